@@ -1,0 +1,6 @@
+"""The compiled contract; ``guests`` gives it types."""
+
+from typing import Any
+
+ffi: Any
+lib: Any

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The image that stands at the start of the guest's slot, the stub for pages that are
+ * executed, and the table of labels that tells the host where everything is.
+ *
+ * The image holds no address, only distances from its own start, and so runs at any gpa.
+ */
+#include "contract.h"
+
+        .section .rodata
+        .code16
+
+        .globl  guest_image
+guest_image:
+#include "touch.S"
+#include "sweep.S"
+guest_image_end:
+        /* Refused by the assembler if the image does not fit in front of the mailboxes. */
+        .org    guest_image + GUEST_IMAGE_SIZE_MAX
+
+#include "execute.S"
+
+        .macro  offset_of label
+        .2byte  \label - guest_image
+        .endm
+
+        .globl  guest_labels
+        .balign 2
+guest_labels:                           /* The order of struct guest_labels. */
+        offset_of guest_image_end
+        offset_of touch_entry
+        offset_of touch_skip
+        offset_of touch_end
+        offset_of touch_read_1
+        offset_of touch_read_2
+        offset_of touch_read_4
+        offset_of touch_write_1
+        offset_of touch_write_2
+        offset_of touch_write_4
+        offset_of sweep_entry
+        offset_of sweep_skip
+        offset_of sweep_end
+        offset_of sweep_read_1
+        offset_of sweep_read_2
+        offset_of sweep_read_4
+        offset_of sweep_write_1
+        offset_of sweep_write_2
+        offset_of sweep_write_4
+        .2byte  guest_stub_end - guest_stub
+        .2byte  stub_identity - guest_stub
+
+        .section .note.GNU-stack, "", @progbits

@@ -1,0 +1,71 @@
+"""What the guests are made of, as numbers and bytes.  ``contract.h`` says what they mean.
+
+Offsets are in bytes from the start of the guest's slot.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+from guests._image import ffi, lib
+
+_LABELS = lib.guest_labels
+
+SLOT_SIZE_BYTES: Final[int] = lib.GUEST_SLOT_SIZE
+"""Size of the guest's slot, and what its gpa has to be a multiple of."""
+
+TOUCH_ENTRY: Final[int] = _LABELS.touch_entry
+TOUCH_SKIP: Final[int] = _LABELS.touch_skip
+SWEEP_ENTRY: Final[int] = _LABELS.sweep_entry
+SWEEP_SKIP: Final[int] = _LABELS.sweep_skip
+
+END_PORT: Final[int] = lib.GUEST_PORT_END
+"""touch and sweep write one byte to this port when the mailbox is worked through."""
+
+EXECUTED_PORT: Final[int] = lib.GUEST_PORT_EXECUTED
+"""A page's stub writes the page's identity, four bytes, to this port."""
+
+STUB_PAGE_OFFSET: Final[int] = lib.GUEST_STUB_PAGE_OFFSET
+"""Where in a page its stub stands."""
+
+STUB_SIZE_BYTES: Final[int] = _LABELS.stub_size
+
+
+class TouchCode(IntEnum):
+    """What a touch does: one access, of this many bytes."""
+
+    READ_1 = _LABELS.touch_read_1
+    READ_2 = _LABELS.touch_read_2
+    READ_4 = _LABELS.touch_read_4
+    WRITE_1 = _LABELS.touch_write_1
+    WRITE_2 = _LABELS.touch_write_2
+    WRITE_4 = _LABELS.touch_write_4
+
+
+class SweepCode(IntEnum):
+    """What a sweep does: a string instruction over elements of this many bytes."""
+
+    READ_1 = _LABELS.sweep_read_1
+    READ_2 = _LABELS.sweep_read_2
+    READ_4 = _LABELS.sweep_read_4
+    WRITE_1 = _LABELS.sweep_write_1
+    WRITE_2 = _LABELS.sweep_write_2
+    WRITE_4 = _LABELS.sweep_write_4
+
+
+def code() -> bytes:
+    """Return the image: the bytes that stand at the start of the guest's slot."""
+    return bytes(ffi.buffer(lib.guest_image, _LABELS.image_size))
+
+
+_STUB = bytes(ffi.buffer(lib.guest_stub, STUB_SIZE_BYTES))
+_BEFORE_IDENTITY = _STUB[: _LABELS.stub_identity]
+_BEHIND_IDENTITY = _STUB[_LABELS.stub_identity + 4 :]
+
+
+def page_stub(identity: int) -> bytes:
+    """Return the code that answers ``identity`` (32 bits) when its page is executed.
+
+    It belongs at ``STUB_PAGE_OFFSET`` of the page.  Raises OverflowError where the identity
+    does not fit.
+    """
+    return _BEFORE_IDENTITY + identity.to_bytes(4, "little") + _BEHIND_IDENTITY

@@ -1,0 +1,178 @@
+"""The mailboxes of touch and sweep: records written for the guest, and read back.
+
+``view`` is always the whole slot of the guest, ``SLOT_SIZE_BYTES`` writable bytes.  A fuzzer
+spends its time here, so the records are plain tuples and the loops are short.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final, NamedTuple
+
+from guests._image import lib
+from guests.image import SweepCode, TouchCode
+
+MAX_TOUCHES: Final[int] = lib.GUEST_MAX_TOUCHES
+MAX_SWEEPS: Final[int] = lib.GUEST_MAX_SWEEPS
+SWEEP_BUFFER_SIZE_BYTES: Final[int] = lib.GUEST_SWEEP_BUFFER_SIZE
+
+STATUS_NONE: Final[int] = lib.GUEST_STATUS_NONE
+STATUS_ABANDONED: Final[int] = lib.GUEST_STATUS_ABANDONED
+
+_GPA_END: Final = 1 << 32
+_WIDEST_BYTES: Final = 4
+
+_TOUCHES: Final[int] = lib.GUEST_TOUCHES
+_TOUCH: Final = Struct("<IIHH")  # struct guest_touch
+_TOUCH_RESULT: Final = Struct("<4xI2xH")  # its value and status
+
+_SWEEPS: Final[int] = lib.GUEST_SWEEPS
+_SWEEP: Final = Struct("<IIIIIHH")  # struct guest_sweep
+_SWEEP_RESULT: Final = Struct("<16xI4x")  # its remaining
+_SWEEP_BUFFER: Final[int] = lib.GUEST_SWEEP_BUFFER
+
+_CURSOR: Final = Struct("<H")
+_TOUCH_CURSOR: Final[int] = lib.GUEST_TOUCH_CURSOR
+_SWEEP_CURSOR: Final[int] = lib.GUEST_SWEEP_CURSOR
+_TOUCH_END: Final[int] = lib.guest_labels.touch_end
+_SWEEP_END: Final[int] = lib.guest_labels.sweep_end
+
+TOUCH_WIDTHS: Final = {
+    TouchCode.READ_1: 1,
+    TouchCode.READ_2: 2,
+    TouchCode.READ_4: 4,
+    TouchCode.WRITE_1: 1,
+    TouchCode.WRITE_2: 2,
+    TouchCode.WRITE_4: 4,
+}
+"""Bytes that a touch accesses."""
+
+SWEEP_WIDTHS: Final = {
+    SweepCode.READ_1: 1,
+    SweepCode.READ_2: 2,
+    SweepCode.READ_4: 4,
+    SweepCode.WRITE_1: 1,
+    SweepCode.WRITE_2: 2,
+    SweepCode.WRITE_4: 4,
+}
+"""Bytes of one element of a sweep."""
+
+_SWEEP_READS: Final = frozenset({SweepCode.READ_1, SweepCode.READ_2, SweepCode.READ_4})
+
+
+class Touch(NamedTuple):
+    """One access at ``gpa``.  ``value`` is what a write stores: its low bytes."""
+
+    gpa: int
+    code: TouchCode
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """``count`` accesses, one element after the other, from ``gpa`` upward.
+
+    A write stores ``value`` in each element.  A read copies them to ``buffer_offset`` of the
+    sweep buffer.
+    """
+
+    gpa: int
+    code: SweepCode
+    count: int
+    value: int = 0
+    buffer_offset: int = 0
+
+
+def encode_touches(view: memoryview, touches: Sequence[Touch]) -> None:
+    """Fill the mailbox of touch.
+
+    Raises ValueError for more than ``MAX_TOUCHES`` or one that reaches beyond 4 GiB, and
+    struct.error for a gpa or value that is no 32-bit number.
+    """
+    if len(touches) > MAX_TOUCHES:
+        raise ValueError(f"{len(touches)} touches, and the mailbox holds {MAX_TOUCHES}")
+    pack_into = _TOUCH.pack_into
+    size_bytes = _TOUCH.size
+    offset = _TOUCHES
+    for gpa, code, value in touches:
+        if gpa > _GPA_END - _WIDEST_BYTES:
+            _check_end(gpa, TOUCH_WIDTHS[code])
+        pack_into(view, offset, gpa, value, code, STATUS_NONE)
+        offset += size_bytes
+    pack_into(view, offset, 0, 0, _TOUCH_END, STATUS_NONE)
+
+
+def decode_touches(view: memoryview, count: int) -> list[tuple[int, int]]:
+    """Return (value, status) of the first ``count`` touches.
+
+    After a read the value is what was read, zero extended.  The status is
+    ``STATUS_ABANDONED`` or ``STATUS_NONE``; in the middle of a batch ``touch_index`` says
+    which touches are finished.  Raises ValueError where count exceeds ``MAX_TOUCHES``.
+    """
+    return list(_TOUCH_RESULT.iter_unpack(_records(view, _TOUCHES, _TOUCH, count, MAX_TOUCHES)))
+
+
+def touch_index(view: memoryview) -> int:
+    """Return the index of the touch under way: the count of touches once all are finished."""
+    return _index(view, _TOUCH_CURSOR, _TOUCHES, _TOUCH)
+
+
+def encode_sweeps(view: memoryview, slot_gpa: int, sweeps: Sequence[Sweep]) -> None:
+    """Fill the mailbox of sweep; ``slot_gpa`` is where the guest's slot is.
+
+    Raises ValueError for more than ``MAX_SWEEPS``, one that reaches beyond 4 GiB, or a read
+    that leaves the buffer, and struct.error for a field that is no 32-bit number.
+    """
+    if len(sweeps) > MAX_SWEEPS:
+        raise ValueError(f"{len(sweeps)} sweeps, and the mailbox holds {MAX_SWEEPS}")
+    offset = _SWEEPS
+    for sweep in sweeps:
+        size_bytes = sweep.count * SWEEP_WIDTHS[sweep.code]
+        _check_end(sweep.gpa, size_bytes)
+        destination, source = sweep.gpa, 0
+        if sweep.code in _SWEEP_READS:
+            if not 0 <= sweep.buffer_offset <= SWEEP_BUFFER_SIZE_BYTES - size_bytes:
+                raise ValueError(f"{sweep} leaves the buffer")
+            destination = slot_gpa + _SWEEP_BUFFER + sweep.buffer_offset
+            source = sweep.gpa
+        fields = (destination, source, sweep.count, sweep.value, sweep.count, sweep.code, 0)
+        _SWEEP.pack_into(view, offset, *fields)
+        offset += _SWEEP.size
+    _SWEEP.pack_into(view, offset, 0, 0, 0, 0, 0, _SWEEP_END, 0)
+
+
+def decode_sweeps(view: memoryview, count: int) -> list[int]:
+    """Return how many elements each of the first ``count`` sweeps left undone.
+
+    That is 0 for one that is finished; one that was given up stopped in front of the element
+    that failed.  Raises ValueError where count exceeds ``MAX_SWEEPS``.
+    """
+    records = _records(view, _SWEEPS, _SWEEP, count, MAX_SWEEPS)
+    return [remaining for (remaining,) in _SWEEP_RESULT.iter_unpack(records)]
+
+
+def sweep_index(view: memoryview) -> int:
+    """Return the index of the sweep under way: the count of sweeps once all are finished."""
+    return _index(view, _SWEEP_CURSOR, _SWEEPS, _SWEEP)
+
+
+def sweep_buffer(view: memoryview) -> memoryview:
+    """Return the part of the slot that reads of sweep are copied to."""
+    return view[_SWEEP_BUFFER : _SWEEP_BUFFER + SWEEP_BUFFER_SIZE_BYTES]
+
+
+def _check_end(gpa: int, size_bytes: int) -> None:
+    # Beyond the segments' limit the guest would get a fault, for which it has no handler.
+    if gpa + size_bytes > _GPA_END:
+        raise ValueError(f"{size_bytes} bytes at {gpa:#x} reach beyond 4 GiB")
+
+
+def _records(view: memoryview, start: int, record: Struct, count: int, limit: int) -> memoryview:
+    if not 0 <= count <= limit:
+        raise ValueError(f"{count} records, and the mailbox holds {limit}")
+    return view[start : start + count * record.size]
+
+
+def _index(view: memoryview, cursor: int, start: int, record: Struct) -> int:
+    (offset,) = _CURSOR.unpack_from(view, cursor)
+    return int(offset - start) // record.size

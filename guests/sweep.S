@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sweep: one string instruction per record of its mailbox, which is walked like touch's.
+ *
+ *   esp  the record (its upper half is zero), and behind it while the record's code runs
+ *   edi  destination
+ *   esi  source
+ *   ecx  elements left
+ *   eax  the value
+ */
+
+        /* A field of the record under way, seen from behind the record. */
+#define FIELD(offset) (offset) - GUEST_SWEEP_SIZE(%esp)
+
+        .macro  sweep_next
+        movw    %sp, %ss:GUEST_SWEEP_CURSOR
+        popl    %edi
+        popl    %esi
+        popl    %ecx
+        popl    %eax
+        popl    %edx                    /* Remaining: only ever written. */
+        ret     $2                      /* Takes the code, and drops the reserved word. */
+        .endm
+
+sweep_end:
+        outb    %al, $GUEST_PORT_END
+        /* The next KVM_RUN goes on here: a new batch. */
+sweep_entry:
+        cld
+        movl    $GUEST_SWEEPS, %esp
+        sweep_next
+
+        /* addr32: the counter and the pointers are ECX, ESI and EDI, not CX, SI and DI. */
+sweep_read_1:
+        addr32 rep movsb
+        jmp     sweep_skip
+
+sweep_read_2:
+        addr32 rep movsw
+        jmp     sweep_skip
+
+sweep_read_4:
+        addr32 rep movsl
+        jmp     sweep_skip
+
+sweep_write_1:
+        addr32 rep stosb
+        jmp     sweep_skip
+
+sweep_write_2:
+        addr32 rep stosw
+        jmp     sweep_skip
+
+sweep_write_4:
+        addr32 rep stosl
+        /* Finished or given up, ECX says how far it went. */
+sweep_skip:
+        movl    %ecx, FIELD(GUEST_SWEEP_REMAINING)
+        sweep_next
+
+#undef FIELD
