@@ -1,0 +1,149 @@
+"""What the guest's accesses may come to: values, MMIO exits, dirty pages, or a stopped vCPU."""
+
+from collections.abc import Iterable
+from functools import partial
+
+from vmm.memslots.allowed import Allowed
+from vmm.memslots.array import MemslotArray
+from vmm.memslots.backing import Backing, Piece
+from vmm.memslots.content import MMIO_FILL, STUB_LENGTH, STUB_OFFSET, run_lengths, stub_identity
+from vmm.memslots.contents import Contents
+from vmm.memslots.history import Mmio, Stopped, Swept, Touched
+from vmm.memslots.operations import PAGE_SIZE_BYTES, Execute, Sweep, Touch
+from vmm.memslots.regions import Memslot
+
+_CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
+
+
+class Accesses:
+    """Predicts accesses to one address space, and carries their effects out."""
+
+    def __init__(self, slots: MemslotArray[Memslot], backing: Backing, contents: Contents) -> None:
+        self._slots = slots
+        self._backing = backing
+        self._contents = contents
+
+    def touch(self, op: Touch) -> tuple[Allowed, ...]:
+        """Return what one read or write of 1, 2 or 4 bytes may come to."""
+        pieces = tuple(self._backing.pieces(self._slots, op.gpa, op.width))
+        rule = _rule(pieces, op.access == "write")
+        if op.access == "read":
+            value = int.from_bytes(self._read(pieces), "little")
+            usual = Allowed(Touched(value, _exits(pieces)), rule)
+        else:
+            data = (op.value & ((1 << 8 * op.width) - 1)).to_bytes(op.width, "little")
+            usual = Allowed(
+                Touched(0, _exits(pieces, data)), rule, partial(self._write, pieces, data)
+            )
+        if _may_fault(pieces, op.access == "write"):
+            return (usual, Allowed(Stopped("EFAULT"), rule))
+        return (usual,)
+
+    def sweep(self, op: Sweep) -> tuple[Allowed, ...]:
+        """Return what a string instruction over ``count`` elements may come to."""
+        length = op.count * op.width
+        pieces = tuple(self._backing.pieces(self._slots, op.gpa, length))
+        write = op.access == "write"
+        rule = _rule(pieces, write)
+        element = (op.value & ((1 << 8 * op.width) - 1)).to_bytes(op.width, "little")
+        if write:
+            data = element * op.count
+            usual = Allowed(
+                Swept((), _exits(pieces, data)), rule, partial(self._write, pieces, data)
+            )
+        else:
+            usual = Allowed(Swept(run_lengths(self._read(pieces), op.width), _exits(pieces)), rule)
+        if not _may_fault(pieces, write):
+            return (usual,)
+        begun = _before_fault(pieces, op.width, op.gpa)
+        done = partial(self._write, begun, element * op.count) if write else _no_write
+        return (usual, Allowed(Stopped("EFAULT"), rule, done))
+
+    def execute(self, op: Execute) -> tuple[Allowed, ...]:
+        """Return what running the code of a page may come to."""
+        (piece,) = self._backing.pieces(self._slots, op.gpa + STUB_OFFSET, STUB_LENGTH)
+        if piece.kind != "memory":
+            rule = "fetch-outside" if piece.kind == "hole" else "hva-absent"
+            return tuple(Allowed(Stopped(reason), rule) for reason in _CANNOT_FETCH)
+        value = stub_identity(self._contents.read(piece.mapping, piece.offset, piece.length))
+        if value is None:
+            return ()
+        return (Allowed(Touched(value), "reach"),)
+
+    def _read(self, pieces: Iterable[Piece]) -> bytes:
+        return b"".join(
+            bytes(self._contents.read(piece.mapping, piece.offset, piece.length))
+            if piece.kind == "memory"
+            else bytes([MMIO_FILL]) * piece.length
+            for piece in pieces
+        )
+
+    def _write(self, pieces: Iterable[Piece], data: bytes) -> None:
+        """Write ``data`` where the pieces lie in writable memory, and mark those pages dirty."""
+        at = 0
+        for piece in pieces:
+            if piece.kind == "memory" and not piece.readonly:
+                part = data[at : at + piece.length]
+                self._contents.write(piece.mapping, piece.offset, part)
+                slot = piece.slot
+                if slot is not None and slot.dirty is not None:
+                    slot.dirty.add(piece.gpa // PAGE_SIZE_BYTES - slot.base_gfn)
+            at += piece.length
+
+
+def _no_write() -> None:
+    """Reading changes nothing, however far it came."""
+
+
+def _leaves_memory(piece: Piece, write: bool) -> bool:
+    return piece.kind != "memory" or (write and piece.readonly)
+
+
+def _exits(pieces: Iterable[Piece], written: bytes | None = None) -> tuple[Mmio, ...]:
+    """Return the MMIO exits of an access, adjacent ones joined; ``written`` is None for a read."""
+    exits: list[Mmio] = []
+    at = 0
+    write = written is not None
+    for piece in pieces:
+        if _leaves_memory(piece, write):
+            data = (
+                bytes([MMIO_FILL]) * piece.length
+                if written is None
+                else written[at : at + piece.length]
+            )
+            if exits and exits[-1].gpa + len(exits[-1].data) == piece.gpa:
+                exits[-1] = Mmio(exits[-1].gpa, write, exits[-1].data + data)
+            else:
+                exits.append(Mmio(piece.gpa, write, data))
+        at += piece.length
+    return tuple(exits)
+
+
+def _may_fault(pieces: Iterable[Piece], write: bool) -> bool:
+    """Whether hardware finds no host memory; a write to a READONLY slot exits before that."""
+    return any(piece.kind == "absent" and not (write and piece.readonly) for piece in pieces)
+
+
+def _before_fault(pieces: tuple[Piece, ...], width: int, start_gpa: int) -> tuple[Piece, ...]:
+    """Return the pieces of the whole elements before the first page without host memory."""
+    fault = next(piece.gpa for piece in pieces if piece.kind == "absent")
+    whole = (fault - start_gpa) // width * width
+    kept: list[Piece] = []
+    for piece in pieces:
+        length = min(piece.length, start_gpa + whole - piece.gpa)
+        if length > 0:
+            kept.append(
+                Piece(piece.gpa, length, piece.kind, piece.slot, piece.mapping, piece.offset)
+            )
+    return tuple(kept)
+
+
+def _rule(pieces: tuple[Piece, ...], write: bool) -> str:
+    """Return the rule that decides an access: that of its most unusual piece."""
+    if any(piece.kind == "absent" for piece in pieces):
+        return "hva-absent"
+    if any(piece.kind == "hole" for piece in pieces):
+        return "hole" if all(piece.kind == "hole" for piece in pieces) else "straddle"
+    if write and any(piece.readonly for piece in pieces):
+        return "readonly"
+    return "reach"

@@ -1,0 +1,71 @@
+"""Where an access lands: the pieces of memory, hole and nowhere that a range of gpas is made of."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from vmm.memslots.array import MemslotArray
+from vmm.memslots.operations import PAGE_SIZE_BYTES, READONLY, Hva, Mapping, Place
+from vmm.memslots.regions import Memslot
+
+Kind = Literal["memory", "hole", "absent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """``length`` bytes from ``gpa`` on, within one page.
+
+    ``absent`` is a slot's page behind which the host has mapped nothing.
+    """
+
+    gpa: int
+    length: int
+    kind: Kind
+    slot: Memslot | None = None
+    mapping: str = ""
+    offset: int = 0
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the guest may not write here."""
+        return self.slot is not None and bool(self.slot.flags & READONLY)
+
+
+class Backing:
+    """Finds the host memory of an hva among the mappings that a scenario declares."""
+
+    def __init__(self, mappings: tuple[Mapping, ...]) -> None:
+        self._mappings = {mapping.name: mapping for mapping in mappings}
+        self._zero = next((m for m in mappings if m.kind == "zero"), None)
+
+    def normal(self, hva: Hva) -> Hva:
+        """Return one form for each address: a place in the mapping at 0 is an integer."""
+        if isinstance(hva, Place) and self._mappings[hva.mapping].kind == "zero":
+            return hva.offset
+        return hva
+
+    def locate(self, hva: Hva, offset: int) -> Place | None:
+        """Return where ``offset`` bytes behind an hva lie; None where no memory is mapped."""
+        if isinstance(hva, Place):
+            if self._mappings[hva.mapping].kind == "unmapped":
+                return None
+            return Place(hva.mapping, hva.offset + offset)
+        if self._zero is not None and hva + offset < self._zero.pages * PAGE_SIZE_BYTES:
+            return Place(self._zero.name, hva + offset)
+        return None
+
+    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]:
+        """Yield what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
+        while length:
+            take = min(length, PAGE_SIZE_BYTES - gpa % PAGE_SIZE_BYTES)
+            yield self._piece(slots.search(gpa // PAGE_SIZE_BYTES), gpa, take)
+            gpa += take
+            length -= take
+
+    def _piece(self, slot: Memslot | None, gpa: int, length: int) -> Piece:
+        if slot is None:
+            return Piece(gpa, length, "hole")
+        place = self.locate(slot.userspace_addr, gpa - slot.base_gfn * PAGE_SIZE_BYTES)
+        if place is None:
+            return Piece(gpa, length, "absent", slot)
+        return Piece(gpa, length, "memory", slot, place.mapping, place.offset)

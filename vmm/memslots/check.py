@@ -1,0 +1,140 @@
+"""From a history to a verdict: the first event whose outcome no rule allows."""
+
+from enum import Enum
+
+import msgspec
+
+from vmm.memslots import describe
+from vmm.memslots.allowed import Allowed
+from vmm.memslots.history import AnyOutcome, Event, Header, History, Stopped
+from vmm.memslots.model import Model
+from vmm.memslots.operations import GUEST_MAPPING, GUEST_SIZE_BYTES, Mapping, pages_of
+from vmm.memslots.rules import RULES
+
+_MAP_LINES = 24
+
+
+class Status(Enum):
+    """What a verdict says; the values are what commands print."""
+
+    PASSED = "passed"
+    DIFFERS = "differs"
+    INCONCLUSIVE = "inconclusive"
+    SKIPPED = "skipped"
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of a command that has this to say."""
+        return {"passed": 0, "differs": 1, "inconclusive": 3, "skipped": 4}[self.value]
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """One outcome that would have been right, and the rule that says so."""
+
+    outcome: str
+    rule: str
+    promise: str
+    basis: str
+    cite: str
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Where kernel and model part.
+
+    ``event`` counts the events of the history, ``origin`` the operations of the scenario (-1:
+    before the first). ``slot_map`` is what the model holds to exist at that moment.
+    """
+
+    event: int
+    origin: int
+    operation: str
+    expected: tuple[Expected, ...]
+    observed: str
+    slot_map: tuple[str, ...]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What is to be said of one scenario on one kernel.
+
+    ``rules`` are those that decided at least one event; ``events`` is how many were judged.
+    """
+
+    scenario: str
+    status: Status
+    reason: str = ""
+    difference: Difference | None = None
+    events: int = 0
+    rules: tuple[str, ...] = ()
+
+
+def judge(history: History) -> Verdict:
+    """Return the verdict on a history, judged as far as it goes."""
+    judgement = Judgement(history.header)
+    for event in history.events:
+        if not judgement.admits(event):
+            break
+    return judgement.verdict(None if history.end is None else history.end.reason)
+
+
+class Judgement:
+    """The judging of one history, event by event."""
+
+    def __init__(self, header: Header) -> None:
+        guest = Mapping(GUEST_MAPPING, pages_of(GUEST_SIZE_BYTES))
+        self._name = header.scenario.name
+        self._mappings = (*header.scenario.mappings, guest)
+        self._model = Model(self._mappings, header.features)
+        self._rules: set[str] = set()
+        self._events = 0
+        self._difference: Difference | None = None
+        self._unknown = ""
+
+    def admits(self, event: Event) -> bool:
+        """Judge the next event; False if the model cannot go on behind it."""
+        allowed = self._model.allowed(event.operation)
+        for candidate in allowed:
+            if _same(event.outcome, candidate.outcome):
+                candidate.adopt()
+                self._rules.add(candidate.rule)
+                self._events += 1
+                return True
+        if allowed:
+            self._difference = self._differing(event, allowed)
+        else:
+            self._unknown = f"the model does not know: {describe.operation(event.operation)}"
+        return False
+
+    def verdict(self, end: str | None) -> Verdict:
+        """Return the verdict. ``end`` says why the run ended: "" normally, None if cut off."""
+        reason = self._unknown or ("the history is cut off" if end is None else end)
+        if self._difference is not None:
+            status, reason = Status.DIFFERS, ""
+        else:
+            status = Status.INCONCLUSIVE if reason else Status.PASSED
+        return Verdict(
+            self._name, status, reason, self._difference, self._events, tuple(sorted(self._rules))
+        )
+
+    def _differing(self, event: Event, allowed: tuple[Allowed, ...]) -> Difference:
+        lines = describe.slot_map(self._model.slots())
+        if len(lines) > _MAP_LINES:
+            lines = [*lines[:_MAP_LINES], f"... and {len(lines) - _MAP_LINES} more"]
+        return Difference(
+            self._events,
+            event.origin,
+            describe.operation(event.operation),
+            tuple(self._expected(candidate) for candidate in allowed),
+            describe.outcome(event.outcome, self._mappings),
+            tuple(lines),
+        )
+
+    def _expected(self, candidate: Allowed) -> Expected:
+        rule = RULES[candidate.rule]
+        text = describe.outcome(candidate.outcome, self._mappings)
+        return Expected(text, rule.name, rule.promise, rule.basis, rule.cite)
+
+
+def _same(observed: AnyOutcome, allowed: AnyOutcome) -> bool:
+    if isinstance(observed, Stopped) and isinstance(allowed, Stopped):
+        return observed.reason == allowed.reason
+    return observed == allowed

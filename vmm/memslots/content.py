@@ -1,0 +1,92 @@
+"""What host pages hold: an identity for each, so that a touch proves which page it reached.
+
+Every page is filled with its own 32-bit identity, over and over; at ``STUB_OFFSET`` it carries
+the instructions of the *execute* guest, which load the identity and halt. An identity tells
+mapping and page apart and can be read back (``identify``).
+"""
+
+from functools import lru_cache
+
+from vmm.memslots.operations import PAGE_SIZE_BYTES
+
+STUB_OFFSET = 0x800
+"""Where in a page its code stands."""
+MMIO_FILL = 0xFF
+"""The byte that the executor answers to every MMIO read."""
+
+_MIX = 0x9E3779B1  # odd, so that multiplying is a bijection on 32 bits
+_UNMIX = pow(_MIX, -1, 1 << 32)
+_MASK = (1 << 32) - 1
+_PAGE_BITS = 20
+
+_STUB_HEAD = b"\x66\xb8"  # mov eax, the identity
+_STUB_TAIL = b"\x66\xe7\xe1\xf4"  # out 0xe1, eax; hlt
+STUB_LENGTH = len(_STUB_HEAD) + 4 + len(_STUB_TAIL)
+
+
+def identity(mapping: int, page: int) -> int:
+    """Return the 32-bit identity of a page of the mapping with this index (0 to 4094)."""
+    return (((mapping + 1) << _PAGE_BITS | page) * _MIX) & _MASK
+
+
+def identify(word: int) -> tuple[int, int]:
+    """Return the mapping index (-1 or more) and page that a word would be the identity of."""
+    number = (word * _UNMIX) & _MASK
+    return (number >> _PAGE_BITS) - 1, number & ((1 << _PAGE_BITS) - 1)
+
+
+def stub(page_identity: int) -> bytes:
+    """Return the *execute* guest's code for a page; guests/execute.S is its source."""
+    return _STUB_HEAD + page_identity.to_bytes(4, "little") + _STUB_TAIL
+
+
+def stub_identity(code: bytes) -> int | None:
+    """Return the identity that ``stub`` code answers with; None if this is not such code."""
+    identity_end = len(_STUB_HEAD) + 4
+    if code[: len(_STUB_HEAD)] == _STUB_HEAD and code[identity_end:] == _STUB_TAIL:
+        return int.from_bytes(code[len(_STUB_HEAD) : identity_end], "little")
+    return None
+
+
+@lru_cache(maxsize=4096)
+def page_bytes(mapping: int, page: int) -> bytes:
+    """Return the 4096 bytes that a freshly tagged page holds."""
+    tag = identity(mapping, page)
+    word = tag.to_bytes(4, "little")
+    head = word * (STUB_OFFSET // 4)
+    code = stub(tag)
+    code += bytes(-len(code) % 4)
+    return head + code + word * ((PAGE_SIZE_BYTES - len(head) - len(code)) // 4)
+
+
+def changed_runs(old: bytes, new: bytes) -> list[tuple[int, bytes]]:
+    """Return the maximal runs of bytes of ``new`` that differ from ``old``, with their offsets.
+
+    Both have the same length.
+    """
+    difference = int.from_bytes(old, "little") ^ int.from_bytes(new, "little")
+    runs: list[tuple[int, bytes]] = []
+    start = 0
+    while difference:
+        skip = ((difference & -difference).bit_length() - 1) // 8
+        difference >>= skip * 8
+        start += skip
+        length = 0
+        while difference & 0xFF:
+            difference >>= 8
+            length += 1
+        runs.append((start, new[start : start + length]))
+        start += length
+    return runs
+
+
+def run_lengths(data: bytes, width: int) -> tuple[tuple[int, int], ...]:
+    """Return elements of ``width`` bytes as (value, how often in a row), in order."""
+    runs: list[tuple[int, int]] = []
+    for at in range(0, len(data), width):
+        value = int.from_bytes(data[at : at + width], "little")
+        if runs and runs[-1][0] == value:
+            runs[-1] = (value, runs[-1][1] + 1)
+        else:
+            runs.append((value, 1))
+    return tuple(runs)

@@ -1,0 +1,61 @@
+"""What the model knows of host memory: the tags, and every byte written since."""
+
+from vmm.memslots.content import changed_runs, page_bytes
+from vmm.memslots.history import HostChange
+from vmm.memslots.operations import PAGE_SIZE_BYTES, Mapping
+
+PageKey = tuple[str, int]
+
+
+class Contents:
+    """The bytes of all declared mappings. Pages that nobody wrote cost nothing."""
+
+    def __init__(self, mappings: tuple[Mapping, ...]) -> None:
+        self._order = {mapping.name: index for index, mapping in enumerate(mappings)}
+        self._pages: dict[PageKey, bytearray] = {}
+        self._before: dict[PageKey, bytes] = {}
+
+    def read(self, mapping: str, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes; they may span pages."""
+        data = b""
+        while length:
+            page, at = divmod(offset, PAGE_SIZE_BYTES)
+            take = min(length, PAGE_SIZE_BYTES - at)
+            data += self._page(mapping, page)[at : at + take]
+            offset += take
+            length -= take
+        return data
+
+    def write(self, mapping: str, offset: int, data: bytes) -> None:
+        """Change bytes as the guest would; ``changes`` reports them."""
+        while data:
+            page, at = divmod(offset, PAGE_SIZE_BYTES)
+            take = min(len(data), PAGE_SIZE_BYTES - at)
+            self._writable(mapping, page)[at : at + take] = data[:take]
+            offset += take
+            data = data[take:]
+
+    def changes(self) -> tuple[HostChange, ...]:
+        """Return what differs from what it was at the last ``forget_changes``."""
+        found: list[HostChange] = []
+        for key in sorted(self._before, key=lambda key: (self._order[key[0]], key[1])):
+            mapping, page = key
+            for at, data in changed_runs(self._before[key], bytes(self._pages[key])):
+                found.append(HostChange(mapping, page * PAGE_SIZE_BYTES + at, data))
+        return tuple(found)
+
+    def forget_changes(self) -> None:
+        """Begin anew: what is there now is what ``changes`` compares with."""
+        self._before.clear()
+
+    def _page(self, mapping: str, page: int) -> bytes | bytearray:
+        written = self._pages.get((mapping, page))
+        return written if written is not None else page_bytes(self._order[mapping], page)
+
+    def _writable(self, mapping: str, page: int) -> bytearray:
+        key = (mapping, page)
+        if key not in self._pages:
+            self._pages[key] = bytearray(page_bytes(self._order[mapping], page))
+        if key not in self._before:
+            self._before[key] = bytes(self._pages[key])
+        return self._pages[key]

@@ -1,0 +1,187 @@
+"""The one place that puts operations, outcomes and slots into words."""
+
+import errno
+from collections.abc import Iterable
+from typing import assert_never
+
+from vmm.memslots.content import identify
+from vmm.memslots.history import (
+    AnyOutcome,
+    Closed,
+    DirtyPages,
+    Done,
+    Inspected,
+    Mmio,
+    Refused,
+    Stopped,
+    Swept,
+    Touched,
+)
+from vmm.memslots.operations import (
+    GUEST_MEMFD,
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    CloseVm,
+    Execute,
+    GetDirtyLog,
+    HostWrite,
+    Hva,
+    Inspect,
+    Mapping,
+    NewVm,
+    Place,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    Sweep,
+    Touch,
+)
+from vmm.memslots.regions import Memslot
+
+_FLAGS = (
+    (LOG_DIRTY_PAGES, "LOG_DIRTY_PAGES"),
+    (READONLY, "READONLY"),
+    (GUEST_MEMFD, "GUEST_MEMFD"),
+)
+_MANY = 8
+
+
+def flags(value: int) -> str:
+    """Return flags by name, joined by ``|``; what has no name in hexadecimal."""
+    names = [name for bit, name in _FLAGS if value & bit]
+    rest = value & ~sum(bit for bit, _ in _FLAGS)
+    if rest or not names:
+        names.append(hex(rest) if rest else "0")
+    return "|".join(names)
+
+
+def hva(value: Hva) -> str:
+    """Return a userspace address: ``mapping+offset``, or a number."""
+    return f"{value.mapping}+{value.offset:#x}" if isinstance(value, Place) else f"{value:#x}"
+
+
+def slot_number(value: int) -> str:
+    """Return a slot id, with its as_id where that is not 0."""
+    as_id, slot_id = value >> 16, value & 0xFFFF
+    return f"{slot_id} of as_id {as_id}" if as_id else str(slot_id)
+
+
+def operation(op: AnyOperation) -> str:
+    """Return one line that says what was asked."""
+    match op:
+        case SetUserMemoryRegion():
+            return _region(op)
+        case Touch():
+            what = f"reads {op.width} bytes" if op.access == "read" else _writing(op)
+            return f"{_vcpu(op.vcpu)} {what} at gpa {op.gpa:#x}"
+        case Sweep():
+            what = "reads" if op.access == "read" else f"fills with {op.value:#x}"
+            size = f"{op.count} x {op.width} bytes"
+            return f"{_vcpu(op.vcpu)} {what} {size} from gpa {op.gpa:#x} (string instruction)"
+        case Execute():
+            return f"{_vcpu(op.vcpu)} executes the page at gpa {op.gpa:#x}"
+        case HostWrite():
+            return f"host writes {op.value:#x} to {hva(op.place)}"
+        case Inspect():
+            return "host looks for changed bytes in its mappings"
+        case GetDirtyLog():
+            pointer = ", dirty_bitmap=<unwritable>" if op.bitmap == "unwritable" else ""
+            return f"KVM_GET_DIRTY_LOG(slot={slot_number(op.slot)}{pointer})"
+        case NewVm():
+            return "close the VM and make a new one"
+        case CloseVm():
+            return "close the VM"
+        case _:
+            assert_never(op)
+
+
+def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
+    """Return one line that says what came of an operation.
+
+    With ``mappings``, words that are the identity of a page are named as such.
+    """
+    match result:
+        case Done():
+            return "success"
+        case Refused(number):
+            return errno.errorcode.get(number, f"errno {number}")
+        case Touched(value, mmio):
+            word = _word(value, mappings)
+            return f"{word}, {_mmio(mmio)}" if mmio else f"{word}, no exit"
+        case Swept(runs, mmio):
+            words = _some(f"{_word(value, mappings)} x{times}" for value, times in runs)
+            return f"[{words}], {_mmio(mmio)}" if mmio else f"[{words}], no exit"
+        case Stopped(reason, detail):
+            return f"the vCPU stops: {reason}" + (f" ({detail})" if detail else "")
+        case DirtyPages(pages):
+            return f"dirty pages {{{_some(str(page) for page in pages)}}}"
+        case Inspected(changes):
+            if not changes:
+                return "no byte changed"
+            return "changed: " + _some(
+                f"{c.mapping}+{c.offset:#x} (page {c.offset // PAGE_SIZE_BYTES}) = {c.data.hex()}"
+                for c in changes
+            )
+        case Closed(left):
+            return f"left behind: {'; '.join(left)}" if left else "nothing left behind"
+        case _:
+            assert_never(result)
+
+
+def slot_map(slots: Iterable[Memslot]) -> list[str]:
+    """Return a line for each slot, front (highest gfn) first."""
+    return [
+        f"[{index}] slot {slot.slot_id}: gpa {slot.base_gfn * PAGE_SIZE_BYTES:#x}.."
+        f"{(slot.base_gfn + slot.npages) * PAGE_SIZE_BYTES:#x} ({slot.npages} pages) "
+        f"-> {hva(slot.userspace_addr)}, flags {flags(slot.flags)}"
+        for index, slot in enumerate(slots)
+    ]
+
+
+def _region(op: SetUserMemoryRegion) -> str:
+    second = isinstance(op, SetUserMemoryRegion2)
+    memfd = (
+        f", guest_memfd={op.guest_memfd}, guest_memfd_offset={op.guest_memfd_offset:#x}"
+        if isinstance(op, SetUserMemoryRegion2)
+        else ""
+    )
+    notes: list[str] = []
+    if op.caller != "owner":
+        notes.append(op.caller)
+    if op.argument != "readable":
+        notes.append("unreadable argument")
+    return (
+        f"KVM_SET_USER_MEMORY_REGION{'2' if second else ''}(slot={slot_number(op.slot)}, "
+        f"flags={flags(op.flags)}, guest_phys_addr={op.guest_phys_addr:#x}, "
+        f"memory_size={op.memory_size:#x}, userspace_addr={hva(op.userspace_addr)}{memfd})"
+        + (f" [{', '.join(notes)}]" if notes else "")
+    )
+
+
+def _writing(op: Touch) -> str:
+    return f"writes {op.value & ((1 << 8 * op.width) - 1):#x} ({op.width} bytes)"
+
+
+def _vcpu(index: int) -> str:
+    return f"vCPU {index}"
+
+
+def _word(value: int, mappings: tuple[Mapping, ...]) -> str:
+    index, page = identify(value)
+    if 0 <= index < len(mappings) and page < mappings[index].pages:
+        return f"{value:#010x} (page {page} of {mappings[index].name})"
+    return f"{value:#x}"
+
+
+def _mmio(exits: tuple[Mmio, ...]) -> str:
+    return "MMIO " + _some(
+        f"{'write' if e.write else 'read'} {e.gpa:#x}+{len(e.data)} {e.data[:16].hex()}"
+        for e in exits
+    )
+
+
+def _some(texts: Iterable[str]) -> str:
+    shown = list(texts)
+    rest = len(shown) - _MANY
+    return ", ".join(shown[:_MANY]) + (f", and {rest} more" if rest > 0 else "")

@@ -1,0 +1,38 @@
+"""What a kernel and a host can do, as probed: part of every history."""
+
+import msgspec
+
+
+class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Answers of KVM_CHECK_EXTENSION, and of trying.
+
+    ``last_gfn`` is the highest gfn that a memslot may hold; ``zero_page`` says whether this
+    process may map virtual address 0; ``hugetlb_pages`` is the number of free 2 MiB pages.
+    """
+
+    nr_memslots: int = 32764
+    address_spaces: int = 1
+    readonly_mem: bool = True
+    sync_mmu: bool = True
+    user_memory2: bool = False
+    guest_memfd: bool = False
+    dirty_ring_only: bool = False
+    last_gfn: int = (1 << 40) - 1
+    la57: bool = False
+    zero_page: bool = False
+    hugetlb_pages: int = 0
+
+    def missing(self, needs: tuple[str, ...]) -> str:
+        """Return what the needed features lack, as one phrase; empty if nothing is missing."""
+        return ", ".join(NEEDS[need] for need in needs if not getattr(self, need))
+
+
+NEEDS = {
+    "readonly_mem": "KVM_CAP_READONLY_MEM",
+    "sync_mmu": "KVM_CAP_SYNC_MMU",
+    "user_memory2": "KVM_CAP_USER_MEMORY2",
+    "guest_memfd": "KVM_CAP_GUEST_MEMFD",
+    "zero_page": "the right to map virtual address 0 (CAP_SYS_RAWIO or vm.mmap_min_addr=0)",
+    "hugetlb_pages": "a free 2 MiB huge page (vm.nr_hugepages)",
+}
+"""Each feature that a scenario may name in ``needs``, and what it is called for people."""

@@ -1,0 +1,118 @@
+"""What happened: one event for each operation that was carried out.
+
+A history is complete in itself: scenario, features of the kernel, every operation with its
+outcome. It can be judged again, elsewhere and later, without a kernel.
+"""
+
+import msgspec
+
+from vmm.memslots.features import Features
+from vmm.memslots.operations import FORMAT, AnyOperation, Scenario
+
+
+class Outcome(msgspec.Struct, frozen=True, tag_field="is", omit_defaults=True):
+    """What all outcomes share: the ``is`` field that tells them apart in JSON."""
+
+
+class Done(Outcome, frozen=True, tag="done"):
+    """The system call succeeded, or the host did what was asked."""
+
+
+class Refused(Outcome, frozen=True, tag="refused"):
+    """The system call failed with ``errno``."""
+
+    errno: int
+
+
+class Mmio(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes that the guest wanted from, or gave to, userspace: adjacent exits are joined."""
+
+    gpa: int
+    write: bool
+    data: bytes
+
+
+class Touched(Outcome, frozen=True, tag="touched"):
+    """A touch or an execution ended. ``value`` is what the guest read (0 for a write)."""
+
+    value: int
+    mmio: tuple[Mmio, ...] = ()
+
+
+class Swept(Outcome, frozen=True, tag="swept"):
+    """A sweep ended. ``runs`` is what it read: (element, how often), in order."""
+
+    runs: tuple[tuple[int, int], ...] = ()
+    mmio: tuple[Mmio, ...] = ()
+
+
+class Stopped(Outcome, frozen=True, tag="stopped"):
+    """The vCPU could not go on: an errno's name or an exit's name, and its detail."""
+
+    reason: str
+    detail: str = ""
+
+
+class DirtyPages(Outcome, frozen=True, tag="dirty_pages"):
+    """The dirty log: page numbers within the slot, ascending."""
+
+    pages: tuple[int, ...]
+
+
+class HostChange(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes of a mapping that differ from what they were at the last look."""
+
+    mapping: str
+    offset: int
+    data: bytes
+
+
+class Inspected(Outcome, frozen=True, tag="inspected"):
+    """All changes since the last look, in the order of mappings and offsets."""
+
+    changes: tuple[HostChange, ...] = ()
+
+
+class Closed(Outcome, frozen=True, tag="closed"):
+    """The VM is closed. ``left`` names what it left behind in the process."""
+
+    left: tuple[str, ...] = ()
+
+
+AnyOutcome = Done | Refused | Touched | Swept | Stopped | DirtyPages | Inspected | Closed
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One operation and its outcome.
+
+    ``origin`` is the index of the scenario's operation that it is or that it follows; -1 before
+    the first one.
+    """
+
+    origin: int
+    operation: AnyOperation
+    outcome: AnyOutcome
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="history"):
+    """The first line of a history file."""
+
+    scenario: Scenario
+    features: Features
+    host: dict[str, str] = {}
+    format: int = FORMAT
+
+
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """The last line. ``reason`` is empty if the scenario ran to its end."""
+
+    reason: str = ""
+    events: int = 0
+
+
+class History(msgspec.Struct, frozen=True):
+    """A whole history. ``end`` is None where it was cut off."""
+
+    header: Header
+    events: tuple[Event, ...]
+    end: End | None

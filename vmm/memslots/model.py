@@ -1,0 +1,163 @@
+"""The oracle: which outcomes of an operation the rules allow, and what each of them means.
+
+Written from the documented API and the kernel's source, never from what one host answers. Where
+the rules allow several outcomes all are returned, and the one observed is adopted; where the
+model does not know, it returns none, and the verdict is inconclusive.
+"""
+
+import errno
+from functools import partial
+from typing import assert_never
+
+from vmm.memslots.accesses import Accesses
+from vmm.memslots.allowed import Allowed
+from vmm.memslots.array import Change, MemslotArray
+from vmm.memslots.backing import Backing
+from vmm.memslots.contents import Contents
+from vmm.memslots.features import Features
+from vmm.memslots.history import Closed, DirtyPages, Done, Inspected, Refused
+from vmm.memslots.operations import (
+    LOG_DIRTY_PAGES,
+    AnyOperation,
+    CloseVm,
+    Execute,
+    GetDirtyLog,
+    HostWrite,
+    Hva,
+    Inspect,
+    Mapping,
+    NewVm,
+    SetUserMemoryRegion,
+    Sweep,
+    Touch,
+    pages_of,
+)
+from vmm.memslots.regions import (
+    Memslot,
+    Verdict,
+    as_id_of,
+    decide,
+    id_of,
+    is_noncanonical,
+    refusal_by_argument,
+)
+
+
+class Model:
+    """The state of one VM and of the host memory behind it."""
+
+    def __init__(self, mappings: tuple[Mapping, ...], features: Features) -> None:
+        self.features = features
+        self._backing = Backing(mappings)
+        self._contents = Contents(mappings)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget every slot; host memory stays as it is."""
+        self._spaces = tuple(MemslotArray[Memslot]() for _ in range(self.features.address_spaces))
+        self._accesses = Accesses(self._spaces[0], self._backing, self._contents)
+
+    def slots(self, as_id: int = 0) -> MemslotArray[Memslot]:
+        """Return the memslots of an address space, from the highest gfn down."""
+        return self._spaces[as_id]
+
+    def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
+        """Return the outcomes that the rules allow in this state; none where they are unknown."""
+        match operation:
+            case SetUserMemoryRegion():
+                return self._region(operation)
+            case Touch():
+                return self._accesses.touch(operation)
+            case Sweep():
+                return self._accesses.sweep(operation)
+            case Execute():
+                return self._accesses.execute(operation)
+            case GetDirtyLog():
+                return self._dirty_log(operation)
+            case HostWrite():
+                return (Allowed(Done(), "harness", partial(self._host_write, operation)),)
+            case Inspect():
+                changes = Inspected(self._contents.changes())
+                return (Allowed(changes, "content", self._contents.forget_changes),)
+            case NewVm():
+                return (Allowed(Done(), "harness", self._reset),)
+            case CloseVm():
+                return (Allowed(Closed(), "vm-gone", self._reset),)
+            case _:
+                assert_never(operation)
+
+    def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
+        verdict = refusal_by_argument(op, self.features) or self._decide(op)
+        usual = self._outcome(op, verdict)
+        if is_noncanonical(op.userspace_addr) and verdict.rule != "hva-user":
+            return (Allowed(Refused(errno.EINVAL), "hva-noncanonical"), usual)
+        return (usual,)
+
+    def _decide(self, op: SetUserMemoryRegion) -> Verdict:
+        slots = self._spaces[as_id_of(op.slot)]
+        present = slots.get(id_of(op.slot))
+        return decide(op, self._normal(op), present, slots.overlapping, self.features)
+
+    def _normal(self, op: SetUserMemoryRegion) -> Hva:
+        return self._backing.normal(op.userspace_addr)
+
+    def _outcome(self, op: SetUserMemoryRegion, verdict: Verdict) -> Allowed:
+        if verdict.errno:
+            return Allowed(Refused(verdict.errno), verdict.rule)
+        return Allowed(Done(), verdict.rule, partial(self._apply, op, verdict.change))
+
+    def _apply(self, op: SetUserMemoryRegion, change: Change | None) -> None:
+        slots = self._spaces[as_id_of(op.slot)]
+        slot_id = id_of(op.slot)
+        if change is None:
+            return
+        if change is Change.DELETE:
+            slots.delete(slot_id)
+            return
+        old = slots.get(slot_id)
+        new = Memslot(
+            slot_id,
+            pages_of(op.guest_phys_addr),
+            pages_of(op.memory_size),
+            self._normal(op),
+            op.flags,
+        )
+        if op.flags & LOG_DIRTY_PAGES:
+            # A bitmap that exists is carried along (kvm_prepare_memory_region).
+            kept = old is not None and old.dirty is not None
+            new.dirty = old.dirty if old is not None and kept else set()
+            new.doubtful = old.doubtful if old is not None and kept else frozenset()
+        slots.update(new, change)
+
+    def _host_write(self, op: HostWrite) -> None:
+        self._contents.write(op.place.mapping, op.place.offset, op.value.to_bytes(4, "little"))
+
+    def _dirty_log(self, op: GetDirtyLog) -> tuple[Allowed, ...]:
+        if self.features.dirty_ring_only:
+            return (Allowed(Refused(errno.ENXIO), "dirty-ring-only"),)
+        if (
+            as_id_of(op.slot) >= self.features.address_spaces
+            or id_of(op.slot) >= self.features.nr_memslots
+        ):
+            return (Allowed(Refused(errno.EINVAL), "dirty-slot-range"),)
+        slot = self._spaces[as_id_of(op.slot)].get(id_of(op.slot))
+        if slot is None or slot.dirty is None:
+            return (Allowed(Refused(errno.ENOENT), "dirty-absent"),)
+        if op.bitmap == "unwritable":
+            doubt = partial(_lose_log, slot)
+            return (Allowed(Refused(errno.EFAULT), "dirty-bad-pointer", doubt),)
+        sets = {frozenset(slot.dirty), frozenset(slot.dirty | slot.doubtful)}
+        return tuple(
+            Allowed(DirtyPages(tuple(sorted(pages))), "dirty-exact", partial(_clear_log, slot))
+            for pages in sets
+        )
+
+
+def _clear_log(slot: Memslot) -> None:
+    slot.dirty = set()
+    slot.doubtful = frozenset()
+
+
+def _lose_log(slot: Memslot) -> None:
+    slot.doubtful |= frozenset(slot.dirty or ())
+    slot.dirty = set()

@@ -1,0 +1,183 @@
+"""Operations as data: what a scenario asks of the kernel and of the guest.
+
+One operation mirrors one system call or one action of a guest or of the host. There is no
+"create" and no "move" here: those are what the model derives from its state, so that every
+operation is legal in every state and a failing scenario shrinks by leaving operations out.
+"""
+
+from typing import Literal
+
+import msgspec
+
+PAGE_SIZE_BYTES = 4096
+FORMAT = 1
+
+LOG_DIRTY_PAGES = 1 << 0
+READONLY = 1 << 1
+GUEST_MEMFD = 1 << 2
+
+GUEST_MAPPING = "guest"
+"""The name of the mapping that holds the guest's code and mailbox; a scenario may not use it."""
+
+GUEST_SIZE_BYTES = 64 << 10
+
+MappingKind = Literal["anonymous", "shared", "memfd", "hugetlb", "thp", "zero", "unmapped"]
+
+
+class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Host memory that a scenario declares.
+
+    ``anonymous``, ``shared`` and ``memfd`` are 4 KiB pages; ``hugetlb`` and ``thp`` are 2 MiB
+    aligned; ``zero`` is anonymous memory fixed at virtual address 0; ``unmapped`` is an address
+    range that is reserved, and that nothing can be read from.
+    """
+
+    name: str
+    pages: int
+    kind: MappingKind = "anonymous"
+
+
+class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An hva by name: a byte offset into a declared mapping."""
+
+    mapping: str
+    offset: int = 0
+
+
+Hva = Place | int
+"""A userspace address: a place in a mapping, 0, or an address outside the user range."""
+
+
+class Operation(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", omit_defaults=True
+):
+    """What all operations share: the ``op`` field that tells them apart in JSON."""
+
+
+class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region"):
+    """KVM_SET_USER_MEMORY_REGION, field by field.
+
+    ``slot`` holds the as_id in its upper 16 bits. ``caller`` and ``argument`` say who issues the
+    call and with what pointer, for the refusals that depend on it.
+    """
+
+    slot: int
+    guest_phys_addr: int = 0
+    memory_size: int = 0
+    userspace_addr: Hva = 0
+    flags: int = 0
+    caller: Literal["owner", "forked-child"] = "owner"
+    argument: Literal["readable", "unreadable"] = "readable"
+
+
+class SetUserMemoryRegion2(SetUserMemoryRegion, frozen=True, tag="set_user_memory_region2"):
+    """KVM_SET_USER_MEMORY_REGION2: the same fields and a place in a guest_memfd."""
+
+    guest_memfd: int = -1
+    guest_memfd_offset: int = 0
+
+
+class Touch(Operation, frozen=True, tag="touch"):
+    """The guest reads or writes ``width`` bytes at a gpa, in one instruction."""
+
+    gpa: int
+    access: Literal["read", "write"] = "read"
+    width: Literal[1, 2, 4] = 4
+    value: int = 0
+    vcpu: int = 0
+
+
+class Sweep(Operation, frozen=True, tag="sweep"):
+    """The guest reads or fills ``count`` elements with one string instruction."""
+
+    gpa: int
+    count: int
+    access: Literal["read", "write"] = "read"
+    width: Literal[1, 2, 4] = 4
+    value: int = 0
+    vcpu: int = 0
+
+
+class Execute(Operation, frozen=True, tag="execute"):
+    """The guest executes the instructions that every tagged host page carries.
+
+    ``gpa`` is page aligned. The code loads the page's identity and halts.
+    """
+
+    gpa: int
+    vcpu: int = 0
+
+
+class HostWrite(Operation, frozen=True, tag="host_write"):
+    """The host writes four bytes through its own mapping."""
+
+    place: Place
+    value: int
+
+
+class Inspect(Operation, frozen=True, tag="inspect"):
+    """The host looks at all of its mappings: which bytes changed since the last look?"""
+
+
+class GetDirtyLog(Operation, frozen=True, tag="get_dirty_log"):
+    """KVM_GET_DIRTY_LOG. ``bitmap`` says whether the kernel may write the bitmap."""
+
+    slot: int
+    bitmap: Literal["writable", "unwritable"] = "writable"
+
+
+class NewVm(Operation, frozen=True, tag="new_vm"):
+    """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
+
+
+class CloseVm(Operation, frozen=True, tag="close_vm"):
+    """Close the VM and its vCPUs; what is left of it in the process is the outcome."""
+
+
+AnyOperation = (
+    SetUserMemoryRegion
+    | SetUserMemoryRegion2
+    | Touch
+    | Sweep
+    | Execute
+    | HostWrite
+    | Inspect
+    | GetDirtyLog
+    | NewVm
+    | CloseVm
+)
+
+Survey = Literal["write", "read", "none"]
+
+
+class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The memslot that the guest itself lives in: an ordinary one, 64 KiB, anywhere below 4 GiB."""
+
+    slot: int = 400
+    gpa: int = 0xFFFF_0000
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Operations on one VM, and the host memory that they use.
+
+    ``survey`` says what the guest does after every change of a region: ``write`` reads and
+    writes every page that any operation of the scenario names, and its neighbours; ``read`` only
+    reads them (for exact dirty logs); ``none`` leaves touching to the scenario.
+    ``needs`` names features without which the scenario is skipped.
+    """
+
+    name: str
+    operations: tuple[AnyOperation, ...]
+    mappings: tuple[Mapping, ...] = ()
+    why: str = ""
+    source: str = ""
+    tags: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    survey: Survey = "write"
+    vcpus: int = 1
+    guest: Guest = Guest()
+
+
+def pages_of(size_bytes: int) -> int:
+    """Return the number of whole pages in a size."""
+    return size_bytes // PAGE_SIZE_BYTES

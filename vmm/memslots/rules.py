@@ -1,0 +1,192 @@
+"""The promises that the model judges by, each with where it is written.
+
+``documented`` rules stand in the kernel's Documentation/virt/kvm/api.rst. ``source`` rules are
+known from reading virt/kvm/kvm_main.c and arch/x86/kvm only: they are weaker, and a verdict says
+so. ``numbers`` order the checks of KVM_SET_USER_MEMORY_REGION as the kernel makes them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Basis = Literal["documented", "source"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One promise: a name, a sentence, and what it rests on."""
+
+    name: str
+    promise: str
+    basis: Basis
+    cite: str
+
+
+def _documented(name: str, promise: str, cite: str = "api.rst 4.35") -> Rule:
+    return Rule(name, promise, "documented", cite)
+
+
+def _source(name: str, promise: str, cite: str) -> Rule:
+    return Rule(name, promise, "source", cite)
+
+
+_API_DIRTY = "api.rst 4.8"
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        _source(
+            "foreign-process",
+            "a VM answers EIO to any process but the one that made it",
+            "kvm_vm_ioctl: kvm->mm != current->mm",
+        ),
+        _source("bad-pointer", "an unreadable argument is EFAULT", "kvm_vm_ioctl: copy_from_user"),
+        _source(
+            "first-form-flags",
+            "the first form takes LOG_DIRTY_PAGES and READONLY only",
+            "kvm_vm_ioctl_set_memory_region; KVM_SET_USER_MEMORY_REGION_V1_FLAGS",
+        ),
+        _documented(
+            "slot-id-range",
+            "the low 16 bits of slot are below KVM_CAP_NR_MEMSLOTS, else EINVAL",
+        ),
+        _documented(
+            "flags-valid",
+            "READONLY needs KVM_CAP_READONLY_MEM; GUEST_MEMFD excludes LOG_DIRTY_PAGES and "
+            "READONLY; an unknown flag is EINVAL",
+            "api.rst 4.35, 4.140; check_memory_region_flags",
+        ),
+        _source(
+            "size-aligned",
+            "memory_size is a multiple of the page size, else EINVAL",
+            "__kvm_set_memory_region",
+        ),
+        _source(
+            "gpa-aligned",
+            "guest_phys_addr is a multiple of the page size, else EINVAL",
+            "__kvm_set_memory_region",
+        ),
+        _documented(
+            "hva-user",
+            "userspace_addr is page aligned user memory for the whole size, else EINVAL, "
+            "on deletion too",
+            "api.rst 4.35; fa3d315a4ce2, 09d952c971a5 (CVE-2013-1943)",
+        ),
+        _source(
+            "hva-noncanonical",
+            "an address between the halves is refused, but for kernels whose access_ok() looks "
+            "at the sign bit only, or with 57-bit addresses",
+            "6014bc27561f to 86e6b1547b3d",
+        ),
+        _source(
+            "guest-memfd-offset",
+            "guest_memfd_offset is page aligned and does not wrap, else EINVAL",
+            "__kvm_set_memory_region",
+        ),
+        _documented(
+            "address-space-range",
+            "the high 16 bits of slot are below KVM_CAP_MULTI_ADDRESS_SPACE (1 if absent)",
+        ),
+        _source(
+            "gpa-wraps",
+            "guest_phys_addr + memory_size stays below 2^64, else EINVAL",
+            "__kvm_set_memory_region",
+        ),
+        _source(
+            "too-many-pages",
+            "a slot has at most 2^31 - 1 pages, else EINVAL",
+            "__kvm_set_memory_region: KVM_MEM_MAX_NR_PAGES",
+        ),
+        _source("delete-absent", "deleting an absent slot is EINVAL", "f0736cf0550b"),
+        _documented(
+            "delete",
+            "memory_size 0 deletes the slot; gpa, hva and valid flags are otherwise ignored",
+            "api.rst 4.35; e0135a104c52",
+        ),
+        _source(
+            "guest-memfd-immutable",
+            "a slot with guest_memfd can only be deleted",
+            "9935df5333aa",
+        ),
+        _source("guest-memfd-fd", "a bad guest_memfd is EBADF", "kvm_gmem_bind"),
+        _documented(
+            "immutable",
+            "hva, size and the READONLY bit of a present slot cannot change, else EINVAL",
+            "api.rst 4.35 (size, slot); 75d61fbcf563 (READONLY)",
+        ),
+        _documented("move", "another guest_phys_addr moves the slot"),
+        _documented("flags-only", "other flags alone change the slot in place"),
+        _documented("no-change", "the same values again change nothing"),
+        _documented("create", "an absent slot is created; userspace_addr 0 is legal"),
+        _documented(
+            "overlap",
+            "a slot may not overlap another one of its address space, else EEXIST; adjacency "
+            "and a move onto its own old place are fine",
+            "api.rst 4.35; __kvm_set_memory_region",
+        ),
+        _source(
+            "gfn-limit",
+            "the last gfn lies within what the MMU maps, else EINVAL and nothing changed",
+            "kvm_arch_prepare_memory_region: kvm_mmu_max_gfn",
+        ),
+        _documented(
+            "reach",
+            "a gpa in a slot reaches exactly that page of the slot's host memory",
+        ),
+        _documented(
+            "hole",
+            "a gpa without a slot is MMIO: reads and writes exit",
+            "api.rst 5, KVM_EXIT_MMIO",
+        ),
+        _source(
+            "straddle",
+            "an access over the end of a slot is split: the part inside is done in memory",
+            "emulator_read_write: one fragment a page",
+        ),
+        _documented(
+            "readonly",
+            "a READONLY slot is read as memory; a write exits as MMIO and changes nothing",
+        ),
+        _source(
+            "hva-absent",
+            "where no host memory is mapped the access fails: EFAULT, or an MMIO exit from a "
+            "backend that emulates instructions",
+            "kvm_handle_error_pfn; hva_to_pfn",
+        ),
+        _source(
+            "fetch-outside",
+            "instructions cannot be fetched from a hole: the vCPU stops",
+            "api.rst 5, KVM_EXIT_INTERNAL_ERROR",
+        ),
+        _documented(
+            "content",
+            "memory changes where the guest or the host wrote, and nowhere else; content belongs "
+            "to the host mapping",
+        ),
+        _documented(
+            "dirty-exact",
+            "the dirty log names the pages that the guest wrote since the last time, and no other",
+            _API_DIRTY,
+        ),
+        _documented(
+            "dirty-absent",
+            "the dirty log of an absent slot, or one without LOG_DIRTY_PAGES, is ENOENT",
+            "api.rst 4.8; kvm_get_dirty_log_protect",
+        ),
+        _source(
+            "dirty-slot-range", "a bad as_id or slot id is EINVAL", "kvm_get_dirty_log_protect"
+        ),
+        _source("dirty-bad-pointer", "an unwritable bitmap is EFAULT", "kvm_get_dirty_log_protect"),
+        _source(
+            "dirty-ring-only",
+            "where only a dirty ring is enabled the dirty log is ENXIO",
+            "kvm_use_dirty_bitmap",
+        ),
+        _source(
+            "vm-gone",
+            "a closed VM leaves nothing behind in the process that made it",
+            "103c763c72dd; kvm_arch_destroy_vm",
+        ),
+        _source("harness", "what the host does to its own memory works", "not a promise of KVM"),
+    )
+}
+"""Every rule, by name."""

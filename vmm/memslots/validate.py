@@ -1,0 +1,185 @@
+"""What makes a scenario safe to run: checked before anything is mapped or executed.
+
+A scenario can name its own mappings, address 0 and addresses that no process owns; and what it
+takes is bounded. Everything else about its operations is legal: a refusal is an outcome.
+"""
+
+from collections.abc import Iterable
+
+from vmm.memslots.features import NEEDS
+from vmm.memslots.operations import (
+    GUEST_MAPPING,
+    GUEST_SIZE_BYTES,
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Execute,
+    GetDirtyLog,
+    HostWrite,
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    Sweep,
+    Touch,
+    pages_of,
+)
+from vmm.memslots.plan import TOUCH_LIMIT
+from vmm.memslots.regions import MAX_PAGES, USER_END
+
+MAX_OPERATIONS = 200_000
+MAX_MAPPINGS = 256
+MAX_MAPPED_PAGES = 1 << 17
+MAX_SLOT_PAGES = 1 << 18
+"""Pages of one slot: its metadata are allocated at once, about 10 bytes a page."""
+
+MAX_ALL_SLOT_PAGES = 1 << 22
+"""Pages of all slots that a scenario could create, each operation counted."""
+
+MAX_ZERO_PAGES = 16
+MAX_SWEEP_BYTES = 0x4000
+MAX_VCPUS = 8
+_NAME_LENGTH = 64
+
+
+class ScenarioError(ValueError):
+    """A scenario that must not run; the text says what to change, and where."""
+
+
+def validate(scenario: Scenario) -> None:
+    """Raise ScenarioError, with the place, unless the scenario is safe to run."""
+    if not scenario.name or len(scenario.name) > _NAME_LENGTH or not scenario.name.isprintable():
+        raise ScenarioError(f"$.name: 1 to {_NAME_LENGTH} printable characters are needed")
+    if not 1 <= scenario.vcpus <= MAX_VCPUS:
+        raise ScenarioError(f"$.vcpus: {scenario.vcpus} is not within 1 to {MAX_VCPUS}")
+    for need in scenario.needs:
+        if need not in NEEDS:
+            raise ScenarioError(f"$.needs: {need!r} is none of {', '.join(sorted(NEEDS))}")
+    _check_guest(scenario)
+    _check_mappings(scenario.mappings)
+    if len(scenario.operations) > MAX_OPERATIONS:
+        raise ScenarioError(f"$.operations: more than {MAX_OPERATIONS}")
+    checker = _Checker(scenario)
+    for index, operation in enumerate(scenario.operations):
+        problem = checker.problem(operation)
+        if problem:
+            raise ScenarioError(f"$.operations[{index}]{problem}")
+
+
+def _check_guest(scenario: Scenario) -> None:
+    guest = scenario.guest
+    if guest.gpa % GUEST_SIZE_BYTES or not 0 <= guest.gpa < TOUCH_LIMIT:
+        raise ScenarioError("$.guest.gpa: a multiple of 0x10000 below 4 GiB is needed")
+    if not 0 <= guest.slot < 1 << 16:
+        raise ScenarioError("$.guest.slot: a slot id of address space 0 is needed")
+
+
+def _check_mappings(mappings: Iterable[Mapping]) -> None:
+    names = {GUEST_MAPPING}
+    total = 0
+    for index, mapping in enumerate(mappings):
+        place = f"$.mappings[{index}]"
+        if index >= MAX_MAPPINGS:
+            raise ScenarioError(f"{place}: more than {MAX_MAPPINGS} mappings")
+        if not mapping.name or mapping.name in names:
+            raise ScenarioError(f"{place}.name: {mapping.name!r} is taken, reserved or empty")
+        names.add(mapping.name)
+        total += mapping.pages
+        limit = MAX_ZERO_PAGES if mapping.kind == "zero" else MAX_MAPPED_PAGES
+        if not 1 <= mapping.pages <= limit or total > MAX_MAPPED_PAGES:
+            raise ScenarioError(
+                f"{place}.pages: {mapping.pages} is not within 1 to {limit} (all mappings together)"
+            )
+        if mapping.kind == "hugetlb" and mapping.pages % 512:
+            raise ScenarioError(f"{place}.pages: hugetlb memory comes in multiples of 512 pages")
+    if sum(mapping.kind == "zero" for mapping in mappings) > 1:
+        raise ScenarioError("$.mappings: only one mapping can be at virtual address 0")
+
+
+class _Checker:
+    """Looks at one operation at a time."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._mappings = {mapping.name: mapping for mapping in scenario.mappings}
+        self._guest = scenario.guest
+        self._vcpus = scenario.vcpus
+        self._slot_pages = 0
+
+    def problem(self, op: AnyOperation) -> str:
+        """Return what is wrong, beginning with the field; empty if nothing is."""
+        match op:
+            case SetUserMemoryRegion():
+                return self._region(op)
+            case Touch():
+                return self._access(op.gpa, op.width, op.value, op.vcpu)
+            case Sweep():
+                if not 1 <= op.count * op.width <= MAX_SWEEP_BYTES:
+                    return f".count: a sweep is 1 to {MAX_SWEEP_BYTES:#x} bytes long"
+                return self._access(op.gpa, op.count * op.width, op.value, op.vcpu)
+            case Execute():
+                if op.gpa % PAGE_SIZE_BYTES:
+                    return ".gpa: a page aligned address is needed"
+                return self._access(op.gpa, PAGE_SIZE_BYTES, 0, op.vcpu)
+            case HostWrite():
+                if not 0 <= op.value < 1 << 32:
+                    return ".value: an unsigned 32-bit number is needed"
+                return self._place(op.place, 4, ".place")
+            case GetDirtyLog():
+                return "" if 0 <= op.slot < 1 << 32 else ".slot: 32 bits are needed"
+            case _:
+                return ""
+
+    def _region(self, op: SetUserMemoryRegion) -> str:
+        for field in ("slot", "flags"):
+            if not 0 <= getattr(op, field) < 1 << 32:
+                return f".{field}: an unsigned 32-bit number is needed"
+        for field in ("guest_phys_addr", "memory_size"):
+            if not 0 <= getattr(op, field) < 1 << 64:
+                return f".{field}: an unsigned 64-bit number is needed"
+        if op.slot == self._guest.slot:
+            return f".slot: {op.slot} is the guest's own; take another one, or move $.guest.slot"
+        if MAX_SLOT_PAGES < pages_of(op.memory_size) <= MAX_PAGES:
+            return f".memory_size: a slot has at most {MAX_SLOT_PAGES} pages here"
+        if pages_of(op.memory_size) <= MAX_PAGES:
+            self._slot_pages += pages_of(op.memory_size)
+        if self._slot_pages > MAX_ALL_SLOT_PAGES:
+            return f".memory_size: more than {MAX_ALL_SLOT_PAGES} pages in all slots together"
+        if isinstance(op, SetUserMemoryRegion2):
+            if op.guest_memfd != -1:
+                return ".guest_memfd: only -1 can be used"
+            if not 0 <= op.guest_memfd_offset < 1 << 64:
+                return ".guest_memfd_offset: an unsigned 64-bit number is needed"
+        return self._hva(op)
+
+    def _hva(self, op: SetUserMemoryRegion) -> str:
+        """An hva must stay inside its mapping, wherever a kernel could accept the size."""
+        size = op.memory_size if pages_of(op.memory_size) <= MAX_PAGES else 0
+        if isinstance(op.userspace_addr, Place):
+            return self._place(op.userspace_addr, size, ".userspace_addr")
+        if USER_END <= op.userspace_addr < 1 << 64:
+            return ""
+        if op.userspace_addr == 0 and pages_of(size) <= MAX_ZERO_PAGES:
+            return ""
+        return (
+            f".userspace_addr: {op.userspace_addr:#x} is neither 0 (up to {MAX_ZERO_PAGES} pages) "
+            f"nor {USER_END:#x} or more; name a place in a mapping"
+        )
+
+    def _place(self, place: Place, size: int, field: str) -> str:
+        mapping = self._mappings.get(place.mapping)
+        if mapping is None:
+            return (
+                f"{field}.mapping: no mapping is named {place.mapping!r}; declare it in $.mappings"
+            )
+        if not 0 <= place.offset or place.offset + size > mapping.pages * PAGE_SIZE_BYTES:
+            return f"{field}.offset: not within the {mapping.pages} pages of {place.mapping!r}"
+        return ""
+
+    def _access(self, gpa: int, length: int, value: int, vcpu: int) -> str:
+        if not 0 <= gpa <= TOUCH_LIMIT - length:
+            return ".gpa: the guest reaches addresses below 4 GiB only"
+        if gpa < self._guest.gpa + GUEST_SIZE_BYTES and gpa + length > self._guest.gpa:
+            return f".gpa: the guest's own memory is at {self._guest.gpa:#x}; move $.guest.gpa"
+        if not 0 <= value < 1 << 32:
+            return ".value: an unsigned 32-bit number is needed"
+        return "" if 0 <= vcpu < self._vcpus else f".vcpu: there are {self._vcpus} ($.vcpus)"
