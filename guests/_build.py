@@ -12,7 +12,7 @@ import cffi
 
 FOLDER = Path(__file__).parent
 SOURCES = ("image.S", "contract.c")
-INCLUDED = ("contract.h", "touch.S", "sweep.S", "execute.S")
+INCLUDED = ("contract.h", "touch.S", "templates.S", "sweep.S", "execute.S")
 
 
 def declarations(header: str) -> str:

@@ -8,18 +8,18 @@
 #define ENDS_AT(start, count, type) ((start) + (count) * sizeof(type))
 
 _Static_assert(sizeof(struct guest_touch) == GUEST_TOUCH_SIZE, "size of a touch");
-_Static_assert(offsetof(struct guest_touch, value) == GUEST_TOUCH_VALUE, "value");
-_Static_assert(offsetof(struct guest_touch, code) == GUEST_TOUCH_CODE, "code");
-_Static_assert(offsetof(struct guest_touch, status) == GUEST_TOUCH_STATUS, "status");
-
 _Static_assert(sizeof(struct guest_sweep) == GUEST_SWEEP_SIZE, "size of a sweep");
 _Static_assert(offsetof(struct guest_sweep, remaining) == GUEST_SWEEP_REMAINING, "remaining");
-_Static_assert(offsetof(struct guest_sweep, code) == GUEST_SWEEP_CODE, "code");
+
+/* No record of touch crosses a page, which would cost an emulator a second fetch. */
+_Static_assert(GUEST_TOUCHES % GUEST_TOUCH_SIZE == 0, "aligned touches");
 
 /* The parts follow each other and fit; each list has room for its end record. */
-_Static_assert(GUEST_TOUCH_CURSOR >= GUEST_IMAGE_SIZE_MAX, "cursors behind the image");
+_Static_assert(GUEST_SWEEP_CURSOR >= GUEST_IMAGE_SIZE_MAX, "cursor behind the image");
 _Static_assert(ENDS_AT(GUEST_SWEEPS, GUEST_MAX_SWEEPS + 1, struct guest_sweep)
                <= GUEST_SWEEP_BUFFER, "sweeps");
-_Static_assert(GUEST_SWEEP_BUFFER + GUEST_SWEEP_BUFFER_SIZE <= GUEST_TOUCHES, "buffer");
+_Static_assert(GUEST_SWEEP_BUFFER + GUEST_SWEEP_BUFFER_SIZE <= GUEST_TOUCH_RESULTS, "buffer");
+_Static_assert(ENDS_AT(GUEST_TOUCH_RESULTS, GUEST_MAX_TOUCHES, uint32_t)
+               <= GUEST_TOUCHES, "results");
 _Static_assert(ENDS_AT(GUEST_TOUCHES, GUEST_MAX_TOUCHES + 1, struct guest_touch)
                <= GUEST_SLOT_SIZE, "touches");

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The image that stands at the start of the guest's slot, the stub for pages that are
- * executed, and the table of labels that tells the host where everything is.
+ * Everything that is assembled: the image that stands at the start of the guest's slot, the
+ * templates of touch, the stub for pages that are executed, and the labels the host needs.
  *
- * The image holds no address, only distances from its own start, and so runs at any gpa.
+ * No code holds an address, only distances from the start of the slot, and so runs at any
+ * gpa.
  */
 #include "contract.h"
 
@@ -18,6 +19,7 @@ guest_image_end:
         /* Refused by the assembler if the image does not fit in front of the mailboxes. */
         .org    guest_image + GUEST_IMAGE_SIZE_MAX
 
+#include "templates.S"
 #include "execute.S"
 
         .macro  offset_of label
@@ -28,15 +30,6 @@ guest_image_end:
         .balign 2
 guest_labels:                           /* The order of struct guest_labels. */
         offset_of guest_image_end
-        offset_of touch_entry
-        offset_of touch_skip
-        offset_of touch_end
-        offset_of touch_read_1
-        offset_of touch_read_2
-        offset_of touch_read_4
-        offset_of touch_write_1
-        offset_of touch_write_2
-        offset_of touch_write_4
         offset_of sweep_entry
         offset_of sweep_skip
         offset_of sweep_end

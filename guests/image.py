@@ -13,8 +13,7 @@ _LABELS = lib.guest_labels
 SLOT_SIZE_BYTES: Final[int] = lib.GUEST_SLOT_SIZE
 """Size of the guest's slot, and what its gpa has to be a multiple of."""
 
-TOUCH_ENTRY: Final[int] = _LABELS.touch_entry
-TOUCH_SKIP: Final[int] = _LABELS.touch_skip
+TOUCH_ENTRY: Final[int] = lib.GUEST_TOUCHES
 SWEEP_ENTRY: Final[int] = _LABELS.sweep_entry
 SWEEP_SKIP: Final[int] = _LABELS.sweep_skip
 
@@ -33,12 +32,12 @@ STUB_SIZE_BYTES: Final[int] = _LABELS.stub_size
 class TouchCode(IntEnum):
     """What a touch does: one access, of this many bytes."""
 
-    READ_1 = _LABELS.touch_read_1
-    READ_2 = _LABELS.touch_read_2
-    READ_4 = _LABELS.touch_read_4
-    WRITE_1 = _LABELS.touch_write_1
-    WRITE_2 = _LABELS.touch_write_2
-    WRITE_4 = _LABELS.touch_write_4
+    READ_1 = lib.GUEST_TOUCH_READ_1
+    READ_2 = lib.GUEST_TOUCH_READ_2
+    READ_4 = lib.GUEST_TOUCH_READ_4
+    WRITE_1 = lib.GUEST_TOUCH_WRITE_1
+    WRITE_2 = lib.GUEST_TOUCH_WRITE_2
+    WRITE_4 = lib.GUEST_TOUCH_WRITE_4
 
 
 class SweepCode(IntEnum):

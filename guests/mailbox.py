@@ -6,25 +6,24 @@ spends its time here, so the records are plain tuples and the loops are short.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from struct import Struct
+from struct import Struct, unpack_from
 from typing import Final, NamedTuple
 
-from guests._image import lib
+from guests._image import ffi, lib
 from guests.image import SweepCode, TouchCode
 
 MAX_TOUCHES: Final[int] = lib.GUEST_MAX_TOUCHES
 MAX_SWEEPS: Final[int] = lib.GUEST_MAX_SWEEPS
 SWEEP_BUFFER_SIZE_BYTES: Final[int] = lib.GUEST_SWEEP_BUFFER_SIZE
 
-STATUS_NONE: Final[int] = lib.GUEST_STATUS_NONE
-STATUS_ABANDONED: Final[int] = lib.GUEST_STATUS_ABANDONED
-
 _GPA_END: Final = 1 << 32
 _WIDEST_BYTES: Final = 4
 
 _TOUCHES: Final[int] = lib.GUEST_TOUCHES
-_TOUCH: Final = Struct("<IIHH")  # struct guest_touch
-_TOUCH_RESULT: Final = Struct("<4xI2xH")  # its value and status
+_TOUCH: Final = Struct("<IIQ")  # struct guest_touch
+_TOUCH_RESULTS: Final[int] = lib.GUEST_TOUCH_RESULTS
+_TOUCH_RESULT_BYTES: Final = 4
+_TOUCH_RESULT_SHIFT: Final = 48  # The offset of the result ends the tail.
 
 _SWEEPS: Final[int] = lib.GUEST_SWEEPS
 _SWEEP: Final = Struct("<IIIIIHH")  # struct guest_sweep
@@ -32,9 +31,7 @@ _SWEEP_RESULT: Final = Struct("<16xI4x")  # its remaining
 _SWEEP_BUFFER: Final[int] = lib.GUEST_SWEEP_BUFFER
 
 _CURSOR: Final = Struct("<H")
-_TOUCH_CURSOR: Final[int] = lib.GUEST_TOUCH_CURSOR
 _SWEEP_CURSOR: Final[int] = lib.GUEST_SWEEP_CURSOR
-_TOUCH_END: Final[int] = lib.guest_labels.touch_end
 _SWEEP_END: Final[int] = lib.guest_labels.sweep_end
 
 TOUCH_WIDTHS: Final = {
@@ -83,38 +80,72 @@ class Sweep:
     buffer_offset: int = 0
 
 
+def _template(index: int, value_size_bytes: int) -> tuple[int, int, int]:
+    """Return (head, tail, mask of the value in the tail) of a touch."""
+    template = lib.guest_touch_templates[index]
+    return template.head, template.tail, (1 << 8 * value_size_bytes) - 1
+
+
+_END: Final = bytes(ffi.buffer(lib.guest_touch_templates + lib.GUEST_TOUCH_END))
+_READS: Final = {
+    code: _template(code, 0) for code in (TouchCode.READ_1, TouchCode.READ_2, TouchCode.READ_4)
+}
+_WRITES: Final = {
+    code: _template(code, TOUCH_WIDTHS[code])
+    for code in (TouchCode.WRITE_1, TouchCode.WRITE_2, TouchCode.WRITE_4)
+}
+_TEMPLATES: Final = _READS | _WRITES
+
+
 def encode_touches(view: memoryview, touches: Sequence[Touch]) -> None:
     """Fill the mailbox of touch.
 
     Raises ValueError for more than ``MAX_TOUCHES`` or one that reaches beyond 4 GiB, and
-    struct.error for a gpa or value that is no 32-bit number.
+    struct.error for a gpa that is negative.
     """
     if len(touches) > MAX_TOUCHES:
         raise ValueError(f"{len(touches)} touches, and the mailbox holds {MAX_TOUCHES}")
     pack_into = _TOUCH.pack_into
     size_bytes = _TOUCH.size
     offset = _TOUCHES
+    result = _TOUCH_RESULTS
     for gpa, code, value in touches:
         if gpa > _GPA_END - _WIDEST_BYTES:
             _check_end(gpa, TOUCH_WIDTHS[code])
-        pack_into(view, offset, gpa, value, code, STATUS_NONE)
+        head, tail, mask = _TEMPLATES[code]
+        operand = value & mask if mask else result << _TOUCH_RESULT_SHIFT
+        pack_into(view, offset, head, gpa, tail | operand)
         offset += size_bytes
-    pack_into(view, offset, 0, 0, _TOUCH_END, STATUS_NONE)
+        result += _TOUCH_RESULT_BYTES
+    view[offset : offset + size_bytes] = _END
+    view[_TOUCH_RESULTS:result] = bytes(result - _TOUCH_RESULTS)
 
 
-def decode_touches(view: memoryview, count: int) -> list[tuple[int, int]]:
-    """Return (value, status) of the first ``count`` touches.
+def decode_touches(view: memoryview, count: int) -> list[int]:
+    """Return what the first ``count`` touches read, zero extended.
 
-    After a read the value is what was read, zero extended.  The status is
-    ``STATUS_ABANDONED`` or ``STATUS_NONE``; in the middle of a batch ``touch_index`` says
-    which touches are finished.  Raises ValueError where count exceeds ``MAX_TOUCHES``.
+    It is 0 for a write, and for a read that did not come to its end.  Raises ValueError
+    where count exceeds ``MAX_TOUCHES``.
     """
-    return list(_TOUCH_RESULT.iter_unpack(_records(view, _TOUCHES, _TOUCH, count, MAX_TOUCHES)))
+    _check_count(count, MAX_TOUCHES)
+    return list(unpack_from(f"<{count}I", view, _TOUCH_RESULTS))
 
 
-def touch_index(view: memoryview) -> int:
-    """Return the index of the touch under way: the count of touches once all are finished."""
-    return _index(view, _TOUCH_CURSOR, _TOUCHES, _TOUCH)
+def touch_index(rip: int) -> int:
+    """Return the index of the touch under way.
+
+    ``rip`` is RIP when KVM_RUN returned, whether or not it stepped over the access.  At the
+    end of a batch no touch is under way, and RIP is elsewhere.
+    """
+    return (rip - _TOUCHES) // _TOUCH.size
+
+
+def touch_offset(index: int) -> int:
+    """Return the RIP at which the touch ``index`` begins.
+
+    To give up a touch, go on at the one behind it; behind the last one the batch ends.
+    """
+    return _TOUCHES + index * _TOUCH.size
 
 
 def encode_sweeps(view: memoryview, slot_gpa: int, sweeps: Sequence[Sweep]) -> None:
@@ -147,13 +178,15 @@ def decode_sweeps(view: memoryview, count: int) -> list[int]:
     That is 0 for one that is finished; one that was given up stopped in front of the element
     that failed.  Raises ValueError where count exceeds ``MAX_SWEEPS``.
     """
-    records = _records(view, _SWEEPS, _SWEEP, count, MAX_SWEEPS)
+    _check_count(count, MAX_SWEEPS)
+    records = view[_SWEEPS : _SWEEPS + count * _SWEEP.size]
     return [remaining for (remaining,) in _SWEEP_RESULT.iter_unpack(records)]
 
 
 def sweep_index(view: memoryview) -> int:
     """Return the index of the sweep under way: the count of sweeps once all are finished."""
-    return _index(view, _SWEEP_CURSOR, _SWEEPS, _SWEEP)
+    offset: int = _CURSOR.unpack_from(view, _SWEEP_CURSOR)[0]
+    return (offset - _SWEEPS) // _SWEEP.size
 
 
 def sweep_buffer(view: memoryview) -> memoryview:
@@ -167,12 +200,6 @@ def _check_end(gpa: int, size_bytes: int) -> None:
         raise ValueError(f"{size_bytes} bytes at {gpa:#x} reach beyond 4 GiB")
 
 
-def _records(view: memoryview, start: int, record: Struct, count: int, limit: int) -> memoryview:
+def _check_count(count: int, limit: int) -> None:
     if not 0 <= count <= limit:
         raise ValueError(f"{count} records, and the mailbox holds {limit}")
-    return view[start : start + count * record.size]
-
-
-def _index(view: memoryview, cursor: int, start: int, record: Struct) -> int:
-    (offset,) = _CURSOR.unpack_from(view, cursor)
-    return int(offset - start) // record.size

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sweep: one string instruction per record of its mailbox, which is walked like touch's.
+ * sweep: one string instruction per record of the mailbox.
+ *
+ * The mailbox is the stack: SP walks the records upward, pops load the operands, and `ret`
+ * takes the record's code as its return address, which is both the dispatch and the loop.
  *
  *   esp  the record (its upper half is zero), and behind it while the record's code runs
  *   edi  destination

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The records of touch: one memory access each.
+ *
+ * Where KVM emulates each instruction, their number is what a touch costs.  So there is no
+ * loop that reads records: the records are the program.  The host copies one of these
+ * templates for each touch, with its operands patched in, and the guest runs down the list.
+ *
+ *   bytes 0 to 3    how the access begins: prefixes and opcode
+ *   bytes 4 to 7    the gpa
+ *   bytes 8 to 15   a write: the value first; a read: the offset of its result last
+ *
+ * A record does not end with the access itself: whether RIP stands at the access or behind
+ * it when KVM_RUN returns, it is inside the record.
+ *
+ * The result of a read keeps the width of the access, and the host clears it beforehand:
+ * there is nothing to extend.
+ */
+
+        .set    ANYWHERE, 0             /* Patched; addr32 makes it 32 bits wide. */
+
+        .macro  template number
+        .org    guest_touch_templates + \number * GUEST_TOUCH_SIZE
+        .endm
+
+        /* Prefixes without effect, so that the fields stand where they belong. */
+        .macro  fill prefix, count
+        .rept   \count
+        .byte   \prefix
+        .endr
+        .endm
+
+        .set    DS_PREFIX, 0x3e
+        .set    SS_PREFIX, 0x36
+
+        .balign GUEST_TOUCH_SIZE
+        .globl  guest_touch_templates
+guest_touch_templates:
+
+        template GUEST_TOUCH_READ_1
+        fill    DS_PREFIX, 2
+        addr32 movb ANYWHERE, %al
+        fill    SS_PREFIX, 4
+        movb    %al, %ss:0
+
+        template GUEST_TOUCH_READ_2
+        fill    DS_PREFIX, 2
+        addr32 movw ANYWHERE, %ax
+        fill    SS_PREFIX, 4
+        movw    %ax, %ss:0
+
+        template GUEST_TOUCH_READ_4
+        fill    DS_PREFIX, 1
+        addr32 movl ANYWHERE, %eax
+        fill    SS_PREFIX, 3
+        movl    %eax, %ss:0
+
+        template GUEST_TOUCH_WRITE_1
+        fill    DS_PREFIX, 1
+        addr32 movb $0, ANYWHERE
+        jmp     template_write_2        /* The next record, in a mailbox. */
+
+        template GUEST_TOUCH_WRITE_2
+template_write_2:
+        fill    DS_PREFIX, 1
+        addr32 movw $0, ANYWHERE
+        jmp     template_write_4
+
+        template GUEST_TOUCH_WRITE_4
+template_write_4:
+        addr32 movl $0, ANYWHERE
+        jmp     template_end
+
+        template GUEST_TOUCH_END
+template_end:
+        movw    $touch_end - guest_image, %ax
+        jmp     *%ax                    /* An offset, wherever the record stands. */
+
+        .org    guest_touch_templates + GUEST_TOUCH_TEMPLATES * GUEST_TOUCH_SIZE
