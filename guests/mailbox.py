@@ -135,9 +135,12 @@ def touch_index(rip: int) -> int:
     """Return the index of the touch under way.
 
     ``rip`` is RIP when KVM_RUN returned, whether or not it stepped over the access.  At the
-    end of a batch no touch is under way, and RIP is elsewhere.
+    end of a batch no touch is under way.  Raises ValueError where RIP is in no touch.
     """
-    return (rip - _TOUCHES) // _TOUCH.size
+    index = (rip - _TOUCHES) // _TOUCH.size
+    if not 0 <= index < MAX_TOUCHES:
+        raise ValueError(f"RIP {rip:#x} is in no touch")
+    return index
 
 
 def touch_offset(index: int) -> int:

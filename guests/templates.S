@@ -10,8 +10,8 @@
  *   bytes 4 to 7    the gpa
  *   bytes 8 to 15   a write: the value first; a read: the offset of its result last
  *
- * A record does not end with the access itself: whether RIP stands at the access or behind
- * it when KVM_RUN returns, it is inside the record.
+ * A record does not end with the access itself, a write has a nop behind it: whether RIP
+ * stands at the access or past it when KVM_RUN returns, it is inside the record.
  *
  * The result of a read keeps the width of the access, and the host clears it beforehand:
  * there is nothing to extend.
@@ -23,7 +23,7 @@
         .org    guest_touch_templates + \number * GUEST_TOUCH_SIZE
         .endm
 
-        /* Prefixes without effect, so that the fields stand where they belong. */
+        /* Prefixes without effect: the fields stand where they belong, a record is full. */
         .macro  fill prefix, count
         .rept   \count
         .byte   \prefix
@@ -58,21 +58,21 @@ guest_touch_templates:
         template GUEST_TOUCH_WRITE_1
         fill    DS_PREFIX, 1
         addr32 movb $0, ANYWHERE
-        jmp     template_write_2        /* The next record, in a mailbox. */
+        fill    DS_PREFIX, 6
+        nop
 
         template GUEST_TOUCH_WRITE_2
-template_write_2:
         fill    DS_PREFIX, 1
         addr32 movw $0, ANYWHERE
-        jmp     template_write_4
+        fill    DS_PREFIX, 5
+        nop
 
         template GUEST_TOUCH_WRITE_4
-template_write_4:
         addr32 movl $0, ANYWHERE
-        jmp     template_end
+        fill    DS_PREFIX, 3
+        nop
 
         template GUEST_TOUCH_END
-template_end:
         movw    $touch_end - guest_image, %ax
         jmp     *%ax                    /* An offset, wherever the record stands. */
 
