@@ -32,8 +32,8 @@
  *     be set between two batches.
  *   - When a record cannot be finished (KVM_RUN fails with EFAULT, or reports an internal
  *     error) the host gives it up and goes on: in touch by setting RIP to the next record,
- *     in sweep by setting it to .sweep_skip.  Not while an MMIO exit is pending: KVM_RUN
- *     with immediate_exit set completes it first.
+ *     in sweep by setting it to .sweep_skip; no other register matters.  Not while an MMIO
+ *     exit is pending: KVM_RUN with immediate_exit set completes it first.
  */
 #ifndef GUESTS_CONTRACT_H
 #define GUESTS_CONTRACT_H
@@ -99,8 +99,9 @@ struct guest_touch {
  * guest_labels.sweep_read_*, .sweep_write_* and, for the end record, .sweep_end.  A write (rep stos) stores
  * `value` at each element from `destination` on and ignores `source`; a read (rep movs)
  * copies from `source` to `destination` and ignores `value`.  Both are gpas; a read's
- * destination is meant to lie in the buffer of the guest's slot.  `remaining` is what was
- * left of `count` when the record was finished (0) or given up.
+ * destination is meant to lie in the buffer of the guest's slot.  `remaining` is what is
+ * left of `count`: the guest writes it (0) when the record is finished, and leaves what the
+ * host had put there when the record is given up.
  */
 struct guest_sweep {
     uint32_t destination;

@@ -178,8 +178,8 @@ def encode_sweeps(view: memoryview, slot_gpa: int, sweeps: Sequence[Sweep]) -> N
 def decode_sweeps(view: memoryview, count: int) -> list[int]:
     """Return how many elements each of the first ``count`` sweeps left undone.
 
-    That is 0 for one that is finished; one that was given up stopped in front of the element
-    that failed.  Raises ValueError where count exceeds ``MAX_SWEEPS``.
+    That is 0 for one that is finished, and all of them for one that is not, or was given up.
+    Raises ValueError where count exceeds ``MAX_SWEEPS``.
     """
     _check_count(count, MAX_SWEEPS)
     records = view[_SWEEPS : _SWEEPS + count * _SWEEP.size]

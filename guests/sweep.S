@@ -36,29 +36,35 @@ sweep_entry:
         /* addr32: the counter and the pointers are ECX, ESI and EDI, not CX, SI and DI. */
 sweep_read_1:
         addr32 rep movsb
-        jmp     sweep_skip
+        jmp     sweep_done
 
 sweep_read_2:
         addr32 rep movsw
-        jmp     sweep_skip
+        jmp     sweep_done
 
 sweep_read_4:
         addr32 rep movsl
-        jmp     sweep_skip
+        jmp     sweep_done
 
 sweep_write_1:
         addr32 rep stosb
-        jmp     sweep_skip
+        jmp     sweep_done
 
 sweep_write_2:
         addr32 rep stosw
-        jmp     sweep_skip
+        jmp     sweep_done
 
 sweep_write_4:
         addr32 rep stosl
-        /* Finished or given up, ECX says how far it went. */
-sweep_skip:
+sweep_done:
         movl    %ecx, FIELD(GUEST_SWEEP_REMAINING)
+        sweep_next
+
+        /* The host may have set all registers: only the cursor says which record it was. */
+sweep_skip:
+        cld
+        movzwl  %ss:GUEST_SWEEP_CURSOR, %esp
+        addl    $GUEST_SWEEP_SIZE, %esp
         sweep_next
 
 #undef FIELD
