@@ -1,0 +1,125 @@
+"""From a scenario to a history, on the real kernel. It knows no expectation.
+
+Touches that follow each other on one vCPU are made in one KVM_RUN; every operation has an event
+of its own all the same.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import assert_never
+
+from vmm.memory import HostMapping
+from vmm.memslots.guestcpu import MAX_BATCH
+from vmm.memslots.history import AnyOutcome, Closed, Done, Event, Inspected
+from vmm.memslots.hostmemory import HostMemory
+from vmm.memslots.leftovers import Leftovers
+from vmm.memslots.machine import Machine
+from vmm.memslots.operations import (
+    GUEST_SIZE_BYTES,
+    CloseVm,
+    Execute,
+    GetDirtyLog,
+    HostWrite,
+    Inspect,
+    NewVm,
+    Scenario,
+    SetUserMemoryRegion,
+    Sweep,
+    Touch,
+)
+from vmm.memslots.plan import Step, steps
+from vmm.system import Kvm
+
+Record = Callable[[Event], None]
+
+
+def execute(kvm: Kvm, scenario: Scenario, record: Record, begin: Callable[[], None]) -> None:
+    """Carry a scenario out; ``record`` gets each event as soon as it is complete.
+
+    ``begin`` is called before everything that may not come back: what was recorded until then
+    ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes.
+    """
+    with (
+        HostMapping.anonymous(GUEST_SIZE_BYTES) as guest,
+        HostMemory(scenario.mappings) as memory,
+    ):
+        execution = _Execution(kvm, scenario, memory, guest)
+        try:
+            for batch in batches(steps(scenario)):
+                begin()
+                outcomes = execution.perform(batch)
+                for step, outcome in zip(batch, outcomes, strict=True):
+                    record(Event(step.origin, step.operation, outcome))
+        finally:
+            execution.close()
+
+
+def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
+    """Yield the steps in order, touches of one vCPU together, everything else alone."""
+    batch: list[Step] = []
+    for step in plan:
+        if batch and not _joins(batch, step):
+            yield batch
+            batch = []
+        batch.append(step)
+    if batch:
+        yield batch
+
+
+def _joins(batch: list[Step], step: Step) -> bool:
+    first = batch[0].operation
+    return (
+        isinstance(first, Touch)
+        and isinstance(step.operation, Touch)
+        and step.operation.vcpu == first.vcpu
+        and len(batch) < MAX_BATCH
+    )
+
+
+class _Execution:
+    """The machine under way: ``NewVm`` puts another one in its place."""
+
+    def __init__(
+        self, kvm: Kvm, scenario: Scenario, memory: HostMemory, guest: HostMapping
+    ) -> None:
+        self._kvm = kvm
+        self._scenario = scenario
+        self._memory = memory
+        self._guest = guest
+        self._leftovers = Leftovers()
+        self._machine = self._new_machine()
+
+    def _new_machine(self) -> Machine:
+        return Machine(self._kvm, self._scenario, self._memory, self._guest)
+
+    def close(self) -> None:
+        self._machine.close()
+
+    def perform(self, batch: list[Step]) -> list[AnyOutcome]:
+        """Return the outcome of each step of a batch."""
+        first = batch[0].operation
+        if isinstance(first, Touch):
+            touches = [s.operation for s in batch if isinstance(s.operation, Touch)]
+            return self._machine.touch(first.vcpu, touches)
+        match first:
+            case SetUserMemoryRegion():
+                return [self._machine.set_region(first)]
+            case Sweep():
+                return [self._machine.sweep(first)]
+            case Execute():
+                return [self._machine.execute(first)]
+            case GetDirtyLog():
+                return [self._machine.get_dirty_log(first)]
+            case HostWrite():
+                self._memory.write(first.place, first.value)
+                return [Done()]
+            case Inspect():
+                return [Inspected(tuple(self._memory.changes()))]
+            case NewVm():
+                self._machine.close()
+                self._machine = self._new_machine()
+                return [Done()]
+            case CloseVm():
+                self._machine.close()
+                return [Closed(self._leftovers.found())]
+            case _:
+                assert_never(first)

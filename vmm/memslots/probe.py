@@ -1,0 +1,64 @@
+"""Asks a kernel what it can do: by KVM_CHECK_EXTENSION, and by trying."""
+
+from pathlib import Path
+
+from kvm_abi.raw import KvmError
+from kvm_abi.uapi import Cap
+from vmm.memory import HostAddress, HostMapping
+from vmm.memslots.features import Features
+from vmm.memslots.operations import PAGE_SIZE_BYTES
+from vmm.system import Kvm
+from vmm.vm import Vm
+
+_LEAST_GFN_BITS = 20  # 4 GiB: every x86 processor maps that much
+_MOST_GFN_BITS = 52
+
+
+def probe_features(kvm: Kvm) -> Features:
+    """Return what the kernel behind ``kvm`` and this process can do.
+
+    Makes a VM of its own for what has to be tried.
+    """
+    with HostMapping.anonymous(PAGE_SIZE_BYTES) as page, kvm.create_vm() as vm:
+        has = vm.check_extension
+        return Features(
+            nr_memslots=has(Cap.NR_MEMSLOTS),
+            address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE)),
+            readonly_mem=bool(has(Cap.READONLY_MEM)),
+            sync_mmu=bool(has(Cap.SYNC_MMU)),
+            user_memory2=bool(has(Cap.USER_MEMORY2)),
+            guest_memfd=bool(has(Cap.GUEST_MEMFD)),
+            last_gfn=_last_gfn(vm, page),
+            zero_page=_can_map_zero(),
+            hugetlb_pages=_free_huge_pages(),
+        )
+
+
+def _last_gfn(vm: Vm, page: HostMapping) -> int:
+    """Return the highest gfn that a slot may hold: kernels map a power of two of them."""
+    for bits in range(_MOST_GFN_BITS, _LEAST_GFN_BITS, -1):
+        gfn = (1 << bits) - 1
+        try:
+            vm.set_user_memory_region(
+                0, 0, gfn * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES, HostAddress(page, 0)
+            )
+        except KvmError:
+            continue
+        vm.set_user_memory_region(0, 0, 0, 0, 0)
+        return gfn
+    return (1 << _LEAST_GFN_BITS) - 1
+
+
+def _can_map_zero() -> bool:
+    try:
+        HostMapping.at_zero(PAGE_SIZE_BYTES).close()
+    except OSError:
+        return False
+    return True
+
+
+def _free_huge_pages() -> int:
+    try:
+        return int(Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").read_text())
+    except (OSError, ValueError):
+        return 0
