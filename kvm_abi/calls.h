@@ -1,0 +1,23 @@
+/*
+ * The system calls that the binding makes, as cffi sees them.
+ *
+ * Each answers what the system call answers, or the negated errno: one value
+ * crosses the boundary, and no errno can be overwritten on its way.
+ * Addresses are integers: 0 is an address here like any other.
+ */
+
+/* The argument of the ioctl is a structure ... */
+int abi_ioctl_struct(int fd, unsigned long request, void *arg);
+/* ... or a plain value. */
+int abi_ioctl_value(int fd, unsigned long request, unsigned long arg);
+
+int64_t abi_mmap(uint64_t address, uint64_t size_bytes, int protection, int flags,
+                 int fd, int64_t offset_bytes);
+int abi_munmap(uint64_t address, uint64_t size_bytes);
+int abi_mprotect(uint64_t address, uint64_t size_bytes, int protection);
+int abi_madvise(uint64_t address, uint64_t size_bytes, int advice);
+
+/* Copies between a buffer and any address of the process, 0 included. */
+void abi_load(uint64_t address, void *into, uint64_t size_bytes);
+void abi_store(uint64_t address, const void *from, uint64_t size_bytes);
+int abi_differs(uint64_t address, const void *from, uint64_t size_bytes);

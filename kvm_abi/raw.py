@@ -1,0 +1,222 @@
+"""System calls on KVM's files and on the process's own mappings, typed.
+
+The only importer of the compiled module: `Any` is tolerated here and nowhere else.
+An address is an `int` throughout, and 0 is an address like any other.
+"""
+
+import errno
+import os
+from typing import Any
+
+from kvm_abi._kvm import ffi as _ffi
+from kvm_abi._kvm import lib as _lib
+from kvm_abi.uapi import Advice, Ioctl, MapFlag, Protection
+
+# A pointer that cffi owns or a pointer that it was given; its fields are the structure's.
+CData = Any
+
+_MAX_RENDERED_BYTES = 64
+
+_new = _ffi.new
+_typeof = _ffi.typeof
+_sizeof = _ffi.sizeof
+_buffer = _ffi.buffer
+_ioctl_struct = _lib.abi_ioctl_struct
+_ioctl_value = _lib.abi_ioctl_value
+
+# An Enum's properties are slow, and both of these are asked at every ioctl or refusal.
+_RUN = int(Ioctl.RUN)
+_SIZES_BYTES = {request: request.size_bytes for request in Ioctl}
+
+# The pointer type last seen with each request, whose size was found right.
+_checked: dict[Ioctl, Any] = {}
+
+
+class KvmError(OSError):
+    """An ioctl that the kernel refused: `errno`, `request`, and the arguments in its text.
+
+    The text is made when it is asked for: refusals are ordinary outcomes of a test run.
+    """
+
+    def __init__(self, number: int, request: Ioctl, ctype: Any, argument: bytes | int) -> None:
+        super().__init__(number, "")
+        self.request = request
+        self._ctype = ctype
+        self._argument = argument
+
+    @property
+    def arguments(self) -> str:
+        """The arguments as `field=value, ...`, or one number."""
+        if isinstance(self._argument, int):
+            return hex(self._argument) if self._argument else ""
+        copy = _new(f"{self._ctype.item.cname} *")
+        _buffer(copy)[:] = self._argument
+        return _fields(copy[0], self._ctype.item)
+
+    def __str__(self) -> str:
+        number = self.errno or 0
+        name = errno.errorcode.get(number, str(number))
+        return f"KVM_{self.request.name}({self.arguments}): {name} {os.strerror(number)}"
+
+
+def new(declaration: str, *init: Any) -> CData:
+    """Allocate a structure, zeroed or from a tuple, list or dictionary, and return its pointer.
+
+    `declaration` is C, of the pointer or of an array: `"struct kvm_regs *"`, `"uint8_t[64]"`.
+    """
+    return _new(declaration, *init)
+
+
+def size_of(declaration: str) -> int:
+    """Return the size of a type in bytes, without its flexible array."""
+    return int(_sizeof(declaration))
+
+
+def type_of(declaration: str) -> Any:
+    """Return cffi's description of a type, for those who compare layouts."""
+    return _typeof(declaration)
+
+
+def cast(declaration: str, address: int) -> CData:
+    """Return a pointer to `address`. Its target is the caller's to keep alive."""
+    return _ffi.cast(declaration, address)
+
+
+def address_of(pointer: CData) -> int:
+    """Return the address that a pointer or an array holds."""
+    return int(_ffi.cast("uintptr_t", pointer))
+
+
+def memory_of(pointer: CData, size_bytes: int) -> memoryview:
+    """Return a writable view of the memory at a pointer. It keeps the pointer alive."""
+    return memoryview(_buffer(pointer, size_bytes))
+
+
+def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
+    """Issue `request` and return its result, 0 or positive.
+
+    `arg` is a pointer to the structure that the request takes, or a value. A value goes to
+    the kernel as it is, for a request that takes a structure too: then it is an address that
+    the caller answers for.
+
+    Raises `KvmError` with the kernel's errno, and `TypeError` when the size of the structure
+    is not the one that the request's number states. Interrupted calls are issued again
+    (after Python's signal handlers have run), but for KVM_RUN, whose EINTR is an answer.
+    """
+    if isinstance(arg, int):
+        result = _ioctl_value(fd, request, arg)
+    else:
+        if _checked.get(request) is not _typeof(arg):
+            _check_size(request, arg)
+        result = _ioctl_struct(fd, request, arg)
+    if result >= 0:
+        return int(result)
+    if result == -errno.EINTR and request != _RUN:
+        return ioctl(fd, request, arg)
+    raise _error(-result, request, arg)
+
+
+def _error(number: int, request: Ioctl, arg: CData | int) -> KvmError:
+    if isinstance(arg, int):
+        return KvmError(number, request, None, arg)
+    return KvmError(number, request, _typeof(arg), bytes(_buffer(arg, _SIZES_BYTES[request])))
+
+
+def _check_size(request: Ioctl, arg: CData) -> None:
+    ctype = _typeof(arg)
+    if ctype.kind != "pointer":
+        raise TypeError(f"KVM_{request.name} takes a pointer, not {ctype.cname}")
+    size_bytes = _sizeof(ctype.item)
+    if size_bytes != request.size_bytes:
+        raise TypeError(
+            f"KVM_{request.name} takes {request.size_bytes} bytes, "
+            f"{ctype.item.cname} has {size_bytes}"
+        )
+    _checked[request] = ctype
+
+
+def _fields(value: CData, ctype: Any) -> str:
+    """Render a structure; arms of a union that hold nothing but room are left out."""
+    if ctype.kind == "primitive":
+        return hex(value)
+    return ", ".join(
+        f"{name}={_rendered(getattr(value, name), field.type)}"
+        for name, field in _named_fields(ctype)
+        if not name.startswith(("pad", "reserved"))
+    )
+
+
+def _named_fields(ctype: Any) -> list[tuple[str, Any]]:
+    """Return the fields that can be asked for by name: those of unnamed arms included."""
+    fields: list[tuple[str, Any]] = []
+    for name, field in ctype.fields:
+        fields.extend(_named_fields(field.type) if not name else [(name, field)])
+    return fields
+
+
+def _rendered(value: CData, ctype: Any) -> str:
+    match ctype.kind:
+        case "primitive":
+            return hex(value)
+        case "pointer":
+            return hex(address_of(value))
+        case "struct" | "union":
+            return "{" + _fields(value, ctype) + "}"
+        case "array" if ctype.length is None:
+            return "[...]"
+        case _:
+            shown = bytes(_buffer(value))[:_MAX_RENDERED_BYTES].hex()
+            return f"0x{shown}"
+
+
+def map_memory(
+    address: int,
+    size_bytes: int,
+    protection: Protection,
+    flags: MapFlag,
+    fd: int = -1,
+    offset_bytes: int = 0,
+) -> int:
+    """Call mmap(2) and return the address of the mapping. Raises `OSError`."""
+    result = _lib.abi_mmap(address, size_bytes, protection, flags, fd, offset_bytes)
+    return _checked_result("mmap", result)
+
+
+def unmap_memory(address: int, size_bytes: int) -> None:
+    """Call munmap(2). Raises `OSError`."""
+    _checked_result("munmap", _lib.abi_munmap(address, size_bytes))
+
+
+def protect_memory(address: int, size_bytes: int, protection: Protection) -> None:
+    """Call mprotect(2). Raises `OSError`."""
+    _checked_result("mprotect", _lib.abi_mprotect(address, size_bytes, protection))
+
+
+def advise_memory(address: int, size_bytes: int, advice: Advice) -> None:
+    """Call madvise(2). Raises `OSError`."""
+    _checked_result("madvise", _lib.abi_madvise(address, size_bytes, advice))
+
+
+def load(address: int, size_bytes: int) -> bytes:
+    """Copy memory out. The caller answers for the range being mapped and readable."""
+    copy = bytearray(size_bytes)
+    _lib.abi_load(address, _ffi.from_buffer(copy), size_bytes)
+    return bytes(copy)
+
+
+def store(address: int, data: bytes | bytearray | memoryview) -> None:
+    """Copy `data` into memory. The caller answers for the range being mapped and writable."""
+    source = _ffi.from_buffer(data)
+    _lib.abi_store(address, source, len(source))
+
+
+def differs(address: int, data: bytes | bytearray | memoryview) -> bool:
+    """Tell whether memory differs from `data`, without copying it."""
+    source = _ffi.from_buffer(data)
+    return bool(_lib.abi_differs(address, source, len(source)))
+
+
+def _checked_result(call: str, result: int) -> int:
+    if result < 0:
+        raise OSError(-result, f"{call}: {os.strerror(-result)}")
+    return int(result)

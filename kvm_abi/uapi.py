@@ -1,0 +1,302 @@
+"""The constants of KVM's ABI as enums: no compiled code is needed to read them.
+
+Names are the kernel's without their prefix. Source: Documentation/virt/kvm/api.rst.
+"""
+
+from enum import IntEnum, IntFlag
+
+API_VERSION = 12
+PAGE_SIZE_BYTES = 4096
+DIRTY_LOG_PAGE_OFFSET = 64  # pages into the mmap of a vCPU where its dirty ring starts
+
+_KVMIO = 0xAE
+_WRITE = 1  # the kernel reads the argument
+_READ = 2  # the kernel writes the argument
+
+
+def _io(number: int) -> int:
+    return _KVMIO << 8 | number
+
+
+def _ioc(direction: int, number: int, size_bytes: int) -> int:
+    return direction << 30 | size_bytes << 16 | _io(number)
+
+
+class Ioctl(IntEnum):
+    """The request numbers. The third argument of `_ioc` is the size of the structure."""
+
+    # Hashing an Enum runs Python code; here every ioctl looks its request up.
+    __hash__ = int.__hash__
+
+    GET_API_VERSION = _io(0x00)
+    CREATE_VM = _io(0x01)
+    CHECK_EXTENSION = _io(0x03)
+    GET_VCPU_MMAP_SIZE = _io(0x04)
+    GET_SUPPORTED_CPUID = _ioc(_READ | _WRITE, 0x05, 8)
+
+    CREATE_VCPU = _io(0x41)
+    GET_DIRTY_LOG = _ioc(_WRITE, 0x42, 16)
+    SET_USER_MEMORY_REGION = _ioc(_WRITE, 0x46, 32)
+    SET_TSS_ADDR = _io(0x47)
+    SET_IDENTITY_MAP_ADDR = _ioc(_WRITE, 0x48, 8)
+    SET_USER_MEMORY_REGION2 = _ioc(_WRITE, 0x49, 160)
+    CREATE_IRQCHIP = _io(0x60)
+    ENABLE_CAP = _ioc(_WRITE, 0xA3, 104)
+    CLEAR_DIRTY_LOG = _ioc(_READ | _WRITE, 0xC0, 24)
+    RESET_DIRTY_RINGS = _io(0xC7)
+    GET_STATS_FD = _io(0xCE)
+    SET_MEMORY_ATTRIBUTES = _ioc(_WRITE, 0xD2, 32)
+    CREATE_GUEST_MEMFD = _ioc(_READ | _WRITE, 0xD4, 64)
+
+    RUN = _io(0x80)
+    GET_REGS = _ioc(_READ, 0x81, 144)
+    SET_REGS = _ioc(_WRITE, 0x82, 144)
+    GET_SREGS = _ioc(_READ, 0x83, 312)
+    SET_SREGS = _ioc(_WRITE, 0x84, 312)
+    GET_MSRS = _ioc(_READ | _WRITE, 0x88, 8)
+    SET_MSRS = _ioc(_WRITE, 0x89, 8)
+    SET_CPUID2 = _ioc(_WRITE, 0x90, 8)
+    GET_MP_STATE = _ioc(_READ, 0x98, 4)
+    SET_MP_STATE = _ioc(_WRITE, 0x99, 4)
+    GET_VCPU_EVENTS = _ioc(_READ, 0x9F, 64)
+    SET_VCPU_EVENTS = _ioc(_WRITE, 0xA0, 64)
+    SMI = _io(0xB7)
+    PRE_FAULT_MEMORY = _ioc(_READ | _WRITE, 0xD5, 64)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the structure that the request takes (`_IOC_SIZE`); 0 for a value."""
+        return self >> 16 & 0x3FFF
+
+
+class MemFlag(IntFlag):
+    """Flags of a memory region (`KVM_MEM_*`)."""
+
+    LOG_DIRTY_PAGES = 1 << 0
+    READONLY = 1 << 1
+    GUEST_MEMFD = 1 << 2
+
+
+class Cap(IntEnum):
+    """Capabilities that bear on memslots (`KVM_CAP_*`), for KVM_CHECK_EXTENSION."""
+
+    USER_MEMORY = 3
+    SET_TSS_ADDR = 4
+    EXT_CPUID = 7
+    NR_VCPUS = 9
+    NR_MEMSLOTS = 10
+    MP_STATE = 14
+    SYNC_MMU = 16
+    DESTROY_MEMORY_REGION_WORKS = 21
+    JOIN_MEMORY_REGIONS_WORKS = 30
+    SET_IDENTITY_MAP_ADDR = 37
+    INTERNAL_ERROR_DATA = 40
+    VCPU_EVENTS = 41
+    MAX_VCPUS = 66
+    READONLY_MEM = 81
+    ENABLE_CAP_VM = 98
+    CHECK_EXTENSION_VM = 105
+    DISABLE_QUIRKS = 116
+    X86_SMM = 117
+    MULTI_ADDRESS_SPACE = 118
+    SPLIT_IRQCHIP = 121
+    MAX_VCPU_ID = 128
+    IMMEDIATE_EXIT = 136
+    MANUAL_DIRTY_LOG_PROTECT2 = 168
+    SMALLER_MAXPHYADDR = 185
+    DIRTY_LOG_RING = 192
+    BINARY_STATS_FD = 203
+    EXIT_ON_EMULATION_FAILURE = 204
+    VM_GPA_BITS = 207
+    DISABLE_QUIRKS2 = 213
+    VM_DISABLE_NX_HUGE_PAGES = 220
+    DIRTY_LOG_RING_ACQ_REL = 223
+    USER_MEMORY2 = 231
+    MEMORY_FAULT_INFO = 232
+    MEMORY_ATTRIBUTES = 233
+    GUEST_MEMFD = 234
+    VM_TYPES = 235
+    PRE_FAULT_MEMORY = 236
+    GUEST_MEMFD_FLAGS = 244
+
+
+class VmType(IntEnum):
+    """Types of a VM on x86 (`KVM_X86_*_VM`), the argument of KVM_CREATE_VM."""
+
+    DEFAULT_VM = 0
+    SW_PROTECTED_VM = 1
+
+
+class Quirk(IntFlag):
+    """The quirk that bears on memslots (`KVM_X86_QUIRK_*`), for `Cap.DISABLE_QUIRKS2`."""
+
+    SLOT_ZAP_ALL = 1 << 7
+
+
+class DirtyLogManual(IntFlag):
+    """Arguments of `Cap.MANUAL_DIRTY_LOG_PROTECT2` (`KVM_DIRTY_LOG_*`)."""
+
+    MANUAL_PROTECT_ENABLE = 1 << 0
+    INITIALLY_SET = 1 << 1
+
+
+class DirtyGfnFlag(IntFlag):
+    """State of a dirty ring's entry (`KVM_DIRTY_GFN_F_*`); no flag means empty."""
+
+    DIRTY = 1 << 0
+    RESET = 1 << 1
+
+
+class GuestMemfdFlag(IntFlag):
+    """Flags of KVM_CREATE_GUEST_MEMFD (`GUEST_MEMFD_FLAG_*`)."""
+
+    MMAP = 1 << 0
+    INIT_SHARED = 1 << 1
+
+
+class MemoryAttribute(IntFlag):
+    """Attributes for KVM_SET_MEMORY_ATTRIBUTES (`KVM_MEMORY_ATTRIBUTE_*`)."""
+
+    PRIVATE = 1 << 3
+
+
+class MemoryExitFlag(IntFlag):
+    """Flags of KVM_EXIT_MEMORY_FAULT (`KVM_MEMORY_EXIT_FLAG_*`)."""
+
+    PRIVATE = 1 << 3
+
+
+class MpState(IntEnum):
+    """What a vCPU is doing (`KVM_MP_STATE_*`)."""
+
+    RUNNABLE = 0
+    UNINITIALIZED = 1
+    INIT_RECEIVED = 2
+    HALTED = 3
+    SIPI_RECEIVED = 4
+
+
+class ExitReason(IntEnum):
+    """Why KVM_RUN returned (`KVM_EXIT_*`), as far as x86 uses them."""
+
+    __hash__ = int.__hash__
+
+    UNKNOWN = 0
+    EXCEPTION = 1
+    IO = 2
+    HYPERCALL = 3
+    DEBUG = 4
+    HLT = 5
+    MMIO = 6
+    IRQ_WINDOW_OPEN = 7
+    SHUTDOWN = 8
+    FAIL_ENTRY = 9
+    INTR = 10
+    SET_TPR = 11
+    TPR_ACCESS = 12
+    NMI = 16
+    INTERNAL_ERROR = 17
+    WATCHDOG = 21
+    SYSTEM_EVENT = 24
+    IOAPIC_EOI = 26
+    HYPERV = 27
+    X86_RDMSR = 29
+    X86_WRMSR = 30
+    DIRTY_RING_FULL = 31
+    AP_RESET_HOLD = 32
+    X86_BUS_LOCK = 33
+    XEN = 34
+    NOTIFY = 37
+    MEMORY_FAULT = 39
+
+
+class IoDirection(IntEnum):
+    """Which way a port access goes (`KVM_EXIT_IO_*`)."""
+
+    IN = 0
+    OUT = 1
+
+
+class InternalError(IntEnum):
+    """The `suberror` of KVM_EXIT_INTERNAL_ERROR (`KVM_INTERNAL_ERROR_*`)."""
+
+    EMULATION = 1
+    SIMUL_EX = 2
+    DELIVERY_EV = 3
+    UNEXPECTED_EXIT_REASON = 4
+
+
+class EmulationFlag(IntFlag):
+    """Which fields an emulation failure carries (`KVM_INTERNAL_ERROR_EMULATION_FLAG_*`)."""
+
+    INSTRUCTION_BYTES = 1 << 0
+
+
+class SystemEvent(IntEnum):
+    """The `type` of KVM_EXIT_SYSTEM_EVENT (`KVM_SYSTEM_EVENT_*`)."""
+
+    SHUTDOWN = 1
+    RESET = 2
+    CRASH = 3
+    WAKEUP = 4
+    SUSPEND = 5
+    SEV_TERM = 6
+
+
+class StatsType(IntEnum):
+    """Bits 0-3 of a statistic's flags (`KVM_STATS_TYPE_*`)."""
+
+    CUMULATIVE = 0
+    INSTANT = 1
+    PEAK = 2
+    LINEAR_HIST = 3
+    LOG_HIST = 4
+
+
+class StatsUnit(IntEnum):
+    """Bits 4-7 of a statistic's flags (`KVM_STATS_UNIT_*`, shifted down)."""
+
+    NONE = 0
+    BYTES = 1
+    SECONDS = 2
+    CYCLES = 3
+    BOOLEAN = 4
+
+
+class StatsBase(IntEnum):
+    """Bits 8-11 of a statistic's flags (`KVM_STATS_BASE_*`, shifted down)."""
+
+    POW10 = 0
+    POW2 = 1
+
+
+class Protection(IntFlag):
+    """What a mapping allows (`PROT_*` of mmap(2))."""
+
+    NONE = 0
+    READ = 1 << 0
+    WRITE = 1 << 1
+    EXEC = 1 << 2
+
+
+class MapFlag(IntFlag):
+    """How memory is mapped (`MAP_*` of mmap(2), the values of x86)."""
+
+    SHARED = 0x1
+    PRIVATE = 0x2
+    FIXED = 0x10
+    ANONYMOUS = 0x20
+    NORESERVE = 0x4000
+    POPULATE = 0x8000
+    HUGETLB = 0x40000
+    FIXED_NOREPLACE = 0x100000
+
+
+class Advice(IntEnum):
+    """What is said of a mapping (`MADV_*` of madvise(2))."""
+
+    DONTNEED = 4
+    REMOVE = 9
+    HUGEPAGE = 14
+    NOHUGEPAGE = 15
+    POPULATE_WRITE = 23
