@@ -44,42 +44,44 @@ class GuestCpu:
 
     def touch(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
         """Let the guest make up to ``MAX_BATCH`` touches in order, and return each outcome."""
-        view = self._view
         mailbox.encode_touches(
-            view,
+            self._view,
             [mailbox.Touch(t.gpa, _TOUCH_CODES[t.access, t.width], t.value) for t in touches],
         )
         exits, stops = self._run(
-            image.TOUCH_ENTRY, image.TOUCH_SKIP, lambda: mailbox.touch_index(view)
+            mailbox.touch_offset(0),
+            lambda: mailbox.touch_index(self._vcpu.rip),
+            lambda index: mailbox.touch_offset(index + 1),
         )
-        outcomes: list[AnyOutcome] = []
-        for index, (value, _status) in enumerate(mailbox.decode_touches(view, len(touches))):
-            if index in stops:
-                outcomes.append(stops[index])
-                continue
-            read = value if touches[index].access == "read" else 0
-            outcomes.append(Touched(read, _joined(exits[index]) if index in exits else ()))
-        return outcomes
+        values = mailbox.decode_touches(self._view, len(touches))
+        if not exits and not stops:
+            return [Touched(value) for value in values]
+        return [
+            stops.get(index) or Touched(value, _joined(exits.get(index, [])))
+            for index, value in enumerate(values)
+        ]
 
     def sweep(self, op: Sweep) -> AnyOutcome:
         """Let the guest execute one string instruction, and return what came of it."""
-        view = self._view
         code = _SWEEP_CODES[op.access, op.width]
-        mailbox.encode_sweeps(view, self._gpa, [mailbox.Sweep(op.gpa, code, op.count, op.value)])
+        sweep = mailbox.Sweep(op.gpa, code, op.count, op.value)
+        mailbox.encode_sweeps(self._view, self._gpa, [sweep])
         exits, stops = self._run(
-            image.SWEEP_ENTRY, image.SWEEP_SKIP, lambda: mailbox.sweep_index(view)
+            image.SWEEP_ENTRY,
+            lambda: mailbox.sweep_index(self._view),
+            lambda _: image.SWEEP_SKIP,
         )
         if 0 in stops:
             return stops[0]
         runs: tuple[tuple[int, int], ...] = ()
         if op.access == "read":
-            data = bytes(mailbox.sweep_buffer(view)[: op.count * op.width])
+            data = bytes(mailbox.sweep_buffer(self._view)[: op.count * op.width])
             runs = run_lengths(data, op.width)
         return Swept(runs, _joined(exits.get(0, [])))
 
     def execute(self, op: Execute) -> AnyOutcome:
         """Let the vCPU run the code that the page at ``op.gpa`` carries."""
-        self._enter(op.gpa, STUB_OFFSET)
+        self._vcpu.enter_big_real_mode(op.gpa, STUB_OFFSET)
         self._ready_at = -1
         try:
             leaving = self._vcpu.run()
@@ -92,36 +94,39 @@ class GuestCpu:
                 return _stopped(leaving)
 
     def _run(
-        self, entry: int, skip: int, index: Callable[[], int]
+        self, entry: int, index: Callable[[], int], behind: Callable[[int], int]
     ) -> tuple[dict[int, list[history.Mmio]], dict[int, Stopped]]:
-        """Run one guest to its end; return exits and stops by the index of their record."""
+        """Run one guest to its end; return exits and stops by the index of their record.
+
+        ``index`` says which record is under way, ``behind`` where to go on after giving it up.
+        """
         vcpu = self._vcpu
         exits: dict[int, list[history.Mmio]] = {}
         stops: dict[int, Stopped] = {}
         if self._ready_at != entry:
-            self._enter(self._gpa, entry)
+            vcpu.enter_big_real_mode(self._gpa, entry)
         while True:
+            stop: Stopped | None = None
             try:
                 leaving = vcpu.run()
             except KvmError as error:
-                stops[index()] = Stopped(_errno_name(error))
-                self._enter(self._gpa, skip)
-                continue
-            match leaving:
-                case Mmio(gpa, data, is_write):
-                    if not is_write:
-                        data = bytes([MMIO_FILL]) * len(data)
-                        vcpu.complete_mmio_read(data)
-                    exits.setdefault(index(), []).append(history.Mmio(gpa, is_write, data))
-                case Io(port=image.END_PORT):
-                    self._ready_at = entry
-                    return exits, stops
-                case _:
-                    stops[index()] = _stopped(leaving)
-                    self._enter(self._gpa, skip)
-
-    def _enter(self, base: int, rip: int) -> None:
-        self._vcpu.enter_big_real_mode(base, rip)
+                stop = Stopped(_errno_name(error))
+            else:
+                match leaving:
+                    case Mmio(gpa, data, is_write):
+                        if not is_write:
+                            data = bytes([MMIO_FILL]) * len(data)
+                            vcpu.complete_mmio_read(data)
+                        exits.setdefault(index(), []).append(history.Mmio(gpa, is_write, data))
+                    case Io(port=image.END_PORT):
+                        self._ready_at = entry
+                        return exits, stops
+                    case _:
+                        stop = _stopped(leaving)
+            if stop is not None:
+                given_up = index()
+                stops[given_up] = stop
+                vcpu.enter_big_real_mode(self._gpa, behind(given_up))
 
 
 def _joined(exits: list[history.Mmio]) -> tuple[history.Mmio, ...]:

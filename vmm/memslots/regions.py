@@ -1,4 +1,4 @@
-"""What KVM_SET_USER_MEMORY_REGION does: the checks in the kernel's order, and the kind of change."""
+"""What KVM_SET_USER_MEMORY_REGION does: its checks in order, and the kind of change."""
 
 import errno
 from collections.abc import Callable

@@ -171,7 +171,7 @@ class _Checker:
             return (
                 f"{field}.mapping: no mapping is named {place.mapping!r}; declare it in $.mappings"
             )
-        if not 0 <= place.offset or place.offset + size > mapping.pages * PAGE_SIZE_BYTES:
+        if not place.offset >= 0 or place.offset + size > mapping.pages * PAGE_SIZE_BYTES:
             return f"{field}.offset: not within the {mapping.pages} pages of {place.mapping!r}"
         return ""
 
