@@ -161,7 +161,8 @@ def test_a_full_mailbox_of_sweeps_stays_in_its_place() -> None:
     sweeps = [Sweep(0, SweepCode.WRITE_1, 1)] * mailbox.MAX_SWEEPS
     mailbox.encode_sweeps(view, 0, sweeps)
     first, last = changed(view)
-    assert first == lib.GUEST_SWEEPS and last < lib.GUEST_SWEEP_BUFFER
+    assert first == lib.GUEST_SWEEPS
+    assert last < lib.GUEST_SWEEP_BUFFER
     with pytest.raises(ValueError, match="mailbox holds"):
         mailbox.encode_sweeps(view, 0, [*sweeps, sweeps[0]])
     with pytest.raises(ValueError, match="mailbox holds"):
