@@ -1,0 +1,339 @@
+/*
+ * Plays short scripts of memslot operations on /dev/kvm, and prints what came of each.
+ *
+ * It knows neither a right nor a wrong answer: a script played with a fault and without one
+ * shows the fault by its two outputs. One line of input is a fault's name ("-" for none), a tab
+ * and a script; one line of output is what happened. Each script has a VM of its own.
+ *
+ *   set ID GPA SIZE HVA [log|ro|ro+log|unknown]   KVM_SET_USER_MEMORY_REGION, in pages
+ *   child ID GPA SIZE HVA    the same from a forked child
+ *   delete ID                the same with everything else 0
+ *   pointer                  the same with a bad pointer
+ *   fill N, empty N          N one-page slots, ids 0 to N - 1, at gpa 0x1000, 0x1002, ...
+ *   read GPA, write GPA      a guest's access of four bytes
+ *   log ID                   KVM_GET_DIRTY_LOG
+ *   clear ID FIRST COUNT     KVM_CLEAR_DIRTY_LOG, every bit of the bitmap set
+ *
+ * Numbers are hexadecimal but for ids and N. "1+800" is a page and 0x800 bytes. ID may be
+ * "last", "beyond" or "1/1" (address space 1); GPA "last", "beyond" or "top"; HVA, else a page
+ * of the pool, "null", "hole" or "kernel".
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PAGE 4096ull
+#define POOL_PAGES 128
+#define GUEST_GPA 0xffff0000u
+#define GUEST_SIZE 65536u
+#define GUEST_ID 32762
+#define MMIO_ANSWER 0x5a5a0000u
+#define LOG_WORDS 64
+
+/* Real mode with 32-bit addresses and operands: eax = [ebx]; hlt, and [ebx] = eax; hlt. */
+static const uint8_t code[] = {0x67, 0x66, 0x8b, 0x03, 0xf4, 0, 0, 0, 0x67, 0x66, 0x89, 0x03, 0xf4};
+enum { READ_ENTRY = 0, WRITE_ENTRY = 8 };
+
+static int kvm, vm, vcpu, run_size;
+static struct kvm_run *run;
+static uint8_t *pool, *shadow, *hole, *guest;
+
+static void need(int good, const char *what)
+{
+    if (good)
+        return;
+    perror(what);
+    exit(3);
+}
+
+static void *map(size_t size, int protection)
+{
+    void *mapped = mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    need(mapped != MAP_FAILED, "mmap");
+    return mapped;
+}
+
+static const char *error_name(int error)
+{
+    const char *name = strerrorname_np(error);
+
+    return name ? name : "?";
+}
+
+static uint64_t pages(const char *text)
+{
+    char *end;
+    uint64_t bytes = strtoull(text, &end, 16) * PAGE;
+
+    return *end == '+' ? bytes + strtoull(end + 1, NULL, 16) : bytes;
+}
+
+static uint32_t id_of(const char *text)
+{
+    uint32_t count = (uint32_t)ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
+    const char *slash = strchr(text, '/');
+
+    if (!strcmp(text, "last"))
+        return count - 1;
+    if (!strcmp(text, "beyond"))
+        return count;
+    return slash ? (uint32_t)(atoi(text) << 16 | atoi(slash + 1)) : (uint32_t)atoi(text);
+}
+
+static int set_region(uint32_t id, uint64_t gpa, uint64_t size, uint64_t hva, uint32_t flags)
+{
+    struct kvm_userspace_memory_region region = {
+        .slot = id, .flags = flags, .guest_phys_addr = gpa, .memory_size = size,
+        .userspace_addr = hva,
+    };
+
+    return ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) ? errno : 0;
+}
+
+/* The last page below the last gfn, which is found by asking: a slot too high is EINVAL. */
+static uint64_t last_page(void)
+{
+    for (int bits = 52; bits > 32; bits--) {
+        uint64_t gpa = (1ull << bits) - PAGE;
+        const char *fault = getenv("WRONG_KERNEL");
+        char kept[128];
+        int other, error;
+        snprintf(kept, sizeof(kept), "%s", fault ? fault : "");
+        unsetenv("WRONG_KERNEL");
+        other = vm;
+        vm = ioctl(kvm, KVM_CREATE_VM, 0);
+        error = set_region(1, gpa, PAGE, (uint64_t)pool, 0);
+        close(vm);
+        vm = other;
+        setenv("WRONG_KERNEL", kept, 1);
+        if (!error)
+            return gpa;
+    }
+    return 0;
+}
+
+static uint64_t gpa_of(const char *text)
+{
+    if (!strcmp(text, "top"))
+        return -PAGE;
+    if (!strcmp(text, "last"))
+        return last_page();
+    return strcmp(text, "beyond") ? pages(text) : 1ull << 52;
+}
+
+static uint64_t hva_of(const char *text)
+{
+    if (!strcmp(text, "null"))
+        return 0;
+    if (!strcmp(text, "kernel"))
+        return 0xffff800000000000ull;
+    return !strcmp(text, "hole") ? (uint64_t)hole : (uint64_t)pool + pages(text);
+}
+
+static uint32_t flags_of(const char *text)
+{
+    return (strstr(text, "log") ? KVM_MEM_LOG_DIRTY_PAGES : 0)
+        | (strstr(text, "ro") ? KVM_MEM_READONLY : 0) | (strstr(text, "unknown") ? 1u << 7 : 0);
+}
+
+static void show_error(int error)
+{
+    printf(" %s", error ? error_name(error) : "0");
+}
+
+static int set_from_words(char words[][32], int count)
+{
+    return set_region(id_of(words[1]), gpa_of(words[2]), pages(words[3]), hva_of(words[4]),
+                      count > 5 ? flags_of(words[5]) : 0);
+}
+
+static int set_in_child(char words[][32], int count)
+{
+    int status;
+    pid_t child = fork();
+
+    need(child >= 0, "fork");
+    if (child == 0)
+        _exit(set_from_words(words, count));
+    need(waitpid(child, &status, 0) == child, "waitpid");
+    return WEXITSTATUS(status);
+}
+
+/* What the guest wrote is looked for in all the memory that it could have reached. */
+static void show_written_pages(void)
+{
+    for (uint64_t page = 0; page < POOL_PAGES; page++) {
+        uint8_t *now = pool + page * PAGE, *before = shadow + page * PAGE;
+        if (!memcmp(now, before, PAGE))
+            continue;
+        printf(" page %llx", (unsigned long long)page);
+        memcpy(before, now, PAGE);
+    }
+}
+
+static void show_mmio(uint32_t *answer)
+{
+    uint32_t value = 0;
+
+    memcpy(&value, run->mmio.data, run->mmio.len);
+    printf(" mmio %s %llx/%u", run->mmio.is_write ? "write" : "read",
+           (unsigned long long)run->mmio.phys_addr, run->mmio.len);
+    if (run->mmio.is_write)
+        printf(" %x", value);
+    else
+        memcpy(run->mmio.data, answer, sizeof(*answer));
+}
+
+static void access_gpa(uint64_t gpa, int write)
+{
+    uint32_t answer = MMIO_ANSWER;
+    struct kvm_regs registers = {
+        .rip = write ? WRITE_ENTRY : READ_ENTRY, .rflags = 2, .rbx = gpa, .rax = 0x77770001,
+    };
+
+    need(ioctl(vcpu, KVM_SET_REGS, &registers) == 0, "KVM_SET_REGS");
+    for (int exits = 0; exits < 8; exits++) {
+        if (ioctl(vcpu, KVM_RUN, 0)) {
+            show_error(errno);
+            return;
+        }
+        if (run->exit_reason != KVM_EXIT_MMIO)
+            break;
+        show_mmio(&answer);
+    }
+    need(ioctl(vcpu, KVM_GET_REGS, &registers) == 0, "KVM_GET_REGS");
+    printf(" exit %u eax %llx", run->exit_reason, (unsigned long long)registers.rax);
+    show_written_pages();
+}
+
+static void show_log(uint32_t id)
+{
+    uint64_t bits[LOG_WORDS] = {0};
+    struct kvm_dirty_log log = {.slot = id, .dirty_bitmap = bits};
+    int error = ioctl(vm, KVM_GET_DIRTY_LOG, &log) ? errno : 0;
+
+    show_error(error);
+    for (int bit = 0; bit < LOG_WORDS * 64; bit++)
+        if (bits[bit / 64] >> (bit % 64) & 1)
+            printf(" %x", bit);
+}
+
+static void clear_log(uint32_t id, uint64_t first, uint32_t count)
+{
+    uint64_t bits[LOG_WORDS];
+    struct kvm_clear_dirty_log log = {
+        .slot = id, .num_pages = count, .first_page = first, .dirty_bitmap = bits,
+    };
+
+    memset(bits, 0xff, sizeof(bits));
+    show_error(ioctl(vm, KVM_CLEAR_DIRTY_LOG, &log) ? errno : 0);
+}
+
+static void set_many(int count, uint64_t size)
+{
+    for (int id = 0; id < count; id++)
+        show_error(set_region((uint32_t)id, (0x1000 + 2 * (uint64_t)id) * PAGE, size,
+                              (uint64_t)pool, 0));
+}
+
+static void play_operation(const char *text)
+{
+    char words[6][32];
+    int count = sscanf(text, "%31s %31s %31s %31s %31s %31s", words[0], words[1], words[2],
+                       words[3], words[4], words[5]);
+
+    if (count >= 5 && !strcmp(words[0], "set"))
+        show_error(set_from_words(words, count));
+    else if (count >= 5 && !strcmp(words[0], "child"))
+        show_error(set_in_child(words, count));
+    else if (count == 2 && !strcmp(words[0], "delete"))
+        show_error(set_region(id_of(words[1]), 0, 0, 0, 0));
+    else if (count == 1 && !strcmp(words[0], "pointer"))
+        show_error(ioctl(vm, KVM_SET_USER_MEMORY_REGION, hole) ? errno : 0);
+    else if (count == 2 && !strcmp(words[0], "fill"))
+        set_many(atoi(words[1]), PAGE);
+    else if (count == 2 && !strcmp(words[0], "empty"))
+        set_many(atoi(words[1]), 0);
+    else if (count == 2 && (!strcmp(words[0], "read") || !strcmp(words[0], "write")))
+        access_gpa(gpa_of(words[1]), words[0][0] == 'w');
+    else if (count == 2 && !strcmp(words[0], "log"))
+        show_log(id_of(words[1]));
+    else if (count == 4 && !strcmp(words[0], "clear"))
+        clear_log(id_of(words[1]), strtoull(words[2], NULL, 16),
+                  (uint32_t)strtoul(words[3], NULL, 16));
+    else
+        need(0, text);
+}
+
+static void set_up_vcpu(void)
+{
+    struct kvm_sregs special;
+
+    vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+    need(vcpu >= 0, "KVM_CREATE_VCPU");
+    run = mmap(NULL, (size_t)run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+    need(run != MAP_FAILED, "mmap of kvm_run");
+    need(ioctl(vcpu, KVM_GET_SREGS, &special) == 0, "KVM_GET_SREGS");
+    special.cs.base = GUEST_GPA;
+    special.ds.limit = special.ss.limit = 0xffffffff;
+    special.ds.g = special.ss.g = 1;
+    need(ioctl(vcpu, KVM_SET_SREGS, &special) == 0, "KVM_SET_SREGS");
+}
+
+static void play(char *script)
+{
+    char *rest = NULL;
+
+    for (uint64_t page = 0; page < POOL_PAGES; page++) {
+        memset(pool + page * PAGE, 0, PAGE);
+        *(uint32_t *)(pool + page * PAGE) = 0xc0de0000u + (uint32_t)page;
+    }
+    memcpy(shadow, pool, POOL_PAGES * PAGE);
+    vm = ioctl(kvm, KVM_CREATE_VM, 0);
+    need(vm >= 0, "KVM_CREATE_VM");
+    need(set_region(GUEST_ID, GUEST_GPA, GUEST_SIZE, (uint64_t)guest, 0) == 0, "guest's slot");
+    set_up_vcpu();
+    for (char *text = strtok_r(script, ";", &rest); text; text = strtok_r(NULL, ";", &rest)) {
+        play_operation(text);
+        printf(" |");
+    }
+    putchar('\n');
+    fflush(stdout);
+    munmap(run, (size_t)run_size);
+    close(vcpu);
+    close(vm);
+}
+
+int main(void)
+{
+    char line[1024];
+
+    kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    need(kvm >= 0, "/dev/kvm");
+    run_size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+    pool = map(POOL_PAGES * PAGE, PROT_READ | PROT_WRITE);
+    shadow = map(POOL_PAGES * PAGE, PROT_READ | PROT_WRITE);
+    guest = map(GUEST_SIZE, PROT_READ | PROT_WRITE);
+    hole = map(POOL_PAGES * PAGE, PROT_NONE);
+    memcpy(guest, code, sizeof(code));
+    alarm(60);
+    while (fgets(line, sizeof(line), stdin)) {
+        char *tab = strchr(line, '\t');
+        need(tab != NULL, "a tab in each line");
+        *tab = 0;
+        line[strcspn(line, "\n")] = 0;
+        tab[1 + strcspn(tab + 1, "\n")] = 0;
+        setenv("WRONG_KERNEL", strcmp(line, "-") ? line : "", 1);
+        play(tab + 1);
+    }
+    return 0;
+}

@@ -1,0 +1,174 @@
+/* The libc functions that the program calls in the kernel's place. */
+#include "wrong_kernel.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define MAX_DESCRIPTORS 65536
+
+static _Atomic(struct vm *) vms[MAX_DESCRIPTORS];
+static _Atomic(struct vcpu *) vcpus[MAX_DESCRIPTORS];
+static pthread_mutex_t tables_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static bool in_tables(int fd)
+{
+    return fd >= 0 && fd < MAX_DESCRIPTORS;
+}
+
+static void put_vm(struct vm *vm)
+{
+    if (!vm || --vm->references)
+        return;
+    while (vm->ghosts) {
+        struct ghost *ghost = vm->ghosts;
+        vm->ghosts = ghost->next;
+        free(ghost);
+    }
+    pthread_mutex_destroy(&vm->lock);
+    free(vm);
+}
+
+/* The descriptor is closed, or was closed behind our back and is somebody else's now. */
+static void forget(int fd)
+{
+    if (!in_tables(fd) || (!vms[fd] && !vcpus[fd]))
+        return;
+    pthread_mutex_lock(&tables_lock);
+    put_vm(vms[fd]);
+    vms[fd] = NULL;
+    if (vcpus[fd])
+        put_vm(vcpus[fd]->vm);
+    free(vcpus[fd]);
+    vcpus[fd] = NULL;
+    pthread_mutex_unlock(&tables_lock);
+}
+
+/* What the VM has of something, from 1 to what the mirror has room for. */
+static uint32_t capability(int fd, long which, uint32_t room)
+{
+    int found = kernel_ioctl(fd, KVM_CHECK_EXTENSION, (void *)which);
+
+    if (found < 1)
+        return 1;
+    return (uint32_t)found < room ? (uint32_t)found : room;
+}
+
+static int create_vm(int system_fd, void *argument)
+{
+    int fd = kernel_ioctl(system_fd, KVM_CREATE_VM, argument);
+    struct vm *vm;
+
+    if (!in_tables(fd))
+        return fd;
+    forget(fd);
+    /* Megabytes, of which the kernel gives only what is used. */
+    vm = calloc(1, sizeof(*vm));
+    vm->fd = fd;
+    vm->references = 1;
+    pthread_mutex_init(&vm->lock, NULL);
+    vm->nr_ids = capability(fd, KVM_CAP_NR_MEMSLOTS, SLOTS_PER_SPACE);
+    vm->nr_spaces = capability(fd, KVM_CAP_MULTI_ADDRESS_SPACE, 2);
+    vm->next_hidden_id = vm->nr_ids - 1;
+    select_fault(vm);
+    vms[fd] = vm;
+    return fd;
+}
+
+static int create_vcpu(struct vm *vm, void *argument)
+{
+    int fd = kernel_ioctl(vm->fd, KVM_CREATE_VCPU, argument);
+    struct vcpu *vcpu;
+
+    if (!in_tables(fd))
+        return fd;
+    forget(fd);
+    vcpu = calloc(1, sizeof(*vcpu));
+    vcpu->vm = vm;
+    pthread_mutex_lock(&tables_lock);
+    vm->references++;
+    pthread_mutex_unlock(&tables_lock);
+    vcpus[fd] = vcpu;
+    return fd;
+}
+
+static int run_vcpu(int fd, struct vcpu *vcpu, void *argument)
+{
+    struct vm *vm = vcpu->vm;
+    const struct fault *fault = vm->fault;
+    bool again = false;
+    int error = 0;
+
+    if (fault->enter && vcpu->run) {
+        pthread_mutex_lock(&vm->lock);
+        error = fault->enter(vcpu);
+        pthread_mutex_unlock(&vm->lock);
+    }
+    if (error)
+        return error;
+    do {
+        error = kernel_ioctl(fd, KVM_RUN, argument) ? errno : 0;
+        if (error || !fault->leave || !vcpu->run)
+            break;
+        pthread_mutex_lock(&vm->lock);
+        again = fault->leave(vcpu);
+        pthread_mutex_unlock(&vm->lock);
+    } while (again);
+    return error;
+}
+
+static int answer(int error)
+{
+    if (!error)
+        return 0;
+    errno = error;
+    return -1;
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    struct vm *vm = in_tables(fd) ? vms[fd] : NULL;
+    struct vcpu *vcpu = in_tables(fd) ? vcpus[fd] : NULL;
+    void *argument;
+    va_list arguments;
+
+    va_start(arguments, request);
+    argument = va_arg(arguments, void *);
+    va_end(arguments);
+    request = (uint32_t)request;
+    if (request == KVM_RUN && vcpu)
+        return answer(run_vcpu(fd, vcpu, argument));
+    if (request == KVM_CREATE_VM)
+        return create_vm(fd, argument);
+    if (vm && request == KVM_CREATE_VCPU)
+        return create_vcpu(vm, argument);
+    if (vm && (request == SET_REGION || request == SET_REGION2))
+        return answer(set_region(vm, request, argument));
+    if (vm && request == KVM_GET_DIRTY_LOG)
+        return answer(get_dirty_log(vm, argument));
+    if (vm && request == KVM_CLEAR_DIRTY_LOG)
+        return answer(clear_dirty_log(vm, argument));
+    return kernel_ioctl(fd, request, argument);
+}
+
+/* Watched for the place where the caller maps struct kvm_run. */
+void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset)
+{
+    void *mapped = (void *)syscall(SYS_mmap, address, size, protection, flags, fd, offset);
+
+    if (mapped != MAP_FAILED && offset == 0 && in_tables(fd) && vcpus[fd])
+        vcpus[fd]->run = mapped;
+    return mapped;
+}
+
+void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_t offset)
+    __attribute__((alias("mmap")));
+
+int close(int fd)
+{
+    forget(fd);
+    return (int)syscall(SYS_close, fd);
+}

@@ -1,0 +1,83 @@
+/* Which fault is in force: WRONG_KERNEL=name[:after=N][:every=N], read for each new VM. */
+#include "wrong_kernel.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct fault no_fault = {.name = "none"};
+
+static const struct fault *const tables[] = {
+    answer_faults, call_faults, mapping_faults, sequence_faults, dirty_faults, run_faults,
+};
+#define NR_TABLES (sizeof(tables) / sizeof(tables[0]))
+
+static const struct fault *find_fault(const char *name, size_t length)
+{
+    for (size_t i = 0; i < NR_TABLES; i++)
+        for (const struct fault *fault = tables[i]; fault->name; fault++)
+            if (strlen(fault->name) == length && !memcmp(fault->name, name, length))
+                return fault;
+    return NULL;
+}
+
+/* A misspelt fault must not look like a right kernel. */
+static void give_up(const char *text)
+{
+    fprintf(stderr, "wrong_kernel: WRONG_KERNEL=%s: no such fault or parameter\n", text);
+    _exit(2);
+}
+
+static void read_parameters(struct vm *vm, const char *text, const char *from)
+{
+    while (*from == ':') {
+        char *end = NULL;
+        if (!strncmp(from, ":after=", 7))
+            vm->sleeps_for = strtoull(from + 7, &end, 10);
+        else if (!strncmp(from, ":every=", 7))
+            vm->every = strtoull(from + 7, &end, 10);
+        if (!end || end == from + 7 || !vm->every)
+            give_up(text);
+        from = end;
+    }
+    if (*from)
+        give_up(text);
+}
+
+void select_fault(struct vm *vm)
+{
+    const char *text = getenv("WRONG_KERNEL");
+    size_t length = text ? strcspn(text, ":") : 0;
+
+    vm->fault = &no_fault;
+    vm->every = 1;
+    if (!length)
+        return;
+    vm->fault = find_fault(text, length);
+    if (!vm->fault)
+        give_up(text);
+    vm->every = vm->fault->every ? vm->fault->every : 1;
+    read_parameters(vm, text, text + length);
+    vm->awake = !vm->sleeps_for;
+}
+
+/* An occasion for the fault has come: does it take it? */
+bool strike(struct vm *vm)
+{
+    return vm->awake && ++vm->occasions % vm->every == 0;
+}
+
+/* WRONG_KERNEL=list: name, sentence and witness of each fault, separated by tabs. */
+static __attribute__((constructor)) void list_faults(void)
+{
+    const char *text = getenv("WRONG_KERNEL");
+
+    if (!text || strcmp(text, "list"))
+        return;
+    for (size_t i = 0; i < NR_TABLES; i++)
+        for (const struct fault *fault = tables[i]; fault->name; fault++)
+            printf("%s\t%s\t%s\n", fault->name, fault->sentence, fault->witness);
+    fflush(stdout);
+    _exit(0);
+}

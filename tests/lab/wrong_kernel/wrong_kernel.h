@@ -1,0 +1,251 @@
+/*
+ * A deliberately wrong kernel.
+ *
+ * This library stands between a program and the kernel (LD_PRELOAD), forwards the KVM ioctls
+ * and mangles one thing on the way: an errno, a mapping, a dirty bit, an MMIO exit. It proves
+ * that a checker of KVM sees what it claims to see.
+ *
+ * For every VM it keeps a mirror: the slots as the caller must believe them to be after a right
+ * kernel's answers, and what really stands in the kernel under each id. Where the two differ on
+ * purpose the difference is made of real slots: the slot's own id, and hidden slots at ids from
+ * the top of the range downward that the caller does not use.
+ *
+ * A call about a slot of exactly 64 KiB is never touched: that is the size of the slot that holds
+ * the guest's own code, without which nothing could be observed.
+ */
+#ifndef WRONG_KERNEL_H
+#define WRONG_KERNEL_H
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PAGE_BYTES 4096ull
+#define GUEST_SLOT_BYTES 65536ull
+#define SLOTS_PER_SPACE 32768u
+#define MAX_SLOTS (2 * SLOTS_PER_SPACE)
+#define MAX_PIECES 4
+#define NO_OWNER UINT32_MAX
+
+/* The layout of struct kvm_userspace_memory_region, with short names. */
+struct region {
+    uint32_t id; /* as_id in the high 16 bits */
+    uint32_t flags;
+    uint64_t gpa;
+    uint64_t size;
+    uint64_t hva;
+};
+
+/* The layout of struct kvm_userspace_memory_region2, which begins with the first form. */
+struct region2 {
+    struct region region;
+    uint64_t guest_memfd_offset;
+    uint32_t guest_memfd;
+    uint32_t pad1;
+    uint64_t pad2[14];
+};
+
+#define SET_REGION KVM_SET_USER_MEMORY_REGION
+#define SET_REGION2 _IOW(KVMIO, 0x49, struct region2)
+#define FLAG_GUEST_MEMFD (1u << 2)
+
+struct ghost {
+    struct ghost *next; /* of the same VM */
+    uint64_t words;
+    uint64_t bits[];
+};
+
+struct slot {
+    bool live;            /* the caller believes that it exists */
+    bool laid;            /* the kernel's picture of it is wrong on purpose */
+    bool shaped;          /* and is to be made wrong again after each change */
+    bool untouchable;     /* guest_memfd: forwarded, never mangled */
+    struct region known;  /* as the caller knows it, or last knew it */
+    struct region real;   /* what stands in the kernel under this id; size 0: nothing */
+    uint32_t used_index;  /* where vm->used names it */
+    uint32_t hidden_plus1; /* the hidden slot that holds this id, or 0 */
+    uint32_t lives;       /* how many times it was created */
+    uint32_t moves;       /* since it was created */
+    uint32_t flag_changes; /* since it was created */
+    uint64_t former_hva;  /* of its previous life */
+    struct ghost *ghost;  /* a bitmap that some dirty log faults keep */
+};
+
+/* A slot that the caller knows nothing of. */
+struct hidden {
+    struct region region;
+    uint32_t owner; /* the slot it is a part of, or NO_OWNER: an alias that stays behind */
+};
+
+struct fault;
+
+struct vm {
+    int fd;
+    int references; /* the VM's descriptor and those of its vCPUs */
+    pthread_mutex_t lock;
+    const struct fault *fault;
+    uint64_t sleeps_for; /* so many changes before the fault wakes */
+    bool awake;
+    uint64_t every;      /* it strikes at each so manyth occasion */
+    uint64_t occasions;
+    uint32_t nr_ids;    /* of each address space */
+    uint32_t nr_spaces; /* at most two */
+    uint32_t nr_used;
+    uint32_t nr_hidden;
+    uint32_t next_hidden_id;
+    struct { uint64_t changes, creates, deletes, moves, refused_creates, refusals; } count;
+    bool stashed; /* the fault in force keeps one region for later */
+    struct region stash;
+    bool armed;   /* and one mark */
+    struct ghost *ghosts;
+    uint32_t used[MAX_SLOTS];
+    struct hidden hidden[MAX_SLOTS];
+    struct slot slots[MAX_SLOTS];
+};
+
+struct vcpu {
+    struct vm *vm;
+    struct kvm_run *run; /* the caller's own mapping, or NULL while it has none */
+};
+
+/* Why a right kernel refuses, in the order in which it looks. */
+enum refusal {
+    NOT_REFUSED,
+    FOREIGN_PROCESS,
+    BAD_POINTER,
+    UNKNOWN_FLAG,
+    BAD_ID,
+    SIZE_UNALIGNED,
+    GPA_UNALIGNED,
+    HVA_UNALIGNED,
+    HVA_OF_KERNEL,
+    BAD_SPACE,
+    WRAPS,
+    TOO_MANY_PAGES,
+    ABSENT_DELETE,
+    HVA_CHANGED,
+    SIZE_CHANGED,
+    READONLY_TOGGLED,
+    CREATE_OVERLAPS,
+    MOVE_OVERLAPS,
+    CREATE_BEYOND_LAST_GFN,
+    MOVE_BEYOND_LAST_GFN,
+};
+
+/* What a right kernel takes a legal call for; bits, so that a fault can name several. */
+enum change { REFUSED = 0, CREATE = 1, DELETE = 2, MOVE = 4, FLAGS_ONLY = 8, NOTHING = 16 };
+
+/* One KVM_SET_USER_MEMORY_REGION under way. */
+struct call {
+    unsigned long request;
+    struct region2 sent;  /* what goes to the kernel; begins as what was asked */
+    struct region asked;
+    struct region old;    /* the slot before the call, where it was live */
+    struct slot *slot;    /* NULL where the id has none */
+    enum refusal refusal;
+    enum change change;   /* REFUSED where refusal says why */
+    bool withheld;        /* not to be sent: error is the answer */
+    int error;            /* 0 or an errno */
+};
+
+/* One KVM_GET_DIRTY_LOG under way. */
+struct log {
+    struct kvm_dirty_log *argument;
+    struct slot *slot; /* NULL where the id has none */
+    uint64_t *bits;
+    uint64_t pages, words;
+    int error;
+};
+
+/*
+ * One way to be wrong. Every hook is optional, and runs with the VM locked.
+ *
+ * witness: the shortest operations that show it, in the language of witness.c.
+ */
+struct fault {
+    const char *name;
+    const char *sentence;
+    const char *witness;
+    uint64_t every; /* default of the parameter of that name; 0 is 1 */
+
+    /* A refusal, or a legal call, that is answered with this instead. */
+    enum refusal refusal;
+    bool (*legal)(struct vm *, struct call *);
+    int answer;
+
+    /* Region calls: before() may change call->sent or withhold it, after() sees the answer. */
+    void (*before)(struct vm *, struct call *);
+    void (*after)(struct vm *, struct call *);
+
+    /* What slots look like in the kernel from one of these changes on: shape() fills up to
+     * MAX_PIECES regions and answers how many, or -1 to leave the slot alone. */
+    unsigned shapes_on;
+    bool (*shape_when)(struct vm *, struct call *);
+    int (*shape)(const struct region *, struct region *pieces);
+
+    /* Dirty log: after the kernel's answer. */
+    void (*log)(struct vm *, struct log *);
+    void (*clear_log)(struct vm *, struct kvm_clear_dirty_log *, struct slot *);
+
+    /* KVM_RUN: enter() may answer in the kernel's place (an errno), leave() changes the exit
+     * and answers whether the vCPU is to be entered again, out of the caller's sight. */
+    int (*enter)(struct vcpu *);
+    bool (*leave)(struct vcpu *);
+};
+
+/* select.c: which fault is in force. */
+void select_fault(struct vm *vm);
+bool strike(struct vm *vm);
+extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
+    dirty_faults[], run_faults[];
+
+/* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
+ * errno. */
+int kernel_ioctl(int fd, unsigned long request, void *argument);
+int kernel_set(struct vm *vm, struct region region);
+bool add_alias(struct vm *vm, struct region region, uint32_t owner);
+bool drop_aliases_over(struct vm *vm, uint64_t gpa, uint64_t size);
+void free_id(struct vm *vm, uint32_t id);
+void lay(struct vm *vm, struct slot *slot, const struct region *pieces, int count);
+void restore(struct vm *vm, struct slot *slot);
+void lose(struct vm *vm, struct slot *slot);
+uint64_t blank_page(void);
+
+/* mirror.c: what the caller believes. */
+struct slot *slot_of(struct vm *vm, uint32_t id);
+bool open_call(struct vm *vm, struct call *call, unsigned long request, const void *argument);
+void name_refusal(struct call *call);
+void remember(struct vm *vm, struct call *call);
+struct slot *slot_at(struct vm *vm, uint64_t gpa);
+struct slot *next_above(struct vm *vm, uint64_t gpa);
+struct slot *next_below(struct vm *vm, uint64_t gpa);
+bool may_touch(const struct slot *slot);
+bool readable(uint64_t hva, void *copy, size_t size);
+void overwrite(uint64_t hva, void *data, size_t size);
+
+/* regions.c, dirty.c: the two ioctls whole. */
+int set_region(struct vm *vm, unsigned long request, void *argument);
+uint64_t *ghost_of(struct vm *vm, const struct log *log);
+int get_dirty_log(struct vm *vm, void *argument);
+int clear_dirty_log(struct vm *vm, void *argument);
+
+/* Did the caller see this change succeed? */
+static inline bool did(const struct call *call, unsigned changes)
+{
+    return !call->error && (call->change & changes);
+}
+
+static inline uint64_t end_of(const struct region *region)
+{
+    return region->gpa + region->size;
+}
+
+static inline uint64_t pages_of(const struct region *region)
+{
+    return region->size / PAGE_BYTES;
+}
+
+#endif
