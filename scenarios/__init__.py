@@ -1,0 +1,27 @@
+"""The curated scenarios: what is run on every kernel, one behaviour each, as data.
+
+A module is an area. Nothing here executes anything or states an expectation: what the kernel
+should answer is the model's business.
+"""
+
+from scenarios import create, delete, flags, limits, move, refusals, table, zero_va
+from vmm.memslots.features import Features
+from vmm.memslots.operations import Scenario
+
+
+def catalogue(features: Features) -> tuple[Scenario, ...]:
+    """Return every curated scenario for a kernel with these features, from simple to large.
+
+    Names are unique. A scenario that needs what the kernel lacks is in it all the same: its
+    ``needs`` say so.
+    """
+    return (
+        *create.scenarios(features),
+        *delete.SCENARIOS,
+        *move.scenarios(features),
+        *flags.SCENARIOS,
+        *refusals.SCENARIOS,
+        *limits.scenarios(features),
+        *zero_va.SCENARIOS,
+        *table.scenarios(features),
+    )

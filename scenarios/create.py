@@ -1,0 +1,186 @@
+"""Creation: where a slot may be, what may be behind it, and what its neighbours are."""
+
+from scenarios._build import API, HUGE, A, B, Slot, at, creates
+from vmm.memslots.features import Features
+from vmm.memslots.operations import Guest, Mapping, Scenario
+
+_ROW = tuple(Slot(number, 0xFF + number, at("a", number)) for number in range(1, 5))
+
+_PLACES = (
+    Scenario(
+        name="create-one-page",
+        why="A gpa that was MMIO reaches host memory as soon as a slot covers it.",
+        source=API,
+        tags=("create",),
+        mappings=(A,),
+        operations=creates(Slot(1, 0x100, at("a"))),
+    ),
+    Scenario(
+        name="create-at-gpa-0",
+        why="The lowest gfn is a gfn like any other, and not a sign that an entry is unused.",
+        source=API,
+        tags=("create",),
+        mappings=(A,),
+        operations=creates(Slot(1, 0, at("a"), pages=2)),
+    ),
+    Scenario(
+        name="create-last-page-below-4-gib",
+        why="The highest page that 32 address bits reach is an ordinary place for a slot.",
+        source=API,
+        tags=("create",),
+        mappings=(A,),
+        guest=Guest(gpa=0x10000),
+        operations=creates(Slot(1, 0xFFFFF, at("a"))),
+    ),
+    Scenario(
+        name="create-below-the-guest",
+        why="A slot that ends where the running guest's own slot begins is only adjacent to it.",
+        source=API,
+        tags=("create", "adjacent"),
+        mappings=(A,),
+        operations=creates(Slot(1, 0xFFFEF, at("a"))),
+    ),
+    Scenario(
+        name="create-above-4-gib-next-to-its-low-twin",
+        why="Gpas that differ above bit 32 only are different places.",
+        source=API,
+        tags=("create",),
+        mappings=(A, B),
+        operations=creates(Slot(1, 0x100100, at("a")), Slot(2, 0x100, at("b"))),
+    ),
+    Scenario(
+        name="create-upward",
+        why="Each new slot is the highest: it travels all the way to the front of the array.",
+        source="kvm_memslot_move_forward",
+        tags=("create", "array"),
+        mappings=(A,),
+        operations=creates(*_ROW),
+    ),
+    Scenario(
+        name="create-downward",
+        why="Each new slot is the lowest: it stays at the back of the array.",
+        source="kvm_memslot_insert_back",
+        tags=("create", "array"),
+        mappings=(A,),
+        operations=creates(*reversed(_ROW)),
+    ),
+    Scenario(
+        name="create-into-an-exact-gap",
+        why="A slot fits between two others with no page to spare on either side.",
+        source=API,
+        tags=("create", "adjacent"),
+        mappings=(A, B),
+        operations=creates(
+            Slot(1, 0x100, at("a"), pages=2),
+            Slot(2, 0x104, at("a", 4), pages=2),
+            Slot(3, 0x102, at("b"), pages=2),
+        ),
+    ),
+    Scenario(
+        name="create-adjacent-above",
+        why="The first page behind a slot is free.",
+        source=API,
+        tags=("create", "adjacent"),
+        mappings=(A, B),
+        operations=creates(Slot(1, 0x100, at("a"), pages=2), Slot(2, 0x102, at("b"))),
+    ),
+    Scenario(
+        name="create-adjacent-below",
+        why="The last page before a slot is free.",
+        source=API,
+        tags=("create", "adjacent"),
+        mappings=(A, B),
+        operations=creates(Slot(1, 0x100, at("a"), pages=2), Slot(2, 0xFF, at("b"))),
+    ),
+)
+
+_BACKINGS = (
+    Scenario(
+        name="create-in-the-middle-of-a-mapping",
+        why="userspace_addr says where a slot begins, and memory around it stays out of reach.",
+        source=API,
+        tags=("create", "hva"),
+        mappings=(A,),
+        operations=creates(Slot(1, 0x100, at("a", 3), pages=2)),
+    ),
+    Scenario(
+        name="create-against-the-order-of-hvas",
+        why="The order of gpas and the order of hvas have nothing to do with each other.",
+        source=API,
+        tags=("create", "hva"),
+        mappings=(A,),
+        operations=creates(
+            Slot(1, 0x100, at("a", 4), pages=2), Slot(2, 0x102, at("a", 2), pages=2)
+        ),
+    ),
+    Scenario(
+        name="create-two-slots-on-one-page",
+        why="Two slots may show the same host page, and each sees what is written by the other.",
+        source=API,
+        tags=("create", "hva"),
+        mappings=(A,),
+        operations=creates(Slot(1, 0x100, at("a", 2)), Slot(2, 0x110, at("a", 2))),
+    ),
+    Scenario(
+        name="create-overlapping-hvas",
+        why="Slots may share a part of their host memory, at different offsets.",
+        source=API,
+        tags=("create", "hva"),
+        mappings=(A,),
+        operations=creates(Slot(1, 0x100, at("a"), pages=4), Slot(2, 0x110, at("a", 2), pages=4)),
+    ),
+    Scenario(
+        name="create-on-every-kind-of-4-kib-memory",
+        why="Private, shared and file memory are the same to a slot.",
+        source=API,
+        tags=("create", "hva"),
+        mappings=(A, Mapping("shared", 2, "shared"), Mapping("file", 2, "memfd")),
+        operations=creates(
+            Slot(1, 0x100, at("a"), pages=2),
+            Slot(2, 0x102, at("shared"), pages=2),
+            Slot(3, 0x104, at("file"), pages=2),
+        ),
+    ),
+    Scenario(
+        name="create-on-transparent-huge-pages",
+        why="A slot that begins and ends inside a huge page reaches exactly its own pages.",
+        source="edd4fa37baa6",
+        tags=("create", "huge"),
+        mappings=(HUGE,),
+        operations=creates(Slot(1, 0x3FE, at("huge", 509), pages=5)),
+    ),
+    Scenario(
+        name="create-on-hugetlb",
+        why="Memory of huge pages only is reached page by page like any other.",
+        source="edd4fa37baa6",
+        tags=("create", "huge"),
+        mappings=(Mapping("tlb", 512, "hugetlb"),),
+        needs=("hugetlb_pages",),
+        operations=creates(Slot(1, 0x200, at("tlb"), pages=512)),
+    ),
+)
+
+_SIZES = tuple(
+    Scenario(
+        name=f"create-{pages}-pages",
+        why=f"All {pages} pages of a slot are reached, and not one more.",
+        source=API,
+        tags=("create", "size"),
+        mappings=(Mapping("a", pages),),
+        operations=creates(Slot(1, 0x100, at("a"), pages=pages)),
+    )
+    for pages in (2, 3, 63, 64, 65, 128, 513)
+)
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return all creations; one is at the last gfn that the kernel has."""
+    last = Scenario(
+        name="create-at-the-last-gfn",
+        why="The last gfn that the MMU maps is legal, and no other slot suffers.",
+        source="kvm_mmu_max_gfn",
+        tags=("create", "limit"),
+        mappings=(A, B),
+        operations=creates(Slot(1, 0x100, at("a")), Slot(2, features.last_gfn, at("b"))),
+    )
+    return (*_PLACES, last, *_BACKINGS, *_SIZES)
