@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from vmm.memslots import array as array_module
-from vmm.memslots.array import ArrayWarning, Change, Condition, MemslotArray
+from vmm.memslots.array import ArrayError, Change, Condition, MemslotArray
 
 IDS = 12
 GFNS = 24
@@ -118,7 +118,7 @@ class Walks:
 def outcome(action: Callable[[], int]) -> int | Condition:
     try:
         return action()
-    except ArrayWarning as warning:
+    except ArrayError as warning:
         return warning.condition
 
 
@@ -311,7 +311,7 @@ def test_an_unused_id_warns_and_says_so() -> None:
         lambda: MemslotArray[Slot]().move_backward(Slot(2, 9)),
     ]
     for action in actions:
-        with pytest.raises(ArrayWarning, match="slot 2: the slot id is unused") as caught:
+        with pytest.raises(ArrayError, match="slot 2: the slot id is unused") as caught:
             action()
         assert (caught.value.condition, caught.value.slot_id) == (Condition.UNUSED_ID, 2)
     assert list(array) == [Slot(1, 5)]
@@ -327,7 +327,7 @@ def test_an_unused_id_warns_and_says_so() -> None:
 )
 def test_an_equal_gfn_warns_and_changes_nothing(slot: Slot, change: Change) -> None:
     array = filled(Slot(1, 5), Slot(2, 9))
-    with pytest.raises(ArrayWarning, match="equal base_gfn") as caught:
+    with pytest.raises(ArrayError, match="equal base_gfn") as caught:
         array.update(slot, change)
     assert caught.value.condition is Condition.EQUAL_GFN
     assert list(array) == [Slot(2, 9), Slot(1, 5)]

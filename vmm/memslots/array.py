@@ -54,7 +54,7 @@ class Condition(enum.Enum):
     EQUAL_GFN = "an entry with an equal base_gfn is met"
 
 
-class ArrayWarning(Exception):
+class ArrayError(Exception):
     """The kernel would WARN: `condition` says why, `slot_id` for which slot."""
 
     def __init__(self, condition: Condition, slot_id: int) -> None:
@@ -142,7 +142,7 @@ class MemslotArray(Generic[E]):
         """Change the array as the kernel's update_memslots does; answer the id's index after.
 
         That index is -1 after DELETE, for which only the entry's slot_id matters. Raises
-        ArrayWarning where the kernel would WARN, and ValueError for what must never reach the
+        ArrayError where the kernel would WARN, and ValueError for what must never reach the
         array: an entry without pages, CREATE of an id in use, FLAGS_ONLY with another base_gfn.
         """
         if change is Change.DELETE:
@@ -169,7 +169,7 @@ class MemslotArray(Generic[E]):
     def delete(self, slot_id: int) -> None:
         """Delete a slot: the entries behind it shift one to the front (kvm_memslot_delete).
 
-        Raises ArrayWarning where the id is unused.
+        Raises ArrayError where the id is unused.
         """
         entry = self._used(slot_id)
         self._settle_last_used_index()
@@ -185,26 +185,26 @@ class MemslotArray(Generic[E]):
         """The index to which a used slot travels toward the back, on its way to `entry.base_gfn`.
 
         It passes every entry with a higher gfn than its new one (kvm_memslot_move_backward).
-        Raises ArrayWarning where the id is unused or an equal base_gfn is met.
+        Raises ArrayError where the id is unused or an equal base_gfn is met.
         """
         old = self._used(entry.slot_id)
         if entry.base_gfn >= old.base_gfn:
             return self._index(old.base_gfn)
         if entry.base_gfn in self._by_gfn:
-            raise ArrayWarning(Condition.EQUAL_GFN, entry.slot_id)
+            raise ArrayError(Condition.EQUAL_GFN, entry.slot_id)
         return self._index(entry.base_gfn) - 1  # Its own old entry is one of the higher.
 
     def move_forward(self, entry: E, start: int) -> int:
         """The index to which a slot travels from `start` toward the front.
 
         It passes every entry with a lower gfn than its own (kvm_memslot_move_forward). Raises
-        ArrayWarning where an equal base_gfn is met.
+        ArrayError where an equal base_gfn is met.
         """
         index = self._index(entry.base_gfn)
         if index >= start:
             return start
         if entry.base_gfn in self._by_gfn:
-            raise ArrayWarning(Condition.EQUAL_GFN, entry.slot_id)
+            raise ArrayError(Condition.EQUAL_GFN, entry.slot_id)
         return index
 
     def _index(self, base_gfn: int) -> int:
@@ -214,7 +214,7 @@ class MemslotArray(Generic[E]):
     def _used(self, slot_id: int) -> E:
         entry = self._by_id.get(slot_id)
         if entry is None:
-            raise ArrayWarning(Condition.UNUSED_ID, slot_id)
+            raise ArrayError(Condition.UNUSED_ID, slot_id)
         return entry
 
     def _write(self, entry: E) -> None:
