@@ -53,16 +53,6 @@ static int abi_madvise(uint64_t address, uint64_t size_bytes, int advice)
     return abi_result(madvise(abi_pointer(address), size_bytes, advice));
 }
 
-static void abi_load(uint64_t address, void *into, uint64_t size_bytes)
-{
-    memcpy(into, abi_pointer(address), size_bytes);
-}
-
-static void abi_store(uint64_t address, const void *from, uint64_t size_bytes)
-{
-    memcpy(abi_pointer(address), from, size_bytes);
-}
-
 static int abi_differs(uint64_t address, const void *from, uint64_t size_bytes)
 {
     return memcmp(abi_pointer(address), from, size_bytes) != 0;

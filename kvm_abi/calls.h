@@ -17,7 +17,5 @@ int abi_munmap(uint64_t address, uint64_t size_bytes);
 int abi_mprotect(uint64_t address, uint64_t size_bytes, int protection);
 int abi_madvise(uint64_t address, uint64_t size_bytes, int advice);
 
-/* Copies between a buffer and any address of the process, 0 included. */
-void abi_load(uint64_t address, void *into, uint64_t size_bytes);
-void abi_store(uint64_t address, const void *from, uint64_t size_bytes);
+/* Whether memory at any address of the process, 0 included, differs from a buffer. */
 int abi_differs(uint64_t address, const void *from, uint64_t size_bytes);

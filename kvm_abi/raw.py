@@ -92,6 +92,11 @@ def memory_of(pointer: CData, size_bytes: int) -> memoryview:
     return memoryview(_buffer(pointer, size_bytes))
 
 
+def bytes_of(pointer: CData, size_bytes: int, offset: int = 0) -> bytes:
+    """Copy bytes out, from `offset` behind a pointer."""
+    return bytes(_buffer(pointer, offset + size_bytes)[offset:])
+
+
 def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     """Issue `request` and return its result, 0 or positive.
 
@@ -197,17 +202,10 @@ def advise_memory(address: int, size_bytes: int, advice: Advice) -> None:
     _checked_result("madvise", _lib.abi_madvise(address, size_bytes, advice))
 
 
-def load(address: int, size_bytes: int) -> bytes:
-    """Copy memory out. The caller answers for the range being mapped and readable."""
-    copy = bytearray(size_bytes)
-    _lib.abi_load(address, _ffi.from_buffer(copy), size_bytes)
-    return bytes(copy)
-
-
-def store(address: int, data: bytes | bytearray | memoryview) -> None:
-    """Copy `data` into memory. The caller answers for the range being mapped and writable."""
-    source = _ffi.from_buffer(data)
-    _lib.abi_store(address, source, len(source))
+def owned_memory(address: int, size_bytes: int) -> memoryview:
+    """Return a view of a mapping that is unmapped when no view or slice of it is left."""
+    owner = _ffi.gc(_ffi.cast("char *", address), lambda _: unmap_memory(address, size_bytes))
+    return memoryview(_buffer(owner, size_bytes))
 
 
 def differs(address: int, data: bytes | bytearray | memoryview) -> bool:

@@ -1,0 +1,216 @@
+"""Why KVM_RUN returned: one value for each exit reason, copied out of `kvm_run`.
+
+A value stays true when the vCPU runs on. A reason that is not known here becomes
+`Unsupported`, so that a newer kernel surprises nobody.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kvm_abi import uapi
+from kvm_abi.raw import CData, bytes_of
+from kvm_abi.uapi import EmulationFlag, ExitReason, IoDirection
+
+_MAX_MMIO_BYTES = 8
+_MAX_INTERNAL_DATA = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Mmio:
+    """The guest accessed a gpa without a usable slot. `data` of a read means nothing yet."""
+
+    name: ClassVar[str] = "mmio"
+    gpa: int
+    data: bytes
+    is_write: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Io:
+    """The guest accessed a port, `count` times with `size_bytes` each."""
+
+    name: ClassVar[str] = "io"
+    port: int
+    data: bytes
+    is_write: bool
+    size_bytes: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hlt:
+    """The guest halted."""
+
+    name: ClassVar[str] = "hlt"
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """The guest met a triple fault."""
+
+    name: ClassVar[str] = "shutdown"
+
+
+@dataclass(frozen=True, slots=True)
+class Intr:
+    """A signal came."""
+
+    name: ClassVar[str] = "intr"
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingFull:
+    """The vCPU's dirty ring reached its soft limit."""
+
+    name: ClassVar[str] = "dirty-ring-full"
+
+
+@dataclass(frozen=True, slots=True)
+class FailEntry:
+    """The processor refused to enter the guest."""
+
+    name: ClassVar[str] = "fail-entry"
+    hardware_reason: int
+    cpu: int
+
+
+@dataclass(frozen=True, slots=True)
+class InternalError:
+    """KVM gave up. `suberror` is an `uapi.InternalError` where that is known.
+
+    `instruction` holds the bytes that could not be emulated, where KVM reports them.
+    """
+
+    name: ClassVar[str] = "internal-error"
+    suberror: int
+    data: tuple[int, ...]
+    instruction: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFault:
+    """A guest_memfd access that userspace must resolve. KVM_RUN reports EFAULT with it."""
+
+    name: ClassVar[str] = "memory-fault"
+    gpa: int
+    size_bytes: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hypercall:
+    """The guest made a hypercall that KVM hands on."""
+
+    name: ClassVar[str] = "hypercall"
+    number: int
+    arguments: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SystemEvent:
+    """The guest asked for a shutdown, a reset or the like."""
+
+    name: ClassVar[str] = "system-event"
+    type: int
+    data: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """Any other exit reason, by its number."""
+
+    reason: int
+
+    @property
+    def name(self) -> str:
+        """The reason in the form of the other names, or `exit-<number>`."""
+        try:
+            return ExitReason(self.reason).name.lower().replace("_", "-")
+        except ValueError:
+            return f"exit-{self.reason}"
+
+
+VcpuExit = (
+    Mmio
+    | Io
+    | Hlt
+    | Shutdown
+    | Intr
+    | DirtyRingFull
+    | FailEntry
+    | InternalError
+    | MemoryFault
+    | Hypercall
+    | SystemEvent
+    | Unsupported
+)
+
+
+def decode(run: CData) -> VcpuExit:
+    """Return what a `struct kvm_run *` says of the last exit.
+
+    The memory behind `run` reaches beyond the structure: data of port accesses lies there.
+    """
+    reason = run.exit_reason
+    decoder = _DECODERS.get(reason)
+    return decoder(run) if decoder else Unsupported(reason)
+
+
+def _mmio(run: CData) -> Mmio:
+    mmio = run.mmio
+    data = bytes_of(mmio.data, min(mmio.len, _MAX_MMIO_BYTES))
+    return Mmio(mmio.phys_addr, data, bool(mmio.is_write))
+
+
+def _io(run: CData) -> Io:
+    io = run.io
+    data = bytes_of(run, io.size * io.count, io.data_offset)
+    return Io(io.port, data, io.direction == IoDirection.OUT, io.size, io.count)
+
+
+def _internal_error(run: CData) -> InternalError:
+    internal = run.internal
+    data = tuple(internal.data[: min(internal.ndata, _MAX_INTERNAL_DATA)])
+    failure = run.emulation_failure
+    instruction = b""
+    if (
+        internal.suberror == uapi.InternalError.EMULATION
+        and internal.ndata > 0
+        and failure.flags & EmulationFlag.INSTRUCTION_BYTES
+    ):
+        instruction = bytes(failure.insn_bytes)[: failure.insn_size]
+    return InternalError(internal.suberror, data, instruction)
+
+
+def _fail_entry(run: CData) -> FailEntry:
+    return FailEntry(run.fail_entry.hardware_entry_failure_reason, run.fail_entry.cpu)
+
+
+def _memory_fault(run: CData) -> MemoryFault:
+    fault = run.memory_fault
+    return MemoryFault(fault.gpa, fault.size, fault.flags)
+
+
+def _hypercall(run: CData) -> Hypercall:
+    return Hypercall(run.hypercall.nr, tuple(run.hypercall.args))
+
+
+def _system_event(run: CData) -> SystemEvent:
+    event = run.system_event
+    return SystemEvent(event.type, tuple(event.data[: min(event.ndata, _MAX_INTERNAL_DATA)]))
+
+
+_DECODERS: dict[int, Callable[[CData], VcpuExit]] = {
+    ExitReason.MMIO: _mmio,
+    ExitReason.IO: _io,
+    ExitReason.HLT: lambda _: Hlt(),
+    ExitReason.SHUTDOWN: lambda _: Shutdown(),
+    ExitReason.INTR: lambda _: Intr(),
+    ExitReason.DIRTY_RING_FULL: lambda _: DirtyRingFull(),
+    ExitReason.FAIL_ENTRY: _fail_entry,
+    ExitReason.INTERNAL_ERROR: _internal_error,
+    ExitReason.MEMORY_FAULT: _memory_fault,
+    ExitReason.HYPERCALL: _hypercall,
+    ExitReason.SYSTEM_EVENT: _system_event,
+}

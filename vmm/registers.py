@@ -1,0 +1,73 @@
+"""The registers of a vCPU as values, in the units and under the names of `struct kvm_regs`."""
+
+from dataclasses import astuple, dataclass, fields
+
+from kvm_abi import raw
+from kvm_abi.raw import CData
+
+RFLAGS_ALWAYS_SET = 0x2
+
+
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """The general registers, in the order of the structure."""
+
+    rax: int = 0
+    rbx: int = 0
+    rcx: int = 0
+    rdx: int = 0
+    rsi: int = 0
+    rdi: int = 0
+    rsp: int = 0
+    rbp: int = 0
+    r8: int = 0
+    r9: int = 0
+    r10: int = 0
+    r11: int = 0
+    r12: int = 0
+    r13: int = 0
+    r14: int = 0
+    r15: int = 0
+    rip: int = 0
+    rflags: int = RFLAGS_ALWAYS_SET
+
+
+_NAMES = tuple(field.name for field in fields(Registers))
+
+# Access rights of an ordinary segment of real mode, accessed: execute and read, read and write.
+_CODE = 0xB
+_DATA = 0x3
+_FLAT_LIMIT = 0xFFFF_FFFF
+_REAL_LIMIT = 0xFFFF
+
+
+def registers_of(regs: CData) -> Registers:
+    """Copy a `struct kvm_regs *` out."""
+    return Registers(*(getattr(regs, name) for name in _NAMES))
+
+
+def raw_registers(registers: Registers) -> CData:
+    """Return a `struct kvm_regs *` with the same values."""
+    return raw.new("struct kvm_regs *", astuple(registers))
+
+
+def set_big_real_mode(sregs: CData) -> None:
+    """Turn the reset state in a `struct kvm_sregs *` into big real mode, for any CS and SS.
+
+    Data segments begin at 0 and have no limit below 4 GiB: an offset is a gpa.
+    """
+    for name in ("ds", "es", "fs", "gs"):
+        segment = getattr(sregs, name)
+        segment.base, segment.selector, segment.limit = 0, 0, _FLAT_LIMIT
+        segment.type, segment.g = _DATA, 1
+    for name, kind in (("cs", _CODE), ("ss", _DATA)):
+        segment = getattr(sregs, name)
+        segment.limit, segment.type, segment.g = _REAL_LIMIT, kind, 0
+
+
+def set_code_base(sregs: CData, base: int) -> None:
+    """Let CS and SS begin at a gpa below 4 GiB."""
+    # The selector matters to no one but a processor that derives the base from it.
+    selector = base >> 4 & 0xFFFF
+    sregs.cs.base, sregs.cs.selector = base, selector
+    sregs.ss.base, sregs.ss.selector = base, selector

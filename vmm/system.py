@@ -1,0 +1,65 @@
+"""`Kvm`: the KVM of this host, as /dev/kvm offers it."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kvm_abi import raw
+from kvm_abi.uapi import API_VERSION, Cap, Ioctl, VmType
+from vmm.vm import Vm
+
+DEVICE = Path("/dev/kvm")
+
+
+class Kvm:
+    """An open /dev/kvm. The VMs made from it live on when it is closed."""
+
+    def __init__(self, fd: int) -> None:
+        """Own `fd`. Raises `RuntimeError` when its API version is not the one known here."""
+        self._fd = fd
+        try:
+            version = raw.ioctl(fd, Ioctl.GET_API_VERSION)
+            if version != API_VERSION:
+                raise RuntimeError(f"KVM's API version is {version}, not {API_VERSION}")
+            self.vcpu_mmap_size_bytes = raw.ioctl(fd, Ioctl.GET_VCPU_MMAP_SIZE)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(cls, device: Path = DEVICE) -> Self:
+        """Open the device for reading and writing. Raises `OSError`."""
+        return cls(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def fd(self) -> int:
+        """The file of the device. Raises `ValueError` when it is closed."""
+        if self._fd < 0:
+            raise ValueError("the device is closed")
+        return self._fd
+
+    def close(self) -> None:
+        """Close the device. Closing twice is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def check_extension(self, cap: Cap | int) -> int:
+        """Return what KVM_CHECK_EXTENSION says of `cap`: 0 where it is absent."""
+        return raw.ioctl(self.fd, Ioctl.CHECK_EXTENSION, int(cap))
+
+    def create_vm(self, kind: VmType = VmType.DEFAULT_VM) -> Vm:
+        """Create a VM without memory or vCPUs. Raises `KvmError`."""
+        return Vm(raw.ioctl(self.fd, Ioctl.CREATE_VM, int(kind)), self.vcpu_mmap_size_bytes)

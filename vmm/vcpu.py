@@ -1,0 +1,161 @@
+"""`Vcpu`: registers, and running until something happens."""
+
+import errno
+import os
+from types import TracebackType
+from typing import Self
+
+from kvm_abi import raw
+from kvm_abi.raw import CData, KvmError
+from kvm_abi.uapi import Ioctl, MapFlag, Protection
+from vmm.exits import VcpuExit, decode
+from vmm.registers import (
+    RFLAGS_ALWAYS_SET,
+    Registers,
+    raw_registers,
+    registers_of,
+    set_big_real_mode,
+    set_code_base,
+)
+
+
+class Vcpu:
+    """A vCPU of a VM, made by `Vm.create_vcpu`; closed by hand, or with its VM.
+
+    One thread uses it at a time, but for `request_immediate_exit`. What the kernel refuses
+    raises `KvmError`; using it after `close` raises `ValueError`.
+    """
+
+    def __init__(self, fd: int, mmap_size_bytes: int) -> None:
+        """Own the vCPU's file, and map the memory that it shares with the kernel."""
+        self._fd = fd
+        self._mmap_size_bytes = mmap_size_bytes
+        try:
+            self._address = raw.map_memory(
+                0, mmap_size_bytes, Protection.READ | Protection.WRITE, MapFlag.SHARED, fd
+            )
+        except BaseException:
+            os.close(fd)
+            raise
+        self._run: CData | None = raw.cast("struct kvm_run *", self._address)
+        self._regs = raw.new("struct kvm_regs *")
+        self._real_mode: CData | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def fd(self) -> int:
+        """The vCPU's file. Raises `ValueError` when the vCPU is closed."""
+        if self._fd < 0:
+            raise ValueError("the vCPU is closed")
+        return self._fd
+
+    @property
+    def kvm_run(self) -> CData:
+        """The `struct kvm_run *` shared with the kernel; not to be kept beyond `close`."""
+        if self._run is None:
+            raise ValueError("the vCPU is closed")
+        return self._run
+
+    def close(self) -> None:
+        """Unmap the shared memory and close the file. Closing twice is fine."""
+        if self._fd < 0:
+            return
+        self._run = None
+        raw.unmap_memory(self._address, self._mmap_size_bytes)
+        os.close(self._fd)
+        self._fd = -1
+
+    def run(self) -> VcpuExit:
+        """Let the guest run until an exit, and return it. Other Python threads go on.
+
+        Raises `KvmError`: EFAULT where the guest reached memory that the host cannot give
+        (`kvm_run` may hold a memory fault then), EINTR when a signal or
+        `request_immediate_exit` stopped it.
+        """
+        raw.ioctl(self.fd, Ioctl.RUN)
+        return decode(self._run)
+
+    def request_immediate_exit(self, wanted: bool = True) -> None:
+        """Let KVM_RUN return with EINTR before it enters the guest, until taken back.
+
+        To stop a guest that runs already, another thread then sends its thread a signal.
+        """
+        self.kvm_run.immediate_exit = wanted
+
+    def finish_exit(self) -> None:
+        """Complete a pending MMIO or port access without running on."""
+        run = self.kvm_run
+        run.immediate_exit = 1
+        try:
+            raw.ioctl(self._fd, Ioctl.RUN)
+        except KvmError as error:
+            if error.errno != errno.EINTR:
+                raise
+        finally:
+            run.immediate_exit = 0
+
+    def complete_mmio_read(self, data: bytes) -> None:
+        """Give what a pending MMIO read returns. It takes effect at the next `run`.
+
+        Raises `ValueError` unless `data` has the length of the exit's.
+        """
+        mmio = self.kvm_run.mmio
+        if len(data) != mmio.len:
+            raise ValueError(f"{len(data)} bytes for an MMIO read of {mmio.len}")
+        raw.memory_of(mmio.data, len(data))[:] = data
+
+    def get_regs(self) -> Registers:
+        """Return the general registers."""
+        raw.ioctl(self.fd, Ioctl.GET_REGS, self._regs)
+        return registers_of(self._regs)
+
+    def set_regs(self, registers: Registers) -> None:
+        """Set all general registers."""
+        raw.ioctl(self.fd, Ioctl.SET_REGS, raw_registers(registers))
+
+    def get_rip(self) -> int:
+        """Return RIP alone: quicker than all registers."""
+        raw.ioctl(self.fd, Ioctl.GET_REGS, self._regs)
+        return int(self._regs.rip)
+
+    def set_rip(self, rip: int) -> None:
+        """Change RIP alone."""
+        regs = self._regs
+        raw.ioctl(self.fd, Ioctl.GET_REGS, regs)
+        regs.rip = rip
+        raw.ioctl(self.fd, Ioctl.SET_REGS, regs)
+
+    def get_sregs(self) -> CData:
+        """Return a copy of the special registers, a `struct kvm_sregs *`."""
+        sregs = raw.new("struct kvm_sregs *")
+        raw.ioctl(self.fd, Ioctl.GET_SREGS, sregs)
+        return sregs
+
+    def set_sregs(self, sregs: CData) -> None:
+        """Set all special registers from a `struct kvm_sregs *`."""
+        raw.ioctl(self.fd, Ioctl.SET_SREGS, sregs)
+
+    def enter_big_real_mode(self, base: int, rip: int) -> None:
+        """Set up real mode with code and stack at `base`, and flat data segments.
+
+        `base` is a gpa below 4 GiB, `rip` an offset from it. CS and SS have the limit of real
+        mode; the other segments begin at 0 and reach all of the first 4 GiB. General
+        registers become 0.
+        """
+        if self._real_mode is None:
+            self._real_mode = self.get_sregs()
+            set_big_real_mode(self._real_mode)
+        set_code_base(self._real_mode, base)
+        raw.ioctl(self.fd, Ioctl.SET_SREGS, self._real_mode)
+        regs = raw.new("struct kvm_regs *", {"rip": rip, "rflags": RFLAGS_ALWAYS_SET})
+        raw.ioctl(self.fd, Ioctl.SET_REGS, regs)
