@@ -50,7 +50,7 @@ class GuestCpu:
         )
         exits, stops = self._run(
             mailbox.touch_offset(0),
-            lambda: mailbox.touch_index(self._vcpu.rip),
+            lambda: mailbox.touch_index(self._vcpu.get_rip()),
             lambda index: mailbox.touch_offset(index + 1),
         )
         values = mailbox.decode_touches(self._view, len(touches))

@@ -18,6 +18,7 @@ class HostMemory:
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
         self._mappings: dict[str, HostMapping] = {}
         self._seen: dict[str, bytes] = {}
+        self._nothing = HostMapping.reserved(PAGE_SIZE_BYTES)
         try:
             for index, mapping in enumerate(mappings):
                 memory = _map(mapping)
@@ -41,9 +42,15 @@ class HostMemory:
 
     def close(self) -> None:
         """Unmap everything. The VMs must be closed."""
+        self._nothing.close()
         for memory in self._mappings.values():
             memory.close()
         self._mappings.clear()
+
+    @property
+    def inaccessible(self) -> int:
+        """An address that can be neither read nor written."""
+        return self._nothing.address
 
     def address(self, hva: Hva) -> HostAddress | int:
         """Return an hva as the VM takes it."""
