@@ -6,6 +6,7 @@ so that nothing of the VMM under test takes part.
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterable
 from functools import cache
 
@@ -135,6 +136,44 @@ def test_a_slot_in_pieces_is_whole_again_for_the_next_call() -> None:
     assert played == (
         " 0 | 0 | exit 5 eax c0de0002 | EINVAL | 0 | 0 | mmio read 201000/4 exit 5 eax 5a5a0000 |"
     )
+
+
+def test_a_refused_call_does_not_heal_a_slot() -> None:
+    script = "set 1 100 1 0; set 2 200 1 1; delete 1; set 2 200 1 0; read 200"
+    (played,) = play([("delete-takes-next-id", script)])
+    assert played == " 0 | 0 | 0 | EINVAL | mmio read 200000/4 exit 5 eax 5a5a0000 |"
+
+
+IN_PYTHON = """
+import errno, os
+from kvm_abi.raw import KvmError
+from vmm.system import Kvm
+
+def answers(fault):
+    os.environ["WRONG_KERNEL"] = fault
+    with kvm.create_vm() as vm:
+        for form in vm.set_user_memory_region, vm.set_user_memory_region2:
+            try:
+                form(1, 0, 0, 0, 0)
+                yield "0"
+            except KvmError as error:
+                yield errno.errorcode[error.errno]
+
+with Kvm.open() as kvm:
+    print(*answers("absent-delete-enoent"), *answers("absent-delete-accepted"), *answers(""))
+"""
+
+
+def test_a_python_program_meets_it_and_may_change_the_fault() -> None:
+    played = subprocess.run(
+        [sys.executable, "-c", IN_PYTHON],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    assert played.stdout == "ENOENT ENOENT 0 0 EINVAL EINVAL\n"
 
 
 @pytest.mark.parametrize("text", ["no-such-fault", "delete-lost:often=1", "delete-lost:every=0"])

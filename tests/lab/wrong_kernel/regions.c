@@ -23,7 +23,7 @@ static void forward(struct vm *vm, struct call *call)
 
     if (slot && slot->laid) {
         if (call->refusal) {
-            /* The kernel would compare it with our wrong picture of the slot. */
+            /* Only the slot made right could be refused rightly, and that would heal it. */
             call->error = EINVAL;
             return;
         }
