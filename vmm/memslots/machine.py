@@ -91,7 +91,7 @@ class Machine:
                     op.memory_size,
                     self._address(op),
                     op.guest_memfd_offset,
-                    op.guest_memfd,
+                    op.guest_memfd & 0xFFFF_FFFF,
                 )
             else:
                 self.vm.set_user_memory_region(
