@@ -4,7 +4,23 @@ A module is an area. Nothing here executes anything or states an expectation: wh
 should answer is the model's business.
 """
 
-from scenarios import create, delete, flags, limits, move, refusals, table, zero_va
+from scenarios import (
+    access,
+    create,
+    delete,
+    dirty,
+    execute,
+    flags,
+    ids,
+    lifetime,
+    limits,
+    move,
+    readonly,
+    refusals,
+    table,
+    vcpus,
+    zero_va,
+)
 from vmm.memslots.features import Features
 from vmm.memslots.operations import Scenario
 
@@ -22,6 +38,13 @@ def catalogue(features: Features) -> tuple[Scenario, ...]:
         *flags.SCENARIOS,
         *refusals.SCENARIOS,
         *limits.scenarios(features),
+        *ids.scenarios(features),
         *zero_va.SCENARIOS,
+        *readonly.SCENARIOS,
+        *access.SCENARIOS,
+        *execute.SCENARIOS,
+        *vcpus.SCENARIOS,
+        *dirty.SCENARIOS,
+        *lifetime.SCENARIOS,
         *table.scenarios(features),
     )

@@ -246,8 +246,8 @@ _CONTENT = (
         tags=("move", "flags"),
         mappings=(A,),
         operations=(
-            _ONE.change(LOG_DIRTY_PAGES),
-            _ONE.move(0x108, 0),
+            Slot(1, 0x100, at("a"), 2, LOG_DIRTY_PAGES).create(),
+            _ONE.move(0x108),
             # The flag is gone, and so this is a nop.
             _ONE.move(0x108),
         ),

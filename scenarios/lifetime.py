@@ -1,0 +1,120 @@
+"""VMs that are closed with what they have, and what the next one finds: nothing."""
+
+from scenarios._build import HUGE, NOWHERE, A, B, Slot, at, creates, deletes, read, write
+from vmm.memslots.operations import (
+    LOG_DIRTY_PAGES,
+    AnyOperation,
+    HostWrite,
+    Mapping,
+    NewVm,
+    Scenario,
+)
+
+_ONE = Slot(1, 0x100, at("a"), pages=2)
+_TWO = Slot(2, 0x104, at("b"), pages=2)
+
+
+def _life(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    mappings: tuple[Mapping, ...] = (A, B),
+) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source="103c763c72dd; kvm_arch_destroy_vm, kvm_free_memslots",
+        tags=("lifetime",),
+        mappings=mappings,
+        operations=operations,
+    )
+
+
+SCENARIOS = (
+    _life("close-without-slots", "A VM that never had a slot of ours goes quietly."),
+    _life(
+        "close-with-live-slots",
+        "Slots go with their VM, and the memory behind them stays the owner's.",
+        *creates(_ONE, _TWO),
+    ),
+    _life(
+        "close-after-deletion",
+        "There is nothing left to do for slots that are gone.",
+        *creates(_ONE, _TWO),
+        *deletes(_ONE, _TWO),
+    ),
+    _life(
+        "close-with-a-moved-and-a-logging-slot",
+        "What a move and a dirty log allocated goes with the VM.",
+        *creates(_ONE, _TWO),
+        _ONE.move(0x108),
+        _TWO.change(LOG_DIRTY_PAGES),
+    ),
+    _life(
+        "close-with-a-slot-without-memory",
+        "A slot behind which there is nothing is no obstacle.",
+        Slot(1, 0x100, at("nowhere"), pages=2).create(),
+        mappings=(NOWHERE,),
+    ),
+    _life(
+        "close-with-huge-pages",
+        "A slot on huge pages, begun in the middle of one, goes like any other.",
+        Slot(1, 0x3FF, at("huge", 510), pages=4).create(),
+        mappings=(HUGE,),
+    ),
+    _life(
+        "new-vm-has-no-slots",
+        "The slots of a VM that was closed are absent in the next: MMIO, and nothing to delete.",
+        *creates(_ONE, _TWO),
+        NewVm(),
+        read(0x100),
+        _ONE.delete(),
+        _TWO.log(),
+    ),
+    _life(
+        "new-vm-takes-the-same-slots",
+        "The same ids, places and memory are free for the next VM, and content is still there.",
+        _ONE.create(),
+        write(0x101, 0x0DDC0FFE),
+        NewVm(),
+        _ONE.create(),
+        read(0x101),
+    ),
+    _life(
+        "new-vm-puts-other-memory-there",
+        "No translation of one VM is good in the next.",
+        *creates(_ONE, _TWO),
+        NewVm(),
+        Slot(2, 0x100, at("b", 4), pages=2).create(),
+        Slot(1, 0x104, at("a", 4), pages=2).create(),
+    ),
+    _life(
+        "new-vm-again-and-again",
+        "VM after VM is closed with a live slot.",
+        *(
+            operation
+            for gfn in (0x100, 0x101, 0x102, 0x103)
+            for operation in (Slot(1, gfn, at("a"), pages=2).create(), NewVm())
+        ),
+        _ONE.create(),
+    ),
+    _life(
+        "new-vm-after-refusals",
+        "Refused calls hold on to nothing of the VM.",
+        _ONE.create(),
+        Slot(2, 0x101, at("b")).create(),
+        _TWO.delete(),
+        NewVm(),
+        Slot(2, 0x101, at("b")).create(),
+    ),
+    _life(
+        "memory-outlives-the-vm",
+        "The host writes to memory that a closed VM had, and the next VM shows it.",
+        _ONE.create(),
+        NewVm(),
+        HostWrite(at("a", 1), 0x5AFE5AFE),
+        _ONE.create(),
+        read(0x101, 0),
+    ),
+)
+"""All scenarios whose point is the end of a VM."""
