@@ -1,0 +1,482 @@
+"""The commands with a kernel that is played: what they print, and their exit status."""
+
+import dataclasses
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.ideal import FEATURES, ideal_history
+from vmm.cli import check, execution, info, run
+from vmm.cli.host import Host
+from vmm.cli.main import COMMANDS, main
+from vmm.health import KernelWatch, Problem
+from vmm.hostinfo import HostInfo
+from vmm.memslots.codec import history_lines, scenario_text
+from vmm.memslots.features import Features
+from vmm.memslots.history import End, Event, History, Refused, Touched
+from vmm.memslots.operations import (
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+)
+
+CREATE = SetUserMemoryRegion(
+    slot=1, guest_phys_addr=0x10000, memory_size=0x1000, userspace_addr=Place("a")
+)
+DELETE = SetUserMemoryRegion(slot=1)
+
+
+def make(name: str, *tags: str, needs: tuple[str, ...] = ()) -> Scenario:
+    return Scenario(
+        name,
+        (CREATE, Touch(0x10040), DELETE),
+        (Mapping("a", 1),),
+        why=f"Why of {name}.",
+        tags=tags,
+        needs=needs,
+    )
+
+
+SCENARIOS = (
+    make("create-one", "create"),
+    make("create-two", "create"),
+    make("move-up", "move"),
+    make("huge", "create", needs=("hugetlb_pages",)),
+)
+INFO = HostInfo("6.99", "x86_64", "A CPU", False, "kvm_amd", "on (kvm_amd.npt=1)")
+
+
+class Kernel:
+    """Plays the kernel: an ideal one, but for what a test changes."""
+
+    def __init__(self) -> None:
+        self.features = FEATURES
+        self.info = INFO
+        self.histories: dict[str, History | type[BaseException]] = {}
+        self.complaints: dict[str, tuple[Problem, ...]] = {}
+        self.ran: list[str] = []
+
+    def look_at_host(self) -> Host:
+        return Host(self.info, self.features)
+
+    def run_isolated(
+        self,
+        scenario: Scenario,
+        features: Features,
+        *,
+        host: dict[str, str],
+        journal: Path | None = None,
+    ) -> History:
+        history = self.histories.get(scenario.name) or ideal_history(scenario, features)
+        if isinstance(history, type):
+            raise history
+        self.ran.append(scenario.name)
+        if journal is not None:
+            journal.write_bytes(b"".join(history_lines(history)))
+        return history
+
+    def differ(self, name: str) -> None:
+        """Refuse the scenario's first own operation."""
+        history = ideal_history(named(name))
+        self.histories[name] = with_outcome(history, 0, Refused(errno.EEXIST))
+
+    def end(self, name: str, reason: str, events: int = -1) -> None:
+        history = ideal_history(named(name))
+        self.histories[name] = msgspec.structs.replace(
+            history, events=history.events[:events], end=End(reason)
+        )
+
+    def news(self) -> tuple[Problem, ...]:
+        return self.complaints.get(self.ran[-1], ())
+
+
+def named(name: str) -> Scenario:
+    return next(scenario for scenario in SCENARIOS if scenario.name == name)
+
+
+def with_outcome(history: History, origin: int, outcome: Refused | Touched) -> History:
+    """Change the outcome of the first event of an operation."""
+    at = next(i for i, event in enumerate(history.events) if event.origin == origin)
+    events = list(history.events)
+    events[at] = Event(origin, events[at].operation, outcome)
+    return msgspec.structs.replace(history, events=tuple(events))
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    played = Kernel()
+    monkeypatch.setattr("scenarios.catalogue", lambda features: SCENARIOS)
+    monkeypatch.setattr(check, "look_at_host", played.look_at_host)
+    monkeypatch.setattr(info, "look_at_host", played.look_at_host)
+    monkeypatch.setattr(run, "look_at_host", played.look_at_host)
+    monkeypatch.setattr(execution, "run_isolated", played.run_isolated)
+    monkeypatch.setattr(KernelWatch, "news", lambda watch: played.news())
+    return played
+
+
+def vmm(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args], prog_name="vmm")
+
+
+def result_of(file: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(file.read_text())
+    return data
+
+
+def test_every_command_has_the_help_line_that_it_says_itself() -> None:
+    for name, line in COMMANDS.items():
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        assert command.name == name
+        assert command.get_short_help_str(200) == line
+
+
+def test_help_names_every_command() -> None:
+    result = vmm("--help")
+    assert result.exit_code == 0
+    for name, line in COMMANDS.items():
+        assert f"  {name:<5}  {line}\n" in result.stdout
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    assert vmm("chek").exit_code == 2
+
+
+def test_all_passed(kernel: Kernel) -> None:
+    kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=1)
+    result = vmm("check")
+    assert result.exit_code == 0
+    assert kernel.ran == [scenario.name for scenario in SCENARIOS]
+    assert "4 scenarios: 4 passed in 0.0 s" in result.stdout
+    assert f"all on CPU {min(os.sched_getaffinity(0))}\n" in result.stdout
+
+
+def test_a_skip_is_named_with_what_is_missing(kernel: Kernel) -> None:
+    kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=0)
+    result = vmm("check", "--require-run")
+    assert result.exit_code == 0
+    assert "SKIPPED      huge: needs a free 2 MiB huge page (vm.nr_hugepages)" in result.stdout
+    assert "4 scenarios: 3 passed, 1 skipped" in result.stdout
+    assert "huge" not in kernel.ran
+
+
+def test_a_run_that_skips_everything_is_no_pass(kernel: Kernel) -> None:
+    kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=0)
+    assert vmm("check", "huge").exit_code == 4
+    required = vmm("check", "huge", "--require-run")
+    assert required.exit_code == 1
+    assert required.stderr == "vmm: nothing could run, and --require-run was given\n"
+
+
+@pytest.mark.parametrize("command", [["check"], ["run", "create-one"]])
+def test_a_host_without_kvm_is_told_why_and_what_to_do(kernel: Kernel, command: list[str]) -> None:
+    kernel.info = dataclasses.replace(INFO, obstacle="/dev/kvm: No such file", remedy="load it")
+    result = vmm(*command)
+    assert result.exit_code == 4
+    assert result.stderr == "vmm: nothing could run: /dev/kvm: No such file; load it\n"
+    required = vmm(*command, "--require-run")
+    assert required.exit_code == 1
+    assert "--require-run was given: /dev/kvm: No such file; load it" in required.stderr
+
+
+def test_a_difference_is_told_in_full(kernel: Kernel) -> None:
+    kernel.differ("create-two")
+    result = vmm("check")
+    assert result.exit_code == 1
+    assert "3 scenarios" not in result.stdout
+    assert "1 differs" in result.stdout
+    for line in (
+        "DIFFERS      create-two",
+        "  why       Why of create-two.",
+        "  step      operation 0 (of 0 to 2): KVM_SET_USER_MEMORY_REGION(slot=1, flags=0, "
+        "guest_phys_addr=0x10000, memory_size=0x1000, userspace_addr=a+0x0)",
+        "  expected  success",
+        "            by create: an absent slot is created; userspace_addr 0 is legal",
+        "            (documented: api.rst 4.35)",
+        "  observed  EEXIST",
+        "  slots     [0] slot 400: gpa 0xffff0000..0x100000000 (16 pages) -> guest+0x0, flags 0",
+        "  again     vmm check create-two",
+    ):
+        assert f"{line}\n" in result.stdout
+
+
+def test_a_difference_in_a_survey_names_the_operation_before_it(kernel: Kernel) -> None:
+    history = ideal_history(named("move-up"))
+    at = next(
+        i for i, e in enumerate(history.events) if e.origin == 0 and isinstance(e.operation, Touch)
+    )
+    events = list(history.events)
+    events[at] = Event(0, events[at].operation, Touched(0x1234))
+    kernel.histories["move-up"] = msgspec.structs.replace(history, events=tuple(events))
+    result = vmm("check", "move-up")
+    assert result.exit_code == 1
+    assert "  step      operation 0 (of 0 to 2): KVM_SET_USER_MEMORY_REGION(" in result.stdout
+    assert "            then vCPU 0 reads 4 bytes at gpa 0xf040\n" in result.stdout
+
+
+def test_a_complaint_of_the_kernel_fails_a_scenario_that_passed(kernel: Kernel) -> None:
+    kernel.complaints["move-up"] = (Problem("WARNING: at mmu.c", ("[ cut here ]", "a trace")),)
+    result = vmm("check")
+    assert result.exit_code == 1
+    assert "UNHEALTHY    move-up: no outcome is wrong, but the kernel complained" in result.stdout
+    assert "  kernel    WARNING: at mmu.c\n" in result.stdout
+    assert "            a trace\n" in result.stdout
+    assert "the kernel complained in 1" in result.stdout
+
+
+def test_a_hang_is_inconclusive(kernel: Kernel) -> None:
+    kernel.end("create-one", "hung: no end within 60 s; kernel stack: synchronize_srcu")
+    result = vmm("check")
+    assert result.exit_code == 3
+    assert "INCONCLUSIVE create-one: hung: no end within 60 s" in result.stdout
+    assert kernel.ran[-1] == "huge"
+
+
+def test_a_difference_outweighs_what_is_inconclusive(kernel: Kernel) -> None:
+    kernel.end("create-one", "died: SIGKILL")
+    kernel.differ("move-up")
+    assert vmm("check").exit_code == 1
+
+
+@pytest.mark.parametrize("where", ["in a scenario", "between scenarios"])
+def test_an_interruption_keeps_what_ran_and_names_what_did_not(
+    kernel: Kernel, tmp_path: Path, where: str
+) -> None:
+    if where == "in a scenario":
+        kernel.end("create-two", "interrupted", 3)
+        left = ["move-up", "huge"]
+    else:
+        kernel.histories["create-two"] = KeyboardInterrupt
+        left = ["create-two", "move-up", "huge"]
+    file = tmp_path / "result.json"
+    result = vmm("check", "--json", file)
+    assert result.exit_code == 3
+    assert f"did not run: {', '.join(left)}\n" in result.stdout
+    data = result_of(file)
+    assert data["not_run"] == left
+    assert data["scenarios"][0]["status"] == "passed"
+    assert data["exit_status"] == 3
+
+
+def test_json_holds_the_whole_result(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.differ("create-two")
+    kernel.complaints["move-up"] = (Problem("WARNING: at mmu.c", ("a trace",)),)
+    file = tmp_path / "result.json"
+    assert vmm("check", "--json", file).exit_code == 1
+    data = result_of(file)
+    assert data["status"] == "differs"
+    assert data["counts"] == {"passed": 3, "differs": 1, "inconclusive": 0, "skipped": 0}
+    assert data["host"]["tdp"] == "on (kvm_amd.npt=1)"
+    assert data["features"]["nr_memslots"] == FEATURES.nr_memslots
+    assert data["kernel_healthy"] is False
+    one, two, moved, _ = data["scenarios"]
+    assert (one["name"], one["status"], one["difference"]) == ("create-one", "passed", None)
+    assert two["difference"]["observed"] == "EEXIST"
+    assert two["difference"]["expected"][0]["rule"] == "create"
+    assert moved["kernel_complaints"] == [{"what": "WARNING: at mmu.c", "excerpt": ["a trace"]}]
+
+
+def test_json_on_standard_output_is_alone_there(kernel: Kernel) -> None:
+    kernel.differ("create-two")
+    result = vmm("check", "--json", "-")
+    assert json.loads(result.stdout)["exit_status"] == 1
+    assert "DIFFERS      create-two" in result.stderr
+
+
+def test_a_json_file_that_cannot_be_written_is_told_before_anything_runs(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    result = vmm("check", "--json", tmp_path / "absent" / "result.json")
+    assert result.exit_code == 2
+    assert result.stderr == f"vmm: {tmp_path}/absent/result.json: No such file or directory\n"
+    assert kernel.ran == []
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (["create-*"], ["create-one", "create-two"]),
+        (["move-up", "create-one"], ["create-one", "move-up"]),
+        (["--tag", "create"], ["create-one", "create-two", "huge"]),
+        (["*o*", "--tag", "move"], ["move-up"]),
+    ],
+)
+def test_patterns_and_tags_choose(kernel: Kernel, args: list[str], names: list[str]) -> None:
+    assert vmm("check", *args).exit_code == 0
+    assert kernel.ran == names
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["move-pu"], "no scenario matches 'move-pu'; the closest: move-up"),
+        (["create-one", "zzz*"], "no scenario matches 'zzz*'; `vmm check --list` names them all"),
+        (["--tag", "creat"], "no scenario has the tag 'creat'; the closest: create"),
+        (["huge", "--tag", "move"], "no scenario that matches huge has the tag 'move'"),
+    ],
+)
+def test_what_matches_nothing_is_a_usage_error(
+    kernel: Kernel, args: list[str], message: str
+) -> None:
+    result = vmm("check", *args)
+    assert result.exit_code == 2
+    assert f"Error: {message}\n" in result.stderr
+    assert kernel.ran == []
+
+
+def test_list_needs_no_device(kernel: Kernel) -> None:
+    kernel.info = dataclasses.replace(INFO, obstacle="no device")
+    result = vmm("check", "--list", "--tag", "create")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "create-one  Why of create-one. [create]",
+        "create-two  Why of create-two. [create]",
+        "huge        Why of huge. [create]",
+    ]
+
+
+def test_an_error_of_this_program_is_no_verdict(kernel: Kernel) -> None:
+    kernel.histories["create-one"] = AssertionError
+    result = vmm("check")
+    assert result.exit_code == 70
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith("vmm: internal error: this says nothing about the kernel\n")
+
+
+def test_a_reader_that_went_away_gets_no_traceback(kernel: Kernel) -> None:
+    kernel.histories["create-one"] = BrokenPipeError
+    result = vmm("check")
+    assert result.exit_code == 3
+    assert "Traceback" not in result.output
+
+
+def test_run_takes_a_file_and_writes_the_history(kernel: Kernel, tmp_path: Path) -> None:
+    file, history = tmp_path / "s.json", tmp_path / "h.jsonl"
+    file.write_text(scenario_text(make("mine")))
+    result = vmm("run", file, "--history", history)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("PASSED       mine: ")
+    again = vmm("judge", history)
+    assert again.exit_code == 0
+    assert again.stdout.splitlines()[0] == result.stdout.splitlines()[0]
+
+
+def test_run_takes_a_name_and_tells_a_difference(kernel: Kernel) -> None:
+    kernel.differ("move-up")
+    result = vmm("run", "move-up")
+    assert result.exit_code == 1
+    assert "  observed  EEXIST\n" in result.stdout
+    assert "  again     vmm run move-up\n" in result.stdout
+
+
+def test_an_interrupted_run_says_what_did_not_run(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.end("move-up", "interrupted", 3)
+    history = tmp_path / "h.jsonl"
+    result = vmm("run", "move-up", "--history", history)
+    assert result.exit_code == 3
+    assert "INCONCLUSIVE move-up: interrupted\n" in result.stdout
+    assert "  not run   operations 0 to 2\n" in result.stdout
+    assert vmm("judge", history).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("{", ": not JSON: "),
+        ('{"name": "x", "operations": [{"op": "fly"}]}', ": Invalid value 'fly' - at `$.oper"),
+        ('{"name": "x", "operations": [{"op": "touch", "gpa": "here"}]}', "`$.operations[0].gpa`"),
+        (
+            '{"name": "x", "operations": [{"op": "host_write", "value": 1, '
+            '"place": {"mapping": "b"}}]}',
+            "$.operations[0].place.mapping: no mapping is named 'b'",
+        ),
+        ('{"format": 99, "name": "x", "operations": []}', "format 99"),
+    ],
+)
+def test_a_bad_scenario_is_one_line_and_nothing_runs(
+    kernel: Kernel, tmp_path: Path, text: str, place: str
+) -> None:
+    file = tmp_path / "s.json"
+    file.write_text(text)
+    result = vmm("run", file)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"vmm: {file}: ")
+    assert place in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert kernel.ran == []
+
+
+def test_a_scenario_that_is_neither_file_nor_name(kernel: Kernel) -> None:
+    result = vmm("run", "absent.json")
+    assert result.exit_code == 2
+    assert result.stderr == "vmm: absent.json: No such file or directory\n"
+
+
+def test_a_history_that_is_cut_off_is_inconclusive(tmp_path: Path) -> None:
+    file = tmp_path / "h.jsonl"
+    whole = b"".join(history_lines(ideal_history(make("mine"))))
+    file.write_bytes(whole[: len(whole) // 2])
+    result = vmm("judge", file)
+    assert result.exit_code == 3
+    assert "INCONCLUSIVE mine: the history is cut off\n" in result.stdout
+
+
+def test_a_file_that_is_no_history(tmp_path: Path) -> None:
+    file = tmp_path / "h.jsonl"
+    file.write_text("hello\n")
+    result = vmm("judge", file)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"vmm: {file}:1: not JSON")
+
+
+def test_show_prints_what_run_takes(kernel: Kernel, tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    file.write_text(vmm("show", "huge").stdout)
+    assert vmm("run", file).exit_code == 0
+    assert kernel.ran == ["huge"]
+
+
+def test_show_of_an_unknown_name_names_the_closest(kernel: Kernel) -> None:
+    result = vmm("show", "hug")
+    assert result.exit_code == 2
+    assert "no scenario is named 'hug'; the closest: huge" in result.stderr
+
+
+def test_info_of_a_host_that_can(kernel: Kernel) -> None:
+    kernel.info = dataclasses.replace(INFO, capabilities={"USER_MEMORY": 1, "GUEST_MEMFD": 0})
+    kernel.features = msgspec.structs.replace(FEATURES, zero_page=False)
+    result = vmm("info")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "This host can run memslot scenarios."
+    assert "  kernel        Linux 6.99, x86_64" in lines
+    assert "  TDP           on (kvm_amd.npt=1)" in lines
+    assert "  slots         32764 in 1 address space(s)" in lines
+    assert "  KVM_CAP_GUEST_MEMFD  0" in lines
+    assert any(line.startswith("  lacks         the right to map virtual") for line in lines)
+    assert json.loads(vmm("info", "--json").stdout)["usable"] is True
+
+
+def test_info_of_a_host_that_cannot(kernel: Kernel) -> None:
+    kernel.info = dataclasses.replace(INFO, obstacle="/dev/kvm: No such file", remedy="load it")
+    result = vmm("info")
+    assert result.exit_code == 4
+    assert result.stdout.splitlines()[:3] == [
+        "This host cannot run memslot scenarios.",
+        "  why           /dev/kvm: No such file",
+        "  what to do    load it",
+    ]
+    as_json = vmm("info", "--json")
+    assert as_json.exit_code == 4
+    data = json.loads(as_json.stdout)
+    assert (data["usable"], data["features"]) == (False, None)
+    assert data["host"]["remedy"] == "load it"

@@ -1,0 +1,1 @@
+"""The commands: the only place where scenarios, kernel, verdicts and reports meet."""

@@ -1,0 +1,72 @@
+"""``vmm check``: run the curated scenarios and judge them."""
+
+import shlex
+from contextlib import AbstractContextManager, nullcontext
+from typing import IO, Any
+
+import click
+
+from vmm.cli.errors import usable
+from vmm.cli.host import Host, exit_status, look_at_host, require_usable
+from vmm.cli.output import LiveProgress, console, print_lines, width_of
+from vmm.cli.selection import curated, select
+from vmm.memslots.operations import Scenario
+from vmm.report import json, terminal
+from vmm.report.result import Checked, Run
+
+
+@click.command()
+@click.argument("patterns", nargs=-1, metavar="[NAME-PATTERN]...")
+@click.option("--tag", metavar="TAG", help="Only scenarios with this tag.")
+@click.option("--list", "only_list", is_flag=True, help="List names and whys; run nothing.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the whole result (-: to stdout).")
+@click.option("--require-run", is_flag=True, help="Fail (status 1) if nothing could run.")
+@click.pass_context
+def check(
+    ctx: click.Context,
+    patterns: tuple[str, ...],
+    tag: str | None,
+    only_list: bool,
+    json_file: str | None,
+    require_run: bool,
+) -> None:
+    """Run the curated scenarios on this kernel and judge them.
+
+    A NAME-PATTERN is a name, or a pattern such as 'move-*'. Without any, everything runs.
+    """
+    if only_list:
+        print_lines(console(), terminal.listing(select(curated(), patterns, tag)))
+        return
+    host = look_at_host()
+    scenarios = select(curated(host.features), patterns, tag)
+    require_usable(host, require_run)
+    with _opened(json_file) as stream:
+        run = _run(scenarios, host, stderr=json_file == "-")
+        if stream is not None:
+            stream.write(json.run_text(run))
+    ctx.exit(exit_status(run.status, require_run))
+
+
+def _opened(json_file: str | None) -> AbstractContextManager[IO[Any] | None]:
+    """Open the file before anything runs, so that a wrong name costs no result."""
+    if json_file is None:
+        return nullcontext(None)
+    with usable(json_file):
+        return click.open_file(json_file, "w")
+
+
+def _run(scenarios: tuple[Scenario, ...], host: Host, *, stderr: bool) -> Run:
+    from vmm.cli.execution import execute
+
+    to = console(stderr)
+    width = width_of(to)
+    with LiveProgress(to, len(scenarios)) as progress:
+
+        def done(checked: Checked) -> None:
+            progress.advance()
+            again = f"vmm check {shlex.quote(checked.scenario.name)}"
+            print_lines(to, terminal.scenario_report(checked, again, width))
+
+        run = execute(scenarios, host, lambda scenario: progress.begin(scenario.name), done)
+    print_lines(to, terminal.summary(run, width))
+    return run

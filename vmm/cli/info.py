@@ -1,0 +1,24 @@
+"""``vmm info``: what this host is and can do."""
+
+import click
+
+from vmm.cli.errors import NothingRan
+from vmm.cli.host import look_at_host
+from vmm.cli.output import console, print_lines
+from vmm.report import json
+from vmm.report.info import host_report
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it all as JSON.")
+@click.pass_context
+def info(ctx: click.Context, as_json: bool) -> None:
+    """Say whether this host can do it, and what its kernel offers."""
+    host = look_at_host()
+    usable = not host.info.obstacle
+    features = host.features if usable else None
+    if as_json:
+        click.echo(json.host_text(host.info, features), nl=False)
+    else:
+        print_lines(console(), host_report(host.info, features))
+    ctx.exit(0 if usable else NothingRan.exit_code)

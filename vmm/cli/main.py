@@ -1,0 +1,72 @@
+"""The ``vmm`` command. A subcommand's module is imported when it runs, so that help is instant.
+
+Exit status, everywhere: 0 all passed; 1 the kernel differs from the model; 2 usage, or a file
+that cannot be used; 3 inconclusive; 4 nothing could run; 70 an error of this program, which is
+never a verdict on a kernel.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+INTERRUPTED = 3
+INTERNAL_ERROR = 70
+
+COMMANDS = {
+    "check": "Run the curated scenarios on this kernel and judge them.",
+    "run": "Run one scenario, from a file or by name, and judge it.",
+    "judge": "Judge a recorded history again, without a kernel.",
+    "show": "Print a curated scenario as JSON, to be edited and run.",
+    "info": "Say whether this host can do it, and what its kernel offers.",
+}
+"""Each command and its help line; ``vmm.cli.NAME`` holds it as ``NAME``."""
+
+
+class Commands(click.Group):
+    """The group of commands, which also decides what an error's exit status is."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"vmm.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except BrokenPipeError:
+            # Nobody reads what is printed any more; what Python still holds goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(INTERRUPTED)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("vmm: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+        except Exception:
+            traceback.print_exc()
+            click.echo("vmm: internal error: this says nothing about the kernel", err=True)
+            ctx.exit(INTERNAL_ERROR)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
+    epilog="Exit status: 0 passed, 1 the kernel differs, 2 usage, 3 inconclusive, 4 nothing ran.",
+)
+def main() -> None:
+    """Prove on this kernel that KVM's memslots behave."""

@@ -1,0 +1,70 @@
+"""Printing: lines of styled text, and live progress where somebody looks on."""
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave the exit status to the command line; rich would make it 1, a verdict here."""
+        raise
+
+
+def console(stderr: bool = False) -> Console:
+    """Return the console that commands print to."""
+    return _Console(stderr=stderr, highlight=False)
+
+
+def width_of(to: Console) -> int | None:
+    """Return where lines are to be wrapped: None in a file or a pipe, where people grep."""
+    return to.width if to.is_terminal else None
+
+
+def print_lines(to: Console, lines: Iterable[Text]) -> None:
+    """Print lines as they are: whoever made them knew the width."""
+    for line in lines:
+        to.print(line, soft_wrap=True)
+
+
+class LiveProgress:
+    """Shows how many scenarios are done and which one runs; nothing if there is no terminal.
+
+    It is drawn when something happens and never by a thread: scenarios run in forked children.
+    """
+
+    def __init__(self, to: Console, total: int) -> None:
+        self._bar = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=to,
+            auto_refresh=False,
+            transient=True,
+            disable=not to.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str) -> None:
+        """Say what runs now."""
+        self._bar.update(self._task, description=name, refresh=True)
+
+    def advance(self) -> None:
+        """Count one more as done."""
+        self._bar.update(self._task, advance=1)

@@ -1,0 +1,13 @@
+"""``vmm show``: print a curated scenario as JSON."""
+
+import click
+
+from vmm.cli.selection import curated, named
+from vmm.memslots.codec import scenario_text
+
+
+@click.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print a curated scenario as JSON, to be edited and run."""
+    click.echo(scenario_text(named(curated(), name)), nl=False)

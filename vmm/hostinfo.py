@@ -1,0 +1,153 @@
+"""Facts about this host and its KVM, and why it cannot be used where it cannot.
+
+The device is opened read-write: neither its name nor its mode says whether it can be used.
+"""
+
+import errno
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_VENDORS = ("kvm_intel", "kvm_amd", "kvm_pvm")
+_TDP_PARAMETERS = ("ept", "npt", "tdp")
+_YES = frozenset(("1", "Y", "y"))
+
+Modules = dict[str, dict[str, str]]
+"""Parameters and their values, by module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Where the kernel's files are; tests put their own there."""
+
+    proc: Path = Path("/proc")
+    sys: Path = Path("/sys")
+    device: Path = Path("/dev/kvm")
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """What is known of a host.
+
+    ``vendor`` is the module that does the work (empty if none is loaded), ``modules`` its and
+    kvm's parameters, ``tdp`` "on", "off" or "unknown", with the parameter that says so.
+    ``obstacle`` says why KVM cannot be used, and ``remedy`` what to do; both are empty if it can.
+    ``capabilities`` are the answers of KVM_CHECK_EXTENSION by name.
+    """
+
+    kernel: str
+    machine: str
+    cpu: str
+    hypervisor: bool
+    vendor: str
+    tdp: str
+    obstacle: str = ""
+    remedy: str = ""
+    modules: Modules = field(default_factory=dict)
+    capabilities: dict[str, int] = field(default_factory=dict)
+
+    def in_brief(self) -> dict[str, str]:
+        """Return what every history carries along."""
+        return {
+            "kernel": self.kernel,
+            "machine": self.machine,
+            "cpu": self.cpu,
+            "vendor": self.vendor or "unknown",
+            "tdp": self.tdp,
+        }
+
+
+def host_facts(roots: Roots = Roots()) -> HostInfo:
+    """Return what can be known of this host without asking KVM itself."""
+    cpu, flags = _cpu(roots.proc)
+    modules = _modules(roots.sys)
+    hypervisor = "hypervisor" in flags
+    obstacle, remedy = _obstacle(roots, modules, flags)
+    return HostInfo(
+        kernel=platform.release(),
+        machine=platform.machine(),
+        cpu=cpu,
+        hypervisor=hypervisor,
+        vendor=_vendor(modules),
+        tdp=_tdp(modules),
+        obstacle=obstacle,
+        remedy=remedy,
+        modules=modules,
+    )
+
+
+def _vendor(modules: Modules) -> str:
+    return next((name for name in (*_VENDORS, *modules) if name != "kvm" and name in modules), "")
+
+
+def _tdp(modules: Modules) -> str:
+    for module, parameters in modules.items():
+        for name in _TDP_PARAMETERS:
+            if name in parameters:
+                state = "on" if parameters[name] in _YES else "off"
+                return f"{state} ({module}.{name}={parameters[name]})"
+    return "unknown"
+
+
+def _obstacle(roots: Roots, modules: Modules, flags: frozenset[str]) -> tuple[str, str]:
+    """Open the device; return why it cannot be used and what to do about it, or nothing."""
+    device = roots.device
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError as error:
+        return (
+            f"{device}: {error.strerror}",
+            "add yourself to the group that owns it (usually kvm: `sudo usermod -aG kvm $USER`, "
+            "then log in again), or run as root",
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+            return f"{device}: {error.strerror}", _remedy_for_no_device(modules, flags)
+        return f"{device}: {error.strerror}", "see the kernel log for why KVM refuses"
+    return "", ""
+
+
+def _remedy_for_no_device(modules: Modules, flags: frozenset[str]) -> str:
+    if _vendor(modules):
+        return (
+            "KVM is loaded, its device is not here: in a container, pass it in "
+            "(`--device /dev/kvm`); else `mknod /dev/kvm c 10 232`"
+        )
+    if {"vmx", "svm"} & flags:
+        module = "kvm_intel" if "vmx" in flags else "kvm_amd"
+        return (
+            f"load the module (`modprobe {module}`); if there is none, the kernel is built "
+            "without CONFIG_KVM; if it refuses, virtualisation is off in the firmware"
+        )
+    if "hypervisor" in flags:
+        return (
+            "this is a virtual machine without nested virtualisation: turn it on in the outer "
+            "hypervisor (nested=1 of its kvm_intel or kvm_amd, and a CPU model with vmx or svm), "
+            "or load a software backend (kvm_pvm)"
+        )
+    return "the CPU shows neither vmx nor svm: turn virtualisation on in the firmware"
+
+
+def _cpu(proc: Path) -> tuple[str, frozenset[str]]:
+    """Return the first CPU's model name and its flags."""
+    try:
+        lines = (proc / "cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    except OSError:
+        return "unknown", frozenset()
+    fields = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    return fields.get("model name", "unknown"), frozenset(fields.get("flags", "").split())
+
+
+def _modules(sys: Path) -> Modules:
+    """Return the parameters of kvm and of every kvm_* module that is loaded or built in."""
+    modules: Modules = {}
+    for module in sorted((sys / "module").glob("kvm*")):
+        parameters: dict[str, str] = {}
+        for path in sorted((module / "parameters").glob("*")):
+            try:
+                parameters[path.name] = path.read_text().strip()
+            except OSError:
+                parameters[path.name] = "unreadable"
+        modules[module.name] = parameters
+    return modules

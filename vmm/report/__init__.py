@@ -1,0 +1,1 @@
+"""Reports: functions from results to text. They know neither kernel nor executor."""

@@ -1,0 +1,70 @@
+"""What a run of scenarios has to say: the input of every report."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from vmm.health import Problem
+from vmm.hostinfo import HostInfo
+from vmm.memslots.check import Status, Verdict, judge
+from vmm.memslots.features import Features
+from vmm.memslots.history import History
+from vmm.memslots.operations import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One scenario, the verdict on it, and what the kernel complained of meanwhile.
+
+    ``ran`` is how many of the scenario's operations were begun.
+    """
+
+    scenario: Scenario
+    verdict: Verdict
+    ran: int = 0
+    seconds: float = 0.0
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the kernel differed, or complained."""
+        return self.verdict.status is Status.DIFFERS or bool(self.problems)
+
+
+def judged(history: History) -> Checked:
+    """Return what there is to say of a history."""
+    scenario = history.header.scenario
+    last = history.events[-1].origin if history.events else -1
+    return Checked(scenario, judge(history), min(last + 1, len(scenario.operations)))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Scenarios that ran one after the other.
+
+    ``weaknesses`` are what could not be watched; ``not_run`` names what an interruption left out;
+    ``cpu`` is the one that the run was pinned to.
+    """
+
+    checked: tuple[Checked, ...]
+    features: Features
+    host: HostInfo
+    weaknesses: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
+    cpu: int = 0
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> Status:
+        """What the whole run says; a complaint of the kernel weighs like a difference."""
+        found = {each.verdict.status for each in self.checked}
+        if any(each.failed for each in self.checked):
+            return Status.DIFFERS
+        if self.not_run or Status.INCONCLUSIVE in found:
+            return Status.INCONCLUSIVE
+        return Status.PASSED if Status.PASSED in found else Status.SKIPPED
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """How many scenarios got each verdict, in the order of Status; zeros included."""
+        counter = Counter(each.verdict.status for each in self.checked)
+        return {status: counter[status] for status in Status}

@@ -1,0 +1,188 @@
+"""Verdicts in words, for a terminal or a log file: lines of styled text."""
+
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from rich.text import Text
+
+from vmm.health import Problem
+from vmm.memslots import describe
+from vmm.memslots.check import Difference, Expected, Status
+from vmm.memslots.operations import Scenario
+from vmm.report.result import Checked, Run
+
+STYLES = {
+    Status.PASSED: "green",
+    Status.DIFFERS: "bold red",
+    Status.INCONCLUSIVE: "yellow",
+    Status.SKIPPED: "cyan",
+}
+_LABEL_WIDTH = 10
+_TITLE_WIDTH = 12
+_INDENT = "  "
+
+
+def scenario_report(checked: Checked, again: str, width: int | None) -> list[Text]:
+    """Return what is to be said of one scenario; nothing if it passed.
+
+    ``again`` is the command that shows it again; lines are wrapped at ``width`` columns, or not
+    at all.
+    """
+    verdict = checked.verdict
+    lines: list[Text] = []
+    if verdict.difference is not None:
+        lines += _title(checked, "", width)
+        lines += _difference(checked.scenario, verdict.difference, width)
+    elif verdict.status is not Status.PASSED:
+        lines += _title(checked, verdict.reason, width)
+    elif checked.problems:
+        lines += _title(checked, "no outcome is wrong, but the kernel complained", width)
+    for problem in checked.problems:
+        lines += _problem(problem, width)
+    if lines and verdict.status is not Status.SKIPPED:
+        lines += _field("again", [again], width)
+    return lines
+
+
+def summary(run: Run, width: int | None) -> list[Text]:
+    """Return the last lines of a run of many: remarks, and the counts."""
+    line = Text(_plural(len(run.checked), "scenario"), style="bold")
+    parts = [
+        Text(f"{count} {status.value}", style=STYLES[status])
+        for status, count in run.counts.items()
+        if count
+    ]
+    complaints = sum(bool(each.problems) for each in run.checked)
+    if complaints:
+        parts.append(Text(f"the kernel complained in {complaints}", style="bold red"))
+    line.append(": ").append(Text(", ").join(parts) if parts else "nothing ran")
+    line.append(f" in {run.seconds:.1f} s", style="not bold")
+    vendor = run.host.vendor or "KVM"
+    where = Text(f"Linux {run.host.kernel}, {vendor}, all on CPU {run.cpu}", style="dim")
+    return [*remarks(run, width), where, line]
+
+
+def remarks(run: Run, width: int | None) -> list[Text]:
+    """Return what weakens the verdict, and what an interruption left out."""
+    lines: list[Text] = []
+    for weakness in run.weaknesses:
+        lines += _labelled("note:", weakness, width)
+    if run.not_run:
+        left = f"{_plural(len(run.not_run), 'scenario')} did not run: {', '.join(run.not_run)}"
+        lines += _labelled("interrupted:", left, width)
+    return lines
+
+
+def single(checked: Checked, again: str, width: int | None) -> list[Text]:
+    """Return the whole report on one scenario, a pass included."""
+    verdict = checked.verdict
+    if verdict.status is Status.PASSED and not checked.failed:
+        rules = _plural(len(verdict.rules), "rule")
+        extent = f"{_plural(verdict.events, 'event')} judged by {rules}"
+        return list(_title(checked, extent, width))
+    lines = scenario_report(checked, again, width)
+    count = len(checked.scenario.operations)
+    if verdict.status is Status.INCONCLUSIVE and checked.ran < count:
+        left = f"operations {checked.ran} to {count - 1}" if count - 1 > checked.ran else "the last"
+        lines += _field("not run", [left], width)
+    return lines
+
+
+def listing(scenarios: Iterable[Scenario]) -> list[Text]:
+    """Return a line for each scenario: its name, tags and why."""
+    chosen = list(scenarios)
+    column = max((len(scenario.name) for scenario in chosen), default=0)
+    return [
+        Text(f"{scenario.name:<{column}}", style="bold")
+        .append(f"  {scenario.why}", style="not bold")
+        .append(f" [{', '.join(scenario.tags)}]" if scenario.tags else "", style="not bold dim")
+        for scenario in chosen
+    ]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _title(checked: Checked, text: str, width: int | None) -> Iterator[Text]:
+    verdict = checked.verdict
+    word, style = verdict.status.value, STYLES[verdict.status]
+    if checked.failed and verdict.status is not Status.DIFFERS:
+        word, style = "unhealthy", STYLES[Status.DIFFERS]
+    head = f"{word.upper():<{_TITLE_WIDTH}} "
+    pieces = _pieces(f"{verdict.scenario}{': ' if text else ''}{text}", width, len(head))
+    for number, piece in enumerate(pieces):
+        line = Text(head if number == 0 else " " * len(head), style=style)
+        line.append(piece, style="default not bold")
+        if number == 0:
+            line.stylize("bold", len(head), len(head) + len(verdict.scenario))
+        yield line
+
+
+def _difference(scenario: Scenario, found: Difference, width: int | None) -> Iterator[Text]:
+    if scenario.why:
+        yield from _field("why", [scenario.why], width)
+    yield from _field("step", _step(scenario, found), width)
+    expected: list[str] = []
+    for each in found.expected:
+        expected += _expectation(each, again=bool(expected))
+    yield from _field("expected", expected, width, "green")
+    yield from _field("observed", [found.observed], width, "red")
+    slots = found.slot_map or ("no slot",)
+    yield from _field("slots", slots, width)
+
+
+def _step(scenario: Scenario, found: Difference) -> list[str]:
+    """Return the operation that the event follows, and the event itself where it is another."""
+    count = len(scenario.operations)
+    if not 0 <= found.origin < count:
+        when = "before the first operation" if found.origin < 0 else "at the end"
+        return [f"{when}: {found.operation}"]
+    place = f"operation {found.origin} (of 0 to {count - 1})"
+    asked = describe.operation(scenario.operations[found.origin])
+    if asked == found.operation:
+        return [f"{place}: {asked}"]
+    return [f"{place}: {asked}", f"then {found.operation}"]
+
+
+def _expectation(expected: Expected, again: bool) -> list[str]:
+    basis = "documented" if expected.basis == "documented" else "known from the source only"
+    return [
+        f"{'or ' if again else ''}{expected.outcome}",
+        f"by {expected.rule}: {expected.promise}",
+        f"({basis}: {expected.cite})",
+    ]
+
+
+def _problem(problem: Problem, width: int | None) -> Iterator[Text]:
+    yield from _field("kernel", [problem.what], width, "red")
+    if problem.excerpt:
+        yield from _field("log", problem.excerpt, None)
+
+
+def _field(label: str, values: Iterable[str], width: int | None, style: str = "") -> Iterator[Text]:
+    """Yield a label and its values, one below the other; the first value carries the style."""
+    for index, value in enumerate(values):
+        head = f"{_INDENT}{label if index == 0 else '':<{_LABEL_WIDTH}}"
+        for number, piece in enumerate(_pieces(value, width, len(head), hanging=index > 0)):
+            line = Text(head if number == 0 else " " * len(head), style="dim")
+            yield line.append(piece, style=f"not dim {style if index == 0 else ''}".strip())
+
+
+def _labelled(label: str, text: str, width: int | None) -> Iterator[Text]:
+    """Yield a remark that stands on its own."""
+    used = len(label) + 1
+    for number, piece in enumerate(_pieces(text, width, used)):
+        head = f"{label} " if number == 0 else " " * used
+        yield Text(head, style="yellow").append(piece, style="default")
+
+
+def _pieces(text: str, width: int | None, used: int, hanging: bool = False) -> list[str]:
+    """Break a line where a terminal would; ``hanging`` indents what continues an inner line."""
+    if width is None:
+        return [text]
+    room = max(width - used, 30)
+    indent = "  " if hanging else ""
+    return textwrap.wrap(
+        text, room, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    ) or [""]
