@@ -26,16 +26,17 @@ class Accesses:
     def touch(self, op: Touch) -> tuple[Allowed, ...]:
         """Return what one read or write of 1, 2 or 4 bytes may come to."""
         pieces = tuple(self._backing.pieces(self._slots, op.gpa, op.width))
-        rule = _rule(pieces, op.access == "write")
-        if op.access == "read":
-            value = int.from_bytes(self._read(pieces), "little")
-            usual = Allowed(Touched(value, _exits(pieces)), rule)
+        write = op.access == "write"
+        rule = _rule(pieces, write)
+        if write:
+            data = _element(op.value, op.width)
+            exits = () if rule == "reach" else _exits(pieces, data)
+            usual = Allowed(Touched(0, exits), rule, partial(self._write, pieces, data))
         else:
-            data = (op.value & ((1 << 8 * op.width) - 1)).to_bytes(op.width, "little")
-            usual = Allowed(
-                Touched(0, _exits(pieces, data)), rule, partial(self._write, pieces, data)
-            )
-        if _may_fault(pieces, op.access == "write"):
+            value = int.from_bytes(self._read(pieces), "little")
+            exits = () if rule == "reach" else _exits(pieces)
+            usual = Allowed(Touched(value, exits), rule)
+        if rule == "hva-absent" and _may_fault(pieces, write):
             return (usual, Allowed(Stopped("EFAULT"), rule))
         return (usual,)
 
@@ -45,7 +46,7 @@ class Accesses:
         pieces = tuple(self._backing.pieces(self._slots, op.gpa, length))
         write = op.access == "write"
         rule = _rule(pieces, write)
-        element = (op.value & ((1 << 8 * op.width) - 1)).to_bytes(op.width, "little")
+        element = _element(op.value, op.width)
         if write:
             data = element * op.count
             usual = Allowed(
@@ -89,6 +90,11 @@ class Accesses:
                 if slot is not None and slot.dirty is not None:
                     slot.dirty.add(piece.gpa // PAGE_SIZE_BYTES - slot.base_gfn)
             at += piece.length
+
+
+def _element(value: int, width: int) -> bytes:
+    """Return the low ``width`` bytes of a value, as they stand in memory."""
+    return (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
 
 
 def _no_write() -> None:
@@ -139,11 +145,15 @@ def _before_fault(pieces: tuple[Piece, ...], width: int, start_gpa: int) -> tupl
 
 
 def _rule(pieces: tuple[Piece, ...], write: bool) -> str:
-    """Return the rule that decides an access: that of its most unusual piece."""
-    if any(piece.kind == "absent" for piece in pieces):
+    """Return the rule that decides an access: that of its most unusual piece.
+
+    "reach" means that all of it is done in memory.
+    """
+    kinds = {piece.kind for piece in pieces}
+    if "absent" in kinds:
         return "hva-absent"
-    if any(piece.kind == "hole" for piece in pieces):
-        return "hole" if all(piece.kind == "hole" for piece in pieces) else "straddle"
+    if "hole" in kinds:
+        return "hole" if len(kinds) == 1 else "straddle"
     if write and any(piece.readonly for piece in pieces):
         return "readonly"
     return "reach"

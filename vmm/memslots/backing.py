@@ -57,8 +57,9 @@ class Backing:
     def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]:
         """Yield what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
         while length:
-            take = min(length, PAGE_SIZE_BYTES - gpa % PAGE_SIZE_BYTES)
-            yield self._piece(slots.search(gpa // PAGE_SIZE_BYTES), gpa, take)
+            gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
+            take = min(length, PAGE_SIZE_BYTES - at)
+            yield self._piece(slots.search(gfn), gpa, take)
             gpa += take
             length -= take
 

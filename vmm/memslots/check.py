@@ -135,6 +135,7 @@ class Judgement:
 
 
 def _same(observed: AnyOutcome, allowed: AnyOutcome) -> bool:
+    """Whether an outcome is the allowed one; why a vCPU stopped has no fixed detail."""
     if isinstance(observed, Stopped) and isinstance(allowed, Stopped):
         return observed.reason == allowed.reason
     return observed == allowed

@@ -17,11 +17,13 @@ class Contents:
 
     def read(self, mapping: str, offset: int, length: int) -> bytes:
         """Return ``length`` bytes; they may span pages."""
-        data = b""
+        page, at = divmod(offset, PAGE_SIZE_BYTES)
+        data = bytes(self._page(mapping, page)[at : at + length])
+        offset += len(data)
+        length -= len(data)
         while length:
-            page, at = divmod(offset, PAGE_SIZE_BYTES)
-            take = min(length, PAGE_SIZE_BYTES - at)
-            data += self._page(mapping, page)[at : at + take]
+            take = min(length, PAGE_SIZE_BYTES)
+            data += self._page(mapping, offset // PAGE_SIZE_BYTES)[:take]
             offset += take
             length -= take
         return data

@@ -1,7 +1,8 @@
 """What happened: one event for each operation that was carried out.
 
 A history is complete in itself: scenario, features of the kernel, every operation with its
-outcome. It can be judged again, elsewhere and later, without a kernel.
+outcome. It can be judged again, elsewhere and later, without a kernel. Nothing in it can be part
+of a reference cycle, so the garbage collector is spared the sight of it (``gc=False``).
 """
 
 import msgspec
@@ -10,21 +11,21 @@ from vmm.memslots.features import Features
 from vmm.memslots.operations import FORMAT, AnyOperation, Scenario
 
 
-class Outcome(msgspec.Struct, frozen=True, tag_field="is", omit_defaults=True):
+class Outcome(msgspec.Struct, frozen=True, tag_field="is", omit_defaults=True, gc=False):
     """What all outcomes share: the ``is`` field that tells them apart in JSON."""
 
 
-class Done(Outcome, frozen=True, tag="done"):
+class Done(Outcome, frozen=True, tag="done", gc=False):
     """The system call succeeded, or the host did what was asked."""
 
 
-class Refused(Outcome, frozen=True, tag="refused"):
+class Refused(Outcome, frozen=True, tag="refused", gc=False):
     """The system call failed with ``errno``."""
 
     errno: int
 
 
-class Mmio(msgspec.Struct, frozen=True, array_like=True):
+class Mmio(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Bytes that the guest wanted from, or gave to, userspace: adjacent exits are joined."""
 
     gpa: int
@@ -32,34 +33,34 @@ class Mmio(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
-class Touched(Outcome, frozen=True, tag="touched"):
+class Touched(Outcome, frozen=True, tag="touched", gc=False):
     """A touch or an execution ended. ``value`` is what the guest read (0 for a write)."""
 
     value: int
     mmio: tuple[Mmio, ...] = ()
 
 
-class Swept(Outcome, frozen=True, tag="swept"):
+class Swept(Outcome, frozen=True, tag="swept", gc=False):
     """A sweep ended. ``runs`` is what it read: (element, how often), in order."""
 
     runs: tuple[tuple[int, int], ...] = ()
     mmio: tuple[Mmio, ...] = ()
 
 
-class Stopped(Outcome, frozen=True, tag="stopped"):
+class Stopped(Outcome, frozen=True, tag="stopped", gc=False):
     """The vCPU could not go on: an errno's name or an exit's name, and its detail."""
 
     reason: str
     detail: str = ""
 
 
-class DirtyPages(Outcome, frozen=True, tag="dirty_pages"):
+class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
     """The dirty log: page numbers within the slot, ascending."""
 
     pages: tuple[int, ...]
 
 
-class HostChange(msgspec.Struct, frozen=True, array_like=True):
+class HostChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Bytes of a mapping that differ from what they were at the last look."""
 
     mapping: str
@@ -67,13 +68,13 @@ class HostChange(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
-class Inspected(Outcome, frozen=True, tag="inspected"):
+class Inspected(Outcome, frozen=True, tag="inspected", gc=False):
     """All changes since the last look, in the order of mappings and offsets."""
 
     changes: tuple[HostChange, ...] = ()
 
 
-class Closed(Outcome, frozen=True, tag="closed"):
+class Closed(Outcome, frozen=True, tag="closed", gc=False):
     """The VM is closed. ``left`` names what it left behind in the process."""
 
     left: tuple[str, ...] = ()
@@ -82,7 +83,7 @@ class Closed(Outcome, frozen=True, tag="closed"):
 AnyOutcome = Done | Refused | Touched | Swept | Stopped | DirtyPages | Inspected | Closed
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One operation and its outcome.
 
     ``origin`` is the index of the scenario's operation that it is or that it follows; -1 before

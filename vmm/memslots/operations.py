@@ -37,7 +37,7 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: MappingKind = "anonymous"
 
 
-class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """An hva by name: a byte offset into a declared mapping."""
 
     mapping: str
@@ -54,7 +54,7 @@ class Operation(
     """What all operations share: the ``op`` field that tells them apart in JSON."""
 
 
-class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region"):
+class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region", gc=False):
     """KVM_SET_USER_MEMORY_REGION, field by field.
 
     ``slot`` holds the as_id in its upper 16 bits. ``caller`` and ``argument`` say who issues the
@@ -70,14 +70,16 @@ class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region"):
     argument: Literal["readable", "unreadable"] = "readable"
 
 
-class SetUserMemoryRegion2(SetUserMemoryRegion, frozen=True, tag="set_user_memory_region2"):
+class SetUserMemoryRegion2(
+    SetUserMemoryRegion, frozen=True, tag="set_user_memory_region2", gc=False
+):
     """KVM_SET_USER_MEMORY_REGION2: the same fields and a place in a guest_memfd."""
 
     guest_memfd: int = -1
     guest_memfd_offset: int = 0
 
 
-class Touch(Operation, frozen=True, tag="touch"):
+class Touch(Operation, frozen=True, tag="touch", gc=False):
     """The guest reads or writes ``width`` bytes at a gpa, in one instruction."""
 
     gpa: int
@@ -87,7 +89,7 @@ class Touch(Operation, frozen=True, tag="touch"):
     vcpu: int = 0
 
 
-class Sweep(Operation, frozen=True, tag="sweep"):
+class Sweep(Operation, frozen=True, tag="sweep", gc=False):
     """The guest reads or fills ``count`` elements with one string instruction."""
 
     gpa: int
@@ -98,7 +100,7 @@ class Sweep(Operation, frozen=True, tag="sweep"):
     vcpu: int = 0
 
 
-class Execute(Operation, frozen=True, tag="execute"):
+class Execute(Operation, frozen=True, tag="execute", gc=False):
     """The guest executes the instructions that every tagged host page carries.
 
     ``gpa`` is page aligned. The code loads the page's identity and halts.
@@ -108,29 +110,29 @@ class Execute(Operation, frozen=True, tag="execute"):
     vcpu: int = 0
 
 
-class HostWrite(Operation, frozen=True, tag="host_write"):
+class HostWrite(Operation, frozen=True, tag="host_write", gc=False):
     """The host writes four bytes through its own mapping."""
 
     place: Place
     value: int
 
 
-class Inspect(Operation, frozen=True, tag="inspect"):
+class Inspect(Operation, frozen=True, tag="inspect", gc=False):
     """The host looks at all of its mappings: which bytes changed since the last look?"""
 
 
-class GetDirtyLog(Operation, frozen=True, tag="get_dirty_log"):
+class GetDirtyLog(Operation, frozen=True, tag="get_dirty_log", gc=False):
     """KVM_GET_DIRTY_LOG. ``bitmap`` says whether the kernel may write the bitmap."""
 
     slot: int
     bitmap: Literal["writable", "unwritable"] = "writable"
 
 
-class NewVm(Operation, frozen=True, tag="new_vm"):
+class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
     """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
 
 
-class CloseVm(Operation, frozen=True, tag="close_vm"):
+class CloseVm(Operation, frozen=True, tag="close_vm", gc=False):
     """Close the VM and its vCPUs; what is left of it in the process is the outcome."""
 
 

@@ -36,7 +36,7 @@ _WRITE_OFFSET = 0x20
 _VALUE_STEP = 0x9E3779B1
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """One operation to carry out, and the index of the scenario's operation behind it."""
 
     origin: int
