@@ -276,10 +276,7 @@ struct kvm_exit_hypercall {
     uint64_t nr;
     uint64_t args[6];
     uint64_t ret;
-    union {
-        uint32_t longmode;
-        uint64_t flags;
-    };
+    uint32_t longmode;
 };
 
 struct kvm_exit_tpr_access {

@@ -67,14 +67,14 @@ def new(declaration: str, *init: Any) -> CData:
     return _new(declaration, *init)
 
 
-def size_of(declaration: str) -> int:
-    """Return the size of a type in bytes, without its flexible array."""
-    return int(_sizeof(declaration))
+def size_of(ctype: str | Any) -> int:
+    """Return the size in bytes of a type, by its C name or description."""
+    return int(_sizeof(ctype))
 
 
-def type_of(declaration: str) -> Any:
-    """Return cffi's description of a type, for those who compare layouts."""
-    return _typeof(declaration)
+def structures() -> dict[str, Any]:
+    """Return cffi's description of every structure, by its C name, to compare layouts."""
+    return {f"struct {name}": _typeof(f"struct {name}") for name in _ffi.list_types()[1]}
 
 
 def cast(declaration: str, address: int) -> CData:

@@ -18,7 +18,7 @@ _MAX_INTERNAL_DATA = 16
 
 @dataclass(frozen=True, slots=True)
 class Mmio:
-    """The guest accessed a gpa without a usable slot. `data` of a read means nothing yet."""
+    """The guest accessed a gpa without a usable slot. `data` of a read is zeros so far."""
 
     name: ClassVar[str] = "mmio"
     gpa: int
@@ -159,8 +159,10 @@ def decode(run: CData) -> VcpuExit:
 
 def _mmio(run: CData) -> Mmio:
     mmio = run.mmio
-    data = bytes_of(mmio.data, min(mmio.len, _MAX_MMIO_BYTES))
-    return Mmio(mmio.phys_addr, data, bool(mmio.is_write))
+    size_bytes = min(mmio.len, _MAX_MMIO_BYTES)
+    if mmio.is_write:
+        return Mmio(mmio.phys_addr, bytes_of(mmio.data, size_bytes), True)
+    return Mmio(mmio.phys_addr, bytes(size_bytes), False)
 
 
 def _io(run: CData) -> Io:
@@ -171,7 +173,7 @@ def _io(run: CData) -> Io:
 
 def _internal_error(run: CData) -> InternalError:
     internal = run.internal
-    data = tuple(internal.data[: min(internal.ndata, _MAX_INTERNAL_DATA)])
+    data = tuple(internal.data[0 : min(internal.ndata, _MAX_INTERNAL_DATA)])
     failure = run.emulation_failure
     instruction = b""
     if (
@@ -198,7 +200,7 @@ def _hypercall(run: CData) -> Hypercall:
 
 def _system_event(run: CData) -> SystemEvent:
     event = run.system_event
-    return SystemEvent(event.type, tuple(event.data[: min(event.ndata, _MAX_INTERNAL_DATA)]))
+    return SystemEvent(event.type, tuple(event.data[0 : min(event.ndata, _MAX_INTERNAL_DATA)]))
 
 
 _DECODERS: dict[int, Callable[[CData], VcpuExit]] = {

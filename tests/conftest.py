@@ -1,0 +1,46 @@
+"""What all tests share: hypothesis repeats itself, and tests that need KVM say so."""
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from vmm.system import Kvm
+
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.load_profile("repeatable")
+
+_TESTS = Path(__file__).parent
+_NEED_KVM = (_TESTS / "kvm", _TESTS / "lab")
+
+
+@cache
+def why_no_kvm() -> str | None:
+    """Return why /dev/kvm cannot be used here, or None."""
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"needs KVM: {error}"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs KVM where there is none, or fail it where there has to be."""
+    if not any(folder in item.path.parents for folder in _NEED_KVM):
+        return
+    reason = why_no_kvm()
+    if reason is None:
+        return
+    if os.environ.get("VMM_REQUIRE_KVM"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def kvm() -> Iterator[Kvm]:
+    """The KVM of this host."""
+    with Kvm.open() as device:
+        yield device

@@ -1,0 +1,172 @@
+import errno
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from kvm_abi.raw import KvmError
+from kvm_abi.uapi import MemFlag
+from vmm.exits import Hlt, Io, Mmio
+from vmm.memory import HostAddress, HostMapping
+from vmm.registers import Registers
+from vmm.system import Kvm
+from vmm.vcpu import Vcpu
+from vmm.vm import Vm
+
+PAGE = 4096
+BASE = 0xFFFF0000
+HOLE = 0x200000
+HLT = b"\xf4"
+SPIN = b"\xeb\xfe"  # jmp to itself
+LOAD_FROM_HOLE = b"\x66\x67\xa1" + HOLE.to_bytes(4, "little")  # mov eax, [HOLE]
+STORE_TO_HOLE = b"\x66\x67\xa3" + HOLE.to_bytes(4, "little")  # mov [HOLE], eax
+
+
+@pytest.fixture
+def code() -> Iterator[HostMapping]:
+    """One page for the guest's code, mapped at gpa BASE."""
+    with HostMapping.anonymous(PAGE) as mapping:
+        yield mapping
+
+
+@pytest.fixture
+def vm(kvm: Kvm, code: HostMapping) -> Iterator[Vm]:
+    with kvm.create_vm() as machine:
+        machine.set_user_memory_region(0, 0, BASE, PAGE, HostAddress(code, 0))
+        yield machine
+
+
+@pytest.fixture
+def vcpu(vm: Vm) -> Vcpu:
+    cpu = vm.create_vcpu(0)
+    cpu.enter_big_real_mode(BASE, 0)
+    return cpu
+
+
+def test_a_port_access(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, b"\xb0\x41\xe6\xe0")  # mov al, 0x41; out 0xe0, al
+    assert vcpu.run() == Io(0xE0, b"A", True, 1, 1)
+
+
+def test_mmio_in_both_directions(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, LOAD_FROM_HOLE + STORE_TO_HOLE + HLT)
+    assert vcpu.run() == Mmio(HOLE, bytes(4), False)
+    vcpu.complete_mmio_read(b"\x78\x56\x34\x12")
+    assert vcpu.run() == Mmio(HOLE, b"\x78\x56\x34\x12", True)
+    assert vcpu.run() == Hlt()
+    assert vcpu.get_regs().rax == 0x12345678
+
+
+def test_an_mmio_read_is_completed_with_its_own_length(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, LOAD_FROM_HOLE)
+    vcpu.run()
+    with pytest.raises(ValueError, match="2 bytes for an MMIO read of 4"):
+        vcpu.complete_mmio_read(b"\1\2")
+
+
+def test_finish_exit_completes_without_running_on(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, LOAD_FROM_HOLE + STORE_TO_HOLE)
+    vcpu.run()
+    vcpu.complete_mmio_read(b"\1\0\0\0")
+    vcpu.finish_exit()
+    assert (vcpu.get_regs().rax, vcpu.get_rip()) == (1, len(LOAD_FROM_HOLE))
+    assert vcpu.run() == Mmio(HOLE, b"\1\0\0\0", True)
+
+
+def test_big_real_mode_reaches_every_address(vm: Vm, vcpu: Vcpu, code: HostMapping) -> None:
+    with HostMapping.anonymous(PAGE) as data, vm:
+        data.write(0, b"\xef\xbe\xad\xde")
+        for slot, gpa in enumerate((0, HOLE, 0x7FFFF000, 0xFFFEF000), start=1):
+            vm.set_user_memory_region(slot, 0, gpa, PAGE, HostAddress(data, 0))
+            code.write(0, b"\x66\x67\xa1" + gpa.to_bytes(4, "little") + HLT)
+            vcpu.enter_big_real_mode(BASE, 0)
+            assert vcpu.run() == Hlt()
+            assert vcpu.get_regs().rax == 0xDEADBEEF
+
+
+def test_code_runs_wherever_its_slot_is(vm: Vm, vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0x800, b"\x0e\x58" + HLT)  # push cs; pop ax: the stack is the code's segment
+    for gpa in (0x10000, 0x7FFF0000):
+        vm.set_user_memory_region(0, 0, gpa, PAGE, code.address)
+        vcpu.enter_big_real_mode(gpa, 0x800)
+        vcpu.set_regs(replace(vcpu.get_regs(), rsp=0x700))
+        assert vcpu.run() == Hlt()
+        assert vcpu.get_regs().rax == gpa >> 4 & 0xFFFF
+
+
+def test_registers_keep_what_is_set(vcpu: Vcpu) -> None:
+    names = [name for name in Registers.__slots__ if name not in ("rip", "rflags")]
+    wanted = Registers(**{name: 0x1000 + i for i, name in enumerate(names)}, rip=0x123)
+    vcpu.set_regs(wanted)
+    assert vcpu.get_regs() == wanted
+    vcpu.set_rip(0x456)
+    assert vcpu.get_regs() == replace(wanted, rip=0x456)
+
+
+def test_sregs_keep_what_is_set(vcpu: Vcpu) -> None:
+    sregs = vcpu.get_sregs()
+    sregs.fs.base = 0x12345000
+    vcpu.set_sregs(sregs)
+    assert vcpu.get_sregs().fs.base == 0x12345000
+
+
+def test_the_guest_s_writes_are_logged(vm: Vm, vcpu: Vcpu, code: HostMapping) -> None:
+    with HostMapping.anonymous(70 * PAGE) as data, vm:
+        gpa = HOLE - 66 * PAGE
+        vm.set_user_memory_region(1, MemFlag.LOG_DIRTY_PAGES, gpa, 70 * PAGE, HostAddress(data, 0))
+        code.write(0, STORE_TO_HOLE + HLT)
+        assert vcpu.run() == Hlt()
+        log = vm.get_dirty_log(1, 70)
+        assert len(log) == 16
+        assert int.from_bytes(log, "little") == 1 << 66
+        assert vm.get_dirty_log(1, 70) == bytes(16)
+
+
+def test_immediate_exit_is_an_interrupted_run(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, HLT)
+    vcpu.request_immediate_exit()
+    with pytest.raises(KvmError) as caught:
+        vcpu.run()
+    assert caught.value.errno == errno.EINTR
+    vcpu.request_immediate_exit(False)
+    assert vcpu.run() == Hlt()
+
+
+def test_other_threads_run_while_a_guest_does(vcpu: Vcpu, code: HostMapping) -> None:
+    """The guest spins until this thread, which needs the GIL, writes a `hlt` into its code."""
+    code.write(0, b"\x67\xfe\x05" + (BASE + 0x800).to_bytes(4, "little"))  # inc byte [..800]
+    code.write(7, SPIN)
+    exits = []
+    runner = threading.Thread(target=lambda: exits.append(vcpu.run()), daemon=True)
+    runner.start()
+    while code.read(0x800, 1) == b"\0":
+        pass
+    code.write(7, HLT)
+    runner.join(timeout=10)
+    assert exits == [Hlt()]
+
+
+def test_a_signal_stops_a_spinning_guest(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, b"\x67\xfe\x05" + (BASE + 0x800).to_bytes(4, "little") + SPIN)
+    previous = signal.signal(signal.SIGUSR1, lambda *_: None)
+    errors: list[int | None] = []
+
+    def run() -> None:
+        try:
+            vcpu.run()
+        except KvmError as error:
+            errors.append(error.errno)
+
+    runner = threading.Thread(target=run, daemon=True)
+    try:
+        runner.start()
+        while code.read(0x800, 1) == b"\0":
+            pass
+        vcpu.request_immediate_exit()
+        signal.pthread_kill(runner.ident or 0, signal.SIGUSR1)
+        runner.join(timeout=10)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert errors == [errno.EINTR]

@@ -1,0 +1,179 @@
+"""Compares kvm_abi with the installed <linux/kvm.h>, by one program compiled against it."""
+
+import inspect
+import re
+import subprocess
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from kvm_abi import raw, uapi
+
+PREFIXES: dict[type[IntEnum] | Any, str] = {
+    uapi.Ioctl: "KVM_",
+    uapi.MemFlag: "KVM_MEM_",
+    uapi.Cap: "KVM_CAP_",
+    uapi.VmType: "KVM_X86_",
+    uapi.Quirk: "KVM_X86_QUIRK_",
+    uapi.DirtyLogManual: "KVM_DIRTY_LOG_",
+    uapi.DirtyGfnFlag: "KVM_DIRTY_GFN_F_",
+    uapi.GuestMemfdFlag: "GUEST_MEMFD_FLAG_",
+    uapi.MemoryAttribute: "KVM_MEMORY_ATTRIBUTE_",
+    uapi.MemoryExitFlag: "KVM_MEMORY_EXIT_FLAG_",
+    uapi.MpState: "KVM_MP_STATE_",
+    uapi.ExitReason: "KVM_EXIT_",
+    uapi.IoDirection: "KVM_EXIT_IO_",
+    uapi.InternalError: "KVM_INTERNAL_ERROR_",
+    uapi.EmulationFlag: "KVM_INTERNAL_ERROR_EMULATION_FLAG_",
+    uapi.SystemEvent: "KVM_SYSTEM_EVENT_",
+    uapi.StatsType: "KVM_STATS_TYPE_",
+    uapi.StatsUnit: "KVM_STATS_UNIT_",
+    uapi.StatsBase: "KVM_STATS_BASE_",
+    uapi.Protection: "PROT_",
+    uapi.MapFlag: "MAP_",
+    uapi.Advice: "MADV_",
+}
+SHIFTS = {uapi.StatsUnit: 4, uapi.StatsBase: 8}
+
+# What came after Linux 6.1, and the macro that came with it: older headers lack both.
+NEWER_STRUCTURES = {
+    "struct kvm_userspace_memory_region2": "KVM_SET_USER_MEMORY_REGION2",
+    "struct kvm_memory_attributes": "KVM_SET_MEMORY_ATTRIBUTES",
+    "struct kvm_create_guest_memfd": "KVM_CREATE_GUEST_MEMFD",
+    "struct kvm_pre_fault_memory": "KVM_PRE_FAULT_MEMORY",
+}
+NEWER_FIELDS = {"memory_fault": "KVM_EXIT_MEMORY_FAULT"}
+NEWER_CONSTANTS = {
+    *NEWER_STRUCTURES.values(),
+    *NEWER_FIELDS.values(),
+    "GUEST_MEMFD_FLAG_INIT_SHARED",
+    "GUEST_MEMFD_FLAG_MMAP",
+    "KVM_CAP_GUEST_MEMFD",
+    "KVM_CAP_GUEST_MEMFD_FLAGS",
+    "KVM_CAP_MEMORY_ATTRIBUTES",
+    "KVM_CAP_MEMORY_FAULT_INFO",
+    "KVM_CAP_PRE_FAULT_MEMORY",
+    "KVM_CAP_USER_MEMORY2",
+    "KVM_CAP_VM_TYPES",
+    "KVM_MEMORY_ATTRIBUTE_PRIVATE",
+    "KVM_MEMORY_EXIT_FLAG_PRIVATE",
+    "KVM_MEM_GUEST_MEMFD",
+    "KVM_X86_DEFAULT_VM",
+    "KVM_X86_QUIRK_SLOT_ZAP_ALL",
+    "KVM_X86_SW_PROTECTED_VM",
+}
+
+
+def test_every_enum_is_compared() -> None:
+    enums = {
+        value
+        for value in vars(uapi).values()
+        if inspect.isclass(value) and issubclass(value, int) and value.__module__ == uapi.__name__
+    }
+    assert set(PREFIXES) == enums
+
+
+def test_agrees_with_the_installed_header(tmp_path: Path) -> None:
+    ours = {**_constants(), **_layouts()}
+    theirs = _probe(tmp_path, list(ours))
+
+    assert {name: theirs[name] for name in theirs} == {name: ours[name] for name in theirs}
+
+    lacking = {name for name in ours if name not in theirs}
+    print("the installed header lacks:", *sorted(lacking), sep="\n  ")
+    unknown = {name for name in lacking if _guard(name) not in NEWER_CONSTANTS}
+    if "KVM_CAP_DIRTY_LOG_RING_ACQ_REL" in theirs:  # Linux 6.1 or newer
+        assert unknown == set()
+    assert len(theirs) > 400
+
+
+def test_probe_answers_for_each_name(tmp_path: Path) -> None:
+    """The comparison is not vacuous: what the probe says of a name is that name's own."""
+    ours = _layouts()
+    theirs = _probe(tmp_path, ["offsetof(struct kvm_run, mmio.len)", "sizeof(struct kvm_run)"])
+    assert theirs == {
+        "offsetof(struct kvm_run, mmio.len)": 48,
+        "sizeof(struct kvm_run)": ours["sizeof(struct kvm_run)"],
+    }
+
+
+def test_every_ioctl_states_the_size_of_its_structure() -> None:
+    sizes = {raw.size_of(name) for name in raw.structures()} | {raw.size_of("uint64_t"), 0}
+    assert {request.size_bytes for request in uapi.Ioctl} <= sizes
+
+
+def _constants() -> dict[str, int]:
+    constants = {
+        "KVM_API_VERSION": uapi.API_VERSION,
+        "KVM_DIRTY_LOG_PAGE_OFFSET": uapi.DIRTY_LOG_PAGE_OFFSET,
+    }
+    for enum, prefix in PREFIXES.items():
+        for member in enum:
+            constants[prefix + member.name] = member.value << SHIFTS.get(enum, 0)
+    return constants
+
+
+def _layouts() -> dict[str, int]:
+    """Return every size and offset, by the C expression that says it."""
+    structures = raw.structures()
+    parts = {type_.cname for whole in structures.values() for type_ in _parts(whole)}
+    layouts = {}
+    for name, whole in structures.items():
+        if name not in parts:
+            layouts[f"sizeof({name})"] = raw.size_of(name)
+            for path, offset, size in _places(whole):
+                layouts[f"offsetof({name}, {path})"] = offset
+                if size is not None:
+                    layouts[f"sizeof((({name} *)0)->{path})"] = size
+    return layouts
+
+
+def _parts(ctype: Any) -> Iterator[Any]:
+    """Yield the types of all members of a structure, at every depth."""
+    for _, field in ctype.fields:
+        inner = field.type.item if field.type.kind == "array" else field.type
+        yield inner
+        if inner.kind in ("struct", "union"):
+            yield from _parts(inner)
+
+
+def _places(ctype: Any, prefix: str = "", base: int = 0) -> Iterator[tuple[str, int, int | None]]:
+    """Yield path, offset and size (None of a flexible array) of every member with a name."""
+    for name, field in ctype.fields:
+        path, offset, inner = prefix + name, base + field.offset, field.type
+        if name:
+            flexible = inner.kind == "array" and inner.length is None
+            yield path, offset, None if flexible else raw.size_of(inner)
+        if inner.kind == "array":
+            path, inner = f"{path}[0]", inner.item
+        if inner.kind in ("struct", "union"):
+            yield from _places(inner, f"{path}." if name else prefix, offset)
+
+
+def _guard(expression: str) -> str:
+    """Return the macro that a header has when it knows the expression, or '' if all do."""
+    if "(" not in expression:
+        return expression
+    words = re.findall(r"struct \w+|\w+", expression)
+    newer = {**NEWER_STRUCTURES, **NEWER_FIELDS}
+    return next((newer[word] for word in words if word in newer), "")
+
+
+def _probe(folder: Path, expressions: list[str]) -> dict[str, int]:
+    """Return what the installed header says of each expression that it knows."""
+    lines = []
+    for expression in expressions:
+        show = f'printf("%s=%llu\\n", "{expression}", (unsigned long long)({expression}));'
+        guard = _guard(expression)
+        lines += [f"#ifdef {guard}", show, "#endif"] if guard else [show]
+    source = folder / "probe.c"
+    source.write_text(
+        "#include <stddef.h>\n#include <stdio.h>\n#include <sys/mman.h>\n"
+        "#include <linux/kvm.h>\nint main(void)\n{\n" + "\n".join(lines) + "\nreturn 0;\n}\n"
+    )
+    program = folder / "probe"
+    subprocess.run(["cc", "-D_GNU_SOURCE", "-w", "-o", program, source], check=True)
+    output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    pairs = (line.rpartition("=") for line in output.splitlines())
+    return {name: int(value) for name, _, value in pairs}

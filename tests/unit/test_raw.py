@@ -1,0 +1,110 @@
+import errno
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from kvm_abi import raw
+from kvm_abi.raw import KvmError
+from kvm_abi.uapi import Ioctl, MapFlag, Protection
+
+
+@pytest.fixture
+def null() -> Iterator[int]:
+    """A file that knows no ioctl of KVM: it answers ENOTTY."""
+    fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    yield fd
+    os.close(fd)
+
+
+def test_error_says_what_was_asked(null: int) -> None:
+    region = raw.new(
+        "struct kvm_userspace_memory_region *", (1, 2, 0x10000, 0x1000, 0x7F0000000000)
+    )
+    with pytest.raises(KvmError) as caught:
+        raw.ioctl(null, Ioctl.SET_USER_MEMORY_REGION, region)
+    region.slot = 7  # The error tells of the call, not of what became of the structure.
+    assert caught.value.errno == errno.ENOTTY
+    assert caught.value.request is Ioctl.SET_USER_MEMORY_REGION
+    assert str(caught.value) == (
+        "KVM_SET_USER_MEMORY_REGION(slot=0x1, flags=0x2, guest_phys_addr=0x10000, "
+        "memory_size=0x1000, userspace_addr=0x7f0000000000): "
+        "ENOTTY Inappropriate ioctl for device"
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "structure", "text"),
+    [
+        (Ioctl.RUN, None, "KVM_RUN()"),
+        (Ioctl.CREATE_VCPU, 3, "KVM_CREATE_VCPU(0x3)"),
+        (
+            Ioctl.GET_DIRTY_LOG,
+            ("struct kvm_dirty_log *", {"slot": 2, "padding2": 0x5000}),
+            "KVM_GET_DIRTY_LOG(slot=0x2, dirty_bitmap=0x5000)",
+        ),
+        (
+            Ioctl.ENABLE_CAP,
+            ("struct kvm_enable_cap *", {"cap": 0xC0, "args": [0x11]}),
+            f"KVM_ENABLE_CAP(cap=0xc0, flags=0x0, args=0x11{'00' * 31})",
+        ),
+        (Ioctl.SET_IDENTITY_MAP_ADDR, ("uint64_t *", 0x9000), "KVM_SET_IDENTITY_MAP_ADDR(0x9000)"),
+        (
+            Ioctl.SET_CPUID2,
+            ("struct kvm_cpuid2 *", {"nent": 1, "entries": [{"function": 4}]}),
+            "KVM_SET_CPUID2(nent=0x1, entries=[...])",
+        ),
+    ],
+)
+def test_error_renders_every_kind_of_argument(
+    null: int,
+    request_: Ioctl,
+    structure: tuple[str, object] | int | None,
+    text: str,
+) -> None:
+    argument = raw.new(*structure) if isinstance(structure, tuple) else structure or 0
+    with pytest.raises(KvmError) as caught:
+        raw.ioctl(null, request_, argument)
+    assert str(caught.value).startswith(text + ": ENOTTY")
+
+
+def test_error_renders_nested_structures(null: int) -> None:
+    sregs = raw.new("struct kvm_sregs *")
+    sregs.cs.base = 0xFFFF0000
+    with pytest.raises(KvmError, match=r"cs=\{base=0xffff0000, limit=0x0, .*\}, ds=\{base=0x0"):
+        raw.ioctl(null, Ioctl.SET_SREGS, sregs)
+
+
+def test_refuses_a_structure_of_another_size(null: int) -> None:
+    region = raw.new("struct kvm_userspace_memory_region2 *")
+    with pytest.raises(TypeError, match=r"takes 32 bytes, struct .*region2 has 160"):
+        raw.ioctl(null, Ioctl.SET_USER_MEMORY_REGION, region)
+
+
+def test_refuses_a_wrong_structure_after_a_right_one(null: int) -> None:
+    for declaration in ("struct kvm_regs *", "struct kvm_sregs *"):
+        with pytest.raises(KvmError if declaration == "struct kvm_regs *" else TypeError):
+            raw.ioctl(null, Ioctl.SET_REGS, raw.new(declaration))
+
+
+def test_refuses_an_array(null: int) -> None:
+    with pytest.raises(TypeError, match="takes a pointer"):
+        raw.ioctl(null, Ioctl.SET_IDENTITY_MAP_ADDR, raw.new("uint8_t[8]"))
+
+
+def test_interrupted_calls_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([-errno.EINTR, -errno.EINTR, 5])
+    monkeypatch.setattr(raw, "_ioctl_value", lambda *_: next(answers))
+    assert raw.ioctl(0, Ioctl.CREATE_VM) == 5
+
+
+def test_an_interrupted_run_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw, "_ioctl_value", lambda *_: -errno.EINTR)
+    with pytest.raises(KvmError) as caught:
+        raw.ioctl(0, Ioctl.RUN)
+    assert caught.value.errno == errno.EINTR
+
+
+def test_mapping_errors_name_the_call() -> None:
+    with pytest.raises(OSError, match="mmap: Invalid argument"):
+        raw.map_memory(0, 0, Protection.READ, MapFlag.PRIVATE | MapFlag.ANONYMOUS)
