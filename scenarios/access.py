@@ -145,15 +145,6 @@ _SWEEPS = (
         tag="sweep",
     ),
     _access(
-        "sweep-around-a-slot",
-        "A slot of one page lies between two holes, and is found in passing.",
-        _LOW.create(),
-        Sweep(0x100 * PAGE_SIZE_BYTES - 16, 1032),
-        Sweep(0x100 * PAGE_SIZE_BYTES - 16, 1032, "write", 4, 0x77777777),
-        source=_SPLIT,
-        tag="sweep",
-    ),
-    _access(
         "sweep-over-a-hole-in-the-middle",
         "A hole of one page between two slots is not jumped over.",
         *creates(_LOW, _HIGH, _THREE),

@@ -1,6 +1,6 @@
 """Instructions from inside a slot: they are fetched from where the slot is."""
 
-from scenarios._build import HUGE, A, B, Slot, at, creates, read
+from scenarios._build import HUGE, A, B, Slot, at, read
 from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -38,13 +38,6 @@ def _execute(
 
 
 SCENARIOS = (
-    _execute(
-        "execute-in-a-slot",
-        "Each page of a slot executes its own instructions.",
-        _ONE.create(),
-        _at(0x100),
-        _at(0x101),
-    ),
     _execute(
         "execute-then-move-then-execute",
         "After a move the instructions are at the new place, and gone from the old one.",
@@ -90,16 +83,6 @@ SCENARIOS = (
         source="api.rst 5, KVM_EXIT_INTERNAL_ERROR",
     ),
     _execute(
-        "execute-after-deletion",
-        "Instructions that were executed a moment ago cannot be once their slot is gone.",
-        *creates(_ONE, Slot(2, 0x102, at("b"), pages=2)),
-        _at(0x100),
-        _ONE.delete(),
-        _at(0x100),
-        _at(0x102),
-        source=_STALE,
-    ),
-    _execute(
         "execute-after-other-memory-came",
         "A place that gets other memory executes the instructions of that.",
         _ONE.create(),
@@ -108,12 +91,6 @@ SCENARIOS = (
         Slot(1, 0x100, at("b", 3), pages=2).create(),
         _at(0x100),
         source="kvm_arch_flush_shadow_memslot",
-    ),
-    _execute(
-        "execute-at-gpa-0",
-        "Instructions at gpa 0 are instructions.",
-        Slot(1, 0, at("a")).create(),
-        _at(0),
     ),
     _execute(
         "execute-on-transparent-huge-pages",

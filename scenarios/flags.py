@@ -25,22 +25,6 @@ _IN_PLACE = (
         operations=(_ONE.create(), _ONE.move(0x108), _ONE.move(0x108), _ONE.create()),
     ),
     Scenario(
-        name="flags-log-on",
-        why="Logging is switched on in place: the slot stays where it is, as it is.",
-        source=API,
-        tags=("flags",),
-        mappings=(A, B),
-        operations=(*creates(_ONE, _TWO), _ONE.change(LOG_DIRTY_PAGES)),
-    ),
-    Scenario(
-        name="flags-log-off",
-        why="Logging is switched off in place: the slot stays where it is, as it is.",
-        source=API,
-        tags=("flags",),
-        mappings=(A, B),
-        operations=(*creates(_LOGGED, _TWO), _LOGGED.change(0)),
-    ),
-    Scenario(
         name="flags-on-and-off-again",
         why="A slot survives any number of changes of its flags.",
         source=API,
@@ -83,31 +67,9 @@ _IN_PLACE = (
             _ONE.change(READONLY),
         ),
     ),
-    Scenario(
-        name="flags-then-delete",
-        why="A slot that logs is deleted like any other.",
-        source=API,
-        tags=("flags", "delete"),
-        mappings=(A, B),
-        operations=(*creates(_ONE, _TWO), _ONE.change(LOG_DIRTY_PAGES), _ONE.delete()),
-    ),
 )
 
 _FORMS = (
-    Scenario(
-        name="second-form-create-move-delete",
-        why="KVM_SET_USER_MEMORY_REGION2 does without a guest_memfd what the first form does.",
-        source="api.rst 4.140 KVM_SET_USER_MEMORY_REGION2",
-        tags=("second-form", "create", "move", "delete"),
-        mappings=(A, B),
-        needs=("user_memory2",),
-        operations=(
-            second_form(_ONE.create()),
-            second_form(_ONE.move(0x104)),
-            second_form(_ONE.move(0x104, LOG_DIRTY_PAGES)),
-            second_form(_ONE.delete()),
-        ),
-    ),
     Scenario(
         name="second-form-on-a-slot-of-the-first",
         why="Both forms speak of the same slots: a nop, a move, a deletion, crosswise.",

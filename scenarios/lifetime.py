@@ -1,6 +1,6 @@
 """VMs that are closed with what they have, and what the next one finds: nothing."""
 
-from scenarios._build import HUGE, NOWHERE, A, B, Slot, at, creates, deletes, read, write
+from scenarios._build import NOWHERE, A, B, Slot, at, creates, read, write
 from vmm.memslots.operations import (
     LOG_DIRTY_PAGES,
     AnyOperation,
@@ -38,12 +38,6 @@ SCENARIOS = (
         *creates(_ONE, _TWO),
     ),
     _life(
-        "close-after-deletion",
-        "There is nothing left to do for slots that are gone.",
-        *creates(_ONE, _TWO),
-        *deletes(_ONE, _TWO),
-    ),
-    _life(
         "close-with-a-moved-and-a-logging-slot",
         "What a move and a dirty log allocated goes with the VM.",
         *creates(_ONE, _TWO),
@@ -55,12 +49,6 @@ SCENARIOS = (
         "A slot behind which there is nothing is no obstacle.",
         Slot(1, 0x100, at("nowhere"), pages=2).create(),
         mappings=(NOWHERE,),
-    ),
-    _life(
-        "close-with-huge-pages",
-        "A slot on huge pages, begun in the middle of one, goes like any other.",
-        Slot(1, 0x3FF, at("huge", 510), pages=4).create(),
-        mappings=(HUGE,),
     ),
     _life(
         "new-vm-has-no-slots",
@@ -97,15 +85,6 @@ SCENARIOS = (
             for operation in (Slot(1, gfn, at("a"), pages=2).create(), NewVm())
         ),
         _ONE.create(),
-    ),
-    _life(
-        "new-vm-after-refusals",
-        "Refused calls hold on to nothing of the VM.",
-        _ONE.create(),
-        Slot(2, 0x101, at("b")).create(),
-        _TWO.delete(),
-        NewVm(),
-        Slot(2, 0x101, at("b")).create(),
     ),
     _life(
         "memory-outlives-the-vm",

@@ -75,20 +75,15 @@ def _arithmetic() -> tuple[Scenario, ...]:
     return (
         _limit(
             "refuse-a-gpa-range-that-wraps",
-            "A slot ends below 2^64; one that ends exactly there has wrapped.",
+            "A slot ends below 2^64, new or moved; one that ends exactly there has wrapped.",
             _SET,
             but(new, guest_phys_addr=_TOP - 2 * PAGE_SIZE_BYTES),
             but(new, guest_phys_addr=_TOP - PAGE_SIZE_BYTES),
+            but(_LIVE.create(), guest_phys_addr=_TOP - 2 * PAGE_SIZE_BYTES),
+            but(_LIVE.create(), guest_phys_addr=_TOP - PAGE_SIZE_BYTES),
             # This one does not wrap; it is beyond what any MMU maps.
             but(new, guest_phys_addr=_TOP - 3 * PAGE_SIZE_BYTES),
             new,
-        ),
-        _limit(
-            "refuse-a-move-that-wraps",
-            "A move does not take the end of a slot past 2^64 either, and the slot stays.",
-            _SET,
-            but(_LIVE.create(), guest_phys_addr=_TOP - 2 * PAGE_SIZE_BYTES),
-            but(_LIVE.create(), guest_phys_addr=_TOP - PAGE_SIZE_BYTES),
         ),
         _limit(
             "refuse-too-many-pages",
@@ -97,17 +92,12 @@ def _arithmetic() -> tuple[Scenario, ...]:
             but(endless, memory_size=(1 << 31) * PAGE_SIZE_BYTES),
             but(endless, memory_size=((1 << 32) + 1) * PAGE_SIZE_BYTES),
             but(endless, memory_size=1 << 63),
-        ),
-        _limit(
-            "refuse-too-many-pages-on-a-live-slot",
-            "A size whose low 32 bits are those of the slot is another size all the same.",
-            "KVM_MEM_MAX_NR_PAGES",
+            # The low 32 bits of these sizes in pages are the slot's own size, and 0.
             but(
                 _LIVE.create(),
                 guest_phys_addr=_HIGH_GPA,
                 memory_size=((1 << 32) + 2) * PAGE_SIZE_BYTES,
             ),
-            # A size of 2^44 bytes is 0 in the kernel's 32-bit count of pages: no deletion.
             but(_LIVE.create(), guest_phys_addr=_HIGH_GPA, memory_size=1 << 44),
         ),
     )

@@ -99,15 +99,10 @@ SCENARIOS = (
         Execute(_START + PAGE_SIZE_BYTES),
     ),
     _readonly(
-        "readonly-after-writable",
-        "A slot that comes back as READONLY is not written by a translation from before.",
+        "readonly-between-times-writable",
+        "READONLY and writable in turn: no translation of the slot before decides.",
         Slot(1, 0x100, at("a"), pages=2).create(),
         _RO.delete(),
-        _RO.create(),
-    ),
-    _readonly(
-        "readonly-then-writable",
-        "A slot that comes back writable is written at the first attempt.",
         _RO.create(),
         _RO.delete(),
         Slot(1, 0x100, at("a"), pages=2).create(),

@@ -7,7 +7,6 @@ from scenarios._build import (
     B,
     Slot,
     at,
-    but,
     creates,
     read,
     write,
@@ -45,10 +44,7 @@ def _mapped(
 
 _MAPPED = (
     _mapped(
-        "zero-va-create", "The memory at virtual address 0 is memory.", *creates(_AT_ZERO, _OTHER)
-    ),
-    _mapped(
-        "zero-va-touch",
+        "zero-va-create-and-touch",
         "What the guest writes to the memory at address 0 is there, and stays.",
         _AT_ZERO.create(),
         write(0x100, 0x0BADF00D, offset=0),
@@ -95,12 +91,6 @@ _MAPPED = (
         _AT_ZERO.change(0),
     ),
     _mapped(
-        "zero-va-second-page",
-        "A slot may begin one page above address 0.",
-        Slot(1, 0x100, at("zero", 1), pages=2).create(),
-        Slot(1, 0x100, at("zero", 1), pages=2).move(0x101),
-    ),
-    _mapped(
         "zero-va-two-slots",
         "Two slots may both be at address 0; one of them goes, and the other stays.",
         *creates(_AT_ZERO, Slot(3, 0x110, at("zero"), pages=2)),
@@ -122,12 +112,6 @@ _MAPPED = (
         Execute(0x101 * PAGE_SIZE_BYTES),
         _AT_ZERO.move(0x102),
         Execute(0x103 * PAGE_SIZE_BYTES),
-    ),
-    _mapped(
-        "zero-va-readonly",
-        "A READONLY slot at address 0 is read as memory and written as MMIO.",
-        Slot(1, 0x100, at("zero"), 2, READONLY).create(),
-        needs=("readonly_mem",),
     ),
 )
 
@@ -174,25 +158,13 @@ _UNMAPPED = (
         Touch(0x100 * PAGE_SIZE_BYTES, width=1),
     ),
     _unmapped(
-        "unmapped-hva-move-and-delete",
-        "What fails to be reached fails at the new place, and is MMIO at the old one.",
-        _LOST.create(),
-        _LOST.move(0x101),
+        "unmapped-hva-in-place-of-memory",
+        "A slot comes back without memory, and with it again: each time that is what counts.",
+        Slot(1, 0x100, at("a"), pages=2).create(),
         _LOST.delete(),
-    ),
-    _unmapped(
-        "unmapped-hva-then-memory",
-        "Failed touches leave nothing behind that outlives the slot.",
         _LOST.create(),
         _LOST.delete(),
         Slot(1, 0x100, at("a"), pages=2).create(),
-    ),
-    _unmapped(
-        "memory-then-unmapped-hva",
-        "Memory that was in reach is so no longer when the slot comes back without any.",
-        Slot(1, 0x100, at("a"), pages=2).create(),
-        Slot(1, 0x100, at("a"), pages=2).delete(),
-        _LOST.create(),
     ),
     _unmapped(
         "unmapped-hva-readonly",
@@ -213,13 +185,6 @@ _UNMAPPED = (
         *creates(_LOST, _OTHER),
         Execute(0x100 * PAGE_SIZE_BYTES),
         read(0x104),
-    ),
-    _unmapped(
-        "delete-with-a-poisoned-looking-hva",
-        "A deletion takes any user address, 0 as well as one that nobody mapped.",
-        *creates(_LOST, _OTHER),
-        but(_LOST.delete(), userspace_addr=at("nowhere", 7)),
-        but(_OTHER.delete(), userspace_addr=0),
     ),
 )
 
