@@ -1,0 +1,76 @@
+"""Scenarios in a child process: whatever becomes of it, the history up to then is there."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.ideal import FEATURES
+from vmm.memslots import codec, runner
+from vmm.memslots.check import Status, judge
+from vmm.memslots.executor import Record
+from vmm.memslots.history import Done, Event
+from vmm.memslots.operations import Inspect, Mapping, Place, Scenario, SetUserMemoryRegion
+from vmm.memslots.plan import guest_slot
+from vmm.memslots.runner import HarnessError, run_isolated
+from vmm.system import Kvm
+
+SCENARIO = Scenario(
+    "one slot",
+    (SetUserMemoryRegion(0, 0x10000, 0x1000, Place("a")),),
+    (Mapping("a", 1),),
+)
+
+
+def ends_with(monkeypatch: pytest.MonkeyPatch, end: Callable[[], object]) -> None:
+    """Let the child record one event, and then meet its end."""
+
+    def execute(_: Kvm, scenario: Scenario, record: Record, begin: Callable[[], None]) -> None:
+        record(Event(-1, guest_slot(scenario), Done()))
+        begin()
+        record(Event(0, Inspect(), Done()))
+        end()
+
+    monkeypatch.setattr(runner, "execute", execute)
+
+
+def test_scenario_that_runs_to_its_end_passes(tmp_path: Path) -> None:
+    journal = tmp_path / "history.jsonl"
+    history = run_isolated(SCENARIO, FEATURES, journal=journal)
+    assert judge(history).status is Status.PASSED
+    assert codec.read_history(journal) == history
+
+
+def test_hang_ends_at_the_limit_and_keeps_what_was_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends_with(monkeypatch, signal.pause)
+    history = run_isolated(SCENARIO, FEATURES, time_limit_s=0.2)
+    assert [event.operation for event in history.events] == [guest_slot(SCENARIO)]
+    verdict = judge(history)
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.reason.startswith("hung: no end within 0.2 s; kernel stack")
+
+
+def test_death_by_a_signal_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_with(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    history = run_isolated(SCENARIO, FEATURES)
+    assert history.end is not None
+    assert history.end.reason == "died: SIGKILL"
+    assert len(history.events) == 1
+
+
+def test_fault_of_the_harness_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    ends_with(monkeypatch, fail)
+    with pytest.raises(HarnessError, match="ZeroDivisionError"):
+        run_isolated(SCENARIO, FEATURES)
+
+
+def test_interruption_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_with(monkeypatch, lambda: (os.kill(os.getppid(), signal.SIGINT), signal.pause()))
+    assert judge(run_isolated(SCENARIO, FEATURES)).reason == "interrupted"
