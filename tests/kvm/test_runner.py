@@ -72,5 +72,9 @@ def test_fault_of_the_harness_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_interruption_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
-    ends_with(monkeypatch, lambda: (os.kill(os.getppid(), signal.SIGINT), signal.pause()))
+    def interrupt() -> None:
+        os.kill(os.getppid(), signal.SIGINT)
+        signal.pause()
+
+    ends_with(monkeypatch, interrupt)
     assert judge(run_isolated(SCENARIO, FEATURES)).reason == "interrupted"
