@@ -22,6 +22,7 @@ COMMANDS = {
     "judge": "Judge a recorded history again, without a kernel.",
     "show": "Print a curated scenario as JSON, to be edited and run.",
     "info": "Say whether this host can do it, and what its kernel offers.",
+    "demo": "Show what a memslot is, step by step, on this kernel.",
 }
 """Each command and its help line; ``vmm.cli.NAME`` holds it as ``NAME``."""
 

@@ -1,0 +1,55 @@
+"""``vmm demo``: show what a memslot is, on this kernel."""
+
+import io
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from vmm.cli.errors import usable
+from vmm.cli.host import look_at_host, require_usable
+from vmm.cli.output import console, print_lines
+from vmm.demo import scenes, story
+from vmm.memslots.check import Status
+from vmm.report import terminal
+from vmm.report.demo import WIDTH, in_ascii, opening, scene_lines
+from vmm.report.result import Checked, judged
+
+
+@click.command()
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
+@click.pass_context
+def demo(ctx: click.Context, svg: Path | None) -> None:
+    """Show what a memslot is, step by step, on this kernel."""
+    host = look_at_host()
+    require_usable(host, require_run=False)
+
+    from vmm.memslots.runner import run_isolated
+
+    history = run_isolated(story(host.features), host.features, host=host.info.in_brief())
+    lines = opening(history.header.scenario.mappings)
+    for scene in scenes(history):
+        lines += scene_lines(scene)
+    checked = judged(history)
+    lines += _end(checked)
+    if svg is None:
+        to = console()
+        print_lines(to, map(in_ascii, lines) if to.options.ascii_only else lines)
+    else:
+        _save_picture(lines, svg)
+    ctx.exit(checked.verdict.status.exit_status)
+
+
+def _end(checked: Checked) -> list[Text]:
+    if checked.verdict.status is not Status.PASSED:
+        return terminal.single(checked, "vmm demo", WIDTH)
+    return [Text("  All of this is what the model expects. `vmm check` tries much more.", "green")]
+
+
+def _save_picture(lines: list[Text], file: Path) -> None:
+    """Save the demo as SVG, in colour: the picture that the README shows."""
+    canvas = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+    print_lines(canvas, lines)
+    with usable(file):
+        canvas.save_svg(str(file), title="vmm demo")
