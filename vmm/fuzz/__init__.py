@@ -1,0 +1,1 @@
+"""Random scenarios: made, run, judged, shrunk, and turned into a reproducer."""

@@ -1,0 +1,87 @@
+"""Random scenarios: ``generate`` is a pure function of a seed and of a kernel's features.
+
+Most scenarios are a mixture of region calls and looks at memory; some begin with a crowd of
+slots; some are curated scenarios with a few operations changed. Short ones show a difference
+plainly, long ones reach states that need many steps.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from vmm.fuzz import pools
+from vmm.fuzz.calls import Calls
+from vmm.fuzz.dice import Dice
+from vmm.fuzz.looks import Looks
+from vmm.fuzz.mutate import mutate
+from vmm.fuzz.world import World
+from vmm.memslots.features import Features
+from vmm.memslots.operations import AnyOperation, Inspect, NewVm, Scenario
+
+_MUTANTS = 0.15
+_CROWDS = 0.05
+_LENGTHS = ((3, 12), (12, 60), (60, 200), (150, 400))
+"""How many region calls a scenario has: from, to."""
+_CROWD_SIZES = (20, 64, 65, 70, 130, 300, 508, 509, 510, 520)
+_CROWD_GFN = 0x2000
+
+
+def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> Scenario:
+    """Return the scenario of a seed; it is valid, and the same on every machine.
+
+    ``bases`` are scenarios of which some of the result are mutations.
+    """
+    dice = Dice(seed)
+    name = f"fuzz-{seed:016x}"
+    if bases and dice.chance(_MUTANTS):
+        return mutate(dice, dice.pick(bases), features, name)
+    drawn = pools.draw(dice, features)
+    composer = _Composer(dice, features, drawn)
+    return Scenario(
+        name=name,
+        operations=tuple(composer.operations()),
+        mappings=drawn.mappings,
+        why="A random scenario.",
+        source="vmm fuzz",
+        tags=("fuzz",),
+        survey="none",
+        guest=pools.GUEST,
+    )
+
+
+class _Composer:
+    """Strings calls and looks together."""
+
+    def __init__(self, dice: Dice, features: Features, drawn: pools.Pools) -> None:
+        self._dice = dice
+        self._features = features
+        self._world = World(features.last_gfn)
+        self._calls = Calls(dice, features, drawn, self._world)
+        self._looks = Looks(dice, drawn, self._world)
+
+    def operations(self) -> Iterator[AnyOperation]:
+        dice = self._dice
+        if dice.chance(_CROWDS):
+            yield from self._crowd(min(dice.pick(_CROWD_SIZES), self._features.nr_memslots - 8))
+        first, last = dice.pick(_LENGTHS)
+        look, new_vm = dice.pick((0.5, 0.9, 1.0)), dice.pick((0.0, 0.0, 0.01))
+        for number in range(dice.between(first, last)):
+            call = self._calls.next()
+            yield call
+            if dice.chance(look):
+                yield from self._looks.after(call)
+            if number % 64 == 63:
+                yield from self._looks.everywhere()
+                yield Inspect()
+            if dice.chance(new_vm):
+                yield NewVm()
+                self._world.clear()
+        yield from self._looks.everywhere()
+
+    def _crowd(self, size: int) -> Iterator[AnyOperation]:
+        """Yield the creation of many slots of one page, with ids and gfns that ascend."""
+        stride = self._dice.pick((1, 2))
+        first = self._dice.pick((1000, 600, self._features.nr_memslots - size - 1))
+        first = min(first, max(self._features.nr_memslots - size - 1, 0))
+        for number in range(size):
+            slot = first + number
+            if pools.is_free(slot):
+                yield self._calls.create_at(slot, _CROWD_GFN + number * stride)

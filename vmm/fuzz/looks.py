@@ -1,0 +1,127 @@
+"""Where the guest looks: at borders, at what just changed, and at what used to be there."""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from vmm.fuzz.dice import Dice
+from vmm.fuzz.pools import GUEST, Pools
+from vmm.fuzz.world import World
+from vmm.memslots.operations import (
+    GUEST_SIZE_BYTES,
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Execute,
+    GetDirtyLog,
+    HostWrite,
+    Place,
+    SetUserMemoryRegion,
+    Sweep,
+    Touch,
+)
+from vmm.memslots.plan import TOUCH_LIMIT
+
+_OFFSETS = (0, 0x40, 0x40, 0x100, 0xFFC)
+"""Where in a page to touch: not where its code stands, so that it can be executed."""
+
+_STRADDLING = (0xFFD, 0xFFE, 0xFFF)
+_WIDTHS: tuple[Literal[1, 2, 4], ...] = (4, 4, 4, 2, 1)
+_ALL_LIMIT = 600
+_VALUES = 1 << 32
+
+
+class Looks:
+    """Makes the touches of one scenario, and whatever else looks at memory."""
+
+    def __init__(self, dice: Dice, pools: Pools, world: World) -> None:
+        self._dice = dice
+        self._pools = pools
+        self._world = world
+        self._eagerness = dice.pick((2, 4, 6))
+        self._writes = dice.pick((0.1, 0.4, 0.4, 0.7))
+        self._other = dice.pick((0.0, 0.05, 0.2))
+        self._logs = dice.pick((0.05, 0.3, 0.6))
+
+    def after(self, call: SetUserMemoryRegion) -> Iterator[AnyOperation]:
+        """Yield operations that look at what a call changed, or should have left alone."""
+        dice = self._dice
+        pages = self._around(call)
+        for _ in range(dice.between(1, self._eagerness)):
+            yield from self._touch(dice.pick(pages))
+        if dice.chance(self._logs):
+            logged = [n for n, s in self._world.slots.items() if s.flags & LOG_DIRTY_PAGES]
+            yield GetDirtyLog(dice.pick(logged or self._pools.slots))
+        if dice.chance(self._other):
+            yield from self._something_else(dice.pick(pages))
+
+    def everywhere(self) -> Iterator[Touch]:
+        """Yield a read of every page that matters: what there is, and what there was."""
+        pages = dict.fromkeys([*self._world.pages(), *self._world.former, *self._window()])
+        for gpa in list(pages)[:_ALL_LIMIT]:
+            if within_reach(gpa + 0x40, 4):
+                yield Touch(gpa + 0x40)
+
+    def _window(self) -> Iterator[int]:
+        return (gfn * PAGE_SIZE_BYTES for gfn in self._pools.gfns)
+
+    def _around(self, call: SetUserMemoryRegion) -> list[int]:
+        """Return pages worth a look, the likelier ones more than once."""
+        world, dice = self._world, self._dice
+        start = call.guest_phys_addr & -PAGE_SIZE_BYTES
+        last = start + max(call.memory_size & -PAGE_SIZE_BYTES, PAGE_SIZE_BYTES) - PAGE_SIZE_BYTES
+        pages = [start, start, last, last, start - PAGE_SIZE_BYTES, last + PAGE_SIZE_BYTES]
+        if call.memory_size > 2 * PAGE_SIZE_BYTES:
+            pages.append(start + dice.below((last - start) >> 12) * PAGE_SIZE_BYTES)
+        pages += world.former[-4:]
+        if world.slots:
+            for _ in range(3):
+                other = dice.pick(list(world.slots.values()))
+                pages += (
+                    other.guest_phys_addr,
+                    other.guest_phys_addr + other.memory_size - PAGE_SIZE_BYTES,
+                )
+        if world.former:
+            pages.append(dice.pick(world.former))
+        usable = [page for page in pages if within_reach(page, PAGE_SIZE_BYTES)]
+        return usable or [dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES]
+
+    def _touch(self, page: int) -> Iterator[Touch]:
+        dice = self._dice
+        width = dice.pick(_WIDTHS)
+        gpa = page + dice.pick(_STRADDLING if dice.chance(0.1) else _OFFSETS)
+        if not within_reach(gpa, width):
+            return
+        if dice.chance(self._writes):
+            yield Touch(gpa, "write", width, dice.below(_VALUES))
+            if dice.chance(0.2):
+                yield Touch(gpa, width=width)
+        else:
+            yield Touch(gpa, width=width)
+
+    def _something_else(self, page: int) -> Iterator[AnyOperation]:
+        dice = self._dice
+        what = dice.below(4)
+        if what == 0 and within_reach(page, PAGE_SIZE_BYTES):
+            yield Execute(page)
+        elif what == 1:
+            mapping = self._pools.mappings[0]
+            offset = dice.below(mapping.pages) * PAGE_SIZE_BYTES + 0x40
+            yield HostWrite(Place(mapping.name, offset), dice.below(_VALUES))
+        else:
+            gpa = page + PAGE_SIZE_BYTES - 0x10
+            count = dice.between(1, 12)
+            if within_reach(gpa, 4 * count):
+                access: Literal["read", "write"] = "write" if dice.chance(0.4) else "read"
+                yield Sweep(gpa, count, access, value=dice.below(_VALUES))
+
+
+def within_reach(gpa: int, length: int) -> bool:
+    """Return whether the guest may touch these bytes: below 4 GiB, and not its own slot's."""
+    if not 0 <= gpa <= TOUCH_LIMIT - length:
+        return False
+    return gpa + length <= GUEST.gpa or gpa >= GUEST.gpa + GUEST_SIZE_BYTES
+
+
+def reads(pages: Iterable[int]) -> Iterator[Touch]:
+    """Yield a read of each page that is within reach."""
+    return (Touch(page + 0x40) for page in pages if within_reach(page + 0x40, 4))

@@ -1,0 +1,119 @@
+"""The few values that a random scenario is made of: few, so that its operations collide."""
+
+from dataclasses import dataclass
+
+from vmm.fuzz.dice import Dice
+from vmm.memslots.features import Features
+from vmm.memslots.operations import (
+    GUEST_SIZE_BYTES,
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    Guest,
+    Mapping,
+    MappingKind,
+)
+from vmm.memslots.plan import TOUCH_LIMIT
+from vmm.memslots.validate import MAX_ZERO_PAGES
+
+GUEST = Guest()
+"""Where the guest itself lives in every random scenario."""
+
+_OLD_LIMIT = 509
+"""The number of user slots of kernels before 5.11: the ids around it are borders."""
+
+_USUAL_WINDOWS = (0x100, 0x100, 0x1000, 0x10)
+_BORDER_WINDOWS = (0, 0x9C, 0x1FA, 0x3FC, 0x7FFFC, GUEST.gpa // PAGE_SIZE_BYTES - 8)
+_WINDOW_PAGES = (6, 8, 12, 24)
+_SIZES = ((1,), (1, 1, 2), (1, 2, 3), (2, 3, 4), (1, 2, 63, 64, 65))
+_KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "anonymous", "shared", "memfd")
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """What a scenario may name. ``gfns`` and ``far_gfns`` are places, within and out of reach."""
+
+    slots: tuple[int, ...]
+    far_slots: tuple[int, ...]
+    gfns: tuple[int, ...]
+    far_gfns: tuple[int, ...]
+    sizes: tuple[int, ...]
+    mappings: tuple[Mapping, ...]
+    flags: tuple[int, ...]
+
+
+def draw(dice: Dice, features: Features) -> Pools:
+    """Return the pools of one scenario."""
+    return Pools(
+        _slots(dice, features),
+        _far_slots(features),
+        _gfns(dice),
+        _far_gfns(features),
+        dice.pick(_SIZES),
+        _mappings(dice, features),
+        _flags(dice, features),
+    )
+
+
+def is_free(slot: int) -> bool:
+    """Return whether a scenario may use this slot number: one is the guest's own."""
+    return slot != GUEST.slot
+
+
+def _slots(dice: Dice, features: Features) -> tuple[int, ...]:
+    last = features.nr_memslots - 1
+    borders = [0, _OLD_LIMIT - 1, _OLD_LIMIT, _OLD_LIMIT + 1, last - 1, last]
+    if features.address_spaces > 1:
+        borders += [1 << 16, 1 << 16 | 1]
+    first = dice.pick((0, 1, 1, 2, 6))
+    slots = list(range(first, first + dice.pick((2, 3, 4, 8))))
+    if dice.chance(0.3):
+        slots += [slot for slot in borders if dice.chance(0.5)]
+    return tuple(dict.fromkeys(slot for slot in slots if is_free(slot) and slot & 0xFFFF <= last))
+
+
+def _far_slots(features: Features) -> tuple[int, ...]:
+    """Return slot numbers that no kernel with these features has."""
+    beyond = features.nr_memslots
+    space = features.address_spaces << 16
+    return tuple(slot for slot in (beyond, 0xFFFF, space, space | 1, 0xFFFF << 16) if slot > 0)
+
+
+def _gfns(dice: Dice) -> tuple[int, ...]:
+    gfns: list[int] = []
+    for _ in range(dice.pick((1, 1, 2))):
+        first = dice.pick(_BORDER_WINDOWS if dice.chance(0.4) else _USUAL_WINDOWS)
+        gfns += range(first, first + dice.pick(_WINDOW_PAGES))
+    return tuple(dict.fromkeys(gfns))
+
+
+def _far_gfns(features: Features) -> tuple[int, ...]:
+    """Return places out of reach: the guest's own, above 4 GiB, at the last gfn, beyond."""
+    guest = GUEST.gpa // PAGE_SIZE_BYTES
+    last = features.last_gfn
+    reach = TOUCH_LIMIT // PAGE_SIZE_BYTES
+    return (
+        guest, guest + GUEST_SIZE_BYTES // PAGE_SIZE_BYTES - 1, reach, reach + 0x100,
+        last - 1, last, last + 1, (1 << 52) - 1,
+    )  # fmt: skip
+
+
+def _mappings(dice: Dice, features: Features) -> tuple[Mapping, ...]:
+    pages = dice.pick((4, 4, 8, 128))
+    mappings = [Mapping("a", pages, dice.pick(_KINDS)), Mapping("b", 4, dice.pick(_KINDS))]
+    if dice.chance(0.25):
+        mappings.append(Mapping("nowhere", 4, "unmapped"))
+    if features.zero_page and dice.chance(0.25):
+        mappings.append(Mapping("zero", MAX_ZERO_PAGES // 4, "zero"))
+    if dice.chance(0.04):
+        mappings.append(Mapping("huge", 1024, "thp"))
+    return tuple(mappings)
+
+
+def _flags(dice: Dice, features: Features) -> tuple[int, ...]:
+    flags = [0, 0, 0]
+    if dice.chance(0.6):
+        flags += [LOG_DIRTY_PAGES] * dice.pick((1, 4))
+    if features.readonly_mem and dice.chance(0.5):
+        flags += [READONLY, READONLY | LOG_DIRTY_PAGES]
+    return tuple(flags)

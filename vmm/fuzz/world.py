@@ -1,0 +1,80 @@
+"""What a generator remembers of the slots that its scenario makes: a sketch, not a model.
+
+It guesses which calls succeed, so that later operations can aim at what is there, and at what
+used to be. A wrong guess costs a good aim and nothing else.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vmm.memslots.operations import (
+    GUEST_MEMFD,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    SetUserMemoryRegion,
+    pages_of,
+)
+from vmm.memslots.regions import MAX_PAGES
+
+_FORMER_LIMIT = 48
+
+
+@dataclass(slots=True)
+class World:
+    """The slots that probably exist, by slot number, and gpas at which memory used to be."""
+
+    last_gfn: int
+    slots: dict[int, SetUserMemoryRegion] = field(default_factory=dict)
+    former: list[int] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Forget all slots: their places are former ones."""
+        for slot in self.slots.values():
+            self._leave(slot)
+        self.slots.clear()
+
+    def apply(self, op: SetUserMemoryRegion) -> None:
+        """Take note of a call that may succeed."""
+        old = self.slots.get(op.slot)
+        if op.memory_size == 0:
+            if old is not None:
+                del self.slots[op.slot]
+                self._leave(old)
+        elif self._fits(op) and (old is None or _may_become(old, op)):
+            self.slots[op.slot] = op
+            if old is not None and old.guest_phys_addr != op.guest_phys_addr:
+                self._leave(old)
+
+    def pages(self) -> Iterator[int]:
+        """Yield the first and the last page of every slot, and the pages around it."""
+        for slot in self.slots.values():
+            end = slot.guest_phys_addr + slot.memory_size
+            yield slot.guest_phys_addr
+            yield end - PAGE_SIZE_BYTES
+            yield end
+
+    def _fits(self, op: SetUserMemoryRegion) -> bool:
+        start, end = op.guest_phys_addr, op.guest_phys_addr + op.memory_size
+        if (start | op.memory_size) % PAGE_SIZE_BYTES or end // PAGE_SIZE_BYTES > self.last_gfn + 1:
+            return False
+        if pages_of(op.memory_size) > MAX_PAGES:
+            return False
+        return not any(
+            other.guest_phys_addr < end and start < other.guest_phys_addr + other.memory_size
+            for number, other in self.slots.items()
+            if number != op.slot
+        )
+
+    def _leave(self, slot: SetUserMemoryRegion) -> None:
+        last = slot.guest_phys_addr + slot.memory_size - PAGE_SIZE_BYTES
+        self.former += (slot.guest_phys_addr, last)
+        del self.former[:-_FORMER_LIMIT]
+
+
+def _may_become(old: SetUserMemoryRegion, new: SetUserMemoryRegion) -> bool:
+    fixed = READONLY | GUEST_MEMFD
+    return (
+        old.memory_size == new.memory_size
+        and old.userspace_addr == new.userspace_addr
+        and not (old.flags ^ new.flags) & fixed
+    )
