@@ -8,20 +8,26 @@ from rich.console import Console
 from rich.text import Text
 
 from vmm.cli.errors import usable
-from vmm.cli.host import look_at_host, require_usable
+from vmm.cli.host import USUAL, look_at_host, require_usable
 from vmm.cli.output import console, print_lines
-from vmm.demo import scenes, story
+from vmm.demo import chapters, scenes, story
 from vmm.memslots.check import Status
 from vmm.report import terminal
 from vmm.report.demo import WIDTH, in_ascii, opening, scene_lines
 from vmm.report.result import Checked, judged
 
+CHAPTERS = len(chapters(USUAL))
+
 
 @click.command()
+@click.argument("numbers", nargs=-1, type=click.IntRange(1, CHAPTERS), metavar="[CHAPTER]...")
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
 @click.pass_context
-def demo(ctx: click.Context, svg: Path | None) -> None:
-    """Show what a memslot is, step by step, on this kernel."""
+def demo(ctx: click.Context, numbers: tuple[int, ...], svg: Path | None) -> None:
+    """Show what a memslot is, step by step, on this kernel.
+
+    The story is always run whole; with the numbers of chapters only those are shown.
+    """
     host = look_at_host()
     require_usable(host, require_run=False)
 
@@ -30,7 +36,8 @@ def demo(ctx: click.Context, svg: Path | None) -> None:
     history = run_isolated(story(host.features), host.features, host=host.info.in_brief())
     lines = opening(history.header.scenario.mappings)
     for scene in scenes(history):
-        lines += scene_lines(scene)
+        if not numbers or scene.number in numbers:
+            lines += scene_lines(scene)
     checked = judged(history)
     lines += _end(checked)
     if svg is None:

@@ -23,7 +23,7 @@ _MARGIN = 9
 _CELL = 4
 _RULED = 4  # every so many pages their gpa is shown
 _COLOURS = {"amber": "yellow", "blue": "bright_blue", "zero": "magenta"}
-_GOOD, _BAD = "green", "red"
+_GOOD, _EXIT, _BAD = "green", "cyan", "red"
 _ASCII = str.maketrans("·━─▼└┘→", ".=-v\\/>")
 
 
@@ -36,7 +36,7 @@ def opening(mappings: tuple[Mapping, ...]) -> list[Text]:
         "A memslot maps guest-physical memory to host memory. Every page of ours carries its own "
         "mark, so that what the guest reads tells which page it reached."
     )
-    return [*_paragraph(words), legend]
+    return [*_paragraph(words), legend, Text()]
 
 
 def scene_lines(scene: Scene) -> list[Text]:
@@ -147,7 +147,9 @@ def _call(op: SetUserMemoryRegion, outcome: AnyOutcome) -> Text:
 def _touch(op: Touch, outcome: AnyOutcome, scene: Scene) -> Text:
     action = "reads" if op.access == "read" else f"writes {op.value:#x} at"
     line = _labelled("guest").append(f"{action} gpa {op.gpa:#x} → ", style="not dim")
-    style = _GOOD if isinstance(outcome, Touched) and not outcome.mmio else _BAD
+    style = _BAD
+    if isinstance(outcome, Touched):
+        style = _EXIT if outcome.mmio else _GOOD
     return line.append(_met(op, outcome, scene), style=f"not dim {style}")
 
 

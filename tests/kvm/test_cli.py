@@ -1,0 +1,119 @@
+"""The commands as a user calls them, on this kernel."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from vmm.memslots.codec import scenario_text
+from vmm.memslots.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
+
+VMM = (sys.executable, "-m", "vmm.cli")
+ROOT = Path(__file__).parents[2]
+TIME_LIMIT_S = 60
+
+SLOW = Scenario(
+    "slow",
+    tuple(
+        operation
+        for page in range(16, 4016)
+        for operation in (
+            SetUserMemoryRegion(1, page << 12, 0x1000, Place("a")),
+            Touch(page << 12),
+            SetUserMemoryRegion(1),
+        )
+    ),
+    (Mapping("a", 1),),
+    survey="none",
+)
+"""Takes long enough to be interrupted."""
+
+
+def vmm(*args: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*VMM, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def test_info_says_that_this_host_can() -> None:
+    result = vmm("info")
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.startswith("This host can run memslot scenarios.\n")
+    assert "  KVM_CAP_USER_MEMORY " in result.stdout
+
+
+def test_check_passes_on_this_kernel_and_says_so_in_json() -> None:
+    result = vmm("check", "create-*", "--json", "-", "--require-run")
+    data = json.loads(result.stdout)
+    assert result.returncode == 0, result.stderr
+    assert data["status"] == "passed"
+    assert data["kernel_healthy"] is True
+    assert data["counts"]["passed"] > 0
+    assert data["host"]["capabilities"]["USER_MEMORY"] == 1
+
+
+def test_a_run_is_recorded_and_can_be_judged_again(tmp_path: Path) -> None:
+    scenario, history = tmp_path / "s.json", tmp_path / "h.jsonl"
+    name = vmm("check", "--list").stdout.split()[0]
+    scenario.write_text(vmm("show", name).stdout)
+    ran = vmm("run", scenario, "--history", history)
+    assert ran.returncode == 0, ran.stderr
+    judged = vmm("judge", history)
+    assert judged.returncode == 0
+    assert judged.stdout.startswith(f"PASSED       {name}: ")
+    assert ran.stdout.startswith(judged.stdout)
+
+
+def test_an_interrupted_run_leaves_the_history_of_what_ran(tmp_path: Path) -> None:
+    scenario, history = tmp_path / "s.json", tmp_path / "h.jsonl"
+    scenario.write_text(scenario_text(SLOW))
+    with subprocess.Popen(
+        [*VMM, "run", scenario, "--history", history],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        while process.poll() is None and not _is_under_way(history):
+            os.sched_yield()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=TIME_LIMIT_S)
+    assert (process.returncode, errors) == (3, "")
+    assert output.startswith("INCONCLUSIVE slow: interrupted\n")
+    assert f" to {len(SLOW.operations) - 1}\n" in output
+    judged = vmm("judge", history)
+    assert judged.returncode == 3
+    assert output.startswith(judged.stdout.partition("again")[0])
+
+
+def _is_under_way(history: Path) -> bool:
+    return history.exists() and history.stat().st_size > len(scenario_text(SLOW)) + 20_000
+
+
+def test_the_demo_shows_every_chapter_and_passes() -> None:
+    result = vmm("demo")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("\n━━ ") == 8
+    assert "\x1b" not in result.stdout
+    assert result.stdout.endswith("`vmm check` tries much more.\n")
+
+
+def test_a_reader_that_goes_away_is_no_verdict() -> None:
+    with subprocess.Popen(
+        [*VMM, "check", "--list"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 3
