@@ -24,8 +24,9 @@ _buffer = _ffi.buffer
 _ioctl_struct = _lib.abi_ioctl_struct
 _ioctl_value = _lib.abi_ioctl_value
 
-# An Enum's properties are slow, and both of these are asked at every ioctl or refusal.
+# Looking these up in their enums is slow, and every ioctl or refusal asks for them.
 _RUN = int(Ioctl.RUN)
+_EINTR = errno.EINTR
 _SIZES_BYTES = {request: request.size_bytes for request in Ioctl}
 
 # The pointer type last seen with each request, whose size was found right.
@@ -100,15 +101,15 @@ def bytes_of(pointer: CData, size_bytes: int, offset: int = 0) -> bytes:
 def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     """Issue `request` and return its result, 0 or positive.
 
-    `arg` is a pointer to the structure that the request takes, or a value. A value goes to
-    the kernel as it is, for a request that takes a structure too: then it is an address that
-    the caller answers for.
+    `arg` is a pointer to the structure that the request takes, or an `int` proper (not an
+    enum). A number goes to the kernel as it is, even when the request takes a structure: then
+    it is an address that the caller answers for.
 
     Raises `KvmError` with the kernel's errno, and `TypeError` when the size of the structure
     is not the one that the request's number states. Interrupted calls are issued again
     (after Python's signal handlers have run), but for KVM_RUN, whose EINTR is an answer.
     """
-    if isinstance(arg, int):
+    if type(arg) is int:  # isinstance() would ask a structure for its class, field by field.
         result = _ioctl_value(fd, request, arg)
     else:
         if _checked.get(request) is not _typeof(arg):
@@ -116,13 +117,13 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
         result = _ioctl_struct(fd, request, arg)
     if result >= 0:
         return int(result)
-    if result == -errno.EINTR and request != _RUN:
+    if result == -_EINTR and request != _RUN:
         return ioctl(fd, request, arg)
     raise _error(-result, request, arg)
 
 
 def _error(number: int, request: Ioctl, arg: CData | int) -> KvmError:
-    if isinstance(arg, int):
+    if type(arg) is int:
         return KvmError(number, request, None, arg)
     return KvmError(number, request, _typeof(arg), bytes(_buffer(arg, _SIZES_BYTES[request])))
 

@@ -84,7 +84,7 @@ class Vm:
         plain number, and for the slot's end lying inside the mapping, the caller answers: the
         guest reaches whatever memory of this process is there.
         """
-        hva = userspace_addr if isinstance(userspace_addr, int) else userspace_addr.hva
+        hva = _hva(userspace_addr)
         region = raw.new(
             "struct kvm_userspace_memory_region *",
             (slot, flags, guest_phys_addr, memory_size, hva),
@@ -103,7 +103,7 @@ class Vm:
         guest_memfd: int = 0,
     ) -> None:
         """Issue KVM_SET_USER_MEMORY_REGION2: like the first form, with a guest_memfd."""
-        hva = userspace_addr if isinstance(userspace_addr, int) else userspace_addr.hva
+        hva = _hva(userspace_addr)
         region = raw.new(
             "struct kvm_userspace_memory_region2 *",
             (slot, flags, guest_phys_addr, memory_size, hva, guest_memfd_offset, guest_memfd),
@@ -190,3 +190,7 @@ class Vm:
                     previous.unpin(self._fd, slot)
                 userspace_addr.mapping.pin(self._fd, slot)
                 self._pinned[slot] = userspace_addr.mapping
+
+
+def _hva(address: HostAddress | int) -> int:
+    return address.hva if isinstance(address, HostAddress) else address
