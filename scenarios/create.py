@@ -70,6 +70,20 @@ _PLACES = (
     ),
 )
 
+_CHURN = tuple(Slot(2, gfn, at("b", gfn % 8)) for gfn in range(0x104, 0x10A))
+
+_STAYING = Scenario(
+    name="create-and-stay-while-others-come-and-go",
+    why="A slot that nobody changes is the same after any number of changes beside it.",
+    source=API,
+    tags=("create", "delete"),
+    mappings=(A, B),
+    operations=(
+        Slot(1, 0x102, at("a"), pages=2).create(),
+        *(operation for slot in _CHURN for operation in (slot.create(), slot.delete())),
+    ),
+)
+
 _BACKINGS = (
     Scenario(
         name="create-against-the-order-of-hvas",
@@ -151,4 +165,4 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         mappings=(A, B),
         operations=creates(Slot(1, 0x100, at("a")), Slot(2, features.last_gfn, at("b"))),
     )
-    return (*_PLACES, last, *_BACKINGS, *_SIZES)
+    return (*_PLACES, last, _STAYING, *_BACKINGS, *_SIZES)

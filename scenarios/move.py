@@ -163,6 +163,14 @@ _CONTENT = (
         operations=(_ONE.create(), _ONE.move(0x108), Slot(2, 0x100, at("b"), pages=2).create()),
     ),
     Scenario(
+        name="move-then-delete-then-create",
+        why="A slot that moved is deleted where it is, and created again where it was first.",
+        source=_STALE,
+        tags=("move", "delete", "create"),
+        mappings=(A,),
+        operations=(_ONE.create(), _ONE.move(0x108), _ONE.delete(), _ONE.create()),
+    ),
+    Scenario(
         name="move-out-of-huge-page-alignment",
         why="What is kept per huge page is made anew when gpa and hva part by one page.",
         source="edd4fa37baa6",

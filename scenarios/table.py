@@ -1,9 +1,9 @@
-"""The whole slot table: filled, touched, used, and emptied in a random order."""
+"""Many slots: a hundred of several pages, and the whole table, filled, touched and emptied."""
 
 import random
 from collections.abc import Iterator
 
-from scenarios._build import Slot, at, read
+from scenarios._build import Slot, at, creates, deletes, read
 from vmm.memslots.features import Features
 from vmm.memslots.operations import AnyOperation, Guest, Mapping, Scenario
 
@@ -18,9 +18,26 @@ _ROUNDS = 8
 _SAMPLES = 16
 
 
+_HUNDRED = tuple(Slot(number, 0x100 + 2 * number, at("a", 2 * number), 2) for number in range(100))
+
+
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return the one scenario that uses every slot that the kernel has."""
+    """Return what needs many slots; the last scenario uses all that the kernel has."""
     return (
+        Scenario(
+            name="table-of-a-hundred",
+            why="Both pages of each of a hundred slots are found, side by side, in either order.",
+            source="kvm_memslot_move_forward; search_memslots",
+            tags=("table", "create", "delete"),
+            mappings=(Mapping("a", 200),),
+            survey="none",
+            operations=(
+                *creates(*_HUNDRED),
+                *(read(slot.gfn + page) for slot in _HUNDRED for page in (1, 0)),
+                *deletes(*_HUNDRED[::2]),
+                *(read(slot.gfn + page) for slot in _HUNDRED for page in (0, 1)),
+            ),
+        ),
         Scenario(
             name="table-filled-and-emptied",
             why="Every slot of a full table is found, and finding outlasts random deletions.",
