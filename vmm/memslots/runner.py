@@ -4,6 +4,7 @@ The child appends to a file that outlives it; the parent waits with a time limit
 there is. So a history is there whatever the kernel did to the child.
 """
 
+import gc
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ from vmm.memslots.history import End, Event, Header, History
 from vmm.memslots.operations import Scenario
 from vmm.system import Kvm
 
+TIME_LIMIT_S = 60.0
 _HARNESS_FAILED = 70
 _HARNESS = "harness: "
 
@@ -29,43 +31,72 @@ def run_isolated(
     scenario: Scenario,
     features: Features,
     *,
-    time_limit_s: float = 60.0,
+    time_limit_s: float = TIME_LIMIT_S,
     host: dict[str, str] | None = None,
     journal: Path | None = None,
 ) -> History:
     """Return the history of a scenario, carried out in a child process.
 
-    ``journal`` is a file to which the history is written as it happens. ``History.end.reason``
-    says what went wrong with the run itself: "hung ...", "died ...", "interrupted". Raises
-    HarnessError where this program is at fault.
+    Like `Running`, with nothing done meanwhile.
     """
-    header = Header(scenario, features, host or {})
-    file = _open_journal(journal)
-    try:
-        child = os.fork()
-        if child == 0:
-            _child(header, file)
-        reason = _wait(child, time_limit_s)
+    running = Running(Header(scenario, features, host or {}), journal=journal)
+    running.wait(time_limit_s)
+    return running.history()
+
+
+class Running:
+    """A scenario under way in a child process: `wait` for it, then read its `history`."""
+
+    def __init__(self, header: Header, *, journal: Path | None = None, cpu: int | None = None):
+        """Start the scenario of ``header``, on one CPU if ``cpu`` names it.
+
+        ``journal`` is a file to which the history is written as it happens; what was recorded
+        is on disk before the next operation begins.
+        """
+        self._name = header.scenario.name
+        self._file = _open_journal(journal)
+        self._child = os.fork()
+        if self._child == 0:
+            _child(header, self._file, cpu)
+
+    def wait(self, time_limit_s: float = TIME_LIMIT_S) -> None:
+        """Wait for the end of the child, and put an end to one that takes too long.
+
+        `History.end` says what went wrong with the run itself: "hung ...", "died ...",
+        "interrupted".
+        """
+        reason = _wait(self._child, time_limit_s)
         if reason:
-            _write_all(file, history_line(End(reason)))
-        return _read_back(file, scenario.name)
-    finally:
-        os.close(file)
+            _write_all(self._file, history_line(End(reason)))
+
+    def history(self) -> History:
+        """Return what was recorded; to be called once, after `wait`.
+
+        Raises HarnessError where this program is at fault.
+        """
+        try:
+            return _read_back(self._file, self._name)
+        finally:
+            os.close(self._file)
 
 
 def _open_journal(journal: Path | None) -> int:
     if journal is None:
         return os.memfd_create("history", os.MFD_CLOEXEC)
-    return os.open(journal, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_DSYNC | os.O_CLOEXEC
+    return os.open(journal, flags, 0o644)
 
 
-def _child(header: Header, file: int) -> None:
+def _child(header: Header, file: int, cpu: int | None) -> None:
     """Run the scenario and leave; never returns."""
+    gc.disable()  # It makes no cycles that matter, and does not live long.
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
     status = _HARNESS_FAILED
     recorder = _Recorder(file)
     recorder.add(header)
     try:
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})
         with Kvm.open() as kvm:
             execute(kvm, header.scenario, recorder.add, recorder.flush)
         recorder.add(End(events=recorder.events))
