@@ -12,7 +12,15 @@ import cffi
 
 FOLDER = Path(__file__).parent
 SOURCES = ("image.S", "contract.c")
-INCLUDED = ("contract.h", "touch.S", "templates.S", "sweep.S", "execute.S")
+INCLUDED = (
+    "contract.h",
+    "touch.S",
+    "templates.S",
+    "sweep.S",
+    "long.S",
+    "long_templates.S",
+    "execute.S",
+)
 
 
 def declarations(header: str) -> str:

@@ -22,4 +22,5 @@ _Static_assert(GUEST_SWEEP_BUFFER + GUEST_SWEEP_BUFFER_SIZE <= GUEST_TOUCH_RESUL
 _Static_assert(ENDS_AT(GUEST_TOUCH_RESULTS, GUEST_MAX_TOUCHES, uint32_t)
                <= GUEST_TOUCHES, "results");
 _Static_assert(ENDS_AT(GUEST_TOUCHES, GUEST_MAX_TOUCHES + 1, struct guest_touch)
-               <= GUEST_SLOT_SIZE, "touches");
+               <= GUEST_PAGE_TABLES, "touches");
+_Static_assert(GUEST_PAGE_TABLES + GUEST_PAGE_TABLES_SIZE <= GUEST_SLOT_SIZE, "page tables");

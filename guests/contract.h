@@ -1,17 +1,32 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The contract between the real-mode guests and the host: the one place that says it.
+ * The contract between the guests and the host: the one place that says it.
  *
  * The assembler sources, the compiled module and (through cffi) Python all read this file.
  *
  * The machine.  One memslot of GUEST_SLOT_SIZE bytes, the guest's slot, at any gpa below
- * 4 GiB that is a multiple of its size; one vCPU in real mode:
+ * 4 GiB that is a multiple of its size; one vCPU, in real mode for gpas below 4 GiB:
  *
  *   CS, SS   base = gpa of the guest's slot, limit 0xffff, 16 bits (D/B clear)
  *   DS, ES   base = 0, limit 0xffffffff with G set ("big real mode"): a 32-bit offset is
  *            a gpa
  *   RIP      GUEST_TOUCHES or guest_labels.sweep_entry; other registers are free
  *   RFLAGS   0x2; no interrupt is ever injected, and the VM has no in-kernel irqchip
+ *
+ * and in 64-bit mode for gpas anywhere, 4 GiB and its border included:
+ *
+ *   CR3      gpa of the guest's slot + GUEST_PAGE_TABLES
+ *   CS       64 bits; the other segments are flat
+ *   RIP      GUEST_TOUCHES or one of guest_labels.long_sweep_*
+ *   RFLAGS   0x2, as above
+ *
+ * The page tables map the guest's slot to virtual address 0, so that an offset is an address
+ * here, and anything else through *windows*: window n, from 1 to GUEST_WINDOWS, maps 4 MiB
+ * that begin at a multiple of 2 MiB to the virtual address n * GUEST_WINDOW_SIZE.  Windows
+ * begin every 2 MiB but are twice as large, so that what straddles a border lies whole in
+ * one.  The records below then hold virtual addresses where they say gpa.  The host fills a
+ * window's entries in when it is first needed, and never changes them after: an entry that
+ * was not present is nowhere cached, and nothing is lost of what else the vCPU has cached.
  *
  * The slot begins with the image (guest_image); behind it lie the mailboxes.  All integers
  * are little endian.  An offset is a distance in bytes from the start of the slot, and is
@@ -48,10 +63,16 @@
 #define GUEST_SWEEP_BUFFER_SIZE 0x4000
 #define GUEST_TOUCH_RESULTS 0x6000
 #define GUEST_TOUCHES 0x8000
+#define GUEST_PAGE_TABLES 0xc000
+
+/* One table of each level; the last but one holds the windows, two entries of 2 MiB each. */
+#define GUEST_PAGE_TABLES_SIZE 0x4000
+#define GUEST_WINDOW_SIZE 0x400000
+#define GUEST_WINDOWS 255
 
 /* How many records fit, the end record not counted. */
 #define GUEST_MAX_SWEEPS 128
-#define GUEST_MAX_TOUCHES 2047
+#define GUEST_MAX_TOUCHES 1023
 
 #define GUEST_PORT_END 0xe0
 #define GUEST_PORT_EXECUTED 0xe1
@@ -69,6 +90,8 @@
 #define GUEST_TOUCH_END 6
 #define GUEST_TOUCH_TEMPLATES 7
 
+#define GUEST_LONG_RESULT_BYTE 4
+
 /* Sizes and fields of the records below, for the assembler; contract.c compares them. */
 #define GUEST_TOUCH_SIZE 16
 #define GUEST_SWEEP_SIZE 24
@@ -77,11 +100,12 @@
 #ifndef __ASSEMBLER__
 
 /*
- * One access, as the instructions that make it: a copy of one of guest_touch_templates with
- * `gpa` set, and
+ * One access, as the instructions that make it: a copy of one of guest_touch_templates, or of
+ * guest_long_touch_templates for 64-bit mode, with `gpa` set, and
  *
  *   for a write   the value in the first bytes of `tail`, as many as the access has,
- *   for a read    the offset of its result in the last two bytes of `tail`.
+ *   for a read    the offset of its result in two bytes of `tail`: the last ones in real
+ *                 mode, GUEST_LONG_RESULT_BYTE and the next in 64-bit mode.
  *
  * The end record is a plain copy of its template.
  *
@@ -114,8 +138,8 @@ struct guest_sweep {
 };
 
 /*
- * Offsets within the image, written by the assembler; the last two are distances from the
- * start of the stub.
+ * Offsets within the image, written by the assembler; those of the stub are distances from
+ * its start.  It holds the identity twice: for real mode and for 64-bit mode.
  */
 struct guest_labels {
     uint16_t image_size;
@@ -128,13 +152,21 @@ struct guest_labels {
     uint16_t sweep_write_1;
     uint16_t sweep_write_2;
     uint16_t sweep_write_4;
+    uint16_t long_sweep_read_1;
+    uint16_t long_sweep_read_2;
+    uint16_t long_sweep_read_4;
+    uint16_t long_sweep_write_1;
+    uint16_t long_sweep_write_2;
+    uint16_t long_sweep_write_4;
     uint16_t stub_size;
     uint16_t stub_identity;
+    uint16_t stub_long_identity;
 };
 
 extern const struct guest_labels guest_labels;
 extern const unsigned char guest_image[];
 extern const struct guest_touch guest_touch_templates[];
+extern const struct guest_touch guest_long_touch_templates[];
 extern const unsigned char guest_stub[];
 
 #endif /* !__ASSEMBLER__ */

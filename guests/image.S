@@ -9,17 +9,19 @@
 #include "contract.h"
 
         .section .rodata
-        .code16
+        .code16                         /* Files for 64-bit mode say so, and return to it. */
 
         .globl  guest_image
 guest_image:
 #include "touch.S"
 #include "sweep.S"
+#include "long.S"
 guest_image_end:
         /* Refused by the assembler if the image does not fit in front of the mailboxes. */
         .org    guest_image + GUEST_IMAGE_SIZE_MAX
 
 #include "templates.S"
+#include "long_templates.S"
 #include "execute.S"
 
         .macro  offset_of label
@@ -39,7 +41,14 @@ guest_labels:                           /* The order of struct guest_labels. */
         offset_of sweep_write_1
         offset_of sweep_write_2
         offset_of sweep_write_4
+        offset_of long_sweep_read_1
+        offset_of long_sweep_read_2
+        offset_of long_sweep_read_4
+        offset_of long_sweep_write_1
+        offset_of long_sweep_write_2
+        offset_of long_sweep_write_4
         .2byte  guest_stub_end - guest_stub
         .2byte  stub_identity - guest_stub
+        .2byte  stub_long_identity - guest_stub
 
         .section .note.GNU-stack, "", @progbits

@@ -51,14 +51,27 @@ class SweepCode(IntEnum):
     WRITE_4 = _LABELS.sweep_write_4
 
 
+class LongSweep(IntEnum):
+    """What a sweep does in 64-bit mode: where it is entered."""
+
+    READ_1 = _LABELS.long_sweep_read_1
+    READ_2 = _LABELS.long_sweep_read_2
+    READ_4 = _LABELS.long_sweep_read_4
+    WRITE_1 = _LABELS.long_sweep_write_1
+    WRITE_2 = _LABELS.long_sweep_write_2
+    WRITE_4 = _LABELS.long_sweep_write_4
+
+
 def code() -> bytes:
     """Return the image: the bytes that stand at the start of the guest's slot."""
     return bytes(ffi.buffer(lib.guest_image, _LABELS.image_size))
 
 
 _STUB = bytes(ffi.buffer(lib.guest_stub, STUB_SIZE_BYTES))
-_BEFORE_IDENTITY = _STUB[: _LABELS.stub_identity]
-_BEHIND_IDENTITY = _STUB[_LABELS.stub_identity + 4 :]
+_IDENTITY_BYTES = 4
+_BEFORE = _STUB[: _LABELS.stub_long_identity]
+_BETWEEN = _STUB[_LABELS.stub_long_identity + _IDENTITY_BYTES : _LABELS.stub_identity]
+_BEHIND = _STUB[_LABELS.stub_identity + _IDENTITY_BYTES :]
 
 
 def page_stub(identity: int) -> bytes:
@@ -67,4 +80,5 @@ def page_stub(identity: int) -> bytes:
     It belongs at ``STUB_PAGE_OFFSET`` of the page.  Raises OverflowError where the identity
     does not fit.
     """
-    return _BEFORE_IDENTITY + identity.to_bytes(4, "little") + _BEHIND_IDENTITY
+    operand = identity.to_bytes(_IDENTITY_BYTES, "little")
+    return _BEFORE + operand + _BETWEEN + operand + _BEHIND

@@ -7,7 +7,7 @@ spends its time here, so the records are plain tuples and the loops are short.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct, unpack_from
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from guests._image import ffi, lib
 from guests.image import SweepCode, TouchCode
@@ -23,12 +23,13 @@ _TOUCHES: Final[int] = lib.GUEST_TOUCHES
 _TOUCH: Final = Struct("<IIQ")  # struct guest_touch
 _TOUCH_RESULTS: Final[int] = lib.GUEST_TOUCH_RESULTS
 _TOUCH_RESULT_BYTES: Final = 4
-_TOUCH_RESULT_SHIFT: Final = 48  # The offset of the result ends the tail.
+_RESULT_SHIFT: Final = 48  # The offset of the result ends the tail.
+_LONG_RESULT_SHIFT: Final[int] = 8 * lib.GUEST_LONG_RESULT_BYTE
 
 _SWEEPS: Final[int] = lib.GUEST_SWEEPS
 _SWEEP: Final = Struct("<IIIIIHH")  # struct guest_sweep
 _SWEEP_RESULT: Final = Struct("<16xI4x")  # its remaining
-_SWEEP_BUFFER: Final[int] = lib.GUEST_SWEEP_BUFFER
+SWEEP_BUFFER_OFFSET: Final[int] = lib.GUEST_SWEEP_BUFFER
 
 _CURSOR: Final = Struct("<H")
 _SWEEP_CURSOR: Final[int] = lib.GUEST_SWEEP_CURSOR
@@ -54,6 +55,7 @@ SWEEP_WIDTHS: Final = {
 }
 """Bytes of one element of a sweep."""
 
+_TOUCH_WRITES: Final = frozenset({TouchCode.WRITE_1, TouchCode.WRITE_2, TouchCode.WRITE_4})
 _SWEEP_READS: Final = frozenset({SweepCode.READ_1, SweepCode.READ_2, SweepCode.READ_4})
 
 
@@ -80,21 +82,26 @@ class Sweep:
     buffer_offset: int = 0
 
 
-def _template(index: int, value_size_bytes: int) -> tuple[int, int, int]:
-    """Return (head, tail, mask of the value in the tail) of a touch."""
-    template = lib.guest_touch_templates[index]
-    return template.head, template.tail, (1 << 8 * value_size_bytes) - 1
+@dataclass(frozen=True, slots=True)
+class _Templates:
+    """The records of one mode: (head, tail, mask of the value in the tail) of each touch."""
+
+    records: dict[TouchCode, tuple[int, int, int]]
+    end: bytes
+    result_shift: int
 
 
-_END: Final = bytes(ffi.buffer(lib.guest_touch_templates + lib.GUEST_TOUCH_END))
-_READS: Final = {
-    code: _template(code, 0) for code in (TouchCode.READ_1, TouchCode.READ_2, TouchCode.READ_4)
-}
-_WRITES: Final = {
-    code: _template(code, TOUCH_WIDTHS[code])
-    for code in (TouchCode.WRITE_1, TouchCode.WRITE_2, TouchCode.WRITE_4)
-}
-_TEMPLATES: Final = _READS | _WRITES
+def _templates(source: Any, result_shift: int) -> _Templates:
+    records = {}
+    for code, width in TOUCH_WIDTHS.items():
+        template = source[code]
+        value_bytes = width if code in _TOUCH_WRITES else 0
+        records[code] = (template.head, template.tail, (1 << 8 * value_bytes) - 1)
+    return _Templates(records, bytes(ffi.buffer(source + lib.GUEST_TOUCH_END)), result_shift)
+
+
+_REAL: Final = _templates(lib.guest_touch_templates, _RESULT_SHIFT)
+_LONG: Final = _templates(lib.guest_long_touch_templates, _LONG_RESULT_SHIFT)
 
 
 def encode_touches(view: memoryview, touches: Sequence[Touch]) -> None:
@@ -103,21 +110,35 @@ def encode_touches(view: memoryview, touches: Sequence[Touch]) -> None:
     Raises ValueError for more than ``MAX_TOUCHES`` or one that reaches beyond 4 GiB, and
     struct.error for a gpa that is negative.
     """
+    _encode_touches(view, touches, _REAL)
+
+
+def encode_long_touches(view: memoryview, touches: Sequence[Touch]) -> None:
+    """Fill the mailbox of touch for 64-bit mode: each gpa is a virtual address below 2 GiB.
+
+    Raises what ``encode_touches`` does.
+    """
+    _encode_touches(view, touches, _LONG)
+
+
+def _encode_touches(view: memoryview, touches: Sequence[Touch], templates: _Templates) -> None:
     if len(touches) > MAX_TOUCHES:
         raise ValueError(f"{len(touches)} touches, and the mailbox holds {MAX_TOUCHES}")
     pack_into = _TOUCH.pack_into
     size_bytes = _TOUCH.size
+    records = templates.records
+    result_shift = templates.result_shift
     offset = _TOUCHES
     result = _TOUCH_RESULTS
     for gpa, code, value in touches:
         if gpa > _GPA_END - _WIDEST_BYTES:
             _check_end(gpa, TOUCH_WIDTHS[code])
-        head, tail, mask = _TEMPLATES[code]
-        operand = value & mask if mask else result << _TOUCH_RESULT_SHIFT
+        head, tail, mask = records[code]
+        operand = value & mask if mask else result << result_shift
         pack_into(view, offset, head, gpa, tail | operand)
         offset += size_bytes
         result += _TOUCH_RESULT_BYTES
-    view[offset : offset + size_bytes] = _END
+    view[offset : offset + size_bytes] = templates.end
     view[_TOUCH_RESULTS:result] = bytes(result - _TOUCH_RESULTS)
 
 
@@ -167,7 +188,7 @@ def encode_sweeps(view: memoryview, slot_gpa: int, sweeps: Sequence[Sweep]) -> N
         if sweep.code in _SWEEP_READS:
             if not 0 <= sweep.buffer_offset <= SWEEP_BUFFER_SIZE_BYTES - size_bytes:
                 raise ValueError(f"{sweep} leaves the buffer")
-            destination = slot_gpa + _SWEEP_BUFFER + sweep.buffer_offset
+            destination = slot_gpa + SWEEP_BUFFER_OFFSET + sweep.buffer_offset
             source = sweep.gpa
         fields = (destination, source, sweep.count, sweep.value, sweep.count, sweep.code, 0)
         _SWEEP.pack_into(view, offset, *fields)
@@ -194,7 +215,7 @@ def sweep_index(view: memoryview) -> int:
 
 def sweep_buffer(view: memoryview) -> memoryview:
     """Return the part of the slot that reads of sweep are copied to."""
-    return view[_SWEEP_BUFFER : _SWEEP_BUFFER + SWEEP_BUFFER_SIZE_BYTES]
+    return view[SWEEP_BUFFER_OFFSET : SWEEP_BUFFER_OFFSET + SWEEP_BUFFER_SIZE_BYTES]
 
 
 def _check_end(gpa: int, size_bytes: int) -> None:

@@ -34,11 +34,19 @@ class Registers:
 
 _NAMES = tuple(field.name for field in fields(Registers))
 
-# Access rights of an ordinary segment of real mode, accessed: execute and read, read and write.
+# Types of an ordinary segment, accessed: execute and read, read and write.
 _CODE = 0xB
 _DATA = 0x3
 _FLAT_LIMIT = 0xFFFF_FFFF
 _REAL_LIMIT = 0xFFFF
+
+# Names of segments that no descriptor table holds: nothing ever loads one.
+_CODE_SELECTOR = 0x08
+_DATA_SELECTOR = 0x10
+
+_PAGED_CR0 = 0x8001_0031  # PG, WP, NE, ET, PE
+_CR4_PAE = 1 << 5
+_EFER_LONG = 1 << 8 | 1 << 10  # LME, LMA
 
 
 def registers_of(regs: CData) -> Registers:
@@ -63,6 +71,21 @@ def set_big_real_mode(sregs: CData) -> None:
     for name, kind in (("cs", _CODE), ("ss", _DATA)):
         segment = getattr(sregs, name)
         segment.limit, segment.type, segment.g = _REAL_LIMIT, kind, 0
+
+
+def set_long_mode(sregs: CData) -> None:
+    """Turn the reset state in a `struct kvm_sregs *` into 64-bit mode, for any CR3.
+
+    Segments are flat, the code is the most privileged, and no interrupt table exists.
+    """
+    for name in ("cs", "ds", "es", "fs", "gs", "ss"):
+        segment = getattr(sregs, name)
+        segment.base, segment.limit, segment.g = 0, _FLAT_LIMIT, 1
+        segment.selector = _CODE_SELECTOR if name == "cs" else _DATA_SELECTOR
+        segment.type = _CODE if name == "cs" else _DATA
+        segment.l, segment.db = (1, 0) if name == "cs" else (0, 1)
+    sregs.idt.limit = 0
+    sregs.cr0, sregs.cr4, sregs.efer = _PAGED_CR0, _CR4_PAE, _EFER_LONG
 
 
 def set_code_base(sregs: CData, base: int) -> None:

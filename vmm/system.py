@@ -1,15 +1,20 @@
 """`Kvm`: the KVM of this host, as /dev/kvm offers it."""
 
+import errno
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kvm_abi import raw
+from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import API_VERSION, Cap, Ioctl, VmType
 from vmm.vm import Vm
 
 DEVICE = Path("/dev/kvm")
+
+_FIRST_CPUID_ENTRIES = 128
+_CPUID_ADDRESS_SIZES = 0x8000_0008  # MAXPHYADDR is in bits 0-7 of EAX.
 
 
 class Kvm:
@@ -59,6 +64,27 @@ class Kvm:
     def check_extension(self, cap: Cap | int) -> int:
         """Return what KVM_CHECK_EXTENSION says of `cap`: 0 where it is absent."""
         return raw.ioctl(self.fd, Ioctl.CHECK_EXTENSION, int(cap))
+
+    def supported_cpuid(self) -> CData:
+        """Return what KVM_GET_SUPPORTED_CPUID says, a `struct kvm_cpuid2 *`."""
+        entries = _FIRST_CPUID_ENTRIES
+        while True:
+            cpuid = raw.new("struct kvm_cpuid2 *", {"nent": entries, "entries": entries})
+            try:
+                raw.ioctl(self.fd, Ioctl.GET_SUPPORTED_CPUID, cpuid)
+                return cpuid
+            except KvmError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+                entries *= 2
+
+    def cpuid_with_gpa_bits(self, bits: int) -> CData:
+        """Return the supported CPUID with another number of guest-physical address bits."""
+        cpuid = self.supported_cpuid()
+        for entry in cpuid.entries[0 : cpuid.nent]:
+            if entry.function == _CPUID_ADDRESS_SIZES:
+                entry.eax = entry.eax & ~0xFF | bits
+        return cpuid
 
     def create_vm(self, kind: VmType = VmType.DEFAULT_VM) -> Vm:
         """Create a VM without memory or vCPUs. Raises `KvmError`."""

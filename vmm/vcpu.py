@@ -16,6 +16,7 @@ from vmm.registers import (
     registers_of,
     set_big_real_mode,
     set_code_base,
+    set_long_mode,
 )
 
 
@@ -39,7 +40,7 @@ class Vcpu:
             raise
         self._run: CData | None = raw.cast("struct kvm_run *", self._address)
         self._regs = raw.new("struct kvm_regs *")
-        self._real_mode: CData | None = None
+        self._mode_sregs: tuple[CData, CData] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -152,10 +153,32 @@ class Vcpu:
         mode; the other segments begin at 0 and reach all of the first 4 GiB. General
         registers become 0.
         """
-        if self._real_mode is None:
-            self._real_mode = self.get_sregs()
-            set_big_real_mode(self._real_mode)
-        set_code_base(self._real_mode, base)
-        raw.ioctl(self.fd, Ioctl.SET_SREGS, self._real_mode)
+        real_mode = self._modes()[0]
+        set_code_base(real_mode, base)
+        raw.ioctl(self.fd, Ioctl.SET_SREGS, real_mode)
         regs = raw.new("struct kvm_regs *", {"rip": rip, "rflags": RFLAGS_ALWAYS_SET})
         raw.ioctl(self.fd, Ioctl.SET_REGS, regs)
+
+    def enter_long_mode(self, cr3: int, registers: Registers) -> None:
+        """Set up 64-bit mode with page tables at the gpa `cr3`, flat segments, and no IDT.
+
+        Whatever faults is a triple fault: a `Shutdown`. What CR3 and page-table entries may
+        hold depends on the CPUID of the vCPU.
+        """
+        long_mode = self._modes()[1]
+        long_mode.cr3 = cr3
+        raw.ioctl(self.fd, Ioctl.SET_SREGS, long_mode)
+        self.set_regs(registers)
+
+    def set_cpuid(self, cpuid: CData) -> None:
+        """Issue KVM_SET_CPUID2 with a `struct kvm_cpuid2 *`; before the first `run`."""
+        raw.ioctl(self.fd, Ioctl.SET_CPUID2, cpuid)
+
+    def _modes(self) -> tuple[CData, CData]:
+        """Return the special registers of big real mode and of 64-bit mode, made from a reset's."""
+        if self._mode_sregs is None:
+            real_mode, long_mode = self.get_sregs(), self.get_sregs()
+            set_big_real_mode(real_mode)
+            set_long_mode(long_mode)
+            self._mode_sregs = real_mode, long_mode
+        return self._mode_sregs

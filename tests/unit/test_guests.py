@@ -10,6 +10,7 @@ from guests import image, mailbox
 from guests._image import ffi, lib
 from guests.image import SweepCode, TouchCode
 from guests.mailbox import Sweep, Touch
+from vmm.memslots import content
 
 U32 = st.integers(0, 0xFFFF_FFFF)
 TOUCHES = st.builds(Touch, st.integers(0, 0xFFFF_FFFC), st.sampled_from(TouchCode), U32)
@@ -102,7 +103,7 @@ def test_results_come_back_in_order(values: list[int]) -> None:
 def test_a_full_mailbox_of_touches_stays_in_its_place() -> None:
     view = slot()
     mailbox.encode_touches(view, [Touch(0, TouchCode.READ_4)] * mailbox.MAX_TOUCHES)
-    assert changed(view) == (lib.GUEST_TOUCH_RESULTS, image.SLOT_SIZE_BYTES - 1)
+    assert changed(view) == (lib.GUEST_TOUCH_RESULTS, lib.GUEST_PAGE_TABLES - 1)
     assert len(mailbox.decode_touches(view, mailbox.MAX_TOUCHES)) == mailbox.MAX_TOUCHES
 
 
@@ -198,13 +199,33 @@ def test_sweep_buffer_is_the_part_that_the_contract_names() -> None:
 
 
 @given(U32)
-def test_stub_answers_the_identity(identity: int) -> None:
+def test_stub_answers_the_identity_in_both_modes(identity: int) -> None:
     stub = image.page_stub(identity)
-    out_and_halt = bytes((0x66, 0xE7, image.EXECUTED_PORT, 0xF4))
-    assert stub == b"\x66\xb8" + identity.to_bytes(4, "little") + out_and_halt
+    load = b"\xb8" + identity.to_bytes(4, "little")
+    out = bytes((0xE7, image.EXECUTED_PORT, 0xF4))
+    # Read with four bytes of immediate, the first instruction leads to the second.
+    assert stub[:5] == bytes.fromhex("b80000eb08")
+    assert stub[5:13] == load + out
+    # Read with two, it leads to a jump over the eight bytes of the other mode.
+    assert stub[13:] == b"\x66" + load + b"\x66" + out
     assert len(stub) == image.STUB_SIZE_BYTES
 
 
 def test_stub_refuses_an_identity_of_more_than_32_bits() -> None:
     with pytest.raises(OverflowError):
         image.page_stub(1 << 32)
+
+
+@given(U32)
+def test_pages_are_tagged_with_the_guests_own_stub(identity: int) -> None:
+    assert content.stub(identity) == image.page_stub(identity)
+    assert content.STUB_LENGTH == image.STUB_SIZE_BYTES
+    assert content.STUB_OFFSET == image.STUB_PAGE_OFFSET
+    assert content.stub_identity(image.page_stub(identity)) == identity
+
+
+@pytest.mark.parametrize("at", range(image.STUB_SIZE_BYTES))
+def test_a_changed_stub_is_no_stub(at: int) -> None:
+    stub = bytearray(content.stub(0x1234_5678))
+    stub[at] ^= 1
+    assert content.stub_identity(bytes(stub)) is None

@@ -1,7 +1,7 @@
 """What host pages hold: an identity for each, so that a touch proves which page it reached.
 
 Every page is filled with its own 32-bit identity, over and over; at ``STUB_OFFSET`` it carries
-the instructions of the *execute* guest, which load the identity and halt. An identity tells
+the instructions of the *execute* guest, which answer the identity and halt. An identity tells
 mapping and page apart and can be read back (``identify``).
 """
 
@@ -19,9 +19,13 @@ _UNMIX = pow(_MIX, -1, 1 << 32)
 _MASK = (1 << 32) - 1
 _PAGE_BITS = 20
 
-_STUB_HEAD = b"\x66\xb8"  # mov eax, the identity
-_STUB_TAIL = b"\x66\xe7\xe1\xf4"  # out 0xe1, eax; hlt
-STUB_LENGTH = len(_STUB_HEAD) + 4 + len(_STUB_TAIL)
+# The same bytes run in real mode and in 64-bit mode; each has an identity of its own.
+_STUB_HEAD = bytes.fromhex("b80000eb08 b8")
+_STUB_MIDDLE = bytes.fromhex("e7e1f4 66b8")
+_STUB_TAIL = bytes.fromhex("66e7e1f4")
+_LONG_AT = len(_STUB_HEAD)
+_REAL_AT = _LONG_AT + 4 + len(_STUB_MIDDLE)
+STUB_LENGTH = _REAL_AT + 4 + len(_STUB_TAIL)
 
 
 def identity(mapping: int, page: int) -> int:
@@ -37,15 +41,14 @@ def identify(word: int) -> tuple[int, int]:
 
 def stub(page_identity: int) -> bytes:
     """Return the *execute* guest's code for a page; guests/execute.S is its source."""
-    return _STUB_HEAD + page_identity.to_bytes(4, "little") + _STUB_TAIL
+    word = page_identity.to_bytes(4, "little")
+    return _STUB_HEAD + word + _STUB_MIDDLE + word + _STUB_TAIL
 
 
 def stub_identity(code: bytes) -> int | None:
     """Return the identity that ``stub`` code answers with; None if this is not such code."""
-    identity_end = len(_STUB_HEAD) + 4
-    if code[: len(_STUB_HEAD)] == _STUB_HEAD and code[identity_end:] == _STUB_TAIL:
-        return int.from_bytes(code[len(_STUB_HEAD) : identity_end], "little")
-    return None
+    page_identity = int.from_bytes(code[_REAL_AT : _REAL_AT + 4], "little")
+    return page_identity if code == stub(page_identity) else None
 
 
 @lru_cache(maxsize=4096)
