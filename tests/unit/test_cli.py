@@ -1,7 +1,6 @@
 """The commands with a kernel that is played: what they print, and their exit status."""
 
 import dataclasses
-import errno
 import json
 import os
 from pathlib import Path
@@ -10,121 +9,20 @@ from typing import Any
 import click
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
 
 from tests.ideal import FEATURES, ideal_history
-from vmm.cli import check, execution, info, run
-from vmm.cli.host import Host
+from tests.played import INFO, SCENARIOS, Kernel, make, named, played, vmm
 from vmm.cli.main import COMMANDS, main
-from vmm.health import KernelWatch, Problem
-from vmm.hostinfo import HostInfo
-from vmm.memslots.codec import history_lines, scenario_text
-from vmm.memslots.features import Features
-from vmm.memslots.history import End, Event, History, Refused, Touched
+from vmm.health import Problem
+from vmm.memslots.history import Event, Touched
 from vmm.memslots.operations import (
-    Mapping,
-    Place,
-    Scenario,
-    SetUserMemoryRegion,
     Touch,
 )
-
-CREATE = SetUserMemoryRegion(
-    slot=1, guest_phys_addr=0x10000, memory_size=0x1000, userspace_addr=Place("a")
-)
-DELETE = SetUserMemoryRegion(slot=1)
-
-
-def make(name: str, *tags: str, needs: tuple[str, ...] = ()) -> Scenario:
-    return Scenario(
-        name,
-        (CREATE, Touch(0x10040), DELETE),
-        (Mapping("a", 1),),
-        why=f"Why of {name}.",
-        tags=tags,
-        needs=needs,
-    )
-
-
-SCENARIOS = (
-    make("create-one", "create"),
-    make("create-two", "create"),
-    make("move-up", "move"),
-    make("huge", "create", needs=("hugetlb_pages",)),
-)
-INFO = HostInfo("6.99", "x86_64", "A CPU", False, "kvm_amd", "on (kvm_amd.npt=1)")
-
-
-class Kernel:
-    """Plays the kernel: an ideal one, but for what a test changes."""
-
-    def __init__(self) -> None:
-        self.features = FEATURES
-        self.info = INFO
-        self.histories: dict[str, History | type[BaseException]] = {}
-        self.complaints: dict[str, tuple[Problem, ...]] = {}
-        self.ran: list[str] = []
-
-    def look_at_host(self) -> Host:
-        return Host(self.info, self.features)
-
-    def run_isolated(
-        self,
-        scenario: Scenario,
-        features: Features,
-        *,
-        host: dict[str, str],
-        journal: Path | None = None,
-    ) -> History:
-        history = self.histories.get(scenario.name) or ideal_history(scenario, features)
-        if isinstance(history, type):
-            raise history
-        self.ran.append(scenario.name)
-        if journal is not None:
-            journal.write_bytes(b"".join(history_lines(history)))
-        return history
-
-    def differ(self, name: str) -> None:
-        """Refuse the scenario's first own operation."""
-        history = ideal_history(named(name))
-        self.histories[name] = with_outcome(history, 0, Refused(errno.EEXIST))
-
-    def end(self, name: str, reason: str, events: int = -1) -> None:
-        history = ideal_history(named(name))
-        self.histories[name] = msgspec.structs.replace(
-            history, events=history.events[:events], end=End(reason)
-        )
-
-    def news(self) -> tuple[Problem, ...]:
-        return self.complaints.get(self.ran[-1], ())
-
-
-def named(name: str) -> Scenario:
-    return next(scenario for scenario in SCENARIOS if scenario.name == name)
-
-
-def with_outcome(history: History, origin: int, outcome: Refused | Touched) -> History:
-    """Change the outcome of the first event of an operation."""
-    at = next(i for i, event in enumerate(history.events) if event.origin == origin)
-    events = list(history.events)
-    events[at] = Event(origin, events[at].operation, outcome)
-    return msgspec.structs.replace(history, events=tuple(events))
 
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    played = Kernel()
-    monkeypatch.setattr("scenarios.catalogue", lambda features: SCENARIOS)
-    monkeypatch.setattr(check, "look_at_host", played.look_at_host)
-    monkeypatch.setattr(info, "look_at_host", played.look_at_host)
-    monkeypatch.setattr(run, "look_at_host", played.look_at_host)
-    monkeypatch.setattr(execution, "run_isolated", played.run_isolated)
-    monkeypatch.setattr(KernelWatch, "news", lambda watch: played.news())
-    return played
-
-
-def vmm(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args], prog_name="vmm")
+    return played(monkeypatch)
 
 
 def result_of(file: Path) -> dict[str, Any]:
@@ -267,6 +165,16 @@ def test_an_interruption_keeps_what_ran_and_names_what_did_not(
     assert data["exit_status"] == 3
 
 
+def test_many_that_did_not_run_are_named_by_the_first_and_the_last(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = tuple(make(f"s{number}") for number in range(12))
+    monkeypatch.setattr("scenarios.catalogue", lambda features: many)
+    kernel.histories["s2"] = KeyboardInterrupt
+    result = vmm("check")
+    assert "interrupted: 10 scenarios did not run: all from s2 to s11\n" in result.stdout
+
+
 def test_json_holds_the_whole_result(kernel: Kernel, tmp_path: Path) -> None:
     kernel.differ("create-two")
     kernel.complaints["move-up"] = (Problem("WARNING: at mmu.c", ("a trace",)),)
@@ -357,126 +265,3 @@ def test_a_reader_that_went_away_gets_no_traceback(kernel: Kernel) -> None:
     result = vmm("check")
     assert result.exit_code == 3
     assert "Traceback" not in result.output
-
-
-def test_run_takes_a_file_and_writes_the_history(kernel: Kernel, tmp_path: Path) -> None:
-    file, history = tmp_path / "s.json", tmp_path / "h.jsonl"
-    file.write_text(scenario_text(make("mine")))
-    result = vmm("run", file, "--history", history)
-    assert result.exit_code == 0
-    assert result.stdout.startswith("PASSED       mine: ")
-    again = vmm("judge", history)
-    assert again.exit_code == 0
-    assert again.stdout.splitlines()[0] == result.stdout.splitlines()[0]
-
-
-def test_run_takes_a_name_and_tells_a_difference(kernel: Kernel) -> None:
-    kernel.differ("move-up")
-    result = vmm("run", "move-up")
-    assert result.exit_code == 1
-    assert "  observed  EEXIST\n" in result.stdout
-    assert "  again     vmm run move-up\n" in result.stdout
-
-
-def test_an_interrupted_run_says_what_did_not_run(kernel: Kernel, tmp_path: Path) -> None:
-    kernel.end("move-up", "interrupted", 3)
-    history = tmp_path / "h.jsonl"
-    result = vmm("run", "move-up", "--history", history)
-    assert result.exit_code == 3
-    assert "INCONCLUSIVE move-up: interrupted\n" in result.stdout
-    assert "  not run   operations 0 to 2\n" in result.stdout
-    assert vmm("judge", history).exit_code == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [
-        ("{", ": not JSON: "),
-        ('{"name": "x", "operations": [{"op": "fly"}]}', ": Invalid value 'fly' - at `$.oper"),
-        ('{"name": "x", "operations": [{"op": "touch", "gpa": "here"}]}', "`$.operations[0].gpa`"),
-        (
-            '{"name": "x", "operations": [{"op": "host_write", "value": 1, '
-            '"place": {"mapping": "b"}}]}',
-            "$.operations[0].place.mapping: no mapping is named 'b'",
-        ),
-        ('{"format": 99, "name": "x", "operations": []}', "format 99"),
-    ],
-)
-def test_a_bad_scenario_is_one_line_and_nothing_runs(
-    kernel: Kernel, tmp_path: Path, text: str, place: str
-) -> None:
-    file = tmp_path / "s.json"
-    file.write_text(text)
-    result = vmm("run", file)
-    assert result.exit_code == 2
-    assert result.stderr.startswith(f"vmm: {file}: ")
-    assert place in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert kernel.ran == []
-
-
-def test_a_scenario_that_is_neither_file_nor_name(kernel: Kernel) -> None:
-    result = vmm("run", "absent.json")
-    assert result.exit_code == 2
-    assert result.stderr == "vmm: absent.json: No such file or directory\n"
-
-
-def test_a_history_that_is_cut_off_is_inconclusive(tmp_path: Path) -> None:
-    file = tmp_path / "h.jsonl"
-    whole = b"".join(history_lines(ideal_history(make("mine"))))
-    file.write_bytes(whole[: len(whole) // 2])
-    result = vmm("judge", file)
-    assert result.exit_code == 3
-    assert "INCONCLUSIVE mine: the history is cut off\n" in result.stdout
-
-
-def test_a_file_that_is_no_history(tmp_path: Path) -> None:
-    file = tmp_path / "h.jsonl"
-    file.write_text("hello\n")
-    result = vmm("judge", file)
-    assert result.exit_code == 2
-    assert result.stderr.startswith(f"vmm: {file}:1: not JSON")
-
-
-def test_show_prints_what_run_takes(kernel: Kernel, tmp_path: Path) -> None:
-    file = tmp_path / "s.json"
-    file.write_text(vmm("show", "huge").stdout)
-    assert vmm("run", file).exit_code == 0
-    assert kernel.ran == ["huge"]
-
-
-def test_show_of_an_unknown_name_names_the_closest(kernel: Kernel) -> None:
-    result = vmm("show", "hug")
-    assert result.exit_code == 2
-    assert "no scenario is named 'hug'; the closest: huge" in result.stderr
-
-
-def test_info_of_a_host_that_can(kernel: Kernel) -> None:
-    kernel.info = dataclasses.replace(INFO, capabilities={"USER_MEMORY": 1, "GUEST_MEMFD": 0})
-    kernel.features = msgspec.structs.replace(FEATURES, zero_page=False)
-    result = vmm("info")
-    assert result.exit_code == 0
-    lines = result.stdout.splitlines()
-    assert lines[0] == "This host can run memslot scenarios."
-    assert "  kernel        Linux 6.99, x86_64" in lines
-    assert "  TDP           on (kvm_amd.npt=1)" in lines
-    assert "  slots         32764 in 1 address space(s)" in lines
-    assert "  KVM_CAP_GUEST_MEMFD  0" in lines
-    assert any(line.startswith("  lacks         the right to map virtual") for line in lines)
-    assert json.loads(vmm("info", "--json").stdout)["usable"] is True
-
-
-def test_info_of_a_host_that_cannot(kernel: Kernel) -> None:
-    kernel.info = dataclasses.replace(INFO, obstacle="/dev/kvm: No such file", remedy="load it")
-    result = vmm("info")
-    assert result.exit_code == 4
-    assert result.stdout.splitlines()[:3] == [
-        "This host cannot run memslot scenarios.",
-        "  why           /dev/kvm: No such file",
-        "  what to do    load it",
-    ]
-    as_json = vmm("info", "--json")
-    assert as_json.exit_code == 4
-    data = json.loads(as_json.stdout)
-    assert (data["usable"], data["features"]) == (False, None)
-    assert data["host"]["remedy"] == "load it"

@@ -39,7 +39,7 @@ class LiveProgress:
 
     def __init__(self, to: Console, total: int) -> None:
         self._bar = Progress(
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24, complete_style="cyan", finished_style="cyan"),
             MofNCompleteColumn(),
             TextColumn("{task.description}", markup=False),
             console=to,

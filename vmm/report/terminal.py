@@ -20,6 +20,7 @@ STYLES = {
 _LABEL_WIDTH = 10
 _TITLE_WIDTH = 12
 _INDENT = "  "
+_MANY = 8
 
 
 def scenario_report(checked: Checked, again: str, width: int | None) -> list[Text]:
@@ -68,7 +69,10 @@ def remarks(run: Run, width: int | None) -> list[Text]:
     for weakness in run.weaknesses:
         lines += _labelled("note:", weakness, width)
     if run.not_run:
-        left = f"{_plural(len(run.not_run), 'scenario')} did not run: {', '.join(run.not_run)}"
+        names = ", ".join(run.not_run)
+        if len(run.not_run) > _MANY:
+            names = f"all from {run.not_run[0]} to {run.not_run[-1]}"
+        left = f"{_plural(len(run.not_run), 'scenario')} did not run: {names}"
         lines += _labelled("interrupted:", left, width)
     return lines
 
