@@ -11,6 +11,7 @@ from scenarios import (
     dirty,
     execute,
     flags,
+    guest_memfd,
     ids,
     lifetime,
     limits,
@@ -46,5 +47,6 @@ def catalogue(features: Features) -> tuple[Scenario, ...]:
         *vcpus.SCENARIOS,
         *dirty.SCENARIOS,
         *lifetime.SCENARIOS,
+        *guest_memfd.SCENARIOS,
         *table.scenarios(features),
     )

@@ -6,7 +6,9 @@ from vmm.memslots.model import Model
 from vmm.memslots.operations import GUEST_MAPPING, GUEST_SIZE_BYTES, Mapping, Scenario, pages_of
 from vmm.memslots.plan import steps
 
-FEATURES = Features(user_memory2=True, guest_memfd=True, zero_page=True, hugetlb_pages=8)
+FEATURES = Features(
+    user_memory2=True, guest_memfd=True, guest_memfd_flags=3, zero_page=True, hugetlb_pages=8
+)
 
 
 def ideal_history(scenario: Scenario, features: Features = FEATURES) -> History:

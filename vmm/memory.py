@@ -173,6 +173,17 @@ class HostMapping:
         self._part(offset, size_bytes)
         raw.advise_memory(self.address + offset, size_bytes, Advice.DONTNEED)
 
+    def cover(self, fd: int, *, private: bool = False) -> None:
+        """Map the start of a file over the whole mapping, in place of what was there.
+
+        The file stays the caller's to close. Raises `OSError`, and has changed nothing then: a
+        refused MAP_FIXED may leave a hole, so the mapping is tried elsewhere first.
+        """
+        kind = MapFlag.PRIVATE if private else MapFlag.SHARED
+        elsewhere = raw.map_memory(0, self.size_bytes, _READ_WRITE, kind, fd)
+        raw.unmap_memory(elsewhere, self.size_bytes)
+        raw.map_memory(self.address, self.size_bytes, _READ_WRITE, kind | MapFlag.FIXED, fd)
+
     def protect(self, offset: int, size_bytes: int, protection: Protection) -> None:
         """Change what pages allow. What they forbid ends the process that does it."""
         self._part(offset, size_bytes)

@@ -15,7 +15,6 @@ from vmm.memslots.rules import RULES
 from vmm.memslots.validate import validate
 
 _UNUSED_RULES = {
-    "guest-memfd-immutable": "takes a guest_memfd that is open",
     "dirty-ring-only": "takes a VM with a dirty ring",
 }
 """Rules that no curated scenario can exercise, and why."""

@@ -26,6 +26,8 @@ class Accesses:
     def touch(self, op: Touch) -> tuple[Allowed, ...]:
         """Return what one read or write of 1, 2 or 4 bytes may come to."""
         pieces = tuple(self._backing.pieces(self._slots, op.gpa, op.width))
+        if _is_unknown(pieces):
+            return ()
         write = op.access == "write"
         rule = _rule(pieces, write)
         if write:
@@ -44,6 +46,8 @@ class Accesses:
         """Return what a string instruction over ``count`` elements may come to."""
         length = op.count * op.width
         pieces = tuple(self._backing.pieces(self._slots, op.gpa, length))
+        if _is_unknown(pieces):
+            return ()
         write = op.access == "write"
         rule = _rule(pieces, write)
         element = _element(op.value, op.width)
@@ -63,6 +67,8 @@ class Accesses:
     def execute(self, op: Execute) -> tuple[Allowed, ...]:
         """Return what running the code of a page may come to."""
         (piece,) = self._backing.pieces(self._slots, op.gpa + STUB_OFFSET, STUB_LENGTH)
+        if piece.kind == "unknown":
+            return ()
         if piece.kind != "memory":
             rule = "fetch-outside" if piece.kind == "hole" else "hva-absent"
             return tuple(Allowed(Stopped(reason), rule) for reason in _CANNOT_FETCH)
@@ -99,6 +105,10 @@ def _element(value: int, width: int) -> bytes:
 
 def _no_write() -> None:
     """Reading changes nothing, however far it came."""
+
+
+def _is_unknown(pieces: tuple[Piece, ...]) -> bool:
+    return any(piece.kind == "unknown" for piece in pieces)
 
 
 def _leaves_memory(piece: Piece, write: bool) -> bool:

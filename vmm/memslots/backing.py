@@ -5,17 +5,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vmm.memslots.array import MemslotArray
-from vmm.memslots.operations import PAGE_SIZE_BYTES, READONLY, Hva, Mapping, Place
+from vmm.memslots.operations import (
+    MEMFD_MMAP,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    Hva,
+    Mapping,
+    Place,
+)
 from vmm.memslots.regions import Memslot
 
-Kind = Literal["memory", "hole", "absent"]
+Kind = Literal["memory", "hole", "absent", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """``length`` bytes from ``gpa`` on, within one page.
 
-    ``absent`` is a slot's page behind which the host has mapped nothing.
+    ``absent`` is a slot's page behind which the host has mapped nothing; of an ``unknown`` one the
+    rules do not say which memory an access reaches.
     """
 
     gpa: int
@@ -36,6 +44,7 @@ class Backing:
 
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
         self._mappings = {mapping.name: mapping for mapping in mappings}
+        self._shown: set[str] = set()
         self._zero = next((m for m in mappings if m.kind == "zero"), None)
 
     def normal(self, hva: Hva) -> Hva:
@@ -44,10 +53,15 @@ class Backing:
             return hva.offset
         return hva
 
+    def show(self, mapping: str) -> None:
+        """Note that a mapping of kind ``guest_memfd`` has memory from now on."""
+        self._shown.add(mapping)
+
     def locate(self, hva: Hva, offset: int) -> Place | None:
         """Return where ``offset`` bytes behind an hva lie; None where no memory is mapped."""
         if isinstance(hva, Place):
-            if self._mappings[hva.mapping].kind == "unmapped":
+            kind = self._mappings[hva.mapping].kind
+            if kind == "unmapped" or (kind == "guest_memfd" and hva.mapping not in self._shown):
                 return None
             return Place(hva.mapping, hva.offset + offset)
         if self._zero is not None and hva + offset < self._zero.pages * PAGE_SIZE_BYTES:
@@ -66,7 +80,22 @@ class Backing:
     def _piece(self, slot: Memslot | None, gpa: int, length: int) -> Piece:
         if slot is None:
             return Piece(gpa, length, "hole")
-        place = self.locate(slot.userspace_addr, gpa - slot.base_gfn * PAGE_SIZE_BYTES)
+        offset = gpa - slot.base_gfn * PAGE_SIZE_BYTES
+        place = self.locate(slot.userspace_addr, offset)
+        if slot.memfd is not None and not _agrees(slot, offset, place):
+            return Piece(gpa, length, "unknown", slot)
         if place is None:
             return Piece(gpa, length, "absent", slot)
         return Piece(gpa, length, "memory", slot, place.mapping, place.offset)
+
+
+def _agrees(slot: Memslot, offset: int, place: Place | None) -> bool:
+    """Whether the hva of a slot with a guest_memfd shows the memory that the MMU maps.
+
+    From a guest_memfd that can be mapped the MMU serves every fault, whatever the hva shows;
+    from another one only those on private memory, of which there is none here.
+    """
+    memfd = slot.memfd
+    if memfd is None or not memfd.flags & MEMFD_MMAP:
+        return True
+    return place == Place(memfd.mapping, slot.memfd_offset + offset)

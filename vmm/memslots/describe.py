@@ -20,15 +20,20 @@ from vmm.memslots.history import (
 from vmm.memslots.operations import (
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
+    MEMFD_INIT_SHARED,
+    MEMFD_MMAP,
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
+    CloseGuestMemfd,
     CloseVm,
+    CreateGuestMemfd,
     Execute,
     GetDirtyLog,
     HostWrite,
     Hva,
     Inspect,
+    MapGuestMemfd,
     Mapping,
     NewVm,
     Place,
@@ -44,13 +49,14 @@ _FLAGS = (
     (READONLY, "READONLY"),
     (GUEST_MEMFD, "GUEST_MEMFD"),
 )
+_MEMFD_FLAGS = ((MEMFD_MMAP, "MMAP"), (MEMFD_INIT_SHARED, "INIT_SHARED"))
 _MANY = 8
 
 
-def flags(value: int) -> str:
+def flags(value: int, names_of: tuple[tuple[int, str], ...] = _FLAGS) -> str:
     """Return flags by name, joined by ``|``; what has no name in hexadecimal."""
-    names = [name for bit, name in _FLAGS if value & bit]
-    rest = value & ~sum(bit for bit, _ in _FLAGS)
+    names = [name for bit, name in names_of if value & bit]
+    rest = value & ~sum(bit for bit, _ in names_of)
     if rest or not names:
         names.append(hex(rest) if rest else "0")
     return "|".join(names)
@@ -88,6 +94,13 @@ def operation(op: AnyOperation) -> str:
         case GetDirtyLog():
             pointer = ", dirty_bitmap=<unwritable>" if op.bitmap == "unwritable" else ""
             return f"KVM_GET_DIRTY_LOG(slot={slot_number(op.slot)}{pointer})"
+        case CreateGuestMemfd():
+            given = flags(op.flags, _MEMFD_FLAGS)
+            return f"{op.name} = KVM_CREATE_GUEST_MEMFD(size={op.size:#x}, flags={given})"
+        case CloseGuestMemfd():
+            return f"close the guest_memfd {op.name}"
+        case MapGuestMemfd():
+            return f"host maps the guest_memfd {op.name} over {op.mapping} ({op.sharing})"
         case NewVm():
             return "close the VM and make a new one"
         case CloseVm():

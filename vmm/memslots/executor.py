@@ -13,13 +13,17 @@ from vmm.memslots.history import AnyOutcome, Closed, Done, Event, Inspected
 from vmm.memslots.hostmemory import HostMemory
 from vmm.memslots.leftovers import Leftovers
 from vmm.memslots.machine import Machine
+from vmm.memslots.memfdfiles import MemfdFiles
 from vmm.memslots.operations import (
     GUEST_SIZE_BYTES,
+    CloseGuestMemfd,
     CloseVm,
+    CreateGuestMemfd,
     Execute,
     GetDirtyLog,
     HostWrite,
     Inspect,
+    MapGuestMemfd,
     NewVm,
     Scenario,
     SetUserMemoryRegion,
@@ -85,14 +89,16 @@ class _Execution:
         self._scenario = scenario
         self._memory = memory
         self._guest = guest
+        self._files = MemfdFiles(memory)
         self._leftovers = Leftovers()
         self._machine = self._new_machine()
 
     def _new_machine(self) -> Machine:
-        return Machine(self._kvm, self._scenario, self._memory, self._guest)
+        return Machine(self._kvm, self._scenario, self._memory, self._guest, self._files)
 
     def close(self) -> None:
         self._machine.close()
+        self._files.close_all()
 
     def perform(self, batch: list[Step]) -> list[AnyOutcome]:
         """Return the outcome of each step of a batch."""
@@ -109,6 +115,12 @@ class _Execution:
                 return [self._machine.execute(first)]
             case GetDirtyLog():
                 return [self._machine.get_dirty_log(first)]
+            case CreateGuestMemfd():
+                return [self._files.create(self._machine.vm, first)]
+            case CloseGuestMemfd():
+                return [self._files.close(first)]
+            case MapGuestMemfd():
+                return [self._files.map(first)]
             case HostWrite():
                 self._memory.write(first.place, first.value)
                 return [Done()]

@@ -16,11 +16,22 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sync_mmu: bool = True
     user_memory2: bool = False
     guest_memfd: bool = False
+    guest_memfd_flags: int = 0
     dirty_ring_only: bool = False
     last_gfn: int = (1 << 40) - 1
     la57: bool = False
     zero_page: bool = False
     hugetlb_pages: int = 0
+
+    @property
+    def guest_memfd_mmap(self) -> bool:
+        """Whether a guest_memfd can be mapped by the host."""
+        return bool(self.guest_memfd_flags & 1)
+
+    @property
+    def guest_memfd_shared(self) -> bool:
+        """Whether a guest_memfd can be shared with the host from its creation on."""
+        return self.guest_memfd_mmap and bool(self.guest_memfd_flags & 2)
 
     def missing(self, needs: tuple[str, ...]) -> str:
         """Return what the needed features lack, as one phrase; empty if nothing is missing."""
@@ -32,6 +43,8 @@ NEEDS = {
     "sync_mmu": "KVM_CAP_SYNC_MMU",
     "user_memory2": "KVM_CAP_USER_MEMORY2",
     "guest_memfd": "KVM_CAP_GUEST_MEMFD",
+    "guest_memfd_mmap": "GUEST_MEMFD_FLAG_MMAP (KVM_CAP_GUEST_MEMFD_FLAGS)",
+    "guest_memfd_shared": "GUEST_MEMFD_FLAG_INIT_SHARED (KVM_CAP_GUEST_MEMFD_FLAGS)",
     "zero_page": "the right to map virtual address 0 (CAP_SYS_RAWIO or vm.mmap_min_addr=0)",
     "hugetlb_pages": "a free 2 MiB huge page (vm.nr_hugepages)",
 }

@@ -16,6 +16,7 @@ class HostMemory:
     """All mappings that a scenario declares; they outlive every VM that uses them."""
 
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
+        self._declared = {mapping.name: index for index, mapping in enumerate(mappings)}
         self._mappings: dict[str, HostMapping] = {}
         self._seen: dict[str, bytes] = {}
         self._nothing = HostMapping.reserved(PAGE_SIZE_BYTES)
@@ -23,7 +24,7 @@ class HostMemory:
             for index, mapping in enumerate(mappings):
                 memory = _map(mapping)
                 self._mappings[mapping.name] = memory
-                if mapping.kind != "unmapped":
+                if mapping.kind not in ("unmapped", "guest_memfd"):
                     self._seen[mapping.name] = _tag(memory, index, mapping.pages)
         except BaseException:
             self.close()
@@ -58,15 +59,31 @@ class HostMemory:
             return HostAddress(self._mappings[hva.mapping], hva.offset)
         return hva
 
+    def memfd(self, name: str) -> int | None:
+        """Return the file behind a mapping of kind ``memfd``; None where there is none."""
+        memory = self._mappings.get(name)
+        return memory.fd if memory is not None and memory.fd >= 0 else None
+
+    def show(self, name: str, fd: int, *, private: bool, writable: bool) -> None:
+        """Put a file in the place of a reserved mapping, and tag its pages where it is writable.
+
+        Raises OSError.
+        """
+        memory = self._mappings[name]
+        memory.cover(fd, private=private)
+        if writable and name not in self._seen:
+            pages = memory.size_bytes // PAGE_SIZE_BYTES
+            self._seen[name] = _tag(memory, self._declared[name], pages)
+
     def write(self, place: Place, value: int) -> None:
         """Write four bytes as the host, which ``changes`` reports like any other change."""
         self._mappings[place.mapping].write(place.offset, value.to_bytes(4, "little"))
 
     def changes(self) -> Iterator[HostChange]:
         """Yield the bytes that differ from what they were at the last call."""
-        for name, seen in self._seen.items():
-            memory = self._mappings[name]
-            if not memory.differs(0, seen):
+        for name, memory in self._mappings.items():
+            seen = self._seen.get(name)
+            if seen is None or not memory.differs(0, seen):
                 continue
             now = memory.read(0, len(seen))
             self._seen[name] = now
@@ -95,7 +112,7 @@ def _map(mapping: Mapping) -> HostMapping:
             return HostMapping.transparent_huge(size_bytes)
         case "zero":
             return HostMapping.at_zero(size_bytes)
-        case "unmapped":
+        case "unmapped" | "guest_memfd":
             return HostMapping.reserved(size_bytes)
 
 

@@ -9,6 +9,7 @@ from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.guestcpu import GuestCpu
 from vmm.memslots.history import AnyOutcome, DirtyPages, Done, Refused
 from vmm.memslots.hostmemory import HostMemory
+from vmm.memslots.memfdfiles import MemfdFiles
 from vmm.memslots.operations import (
     Execute,
     GetDirtyLog,
@@ -30,9 +31,15 @@ class Machine:
     """One VM of a scenario. Close it before the memory that it uses."""
 
     def __init__(
-        self, kvm: Kvm, scenario: Scenario, memory: HostMemory, guest: HostMapping
+        self,
+        kvm: Kvm,
+        scenario: Scenario,
+        memory: HostMemory,
+        guest: HostMapping,
+        files: MemfdFiles,
     ) -> None:
         self._memory = memory
+        self._files = files
         self._guest = guest
         self._guest_slot = guest_slot(scenario)
         self._log_bytes = _log_bytes(scenario)
@@ -91,7 +98,7 @@ class Machine:
                     op.memory_size,
                     self._address(op),
                     op.guest_memfd_offset,
-                    op.guest_memfd & 0xFFFF_FFFF,
+                    self._files.number(op),
                 )
             else:
                 self.vm.set_user_memory_region(

@@ -15,19 +15,25 @@ from vmm.memslots.array import Change, MemslotArray
 from vmm.memslots.backing import Backing
 from vmm.memslots.contents import Contents
 from vmm.memslots.features import Features
+from vmm.memslots.guestmemfds import GuestMemfds
 from vmm.memslots.history import Closed, DirtyPages, Done, Inspected, Refused
 from vmm.memslots.operations import (
+    GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     AnyOperation,
+    CloseGuestMemfd,
     CloseVm,
+    CreateGuestMemfd,
     Execute,
     GetDirtyLog,
     HostWrite,
     Hva,
     Inspect,
+    MapGuestMemfd,
     Mapping,
     NewVm,
     SetUserMemoryRegion,
+    SetUserMemoryRegion2,
     Sweep,
     Touch,
     pages_of,
@@ -50,12 +56,15 @@ class Model:
         self.features = features
         self._backing = Backing(mappings)
         self._contents = Contents(mappings)
+        memfds = frozenset(mapping.name for mapping in mappings if mapping.kind == "memfd")
+        self._memfds = GuestMemfds(features, memfds, self._backing)
         self._reset()
 
     def _reset(self) -> None:
         """Forget every slot; host memory stays as it is."""
         self._spaces = tuple(MemslotArray[Memslot]() for _ in range(self.features.address_spaces))
         self._accesses = Accesses(self._spaces[0], self._backing, self._contents)
+        self._memfds.new_vm()
 
     def slots(self, as_id: int = 0) -> MemslotArray[Memslot]:
         """Return the memslots of an address space, from the highest gfn down."""
@@ -74,6 +83,12 @@ class Model:
                 return self._accesses.execute(operation)
             case GetDirtyLog():
                 return self._dirty_log(operation)
+            case CreateGuestMemfd():
+                return self._memfds.create(operation)
+            case CloseGuestMemfd():
+                return self._memfds.close(operation)
+            case MapGuestMemfd():
+                return self._memfds.map(operation)
             case HostWrite():
                 return (Allowed(Done(), "harness", partial(self._host_write, operation)),)
             case Inspect():
@@ -91,12 +106,16 @@ class Model:
         usual = self._outcome(op, verdict)
         if is_noncanonical(op.userspace_addr) and verdict.rule != "hva-user":
             return (Allowed(Refused(errno.EINVAL), "hva-noncanonical"), usual)
+        if verdict.rule == "guest-memfd-overlap":
+            return (usual, Allowed(Refused(errno.EINVAL), verdict.rule))
         return (usual,)
 
     def _decide(self, op: SetUserMemoryRegion) -> Verdict:
         slots = self._spaces[as_id_of(op.slot)]
         present = slots.get(id_of(op.slot))
-        return decide(op, self._normal(op), present, slots.overlapping, self.features)
+        return decide(
+            op, self._normal(op), present, slots.overlapping, self._memfds.refusal, self.features
+        )
 
     def _normal(self, op: SetUserMemoryRegion) -> Hva:
         return self._backing.normal(op.userspace_addr)
@@ -113,6 +132,7 @@ class Model:
             return
         if change is Change.DELETE:
             slots.delete(slot_id)
+            self._memfds.unbind(op.slot)
             return
         old = slots.get(slot_id)
         new = Memslot(
@@ -127,6 +147,8 @@ class Model:
             kept = old is not None and old.dirty is not None
             new.dirty = old.dirty if old is not None and kept else set()
             new.doubtful = old.doubtful if old is not None and kept else frozenset()
+        if op.flags & GUEST_MEMFD and isinstance(op, SetUserMemoryRegion2):
+            new.memfd, new.memfd_offset = self._memfds.bind(op), op.guest_memfd_offset
         slots.update(new, change)
 
     def _host_write(self, op: HostWrite) -> None:

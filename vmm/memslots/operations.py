@@ -16,12 +16,17 @@ LOG_DIRTY_PAGES = 1 << 0
 READONLY = 1 << 1
 GUEST_MEMFD = 1 << 2
 
+MEMFD_MMAP = 1 << 0
+MEMFD_INIT_SHARED = 1 << 1
+
 GUEST_MAPPING = "guest"
 """The name of the mapping that holds the guest's code and mailbox; a scenario may not use it."""
 
 GUEST_SIZE_BYTES = 64 << 10
 
-MappingKind = Literal["anonymous", "shared", "memfd", "hugetlb", "thp", "zero", "unmapped"]
+MappingKind = Literal[
+    "anonymous", "shared", "memfd", "hugetlb", "thp", "zero", "unmapped", "guest_memfd"
+]
 
 
 class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,7 +34,8 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``anonymous``, ``shared`` and ``memfd`` are 4 KiB pages; ``hugetlb`` and ``thp`` are 2 MiB
     aligned; ``zero`` is anonymous memory fixed at virtual address 0; ``unmapped`` is an address
-    range that is reserved, and that nothing can be read from.
+    range that is reserved, and that nothing can be read from; so is ``guest_memfd`` until
+    ``MapGuestMemfd`` puts a file there.
     """
 
     name: str
@@ -73,9 +79,13 @@ class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region", 
 class SetUserMemoryRegion2(
     SetUserMemoryRegion, frozen=True, tag="set_user_memory_region2", gc=False
 ):
-    """KVM_SET_USER_MEMORY_REGION2: the same fields and a place in a guest_memfd."""
+    """KVM_SET_USER_MEMORY_REGION2: the same fields and a place in a guest_memfd.
 
-    guest_memfd: int = -1
+    ``guest_memfd`` is -1, the name of a guest_memfd (a number that is no open file while it is
+    not open), or the name of a mapping of kind ``memfd``, whose file is not a guest_memfd.
+    """
+
+    guest_memfd: Literal[-1] | str = -1
     guest_memfd_offset: int = 0
 
 
@@ -128,6 +138,31 @@ class GetDirtyLog(Operation, frozen=True, tag="get_dirty_log", gc=False):
     bitmap: Literal["writable", "unwritable"] = "writable"
 
 
+class CreateGuestMemfd(Operation, frozen=True, tag="create_guest_memfd", gc=False):
+    """KVM_CREATE_GUEST_MEMFD: a file of ``size`` bytes that the scenario calls ``name``."""
+
+    name: str
+    size: int
+    flags: int = 0
+
+
+class CloseGuestMemfd(Operation, frozen=True, tag="close_guest_memfd", gc=False):
+    """Close the file of a guest_memfd; a mapping of it stays, and so do slots."""
+
+    name: str
+
+
+class MapGuestMemfd(Operation, frozen=True, tag="map_guest_memfd", gc=False):
+    """Map a guest_memfd from its start over ``mapping``, and tag its pages if the host may.
+
+    The host may where the file was created with GUEST_MEMFD_FLAG_INIT_SHARED.
+    """
+
+    name: str
+    mapping: str
+    sharing: Literal["shared", "private"] = "shared"
+
+
 class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
     """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
 
@@ -145,6 +180,9 @@ AnyOperation = (
     | HostWrite
     | Inspect
     | GetDirtyLog
+    | CreateGuestMemfd
+    | CloseGuestMemfd
+    | MapGuestMemfd
     | NewVm
     | CloseVm
 )

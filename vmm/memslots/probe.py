@@ -28,6 +28,7 @@ def probe_features(kvm: Kvm) -> Features:
             sync_mmu=bool(has(Cap.SYNC_MMU)),
             user_memory2=bool(has(Cap.USER_MEMORY2)),
             guest_memfd=bool(has(Cap.GUEST_MEMFD)),
+            guest_memfd_flags=has(Cap.GUEST_MEMFD_FLAGS),
             last_gfn=_last_gfn(vm, page),
             zero_page=_can_map_zero(),
             hugetlb_pages=_free_huge_pages(),

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmm.memslots.array import Change
 from vmm.memslots.features import Features
@@ -25,10 +25,27 @@ USER_END = 0x7FFF_FFFF_F000
 
 
 @dataclass(slots=True)
+class GuestMemfd:
+    """A guest_memfd as the model knows it. ``vm`` is the number of the VM that it belongs to.
+
+    ``mapping`` shows its pages to the host ("": none does yet); ``bindings`` are the pages that
+    slots hold, by the slot's 32-bit number.
+    """
+
+    size: int
+    flags: int
+    vm: int
+    is_open: bool = True
+    mapping: str = ""
+    bindings: dict[int, range] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Memslot:
     """A slot as the model knows it. ``dirty`` is None where LOG_DIRTY_PAGES is off.
 
     ``doubtful`` are pages that a failed KVM_GET_DIRTY_LOG may or may not have cleared.
+    ``memfd`` is what a slot with GUEST_MEMFD is bound to, from ``memfd_offset`` (bytes) on.
     """
 
     slot_id: int
@@ -38,6 +55,8 @@ class Memslot:
     flags: int
     dirty: set[int] | None = None
     doubtful: frozenset[int] = frozenset()
+    memfd: GuestMemfd | None = None
+    memfd_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,9 @@ class Verdict:
 
 Overlapping = Callable[[int, int, int], Memslot | None]
 """(base_gfn, npages, slot id to leave out) -> a slot in the way."""
+
+Unbindable = Callable[[SetUserMemoryRegion2], Verdict | None]
+"""Why a new slot cannot be bound to the guest_memfd that the call names."""
 
 
 def as_id_of(slot: int) -> int:
@@ -121,6 +143,7 @@ def decide(
     hva: Hva,
     present: Memslot | None,
     overlapping: Overlapping,
+    unbindable: Unbindable,
     features: Features,
 ) -> Verdict:
     """Return what the kernel does with arguments that are valid in themselves.
@@ -143,8 +166,10 @@ def decide(
         base_gfn, npages = pages_of(op.guest_phys_addr), pages_of(op.memory_size)
         if overlapping(base_gfn, npages, id_of(op.slot)) is not None:
             return _refuse(errno.EEXIST, "overlap")
-        if op.flags & GUEST_MEMFD:
-            return _refuse(errno.EBADF, "guest-memfd-fd")
+        if op.flags & GUEST_MEMFD and isinstance(op, SetUserMemoryRegion2):
+            refusal = unbindable(op)
+            if refusal is not None:
+                return refusal
         if base_gfn + npages - 1 > features.last_gfn:
             return _refuse(errno.EINVAL, "gfn-limit")
     return Verdict(0, change, rule)

@@ -30,6 +30,8 @@ def _source(name: str, promise: str, cite: str) -> Rule:
 
 
 _API_DIRTY = "api.rst 4.8"
+_API_REGION2 = "api.rst 4.140"
+_API_MEMFD = "api.rst 4.142"
 
 RULES: dict[str, Rule] = {
     rule.name: rule
@@ -108,6 +110,52 @@ RULES: dict[str, Rule] = {
             "9935df5333aa",
         ),
         _source("guest-memfd-fd", "a bad guest_memfd is EBADF", "kvm_gmem_bind"),
+        _documented(
+            "guest-memfd-not-one",
+            "the file is one that KVM_CREATE_GUEST_MEMFD made, else EINVAL",
+            _API_REGION2,
+        ),
+        _documented(
+            "guest-memfd-foreign",
+            "the guest_memfd belongs to the VM that binds it, else EINVAL",
+            _API_REGION2,
+        ),
+        _documented(
+            "guest-memfd-end",
+            "a slot lies within its guest_memfd, else EINVAL",
+            "api.rst 4.140; eba85fee7fc6",
+        ),
+        _documented(
+            "guest-memfd-overlap",
+            "no page of a guest_memfd is bound to two slots: EINVAL, on newer kernels EEXIST",
+            "api.rst 4.140, 4.142; kvm_gmem_bind",
+        ),
+        _documented("guest-memfd-create", "a guest_memfd of whole pages is made", _API_MEMFD),
+        _source(
+            "guest-memfd-size",
+            "the size of a guest_memfd is page aligned, positive and below 2^63, else EINVAL",
+            "kvm_gmem_create",
+        ),
+        _documented(
+            "guest-memfd-flags",
+            "a guest_memfd has the flags of KVM_CAP_GUEST_MEMFD_FLAGS only, else EINVAL",
+            "api.rst 4.142; kvm_gmem_create",
+        ),
+        _source(
+            "guest-memfd-close",
+            "a guest_memfd can be closed at any time; slots of it stay until they are deleted",
+            "kvm_gmem_release",
+        ),
+        _documented(
+            "guest-memfd-mmap",
+            "a guest_memfd can be mapped if it was made with MMAP, else ENODEV",
+            "api.rst 4.142; kvm_gmem_mmap",
+        ),
+        _source(
+            "guest-memfd-mmap-private",
+            "a guest_memfd is mapped MAP_SHARED, else EINVAL",
+            "kvm_gmem_mmap",
+        ),
         _documented(
             "immutable",
             "hva, size and the READONLY bit of a present slot cannot change, else EINVAL",

@@ -12,9 +12,12 @@ from vmm.memslots.operations import (
     GUEST_SIZE_BYTES,
     PAGE_SIZE_BYTES,
     AnyOperation,
+    CloseGuestMemfd,
+    CreateGuestMemfd,
     Execute,
     GetDirtyLog,
     HostWrite,
+    MapGuestMemfd,
     Mapping,
     Place,
     Scenario,
@@ -104,6 +107,11 @@ class _Checker:
         self._guest = scenario.guest
         self._vcpus = scenario.vcpus
         self._slot_pages = 0
+        self._memfds = {
+            op.name: op for op in scenario.operations if isinstance(op, CreateGuestMemfd)
+        }
+        self._created: set[str] = set()
+        self._shown: dict[str, str] = {}
 
     def problem(self, op: AnyOperation) -> str:
         """Return what is wrong, beginning with the field; empty if nothing is."""
@@ -126,8 +134,40 @@ class _Checker:
                 return self._place(op.place, 4, ".place")
             case GetDirtyLog():
                 return "" if 0 <= op.slot < 1 << 32 else ".slot: 32 bits are needed"
+            case CreateGuestMemfd():
+                return self._memfd(op)
+            case CloseGuestMemfd():
+                return self._known_memfd(op.name)
+            case MapGuestMemfd():
+                return self._known_memfd(op.name) or self._shown_memfd(op)
             case _:
                 return ""
+
+    def _memfd(self, op: CreateGuestMemfd) -> str:
+        """Each file has a name of its own, so that leaving operations out keeps names true."""
+        if not op.name or op.name in self._created or op.name in self._mappings:
+            return f".name: {op.name!r} is taken or empty"
+        self._created.add(op.name)
+        for field in ("size", "flags"):
+            if not 0 <= getattr(op, field) < 1 << 64:
+                return f".{field}: an unsigned 64-bit number is needed"
+        return ""
+
+    def _known_memfd(self, name: str) -> str:
+        return "" if name in self._memfds else f".name: no operation creates {name!r}"
+
+    def _shown_memfd(self, op: MapGuestMemfd) -> str:
+        """A mapping shows one file only, and lies within it: beyond its end is SIGBUS."""
+        mapping = self._mappings.get(op.mapping)
+        if mapping is None or mapping.kind != "guest_memfd":
+            return f".mapping: {op.mapping!r} is no mapping of kind guest_memfd"
+        if self._shown.setdefault(op.mapping, op.name) != op.name:
+            return f".mapping: {op.mapping!r} shows another guest_memfd"
+        if sum(name == op.name for name in self._shown.values()) > 1:
+            return f".name: {op.name!r} is shown by another mapping"
+        if mapping.pages * PAGE_SIZE_BYTES > self._memfds[op.name].size:
+            return f".mapping: {op.mapping!r} is larger than {op.name!r}"
+        return ""
 
     def _region(self, op: SetUserMemoryRegion) -> str:
         for field in ("slot", "flags"):
@@ -145,11 +185,18 @@ class _Checker:
         if self._slot_pages > MAX_ALL_SLOT_PAGES:
             return f".memory_size: more than {MAX_ALL_SLOT_PAGES} pages in all slots together"
         if isinstance(op, SetUserMemoryRegion2):
-            if op.guest_memfd != -1:
-                return ".guest_memfd: only -1 can be used"
+            if op.guest_memfd != -1 and not self._is_file(op.guest_memfd):
+                return (
+                    f".guest_memfd: {op.guest_memfd!r} is neither -1, nor a guest_memfd of the "
+                    "scenario, nor a mapping of kind memfd"
+                )
             if not 0 <= op.guest_memfd_offset < 1 << 64:
                 return ".guest_memfd_offset: an unsigned 64-bit number is needed"
         return self._hva(op)
+
+    def _is_file(self, name: str) -> bool:
+        mapping = self._mappings.get(name)
+        return name in self._memfds or (mapping is not None and mapping.kind == "memfd")
 
     def _hva(self, op: SetUserMemoryRegion) -> str:
         """An hva must stay inside its mapping, wherever a kernel could accept the size."""

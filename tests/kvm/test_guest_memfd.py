@@ -1,0 +1,66 @@
+"""guest_memfds as memory of the host, and as files that the executor has to close."""
+
+import errno
+import os
+
+import pytest
+
+from kvm_abi.uapi import Cap, GuestMemfdFlag
+from vmm.memory import HostMapping
+from vmm.memslots.executor import execute
+from vmm.memslots.history import Event, Refused
+from vmm.memslots.operations import CloseGuestMemfd, CreateGuestMemfd, NewVm, Scenario
+from vmm.system import Kvm
+
+PAGE = 4096
+SHARED = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
+
+
+@pytest.fixture
+def memfd_kvm(kvm: Kvm) -> Kvm:
+    if kvm.check_extension(Cap.GUEST_MEMFD_FLAGS) & SHARED != SHARED:
+        pytest.skip("needs GUEST_MEMFD_FLAG_MMAP and GUEST_MEMFD_FLAG_INIT_SHARED")
+    return kvm
+
+
+def test_reserved_mapping_shows_a_shared_file(memfd_kvm: Kvm) -> None:
+    with memfd_kvm.create_vm() as vm, HostMapping.reserved(2 * PAGE) as memory:
+        file = vm.create_guest_memfd(2 * PAGE, SHARED)
+        memory.cover(file)
+        os.close(file)
+        assert memory.read(0, 2 * PAGE) == bytes(2 * PAGE)
+        memory.write(PAGE, b"\x55")
+        assert memory.read(PAGE, 2) == b"\x55\0"
+
+
+@pytest.mark.parametrize(
+    ("flags", "private", "number"), [(0, False, errno.ENODEV), (SHARED, True, errno.EINVAL)]
+)
+def test_refused_file_leaves_the_mapping_as_it_was(
+    memfd_kvm: Kvm, flags: int, private: bool, number: int
+) -> None:
+    with memfd_kvm.create_vm() as vm, HostMapping.anonymous(2 * PAGE) as memory:
+        memory.write(0, b"\x55")
+        file = vm.create_guest_memfd(2 * PAGE, flags)
+        with pytest.raises(OSError, match="mmap") as caught:
+            memory.cover(file, private=private)
+        os.close(file)
+        assert caught.value.errno == number
+        assert memory.read(0, 1) == b"\x55"
+
+
+def test_executor_closes_every_file_that_the_scenario_leaves_open(memfd_kvm: Kvm) -> None:
+    events: list[Event] = []
+    operations = (
+        CreateGuestMemfd("left", PAGE),
+        CreateGuestMemfd("closed", PAGE),
+        CloseGuestMemfd("closed"),
+        CloseGuestMemfd("closed"),
+        NewVm(),
+        CreateGuestMemfd("late", PAGE),
+    )
+    before = os.listdir("/proc/self/fd")
+    execute(memfd_kvm, Scenario("files", operations), events.append, lambda: None)
+    assert os.listdir("/proc/self/fd") == before
+    refused = [event.origin for event in events if isinstance(event.outcome, Refused)]
+    assert refused == [3]
