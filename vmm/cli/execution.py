@@ -1,17 +1,18 @@
 """Executes scenarios one after the other and judges them, while the kernel's health is watched."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from vmm.cli.host import Host, pinned
-from vmm.health import KernelWatch
+from vmm.cli.host import Host, reserved_cpu
+from vmm.health import KernelWatch, Problem
 from vmm.memslots.check import Status, Verdict
+from vmm.memslots.history import Header
 from vmm.memslots.operations import Scenario
-from vmm.memslots.runner import run_isolated
+from vmm.memslots.runner import INTERRUPTED, Record, Worker
 from vmm.report.result import Checked, Run, judged
-
-INTERRUPTED = "interrupted"
 
 
 def execute(
@@ -23,19 +24,16 @@ def execute(
 ) -> Run:
     """Run the scenarios on one CPU; ``begin`` and ``done`` frame each of them.
 
-    An interruption ends the run early: what ran is kept, and what did not is named.
-    ``journal`` is a file for the history of the only scenario.
+    A scenario is judged while the next one runs. An interruption ends the run early: what ran is
+    kept, and what did not is named. ``journal`` is a file for the history of the only scenario.
     """
     checked: list[Checked] = []
     start = time.monotonic()
-    with pinned() as cpu, KernelWatch() as watch:
+    with reserved_cpu() as cpu, KernelWatch() as watch:
         try:
-            for scenario in scenarios:
-                begin(scenario)
-                checked.append(_execute_one(scenario, host, watch, journal))
-                done(checked[-1])
-                if checked[-1].verdict.reason == INTERRUPTED:
-                    break
+            for each in _checked(scenarios, host, cpu, watch, begin, journal):
+                checked.append(each)
+                done(each)
         except KeyboardInterrupt:
             pass
         weaknesses = tuple(watch.weaknesses)
@@ -44,14 +42,37 @@ def execute(
     return Run(tuple(checked), host.features, host.info, weaknesses, left, cpu, seconds)
 
 
-def _execute_one(
-    scenario: Scenario, host: Host, watch: KernelWatch, journal: Path | None
-) -> Checked:
-    missing = host.features.missing(scenario.needs)
-    if missing:
-        return Checked(scenario, Verdict(scenario.name, Status.SKIPPED, f"needs {missing}"))
-    start = time.monotonic()
-    history = run_isolated(scenario, host.features, host=host.info.in_brief(), journal=journal)
-    seconds = time.monotonic() - start
-    found = judged(history)
-    return Checked(scenario, found.verdict, found.ran, seconds, watch.news())
+def _checked(
+    scenarios: Sequence[Scenario],
+    host: Host,
+    cpu: int,
+    watch: KernelWatch,
+    begin: Callable[[Scenario], None],
+    journal: Path | None,
+) -> Iterator[Checked]:
+    """Yield each scenario's result, in order, one scenario later than it ran."""
+    headers = [Header(each, host.features, host.info.in_brief()) for each in scenarios]
+    judging: Callable[[], Checked] | None = None
+    with Worker(headers, journal=journal, cpu=cpu) as worker:
+        for index, scenario in enumerate(scenarios):
+            missing = host.features.missing(scenario.needs)
+            if not missing:
+                begin(scenario)
+                worker.start(index)
+                start = time.monotonic()
+            if judging is not None:
+                yield judging()
+            if missing:
+                skipped = Verdict(scenario.name, Status.SKIPPED, f"needs {missing}")
+                judging = partial(Checked, scenario, skipped)
+                continue
+            record = worker.wait()
+            judging = partial(_judged, record, time.monotonic() - start, watch.news())
+            if record.reason == INTERRUPTED:
+                break
+        if judging is not None:
+            yield judging()
+
+
+def _judged(record: Record, seconds: float, problems: tuple[Problem, ...]) -> Checked:
+    return replace(judged(record.history()), seconds=seconds, problems=problems)

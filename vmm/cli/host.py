@@ -70,15 +70,15 @@ def look_at_host() -> Host:
 
 
 @contextmanager
-def pinned() -> Iterator[int]:
-    """Stay on one CPU, the lowest allowed one, and yield which.
+def reserved_cpu() -> Iterator[int]:
+    """Yield the lowest allowed CPU for scenarios to run on, and stay away from it meanwhile.
 
     Slot-changing ioctls wait for an SRCU grace period, which takes up to five times longer on a
-    small idle host if it is not the first CPU that waits. Child processes inherit the choice.
+    small idle host if it is not the first CPU that waits.
     """
     allowed = os.sched_getaffinity(0)
     cpu = min(allowed)
-    os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, allowed - {cpu} or allowed)
     try:
         yield cpu
     finally:

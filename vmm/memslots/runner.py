@@ -1,4 +1,4 @@
-"""Runs a scenario in a child process: what hangs or dies is an end like any other.
+"""Runs scenarios in a child process: a hang or a death is an end like any other.
 
 The child appends to a file that outlives it; the parent waits with a time limit and reads what
 there is. So a history is there whatever the kernel did to the child.
@@ -8,8 +8,13 @@ import gc
 import os
 import select
 import signal
+import socket
 import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from vmm.memslots.codec import history_line, parse_history
 from vmm.memslots.executor import execute
@@ -19,6 +24,7 @@ from vmm.memslots.operations import Scenario
 from vmm.system import Kvm
 
 TIME_LIMIT_S = 60.0
+INTERRUPTED = "interrupted"
 _HARNESS_FAILED = 70
 _HARNESS = "harness: "
 
@@ -35,49 +41,165 @@ def run_isolated(
     host: dict[str, str] | None = None,
     journal: Path | None = None,
 ) -> History:
-    """Return the history of a scenario, carried out in a child process.
+    """Return the history of a scenario, carried out in a child process of its own.
 
-    Like `Running`, with nothing done meanwhile.
+    ``journal`` is a file to which the history is written as it happens; what was recorded is on
+    disk before the next operation begins. Raises HarnessError where this program is at fault.
     """
-    running = Running(Header(scenario, features, host or {}), journal=journal)
-    running.wait(time_limit_s)
-    return running.history()
+    with Worker([Header(scenario, features, host or {})], journal=journal) as worker:
+        worker.start(0)
+        return worker.wait(time_limit_s).history()
 
 
-class Running:
-    """A scenario under way in a child process: `wait` for it, then read its `history`."""
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a scenario has left: its history as bytes, to be read when there is time.
 
-    def __init__(self, header: Header, *, journal: Path | None = None, cpu: int | None = None):
-        """Start the scenario of ``header``, on one CPU if ``cpu`` names it.
+    ``reason`` says what went wrong with the run itself: "hung ...", "died ...", "interrupted".
+    """
 
-        ``journal`` is a file to which the history is written as it happens; what was recorded
-        is on disk before the next operation begins.
-        """
-        self._name = header.scenario.name
-        self._file = _open_journal(journal)
-        self._child = os.fork()
-        if self._child == 0:
-            _child(header, self._file, cpu)
-
-    def wait(self, time_limit_s: float = TIME_LIMIT_S) -> None:
-        """Wait for the end of the child, and put an end to one that takes too long.
-
-        `History.end` says what went wrong with the run itself: "hung ...", "died ...",
-        "interrupted".
-        """
-        reason = _wait(self._child, time_limit_s)
-        if reason:
-            _write_all(self._file, history_line(End(reason)))
+    name: str
+    data: bytes
+    reason: str = ""
 
     def history(self) -> History:
-        """Return what was recorded; to be called once, after `wait`.
+        """Return the history. Raises HarnessError where this program is at fault."""
+        history = parse_history(self.data.split(b"\n"), self.name)
+        if history.end is not None and history.end.reason.startswith(_HARNESS):
+            raise HarnessError(f"{self.name}: {history.end.reason}")
+        return history
 
-        Raises HarnessError where this program is at fault.
-        """
-        try:
-            return _read_back(self._file, self._name)
-        finally:
+
+class Worker:
+    """A child process that carries out scenarios, one after the other, each on a VM of its own.
+
+    A scenario in which it hangs or dies costs no other: the next one gets a new child. A record
+    that `wait` has returned is whole, so that the next scenario can be started before it is read.
+    """
+
+    def __init__(
+        self, headers: Sequence[Header], *, journal: Path | None = None, cpu: int | None = None
+    ) -> None:
+        """Take the scenarios that ``start`` will name by index, and a CPU to stay on."""
+        self._headers = headers
+        self._cpu = cpu
+        self._file = _open_journal(journal)
+        self._child: _Child | None = None
+        self._index = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        if self._file >= 0:
             os.close(self._file)
+            self._file = -1
+
+    def start(self, index: int) -> None:
+        """Let the child begin with a scenario."""
+        if self._child is None:
+            self._child = _Child(self._headers, self._file, self._cpu)
+        self._index = index
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)  # The child shares this position.
+        self._child.order(index)
+
+    def wait(self, time_limit_s: float = TIME_LIMIT_S) -> Record:
+        """Wait for the end of the scenario, and put an end to one that takes too long."""
+        assert self._child is not None, "nothing was started"
+        reason = self._child.wait(time_limit_s)
+        if reason:
+            self._child.end()
+            self._child = None
+            _write_all(self._file, history_line(End(reason)))
+        name = self._headers[self._index].scenario.name
+        return Record(name, os.pread(self._file, os.fstat(self._file).st_size, 0), reason)
+
+
+class _Child:
+    """The process itself: it takes an index, carries that scenario out, and answers a byte."""
+
+    def __init__(self, headers: Sequence[Header], file: int, cpu: int | None) -> None:
+        self._ours, theirs = socket.socketpair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._ours.close()
+            _serve(headers, file, cpu, theirs)
+        theirs.close()
+
+    def order(self, index: int) -> None:
+        self._ours.send(index.to_bytes(4, "little"))
+
+    def wait(self, time_limit_s: float) -> str:
+        """Wait for the answer; return why there is none, empty if there is."""
+        poll = select.poll()
+        poll.register(self._ours, select.POLLIN)
+        try:
+            if not poll.poll(time_limit_s * 1000):
+                return f"hung: no end within {time_limit_s:g} s; {_stuck_at(self._pid)}"
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        if self._ours.recv(1):
+            return ""
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        self._pid = 0
+        return f"died: {signal.Signals(-status).name if status < 0 else f'exit status {status}'}"
+
+    def end(self) -> None:
+        """Kill the process, if it is still there, and forget it."""
+        self._ours.close()
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+
+def _serve(headers: Sequence[Header], file: int, cpu: int | None, orders: socket.socket) -> None:
+    """Carry out scenarios until the parent is gone; never returns."""
+    status = _HARNESS_FAILED
+    try:
+        gc.freeze()  # What is inherited stays: looking at it would copy its pages.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})
+        while order := orders.recv(4):
+            _carry_out(headers[int.from_bytes(order, "little")], file)
+            orders.send(b"x")
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _carry_out(header: Header, file: int) -> None:
+    """Run one scenario, and record it in the file."""
+    recorder = _Recorder(file)
+    recorder.add(header)
+    try:
+        with Kvm.open() as kvm:
+            execute(
+                kvm,
+                header.scenario,
+                header.features.touch_limit,
+                recorder.add,
+                recorder.flush,
+            )
+        recorder.add(End(events=recorder.events))
+        recorder.flush()
+    except Exception:
+        recorder.flush()
+        _write_all(file, history_line(End(_HARNESS + traceback.format_exc())))
 
 
 def _open_journal(journal: Path | None) -> int:
@@ -85,28 +207,6 @@ def _open_journal(journal: Path | None) -> int:
         return os.memfd_create("history", os.MFD_CLOEXEC)
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_DSYNC | os.O_CLOEXEC
     return os.open(journal, flags, 0o644)
-
-
-def _child(header: Header, file: int, cpu: int | None) -> None:
-    """Run the scenario and leave; never returns."""
-    gc.disable()  # It makes no cycles that matter, and does not live long.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
-    status = _HARNESS_FAILED
-    recorder = _Recorder(file)
-    recorder.add(header)
-    try:
-        if cpu is not None:
-            os.sched_setaffinity(0, {cpu})
-        with Kvm.open() as kvm:
-            execute(kvm, header.scenario, recorder.add, recorder.flush)
-        recorder.add(End(events=recorder.events))
-        recorder.flush()
-        status = 0
-    except BaseException:
-        recorder.flush()
-        _write_all(file, history_line(End(_HARNESS + traceback.format_exc())))
-    finally:
-        os._exit(status)
 
 
 class _Recorder:
@@ -127,26 +227,6 @@ class _Recorder:
             self._lines.clear()
 
 
-def _wait(child: int, time_limit_s: float) -> str:
-    """Wait for the child; return why its run was cut short, empty if it was not."""
-    pidfd = os.pidfd_open(child)
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        ended = bool(poll.poll(time_limit_s * 1000))
-        reason = "" if ended else f"hung: no end within {time_limit_s:g} s; {_stuck_at(child)}"
-    except KeyboardInterrupt:
-        ended, reason = False, "interrupted"
-    finally:
-        os.close(pidfd)
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if ended and status < 0:
-        reason = f"died: {signal.Signals(-status).name}"
-    return reason
-
-
 def _stuck_at(child: int) -> str:
     """Return the kernel stacks of a process's threads, as far as they can be read."""
     stacks = []
@@ -157,14 +237,6 @@ def _stuck_at(child: int) -> str:
             return f"kernel stack not readable: {error.strerror}"
         stacks.append(" < ".join(line.split(" ", 1)[-1] for line in lines if line))
     return "kernel stack: " + ("; ".join(filter(None, stacks)) or "none, it runs in user space")
-
-
-def _read_back(file: int, name: str) -> History:
-    size_bytes = os.fstat(file).st_size
-    history = parse_history(os.pread(file, size_bytes, 0).split(b"\n"), name)
-    if history.end is not None and history.end.reason.startswith(_HARNESS):
-        raise HarnessError(f"{name}: {history.end.reason}")
-    return history
 
 
 def _write_all(file: int, data: bytes) -> None:
