@@ -13,10 +13,14 @@
  *   read GPA, write GPA      a guest's access of four bytes
  *   log ID                   KVM_GET_DIRTY_LOG
  *   clear ID FIRST COUNT     KVM_CLEAR_DIRTY_LOG, every bit of the bitmap set
+ *   memfd PAGES FLAGS        KVM_CREATE_GUEST_MEMFD; the files are 0, 1, ...
+ *   foreign PAGES            the same in another VM
+ *   bind ID GPA SIZE HVA FILE OFFSET [ro]   KVM_SET_USER_MEMORY_REGION2 with a guest_memfd
+ *   show FILE shared|private, unmake FILE   mmap(2) and close(2) of one
  *
  * Numbers are hexadecimal but for ids and N. "1+800" is a page and 0x800 bytes. ID may be
  * "last", "beyond" or "1/1" (address space 1); GPA "last", "beyond" or "top"; HVA, else a page
- * of the pool, "null", "hole" or "kernel".
+ * of the pool, "null", "hole" or "kernel". FILE may be "none" or "other" (no guest_memfd).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -42,7 +46,16 @@
 static const uint8_t code[] = {0x67, 0x66, 0x8b, 0x03, 0xf4, 0, 0, 0, 0x67, 0x66, 0x89, 0x03, 0xf4};
 enum { READ_ENTRY = 0, WRITE_ENTRY = 8 };
 
-static int kvm, vm, vcpu, run_size;
+#define MAX_FILES 4
+
+struct region2 {
+    struct kvm_userspace_memory_region region;
+    uint64_t guest_memfd_offset;
+    uint32_t guest_memfd, pad1;
+    uint64_t pad2[14];
+};
+
+static int kvm, vm, other_vm = -1, vcpu, run_size, files[MAX_FILES], nr_files;
 static struct kvm_run *run;
 static uint8_t *pool, *shadow, *hole, *guest;
 
@@ -238,6 +251,63 @@ static void clear_log(uint32_t id, uint64_t first, uint32_t count)
     show_error(ioctl(vm, KVM_CLEAR_DIRTY_LOG, &log) ? errno : 0);
 }
 
+static void make_memfd(int owner, uint64_t size, uint64_t flags)
+{
+    uint64_t wanted[8] = {size, flags};
+    int fd = ioctl(owner, _IOWR(KVMIO, 0xd4, uint64_t[8]), wanted);
+
+    show_error(fd < 0 ? errno : 0);
+    if (fd >= 0 && nr_files < MAX_FILES)
+        files[nr_files++] = fd;
+}
+
+static int file_of(const char *text)
+{
+    if (!strcmp(text, "other"))
+        return kvm;
+    return atoi(text) < nr_files && strcmp(text, "none") ? files[atoi(text)] : -1;
+}
+
+static void bind_memfd(char words[][32], int count)
+{
+    struct region2 call = {
+        .region = {
+            .slot = id_of(words[1]), .flags = 1u << 2 | (count > 7 ? flags_of(words[7]) : 0),
+            .guest_phys_addr = gpa_of(words[2]), .memory_size = pages(words[3]),
+            .userspace_addr = hva_of(words[4]),
+        },
+        .guest_memfd = (uint32_t)file_of(words[5]), .guest_memfd_offset = pages(words[6]),
+    };
+
+    show_error(ioctl(vm, _IOW(KVMIO, 0x49, struct region2), &call) ? errno : 0);
+}
+
+static void show_memfd(int fd, int kind)
+{
+    void *mapped = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, kind, fd, 0);
+
+    show_error(mapped == MAP_FAILED ? errno : 0);
+    if (mapped != MAP_FAILED)
+        munmap(mapped, PAGE);
+}
+
+static void play_memfd(char words[][32], int count)
+{
+    if (count == 3 && !strcmp(words[0], "memfd")) {
+        make_memfd(vm, pages(words[1]), strtoull(words[2], NULL, 16));
+    } else if (count == 2 && !strcmp(words[0], "foreign")) {
+        other_vm = ioctl(kvm, KVM_CREATE_VM, 0);
+        make_memfd(other_vm, pages(words[1]), 0);
+    } else if (count >= 7 && !strcmp(words[0], "bind")) {
+        bind_memfd(words, count);
+    } else if (count == 3 && !strcmp(words[0], "show")) {
+        show_memfd(file_of(words[1]), words[2][0] == 's' ? MAP_SHARED : MAP_PRIVATE);
+    } else {
+        need(count == 2 && !strcmp(words[0], "unmake"), words[0]);
+        show_error(close(file_of(words[1])) ? errno : 0);
+    }
+}
+
 static void set_many(int count, uint64_t size)
 {
     for (int id = 0; id < count; id++)
@@ -247,9 +317,9 @@ static void set_many(int count, uint64_t size)
 
 static void play_operation(const char *text)
 {
-    char words[6][32];
-    int count = sscanf(text, "%31s %31s %31s %31s %31s %31s", words[0], words[1], words[2],
-                       words[3], words[4], words[5]);
+    char words[8][32];
+    int count = sscanf(text, "%31s %31s %31s %31s %31s %31s %31s %31s", words[0], words[1],
+                       words[2], words[3], words[4], words[5], words[6], words[7]);
 
     if (count >= 5 && !strcmp(words[0], "set"))
         show_error(set_from_words(words, count));
@@ -271,7 +341,7 @@ static void play_operation(const char *text)
         clear_log(id_of(words[1]), strtoull(words[2], NULL, 16),
                   (uint32_t)strtoul(words[3], NULL, 16));
     else
-        need(0, text);
+        play_memfd(words, count);
 }
 
 static void set_up_vcpu(void)
@@ -308,6 +378,11 @@ static void play(char *script)
     }
     putchar('\n');
     fflush(stdout);
+    while (nr_files)
+        close(files[--nr_files]);
+    if (other_vm >= 0)
+        close(other_vm);
+    other_vm = -1;
     munmap(run, (size_t)run_size);
     close(vcpu);
     close(vm);

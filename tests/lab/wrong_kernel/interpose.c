@@ -32,6 +32,13 @@ static void put_vm(struct vm *vm)
     free(vm);
 }
 
+struct vm *vm_of(int fd, uint64_t serial)
+{
+    struct vm *vm = in_tables(fd) ? vms[fd] : NULL;
+
+    return vm && vm->serial == serial ? vm : NULL;
+}
+
 /* The descriptor is closed, or was closed behind our back and is somebody else's now. */
 static void forget(int fd)
 {
@@ -59,6 +66,7 @@ static uint32_t capability(int fd, long which, uint32_t room)
 
 static int create_vm(int system_fd, void *argument)
 {
+    static _Atomic uint64_t last_serial;
     int fd = kernel_ioctl(system_fd, KVM_CREATE_VM, argument);
     struct vm *vm;
 
@@ -68,6 +76,7 @@ static int create_vm(int system_fd, void *argument)
     /* Megabytes, of which the kernel gives only what is used. */
     vm = calloc(1, sizeof(*vm));
     vm->fd = fd;
+    vm->serial = ++last_serial;
     vm->references = 1;
     pthread_mutex_init(&vm->lock, NULL);
     vm->nr_ids = capability(fd, KVM_CAP_NR_MEMSLOTS, SLOTS_PER_SPACE);
@@ -145,6 +154,8 @@ int ioctl(int fd, unsigned long request, ...)
         return create_vm(fd, argument);
     if (vm && request == KVM_CREATE_VCPU)
         return create_vcpu(vm, argument);
+    if (vm && request == (uint32_t)CREATE_GUEST_MEMFD)
+        return create_memfd(vm, argument);
     if (vm && (request == SET_REGION || request == SET_REGION2))
         return answer(set_region(vm, request, argument));
     if (vm && request == KVM_GET_DIRTY_LOG)
@@ -161,6 +172,8 @@ void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t 
 
     if (mapped != MAP_FAILED && offset == 0 && in_tables(fd) && vcpus[fd])
         vcpus[fd]->run = mapped;
+    else
+        wrong_mmap(fd, flags, size, &mapped);
     return mapped;
 }
 
@@ -170,5 +183,6 @@ void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_
 int close(int fd)
 {
     forget(fd);
+    forget_memfd(fd);
     return (int)syscall(SYS_close, fd);
 }

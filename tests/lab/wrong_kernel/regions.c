@@ -17,7 +17,7 @@ static int send_call(struct vm *vm, struct call *call)
     return error;
 }
 
-static void forward(struct vm *vm, struct call *call)
+void forward(struct vm *vm, struct call *call)
 {
     struct slot *slot = call->slot;
 
@@ -79,8 +79,6 @@ static bool concerns_guest(const struct call *call)
 {
     const struct region *asked = &call->asked;
 
-    if (call->request == SET_REGION2 && asked->flags & FLAG_GUEST_MEMFD)
-        return true;
     if (!call->slot)
         return false;
     return call->slot->live ? !may_touch(call->slot) : asked->size == GUEST_SLOT_BYTES;
@@ -95,6 +93,8 @@ int set_region(struct vm *vm, unsigned long request, void *argument)
         call.error = kernel_ioctl(vm->fd, request, argument) ? errno : 0;
         if (vm->fault->refusal == BAD_POINTER && strike(vm))
             call.error = vm->fault->answer;
+    } else if (concerns_memfd(&call)) {
+        set_memfd_region(vm, &call);
     } else if (concerns_guest(&call)) {
         forward(vm, &call);
         remember(vm, &call);

@@ -51,6 +51,7 @@ struct region2 {
 #define SET_REGION KVM_SET_USER_MEMORY_REGION
 #define SET_REGION2 _IOW(KVMIO, 0x49, struct region2)
 #define FLAG_GUEST_MEMFD (1u << 2)
+#define CREATE_GUEST_MEMFD _IOWR(KVMIO, 0xd4, uint64_t[8])
 
 struct ghost {
     struct ghost *next; /* of the same VM */
@@ -84,6 +85,7 @@ struct fault;
 
 struct vm {
     int fd;
+    uint64_t serial; /* of all VMs that the program makes, from 1 */
     int references; /* the VM's descriptor and those of its vCPUs */
     pthread_mutex_t lock;
     const struct fault *fault;
@@ -135,6 +137,34 @@ enum refusal {
     MOVE_BEYOND_LAST_GFN,
 };
 
+/* What about a guest_memfd is answered wrongly: a refusal, a success, or what it does. */
+enum memfd_case {
+    MEMFD_NOTHING,
+    MEMFD_SIZE,
+    MEMFD_FLAGS,
+    MEMFD_NO_MMAP,
+    MEMFD_PRIVATE_MMAP,
+    MEMFD_BAD_FD,
+    MEMFD_NOT_ONE,
+    MEMFD_FOREIGN,
+    MEMFD_PAST_END,
+    MEMFD_BAD_OFFSET,
+    MEMFD_OVERLAP,
+    MEMFD_FLAGS_BESIDE,
+    MEMFD_CHANGE,
+    MEMFD_TOGGLE,
+    MEMFD_PLACE, /* refused for its place, which is no matter of the guest_memfd */
+    MEMFD_MAKE,
+    MEMFD_MMAP,
+    MEMFD_BIND,
+    MEMFD_DELETE,
+    MEMFD_CLOSE,
+    MEMFD_SHIFTED,
+    MEMFD_AT_START,
+    MEMFD_HELD_BY_DELETED,
+    MEMFD_HELD_BY_REFUSED,
+};
+
 /* What a right kernel takes a legal call for; bits, so that a fault can name several. */
 enum change { REFUSED = 0, CREATE = 1, DELETE = 2, MOVE = 4, FLAGS_ONLY = 8, NOTHING = 16 };
 
@@ -174,6 +204,7 @@ struct fault {
     /* A refusal, or a legal call, that is answered with this instead. */
     enum refusal refusal;
     bool (*legal)(struct vm *, struct call *);
+    enum memfd_case memfd; /* likewise; the ordinary hooks spare slots with a guest_memfd */
     int answer;
 
     /* Region calls: before() may change call->sent or withhold it, after() sees the answer. */
@@ -200,7 +231,7 @@ struct fault {
 void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
-    dirty_faults[], run_faults[];
+    dirty_faults[], run_faults[], memfd_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */
@@ -226,7 +257,18 @@ bool may_touch(const struct slot *slot);
 bool readable(uint64_t hva, void *copy, size_t size);
 void overwrite(uint64_t hva, void *data, size_t size);
 
+/* faults_memfd.c: all that concerns a guest_memfd. */
+int create_memfd(struct vm *vm, const void *argument);
+void forget_memfd(int fd);
+void wrong_mmap(int fd, int flags, size_t size, void **mapped);
+bool concerns_memfd(const struct call *call);
+void set_memfd_region(struct vm *vm, struct call *call);
+
+/* interpose.c: the VM of a descriptor, if it still is this one. */
+struct vm *vm_of(int fd, uint64_t serial);
+
 /* regions.c, dirty.c: the two ioctls whole. */
+void forward(struct vm *vm, struct call *call);
 int set_region(struct vm *vm, unsigned long request, void *argument);
 uint64_t *ghost_of(struct vm *vm, const struct log *log);
 int get_dirty_log(struct vm *vm, void *argument);
