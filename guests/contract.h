@@ -158,6 +158,7 @@ struct guest_labels {
     uint16_t long_sweep_write_1;
     uint16_t long_sweep_write_2;
     uint16_t long_sweep_write_4;
+    uint16_t long_sweep_end;
     uint16_t stub_size;
     uint16_t stub_identity;
     uint16_t stub_long_identity;

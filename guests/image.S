@@ -47,6 +47,7 @@ guest_labels:                           /* The order of struct guest_labels. */
         offset_of long_sweep_write_1
         offset_of long_sweep_write_2
         offset_of long_sweep_write_4
+        offset_of long_sweep_end
         .2byte  guest_stub_end - guest_stub
         .2byte  stub_identity - guest_stub
         .2byte  stub_long_identity - guest_stub

@@ -16,6 +16,7 @@ SLOT_SIZE_BYTES: Final[int] = lib.GUEST_SLOT_SIZE
 TOUCH_ENTRY: Final[int] = lib.GUEST_TOUCHES
 SWEEP_ENTRY: Final[int] = _LABELS.sweep_entry
 SWEEP_SKIP: Final[int] = _LABELS.sweep_skip
+LONG_SWEEP_END: Final[int] = _LABELS.long_sweep_end
 
 END_PORT: Final[int] = lib.GUEST_PORT_END
 """touch and sweep write one byte to this port when the mailbox is worked through."""

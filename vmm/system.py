@@ -14,6 +14,7 @@ from vmm.vm import Vm
 DEVICE = Path("/dev/kvm")
 
 _FIRST_CPUID_ENTRIES = 128
+_LEAST_GPA_BITS = 36  # of a processor that does not say
 _CPUID_ADDRESS_SIZES = 0x8000_0008  # MAXPHYADDR is in bits 0-7 of EAX.
 
 
@@ -77,6 +78,14 @@ class Kvm:
                 if error.errno != errno.E2BIG:
                     raise
                 entries *= 2
+
+    def supported_gpa_bits(self) -> int:
+        """Return how many bits a guest-physical address has by the supported CPUID."""
+        cpuid = self.supported_cpuid()
+        for entry in cpuid.entries[0 : cpuid.nent]:
+            if entry.function == _CPUID_ADDRESS_SIZES:
+                return int(entry.eax & 0xFF)
+        return _LEAST_GPA_BITS
 
     def cpuid_with_gpa_bits(self, bits: int) -> CData:
         """Return the supported CPUID with another number of guest-physical address bits."""

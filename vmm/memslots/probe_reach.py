@@ -1,0 +1,62 @@
+"""Finds out how far guests reach, by letting one try."""
+
+from collections.abc import Iterator
+
+from vmm.memslots.content import identity
+from vmm.memslots.features import Features
+from vmm.memslots.history import Event, Touched
+from vmm.memslots.operations import (
+    PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+)
+from vmm.memslots.runner import HarnessError, run_isolated
+from vmm.system import Kvm
+
+_TIME_LIMIT_S = 10.0
+
+_RESERVED_BYTES = 12 << 30
+"""What AMD processors keep for HyperTransport: below 2^40, or below the last address."""
+
+
+def touch_limit(kvm: Kvm, last_gfn: int) -> int:
+    """Return the first gpa that no guest reaches, at most the one behind ``last_gfn``.
+
+    A slot may lie where the processor lets no guest go, so that the last page is tried first,
+    and then the last pages of what else is likely. What comes of that does not outlive a child.
+    """
+    highest = (last_gfn + 1) * PAGE_SIZE_BYTES
+    for limit in sorted(set(_candidates(kvm, highest)), reverse=True):
+        if _reaches(limit):
+            return limit
+    return REAL_MODE_END
+
+
+def _candidates(kvm: Kvm, highest: int) -> Iterator[int]:
+    for end in (highest, min(highest, 1 << kvm.supported_gpa_bits())):
+        yield from (end, end - _RESERVED_BYTES, min(end, (1 << 40) - _RESERVED_BYTES))
+
+
+def _reaches(limit: int) -> bool:
+    """Whether a guest can read the last bytes before ``limit``."""
+    if limit <= REAL_MODE_END:
+        return False
+    scenario = Scenario(
+        name="reach",
+        survey="none",
+        mappings=(Mapping("a", 1),),
+        operations=(
+            SetUserMemoryRegion(0, limit - PAGE_SIZE_BYTES, PAGE_SIZE_BYTES, Place("a")),
+            Touch(limit - 4),
+        ),
+    )
+    features = Features(touch_limit=limit)
+    try:
+        events = run_isolated(scenario, features, time_limit_s=_TIME_LIMIT_S).events
+    except HarnessError:
+        return False  # A guest that has shut down may be anywhere.
+    return Event(1, scenario.operations[1], Touched(identity(0, 0))) in events
