@@ -1,6 +1,8 @@
 """KVM_GET_DIRTY_LOG: exactly the pages that the guest wrote since the last time."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 from scenarios._build import API_DIRTY, HUGE, A, B, Slot, at, creates, read, write
 from vmm.memslots.operations import (
@@ -41,7 +43,17 @@ def _dirty(
     )
 
 
-_WRITTEN = {1: (0,), 63: (0, 62), 64: (0, 31, 32, 63), 65: (63, 64), 130: (7, 63, 64, 128, 129)}
+_WRITTEN = {
+    1: (0,),
+    63: (0, 62),
+    64: (0, 31, 32, 63),
+    65: (63, 64),
+    127: (63, 64, 126),
+    128: (0, 63, 64, 127),
+    130: (7, 63, 64, 128, 129),
+    512: (255, 256, 511),
+    513: (0, 511, 512),
+}
 """Which pages of slots of these sizes are written first: those at the ends of words, mostly."""
 
 _SIZED = tuple(
@@ -54,7 +66,7 @@ _SIZES = Scenario(
     why="The bitmap has a bit for each page, also where it ends within or at a word.",
     source="76d58e0f07ec, 98938aa8edd6; kvm_dirty_bitmap_bytes",
     tags=("dirty", "size"),
-    mappings=(Mapping("big", 130),),
+    mappings=(Mapping("big", 513),),
     survey="none",
     operations=(
         *creates(*(replace(slot, flags=LOG_DIRTY_PAGES) for slot in _SIZED)),
@@ -65,6 +77,26 @@ _SIZES = Scenario(
         *(slot.log() for slot in _SIZED),
     ),
 )
+
+
+def _at_page_ends(*widths: Literal[1, 2, 4]) -> Iterator[AnyOperation]:
+    """Write the last bytes of each page, then the first ones, and read the log after each."""
+    for width in widths:
+        for page in range(1, _LOGGED.pages):
+            border = _START + page * PAGE_SIZE_BYTES
+            yield from (Touch(border - width, "write", width, 0xA1B2C3D4), _LOGGED.log())
+            yield from (Touch(border, "write", width, 0xA1B2C3D4), _LOGGED.log())
+
+
+def _over_the_ends(*widths: Literal[2, 4]) -> Iterator[AnyOperation]:
+    """Write over both ends of the slot, with every number of bytes inside."""
+    for width in widths:
+        for inside in range(1, width):
+            end = _START + _LOGGED.pages * PAGE_SIZE_BYTES
+            yield from (Touch(end - inside, "write", width, 0xA1B2C3D4), _LOGGED.log())
+            before = _START - (width - inside)
+            yield from (Touch(before, "write", width, 0xA1B2C3D4), _LOGGED.log())
+
 
 _WRITES = (
     _dirty(
@@ -114,6 +146,32 @@ _WRITES = (
         _LOGGED.log(),
         Touch(_START - 1, "write", 4, 0x778899AA),
         _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-of-every-width-at-page-ends",
+        "The last bytes of a page make that page dirty, and the first bytes theirs.",
+        _LOGGED.create(),
+        *_at_page_ends(1, 2, 4),
+        source="api.rst 4.8; kvm_write_guest_page",
+    ),
+    _dirty(
+        "dirty-log-of-emulated-writes",
+        "Writes that leave the slot are emulated: what lands inside is logged all the same.",
+        _LOGGED.create(),
+        *_over_the_ends(2, 4),
+        source="emulator_write_phys",
+    ),
+    _dirty(
+        "dirty-log-of-sweeps-over-the-ends",
+        "A string instruction that begins before a slot, or ends behind it, is logged inside.",
+        _LOGGED.create(),
+        Sweep(_START - 8, 6, "write", 4, 0x5EED5EED),
+        _LOGGED.log(),
+        Sweep(_START + 4 * PAGE_SIZE_BYTES - 6, 6, "write", 2, 0x5EED),
+        _LOGGED.log(),
+        Sweep(_START + 2 * PAGE_SIZE_BYTES - 3, 5, "write", 1, 0x5E),
+        _LOGGED.log(),
+        source="emulator_write_phys",
     ),
     _dirty(
         "dirty-log-of-a-sweep",

@@ -7,7 +7,15 @@ from vmm.memslots.operations import GUEST_MAPPING, GUEST_SIZE_BYTES, Mapping, Sc
 from vmm.memslots.plan import steps
 
 FEATURES = Features(
-    user_memory2=True, guest_memfd=True, guest_memfd_flags=3, zero_page=True, hugetlb_pages=8
+    user_memory2=True,
+    guest_memfd=True,
+    guest_memfd_flags=3,
+    manual_dirty_log=True,
+    dirty_log_initially_set=True,
+    dirty_ring_bytes=4096,
+    dirty_ring_acq_rel=True,
+    zero_page=True,
+    hugetlb_pages=8,
 )
 
 
@@ -16,7 +24,7 @@ def ideal_history(scenario: Scenario, features: Features = FEATURES) -> History:
     guest = Mapping(GUEST_MAPPING, pages_of(GUEST_SIZE_BYTES))
     model = Model((*scenario.mappings, guest), features)
     events: list[Event] = []
-    for step in steps(scenario):
+    for step in steps(scenario, features.touch_limit):
         choice = model.allowed(step.operation)[0]
         choice.adopt()
         events.append(Event(step.origin, step.operation, choice.outcome))

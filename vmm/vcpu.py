@@ -8,6 +8,7 @@ from typing import Self
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import Ioctl, MapFlag, Protection
+from vmm.dirtyring import DirtyRing
 from vmm.exits import VcpuExit, decode
 from vmm.registers import (
     RFLAGS_ALWAYS_SET,
@@ -39,6 +40,7 @@ class Vcpu:
             os.close(fd)
             raise
         self._run: CData | None = raw.cast("struct kvm_run *", self._address)
+        self._ring: DirtyRing | None = None
         self._regs = raw.new("struct kvm_regs *")
         self._mode_sregs: tuple[CData, CData] | None = None
 
@@ -72,9 +74,21 @@ class Vcpu:
         if self._fd < 0:
             return
         self._run = None
+        if self._ring is not None:
+            self._ring.close()
         raw.unmap_memory(self._address, self._mmap_size_bytes)
         os.close(self._fd)
         self._fd = -1
+
+    def map_dirty_ring(self, size_bytes: int) -> DirtyRing:
+        """Map the vCPU's dirty ring, which is closed with it.
+
+        `size_bytes` is what the VM's KVM_CAP_DIRTY_LOG_RING was enabled with before the vCPU was
+        made: without it there is no memory behind the mapping, and touching it is SIGBUS.
+        """
+        if self._ring is None:
+            self._ring = DirtyRing(self.fd, size_bytes)
+        return self._ring
 
     def run(self) -> VcpuExit:
         """Let the guest run until an exit, and return it. Other Python threads go on.

@@ -157,6 +157,26 @@ class Vm:
         )
         raw.ioctl(self.fd, Ioctl.CLEAR_DIRTY_LOG, clear)
 
+    def clear_dirty_log_from(
+        self, slot: int, first_page: int, num_pages: int, address: int
+    ) -> None:
+        """Issue KVM_CLEAR_DIRTY_LOG with a bitmap at `address`, readable or not.
+
+        The kernel reads `num_pages` bits, rounded up to 64, if it finds that the slot has so
+        many: they are the caller's to provide.
+        """
+        fields = {
+            "slot": slot,
+            "num_pages": num_pages,
+            "first_page": first_page,
+            "padding2": address,
+        }
+        raw.ioctl(self.fd, Ioctl.CLEAR_DIRTY_LOG, raw.new("struct kvm_clear_dirty_log *", fields))
+
+    def reset_dirty_rings(self) -> int:
+        """Issue KVM_RESET_DIRTY_RINGS and return how many entries became free again."""
+        return raw.ioctl(self.fd, Ioctl.RESET_DIRTY_RINGS)
+
     def create_guest_memfd(self, size_bytes: int, flags: int = 0) -> int:
         """Issue KVM_CREATE_GUEST_MEMFD and return a file that is the caller's to close."""
         wanted = raw.new("struct kvm_create_guest_memfd *", (size_bytes, flags))

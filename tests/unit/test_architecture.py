@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("kvm_abi", "guests", "vmm", "scenarios")
-CORE = {f"vmm.{name}" for name in ("system", "vm", "vcpu", "exits", "memory", "registers")}
+CORE = {
+    f"vmm.{name}" for name in ("system", "vm", "vcpu", "dirtyring", "exits", "memory", "registers")
+}
 JUDGES = {
     f"vmm.memslots.{name}"
     for name in ("operations", "history", "describe", "array", "model", "check", "rules")

@@ -16,17 +16,23 @@ from vmm.memslots.history import (
     Inspected,
     Mmio,
     Refused,
+    RingPages,
+    RingsReset,
     Stopped,
     Swept,
     Touched,
 )
 from vmm.memslots.operations import (
+    ClearDirtyLog,
+    EnableCap,
     Execute,
     GetDirtyLog,
+    HarvestDirtyRing,
     HostWrite,
     Mapping,
     NewVm,
     Place,
+    ResetDirtyRings,
     Scenario,
     SetUserMemoryRegion,
     Sweep,
@@ -45,7 +51,14 @@ SCENARIO = Scenario(
         SetUserMemoryRegion(0, 0x11000, 0x2000, Place("a"), 1),
         SetUserMemoryRegion(1, 0x12000, 0x1000, Place("a")),
         SetUserMemoryRegion(0),
+        EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 1),
+        ClearDirtyLog(0, 0, 2),
         NewVm(),
+        EnableCap("DIRTY_LOG_RING", 4096),
+        SetUserMemoryRegion(0, 0x10000, 0x2000, Place("a"), 1),
+        Touch(0x11000, "write", 2, 8),
+        HarvestDirtyRing(),
+        ResetDirtyRings(),
     ),
     (Mapping("a", 2),),
 )
@@ -67,6 +80,10 @@ def wrong(outcome: AnyOutcome) -> AnyOutcome:
             return Touched(0)
         case DirtyPages(pages):
             return DirtyPages(pages[1:] or (0,))
+        case RingPages(pages):
+            return RingPages(pages[1:] or ((0, 1),))
+        case RingsReset(entries, harvested):
+            return RingsReset(entries + 1, harvested)
         case Inspected(changes):
             return Inspected((*changes, HostChange("a", 0, b"\0")))
         case Closed():

@@ -180,5 +180,7 @@ def test_failed_read_of_the_log_leaves_its_pages_in_doubt() -> None:
     model = after(logged, Touch(0x10000, "write"))
     assert only(model, GetDirtyLog(3, "unwritable")) == Refused(errno.EFAULT)
     only(model, Touch(0x11000, "write"))
-    outcomes = {choice.outcome for choice in model.allowed(GetDirtyLog(3))}
-    assert outcomes == {DirtyPages((1,)), DirtyPages((0, 1))}
+    (choice,) = model.allowed(GetDirtyLog(3))
+    assert choice.outcome.admits(DirtyPages((1,)))
+    assert choice.outcome.admits(DirtyPages((0, 1)))
+    assert not choice.outcome.admits(DirtyPages((0,)))

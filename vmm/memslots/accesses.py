@@ -8,6 +8,7 @@ from vmm.memslots.array import MemslotArray
 from vmm.memslots.backing import Backing, Piece
 from vmm.memslots.content import MMIO_FILL, STUB_LENGTH, STUB_OFFSET, run_lengths, stub_identity
 from vmm.memslots.contents import Contents
+from vmm.memslots.dirty import Tracking
 from vmm.memslots.history import Mmio, Stopped, Swept, Touched
 from vmm.memslots.operations import PAGE_SIZE_BYTES, Execute, Sweep, Touch
 from vmm.memslots.regions import Memslot
@@ -18,10 +19,18 @@ _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 class Accesses:
     """Predicts accesses to one address space, and carries their effects out."""
 
-    def __init__(self, slots: MemslotArray[Memslot], backing: Backing, contents: Contents) -> None:
+    def __init__(
+        self,
+        slots: MemslotArray[Memslot],
+        backing: Backing,
+        contents: Contents,
+        tracking: Tracking,
+    ) -> None:
         self._slots = slots
         self._backing = backing
         self._contents = contents
+        self._tracking = tracking
+        self._reads_make_dirty = tracking.features.reads_make_dirty
 
     def touch(self, op: Touch) -> tuple[Allowed, ...]:
         """Return what one read or write of 1, 2 or 4 bytes may come to."""
@@ -33,9 +42,9 @@ class Accesses:
         if write:
             data = _element(op.value, op.width)
             exits = () if rule == "reach" else _exits(pieces, data)
-            usual = Allowed(Touched(0, exits), rule, partial(self._write, pieces, data))
+            usual = Allowed(Touched(0, exits), rule, partial(self._write, op, pieces, data))
         else:
-            value = int.from_bytes(self._read(pieces), "little")
+            value = int.from_bytes(self._read(op, pieces), "little")
             exits = () if rule == "reach" else _exits(pieces)
             usual = Allowed(Touched(value, exits), rule)
         if rule == "hva-absent" and _may_fault(pieces, write):
@@ -54,14 +63,15 @@ class Accesses:
         if write:
             data = element * op.count
             usual = Allowed(
-                Swept((), _exits(pieces, data)), rule, partial(self._write, pieces, data)
+                Swept((), _exits(pieces, data)), rule, partial(self._write, op, pieces, data)
             )
         else:
-            usual = Allowed(Swept(run_lengths(self._read(pieces), op.width), _exits(pieces)), rule)
+            runs = run_lengths(self._read(op, pieces), op.width)
+            usual = Allowed(Swept(runs, _exits(pieces)), rule)
         if not _may_fault(pieces, write):
             return (usual,)
         begun = _before_fault(pieces, op.width, op.gpa)
-        done = partial(self._write, begun, element * op.count) if write else _no_write
+        done = partial(self._write, op, begun, element * op.count) if write else _no_write
         return (usual, Allowed(Stopped("EFAULT"), rule, done))
 
     def execute(self, op: Execute) -> tuple[Allowed, ...]:
@@ -72,12 +82,16 @@ class Accesses:
         if piece.kind != "memory":
             rule = "fetch-outside" if piece.kind == "hole" else "hva-absent"
             return tuple(Allowed(Stopped(reason), rule) for reason in _CANNOT_FETCH)
+        if self._reads_make_dirty:
+            self._note_read(op.vcpu, (piece,))
         value = stub_identity(self._contents.read(piece.mapping, piece.offset, piece.length))
         if value is None:
             return ()
         return (Allowed(Touched(value), "reach"),)
 
-    def _read(self, pieces: Iterable[Piece]) -> bytes:
+    def _read(self, op: Touch | Sweep, pieces: Iterable[Piece]) -> bytes:
+        if self._reads_make_dirty:
+            self._note_read(op.vcpu, pieces)
         return b"".join(
             bytes(self._contents.read(piece.mapping, piece.offset, piece.length))
             if piece.kind == "memory"
@@ -85,7 +99,14 @@ class Accesses:
             for piece in pieces
         )
 
-    def _write(self, pieces: Iterable[Piece], data: bytes) -> None:
+    def _note_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
+        """Note which pages the guest reads. That they may be reported holds from now on."""
+        for piece in pieces:
+            if piece.kind == "memory" and piece.slot is not None:
+                page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
+                self._tracking.read(vcpu, piece.slot, page)
+
+    def _write(self, op: Touch | Sweep, pieces: Iterable[Piece], data: bytes) -> None:
         """Write ``data`` where the pieces lie in writable memory, and mark those pages dirty."""
         at = 0
         for piece in pieces:
@@ -94,7 +115,9 @@ class Accesses:
                 self._contents.write(piece.mapping, piece.offset, part)
                 slot = piece.slot
                 if slot is not None and slot.dirty is not None:
-                    slot.dirty.add(piece.gpa // PAGE_SIZE_BYTES - slot.base_gfn)
+                    page = piece.gpa // PAGE_SIZE_BYTES - slot.base_gfn
+                    elements = -(-piece.length // op.width)
+                    self._tracking.wrote(op.vcpu, slot, page, elements)
             at += piece.length
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from vmm.memslots import describe
 from vmm.memslots.allowed import Allowed
-from vmm.memslots.history import AnyOutcome, Event, Header, History, Stopped
+from vmm.memslots.history import Event, Header, History
 from vmm.memslots.model import Model
 from vmm.memslots.operations import GUEST_MAPPING, GUEST_SIZE_BYTES, Mapping, pages_of
 from vmm.memslots.rules import RULES
@@ -88,13 +88,16 @@ class Judgement:
         self._events = 0
         self._difference: Difference | None = None
         self._unknown = ""
+        self.rule = ""
+        """The rule that decided the event judged last."""
 
     def admits(self, event: Event) -> bool:
         """Judge the next event; False if the model cannot go on behind it."""
         allowed = self._model.allowed(event.operation)
         for candidate in allowed:
-            if _same(event.outcome, candidate.outcome):
+            if candidate.outcome.admits(event.outcome):
                 candidate.adopt()
+                self.rule = candidate.rule
                 self._rules.add(candidate.rule)
                 self._events += 1
                 return True
@@ -132,10 +135,3 @@ class Judgement:
         rule = RULES[candidate.rule]
         text = describe.outcome(candidate.outcome, self._mappings)
         return Expected(text, rule.name, rule.promise, rule.basis, rule.cite)
-
-
-def _same(observed: AnyOutcome, allowed: AnyOutcome) -> bool:
-    """Whether an outcome is the allowed one; why a vCPU stopped has no fixed detail."""
-    if isinstance(observed, Stopped) and isinstance(allowed, Stopped):
-        return observed.reason == allowed.reason
-    return observed == allowed

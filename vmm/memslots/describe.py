@@ -13,6 +13,8 @@ from vmm.memslots.history import (
     Inspected,
     Mmio,
     Refused,
+    RingPages,
+    RingsReset,
     Stopped,
     Swept,
     Touched,
@@ -25,11 +27,14 @@ from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
+    ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
     CreateGuestMemfd,
+    EnableCap,
     Execute,
     GetDirtyLog,
+    HarvestDirtyRing,
     HostWrite,
     Hva,
     Inspect,
@@ -37,6 +42,7 @@ from vmm.memslots.operations import (
     Mapping,
     NewVm,
     Place,
+    ResetDirtyRings,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
@@ -94,6 +100,14 @@ def operation(op: AnyOperation) -> str:
         case GetDirtyLog():
             pointer = ", dirty_bitmap=<unwritable>" if op.bitmap == "unwritable" else ""
             return f"KVM_GET_DIRTY_LOG(slot={slot_number(op.slot)}{pointer})"
+        case ClearDirtyLog():
+            return _clear(op)
+        case EnableCap():
+            return f"KVM_ENABLE_CAP(cap=KVM_CAP_{op.cap}, args[0]={op.argument:#x})"
+        case HarvestDirtyRing():
+            return f"host harvests the dirty ring of {_vcpu(op.vcpu)}"
+        case ResetDirtyRings():
+            return "KVM_RESET_DIRTY_RINGS()"
         case CreateGuestMemfd():
             given = flags(op.flags, _MEMFD_FLAGS)
             return f"{op.name} = KVM_CREATE_GUEST_MEMFD(size={op.size:#x}, flags={given})"
@@ -127,8 +141,14 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             return f"[{words}], {_mmio(mmio)}" if mmio else f"[{words}], no exit"
         case Stopped(reason, detail):
             return f"the vCPU stops: {reason}" + (f" ({detail})" if detail else "")
-        case DirtyPages(pages):
-            return f"dirty pages {{{_some(str(page) for page in pages)}}}"
+        case DirtyPages(pages, perhaps):
+            return f"dirty pages {{{_ranges(pages)}}}" + _perhaps(_ranges(perhaps))
+        case RingPages():
+            return _ring(result)
+        case RingsReset(entries, harvested):
+            if result == RingsReset():
+                return "as many entries reset as were harvested"
+            return f"{entries} entries reset, of {harvested} harvested"
         case Inspected(changes):
             if not changes:
                 return "no byte changed"
@@ -170,6 +190,41 @@ def _region(op: SetUserMemoryRegion) -> str:
         f"memory_size={op.memory_size:#x}, userspace_addr={hva(op.userspace_addr)}{memfd})"
         + (f" [{', '.join(notes)}]" if notes else "")
     )
+
+
+def _clear(op: ClearDirtyLog) -> str:
+    bits = "all" if op.pages == "all" else f"{{{_ranges(op.pages)}}}"
+    bitmap = bits if op.bitmap == "readable" else "<unreadable>"
+    return (
+        f"KVM_CLEAR_DIRTY_LOG(slot={slot_number(op.slot)}, first_page={op.first_page}, "
+        f"num_pages={op.num_pages}, dirty_bitmap={bitmap})"
+    )
+
+
+def _ring(result: RingPages) -> str:
+    by_slot: dict[int, list[int]] = {}
+    for slot, page in result.pages:
+        by_slot.setdefault(slot, []).append(page)
+    slots = "; ".join(f"slot {slot}: {_ranges(pages)}" for slot, pages in by_slot.items())
+    perhaps = _some(f"{slot}:{page}" for slot, page in result.perhaps)
+    least = " or more" if result.may_be_full else ""
+    stops = f", full {result.full}{least} times" if result.full or least else ""
+    return f"dirty ring {{{slots}}}{_perhaps(perhaps)}{stops}"
+
+
+def _perhaps(text: str) -> str:
+    return f", perhaps {{{text}}}" if text else ""
+
+
+def _ranges(pages: Iterable[int]) -> str:
+    """Return ascending numbers with those in a row drawn together: 0-3, 7."""
+    runs: list[list[int]] = []
+    for page in pages:
+        if runs and runs[-1][1] == page - 1:
+            runs[-1][1] = page
+        else:
+            runs.append([page, page])
+    return _some(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def _writing(op: Touch) -> str:

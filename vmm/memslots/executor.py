@@ -16,15 +16,19 @@ from vmm.memslots.machine import Machine
 from vmm.memslots.memfdfiles import MemfdFiles
 from vmm.memslots.operations import (
     GUEST_SIZE_BYTES,
+    ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
     CreateGuestMemfd,
+    EnableCap,
     Execute,
     GetDirtyLog,
+    HarvestDirtyRing,
     HostWrite,
     Inspect,
     MapGuestMemfd,
     NewVm,
+    ResetDirtyRings,
     Scenario,
     SetUserMemoryRegion,
     Sweep,
@@ -36,8 +40,16 @@ from vmm.system import Kvm
 Record = Callable[[Event], None]
 
 
-def execute(kvm: Kvm, scenario: Scenario, record: Record, begin: Callable[[], None]) -> None:
+def execute(
+    kvm: Kvm,
+    scenario: Scenario,
+    touch_limit: int,
+    record: Record,
+    begin: Callable[[], None],
+) -> None:
     """Carry a scenario out; ``record`` gets each event as soon as it is complete.
+
+    ``touch_limit`` is the first gpa that a guest cannot reach.
 
     ``begin`` is called before everything that may not come back: what was recorded until then
     ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes.
@@ -46,9 +58,9 @@ def execute(kvm: Kvm, scenario: Scenario, record: Record, begin: Callable[[], No
         HostMapping.anonymous(GUEST_SIZE_BYTES) as guest,
         HostMemory(scenario.mappings) as memory,
     ):
-        execution = _Execution(kvm, scenario, memory, guest)
+        execution = _Execution(kvm, scenario, touch_limit, memory, guest)
         try:
-            for batch in batches(steps(scenario)):
+            for batch in batches(steps(scenario, touch_limit)):
                 begin()
                 outcomes = execution.perform(batch)
                 for step, outcome in zip(batch, outcomes, strict=True):
@@ -83,10 +95,16 @@ class _Execution:
     """The machine under way: ``NewVm`` puts another one in its place."""
 
     def __init__(
-        self, kvm: Kvm, scenario: Scenario, memory: HostMemory, guest: HostMapping
+        self,
+        kvm: Kvm,
+        scenario: Scenario,
+        touch_limit: int,
+        memory: HostMemory,
+        guest: HostMapping,
     ) -> None:
         self._kvm = kvm
         self._scenario = scenario
+        self._touch_limit = touch_limit
         self._memory = memory
         self._guest = guest
         self._files = MemfdFiles(memory)
@@ -94,7 +112,14 @@ class _Execution:
         self._machine = self._new_machine()
 
     def _new_machine(self) -> Machine:
-        return Machine(self._kvm, self._scenario, self._memory, self._guest, self._files)
+        return Machine(
+            self._kvm,
+            self._scenario,
+            self._memory,
+            self._guest,
+            self._files,
+            self._touch_limit,
+        )
 
     def close(self) -> None:
         self._machine.close()
@@ -115,6 +140,14 @@ class _Execution:
                 return [self._machine.execute(first)]
             case GetDirtyLog():
                 return [self._machine.get_dirty_log(first)]
+            case ClearDirtyLog():
+                return [self._machine.clear_dirty_log(first)]
+            case EnableCap():
+                return [self._machine.enable_cap(first)]
+            case HarvestDirtyRing():
+                return [self._machine.harvest_dirty_ring(first)]
+            case ResetDirtyRings():
+                return [self._machine.rings.reset()]
             case CreateGuestMemfd():
                 return [self._files.create(self._machine.vm, first)]
             case CloseGuestMemfd():

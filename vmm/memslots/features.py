@@ -6,7 +6,11 @@ import msgspec
 class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Answers of KVM_CHECK_EXTENSION, and of trying.
 
-    ``last_gfn`` is the highest gfn that a memslot may hold; ``zero_page`` says whether this
+    ``dirty_ring_bytes`` is the size of the smallest dirty ring (0: there is none), and
+    ``reads_make_dirty`` says whether the first read of a page is logged like a write.
+
+    ``last_gfn`` is the highest gfn that a memslot may hold, ``touch_limit`` the first gpa that a
+    guest cannot reach; ``zero_page`` says whether this
     process may map virtual address 0; ``hugetlb_pages`` is the number of free 2 MiB pages.
     """
 
@@ -17,8 +21,14 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user_memory2: bool = False
     guest_memfd: bool = False
     guest_memfd_flags: int = 0
-    dirty_ring_only: bool = False
+    manual_dirty_log: bool = False
+    dirty_log_initially_set: bool = False
+    dirty_ring_bytes: int = 0
+    dirty_ring_max_bytes: int = 1 << 20
+    dirty_ring_acq_rel: bool = False
+    reads_make_dirty: bool = False
     last_gfn: int = (1 << 40) - 1
+    touch_limit: int = 1 << 52
     la57: bool = False
     zero_page: bool = False
     hugetlb_pages: int = 0
@@ -45,6 +55,10 @@ NEEDS = {
     "guest_memfd": "KVM_CAP_GUEST_MEMFD",
     "guest_memfd_mmap": "GUEST_MEMFD_FLAG_MMAP (KVM_CAP_GUEST_MEMFD_FLAGS)",
     "guest_memfd_shared": "GUEST_MEMFD_FLAG_INIT_SHARED (KVM_CAP_GUEST_MEMFD_FLAGS)",
+    "manual_dirty_log": "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+    "dirty_log_initially_set": "KVM_DIRTY_LOG_INITIALLY_SET (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)",
+    "dirty_ring_bytes": "KVM_CAP_DIRTY_LOG_RING",
+    "dirty_ring_acq_rel": "KVM_CAP_DIRTY_LOG_RING_ACQ_REL",
     "zero_page": "the right to map virtual address 0 (CAP_SYS_RAWIO or vm.mmap_min_addr=0)",
     "hugetlb_pages": "a free 2 MiB huge page (vm.nr_hugepages)",
 }

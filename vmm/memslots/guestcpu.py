@@ -1,16 +1,22 @@
-"""One vCPU in big real mode, and the guests that it runs: touch, sweep and execute."""
+"""One vCPU, and the guests that it runs: touch, sweep and execute.
+
+What lies below 4 GiB is accessed in big real mode, what reaches beyond in 64-bit mode.
+"""
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 
 from guests import image, mailbox
-from guests.image import SweepCode, TouchCode
+from guests.image import LongSweep, SweepCode, TouchCode
+from guests.windows import Windows
 from kvm_abi.raw import KvmError
-from vmm.exits import Io, Mmio, VcpuExit
+from vmm.exits import DirtyRingFull, Io, Mmio, VcpuExit
 from vmm.memslots import history
 from vmm.memslots.content import MMIO_FILL, STUB_OFFSET, run_lengths
 from vmm.memslots.history import AnyOutcome, Stopped, Swept, Touched
-from vmm.memslots.operations import Execute, Sweep, Touch
+from vmm.memslots.operations import PAGE_SIZE_BYTES, REAL_MODE_END, Execute, Sweep, Touch
+from vmm.registers import Registers
 from vmm.vcpu import Vcpu
 
 MAX_BATCH = mailbox.MAX_TOUCHES
@@ -32,45 +38,46 @@ _SWEEP_CODES = {
     ("write", 4): SweepCode.WRITE_4,
 }
 
+_Exits = dict[int, list[history.Mmio]]
+_Stops = dict[int, Stopped]
+
 
 class GuestCpu:
-    """Runs the guests on a vCPU. ``view`` is the host's view of the guest's own slot."""
+    """Runs the guests on a vCPU.
 
-    def __init__(self, vcpu: Vcpu, gpa: int, view: memoryview) -> None:
+    ``view`` is the host's view of the guest's own slot, which begins at ``gpa``; ``windows`` are
+    the VM's. ``make_room`` is asked for help when the vCPU's dirty ring is full; False means that
+    it could not help.
+    """
+
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        gpa: int,
+        view: memoryview,
+        windows: Windows,
+        make_room: Callable[[], bool],
+    ) -> None:
         self._vcpu = vcpu
+        self._make_room = make_room
         self._gpa = gpa
         self._view = view
-        self._ready_at = -1
+        self._windows = windows
+        self._ready: tuple[Callable[[int], None], int] | None = None
 
     def touch(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
         """Let the guest make up to ``MAX_BATCH`` touches in order, and return each outcome."""
-        mailbox.encode_touches(
-            self._view,
-            [mailbox.Touch(t.gpa, _TOUCH_CODES[t.access, t.width], t.value) for t in touches],
-        )
-        exits, stops = self._run(
-            mailbox.touch_offset(0),
-            lambda: mailbox.touch_index(self._vcpu.get_rip()),
-            lambda index: mailbox.touch_offset(index + 1),
-        )
-        values = mailbox.decode_touches(self._view, len(touches))
-        if not exits and not stops:
-            return [Touched(value) for value in values]
-        return [
-            stops.get(index) or Touched(value, _joined(exits.get(index, [])))
-            for index, value in enumerate(values)
-        ]
+        outcomes: list[AnyOutcome] = []
+        for is_long, stretch in groupby(touches, _leaves_real_mode):
+            outcomes += (self._touch_long if is_long else self._touch_real)(list(stretch))
+        return outcomes
 
     def sweep(self, op: Sweep) -> AnyOutcome:
         """Let the guest execute one string instruction, and return what came of it."""
-        code = _SWEEP_CODES[op.access, op.width]
-        sweep = mailbox.Sweep(op.gpa, code, op.count, op.value)
-        mailbox.encode_sweeps(self._view, self._gpa, [sweep])
-        exits, stops = self._run(
-            image.SWEEP_ENTRY,
-            lambda: mailbox.sweep_index(self._view),
-            lambda _: image.SWEEP_SKIP,
-        )
+        if op.gpa + op.count * op.width > REAL_MODE_END:
+            exits, stops = self._sweep_long(op)
+        else:
+            exits, stops = self._sweep_real(op)
         if 0 in stops:
             return stops[0]
         runs: tuple[tuple[int, int], ...] = ()
@@ -81,10 +88,13 @@ class GuestCpu:
 
     def execute(self, op: Execute) -> AnyOutcome:
         """Let the vCPU run the code that the page at ``op.gpa`` carries."""
-        self._vcpu.enter_big_real_mode(op.gpa, STUB_OFFSET)
-        self._ready_at = -1
+        if op.gpa + PAGE_SIZE_BYTES > REAL_MODE_END:
+            self._enter_long(self._windows.address(op.gpa) + STUB_OFFSET)
+        else:
+            self._vcpu.enter_big_real_mode(op.gpa, STUB_OFFSET)
+        self._ready = None
         try:
-            leaving = self._vcpu.run()
+            leaving = self._leave()
         except KvmError as error:
             return Stopped(_errno_name(error))
         match leaving:
@@ -93,22 +103,97 @@ class GuestCpu:
             case _:
                 return _stopped(leaving)
 
-    def _run(
-        self, entry: int, index: Callable[[], int], behind: Callable[[int], int]
-    ) -> tuple[dict[int, list[history.Mmio]], dict[int, Stopped]]:
+    def _touch_real(self, touches: Sequence[Touch]) -> Iterable[AnyOutcome]:
+        mailbox.encode_touches(
+            self._view,
+            [mailbox.Touch(t.gpa, _TOUCH_CODES[t.access, t.width], t.value) for t in touches],
+        )
+        return self._run_touches(self._enter_real, len(touches))
+
+    def _touch_long(self, touches: Sequence[Touch]) -> Iterable[AnyOutcome]:
+        address = self._windows.address
+        mailbox.encode_long_touches(
+            self._view,
+            [
+                mailbox.Touch(address(t.gpa), _TOUCH_CODES[t.access, t.width], t.value)
+                for t in touches
+            ],
+        )
+        return self._run_touches(self._enter_long, len(touches))
+
+    def _run_touches(self, enter: Callable[[int], None], count: int) -> Iterable[AnyOutcome]:
+        if self._ready != (enter, image.TOUCH_ENTRY):
+            enter(image.TOUCH_ENTRY)
+        exits, stops = self._run(
+            self._touch_under_way,
+            lambda index: enter(mailbox.touch_offset(index + 1)),
+        )
+        self._ready = enter, image.TOUCH_ENTRY
+        values = mailbox.decode_touches(self._view, count)
+        if not exits and not stops:
+            return [Touched(value) for value in values]
+        return [
+            stops.get(index) or Touched(value, _joined(exits.get(index, [])))
+            for index, value in enumerate(values)
+        ]
+
+    def _touch_under_way(self) -> int:
+        """Return the index of the touch that RIP is in; 0 where none has begun yet."""
+        try:
+            return mailbox.touch_index(self._vcpu.get_rip())
+        except ValueError:
+            return 0
+
+    def _sweep_real(self, op: Sweep) -> tuple[_Exits, _Stops]:
+        code = _SWEEP_CODES[op.access, op.width]
+        sweep = mailbox.Sweep(op.gpa, code, op.count, op.value)
+        mailbox.encode_sweeps(self._view, self._gpa, [sweep])
+        if self._ready != (self._enter_real, image.SWEEP_ENTRY):
+            self._enter_real(image.SWEEP_ENTRY)
+        swept = self._run(
+            lambda: mailbox.sweep_index(self._view), lambda _: self._enter_real(image.SWEEP_SKIP)
+        )
+        self._ready = self._enter_real, image.SWEEP_ENTRY
+        return swept
+
+    def _sweep_long(self, op: Sweep) -> tuple[_Exits, _Stops]:
+        address = self._windows.address(op.gpa)
+        registers = Registers(
+            rip=LongSweep[_SWEEP_CODES[op.access, op.width].name],
+            rdi=mailbox.SWEEP_BUFFER_OFFSET if op.access == "read" else address,
+            rsi=address,
+            rcx=op.count,
+            rax=op.value,
+        )
+        self._vcpu.enter_long_mode(self._windows.cr3, registers)
+        self._ready = None
+        return self._run(lambda: 0, lambda _: self._enter_long(image.LONG_SWEEP_END))
+
+    def _enter_real(self, rip: int) -> None:
+        self._vcpu.enter_big_real_mode(self._gpa, rip)
+
+    def _enter_long(self, rip: int) -> None:
+        self._vcpu.enter_long_mode(self._windows.cr3, Registers(rip=rip))
+
+    def _leave(self) -> VcpuExit:
+        """Run until an exit other than that of a full dirty ring, which is only a pause."""
+        while True:
+            leaving = self._vcpu.run()
+            if not (isinstance(leaving, DirtyRingFull) and self._make_room()):
+                return leaving
+
+    def _run(self, index: Callable[[], int], skip: Callable[[int], None]) -> tuple[_Exits, _Stops]:
         """Run one guest to its end; return exits and stops by the index of their record.
 
-        ``index`` says which record is under way, ``behind`` where to go on after giving it up.
+        ``index`` says which record is under way, ``skip`` makes the guest go on behind it.
         """
         vcpu = self._vcpu
-        exits: dict[int, list[history.Mmio]] = {}
-        stops: dict[int, Stopped] = {}
-        if self._ready_at != entry:
-            vcpu.enter_big_real_mode(self._gpa, entry)
+        exits: _Exits = {}
+        stops: _Stops = {}
         while True:
             stop: Stopped | None = None
             try:
-                leaving = vcpu.run()
+                leaving = self._leave()
             except KvmError as error:
                 stop = Stopped(_errno_name(error))
             else:
@@ -119,14 +204,18 @@ class GuestCpu:
                             vcpu.complete_mmio_read(data)
                         exits.setdefault(index(), []).append(history.Mmio(gpa, is_write, data))
                     case Io(port=image.END_PORT):
-                        self._ready_at = entry
                         return exits, stops
                     case _:
                         stop = _stopped(leaving)
             if stop is not None:
-                given_up = index()
+                # Never the same one twice, wherever a kernel claims that the guest is.
+                given_up = max(index(), max(stops, default=-1) + 1)
                 stops[given_up] = stop
-                vcpu.enter_big_real_mode(self._gpa, behind(given_up))
+                skip(given_up)
+
+
+def _leaves_real_mode(touch: Touch) -> bool:
+    return touch.gpa + touch.width > REAL_MODE_END
 
 
 def _joined(exits: list[history.Mmio]) -> tuple[history.Mmio, ...]:

@@ -12,7 +12,14 @@ from vmm.memslots.operations import FORMAT, AnyOperation, Scenario
 
 
 class Outcome(msgspec.Struct, frozen=True, tag_field="is", omit_defaults=True, gc=False):
-    """What all outcomes share: the ``is`` field that tells them apart in JSON."""
+    """What all outcomes share: the ``is`` field that tells them apart in JSON.
+
+    The model makes outcomes, too. Some of those leave room: ``admits`` says for what.
+    """
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether this is the outcome that was observed, or leaves room for it."""
+        return self == observed
 
 
 class Done(Outcome, frozen=True, tag="done", gc=False):
@@ -53,11 +60,63 @@ class Stopped(Outcome, frozen=True, tag="stopped", gc=False):
     reason: str
     detail: str = ""
 
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Why a vCPU stopped has no fixed detail."""
+        return isinstance(observed, Stopped) and observed.reason == self.reason
+
 
 class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
-    """The dirty log: page numbers within the slot, ascending."""
+    """The dirty log: page numbers within the slot, ascending.
+
+    ``perhaps`` is empty in what was observed; the model names there what may be reported, too.
+    """
 
     pages: tuple[int, ...]
+    perhaps: tuple[int, ...] = ()
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether all of ``pages`` were observed, and nothing beyond ``perhaps``."""
+        if not isinstance(observed, DirtyPages):
+            return False
+        if not self.perhaps:
+            return self.pages == observed.pages
+        return set(self.pages) <= set(observed.pages) <= {*self.pages, *self.perhaps}
+
+
+class RingPages(Outcome, frozen=True, tag="ring_pages", gc=False):
+    """What a dirty ring held: (slot, page) without repetition, ascending.
+
+    ``full`` is how often the vCPU stopped at a full ring since the last harvest. The model says
+    in ``perhaps`` and ``may_be_full`` what else it allows; in ``full`` how often at least.
+    """
+
+    pages: tuple[tuple[int, int], ...] = ()
+    full: int = 0
+    perhaps: tuple[tuple[int, int], ...] = ()
+    may_be_full: bool = False
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether all of ``pages`` were observed, and nothing beyond ``perhaps``."""
+        return (
+            isinstance(observed, RingPages)
+            and set(self.pages) <= set(observed.pages) <= {*self.pages, *self.perhaps}
+            and self.full <= observed.full
+            and (self.may_be_full or observed.full == self.full)
+        )
+
+
+class RingsReset(Outcome, frozen=True, tag="rings_reset", gc=False):
+    """How many entries the kernel says it reset, and how many were harvested since it last did.
+
+    The model knows neither number: that they are equal is what it asks for.
+    """
+
+    entries: int = 0
+    harvested: int = 0
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether what was harvested is what was reset."""
+        return isinstance(observed, RingsReset) and observed.entries == observed.harvested
 
 
 class HostChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -80,7 +139,18 @@ class Closed(Outcome, frozen=True, tag="closed", gc=False):
     left: tuple[str, ...] = ()
 
 
-AnyOutcome = Done | Refused | Touched | Swept | Stopped | DirtyPages | Inspected | Closed
+AnyOutcome = (
+    Done
+    | Refused
+    | Touched
+    | Swept
+    | Stopped
+    | DirtyPages
+    | RingPages
+    | RingsReset
+    | Inspected
+    | Closed
+)
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

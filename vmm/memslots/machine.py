@@ -2,17 +2,24 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from guests import image
-from kvm_abi.raw import KvmError
+from guests.windows import Windows
+from kvm_abi import raw
+from kvm_abi.raw import CData, KvmError
+from kvm_abi.uapi import Cap
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.guestcpu import GuestCpu
 from vmm.memslots.history import AnyOutcome, DirtyPages, Done, Refused
 from vmm.memslots.hostmemory import HostMemory
 from vmm.memslots.memfdfiles import MemfdFiles
 from vmm.memslots.operations import (
+    ClearDirtyLog,
+    EnableCap,
     Execute,
     GetDirtyLog,
+    HarvestDirtyRing,
     Scenario,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -20,8 +27,9 @@ from vmm.memslots.operations import (
     Touch,
     pages_of,
 )
-from vmm.memslots.plan import guest_slot
+from vmm.memslots.plan import guest_slot, reaches_beyond_real_mode
 from vmm.memslots.regions import MAX_PAGES
+from vmm.memslots.ringhost import RingHost
 from vmm.system import Kvm
 
 _CHILD_FAILED = 255
@@ -37,6 +45,7 @@ class Machine:
         memory: HostMemory,
         guest: HostMapping,
         files: MemfdFiles,
+        touch_limit: int,
     ) -> None:
         self._memory = memory
         self._files = files
@@ -44,15 +53,12 @@ class Machine:
         self._guest_slot = guest_slot(scenario)
         self._log_bytes = _log_bytes(scenario)
         guest.write(0, image.code())
+        self._guest_gpa = scenario.guest.gpa
+        self._cpuid = _cpuid(kvm, scenario, touch_limit)
+        self._windows = Windows(guest.view(), scenario.guest.gpa)
+        self._cpus: dict[int, GuestCpu] = {}
         self.vm = kvm.create_vm()
-        try:
-            self._cpus = [
-                GuestCpu(self.vm.create_vcpu(index), scenario.guest.gpa, guest.view())
-                for index in range(scenario.vcpus)
-            ]
-        except BaseException:
-            self.vm.close()
-            raise
+        self.rings = RingHost(self.vm)
 
     def close(self) -> None:
         """Close the VM and its vCPUs."""
@@ -66,15 +72,55 @@ class Machine:
 
     def touch(self, vcpu: int, touches: Sequence[Touch]) -> list[AnyOutcome]:
         """Let a vCPU make some touches in one KVM_RUN (and one more for each exit)."""
-        return self._cpus[vcpu].touch(touches)
+        return self._cpu(vcpu).touch(touches)
 
     def sweep(self, op: Sweep) -> AnyOutcome:
         """Let a vCPU execute a string instruction."""
-        return self._cpus[op.vcpu].sweep(op)
+        return self._cpu(op.vcpu).sweep(op)
 
     def execute(self, op: Execute) -> AnyOutcome:
         """Let a vCPU execute the code of a page."""
-        return self._cpus[op.vcpu].execute(op)
+        return self._cpu(op.vcpu).execute(op)
+
+    def _cpu(self, index: int) -> GuestCpu:
+        """Return a vCPU; it is made when it is first used, so that much can come before it."""
+        cpu = self._cpus.get(index)
+        if cpu is None:
+            vcpu = self.vm.create_vcpu(index)
+            if self._cpuid is not None:
+                vcpu.set_cpuid(self._cpuid)
+            self.rings.attach(index, vcpu)
+            make_room = partial(self.rings.make_room, index)
+            cpu = GuestCpu(vcpu, self._guest_gpa, self._guest.view(), self._windows, make_room)
+            self._cpus[index] = cpu
+        return cpu
+
+    def enable_cap(self, op: EnableCap) -> AnyOutcome:
+        """Issue KVM_ENABLE_CAP."""
+        try:
+            self.vm.enable_cap(Cap[op.cap], op.argument)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        if op.cap != "MANUAL_DIRTY_LOG_PROTECT2":
+            self.rings.enabled(op.argument & 0xFFFF_FFFF)
+        return Done()
+
+    def harvest_dirty_ring(self, op: HarvestDirtyRing) -> AnyOutcome:
+        """Read a vCPU's dirty ring."""
+        self._cpu(op.vcpu)
+        return self.rings.harvest(op.vcpu)
+
+    def clear_dirty_log(self, op: ClearDirtyLog) -> AnyOutcome:
+        """Issue KVM_CLEAR_DIRTY_LOG with a bitmap that is as large as any log of the scenario."""
+        bitmap = raw.new("uint8_t[]", self._log_bytes)
+        raw.memory_of(bitmap, self._log_bytes)[:] = _bitmap(op, self._log_bytes)
+        readable = op.bitmap == "readable"
+        address = raw.address_of(bitmap) if readable else self._memory.inaccessible
+        try:
+            self.vm.clear_dirty_log_from(op.slot, op.first_page, op.num_pages, address)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        return Done()
 
     def get_dirty_log(self, op: GetDirtyLog) -> AnyOutcome:
         """Issue KVM_GET_DIRTY_LOG with a bitmap that is larger than any log of the scenario."""
@@ -114,6 +160,13 @@ class Machine:
         return self._memory.address(op.userspace_addr)
 
 
+def _cpuid(kvm: Kvm, scenario: Scenario, touch_limit: int) -> CData | None:
+    """Return the CPUID of vCPUs that may use the addresses of a scenario; None for real mode."""
+    if not reaches_beyond_real_mode(scenario):
+        return None
+    return kvm.cpuid_with_gpa_bits((touch_limit - 1).bit_length())
+
+
 def _log_bytes(scenario: Scenario) -> int:
     """Return the size of a bitmap that holds the log of any slot that the scenario names."""
     sizes = [
@@ -122,6 +175,18 @@ def _log_bytes(scenario: Scenario) -> int:
         if isinstance(op, SetUserMemoryRegion) and pages_of(op.memory_size) <= MAX_PAGES
     ]
     return (max(sizes, default=0) + 2 * 64) // 8
+
+
+def _bitmap(op: ClearDirtyLog, size_bytes: int) -> bytes:
+    """Return the bits of the pages to clear, from the first page of the operation on."""
+    if op.pages == "all":
+        return b"\xff" * size_bytes
+    bits = bytearray(size_bytes)
+    for page in op.pages:
+        byte, bit = divmod(page - op.first_page, 8)
+        if byte < size_bytes:
+            bits[byte] |= 1 << bit
+    return bytes(bits)
 
 
 def _bits(bitmap: bytes) -> tuple[int, ...]:

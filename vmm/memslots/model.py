@@ -14,24 +14,28 @@ from vmm.memslots.allowed import Allowed
 from vmm.memslots.array import Change, MemslotArray
 from vmm.memslots.backing import Backing
 from vmm.memslots.contents import Contents
+from vmm.memslots.dirty import Tracking
 from vmm.memslots.features import Features
 from vmm.memslots.guestmemfds import GuestMemfds
-from vmm.memslots.history import Closed, DirtyPages, Done, Inspected, Refused
+from vmm.memslots.history import Closed, Done, Inspected, Refused, RingPages
 from vmm.memslots.operations import (
     GUEST_MEMFD,
-    LOG_DIRTY_PAGES,
     AnyOperation,
+    ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
     CreateGuestMemfd,
+    EnableCap,
     Execute,
     GetDirtyLog,
+    HarvestDirtyRing,
     HostWrite,
     Hva,
     Inspect,
     MapGuestMemfd,
     Mapping,
     NewVm,
+    ResetDirtyRings,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
@@ -47,6 +51,7 @@ from vmm.memslots.regions import (
     is_noncanonical,
     refusal_by_argument,
 )
+from vmm.memslots.rings import no_ring_to_reset
 
 
 class Model:
@@ -63,7 +68,8 @@ class Model:
     def _reset(self) -> None:
         """Forget every slot; host memory stays as it is."""
         self._spaces = tuple(MemslotArray[Memslot]() for _ in range(self.features.address_spaces))
-        self._accesses = Accesses(self._spaces[0], self._backing, self._contents)
+        self._tracking = Tracking(self._spaces, self.features)
+        self._accesses = Accesses(self._spaces[0], self._backing, self._contents, self._tracking)
         self._memfds.new_vm()
 
     def slots(self, as_id: int = 0) -> MemslotArray[Memslot]:
@@ -76,13 +82,25 @@ class Model:
             case SetUserMemoryRegion():
                 return self._region(operation)
             case Touch():
+                self._tracking.vcpus.add(operation.vcpu)
                 return self._accesses.touch(operation)
             case Sweep():
+                self._tracking.vcpus.add(operation.vcpu)
                 return self._accesses.sweep(operation)
             case Execute():
+                self._tracking.vcpus.add(operation.vcpu)
                 return self._accesses.execute(operation)
             case GetDirtyLog():
-                return self._dirty_log(operation)
+                return self._tracking.get(operation)
+            case ClearDirtyLog():
+                return self._tracking.clear(operation)
+            case EnableCap():
+                return self._tracking.enable(operation)
+            case HarvestDirtyRing():
+                return (self._harvest(operation),)
+            case ResetDirtyRings():
+                ring = self._tracking.ring
+                return (no_ring_to_reset() if ring is None else ring.reset(),)
             case CreateGuestMemfd():
                 return self._memfds.create(operation)
             case CloseGuestMemfd():
@@ -133,6 +151,7 @@ class Model:
         if change is Change.DELETE:
             slots.delete(slot_id)
             self._memfds.unbind(op.slot)
+            self._tracking.changed(slot_id)
             return
         old = slots.get(slot_id)
         new = Memslot(
@@ -142,11 +161,8 @@ class Model:
             self._normal(op),
             op.flags,
         )
-        if op.flags & LOG_DIRTY_PAGES:
-            # A bitmap that exists is carried along (kvm_prepare_memory_region).
-            kept = old is not None and old.dirty is not None
-            new.dirty = old.dirty if old is not None and kept else set()
-            new.doubtful = old.doubtful if old is not None and kept else frozenset()
+        self._tracking.begin(new, old)
+        self._tracking.changed(slot_id)
         if op.flags & GUEST_MEMFD and isinstance(op, SetUserMemoryRegion2):
             new.memfd, new.memfd_offset = self._memfds.bind(op), op.guest_memfd_offset
         slots.update(new, change)
@@ -154,32 +170,7 @@ class Model:
     def _host_write(self, op: HostWrite) -> None:
         self._contents.write(op.place.mapping, op.place.offset, op.value.to_bytes(4, "little"))
 
-    def _dirty_log(self, op: GetDirtyLog) -> tuple[Allowed, ...]:
-        if self.features.dirty_ring_only:
-            return (Allowed(Refused(errno.ENXIO), "dirty-ring-only"),)
-        if (
-            as_id_of(op.slot) >= self.features.address_spaces
-            or id_of(op.slot) >= self.features.nr_memslots
-        ):
-            return (Allowed(Refused(errno.EINVAL), "dirty-slot-range"),)
-        slot = self._spaces[as_id_of(op.slot)].get(id_of(op.slot))
-        if slot is None or slot.dirty is None:
-            return (Allowed(Refused(errno.ENOENT), "dirty-absent"),)
-        if op.bitmap == "unwritable":
-            doubt = partial(_lose_log, slot)
-            return (Allowed(Refused(errno.EFAULT), "dirty-bad-pointer", doubt),)
-        sets = {frozenset(slot.dirty), frozenset(slot.dirty | slot.doubtful)}
-        return tuple(
-            Allowed(DirtyPages(tuple(sorted(pages))), "dirty-exact", partial(_clear_log, slot))
-            for pages in sets
-        )
-
-
-def _clear_log(slot: Memslot) -> None:
-    slot.dirty = set()
-    slot.doubtful = frozenset()
-
-
-def _lose_log(slot: Memslot) -> None:
-    slot.doubtful |= frozenset(slot.dirty or ())
-    slot.dirty = set()
+    def _harvest(self, op: HarvestDirtyRing) -> Allowed:
+        self._tracking.vcpus.add(op.vcpu)
+        ring = self._tracking.ring
+        return Allowed(RingPages(), "ring-exact") if ring is None else ring.harvest(op.vcpu)

@@ -24,6 +24,15 @@ GUEST_MAPPING = "guest"
 
 GUEST_SIZE_BYTES = 64 << 10
 
+REAL_MODE_END = 1 << 32
+"""The first gpa that real mode does not reach: from here on the guest is in 64-bit mode."""
+
+WINDOW_STEP_BYTES = 1 << 21
+"""A guest in 64-bit mode maps gpas in stretches of this size, of which it has a limited number."""
+
+MAX_GPA_BITS = 52
+"""The most bits that a guest-physical address has on x86."""
+
 MappingKind = Literal[
     "anonymous", "shared", "memfd", "hugetlb", "thp", "zero", "unmapped", "guest_memfd"
 ]
@@ -163,6 +172,49 @@ class MapGuestMemfd(Operation, frozen=True, tag="map_guest_memfd", gc=False):
     sharing: Literal["shared", "private"] = "shared"
 
 
+class ClearDirtyLog(Operation, frozen=True, tag="clear_dirty_log", gc=False):
+    """KVM_CLEAR_DIRTY_LOG for ``num_pages`` pages from ``first_page`` on.
+
+    ``pages`` are those whose bits are set, counted from the start of the slot; ``all`` sets every
+    bit of the bitmap, those behind the last page included. ``bitmap`` says whether the kernel may
+    read it.
+    """
+
+    slot: int
+    first_page: int = 0
+    num_pages: int = 0
+    pages: Literal["all"] | tuple[int, ...] = "all"
+    bitmap: Literal["readable", "unreadable"] = "readable"
+
+
+CapName = Literal["MANUAL_DIRTY_LOG_PROTECT2", "DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL"]
+
+
+class EnableCap(Operation, frozen=True, tag="enable_cap", gc=False):
+    """KVM_ENABLE_CAP on the VM, with the first of its arguments; ``cap`` is without KVM_CAP_.
+
+    The first operations of a scenario, and those behind a ``NewVm``, come before any vCPU exists
+    where they are of this kind; later ones come after.
+    """
+
+    cap: CapName
+    argument: int = 0
+
+
+class HarvestDirtyRing(Operation, frozen=True, tag="harvest_dirty_ring", gc=False):
+    """The host reads what is in a vCPU's dirty ring, and marks it as harvested.
+
+    A vCPU that stops at a full ring is helped on at once: its ring is harvested and reset. What
+    was found then is part of the next harvest.
+    """
+
+    vcpu: int = 0
+
+
+class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False):
+    """KVM_RESET_DIRTY_RINGS: what was harvested is tracked anew."""
+
+
 class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
     """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
 
@@ -180,6 +232,10 @@ AnyOperation = (
     | HostWrite
     | Inspect
     | GetDirtyLog
+    | ClearDirtyLog
+    | EnableCap
+    | HarvestDirtyRing
+    | ResetDirtyRings
     | CreateGuestMemfd
     | CloseGuestMemfd
     | MapGuestMemfd

@@ -6,7 +6,7 @@ are, and after. So a vCPU has always touched a place before it changes, and the 
 have no say in what is looked at.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -14,26 +14,20 @@ from vmm.memslots.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
     PAGE_SIZE_BYTES,
+    REAL_MODE_END,
     AnyOperation,
     CloseVm,
+    EnableCap,
+    Execute,
     Inspect,
     NewVm,
     Place,
     Scenario,
     SetUserMemoryRegion,
+    Sweep,
     Touch,
 )
-
-TOUCH_LIMIT = 1 << 32
-"""The first gpa that the real-mode guest cannot reach."""
-
-MAX_SURVEY_PAGES = 2048
-"""A survey of more pages than these visits the ends and the huge-page borders of each region."""
-
-_HUGE_PAGES = 512
-_READ_OFFSET = 0x40  # where no border write lands, so that the identity stays whole
-_WRITE_OFFSET = 0x20
-_VALUE_STEP = 0x9E3779B1
+from vmm.memslots.survey import Survey
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -43,12 +37,19 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     operation: AnyOperation
 
 
-def steps(scenario: Scenario) -> Iterator[Step]:
-    """Yield what the executor carries out for a scenario, in order."""
-    survey = _Survey(scenario)
-    yield from _begin(-1, scenario, survey)
-    written = False
+def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
+    """Yield what the executor carries out for a scenario, in order.
+
+    ``touch_limit`` is the first gpa that a guest cannot reach.
+    """
+    survey = Survey(scenario, touch_limit)
+    yield Step(-1, guest_slot(scenario))
+    new, written = True, False
     for origin, operation in enumerate(scenario.operations):
+        if new and not isinstance(operation, EnableCap):
+            # Some capabilities can only be enabled before a vCPU exists, so that they come first.
+            yield from (Step(origin - 1, touch) for touch in survey.round())
+            new = False
         if isinstance(operation, SetUserMemoryRegion):
             if written:
                 yield Step(origin, Inspect())
@@ -58,16 +59,11 @@ def steps(scenario: Scenario) -> Iterator[Step]:
             continue
         yield Step(origin, operation)
         if isinstance(operation, NewVm):
-            yield from _begin(origin, scenario, survey)
+            yield Step(origin, guest_slot(scenario))
+            new = True
         written = not isinstance(operation, Inspect)
     yield Step(len(scenario.operations), Inspect())
     yield Step(len(scenario.operations), CloseVm())
-
-
-def _begin(origin: int, scenario: Scenario, survey: "_Survey") -> Iterator[Step]:
-    """Yield the creation of the guest's own slot, and a first survey."""
-    yield Step(origin, guest_slot(scenario))
-    yield from (Step(origin, touch) for touch in survey.round())
 
 
 def guest_slot(scenario: Scenario) -> SetUserMemoryRegion:
@@ -80,74 +76,36 @@ def guest_slot(scenario: Scenario) -> SetUserMemoryRegion:
     )
 
 
-class _Survey:
-    """The touches of one survey round, and a fresh value for every write."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self._mode = scenario.survey
-        self._vcpus = scenario.vcpus
-        self._values = 0
-        self._pages: list[int] = []
-        self._borders: list[int] = []
-        if self._mode != "none":
-            regions = list(_regions(scenario.operations))
-            guest = range(scenario.guest.gpa, scenario.guest.gpa + GUEST_SIZE_BYTES)
-            self._pages = _pages_around(regions, guest)
-            self._borders = _borders_of(regions, guest)
-
-    def round(self) -> Iterator[AnyOperation]:
-        """Yield the touches of one round, and the look at the host memory that ends it."""
-        if self._mode == "none":
-            return
-        for vcpu in range(self._vcpus):
-            for gpa in self._pages:
-                yield Touch(gpa + _READ_OFFSET, vcpu=vcpu)
-            for gpa in self._borders:
-                yield Touch(gpa - 2, vcpu=vcpu)
-        if self._mode == "write":
-            for gpa in self._pages:
-                yield Touch(gpa + _WRITE_OFFSET, "write", value=self._fresh())
-            for gpa in self._borders:
-                yield Touch(gpa - 2, "write", value=self._fresh())
-        yield Inspect()
-
-    def _fresh(self) -> int:
-        self._values += 1
-        return (self._values * _VALUE_STEP) & 0xFFFF_FFFF
+def reaches_beyond_real_mode(scenario: Scenario) -> bool:
+    """Return whether a survey or an access of a scenario may need a guest in 64-bit mode."""
+    return any(end > REAL_MODE_END for end in _ends(scenario))
 
 
-def _regions(operations: Iterable[AnyOperation]) -> Iterator[tuple[int, int]]:
-    """Yield (gpa, size in bytes) of what region operations name below 4 GiB, page aligned."""
-    for operation in operations:
-        if isinstance(operation, SetUserMemoryRegion) and operation.memory_size:
-            gpa = operation.guest_phys_addr & -PAGE_SIZE_BYTES
-            size = min(operation.memory_size & -PAGE_SIZE_BYTES, TOUCH_LIMIT)
-            if gpa < TOUCH_LIMIT:
-                yield gpa, min(size, TOUCH_LIMIT - gpa)
+def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
+    """Return what a scenario's accesses need that lies beyond the guests' reach, as a phrase."""
+    highest = max((access_end(op) for op in scenario.operations), default=0)
+    if highest <= touch_limit:
+        return ""
+    return f"a guest that reaches gpa {highest - 1:#x} (here they end at {touch_limit:#x})"
 
 
-def _pages_around(regions: list[tuple[int, int]], guest: range) -> list[int]:
-    pages: set[int] = set()
-    for gpa, size in regions:
-        pages.update(range(gpa - PAGE_SIZE_BYTES, gpa + size + PAGE_SIZE_BYTES, PAGE_SIZE_BYTES))
-        if len(pages) > MAX_SURVEY_PAGES:
-            pages = set().union(*(_landmarks(*region) for region in regions))
-            break
-    return sorted(p for p in pages if 0 <= p < TOUCH_LIMIT and p not in guest)
+def access_end(operation: AnyOperation) -> int:
+    """Return the gpa behind what the guest accesses; 0 for what is no access of a guest's."""
+    match operation:
+        case Touch():
+            return operation.gpa + operation.width
+        case Sweep():
+            return operation.gpa + operation.count * operation.width
+        case Execute():
+            return operation.gpa + PAGE_SIZE_BYTES
+        case _:
+            return 0
 
 
-def _landmarks(gpa: int, size: int) -> set[int]:
-    """Return the pages at the ends and at the 2 MiB borders of a region, inside and outside."""
-    huge = _HUGE_PAGES * PAGE_SIZE_BYTES
-    borders = [gpa, gpa + size, *range((gpa + huge) & -huge, gpa + size, huge)]
-    return {border + side for border in borders[:1024] for side in (-PAGE_SIZE_BYTES, 0)}
-
-
-def _borders_of(regions: list[tuple[int, int]], guest: range) -> list[int]:
-    """Return the gpas at which a region begins or ends, and that an access can straddle."""
-    ends = {end for gpa, size in regions for end in (gpa, gpa + size)}
-    return sorted(
-        end
-        for end in ends
-        if 0 < end < TOUCH_LIMIT and end - 2 not in guest and end + 1 not in guest
-    )
+def _ends(scenario: Scenario) -> Iterator[int]:
+    for operation in scenario.operations:
+        if isinstance(operation, SetUserMemoryRegion):
+            # The page behind a region is surveyed, too.
+            yield operation.guest_phys_addr + operation.memory_size + PAGE_SIZE_BYTES
+        else:
+            yield access_end(operation)

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from kvm_abi.raw import KvmError
-from kvm_abi.uapi import Cap
+from kvm_abi.uapi import Cap, DirtyLogManual
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.features import Features
 from vmm.memslots.operations import PAGE_SIZE_BYTES
+from vmm.memslots.probe_dirty import least_ring_bytes, reads_make_dirty
+from vmm.memslots.probe_reach import touch_limit
 from vmm.system import Kvm
 from vmm.vm import Vm
 
@@ -21,6 +23,7 @@ def probe_features(kvm: Kvm) -> Features:
     """
     with HostMapping.anonymous(PAGE_SIZE_BYTES) as page, kvm.create_vm() as vm:
         has = vm.check_extension
+        last_gfn = _last_gfn(vm, page)
         return Features(
             nr_memslots=has(Cap.NR_MEMSLOTS),
             address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE)),
@@ -29,7 +32,16 @@ def probe_features(kvm: Kvm) -> Features:
             user_memory2=bool(has(Cap.USER_MEMORY2)),
             guest_memfd=bool(has(Cap.GUEST_MEMFD)),
             guest_memfd_flags=has(Cap.GUEST_MEMFD_FLAGS),
-            last_gfn=_last_gfn(vm, page),
+            manual_dirty_log=bool(has(Cap.MANUAL_DIRTY_LOG_PROTECT2)),
+            dirty_log_initially_set=bool(
+                has(Cap.MANUAL_DIRTY_LOG_PROTECT2) & DirtyLogManual.INITIALLY_SET
+            ),
+            dirty_ring_bytes=least_ring_bytes(kvm),
+            dirty_ring_max_bytes=has(Cap.DIRTY_LOG_RING),
+            dirty_ring_acq_rel=bool(has(Cap.DIRTY_LOG_RING_ACQ_REL)),
+            reads_make_dirty=reads_make_dirty(kvm),
+            last_gfn=last_gfn,
+            touch_limit=touch_limit(kvm, last_gfn),
             zero_page=_can_map_zero(),
             hugetlb_pages=_free_huge_pages(),
         )

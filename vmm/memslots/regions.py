@@ -44,7 +44,7 @@ class GuestMemfd:
 class Memslot:
     """A slot as the model knows it. ``dirty`` is None where LOG_DIRTY_PAGES is off.
 
-    ``doubtful`` are pages that a failed KVM_GET_DIRTY_LOG may or may not have cleared.
+    ``perhaps`` are pages that may be reported as dirty, for a reason that is no write.
     ``memfd`` is what a slot with GUEST_MEMFD is bound to, from ``memfd_offset`` (bytes) on.
     """
 
@@ -54,7 +54,7 @@ class Memslot:
     userspace_addr: Hva
     flags: int
     dirty: set[int] | None = None
-    doubtful: frozenset[int] = frozenset()
+    perhaps: set[int] = field(default_factory=set)
     memfd: GuestMemfd | None = None
     memfd_offset: int = 0
 

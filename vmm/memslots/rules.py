@@ -30,6 +30,8 @@ def _source(name: str, promise: str, cite: str) -> Rule:
 
 
 _API_DIRTY = "api.rst 4.8"
+_API_CLEAR = "api.rst 4.117"
+_API_RING = "api.rst KVM_CAP_DIRTY_LOG_RING"
 _API_REGION2 = "api.rst 4.140"
 _API_MEMFD = "api.rst 4.142"
 
@@ -212,7 +214,8 @@ RULES: dict[str, Rule] = {
         ),
         _documented(
             "dirty-exact",
-            "the dirty log names the pages that the guest wrote since the last time, and no other",
+            "the dirty log names the pages that the guest wrote since they were cleared, and no "
+            "other, but where the first read maps a page writable (make_spte)",
             _API_DIRTY,
         ),
         _documented(
@@ -228,6 +231,71 @@ RULES: dict[str, Rule] = {
             "dirty-ring-only",
             "where only a dirty ring is enabled the dirty log is ENXIO",
             "kvm_use_dirty_bitmap",
+        ),
+        _documented(
+            "clear",
+            "KVM_CLEAR_DIRTY_LOG clears the pages whose bits are set, and no other",
+            _API_CLEAR,
+        ),
+        _source(
+            "clear-known",
+            "KVM_CLEAR_DIRTY_LOG comes with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+            "2a31b9db1535",
+        ),
+        _documented("clear-first-page", "first_page is a multiple of 64, else EINVAL", _API_CLEAR),
+        _documented(
+            "clear-range",
+            "what is cleared lies within the slot, and num_pages is a multiple of 64 short of "
+            "the slot's end, else EINVAL",
+            "api.rst 4.117; 76d58e0f07ec, 98938aa8edd6",
+        ),
+        _source(
+            "clear-bad-pointer",
+            "an unreadable bitmap is EFAULT, and nothing is cleared",
+            "kvm_clear_dirty_log_protect",
+        ),
+        _source(
+            "cap-known",
+            "a capability that the kernel lacks cannot be enabled: EINVAL",
+            "kvm_vm_ioctl_enable_cap",
+        ),
+        _documented(
+            "manual-protect",
+            "MANUAL_PROTECT_ENABLE leaves pages dirty until they are cleared; INITIALLY_SET, which "
+            "needs it, begins a log with every page; other bits are EINVAL",
+            "api.rst KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+        ),
+        _documented(
+            "ring-size",
+            "a dirty ring's size is a power of two, at least a page and the reserved entries, "
+            "else EINVAL",
+            _API_RING,
+        ),
+        _source(
+            "ring-too-large",
+            "a dirty ring larger than KVM_CHECK_EXTENSION says is E2BIG",
+            "kvm_vm_ioctl_enable_dirty_log_ring",
+        ),
+        _documented(
+            "ring-before-vcpus",
+            "the dirty ring is enabled once, before any vCPU exists, else EINVAL",
+            _API_RING,
+        ),
+        _documented(
+            "ring-exact",
+            "a vCPU's dirty ring names the pages that it wrote since they were reset, and no "
+            "other; where it is full the vCPU stops",
+            _API_RING,
+        ),
+        _documented(
+            "ring-reset",
+            "KVM_RESET_DIRTY_RINGS resets what was harvested, and says how many entries",
+            _API_RING,
+        ),
+        _source(
+            "ring-absent",
+            "KVM_RESET_DIRTY_RINGS without rings is EINVAL",
+            "kvm_vm_ioctl_reset_dirty_pages",
         ),
         _source(
             "vm-gone",

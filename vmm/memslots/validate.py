@@ -10,12 +10,18 @@ from vmm.memslots.features import NEEDS
 from vmm.memslots.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
+    MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    WINDOW_STEP_BYTES,
     AnyOperation,
+    ClearDirtyLog,
     CloseGuestMemfd,
     CreateGuestMemfd,
+    EnableCap,
     Execute,
     GetDirtyLog,
+    HarvestDirtyRing,
     HostWrite,
     MapGuestMemfd,
     Mapping,
@@ -27,7 +33,6 @@ from vmm.memslots.operations import (
     Touch,
     pages_of,
 )
-from vmm.memslots.plan import TOUCH_LIMIT
 from vmm.memslots.regions import MAX_PAGES, USER_END
 
 MAX_OPERATIONS = 200_000
@@ -41,6 +46,9 @@ MAX_ALL_SLOT_PAGES = 1 << 22
 
 MAX_ZERO_PAGES = 16
 MAX_SWEEP_BYTES = 0x4000
+MAX_TOUCHED_WINDOWS = 128
+"""Stretches of 2 MiB from 4 GiB on that a scenario touches besides its surveys."""
+
 MAX_VCPUS = 8
 _NAME_LENGTH = 64
 
@@ -71,7 +79,7 @@ def validate(scenario: Scenario) -> None:
 
 def _check_guest(scenario: Scenario) -> None:
     guest = scenario.guest
-    if guest.gpa % GUEST_SIZE_BYTES or not 0 <= guest.gpa < TOUCH_LIMIT:
+    if guest.gpa % GUEST_SIZE_BYTES or not 0 <= guest.gpa < REAL_MODE_END:
         raise ScenarioError("$.guest.gpa: a multiple of 0x10000 below 4 GiB is needed")
     if not 0 <= guest.slot < 1 << 16:
         raise ScenarioError("$.guest.slot: a slot id of address space 0 is needed")
@@ -107,6 +115,7 @@ class _Checker:
         self._guest = scenario.guest
         self._vcpus = scenario.vcpus
         self._slot_pages = 0
+        self._windows: set[int] = set()
         self._memfds = {
             op.name: op for op in scenario.operations if isinstance(op, CreateGuestMemfd)
         }
@@ -134,6 +143,12 @@ class _Checker:
                 return self._place(op.place, 4, ".place")
             case GetDirtyLog():
                 return "" if 0 <= op.slot < 1 << 32 else ".slot: 32 bits are needed"
+            case ClearDirtyLog():
+                return self._clear(op)
+            case EnableCap():
+                return "" if 0 <= op.argument < 1 << 64 else ".argument: 64 bits are needed"
+            case HarvestDirtyRing():
+                return self._vcpu(op.vcpu)
             case CreateGuestMemfd():
                 return self._memfd(op)
             case CloseGuestMemfd():
@@ -142,6 +157,21 @@ class _Checker:
                 return self._known_memfd(op.name) or self._shown_memfd(op)
             case _:
                 return ""
+
+    def _clear(self, op: ClearDirtyLog) -> str:
+        """A bit is within the words that the kernel reads, and those are within our bitmap."""
+        for field, bits in (("slot", 32), ("first_page", 64), ("num_pages", 32)):
+            if not 0 <= getattr(op, field) < 1 << bits:
+                return f".{field}: an unsigned {bits}-bit number is needed"
+        if op.pages == "all":
+            return ""
+        words = min(-(-op.num_pages // 64), MAX_SLOT_PAGES // 64)
+        if any(not 0 <= page - op.first_page < words * 64 for page in op.pages):
+            return ".pages: not within the words that hold first_page to first_page + num_pages"
+        return ""
+
+    def _vcpu(self, vcpu: int) -> str:
+        return "" if 0 <= vcpu < self._vcpus else f".vcpu: there are {self._vcpus} ($.vcpus)"
 
     def _memfd(self, op: CreateGuestMemfd) -> str:
         """Each file has a name of its own, so that leaving operations out keeps names true."""
@@ -223,10 +253,14 @@ class _Checker:
         return ""
 
     def _access(self, gpa: int, length: int, value: int, vcpu: int) -> str:
-        if not 0 <= gpa <= TOUCH_LIMIT - length:
-            return ".gpa: the guest reaches addresses below 4 GiB only"
+        if not 0 <= gpa <= (1 << MAX_GPA_BITS) - length:
+            return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
+        if gpa + length > REAL_MODE_END:
+            self._windows.add(gpa // WINDOW_STEP_BYTES)
+            if len(self._windows) > MAX_TOUCHED_WINDOWS:
+                return f".gpa: more than {MAX_TOUCHED_WINDOWS} stretches of 2 MiB from 4 GiB on"
         if gpa < self._guest.gpa + GUEST_SIZE_BYTES and gpa + length > self._guest.gpa:
             return f".gpa: the guest's own memory is at {self._guest.gpa:#x}; move $.guest.gpa"
         if not 0 <= value < 1 << 32:
             return ".value: an unsigned 32-bit number is needed"
-        return "" if 0 <= vcpu < self._vcpus else f".vcpu: there are {self._vcpus} ($.vcpus)"
+        return self._vcpu(vcpu)

@@ -1,0 +1,64 @@
+"""`DirtyRing`: the pages that one vCPU wrote, as the kernel lists them for userspace."""
+
+from kvm_abi import raw
+from kvm_abi.uapi import (
+    DIRTY_LOG_PAGE_OFFSET,
+    PAGE_SIZE_BYTES,
+    DirtyGfnFlag,
+    MapFlag,
+    Protection,
+)
+
+_DIRTY = int(DirtyGfnFlag.DIRTY)
+_RESET = int(DirtyGfnFlag.RESET)
+
+
+class DirtyRing:
+    """The ring of a vCPU, mapped; made by `Vcpu.map_dirty_ring` and closed with the vCPU.
+
+    An entry is dirty until it is harvested here; KVM_RESET_DIRTY_RINGS then makes it free again.
+    """
+
+    def __init__(self, vcpu_fd: int, size_bytes: int) -> None:
+        """Map the ring behind a vCPU's file. Raises `OSError`.
+
+        `size_bytes` is what KVM_CAP_DIRTY_LOG_RING was enabled with.
+        """
+        self._size_bytes = size_bytes
+        self._address = raw.map_memory(
+            0,
+            size_bytes,
+            Protection.READ | Protection.WRITE,
+            MapFlag.SHARED,
+            vcpu_fd,
+            DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE_BYTES,
+        )
+        self._entries = raw.cast("struct kvm_dirty_gfn *", self._address)
+        self._count = size_bytes // raw.size_of("struct kvm_dirty_gfn")
+        self._next = 0
+
+    def close(self) -> None:
+        """Unmap the ring. Closing twice is fine."""
+        if self._address:
+            self._entries = None
+            raw.unmap_memory(self._address, self._size_bytes)
+            self._address = 0
+
+    def harvest(self) -> list[tuple[int, int]]:
+        """Return (slot, page) of each new entry, in order, and mark it as harvested.
+
+        A slot number holds the as_id in its upper 16 bits; a page counts from the slot's start.
+        Raises `ValueError` when the ring is closed.
+        """
+        if self._entries is None:
+            raise ValueError("the dirty ring is closed")
+        found: list[tuple[int, int]] = []
+        while len(found) < self._count:
+            entry = self._entries[self._next % self._count]
+            if entry.flags != _DIRTY:
+                break
+            found.append((entry.slot, entry.offset))
+            # The kernel writes an entry before its flags, and x86 keeps the order of stores.
+            entry.flags = _RESET
+            self._next += 1
+        return found

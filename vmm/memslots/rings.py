@@ -1,0 +1,117 @@
+"""Dirty rings: each vCPU reports the pages that it wrote, once for each time they are tracked."""
+
+import errno
+from dataclasses import dataclass, field
+from functools import partial
+
+from vmm.memslots.allowed import Allowed
+from vmm.memslots.features import Features
+from vmm.memslots.history import Refused, RingPages, RingsReset
+
+ENTRY_BYTES = 16
+LEAST_BYTES = 4096
+_RESERVED_ENTRIES = 64
+_MOST_RESERVED_ENTRIES = _RESERVED_ENTRIES + 512
+"""With PML the processor's own log has to fit in behind the soft limit, too."""
+
+SlotPage = tuple[int, int]
+
+
+def ring_refusal(size_bytes: int, features: Features) -> tuple[int, str] | None:
+    """Return errno and rule if a ring cannot have this size."""
+    if size_bytes & (size_bytes - 1) or size_bytes < features.dirty_ring_bytes:
+        return errno.EINVAL, "ring-size"
+    if size_bytes > features.dirty_ring_max_bytes:
+        return errno.E2BIG, "ring-too-large"
+    return None
+
+
+@dataclass(slots=True)
+class _Ring:
+    """What one vCPU's ring holds for certain, and perhaps; ``known`` are pages that it read.
+
+    ``fresh`` is how many entries there may be since the last harvest, ``used`` since the reset.
+    """
+
+    pages: set[SlotPage] = field(default_factory=set)
+    perhaps: set[SlotPage] = field(default_factory=set)
+    known: set[SlotPage] = field(default_factory=set)
+    fresh: int = 0
+    used: int = 0
+
+
+@dataclass(slots=True)
+class RingState:
+    """The rings of a VM.
+
+    ``untracked`` are pages that were reported and not reset since: they are mapped writable, and
+    another write to them need not be reported, whichever vCPU makes it.
+    """
+
+    size_bytes: int
+    features: Features
+    untracked: set[SlotPage] = field(default_factory=set)
+    _rings: dict[int, _Ring] = field(default_factory=dict)
+
+    def wrote(self, vcpu: int, page: SlotPage, times: int) -> None:
+        """Note a write by a vCPU."""
+        ring = self._ring(vcpu)
+        if page not in self.untracked or page in ring.known:
+            ring.pages.add(page)
+        else:
+            ring.perhaps.add(page)
+        self.untracked.add(page)
+        ring.fresh += times
+        ring.used += times
+
+    def read(self, vcpu: int, page: SlotPage) -> None:
+        """Note a read that may be reported like a write."""
+        ring = self._ring(vcpu)
+        ring.perhaps.add(page)
+        if page not in self.untracked:
+            ring.known.add(page)
+        self.untracked.add(page)
+        ring.fresh += 1
+        ring.used += 1
+
+    def protect_slot(self, slot_id: int) -> None:
+        """Note that a slot's pages are not mapped any more, or are protected again."""
+        self.untracked = {page for page in self.untracked if page[0] != slot_id}
+
+    def harvest(self, vcpu: int) -> Allowed:
+        """Return what the ring holds; harvesting empties it."""
+        ring = self._ring(vcpu)
+        entries = self.size_bytes // ENTRY_BYTES
+        outcome = RingPages(
+            tuple(sorted(ring.pages)),
+            full=int(len(ring.pages) > entries),
+            perhaps=tuple(sorted(ring.perhaps - ring.pages)),
+            may_be_full=ring.used >= self._soft_limit(entries),
+        )
+        return Allowed(outcome, "ring-exact", partial(self._harvested, ring))
+
+    def reset(self) -> Allowed:
+        """Return what KVM_RESET_DIRTY_RINGS comes to."""
+        return Allowed(RingsReset(), "ring-reset", self._reset)
+
+    def _ring(self, vcpu: int) -> _Ring:
+        return self._rings.setdefault(vcpu, _Ring())
+
+    def _soft_limit(self, entries: int) -> int:
+        plain = self.features.dirty_ring_bytes <= LEAST_BYTES
+        return entries - (_RESERVED_ENTRIES if plain else _MOST_RESERVED_ENTRIES)
+
+    def _harvested(self, ring: _Ring) -> None:
+        ring.pages, ring.perhaps, ring.known = set(), set(), set()
+        ring.fresh = 0
+
+    def _reset(self) -> None:
+        self.untracked = set()
+        for ring in self._rings.values():
+            ring.used = ring.fresh
+            self.untracked |= ring.pages | ring.perhaps
+
+
+def no_ring_to_reset() -> Allowed:
+    """Return what KVM_RESET_DIRTY_RINGS comes to in a VM without rings."""
+    return Allowed(Refused(errno.EINVAL), "ring-absent")
