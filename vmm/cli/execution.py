@@ -11,6 +11,7 @@ from vmm.health import KernelWatch, Problem
 from vmm.memslots.check import Status, Verdict
 from vmm.memslots.history import Header
 from vmm.memslots.operations import Scenario
+from vmm.memslots.plan import out_of_reach
 from vmm.memslots.runner import INTERRUPTED, Record, Worker
 from vmm.report.result import Checked, Run, judged
 
@@ -55,7 +56,9 @@ def _checked(
     judging: Callable[[], Checked] | None = None
     with Worker(headers, journal=journal, cpu=cpu) as worker:
         for index, scenario in enumerate(scenarios):
-            missing = host.features.missing(scenario.needs)
+            missing = host.features.missing(scenario.needs) or out_of_reach(
+        scenario, host.features.touch_limit
+    )
             if not missing:
                 begin(scenario)
                 worker.start(index)
