@@ -362,6 +362,20 @@ _MANUAL = (
 
 _ERRORS = (
     _clearing(
+        "clear-on-any-kernel",
+        "A kernel without a capability refuses to enable it, and has no call to clear a log.",
+        MANUAL,
+        EnableCap("DIRTY_LOG_RING_ACQ_REL", 3),
+        _SMALL.create(),
+        *_writes(_SMALL, 1, 2),
+        _clear(_SMALL, 0, 4, 2),
+        _SMALL.log(),
+        _SMALL.log(),
+        source="2a31b9db1535; kvm_vm_ioctl_enable_cap",
+        mappings=(A, B),
+        needs=(),
+    ),
+    _clearing(
         "clear-errors-of-slots",
         "ENOENT without a log, EINVAL for what is no slot; a bad first page comes before ENOENT.",
         MANUAL,

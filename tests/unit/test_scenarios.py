@@ -15,7 +15,8 @@ from vmm.memslots.rules import RULES
 from vmm.memslots.validate import validate
 
 _UNUSED_RULES = {
-    "dirty-ring-only": "takes a VM with a dirty ring",
+    "cap-known": "takes a kernel without manual protection or without dirty rings",
+    "clear-known": "takes a kernel without manual protection",
 }
 """Rules that no curated scenario can exercise, and why."""
 
