@@ -1,7 +1,10 @@
 """A kernel that is played: the commands run on it without /dev/kvm."""
 
 import errno
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import pytest
@@ -14,8 +17,7 @@ from vmm.cli.main import main
 from vmm.health import KernelWatch, Problem
 from vmm.hostinfo import HostInfo
 from vmm.memslots.codec import history_lines
-from vmm.memslots.features import Features
-from vmm.memslots.history import End, Event, History, Refused, Touched
+from vmm.memslots.history import End, Event, Header, History, Refused, Touched
 from vmm.memslots.operations import (
     Mapping,
     Place,
@@ -23,6 +25,7 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion,
     Touch,
 )
+from vmm.memslots.runner import Record
 
 CREATE = SetUserMemoryRegion(
     slot=1, guest_phys_addr=0x10000, memory_size=0x1000, userspace_addr=Place("a")
@@ -63,21 +66,17 @@ class Kernel:
     def look_at_host(self) -> Host:
         return Host(self.info, self.features)
 
-    def run_isolated(
-        self,
-        scenario: Scenario,
-        features: Features,
-        *,
-        host: dict[str, str],
-        journal: Path | None = None,
-    ) -> History:
-        history = self.histories.get(scenario.name) or ideal_history(scenario, features)
+    def play(self, header: Header, journal: Path | None) -> Record:
+        """Return the record of a scenario, or raise what was put in its place."""
+        scenario = header.scenario
+        history = self.histories.get(scenario.name) or ideal_history(scenario, header.features)
         if isinstance(history, type):
             raise history
         self.ran.append(scenario.name)
+        data = b"".join(history_lines(history))
         if journal is not None:
-            journal.write_bytes(b"".join(history_lines(history)))
-        return history
+            journal.write_bytes(data)
+        return Record(scenario.name, data, history.end.reason if history.end else "")
 
     def differ(self, name: str) -> None:
         """Refuse the scenario's first own operation."""
@@ -92,6 +91,35 @@ class Kernel:
 
     def news(self) -> tuple[Problem, ...]:
         return self.complaints.get(self.ran[-1], ())
+
+
+class PlayedWorker:
+    """Stands in for `runner.Worker`: scenarios end as soon as they are waited for."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        headers: Sequence[Header],
+        *,
+        journal: Path | None = None,
+        cpu: int | None = None,
+    ) -> None:
+        self._kernel = kernel
+        self._headers = headers
+        self._journal = journal
+        self._index = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def start(self, index: int) -> None:
+        self._index = index
+
+    def wait(self) -> Record:
+        return self._kernel.play(self._headers[self._index], self._journal)
 
 
 def named(name: str) -> Scenario:
@@ -112,7 +140,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     monkeypatch.setattr("scenarios.catalogue", lambda features: SCENARIOS)
     for command in (check, info, run):
         monkeypatch.setattr(command, "look_at_host", kernel.look_at_host)
-    monkeypatch.setattr(execution, "run_isolated", kernel.run_isolated)
+    monkeypatch.setattr(execution, "Worker", partial(PlayedWorker, kernel))
     monkeypatch.setattr(KernelWatch, "news", lambda watch: kernel.news())
     return kernel
 
