@@ -7,6 +7,7 @@ from enum import IntEnum, IntFlag
 
 API_VERSION = 12
 PAGE_SIZE_BYTES = 4096
+SYNC_X86_REGS = 1  # of kvm_valid_regs: the general registers
 DIRTY_LOG_PAGE_OFFSET = 64  # pages into the mmap of a vCPU where its dirty ring starts
 
 _KVMIO = 0xAE
@@ -80,6 +81,7 @@ class MemFlag(IntFlag):
 class Cap(IntEnum):
     """Capabilities that bear on memslots (`KVM_CAP_*`), for KVM_CHECK_EXTENSION."""
 
+    IRQCHIP = 0
     USER_MEMORY = 3
     SET_TSS_ADDR = 4
     EXT_CPUID = 7
@@ -93,6 +95,7 @@ class Cap(IntEnum):
     INTERNAL_ERROR_DATA = 40
     VCPU_EVENTS = 41
     MAX_VCPUS = 66
+    SYNC_REGS = 74
     READONLY_MEM = 81
     ENABLE_CAP_VM = 98
     CHECK_EXTENSION_VM = 105

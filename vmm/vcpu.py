@@ -7,7 +7,7 @@ from typing import Self
 
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
-from kvm_abi.uapi import Ioctl, MapFlag, Protection
+from kvm_abi.uapi import SYNC_X86_REGS, Ioctl, MapFlag, Protection
 from vmm.dirtyring import DirtyRing
 from vmm.exits import VcpuExit, decode
 from vmm.registers import (
@@ -43,6 +43,7 @@ class Vcpu:
         self._ring: DirtyRing | None = None
         self._regs = raw.new("struct kvm_regs *")
         self._mode_sregs: tuple[CData, CData] | None = None
+        self._exit_regs: CData | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +75,7 @@ class Vcpu:
         if self._fd < 0:
             return
         self._run = None
+        self._exit_regs = None
         if self._ring is not None:
             self._ring.close()
         raw.unmap_memory(self._address, self._mmap_size_bytes)
@@ -142,6 +144,16 @@ class Vcpu:
         """Return RIP alone: quicker than all registers."""
         raw.ioctl(self.fd, Ioctl.GET_REGS, self._regs)
         return int(self._regs.rip)
+
+    def share_registers(self) -> None:
+        """Let every exit leave the general registers in `kvm_run`; needs KVM_CAP_SYNC_REGS."""
+        run = self.kvm_run
+        run.kvm_valid_regs = SYNC_X86_REGS
+        self._exit_regs = raw.cast("struct kvm_regs *", raw.address_of(run.s.padding))
+
+    def exit_rip(self) -> int:
+        """Return RIP as it was at the exit that `run` has returned: without a system call."""
+        return self.get_rip() if self._exit_regs is None else int(self._exit_regs.rip)
 
     def set_rip(self, rip: int) -> None:
         """Change RIP alone."""

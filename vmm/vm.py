@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from kvm_abi import raw
-from kvm_abi.uapi import Cap, Ioctl
+from kvm_abi.uapi import SYNC_X86_REGS, Cap, Ioctl
 from vmm.memory import HostAddress, HostMapping
 from vmm.vcpu import Vcpu
 
@@ -68,6 +68,8 @@ class Vm:
         fd = raw.ioctl(self.fd, Ioctl.CREATE_VCPU, vcpu_id)
         vcpu = Vcpu(fd, self._vcpu_mmap_size_bytes)
         self._vcpus.append(vcpu)
+        if self.check_extension(Cap.SYNC_REGS) & SYNC_X86_REGS:
+            vcpu.share_registers()
         return vcpu
 
     def set_user_memory_region(

@@ -59,6 +59,17 @@ def test_mmio_in_both_directions(vcpu: Vcpu, code: HostMapping) -> None:
     assert vcpu.get_regs().rax == 0x12345678
 
 
+def test_rip_at_an_exit_needs_no_system_call(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, LOAD_FROM_HOLE + STORE_TO_HOLE + HLT)
+    rips = []
+    for _ in range(3):
+        vcpu.run()
+        assert vcpu.exit_rip() == vcpu.get_rip()
+        rips.append(vcpu.exit_rip())
+    assert rips == sorted(rips)
+    assert rips[2] == len(LOAD_FROM_HOLE + STORE_TO_HOLE + HLT)
+
+
 def test_an_mmio_read_is_completed_with_its_own_length(vcpu: Vcpu, code: HostMapping) -> None:
     code.write(0, LOAD_FROM_HOLE)
     vcpu.run()
