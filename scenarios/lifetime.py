@@ -4,7 +4,9 @@ from scenarios._build import NOWHERE, A, B, Slot, at, creates, read, write
 from vmm.memslots.operations import (
     LOG_DIRTY_PAGES,
     AnyOperation,
+    Churn,
     HostWrite,
+    Lives,
     Mapping,
     NewVm,
     Scenario,
@@ -27,6 +29,21 @@ def _life(
         tags=("lifetime",),
         mappings=mappings,
         operations=operations,
+    )
+
+
+def _others(why: str, lives: Lives) -> Scenario:
+    return _life(f"other-vms-{lives.death}", why, lives, mappings=())
+
+
+def _used_up(why: str, operation: Lives | Churn) -> Scenario:
+    what = f"vms-{operation.death}" if isinstance(operation, Lives) else "changes"
+    return Scenario(
+        name=f"nothing-used-up-by-{what}",
+        why=why,
+        source="kvm_destroy_vm, kvm_free_memslot",
+        tags=("lifetime", "memory", "slow"),
+        operations=(operation,),
     )
 
 
@@ -85,6 +102,30 @@ SCENARIOS = (
             for operation in (Slot(1, gfn, at("a"), pages=2).create(), NewVm())
         ),
         _ONE.create(),
+    ),
+    _others("VMs beside the own one come and go without a trace.", Lives("closed", 20)),
+    _others(
+        "A VM may be closed by another thread than those that made it and ran it.",
+        Lives("closed-by-another-thread", 5),
+    ),
+    _others(
+        "A vCPU that is in the guest keeps its closed VM until it comes back.",
+        Lives("closed-while-running", 5),
+    ),
+    _others("A forked child may be the last that holds a VM.", Lives("held-by-a-child", 5)),
+    _others("A process may be killed while its vCPU is in the guest.", Lives("killed", 3)),
+    _used_up("Two thousand VMs use nothing up.", Lives("closed", 2000, "kernel")),
+    _used_up(
+        "VMs that are closed while they run use nothing up.",
+        Lives("closed-while-running", 400, "kernel"),
+    ),
+    _used_up(
+        "VMs of processes that are killed while they run use nothing up.",
+        Lives("killed", 200, "kernel"),
+    ),
+    _used_up(
+        "Thousands of creates, moves, flag changes, refusals and deletions use nothing up.",
+        Churn(1, 4000),
     ),
     _life(
         "memory-outlives-the-vm",

@@ -60,7 +60,8 @@ def test_executor_closes_every_file_that_the_scenario_leaves_open(memfd_kvm: Kvm
         CreateGuestMemfd("late", PAGE),
     )
     before = os.listdir("/proc/self/fd")
-    execute(memfd_kvm, Scenario("files", operations), events.append, lambda: None)
+    scenario = Scenario("files", operations)
+    execute(memfd_kvm, scenario, 1 << 32, events.append, lambda: None)
     assert os.listdir("/proc/self/fd") == before
     refused = [event.origin for event in events if isinstance(event.outcome, Refused)]
     assert refused == [3]

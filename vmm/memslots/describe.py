@@ -27,6 +27,7 @@ from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
+    Churn,
     ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
@@ -38,6 +39,7 @@ from vmm.memslots.operations import (
     HostWrite,
     Hva,
     Inspect,
+    Lives,
     MapGuestMemfd,
     Mapping,
     NewVm,
@@ -115,6 +117,13 @@ def operation(op: AnyOperation) -> str:
             return f"close the guest_memfd {op.name}"
         case MapGuestMemfd():
             return f"host maps the guest_memfd {op.name} over {op.mapping} ({op.sharing})"
+        case Lives():
+            looking = ", looking at the kernel's memory" if op.watch == "kernel" else ""
+            how = op.death.replace("-", " ")
+            return f"{op.times} other VMs live, one after the other, and are {how}{looking}"
+        case Churn():
+            slot = slot_number(op.slot)
+            return f"slot {slot} is created, logged, moved, refused and deleted, {op.times} times"
         case NewVm():
             return "close the VM and make a new one"
         case CloseVm():

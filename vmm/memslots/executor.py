@@ -12,10 +12,12 @@ from vmm.memslots.guestcpu import MAX_BATCH
 from vmm.memslots.history import AnyOutcome, Closed, Done, Event, Inspected
 from vmm.memslots.hostmemory import HostMemory
 from vmm.memslots.leftovers import Leftovers
+from vmm.memslots.lives import churn, live
 from vmm.memslots.machine import Machine
 from vmm.memslots.memfdfiles import MemfdFiles
 from vmm.memslots.operations import (
     GUEST_SIZE_BYTES,
+    Churn,
     ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
@@ -26,6 +28,7 @@ from vmm.memslots.operations import (
     HarvestDirtyRing,
     HostWrite,
     Inspect,
+    Lives,
     MapGuestMemfd,
     NewVm,
     ResetDirtyRings,
@@ -148,6 +151,10 @@ class _Execution:
                 return [self._machine.harvest_dirty_ring(first)]
             case ResetDirtyRings():
                 return [self._machine.rings.reset()]
+            case Lives():
+                return [live(self._kvm, first)]
+            case Churn():
+                return [churn(self._machine.vm, first)]
             case CreateGuestMemfd():
                 return [self._files.create(self._machine.vm, first)]
             case CloseGuestMemfd():

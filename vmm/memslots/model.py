@@ -19,8 +19,10 @@ from vmm.memslots.features import Features
 from vmm.memslots.guestmemfds import GuestMemfds
 from vmm.memslots.history import Closed, Done, Inspected, Refused, RingPages
 from vmm.memslots.operations import (
+    CHURN_GFNS,
     GUEST_MEMFD,
     AnyOperation,
+    Churn,
     ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
@@ -32,6 +34,7 @@ from vmm.memslots.operations import (
     HostWrite,
     Hva,
     Inspect,
+    Lives,
     MapGuestMemfd,
     Mapping,
     NewVm,
@@ -101,6 +104,11 @@ class Model:
             case ResetDirtyRings():
                 ring = self._tracking.ring
                 return (no_ring_to_reset() if ring is None else ring.reset(),)
+            case Lives():
+                rule = "vm-gone" if operation.watch == "process" else "nothing-used-up"
+                return (Allowed(Closed(), rule),)
+            case Churn():
+                return self._churn(operation)
             case CreateGuestMemfd():
                 return self._memfds.create(operation)
             case CloseGuestMemfd():
@@ -118,6 +126,14 @@ class Model:
                 return (Allowed(Closed(), "vm-gone", self._reset),)
             case _:
                 assert_never(operation)
+
+    def _churn(self, op: Churn) -> tuple[Allowed, ...]:
+        """Return what comes of it where slot and place are free; else it is not known."""
+        slots = self._spaces[0]
+        first, count = CHURN_GFNS
+        if slots.get(op.slot) or slots.overlapping(first, count, op.slot):
+            return ()
+        return (Allowed(Closed(), "nothing-used-up"),)
 
     def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
         verdict = refusal_by_argument(op, self.features) or self._decide(op)

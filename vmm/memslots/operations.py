@@ -33,6 +33,9 @@ WINDOW_STEP_BYTES = 1 << 21
 MAX_GPA_BITS = 52
 """The most bits that a guest-physical address has on x86."""
 
+CHURN_GFNS = (0x8, 5)
+"""The first gfn that ``Churn`` uses, and how many."""
+
 MappingKind = Literal[
     "anonymous", "shared", "memfd", "hugetlb", "thp", "zero", "unmapped", "guest_memfd"
 ]
@@ -215,6 +218,33 @@ class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False)
     """KVM_RESET_DIRTY_RINGS: what was harvested is tracked anew."""
 
 
+Death = Literal[
+    "closed", "closed-by-another-thread", "closed-while-running", "held-by-a-child", "killed"
+]
+
+
+class Lives(Operation, frozen=True, tag="lives", gc=False):
+    """Other VMs live and die beside the scenario's, ``times`` of them, one after the other.
+
+    Each has slots, a dirty log, and a vCPU whose guest counts for ever; the outcome is what they
+    left behind. With ``kernel`` the memory of the kernel is looked at, too.
+    """
+
+    death: Death
+    times: int = 1
+    watch: Literal["process", "kernel"] = "process"
+
+
+class Churn(Operation, frozen=True, tag="churn", gc=False):
+    """A slot is created, logged, moved, refused and deleted, ``times`` times over.
+
+    It lies between gpa 0x8000 and 0xd000; the outcome is what this used up of the kernel's memory.
+    """
+
+    slot: int
+    times: int = 1
+
+
 class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
     """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
 
@@ -239,6 +269,8 @@ AnyOperation = (
     | CreateGuestMemfd
     | CloseGuestMemfd
     | MapGuestMemfd
+    | Lives
+    | Churn
     | NewVm
     | CloseVm
 )

@@ -302,6 +302,11 @@ RULES: dict[str, Rule] = {
             "a closed VM leaves nothing behind in the process that made it",
             "103c763c72dd; kvm_arch_destroy_vm",
         ),
+        _source(
+            "nothing-used-up",
+            "after any number of VMs, or of changes of slots, the kernel's memory is where it was",
+            "kvm_destroy_vm, kvm_free_memslot",
+        ),
         _source("harness", "what the host does to its own memory works", "not a promise of KVM"),
     )
 }

@@ -15,6 +15,7 @@ from vmm.memslots.operations import (
     REAL_MODE_END,
     WINDOW_STEP_BYTES,
     AnyOperation,
+    Churn,
     ClearDirtyLog,
     CloseGuestMemfd,
     CreateGuestMemfd,
@@ -23,6 +24,7 @@ from vmm.memslots.operations import (
     GetDirtyLog,
     HarvestDirtyRing,
     HostWrite,
+    Lives,
     MapGuestMemfd,
     Mapping,
     Place,
@@ -50,6 +52,7 @@ MAX_TOUCHED_WINDOWS = 128
 """Stretches of 2 MiB from 4 GiB on that a scenario touches besides its surveys."""
 
 MAX_VCPUS = 8
+MAX_TIMES = 10_000
 _NAME_LENGTH = 64
 
 
@@ -149,6 +152,14 @@ class _Checker:
                 return "" if 0 <= op.argument < 1 << 64 else ".argument: 64 bits are needed"
             case HarvestDirtyRing():
                 return self._vcpu(op.vcpu)
+            case Lives():
+                return "" if 1 <= op.times <= MAX_TIMES else f".times: not within 1 to {MAX_TIMES}"
+            case Churn():
+                if not 1 <= op.times <= MAX_TIMES:
+                    return f".times: not within 1 to {MAX_TIMES}"
+                if not 0 <= op.slot < 1 << 16 or op.slot == self._guest.slot:
+                    return ".slot: an id of address space 0 that is not the guest's is needed"
+                return ""
             case CreateGuestMemfd():
                 return self._memfd(op)
             case CloseGuestMemfd():

@@ -1,0 +1,76 @@
+"""VMs that live and die beside: every death is what its name says, and leaks are seen."""
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import get_args
+
+import pytest
+
+from vmm.memory import HostAddress, HostMapping
+from vmm.memslots import lives
+from vmm.memslots.history import Closed, Refused
+from vmm.memslots.lives import churn, live
+from vmm.memslots.operations import Churn, Death, Lives
+from vmm.system import Kvm
+from vmm.vm import Vm
+
+DEATHS: tuple[Death, ...] = get_args(Death)
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Files of VMs, which stay open behind the back of whoever closes a VM."""
+    files: list[int] = []
+    close = Vm.close
+
+    def close_but_keep_a_copy(vm: Vm) -> None:
+        if vm._fd >= 0:
+            files.append(os.dup(vm.fd))
+        close(vm)
+
+    monkeypatch.setattr(Vm, "close", close_but_keep_a_copy)
+    yield files
+    for file in files:
+        os.close(file)
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_every_death_leaves_nothing(kvm: Kvm, death: Death) -> None:
+    handler = signal.getsignal(signal.SIGUSR1)
+    files = os.listdir("/proc/self/fd")
+    assert live(kvm, Lives(death, 3)) == Closed()
+    assert os.listdir("/proc/self/fd") == files
+    assert signal.getsignal(signal.SIGUSR1) == handler
+
+
+@pytest.mark.parametrize("death", [death for death in DEATHS if death != "killed"])
+def test_file_of_a_vm_that_stays_open_is_seen(kvm: Kvm, death: Death, forgotten: list[int]) -> None:
+    left = live(kvm, Lives(death, 2)).left
+    assert len(forgotten) == len(left) == 2
+    assert all("kvm-vm" in text for text in left)
+
+
+def test_kernel_memory_of_vms_is_looked_at(kvm: Kvm, forgotten: list[int]) -> None:
+    left = live(kvm, Lives("closed", 80, "kernel")).left
+    assert any(text.startswith("SUnreclaim of /proc/meminfo grows by") for text in left)
+
+
+def test_guest_counts_while_its_vm_is_closed(kvm: Kvm) -> None:
+    with lives._Life(kvm) as life, lives._Running(life) as running:
+        life.vm.close()
+        running.wait_for_more()
+
+
+def test_guest_that_does_not_run_is_the_harness_to_blame(kvm: Kvm) -> None:
+    with lives._Life(kvm) as life:
+        life.vm.set_user_memory_region(0, 0, 0, 0, 0)
+        with pytest.raises(RuntimeError, match="does not run"), lives._Running(life):
+            pass
+
+
+def test_churn_leaves_the_slot_absent(kvm: Kvm) -> None:
+    with HostMapping.anonymous(0x5000) as memory, kvm.create_vm() as vm:
+        assert churn(vm, Churn(7, 100)) == Closed()
+        vm.set_user_memory_region(1, 0, 0x8000, 0x5000, HostAddress(memory, 0))
+        assert isinstance(churn(vm, Churn(7, 1)), Refused)

@@ -1,0 +1,73 @@
+"""Growth of the kernel's memory: what leaks is found, and noise is not."""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from vmm.memslots.kernelmemory import COUNTED, ROUNDS, growth, read_counters
+
+TIMES = 400
+SHARE = TIMES // ROUNDS
+
+
+class Kernel:
+    """Counts turns, and answers with readings that depend on them or are given."""
+
+    def __init__(self, sizes: Callable[[int], int], noise: Iterable[int] = ()) -> None:
+        self.turns = 0
+        self._sizes = sizes
+        self._noise = iter(noise)
+
+    def turn(self) -> None:
+        self.turns += 1
+
+    def read(self) -> dict[str, int]:
+        return {"SUnreclaim": self._sizes(self.turns) + next(self._noise, 0), "Percpu": 7}
+
+
+def found(kernel: Kernel) -> tuple[str, ...]:
+    return growth(kernel.turn, TIMES, kernel.read)
+
+
+def test_what_grows_each_time_is_found_with_its_size() -> None:
+    (text,) = found(Kernel(lambda turns: 5000 + 200 * turns))
+    assert text == "SUnreclaim of /proc/meminfo grows by 200 bytes each time"
+
+
+def test_leak_is_found_under_noise_that_is_smaller() -> None:
+    noise = (0, 9000, -9000) * 9
+    (text,) = found(Kernel(lambda turns: 400 * turns, noise))
+    assert "grows by" in text
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        (0, 99_000_000) * 20,
+        (0, -5000, -9000, -99_000, 400_000, 399_000),
+        # Others allocate during all of the first attempt, and stop in the second.
+        (0, 10**6, 2 * 10**6, 3 * 10**6, 4 * 10**6, 5 * 10**6, 5 * 10**6, *(5 * 10**6,) * 4),
+    ],
+)
+def test_noise_is_no_leak(noise: tuple[int, ...]) -> None:
+    assert found(Kernel(lambda _: 0, noise)) == ()
+
+
+def test_what_is_allocated_once_is_no_leak() -> None:
+    assert found(Kernel(lambda turns: 10**6 if turns else 0)) == ()
+
+
+def test_growth_below_the_smallest_structure_is_no_leak() -> None:
+    assert found(Kernel(lambda turns: 64 * turns)) == ()
+
+
+def test_every_round_has_its_share_and_a_good_kernel_is_asked_once() -> None:
+    kernel = Kernel(lambda _: 0)
+    found(kernel)
+    assert kernel.turns == TIMES + SHARE
+
+
+def test_this_kernel_has_most_of_the_counters() -> None:
+    counters = read_counters()
+    assert set(counters) <= set(COUNTED)
+    assert counters["SUnreclaim"] > 0
