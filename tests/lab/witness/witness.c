@@ -12,7 +12,9 @@
  *   fill N, empty N          N one-page slots, ids 0 to N - 1, at gpa 0x1000, 0x1002, ...
  *   read GPA, write GPA      a guest's access of four bytes
  *   log ID                   KVM_GET_DIRTY_LOG
- *   clear ID FIRST COUNT     KVM_CLEAR_DIRTY_LOG, every bit of the bitmap set
+ *   clear ID FIRST COUNT [hole]  KVM_CLEAR_DIRTY_LOG, every bit of the bitmap set
+ *   cap manual|ring ARGUMENT KVM_ENABLE_CAP; a vCPU is made by the first access or harvest
+ *   harvest, reset           what is in the dirty ring; KVM_RESET_DIRTY_RINGS
  *   memfd PAGES FLAGS        KVM_CREATE_GUEST_MEMFD; the files are 0, 1, ...
  *   foreign PAGES            the same in another VM
  *   bind ID GPA SIZE HVA FILE OFFSET [ro]   KVM_SET_USER_MEMORY_REGION2 with a guest_memfd
@@ -55,7 +57,9 @@ struct region2 {
     uint64_t pad2[14];
 };
 
-static int kvm, vm, other_vm = -1, vcpu, run_size, files[MAX_FILES], nr_files;
+static int kvm, vm, other_vm = -1, vcpu = -1, run_size, files[MAX_FILES], nr_files;
+static struct kvm_dirty_gfn *ring;
+static uint64_t ring_bytes, harvested;
 static struct kvm_run *run;
 static uint8_t *pool, *shadow, *hole, *guest;
 
@@ -206,6 +210,28 @@ static void show_mmio(uint32_t *answer)
         memcpy(run->mmio.data, answer, sizeof(*answer));
 }
 
+/* A vCPU is made when it is needed: some capabilities must be enabled before. */
+static void need_vcpu(void)
+{
+    struct kvm_sregs special;
+
+    if (vcpu >= 0)
+        return;
+    vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+    need(vcpu >= 0, "KVM_CREATE_VCPU");
+    run = mmap(NULL, (size_t)run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+    need(run != MAP_FAILED, "mmap of kvm_run");
+    need(ioctl(vcpu, KVM_GET_SREGS, &special) == 0, "KVM_GET_SREGS");
+    special.cs.base = GUEST_GPA;
+    special.ds.limit = special.ss.limit = 0xffffffff;
+    special.ds.g = special.ss.g = 1;
+    need(ioctl(vcpu, KVM_SET_SREGS, &special) == 0, "KVM_SET_SREGS");    if (!ring_bytes)
+        return;
+    ring = mmap(NULL, ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu,
+                KVM_DIRTY_LOG_PAGE_OFFSET * PAGE);
+    need(ring != MAP_FAILED, "mmap of the dirty ring");
+}
+
 static void access_gpa(uint64_t gpa, int write)
 {
     uint32_t answer = MMIO_ANSWER;
@@ -213,6 +239,7 @@ static void access_gpa(uint64_t gpa, int write)
         .rip = write ? WRITE_ENTRY : READ_ENTRY, .rflags = 2, .rbx = gpa, .rax = 0x77770001,
     };
 
+    need_vcpu();
     need(ioctl(vcpu, KVM_SET_REGS, &registers) == 0, "KVM_SET_REGS");
     for (int exits = 0; exits < 8; exits++) {
         if (ioctl(vcpu, KVM_RUN, 0)) {
@@ -240,15 +267,54 @@ static void show_log(uint32_t id)
             printf(" %x", bit);
 }
 
-static void clear_log(uint32_t id, uint64_t first, uint32_t count)
+static void clear_log(uint32_t id, uint64_t first, uint32_t count, int from_hole)
 {
     uint64_t bits[LOG_WORDS];
     struct kvm_clear_dirty_log log = {
-        .slot = id, .num_pages = count, .first_page = first, .dirty_bitmap = bits,
+        .slot = id, .num_pages = count, .first_page = first,
+        .dirty_bitmap = from_hole ? (void *)hole : bits,
     };
 
     memset(bits, 0xff, sizeof(bits));
     show_error(ioctl(vm, KVM_CLEAR_DIRTY_LOG, &log) ? errno : 0);
+}
+
+static void enable_cap(const char *name, uint64_t argument)
+{
+    int is_ring = !strcmp(name, "ring");
+    struct kvm_enable_cap cap = {
+        .cap = is_ring ? KVM_CAP_DIRTY_LOG_RING : KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+        .args = {argument},
+    };
+    int error = ioctl(vm, KVM_ENABLE_CAP, &cap) ? errno : 0;
+
+    show_error(error);
+    if (is_ring && !error && vcpu < 0)
+        ring_bytes = argument;
+}
+
+static void harvest_ring(void)
+{
+    uint64_t count = ring_bytes / sizeof(*ring);
+
+    need_vcpu();
+    for (; ring; harvested++) {
+        struct kvm_dirty_gfn *entry = &ring[harvested % count];
+        if (entry->flags != KVM_DIRTY_GFN_F_DIRTY)
+            break;
+        printf(" %u:%llx", entry->slot, (unsigned long long)entry->offset);
+        entry->flags = KVM_DIRTY_GFN_F_RESET;
+    }
+}
+
+static void reset_rings(void)
+{
+    int count = ioctl(vm, KVM_RESET_DIRTY_RINGS, 0);
+
+    if (count < 0)
+        show_error(errno);
+    else
+        printf(" %d", count);
 }
 
 static void make_memfd(int owner, uint64_t size, uint64_t flags)
@@ -337,26 +403,29 @@ static void play_operation(const char *text)
         access_gpa(gpa_of(words[1]), words[0][0] == 'w');
     else if (count == 2 && !strcmp(words[0], "log"))
         show_log(id_of(words[1]));
-    else if (count == 4 && !strcmp(words[0], "clear"))
+    else if (count >= 4 && !strcmp(words[0], "clear"))
         clear_log(id_of(words[1]), strtoull(words[2], NULL, 16),
-                  (uint32_t)strtoul(words[3], NULL, 16));
+                  (uint32_t)strtoul(words[3], NULL, 16), count > 4);
+    else if (count == 3 && !strcmp(words[0], "cap"))
+        enable_cap(words[1], strtoull(words[2], NULL, 16));
+    else if (count == 1 && !strcmp(words[0], "harvest"))
+        harvest_ring();
+    else if (count == 1 && !strcmp(words[0], "reset"))
+        reset_rings();
     else
         play_memfd(words, count);
 }
 
-static void set_up_vcpu(void)
+static void drop_vcpu(void)
 {
-    struct kvm_sregs special;
-
-    vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-    need(vcpu >= 0, "KVM_CREATE_VCPU");
-    run = mmap(NULL, (size_t)run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
-    need(run != MAP_FAILED, "mmap of kvm_run");
-    need(ioctl(vcpu, KVM_GET_SREGS, &special) == 0, "KVM_GET_SREGS");
-    special.cs.base = GUEST_GPA;
-    special.ds.limit = special.ss.limit = 0xffffffff;
-    special.ds.g = special.ss.g = 1;
-    need(ioctl(vcpu, KVM_SET_SREGS, &special) == 0, "KVM_SET_SREGS");
+    if (vcpu < 0)
+        return;
+    if (ring)
+        munmap(ring, ring_bytes);
+    munmap(run, (size_t)run_size);
+    close(vcpu);
+    vcpu = -1;
+    ring = NULL;
 }
 
 static void play(char *script)
@@ -368,10 +437,10 @@ static void play(char *script)
         *(uint32_t *)(pool + page * PAGE) = 0xc0de0000u + (uint32_t)page;
     }
     memcpy(shadow, pool, POOL_PAGES * PAGE);
+    ring_bytes = harvested = 0;
     vm = ioctl(kvm, KVM_CREATE_VM, 0);
     need(vm >= 0, "KVM_CREATE_VM");
     need(set_region(GUEST_ID, GUEST_GPA, GUEST_SIZE, (uint64_t)guest, 0) == 0, "guest's slot");
-    set_up_vcpu();
     for (char *text = strtok_r(script, ";", &rest); text; text = strtok_r(NULL, ";", &rest)) {
         play_operation(text);
         printf(" |");
@@ -383,8 +452,7 @@ static void play(char *script)
     if (other_vm >= 0)
         close(other_vm);
     other_vm = -1;
-    munmap(run, (size_t)run_size);
-    close(vcpu);
+    drop_vcpu();
     close(vm);
 }
 

@@ -88,6 +88,8 @@ int clear_dirty_log(struct vm *vm, void *argument)
     if (vm->fault->clear_log && slot && slot->live && may_touch(slot))
         vm->fault->clear_log(vm, &copy, slot);
     error = kernel_ioctl(vm->fd, KVM_CLEAR_DIRTY_LOG, &copy) ? errno : 0;
+    if (vm->fault->cleared && (!slot || may_touch(slot)))
+        error = vm->fault->cleared(vm, &copy, slot, error);
     pthread_mutex_unlock(&vm->lock);
     return error;
 }

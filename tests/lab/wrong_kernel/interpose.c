@@ -32,6 +32,12 @@ static void put_vm(struct vm *vm)
     free(vm);
 }
 
+static void drop_vcpu(struct vcpu *vcpu)
+{
+    unmap_ring(vcpu);
+    put_vm(vcpu->vm);
+}
+
 struct vm *vm_of(int fd, uint64_t serial)
 {
     struct vm *vm = in_tables(fd) ? vms[fd] : NULL;
@@ -48,7 +54,7 @@ static void forget(int fd)
     put_vm(vms[fd]);
     vms[fd] = NULL;
     if (vcpus[fd])
-        put_vm(vcpus[fd]->vm);
+        drop_vcpu(vcpus[fd]);
     free(vcpus[fd]);
     vcpus[fd] = NULL;
     pthread_mutex_unlock(&tables_lock);
@@ -100,6 +106,7 @@ static int create_vcpu(struct vm *vm, void *argument)
     pthread_mutex_lock(&tables_lock);
     vm->references++;
     pthread_mutex_unlock(&tables_lock);
+    map_ring(vcpu, fd);
     vcpus[fd] = vcpu;
     return fd;
 }
@@ -120,6 +127,7 @@ static int run_vcpu(int fd, struct vcpu *vcpu, void *argument)
         return error;
     do {
         error = kernel_ioctl(fd, KVM_RUN, argument) ? errno : 0;
+        show_entries(vcpu);
         if (error || !fault->leave || !vcpu->run)
             break;
         pthread_mutex_lock(&vm->lock);
@@ -162,6 +170,10 @@ int ioctl(int fd, unsigned long request, ...)
         return answer(get_dirty_log(vm, argument));
     if (vm && request == KVM_CLEAR_DIRTY_LOG)
         return answer(clear_dirty_log(vm, argument));
+    if (vm && request == KVM_ENABLE_CAP)
+        return answer(enable_cap(vm, argument));
+    if (vm && request == KVM_RESET_DIRTY_RINGS)
+        return reset_rings(vm);
     return kernel_ioctl(fd, request, argument);
 }
 

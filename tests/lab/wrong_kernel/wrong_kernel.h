@@ -102,6 +102,7 @@ struct vm {
     bool stashed; /* the fault in force keeps one region for later */
     struct region stash;
     bool armed;   /* and one mark */
+    uint64_t ring_bytes; /* of each vCPU's dirty ring; 0 is none */
     struct ghost *ghosts;
     uint32_t used[MAX_SLOTS];
     struct hidden hidden[MAX_SLOTS];
@@ -111,6 +112,9 @@ struct vm {
 struct vcpu {
     struct vm *vm;
     struct kvm_run *run; /* the caller's own mapping, or NULL while it has none */
+    struct kvm_dirty_gfn *ring; /* a mapping of ours, where the fault in force looks at it */
+    uint64_t entries;    /* of the ring: how many the fault has seen, and the last of them */
+    struct kvm_dirty_gfn last;
 };
 
 /* Why a right kernel refuses, in the order in which it looks. */
@@ -220,6 +224,15 @@ struct fault {
     /* Dirty log: after the kernel's answer. */
     void (*log)(struct vm *, struct log *);
     void (*clear_log)(struct vm *, struct kvm_clear_dirty_log *, struct slot *);
+    /* After the call: the errno that is answered with, given the kernel's; slot may be NULL. */
+    int (*cleared)(struct vm *, struct kvm_clear_dirty_log *, struct slot *, int error);
+
+    /* KVM_ENABLE_CAP and KVM_RESET_DIRTY_RINGS in the kernel's place (the latter answers like
+     * ioctl), and each new entry of a dirty ring before the caller sees it. */
+    int (*enable_manual)(struct vm *, struct kvm_enable_cap *);
+    int (*enable_ring)(struct vm *, struct kvm_enable_cap *);
+    int (*reset)(struct vm *);
+    void (*entry)(struct vcpu *, struct kvm_dirty_gfn *);
 
     /* KVM_RUN: enter() may answer in the kernel's place (an errno), leave() changes the exit
      * and answers whether the vCPU is to be entered again, out of the caller's sight. */
@@ -227,11 +240,19 @@ struct fault {
     bool (*leave)(struct vcpu *);
 };
 
+/* rings.c: capabilities and dirty rings. */
+int forward_cap(struct vm *vm, struct kvm_enable_cap *cap);
+int enable_cap(struct vm *vm, void *argument);
+int reset_rings(struct vm *vm);
+void map_ring(struct vcpu *vcpu, int fd);
+void unmap_ring(struct vcpu *vcpu);
+void show_entries(struct vcpu *vcpu);
+
 /* select.c: which fault is in force. */
 void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
-    dirty_faults[], run_faults[], memfd_faults[];
+    dirty_faults[], run_faults[], memfd_faults[], tracking_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */
