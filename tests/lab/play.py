@@ -1,0 +1,38 @@
+"""Plays scenarios against wrong kernels: `python -m tests.lab.play`, preloaded with the library.
+
+Reads lines of ``fault scenario`` and answers each with ``status rule``: the verdict, and by which
+rule the kernel was found wrong (- if it was not). An error of the harness is ``harness why``.
+"""
+
+import os
+import sys
+
+import scenarios
+from vmm.memslots.check import Verdict, judge
+from vmm.memslots.probe import probe_features
+from vmm.memslots.runner import HarnessError, run_isolated
+from vmm.system import Kvm
+
+
+def play() -> None:
+    """Answer requests until the input ends."""
+    os.environ["WRONG_KERNEL"] = ""
+    with Kvm.open() as kvm:
+        features = probe_features(kvm)
+    known = {scenario.name: scenario for scenario in scenarios.catalogue(features)}
+    for line in sys.stdin:
+        fault, name = line.split()
+        os.environ["WRONG_KERNEL"] = "" if fault == "-" else fault
+        try:
+            verdict = judge(run_isolated(known[name], features, time_limit_s=30.0))
+            print(verdict.status.value, _rule(verdict), flush=True)
+        except HarnessError as error:
+            print("harness", str(error).replace("\n", " "), flush=True)
+
+
+def _rule(verdict: Verdict) -> str:
+    return verdict.difference.expected[0].rule if verdict.difference else "-"
+
+
+if __name__ == "__main__":
+    play()

@@ -1,0 +1,41 @@
+"""A process that plays scenarios against wrong kernels, one after the other."""
+
+import subprocess
+import sys
+from types import TracebackType
+from typing import Self
+
+from tests.lab import lab
+
+
+class Player:
+    """Runs ``tests.lab.play`` with the library preloaded."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.lab.play"],
+            cwd=lab.HERE.parent.parent,
+            env=lab.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.communicate()
+
+    def play(self, fault: str, scenario: str) -> str:
+        """Return the verdict's status and rule; ``-`` is no fault."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{fault} {scenario}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().rstrip("\n")

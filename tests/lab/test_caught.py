@@ -1,0 +1,76 @@
+"""Every fault of the wrong kernel is caught, and every scenario catches one.
+
+`caught.json` says by which scenarios; scripts/lab-matrix finds that out, and this proves it. What
+is proven is the whole chain: the fault is below everything, at the ioctl.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import scenarios
+from tests.lab import lab
+from tests.lab.player import Player
+from vmm.memslots.probe import probe_features
+from vmm.system import Kvm
+
+CAUGHT: dict[str, list[str]] = json.loads((Path(__file__).parent / "caught.json").read_text())
+
+HARMLESS = {
+    "close-without-slots": "no fault leaves anything of a VM behind",
+    "clear-errors-of-slots": "no fault gives CLEAR_DIRTY_LOG another errno",
+}
+"""Scenarios that no fault of the wrong kernel makes fail, and why."""
+
+
+@pytest.fixture(scope="module")
+def usable() -> set[str]:
+    """The names of the scenarios that this host can run."""
+    with Kvm.open() as kvm:
+        features = probe_features(kvm)
+    return {s.name for s in scenarios.catalogue(features) if not features.missing(s.needs)}
+
+
+@pytest.fixture(scope="module")
+def player() -> Iterator[Player]:
+    with Player() as process:
+        yield process
+
+
+@pytest.mark.parametrize("fault", CAUGHT)
+def test_fault_is_caught(fault: str, player: Player, usable: set[str]) -> None:
+    for scenario in CAUGHT[fault]:
+        if scenario in usable:
+            assert player.play(fault, scenario).startswith("differs "), scenario
+
+
+def test_every_fault_is_in_the_table() -> None:
+    assert {fault.name for fault in lab.faults()} == set(CAUGHT)
+    assert all(CAUGHT.values())
+
+
+def test_every_scenario_is_in_the_table(usable: set[str]) -> None:
+    catching = {scenario for names in CAUGHT.values() for scenario in names}
+    assert usable - catching == usable & set(HARMLESS)
+
+
+def test_without_a_fault_the_library_changes_nothing(player: Player) -> None:
+    for scenario in ("move-up", "dirty-logs-are-separate", "second-form-refusals"):
+        assert player.play("-", scenario) == "passed -"
+
+
+def test_check_fails_on_a_wrong_kernel_and_says_why() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "vmm.cli", "check", "move-then-delete-then-create", "--require-run"],
+        env=lab.environment("delete-lost"),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1, result.stderr
+    assert "DIFFERS" in result.stdout
+    assert "hole" in result.stdout
+    assert "vmm check move-then-delete-then-create" in result.stdout
