@@ -11,10 +11,12 @@ from tests.ideal import FEATURES
 from vmm.memslots import codec, runner
 from vmm.memslots.check import Status, judge
 from vmm.memslots.executor import Record
-from vmm.memslots.history import Done, Event
+from vmm.memslots.history import AnyOutcome, Done, Event
+from vmm.memslots.machine import Machine
 from vmm.memslots.operations import Inspect, Mapping, Place, Scenario, SetUserMemoryRegion
-from vmm.memslots.plan import guest_slot
+from vmm.memslots.plan import Step, guest_slot
 from vmm.memslots.runner import HarnessError, run_isolated
+from vmm.memslots.underway import under_way
 from vmm.system import Kvm
 
 SCENARIO = Scenario(
@@ -27,7 +29,9 @@ SCENARIO = Scenario(
 def ends_with(monkeypatch: pytest.MonkeyPatch, end: Callable[[], object]) -> None:
     """Let the child record one event, and then meet its end."""
 
-    def execute(_: Kvm, scenario: Scenario, record: Record, begin: Callable[[], None]) -> None:
+    def execute(
+        kvm: Kvm, scenario: Scenario, limit: int, record: Record, begin: Callable[[], None]
+    ) -> None:
         record(Event(-1, guest_slot(scenario), Done()))
         begin()
         record(Event(0, Inspect(), Done()))
@@ -54,6 +58,23 @@ def test_hang_ends_at_the_limit_and_keeps_what_was_recorded(
     assert verdict.reason.startswith("hung: no end within 0.2 s; kernel stack")
 
 
+def test_system_call_that_hangs_is_the_one_under_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = Machine.set_region
+
+    def set_region(machine: Machine, operation: SetUserMemoryRegion) -> AnyOutcome:
+        if operation in SCENARIO.operations:
+            signal.pause()
+        return real(machine, operation)
+
+    monkeypatch.setattr(Machine, "set_region", set_region)
+    journal = tmp_path / "history.jsonl"
+    history = run_isolated(SCENARIO, FEATURES, time_limit_s=0.2, journal=journal)
+    assert under_way(history) == (Step(0, SCENARIO.operations[0]),)
+    assert under_way(codec.read_history(journal)) == under_way(history)
+
+
 def test_death_by_a_signal_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ends_with(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
     history = run_isolated(SCENARIO, FEATURES)
@@ -73,6 +94,9 @@ def test_fault_of_the_harness_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_interruption_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
+        parent = Path(f"/proc/{os.getppid()}/wchan")
+        while "poll" not in parent.read_text():  # It does not wait yet.
+            os.sched_yield()
         os.kill(os.getppid(), signal.SIGINT)
         signal.pause()
 

@@ -10,6 +10,7 @@ from vmm.memslots.history import Event, Header, History
 from vmm.memslots.model import Model
 from vmm.memslots.operations import GUEST_MAPPING, GUEST_SIZE_BYTES, Mapping, pages_of
 from vmm.memslots.rules import RULES
+from vmm.memslots.underway import under_way
 
 _MAP_LINES = 24
 
@@ -53,6 +54,17 @@ class Difference(msgspec.Struct, frozen=True):
     slot_map: tuple[str, ...]
 
 
+class UnderWay(msgspec.Struct, frozen=True):
+    """What had begun when a history broke off: the ``origin`` is counted as in Difference.
+
+    ``more`` is how many touches behind this one belong to the same KVM_RUN.
+    """
+
+    origin: int
+    operation: str
+    more: int = 0
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """What is to be said of one scenario on one kernel.
 
@@ -65,6 +77,7 @@ class Verdict(msgspec.Struct, frozen=True):
     difference: Difference | None = None
     events: int = 0
     rules: tuple[str, ...] = ()
+    under_way: UnderWay | None = None
 
 
 def judge(history: History) -> Verdict:
@@ -73,7 +86,14 @@ def judge(history: History) -> Verdict:
     for event in history.events:
         if not judgement.admits(event):
             break
-    return judgement.verdict(None if history.end is None else history.end.reason)
+    verdict = judgement.verdict(None if history.end is None else history.end.reason)
+    begun = under_way(history)
+    if not begun:
+        return verdict
+    text = describe.operation(begun[0].operation)
+    return msgspec.structs.replace(
+        verdict, under_way=UnderWay(begun[0].origin, text, len(begun) - 1)
+    )
 
 
 class Judgement:

@@ -4,11 +4,10 @@ Touches that follow each other on one vCPU are made in one KVM_RUN; every operat
 of its own all the same.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import assert_never
 
 from vmm.memory import HostMapping
-from vmm.memslots.guestcpu import MAX_BATCH
 from vmm.memslots.history import AnyOutcome, Closed, Done, Event, Inspected
 from vmm.memslots.hostmemory import HostMemory
 from vmm.memslots.leftovers import Leftovers
@@ -37,7 +36,7 @@ from vmm.memslots.operations import (
     Sweep,
     Touch,
 )
-from vmm.memslots.plan import Step, steps
+from vmm.memslots.plan import Step, batches, steps
 from vmm.system import Kvm
 
 Record = Callable[[Event], None]
@@ -70,28 +69,6 @@ def execute(
                     record(Event(step.origin, step.operation, outcome))
         finally:
             execution.close()
-
-
-def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
-    """Yield the steps in order, touches of one vCPU together, everything else alone."""
-    batch: list[Step] = []
-    for step in plan:
-        if batch and not _joins(batch, step):
-            yield batch
-            batch = []
-        batch.append(step)
-    if batch:
-        yield batch
-
-
-def _joins(batch: list[Step], step: Step) -> bool:
-    first = batch[0].operation
-    return (
-        isinstance(first, Touch)
-        and isinstance(step.operation, Touch)
-        and step.operation.vcpu == first.vcpu
-        and len(batch) < MAX_BATCH
-    )
 
 
 class _Execution:

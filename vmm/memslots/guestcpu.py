@@ -19,8 +19,6 @@ from vmm.memslots.operations import PAGE_SIZE_BYTES, REAL_MODE_END, Execute, Swe
 from vmm.registers import Registers
 from vmm.vcpu import Vcpu
 
-MAX_BATCH = mailbox.MAX_TOUCHES
-
 _TOUCH_CODES = {
     ("read", 1): TouchCode.READ_1,
     ("read", 2): TouchCode.READ_2,
@@ -66,7 +64,10 @@ class GuestCpu:
         self._ready: tuple[Callable[[int], None], int] | None = None
 
     def touch(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
-        """Let the guest make up to ``MAX_BATCH`` touches in order, and return each outcome."""
+        """Let the guest make touches in order, and return each outcome.
+
+        There may be up to ``mailbox.MAX_TOUCHES`` of them.
+        """
         outcomes: list[AnyOutcome] = []
         for is_long, stretch in groupby(touches, _leaves_real_mode):
             outcomes += (self._touch_long if is_long else self._touch_real)(list(stretch))

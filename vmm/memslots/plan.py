@@ -6,7 +6,7 @@ are, and after. So a vCPU has always touched a place before it changes, and the 
 have no say in what is looked at.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -28,6 +28,9 @@ from vmm.memslots.operations import (
     Touch,
 )
 from vmm.memslots.survey import Survey
+
+MAX_BATCH = 1023
+"""So many touches at most are made in one KVM_RUN: a guest's mailbox holds no more."""
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +67,31 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
         written = not isinstance(operation, Inspect)
     yield Step(len(scenario.operations), Inspect())
     yield Step(len(scenario.operations), CloseVm())
+
+
+def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
+    """Yield the steps in order, in what is carried out, and recorded, at once.
+
+    Touches of one vCPU are made in one KVM_RUN, everything else alone.
+    """
+    batch: list[Step] = []
+    for step in plan:
+        if batch and not _joins(batch, step):
+            yield batch
+            batch = []
+        batch.append(step)
+    if batch:
+        yield batch
+
+
+def _joins(batch: list[Step], step: Step) -> bool:
+    first = batch[0].operation
+    return (
+        isinstance(first, Touch)
+        and isinstance(step.operation, Touch)
+        and step.operation.vcpu == first.vcpu
+        and len(batch) < MAX_BATCH
+    )
 
 
 def guest_slot(scenario: Scenario) -> SetUserMemoryRegion:

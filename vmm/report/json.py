@@ -52,5 +52,6 @@ def _scenario(checked: Checked) -> dict[str, Any]:
         "rules": verdict.rules,
         "seconds": round(checked.seconds, 4),
         "difference": verdict.difference,
+        "under_way": verdict.under_way,
         "kernel_complaints": checked.problems,
     }

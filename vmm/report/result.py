@@ -33,8 +33,11 @@ class Checked:
 def judged(history: History) -> Checked:
     """Return what there is to say of a history."""
     scenario = history.header.scenario
+    verdict = judge(history)
     last = history.events[-1].origin if history.events else -1
-    return Checked(scenario, judge(history), min(last + 1, len(scenario.operations)))
+    if verdict.under_way is not None:
+        last = verdict.under_way.origin
+    return Checked(scenario, verdict, min(last + 1, len(scenario.operations)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from vmm.health import Problem
 from vmm.memslots import describe
-from vmm.memslots.check import Difference, Expected, Status
+from vmm.memslots.check import Difference, Expected, Status, UnderWay
 from vmm.memslots.operations import Scenario
 from vmm.report.result import Checked, Run
 
@@ -38,6 +38,8 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
         lines += _title(checked, verdict.reason, width)
     elif checked.problems:
         lines += _title(checked, "no outcome is wrong, but the kernel complained", width)
+    if verdict.under_way is not None:
+        lines += _field("under way", _under_way(checked.scenario, verdict.under_way), width)
     for problem in checked.problems:
         lines += _problem(problem, width)
     if lines and verdict.status is not Status.SKIPPED:
@@ -126,7 +128,7 @@ def _title(checked: Checked, text: str, width: int | None) -> Iterator[Text]:
 def _difference(scenario: Scenario, found: Difference, width: int | None) -> Iterator[Text]:
     if scenario.why:
         yield from _field("why", [scenario.why], width)
-    yield from _field("step", _step(scenario, found), width)
+    yield from _field("step", _step(scenario, found.origin, found.operation), width)
     expected: list[str] = []
     for each in found.expected:
         expected += _expectation(each, again=bool(expected))
@@ -136,17 +138,24 @@ def _difference(scenario: Scenario, found: Difference, width: int | None) -> Ite
     yield from _field("slots", slots, width)
 
 
-def _step(scenario: Scenario, found: Difference) -> list[str]:
-    """Return the operation that the event follows, and the event itself where it is another."""
+def _under_way(scenario: Scenario, begun: UnderWay) -> list[str]:
+    lines = _step(scenario, begun.origin, begun.operation)
+    if begun.more:
+        lines.append(f"or a later one of the {begun.more + 1} touches in this KVM_RUN")
+    return lines
+
+
+def _step(scenario: Scenario, origin: int, operation: str) -> list[str]:
+    """Return the operation that a step follows, and the step itself where it is another."""
     count = len(scenario.operations)
-    if not 0 <= found.origin < count:
-        when = "before the first operation" if found.origin < 0 else "at the end"
-        return [f"{when}: {found.operation}"]
-    place = f"operation {found.origin} (of 0 to {count - 1})"
-    asked = describe.operation(scenario.operations[found.origin])
-    if asked == found.operation:
+    if not 0 <= origin < count:
+        when = "before the first operation" if origin < 0 else "at the end"
+        return [f"{when}: {operation}"]
+    place = f"operation {origin} (of 0 to {count - 1})"
+    asked = describe.operation(scenario.operations[origin])
+    if asked == operation:
         return [f"{place}: {asked}"]
-    return [f"{place}: {asked}", f"then {found.operation}"]
+    return [f"{place}: {asked}", f"then {operation}"]
 
 
 def _expectation(expected: Expected, again: bool) -> list[str]:
