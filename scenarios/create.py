@@ -33,14 +33,6 @@ _PLACES = (
         operations=creates(Slot(1, 0xFFFFF, at("a"))),
     ),
     Scenario(
-        name="create-above-4-gib-next-to-its-low-twin",
-        why="Gpas that differ above bit 32 only are different places.",
-        source=API,
-        tags=("create",),
-        mappings=(A, B),
-        operations=creates(Slot(1, 0x100100, at("a")), Slot(2, 0x100, at("b"))),
-    ),
-    Scenario(
         name="create-upward",
         why="Each new slot is the highest: it travels all the way to the front of the array.",
         source="kvm_memslot_move_forward",

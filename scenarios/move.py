@@ -53,8 +53,6 @@ _PLACES = (
            _WIDE, 0x103, 0x101),
     _alone("move-again-and-again-and-back", "Each place is left behind completely.",
            _ONE, 0x108, 0x102, 0x109, 0x103, 0x100, source=_STALE),
-    _alone("move-above-4-gib-and-back", "A place out of the guest's reach is a place.",
-           _ONE, 0x100100, 0x100),
 )  # fmt: skip
 
 

@@ -14,6 +14,9 @@ FEATURES = Features(
     dirty_log_initially_set=True,
     dirty_ring_bytes=4096,
     dirty_ring_acq_rel=True,
+    internal_tss=True,
+    internal_identity=True,
+    internal_apic=True,
     zero_page=True,
     hugetlb_pages=8,
 )

@@ -15,6 +15,7 @@ from vmm.memslots.rules import RULES
 from vmm.memslots.validate import validate
 
 _UNUSED_RULES = {
+    "irqchip-known": "takes a kernel without interrupt controllers",
     "cap-known": "takes a kernel without manual protection or without dirty rings",
     "clear-known": "takes a kernel without manual protection",
 }
@@ -73,6 +74,25 @@ def test_catalogue_is_safe_and_the_same_on_every_kernel(features: Features) -> N
     for scenario in scenarios:
         validate(scenario)
     assert [s.name for s in scenarios] == [s.name for s in _SCENARIOS]
+
+
+def test_ideal_kernel_with_two_address_spaces_passes() -> None:
+    features = msgspec.structs.replace(FEATURES, address_spaces=2, nr_memslots=1024)
+    verdicts = [judge(ideal_history(s, features)) for s in catalogue(features) if "smm" in s.needs]
+    assert verdicts
+    assert [v.scenario for v in verdicts if v.status is not Status.PASSED] == []
+
+
+def test_ideal_kernel_without_internal_slots_passes() -> None:
+    features = msgspec.structs.replace(
+        Features(nr_memslots=1024),
+        irqchip=False,
+        touch_limit=1 << 32,
+    )
+    scenarios = [s for s in catalogue(features) if "internal" in s.tags]
+    verdicts = [judge(ideal_history(s, features)) for s in scenarios]
+    assert [v.scenario for v in verdicts if v.status is not Status.PASSED] == []
+    assert {rule for v in verdicts for rule in v.rules} >= {"tss", "identity-map", "irqchip-known"}
 
 
 def test_ideal_old_kernel_passes() -> None:

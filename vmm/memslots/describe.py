@@ -32,6 +32,8 @@ from vmm.memslots.operations import (
     CloseGuestMemfd,
     CloseVm,
     CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
     EnableCap,
     Execute,
     GetDirtyLog,
@@ -45,6 +47,8 @@ from vmm.memslots.operations import (
     NewVm,
     Place,
     ResetDirtyRings,
+    SetIdentityMapAddr,
+    SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
@@ -124,6 +128,14 @@ def operation(op: AnyOperation) -> str:
         case Churn():
             slot = slot_number(op.slot)
             return f"slot {slot} is created, logged, moved, refused and deleted, {op.times} times"
+        case SetTssAddr():
+            return f"KVM_SET_TSS_ADDR({op.gpa:#x})"
+        case SetIdentityMapAddr():
+            return f"KVM_SET_IDENTITY_MAP_ADDR({op.gpa:#x})"
+        case CreateIrqchip():
+            return "KVM_CREATE_IRQCHIP()"
+        case CreateVcpu():
+            return f"KVM_CREATE_VCPU({op.vcpu})"
         case NewVm():
             return "close the VM and make a new one"
         case CloseVm():

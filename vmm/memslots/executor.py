@@ -21,6 +21,8 @@ from vmm.memslots.operations import (
     CloseGuestMemfd,
     CloseVm,
     CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
     EnableCap,
     Execute,
     GetDirtyLog,
@@ -32,6 +34,8 @@ from vmm.memslots.operations import (
     NewVm,
     ResetDirtyRings,
     Scenario,
+    SetIdentityMapAddr,
+    SetTssAddr,
     SetUserMemoryRegion,
     Sweep,
     Touch,
@@ -138,6 +142,8 @@ class _Execution:
                 return [self._files.close(first)]
             case MapGuestMemfd():
                 return [self._files.map(first)]
+            case SetTssAddr() | SetIdentityMapAddr() | CreateIrqchip() | CreateVcpu():
+                return [self._machine.set_up(first)]
             case HostWrite():
                 self._memory.write(first.place, first.value)
                 return [Done()]

@@ -12,6 +12,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``last_gfn`` is the highest gfn that a memslot may hold, ``touch_limit`` the first gpa that a
     guest cannot reach; ``zero_page`` says whether this
     process may map virtual address 0; ``hugetlb_pages`` is the number of free 2 MiB pages.
+    ``internal_*`` say whether the kernel makes a slot of its own for what is named so.
     """
 
     nr_memslots: int = 32764
@@ -29,6 +30,10 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reads_make_dirty: bool = False
     last_gfn: int = (1 << 40) - 1
     touch_limit: int = 1 << 52
+    irqchip: bool = True
+    internal_tss: bool = False
+    internal_identity: bool = False
+    internal_apic: bool = False
     la57: bool = False
     zero_page: bool = False
     hugetlb_pages: int = 0
@@ -42,6 +47,11 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def guest_memfd_shared(self) -> bool:
         """Whether a guest_memfd can be shared with the host from its creation on."""
         return self.guest_memfd_mmap and bool(self.guest_memfd_flags & 2)
+
+    @property
+    def smm(self) -> bool:
+        """Whether there is an address space for system management mode."""
+        return self.address_spaces > 1
 
     def missing(self, needs: tuple[str, ...]) -> str:
         """Return what the needed features lack, as one phrase; empty if nothing is missing."""
@@ -59,6 +69,11 @@ NEEDS = {
     "dirty_log_initially_set": "KVM_DIRTY_LOG_INITIALLY_SET (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)",
     "dirty_ring_bytes": "KVM_CAP_DIRTY_LOG_RING",
     "dirty_ring_acq_rel": "KVM_CAP_DIRTY_LOG_RING_ACQ_REL",
+    "smm": "KVM_CAP_MULTI_ADDRESS_SPACE of 2 (SMM)",
+    "irqchip": "KVM_CAP_IRQCHIP",
+    "internal_tss": "an internal slot for the TSS (kvm_intel.unrestricted_guest=0)",
+    "internal_identity": "an internal slot for the identity map (unrestricted_guest=0 with EPT)",
+    "internal_apic": "an internal slot for the APIC page (APIC virtualisation)",
     "zero_page": "the right to map virtual address 0 (CAP_SYS_RAWIO or vm.mmap_min_addr=0)",
     "hugetlb_pages": "a free 2 MiB huge page (vm.nr_hugepages)",
 }

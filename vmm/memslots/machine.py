@@ -16,11 +16,15 @@ from vmm.memslots.hostmemory import HostMemory
 from vmm.memslots.memfdfiles import MemfdFiles
 from vmm.memslots.operations import (
     ClearDirtyLog,
+    CreateIrqchip,
+    CreateVcpu,
     EnableCap,
     Execute,
     GetDirtyLog,
     HarvestDirtyRing,
     Scenario,
+    SetIdentityMapAddr,
+    SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
@@ -82,18 +86,38 @@ class Machine:
         """Let a vCPU execute the code of a page."""
         return self._cpu(op.vcpu).execute(op)
 
+    def set_up(
+        self, op: SetTssAddr | SetIdentityMapAddr | CreateIrqchip | CreateVcpu
+    ) -> AnyOutcome:
+        """Issue a call that brings internal slots about."""
+        try:
+            match op:
+                case SetTssAddr():
+                    self.vm.set_tss_addr(op.gpa)
+                case SetIdentityMapAddr():
+                    self.vm.set_identity_map_addr(op.gpa)
+                case CreateIrqchip():
+                    self.vm.create_irqchip()
+                case CreateVcpu():
+                    self._cpus[op.vcpu] = self._new_cpu(op.vcpu)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        return Done()
+
     def _cpu(self, index: int) -> GuestCpu:
         """Return a vCPU; it is made when it is first used, so that much can come before it."""
         cpu = self._cpus.get(index)
         if cpu is None:
-            vcpu = self.vm.create_vcpu(index)
-            if self._cpuid is not None:
-                vcpu.set_cpuid(self._cpuid)
-            self.rings.attach(index, vcpu)
-            make_room = partial(self.rings.make_room, index)
-            cpu = GuestCpu(vcpu, self._guest_gpa, self._guest.view(), self._windows, make_room)
-            self._cpus[index] = cpu
+            cpu = self._cpus[index] = self._new_cpu(index)
         return cpu
+
+    def _new_cpu(self, index: int) -> GuestCpu:
+        vcpu = self.vm.create_vcpu(index)
+        if self._cpuid is not None:
+            vcpu.set_cpuid(self._cpuid)
+        self.rings.attach(index, vcpu)
+        make_room = partial(self.rings.make_room, index)
+        return GuestCpu(vcpu, self._guest_gpa, self._guest.view(), self._windows, make_room)
 
     def enable_cap(self, op: EnableCap) -> AnyOutcome:
         """Issue KVM_ENABLE_CAP."""

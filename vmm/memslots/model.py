@@ -18,6 +18,7 @@ from vmm.memslots.dirty import Tracking
 from vmm.memslots.features import Features
 from vmm.memslots.guestmemfds import GuestMemfds
 from vmm.memslots.history import Closed, Done, Inspected, Refused, RingPages
+from vmm.memslots.internal import InternalSlots
 from vmm.memslots.operations import (
     CHURN_GFNS,
     GUEST_MEMFD,
@@ -27,6 +28,8 @@ from vmm.memslots.operations import (
     CloseGuestMemfd,
     CloseVm,
     CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
     EnableCap,
     Execute,
     GetDirtyLog,
@@ -39,10 +42,13 @@ from vmm.memslots.operations import (
     Mapping,
     NewVm,
     ResetDirtyRings,
+    SetIdentityMapAddr,
+    SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
     Touch,
+    access_end,
     pages_of,
 )
 from vmm.memslots.regions import (
@@ -72,6 +78,7 @@ class Model:
         """Forget every slot; host memory stays as it is."""
         self._spaces = tuple(MemslotArray[Memslot]() for _ in range(self.features.address_spaces))
         self._tracking = Tracking(self._spaces, self.features)
+        self._internal = InternalSlots(self.features, self._tracking.vcpus, self._is_taken)
         self._accesses = Accesses(self._spaces[0], self._backing, self._contents, self._tracking)
         self._memfds.new_vm()
 
@@ -84,15 +91,8 @@ class Model:
         match operation:
             case SetUserMemoryRegion():
                 return self._region(operation)
-            case Touch():
-                self._tracking.vcpus.add(operation.vcpu)
-                return self._accesses.touch(operation)
-            case Sweep():
-                self._tracking.vcpus.add(operation.vcpu)
-                return self._accesses.sweep(operation)
-            case Execute():
-                self._tracking.vcpus.add(operation.vcpu)
-                return self._accesses.execute(operation)
+            case Touch() | Sweep() | Execute():
+                return self._access(operation)
             case GetDirtyLog():
                 return self._tracking.get(operation)
             case ClearDirtyLog():
@@ -109,6 +109,14 @@ class Model:
                 return (Allowed(Closed(), rule),)
             case Churn():
                 return self._churn(operation)
+            case SetTssAddr():
+                return (self._internal.set_tss(operation),)
+            case SetIdentityMapAddr():
+                return (self._internal.set_identity_map(operation),)
+            case CreateIrqchip():
+                return (self._internal.create_irqchip(operation),)
+            case CreateVcpu():
+                return (self._internal.create_vcpu(operation),)
             case CreateGuestMemfd():
                 return self._memfds.create(operation)
             case CloseGuestMemfd():
@@ -135,6 +143,18 @@ class Model:
             return ()
         return (Allowed(Closed(), "nothing-used-up"),)
 
+    def _access(self, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
+        self._internal.use_vcpu(op.vcpu)
+        if self._internal.reached(op.gpa, access_end(op) - op.gpa):
+            return ()
+        match op:
+            case Touch():
+                return self._accesses.touch(op)
+            case Sweep():
+                return self._accesses.sweep(op)
+            case Execute():
+                return self._accesses.execute(op)
+
     def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
         verdict = refusal_by_argument(op, self.features) or self._decide(op)
         usual = self._outcome(op, verdict)
@@ -147,9 +167,18 @@ class Model:
     def _decide(self, op: SetUserMemoryRegion) -> Verdict:
         slots = self._spaces[as_id_of(op.slot)]
         present = slots.get(id_of(op.slot))
+
+        def in_the_way(base_gfn: int, npages: int, besides: int) -> Memslot | None:
+            return slots.overlapping(base_gfn, npages, besides) or self._internal.overlapping(
+                base_gfn, npages
+            )
+
         return decide(
-            op, self._normal(op), present, slots.overlapping, self._memfds.refusal, self.features
+            op, self._normal(op), present, in_the_way, self._memfds.refusal, self.features
         )
+
+    def _is_taken(self, base_gfn: int, npages: int) -> bool:
+        return any(slots.overlapping(base_gfn, npages) is not None for slots in self._spaces)
 
     def _normal(self, op: SetUserMemoryRegion) -> Hva:
         return self._backing.normal(op.userspace_addr)
@@ -187,6 +216,6 @@ class Model:
         self._contents.write(op.place.mapping, op.place.offset, op.value.to_bytes(4, "little"))
 
     def _harvest(self, op: HarvestDirtyRing) -> Allowed:
-        self._tracking.vcpus.add(op.vcpu)
+        self._internal.use_vcpu(op.vcpu)
         ring = self._tracking.ring
         return Allowed(RingPages(), "ring-exact") if ring is None else ring.harvest(op.vcpu)

@@ -245,6 +245,28 @@ class Churn(Operation, frozen=True, tag="churn", gc=False):
     times: int = 1
 
 
+class SetTssAddr(Operation, frozen=True, tag="set_tss_addr", gc=False):
+    """KVM_SET_TSS_ADDR: where three pages lie that some processors need for real mode."""
+
+    gpa: int
+
+
+class SetIdentityMapAddr(Operation, frozen=True, tag="set_identity_map_addr", gc=False):
+    """KVM_SET_IDENTITY_MAP_ADDR: where a page lies that some processors need without paging."""
+
+    gpa: int
+
+
+class CreateIrqchip(Operation, frozen=True, tag="create_irqchip", gc=False):
+    """KVM_CREATE_IRQCHIP: interrupt controllers in the kernel, and so a local APIC."""
+
+
+class CreateVcpu(Operation, frozen=True, tag="create_vcpu", gc=False):
+    """KVM_CREATE_VCPU. Elsewhere a vCPU is made when it is first used."""
+
+    vcpu: int = 0
+
+
 class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
     """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
 
@@ -271,6 +293,10 @@ AnyOperation = (
     | MapGuestMemfd
     | Lives
     | Churn
+    | SetTssAddr
+    | SetIdentityMapAddr
+    | CreateIrqchip
+    | CreateVcpu
     | NewVm
     | CloseVm
 )
@@ -309,3 +335,16 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 def pages_of(size_bytes: int) -> int:
     """Return the number of whole pages in a size."""
     return size_bytes // PAGE_SIZE_BYTES
+
+
+def access_end(operation: AnyOperation) -> int:
+    """Return the gpa behind what a guest accesses; 0 for what is no access of a guest's."""
+    match operation:
+        case Touch():
+            return operation.gpa + operation.width
+        case Sweep():
+            return operation.gpa + operation.count * operation.width
+        case Execute():
+            return operation.gpa + PAGE_SIZE_BYTES
+        case _:
+            return 0

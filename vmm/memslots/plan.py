@@ -17,20 +17,26 @@ from vmm.memslots.operations import (
     REAL_MODE_END,
     AnyOperation,
     CloseVm,
+    CreateIrqchip,
+    CreateVcpu,
     EnableCap,
-    Execute,
     Inspect,
     NewVm,
     Place,
     Scenario,
+    SetIdentityMapAddr,
+    SetTssAddr,
     SetUserMemoryRegion,
-    Sweep,
     Touch,
+    access_end,
 )
 from vmm.memslots.survey import Survey
 
 MAX_BATCH = 1023
 """So many touches at most are made in one KVM_RUN: a guest's mailbox holds no more."""
+
+
+_BEFORE_VCPUS = (EnableCap, SetTssAddr, SetIdentityMapAddr, CreateIrqchip, CreateVcpu)
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -49,8 +55,8 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
     yield Step(-1, guest_slot(scenario))
     new, written = True, False
     for origin, operation in enumerate(scenario.operations):
-        if new and not isinstance(operation, EnableCap):
-            # Some capabilities can only be enabled before a vCPU exists, so that they come first.
+        if new and not isinstance(operation, _BEFORE_VCPUS):
+            # Some of them are refused once a vCPU exists, so that the first look comes later.
             yield from (Step(origin - 1, touch) for touch in survey.round())
             new = False
         if isinstance(operation, SetUserMemoryRegion):
@@ -115,19 +121,6 @@ def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
     if highest <= touch_limit:
         return ""
     return f"a guest that reaches gpa {highest - 1:#x} (here they end at {touch_limit:#x})"
-
-
-def access_end(operation: AnyOperation) -> int:
-    """Return the gpa behind what the guest accesses; 0 for what is no access of a guest's."""
-    match operation:
-        case Touch():
-            return operation.gpa + operation.width
-        case Sweep():
-            return operation.gpa + operation.count * operation.width
-        case Execute():
-            return operation.gpa + PAGE_SIZE_BYTES
-        case _:
-            return 0
 
 
 def _ends(scenario: Scenario) -> Iterator[int]:

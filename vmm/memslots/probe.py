@@ -8,6 +8,11 @@ from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.features import Features
 from vmm.memslots.operations import PAGE_SIZE_BYTES
 from vmm.memslots.probe_dirty import least_ring_bytes, reads_make_dirty
+from vmm.memslots.probe_internal import (
+    makes_apic_slot,
+    makes_identity_map_slot,
+    makes_tss_slot,
+)
 from vmm.memslots.probe_reach import touch_limit
 from vmm.system import Kvm
 from vmm.vm import Vm
@@ -42,6 +47,10 @@ def probe_features(kvm: Kvm) -> Features:
             reads_make_dirty=reads_make_dirty(kvm),
             last_gfn=last_gfn,
             touch_limit=touch_limit(kvm, last_gfn),
+            irqchip=bool(has(Cap.IRQCHIP)),
+            internal_tss=makes_tss_slot(kvm),
+            internal_identity=makes_identity_map_slot(kvm),
+            internal_apic=makes_apic_slot(kvm),
             zero_page=_can_map_zero(),
             hugetlb_pages=_free_huge_pages(),
         )

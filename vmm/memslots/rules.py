@@ -297,6 +297,46 @@ RULES: dict[str, Rule] = {
             "KVM_RESET_DIRTY_RINGS without rings is EINVAL",
             "kvm_vm_ioctl_reset_dirty_pages",
         ),
+        _documented(
+            "tss",
+            "KVM_SET_TSS_ADDR places three pages below 4 GiB",
+            "api.rst 4.36",
+        ),
+        _documented(
+            "tss-range",
+            "the three pages of the TSS end below 4 GiB, else EINVAL",
+            "api.rst 4.36; kvm_vm_ioctl_set_tss_addr",
+        ),
+        _documented(
+            "identity-map",
+            "KVM_SET_IDENTITY_MAP_ADDR places a page; 0 is the default place, 0xfffbc000",
+            "api.rst 4.40",
+        ),
+        _documented(
+            "identity-map-late",
+            "KVM_SET_IDENTITY_MAP_ADDR fails once there is a vCPU: EINVAL",
+            "api.rst 4.40",
+        ),
+        _source(
+            "internal-overlap",
+            "a slot of the kernel's own and a user's never overlap, whichever came first: EEXIST",
+            "__x86_set_memory_region; 6fe639792c7b",
+        ),
+        _source(
+            "internal-once",
+            "a slot of the kernel's own is placed once, then EEXIST",
+            "__x86_set_memory_region",
+        ),
+        _documented("irqchip", "KVM_CREATE_IRQCHIP gives the VM a local APIC", "api.rst 4.24"),
+        _source("irqchip-known", "without KVM_CAP_IRQCHIP it is ENOTTY", "kvm_arch_vm_ioctl"),
+        _source("irqchip-once", "a second KVM_CREATE_IRQCHIP is EEXIST", "kvm_arch_vm_ioctl"),
+        _source(
+            "irqchip-late",
+            "KVM_CREATE_IRQCHIP is EINVAL once there is a vCPU",
+            "kvm_arch_vm_ioctl",
+        ),
+        _documented("vcpu", "KVM_CREATE_VCPU adds a vCPU", "api.rst 4.7"),
+        _source("vcpu-once", "an id of a vCPU that exists is EEXIST", "kvm_vm_ioctl_create_vcpu"),
         _source(
             "vm-gone",
             "a closed VM leaves nothing behind in the process that made it",

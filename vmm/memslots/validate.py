@@ -19,6 +19,8 @@ from vmm.memslots.operations import (
     ClearDirtyLog,
     CloseGuestMemfd,
     CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
     EnableCap,
     Execute,
     GetDirtyLog,
@@ -29,6 +31,8 @@ from vmm.memslots.operations import (
     Mapping,
     Place,
     Scenario,
+    SetIdentityMapAddr,
+    SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
@@ -140,6 +144,12 @@ class _Checker:
                 if op.gpa % PAGE_SIZE_BYTES:
                     return ".gpa: a page aligned address is needed"
                 return self._access(op.gpa, PAGE_SIZE_BYTES, 0, op.vcpu)
+            case SetTssAddr() | SetIdentityMapAddr():
+                return "" if 0 <= op.gpa < 1 << 64 else ".gpa: 64 bits are needed"
+            case CreateIrqchip():
+                return "" if self._vcpus == 1 else ": $.vcpus must be 1, others would wait"
+            case CreateVcpu():
+                return self._vcpu(op.vcpu)
             case HostWrite():
                 if not 0 <= op.value < 1 << 32:
                     return ".value: an unsigned 32-bit number is needed"
