@@ -58,6 +58,16 @@ def test_hang_ends_at_the_limit_and_keeps_what_was_recorded(
     assert verdict.reason.startswith("hung: no end within 0.2 s; kernel stack")
 
 
+def test_history_on_disk_has_a_time_limit_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ends_with(monkeypatch, signal.pause)
+    monkeypatch.setattr(runner, "JOURNAL_TIME_LIMIT_S", 0.2)
+    end = run_isolated(SCENARIO, FEATURES, journal=tmp_path / "history.jsonl").end
+    assert end is not None
+    assert end.reason.startswith("hung: no end within 0.2 s;")
+
+
 def test_system_call_that_hangs_is_the_one_under_way(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from vmm.cli.host import Host, reserved_cpu
+from vmm.cli.journal import Journal
 from vmm.health import KernelWatch, Problem
 from vmm.memslots.check import Status, Verdict
 from vmm.memslots.history import Header
@@ -21,12 +21,12 @@ def execute(
     host: Host,
     begin: Callable[[Scenario], None],
     done: Callable[[Checked], None],
-    journal: Path | None = None,
+    journal: Journal | None = None,
 ) -> Run:
     """Run the scenarios on one CPU; ``begin`` and ``done`` frame each of them.
 
     A scenario is judged while the next one runs. An interruption ends the run early: what ran is
-    kept, and what did not is named. ``journal`` is a file for the history of the only scenario.
+    kept, and what did not is named.
     """
     checked: list[Checked] = []
     start = time.monotonic()
@@ -49,16 +49,17 @@ def _checked(
     cpu: int,
     watch: KernelWatch,
     begin: Callable[[Scenario], None],
-    journal: Path | None,
+    journal: Journal | None,
 ) -> Iterator[Checked]:
     """Yield each scenario's result, in order, one scenario later than it ran."""
     headers = [Header(each, host.features, host.info.in_brief()) for each in scenarios]
     judging: Callable[[], Checked] | None = None
-    with Worker(headers, journal=journal, cpu=cpu) as worker:
+    file = None if journal is None else journal.file
+    with Worker(headers, journal=file, cpu=cpu) as worker:
         for index, scenario in enumerate(scenarios):
             missing = host.features.missing(scenario.needs) or out_of_reach(
-        scenario, host.features.touch_limit
-    )
+                scenario, host.features.touch_limit
+            )
             if not missing:
                 begin(scenario)
                 worker.start(index)
@@ -70,12 +71,17 @@ def _checked(
                 judging = partial(Checked, scenario, skipped)
                 continue
             record = worker.wait()
-            judging = partial(_judged, record, time.monotonic() - start, watch.news())
+            judging = partial(_judged, record, time.monotonic() - start, watch.news(), journal)
             if record.reason == INTERRUPTED:
                 break
         if judging is not None:
             yield judging()
 
 
-def _judged(record: Record, seconds: float, problems: tuple[Problem, ...]) -> Checked:
-    return replace(judged(record.history()), seconds=seconds, problems=problems)
+def _judged(
+    record: Record, seconds: float, problems: tuple[Problem, ...], journal: Journal | None
+) -> Checked:
+    checked = replace(judged(record.history()), seconds=seconds, problems=problems)
+    if journal is not None:
+        journal.keep(record, checked)
+    return checked

@@ -32,8 +32,10 @@ def run(ctx: click.Context, scenario: str, history: Path | None, require_run: bo
     require_usable(host, require_run)
 
     from vmm.cli.execution import execute
+    from vmm.cli.journal import Journal
 
-    result = execute((chosen,), host, lambda _: None, lambda _: None, history)
+    journal = None if history is None else Journal(history)
+    result = execute((chosen,), host, lambda _: None, lambda _: None, journal)
     to = console()
     again = f"vmm run {shlex.quote(scenario)}"
     for checked in result.checked:

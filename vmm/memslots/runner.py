@@ -24,6 +24,9 @@ from vmm.memslots.operations import Scenario
 from vmm.system import Kvm
 
 TIME_LIMIT_S = 60.0
+JOURNAL_TIME_LIMIT_S = 600.0
+"""A journal waits for its disk at each step, and a scenario may have a hundred thousand."""
+
 INTERRUPTED = "interrupted"
 _HARNESS_FAILED = 70
 _HARNESS = "harness: "
@@ -37,7 +40,7 @@ def run_isolated(
     scenario: Scenario,
     features: Features,
     *,
-    time_limit_s: float = TIME_LIMIT_S,
+    time_limit_s: float | None = None,
     host: dict[str, str] | None = None,
     journal: Path | None = None,
 ) -> History:
@@ -84,6 +87,7 @@ class Worker:
         self._headers = headers
         self._cpu = cpu
         self._file = _open_journal(journal)
+        self._time_limit_s = TIME_LIMIT_S if journal is None else JOURNAL_TIME_LIMIT_S
         self._child: _Child | None = None
         self._index = 0
 
@@ -116,10 +120,10 @@ class Worker:
         os.lseek(self._file, 0, os.SEEK_SET)  # The child shares this position.
         self._child.order(index)
 
-    def wait(self, time_limit_s: float = TIME_LIMIT_S) -> Record:
+    def wait(self, time_limit_s: float | None = None) -> Record:
         """Wait for the end of the scenario, and put an end to one that takes too long."""
         assert self._child is not None, "nothing was started"
-        reason = self._child.wait(time_limit_s)
+        reason = self._child.wait(time_limit_s or self._time_limit_s)
         if reason:
             self._child.end()
             self._child = None

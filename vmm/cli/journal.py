@@ -1,0 +1,53 @@
+"""Where histories are written while scenarios run, so that they outlast a crash of the host."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmm.cli.errors import Unusable, usable
+from vmm.memslots.check import Status
+from vmm.memslots.runner import Record
+from vmm.report.result import Checked
+
+UNDER_WAY = "under-way.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The file that holds the history of the scenario that runs.
+
+    ``folder`` is where the histories of scenarios that did not pass are kept; None: nowhere.
+    """
+
+    file: Path
+    folder: Path | None = None
+
+    def keep(self, record: Record, checked: Checked) -> None:
+        """Keep a history, unless its scenario passed."""
+        passed = checked.verdict.status is Status.PASSED and not checked.failed
+        if self.folder is not None and not passed:
+            (self.folder / f"{record.name}.jsonl").write_bytes(record.data)
+
+
+@contextmanager
+def journal_in(folder: Path | None) -> Iterator[Journal | None]:
+    """Yield a journal for a run of many scenarios; its file is gone when the run has ended.
+
+    Raises Unusable if the folder cannot be used, or holds what a run that broke off has left.
+    """
+    if folder is None:
+        yield None
+        return
+    file = folder / UNDER_WAY
+    with usable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            raise Unusable(
+                f"{file}: left by a run that broke off: `vmm judge` says where; then remove it"
+            )
+        file.touch()
+    try:
+        yield Journal(file, folder)
+    finally:
+        file.unlink()
