@@ -79,7 +79,7 @@ def test_every_operation_comes_up() -> None:
 
 def test_every_kind_of_change_and_refusal_comes_up() -> None:
     rules: set[str] = set()
-    for scenario in some(70):
+    for scenario in some(110):
         rules.update(judge(ideal_history(scenario)).rules)
     assert rules >= {
         "create", "delete", "move", "flags-only", "no-change", "overlap", "immutable",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from vmm.fuzz.dice import Dice
-from vmm.fuzz.pools import GUEST, Pools
+from vmm.fuzz.pools import GUEST, REACH, Pools
 from vmm.fuzz.world import World
 from vmm.memslots.operations import (
     GUEST_SIZE_BYTES,
@@ -19,7 +19,6 @@ from vmm.memslots.operations import (
     Sweep,
     Touch,
 )
-from vmm.memslots.plan import TOUCH_LIMIT
 
 _OFFSETS = (0, 0x40, 0x40, 0x100, 0xFFC)
 """Where in a page to touch: not where its code stands, so that it can be executed."""
@@ -117,7 +116,7 @@ class Looks:
 
 def within_reach(gpa: int, length: int) -> bool:
     """Return whether the guest may touch these bytes: below 4 GiB, and not its own slot's."""
-    if not 0 <= gpa <= TOUCH_LIMIT - length:
+    if not 0 <= gpa <= REACH - length:
         return False
     return gpa + length <= GUEST.gpa or gpa >= GUEST.gpa + GUEST_SIZE_BYTES
 

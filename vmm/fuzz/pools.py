@@ -13,11 +13,13 @@ from vmm.memslots.operations import (
     Mapping,
     MappingKind,
 )
-from vmm.memslots.plan import TOUCH_LIMIT
 from vmm.memslots.validate import MAX_ZERO_PAGES
 
 GUEST = Guest()
 """Where the guest itself lives in every random scenario."""
+
+REACH = 1 << 32
+"""Random scenarios touch gpas below this: the guest reaches those in every mode."""
 
 _OLD_LIMIT = 509
 """The number of user slots of kernels before 5.11: the ids around it are borders."""
@@ -91,7 +93,7 @@ def _far_gfns(features: Features) -> tuple[int, ...]:
     """Return places out of reach: the guest's own, above 4 GiB, at the last gfn, beyond."""
     guest = GUEST.gpa // PAGE_SIZE_BYTES
     last = features.last_gfn
-    reach = TOUCH_LIMIT // PAGE_SIZE_BYTES
+    reach = REACH // PAGE_SIZE_BYTES
     return (
         guest, guest + GUEST_SIZE_BYTES // PAGE_SIZE_BYTES - 1, reach, reach + 0x100,
         last - 1, last, last + 1, (1 << 52) - 1,

@@ -1,0 +1,112 @@
+"""``vmm fuzz``: random scenarios, judged; what differs is shrunk and kept."""
+
+import os
+import secrets
+from pathlib import Path
+
+import click
+
+from vmm.cli.errors import Failure
+from vmm.cli.host import look_at_host, require_usable
+from vmm.memslots.check import Status
+
+_INTERNAL_ERROR = 70
+
+
+class Broken(Failure):
+    """This program failed, which says nothing about the kernel."""
+
+    exit_code = _INTERNAL_ERROR
+
+
+def _shard(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, int]:
+    index, slash, count = value.partition("/")
+    if slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise click.BadParameter("I/N is needed, with I from 1 to N, such as 3/16")
+
+
+@click.command()
+@click.option("--seed", type=click.IntRange(0), help="Give the same scenarios again.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after this time.")
+@click.option("--operations", type=click.IntRange(1), help="End after so many operations.")
+@click.option("--jobs", type=click.IntRange(1), help="Worker processes; by default one a CPU.")
+@click.option("--shard", default="1/1", callback=_shard, metavar="I/N", help="One part of N.")
+@click.option("--findings", type=click.IntRange(1), default=20, help="End after so many findings.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("findings"),
+              help="Where findings go; by default findings/.")  # fmt: skip
+@click.option("--corpus", type=click.Path(path_type=Path, file_okay=False),
+              help="Keep scenarios that reach something new, and begin with them.")  # fmt: skip
+@click.option("--resume", is_flag=True,
+              help="Name what a crash left under way, and go on behind it.")  # fmt: skip
+@click.option("--shrink", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              metavar="SCENARIO.json", help="Only shrink this scenario.")  # fmt: skip
+@click.option("--merge", is_flag=True, help="Only gather the findings of the folders DIR...")
+@click.option("--require-run", is_flag=True, help="Fail (status 1) if nothing could run.")
+@click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
+@click.pass_context
+def fuzz(
+    ctx: click.Context,
+    seed: int | None,
+    seconds: float | None,
+    operations: int | None,
+    jobs: int | None,
+    shard: tuple[int, int],
+    findings: int,
+    out: Path,
+    corpus: Path | None,
+    resume: bool,
+    shrink: Path | None,
+    merge: bool,
+    require_run: bool,
+    folders: tuple[Path, ...],
+) -> None:
+    """Run random scenarios on this kernel and judge them.
+
+    What differs is shrunk to the fewest operations, and becomes a folder under --out: a scenario,
+    a C program, a history, and a text in the form of a bug report. Without --seconds and
+    --operations it runs until Ctrl-C.
+    """
+    if folders and not merge:
+        raise click.UsageError("folders are for --merge")
+    if merge:
+        from vmm.cli.fuzzing import merge_folders
+
+        ctx.exit(merge_folders(folders, out))
+    host = look_at_host()
+    require_usable(host, require_run)
+    from vmm.cli.fuzzing import run_plan, shrink_one
+    from vmm.fuzz.driver import Plan
+
+    if shrink is not None:
+        ctx.exit(shrink_one(shrink, host, out))
+    first = 0
+    if resume:
+        from vmm.cli.fuzzing import resumed
+
+        seed, shard, first = resumed(out, seed, shard)
+    plan = Plan(
+        seed=secrets.randbelow(1 << 32) if seed is None else seed,
+        out=out,
+        seconds=seconds,
+        operations=operations,
+        jobs=jobs or len(os.sched_getaffinity(0)),
+        shard=shard,
+        corpus=corpus,
+        first=first,
+        max_findings=findings,
+    )
+    ctx.exit(_status(run_plan(plan, host)))
+
+
+def _status(tally: object) -> int:
+    from vmm.fuzz.driver import Tally
+
+    assert isinstance(tally, Tally)
+    if tally.failure:
+        raise Broken(f"internal error: this says nothing about the kernel\n{tally.failure}")
+    if tally.findings:
+        return Status.DIFFERS.exit_status
+    if tally.inconclusive or tally.scenarios == 0:
+        return Status.INCONCLUSIVE.exit_status
+    return Status.PASSED.exit_status

@@ -1,0 +1,40 @@
+"""``vmm repro``: a scenario, or a history, as a C program."""
+
+from pathlib import Path
+
+import click
+
+from vmm.cli.errors import Unusable, usable
+from vmm.cli.files import history_from, scenario_from
+from vmm.cli.host import look_at_host
+from vmm.repro.emit import InexpressibleError, program, program_of
+
+
+@click.command()
+@click.argument("scenario", metavar="SCENARIO.json|NAME|HISTORY.jsonl")
+@click.option(
+    "-o",
+    "output",
+    metavar="FILE.c",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the program; by default to standard output.",
+)
+def repro(scenario: str, output: Path | None) -> None:
+    """Turn a scenario into one C file that needs only a compiler and <linux/kvm.h>.
+
+    Its exit status is 0 if the kernel is right, 1 if it is wrong, 4 if it cannot run. The program
+    of a history also says what came of each step.
+    """
+    try:
+        if scenario.endswith(".jsonl"):
+            text = program(history_from(Path(scenario)))
+        else:
+            chosen = scenario_from(scenario)
+            text = program_of(chosen, look_at_host().features)
+    except InexpressibleError as error:
+        raise Unusable(f"{scenario}: {error}") from None
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    with usable(output):
+        output.write_text(text)

@@ -1,0 +1,62 @@
+"""The corpus: a folder of scenarios that reached something new, each named by its content.
+
+Several fuzzers may use one folder at once: a file appears whole or not at all, under a name that
+no other content has.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vmm.memslots.codec import FileError, read_scenario, scenario_text
+from vmm.memslots.operations import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A corpus as it was read; ``passed_over`` has a line for each entry that is no scenario."""
+
+    scenarios: tuple[Scenario, ...]
+    passed_over: tuple[str, ...]
+
+
+def load(folder: Path) -> Loaded:
+    """Return the scenarios of a folder; none if it does not exist."""
+    scenarios: list[Scenario] = []
+    passed_over: list[str] = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            scenarios.append(read_scenario(path))
+        except FileError as error:
+            passed_over.append(str(error))
+    return Loaded(tuple(scenarios), tuple(passed_over))
+
+
+def keep(folder: Path, scenario: Scenario) -> bool:
+    """Add a scenario; False if the corpus has it. Raises OSError."""
+    path = folder / f"{content_name(scenario)}.json"
+    if path.exists():
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, scenario_text(scenario))
+    return True
+
+
+def content_name(scenario: Scenario) -> str:
+    """Return a name that depends on what a scenario does, whatever it is called."""
+    bare = msgspec.structs.replace(scenario, name="", why="", source="", tags=())
+    return hashlib.sha256(msgspec.json.encode(bare)).hexdigest()[:16]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is never seen half written. Raises OSError."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(text)
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,86 @@
+"""What workers tell the process that watches them."""
+
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from vmm.memslots.operations import Scenario
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="is"):
+    """What all messages share."""
+
+
+class Progress(Message, frozen=True, tag="progress"):
+    """So much more was done; ``reached`` counts items of ``Reach``."""
+
+    scenarios: int
+    operations: int
+    inconclusive: int
+    reached: dict[str, int]
+
+
+class Fresh(Message, frozen=True, tag="fresh"):
+    """A scenario reached something new."""
+
+    scenario: Scenario
+
+
+class Differs(Message, frozen=True, tag="differs"):
+    """A scenario differed, in this kind of way."""
+
+    scenario: Scenario
+    kind: str
+
+
+class Complains(Message, frozen=True, tag="complains"):
+    """The kernel complained while a scenario ran."""
+
+    scenario: Scenario
+    headline: str
+    lines: tuple[str, ...]
+
+
+class Best(Message, frozen=True, tag="best"):
+    """The smallest scenario so far that differs like the one to be shrunk, after these tries."""
+
+    scenario: Scenario
+    tries: int
+
+
+class Shrunk(Message, frozen=True, tag="shrunk"):
+    """The end of shrinking: ``differed`` of ``runs`` runs of the result differed."""
+
+    scenario: Scenario
+    kind: str
+    tries: int
+    differed: int
+    runs: int
+
+
+class Failed(Message, frozen=True, tag="failed"):
+    """This program failed: ``reason`` is a traceback, or what a full disk said."""
+
+    reason: str
+    is_disk: bool = False
+    scenario: Scenario | None = None
+
+
+AnyMessage = Progress | Fresh | Differs | Complains | Best | Shrunk | Failed
+
+_DECODER = msgspec.json.Decoder(AnyMessage)
+_ENCODER = msgspec.json.Encoder()
+
+
+def send(to: Connection, message: AnyMessage) -> None:
+    """Send a message; nothing happens if nobody listens any more."""
+    try:
+        to.send_bytes(_ENCODER.encode(message))
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+def receive(origin: Connection) -> AnyMessage:
+    """Return the next message. Raises EOFError when the sender is gone."""
+    message: AnyMessage = _DECODER.decode(origin.recv_bytes())
+    return message

@@ -1,0 +1,87 @@
+"""What random scenarios reached: kinds of change, errnos, successions of changes, slot counts."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from vmm.memslots.history import Event, Refused
+from vmm.memslots.operations import NewVm, SetUserMemoryRegion
+
+CHANGES = ("create", "move", "flags-only", "no-change", "delete")
+"""The rules that say a call succeeded, and as what kind of change."""
+
+_PATH_LENGTH = 4
+
+
+class Reach:
+    """Counts what the events of scenarios reached. An item is a string ``group:what``.
+
+    Groups are ``change``, ``refusal`` (rule and errno), ``pair`` (two successive calls),
+    ``path`` (the latest changes of one slot) and ``slots`` (how many there were at once, as
+    the power of two below).
+    """
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self.items: Counter[str] = Counter()
+        self._known = set(known)
+        self._fresh = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._last = "begin"
+        self._paths: dict[int, tuple[str, ...]] = {}
+        self._live: set[int] = set()
+
+    def begin(self) -> None:
+        """Go on with another scenario."""
+        self._begin()
+        self._fresh = False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether this scenario reached something that no earlier one did."""
+        return self._fresh
+
+    def see(self, event: Event, rule: str) -> None:
+        """Count an event that was judged, with the rule that decided it."""
+        operation = event.operation
+        if isinstance(operation, SetUserMemoryRegion):
+            self._call(operation.slot, rule, event)
+        elif isinstance(operation, NewVm):
+            self._begin()
+
+    def _call(self, slot: int, rule: str, event: Event) -> None:
+        outcome = event.outcome
+        if isinstance(outcome, Refused):
+            self._count(f"refusal:{rule} {outcome.errno}")
+        else:
+            self._count(f"change:{rule}")
+            path = (*self._paths.get(slot, ()), rule)[-_PATH_LENGTH:]
+            self._paths[slot] = path
+            self._count("path:" + ">".join(path))
+            self._track(slot, rule)
+        self._count(f"pair:{self._last}>{rule}")
+        self._last = rule
+
+    def _track(self, slot: int, rule: str) -> None:
+        if rule == "create":
+            self._live.add(slot)
+            self._count(f"slots:{1 << len(self._live).bit_length() - 1}")
+        elif rule == "delete":
+            self._live.discard(slot)
+
+    def _count(self, item: str) -> None:
+        self.items[item] += 1
+        if item not in self._known:
+            self._known.add(item)
+            self._fresh = True
+
+    def take(self) -> dict[str, int]:
+        """Return what was counted since the last call."""
+        taken = dict(self.items)
+        self.items.clear()
+        return taken
+
+
+def group(items: Iterable[str], name: str) -> list[str]:
+    """Return what was reached in one group, sorted."""
+    return sorted(item.partition(":")[2] for item in items if item.startswith(f"{name}:"))

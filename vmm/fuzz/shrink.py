@@ -1,0 +1,324 @@
+"""Shrinks a scenario to the fewest operations and the simplest values that still differ.
+
+Hypothesis does the shrinking. A scenario is written as a sequence of choices, which is handed to
+Hypothesis as an example that it once found; Hypothesis shortens it and lowers its numbers for as
+long as what it stands for still differs. A choice is first a whole operation, so that long
+scenarios get short soon; then the type of an operation, and for each of its fields an index into
+a pool of values, the simplest first.
+
+Nothing here knows an operation by name, so that a new one is shrunk like all others.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+import msgspec
+from hypothesis import Phase, Verbosity, settings
+from hypothesis import find as hypothesis_find
+from hypothesis import strategies as st
+from hypothesis.database import InMemoryExampleDatabase, choices_to_bytes
+from hypothesis.errors import HypothesisException
+
+from vmm.memslots.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Inspect,
+    Place,
+    Scenario,
+)
+from vmm.memslots.plan import steps
+from vmm.memslots.validate import ScenarioError, validate
+
+MAX_FLAT_OPERATIONS = 1500
+"""Hypothesis shortens sequences of some thousand choices; longer ones it does not take."""
+
+_KEY = b"scenario"
+_PLACES = ("guest_phys_addr", "gpa")
+_OWN = frozenset(("slot", "memory_size", "userspace_addr", *_PLACES))
+"""Fields with a pool of their own; a gpa is a page and an offset. All others share one."""
+
+_SIMPLE_GFN = 0x100
+_POOL_STEP = 1 << 12
+_Choice = bool | int
+_Rest = tuple[int, tuple[tuple[str, Any], ...]]
+Differs = Callable[[Scenario], bool]
+
+
+class Shrinker:
+    """Shrinks one scenario. ``differs`` runs a scenario in a fresh VM.
+
+    ``touch_limit`` is the first gpa that the guest does not reach; ``time_limit_s`` ends the tries.
+    """
+
+    def __init__(self, differs: Differs, touch_limit: int, time_limit_s: float) -> None:
+        self._touch_limit = touch_limit
+        self._differs = differs
+        self._deadline = time.monotonic() + time_limit_s
+        self._known: dict[bytes, bool] = {}
+        self.tries = 0
+
+    def shrink(self, scenario: Scenario, improved: Callable[[Scenario], None]) -> Scenario:
+        """Return the smallest scenario found; ``improved`` is told of each step to it.
+
+        First whole operations go, those of the survey included; then values become simple.
+        """
+        best = self._by_hypothesis(_Selection(scenario), improved)
+        flat = flattened(best, self._touch_limit)
+        if flat is not best and self._try(flat):
+            best = self._by_hypothesis(_Selection(flat), improved)
+        return self._by_hypothesis(_Values(best), improved)
+
+    def _by_hypothesis(self, space: "_Space", improved: Callable[[Scenario], None]) -> Scenario:
+        best = base = space.base
+        fewest = space.encode(base)
+
+        def condition(scenario: Scenario) -> bool:
+            nonlocal best, fewest
+            if not self._try(scenario):
+                return False
+            choices = space.encode(scenario)
+            if (len(choices), choices) < (len(fewest), fewest):
+                best, fewest = scenario, choices
+                improved(best)
+            return True
+
+        database = InMemoryExampleDatabase()
+        # One choice too many: Hypothesis does not shrink again what it holds to be its own result.
+        database.save(_KEY, choices_to_bytes([*fewest, False]))
+        quietly = settings(
+            database=database,
+            deadline=None,
+            max_examples=1,
+            phases=(Phase.reuse, Phase.shrink),
+            verbosity=Verbosity.quiet,
+        )
+        # Of a difference that comes and goes, what was found until it did not is kept.
+        with suppress(HypothesisException):
+            hypothesis_find(space.scenarios(), condition, settings=quietly, database_key=_KEY)
+        return best
+
+    def _try(self, scenario: Scenario) -> bool:
+        key = msgspec.json.encode(scenario)
+        if key not in self._known:
+            if time.monotonic() > self._deadline:
+                return False
+            self._known[key] = _is_valid(scenario) and self._run(scenario)
+        return self._known[key]
+
+    def _run(self, scenario: Scenario) -> bool:
+        self.tries += 1
+        return self._differs(scenario)
+
+
+def _is_valid(scenario: Scenario) -> bool:
+    try:
+        validate(scenario)
+    except ScenarioError:
+        return False
+    return True
+
+
+def flattened(scenario: Scenario, touch_limit: int) -> Scenario:
+    """Return the same steps without a survey: each of its touches becomes an operation.
+
+    A scenario whose survey is too long for that is returned as it is.
+    """
+    if scenario.survey == "none":
+        return scenario
+    operations: list[AnyOperation] = []
+    for step in steps(scenario, touch_limit):
+        if 0 <= step.origin < len(scenario.operations) or isinstance(step.operation, Inspect):
+            operations.append(step.operation)
+        if len(operations) > MAX_FLAT_OPERATIONS:
+            return scenario
+    return msgspec.structs.replace(scenario, operations=tuple(operations), survey="none")
+
+
+class _Space(Protocol):
+    """Scenarios near ``base``, and the choices that each of them stands for."""
+
+    base: Scenario
+
+    def encode(self, scenario: Scenario) -> list[_Choice]:
+        """Return the choices that stand for a scenario of this space."""
+
+    def scenarios(self) -> st.SearchStrategy[Scenario]:
+        """Return the strategy that makes scenarios of choices."""
+
+
+class _Selection:
+    """Scenarios of some of the operations of one: each is one choice, 0 is the end."""
+
+    def __init__(self, base: Scenario) -> None:
+        self.base = base
+        self._pool = list(dict.fromkeys(base.operations))
+        self._number = {operation: index for index, operation in enumerate(self._pool, 1)}
+
+    def encode(self, scenario: Scenario) -> list[_Choice]:
+        return [*(self._number[operation] for operation in scenario.operations), 0]
+
+    def scenarios(self) -> st.SearchStrategy[Scenario]:
+        numbers = st.integers(0, len(self._pool))
+
+        @st.composite
+        def build(draw: st.DrawFn) -> Scenario:
+            operations: list[AnyOperation] = []
+            while number := draw(numbers):
+                operations.append(self._pool[number - 1])
+            return _with(self.base, tuple(operations))
+
+        return build()
+
+
+class _Values:
+    """Scenarios made of the values of one scenario, and of some simpler ones."""
+
+    def __init__(self, base: Scenario) -> None:
+        self.base = base
+        self._types: list[type[AnyOperation]] = []
+        self._rests: dict[type[AnyOperation], _Pool] = {}
+        operations = base.operations
+        for op in operations:
+            if type(op) not in self._types:
+                self._types.append(type(op))
+        self._types.sort(key=lambda kind: len(kind.__struct_fields__))
+        for number, kind in enumerate(self._types, 5):
+            seen = {_rest(op) for op in operations if type(op) is kind}
+            seen |= {_plain(rest, kind) for rest in seen}
+            self._rests[kind] = _Pool(number, sorted(seen, key=_complexity))
+        self._pools = {
+            "slot": _Pool(1, _simple_slots(operations)),
+            "page": _Pool(2, _simple_pages(operations)),
+            "memory_size": _Pool(3, sorted(_values(operations, "memory_size") | {PAGE_SIZE_BYTES})),
+            "userspace_addr": _Pool(4, _simple_hvas(operations)),
+        }
+
+    def encode(self, scenario: Scenario) -> list[_Choice]:
+        """Return the choices that stand for a scenario made of these values."""
+        choices: list[_Choice] = []
+        for op in scenario.operations:
+            kind = type(op)
+            choices += (True, self._types.index(kind))
+            choices += (pool.index(value) for pool, value in self._parts(op))
+        return [*choices, False]
+
+    def _parts(self, op: AnyOperation) -> list[tuple["_Pool", Any]]:
+        parts: list[tuple[_Pool, Any]] = []
+        for name in op.__struct_fields__:
+            if name in _PLACES:
+                parts.append((self._pools["page"], getattr(op, name) // PAGE_SIZE_BYTES))
+            elif name in _OWN:
+                parts.append((self._pools[name], getattr(op, name)))
+        return [*parts, (self._rests[type(op)], _rest(op))]
+
+    def scenarios(self) -> st.SearchStrategy[Scenario]:
+        """Return the strategy whose choices ``encode`` writes."""
+        operations = [self._operation(kind) for kind in self._types]
+        last = len(operations) - 1
+
+        @st.composite
+        def build(draw: st.DrawFn) -> Scenario:
+            made: list[AnyOperation] = []
+            while draw(st.booleans()):
+                made.append(draw(operations[draw(st.integers(0, last))]))
+            return _with(self.base, tuple(made))
+
+        return build()
+
+    def _operation(self, kind: type[AnyOperation]) -> st.SearchStrategy[AnyOperation]:
+        names = [name for name in kind.__struct_fields__ if name in _OWN]
+        pools = [self._pools["page" if name in _PLACES else name] for name in names]
+        rests = self._rests[kind]
+
+        @st.composite
+        def build(draw: st.DrawFn) -> AnyOperation:
+            fields = {name: draw(pool.strategy) for name, pool in zip(names, pools, strict=True)}
+            offset, others = draw(rests.strategy)
+            for name in _PLACES:
+                if name in fields:
+                    fields[name] = fields[name] * PAGE_SIZE_BYTES + offset
+            return kind(**fields, **dict(others))
+
+        return build()
+
+
+def _with(base: Scenario, operations: tuple[AnyOperation, ...]) -> Scenario:
+    """Return a scenario of other operations, and of the mappings that they use."""
+    used = {place.mapping for op in operations for place in _places(op)}
+    mappings = tuple(mapping for mapping in base.mappings if mapping.name in used)
+    return msgspec.structs.replace(base, operations=operations, mappings=mappings)
+
+
+class _Pool:
+    """Values, the simplest first, and the choice of one of them.
+
+    The choices of different pools are different numbers: Hypothesis lowers equal ones together,
+    and so all mentions of one value become simpler at once.
+    """
+
+    def __init__(self, number: int, values: list[Any]) -> None:
+        self._first = number * _POOL_STEP
+        self._values = list(dict.fromkeys(values))
+        self._index = {value: self._first + n for n, value in enumerate(self._values)}
+        choices = st.integers(self._first, self._first + len(self._values) - 1)
+        self.strategy = choices.map(lambda choice: self._values[choice - self._first])
+
+    def index(self, value: Any) -> int:
+        return self._index[value]
+
+
+def _rest(op: AnyOperation) -> _Rest:
+    """Return the offset of an operation's gpa within its page, and the fields without a pool."""
+    offset = 0
+    others: list[tuple[str, Any]] = []
+    for name in op.__struct_fields__:
+        if name in _PLACES:
+            offset = getattr(op, name) % PAGE_SIZE_BYTES
+        elif name not in _OWN:
+            others.append((name, getattr(op, name)))
+    return offset, tuple(others)
+
+
+def _plain(rest: _Rest, kind: type[AnyOperation]) -> _Rest:
+    """Return a rest whose fields have their defaults, as far as they have any."""
+    names = kind.__struct_fields__
+    defaults = dict(zip(names[::-1], kind.__struct_defaults__[::-1], strict=False))
+    return rest[0], tuple((name, defaults.get(name, value)) for name, value in rest[1])
+
+
+def _complexity(rest: _Rest) -> tuple[Any, ...]:
+    offset, others = rest
+    return (
+        sum(value not in (0, -1, "owner", "readable", "writable", "read") for _, value in others),
+        offset,
+        str(others),
+    )
+
+
+def _values(operations: tuple[AnyOperation, ...], name: str) -> set[Any]:
+    return {getattr(op, name) for op in operations if name in op.__struct_fields__}
+
+
+def _simple_slots(operations: tuple[AnyOperation, ...]) -> list[int]:
+    seen = sorted(_values(operations, "slot"))
+    return [*range(1, 1 + min(len(seen), 4)), *seen]
+
+
+def _simple_pages(operations: tuple[AnyOperation, ...]) -> list[int]:
+    gpas = _values(operations, "gpa") | _values(operations, "guest_phys_addr")
+    seen = sorted({gpa // PAGE_SIZE_BYTES for gpa in gpas})
+    return [*range(_SIMPLE_GFN, _SIMPLE_GFN + min(len(seen), 8)), *seen]
+
+
+def _simple_hvas(operations: tuple[AnyOperation, ...]) -> list[Any]:
+    seen = _values(operations, "userspace_addr")
+    places = [hva for hva in seen if isinstance(hva, Place)]
+    numbers = sorted(hva for hva in seen if not isinstance(hva, Place))
+    starts = [Place(name) for name in sorted({place.mapping for place in places})]
+    return [*starts, *sorted(places, key=lambda p: (p.mapping, p.offset)), *numbers]
+
+
+def _places(op: AnyOperation) -> list[Place]:
+    return [value for name in op.__struct_fields__ if isinstance(value := getattr(op, name), Place)]

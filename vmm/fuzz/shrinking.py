@@ -1,0 +1,83 @@
+"""The process that shrinks a difference, and says how reliably what is left still differs."""
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from vmm.fuzz.messages import Best, Failed, Shrunk, send
+from vmm.fuzz.shrink import Shrinker
+from vmm.fuzz.trial import attempt
+from vmm.memslots.check import judge
+from vmm.memslots.features import Features
+from vmm.memslots.operations import Scenario
+from vmm.memslots.runner import run_isolated
+from vmm.system import Kvm
+
+_RATE_RUNS = 10
+_HANG_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to shrink. ``kind`` is that of its difference, or how its run ended."""
+
+    scenario: Scenario
+    kind: str
+    features: Features
+    time_limit_s: float
+    cpu: int
+
+
+def ending(reason: str) -> str:
+    """Return the kind of a run that hung or died: its first words."""
+    return reason.partition(":")[0]
+
+
+def run_shrinker(task: Task, to: Connection) -> None:
+    """Shrink, tell of every improvement, and of the result; the body of a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
+    os.sched_setaffinity(0, {task.cpu})
+    try:
+        if task.kind in ("hung", "died"):
+            _shrink(task, to, lambda scenario: _ending_of(task, scenario))
+            return
+        with Kvm.open() as kvm:
+            _shrink(task, to, lambda scenario: _kind_of(kvm, task, scenario))
+    except Exception:
+        send(to, Failed(traceback.format_exc(), scenario=task.scenario))
+
+
+def _shrink(task: Task, to: Connection, kind_of: Callable[[Scenario], str]) -> None:
+    wanted = related(task.kind)
+    shrinker = Shrinker(
+        lambda scenario: related(kind_of(scenario)) == wanted,
+        task.features.touch_limit,
+        task.time_limit_s,
+    )
+    best = shrinker.shrink(task.scenario, lambda better: send(to, Best(better, shrinker.tries)))
+    kinds = [kind_of(best) for _ in range(_RATE_RUNS)]
+    differed = sum(related(kind) == wanted for kind in kinds)
+    kind = next((kind for kind in kinds if kind), task.kind)
+    send(to, Shrunk(best, kind, shrinker.tries, differed, _RATE_RUNS))
+
+
+def related(kind: str) -> str:
+    """Return what two kinds must share to be taken for the same: operation and rules."""
+    return kind.rpartition(" ")[0] or kind
+
+
+def _kind_of(kvm: Kvm, task: Task, scenario: Scenario) -> str:
+    try:
+        return attempt(kvm, scenario, task.features).kind
+    except (OSError, ValueError):
+        # A wrong answer can be one that this program has no way to go on from.
+        return ""
+
+
+def _ending_of(task: Task, scenario: Scenario) -> str:
+    history = run_isolated(scenario, task.features, time_limit_s=_HANG_LIMIT_S)
+    reason = judge(history).reason
+    return ending(reason) if reason.startswith(("hung", "died")) else ""

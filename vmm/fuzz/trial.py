@@ -1,0 +1,75 @@
+"""One scenario on the real kernel, judged, in this very process.
+
+A fork for each scenario would cost more than the scenario. Whoever calls this is a process that
+may hang or die with the kernel, and that somebody watches.
+"""
+
+import errno
+from dataclasses import dataclass
+
+import msgspec
+
+from vmm.fuzz.reach import Reach
+from vmm.memslots.check import Judgement, Status, Verdict
+from vmm.memslots.executor import execute
+from vmm.memslots.features import Features
+from vmm.memslots.history import AnyOutcome, Event, Header, Refused, Swept, Touched
+from vmm.memslots.operations import Scenario
+from vmm.system import Kvm
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of a scenario. ``kind`` names the kind of difference; "" if there is none."""
+
+    verdict: Verdict
+    events: int
+    kind: str = ""
+
+
+def attempt(kvm: Kvm, scenario: Scenario, features: Features, reach: Reach | None = None) -> Trial:
+    """Run a scenario in a fresh VM and judge it up to the first difference."""
+    events: list[Event] = []
+    execute(kvm, scenario, features.touch_limit, events.append, _nothing)
+    judgement = Judgement(Header(scenario, features))
+    for event in events:
+        if not judgement.admits(event):
+            return _ended(judgement.verdict(""), event, len(events))
+        if reach is not None:
+            reach.see(event, judgement.rule)
+    return Trial(judgement.verdict(""), len(events))
+
+
+def _nothing() -> None:
+    """Nothing has to be made safe: the intent journal names the scenario."""
+
+
+def _ended(verdict: Verdict, event: Event, events: int) -> Trial:
+    if verdict.status is not Status.DIFFERS:
+        return Trial(verdict, events)
+    return Trial(verdict, events, kind_of(verdict, event))
+
+
+def kind_of(verdict: Verdict, event: Event) -> str:
+    """Return the kind of a difference: operation, rules that would have allowed it, outcome."""
+    assert verdict.difference is not None
+    rules = "|".join(sorted({expected.rule for expected in verdict.difference.expected}))
+    return f"{type(event.operation).__name__} {rules} {_brief(event.outcome)}"
+
+
+def _brief(outcome: AnyOutcome) -> str:
+    match outcome:
+        case Refused(number):
+            return errno.errorcode.get(number, str(number))
+        case Touched(_, mmio) | Swept(_, mmio):
+            return "MMIO" if mmio else "memory"
+        case _:
+            return type(outcome).__name__
+
+
+def shortened(scenario: Scenario, trial: Trial) -> Scenario:
+    """Return a scenario without what it does behind the operation that differed."""
+    if trial.verdict.difference is None:
+        return scenario
+    operations = scenario.operations[: trial.verdict.difference.origin + 1]
+    return msgspec.structs.replace(scenario, operations=operations)

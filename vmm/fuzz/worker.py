@@ -1,0 +1,146 @@
+"""A worker: a process that makes scenarios, runs and judges them, and tells what it found."""
+
+import errno
+import gc
+import os
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from vmm.fuzz.dice import seed_of
+from vmm.fuzz.generate import generate
+from vmm.fuzz.journal import Intent, Journal
+from vmm.fuzz.messages import Complains, Differs, Failed, Fresh, Progress, send
+from vmm.fuzz.reach import Reach
+from vmm.fuzz.trial import attempt, shortened
+from vmm.health import KernelWatch
+from vmm.memslots.check import Status
+from vmm.memslots.features import Features
+from vmm.memslots.operations import Scenario
+from vmm.system import Kvm
+
+_INTENT_OPERATIONS = 400
+"""Short scenarios share an intent: each one waits for the disk."""
+
+_REPORT_EVERY_S = 0.25
+_COLLECT_EVERY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a worker is to do.
+
+    It runs the scenarios ``first``, ``first + step``, ... of a seed. ``shard`` (I, N) only goes
+    into the journal. ``bases`` are what mutations begin with; ``keeps`` asks for what is new.
+    """
+
+    seed: int
+    shard: tuple[int, int]
+    first: int
+    step: int
+    features: Features
+    bases: tuple[Scenario, ...]
+    keeps: bool
+    journal: Path
+    cpu: int
+
+
+def run_worker(assignment: Assignment, to: Connection) -> None:
+    """Run scenarios until somebody ends this process; the body of a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
+    os.sched_setaffinity(0, {assignment.cpu})
+    worker = None
+    try:
+        journal = Journal(assignment.journal)
+        with Kvm.open() as kvm, KernelWatch() as watch:
+            worker = _Worker(assignment, kvm, watch, journal, to)
+            worker.run()
+    except OSError as error:
+        if not _is_disk(error):
+            send(to, Failed(traceback.format_exc(), scenario=worker.scenario if worker else None))
+        else:
+            send(to, Failed(f"{assignment.journal}: {error.strerror}", is_disk=True))
+    except Exception:
+        send(to, Failed(traceback.format_exc(), scenario=worker.scenario if worker else None))
+
+
+def _is_disk(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class _Worker:
+    """The loop, and what it has to tell."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        kvm: Kvm,
+        watch: KernelWatch,
+        journal: Journal,
+        to: Connection,
+    ) -> None:
+        self._assignment = assignment
+        self._kvm = kvm
+        self._watch = watch
+        self._journal = journal
+        self._to = to
+        self._reach = Reach()
+        self._kinds: set[str] = set()
+        self._scenarios = self._operations = self._inconclusive = 0
+        self._reported_at = time.monotonic()
+        self.scenario: Scenario | None = None
+
+    def run(self) -> None:
+        # Cycles are few: collecting them is left to a quiet moment.
+        gc.disable()
+        gc.freeze()
+        for number, scenarios in enumerate(self._intents()):
+            for scenario in scenarios:
+                self.scenario = scenario
+                self._run(scenario)
+                self._journal.ended()
+            if number % _COLLECT_EVERY == 0:
+                gc.collect()
+
+    def _intents(self) -> Iterator[tuple[Scenario, ...]]:
+        """Yield groups of scenarios that the journal holds."""
+        work = self._assignment
+        index = work.first
+        while True:
+            group: list[Scenario] = []
+            size = 0
+            begun_at = index
+            while size < _INTENT_OPERATIONS:
+                scenario = generate(seed_of(work.seed, index), work.features, work.bases)
+                group.append(scenario)
+                size += len(scenario.operations)
+                index += work.step
+            self._journal.begin(Intent(work.seed, work.shard, begun_at, tuple(group)))
+            yield tuple(group)
+
+    def _run(self, scenario: Scenario) -> None:
+        self._reach.begin()
+        trial = attempt(self._kvm, scenario, self._assignment.features, self._reach)
+        self._scenarios += 1
+        self._operations += trial.events
+        self._inconclusive += trial.verdict.status is Status.INCONCLUSIVE
+        if trial.kind and trial.kind not in self._kinds:
+            self._kinds.add(trial.kind)
+            send(self._to, Differs(shortened(scenario, trial), trial.kind))
+        for problem in self._watch.news():
+            send(self._to, Complains(scenario, problem.what, problem.excerpt))
+        if self._assignment.keeps and self._reach.fresh and not trial.kind:
+            send(self._to, Fresh(scenario))
+        now = time.monotonic()
+        if now - self._reported_at >= _REPORT_EVERY_S:
+            self._reported_at = now
+            self._report()
+
+    def _report(self) -> None:
+        done = Progress(self._scenarios, self._operations, self._inconclusive, self._reach.take())
+        self._scenarios = self._operations = self._inconclusive = 0
+        send(self._to, done)

@@ -1,0 +1,1 @@
+"""Scenarios as C programs that need nothing but a compiler and <linux/kvm.h>."""
