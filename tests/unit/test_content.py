@@ -1,5 +1,7 @@
 """What pages hold: identities that tell them apart, and changes that are found byte by byte."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,7 +71,7 @@ def test_run_lengths_unfold_to_the_data(elements: list[bytes]) -> None:
     runs = content.run_lengths(b"".join(elements), 2)
     unfolded = [value.to_bytes(2, "little") for value, times in runs for _ in range(times)]
     assert unfolded == elements
-    assert all(left[0] != right[0] for left, right in zip(runs, runs[1:], strict=False))
+    assert all(left[0] != right[0] for left, right in itertools.pairwise(runs))
 
 
 @given(st.lists(st.tuples(st.integers(0, 3 * PAGE_SIZE_BYTES - 8), st.binary(max_size=8))))
