@@ -1,0 +1,133 @@
+"""The table of wrong kernels: found or not, how soon, how small, and whether the C program tells.
+
+``scripts/fuzz-table`` runs it. Each fault gets a random seed, one process and a minute.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab.lab import Fault, environment, faults
+
+HARD = (
+    "third-move-leaves-alias",
+    "lower-delete-loses-moved",
+    "page-swapped-above-64-slots",
+    "dirty-lost-after-flags-only",
+    "create-lost-above-509-slots",
+    "first-slot-replaced-after-10",
+    "third-move-unmaps",
+    "flags-only-third-unmaps",
+    "move-after-delete-unmaps",
+    "create-after-move-and-delete-lost",
+    "delete-of-reused-id-leaves",
+    "delete-of-moved-leaves",
+    "freed-id-resurrects",
+    "reused-id-old-page",
+    "delete-highest-hides-next",
+    "move-past-neighbour-mixes",
+    "move-hides-last-page-below",
+    "refused-move-unmaps-target",
+    "late-refused-move-unmaps",
+    "create-lost-after-refused-create",
+    "move-lost-after-refusal",
+    "dirty-lost-of-reused-id",
+    "dirty-cleared-by-others",
+    "dirty-reported-once",
+    "delete-lost-every-5th",
+    "move-onto-itself-page-lost",
+)
+"""Faults that take three operations or more to show."""
+
+SECONDS = 60
+_SHRINKING_S = 120
+_FOUND = re.compile(r"^found: (\S+) \(in (\d+ of \d+) runs\)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one wrong kernel; ``seconds`` until the run ended with a finding."""
+
+    fault: Fault
+    seed: int
+    found: bool = False
+    seconds: float = 0.0
+    operations: int = 0
+    wrong: int = -1
+    right: int = -1
+    rate: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether all that is promised holds."""
+        small = self.operations <= self.fault.fewest + 2
+        return self.found and small and (self.wrong, self.right) == (1, 0)
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table; return 1 if a row of it is not as promised."""
+    known = {fault.name: fault for fault in faults()}
+    names = list(known) if arguments == ["--all"] else arguments or list(HARD)
+    print(f"{'wrong kernel':38} {'seed':>10} {'found':>5} {'s':>5} {'ops':>4} {'least':>5} "
+          f"{'C wrong':>7} {'right':>5}  runs")  # fmt: skip
+    rows = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            row = hunt(known[name], Path(folder))
+        rows.append(row)
+        print(f"{name:38} {row.seed:>10} {'yes' if row.found else 'NO':>5} {row.seconds:>5.1f} "
+              f"{row.operations:>4} {row.fault.fewest:>5} {row.wrong:>7} {row.right:>5}  "
+              f"{row.rate}{'' if row.good else '   <-'}", flush=True)  # fmt: skip
+    good = sum(row.good for row in rows)
+    print(f"{good} of {len(rows)} found, at most two operations longer than the fewest, and told "
+          "by their C program")  # fmt: skip
+    return 0 if good == len(rows) else 1
+
+
+def hunt(fault: Fault, folder: Path) -> Row:
+    """Let the fuzzer look for one wrong kernel."""
+    seed = secrets.randbelow(1 << 32)
+    start = time.monotonic()
+    limits = ["--seconds", str(SECONDS), "--jobs", "1", "--findings", "1"]
+    command = [sys.executable, "-m", "vmm.cli", "fuzz", "--seed", str(seed), *limits]
+    ran = subprocess.run(
+        [*command, "--out", str(folder / "out")],
+        env=environment(fault.name),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS + _SHRINKING_S,
+        check=False,
+    )
+    seconds = time.monotonic() - start
+    match = _FOUND.search(ran.stdout)
+    if ran.returncode != 1 or match is None:
+        print(ran.stdout[-300:], ran.stderr[-600:], file=sys.stderr)
+        return Row(fault, seed, seconds=seconds)
+    finding = Path(match[1])
+    operations = len(json.loads((finding / "scenario.json").read_text())["operations"])
+    wrong, right = tell(finding / "repro.c", fault, folder)
+    return Row(fault, seed, True, seconds, operations, wrong, right, match[2])
+
+
+def tell(source: Path, fault: Fault, folder: Path) -> tuple[int, int]:
+    """Return the exit statuses of a C program with the fault and without."""
+    program = folder / "repro"
+    compiler = shutil.which("cc") or "gcc"
+    subprocess.run([compiler, "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
+    statuses = [
+        subprocess.run([program], env=env, stdout=subprocess.DEVNULL, timeout=20, check=False)
+        for env in (environment(fault.name), dict(os.environ))
+    ]
+    return statuses[0].returncode, statuses[1].returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""Two kernels on the same scenarios: where they differ, whoever is right."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmm.memslots import describe
+from vmm.memslots.features import Features
+from vmm.memslots.history import AnyOutcome, Event, History, RingsReset, Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """A step to which two kernels gave different answers. ``event`` counts from 1."""
+
+    event: int
+    operation: str
+    first: str
+    second: str
+
+
+def features_that_differ(first: Features, second: Features) -> list[str]:
+    """Return a line for each feature that the two kernels do not share."""
+    return [
+        f"{name}: {getattr(first, name)} and {getattr(second, name)}"
+        for name in Features.__struct_fields__
+        if getattr(first, name) != getattr(second, name)
+    ]
+
+
+def partings(first: History, second: History) -> Iterator[Parting]:
+    """Yield the steps at which two histories differ; where their steps do, the place of that."""
+    for number, (a, b) in enumerate(zip(first.events, second.events, strict=False), 1):
+        if a.operation != b.operation:
+            yield Parting(
+                number,
+                "the steps themselves differ from here on",
+                describe.operation(a.operation),
+                describe.operation(b.operation),
+            )
+            return
+        if not _same(a.outcome, b.outcome):
+            yield _parting(number, a, b, first)
+    if len(first.events) != len(second.events):
+        shorter = min(len(first.events), len(second.events))
+        yield Parting(
+            shorter + 1, "one of them ends here", _end(first, shorter), _end(second, shorter)
+        )
+
+
+def _parting(number: int, a: Event, b: Event, history: History) -> Parting:
+    mappings = history.header.scenario.mappings
+    return Parting(
+        number,
+        describe.operation(a.operation),
+        describe.outcome(a.outcome, mappings),
+        describe.outcome(b.outcome, mappings),
+    )
+
+
+def _same(a: AnyOutcome, b: AnyOutcome) -> bool:
+    """Whether two outcomes are the same, but for what is never the same twice."""
+    if isinstance(a, Stopped) and isinstance(b, Stopped):
+        return a.reason == b.reason
+    if isinstance(a, RingsReset) and isinstance(b, RingsReset):
+        return (a.entries == a.harvested) == (b.entries == b.harvested)
+    return a == b
+
+
+def _end(history: History, shorter: int) -> str:
+    if len(history.events) > shorter:
+        return "goes on"
+    reason = history.end.reason if history.end else "cut off"
+    return reason or "ended"
