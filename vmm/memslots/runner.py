@@ -23,11 +23,15 @@ from vmm.memslots.history import End, Event, Header, History
 from vmm.memslots.operations import Scenario
 from vmm.system import Kvm
 
-TIME_LIMIT_S = 60.0
+TIME_LIMIT_S = 20.0
+OPERATION_LIMIT_S = 0.002
+"""What each operation of a scenario adds to its time limit: a slot ioctl may take a tenth of it."""
+
 JOURNAL_TIME_LIMIT_S = 600.0
 """A journal waits for its disk at each step, and a scenario may have a hundred thousand."""
 
 INTERRUPTED = "interrupted"
+HUNG = "hung: "
 _HARNESS_FAILED = 70
 _HARNESS = "harness: "
 
@@ -123,13 +127,14 @@ class Worker:
     def wait(self, time_limit_s: float | None = None) -> Record:
         """Wait for the end of the scenario, and put an end to one that takes too long."""
         assert self._child is not None, "nothing was started"
-        reason = self._child.wait(time_limit_s or self._time_limit_s)
+        scenario = self._headers[self._index].scenario
+        usual_s = self._time_limit_s + OPERATION_LIMIT_S * len(scenario.operations)
+        reason = self._child.wait(time_limit_s or usual_s)
         if reason:
             self._child.end()
             self._child = None
             _write_all(self._file, history_line(End(reason)))
-        name = self._headers[self._index].scenario.name
-        return Record(name, os.pread(self._file, os.fstat(self._file).st_size, 0), reason)
+        return Record(scenario.name, os.pread(self._file, os.fstat(self._file).st_size, 0), reason)
 
 
 class _Child:
@@ -152,7 +157,7 @@ class _Child:
         poll.register(self._ours, select.POLLIN)
         try:
             if not poll.poll(time_limit_s * 1000):
-                return f"hung: no end within {time_limit_s:g} s; {_stuck_at(self._pid)}"
+                return f"{HUNG}no end within {time_limit_s:g} s; {_stuck_at(self._pid)}"
         except KeyboardInterrupt:
             return INTERRUPTED
         if self._ours.recv(1):
