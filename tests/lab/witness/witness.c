@@ -19,11 +19,16 @@
  *   foreign PAGES            the same in another VM
  *   bind ID GPA SIZE HVA FILE OFFSET [ro]   KVM_SET_USER_MEMORY_REGION2 with a guest_memfd
  *   show FILE shared|private, unmake FILE   mmap(2) and close(2) of one
+ *   readhigh GPA             a read of four bytes in 64-bit mode
+ *   tss GPA, identity GPA    KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR, in bytes
+ *   irqchip, vcpu            KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU
  *
  * Numbers are hexadecimal but for ids and N. "1+800" is a page and 0x800 bytes. ID may be
  * "last", "beyond" or "1/1" (address space 1); GPA "last", "beyond" or "top"; HVA, else a page
  * of the pool, "null", "hole" or "kernel". FILE may be "none" or "other" (no guest_memfd).
  */
+#include "witness.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -36,9 +41,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PAGE 4096ull
 #define POOL_PAGES 128
-#define GUEST_GPA 0xffff0000u
 #define GUEST_SIZE 65536u
 #define GUEST_ID 32762
 #define MMIO_ANSWER 0x5a5a0000u
@@ -57,13 +60,15 @@ struct region2 {
     uint64_t pad2[14];
 };
 
-static int kvm, vm, other_vm = -1, vcpu = -1, run_size, files[MAX_FILES], nr_files;
+int kvm, vm;
+static int other_vm = -1, vcpu = -1, run_size, files[MAX_FILES], nr_files;
 static struct kvm_dirty_gfn *ring;
 static uint64_t ring_bytes, harvested;
 static struct kvm_run *run;
-static uint8_t *pool, *shadow, *hole, *guest;
+uint8_t *guest;
+static uint8_t *pool, *shadow, *hole;
 
-static void need(int good, const char *what)
+void need(int good, const char *what)
 {
     if (good)
         return;
@@ -86,7 +91,7 @@ static const char *error_name(int error)
     return name ? name : "?";
 }
 
-static uint64_t pages(const char *text)
+uint64_t pages(const char *text)
 {
     char *end;
     uint64_t bytes = strtoull(text, &end, 16) * PAGE;
@@ -162,7 +167,7 @@ static uint32_t flags_of(const char *text)
         | (strstr(text, "ro") ? KVM_MEM_READONLY : 0) | (strstr(text, "unknown") ? 1u << 7 : 0);
 }
 
-static void show_error(int error)
+void show_error(int error)
 {
     printf(" %s", error ? error_name(error) : "0");
 }
@@ -211,7 +216,7 @@ static void show_mmio(uint32_t *answer)
 }
 
 /* A vCPU is made when it is needed: some capabilities must be enabled before. */
-static void need_vcpu(void)
+void need_vcpu(void)
 {
     struct kvm_sregs special;
 
@@ -225,7 +230,8 @@ static void need_vcpu(void)
     special.cs.base = GUEST_GPA;
     special.ds.limit = special.ss.limit = 0xffffffff;
     special.ds.g = special.ss.g = 1;
-    need(ioctl(vcpu, KVM_SET_SREGS, &special) == 0, "KVM_SET_SREGS");    if (!ring_bytes)
+    need(ioctl(vcpu, KVM_SET_SREGS, &special) == 0, "KVM_SET_SREGS");
+    if (!ring_bytes)
         return;
     ring = mmap(NULL, ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu,
                 KVM_DIRTY_LOG_PAGE_OFFSET * PAGE);
@@ -412,7 +418,7 @@ static void play_operation(const char *text)
         harvest_ring();
     else if (count == 1 && !strcmp(words[0], "reset"))
         reset_rings();
-    else
+    else if (!play_place(words, count))
         play_memfd(words, count);
 }
 

@@ -137,6 +137,17 @@ static int run_vcpu(int fd, struct vcpu *vcpu, void *argument)
     return error;
 }
 
+static int place(struct vm *vm, unsigned long request, void *argument)
+{
+    int error = kernel_ioctl(vm->fd, request, argument) ? errno : 0;
+
+    pthread_mutex_lock(&vm->lock);
+    if (vm->fault->placed)
+        error = vm->fault->placed(vm, request, (uint64_t)argument, error);
+    pthread_mutex_unlock(&vm->lock);
+    return error;
+}
+
 static int answer(int error)
 {
     if (!error)
@@ -174,6 +185,9 @@ int ioctl(int fd, unsigned long request, ...)
         return answer(enable_cap(vm, argument));
     if (vm && request == KVM_RESET_DIRTY_RINGS)
         return reset_rings(vm);
+    if (vm && (request == KVM_SET_TSS_ADDR || request == (uint32_t)KVM_SET_IDENTITY_MAP_ADDR
+               || request == KVM_CREATE_IRQCHIP))
+        return answer(place(vm, request, argument));
     return kernel_ioctl(fd, request, argument);
 }
 

@@ -102,6 +102,7 @@ struct vm {
     bool stashed; /* the fault in force keeps one region for later */
     struct region stash;
     bool armed;   /* and one mark */
+    uint64_t tss; /* where the TSS is, or 0 */
     uint64_t ring_bytes; /* of each vCPU's dirty ring; 0 is none */
     struct ghost *ghosts;
     uint32_t used[MAX_SLOTS];
@@ -221,6 +222,10 @@ struct fault {
     bool (*shape_when)(struct vm *, struct call *);
     int (*shape)(const struct region *, struct region *pieces);
 
+    /* KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR and KVM_CREATE_IRQCHIP, after the call: the
+     * errno that is answered with, given the kernel's. */
+    int (*placed)(struct vm *, unsigned long request, uint64_t argument, int error);
+
     /* Dirty log: after the kernel's answer. */
     void (*log)(struct vm *, struct log *);
     void (*clear_log)(struct vm *, struct kvm_clear_dirty_log *, struct slot *);
@@ -252,7 +257,7 @@ void show_entries(struct vcpu *vcpu);
 void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
-    dirty_faults[], run_faults[], memfd_faults[], tracking_faults[];
+    dirty_faults[], run_faults[], memfd_faults[], tracking_faults[], places_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */

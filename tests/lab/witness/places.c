@@ -1,0 +1,131 @@
+/* Accesses from 4 GiB on, and what is set up besides slots. */
+#include "witness.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define STEP (1ull << 21)
+#define MAX_CPUID 256
+#define PRESENT 0x63
+#define LARGE 0x80
+
+/* The guest's slot has these at the end; virtual addresses 0 and STEP show two places. */
+enum { CODE = 0x1000, PML4 = 0xd000, PDPT = 0xe000, PD = 0xf000 };
+
+/* 64-bit mode: eax = [rbx]; hlt. */
+static const uint8_t code[] = {0x8b, 0x03, 0xf4};
+
+static void put_entry(uint64_t offset, uint64_t value)
+{
+    memcpy(guest + offset, &value, sizeof(value));
+}
+
+static void make_tables(uint64_t gpa)
+{
+    memset(guest + PML4, 0, 3 * PAGE);
+    put_entry(PML4, (GUEST_GPA + PDPT) | PRESENT);
+    put_entry(PDPT, (GUEST_GPA + PD) | PRESENT);
+    put_entry(PD, (GUEST_GPA & -STEP) | PRESENT | LARGE);
+    put_entry(PD + 8, (gpa & -STEP) | PRESENT | LARGE);
+}
+
+static void set_cpuid(int vcpu)
+{
+    struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + MAX_CPUID * sizeof(cpuid->entries[0]));
+
+    cpuid->nent = MAX_CPUID;
+    need(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid) == 0, "KVM_GET_SUPPORTED_CPUID");
+    need(ioctl(vcpu, KVM_SET_CPUID2, cpuid) == 0, "KVM_SET_CPUID2");
+    free(cpuid);
+}
+
+static void enter_long_mode(int vcpu, uint64_t gpa)
+{
+    struct kvm_regs registers = {
+        .rip = (GUEST_GPA % STEP) + CODE, .rflags = 2, .rbx = STEP + gpa % STEP,
+    };
+    struct kvm_sregs special;
+
+    need(ioctl(vcpu, KVM_GET_SREGS, &special) == 0, "KVM_GET_SREGS");
+    special.cr0 = 0x80010031;
+    special.cr3 = GUEST_GPA + PML4;
+    special.cr4 = 1 << 5;
+    special.efer = 1 << 8 | 1 << 10;
+    special.cs.base = 0;
+    special.cs.limit = special.ds.limit = special.ss.limit = 0xffffffff;
+    special.cs.g = special.ds.g = special.ss.g = special.cs.l = 1;
+    need(ioctl(vcpu, KVM_SET_SREGS, &special) == 0, "KVM_SET_SREGS");
+    need(ioctl(vcpu, KVM_SET_REGS, &registers) == 0, "KVM_SET_REGS");
+}
+
+/* On a vCPU of its own, which goes with the VM. */
+static void read_high(uint64_t gpa, int id)
+{
+    size_t size = (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+    int vcpu = ioctl(vm, KVM_CREATE_VCPU, id);
+    struct kvm_run *run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+    struct kvm_regs registers;
+
+    need(vcpu >= 0 && run != MAP_FAILED, "a vCPU");
+    memcpy(guest + CODE, code, sizeof(code));
+    make_tables(gpa);
+    set_cpuid(vcpu);
+    enter_long_mode(vcpu, gpa);
+    for (int exits = 0; exits < 4 && !ioctl(vcpu, KVM_RUN, 0); exits++) {
+        if (run->exit_reason != KVM_EXIT_MMIO)
+            break;
+        printf(" mmio %llx/%u", (unsigned long long)run->mmio.phys_addr, run->mmio.len);
+    }
+    need(ioctl(vcpu, KVM_GET_REGS, &registers) == 0, "KVM_GET_REGS");
+    printf(" exit %u eax %llx", run->exit_reason, (unsigned long long)registers.rax);
+    munmap(run, size);
+    close(vcpu);
+}
+
+/* The kernel's own mappings look like those of shared memory without a file. */
+static int shared_mappings(void)
+{
+    char line[512];
+    int count = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+
+    need(maps != NULL, "/proc/self/maps");
+    while (fgets(line, sizeof(line), maps))
+        count += strstr(line, "/dev/zero (deleted)") != NULL;
+    fclose(maps);
+    return count;
+}
+
+static void set_tss(uint64_t gpa)
+{
+    int before = shared_mappings();
+
+    show_error(ioctl(vm, KVM_SET_TSS_ADDR, gpa) ? errno : 0);
+    printf(" mappings %d", shared_mappings() - before);
+}
+
+int play_place(char words[][32], int count)
+{
+    static int next_id;
+    uint64_t address = count == 2 ? strtoull(words[1], NULL, 16) : 0;
+
+    if (count == 2 && !strcmp(words[0], "readhigh"))
+        read_high(pages(words[1]), 1 + next_id++ % 64);
+    else if (count == 2 && !strcmp(words[0], "tss"))
+        set_tss(address);
+    else if (count == 2 && !strcmp(words[0], "identity"))
+        show_error(ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &address) ? errno : 0);
+    else if (count == 1 && !strcmp(words[0], "irqchip"))
+        show_error(ioctl(vm, KVM_CREATE_IRQCHIP, 0) ? errno : 0);
+    else if (count == 1 && !strcmp(words[0], "vcpu"))
+        need_vcpu();
+    else
+        return 0;
+    return 1;
+}
