@@ -102,12 +102,14 @@ def test_bad_scenario_is_one_line_with_its_place(changes: dict[str, Any], compla
     with pytest.raises(FileError) as caught:
         parse(**changes)
     text = str(caught.value)
-    assert text.startswith("f.json: ") and complaint in text and "\n" not in text
+    assert text.startswith("f.json: ")
+    assert complaint in text
+    assert "\n" not in text
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b"null"])
 def test_what_is_no_json_object_is_refused(text: bytes) -> None:
-    with pytest.raises(FileError, match="f.json: "):
+    with pytest.raises(FileError, match=r"^f\.json: "):
         codec.parse_scenario(text, "f.json")
 
 
