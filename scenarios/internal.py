@@ -3,17 +3,19 @@
 A backend may have none of them; then the same calls succeed, and nothing is in the way.
 """
 
-from scenarios._build import A, B, Slot, at, creates, deletes, read
+from scenarios._build import A, B, Slot, at, creates, deletes, read, write
 from vmm.memslots.features import Features
 from vmm.memslots.operations import (
     AnyOperation,
     CreateIrqchip,
     CreateVcpu,
+    Execute,
     Guest,
     NewVm,
     Scenario,
     SetIdentityMapAddr,
     SetTssAddr,
+    Touch,
 )
 
 _TSS = 0xFFF00000  # not next to the default place of the identity map
@@ -181,6 +183,23 @@ _APIC_SCENARIOS = (
             Slot(3, _APIC_GFN + 1, at("b", 1)),
         ),
         needs=("irqchip",),
+    ),
+    _internal(
+        "apic-page-of-no-apic",
+        "Without a local APIC in the kernel its page is a place for a slot, but for emulation.",
+        "vcpu_is_mmio_gpa",
+        Slot(1, _APIC_GFN - 1, at("a"), pages=3).create(),
+        *(
+            access
+            for gfn in range(_APIC_GFN - 1, _APIC_GFN + 2)
+            for access in (read(gfn), write(gfn, 0x5A5A0000 | gfn & 0xFF), read(gfn))
+        ),
+        Touch(_APIC_GFN * 0x1000 - 2),
+        Touch(_APIC_GFN * 0x1000 + 0xFFE, "write", value=0x01020304),
+        Execute(_APIC_GFN * 0x1000),
+        Slot(1, _APIC_GFN, at("a"), pages=3).create(),
+        read(_APIC_GFN - 1),
+        read(_APIC_GFN + 1),
     ),
     _internal(
         "apic-page-onto-a-slot",

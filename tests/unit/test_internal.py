@@ -7,13 +7,14 @@ import pytest
 
 from tests.ideal import FEATURES
 from vmm.memslots.features import Features
-from vmm.memslots.history import AnyOutcome, Closed, Done, Refused
+from vmm.memslots.history import AnyOutcome, Closed, Done, Inspected, Refused
 from vmm.memslots.model import Model
 from vmm.memslots.operations import (
     AnyOperation,
     CloseVm,
     CreateIrqchip,
     CreateVcpu,
+    Inspect,
     Mapping,
     NewVm,
     Place,
@@ -139,3 +140,28 @@ def test_what_an_internal_slot_holds_is_unknown() -> None:
 
 def test_nothing_is_left_behind_after_a_failed_creation_too() -> None:
     assert play(slot(TSS), SetTssAddr(TSS), CloseVm()) == Closed()
+
+
+def test_an_emulated_access_does_not_reach_a_slot_at_the_apics_page() -> None:
+    model = Model((Mapping("a", 8),), NONE)
+    model.allowed(slot(APIC - 0x1000, 3))[0].adopt()
+    read, write = Touch(APIC - 2), Touch(APIC, "write", value=5)
+    assert [(c.rule, "mmio=()" in repr(c.outcome)) for c in model.allowed(read)] == [
+        ("reach", True),
+        ("apic-page", False),
+    ]
+    in_memory, emulated = model.allowed(write)
+    for choice, changes in ((emulated, 0), (in_memory, 1)):
+        choice.adopt()
+        (look,) = model.allowed(Inspect())
+        assert isinstance(look.outcome, Inspected)
+        assert len(look.outcome.changes) == changes
+    for outside in (Touch(APIC - 4), Touch(APIC + 0x1000)):
+        assert [choice.rule for choice in model.allowed(outside)] == ["reach"]
+
+
+def test_what_an_apic_answers_is_unknown() -> None:
+    model = Model((Mapping("a", 8),), NONE)
+    for operation in (CreateIrqchip(), slot(APIC)):
+        model.allowed(operation)[0].adopt()
+    assert model.allowed(Touch(APIC)) == ()

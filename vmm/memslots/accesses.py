@@ -1,11 +1,12 @@
 """What the guest's accesses may come to: values, MMIO exits, dirty pages, or a stopped vCPU."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Protocol
 
 from vmm.memslots.allowed import Allowed
 from vmm.memslots.array import MemslotArray
-from vmm.memslots.backing import Backing, Piece
+from vmm.memslots.backing import Piece
 from vmm.memslots.content import MMIO_FILL, STUB_LENGTH, STUB_OFFSET, run_lengths, stub_identity
 from vmm.memslots.contents import Contents
 from vmm.memslots.dirty import Tracking
@@ -16,13 +17,19 @@ from vmm.memslots.regions import Memslot
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 
 
+class Pieces(Protocol):
+    """Says what a range of gpas is made of, as `Backing` does."""
+
+    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]: ...
+
+
 class Accesses:
     """Predicts accesses to one address space, and carries their effects out."""
 
     def __init__(
         self,
         slots: MemslotArray[Memslot],
-        backing: Backing,
+        backing: Pieces,
         contents: Contents,
         tracking: Tracking,
     ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from vmm.memslots.allowed import Allowed
+from vmm.memslots.apicpage import APIC_GPA
 from vmm.memslots.features import Features
 from vmm.memslots.history import Done, Refused
 from vmm.memslots.operations import (
@@ -24,7 +25,6 @@ from vmm.memslots.regions import Memslot
 TSS_PAGES = 3
 _LAST_TSS_GPA = (1 << 32) - TSS_PAGES * PAGE_SIZE_BYTES
 _DEFAULT_IDENTITY_GPA = 0xFFFB_C000
-_APIC_GPA = 0xFEE0_0000
 _APIC_PAGE, _TSS, _IDENTITY_MAP = "APIC page", "TSS", "identity map"
 
 IsTaken = Callable[[int, int], bool]
@@ -41,7 +41,8 @@ class InternalSlots:
         self._is_taken = is_taken
         self._slots: dict[str, Memslot] = {}
         self._identity_gpa = _DEFAULT_IDENTITY_GPA
-        self._irqchip = False
+        self.irqchip = False
+        """Whether there is a local APIC in the kernel."""
 
     def overlapping(self, base_gfn: int, npages: int) -> Memslot | None:
         """Return an internal slot that shares a gfn with [base_gfn, base_gfn + npages)."""
@@ -75,7 +76,7 @@ class InternalSlots:
         """Return what KVM_CREATE_IRQCHIP comes to."""
         if not self._features.irqchip:
             return _refused(errno.ENOTTY, "irqchip-known")
-        if self._irqchip:
+        if self.irqchip:
             return _refused(errno.EEXIST, "irqchip-once")
         if self._vcpus:
             return _refused(errno.EINVAL, "irqchip-late")
@@ -100,8 +101,8 @@ class InternalSlots:
     def _due(self) -> list[tuple[str, int]]:
         """Return the pages that the next vCPU brings, in the order in which they are made."""
         due: list[tuple[str, int]] = []
-        if self._features.internal_apic and self._irqchip and _APIC_PAGE not in self._slots:
-            due.append((_APIC_PAGE, _APIC_GPA))
+        if self._features.internal_apic and self.irqchip and _APIC_PAGE not in self._slots:
+            due.append((_APIC_PAGE, APIC_GPA))
         if self._features.internal_identity and _IDENTITY_MAP not in self._slots:
             due.append((_IDENTITY_MAP, self._identity_gpa))
         return due
@@ -139,7 +140,7 @@ class InternalSlots:
         self._identity_gpa = gpa or _DEFAULT_IDENTITY_GPA
 
     def _add_irqchip(self) -> None:
-        self._irqchip = True
+        self.irqchip = True
 
 
 def _refused(number: int, rule: str, adopt: Callable[[], None] | None = None) -> Allowed:

@@ -11,6 +11,7 @@ from typing import assert_never
 
 from vmm.memslots.accesses import Accesses
 from vmm.memslots.allowed import Allowed
+from vmm.memslots.apicpage import AsEmulated, either, is_apic_page
 from vmm.memslots.array import Change, MemslotArray
 from vmm.memslots.backing import Backing
 from vmm.memslots.contents import Contents
@@ -79,7 +80,10 @@ class Model:
         self._spaces = tuple(MemslotArray[Memslot]() for _ in range(self.features.address_spaces))
         self._tracking = Tracking(self._spaces, self.features)
         self._internal = InternalSlots(self.features, self._tracking.vcpus, self._is_taken)
-        self._accesses = Accesses(self._spaces[0], self._backing, self._contents, self._tracking)
+        self._accesses, self._emulated = (
+            Accesses(self._spaces[0], backing, self._contents, self._tracking)
+            for backing in (self._backing, AsEmulated(self._backing))
+        )
         self._memfds.new_vm()
 
     def slots(self, as_id: int = 0) -> MemslotArray[Memslot]:
@@ -145,15 +149,13 @@ class Model:
 
     def _access(self, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
         self._internal.use_vcpu(op.vcpu)
-        if self._internal.reached(op.gpa, access_end(op) - op.gpa):
+        end = access_end(op)
+        if self._internal.reached(op.gpa, end - op.gpa):
             return ()
-        match op:
-            case Touch():
-                return self._accesses.touch(op)
-            case Sweep():
-                return self._accesses.sweep(op)
-            case Execute():
-                return self._accesses.execute(op)
+        usual = _outcomes(self._accesses, op)
+        if not is_apic_page(op.gpa, end):
+            return usual
+        return () if self._internal.irqchip else either(usual, _outcomes(self._emulated, op))
 
     def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
         verdict = refusal_by_argument(op, self.features) or self._decide(op)
@@ -219,3 +221,13 @@ class Model:
         self._internal.use_vcpu(op.vcpu)
         ring = self._tracking.ring
         return Allowed(RingPages(), "ring-exact") if ring is None else ring.harvest(op.vcpu)
+
+
+def _outcomes(accesses: Accesses, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
+    match op:
+        case Touch():
+            return accesses.touch(op)
+        case Sweep():
+            return accesses.sweep(op)
+        case Execute():
+            return accesses.execute(op)

@@ -327,6 +327,12 @@ RULES: dict[str, Rule] = {
             "a slot of the kernel's own is placed once, then EEXIST",
             "__x86_set_memory_region",
         ),
+        _source(
+            "apic-page",
+            "the instruction emulator takes the APIC's page, 0xfee00000, for MMIO even where a "
+            "slot lies there",
+            "vcpu_is_mmio_gpa",
+        ),
         _documented("irqchip", "KVM_CREATE_IRQCHIP gives the VM a local APIC", "api.rst 4.24"),
         _source("irqchip-known", "without KVM_CAP_IRQCHIP it is ENOTTY", "kvm_arch_vm_ioctl"),
         _source("irqchip-once", "a second KVM_CREATE_IRQCHIP is EEXIST", "kvm_arch_vm_ioctl"),
