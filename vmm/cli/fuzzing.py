@@ -1,6 +1,7 @@
 """What the options of ``vmm fuzz`` come to, and what is said of it."""
 
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,8 @@ def run_plan(plan: Plan, host: Host) -> Tally:
     bases = _bases(plan, host)
     print(f"seed {plan.seed}, {plan.jobs} jobs" + _part(plan))
     sys.stdout.flush()  # What is buffered would be printed once more by each forked child.
+    # A batch system ends its jobs with SIGTERM: that is Ctrl-C to us.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     status = _StatusLine(Live(console=to, auto_refresh=False, transient=True))
     with status.live:
         tally = Fuzzer(plan, host.features, host.info, bases, status.draw).run()

@@ -157,7 +157,8 @@ class Fuzzer:
             return True
         if plan.operations is not None and tally.operations >= plan.operations:
             return True
-        return len(tally.findings) >= plan.max_findings
+        pending = len(self._tasks) + (self._shrinker is not None)
+        return len(tally.findings) + pending >= plan.max_findings
 
     def _turn(self) -> None:
         """Hear what there is to hear, look after those who are silent, and show the tally."""

@@ -90,6 +90,7 @@ class Shrinker:
         quietly = settings(
             database=database,
             deadline=None,
+            derandomize=False,
             max_examples=1,
             phases=(Phase.reuse, Phase.shrink),
             verbosity=Verbosity.quiet,
