@@ -24,7 +24,7 @@ def play() -> None:
         fault, name = line.split()
         os.environ["WRONG_KERNEL"] = "" if fault == "-" else fault
         try:
-            verdict = judge(run_isolated(known[name], features, time_limit_s=30.0))
+            verdict = judge(run_isolated(known[name], features))
             print(verdict.status.value, _rule(verdict), flush=True)
         except HarnessError as error:
             print("harness", str(error).replace("\n", " "), flush=True)
