@@ -1,29 +1,19 @@
-"""KVM_CLEAR_DIRTY_LOG, and logs that are cleared by it alone (manual protection)."""
+"""KVM_CLEAR_DIRTY_LOG: which ranges may be cleared, and that nothing else is."""
 
 from dataclasses import replace
-from typing import Final
 
 from scenarios._build import A, B, Slot, at, creates, write
+from scenarios._dirty import INITIALLY_SET, MANUAL, clear, clearing, writes
 from vmm.memslots.operations import (
     LOG_DIRTY_PAGES,
     AnyOperation,
     ClearDirtyLog,
     EnableCap,
-    GetDirtyLog,
     Mapping,
-    NewVm,
     Scenario,
     Sweep,
 )
 
-API_CLEAR = "api.rst 4.117 KVM_CLEAR_DIRTY_LOG"
-API_MANUAL = "api.rst KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2"
-
-_CAP: Final = "MANUAL_DIRTY_LOG_PROTECT2"
-MANUAL = EnableCap(_CAP, 1)
-INITIALLY_SET = EnableCap(_CAP, 3)
-
-_MEMORY = Mapping("memory", 513)
 _HUGE_MEMORY = {
     "thp": Mapping("memory", 1024, "thp"),
     "hugetlb": Mapping("memory", 1024, "hugetlb"),
@@ -38,58 +28,18 @@ _BORDERS = (0, 1, 62, 63, 64, 65, 127, 128, 129, 191, 192, 511, 512)
 """Pages around the borders of words, and so first pages worth trying."""
 
 
-def _clearing(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = API_CLEAR,
-    mappings: tuple[Mapping, ...] = (_MEMORY,),
-    needs: tuple[str, ...] = ("manual_dirty_log",),
-) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("dirty", "clear"),
-        mappings=mappings,
-        needs=needs,
-        survey="none",
-        operations=operations,
-    )
-
-
-def _initially_set(name: str, why: str, *operations: AnyOperation) -> Scenario:
-    return _clearing(
-        name,
-        why,
-        INITIALLY_SET,
-        *operations,
-        source=API_MANUAL,
-        mappings=(A, B),
-        needs=("dirty_log_initially_set",),
-    )
-
-
-def _writes(slot: Slot, *pages: int, value: int = 1) -> tuple[AnyOperation, ...]:
-    return tuple(write(slot.gfn + page, value + page) for page in pages)
-
-
-def _clear(slot: Slot, first: int, count: int, *pages: int) -> ClearDirtyLog:
-    return ClearDirtyLog(slot.slot, first, count, pages or "all")
-
-
 def _grid(pages: int) -> Scenario:
     """Clear from every interesting page on, every interesting number of pages."""
     slot = replace(_SLOT, pages=pages)
     marks = sorted({page for page in (*_BORDERS, pages - 1) if page < pages})
-    operations: list[AnyOperation] = [MANUAL, slot.create(), *_writes(slot, *marks)]
+    operations: list[AnyOperation] = [MANUAL, slot.create(), *writes(slot, *marks)]
     for first in sorted({0, 1, 63, 64, 128, pages - 1, pages, pages + 1, pages + 63 & -64}):
         for count in sorted({0, 1, 63, 64, 65, 128, max(pages - first, 0), pages + 1}):
-            operations += [_clear(slot, first, count), slot.log()]
+            operations += [clear(slot, first, count), slot.log()]
             if first % 64 == 0 and 0 < count <= pages - first:
                 # Some of these were cleared: dirty them again, and see that they are.
-                operations += [*_writes(slot, *marks)]
-    return _clearing(
+                operations += [*writes(slot, *marks)]
+    return clearing(
         f"clear-grid-of-{pages}-pages",
         "What may be cleared begins at a multiple of 64 and ends at one, or with the slot.",
         *operations,
@@ -99,91 +49,91 @@ def _grid(pages: int) -> Scenario:
 
 
 _CLEARS = (
-    _clearing(
+    clearing(
         "clear-one-page",
         "A bit clears its page alone, which is dirty again when it is written again.",
         MANUAL,
         _SLOT.create(),
-        *_writes(_SLOT, 0, 63, 64, 65, 127, 128, 129),
-        _clear(_SLOT, 64, 64, 64),
+        *writes(_SLOT, 0, 63, 64, 65, 127, 128, 129),
+        clear(_SLOT, 64, 64, 64),
         _SLOT.log(),
-        *_writes(_SLOT, 64, value=2),
+        *writes(_SLOT, 64, value=2),
         _SLOT.log(),
-        _clear(_SLOT, 128, 2, 129),
+        clear(_SLOT, 128, 2, 129),
         _SLOT.log(),
-        _clear(_SLOT, 0, 64, 0, 1, 63),
+        clear(_SLOT, 0, 64, 0, 1, 63),
         _SLOT.log(),
     ),
-    _clearing(
+    clearing(
         "clear-no-page",
         "A bitmap without bits clears nothing, and neither does a range of no pages.",
         MANUAL,
         _SLOT.create(),
-        *_writes(_SLOT, 0, 64, 129),
+        *writes(_SLOT, 0, 64, 129),
         ClearDirtyLog(1, 0, 130, pages=()),
         _SLOT.log(),
-        _clear(_SLOT, 0, 0),
-        _clear(_SLOT, 64, 0),
+        clear(_SLOT, 0, 0),
+        clear(_SLOT, 64, 0),
         _SLOT.log(),
     ),
-    _clearing(
+    clearing(
         "clear-clean-pages",
         "Bits of pages that are not dirty, or behind the last page, are ignored.",
         MANUAL,
         _SLOT.create(),
-        *_writes(_SLOT, 3, 129),
-        _clear(_SLOT, 128, 2, 128, 130, 191),
+        *writes(_SLOT, 3, 129),
+        clear(_SLOT, 128, 2, 128, 130, 191),
         _SLOT.log(),
-        _clear(_SLOT, 0, 130),
+        clear(_SLOT, 0, 130),
         _SLOT.log(),
-        _clear(_SLOT, 0, 130),
-        *_writes(_SLOT, 3, 128),
+        clear(_SLOT, 0, 130),
+        *writes(_SLOT, 3, 128),
         _SLOT.log(),
         source="98938aa8edd6; kvm_clear_dirty_log_protect",
     ),
-    _clearing(
+    clearing(
         "clear-after-a-later-write",
         "What was written between reading the log and clearing it is cleared as well.",
         MANUAL,
         _SLOT.create(),
-        *_writes(_SLOT, 5),
+        *writes(_SLOT, 5),
         _SLOT.log(),
-        *_writes(_SLOT, 5, 6, value=9),
-        _clear(_SLOT, 0, 64, 5, 6),
+        *writes(_SLOT, 5, 6, value=9),
+        clear(_SLOT, 0, 64, 5, 6),
         _SLOT.log(),
     ),
-    _clearing(
+    clearing(
         "clear-one-of-two-slots",
         "Clearing one slot's log leaves that of the other.",
         MANUAL,
         *creates(_SMALL, _OTHER),
-        *_writes(_SMALL, 1, 3),
-        *_writes(_OTHER, 1, 3),
-        _clear(_SMALL, 0, 4, 1),
+        *writes(_SMALL, 1, 3),
+        *writes(_OTHER, 1, 3),
+        clear(_SMALL, 0, 4, 1),
         _SMALL.log(),
         _OTHER.log(),
         mappings=(A, B),
     ),
-    _clearing(
+    clearing(
         "clear-without-manual-protection",
         "Clearing is possible without manual protection, too: what is left is reported.",
         _SLOT.create(),
-        *_writes(_SLOT, 0, 64, 129),
-        _clear(_SLOT, 64, 64, 64),
-        *_writes(_SLOT, 65),
+        *writes(_SLOT, 0, 64, 129),
+        clear(_SLOT, 64, 64, 64),
+        *writes(_SLOT, 65),
         _SLOT.log(),
         _SLOT.log(),
     ),
-    _clearing(
+    clearing(
         "clear-after-string-instructions",
         "Pages that string instructions wrote are cleared one by one, and written again.",
         MANUAL,
         _SLOT.create(),
         Sweep(0x23E_FF0, 0x408, "write", 4, 0x5EED5EED),
         _SLOT.log(),
-        _clear(_SLOT, 0, 64, 62),
+        clear(_SLOT, 0, 64, 62),
         Sweep(0x23E_FF0, 2, "write", 4, 0x11111111),
-        _clear(_SLOT, 0, 64, 63),
+        clear(_SLOT, 0, 64, 63),
         _SLOT.log(),
         Sweep(0x23F_FFF, 2, "write", 1, 0x22),
         _SLOT.log(),
@@ -191,227 +141,105 @@ _CLEARS = (
 )
 
 _STATES = (
-    _clearing(
+    clearing(
         "clear-then-move",
         "What was cleared before a move stays clean, what was not stays dirty.",
         MANUAL,
         _SMALL.create(),
-        *_writes(_SMALL, 0, 1, 2),
-        _clear(_SMALL, 0, 4, 1),
+        *writes(_SMALL, 0, 1, 2),
+        clear(_SMALL, 0, 4, 1),
         _SMALL.move(0x108),
         _SMALL.log(),
         write(0x109, 7),
         _SMALL.log(),
-        _clear(_SMALL, 0, 4, 0, 2),
+        clear(_SMALL, 0, 4, 0, 2),
         _SMALL.log(),
         mappings=(A, B),
     ),
-    _clearing(
+    clearing(
         "clear-then-create-anew",
         "A slot made anew begins clean, and a slot that is gone cannot be cleared.",
         MANUAL,
         _SMALL.create(),
-        *_writes(_SMALL, 0, 1),
+        *writes(_SMALL, 0, 1),
         _SMALL.delete(),
-        _clear(_SMALL, 0, 4),
+        clear(_SMALL, 0, 4),
         _SMALL.create(),
         _SMALL.log(),
-        *_writes(_SMALL, 2),
-        _clear(_SMALL, 0, 4, 2),
+        *writes(_SMALL, 2),
+        clear(_SMALL, 0, 4, 2),
         _SMALL.log(),
         mappings=(A, B),
     ),
-    _clearing(
+    clearing(
         "clear-with-logging-off-and-on",
         "Without LOG_DIRTY_PAGES there is nothing to clear, and logging begins anew.",
         MANUAL,
         _SMALL.create(),
-        *_writes(_SMALL, 0, 1),
+        *writes(_SMALL, 0, 1),
         _PLAIN.create(),
-        _clear(_SMALL, 0, 4),
-        *_writes(_SMALL, 2, 3),
+        clear(_SMALL, 0, 4),
+        *writes(_SMALL, 2, 3),
         _SMALL.create(),
         _SMALL.log(),
-        *_writes(_SMALL, 1),
+        *writes(_SMALL, 1),
         _SMALL.log(),
         mappings=(A, B),
-    ),
-)
-
-_MANUAL = (
-    _clearing(
-        "manual-protection-keeps-the-log",
-        "With manual protection reading the log clears nothing.",
-        MANUAL,
-        _SLOT.create(),
-        *_writes(_SLOT, 1, 64),
-        _SLOT.log(),
-        _SLOT.log(),
-        *_writes(_SLOT, 2),
-        _SLOT.log(),
-        source=API_MANUAL,
-    ),
-    _clearing(
-        "manual-protection-and-an-unwritable-bitmap",
-        "A log that could not be copied out is still there.",
-        MANUAL,
-        _SLOT.create(),
-        *_writes(_SLOT, 1, 64),
-        GetDirtyLog(1, bitmap="unwritable"),
-        _SLOT.log(),
-        source="kvm_get_dirty_log_protect",
-    ),
-    _clearing(
-        "manual-protection-switched",
-        "It can be switched on and off at any time, also after vCPUs have run.",
-        _SLOT.create(),
-        *_writes(_SLOT, 1),
-        MANUAL,
-        _SLOT.log(),
-        _SLOT.log(),
-        EnableCap(_CAP, 0),
-        _SLOT.log(),
-        _SLOT.log(),
-        *_writes(_SLOT, 2),
-        _SLOT.log(),
-        _SLOT.log(),
-        source="kvm_vm_ioctl_enable_cap_generic",
-    ),
-    _clearing(
-        "manual-protection-options",
-        "INITIALLY_SET needs MANUAL_PROTECT_ENABLE, and there is no other option: EINVAL.",
-        EnableCap(_CAP, 2),
-        EnableCap(_CAP, 4),
-        EnableCap(_CAP, 5),
-        EnableCap(_CAP, 1 << 63 | 1),
-        _SLOT.create(),
-        *_writes(_SLOT, 1),
-        _SLOT.log(),
-        _SLOT.log(),
-        source=API_MANUAL,
-    ),
-    _clearing(
-        "manual-protection-of-one-vm",
-        "A new VM begins without manual protection.",
-        MANUAL,
-        _SMALL.create(),
-        *_writes(_SMALL, 1),
-        NewVm(),
-        _SMALL.create(),
-        *_writes(_SMALL, 2),
-        _SMALL.log(),
-        _SMALL.log(),
-        source=API_MANUAL,
-        mappings=(A, B),
-    ),
-    _initially_set(
-        "initially-set",
-        "With INITIALLY_SET a log begins with all pages, and is exact once they are cleared.",
-        _SMALL.create(),
-        _SMALL.log(),
-        *_writes(_SMALL, 1),
-        _clear(_SMALL, 0, 4, 0, 1),
-        _SMALL.log(),
-        _clear(_SMALL, 0, 4),
-        _SMALL.log(),
-        *_writes(_SMALL, 1),
-        _SMALL.log(),
-    ),
-    _initially_set(
-        "initially-set-by-flags-only",
-        "All pages are dirty whenever logging is switched on, mapped already or not.",
-        _PLAIN.create(),
-        *_writes(_SMALL, 1, 2),
-        _SMALL.create(),
-        _SMALL.log(),
-        _clear(_SMALL, 0, 4),
-        *_writes(_SMALL, 2),
-        _SMALL.log(),
-        _PLAIN.create(),
-        _SMALL.create(),
-        _SMALL.log(),
-    ),
-    _initially_set(
-        "initially-set-and-moved",
-        "A move carries the log along; one that switches logging on begins with all pages.",
-        _SMALL.create(),
-        _clear(_SMALL, 0, 4, 0, 1, 2),
-        _SMALL.move(0x108),
-        _SMALL.log(),
-        _SMALL.move(0x100, flags=0),
-        _SMALL.move(0x108),
-        _SMALL.log(),
-        _clear(_SMALL, 0, 4),
-        write(0x10B, 1),
-        _SMALL.log(),
-    ),
-    _initially_set(
-        "initially-set-for-new-slots-only",
-        "What is logged already stays as it is when INITIALLY_SET is switched on and off.",
-        EnableCap(_CAP, 1),
-        _SMALL.create(),
-        *_writes(_SMALL, 1),
-        INITIALLY_SET,
-        _SMALL.log(),
-        _OTHER.create(),
-        EnableCap(_CAP, 1),
-        _OTHER.log(),
-        _SMALL.log(),
     ),
 )
 
 _ERRORS = (
-    _clearing(
+    clearing(
         "clear-on-any-kernel",
         "A kernel without a capability refuses to enable it, and has no call to clear a log.",
         MANUAL,
         EnableCap("DIRTY_LOG_RING_ACQ_REL", 3),
         _SMALL.create(),
-        *_writes(_SMALL, 1, 2),
-        _clear(_SMALL, 0, 4, 2),
+        *writes(_SMALL, 1, 2),
+        clear(_SMALL, 0, 4, 2),
         _SMALL.log(),
         _SMALL.log(),
         source="2a31b9db1535; kvm_vm_ioctl_enable_cap",
         mappings=(A, B),
         needs=(),
     ),
-    _clearing(
+    clearing(
         "clear-errors-of-slots",
         "ENOENT without a log, EINVAL for what is no slot; a bad first page comes before ENOENT.",
         MANUAL,
-        _clear(_SMALL, 0, 4),
-        _clear(_SMALL, 1, 4),
+        clear(_SMALL, 0, 4),
+        clear(_SMALL, 1, 4),
         _PLAIN.create(),
-        _clear(_SMALL, 0, 4),
-        _clear(_SMALL, 63, 1),
-        _clear(_SMALL, 0, 5),
+        clear(_SMALL, 0, 4),
+        clear(_SMALL, 63, 1),
+        clear(_SMALL, 0, 5),
         ClearDirtyLog(0xFFFF, 0, 4),
         ClearDirtyLog(0xFFFF_0001, 0, 4),
         source="kvm_clear_dirty_log_protect",
         mappings=(A, B),
     ),
-    _clearing(
+    clearing(
         "clear-errors-of-ranges",
         "EINVAL for what lies beyond the slot, also where adding would wrap; nothing is cleared.",
         MANUAL,
         _SLOT.create(),
-        *_writes(_SLOT, 0, 64, 129),
-        _clear(_SLOT, 192, 0),
-        _clear(_SLOT, 128, 3),
-        _clear(_SLOT, 0, 131),
-        _clear(_SLOT, 0, 0xFFFF_FFC0),
-        _clear(_SLOT, 64, 0xFFFF_FFFF),
+        *writes(_SLOT, 0, 64, 129),
+        clear(_SLOT, 192, 0),
+        clear(_SLOT, 128, 3),
+        clear(_SLOT, 0, 131),
+        clear(_SLOT, 0, 0xFFFF_FFC0),
+        clear(_SLOT, 64, 0xFFFF_FFFF),
         ClearDirtyLog(1, (1 << 64) - 64, 64, pages="all"),
         ClearDirtyLog(1, (1 << 64) - 64, 128, pages="all"),
         _SLOT.log(),
         source="98938aa8edd6; kvm_clear_dirty_log_protect",
     ),
-    _clearing(
+    clearing(
         "clear-from-an-unreadable-bitmap",
         "EFAULT, and nothing is cleared; of no pages nothing is read.",
         MANUAL,
         _SLOT.create(),
-        *_writes(_SLOT, 0, 129),
+        *writes(_SLOT, 0, 129),
         ClearDirtyLog(1, 0, 130, bitmap="unreadable"),
         ClearDirtyLog(1, 128, 2, bitmap="unreadable"),
         ClearDirtyLog(1, 64, 0, bitmap="unreadable"),
@@ -431,24 +259,24 @@ def _huge(kind: str, options: EnableCap) -> Scenario:
     if kind == "hugetlb":
         needs.append("hugetlb_pages")
     how = "" if options is MANUAL else "-initially-set"
-    return _clearing(
+    return clearing(
         f"clear-within-huge-pages-{kind}{how}",
         "Parts of a huge page are cleared and written again: each 4 KiB page for itself.",
         options,
         slot.create(),
-        *_writes(slot, *marks),
+        *writes(slot, *marks),
         logged.create(),
         logged.log(),
-        _clear(slot, 0, 1024),
-        *_writes(slot, *marks),
+        clear(slot, 0, 1024),
+        *writes(slot, *marks),
         logged.log(),
-        _clear(slot, 64, 64),
-        _clear(slot, 448, 64, 448, 511),
-        _clear(slot, 512, 512, 512),
+        clear(slot, 64, 64),
+        clear(slot, 448, 64, 448, 511),
+        clear(slot, 512, 512, 512),
         logged.log(),
-        *_writes(slot, 64, 511),
+        *writes(slot, 64, 511),
         logged.log(),
-        *_writes(slot, 448, 512),
+        *writes(slot, 448, 512),
         logged.log(),
         source="7cd1bf039eeb",
         mappings=(_HUGE_MEMORY[kind],),
@@ -460,7 +288,6 @@ SCENARIOS = (
     *map(_grid, _SIZES),
     *_CLEARS,
     *_STATES,
-    *_MANUAL,
     *_ERRORS,
     *(_huge(kind, options) for kind in _HUGE_MEMORY for options in (MANUAL, INITIALLY_SET)),
 )

@@ -2,32 +2,24 @@
 
 from dataclasses import replace
 
-from scenarios._build import A, B, Slot, at, creates, read, write
+from scenarios._build import Slot, at, creates, read, write
+from scenarios._dirty import HARVEST, RESET, ring_scenario, writes
 from vmm.memslots.features import Features
 from vmm.memslots.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
-    ClearDirtyLog,
     EnableCap,
-    GetDirtyLog,
     HarvestDirtyRing,
     HostWrite,
     Inspect,
     Mapping,
-    NewVm,
     Place,
-    ResetDirtyRings,
     Scenario,
     Sweep,
     Touch,
 )
-
-API_RING = "api.rst KVM_CAP_DIRTY_LOG_RING"
-
-HARVEST = HarvestDirtyRing()
-RESET = ResetDirtyRings()
 
 _SLOT = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
 _PLAIN = replace(_SLOT, flags=0)
@@ -39,42 +31,15 @@ _PIECE = 48
 """Writes in one KVM_RUN where the ring may get full: fewer than are left behind its soft limit."""
 
 
-def _ring(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = API_RING,
-    mappings: tuple[Mapping, ...] = (A, B),
-    needs: tuple[str, ...] = ("dirty_ring_bytes",),
-    vcpus: int = 1,
-    tags: tuple[str, ...] = ("dirty", "ring"),
-) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=tags,
-        mappings=mappings,
-        needs=needs,
-        survey="none",
-        vcpus=vcpus,
-        operations=operations,
-    )
-
-
-def _writes(slot: Slot, *pages: int, vcpu: int = 0) -> tuple[AnyOperation, ...]:
-    return tuple(write(slot.gfn + page, 0x51 + page, vcpu=vcpu) for page in pages)
-
-
 def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
     return (
-        _ring(
+        ring_scenario(
             "ring-names-what-was-written",
             "The ring holds the pages that the vCPU wrote, and not those that it only read.",
             enable,
             _SLOT.create(),
             HARVEST,
-            *_writes(_SLOT, 3, 1),
+            *writes(_SLOT, 3, 1),
             HARVEST,
             HARVEST,
             RESET,
@@ -83,49 +48,49 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
             HARVEST,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-reset-tracks-anew",
             "A page that was reset is reported again when it is written again, and only then.",
             enable,
             _SLOT.create(),
-            *_writes(_SLOT, 0, 2),
+            *writes(_SLOT, 0, 2),
             HARVEST,
             RESET,
             HARVEST,
-            *_writes(_SLOT, 2),
+            *writes(_SLOT, 2),
             HARVEST,
             RESET,
-            *_writes(_SLOT, 0, 2),
+            *writes(_SLOT, 0, 2),
             HARVEST,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-not-reset-yet",
             "Between harvest and reset other pages are reported, whatever is said of the same.",
             enable,
             _SLOT.create(),
-            *_writes(_SLOT, 0),
+            *writes(_SLOT, 0),
             HARVEST,
-            *_writes(_SLOT, 0, 1),
+            *writes(_SLOT, 0, 1),
             HARVEST,
             RESET,
-            *_writes(_SLOT, 0, 1),
+            *writes(_SLOT, 0, 1),
             HARVEST,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-reset-of-nothing",
             "A reset takes what was harvested, and nothing else: entries that wait are kept.",
             enable,
             RESET,
             _SLOT.create(),
-            *_writes(_SLOT, 1, 2),
+            *writes(_SLOT, 1, 2),
             RESET,
             HARVEST,
             RESET,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-of-writes-of-every-width",
             "One byte is enough, and a write over a page's or a slot's end makes two dirty.",
             enable,
@@ -146,7 +111,7 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
             HARVEST,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-of-string-instructions",
             "A string instruction reports each page that it writes, and none that it reads.",
             enable,
@@ -159,14 +124,14 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
             HARVEST,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-without-host-writes",
             "What the host writes through its mapping is never reported.",
             enable,
             _SLOT.create(),
             HostWrite(Place("a", 2 * PAGE_SIZE_BYTES + 0x200), 0xDEADBEEF),
             HARVEST,
-            *_writes(_SLOT, 3),
+            *writes(_SLOT, 3),
             HARVEST,
             RESET,
         ),
@@ -175,40 +140,40 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
 
 def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
     return (
-        _ring(
+        ring_scenario(
             "ring-beside-other-slots",
             "Slots that do not log are not in the ring, and those that do under their own ids.",
             enable,
             *creates(_SLOT, replace(_OTHER, flags=0), Slot(3, 0x110, at("a", 4), 4, READONLY)),
             Slot(0x1FF, 0x120, at("b", 4), 2, LOG_DIRTY_PAGES).create(),
-            *_writes(_OTHER, 0, 1),
+            *writes(_OTHER, 0, 1),
             write(0x110, 1),
             write(0x121, 2),
-            *_writes(_SLOT, 2),
+            *writes(_SLOT, 2),
             HARVEST,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-of-one-host-page",
             "Two slots on one host page: reported is where the guest wrote, not what it wrote to.",
             enable,
             *creates(_SLOT, replace(_OTHER, hva=at("a"))),
-            *_writes(_SLOT, 2),
+            *writes(_SLOT, 2),
             HARVEST,
             RESET,
-            *_writes(_OTHER, 2),
+            *writes(_OTHER, 2),
             HARVEST,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-while-slots-change",
             "Entries wait until they are harvested, whatever becomes of their slot meanwhile.",
             enable,
             *creates(_SLOT, _OTHER),
-            *_writes(_SLOT, 1),
+            *writes(_SLOT, 1),
             _SLOT.move(0x108),
             write(0x10A, 7),
-            *_writes(_OTHER, 3),
+            *writes(_OTHER, 3),
             _OTHER.delete(),
             HARVEST,
             RESET,
@@ -216,51 +181,51 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
             HARVEST,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-with-logging-off-and-on",
             "Without LOG_DIRTY_PAGES nothing is reported; with it everything is, mapped or not.",
             enable,
             _PLAIN.create(),
-            *_writes(_SLOT, 0, 1),
+            *writes(_SLOT, 0, 1),
             _SLOT.create(),
-            *_writes(_SLOT, 1),
+            *writes(_SLOT, 1),
             HARVEST,
             RESET,
             _PLAIN.create(),
-            *_writes(_SLOT, 0, 1, 2),
+            *writes(_SLOT, 0, 1, 2),
             HARVEST,
             _SLOT.create(),
-            *_writes(_SLOT, 2),
+            *writes(_SLOT, 2),
             HARVEST,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-of-a-slot-made-anew",
             "A slot made anew with the same id is tracked from its first write on.",
             enable,
             _SLOT.create(),
-            *_writes(_SLOT, 1),
+            *writes(_SLOT, 1),
             HARVEST,
             _SLOT.delete(),
             _SLOT.create(),
-            *_writes(_SLOT, 1),
+            *writes(_SLOT, 1),
             HARVEST,
             RESET,
-            *_writes(_SLOT, 1),
+            *writes(_SLOT, 1),
             HARVEST,
             RESET,
         ),
-        _ring(
+        ring_scenario(
             "ring-entries-of-a-shorter-slot",
             "To reset entries behind the end of a new slot, or of no slot at all, is harmless.",
             enable,
             _SLOT.create(),
-            *_writes(_SLOT, 0, 3),
+            *writes(_SLOT, 0, 3),
             HARVEST,
             _SLOT.delete(),
             replace(_SLOT, pages=2).create(),
             RESET,
-            *_writes(_SLOT, 0),
+            *writes(_SLOT, 0),
             HARVEST,
             _SLOT.delete(),
             RESET,
@@ -272,52 +237,52 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
 def _vcpus(enable: EnableCap) -> tuple[Scenario, ...]:
     first, second = HarvestDirtyRing(0), HarvestDirtyRing(1)
     return (
-        _ring(
+        ring_scenario(
             "ring-of-each-vcpu",
             "Each vCPU has a ring of its own, with what it wrote itself.",
             enable,
             *creates(_SLOT, _OTHER),
-            *_writes(_SLOT, 0, 1),
-            *_writes(_SLOT, 2, vcpu=1),
-            *_writes(_OTHER, 3, vcpu=1),
+            *writes(_SLOT, 0, 1),
+            *writes(_SLOT, 2, vcpu=1),
+            *writes(_OTHER, 3, vcpu=1),
             second,
             first,
             RESET,
-            *_writes(_SLOT, 2),
-            *_writes(_SLOT, 0, vcpu=1),
+            *writes(_SLOT, 2),
+            *writes(_SLOT, 0, vcpu=1),
             first,
             second,
             RESET,
             vcpus=2,
         ),
-        _ring(
+        ring_scenario(
             "ring-harvested-of-one-vcpu",
             "A reset takes what was harvested of one vCPU and leaves what waits in another's ring.",
             enable,
             _SLOT.create(),
-            *_writes(_SLOT, 0),
-            *_writes(_SLOT, 1, vcpu=1),
-            *_writes(_SLOT, 2, vcpu=2),
+            *writes(_SLOT, 0),
+            *writes(_SLOT, 1, vcpu=1),
+            *writes(_SLOT, 2, vcpu=2),
             second,
             RESET,
-            *_writes(_SLOT, 1, vcpu=2),
+            *writes(_SLOT, 1, vcpu=2),
             first,
             HarvestDirtyRing(2),
             second,
             RESET,
             vcpus=3,
         ),
-        _ring(
+        ring_scenario(
             "ring-of-one-page-written-by-two",
             "A page that two vCPUs wrote is in one ring at least, and after a reset again.",
             enable,
             _SLOT.create(),
-            *_writes(_SLOT, 1),
-            *_writes(_SLOT, 1, vcpu=1),
+            *writes(_SLOT, 1),
+            *writes(_SLOT, 1, vcpu=1),
             first,
             second,
             RESET,
-            *_writes(_SLOT, 1, vcpu=1),
+            *writes(_SLOT, 1, vcpu=1),
             second,
             first,
             RESET,
@@ -348,7 +313,7 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
             RESET,
         ]
     return (
-        _ring(
+        ring_scenario(
             "ring-goes-round",
             "Entries are used again when the ring has come round: none is lost at its end.",
             enable,
@@ -357,7 +322,7 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
             *rounds,
             mappings=memory,
         ),
-        _ring(
+        ring_scenario(
             "ring-full",
             "A vCPU stops when its ring is nearly full, and goes on when there is room again.",
             enable,
@@ -370,152 +335,22 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
             RESET,
             mappings=memory,
         ),
-        _ring(
+        ring_scenario(
             "ring-full-of-one-vcpu",
             "A full ring stops its own vCPU only, and takes nothing from the others.",
             enable,
             slot.create(),
-            *_writes(slot, 0, slot.pages - 1, vcpu=1),
+            *writes(slot, 0, slot.pages - 1, vcpu=1),
             *_in_pieces(slot, range(1, slot.pages - 1)),
-            *_writes(slot, 7, vcpu=1),
+            *writes(slot, 7, vcpu=1),
             HarvestDirtyRing(0),
             HarvestDirtyRing(1),
             RESET,
-            *_writes(slot, 0, 1),
+            *writes(slot, 0, 1),
             HarvestDirtyRing(0),
             RESET,
             mappings=memory,
             vcpus=2,
-        ),
-    )
-
-
-def _enabling(features: Features, enable: EnableCap) -> tuple[Scenario, ...]:
-    most = features.dirty_ring_max_bytes
-
-    def of_size(size_bytes: int) -> EnableCap:
-        return EnableCap(enable.cap, size_bytes)
-
-    acq_rel = EnableCap("DIRTY_LOG_RING_ACQ_REL", enable.argument)
-    return (
-        _ring(
-            "ring-sizes-refused",
-            "A size is a power of two, at least a page, and not too large: EINVAL, then E2BIG.",
-            *map(of_size, (0, 1, 16, 1024, 2048, 4095, 4097, 3 * 4096, most + 4096)),
-            *map(of_size, (2 * most, 1 << 31, 1 << 32)),
-            RESET,
-            _SLOT.create(),
-            *_writes(_SLOT, 1),
-            _SLOT.log(),
-            source="kvm_vm_ioctl_enable_dirty_log_ring",
-        ),
-        *(
-            _ring(
-                f"ring-of-{which}-size",
-                f"The {which} ring that the kernel offers works like any other.",
-                of_size(size_bytes),
-                _SLOT.create(),
-                *_writes(_SLOT, 1, 2),
-                HARVEST,
-                RESET,
-                *_writes(_SLOT, 2),
-                HARVEST,
-                RESET,
-            )
-            for which, size_bytes in (("smallest", enable.argument), ("largest", most))
-        ),
-        _ring(
-            "ring-enabled-once",
-            "The ring is enabled once: the same size again, or another one, is EINVAL.",
-            enable,
-            enable,
-            of_size(2 * enable.argument),
-            of_size(2 * most),
-            _SLOT.create(),
-            *_writes(_SLOT, 1),
-            HARVEST,
-            RESET,
-            source="kvm_vm_ioctl_enable_dirty_log_ring",
-        ),
-        _ring(
-            "ring-after-a-vcpu",
-            "EINVAL once a vCPU exists; size comes first, and the dirty log goes on.",
-            _SLOT.create(),
-            *_writes(_SLOT, 1),
-            enable,
-            of_size(2 * most),
-            HARVEST,
-            RESET,
-            _SLOT.log(),
-            source="kvm_vm_ioctl_enable_dirty_log_ring",
-        ),
-        _ring(
-            "ring-acquire-release",
-            "The capability of its other name makes the same ring, and only one of them can.",
-            acq_rel,
-            enable,
-            _SLOT.create(),
-            *_writes(_SLOT, 1),
-            HARVEST,
-            RESET,
-            needs=("dirty_ring_bytes", "dirty_ring_acq_rel"),
-        ),
-        _ring(
-            "ring-instead-of-the-log",
-            "With a ring there is no dirty log: ENXIO for reading and clearing, before all else.",
-            enable,
-            _SLOT.create(),
-            *_writes(_SLOT, 1),
-            _SLOT.log(),
-            GetDirtyLog(2),
-            GetDirtyLog(0xFFFF),
-            GetDirtyLog(1, bitmap="unwritable"),
-            HARVEST,
-            RESET,
-            source="kvm_use_dirty_bitmap",
-        ),
-        _ring(
-            "ring-instead-of-clearing",
-            "With a ring there is nothing to clear: ENXIO before any other refusal.",
-            enable,
-            _SLOT.create(),
-            *_writes(_SLOT, 1),
-            ClearDirtyLog(1, 0, 4),
-            ClearDirtyLog(2, 1, 4),
-            ClearDirtyLog(0xFFFF, 0, 4),
-            HARVEST,
-            RESET,
-            source="kvm_use_dirty_bitmap",
-            needs=("dirty_ring_bytes", "manual_dirty_log"),
-        ),
-        _ring(
-            "ring-of-one-vm",
-            "A new VM begins without a ring, and has a dirty log.",
-            enable,
-            _SLOT.create(),
-            *_writes(_SLOT, 1),
-            NewVm(),
-            _SLOT.create(),
-            *_writes(_SLOT, 2),
-            _SLOT.log(),
-            RESET,
-            NewVm(),
-            enable,
-            _SLOT.create(),
-            *_writes(_SLOT, 3),
-            HARVEST,
-            RESET,
-        ),
-        _ring(
-            "ring-enabled-over-logged-slots",
-            "A slot that has a dirty log already is tracked by the ring from then on.",
-            _SLOT.create(),
-            enable,
-            RESET,
-            *_writes(_SLOT, 0),
-            HARVEST,
-            RESET,
-            _SLOT.log(),
         ),
     )
 
@@ -528,5 +363,4 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         *_slots(enable),
         *_vcpus(enable),
         *_full(enable),
-        *_enabling(features, enable),
     )

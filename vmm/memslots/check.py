@@ -13,6 +13,7 @@ from vmm.memslots.rules import RULES
 from vmm.memslots.underway import under_way
 
 _MAP_LINES = 24
+_EXIT_STATUSES = {"differs": 1, "inconclusive": 3, "skipped": 4}
 
 
 class Status(Enum):
@@ -22,11 +23,13 @@ class Status(Enum):
     DIFFERS = "differs"
     INCONCLUSIVE = "inconclusive"
     SKIPPED = "skipped"
+    KNOWN = "known"
+    PASSES_NOW = "passes now"
 
     @property
     def exit_status(self) -> int:
         """The exit status of a command that has this to say."""
-        return {"passed": 0, "differs": 1, "inconclusive": 3, "skipped": 4}[self.value]
+        return _EXIT_STATUSES.get(self.value, 0)
 
 
 class Expected(msgspec.Struct, frozen=True):

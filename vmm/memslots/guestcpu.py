@@ -125,11 +125,12 @@ class GuestCpu:
     def _run_touches(self, enter: Callable[[int], None], count: int) -> Iterable[AnyOutcome]:
         if self._ready != (enter, image.TOUCH_ENTRY):
             enter(image.TOUCH_ENTRY)
+        self._ready = enter, image.TOUCH_ENTRY
         exits, stops = self._run(
             self._touch_under_way,
             lambda index: enter(mailbox.touch_offset(index + 1)),
+            count,
         )
-        self._ready = enter, image.TOUCH_ENTRY
         values = mailbox.decode_touches(self._view, count)
         if not exits and not stops:
             return [Touched(value) for value in values]
@@ -141,7 +142,7 @@ class GuestCpu:
     def _touch_under_way(self) -> int:
         """Return the index of the touch that RIP is in; 0 where none has begun yet."""
         try:
-            return mailbox.touch_index(self._vcpu.get_rip())
+            return mailbox.touch_index(self._vcpu.exit_rip())
         except ValueError:
             return 0
 
@@ -151,11 +152,12 @@ class GuestCpu:
         mailbox.encode_sweeps(self._view, self._gpa, [sweep])
         if self._ready != (self._enter_real, image.SWEEP_ENTRY):
             self._enter_real(image.SWEEP_ENTRY)
-        swept = self._run(
-            lambda: mailbox.sweep_index(self._view), lambda _: self._enter_real(image.SWEEP_SKIP)
-        )
         self._ready = self._enter_real, image.SWEEP_ENTRY
-        return swept
+        return self._run(
+            lambda: mailbox.sweep_index(self._view),
+            lambda _: self._enter_real(image.SWEEP_SKIP),
+            1,
+        )
 
     def _sweep_long(self, op: Sweep) -> tuple[_Exits, _Stops]:
         address = self._windows.address(op.gpa)
@@ -168,7 +170,7 @@ class GuestCpu:
         )
         self._vcpu.enter_long_mode(self._windows.cr3, registers)
         self._ready = None
-        return self._run(lambda: 0, lambda _: self._enter_long(image.LONG_SWEEP_END))
+        return self._run(lambda: 0, lambda _: self._enter_long(image.LONG_SWEEP_END), 1)
 
     def _enter_real(self, rip: int) -> None:
         self._vcpu.enter_big_real_mode(self._gpa, rip)
@@ -183,10 +185,13 @@ class GuestCpu:
             if not (isinstance(leaving, DirtyRingFull) and self._make_room()):
                 return leaving
 
-    def _run(self, index: Callable[[], int], skip: Callable[[int], None]) -> tuple[_Exits, _Stops]:
+    def _run(
+        self, index: Callable[[], int], skip: Callable[[int], None], count: int
+    ) -> tuple[_Exits, _Stops]:
         """Run one guest to its end; return exits and stops by the index of their record.
 
-        ``index`` says which record is under way, ``skip`` makes the guest go on behind it.
+        ``index`` says which of ``count`` records is under way, ``skip`` makes the guest go on
+        behind it.
         """
         vcpu = self._vcpu
         exits: _Exits = {}
@@ -211,6 +216,9 @@ class GuestCpu:
             if stop is not None:
                 # Never the same one twice, wherever a kernel claims that the guest is.
                 given_up = max(index(), max(stops, default=-1) + 1)
+                if given_up >= count:  # The guest cannot go on at all, not even to its end.
+                    self._ready = None
+                    return exits, stops
                 stops[given_up] = stop
                 skip(given_up)
 

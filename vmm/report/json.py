@@ -22,7 +22,7 @@ def run_text(run: Run) -> str:
         "cpu": run.cpu,
         "scenarios": [_scenario(checked) for checked in run.checked],
         "not_run": run.not_run,
-        "kernel_healthy": not any(checked.problems for checked in run.checked),
+        "kernel_healthy": not any(checked.unexplained for checked in run.checked),
         "weaknesses": run.weaknesses,
         "features": run.features,
         "host": run.host,

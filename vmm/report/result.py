@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vmm.health import Problem
 from vmm.hostinfo import HostInfo
+from vmm.known_issues import KnownIssue, known_issue, weighed
 from vmm.memslots.check import Status, Verdict, judge
 from vmm.memslots.features import Features
 from vmm.memslots.history import History
@@ -15,7 +16,8 @@ from vmm.memslots.operations import Scenario
 class Checked:
     """One scenario, the verdict on it, and what the kernel complained of meanwhile.
 
-    ``ran`` is how many of the scenario's operations were begun.
+    ``ran`` is how many of the scenario's operations were begun; ``issue`` is what is known to be
+    wrong with it on this host.
     """
 
     scenario: Scenario
@@ -23,21 +25,30 @@ class Checked:
     ran: int = 0
     seconds: float = 0.0
     problems: tuple[Problem, ...] = ()
+    issue: KnownIssue | None = None
+
+    @property
+    def unexplained(self) -> tuple[Problem, ...]:
+        """The kernel's complaints, without those of an issue that is known and was seen."""
+        if self.issue is None or self.verdict.status is not Status.KNOWN:
+            return self.problems
+        return self.issue.unexplained(self.problems)
 
     @property
     def failed(self) -> bool:
-        """Whether the kernel differed, or complained."""
-        return self.verdict.status is Status.DIFFERS or bool(self.problems)
+        """Whether the kernel differed, or complained, and it was not known."""
+        return self.verdict.status is Status.DIFFERS or bool(self.unexplained)
 
 
 def judged(history: History) -> Checked:
     """Return what there is to say of a history."""
     scenario = history.header.scenario
-    verdict = judge(history)
+    issue = known_issue(scenario.name, history.header.host)
+    verdict = weighed(judge(history), issue)
     last = history.events[-1].origin if history.events else -1
     if verdict.under_way is not None:
         last = verdict.under_way.origin
-    return Checked(scenario, verdict, min(last + 1, len(scenario.operations)))
+    return Checked(scenario, verdict, min(last + 1, len(scenario.operations)), issue=issue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,7 @@ class Run:
             return Status.DIFFERS
         if self.not_run or Status.INCONCLUSIVE in found:
             return Status.INCONCLUSIVE
-        return Status.PASSED if Status.PASSED in found else Status.SKIPPED
+        return Status.SKIPPED if found <= {Status.SKIPPED} else Status.PASSED
 
     @property
     def counts(self) -> dict[Status, int]:

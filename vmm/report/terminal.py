@@ -16,6 +16,8 @@ STYLES = {
     Status.DIFFERS: "bold red",
     Status.INCONCLUSIVE: "yellow",
     Status.SKIPPED: "cyan",
+    Status.KNOWN: "magenta",
+    Status.PASSES_NOW: "bold green",
 }
 _LABEL_WIDTH = 10
 _TITLE_WIDTH = 12
@@ -32,7 +34,7 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
     verdict = checked.verdict
     lines: list[Text] = []
     if verdict.difference is not None:
-        lines += _title(checked, "", width)
+        lines += _title(checked, verdict.reason, width)
         lines += _difference(checked.scenario, verdict.difference, width)
     elif verdict.status is not Status.PASSED:
         lines += _title(checked, verdict.reason, width)
@@ -55,7 +57,7 @@ def summary(run: Run, width: int | None) -> list[Text]:
         for status, count in run.counts.items()
         if count
     ]
-    complaints = sum(bool(each.problems) for each in run.checked)
+    complaints = sum(bool(each.unexplained) for each in run.checked)
     if complaints:
         parts.append(Text(f"the kernel complained in {complaints}", style="bold red"))
     line.append(": ").append(Text(", ").join(parts) if parts else "nothing ran")

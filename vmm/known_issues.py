@@ -1,0 +1,94 @@
+"""What is known to be wrong somewhere, as data.
+
+A known issue is an expected failure: it is shown as such, whether it still fails or passes now,
+and it never stands for any other difference. Whether a host has it depends on what does the work
+there, and never on a version.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from vmm.health import Problem
+from vmm.memslots.check import Status, Verdict
+
+_WARNED = re.compile(r"the kernel is newly tainted \(W: [^;]*\)|warn_count went from \d+ to \d+")
+"""What the counters say of a warning, next to its text in the kernel log."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownIssue:
+    """A difference that is expected in some scenarios where the module ``vendor`` is in charge.
+
+    ``rules`` are those that the kernel breaks there; ``what`` says what is wrong, and ``evidence``
+    how that is known. ``log`` is a regular expression for a line of what the kernel may complain
+    of meanwhile (empty: of nothing).
+    """
+
+    name: str
+    vendor: str
+    scenarios: frozenset[str]
+    rules: frozenset[str]
+    what: str
+    evidence: str
+    log: str = ""
+
+    def is_seen_in(self, verdict: Verdict) -> bool:
+        """Whether this, and nothing else, is what a scenario failed by."""
+        found = verdict.difference
+        return found is not None and {each.rule for each in found.expected} <= self.rules
+
+    def unexplained(self, problems: Sequence[Problem]) -> tuple[Problem, ...]:
+        """Return the kernel's complaints that this issue does not account for."""
+        if not self.log:
+            return tuple(problems)
+        told = [each for each in problems if each.excerpt]
+        others = [each for each in told if not any(re.search(self.log, x) for x in each.excerpt)]
+        if others:
+            return tuple(problems)
+        return tuple(
+            each for each in problems if not each.excerpt and not _WARNED.fullmatch(each.what)
+        )
+
+
+KNOWN_ISSUES = (
+    KnownIssue(
+        name="pvm-dirty-ring-overrun",
+        vendor="kvm_pvm",
+        scenarios=frozenset(("ring-overrun-in-one-run", "ring-overrun-by-one-instruction")),
+        rules=frozenset(("ring-exact",)),
+        what="kvm_pvm emulates many instructions before it looks whether the dirty ring is full, "
+        "so that what they write overruns the ring, and pages are lost",
+        evidence="kvm_dirty_ring_push() warns once per boot that the ring is full, and overwrites "
+        "its oldest entries; a KVM_EXIT_DIRTY_RING_FULL would have come at the soft limit",
+        log=r"WARNING: .*kvm_dirty_ring_push",
+    ),
+)
+"""All known issues."""
+
+
+def known_issue(scenario: str, host: dict[str, str]) -> KnownIssue | None:
+    """Return the issue that a scenario is expected to fail by on a host.
+
+    ``host`` is what a history says of it; its ``vendor`` is the module under /sys/module that does
+    the work.
+    """
+    for issue in KNOWN_ISSUES:
+        if scenario in issue.scenarios and host.get("vendor") == issue.vendor:
+            return issue
+    return None
+
+
+def weighed(verdict: Verdict, issue: KnownIssue | None) -> Verdict:
+    """Return what a verdict means where an issue is known."""
+    if issue is None:
+        return verdict
+    if verdict.status is Status.DIFFERS and issue.is_seen_in(verdict):
+        reason = f"{issue.name}: {issue.what} ({issue.evidence})"
+        return msgspec.structs.replace(verdict, status=Status.KNOWN, reason=reason)
+    if verdict.status is Status.PASSED:
+        reason = f"{issue.name} does not show any more"
+        return msgspec.structs.replace(verdict, status=Status.PASSES_NOW, reason=reason)
+    return verdict
