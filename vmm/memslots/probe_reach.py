@@ -31,7 +31,7 @@ def touch_limit(kvm: Kvm, last_gfn: int) -> int:
     """
     highest = (last_gfn + 1) * PAGE_SIZE_BYTES
     for limit in sorted(set(_candidates(kvm, highest)), reverse=True):
-        if _reaches(limit):
+        if reaches(limit):
             return limit
     return REAL_MODE_END
 
@@ -41,7 +41,7 @@ def _candidates(kvm: Kvm, highest: int) -> Iterator[int]:
         yield from (end, end - _RESERVED_BYTES, min(end, (1 << 40) - _RESERVED_BYTES))
 
 
-def _reaches(limit: int) -> bool:
+def reaches(limit: int) -> bool:
     """Whether a guest can read the last bytes before ``limit``."""
     if limit <= REAL_MODE_END:
         return False
