@@ -36,9 +36,10 @@ class Journal:
         """Put the intent on disk, in place of the one before. Raises OSError."""
         line = msgspec.json.encode(intent) + b"\n"
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, line, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        while line:  # A disk that is nearly full takes a part, and refuses the rest.
+            line = line[os.write(self._file, line) :]
         os.fdatasync(self._file)
-        os.lseek(self._file, 0, os.SEEK_END)
 
     def ended(self) -> None:
         """Note that one more scenario of the intent ended."""

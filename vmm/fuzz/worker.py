@@ -69,7 +69,7 @@ def run_worker(assignment: Assignment, to: Connection) -> None:
 
 
 def _is_disk(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class _Worker:

@@ -1,0 +1,129 @@
+"""The whole chain: a wrong kernel is found, shrunk, written up, and told by its C program."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.lab.fuzz_table import tell
+from tests.lab.lab import environment, faults
+from vmm.cli.main import COMMANDS
+from vmm.memslots.codec import read_scenario
+
+FUZZ = (sys.executable, "-m", "vmm.cli", "fuzz")
+BUDGET = ("--jobs", "1", "--seconds", "30", "--findings", "1")
+
+
+def fuzz(folder: Path, *arguments: str, fault: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*FUZZ, "--out", str(folder / "out"), *arguments],
+        env=environment(fault) if fault else dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["move-leaves-alias", "dirty-lost-after-flags-only"])
+def test_a_wrong_kernel_is_found_shrunk_and_told(name: str, tmp_path: Path) -> None:
+    ran = fuzz(tmp_path, "--seed", "5", *BUDGET, fault=name)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    (finding,) = (tmp_path / "out").iterdir()
+    assert {path.name for path in finding.iterdir()} == {
+        "scenario.json",
+        "repro.c",
+        "history.jsonl",
+        "kernel-log.txt",
+        "host.json",
+        "report.md",
+    }
+    fault = next(each for each in faults() if each.name == name)
+    assert len(read_scenario(finding / "scenario.json").operations) <= fault.fewest + 2
+    assert tell(finding / "repro.c", fault, tmp_path) == (1, 0)
+    report = (finding / "report.md").read_text()
+    assert "## Expected" in report
+    assert "It showed in 10 of 10 runs." in report
+    assert json.loads((finding / "host.json").read_text())["kernel"]
+
+
+def test_a_right_kernel_passes_and_leaves_nothing(tmp_path: Path) -> None:
+    ran = fuzz(tmp_path, "--seed", "1", "--jobs", "2", "--operations", "3000", "--seconds", "60")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "no difference found" in ran.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_grows_and_is_begun_from(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    budget = ("--jobs", "1", "--operations", "1500", "--seconds", "60", "--corpus", str(corpus))
+    assert fuzz(tmp_path, "--seed", "2", *budget).returncode == 0
+    kept = {path.name for path in corpus.iterdir()}
+    assert kept
+    (corpus / "torn.json").write_text("{")
+    again = fuzz(tmp_path, "--seed", "2", *budget)
+    assert again.returncode == 0
+    assert "torn.json" in again.stderr
+    assert {path.name for path in corpus.iterdir()} >= kept
+
+
+def test_what_was_under_way_is_named_after_a_crash(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    running = subprocess.Popen([*FUZZ, "--seed", "4", "--jobs", "1", "--out", str(out)])
+    try:
+        while not any(path.stat().st_size for path in out.glob("under-way-*")):
+            assert running.poll() is None
+    finally:
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    resumed = fuzz(tmp_path, "--resume", "--jobs", "1", "--operations", "300", "--seconds", "60")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "under way: fuzz-" in resumed.stdout
+    assert "seed 4" in resumed.stdout
+    assert any(out.glob("fuzz-*.json"))
+
+
+def test_findings_of_several_runs_are_gathered_once(tmp_path: Path) -> None:
+    for run, names in (("a", ("x", "y")), ("b", ("y", "z"))):
+        for name in names:
+            folder = tmp_path / run / name
+            folder.mkdir(parents=True)
+            (folder / "scenario.json").write_text("{}")
+    merged = fuzz(tmp_path, "--merge", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert merged.returncode == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x", "y", "z"]
+
+
+def test_a_full_disk_ends_the_run_with_what_it_has(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        ["prlimit", "--fsize=4096", *FUZZ, "--seconds", "30", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 3, ran.stdout + ran.stderr
+    assert "note: ended early: " in ran.stdout
+    assert "File too large" in ran.stdout
+
+
+def test_ctrl_c_ends_with_a_summary(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    running = subprocess.Popen(
+        [*FUZZ, "--jobs", "1", "--out", str(out)], stdout=subprocess.PIPE, text=True
+    )
+    while not any(path.stat().st_size for path in out.glob("under-way-*")):
+        assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    stdout, _ = running.communicate(timeout=30)
+    assert "note: interrupted" in stdout
+    assert running.returncode in (0, 3)
+    assert not out.exists()
+
+
+def test_the_commands_are_known() -> None:
+    assert {"fuzz", "repro", "compare"} <= set(COMMANDS)
