@@ -22,6 +22,7 @@ from scenarios import (
     lifetime,
     limits,
     move,
+    racing,
     readonly,
     refusals,
     spaces,
@@ -62,5 +63,6 @@ def catalogue(features: Features) -> tuple[Scenario, ...]:
         *dirty_ring_sizes.scenarios(features),
         *lifetime.SCENARIOS,
         *guest_memfd.SCENARIOS,
+        *racing.SCENARIOS,
         *table.scenarios(features),
     )

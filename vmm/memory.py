@@ -173,6 +173,27 @@ class HostMapping:
         self._part(offset, size_bytes)
         raw.advise_memory(self.address + offset, size_bytes, Advice.DONTNEED)
 
+    def punch(self, offset: int, size_bytes: int) -> None:
+        """Free pages of the file behind shared memory (MADV_REMOVE): they then read as zero."""
+        self._part(offset, size_bytes)
+        raw.advise_memory(self.address + offset, size_bytes, Advice.REMOVE)
+
+    def vacate(self, offset: int, size_bytes: int) -> None:
+        """Unmap pages, and reserve their addresses in the same call: nothing else gets there."""
+        self._part(offset, size_bytes)
+        flags = _PRIVATE | MapFlag.NORESERVE | MapFlag.FIXED
+        raw.map_memory(self.address + offset, size_bytes, Protection.NONE, flags)
+
+    def refill(self, offset: int, size_bytes: int) -> None:
+        """Map pages anew: those of the memory file at this place, or fresh private ones."""
+        self._part(offset, size_bytes)
+        address = self.address + offset
+        if self._fd >= 0:
+            flags = MapFlag.SHARED | MapFlag.FIXED
+            raw.map_memory(address, size_bytes, _READ_WRITE, flags, self._fd, offset)
+        else:
+            raw.map_memory(address, size_bytes, _READ_WRITE, _PRIVATE | MapFlag.FIXED)
+
     def cover(self, fd: int, *, private: bool = False) -> None:
         """Map the start of a file over the whole mapping, in place of what was there.
 

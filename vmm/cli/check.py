@@ -19,6 +19,7 @@ from vmm.report.result import Checked, Run
 @click.command()
 @click.argument("patterns", nargs=-1, metavar="[NAME-PATTERN]...")
 @click.option("--tag", metavar="TAG", help="Only scenarios with this tag.")
+@click.option("--all", "everything", is_flag=True, help="Slow scenarios, too.")
 @click.option("--list", "only_list", is_flag=True, help="List names and whys; run nothing.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the whole result (-: to stdout).")
 @click.option(
@@ -33,6 +34,7 @@ def check(
     ctx: click.Context,
     patterns: tuple[str, ...],
     tag: str | None,
+    everything: bool,
     only_list: bool,
     json_file: str | None,
     journal: Path | None,
@@ -40,16 +42,17 @@ def check(
 ) -> None:
     """Run the curated scenarios on this kernel and judge them.
 
-    A NAME-PATTERN is a name, or a pattern such as 'move-*'. Without any, everything runs.
+    A NAME-PATTERN is a name, or a pattern such as 'move-*'. Without any, nor a tag, everything runs
+    that is not tagged as slow.
 
     After a crash of the host, `vmm judge DIR/under-way.jsonl` says which operation was under way.
     To be sure of that costs half a millisecond an operation.
     """
     if only_list:
-        print_lines(console(), terminal.listing(select(curated(), patterns, tag)))
+        print_lines(console(), terminal.listing(select(curated(), patterns, tag, True)))
         return
     host = look_at_host()
-    scenarios = select(curated(host.features), patterns, tag)
+    scenarios = select(curated(host.features), patterns, tag, everything)
     require_usable(host, require_run)
     with _opened(json_file) as stream:
         run = _run(scenarios, host, journal, stderr=json_file == "-")

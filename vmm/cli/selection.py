@@ -11,6 +11,9 @@ from vmm.memslots.features import Features
 from vmm.memslots.operations import Scenario
 
 
+SLOW = "slow"
+
+
 def curated(features: Features = USUAL) -> tuple[Scenario, ...]:
     """Return the curated scenarios for a kernel; by default for one of the usual kind."""
     from scenarios import catalogue
@@ -19,15 +22,23 @@ def curated(features: Features = USUAL) -> tuple[Scenario, ...]:
 
 
 def select(
-    scenarios: Collection[Scenario], patterns: Iterable[str], tag: str | None
+    scenarios: Collection[Scenario],
+    patterns: Iterable[str],
+    tag: str | None,
+    everything: bool = False,
 ) -> tuple[Scenario, ...]:
     """Return the scenarios whose name matches any pattern (all if none) and that have the tag.
+
+    Those that are tagged as slow take a pattern that names them, a tag, or ``everything``.
 
     Raises click.UsageError for a pattern or a tag that matches nothing.
     """
     patterns = tuple(patterns)
     names = [scenario.name for scenario in scenarios]
-    chosen: set[str] = set() if patterns else set(names)
+    chosen: set[str] = set()
+    if not patterns:
+        slow = not everything and tag is None
+        chosen = {s.name for s in scenarios if not (slow and SLOW in s.tags)}
     for pattern in patterns:
         matching = fnmatch.filter(names, pattern)
         if not matching:

@@ -15,6 +15,7 @@ from vmm.memslots.operations import (
     AnyOperation,
     Mapping,
     NewVm,
+    Race,
     Scenario,
     SetUserMemoryRegion,
 )
@@ -36,6 +37,7 @@ def can_be_mutated(scenario: Scenario, features: Features) -> bool:
         len(scenario.operations) <= MAX_BASE_OPERATIONS
         and sum(_pages(op) for op in scenario.operations) <= _MAX_BASE_PAGES * 8
         and scenario.guest == pools.GUEST
+        and not any(isinstance(op, Race) for op in scenario.operations)
         and not features.missing(scenario.needs)
     )
 

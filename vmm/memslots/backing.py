@@ -9,6 +9,7 @@ from vmm.memslots.operations import (
     MEMFD_MMAP,
     PAGE_SIZE_BYTES,
     READONLY,
+    ChangeHostMemory,
     Hva,
     Mapping,
     Place,
@@ -45,7 +46,13 @@ class Backing:
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
         self._mappings = {mapping.name: mapping for mapping in mappings}
         self._shown: set[str] = set()
+        self._absent: set[tuple[str, int]] = set()
         self._zero = next((m for m in mappings if m.kind == "zero"), None)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the mappings, in the order in which they are declared."""
+        return list(self._mappings)
 
     def normal(self, hva: Hva) -> Hva:
         """Return one form for each address: a place in the mapping at 0 is an integer."""
@@ -57,8 +64,38 @@ class Backing:
         """Note that a mapping of kind ``guest_memfd`` has memory from now on."""
         self._shown.add(mapping)
 
+    def is_absent(self, mapping: str, page: int) -> bool:
+        """Whether the host has taken away what a page of a mapping showed."""
+        return (mapping, page) in self._absent
+
+    @property
+    def absent(self) -> frozenset[tuple[str, int]]:
+        """The (mapping, page) that the host has taken away."""
+        return frozenset(self._absent)
+
+    def change(self, op: ChangeHostMemory) -> None:
+        """Note which pages show memory from now on, and which do not."""
+        first = op.place.offset // PAGE_SIZE_BYTES
+        pages = {(op.place.mapping, page) for page in range(first, first + op.pages)}
+        if op.how in ("unmap", "forbid"):
+            self._absent |= pages
+        elif op.how in ("map", "allow"):
+            self._absent -= pages
+
+    def loses_content(self, op: ChangeHostMemory) -> bool:
+        """Whether the pages read as zeros behind a change: what private memory held is gone."""
+        is_private = self._mappings[op.place.mapping].kind not in ("shared", "memfd")
+        return op.how == "punch" or (is_private and op.how in ("drop", "unmap"))
+
     def locate(self, hva: Hva, offset: int) -> Place | None:
         """Return where ``offset`` bytes behind an hva lie; None where no memory is mapped."""
+        place = self.declared(hva, offset)
+        if place is None or self.is_absent(place.mapping, place.offset // PAGE_SIZE_BYTES):
+            return None
+        return place
+
+    def declared(self, hva: Hva, offset: int) -> Place | None:
+        """Return the same, whatever the host has taken away."""
         if isinstance(hva, Place):
             kind = self._mappings[hva.mapping].kind
             if kind == "unmapped" or (kind == "guest_memfd" and hva.mapping not in self._shown):

@@ -6,11 +6,13 @@ import msgspec
 
 from vmm.memslots import describe
 from vmm.memslots.allowed import Allowed
-from vmm.memslots.history import Event, Header, History
+from vmm.memslots.history import AnyOutcome, Event, Header, History, Raced
 from vmm.memslots.model import Model
-from vmm.memslots.operations import GUEST_MAPPING, GUEST_SIZE_BYTES, Mapping, pages_of
+from vmm.memslots.operations import Race
+from vmm.memslots.plan import guest_mapping
 from vmm.memslots.rules import RULES
 from vmm.memslots.underway import under_way
+from vmm.racing.flaw import Flaw
 
 _MAP_LINES = 24
 _EXIT_STATUSES = {"differs": 1, "inconclusive": 3, "skipped": 4}
@@ -103,9 +105,8 @@ class Judgement:
     """The judging of one history, event by event."""
 
     def __init__(self, header: Header) -> None:
-        guest = Mapping(GUEST_MAPPING, pages_of(GUEST_SIZE_BYTES))
         self._name = header.scenario.name
-        self._mappings = (*header.scenario.mappings, guest)
+        self._mappings = (*header.scenario.mappings, guest_mapping(header.scenario))
         self._model = Model(self._mappings, header.features)
         self._rules: set[str] = set()
         self._events = 0
@@ -116,6 +117,8 @@ class Judgement:
 
     def admits(self, event: Event) -> bool:
         """Judge the next event; False if the model cannot go on behind it."""
+        if isinstance(event.operation, Race) and isinstance(event.outcome, Raced):
+            return self._admits_race(event, event.operation, event.outcome)
         allowed = self._model.allowed(event.operation)
         for candidate in allowed:
             if candidate.outcome.admits(event.outcome):
@@ -130,6 +133,19 @@ class Judgement:
             self._unknown = f"the model does not know: {describe.operation(event.operation)}"
         return False
 
+    def _admits_race(self, event: Event, race: Race, outcome: Raced) -> bool:
+        judge = self._model.race(race)
+        if judge.unknown:
+            self._unknown = "the model does not know how pages get dirty in a race like this"
+            return False
+        flaw = judge.flaw(outcome)
+        if flaw is not None:
+            self._difference = self._flawed(event, flaw)
+            return False
+        self._rules.update(judge.rules)
+        self._events += 1 + sum(map(len, (*outcome.calls, *outcome.windows)))
+        return True
+
     def verdict(self, end: str | None) -> Verdict:
         """Return the verdict. ``end`` says why the run ended: "" normally, None if cut off."""
         reason = self._unknown or ("the history is cut off" if end is None else end)
@@ -142,19 +158,34 @@ class Judgement:
         )
 
     def _differing(self, event: Event, allowed: tuple[Allowed, ...]) -> Difference:
-        lines = describe.slot_map(self._model.slots())
-        if len(lines) > _MAP_LINES:
-            lines = [*lines[:_MAP_LINES], f"... and {len(lines) - _MAP_LINES} more"]
         return Difference(
             self._events,
             event.origin,
             describe.operation(event.operation),
-            tuple(self._expected(candidate) for candidate in allowed),
+            tuple(self._expected(each.outcome, each.rule) for each in allowed),
             describe.outcome(event.outcome, self._mappings),
-            tuple(lines),
+            self._slot_map(),
         )
 
-    def _expected(self, candidate: Allowed) -> Expected:
-        rule = RULES[candidate.rule]
-        text = describe.outcome(candidate.outcome, self._mappings)
+    def _flawed(self, event: Event, flaw: Flaw) -> Difference:
+        begin, end = flaw.moments
+        what = describe.operation(flaw.operation)
+        return Difference(
+            self._events,
+            event.origin,
+            "; ".join(filter(None, (what, f"moments {begin} to {end}", flaw.note))),
+            tuple(self._expected(*expectation) for expectation in flaw.expected),
+            describe.outcome(flaw.observed, self._mappings),
+            self._slot_map(),
+        )
+
+    def _slot_map(self) -> tuple[str, ...]:
+        lines = describe.slot_map(self._model.slots())
+        if len(lines) > _MAP_LINES:
+            lines = [*lines[:_MAP_LINES], f"... and {len(lines) - _MAP_LINES} more"]
+        return tuple(lines)
+
+    def _expected(self, outcome: AnyOutcome, name: str) -> Expected:
+        rule = RULES[name]
+        text = describe.outcome(outcome, self._mappings)
         return Expected(text, rule.name, rule.promise, rule.basis, rule.cite)

@@ -1,5 +1,7 @@
 """What the model knows of host memory: the tags, and every byte written since."""
 
+from collections.abc import Container
+
 from vmm.memslots.content import changed_runs, page_bytes
 from vmm.memslots.history import HostChange
 from vmm.memslots.operations import PAGE_SIZE_BYTES, Mapping
@@ -37,18 +39,23 @@ class Contents:
             offset += take
             data = data[take:]
 
-    def changes(self) -> tuple[HostChange, ...]:
-        """Return what differs from what it was at the last ``forget_changes``."""
+    def changes(self, hidden: Container[PageKey] = ()) -> tuple[HostChange, ...]:
+        """Return what differs from what it was at the last ``forget_changes``.
+
+        Pages that are hidden from the host are left out.
+        """
         found: list[HostChange] = []
         for key in sorted(self._before, key=lambda key: (self._order[key[0]], key[1])):
             mapping, page = key
+            if key in hidden:
+                continue
             for at, data in changed_runs(self._before[key], bytes(self._pages[key])):
                 found.append(HostChange(mapping, page * PAGE_SIZE_BYTES + at, data))
         return tuple(found)
 
-    def forget_changes(self) -> None:
-        """Begin anew: what is there now is what ``changes`` compares with."""
-        self._before.clear()
+    def forget_changes(self, hidden: Container[PageKey] = ()) -> None:
+        """Begin anew, but for hidden pages: ``changes`` compares with what is there now."""
+        self._before = {key: data for key, data in self._before.items() if key in hidden}
 
     def _page(self, mapping: str, page: int) -> bytes | bytearray:
         written = self._pages.get((mapping, page))

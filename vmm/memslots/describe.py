@@ -12,6 +12,7 @@ from vmm.memslots.history import (
     Done,
     Inspected,
     Mmio,
+    Raced,
     Refused,
     RingPages,
     RingsReset,
@@ -27,6 +28,7 @@ from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
+    ChangeHostMemory,
     Churn,
     ClearDirtyLog,
     CloseGuestMemfd,
@@ -46,6 +48,7 @@ from vmm.memslots.operations import (
     Mapping,
     NewVm,
     Place,
+    Race,
     ResetDirtyRings,
     SetIdentityMapAddr,
     SetTssAddr,
@@ -62,6 +65,14 @@ _FLAGS = (
     (GUEST_MEMFD, "GUEST_MEMFD"),
 )
 _MEMFD_FLAGS = ((MEMFD_MMAP, "MMAP"), (MEMFD_INIT_SHARED, "INIT_SHARED"))
+_HOST_CHANGES = {
+    "drop": "MADV_DONTNEED",
+    "punch": "MADV_REMOVE",
+    "unmap": "munmap",
+    "map": "mmap",
+    "forbid": "mprotect(PROT_NONE)",
+    "allow": "mprotect(PROT_READ|PROT_WRITE)",
+}
 _MANY = 8
 
 
@@ -101,6 +112,10 @@ def operation(op: AnyOperation) -> str:
             return f"{_vcpu(op.vcpu)} executes the page at gpa {op.gpa:#x}"
         case HostWrite():
             return f"host writes {op.value:#x} to {hva(op.place)}"
+        case ChangeHostMemory():
+            return f"{_HOST_CHANGES[op.how]} on {op.pages} pages at {hva(op.place)}"
+        case Race():
+            return f"{len(op.hosts)} host threads and {len(op.guests)} vCPUs act at the same time"
         case Inspect():
             return "host looks for changed bytes in its mappings"
         case GetDirtyLog():
@@ -177,6 +192,8 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
                 f"{c.mapping}+{c.offset:#x} (page {c.offset // PAGE_SIZE_BYTES}) = {c.data.hex()}"
                 for c in changes
             )
+        case Raced(calls, windows):
+            return f"{sum(map(len, calls))} calls, {sum(map(len, windows))} windows"
         case Closed(left):
             return f"left behind: {'; '.join(left)}" if left else "nothing left behind"
         case _:

@@ -103,6 +103,8 @@ class Tracking:
         """Return what KVM_ENABLE_CAP may come to."""
         if op.cap == "MANUAL_DIRTY_LOG_PROTECT2":
             return (self._enable_manual(op.argument),)
+        if op.cap == "DISABLE_QUIRKS2":
+            return (self._disable_quirks(op.argument),)
         known = self.features.dirty_ring_bytes and (
             op.cap == "DIRTY_LOG_RING" or self.features.dirty_ring_acq_rel
         )
@@ -125,6 +127,12 @@ class Tracking:
         if options & ~valid:
             return _refused(errno.EINVAL, "manual-protect")
         return Allowed(Done(), "manual-protect", partial(self._set_manual, options))
+
+    def _disable_quirks(self, quirks: int) -> Allowed:
+        """What is not a quirk of this kernel is refused; none of them changes a promise."""
+        if quirks & ~self.features.quirks or not self.features.quirks:
+            return _refused(errno.EINVAL, "quirks")
+        return Allowed(Done(), "quirks")
 
     def _set_manual(self, options: int) -> None:
         self.manual = options

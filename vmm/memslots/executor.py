@@ -16,6 +16,7 @@ from vmm.memslots.machine import Machine
 from vmm.memslots.memfdfiles import MemfdFiles
 from vmm.memslots.operations import (
     GUEST_SIZE_BYTES,
+    ChangeHostMemory,
     Churn,
     ClearDirtyLog,
     CloseGuestMemfd,
@@ -32,6 +33,7 @@ from vmm.memslots.operations import (
     Lives,
     MapGuestMemfd,
     NewVm,
+    Race,
     ResetDirtyRings,
     Scenario,
     SetIdentityMapAddr,
@@ -39,8 +41,10 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion,
     Sweep,
     Touch,
+    guest_count,
 )
 from vmm.memslots.plan import Step, batches, steps
+from vmm.racing.threads import run_race
 from vmm.system import Kvm
 
 Record = Callable[[Event], None]
@@ -61,7 +65,7 @@ def execute(
     ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes.
     """
     with (
-        HostMapping.anonymous(GUEST_SIZE_BYTES) as guest,
+        HostMapping.anonymous(guest_count(scenario) * GUEST_SIZE_BYTES) as guest,
         HostMemory(scenario.mappings) as memory,
     ):
         execution = _Execution(kvm, scenario, touch_limit, memory, guest)
@@ -147,6 +151,11 @@ class _Execution:
             case HostWrite():
                 self._memory.write(first.place, first.value)
                 return [Done()]
+            case ChangeHostMemory():
+                self._memory.change(first)
+                return [Done()]
+            case Race():
+                return [run_race(first, self._machine, self._memory)]
             case Inspect():
                 return [Inspected(tuple(self._memory.changes()))]
             case NewVm():

@@ -9,6 +9,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``dirty_ring_bytes`` is the size of the smallest dirty ring (0: there is none), and
     ``reads_make_dirty`` says whether the first read of a page is logged like a write.
 
+    ``quirks`` are those that KVM_CAP_DISABLE_QUIRKS2 can disable.
+
     ``last_gfn`` is the highest gfn that a memslot may hold, ``touch_limit`` the first gpa that a
     guest cannot reach; ``zero_page`` says whether this
     process may map virtual address 0; ``hugetlb_pages`` is the number of free 2 MiB pages.
@@ -28,6 +30,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dirty_ring_max_bytes: int = 1 << 20
     dirty_ring_acq_rel: bool = False
     reads_make_dirty: bool = False
+    quirks: int = 0
     last_gfn: int = (1 << 40) - 1
     touch_limit: int = 1 << 52
     irqchip: bool = True
@@ -37,6 +40,11 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     la57: bool = False
     zero_page: bool = False
     hugetlb_pages: int = 0
+
+    @property
+    def slot_zap_all_quirk(self) -> bool:
+        """Whether a kernel can be told to zap only what belongs to a slot."""
+        return bool(self.quirks & 1 << 7)
 
     @property
     def guest_memfd_mmap(self) -> bool:
@@ -68,6 +76,7 @@ NEEDS = {
     "manual_dirty_log": "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
     "dirty_log_initially_set": "KVM_DIRTY_LOG_INITIALLY_SET (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)",
     "dirty_ring_bytes": "KVM_CAP_DIRTY_LOG_RING",
+    "slot_zap_all_quirk": "KVM_X86_QUIRK_SLOT_ZAP_ALL (KVM_CAP_DISABLE_QUIRKS2)",
     "dirty_ring_acq_rel": "KVM_CAP_DIRTY_LOG_RING_ACQ_REL",
     "smm": "KVM_CAP_MULTI_ADDRESS_SPACE of 2 (SMM)",
     "irqchip": "KVM_CAP_IRQCHIP",

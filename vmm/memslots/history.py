@@ -139,6 +139,42 @@ class Closed(Outcome, frozen=True, tag="closed", gc=False):
     left: tuple[str, ...] = ()
 
 
+class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A call of a host thread, and when it began and ended.
+
+    Moments are numbers of one sequence that all threads of a race draw from: what ended with a
+    lower number than another thing began with was over before.
+    """
+
+    begin: int
+    end: int
+    outcome: Done | Refused | DirtyPages
+
+
+class Window(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One run of a vCPU's program. ``seen`` is the index of its outcomes in ``Raced.seen``."""
+
+    begin: int
+    end: int
+    seen: int
+
+
+Seen = tuple[Touched | Stopped, ...]
+
+
+class Raced(Outcome, frozen=True, tag="raced", gc=False):
+    """What came of a race: the calls of each host thread and the windows of each vCPU, in order.
+
+    ``seen`` are the outcomes of each vCPU's windows, every sequence once; ``changes`` is what
+    differs in the mappings since the last look.
+    """
+
+    calls: tuple[tuple[Call, ...], ...] = ()
+    windows: tuple[tuple[Window, ...], ...] = ()
+    seen: tuple[tuple[Seen, ...], ...] = ()
+    changes: tuple[HostChange, ...] = ()
+
+
 AnyOutcome = (
     Done
     | Refused
@@ -149,6 +185,7 @@ AnyOutcome = (
     | RingPages
     | RingsReset
     | Inspected
+    | Raced
     | Closed
 )
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, assert_never
 
+from kvm_abi.uapi import Protection
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.content import changed_runs, page_bytes
 from vmm.memslots.history import HostChange
-from vmm.memslots.operations import PAGE_SIZE_BYTES, Hva, Mapping, Place
+from vmm.memslots.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapping, Place
 
 _CHUNK_PAGES = 256
 
@@ -19,6 +20,7 @@ class HostMemory:
         self._declared = {mapping.name: index for index, mapping in enumerate(mappings)}
         self._mappings: dict[str, HostMapping] = {}
         self._seen: dict[str, bytes] = {}
+        self._absent: dict[str, set[int]] = {}
         self._nothing = HostMapping.reserved(PAGE_SIZE_BYTES)
         try:
             for index, mapping in enumerate(mappings):
@@ -79,13 +81,43 @@ class HostMemory:
         """Write four bytes as the host, which ``changes`` reports like any other change."""
         self._mappings[place.mapping].write(place.offset, value.to_bytes(4, "little"))
 
+    def change(self, op: ChangeHostMemory) -> None:
+        """Change what pages of a mapping show, or whether they show anything."""
+        memory, size_bytes = self._mappings[op.place.mapping], op.pages * PAGE_SIZE_BYTES
+        start = op.place.offset
+        match op.how:
+            case "drop":
+                memory.discard(start, size_bytes)
+            case "punch":
+                memory.punch(start, size_bytes)
+            case "unmap":
+                memory.vacate(start, size_bytes)
+            case "map":
+                memory.refill(start, size_bytes)
+            case "forbid":
+                memory.protect(start, size_bytes, Protection.NONE)
+            case "allow":
+                memory.protect(start, size_bytes, Protection.READ | Protection.WRITE)
+            case _:
+                assert_never(op.how)
+        pages = range(start // PAGE_SIZE_BYTES, start // PAGE_SIZE_BYTES + op.pages)
+        absent = self._absent.setdefault(op.place.mapping, set())
+        if op.how in ("unmap", "forbid"):
+            absent.update(pages)
+        elif op.how in ("map", "allow"):
+            absent.difference_update(pages)
+
     def changes(self) -> Iterator[HostChange]:
-        """Yield the bytes that differ from what they were at the last call."""
+        """Yield the bytes that differ from what they were at the last call.
+
+        Pages that cannot be read are passed over until they can.
+        """
         for name, memory in self._mappings.items():
             seen = self._seen.get(name)
-            if seen is None or not memory.differs(0, seen):
+            absent = self._absent.get(name)
+            if seen is None or (not absent and not memory.differs(0, seen)):
                 continue
-            now = memory.read(0, len(seen))
+            now = _readable(memory, seen, absent) if absent else memory.read(0, len(seen))
             self._seen[name] = now
             for offset in range(0, len(seen), PAGE_SIZE_BYTES):
                 old, new = (
@@ -95,6 +127,16 @@ class HostMemory:
                 if old != new:
                     for at, data in changed_runs(old, new):
                         yield HostChange(name, offset + at, data)
+
+
+def _readable(memory: HostMapping, seen: bytes, absent: set[int]) -> bytes:
+    """Return a mapping's bytes; those of absent pages as they were seen last."""
+    now = bytearray(seen)
+    for page in range(len(seen) // PAGE_SIZE_BYTES):
+        if page not in absent:
+            start = page * PAGE_SIZE_BYTES
+            now[start : start + PAGE_SIZE_BYTES] = memory.read(start, PAGE_SIZE_BYTES)
+    return bytes(now)
 
 
 def _map(mapping: Mapping) -> HostMapping:

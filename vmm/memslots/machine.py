@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from guests import image
@@ -15,6 +16,8 @@ from vmm.memslots.history import AnyOutcome, DirtyPages, Done, Refused
 from vmm.memslots.hostmemory import HostMemory
 from vmm.memslots.memfdfiles import MemfdFiles
 from vmm.memslots.operations import (
+    GUEST_MAPPING,
+    GUEST_SIZE_BYTES,
     ClearDirtyLog,
     CreateIrqchip,
     CreateVcpu,
@@ -22,6 +25,7 @@ from vmm.memslots.operations import (
     Execute,
     GetDirtyLog,
     HarvestDirtyRing,
+    Place,
     Scenario,
     SetIdentityMapAddr,
     SetTssAddr,
@@ -29,14 +33,25 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion2,
     Sweep,
     Touch,
+    guest_count,
     pages_of,
 )
-from vmm.memslots.plan import guest_slot, reaches_beyond_real_mode
+from vmm.memslots.plan import reaches_beyond_real_mode
 from vmm.memslots.regions import MAX_PAGES
 from vmm.memslots.ringhost import RingHost
 from vmm.system import Kvm
+from vmm.vcpu import Vcpu
 
 _CHILD_FAILED = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a guest lives: the gpa and the memory of its slot, and the windows made there."""
+
+    gpa: int
+    view: memoryview
+    windows: Windows
 
 
 class Machine:
@@ -54,12 +69,11 @@ class Machine:
         self._memory = memory
         self._files = files
         self._guest = guest
-        self._guest_slot = guest_slot(scenario)
         self._log_bytes = _log_bytes(scenario)
-        guest.write(0, image.code())
         self._guest_gpa = scenario.guest.gpa
         self._cpuid = _cpuid(kvm, scenario, touch_limit)
-        self._windows = Windows(guest.view(), scenario.guest.gpa)
+        self._homes = [self._home(number) for number in range(guest_count(scenario))]
+        self._vcpus: dict[int, Vcpu] = {}
         self._cpus: dict[int, GuestCpu] = {}
         self.vm = kvm.create_vm()
         self.rings = RingHost(self.vm)
@@ -99,7 +113,7 @@ class Machine:
                 case CreateIrqchip():
                     self.vm.create_irqchip()
                 case CreateVcpu():
-                    self._cpus[op.vcpu] = self._new_cpu(op.vcpu)
+                    self._new_vcpu(op.vcpu)
         except KvmError as error:
             return Refused(error.errno or 0)
         return Done()
@@ -108,16 +122,37 @@ class Machine:
         """Return a vCPU; it is made when it is first used, so that much can come before it."""
         cpu = self._cpus.get(index)
         if cpu is None:
-            cpu = self._cpus[index] = self._new_cpu(index)
+            cpu = self._cpus[index] = self._guest_cpu(index, self._homes[0])
         return cpu
 
-    def _new_cpu(self, index: int) -> GuestCpu:
+    def racing_cpus(self, count: int) -> list[GuestCpu]:
+        """Return the vCPUs from 0 on, each with a guest of its own, for a thread each to use.
+
+        How the other operations left the vCPUs is forgotten.
+        """
+        self._cpus.clear()
+        return [self._guest_cpu(index, self._homes[index]) for index in range(count)]
+
+    def _home(self, number: int) -> Home:
+        """Write a guest into its memory, page tables included."""
+        start = number * GUEST_SIZE_BYTES
+        self._guest.write(start, image.code())
+        view = self._guest.view()[start : start + GUEST_SIZE_BYTES]
+        gpa = self._guest_gpa - start
+        return Home(gpa, view, Windows(view, gpa))
+
+    def _guest_cpu(self, index: int, home: Home) -> GuestCpu:
+        vcpu = self._vcpus.get(index) or self._new_vcpu(index)
+        make_room = partial(self.rings.make_room, index)
+        return GuestCpu(vcpu, home.gpa, home.view, home.windows, make_room)
+
+    def _new_vcpu(self, index: int) -> Vcpu:
         vcpu = self.vm.create_vcpu(index)
         if self._cpuid is not None:
             vcpu.set_cpuid(self._cpuid)
         self.rings.attach(index, vcpu)
-        make_room = partial(self.rings.make_room, index)
-        return GuestCpu(vcpu, self._guest_gpa, self._guest.view(), self._windows, make_room)
+        self._vcpus[index] = vcpu
+        return vcpu
 
     def enable_cap(self, op: EnableCap) -> AnyOutcome:
         """Issue KVM_ENABLE_CAP."""
@@ -125,7 +160,7 @@ class Machine:
             self.vm.enable_cap(Cap[op.cap], op.argument)
         except KvmError as error:
             return Refused(error.errno or 0)
-        if op.cap != "MANUAL_DIRTY_LOG_PROTECT2":
+        if op.cap in ("DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL"):
             self.rings.enabled(op.argument & 0xFFFF_FFFF)
         return Done()
 
@@ -179,8 +214,8 @@ class Machine:
         return Done()
 
     def _address(self, op: SetUserMemoryRegion) -> HostAddress | int:
-        if op == self._guest_slot:
-            return HostAddress(self._guest, 0)
+        if isinstance(op.userspace_addr, Place) and op.userspace_addr.mapping == GUEST_MAPPING:
+            return HostAddress(self._guest, op.userspace_addr.offset)
         return self._memory.address(op.userspace_addr)
 
 

@@ -23,7 +23,9 @@ from vmm.memslots.internal import InternalSlots
 from vmm.memslots.operations import (
     CHURN_GFNS,
     GUEST_MEMFD,
+    PAGE_SIZE_BYTES,
     AnyOperation,
+    ChangeHostMemory,
     Churn,
     ClearDirtyLog,
     CloseGuestMemfd,
@@ -42,6 +44,7 @@ from vmm.memslots.operations import (
     MapGuestMemfd,
     Mapping,
     NewVm,
+    Race,
     ResetDirtyRings,
     SetIdentityMapAddr,
     SetTssAddr,
@@ -62,6 +65,7 @@ from vmm.memslots.regions import (
     refusal_by_argument,
 )
 from vmm.memslots.rings import no_ring_to_reset
+from vmm.racing.judge import RaceJudge
 
 
 class Model:
@@ -130,14 +134,35 @@ class Model:
             case HostWrite():
                 return (Allowed(Done(), "harness", partial(self._host_write, operation)),)
             case Inspect():
-                changes = Inspected(self._contents.changes())
-                return (Allowed(changes, "content", self._contents.forget_changes),)
+                return (self._inspect(),)
+            case ChangeHostMemory():
+                return (Allowed(Done(), "harness", partial(self._change_memory, operation)),)
+            case Race():
+                return ()  # What it may come to depends on what came of it: see ``race``.
             case NewVm():
                 return (Allowed(Done(), "harness", self._reset),)
             case CloseVm():
                 return (Allowed(Closed(), "vm-gone", self._reset),)
             case _:
                 assert_never(operation)
+
+    def race(self, race: Race) -> RaceJudge:
+        """Return who judges a race that begins in this state, and brings the model behind it."""
+        for vcpu in range(len(race.guests)):
+            self._internal.use_vcpu(vcpu)
+        slots = self._spaces[0]
+        return RaceJudge(race, slots, self._backing, self._contents, self._tracking, self.allowed)
+
+    def _inspect(self) -> Allowed:
+        hidden = self._backing.absent
+        changes = Inspected(self._contents.changes(hidden))
+        return Allowed(changes, "content", partial(self._contents.forget_changes, hidden))
+
+    def _change_memory(self, op: ChangeHostMemory) -> None:
+        if self._backing.loses_content(op):
+            size_bytes = op.pages * PAGE_SIZE_BYTES
+            self._contents.write(op.place.mapping, op.place.offset, bytes(size_bytes))
+        self._backing.change(op)
 
     def _churn(self, op: Churn) -> tuple[Allowed, ...]:
         """Return what comes of it where slot and place are free; else it is not known."""

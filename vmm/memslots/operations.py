@@ -139,6 +139,22 @@ class HostWrite(Operation, frozen=True, tag="host_write", gc=False):
     value: int
 
 
+HostChangeKind = Literal["drop", "punch", "unmap", "map", "forbid", "allow"]
+
+
+class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=False):
+    """The host changes ``pages`` pages of a mapping from ``place`` on.
+
+    ``drop`` is MADV_DONTNEED, ``punch`` MADV_REMOVE; ``unmap`` leaves the addresses reserved with
+    nothing behind them until ``map`` maps them anew (the same pages of a memfd, else zeros);
+    ``forbid`` and ``allow`` are mprotect with PROT_NONE and with PROT_READ and PROT_WRITE.
+    """
+
+    place: Place
+    pages: int = 1
+    how: HostChangeKind = "drop"
+
+
 class Inspect(Operation, frozen=True, tag="inspect", gc=False):
     """The host looks at all of its mappings: which bytes changed since the last look?"""
 
@@ -190,7 +206,9 @@ class ClearDirtyLog(Operation, frozen=True, tag="clear_dirty_log", gc=False):
     bitmap: Literal["readable", "unreadable"] = "readable"
 
 
-CapName = Literal["MANUAL_DIRTY_LOG_PROTECT2", "DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL"]
+CapName = Literal[
+    "MANUAL_DIRTY_LOG_PROTECT2", "DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL", "DISABLE_QUIRKS2"
+]
 
 
 class EnableCap(Operation, frozen=True, tag="enable_cap", gc=False):
@@ -275,6 +293,44 @@ class CloseVm(Operation, frozen=True, tag="close_vm", gc=False):
     """Close the VM and its vCPUs; what is left of it in the process is the outcome."""
 
 
+HostAction = SetUserMemoryRegion | GetDirtyLog | HostWrite | ChangeHostMemory
+
+
+class HostThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A thread of the host: it repeats its operations for a number of rounds.
+
+    After each operation it waits until every vCPU has begun and ended ``pause`` windows, so that
+    what has settled is looked at; with 0 it does not wait.
+    """
+
+    operations: tuple[HostAction, ...]
+    rounds: int = 1
+    pause: int = 0
+
+
+class GuestThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A thread that runs a vCPU: it repeats a program of touches, or of one execution.
+
+    One run of the program is a *window*. The n-th one, from 0, writes ``value`` + n, so that every
+    write can be told from every other. It ends with the last host thread, at the latest after
+    ``windows`` windows.
+    """
+
+    program: tuple[Touch | Execute, ...]
+    windows: int = 100_000
+
+
+class Race(Operation, frozen=True, tag="race"):
+    """Threads of the host, and vCPUs, that act at the same time.
+
+    The n-th of ``guests`` runs on vCPU n. No two host threads change the same slot, the same gpas
+    or the same host pages, so that the order of what concerns one of them is known.
+    """
+
+    hosts: tuple[HostThread, ...] = ()
+    guests: tuple[GuestThread, ...] = ()
+
+
 AnyOperation = (
     SetUserMemoryRegion
     | SetUserMemoryRegion2
@@ -282,6 +338,8 @@ AnyOperation = (
     | Sweep
     | Execute
     | HostWrite
+    | ChangeHostMemory
+    | Race
     | Inspect
     | GetDirtyLog
     | ClearDirtyLog
@@ -332,6 +390,12 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     guest: Guest = Guest()
 
 
+def guest_count(scenario: Scenario) -> int:
+    """Return how many guests run at the same time: each needs a memslot of its own to live in."""
+    races = [len(op.guests) for op in scenario.operations if isinstance(op, Race)]
+    return max(1, *races) if races else 1
+
+
 def pages_of(size_bytes: int) -> int:
     """Return the number of whole pages in a size."""
     return size_bytes // PAGE_SIZE_BYTES
@@ -346,5 +410,7 @@ def access_end(operation: AnyOperation) -> int:
             return operation.gpa + operation.count * operation.width
         case Execute():
             return operation.gpa + PAGE_SIZE_BYTES
+        case Race():
+            return max(access_end(op) for guest in operation.guests for op in guest.program)
         case _:
             return 0

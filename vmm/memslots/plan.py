@@ -21,14 +21,18 @@ from vmm.memslots.operations import (
     CreateVcpu,
     EnableCap,
     Inspect,
+    Mapping,
     NewVm,
     Place,
+    Race,
     Scenario,
     SetIdentityMapAddr,
     SetTssAddr,
     SetUserMemoryRegion,
     Touch,
     access_end,
+    guest_count,
+    pages_of,
 )
 from vmm.memslots.survey import Survey
 
@@ -52,14 +56,14 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
     ``touch_limit`` is the first gpa that a guest cannot reach.
     """
     survey = Survey(scenario, touch_limit)
-    yield Step(-1, guest_slot(scenario))
+    yield from (Step(-1, slot) for slot in guest_slots(scenario))
     new, written = True, False
     for origin, operation in enumerate(scenario.operations):
         if new and not isinstance(operation, _BEFORE_VCPUS):
             # Some of them are refused once a vCPU exists, so that the first look comes later.
             yield from (Step(origin - 1, touch) for touch in survey.round())
             new = False
-        if isinstance(operation, SetUserMemoryRegion):
+        if isinstance(operation, SetUserMemoryRegion | Race):
             if written:
                 yield Step(origin, Inspect())
                 written = False
@@ -68,7 +72,7 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
             continue
         yield Step(origin, operation)
         if isinstance(operation, NewVm):
-            yield Step(origin, guest_slot(scenario))
+            yield from (Step(origin, slot) for slot in guest_slots(scenario))
             new = True
         written = not isinstance(operation, Inspect)
     yield Step(len(scenario.operations), Inspect())
@@ -100,13 +104,26 @@ def _joins(batch: list[Step], step: Step) -> bool:
     )
 
 
-def guest_slot(scenario: Scenario) -> SetUserMemoryRegion:
-    """Return the operation that creates the memslot which the guest lives in."""
+def guest_mapping(scenario: Scenario) -> Mapping:
+    """Return the host memory that all guests of a scenario live in."""
+    return Mapping(GUEST_MAPPING, guest_count(scenario) * pages_of(GUEST_SIZE_BYTES))
+
+
+def guest_slots(scenario: Scenario) -> list[SetUserMemoryRegion]:
+    """Return the operations that create the memslots which guests live in."""
+    return [guest_slot(scenario, number) for number in range(guest_count(scenario))]
+
+
+def guest_slot(scenario: Scenario, number: int = 0) -> SetUserMemoryRegion:
+    """Return the operation that creates the memslot of a guest.
+
+    All but the first guest are used in races only; they live below it, one behind the other.
+    """
     return SetUserMemoryRegion(
-        slot=scenario.guest.slot,
-        guest_phys_addr=scenario.guest.gpa,
+        slot=scenario.guest.slot + number,
+        guest_phys_addr=scenario.guest.gpa - number * GUEST_SIZE_BYTES,
         memory_size=GUEST_SIZE_BYTES,
-        userspace_addr=Place(GUEST_MAPPING),
+        userspace_addr=Place(GUEST_MAPPING, number * GUEST_SIZE_BYTES),
     )
 
 

@@ -45,6 +45,7 @@ def probe_features(kvm: Kvm) -> Features:
             dirty_ring_max_bytes=has(Cap.DIRTY_LOG_RING),
             dirty_ring_acq_rel=bool(has(Cap.DIRTY_LOG_RING_ACQ_REL)),
             reads_make_dirty=reads_make_dirty(kvm),
+            quirks=has(Cap.DISABLE_QUIRKS2),
             last_gfn=last_gfn,
             touch_limit=touch_limit(kvm, last_gfn),
             irqchip=bool(has(Cap.IRQCHIP)),

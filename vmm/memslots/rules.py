@@ -266,6 +266,34 @@ RULES: dict[str, Rule] = {
             "api.rst KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
         ),
         _documented(
+            "quirks",
+            "KVM_CAP_DISABLE_QUIRKS2 takes what KVM_CHECK_EXTENSION names, else EINVAL",
+            "api.rst KVM_CAP_DISABLE_QUIRKS2",
+        ),
+        _documented(
+            "host-follows",
+            "a slot follows its host mapping: pages that are dropped, remapped, unmapped, "
+            "protected or punched out are seen as the mapping now is",
+            "api.rst 4.35; KVM_CAP_SYNC_MMU",
+        ),
+        _source(
+            "race-reach",
+            "an access finds what its gpa reaches at some moment of it: a call that is under way "
+            "has taken effect or has not, one that has returned has",
+            "kvm_swap_active_memslots: synchronize_srcu; mmu_invalidate_retry_gfn; api.rst 4.35",
+        ),
+        _source(
+            "race-content",
+            "behind a race memory holds what was written last, and what nobody wrote is whole",
+            "kvm_vcpu_write_guest; api.rst 4.35",
+        ),
+        _documented(
+            "race-dirty",
+            "of logs that are read while vCPUs write, each names pages that were written since the "
+            "one before, and a write is named by one that it overlaps with, or by the next",
+            _API_DIRTY,
+        ),
+        _documented(
             "ring-size",
             "a dirty ring's size is a power of two, at least a page and the reserved entries, "
             "else EINVAL",

@@ -15,6 +15,7 @@ from vmm.memslots.operations import (
     Scenario,
     SetUserMemoryRegion,
     Touch,
+    guest_count,
 )
 
 MAX_SURVEY_PAGES = 2048
@@ -41,7 +42,10 @@ class Survey:
         self._borders: list[int] = []
         if self._mode != "none":
             regions = list(dict.fromkeys(_regions(scenario.operations, touch_limit)))
-            guest = range(scenario.guest.gpa, scenario.guest.gpa + GUEST_SIZE_BYTES)
+            guest = range(
+                scenario.guest.gpa - (guest_count(scenario) - 1) * GUEST_SIZE_BYTES,
+                scenario.guest.gpa + GUEST_SIZE_BYTES,
+            )
             self._pages = [
                 page
                 for page in _within_windows(_pages_around(regions))

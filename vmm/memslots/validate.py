@@ -15,6 +15,7 @@ from vmm.memslots.operations import (
     REAL_MODE_END,
     WINDOW_STEP_BYTES,
     AnyOperation,
+    ChangeHostMemory,
     Churn,
     ClearDirtyLog,
     CloseGuestMemfd,
@@ -30,6 +31,7 @@ from vmm.memslots.operations import (
     MapGuestMemfd,
     Mapping,
     Place,
+    Race,
     Scenario,
     SetIdentityMapAddr,
     SetTssAddr,
@@ -37,9 +39,11 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion2,
     Sweep,
     Touch,
+    guest_count,
     pages_of,
 )
 from vmm.memslots.regions import MAX_PAGES, USER_END
+from vmm.racing.bounds import host_change_problem, race_problem
 
 MAX_OPERATIONS = 200_000
 MAX_MAPPINGS = 256
@@ -88,7 +92,9 @@ def _check_guest(scenario: Scenario) -> None:
     guest = scenario.guest
     if guest.gpa % GUEST_SIZE_BYTES or not 0 <= guest.gpa < REAL_MODE_END:
         raise ScenarioError("$.guest.gpa: a multiple of 0x10000 below 4 GiB is needed")
-    if not 0 <= guest.slot < 1 << 16:
+    if guest.gpa < (guest_count(scenario) - 1) * GUEST_SIZE_BYTES:
+        raise ScenarioError("$.guest.gpa: the guests of a race live below it, 64 KiB each")
+    if not 0 <= guest.slot < (1 << 16) - guest_count(scenario):
         raise ScenarioError("$.guest.slot: a slot id of address space 0 is needed")
 
 
@@ -123,6 +129,8 @@ class _Checker:
         self._vcpus = scenario.vcpus
         self._slot_pages = 0
         self._windows: set[int] = set()
+        self._taken: set[str] = set()
+        self._guests = guest_count(scenario)
         self._memfds = {
             op.name: op for op in scenario.operations if isinstance(op, CreateGuestMemfd)
         }
@@ -153,7 +161,13 @@ class _Checker:
             case HostWrite():
                 if not 0 <= op.value < 1 << 32:
                     return ".value: an unsigned 32-bit number is needed"
+                if op.place.mapping in self._taken:
+                    return f".place: an operation takes pages of {op.place.mapping!r} away"
                 return self._place(op.place, 4, ".place")
+            case ChangeHostMemory():
+                return self._change(op)
+            case Race():
+                return race_problem(op, self._vcpus, self._mappings, self.problem)
             case GetDirtyLog():
                 return "" if 0 <= op.slot < 1 << 32 else ".slot: 32 bits are needed"
             case ClearDirtyLog():
@@ -178,6 +192,14 @@ class _Checker:
                 return self._known_memfd(op.name) or self._shown_memfd(op)
             case _:
                 return ""
+
+    def _change(self, op: ChangeHostMemory) -> str:
+        """What the host has taken away it must not write."""
+        problem = self._place(op.place, op.pages * PAGE_SIZE_BYTES, ".place")
+        problem = problem or host_change_problem(op, self._mappings)
+        if op.how in ("unmap", "forbid"):
+            self._taken.add(op.place.mapping)
+        return problem
 
     def _clear(self, op: ClearDirtyLog) -> str:
         """A bit is within the words that the kernel reads, and those are within our bitmap."""
@@ -227,7 +249,7 @@ class _Checker:
         for field in ("guest_phys_addr", "memory_size"):
             if not 0 <= getattr(op, field) < 1 << 64:
                 return f".{field}: an unsigned 64-bit number is needed"
-        if op.slot == self._guest.slot:
+        if self._guest.slot <= op.slot < self._guest.slot + self._guests:
             return f".slot: {op.slot} is the guest's own; take another one, or move $.guest.slot"
         if MAX_SLOT_PAGES < pages_of(op.memory_size) <= MAX_PAGES:
             return f".memory_size: a slot has at most {MAX_SLOT_PAGES} pages here"
@@ -280,7 +302,8 @@ class _Checker:
             self._windows.add(gpa // WINDOW_STEP_BYTES)
             if len(self._windows) > MAX_TOUCHED_WINDOWS:
                 return f".gpa: more than {MAX_TOUCHED_WINDOWS} stretches of 2 MiB from 4 GiB on"
-        if gpa < self._guest.gpa + GUEST_SIZE_BYTES and gpa + length > self._guest.gpa:
+        begin = self._guest.gpa - (self._guests - 1) * GUEST_SIZE_BYTES
+        if gpa < self._guest.gpa + GUEST_SIZE_BYTES and gpa + length > begin:
             return f".gpa: the guest's own memory is at {self._guest.gpa:#x}; move $.guest.gpa"
         if not 0 <= value < 1 << 32:
             return ".value: an unsigned 32-bit number is needed"

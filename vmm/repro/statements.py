@@ -17,6 +17,7 @@ from vmm.memslots.history import (
 )
 from vmm.memslots.operations import (
     REAL_MODE_END,
+    ChangeHostMemory,
     Churn,
     ClearDirtyLog,
     CloseGuestMemfd,
@@ -33,6 +34,7 @@ from vmm.memslots.operations import (
     Lives,
     MapGuestMemfd,
     NewVm,
+    Race,
     ResetDirtyRings,
     Scenario,
     SetIdentityMapAddr,
@@ -139,7 +141,15 @@ class Statements:
             case CloseVm():
                 self._use("newvm", "leftovers")
                 return ["close_vm();", "expect(traces() - traces_before, 0);"]
-            case MapGuestMemfd() | HarvestDirtyRing() | ResetDirtyRings() | Lives() | Churn():
+            case (
+                MapGuestMemfd()
+                | HarvestDirtyRing()
+                | ResetDirtyRings()
+                | Lives()
+                | Churn()
+                | ChangeHostMemory()
+                | Race()
+            ):
                 raise InexpressibleError(f"{type(op).__name__} has no form in a C program yet")
             case _:
                 assert_never(op)

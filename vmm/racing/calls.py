@@ -1,0 +1,193 @@
+"""The host's side of a race, played through the model: what stood where, at which moments."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, assert_never
+
+from vmm.memslots.allowed import Allowed
+from vmm.memslots.array import MemslotArray
+from vmm.memslots.backing import Backing
+from vmm.memslots.contents import Contents, PageKey
+from vmm.memslots.history import Call, DirtyPages, Done, Raced, Refused
+from vmm.memslots.operations import (
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    ChangeHostMemory,
+    GetDirtyLog,
+    HostAction,
+    HostWrite,
+    Race,
+    SetUserMemoryRegion,
+)
+from vmm.memslots.regions import Memslot, id_of
+from vmm.racing.flaw import Flaw, allowing
+from vmm.racing.logs import BEFORE, Logging, Read
+from vmm.racing.tracks import Track
+from vmm.racing.words import Words
+
+
+class Reach(NamedTuple):
+    """What a gfn reaches: a page of a slot, and the page of a mapping that shows there."""
+
+    slot: int
+    slot_page: int
+    mapping: str
+    page: int
+    readonly: bool
+
+
+Reached = Reach | None
+"""None is a hole."""
+
+Moments = tuple[int, int]
+
+
+class HostSide:
+    """Plays the calls of the host threads in the order in which they began.
+
+    No two threads change the same thing, so that this order says what each call met.
+    """
+
+    def __init__(
+        self,
+        race: Race,
+        slots: MemslotArray[Memslot],
+        backing: Backing,
+        contents: Contents,
+        allowed: Callable[[AnyOperation], tuple[Allowed, ...]],
+    ) -> None:
+        self._race = race
+        self._slots = slots
+        self._backing = backing
+        self._allowed = allowed
+        self.words = Words(contents)
+        self.places = {gfn: Track(self._reached(gfn)) for gfn in _gfns(race)}
+        self.presence: dict[PageKey, Track[bool]] = {}
+        self.logs: list[Logging] = []
+        self.rules: set[str] = set()
+        for slot in slots:
+            if slot.dirty is not None:
+                self._begin_log(slot, (-4, -3))
+
+    def play(self, outcome: Raced) -> Flaw | None:
+        """Return the first call that the rules do not allow, if there is one."""
+        for thread, number, call in _in_order(self._race, outcome.calls):
+            operations = self._race.hosts[thread].operations
+            flaw = self._call(operations[number % len(operations)], call, f"host thread {thread}")
+            if flaw is not None:
+                return flaw
+        return None
+
+    def _call(self, op: HostAction, call: Call, who: str) -> Flaw | None:
+        moments = call.begin, call.end
+        match op:
+            case SetUserMemoryRegion():
+                return self._region(op, call)
+            case GetDirtyLog():
+                return self._get_log(op, call)
+            case HostWrite():
+                self.words.write(who, op.place.mapping, op.place.offset, moments, op.value)
+            case ChangeHostMemory():
+                self._change_memory(op, moments, who)
+                self.rules.add("host-follows")
+            case _:
+                assert_never(op)
+        if call.outcome == Done():
+            return None
+        return Flaw(op, moments, ((Done(), "harness"),), call.outcome)
+
+    def _region(self, op: SetUserMemoryRegion, call: Call) -> Flaw | None:
+        allowed = self._allowed(op)
+        old = self._slots.get(id_of(op.slot))
+        chosen = next((a for a in allowed if a.outcome == call.outcome), None)
+        if chosen is None:
+            return Flaw(op, (call.begin, call.end), allowing(allowed), call.outcome)
+        chosen.adopt()
+        self.rules.add(chosen.rule)
+        new = self._slots.get(id_of(op.slot))
+        if new is old:
+            return None
+        moments = call.begin, call.end
+        moved = old is not None and new is not None and old.base_gfn != new.base_gfn
+        for gfn, track in self.places.items():
+            state = self._reached(gfn)
+            # A slot is taken away before it is put elsewhere (kvm_invalidate_memslot).
+            passing = (None,) if moved and track.last is not None else ()
+            if state != track.last or (passing and _holds(old, gfn)):
+                track.change(*moments, state, passing)
+        self._switch_log(old, new, moments)
+        return None
+
+    def _switch_log(self, old: Memslot | None, new: Memslot | None, moments: Moments) -> None:
+        was = old is not None and old.dirty is not None
+        if new is not None and new.dirty is not None:
+            if not was:
+                self._begin_log(new, moments)
+        elif old is not None and was:
+            self._logging(old.slot_id).off = moments[0]
+
+    def _begin_log(self, slot: Memslot, moments: Moments) -> None:
+        logging = Logging(slot.slot_id, moments)
+        self.logs.append(logging)
+        for page in slot.dirty or ():
+            logging.wrote(page, BEFORE, True)
+        for page in slot.perhaps:
+            logging.wrote(page, BEFORE, False)
+
+    def _logging(self, slot: int) -> Logging:
+        return next(log for log in reversed(self.logs) if log.slot == slot)
+
+    def _get_log(self, op: GetDirtyLog, call: Call) -> Flaw | None:
+        allowed = self._allowed(op)
+        moments = call.begin, call.end
+        for each in allowed:
+            if isinstance(each.outcome, Refused) and each.outcome == call.outcome:
+                return None
+            if isinstance(each.outcome, DirtyPages) and isinstance(call.outcome, DirtyPages):
+                each.adopt()
+                pages = frozenset(call.outcome.pages)
+                self._logging(id_of(op.slot)).reads.append(Read(*moments, pages))
+                return None
+        return Flaw(op, moments, allowing(allowed), call.outcome)
+
+    def _change_memory(self, op: ChangeHostMemory, moments: Moments, who: str) -> None:
+        mapping = op.place.mapping
+        first = op.place.offset // PAGE_SIZE_BYTES
+        for page in range(first, first + op.pages):
+            if self._backing.loses_content(op):
+                self.words.clear_page(who, mapping, page, moments)
+            was = self._backing.is_absent(mapping, page)
+            track = self.presence.setdefault((mapping, page), Track(not was))
+            if op.how in ("unmap", "forbid", "map", "allow"):
+                track.change(*moments, op.how in ("map", "allow"))
+        self._backing.change(op)
+
+    def _reached(self, gfn: int) -> Reached:
+        slot = self._slots.search(gfn)
+        if slot is None:
+            return None
+        page = gfn - slot.base_gfn
+        place = self._backing.declared(slot.userspace_addr, page * PAGE_SIZE_BYTES)
+        if place is None:
+            return None
+        readonly = bool(slot.flags & READONLY)
+        return Reach(slot.slot_id, page, place.mapping, place.offset // PAGE_SIZE_BYTES, readonly)
+
+
+def _holds(slot: Memslot | None, gfn: int) -> bool:
+    return slot is not None and slot.base_gfn <= gfn < slot.base_gfn + slot.npages
+
+
+def _gfns(race: Race) -> Iterable[int]:
+    accesses = (op for guest in race.guests for op in guest.program)
+    return dict.fromkeys(op.gpa // PAGE_SIZE_BYTES for op in accesses)
+
+
+def _in_order(race: Race, calls: tuple[tuple[Call, ...], ...]) -> Iterator[tuple[int, int, Call]]:
+    """Yield (host thread, number of the call, call) in the order in which they began."""
+    each = (
+        (thread, number, call)
+        for thread, made in enumerate(calls[: len(race.hosts)])
+        for number, call in enumerate(made)
+    )
+    return iter(sorted(each, key=lambda item: item[2].begin))

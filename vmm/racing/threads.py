@@ -1,0 +1,225 @@
+"""Carries a race out: a thread for each host thread and each vCPU, and the moments of all they do.
+
+The system calls let other Python threads go on, so the kernel sees them at the same time. A moment
+is drawn before a call begins and after it has ended: what really happens lies between the two.
+"""
+
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import assert_never
+
+from vmm.memslots.guestcpu import GuestCpu
+from vmm.memslots.history import (
+    AnyOutcome,
+    Call,
+    DirtyPages,
+    Done,
+    Raced,
+    Refused,
+    Seen,
+    Stopped,
+    Touched,
+    Window,
+)
+from vmm.memslots.hostmemory import HostMemory
+from vmm.memslots.machine import Machine
+from vmm.memslots.operations import (
+    ChangeHostMemory,
+    Execute,
+    GetDirtyLog,
+    GuestThread,
+    HostAction,
+    HostThread,
+    HostWrite,
+    Race,
+    SetUserMemoryRegion,
+    Touch,
+)
+from vmm.racing.program import in_window
+
+_SWITCH_INTERVAL_S = 5e-5
+"""How long a thread may keep the others from Python code: the windows are to be short."""
+
+
+def run_race(race: Race, machine: Machine, memory: HostMemory) -> Raced:
+    """Let the threads of a race go, wait for all of them, and return what they met.
+
+    Raises what a thread raised: a fault of this program.
+    """
+    run = _Run(machine, memory)
+    cpus = machine.racing_cpus(len(race.guests))
+    guests = [_Guest(run, cpu, thread) for cpu, thread in zip(cpus, race.guests, strict=True)]
+    hosts = [_Host(run, thread, guests) for thread in race.hosts]
+    with _short_turns():
+        for guest in guests:
+            guest.start()
+        # The vCPUs know what stands before it changes.
+        run.wait_until(lambda: all(guest.ended or guest.windows for guest in guests))
+        for host in hosts:
+            host.start()
+        for host in hosts:
+            host.join()
+        if hosts:
+            run.over = True
+        for guest in guests:
+            guest.join()
+    if run.errors:
+        raise run.errors[0]
+    return Raced(
+        tuple(tuple(host.calls) for host in hosts),
+        tuple(tuple(guest.windows) for guest in guests),
+        tuple(tuple(guest.seen) for guest in guests),
+        tuple(memory.changes()),
+    )
+
+
+class _Run:
+    """What the threads share."""
+
+    def __init__(self, machine: Machine, memory: HostMemory) -> None:
+        self.machine = machine
+        self.memory = memory
+        self.moment = itertools.count().__next__
+        self.over = False
+        self.progress = threading.Condition()
+        self.errors: list[BaseException] = []
+
+    def note_progress(self) -> None:
+        """Wake those who wait for something."""
+        with self.progress:
+            self.progress.notify_all()
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Wait until a condition holds, looking at it whenever a window or a thread has ended."""
+        with self.progress:
+            self.progress.wait_for(reached)
+
+
+class _Thread(threading.Thread):
+    """A thread whose failure ends the race."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__(daemon=True)
+        self._race = run
+        self.ended = False
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._race.errors.append(error)
+            self._race.over = True
+        finally:
+            self.ended = True
+            self._race.note_progress()
+
+    def _work(self) -> None:
+        raise NotImplementedError
+
+
+class _Guest(_Thread):
+    """Runs a vCPU's program, window after window."""
+
+    def __init__(self, run: _Run, cpu: GuestCpu, thread: GuestThread) -> None:
+        super().__init__(run)
+        self._cpu = cpu
+        self._program = thread.program
+        self._limit = thread.windows
+        self.windows: list[Window] = []
+        self.seen: dict[Seen, int] = {}
+
+    def _work(self) -> None:
+        # Host threads stay where this process is: there grace periods of slot changes are short.
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        race, windows = self._race, self.windows
+        for number in range(self._limit):
+            last = race.over
+            begin, end, outcomes = self._window(number)
+            seen = self.seen.setdefault(outcomes, len(self.seen))
+            windows.append(Window(begin, end, seen))
+            race.note_progress()
+            if last:
+                # One whole window after all calls: what is left is looked at, too.
+                break
+
+    def _window(self, number: int) -> tuple[int, int, Seen]:
+        first = self._program[0]
+        moment = self._race.moment
+        if isinstance(first, Execute):
+            begin = moment()
+            outcomes = [self._cpu.execute(first)]
+            return begin, moment(), _seen(outcomes)
+        touches = [in_window(op, number) for op in self._program if isinstance(op, Touch)]
+        begin = moment()
+        outcomes = self._cpu.touch(touches)
+        return begin, moment(), _seen(outcomes)
+
+
+class _Host(_Thread):
+    """Repeats the operations of a host thread."""
+
+    def __init__(self, run: _Run, thread: HostThread, guests: Sequence[_Guest]) -> None:
+        super().__init__(run)
+        self._thread = thread
+        self._guests = guests
+        self.calls: list[Call] = []
+
+    def _work(self) -> None:
+        race, moment = self._race, self._race.moment
+        for _ in range(self._thread.rounds):
+            for operation in self._thread.operations:
+                if race.errors:
+                    return
+                begin = moment()
+                outcome = self._perform(operation)
+                self.calls.append(Call(begin, moment(), outcome))
+                if self._thread.pause:
+                    self._wait()
+
+    def _perform(self, op: HostAction) -> Done | Refused | DirtyPages:
+        machine, memory = self._race.machine, self._race.memory
+        match op:
+            case SetUserMemoryRegion():
+                return _answer(machine.set_region(op))
+            case GetDirtyLog():
+                return _answer(machine.get_dirty_log(op))
+            case HostWrite():
+                memory.write(op.place, op.value)
+                return Done()
+            case ChangeHostMemory():
+                memory.change(op)
+                return Done()
+            case _:
+                assert_never(op)
+
+    def _wait(self) -> None:
+        """Wait until every vCPU has ended so many windows that began after now."""
+        # The window that is under way began before.
+        goals = [(g, len(g.windows) + self._thread.pause + 1) for g in self._guests]
+        self._race.wait_until(lambda: all(g.ended or len(g.windows) >= goal for g, goal in goals))
+
+
+def _seen(outcomes: Sequence[AnyOutcome]) -> Seen:
+    seen = tuple(each for each in outcomes if isinstance(each, Touched | Stopped))
+    assert len(seen) == len(outcomes), "a touch or an execution has another outcome"
+    return seen
+
+
+def _answer(outcome: AnyOutcome) -> Done | Refused | DirtyPages:
+    assert isinstance(outcome, Done | Refused | DirtyPages), "a call has another outcome"
+    return outcome
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let threads take turns quickly."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)

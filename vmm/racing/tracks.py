@@ -1,0 +1,42 @@
+"""States over time: what something may have been while others changed it."""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Track(Generic[T]):
+    """The states of one thing. The changes follow each other; each happens at some moment of its.
+
+    Moments count upward; no two things begin or end at the same one.
+    """
+
+    def __init__(self, initial: T) -> None:
+        self._states: list[T] = [initial]
+        self._begins: list[int] = []
+        self._ends: list[int] = []
+        self._passing: list[tuple[T, ...]] = []
+
+    @property
+    def last(self) -> T:
+        """The state after all changes so far."""
+        return self._states[-1]
+
+    def change(self, begin: int, end: int, state: T, passing: Iterable[T] = ()) -> None:
+        """Note a change; ``passing`` are states that it may pass through."""
+        self._begins.append(begin)
+        self._ends.append(end)
+        self._states.append(state)
+        self._passing.append(tuple(passing))
+
+    def within(self, begin: int, end: int) -> list[T]:
+        """Return every state that may have been at some moment from ``begin`` to ``end``, once."""
+        index = bisect_left(self._ends, begin)
+        states = [self._states[index]]
+        while index < len(self._begins) and self._begins[index] < end:
+            states += self._passing[index]
+            states.append(self._states[index + 1])
+            index += 1
+        return list(dict.fromkeys(states))
