@@ -1,0 +1,147 @@
+"""Dirty rings and logs cleared by hand, as the VM's objects offer them, on the real kernel."""
+
+import errno
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from guests import image
+from guests.windows import Windows
+from kvm_abi import raw
+from kvm_abi.raw import KvmError
+from kvm_abi.uapi import Cap, DirtyLogManual, MemFlag
+from vmm.memory import HostAddress, HostMapping
+from vmm.memslots.guestcpu import GuestCpu
+from vmm.memslots.history import Touched
+from vmm.memslots.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
+from vmm.memslots.probe_dirty import least_ring_bytes, reads_make_dirty
+from vmm.memslots.ringhost import RingHost
+from vmm.system import Kvm
+from vmm.vcpu import Vcpu
+from vmm.vm import Vm
+
+GUEST_GPA = 0x10000
+SLOT = 1
+
+
+def no_help() -> bool:
+    """Leave a vCPU where it stopped."""
+    return False
+
+
+class Tracked:
+    """A VM with a logged slot of four pages at gpa 0, and the guest that writes there."""
+
+    def __init__(self, vm: Vm, guest: HostMapping, memory: HostMapping) -> None:
+        self.vm = vm
+        self._guest = guest
+        guest.write(0, image.code())
+        self._windows = Windows(guest.view(), GUEST_GPA)
+        vm.set_user_memory_region(0, 0, GUEST_GPA, GUEST_SIZE_BYTES, HostAddress(guest, 0))
+        flags = MemFlag.LOG_DIRTY_PAGES
+        vm.set_user_memory_region(SLOT, flags, 0, memory.size_bytes, HostAddress(memory, 0))
+        self._memory = memory
+
+    def move(self, where: int) -> None:
+        """Move the slot to gpa 0 or to page 8."""
+        gpa, flags = 8 * where * PAGE_SIZE_BYTES, MemFlag.LOG_DIRTY_PAGES
+        address = HostAddress(self._memory, 0)
+        self.vm.set_user_memory_region(SLOT, flags, gpa, self._memory.size_bytes, address)
+
+    def write(self, vcpu: Vcpu, *pages: int, make_room: Callable[[], bool] = no_help) -> None:
+        """Let the guest write to pages, each in a KVM_RUN of its own."""
+        cpu = GuestCpu(vcpu, GUEST_GPA, self._guest.view(), self._windows, make_room)
+        for page in pages:
+            touch = Touch(page * PAGE_SIZE_BYTES, "write", value=page)
+            assert cpu.touch([touch]) == [Touched(0)]
+
+
+@pytest.fixture
+def tracked(kvm: Kvm) -> Iterator[Tracked]:
+    with (
+        HostMapping.anonymous(GUEST_SIZE_BYTES) as guest,
+        HostMapping.anonymous(4 * PAGE_SIZE_BYTES) as memory,
+        kvm.create_vm() as vm,
+    ):
+        yield Tracked(vm, guest, memory)
+
+
+@pytest.fixture
+def ring_bytes(kvm: Kvm) -> int:
+    size_bytes = least_ring_bytes(kvm)
+    if not size_bytes:
+        pytest.skip("needs KVM_CAP_DIRTY_LOG_RING")
+    return size_bytes
+
+
+def test_smallest_ring_is_the_smallest(kvm: Kvm, ring_bytes: int) -> None:
+    with kvm.create_vm() as vm:
+        with pytest.raises(KvmError) as caught:
+            vm.enable_cap(Cap.DIRTY_LOG_RING, ring_bytes // 2)
+        assert caught.value.errno == errno.EINVAL
+        vm.enable_cap(Cap.DIRTY_LOG_RING, ring_bytes)
+
+
+def test_reads_are_probed_alike_each_time(kvm: Kvm) -> None:
+    assert reads_make_dirty(kvm) is reads_make_dirty(kvm)
+
+
+def test_entries_are_harvested_once_and_reset(tracked: Tracked, ring_bytes: int) -> None:
+    tracked.vm.enable_cap(Cap.DIRTY_LOG_RING, ring_bytes)
+    vcpu = tracked.vm.create_vcpu(0)
+    ring = vcpu.map_dirty_ring(ring_bytes)
+    assert vcpu.map_dirty_ring(ring_bytes) is ring
+    for pages in ((2, 0), (2,), (3, 1)):
+        tracked.write(vcpu, *pages)
+        found = ring.harvest()
+        assert dict.fromkeys(found) == dict.fromkeys((SLOT, page) for page in pages)
+        assert ring.harvest() == []
+        assert tracked.vm.reset_dirty_rings() == len(found)
+        assert tracked.vm.reset_dirty_rings() == 0
+
+
+def test_closed_ring_cannot_be_harvested(tracked: Tracked, ring_bytes: int) -> None:
+    tracked.vm.enable_cap(Cap.DIRTY_LOG_RING, ring_bytes)
+    vcpu = tracked.vm.create_vcpu(0)
+    ring = vcpu.map_dirty_ring(ring_bytes)
+    vcpu.close()
+    ring.close()
+    with pytest.raises(ValueError, match="closed"):
+        ring.harvest()
+
+
+def test_full_ring_stops_the_vcpu_until_there_is_room(tracked: Tracked, ring_bytes: int) -> None:
+    rings = RingHost(tracked.vm)
+    tracked.vm.enable_cap(Cap.DIRTY_LOG_RING, ring_bytes)
+    rings.enabled(ring_bytes)
+    vcpu = tracked.vm.create_vcpu(0)
+    rings.attach(0, vcpu)
+    stops = 0
+
+    def make_room() -> bool:
+        nonlocal stops
+        stops += 1
+        return rings.make_room(0)
+
+    # After a move every page is tracked anew, so each write is an entry.
+    for number in range(ring_bytes // 16):
+        tracked.move(number % 2)
+        tracked.write(vcpu, 8 * (number % 2), make_room=make_room)
+    assert stops
+    found = rings.harvest(0)
+    assert found.pages == ((SLOT, 0),)
+    assert found.full == stops
+
+
+def test_log_is_cleared_from_an_address(tracked: Tracked) -> None:
+    vm = tracked.vm
+    if not vm.check_extension(Cap.MANUAL_DIRTY_LOG_PROTECT2):
+        pytest.skip("needs KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2")
+    vm.enable_cap(Cap.MANUAL_DIRTY_LOG_PROTECT2, DirtyLogManual.MANUAL_PROTECT_ENABLE)
+    tracked.write(vm.create_vcpu(0), 1, 2)
+    bitmap = raw.new("uint64_t[]", [0b0010])
+    vm.clear_dirty_log_from(SLOT, 0, 4, raw.address_of(bitmap))
+    assert vm.get_dirty_log(SLOT, 4)[0] == 0b0100
+    with HostMapping.reserved(PAGE_SIZE_BYTES) as nowhere, pytest.raises(KvmError) as caught:
+        vm.clear_dirty_log_from(SLOT, 0, 4, nowhere.address)
+    assert caught.value.errno == errno.EFAULT
