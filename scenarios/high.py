@@ -34,6 +34,7 @@ def _high(
     mappings: tuple[Mapping, ...] = (A, B),
     needs: tuple[str, ...] = (),
     survey: Survey = "write",
+    vcpus: int = 1,
 ) -> Scenario:
     return Scenario(
         name=name,
@@ -43,6 +44,7 @@ def _high(
         mappings=mappings,
         needs=needs,
         survey=survey,
+        vcpus=vcpus,
         guest=Guest(gpa=0x10000),  # Out of the way of the border.
         operations=operations,
     )
@@ -130,6 +132,17 @@ _MOVES = (
         )),
         source=_STALE,
         tag="move",
+    ),
+    _high(
+        "high-move-behind-two-vcpus",
+        "A move is seen by every vCPU that had used the place, and so is what takes it.",
+        *creates(_ONE, Slot(2, 0x100, at("b"), pages=2)),
+        _ONE.move(_TIB_GFN),
+        Slot(2, _HIGH_GFN, at("b"), pages=2).create(),
+        Slot(1, 0, 0).delete(),
+        source=_STALE,
+        tag="vcpus",
+        vcpus=2,
     ),
     _high(
         "high-move-onto-another",
