@@ -13,6 +13,9 @@ from vmm.memslots.features import Features
 from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
+    Churn,
+    Lives,
+    HarvestDirtyRing,
     Mapping,
     NewVm,
     Race,
@@ -26,6 +29,7 @@ MAX_BASE_OPERATIONS = 600
 
 _MAX_BASE_PAGES = 160
 _TRIES = 8
+_SLOW = (Lives, Churn)
 _ROUNDS = (1, 1, 2, 4, 8)
 
 _Operations = list[AnyOperation]
@@ -37,7 +41,10 @@ def can_be_mutated(scenario: Scenario, features: Features) -> bool:
         len(scenario.operations) <= MAX_BASE_OPERATIONS
         and sum(_pages(op) for op in scenario.operations) <= _MAX_BASE_PAGES * 8
         and scenario.guest == pools.GUEST
+        and not any(isinstance(op, _SLOW) for op in scenario.operations)
         and not any(isinstance(op, Race) for op in scenario.operations)
+        # Longer runs of the guest overrun a ring on kvm_pvm: a known issue, found over and over.
+        and not any(isinstance(op, HarvestDirtyRing) for op in scenario.operations)
         and not features.missing(scenario.needs)
     )
 
@@ -155,6 +162,7 @@ def _pools_of(base: Scenario, drawn: pools.Pools) -> pools.Pools:
         drawn.sizes,
         mappings,
         drawn.flags,
+        base.vcpus,
     )
 
 

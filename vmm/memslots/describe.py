@@ -245,8 +245,9 @@ def _ring(result: RingPages) -> str:
         by_slot.setdefault(slot, []).append(page)
     slots = "; ".join(f"slot {slot}: {_ranges(pages)}" for slot, pages in by_slot.items())
     perhaps = _some(f"{slot}:{page}" for slot, page in result.perhaps)
-    least = " or more" if result.may_be_full else ""
-    stops = f", full {result.full}{least} times" if result.full or least else ""
+    stops = f", full {result.full} times" if result.full else ""
+    if result.may_be_full:
+        stops += " or more" if stops else ", full or not"
     return f"dirty ring {{{slots}}}{_perhaps(perhaps)}{stops}"
 
 

@@ -54,4 +54,5 @@ def _scenario(checked: Checked) -> dict[str, Any]:
         "difference": verdict.difference,
         "under_way": verdict.under_way,
         "kernel_complaints": checked.problems,
+        "known_issue": checked.issue,
     }

@@ -35,6 +35,8 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
     lines: list[Text] = []
     if verdict.difference is not None:
         lines += _title(checked, verdict.reason, width)
+        if checked.issue is not None and verdict.status is Status.KNOWN:
+            lines += _field("evidence", [checked.issue.evidence], width)
         lines += _difference(checked.scenario, verdict.difference, width)
     elif verdict.status is not Status.PASSED:
         lines += _title(checked, verdict.reason, width)

@@ -1,0 +1,29 @@
+"""What is known to fail fails as it is known to, here, or passes by now: nothing else happens."""
+
+import pytest
+
+from scenarios import catalogue
+from vmm.hostinfo import host_facts
+from vmm.known_issues import KNOWN_ISSUES, known_issue
+from vmm.memslots.check import Status
+from vmm.memslots.probe import probe_features
+from vmm.memslots.runner import run_isolated
+from vmm.report.result import judged
+from vmm.system import Kvm
+
+NAMES = sorted(name for issue in KNOWN_ISSUES for name in issue.scenarios)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_known_issue_shows_where_it_is_known(kvm: Kvm, name: str) -> None:
+    features = probe_features(kvm)
+    host = host_facts().in_brief()
+    scenario = next(each for each in catalogue(features) if each.name == name)
+    missing = features.missing(scenario.needs)
+    if missing:
+        pytest.skip(f"needs {missing}")
+    status = judged(run_isolated(scenario, features, host=host)).verdict.status
+    if known_issue(name, host):
+        assert status in (Status.KNOWN, Status.PASSES_NOW)
+    else:
+        assert status is Status.PASSED
