@@ -39,6 +39,9 @@ def reads_make_dirty(kvm: Kvm) -> bool:
         kvm.create_vm() as vm,
     ):
         guest.write(0, image.code())
+        # A page that nobody has written is the host's zero page, which is never mapped writable
+        # and so never logged for a read (hva_to_pfn_slow). Scenarios write all pages first.
+        page.write(0, b"1")
         vm.set_user_memory_region(0, 0, _GUEST_GPA, GUEST_SIZE_BYTES, HostAddress(guest, 0))
         flags = MemFlag.LOG_DIRTY_PAGES
         vm.set_user_memory_region(1, flags, 0, PAGE_SIZE_BYTES, HostAddress(page, 0))
