@@ -8,9 +8,11 @@ import os
 import sys
 
 import scenarios
-from vmm.memslots.check import Verdict, judge
+from vmm.hostinfo import host_facts
+from vmm.memslots.check import Verdict
 from vmm.memslots.probe import probe_features
 from vmm.memslots.runner import HarnessError, run_isolated
+from vmm.report.result import judged
 from vmm.system import Kvm
 
 
@@ -19,12 +21,13 @@ def play() -> None:
     os.environ["WRONG_KERNEL"] = ""
     with Kvm.open() as kvm:
         features = probe_features(kvm)
+    host = host_facts().in_brief()
     known = {scenario.name: scenario for scenario in scenarios.catalogue(features)}
     for line in sys.stdin:
         fault, name = line.split()
         os.environ["WRONG_KERNEL"] = "" if fault == "-" else fault
         try:
-            verdict = judge(run_isolated(known[name], features))
+            verdict = judged(run_isolated(known[name], features, host=host)).verdict
             print(verdict.status.value, _rule(verdict), flush=True)
         except HarnessError as error:
             print("harness", str(error).replace("\n", " "), flush=True)

@@ -182,7 +182,14 @@ def test_json_holds_the_whole_result(kernel: Kernel, tmp_path: Path) -> None:
     assert vmm("check", "--json", file).exit_code == 1
     data = result_of(file)
     assert data["status"] == "differs"
-    assert data["counts"] == {"passed": 3, "differs": 1, "inconclusive": 0, "skipped": 0}
+    assert data["counts"] == {
+        "passed": 3,
+        "differs": 1,
+        "inconclusive": 0,
+        "skipped": 0,
+        "known": 0,
+        "passes now": 0,
+    }
     assert data["host"]["tdp"] == "on (kvm_amd.npt=1)"
     assert data["features"]["nr_memslots"] == FEATURES.nr_memslots
     assert data["kernel_healthy"] is False
