@@ -131,3 +131,11 @@ def test_fuzzer_mutates_no_scenario_that_could_fail_by_it() -> None:
 
 def test_warning_without_the_difference_is_a_failure() -> None:
     assert with_problems(judged(ideal()), WARNING, *COUNTED).failed
+
+
+def test_mistake_in_kvm_itself_needs_no_vendor_and_no_remark_where_it_is_mended() -> None:
+    (issue,) = (each for each in KNOWN_ISSUES if not each.vendor)
+    name = min(issue.scenarios)
+    assert known_issue(name, {"vendor": "kvm_amd"}) is issue
+    scenario = next(each for each in catalogue(FEATURES) if each.name == name)
+    assert judged(ideal_history(scenario)).verdict.status is Status.PASSED
