@@ -23,7 +23,6 @@ CAUGHT: dict[str, list[str]] = json.loads((Path(__file__).parent / "caught.json"
 HARMLESS = {
     "tss-behind-a-full-table": "filling the table below the library takes longer than a test may",
     "close-without-slots": "no fault leaves anything of a VM behind",
-    "clear-errors-of-slots": "no fault gives CLEAR_DIRTY_LOG another errno",
 }
 """Scenarios that no fault of the wrong kernel makes fail, and why."""
 
