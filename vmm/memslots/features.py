@@ -12,9 +12,9 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``quirks`` are those that KVM_CAP_DISABLE_QUIRKS2 can disable.
 
     ``last_gfn`` is the highest gfn that a memslot may hold, ``touch_limit`` the first gpa that a
-    guest cannot reach; ``zero_page`` says whether this
-    process may map virtual address 0; ``hugetlb_pages`` is the number of free 2 MiB pages.
-    ``internal_*`` say whether the kernel makes a slot of its own for what is named so.
+    guest cannot reach. ``internal_*`` say whether the kernel makes a slot of its own for what is
+    named so. ``zero_page`` says whether this process may map virtual address 0;
+    ``hugetlb_pages`` is the number of free 2 MiB pages.
     """
 
     nr_memslots: int = 32764
