@@ -169,7 +169,6 @@ _APIC_SCENARIOS = (
         CreateVcpu(),
         CreateIrqchip(),
         tags=("errno",),
-        needs=("irqchip",),
     ),
     _internal(
         "apic-page-then-a-slot-over-it",

@@ -41,8 +41,9 @@ def test_every_command_has_the_help_line_that_it_says_itself() -> None:
 def test_help_names_every_command() -> None:
     result = vmm("--help")
     assert result.exit_code == 0
+    width = max(map(len, COMMANDS))
     for name, line in COMMANDS.items():
-        assert f"  {name:<5}  {line}\n" in result.stdout
+        assert f"  {name:<{width}}  {line}\n" in result.stdout
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

@@ -18,7 +18,7 @@ _MOST = 20
 @click.argument("second", metavar="B.jsonl", type=click.Path(path_type=Path))
 @click.pass_context
 def compare(ctx: click.Context, first: Path, second: Path) -> None:
-    """Say where two histories of the same scenarios differ, without asking who is right.
+    """Say where two histories differ, whoever is right.
 
     Each is a file, or a folder of files that are compared by name. Exit status 1 if they differ.
     """

@@ -19,9 +19,10 @@ INTERNAL_ERROR = 70
 COMMANDS = {
     "check": "Run the curated scenarios on this kernel and judge them.",
     "run": "Run one scenario, from a file or by name, and judge it.",
-    "fuzz": "Find what nobody thought of: random scenarios, shrunk to a reproducer.",
+    "fuzz": "Run random scenarios on this kernel and judge them.",
     "repro": "Turn a scenario into a C program that needs nothing else.",
-    "compare": "Say where two kernels' histories differ, whoever is right.",
+    "compare": "Say where two histories differ, whoever is right.",
+    "coverage": "Say which rules and historic bugs a run checks, and by what.",
     "judge": "Judge a recorded history again, without a kernel.",
     "show": "Print a curated scenario as JSON, to be edited and run.",
     "info": "Say whether this host can do it, and what its kernel offers.",

@@ -20,10 +20,10 @@ from vmm.repro.emit import InexpressibleError, program, program_of
     help="Where to write the program; by default to standard output.",
 )
 def repro(scenario: str, output: Path | None) -> None:
-    """Turn a scenario into one C file that needs only a compiler and <linux/kvm.h>.
+    """Turn a scenario into a C program that needs nothing else.
 
-    Its exit status is 0 if the kernel is right, 1 if it is wrong, 4 if it cannot run. The program
-    of a history also says what came of each step.
+    It is one file, for a compiler and <linux/kvm.h>. Its exit status is 0 if the kernel is right,
+    1 if it is wrong, 4 if it cannot run. The program of a history also says what came of each step.
     """
     try:
         if scenario.endswith(".jsonl"):

@@ -1,0 +1,71 @@
+"""Each scenario that is said to show a historic bug fails where the wrong kernel imitates it.
+
+The wrong kernel answers as the bug showed itself: what is proven is that the scenario looks there.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from scenarios.history import BUGS
+from tests.lab.player import Player
+
+IMITATED = {
+    ("efbeec7098ee", "delete-then-create-at-gpa-0"): "gpa-0-lost",
+    ("efbeec7098ee", "create-at-gpa-0"): "gpa-0-lost",
+    ("edd4fa37baa6", "move-out-of-huge-page-alignment"): "move-unaligned-shifts",
+    ("edd4fa37baa6", "move-into-huge-page-alignment"): "move-unaligned-shifts",
+    ("0774a964ef56", "delete-from-the-lowest-gfn-up"): "delete-leaves-memory",
+    ("0774a964ef56", "delete-the-slot-looked-up-last"): "delete-leaves-memory",
+    ("0774a964ef56", "delete-from-the-highest-gfn-down"): "delete-highest-hides-next",
+    ("e0135a104c52", "delete-whatever-the-hva"): "delete-other-hva-refused",
+    ("fa3d315a4ce2", "refuse-a-kernel-hva"): "kernel-hva-accepted",
+    ("fa3d315a4ce2", "refuse-a-kernel-hva-on-deletion"): "delete-hva-unchecked",
+    ("f0736cf0550b", "delete-absent"): "absent-delete-accepted",
+    ("f0736cf0550b", "delete-twice"): "absent-delete-accepted",
+    ("12d6e7538e2d", "move-up"): "move-leaves-alias",
+    ("12d6e7538e2d", "vcpus-move-behind-cached-memory"): "move-leaves-alias",
+    ("75d61fbcf563", "refuse-readonly-on"): "readonly-toggle-done",
+    ("75d61fbcf563", "refuse-readonly-off"): "readonly-toggle-done",
+    ("6fe639792c7b", "refuse-a-slot-id-beyond-the-last"): "id-beyond-end-accepted",
+    ("152482580a1b", "racing-mmio-under-churn"): "create-late",
+    ("152482580a1b", "vcpus-create-behind-cached-mmio"): "create-missed-by-first-run",
+    ("152482580a1b", "mmio-then-memory-then-mmio"): "create-late",
+    ("76d58e0f07ec", "clear-grid-of-65-pages"): "clear-end-refused",
+    ("76d58e0f07ec", "clear-grid-of-130-pages"): "clear-end-refused",
+    ("76d58e0f07ec", "clear-errors-of-ranges"): "clear-beyond-accepted",
+    ("7cd1bf039eeb", "clear-within-huge-pages-thp-initially-set"): "cleared-for-ever",
+    ("7cd1bf039eeb", "clear-within-huge-pages-thp"): "cleared-for-ever",
+    ("d012a06ab1d2", "racing-delete-and-create-without-zap-all"): "delete-leaves-memory",
+    ("d012a06ab1d2", "racing-move-without-zap-all"): "move-leaves-alias",
+    ("d012a06ab1d2", "delete-then-create-there-with-other-memory"): "reused-id-old-page",
+    ("d012a06ab1d2", "move-then-create-at-the-old-place"): "move-leaves-alias",
+    ("9935df5333aa", "memfd-slot-cannot-become-one"): "memfd-toggle-accepted",
+    ("9935df5333aa", "memfd-slot-cannot-change"): "memfd-change-accepted",
+}
+"""The fault that does what the bug did, by the bug's first commit and the scenario."""
+
+NOT_IMITATED = {
+    ("e0135a104c52", "apic-page-then-a-slot-over-it"): "takes an internal slot",
+    ("6fe639792c7b", "tss-behind-a-full-table"): "takes an internal slot",
+    ("7cd1bf039eeb", "clear-within-huge-pages-hugetlb"): "takes reserved huge pages",
+    ("52ac8b358b0c", "racing-slots-and-unmap"): "takes a vCPU that hangs; the time limit ends it",
+}
+"""What the wrong kernel cannot imitate, and why."""
+
+
+@pytest.fixture(scope="module")
+def player() -> Iterator[Player]:
+    with Player() as process:
+        yield process
+
+
+@pytest.mark.parametrize(("bug", "scenario"), IMITATED)
+def test_scenario_shows_the_bug(bug: str, scenario: str, player: Player) -> None:
+    assert player.play("-", scenario) == "passed -"
+    assert player.play(IMITATED[bug, scenario], scenario).startswith("differs ")
+
+
+def test_every_scenario_of_every_bug_is_looked_at() -> None:
+    said = {(bug.commits[0], shown.scenario) for bug in BUGS for shown in bug.shown_by}
+    assert said == {*IMITATED, *NOT_IMITATED}

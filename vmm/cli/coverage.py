@@ -1,0 +1,76 @@
+"""``vmm coverage``: which rules and historic bugs are checked on this kernel, and by what."""
+
+from pathlib import Path
+
+import click
+
+from scenarios.history import BUGS
+from vmm.cli.errors import Unusable, usable
+from vmm.cli.host import look_at_host, require_usable
+from vmm.cli.output import LiveProgress, console, print_lines
+from vmm.cli.selection import curated
+from vmm.coverage import CoverageError, Result, cover, result_from
+from vmm.memslots.ideal import EVERYTHING, PLAIN, rules_met
+from vmm.memslots.rules import RULES
+from vmm.report import json
+from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
+
+
+@click.command()
+@click.argument("result", metavar="[RESULT.json]", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print it all as JSON.")
+@click.option("--markdown", is_flag=True, help="Print it as a page of Markdown.")
+@click.pass_context
+def coverage(ctx: click.Context, result: Path | None, as_json: bool, markdown: bool) -> None:
+    """Say which rules and historic bugs a run checks, and by what.
+
+    RESULT.json is what `vmm check --json RESULT.json` wrote; without it, every scenario runs.
+
+    A rule is checked if it decided something that happened. Those of other kernels are not here.
+    Status 3: a rule that this kernel has is not checked; 1, 3 and 4 also as `vmm check` has them.
+    """
+    found = cover(
+        _run() if result is None else _read(result), tuple(RULES.values()), BUGS, _elsewhere
+    )
+    if as_json:
+        click.echo(coverage_json(found), nl=False)
+    elif markdown:
+        click.echo(coverage_markdown(found), nl=False)
+    else:
+        print_lines(console(), coverage_lines(found))
+    ctx.exit(found.exit_status)
+
+
+def _read(file: Path) -> Result:
+    with usable(file):
+        text = file.read_bytes()
+    try:
+        return result_from(text, str(file))
+    except CoverageError as error:
+        raise Unusable(str(error)) from None
+
+
+def _run() -> Result:
+    host = look_at_host()
+    require_usable(host, require_run=False)
+
+    from vmm.cli.execution import execute
+
+    scenarios = curated(host.features)
+    with LiveProgress(console(stderr=True), len(scenarios)) as progress:
+        run = execute(
+            scenarios,
+            host,
+            lambda scenario: progress.begin(scenario.name),
+            lambda checked: progress.advance(),
+        )
+    return result_from(json.run_text(run), "this run")
+
+
+def _elsewhere() -> dict[str, set[str]]:
+    """Return the rules that each scenario meets, on a kernel with everything or on a plain one."""
+    met: dict[str, set[str]] = {}
+    for features in (EVERYTHING, PLAIN):
+        for scenario in curated(features):
+            met.setdefault(scenario.name, set()).update(rules_met(scenario, features))
+    return met
