@@ -114,18 +114,18 @@ SCENARIOS = (
     ),
     _others("A forked child may be the last that holds a VM.", Lives("held-by-a-child", 5)),
     _others("A process may be killed while its vCPU is in the guest.", Lives("killed", 3)),
-    _used_up("Two thousand VMs use nothing up.", Lives("closed", 2000, "kernel")),
+    _used_up("A thousand VMs use nothing up.", Lives("closed", 1000, "kernel")),
     _used_up(
         "VMs that are closed while they run use nothing up.",
-        Lives("closed-while-running", 400, "kernel"),
+        Lives("closed-while-running", 96, "kernel"),
     ),
     _used_up(
         "VMs of processes that are killed while they run use nothing up.",
-        Lives("killed", 200, "kernel"),
+        Lives("killed", 96, "kernel"),
     ),
     _used_up(
         "Thousands of creates, moves, flag changes, refusals and deletions use nothing up.",
-        Churn(1, 4000),
+        Churn(1, 1000),
     ),
     _life(
         "memory-outlives-the-vm",

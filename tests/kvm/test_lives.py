@@ -88,6 +88,6 @@ def test_guest_that_does_not_run_is_the_harness_to_blame(kvm: Kvm) -> None:
 
 def test_churn_leaves_the_slot_absent(kvm: Kvm) -> None:
     with HostMapping.anonymous(0x5000) as memory, kvm.create_vm() as vm:
-        assert churn(vm, Churn(7, 100)) == Closed()
+        assert churn(vm, Churn(7, 8)) == Closed()
         vm.set_user_memory_region(1, 0, 0x8000, 0x5000, HostAddress(memory, 0))
         assert isinstance(churn(vm, Churn(7, 1)), Refused)

@@ -1,30 +1,34 @@
 """Does the kernel use up memory for something that is done again and again?
 
 /proc/meminfo counts for the whole machine, so one difference says nothing: others allocate, too,
-and much is freed late (RCU). But what leaks grows with every round, and noise does not. So the
-least growth of several rounds is what each round has certainly cost. Measured with nothing wrong,
-on a machine under load, it is zero or below; a suspicion is measured again all the same. A leak
-is missed where others give back more than it takes, half a MiB a round on that machine: rounds of
-hundreds of VMs, 40 KiB each, stand out, and smaller leaks do so on an idle machine.
+and much is freed late (RCU). So the work is done in rounds, each followed by as long a wait. What
+others allocate grows during the wait as well, what is freed late is gone after it, and what leaks
+does neither. The least growth over any stretch of half the rounds, by either measure, is what the
+work has certainly cost. A suspicion is measured again all the same. A leak is missed where others
+give back more than it takes: lost VMs, of 40 KiB each, stand out on a busy machine, and less does
+so on an idle one.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 
 COUNTED = ("SUnreclaim", "VmallocUsed", "Percpu", "KernelStack", "SecPageTables")
 """Fields of /proc/meminfo: what slots, vCPUs, VMs and their page tables are made of."""
 
-ROUNDS = 4
-ATTEMPTS = 3
-TOLERANCE_BYTES = 64
-"""Of growth for each turn: less than the smallest thing that could be forgotten, a memslot."""
+ROUNDS = 8
+ATTEMPTS = 2
+TOLERANCE_BYTES = 64 << 10
+"""Of growth in a round: what the stacks and page tables of others come to, and go."""
 
 _MEMINFO = Path("/proc/meminfo")
 _REFRESH = Path("/proc/sys/vm/stat_refresh")
 
 Counters = dict[str, int]
+Round = tuple[Counters, Counters]
+"""Growth over work and wait together; and how much more of it came with the work."""
 
 
 def growth(
@@ -36,11 +40,11 @@ def growth(
     """
     counters = read or read_counters
     share = -(-times // ROUNDS)
+    _round(turn, share, counters)
     grown: Counters = {}
-    for attempt in range(ATTEMPTS):
-        rounds = ROUNDS if attempt else ROUNDS + 1
-        grown = _certain(_readings(turn, share, rounds, counters)[-ROUNDS - 1 :])
-        grown = {name: size for name, size in grown.items() if size > TOLERANCE_BYTES * share}
+    for _ in range(ATTEMPTS):
+        grown = _certain([_round(turn, share, counters) for _ in range(ROUNDS)])
+        grown = {name: size for name, size in grown.items() if size > TOLERANCE_BYTES}
         if not grown:
             break
     return tuple(
@@ -49,23 +53,31 @@ def growth(
     )
 
 
-def _readings(
-    turn: Callable[[], None], share: int, rounds: int, counters: Callable[[], Counters]
-) -> list[Counters]:
-    """Return the counters before, between and after the rounds."""
-    readings = [counters()]
-    for _ in range(rounds):
-        for _ in range(share):
-            turn()
-        readings.append(counters())
-    return readings
+def _round(turn: Callable[[], None], share: int, counters: Callable[[], Counters]) -> Round:
+    """Do a share of the work, wait as long, and return what has grown."""
+    start_s = time.monotonic()
+    before = counters()
+    for _ in range(share):
+        turn()
+    between = counters()
+    time.sleep(time.monotonic() - start_s)
+    after = counters()
+    grown = {name: after[name] - before[name] for name in before}
+    of_work = {name: 2 * between[name] - before[name] - after[name] for name in before}
+    return grown, of_work
 
 
-def _certain(readings: list[Counters]) -> Counters:
-    """Return by how much each counter has grown in every round, at the least."""
-    pairs = list(pairwise(readings))
+def _certain(rounds: list[Round]) -> Counters:
+    """Return by how much each counter has grown in a round of any half of them, at the least."""
+    half = ROUNDS // 2
+    stretches = [rounds[i:j] for i, j in combinations(range(ROUNDS + 1), 2) if j - i >= half]
     return {
-        name: min(after[name] - before[name] for before, after in pairs) for name in readings[0]
+        name: min(
+            sum(measures[which][name] for measures in stretch) // len(stretch)
+            for stretch in stretches
+            for which in (0, 1)
+        )
+        for name in rounds[0][0]
     }
 
 

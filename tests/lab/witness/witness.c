@@ -19,6 +19,8 @@
  *   foreign PAGES            the same in another VM
  *   bind ID GPA SIZE HVA FILE OFFSET [ro]   KVM_SET_USER_MEMORY_REGION2 with a guest_memfd
  *   show FILE shared|private, unmake FILE   mmap(2) and close(2) of one
+ *   vms N                    N VMs are made and closed: which files and how much memory stay?
+ *   shuttle N                a slot is moved N times: how much of the kernel's memory stays?
  *   readhigh GPA             a read of four bytes in 64-bit mode
  *   tss GPA, identity GPA    KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR, in bytes
  *   irqchip, vcpu            KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU
@@ -363,9 +365,67 @@ static void show_memfd(int fd, int kind)
         munmap(mapped, PAGE);
 }
 
-static void play_memfd(char words[][32], int count)
+static long unreclaimable_kib(void)
 {
-    if (count == 3 && !strcmp(words[0], "memfd")) {
+    char line[128];
+    long kib = 0;
+    FILE *refresh = fopen("/proc/sys/vm/stat_refresh", "r"), *info = fopen("/proc/meminfo", "r");
+
+    need(info != NULL, "/proc/meminfo");
+    if (refresh) {
+        (void)!fgets(line, sizeof(line), refresh);
+        fclose(refresh);
+    }
+    while (fgets(line, sizeof(line), info))
+        sscanf(line, "SUnreclaim: %ld", &kib);
+    fclose(info);
+    return kib;
+}
+
+static int open_files(void)
+{
+    int count = 0;
+
+    for (int fd = 0; fd < 1024; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+/* Others allocate and free, too; a VM that stays takes some 40 KiB. */
+static void show_growth(long before_kib)
+{
+    printf(" memory %s", unreclaimable_kib() - before_kib > 3000 ? "used up" : "as before");
+}
+
+static void make_vms(int count)
+{
+    long before_kib = unreclaimable_kib();
+    int before = open_files();
+
+    for (int i = 0; i < count; i++)
+        close(ioctl(kvm, KVM_CREATE_VM, 0));
+    printf(" files %d", open_files() - before);
+    show_growth(before_kib);
+}
+
+static void shuttle(int count)
+{
+    long before_kib = unreclaimable_kib();
+    int errors = set_region(1, 0x100000, PAGE, (uint64_t)pool, 0) != 0;
+
+    for (int i = 1; i <= count; i++)
+        errors += set_region(1, i % 2 ? 0x200000 : 0x100000, PAGE, (uint64_t)pool, 0) != 0;
+    printf(" errors %d", errors);
+    show_growth(before_kib);
+}
+
+static void play_other(char words[][32], int count)
+{
+    if (count == 2 && !strcmp(words[0], "vms")) {
+        make_vms(atoi(words[1]));
+    } else if (count == 2 && !strcmp(words[0], "shuttle")) {
+        shuttle(atoi(words[1]));
+    } else if (count == 3 && !strcmp(words[0], "memfd")) {
         make_memfd(vm, pages(words[1]), strtoull(words[2], NULL, 16));
     } else if (count == 2 && !strcmp(words[0], "foreign")) {
         other_vm = ioctl(kvm, KVM_CREATE_VM, 0);
@@ -419,7 +479,7 @@ static void play_operation(const char *text)
     else if (count == 1 && !strcmp(words[0], "reset"))
         reset_rings();
     else if (!play_place(words, count))
-        play_memfd(words, count);
+        play_other(words, count);
 }
 
 static void drop_vcpu(void)

@@ -90,6 +90,8 @@ static int create_vm(int system_fd, void *argument)
     vm->next_hidden_id = vm->nr_ids - 1;
     select_fault(vm);
     vms[fd] = vm;
+    if (vm->fault->made)
+        vm->fault->made(vm);
     return fd;
 }
 
@@ -208,6 +210,8 @@ void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_
 
 int close(int fd)
 {
+    if (in_tables(fd) && vms[fd] && vms[fd]->fault->closing)
+        vms[fd]->fault->closing(vms[fd]);
     forget(fd);
     forget_memfd(fd);
     return (int)syscall(SYS_close, fd);

@@ -10,7 +10,7 @@ static const struct fault no_fault = {.name = "none"};
 
 static const struct fault *const tables[] = {
     answer_faults, call_faults, mapping_faults, sequence_faults, dirty_faults, run_faults,
-    memfd_faults, tracking_faults, places_faults,
+    memfd_faults, lives_faults, tracking_faults, places_faults,
 };
 #define NR_TABLES (sizeof(tables) / sizeof(tables[0]))
 

@@ -222,6 +222,10 @@ struct fault {
     bool (*shape_when)(struct vm *, struct call *);
     int (*shape)(const struct region *, struct region *pieces);
 
+    /* The VM itself: it is made, and its file is about to be closed. */
+    void (*made)(struct vm *);
+    void (*closing)(struct vm *);
+
     /* KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR and KVM_CREATE_IRQCHIP, after the call: the
      * errno that is answered with, given the kernel's. */
     int (*placed)(struct vm *, unsigned long request, uint64_t argument, int error);
@@ -257,7 +261,7 @@ void show_entries(struct vcpu *vcpu);
 void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
-    dirty_faults[], run_faults[], memfd_faults[], tracking_faults[], places_faults[];
+    dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */

@@ -1,0 +1,78 @@
+/* VMs that do not go when they are closed: found in the process, or in the kernel's memory only. */
+#include "wrong_kernel.h"
+
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define QUEUE_BYTES (64 << 20)
+
+/* What is sent here and never received stays open, out of everybody's sight, and for children,
+ * too: whoever preloads this library first has made it. */
+static int queue[2];
+
+static __attribute__((constructor)) void open_queue(void)
+{
+    int size = QUEUE_BYTES;
+
+    if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, queue) == 0)
+        setsockopt(queue[0], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
+}
+
+static void keep_open(int fd)
+{
+    char byte = 0;
+    struct iovec data = {.iov_base = &byte, .iov_len = 1};
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct msghdr message = {
+        .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control,
+        .msg_controllen = sizeof(control.room),
+    };
+
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof(int));
+    *(int *)CMSG_DATA(&control.header) = fd;
+    (void)!sendmsg(queue[0], &message, 0);
+}
+
+static void keep_vm(struct vm *vm)
+{
+    if (vm->serial % vm->every == 0)
+        keep_open(vm->fd);
+}
+
+static void leave_file(struct vm *vm)
+{
+    (void)!syscall(SYS_dup, vm->fd);
+}
+
+/* Memory of the kernel is lost by losing a VM: nothing smaller stands out so clearly. */
+static void lose_memory(struct vm *vm, struct call *call)
+{
+    static int any = -1;
+    int lost;
+
+    if (any < 0)
+        any = (int)syscall(SYS_openat, -100, "/dev/kvm", 02000002);
+    if (!did(call, MOVE) || !strike(vm))
+        return;
+    lost = kernel_ioctl(any, KVM_CREATE_VM, NULL);
+    keep_open(lost);
+    syscall(SYS_close, lost);
+}
+
+const struct fault lives_faults[] = {
+    {.name = "closed-vms-kept", .made = keep_vm, .every = 8,
+     .sentence = "The kernel keeps every eighth VM for ever.", .witness = "vms 1000"},
+    {.name = "killed-vms-kept", .made = keep_vm, .every = 2,
+     .sentence = "The kernel keeps every second VM for ever.", .witness = "vms 240"},
+    {.name = "vm-file-left", .closing = leave_file,
+     .sentence = "A VM that is closed leaves an open file behind.", .witness = "vms 1"},
+    {.name = "changes-lose-memory", .after = lose_memory, .every = 10,
+     .sentence = "Every tenth move loses memory of the kernel.", .witness = "shuttle 1000"},
+    {0},
+};
