@@ -26,6 +26,7 @@ from scenarios import (
     racing,
     readonly,
     refusals,
+    rollback,
     spaces,
     table,
     vcpus,
@@ -65,6 +66,7 @@ def catalogue(features: Features) -> tuple[Scenario, ...]:
         *known.scenarios(features),
         *lifetime.SCENARIOS,
         *guest_memfd.SCENARIOS,
+        *rollback.SCENARIOS,
         *racing.SCENARIOS,
         *table.scenarios(features),
     )

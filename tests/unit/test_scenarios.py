@@ -15,6 +15,7 @@ from vmm.memslots.rules import RULES
 from vmm.memslots.validate import validate
 
 _UNUSED_RULES = {
+    "no-memory": "takes an allocation that fails",
     "apic-page": "takes a backend that emulates instructions",
     "irqchip-known": "takes a kernel without interrupt controllers",
     "cap-known": "takes a kernel without manual protection or without dirty rings",

@@ -222,6 +222,8 @@ def _region(op: SetUserMemoryRegion) -> str:
         notes.append(op.caller)
     if op.argument != "readable":
         notes.append("unreadable argument")
+    if op.fail_nth:
+        notes.append(f"allocation {op.fail_nth} fails")
     return (
         f"KVM_SET_USER_MEMORY_REGION{'2' if second else ''}(slot={slot_number(op.slot)}, "
         f"flags={flags(op.flags)}, guest_phys_addr={op.guest_phys_addr:#x}, "

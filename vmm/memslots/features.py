@@ -24,6 +24,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user_memory2: bool = False
     guest_memfd: bool = False
     guest_memfd_flags: int = 0
+    failing_allocations: bool = False
     manual_dirty_log: bool = False
     dirty_log_initially_set: bool = False
     dirty_ring_bytes: int = 0
@@ -83,6 +84,8 @@ NEEDS = {
     "internal_tss": "an internal slot for the TSS (kvm_intel.unrestricted_guest=0)",
     "internal_identity": "an internal slot for the identity map (unrestricted_guest=0 with EPT)",
     "internal_apic": "an internal slot for the APIC page (APIC virtualisation)",
+    "failing_allocations": "failing allocations (/proc/self/fail-nth, and N in "
+    "/sys/kernel/debug/failslab/ignore-gfp-wait)",
     "zero_page": "the right to map virtual address 0 (CAP_SYS_RAWIO or vm.mmap_min_addr=0)",
     "hugetlb_pages": "a free 2 MiB huge page (vm.nr_hugepages)",
 }

@@ -11,6 +11,7 @@ from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import Cap
 from vmm.memory import HostAddress, HostMapping
+from vmm.memslots.failing import failing_allocation
 from vmm.memslots.guestcpu import GuestCpu
 from vmm.memslots.history import AnyOutcome, DirtyPages, Done, Refused
 from vmm.memslots.hostmemory import HostMemory
@@ -192,6 +193,10 @@ class Machine:
             return Refused(error.errno or 0)
 
     def _set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
+        with failing_allocation(op.fail_nth):
+            return self._issue_region(op)
+
+    def _issue_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
         try:
             if op.argument == "unreadable":
                 self.vm.set_user_memory_region_from(self._memory.inaccessible)

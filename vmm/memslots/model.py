@@ -187,6 +187,8 @@ class Model:
         usual = self._outcome(op, verdict)
         if is_noncanonical(op.userspace_addr) and verdict.rule != "hva-user":
             return (Allowed(Refused(errno.EINVAL), "hva-noncanonical"), usual)
+        if op.fail_nth:
+            return (usual, Allowed(Refused(errno.ENOMEM), "no-memory"))
         if verdict.rule == "guest-memfd-overlap":
             return (usual, Allowed(Refused(errno.EINVAL), verdict.rule))
         return (usual,)

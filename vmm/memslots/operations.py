@@ -76,7 +76,8 @@ class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region", 
     """KVM_SET_USER_MEMORY_REGION, field by field.
 
     ``slot`` holds the as_id in its upper 16 bits. ``caller`` and ``argument`` say who issues the
-    call and with what pointer, for the refusals that depend on it.
+    call and with what pointer, for the refusals that depend on it. ``fail_nth`` (1 to 100) lets
+    that allocation of the call fail; the call fails if it makes so many.
     """
 
     slot: int
@@ -86,6 +87,7 @@ class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region", 
     flags: int = 0
     caller: Literal["owner", "forked-child"] = "owner"
     argument: Literal["readable", "unreadable"] = "readable"
+    fail_nth: int = 0
 
 
 class SetUserMemoryRegion2(

@@ -5,6 +5,7 @@ from pathlib import Path
 from kvm_abi.raw import KvmError
 from kvm_abi.uapi import Cap, DirtyLogManual
 from vmm.memory import HostAddress, HostMapping
+from vmm.memslots.failing import can_fail_allocations
 from vmm.memslots.features import Features
 from vmm.memslots.operations import PAGE_SIZE_BYTES
 from vmm.memslots.probe_dirty import least_ring_bytes, reads_make_dirty
@@ -36,6 +37,7 @@ def probe_features(kvm: Kvm) -> Features:
             sync_mmu=bool(has(Cap.SYNC_MMU)),
             user_memory2=bool(has(Cap.USER_MEMORY2)),
             guest_memfd=bool(has(Cap.GUEST_MEMFD)),
+            failing_allocations=can_fail_allocations(),
             guest_memfd_flags=has(Cap.GUEST_MEMFD_FLAGS),
             manual_dirty_log=bool(has(Cap.MANUAL_DIRTY_LOG_PROTECT2)),
             dirty_log_initially_set=bool(

@@ -377,6 +377,11 @@ RULES: dict[str, Rule] = {
             "103c763c72dd; kvm_arch_destroy_vm",
         ),
         _source(
+            "no-memory",
+            "a call whose allocation fails is ENOMEM and changes nothing",
+            "kvm_set_memory_region, kvm_prepare_memory_region",
+        ),
+        _source(
             "nothing-used-up",
             "after any number of VMs, or of changes of slots, the kernel's memory is where it was",
             "kvm_destroy_vm, kvm_free_memslot",

@@ -61,6 +61,7 @@ MAX_TOUCHED_WINDOWS = 128
 
 MAX_VCPUS = 8
 MAX_TIMES = 10_000
+MAX_FAIL_NTH = 100
 _NAME_LENGTH = 64
 
 
@@ -249,6 +250,8 @@ class _Checker:
         for field in ("guest_phys_addr", "memory_size"):
             if not 0 <= getattr(op, field) < 1 << 64:
                 return f".{field}: an unsigned 64-bit number is needed"
+        if not 0 <= op.fail_nth <= MAX_FAIL_NTH:
+            return f".fail_nth: not within 0 to {MAX_FAIL_NTH}"
         if self._guest.slot <= op.slot < self._guest.slot + self._guests:
             return f".slot: {op.slot} is the guest's own; take another one, or move $.guest.slot"
         if MAX_SLOT_PAGES < pages_of(op.memory_size) <= MAX_PAGES:
