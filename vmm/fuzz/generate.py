@@ -14,7 +14,7 @@ from vmm.fuzz.looks import Looks
 from vmm.fuzz.mutate import mutate
 from vmm.fuzz.world import World
 from vmm.memslots.features import Features
-from vmm.memslots.operations import AnyOperation, Inspect, NewVm, Scenario
+from vmm.memslots.operations import AnyOperation, EnableCap, Inspect, NewVm, Scenario
 
 _MUTANTS = 0.15
 _CROWDS = 0.05
@@ -22,6 +22,8 @@ _LENGTHS = ((3, 12), (12, 60), (60, 200), (150, 400))
 """How many region calls a scenario has: from, to."""
 _CROWD_SIZES = (20, 64, 65, 70, 130, 300, 508, 509, 510, 520)
 _CROWD_GFN = 0x2000
+_MANUAL = 1 << 0  # KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE
+_INITIALLY_SET = 1 << 1  # KVM_DIRTY_LOG_INITIALLY_SET
 
 
 def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> Scenario:
@@ -43,6 +45,7 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
         source="vmm fuzz",
         tags=("fuzz",),
         survey="none",
+        vcpus=drawn.vcpus,
         guest=pools.GUEST,
     )
 
@@ -53,12 +56,15 @@ class _Composer:
     def __init__(self, dice: Dice, features: Features, drawn: pools.Pools) -> None:
         self._dice = dice
         self._features = features
+        self._manual_log = drawn.manual_log
         self._world = World(features.last_gfn)
         self._calls = Calls(dice, features, drawn, self._world)
         self._looks = Looks(dice, drawn, self._world)
 
     def operations(self) -> Iterator[AnyOperation]:
         dice = self._dice
+        if self._manual_log:
+            yield self._by_hand()
         if dice.chance(_CROWDS):
             yield from self._crowd(min(dice.pick(_CROWD_SIZES), self._features.nr_memslots - 8))
         first, last = dice.pick(_LENGTHS)
@@ -74,7 +80,15 @@ class _Composer:
             if dice.chance(new_vm):
                 yield NewVm()
                 self._world.clear()
+                if self._manual_log:
+                    yield self._by_hand()
         yield from self._looks.everywhere()
+
+    def _by_hand(self) -> EnableCap:
+        """Return the choice that reading the dirty log does not clear it."""
+        initially_set = self._features.dirty_log_initially_set and self._dice.chance(0.5)
+        argument = _MANUAL | (_INITIALLY_SET if initially_set else 0)
+        return EnableCap("MANUAL_DIRTY_LOG_PROTECT2", argument)
 
     def _crowd(self, size: int) -> Iterator[AnyOperation]:
         """Yield the creation of many slots of one page, with ids and gfns that ascend."""

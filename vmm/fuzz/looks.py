@@ -11,6 +11,7 @@ from vmm.memslots.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     AnyOperation,
+    ClearDirtyLog,
     Execute,
     GetDirtyLog,
     HostWrite,
@@ -40,6 +41,7 @@ class Looks:
         self._writes = dice.pick((0.1, 0.4, 0.4, 0.7))
         self._other = dice.pick((0.0, 0.05, 0.2))
         self._logs = dice.pick((0.05, 0.3, 0.6))
+        self._clears = pools.manual_log or dice.chance(0.1)
 
     def after(self, call: SetUserMemoryRegion) -> Iterator[AnyOperation]:
         """Yield operations that look at what a call changed, or should have left alone."""
@@ -48,8 +50,11 @@ class Looks:
         for _ in range(dice.between(1, self._eagerness)):
             yield from self._touch(dice.pick(pages))
         if dice.chance(self._logs):
-            logged = [n for n, s in self._world.slots.items() if s.flags & LOG_DIRTY_PAGES]
-            yield GetDirtyLog(dice.pick(logged or self._pools.slots))
+            logged = [s for s in self._world.slots.values() if s.flags & LOG_DIRTY_PAGES]
+            slot = dice.pick(logged).slot if logged else dice.pick(self._pools.slots)
+            yield GetDirtyLog(slot)
+            if self._clears and dice.chance(0.5):
+                yield self._clear(slot)
         if dice.chance(self._other):
             yield from self._something_else(dice.pick(pages))
 
@@ -91,11 +96,30 @@ class Looks:
         if not within_reach(gpa, width):
             return
         if dice.chance(self._writes):
-            yield Touch(gpa, "write", width, dice.below(_VALUES))
+            yield Touch(gpa, "write", width, dice.below(_VALUES), self._vcpu())
             if dice.chance(0.2):
-                yield Touch(gpa, width=width)
+                yield Touch(gpa, width=width, vcpu=self._vcpu())
         else:
-            yield Touch(gpa, width=width)
+            yield Touch(gpa, width=width, vcpu=self._vcpu())
+
+    def _vcpu(self) -> int:
+        """Return which vCPU touches: of several, the first one most often."""
+        if self._pools.vcpus == 1 or self._dice.chance(0.7):
+            return 0
+        return self._dice.below(self._pools.vcpus)
+
+    def _clear(self, slot: int) -> ClearDirtyLog:
+        """Return a clearing of some pages of a log: from the first, to the end, or beyond it."""
+        dice = self._dice
+        known = self._world.slots.get(slot)
+        npages = known.memory_size // PAGE_SIZE_BYTES if known else 1
+        first = dice.pick((0, 0, 0, 64, 1)) if npages > 64 else dice.pick((0, 0, 0, 0, 64))
+        count = dice.pick((max(npages - first, 0), 64, npages, npages + 1))
+        last = min(count, npages - first) - 1
+        if last < 0 or dice.chance(0.5):
+            return ClearDirtyLog(slot, first, count)
+        pages = {first + dice.between(0, last) for _ in range(dice.between(1, 3))}
+        return ClearDirtyLog(slot, first, count, tuple(sorted(pages)))
 
     def _something_else(self, page: int) -> Iterator[AnyOperation]:
         dice = self._dice

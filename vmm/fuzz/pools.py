@@ -33,7 +33,10 @@ _KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "anonymous", "share
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """What a scenario may name. ``gfns`` and ``far_gfns`` are places, within and out of reach."""
+    """What a scenario may name. ``gfns`` and ``far_gfns`` are places, within and out of reach.
+
+    ``manual_log`` says whether the dirty log is cleared by hand.
+    """
 
     slots: tuple[int, ...]
     far_slots: tuple[int, ...]
@@ -42,6 +45,8 @@ class Pools:
     sizes: tuple[int, ...]
     mappings: tuple[Mapping, ...]
     flags: tuple[int, ...]
+    vcpus: int = 1
+    manual_log: bool = False
 
 
 def draw(dice: Dice, features: Features) -> Pools:
@@ -54,6 +59,8 @@ def draw(dice: Dice, features: Features) -> Pools:
         dice.pick(_SIZES),
         _mappings(dice, features),
         _flags(dice, features),
+        dice.pick((1, 1, 1, 2)),
+        features.manual_dirty_log and dice.chance(0.2),
     )
 
 

@@ -2,15 +2,16 @@
 
 Hypothesis does the shrinking. A scenario is written as a sequence of choices, which is handed to
 Hypothesis as an example that it once found; Hypothesis shortens it and lowers its numbers for as
-long as what it stands for still differs. A choice is first a whole operation, so that long
-scenarios get short soon; then the type of an operation, and for each of its fields an index into
-a pool of values, the simplest first.
+long as what it stands for still differs. A choice is first whether a piece of the scenario
+stays, in smaller and smaller pieces; then the type of an operation, and for each of its fields
+an index into a pool of values, the simplest first.
 
 Nothing here knows an operation by name, so that a new one is shrunk like all others.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -39,6 +40,7 @@ _PLACES = ("guest_phys_addr", "gpa")
 _OWN = frozenset(("slot", "memory_size", "userspace_addr", *_PLACES))
 """Fields with a pool of their own; a gpa is a page and an offset. All others share one."""
 
+_MAX_PIECES = 48
 _SIMPLE_GFN = 0x100
 _POOL_STEP = 1 << 12
 _Choice = bool | int
@@ -64,29 +66,37 @@ class Shrinker:
 
         First whole operations go, those of the survey included; then values become simple.
         """
-        best = self._by_hypothesis(_Selection(scenario), improved)
+        best = self._without(scenario, improved)
         flat = flattened(best, self._touch_limit)
         if flat is not best and self._try(flat):
-            best = self._by_hypothesis(_Selection(flat), improved)
+            best = self._without(flat, improved)
         return self._by_hypothesis(_Values(best), improved)
 
-    def _by_hypothesis(self, space: "_Space", improved: Callable[[Scenario], None]) -> Scenario:
-        best = base = space.base
-        fewest = space.encode(base)
+    def _without(self, best: Scenario, improved: Callable[[Scenario], None]) -> Scenario:
+        """Return a scenario without what is not needed: large pieces are tried first."""
+        size = len(best.operations)
+        while size > 1:
+            size = min(size // 2, math.ceil(len(best.operations) / _MAX_PIECES)) or 1
+            best = self._by_hypothesis(_Pieces(best, size), improved)
+        return best
 
-        def condition(scenario: Scenario) -> bool:
-            nonlocal best, fewest
+    def _by_hypothesis(self, space: "_Space", improved: Callable[[Scenario], None]) -> Scenario:
+        best = space.base
+        choices = space.choices()
+
+        def condition(made: _Made) -> bool:
+            nonlocal best
+            scenario = made.scenario
             if not self._try(scenario):
                 return False
-            choices = space.encode(scenario)
-            if (len(choices), choices) < (len(fewest), fewest):
-                best, fewest = scenario, choices
+            if space.rank(scenario) < space.rank(best):
+                best = scenario
                 improved(best)
             return True
 
         database = InMemoryExampleDatabase()
         # One choice too many: Hypothesis does not shrink again what it holds to be its own result.
-        database.save(_KEY, choices_to_bytes([*fewest, False]))
+        database.save(_KEY, choices_to_bytes([*choices, False]))
         quietly = settings(
             database=database,
             deadline=None,
@@ -137,38 +147,52 @@ def flattened(scenario: Scenario, touch_limit: int) -> Scenario:
     return msgspec.structs.replace(scenario, operations=tuple(operations), survey="none")
 
 
+class _Made:
+    """A scenario that Hypothesis made. It writes down whatever it makes: this is short."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+
+    def __repr__(self) -> str:
+        return f"<{len(self.scenario.operations)} operations>"
+
+
 class _Space(Protocol):
-    """Scenarios near ``base``, and the choices that each of them stands for."""
+    """Scenarios near ``base``."""
 
     base: Scenario
 
-    def encode(self, scenario: Scenario) -> list[_Choice]:
-        """Return the choices that stand for a scenario of this space."""
+    def choices(self) -> Sequence[_Choice]:
+        """Return the choices that stand for ``base``."""
 
-    def scenarios(self) -> st.SearchStrategy[Scenario]:
+    def rank(self, scenario: Scenario) -> Any:
+        """Return what is less for a better scenario."""
+
+    def scenarios(self) -> st.SearchStrategy[_Made]:
         """Return the strategy that makes scenarios of choices."""
 
 
-class _Selection:
-    """Scenarios of some of the operations of one: each is one choice, 0 is the end."""
+class _Pieces:
+    """Scenarios without some pieces of one: a choice says whether a piece stays."""
 
-    def __init__(self, base: Scenario) -> None:
+    def __init__(self, base: Scenario, size: int) -> None:
         self.base = base
-        self._pool = list(dict.fromkeys(base.operations))
-        self._number = {operation: index for index, operation in enumerate(self._pool, 1)}
+        operations = base.operations
+        self._pieces = [operations[at : at + size] for at in range(0, len(operations), size)]
 
-    def encode(self, scenario: Scenario) -> list[_Choice]:
-        return [*(self._number[operation] for operation in scenario.operations), 0]
+    def choices(self) -> Sequence[_Choice]:
+        return [True] * len(self._pieces)
 
-    def scenarios(self) -> st.SearchStrategy[Scenario]:
-        numbers = st.integers(0, len(self._pool))
+    def rank(self, scenario: Scenario) -> int:
+        return len(scenario.operations)
+
+    def scenarios(self) -> st.SearchStrategy[_Made]:
+        stays = st.booleans()
 
         @st.composite
-        def build(draw: st.DrawFn) -> Scenario:
-            operations: list[AnyOperation] = []
-            while number := draw(numbers):
-                operations.append(self._pool[number - 1])
-            return _with(self.base, tuple(operations))
+        def build(draw: st.DrawFn) -> _Made:
+            kept = [piece for piece in self._pieces if draw(stays)]
+            return _Made(_with(self.base, tuple(op for piece in kept for op in piece)))
 
         return build()
 
@@ -196,8 +220,14 @@ class _Values:
             "userspace_addr": _Pool(4, _simple_hvas(operations)),
         }
 
-    def encode(self, scenario: Scenario) -> list[_Choice]:
-        """Return the choices that stand for a scenario made of these values."""
+    def choices(self) -> Sequence[_Choice]:
+        return self._encode(self.base)
+
+    def rank(self, scenario: Scenario) -> tuple[int, list[_Choice]]:
+        choices = self._encode(scenario)
+        return len(choices), choices
+
+    def _encode(self, scenario: Scenario) -> list[_Choice]:
         choices: list[_Choice] = []
         for op in scenario.operations:
             kind = type(op)
@@ -214,17 +244,17 @@ class _Values:
                 parts.append((self._pools[name], getattr(op, name)))
         return [*parts, (self._rests[type(op)], _rest(op))]
 
-    def scenarios(self) -> st.SearchStrategy[Scenario]:
+    def scenarios(self) -> st.SearchStrategy[_Made]:
         """Return the strategy whose choices ``encode`` writes."""
         operations = [self._operation(kind) for kind in self._types]
         last = len(operations) - 1
 
         @st.composite
-        def build(draw: st.DrawFn) -> Scenario:
+        def build(draw: st.DrawFn) -> _Made:
             made: list[AnyOperation] = []
             while draw(st.booleans()):
                 made.append(draw(operations[draw(st.integers(0, last))]))
-            return _with(self.base, tuple(made))
+            return _Made(_with(self.base, tuple(made)))
 
         return build()
 
