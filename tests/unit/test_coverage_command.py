@@ -96,6 +96,7 @@ def test_every_bug_has_a_scenario_that_exists_or_says_why_not() -> None:
 
 
 def test_page_has_every_rule_and_every_bug() -> None:
+    """Where it has not: `vmm coverage --markdown > docs/coverage.md`."""
     page = PAGE.read_text(encoding="utf-8")
     assert [name for name in RULES if f"| `{name}` | " not in page] == []
     for bug in BUGS:
