@@ -105,7 +105,7 @@ _REPLACED = _race(
     "delete-and-create",
     "A gpa shows one memory, none, or another: what it shows last is all that is left of it.",
     (_ONE.create(),),
-    (_host(_ONE.delete(), _OTHER.create(), _OTHER.delete(), _ONE.create(), rounds=30),),
+    (_host(_ONE.delete(), _OTHER.create(), _OTHER.delete(), _ONE.create(), rounds=20),),
     (_reader(0, _GFN, _GFN + 1), _writer(1, _GFN, _GFN + 1)),
     source="12d6e7538e2d; kvm_arch_flush_shadow_memslot",
 )
@@ -114,7 +114,7 @@ _MOVED = _race(
     "move",
     "A slot that moves takes its memory along, away from those who use it.",
     (_ONE.create(),),
-    (_host(_ONE.move(_GFN + 4), _ONE.create(), rounds=60),),
+    (_host(_ONE.move(_GFN + 4), _ONE.create(), rounds=40),),
     (_reader(0, _GFN, _GFN + 4, _GFN + 5), _writer(1, _GFN + 1, _GFN + 5)),
     source="12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)",
 )
@@ -128,7 +128,7 @@ _SLOTS = (
         "move-onto-itself",
         "A slot that moves by one page shows in the page between what it moved there.",
         (_ONE.create(),),
-        (_host(_ONE.move(_GFN + 1), _ONE.create(), rounds=60),),
+        (_host(_ONE.move(_GFN + 1), _ONE.create(), rounds=40),),
         (_reader(0, _GFN, _GFN + 1, _GFN + 2), _writer(1, _GFN + 1)),
         source="e40f193f5bb0; kvm_invalidate_memslot",
     ),
@@ -155,7 +155,7 @@ _SLOTS = (
         "A vCPU that knows a gpa for MMIO meets the slot created there, however slots change.",
         (),
         (
-            _host(_NEXT.create(), _ONE.create(), _NEXT.delete(), _ONE.delete(), rounds=30),
+            _host(_NEXT.create(), _ONE.create(), _NEXT.delete(), _ONE.delete(), rounds=20),
             _host(
                 Slot(7, 0x200, at("a", 4)).create(),
                 Slot(7, 0x200, at("a", 4)).delete(),
@@ -211,7 +211,7 @@ _DIRTY = (
         "dirty-log",
         "A log that is read while two vCPUs write misses no write, and invents none.",
         (_LOGGED.create(),),
-        (_host(_LOGGED.log(), rounds=150, pause=0), _host(HostWrite(at("a", 3), 1), rounds=50)),
+        (_host(_LOGGED.log(), rounds=100), _host(HostWrite(at("a", 3), 1), rounds=50)),
         (_writer(0, _GFN, _GFN + 1), _writer(1, _GFN + 1, _GFN + 2)),
         _LOGGED.log(),
         _LOGGED.log(),
@@ -331,10 +331,8 @@ _MEMORY = (
         "Slots change while another thread unmaps what they show: no hang, and nothing stale.",
         (_ONE.create(),),
         (
-            _host(
-                _ONE.delete(), _ONE.create(), _ONE.move(_GFN + 4), _ONE.create(), rounds=40, pause=0
-            ),
-            _host(_change("unmap", "a", 0, 2), _change("map", "a", 0, 2), rounds=100, pause=0),
+            _host(_ONE.delete(), _ONE.create(), _ONE.move(_GFN + 4), _ONE.create(), rounds=15),
+            _host(_change("unmap", "a", 0, 2), _change("map", "a", 0, 2), rounds=60),
         ),
         (_writer(0, _GFN, _GFN + 4), _writer(1, _GFN + 1, _GFN + 5)),
         source="52ac8b358b0c",
@@ -345,9 +343,9 @@ _MEMORY = (
         "All at once: slots come and go, logs are read, and pages dropped.",
         creates(_LOGGED, _NEXT),
         (
-            _host(_NEXT.delete(), _NEXT.create(), rounds=40, pause=0),
-            _host(_LOGGED.log(), _PLAIN.create(), _LOGGED.create(), rounds=30, pause=0),
-            _host(_change("drop", "a", 0, 2), _change("drop", "b", 4, 2), rounds=60, pause=0),
+            _host(_NEXT.delete(), _NEXT.create(), rounds=20),
+            _host(_LOGGED.log(), _PLAIN.create(), _LOGGED.create(), rounds=20),
+            _host(_change("drop", "a", 0, 2), _change("drop", "b", 4, 2), rounds=30),
         ),
         (_writer(0, _GFN, _GFN + 2, _GFN + 8), _writer(1, _GFN, _GFN + 9), _reader(2, _GFN + 1)),
         _LOGGED.log(),

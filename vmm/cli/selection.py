@@ -10,7 +10,6 @@ from vmm.cli.host import USUAL
 from vmm.memslots.features import Features
 from vmm.memslots.operations import Scenario
 
-
 SLOW = "slow"
 
 

@@ -54,6 +54,8 @@ class Accesses:
             value = int.from_bytes(self._read(op, pieces), "little")
             exits = () if rule == "reach" else _exits(pieces)
             usual = Allowed(Touched(value, exits), rule)
+        if pieces[0].changed or pieces[-1].changed:
+            usual = Allowed(usual.outcome, "host-follows", usual.adopt)
         if rule == "hva-absent" and _may_fault(pieces, write):
             return (usual, Allowed(Stopped("EFAULT"), rule))
         return (usual,)

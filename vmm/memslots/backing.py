@@ -23,6 +23,8 @@ Kind = Literal["memory", "hole", "absent", "unknown"]
 class Piece:
     """``length`` bytes from ``gpa`` on, within one page.
 
+    ``changed`` says that the host has done something to the page since it was mapped.
+
     ``absent`` is a slot's page behind which the host has mapped nothing; of an ``unknown`` one the
     rules do not say which memory an access reaches.
     """
@@ -33,6 +35,7 @@ class Piece:
     slot: Memslot | None = None
     mapping: str = ""
     offset: int = 0
+    changed: bool = False
 
     @property
     def readonly(self) -> bool:
@@ -47,6 +50,7 @@ class Backing:
         self._mappings = {mapping.name: mapping for mapping in mappings}
         self._shown: set[str] = set()
         self._absent: set[tuple[str, int]] = set()
+        self._changed: set[tuple[str, int]] = set()
         self._zero = next((m for m in mappings if m.kind == "zero"), None)
 
     @property
@@ -77,6 +81,7 @@ class Backing:
         """Note which pages show memory from now on, and which do not."""
         first = op.place.offset // PAGE_SIZE_BYTES
         pages = {(op.place.mapping, page) for page in range(first, first + op.pages)}
+        self._changed |= pages
         if op.how in ("unmap", "forbid"):
             self._absent |= pages
         elif op.how in ("map", "allow"):
@@ -121,9 +126,15 @@ class Backing:
         place = self.locate(slot.userspace_addr, offset)
         if slot.memfd is not None and not _agrees(slot, offset, place):
             return Piece(gpa, length, "unknown", slot)
+        changed = bool(self._changed) and self._has_changed(slot, offset)
         if place is None:
-            return Piece(gpa, length, "absent", slot)
-        return Piece(gpa, length, "memory", slot, place.mapping, place.offset)
+            return Piece(gpa, length, "absent", slot, changed=changed)
+        return Piece(gpa, length, "memory", slot, place.mapping, place.offset, changed)
+
+    def _has_changed(self, slot: Memslot, offset: int) -> bool:
+        place = self.declared(slot.userspace_addr, offset)
+        key = (place.mapping, place.offset // PAGE_SIZE_BYTES) if place else ("", 0)
+        return key in self._changed
 
 
 def _agrees(slot: Memslot, offset: int, place: Place | None) -> bool:

@@ -21,6 +21,7 @@
  *   show FILE shared|private, unmake FILE   mmap(2) and close(2) of one
  *   vms N                    N VMs are made and closed: which files and how much memory stay?
  *   shuttle N                a slot is moved N times: how much of the kernel's memory stays?
+ *   drop PAGE N              MADV_DONTNEED of the pool's pages
  *   readhigh GPA             a read of four bytes in 64-bit mode
  *   tss GPA, identity GPA    KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR, in bytes
  *   irqchip, vcpu            KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU
@@ -467,6 +468,8 @@ static void play_operation(const char *text)
         set_many(atoi(words[1]), 0);
     else if (count == 2 && (!strcmp(words[0], "read") || !strcmp(words[0], "write")))
         access_gpa(gpa_of(words[1]), words[0][0] == 'w');
+    else if (count == 3 && !strcmp(words[0], "drop"))
+        show_error(madvise(pool + pages(words[1]), pages(words[2]), MADV_DONTNEED) ? errno : 0);
     else if (count == 2 && !strcmp(words[0], "log"))
         show_log(id_of(words[1]));
     else if (count >= 4 && !strcmp(words[0], "clear"))

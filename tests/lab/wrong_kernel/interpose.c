@@ -13,6 +13,7 @@
 static _Atomic(struct vm *) vms[MAX_DESCRIPTORS];
 static _Atomic(struct vcpu *) vcpus[MAX_DESCRIPTORS];
 static pthread_mutex_t tables_lock = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic int highest_vm;
 
 static bool in_tables(int fd)
 {
@@ -89,6 +90,8 @@ static int create_vm(int system_fd, void *argument)
     vm->nr_spaces = capability(fd, KVM_CAP_MULTI_ADDRESS_SPACE, 2);
     vm->next_hidden_id = vm->nr_ids - 1;
     select_fault(vm);
+    if (fd > highest_vm)
+        highest_vm = fd;
     vms[fd] = vm;
     if (vm->fault->made)
         vm->fault->made(vm);
@@ -193,11 +196,27 @@ int ioctl(int fd, unsigned long request, ...)
     return kernel_ioctl(fd, request, argument);
 }
 
+/* Memory that slots may show is about to change. */
+static void note_host_change(void *address, size_t size)
+{
+    for (int fd = 0; fd <= highest_vm; fd++) {
+        struct vm *vm = vms[fd];
+        if (!vm || !vm->fault->host_changes)
+            continue;
+        pthread_mutex_lock(&vm->lock);
+        vm->fault->host_changes(vm, (uint64_t)address, size);
+        pthread_mutex_unlock(&vm->lock);
+    }
+}
+
 /* Watched for the place where the caller maps struct kvm_run. */
 void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset)
 {
-    void *mapped = (void *)syscall(SYS_mmap, address, size, protection, flags, fd, offset);
+    void *mapped;
 
+    if (flags & MAP_FIXED)
+        note_host_change(address, size);
+    mapped = (void *)syscall(SYS_mmap, address, size, protection, flags, fd, offset);
     if (mapped != MAP_FAILED && offset == 0 && in_tables(fd) && vcpus[fd])
         vcpus[fd]->run = mapped;
     else
@@ -215,4 +234,16 @@ int close(int fd)
     forget(fd);
     forget_memfd(fd);
     return (int)syscall(SYS_close, fd);
+}
+
+int madvise(void *address, size_t size, int advice)
+{
+    note_host_change(address, size);
+    return (int)syscall(SYS_madvise, address, size, advice);
+}
+
+int mprotect(void *address, size_t size, int protection)
+{
+    note_host_change(address, size);
+    return (int)syscall(SYS_mprotect, address, size, protection);
 }

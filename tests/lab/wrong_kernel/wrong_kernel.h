@@ -102,6 +102,7 @@ struct vm {
     bool stashed; /* the fault in force keeps one region for later */
     struct region stash;
     bool armed;   /* and one mark */
+    unsigned runs_left; /* KVM_RUNs until it heals what it broke last */
     uint64_t tss; /* where the TSS is, or 0 */
     uint64_t ring_bytes; /* of each vCPU's dirty ring; 0 is none */
     struct ghost *ghosts;
@@ -247,6 +248,9 @@ struct fault {
      * and answers whether the vCPU is to be entered again, out of the caller's sight. */
     int (*enter)(struct vcpu *);
     bool (*leave)(struct vcpu *);
+
+    /* The caller is about to unmap, remap, protect or advise its own memory. */
+    void (*host_changes)(struct vm *, uint64_t hva, uint64_t size);
 };
 
 /* rings.c: capabilities and dirty rings. */
@@ -293,6 +297,8 @@ void forget_memfd(int fd);
 void wrong_mmap(int fd, int flags, size_t size, void **mapped);
 bool concerns_memfd(const struct call *call);
 void set_memfd_region(struct vm *vm, struct call *call);
+
+extern const struct fault race_faults[]; /* faults_races.c */
 
 /* interpose.c: the VM of a descriptor, if it still is this one. */
 struct vm *vm_of(int fd, uint64_t serial);

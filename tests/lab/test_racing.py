@@ -1,0 +1,60 @@
+"""Every race fails on a kernel that is wrong now and then, and passes on one that is right.
+
+The faults strike at each so manyth occasion, or heal by themselves: what is proven is that the
+windows are short enough for a single wrong answer to be seen.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from scenarios import racing
+from tests.lab.player import Player
+
+FAULTS = {
+    "racing-delete-and-create": (
+        "old-place-seen-for-20-runs:every=5",
+        "reused-id-old-page:every=7",
+    ),
+    "racing-delete-and-create-without-zap-all": ("old-place-seen-for-20-runs:every=5",),
+    "racing-move": ("old-place-seen-for-20-runs:every=5", "move-content-lost:every=9"),
+    "racing-move-without-zap-all": ("old-place-seen-for-20-runs:every=5",),
+    "racing-move-onto-itself": ("new-place-missed-for-20-runs:every=5", "move-late:every=9"),
+    "racing-execute": ("old-place-seen-for-20-runs:every=5", "reused-id-old-page:every=5"),
+    "racing-mmio-under-churn": ("new-place-missed-for-20-runs:every=5",),
+    "racing-neighbours-stay": ("delete-takes-next-gpa:every=20",),
+    "racing-two-slots-on-one-page": ("move-content-lost:every=9",),
+    "racing-dirty-log": ("dirty-lowest-lost:every=9", "dirty-neighbour-added:every=9"),
+    "racing-flags": ("flags-only-unmaps:every=9", "dirty-lowest-lost:every=9"),
+    "racing-dirty-log-through-moves": ("dirty-lost-after-move:every=9",),
+    "racing-dirty-log-of-huge-pages": ("dirty-highest-lost:every=9",),
+    "racing-drop": ("host-change-missed-first-page:every=9",),
+    "racing-punch": ("host-change-missed-last-page:every=9",),
+    "racing-unmap": ("host-change-missed-last-page:every=9",),
+    "racing-protect": ("host-change-missed-first-page:every=9",),
+    "racing-slots-and-unmap": ("old-place-seen-for-20-runs:every=5",),
+    "racing-slots-logs-and-drop": ("dirty-lowest-lost:every=9", "delete-lost:every=9"),
+}
+"""For each race, what it must see."""
+
+
+@pytest.fixture(scope="module")
+def player() -> Iterator[Player]:
+    with Player() as process:
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("scenario", "fault"), [(name, fault) for name in FAULTS for fault in FAULTS[name]]
+)
+def test_race_sees_what_is_wrong(scenario: str, fault: str, player: Player) -> None:
+    assert player.play(fault, scenario).startswith("differs ")
+
+
+def test_every_race_is_in_the_table() -> None:
+    assert {scenario.name for scenario in racing.SCENARIOS} == set(FAULTS)
+
+
+@pytest.mark.parametrize("scenario", ["racing-execute", "racing-slots-logs-and-drop"])
+def test_without_a_fault_the_race_passes(scenario: str, player: Player) -> None:
+    assert player.play("-", scenario) == "passed -"
