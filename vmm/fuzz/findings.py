@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from vmm.memslots.features import Features
 from vmm.memslots.history import History
 from vmm.memslots.operations import Scenario
 from vmm.memslots.runner import HarnessError, run_isolated
-from vmm.repro.emit import program
+from vmm.repro.emit import InexpressibleError, program
 
 _TIME_LIMIT_S = 20.0
 _DIFFERENT_TRIES = 10
@@ -67,7 +68,8 @@ def write(folder: Path, finding: Finding, features: Features, host: HostInfo) ->
         return target
     text = b"".join(history_lines(history)).decode()
     write_whole(target / "history.jsonl", text)
-    write_whole(target / "repro.c", program(history))
+    with suppress(InexpressibleError):  # The history says all the same what happened.
+        write_whole(target / "repro.c", program(history))
     write_whole(target / "report.md", _report(finding, judge(history), host))
     return target
 
@@ -121,7 +123,8 @@ def _title(finding: Finding, verdict: Verdict | None) -> str:
 
 def _summary(finding: Finding, verdict: Verdict | None) -> str:
     count = len(finding.scenario.operations)
-    lines = [f"Found by `vmm fuzz` (seed {finding.seed}) on {time.strftime('%Y-%m-%d')}."]
+    when = f"on {time.strftime('%Y-%m-%d')}, after {finding.seconds:.1f} s"
+    lines = [f"Found by `vmm fuzz` (seed {finding.seed}) {when}."]
     if finding.tries:
         lines.append(
             f"Shrunk from {finding.found_with} to {count} operations in {finding.tries} tries."
