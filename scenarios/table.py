@@ -15,6 +15,7 @@ _HOST_PAGES = 4093
 
 _SEED = 2020
 _ROUNDS = 8
+_BEYOND = 600
 _SAMPLES = 16
 
 
@@ -39,6 +40,15 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             ),
         ),
         Scenario(
+            name="table-beyond-509-slots",
+            why="More slots than the 509 of older kernels are found, the last created first.",
+            source="4fc096a99e01: the limit was 509 on x86 before",
+            tags=("table", "create"),
+            mappings=(Mapping("pages", _HOST_PAGES),),
+            survey="none",
+            operations=tuple(_fill_and_read(min(_BEYOND, features.nr_memslots))),
+        ),
+        Scenario(
             name="table-filled-and-emptied",
             why="Every slot of a full table is found, and finding outlasts random deletions.",
             source="KVM_CAP_NR_MEMSLOTS; kvm_memslot_move_forward, kvm_memslot_delete",
@@ -49,6 +59,12 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             operations=tuple(_fill_and_empty(features.nr_memslots)),
         ),
     )
+
+
+def _fill_and_read(nr_memslots: int) -> Iterator[AnyOperation]:
+    slots = _slots(nr_memslots, random.Random(_SEED))
+    yield from creates(*slots)
+    yield from (read(slot.gfn) for slot in reversed(slots))
 
 
 def _fill_and_empty(nr_memslots: int) -> Iterator[AnyOperation]:

@@ -78,7 +78,7 @@ KNOWN_ISSUES = (
         "negative, and passes for one within the file",
         evidence="Linux 6.18 binds 0x2000 bytes of a guest_memfd of that size at the offsets "
         "0x7fffffffffffe000 and 0x7ffffffffffff000; at 0x7fffffffffffd000, and at 2^63, it "
-        "answers EINVAL",
+        "answers EINVAL; mended by eba85fee7fc6",
     ),
 )
 """All known issues."""
