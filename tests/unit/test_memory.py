@@ -146,3 +146,23 @@ def test_a_view_keeps_the_memory_mapped() -> None:
     assert mapped(address)
     del part
     assert not mapped(address)
+
+
+def test_a_memfd_is_punched_vacated_and_refilled() -> None:
+    with HostMapping.memfd(3 * PAGE) as memory:
+        memory.write(0, b"x" * memory.size_bytes)
+        memory.punch(0, PAGE)
+        assert memory.read(0, PAGE) == bytes(PAGE)
+        memory.vacate(PAGE, PAGE)
+        assert memory.read(2 * PAGE, 1) == b"x"
+        memory.refill(PAGE, PAGE)
+        assert memory.read(PAGE, PAGE) == b"x" * PAGE
+
+
+def test_anonymous_memory_that_is_mapped_anew_is_empty() -> None:
+    with HostMapping.anonymous(2 * PAGE) as memory:
+        memory.write(0, b"x" * memory.size_bytes)
+        memory.vacate(0, PAGE)
+        memory.refill(0, PAGE)
+        assert memory.read(0, PAGE) == bytes(PAGE)
+        assert memory.read(PAGE, 1) == b"x"

@@ -319,7 +319,7 @@ class GuestThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     """
 
     program: tuple[Touch | Execute, ...]
-    windows: int = 100_000
+    windows: int = 20_000
 
 
 class Race(Operation, frozen=True, tag="race"):

@@ -21,8 +21,10 @@ from vmm.memslots.operations import (
 )
 
 MAX_CALLS = 20_000
-MAX_WINDOWS = 100_000
 MAX_PROGRAM = 64
+MAX_ACCESSES = 1 << 20
+"""Accesses that all vCPUs of a race could make: what came of each is kept."""
+
 MAX_HOST_THREADS = 4
 MAX_PAUSE = 100
 
@@ -73,6 +75,8 @@ def race_problem(
         found = _guest_problem(number, guest)
         if found:
             return f".guests[{number}]{found}"
+    if sum(guest.windows * len(guest.program) for guest in race.guests) > MAX_ACCESSES:
+        return f".guests: more than {MAX_ACCESSES} accesses of all vCPUs (windows times program)"
     return _disorder(race) or _unreadable(race, mappings)
 
 
@@ -110,8 +114,8 @@ def _is_backed(op: SetUserMemoryRegion, mappings: Mappings) -> bool:
 
 def _guest_problem(number: int, guest: GuestThread) -> str:
     program = guest.program
-    if not 1 <= guest.windows <= MAX_WINDOWS:
-        return f".windows: 1 to {MAX_WINDOWS} are needed"
+    if guest.windows < 1:
+        return ".windows: at least 1 is needed"
     if not 1 <= len(program) <= MAX_PROGRAM:
         return f".program: 1 to {MAX_PROGRAM} accesses are needed"
     if len(program) > 1 and any(isinstance(op, Execute) for op in program):
