@@ -62,6 +62,7 @@ class Kernel:
         self.histories: dict[str, History | type[BaseException]] = {}
         self.complaints: dict[str, tuple[Problem, ...]] = {}
         self.ran: list[str] = []
+        self.patience = 1.0
 
     def look_at_host(self) -> Host:
         return Host(self.info, self.features)
@@ -103,7 +104,9 @@ class PlayedWorker:
         *,
         journal: Path | None = None,
         cpu: int | None = None,
+        patience: float = 1.0,
     ) -> None:
+        kernel.patience = patience
         self._kernel = kernel
         self._headers = headers
         self._journal = journal

@@ -11,11 +11,11 @@ from tests.ideal import FEATURES
 from vmm.memslots import codec, runner
 from vmm.memslots.check import Status, judge
 from vmm.memslots.executor import Record
-from vmm.memslots.history import AnyOutcome, Done, Event
+from vmm.memslots.history import AnyOutcome, Done, Event, Header
 from vmm.memslots.machine import Machine
 from vmm.memslots.operations import Inspect, Mapping, Place, Scenario, SetUserMemoryRegion
 from vmm.memslots.plan import Step, guest_slot
-from vmm.memslots.runner import HarnessError, run_isolated
+from vmm.memslots.runner import HarnessError, Worker, run_isolated
 from vmm.memslots.underway import under_way
 from vmm.system import Kvm
 
@@ -56,6 +56,14 @@ def test_hang_ends_at_the_limit_and_keeps_what_was_recorded(
     verdict = judge(history)
     assert verdict.status is Status.INCONCLUSIVE
     assert verdict.reason.startswith("hung: no end within 0.2 s; kernel stack")
+
+
+def test_patience_multiplies_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_with(monkeypatch, signal.pause)
+    monkeypatch.setattr(runner, "TIME_LIMIT_S", 0.048)
+    with Worker([Header(SCENARIO, FEATURES, {})], patience=4) as worker:
+        worker.start(0)
+        assert worker.wait().reason.startswith("hung: no end within 0.2 s;")
 
 
 def test_history_on_disk_has_a_time_limit_of_its_own(

@@ -285,3 +285,9 @@ def test_a_kernel_that_hangs_again_and_again_is_left_alone(
     assert result.exit_code == 3
     assert kernel.ran == ["create-one", "create-two"]
     assert "move-up" in result.output
+
+
+def test_patience_reaches_the_time_limits(kernel: Kernel) -> None:
+    assert vmm("check", "--patience", "20").exit_code == 0
+    assert kernel.patience == 20
+    assert vmm("check", "--patience", "0.5").exit_code == 2

@@ -32,6 +32,13 @@ _FEW_SLOTS = Features(nr_memslots=509)
     metavar="DIR",
     help="Keep histories: of what does not pass, and on disk, of what runs.",
 )
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=1),
+    default=1,
+    metavar="FACTOR",
+    help="Let a scenario take FACTOR times as long, on an emulated machine.",
+)
 @click.option("--require-run", is_flag=True, help="Fail (status 1) if nothing could run.")
 @click.pass_context
 def check(
@@ -42,6 +49,7 @@ def check(
     only_list: bool,
     json_file: str | None,
     journal: Path | None,
+    patience: float,
     require_run: bool,
 ) -> None:
     """Run the curated scenarios on this kernel and judge them.
@@ -60,7 +68,7 @@ def check(
     scenarios = select(curated(host.features), patterns, tag, everything)
     require_usable(host, require_run)
     with _opened(json_file) as stream:
-        run = _run(scenarios, host, journal, stderr=json_file == "-")
+        run = _run(scenarios, host, journal, patience, stderr=json_file == "-")
         if stream is not None:
             stream.write(json.run_text(run))
     ctx.exit(exit_status(run.status, require_run))
@@ -74,7 +82,14 @@ def _opened(json_file: str | None) -> AbstractContextManager[IO[Any] | None]:
         return click.open_file(json_file, "w")
 
 
-def _run(scenarios: tuple[Scenario, ...], host: Host, folder: Path | None, *, stderr: bool) -> Run:
+def _run(
+    scenarios: tuple[Scenario, ...],
+    host: Host,
+    folder: Path | None,
+    patience: float,
+    *,
+    stderr: bool,
+) -> Run:
     from vmm.cli.execution import execute
     from vmm.cli.journal import journal_in
 
@@ -90,6 +105,6 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, folder: Path | None, *, st
         def begin(scenario: Scenario) -> None:
             progress.begin(scenario.name)
 
-        run = execute(scenarios, host, begin, done, journal)
+        run = execute(scenarios, host, begin, done, journal, patience)
     print_lines(to, terminal.summary(run, width))
     return run

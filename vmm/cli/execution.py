@@ -25,17 +25,18 @@ def execute(
     begin: Callable[[Scenario], None],
     done: Callable[[Checked], None],
     journal: Journal | None = None,
+    patience: float = 1.0,
 ) -> Run:
     """Run the scenarios on one CPU; ``begin`` and ``done`` frame each of them.
 
     A scenario is judged while the next one runs. An interruption ends the run early: what ran is
-    kept, and what did not is named.
+    kept, and what did not is named. A scenario may take ``patience`` times as long as usual.
     """
     checked: list[Checked] = []
     start = time.monotonic()
     with reserved_cpu() as cpu, KernelWatch() as watch:
         try:
-            for each in _checked(scenarios, host, cpu, watch, begin, journal):
+            for each in _checked(scenarios, host, cpu, watch, begin, journal, patience):
                 checked.append(each)
                 done(each)
         except KeyboardInterrupt:
@@ -53,13 +54,14 @@ def _checked(
     watch: KernelWatch,
     begin: Callable[[Scenario], None],
     journal: Journal | None,
+    patience: float,
 ) -> Iterator[Checked]:
     """Yield each scenario's result, in order, one scenario later than it ran."""
     headers = [Header(each, host.features, host.info.in_brief()) for each in scenarios]
     judging: Callable[[], Checked] | None = None
     file = None if journal is None else journal.file
     hangs = 0
-    with Worker(headers, journal=file, cpu=cpu) as worker:
+    with Worker(headers, journal=file, cpu=cpu, patience=patience) as worker:
         for index, scenario in enumerate(scenarios):
             missing = host.features.missing(scenario.needs) or out_of_reach(
                 scenario, host.features.touch_limit

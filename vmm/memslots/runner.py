@@ -85,12 +85,21 @@ class Worker:
     """
 
     def __init__(
-        self, headers: Sequence[Header], *, journal: Path | None = None, cpu: int | None = None
+        self,
+        headers: Sequence[Header],
+        *,
+        journal: Path | None = None,
+        cpu: int | None = None,
+        patience: float = 1.0,
     ) -> None:
-        """Take the scenarios that ``start`` will name by index, and a CPU to stay on."""
+        """Take the scenarios that ``start`` will name by index, and a CPU to stay on.
+
+        Time limits that `wait` is not given are ``patience`` times the usual ones.
+        """
         self._headers = headers
         self._cpu = cpu
         self._file = _open_journal(journal)
+        self._patience = patience
         self._time_limit_s = TIME_LIMIT_S if journal is None else JOURNAL_TIME_LIMIT_S
         self._child: _Child | None = None
         self._index = 0
@@ -129,7 +138,7 @@ class Worker:
         assert self._child is not None, "nothing was started"
         scenario = self._headers[self._index].scenario
         usual_s = self._time_limit_s + OPERATION_LIMIT_S * len(scenario.operations)
-        reason = self._child.wait(time_limit_s or usual_s)
+        reason = self._child.wait(time_limit_s or usual_s * self._patience)
         if reason:
             self._child.end()
             self._child = None
