@@ -45,6 +45,7 @@ EVERYTHING = Features(
     internal_identity=True,
     internal_apic=True,
     quirks=1 << 7,
+    failing_allocations=True,
     zero_page=True,
     hugetlb_pages=8,
 )
