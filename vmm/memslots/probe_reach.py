@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from vmm.memslots.content import identity
+from vmm.memslots.content import MMIO_FILL, identity
 from vmm.memslots.features import Features
-from vmm.memslots.history import Event, Touched
+from vmm.memslots.history import Mmio, Touched
 from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
@@ -21,6 +21,9 @@ _TIME_LIMIT_S = 10.0
 
 _RESERVED_BYTES = 12 << 30
 """What AMD processors keep for HyperTransport: below 2^40, or below the last address."""
+
+
+_HOLE_BYTES = 1 << 20  # from the hole that is tried to the limit, past the guest's own slot
 
 
 def touch_limit(kvm: Kvm, last_gfn: int) -> int:
@@ -42,9 +45,14 @@ def _candidates(kvm: Kvm, highest: int) -> Iterator[int]:
 
 
 def reaches(limit: int) -> bool:
-    """Whether a guest can read the last bytes before ``limit``."""
+    """Whether a guest can read the last bytes before ``limit``, and the hole before them.
+
+    The hole is read twice: shadow page tables remember it with the gpa cut to what the host's
+    processor addresses (make_mmio_spte, get_mmio_spte_gfn), and the second exit has that gpa.
+    """
     if limit <= REAL_MODE_END:
         return False
+    hole = limit - _HOLE_BYTES
     scenario = Scenario(
         name="reach",
         survey="none",
@@ -52,11 +60,15 @@ def reaches(limit: int) -> bool:
         operations=(
             SetUserMemoryRegion(0, limit - PAGE_SIZE_BYTES, PAGE_SIZE_BYTES, Place("a")),
             Touch(limit - 4),
+            Touch(hole),
+            Touch(hole),
         ),
     )
+    exits = (Mmio(hole, False, bytes([MMIO_FILL]) * 4),)
+    expected = [Touched(identity(0, 0)), *2 * [Touched(0xFFFFFFFF, exits)]]
     features = Features(touch_limit=limit)
     try:
         events = run_isolated(scenario, features, time_limit_s=_TIME_LIMIT_S).events
     except HarnessError:
         return False  # A guest that has shut down may be anywhere.
-    return Event(1, scenario.operations[1], Touched(identity(0, 0))) in events
+    return expected == [e.outcome for e in events if isinstance(e.outcome, Touched)]
