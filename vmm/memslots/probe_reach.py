@@ -47,8 +47,9 @@ def _candidates(kvm: Kvm, highest: int) -> Iterator[int]:
 def reaches(limit: int) -> bool:
     """Whether a guest can read the last bytes before ``limit``, and the hole before them.
 
-    The hole is read twice: shadow page tables remember it with the gpa cut to what the host's
-    processor addresses (make_mmio_spte, get_mmio_spte_gfn), and the second exit has that gpa.
+    A page of the hole is read again after another one: shadow page tables remember it with the
+    gpa cut to what the host's processor addresses (make_mmio_spte, get_mmio_spte_gfn), and the
+    last exit has that gpa.
     """
     if limit <= REAL_MODE_END:
         return False
@@ -61,11 +62,16 @@ def reaches(limit: int) -> bool:
             SetUserMemoryRegion(0, limit - PAGE_SIZE_BYTES, PAGE_SIZE_BYTES, Place("a")),
             Touch(limit - 4),
             Touch(hole),
+            Touch(hole + PAGE_SIZE_BYTES),
             Touch(hole),
         ),
     )
-    exits = (Mmio(hole, False, bytes([MMIO_FILL]) * 4),)
-    expected = [Touched(identity(0, 0)), *2 * [Touched(0xFFFFFFFF, exits)]]
+    fill = bytes([MMIO_FILL]) * 4
+    holes = [
+        Touched(0xFFFFFFFF, (Mmio(gpa, False, fill),))
+        for gpa in (hole, hole + PAGE_SIZE_BYTES, hole)
+    ]
+    expected = [Touched(identity(0, 0)), *holes]
     features = Features(touch_limit=limit)
     try:
         events = run_isolated(scenario, features, time_limit_s=_TIME_LIMIT_S).events
