@@ -23,10 +23,7 @@ def can_fail_allocations() -> bool:
 
 @contextmanager
 def failing_allocation(nth: int) -> Iterator[None]:
-    """Let the nth allocation fail that this thread's system calls make here; 0: none."""
-    if not nth:
-        yield
-        return
+    """Let the nth allocation fail that this thread's system calls make here, from 1 on."""
     with FAIL_NTH.open("r+b", buffering=0) as file:
         file.write(str(nth).encode())
         try:

@@ -193,6 +193,8 @@ class Machine:
             return Refused(error.errno or 0)
 
     def _set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
+        if not op.fail_nth:
+            return self._issue_region(op)
         with failing_allocation(op.fail_nth):
             return self._issue_region(op)
 

@@ -1,6 +1,6 @@
 """Runs scenarios in a child process: a hang or a death is an end like any other.
 
-The child appends to a file that outlives it; the parent waits with a time limit and reads what
+The child appends to a tape that outlives it; the parent waits with a time limit and reads what
 there is. So a history is there whatever the kernel did to the child.
 """
 
@@ -21,6 +21,7 @@ from vmm.memslots.executor import execute
 from vmm.memslots.features import Features
 from vmm.memslots.history import End, Event, Header, History
 from vmm.memslots.operations import Scenario
+from vmm.memslots.tape import FileTape, MemoryTape, Tape
 from vmm.system import Kvm
 
 TIME_LIMIT_S = 20.0
@@ -98,7 +99,7 @@ class Worker:
         """
         self._headers = headers
         self._cpu = cpu
-        self._file = _open_journal(journal)
+        self._tape: Tape = MemoryTape() if journal is None else FileTape(journal)
         self._patience = patience
         self._time_limit_s = TIME_LIMIT_S if journal is None else JOURNAL_TIME_LIMIT_S
         self._child: _Child | None = None
@@ -120,17 +121,14 @@ class Worker:
         if self._child is not None:
             self._child.end()
             self._child = None
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._tape.close()
 
     def start(self, index: int) -> None:
         """Let the child begin with a scenario."""
         if self._child is None:
-            self._child = _Child(self._headers, self._file, self._cpu)
+            self._child = _Child(self._headers, self._tape, self._cpu)
         self._index = index
-        os.ftruncate(self._file, 0)
-        os.lseek(self._file, 0, os.SEEK_SET)  # The child shares this position.
+        self._tape.clear()
         self._child.order(index)
 
     def wait(self, time_limit_s: float | None = None) -> Record:
@@ -142,19 +140,19 @@ class Worker:
         if reason:
             self._child.end()
             self._child = None
-            _write_all(self._file, history_line(End(reason)))
-        return Record(scenario.name, os.pread(self._file, os.fstat(self._file).st_size, 0), reason)
+            self._tape.append(history_line(End(reason)))
+        return Record(scenario.name, self._tape.read(), reason)
 
 
 class _Child:
     """The process itself: it takes an index, carries that scenario out, and answers a byte."""
 
-    def __init__(self, headers: Sequence[Header], file: int, cpu: int | None) -> None:
+    def __init__(self, headers: Sequence[Header], tape: Tape, cpu: int | None) -> None:
         self._ours, theirs = socket.socketpair()
         self._pid = os.fork()
         if self._pid == 0:
             self._ours.close()
-            _serve(headers, file, cpu, theirs)
+            _serve(headers, tape, cpu, theirs)
         theirs.close()
 
     def order(self, index: int) -> None:
@@ -184,7 +182,7 @@ class _Child:
             self._pid = 0
 
 
-def _serve(headers: Sequence[Header], file: int, cpu: int | None, orders: socket.socket) -> None:
+def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: socket.socket) -> None:
     """Carry out scenarios until the parent is gone; never returns."""
     status = _HARNESS_FAILED
     try:
@@ -193,16 +191,16 @@ def _serve(headers: Sequence[Header], file: int, cpu: int | None, orders: socket
         if cpu is not None:
             os.sched_setaffinity(0, {cpu})
         while order := orders.recv(4):
-            _carry_out(headers[int.from_bytes(order, "little")], file)
+            _carry_out(headers[int.from_bytes(order, "little")], tape)
             orders.send(b"x")
         status = 0
     finally:
         os._exit(status)
 
 
-def _carry_out(header: Header, file: int) -> None:
-    """Run one scenario, and record it in the file."""
-    recorder = _Recorder(file)
+def _carry_out(header: Header, tape: Tape) -> None:
+    """Run one scenario, and record it on the tape."""
+    recorder = _Recorder(tape)
     recorder.add(header)
     try:
         with Kvm.open() as kvm:
@@ -217,21 +215,14 @@ def _carry_out(header: Header, file: int) -> None:
         recorder.flush()
     except Exception:
         recorder.flush()
-        _write_all(file, history_line(End(_HARNESS + traceback.format_exc())))
-
-
-def _open_journal(journal: Path | None) -> int:
-    if journal is None:
-        return os.memfd_create("history", os.MFD_CLOEXEC)
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_DSYNC | os.O_CLOEXEC
-    return os.open(journal, flags, 0o644)
+        tape.append(history_line(End(_HARNESS + traceback.format_exc())))
 
 
 class _Recorder:
     """Appends lines to the history, many at once."""
 
-    def __init__(self, file: int) -> None:
-        self._file = file
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
         self._lines: list[bytes] = []
         self.events = 0
 
@@ -241,7 +232,7 @@ class _Recorder:
 
     def flush(self) -> None:
         if self._lines:
-            _write_all(self._file, b"".join(self._lines))
+            self._tape.append(b"".join(self._lines))
             self._lines.clear()
 
 
@@ -255,8 +246,3 @@ def _stuck_at(child: int) -> str:
             return f"kernel stack not readable: {error.strerror}"
         stacks.append(" < ".join(line.split(" ", 1)[-1] for line in lines if line))
     return "kernel stack: " + ("; ".join(filter(None, stacks)) or "none, it runs in user space")
-
-
-def _write_all(file: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(file, data) :]

@@ -1,0 +1,73 @@
+"""What a child process writes a history to, so that it outlives the child.
+
+A `FileTape` is on disk before the next operation begins, and survives the host. A `MemoryTape`
+survives the child alone, and costs it no system call.
+"""
+
+import mmap
+import os
+from pathlib import Path
+from struct import Struct
+
+_LENGTH = Struct("<Q")
+_MEMORY_BYTES = 256 << 20
+"""Room for a history. Memory is taken for what is written only."""
+
+
+class MemoryTape:
+    """Memory that parent and child share."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _MEMORY_BYTES)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        _LENGTH.pack_into(self._memory, 0, 0)
+
+    def append(self, data: bytes) -> None:
+        """Write behind what is there. Raises OverflowError where there is no room."""
+        (length,) = _LENGTH.unpack_from(self._memory)
+        start = _LENGTH.size + length
+        if start + len(data) > _MEMORY_BYTES:
+            raise OverflowError(f"a history has more than {_MEMORY_BYTES} bytes: use a journal")
+        self._memory[start : start + len(data)] = data
+        # Last, so that a child that dies in between has written nothing.
+        _LENGTH.pack_into(self._memory, 0, length + len(data))
+
+    def read(self) -> bytes:
+        """Return all that was written."""
+        (length,) = _LENGTH.unpack_from(self._memory)
+        return self._memory[_LENGTH.size : _LENGTH.size + length]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._memory.close()
+
+
+class FileTape:
+    """A file; each `append` is on disk when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        """Create the file, or empty it. Raises OSError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_DSYNC | os.O_CLOEXEC
+        self._file = os.open(path, flags, 0o644)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        os.ftruncate(self._file, 0)
+
+    def append(self, data: bytes) -> None:
+        """Write behind what is there. Raises OSError."""
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def read(self) -> bytes:
+        """Return all that was written."""
+        return os.pread(self._file, os.fstat(self._file).st_size, 0)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+Tape = MemoryTape | FileTape
