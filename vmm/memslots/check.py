@@ -1,5 +1,6 @@
 """From a history to a verdict: the first event whose outcome no rule allows."""
 
+from collections.abc import Iterator
 from enum import Enum
 
 import msgspec
@@ -15,6 +16,7 @@ from vmm.memslots.underway import under_way
 from vmm.racing.flaw import Flaw
 
 _MAP_LINES = 24
+_BIT_EVENTS = 256
 _EXIT_STATUSES = {"differs": 1, "inconclusive": 3, "skipped": 4}
 
 
@@ -87,10 +89,23 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def judge(history: History) -> Verdict:
     """Return the verdict on a history, judged as far as it goes."""
+    *_, verdict = judging(history)
+    assert verdict is not None
+    return verdict
+
+
+def judging(history: History) -> Iterator[Verdict | None]:
+    """Judge a history bit by bit: yield None after each but the last, and then the verdict."""
     judgement = Judgement(history.header)
-    for event in history.events:
+    for number, event in enumerate(history.events, 1):
         if not judgement.admits(event):
             break
+        if number % _BIT_EVENTS == 0:
+            yield None
+    yield _told(history, judgement)
+
+
+def _told(history: History, judgement: "Judgement") -> Verdict:
     verdict = judgement.verdict(None if history.end is None else history.end.reason)
     begun = under_way(history)
     if not begun:

@@ -131,6 +131,10 @@ class Worker:
         self._tape.clear()
         self._child.order(index)
 
+    def ended(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._child is None or self._child.answered(0)
+
     def wait(self, time_limit_s: float | None = None) -> Record:
         """Wait for the end of the scenario, and put an end to one that takes too long."""
         assert self._child is not None, "nothing was started"
@@ -154,16 +158,20 @@ class _Child:
             self._ours.close()
             _serve(headers, tape, cpu, theirs)
         theirs.close()
+        self._poll = select.poll()
+        self._poll.register(self._ours, select.POLLIN)
 
     def order(self, index: int) -> None:
         self._ours.send(index.to_bytes(4, "little"))
 
+    def answered(self, time_limit_s: float) -> bool:
+        """Whether the scenario, or the process, ends within a time."""
+        return bool(self._poll.poll(time_limit_s * 1000))
+
     def wait(self, time_limit_s: float) -> str:
         """Wait for the answer; return why there is none, empty if there is."""
-        poll = select.poll()
-        poll.register(self._ours, select.POLLIN)
         try:
-            if not poll.poll(time_limit_s * 1000):
+            if not self.answered(time_limit_s):
                 return f"{HUNG}no end within {time_limit_s:g} s; {_stuck_at(self._pid)}"
         except KeyboardInterrupt:
             return INTERRUPTED

@@ -42,9 +42,14 @@ class Checked:
 
 def judged(history: History) -> Checked:
     """Return what there is to say of a history."""
+    return concluded(history, judge(history))
+
+
+def concluded(history: History, verdict: Verdict) -> Checked:
+    """Return what there is to say of a history on which there is a verdict."""
     scenario = history.header.scenario
     issue = known_issue(scenario.name, history.header.host)
-    verdict = weighed(judge(history), issue)
+    verdict = weighed(verdict, issue)
     last = history.events[-1].origin if history.events else -1
     if verdict.under_way is not None:
         last = verdict.under_way.origin
