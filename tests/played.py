@@ -77,7 +77,7 @@ class Kernel:
         data = b"".join(history_lines(history))
         if journal is not None:
             journal.write_bytes(data)
-        return Record(scenario.name, data, history.end.reason if history.end else "")
+        return Record(header, data, history.end.reason if history.end else "")
 
     def differ(self, name: str) -> None:
         """Refuse the scenario's first own operation."""

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from vmm.cli.host import Host, reserved_cpu
@@ -61,10 +62,8 @@ def _checked(
     waiting = _Waiting()
     file = None if journal is None else journal.file
     with Worker(headers, journal=file, cpu=cpu, patience=patience) as worker:
-        try:
+        with suppress(KeyboardInterrupt):  # What has run is judged all the same.
             yield from _run(scenarios, host, worker, waiting, watch, begin, journal)
-        except KeyboardInterrupt:
-            pass  # What has run is judged all the same.
         while waiting:
             yield from waiting.judge_a_bit()
 

@@ -27,7 +27,7 @@ class Journal:
         """Keep a history, unless its scenario passed."""
         passed = checked.verdict.status is Status.PASSED and not checked.failed
         if self.folder is not None and not passed:
-            (self.folder / f"{record.name}.jsonl").write_bytes(record.data)
+            (self.folder / f"{record.header.scenario.name}.jsonl").write_bytes(record.data)
 
 
 @contextmanager

@@ -99,15 +99,15 @@ def read_history(path: Path) -> History:
     return parse_history(_read(path).split(b"\n"), str(path))
 
 
-def parse_history(lines: Iterable[bytes], name: str) -> History:
+def parse_history(lines: Iterable[bytes], name: str, header: Header | None = None) -> History:
     """Return the history in the lines of a file; ``name`` stands for it in errors.
 
-    Raises FileError.
+    A ``header`` that is known already is not read again. Raises FileError.
     """
     whole = list(lines)
     if not whole or not whole[0].strip():
         raise FileError(f"{name}:1: empty: a history begins with a header line")
-    header = _header(whole[0], name)
+    header = header or _header(whole[0], name)
     decoder = msgspec.json.Decoder(Event)
     events: list[Event] = []
     for number, line in enumerate(whole[1:], 2):

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from vmm.memslots.codec import history_line, parse_history
 from vmm.memslots.executor import execute
 from vmm.memslots.features import Features
@@ -66,15 +68,16 @@ class Record:
     ``reason`` says what went wrong with the run itself: "hung ...", "died ...", "interrupted".
     """
 
-    name: str
+    header: Header
     data: bytes
     reason: str = ""
 
     def history(self) -> History:
         """Return the history. Raises HarnessError where this program is at fault."""
-        history = parse_history(self.data.split(b"\n"), self.name)
+        name = self.header.scenario.name
+        history = parse_history(self.data.split(b"\n"), name, self.header)
         if history.end is not None and history.end.reason.startswith(_HARNESS):
-            raise HarnessError(f"{self.name}: {history.end.reason}")
+            raise HarnessError(f"{name}: {history.end.reason}")
         return history
 
 
@@ -138,14 +141,14 @@ class Worker:
     def wait(self, time_limit_s: float | None = None) -> Record:
         """Wait for the end of the scenario, and put an end to one that takes too long."""
         assert self._child is not None, "nothing was started"
-        scenario = self._headers[self._index].scenario
-        usual_s = self._time_limit_s + OPERATION_LIMIT_S * len(scenario.operations)
+        header = self._headers[self._index]
+        usual_s = self._time_limit_s + OPERATION_LIMIT_S * len(header.scenario.operations)
         reason = self._child.wait(time_limit_s or usual_s * self._patience)
         if reason:
             self._child.end()
             self._child = None
             self._tape.append(history_line(End(reason)))
-        return Record(scenario.name, self._tape.read(), reason)
+        return Record(header, self._tape.read(), reason)
 
 
 class _Child:
@@ -199,7 +202,10 @@ def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: socke
         if cpu is not None:
             os.sched_setaffinity(0, {cpu})
         while order := orders.recv(4):
-            _carry_out(headers[int.from_bytes(order, "little")], tape)
+            header = headers[int.from_bytes(order, "little")]
+            # A copy of its own: inherited pages are copied one by one as they are used, and each
+            # of these faults makes KVM look for slots that it concerns.
+            _carry_out(msgspec.json.decode(history_line(header), type=Header), tape)
             orders.send(b"x")
         status = 0
     finally:
