@@ -55,7 +55,7 @@ def test_all_passed(kernel: Kernel) -> None:
     result = vmm("check")
     assert result.exit_code == 0
     assert kernel.ran == [scenario.name for scenario in SCENARIOS]
-    assert "4 scenarios: 4 passed in 0.0 s" in result.stdout
+    assert "4 scenarios: 4 passed in " in result.stdout
     assert f"all on CPU {min(os.sched_getaffinity(0))}\n" in result.stdout
 
 
@@ -173,7 +173,7 @@ def test_many_that_did_not_run_are_named_by_the_first_and_the_last(
     monkeypatch.setattr("scenarios.catalogue", lambda features: many)
     kernel.histories["s2"] = KeyboardInterrupt
     result = vmm("check")
-    assert "interrupted: 10 scenarios did not run: all from s2 to s11\n" in result.stdout
+    assert "left out: 10 scenarios did not run: all from s2 to s11\n" in result.stdout
 
 
 def test_json_holds_the_whole_result(kernel: Kernel, tmp_path: Path) -> None:

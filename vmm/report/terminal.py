@@ -70,7 +70,7 @@ def summary(run: Run, width: int | None) -> list[Text]:
 
 
 def remarks(run: Run, width: int | None) -> list[Text]:
-    """Return what weakens the verdict, and what an interruption left out."""
+    """Return what weakens the verdict, and what an interruption or many hangs left out."""
     lines: list[Text] = []
     for weakness in run.weaknesses:
         lines += _labelled("note:", weakness, width)
@@ -79,7 +79,7 @@ def remarks(run: Run, width: int | None) -> list[Text]:
         if len(run.not_run) > _MANY:
             names = f"all from {run.not_run[0]} to {run.not_run[-1]}"
         left = f"{_plural(len(run.not_run), 'scenario')} did not run: {names}"
-        lines += _labelled("interrupted:", left, width)
+        lines += _labelled("left out:", left, width)
     return lines
 
 
