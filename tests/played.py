@@ -122,7 +122,7 @@ class PlayedWorker:
         self._index = index
 
     def ended(self) -> bool:
-        return True
+        return False
 
     def wait(self) -> Record:
         return self._kernel.play(self._headers[self._index], self._journal)

@@ -33,11 +33,6 @@ def test_number_is_written_and_taken_back(fail_nth: Path) -> None:
     assert fail_nth.read_text() == "30"
 
 
-def test_nothing_is_written_where_nothing_is_to_fail(fail_nth: Path) -> None:
-    with failing_allocation(0):
-        assert fail_nth.read_text() == "7"
-
-
 def test_probe_asks_for_both_files(fail_nth: Path) -> None:
     assert can_fail_allocations()
     failing.IGNORE_WAITING.write_text("Y\n")
