@@ -40,6 +40,7 @@ MAX_BATCH = 1023
 """So many touches at most are made in one KVM_RUN: a guest's mailbox holds no more."""
 
 
+_SURVEYED = (SetUserMemoryRegion, Race)
 _BEFORE_VCPUS = (EnableCap, SetTssAddr, SetIdentityMapAddr, CreateIrqchip, CreateVcpu)
 
 
@@ -63,7 +64,7 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
             # Some of them are refused once a vCPU exists, so that the first look comes later.
             yield from (Step(origin - 1, touch) for touch in survey.round())
             new = False
-        if isinstance(operation, SetUserMemoryRegion | Race):
+        if isinstance(operation, _SURVEYED):
             if written:
                 yield Step(origin, Inspect())
                 written = False

@@ -202,20 +202,20 @@ def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: socke
         if cpu is not None:
             os.sched_setaffinity(0, {cpu})
         while order := orders.recv(4):
-            header = headers[int.from_bytes(order, "little")]
-            # A copy of its own: inherited pages are copied one by one as they are used, and each
-            # of these faults makes KVM look for slots that it concerns.
-            _carry_out(msgspec.json.decode(history_line(header), type=Header), tape)
+            _carry_out(history_line(headers[int.from_bytes(order, "little")]), tape)
             orders.send(b"x")
         status = 0
     finally:
         os._exit(status)
 
 
-def _carry_out(header: Header, tape: Tape) -> None:
-    """Run one scenario, and record it on the tape."""
+def _carry_out(header_line: bytes, tape: Tape) -> None:
+    """Run the scenario of a header, and record it on the tape."""
+    tape.append(header_line)
     recorder = _Recorder(tape)
-    recorder.add(header)
+    # A copy of its own: inherited pages are copied one by one as they are used, and each of these
+    # faults makes KVM look for slots that it concerns.
+    header = msgspec.json.decode(header_line, type=Header)
     try:
         with Kvm.open() as kvm:
             execute(
@@ -240,7 +240,7 @@ class _Recorder:
         self._lines: list[bytes] = []
         self.events = 0
 
-    def add(self, part: Header | Event | End) -> None:
+    def add(self, part: Event | End) -> None:
         self._lines.append(history_line(part))
         self.events += isinstance(part, Event)
 
