@@ -8,8 +8,7 @@ import errno
 import os
 from typing import Any
 
-from kvm_abi._kvm import ffi as _ffi
-from kvm_abi._kvm import lib as _lib
+from kvm_abi._kvm import ffi as _ffi, lib as _lib
 from kvm_abi.uapi import Advice, Ioctl, MapFlag, Protection
 
 # A pointer that cffi owns or a pointer that it was given; its fields are the structure's.

@@ -4,8 +4,7 @@ import hashlib
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from scenarios import catalogue
 from tests.ideal import FEATURES, ideal_history

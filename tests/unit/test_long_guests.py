@@ -1,8 +1,7 @@
 """What 64-bit mode has of its own: records and page tables, as bytes."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from guests import image, mailbox
 from guests._image import lib

@@ -1,7 +1,6 @@
 """Where a survey looks, below 4 GiB and above."""
 
-from guests.windows import WINDOW_STEP_BYTES as GUEST_STEP
-from guests.windows import WINDOWS
+from guests.windows import WINDOW_STEP_BYTES as GUEST_STEP, WINDOWS
 from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,

@@ -16,9 +16,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
-from hypothesis import Phase, Verbosity, settings
-from hypothesis import find as hypothesis_find
-from hypothesis import strategies as st
+from hypothesis import Phase, Verbosity, find as hypothesis_find, settings, strategies as st
 from hypothesis.database import InMemoryExampleDatabase, choices_to_bytes
 from hypothesis.errors import HypothesisException
 

@@ -3,11 +3,36 @@
 One operation mirrors one system call or one action of a guest or of the host. There is no
 "create" and no "move" here: those are what the model derives from its state, so that every
 operation is legal in every state and a failing scenario shrinks by leaving operations out.
+
+All of them are imported from here, those of the two modules beside this one, too.
 """
 
 from typing import Literal
 
 import msgspec
+
+from vmm.memslots.memfd_operations import (
+    MEMFD_INIT_SHARED as MEMFD_INIT_SHARED,
+    MEMFD_MMAP as MEMFD_MMAP,
+    CloseGuestMemfd as CloseGuestMemfd,
+    CreateGuestMemfd as CreateGuestMemfd,
+    MapGuestMemfd as MapGuestMemfd,
+)
+from vmm.memslots.operation import Operation
+from vmm.memslots.vm_operations import (
+    CHURN_GFNS as CHURN_GFNS,
+    CapName as CapName,
+    Churn as Churn,
+    CloseVm as CloseVm,
+    CreateIrqchip as CreateIrqchip,
+    CreateVcpu as CreateVcpu,
+    Death as Death,
+    EnableCap as EnableCap,
+    Lives as Lives,
+    NewVm as NewVm,
+    SetIdentityMapAddr as SetIdentityMapAddr,
+    SetTssAddr as SetTssAddr,
+)
 
 PAGE_SIZE_BYTES = 4096
 FORMAT = 1
@@ -15,9 +40,6 @@ FORMAT = 1
 LOG_DIRTY_PAGES = 1 << 0
 READONLY = 1 << 1
 GUEST_MEMFD = 1 << 2
-
-MEMFD_MMAP = 1 << 0
-MEMFD_INIT_SHARED = 1 << 1
 
 GUEST_MAPPING = "guest"
 """The name of the mapping that holds the guest's code and mailbox; a scenario may not use it."""
@@ -32,9 +54,6 @@ WINDOW_STEP_BYTES = 1 << 21
 
 MAX_GPA_BITS = 52
 """The most bits that a guest-physical address has on x86."""
-
-CHURN_GFNS = (0x8, 5)
-"""The first gfn that ``Churn`` uses, and how many."""
 
 MappingKind = Literal[
     "anonymous", "shared", "memfd", "hugetlb", "thp", "zero", "unmapped", "guest_memfd"
@@ -64,12 +83,6 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
 Hva = Place | int
 """A userspace address: a place in a mapping, 0, or an address outside the user range."""
-
-
-class Operation(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", omit_defaults=True
-):
-    """What all operations share: the ``op`` field that tells them apart in JSON."""
 
 
 class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region", gc=False):
@@ -168,31 +181,6 @@ class GetDirtyLog(Operation, frozen=True, tag="get_dirty_log", gc=False):
     bitmap: Literal["writable", "unwritable"] = "writable"
 
 
-class CreateGuestMemfd(Operation, frozen=True, tag="create_guest_memfd", gc=False):
-    """KVM_CREATE_GUEST_MEMFD: a file of ``size`` bytes that the scenario calls ``name``."""
-
-    name: str
-    size: int
-    flags: int = 0
-
-
-class CloseGuestMemfd(Operation, frozen=True, tag="close_guest_memfd", gc=False):
-    """Close the file of a guest_memfd; a mapping of it stays, and so do slots."""
-
-    name: str
-
-
-class MapGuestMemfd(Operation, frozen=True, tag="map_guest_memfd", gc=False):
-    """Map a guest_memfd from its start over ``mapping``, and tag its pages if the host may.
-
-    The host may where the file was created with GUEST_MEMFD_FLAG_INIT_SHARED.
-    """
-
-    name: str
-    mapping: str
-    sharing: Literal["shared", "private"] = "shared"
-
-
 class ClearDirtyLog(Operation, frozen=True, tag="clear_dirty_log", gc=False):
     """KVM_CLEAR_DIRTY_LOG for ``num_pages`` pages from ``first_page`` on.
 
@@ -208,22 +196,6 @@ class ClearDirtyLog(Operation, frozen=True, tag="clear_dirty_log", gc=False):
     bitmap: Literal["readable", "unreadable"] = "readable"
 
 
-CapName = Literal[
-    "MANUAL_DIRTY_LOG_PROTECT2", "DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL", "DISABLE_QUIRKS2"
-]
-
-
-class EnableCap(Operation, frozen=True, tag="enable_cap", gc=False):
-    """KVM_ENABLE_CAP on the VM, with the first of its arguments; ``cap`` is without KVM_CAP_.
-
-    The first operations of a scenario, and those behind a ``NewVm``, come before any vCPU exists
-    where they are of this kind; later ones come after.
-    """
-
-    cap: CapName
-    argument: int = 0
-
-
 class HarvestDirtyRing(Operation, frozen=True, tag="harvest_dirty_ring", gc=False):
     """The host reads what is in a vCPU's dirty ring, and marks it as harvested.
 
@@ -236,63 +208,6 @@ class HarvestDirtyRing(Operation, frozen=True, tag="harvest_dirty_ring", gc=Fals
 
 class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False):
     """KVM_RESET_DIRTY_RINGS: what was harvested is tracked anew."""
-
-
-Death = Literal[
-    "closed", "closed-by-another-thread", "closed-while-running", "held-by-a-child", "killed"
-]
-
-
-class Lives(Operation, frozen=True, tag="lives", gc=False):
-    """Other VMs live and die beside the scenario's, ``times`` of them, one after the other.
-
-    Each has slots, a dirty log, and a vCPU whose guest counts for ever; the outcome is what they
-    left behind. With ``kernel`` the memory of the kernel is looked at, too.
-    """
-
-    death: Death
-    times: int = 1
-    watch: Literal["process", "kernel"] = "process"
-
-
-class Churn(Operation, frozen=True, tag="churn", gc=False):
-    """A slot is created, logged, moved, refused and deleted, ``times`` times over.
-
-    It lies between gpa 0x8000 and 0xd000; the outcome is what this used up of the kernel's memory.
-    """
-
-    slot: int
-    times: int = 1
-
-
-class SetTssAddr(Operation, frozen=True, tag="set_tss_addr", gc=False):
-    """KVM_SET_TSS_ADDR: where three pages lie that some processors need for real mode."""
-
-    gpa: int
-
-
-class SetIdentityMapAddr(Operation, frozen=True, tag="set_identity_map_addr", gc=False):
-    """KVM_SET_IDENTITY_MAP_ADDR: where a page lies that some processors need without paging."""
-
-    gpa: int
-
-
-class CreateIrqchip(Operation, frozen=True, tag="create_irqchip", gc=False):
-    """KVM_CREATE_IRQCHIP: interrupt controllers in the kernel, and so a local APIC."""
-
-
-class CreateVcpu(Operation, frozen=True, tag="create_vcpu", gc=False):
-    """KVM_CREATE_VCPU. Elsewhere a vCPU is made when it is first used."""
-
-    vcpu: int = 0
-
-
-class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
-    """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
-
-
-class CloseVm(Operation, frozen=True, tag="close_vm", gc=False):
-    """Close the VM and its vCPUs; what is left of it in the process is the outcome."""
 
 
 HostAction = SetUserMemoryRegion | GetDirtyLog | HostWrite | ChangeHostMemory
