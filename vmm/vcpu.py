@@ -20,6 +20,8 @@ from vmm.registers import (
     set_long_mode,
 )
 
+_MOST_EXITS_OF_AN_INSTRUCTION = 64
+
 
 class Vcpu:
     """A vCPU of a VM, made by `Vm.create_vcpu`; closed by hand, or with its VM.
@@ -110,11 +112,16 @@ class Vcpu:
         self.kvm_run.immediate_exit = wanted
 
     def finish_exit(self) -> None:
-        """Complete a pending MMIO or port access without running on."""
+        """Complete a pending MMIO or port access without running on.
+
+        What else the same instruction accesses outside memory is completed, too: reads get what
+        the exit before left.
+        """
         run = self.kvm_run
         run.immediate_exit = 1
         try:
-            raw.ioctl(self._fd, Ioctl.RUN)
+            for _ in range(_MOST_EXITS_OF_AN_INSTRUCTION):
+                raw.ioctl(self._fd, Ioctl.RUN)
         except KvmError as error:
             if error.errno != errno.EINTR:
                 raise

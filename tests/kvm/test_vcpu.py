@@ -86,6 +86,17 @@ def test_finish_exit_completes_without_running_on(vcpu: Vcpu, code: HostMapping)
     assert vcpu.run() == Mmio(HOLE, b"\1\0\0\0", True)
 
 
+def test_finish_exit_completes_both_halves_of_an_access(vcpu: Vcpu, code: HostMapping) -> None:
+    end = HOLE + PAGE - 2
+    code.write(0, b"\x66\x67\xa1" + end.to_bytes(4, "little") + HLT)
+    assert vcpu.run() == Mmio(end, bytes(2), False)
+    vcpu.finish_exit()
+    code.write(0x10, HLT)
+    vcpu.set_rip(0x10)
+    assert vcpu.run() == Hlt()
+    assert vcpu.get_rip() == 0x11
+
+
 def test_big_real_mode_reaches_every_address(vm: Vm, vcpu: Vcpu, code: HostMapping) -> None:
     with HostMapping.anonymous(PAGE) as data, vm:
         data.write(0, b"\xef\xbe\xad\xde")

@@ -101,8 +101,10 @@ class GuestCpu:
         match leaving:
             case Io(port=image.EXECUTED_PORT, data=data, is_write=True):
                 return Touched(int.from_bytes(data, "little"))
-            case _:
-                return _stopped(leaving)
+            case Mmio() | Io():
+                # Code that was written over. What is pending would come before the next guest.
+                self._vcpu.finish_exit()
+        return _stopped(leaving)
 
     def _touch_real(self, touches: Sequence[Touch]) -> Iterable[AnyOutcome]:
         mailbox.encode_touches(
