@@ -6,10 +6,21 @@ import os
 import pytest
 
 from kvm_abi.uapi import Cap, GuestMemfdFlag
+from tests.ideal import FEATURES
 from vmm.memory import HostMapping
+from vmm.memslots.check import Status, judge
 from vmm.memslots.executor import execute
 from vmm.memslots.history import Event, Refused
-from vmm.memslots.operations import CloseGuestMemfd, CreateGuestMemfd, NewVm, Scenario
+from vmm.memslots.operations import (
+    CloseGuestMemfd,
+    CreateGuestMemfd,
+    HostWrite,
+    Mapping,
+    NewVm,
+    Place,
+    Scenario,
+)
+from vmm.memslots.runner import run_isolated
 from vmm.system import Kvm
 
 PAGE = 4096
@@ -47,6 +58,15 @@ def test_refused_file_leaves_the_mapping_as_it_was(
         os.close(file)
         assert caught.value.errno == number
         assert memory.read(0, 1) == b"\x55"
+
+
+def test_host_that_would_write_nowhere_lives_on(kvm: Kvm) -> None:
+    mappings = (Mapping("shown", 2, "guest_memfd"), Mapping("never", 2, "unmapped"))
+    writes = tuple(HostWrite(Place(mapping.name), 7) for mapping in mappings)
+    scenario = Scenario("nowhere", writes, mappings, survey="none")
+    history = run_isolated(scenario, FEATURES)
+    assert judge(history).status is Status.PASSED
+    assert [event.outcome for event in history.events[1:3]] == [Refused(errno.EFAULT)] * 2
 
 
 def test_executor_closes_every_file_that_the_scenario_leaves_open(memfd_kvm: Kvm) -> None:

@@ -17,6 +17,7 @@ from vmm.memslots.operations import (
     AnyOperation,
     CloseGuestMemfd,
     CreateGuestMemfd,
+    HostWrite,
     Inspect,
     MapGuestMemfd,
     Mapping,
@@ -127,6 +128,12 @@ def test_reserved_place_holds_no_memory_until_the_file_is_mapped() -> None:
     model = after(SetUserMemoryRegion(1, 0x10000, PAGE, Place("shown")))
     usual, *_ = model.allowed(Touch(0x10000))
     assert usual.outcome == Touched(0xFFFFFFFF, (Mmio(0x10000, False, b"\xff" * 4),))
+
+
+def test_host_writes_nothing_where_no_file_is_mapped() -> None:
+    write = HostWrite(Place("shown", PAGE), 7)
+    assert [each.outcome for each in after(MADE_SHARED).allowed(write)] == [Refused(errno.EFAULT)]
+    assert [each.outcome for each in after(MADE_SHARED, SHOW).allowed(write)] == [Done()]
 
 
 def test_kernel_without_guest_memfd_is_unknown() -> None:

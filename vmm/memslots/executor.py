@@ -149,8 +149,7 @@ class _Execution:
             case SetTssAddr() | SetIdentityMapAddr() | CreateIrqchip() | CreateVcpu():
                 return [self._machine.set_up(first)]
             case HostWrite():
-                self._memory.write(first.place, first.value)
-                return [Done()]
+                return [self._memory.write(first.place, first.value)]
             case ChangeHostMemory():
                 self._memory.change(first)
                 return [Done()]

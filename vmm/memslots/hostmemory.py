@@ -1,5 +1,6 @@
 """The host side of a scenario's memory: mapped, tagged, and watched for changes."""
 
+import errno
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self, assert_never
@@ -7,7 +8,7 @@ from typing import Self, assert_never
 from kvm_abi.uapi import Protection
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.content import changed_runs, page_bytes
-from vmm.memslots.history import HostChange
+from vmm.memslots.history import Done, HostChange, Refused
 from vmm.memslots.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapping, Place
 
 _CHUNK_PAGES = 256
@@ -77,9 +78,15 @@ class HostMemory:
             pages = memory.size_bytes // PAGE_SIZE_BYTES
             self._seen[name] = _tag(memory, self._declared[name], pages)
 
-    def write(self, place: Place, value: int) -> None:
-        """Write four bytes as the host, which ``changes`` reports like any other change."""
+    def write(self, place: Place, value: int) -> Done | Refused:
+        """Write four bytes as the host, which ``changes`` reports like any other change.
+
+        EFAULT where a mapping was reserved and shows nothing yet: writing would end the process.
+        """
+        if place.mapping not in self._seen:
+            return Refused(errno.EFAULT)
         self._mappings[place.mapping].write(place.offset, value.to_bytes(4, "little"))
+        return Done()
 
     def change(self, op: ChangeHostMemory) -> None:
         """Change what pages of a mapping show, or whether they show anything."""

@@ -132,7 +132,7 @@ class Model:
             case MapGuestMemfd():
                 return self._memfds.map(operation)
             case HostWrite():
-                return (Allowed(Done(), "harness", partial(self._host_write, operation)),)
+                return (self._host_write(operation),)
             case Inspect():
                 return (self._inspect(),)
             case ChangeHostMemory():
@@ -241,8 +241,12 @@ class Model:
             new.memfd, new.memfd_offset = self._memfds.bind(op), op.guest_memfd_offset
         slots.update(new, change)
 
-    def _host_write(self, op: HostWrite) -> None:
-        self._contents.write(op.place.mapping, op.place.offset, op.value.to_bytes(4, "little"))
+    def _host_write(self, op: HostWrite) -> Allowed:
+        mapping, offset = op.place.mapping, op.place.offset
+        if self._backing.locate(op.place, 0) is None:
+            return Allowed(Refused(errno.EFAULT), "harness")
+        data = op.value.to_bytes(4, "little")
+        return Allowed(Done(), "harness", partial(self._contents.write, mapping, offset, data))
 
     def _harvest(self, op: HarvestDirtyRing) -> Allowed:
         self._internal.use_vcpu(op.vcpu)

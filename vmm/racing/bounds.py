@@ -104,6 +104,8 @@ def _host_problem(host: HostThread, mappings: Mappings) -> str:
             return f".operations[{index}].bitmap: a writable one is needed"
         if isinstance(op, HostWrite) and op.place.offset % 4:
             return f".operations[{index}].place.offset: a multiple of 4 is needed"
+        if isinstance(op, HostWrite) and mappings[op.place.mapping].kind not in _BACKED:
+            return f".operations[{index}].place: a mapping with memory is needed"
     return ""
 
 

@@ -188,8 +188,7 @@ class _Host(_Thread):
             case GetDirtyLog():
                 return _answer(machine.get_dirty_log(op))
             case HostWrite():
-                memory.write(op.place, op.value)
-                return Done()
+                return memory.write(op.place, op.value)
             case ChangeHostMemory():
                 memory.change(op)
                 return Done()

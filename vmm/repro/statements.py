@@ -101,6 +101,8 @@ class Statements:
                 self._use("execute")
                 return [f"guest_executes({op.vcpu}, {_gpa(op.gpa, 4096)});", *self._accessed(step)]
             case HostWrite():
+                if isinstance(step.chosen, Refused):
+                    return ["/* Nothing is mapped there, so nothing is written. */"]
                 self._use("hostwrite")
                 place = f"{self._words.variable(op.place.mapping)}, {op.place.offset:#x}"
                 return [f"host_writes({place}, {unsigned(op.value)});"]
