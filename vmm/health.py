@@ -11,8 +11,8 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from vmm.closing import Closing
 
 TAINTS = {
     0: "P: a proprietary module was loaded",
@@ -75,7 +75,7 @@ class Counters:
     oopses: int | None
 
 
-class KernelWatch:
+class KernelWatch(Closing):
     """Watches the kernel from its creation on. A context manager: it holds the log open.
 
     ``weaknesses`` says what could not be watched, or would not have been seen.
@@ -93,17 +93,6 @@ class KernelWatch:
             self.close()
             self._weaken_for_log(error)
         self._weaken_for_counters()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the kernel log."""

@@ -7,11 +7,11 @@ refuses to be closed. A view handed out keeps its memory mapped until the view i
 
 import os
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from kvm_abi import raw
 from kvm_abi.uapi import Advice, MapFlag, Protection
+from vmm.closing import Closing
 
 HUGE_PAGE_BYTES = 2 << 20
 
@@ -20,7 +20,7 @@ _PRIVATE = MapFlag.PRIVATE | MapFlag.ANONYMOUS
 _SHARED = MapFlag.SHARED | MapFlag.ANONYMOUS
 
 
-class HostMapping:
+class HostMapping(Closing):
     """A mapping of this process, unmapped on `close` or at the end of its `with` block.
 
     Make one with the class methods; all sizes are bytes and multiples of the page size, and
@@ -104,17 +104,6 @@ class HostMapping:
         """
         flags = _PRIVATE | MapFlag.NORESERVE
         return cls(raw.map_memory(0, size_bytes, Protection.NONE, flags), size_bytes)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"HostMapping({self.address:#x}, {self.size_bytes:#x} bytes)"

@@ -3,12 +3,12 @@
 import errno
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import API_VERSION, Cap, Ioctl, VmType
+from vmm.closing import Closing
 from vmm.vm import Vm
 
 DEVICE = Path("/dev/kvm")
@@ -18,7 +18,7 @@ _LEAST_GPA_BITS = 36  # of a processor that does not say
 _CPUID_ADDRESS_SIZES = 0x8000_0008  # MAXPHYADDR is in bits 0-7 of EAX.
 
 
-class Kvm:
+class Kvm(Closing):
     """An open /dev/kvm. The VMs made from it live on when it is closed."""
 
     def __init__(self, fd: int) -> None:
@@ -37,17 +37,6 @@ class Kvm:
     def open(cls, device: Path = DEVICE) -> Self:
         """Open the device for reading and writing. Raises `OSError`."""
         return cls(os.open(device, os.O_RDWR | os.O_CLOEXEC))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def fd(self) -> int:

@@ -2,12 +2,11 @@
 
 import errno
 import os
-from types import TracebackType
-from typing import Self
 
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import SYNC_X86_REGS, Ioctl, MapFlag, Protection
+from vmm.closing import Closing
 from vmm.dirtyring import DirtyRing
 from vmm.exits import VcpuExit, decode
 from vmm.registers import (
@@ -23,7 +22,7 @@ from vmm.registers import (
 _MOST_EXITS_OF_AN_INSTRUCTION = 64
 
 
-class Vcpu:
+class Vcpu(Closing):
     """A vCPU of a VM, made by `Vm.create_vcpu`; closed by hand, or with its VM.
 
     One thread uses it at a time, but for `request_immediate_exit`. What the kernel refuses
@@ -46,17 +45,6 @@ class Vcpu:
         self._regs = raw.new("struct kvm_regs *")
         self._mode_sregs: tuple[CData, CData] | None = None
         self._exit_regs: CData | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def fd(self) -> int:

@@ -1,16 +1,15 @@
 """`Vm`: a virtual machine, its memory regions and its dirty logs."""
 
 import os
-from types import TracebackType
-from typing import Self
 
 from kvm_abi import raw
 from kvm_abi.uapi import SYNC_X86_REGS, Cap, Ioctl
+from vmm.closing import Closing
 from vmm.memory import HostAddress, HostMapping
 from vmm.vcpu import Vcpu
 
 
-class Vm:
+class Vm(Closing):
     """A VM. Closing it closes its vCPUs and lets go of the memory that its slots used.
 
     A slot number holds the slot id in bits 0-15 and the as_id in bits 16-31. Sizes, offsets
@@ -23,17 +22,6 @@ class Vm:
         self._vcpu_mmap_size_bytes = vcpu_mmap_size_bytes
         self._vcpus: list[Vcpu] = []
         self._pinned: dict[int, HostMapping] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def fd(self) -> int:

@@ -120,3 +120,32 @@ def test_interruption_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
 
     ends_with(monkeypatch, interrupt)
     assert judge(run_isolated(SCENARIO, FEATURES)).reason == "interrupted"
+
+
+def test_interruption_before_the_wait_ends_the_history_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ends_with(monkeypatch, signal.pause)
+    journal = tmp_path / "history.jsonl"
+    with Worker([Header(SCENARIO, FEATURES, {})], journal=journal) as worker:
+        worker.start(0)
+    history = codec.read_history(journal)
+    assert history.header.scenario == SCENARIO
+    assert judge(history).reason == "interrupted"
+
+
+def test_line_that_was_cut_off_does_not_spoil_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    journal = tmp_path / "history.jsonl"
+
+    def tear() -> None:
+        with journal.open("ab") as file:
+            file.write(b'{"type":"ev')
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    ends_with(monkeypatch, tear)
+    history = run_isolated(SCENARIO, FEATURES, journal=journal)
+    assert len(history.events) == 1
+    assert judge(history).reason == "died: SIGKILL"
+    assert codec.read_history(journal) == history

@@ -11,7 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("kvm_abi", "guests", "vmm", "scenarios")
 CORE = {
-    f"vmm.{name}" for name in ("system", "vm", "vcpu", "dirtyring", "exits", "memory", "registers")
+    f"vmm.{name}"
+    for name in (
+        *("system", "vm", "vcpu", "dirtyring", "exits", "memory", "registers"),
+        *("child", "closing"),
+    )
 }
 JUDGES = {
     f"vmm.memslots.{name}"

@@ -3,7 +3,7 @@
 import os
 from functools import partial
 
-from vmm.fuzz.child import Child
+from vmm.child import Child
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.messages import Best, Failed, Shrunk, receive
 from vmm.fuzz.shrinking import Task, ending, run_shrinker

@@ -9,8 +9,8 @@ from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from vmm.child import Child
 from vmm.fuzz import corpus
-from vmm.fuzz.child import Child
 from vmm.fuzz.findings import Finding, write
 from vmm.fuzz.journal import journal_path, read_journal
 from vmm.fuzz.messages import (

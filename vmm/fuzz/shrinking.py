@@ -38,7 +38,7 @@ def ending(reason: str) -> str:
 
 def run_shrinker(task: Task, to: Connection) -> None:
     """Shrink, tell of every improvement, and of the result; the body of a process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent answers it.
     os.sched_setaffinity(0, {task.cpu})
     try:
         if task.kind in ("hung", "died"):

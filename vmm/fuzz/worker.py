@@ -51,7 +51,7 @@ class Assignment:
 
 def run_worker(assignment: Assignment, to: Connection) -> None:
     """Run scenarios until somebody ends this process; the body of a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent answers it.
     os.sched_setaffinity(0, {assignment.cpu})
     worker = None
     try:

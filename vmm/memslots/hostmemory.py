@@ -2,10 +2,10 @@
 
 import errno
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self, assert_never
+from typing import assert_never
 
 from kvm_abi.uapi import Protection
+from vmm.closing import Closing
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.content import changed_runs, page_bytes
 from vmm.memslots.history import Done, HostChange, Refused
@@ -14,7 +14,7 @@ from vmm.memslots.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapp
 _CHUNK_PAGES = 256
 
 
-class HostMemory:
+class HostMemory(Closing):
     """All mappings that a scenario declares; they outlive every VM that uses them."""
 
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
@@ -32,17 +32,6 @@ class HostMemory:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Unmap everything. The VMs must be closed."""

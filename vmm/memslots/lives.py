@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self, assert_never
 
 from kvm_abi.raw import KvmError
+from vmm.closing import Closing
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.history import Closed, Refused
 from vmm.memslots.kernelmemory import growth
@@ -81,7 +82,7 @@ def _live_once(kvm: Kvm, op: Lives) -> None:
             assert_never(op.death)
 
 
-class _Life:
+class _Life(Closing):
     """A VM with three slots, and a vCPU whose guest counts for ever in memory shared by fork."""
 
     def __init__(self, kvm: Kvm) -> None:
@@ -99,15 +100,8 @@ class _Life:
         self.vcpu = self.vm.create_vcpu(0)
         self.vcpu.enter_big_real_mode(0, 0)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the VM, from another thread than the one that made it, and then its memory."""
         closing = Thread(target=self.vm.close)
         closing.start()
         closing.join()

@@ -6,18 +6,18 @@ there is. So a history is there whatever the kernel did to the child.
 
 import gc
 import os
-import select
-import signal
-import socket
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
+from vmm.child import Child
+from vmm.closing import Closing
 from vmm.memslots.codec import history_line, parse_history
 from vmm.memslots.executor import execute
 from vmm.memslots.features import Features
@@ -35,7 +35,6 @@ JOURNAL_TIME_LIMIT_S = 600.0
 
 INTERRUPTED = "interrupted"
 HUNG = "hung: "
-_HARNESS_FAILED = 70
 _HARNESS = "harness: "
 
 
@@ -81,7 +80,7 @@ class Record:
         return history
 
 
-class Worker:
+class Worker(Closing):
     """A child process that carries out scenarios, one after the other, each on a VM of its own.
 
     A scenario in which it hangs or dies costs no other: the next one gets a new child. A record
@@ -105,22 +104,14 @@ class Worker:
         self._tape: Tape = MemoryTape() if journal is None else FileTape(journal)
         self._patience = patience
         self._time_limit_s = TIME_LIMIT_S if journal is None else JOURNAL_TIME_LIMIT_S
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._index = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._is_under_way = False
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
+        if self._is_under_way:
+            self._break_off(INTERRUPTED)
         if self._child is not None:
             self._child.end()
             self._child = None
@@ -129,10 +120,11 @@ class Worker:
     def start(self, index: int) -> None:
         """Let the child begin with a scenario."""
         if self._child is None:
-            self._child = _Child(self._headers, self._tape, self._cpu)
+            self._child = Child.start(partial(_serve, self._headers, self._tape, self._cpu))
         self._index = index
         self._tape.clear()
-        self._child.order(index)
+        self._is_under_way = True
+        self._child.connection.send_bytes(index.to_bytes(4, "little"))
 
     def ended(self) -> bool:
         """Whether `wait` would return at once."""
@@ -143,70 +135,47 @@ class Worker:
         assert self._child is not None, "nothing was started"
         header = self._headers[self._index]
         usual_s = self._time_limit_s + OPERATION_LIMIT_S * len(header.scenario.operations)
-        reason = self._child.wait(time_limit_s or usual_s * self._patience)
+        reason = _ending(self._child, time_limit_s or usual_s * self._patience)
         if reason:
-            self._child.end()
-            self._child = None
-            self._tape.append(history_line(End(reason)))
+            self._break_off(reason)
+        self._is_under_way = False
         return Record(header, self._tape.read(), reason)
 
-
-class _Child:
-    """The process itself: it takes an index, carries that scenario out, and answers a byte."""
-
-    def __init__(self, headers: Sequence[Header], tape: Tape, cpu: int | None) -> None:
-        self._ours, theirs = socket.socketpair()
-        self._pid = os.fork()
-        if self._pid == 0:
-            self._ours.close()
-            _serve(headers, tape, cpu, theirs)
-        theirs.close()
-        self._poll = select.poll()
-        self._poll.register(self._ours, select.POLLIN)
-
-    def order(self, index: int) -> None:
-        self._ours.send(index.to_bytes(4, "little"))
-
-    def answered(self, time_limit_s: float) -> bool:
-        """Whether the scenario, or the process, ends within a time."""
-        return bool(self._poll.poll(time_limit_s * 1000))
-
-    def wait(self, time_limit_s: float) -> str:
-        """Wait for the answer; return why there is none, empty if there is."""
-        try:
-            if not self.answered(time_limit_s):
-                return f"{HUNG}no end within {time_limit_s:g} s; {_stuck_at(self._pid)}"
-        except KeyboardInterrupt:
-            return INTERRUPTED
-        if self._ours.recv(1):
-            return ""
-        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        self._pid = 0
-        return f"died: {signal.Signals(-status).name if status < 0 else f'exit status {status}'}"
-
-    def end(self) -> None:
-        """Kill the process, if it is still there, and forget it."""
-        self._ours.close()
-        if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-            self._pid = 0
+    def _break_off(self, reason: str) -> None:
+        """End the child, and the history of what it was carrying out."""
+        self._is_under_way = False
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        self._tape.mend()
+        if not self._tape.read():
+            self._tape.append(history_line(self._headers[self._index]))
+        self._tape.append(history_line(End(reason)))
 
 
-def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: socket.socket) -> None:
-    """Carry out scenarios until the parent is gone; never returns."""
-    status = _HARNESS_FAILED
+def _ending(child: Child, time_limit_s: float) -> str:
+    """Wait for a child's answer; return why there is none, empty if there is."""
     try:
-        gc.freeze()  # What is inherited stays: looking at it would copy its pages.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
-        if cpu is not None:
-            os.sched_setaffinity(0, {cpu})
-        while order := orders.recv(4):
+        if not child.answered(time_limit_s):
+            return f"{HUNG}no end within {time_limit_s:g} s; {child.stack()}"
+        child.connection.recv_bytes()
+    except (EOFError, ConnectionError):
+        return child.end() or "died: exit status 0"
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return ""
+
+
+def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: Connection) -> None:
+    """Carry out scenarios until the parent is gone: take an index each time, answer a byte."""
+    gc.freeze()  # What is inherited stays: looking at it would copy its pages.
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    with suppress(EOFError):
+        while True:
+            order = orders.recv_bytes()
             _carry_out(history_line(headers[int.from_bytes(order, "little")]), tape)
-            orders.send(b"x")
-        status = 0
-    finally:
-        os._exit(status)
+            orders.send_bytes(b"x")
 
 
 def _carry_out(header_line: bytes, tape: Tape) -> None:
@@ -248,15 +217,3 @@ class _Recorder:
         if self._lines:
             self._tape.append(b"".join(self._lines))
             self._lines.clear()
-
-
-def _stuck_at(child: int) -> str:
-    """Return the kernel stacks of a process's threads, as far as they can be read."""
-    stacks = []
-    for thread in sorted(Path(f"/proc/{child}/task").iterdir()):
-        try:
-            lines = (thread / "stack").read_text().split("\n")
-        except OSError as error:
-            return f"kernel stack not readable: {error.strerror}"
-        stacks.append(" < ".join(line.split(" ", 1)[-1] for line in lines if line))
-    return "kernel stack: " + ("; ".join(filter(None, stacks)) or "none, it runs in user space")

@@ -34,6 +34,9 @@ class MemoryTape:
         # Last, so that a child that dies in between has written nothing.
         _LENGTH.pack_into(self._memory, 0, length + len(data))
 
+    def mend(self) -> None:
+        """Take away a last line that is not whole: there is none."""
+
     def read(self) -> bytes:
         """Return all that was written."""
         (length,) = _LENGTH.unpack_from(self._memory)
@@ -60,6 +63,10 @@ class FileTape:
         """Write behind what is there. Raises OSError."""
         while data:
             data = data[os.write(self._file, data) :]
+
+    def mend(self) -> None:
+        """Take away a last line that is not whole."""
+        os.ftruncate(self._file, self.read().rfind(b"\n") + 1)
 
     def read(self) -> bytes:
         """Return all that was written."""

@@ -1,0 +1,92 @@
+"""`Child`: a forked process, the connection to it, and an end that is noticed."""
+
+import os
+import select
+import signal
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Self
+
+_FAILED = 70
+_PATIENCE_S = 4.0
+
+
+class Child:
+    """A forked process. ``connection`` is our end of what it was given the other end of.
+
+    When the connection is at its end the process is gone, or about to be.
+    """
+
+    def __init__(self, pid: int, connection: Connection) -> None:
+        self.connection = connection
+        self._pid = pid
+        self._heard = select.poll()
+        self._heard.register(connection, select.POLLIN)
+        self._hung_up = select.poll()
+        self._hung_up.register(connection, 0)
+
+    @classmethod
+    def start(cls, body: Callable[[Connection], None]) -> Self:
+        """Fork a process that ends with ``body``. This one must not have other threads."""
+        ours, theirs = Pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = _FAILED
+            try:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
+                ours.close()
+                body(theirs)
+                status = 0
+            finally:
+                os._exit(status)
+        theirs.close()
+        return cls(pid, ours)
+
+    def answered(self, time_limit_s: float) -> bool:
+        """Whether there is a message, or the connection is at its end, within a time."""
+        return bool(self._heard.poll(time_limit_s * 1000))
+
+    def stack(self) -> str:
+        """Return the kernel stacks of the process's threads, as far as they can be read."""
+        stacks = []
+        try:
+            for thread in sorted(Path(f"/proc/{self._pid}/task").iterdir()):
+                lines = (thread / "stack").read_text().split("\n")
+                stacks.append(" < ".join(line.split(" ", 1)[-1] for line in lines if line))
+        except OSError as error:
+            return f"kernel stack not readable: {error.strerror}"
+        return "kernel stack: " + ("; ".join(filter(None, stacks)) or "none, it runs in user space")
+
+    def end(self) -> str:
+        """Make sure that the process is gone; return how it died, "" if it did not by itself.
+
+        A process that cannot be killed, because it hangs in the kernel, is left behind.
+        """
+        if not self._pid:
+            return ""
+        # A process that dies closes its files some time before it can be waited for.
+        is_leaving = bool(self._hung_up.poll(0))
+        self.connection.close()
+        status = self._status(_PATIENCE_S if is_leaving else 0)
+        if status is None:
+            os.kill(self._pid, signal.SIGKILL)
+            if self._status(_PATIENCE_S) is None:
+                return "hung: cannot be killed"
+            status = 0
+        self._pid = 0
+        if status < 0:
+            return f"died: {signal.Signals(-status).name}"
+        return f"died: exit status {status}" if status else ""
+
+    def _status(self, time_limit_s: float) -> int | None:
+        """Return the exit status, that of a signal being negative; None if it does not end."""
+        if time_limit_s:
+            pidfd = os.pidfd_open(self._pid)
+            try:
+                select.select([pidfd], [], [], time_limit_s)
+            finally:
+                os.close(pidfd)
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
