@@ -67,6 +67,10 @@ class Touch(NamedTuple):
     value: int = 0
 
 
+PlainTouch = tuple[int, TouchCode, int]
+"""The same without names, which is quicker to make."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """``count`` accesses, one element after the other, from ``gpa`` upward.
@@ -104,7 +108,7 @@ _REAL: Final = _templates(lib.guest_touch_templates, _RESULT_SHIFT)
 _LONG: Final = _templates(lib.guest_long_touch_templates, _LONG_RESULT_SHIFT)
 
 
-def encode_touches(view: memoryview, touches: Sequence[Touch]) -> None:
+def encode_touches(view: memoryview, touches: Sequence[PlainTouch]) -> None:
     """Fill the mailbox of touch.
 
     Raises ValueError for more than ``MAX_TOUCHES`` or one that reaches beyond 4 GiB, and
@@ -113,7 +117,7 @@ def encode_touches(view: memoryview, touches: Sequence[Touch]) -> None:
     _encode_touches(view, touches, _REAL)
 
 
-def encode_long_touches(view: memoryview, touches: Sequence[Touch]) -> None:
+def encode_long_touches(view: memoryview, touches: Sequence[PlainTouch]) -> None:
     """Fill the mailbox of touch for 64-bit mode: each gpa is a virtual address below 2 GiB.
 
     Raises what ``encode_touches`` does.
@@ -121,7 +125,7 @@ def encode_long_touches(view: memoryview, touches: Sequence[Touch]) -> None:
     _encode_touches(view, touches, _LONG)
 
 
-def _encode_touches(view: memoryview, touches: Sequence[Touch], templates: _Templates) -> None:
+def _encode_touches(view: memoryview, touches: Sequence[PlainTouch], templates: _Templates) -> None:
     if len(touches) > MAX_TOUCHES:
         raise ValueError(f"{len(touches)} touches, and the mailbox holds {MAX_TOUCHES}")
     pack_into = _TOUCH.pack_into

@@ -53,7 +53,27 @@ static int abi_madvise(uint64_t address, uint64_t size_bytes, int advice)
     return abi_result(madvise(abi_pointer(address), size_bytes, advice));
 }
 
-static int abi_differs(uint64_t address, const void *from, uint64_t size_bytes)
+static uint64_t abi_differences(uint64_t address, const void *from, uint64_t size_bytes,
+                                uint64_t block_bytes, uint64_t *found, uint64_t max_found)
 {
-    return memcmp(abi_pointer(address), from, size_bytes) != 0;
+    const unsigned char *now = abi_pointer(address), *then = from;
+    uint64_t block, at, start, end, count = 0;
+
+    for (block = 0; block < size_bytes; block += block_bytes) {
+        if (!memcmp(now + block, then + block, block_bytes))
+            continue;
+        end = block + block_bytes;
+        for (at = block; at < end; at++) {
+            if (now[at] == then[at])
+                continue;
+            if (count == max_found)
+                return count;
+            for (start = at; at < end && now[at] != then[at]; at++)
+                ;
+            found[2 * count] = start;
+            found[2 * count + 1] = at - start;
+            count++;
+        }
+    }
+    return count;
 }

@@ -17,5 +17,8 @@ int abi_munmap(uint64_t address, uint64_t size_bytes);
 int abi_mprotect(uint64_t address, uint64_t size_bytes, int protection);
 int abi_madvise(uint64_t address, uint64_t size_bytes, int advice);
 
-/* Whether memory at any address of the process, 0 included, differs from a buffer. */
-int abi_differs(uint64_t address, const void *from, uint64_t size_bytes);
+/* Finds where memory at any address of the process, 0 included, differs from a buffer. Answers
+ * the number of stretches, max_found at most; each is an offset and a length in bytes, and ends
+ * where a block ends. size_bytes is a multiple of block_bytes. */
+uint64_t abi_differences(uint64_t address, const void *from, uint64_t size_bytes,
+                         uint64_t block_bytes, uint64_t *found, uint64_t max_found);

@@ -15,8 +15,10 @@ from kvm_abi.uapi import Advice, Ioctl, MapFlag, Protection
 CData = Any
 
 _MAX_RENDERED_BYTES = 64
+_MAX_FOUND = 64
 
 _new = _ffi.new
+_FOUND = _ffi.typeof(f"uint64_t[{2 * _MAX_FOUND}]")
 _typeof = _ffi.typeof
 _sizeof = _ffi.sizeof
 _buffer = _ffi.buffer
@@ -85,6 +87,11 @@ def cast(declaration: str, address: int) -> CData:
 def address_of(pointer: CData) -> int:
     """Return the address that a pointer or an array holds."""
     return int(_ffi.cast("uintptr_t", pointer))
+
+
+def copy_to(pointer: CData, data: bytes) -> None:
+    """Copy bytes to the memory at a pointer."""
+    _ffi.memmove(pointer, data, len(data))
 
 
 def memory_of(pointer: CData, size_bytes: int) -> memoryview:
@@ -208,10 +215,16 @@ def owned_memory(address: int, size_bytes: int) -> memoryview:
     return memoryview(_buffer(owner, size_bytes))
 
 
-def differs(address: int, data: bytes | bytearray | memoryview) -> bool:
-    """Tell whether memory differs from `data`, without copying it."""
-    source = _ffi.from_buffer(data)
-    return bool(_lib.abi_differs(address, source, len(source)))
+def differences(address: int, data: bytes | bytearray, block_bytes: int) -> list[tuple[int, int]]:
+    """Return where memory differs from `data`: (offset, length) in bytes, ascending.
+
+    A stretch ends where a block ends. Of many only the first ones are returned.
+    """
+    found = _new(_FOUND)
+    count = _lib.abi_differences(
+        address, _ffi.from_buffer(data), len(data), block_bytes, found, _MAX_FOUND
+    )
+    return [(found[2 * index], found[2 * index + 1]) for index in range(count)]
 
 
 def _checked_result(call: str, result: int) -> int:

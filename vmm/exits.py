@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import msgspec
+
 from kvm_abi import uapi
 from kvm_abi.raw import CData, bytes_of
 from kvm_abi.uapi import EmulationFlag, ExitReason, IoDirection
@@ -16,8 +18,7 @@ _MAX_MMIO_BYTES = 8
 _MAX_INTERNAL_DATA = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Mmio:
+class Mmio(msgspec.Struct, frozen=True, gc=False):
     """The guest accessed a gpa without a usable slot. `data` of a read is zeros so far."""
 
     name: ClassVar[str] = "mmio"
@@ -26,8 +27,7 @@ class Mmio:
     is_write: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Io:
+class Io(msgspec.Struct, frozen=True, gc=False):
     """The guest accessed a port, `count` times with `size_bytes` each."""
 
     name: ClassVar[str] = "io"
@@ -203,7 +203,7 @@ def _system_event(run: CData) -> SystemEvent:
     return SystemEvent(event.type, tuple(event.data[0 : min(event.ndata, _MAX_INTERNAL_DATA)]))
 
 
-_DECODERS: dict[int, Callable[[CData], VcpuExit]] = {
+_BY_REASON: dict[ExitReason, Callable[[CData], VcpuExit]] = {
     ExitReason.MMIO: _mmio,
     ExitReason.IO: _io,
     ExitReason.HLT: lambda _: Hlt(),
@@ -216,3 +216,4 @@ _DECODERS: dict[int, Callable[[CData], VcpuExit]] = {
     ExitReason.HYPERCALL: _hypercall,
     ExitReason.SYSTEM_EVENT: _system_event,
 }
+_DECODERS = {int(reason): decoder for reason, decoder in _BY_REASON.items()}

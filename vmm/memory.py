@@ -152,10 +152,14 @@ class HostMapping(Closing):
         """Copy bytes in. Raises `ValueError` when they do not all fit."""
         self._part(offset, len(data))[:] = data
 
-    def differs(self, offset: int, data: bytes | bytearray | memoryview) -> bool:
-        """Tell whether the bytes at `offset` differ from `data`, without copying them."""
-        self._part(offset, len(data))
-        return raw.differs(self.address + offset, data)
+    def differences(self, data: bytes | bytearray, block_bytes: int) -> list[tuple[int, int]]:
+        """Return where the mapping differs from `data`: (offset, length), ascending.
+
+        `data` is whole blocks of `block_bytes` from the start on; a stretch ends where its block
+        ends. Of many only the first ones are returned.
+        """
+        self._part(0, len(data))
+        return raw.differences(self.address, data, block_bytes)
 
     def discard(self, offset: int, size_bytes: int) -> None:
         """Drop pages (MADV_DONTNEED): private memory then reads as zero."""

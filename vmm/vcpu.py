@@ -124,7 +124,7 @@ class Vcpu(Closing):
         mmio = self.kvm_run.mmio
         if len(data) != mmio.len:
             raise ValueError(f"{len(data)} bytes for an MMIO read of {mmio.len}")
-        raw.memory_of(mmio.data, len(data))[:] = data
+        raw.copy_to(mmio.data, data)
 
     def get_regs(self) -> Registers:
         """Return the general registers."""

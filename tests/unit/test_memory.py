@@ -32,8 +32,6 @@ def test_reads_what_was_written(make: Callable[[int], HostMapping]) -> None:
         memory.write(PAGE - 1, b"abc")
         assert memory.read(PAGE - 2, 5) == b"\0abc\0"
         assert bytes(memory.view()[PAGE : PAGE + 2]) == b"bc"
-        assert not memory.differs(PAGE - 1, b"abc")
-        assert memory.differs(PAGE - 1, b"abd")
         address = memory.address
         assert mapped(address)
     assert not mapped(address)
@@ -77,10 +75,37 @@ def test_at_zero_is_memory_like_any_other() -> None:
         memory.write(0, b"\x01\x02\x03\x04")
         assert memory.read(0, 8) == b"\x01\x02\x03\x04\0\0\0\0"
         assert int.from_bytes(memory.view()[0:4], "little") == 0x04030201
-        assert memory.differs(0, b"\0")
+        assert memory.differences(bytes(PAGE), PAGE) == [(0, 4)]
         with pytest.raises(FileExistsError):
             HostMapping.at_zero(PAGE)
     assert not mapped(0)
+
+
+def test_differences_end_where_blocks_end() -> None:
+    with HostMapping.anonymous(3 * PAGE) as memory:
+        seen = bytes(3 * PAGE)
+        assert memory.differences(seen, PAGE) == []
+        memory.write(PAGE - 2, b"abc")
+        memory.write(2 * PAGE + 8, b"a\0b")
+        memory.write(3 * PAGE - 1, b"z")
+        assert memory.differences(seen, PAGE) == [
+            (PAGE - 2, 2),
+            (PAGE, 1),
+            (2 * PAGE + 8, 1),
+            (2 * PAGE + 10, 1),
+            (3 * PAGE - 1, 1),
+        ]
+        assert memory.differences(seen[:PAGE], PAGE) == [(PAGE - 2, 2)]
+        with pytest.raises(ValueError, match="outside"):
+            memory.differences(bytes(4 * PAGE), PAGE)
+
+
+def test_of_many_differences_the_first_are_told() -> None:
+    with HostMapping.anonymous(PAGE) as memory:
+        memory.write(0, b"a\0" * (PAGE // 2))
+        found = memory.differences(bytes(PAGE), PAGE)
+        assert 1 < len(found) < PAGE // 2
+        assert found == [(2 * index, 1) for index in range(len(found))]
 
 
 def test_reserved_cannot_be_read() -> None:

@@ -59,11 +59,11 @@ class World:
             return False
         if pages_of(op.memory_size) > MAX_PAGES:
             return False
-        return not any(
-            other.guest_phys_addr < end and start < other.guest_phys_addr + other.memory_size
-            for number, other in self.slots.items()
-            if number != op.slot
-        )
+        for number, other in self.slots.items():  # A generator would take twice as long.
+            place = other.guest_phys_addr
+            if place < end and start < place + other.memory_size and number != op.slot:
+                return False
+        return True
 
     def _leave(self, slot: SetUserMemoryRegion) -> None:
         last = slot.guest_phys_addr + slot.memory_size - PAGE_SIZE_BYTES

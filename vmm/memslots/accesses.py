@@ -1,6 +1,6 @@
 """What the guest's accesses may come to: values, MMIO exits, dirty pages, or a stopped vCPU."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from typing import Protocol
 
@@ -14,13 +14,17 @@ from vmm.memslots.history import Mmio, Stopped, Swept, Touched
 from vmm.memslots.operations import PAGE_SIZE_BYTES, Execute, Sweep, Touch
 from vmm.memslots.regions import Memslot
 
+_UNKNOWN = "unknown"
+"""What decides an access to memory of which the rules do not say whose it is."""
+
+_FILL = bytes([MMIO_FILL])
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 
 
 class Pieces(Protocol):
     """Says what a range of gpas is made of, as `Backing` does."""
 
-    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]: ...
+    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]: ...
 
 
 class Accesses:
@@ -41,11 +45,11 @@ class Accesses:
 
     def touch(self, op: Touch) -> tuple[Allowed, ...]:
         """Return what one read or write of 1, 2 or 4 bytes may come to."""
-        pieces = tuple(self._backing.pieces(self._slots, op.gpa, op.width))
-        if _is_unknown(pieces):
-            return ()
+        pieces = self._backing.pieces(self._slots, op.gpa, op.width)
         write = op.access == "write"
         rule = _rule(pieces, write)
+        if rule == _UNKNOWN:
+            return ()
         if write:
             data = _element(op.value, op.width)
             exits = () if rule == "reach" else _exits(pieces, data)
@@ -63,11 +67,11 @@ class Accesses:
     def sweep(self, op: Sweep) -> tuple[Allowed, ...]:
         """Return what a string instruction over ``count`` elements may come to."""
         length = op.count * op.width
-        pieces = tuple(self._backing.pieces(self._slots, op.gpa, length))
-        if _is_unknown(pieces):
-            return ()
+        pieces = self._backing.pieces(self._slots, op.gpa, length)
         write = op.access == "write"
         rule = _rule(pieces, write)
+        if rule == _UNKNOWN:
+            return ()
         element = _element(op.value, op.width)
         if write:
             data = element * op.count
@@ -102,10 +106,12 @@ class Accesses:
         if self._reads_make_dirty:
             self._note_read(op.vcpu, pieces)
         return b"".join(
-            bytes(self._contents.read(piece.mapping, piece.offset, piece.length))
-            if piece.kind == "memory"
-            else bytes([MMIO_FILL]) * piece.length
-            for piece in pieces
+            [
+                self._contents.read(piece.mapping, piece.offset, piece.length)
+                if piece.kind == "memory"
+                else _FILL * piece.length
+                for piece in pieces
+            ]
         )
 
     def _note_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
@@ -139,10 +145,6 @@ def _no_write() -> None:
     """Reading changes nothing, however far it came."""
 
 
-def _is_unknown(pieces: tuple[Piece, ...]) -> bool:
-    return any(piece.kind == "unknown" for piece in pieces)
-
-
 def _leaves_memory(piece: Piece, write: bool) -> bool:
     return piece.kind != "memory" or (write and piece.readonly)
 
@@ -154,11 +156,7 @@ def _exits(pieces: Iterable[Piece], written: bytes | None = None) -> tuple[Mmio,
     write = written is not None
     for piece in pieces:
         if _leaves_memory(piece, write):
-            data = (
-                bytes([MMIO_FILL]) * piece.length
-                if written is None
-                else written[at : at + piece.length]
-            )
+            data = _FILL * piece.length if written is None else written[at : at + piece.length]
             if exits and exits[-1].gpa + len(exits[-1].data) == piece.gpa:
                 exits[-1] = Mmio(exits[-1].gpa, write, exits[-1].data + data)
             else:
@@ -192,6 +190,8 @@ def _rule(pieces: tuple[Piece, ...], write: bool) -> str:
     "reach" means that all of it is done in memory.
     """
     kinds = {piece.kind for piece in pieces}
+    if "unknown" in kinds:
+        return _UNKNOWN
     if "absent" in kinds:
         return "hva-absent"
     if "hole" in kinds:

@@ -1,7 +1,8 @@
 """An outcome that the rules allow."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from vmm.memslots.history import AnyOutcome
 
@@ -10,8 +11,7 @@ def nothing() -> None:
     """The effect of an outcome that changes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(msgspec.Struct, frozen=True):
     """An outcome, the name of the rule that allows it, and what it does to the model's state."""
 
     outcome: AnyOutcome

@@ -1,7 +1,6 @@
 """The page of the local APIC, which the instruction emulator takes for MMIO whatever lies there."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+import msgspec
 
 from vmm.memslots.allowed import Allowed
 from vmm.memslots.array import MemslotArray
@@ -24,15 +23,18 @@ class AsEmulated:
     def __init__(self, backing: Backing) -> None:
         self._backing = backing
 
-    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]:
-        """Yield what ``Backing.pieces`` does, but for that page."""
-        for piece in self._backing.pieces(slots, gpa, length):
-            is_hole = is_apic_page(piece.gpa, piece.gpa + 1)
-            yield Piece(piece.gpa, piece.length, "hole") if is_hole else piece
+    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
+        """Return what ``Backing.pieces`` does, but for that page."""
+        return tuple(
+            Piece(piece.gpa, piece.length, "hole")
+            if is_apic_page(piece.gpa, piece.gpa + 1)
+            else piece
+            for piece in self._backing.pieces(slots, gpa, length)
+        )
 
 
 def either(usual: tuple[Allowed, ...], emulated: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
     """Return what an access may come to that may be emulated, or run on the processor."""
     known = {choice.outcome for choice in usual}
-    others = (replace(choice, rule="apic-page") for choice in emulated)
+    others = (msgspec.structs.replace(choice, rule="apic-page") for choice in emulated)
     return (*usual, *(choice for choice in others if choice.outcome not in known))

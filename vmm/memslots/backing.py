@@ -1,8 +1,9 @@
 """Where an access lands: the pieces of memory, hole and nowhere that a range of gpas is made of."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from vmm.memslots.array import MemslotArray
 from vmm.memslots.operations import (
@@ -19,8 +20,7 @@ from vmm.memslots.regions import Memslot
 Kind = Literal["memory", "hole", "absent", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """``length`` bytes from ``gpa`` on, within one page.
 
     ``changed`` says that the host has done something to the page since it was mapped.
@@ -110,8 +110,14 @@ class Backing:
             return Place(self._zero.name, hva + offset)
         return None
 
-    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]:
-        """Yield what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
+    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
+        """Return what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
+        gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
+        if at + length <= PAGE_SIZE_BYTES:  # As nearly all touches are.
+            return (self._piece(slots.search(gfn), gpa, length),)
+        return tuple(self._page_by_page(slots, gpa, length))
+
+    def _page_by_page(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]:
         while length:
             gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
             take = min(length, PAGE_SIZE_BYTES - at)

@@ -5,7 +5,7 @@ of its own all the same.
 """
 
 from collections.abc import Callable
-from typing import assert_never
+from typing import assert_never, cast
 
 from vmm.memory import HostMapping
 from vmm.memslots.history import AnyOutcome, Closed, Done, Event, Inspected
@@ -117,11 +117,13 @@ class _Execution:
         """Return the outcome of each step of a batch."""
         first = batch[0].operation
         if isinstance(first, Touch):
-            touches = [s.operation for s in batch if isinstance(s.operation, Touch)]
-            return self._machine.touch(first.vcpu, touches)
+            touches = [step.operation for step in batch]
+            return self._machine.touch(first.vcpu, cast(list[Touch], touches))
         match first:
             case SetUserMemoryRegion():
                 return [self._machine.set_region(first)]
+            case Inspect():
+                return [Inspected(tuple(self._memory.changes()))]
             case Sweep():
                 return [self._machine.sweep(first)]
             case Execute():
@@ -155,8 +157,6 @@ class _Execution:
                 return [Done()]
             case Race():
                 return [run_race(first, self._machine, self._memory)]
-            case Inspect():
-                return [Inspected(tuple(self._memory.changes()))]
             case NewVm():
                 self._machine.close()
                 self._machine = self._new_machine()

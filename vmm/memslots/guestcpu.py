@@ -4,7 +4,7 @@ What lies below 4 GiB is accessed in big real mode, what reaches beyond in 64-bi
 """
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from guests import image, mailbox
@@ -35,6 +35,12 @@ _SWEEP_CODES = {
     ("write", 2): SweepCode.WRITE_2,
     ("write", 4): SweepCode.WRITE_4,
 }
+
+_FILL = [bytes([MMIO_FILL]) * length for length in range(9)]
+"""What the executor answers to an MMIO read of so many bytes."""
+
+_SURELY_REAL = REAL_MODE_END - 4
+"""A touch that begins before this ends in real mode's reach, however wide it is."""
 
 _Exits = dict[int, list[history.Mmio]]
 _Stops = dict[int, Stopped]
@@ -68,6 +74,8 @@ class GuestCpu:
 
         There may be up to ``mailbox.MAX_TOUCHES`` of them.
         """
+        if max(touch.gpa for touch in touches) < _SURELY_REAL:
+            return self._touch_real(touches)
         outcomes: list[AnyOutcome] = []
         for is_long, stretch in groupby(touches, _leaves_real_mode):
             outcomes += (self._touch_long if is_long else self._touch_real)(list(stretch))
@@ -106,25 +114,22 @@ class GuestCpu:
                 self._vcpu.finish_exit()
         return _stopped(leaving)
 
-    def _touch_real(self, touches: Sequence[Touch]) -> Iterable[AnyOutcome]:
+    def _touch_real(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
         mailbox.encode_touches(
             self._view,
-            [mailbox.Touch(t.gpa, _TOUCH_CODES[t.access, t.width], t.value) for t in touches],
+            [(t.gpa, _TOUCH_CODES[t.access, t.width], t.value) for t in touches],
         )
         return self._run_touches(self._enter_real, len(touches))
 
-    def _touch_long(self, touches: Sequence[Touch]) -> Iterable[AnyOutcome]:
+    def _touch_long(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
         address = self._windows.address
         mailbox.encode_long_touches(
             self._view,
-            [
-                mailbox.Touch(address(t.gpa), _TOUCH_CODES[t.access, t.width], t.value)
-                for t in touches
-            ],
+            [(address(t.gpa), _TOUCH_CODES[t.access, t.width], t.value) for t in touches],
         )
         return self._run_touches(self._enter_long, len(touches))
 
-    def _run_touches(self, enter: Callable[[int], None], count: int) -> Iterable[AnyOutcome]:
+    def _run_touches(self, enter: Callable[[int], None], count: int) -> list[AnyOutcome]:
         if self._ready != (enter, image.TOUCH_ENTRY):
             enter(image.TOUCH_ENTRY)
         self._ready = enter, image.TOUCH_ENTRY
@@ -208,7 +213,7 @@ class GuestCpu:
                 match leaving:
                     case Mmio(gpa, data, is_write):
                         if not is_write:
-                            data = bytes([MMIO_FILL]) * len(data)
+                            data = _FILL[len(data)]
                             vcpu.complete_mmio_read(data)
                         exits.setdefault(index(), []).append(history.Mmio(gpa, is_write, data))
                     case Io(port=image.END_PORT):

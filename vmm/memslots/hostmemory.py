@@ -11,8 +11,6 @@ from vmm.memslots.content import changed_runs, page_bytes
 from vmm.memslots.history import Done, HostChange, Refused
 from vmm.memslots.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapping, Place
 
-_CHUNK_PAGES = 256
-
 
 class HostMemory(Closing):
     """All mappings that a scenario declares; they outlive every VM that uses them."""
@@ -20,7 +18,7 @@ class HostMemory(Closing):
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
         self._declared = {mapping.name: index for index, mapping in enumerate(mappings)}
         self._mappings: dict[str, HostMapping] = {}
-        self._seen: dict[str, bytes] = {}
+        self._seen: dict[str, bytearray] = {}
         self._absent: dict[str, set[int]] = {}
         self._nothing = HostMapping.reserved(PAGE_SIZE_BYTES)
         try:
@@ -110,29 +108,35 @@ class HostMemory(Closing):
         """
         for name, memory in self._mappings.items():
             seen = self._seen.get(name)
-            absent = self._absent.get(name)
-            if seen is None or (not absent and not memory.differs(0, seen)):
+            if seen is None:
                 continue
-            now = _readable(memory, seen, absent) if absent else memory.read(0, len(seen))
-            self._seen[name] = now
-            for offset in range(0, len(seen), PAGE_SIZE_BYTES):
-                old, new = (
-                    seen[offset : offset + PAGE_SIZE_BYTES],
-                    now[offset : offset + PAGE_SIZE_BYTES],
-                )
-                if old != new:
-                    for at, data in changed_runs(old, new):
-                        yield HostChange(name, offset + at, data)
+            absent = self._absent.get(name)
+            news = _news_of_present_pages(memory, seen, absent) if absent else _news(memory, seen)
+            for offset, data in news:
+                yield HostChange(name, offset, data)
 
 
-def _readable(memory: HostMapping, seen: bytes, absent: set[int]) -> bytes:
-    """Return a mapping's bytes; those of absent pages as they were seen last."""
-    now = bytearray(seen)
-    for page in range(len(seen) // PAGE_SIZE_BYTES):
-        if page not in absent:
-            start = page * PAGE_SIZE_BYTES
-            now[start : start + PAGE_SIZE_BYTES] = memory.read(start, PAGE_SIZE_BYTES)
-    return bytes(now)
+def _news(memory: HostMapping, seen: bytearray) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of what differs from what was seen, and take note of it."""
+    while found := memory.differences(seen, PAGE_SIZE_BYTES):
+        for offset, length in found:
+            data = memory.read(offset, length)
+            seen[offset : offset + length] = data
+            yield offset, data
+
+
+def _news_of_present_pages(
+    memory: HostMapping, seen: bytearray, absent: set[int]
+) -> Iterator[tuple[int, bytes]]:
+    """Do the same with a mapping of which some pages cannot be read."""
+    for start in range(0, len(seen), PAGE_SIZE_BYTES):
+        if start // PAGE_SIZE_BYTES in absent:
+            continue
+        page = slice(start, start + PAGE_SIZE_BYTES)
+        now = memory.read(start, PAGE_SIZE_BYTES)
+        for at, data in changed_runs(bytes(seen[page]), now):
+            yield start + at, data
+        seen[page] = now
 
 
 def _map(mapping: Mapping) -> HostMapping:
@@ -154,13 +158,8 @@ def _map(mapping: Mapping) -> HostMapping:
             return HostMapping.reserved(size_bytes)
 
 
-def _tag(memory: HostMapping, index: int, pages: int) -> bytes:
+def _tag(memory: HostMapping, index: int, pages: int) -> bytearray:
     """Write each page's identity into it, and return all that was written."""
-    parts = []
-    for first in range(0, pages, _CHUNK_PAGES):
-        tags = b"".join(
-            page_bytes(index, p) for p in range(first, min(first + _CHUNK_PAGES, pages))
-        )
-        memory.write(first * PAGE_SIZE_BYTES, tags)
-        parts.append(tags)
-    return b"".join(parts)
+    tags = bytearray().join([page_bytes(index, page) for page in range(pages)])
+    memory.write(0, tags)
+    return tags

@@ -101,6 +101,8 @@ class Model:
                 return self._region(operation)
             case Touch() | Sweep() | Execute():
                 return self._access(operation)
+            case Inspect():
+                return (self._inspect(),)
             case GetDirtyLog():
                 return self._tracking.get(operation)
             case ClearDirtyLog():
@@ -133,8 +135,6 @@ class Model:
                 return self._memfds.map(operation)
             case HostWrite():
                 return (self._host_write(operation),)
-            case Inspect():
-                return (self._inspect(),)
             case ChangeHostMemory():
                 return (Allowed(Done(), "harness", partial(self._change_memory, operation)),)
             case Race():

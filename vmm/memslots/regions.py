@@ -4,6 +4,8 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from vmm.memslots.array import Change
 from vmm.memslots.features import Features
 from vmm.memslots.operations import (
@@ -59,8 +61,7 @@ class Memslot:
     memfd_offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """A refusal (``errno`` is not 0), or what changes (None: nothing); and the rule behind it."""
 
     errno: int
@@ -100,7 +101,7 @@ def refusal_by_argument(op: SetUserMemoryRegion, features: Features) -> Verdict 
         return _refuse(errno.EINVAL, "first-form-flags")
     if id_of(op.slot) >= features.nr_memslots:
         return _refuse(errno.EINVAL, "slot-id-range")
-    if flags & ~valid_flags(flags, features):
+    if flags and flags & ~valid_flags(flags, features):
         return _refuse(errno.EINVAL, "flags-valid")
     if op.memory_size % PAGE_SIZE_BYTES:
         return _refuse(errno.EINVAL, "size-aligned")
