@@ -179,6 +179,12 @@ class MpState(IntEnum):
     SIPI_RECEIVED = 4
 
 
+class VcpuEventFlag(IntFlag):
+    """Which fields of `struct kvm_vcpu_events` are to be used (`KVM_VCPUEVENT_VALID_*`)."""
+
+    SMM = 1 << 3
+
+
 class ExitReason(IntEnum):
     """Why KVM_RUN returned (`KVM_EXIT_*`), as far as x86 uses them."""
 

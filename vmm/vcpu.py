@@ -5,7 +5,7 @@ import os
 
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
-from kvm_abi.uapi import SYNC_X86_REGS, Ioctl, MapFlag, Protection
+from kvm_abi.uapi import SYNC_X86_REGS, Ioctl, MapFlag, Protection, VcpuEventFlag
 from vmm.closing import Closing
 from vmm.dirtyring import DirtyRing
 from vmm.exits import VcpuExit, decode
@@ -190,6 +190,16 @@ class Vcpu(Closing):
         long_mode.cr3 = cr3
         raw.ioctl(self.fd, Ioctl.SET_SREGS, long_mode)
         self.set_regs(registers)
+
+    def set_smm(self, inside: bool) -> None:
+        """Put the vCPU into system management mode, or take it out; its registers stay.
+
+        Inside of it a vCPU sees the memslots of as_id 1. An exception that is yet to be delivered,
+        as after an instruction that could not be emulated, is forgotten. Needs KVM_CAP_X86_SMM.
+        """
+        events = raw.new("struct kvm_vcpu_events *", {"flags": VcpuEventFlag.SMM})
+        events.smi.smm = inside
+        raw.ioctl(self.fd, Ioctl.SET_VCPU_EVENTS, events)
 
     def set_cpuid(self, cpuid: CData) -> None:
         """Issue KVM_SET_CPUID2 with a `struct kvm_cpuid2 *`; before the first `run`."""

@@ -21,6 +21,14 @@ _FILL = bytes([MMIO_FILL])
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 
 
+def inside_smm(choices: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
+    """Return outcomes of an access in SMM by the rule that says which slots a vCPU sees there."""
+    plain = ("reach", "hole")
+    return tuple(
+        Allowed(each.outcome, "smm", each.adopt) if each.rule in plain else each for each in choices
+    )
+
+
 class Pieces(Protocol):
     """Says what a range of gpas is made of, as `Backing` does."""
 

@@ -195,7 +195,7 @@ class Judgement:
         )
 
     def _slot_map(self) -> tuple[str, ...]:
-        lines = describe.slot_map(self._model.slots())
+        lines = [line for slots in self._model.spaces for line in describe.slot_map(slots)]
         if len(lines) > _MAP_LINES:
             lines = [*lines[:_MAP_LINES], f"... and {len(lines) - _MAP_LINES} more"]
         return tuple(lines)

@@ -103,13 +103,14 @@ def operation(op: AnyOperation) -> str:
             return _region(op)
         case Touch():
             what = f"reads {op.width} bytes" if op.access == "read" else _writing(op)
-            return f"{_vcpu(op.vcpu)} {what} at gpa {op.gpa:#x}"
+            return f"{_vcpu(op.vcpu)} {what} at gpa {op.gpa:#x}{_mode(op.as_id)}"
         case Sweep():
             what = "reads" if op.access == "read" else f"fills with {op.value:#x}"
             size = f"{op.count} x {op.width} bytes"
-            return f"{_vcpu(op.vcpu)} {what} {size} from gpa {op.gpa:#x} (string instruction)"
+            where = f"from gpa {op.gpa:#x}{_mode(op.as_id)}"
+            return f"{_vcpu(op.vcpu)} {what} {size} {where} (string instruction)"
         case Execute():
-            return f"{_vcpu(op.vcpu)} executes the page at gpa {op.gpa:#x}"
+            return f"{_vcpu(op.vcpu)} executes the page at gpa {op.gpa:#x}{_mode(op.as_id)}"
         case HostWrite():
             return f"host writes {op.value:#x} to {hva(op.place)}"
         case ChangeHostMemory():
@@ -203,7 +204,7 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
 def slot_map(slots: Iterable[Memslot]) -> list[str]:
     """Return a line for each slot, front (highest gfn) first."""
     return [
-        f"[{index}] slot {slot.slot_id}: gpa {slot.base_gfn * PAGE_SIZE_BYTES:#x}.."
+        f"[{index}] slot {slot_number(slot.number)}: gpa {slot.base_gfn * PAGE_SIZE_BYTES:#x}.."
         f"{(slot.base_gfn + slot.npages) * PAGE_SIZE_BYTES:#x} ({slot.npages} pages) "
         f"-> {hva(slot.userspace_addr)}, flags {flags(slot.flags)}"
         for index, slot in enumerate(slots)
@@ -274,6 +275,10 @@ def _writing(op: Touch) -> str:
 
 def _vcpu(index: int) -> str:
     return f"vCPU {index}"
+
+
+def _mode(as_id: int) -> str:
+    return " in SMM" if as_id else ""
 
 
 def _word(value: int, mappings: tuple[Mapping, ...]) -> str:

@@ -49,10 +49,10 @@ class Tracking:
         both = MANUAL_PROTECT_ENABLE | INITIALLY_SET
         new.dirty = set(range(new.npages)) if self.manual & both == both else set()
 
-    def changed(self, slot_id: int) -> None:
+    def changed(self, number: int) -> None:
         """Note that a slot changed: none of its pages is mapped writable any more."""
         if self.ring is not None:
-            self.ring.protect_slot(slot_id)
+            self.ring.protect_slot(number)
 
     def wrote(self, vcpu: int, slot: Memslot, page: int, times: int = 1) -> None:
         """Note a guest's write; ``times`` is how often it may be reported at most."""
@@ -60,7 +60,7 @@ class Tracking:
             return
         slot.dirty.add(page)
         if self.ring is not None:
-            self.ring.wrote(vcpu, (slot.slot_id, page), times)
+            self.ring.wrote(vcpu, (slot.number, page), times)
 
     def read(self, vcpu: int, slot: Memslot, page: int) -> None:
         """Note a guest's read, where such a page may be reported."""
@@ -68,7 +68,7 @@ class Tracking:
             return
         slot.perhaps.add(page)
         if self.ring is not None:
-            self.ring.read(vcpu, (slot.slot_id, page))
+            self.ring.read(vcpu, (slot.number, page))
 
     def get(self, op: GetDirtyLog) -> tuple[Allowed, ...]:
         """Return what KVM_GET_DIRTY_LOG may come to."""

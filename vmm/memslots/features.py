@@ -9,6 +9,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``dirty_ring_bytes`` is the size of the smallest dirty ring (0: there is none), and
     ``reads_make_dirty`` says whether the first read of a page is logged like a write.
 
+    ``smm`` says whether a vCPU can be in system management mode, where it sees as_id 1.
+
     ``quirks`` are those that KVM_CAP_DISABLE_QUIRKS2 can disable.
 
     ``last_gfn`` is the highest gfn that a memslot may hold, ``touch_limit`` the first gpa that a
@@ -19,6 +21,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     nr_memslots: int = 32764
     address_spaces: int = 1
+    smm: bool = False
     readonly_mem: bool = True
     sync_mmu: bool = True
     user_memory2: bool = False
@@ -57,11 +60,6 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether a guest_memfd can be shared with the host from its creation on."""
         return self.guest_memfd_mmap and bool(self.guest_memfd_flags & 2)
 
-    @property
-    def smm(self) -> bool:
-        """Whether there is an address space for system management mode."""
-        return self.address_spaces > 1
-
     def missing(self, needs: tuple[str, ...]) -> str:
         """Return what the needed features lack, as one phrase; empty if nothing is missing."""
         return ", ".join(NEEDS[need] for need in needs if not getattr(self, need))
@@ -79,7 +77,7 @@ NEEDS = {
     "dirty_ring_bytes": "KVM_CAP_DIRTY_LOG_RING",
     "slot_zap_all_quirk": "KVM_X86_QUIRK_SLOT_ZAP_ALL (KVM_CAP_DISABLE_QUIRKS2)",
     "dirty_ring_acq_rel": "KVM_CAP_DIRTY_LOG_RING_ACQ_REL",
-    "smm": "KVM_CAP_MULTI_ADDRESS_SPACE of 2 (SMM)",
+    "smm": "system management mode (KVM_CAP_X86_SMM, and KVM_CAP_MULTI_ADDRESS_SPACE of 2)",
     "irqchip": "KVM_CAP_IRQCHIP",
     "internal_tss": "an internal slot for the TSS (kvm_intel.unrestricted_guest=0)",
     "internal_identity": "an internal slot for the identity map (unrestricted_guest=0 with EPT)",

@@ -15,7 +15,15 @@ from vmm.exits import DirtyRingFull, Io, Mmio, VcpuExit
 from vmm.memslots import history
 from vmm.memslots.content import MMIO_FILL, STUB_OFFSET, run_lengths
 from vmm.memslots.history import AnyOutcome, Stopped, Swept, Touched
-from vmm.memslots.operations import PAGE_SIZE_BYTES, REAL_MODE_END, Execute, Sweep, Touch
+from vmm.memslots.operations import (
+    PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    SMM,
+    AsId,
+    Execute,
+    Sweep,
+    Touch,
+)
 from vmm.registers import Registers
 from vmm.vcpu import Vcpu
 
@@ -68,12 +76,21 @@ class GuestCpu:
         self._view = view
         self._windows = windows
         self._ready: tuple[Callable[[int], None], int] | None = None
+        self._as_id: AsId = 0
+
+    def look_at(self, as_id: AsId) -> None:
+        """Let the vCPU see an address space from now on."""
+        if as_id != self._as_id:
+            self._as_id = as_id
+            self._vcpu.set_smm(as_id == SMM)
+            self._ready = None
 
     def touch(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
         """Let the guest make touches in order, and return each outcome.
 
-        There may be up to ``mailbox.MAX_TOUCHES`` of them.
+        There may be up to ``mailbox.MAX_TOUCHES`` of them, all in one address space.
         """
+        self.look_at(touches[0].as_id)
         if max(touch.gpa for touch in touches) < _SURELY_REAL:
             return self._touch_real(touches)
         outcomes: list[AnyOutcome] = []
@@ -83,6 +100,7 @@ class GuestCpu:
 
     def sweep(self, op: Sweep) -> AnyOutcome:
         """Let the guest execute one string instruction, and return what came of it."""
+        self.look_at(op.as_id)
         if op.gpa + op.count * op.width > REAL_MODE_END:
             exits, stops = self._sweep_long(op)
         else:
@@ -97,6 +115,7 @@ class GuestCpu:
 
     def execute(self, op: Execute) -> AnyOutcome:
         """Let the vCPU run the code that the page at ``op.gpa`` carries."""
+        self.look_at(op.as_id)
         if op.gpa + PAGE_SIZE_BYTES > REAL_MODE_END:
             self._enter_long(self._windows.address(op.gpa) + STUB_OFFSET)
         else:
@@ -112,6 +131,7 @@ class GuestCpu:
             case Mmio() | Io():
                 # Code that was written over. What is pending would come before the next guest.
                 self._vcpu.finish_exit()
+        self._stay_in_mode()
         return _stopped(leaving)
 
     def _touch_real(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
@@ -179,6 +199,11 @@ class GuestCpu:
         self._ready = None
         return self._run(lambda: 0, lambda _: self._enter_long(image.LONG_SWEEP_END), 1)
 
+    def _stay_in_mode(self) -> None:
+        """Undo what stopping may have done: a shutdown takes a vCPU out of SMM on AMD."""
+        if self._as_id == SMM:
+            self._vcpu.set_smm(True)
+
     def _enter_real(self, rip: int) -> None:
         self._vcpu.enter_big_real_mode(self._gpa, rip)
 
@@ -221,6 +246,7 @@ class GuestCpu:
                     case _:
                         stop = _stopped(leaving)
             if stop is not None:
+                self._stay_in_mode()
                 # Never the same one twice, wherever a kernel claims that the guest is.
                 given_up = max(index(), max(stops, default=-1) + 1)
                 if given_up >= count:  # The guest cannot go on at all, not even to its end.

@@ -34,6 +34,7 @@ _SLOTS = 509
 EVERYTHING = Features(
     nr_memslots=_SLOTS,
     address_spaces=2,
+    smm=True,
     user_memory2=True,
     guest_memfd=True,
     guest_memfd_flags=3,

@@ -131,6 +131,8 @@ class Machine:
 
         How the other operations left the vCPUs is forgotten.
         """
+        for cpu in self._cpus.values():
+            cpu.look_at(0)
         self._cpus.clear()
         return [self._guest_cpu(index, self._homes[index]) for index in range(count)]
 

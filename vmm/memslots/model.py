@@ -9,7 +9,7 @@ import errno
 from functools import partial
 from typing import assert_never
 
-from vmm.memslots.accesses import Accesses
+from vmm.memslots.accesses import Accesses, inside_smm
 from vmm.memslots.allowed import Allowed
 from vmm.memslots.apicpage import AsEmulated, either, is_apic_page
 from vmm.memslots.array import Change, MemslotArray
@@ -24,6 +24,7 @@ from vmm.memslots.operations import (
     CHURN_GFNS,
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
+    SMM,
     AnyOperation,
     ChangeHostMemory,
     Churn,
@@ -85,7 +86,9 @@ class Model:
         self._tracking = Tracking(self._spaces, self.features)
         self._internal = InternalSlots(self.features, self._tracking.vcpus, self._is_taken)
         self._accesses, self._emulated = (
-            Accesses(self._spaces[0], backing, self._contents, self._tracking)
+            tuple(
+                Accesses(slots, backing, self._contents, self._tracking) for slots in self._spaces
+            )
             for backing in (self._backing, AsEmulated(self._backing))
         )
         self._memfds.new_vm()
@@ -93,6 +96,11 @@ class Model:
     def slots(self, as_id: int = 0) -> MemslotArray[Memslot]:
         """Return the memslots of an address space, from the highest gfn down."""
         return self._spaces[as_id]
+
+    @property
+    def spaces(self) -> tuple[MemslotArray[Memslot], ...]:
+        """The memslots of each address space, by as_id."""
+        return self._spaces
 
     def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
         """Return the outcomes that the rules allow in this state; none where they are unknown."""
@@ -175,12 +183,16 @@ class Model:
     def _access(self, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
         self._internal.use_vcpu(op.vcpu)
         end = access_end(op)
-        if self._internal.reached(op.gpa, end - op.gpa):
+        if op.as_id >= len(self._spaces) or self._internal.reached(op.gpa, end - op.gpa):
             return ()
-        usual = _outcomes(self._accesses, op)
+        usual = _outcomes(self._accesses[op.as_id], op)
+        if op.as_id == SMM:
+            usual = inside_smm(usual)
         if not is_apic_page(op.gpa, end):
             return usual
-        return () if self._internal.irqchip else either(usual, _outcomes(self._emulated, op))
+        if self._internal.irqchip:
+            return ()
+        return either(usual, _outcomes(self._emulated[op.as_id], op))
 
     def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
         verdict = refusal_by_argument(op, self.features) or self._decide(op)
@@ -225,7 +237,7 @@ class Model:
         if change is Change.DELETE:
             slots.delete(slot_id)
             self._memfds.unbind(op.slot)
-            self._tracking.changed(slot_id)
+            self._tracking.changed(op.slot)
             return
         old = slots.get(slot_id)
         new = Memslot(
@@ -234,9 +246,10 @@ class Model:
             pages_of(op.memory_size),
             self._normal(op),
             op.flags,
+            as_id=as_id_of(op.slot),
         )
         self._tracking.begin(new, old)
-        self._tracking.changed(slot_id)
+        self._tracking.changed(op.slot)
         if op.flags & GUEST_MEMFD and isinstance(op, SetUserMemoryRegion2):
             new.memfd, new.memfd_offset = self._memfds.bind(op), op.guest_memfd_offset
         slots.update(new, change)

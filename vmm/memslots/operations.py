@@ -49,6 +49,11 @@ GUEST_SIZE_BYTES = 64 << 10
 REAL_MODE_END = 1 << 32
 """The first gpa that real mode does not reach: from here on the guest is in 64-bit mode."""
 
+SMM: Literal[1] = 1
+"""The as_id of what a vCPU sees in system management mode; outside of it that is as_id 0."""
+
+AsId = Literal[0, 1]
+
 WINDOW_STEP_BYTES = 1 << 21
 """A guest in 64-bit mode maps gpas in stretches of this size, of which it has a limited number."""
 
@@ -117,13 +122,18 @@ class SetUserMemoryRegion2(
 
 
 class Touch(Operation, frozen=True, tag="touch", gc=False):
-    """The guest reads or writes ``width`` bytes at a gpa, in one instruction."""
+    """The guest reads or writes ``width`` bytes at a gpa, in one instruction.
+
+    For this and for every other access of a guest's, ``as_id`` is the address space that it is
+    made in: in 1, the vCPU is in system management mode.
+    """
 
     gpa: int
     access: Literal["read", "write"] = "read"
     width: Literal[1, 2, 4] = 4
     value: int = 0
     vcpu: int = 0
+    as_id: AsId = 0
 
 
 class Sweep(Operation, frozen=True, tag="sweep", gc=False):
@@ -135,6 +145,7 @@ class Sweep(Operation, frozen=True, tag="sweep", gc=False):
     width: Literal[1, 2, 4] = 4
     value: int = 0
     vcpu: int = 0
+    as_id: AsId = 0
 
 
 class Execute(Operation, frozen=True, tag="execute", gc=False):
@@ -145,6 +156,7 @@ class Execute(Operation, frozen=True, tag="execute", gc=False):
 
     gpa: int
     vcpu: int = 0
+    as_id: AsId = 0
 
 
 class HostWrite(Operation, frozen=True, tag="host_write", gc=False):
@@ -280,7 +292,10 @@ Survey = Literal["write", "read", "none"]
 
 
 class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The memslot that the guest itself lives in: an ordinary one, 64 KiB, anywhere below 4 GiB."""
+    """The memslot that the guest itself lives in: an ordinary one, 64 KiB, anywhere below 4 GiB.
+
+    ``slot`` is its id in each address space that guests look at.
+    """
 
     slot: int = 400
     gpa: int = 0xFFFF_0000
@@ -292,7 +307,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     ``survey`` says what the guest does after every change of a region: ``write`` reads and
     writes every page that any operation of the scenario names, and its neighbours; ``read`` only
     reads them (for exact dirty logs); ``none`` leaves touching to the scenario.
-    ``needs`` names features without which the scenario is skipped.
+    ``needs`` names features without which the scenario is skipped. With ``smm`` among them, guests
+    live in both address spaces, and a survey looks at both.
     """
 
     name: str
@@ -311,6 +327,11 @@ def guest_count(scenario: Scenario) -> int:
     """Return how many guests run at the same time: each needs a memslot of its own to live in."""
     races = [len(op.guests) for op in scenario.operations if isinstance(op, Race)]
     return max(1, *races) if races else 1
+
+
+def address_spaces(scenario: Scenario) -> tuple[AsId, ...]:
+    """Return the address spaces that guests of a scenario look at."""
+    return (0, SMM) if "smm" in scenario.needs else (0,)
 
 
 def pages_of(size_bytes: int) -> int:

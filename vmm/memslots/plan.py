@@ -16,6 +16,7 @@ from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     AnyOperation,
+    AsId,
     CloseVm,
     CreateIrqchip,
     CreateVcpu,
@@ -31,6 +32,7 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion,
     Touch,
     access_end,
+    address_spaces,
     guest_count,
     pages_of,
 )
@@ -83,7 +85,7 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
 def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
     """Yield the steps in order, in what is carried out, and recorded, at once.
 
-    Touches of one vCPU are made in one KVM_RUN, everything else alone.
+    Touches of one vCPU in one address space are made in one KVM_RUN, everything else alone.
     """
     batch: list[Step] = []
     for step in plan:
@@ -101,6 +103,7 @@ def _joins(batch: list[Step], step: Step) -> bool:
         isinstance(first, Touch)
         and isinstance(step.operation, Touch)
         and step.operation.vcpu == first.vcpu
+        and step.operation.as_id == first.as_id
         and len(batch) < MAX_BATCH
     )
 
@@ -112,16 +115,20 @@ def guest_mapping(scenario: Scenario) -> Mapping:
 
 def guest_slots(scenario: Scenario) -> list[SetUserMemoryRegion]:
     """Return the operations that create the memslots which guests live in."""
-    return [guest_slot(scenario, number) for number in range(guest_count(scenario))]
+    return [
+        guest_slot(scenario, number, as_id)
+        for as_id in address_spaces(scenario)
+        for number in range(guest_count(scenario))
+    ]
 
 
-def guest_slot(scenario: Scenario, number: int = 0) -> SetUserMemoryRegion:
-    """Return the operation that creates the memslot of a guest.
+def guest_slot(scenario: Scenario, number: int = 0, as_id: AsId = 0) -> SetUserMemoryRegion:
+    """Return the operation that creates the memslot of a guest in an address space.
 
     All but the first guest are used in races only; they live below it, one behind the other.
     """
     return SetUserMemoryRegion(
-        slot=scenario.guest.slot + number,
+        slot=as_id << 16 | scenario.guest.slot + number,
         guest_phys_addr=scenario.guest.gpa - number * GUEST_SIZE_BYTES,
         memory_size=GUEST_SIZE_BYTES,
         userspace_addr=Place(GUEST_MAPPING, number * GUEST_SIZE_BYTES),

@@ -7,7 +7,7 @@ from kvm_abi.uapi import Cap, DirtyLogManual
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.failing import can_fail_allocations
 from vmm.memslots.features import Features
-from vmm.memslots.operations import PAGE_SIZE_BYTES
+from vmm.memslots.operations import PAGE_SIZE_BYTES, SMM
 from vmm.memslots.probe_dirty import least_ring_bytes, reads_make_dirty
 from vmm.memslots.probe_internal import (
     makes_apic_slot,
@@ -33,6 +33,7 @@ def probe_features(kvm: Kvm) -> Features:
         return Features(
             nr_memslots=has(Cap.NR_MEMSLOTS),
             address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE)),
+            smm=bool(has(Cap.X86_SMM)) and has(Cap.MULTI_ADDRESS_SPACE) > SMM,
             readonly_mem=bool(has(Cap.READONLY_MEM)),
             sync_mmu=bool(has(Cap.SYNC_MMU)),
             user_memory2=bool(has(Cap.USER_MEMORY2)),

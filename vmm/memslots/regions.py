@@ -59,6 +59,12 @@ class Memslot:
     perhaps: set[int] = field(default_factory=set)
     memfd: GuestMemfd | None = None
     memfd_offset: int = 0
+    as_id: int = 0
+
+    @property
+    def number(self) -> int:
+        """The slot's 32-bit number, as calls and dirty rings have it."""
+        return self.as_id << 16 | self.slot_id
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):

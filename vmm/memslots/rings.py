@@ -74,9 +74,9 @@ class RingState:
         ring.fresh += 1
         ring.used += 1
 
-    def protect_slot(self, slot_id: int) -> None:
+    def protect_slot(self, number: int) -> None:
         """Note that a slot's pages are not mapped any more, or are protected again."""
-        self.untracked = {page for page in self.untracked if page[0] != slot_id}
+        self.untracked = {page for page in self.untracked if page[0] != number}
 
     def harvest(self, vcpu: int) -> Allowed:
         """Return what the ring holds; harvesting empties it."""

@@ -188,6 +188,11 @@ RULES: dict[str, Rule] = {
             "api.rst 5, KVM_EXIT_MMIO",
         ),
         _source(
+            "smm",
+            "a vCPU in system management mode sees the slots of as_id 1 and no other",
+            "api.rst 4.35; kvm_arch_vcpu_memslots_id",
+        ),
+        _source(
             "straddle",
             "an access over the end of a slot is split: the part inside is done in memory",
             "emulator_read_write: one fragment a page",

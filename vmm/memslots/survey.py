@@ -15,6 +15,7 @@ from vmm.memslots.operations import (
     Scenario,
     SetUserMemoryRegion,
     Touch,
+    address_spaces,
     guest_count,
 )
 
@@ -37,6 +38,7 @@ class Survey:
     def __init__(self, scenario: Scenario, touch_limit: int) -> None:
         self._mode = scenario.survey
         self._vcpus = scenario.vcpus
+        self._spaces = address_spaces(scenario)
         self._values = 0
         self._pages: list[int] = []
         self._borders: list[int] = []
@@ -58,15 +60,17 @@ class Survey:
         if self._mode == "none":
             return
         for vcpu in range(self._vcpus):
-            for gpa in self._pages:
-                yield Touch(gpa + _READ_OFFSET, vcpu=vcpu)
-            for gpa in self._borders:
-                yield Touch(gpa - 2, vcpu=vcpu)
+            for as_id in self._spaces:
+                for gpa in self._pages:
+                    yield Touch(gpa + _READ_OFFSET, vcpu=vcpu, as_id=as_id)
+                for gpa in self._borders:
+                    yield Touch(gpa - 2, vcpu=vcpu, as_id=as_id)
         if self._mode == "write":
-            for gpa in self._pages:
-                yield Touch(gpa + _WRITE_OFFSET, "write", value=self._fresh())
-            for gpa in self._borders:
-                yield Touch(gpa - 2, "write", value=self._fresh())
+            for as_id in self._spaces:
+                for gpa in self._pages:
+                    yield Touch(gpa + _WRITE_OFFSET, "write", value=self._fresh(), as_id=as_id)
+                for gpa in self._borders:
+                    yield Touch(gpa - 2, "write", value=self._fresh(), as_id=as_id)
         yield Inspect()
 
     def _fresh(self) -> int:

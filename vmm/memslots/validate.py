@@ -39,10 +39,11 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion2,
     Sweep,
     Touch,
+    address_spaces,
     guest_count,
     pages_of,
 )
-from vmm.memslots.regions import MAX_PAGES, USER_END
+from vmm.memslots.regions import MAX_PAGES, USER_END, as_id_of, id_of
 from vmm.racing.bounds import host_change_problem, race_problem
 
 MAX_OPERATIONS = 200_000
@@ -132,6 +133,8 @@ class _Checker:
         self._windows: set[int] = set()
         self._taken: set[str] = set()
         self._guests = guest_count(scenario)
+        self._guest_ids = range(self._guest.slot, self._guest.slot + self._guests)
+        self._spaces = address_spaces(scenario)
         self._memfds = {
             op.name: op for op in scenario.operations if isinstance(op, CreateGuestMemfd)
         }
@@ -144,15 +147,15 @@ class _Checker:
             case SetUserMemoryRegion():
                 return self._region(op)
             case Touch():
-                return self._access(op.gpa, op.width, op.value, op.vcpu)
+                return self._access(op, op.width, op.value)
             case Sweep():
                 if not 1 <= op.count * op.width <= MAX_SWEEP_BYTES:
                     return f".count: a sweep is 1 to {MAX_SWEEP_BYTES:#x} bytes long"
-                return self._access(op.gpa, op.count * op.width, op.value, op.vcpu)
+                return self._access(op, op.count * op.width, op.value)
             case Execute():
                 if op.gpa % PAGE_SIZE_BYTES:
                     return ".gpa: a page aligned address is needed"
-                return self._access(op.gpa, PAGE_SIZE_BYTES, 0, op.vcpu)
+                return self._access(op, PAGE_SIZE_BYTES, 0)
             case SetTssAddr() | SetIdentityMapAddr():
                 return "" if 0 <= op.gpa < 1 << 64 else ".gpa: 64 bits are needed"
             case CreateIrqchip():
@@ -252,7 +255,7 @@ class _Checker:
                 return f".{field}: an unsigned 64-bit number is needed"
         if not 0 <= op.fail_nth <= MAX_FAIL_NTH:
             return f".fail_nth: not within 0 to {MAX_FAIL_NTH}"
-        if self._guest.slot <= op.slot < self._guest.slot + self._guests:
+        if as_id_of(op.slot) in self._spaces and id_of(op.slot) in self._guest_ids:
             return f".slot: {op.slot} is the guest's own; take another one, or move $.guest.slot"
         if MAX_SLOT_PAGES < pages_of(op.memory_size) <= MAX_PAGES:
             return f".memory_size: a slot has at most {MAX_SLOT_PAGES} pages here"
@@ -298,7 +301,10 @@ class _Checker:
             return f"{field}.offset: not within the {mapping.pages} pages of {place.mapping!r}"
         return ""
 
-    def _access(self, gpa: int, length: int, value: int, vcpu: int) -> str:
+    def _access(self, op: Touch | Sweep | Execute, length: int, value: int) -> str:
+        gpa = op.gpa
+        if op.as_id not in self._spaces:
+            return ".as_id: guests look at as_id 1 where $.needs names smm"
         if not 0 <= gpa <= (1 << MAX_GPA_BITS) - length:
             return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
         if gpa + length > REAL_MODE_END:
@@ -310,4 +316,4 @@ class _Checker:
             return f".gpa: the guest's own memory is at {self._guest.gpa:#x}; move $.guest.gpa"
         if not 0 <= value < 1 << 32:
             return ".value: an unsigned 32-bit number is needed"
-        return self._vcpu(vcpu)
+        return self._vcpu(op.vcpu)

@@ -19,6 +19,7 @@ from vmm.memslots.operations import (
     Touch,
     pages_of,
 )
+from vmm.memslots.regions import as_id_of
 
 MAX_CALLS = 20_000
 MAX_PROGRAM = 64
@@ -96,6 +97,8 @@ def _host_problem(host: HostThread, mappings: Mappings) -> str:
         return f".pause: 0 to {MAX_PAUSE}"
     for index, op in enumerate(host.operations):
         if isinstance(op, SetUserMemoryRegion):
+            if as_id_of(op.slot):
+                return f".operations[{index}].slot: one of as_id 0 is needed"
             if op.caller != "owner" or op.argument != "readable":
                 return f".operations[{index}]: its owner makes it, with a readable argument"
             if op.memory_size and not _is_backed(op, mappings):
@@ -125,6 +128,8 @@ def _guest_problem(number: int, guest: GuestThread) -> str:
     for index, op in enumerate(program):
         if op.vcpu != number:
             return f".program[{index}].vcpu: {number} is needed"
+        if op.as_id:
+            return f".program[{index}].as_id: 0 is needed"
         if isinstance(op, Touch) and (op.width != 4 or op.gpa % 4):
             return f".program[{index}]: aligned accesses of 4 bytes are needed"
     return ""
