@@ -56,7 +56,7 @@ def catalogue(features: Features) -> tuple[Scenario, ...]:
         *limits.scenarios(features),
         *ids.scenarios(features),
         *high.scenarios(features),
-        *spaces.SCENARIOS,
+        *spaces.scenarios(features),
         *internal.scenarios(features),
         *zero_va.SCENARIOS,
         *readonly.SCENARIOS,

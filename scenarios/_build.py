@@ -12,6 +12,7 @@ import msgspec
 from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
+    AsId,
     GetDirtyLog,
     Hva,
     Mapping,
@@ -111,14 +112,14 @@ def second_form(
     )
 
 
-def read(gfn: int, offset: int = 0x100, vcpu: int = 0) -> Touch:
+def read(gfn: int, offset: int = 0x100, vcpu: int = 0, as_id: AsId = 0) -> Touch:
     """Let the guest read four bytes."""
-    return Touch(gfn * PAGE_SIZE_BYTES + offset, vcpu=vcpu)
+    return Touch(gfn * PAGE_SIZE_BYTES + offset, vcpu=vcpu, as_id=as_id)
 
 
-def write(gfn: int, value: int, offset: int = 0x100, vcpu: int = 0) -> Touch:
+def write(gfn: int, value: int, offset: int = 0x100, vcpu: int = 0, as_id: AsId = 0) -> Touch:
     """Let the guest write four bytes."""
-    return Touch(gfn * PAGE_SIZE_BYTES + offset, "write", value=value, vcpu=vcpu)
+    return Touch(gfn * PAGE_SIZE_BYTES + offset, "write", value=value, vcpu=vcpu, as_id=as_id)
 
 
 def creates(*slots: Slot) -> tuple[AnyOperation, ...]:

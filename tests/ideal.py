@@ -8,7 +8,7 @@ from vmm.memslots.history import History
 from vmm.memslots.operations import Scenario
 
 FEATURES = msgspec.structs.replace(
-    ideal.EVERYTHING, address_spaces=1, nr_memslots=Features().nr_memslots
+    ideal.EVERYTHING, address_spaces=1, smm=False, nr_memslots=Features().nr_memslots
 )
 
 

@@ -22,6 +22,7 @@ PREFIXES: dict[type[IntEnum] | Any, str] = {
     uapi.MemoryAttribute: "KVM_MEMORY_ATTRIBUTE_",
     uapi.MemoryExitFlag: "KVM_MEMORY_EXIT_FLAG_",
     uapi.MpState: "KVM_MP_STATE_",
+    uapi.VcpuEventFlag: "KVM_VCPUEVENT_VALID_",
     uapi.ExitReason: "KVM_EXIT_",
     uapi.IoDirection: "KVM_EXIT_IO_",
     uapi.InternalError: "KVM_INTERNAL_ERROR_",
