@@ -11,7 +11,9 @@ import pytest
 from scenarios import catalogue
 from tests.ideal import FEATURES, ideal_history
 from vmm.memslots.history import History, Refused
+from vmm.memslots.ideal import EVERYTHING
 from vmm.memslots.operations import (
+    Execute,
     Mapping,
     Place,
     Scenario,
@@ -49,6 +51,29 @@ def compiles(text: str, folder: Path, *options: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_program_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
     compiles(program_of(curated(name), FEATURES), tmp_path)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_a_program_compiles_that_looks_at_both_address_spaces(tmp_path: Path) -> None:
+    scenario = next(s for s in catalogue(EVERYTHING) if s.name == "spaces-executed")
+    compiles(program_of(scenario, EVERYTHING), tmp_path)
+
+
+def test_a_vcpu_goes_into_smm_and_out_when_the_next_access_is_made_elsewhere() -> None:
+    touches = [Touch(0x100000, as_id=as_id) for as_id in (0, 1, 1, 0)]
+    scenario = Scenario("smm", tuple(touches), needs=("smm",), survey="none")
+    text = program_of(scenario, EVERYTHING)
+    calls = re.findall(r"^\t((?:set_smm|guest_reads)\(.*\);)$", text, flags=re.MULTILINE)
+    reads = "guest_reads(0, 0x100000, 4);"
+    into, out = "set_smm(0, true);", "set_smm(0, false);"
+    assert calls == [reads, into, reads, reads, out, reads]
+    assert 'require(KVM_CAP_X86_SMM, 1, "' in text
+
+
+def test_a_vcpu_that_stopped_is_put_into_smm_again() -> None:
+    access = Execute(0x100000, as_id=1)
+    scenario = Scenario("smm", (access, access), needs=("smm",), survey="none")
+    assert program_of(scenario, EVERYTHING).count("set_smm(0, true);") == 2
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")

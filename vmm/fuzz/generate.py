@@ -14,7 +14,7 @@ from vmm.fuzz.looks import Looks
 from vmm.fuzz.mutate import mutate
 from vmm.fuzz.world import World
 from vmm.memslots.features import Features
-from vmm.memslots.operations import AnyOperation, EnableCap, Inspect, NewVm, Scenario
+from vmm.memslots.operations import SMM, AnyOperation, EnableCap, Inspect, NewVm, Scenario
 
 _MUTANTS = 0.15
 _CROWDS = 0.05
@@ -46,6 +46,7 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
         tags=("fuzz",),
         survey="none",
         vcpus=drawn.vcpus,
+        needs=("smm",) if SMM in drawn.spaces else (),
         guest=pools.GUEST,
     )
 

@@ -1,6 +1,6 @@
 """Where the guest looks: at borders, at what just changed, and at what used to be there."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
 from vmm.fuzz.dice import Dice
@@ -10,7 +10,9 @@ from vmm.memslots.operations import (
     GUEST_SIZE_BYTES,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
+    SMM,
     AnyOperation,
+    AsId,
     ClearDirtyLog,
     Execute,
     GetDirtyLog,
@@ -20,6 +22,7 @@ from vmm.memslots.operations import (
     Sweep,
     Touch,
 )
+from vmm.memslots.regions import as_id_of
 
 _OFFSETS = (0, 0x40, 0x40, 0x100, 0xFFC)
 """Where in a page to touch: not where its code stands, so that it can be executed."""
@@ -48,7 +51,7 @@ class Looks:
         dice = self._dice
         pages = self._around(call)
         for _ in range(dice.between(1, self._eagerness)):
-            yield from self._touch(dice.pick(pages))
+            yield from self._touch(dice.pick(pages), self._as_id(call))
         if dice.chance(self._logs):
             logged = [s for s in self._world.slots.values() if s.flags & LOG_DIRTY_PAGES]
             slot = dice.pick(logged).slot if logged else dice.pick(self._pools.slots)
@@ -56,14 +59,12 @@ class Looks:
             if self._clears and dice.chance(0.5):
                 yield self._clear(slot)
         if dice.chance(self._other):
-            yield from self._something_else(dice.pick(pages))
+            yield from self._something_else(dice.pick(pages), self._as_id(call))
 
     def everywhere(self) -> Iterator[Touch]:
         """Yield a read of every page that matters: what there is, and what there was."""
         pages = dict.fromkeys([*self._world.pages(), *self._world.former, *self._window()])
-        for gpa in list(pages)[:_ALL_LIMIT]:
-            if within_reach(gpa + 0x40, 4):
-                yield Touch(gpa + 0x40)
+        return reads(list(pages)[:_ALL_LIMIT], self._pools.spaces)
 
     def _window(self) -> Iterator[int]:
         return (gfn * PAGE_SIZE_BYTES for gfn in self._pools.gfns)
@@ -89,18 +90,25 @@ class Looks:
         usable = [page for page in pages if within_reach(page, PAGE_SIZE_BYTES)]
         return usable or [dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES]
 
-    def _touch(self, page: int) -> Iterator[Touch]:
+    def _as_id(self, call: SetUserMemoryRegion) -> AsId:
+        """Return where to look: of two address spaces, more often where the call was."""
+        spaces = self._pools.spaces
+        if len(spaces) == 1:
+            return spaces[0]
+        return SMM if (as_id_of(call.slot) == SMM) is self._dice.chance(0.6) else 0
+
+    def _touch(self, page: int, as_id: AsId) -> Iterator[Touch]:
         dice = self._dice
         width = dice.pick(_WIDTHS)
         gpa = page + dice.pick(_STRADDLING if dice.chance(0.1) else _OFFSETS)
         if not within_reach(gpa, width):
             return
         if dice.chance(self._writes):
-            yield Touch(gpa, "write", width, dice.below(_VALUES), self._vcpu())
+            yield Touch(gpa, "write", width, dice.below(_VALUES), self._vcpu(), as_id)
             if dice.chance(0.2):
-                yield Touch(gpa, width=width, vcpu=self._vcpu())
+                yield Touch(gpa, width=width, vcpu=self._vcpu(), as_id=as_id)
         else:
-            yield Touch(gpa, width=width, vcpu=self._vcpu())
+            yield Touch(gpa, width=width, vcpu=self._vcpu(), as_id=as_id)
 
     def _vcpu(self) -> int:
         """Return which vCPU touches: of several, the first one most often."""
@@ -121,11 +129,11 @@ class Looks:
         pages = {first + dice.between(0, last) for _ in range(dice.between(1, 3))}
         return ClearDirtyLog(slot, first, count, tuple(sorted(pages)))
 
-    def _something_else(self, page: int) -> Iterator[AnyOperation]:
+    def _something_else(self, page: int, as_id: AsId) -> Iterator[AnyOperation]:
         dice = self._dice
         what = dice.below(4)
         if what == 0 and within_reach(page, PAGE_SIZE_BYTES):
-            yield Execute(page)
+            yield Execute(page, as_id=as_id)
         elif what == 1:
             mapping = self._pools.mappings[0]
             offset = dice.below(mapping.pages) * PAGE_SIZE_BYTES + 0x40
@@ -135,7 +143,7 @@ class Looks:
             count = dice.between(1, 12)
             if within_reach(gpa, 4 * count):
                 access: Literal["read", "write"] = "write" if dice.chance(0.4) else "read"
-                yield Sweep(gpa, count, access, value=dice.below(_VALUES))
+                yield Sweep(gpa, count, access, value=dice.below(_VALUES), as_id=as_id)
 
 
 def within_reach(gpa: int, length: int) -> bool:
@@ -145,6 +153,11 @@ def within_reach(gpa: int, length: int) -> bool:
     return gpa + length <= GUEST.gpa or gpa >= GUEST.gpa + GUEST_SIZE_BYTES
 
 
-def reads(pages: Iterable[int]) -> Iterator[Touch]:
-    """Yield a read of each page that is within reach."""
-    return (Touch(page + 0x40) for page in pages if within_reach(page + 0x40, 4))
+def reads(pages: Collection[int], spaces: Iterable[AsId]) -> Iterator[Touch]:
+    """Yield a read of each page that is within reach, in each of the address spaces."""
+    return (
+        Touch(page + 0x40, as_id=as_id)
+        for as_id in spaces
+        for page in pages
+        if within_reach(page + 0x40, 4)
+    )

@@ -21,6 +21,7 @@ from vmm.memslots.operations import (
     Race,
     Scenario,
     SetUserMemoryRegion,
+    address_spaces,
 )
 from vmm.memslots.validate import ScenarioError, validate
 
@@ -145,7 +146,7 @@ class _Mutation:
                 self._world.apply(op)
                 result += looks.after(op)
         self._world.clear()
-        return [*result, *reads(dict.fromkeys(self._world.former))]
+        return [*result, *reads(dict.fromkeys(self._world.former), self._pools.spaces)]
 
 
 def _pools_of(base: Scenario, drawn: pools.Pools) -> pools.Pools:
@@ -163,6 +164,7 @@ def _pools_of(base: Scenario, drawn: pools.Pools) -> pools.Pools:
         mappings,
         drawn.flags,
         base.vcpus,
+        spaces=address_spaces(base),
     )
 
 

@@ -9,6 +9,8 @@ from vmm.memslots.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
+    SMM,
+    AsId,
     Guest,
     Mapping,
     MappingKind,
@@ -20,6 +22,9 @@ GUEST = Guest()
 
 REACH = 1 << 32
 """Random scenarios touch gpas below this: the guest reaches those in every mode."""
+
+_SMM_SHARE = 0.3
+"""How many scenarios look at both address spaces, where there are two."""
 
 _OLD_LIMIT = 509
 """The number of user slots of kernels before 5.11: the ids around it are borders."""
@@ -35,7 +40,8 @@ _KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "anonymous", "share
 class Pools:
     """What a scenario may name. ``gfns`` and ``far_gfns`` are places, within and out of reach.
 
-    ``manual_log`` says whether the dirty log is cleared by hand.
+    ``manual_log`` says whether the dirty log is cleared by hand, ``spaces`` which address spaces
+    the guest looks at.
     """
 
     slots: tuple[int, ...]
@@ -47,12 +53,14 @@ class Pools:
     flags: tuple[int, ...]
     vcpus: int = 1
     manual_log: bool = False
+    spaces: tuple[AsId, ...] = (0,)
 
 
 def draw(dice: Dice, features: Features) -> Pools:
     """Return the pools of one scenario."""
+    spaces: tuple[AsId, ...] = (0, SMM) if features.smm and dice.chance(_SMM_SHARE) else (0,)
     return Pools(
-        _slots(dice, features),
+        _slots(dice, features, spaces),
         _far_slots(features),
         _gfns(dice),
         _far_gfns(features),
@@ -61,15 +69,16 @@ def draw(dice: Dice, features: Features) -> Pools:
         _flags(dice, features),
         dice.pick((1, 1, 1, 2)),
         features.manual_dirty_log and dice.chance(0.2),
+        spaces,
     )
 
 
 def is_free(slot: int) -> bool:
-    """Return whether a scenario may use this slot number: one is the guest's own."""
-    return slot != GUEST.slot
+    """Return whether a scenario may use this slot number: one id is the guest's own."""
+    return slot & 0xFFFF != GUEST.slot
 
 
-def _slots(dice: Dice, features: Features) -> tuple[int, ...]:
+def _slots(dice: Dice, features: Features, spaces: tuple[AsId, ...]) -> tuple[int, ...]:
     last = features.nr_memslots - 1
     borders = [0, _OLD_LIMIT - 1, _OLD_LIMIT, _OLD_LIMIT + 1, last - 1, last]
     if features.address_spaces > 1:
@@ -78,6 +87,8 @@ def _slots(dice: Dice, features: Features) -> tuple[int, ...]:
     slots = list(range(first, first + dice.pick((2, 3, 4, 8))))
     if dice.chance(0.3):
         slots += [slot for slot in borders if dice.chance(0.5)]
+    if SMM in spaces:
+        slots += [SMM << 16 | slot & 0xFFFF for slot in slots if dice.chance(0.7)]
     return tuple(dict.fromkeys(slot for slot in slots if is_free(slot) and slot & 0xFFFF <= last))
 
 

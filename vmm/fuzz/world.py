@@ -14,7 +14,7 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion,
     pages_of,
 )
-from vmm.memslots.regions import MAX_PAGES
+from vmm.memslots.regions import MAX_PAGES, as_id_of
 
 _FORMER_LIMIT = 48
 
@@ -61,7 +61,8 @@ class World:
             return False
         for number, other in self.slots.items():  # A generator would take twice as long.
             place = other.guest_phys_addr
-            if place < end and start < place + other.memory_size and number != op.slot:
+            overlaps = place < end and start < place + other.memory_size
+            if overlaps and number != op.slot and as_id_of(number) == as_id_of(op.slot):
                 return False
         return True
 

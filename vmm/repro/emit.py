@@ -18,6 +18,7 @@ _CAPS = {
     "readonly_mem": "KVM_CAP_READONLY_MEM",
     "sync_mmu": "KVM_CAP_SYNC_MMU",
     "irqchip": "KVM_CAP_IRQCHIP",
+    "smm": "KVM_CAP_X86_SMM",
 }
 _NUMBERED_CAPS = {
     "user_memory2": 231,

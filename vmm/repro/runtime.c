@@ -346,6 +346,15 @@ static void run_code(unsigned cpu, const unsigned char *code, unsigned length, s
 	enter(vcpu(cpu), GUEST_GPA, &regs);
 	run(vcpu(cpu), PORT_DONE);
 }
+/*@ smm */
+
+/* Puts a vCPU into system management mode, where it sees as_id 1, or takes it out. */
+static void set_smm(unsigned cpu, bool inside)
+{
+	struct kvm_vcpu_events events = {.flags = KVM_VCPUEVENT_VALID_SMM, .smi.smm = inside};
+
+	must(ioctl(vcpu(cpu)->fd, KVM_SET_VCPU_EVENTS, &events), "KVM_SET_VCPU_EVENTS");
+}
 /*@ stopped */
 
 static bool stopped(const char *why)

@@ -7,6 +7,7 @@ _NEEDS = {
     "vcpus": ("guest",),
     "run": ("vcpus",),
     "code": ("run",),
+    "smm": ("run",),
     "read": ("code",),
     "write": ("code",),
     "string": ("code",),

@@ -49,6 +49,8 @@ from vmm.memslots.regions import MAX_PAGES, as_id_of, id_of
 from vmm.repro.expectations import Expectation
 from vmm.repro.words import Words, data, error, flags, pages, unsigned
 
+_UNKNOWN = -1
+
 _FEW_SLOTS = 509
 """Every kernel has as many slots of its user's."""
 
@@ -67,6 +69,7 @@ class Statements:
         self.names_spaces = False
         self._words = words
         self._children = 0
+        self._as_ids: dict[int, int] = {}
         self._functions: list[str] = []
 
     def declarations(self) -> str:
@@ -94,12 +97,13 @@ class Statements:
             case SetUserMemoryRegion():
                 return [self._checked(self._region(op), step.allowed)]
             case Touch():
-                return [self._touch(op), *self._accessed(step)]
+                return [*self._mode(op, step), self._touch(op), *self._accessed(step)]
             case Sweep():
-                return [self._sweep(op), *self._accessed(step)]
+                return [*self._mode(op, step), self._sweep(op), *self._accessed(step)]
             case Execute():
                 self._use("execute")
-                return [f"guest_executes({op.vcpu}, {_gpa(op.gpa, 4096)});", *self._accessed(step)]
+                call = f"guest_executes({op.vcpu}, {_gpa(op.gpa, 4096)});"
+                return [*self._mode(op, step), call, *self._accessed(step)]
             case HostWrite():
                 if isinstance(step.chosen, Refused):
                     return ["/* Nothing is mapped there, so nothing is written. */"]
@@ -139,6 +143,7 @@ class Statements:
                 return [self._checked(f"create_vcpu({op.vcpu})", step.allowed)]
             case NewVm():
                 self._use("newvm")
+                self._as_ids.clear()
                 return ["close_vm();", 'vm = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");']
             case CloseVm():
                 self._use("newvm", "leftovers")
@@ -209,6 +214,17 @@ class Statements:
         if any(mapping.name == name for mapping in self._words.mappings):
             return self._words.file(name)
         return self._file(name)
+
+    def _mode(self, op: Touch | Sweep | Execute, step: Expectation) -> list[str]:
+        """Return the switch to the address space of an access, if the vCPU sees another one."""
+        known = self._as_ids.get(op.vcpu, 0)
+        # A vCPU that stops may leave system management mode by itself.
+        may_stop = any(isinstance(each.outcome, Stopped) for each in step.allowed)
+        self._as_ids[op.vcpu] = _UNKNOWN if op.as_id and may_stop else op.as_id
+        if known == op.as_id:
+            return []
+        self._use("smm")
+        return [f"set_smm({op.vcpu}, {'true' if op.as_id else 'false'});"]
 
     def _touch(self, op: Touch) -> str:
         where = f"{op.vcpu}, {_gpa(op.gpa, op.width)}, {op.width}"
