@@ -77,7 +77,7 @@ NEEDS = {
     "dirty_ring_bytes": "KVM_CAP_DIRTY_LOG_RING",
     "slot_zap_all_quirk": "KVM_X86_QUIRK_SLOT_ZAP_ALL (KVM_CAP_DISABLE_QUIRKS2)",
     "dirty_ring_acq_rel": "KVM_CAP_DIRTY_LOG_RING_ACQ_REL",
-    "smm": "system management mode (KVM_CAP_X86_SMM, and KVM_CAP_MULTI_ADDRESS_SPACE of 2)",
+    "smm": "KVM_CAP_X86_SMM, and KVM_CAP_MULTI_ADDRESS_SPACE of 2",
     "irqchip": "KVM_CAP_IRQCHIP",
     "internal_tss": "an internal slot for the TSS (kvm_intel.unrestricted_guest=0)",
     "internal_identity": "an internal slot for the identity map (unrestricted_guest=0 with EPT)",
