@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _VENDORS = ("kvm_intel", "kvm_amd", "kvm_pvm")
+_FLAGS = {"kvm_intel": "vmx", "kvm_amd": "svm"}
 _TDP_PARAMETERS = ("ept", "npt", "tdp")
 _YES = frozenset(("1", "Y", "y"))
 
@@ -61,7 +62,7 @@ class HostInfo:
 def host_facts(roots: Roots = Roots()) -> HostInfo:
     """Return what can be known of this host without asking KVM itself."""
     cpu, flags = _cpu(roots.proc)
-    modules = _modules(roots.sys)
+    modules = _modules(roots.sys, flags)
     hypervisor = "hypervisor" in flags
     obstacle, remedy = _obstacle(roots, modules, flags)
     return HostInfo(
@@ -139,10 +140,18 @@ def _cpu(proc: Path) -> tuple[str, frozenset[str]]:
     return fields.get("model name", "unknown"), frozenset(fields.get("flags", "").split())
 
 
-def _modules(sys: Path) -> Modules:
-    """Return the parameters of kvm and of every kvm_* module that is loaded or built in."""
+def _modules(sys: Path, flags: frozenset[str]) -> Modules:
+    """Return the parameters of kvm and of every kvm_* module that is loaded or built in.
+
+    Built in, Intel's and AMD's are both there, and the one for the other CPU does nothing.
+    """
+    idle = {name for name, flag in _FLAGS.items() if flag not in flags}
+    if len(idle) == len(_FLAGS):
+        idle.clear()
     modules: Modules = {}
     for module in sorted((sys / "module").glob("kvm*")):
+        if module.name in idle:
+            continue
         parameters: dict[str, str] = {}
         for path in sorted((module / "parameters").glob("*")):
             try:

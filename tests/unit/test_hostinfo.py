@@ -63,10 +63,28 @@ def test_a_host_that_can(host: FakeHost) -> None:
 def test_tdp_is_what_the_vendor_module_says(
     host: FakeHost, module: str, parameter: str, value: str, tdp: str
 ) -> None:
+    host.cpu("fpu vmx" if module == "kvm_intel" else "fpu svm")
     host.module("kvm", tdp_mmu="Y")
     host.module(module, **{parameter: value})
     assert host.facts().tdp == tdp
     assert host.facts().vendor == module
+
+
+@pytest.mark.parametrize(
+    ("flags", "vendor", "tdp"),
+    [
+        ("fpu vmx", "kvm_intel", "on (kvm_intel.ept=Y)"),
+        ("fpu svm", "kvm_amd", "off (kvm_amd.npt=N)"),
+    ],
+)
+def test_of_two_built_in_modules_the_cpu_says_which_works(
+    host: FakeHost, flags: str, vendor: str, tdp: str
+) -> None:
+    host.cpu(flags)
+    host.module("kvm_amd", npt="N")
+    host.module("kvm_intel", ept="Y")
+    assert (host.facts().vendor, host.facts().tdp) == (vendor, tdp)
+    assert list(host.facts().modules) == [vendor]
 
 
 @pytest.mark.parametrize(
