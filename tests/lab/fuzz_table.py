@@ -50,7 +50,7 @@ HARD = (
 SECONDS = 60
 _SHRINKING_S = 120
 _AFTER = re.compile(r"after ([0-9.]+) s\.$", re.MULTILINE)
-_FOUND = re.compile(r"^found: (\S+) \(in (\d+ of \d+) runs\)$", re.MULTILINE)
+_FOUND = re.compile(r"^found: (\S+) \(in (\d+ of \d+) runs", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,18 +73,25 @@ def test_a_corpus_grows_and_is_begun_from(tmp_path: Path) -> None:
 
 def test_what_was_under_way_is_named_after_a_crash(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    running = subprocess.Popen([*FUZZ, "--seed", "4", "--jobs", "1", "--out", str(out)])
+    command = [*FUZZ, "--seed", "4", "--shard", "2/3", "--jobs", "2", "--out", str(out)]
+    running = subprocess.Popen(command, start_new_session=True)
     try:
-        while not any(path.stat().st_size for path in out.glob("under-way-*")):
+        while sum(path.stat().st_size > 0 for path in out.glob("under-way-*")) < 2:
             assert running.poll() is None
     finally:
-        running.send_signal(signal.SIGKILL)
+        os.killpg(running.pid, signal.SIGKILL)  # As when the machine dies: nobody tidies up.
         running.wait()
-    resumed = fuzz(tmp_path, "--resume", "--jobs", "1", "--operations", "300", "--seconds", "60")
+    budget = ("--jobs", "1", "--operations", "300", "--seconds", "60")
+    later = fuzz(tmp_path, "--seed", "1", *budget)
+    assert later.stdout.count("left by a run that broke off") == 2
+    resumed = fuzz(tmp_path, "--resume", *budget)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert "under way: fuzz-" in resumed.stdout
-    assert "seed 4" in resumed.stdout
-    assert any(out.glob("fuzz-*.json"))
+    assert "seed 4, 1 jobs, shard 2/3" in resumed.stdout
+    kept = list(out.glob("fuzz-*.json"))
+    assert len(kept) == resumed.stdout.count("under way: fuzz-") >= 2
+    shrunk = fuzz(tmp_path, "--shrink", str(kept[0]))
+    assert "passed: there is nothing to shrink" in shrunk.stdout
+    assert fuzz(tmp_path, "--resume", *budget).returncode == 2
 
 
 def test_findings_of_several_runs_are_gathered_once(tmp_path: Path) -> None:
@@ -109,6 +116,13 @@ def test_a_full_disk_ends_the_run_with_what_it_has(tmp_path: Path) -> None:
     assert ran.returncode == 3, ran.stdout + ran.stderr
     assert "note: ended early: " in ran.stdout
     assert "File too large" in ran.stdout
+
+
+def test_a_folder_that_cannot_be_written_is_a_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    ran = fuzz(tmp_path, "--seconds", "30", "--out", str(tmp_path / "out" / "below"))
+    assert ran.returncode == 2
+    assert ran.stderr == f"vmm: {tmp_path}/out/below: Not a directory\n"
 
 
 def test_ctrl_c_ends_with_a_summary(tmp_path: Path) -> None:

@@ -1,17 +1,27 @@
 """The journal names what is under way; the corpus is safe from whatever lies in it."""
 
+import os
+import signal
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
+from hypothesis import given, strategies as st
 
 from tests.ideal import FEATURES, ideal_history
+from vmm.child import Child
 from vmm.fuzz import corpus
 from vmm.fuzz.compare import features_that_differ, partings
 from vmm.fuzz.dice import seed_of
+from vmm.fuzz.files import whole_folder, write_whole
 from vmm.fuzz.generate import generate
+from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Journal, journal_path, left_behind, read_journal
 from vmm.fuzz.reach import Reach, group
+from vmm.fuzz.tally import Plan
 from vmm.memslots.check import Judgement
 from vmm.memslots.history import Event, Header, Refused
 from vmm.memslots.operations import Mapping, Place, Scenario, SetUserMemoryRegion
@@ -19,20 +29,20 @@ from vmm.memslots.operations import Mapping, Place, Scenario, SetUserMemoryRegio
 SCENARIOS = tuple(generate(seed_of(9, number), FEATURES) for number in range(3))
 
 
-def intent() -> Intent:
-    return Intent(9, (1, 2), 40, SCENARIOS)
+INTENT = Intent(9, (1, 2), 40, 4, SCENARIOS)
 
 
 def test_a_journal_names_the_scenario_under_way(tmp_path: Path) -> None:
-    journal = Journal(journal_path(tmp_path, 0))
-    journal.begin(intent())
+    journal = Journal(journal_path(tmp_path, "run", 0))
+    journal.begin(INTENT)
     journal.ended()
     (path,) = left_behind(tmp_path)
     left = read_journal(path)
     assert left is not None
-    assert left.intent == intent()
+    assert left.intent == INTENT
     assert left.under_way == SCENARIOS[1:]
-    journal.begin(Intent(9, (1, 2), 43, SCENARIOS[:1]))
+    assert left.intent.behind == 52
+    journal.begin(Intent(9, (1, 2), 43, 4, SCENARIOS[:1]))
     again = read_journal(path)
     assert again is not None
     assert again.under_way == SCENARIOS[:1]
@@ -41,10 +51,81 @@ def test_a_journal_names_the_scenario_under_way(tmp_path: Path) -> None:
 
 
 def test_a_journal_that_was_cut_off_names_nothing(tmp_path: Path) -> None:
-    path = journal_path(tmp_path, 0)
-    Journal(path).begin(intent())
+    path = journal_path(tmp_path, "run", 0)
+    Journal(path).begin(INTENT)
     path.write_bytes(path.read_bytes()[:200])
     assert read_journal(path) is None
+
+
+@given(st.integers(0), st.binary(max_size=3))
+def test_a_journal_cut_off_anywhere_names_what_may_be_under_way(cut: int, behind: bytes) -> None:
+    whole = msgspec.json.encode(INTENT) + b"\n.."
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "cut.journal")
+        path.write_bytes(whole[: cut % (len(whole) + 1)] + behind)
+        left = read_journal(path)
+    if left is not None:
+        assert left.intent == INTENT
+        assert left.under_way == SCENARIOS[len(SCENARIOS) - len(left.under_way) :]
+
+
+def test_only_a_run_that_broke_off_leaves_its_journal_behind(tmp_path: Path) -> None:
+    def work(theirs: Connection) -> None:
+        Journal(journal_path(tmp_path, "live", 0)).begin(INTENT)
+        theirs.send_bytes(b"begun")
+        theirs.recv_bytes()
+
+    Journal(journal_path(tmp_path, "dead", 0)).begin(INTENT)
+    child = Child.start(work)
+    child.connection.recv_bytes()
+    assert [path.name for path in left_behind(tmp_path)] == ["under-way-dead-0.journal"]
+    child.end()
+    assert [path.name for path in left_behind(tmp_path)] == [
+        "under-way-dead-0.journal",
+        "under-way-live-0.journal",
+    ]
+
+
+@given(st.integers(1, 5), st.lists(st.integers(1, 4), min_size=5, max_size=5), st.integers(0, 9))
+def test_shards_and_workers_share_no_scenario(shards: int, jobs: list[int], first: int) -> None:
+    plans = [
+        Plan(0, Path(), jobs=jobs[shard], shard=(shard + 1, shards), first=first)
+        for shard in range(shards)
+    ]
+    end = shards * (first + 12)
+    indexes = [
+        index
+        for plan in plans
+        for worker in range(plan.jobs)
+        for index in range(plan.index(worker), end, plan.step)
+    ]
+    assert sorted(indexes) == list(range(shards * first, end))
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "new") as scratch:
+        (scratch / "file").touch()
+        assert not (tmp_path / "new").exists()
+    with suppress(KeyboardInterrupt), whole_folder(tmp_path / "other") as scratch:
+        (scratch / "file").touch()
+        raise KeyboardInterrupt
+    with pytest.raises(FileExistsError), whole_folder(tmp_path / "new") as scratch:
+        (scratch / "late").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        "new",
+        "new/file",
+    ]
+
+
+def test_a_wish_to_end_is_noted_and_a_second_one_obeyed() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interruption() as interruption:
+        assert not interruption.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_corpus_keeps_each_content_once(tmp_path: Path) -> None:
@@ -77,7 +158,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
     target = tmp_path / "taken"
     target.mkdir()
     with pytest.raises(OSError, match="taken"):
-        corpus.write_whole(target, "text")
+        write_whole(target, "text")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 

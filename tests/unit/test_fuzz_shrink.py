@@ -95,3 +95,4 @@ def test_time_ends_the_tries() -> None:
     shrinker = Shrinker(lambda _: True, FEATURES.touch_limit, -1.0)
     assert shrinker.shrink(LONG, lambda _: None).operations == LONG.operations
     assert shrinker.tries == 0
+    assert shrinker.unfinished

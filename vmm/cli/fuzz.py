@@ -21,17 +21,25 @@ class Broken(Failure):
 
 def _shard(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, int]:
     index, slash, count = value.partition("/")
-    if slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
+    if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
         return int(index), int(count)
     raise click.BadParameter("I/N is needed, with I from 1 to N, such as 3/16")
 
 
 @click.command()
 @click.option("--seed", type=click.IntRange(0), help="Give the same scenarios again.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after this time.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), help="End after this time (see above)."
+)
 @click.option("--operations", type=click.IntRange(1), help="End after so many operations.")
 @click.option("--jobs", type=click.IntRange(1), help="Worker processes; by default one a CPU.")
-@click.option("--shard", default="1/1", callback=_shard, metavar="I/N", help="One part of N.")
+@click.option(
+    "--shard",
+    default="1/1",
+    callback=_shard,
+    metavar="I/N",
+    help="One part of N, of the same --seed.",
+)
 @click.option("--findings", type=click.IntRange(1), default=20, help="End after so many findings.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("findings"),
               help="Where findings go; by default findings/.")  # fmt: skip
@@ -66,9 +74,12 @@ def fuzz(
     What differs is shrunk to the fewest operations, and becomes a folder under --out: a scenario,
     a C program, a history, and a text in the form of a bug report. Without --seconds and
     --operations it runs until Ctrl-C.
+
+    When the time is over, what was found is shrunk and written for at most a quarter of --seconds
+    longer, or 20 s if that is more; what is not shrunk by then is left as far as it was.
     """
-    if folders and not merge:
-        raise click.UsageError("folders are for --merge")
+    if merge != bool(folders):
+        raise click.UsageError("--merge needs folders, and nothing else does")
     if merge:
         from vmm.cli.fuzzing import merge_folders
 
@@ -76,15 +87,17 @@ def fuzz(
     host = look_at_host()
     require_usable(host, require_run)
     from vmm.cli.fuzzing import run_plan, shrink_one
-    from vmm.fuzz.driver import Plan
+    from vmm.fuzz.tally import Plan
 
     if shrink is not None:
         ctx.exit(shrink_one(shrink, host, out))
     first = 0
     if resume:
+        if seed is not None or shard != (1, 1):
+            raise click.UsageError("--resume takes --seed and --shard from the journal")
         from vmm.cli.fuzzing import resumed
 
-        seed, shard, first = resumed(out, seed, shard)
+        seed, shard, first = resumed(out)
     plan = Plan(
         seed=secrets.randbelow(1 << 32) if seed is None else seed,
         out=out,
@@ -100,13 +113,13 @@ def fuzz(
 
 
 def _status(tally: object) -> int:
-    from vmm.fuzz.driver import Tally
+    from vmm.fuzz.tally import Tally
 
     assert isinstance(tally, Tally)
     if tally.failure:
         raise Broken(f"internal error: this says nothing about the kernel\n{tally.failure}")
-    if tally.findings:
+    if tally.findings or tally.again or tally.lost:
         return Status.DIFFERS.exit_status
-    if tally.inconclusive or tally.scenarios == 0:
+    if tally.inconclusive or tally.ended_early or tally.scenarios == 0:
         return Status.INCONCLUSIVE.exit_status
     return Status.PASSED.exit_status

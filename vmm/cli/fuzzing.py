@@ -1,45 +1,55 @@
 """What the options of ``vmm fuzz`` come to, and what is said of it."""
 
 import shutil
-import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.live import Live
 from rich.text import Text
 
-from vmm.cli.errors import Unusable
+from vmm.cli.errors import Unusable, usable
 from vmm.cli.files import scenario_from
 from vmm.cli.host import Host
 from vmm.cli.output import console
 from vmm.cli.selection import curated
 from vmm.fuzz import corpus
-from vmm.fuzz.corpus import write_whole
-from vmm.fuzz.driver import Fuzzer, Plan, Tally
-from vmm.fuzz.findings import Finding, write
-from vmm.fuzz.journal import left_behind, read_journal
+from vmm.fuzz.driver import Fuzzer
+from vmm.fuzz.files import make_writable, whole_folder, write_whole
+from vmm.fuzz.findings import write
+from vmm.fuzz.interruption import Interruption
+from vmm.fuzz.journal import Intent, Interrupted, left_behind, read_journal
 from vmm.fuzz.mutate import can_be_mutated
 from vmm.fuzz.reach import group
+from vmm.fuzz.shrinking import ENDINGS
+from vmm.fuzz.tally import Plan, Tally
+from vmm.memslots.check import Verdict
 from vmm.memslots.codec import scenario_text
 from vmm.memslots.operations import Scenario
 
 _DRAW_EVERY_S = 0.2
+_WRITING_S = 10.0
 
 
 def run_plan(plan: Plan, host: Host) -> Tally:
     """Run a plan, with a status line on a terminal, and print what came of it."""
     to = console()
-    bases = _bases(plan, host)
-    print(f"seed {plan.seed}, {plan.jobs} jobs" + _part(plan))
-    sys.stdout.flush()  # What is buffered would be printed once more by each forked child.
-    # A batch system ends its jobs with SIGTERM: that is Ctrl-C to us.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    status = _StatusLine(Live(console=to, auto_refresh=False, transient=True))
-    with status.live:
-        tally = Fuzzer(plan, host.features, host.info, bases, status.draw).run()
-    for line in _summary(plan, tally):
-        print(line)
+    for folder in filter(None, (plan.out, plan.corpus)):
+        with usable(folder):
+            make_writable(folder)
+    with Interruption() as interruption:
+        bases = _bases(plan, host)
+        print(f"seed {plan.seed}, {plan.jobs} jobs" + _part(plan))
+        for path in left_behind(plan.out):
+            print(f"{path}: left by a run that broke off: --resume says what was under way")
+        sys.stdout.flush()  # What is buffered would be printed once more by each forked child.
+        status = _StatusLine(Live(console=to, auto_refresh=False, transient=True))
+        with status.live:
+            fuzzer = Fuzzer(plan, host.features, host.info, bases, status.draw)
+            tally = fuzzer.run(interruption)
+        for line in _summary(plan, tally):
+            print(line)
     return tally
 
 
@@ -94,7 +104,7 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
     slots = sorted(map(int, group(reached, "slots")))
     lines = [
         f"{tally.scenarios:,} scenarios, {tally.operations:,} operations in {tally.seconds:.1f} s "
-        f"({rate:,.0f} a second)",
+        f"({rate:,.0f} a second)" + _overtime(tally),
         f"reached: {', '.join(group(reached, 'change')) or 'no change'}; "
         f"{len(group(reached, 'refusal'))} refusals; {len(group(reached, 'pair'))} pairs of "
         f"successive calls; {len(group(reached, 'path'))} paths of a slot; "
@@ -105,47 +115,75 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
     if tally.inconclusive:
         lines.append(f"{tally.inconclusive} scenarios were inconclusive")
     lines += [f"note: {note}" for note in tally.notes]
-    lines += [f"found: {path} (in {tally.rates[path.name]} runs)" for path in tally.findings]
-    if not tally.findings:
+    lines += [f"found: {path} ({tally.remarks[path.name]})" for path in tally.findings]
+    lines += [f"found again: {path}" for path in tally.again]
+    if not (tally.findings or tally.again or tally.lost):
         lines.append("no difference found")
     return lines
 
 
-def resumed(
-    out: Path, seed: int | None, shard: tuple[int, int]
-) -> tuple[int | None, tuple[int, int], int]:
-    """Say what was under way, keep it as files, and return where to go on."""
-    first = 0
+def _overtime(tally: Tally) -> str:
+    if not tally.overtime:
+        return ""
+    return f", and {tally.overtime:.1f} s more to shrink and write what was found"
+
+
+def resumed(out: Path) -> tuple[int, tuple[int, int], int]:
+    """Say what was under way, keep it as files; return seed, shard, and how much of it was done.
+
+    Where there are several seeds, the latest run is the one to go on with. Its scenarios up to the
+    last one under way count as done: a slower worker may have left some out, but none of those
+    that a crash stopped runs again.
+    """
+    going_on: Intent | None = None
+    behind = 0
     for path in left_behind(out):
-        left = read_journal(path)
-        if left is None:
-            print(f"{path}: cut off: nothing of it was run")
+        with usable(path):
+            left = read_journal(path)
+            if left is None:
+                print(f"{path}: cut off: nothing of it was run")
+            else:
+                _keep_under_way(left, out)
+                intent = left.intent
+                if going_on is None or _run_of(intent) != _run_of(going_on):
+                    behind = 0
+                going_on = intent
+                behind = max(behind, intent.behind)
             path.unlink()
-            continue
-        for scenario in left.under_way:
-            target = out / f"{scenario.name}.json"
-            write_whole(target, scenario_text(scenario))
-            print(f"under way: {scenario.name}: `vmm fuzz --shrink {target}` shrinks it")
-        seed, shard = left.intent.seed, left.intent.shard
-        behind = left.intent.next_index // shard[1] + len(left.intent.scenarios)
-        first = max(first, behind)
-        path.unlink()
-    if seed is None:
+    if going_on is None:
         raise Unusable(f"{out}: no journal there: nothing was under way")
-    return seed, shard, first
+    return going_on.seed, going_on.shard, behind // going_on.shard[1]
+
+
+def _run_of(intent: Intent) -> tuple[int, tuple[int, int]]:
+    return intent.seed, intent.shard
+
+
+def _keep_under_way(left: Interrupted, out: Path) -> None:
+    for scenario in left.under_way:
+        target = out / f"{scenario.name}.json"
+        write_whole(target, scenario_text(scenario))
+        print(f"under way: {scenario.name}: `vmm fuzz --shrink {target}` shrinks it")
+    if not left.under_way:
+        print(f"under way: nothing: {left.intent.scenarios[-1].name} was the last to end")
 
 
 def shrink_one(path: Path, host: Host, out: Path) -> int:
     """Shrink a scenario in a file; return the exit status."""
     from vmm.cli.shrinking import shrink_scenario
 
-    finding = shrink_scenario(scenario_from(str(path)), host.features)
-    if finding is None:
-        print(f"{path}: passes, there is nothing to shrink")
-        return 0
-    target = write(out, finding, host.features, host.info) or out / finding.name
-    print(f"shrunk to {len(finding.scenario.operations)} operations: {target}")
-    return 3 if finding.kind in ("hung", "died") else 1
+    scenario = scenario_from(str(path))
+    with usable(out):
+        make_writable(out)
+        with Interruption() as interruption:
+            finding = shrink_scenario(scenario, host.features, interruption)
+            if isinstance(finding, Verdict):
+                print(f"{path}: {finding.status.name.lower()}: there is nothing to shrink")
+                return finding.status.exit_status
+            target, _ = write(out, finding, host.features, host.info, _WRITING_S)
+    operations = len(finding.scenario.operations)
+    print(f"shrunk to {operations} operations: {target} ({finding.remark})")
+    return 3 if finding.kind in ENDINGS else 1
 
 
 def merge_folders(folders: tuple[Path, ...], out: Path) -> int:
@@ -154,21 +192,25 @@ def merge_folders(folders: tuple[Path, ...], out: Path) -> int:
     for folder in folders:
         if not folder.is_dir():
             raise Unusable(f"{folder}: not a folder")
-        for finding in sorted(folder.iterdir()):
-            if not (finding / "scenario.json").exists():
+        for finding in sorted(path for path in folder.iterdir() if path.is_dir()):
+            if finding.name.startswith("."):
+                continue  # Somebody was killed while writing it.
+            if not (finding / "scenario.json").is_file():
+                print(f"passed over: {finding}: has no scenario.json", file=sys.stderr)
                 continue
             gathered += 1
-            target = out / finding.name
-            if not target.exists():
-                out.mkdir(parents=True, exist_ok=True)
-                scratch = out / f".{finding.name}.part"
-                shutil.copytree(finding, scratch, dirs_exist_ok=True)
-                scratch.rename(target)
-    kept = sorted(p for p in out.iterdir() if p.is_dir()) if out.is_dir() else []
+            with usable(out):
+                _gather(finding, out / finding.name)
+    kept = sorted(out.glob("*/scenario.json")) if out.is_dir() else []
     print(f"{gathered} findings in {len(folders)} folders, {len(kept)} different ones in {out}")
     for path in kept:
-        print(f"found: {path}")
+        print(f"found: {path.parent}")
     return 1 if kept else 0
 
 
-__all__ = ["Finding", "merge_folders", "resumed", "run_plan", "shrink_one"]
+def _gather(finding: Path, target: Path) -> None:
+    """Copy a finding, unless somebody has. Raises OSError."""
+    if target.exists():
+        return
+    with suppress(FileExistsError), whole_folder(target) as scratch:
+        shutil.copytree(finding, scratch, dirs_exist_ok=True)

@@ -1,46 +1,62 @@
 """Shrinks one scenario for ``vmm fuzz --shrink``."""
 
 import os
+from dataclasses import replace
 from functools import partial
 
 from vmm.child import Child
 from vmm.fuzz.findings import Finding
-from vmm.fuzz.messages import Best, Failed, Shrunk, receive
-from vmm.fuzz.shrinking import Task, ending, run_shrinker
+from vmm.fuzz.interruption import Interruption
+from vmm.fuzz.messages import AnyMessage, Best, Failed, Shrunk, receive
+from vmm.fuzz.shrinking import ENDINGS, Task, ending, run_shrinker
 from vmm.fuzz.trial import kind_of
-from vmm.memslots.check import Status, judge
+from vmm.memslots.check import Verdict, judge
 from vmm.memslots.features import Features
 from vmm.memslots.operations import Scenario
 from vmm.memslots.runner import HarnessError, run_isolated
 
 _TIME_LIMIT_S = 120.0
+_RUN_LIMIT_S = 10.0
+_TICK_S = 0.1
 
 
-def shrink_scenario(scenario: Scenario, features: Features) -> Finding | None:
-    """Return a scenario shrunk; None if it passes. Raises HarnessError."""
-    history = run_isolated(scenario, features, time_limit_s=10.0)
+def shrink_scenario(
+    scenario: Scenario, features: Features, interruption: Interruption
+) -> Finding | Verdict:
+    """Return a scenario shrunk, as far as nobody interrupts it; its verdict if nothing differs.
+
+    Raises HarnessError.
+    """
+    history = run_isolated(scenario, features, time_limit_s=_RUN_LIMIT_S)
     verdict = judge(history)
-    if verdict.status is Status.PASSED:
-        return None
     if verdict.difference is not None:
         kind = kind_of(verdict, history.events[verdict.difference.event])
-    else:
+    elif verdict.reason.startswith(ENDINGS):
         kind = ending(verdict.reason)
+    else:
+        return verdict
+    found = Finding(scenario, kind, 0, found_with=len(scenario.operations), unfinished=True)
     task = Task(scenario, kind, features, _TIME_LIMIT_S, min(os.sched_getaffinity(0)))
     child = Child.start(partial(run_shrinker, task))
-    found = Finding(scenario, kind, 0, found_with=len(scenario.operations))
     try:
-        while True:
-            match receive(child.connection):
-                case Best(scenario, tries):
-                    found = Finding(scenario, kind, 0, found.found_with, tries=tries)
-                case Shrunk(scenario, kind, tries, differed, runs):
-                    return Finding(scenario, kind, 0, found.found_with, 0.0, tries, differed, runs)
-                case Failed(reason):
-                    raise HarnessError(reason)
-                case other:
-                    raise HarnessError(f"a shrinker said {type(other).__name__}")
+        while not interruption.asked:
+            if child.answered(_TICK_S):
+                found = _improved(found, receive(child.connection))
     except EOFError:
-        return found
+        pass
     finally:
         child.end()
+    return found
+
+
+def _improved(found: Finding, message: AnyMessage) -> Finding:
+    match message:
+        case Best(scenario, tries):
+            return replace(found, scenario=scenario, tries=tries)
+        case Shrunk():
+            fields = {name: getattr(message, name) for name in Shrunk.__struct_fields__}
+            return replace(found, **fields)
+        case Failed(reason):
+            raise HarnessError(reason)
+        case other:
+            raise HarnessError(f"a shrinker said {type(other).__name__}")

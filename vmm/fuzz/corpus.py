@@ -5,12 +5,12 @@ no other content has.
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from vmm.fuzz.files import write_whole
 from vmm.memslots.codec import FileError, read_scenario, scenario_text
 from vmm.memslots.operations import Scenario
 
@@ -49,14 +49,3 @@ def content_name(scenario: Scenario) -> str:
     """Return a name that depends on what a scenario does, whatever it is called."""
     bare = msgspec.structs.replace(scenario, name="", why="", source="", tags=())
     return hashlib.sha256(msgspec.json.encode(bare)).hexdigest()[:16]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half written. Raises OSError."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_text(text)
-        scratch.replace(path)
-    except OSError:
-        scratch.unlink(missing_ok=True)
-        raise

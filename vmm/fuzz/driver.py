@@ -1,17 +1,19 @@
-"""The run: workers, their watch, the budget, and what becomes of what they find."""
+"""The run: workers, their watch, the budget, and what they find."""
 
+import math
 import os
+import secrets
 import time
-from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 
 from vmm.child import Child
 from vmm.fuzz import corpus
-from vmm.fuzz.findings import Finding, write
+from vmm.fuzz.findings import Finding
+from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import journal_path, read_journal
 from vmm.fuzz.messages import (
     AnyMessage,
@@ -24,8 +26,11 @@ from vmm.fuzz.messages import (
     Shrunk,
     receive,
 )
-from vmm.fuzz.shrinking import Task, related, run_shrinker
+from vmm.fuzz.shrinking import ending, related
+from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment, run_worker
+from vmm.fuzz.workshop import Workshop
+from vmm.health import KernelWatch
 from vmm.hostinfo import HostInfo
 from vmm.memslots.features import Features
 from vmm.memslots.operations import Scenario
@@ -35,45 +40,6 @@ _SILENCE_S = 30.0
 """So long may a worker say nothing: the longest scenarios take a second or two."""
 
 _MAX_RESTARTS = 8
-_SHRINK_GRACE_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do. ``first`` is the index of the first scenario; None limits nothing."""
-
-    seed: int
-    out: Path
-    seconds: float | None = None
-    operations: int | None = None
-    jobs: int = 1
-    shard: tuple[int, int] = (1, 1)
-    corpus: Path | None = None
-    first: int = 0
-    max_findings: int = 20
-    shrink_s: float = 60.0
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was done so far. ``reached`` counts items of ``Reach``."""
-
-    scenarios: int = 0
-    operations: int = 0
-    inconclusive: int = 0
-    kept: int = 0
-    reached: Counter[str] = field(default_factory=Counter)
-    findings: list[Path] = field(default_factory=list)
-    rates: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    failure: str = ""
-    seconds: float = 0.0
-    shrinking: str = ""
-
-    def note(self, text: str) -> None:
-        """Remember a remark for the summary, once."""
-        if text not in self.notes:
-            self.notes.append(text)
 
 
 @dataclass(slots=True)
@@ -81,8 +47,8 @@ class _Post:
     """A worker's place: it survives the process."""
 
     number: int
-    cpu: int
     child: Child
+    journal: Path
     heard: float
 
 
@@ -100,89 +66,113 @@ class Fuzzer:
         self.tally = Tally()
         self._plan = plan
         self._features = features
-        self._host = host
         self._bases = bases
         self._show = show
         self._posts: list[_Post] = []
         self._kinds: set[str] = set()
-        self._tasks: deque[tuple[Task, Finding]] = deque()
-        self._shrinker: Child | None = None
-        self._best: Finding | None = None
+        self._workshop = Workshop(plan, features, host, self.tally)
+        self._name = secrets.token_hex(4)
+        self._cpus = sorted(os.sched_getaffinity(0))
         self._restarts = 0
         self._started = time.monotonic()
 
-    def run(self) -> Tally:
-        """Run until the budget is spent, something stops it, or Ctrl-C."""
+    def run(self, interruption: Interruption) -> Tally:
+        """Run until the budget is spent, something stops it, or somebody interrupts it.
+
+        What was found is shrunk and written for some time longer; not after an interruption.
+        """
+        tally = self.tally
         self._plan.out.mkdir(parents=True, exist_ok=True)
-        cpus = sorted(os.sched_getaffinity(0))
         try:
-            for number in range(self._plan.jobs):
-                self._posts.append(self._post(number, cpus[number % len(cpus)], self._plan.first))
-            while not self._spent():
-                self._turn()
+            with KernelWatch() as watch:
+                for number in range(self._plan.jobs):
+                    self._post(number, self._plan.index(number))
+                while not (self._spent() or interruption.asked):
+                    self._turn(watch, self._left_s())
             self._end_workers()
-            deadline = time.monotonic() + self._plan.shrink_s + _SHRINK_GRACE_S
-            while (self._shrinker or self._tasks) and time.monotonic() < deadline:
-                self._turn()
+            self._finish(interruption)
         except KeyboardInterrupt:
-            self.tally.note("interrupted")
+            interruption.asked = True
         except OSError as error:
-            self.tally.note(f"ended early: {error.filename or self._plan.out}: {error.strerror}")
+            tally.end_early(f"{error.filename or self._plan.out}: {error.strerror}")
         finally:
             self._end()
-        return self.tally
+        if interruption.asked:
+            tally.note("interrupted")
+        return tally
 
-    def _post(self, number: int, cpu: int, first: int) -> _Post:
+    def _finish(self, interruption: Interruption) -> None:
+        """Shrink and write what was found."""
+        begun = time.monotonic()
+        while self._workshop.pending and not interruption.asked:
+            left_s = begun + self._plan.overtime_s - time.monotonic()
+            if left_s <= 0:
+                return
+            self._turn(None, left_s)
+            self.tally.overtime = time.monotonic() - begun
+
+    def _post(self, number: int, first: int) -> None:
+        """Let a worker begin with the scenario of an index."""
         plan = self._plan
-        shard, shards = plan.shard
+        cpu = self._cpus[number % len(self._cpus)]
+        journal = journal_path(plan.out, self._name, number)
         assignment = Assignment(
             seed=plan.seed,
             shard=plan.shard,
-            first=shard - 1 + shards * (first + number),
-            step=shards * plan.jobs,
+            first=first,
+            step=plan.step,
             features=self._features,
             bases=self._bases,
             keeps=plan.corpus is not None,
-            journal=journal_path(plan.out, number),
+            journal=journal,
             cpu=cpu,
         )
         child = Child.start(partial(run_worker, assignment))
-        return _Post(number, cpu, child, time.monotonic())
+        self._posts.append(_Post(number, child, journal, time.monotonic()))
+
+    def _left_s(self) -> float:
+        """Return how much time there is, shrinking included."""
+        plan = self._plan
+        if plan.seconds is None:
+            return math.inf
+        return self._started + plan.seconds + plan.overtime_s - time.monotonic()
 
     def _spent(self) -> bool:
         plan, tally = self._plan, self.tally
-        if tally.failure or (not self._posts):
+        if tally.failure or tally.ended_early or not self._posts:
             return True
         if plan.seconds is not None and time.monotonic() - self._started >= plan.seconds:
             return True
         if plan.operations is not None and tally.operations >= plan.operations:
             return True
-        pending = len(self._tasks) + (self._shrinker is not None)
-        return len(tally.findings) + pending >= plan.max_findings
+        found = len(tally.findings) + len(tally.again) + self._workshop.pending
+        return found >= plan.max_findings
 
-    def _turn(self) -> None:
+    def _turn(self, watch: KernelWatch | None, left_s: float) -> None:
         """Hear what there is to hear, look after those who are silent, and show the tally."""
-        if self._shrinker is None and self._tasks:
-            self._begin_shrinking()
+        workshop = self._workshop
+        workshop.begin(self._cpus[0], left_s)
+        shrinker = workshop.connection
         listening = [post.child.connection for post in self._posts]
-        if self._shrinker is not None:
-            listening.append(self._shrinker.connection)
-        ready = wait(listening, _TICK_S)
+        ready = wait([*listening, shrinker] if shrinker else listening, _TICK_S)
         for post in tuple(self._posts):
             if post.child.connection in ready:
-                self._hear(post)
+                self._hear(post, watch)
             elif time.monotonic() - post.heard > _SILENCE_S:
-                self._replace(post, f"hung: nothing heard for {_SILENCE_S:g} s")
-        if self._shrinker is not None and self._shrinker.connection in ready:
-            self._hear_shrinker(self._shrinker)
-        self.tally.seconds = time.monotonic() - self._started
+                silence = f"hung: nothing heard for {_SILENCE_S:g} s; {post.child.stack()}"
+                self._replace(post, silence, watch)
+        if shrinker in ready:
+            workshop.hear()
+        workshop.look_after()
+        if self._posts:
+            self.tally.seconds = time.monotonic() - self._started
         self._show(self.tally)
 
-    def _hear(self, post: _Post) -> None:
+    def _hear(self, post: _Post, watch: KernelWatch | None) -> None:
         try:
             message = receive(post.child.connection)
         except EOFError:
-            self._replace(post, "")
+            self._replace(post, "", watch)
             return
         post.heard = time.monotonic()
         self._take(message)
@@ -199,33 +189,24 @@ class Fuzzer:
                 if plan.corpus is not None and corpus.keep(plan.corpus, scenario):
                     tally.kept += 1
             case Differs(scenario, kind):
-                self._found(scenario, kind)
+                if related(kind) not in self._kinds:
+                    self._kinds.add(related(kind))
+                    self._workshop.add(self._finding(scenario, kind))
             case Complains(scenario, headline, lines):
                 if headline not in self._kinds:
                     self._kinds.add(headline)
-                    self._write(self._finding(scenario, f"complaint {headline}", lines))
+                    self._workshop.write(self._finding(scenario, f"complaint {headline}", lines))
             case Failed(reason, is_disk):
                 if is_disk:
-                    tally.note(f"ended early: {reason}")
-                    self._plan_ends()
+                    tally.end_early(reason)
                 else:
                     tally.failure = reason
             case Best() | Shrunk():
                 raise AssertionError("workers do not shrink")
 
-    def _plan_ends(self) -> None:
-        """End all workers: the loop ends with the last of them."""
-        self._end_workers()
-
-    def _found(self, scenario: Scenario, kind: str) -> None:
-        if related(kind) in self._kinds:
-            return
-        self._kinds.add(related(kind))
-        cpu = self._posts[0].cpu if self._posts else min(os.sched_getaffinity(0))
-        task = Task(scenario, kind, self._features, self._plan.shrink_s, cpu)
-        self._tasks.append((task, self._finding(scenario, kind)))
-
-    def _finding(self, scenario: Scenario, kind: str, log: tuple[str, ...] = ()) -> Finding:
+    def _finding(
+        self, scenario: Scenario, kind: str, log: tuple[str, ...] = (), journal: bytes = b""
+    ) -> Finding:
         return Finding(
             scenario,
             kind,
@@ -233,94 +214,45 @@ class Fuzzer:
             found_with=len(scenario.operations),
             seconds=time.monotonic() - self._started,
             log=log,
+            journal=journal,
         )
 
-    def _begin_shrinking(self) -> None:
-        task, self._best = self._tasks.popleft()
-        self._shrinker = Child.start(partial(run_shrinker, task))
-
-    def _hear_shrinker(self, shrinker: Child) -> None:
-        best = self._best
-        assert best is not None
-        try:
-            message = receive(shrinker.connection)
-        except EOFError:
-            how = shrinker.end()
-            self._shrinker = self._best = None
-            self.tally.shrinking = ""
-            if best.runs == 0 and how:
-                self.tally.note(f"shrinking {best.kind!r} {how}: what is left may be long")
-            self._write(best)
-            return
-        match message:
-            case Best(scenario, tries):
-                self._best = _better(best, scenario=scenario, tries=tries)
-                self.tally.shrinking = f"{best.kind}: {len(scenario.operations)} operations"
-            case Shrunk(scenario, kind, tries, differed, runs):
-                self._best = _better(best, scenario, kind, tries, differed, runs)
-            case Failed(reason):
-                self.tally.failure = reason
-            case _:
-                raise AssertionError("a shrinker only shrinks")
-
-    def _write(self, finding: Finding) -> None:
-        path = write(self._plan.out, finding, self._features, self._host)
-        if path is not None:
-            self.tally.findings.append(path)
-            self.tally.rates[path.name] = f"{finding.differed} of {finding.runs}"
-
-    def _replace(self, post: _Post, how: str) -> None:
+    def _replace(self, post: _Post, how: str, watch: KernelWatch | None) -> None:
         """Put another process in the place of one that is gone or hangs."""
         self._posts.remove(post)
         how = post.child.end() or how
-        if self.tally.failure:
+        left = read_journal(post.journal) if post.journal.exists() else None
+        journal = b"" if left is None else post.journal.read_bytes()
+        post.journal.unlink(missing_ok=True)  # A process that cannot be killed keeps it locked.
+        if self.tally.failure or self.tally.ended_early:
             return
-        left = read_journal(journal_path(self._plan.out, post.number)) if how else None
-        if left is None:
+        if not how or left is None:
+            self.tally.failure = f"a worker ended without a word{how and ': '}{how}"
             return
         scenario = left.under_way[0] if left.under_way else left.intent.scenarios[-1]
-        kind = how.partition(":")[0]
         self.tally.note(f"{scenario.name} {how}")
-        self._write(self._finding(scenario, kind, (how,)))
+        problems = watch.news() if watch else ()
+        lines = (how, *(line for problem in problems for line in problem.excerpt))
+        finding = self._finding(scenario, ending(how), lines, journal)
         self._restarts += 1
+        if how.endswith("cannot be killed"):
+            self._workshop.write(finding, time_limit_s=0.0)  # It would hang there, too.
+        else:
+            self._workshop.add(finding)
         if self._restarts > _MAX_RESTARTS:
-            self.tally.note(f"ended early: {self._restarts} workers hung or died")
+            self.tally.end_early(f"{self._restarts} workers hung or died")
             return
-        jobs, shards = self._plan.jobs, self._plan.shard[1]
-        behind = left.intent.next_index // shards - post.number + jobs * len(left.intent.scenarios)
-        self._posts.append(self._post(post.number, post.cpu, behind))
+        self._post(post.number, left.intent.behind)
 
     def _end_workers(self) -> None:
         for post in self._posts:
             post.child.end()
-            journal_path(self._plan.out, post.number).unlink(missing_ok=True)
+            post.journal.unlink(missing_ok=True)
         self._posts.clear()
 
     def _end(self) -> None:
         """Leave no process and no journal, and keep what was not shrunk to its end."""
         self._end_workers()
-        waiting = [finding for _, finding in self._tasks]
-        if self._shrinker is not None:
-            self._shrinker.end()
-            waiting.insert(0, self._best) if self._best else None
-        for finding in waiting:
-            try:
-                self._write(finding)
-            except OSError as error:
-                self.tally.note(f"a finding is lost: {error.filename}: {error.strerror}")
+        self._workshop.close()
         if self._plan.out.exists() and not any(self._plan.out.iterdir()):
             self._plan.out.rmdir()
-
-
-def _better(
-    old: Finding,
-    scenario: Scenario,
-    kind: str = "",
-    tries: int = 0,
-    differed: int = 0,
-    runs: int = 0,
-) -> Finding:
-    return Finding(
-        scenario, kind or old.kind, old.seed, old.found_with, old.seconds, tries, differed, runs,
-        old.log,
-    )  # fmt: skip

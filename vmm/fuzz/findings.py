@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from vmm.fuzz.corpus import write_whole
+from vmm.fuzz.files import whole_folder, write_whole
+from vmm.fuzz.shrinking import ENDINGS
 from vmm.hostinfo import HostInfo
 from vmm.memslots import describe
 from vmm.memslots.check import Verdict, judge
@@ -20,7 +21,6 @@ from vmm.memslots.operations import Scenario
 from vmm.memslots.runner import HarnessError, run_isolated
 from vmm.repro.emit import InexpressibleError, program
 
-_TIME_LIMIT_S = 20.0
 _DIFFERENT_TRIES = 10
 
 
@@ -29,6 +29,8 @@ class Finding:
     """A difference, shrunk: ``differed`` of ``runs`` runs of the scenario showed it.
 
     ``found_with`` is how many operations it had when it was found, ``seconds`` when that was.
+    It is ``unfinished`` where time ended the shrinking. ``log`` are the kernel's words, ``journal``
+    what the intent journal of a run that hung or died held.
     """
 
     scenario: Scenario
@@ -40,6 +42,8 @@ class Finding:
     differed: int = 0
     runs: int = 0
     log: tuple[str, ...] = ()
+    unfinished: bool = False
+    journal: bytes = b""
 
     @property
     def name(self) -> str:
@@ -49,50 +53,74 @@ class Finding:
         digest = hashlib.sha256(json.dumps([self.kind, shape]).encode()).hexdigest()[:8]
         return f"{words[:48].strip('-')}-{digest}"
 
+    @property
+    def remark(self) -> str:
+        """How reliably it shows, and how small it is."""
+        rate = f"in {self.differed} of {self.runs} runs" if self.runs else "not run again"
+        return rate + ("; not fully shrunk" if self.unfinished else "")
 
-def write(folder: Path, finding: Finding, features: Features, host: HostInfo) -> Path | None:
-    """Write the folder of a finding; None if there is one already. Raises OSError."""
+
+def write(
+    folder: Path, finding: Finding, features: Features, host: HostInfo, time_limit_s: float
+) -> tuple[Path, bool]:
+    """Write the folder of a finding, and return it, and whether it is new. Raises OSError.
+
+    ``time_limit_s`` is for running its scenario once more, which gives its history.
+    """
     target = folder / finding.name
     if target.exists():
-        return None
-    target.mkdir(parents=True)
+        return target, False
     scenario = msgspec.structs.replace(
         finding.scenario, name=finding.name[:64], why=f"Found by vmm fuzz: {finding.kind}."
     )
-    write_whole(target / "scenario.json", scenario_text(scenario))
-    write_whole(target / "host.json", json.dumps(asdict(host), indent=2) + "\n")
-    write_whole(target / "kernel-log.txt", "".join(f"{line}\n" for line in finding.log))
-    history = _history(scenario, features, host, finding)
-    if history is None:
-        write_whole(target / "report.md", _report(finding, None, host))
-        return target
-    text = b"".join(history_lines(history)).decode()
-    write_whole(target / "history.jsonl", text)
-    with suppress(InexpressibleError):  # The history says all the same what happened.
-        write_whole(target / "repro.c", program(history))
-    write_whole(target / "report.md", _report(finding, judge(history), host))
-    return target
+    history = _history(scenario, features, host, finding, time_limit_s)
+    try:
+        with whole_folder(target) as scratch:
+            _fill(scratch, scenario, history, finding, host)
+    except FileExistsError:  # Another run was faster.
+        return target, False
+    return target, True
+
+
+def _fill(
+    folder: Path, scenario: Scenario, history: History | None, finding: Finding, host: HostInfo
+) -> None:
+    """Write all the files. Raises OSError."""
+    write_whole(folder / "scenario.json", scenario_text(scenario))
+    write_whole(folder / "host.json", json.dumps(asdict(host), indent=2) + "\n")
+    write_whole(folder / "kernel-log.txt", "".join(f"{line}\n" for line in finding.log))
+    if finding.journal:
+        (folder / "under-way.journal").write_bytes(finding.journal)
+    if history is not None:
+        write_whole(folder / "history.jsonl", b"".join(history_lines(history)).decode())
+        with suppress(InexpressibleError):  # The history says all the same what happened.
+            write_whole(folder / "repro.c", program(history))
+    write_whole(folder / "report.md", _report(finding, history, folder, host))
 
 
 def _history(
-    scenario: Scenario, features: Features, host: HostInfo, finding: Finding
+    scenario: Scenario, features: Features, host: HostInfo, finding: Finding, time_limit_s: float
 ) -> History | None:
     """Return a history that shows the difference; one that comes and goes is tried for again."""
     history = None
+    deadline = time.monotonic() + time_limit_s
     for _ in range(_DIFFERENT_TRIES):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
         try:
-            history = run_isolated(
-                scenario, features, time_limit_s=_TIME_LIMIT_S, host=host.in_brief()
-            )
+            history = run_isolated(scenario, features, time_limit_s=left, host=host.in_brief())
         except HarnessError:
             return None
-        if judge(history).difference is not None or not finding.kind:
+        verdict = judge(history)
+        if verdict.difference is not None or verdict.reason.startswith(ENDINGS):
             break
     return history
 
 
-def _report(finding: Finding, verdict: Verdict | None, host: HostInfo) -> str:
+def _report(finding: Finding, history: History | None, folder: Path, host: HostInfo) -> str:
     """Return the finding in the form of a bug report."""
+    verdict = None if history is None else judge(history)
     parts = [f"# KVM: memslots: {_title(finding, verdict)}\n", _summary(finding, verdict)]
     operations = finding.scenario.operations
     steps = [f"{number}. {describe.operation(op)}" for number, op in enumerate(operations, 1)]
@@ -111,7 +139,7 @@ def _report(finding: Finding, verdict: Verdict | None, host: HostInfo) -> str:
         parts.append("## Kernel log\n\n```\n" + "\n".join(finding.log) + "\n```\n")
     facts = "\n".join(f"- {name}: {value}" for name, value in host.in_brief().items())
     parts.append(f"## Host\n\n{facts}\n")
-    parts.append(_again(finding))
+    parts.append(_again({path.name for path in folder.iterdir()}))
     return "\n".join(parts)
 
 
@@ -129,6 +157,8 @@ def _summary(finding: Finding, verdict: Verdict | None) -> str:
         lines.append(
             f"Shrunk from {finding.found_with} to {count} operations in {finding.tries} tries."
         )
+    if finding.unfinished:
+        lines.append("Time ended the shrinking: fewer operations may do.")
     if finding.runs:
         lines.append(f"It showed in {finding.differed} of {finding.runs} runs.")
     if finding.runs and finding.differed < finding.runs:
@@ -138,12 +168,11 @@ def _summary(finding: Finding, verdict: Verdict | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _again(finding: Finding) -> str:
-    return (
-        "## To see it again\n\n"
-        "```\n"
-        "cc -o repro repro.c && ./repro; echo $?    # 1: wrong, 0: right, 4: cannot run here\n"
-        "vmm run scenario.json\n"
-        "vmm judge history.jsonl\n"
-        "```\n"
-    )
+def _again(files: set[str]) -> str:
+    commands = {
+        "repro.c": "cc -o repro repro.c && ./repro; echo $?    # 1: wrong, 0: right, 4: cannot run",
+        "scenario.json": "vmm run scenario.json",
+        "history.jsonl": "vmm judge history.jsonl",
+    }
+    lines = [command for name, command in commands.items() if name in files]
+    return "\n".join(("## To see it again\n", "```", *lines, "```\n"))

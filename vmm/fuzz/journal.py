@@ -1,8 +1,8 @@
 """The intent journal: which scenarios are under way is on disk before they run.
 
-One file a worker. It holds one intent, as a line of JSON, and behind it a full stop for each
-of its scenarios that ended. What a crash of the machine leaves behind names the scenario under
-way, or the few among which it is.
+One file a worker, which is locked while the worker lives. It holds one intent, as a line of JSON,
+and behind it a full stop for each of its scenarios that ended. What a crash of the machine leaves
+behind names the scenario under way, or the few among which it is.
 """
 
 import os
@@ -16,21 +16,28 @@ _PATTERN = "under-way-*.journal"
 
 
 class Intent(msgspec.Struct, frozen=True):
-    """What a worker is about to run. ``next_index`` is where a later run goes on."""
+    """What a worker is about to run: the scenarios ``first``, ``first + step``, ... of a seed."""
 
     seed: int
     shard: tuple[int, int]
-    next_index: int
+    first: int
+    step: int
     scenarios: tuple[Scenario, ...]
+
+    @property
+    def behind(self) -> int:
+        """The index at which this worker would go on."""
+        return self.first + self.step * len(self.scenarios)
 
 
 class Journal:
     """The journal of one worker."""
 
     def __init__(self, path: Path) -> None:
-        """Open, or make, the file. Raises OSError."""
+        """Open, or make, the file. Raises OSError, if somebody else has it, too."""
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.lockf(self._file, os.F_TLOCK, 0)
 
     def begin(self, intent: Intent) -> None:
         """Put the intent on disk, in place of the one before. Raises OSError."""
@@ -58,9 +65,9 @@ class Interrupted(msgspec.Struct, frozen=True):
     under_way: tuple[Scenario, ...]
 
 
-def journal_path(folder: Path, worker: int) -> Path:
-    """Return where a worker keeps its journal."""
-    return folder / _PATTERN.replace("*", str(worker))
+def journal_path(folder: Path, run: str, worker: int) -> Path:
+    """Return where a worker keeps its journal; ``run`` tells runs at the same time apart."""
+    return folder / _PATTERN.replace("*", f"{run}-{worker}")
 
 
 def read_journal(path: Path) -> Interrupted | None:
@@ -68,11 +75,26 @@ def read_journal(path: Path) -> Interrupted | None:
     line, _, ended = path.read_bytes().partition(b"\n")
     try:
         intent = msgspec.json.decode(line, type=Intent)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return Interrupted(intent, intent.scenarios[len(ended) :])
 
 
 def left_behind(folder: Path) -> tuple[Path, ...]:
-    """Return the journals of a run that did not end by itself."""
-    return tuple(sorted(folder.glob(_PATTERN)))
+    """Return the journals of runs that did not end by themselves, the latest last.
+
+    Those of runs that go on are not among them.
+    """
+    left = [path for path in folder.glob(_PATTERN) if not _is_in_use(path)]
+    return tuple(sorted(left, key=lambda path: (path.stat().st_mtime_ns, path.name)))
+
+
+def _is_in_use(path: Path) -> bool:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.lockf(file, os.F_TEST, 0)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False

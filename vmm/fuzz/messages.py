@@ -49,13 +49,17 @@ class Best(Message, frozen=True, tag="best"):
 
 
 class Shrunk(Message, frozen=True, tag="shrunk"):
-    """The end of shrinking: ``differed`` of ``runs`` runs of the result differed."""
+    """The end of shrinking: ``differed`` of ``runs`` runs of the result differed.
+
+    It is ``unfinished`` where time ended it.
+    """
 
     scenario: Scenario
     kind: str
     tries: int
     differed: int
     runs: int
+    unfinished: bool
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -82,5 +86,8 @@ def send(to: Connection, message: AnyMessage) -> None:
 
 def receive(origin: Connection) -> AnyMessage:
     """Return the next message. Raises EOFError when the sender is gone."""
-    message: AnyMessage = _DECODER.decode(origin.recv_bytes())
+    try:
+        message: AnyMessage = _DECODER.decode(origin.recv_bytes())
+    except OSError:  # It was killed in the middle of a message.
+        raise EOFError from None
     return message

@@ -49,7 +49,8 @@ Differs = Callable[[Scenario], bool]
 class Shrinker:
     """Shrinks one scenario. ``differs`` runs a scenario in a fresh VM.
 
-    ``touch_limit`` is the first gpa that the guest does not reach; ``time_limit_s`` ends the tries.
+    ``touch_limit`` is the first gpa that the guest does not reach; ``time_limit_s`` ends the tries,
+    and where it did the result is ``unfinished``.
     """
 
     def __init__(self, differs: Differs, touch_limit: int, time_limit_s: float) -> None:
@@ -58,6 +59,7 @@ class Shrinker:
         self._deadline = time.monotonic() + time_limit_s
         self._known: dict[bytes, bool] = {}
         self.tries = 0
+        self.unfinished = False
 
     def shrink(self, scenario: Scenario, improved: Callable[[Scenario], None]) -> Scenario:
         """Return the smallest scenario found; ``improved`` is told of each step to it.
@@ -112,6 +114,7 @@ class Shrinker:
         key = msgspec.json.encode(scenario)
         if key not in self._known:
             if time.monotonic() > self._deadline:
+                self.unfinished = True
                 return False
             self._known[key] = _is_valid(scenario) and self._run(scenario)
         return self._known[key]

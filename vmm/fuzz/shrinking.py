@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from vmm.memslots.runner import run_isolated
 from vmm.system import Kvm
 
 _RATE_RUNS = 10
+_RATE_S = 10.0
+"""So long may it take to find a rate: what hangs takes its time."""
+
 _HANG_LIMIT_S = 5.0
+
+
+ENDINGS = ("hung", "died")
+"""The kinds of runs that did not come to their end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ def run_shrinker(task: Task, to: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent answers it.
     os.sched_setaffinity(0, {task.cpu})
     try:
-        if task.kind in ("hung", "died"):
+        if task.kind in ENDINGS:
             _shrink(task, to, lambda scenario: _ending_of(task, scenario))
             return
         with Kvm.open() as kvm:
@@ -58,10 +66,13 @@ def _shrink(task: Task, to: Connection, kind_of: Callable[[Scenario], str]) -> N
         task.time_limit_s,
     )
     best = shrinker.shrink(task.scenario, lambda better: send(to, Best(better, shrinker.tries)))
-    kinds = [kind_of(best) for _ in range(_RATE_RUNS)]
-    differed = sum(related(kind) == wanted for kind in kinds)
-    kind = next((kind for kind in kinds if kind), task.kind)
-    send(to, Shrunk(best, kind, shrinker.tries, differed, _RATE_RUNS))
+    kinds: list[str] = []
+    deadline = time.monotonic() + _RATE_S
+    while not kinds or (len(kinds) < _RATE_RUNS and time.monotonic() < deadline):
+        kinds.append(kind_of(best))
+    same = [kind for kind in kinds if related(kind) == wanted]
+    kind = same[0] if same else task.kind
+    send(to, Shrunk(best, kind, shrinker.tries, len(same), len(kinds), shrinker.unfinished))
 
 
 def related(kind: str) -> str:
@@ -80,4 +91,4 @@ def _kind_of(kvm: Kvm, task: Task, scenario: Scenario) -> str:
 def _ending_of(task: Task, scenario: Scenario) -> str:
     history = run_isolated(scenario, task.features, time_limit_s=_HANG_LIMIT_S)
     reason = judge(history).reason
-    return ending(reason) if reason.startswith(("hung", "died")) else ""
+    return ending(reason) if reason.startswith(ENDINGS) else ""

@@ -119,7 +119,7 @@ class _Worker:
                 group.append(scenario)
                 size += len(scenario.operations)
                 index += work.step
-            self._journal.begin(Intent(work.seed, work.shard, begun_at, tuple(group)))
+            self._journal.begin(Intent(work.seed, work.shard, begun_at, work.step, tuple(group)))
             yield tuple(group)
 
     def _run(self, scenario: Scenario) -> None:

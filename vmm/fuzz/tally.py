@@ -1,0 +1,81 @@
+"""What a run of ``vmm fuzz`` is to do, and what it did so far."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_OVERTIME_SHARE = 0.25
+_LEAST_OVERTIME_S = 20.0
+_USUAL_OVERTIME_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do; None limits nothing.
+
+    ``first`` counts the scenarios of the shard that an earlier run has done.
+    """
+
+    seed: int
+    out: Path
+    seconds: float | None = None
+    operations: int | None = None
+    jobs: int = 1
+    shard: tuple[int, int] = (1, 1)
+    corpus: Path | None = None
+    first: int = 0
+    max_findings: int = 20
+    shrink_s: float = 60.0
+
+    @property
+    def overtime_s(self) -> float:
+        """How long what was found may be shrunk and written when the budget is spent."""
+        if self.seconds is None:
+            return _USUAL_OVERTIME_S
+        return max(self.seconds * _OVERTIME_SHARE, _LEAST_OVERTIME_S)
+
+    @property
+    def step(self) -> int:
+        """How far the scenarios of one worker lie apart."""
+        return self.shard[1] * self.jobs
+
+    def index(self, worker: int) -> int:
+        """Return where a worker begins, so that no two workers of any shards share a scenario."""
+        shard, shards = self.shard
+        return shard - 1 + shards * (self.first + worker)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done so far. ``reached`` counts items of ``Reach``.
+
+    ``findings`` are new folders, ``again`` those of earlier runs that this one has found, too.
+    ``lost`` counts those that could not be written.
+    ``remarks`` say how reliably a finding shows, by the name of its folder.
+    """
+
+    scenarios: int = 0
+    operations: int = 0
+    inconclusive: int = 0
+    kept: int = 0
+    reached: Counter[str] = field(default_factory=Counter)
+    findings: list[Path] = field(default_factory=list)
+    again: list[Path] = field(default_factory=list)
+    remarks: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    lost: int = 0
+    ended_early: bool = False
+    failure: str = ""
+    seconds: float = 0.0
+    overtime: float = 0.0
+    shrinking: str = ""
+
+    def end_early(self, why: str) -> None:
+        """Say why the budget is not spent."""
+        self.ended_early = True
+        self.note(f"ended early: {why}")
+
+    def note(self, text: str) -> None:
+        """Remember a remark for the summary, once."""
+        if text not in self.notes:
+            self.notes.append(text)
