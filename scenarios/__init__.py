@@ -46,8 +46,6 @@ def catalogue(features: Features) -> tuple[Scenario, ...]:
     ``needs`` say so.
     """
     return (
-        # First, because it takes longest to judge, which is done while the others run.
-        *table.scenarios(features),
         *create.scenarios(features),
         *delete.SCENARIOS,
         *move.scenarios(features),
@@ -76,4 +74,5 @@ def catalogue(features: Features) -> tuple[Scenario, ...]:
         *follow.SCENARIOS,
         *quirks.SCENARIOS,
         *racing.SCENARIOS,
+        *table.scenarios(features),
     )

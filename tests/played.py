@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.ideal import FEATURES, ideal_history
-from vmm.cli import check, execution, info, run
+from vmm.cli import check, execution, info, lanes, run
 from vmm.cli.host import Host
 from vmm.cli.main import main
 from vmm.health import KernelWatch, Problem
@@ -105,6 +105,7 @@ class PlayedWorker:
         journal: Path | None = None,
         cpu: int | None = None,
         patience: float = 1.0,
+        process: str = "",
     ) -> None:
         kernel.patience = patience
         self._kernel = kernel
@@ -123,6 +124,9 @@ class PlayedWorker:
 
     def ended(self) -> bool:
         return False
+
+    def interrupt(self) -> None:
+        pass
 
     def wait(self) -> Record:
         return self._kernel.play(self._headers[self._index], self._journal)
@@ -147,6 +151,8 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     for command in (check, info, run):
         monkeypatch.setattr(command, "look_at_host", kernel.look_at_host)
     monkeypatch.setattr(execution, "Worker", partial(PlayedWorker, kernel))
+    monkeypatch.setattr(lanes, "usual_lanes", lambda: 1)
+    monkeypatch.setattr(lanes, "first_ended", lambda workers: workers[-1])
     monkeypatch.setattr(KernelWatch, "news", lambda watch: kernel.news())
     return kernel
 

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+import psutil
 import pytest
 
 from tests.ideal import FEATURES
@@ -15,7 +17,7 @@ from vmm.memslots.history import AnyOutcome, Done, Event, Header
 from vmm.memslots.machine import Machine
 from vmm.memslots.operations import Inspect, Mapping, Place, Scenario, SetUserMemoryRegion
 from vmm.memslots.plan import Step, guest_slot
-from vmm.memslots.runner import HarnessError, Worker, run_isolated
+from vmm.memslots.runner import HarnessError, Worker, first_ended, run_isolated
 from vmm.memslots.underway import under_way
 from vmm.system import Kvm
 
@@ -149,3 +151,38 @@ def test_line_that_was_cut_off_does_not_spoil_the_end(
     assert len(history.events) == 1
     assert judge(history).reason == "died: SIGKILL"
     assert codec.read_history(journal) == history
+
+
+def test_of_several_workers_the_one_that_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = [Header(msgspec.structs.replace(SCENARIO, name=name), FEATURES) for name in "ab"]
+    with Worker(headers) as waits, Worker(headers, process="vmm-test") as ends:
+        ends_with(monkeypatch, signal.pause)
+        waits.start(0)
+        ends_with(monkeypatch, lambda: None)
+        ends.start(1)
+        assert first_ended([waits, ends]) is ends
+        assert ends.wait().reason == ""
+        waits.interrupt()
+        assert first_ended([waits, ends]) is waits
+        assert waits.wait().reason == "interrupted"
+
+
+def test_the_worker_with_the_least_time_left_is_told_when_none_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends_with(monkeypatch, signal.pause)
+    monkeypatch.setattr(runner, "TIME_LIMIT_S", 0.05)
+    headers = [Header(SCENARIO, FEATURES)]
+    with Worker(headers, patience=100) as patient, Worker(headers) as impatient:
+        patient.start(0)
+        impatient.start(0)
+        assert first_ended([patient, impatient]) is impatient
+        assert impatient.wait().reason.startswith("hung: no end within 0.052 s;")
+
+
+def test_a_worker_has_the_name_that_it_was_given() -> None:
+    with Worker([Header(SCENARIO, FEATURES)], process="vmm-test") as worker:
+        worker.start(0)
+        worker.wait()
+        names = [process.name() for process in psutil.Process().children()]
+        assert "vmm-test" in names

@@ -11,6 +11,7 @@ from vmm.cli.errors import usable
 from vmm.cli.host import Host, exit_status, look_at_host, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines, width_of
 from vmm.cli.selection import curated, select
+from vmm.memslots.check import Status
 from vmm.memslots.features import Features
 from vmm.memslots.operations import Scenario
 from vmm.report import json, terminal
@@ -39,6 +40,12 @@ _FEW_SLOTS = Features(nr_memslots=509)
     metavar="FACTOR",
     help="Let a scenario take FACTOR times as long, on an emulated machine.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Run so many scenarios side by side, where they allow it (usually 2).",
+)
 @click.option("--require-run", is_flag=True, help="Fail (status 1) if nothing could run.")
 @click.pass_context
 def check(
@@ -50,6 +57,7 @@ def check(
     json_file: str | None,
     journal: Path | None,
     patience: float,
+    jobs: int | None,
     require_run: bool,
 ) -> None:
     """Run the curated scenarios on this kernel and judge them.
@@ -68,7 +76,7 @@ def check(
     scenarios = select(curated(host.features), patterns, tag, everything)
     require_usable(host, require_run)
     with _opened(json_file) as stream:
-        run = _run(scenarios, host, journal, patience, stderr=json_file == "-")
+        run = _run(scenarios, host, journal, patience, jobs, stderr=json_file == "-")
         if stream is not None:
             stream.write(json.run_text(run))
     ctx.exit(exit_status(run.status, require_run))
@@ -87,6 +95,7 @@ def _run(
     host: Host,
     folder: Path | None,
     patience: float,
+    jobs: int | None,
     *,
     stderr: bool,
 ) -> Run:
@@ -98,13 +107,14 @@ def _run(
     with journal_in(folder) as journal, LiveProgress(to, len(scenarios)) as progress:
 
         def done(checked: Checked) -> None:
-            progress.advance()
+            if checked.verdict.status is Status.SKIPPED:
+                progress.advance()
             again = f"vmm check {shlex.quote(checked.scenario.name)}"
             print_lines(to, terminal.scenario_report(checked, again, width))
 
         def begin(scenario: Scenario) -> None:
             progress.begin(scenario.name)
 
-        run = execute(scenarios, host, begin, done, journal, patience)
+        run = execute(scenarios, host, begin, done, journal, patience, jobs)
     print_lines(to, terminal.summary(run, width))
     return run

@@ -1,13 +1,15 @@
-"""Executes scenarios one after the other and judges them, while the kernel's health is watched."""
+"""Executes scenarios, some side by side, and judges them; the kernel's health is watched."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from vmm.cli.host import Host, reserved_cpu
+from vmm.cli import lanes
+from vmm.cli.host import Host, reserved_cpus
 from vmm.cli.journal import Journal
+from vmm.cli.lanes import Lane
 from vmm.health import KernelWatch, Problem
 from vmm.memslots.check import Status, Verdict, judging
 from vmm.memslots.history import Header
@@ -19,108 +21,170 @@ from vmm.report.result import Checked, Run, concluded
 MAX_HANGS = 3
 """A kernel that hung so often will go on to: what is left does not run, and that is said."""
 
+Begin = Callable[[Scenario], None]
+Numbered = tuple[int, Checked]
+"""The index of a scenario, and what came of it."""
+
 
 def execute(
     scenarios: Sequence[Scenario],
     host: Host,
-    begin: Callable[[Scenario], None],
+    begin: Begin,
     done: Callable[[Checked], None],
     journal: Journal | None = None,
     patience: float = 1.0,
+    jobs: int | None = None,
 ) -> Run:
-    """Run the scenarios on one CPU; ``begin`` and ``done`` frame each of them.
+    """Run the scenarios; ``begin`` gets each as it begins, ``done`` the results, in order.
 
-    A scenario is judged while the next one runs. An interruption ends the run early: what ran is
-    kept, and what did not is named. A scenario may take ``patience`` times as long as usual.
+    So many ``jobs`` run side by side, as many as is usual here unless told, and with a journal one
+    at a time. A scenario is judged while others run, and may take ``patience`` times as long as
+    usual. An interruption ends the run early: what ran is kept, and what did not is named.
     """
     checked: list[Checked] = []
     start = time.monotonic()
-    with reserved_cpu() as cpu, KernelWatch() as watch:
+    count = 1 if journal is not None else jobs or lanes.usual_lanes()
+    with reserved_cpus(min(count, len(scenarios))) as cpus, KernelWatch() as watch:
+        execution = _Execution(scenarios, host, watch, begin, journal)
         try:
-            for each in _checked(scenarios, host, cpu, watch, begin, journal, patience):
+            for each in _in_order(execution.results(cpus, patience)):
                 checked.append(each)
                 done(each)
         except KeyboardInterrupt:
             pass
         weaknesses = tuple(watch.weaknesses)
-    left = tuple(scenario.name for scenario in scenarios[len(checked) :])
+    known = {each.scenario.name for each in checked}
+    left = tuple(scenario.name for scenario in scenarios if scenario.name not in known)
     seconds = time.monotonic() - start
-    return Run(tuple(checked), host.features, host.info, weaknesses, left, cpu, seconds)
+    return Run(tuple(checked), host.features, host.info, weaknesses, left, cpus, seconds)
 
 
-def _checked(
-    scenarios: Sequence[Scenario],
-    host: Host,
-    cpu: int,
-    watch: KernelWatch,
-    begin: Callable[[Scenario], None],
-    journal: Journal | None,
-    patience: float,
-) -> Iterator[Checked]:
-    """Yield each scenario's result, in order, some time after it ran."""
-    headers = [Header(each, host.features, host.info.in_brief()) for each in scenarios]
-    waiting = _Waiting()
-    file = None if journal is None else journal.file
-    with Worker(headers, journal=file, cpu=cpu, patience=patience) as worker:
-        with suppress(KeyboardInterrupt):  # What has run is judged all the same.
-            yield from _run(scenarios, host, worker, waiting, watch, begin, journal)
-        while waiting:
-            yield from waiting.judge_a_bit()
+def _in_order(results: Iterable[Numbered]) -> Iterator[Checked]:
+    """Yield results by their numbers, each as soon as no lower one can still come."""
+    early: dict[int, Checked] = {}
+    following = 0
+    for index, result in results:
+        early[index] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
+    yield from (early[index] for index in sorted(early))
 
 
-def _run(
-    scenarios: Sequence[Scenario],
-    host: Host,
-    worker: Worker,
-    waiting: "_Waiting",
-    watch: KernelWatch,
-    begin: Callable[[Scenario], None],
-    journal: Journal | None,
-) -> Iterator[Checked]:
-    """Run the scenarios, and yield the results of those that are judged meanwhile."""
-    hangs = 0
-    for index, scenario in enumerate(scenarios):
-        missing = host.features.missing(scenario.needs) or out_of_reach(
-            scenario, host.features.touch_limit
-        )
-        if missing:
-            skipped = Verdict(scenario.name, Status.SKIPPED, f"needs {missing}")
-            waiting.add(iter((Checked(scenario, skipped),)))
-            continue
-        begin(scenario)
-        worker.start(index)
-        start = time.monotonic()
-        while waiting and not worker.ended():
-            yield from waiting.judge_a_bit()
-        record = worker.wait()
-        waiting.add(_judging(record, time.monotonic() - start, watch.news(), journal))
-        hangs += record.reason.startswith(HUNG)
-        if record.reason == INTERRUPTED or hangs == MAX_HANGS:
-            return
+class _Execution:
+    """The scenarios of one run, and how far they are."""
+
+    def __init__(
+        self,
+        scenarios: Sequence[Scenario],
+        host: Host,
+        watch: KernelWatch,
+        begin: Begin,
+        journal: Journal | None,
+    ) -> None:
+        self._scenarios = scenarios
+        self._host = host
+        self._watch = watch
+        self._begin = begin
+        self._journal = journal
+        self._facts = host.info.in_brief()
+        self._waiting = _Waiting()
+        self._hangs = 0
+        self._is_over = False
+
+    def results(self, cpus: Sequence[int], patience: float) -> Iterator[Numbered]:
+        """Run the scenarios, one on each CPU, and yield each result some time after it ran."""
+        headers = [Header(each, self._host.features, self._facts) for each in self._scenarios]
+        file = None if self._journal is None else self._journal.file
+        with ExitStack() as stack:
+            every: list[Lane] = []
+            for number, cpu in enumerate(cpus):
+                name = lanes.process_of(number)
+                worker = Worker(headers, journal=file, cpu=cpu, patience=patience, process=name)
+                every.append(Lane(stack.enter_context(worker), name))
+            with suppress(KeyboardInterrupt):  # What has run is judged all the same.
+                alone, together = self._runnable()
+                yield from self._run(together, every)
+                yield from self._run(alone, every[:1])
+            while self._waiting:
+                yield from self._waiting.judge_a_bit()
+
+    def _runnable(self) -> tuple[list[int], list[int]]:
+        """Return what runs alone, and what does not; results of what is skipped are there."""
+        alone: list[int] = []
+        together: list[int] = []
+        features = self._host.features
+        for index, scenario in enumerate(self._scenarios):
+            missing = features.missing(scenario.needs) or out_of_reach(
+                scenario, features.touch_limit
+            )
+            if missing:
+                skipped = Verdict(scenario.name, Status.SKIPPED, f"needs {missing}")
+                self._waiting.add(index, iter((Checked(scenario, skipped),)))
+            elif lanes.needs_the_machine(scenario, self._facts):
+                alone.append(index)
+            else:
+                together.append(index)
+        return alone, together
+
+    def _run(self, indices: Sequence[int], every: Sequence[Lane]) -> Iterator[Numbered]:
+        """Run some of the scenarios, and yield the results of those that are judged meanwhile."""
+        left = deque(lanes.order(self._scenarios, indices))
+        idle, busy = deque(every), list[Lane]()
+        while busy or (left and not self._is_over):
+            while left and idle and not self._is_over:
+                lane = idle.popleft()
+                self._start(lane, left.popleft())
+                busy.append(lane)
+            while self._waiting and not any(lane.worker.ended() for lane in busy):
+                yield from self._waiting.judge_a_bit()
+            lane = lanes.next_ended(busy)
+            self._end(lane, busy)
+            busy.remove(lane)
+            idle.append(lane)
+
+    def _start(self, lane: Lane, index: int) -> None:
+        scenario = self._scenarios[index]
+        self._begin(scenario)
+        lane.index, lane.scenario, lane.problems = index, scenario.name, []
+        lane.worker.start(index)
+        lane.start = time.monotonic()
+
+    def _end(self, lane: Lane, busy: Sequence[Lane]) -> None:
+        """Take what a scenario has left, and the kernel's complaints of all that are under way."""
+        record = lane.worker.wait()
+        lanes.share_out(self._watch.news(), busy)
+        seconds = time.monotonic() - lane.start
+        judging = _judging(record, seconds, tuple(lane.problems), self._journal)
+        self._waiting.add(lane.index, judging)
+        self._hangs += record.reason.startswith(HUNG)
+        if record.reason == INTERRUPTED or self._hangs == MAX_HANGS:
+            self._is_over = True
 
 
 class _Waiting:
     """What has run and waits for its verdict: judged bit by bit, while something else runs."""
 
     def __init__(self) -> None:
-        self._judging: deque[Iterator[Checked | None]] = deque()
+        self._judging: deque[tuple[int, Iterator[Checked | None]]] = deque()
 
     def __len__(self) -> int:
         return len(self._judging)
 
-    def add(self, judging: Iterator[Checked | None]) -> None:
-        self._judging.append(judging)
+    def add(self, index: int, judging: Iterator[Checked | None]) -> None:
+        self._judging.append((index, judging))
 
-    def judge_a_bit(self) -> Iterator[Checked]:
+    def judge_a_bit(self) -> Iterator[Numbered]:
         """Go on with the first that waits; yield its result, if that is the end of it."""
+        index, judging = self._judging[0]
         try:
-            result = next(self._judging[0])
+            result = next(judging)
         except KeyboardInterrupt:
             self._judging.clear()  # This one can't be gone on with, and order is kept.
             raise
         if result is not None:
             self._judging.popleft()
-            yield result
+            yield index, result
 
 
 def _judging(

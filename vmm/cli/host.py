@@ -70,16 +70,17 @@ def look_at_host() -> Host:
 
 
 @contextmanager
-def reserved_cpu() -> Iterator[int]:
-    """Yield the lowest allowed CPU for scenarios to run on, and stay away from it meanwhile.
+def reserved_cpus(count: int) -> Iterator[tuple[int, ...]]:
+    """Yield CPUs for scenarios to run on, and stay away from them meanwhile, if others are left.
 
-    Slot-changing ioctls wait for an SRCU grace period, which takes up to five times longer on a
-    small idle host if it is not the first CPU that waits.
+    They are the lowest ones that are allowed, and the first of them over again where they are too
+    few. Slot-changing ioctls wait for an SRCU grace period, which takes up to five times longer on
+    a small idle host if it is not the first CPU that waits.
     """
     allowed = os.sched_getaffinity(0)
-    cpu = min(allowed)
-    os.sched_setaffinity(0, allowed - {cpu} or allowed)
+    cpus = sorted(allowed)[:count]
+    os.sched_setaffinity(0, allowed.difference(cpus) or allowed)
     try:
-        yield cpu
+        yield (*cpus, *cpus[:1] * (count - len(cpus)))
     finally:
         os.sched_setaffinity(0, allowed)

@@ -32,7 +32,7 @@ def print_lines(to: Console, lines: Iterable[Text]) -> None:
 
 
 class LiveProgress:
-    """Shows how many scenarios are done and which one runs; nothing if there is no terminal.
+    """Shows how many scenarios have begun and which was the last; nothing without a terminal.
 
     It is drawn when something happens and never by a thread: scenarios run in forked children.
     """
@@ -63,8 +63,8 @@ class LiveProgress:
 
     def begin(self, name: str) -> None:
         """Say what runs now."""
-        self._bar.update(self._task, description=name, refresh=True)
+        self._bar.update(self._task, description=name, advance=1, refresh=True)
 
     def advance(self) -> None:
-        """Count one more as done."""
+        """Count one that does not begin at all."""
         self._bar.update(self._task, advance=1)

@@ -6,11 +6,13 @@ there is. So a history is there whatever the kernel did to the child.
 
 import gc
 import os
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -94,10 +96,12 @@ class Worker(Closing):
         journal: Path | None = None,
         cpu: int | None = None,
         patience: float = 1.0,
+        process: str = "",
     ) -> None:
         """Take the scenarios that ``start`` will name by index, and a CPU to stay on.
 
-        Time limits that `wait` is not given are ``patience`` times the usual ones.
+        Time limits that `wait` is not given are ``patience`` times the usual ones. ``process`` is
+        the child's name, for those who read the kernel's log.
         """
         self._headers = headers
         self._cpu = cpu
@@ -105,8 +109,10 @@ class Worker(Closing):
         self._patience = patience
         self._time_limit_s = TIME_LIMIT_S if journal is None else JOURNAL_TIME_LIMIT_S
         self._child: Child | None = None
+        self._process = process
         self._index = 0
-        self._is_under_way = False
+        self._is_under_way = self._is_interrupted = False
+        self._limit_s = self._deadline = 0.0
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
@@ -120,26 +126,46 @@ class Worker(Closing):
     def start(self, index: int) -> None:
         """Let the child begin with a scenario."""
         if self._child is None:
-            self._child = Child.start(partial(_serve, self._headers, self._tape, self._cpu))
+            self._child = Child.start(
+                partial(_serve, self._headers, self._tape, self._cpu, self._process)
+            )
         self._index = index
         self._tape.clear()
         self._is_under_way = True
+        operations = len(self._headers[index].scenario.operations)
+        self._limit_s = (self._time_limit_s + OPERATION_LIMIT_S * operations) * self._patience
+        self._deadline = time.monotonic() + self._limit_s
         self._child.connection.send_bytes(index.to_bytes(4, "little"))
 
     def ended(self) -> bool:
         """Whether `wait` would return at once."""
-        return self._child is None or self._child.answered(0)
+        return self._child is None or self._is_interrupted or self._child.answered(0)
+
+    def interrupt(self) -> None:
+        """Put an end to the scenario under way, which `wait` tells."""
+        self._is_interrupted = True
 
     def wait(self, time_limit_s: float | None = None) -> Record:
         """Wait for the end of the scenario, and put an end to one that takes too long."""
         assert self._child is not None, "nothing was started"
-        header = self._headers[self._index]
-        usual_s = self._time_limit_s + OPERATION_LIMIT_S * len(header.scenario.operations)
-        reason = _ending(self._child, time_limit_s or usual_s * self._patience)
+        limit_s, left_s = self._limit_s, self.time_left_s
+        if time_limit_s is not None:
+            limit_s = left_s = time_limit_s
+        reason = INTERRUPTED if self._is_interrupted else _ending(self._child, left_s, limit_s)
         if reason:
             self._break_off(reason)
-        self._is_under_way = False
-        return Record(header, self._tape.read(), reason)
+        self._is_under_way = self._is_interrupted = False
+        return Record(self._headers[self._index], self._tape.read(), reason)
+
+    @property
+    def time_left_s(self) -> float:
+        """How long the scenario under way may still take."""
+        return max(self._deadline - time.monotonic(), 0)
+
+    def fileno(self) -> int:
+        """Return a file that can be read when the scenario under way has ended."""
+        assert self._child is not None, "nothing was started"
+        return self._child.connection.fileno()
 
     def _break_off(self, reason: str) -> None:
         """End the child, and the history of what it was carrying out."""
@@ -153,11 +179,26 @@ class Worker(Closing):
         self._tape.append(history_line(End(reason)))
 
 
-def _ending(child: Child, time_limit_s: float) -> str:
+def first_ended(workers: Sequence[Worker]) -> Worker:
+    """Wait until one of the workers has ended, or has no time left, and return that one.
+
+    An interruption ends all of them.
+    """
+    soonest = min(workers, key=lambda worker: worker.time_left_s)
+    try:
+        if not any(worker.ended() for worker in workers):
+            connection.wait([worker.fileno() for worker in workers], soonest.time_left_s)
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.interrupt()
+    return next((worker for worker in workers if worker.ended()), soonest)
+
+
+def _ending(child: Child, left_s: float, limit_s: float) -> str:
     """Wait for a child's answer; return why there is none, empty if there is."""
     try:
-        if not child.answered(time_limit_s):
-            return f"{HUNG}no end within {time_limit_s:g} s; {child.stack()}"
+        if not child.answered(left_s):
+            return f"{HUNG}no end within {limit_s:g} s; {child.stack()}"
         child.connection.recv_bytes()
     except (EOFError, ConnectionError):
         return child.end() or "died: exit status 0"
@@ -166,9 +207,13 @@ def _ending(child: Child, time_limit_s: float) -> str:
     return ""
 
 
-def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: Connection) -> None:
+def _serve(
+    headers: Sequence[Header], tape: Tape, cpu: int | None, process: str, orders: Connection
+) -> None:
     """Carry out scenarios until the parent is gone: take an index each time, answer a byte."""
     gc.freeze()  # What is inherited stays: looking at it would copy its pages.
+    if process:
+        Path("/proc/self/comm").write_text(process)
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
     with suppress(EOFError):

@@ -19,7 +19,7 @@ def run_text(run: Run) -> str:
         "exit_status": run.status.exit_status,
         "counts": {status.value: count for status, count in run.counts.items()},
         "seconds": round(run.seconds, 3),
-        "cpu": run.cpu,
+        "cpus": run.cpus,
         "scenarios": [_scenario(checked) for checked in run.checked],
         "not_run": run.not_run,
         "kernel_healthy": not any(checked.unexplained for checked in run.checked),

@@ -58,10 +58,10 @@ def concluded(history: History, verdict: Verdict) -> Checked:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Scenarios that ran one after the other.
+    """Scenarios that ran.
 
     ``weaknesses`` are what could not be watched; ``not_run`` names what an interruption left out;
-    ``cpu`` is the one that the run was pinned to.
+    ``cpus`` are those that scenarios ran on, one at a time on each.
     """
 
     checked: tuple[Checked, ...]
@@ -69,7 +69,7 @@ class Run:
     host: HostInfo
     weaknesses: tuple[str, ...] = ()
     not_run: tuple[str, ...] = ()
-    cpu: int = 0
+    cpus: tuple[int, ...] = (0,)
     seconds: float = 0.0
 
     @property

@@ -65,7 +65,10 @@ def summary(run: Run, width: int | None) -> list[Text]:
     line.append(": ").append(Text(", ").join(parts) if parts else "nothing ran")
     line.append(f" in {run.seconds:.1f} s", style="not bold")
     vendor = run.host.vendor or "KVM"
-    where = Text(f"Linux {run.host.kernel}, {vendor}, all on CPU {run.cpu}", style="dim")
+    cpus = " and ".join(map(str, sorted(set(run.cpus))))
+    where = Text(
+        f"Linux {run.host.kernel}, {vendor}, on CPU{'s' * (' ' in cpus)} {cpus}", style="dim"
+    )
     return [*remarks(run, width), where, line]
 
 

@@ -1,0 +1,89 @@
+"""Scenarios side by side: which may run at the same time, and whom a complaint is about."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from vmm.health import Problem
+from vmm.known_issues import known_issue
+from vmm.memslots.operations import Churn, Lives, Race, Scenario
+from vmm.memslots.runner import Worker, first_ended
+
+USUAL_LANES = 2
+"""So many scenarios run at the same time, where there are so many CPUs."""
+
+_LONG = 10_000
+"""A scenario of so many operations is begun early: else the others end, and wait for it."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """A worker, and the scenario that it carries out.
+
+    ``process`` is the name by which the kernel's complaints call the worker.
+    """
+
+    worker: Worker
+    process: str
+    index: int = 0
+    scenario: str = ""
+    start: float = 0.0
+    problems: list[Problem] = field(default_factory=list)
+
+
+def usual_lanes() -> int:
+    """Return how many lanes there are, unless somebody wants to have it otherwise."""
+    return min(USUAL_LANES, len(os.sched_getaffinity(0)))
+
+
+def process_of(lane: int) -> str:
+    """Return a name for a lane's process that no other on this host has: 15 bytes at most."""
+    return f"vmm{os.getpid()}-{lane}"
+
+
+def needs_the_machine(scenario: Scenario, host: dict[str, str]) -> bool:
+    """Return whether a scenario must run alone.
+
+    Races want all CPUs; the kernel's memory is not to change by others; huge pages are few; and
+    what is expected to make the kernel complain must not be taken for somebody else's fault.
+    """
+    return (
+        any(isinstance(op, Race | Lives | Churn) for op in scenario.operations)
+        or any(mapping.kind == "hugetlb" for mapping in scenario.mappings)
+        or known_issue(scenario.name, host) is not None
+    )
+
+
+def order(scenarios: Sequence[Scenario], indices: Sequence[int]) -> list[int]:
+    """Return the indices in the order in which their scenarios are begun."""
+    return sorted(indices, key=lambda index: len(scenarios[index].operations) < _LONG)
+
+
+def next_ended(busy: Sequence[Lane]) -> Lane:
+    """Wait until a lane's scenario ends, or has taken too long, and return the lane."""
+    if len(busy) == 1:
+        return busy[0]
+    workers = [lane.worker for lane in busy]
+    return busy[workers.index(first_ended(workers))]
+
+
+def share_out(problems: Sequence[Problem], busy: Sequence[Lane]) -> None:
+    """Give each complaint of the kernel to the scenarios under way that it may be about.
+
+    The kernel's log names the process that made it complain. Its counters name none: they go with
+    what the log says, and where it says nothing they concern all.
+    """
+    accused: list[Lane] = []
+    for problem in sorted(problems, key=lambda problem: not problem.excerpt):
+        named = [lane for lane in busy if any(lane.process in line for line in problem.excerpt)]
+        concerned = named or (not problem.excerpt and accused) or busy
+        accused += [lane for lane in concerned if lane not in accused]
+        for lane in concerned:
+            lane.problems.append(_of_one_of(concerned, problem))
+
+
+def _of_one_of(concerned: Sequence[Lane], problem: Problem) -> Problem:
+    if len(concerned) == 1:
+        return problem
+    names = " and ".join(lane.scenario for lane in concerned)
+    return replace(problem, what=f"{problem.what} (while {names} ran at the same time)")
