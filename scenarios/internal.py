@@ -16,6 +16,7 @@ from vmm.memslots.operations import (
     SetIdentityMapAddr,
     SetTssAddr,
     Touch,
+    UnmapInternalSlots,
 )
 
 _TSS = 0xFFF00000  # not next to the default place of the identity map
@@ -214,12 +215,42 @@ _APIC_SCENARIOS = (
 )
 
 
+_MEMORY_SCENARIOS = tuple(
+    _internal(
+        f"{name}-without-its-memory",
+        "The process may unmap the memory of a slot of the kernel's own: the slot stays, others "
+        "come and go, and the VM is closed without a warning.",
+        _INTERNAL,
+        *setup,
+        UnmapInternalSlots(),
+        *creates(Slot(1, gfn, at("a")), Slot(2, 0x100, at("b"))),
+        UnmapInternalSlots(),
+        Slot(2, 0, 0).delete(),
+        NewVm(),
+        *setup,
+        UnmapInternalSlots(),
+        needs=(need,),
+    )
+    for name, gfn, need, setup in (
+        ("tss", _TSS_GFN, "internal_tss", (SetTssAddr(_TSS),)),
+        (
+            "identity-map",
+            _IDENTITY_MAP >> 12,
+            "internal_identity",
+            (SetIdentityMapAddr(_IDENTITY_MAP), CreateVcpu()),
+        ),
+        ("apic-page", _APIC_GFN, "internal_apic", (CreateIrqchip(), CreateVcpu())),
+    )
+)
+
+
 def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return what there is to say of internal slots; one scenario fills the kernel's table."""
     return (
         *_TSS_SCENARIOS,
         *_IDENTITY_SCENARIOS,
         *_APIC_SCENARIOS,
+        *_MEMORY_SCENARIOS,
         _behind_a_full_table(features.nr_memslots),
     )
 

@@ -22,6 +22,7 @@ from vmm.memslots.history import (
     Stopped,
     Swept,
     Touched,
+    Unmapped,
 )
 from vmm.memslots.operations import (
     ClearDirtyLog,
@@ -91,6 +92,8 @@ def wrong(outcome: AnyOutcome) -> AnyOutcome:
             return Done()
         case Closed():
             return Closed(("open file 9 anon_inode:kvm-vm",))
+        case Unmapped(number):
+            return Unmapped(number + 1)
 
 
 def with_event(index: int, event: Event) -> tuple[Event, ...]:

@@ -19,6 +19,7 @@ from vmm.memslots.history import (
     Stopped,
     Swept,
     Touched,
+    Unmapped,
 )
 from vmm.memslots.operations import (
     GUEST_MEMFD,
@@ -56,6 +57,7 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion2,
     Sweep,
     Touch,
+    UnmapInternalSlots,
 )
 from vmm.memslots.regions import Memslot
 
@@ -152,6 +154,8 @@ def operation(op: AnyOperation) -> str:
             return "KVM_CREATE_IRQCHIP()"
         case CreateVcpu():
             return f"KVM_CREATE_VCPU({op.vcpu})"
+        case UnmapInternalSlots():
+            return "munmap on the memory of all slots of the kernel's own"
         case NewVm():
             return "close the VM and make a new one"
         case CloseVm():
@@ -197,6 +201,8 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             return f"{sum(map(len, calls))} calls, {sum(map(len, windows))} windows"
         case Closed(left):
             return f"left behind: {'; '.join(left)}" if left else "nothing left behind"
+        case Unmapped(mappings=number):
+            return f"{number} mappings unmapped"
         case _:
             assert_never(result)
 

@@ -41,6 +41,7 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion,
     Sweep,
     Touch,
+    UnmapInternalSlots,
     guest_count,
 )
 from vmm.memslots.plan import Step, batches, steps
@@ -150,6 +151,8 @@ class _Execution:
                 return [self._files.map(first)]
             case SetTssAddr() | SetIdentityMapAddr() | CreateIrqchip() | CreateVcpu():
                 return [self._machine.set_up(first)]
+            case UnmapInternalSlots():
+                return [self._machine.unmap_internal_slots()]
             case HostWrite():
                 return [self._memory.write(first.place, first.value)]
             case ChangeHostMemory():

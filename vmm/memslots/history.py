@@ -139,6 +139,12 @@ class Closed(Outcome, frozen=True, tag="closed", gc=False):
     left: tuple[str, ...] = ()
 
 
+class Unmapped(Outcome, frozen=True, tag="unmapped", gc=False):
+    """The host found, and unmapped, so many mappings that the kernel had made."""
+
+    mappings: int
+
+
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A call of a host thread, and when it began and ended.
 
@@ -187,6 +193,7 @@ AnyOutcome = (
     | Inspected
     | Raced
     | Closed
+    | Unmapped
 )
 
 

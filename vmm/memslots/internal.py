@@ -11,7 +11,7 @@ from functools import partial
 from vmm.memslots.allowed import Allowed
 from vmm.memslots.apicpage import APIC_GPA
 from vmm.memslots.features import Features
-from vmm.memslots.history import Done, Refused
+from vmm.memslots.history import Done, Refused, Unmapped
 from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     CreateIrqchip,
@@ -40,6 +40,7 @@ class InternalSlots:
         self._vcpus = vcpus
         self._is_taken = is_taken
         self._slots: dict[str, Memslot] = {}
+        self._unmapped = 0
         self._identity_gpa = _DEFAULT_IDENTITY_GPA
         self.irqchip = False
         """Whether there is a local APIC in the kernel."""
@@ -52,9 +53,14 @@ class InternalSlots:
         return None
 
     def reached(self, gpa: int, length: int) -> bool:
-        """Whether an access touches an internal slot, whose content is the kernel's own affair."""
+        """Whether an access depends on an internal slot, whose content is the kernel's own affair.
+
+        Where some of them have lost their memory, real mode may, wherever the access goes.
+        """
         if not self._slots:
             return False
+        if self._unmapped:
+            return True
         first = pages_of(gpa)
         return self.overlapping(first, pages_of(gpa + length - 1) - first + 1) is not None
 
@@ -71,6 +77,12 @@ class InternalSlots:
         if self._vcpus:
             return _refused(errno.EINVAL, "identity-map-late")
         return Allowed(Done(), "identity-map", partial(self._set_identity_gpa, op.gpa))
+
+    def unmap(self) -> Allowed:
+        """Return what unmapping the memory of all of them comes to: each has a mapping."""
+        number = len(self._slots) - self._unmapped
+        rule = "internal-memory" if number else "harness"
+        return Allowed(Unmapped(number), rule, self._note_unmapped)
 
     def create_irqchip(self, _: CreateIrqchip) -> Allowed:
         """Return what KVM_CREATE_IRQCHIP comes to."""
@@ -135,6 +147,9 @@ class InternalSlots:
     def _add(self, name: str, gpa: int, npages: int) -> None:
         number = self._features.nr_memslots + len(self._slots)
         self._slots[name] = Memslot(number, pages_of(gpa), npages, 0, 0)
+
+    def _note_unmapped(self) -> None:
+        self._unmapped = len(self._slots)
 
     def _set_identity_gpa(self, gpa: int) -> None:
         self._identity_gpa = gpa or _DEFAULT_IDENTITY_GPA

@@ -3,9 +3,35 @@
 import os
 from pathlib import Path
 
+from kvm_abi import raw
+from kvm_abi.uapi import MapFlag, Protection
+
 _KVM_FILE = "anon_inode:kvm"
 _KERNEL_MADE = "/dev/zero (deleted)"
 """What the kernel's own mappings of internal slots (vm_mmap of shared memory) look like."""
+
+
+class InternalMemory:
+    """The memory of slots of the kernel's own: what appears after this object was made."""
+
+    def __init__(self) -> None:
+        self._known = _kernel_made()
+
+    def unmap(self) -> int:
+        """Put memory without access in the place of what has appeared; return how many there were.
+
+        It looks like the kernel's, and belongs to the kernel: what is left of it is a leftover.
+        """
+        found = [
+            (start, end)
+            for start, end in _kernel_made()
+            if not any(start < known_end and known < end for known, known_end in self._known)
+        ]
+        for start, end in found:
+            flags = MapFlag.SHARED | MapFlag.ANONYMOUS | MapFlag.FIXED
+            raw.map_memory(start, end - start, Protection.NONE, flags)
+        self._known += found
+        return len(found)
 
 
 class Leftovers:
@@ -26,6 +52,16 @@ def _traces() -> set[str]:
         if line.endswith(_KERNEL_MADE) or _KVM_FILE in line
     }
     return maps | set(_open_files())
+
+
+def _kernel_made() -> list[tuple[int, int]]:
+    """Return start and end of the mappings that look as if the kernel had made them."""
+    return [
+        (int(start, 16), int(end, 16))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(_KERNEL_MADE)
+        for start, _, end in [line.split(maxsplit=1)[0].partition("-")]
+    ]
 
 
 def _open_files() -> list[str]:

@@ -13,8 +13,9 @@ from kvm_abi.uapi import Cap
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.failing import failing_allocation
 from vmm.memslots.guestcpu import GuestCpu
-from vmm.memslots.history import AnyOutcome, DirtyPages, Done, Refused
+from vmm.memslots.history import AnyOutcome, DirtyPages, Done, Refused, Unmapped
 from vmm.memslots.hostmemory import HostMemory
+from vmm.memslots.leftovers import InternalMemory
 from vmm.memslots.memfdfiles import MemfdFiles
 from vmm.memslots.operations import (
     GUEST_MAPPING,
@@ -34,6 +35,7 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion2,
     Sweep,
     Touch,
+    UnmapInternalSlots,
     guest_count,
     pages_of,
 )
@@ -76,6 +78,8 @@ class Machine:
         self._homes = [self._home(number) for number in range(guest_count(scenario))]
         self._vcpus: dict[int, Vcpu] = {}
         self._cpus: dict[int, GuestCpu] = {}
+        unmaps = any(isinstance(op, UnmapInternalSlots) for op in scenario.operations)
+        self._internal_memory = InternalMemory() if unmaps else None
         self.vm = kvm.create_vm()
         self.rings = RingHost(self.vm)
 
@@ -118,6 +122,10 @@ class Machine:
         except KvmError as error:
             return Refused(error.errno or 0)
         return Done()
+
+    def unmap_internal_slots(self) -> AnyOutcome:
+        """Unmap the memory that the kernel has made for slots of its own."""
+        return Unmapped(self._internal_memory.unmap() if self._internal_memory else 0)
 
     def _cpu(self, index: int) -> GuestCpu:
         """Return a vCPU; it is made when it is first used, so that much can come before it."""

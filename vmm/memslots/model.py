@@ -53,6 +53,7 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion2,
     Sweep,
     Touch,
+    UnmapInternalSlots,
     access_end,
     pages_of,
 )
@@ -135,6 +136,8 @@ class Model:
                 return (self._internal.create_irqchip(operation),)
             case CreateVcpu():
                 return (self._internal.create_vcpu(operation),)
+            case UnmapInternalSlots():
+                return (self._internal.unmap(),)
             case CreateGuestMemfd():
                 return self._memfds.create(operation)
             case CloseGuestMemfd():

@@ -32,6 +32,7 @@ from vmm.memslots.vm_operations import (
     NewVm as NewVm,
     SetIdentityMapAddr as SetIdentityMapAddr,
     SetTssAddr as SetTssAddr,
+    UnmapInternalSlots as UnmapInternalSlots,
 )
 
 PAGE_SIZE_BYTES = 4096
@@ -284,6 +285,7 @@ AnyOperation = (
     | SetIdentityMapAddr
     | CreateIrqchip
     | CreateVcpu
+    | UnmapInternalSlots
     | NewVm
     | CloseVm
 )

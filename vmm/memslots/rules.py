@@ -361,6 +361,11 @@ RULES: dict[str, Rule] = {
             "__x86_set_memory_region",
         ),
         _source(
+            "internal-memory",
+            "a slot of the kernel's own has one mapping in the process, for all address spaces",
+            "__x86_set_memory_region",
+        ),
+        _source(
             "apic-page",
             "the instruction emulator takes the APIC's page, 0xfee00000, for MMIO even where a "
             "slot lies there",

@@ -73,6 +73,14 @@ class CreateVcpu(Operation, frozen=True, tag="create_vcpu", gc=False):
     vcpu: int = 0
 
 
+class UnmapInternalSlots(Operation, frozen=True, tag="unmap_internal_slots", gc=False):
+    """The host unmaps the memory of every slot that the kernel has made for itself.
+
+    That is what has appeared in the process since before the VM. Memory without access takes its
+    place, since the kernel unmaps that place once more when the VM is closed.
+    """
+
+
 class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
     """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
 

@@ -121,6 +121,8 @@ def _setup(scenario: Scenario, features: Features, words: Words, statements: Sta
     ]
     if "leftovers" in statements.used:
         lines.append("traces_before = traces();")
+    if "internal" in statements.used:
+        lines.append("unmap_internal_slots();  /* without a VM it notes what is there */")
     lines.append('vm = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");')
     return "".join(f"\t{line}\n" for line in lines)
 

@@ -652,6 +652,38 @@ static int close_guest_memfd(int *fd)
 	*fd = NO_OPEN_FILE;
 	return result;
 }
+/*@ internal */
+
+/* Where memory begins that looks like what the kernel maps for slots of its own. */
+static uintptr_t known[256];
+static unsigned known_count;
+
+/* Puts memory without access in the place of such memory that is new, and says how much was. */
+static int unmap_internal_slots(void)
+{
+	static char line[512];
+	struct { uintptr_t start, end; } found[16];
+	unsigned count = 0;
+	FILE *maps = fopen("/proc/self/maps", "r");
+
+	while (maps && count < 16 && fgets(line, sizeof(line), maps)) {
+		unsigned i = 0;
+
+		if (!strstr(line, "/dev/zero (deleted)")
+		    || sscanf(line, "%lx-%lx", &found[count].start, &found[count].end) != 2)
+			continue;
+		while (i < known_count && known[i] != found[count].start)
+			i++;
+		if (i == known_count && known_count < 256)
+			known[known_count++] = found[count++].start;
+	}
+	if (maps)
+		fclose(maps);
+	for (unsigned i = 0; vm >= 0 && i < count; i++)
+		mmap((void *)found[i].start, found[i].end - found[i].start, PROT_NONE,
+		     MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	return count;
+}
 /*@ newvm */
 
 static void close_vm(void)

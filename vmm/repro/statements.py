@@ -14,6 +14,7 @@ from vmm.memslots.history import (
     Stopped,
     Swept,
     Touched,
+    Unmapped,
 )
 from vmm.memslots.operations import (
     REAL_MODE_END,
@@ -43,6 +44,7 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion2,
     Sweep,
     Touch,
+    UnmapInternalSlots,
     pages_of,
 )
 from vmm.memslots.regions import MAX_PAGES, as_id_of, id_of
@@ -141,6 +143,12 @@ class Statements:
             case CreateVcpu():
                 self._use("newvcpu")
                 return [self._checked(f"create_vcpu({op.vcpu})", step.allowed)]
+            case UnmapInternalSlots():
+                self._use("internal")
+                numbers = [
+                    a.outcome.mappings for a in step.allowed if isinstance(a.outcome, Unmapped)
+                ]
+                return [f"expect(unmap_internal_slots() - {number}, 0);" for number in numbers]
             case NewVm():
                 self._use("newvm")
                 self._as_ids.clear()
