@@ -206,8 +206,14 @@ BUGS = (
     Bug(
         ("3ccbf6f47098",),
         "pre-faulting memory and deleting its slot waited for each other for ever",
-        where="with KVM_CAP_PRE_FAULT_MEMORY, and TDX or another user of memory attributes",
-        gap="no operation pre-faults memory",
+        (
+            Shown(
+                "racing-pre-fault-and-delete",
+                "the call tries again for ever while the slot is invalid, and the deletion waits "
+                "for it: neither returns within the time limit",
+            ),
+        ),
+        where="with KVM_CAP_PRE_FAULT_MEMORY",
     ),
     Bug(
         ("9935df5333aa",),

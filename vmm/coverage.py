@@ -13,7 +13,7 @@ import msgspec
 from vmm.hostinfo import HostInfo
 from vmm.memslots.check import Difference, Status
 from vmm.memslots.features import Features
-from vmm.memslots.rules import Rule
+from vmm.memslots.rule import Rule
 
 FORMAT = 1
 

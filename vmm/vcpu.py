@@ -92,6 +92,15 @@ class Vcpu(Closing):
         raw.ioctl(self.fd, Ioctl.RUN)
         return decode(self._run)
 
+    def pre_fault_memory(self, gpa: int, size_bytes: int, flags: int = 0) -> tuple[int, int]:
+        """Map guest memory ahead, and return the gpa and the size of what is left of it.
+
+        Raises `KvmError`, and then nothing was mapped.
+        """
+        wanted = raw.new("struct kvm_pre_fault_memory *", (gpa, size_bytes, flags))
+        raw.ioctl(self.fd, Ioctl.PRE_FAULT_MEMORY, wanted)
+        return int(wanted.gpa), int(wanted.size)
+
     def request_immediate_exit(self, wanted: bool = True) -> None:
         """Let KVM_RUN return with EINTR before it enters the guest, until taken back.
 

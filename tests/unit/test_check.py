@@ -15,6 +15,7 @@ from vmm.memslots.history import (
     HostChange,
     Inspected,
     Mmio,
+    PreFaulted,
     Raced,
     Refused,
     RingPages,
@@ -34,6 +35,7 @@ from vmm.memslots.operations import (
     Mapping,
     NewVm,
     Place,
+    PreFaultMemory,
     ResetDirtyRings,
     Scenario,
     SetUserMemoryRegion,
@@ -48,6 +50,7 @@ SCENARIO = Scenario(
         Touch(0x11000, "write", 2, 7),
         HostWrite(Place("a", 0x1004), 9),
         Execute(0x10000),
+        PreFaultMemory(0x10000, 0x3000),
         Sweep(0x11FF0, 8),
         GetDirtyLog(0),
         SetUserMemoryRegion(0, 0x11000, 0x2000, Place("a"), 1),
@@ -86,6 +89,8 @@ def wrong(outcome: AnyOutcome) -> AnyOutcome:
             return RingPages(pages[1:] or ((0, 1),))
         case RingsReset(entries, harvested):
             return RingsReset(entries + 1, harvested)
+        case PreFaulted(gpa, size):
+            return PreFaulted(gpa, size + 1)
         case Inspected(changes):
             return Inspected((*changes, HostChange("a", 0, b"\0")))
         case Raced():

@@ -1,5 +1,6 @@
 """Races are judged by intervals: what may be is allowed, and what cannot be is found."""
 
+import errno
 from collections.abc import Callable
 
 import msgspec
@@ -17,8 +18,11 @@ from vmm.memslots.history import (
     Done,
     Event,
     HostChange,
+    Met,
     Mmio,
+    PreFaulted,
     Raced,
+    Refused,
     Seen,
     Stopped,
     Touched,
@@ -36,6 +40,7 @@ from vmm.memslots.operations import (
     HostWrite,
     Mapping,
     Place,
+    PreFaultMemory,
     Race,
     Scenario,
     SetUserMemoryRegion,
@@ -64,9 +69,9 @@ NOT_WRITTEN = Touched(0, (Mmio(GPA, True, (0x1000).to_bytes(4, "little")),))
 def played(
     first: SetUserMemoryRegion,
     host: tuple[HostAction, ...],
-    program: Touch | Execute,
+    program: Touch | Execute | PreFaultMemory,
     calls: tuple[Call, ...],
-    windows: tuple[tuple[int, int, Touched | Stopped], ...],
+    windows: tuple[tuple[int, int, Met], ...],
     changes: tuple[HostChange, ...] = (),
 ) -> Verdict:
     """Return the verdict on a race of one host thread and one vCPU that went like this."""
@@ -111,6 +116,29 @@ def test_a_read_finds_what_was_at_some_moment_of_it(
     window: tuple[int, int], found: Touched | Stopped, status: Status
 ) -> None:
     assert deleted((*window, found)) is status
+
+
+@pytest.mark.parametrize(
+    ("window", "found", "status"),
+    [
+        ((1, 2), PreFaulted(GPA + PAGE_SIZE_BYTES), Status.PASSED),
+        ((1, 2), PreFaulted(GPA, PAGE_SIZE_BYTES), Status.DIFFERS),
+        ((1, 2), Refused(errno.EAGAIN), Status.DIFFERS),
+        ((5, 15), PreFaulted(GPA + PAGE_SIZE_BYTES), Status.PASSED),
+        ((5, 15), Refused(errno.EAGAIN), Status.PASSED),
+        ((5, 15), Refused(errno.ENOENT), Status.PASSED),
+        ((5, 15), Refused(errno.EFAULT), Status.DIFFERS),
+        ((21, 22), Refused(errno.ENOENT), Status.PASSED),
+        ((21, 22), Refused(errno.EAGAIN), Status.DIFFERS),
+        ((21, 22), PreFaulted(GPA + PAGE_SIZE_BYTES), Status.DIFFERS),
+    ],
+)
+def test_what_is_mapped_ahead_was_there_at_some_moment(
+    window: tuple[int, int], found: Met, status: Status
+) -> None:
+    ahead = PreFaultMemory(GPA, PAGE_SIZE_BYTES)
+    verdict = played(CREATE, (DELETE,), ahead, (Call(10, 20, Done()),), ((*window, found),))
+    assert verdict.status is status
 
 
 def test_the_difference_says_where_in_the_race_it_is() -> None:

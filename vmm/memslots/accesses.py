@@ -1,6 +1,6 @@
 """What the guest's accesses may come to: values, MMIO exits, dirty pages, or a stopped vCPU."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Protocol
 
@@ -11,7 +11,8 @@ from vmm.memslots.content import MMIO_FILL, STUB_LENGTH, STUB_OFFSET, run_length
 from vmm.memslots.contents import Contents
 from vmm.memslots.dirty import Tracking
 from vmm.memslots.history import Mmio, Stopped, Swept, Touched
-from vmm.memslots.operations import PAGE_SIZE_BYTES, Execute, Sweep, Touch
+from vmm.memslots.operations import PAGE_SIZE_BYTES, Execute, PreFaultMemory, Sweep, Touch
+from vmm.memslots.prefault import progress
 from vmm.memslots.regions import Memslot
 
 _UNKNOWN = "unknown"
@@ -109,6 +110,21 @@ class Accesses:
         if value is None:
             return ()
         return (Allowed(Touched(value), "reach"),)
+
+    def pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
+        """Return what mapping a range ahead may come to; a log may take that for a read."""
+        pieces = tuple(self._mappable(op))
+        if self._reads_make_dirty:
+            self._note_read(op.vcpu, pieces)
+        return progress(op, pieces)
+
+    def _mappable(self, op: PreFaultMemory) -> Iterator[Piece]:
+        """Yield the pages of a range up to the first that is no memory, that one included."""
+        for gpa in range(op.gpa, op.gpa + op.size, PAGE_SIZE_BYTES):
+            (piece,) = self._backing.pieces(self._slots, gpa, PAGE_SIZE_BYTES)
+            yield piece
+            if piece.kind != "memory":
+                return
 
     def _read(self, op: Touch | Sweep, pieces: Iterable[Piece]) -> bytes:
         if self._reads_make_dirty:

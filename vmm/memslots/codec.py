@@ -19,6 +19,7 @@ _HEXADECIMAL = frozenset(
     (
         "guest_phys_addr",
         "memory_size",
+        "size",
         "userspace_addr",
         "gpa",
         "offset",

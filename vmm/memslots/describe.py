@@ -12,6 +12,7 @@ from vmm.memslots.history import (
     Done,
     Inspected,
     Mmio,
+    PreFaulted,
     Raced,
     Refused,
     RingPages,
@@ -49,6 +50,7 @@ from vmm.memslots.operations import (
     Mapping,
     NewVm,
     Place,
+    PreFaultMemory,
     Race,
     ResetDirtyRings,
     SetIdentityMapAddr,
@@ -156,6 +158,9 @@ def operation(op: AnyOperation) -> str:
             return f"KVM_CREATE_VCPU({op.vcpu})"
         case UnmapInternalSlots():
             return "munmap on the memory of all slots of the kernel's own"
+        case PreFaultMemory():
+            where = f"gpa={op.gpa:#x}, size={op.size:#x}, flags={op.flags:#x}"
+            return f"{_vcpu(op.vcpu)}: KVM_PRE_FAULT_MEMORY({where})"
         case NewVm():
             return "close the VM and make a new one"
         case CloseVm():
@@ -190,6 +195,8 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             if result == RingsReset():
                 return "as many entries reset as were harvested"
             return f"{entries} entries reset, of {harvested} harvested"
+        case PreFaulted(gpa, size):
+            return f"success, {size:#x} bytes are left from gpa {gpa:#x} on"
         case Inspected(changes):
             if not changes:
                 return "no byte changed"

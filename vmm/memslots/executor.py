@@ -33,6 +33,7 @@ from vmm.memslots.operations import (
     Lives,
     MapGuestMemfd,
     NewVm,
+    PreFaultMemory,
     Race,
     ResetDirtyRings,
     Scenario,
@@ -153,6 +154,8 @@ class _Execution:
                 return [self._machine.set_up(first)]
             case UnmapInternalSlots():
                 return [self._machine.unmap_internal_slots()]
+            case PreFaultMemory():
+                return [self._machine.pre_fault(first)]
             case HostWrite():
                 return [self._memory.write(first.place, first.value)]
             case ChangeHostMemory():

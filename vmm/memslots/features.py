@@ -27,6 +27,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user_memory2: bool = False
     guest_memfd: bool = False
     guest_memfd_flags: int = 0
+    pre_fault: bool = False
     failing_allocations: bool = False
     manual_dirty_log: bool = False
     dirty_log_initially_set: bool = False
@@ -72,6 +73,7 @@ NEEDS = {
     "guest_memfd": "KVM_CAP_GUEST_MEMFD",
     "guest_memfd_mmap": "GUEST_MEMFD_FLAG_MMAP (KVM_CAP_GUEST_MEMFD_FLAGS)",
     "guest_memfd_shared": "GUEST_MEMFD_FLAG_INIT_SHARED (KVM_CAP_GUEST_MEMFD_FLAGS)",
+    "pre_fault": "KVM_CAP_PRE_FAULT_MEMORY",
     "manual_dirty_log": "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
     "dirty_log_initially_set": "KVM_DIRTY_LOG_INITIALLY_SET (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)",
     "dirty_ring_bytes": "KVM_CAP_DIRTY_LOG_RING",

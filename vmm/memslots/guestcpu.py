@@ -14,13 +14,14 @@ from kvm_abi.raw import KvmError
 from vmm.exits import DirtyRingFull, Io, Mmio, VcpuExit
 from vmm.memslots import history
 from vmm.memslots.content import MMIO_FILL, STUB_OFFSET, run_lengths
-from vmm.memslots.history import AnyOutcome, Stopped, Swept, Touched
+from vmm.memslots.history import AnyOutcome, PreFaulted, Refused, Stopped, Swept, Touched
 from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     SMM,
     AsId,
     Execute,
+    PreFaultMemory,
     Sweep,
     Touch,
 )
@@ -133,6 +134,14 @@ class GuestCpu:
                 self._vcpu.finish_exit()
         self._stay_in_mode()
         return _stopped(leaving)
+
+    def pre_fault(self, op: PreFaultMemory) -> PreFaulted | Refused:
+        """Issue KVM_PRE_FAULT_MEMORY, for what the vCPU sees outside of SMM."""
+        self.look_at(0)
+        try:
+            return PreFaulted(*self._vcpu.pre_fault_memory(op.gpa, op.size, op.flags))
+        except KvmError as error:
+            return Refused(error.errno or 0)
 
     def _touch_real(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
         mailbox.encode_touches(

@@ -119,6 +119,13 @@ class RingsReset(Outcome, frozen=True, tag="rings_reset", gc=False):
         return isinstance(observed, RingsReset) and observed.entries == observed.harvested
 
 
+class PreFaulted(Outcome, frozen=True, tag="pre_faulted", gc=False):
+    """Memory was mapped ahead: what the kernel says is left, ``size`` bytes from ``gpa`` on."""
+
+    gpa: int
+    size: int = 0
+
+
 class HostChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Bytes of a mapping that differ from what they were at the last look."""
 
@@ -165,7 +172,10 @@ class Window(msgspec.Struct, frozen=True, array_like=True, gc=False):
     seen: int
 
 
-Seen = tuple[Touched | Stopped, ...]
+Met = Touched | Stopped | PreFaulted | Refused
+"""What may come of a step of a vCPU's program."""
+
+Seen = tuple[Met, ...]
 
 
 class Raced(Outcome, frozen=True, tag="raced", gc=False):
@@ -190,6 +200,7 @@ AnyOutcome = (
     | DirtyPages
     | RingPages
     | RingsReset
+    | PreFaulted
     | Inspected
     | Raced
     | Closed

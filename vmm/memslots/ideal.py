@@ -17,15 +17,22 @@ from vmm.memslots.history import (
     Header,
     History,
     Inspected,
+    Met,
     Raced,
     Refused,
     Seen,
-    Stopped,
-    Touched,
     Window,
 )
 from vmm.memslots.model import Model
-from vmm.memslots.operations import AnyOperation, Execute, Inspect, Race, Scenario, Touch
+from vmm.memslots.operations import (
+    AnyOperation,
+    Execute,
+    Inspect,
+    PreFaultMemory,
+    Race,
+    Scenario,
+    Touch,
+)
 from vmm.memslots.plan import guest_mapping, steps
 from vmm.racing.program import in_window
 
@@ -38,6 +45,7 @@ EVERYTHING = Features(
     user_memory2=True,
     guest_memfd=True,
     guest_memfd_flags=3,
+    pre_fault=True,
     manual_dirty_log=True,
     dirty_log_initially_set=True,
     dirty_ring_bytes=4096,
@@ -128,7 +136,7 @@ class _Kernel:
             changes.changes,
         )
 
-    def _accessed(self, op: Touch | Execute, number: int) -> Touched | Stopped:
-        outcome = self._next(in_window(op, number) if isinstance(op, Touch) else op)
-        assert isinstance(outcome, Touched | Stopped)
+    def _accessed(self, op: Touch | Execute | PreFaultMemory, number: int) -> Met:
+        outcome = self._next(in_window(op, number))
+        assert isinstance(outcome, Met)
         return outcome

@@ -28,6 +28,7 @@ from vmm.memslots.operations import (
     GetDirtyLog,
     HarvestDirtyRing,
     Place,
+    PreFaultMemory,
     Scenario,
     SetIdentityMapAddr,
     SetTssAddr,
@@ -104,6 +105,10 @@ class Machine:
     def execute(self, op: Execute) -> AnyOutcome:
         """Let a vCPU execute the code of a page."""
         return self._cpu(op.vcpu).execute(op)
+
+    def pre_fault(self, op: PreFaultMemory) -> AnyOutcome:
+        """Let a vCPU map memory ahead."""
+        return self._cpu(op.vcpu).pre_fault(op)
 
     def set_up(
         self, op: SetTssAddr | SetIdentityMapAddr | CreateIrqchip | CreateVcpu

@@ -45,6 +45,7 @@ from vmm.memslots.operations import (
     MapGuestMemfd,
     Mapping,
     NewVm,
+    PreFaultMemory,
     Race,
     ResetDirtyRings,
     SetIdentityMapAddr,
@@ -57,6 +58,7 @@ from vmm.memslots.operations import (
     access_end,
     pages_of,
 )
+from vmm.memslots.prefault import end_of, refusal
 from vmm.memslots.regions import (
     Memslot,
     Verdict,
@@ -144,6 +146,8 @@ class Model:
                 return self._memfds.close(operation)
             case MapGuestMemfd():
                 return self._memfds.map(operation)
+            case PreFaultMemory():
+                return self._pre_fault(operation)
             case HostWrite():
                 return (self._host_write(operation),)
             case ChangeHostMemory():
@@ -196,6 +200,16 @@ class Model:
         if self._internal.irqchip:
             return ()
         return either(usual, _outcomes(self._emulated[op.as_id], op))
+
+    def _pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
+        self._internal.use_vcpu(op.vcpu)
+        refused = refusal(op, self.features)
+        if refused:
+            return refused
+        allowed = self._accesses[0].pre_fault(op)
+        # What stands in the way may be a slot of the kernel's own.
+        in_the_way = (each.outcome for each in allowed)
+        return () if any(self._internal.reached(end_of(op, o), 1) for o in in_the_way) else allowed
 
     def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
         verdict = refusal_by_argument(op, self.features) or self._decide(op)

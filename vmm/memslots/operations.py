@@ -30,6 +30,7 @@ from vmm.memslots.vm_operations import (
     EnableCap as EnableCap,
     Lives as Lives,
     NewVm as NewVm,
+    PreFaultMemory as PreFaultMemory,
     SetIdentityMapAddr as SetIdentityMapAddr,
     SetTssAddr as SetTssAddr,
     UnmapInternalSlots as UnmapInternalSlots,
@@ -241,12 +242,14 @@ class HostThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 class GuestThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A thread that runs a vCPU: it repeats a program of touches, or of one execution.
 
+    Between touches the thread may map pages ahead, one at a time.
+
     One run of the program is a *window*. The n-th one, from 0, writes ``value`` + n, so that every
     write can be told from every other. It ends with the last host thread, at the latest after
     ``windows`` windows.
     """
 
-    program: tuple[Touch | Execute, ...]
+    program: tuple[Touch | Execute | PreFaultMemory, ...]
     windows: int = 20_000
 
 
@@ -286,6 +289,7 @@ AnyOperation = (
     | CreateIrqchip
     | CreateVcpu
     | UnmapInternalSlots
+    | PreFaultMemory
     | NewVm
     | CloseVm
 )

@@ -5,29 +5,8 @@ known from reading virt/kvm/kvm_main.c and arch/x86/kvm only: they are weaker, a
 so. ``numbers`` order the checks of KVM_SET_USER_MEMORY_REGION as the kernel makes them.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
-Basis = Literal["documented", "source"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One promise: a name, a sentence, and what it rests on."""
-
-    name: str
-    promise: str
-    basis: Basis
-    cite: str
-
-
-def _documented(name: str, promise: str, cite: str = "api.rst 4.35") -> Rule:
-    return Rule(name, promise, "documented", cite)
-
-
-def _source(name: str, promise: str, cite: str) -> Rule:
-    return Rule(name, promise, "source", cite)
-
+from vmm.memslots.rule import Rule, documented as _documented, source as _source
+from vmm.memslots.rules_ahead import RULES_AHEAD
 
 _API_DIRTY = "api.rst 4.8"
 _API_CLEAR = "api.rst 4.117"
@@ -396,6 +375,7 @@ RULES: dict[str, Rule] = {
             "after any number of VMs, or of changes of slots, the kernel's memory is where it was",
             "kvm_destroy_vm, kvm_free_memslot",
         ),
+        *RULES_AHEAD,
         _source("harness", "what the host does to its own memory works", "not a promise of KVM"),
     )
 }

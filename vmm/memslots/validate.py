@@ -31,6 +31,7 @@ from vmm.memslots.operations import (
     MapGuestMemfd,
     Mapping,
     Place,
+    PreFaultMemory,
     Race,
     Scenario,
     SetIdentityMapAddr,
@@ -162,6 +163,8 @@ class _Checker:
                 return "" if self._vcpus == 1 else ": $.vcpus must be 1, others would wait"
             case CreateVcpu():
                 return self._vcpu(op.vcpu)
+            case PreFaultMemory():
+                return _unsigned(op, "gpa", "size", "flags") or self._vcpu(op.vcpu)
             case HostWrite():
                 if not 0 <= op.value < 1 << 32:
                     return ".value: an unsigned 32-bit number is needed"
@@ -225,10 +228,7 @@ class _Checker:
         if not op.name or op.name in self._created or op.name in self._mappings:
             return f".name: {op.name!r} is taken or empty"
         self._created.add(op.name)
-        for field in ("size", "flags"):
-            if not 0 <= getattr(op, field) < 1 << 64:
-                return f".{field}: an unsigned 64-bit number is needed"
-        return ""
+        return _unsigned(op, "size", "flags")
 
     def _known_memfd(self, name: str) -> str:
         return "" if name in self._memfds else f".name: no operation creates {name!r}"
@@ -250,9 +250,9 @@ class _Checker:
         for field in ("slot", "flags"):
             if not 0 <= getattr(op, field) < 1 << 32:
                 return f".{field}: an unsigned 32-bit number is needed"
-        for field in ("guest_phys_addr", "memory_size"):
-            if not 0 <= getattr(op, field) < 1 << 64:
-                return f".{field}: an unsigned 64-bit number is needed"
+        problem = _unsigned(op, "guest_phys_addr", "memory_size")
+        if problem:
+            return problem
         if not 0 <= op.fail_nth <= MAX_FAIL_NTH:
             return f".fail_nth: not within 0 to {MAX_FAIL_NTH}"
         if as_id_of(op.slot) in self._spaces and id_of(op.slot) in self._guest_ids:
@@ -317,3 +317,11 @@ class _Checker:
         if not 0 <= value < 1 << 32:
             return ".value: an unsigned 32-bit number is needed"
         return self._vcpu(op.vcpu)
+
+
+def _unsigned(op: AnyOperation, *fields: str) -> str:
+    """Return which field of an operation is no unsigned 64-bit number; empty if all are."""
+    for field in fields:
+        if not 0 <= getattr(op, field) < 1 << 64:
+            return f".{field}: an unsigned 64-bit number is needed"
+    return ""

@@ -81,6 +81,15 @@ class UnmapInternalSlots(Operation, frozen=True, tag="unmap_internal_slots", gc=
     """
 
 
+class PreFaultMemory(Operation, frozen=True, tag="pre_fault_memory", gc=False):
+    """KVM_PRE_FAULT_MEMORY: a vCPU maps ``size`` bytes from ``gpa`` on ahead of use."""
+
+    gpa: int
+    size: int
+    flags: int = 0
+    vcpu: int = 0
+
+
 class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
     """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
 

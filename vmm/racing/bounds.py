@@ -14,6 +14,7 @@ from vmm.memslots.operations import (
     HostThread,
     HostWrite,
     Place,
+    PreFaultMemory,
     Race,
     SetUserMemoryRegion,
     Touch,
@@ -81,7 +82,7 @@ def race_problem(
     return _disorder(race) or _unreadable(race, mappings)
 
 
-def _operations(race: Race) -> Iterator[tuple[str, HostAction | Touch | Execute]]:
+def _operations(race: Race) -> Iterator[tuple[str, HostAction | Touch | Execute | PreFaultMemory]]:
     for number, host in enumerate(race.hosts):
         for index, action in enumerate(host.operations):
             yield f".hosts[{number}].operations[{index}]", action
@@ -128,11 +129,17 @@ def _guest_problem(number: int, guest: GuestThread) -> str:
     for index, op in enumerate(program):
         if op.vcpu != number:
             return f".program[{index}].vcpu: {number} is needed"
-        if op.as_id:
+        if not isinstance(op, PreFaultMemory) and op.as_id:
             return f".program[{index}].as_id: 0 is needed"
         if isinstance(op, Touch) and (op.width != 4 or op.gpa % 4):
             return f".program[{index}]: aligned accesses of 4 bytes are needed"
+        if isinstance(op, PreFaultMemory) and not _is_one_page(op):
+            return f".program[{index}]: one page at a time is mapped ahead, without flags"
     return ""
+
+
+def _is_one_page(op: PreFaultMemory) -> bool:
+    return op.size == PAGE_SIZE_BYTES and not op.gpa % PAGE_SIZE_BYTES and not op.flags
 
 
 def _disorder(race: Race) -> str:

@@ -65,6 +65,7 @@ class HostSide:
         self.presence: dict[PageKey, Track[bool]] = {}
         self.logs: list[Logging] = []
         self.rules: set[str] = set()
+        self._changes: list[Moments] = []
         for slot in slots:
             if slot.dirty is not None:
                 self._begin_log(slot, (-4, -3))
@@ -96,7 +97,12 @@ class HostSide:
             return None
         return Flaw(op, moments, ((Done(), "harness"),), call.outcome)
 
+    def changes_slots_within(self, begin: int, end: int) -> bool:
+        """Whether a region call was under way at some moment from ``begin`` to ``end``."""
+        return any(first < end and begin < last for first, last in self._changes)
+
     def _region(self, op: SetUserMemoryRegion, call: Call) -> Flaw | None:
+        self._changes.append((call.begin, call.end))
         allowed = self._allowed(op)
         old = self._slots.get(id_of(op.slot))
         chosen = next((a for a in allowed if a.outcome == call.outcome), None)

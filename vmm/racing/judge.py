@@ -5,7 +5,9 @@ window. An access that a call overlaps with may find what was before, and what i
 no call overlaps with finds what has settled. Nothing here needs a kernel.
 """
 
+import errno
 from collections.abc import Callable, Iterator
+from typing import assert_never
 
 from vmm.memslots.allowed import Allowed
 from vmm.memslots.array import MemslotArray
@@ -17,8 +19,11 @@ from vmm.memslots.history import (
     DirtyPages,
     HostChange,
     Inspected,
+    Met,
     Mmio,
+    PreFaulted,
     Raced,
+    Refused,
     Stopped,
     Touched,
 )
@@ -28,6 +33,7 @@ from vmm.memslots.operations import (
     Execute,
     GetDirtyLog,
     Inspect,
+    PreFaultMemory,
     Race,
     Touch,
 )
@@ -40,7 +46,7 @@ from vmm.racing.words import WORD_BYTES
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 _FILLED = int.from_bytes(bytes([MMIO_FILL]) * WORD_BYTES, "little")
 
-Access = tuple[int, int, Moments, Touch | Execute, Touched | Stopped]
+Access = tuple[int, int, Moments, Touch | Execute | PreFaultMemory, Met]
 """(vCPU, number of the window, its moments, what the guest did, what came of it)."""
 
 
@@ -67,12 +73,21 @@ class RaceJudge:
     def unknown(self) -> bool:
         """Whether the model does not know how pages get dirty here: it is judged without races."""
         by_slot = any(slot.memfd is not None for slot in self._slots)
+        if self._maps_ahead and not self._tracking.features.pre_fault:
+            return True
         return by_slot or self._tracking.ring is not None or bool(self._tracking.manual)
+
+    @property
+    def _maps_ahead(self) -> bool:
+        steps = (step for guest in self._race.guests for step in guest.program)
+        return any(isinstance(step, PreFaultMemory) for step in steps)
 
     @property
     def rules(self) -> set[str]:
         """The rules that decided something, behind ``flaw``."""
         used = {"race-reach", "race-content", *self._host.rules}
+        if self._maps_ahead:
+            used.add("race-pre-fault")
         return used | {"race-dirty"} if self._host.logs else used
 
     def flaw(self, outcome: Raced) -> Flaw | None:
@@ -132,15 +147,7 @@ class RaceJudge:
             for place in places:
                 if place is not None:
                     self._note_dirty(place, moments, False)
-        expected = [
-            each
-            for place in places
-            for each in (
-                self._fetched(place, moments)
-                if isinstance(op, Execute)
-                else self._read(op, place, moments)
-            )
-        ]
+        expected = [each for place in places for each in self._found(op, place, moments)]
         if any(outcome == right for right, _ in expected):
             return None
         if isinstance(op, Touch) and self._may_fault(outcome, places, moments):
@@ -148,6 +155,32 @@ class RaceJudge:
         if isinstance(outcome, Stopped) and any(right.admits(outcome) for right, _ in expected):
             return None
         return tuple(dict.fromkeys(expected))
+
+    def _found(
+        self, op: Touch | Execute | PreFaultMemory, place: Reached, moments: Moments
+    ) -> Iterator[Expectation]:
+        match op:
+            case Touch():
+                return self._read(op, place, moments)
+            case Execute():
+                return self._fetched(place, moments)
+            case PreFaultMemory():
+                return self._mapped_ahead(op, place, moments)
+            case _:
+                assert_never(op)
+
+    def _mapped_ahead(
+        self, op: PreFaultMemory, place: Reached, moments: Moments
+    ) -> Iterator[Expectation]:
+        rule = "race-pre-fault"
+        if place is None:
+            yield Refused(errno.ENOENT), rule
+        elif self._may_be_absent(place, moments):
+            yield Refused(errno.EFAULT), rule
+        if place is not None and self._may_be_present(place, moments):
+            yield PreFaulted(op.gpa + op.size), rule
+        if self._host.changes_slots_within(*moments):
+            yield Refused(errno.EAGAIN), rule
 
     def _read(self, op: Touch, place: Reached, moments: Moments) -> Iterator[Expectation]:
         if place is None or self._may_be_absent(place, moments):
@@ -176,9 +209,7 @@ class RaceJudge:
         track = self._host.presence.get((place.mapping, place.page))
         return track is not None and False in track.within(*moments)
 
-    def _may_fault(
-        self, outcome: Touched | Stopped, places: list[Reached], moments: Moments
-    ) -> bool:
+    def _may_fault(self, outcome: Met, places: list[Reached], moments: Moments) -> bool:
         """Whether this is how hardware says that the host has nothing mapped there."""
         absent = any(place is not None and self._may_be_absent(place, moments) for place in places)
         return absent and isinstance(outcome, Stopped) and outcome.reason == "EFAULT"
@@ -240,7 +271,7 @@ def _accesses(race: Race, outcome: Raced, *, writes: bool) -> Iterator[Access]:
         for number, window in enumerate(windows):
             outcomes = seen[window.seen]
             for index, op in wanted:
-                made = in_window(op, number) if isinstance(op, Touch) else op
+                made = in_window(op, number)
                 yield vcpu, number, (window.begin, window.end), made, outcomes[index]
 
 

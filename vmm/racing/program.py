@@ -1,12 +1,16 @@
 """What a vCPU's program does in a window: both who runs it and who judges it ask here."""
 
+from typing import TypeVar
+
 import msgspec
 
-from vmm.memslots.operations import Touch
+from vmm.memslots.operations import Execute, PreFaultMemory, Touch
+
+Step = TypeVar("Step", bound=Touch | Execute | PreFaultMemory)
 
 
-def in_window(touch: Touch, number: int) -> Touch:
-    """Return a touch as the window with this number makes it: each writes a value of its own."""
-    if touch.access == "read":
-        return touch
-    return msgspec.structs.replace(touch, value=(touch.value + number) & 0xFFFF_FFFF)
+def in_window(step: Step, number: int) -> Step:
+    """Return a step as the window with this number makes it: each writes a value of its own."""
+    if not isinstance(step, Touch) or step.access == "read":
+        return step
+    return msgspec.structs.replace(step, value=(step.value + number) & 0xFFFF_FFFF)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import assert_never
 
 from vmm.memslots.guestcpu import GuestCpu
@@ -18,11 +19,10 @@ from vmm.memslots.history import (
     Call,
     DirtyPages,
     Done,
+    Met,
     Raced,
     Refused,
     Seen,
-    Stopped,
-    Touched,
     Window,
 )
 from vmm.memslots.hostmemory import HostMemory
@@ -35,6 +35,7 @@ from vmm.memslots.operations import (
     HostAction,
     HostThread,
     HostWrite,
+    PreFaultMemory,
     Race,
     SetUserMemoryRegion,
     Touch,
@@ -153,10 +154,19 @@ class _Guest(_Thread):
             begin = moment()
             outcomes = [self._cpu.execute(first)]
             return begin, moment(), _seen(outcomes)
-        touches = [in_window(op, number) for op in self._program if isinstance(op, Touch)]
+        steps = [in_window(op, number) for op in self._program if not isinstance(op, Execute)]
         begin = moment()
-        outcomes = self._cpu.touch(touches)
+        outcomes = list(self._made(steps))
         return begin, moment(), _seen(outcomes)
+
+    def _made(self, steps: Sequence[Touch | PreFaultMemory]) -> Iterator[AnyOutcome]:
+        """Touches in a row are one KVM_RUN."""
+        for _, stretch in groupby(steps, type):
+            alike = list(stretch)
+            touches = [op for op in alike if isinstance(op, Touch)]
+            if touches:
+                yield from self._cpu.touch(touches)
+            yield from (self._cpu.pre_fault(op) for op in alike if isinstance(op, PreFaultMemory))
 
 
 class _Host(_Thread):
@@ -203,8 +213,8 @@ class _Host(_Thread):
 
 
 def _seen(outcomes: Sequence[AnyOutcome]) -> Seen:
-    seen = tuple(each for each in outcomes if isinstance(each, Touched | Stopped))
-    assert len(seen) == len(outcomes), "a touch or an execution has another outcome"
+    seen = tuple(each for each in outcomes if isinstance(each, Met))
+    assert len(seen) == len(outcomes), "a step of a program has another outcome"
     return seen
 
 

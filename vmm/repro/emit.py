@@ -25,6 +25,7 @@ _NUMBERED_CAPS = {
     "guest_memfd": 234,
     "guest_memfd_mmap": 244,
     "guest_memfd_shared": 244,
+    "pre_fault": 236,
     "manual_dirty_log": 168,
     "dirty_log_initially_set": 168,
     "dirty_ring_bytes": 192,

@@ -620,6 +620,35 @@ static int create_vcpu(unsigned number)
 				 PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	return SUCCESS;
 }
+/*@ prefault */
+
+#ifndef KVM_PRE_FAULT_MEMORY
+struct kvm_pre_fault_memory {
+	__u64 gpa;
+	__u64 size;
+	__u64 flags;
+	__u64 padding[5];
+};
+#define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
+#endif
+
+static struct kvm_pre_fault_memory left;	/* of the latest range that was mapped ahead */
+
+/* KVM_PRE_FAULT_MEMORY; 0 or an errno. */
+static int pre_fault(unsigned cpu, uint64_t gpa, uint64_t size, uint64_t flags)
+{
+	left = (struct kvm_pre_fault_memory){.gpa = gpa, .size = size, .flags = flags};
+	return ioctl(vcpu(cpu)->fd, KVM_PRE_FAULT_MEMORY, &left) ? errno : SUCCESS;
+}
+/*@ left */
+
+static void expect_left(uint64_t gpa, uint64_t size)
+{
+	if (left.gpa != gpa || left.size != size)
+		leave(WRONG, "expected 0x%llx bytes to be left from gpa 0x%llx on, got 0x%llx from 0x%llx",
+		      (unsigned long long)size, (unsigned long long)gpa,
+		      (unsigned long long)left.size, (unsigned long long)left.gpa);
+}
 /*@ memfd */
 
 #ifndef KVM_CREATE_GUEST_MEMFD

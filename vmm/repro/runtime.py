@@ -24,6 +24,7 @@ _NEEDS = {
     "getdirty": ("dirty",),
     "expectdirty": ("dirty",),
     "newvcpu": ("vcpus",),
+    "prefault": ("run",),
     "newvm": ("vcpus",),
 }
 """What a part builds on."""

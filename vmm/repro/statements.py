@@ -10,6 +10,7 @@ from vmm.memslots.history import (
     Done,
     Inspected,
     Mmio,
+    PreFaulted,
     Refused,
     Stopped,
     Swept,
@@ -35,6 +36,7 @@ from vmm.memslots.operations import (
     Lives,
     MapGuestMemfd,
     NewVm,
+    PreFaultMemory,
     Race,
     ResetDirtyRings,
     Scenario,
@@ -149,6 +151,8 @@ class Statements:
                     a.outcome.mappings for a in step.allowed if isinstance(a.outcome, Unmapped)
                 ]
                 return [f"expect(unmap_internal_slots() - {number}, 0);" for number in numbers]
+            case PreFaultMemory():
+                return self._pre_fault(op, step)
             case NewVm():
                 self._use("newvm")
                 self._as_ids.clear()
@@ -329,12 +333,22 @@ class Statements:
         call = f"clear_dirty_log({op.slot}, {unsigned(op.first_page)}, {op.num_pages}, {bitmap})"
         return [marks, self._checked(call, step.allowed)]
 
+    def _pre_fault(self, op: PreFaultMemory, step: Expectation) -> list[str]:
+        self._use("prefault")
+        where = f"{op.vcpu}, {unsigned(op.gpa)}, {unsigned(op.size)}, {unsigned(op.flags)}"
+        lines = [self._checked(f"pre_fault({where})", step.allowed)]
+        for outcome in (each.outcome for each in step.allowed):
+            if isinstance(outcome, PreFaulted):
+                self._use("left")
+                lines.append(f"expect_left({unsigned(outcome.gpa)}, {unsigned(outcome.size)});")
+        return lines
+
 
 def _errno(outcome: AnyOutcome) -> int:
     match outcome:
         case Refused(number):
             return number
-        case Done() | DirtyPages():
+        case Done() | DirtyPages() | PreFaulted():
             return 0
         case _:
             raise InexpressibleError(f"a call that comes to {type(outcome).__name__}")

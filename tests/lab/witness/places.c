@@ -110,6 +110,18 @@ static void set_tss(uint64_t gpa)
     printf(" mappings %d", shared_mappings() - before);
 }
 
+/* On a vCPU of its own, which goes with the VM. */
+static void map_ahead(uint64_t gpa, uint64_t size, int id)
+{
+    uint64_t range[8] = {gpa, size};
+    int vcpu = ioctl(vm, KVM_CREATE_VCPU, id);
+
+    need(vcpu >= 0, "a vCPU");
+    show_error(ioctl(vcpu, _IOWR(KVMIO, 0xd5, uint64_t[8]), range) ? errno : 0);
+    printf(" left %llx from %llx", (unsigned long long)range[1], (unsigned long long)range[0]);
+    close(vcpu);
+}
+
 int play_place(char words[][32], int count)
 {
     static int next_id;
@@ -117,6 +129,8 @@ int play_place(char words[][32], int count)
 
     if (count == 2 && !strcmp(words[0], "readhigh"))
         read_high(pages(words[1]), 1 + next_id++ % 64);
+    else if (count == 3 && !strcmp(words[0], "ahead"))
+        map_ahead(pages(words[1]), pages(words[2]), 1 + next_id++ % 64);
     else if (count == 2 && !strcmp(words[0], "tss"))
         set_tss(address);
     else if (count == 2 && !strcmp(words[0], "identity"))

@@ -174,6 +174,8 @@ int ioctl(int fd, unsigned long request, ...)
     request = (uint32_t)request;
     if (request == KVM_RUN && vcpu)
         return answer(run_vcpu(fd, vcpu, argument));
+    if (vcpu && request == (uint32_t)PRE_FAULT_MEMORY)
+        return answer(pre_fault_memory(fd, vcpu, argument));
     if (request == KVM_CREATE_VM)
         return create_vm(fd, argument);
     if (vm && request == KVM_CREATE_VCPU)

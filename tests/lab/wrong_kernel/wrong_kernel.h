@@ -53,6 +53,16 @@ struct region2 {
 #define FLAG_GUEST_MEMFD (1u << 2)
 #define CREATE_GUEST_MEMFD _IOWR(KVMIO, 0xd4, uint64_t[8])
 
+/* struct kvm_pre_fault_memory, which older headers lack. */
+struct pre_fault {
+    uint64_t gpa;
+    uint64_t size;
+    uint64_t flags;
+    uint64_t padding[5];
+};
+
+#define PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct pre_fault)
+
 struct ghost {
     struct ghost *next; /* of the same VM */
     uint64_t words;
@@ -231,6 +241,9 @@ struct fault {
      * errno that is answered with, given the kernel's. */
     int (*placed)(struct vm *, unsigned long request, uint64_t argument, int error);
 
+    /* KVM_PRE_FAULT_MEMORY, likewise. */
+    int (*ahead)(struct pre_fault *, int error);
+
     /* Dirty log: after the kernel's answer. */
     void (*log)(struct vm *, struct log *);
     void (*clear_log)(struct vm *, struct kvm_clear_dirty_log *, struct slot *);
@@ -265,7 +278,8 @@ void show_entries(struct vcpu *vcpu);
 void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
-    dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[];
+    dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
+    ahead_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */
@@ -290,6 +304,9 @@ struct slot *next_below(struct vm *vm, uint64_t gpa);
 bool may_touch(const struct slot *slot);
 bool readable(uint64_t hva, void *copy, size_t size);
 void overwrite(uint64_t hva, void *data, size_t size);
+
+/* faults_ahead.c: the ioctl whole. */
+int pre_fault_memory(int fd, struct vcpu *vcpu, struct pre_fault *range);
 
 /* faults_memfd.c: all that concerns a guest_memfd. */
 int create_memfd(struct vm *vm, const void *argument);

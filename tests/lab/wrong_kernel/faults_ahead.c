@@ -1,0 +1,40 @@
+/* Memory mapped ahead: bad ranges that are taken, and success where nothing can be mapped. */
+#include "wrong_kernel.h"
+
+static int take_anything(struct pre_fault *range, int error)
+{
+    range->gpa += range->size;
+    range->size = 0;
+    return error == EINVAL ? 0 : error;
+}
+
+static int pretend(struct pre_fault *range, int error)
+{
+    if (!error || error == EINVAL)
+        return error;
+    range->gpa += range->size;
+    range->size = 0;
+    return 0;
+}
+
+int pre_fault_memory(int fd, struct vcpu *vcpu, struct pre_fault *range)
+{
+    struct vm *vm = vcpu->vm;
+    int error = kernel_ioctl(fd, PRE_FAULT_MEMORY, range) ? errno : 0;
+
+    pthread_mutex_lock(&vm->lock);
+    if (vm->fault->ahead && strike(vm))
+        error = vm->fault->ahead(range, error);
+    pthread_mutex_unlock(&vm->lock);
+    return error;
+}
+
+const struct fault ahead_faults[] = {
+    {.name = "pre-fault-unchecked", .ahead = take_anything,
+     .sentence = "A bad range of KVM_PRE_FAULT_MEMORY is answered with 0.",
+     .witness = "ahead 100 0"},
+    {.name = "pre-fault-pretended", .ahead = pretend,
+     .sentence = "KVM_PRE_FAULT_MEMORY is answered with 0 where nothing can be mapped ahead.",
+     .witness = "ahead 100 1"},
+    {0},
+};

@@ -1,0 +1,26 @@
+"""What a rule is."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Basis = Literal["documented", "source"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One promise: a name, a sentence, and what it rests on."""
+
+    name: str
+    promise: str
+    basis: Basis
+    cite: str
+
+
+def documented(name: str, promise: str, cite: str = "api.rst 4.35") -> Rule:
+    """Return a promise that stands in the kernel's api.rst."""
+    return Rule(name, promise, "documented", cite)
+
+
+def source(name: str, promise: str, cite: str) -> Rule:
+    """Return a promise that is known from reading the kernel's source only."""
+    return Rule(name, promise, "source", cite)
