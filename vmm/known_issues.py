@@ -80,6 +80,24 @@ KNOWN_ISSUES = (
         "0x7fffffffffffe000 and 0x7ffffffffffff000; at 0x7fffffffffffd000, and at 2^63, it "
         "answers EINVAL; mended by eba85fee7fc6",
     ),
+    KnownIssue(
+        name="internal-slot-refused-mapping-left",
+        vendor="",
+        scenarios=frozenset(
+            (
+                "tss-onto-a-slot",
+                "identity-map-onto-a-slot",
+                "identity-map-and-tss-side-by-side",
+                "apic-page-onto-a-slot",
+            )
+        ),
+        rules=frozenset(("vm-gone",)),
+        what="__x86_set_memory_region() maps memory before it makes the slot, and leaves it mapped "
+        "in the process where the slot is refused: nothing knows of it any more",
+        evidence="Linux 6.1 (kvm_intel, unrestricted_guest=0) leaves three pages behind for each "
+        "KVM_SET_TSS_ADDR over a slot, Linux 7.3 (kvm_amd with AVIC) one page for a "
+        "KVM_CREATE_VCPU whose APIC page has no room; both calls are EEXIST, as they ought to be",
+    ),
 )
 """All known issues."""
 

@@ -9,7 +9,7 @@ from scenarios import catalogue
 from tests.ideal import FEATURES, ideal_history
 from vmm.fuzz.mutate import can_be_mutated
 from vmm.health import Problem
-from vmm.known_issues import KNOWN_ISSUES, known_issue, weighed
+from vmm.known_issues import KNOWN_ISSUES, KnownIssue, known_issue, weighed
 from vmm.memslots.check import Status
 from vmm.memslots.history import Event, History, RingPages, RingsReset
 from vmm.memslots.operations import HarvestDirtyRing, Scenario
@@ -133,8 +133,12 @@ def test_warning_without_the_difference_is_a_failure() -> None:
     assert with_problems(judged(ideal()), WARNING, *COUNTED).failed
 
 
-def test_mistake_in_kvm_itself_needs_no_vendor_and_no_remark_where_it_is_mended() -> None:
-    (issue,) = (each for each in KNOWN_ISSUES if not each.vendor)
+@pytest.mark.parametrize(
+    "issue", [each for each in KNOWN_ISSUES if not each.vendor], ids=lambda issue: issue.name
+)
+def test_mistake_in_kvm_itself_needs_no_vendor_and_no_remark_where_it_is_mended(
+    issue: KnownIssue,
+) -> None:
     name = min(issue.scenarios)
     assert known_issue(name, {"vendor": "kvm_amd"}) is issue
     scenario = next(each for each in catalogue(FEATURES) if each.name == name)
