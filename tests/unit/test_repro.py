@@ -10,18 +10,30 @@ import pytest
 
 from scenarios import catalogue
 from tests.ideal import FEATURES, ideal_history
+from vmm.memslots.features import NEEDS
 from vmm.memslots.history import History, Refused
 from vmm.memslots.ideal import EVERYTHING
 from vmm.memslots.operations import (
+    LOG_DIRTY_PAGES,
+    REAL_MODE_END,
+    AnyOperation,
+    EnableCap,
     Execute,
+    GuestThread,
+    HostThread,
     Mapping,
     Place,
+    Race,
     Scenario,
     SetUserMemoryRegion,
     Touch,
+    access_end,
 )
 from vmm.repro import runtime
+from vmm.repro.account import Account
 from vmm.repro.emit import InexpressibleError, program, program_of
+from vmm.repro.requirements import requirements
+from vmm.repro.words import Words
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 NAMES = (
@@ -78,7 +90,8 @@ def test_a_vcpu_that_stopped_is_put_into_smm_again() -> None:
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 def test_the_whole_runtime_compiles(tmp_path: Path) -> None:
-    text = "#define GUEST_GPA 0u\n#define DIRTY_WORDS 4\n" + runtime.select(runtime.parts())
+    defines = "#define GUEST_GPA 0u\n#define DIRTY_WORDS 4\n#define GPA_BITS 40\n"
+    text = defines + runtime.select((*runtime.parts(), "cpuid"))
     compiles(text, tmp_path, "-Wno-unused-function", "-Wno-unused-variable")
 
 
@@ -127,9 +140,60 @@ def test_a_step_is_one_call_with_the_kernels_own_words() -> None:
 
 
 def test_what_has_no_form_in_c_is_said() -> None:
-    scenario = Scenario("far", (Touch(1 << 33),), survey="none")
-    with pytest.raises(InexpressibleError, match="out of reach"):
-        program_of(scenario, FEATURES)
+    race = Race((HostThread((SetUserMemoryRegion(1),)),), (GuestThread((Touch(0x100000),)),))
+    with pytest.raises(InexpressibleError, match="it takes the judge"):
+        program_of(Scenario("race", (race,), survey="none"), FEATURES)
+
+
+@pytest.mark.parametrize("need", sorted(NEEDS))
+def test_what_a_scenario_needs_is_asked_for_or_mapped(need: str) -> None:
+    scenario = Scenario("needy", (), needs=(need,), survey="none")
+    lines = list(requirements(scenario, FEATURES, Account(Words(()))))
+    assert bool(lines) != (need in ("zero_page", "hugetlb_pages"))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_operations_of_every_kind_compile_without_a_warning(tmp_path: Path) -> None:
+    kinds: dict[str, Scenario] = {}
+    for scenario in catalogue(EVERYTHING):
+        if not any(isinstance(op, Race) for op in scenario.operations):
+            for op in scenario.operations:
+                kinds.setdefault(kind_of(op), scenario)
+    for scenario in {scenario.name: scenario for scenario in kinds.values()}.values():
+        compiles(program_of(scenario, EVERYTHING), tmp_path)
+
+
+def kind_of(op: AnyOperation) -> str:
+    """Return what makes an operation's form in C: its type, and what it does besides."""
+    is_far = access_end(op) > REAL_MODE_END
+    names = ("access", "how", "death", "watch", "cap", "sharing")
+    return " ".join([type(op).__name__, str(is_far), *(getattr(op, n, "") for n in names)])
+
+
+def test_of_two_right_answers_the_program_goes_on_from_one() -> None:
+    noncanonical = SetUserMemoryRegion(1, 0x100000, 4096, 1 << 55)
+    failing = SetUserMemoryRegion(1, 0x100000, 4096, Place("a"), fail_nth=3)
+    for op, wanted in ((failing, "SUCCESS, ENOMEM"), (noncanonical, "EINVAL, SUCCESS")):
+        text = program_of(Scenario("x", (op,), (Mapping("a", 1),), survey="none"), FEATURES)
+        assert re.search(rf"expect_this_one\(.*, {wanted}\);", text)
+
+
+def test_writes_to_rings_are_made_in_one_run() -> None:
+    writes = tuple(Touch(0x100000 + 4 * n, "write", value=n) for n in range(3))
+    operations: tuple[AnyOperation, ...] = (
+        EnableCap("DIRTY_LOG_RING", 4096),
+        SetUserMemoryRegion(1, 0x100000, 4096, Place("a"), LOG_DIRTY_PAGES),
+        *writes,
+        Touch(0x200000, "write"),
+    )
+    scenario = Scenario("ring", operations, (Mapping("a", 1),), survey="none")
+    text = program_of(scenario, EVERYTHING)
+    assert "vCPU 0 writes to memory, in one KVM_RUN" in text
+    assert "guest_writes_all(0, 3, (struct write[]){" in text
+    assert "guest_writes(0, 0x200000, 4, 0);" in text
+    assert "guest_writes_all(" not in program_of(
+        msgspec.structs.replace(scenario, operations=operations[1:]), EVERYTHING
+    )
 
 
 def test_expectations_bound_to_a_number_of_slots_ask_for_it() -> None:

@@ -1,37 +1,24 @@
 """From steps to a C program: one call for each step, and a comment that says what is expected."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from vmm.memslots import describe
-from vmm.memslots.features import NEEDS, Features
+from vmm.memslots.features import Features
 from vmm.memslots.history import History
-from vmm.memslots.operations import Mapping, Scenario
+from vmm.memslots.operations import EnableCap, Mapping, Scenario, Touch
+from vmm.memslots.plan import MAX_BATCH
 from vmm.repro import expectations, runtime
+from vmm.repro.accesses import is_plain_write
+from vmm.repro.account import Account, InexpressibleError
 from vmm.repro.expectations import Expectation
-from vmm.repro.statements import InexpressibleError, Statements
+from vmm.repro.requirements import gpa_bits, reach, requirements
+from vmm.repro.statements import Statements
+from vmm.repro.tracking import RING_CAPS
 from vmm.repro.words import Words
 
 _STEPS_IN_A_FUNCTION = 300
-
-_CAPS = {
-    "readonly_mem": "KVM_CAP_READONLY_MEM",
-    "sync_mmu": "KVM_CAP_SYNC_MMU",
-    "irqchip": "KVM_CAP_IRQCHIP",
-    "smm": "KVM_CAP_X86_SMM",
-}
-_NUMBERED_CAPS = {
-    "user_memory2": 231,
-    "guest_memfd": 234,
-    "guest_memfd_mmap": 244,
-    "guest_memfd_shared": 244,
-    "pre_fault": 236,
-    "manual_dirty_log": 168,
-    "dirty_log_initially_set": 168,
-    "dirty_ring_bytes": 192,
-    "dirty_ring_acq_rel": 223,
-}
-"""Capabilities that an older <linux/kvm.h> does not name."""
+_Numbered = tuple[int, Expectation]
 
 __all__ = ["InexpressibleError", "program", "program_of"]
 
@@ -50,15 +37,18 @@ def program_of(scenario: Scenario, features: Features) -> str:
 def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation]) -> str:
     words = Words(expectations.mappings_of(scenario))
     statements = Statements(words)
-    blocks = [
-        _comment(number, step, words) + f"\tstep = {number};\n" + statements.of(step)
-        for number, step in enumerate(steps, 1)
-    ]
-    setup = _setup(scenario, features, words, statements)
+    blocks = [_block(group, words, statements) for group in _groups(steps)]
+    account = statements.account
+    bits = gpa_bits(scenario, features)
+    if bits:
+        account.use("cpuid")
+    setup = _setup(scenario, features, account)
     defines = f"#define GUEST_GPA {scenario.guest.gpa:#x}u\n"
-    if "dirty" in statements.used:
+    if bits:
+        defines += f"#define GPA_BITS {bits}\n"
+    if "dirty" in account.used:
         defines += f"#define DIRTY_WORDS {statements.dirty_words(scenario)}\n"
-    parts = runtime.select((*statements.used, "guest"))
+    parts = runtime.select((*account.used, "guest"))
     functions, calls = _functions(blocks)
     return (
         _head(scenario)
@@ -72,6 +62,42 @@ def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation
         + calls
         + '\n\tputs("right");\n\treturn RIGHT;\n}\n'
     )
+
+
+def _groups(steps: Iterable[Expectation]) -> Iterator[list[_Numbered]]:
+    """Yield the steps, those together that have to be in one KVM_RUN.
+
+    Of a dirty ring that matters: before each KVM_RUN a kernel looks whether it is full.
+    """
+    group: list[_Numbered] = []
+    has_rings = False
+    for number, step in enumerate(steps, 1):
+        op = step.operation
+        has_rings |= isinstance(op, EnableCap) and op.cap in RING_CAPS
+        plain = has_rings and is_plain_write(step)
+        if group and not (plain and _vcpu(group[0][1]) == _vcpu(step) and len(group) < MAX_BATCH):
+            yield group
+            group = []
+        group.append((number, step))
+        if not plain:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _vcpu(step: Expectation) -> int:
+    return step.operation.vcpu if isinstance(step.operation, Touch) else -1
+
+
+def _block(group: list[_Numbered], words: Words, statements: Statements) -> str:
+    """Return the comment and the statements of steps that are carried out at once."""
+    (first, step), (last, _) = group[0], group[-1]
+    if first == last:
+        return _comment(first, step, words) + f"\tstep = {first};\n" + statements.of(step)
+    text = f"{first} to {last}. vCPU {_vcpu(step)} writes to memory, in one KVM_RUN"
+    steps = [each for _, each in group]
+    return f"\t/* {text} */\n\tstep = {first};\n" + statements.of_writes(steps)
 
 
 def _functions(blocks: list[str]) -> tuple[str, str]:
@@ -89,7 +115,11 @@ def _functions(blocks: list[str]) -> tuple[str, str]:
 
 def _head(scenario: Scenario) -> str:
     lines = [scenario.name, "", scenario.why, f"Source: {scenario.source}"]
-    lines += ["", "Build: cc -o repro repro.c", "Exit status: 0 right, 1 wrong, 4 cannot run here."]
+    lines += [
+        "",
+        "Build: cc -pthread -o repro repro.c",
+        "Exit status: 0 right, 1 wrong, 4 cannot run here.",
+    ]
     text = "\n".join(f" * {_safe(line)}".rstrip() for line in lines)
     return f"/* SPDX-License-Identifier: MIT */\n/*\n{text}\n */\n"
 
@@ -113,40 +143,24 @@ def _safe(text: str) -> str:
     return re.sub(r"[^\x20-\x7e]", "?", text).replace("*/", "* /").replace("/*", "/ *")
 
 
-def _setup(scenario: Scenario, features: Features, words: Words, statements: Statements) -> str:
+def _setup(scenario: Scenario, features: Features, account: Account) -> str:
     lines = [
         'kvm = must(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");',
-        *_requirements(scenario, features, statements),
+        *requirements(scenario, features, account),
         "map(&guest, NULL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);",
-        *(_map(mapping, words, statements) for mapping in scenario.mappings),
+        *(_map(mapping, account) for mapping in scenario.mappings),
+        *reach(scenario, account),
     ]
-    if "leftovers" in statements.used:
+    if "traces" in account.used:
         lines.append("traces_before = traces();")
-    if "internal" in statements.used:
+    if "unmapinternal" in account.used:
         lines.append("unmap_internal_slots();  /* without a VM it notes what is there */")
     lines.append('vm = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");')
     return "".join(f"\t{line}\n" for line in lines)
 
 
-def _requirements(scenario: Scenario, features: Features, statements: Statements) -> Iterable[str]:
-    for need in scenario.needs:
-        cap = _CAPS.get(need) or str(_NUMBERED_CAPS.get(need, ""))
-        if cap:
-            statements.used.add("require")
-            yield f'require({cap}, 1, "{NEEDS[need]}");'
-    if statements.names_many_slots:
-        statements.used.add("exactly")
-        number = features.nr_memslots
-        yield f'require_exactly(KVM_CAP_NR_MEMSLOTS, {number}, "KVM_CAP_NR_MEMSLOTS");'
-    if statements.names_spaces:
-        statements.used.add("exactly")
-        number = features.address_spaces
-        name = "KVM_CAP_MULTI_ADDRESS_SPACE"
-        yield f'require_exactly({name}, {number}, "{name}");'
-
-
-def _map(mapping: Mapping, words: Words, statements: Statements) -> str:
-    name = words.variable(mapping.name)
+def _map(mapping: Mapping, account: Account) -> str:
+    name = account.words.variable(mapping.name)
     private = "MAP_PRIVATE | MAP_ANONYMOUS"
     both = "PROT_READ | PROT_WRITE"
     match mapping.kind:
@@ -155,8 +169,8 @@ def _map(mapping: Mapping, words: Words, statements: Statements) -> str:
         case "shared":
             return f"map({name}, NULL, {both}, MAP_SHARED | MAP_ANONYMOUS, -1);"
         case "memfd":
-            file = words.file(mapping.name)
-            statements.files.add(file)
+            file = account.words.file(mapping.name)
+            account.files.add(file)
             return (
                 f'{file} = must(memfd_create("memslot", 0), "memfd_create");\n'
                 f'\tmust(ftruncate({file}, {mapping.pages} * PAGE), "ftruncate");\n'
@@ -165,7 +179,7 @@ def _map(mapping: Mapping, words: Words, statements: Statements) -> str:
         case "hugetlb":
             return f"map({name}, NULL, {both}, {private} | MAP_HUGETLB, -1);"
         case "thp":
-            statements.used.add("thp")
+            account.use("thp")
             return f"map_huge({name});"
         case "zero":
             return f"map({name}, NULL, {both}, {private} | MAP_FIXED_NOREPLACE, -1);"

@@ -10,7 +10,6 @@ from vmm.memslots.model import Model
 from vmm.memslots.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
-    REAL_MODE_END,
     AnyOperation,
     Mapping,
     Scenario,
@@ -54,12 +53,9 @@ def of_history(history: History) -> Iterator[Expectation]:
 
 
 def of_scenario(scenario: Scenario, features: Features) -> Iterator[Expectation]:
-    """Yield the steps of a scenario on a kernel that keeps every promise.
-
-    A survey ends where real mode does: that is where the programs' guests run.
-    """
+    """Yield the steps of a scenario on a kernel that keeps every promise."""
     model = Model(mappings_of(scenario), features)
-    for step in steps(scenario, min(features.touch_limit, REAL_MODE_END)):
+    for step in steps(scenario, features.touch_limit):
         allowed = model.allowed(step.operation)
         if allowed:
             allowed[0].adopt()

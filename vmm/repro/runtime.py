@@ -1,42 +1,97 @@
-"""The C that every emitted program shares, in parts: a program gets those that it uses."""
+"""The C that every emitted program shares, in parts: a program gets those that it uses.
 
+A part begins with a line ``/*@ NAME */``. A line that ends in ``/*+ NAME */`` is there only if
+that part is used, too.
+"""
+
+import re
 from collections.abc import Iterable
 from importlib.resources import files
 
+_FILES = (
+    "base.c", "memory.c", "regions.c", "vcpus.c", "guest.c", "far.c", "dirty.c", "vm.c", "lives.c",
+)  # fmt: skip
+
 _NEEDS = {
     "vcpus": ("guest",),
-    "run": ("vcpus",),
-    "code": ("run",),
-    "smm": ("run",),
+    "makevcpu": ("vcpus",),
+    "vcpu": ("makevcpu",),
+    "run": ("vcpu",),
+    "real": ("vcpus",),
+    "code": ("real", "run"),
+    "smm": ("vcpu",),
     "read": ("code",),
-    "write": ("code",),
+    "write": ("code", "putwrite"),
+    "writes": ("code", "putwrite"),
     "string": ("code",),
     "fills": ("string",),
-    "copies": ("string",),
-    "execute": ("run",),
+    "copies": ("string", "elements"),
+    "elements": ("guest",),
+    "execute": ("real", "run"),
     "guest": ("mapping",),
+    "windows": ("guest", "cpuid"),
+    "long": ("windows", "run"),
+    "longcode": ("long",),
+    "farread": ("longcode",),
+    "farwrite": ("longcode",),
+    "farstring": ("longcode",),
+    "farfills": ("farstring",),
+    "farcopies": ("farstring", "elements"),
+    "farexecute": ("long",),
+    "reach": ("farread", "region"),
     "at": ("mapping",),
     "thp": ("mapping",),
     "badpointer": ("nowhere",),
+    "mapmemfd": ("mapping",),
     "hostwrite": ("mapping",),
+    "hostchange": ("mapping",),
+    "advise": ("mapping",),
+    "unmap": ("hostchange",),
+    "remap": ("hostchange",),
+    "protect": ("hostchange",),
     "change": ("mapping",),
     "look": ("mapping",),
     "getdirty": ("dirty",),
     "expectdirty": ("dirty",),
-    "newvcpu": ("vcpus",),
-    "prefault": ("run",),
+    "collect": ("ring", "harvested"),
+    "makeroom": ("collect",),
+    "enablering": ("cap", "ring"),
+    "resetrings": ("ring", "harvested"),
+    "harvest": ("collect", "vcpu"),
+    "prefault": ("vcpu",),
     "newvm": ("vcpus",),
+    "internal": ("probe",),
+    "lastgfn": ("probe",),
+    "closelife": ("lives",),
+    "closed": ("closelife",),
+    "running": ("lives",),
+    "stoprunning": ("running",),
+    "byanother": ("closelife", "stoprunning"),
+    "whilerunning": ("closelife", "stoprunning"),
+    "heldbyachild": ("closelife",),
+    "killed": ("running",),
+    "churn": ("growth", "region"),
 }
 """What a part builds on."""
 
+_JOINTS = {
+    "mapring": {"ring", "makevcpu"},
+    "makeroom": {"ring", "run"},
+    "setcpuid": {"cpuid", "makevcpu"},
+}
+"""Parts that are there where all of these are used."""
+
+_ONLY_WITH = re.compile(r"[ \t]*/\*\+ (\w+) \*/$")
+
 
 def parts() -> dict[str, str]:
-    """Return the parts of runtime.c by name, in their order."""
-    text = files("vmm.repro").joinpath("runtime.c").read_text()
+    """Return the parts of the C files by name, in their order."""
+    folder = files("vmm.repro").joinpath("c")
     found = {}
-    for chunk in text.split("/*@ ")[1:]:
-        name, _, body = chunk.partition(" */\n")
-        found[name] = body
+    for name in _FILES:
+        for chunk in folder.joinpath(name).read_text().split("/*@ ")[1:]:
+            part, _, body = chunk.partition(" */\n")
+            found[part] = body
     return found
 
 
@@ -49,4 +104,17 @@ def select(used: Iterable[str]) -> str:
         if name not in wanted:
             wanted.add(name)
             todo += _NEEDS.get(name, ())
-    return "".join(body for name, body in parts().items() if name in wanted)
+            todo += (part for part, needs in _JOINTS.items() if needs <= wanted)
+    return "".join(_of(body, wanted) for name, body in parts().items() if name in wanted)
+
+
+def _of(body: str, wanted: set[str]) -> str:
+    """Return a part without the lines that other parts bring."""
+    lines = []
+    for line in body.splitlines(keepends=True):
+        mark = _ONLY_WITH.search(line)
+        if mark is None:
+            lines.append(line)
+        elif mark[1] in wanted:
+            lines.append(line[: mark.start()] + "\n")
+    return "".join(lines)

@@ -85,3 +85,11 @@ def pages(numbers: tuple[int, ...]) -> str:
     if not numbers:
         return "0, NULL"
     return f"{len(numbers)}, (uint32_t[]){{{', '.join(map(str, numbers))}}}"
+
+
+def slot_pages(numbers: tuple[tuple[int, int], ...]) -> str:
+    """Return an array of slot numbers and pages, and before it how many there are."""
+    if not numbers:
+        return "0, NULL"
+    entries = ", ".join(f"{{{unsigned(slot)}, {page}}}" for slot, page in numbers)
+    return f"{len(numbers)}, (struct slot_page[]){{{entries}}}"

@@ -1,0 +1,110 @@
+"""C programs of the curated scenarios: do they compile, and end as ``vmm`` judges the scenarios?
+
+``scripts/repro-sweep`` runs it over the whole catalogue, one scenario after the other.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scenarios import catalogue
+from vmm.memslots.check import Status, judge
+from vmm.memslots.features import Features
+from vmm.memslots.operations import Scenario
+from vmm.memslots.plan import out_of_reach
+from vmm.memslots.probe import probe_features
+from vmm.memslots.runner import run_isolated
+from vmm.repro.emit import InexpressibleError, program, program_of
+from vmm.system import Kvm
+
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+RIGHT, WRONG, CANNOT_RUN = 0, 1, 4
+REFUSED = -1
+_TIME_LIMIT_S = 240
+_EXPECTED = {Status.PASSED: RIGHT, Status.DIFFERS: WRONG}
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of a scenario's program: exit statuses, -1 where the compiler refused it.
+
+    ``form`` is why there is none; "" if there is one.
+    """
+
+    scenario: str
+    expected: int = RIGHT
+    status: int = REFUSED
+    said: str = ""
+    form: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether the program says what ``vmm`` says."""
+        return self.status == self.expected or bool(self.form)
+
+
+def compare(scenario: Scenario, features: Features, folder: Path) -> Ran:
+    """Run a scenario, and its program; what ``vmm`` leaves out, a program has to refuse."""
+    expected = CANNOT_RUN
+    try:
+        if features.missing(scenario.needs) or out_of_reach(scenario, features.touch_limit):
+            text = program_of(scenario, features)
+        else:
+            history = run_isolated(scenario, features, time_limit_s=_TIME_LIMIT_S)
+            expected = _EXPECTED[judge(history).status]
+            text = program(history)
+    except InexpressibleError as error:
+        return Ran(scenario.name, form=str(error))
+    status, said = end_of(text, folder)
+    return Ran(scenario.name, expected, status, said)
+
+
+def end_of(text: str, folder: Path) -> tuple[int, str]:
+    """Compile a program and run it; return its exit status, and what it said."""
+    source, binary = folder / "repro.c", folder / "repro"
+    source.write_text(text)
+    strict = ("-Wall", "-Wextra", "-Werror", "-pthread")
+    made = subprocess.run(
+        [str(COMPILER), *strict, "-o", binary, source],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        return REFUSED, made.stderr
+    ended = subprocess.run(
+        [binary], capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=False
+    )
+    return ended.returncode, ended.stdout.strip()
+
+
+def main(patterns: Sequence[str]) -> int:
+    """Print what does not agree, and how many do; return 1 if any does not."""
+    with Kvm.open() as kvm:
+        features = probe_features(kvm)
+    count: Counter[str] = Counter()
+    for scenario in catalogue(features):
+        if patterns and not any(pattern in scenario.name for pattern in patterns):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            ran = compare(scenario, features, Path(folder))
+        if ran.form:
+            count["no form in C"] += 1
+            print(f"{ran.scenario}: {ran.form}", flush=True)
+        elif ran.good:
+            count[f"exit status {ran.status}, as expected"] += 1
+        else:
+            count["not as expected"] += 1
+            print(f"{ran.scenario}: {ran.status}, expected {ran.expected}: {ran.said}", flush=True)
+    for what, times in sorted(count.items()):
+        print(f"{times:4} {what}")
+    return int("not as expected" in count)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

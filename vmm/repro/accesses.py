@@ -1,0 +1,123 @@
+"""What the guest does, as C statements, and what is expected of it."""
+
+from collections.abc import Sequence
+
+from vmm.memslots.history import Mmio, Stopped, Swept, Touched
+from vmm.memslots.operations import REAL_MODE_END, Execute, Sweep, Touch, access_end
+from vmm.repro.account import Account
+from vmm.repro.expectations import Expectation
+from vmm.repro.words import data, unsigned
+
+_Ended = Touched | Swept
+_UNKNOWN = -1
+
+
+def access(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> list[str]:
+    """Return the statements of an access: in 64-bit mode where real mode does not reach."""
+    is_far = access_end(op) > REAL_MODE_END
+    part, function, arguments = _form(op)
+    account.use(f"far{part}" if is_far else part)
+    name = f"{function}_far" if is_far else function
+    call = f"{name}({op.vcpu}, {unsigned(op.gpa)}{arguments});"
+    return [*_mode(account, op, step), call, *_accessed(account, step)]
+
+
+def _mode(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> list[str]:
+    """Return the switch to the address space of an access, if the vCPU sees another one."""
+    known = account.as_ids.get(op.vcpu, 0)
+    # A vCPU that stops may leave system management mode by itself.
+    may_stop = any(isinstance(each.outcome, Stopped) for each in step.allowed)
+    account.as_ids[op.vcpu] = _UNKNOWN if op.as_id and may_stop else op.as_id
+    if known == op.as_id:
+        return []
+    account.use("smm")
+    return [f"set_smm({op.vcpu}, {'true' if op.as_id else 'false'});"]
+
+
+def is_plain_write(step: Expectation) -> bool:
+    """Whether a step is a write in real mode to memory that is there."""
+    op = step.operation
+    return (
+        isinstance(op, Touch)
+        and op.access == "write"
+        and op.as_id == 0
+        and access_end(op) <= REAL_MODE_END
+        and [each.outcome for each in step.allowed] == [Touched(0)]
+    )
+
+
+def writes(account: Account, group: Sequence[Expectation]) -> list[str]:
+    """Return the statements of plain writes by one vCPU in one KVM_RUN."""
+    account.use("writes", "value")
+    ops = [step.operation for step in group if isinstance(step.operation, Touch)]
+    return [
+        *_mode(account, ops[0], group[0]),
+        f"guest_writes_all({ops[0].vcpu}, {len(ops)}, (struct write[]){{",
+        *(f"\t{{{unsigned(op.gpa)}, {op.width}, {unsigned(op.value)}}}," for op in ops),
+        "});",
+        "expect_value(0);",
+    ]
+
+
+def _form(op: Touch | Sweep | Execute) -> tuple[str, str, str]:
+    """Return the part of the runtime, its function, and the arguments behind vCPU and gpa."""
+    match op:
+        case Touch(access="read"):
+            return "read", "guest_reads", f", {op.width}"
+        case Touch():
+            value = op.value & (1 << 8 * op.width) - 1
+            return "write", "guest_writes", f", {op.width}, {unsigned(value)}"
+        case Sweep(access="read"):
+            return "copies", "guest_copies", f", {op.count}, {op.width}"
+        case Sweep():
+            return "fills", "guest_fills", f", {op.count}, {op.width}, {unsigned(op.value)}"
+        case Execute():
+            return "execute", "guest_executes", ""
+
+
+def _accessed(account: Account, step: Expectation) -> list[str]:
+    """Return what is expected of an access; hardware and emulators may stop differently."""
+    outcomes = [each.outcome for each in step.allowed]
+    stops = [each.reason for each in outcomes if isinstance(each, Stopped)]
+    usual = [each for each in outcomes if isinstance(each, _Ended)]
+    if not outcomes:
+        return []
+    if not usual:
+        account.use("cannotfetch")
+        return ["expect_no_fetch();"]
+    lines = _one_of(account, step, usual)
+    if not stops:
+        return lines
+    account.use("stopped")
+    inner = [f"\t{line}" for line in lines]
+    return [f'if (!stopped("{stops[0]}")) {{', *inner, "}"]
+
+
+def _one_of(account: Account, step: Expectation, outcomes: list[_Ended]) -> list[str]:
+    """Return what is expected where kernels may differ: what follows builds on one outcome."""
+    chosen = next((each for each in outcomes if each == step.chosen), outcomes[0])
+    others = {len(each.mmio) for each in outcomes} - {len(chosen.mmio)}
+    if others:
+        account.use("otherexits")
+    leaves = [f"leave_at_exits({exits});" for exits in sorted(others)]
+    return [*leaves, *_usual(account, step, chosen)]
+
+
+def _usual(account: Account, step: Expectation, outcome: _Ended) -> list[str]:
+    account.use("value", *(("mmio",) if outcome.mmio else ()))
+    lines = [_mmio(each) for each in outcome.mmio]
+    if isinstance(outcome, Touched):
+        return [*lines, f"expect_value({unsigned(outcome.value)});"]
+    lines.append("expect_value(0);")
+    assert isinstance(step.operation, Sweep)
+    first = 0
+    for value, times in outcome.runs:
+        width = step.operation.width
+        lines.append(f"expect_elements({first}, {times}, {width}, {unsigned(value)});")
+        first += times
+    return lines
+
+
+def _mmio(each: Mmio) -> str:
+    write = "true" if each.write else "false"
+    return f"expect_mmio({write}, {unsigned(each.gpa)}, {len(each.data)}, {data(each.data)});"

@@ -1,0 +1,79 @@
+"""What the statements of a program use, and the expressions that several kinds of them share."""
+
+from vmm.memslots.history import AnyOutcome, DirtyPages, Done, PreFaulted, Refused, RingsReset
+from vmm.memslots.regions import as_id_of, id_of
+from vmm.repro.expectations import Expectation
+from vmm.repro.words import Words, error
+
+_FEW_SLOTS = 509
+"""Every kernel has as many slots of its user's."""
+
+
+class InexpressibleError(ValueError):
+    """A step that has no form in a plain C program."""
+
+
+class Account:
+    """Keeps account of the parts, files and functions that statements use.
+
+    ``shared`` are the guest_memfds that the host may write; ``as_ids`` says which address space
+    each vCPU sees.
+    """
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+        self.used: set[str] = {"mapping", "region", "at"}
+        self.files: set[str] = set()
+        self.shared: set[str] = set()
+        self.as_ids: dict[int, int] = {}
+        self.names_many_slots = False
+        self.names_spaces = False
+        self.functions: list[str] = []
+
+    def use(self, *parts: str) -> None:
+        """Note that the program needs these parts of the runtime."""
+        self.used.update(parts)
+
+    def name_slot(self, slot: int) -> None:
+        """Note a slot number: what comes of some depends on how many a kernel has."""
+        self.names_many_slots |= id_of(slot) >= _FEW_SLOTS - 1
+        self.names_spaces |= as_id_of(slot) > 0
+
+    def memfd(self, name: str) -> str:
+        """Return the variable of a guest_memfd."""
+        self.use("memfd")
+        file = self.words.file(name)
+        self.files.add(file)
+        return file
+
+    def function(self, call: str) -> str:
+        """Return the name of a function that makes a call."""
+        name = f"call_{len(self.functions) + 1}"
+        self.functions.append(f"static int {name}(void)\n{{\n\treturn {call};\n}}\n\n")
+        return name
+
+    def checked(self, call: str, step: Expectation) -> str:
+        """Return a call with the errnos that it may answer."""
+        numbers = list(dict.fromkeys(errno_of(each.outcome) for each in step.allowed))
+        if not numbers:
+            return f"{call};"
+        if len(numbers) == 1:
+            return f"expect({call}, {error(numbers[0])});"
+        chosen = numbers[0] if step.chosen is None else errno_of(step.chosen)
+        (other, *_) = (number for number in numbers if number != chosen)
+        part, function = ("either", "expect_either")
+        if not (chosen and other):
+            part, function = ("thisone", "expect_this_one")
+        self.use(part)
+        return f"{function}({call}, {error(chosen)}, {error(other)});"
+
+
+def errno_of(outcome: AnyOutcome) -> int:
+    """Return the errno that a call comes to; 0 is success."""
+    match outcome:
+        case Refused(number):
+            return number
+        case Done() | DirtyPages() | RingsReset() | PreFaulted():
+            return 0
+        case _:
+            raise InexpressibleError(f"a call that comes to {type(outcome).__name__}")

@@ -1,0 +1,289 @@
+/*@ run */
+
+/* What the guest's latest access came to. */
+static struct {
+	const char *stopped;	/* why the vCPU could not go on */
+	uint32_t value;		/* what was read */
+	unsigned exits, expected;
+	struct {
+		uint64_t gpa;
+		bool write;
+		unsigned length;
+		unsigned char data[0x4000];
+	} exit[16];		/* MMIO; adjacent ones joined */
+} access_;
+
+static void note_mmio(struct kvm_run *run)
+{
+	unsigned last = access_.exits - 1;
+
+	if (!run->mmio.is_write)
+		memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
+	if (!access_.exits || access_.exit[last].write != run->mmio.is_write
+	    || access_.exit[last].gpa + access_.exit[last].length != run->mmio.phys_addr) {
+		last = access_.exits++;
+		if (last == sizeof(access_.exit) / sizeof(access_.exit[0]))
+			leave(WRONG, "too many MMIO exits");
+		access_.exit[last].gpa = run->mmio.phys_addr;
+		access_.exit[last].write = run->mmio.is_write;
+		access_.exit[last].length = 0;
+	}
+	if (run->mmio.len > 8 || access_.exit[last].length + run->mmio.len > 0x4000)
+		leave(WRONG, "an MMIO exit of %u bytes", run->mmio.len);
+	memcpy(access_.exit[last].data + access_.exit[last].length, run->mmio.data, run->mmio.len);
+	access_.exit[last].length += run->mmio.len;
+}
+
+/* Completes what an exit left pending, without running on. */
+static void finish(struct vcpu *vcpu)
+{
+	vcpu->run->immediate_exit = 1;
+	for (int i = 0; i < 64 && !ioctl(vcpu->fd, KVM_RUN, 0); i++)
+		;
+	vcpu->run->immediate_exit = 0;
+}
+
+/* Runs until the guest writes to the port. Only what it executes itself may cause MMIO. */
+static void run(struct vcpu *vcpu, int port)
+{
+	static char reason[32];
+
+	access_.stopped = NULL;
+	access_.exits = access_.expected = access_.value = 0;
+	for (;;) {
+		if (ioctl(vcpu->fd, KVM_RUN, 0)) {
+			if (errno == EINTR)
+				continue;
+			access_.stopped = errno == EFAULT ? "EFAULT" : strerror(errno);
+			return;
+		}
+		if (vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL	/*+ ring */
+		    && make_room(&vcpu->ring))				/*+ ring */
+			continue;					/*+ ring */
+		if (vcpu->run->exit_reason == KVM_EXIT_MMIO && port == PORT_DONE) {
+			note_mmio(vcpu->run);
+		} else if (vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->run->io.port == port) {
+			memcpy(&access_.value, (char *)vcpu->run + vcpu->run->io.data_offset,
+			       vcpu->run->io.size);
+			return;
+		} else {
+			snprintf(reason, sizeof(reason), "exit reason %u",
+				 vcpu->run->exit_reason);
+			access_.stopped = reason;
+			finish(vcpu);
+			return;
+		}
+	}
+}
+/*@ real */
+
+/* Real mode with code at `base`; data segments reach all of the first 4 GiB. */
+static void enter(struct vcpu *vcpu, uint64_t base, struct kvm_regs *regs)
+{
+	struct kvm_sregs sregs = vcpu->reset;
+	struct kvm_segment data = {.limit = 0xffffffff, .type = 3, .present = 1, .s = 1, .g = 1};
+
+	sregs.ds = sregs.es = sregs.fs = sregs.gs = data;
+	sregs.cs.base = sregs.ss.base = base;
+	sregs.cs.selector = sregs.ss.selector = base >> 4 & 0xffff;
+	sregs.cs.limit = sregs.ss.limit = 0xffff;
+	sregs.cs.type = 0xb;
+	sregs.ss.type = 3;
+	must(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
+	regs->rflags = 2;
+	must(ioctl(vcpu->fd, KVM_SET_REGS, regs), "KVM_SET_REGS");
+}
+/*@ code */
+
+/* Puts instructions at the start of the guest's slot and runs them. */
+static void run_code(unsigned cpu, const unsigned char *code, unsigned length, struct kvm_regs regs)
+{
+	memcpy(guest.host, code, length);
+	enter(vcpu(cpu), GUEST_GPA, &regs);
+	run(vcpu(cpu), PORT_DONE);
+}
+/*@ smm */
+
+/* Puts a vCPU into system management mode, where it sees as_id 1, or takes it out. */
+static void set_smm(unsigned cpu, bool inside)
+{
+	struct kvm_vcpu_events events = {.flags = KVM_VCPUEVENT_VALID_SMM, .smi.smm = inside};
+
+	must(ioctl(vcpu(cpu)->fd, KVM_SET_VCPU_EVENTS, &events), "KVM_SET_VCPU_EVENTS");
+}
+/*@ stopped */
+
+static bool stopped(const char *why)
+{
+	return access_.stopped && !strcmp(access_.stopped, why);
+}
+/*@ mmio */
+
+/* The next MMIO exit of the access. */
+static void expect_mmio(bool write, uint64_t gpa, unsigned length, const char *data)
+{
+	unsigned at = access_.expected++;
+
+	if (at >= access_.exits)
+		leave(WRONG, "expected an MMIO %s of %u bytes at gpa 0x%llx, got %s",
+		      write ? "write" : "read", length, (unsigned long long)gpa,
+		      access_.stopped ? access_.stopped : "no exit");
+	if (access_.exit[at].write != write || access_.exit[at].gpa != gpa
+	    || access_.exit[at].length != length || memcmp(access_.exit[at].data, data, length))
+		leave(WRONG, "expected an MMIO %s of %u bytes at gpa 0x%llx, got a %s of %u at 0x%llx",
+		      write ? "write" : "read", length, (unsigned long long)gpa,
+		      access_.exit[at].write ? "write" : "read", access_.exit[at].length,
+		      (unsigned long long)access_.exit[at].gpa);
+}
+/*@ otherexits */
+
+/* An access with so many exits is right, too, but what follows builds on another outcome. */
+static void leave_at_exits(unsigned exits)
+{
+	if (!access_.stopped && access_.exits == exits)
+		leave(CANNOT_RUN, "this kernel gives the other right answer (%u MMIO exits)", exits);
+}
+/*@ value */
+
+/* The end of the access: no other exit, and this value was read (0: nothing was). */
+static void expect_value(uint32_t value)
+{
+	if (access_.stopped)
+		leave(WRONG, "the vCPU stopped: %s", access_.stopped);
+	if (access_.exits > access_.expected)
+		leave(WRONG, "an MMIO %s at gpa 0x%llx that nobody expected",
+		      access_.exit[access_.expected].write ? "write" : "read",
+		      (unsigned long long)access_.exit[access_.expected].gpa);
+	if (access_.value != value)
+		leave(WRONG, "expected 0x%x, got 0x%x", value, access_.value);
+}
+/*@ read */
+
+/* The guest reads 1, 2 or 4 bytes at a gpa. */
+static void guest_reads(unsigned cpu, uint32_t gpa, unsigned width)
+{
+	unsigned char code[] = {
+		0x90,				/* nop, or the prefix for 32-bit operands */
+		0x67, 0xa1, 0, 0, 0, 0,		/* mov eax, [gpa] */
+		0x90, 0xe7, PORT_DONE,		/* out PORT_DONE, eax */
+	};
+
+	if (width == 4)
+		code[0] = code[7] = 0x66;
+	if (width == 1)
+		code[2] = 0xa0, code[8] = 0xe6;	/* the same with al */
+	memcpy(code + 3, &gpa, sizeof(gpa));
+	run_code(cpu, code, sizeof(code), (struct kvm_regs){0});
+}
+/*@ putwrite */
+
+/* Puts down the instruction that writes 1, 2 or 4 bytes at a gpa; returns its length. */
+static unsigned put_write(unsigned char *code, uint32_t gpa, unsigned width, uint32_t value)
+{
+	static const unsigned char start[] = {
+		0x90,			/* nop, or the prefix for 32-bit operands */
+		0x67, 0xc7, 0x05,	/* mov [gpa], value: both follow */
+	};
+
+	memcpy(code, start, sizeof(start));
+	if (width == 4)
+		code[0] = 0x66;
+	if (width == 1)
+		code[2] = 0xc6;		/* the same with a byte */
+	memcpy(code + 4, &gpa, sizeof(gpa));
+	memcpy(code + 8, &value, width);
+	return 8 + width;
+}
+/*@ write */
+
+/* The guest writes 1, 2 or 4 bytes at a gpa. */
+static void guest_writes(unsigned cpu, uint32_t gpa, unsigned width, uint32_t value)
+{
+	unsigned char code[16];
+	unsigned end = put_write(code, gpa, width, value);
+
+	code[end] = 0xe6;		/* out PORT_DONE, al */
+	code[end + 1] = PORT_DONE;
+	run_code(cpu, code, end + 2, (struct kvm_regs){0});
+	access_.value = 0;
+}
+/*@ writes */
+
+struct write {
+	uint32_t gpa;
+	unsigned width;
+	uint32_t value;
+};
+
+/* The guest makes all these writes in one KVM_RUN. */
+static void guest_writes_all(unsigned cpu, unsigned count, const struct write *writes)
+{
+	static unsigned char code[0xc000];
+	unsigned end = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		end += put_write(code + end, writes[i].gpa, writes[i].width, writes[i].value);
+	code[end] = 0xe6;			/* out PORT_DONE, al */
+	code[end + 1] = PORT_DONE;
+	run_code(cpu, code, end + 2, (struct kvm_regs){0});
+	access_.value = 0;
+}
+/*@ string */
+
+/* One string instruction: rep stos or rep movs over `count` elements. */
+static void run_string(unsigned cpu, unsigned char opcode, unsigned width, struct kvm_regs regs)
+{
+	unsigned char code[] = {
+		0x67, 0x90,			/* 32-bit addresses; 32-bit operands if needed */
+		0xf3, 0x90,			/* rep, and the instruction */
+		0xe6, PORT_DONE,		/* out PORT_DONE, al */
+	};
+
+	code[1] = width == 4 ? 0x66 : 0x3e;	/* 0x3e: a prefix without effect */
+	code[3] = width == 1 ? opcode - 1 : opcode;
+	run_code(cpu, code, sizeof(code), regs);
+	access_.value = 0;
+}
+/*@ fills */
+
+static void guest_fills(unsigned cpu, uint32_t gpa, unsigned count, unsigned width, uint32_t value)
+{
+	struct kvm_regs regs = {.rdi = gpa, .rcx = count, .rax = value};
+
+	run_string(cpu, 0xab, width, regs);	/* stos */
+}
+/*@ copies */
+
+/* The guest reads `count` elements, into its own slot. */
+static void guest_copies(unsigned cpu, uint32_t gpa, unsigned count, unsigned width)
+{
+	struct kvm_regs regs = {.rsi = gpa, .rcx = count, .rdi = GUEST_GPA + GUEST_BUFFER};
+
+	run_string(cpu, 0xa5, width, regs);	/* movs */
+}
+/*@ elements */
+
+/* What it read: the same element, so many times, from this element on. */
+static void expect_elements(unsigned first, unsigned times, unsigned width, uint32_t value)
+{
+	for (unsigned i = first; i < first + times; i++)
+		if (memcmp(guest.host + GUEST_BUFFER + i * width, &value, width))
+			leave(WRONG, "element %u is not 0x%x", i, value);
+}
+/*@ execute */
+
+/* The guest executes the code at 0x800 of a page. */
+static void guest_executes(unsigned cpu, uint32_t gpa)
+{
+	struct kvm_regs regs = {.rip = 0x800};
+
+	enter(vcpu(cpu), gpa, &regs);
+	run(vcpu(cpu), PORT_EXECUTED);
+}
+/*@ cannotfetch */
+
+static void expect_no_fetch(void)
+{
+	if (!access_.stopped)
+		leave(WRONG, "code was executed where there is none: 0x%x", access_.value);
+}

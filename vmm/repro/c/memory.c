@@ -1,0 +1,152 @@
+/*@ mapping */
+
+/*
+ * Host memory. Every page is filled with a word of its own, so that the guest's reads tell which
+ * page of which mapping they reached; at 0x800 it has code that answers with the same word.
+ */
+struct mapping {
+	const char *name;
+	unsigned number;
+	uint64_t pages;
+	unsigned char *host;
+	unsigned char *expected; /* what it must look like; NULL if nobody may look */
+	bool *absent;		/* pages that the host has taken away */	/*+ hostchange */
+};
+
+static uint32_t word_of(const struct mapping *mapping, uint64_t page)
+{
+	return ((mapping->number + 1) << 20 | (uint32_t)page) * 0x9E3779B1u;
+}
+
+static void fill(struct mapping *mapping)
+{
+	static const unsigned char code[] = {
+		0xb8, 0, 0, 0xeb, 0x08,		/* real mode: mov ax, 0; jmp to its part */
+		0xb8, 0, 0, 0, 0, 0xe7, 0xe1,	/* 64-bit mode: mov eax, the word; out 0xe1, eax */
+		0xf4,				/* hlt */
+		0x66, 0xb8, 0, 0, 0, 0,		/* real mode: mov eax, the word */
+		0x66, 0xe7, 0xe1,		/* out 0xe1, eax */
+		0xf4, 0,			/* hlt */
+	};
+
+	for (uint64_t page = 0; page < mapping->pages; page++) {
+		uint32_t word = word_of(mapping, page);
+		unsigned char *host = mapping->host + page * PAGE;
+
+		for (uint64_t at = 0; at < PAGE; at += sizeof(word))
+			memcpy(host + at, &word, sizeof(word));
+		memcpy(host + 0x800, code, sizeof(code));
+		memcpy(host + 0x806, &word, sizeof(word));
+		memcpy(host + 0x80f, &word, sizeof(word));
+	}
+	mapping->expected = malloc(mapping->pages * PAGE);
+	memcpy(mapping->expected, mapping->host, mapping->pages * PAGE);
+}
+
+static void map(struct mapping *mapping, unsigned char *at, int protection, int flags, int fd)
+{
+	mapping->host = mmap(at, mapping->pages * PAGE, protection, flags, fd, 0);
+	if (mapping->host == MAP_FAILED || (at && mapping->host != at)
+	    || (flags & MAP_FIXED_NOREPLACE && mapping->host != at))
+		leave(CANNOT_RUN, "cannot map %s: %s", mapping->name, strerror(errno));
+	if (protection != PROT_NONE)
+		fill(mapping);
+}
+/*@ thp */
+
+static void map_huge(struct mapping *mapping)
+{
+	uint64_t size = mapping->pages * PAGE, huge = 2 << 20;
+	unsigned char *room = mmap(NULL, size + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (room == MAP_FAILED)
+		leave(CANNOT_RUN, "no room for %s", mapping->name);
+	mapping->host = (unsigned char *)(((uintptr_t)room + huge - 1) & -huge);
+	must(mprotect(mapping->host, size, PROT_READ | PROT_WRITE), "mprotect");
+	must(madvise(mapping->host, size, MADV_HUGEPAGE), "MADV_HUGEPAGE");
+	fill(mapping);
+}
+/*@ at */
+
+static uint64_t at(const struct mapping *mapping, uint64_t offset)
+{
+	return (uintptr_t)mapping->host + offset;
+}
+/*@ hostwrite */
+
+static void host_writes(struct mapping *mapping, uint64_t offset, uint32_t value)
+{
+	memcpy(mapping->host + offset, &value, sizeof(value));
+}
+/*@ change */
+
+/* Bytes that must have changed since the last look at host memory. */
+static void expect_change(struct mapping *mapping, uint64_t offset, unsigned length, const char *data)
+{
+	memcpy(mapping->expected + offset, data, length);
+}
+/*@ hostchange */
+
+/* What the host does to pages of its own: `absent` is what they are from now on. */
+static void mark_absent(struct mapping *mapping, uint64_t offset, uint64_t pages, bool absent)
+{
+	if (!mapping->absent)
+		mapping->absent = calloc(mapping->pages, sizeof(*mapping->absent));
+	for (uint64_t page = 0; page < pages; page++)
+		mapping->absent[offset / PAGE + page] = absent;
+}
+/*@ advise */
+
+static void host_advises(struct mapping *mapping, uint64_t offset, uint64_t pages, int advice)
+{
+	must(madvise(mapping->host + offset, pages * PAGE, advice), "madvise");
+}
+/*@ unmap */
+
+/* Leaves the addresses reserved, with nothing behind them. */
+static void host_unmaps(struct mapping *mapping, uint64_t offset, uint64_t pages)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+
+	if (mmap(mapping->host + offset, pages * PAGE, PROT_NONE, flags, -1, 0) == MAP_FAILED)
+		leave(CANNOT_RUN, "mmap: %s", strerror(errno));
+	mark_absent(mapping, offset, pages, true);
+}
+/*@ remap */
+
+/* Maps the same pages of a file again, or fresh ones (fd -1). */
+static void host_maps(struct mapping *mapping, uint64_t offset, uint64_t pages, int fd)
+{
+	int flags = (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | MAP_FIXED;
+
+	if (mmap(mapping->host + offset, pages * PAGE, PROT_READ | PROT_WRITE, flags, fd,
+		 fd < 0 ? 0 : offset) == MAP_FAILED)
+		leave(CANNOT_RUN, "mmap: %s", strerror(errno));
+	mark_absent(mapping, offset, pages, false);
+}
+/*@ protect */
+
+static void host_protects(struct mapping *mapping, uint64_t offset, uint64_t pages, int protection)
+{
+	must(mprotect(mapping->host + offset, pages * PAGE, protection), "mprotect");
+	mark_absent(mapping, offset, pages, protection == PROT_NONE);
+}
+/*@ look */
+
+static void look_at(const struct mapping *mapping)
+{
+	for (uint64_t page = 0; mapping->expected && page < mapping->pages; page++) {
+		const unsigned char *host = mapping->host + page * PAGE;
+		const unsigned char *expected = mapping->expected + page * PAGE;
+
+		if (mapping->absent && mapping->absent[page])	/*+ hostchange */
+			continue;				/*+ hostchange */
+		if (!memcmp(host, expected, PAGE))
+			continue;
+		for (uint64_t at = 0; at < PAGE; at++)
+			if (host[at] != expected[at])
+				leave(WRONG, "%s+0x%llx holds 0x%02x, expected 0x%02x",
+				      mapping->name, (unsigned long long)(page * PAGE + at),
+				      host[at], expected[at]);
+	}
+}

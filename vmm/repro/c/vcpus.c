@@ -1,0 +1,145 @@
+/*@ guest */
+
+/*
+ * The guest's own slot: code at its start, at 0x2000 room for what it copies, and at 0xc000 its
+ * page tables where it needs some.
+ */
+static struct mapping guest = {.name = "guest", .pages = 16};
+
+#define GUEST_BUFFER 0x2000u
+#define PORT_DONE 0xe0
+#define PORT_EXECUTED 0xe1
+/*@ ring */
+
+#ifndef KVM_DIRTY_LOG_PAGE_OFFSET
+#define KVM_DIRTY_LOG_PAGE_OFFSET 64
+#define KVM_DIRTY_GFN_F_DIRTY 1
+#define KVM_DIRTY_GFN_F_RESET 2
+#define KVM_EXIT_DIRTY_RING_FULL 31
+#define KVM_RESET_DIRTY_RINGS _IO(KVMIO, 0xc7)
+struct kvm_dirty_gfn {
+	__u32 flags;
+	__u32 slot;
+	__u64 offset;
+};
+#endif
+
+struct slot_page {
+	uint32_t slot;
+	uint64_t page;
+};
+
+/* A vCPU's dirty ring, and what was found in it since the last harvest. */
+struct ring {
+	struct kvm_dirty_gfn *entries;
+	unsigned next, found, full;
+	struct slot_page *pages;
+};
+
+static uint64_t ring_bytes;	/* of each ring to come; 0: there is none */
+/*@ harvested */
+
+static int harvested;		/* entries of dirty rings since the last reset */
+/*@ vcpus */
+
+struct vcpu {
+	int fd;
+	struct kvm_run *run;
+	struct kvm_sregs reset;	/* what it was made with */
+	struct ring ring;	/*+ ring */
+};
+
+static struct vcpu vcpus[8];
+/*@ mapring */
+
+static void map_ring(struct vcpu *vcpu)
+{
+	vcpu->ring = (struct ring){0};
+	if (!ring_bytes)
+		return;
+	vcpu->ring.entries = mmap(NULL, ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd,
+				  KVM_DIRTY_LOG_PAGE_OFFSET * PAGE);
+	if (vcpu->ring.entries == MAP_FAILED)
+		leave(CANNOT_RUN, "cannot map the dirty ring: %s", strerror(errno));
+}
+/*@ collect */
+
+/* Reads what is new in a ring, and marks it as harvested. */
+static int collect(struct ring *ring)
+{
+	unsigned size = ring_bytes / sizeof(*ring->entries), count = 0;
+
+	for (; ring->entries && count < size; count++) {
+		struct kvm_dirty_gfn *entry = &ring->entries[ring->next % size];
+
+		if (__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) != KVM_DIRTY_GFN_F_DIRTY)
+			break;
+		ring->pages = realloc(ring->pages, (ring->found + 1) * sizeof(*ring->pages));
+		ring->pages[ring->found++] = (struct slot_page){entry->slot, entry->offset};
+		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+		ring->next++;
+	}
+	harvested += count;
+	return count;
+}
+/*@ makeroom */
+
+/* A vCPU stopped at its full ring: that is a pause, if the ring can be emptied. */
+static bool make_room(struct ring *ring)
+{
+	ring->full++;
+	if (!collect(ring))
+		return false;
+	harvested -= must(ioctl(vm, KVM_RESET_DIRTY_RINGS, 0), "KVM_RESET_DIRTY_RINGS");
+	return true;
+}
+/*@ setcpuid */
+
+/* A vCPU whose guest-physical addresses have so many bits. */
+static void set_cpuid(struct vcpu *vcpu)
+{
+	static struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entries[512];
+	} cpuid;
+
+	cpuid.head.nent = 512;
+	must(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid), "KVM_GET_SUPPORTED_CPUID");
+	for (unsigned i = 0; i < cpuid.head.nent; i++)
+		if (cpuid.entries[i].function == 0x80000008)
+			cpuid.entries[i].eax = (cpuid.entries[i].eax & ~0xffu) | GPA_BITS;
+	must(ioctl(vcpu->fd, KVM_SET_CPUID2, &cpuid), "KVM_SET_CPUID2");
+}
+/*@ makevcpu */
+
+/* KVM_CREATE_VCPU; 0 or an errno. */
+static int create_vcpu(unsigned number)
+{
+	struct vcpu *vcpu = &vcpus[number];
+	int size = must(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
+	int fd = ioctl(vm, KVM_CREATE_VCPU, number);
+
+	if (fd < 0)
+		return errno;
+	vcpu->fd = fd;
+	vcpu->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (vcpu->run == MAP_FAILED)
+		leave(CANNOT_RUN, "cannot map struct kvm_run");
+	must(ioctl(fd, KVM_GET_SREGS, &vcpu->reset), "KVM_GET_SREGS");
+	set_cpuid(vcpu);	/*+ cpuid */
+	map_ring(vcpu);		/*+ ring */
+	return SUCCESS;
+}
+/*@ vcpu */
+
+/* A vCPU is made when it is first used. */
+static struct vcpu *vcpu(unsigned number)
+{
+	if (!vcpus[number].run) {
+		int error = create_vcpu(number);
+
+		if (error)
+			leave(CANNOT_RUN, "KVM_CREATE_VCPU: %s", strerror(error));
+	}
+	return &vcpus[number];
+}

@@ -1,0 +1,175 @@
+/*@ simple */
+
+/* An ioctl of the VM that takes a number; 0 or an errno. */
+static int vm_ioctl(unsigned long request, uint64_t argument)
+{
+	return ioctl(vm, request, argument) ? errno : SUCCESS;
+}
+/*@ identity */
+
+static int set_identity_map_addr(uint64_t gpa)
+{
+	return ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &gpa) ? errno : SUCCESS;
+}
+/*@ prefault */
+
+#ifndef KVM_PRE_FAULT_MEMORY
+struct kvm_pre_fault_memory {
+	__u64 gpa;
+	__u64 size;
+	__u64 flags;
+	__u64 padding[5];
+};
+#define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
+#endif
+
+static struct kvm_pre_fault_memory left;	/* of the latest range that was mapped ahead */
+
+/* KVM_PRE_FAULT_MEMORY; 0 or an errno. */
+static int pre_fault(unsigned cpu, uint64_t gpa, uint64_t size, uint64_t flags)
+{
+	left = (struct kvm_pre_fault_memory){.gpa = gpa, .size = size, .flags = flags};
+	return ioctl(vcpu(cpu)->fd, KVM_PRE_FAULT_MEMORY, &left) ? errno : SUCCESS;
+}
+/*@ left */
+
+static void expect_left(uint64_t gpa, uint64_t size)
+{
+	if (left.gpa != gpa || left.size != size)
+		leave(WRONG, "expected 0x%llx bytes to be left from gpa 0x%llx on, got 0x%llx from 0x%llx",
+		      (unsigned long long)size, (unsigned long long)gpa,
+		      (unsigned long long)left.size, (unsigned long long)left.gpa);
+}
+/*@ unmapinternal */
+
+/* Where memory begins that looks like what the kernel maps for slots of its own. */
+static uintptr_t known[256];
+static unsigned known_count;
+
+/* Puts memory without access in the place of such memory that is new, and says how much was. */
+static int unmap_internal_slots(void)
+{
+	static char line[512];
+	struct { uintptr_t start, end; } found[16];
+	unsigned count = 0;
+	FILE *maps = fopen("/proc/self/maps", "r");
+
+	while (maps && count < 16 && fgets(line, sizeof(line), maps)) {
+		unsigned i = 0;
+
+		if (!strstr(line, "/dev/zero (deleted)")
+		    || sscanf(line, "%lx-%lx", &found[count].start, &found[count].end) != 2)
+			continue;
+		while (i < known_count && known[i] != found[count].start)
+			i++;
+		if (i == known_count && known_count < 256)
+			known[known_count++] = found[count++].start;
+	}
+	if (maps)
+		fclose(maps);
+	for (unsigned i = 0; vm >= 0 && i < count; i++)
+		mmap((void *)found[i].start, found[i].end - found[i].start, PROT_NONE,
+		     MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	return count;
+}
+/*@ newvm */
+
+static void close_vm(void)
+{
+	int size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+
+	for (unsigned i = 0; i < sizeof(vcpus) / sizeof(vcpus[0]); i++)
+		if (vcpus[i].run) {
+			if (vcpus[i].ring.entries)			/*+ ring */
+				munmap(vcpus[i].ring.entries, ring_bytes);	/*+ ring */
+			munmap(vcpus[i].run, size);
+			close(vcpus[i].fd);
+			vcpus[i].run = NULL;
+		}
+	ring_bytes = 0;	/*+ ring */
+	harvested = 0;	/*+ harvested */
+	close(vm);
+	vm = -1;
+}
+/*@ traces */
+
+/* How many of these there are in the process: mappings and files that the kernel makes for VMs. */
+static int traces(void)
+{
+	static char line[512];
+	FILE *maps = fopen("/proc/self/maps", "r");
+	DIR *files = opendir("/proc/self/fd");
+	int found = 0;
+
+	while (maps && fgets(line, sizeof(line), maps))
+		found += strstr(line, "anon_inode:kvm") || strstr(line, "/dev/zero (deleted)");
+	if (maps)
+		fclose(maps);
+	for (struct dirent *file; files && (file = readdir(files));) {
+		ssize_t length = readlinkat(dirfd(files), file->d_name, line, sizeof(line) - 1);
+
+		line[length > 0 ? length : 0] = 0;
+		found += !strncmp(line, "anon_inode:kvm", 14);
+	}
+	if (files)
+		closedir(files);
+	return found;
+}
+
+static void expect_traces(int before)
+{
+	int found = traces();
+
+	if (found > before)
+		leave(WRONG, "a VM that is gone left %d mappings or files behind", found - before);
+}
+/*@ probe */
+
+/* Whether a slot of one page at this gpa is taken by a VM that is made for trying; an errno. */
+static int try_page(int other, uint64_t gpa)
+{
+	static unsigned char memory[2 * PAGE];
+	struct kvm_userspace_memory_region region = {
+		.guest_phys_addr = gpa,
+		.memory_size = PAGE,
+		.userspace_addr = ((uintptr_t)memory + PAGE - 1) & -PAGE,
+	};
+
+	return ioctl(other, KVM_SET_USER_MEMORY_REGION, &region) ? errno : SUCCESS;
+}
+/*@ internal */
+
+enum internal { TSS, IDENTITY_MAP, APIC_PAGE };
+
+/* A slot that some kernels make for themselves: a user's there is refused. */
+static void require_internal(enum internal which, const char *name)
+{
+	static const uint64_t gpas[] = {0xfffbd000, 0xfffbc000, 0xfee00000};
+	uint64_t gpa = gpas[which];
+	int vcpu = -1, other = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
+
+	if (which == TSS)
+		must(ioctl(other, KVM_SET_TSS_ADDR, gpa), "KVM_SET_TSS_ADDR");
+	else if (which == IDENTITY_MAP)
+		must(ioctl(other, KVM_SET_IDENTITY_MAP_ADDR, &gpa), "KVM_SET_IDENTITY_MAP_ADDR");
+	else
+		must(ioctl(other, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
+	if (which != TSS)
+		vcpu = must(ioctl(other, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
+	if (try_page(other, gpa) != EEXIST)
+		leave(CANNOT_RUN, "%s is missing", name);
+	close(vcpu);
+	close(other);
+}
+/*@ lastgfn */
+
+/* The expectations below are those of a kernel with exactly this last gfn, 2^n - 1. */
+static void require_last_gfn(uint64_t gfn)
+{
+	int other = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
+
+	if (try_page(other, gfn * PAGE) || (2 * gfn * PAGE < 1ull << 52
+					    && !try_page(other, (2 * gfn + 1) * PAGE)))
+		leave(CANNOT_RUN, "the last gfn is not 0x%llx", (unsigned long long)gfn);
+	close(other);
+}
