@@ -10,8 +10,10 @@ from vmm.cli import lanes
 from vmm.cli.host import Host, reserved_cpus
 from vmm.cli.journal import Journal
 from vmm.cli.lanes import Lane
+from vmm.freememory import FreeMemory
 from vmm.health import KernelWatch, Problem
 from vmm.memslots.check import Status, Verdict, judging
+from vmm.memslots.demand import short_of_memory
 from vmm.memslots.history import Header
 from vmm.memslots.operations import Scenario
 from vmm.memslots.plan import out_of_reach
@@ -88,6 +90,7 @@ class _Execution:
         self._begin = begin
         self._journal = journal
         self._facts = host.info.in_brief()
+        self._memory = FreeMemory()
         self._waiting = _Waiting()
         self._hangs = 0
         self._is_over = False
@@ -119,8 +122,7 @@ class _Execution:
                 scenario, features.touch_limit
             )
             if missing:
-                skipped = Verdict(scenario.name, Status.SKIPPED, f"needs {missing}")
-                self._waiting.add(index, iter((Checked(scenario, skipped),)))
+                self._skip(index, missing)
             elif lanes.needs_the_machine(scenario, self._facts):
                 alone.append(index)
             else:
@@ -133,15 +135,25 @@ class _Execution:
         idle, busy = deque(every), list[Lane]()
         while busy or (left and not self._is_over):
             while left and idle and not self._is_over:
-                lane = idle.popleft()
-                self._start(lane, left.popleft())
-                busy.append(lane)
+                index = left.popleft()
+                missing = short_of_memory(self._scenarios[index], self._memory.size_bytes())
+                if missing:
+                    self._skip(index, missing)
+                    continue
+                busy.append(idle.popleft())
+                self._start(busy[-1], index)
             while self._waiting and not any(lane.worker.ended() for lane in busy):
                 yield from self._waiting.judge_a_bit()
-            lane = lanes.next_ended(busy)
-            self._end(lane, busy)
-            busy.remove(lane)
-            idle.append(lane)
+            if busy:
+                lane = lanes.next_ended(busy)
+                self._end(lane, busy)
+                busy.remove(lane)
+                idle.append(lane)
+
+    def _skip(self, index: int, missing: str) -> None:
+        scenario = self._scenarios[index]
+        skipped = Verdict(scenario.name, Status.SKIPPED, f"needs {missing}")
+        self._waiting.add(index, iter((Checked(scenario, skipped),)))
 
     def _start(self, lane: Lane, index: int) -> None:
         scenario = self._scenarios[index]
