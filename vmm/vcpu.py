@@ -92,6 +92,10 @@ class Vcpu(Closing):
         raw.ioctl(self.fd, Ioctl.RUN)
         return decode(self._run)
 
+    def last_exit(self) -> VcpuExit:
+        """Return what `kvm_run` says: behind an EFAULT that may be a memory fault."""
+        return decode(self.kvm_run)
+
     def pre_fault_memory(self, gpa: int, size_bytes: int, flags: int = 0) -> tuple[int, int]:
         """Map guest memory ahead, and return the gpa and the size of what is left of it.
 

@@ -172,6 +172,13 @@ class Vm(Closing):
         wanted = raw.new("struct kvm_create_guest_memfd *", (size_bytes, flags))
         return raw.ioctl(self.fd, Ioctl.CREATE_GUEST_MEMFD, wanted)
 
+    def set_memory_attributes(
+        self, address: int, size_bytes: int, attributes: int, flags: int = 0
+    ) -> None:
+        """Issue KVM_SET_MEMORY_ATTRIBUTES for a range of gpas."""
+        wanted = raw.new("struct kvm_memory_attributes *", (address, size_bytes, attributes, flags))
+        raw.ioctl(self.fd, Ioctl.SET_MEMORY_ATTRIBUTES, wanted)
+
     def create_irqchip(self) -> None:
         """Give the VM the kernel's interrupt controllers; before any vCPU."""
         raw.ioctl(self.fd, Ioctl.CREATE_IRQCHIP)

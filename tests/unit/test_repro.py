@@ -145,6 +145,12 @@ def test_what_has_no_form_in_c_is_said() -> None:
         program_of(Scenario("race", (race,), survey="none"), FEATURES)
 
 
+def test_private_memory_is_said_to_have_no_form_in_c() -> None:
+    scenario = Scenario("private", (), needs=("sw_protected",), survey="none", vm_type=1)
+    with pytest.raises(InexpressibleError, match="private memory"):
+        program_of(scenario, FEATURES)
+
+
 @pytest.mark.parametrize("need", sorted(NEEDS))
 def test_what_a_scenario_needs_is_asked_for_or_mapped(need: str) -> None:
     scenario = Scenario("needy", (), needs=(need,), survey="none")
@@ -156,7 +162,7 @@ def test_what_a_scenario_needs_is_asked_for_or_mapped(need: str) -> None:
 def test_operations_of_every_kind_compile_without_a_warning(tmp_path: Path) -> None:
     kinds: dict[str, Scenario] = {}
     for scenario in catalogue(EVERYTHING):
-        if not any(isinstance(op, Race) for op in scenario.operations):
+        if not scenario.vm_type and not any(isinstance(op, Race) for op in scenario.operations):
             for op in scenario.operations:
                 kinds.setdefault(kind_of(op), scenario)
     for scenario in {scenario.name: scenario for scenario in kinds.values()}.values():

@@ -21,6 +21,7 @@ _UNUSED_RULES = {
     "irqchip-known": "takes a kernel without interrupt controllers",
     "cap-known": "takes a kernel without manual protection or without dirty rings",
     "clear-known": "takes a kernel without manual protection",
+    "attributes-known": "takes a kernel without memory attributes",
     "pre-fault-known": "takes a kernel without two-dimensional paging",
 }
 """Rules that no curated scenario can exercise, and why."""

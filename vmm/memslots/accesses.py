@@ -10,7 +10,7 @@ from vmm.memslots.backing import Piece
 from vmm.memslots.content import MMIO_FILL, STUB_LENGTH, STUB_OFFSET, run_lengths, stub_identity
 from vmm.memslots.contents import Contents
 from vmm.memslots.dirty import Tracking
-from vmm.memslots.history import Mmio, Stopped, Swept, Touched
+from vmm.memslots.history import Mmio, Stopped, Swept, Touched, private_fault
 from vmm.memslots.operations import PAGE_SIZE_BYTES, Execute, PreFaultMemory, Sweep, Touch
 from vmm.memslots.prefault import progress
 from vmm.memslots.regions import Memslot
@@ -59,6 +59,8 @@ class Accesses:
         rule = _rule(pieces, write)
         if rule == _UNKNOWN:
             return ()
+        if rule == "private-fault":
+            return _private_fault(op, pieces[0])
         if write:
             data = _element(op.value, op.width)
             exits = () if rule == "reach" else _exits(pieces, data)
@@ -79,7 +81,7 @@ class Accesses:
         pieces = self._backing.pieces(self._slots, op.gpa, length)
         write = op.access == "write"
         rule = _rule(pieces, write)
-        if rule == _UNKNOWN:
+        if rule in (_UNKNOWN, "private-fault"):
             return ()
         element = _element(op.value, op.width)
         if write:
@@ -99,7 +101,7 @@ class Accesses:
     def execute(self, op: Execute) -> tuple[Allowed, ...]:
         """Return what running the code of a page may come to."""
         (piece,) = self._backing.pieces(self._slots, op.gpa + STUB_OFFSET, STUB_LENGTH)
-        if piece.kind == "unknown":
+        if piece.kind in ("unknown", "fault") or piece.private:
             return ()
         if piece.kind != "memory":
             rule = "fetch-outside" if piece.kind == "hole" else "hva-absent"
@@ -165,6 +167,18 @@ def _element(value: int, width: int) -> bytes:
     return (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
 
 
+def _private_fault(op: Touch, piece: Piece) -> tuple[Allowed, ...]:
+    """Return what a touch of private memory comes to that there is none of."""
+    rule = "private-fault"
+    fault = Allowed(private_fault(op.gpa & -PAGE_SIZE_BYTES, PAGE_SIZE_BYTES), rule)
+    if piece.slot is not None:
+        return (fault,)
+    if op.access == "write":
+        return (fault, Allowed(Touched(0, _exits((piece,), _element(op.value, op.width))), rule))
+    value = int.from_bytes(_FILL * op.width, "little")
+    return (fault, Allowed(Touched(value, _exits((piece,))), rule))
+
+
 def _no_write() -> None:
     """Reading changes nothing, however far it came."""
 
@@ -216,6 +230,11 @@ def _rule(pieces: tuple[Piece, ...], write: bool) -> str:
     kinds = {piece.kind for piece in pieces}
     if "unknown" in kinds:
         return _UNKNOWN
+    if "fault" in kinds:
+        return "private-fault" if len(pieces) == 1 else _UNKNOWN
+    if any(piece.private for piece in pieces):
+        # An emulated access reaches the hva, whatever the attributes say.
+        return "private" if kinds == {"memory"} else _UNKNOWN
     if "absent" in kinds:
         return "hva-absent"
     if "hole" in kinds:

@@ -17,13 +17,16 @@ from vmm.memslots.operations import (
 )
 from vmm.memslots.regions import Memslot
 
-Kind = Literal["memory", "hole", "absent", "unknown"]
+Kind = Literal["memory", "hole", "absent", "fault", "unknown"]
 
 
 class Piece(msgspec.Struct, frozen=True):
     """``length`` bytes from ``gpa`` on, within one page.
 
     ``changed`` says that the host has done something to the page since it was mapped.
+
+    ``private`` memory is that of a guest_memfd, whose name is the ``mapping``; a ``fault`` is a
+    private page that has none.
 
     ``absent`` is a slot's page behind which the host has mapped nothing; of an ``unknown`` one the
     rules do not say which memory an access reaches.
@@ -36,6 +39,7 @@ class Piece(msgspec.Struct, frozen=True):
     mapping: str = ""
     offset: int = 0
     changed: bool = False
+    private: bool = False
 
     @property
     def readonly(self) -> bool:
@@ -51,6 +55,7 @@ class Backing:
         self._shown: set[str] = set()
         self._absent: set[tuple[str, int]] = set()
         self._changed: set[tuple[str, int]] = set()
+        self._private: set[int] = set()
         self._zero = next((m for m in mappings if m.kind == "zero"), None)
 
     @property
@@ -67,6 +72,17 @@ class Backing:
     def show(self, mapping: str) -> None:
         """Note that a mapping of kind ``guest_memfd`` has memory from now on."""
         self._shown.add(mapping)
+
+    def convert(self, gfns: range, is_private: bool) -> None:
+        """Note which gfns of the VM are private from now on, or no longer."""
+        if is_private:
+            self._private.update(gfns)
+        else:
+            self._private.difference_update(gfns)
+
+    def forget_attributes(self) -> None:
+        """Begin with a new VM, all of whose memory is shared."""
+        self._private.clear()
 
     def is_absent(self, mapping: str, page: int) -> bool:
         """Whether the host has taken away what a page of a mapping showed."""
@@ -126,6 +142,8 @@ class Backing:
             length -= take
 
     def _piece(self, slot: Memslot | None, gpa: int, length: int) -> Piece:
+        if self._private and gpa // PAGE_SIZE_BYTES in self._private:
+            return _private_piece(slot, gpa, length)
         if slot is None:
             return Piece(gpa, length, "hole")
         offset = gpa - slot.base_gfn * PAGE_SIZE_BYTES
@@ -141,6 +159,14 @@ class Backing:
         place = self.declared(slot.userspace_addr, offset)
         key = (place.mapping, place.offset // PAGE_SIZE_BYTES) if place else ("", 0)
         return key in self._changed
+
+
+def _private_piece(slot: Memslot | None, gpa: int, length: int) -> Piece:
+    memfd = slot.memfd if slot is not None else None
+    if slot is None or memfd is None or not memfd.is_open:
+        return Piece(gpa, length, "fault", slot)
+    offset = slot.memfd_offset + gpa - slot.base_gfn * PAGE_SIZE_BYTES
+    return Piece(gpa, length, "memory", slot, memfd.name, offset, private=True)
 
 
 def _agrees(slot: Memslot, offset: int, place: Place | None) -> bool:

@@ -122,7 +122,7 @@ class Judgement:
     def __init__(self, header: Header) -> None:
         self._name = header.scenario.name
         self._mappings = (*header.scenario.mappings, guest_mapping(header.scenario))
-        self._model = Model(self._mappings, header.features)
+        self._model = Model(self._mappings, header.features, header.scenario.vm_type)
         self._rules: set[str] = set()
         self._events = 0
         self._difference: Difference | None = None

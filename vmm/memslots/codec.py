@@ -20,6 +20,8 @@ _HEXADECIMAL = frozenset(
         "guest_phys_addr",
         "memory_size",
         "size",
+        "address",
+        "attributes",
         "userspace_addr",
         "gpa",
         "offset",

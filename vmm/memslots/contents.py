@@ -10,7 +10,10 @@ PageKey = tuple[str, int]
 
 
 class Contents:
-    """The bytes of all declared mappings. Pages that nobody wrote cost nothing."""
+    """The bytes of all declared mappings, and of guest_memfds by name.
+
+    Pages that nobody wrote cost nothing.
+    """
 
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
         self._order = {mapping.name: index for index, mapping in enumerate(mappings)}
@@ -59,12 +62,17 @@ class Contents:
 
     def _page(self, mapping: str, page: int) -> bytes | bytearray:
         written = self._pages.get((mapping, page))
-        return written if written is not None else page_bytes(self._order[mapping], page)
+        return written if written is not None else self._fresh(mapping, page)
+
+    def _fresh(self, mapping: str, page: int) -> bytes:
+        """Return what a page holds at first: what no mapping shows begins as zeros."""
+        order = self._order.get(mapping)
+        return bytes(PAGE_SIZE_BYTES) if order is None else page_bytes(order, page)
 
     def _writable(self, mapping: str, page: int) -> bytearray:
         key = (mapping, page)
         if key not in self._pages:
-            self._pages[key] = bytearray(page_bytes(self._order[mapping], page))
-        if key not in self._before:
+            self._pages[key] = bytearray(self._fresh(mapping, page))
+        if key not in self._before and mapping in self._order:
             self._before[key] = bytes(self._pages[key])
         return self._pages[key]

@@ -23,6 +23,7 @@ from vmm.memslots.history import (
     Unmapped,
 )
 from vmm.memslots.operations import (
+    ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     MEMFD_INIT_SHARED,
@@ -54,6 +55,7 @@ from vmm.memslots.operations import (
     Race,
     ResetDirtyRings,
     SetIdentityMapAddr,
+    SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -69,6 +71,7 @@ _FLAGS = (
     (GUEST_MEMFD, "GUEST_MEMFD"),
 )
 _MEMFD_FLAGS = ((MEMFD_MMAP, "MMAP"), (MEMFD_INIT_SHARED, "INIT_SHARED"))
+_ATTRIBUTES = ((ATTRIBUTE_PRIVATE, "PRIVATE"),)
 _HOST_CHANGES = {
     "drop": "MADV_DONTNEED",
     "punch": "MADV_REMOVE",
@@ -141,6 +144,10 @@ def operation(op: AnyOperation) -> str:
             return f"close the guest_memfd {op.name}"
         case MapGuestMemfd():
             return f"host maps the guest_memfd {op.name} over {op.mapping} ({op.sharing})"
+        case SetMemoryAttributes():
+            given = flags(op.attributes, _ATTRIBUTES)
+            where = f"address={op.address:#x}, size={op.size:#x}"
+            return f"KVM_SET_MEMORY_ATTRIBUTES({where}, attributes={given}, flags={op.flags:#x})"
         case Lives():
             looking = ", looking at the kernel's memory" if op.watch == "kernel" else ""
             how = op.death.replace("-", " ")

@@ -38,6 +38,7 @@ from vmm.memslots.operations import (
     ResetDirtyRings,
     Scenario,
     SetIdentityMapAddr,
+    SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
     Sweep,
@@ -154,6 +155,8 @@ class _Execution:
                 return [self._machine.set_up(first)]
             case UnmapInternalSlots():
                 return [self._machine.unmap_internal_slots()]
+            case SetMemoryAttributes():
+                return [self._machine.set_memory_attributes(first)]
             case PreFaultMemory():
                 return [self._machine.pre_fault(first)]
             case HostWrite():

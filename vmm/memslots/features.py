@@ -1,5 +1,7 @@
 """What a kernel and a host can do, as probed: part of every history."""
 
+from typing import Self
+
 import msgspec
 
 
@@ -10,6 +12,9 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``reads_make_dirty`` says whether the first read of a page is logged like a write.
 
     ``smm`` says whether a vCPU can be in system management mode, where it sees as_id 1.
+
+    ``vm_types`` are bits, and ``memory_attributes`` what some type of VM takes (0: there is no
+    call to set them).
 
     ``quirks`` are those that KVM_CAP_DISABLE_QUIRKS2 can disable.
 
@@ -28,6 +33,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guest_memfd: bool = False
     guest_memfd_flags: int = 0
     pre_fault: bool = False
+    vm_types: int = 1
+    memory_attributes: int = 0
     failing_allocations: bool = False
     manual_dirty_log: bool = False
     dirty_log_initially_set: bool = False
@@ -52,6 +59,15 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return bool(self.quirks & 1 << 7)
 
     @property
+    def sw_protected(self) -> bool:
+        """Whether there are VMs with private memory that any host can run."""
+        return bool(self.vm_types & 1 << 1) and bool(self.memory_attributes)
+
+    def of_vm(self, vm_type: int) -> Self:
+        """Return what holds for a VM of a type; before Linux 6.18 only some have guest_memfds."""
+        return msgspec.structs.replace(self, guest_memfd=True) if vm_type else self
+
+    @property
     def guest_memfd_mmap(self) -> bool:
         """Whether a guest_memfd can be mapped by the host."""
         return bool(self.guest_memfd_flags & 1)
@@ -73,6 +89,8 @@ NEEDS = {
     "guest_memfd": "KVM_CAP_GUEST_MEMFD",
     "guest_memfd_mmap": "GUEST_MEMFD_FLAG_MMAP (KVM_CAP_GUEST_MEMFD_FLAGS)",
     "guest_memfd_shared": "GUEST_MEMFD_FLAG_INIT_SHARED (KVM_CAP_GUEST_MEMFD_FLAGS)",
+    "memory_attributes": "KVM_CAP_MEMORY_ATTRIBUTES",
+    "sw_protected": "KVM_X86_SW_PROTECTED_VM (KVM_CAP_VM_TYPES)",
     "pre_fault": "KVM_CAP_PRE_FAULT_MEMORY",
     "manual_dirty_log": "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
     "dirty_log_initially_set": "KVM_DIRTY_LOG_INITIALLY_SET (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)",

@@ -11,10 +11,19 @@ from guests import image, mailbox
 from guests.image import LongSweep, SweepCode, TouchCode
 from guests.windows import Windows
 from kvm_abi.raw import KvmError
-from vmm.exits import DirtyRingFull, Io, Mmio, VcpuExit
+from kvm_abi.uapi import MemoryExitFlag
+from vmm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
 from vmm.memslots import history
 from vmm.memslots.content import MMIO_FILL, STUB_OFFSET, run_lengths
-from vmm.memslots.history import AnyOutcome, PreFaulted, Refused, Stopped, Swept, Touched
+from vmm.memslots.history import (
+    AnyOutcome,
+    PreFaulted,
+    Refused,
+    Stopped,
+    Swept,
+    Touched,
+    private_fault,
+)
 from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
@@ -125,7 +134,7 @@ class GuestCpu:
         try:
             leaving = self._leave()
         except KvmError as error:
-            return Stopped(_errno_name(error))
+            return self._stopped_by(error)
         match leaving:
             case Io(port=image.EXECUTED_PORT, data=data, is_write=True):
                 return Touched(int.from_bytes(data, "little"))
@@ -208,6 +217,14 @@ class GuestCpu:
         self._ready = None
         return self._run(lambda: 0, lambda _: self._enter_long(image.LONG_SWEEP_END), 1)
 
+    def _stopped_by(self, error: KvmError) -> Stopped:
+        """Return an errno of KVM_RUN, or the fault on private memory that comes with it."""
+        if error.errno == errno.EFAULT:
+            fault = self._vcpu.last_exit()
+            if isinstance(fault, MemoryFault) and fault.flags == MemoryExitFlag.PRIVATE:
+                return private_fault(fault.gpa, fault.size_bytes)
+        return Stopped(_errno_name(error))
+
     def _stay_in_mode(self) -> None:
         """Undo what stopping may have done: a shutdown takes a vCPU out of SMM on AMD."""
         if self._as_id == SMM:
@@ -242,7 +259,7 @@ class GuestCpu:
             try:
                 leaving = self._leave()
             except KvmError as error:
-                stop = Stopped(_errno_name(error))
+                stop = self._stopped_by(error)
             else:
                 match leaving:
                     case Mmio(gpa, data, is_write):

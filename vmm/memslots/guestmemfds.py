@@ -48,7 +48,7 @@ class GuestMemfds:
             return _refused(errno.EINVAL, "guest-memfd-flags")
         if op.size == 0 or op.size > _LARGEST_FILE or op.size % PAGE_SIZE_BYTES:
             return _refused(errno.EINVAL, "guest-memfd-size")
-        file = GuestMemfd(op.size, op.flags, self._vm)
+        file = GuestMemfd(op.size, op.flags, self._vm, op.name)
         return _done("guest-memfd-create", partial(self._files.__setitem__, op.name, file))
 
     def close(self, op: CloseGuestMemfd) -> tuple[Allowed, ...]:

@@ -65,6 +65,11 @@ class Stopped(Outcome, frozen=True, tag="stopped", gc=False):
         return isinstance(observed, Stopped) and observed.reason == self.reason
 
 
+def private_fault(gpa: int, size: int) -> Stopped:
+    """Return that a vCPU met private memory without any: EFAULT with KVM_EXIT_MEMORY_FAULT."""
+    return Stopped(f"private memory-fault at {gpa:#x}+{size:#x}")
+
+
 class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
     """The dirty log: page numbers within the slot, ascending.
 

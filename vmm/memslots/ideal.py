@@ -46,6 +46,8 @@ EVERYTHING = Features(
     guest_memfd=True,
     guest_memfd_flags=3,
     pre_fault=True,
+    vm_types=3,
+    memory_attributes=8,
     manual_dirty_log=True,
     dirty_log_initially_set=True,
     dirty_ring_bytes=4096,
@@ -88,7 +90,9 @@ class _Kernel:
 
     def __init__(self, scenario: Scenario, features: Features) -> None:
         self._header = Header(scenario, features)
-        self._model = Model((*scenario.mappings, guest_mapping(scenario)), features)
+        self._model = Model(
+            (*scenario.mappings, guest_mapping(scenario)), features, scenario.vm_type
+        )
         self.rules: set[str] = set()
 
     def history(self) -> History:

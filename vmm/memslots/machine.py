@@ -9,7 +9,7 @@ from guests import image
 from guests.windows import Windows
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
-from kvm_abi.uapi import Cap
+from kvm_abi.uapi import Cap, VmType
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.failing import failing_allocation
 from vmm.memslots.guestcpu import GuestCpu
@@ -31,6 +31,7 @@ from vmm.memslots.operations import (
     PreFaultMemory,
     Scenario,
     SetIdentityMapAddr,
+    SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -81,7 +82,7 @@ class Machine:
         self._cpus: dict[int, GuestCpu] = {}
         unmaps = any(isinstance(op, UnmapInternalSlots) for op in scenario.operations)
         self._internal_memory = InternalMemory() if unmaps else None
-        self.vm = kvm.create_vm()
+        self.vm = kvm.create_vm(VmType(scenario.vm_type))
         self.rings = RingHost(self.vm)
 
     def close(self) -> None:
@@ -105,6 +106,14 @@ class Machine:
     def execute(self, op: Execute) -> AnyOutcome:
         """Let a vCPU execute the code of a page."""
         return self._cpu(op.vcpu).execute(op)
+
+    def set_memory_attributes(self, op: SetMemoryAttributes) -> AnyOutcome:
+        """Issue KVM_SET_MEMORY_ATTRIBUTES."""
+        try:
+            self.vm.set_memory_attributes(op.address, op.size, op.attributes, op.flags)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        return Done()
 
     def pre_fault(self, op: PreFaultMemory) -> AnyOutcome:
         """Let a vCPU map memory ahead."""

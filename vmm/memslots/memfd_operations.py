@@ -1,4 +1,4 @@
-"""Operations on guest_memfds, as data."""
+"""Operations on guest_memfds, and on which gpas show them, as data."""
 
 from typing import Literal
 
@@ -6,6 +6,9 @@ from vmm.memslots.operation import Operation
 
 MEMFD_MMAP = 1 << 0
 MEMFD_INIT_SHARED = 1 << 1
+
+
+ATTRIBUTE_PRIVATE = 1 << 3
 
 
 class CreateGuestMemfd(Operation, frozen=True, tag="create_guest_memfd", gc=False):
@@ -31,3 +34,12 @@ class MapGuestMemfd(Operation, frozen=True, tag="map_guest_memfd", gc=False):
     name: str
     mapping: str
     sharing: Literal["shared", "private"] = "shared"
+
+
+class SetMemoryAttributes(Operation, frozen=True, tag="set_memory_attributes", gc=False):
+    """KVM_SET_MEMORY_ATTRIBUTES, field by field."""
+
+    address: int
+    size: int
+    attributes: int = 0
+    flags: int = 0

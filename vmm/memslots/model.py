@@ -13,6 +13,7 @@ from vmm.memslots.accesses import Accesses, inside_smm
 from vmm.memslots.allowed import Allowed
 from vmm.memslots.apicpage import AsEmulated, either, is_apic_page
 from vmm.memslots.array import Change, MemslotArray
+from vmm.memslots.attributes import set_attributes
 from vmm.memslots.backing import Backing
 from vmm.memslots.contents import Contents
 from vmm.memslots.dirty import Tracking
@@ -49,6 +50,7 @@ from vmm.memslots.operations import (
     Race,
     ResetDirtyRings,
     SetIdentityMapAddr,
+    SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -75,12 +77,13 @@ from vmm.racing.judge import RaceJudge
 class Model:
     """The state of one VM and of the host memory behind it."""
 
-    def __init__(self, mappings: tuple[Mapping, ...], features: Features) -> None:
-        self.features = features
+    def __init__(self, mappings: tuple[Mapping, ...], features: Features, vm_type: int = 0) -> None:
+        self.features = features.of_vm(vm_type)
+        self._vm_type = vm_type
         self._backing = Backing(mappings)
         self._contents = Contents(mappings)
         memfds = frozenset(mapping.name for mapping in mappings if mapping.kind == "memfd")
-        self._memfds = GuestMemfds(features, memfds, self._backing)
+        self._memfds = GuestMemfds(self.features, memfds, self._backing)
         self._reset()
 
     def _reset(self) -> None:
@@ -95,6 +98,7 @@ class Model:
             for backing in (self._backing, AsEmulated(self._backing))
         )
         self._memfds.new_vm()
+        self._backing.forget_attributes()
 
     def slots(self, as_id: int = 0) -> MemslotArray[Memslot]:
         """Return the memslots of an address space, from the highest gfn down."""
@@ -148,6 +152,8 @@ class Model:
                 return self._memfds.map(operation)
             case PreFaultMemory():
                 return self._pre_fault(operation)
+            case SetMemoryAttributes():
+                return set_attributes(operation, self.features, self._vm_type, self._backing)
             case HostWrite():
                 return (self._host_write(operation),)
             case ChangeHostMemory():

@@ -12,11 +12,13 @@ from typing import Literal
 import msgspec
 
 from vmm.memslots.memfd_operations import (
+    ATTRIBUTE_PRIVATE as ATTRIBUTE_PRIVATE,
     MEMFD_INIT_SHARED as MEMFD_INIT_SHARED,
     MEMFD_MMAP as MEMFD_MMAP,
     CloseGuestMemfd as CloseGuestMemfd,
     CreateGuestMemfd as CreateGuestMemfd,
     MapGuestMemfd as MapGuestMemfd,
+    SetMemoryAttributes as SetMemoryAttributes,
 )
 from vmm.memslots.operation import Operation
 from vmm.memslots.vm_operations import (
@@ -282,6 +284,7 @@ AnyOperation = (
     | CreateGuestMemfd
     | CloseGuestMemfd
     | MapGuestMemfd
+    | SetMemoryAttributes
     | Lives
     | Churn
     | SetTssAddr
@@ -313,6 +316,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     ``survey`` says what the guest does after every change of a region: ``write`` reads and
     writes every page that any operation of the scenario names, and its neighbours; ``read`` only
     reads them (for exact dirty logs); ``none`` leaves touching to the scenario.
+    ``vm_type`` 1 is KVM_X86_SW_PROTECTED_VM, which has private memory.
     ``needs`` names features without which the scenario is skipped. With ``smm`` among them, guests
     live in both address spaces, and a survey looks at both.
     """
@@ -327,6 +331,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     survey: Survey = "write"
     vcpus: int = 1
     guest: Guest = Guest()
+    vm_type: Literal[0, 1] = 0
 
 
 def guest_count(scenario: Scenario) -> int:

@@ -9,7 +9,11 @@ from vmm.memslots.features import Features
 from vmm.memslots.history import AnyOutcome, PreFaulted, Refused
 from vmm.memslots.operations import PAGE_SIZE_BYTES, PreFaultMemory
 
-_REFUSED_BY = {"hole": (errno.ENOENT, "pre-fault-hole"), "absent": (errno.EFAULT, "hva-absent")}
+_REFUSED_BY = {
+    "hole": (errno.ENOENT, "pre-fault-hole"),
+    "absent": (errno.EFAULT, "hva-absent"),
+    "fault": (errno.EFAULT, "private-fault"),
+}
 
 
 def refusal(op: PreFaultMemory, features: Features) -> tuple[Allowed, ...]:

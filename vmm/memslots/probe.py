@@ -40,6 +40,8 @@ def probe_features(kvm: Kvm) -> Features:
             guest_memfd=bool(has(Cap.GUEST_MEMFD)),
             failing_allocations=can_fail_allocations(),
             guest_memfd_flags=has(Cap.GUEST_MEMFD_FLAGS),
+            vm_types=has(Cap.VM_TYPES) or 1,
+            memory_attributes=kvm.check_extension(Cap.MEMORY_ATTRIBUTES),
             pre_fault=bool(has(Cap.PRE_FAULT_MEMORY)),
             manual_dirty_log=bool(has(Cap.MANUAL_DIRTY_LOG_PROTECT2)),
             dirty_log_initially_set=bool(

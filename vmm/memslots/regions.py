@@ -37,6 +37,7 @@ class GuestMemfd:
     size: int
     flags: int
     vm: int
+    name: str = ""
     is_open: bool = True
     mapping: str = ""
     bindings: dict[int, range] = field(default_factory=dict)

@@ -7,6 +7,7 @@ so. ``numbers`` order the checks of KVM_SET_USER_MEMORY_REGION as the kernel mak
 
 from vmm.memslots.rule import Rule, documented as _documented, source as _source
 from vmm.memslots.rules_ahead import RULES_AHEAD
+from vmm.memslots.rules_private import RULES_PRIVATE
 
 _API_DIRTY = "api.rst 4.8"
 _API_CLEAR = "api.rst 4.117"
@@ -376,6 +377,7 @@ RULES: dict[str, Rule] = {
             "kvm_destroy_vm, kvm_free_memslot",
         ),
         *RULES_AHEAD,
+        *RULES_PRIVATE,
         _source("harness", "what the host does to its own memory works", "not a promise of KVM"),
     )
 }

@@ -35,6 +35,7 @@ from vmm.memslots.operations import (
     Race,
     Scenario,
     SetIdentityMapAddr,
+    SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -80,6 +81,8 @@ def validate(scenario: Scenario) -> None:
     for need in scenario.needs:
         if need not in NEEDS:
             raise ScenarioError(f"$.needs: {need!r} is none of {', '.join(sorted(NEEDS))}")
+    if scenario.vm_type and "sw_protected" not in scenario.needs:
+        raise ScenarioError("$.vm_type: 1 needs 'sw_protected' in $.needs")
     _check_guest(scenario)
     _check_mappings(scenario.mappings)
     if len(scenario.operations) > MAX_OPERATIONS:
@@ -87,6 +90,10 @@ def validate(scenario: Scenario) -> None:
     checker = _Checker(scenario)
     for index, operation in enumerate(scenario.operations):
         problem = checker.problem(operation)
+        if scenario.vm_type and isinstance(operation, Execute | Race):
+            problem = ": zeros could be executed, and races are not judged ($.vm_type)"
+        if scenario.vm_type and isinstance(operation, CreateGuestMemfd) and operation.flags:
+            problem = ".flags: 0 is needed ($.vm_type)"
         if problem:
             raise ScenarioError(f"$.operations[{index}]{problem}")
 
@@ -163,6 +170,8 @@ class _Checker:
                 return "" if self._vcpus == 1 else ": $.vcpus must be 1, others would wait"
             case CreateVcpu():
                 return self._vcpu(op.vcpu)
+            case SetMemoryAttributes():
+                return _attributes(op)
             case PreFaultMemory():
                 return _unsigned(op, "gpa", "size", "flags") or self._vcpu(op.vcpu)
             case HostWrite():
@@ -325,3 +334,10 @@ def _unsigned(op: AnyOperation, *fields: str) -> str:
         if not 0 <= getattr(op, field) < 1 << 64:
             return f".{field}: an unsigned 64-bit number is needed"
     return ""
+
+
+def _attributes(op: SetMemoryAttributes) -> str:
+    """The kernel takes memory for each gfn, and time."""
+    if pages_of(op.size) > MAX_SLOT_PAGES and op.address + op.size < 1 << 64:
+        return f".size: at most {MAX_SLOT_PAGES} pages at once"
+    return _unsigned(op, "address", "size", "attributes", "flags")

@@ -35,6 +35,8 @@ def program_of(scenario: Scenario, features: Features) -> str:
 
 
 def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation]) -> str:
+    if scenario.vm_type:
+        raise InexpressibleError("private memory has no form in a C program yet")
     words = Words(expectations.mappings_of(scenario))
     statements = Statements(words)
     blocks = [_block(group, words, statements) for group in _groups(steps)]

@@ -38,7 +38,8 @@ def mappings_of(scenario: Scenario) -> tuple[Mapping, ...]:
 
 def of_history(history: History) -> Iterator[Expectation]:
     """Yield the steps of a history, up to the first that differs."""
-    model = Model(mappings_of(history.header.scenario), history.header.features)
+    scenario = history.header.scenario
+    model = Model(mappings_of(scenario), history.header.features, scenario.vm_type)
     for event in history.events:
         allowed = model.allowed(event.operation)
         fitting = [each for each in allowed if each.outcome.admits(event.outcome)]
@@ -54,7 +55,7 @@ def of_history(history: History) -> Iterator[Expectation]:
 
 def of_scenario(scenario: Scenario, features: Features) -> Iterator[Expectation]:
     """Yield the steps of a scenario on a kernel that keeps every promise."""
-    model = Model(mappings_of(scenario), features)
+    model = Model(mappings_of(scenario), features, scenario.vm_type)
     for step in steps(scenario, features.touch_limit):
         allowed = model.allowed(step.operation)
         if allowed:

@@ -34,6 +34,8 @@ _EXTENSIONS = {
     "guest_memfd": _Extension("234"),
     "guest_memfd_mmap": _Extension("244", 1),
     "guest_memfd_shared": _Extension("244", 3),
+    "memory_attributes": _Extension("233", 8),
+    "sw_protected": _Extension("235", 2),
     "pre_fault": _Extension("236"),
     "manual_dirty_log": _Extension("168"),
     "dirty_log_initially_set": _Extension("168", 2),

@@ -28,6 +28,7 @@ from vmm.memslots.operations import (
     ResetDirtyRings,
     Scenario,
     SetIdentityMapAddr,
+    SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -135,6 +136,11 @@ class Statements:
                     a.outcome.mappings for a in step.allowed if isinstance(a.outcome, Unmapped)
                 ]
                 return [f"expect(unmap_internal_slots() - {number}, 0);" for number in numbers]
+            case SetMemoryAttributes():
+                account.use("attributes")
+                fields = (op.address, op.size, op.attributes, op.flags)
+                call = f"set_memory_attributes({', '.join(map(unsigned, fields))})"
+                return [account.checked(call, step)]
             case PreFaultMemory():
                 return self._pre_fault(op, step)
             case NewVm():

@@ -122,6 +122,13 @@ static void map_ahead(uint64_t gpa, uint64_t size, int id)
     close(vcpu);
 }
 
+static void set_attributes(uint64_t address, uint64_t size, uint64_t bits)
+{
+    uint64_t wanted[4] = {address, size, bits};
+
+    show_error(ioctl(vm, _IOW(KVMIO, 0xd2, uint64_t[4]), wanted) ? errno : 0);
+}
+
 int play_place(char words[][32], int count)
 {
     static int next_id;
@@ -129,6 +136,8 @@ int play_place(char words[][32], int count)
 
     if (count == 2 && !strcmp(words[0], "readhigh"))
         read_high(pages(words[1]), 1 + next_id++ % 64);
+    else if (count == 4 && !strcmp(words[0], "attribute"))
+        set_attributes(pages(words[1]), pages(words[2]), strtoull(words[3], NULL, 16));
     else if (count == 3 && !strcmp(words[0], "ahead"))
         map_ahead(pages(words[1]), pages(words[2]), 1 + next_id++ % 64);
     else if (count == 2 && !strcmp(words[0], "tss"))

@@ -26,6 +26,7 @@
  *   tss GPA, identity GPA    KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR, in bytes
  *   irqchip, vcpu            KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU
  *   ahead GPA N              KVM_PRE_FAULT_MEMORY of N pages
+ *   attribute GPA N BITS     KVM_SET_MEMORY_ATTRIBUTES of N pages
  *
  * Numbers are hexadecimal but for ids and N. "1+800" is a page and 0x800 bytes. ID may be
  * "last", "beyond" or "1/1" (address space 1); GPA "last", "beyond" or "top"; HVA, else a page

@@ -178,6 +178,8 @@ int ioctl(int fd, unsigned long request, ...)
         return answer(pre_fault_memory(fd, vcpu, argument));
     if (request == KVM_CREATE_VM)
         return create_vm(fd, argument);
+    if (vm && request == (uint32_t)SET_MEMORY_ATTRIBUTES)
+        return answer(set_attributes(vm, argument));
     if (vm && request == KVM_CREATE_VCPU)
         return create_vcpu(vm, argument);
     if (vm && request == (uint32_t)CREATE_GUEST_MEMFD)

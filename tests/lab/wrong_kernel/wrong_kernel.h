@@ -62,6 +62,7 @@ struct pre_fault {
 };
 
 #define PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct pre_fault)
+#define SET_MEMORY_ATTRIBUTES _IOW(KVMIO, 0xd2, uint64_t[4])
 
 struct ghost {
     struct ghost *next; /* of the same VM */
@@ -244,6 +245,9 @@ struct fault {
     /* KVM_PRE_FAULT_MEMORY, likewise. */
     int (*ahead)(struct pre_fault *, int error);
 
+    /* KVM_SET_MEMORY_ATTRIBUTES, likewise. */
+    int (*attributes)(int error);
+
     /* Dirty log: after the kernel's answer. */
     void (*log)(struct vm *, struct log *);
     void (*clear_log)(struct vm *, struct kvm_clear_dirty_log *, struct slot *);
@@ -305,7 +309,8 @@ bool may_touch(const struct slot *slot);
 bool readable(uint64_t hva, void *copy, size_t size);
 void overwrite(uint64_t hva, void *data, size_t size);
 
-/* faults_ahead.c: the ioctl whole. */
+/* faults_ahead.c: the two ioctls whole. */
+int set_attributes(struct vm *vm, void *argument);
 int pre_fault_memory(int fd, struct vcpu *vcpu, struct pre_fault *range);
 
 /* faults_memfd.c: all that concerns a guest_memfd. */

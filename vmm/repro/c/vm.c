@@ -11,6 +11,31 @@ static int set_identity_map_addr(uint64_t gpa)
 {
 	return ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &gpa) ? errno : SUCCESS;
 }
+/*@ attributes */
+
+#ifndef KVM_SET_MEMORY_ATTRIBUTES
+struct kvm_memory_attributes {
+	__u64 address;
+	__u64 size;
+	__u64 attributes;
+	__u64 flags;
+};
+#define KVM_SET_MEMORY_ATTRIBUTES _IOW(KVMIO, 0xd2, struct kvm_memory_attributes)
+#endif
+
+/* KVM_SET_MEMORY_ATTRIBUTES; 0 or an errno. */
+static int set_memory_attributes(uint64_t address, uint64_t size, uint64_t attributes,
+				 uint64_t flags)
+{
+	struct kvm_memory_attributes wanted = {
+		.address = address,
+		.size = size,
+		.attributes = attributes,
+		.flags = flags,
+	};
+
+	return ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES, &wanted) ? errno : SUCCESS;
+}
 /*@ prefault */
 
 #ifndef KVM_PRE_FAULT_MEMORY
