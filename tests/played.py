@@ -17,7 +17,7 @@ from vmm.cli.main import main
 from vmm.health import KernelWatch, Problem
 from vmm.hostinfo import HostInfo
 from vmm.memslots.codec import history_lines
-from vmm.memslots.history import End, Event, Header, History, Refused, Touched
+from vmm.memslots.history import End, Event, Header, History, Raced, Refused, Touched
 from vmm.memslots.operations import (
     Mapping,
     Place,
@@ -136,7 +136,7 @@ def named(name: str) -> Scenario:
     return next(scenario for scenario in SCENARIOS if scenario.name == name)
 
 
-def with_outcome(history: History, origin: int, outcome: Refused | Touched) -> History:
+def with_outcome(history: History, origin: int, outcome: Refused | Touched | Raced) -> History:
     """Change the outcome of the first event of an operation."""
     at = next(i for i, event in enumerate(history.events) if event.origin == origin)
     events = list(history.events)

@@ -34,6 +34,12 @@ _FEW_SLOTS = Features(nr_memslots=509)
     help="Keep histories: of what does not pass, and on disk, of what runs.",
 )
 @click.option(
+    "--histories",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write all histories, for `vmm compare` with another kernel's.",
+)
+@click.option(
     "--patience",
     type=click.FloatRange(min=1),
     default=1,
@@ -56,6 +62,7 @@ def check(
     only_list: bool,
     json_file: str | None,
     journal: Path | None,
+    histories: Path | None,
     patience: float,
     jobs: int | None,
     require_run: bool,
@@ -75,8 +82,8 @@ def check(
     host = look_at_host()
     scenarios = select(curated(host.features), patterns, tag, everything)
     require_usable(host, require_run)
-    with _opened(json_file) as stream:
-        run = _run(scenarios, host, journal, patience, jobs, stderr=json_file == "-")
+    with _opened(json_file) as stream, _written(histories) as file:
+        run = _run(scenarios, host, journal, file, patience, jobs, stderr=json_file == "-")
         if stream is not None:
             stream.write(json.run_text(run))
     ctx.exit(exit_status(run.status, require_run))
@@ -90,10 +97,18 @@ def _opened(json_file: str | None) -> AbstractContextManager[IO[Any] | None]:
         return click.open_file(json_file, "w")
 
 
+def _written(histories: Path | None) -> AbstractContextManager[IO[bytes] | None]:
+    if histories is None:
+        return nullcontext(None)
+    with usable(histories):
+        return histories.open("wb")
+
+
 def _run(
     scenarios: tuple[Scenario, ...],
     host: Host,
     folder: Path | None,
+    histories: IO[bytes] | None,
     patience: float,
     jobs: int | None,
     *,
@@ -104,7 +119,7 @@ def _run(
 
     to = console(stderr)
     width = width_of(to)
-    with journal_in(folder) as journal, LiveProgress(to, len(scenarios)) as progress:
+    with journal_in(folder, histories) as journal, LiveProgress(to, len(scenarios)) as progress:
 
         def done(checked: Checked) -> None:
             if checked.verdict.status is Status.SKIPPED:

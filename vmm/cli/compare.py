@@ -1,16 +1,38 @@
 """``vmm compare``: the same scenarios on two kernels."""
 
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from vmm.cli.errors import Unusable
-from vmm.cli.files import history_from
+from vmm.cli.errors import Unusable, usable
 from vmm.fuzz.compare import features_that_differ, partings
-from vmm.memslots.history import History
+from vmm.memslots.check import Status
+from vmm.memslots.codec import FileError, parse_history, records_in
+from vmm.memslots.history import Header, History
 
 _DIFFERENT = 1
 _MOST = 20
+
+_Name = tuple[str, int]
+"""A scenario, and how many of the same name come before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A history that is not read yet but for its header."""
+
+    header: Header
+    lines: list[bytes]
+    place: str
+
+    def history(self) -> History:
+        try:
+            return parse_history(self.lines, self.place, self.header)
+        except FileError as error:
+            raise Unusable(str(error)) from None
 
 
 @click.command()
@@ -18,58 +40,94 @@ _MOST = 20
 @click.argument("second", metavar="B.jsonl", type=click.Path(path_type=Path))
 @click.pass_context
 def compare(ctx: click.Context, first: Path, second: Path) -> None:
-    """Say where two histories differ, whoever is right.
+    """Say where the same scenarios went differently, whoever is right.
 
-    Each is a file, or a folder of files that are compared by name. Exit status 1 if they differ.
+    Each is a file of histories, such as `vmm check --histories` and `vmm run --history` write, or a
+    folder of such files. Exit status 1 if a scenario differs; 3 if none does, but some could not be
+    compared.
     """
-    pairs, alone = _pairs(first, second)
-    differing = 0
-    for a, b in pairs:
-        differing += _compare(a, b)
-    for path in alone:
-        click.echo(f"{path}: has no counterpart")
-    click.echo(f"{len(pairs)} compared, {differing} differ" + _rest(len(alone)))
-    ctx.exit(_DIFFERENT if differing or alone else 0)
+    a, b = _sources(first), _sources(second)
+    both = [name for name in a if name in b]
+    shown: set[str] = set()
+    differing, unknown = 0, 0
+    for name in both:
+        one, other = a[name], b[name]
+        for line in _kernels(one.header, other.header):
+            if line not in shown:
+                click.echo(line)
+                shown.add(line)
+        differs, complete = _compare(one, other)
+        differing += differs
+        unknown += not differs and not complete
+    for name in (name for name in a if name not in b):
+        click.echo(f"{name[0]}: not in {second}")
+    for name in (name for name in b if name not in a):
+        click.echo(f"{name[0]}: not in {first}")
+    unknown += len(a) + len(b) - 2 * len(both)
+    click.echo(
+        f"{len(both)} scenarios in both, {differing} differ, {unknown} could not be compared"
+    )
+    ctx.exit(_DIFFERENT if differing else Status.INCONCLUSIVE.exit_status if unknown else 0)
 
 
-def _rest(alone: int) -> str:
-    return f", {alone} without a counterpart" if alone else ""
-
-
-def _pairs(first: Path, second: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    if first.is_dir() != second.is_dir():
-        raise Unusable(f"{first} and {second}: two files or two folders are needed")
-    if not first.is_dir():
-        return [(first, second)], []
-    names = {path.relative_to(first) for path in first.rglob("*.jsonl")}
-    others = {path.relative_to(second) for path in second.rglob("*.jsonl")}
-    both = [(first / name, second / name) for name in sorted(names & others)]
-    alone = [first / name for name in sorted(names - others)]
-    return both, alone + [second / name for name in sorted(others - names)]
-
-
-def _compare(first: Path, second: Path) -> bool:
-    """Print where two histories differ; return whether they do."""
-    a, b = history_from(first), history_from(second)
-    if a.header.scenario.operations != b.header.scenario.operations:
-        raise Unusable(f"{first} and {second}: histories of different scenarios")
-    found = list(partings(a, b))
+def _sources(path: Path) -> dict[_Name, _Source]:
+    """Return what a file or a folder holds. Raises Unusable."""
+    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    found: dict[_Name, _Source] = {}
+    seen: Counter[str] = Counter()
+    for file in files:
+        for source in _in_file(file):
+            name = source.header.scenario.name
+            found[name, seen[name]] = source
+            seen[name] += 1
     if not found:
-        return False
-    click.echo(f"{a.header.scenario.name}:")
-    click.echo(f"  A: {_host(a)}")
-    click.echo(f"  B: {_host(b)}")
-    for line in features_that_differ(a.header.features, b.header.features):
-        click.echo(f"  feature {line}")
+        raise Unusable(f"{path}: no history there")
+    return found
+
+
+def _in_file(file: Path) -> Iterator[_Source]:
+    with usable(file):
+        try:
+            for header, lines in records_in(file):
+                yield _Source(header, lines, str(file))
+        except FileError as error:
+            raise Unusable(str(error)) from None
+
+
+def _kernels(a: Header, b: Header) -> Iterator[str]:
+    """Yield what the two kernels are, and what only one of them can do."""
+    yield f"A: {_host(a)}"
+    yield f"B: {_host(b)}"
+    for line in features_that_differ(a.features, b.features):
+        yield f"feature {line}"
+
+
+def _host(header: Header) -> str:
+    host = header.host
+    return f"{host.get('kernel', 'unknown kernel')}, {host.get('vendor', 'unknown vendor')}"
+
+
+def _compare(one: _Source, other: _Source) -> tuple[bool, bool]:
+    """Print where two histories part; return whether they differ, and whether all was compared."""
+    a, b = one.history(), other.history()
+    name = a.header.scenario.name
+    if _essence(a) != _essence(b):
+        click.echo(f"{name}: the two scenarios of this name are not the same")
+        return False, False
+    found = list(partings(a, b))
+    if found:
+        click.echo(f"{name}:")
     for parting in found[:_MOST]:
         click.echo(f"  step {parting.event}: {parting.operation}")
         click.echo(f"    A: {parting.first}")
         click.echo(f"    B: {parting.second}")
     if len(found) > _MOST:
         click.echo(f"  ... and {len(found) - _MOST} more")
-    return True
+    differs = any(parting.differs for parting in found)
+    return differs, len(found) == sum(parting.differs for parting in found)
 
 
-def _host(history: History) -> str:
-    host = history.header.host
-    return f"{host.get('kernel', 'unknown kernel')}, {host.get('vendor', 'unknown vendor')}"
+def _essence(history: History) -> tuple[object, ...]:
+    """Return what makes a scenario do what it does."""
+    scenario = history.header.scenario
+    return scenario.operations, scenario.mappings, scenario.guest, scenario.vcpus, scenario.survey

@@ -14,10 +14,10 @@ from vmm.freememory import FreeMemory
 from vmm.health import KernelWatch, Problem
 from vmm.memslots.check import Status, Verdict, judging
 from vmm.memslots.demand import short_of_memory
-from vmm.memslots.history import Header
+from vmm.memslots.history import INTERRUPTED, Header
 from vmm.memslots.operations import Scenario
 from vmm.memslots.plan import out_of_reach
-from vmm.memslots.runner import HUNG, INTERRUPTED, Record, Worker
+from vmm.memslots.runner import HUNG, Record, Worker
 from vmm.report.result import Checked, Run, concluded
 
 MAX_HANGS = 3
@@ -39,13 +39,14 @@ def execute(
 ) -> Run:
     """Run the scenarios; ``begin`` gets each as it begins, ``done`` the results, in order.
 
-    So many ``jobs`` run side by side, as many as is usual here unless told, and with a journal one
-    at a time. A scenario is judged while others run, and may take ``patience`` times as long as
-    usual. An interruption ends the run early: what ran is kept, and what did not is named.
+    So many ``jobs`` run side by side, as many as is usual here unless told, and one at a time with
+    a journal's file. A scenario is judged while others run, and may take ``patience`` times as long
+    as usual. An interruption ends the run early: what ran is kept, and what did not is named.
     """
     checked: list[Checked] = []
     start = time.monotonic()
-    count = 1 if journal is not None else jobs or lanes.usual_lanes()
+    has_file = journal is not None and journal.file is not None
+    count = 1 if has_file else jobs or lanes.usual_lanes()
     with reserved_cpus(min(count, len(scenarios))) as cpus, KernelWatch() as watch:
         execution = _Execution(scenarios, host, watch, begin, journal)
         try:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from vmm.cli.errors import Unusable, usable
 from vmm.memslots.check import Status
@@ -15,29 +16,33 @@ UNDER_WAY = "under-way.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The file that holds the history of the scenario that runs.
+    """Where histories go; None: nowhere.
 
-    ``folder`` is where the histories of scenarios that did not pass are kept; None: nowhere.
+    ``file`` holds the history of the scenario that runs, ``folder`` those of scenarios that did not
+    pass, and ``histories`` is a file of all of them.
     """
 
-    file: Path
+    file: Path | None = None
     folder: Path | None = None
+    histories: IO[bytes] | None = None
 
     def keep(self, record: Record, checked: Checked) -> None:
-        """Keep a history, unless its scenario passed."""
+        """Keep the history of a scenario that ran."""
+        if self.histories is not None:
+            self.histories.write(record.data)
         passed = checked.verdict.status is Status.PASSED and not checked.failed
         if self.folder is not None and not passed:
             (self.folder / f"{record.header.scenario.name}.jsonl").write_bytes(record.data)
 
 
 @contextmanager
-def journal_in(folder: Path | None) -> Iterator[Journal | None]:
+def journal_in(folder: Path | None, histories: IO[bytes] | None = None) -> Iterator[Journal]:
     """Yield a journal for a run of many scenarios; its file is gone when the run has ended.
 
     Raises Unusable if the folder cannot be used, or holds what a run that broke off has left.
     """
     if folder is None:
-        yield None
+        yield Journal(histories=histories)
         return
     file = folder / UNDER_WAY
     with usable(folder):
@@ -48,6 +53,6 @@ def journal_in(folder: Path | None) -> Iterator[Journal | None]:
             )
         file.touch()
     try:
-        yield Journal(file, folder)
+        yield Journal(file, folder, histories)
     finally:
         file.unlink()

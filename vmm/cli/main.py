@@ -21,7 +21,7 @@ COMMANDS = {
     "run": "Run one scenario, from a file or by name, and judge it.",
     "fuzz": "Run random scenarios on this kernel and judge them.",
     "repro": "Turn a scenario into a C program that needs nothing else.",
-    "compare": "Say where two histories differ, whoever is right.",
+    "compare": "Say where the same scenarios went differently, whoever is right.",
     "coverage": "Say which rules and historic bugs a run checks, and by what.",
     "judge": "Judge a recorded history again, without a kernel.",
     "show": "Print a curated scenario as JSON, to be edited and run.",

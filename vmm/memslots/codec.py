@@ -15,6 +15,8 @@ from vmm.memslots.history import End, Event, Header, History
 from vmm.memslots.operations import FORMAT, Scenario
 from vmm.memslots.validate import ScenarioError, validate
 
+_HEADER_BEGINS = b'{"type":"history"'
+
 _HEXADECIMAL = frozenset(
     (
         "guest_phys_addr",
@@ -102,6 +104,25 @@ def read_history(path: Path) -> History:
     return parse_history(_read(path).split(b"\n"), str(path))
 
 
+def records_in(path: Path) -> Iterator[tuple[Header, list[bytes]]]:
+    """Yield each history of a file: its header, and all its lines. Raises FileError.
+
+    A last header that is cut off is left out.
+    """
+    lines: list[bytes] = []
+    for number, line in enumerate(_read(path).split(b"\n"), 1):
+        if line.startswith(_HEADER_BEGINS):
+            if lines:
+                yield _header(lines[0], str(path)), lines
+            lines = [line]
+        elif lines:
+            lines.append(line)
+        elif line.strip():
+            raise FileError(f"{path}:{number}: not a history: the first line is its header")
+    if len(lines) > 1:
+        yield _header(lines[0], str(path)), lines
+
+
 def parse_history(lines: Iterable[bytes], name: str, header: Header | None = None) -> History:
     """Return the history in the lines of a file; ``name`` stands for it in errors.
 
@@ -116,9 +137,9 @@ def parse_history(lines: Iterable[bytes], name: str, header: Header | None = Non
     for number, line in enumerate(whole[1:], 2):
         if not line.strip():
             continue
-        if line.startswith(b'{"type":"end"'):
-            return History(header, tuple(events), _decode(line, End, f"{name}:{number}"))
         try:
+            if line.startswith(b'{"type":"end"'):
+                return History(header, tuple(events), msgspec.json.decode(line, type=End))
             events.append(decoder.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if number == len(whole):

@@ -234,6 +234,10 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="histo
     format: int = FORMAT
 
 
+INTERRUPTED = "interrupted"
+"""The reason of a history that somebody broke off."""
+
+
 class End(msgspec.Struct, frozen=True, tag="end"):
     """The last line. ``reason`` is empty if the scenario ran to its end."""
 

@@ -23,7 +23,7 @@ from vmm.closing import Closing
 from vmm.memslots.codec import history_line, parse_history
 from vmm.memslots.executor import execute
 from vmm.memslots.features import Features
-from vmm.memslots.history import End, Event, Header, History
+from vmm.memslots.history import INTERRUPTED, End, Event, Header, History
 from vmm.memslots.operations import Scenario
 from vmm.memslots.tape import FileTape, MemoryTape, Tape
 from vmm.system import Kvm
@@ -35,7 +35,6 @@ OPERATION_LIMIT_S = 0.002
 JOURNAL_TIME_LIMIT_S = 600.0
 """A journal waits for its disk at each step, and a scenario may have a hundred thousand."""
 
-INTERRUPTED = "interrupted"
 HUNG = "hung: "
 _HARNESS = "harness: "
 
