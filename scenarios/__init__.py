@@ -29,6 +29,7 @@ from scenarios import (
     private,
     quirks,
     racing,
+    racing_logs,
     readonly,
     refusals,
     rollback,
@@ -78,5 +79,6 @@ def catalogue(features: Features) -> tuple[Scenario, ...]:
         *follow.SCENARIOS,
         *quirks.SCENARIOS,
         *racing.SCENARIOS,
+        *racing_logs.scenarios(features),
         *table.scenarios(features),
     )

@@ -227,8 +227,15 @@ BUGS = (
     Bug(
         ("530a8ba71b4c",),
         "one reset of dirty rings could go on without bound, and its count be cut off",
+        (
+            Shown(
+                "racing-ring-under-load",
+                "a reset that does not end while entries are harvested and written anew does not "
+                "come back within the time limit, and a count that is cut off is not what was "
+                "harvested; 2^31 entries of one reset take longer than anybody waits",
+            ),
+        ),
         where="with KVM_CAP_DIRTY_LOG_RING",
-        gap="it takes 2^31 entries, harvested and written anew while they are reset",
     ),
 )
 """In the order of the kernel's own tale: the array, addresses, logs, and what runs side by side."""

@@ -56,7 +56,7 @@ def build() -> Path:
 @cache
 def build_witness() -> Path:
     """Compile the program that plays witnesses."""
-    return _compile("witness", "", ())
+    return _compile("witness", "", ("-pthread",))
 
 
 def faults() -> tuple[Fault, ...]:

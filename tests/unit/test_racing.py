@@ -47,7 +47,7 @@ from vmm.memslots.operations import (
     Touch,
 )
 from vmm.memslots.validate import ScenarioError, validate
-from vmm.racing.logs import BEFORE, Logging, Read
+from vmm.racing.logs import BEFORE, Logging
 from vmm.racing.tracks import Track
 from vmm.racing.words import Words
 
@@ -235,7 +235,7 @@ def test_a_log_that_nobody_read_is_left_to_the_next_operation() -> None:
     logging.wrote(4, (5, 15), True)
     logging.wrote(5, (25, 26), True)
     logging.wrote(6, (25, 26), False)
-    logging.reads.append(Read(10, 20, frozenset({3, 4})))
+    logging.read((10, 20), frozenset({3, 4}), clears=True)
     assert list(logging.invented()) == []
     assert list(logging.lost()) == []
     assert logging.left() == ({5}, {4, 6})

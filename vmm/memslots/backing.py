@@ -126,6 +126,14 @@ class Backing:
             return Place(self._zero.name, hva + offset)
         return None
 
+    def shared(self, slot: Memslot, offset: int) -> Place | None:
+        """Return which memory a slot reaches, whatever is taken away; None where that is unclear.
+
+        ``offset`` is in bytes from the start of the slot.
+        """
+        place = self.declared(slot.userspace_addr, offset)
+        return place if slot.memfd is None or _agrees(slot, offset, place) else None
+
     def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
         """Return what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
         gfn, at = divmod(gpa, PAGE_SIZE_BYTES)

@@ -150,10 +150,10 @@ class Judgement:
 
     def _admits_race(self, event: Event, race: Race, outcome: Raced) -> bool:
         judge = self._model.race(race)
-        if judge.unknown:
-            self._unknown = "the model does not know how pages get dirty in a race like this"
-            return False
         flaw = judge.flaw(outcome)
+        if judge.unknown:
+            self._unknown = "the model does not know which memory the guests of this race reach"
+            return False
         if flaw is not None:
             self._difference = self._flawed(event, flaw)
             return False

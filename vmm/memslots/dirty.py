@@ -49,10 +49,26 @@ class Tracking:
         both = MANUAL_PROTECT_ENABLE | INITIALLY_SET
         new.dirty = set(range(new.npages)) if self.manual & both == both else set()
 
-    def changed(self, number: int) -> None:
-        """Note that a slot changed: none of its pages is mapped writable any more."""
+    def changed(self, number: int, new: Memslot | None = None, old: Memslot | None = None) -> None:
+        """Note that a slot changed: none of its pages is mapped writable any more, as a rule."""
         if self.ring is not None:
             self.ring.protect_slot(number)
+            if new is not None and self.leaves_unprotected(new, old):
+                self.ring.leave_unprotected(number, new.npages)
+
+    def leaves_unprotected(self, new: Memslot | None, old: Memslot | None) -> bool:
+        """Whether logging begins without a page being protected (kvm_mmu_slot_apply_flags).
+
+        With INITIALLY_SET every page counts as dirty, which a ring does not say.
+        """
+        return (
+            self.ring is not None
+            and bool(self.manual & INITIALLY_SET)
+            and new is not None
+            and old is not None
+            and new.base_gfn == old.base_gfn
+            and bool(new.flags & ~old.flags & LOG_DIRTY_PAGES)
+        )
 
     def wrote(self, vcpu: int, slot: Memslot, page: int, times: int = 1) -> None:
         """Note a guest's write; ``times`` is how often it may be reported at most."""

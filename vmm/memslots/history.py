@@ -91,14 +91,16 @@ class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
 class RingPages(Outcome, frozen=True, tag="ring_pages", gc=False):
     """What a dirty ring held: (slot, page) without repetition, ascending.
 
-    ``full`` is how often the vCPU stopped at a full ring since the last harvest. The model says
-    in ``perhaps`` and ``may_be_full`` what else it allows; in ``full`` how often at least.
+    ``full`` is how often the vCPU stopped at a full ring since the last harvest; ``entries`` is how
+    many there were now, which the model does not know. It says in ``perhaps`` and ``may_be_full``
+    what else it allows; in ``full`` how often at least.
     """
 
     pages: tuple[tuple[int, int], ...] = ()
     full: int = 0
     perhaps: tuple[tuple[int, int], ...] = ()
     may_be_full: bool = False
+    entries: int = 0
 
     def admits(self, observed: "AnyOutcome") -> bool:
         """Whether all of ``pages`` were observed, and nothing beyond ``perhaps``."""
@@ -113,7 +115,8 @@ class RingPages(Outcome, frozen=True, tag="ring_pages", gc=False):
 class RingsReset(Outcome, frozen=True, tag="rings_reset", gc=False):
     """How many entries the kernel says it reset, and how many were harvested since it last did.
 
-    The model knows neither number: that they are equal is what it asks for.
+    The model knows neither number: that they are equal is what it asks for. In a race ``harvested``
+    is 0: what was harvested by then follows from the moments.
     """
 
     entries: int = 0
@@ -157,6 +160,9 @@ class Unmapped(Outcome, frozen=True, tag="unmapped", gc=False):
     mappings: int
 
 
+CallOutcome = Done | Refused | DirtyPages | RingPages | RingsReset
+
+
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A call of a host thread, and when it began and ended.
 
@@ -166,7 +172,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     begin: int
     end: int
-    outcome: Done | Refused | DirtyPages
+    outcome: CallOutcome
 
 
 class Window(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -187,13 +193,16 @@ class Raced(Outcome, frozen=True, tag="raced", gc=False):
     """What came of a race: the calls of each host thread and the windows of each vCPU, in order.
 
     ``seen`` are the outcomes of each vCPU's windows, every sequence once; ``changes`` is what
-    differs in the mappings since the last look.
+    differs in the mappings since the last look. ``helped`` are the harvests and resets that each
+    vCPU's thread made at its full ring, ``rings`` what was left in each ring in the end.
     """
 
     calls: tuple[tuple[Call, ...], ...] = ()
     windows: tuple[tuple[Window, ...], ...] = ()
     seen: tuple[tuple[Seen, ...], ...] = ()
     changes: tuple[HostChange, ...] = ()
+    helped: tuple[tuple[Call, ...], ...] = ()
+    rings: tuple[RingPages, ...] = ()
 
 
 AnyOutcome = (

@@ -10,6 +10,7 @@ from vmm.memslots.features import Features
 from vmm.memslots.history import (
     AnyOutcome,
     Call,
+    CallOutcome,
     DirtyPages,
     Done,
     End,
@@ -20,6 +21,8 @@ from vmm.memslots.history import (
     Met,
     Raced,
     Refused,
+    RingPages,
+    RingsReset,
     Seen,
     Window,
 )
@@ -27,6 +30,8 @@ from vmm.memslots.model import Model
 from vmm.memslots.operations import (
     AnyOperation,
     Execute,
+    HarvestDirtyRing,
+    HostAction,
     Inspect,
     PreFaultMemory,
     Race,
@@ -94,6 +99,7 @@ class _Kernel:
             (*scenario.mappings, guest_mapping(scenario)), features, scenario.vm_type
         )
         self.rules: set[str] = set()
+        self._harvested = 0
 
     def history(self) -> History:
         """Return what the scenario comes to."""
@@ -119,12 +125,15 @@ class _Kernel:
         calls: list[list[Call]] = [[] for _ in race.hosts]
         windows: list[list[Window]] = [[] for _ in race.guests]
         seen: list[dict[Seen, int]] = [{} for _ in race.guests]
-        queues = [[op for _ in range(host.rounds) for op in host.operations] for host in race.hosts]
+        most = max((host.rounds for host in race.hosts), default=0)
+        queues = [
+            [op for _ in range(host.rounds or most) for op in host.operations]
+            for host in race.hosts
+        ]
         for turn in zip_longest(*queues):
             for thread, operation in enumerate(turn):
                 if operation is not None:
-                    begin, outcome = next(moments), self._next(operation)
-                    assert isinstance(outcome, Done | Refused | DirtyPages)
+                    begin, outcome = next(moments), self._called(operation)
                     calls[thread].append(Call(begin, next(moments), outcome))
                 for vcpu, guest in enumerate(race.guests):
                     begin, number = next(moments), len(windows[vcpu])
@@ -133,12 +142,31 @@ class _Kernel:
                     windows[vcpu].append(Window(begin, next(moments), index))
         changes = self._next(Inspect())
         assert isinstance(changes, Inspected)
+        rings = tuple(self._harvest(vcpu) for vcpu in range(len(race.guests)))
         return Raced(
             tuple(map(tuple, calls)),
             tuple(map(tuple, windows)),
             tuple(tuple(each) for each in seen),
             changes.changes,
+            rings=rings if any(map(RingPages().__ne__, rings)) else (),
         )
+
+    def _called(self, operation: HostAction) -> CallOutcome:
+        if isinstance(operation, HarvestDirtyRing):
+            return self._harvest(operation.vcpu)
+        outcome = self._next(operation)
+        assert isinstance(outcome, Done | Refused | DirtyPages | RingsReset)
+        if isinstance(outcome, RingsReset):
+            outcome, self._harvested = RingsReset(self._harvested), 0
+        return outcome
+
+    def _harvest(self, vcpu: int) -> RingPages:
+        """Return what is in a ring where every write is reported, tracked anew or not."""
+        outcome = self._next(HarvestDirtyRing(vcpu))
+        assert isinstance(outcome, RingPages)
+        pages = tuple(sorted({*outcome.pages, *outcome.perhaps}))
+        self._harvested += len(pages)
+        return RingPages(pages, entries=len(pages))
 
     def _accessed(self, op: Touch | Execute | PreFaultMemory, number: int) -> Met:
         outcome = self._next(in_window(op, number))

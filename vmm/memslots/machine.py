@@ -29,6 +29,7 @@ from vmm.memslots.operations import (
     HarvestDirtyRing,
     Place,
     PreFaultMemory,
+    Race,
     Scenario,
     SetIdentityMapAddr,
     SetMemoryAttributes,
@@ -145,18 +146,19 @@ class Machine:
         """Return a vCPU; it is made when it is first used, so that much can come before it."""
         cpu = self._cpus.get(index)
         if cpu is None:
-            cpu = self._cpus[index] = self._guest_cpu(index, self._homes[0])
+            make_room = partial(self.rings.make_room, index)
+            cpu = self._cpus[index] = self._guest_cpu(index, self._homes[0], make_room)
         return cpu
 
-    def racing_cpus(self, count: int) -> list[GuestCpu]:
-        """Return the vCPUs from 0 on, each with a guest of its own, for a thread each to use.
+    def racing_cpu(self, index: int, make_room: Callable[[], bool]) -> GuestCpu:
+        """Return a vCPU with a guest of its own, for a thread of its own to use.
 
-        How the other operations left the vCPUs is forgotten.
+        ``make_room`` is for its full ring. How the other operations left it is forgotten.
         """
-        for cpu in self._cpus.values():
+        cpu = self._cpus.pop(index, None)
+        if cpu is not None:
             cpu.look_at(0)
-        self._cpus.clear()
-        return [self._guest_cpu(index, self._homes[index]) for index in range(count)]
+        return self._guest_cpu(index, self._homes[index], make_room)
 
     def _home(self, number: int) -> Home:
         """Write a guest into its memory, page tables included."""
@@ -166,9 +168,8 @@ class Machine:
         gpa = self._guest_gpa - start
         return Home(gpa, view, Windows(view, gpa))
 
-    def _guest_cpu(self, index: int, home: Home) -> GuestCpu:
+    def _guest_cpu(self, index: int, home: Home, make_room: Callable[[], bool]) -> GuestCpu:
         vcpu = self._vcpus.get(index) or self._new_vcpu(index)
-        make_room = partial(self.rings.make_room, index)
         return GuestCpu(vcpu, home.gpa, home.view, home.windows, make_room)
 
     def _new_vcpu(self, index: int) -> Vcpu:
@@ -259,9 +260,16 @@ def _cpuid(kvm: Kvm, scenario: Scenario, touch_limit: int) -> CData | None:
 
 def _log_bytes(scenario: Scenario) -> int:
     """Return the size of a bitmap that holds the log of any slot that the scenario names."""
+    raced = (
+        op
+        for race in scenario.operations
+        if isinstance(race, Race)
+        for host in race.hosts
+        for op in host.operations
+    )
     sizes = [
         pages_of(op.memory_size)
-        for op in scenario.operations
+        for op in (*scenario.operations, *raced)
         if isinstance(op, SetUserMemoryRegion) and pages_of(op.memory_size) <= MAX_PAGES
     ]
     return (max(sizes, default=0) + 2 * 64) // 8

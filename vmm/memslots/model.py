@@ -272,7 +272,7 @@ class Model:
             as_id=as_id_of(op.slot),
         )
         self._tracking.begin(new, old)
-        self._tracking.changed(op.slot)
+        self._tracking.changed(op.slot, new, old)
         if op.flags & GUEST_MEMFD and isinstance(op, SetUserMemoryRegion2):
             new.memfd, new.memfd_offset = self._memfds.bind(op), op.guest_memfd_offset
         slots.update(new, change)

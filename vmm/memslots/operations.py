@@ -226,14 +226,24 @@ class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False)
     """KVM_RESET_DIRTY_RINGS: what was harvested is tracked anew."""
 
 
-HostAction = SetUserMemoryRegion | GetDirtyLog | HostWrite | ChangeHostMemory
+HostAction = (
+    SetUserMemoryRegion
+    | SetUserMemoryRegion2
+    | GetDirtyLog
+    | ClearDirtyLog
+    | HarvestDirtyRing
+    | ResetDirtyRings
+    | HostWrite
+    | ChangeHostMemory
+)
 
 
 class HostThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A thread of the host: it repeats its operations for a number of rounds.
 
     After each operation it waits until every vCPU has begun and ended ``pause`` windows, so that
-    what has settled is looked at; with 0 it does not wait.
+    what has settled is looked at; with 0 it does not wait. With ``rounds`` 0 it goes on until
+    those threads have ended that have a number of rounds.
     """
 
     operations: tuple[HostAction, ...]
@@ -259,7 +269,9 @@ class Race(Operation, frozen=True, tag="race"):
     """Threads of the host, and vCPUs, that act at the same time.
 
     The n-th of ``guests`` runs on vCPU n. No two host threads change the same slot, the same gpas
-    or the same host pages, so that the order of what concerns one of them is known.
+    or the same host pages, harvest the same ring or reset rings, so that the order of what concerns
+    one of them is known. A vCPU that stops at a full ring harvests it and resets all of them by
+    itself, and in the end all rings are harvested.
     """
 
     hosts: tuple[HostThread, ...] = ()

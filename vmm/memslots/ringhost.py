@@ -1,14 +1,19 @@
 """The host's part in dirty rings: harvest them, reset them, and help a vCPU on whose is full."""
 
+import threading
+
 from kvm_abi.raw import KvmError
 from vmm.dirtyring import DirtyRing
-from vmm.memslots.history import AnyOutcome, Refused, RingPages, RingsReset
+from vmm.memslots.history import Refused, RingPages, RingsReset
 from vmm.vcpu import Vcpu
 from vmm.vm import Vm
 
 
 class RingHost:
-    """The rings of a VM's vCPUs; there are none until ``enabled`` says so."""
+    """The rings of a VM's vCPUs; there are none until ``enabled`` says so.
+
+    Threads may harvest at the same time, also while one of them resets.
+    """
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
@@ -17,6 +22,13 @@ class RingHost:
         self._found: dict[int, set[tuple[int, int]]] = {}
         self._full: dict[int, int] = {}
         self._harvested = 0
+        self._harvesting = threading.Lock()
+        self._resetting = threading.Lock()
+
+    @property
+    def exist(self) -> bool:
+        """Whether the VM's vCPUs have rings."""
+        return bool(self._size_bytes)
 
     def enabled(self, size_bytes: int) -> None:
         """Note that the VM's vCPUs get rings of this size, from now on."""
@@ -43,12 +55,15 @@ class RingHost:
         """Return what a vCPU's ring has held since the last time."""
         if index not in self._rings:
             return RingPages()
-        self._collect(index)
-        outcome = RingPages(tuple(sorted(self._found[index])), self._full[index])
-        self._found[index], self._full[index] = set(), 0
+        with self._harvesting:
+            entries = self._collect(index)
+            outcome = RingPages(
+                tuple(sorted(self._found[index])), self._full[index], entries=entries
+            )
+            self._found[index], self._full[index] = set(), 0
         return outcome
 
-    def reset(self) -> AnyOutcome:
+    def reset(self) -> RingsReset | Refused:
         """Issue KVM_RESET_DIRTY_RINGS."""
         try:
             entries = self._vm.reset_dirty_rings()
@@ -56,6 +71,17 @@ class RingHost:
             return Refused(error.errno or 0)
         harvested, self._harvested = self._harvested, 0
         return RingsReset(entries, harvested)
+
+    def reset_meanwhile(self) -> RingsReset | Refused:
+        """Issue it while other threads harvest, or want to do the same."""
+        with self._resetting:
+            try:
+                entries = self._vm.reset_dirty_rings()
+            except KvmError as error:
+                return Refused(error.errno or 0)
+            with self._harvesting:
+                self._harvested -= entries
+        return RingsReset(entries)
 
     def _collect(self, index: int) -> int:
         entries = self._rings[index].harvest()

@@ -45,18 +45,21 @@ class RingState:
     """The rings of a VM.
 
     ``untracked`` are pages that were reported and not reset since: they are mapped writable, and
-    another write to them need not be reported, whichever vCPU makes it.
+    another write to them need not be reported, whichever vCPU makes it. ``unprotected`` are pages
+    that were mapped writable before they were logged, and may be so still.
     """
 
     size_bytes: int
     features: Features
     untracked: set[SlotPage] = field(default_factory=set)
+    unprotected: set[SlotPage] = field(default_factory=set)
     _rings: dict[int, _Ring] = field(default_factory=dict)
 
     def wrote(self, vcpu: int, page: SlotPage, times: int) -> None:
         """Note a write by a vCPU."""
         ring = self._ring(vcpu)
-        if page not in self.untracked or page in ring.known:
+        is_tracked = page not in self.untracked and page not in self.unprotected
+        if is_tracked or page in ring.known:
             ring.pages.add(page)
         else:
             ring.perhaps.add(page)
@@ -68,7 +71,7 @@ class RingState:
         """Note a read that may be reported like a write."""
         ring = self._ring(vcpu)
         ring.perhaps.add(page)
-        if page not in self.untracked:
+        if page not in self.untracked and page not in self.unprotected:
             ring.known.add(page)
         self.untracked.add(page)
         ring.fresh += 1
@@ -77,6 +80,29 @@ class RingState:
     def protect_slot(self, number: int) -> None:
         """Note that a slot's pages are not mapped any more, or are protected again."""
         self.untracked = {page for page in self.untracked if page[0] != number}
+        self.unprotected = {page for page in self.unprotected if page[0] != number}
+
+    def leave_unprotected(self, number: int, npages: int) -> None:
+        """Note that a slot is logged from now on, while its pages stay mapped as they were."""
+        self.unprotected.update((number, page) for page in range(npages))
+
+    @property
+    def soft_limit(self) -> int:
+        """The fewest entries that a vCPU may stop at."""
+        return self._soft_limit(self.size_bytes // ENTRY_BYTES)
+
+    def waiting(self, vcpu: int) -> tuple[set[SlotPage], set[SlotPage]]:
+        """Return what a ring holds for certain, and what it may hold."""
+        ring = self._ring(vcpu)
+        return set(ring.pages), set(ring.perhaps)
+
+    def settle(self, used: dict[int, int], untracked: set[SlotPage]) -> None:
+        """Note that the rings of these vCPUs are empty, and how many entries are not reset yet."""
+        for vcpu, entries in used.items():
+            self._rings[vcpu] = _Ring(used=entries)
+        self.untracked = untracked
+        for ring in self._rings.values():
+            self.untracked |= ring.pages | ring.perhaps
 
     def harvest(self, vcpu: int) -> Allowed:
         """Return what the ring holds; harvesting empties it."""

@@ -274,9 +274,16 @@ RULES: dict[str, Rule] = {
         ),
         _documented(
             "race-dirty",
-            "of logs that are read while vCPUs write, each names pages that were written since the "
-            "one before, and a write is named by one that it overlaps with, or by the next",
-            _API_DIRTY,
+            "of logs that are read and cleared while vCPUs write, each names pages that were "
+            "written since they were cleared, and every write is named until its page is cleared",
+            "api.rst 4.8, 4.117",
+        ),
+        _documented(
+            "race-ring",
+            "of rings that are harvested and reset while vCPUs write, each names pages that its "
+            "vCPU wrote since the harvest before, and every write is named that took place behind "
+            "the reset of its page; a vCPU stops only where its ring is nearly full",
+            _API_RING,
         ),
         _documented(
             "ring-size",

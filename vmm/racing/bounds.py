@@ -7,15 +7,18 @@ from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
     ChangeHostMemory,
+    ClearDirtyLog,
     Execute,
     GetDirtyLog,
     GuestThread,
+    HarvestDirtyRing,
     HostAction,
     HostThread,
     HostWrite,
     Place,
     PreFaultMemory,
     Race,
+    ResetDirtyRings,
     SetUserMemoryRegion,
     Touch,
     pages_of,
@@ -69,8 +72,10 @@ def race_problem(
         found = problem(operation)
         if found:
             return f"{place}{found}"
+    if race.hosts and not any(host.rounds for host in race.hosts):
+        return ".hosts: one has to have a number of rounds"
     for number, host in enumerate(race.hosts):
-        found = _host_problem(host, mappings)
+        found = _host_problem(host, len(race.guests), mappings)
         if found:
             return f".hosts[{number}]{found}"
     for number, guest in enumerate(race.guests):
@@ -91,21 +96,25 @@ def _operations(race: Race) -> Iterator[tuple[str, HostAction | Touch | Execute 
             yield f".guests[{number}].program[{index}]", access
 
 
-def _host_problem(host: HostThread, mappings: Mappings) -> str:
-    if host.rounds < 1 or not 1 <= host.rounds * len(host.operations) <= MAX_CALLS:
+def _host_problem(host: HostThread, guests: int, mappings: Mappings) -> str:
+    if host.rounds < 0 or not 1 <= max(host.rounds, 1) * len(host.operations) <= MAX_CALLS:
         return f".rounds: 1 to {MAX_CALLS} calls are needed"
     if not 0 <= host.pause <= MAX_PAUSE:
         return f".pause: 0 to {MAX_PAUSE}"
     for index, op in enumerate(host.operations):
+        if isinstance(op, SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog) and as_id_of(op.slot):
+            return f".operations[{index}].slot: one of as_id 0 is needed"
         if isinstance(op, SetUserMemoryRegion):
-            if as_id_of(op.slot):
-                return f".operations[{index}].slot: one of as_id 0 is needed"
             if op.caller != "owner" or op.argument != "readable":
                 return f".operations[{index}]: its owner makes it, with a readable argument"
             if op.memory_size and not _is_backed(op, mappings):
                 return f".operations[{index}].userspace_addr: a mapping with memory is needed"
         if isinstance(op, GetDirtyLog) and op.bitmap != "writable":
             return f".operations[{index}].bitmap: a writable one is needed"
+        if isinstance(op, ClearDirtyLog) and op.bitmap != "readable":
+            return f".operations[{index}].bitmap: a readable one is needed"
+        if isinstance(op, HarvestDirtyRing) and op.vcpu >= guests:
+            return f".operations[{index}].vcpu: the race has {guests}"
         if isinstance(op, HostWrite) and op.place.offset % 4:
             return f".operations[{index}].place.offset: a multiple of 4 is needed"
         if isinstance(op, HostWrite) and mappings[op.place.mapping].kind not in _BACKED:
@@ -115,7 +124,7 @@ def _host_problem(host: HostThread, mappings: Mappings) -> str:
 
 def _is_backed(op: SetUserMemoryRegion, mappings: Mappings) -> bool:
     hva = op.userspace_addr
-    return isinstance(hva, Place) and mappings[hva.mapping].kind in _BACKED
+    return isinstance(hva, Place) and mappings[hva.mapping].kind in (*_BACKED, "guest_memfd")
 
 
 def _guest_problem(number: int, guest: GuestThread) -> str:
@@ -161,8 +170,12 @@ def _changed(op: HostAction) -> Iterator[tuple[str, str, int]]:
         first = op.guest_phys_addr // PAGE_SIZE_BYTES
         for gfn in range(first, first + pages_of(op.memory_size)):
             yield "gfn", "", gfn
-    elif isinstance(op, GetDirtyLog):
+    elif isinstance(op, GetDirtyLog | ClearDirtyLog):
         yield "slot", "", op.slot
+    elif isinstance(op, HarvestDirtyRing):
+        yield "ring", "", op.vcpu
+    elif isinstance(op, ResetDirtyRings):
+        yield "rings", "", 0
     elif isinstance(op, ChangeHostMemory):
         first = op.place.offset // PAGE_SIZE_BYTES
         for page in range(first, first + op.pages):

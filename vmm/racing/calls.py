@@ -1,27 +1,32 @@
 """The host's side of a race, played through the model: what stood where, at which moments."""
 
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from typing import NamedTuple, assert_never
 
 from vmm.memslots.allowed import Allowed
 from vmm.memslots.array import MemslotArray
 from vmm.memslots.backing import Backing
 from vmm.memslots.contents import Contents, PageKey
-from vmm.memslots.history import Call, DirtyPages, Done, Raced, Refused
+from vmm.memslots.dirty import Tracking
+from vmm.memslots.history import Call, DirtyPages, Done, Raced, Refused, RingPages, RingsReset
 from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
     ChangeHostMemory,
+    ClearDirtyLog,
     GetDirtyLog,
+    HarvestDirtyRing,
     HostAction,
     HostWrite,
     Race,
+    ResetDirtyRings,
     SetUserMemoryRegion,
 )
 from vmm.memslots.regions import Memslot, id_of
 from vmm.racing.flaw import Flaw, allowing
-from vmm.racing.logs import BEFORE, Logging, Read
+from vmm.racing.logs import BEFORE, Logging
 from vmm.racing.tracks import Track
 from vmm.racing.words import Words
 
@@ -54,12 +59,16 @@ class HostSide:
         slots: MemslotArray[Memslot],
         backing: Backing,
         contents: Contents,
+        tracking: Tracking,
         allowed: Callable[[AnyOperation], tuple[Allowed, ...]],
     ) -> None:
         self._race = race
         self._slots = slots
         self._backing = backing
+        self._tracking = tracking
         self._allowed = allowed
+        self.unclear = False
+        """Whether a guest reaches what the rules do not say which memory it is of."""
         self.words = Words(contents)
         self.places = {gfn: Track(self._reached(gfn)) for gfn in _gfns(race)}
         self.presence: dict[PageKey, Track[bool]] = {}
@@ -69,6 +78,10 @@ class HostSide:
         for slot in slots:
             if slot.dirty is not None:
                 self._begin_log(slot, (-4, -3))
+                if tracking.ring is None:
+                    self._take_log_over(slot)
+                elif any(page[0] == slot.slot_id for page in tracking.ring.unprotected):
+                    self.logs[-1].tracked = inf
 
     def play(self, outcome: Raced) -> Flaw | None:
         """Return the first call that the rules do not allow, if there is one."""
@@ -86,6 +99,10 @@ class HostSide:
                 return self._region(op, call)
             case GetDirtyLog():
                 return self._get_log(op, call)
+            case ClearDirtyLog():
+                return self._clear_log(op, call)
+            case HarvestDirtyRing() | ResetDirtyRings():
+                return self._use_ring(op, call)
             case HostWrite():
                 self.words.write(who, op.place.mapping, op.place.offset, moments, op.value)
             case ChangeHostMemory():
@@ -127,18 +144,28 @@ class HostSide:
     def _switch_log(self, old: Memslot | None, new: Memslot | None, moments: Moments) -> None:
         was = old is not None and old.dirty is not None
         if new is not None and new.dirty is not None:
-            if not was:
-                self._begin_log(new, moments)
+            if was:
+                logging = self._logging(new.slot_id)
+                logging.anew.append(moments)
+                logging.tracked = min(logging.tracked, moments[1])
+                return
+            self._begin_log(new, moments)
+            if self._tracking.leaves_unprotected(new, old):
+                self.logs[-1].tracked = inf
+            if self._tracking.ring is None:
+                for page in new.dirty:
+                    self.logs[-1].holds(page)
         elif old is not None and was:
-            self._logging(old.slot_id).off = moments[0]
+            self._logging(old.slot_id).off = moments
 
     def _begin_log(self, slot: Memslot, moments: Moments) -> None:
-        logging = Logging(slot.slot_id, moments)
-        self.logs.append(logging)
+        self.logs.append(Logging(slot.slot_id, moments, tracked=moments[1]))
+
+    def _take_log_over(self, slot: Memslot) -> None:
         for page in slot.dirty or ():
-            logging.wrote(page, BEFORE, True)
+            self.logs[-1].wrote(page, BEFORE, True)
         for page in slot.perhaps:
-            logging.wrote(page, BEFORE, False)
+            self.logs[-1].wrote(page, BEFORE, False)
 
     def _logging(self, slot: int) -> Logging:
         return next(log for log in reversed(self.logs) if log.slot == slot)
@@ -152,9 +179,33 @@ class HostSide:
             if isinstance(each.outcome, DirtyPages) and isinstance(call.outcome, DirtyPages):
                 each.adopt()
                 pages = frozenset(call.outcome.pages)
-                self._logging(id_of(op.slot)).reads.append(Read(*moments, pages))
+                clears = not self._tracking.manual
+                self._logging(id_of(op.slot)).read(moments, pages, clears)
                 return None
         return Flaw(op, moments, allowing(allowed), call.outcome)
+
+    def _clear_log(self, op: ClearDirtyLog, call: Call) -> Flaw | None:
+        allowed = self._allowed(op)
+        moments = call.begin, call.end
+        chosen = next((a for a in allowed if a.outcome == call.outcome), None)
+        if chosen is None:
+            return Flaw(op, moments, allowing(allowed), call.outcome)
+        self.rules.add(chosen.rule)
+        if call.outcome == Done():
+            within = range(op.first_page, op.first_page + op.num_pages)
+            pages = frozenset(within if op.pages == "all" else op.pages)
+            self._logging(id_of(op.slot)).cleared(moments, pages)
+        return None
+
+    def _use_ring(self, op: HarvestDirtyRing | ResetDirtyRings, call: Call) -> Flaw | None:
+        """What a harvest finds and a reset counts is judged when all is known."""
+        allowed = self._allowed(op)
+        kind = type(allowed[0].outcome)
+        if kind in (RingPages, RingsReset) and isinstance(call.outcome, kind):
+            return None
+        if call.outcome == allowed[0].outcome:
+            return None
+        return Flaw(op, (call.begin, call.end), allowing(allowed), call.outcome)
 
     def _change_memory(self, op: ChangeHostMemory, moments: Moments, who: str) -> None:
         mapping = op.place.mapping
@@ -173,8 +224,9 @@ class HostSide:
         if slot is None:
             return None
         page = gfn - slot.base_gfn
-        place = self._backing.declared(slot.userspace_addr, page * PAGE_SIZE_BYTES)
+        place = self._backing.shared(slot, page * PAGE_SIZE_BYTES)
         if place is None:
+            self.unclear = True
             return None
         readonly = bool(slot.flags & READONLY)
         return Reach(slot.slot_id, page, place.mapping, place.offset // PAGE_SIZE_BYTES, readonly)

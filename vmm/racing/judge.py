@@ -41,6 +41,7 @@ from vmm.memslots.regions import Memslot
 from vmm.racing.calls import HostSide, Moments, Reach, Reached
 from vmm.racing.flaw import Expectation, Flaw
 from vmm.racing.program import in_window
+from vmm.racing.rings import RingJudge
 from vmm.racing.words import WORD_BYTES
 
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
@@ -67,15 +68,14 @@ class RaceJudge:
         self._contents = contents
         self._tracking = tracking
         self._mappings = backing.names
-        self._host = HostSide(race, slots, backing, contents, allowed)
+        self._host = HostSide(race, slots, backing, contents, tracking, allowed)
+        ring = tracking.ring
+        self._rings = None if ring is None else RingJudge(race, ring)
 
     @property
     def unknown(self) -> bool:
-        """Whether the model does not know how pages get dirty here: it is judged without races."""
-        by_slot = any(slot.memfd is not None for slot in self._slots)
-        if self._maps_ahead and not self._tracking.features.pre_fault:
-            return True
-        return by_slot or self._tracking.ring is not None or bool(self._tracking.manual)
+        """Whether the model does not know, behind ``flaw``, what the guests reach."""
+        return self._host.unclear or (self._maps_ahead and not self._tracking.features.pre_fault)
 
     @property
     def _maps_ahead(self) -> bool:
@@ -88,6 +88,8 @@ class RaceJudge:
         used = {"race-reach", "race-content", *self._host.rules}
         if self._maps_ahead:
             used.add("race-pre-fault")
+        if self._rings is not None:
+            return used | {"race-ring", "ring-reset"}
         return used | {"race-dirty"} if self._host.logs else used
 
     def flaw(self, outcome: Raced) -> Flaw | None:
@@ -96,6 +98,7 @@ class RaceJudge:
             self._host.play(outcome)
             or self._first_wrong(_accesses(self._race, outcome, writes=True), self._wrong_write)
             or self._first_wrong(_accesses(self._race, outcome, writes=False), self._wrong_read)
+            or self._wrong_rings(outcome)
             or self._wrong_log()
             or self._wrong_content(outcome.changes)
         )
@@ -118,7 +121,7 @@ class RaceJudge:
         memory = [p for p in places if p is not None and self._writable(p, moments)]
         exits = len(memory) < len(places) or any(self._may_be_absent(p, moments) for p in memory)
         if outcome == Touched(0) and memory:
-            self._note_write(f"vCPU {vcpu}", op, moments, memory)
+            self._note_write(vcpu, op, moments, memory)
             return None
         data = op.value.to_bytes(WORD_BYTES, "little")
         leaving = Touched(0, (Mmio(op.gpa, True, data),))
@@ -127,26 +130,27 @@ class RaceJudge:
         expected: list[Expectation] = [(Touched(0), "race-reach")] if memory else []
         return (*expected, (leaving, "race-reach")) if exits else tuple(expected)
 
-    def _note_write(self, who: str, op: Touch, moments: Moments, places: list[Reach]) -> None:
+    def _note_write(self, vcpu: int, op: Touch, moments: Moments, places: list[Reach]) -> None:
         certain = len(places) == 1
         offset = op.gpa % PAGE_SIZE_BYTES
         for place in places:
             at = place.page * PAGE_SIZE_BYTES + offset
+            who = f"vCPU {vcpu}"
             self._host.words.write(who, place.mapping, at, moments, op.value, certain)
-            self._note_dirty(place, moments, certain)
+            self._note_dirty(vcpu, place, moments, certain)
 
-    def _note_dirty(self, place: Reach, moments: Moments, certain: bool) -> None:
+    def _note_dirty(self, vcpu: int, place: Reach, moments: Moments, certain: bool) -> None:
         for log in self._host.logs:
             if log.slot == place.slot:
-                log.wrote(place.slot_page, moments, certain)
+                log.wrote(place.slot_page, moments, certain, vcpu)
 
     def _wrong_read(self, access: Access) -> tuple[Expectation, ...] | None:
-        _, _, moments, op, outcome = access
+        vcpu, _, moments, op, outcome = access
         places = self._host.places[op.gpa // PAGE_SIZE_BYTES].within(*moments)
         if self._tracking.features.reads_make_dirty:
             for place in places:
                 if place is not None:
-                    self._note_dirty(place, moments, False)
+                    self._note_dirty(vcpu, place, moments, False)
         expected = [each for place in places for each in self._found(op, place, moments)]
         if any(outcome == right for right, _ in expected):
             return None
@@ -214,7 +218,12 @@ class RaceJudge:
         absent = any(place is not None and self._may_be_absent(place, moments) for place in places)
         return absent and isinstance(outcome, Stopped) and outcome.reason == "EFAULT"
 
+    def _wrong_rings(self, outcome: Raced) -> Flaw | None:
+        return None if self._rings is None else self._rings.flaw(outcome, self._host.logs)
+
     def _wrong_log(self) -> Flaw | None:
+        if self._rings is not None:
+            return None
         for log in self._host.logs:
             op = GetDirtyLog(log.slot)
             for read, page in log.invented():

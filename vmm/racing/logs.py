@@ -1,4 +1,4 @@
-"""Dirty logs that are read while vCPUs write."""
+"""Dirty logs that are read and cleared while vCPUs write."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -12,11 +12,24 @@ BEFORE = (-2, -1)
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One KVM_GET_DIRTY_LOG, which also cleared the log."""
+    """One KVM_GET_DIRTY_LOG."""
 
     begin: int
     end: int
     pages: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Pages that were cleared: by KVM_CLEAR_DIRTY_LOG, or as a log was read that clears itself.
+
+    The latter clears what it names, and shows that nothing else was dirty: ``whole``.
+    """
+
+    begin: int
+    end: int
+    pages: frozenset[int]
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,61 +39,103 @@ class PageWrite:
     begin: int
     end: int
     certain: bool
+    vcpu: int
 
 
 @dataclass(slots=True)
 class Logging:
-    """A time in which a slot was logged: from a call on, to another one or beyond the race."""
+    """A time in which a slot was logged: from a call on, to another one or beyond the race.
+
+    ``tracked`` is the moment from which on every write is noticed, ``anew`` the moments of the
+    calls behind which every page is tracked as if for the first time.
+    """
 
     slot: int
     on: tuple[int, int] = (-4, -3)
-    off: float = inf
+    off: tuple[float, float] = (inf, inf)
+    tracked: float = -3
+    anew: list[tuple[int, int]] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    clears: list[Clear] = field(default_factory=list)
     writes: dict[int, list[PageWrite]] = field(default_factory=lambda: defaultdict(list))
 
-    def wrote(self, page: int, moments: tuple[int, int], certain: bool) -> None:
+    def wrote(self, page: int, moments: tuple[int, int], certain: bool, vcpu: int = 0) -> None:
         """Note a write, if it may have been made in this time."""
         begin, end = moments
-        if end > self.on[0] and begin < self.off:
-            sure = certain and begin > self.on[1]
-            self.writes[page].append(PageWrite(begin, end, sure))
+        if end > self.on[0] and begin < self.off[1]:
+            sure = certain and begin > self.tracked and end < self.off[0]
+            self.writes[page].append(PageWrite(begin, end, sure, vcpu))
+
+    def holds(self, page: int) -> None:
+        """Note a page that is dirty from the start, though nobody wrote it."""
+        self.writes[page].append(PageWrite(*self.on, certain=True, vcpu=0))
+
+    def read(self, moments: tuple[int, int], pages: frozenset[int], clears: bool) -> None:
+        """Note what a log named, and whether it was cleared thereby."""
+        self.reads.append(Read(*moments, pages))
+        if clears:
+            self.clears.append(Clear(*moments, pages, whole=True))
+
+    def cleared(self, moments: tuple[int, int], pages: frozenset[int]) -> None:
+        """Note that pages were cleared."""
+        self.clears.append(Clear(*moments, pages))
 
     def invented(self) -> Iterator[tuple[Read, int]]:
-        """Yield pages that a read named though nobody wrote them since the one before."""
-        since = self.on[0]
+        """Yield pages that a read named though nobody wrote them since they were cleared."""
         for read in self.reads:
             for page in sorted(read.pages):
+                since = self._cleared_by(page, read.begin)
                 writes = self.writes.get(page, ())
                 if not any(w.begin < read.end and w.end > since for w in writes):
                     yield read, page
-            since = read.begin
 
     def lost(self) -> Iterator[tuple[Read, int, PageWrite]]:
-        """Yield writes that the first read behind them does not name, nor any read beside them."""
-        for page, writes in self.writes.items():
-            for write in writes:
-                first, named = self._after(page, write)
-                missing = first is not None and not named and page not in first.pages
-                if write.certain and missing and first is not None:
-                    yield first, page, write
+        """Yield writes that a read behind them does not name, though nothing cleared their page."""
+        for page, writes in self._in_order():
+            for read in self.reads:
+                if page not in read.pages:
+                    write = self._standing(page, writes, read.begin)
+                    if write is not None:
+                        yield read, page, write
 
     def left(self) -> tuple[set[int], set[int]]:
         """Return the pages that must be dirty at the end, and those that may be."""
         dirty: set[int] = set()
         perhaps: set[int] = set()
-        for page, writes in self.writes.items():
-            for write in writes:
-                first, named = self._after(page, write)
-                if first is None:
-                    (dirty if write.certain and not named else perhaps).add(page)
-        return dirty, perhaps - dirty
+        for page, writes in self._in_order():
+            if self._standing(page, writes, inf) is not None:
+                dirty.add(page)
+            elif any(write.end > self._cleared_by(page, inf) for write in self.writes[page]):
+                perhaps.add(page)
+        return dirty, perhaps
 
-    def _after(self, page: int, write: PageWrite) -> tuple[Read | None, bool]:
-        """Return the first read that began after a write, and whether one beside it named it."""
-        index = bisect_right(self.reads, write.end, key=lambda read: read.begin)
-        named = False
-        beside = index - 1
-        while beside >= 0 and self.reads[beside].end > write.begin:
-            named = named or page in self.reads[beside].pages
-            beside -= 1
-        return (self.reads[index] if index < len(self.reads) else None), named
+    def _in_order(self) -> Iterator[tuple[int, list[PageWrite]]]:
+        """Yield each page with the writes to it that are certain, in the order of their begins."""
+        for page, writes in self.writes.items():
+            yield page, sorted((w for w in writes if w.certain), key=lambda write: write.begin)
+
+    def _cleared_by(self, page: int, moment: float) -> int:
+        """Return from when on a page was written that is dirty at a moment, if it is."""
+        over = (
+            clear.begin
+            for clear in self.clears
+            if clear.end < moment and (clear.whole or page in clear.pages)
+        )
+        return max(over, default=self.on[0])
+
+    def _standing(self, page: int, writes: list[PageWrite], moment: float) -> PageWrite | None:
+        """Return a write that was over before a moment, and that no clearing can have undone.
+
+        A clearing takes effect at any moment of its, and what is written until it has returned it
+        may forget: that is content which the host reads behind it.
+        """
+        since = max(
+            (c.end for c in self.clears if c.begin < moment and page in c.pages),
+            default=self.on[0] - 1,
+        )
+        for write in writes[bisect_right(writes, since, key=lambda write: write.begin) :]:
+            if write.begin >= moment:
+                return None
+            if write.end < moment:
+                return write
+        return None

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import assert_never
 
-from vmm.memslots.guestcpu import GuestCpu
 from vmm.memslots.history import (
     AnyOutcome,
     Call,
+    CallOutcome,
     DirtyPages,
     Done,
     Met,
@@ -29,14 +29,17 @@ from vmm.memslots.hostmemory import HostMemory
 from vmm.memslots.machine import Machine
 from vmm.memslots.operations import (
     ChangeHostMemory,
+    ClearDirtyLog,
     Execute,
     GetDirtyLog,
     GuestThread,
+    HarvestDirtyRing,
     HostAction,
     HostThread,
     HostWrite,
     PreFaultMemory,
     Race,
+    ResetDirtyRings,
     SetUserMemoryRegion,
     Touch,
 )
@@ -45,6 +48,9 @@ from vmm.racing.program import in_window
 _SWITCH_INTERVAL_S = 5e-5
 """How long a thread may keep the others from Python code: the windows are to be short."""
 
+_MANY_TIMES = 8
+"""So often in a row no other thread empties a ring before the thread whose vCPU it stopped."""
+
 
 def run_race(race: Race, machine: Machine, memory: HostMemory) -> Raced:
     """Let the threads of a race go, wait for all of them, and return what they met.
@@ -52,9 +58,9 @@ def run_race(race: Race, machine: Machine, memory: HostMemory) -> Raced:
     Raises what a thread raised: a fault of this program.
     """
     run = _Run(machine, memory)
-    cpus = machine.racing_cpus(len(race.guests))
-    guests = [_Guest(run, cpu, thread) for cpu, thread in zip(cpus, race.guests, strict=True)]
+    guests = [_Guest(run, index, thread) for index, thread in enumerate(race.guests)]
     hosts = [_Host(run, thread, guests) for thread in race.hosts]
+    counted = [host for host, thread in zip(hosts, race.hosts, strict=True) if thread.rounds]
     with _short_turns():
         for guest in guests:
             guest.start()
@@ -62,6 +68,9 @@ def run_race(race: Race, machine: Machine, memory: HostMemory) -> Raced:
         run.wait_until(lambda: all(guest.ended or guest.windows for guest in guests))
         for host in hosts:
             host.start()
+        for host in counted:
+            host.join()
+        run.counted_over = True
         for host in hosts:
             host.join()
         if hosts:
@@ -75,6 +84,8 @@ def run_race(race: Race, machine: Machine, memory: HostMemory) -> Raced:
         tuple(tuple(guest.windows) for guest in guests),
         tuple(tuple(guest.seen) for guest in guests),
         tuple(memory.changes()),
+        tuple(tuple(guest.helped) for guest in guests if machine.rings.exist),
+        tuple(machine.rings.harvest(i) for i in range(len(guests)) if machine.rings.exist),
     )
 
 
@@ -85,6 +96,7 @@ class _Run:
         self.machine = machine
         self.memory = memory
         self.moment = itertools.count().__next__
+        self.counted_over = False
         self.over = False
         self.progress = threading.Condition()
         self.errors: list[BaseException] = []
@@ -125,13 +137,16 @@ class _Thread(threading.Thread):
 class _Guest(_Thread):
     """Runs a vCPU's program, window after window."""
 
-    def __init__(self, run: _Run, cpu: GuestCpu, thread: GuestThread) -> None:
+    def __init__(self, run: _Run, index: int, thread: GuestThread) -> None:
         super().__init__(run)
-        self._cpu = cpu
+        self._index = index
+        self._cpu = run.machine.racing_cpu(index, self._make_room)
         self._program = thread.program
         self._limit = thread.windows
         self.windows: list[Window] = []
         self.seen: dict[Seen, int] = {}
+        self.helped: list[Call] = []
+        self._in_vain = 0
 
     def _work(self) -> None:
         # Host threads stay where this process is: there grace periods of slot changes are short.
@@ -168,6 +183,19 @@ class _Guest(_Thread):
                 yield from self._cpu.touch(touches)
             yield from (self._cpu.pre_fault(op) for op in alike if isinstance(op, PreFaultMemory))
 
+    def _make_room(self) -> bool:
+        """Harvest the ring that stopped the vCPU, and reset all; False if that never helps."""
+        rings, moment = self._race.machine.rings, self._race.moment
+        if not rings.exist:
+            return False
+        begin, found = moment(), rings.harvest(self._index)
+        self.helped.append(Call(begin, moment(), found))
+        begin, reset = moment(), rings.reset_meanwhile()
+        self.helped.append(Call(begin, moment(), reset))
+        # Another thread may have made room before.
+        self._in_vain = 0 if found.entries else self._in_vain + 1
+        return self._in_vain < _MANY_TIMES
+
 
 class _Host(_Thread):
     """Repeats the operations of a host thread."""
@@ -180,7 +208,7 @@ class _Host(_Thread):
 
     def _work(self) -> None:
         race, moment = self._race, self._race.moment
-        for _ in range(self._thread.rounds):
+        for _ in self._rounds():
             for operation in self._thread.operations:
                 if race.errors:
                     return
@@ -190,13 +218,24 @@ class _Host(_Thread):
                 if self._thread.pause:
                     self._wait()
 
-    def _perform(self, op: HostAction) -> Done | Refused | DirtyPages:
+    def _rounds(self) -> Iterator[int]:
+        if self._thread.rounds:
+            return iter(range(self._thread.rounds))
+        return itertools.takewhile(lambda _: not self._race.counted_over, itertools.count())
+
+    def _perform(self, op: HostAction) -> CallOutcome:
         machine, memory = self._race.machine, self._race.memory
         match op:
             case SetUserMemoryRegion():
                 return _answer(machine.set_region(op))
             case GetDirtyLog():
                 return _answer(machine.get_dirty_log(op))
+            case ClearDirtyLog():
+                return _answer(machine.clear_dirty_log(op))
+            case HarvestDirtyRing():
+                return machine.rings.harvest(op.vcpu)
+            case ResetDirtyRings():
+                return machine.rings.reset_meanwhile()
             case HostWrite():
                 return memory.write(op.place, op.value)
             case ChangeHostMemory():
@@ -218,7 +257,7 @@ def _seen(outcomes: Sequence[AnyOutcome]) -> Seen:
     return seen
 
 
-def _answer(outcome: AnyOutcome) -> Done | Refused | DirtyPages:
+def _answer(outcome: AnyOutcome) -> CallOutcome:
     assert isinstance(outcome, Done | Refused | DirtyPages), "a call has another outcome"
     return outcome
 

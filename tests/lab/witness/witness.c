@@ -27,6 +27,7 @@
  *   irqchip, vcpu            KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU
  *   ahead GPA N              KVM_PRE_FAULT_MEMORY of N pages
  *   attribute GPA N BITS     KVM_SET_MEMORY_ATTRIBUTES of N pages
+ *   thread OPERATION         the same from another thread, which is waited for
  *
  * Numbers are hexadecimal but for ids and N. "1+800" is a page and 0x800 bytes. ID may be
  * "last", "beyond" or "1/1" (address space 1); GPA "last", "beyond" or "top"; HVA, else a page
@@ -37,6 +38,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -450,13 +452,31 @@ static void set_many(int count, uint64_t size)
                               (uint64_t)pool, 0));
 }
 
-static void play_operation(const char *text)
+static void play_operation(char *text);
+
+static void *play_in_thread(void *text)
+{
+    play_operation(text);
+    return NULL;
+}
+
+static void play_elsewhere(char *text)
+{
+    pthread_t thread;
+
+    need(pthread_create(&thread, NULL, play_in_thread, text) == 0, "pthread_create");
+    pthread_join(thread, NULL);
+}
+
+static void play_operation(char *text)
 {
     char words[8][32];
     int count = sscanf(text, "%31s %31s %31s %31s %31s %31s %31s %31s", words[0], words[1],
                        words[2], words[3], words[4], words[5], words[6], words[7]);
 
-    if (count >= 5 && !strcmp(words[0], "set"))
+    if (count > 1 && !strcmp(words[0], "thread"))
+        play_elsewhere(strstr(text, "thread") + strlen("thread"));
+    else if (count >= 5 && !strcmp(words[0], "set"))
         show_error(set_from_words(words, count));
     else if (count >= 5 && !strcmp(words[0], "child"))
         show_error(set_in_child(words, count));

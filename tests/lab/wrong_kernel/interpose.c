@@ -123,11 +123,12 @@ static int run_vcpu(int fd, struct vcpu *vcpu, void *argument)
     bool again = false;
     int error = 0;
 
-    if (fault->enter && vcpu->run) {
-        pthread_mutex_lock(&vm->lock);
+    pthread_mutex_lock(&vm->lock);
+    vm->has_run = true;
+    vm->runner = pthread_self();
+    if (fault->enter && vcpu->run)
         error = fault->enter(vcpu);
-        pthread_mutex_unlock(&vm->lock);
-    }
+    pthread_mutex_unlock(&vm->lock);
     if (error)
         return error;
     do {

@@ -116,6 +116,8 @@ struct vm {
     unsigned runs_left; /* KVM_RUNs until it heals what it broke last */
     uint64_t tss; /* where the TSS is, or 0 */
     uint64_t ring_bytes; /* of each vCPU's dirty ring; 0 is none */
+    bool has_run;        /* a vCPU of it, the last time in this thread */
+    pthread_t runner;
     struct ghost *ghosts;
     uint32_t used[MAX_SLOTS];
     struct hidden hidden[MAX_SLOTS];
@@ -320,7 +322,7 @@ void wrong_mmap(int fd, int flags, size_t size, void **mapped);
 bool concerns_memfd(const struct call *call);
 void set_memfd_region(struct vm *vm, struct call *call);
 
-extern const struct fault race_faults[]; /* faults_races.c */
+extern const struct fault race_faults[], thread_faults[]; /* faults_races.c, faults_threads.c */
 
 /* interpose.c: the VM of a descriptor, if it still is this one. */
 struct vm *vm_of(int fd, uint64_t serial);
