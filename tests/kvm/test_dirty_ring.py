@@ -12,7 +12,7 @@ from kvm_abi.raw import KvmError
 from kvm_abi.uapi import Cap, DirtyLogManual, MemFlag
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots.guestcpu import GuestCpu
-from vmm.memslots.history import Touched
+from vmm.memslots.history import RingsReset, Touched
 from vmm.memslots.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
 from vmm.memslots.probe_dirty import least_ring_bytes, reads_make_dirty
 from vmm.memslots.ringhost import RingHost
@@ -131,6 +131,22 @@ def test_full_ring_stops_the_vcpu_until_there_is_room(tracked: Tracked, ring_byt
     found = rings.harvest(0)
     assert found.pages == ((SLOT, 0),)
     assert found.full == stops
+
+
+def test_full_ring_that_was_harvested_is_only_reset(tracked: Tracked, ring_bytes: int) -> None:
+    rings = RingHost(tracked.vm)
+    tracked.vm.enable_cap(Cap.DIRTY_LOG_RING, ring_bytes)
+    rings.enabled(ring_bytes)
+    vcpu = tracked.vm.create_vcpu(0)
+    rings.attach(0, vcpu)
+    for number in range(3):
+        tracked.move(number % 2)
+        tracked.write(vcpu, 8 * (number % 2))
+    entries = rings.harvest(0).entries
+    assert entries >= 3
+    assert rings.make_room(0)
+    assert not rings.make_room(0)
+    assert rings.reset() == RingsReset()
 
 
 def test_log_is_cleared_from_an_address(tracked: Tracked) -> None:

@@ -46,10 +46,10 @@ class RingHost:
         if index not in self._rings:
             return False
         self._full[index] += 1
-        if not self._collect(index):
-            return False
-        self._harvested -= self._vm.reset_dirty_rings()
-        return True
+        self._collect(index)
+        entries = self._vm.reset_dirty_rings()
+        self._harvested -= entries
+        return entries > 0
 
     def harvest(self, index: int) -> RingPages:
         """Return what a vCPU's ring has held since the last time."""

@@ -31,6 +31,7 @@ class _Ring:
     """What one vCPU's ring holds for certain, and perhaps; ``known`` are pages that it read.
 
     ``fresh`` is how many entries there may be since the last harvest, ``used`` since the reset.
+    ``stopped`` says that the vCPU may have stopped before the reset, and behind the harvest.
     """
 
     pages: set[SlotPage] = field(default_factory=set)
@@ -38,6 +39,7 @@ class _Ring:
     known: set[SlotPage] = field(default_factory=set)
     fresh: int = 0
     used: int = 0
+    stopped: bool = False
 
 
 @dataclass(slots=True)
@@ -89,7 +91,9 @@ class RingState:
     @property
     def soft_limit(self) -> int:
         """The fewest entries that a vCPU may stop at."""
-        return self._soft_limit(self.size_bytes // ENTRY_BYTES)
+        plain = self.features.dirty_ring_bytes <= LEAST_BYTES
+        reserved = _RESERVED_ENTRIES if plain else _MOST_RESERVED_ENTRIES
+        return self.size_bytes // ENTRY_BYTES - reserved
 
     def waiting(self, vcpu: int) -> tuple[set[SlotPage], set[SlotPage]]:
         """Return what a ring holds for certain, and what it may hold."""
@@ -112,7 +116,7 @@ class RingState:
             tuple(sorted(ring.pages)),
             full=int(len(ring.pages) > entries),
             perhaps=tuple(sorted(ring.perhaps - ring.pages)),
-            may_be_full=ring.used >= self._soft_limit(entries),
+            may_be_full=ring.stopped or ring.used >= self.soft_limit,
         )
         return Allowed(outcome, "ring-exact", partial(self._harvested, ring))
 
@@ -123,17 +127,15 @@ class RingState:
     def _ring(self, vcpu: int) -> _Ring:
         return self._rings.setdefault(vcpu, _Ring())
 
-    def _soft_limit(self, entries: int) -> int:
-        plain = self.features.dirty_ring_bytes <= LEAST_BYTES
-        return entries - (_RESERVED_ENTRIES if plain else _MOST_RESERVED_ENTRIES)
-
     def _harvested(self, ring: _Ring) -> None:
         ring.pages, ring.perhaps, ring.known = set(), set(), set()
         ring.fresh = 0
+        ring.stopped = False
 
     def _reset(self) -> None:
         self.untracked = set()
         for ring in self._rings.values():
+            ring.stopped = ring.stopped or ring.used >= self.soft_limit
             ring.used = ring.fresh
             self.untracked |= ring.pages | ring.perhaps
 
