@@ -1,7 +1,9 @@
 """Enabling the dirty ring: when, of which size, and what it takes the place of."""
 
+from dataclasses import replace
+
 from scenarios._build import Slot, at
-from scenarios._dirty import HARVEST, RESET, ring_scenario, writes
+from scenarios._dirty import HARVEST, INITIALLY_SET, RESET, ring_scenario, writes
 from vmm.memslots.features import Features
 from vmm.memslots.operations import (
     LOG_DIRTY_PAGES,
@@ -14,6 +16,8 @@ from vmm.memslots.operations import (
 )
 
 _SLOT = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
+
+_SET_AND_RING = "kvm_mmu_slot_apply_flags; kvm_prepare_memory_region"
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
@@ -115,6 +119,43 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             RESET,
             source="kvm_use_dirty_bitmap",
             needs=("dirty_ring_bytes", "manual_dirty_log"),
+        ),
+        ring_scenario(
+            "ring-and-initially-set",
+            "A ring cannot begin with all pages: it names what is written, and no other.",
+            enable,
+            INITIALLY_SET,
+            _SLOT.create(),
+            HARVEST,
+            *writes(_SLOT, 1, 2),
+            HARVEST,
+            RESET,
+            *writes(_SLOT, 2),
+            HARVEST,
+            RESET,
+            source=_SET_AND_RING,
+            needs=("dirty_ring_bytes", "dirty_log_initially_set"),
+        ),
+        ring_scenario(
+            "ring-and-initially-set-by-flags-only",
+            "What was mapped before need not be noticed, until the slot moves: then all of it is.",
+            enable,
+            INITIALLY_SET,
+            replace(_SLOT, flags=0).create(),
+            *writes(_SLOT, 0, 1),
+            _SLOT.create(),
+            *writes(_SLOT, 1, 3),
+            HARVEST,
+            RESET,
+            *writes(_SLOT, 1),
+            HARVEST,
+            RESET,
+            _SLOT.move(0x108),
+            *writes(replace(_SLOT, gfn=0x108), 1, 2),
+            HARVEST,
+            RESET,
+            source=_SET_AND_RING,
+            needs=("dirty_ring_bytes", "dirty_log_initially_set"),
         ),
         ring_scenario(
             "ring-of-one-vm",

@@ -179,6 +179,34 @@ def test_page_need_not_be_named_again_before_the_reset() -> None:
     assert outcome(model, HARVEST) == RingPages(((3, 1),))
 
 
+def test_vcpu_may_stop_at_a_ring_that_is_not_reset() -> None:
+    pages = [write(page) for page in range(64)]
+    filled: list[AnyOperation] = [*pages, HARVEST, RESET, *pages, *pages, *pages]
+    model = after(RING, LOGGED, *filled, HARVEST)
+    assert outcome(after(RING, LOGGED, *pages, HARVEST), HARVEST) == RingPages()
+    assert outcome(model, HARVEST) == RingPages(may_be_full=True)
+    model = after(RING, LOGGED, *filled, HARVEST, RESET)
+    assert outcome(model, HARVEST) == RingPages(may_be_full=True)
+    model = after(RING, LOGGED, *filled, HARVEST, RESET, HARVEST)
+    assert outcome(model, HARVEST) == RingPages()
+
+
+def test_ring_need_not_notice_what_initially_set_left_unprotected() -> None:
+    both = EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 3)
+    plain = msgspec.structs.replace(LOGGED, flags=0)
+    moved = msgspec.structs.replace(LOGGED, guest_phys_addr=0x80_0000)
+    assert outcome(after(RING, both, LOGGED, write(1)), HARVEST) == RingPages(((3, 1),))
+    unnoticed = RingPages(perhaps=((3, 1),))
+    assert outcome(after(RING, both, plain, LOGGED, write(1)), HARVEST) == unnoticed
+    again = (write(1), HARVEST, RESET, write(1))
+    assert outcome(after(RING, both, plain, LOGGED, *again), HARVEST) == unnoticed
+    model = after(RING, plain, LOGGED, write(1))
+    assert outcome(model, HARVEST) == RingPages(((3, 1),))
+    model = after(RING, both, plain, LOGGED, moved)
+    outcome(model, msgspec.structs.replace(write(1), gpa=0x80_1000))
+    assert outcome(model, HARVEST) == RingPages(((3, 1),))
+
+
 def test_reset_leaves_what_was_not_harvested() -> None:
     model = after(RING, LOGGED, write(1), RESET, write(1, vcpu=1))
     assert outcome(model, HarvestDirtyRing(1)) == RingPages(perhaps=((3, 1),))

@@ -22,8 +22,7 @@ class RingHost:
         self._found: dict[int, set[tuple[int, int]]] = {}
         self._full: dict[int, int] = {}
         self._harvested = 0
-        self._harvesting = threading.Lock()
-        self._resetting = threading.Lock()
+        self._counting = threading.Lock()
 
     @property
     def exist(self) -> bool:
@@ -55,7 +54,7 @@ class RingHost:
         """Return what a vCPU's ring has held since the last time."""
         if index not in self._rings:
             return RingPages()
-        with self._harvesting:
+        with self._counting:
             entries = self._collect(index)
             outcome = RingPages(
                 tuple(sorted(self._found[index])), self._full[index], entries=entries
@@ -73,14 +72,13 @@ class RingHost:
         return RingsReset(entries, harvested)
 
     def reset_meanwhile(self) -> RingsReset | Refused:
-        """Issue it while other threads harvest, or want to do the same."""
-        with self._resetting:
-            try:
-                entries = self._vm.reset_dirty_rings()
-            except KvmError as error:
-                return Refused(error.errno or 0)
-            with self._harvesting:
-                self._harvested -= entries
+        """Issue it while other threads harvest; only one does this at a time."""
+        try:
+            entries = self._vm.reset_dirty_rings()
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        with self._counting:
+            self._harvested -= entries
         return RingsReset(entries)
 
     def _collect(self, index: int) -> int:

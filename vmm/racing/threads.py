@@ -22,6 +22,7 @@ from vmm.memslots.history import (
     Met,
     Raced,
     Refused,
+    RingPages,
     Seen,
     Window,
 )
@@ -47,6 +48,8 @@ from vmm.racing.program import in_window
 
 _SWITCH_INTERVAL_S = 5e-5
 """How long a thread may keep the others from Python code: the windows are to be short."""
+
+_OtherAction = SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog | HostWrite | ChangeHostMemory
 
 _MANY_TIMES = 8
 """So often in a row no other thread empties a ring before the thread whose vCPU it stopped."""
@@ -96,10 +99,24 @@ class _Run:
         self.machine = machine
         self.memory = memory
         self.moment = itertools.count().__next__
+        self._harvesting = threading.Lock()
+        self._resetting = threading.Lock()
         self.counted_over = False
         self.over = False
         self.progress = threading.Condition()
         self.errors: list[BaseException] = []
+
+    def harvest(self, vcpu: int) -> Call:
+        """Harvest a ring. The moments are those of nobody else's harvest: their order is known."""
+        with self._harvesting:
+            begin, found = self.moment(), self.machine.rings.harvest(vcpu)
+            return Call(begin, self.moment(), found)
+
+    def reset(self) -> Call:
+        """Reset all rings. The moments are those of nobody else's reset."""
+        with self._resetting:
+            begin, outcome = self.moment(), self.machine.rings.reset_meanwhile()
+            return Call(begin, self.moment(), outcome)
 
     def note_progress(self) -> None:
         """Wake those who wait for something."""
@@ -185,15 +202,13 @@ class _Guest(_Thread):
 
     def _make_room(self) -> bool:
         """Harvest the ring that stopped the vCPU, and reset all; False if that never helps."""
-        rings, moment = self._race.machine.rings, self._race.moment
-        if not rings.exist:
+        if not self._race.machine.rings.exist:
             return False
-        begin, found = moment(), rings.harvest(self._index)
-        self.helped.append(Call(begin, moment(), found))
-        begin, reset = moment(), rings.reset_meanwhile()
-        self.helped.append(Call(begin, moment(), reset))
+        found = self._race.harvest(self._index)
+        self.helped += [found, self._race.reset()]
         # Another thread may have made room before.
-        self._in_vain = 0 if found.entries else self._in_vain + 1
+        in_vain = found.outcome == RingPages()
+        self._in_vain = self._in_vain + 1 if in_vain else 0
         return self._in_vain < _MANY_TIMES
 
 
@@ -207,14 +222,12 @@ class _Host(_Thread):
         self.calls: list[Call] = []
 
     def _work(self) -> None:
-        race, moment = self._race, self._race.moment
+        race = self._race
         for _ in self._rounds():
             for operation in self._thread.operations:
                 if race.errors:
                     return
-                begin = moment()
-                outcome = self._perform(operation)
-                self.calls.append(Call(begin, moment(), outcome))
+                self.calls.append(self._call(operation))
                 if self._thread.pause:
                     self._wait()
 
@@ -223,7 +236,15 @@ class _Host(_Thread):
             return iter(range(self._thread.rounds))
         return itertools.takewhile(lambda _: not self._race.counted_over, itertools.count())
 
-    def _perform(self, op: HostAction) -> CallOutcome:
+    def _call(self, op: HostAction) -> Call:
+        if isinstance(op, HarvestDirtyRing):
+            return self._race.harvest(op.vcpu)
+        if isinstance(op, ResetDirtyRings):
+            return self._race.reset()
+        begin, outcome = self._race.moment(), self._perform(op)
+        return Call(begin, self._race.moment(), outcome)
+
+    def _perform(self, op: _OtherAction) -> CallOutcome:
         machine, memory = self._race.machine, self._race.memory
         match op:
             case SetUserMemoryRegion():
@@ -232,10 +253,6 @@ class _Host(_Thread):
                 return _answer(machine.get_dirty_log(op))
             case ClearDirtyLog():
                 return _answer(machine.clear_dirty_log(op))
-            case HarvestDirtyRing():
-                return machine.rings.harvest(op.vcpu)
-            case ResetDirtyRings():
-                return machine.rings.reset_meanwhile()
             case HostWrite():
                 return memory.write(op.place, op.value)
             case ChangeHostMemory():
