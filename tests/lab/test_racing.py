@@ -41,13 +41,10 @@ FAULTS = {
     "racing-initially-set": ("initially-set-ignored", "dirty-highest-lost:every=9"),
     "racing-initially-set-of-huge-pages": ("log-of-a-running-vcpu-lacks-lowest:every=9",),
     "racing-ring": ("ring-page-wrong:every=200", "ring-reset-beside-a-vcpu-one-more"),
-    "racing-ring-through-moves": ("ring-reset-beside-a-vcpu-blinds",),
-    "racing-ring-delete-and-create": (
-        "ring-slot-wrong:every=100",
-        "ring-reset-beside-a-vcpu-blinds",
-    ),
-    "racing-ring-flags": ("ring-reset-beside-a-vcpu-blinds",),
-    "racing-ring-full": ("ring-seems-full", "ring-reset-beside-a-vcpu-blinds"),
+    "racing-ring-through-moves": ("ring-slot-wrong:every=50",),
+    "racing-ring-delete-and-create": ("ring-slot-wrong:every=50",),
+    "racing-ring-flags": ("ring-page-wrong:every=50", "ring-reset-beside-a-vcpu-blinds"),
+    "racing-ring-full": ("ring-seems-full", "ring-page-wrong:every=100"),
     "racing-ring-full-and-harvested": ("ring-reset-one-less:every=9",),
     "racing-ring-under-load": ("ring-reset-beside-a-vcpu-one-more", "ring-reset-lost"),
 }
