@@ -132,7 +132,11 @@ class Backing:
         ``offset`` is in bytes from the start of the slot.
         """
         place = self.declared(slot.userspace_addr, offset)
-        return place if slot.memfd is None or _agrees(slot, offset, place) else None
+        if slot.memfd is None:
+            return place
+        # What is private of another guest_memfd depends on the attributes of memory.
+        is_one = bool(slot.memfd.flags & MEMFD_MMAP) and _agrees(slot, offset, place)
+        return place if is_one else None
 
     def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
         """Return what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
