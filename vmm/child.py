@@ -13,6 +13,11 @@ _FAILED = 70
 _PATIENCE_S = 4.0
 
 
+def name_of(number: int) -> str:
+    """Return a name for a child that no other process on this host has: 15 bytes at most."""
+    return f"vmm{os.getpid()}-{number}"
+
+
 class Child:
     """A forked process. ``connection`` is our end of what it was given the other end of.
 
@@ -28,8 +33,11 @@ class Child:
         self._hung_up.register(connection, 0)
 
     @classmethod
-    def start(cls, body: Callable[[Connection], None]) -> Self:
-        """Fork a process that ends with ``body``. This one must not have other threads."""
+    def start(cls, body: Callable[[Connection], None], name: str = "") -> Self:
+        """Fork a process that ends with ``body``. This one must not have other threads.
+
+        ``name`` is what the kernel's log calls the new process, and what that forks in its turn.
+        """
         ours, theirs = Pipe()
         pid = os.fork()
         if pid == 0:
@@ -37,6 +45,8 @@ class Child:
             try:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
                 ours.close()
+                if name:
+                    Path("/proc/self/comm").write_text(name)
                 body(theirs)
                 status = 0
             finally:

@@ -9,6 +9,7 @@ of microseconds, so that a complaint can be tied to what was being done.
 import errno
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,7 @@ _COMPLAINT = re.compile(
     r"|INFO: rcu|INFO: possible|rcu: INFO:|UBSAN:|refcount_t:|unchecked MSR access error)"
 )
 _CUT_HERE = "[ cut here ]"
+_CHILD = re.compile(r"\bvmm\d+-\d+\b")
 _END_TRACE = "end trace"
 _EXCERPT_LINES = 40
 _RECORD_BYTES = 1 << 13  # more than the longest record that /dev/kmsg hands out
@@ -64,6 +66,23 @@ class Problem:
 
     what: str
     excerpt: tuple[str, ...] = ()
+
+
+def without_others(problems: Sequence[Problem], name: str) -> tuple[Problem, ...]:
+    """Return the complaints that may be about a child of this name (see `vmm.child.name_of`).
+
+    Those are left out whose log names another child, and the counters that go with them.
+    """
+    told = [problem for problem in problems if problem.excerpt]
+    ours = [problem for problem in told if not _names_another(problem, name)]
+    if told and not ours:
+        return ()
+    return (*ours, *(problem for problem in problems if not problem.excerpt))
+
+
+def _names_another(problem: Problem, name: str) -> bool:
+    text = "\n".join(problem.excerpt)
+    return name not in text and _CHILD.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from vmm.health import KernelWatch, Roots, excerpts, kernel_messages
+from vmm.health import (
+    KernelWatch,
+    Problem,
+    Roots,
+    excerpts,
+    kernel_messages,
+    without_others,
+)
 
 WARN = [
     "------------[ cut here ]------------",
@@ -166,3 +173,17 @@ def test_the_log_is_closed_in_the_end(kernel: FakeKernel) -> None:
     with KernelWatch(kernel.roots) as watch:
         kernel.log(*WARN)
     assert watch.news() == ()
+
+
+def _told(process: str) -> Problem:
+    return Problem("WARNING", ("[ cut here ]", f"WARNING: CPU: 0 PID: 7 Comm: {process} Not"))
+
+
+def test_a_complaint_that_names_another_child_is_not_ours_nor_are_its_counters() -> None:
+    counted = Problem("warn_count went from 0 to 1")
+    ours, theirs, nobodys = _told("vmm7-0"), _told("vmm7-1"), _told("kworker/0:1")
+    assert without_others((theirs, counted), "vmm7-0") == ()
+    assert without_others((theirs, counted), "vmm7-1") == (theirs, counted)
+    assert without_others((ours, theirs, counted), "vmm7-0") == (ours, counted)
+    assert without_others((nobodys, counted), "vmm7-0") == (nobodys, counted)
+    assert without_others((counted,), "vmm7-0") == (counted,)

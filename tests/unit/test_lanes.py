@@ -5,6 +5,7 @@ from typing import cast
 import pytest
 
 from tests.played import INFO, SCENARIOS, Kernel, make, played, vmm
+from vmm.child import name_of
 from vmm.cli import lanes
 from vmm.cli.lanes import Lane
 from vmm.health import Problem
@@ -61,7 +62,7 @@ def test_who_runs_alone_is_accused_of_everything() -> None:
 
 
 def test_process_names_fit_into_what_the_kernel_keeps() -> None:
-    names = {lanes.process_of(lane) for lane in range(64)}
+    names = {name_of(lane) for lane in range(64)}
     assert len(names) == 64
     assert all(len(name) <= 15 for name in names)
 

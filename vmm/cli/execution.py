@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
+from vmm.child import name_of
 from vmm.cli import lanes
 from vmm.cli.host import Host, reserved_cpus
 from vmm.cli.journal import Journal
@@ -103,7 +104,7 @@ class _Execution:
         with ExitStack() as stack:
             every: list[Lane] = []
             for number, cpu in enumerate(cpus):
-                name = lanes.process_of(number)
+                name = name_of(number)
                 worker = Worker(headers, journal=file, cpu=cpu, patience=patience, process=name)
                 every.append(Lane(stack.enter_context(worker), name))
             with suppress(KeyboardInterrupt):  # What has run is judged all the same.

@@ -36,11 +36,6 @@ def usual_lanes() -> int:
     return min(USUAL_LANES, len(os.sched_getaffinity(0)))
 
 
-def process_of(lane: int) -> str:
-    """Return a name for a lane's process that no other on this host has: 15 bytes at most."""
-    return f"vmm{os.getpid()}-{lane}"
-
-
 def needs_the_machine(scenario: Scenario, host: dict[str, str]) -> bool:
     """Return whether a scenario must run alone.
 

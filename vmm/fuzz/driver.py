@@ -10,7 +10,7 @@ from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from vmm.child import Child
+from vmm.child import Child, name_of
 from vmm.fuzz import corpus
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
@@ -126,8 +126,9 @@ class Fuzzer:
             keeps=plan.corpus is not None,
             journal=journal,
             cpu=cpu,
+            process=name_of(number),
         )
-        child = Child.start(partial(run_worker, assignment))
+        child = Child.start(partial(run_worker, assignment), assignment.process)
         self._posts.append(_Post(number, child, journal, time.monotonic()))
 
     def _left_s(self) -> float:

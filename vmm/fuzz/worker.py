@@ -17,7 +17,7 @@ from vmm.fuzz.journal import Intent, Journal
 from vmm.fuzz.messages import Complains, Differs, Failed, Fresh, Progress, send
 from vmm.fuzz.reach import Reach
 from vmm.fuzz.trial import attempt, shortened
-from vmm.health import KernelWatch
+from vmm.health import KernelWatch, without_others
 from vmm.memslots.check import Status
 from vmm.memslots.features import Features
 from vmm.memslots.operations import Scenario
@@ -36,6 +36,7 @@ class Assignment:
 
     It runs the scenarios ``first``, ``first + step``, ... of a seed. ``shard`` (I, N) only goes
     into the journal. ``bases`` are what mutations begin with; ``keeps`` asks for what is new.
+    ``process`` is what the kernel's log calls it.
     """
 
     seed: int
@@ -47,6 +48,7 @@ class Assignment:
     keeps: bool
     journal: Path
     cpu: int
+    process: str
 
 
 def run_worker(assignment: Assignment, to: Connection) -> None:
@@ -131,7 +133,7 @@ class _Worker:
         if trial.kind and trial.kind not in self._kinds:
             self._kinds.add(trial.kind)
             send(self._to, Differs(shortened(scenario, trial), trial.kind))
-        for problem in self._watch.news():
+        for problem in without_others(self._watch.news(), self._assignment.process):
             send(self._to, Complains(scenario, problem.what, problem.excerpt))
         if self._assignment.keeps and self._reach.fresh and not trial.kind:
             send(self._to, Fresh(scenario))

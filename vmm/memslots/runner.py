@@ -125,9 +125,8 @@ class Worker(Closing):
     def start(self, index: int) -> None:
         """Let the child begin with a scenario."""
         if self._child is None:
-            self._child = Child.start(
-                partial(_serve, self._headers, self._tape, self._cpu, self._process)
-            )
+            serve = partial(_serve, self._headers, self._tape, self._cpu)
+            self._child = Child.start(serve, self._process)
         self._index = index
         self._tape.clear()
         self._is_under_way = True
@@ -206,13 +205,9 @@ def _ending(child: Child, left_s: float, limit_s: float) -> str:
     return ""
 
 
-def _serve(
-    headers: Sequence[Header], tape: Tape, cpu: int | None, process: str, orders: Connection
-) -> None:
+def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: Connection) -> None:
     """Carry out scenarios until the parent is gone: take an index each time, answer a byte."""
     gc.freeze()  # What is inherited stays: looking at it would copy its pages.
-    if process:
-        Path("/proc/self/comm").write_text(process)
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
     with suppress(EOFError):
