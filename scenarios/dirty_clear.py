@@ -1,6 +1,9 @@
 """KVM_CLEAR_DIRTY_LOG: which ranges may be cleared, and that nothing else is."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+
+import msgspec
 
 from scenarios._build import A, B, Slot, at, creates, write
 from scenarios._dirty import INITIALLY_SET, MANUAL, clear, clearing, writes
@@ -284,11 +287,77 @@ def _huge(kind: str, options: EnableCap) -> Scenario:
     )
 
 
+_OFFSET = 31
+_WORD = 960
+_BORDER = 1024 - _OFFSET
+_SPREAD = Slot(1, 0x200 + _OFFSET, at("memory", _OFFSET), 1536 - _OFFSET)
+"""A slot no word of whose bitmap begins where a huge page does. Only the first page that is the
+slot's alone and the next one can be mapped whole; their border lies within a word."""
+
+
+def _over_border(
+    name: str, why: str, kind: str, options: EnableCap, *cleared: tuple[int, ...]
+) -> Scenario:
+    """Clear pages of the word that a border of two huge pages runs through, and write to them."""
+    logged = replace(_SPREAD, flags=LOG_DIRTY_PAGES)
+    needs = ["manual_dirty_log" if options is MANUAL else "dirty_log_initially_set"]
+    if kind == "hugetlb":
+        needs.append("hugetlb_pages")
+
+    def rounds() -> Iterator[AnyOperation]:
+        for number, pages in enumerate(cleared):
+            # Without the log each huge page is mapped whole again.
+            yield _SPREAD.create()
+            yield from writes(_SPREAD, _WORD, _BORDER, value=number)
+            yield logged.create()
+            yield clear(_SPREAD, _WORD, 64, *pages)
+            yield from writes(_SPREAD, *pages, value=number + 64)
+            yield _SPREAD.log()
+
+    return clearing(
+        f"{name}-{kind}{'' if options is MANUAL else '-initially-set'}",
+        why,
+        options,
+        *rounds(),
+        source="kvm_arch_mmu_enable_log_dirty_pt_masked",
+        mappings=(msgspec.structs.replace(_HUGE_MEMORY[kind], pages=1536),),
+        needs=tuple(needs),
+    )
+
+
+def _across(kind: str, options: EnableCap) -> Scenario:
+    return _over_border(
+        "clear-across-huge-pages",
+        "A word of the bitmap may lie over two huge pages, and pages of both be cleared.",
+        kind,
+        options,
+        (_BORDER,),
+        (_BORDER - 1, _BORDER + 1),
+        (_WORD, _WORD + 63),
+    )
+
+
+def _into(kind: str, options: EnableCap) -> Scenario:
+    return _over_border(
+        "clear-into-a-huge-page",
+        "The last page that is cleared at once may be the first one of a huge page.",
+        kind,
+        options,
+        (_BORDER - 1, _BORDER),
+        (_WORD, _BORDER),
+    )
+
+
 SCENARIOS = (
     *map(_grid, _SIZES),
     *_CLEARS,
     *_STATES,
     *_ERRORS,
-    *(_huge(kind, options) for kind in _HUGE_MEMORY for options in (MANUAL, INITIALLY_SET)),
+    *(
+        make(kind, options)
+        for make in (_huge, _across, _into)
+        for kind in _HUGE_MEMORY
+        for options in (MANUAL, INITIALLY_SET)
+    ),
 )
 """All scenarios about clearing a log by hand."""

@@ -98,6 +98,19 @@ KNOWN_ISSUES = (
         "KVM_SET_TSS_ADDR over a slot, Linux 7.3 (kvm_amd with AVIC) one page for a "
         "KVM_CREATE_VCPU whose APIC page has no room; both calls are EEXIST, as they ought to be",
     ),
+    KnownIssue(
+        name="initially-set-huge-page-border",
+        vendor="",
+        scenarios=frozenset(
+            f"clear-into-a-huge-page-{kind}-initially-set" for kind in ("thp", "hugetlb")
+        ),
+        rules=frozenset(("dirty-exact",)),
+        what="kvm_arch_mmu_enable_log_dirty_pt_masked() overlooks a second huge page of which it "
+        "clears the first 4 KiB only: it stays writable, and what the guest writes there is lost",
+        evidence="Linux 7.3 with kvm_amd.npt=0, and with npt=1 and kvm.eager_page_split=0 (which "
+        "else hides it, where the TDP MMU is in use): ALIGN() rounds both addresses up, and the "
+        "border that the first is rounded to is where the last one is; rounded down, none is lost",
+    ),
 )
 """All known issues."""
 
