@@ -106,6 +106,7 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
         f"{tally.scenarios:,} scenarios, {tally.operations:,} operations in {tally.seconds:.1f} s "
         f"({rate:,.0f} a second)" + _overtime(tally),
         f"reached: {', '.join(group(reached, 'change')) or 'no change'}; "
+        f"{len(group(reached, 'operation'))} kinds of operation; "
         f"{len(group(reached, 'refusal'))} refusals; {len(group(reached, 'pair'))} pairs of "
         f"successive calls; {len(group(reached, 'path'))} paths of a slot; "
         f"up to {slots[-1] if slots else 0} slots or more",

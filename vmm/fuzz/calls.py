@@ -40,6 +40,8 @@ class Calls:
         self._features = features
         self._pools = pools
         self._world = world
+        # What shows a guest_memfd is for slots that are bound to it.
+        self._mappings = [each for each in pools.mappings if each.kind != "guest_memfd"]
         self._mixture = self._mix()
         self._second_form = features.user_memory2 and dice.chance(0.1)
 
@@ -48,6 +50,8 @@ class Calls:
         call = self._dice.pick(self._mixture)()
         if self._second_form and self._dice.chance(0.3):
             call = _second(call)
+        if self._features.failing_allocations and self._dice.chance(0.02):
+            call = _replace(call, fail_nth=self._dice.between(1, 8))
         self._world.apply(call)
         return call
 
@@ -218,13 +222,15 @@ class Calls:
         """Return an address, and how many of the wanted pages fit behind it."""
         if self._dice.chance(0.04):
             return 0, min(pages, MAX_ZERO_PAGES)
-        mapping: Mapping = self._dice.pick(self._pools.mappings)
+        mapping: Mapping = self._dice.pick(self._mappings)
         pages = min(pages, mapping.pages)
         page = self._dice.below(min(mapping.pages - pages + 1, 8))
         return Place(mapping.name, page * PAGE_SIZE_BYTES), pages
 
 
 def _second(call: SetUserMemoryRegion) -> SetUserMemoryRegion2:
+    if isinstance(call, SetUserMemoryRegion2):
+        return call
     return SetUserMemoryRegion2(
         call.slot,
         call.guest_phys_addr,

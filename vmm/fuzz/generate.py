@@ -1,8 +1,10 @@
 """Random scenarios: ``generate`` is a pure function of a seed and of a kernel's features.
 
 Most scenarios are a mixture of region calls and looks at memory; some begin with a crowd of
-slots; some are curated scenarios with a few operations changed. Short ones show a difference
-plainly, long ones reach states that need many steps.
+slots; some have a taste for something else besides (``extras.py``); some are curated scenarios
+with a few operations changed. Races, other VMs' lives and churning slots are left to curated
+scenarios: they are about time and quantity, of which random ones have none to spare. Short ones
+show a difference plainly, long ones reach states that need many steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,11 +12,20 @@ from collections.abc import Iterator, Sequence
 from vmm.fuzz import pools
 from vmm.fuzz.calls import Calls
 from vmm.fuzz.dice import Dice
+from vmm.fuzz.extras import Extras
 from vmm.fuzz.looks import Looks
 from vmm.fuzz.mutate import mutate
 from vmm.fuzz.world import World
 from vmm.memslots.features import Features
-from vmm.memslots.operations import SMM, AnyOperation, EnableCap, Inspect, NewVm, Scenario
+from vmm.memslots.operations import (
+    SMM,
+    AnyOperation,
+    CloseVm,
+    EnableCap,
+    Inspect,
+    NewVm,
+    Scenario,
+)
 
 _MUTANTS = 0.15
 _CROWDS = 0.05
@@ -46,9 +57,18 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
         tags=("fuzz",),
         survey="none",
         vcpus=drawn.vcpus,
-        needs=("smm",) if SMM in drawn.spaces else (),
+        needs=_needs(drawn),
         guest=pools.GUEST,
     )
+
+
+def _needs(drawn: pools.Pools) -> tuple[str, ...]:
+    needs = {
+        "smm": SMM in drawn.spaces,
+        "dirty_ring_bytes": "rings" in drawn.tastes,
+        "guest_memfd": "memfds" in drawn.tastes,
+    }
+    return tuple(need for need, is_needed in needs.items() if is_needed)
 
 
 class _Composer:
@@ -61,11 +81,17 @@ class _Composer:
         self._world = World(features.last_gfn)
         self._calls = Calls(dice, features, drawn, self._world)
         self._looks = Looks(dice, drawn, self._world)
+        self._extras = Extras(dice, features, drawn, self._world)
 
     def operations(self) -> Iterator[AnyOperation]:
+        """Yield all operations, and in between what keeps dirty rings from running over."""
+        for operation in self._composed():
+            yield operation
+            yield from self._extras.meanwhile(operation)
+
+    def _composed(self) -> Iterator[AnyOperation]:
         dice = self._dice
-        if self._manual_log:
-            yield self._by_hand()
+        yield from self._begin()
         if dice.chance(_CROWDS):
             yield from self._crowd(min(dice.pick(_CROWD_SIZES), self._features.nr_memslots - 8))
         first, last = dice.pick(_LENGTHS)
@@ -75,15 +101,23 @@ class _Composer:
             yield call
             if dice.chance(look):
                 yield from self._looks.after(call)
+            yield from self._extras.after()
             if number % 64 == 63:
                 yield from self._looks.everywhere()
                 yield Inspect()
             if dice.chance(new_vm):
+                if dice.chance(0.3):
+                    yield CloseVm()
                 yield NewVm()
                 self._world.clear()
-                if self._manual_log:
-                    yield self._by_hand()
+                yield from self._begin()
         yield from self._looks.everywhere()
+        yield from self._extras.end()
+
+    def _begin(self) -> Iterator[AnyOperation]:
+        yield from self._extras.begin()
+        if self._manual_log:
+            yield self._by_hand()
 
     def _by_hand(self) -> EnableCap:
         """Return the choice that reading the dirty log does not clear it."""

@@ -1,6 +1,6 @@
 """Where the guest looks: at borders, at what just changed, and at what used to be there."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 from vmm.fuzz.dice import Dice
@@ -45,6 +45,8 @@ class Looks:
         self._other = dice.pick((0.0, 0.05, 0.2))
         self._logs = dice.pick((0.05, 0.3, 0.6))
         self._clears = pools.manual_log or dice.chance(0.1)
+        # Code that could be zeros is not executed, nor a halt where the kernel waits for more.
+        self._executes = pools.tastes.isdisjoint(("memfds", "host", "internal"))
 
     def after(self, call: SetUserMemoryRegion) -> Iterator[AnyOperation]:
         """Yield operations that look at what a call changed, or should have left alone."""
@@ -55,7 +57,7 @@ class Looks:
         if dice.chance(self._logs):
             logged = [s for s in self._world.slots.values() if s.flags & LOG_DIRTY_PAGES]
             slot = dice.pick(logged).slot if logged else dice.pick(self._pools.slots)
-            yield GetDirtyLog(slot)
+            yield GetDirtyLog(slot, "unwritable" if dice.chance(0.02) else "writable")
             if self._clears and dice.chance(0.5):
                 yield self._clear(slot)
         if dice.chance(self._other):
@@ -64,7 +66,7 @@ class Looks:
     def everywhere(self) -> Iterator[Touch]:
         """Yield a read of every page that matters: what there is, and what there was."""
         pages = dict.fromkeys([*self._world.pages(), *self._world.former, *self._window()])
-        return reads(list(pages)[:_ALL_LIMIT], self._pools.spaces)
+        return reads(list(pages)[:_ALL_LIMIT], self._pools)
 
     def _window(self) -> Iterator[int]:
         return (gfn * PAGE_SIZE_BYTES for gfn in self._pools.gfns)
@@ -87,7 +89,7 @@ class Looks:
                 )
         if world.former:
             pages.append(dice.pick(world.former))
-        usable = [page for page in pages if within_reach(page, PAGE_SIZE_BYTES)]
+        usable = [page for page in pages if within_reach(page, PAGE_SIZE_BYTES, self._pools.reach)]
         return usable or [dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES]
 
     def _as_id(self, call: SetUserMemoryRegion) -> AsId:
@@ -101,7 +103,7 @@ class Looks:
         dice = self._dice
         width = dice.pick(_WIDTHS)
         gpa = page + dice.pick(_STRADDLING if dice.chance(0.1) else _OFFSETS)
-        if not within_reach(gpa, width):
+        if not within_reach(gpa, width, self._pools.reach):
             return
         if dice.chance(self._writes):
             yield Touch(gpa, "write", width, dice.below(_VALUES), self._vcpu(), as_id)
@@ -121,9 +123,11 @@ class Looks:
         dice = self._dice
         known = self._world.slots.get(slot)
         npages = known.memory_size // PAGE_SIZE_BYTES if known else 1
-        first = dice.pick((0, 0, 0, 64, 1)) if npages > 64 else dice.pick((0, 0, 0, 0, 64))
-        count = dice.pick((max(npages - first, 0), 64, npages, npages + 1))
+        first = dice.pick((0, 0, 0, 64, 1, 128)) if npages > 64 else dice.pick((0, 0, 0, 0, 64))
+        count = dice.pick((max(npages - first, 0), 64, npages, npages + 1, 128, 1, 0))
         last = min(count, npages - first) - 1
+        if dice.chance(0.02):
+            return ClearDirtyLog(slot, first, count, bitmap="unreadable")
         if last < 0 or dice.chance(0.5):
             return ClearDirtyLog(slot, first, count)
         pages = {first + dice.between(0, last) for _ in range(dice.between(1, 3))}
@@ -132,32 +136,36 @@ class Looks:
     def _something_else(self, page: int, as_id: AsId) -> Iterator[AnyOperation]:
         dice = self._dice
         what = dice.below(4)
-        if what == 0 and within_reach(page, PAGE_SIZE_BYTES):
-            yield Execute(page, as_id=as_id)
+        reach = self._pools.reach
+        if what == 0 and self._executes and within_reach(page, PAGE_SIZE_BYTES, reach):
+            yield Execute(page, self._vcpu(), as_id)
         elif what == 1:
             mapping = self._pools.mappings[0]
             offset = dice.below(mapping.pages) * PAGE_SIZE_BYTES + 0x40
             yield HostWrite(Place(mapping.name, offset), dice.below(_VALUES))
         else:
             gpa = page + PAGE_SIZE_BYTES - 0x10
-            count = dice.between(1, 12)
-            if within_reach(gpa, 4 * count):
+            count, width = dice.between(1, 12), dice.pick(_WIDTHS)
+            if dice.chance(0.2):
+                count = dice.pick((64, 256, 400))
+            if within_reach(gpa, width * count, reach):
                 access: Literal["read", "write"] = "write" if dice.chance(0.4) else "read"
-                yield Sweep(gpa, count, access, value=dice.below(_VALUES), as_id=as_id)
+                value = dice.below(_VALUES)
+                yield Sweep(gpa, count, access, width, value, self._vcpu(), as_id)
 
 
-def within_reach(gpa: int, length: int) -> bool:
-    """Return whether the guest may touch these bytes: below 4 GiB, and not its own slot's."""
-    if not 0 <= gpa <= REACH - length:
+def within_reach(gpa: int, length: int, reach: int = REACH) -> bool:
+    """Return whether the guest may touch these bytes: below ``reach``, and not its own slot's."""
+    if not 0 <= gpa <= reach - length:
         return False
     return gpa + length <= GUEST.gpa or gpa >= GUEST.gpa + GUEST_SIZE_BYTES
 
 
-def reads(pages: Collection[int], spaces: Iterable[AsId]) -> Iterator[Touch]:
+def reads(pages: Collection[int], pools: Pools) -> Iterator[Touch]:
     """Yield a read of each page that is within reach, in each of the address spaces."""
     return (
         Touch(page + 0x40, as_id=as_id)
-        for as_id in spaces
+        for as_id in pools.spaces
         for page in pages
-        if within_reach(page + 0x40, 4)
+        if within_reach(page + 0x40, 4, pools.reach)
     )

@@ -146,7 +146,7 @@ class _Mutation:
                 self._world.apply(op)
                 result += looks.after(op)
         self._world.clear()
-        return [*result, *reads(dict.fromkeys(self._world.former), self._pools.spaces)]
+        return [*result, *reads(dict.fromkeys(self._world.former), self._pools)]
 
 
 def _pools_of(base: Scenario, drawn: pools.Pools) -> pools.Pools:

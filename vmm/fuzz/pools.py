@@ -21,7 +21,17 @@ GUEST = Guest()
 """Where the guest itself lives in every random scenario."""
 
 REACH = 1 << 32
-"""Random scenarios touch gpas below this: the guest reaches those in every mode."""
+"""Most random scenarios touch gpas below this: the guest reaches those in every mode."""
+
+SHOWN = "shown"
+"""The mapping that shows the guest_memfd that the host shares."""
+
+_SHOWN_PAGES = 4
+_HIGH_SHARE = 0.12
+_TASTE_SHARE = 0.3
+_HIGH_GFNS = (1 << 20, 0x12_3400, (1 << 24) - 4, (1 << 28) - 4, 1 << 32)
+_ALIASED_BITS = (20, 24, 28, 32)
+"""Gfns that differ in one of these bits alone are taken for each other if it is lost."""
 
 _SMM_SHARE = 0.3
 """How many scenarios look at both address spaces, where there are two."""
@@ -32,7 +42,7 @@ _OLD_LIMIT = 509
 _USUAL_WINDOWS = (0x100, 0x100, 0x1000, 0x10)
 _BORDER_WINDOWS = (0, 0x9C, 0x1FA, 0x3FC, 0x7FFFC, GUEST.gpa // PAGE_SIZE_BYTES - 8)
 _WINDOW_PAGES = (6, 8, 12, 24)
-_SIZES = ((1,), (1, 1, 2), (1, 2, 3), (2, 3, 4), (1, 2, 63, 64, 65))
+_SIZES = ((1,), (1, 1, 2), (1, 2, 3), (2, 3, 4), (1, 2, 63, 64, 65), (127, 128, 129))
 _KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "anonymous", "shared", "memfd")
 
 
@@ -41,7 +51,8 @@ class Pools:
     """What a scenario may name. ``gfns`` and ``far_gfns`` are places, within and out of reach.
 
     ``manual_log`` says whether the dirty log is cleared by hand, ``spaces`` which address spaces
-    the guest looks at.
+    the guest looks at, ``tastes`` what else the scenario is about, and ``reach`` where the gpas
+    end that it touches.
     """
 
     slots: tuple[int, ...]
@@ -54,23 +65,46 @@ class Pools:
     vcpus: int = 1
     manual_log: bool = False
     spaces: tuple[AsId, ...] = (0,)
+    tastes: frozenset[str] = frozenset()
+    reach: int = REACH
 
 
 def draw(dice: Dice, features: Features) -> Pools:
     """Return the pools of one scenario."""
     spaces: tuple[AsId, ...] = (0, SMM) if features.smm and dice.chance(_SMM_SHARE) else (0,)
+    tastes = _tastes(dice, features)
+    is_high = dice.chance(_HIGH_SHARE) and "internal" not in tastes
+    reach = features.touch_limit if is_high else REACH
+    flags = _flags(dice, features)
     return Pools(
         _slots(dice, features, spaces),
         _far_slots(features),
-        _gfns(dice),
+        _gfns(dice, reach),
         _far_gfns(features),
         dice.pick(_SIZES),
-        _mappings(dice, features),
-        _flags(dice, features),
-        dice.pick((1, 1, 1, 2)),
-        features.manual_dirty_log and dice.chance(0.2),
+        _mappings(dice, features, tastes),
+        flags + (LOG_DIRTY_PAGES,) * 4 if "rings" in tastes else flags,
+        dice.pick((1, 1, 1, 1, 2, 2, 3)),
+        features.manual_dirty_log and "rings" not in tastes and dice.chance(0.2),
         spaces,
+        tastes,
+        reach,
     )
+
+
+def _tastes(dice: Dice, features: Features) -> frozenset[str]:
+    """Return what a scenario is about besides slots: mostly nothing, or one thing."""
+    known = {
+        "rings": features.dirty_ring_bytes > 0,
+        "memfds": features.guest_memfd and features.user_memory2,
+        "host": features.sync_mmu,
+        "internal": features.irqchip,
+        "ahead": features.pre_fault,
+    }
+    usable = [taste for taste, is_there in known.items() if is_there]
+    if not usable or not dice.chance(_TASTE_SHARE):
+        return frozenset()
+    return frozenset((dice.pick(usable),))
 
 
 def is_free(slot: int) -> bool:
@@ -99,8 +133,18 @@ def _far_slots(features: Features) -> tuple[int, ...]:
     return tuple(slot for slot in (beyond, 0xFFFF, space, space | 1, 0xFFFF << 16) if slot > 0)
 
 
-def _gfns(dice: Dice) -> tuple[int, ...]:
+def _gfns(dice: Dice, reach: int) -> tuple[int, ...]:
     gfns: list[int] = []
+    if reach > REACH:
+        first = dice.pick((*_HIGH_GFNS, reach // PAGE_SIZE_BYTES - 8))
+        first = min(first, reach // PAGE_SIZE_BYTES - 8)
+        gfns += range(first, first + 8)
+        if dice.chance(0.5):
+            alias = 1 << dice.pick(_ALIASED_BITS)
+            low = dice.pick(_USUAL_WINDOWS)
+            far = (low | alias) if low + alias < reach // PAGE_SIZE_BYTES else low | 1 << 20
+            gfns += (*range(low, low + 4), *range(far, far + 4))
+            return tuple(dict.fromkeys(gfns))
     for _ in range(dice.pick((1, 1, 2))):
         first = dice.pick(_BORDER_WINDOWS if dice.chance(0.4) else _USUAL_WINDOWS)
         gfns += range(first, first + dice.pick(_WINDOW_PAGES))
@@ -118,8 +162,8 @@ def _far_gfns(features: Features) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def _mappings(dice: Dice, features: Features) -> tuple[Mapping, ...]:
-    pages = dice.pick((4, 4, 8, 128))
+def _mappings(dice: Dice, features: Features, tastes: frozenset[str]) -> tuple[Mapping, ...]:
+    pages = dice.pick((4, 4, 8, 136))
     mappings = [Mapping("a", pages, dice.pick(_KINDS)), Mapping("b", 4, dice.pick(_KINDS))]
     if dice.chance(0.25):
         mappings.append(Mapping("nowhere", 4, "unmapped"))
@@ -127,6 +171,8 @@ def _mappings(dice: Dice, features: Features) -> tuple[Mapping, ...]:
         mappings.append(Mapping("zero", MAX_ZERO_PAGES // 4, "zero"))
     if dice.chance(0.04):
         mappings.append(Mapping("huge", 1024, "thp"))
+    if "memfds" in tastes and features.guest_memfd_shared and dice.chance(0.7):
+        mappings.append(Mapping(SHOWN, _SHOWN_PAGES, "guest_memfd"))
     return tuple(mappings)
 
 

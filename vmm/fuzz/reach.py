@@ -2,22 +2,24 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import get_args
 
 from vmm.memslots.history import Event, Refused
-from vmm.memslots.operations import NewVm, SetUserMemoryRegion
+from vmm.memslots.operations import AnyOperation, NewVm, SetUserMemoryRegion
 
 CHANGES = ("create", "move", "flags-only", "no-change", "delete")
 """The rules that say a call succeeded, and as what kind of change."""
 
 _PATH_LENGTH = 4
+_ITEMS = {kind: f"operation:{kind.__name__}" for kind in get_args(AnyOperation)}
 
 
 class Reach:
     """Counts what the events of scenarios reached. An item is a string ``group:what``.
 
-    Groups are ``change``, ``refusal`` (rule and errno), ``pair`` (two successive calls),
-    ``path`` (the latest changes of one slot) and ``slots`` (how many there were at once, as
-    the power of two below).
+    Groups are ``operation`` (its type), ``change``, ``refusal`` (rule and errno), ``pair`` (two
+    successive calls), ``path`` (the latest changes of one slot) and ``slots`` (how many there
+    were at once, as the power of two below).
     """
 
     def __init__(self, known: Iterable[str] = ()) -> None:
@@ -44,9 +46,12 @@ class Reach:
     def see(self, event: Event, rule: str) -> None:
         """Count an event that was judged, with the rule that decided it."""
         operation = event.operation
+        self._count(_ITEMS[type(operation)])
         if isinstance(operation, SetUserMemoryRegion):
             self._call(operation.slot, rule, event)
-        elif isinstance(operation, NewVm):
+        elif isinstance(event.outcome, Refused):
+            self._count(f"refusal:{rule} {event.outcome.errno}")
+        if isinstance(operation, NewVm):
             self._begin()
 
     def _call(self, slot: int, rule: str, event: Event) -> None:

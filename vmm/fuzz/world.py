@@ -75,7 +75,8 @@ class World:
 def _may_become(old: SetUserMemoryRegion, new: SetUserMemoryRegion) -> bool:
     fixed = READONLY | GUEST_MEMFD
     return (
-        old.memory_size == new.memory_size
+        not old.flags & GUEST_MEMFD
+        and old.memory_size == new.memory_size
         and old.userspace_addr == new.userspace_addr
         and not (old.flags ^ new.flags) & fixed
     )

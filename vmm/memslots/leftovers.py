@@ -1,6 +1,7 @@
 """What a VM leaves behind in the process that made it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from kvm_abi import raw
@@ -46,12 +47,28 @@ class Leftovers:
 
 
 def _traces() -> set[str]:
-    maps = {
-        f"mapping {line.split(maxsplit=1)[0]} {line.split(maxsplit=5)[-1]}"
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if line.endswith(_KERNEL_MADE) or _KVM_FILE in line
-    }
-    return maps | set(_open_files())
+    return {*_mappings(), *_open_files()}
+
+
+def _mappings() -> Iterator[str]:
+    """Yield the mappings of a VM, and those that look like the kernel's; neighbours are one.
+
+    A process that protects a part of its own memory splits the mapping of it.
+    """
+    start, end, name = 0, -1, ""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if not (line.endswith(_KERNEL_MADE) or _KVM_FILE in line):
+            continue
+        first, last = (int(part, 16) for part in line.split(maxsplit=1)[0].split("-"))
+        found = line.split(maxsplit=5)[-1]
+        if (first, found) == (end, name):
+            end = last
+            continue
+        if name:
+            yield f"mapping {start:x}-{end:x} {name}"
+        start, end, name = first, last, found
+    if name:
+        yield f"mapping {start:x}-{end:x} {name}"
 
 
 def _kernel_made() -> list[tuple[int, int]]:

@@ -118,7 +118,7 @@ static void close_vm(void)
 }
 /*@ traces */
 
-/* How many of these there are in the process: mappings and files that the kernel makes for VMs. */
+/* How many pages the process has of mappings like those that the kernel makes for VMs, and files. */
 static int traces(void)
 {
 	static char line[512];
@@ -126,8 +126,13 @@ static int traces(void)
 	DIR *files = opendir("/proc/self/fd");
 	int found = 0;
 
-	while (maps && fgets(line, sizeof(line), maps))
-		found += strstr(line, "anon_inode:kvm") || strstr(line, "/dev/zero (deleted)");
+	while (maps && fgets(line, sizeof(line), maps)) {
+		unsigned long start, end;
+
+		if ((strstr(line, "anon_inode:kvm") || strstr(line, "/dev/zero (deleted)"))
+		    && sscanf(line, "%lx-%lx", &start, &end) == 2)
+			found += (end - start) / PAGE;
+	}
 	if (maps)
 		fclose(maps);
 	for (struct dirent *file; files && (file = readdir(files));) {
@@ -146,7 +151,7 @@ static void expect_traces(int before)
 	int found = traces();
 
 	if (found > before)
-		leave(WRONG, "a VM that is gone left %d mappings or files behind", found - before);
+		leave(WRONG, "a VM that is gone left %d pages or files behind", found - before);
 }
 /*@ probe */
 

@@ -1,0 +1,278 @@
+"""What only some random scenarios are about: dirty rings, guest_memfds, the host's own changes of
+its memory, the kernel's own slots, memory mapped ahead. Each of these is a *taste*.
+
+A taste is what keeps the rest alone, too: code is executed only where no page of it can turn into
+zeros, which the guest would run through for ever.
+"""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from vmm.fuzz.dice import Dice
+from vmm.fuzz.pools import SHOWN, Pools
+from vmm.fuzz.world import World
+from vmm.memslots.features import Features
+from vmm.memslots.operations import (
+    ATTRIBUTE_PRIVATE,
+    GUEST_MEMFD,
+    LOG_DIRTY_PAGES,
+    MEMFD_INIT_SHARED,
+    MEMFD_MMAP,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    ChangeHostMemory,
+    CloseGuestMemfd,
+    CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
+    EnableCap,
+    HarvestDirtyRing,
+    HostChangeKind,
+    MapGuestMemfd,
+    MappingKind,
+    Place,
+    PreFaultMemory,
+    ResetDirtyRings,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
+    SetTssAddr,
+    SetUserMemoryRegion2,
+    Sweep,
+    Touch,
+    UnmapInternalSlots,
+)
+
+_replace = msgspec.structs.replace
+
+_MOST_WRITES = 60
+"""Between two resets of dirty rings. Runs that overrun a ring are a known issue of kvm_pvm, which
+would be found over and over."""
+
+_ZAP_ALL = 1 << 7  # KVM_X86_QUIRK_SLOT_ZAP_ALL
+_BAD_RING_SIZES = (0, 2048, 4097, 12288, 1 << 31)
+_FILE_PAGES = (1, 2, 4, 8)
+_BAD_FILE_SIZES = (0, 0x200, PAGE_SIZE_BYTES + 1, 1 << 63)
+_SHARED = "shared"
+"""The file that the mapping ``SHOWN`` shows."""
+
+_TSS_GPAS = (0xFFFB_D000, 0xFFFB_D000, 0xFFFB_8000, 1 << 32)
+_IDENTITY_GPAS = (0xFFFB_C000, 0xFFFB_B000)
+"""Apart from each other and from what the guest uses, so that no vCPU lacks what it brings."""
+
+
+_CHANGES: dict[MappingKind, tuple[HostChangeKind, ...]] = {
+    "anonymous": ("drop", "unmap", "forbid"),
+    "memfd": ("drop", "punch", "unmap", "forbid"),
+    "shared": ("drop", "punch", "forbid"),
+    "thp": ("drop",),
+}
+_BACK: dict[HostChangeKind, HostChangeKind] = {"unmap": "map", "forbid": "allow"}
+
+
+class Extras:
+    """Makes the operations of a scenario's tastes."""
+
+    def __init__(self, dice: Dice, features: Features, pools: Pools, world: World) -> None:
+        self._dice = dice
+        self._features = features
+        self._pools = pools
+        self._world = world
+        self._writes = 0
+        self._files: dict[str, int] = {}
+        self._made = 0
+        self._taken: dict[str, ChangeHostMemory] = {}
+        makers = {
+            "rings": self._ring,
+            "memfds": self._memfd,
+            "host": self._host_change,
+            "internal": self._internal,
+            "ahead": self._pre_fault,
+        }
+        self._makers: list[Callable[[], Iterator[AnyOperation]]] = [
+            makers[taste] for taste in makers if taste in pools.tastes
+        ]
+
+    def begin(self) -> Iterator[AnyOperation]:
+        """Yield what comes before any vCPU of a VM."""
+        dice, features = self._dice, self._features
+        self._writes = 0
+        if dice.chance(0.05):
+            yield self._odd_cap()
+        if features.slot_zap_all_quirk and dice.chance(0.1):
+            yield EnableCap("DISABLE_QUIRKS2", _ZAP_ALL)
+        if "internal" in self._pools.tastes:
+            for _ in range(dice.between(1, 4)):
+                yield from self._internal()
+        if "rings" in self._pools.tastes:
+            if dice.chance(0.2):
+                yield EnableCap("DIRTY_LOG_RING", dice.pick(_BAD_RING_SIZES))
+            acquire = features.dirty_ring_acq_rel and dice.chance(0.3)
+            size_bytes = features.dirty_ring_bytes * dice.pick((1, 1, 2))
+            yield EnableCap("DIRTY_LOG_RING_ACQ_REL" if acquire else "DIRTY_LOG_RING", size_bytes)
+
+    def after(self) -> Iterator[AnyOperation]:
+        """Yield, now and then, something that a taste is about."""
+        if self._makers and self._dice.chance(0.5):
+            yield from self._dice.pick(self._makers)()
+        elif self._dice.chance(0.005):
+            stray: tuple[AnyOperation, ...] = (
+                CreateVcpu(),
+                HarvestDirtyRing(),
+                ResetDirtyRings(),
+            )
+            yield self._dice.pick(stray)
+
+    def meanwhile(self, operation: AnyOperation) -> Iterator[AnyOperation]:
+        """Yield the emptying of rings that ``operation`` may have brought near their end."""
+        if "rings" not in self._pools.tastes or not isinstance(operation, Touch | Sweep):
+            return
+        self._writes += operation.access == "write" or self._features.reads_make_dirty
+        if self._writes >= _MOST_WRITES:
+            self._writes = 0
+            yield from self._harvest_all()
+            yield ResetDirtyRings()
+
+    def end(self) -> Iterator[AnyOperation]:
+        """Yield what comes last."""
+        if "rings" in self._pools.tastes:
+            yield from self._harvest_all()
+        if "internal" in self._pools.tastes and self._dice.chance(0.5):
+            yield UnmapInternalSlots()
+
+    def _harvest_all(self) -> Iterator[HarvestDirtyRing]:
+        return (HarvestDirtyRing(vcpu) for vcpu in range(self._pools.vcpus))
+
+    def _odd_cap(self) -> EnableCap:
+        """Return a capability that is asked for in a way that most kernels refuse."""
+        dice = self._dice
+        if dice.chance(0.5):
+            return EnableCap("DIRTY_LOG_RING", dice.pick(_BAD_RING_SIZES))
+        return EnableCap("MANUAL_DIRTY_LOG_PROTECT2", dice.pick((2, 4, 7)))
+
+    def _ring(self) -> Iterator[AnyOperation]:
+        dice = self._dice
+        if dice.chance(0.6):
+            yield HarvestDirtyRing(dice.below(self._pools.vcpus))
+        if dice.chance(0.4):
+            yield ResetDirtyRings()
+        if dice.chance(0.03):
+            yield EnableCap("DIRTY_LOG_RING", self._features.dirty_ring_bytes)
+
+    def _internal(self) -> Iterator[AnyOperation]:
+        dice, pools = self._dice, self._pools
+        what = dice.below(4)
+        if what == 0:
+            yield SetTssAddr(dice.pick(_TSS_GPAS))
+        elif what == 1:
+            yield SetIdentityMapAddr(dice.pick(_IDENTITY_GPAS))
+        elif what == 2 and pools.vcpus == 1:
+            yield CreateIrqchip()
+        else:
+            yield CreateVcpu(dice.below(pools.vcpus))
+
+    def _pre_fault(self) -> Iterator[AnyOperation]:
+        dice = self._dice
+        size = dice.pick((1, 1, 2, 4)) * PAGE_SIZE_BYTES
+        gpa = dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES
+        if dice.chance(0.1):
+            gpa, size = dice.pick(((gpa + 1, size), (gpa, 0), (gpa, size + 1)))
+        flags = 1 if dice.chance(0.03) else 0
+        yield PreFaultMemory(gpa, size, flags, dice.below(self._pools.vcpus))
+
+    def _host_change(self) -> Iterator[AnyOperation]:
+        """Yield a change of some pages, or take back what took them away.
+
+        The first mapping keeps its pages: the host writes there.
+        """
+        dice = self._dice
+        mapping = dice.pick([each for each in self._pools.mappings if each.kind in _CHANGES])
+        taken = self._taken.pop(mapping.name, None)
+        if taken is not None:
+            yield _replace(taken, how=_BACK[taken.how])
+            return
+        how = dice.pick(_CHANGES[mapping.kind])
+        if how in _BACK and mapping is self._pools.mappings[0]:
+            how = "drop"
+        first = dice.below(min(mapping.pages, 8))
+        pages = dice.between(1, min(mapping.pages - first, 4))
+        change = ChangeHostMemory(Place(mapping.name, first * PAGE_SIZE_BYTES), pages, how)
+        if how in _BACK:
+            self._taken[mapping.name] = change
+        yield change
+
+    def _memfd(self) -> Iterator[AnyOperation]:
+        dice = self._dice
+        what = dice.random()
+        if not self._files or what < 0.2:
+            yield from self._create()
+        elif what < 0.3:
+            yield CloseGuestMemfd(dice.pick(list(self._files)))
+        elif what < 0.35 and _SHARED in self._files:
+            yield MapGuestMemfd(_SHARED, SHOWN, "private" if dice.chance(0.5) else "shared")
+        elif what < 0.4:
+            yield self._convert()
+        else:
+            yield self._bind(dice.pick(list(self._files)))
+
+    def _convert(self) -> SetMemoryAttributes:
+        """Return a change of what is private, which VMs without private memory refuse."""
+        dice = self._dice
+        address = dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES
+        size = dice.pick((1, 1, 2, 4)) * PAGE_SIZE_BYTES
+        if dice.chance(0.1):
+            address, size = dice.pick(((address + 1, size), (address, 0), (address, size + 1)))
+        attributes = dice.pick((0, ATTRIBUTE_PRIVATE, ATTRIBUTE_PRIVATE, 1))
+        return SetMemoryAttributes(address, size, attributes, int(dice.chance(0.05)))
+
+    def _create(self) -> Iterator[AnyOperation]:
+        """Yield the creation of a file; the one that is shared with the host is shown at once."""
+        dice = self._dice
+        pages = dice.pick(_FILE_PAGES)
+        shown = next((m for m in self._pools.mappings if m.name == SHOWN), None)
+        if shown and _SHARED not in self._files:
+            self._files[_SHARED] = max(pages, shown.pages)
+            size = self._files[_SHARED] * PAGE_SIZE_BYTES
+            yield CreateGuestMemfd(_SHARED, size, MEMFD_MMAP | MEMFD_INIT_SHARED)
+            yield MapGuestMemfd(_SHARED, SHOWN)
+            return
+        self._made += 1
+        name = f"file{self._made}"
+        if dice.chance(0.15):
+            bad_flags = dice.chance(0.5)
+            size = PAGE_SIZE_BYTES if bad_flags else dice.pick(_BAD_FILE_SIZES)
+            yield CreateGuestMemfd(name, size, 1 << 40 if bad_flags else 0)
+            return
+        self._files[name] = pages
+        yield CreateGuestMemfd(name, pages * PAGE_SIZE_BYTES)
+
+    def _bind(self, name: str) -> SetUserMemoryRegion2:
+        """Return a slot on some pages of a file; of the shown one at the address that shows them.
+
+        Elsewhere nobody could tell what the guest would reach.
+        """
+        dice, pools = self._dice, self._pools
+        known, is_shown = self._files[name], name == _SHARED
+        first = dice.below(known)
+        pages = min(dice.pick(pools.sizes), known - first) or 1
+        offset = first * PAGE_SIZE_BYTES
+        mapping = next(m for m in pools.mappings if m.name == (SHOWN if is_shown else "a"))
+        flags = GUEST_MEMFD
+        if dice.chance(0.05):
+            flags |= dice.pick((LOG_DIRTY_PAGES, READONLY))
+        odd = dice.random()
+        if not is_shown and odd < 0.1:
+            offset = dice.pick((known * PAGE_SIZE_BYTES, offset + 0x200, 1 << 40))
+        pages = max(min(pages, mapping.pages - (first if is_shown else 0)), 0)
+        call = SetUserMemoryRegion2(
+            dice.pick(pools.slots),
+            dice.pick(pools.gfns) * PAGE_SIZE_BYTES,
+            pages * PAGE_SIZE_BYTES,
+            Place(mapping.name, first * PAGE_SIZE_BYTES if is_shown and pages else 0),
+            flags,
+            guest_memfd=name,
+            guest_memfd_offset=offset,
+        )
+        self._world.apply(call)
+        return call
