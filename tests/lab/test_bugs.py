@@ -42,6 +42,7 @@ IMITATED = {
     ("d012a06ab1d2", "move-then-create-at-the-old-place"): "move-leaves-alias",
     ("9935df5333aa", "memfd-slot-cannot-become-one"): "memfd-toggle-accepted",
     ("9935df5333aa", "memfd-slot-cannot-change"): "memfd-change-accepted",
+    ("530a8ba71b4c", "racing-ring-under-load"): "ring-reset-beside-a-vcpu-one-more",
 }
 """The fault that does what the bug did, by the bug's first commit and the scenario."""
 
@@ -49,6 +50,7 @@ NOT_IMITATED = {
     ("e0135a104c52", "apic-page-then-a-slot-over-it"): "takes an internal slot",
     ("6fe639792c7b", "tss-behind-a-full-table"): "takes an internal slot",
     ("7cd1bf039eeb", "clear-within-huge-pages-hugetlb"): "takes reserved huge pages",
+    ("3ccbf6f47098", "racing-pre-fault-and-delete"): "takes KVM_CAP_PRE_FAULT_MEMORY",
     ("52ac8b358b0c", "racing-slots-and-unmap"): "takes a vCPU that hangs; the time limit ends it",
 }
 """What the wrong kernel cannot imitate, and why."""
