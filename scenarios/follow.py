@@ -2,6 +2,7 @@
 
 from scenarios._build import A, B, Slot, at, creates, read, write
 from vmm.memslots.operations import (
+    LOG_DIRTY_PAGES,
     AnyOperation,
     ChangeHostMemory,
     HostChangeKind,
@@ -18,6 +19,9 @@ _HUGE = Mapping("huge", 1024, "thp")
 _GFN = 0x100
 _FIRST, _LAST = 1, 4
 """The pages that are changed, in the middle of a slot of six."""
+
+_HERE = Slot(1, _GFN, at("a"), 6)
+_AWAY = Slot(1, _GFN + 16, at("a"), 6)
 
 _MMU_NOTIFIER = "KVM_CAP_SYNC_MMU; kvm_mmu_notifier_invalidate_range_start"
 
@@ -37,8 +41,17 @@ def _change(how: HostChangeKind, mapping: Mapping) -> ChangeHostMemory:
     return ChangeHostMemory(at(mapping.name, _FIRST), _LAST - _FIRST + 1, how)
 
 
-def _follow(name: str, why: str, mapping: Mapping, *changes: HostChangeKind) -> Scenario:
-    """Return a scenario that looks at a slot before the changes, and behind each of them."""
+def _follow(
+    name: str,
+    why: str,
+    mapping: Mapping,
+    *changes: HostChangeKind,
+    made: tuple[AnyOperation, ...] = (),
+) -> Scenario:
+    """Return a scenario that looks at a slot before the changes, and behind each of them.
+
+    ``made`` brings the slot about, where that takes more than its creation.
+    """
     return Scenario(
         name=f"follow-{name}",
         why=why,
@@ -48,7 +61,7 @@ def _follow(name: str, why: str, mapping: Mapping, *changes: HostChangeKind) -> 
         mappings=(mapping,),
         survey="none",
         operations=(
-            Slot(1, _GFN, at(mapping.name), 6).create(),
+            *(made or (Slot(1, _GFN, at(mapping.name), 6).create(),)),
             *_looks(1),
             *(
                 op
@@ -84,6 +97,30 @@ SCENARIOS = (
         A,
         "forbid",
         "allow",
+    ),
+    _follow(
+        "after-moves",
+        "A slot that was moved follows its mapping where it is now, all of it.",
+        A,
+        "drop",
+        "unmap",
+        "map",
+        made=(_AWAY.create(), read(_AWAY.gfn + _LAST), _AWAY.move(_GFN + 2), _AWAY.move(_GFN)),
+    ),
+    _follow(
+        "after-other-flags",
+        "A slot whose flags have changed follows its mapping, all of it.",
+        A,
+        "drop",
+        "unmap",
+        "map",
+        made=(
+            _HERE.create(),
+            read(_GFN + _LAST),
+            _HERE.change(LOG_DIRTY_PAGES),
+            write(_GFN + _LAST, 1),
+            _HERE.change(0),
+        ),
     ),
     Scenario(
         name="follow-in-every-slot",
