@@ -130,6 +130,8 @@ _MOVES = (
         *(Slot(1, gfn, at("a"), pages=2).create() for gfn in (
             _HIGH_GFN, _TIB_GFN, _HIGH_GFN + 1, _BORDER_GFN, _TIB_GFN, _HIGH_GFN,
         )),
+        # What the bits below 4 GiB of a place name is another place.
+        Touch((_HIGH_GFN + 1) % _BORDER_GFN * PAGE_SIZE_BYTES),
         source=_STALE,
         tag="move",
     ),

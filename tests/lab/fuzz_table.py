@@ -44,6 +44,14 @@ HARD = (
     "dirty-reported-once",
     "delete-lost-every-5th",
     "move-onto-itself-page-lost",
+    "second-move-aliases-low",
+    "memfd-held-by-deleted-slot",
+    "memfd-held-by-refused-slot",
+    "memfd-closed-takes-slots",
+    "ring-second-lost",
+    "ring-reset-lost",
+    "clear-to-the-end",
+    "host-change-missed-last-page",
 )
 """Faults that take three operations or more to show."""
 

@@ -2,6 +2,7 @@
 #include "wrong_kernel.h"
 
 #define FIRST_REPLACED_AFTER 10
+#define FOUR_GIB (1ull << 32)
 
 static struct region one_page(struct region slot, uint64_t page)
 {
@@ -92,6 +93,16 @@ static void leave_third_move(struct vm *vm, struct call *call)
 {
     if (did(call, MOVE) && call->slot->moves == 3 && strike(vm))
         leave_alias(vm, call->old);
+}
+
+/* Bits from 4 GiB on are lost of the new place. */
+static void alias_second_move_low(struct vm *vm, struct call *call)
+{
+    struct region low = call->asked;
+
+    low.gpa &= FOUR_GIB - 1;
+    if (did(call, MOVE) && call->slot->moves == 2 && call->asked.gpa >= FOUR_GIB && strike(vm))
+        leave_alias(vm, low);
 }
 
 static void resurrect(struct vm *vm, struct call *call)
@@ -305,6 +316,9 @@ const struct fault sequence_faults[] = {
     AFTER("third-move-leaves-alias", leave_third_move,
           "A slot's third move leaves its old place readable.",
           "set 1 100 1 0; set 1 200 1 0; set 1 300 1 0; set 1 400 1 0; read 300"),
+    AFTER("second-move-aliases-low", alias_second_move_low,
+          "A slot whose second move takes it beyond 4 GiB appears below, too.",
+          "set 1 100 1 0; set 1 200 1 0; set 1 100300 1 0; read 300"),
     AFTER("freed-id-resurrects", resurrect,
           "The slot that was deleted last is readable again after the next creation.",
           "set 1 100 1 0; delete 1; set 1 200 1 0; read 100"),
