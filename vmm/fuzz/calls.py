@@ -41,7 +41,8 @@ class Calls:
         self._pools = pools
         self._world = world
         # What shows a guest_memfd is for slots that are bound to it.
-        self._mappings = [each for each in pools.mappings if each.kind != "guest_memfd"]
+        ordinary = tuple(each for each in pools.mappings if each.kind != "guest_memfd")
+        self._mappings = ordinary or pools.mappings
         self._mixture = self._mix()
         self._second_form = features.user_memory2 and dice.chance(0.1)
 
