@@ -65,6 +65,19 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
             RESET,
         ),
         ring_scenario(
+            "ring-reset-in-any-order",
+            "Pages that were written downwards, or to and fro, are tracked anew like others.",
+            enable,
+            _SLOT.create(),
+            *(
+                op
+                for order in ((3, 2, 1, 0), (1, 3, 0, 2))
+                for _ in range(2)
+                for op in (*writes(_SLOT, *order), HARVEST, RESET)
+            ),
+            source="kvm_dirty_ring_reset",
+        ),
+        ring_scenario(
             "ring-not-reset-yet",
             "Between harvest and reset other pages are reported, whatever is said of the same.",
             enable,
