@@ -215,7 +215,7 @@ def owned_memory(address: int, size_bytes: int) -> memoryview:
     return memoryview(_buffer(owner, size_bytes))
 
 
-def differences(address: int, data: bytes | bytearray, block_bytes: int) -> list[tuple[int, int]]:
+def differences(address: int, data: bytes | memoryview, block_bytes: int) -> list[tuple[int, int]]:
     """Return where memory differs from `data`: (offset, length) in bytes, ascending.
 
     A stretch ends where a block ends. Of many only the first ones are returned.

@@ -152,14 +152,16 @@ class HostMapping(Closing):
         """Copy bytes in. Raises `ValueError` when they do not all fit."""
         self._part(offset, len(data))[:] = data
 
-    def differences(self, data: bytes | bytearray, block_bytes: int) -> list[tuple[int, int]]:
-        """Return where the mapping differs from `data`: (offset, length), ascending.
+    def differences(
+        self, data: bytes | memoryview, block_bytes: int, offset: int = 0
+    ) -> list[tuple[int, int]]:
+        """Return where the bytes from `offset` on differ from `data`: (offset, length), ascending.
 
-        `data` is whole blocks of `block_bytes` from the start on; a stretch ends where its block
-        ends. Of many only the first ones are returned.
+        `data` is whole blocks of `block_bytes`, in which what is returned is counted; a stretch
+        ends where its block ends. Of many only the first ones are returned.
         """
-        self._part(0, len(data))
-        return raw.differences(self.address, data, block_bytes)
+        self._part(offset, len(data))
+        return raw.differences(self.address + offset, data, block_bytes)
 
     def discard(self, offset: int, size_bytes: int) -> None:
         """Drop pages (MADV_DONTNEED): private memory then reads as zero."""

@@ -5,6 +5,7 @@ the instructions of the *execute* guest, which answer the identity and halt. An 
 mapping and page apart and can be read back (``identify``).
 """
 
+import re
 from functools import lru_cache
 
 from vmm.memslots.operations import PAGE_SIZE_BYTES
@@ -17,6 +18,7 @@ MMIO_FILL = 0xFF
 _MIX = 0x9E3779B1  # odd, so that multiplying is a bijection on 32 bits
 _UNMIX = pow(_MIX, -1, 1 << 32)
 _MASK = (1 << 32) - 1
+_NOT_ZEROS = re.compile(rb"[^\0]+")
 _PAGE_BITS = 20
 
 # The same bytes run in real mode and in 64-bit mode; each has an identity of its own.
@@ -68,19 +70,13 @@ def changed_runs(old: bytes, new: bytes) -> list[tuple[int, bytes]]:
     Both have the same length.
     """
     difference = int.from_bytes(old, "little") ^ int.from_bytes(new, "little")
-    runs: list[tuple[int, bytes]] = []
-    start = 0
-    while difference:
-        skip = ((difference & -difference).bit_length() - 1) // 8
-        difference >>= skip * 8
-        start += skip
-        length = 0
-        while difference & 0xFF:
-            difference >>= 8
-            length += 1
-        runs.append((start, new[start : start + length]))
-        start += length
-    return runs
+    if not difference:
+        return []
+    first = ((difference & -difference).bit_length() - 1) // 8
+    size_bytes = (difference.bit_length() + 7) // 8 - first
+    marks = (difference >> 8 * first).to_bytes(size_bytes, "little")
+    spans = [(first + run.start(), first + run.end()) for run in _NOT_ZEROS.finditer(marks)]
+    return [(start, new[start:end]) for start, end in spans]
 
 
 def run_lengths(data: bytes, width: int) -> tuple[tuple[int, int], ...]:

@@ -1,13 +1,13 @@
 """The host side of a scenario's memory: mapped, tagged, and watched for changes."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import assert_never
 
 from kvm_abi.uapi import Protection
 from vmm.closing import Closing
 from vmm.memory import HostAddress, HostMapping
-from vmm.memslots.content import changed_runs, page_bytes
+from vmm.memslots.content import page_bytes
 from vmm.memslots.history import Done, HostChange, Refused
 from vmm.memslots.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapping, Place
 
@@ -110,33 +110,30 @@ class HostMemory(Closing):
             seen = self._seen.get(name)
             if seen is None:
                 continue
-            absent = self._absent.get(name)
-            news = _news_of_present_pages(memory, seen, absent) if absent else _news(memory, seen)
-            for offset, data in news:
-                yield HostChange(name, offset, data)
+            for start, end in _stretches(len(seen), self._absent.get(name, ())):
+                for offset, data in _news(memory, seen, start, end):
+                    yield HostChange(name, offset, data)
 
 
-def _news(memory: HostMapping, seen: bytearray) -> Iterator[tuple[int, bytes]]:
+def _stretches(size_bytes: int, absent: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of what lies between absent pages."""
+    start = 0
+    for page in sorted(absent):
+        yield start, page * PAGE_SIZE_BYTES
+        start = (page + 1) * PAGE_SIZE_BYTES
+    yield start, size_bytes
+
+
+def _news(
+    memory: HostMapping, seen: bytearray, start: int, end: int
+) -> Iterator[tuple[int, bytes]]:
     """Yield offset and bytes of what differs from what was seen, and take note of it."""
-    while found := memory.differences(seen, PAGE_SIZE_BYTES):
-        for offset, length in found:
+    while found := memory.differences(memoryview(seen)[start:end], PAGE_SIZE_BYTES, start):
+        for at, length in found:
+            offset = start + at
             data = memory.read(offset, length)
             seen[offset : offset + length] = data
             yield offset, data
-
-
-def _news_of_present_pages(
-    memory: HostMapping, seen: bytearray, absent: set[int]
-) -> Iterator[tuple[int, bytes]]:
-    """Do the same with a mapping of which some pages cannot be read."""
-    for start in range(0, len(seen), PAGE_SIZE_BYTES):
-        if start // PAGE_SIZE_BYTES in absent:
-            continue
-        page = slice(start, start + PAGE_SIZE_BYTES)
-        now = memory.read(start, PAGE_SIZE_BYTES)
-        for at, data in changed_runs(bytes(seen[page]), now):
-            yield start + at, data
-        seen[page] = now
 
 
 def _map(mapping: Mapping) -> HostMapping:
