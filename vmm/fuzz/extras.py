@@ -128,7 +128,8 @@ class Extras:
         """Yield the emptying of rings that ``operation`` may have brought near their end."""
         if "rings" not in self._pools.tastes or not isinstance(operation, Touch | Sweep):
             return
-        self._writes += operation.access == "write" or self._features.reads_make_dirty
+        if operation.access == "write" or self._features.reads_make_dirty:
+            self._writes += operation.count if isinstance(operation, Sweep) else 1
         if self._writes >= _MOST_WRITES:
             self._writes = 0
             yield from self._harvest_all()

@@ -146,7 +146,8 @@ class Looks:
         else:
             gpa = page + PAGE_SIZE_BYTES - 0x10
             count, width = dice.between(1, 12), dice.pick(_WIDTHS)
-            if dice.chance(0.2):
+            # One instruction that overruns a dirty ring is a known issue of kvm_pvm.
+            if dice.chance(0.2) and "rings" not in self._pools.tastes:
                 count = dice.pick((64, 256, 400))
             if within_reach(gpa, width * count, reach):
                 access: Literal["read", "write"] = "write" if dice.chance(0.4) else "read"
