@@ -6,6 +6,8 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -51,6 +53,13 @@ static int abi_mprotect(uint64_t address, uint64_t size_bytes, int protection)
 static int abi_madvise(uint64_t address, uint64_t size_bytes, int advice)
 {
     return abi_result(madvise(abi_pointer(address), size_bytes, advice));
+}
+
+static int abi_punch_hole(int fd, int keep_size, uint64_t offset, uint64_t size_bytes)
+{
+    int mode = FALLOC_FL_PUNCH_HOLE | (keep_size ? FALLOC_FL_KEEP_SIZE : 0);
+
+    return abi_result(fallocate(fd, mode, (off_t)offset, (off_t)size_bytes));
 }
 
 static uint64_t abi_differences(uint64_t address, const void *from, uint64_t size_bytes,

@@ -17,6 +17,10 @@ int abi_munmap(uint64_t address, uint64_t size_bytes);
 int abi_mprotect(uint64_t address, uint64_t size_bytes, int protection);
 int abi_madvise(uint64_t address, uint64_t size_bytes, int advice);
 
+/* fallocate(2) with FALLOC_FL_PUNCH_HOLE, and with FALLOC_FL_KEEP_SIZE if that is asked for. From
+ * 2^63 on, numbers are negative there. */
+int abi_punch_hole(int fd, int keep_size, uint64_t offset, uint64_t size_bytes);
+
 /* Finds where memory at any address of the process, 0 included, differs from a buffer. Answers
  * the number of stretches, max_found at most; each is an offset and a length in bytes, and ends
  * where a block ends. size_bytes is a multiple of block_bytes. */

@@ -209,6 +209,14 @@ def advise_memory(address: int, size_bytes: int, advice: Advice) -> None:
     _checked_result("madvise", _lib.abi_madvise(address, size_bytes, advice))
 
 
+def punch_hole(fd: int, offset: int, size_bytes: int, *, keep_size: bool = True) -> None:
+    """Call fallocate(2) with FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE. Raises `OSError`.
+
+    Offset and size are taken as the 64 bits that the kernel gets.
+    """
+    _checked_result("fallocate", _lib.abi_punch_hole(fd, keep_size, offset, size_bytes))
+
+
 def owned_memory(address: int, size_bytes: int) -> memoryview:
     """Return a view of a mapping that is unmapped when no view or slice of it is left."""
     owner = _ffi.gc(_ffi.cast("char *", address), lambda _: unmap_memory(address, size_bytes))

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from kvm_abi import raw
 from kvm_abi.uapi import Cap, GuestMemfdFlag
 from tests.ideal import FEATURES
 from vmm.memory import HostMapping
@@ -42,6 +43,27 @@ def test_reserved_mapping_shows_a_shared_file(memfd_kvm: Kvm) -> None:
         assert memory.read(0, 2 * PAGE) == bytes(2 * PAGE)
         memory.write(PAGE, b"\x55")
         assert memory.read(PAGE, 2) == b"\x55\0"
+
+
+def test_hole_is_zeros_for_the_host_and_its_numbers_go_to_the_kernel_whole(memfd_kvm: Kvm) -> None:
+    with memfd_kvm.create_vm() as vm, HostMapping.reserved(2 * PAGE) as memory:
+        file = vm.create_guest_memfd(2 * PAGE, SHARED)
+        memory.cover(file)
+        memory.write(0, b"\x55" * 2 * PAGE)
+        raw.punch_hole(file, PAGE, PAGE)
+        assert memory.read(0, 2 * PAGE) == b"\x55" * PAGE + bytes(PAGE)
+        for offset, size, number in (
+            ((1 << 63) - PAGE, PAGE, errno.EFBIG),
+            (1 << 63, PAGE, errno.EINVAL),
+            (0, 1 << 63, errno.EINVAL),
+        ):
+            with pytest.raises(OSError, match="fallocate") as caught:
+                raw.punch_hole(file, offset, size)
+            assert caught.value.errno == number
+        with pytest.raises(OSError, match="fallocate") as caught:
+            raw.punch_hole(file, 0, PAGE, keep_size=False)
+        os.close(file)
+        assert caught.value.errno == errno.EOPNOTSUPP
 
 
 @pytest.mark.parametrize(

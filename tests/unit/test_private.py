@@ -32,6 +32,7 @@ from vmm.memslots.operations import (
     Mapping,
     NewVm,
     Place,
+    PunchGuestMemfd,
     Scenario,
     SetMemoryAttributes,
     SetUserMemoryRegion,
@@ -161,3 +162,23 @@ def test_scenario_fails_where_one_answer_is_wrong(scenario: Scenario) -> None:
             verdict = judge(msgspec.structs.replace(history, events=tuple(events)))
             assert verdict.difference is not None
             assert verdict.difference.event == index
+
+
+@pytest.mark.parametrize(
+    ("hole", "found"),
+    [
+        (PunchGuestMemfd("g", 0, PAGE), [Touched(0)]),
+        (PunchGuestMemfd("g", 0, (1 << 63) - PAGE), [Touched(0)]),
+        (PunchGuestMemfd("g", PAGE, PAGE), [Touched(7)]),
+        (PunchGuestMemfd("g", 0, PAGE, keep_size=False), [Touched(7)]),
+        (PunchGuestMemfd("g", 0, PAGE + 1), [Touched(7)]),
+    ],
+)
+@pytest.mark.parametrize("between", [(), (SHARED,), (UNBOUND,)])
+def test_hole_takes_the_private_memory_and_nothing_else(
+    hole: PunchGuestMemfd, found: list[AnyOutcome], between: tuple[AnyOperation, ...]
+) -> None:
+    rebound = (BOUND,) if UNBOUND in between else ()
+    before = (MADE, BOUND, PRIVATE, WRITE, *between, hole, *rebound, PRIVATE)
+    assert outcomes(Touch(GPA), *before) == found
+    assert outcomes(Touch(GPA), *before, SHARED) == [OF_HOST]

@@ -17,6 +17,7 @@ class Contents:
 
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
         self._order = {mapping.name: index for index, mapping in enumerate(mappings)}
+        self._sizes = {mapping.name: mapping.pages for mapping in mappings}
         self._pages: dict[PageKey, bytearray] = {}
         self._before: dict[PageKey, bytes] = {}
 
@@ -41,6 +42,15 @@ class Contents:
             self._writable(mapping, page)[at : at + take] = data[:take]
             offset += take
             data = data[take:]
+
+    def lose(self, mapping: str, pages: range) -> None:
+        """Let the pages of a range read as zeros, as far as there are any."""
+        if mapping in self._sizes:
+            for page in pages[: max(0, self._sizes[mapping] - pages.start)]:
+                self.write(mapping, page * PAGE_SIZE_BYTES, bytes(PAGE_SIZE_BYTES))
+            return
+        for key in [key for key in self._pages if key[0] == mapping and key[1] in pages]:
+            del self._pages[key]
 
     def changes(self, hidden: Container[PageKey] = ()) -> tuple[HostChange, ...]:
         """Return what differs from what it was at the last ``forget_changes``.

@@ -52,6 +52,7 @@ from vmm.memslots.operations import (
     NewVm,
     Place,
     PreFaultMemory,
+    PunchGuestMemfd,
     Race,
     ResetDirtyRings,
     SetIdentityMapAddr,
@@ -144,6 +145,9 @@ def operation(op: AnyOperation) -> str:
             return f"close the guest_memfd {op.name}"
         case MapGuestMemfd():
             return f"host maps the guest_memfd {op.name} over {op.mapping} ({op.sharing})"
+        case PunchGuestMemfd():
+            mode = "PUNCH_HOLE|KEEP_SIZE" if op.keep_size else "PUNCH_HOLE"
+            return f"fallocate({op.name}, {mode}, offset={op.offset:#x}, len={op.size:#x})"
         case SetMemoryAttributes():
             given = flags(op.attributes, _ATTRIBUTES)
             where = f"address={op.address:#x}, size={op.size:#x}"

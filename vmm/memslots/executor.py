@@ -34,6 +34,7 @@ from vmm.memslots.operations import (
     MapGuestMemfd,
     NewVm,
     PreFaultMemory,
+    PunchGuestMemfd,
     Race,
     ResetDirtyRings,
     Scenario,
@@ -151,6 +152,8 @@ class _Execution:
                 return [self._files.close(first)]
             case MapGuestMemfd():
                 return [self._files.map(first)]
+            case PunchGuestMemfd():
+                return [self._files.punch(first)]
             case SetTssAddr() | SetIdentityMapAddr() | CreateIrqchip() | CreateVcpu():
                 return [self._machine.set_up(first)]
             case UnmapInternalSlots():

@@ -6,6 +6,7 @@ from functools import partial
 
 from vmm.memslots.allowed import Allowed
 from vmm.memslots.backing import Backing
+from vmm.memslots.contents import Contents
 from vmm.memslots.features import Features
 from vmm.memslots.history import Done, Refused
 from vmm.memslots.operations import (
@@ -15,6 +16,7 @@ from vmm.memslots.operations import (
     CloseGuestMemfd,
     CreateGuestMemfd,
     MapGuestMemfd,
+    PunchGuestMemfd,
     SetUserMemoryRegion2,
     pages_of,
 )
@@ -26,11 +28,14 @@ _LARGEST_FILE = (1 << 63) - 1
 class GuestMemfds:
     """All guest_memfds of a scenario, across its VMs."""
 
-    def __init__(self, features: Features, memfds: frozenset[str], backing: Backing) -> None:
+    def __init__(
+        self, features: Features, memfds: frozenset[str], backing: Backing, contents: Contents
+    ) -> None:
         """``memfds`` are the names of files that are open, but are no guest_memfds."""
         self._features = features
         self._memfds = memfds
         self._backing = backing
+        self._contents = contents
         self._files: dict[str, GuestMemfd] = {}
         self._vm = 0
 
@@ -68,6 +73,24 @@ class GuestMemfds:
         if op.sharing == "private":
             return _refused(errno.EINVAL, "guest-memfd-mmap-private")
         return _done("guest-memfd-mmap", partial(self._map, file, op.mapping))
+
+    def punch(self, op: PunchGuestMemfd) -> tuple[Allowed, ...]:
+        """Return what punching a hole may come to, in the order in which the kernel looks."""
+        file = self._opened(op.name)
+        if file is None:
+            return _refused(errno.EBADF, "harness")
+        if op.size == 0 or max(op.offset, op.size) > _LARGEST_FILE:
+            return _refused(errno.EINVAL, "guest-memfd-punch-range")
+        if not op.keep_size:
+            return _refused(errno.EOPNOTSUPP, "guest-memfd-punch-mode")
+        if op.offset + op.size > _LARGEST_FILE:
+            return _refused(errno.EFBIG, "guest-memfd-punch-range")
+        if op.offset % PAGE_SIZE_BYTES or op.size % PAGE_SIZE_BYTES:
+            return _refused(errno.EINVAL, "guest-memfd-punch-range")
+        first = pages_of(op.offset)
+        pages = range(first, first + pages_of(op.size))
+        lose = partial(self._contents.lose, file.mapping or file.name, pages)
+        return _done("guest-memfd-punch", lose)
 
     def refusal(self, op: SetUserMemoryRegion2) -> Verdict | None:
         """Return why a slot cannot be bound to the file that it names; None if it can."""

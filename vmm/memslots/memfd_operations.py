@@ -36,6 +36,18 @@ class MapGuestMemfd(Operation, frozen=True, tag="map_guest_memfd", gc=False):
     sharing: Literal["shared", "private"] = "shared"
 
 
+class PunchGuestMemfd(Operation, frozen=True, tag="punch_guest_memfd", gc=False):
+    """fallocate(2) with FALLOC_FL_PUNCH_HOLE: the host takes pages out of a guest_memfd.
+
+    ``offset`` and ``size`` are in bytes; ``keep_size`` adds FALLOC_FL_KEEP_SIZE.
+    """
+
+    name: str
+    offset: int
+    size: int
+    keep_size: bool = True
+
+
 class SetMemoryAttributes(Operation, frozen=True, tag="set_memory_attributes", gc=False):
     """KVM_SET_MEMORY_ATTRIBUTES, field by field."""
 

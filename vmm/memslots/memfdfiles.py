@@ -2,6 +2,7 @@
 
 import os
 
+from kvm_abi import raw
 from kvm_abi.raw import KvmError
 from vmm.memslots.history import AnyOutcome, Done, Refused
 from vmm.memslots.hostmemory import HostMemory
@@ -10,6 +11,7 @@ from vmm.memslots.operations import (
     CloseGuestMemfd,
     CreateGuestMemfd,
     MapGuestMemfd,
+    PunchGuestMemfd,
     SetUserMemoryRegion2,
 )
 from vmm.vm import Vm
@@ -60,6 +62,15 @@ class MemfdFiles:
                 private=op.sharing == "private",
                 writable=op.name in self._shared,
             )
+        except OSError as error:
+            return Refused(error.errno or 0)
+        return Done()
+
+    def punch(self, op: PunchGuestMemfd) -> AnyOutcome:
+        """Call fallocate(2)."""
+        number = self._numbers.get(op.name, _NOT_OPEN)
+        try:
+            raw.punch_hole(number, op.offset, op.size, keep_size=op.keep_size)
         except OSError as error:
             return Refused(error.errno or 0)
         return Done()

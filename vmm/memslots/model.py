@@ -47,6 +47,7 @@ from vmm.memslots.operations import (
     Mapping,
     NewVm,
     PreFaultMemory,
+    PunchGuestMemfd,
     Race,
     ResetDirtyRings,
     SetIdentityMapAddr,
@@ -83,7 +84,7 @@ class Model:
         self._backing = Backing(mappings)
         self._contents = Contents(mappings)
         memfds = frozenset(mapping.name for mapping in mappings if mapping.kind == "memfd")
-        self._memfds = GuestMemfds(self.features, memfds, self._backing)
+        self._memfds = GuestMemfds(self.features, memfds, self._backing, self._contents)
         self._reset()
 
     def _reset(self) -> None:
@@ -150,6 +151,8 @@ class Model:
                 return self._memfds.close(operation)
             case MapGuestMemfd():
                 return self._memfds.map(operation)
+            case PunchGuestMemfd():
+                return self._memfds.punch(operation)
             case PreFaultMemory():
                 return self._pre_fault(operation)
             case SetMemoryAttributes():

@@ -18,6 +18,7 @@ from vmm.memslots.memfd_operations import (
     CloseGuestMemfd as CloseGuestMemfd,
     CreateGuestMemfd as CreateGuestMemfd,
     MapGuestMemfd as MapGuestMemfd,
+    PunchGuestMemfd as PunchGuestMemfd,
     SetMemoryAttributes as SetMemoryAttributes,
 )
 from vmm.memslots.operation import Operation
@@ -296,6 +297,7 @@ AnyOperation = (
     | CreateGuestMemfd
     | CloseGuestMemfd
     | MapGuestMemfd
+    | PunchGuestMemfd
     | SetMemoryAttributes
     | Lives
     | Churn

@@ -1,4 +1,4 @@
-"""The promises about memory attributes, and about the private memory that they make."""
+"""The promises about memory attributes, the private memory that they make, and holes in it."""
 
 from vmm.memslots.rule import documented, source
 
@@ -37,5 +37,22 @@ RULES_PRIVATE = (
         "a private gpa that no open guest_memfd backs is EFAULT with KVM_EXIT_MEMORY_FAULT; "
         "without a slot it may be MMIO yet, where a vCPU knew it as that",
         "api.rst 5, KVM_EXIT_MEMORY_FAULT; kvm_mmu_faultin_pfn_gmem, kvm_mmu_page_fault",
+    ),
+    documented(
+        "guest-memfd-punch",
+        "a hole can be punched into a guest_memfd, bound or not: its pages are zeros again for the "
+        "guest and for the host, and no other pages are",
+        "api.rst 4.142; kvm_gmem_punch_hole",
+    ),
+    source(
+        "guest-memfd-punch-range",
+        "a hole is whole pages, more than none, within 2^63, else EINVAL; EFBIG if its end alone "
+        "is beyond",
+        "vfs_fallocate; kvm_gmem_fallocate",
+    ),
+    source(
+        "guest-memfd-punch-mode",
+        "FALLOC_FL_PUNCH_HOLE without FALLOC_FL_KEEP_SIZE is EOPNOTSUPP",
+        "vfs_fallocate; kvm_gmem_fallocate",
     ),
 )

@@ -32,6 +32,7 @@ from vmm.memslots.operations import (
     Mapping,
     Place,
     PreFaultMemory,
+    PunchGuestMemfd,
     Race,
     Scenario,
     SetIdentityMapAddr,
@@ -206,6 +207,8 @@ class _Checker:
                 return self._known_memfd(op.name)
             case MapGuestMemfd():
                 return self._known_memfd(op.name) or self._shown_memfd(op)
+            case PunchGuestMemfd():
+                return self._known_memfd(op.name) or _unsigned(op, "offset", "size")
             case _:
                 return ""
 

@@ -24,6 +24,7 @@ from vmm.memslots.operations import (
     MapGuestMemfd,
     NewVm,
     PreFaultMemory,
+    PunchGuestMemfd,
     Race,
     ResetDirtyRings,
     Scenario,
@@ -114,7 +115,7 @@ class Statements:
             case ResetDirtyRings():
                 account.use("resetrings")
                 return [account.checked("reset_dirty_rings()", step)]
-            case CreateGuestMemfd() | CloseGuestMemfd() | MapGuestMemfd():
+            case CreateGuestMemfd() | CloseGuestMemfd() | MapGuestMemfd() | PunchGuestMemfd():
                 return [account.checked(self._memfd(op), step)]
             case SetTssAddr():
                 account.use("simple")
@@ -195,7 +196,9 @@ class Statements:
             return self._words.file(name)
         return self.account.memfd(name)
 
-    def _memfd(self, op: CreateGuestMemfd | CloseGuestMemfd | MapGuestMemfd) -> str:
+    def _memfd(
+        self, op: CreateGuestMemfd | CloseGuestMemfd | MapGuestMemfd | PunchGuestMemfd
+    ) -> str:
         account = self.account
         file = account.memfd(op.name)
         match op:
@@ -212,6 +215,11 @@ class Statements:
                 is_shared = "true" if op.name in account.shared else "false"
                 mapping = self._words.variable(op.mapping)
                 return f"map_guest_memfd({file}, {mapping}, {sharing}, {is_shared})"
+            case PunchGuestMemfd():
+                account.use("punchmemfd")
+                mode = "FALLOC_FL_PUNCH_HOLE" + (" | FALLOC_FL_KEEP_SIZE" if op.keep_size else "")
+                where = f"{unsigned(op.offset)}, {unsigned(op.size)}"
+                return f"punch_guest_memfd({file}, {mode}, {where})"
 
     def _change(self, op: ChangeHostMemory) -> str:
         where = f"{self._words.variable(op.place.mapping)}, {op.place.offset:#x}, {op.pages}"

@@ -18,6 +18,8 @@
  *   memfd PAGES FLAGS        KVM_CREATE_GUEST_MEMFD; the files are 0, 1, ...
  *   foreign PAGES            the same in another VM
  *   bind ID GPA SIZE HVA FILE OFFSET [ro]   KVM_SET_USER_MEMORY_REGION2 with a guest_memfd
+ *   punch FILE PAGE PAGES [grow]            fallocate(2) with PUNCH_HOLE, grow without KEEP_SIZE
+ *   cover FILE PAGES         map a file over the pages at the start of the pool
  *   show FILE shared|private, unmake FILE   mmap(2) and close(2) of one
  *   vms N                    N VMs are made and closed: which files and how much memory stay?
  *   shuttle N                a slot is moved N times: how much of the kernel's memory stays?
@@ -74,6 +76,7 @@ static uint64_t ring_bytes, harvested;
 static struct kvm_run *run;
 uint8_t *guest;
 static uint8_t *pool, *shadow, *hole;
+static uint64_t covered; /* so many bytes of the pool show a guest_memfd */
 
 void need(int good, const char *what)
 {
@@ -370,6 +373,31 @@ static void show_memfd(int fd, int kind)
         munmap(mapped, PAGE);
 }
 
+static void cover_pool(int fd, uint64_t size)
+{
+    void *at = mmap(pool, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+
+    show_error(at == MAP_FAILED ? errno : 0);
+    memcpy(shadow, pool, size);
+    covered = at == MAP_FAILED ? 0 : size;
+}
+
+static void uncover_pool(void)
+{
+    int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+
+    if (covered)
+        need(mmap(pool, covered, PROT_READ | PROT_WRITE, kind, -1, 0) == pool, "the pool");
+    covered = 0;
+}
+
+static void punch_memfd(int fd, uint64_t offset, uint64_t size, int grow)
+{
+    int mode = FALLOC_FL_PUNCH_HOLE | (grow ? 0 : FALLOC_FL_KEEP_SIZE);
+
+    show_error(fallocate(fd, mode, (off_t)offset, (off_t)size) ? errno : 0);
+}
+
 static long unreclaimable_kib(void)
 {
     char line[128];
@@ -437,6 +465,10 @@ static void play_other(char words[][32], int count)
         make_memfd(other_vm, pages(words[1]), 0);
     } else if (count >= 7 && !strcmp(words[0], "bind")) {
         bind_memfd(words, count);
+    } else if (count == 3 && !strcmp(words[0], "cover")) {
+        cover_pool(file_of(words[1]), pages(words[2]));
+    } else if (count >= 4 && !strcmp(words[0], "punch")) {
+        punch_memfd(file_of(words[1]), pages(words[2]), pages(words[3]), count > 4);
     } else if (count == 3 && !strcmp(words[0], "show")) {
         show_memfd(file_of(words[1]), words[2][0] == 's' ? MAP_SHARED : MAP_PRIVATE);
     } else {
@@ -545,6 +577,7 @@ static void play(char *script)
     other_vm = -1;
     drop_vcpu();
     close(vm);
+    uncover_pool();
 }
 
 int main(void)

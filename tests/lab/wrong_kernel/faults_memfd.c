@@ -1,6 +1,7 @@
 /* Wrong answers about guest_memfds: making, mapping, binding and closing them. */
 #include "wrong_kernel.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -99,6 +100,78 @@ void wrong_mmap(int fd, int flags, size_t size, void **mapped)
     syscall(SYS_munmap, *mapped, size);
     *mapped = MAP_FAILED;
     errno = vm->fault->answer;
+}
+
+static bool shows(const struct slot *slot, int fd, int64_t offset, int64_t size)
+{
+    uint64_t begin = slot->memfd_offset, end = begin + slot->known.size;
+
+    return slot->untouchable && slot->memfd == (uint32_t)fd && begin < (uint64_t)(offset + size)
+        && (uint64_t)offset < end;
+}
+
+static bool is_bound(const struct vm *vm, int fd, int64_t offset, int64_t size)
+{
+    for (uint32_t i = 0; i < vm->nr_used; i++)
+        if (shows(&vm->slots[vm->used[i]], fd, offset, size))
+            return true;
+    return false;
+}
+
+/* Puts a copy of what a slot shows in its place; where the host cannot read it, none. */
+static void show_copy(struct vm *vm, const struct slot *slot)
+{
+    struct region region = slot->known;
+    size_t size = region.size;
+    void *copy = (void *)syscall(SYS_mmap, NULL, size, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (copy == MAP_FAILED || !readable(region.hva, copy, size))
+        return;
+    region.flags = 0;
+    region.hva = (uint64_t)copy;
+    kernel_set(vm, (struct region){.id = region.id});
+    kernel_set(vm, region);
+}
+
+static long punch_wrongly(struct vm *vm, int fd, int mode, int64_t offset, int64_t size)
+{
+    if (wrong_about(vm, MEMFD_PUNCH_WIDE))
+        size += PAGE_BYTES;
+    else if (wrong_about(vm, MEMFD_PUNCH_FIRST))
+        size = PAGE_BYTES;
+    else if (wrong_about(vm, MEMFD_PUNCH_UNSEEN))
+        for (uint32_t i = 0; i < vm->nr_used; i++)
+            if (shows(&vm->slots[vm->used[i]], fd, offset, size))
+                show_copy(vm, &vm->slots[vm->used[i]]);
+    return syscall(SYS_fallocate, fd, mode, offset, size);
+}
+
+/* fallocate(2) of any file. */
+int punch_memfd(int fd, int mode, int64_t offset, int64_t size)
+{
+    struct vm *vm = is_memfd((uint32_t)fd) ? vm_of(files[fd].vm_fd, files[fd].serial) : NULL;
+    bool keeps = mode & FALLOC_FL_KEEP_SIZE;
+    bool aligned = (offset | size) % PAGE_BYTES == 0 && offset >= 0 && size > 0
+                && size <= INT64_MAX - offset;
+    long result;
+
+    if (!vm)
+        return (int)syscall(SYS_fallocate, fd, mode, offset, size);
+    pthread_mutex_lock(&vm->lock);
+    if (!keeps || !aligned) {
+        result = syscall(SYS_fallocate, fd, mode, offset, size);
+        if (result && wrong_about(vm, aligned ? MEMFD_PUNCH_MODE : MEMFD_PUNCH_RANGE))
+            result = 0;
+    } else if (wrong_about(vm, MEMFD_PUNCH)
+               || (!is_bound(vm, fd, offset, size) && wrong_about(vm, MEMFD_PUNCH_UNBOUND))) {
+        errno = vm->fault->answer;
+        result = errno ? -1 : 0;
+    } else {
+        result = punch_wrongly(vm, fd, mode, offset, size);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    return (int)result;
 }
 
 bool concerns_memfd(const struct call *call)
@@ -252,5 +325,26 @@ const struct fault memfd_faults[] = {
     MEMFD("memfd-closed-takes-slots", MEMFD_CLOSE, 0,
           "Closing a guest_memfd takes the slots that hold its pages away.",
           "memfd 4 0; bind 1 100 2 0 0 0; unmake 0; read 100"),
+    MEMFD("memfd-punch-refused", MEMFD_PUNCH, EOPNOTSUPP,
+          "No hole can be punched into a guest_memfd.", "memfd 4 0; punch 0 0 1"),
+    MEMFD("memfd-punch-lost", MEMFD_PUNCH, 0,
+          "A hole in a guest_memfd is answered with 0, and not punched.",
+          "memfd 4 3; cover 0 4; bind 1 100 2 0 0 0; write 100; punch 0 0 1; read 100"),
+    MEMFD("memfd-punch-range-accepted", MEMFD_PUNCH_RANGE, 0,
+          "A hole of a bad offset or size is answered with 0.", "memfd 4 0; punch 0 0+800 1"),
+    MEMFD("memfd-punch-mode-accepted", MEMFD_PUNCH_MODE, 0,
+          "A hole that does not keep the size is answered with 0.", "memfd 4 0; punch 0 0 1 grow"),
+    MEMFD("memfd-punch-unbound-lost", MEMFD_PUNCH_UNBOUND, 0,
+          "A hole where no slot is bound is answered with 0, and not punched.",
+          "memfd 4 3; cover 0 4; bind 1 100 2 0 0 0; write 100; delete 1; punch 0 0 1; read 100"),
+    MEMFD("memfd-punch-takes-the-next-page", MEMFD_PUNCH_WIDE, 0,
+          "A hole in a guest_memfd is one page longer than asked.",
+          "memfd 4 3; cover 0 4; bind 1 100 2 0 0 0; write 101; punch 0 0 1; read 101"),
+    MEMFD("memfd-punch-takes-one-page", MEMFD_PUNCH_FIRST, 0,
+          "A hole in a guest_memfd is one page long.",
+          "memfd 4 3; cover 0 4; bind 1 100 2 0 0 0; write 101; punch 0 0 2; read 101"),
+    MEMFD("memfd-punch-unseen-by-the-guest", MEMFD_PUNCH_UNSEEN, 0,
+          "The guest goes on with what it knew of a page that was punched out of a guest_memfd.",
+          "memfd 4 3; cover 0 4; bind 1 100 2 0 0 0; write 100; punch 0 0 1; read 100"),
     {0},
 };

@@ -241,6 +241,13 @@ int close(int fd)
     return (int)syscall(SYS_close, fd);
 }
 
+int fallocate(int fd, int mode, off_t offset, off_t size)
+{
+    return punch_memfd(fd, mode, offset, size);
+}
+
+int fallocate64(int fd, int mode, off_t offset, off_t size) __attribute__((alias("fallocate")));
+
 int madvise(void *address, size_t size, int advice)
 {
     note_host_change(address, size);

@@ -173,6 +173,8 @@ void remember(struct vm *vm, struct call *call)
             enter_slot(vm, slot);
         slot->known = call->asked;
         slot->untouchable = call->asked.flags & FLAG_GUEST_MEMFD;
+        slot->memfd = call->sent.guest_memfd;
+        slot->memfd_offset = call->sent.guest_memfd_offset;
     }
     if (!may_touch(slot))
         return;

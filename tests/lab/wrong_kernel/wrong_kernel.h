@@ -77,6 +77,8 @@ struct slot {
     bool untouchable;     /* guest_memfd: forwarded, never mangled */
     struct region known;  /* as the caller knows it, or last knew it */
     struct region real;   /* what stands in the kernel under this id; size 0: nothing */
+    uint32_t memfd;       /* its guest_memfd, where it is untouchable, */
+    uint64_t memfd_offset; /* and the place in it */
     uint32_t used_index;  /* where vm->used names it */
     uint32_t hidden_plus1; /* the hidden slot that holds this id, or 0 */
     uint32_t lives;       /* how many times it was created */
@@ -182,6 +184,13 @@ enum memfd_case {
     MEMFD_AT_START,
     MEMFD_HELD_BY_DELETED,
     MEMFD_HELD_BY_REFUSED,
+    MEMFD_PUNCH,
+    MEMFD_PUNCH_RANGE,
+    MEMFD_PUNCH_MODE,
+    MEMFD_PUNCH_UNBOUND,
+    MEMFD_PUNCH_WIDE,
+    MEMFD_PUNCH_FIRST,
+    MEMFD_PUNCH_UNSEEN,
 };
 
 /* What a right kernel takes a legal call for; bits, so that a fault can name several. */
@@ -319,6 +328,7 @@ int pre_fault_memory(int fd, struct vcpu *vcpu, struct pre_fault *range);
 int create_memfd(struct vm *vm, const void *argument);
 void forget_memfd(int fd);
 void wrong_mmap(int fd, int flags, size_t size, void **mapped);
+int punch_memfd(int fd, int mode, int64_t offset, int64_t size);
 bool concerns_memfd(const struct call *call);
 void set_memfd_region(struct vm *vm, struct call *call);
 

@@ -137,6 +137,13 @@ static int close_guest_memfd(int *fd)
 	*fd = NO_OPEN_FILE;
 	return result;
 }
+/*@ punchmemfd */
+
+/* Takes pages out of a guest_memfd; 0 or an errno. */
+static int punch_guest_memfd(int fd, int mode, uint64_t offset, uint64_t size)
+{
+	return fallocate(fd, mode, offset, size) ? errno : SUCCESS;
+}
 /*@ mapmemfd */
 
 /* Maps a guest_memfd over a reserved mapping, and fills it if the host may; 0 or an errno. */
