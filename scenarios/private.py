@@ -167,6 +167,18 @@ SCENARIOS = (
         source="api.rst 5, KVM_EXIT_MEMORY_FAULT",
     ),
     _protected(
+        "private-behind-cached-mmio",
+        "A gpa that the guest knew as MMIO becomes private memory: what was known of it is gone.",
+        read(ONE.gfn),
+        made(),
+        bound(ONE),
+        _private(ONE.gfn),
+        read(ONE.gfn),
+        write(ONE.gfn, 0x5EC4_E70A),
+        read(ONE.gfn),
+        source="api.rst 4.141; api.rst 5, KVM_EXIT_MEMORY_FAULT",
+    ),
+    _protected(
         "private-and-the-file-closed",
         "Closed, the file backs nothing: private memory faults, shared memory is as it was.",
         made(),

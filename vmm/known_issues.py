@@ -111,6 +111,18 @@ KNOWN_ISSUES = (
         "else hides it, where the TDP MMU is in use): ALIGN() rounds both addresses up, and the "
         "border that the first is rounded to is where the last one is; rounded down, none is lost",
     ),
+    KnownIssue(
+        name="private-memory-behind-cached-mmio",
+        vendor="",
+        scenarios=frozenset(("private-behind-cached-mmio",)),
+        rules=frozenset(("private",)),
+        what="kvm_mmu_page_fault() takes an access through an entry for MMIO, which may stand from "
+        "before the slot, for one on shared memory: where the gpa is private by now the vCPU "
+        "stops, though a guest_memfd backs it",
+        evidence="Linux 7.3 (kvm_amd, nested paging) answers KVM_RUN with EFAULT when a guest "
+        "reads private memory at a gpa that it read as MMIO before the slot was there; without "
+        "that first read it reads the zeros of the guest_memfd (private-and-shared-memory)",
+    ),
 )
 """All known issues."""
 
