@@ -34,6 +34,7 @@ from vmm.memslots.operations import (
     MappingKind,
     Place,
     PreFaultMemory,
+    PunchGuestMemfd,
     ResetDirtyRings,
     SetIdentityMapAddr,
     SetMemoryAttributes,
@@ -214,8 +215,19 @@ class Extras:
             yield MapGuestMemfd(_SHARED, SHOWN, "private" if dice.chance(0.5) else "shared")
         elif what < 0.4:
             yield self._convert()
+        elif what < 0.5:
+            yield self._hole(dice.pick(list(self._files)))
         else:
             yield self._bind(dice.pick(list(self._files)))
+
+    def _hole(self, name: str) -> PunchGuestMemfd:
+        """Return a hole in a file: of pages that it has, but for a bad one now and then."""
+        dice = self._dice
+        first = dice.below(self._files[name])
+        offset, size = first * PAGE_SIZE_BYTES, dice.pick((1, 1, 2, 4)) * PAGE_SIZE_BYTES
+        if dice.chance(0.1):
+            offset, size = dice.pick(((offset + 1, size), (offset, 0), (1 << 63, size)))
+        return PunchGuestMemfd(name, offset, size, not dice.chance(0.05))
 
     def _convert(self) -> SetMemoryAttributes:
         """Return a change of what is private, which VMs without private memory refuse."""
