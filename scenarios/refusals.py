@@ -98,6 +98,7 @@ _ADDRESSES = (
         "An address of the kernel's half would let the guest read and write the kernel.",
         *(but(_CALL, userspace_addr=hva) for hva in _KERNEL_HALF),
         *(but(_LIVE.create(), userspace_addr=hva) for hva in _KERNEL_HALF),
+        but(_CALL, userspace_addr=(1 << 63) - _SIZE, memory_size=2 * _SIZE),
         source=_CVE,
     ),
     _refused(

@@ -114,7 +114,7 @@ def refusal_by_argument(op: SetUserMemoryRegion, features: Features) -> Verdict 
         return _refuse(errno.EINVAL, "size-aligned")
     if op.guest_phys_addr % PAGE_SIZE_BYTES:
         return _refuse(errno.EINVAL, "gpa-aligned")
-    if not _is_aligned_user_address(op.userspace_addr):
+    if not _is_aligned_user_range(op.userspace_addr, op.memory_size):
         return _refuse(errno.EINVAL, "hva-user")
     if flags & GUEST_MEMFD and (
         memfd_offset % PAGE_SIZE_BYTES or memfd_offset + op.memory_size >= 1 << 64
@@ -200,10 +200,10 @@ def _same_but_for_place(op: SetUserMemoryRegion, hva: Hva, present: Memslot) -> 
     )
 
 
-def _is_aligned_user_address(hva: Hva) -> bool:
+def _is_aligned_user_range(hva: Hva, size_bytes: int) -> bool:
     if isinstance(hva, Place):
         return hva.offset % PAGE_SIZE_BYTES == 0
-    return hva % PAGE_SIZE_BYTES == 0 and hva < KERNEL_HALF
+    return hva % PAGE_SIZE_BYTES == 0 and hva + size_bytes < KERNEL_HALF
 
 
 def _refuse(number: int, rule: str) -> Verdict:
