@@ -77,6 +77,9 @@ def fuzz(
 
     When the time is over, what was found is shrunk and written for at most a quarter of --seconds
     longer, or 20 s if that is more; what is not shrunk by then is left as far as it was.
+
+    A random scenario may ask what the model does not know: it is judged up to there, and counted.
+    The run is inconclusive (status 3) if that is so with all of them, or if it ended early.
     """
     if merge != bool(folders):
         raise click.UsageError("--merge needs folders, and nothing else does")
@@ -120,6 +123,6 @@ def _status(tally: object) -> int:
         raise Broken(f"internal error: this says nothing about the kernel\n{tally.failure}")
     if tally.findings or tally.again or tally.lost:
         return Status.DIFFERS.exit_status
-    if tally.inconclusive or tally.ended_early or tally.scenarios == 0:
+    if tally.ended_early or tally.inconclusive == tally.scenarios:
         return Status.INCONCLUSIVE.exit_status
     return Status.PASSED.exit_status

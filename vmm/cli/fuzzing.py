@@ -121,7 +121,7 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
     if plan.corpus is not None:
         lines.append(f"kept {tally.kept} scenarios in {plan.corpus}")
     if tally.inconclusive:
-        lines.append(f"{tally.inconclusive} scenarios were inconclusive")
+        lines.append(f"{tally.inconclusive:,} of them asked what the model does not know")
     lines += [f"note: {note}" for note in tally.notes]
     lines += [f"found: {path} ({tally.remarks[path.name]})" for path in tally.findings]
     lines += [f"found again: {path}" for path in tally.again]

@@ -1,0 +1,40 @@
+"""What a run of ``vmm fuzz`` comes to: its exit status, and what is said of it."""
+
+from pathlib import Path
+
+import pytest
+
+from vmm.cli.errors import Broken
+from vmm.cli.fuzz import _status
+from vmm.cli.fuzzing import _summary
+from vmm.fuzz.tally import Plan, Tally
+
+PLAN = Plan(seed=1, out=Path("findings"))
+
+
+@pytest.mark.parametrize(
+    ("tally", "status"),
+    [
+        (Tally(scenarios=9), 0),
+        (Tally(scenarios=9, inconclusive=2), 0),
+        (Tally(scenarios=9, inconclusive=9), 3),
+        (Tally(), 3),
+        (Tally(scenarios=9, ended_early=True), 3),
+        (Tally(scenarios=9, findings=[Path("a")], ended_early=True), 1),
+        (Tally(scenarios=9, again=[Path("a")]), 1),
+        (Tally(scenarios=9, lost=1), 1),
+    ],
+)
+def test_exit_status_of_a_run(tally: Tally, status: int) -> None:
+    assert _status(tally) == status
+
+
+def test_an_error_of_this_program_is_no_verdict() -> None:
+    with pytest.raises(Broken, match="says nothing about the kernel"):
+        _status(Tally(scenarios=9, failure="Traceback"))
+
+
+def test_what_the_model_does_not_know_is_counted() -> None:
+    lines = _summary(PLAN, Tally(scenarios=9, inconclusive=2))
+    assert "2 of them asked what the model does not know" in lines
+    assert lines[-1] == "no difference found"
