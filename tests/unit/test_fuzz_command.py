@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.cli.errors import Broken
-from vmm.cli.fuzz import _status
+from vmm.cli.fuzz import Broken, _status
 from vmm.cli.fuzzing import _summary
 from vmm.fuzz.tally import Plan, Tally
 
