@@ -22,6 +22,7 @@ from vmm.memslots.operations import (
     GuestThread,
     HostThread,
     Mapping,
+    NewVm,
     Place,
     Race,
     Scenario,
@@ -145,10 +146,25 @@ def test_what_has_no_form_in_c_is_said() -> None:
         program_of(Scenario("race", (race,), survey="none"), FEATURES)
 
 
-def test_private_memory_is_said_to_have_no_form_in_c() -> None:
-    scenario = Scenario("private", (), needs=("sw_protected",), survey="none", vm_type=1)
-    with pytest.raises(InexpressibleError, match="private memory"):
-        program_of(scenario, FEATURES)
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_programs_with_private_memory_compile_and_make_a_vm_that_has_it(tmp_path: Path) -> None:
+    private = [each for each in catalogue(EVERYTHING) if each.vm_type]
+    assert private
+    for scenario in private:
+        text = program_of(scenario, EVERYTHING)
+        compiles(text, tmp_path)
+        made = re.findall(r"^\tvm = must\(ioctl\(kvm, KVM_CREATE_VM, (.*?)\)", text, re.MULTILINE)
+        assert set(made) == {"1 /* KVM_X86_SW_PROTECTED_VM */"}
+        assert len(made) == 1 + sum(isinstance(op, NewVm) for op in scenario.operations)
+
+
+def test_missing_private_memory_stops_the_vcpu_by_name_where_nothing_else_may_happen() -> None:
+    scenario = next(s for s in catalogue(EVERYTHING) if s.name == "private-without-a-file")
+    text = program_of(scenario, EVERYTHING)
+    fault = "private memory-fault at 0x100000+0x1000"
+    assert text.count(f'expect_stopped("{fault}");') == 2
+    assert 'if (!stopped("private memory-fault at 0x300000+0x1000")) {' in text
+    assert "access_.stopped = fault_of(vcpu->run);" in text
 
 
 @pytest.mark.parametrize("need", sorted(NEEDS))
@@ -162,7 +178,7 @@ def test_what_a_scenario_needs_is_asked_for_or_mapped(need: str) -> None:
 def test_operations_of_every_kind_compile_without_a_warning(tmp_path: Path) -> None:
     kinds: dict[str, Scenario] = {}
     for scenario in catalogue(EVERYTHING):
-        if not scenario.vm_type and not any(isinstance(op, Race) for op in scenario.operations):
+        if not any(isinstance(op, Race) for op in scenario.operations):
             for op in scenario.operations:
                 kinds.setdefault(kind_of(op), scenario)
     for scenario in {scenario.name: scenario for scenario in kinds.values()}.values():

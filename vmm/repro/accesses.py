@@ -82,6 +82,11 @@ def _accessed(account: Account, step: Expectation) -> list[str]:
     usual = [each for each in outcomes if isinstance(each, _Ended)]
     if not outcomes:
         return []
+    if any(stop != "EFAULT" for stop in stops) and not isinstance(step.operation, Execute):
+        account.use("privatefault")
+    if not usual and isinstance(step.operation, Touch):
+        account.use("onlystopped")
+        return [f'expect_stopped("{stops[0]}");']
     if not usual:
         account.use("cannotfetch")
         return ["expect_no_fetch();"]

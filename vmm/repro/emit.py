@@ -15,7 +15,7 @@ from vmm.repro.expectations import Expectation
 from vmm.repro.requirements import gpa_bits, reach, requirements
 from vmm.repro.statements import Statements
 from vmm.repro.tracking import RING_CAPS
-from vmm.repro.words import Words
+from vmm.repro.words import Words, create_vm
 
 _STEPS_IN_A_FUNCTION = 300
 _Numbered = tuple[int, Expectation]
@@ -35,10 +35,8 @@ def program_of(scenario: Scenario, features: Features) -> str:
 
 
 def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation]) -> str:
-    if scenario.vm_type:
-        raise InexpressibleError("private memory has no form in a C program yet")
     words = Words(expectations.mappings_of(scenario))
-    statements = Statements(words)
+    statements = Statements(words, scenario.vm_type)
     blocks = [_block(group, words, statements) for group in _groups(steps)]
     account = statements.account
     bits = gpa_bits(scenario, features)
@@ -157,7 +155,7 @@ def _setup(scenario: Scenario, features: Features, account: Account) -> str:
         lines.append("traces_before = traces();")
     if "unmapinternal" in account.used:
         lines.append("unmap_internal_slots();  /* without a VM it notes what is there */")
-    lines.append('vm = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");')
+    lines.append(create_vm(scenario.vm_type))
     return "".join(f"\t{line}\n" for line in lines)
 
 

@@ -17,6 +17,8 @@ _NEEDS = {
     "makevcpu": ("vcpus",),
     "vcpu": ("makevcpu",),
     "run": ("vcpu",),
+    "privatefault": ("run",),
+    "onlystopped": ("stopped",),
     "real": ("vcpus",),
     "code": ("real", "run"),
     "smm": ("vcpu",),

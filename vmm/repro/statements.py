@@ -43,7 +43,7 @@ from vmm.repro.accesses import access, writes
 from vmm.repro.account import Account, InexpressibleError
 from vmm.repro.expectations import Expectation
 from vmm.repro.tracking import clear_log, enable, get_log, harvest
-from vmm.repro.words import Words, data, flags, unsigned
+from vmm.repro.words import Words, create_vm, data, flags, unsigned
 
 _DEATHS = {
     "closed": ("closed", "closed"),
@@ -58,9 +58,10 @@ _DEATHS = {
 class Statements:
     """Writes the statements of steps; ``account`` is of what they use."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, vm_type: int) -> None:
         self.account = Account(words)
         self._words = words
+        self._vm_type = vm_type
 
     def declarations(self) -> str:
         """Return the variables and functions that the statements refer to."""
@@ -147,7 +148,7 @@ class Statements:
             case NewVm():
                 account.use("newvm")
                 account.as_ids.clear()
-                return ["close_vm();", 'vm = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");']
+                return ["close_vm();", create_vm(self._vm_type)]
             case CloseVm():
                 account.use("newvm", "traces")
                 return ["close_vm();", "expect_traces(traces_before);"]

@@ -52,6 +52,12 @@ def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9 _.-]", "?", text)
 
 
+def create_vm(vm_type: int) -> str:
+    """Return the statement that makes a VM of a type."""
+    kind = f"{vm_type} /* KVM_X86_SW_PROTECTED_VM */" if vm_type else "0"
+    return f'vm = must(ioctl(kvm, KVM_CREATE_VM, {kind}), "KVM_CREATE_VM");'
+
+
 def unsigned(value: int) -> str:
     """Return a number as C has it: in hexadecimal, with a suffix where it needs one."""
     if value == 0:

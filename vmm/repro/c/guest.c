@@ -1,3 +1,18 @@
+/*@ privatefault */
+
+/* What EFAULT stands for. <linux/kvm.h> has KVM_EXIT_MEMORY_FAULT only since Linux 6.8. */
+static const char *fault_of(const struct kvm_run *run)
+{
+	static char reason[64];
+	struct { uint64_t flags, gpa, size; } fault;
+
+	memcpy(&fault, &run->hw, sizeof(fault));
+	if (run->exit_reason != 39 || fault.flags != 1 << 3)
+		return "EFAULT";
+	snprintf(reason, sizeof(reason), "private memory-fault at 0x%llx+0x%llx",
+		 (unsigned long long)fault.gpa, (unsigned long long)fault.size);
+	return reason;
+}
 /*@ run */
 
 /* What the guest's latest access came to. */
@@ -55,6 +70,8 @@ static void run(struct vcpu *vcpu, int port)
 			if (errno == EINTR)
 				continue;
 			access_.stopped = errno == EFAULT ? "EFAULT" : strerror(errno);
+			if (errno == EFAULT)				/*+ privatefault */
+				access_.stopped = fault_of(vcpu->run);	/*+ privatefault */
 			return;
 		}
 		if (vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL	/*+ ring */
@@ -116,6 +133,14 @@ static void set_smm(unsigned cpu, bool inside)
 static bool stopped(const char *why)
 {
 	return access_.stopped && !strcmp(access_.stopped, why);
+}
+/*@ onlystopped */
+
+static void expect_stopped(const char *why)
+{
+	if (!stopped(why))
+		leave(WRONG, "expected the vCPU to stop (%s), got %s", why,
+		      access_.stopped ? access_.stopped : "no stop");
 }
 /*@ mmio */
 
