@@ -119,9 +119,10 @@ KNOWN_ISSUES = (
         what="kvm_mmu_page_fault() takes an access through an entry for MMIO, which may stand from "
         "before the slot, for one on shared memory: where the gpa is private by now the vCPU "
         "stops, though a guest_memfd backs it",
-        evidence="Linux 7.3 (kvm_amd, nested paging) answers KVM_RUN with EFAULT when a guest "
-        "reads private memory at a gpa that it read as MMIO before the slot was there; without "
-        "that first read it reads the zeros of the guest_memfd (private-and-shared-memory)",
+        evidence="Linux 7.3 (kvm_amd, nested paging) answers every KVM_RUN with EFAULT, and "
+        "KVM_EXIT_MEMORY_FAULT with flags 0, when a guest reads private memory at a gpa that it "
+        "read as MMIO before the slot was there; without that first read it reads the zeros of the "
+        "guest_memfd (private-and-shared-memory)",
     ),
 )
 """All known issues."""
