@@ -108,13 +108,15 @@ class Vm(Closing):
         """
         raw.ioctl(self.fd, Ioctl.SET_USER_MEMORY_REGION, address)
 
-    def get_dirty_log(self, slot: int, npages: int) -> bytes:
+    def get_dirty_log(self, slot: int, npages: int, fill: bytes = bytes(8)) -> bytes:
         """Issue KVM_GET_DIRTY_LOG and return one bit a page, little endian.
 
         `npages` is at least the size of the slot, which the kernel does not check: it writes
-        the bits of the whole slot, rounded up to 64.
+        the bits of the whole slot, rounded up to 64. `fill` is what each 64-bit word of the bitmap
+        holds before.
         """
         bitmap = raw.new("uint64_t[]", (npages + 63) // 64)
+        raw.copy_to(bitmap, fill * len(bitmap))
         log = raw.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap})
         raw.ioctl(self.fd, Ioctl.GET_DIRTY_LOG, log)
         return raw.bytes_of(bitmap, len(bitmap) * 8)

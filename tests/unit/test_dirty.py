@@ -35,6 +35,7 @@ READS_MAP_WRITABLE = msgspec.structs.replace(FEATURES, reads_make_dirty=True)
 MANUAL = EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 1)
 RING = EnableCap("DIRTY_LOG_RING", 4096)
 PAGES = 130
+WORDS = 3
 LOGGED = SetUserMemoryRegion(3, 0x100000, PAGES * 4096, Place("a"), LOG_DIRTY_PAGES)
 LOG = GetDirtyLog(3)
 HARVEST = HarvestDirtyRing()
@@ -64,18 +65,31 @@ def outcome(model: Model, operation: AnyOperation) -> AnyOutcome:
     return choice.outcome
 
 
+def log(pages: tuple[int, ...]) -> DirtyPages:
+    """Return what the log of the slot says: all of its bits, and none behind them."""
+    return DirtyPages(pages, words=WORDS)
+
+
 def test_without_manual_protection_reading_clears() -> None:
     model = after(LOGGED, write(1), write(64))
-    assert outcome(model, LOG) == DirtyPages((1, 64))
-    assert outcome(model, LOG) == DirtyPages(())
+    assert outcome(model, LOG) == log((1, 64))
+    assert outcome(model, LOG) == log(())
+
+
+def test_log_is_written_as_far_as_the_slot_goes_also_where_nothing_is_dirty() -> None:
+    (choice,) = after(LOGGED).allowed(LOG)
+    assert choice.outcome.admits(DirtyPages((), words=WORDS))
+    assert choice.outcome.admits(DirtyPages(()))  # of a history that does not say
+    assert not choice.outcome.admits(DirtyPages((), words=0))
+    assert not choice.outcome.admits(DirtyPages((), words=WORDS + 1))
 
 
 def test_with_manual_protection_clearing_clears_what_it_names() -> None:
     model = after(MANUAL, LOGGED, write(1), write(2), write(64), write(129))
-    assert outcome(model, LOG) == DirtyPages((1, 2, 64, 129))
+    assert outcome(model, LOG) == log((1, 2, 64, 129))
     assert outcome(model, ClearDirtyLog(3, 0, 64, (2, 3))) == Done()
     assert outcome(model, ClearDirtyLog(3, 128, 2)) == Done()
-    assert outcome(model, LOG) == DirtyPages((1, 64))
+    assert outcome(model, LOG) == log((1, 64))
 
 
 @pytest.mark.parametrize(
@@ -112,11 +126,11 @@ def test_clear_is_unknown_to_an_old_kernel() -> None:
 def test_initially_set_is_for_logs_that_begin() -> None:
     every_page = tuple(range(PAGES))
     both = EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 3)
-    assert outcome(after(both, LOGGED), LOG) == DirtyPages(every_page)
-    assert outcome(after(LOGGED, both), LOG) == DirtyPages(())
+    assert outcome(after(both, LOGGED), LOG) == log(every_page)
+    assert outcome(after(LOGGED, both), LOG) == log(())
     moved = msgspec.structs.replace(LOGGED, guest_phys_addr=0x300000)
     cleared = ClearDirtyLog(3, 0, PAGES)
-    assert outcome(after(both, LOGGED, cleared, moved), LOG) == DirtyPages(())
+    assert outcome(after(both, LOGGED, cleared, moved), LOG) == log(())
 
 
 @pytest.mark.parametrize("options", [2, 4, 5, 1 << 32 | 1])
@@ -128,11 +142,11 @@ def test_unknown_options_are_refused(options: int) -> None:
 def test_page_that_was_read_may_be_logged_where_reads_map_it_writable() -> None:
     model = after(LOGGED, read(1), write(2), features=READS_MAP_WRITABLE)
     allowed = outcome(model, LOG)
-    assert allowed == DirtyPages((2,), perhaps=(1,))
+    assert allowed == DirtyPages((2,), (1,), WORDS)
     assert allowed.admits(DirtyPages((1, 2)))
     assert not allowed.admits(DirtyPages((1,)))
     assert not allowed.admits(DirtyPages((2, 3)))
-    assert outcome(model, LOG) == DirtyPages(())
+    assert outcome(model, LOG) == log(())
 
 
 @pytest.mark.parametrize(

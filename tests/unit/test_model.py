@@ -161,18 +161,18 @@ def test_overwritten_code_is_unknown() -> None:
 def test_dirty_log_is_exact_and_starts_anew() -> None:
     logged = region(3, 0x10000, 3, A, LOG_DIRTY_PAGES)
     model = after(logged, Touch(0x10FFE, "write"), Touch(0x12000))
-    assert only(model, GetDirtyLog(3)) == DirtyPages((0, 1))
-    assert only(model, GetDirtyLog(3)) == DirtyPages(())
+    assert only(model, GetDirtyLog(3)) == DirtyPages((0, 1), words=1)
+    assert only(model, GetDirtyLog(3)) == DirtyPages((), words=1)
 
 
 def test_dirty_log_goes_along_with_a_move_and_away_with_the_flag() -> None:
     logged = region(3, 0x10000, 2, A, LOG_DIRTY_PAGES)
     model = after(logged, Touch(0x10000, "write"), region(3, 0x20000, 2, A, LOG_DIRTY_PAGES))
-    assert only(model, GetDirtyLog(3)) == DirtyPages((0,))
+    assert only(model, GetDirtyLog(3)) == DirtyPages((0,), words=1)
     model = after(logged, Touch(0x10000, "write"), region(3, 0x10000, 2))
     assert only(model, GetDirtyLog(3)) == Refused(errno.ENOENT)
     only(model, logged)
-    assert only(model, GetDirtyLog(3)) == DirtyPages(())
+    assert only(model, GetDirtyLog(3)) == DirtyPages((), words=1)
 
 
 def test_failed_read_of_the_log_leaves_its_pages_in_doubt() -> None:

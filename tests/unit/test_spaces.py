@@ -80,8 +80,8 @@ def test_sweeps_and_executions_look_at_as_id_1(access: Sweep | Execute) -> None:
 def test_a_write_is_logged_in_the_address_space_that_it_was_made_in() -> None:
     slots = slot(1, "a", flags=LOG_DIRTY_PAGES), slot(SMM | 1, "a", flags=LOG_DIRTY_PAGES)
     write = Touch(0x101000, "write", as_id=1)
-    assert play(*slots, write, GetDirtyLog(1))[0] == DirtyPages(())
-    assert play(*slots, write, GetDirtyLog(SMM | 1))[0] == DirtyPages((1,))
+    assert play(*slots, write, GetDirtyLog(1))[0] == DirtyPages((), words=1)
+    assert play(*slots, write, GetDirtyLog(SMM | 1))[0] == DirtyPages((1,), words=1)
 
 
 def test_a_ring_names_the_address_space() -> None:

@@ -198,8 +198,9 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             return f"[{words}], {_mmio(mmio)}" if mmio else f"[{words}], no exit"
         case Stopped(reason, detail):
             return f"the vCPU stops: {reason}" + (f" ({detail})" if detail else "")
-        case DirtyPages(pages, perhaps):
-            return f"dirty pages {{{_ranges(pages)}}}" + _perhaps(_ranges(perhaps))
+        case DirtyPages(pages, perhaps, words):
+            bitmap = "" if words is None else f", in a bitmap of {words * 64} bits"
+            return f"dirty pages {{{_ranges(pages)}}}" + _perhaps(_ranges(perhaps)) + bitmap
         case RingPages():
             return _ring(result)
         case RingsReset(entries, harvested):

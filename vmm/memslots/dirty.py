@@ -21,7 +21,7 @@ MANUAL_PROTECT_ENABLE = 1 << 0
 INITIALLY_SET = 1 << 1
 
 _WORD = 64
-"""The bitmap is cleared by the word: so many pages."""
+"""The bitmap is read and cleared by the word: so many pages."""
 
 
 @dataclass(slots=True)
@@ -95,7 +95,10 @@ class Tracking:
             effect = _keep if self.manual else partial(_doubt, slot)
             return (_refused(errno.EFAULT, "dirty-bad-pointer", effect),)
         dirty = slot.dirty or set()
-        pages = DirtyPages(tuple(sorted(dirty)), tuple(sorted(slot.perhaps - dirty)))
+        # All bits of the slot are copied out, those that are clear too, and no word behind them
+        # (kvm_dirty_bitmap_bytes).
+        words = -(-slot.npages // _WORD)
+        pages = DirtyPages(tuple(sorted(dirty)), tuple(sorted(slot.perhaps - dirty)), words)
         effect = _keep if self.manual else partial(_clear, slot, None)
         return (Allowed(pages, "dirty-exact", effect),)
 

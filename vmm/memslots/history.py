@@ -74,18 +74,24 @@ class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
     """The dirty log: page numbers within the slot, ascending.
 
     ``perhaps`` is empty in what was observed; the model names there what may be reported, too.
+    ``words`` is how many 64-bit words of the bitmap were written, None where nobody looked.
     """
 
     pages: tuple[int, ...]
     perhaps: tuple[int, ...] = ()
+    words: int | None = None
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether all of ``pages`` were observed, and nothing beyond ``perhaps``."""
-        if not isinstance(observed, DirtyPages):
+        """Whether all of ``pages`` were observed, nothing beyond ``perhaps``, and every word."""
+        if not isinstance(observed, DirtyPages) or not self.fills(observed):
             return False
         if not self.perhaps:
             return self.pages == observed.pages
         return set(self.pages) <= set(observed.pages) <= {*self.pages, *self.perhaps}
+
+    def fills(self, observed: "DirtyPages") -> bool:
+        """Whether as much of the bitmap was written as in what was observed, if both know."""
+        return None in (self.words, observed.words) or self.words == observed.words
 
 
 class RingPages(Outcome, frozen=True, tag="ring_pages", gc=False):

@@ -48,6 +48,9 @@ from vmm.memslots.ringhost import RingHost
 from vmm.system import Kvm
 from vmm.vcpu import Vcpu
 
+UNWRITTEN = bytes.fromhex("a75d1ec3926b84f1")
+"""A word of a bitmap that the kernel has not written: no log of a scenario looks like this."""
+
 _CHILD_FAILED = 255
 
 
@@ -213,7 +216,8 @@ class Machine:
             if op.bitmap == "unwritable":
                 self.vm.get_dirty_log_to(op.slot, self._memory.inaccessible)
                 return DirtyPages(())
-            return DirtyPages(_bits(self.vm.get_dirty_log(op.slot, self._log_bytes * 8)))
+            log = self.vm.get_dirty_log(op.slot, self._log_bytes * 8, UNWRITTEN)
+            return _dirty_pages(log)
         except KvmError as error:
             return Refused(error.errno or 0)
 
@@ -285,6 +289,17 @@ def _bitmap(op: ClearDirtyLog, size_bytes: int) -> bytes:
         if byte < size_bytes:
             bits[byte] |= 1 << bit
     return bytes(bits)
+
+
+def _dirty_pages(log: bytes) -> DirtyPages:
+    """Return what a bitmap says that was full of ``UNWRITTEN``: it ends with the last word written.
+
+    A word before that one which the kernel has left alone says what its reader would take from it.
+    """
+    words = len(log) // len(UNWRITTEN)
+    while words and log[(words - 1) * 8 : words * 8] == UNWRITTEN:
+        words -= 1
+    return DirtyPages(_bits(log[: words * 8]), words=words)
 
 
 def _bits(bitmap: bytes) -> tuple[int, ...]:

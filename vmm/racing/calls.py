@@ -176,7 +176,9 @@ class HostSide:
         for each in allowed:
             if isinstance(each.outcome, Refused) and each.outcome == call.outcome:
                 return None
-            if isinstance(each.outcome, DirtyPages) and isinstance(call.outcome, DirtyPages):
+            if not isinstance(each.outcome, DirtyPages) or not isinstance(call.outcome, DirtyPages):
+                continue
+            if each.outcome.fills(call.outcome):
                 each.adopt()
                 pages = frozenset(call.outcome.pages)
                 clears = not self._tracking.manual

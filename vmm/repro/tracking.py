@@ -33,7 +33,9 @@ def get_log(account: Account, op: GetDirtyLog, step: Expectation) -> list[str]:
         optional = {page for log in logs for page in (*log.pages, *log.perhaps)}
         sure = set.intersection(*(set(log.pages) for log in logs))
         maybe = tuple(sorted(optional - sure))
-        lines.append(f"expect_dirty({pages(tuple(sorted(sure)))}, {pages(maybe)});")
+        # How many words a log has follows from the slot: all outcomes agree about it.
+        words = logs[0].words
+        lines.append(f"expect_dirty({words}, {pages(tuple(sorted(sure)))}, {pages(maybe)});")
     return lines
 
 
