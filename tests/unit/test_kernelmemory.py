@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from vmm.memslots.kernelmemory import COUNTED, ROUNDS, TOLERANCE_BYTES, growth, read_counters
+from vmm.memory import HostMapping
+from vmm.memslots.kernelmemory import (
+    ADDRESSES,
+    COUNTED,
+    ROUNDS,
+    TOLERANCE_BYTES,
+    growth,
+    read_counters,
+)
 
 TIMES = 400
 SHARE = TIMES // ROUNDS
@@ -77,5 +85,17 @@ def test_every_round_has_its_share_and_a_good_kernel_is_asked_once() -> None:
 
 def test_this_kernel_has_most_of_the_counters() -> None:
     counters = read_counters()
-    assert set(counters) <= set(COUNTED)
+    assert set(counters) <= {*COUNTED, ADDRESSES}
     assert counters["SUnreclaim"] > 0
+
+
+def test_what_this_process_maps_is_counted() -> None:
+    before = read_counters()
+    with HostMapping.reserved(64 << 20):
+        assert read_counters()[ADDRESSES] - before[ADDRESSES] >= 64 << 20
+
+
+def test_addresses_that_are_lost_are_named_by_their_own_file() -> None:
+    kernel = Kernel(lambda _: 0)
+    grown = growth(kernel.turn, TIMES, lambda: {ADDRESSES: 4096 * kernel.turns})
+    assert grown == ("VmSize of /proc/self/status grows by 4096 bytes each time",)

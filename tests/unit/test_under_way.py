@@ -66,7 +66,7 @@ def test_nothing_is_under_way_behind_the_end() -> None:
     assert under_way(history) == ()
     assert under_way(msgspec.structs.replace(history, end=None)) == ()
     last = Step(len(SCENARIO.operations), CloseVm())
-    assert under_way(cut(history, len(history.events) - 1)) == (last,)
+    assert under_way(cut(history, len(history.events) - 2)) == (last,)
 
 
 def test_history_of_another_plan_tells_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Does the kernel use up memory for something that is done again and again?
+"""Does the kernel use up memory, or addresses, for something that is done again and again?
 
 /proc/meminfo counts for the whole machine, so one difference says nothing: others allocate, too,
 and much is freed late (RCU). So the work is done in rounds, each followed by as long a wait. What
@@ -23,7 +23,11 @@ ATTEMPTS = 2
 TOLERANCE_BYTES = 64 << 10
 """Of growth in a round: what the stacks and page tables of others come to, and go."""
 
+ADDRESSES = "VmSize"
+"""What is mapped in this process: what a slot of the kernel's own leaves there adds to it."""
+
 _MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
 _REFRESH = Path("/proc/sys/vm/stat_refresh")
 
 Counters = dict[str, int]
@@ -48,7 +52,7 @@ def growth(
         if not grown:
             break
     return tuple(
-        f"{name} of /proc/meminfo grows by {size // share} bytes each time"
+        f"{name} of {_source(name)} grows by {size // share} bytes each time"
         for name, size in grown.items()
     )
 
@@ -82,13 +86,21 @@ def _certain(rounds: list[Round]) -> Counters:
 
 
 def read_counters() -> Counters:
-    """Return the counted fields in bytes, as far as this kernel has them.
+    """Return the counted fields, and ``ADDRESSES``, in bytes, as far as this kernel has them.
 
     Each CPU keeps up to half a MiB to itself before it is counted; an administrator's look at
     stat_refresh has it counted at once.
     """
     with suppress(OSError):
         _REFRESH.read_bytes()
-    fields = (line.split() for line in _MEMINFO.read_text().splitlines())
-    sizes = {name.rstrip(":"): int(size) << 10 for name, size, *_ in fields}
-    return {name: sizes[name] for name in COUNTED if name in sizes}
+    lines = [*_MEMINFO.read_text().splitlines(), *_STATUS.read_text().splitlines()]
+    sizes = {
+        name: int(rest.split()[0]) << 10
+        for name, _, rest in (line.partition(":") for line in lines)
+        if name in COUNTED or name == ADDRESSES
+    }
+    return {name: sizes[name] for name in (*COUNTED, ADDRESSES) if name in sizes}
+
+
+def _source(name: str) -> Path:
+    return _STATUS if name == ADDRESSES else _MEMINFO

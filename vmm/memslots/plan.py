@@ -80,6 +80,7 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
         written = not isinstance(operation, Inspect)
     yield Step(len(scenario.operations), Inspect())
     yield Step(len(scenario.operations), CloseVm())
+    yield Step(len(scenario.operations), Inspect())
 
 
 def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
