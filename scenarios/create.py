@@ -1,8 +1,10 @@
 """Creation: where a slot may be, what may be behind it, and what its neighbours are."""
 
-from scenarios._build import API, HUGE, A, B, Slot, at, creates
+from collections.abc import Iterator
+
+from scenarios._build import API, HUGE, A, B, Slot, at, creates, read, write
 from vmm.memslots.features import Features
-from vmm.memslots.operations import Guest, Mapping, Scenario
+from vmm.memslots.operations import LOG_DIRTY_PAGES, AnyOperation, Guest, Mapping, Scenario
 
 _ROW = tuple(Slot(number, 0xFF + number, at("a", number)) for number in range(1, 5))
 
@@ -144,7 +146,38 @@ def _of_sizes(*sizes: int) -> Scenario:
     )
 
 
-_SIZES = (_of_sizes(1, 2, 3, 4), _of_sizes(63, 64, 65), _of_sizes(128), _of_sizes(513))
+def _page_by_page(pages: int) -> Iterator[AnyOperation]:
+    """A slot that is too large for a survey to visit every page of it, of the page behind, too."""
+    slot = Slot(1, 0x1000, at("large"), pages)
+    elsewhere = 0x4001
+    yield slot.create()
+    yield from (read(slot.gfn + page) for page in range(pages + 1))
+    yield slot.move(elsewhere)
+    yield from (read(elsewhere + page) for page in range(pages + 1))
+    yield slot.move(elsewhere, LOG_DIRTY_PAGES)
+    for chosen in (True, False):
+        written = (page for page in range(pages) if (page % 7 < 4) is chosen)
+        yield from (write(elsewhere + page, page) for page in written)
+        yield slot.log()
+    yield slot.delete()
+    yield from (read(elsewhere + page) for page in range(0, pages, 64))
+
+
+_SIZES = (
+    _of_sizes(1, 2, 3, 4),
+    _of_sizes(63, 64, 65),
+    _of_sizes(128),
+    _of_sizes(513),
+    Scenario(
+        name="create-thousands-of-pages",
+        why="Each page of a large slot is reached, moved, logged and gone like the first one.",
+        source=API,
+        tags=("create", "size", "move", "dirty", "delete"),
+        mappings=(Mapping("large", 4001),),
+        survey="none",
+        operations=tuple(_page_by_page(4001)),
+    ),
+)
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:

@@ -1,6 +1,6 @@
 """From 4 GiB on: places that take a guest in 64-bit mode, up to the last one."""
 
-from scenarios._build import API, HUGE, A, B, Slot, at, creates, read, write
+from scenarios._build import API, HUGE, A, B, Slot, at, creates, deletes, read, write
 from vmm.memslots.features import Features
 from vmm.memslots.operations import (
     LOG_DIRTY_PAGES,
@@ -210,7 +210,27 @@ _ACCESS = (
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return what there is to say of places from 4 GiB on; the last one depends on the kernel."""
-    return (*_PLACES, *_MOVES, *_ACCESS, *_at_the_end(features.last_gfn))
+    return (
+        *_PLACES,
+        *_MOVES,
+        *_ACCESS,
+        _at_every_address_bit(features),
+        *_at_the_end(features.last_gfn),
+    )
+
+
+def _at_every_address_bit(features: Features) -> Scenario:
+    reach = min(features.last_gfn + 1, features.touch_limit // PAGE_SIZE_BYTES)
+    bits = range(_BORDER_GFN.bit_length() - 1, reach.bit_length() - 1)
+    twins = [Slot(1 + n, 0x100 | 1 << bit, at("a", n)) for n, bit in enumerate(bits)]
+    return _high(
+        "high-twins-at-every-address-bit",
+        "Each bit of a gpa tells places apart, as far as guests reach, in memory and in exits.",
+        Slot(0, 0x100, at("b")).create(),
+        *creates(*twins),
+        *deletes(*twins),
+        mappings=(Mapping("a", max(len(twins), 1)), B),
+    )
 
 
 def _at_the_end(last_gfn: int) -> tuple[Scenario, ...]:

@@ -1,8 +1,10 @@
 """Slot ids: the first, those around the limit of old kernels, the last; and one left unused."""
 
-from scenarios._build import API, A, B, Slot, at, creates, deletes
+from collections.abc import Iterator
+
+from scenarios._build import API, A, B, Slot, at, creates, deletes, read
 from vmm.memslots.features import Features
-from vmm.memslots.operations import Guest, Scenario
+from vmm.memslots.operations import AnyOperation, Guest, Mapping, Scenario
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
@@ -20,6 +22,15 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             tags=("ids", "create", "delete"),
             mappings=(A,),
             operations=(*creates(*_spread(last)), *deletes(*_spread(last))),
+        ),
+        Scenario(
+            name="slot-ids-of-every-bit",
+            why="Slots of two pages reach both of them, and a move takes both along, at any id.",
+            source="KVM_CAP_NR_MEMSLOTS; id_to_memslot",
+            tags=("ids", "create", "move", "delete"),
+            mappings=(Mapping("pages", 2 * last.bit_length()),),
+            survey="none",
+            operations=tuple(_at_every_bit(last)),
         ),
         Scenario(
             name="slot-ids-against-the-order-of-gfns",
@@ -64,6 +75,20 @@ def _alone(name: str, why: str, slot: int) -> Scenario:
             mine.delete(),
         ),
     )
+
+
+def _at_every_bit(last: int) -> Iterator[AnyOperation]:
+    slots = [
+        Slot(1 << bit, 0x100 + 4 * bit, at("pages", 2 * bit), pages=2)
+        for bit in range(last.bit_length())
+    ]
+    pages = [slot.gfn + page for slot in slots for page in range(4)]
+    yield from creates(*slots)
+    yield from map(read, pages)
+    yield from (slot.move(slot.gfn + 2) for slot in reversed(slots))
+    yield from map(read, pages)
+    yield from deletes(*slots)
+    yield from map(read, pages)
 
 
 def _spread(last: int) -> tuple[Slot, ...]:

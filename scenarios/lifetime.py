@@ -1,8 +1,9 @@
 """VMs that are closed with what they have, and what the next one finds: nothing."""
 
-from scenarios._build import NOWHERE, A, B, Slot, at, creates, read, write
+from scenarios._build import NOWHERE, A, B, Slot, at, creates, deletes, read, write
 from vmm.memslots.operations import (
     LOG_DIRTY_PAGES,
+    READONLY,
     AnyOperation,
     Churn,
     HostWrite,
@@ -126,6 +127,21 @@ SCENARIOS = (
     _used_up(
         "Thousands of creates, moves, flag changes, refusals and deletions use nothing up.",
         Churn(1, 1000),
+    ),
+    _life(
+        "a-thousand-changes-later",
+        "After many changes each kind of change still does what it did before.",
+        Churn(1, 100),
+        *creates(_ONE, _TWO),
+        _ONE.change(LOG_DIRTY_PAGES),
+        write(0x101, 0x600DF00D),
+        _ONE.log(),
+        _ONE.move(0x108, LOG_DIRTY_PAGES),
+        _ONE.log(),
+        _ONE.move(0x108),
+        _TWO.move(0x100),
+        *deletes(_ONE, _TWO),
+        Slot(1, 0x100, at("b", 2), pages=2, flags=READONLY).create(),
     ),
     _life(
         "memory-outlives-the-vm",

@@ -127,7 +127,7 @@ def test_a_hidden_slot_gives_way_to_the_caller() -> None:
 def test_a_slot_in_pieces_has_one_dirty_log() -> None:
     script = "set 1 100 4 0 log; write 100; write 101; write 103; log 1; log 1"
     (played,) = play([("page-swapped", script)])
-    assert played.split("|")[-3:] == [" 0 0 1 3 ", " 0 ", ""]
+    assert played.split("|")[-3:] == [" 0 words 1: 0 1 3 ", " 0 words 1: ", ""]
 
 
 def test_a_slot_in_pieces_is_whole_again_for_the_next_call() -> None:

@@ -22,6 +22,7 @@
  *   cover FILE PAGES         map a file over the pages at the start of the pool
  *   show FILE shared|private, unmake FILE   mmap(2) and close(2) of one
  *   vms N                    N VMs are made and closed: which files and how much memory stay?
+ *   newvm                    the VM is closed, and another one made
  *   shuttle N                a slot is moved N times: how much of the kernel's memory stays?
  *   drop PAGE N              MADV_DONTNEED of the pool's pages
  *   readhigh GPA             a read of four bytes in 64-bit mode
@@ -271,14 +272,22 @@ static void access_gpa(uint64_t gpa, int write)
     show_written_pages();
 }
 
+#define UNWRITTEN 0xf1846b92c31e5da7ull /* a word of a bitmap that the kernel has not written */
+
 static void show_log(uint32_t id)
 {
-    uint64_t bits[LOG_WORDS] = {0};
+    uint64_t bits[LOG_WORDS];
     struct kvm_dirty_log log = {.slot = id, .dirty_bitmap = bits};
-    int error = ioctl(vm, KVM_GET_DIRTY_LOG, &log) ? errno : 0;
+    int error, words = LOG_WORDS;
 
+    for (int word = 0; word < LOG_WORDS; word++)
+        bits[word] = UNWRITTEN;
+    error = ioctl(vm, KVM_GET_DIRTY_LOG, &log) ? errno : 0;
     show_error(error);
-    for (int bit = 0; bit < LOG_WORDS * 64; bit++)
+    while (words && bits[words - 1] == UNWRITTEN)
+        words--;
+    printf(" words %d:", words);
+    for (int bit = 0; bit < words * 64; bit++)
         if (bits[bit / 64] >> (bit % 64) & 1)
             printf(" %x", bit);
 }
@@ -415,6 +424,18 @@ static long unreclaimable_kib(void)
     return kib;
 }
 
+static int mappings(void)
+{
+    int count = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+
+    need(maps != NULL, "/proc/self/maps");
+    for (int byte = fgetc(maps); byte != EOF; byte = fgetc(maps))
+        count += byte == '\n';
+    fclose(maps);
+    return count;
+}
+
 static int open_files(void)
 {
     int count = 0;
@@ -444,18 +465,43 @@ static void make_vms(int count)
 static void shuttle(int count)
 {
     long before_kib = unreclaimable_kib();
+    int mapped = mappings();
     int errors = set_region(1, 0x100000, PAGE, (uint64_t)pool, 0) != 0;
 
     for (int i = 1; i <= count; i++)
         errors += set_region(1, i % 2 ? 0x200000 : 0x100000, PAGE, (uint64_t)pool, 0) != 0;
-    printf(" errors %d", errors);
+    printf(" errors %d mappings %d", errors, mappings() - mapped);
     show_growth(before_kib);
+}
+
+static void drop_vcpu(void)
+{
+    if (vcpu < 0)
+        return;
+    if (ring)
+        munmap(ring, ring_bytes);
+    munmap(run, (size_t)run_size);
+    close(vcpu);
+    vcpu = -1;
+    ring = NULL;
+}
+
+static void make_vm(void)
+{
+    vm = ioctl(kvm, KVM_CREATE_VM, 0);
+    need(vm >= 0, "KVM_CREATE_VM");
+    need(set_region(GUEST_ID, GUEST_GPA, GUEST_SIZE, (uint64_t)guest, 0) == 0, "guest's slot");
 }
 
 static void play_other(char words[][32], int count)
 {
     if (count == 2 && !strcmp(words[0], "vms")) {
         make_vms(atoi(words[1]));
+    } else if (count == 1 && !strcmp(words[0], "newvm")) {
+        drop_vcpu();
+        close(vm);
+        show_written_pages();
+        make_vm();
     } else if (count == 2 && !strcmp(words[0], "shuttle")) {
         shuttle(atoi(words[1]));
     } else if (count == 3 && !strcmp(words[0], "memfd")) {
@@ -539,18 +585,6 @@ static void play_operation(char *text)
         play_other(words, count);
 }
 
-static void drop_vcpu(void)
-{
-    if (vcpu < 0)
-        return;
-    if (ring)
-        munmap(ring, ring_bytes);
-    munmap(run, (size_t)run_size);
-    close(vcpu);
-    vcpu = -1;
-    ring = NULL;
-}
-
 static void play(char *script)
 {
     char *rest = NULL;
@@ -561,9 +595,7 @@ static void play(char *script)
     }
     memcpy(shadow, pool, POOL_PAGES * PAGE);
     ring_bytes = harvested = 0;
-    vm = ioctl(kvm, KVM_CREATE_VM, 0);
-    need(vm >= 0, "KVM_CREATE_VM");
-    need(set_region(GUEST_ID, GUEST_GPA, GUEST_SIZE, (uint64_t)guest, 0) == 0, "guest's slot");
+    make_vm();
     for (char *text = strtok_r(script, ";", &rest); text; text = strtok_r(NULL, ";", &rest)) {
         play_operation(text);
         printf(" |");

@@ -66,6 +66,8 @@ int get_dirty_log(struct vm *vm, void *argument)
         log.pages = pages_of(&log.slot->known);
         log.words = (log.pages + 63) / 64;
     }
+    if (log.words)
+        readable((uint64_t)log.bits, &log.before, sizeof(log.before));
     log.error = kernel_ioctl(vm->fd, KVM_GET_DIRTY_LOG, argument) ? errno : 0;
     if (!log.error && log.words && log.slot->laid)
         compose(vm, &log);

@@ -127,6 +127,19 @@ static void shift(struct vm *vm, struct log *log)
     }
 }
 
+static void leave_as_it_was(struct vm *vm, struct log *log)
+{
+    if (filled(log) == 1 && !any_bit(log) && strike(vm))
+        log->bits[0] = log->before;
+}
+
+/* All callers of ours have room for it. */
+static void write_on(struct vm *vm, struct log *log)
+{
+    if (filled(log) && strike(vm))
+        log->bits[log->words] = 0;
+}
+
 static void lose_if(struct vm *vm, struct log *log, bool condition)
 {
     if (condition)
@@ -305,6 +318,10 @@ const struct fault dirty_faults[] = {
         "set 1 100 2 0 log; write 100; log 1"),
     LOG("dirty-shifted", shift, "Each dirty page is reported as the next one.",
         "set 1 100 2 0 log; write 100; log 1"),
+    LOG("dirty-nothing-unwritten", leave_as_it_was,
+        "A log without a dirty page leaves the bitmap as it was.", "set 1 100 1 0 log; log 1"),
+    LOG("dirty-written-on", write_on, "A log clears the word behind its bitmap, too.",
+        "set 1 100 1 0 log; log 1"),
     LOG("dirty-lost-after-flags-only", lose_after_flags,
         "The lowest dirty page is not reported once the slot's flags have changed.",
         "set 1 100 1 0; set 1 100 1 0 log; write 100; log 1"),

@@ -1,6 +1,7 @@
 /* VMs that do not go when they are closed: found in the process, or in the kernel's memory only. */
 #include "wrong_kernel.h"
 
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -50,6 +51,24 @@ static void leave_file(struct vm *vm)
     (void)!syscall(SYS_dup, vm->fd);
 }
 
+/* Unlike a slot's memory that the kernel made for itself: nothing tells whose it is. */
+static void leave_memory(struct vm *vm, struct call *call)
+{
+    if (did(call, MOVE) && strike(vm))
+        mmap(NULL, PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+static void write_on_leaving(struct vm *vm)
+{
+    uint32_t word = 0x1eaf;
+
+    for (uint32_t i = 0; i < vm->nr_used; i++) {
+        struct slot *slot = &vm->slots[vm->used[i]];
+        if (may_touch(slot) && strike(vm))
+            overwrite(slot->known.hva, &word, sizeof(word));
+    }
+}
+
 /* Memory of the kernel is lost by losing a VM: nothing smaller stands out so clearly. */
 static void lose_memory(struct vm *vm, struct call *call)
 {
@@ -72,6 +91,12 @@ const struct fault lives_faults[] = {
      .sentence = "The kernel keeps every second VM for ever.", .witness = "vms 240"},
     {.name = "vm-file-left", .closing = leave_file,
      .sentence = "A VM that is closed leaves an open file behind.", .witness = "vms 1"},
+    {.name = "changes-lose-addresses", .after = leave_memory,
+     .sentence = "Every move leaves a page of anonymous memory behind in the process.",
+     .witness = "shuttle 1000"},
+    {.name = "closing-writes-to-slots", .closing = write_on_leaving,
+     .sentence = "Closing a VM writes to the first page of each slot.",
+     .witness = "set 1 100 1 0; newvm"},
     {.name = "changes-lose-memory", .after = lose_memory, .every = 10,
      .sentence = "Every tenth move loses memory of the kernel.", .witness = "shuttle 1000"},
     {0},

@@ -215,6 +215,7 @@ struct log {
     struct slot *slot; /* NULL where the id has none */
     uint64_t *bits;
     uint64_t pages, words;
+    uint64_t before; /* what the first word held */
     int error;
 };
 
