@@ -1,5 +1,6 @@
 """VMs that live and die beside: every death is what its name says, and leaks are seen."""
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -10,13 +11,21 @@ import pytest
 from kvm_abi import raw
 from vmm.memory import HostAddress, HostMapping
 from vmm.memslots import lives
-from vmm.memslots.history import Closed, Refused
+from vmm.memslots.history import Closed, Refused, Stopped
 from vmm.memslots.lives import churn, live
-from vmm.memslots.operations import Churn, Death, Lives
+from vmm.memslots.operations import PAGE_SIZE_BYTES, Churn, Death, Lives
 from vmm.system import Kvm
+from vmm.vcpu import Vcpu
 from vmm.vm import Vm
 
 DEATHS: tuple[Death, ...] = get_args(Death)
+
+
+def left_by(kvm: Kvm, op: Lives) -> tuple[str, ...]:
+    """Return what VMs have left behind that lived and died as they should."""
+    outcome = live(kvm, op)
+    assert isinstance(outcome, Closed)
+    return outcome.left
 
 
 @pytest.fixture
@@ -58,7 +67,7 @@ def test_every_death_leaves_nothing(kvm: Kvm, death: Death) -> None:
 
 @pytest.mark.parametrize("death", [death for death in DEATHS if death != "killed"])
 def test_file_of_a_vm_that_stays_open_is_seen(kvm: Kvm, death: Death, forgotten: list[int]) -> None:
-    left = live(kvm, Lives(death, 2)).left
+    left = left_by(kvm, Lives(death, 2))
     assert len(forgotten) == len(left) == 2
     assert all("kvm-vm" in text for text in left)
 
@@ -68,7 +77,7 @@ def test_kernel_memory_of_vms_is_looked_at(
 ) -> None:
     monkeypatch.setattr("vmm.memslots.kernelmemory.ATTEMPTS", 1)
     # A hundred a round, some 40 KiB each: more than others give back meanwhile.
-    left = live(kvm, Lives("closed", 400, "kernel")).left
+    left = left_by(kvm, Lives("closed", 400, "kernel"))
     assert len(mapped) >= 400
     assert any(text.startswith("SUnreclaim of /proc/meminfo grows by") for text in left)
 
@@ -79,11 +88,36 @@ def test_guest_counts_while_its_vm_is_closed(kvm: Kvm) -> None:
         running.wait_for_more()
 
 
-def test_guest_that_does_not_run_is_the_harness_to_blame(kvm: Kvm) -> None:
-    with lives._Life(kvm) as life:
-        life.vm.set_user_memory_region(0, 0, 0, 0, 0)
-        with pytest.raises(RuntimeError, match="does not run"), lives._Running(life):
-            pass
+@pytest.mark.parametrize("death", ["closed-while-running", "killed"])
+def test_guest_that_does_not_run_is_an_outcome(
+    kvm: Kvm, death: Death, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.getsignal(signal.SIGUSR1)
+    real_mode = Vcpu.enter_big_real_mode
+    monkeypatch.setattr(
+        Vcpu, "enter_big_real_mode", lambda vcpu, base, rip: real_mode(vcpu, 0x100000, rip)
+    )
+    assert isinstance(live(kvm, Lives(death, 2)), Stopped)
+    assert signal.getsignal(signal.SIGUSR1) == handler
+
+
+def test_slot_that_is_refused_is_an_outcome(kvm: Kvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lives, "LOG_DIRTY_PAGES", 1 << 7)
+    assert live(kvm, Lives("closed", 1)) == Refused(errno.EINVAL)
+
+
+def test_child_that_is_to_be_killed_ends_with_its_parent(kvm: Kvm) -> None:
+    read_end, write_end = os.pipe()
+    with HostMapping.shared(PAGE_SIZE_BYTES) as signs:
+        child = os.fork()
+        if child == 0:
+            os.close(write_end)
+            lives._run_until_killed(kvm, signs, read_end)
+        os.close(read_end)
+        while signs.read(0, 1) == b"\0":
+            os.sched_yield()
+        os.close(write_end)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
 def test_churn_leaves_the_slot_absent(kvm: Kvm) -> None:

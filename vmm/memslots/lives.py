@@ -12,7 +12,7 @@ from typing import Self, assert_never
 from kvm_abi.raw import KvmError
 from vmm.closing import Closing
 from vmm.memory import HostAddress, HostMapping
-from vmm.memslots.history import Closed, Refused
+from vmm.memslots.history import Closed, Refused, Stopped
 from vmm.memslots.kernelmemory import growth
 from vmm.memslots.leftovers import Leftovers
 from vmm.memslots.operations import (
@@ -30,14 +30,27 @@ _PAGES = 16
 _SIGNAL = signal.SIGUSR1
 
 
-def live(kvm: Kvm, op: Lives) -> Closed:
-    """Let VMs live and die, and return what they left behind in this process or in the kernel."""
+class _NoLifeError(Exception):
+    """A guest that is to count for ever has stopped, for the kernel's own reason."""
+
+
+def live(kvm: Kvm, op: Lives) -> Closed | Refused | Stopped:
+    """Let VMs live and die, and return what they left behind in this process or in the kernel.
+
+    A call that is refused, or a guest that stops by itself, is an outcome, too.
+    """
     leftovers = Leftovers()
 
     def turn() -> None:
         _live_once(kvm, op)
 
-    return Closed((*_repeated(turn, op.times, op.watch == "kernel"), *leftovers.found()))
+    try:
+        left = _repeated(turn, op.times, op.watch == "kernel")
+    except KvmError as error:
+        return Refused(error.errno or 0)
+    except _NoLifeError as error:
+        return Stopped("the guest of another VM", str(error))
+    return Closed((*left, *leftovers.found()))
 
 
 def churn(vm: Vm, op: Churn) -> Closed | Refused:
@@ -99,6 +112,8 @@ class _Life(Closing):
             )
         self.vcpu = self.vm.create_vcpu(0)
         self.vcpu.enter_big_real_mode(0, 0)
+        self.end = ""
+        """Why the vCPU does not run any more, if it ran until something else than a signal."""
 
     def close(self) -> None:
         """Close the VM, from another thread than the one that made it, and then its memory."""
@@ -115,10 +130,10 @@ class _Life(Closing):
     def run(self) -> None:
         """Run the guest until a signal interrupts it."""
         try:
-            self.vcpu.run()
+            self.end = repr(self.vcpu.run())
         except KvmError as error:
             if error.errno != errno.EINTR:
-                raise
+                self.end = str(error)
 
 
 class _Running:
@@ -131,7 +146,11 @@ class _Running:
     def __enter__(self) -> Self:
         self._handler = signal.signal(_SIGNAL, lambda *_: None)
         self._thread.start()
-        self.wait_for_more()
+        try:
+            self.wait_for_more()
+        except _NoLifeError:
+            signal.signal(_SIGNAL, self._handler)
+            raise
         return self
 
     def __exit__(
@@ -146,11 +165,11 @@ class _Running:
         signal.signal(_SIGNAL, self._handler)
 
     def wait_for_more(self) -> None:
-        """Wait until the guest has counted on. Raises RuntimeError if it does not run."""
+        """Wait until the guest has counted on. Raises ``_NoLifeError`` if it does not run."""
         before = self._life.count
         while self._life.count == before:
             if not self._thread.is_alive():
-                raise RuntimeError("the guest does not run")
+                raise _NoLifeError(self._life.end)
             os.sched_yield()
 
 
@@ -172,25 +191,35 @@ def _held_by_a_child(kvm: Kvm) -> None:
 def _killed(kvm: Kvm) -> None:
     """Kill a process while its vCPU runs."""
     with HostMapping.shared(PAGE_SIZE_BYTES) as signs:
+        # Only this process can write to the pipe: the child sees its end.
+        read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:
-            _run_until_killed(kvm, signs)
+            os.close(write_end)
+            _run_until_killed(kvm, signs, read_end)
+        os.close(read_end)
         try:
             while signs.read(0, 1) == b"\0":
                 if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                    raise RuntimeError("the process that is to be killed ended by itself")
+                    raise _NoLifeError("the process that is to be killed ended by itself")
                 os.sched_yield()
         finally:
+            os.close(write_end)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
 
 
-def _run_until_killed(kvm: Kvm, signs: HostMapping) -> None:
-    """Run a guest, and give a sign as soon as it counts; never returns."""
+def _run_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> None:
+    """Run a guest, and give a sign as soon as it counts; never returns.
+
+    ``alive`` is a pipe that ends with the process that is to kill this one, so that none is left
+    to run for ever.
+    """
     try:
         with _Life(kvm) as life, _Running(life):
             signs.write(0, b"\1")
-            signal.pause()
+            os.read(alive, 1)
+            os._exit(1)
     finally:
         os._exit(1)
 
