@@ -118,6 +118,22 @@ _BACKINGS = (
         operations=creates(Slot(1, 0x3FE, at("huge", 509), pages=5)),
     ),
     Scenario(
+        name="create-in-line-with-huge-pages",
+        why="A slot that could be mapped by huge pages, were they not cut off by its ends, is exact.",
+        source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
+        tags=("create", "huge"),
+        mappings=(HUGE,),
+        operations=creates(Slot(1, 0x2FE, at("huge", 254), pages=746)),
+    ),
+    Scenario(
+        name="create-out-of-line-with-huge-pages",
+        why="Where gpa and hva are not aligned alike no huge page fits, in the middle neither.",
+        source="kvm_alloc_memslot_metadata: (slot->base_gfn ^ ugfn)",
+        tags=("create", "huge"),
+        mappings=(HUGE,),
+        operations=creates(Slot(1, 0x201, at("huge"), pages=1024)),
+    ),
+    Scenario(
         name="create-on-hugetlb",
         why="Memory of huge pages only is reached page by page like any other.",
         source="edd4fa37baa6",
