@@ -119,7 +119,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-in-line-with-huge-pages",
-        why="A slot that could be mapped by huge pages, were they not cut off by its ends, is exact.",
+        why="A slot in line with huge pages reaches none of theirs that lie beyond its ends.",
         source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
         tags=("create", "huge"),
         mappings=(HUGE,),
