@@ -102,10 +102,12 @@ class Fuzzer:
         return tally
 
     def _finish(self, interruption: Interruption) -> None:
-        """Shrink and write what was found."""
+        """Shrink and write what was found, in what is left of the budget and some time longer."""
         begun = time.monotonic()
         while self._workshop.pending and not interruption.asked:
             left_s = begun + self._plan.overtime_s - time.monotonic()
+            if self._plan.seconds is not None:
+                left_s = self._left_s()
             if left_s <= 0:
                 return
             self._turn(None, left_s)
