@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
-from scenarios._build import API, HUGE, A, B, Slot, at, creates, read, write
+from scenarios._build import API, HUGE, A, B, Slot, at, creates, deletes, read, write
 from vmm.memslots.features import Features
 from vmm.memslots.operations import LOG_DIRTY_PAGES, AnyOperation, Guest, Mapping, Scenario
 
 _ROW = tuple(Slot(number, 0xFF + number, at("a", number)) for number in range(1, 5))
+
+_SHARING = tuple(Slot(number, 0x100 + 4 * number, at("a"), pages=3) for number in range(1, 5))
 
 _PLACES = (
     Scenario(
@@ -96,6 +98,14 @@ _BACKINGS = (
         tags=("create", "hva"),
         mappings=(A,),
         operations=creates(Slot(1, 0x100, at("a"), pages=4), Slot(2, 0x110, at("a", 2), pages=4)),
+    ),
+    Scenario(
+        name="create-four-slots-on-the-same-pages",
+        why="Any number of slots may have one hva, and go without taking another's memory along.",
+        source=API,
+        tags=("create", "hva", "delete"),
+        mappings=(A,),
+        operations=(*creates(*_SHARING), *deletes(*_SHARING[1:3]), _SHARING[1].create()),
     ),
     Scenario(
         name="create-on-every-kind-of-4-kib-memory",

@@ -140,6 +140,15 @@ _POINTERS = (
         msgspec.structs.replace(
             but(_CALL, memory_size=1), caller="forked-child", argument="unreadable"
         ),
+        *(
+            msgspec.structs.replace(call, caller="forked-child")
+            for call in (
+                but(_CALL, memory_size=1),
+                but(_CALL, guest_phys_addr=1),
+                but(_CALL, flags=1 << 3),
+                but(_CALL, guest_phys_addr=_LIVE_GPA),
+            )
+        ),
         msgspec.structs.replace(but(_CALL, memory_size=1), argument="unreadable"),
         but(_CALL, guest_phys_addr=_LIVE_GPA, flags=1 << 3),
         # Another size and onto another slot.

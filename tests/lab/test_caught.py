@@ -23,7 +23,6 @@ CAUGHT: dict[str, list[str]] = json.loads((Path(__file__).parent / "caught.json"
 HARMLESS = {
     "tss-behind-a-full-table": "filling the table below the library takes longer than a test may",
     "memfd-refuse-an-end-beyond-2-to-the-63": "fails without a fault where eba85fee7fc6 is not in",
-    "other-vms-killed": "what is left of them is in the kernel's memory: see nothing-used-up-by-*",
 }
 """Scenarios that no fault of the wrong kernel makes fail, and why."""
 

@@ -144,6 +144,19 @@ def test_difference_says_what_was_expected_by_which_rule_and_the_slot_map() -> N
     assert difference.slot_map[1].startswith("[1] slot 0: gpa 0x11000..0x13000 (2 pages) -> a+0x0")
 
 
+def test_difference_says_which_pages_a_log_lacks_or_has_too_many() -> None:
+    index, event = next(
+        (n, e) for n, e in enumerate(HISTORY.events) if isinstance(e.outcome, DirtyPages)
+    )
+    assert isinstance(event.outcome, DirtyPages)
+    assert event.outcome.pages == (0, 1)
+    other = msgspec.structs.replace(event.outcome, pages=(0, 5, 6, 7))
+    events = with_event(index, msgspec.structs.replace(event, outcome=other))
+    difference = judge(msgspec.structs.replace(HISTORY, events=events)).difference
+    assert difference is not None
+    assert difference.observed.endswith("; missing {1}; too many {5-7}")
+
+
 def test_history_that_is_cut_off_is_judged_as_far_as_it_goes() -> None:
     cut = msgspec.structs.replace(HISTORY, events=HISTORY.events[:5], end=None)
     verdict = judge(cut)

@@ -115,6 +115,7 @@ def is_free(slot: int) -> bool:
 def _slots(dice: Dice, features: Features, spaces: tuple[AsId, ...]) -> tuple[int, ...]:
     last = features.nr_memslots - 1
     borders = [0, _OLD_LIMIT - 1, _OLD_LIMIT, _OLD_LIMIT + 1, last - 1, last]
+    borders += [1 << bit for bit in (10, 13) if 1 << bit < last]
     if features.address_spaces > 1:
         borders += [1 << 16, 1 << 16 | 1]
     first = dice.pick((0, 1, 1, 2, 6))

@@ -178,7 +178,8 @@ class Judgement:
             event.origin,
             describe.operation(event.operation),
             tuple(self._expected(each.outcome, each.rule) for each in allowed),
-            describe.outcome(event.outcome, self._mappings),
+            describe.outcome(event.outcome, self._mappings)
+            + describe.amiss(event.outcome, [each.outcome for each in allowed]),
             self._slot_map(),
         )
 

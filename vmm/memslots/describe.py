@@ -226,6 +226,17 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             assert_never(result)
 
 
+def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
+    """Return which pages a dirty log lacks or has too many, as the end of a text: "" otherwise."""
+    right = next((each for each in allowed if isinstance(each, DirtyPages)), None)
+    if not isinstance(observed, DirtyPages) or right is None:
+        return ""
+    missing = _ranges(sorted({*right.pages} - {*observed.pages}))
+    beyond = _ranges(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
+    lacks = f"; missing {{{missing}}}" if missing else ""
+    return lacks + (f"; too many {{{beyond}}}" if beyond else "")
+
+
 def slot_map(slots: Iterable[Memslot]) -> list[str]:
     """Return a line for each slot, front (highest gfn) first."""
     return [

@@ -40,6 +40,17 @@ static int without_last_page(const struct region *region, struct region *pieces)
     return pieces[0].size ? 1 : 0;
 }
 
+static bool shares_with_two(struct vm *vm, struct call *call)
+{
+    int sharing = 0;
+
+    for (uint32_t i = 0; i < vm->nr_used; i++) {
+        struct slot *slot = &vm->slots[vm->used[i]];
+        sharing += slot != call->slot && slot->known.hva == call->asked.hva;
+    }
+    return sharing >= 2;
+}
+
 static bool cut_exit(struct vcpu *vcpu)
 {
     if (vcpu->run->exit_reason == KVM_EXIT_MMIO && vcpu->run->mmio.phys_addr >= FOUR_GIB
@@ -134,6 +145,9 @@ const struct fault places_faults[] = {
     SHAPE("high-end-lost", ends_at_a_power_of_two, without_last_page,
           "A slot that ends at a power of two from 4 GiB on maps all but its last page.",
           "set 1 1fffff 1 0; readhigh 1fffff"),
+    SHAPE("third-of-an-hva-cut", shares_with_two, without_last_page,
+          "The third slot on one hva maps all but its last page.",
+          "set 1 100 1 0; set 2 200 1 0; set 3 300 1 0; read 300"),
     {.name = "high-exit-cut", .leave = cut_exit,
      .sentence = "An MMIO exit from 4 GiB on names the low 32 bits of its gpa only.",
      .witness = "readhigh 100100"},
