@@ -343,7 +343,7 @@ _CHANGES = (
 _ERRORS = (
     _dirty(
         "dirty-log-of-no-logging-slot",
-        "ENOENT before a slot is there, without LOG_DIRTY_PAGES, and after it went.",
+        "ENOENT before a slot is there, without LOG_DIRTY_PAGES, after it went, and made anew.",
         _LOGGED.log(),
         _PLAIN.create(),
         _LOGGED.log(),
@@ -352,6 +352,11 @@ _ERRORS = (
         _PLAIN.create(),
         _LOGGED.log(),
         _LOGGED.delete(),
+        _LOGGED.log(),
+        # Logging goes with the slot that was logged, and not with its id.
+        _LOGGED.create(),
+        _LOGGED.delete(),
+        _PLAIN.create(),
         _LOGGED.log(),
     ),
     _dirty(

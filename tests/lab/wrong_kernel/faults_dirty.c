@@ -252,6 +252,12 @@ static void accept_unlogged(struct vm *vm, struct log *log)
         log->error = 0;
 }
 
+static void keep_logging(struct vm *vm, struct log *log)
+{
+    if (log->error == ENOENT && log->slot->live && log->slot->lives > 1 && strike(vm))
+        log->error = 0;
+}
+
 static void accept_absent(struct vm *vm, struct log *log)
 {
     if (log->error == ENOENT && !log->slot->live && strike(vm))
@@ -348,6 +354,9 @@ const struct fault dirty_faults[] = {
         "set 1 100 1 0 log; log 1"),
     LOG("dirty-unlogged-accepted", accept_unlogged,
         "A slot without LOG_DIRTY_PAGES has a dirty log.", "set 1 100 1 0; log 1"),
+    LOG("dirty-unlogged-of-reused-id-accepted", keep_logging,
+        "A slot without LOG_DIRTY_PAGES has a dirty log where the id was used before.",
+        "set 1 100 1 0; delete 1; set 1 100 1 0; log 1"),
     LOG("dirty-absent-accepted", accept_absent, "An absent slot has a dirty log.", "log 1"),
     LOG("dirty-absent-einval", absent_einval,
         "The dirty log of an absent slot is EINVAL instead of ENOENT.", "log 1"),
