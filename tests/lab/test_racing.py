@@ -51,6 +51,10 @@ FAULTS = {
 """For each race, what it must see."""
 
 
+_PLAYS = 3
+"""A wrong answer may happen to be a right one at that moment: of 25 plays up to two have passed."""
+
+
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
     with Player() as process:
@@ -61,7 +65,7 @@ def player() -> Iterator[Player]:
     ("scenario", "fault"), [(name, fault) for name in FAULTS for fault in FAULTS[name]]
 )
 def test_race_sees_what_is_wrong(scenario: str, fault: str, player: Player) -> None:
-    assert player.play(fault, scenario).startswith("differs ")
+    assert any(player.play(fault, scenario).startswith("differs ") for _ in range(_PLAYS))
 
 
 def test_every_race_is_in_the_table() -> None:
