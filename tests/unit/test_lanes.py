@@ -84,7 +84,8 @@ def test_some_need_the_machine_to_themselves(scenario: Scenario, alone: bool) ->
 
 def test_long_scenarios_begin_first() -> None:
     long = Scenario("long", make("x").operations * 5000)
-    assert lanes.order([make("a"), long, make("b")], [0, 1, 2]) == [1, 0, 2]
+    longest = Scenario("longest", make("x").operations * 5001)
+    assert lanes.order([make("a"), long, make("b"), longest], [0, 1, 2, 3]) == [3, 1, 0, 2]
 
 
 def test_results_come_in_order_whoever_ends_first(kernel: Kernel) -> None:

@@ -79,7 +79,7 @@ def reserved_cpus(count: int) -> Iterator[tuple[int, ...]]:
     """
     allowed = os.sched_getaffinity(0)
     cpus = sorted(allowed)[:count]
-    os.sched_setaffinity(0, allowed.difference(cpus) or allowed)
+    os.sched_setaffinity(0, allowed.difference(cpus) or allowed.difference(cpus[:1]) or allowed)
     try:
         yield (*cpus, *cpus[:1] * (count - len(cpus)))
     finally:
