@@ -115,6 +115,10 @@ SCENARIOS = (
     ),
     _others("A forked child may be the last that holds a VM.", Lives("held-by-a-child", 5)),
     _others("A process may be killed while its vCPU is in the guest.", Lives("killed", 3)),
+    _others(
+        "A process may be killed while the kernel unmaps its own slots' memory for it.",
+        Lives("killed-while-closing", 10),
+    ),
     _used_up("A thousand VMs use nothing up.", Lives("closed", 1000, "kernel")),
     _used_up(
         "VMs that are closed while they run use nothing up.",

@@ -48,6 +48,7 @@ IMITATED = {
 
 NOT_IMITATED = {
     ("e0135a104c52", "apic-page-then-a-slot-over-it"): "takes an internal slot",
+    ("103c763c72dd", "other-vms-killed-while-closing"): "takes an internal slot",
     ("6fe639792c7b", "tss-behind-a-full-table"): "takes an internal slot",
     ("7cd1bf039eeb", "clear-within-huge-pages-hugetlb"): "takes reserved huge pages",
     ("3ccbf6f47098", "racing-pre-fault-and-delete"): "takes KVM_CAP_PRE_FAULT_MEMORY",

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import select
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from threading import Thread
 from types import TracebackType
-from typing import Self, assert_never
+from typing import NoReturn, Self, assert_never
 
 from kvm_abi.raw import KvmError
 from vmm.closing import Closing
@@ -28,6 +30,7 @@ _COUNTER = 0x100
 _COUNT_FOREVER = b"\xff\x06\x00\x01\xeb\xfa"  # inc word [0x100], and back to it
 _PAGES = 16
 _SIGNAL = signal.SIGUSR1
+_TSS_GPA = 0xFFFB_D000
 
 
 class _NoLifeError(Exception):
@@ -90,7 +93,9 @@ def _live_once(kvm: Kvm, op: Lives) -> None:
         case "held-by-a-child":
             _held_by_a_child(kvm)
         case "killed":
-            _killed(kvm)
+            _killed(partial(_run_until_killed, kvm))
+        case "killed-while-closing":
+            _killed(partial(_close_until_killed, kvm))
         case _:
             assert_never(op.death)
 
@@ -188,15 +193,15 @@ def _held_by_a_child(kvm: Kvm) -> None:
         os.waitpid(child, 0)
 
 
-def _killed(kvm: Kvm) -> None:
-    """Kill a process while its vCPU runs."""
+def _killed(live_on: Callable[[HostMapping, int], NoReturn]) -> None:
+    """Kill a process as soon as it gives a sign."""
     with HostMapping.shared(PAGE_SIZE_BYTES) as signs:
         # Only this process can write to the pipe: the child sees its end.
         read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(write_end)
-            _run_until_killed(kvm, signs, read_end)
+            live_on(signs, read_end)
         os.close(read_end)
         try:
             while signs.read(0, 1) == b"\0":
@@ -209,7 +214,7 @@ def _killed(kvm: Kvm) -> None:
             os.waitpid(child, 0)
 
 
-def _run_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> None:
+def _run_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
     """Run a guest, and give a sign as soon as it counts; never returns.
 
     ``alive`` is a pipe that ends with the process that is to kill this one, so that none is left
@@ -222,6 +227,30 @@ def _run_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> None:
             os._exit(1)
     finally:
         os._exit(1)
+
+
+def _close_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
+    """Make and close VMs with slots of the kernel's own, with a sign before each end.
+
+    The memory of those slots is unmapped then, for which the kernel has to wait: another thread
+    keeps the memory map busy.
+    """
+    try:
+        Thread(target=_keep_mapping, daemon=True).start()
+        while not select.select([alive], [], [], 0)[0]:
+            with kvm.create_vm() as vm:
+                for set_up in (vm.create_irqchip, partial(vm.set_tss_addr, _TSS_GPA)):
+                    with suppress(KvmError):  # Not every kernel has them.
+                        set_up()
+                vm.create_vcpu(0)
+                signs.write(0, b"\1")
+    finally:
+        os._exit(1)
+
+
+def _keep_mapping() -> None:
+    while True:
+        HostMapping.anonymous(PAGE_SIZE_BYTES).close()
 
 
 def _change_all(vm: Vm, slot: int, memory: HostMapping) -> None:

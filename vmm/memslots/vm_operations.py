@@ -25,7 +25,12 @@ class EnableCap(Operation, frozen=True, tag="enable_cap", gc=False):
 
 
 Death = Literal[
-    "closed", "closed-by-another-thread", "closed-while-running", "held-by-a-child", "killed"
+    "closed",
+    "closed-by-another-thread",
+    "closed-while-running",
+    "held-by-a-child",
+    "killed",
+    "killed-while-closing",
 ]
 
 

@@ -72,6 +72,8 @@ _NEEDS = {
     "whilerunning": ("closelife", "stoprunning"),
     "heldbyachild": ("closelife",),
     "killed": ("running",),
+    "killedclosing": ("threads",),
+    "lives": ("threads",),
     "churn": ("growth", "region"),
 }
 """What a part builds on."""

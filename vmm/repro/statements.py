@@ -51,6 +51,7 @@ _DEATHS = {
     "closed-while-running": ("whilerunning", "closed_while_running"),
     "held-by-a-child": ("heldbyachild", "held_by_a_child"),
     "killed": ("killed", "killed"),
+    "killed-while-closing": ("killedclosing", "killed_while_closing"),
 }
 """The part of the runtime, and the function in it, that lets a VM die so."""
 

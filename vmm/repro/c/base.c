@@ -4,8 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
-#include <pthread.h>	/*+ lives */
-#include <signal.h>	/*+ lives */
+#include <pthread.h>	/*+ threads */
+#include <signal.h>	/*+ threads */
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>

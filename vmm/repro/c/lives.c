@@ -98,6 +98,7 @@ static void expect_no_growth(void (*turn)(void), unsigned times)
 	if (grown)
 		leave(WRONG, "%s of /proc/meminfo, or of this process, grows", grown);
 }
+/*@ threads */
 /*@ lives */
 
 /* Another VM: three slots, a dirty log, and a vCPU that counts for ever, in memory that forks share. */
@@ -297,6 +298,49 @@ static void killed(void)
 	close(ends[0]);
 	kill(child, SIGKILL);
 	must(waitpid(child, NULL, 0), "waitpid");
+}
+/*@ killedclosing */
+
+static void *keep_mapping(void *nothing)
+{
+	for (;;)
+		munmap(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 4096);
+	return nothing;
+}
+
+/*
+ * A process is killed while it closes VMs. Where the kernel has slots of its own their memory is
+ * unmapped then, for which it has to wait: another thread keeps the memory map busy.
+ */
+static void killed_while_closing(void)
+{
+	pthread_t thread;
+	int ends[2], other, cpu;
+	char sign = 0;
+	pid_t child;
+
+	must(pipe(ends), "pipe");
+	child = must(fork(), "fork");
+	if (!child) {
+		if (pthread_create(&thread, NULL, keep_mapping, NULL))
+			leave(CANNOT_RUN, "pthread_create fails");
+		for (;;) {
+			other = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
+			/* Not every kernel has these two. */
+			ioctl(other, KVM_CREATE_IRQCHIP, 0);
+			ioctl(other, KVM_SET_TSS_ADDR, 0xfffbd000ul);
+			cpu = must(ioctl(other, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
+			must(write(ends[1], &sign, 1), "write");
+			close(cpu);
+			close(other);
+		}
+	}
+	close(ends[1]);
+	if (read(ends[0], &sign, 1) != 1)
+		leave(CANNOT_RUN, "the process that is to be killed ended by itself");
+	kill(child, SIGKILL);
+	must(waitpid(child, NULL, 0), "waitpid");
+	close(ends[0]);
 }
 /*@ again */
 
