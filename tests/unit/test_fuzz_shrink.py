@@ -7,13 +7,22 @@ from vmm.fuzz.dice import seed_of
 from vmm.fuzz.generate import generate
 from vmm.fuzz.shrink import Shrinker, flattened
 from vmm.memslots.operations import (
+    GUEST_MEMFD,
+    MEMFD_MMAP,
     PAGE_SIZE_BYTES,
     AnyOperation,
+    CreateGuestMemfd,
+    GuestThread,
+    HostThread,
     Inspect,
+    MapGuestMemfd,
     Mapping,
+    MappingKind,
     Place,
+    Race,
     Scenario,
     SetUserMemoryRegion,
+    SetUserMemoryRegion2,
     Touch,
 )
 
@@ -79,6 +88,30 @@ def test_the_touches_of_a_survey_become_operations() -> None:
     best = shrunk(surveyed, lambda s: len(s.operations) >= (1 if s.survey == "write" else 2))
     assert best.survey == "none"
     assert len(best.operations) == 2
+
+
+def test_what_names_a_mapping_in_any_way_is_shrunk() -> None:
+    file = SetUserMemoryRegion2(1, 0, PAGE_SIZE_BYTES, Place("a"), GUEST_MEMFD, guest_memfd="f")
+    race = Race((HostThread((slot(2, 0x200, mapping="raced"),)),), (GuestThread((Touch(0),)),))
+    operations = (
+        slot(1, 0x100),
+        CreateGuestMemfd("file", 4 * PAGE_SIZE_BYTES, MEMFD_MMAP),
+        MapGuestMemfd("file", "shown"),
+        file,
+        race,
+        slot(3, 0x300),
+    )
+    kinds: dict[str, MappingKind] = {
+        "a": "anonymous",
+        "raced": "anonymous",
+        "f": "memfd",
+        "shown": "guest_memfd",
+    }
+    mappings = tuple(Mapping(name, 4, kind) for name, kind in kinds.items())
+    scenario = Scenario("names", operations, mappings, survey="none")
+    for needed in operations:
+        best = shrunk(scenario, lambda s, needed=needed: type(needed) in map(type, s.operations))
+        assert len(best.operations) <= 2, needed
 
 
 def test_a_difference_that_comes_and_goes_ends_with_what_was_found() -> None:

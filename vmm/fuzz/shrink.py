@@ -11,7 +11,7 @@ Nothing here knows an operation by name, so that a new one is shrunk like all ot
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -278,7 +278,7 @@ class _Values:
 
 def _with(base: Scenario, operations: tuple[AnyOperation, ...]) -> Scenario:
     """Return a scenario of other operations, and of the mappings that they use."""
-    used = {place.mapping for op in operations for place in _places(op)}
+    used = {name for op in operations for name in _names(op)}
     mappings = tuple(mapping for mapping in base.mappings if mapping.name in used)
     return msgspec.structs.replace(base, operations=operations, mappings=mappings)
 
@@ -352,5 +352,14 @@ def _simple_hvas(operations: tuple[AnyOperation, ...]) -> list[Any]:
     return [*starts, *sorted(places, key=lambda p: (p.mapping, p.offset)), *numbers]
 
 
-def _places(op: AnyOperation) -> list[Place]:
-    return [value for name in op.__struct_fields__ if isinstance(value := getattr(op, name), Place)]
+def _names(value: Any) -> Iterator[str]:
+    """Yield all that an operation names: mappings, alone or in a place, and whatever else."""
+    match value:
+        case str():
+            yield value
+        case tuple():
+            for item in value:
+                yield from _names(item)
+        case msgspec.Struct():
+            for field in value.__struct_fields__:
+                yield from _names(getattr(value, field))
