@@ -22,6 +22,7 @@ from vmm.memslots.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
+    CapName,
     ChangeHostMemory,
     CloseGuestMemfd,
     CreateGuestMemfd,
@@ -52,7 +53,10 @@ _MOST_WRITES = 60
 would be found over and over."""
 
 _ZAP_ALL = 1 << 7  # KVM_X86_QUIRK_SLOT_ZAP_ALL
+_NOT_A_QUIRK = 1 << 62
 _BAD_RING_SIZES = (0, 2048, 4097, 12288, 1 << 31)
+_RING_CAPS: tuple[CapName, ...] = ("DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL")
+_MANUAL_OPTIONS = (0, 1, 1, 2, 3, 4, 5, 7, 1 << 32 | 1, 1 << 63)
 _FILE_PAGES = (1, 2, 4, 8)
 _BAD_FILE_SIZES = (0, 0x200, PAGE_SIZE_BYTES + 1, 1 << 63)
 _SHARED = "shared"
@@ -99,8 +103,9 @@ class Extras:
         """Yield what comes before any vCPU of a VM."""
         dice, features = self._dice, self._features
         self._writes = 0
-        if dice.chance(0.05):
-            yield self._odd_cap()
+        if dice.chance(0.15):
+            for _ in range(dice.between(1, 4)):
+                yield self._odd_cap()
         if features.slot_zap_all_quirk and dice.chance(0.1):
             yield EnableCap("DISABLE_QUIRKS2", _ZAP_ALL)
         if "internal" in self._pools.tastes:
@@ -122,6 +127,8 @@ class Extras:
                 CreateVcpu(),
                 HarvestDirtyRing(),
                 ResetDirtyRings(),
+                self._odd_cap(),
+                self._odd_cap(),
             )
             yield self._dice.pick(stray)
 
@@ -147,11 +154,22 @@ class Extras:
         return (HarvestDirtyRing(vcpu) for vcpu in range(self._pools.vcpus))
 
     def _odd_cap(self) -> EnableCap:
-        """Return a capability that is asked for in a way that most kernels refuse."""
-        dice = self._dice
-        if dice.chance(0.5):
-            return EnableCap("DIRTY_LOG_RING", dice.pick(_BAD_RING_SIZES))
-        return EnableCap("MANUAL_DIRTY_LOG_PROTECT2", dice.pick((2, 4, 7)))
+        """Return a capability with any argument, most of which most kernels refuse.
+
+        Of rings only the largest is enabled: a small one would run over where nobody empties it.
+        """
+        dice, features = self._dice, self._features
+        what = dice.random()
+        if what < 0.4:
+            return EnableCap("MANUAL_DIRTY_LOG_PROTECT2", dice.pick(_MANUAL_OPTIONS))
+        if what < 0.6:
+            offered = features.quirks & -features.quirks
+            next_one = ~features.quirks & features.quirks + 1
+            quirks = (0, offered, next_one, offered | next_one, _NOT_A_QUIRK)
+            return EnableCap("DISABLE_QUIRKS2", dice.pick(quirks))
+        most = max(features.dirty_ring_max_bytes, PAGE_SIZE_BYTES)
+        sizes = (most, 2 * most, most + PAGE_SIZE_BYTES, most - PAGE_SIZE_BYTES, 1 << 32 | most)
+        return EnableCap(dice.pick(_RING_CAPS), dice.pick((*sizes, *_BAD_RING_SIZES)))
 
     def _ring(self) -> Iterator[AnyOperation]:
         dice = self._dice
