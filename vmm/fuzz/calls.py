@@ -1,6 +1,7 @@
 """Random region calls: what each kind of change needs, and every way to ask for too much."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -9,6 +10,7 @@ from vmm.fuzz.pools import Pools
 from vmm.fuzz.world import World
 from vmm.memslots.features import Features
 from vmm.memslots.operations import (
+    GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
@@ -27,6 +29,8 @@ _HALF_PAGE = PAGE_SIZE_BYTES // 2
 _TOP_GPA = (1 << 64) - PAGE_SIZE_BYTES
 _BEHIND_MAX_PAGES = (MAX_PAGES + 1) * PAGE_SIZE_BYTES
 _UNKNOWN_FLAGS = (1 << 2, 1 << 3, 1 << 31, 0xFFFF_FFF0)
+_NO_FILE: Literal[-1] = -1
+_IGNORED_OFFSETS = (PAGE_SIZE_BYTES, 0x200, (1 << 64) - PAGE_SIZE_BYTES)
 _MAX_WEIGHT = 6
 
 Call = Callable[[], SetUserMemoryRegion]
@@ -43,6 +47,7 @@ class Calls:
         # What shows a guest_memfd is for slots that are bound to it.
         ordinary = tuple(each for each in pools.mappings if each.kind != "guest_memfd")
         self._mappings = ordinary or pools.mappings
+        self._files = tuple(each.name for each in pools.mappings if each.kind == "memfd")
         self._mixture = self._mix()
         self._second_form = features.user_memory2 and dice.chance(0.1)
 
@@ -50,11 +55,32 @@ class Calls:
         """Return a call, and note in the world what it probably does."""
         call = self._dice.pick(self._mixture)()
         if self._second_form and self._dice.chance(0.3):
-            call = _second(call)
+            call = self._second(call)
         if self._features.failing_allocations and self._dice.chance(0.02):
             call = _replace(call, fail_nth=self._dice.between(1, 8))
         self._world.apply(call)
         return call
+
+    def _second(self, call: SetUserMemoryRegion) -> SetUserMemoryRegion2:
+        """Return a call in the second form, whose own fields count for nothing without the flag."""
+        if isinstance(call, SetUserMemoryRegion2):
+            return call
+        offset = 0
+        file: Literal[-1] | str = _NO_FILE
+        if not call.flags & GUEST_MEMFD and self._dice.chance(0.2):
+            offset = self._dice.pick(_IGNORED_OFFSETS)
+            file = self._dice.pick((_NO_FILE, *self._files))
+        return SetUserMemoryRegion2(
+            call.slot,
+            call.guest_phys_addr,
+            call.memory_size,
+            call.userspace_addr,
+            call.flags,
+            call.caller,
+            call.argument,
+            guest_memfd=file,
+            guest_memfd_offset=offset,
+        )
 
     def create_at(self, slot: int, gfn: int) -> SetUserMemoryRegion:
         """Return the creation of a slot of one page, and note it."""
@@ -227,17 +253,3 @@ class Calls:
         pages = min(pages, mapping.pages)
         page = self._dice.below(min(mapping.pages - pages + 1, 8))
         return Place(mapping.name, page * PAGE_SIZE_BYTES), pages
-
-
-def _second(call: SetUserMemoryRegion) -> SetUserMemoryRegion2:
-    if isinstance(call, SetUserMemoryRegion2):
-        return call
-    return SetUserMemoryRegion2(
-        call.slot,
-        call.guest_phys_addr,
-        call.memory_size,
-        call.userspace_addr,
-        call.flags,
-        call.caller,
-        call.argument,
-    )
