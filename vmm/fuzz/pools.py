@@ -43,6 +43,7 @@ _USUAL_WINDOWS = (0x100, 0x100, 0x1000, 0x10)
 _BORDER_WINDOWS = (0, 0x9C, 0x1FA, 0x3FC, 0x7FFFC, GUEST.gpa // PAGE_SIZE_BYTES - 8)
 _WINDOW_PAGES = (6, 8, 12, 24)
 _SIZES = ((1,), (1, 1, 2), (1, 2, 3), (2, 3, 4), (1, 2, 63, 64, 65), (127, 128, 129))
+_HUGE_PAGE = 512
 _KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "anonymous", "shared", "memfd")
 
 
@@ -76,13 +77,17 @@ def draw(dice: Dice, features: Features) -> Pools:
     is_high = dice.chance(_HIGH_SHARE) and "internal" not in tastes
     reach = features.touch_limit if is_high else REACH
     flags = _flags(dice, features)
+    sizes = dice.pick(_SIZES)
+    mappings = _mappings(dice, features, tastes)
+    if any(mapping.kind == "thp" for mapping in mappings):
+        sizes += (_HUGE_PAGE,)
     return Pools(
         _slots(dice, features, spaces),
         _far_slots(features),
         _gfns(dice, reach),
         _far_gfns(features),
-        dice.pick(_SIZES),
-        _mappings(dice, features, tastes),
+        sizes,
+        mappings,
         flags + (LOG_DIRTY_PAGES,) * 4 if "rings" in tastes else flags,
         dice.pick((1, 1, 1, 1, 2, 2, 3)),
         features.manual_dirty_log and "rings" not in tastes and dice.chance(0.2),
