@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 
-from tests.ideal import FEATURES
+import msgspec
+
+from tests.ideal import FEATURES, ideal_history
 from vmm.fuzz.dice import seed_of
 from vmm.fuzz.generate import generate
 from vmm.fuzz.shrink import Shrinker, flattened
+from vmm.fuzz.trial import Trial, shortened
+from vmm.memslots.check import judge
+from vmm.memslots.history import Touched
 from vmm.memslots.operations import (
     GUEST_MEMFD,
     MEMFD_MMAP,
@@ -18,13 +23,17 @@ from vmm.memslots.operations import (
     MapGuestMemfd,
     Mapping,
     MappingKind,
+    NewVm,
     Place,
     Race,
     Scenario,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Survey,
     Touch,
 )
+from vmm.memslots.plan import steps
+from vmm.memslots.validate import validate
 
 LONG = max((generate(seed_of(3, n), FEATURES) for n in range(12)), key=lambda s: len(s.operations))
 
@@ -90,6 +99,38 @@ def test_the_touches_of_a_survey_become_operations() -> None:
     assert len(best.operations) == 2
 
 
+def test_the_steps_stay_the_same_without_a_survey() -> None:
+    operations = (slot(1, 0x100), NewVm(), slot(1, 0x200))
+    surveyed = Scenario("surveyed", operations, (Mapping("a", 8),))
+    flat = flattened(surveyed, FEATURES.touch_limit)
+    validate(flat)
+    before, after = (
+        [step.operation for step in steps(each, FEATURES.touch_limit)] for each in (surveyed, flat)
+    )
+    assert after[: len(before) - 2] == before[:-2]  # There is one look more before the end.
+
+
+def test_only_a_scenario_without_a_survey_is_cut_off_behind_the_difference() -> None:
+    operations = (slot(1, 0x100), Touch(0x500_000), Touch(0x600_000))
+    cases: tuple[tuple[Survey, int], ...] = (("none", 2), ("write", 3))
+    for survey, kept in cases:
+        scenario = Scenario("cut", operations, (Mapping("a", 8),), survey=survey)
+        history = ideal_history(scenario)
+        wrong = [
+            msgspec.structs.replace(event, outcome=Touched(0x1234))
+            if event.operation == operations[1]
+            else event
+            for event in history.events
+        ]
+        verdict = judge(msgspec.structs.replace(history, events=tuple(wrong)))
+        assert verdict.difference is not None
+        assert len(shortened(scenario, Trial(verdict, len(wrong))).operations) == kept
+
+
+def having(kind: type[AnyOperation]) -> Callable[[Scenario], bool]:
+    return lambda scenario: any(type(op) is kind for op in scenario.operations)
+
+
 def test_what_names_a_mapping_in_any_way_is_shrunk() -> None:
     file = SetUserMemoryRegion2(1, 0, PAGE_SIZE_BYTES, Place("a"), GUEST_MEMFD, guest_memfd="f")
     race = Race((HostThread((slot(2, 0x200, mapping="raced"),)),), (GuestThread((Touch(0),)),))
@@ -110,7 +151,7 @@ def test_what_names_a_mapping_in_any_way_is_shrunk() -> None:
     mappings = tuple(Mapping(name, 4, kind) for name, kind in kinds.items())
     scenario = Scenario("names", operations, mappings, survey="none")
     for needed in operations:
-        best = shrunk(scenario, lambda s, needed=needed: type(needed) in map(type, s.operations))
+        best = shrunk(scenario, having(type(needed)))
         assert len(best.operations) <= 2, needed
 
 

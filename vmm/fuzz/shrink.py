@@ -27,7 +27,7 @@ from vmm.memslots.operations import (
     Place,
     Scenario,
 )
-from vmm.memslots.plan import steps
+from vmm.memslots.plan import guest_slots, steps
 from vmm.memslots.validate import ScenarioError, validate
 
 MAX_FLAT_OPERATIONS = 1500
@@ -139,9 +139,11 @@ def flattened(scenario: Scenario, touch_limit: int) -> Scenario:
     """
     if scenario.survey == "none":
         return scenario
+    implied = guest_slots(scenario)
     operations: list[AnyOperation] = []
     for step in steps(scenario, touch_limit):
-        if 0 <= step.origin < len(scenario.operations) or isinstance(step.operation, Inspect):
+        is_within = step.origin < len(scenario.operations) or isinstance(step.operation, Inspect)
+        if is_within and step.operation not in implied:
             operations.append(step.operation)
         if len(operations) > MAX_FLAT_OPERATIONS:
             return scenario

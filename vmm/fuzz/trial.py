@@ -68,8 +68,11 @@ def _brief(outcome: AnyOutcome) -> str:
 
 
 def shortened(scenario: Scenario, trial: Trial) -> Scenario:
-    """Return a scenario without what it does behind the operation that differed."""
-    if trial.verdict.difference is None:
+    """Return a scenario without what it does behind the operation that differed.
+
+    One with a survey is returned as it is: where a survey looks is up to all of its operations.
+    """
+    if trial.verdict.difference is None or scenario.survey != "none":
         return scenario
     operations = scenario.operations[: trial.verdict.difference.origin + 1]
     return msgspec.structs.replace(scenario, operations=operations)
