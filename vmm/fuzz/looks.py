@@ -29,6 +29,9 @@ _OFFSETS = (0, 0x40, 0x40, 0x100, 0xFFC)
 
 _STRADDLING = (0xFFD, 0xFFE, 0xFFF)
 _WIDTHS: tuple[Literal[1, 2, 4], ...] = (4, 4, 4, 2, 1)
+_WORD_BORDERS = (63, 64)
+"""Pages beside which another word of a dirty bitmap begins."""
+
 _ALL_LIMIT = 600
 _VALUES = 1 << 32
 
@@ -77,8 +80,9 @@ class Looks:
         start = call.guest_phys_addr & -PAGE_SIZE_BYTES
         last = start + max(call.memory_size & -PAGE_SIZE_BYTES, PAGE_SIZE_BYTES) - PAGE_SIZE_BYTES
         pages = [start, start, last, last, start - PAGE_SIZE_BYTES, last + PAGE_SIZE_BYTES]
-        if call.memory_size > 2 * PAGE_SIZE_BYTES:
-            pages.append(start + dice.below((last - start) >> 12) * PAGE_SIZE_BYTES)
+        pages += self._inside(call)
+        if world.left is not None:
+            pages += self._inside(world.left)
         pages += world.former[-4:]
         if world.slots:
             for _ in range(3):
@@ -91,6 +95,13 @@ class Looks:
             pages.append(dice.pick(world.former))
         usable = [page for page in pages if within_reach(page, PAGE_SIZE_BYTES, self._pools.reach)]
         return usable or [dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES]
+
+    def _inside(self, region: SetUserMemoryRegion) -> Iterator[int]:
+        """Yield a page of a region that is neither its first nor its last: often at a border."""
+        npages = region.memory_size // PAGE_SIZE_BYTES
+        if npages > 2:
+            page = self._dice.pick((1, npages - 2, *_WORD_BORDERS, self._dice.below(npages)))
+            yield (region.guest_phys_addr & -PAGE_SIZE_BYTES) + page % npages * PAGE_SIZE_BYTES
 
     def _as_id(self, call: SetUserMemoryRegion) -> AsId:
         """Return where to look: of two address spaces, more often where the call was."""

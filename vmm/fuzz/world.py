@@ -21,11 +21,15 @@ _FORMER_LIMIT = 48
 
 @dataclass(slots=True)
 class World:
-    """The slots that probably exist, by slot number, and gpas at which memory used to be."""
+    """The slots that probably exist, by slot number, and gpas at which memory used to be.
+
+    ``left`` is the slot whose place became free last, as it was.
+    """
 
     last_gfn: int
     slots: dict[int, SetUserMemoryRegion] = field(default_factory=dict)
     former: list[int] = field(default_factory=list)
+    left: SetUserMemoryRegion | None = None
 
     def clear(self) -> None:
         """Forget all slots: their places are former ones."""
@@ -70,6 +74,7 @@ class World:
         last = slot.guest_phys_addr + slot.memory_size - PAGE_SIZE_BYTES
         self.former += (slot.guest_phys_addr, last)
         del self.former[:-_FORMER_LIMIT]
+        self.left = slot
 
 
 def _may_become(old: SetUserMemoryRegion, new: SetUserMemoryRegion) -> bool:
