@@ -12,6 +12,21 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#define ABI_KVM_RUN 0xae80
+#define ABI_KVM_EXIT_MMIO 6
+
+/* PROCMAP_QUERY (struct procmap_query), which headers before Linux 6.11 lack. */
+#define ABI_PROCMAP_QUERY _IOWR('f', 17, struct abi_procmap_query)
+#define ABI_PROCMAP_SHARED 0x08
+#define ABI_PROCMAP_COVERING_OR_NEXT 0x10
+
+struct abi_procmap_query {
+    uint64_t size, flags, address;
+    uint64_t start, end, vma_flags, page_size, offset, inode;
+    uint32_t dev_major, dev_minor, name_size, build_id_size;
+    uint64_t name, build_id;
+};
+
 static int abi_result(int result) { return result < 0 ? -errno : result; }
 
 static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
@@ -22,6 +37,27 @@ static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
 static int abi_ioctl_value(int fd, unsigned long request, unsigned long arg)
 {
     return abi_result(ioctl(fd, request, arg));
+}
+
+static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint64_t *passed,
+                             uint32_t room, uint32_t *count)
+{
+    const struct kvm_regs *shared = (const void *)run->s.padding;
+    const struct kvm_exit_mmio *mmio = &run->mmio;
+    int result = 0;
+
+    for (*count = 0; *count < room; ++*count, passed += 4) {
+        result = abi_ioctl_value(fd, ABI_KVM_RUN, 0);
+        if (result < 0 || run->exit_reason != ABI_KVM_EXIT_MMIO)
+            break;
+        if (!mmio->is_write)
+            memset(run->mmio.data, answer, sizeof(mmio->data));
+        passed[0] = shared->rip;
+        passed[1] = mmio->phys_addr;
+        passed[2] = mmio->len | (uint64_t)!!mmio->is_write << 32;
+        memcpy(&passed[3], mmio->data, sizeof(mmio->data));
+    }
+    return result;
 }
 
 /* The compiler may assume that no object lives at address 0; here one can.
@@ -85,4 +121,23 @@ static uint64_t abi_differences(uint64_t address, const void *from, uint64_t siz
         }
     }
     return count;
+}
+
+static int abi_next_shared_mapping(int fd, uint64_t address, uint64_t *place, char *name,
+                                   uint32_t name_size)
+{
+    struct abi_procmap_query query = {
+        .size = sizeof(query),
+        .flags = ABI_PROCMAP_SHARED | ABI_PROCMAP_COVERING_OR_NEXT,
+        .address = address,
+        .name_size = name_size,
+        .name = (uintptr_t)name,
+    };
+    int result = abi_ioctl_struct(fd, ABI_PROCMAP_QUERY, &query);
+
+    place[0] = query.start;
+    place[1] = query.end;
+    if (!query.name_size)
+        *name = 0;
+    return result;
 }

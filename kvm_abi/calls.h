@@ -11,6 +11,13 @@ int abi_ioctl_struct(int fd, unsigned long request, void *arg);
 /* ... or a plain value. */
 int abi_ioctl_value(int fd, unsigned long request, unsigned long arg);
 
+/* Lets a vCPU run past MMIO exits, room of them at most, until an exit of another kind or an error;
+ * the guest's reads are answered with the given byte. Answers what the last KVM_RUN answered.
+ * Each exit that was passed is four words: RIP where the vCPU shares its registers
+ * (KVM_CAP_SYNC_REGS), the gpa, the length with 2^32 added for a write, and the data. */
+int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint64_t *passed,
+                      uint32_t room, uint32_t *count);
+
 int64_t abi_mmap(uint64_t address, uint64_t size_bytes, int protection, int flags,
                  int fd, int64_t offset_bytes);
 int abi_munmap(uint64_t address, uint64_t size_bytes);
@@ -26,3 +33,8 @@ int abi_punch_hole(int fd, int keep_size, uint64_t offset, uint64_t size_bytes);
  * where a block ends. size_bytes is a multiple of block_bytes. */
 uint64_t abi_differences(uint64_t address, const void *from, uint64_t size_bytes,
                          uint64_t block_bytes, uint64_t *found, uint64_t max_found);
+
+/* Finds the first shared mapping of a process that ends above an address; fd is its /proc/PID/maps.
+ * place gets start and end. Linux 6.11; -ENOENT behind the last one. */
+int abi_next_shared_mapping(int fd, uint64_t address, uint64_t *place, char *name,
+                            uint32_t name_size);

@@ -6,6 +6,7 @@ An address is an `int` throughout, and 0 is an address like any other.
 
 import errno
 import os
+from struct import Struct
 from typing import Any
 
 from kvm_abi._kvm import ffi as _ffi, lib as _lib
@@ -14,16 +15,27 @@ from kvm_abi.uapi import Advice, Ioctl, MapFlag, Protection
 # A pointer that cffi owns or a pointer that it was given; its fields are the structure's.
 CData = Any
 
+PassedMmio = tuple[int, int, bytes, bool]
+"""An MMIO exit behind which the guest went on: (rip, gpa, data, is_write)."""
+
+MAX_DIFFERENCES = 64
+"""So many of them `differences` returns at most."""
+
 _MAX_RENDERED_BYTES = 64
-_MAX_FOUND = 64
+_MAX_PASSED = 64
+_PATH_MAX = 4096
+_PASSED = Struct("<QQII8s")  # rip, gpa, length, whether it is a write, data
 
 _new = _ffi.new
-_FOUND = _ffi.typeof(f"uint64_t[{2 * _MAX_FOUND}]")
+_FOUND = _ffi.typeof(f"uint64_t[{2 * MAX_DIFFERENCES}]")
+_PASSED_ROOM = _ffi.typeof(f"uint64_t[{4 * _MAX_PASSED}]")
+_COUNT = _ffi.typeof("uint32_t *")
 _typeof = _ffi.typeof
 _sizeof = _ffi.sizeof
 _buffer = _ffi.buffer
 _ioctl_struct = _lib.abi_ioctl_struct
 _ioctl_value = _lib.abi_ioctl_value
+_run_past_mmio = _lib.abi_run_past_mmio
 
 # Looking these up in their enums is slow, and every ioctl or refusal asks for them.
 _RUN = int(Ioctl.RUN)
@@ -128,6 +140,28 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     raise _error(-result, request, arg)
 
 
+def run_past_mmio(
+    fd: int, run: CData, answer: int, passed: list[PassedMmio], room: int = _MAX_PASSED
+) -> bool:
+    """Issue KVM_RUN again and again until an exit that is not MMIO; False if `room` comes first.
+
+    `run` is the `struct kvm_run *` of the vCPU. The guest's reads are answered with bytes of
+    `answer`. Each exit that was passed is appended to `passed`, those before an error too; its
+    `rip` is true of a vCPU that shares its registers. The last one is completed by the next
+    KVM_RUN.
+
+    Raises `KvmError` as `ioctl` does.
+    """
+    words, count = _new(_PASSED_ROOM), _new(_COUNT)
+    result = _run_past_mmio(fd, run, answer, words, min(room, _MAX_PASSED), count)
+    if count[0]:
+        records = _PASSED.iter_unpack(_buffer(words, count[0] * _PASSED.size))
+        passed += [(rip, gpa, data[:size], write != 0) for rip, gpa, size, write, data in records]
+    if result < 0:
+        raise _error(-result, Ioctl.RUN, 0)
+    return bool(count[0] < room)
+
+
 def _error(number: int, request: Ioctl, arg: CData | int) -> KvmError:
     if type(arg) is int:
         return KvmError(number, request, None, arg)
@@ -226,13 +260,28 @@ def owned_memory(address: int, size_bytes: int) -> memoryview:
 def differences(address: int, data: bytes | memoryview, block_bytes: int) -> list[tuple[int, int]]:
     """Return where memory differs from `data`: (offset, length) in bytes, ascending.
 
-    A stretch ends where a block ends. Of many only the first ones are returned.
+    A stretch ends where a block ends. Of more than `MAX_DIFFERENCES` only the first are returned.
     """
     found = _new(_FOUND)
     count = _lib.abi_differences(
-        address, _ffi.from_buffer(data), len(data), block_bytes, found, _MAX_FOUND
+        address, _ffi.from_buffer(data), len(data), block_bytes, found, MAX_DIFFERENCES
     )
     return [(found[2 * index], found[2 * index + 1]) for index in range(count)]
+
+
+def shared_mappings(fd: int) -> list[tuple[int, int, str]]:
+    """Return (start, end, name) of a process's shared mappings, ascending.
+
+    `fd` is its `/proc/PID/maps`. Raises `OSError`: ENOTTY before Linux 6.11 (PROCMAP_QUERY).
+    """
+    found: list[tuple[int, int, str]] = []
+    place, name = _new("uint64_t[2]"), _new("char[]", _PATH_MAX)
+    while True:
+        result = _lib.abi_next_shared_mapping(fd, place[1], place, name, _PATH_MAX)
+        if result == -errno.ENOENT:
+            return found
+        _checked_result("PROCMAP_QUERY", result)
+        found.append((place[0], place[1], os.fsdecode(_ffi.string(name))))
 
 
 def _checked_result(call: str, result: int) -> int:

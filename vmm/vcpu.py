@@ -4,8 +4,8 @@ import errno
 import os
 
 from kvm_abi import raw
-from kvm_abi.raw import CData, KvmError
-from kvm_abi.uapi import SYNC_X86_REGS, Ioctl, MapFlag, Protection, VcpuEventFlag
+from kvm_abi.raw import CData, KvmError, PassedMmio
+from kvm_abi.uapi import SYNC_X86_REGS, ExitReason, Ioctl, MapFlag, Protection, VcpuEventFlag
 from vmm.closing import Closing
 from vmm.dirtyring import DirtyRing
 from vmm.exits import VcpuExit, decode
@@ -19,6 +19,7 @@ from vmm.registers import (
     set_long_mode,
 )
 
+_EXIT_IO = int(ExitReason.IO)
 _MOST_EXITS_OF_AN_INSTRUCTION = 64
 
 
@@ -91,6 +92,24 @@ class Vcpu(Closing):
         """
         raw.ioctl(self.fd, Ioctl.RUN)
         return decode(self._run)
+
+    def run_past_mmio(
+        self, answer: int, passed: list[PassedMmio], end_port: int
+    ) -> VcpuExit | None:
+        """Let the guest run until an exit that is not MMIO; return it, or None at `end_port`.
+
+        Its reads are answered with bytes of `answer`. What it passed is appended to `passed`, also
+        where this raises what `run` does.
+        """
+        run = self.kvm_run
+        if self._exit_regs is not None:
+            while not raw.run_past_mmio(self._fd, run, answer, passed):
+                pass
+        else:
+            while not raw.run_past_mmio(self._fd, run, answer, passed, room=1):
+                passed[-1] = (self.get_rip(), *passed[-1][1:])
+        is_end = run.exit_reason == _EXIT_IO and run.io.port == end_port
+        return None if is_end else decode(run)
 
     def last_exit(self) -> VcpuExit:
         """Return what `kvm_run` says: behind an EFAULT that may be a memory fault."""

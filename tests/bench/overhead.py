@@ -30,6 +30,7 @@ SEED = 1
 COUNT = 30
 LIMIT = 2.0
 _RUNS = 3
+_WAYS_IN = ("_ioctl_struct", "_ioctl_value", "_run_past_mmio")
 
 
 @dataclass(slots=True)
@@ -112,13 +113,15 @@ class Stopwatch:
         self.seconds = 0.0
 
     def measure(self, work: Any) -> None:
-        """Do the work with both ways into the kernel watched."""
-        struct, value = raw._ioctl_struct, raw._ioctl_value
-        raw._ioctl_struct, raw._ioctl_value = self._watched(struct), self._watched(value)
+        """Do the work with all ways into the kernel watched."""
+        usual = {name: getattr(raw, name) for name in _WAYS_IN}
+        for name, call in usual.items():
+            setattr(raw, name, self._watched(call))
         try:
             work()
         finally:
-            raw._ioctl_struct, raw._ioctl_value = struct, value
+            for name, call in usual.items():
+                setattr(raw, name, call)
 
     def _watched(self, call: Any) -> Any:
         clock = time.perf_counter

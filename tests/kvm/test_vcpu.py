@@ -2,11 +2,12 @@ import errno
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
-from kvm_abi.raw import KvmError
+from kvm_abi.raw import KvmError, PassedMmio
 from kvm_abi.uapi import MemFlag
 from vmm.exits import Hlt, Io, Mmio
 from vmm.memory import HostAddress, HostMapping
@@ -68,6 +69,62 @@ def test_rip_at_an_exit_needs_no_system_call(vcpu: Vcpu, code: HostMapping) -> N
         rips.append(vcpu.exit_rip())
     assert rips == sorted(rips)
     assert rips[2] == len(LOAD_FROM_HOLE + STORE_TO_HOLE + HLT)
+
+
+@pytest.mark.parametrize("shares_registers", [True, False])
+def test_mmio_is_passed_with_rip_and_an_answer(
+    vcpu: Vcpu, code: HostMapping, shares_registers: bool
+) -> None:
+    code.write(0, LOAD_FROM_HOLE + STORE_TO_HOLE + b"\xe6\xe0" + HLT)  # out 0xe0, al
+    vcpu.run()  # How each instruction reports RIP, where it is read or written.
+    rips = [vcpu.get_rip()]
+    vcpu.run()
+    rips.append(vcpu.get_rip())
+    vcpu.finish_exit()
+    vcpu.enter_big_real_mode(BASE, 0)
+    if not shares_registers:
+        vcpu._exit_regs = None
+    passed: list[PassedMmio] = []
+    assert vcpu.run_past_mmio(0xA7, passed, end_port=0xE0) is None
+    assert passed == [
+        (rips[0], HOLE, b"\xa7" * 4, False),
+        (rips[1], HOLE, b"\xa7" * 4, True),
+    ]
+    assert vcpu.run_past_mmio(0xA7, passed, end_port=0xE0) == Hlt()
+    assert len(passed) == 2
+
+
+def test_a_port_that_is_not_the_end_is_an_exit(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, b"\xb0\x41\xe6\xe0")
+    assert vcpu.run_past_mmio(0, [], end_port=0xE1) == Io(0xE0, b"A", True, 1, 1)
+
+
+def test_more_mmio_is_passed_than_is_told_at_once(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, STORE_TO_HOLE * 200 + HLT)
+    passed: list[PassedMmio] = []
+    assert vcpu.run_past_mmio(0, passed, end_port=0xE0) == Hlt()
+    assert [(gpa, data, write) for _, gpa, data, write in passed] == [(HOLE, bytes(4), True)] * 200
+    assert len({rip for rip, *_ in passed}) == 200
+
+
+def test_what_was_passed_before_an_error_is_told(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, STORE_TO_HOLE + SPIN)
+    passed: list[PassedMmio] = []
+    with pytest.raises(KvmError) as caught, interrupted_soon():
+        vcpu.run_past_mmio(0, passed, end_port=0xE0)
+    assert caught.value.errno == errno.EINTR
+    assert [gpa for _, gpa, *_ in passed] == [HOLE]
+
+
+@contextmanager
+def interrupted_soon() -> Iterator[None]:
+    """Send this process a signal in a moment, to which nobody answers."""
+    previous = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, previous)
 
 
 def test_an_mmio_read_is_completed_with_its_own_length(vcpu: Vcpu, code: HostMapping) -> None:

@@ -5,12 +5,15 @@ What lies below 4 GiB is accessed in big real mode, what reaches beyond in 64-bi
 
 import errno
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
+from typing import TypeVar
 
 from guests import image, mailbox
 from guests.image import LongSweep, SweepCode, TouchCode
+from guests.mailbox import PlainTouch
 from guests.windows import Windows
-from kvm_abi.raw import KvmError
+from kvm_abi.raw import KvmError, PassedMmio
 from kvm_abi.uapi import MemoryExitFlag
 from vmm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
 from vmm.memslots import history
@@ -54,12 +57,13 @@ _SWEEP_CODES = {
     ("write", 4): SweepCode.WRITE_4,
 }
 
-_FILL = [bytes([MMIO_FILL]) * length for length in range(9)]
-"""What the executor answers to an MMIO read of so many bytes."""
+_MOST_INTERRUPTIONS = 100
+"""So many signals may come while a guest runs: more, and the kernel has made them up."""
 
 _SURELY_REAL = REAL_MODE_END - 4
 """A touch that begins before this ends in real mode's reach, however wide it is."""
 
+AnyExit = TypeVar("AnyExit", bound=VcpuExit | None)
 _Exits = dict[int, list[history.Mmio]]
 _Stops = dict[int, Stopped]
 
@@ -101,10 +105,11 @@ class GuestCpu:
         There may be up to ``mailbox.MAX_TOUCHES`` of them, all in one address space.
         """
         self.look_at(touches[0].as_id)
-        if max(touch.gpa for touch in touches) < _SURELY_REAL:
-            return self._touch_real(touches)
+        records = [(t.gpa, _TOUCH_CODES[t.access, t.width], t.value) for t in touches]
+        if max(records)[0] < _SURELY_REAL:
+            return self._touch_real(records)
         outcomes: list[AnyOutcome] = []
-        for is_long, stretch in groupby(touches, _leaves_real_mode):
+        for is_long, stretch in groupby(records, _leaves_real_mode):
             outcomes += (self._touch_long if is_long else self._touch_real)(list(stretch))
         return outcomes
 
@@ -132,7 +137,7 @@ class GuestCpu:
             self._vcpu.enter_big_real_mode(op.gpa, STUB_OFFSET)
         self._ready = None
         try:
-            leaving = self._leave()
+            leaving = self._leave(self._vcpu.run)
         except KvmError as error:
             return self._stopped_by(error)
         match leaving:
@@ -152,18 +157,14 @@ class GuestCpu:
         except KvmError as error:
             return Refused(error.errno or 0)
 
-    def _touch_real(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
-        mailbox.encode_touches(
-            self._view,
-            [(t.gpa, _TOUCH_CODES[t.access, t.width], t.value) for t in touches],
-        )
+    def _touch_real(self, touches: Sequence[PlainTouch]) -> list[AnyOutcome]:
+        mailbox.encode_touches(self._view, touches)
         return self._run_touches(self._enter_real, len(touches))
 
-    def _touch_long(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
+    def _touch_long(self, touches: Sequence[PlainTouch]) -> list[AnyOutcome]:
         address = self._windows.address
         mailbox.encode_long_touches(
-            self._view,
-            [(address(t.gpa), _TOUCH_CODES[t.access, t.width], t.value) for t in touches],
+            self._view, [(address(gpa), code, value) for gpa, code, value in touches]
         )
         return self._run_touches(self._enter_long, len(touches))
 
@@ -172,7 +173,7 @@ class GuestCpu:
             enter(image.TOUCH_ENTRY)
         self._ready = enter, image.TOUCH_ENTRY
         exits, stops = self._run(
-            self._touch_under_way,
+            _touch_at,
             lambda index: enter(mailbox.touch_offset(index + 1)),
             count,
         )
@@ -184,13 +185,6 @@ class GuestCpu:
             for index, value in enumerate(values)
         ]
 
-    def _touch_under_way(self) -> int:
-        """Return the index of the touch that RIP is in; 0 where none has begun yet."""
-        try:
-            return mailbox.touch_index(self._vcpu.exit_rip())
-        except ValueError:
-            return 0
-
     def _sweep_real(self, op: Sweep) -> tuple[_Exits, _Stops]:
         code = _SWEEP_CODES[op.access, op.width]
         sweep = mailbox.Sweep(op.gpa, code, op.count, op.value)
@@ -198,11 +192,7 @@ class GuestCpu:
         if self._ready != (self._enter_real, image.SWEEP_ENTRY):
             self._enter_real(image.SWEEP_ENTRY)
         self._ready = self._enter_real, image.SWEEP_ENTRY
-        return self._run(
-            lambda: mailbox.sweep_index(self._view),
-            lambda _: self._enter_real(image.SWEEP_SKIP),
-            1,
-        )
+        return self._run(_only_one, lambda _: self._enter_real(image.SWEEP_SKIP), 1)
 
     def _sweep_long(self, op: Sweep) -> tuple[_Exits, _Stops]:
         address = self._windows.address(op.gpa)
@@ -215,7 +205,7 @@ class GuestCpu:
         )
         self._vcpu.enter_long_mode(self._windows.cr3, registers)
         self._ready = None
-        return self._run(lambda: 0, lambda _: self._enter_long(image.LONG_SWEEP_END), 1)
+        return self._run(_only_one, lambda _: self._enter_long(image.LONG_SWEEP_END), 1)
 
     def _stopped_by(self, error: KvmError) -> Stopped:
         """Return an errno of KVM_RUN, or the fault on private memory that comes with it."""
@@ -236,54 +226,70 @@ class GuestCpu:
     def _enter_long(self, rip: int) -> None:
         self._vcpu.enter_long_mode(self._windows.cr3, Registers(rip=rip))
 
-    def _leave(self) -> VcpuExit:
-        """Run until an exit other than that of a full dirty ring, which is only a pause."""
+    def _leave(self, run: Callable[[], AnyExit]) -> AnyExit:
+        """Run until an exit that is not a mere pause: a full dirty ring, or a signal."""
+        interruptions = 0
         while True:
-            leaving = self._vcpu.run()
+            try:
+                leaving = run()
+            except KvmError as error:
+                interruptions += 1
+                if error.errno != errno.EINTR or interruptions > _MOST_INTERRUPTIONS:
+                    raise
+                continue
             if not (isinstance(leaving, DirtyRingFull) and self._make_room()):
                 return leaving
 
     def _run(
-        self, index: Callable[[], int], skip: Callable[[int], None], count: int
+        self, index: Callable[[int], int], skip: Callable[[int], None], count: int
     ) -> tuple[_Exits, _Stops]:
         """Run one guest to its end; return exits and stops by the index of their record.
 
-        ``index`` says which of ``count`` records is under way, ``skip`` makes the guest go on
-        behind it.
+        ``index`` says which of ``count`` records is under way at a RIP, ``skip`` makes the guest
+        go on behind it.
         """
         vcpu = self._vcpu
         exits: _Exits = {}
         stops: _Stops = {}
         while True:
-            stop: Stopped | None = None
+            passed: list[PassedMmio] = []
+            stop: Stopped | None
             try:
-                leaving = self._leave()
+                leaving = self._leave(
+                    partial(vcpu.run_past_mmio, MMIO_FILL, passed, image.END_PORT)
+                )
             except KvmError as error:
                 stop = self._stopped_by(error)
             else:
-                match leaving:
-                    case Mmio(gpa, data, is_write):
-                        if not is_write:
-                            data = _FILL[len(data)]
-                            vcpu.complete_mmio_read(data)
-                        exits.setdefault(index(), []).append(history.Mmio(gpa, is_write, data))
-                    case Io(port=image.END_PORT):
-                        return exits, stops
-                    case _:
-                        stop = _stopped(leaving)
-            if stop is not None:
-                self._stay_in_mode()
-                # Never the same one twice, wherever a kernel claims that the guest is.
-                given_up = max(index(), max(stops, default=-1) + 1)
-                if given_up >= count:  # The guest cannot go on at all, not even to its end.
-                    self._ready = None
-                    return exits, stops
-                stops[given_up] = stop
-                skip(given_up)
+                stop = None if leaving is None else _stopped(leaving)
+            for rip, gpa, data, is_write in passed:
+                exits.setdefault(index(rip), []).append(history.Mmio(gpa, is_write, data))
+            if stop is None:
+                return exits, stops
+            self._stay_in_mode()
+            # Never the same one twice, wherever a kernel claims that the guest is.
+            given_up = max(index(vcpu.exit_rip()), max(stops, default=-1) + 1)
+            if given_up >= count:  # The guest cannot go on at all, not even to its end.
+                self._ready = None
+                return exits, stops
+            stops[given_up] = stop
+            skip(given_up)
 
 
-def _leaves_real_mode(touch: Touch) -> bool:
-    return touch.gpa + touch.width > REAL_MODE_END
+def _touch_at(rip: int) -> int:
+    """Return the index of the touch that RIP is in; 0 where none has begun yet."""
+    try:
+        return mailbox.touch_index(rip)
+    except ValueError:
+        return 0
+
+
+def _only_one(_: int) -> int:
+    return 0
+
+
+def _leaves_real_mode(touch: PlainTouch) -> bool:
+    return touch[0] + mailbox.TOUCH_WIDTHS[touch[1]] > REAL_MODE_END
 
 
 def _joined(exits: list[history.Mmio]) -> tuple[history.Mmio, ...]:
