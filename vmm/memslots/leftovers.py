@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from kvm_abi import raw
 from kvm_abi.uapi import MapFlag, Protection
+from vmm.sharedmemory import shared_mappings
 
 _KVM_FILE = "anon_inode:kvm"
 _KERNEL_MADE = "/dev/zero (deleted)"
@@ -56,11 +56,9 @@ def _mappings() -> Iterator[str]:
     A process that protects a part of its own memory splits the mapping of it.
     """
     start, end, name = 0, -1, ""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if not (line.endswith(_KERNEL_MADE) or _KVM_FILE in line):
+    for first, last, found in shared_mappings():
+        if not (found == _KERNEL_MADE or _KVM_FILE in found):
             continue
-        first, last = (int(part, 16) for part in line.split(maxsplit=1)[0].split("-"))
-        found = line.split(maxsplit=5)[-1]
         if (first, found) == (end, name):
             end = last
             continue
@@ -73,12 +71,7 @@ def _mappings() -> Iterator[str]:
 
 def _kernel_made() -> list[tuple[int, int]]:
     """Return start and end of the mappings that look as if the kernel had made them."""
-    return [
-        (int(start, 16), int(end, 16))
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if line.endswith(_KERNEL_MADE)
-        for start, _, end in [line.split(maxsplit=1)[0].partition("-")]
-    ]
+    return [(start, end) for start, end, name in shared_mappings() if name == _KERNEL_MADE]
 
 
 def _open_files() -> list[str]:

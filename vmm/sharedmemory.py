@@ -1,0 +1,33 @@
+"""The shared mappings of this process, those that the kernel made for it included."""
+
+import errno
+from pathlib import Path
+
+from kvm_abi import raw
+
+SharedMapping = tuple[int, int, str]
+"""Start, end and name, as in /proc/PID/maps."""
+
+_MAPS = Path("/proc/self/maps")
+
+
+def shared_mappings() -> list[SharedMapping]:
+    """Return the shared mappings of this process, ascending."""
+    try:
+        with _MAPS.open("rb", buffering=0) as maps:
+            return raw.shared_mappings(maps.fileno())
+    except OSError as error:
+        if error.errno != errno.ENOTTY:
+            raise
+    return shared_among(_MAPS.read_text())
+
+
+def shared_among(maps: str) -> list[SharedMapping]:
+    """Return the same from the text of the file: the longer way, for kernels before 6.11."""
+    found = []
+    for line in maps.splitlines():
+        place, permissions, *_, name = f"{line} ".split(" ", 5)
+        if permissions.endswith("s"):
+            start, end = place.split("-")
+            found.append((int(start, 16), int(end, 16), name.strip()))
+    return found
