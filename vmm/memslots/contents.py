@@ -1,12 +1,22 @@
 """What the model knows of host memory: the tags, and every byte written since."""
 
 from collections.abc import Container
+from dataclasses import dataclass
 
 from vmm.memslots.content import changed_runs, page_bytes
 from vmm.memslots.history import HostChange
 from vmm.memslots.operations import PAGE_SIZE_BYTES, Mapping
 
 PageKey = tuple[str, int]
+
+
+@dataclass(slots=True)
+class _Before:
+    """What a page held at the last look, and between which offsets it was written since."""
+
+    data: bytes
+    start: int
+    end: int
 
 
 class Contents:
@@ -19,7 +29,7 @@ class Contents:
         self._order = {mapping.name: index for index, mapping in enumerate(mappings)}
         self._sizes = {mapping.name: mapping.pages for mapping in mappings}
         self._pages: dict[PageKey, bytearray] = {}
-        self._before: dict[PageKey, bytes] = {}
+        self._before: dict[PageKey, _Before] = {}
 
     def read(self, mapping: str, offset: int, length: int) -> bytes:
         """Return ``length`` bytes; they may span pages."""
@@ -39,7 +49,7 @@ class Contents:
         while data:
             page, at = divmod(offset, PAGE_SIZE_BYTES)
             take = min(len(data), PAGE_SIZE_BYTES - at)
-            self._writable(mapping, page)[at : at + take] = data[:take]
+            self._writable(mapping, page, at, at + take)[at : at + take] = data[:take]
             offset += take
             data = data[take:]
 
@@ -62,8 +72,11 @@ class Contents:
             mapping, page = key
             if key in hidden:
                 continue
-            for at, data in changed_runs(self._before[key], bytes(self._pages[key])):
-                found.append(HostChange(mapping, page * PAGE_SIZE_BYTES + at, data))
+            before = self._before[key]
+            now = bytes(self._pages[key][before.start : before.end])
+            offset = page * PAGE_SIZE_BYTES + before.start
+            for at, data in changed_runs(before.data[before.start : before.end], now):
+                found.append(HostChange(mapping, offset + at, data))
         return tuple(found)
 
     def forget_changes(self, hidden: Container[PageKey] = ()) -> None:
@@ -79,10 +92,15 @@ class Contents:
         order = self._order.get(mapping)
         return bytes(PAGE_SIZE_BYTES) if order is None else page_bytes(order, page)
 
-    def _writable(self, mapping: str, page: int) -> bytearray:
+    def _writable(self, mapping: str, page: int, start: int, end: int) -> bytearray:
+        """Return a page that is to be written between two offsets."""
         key = (mapping, page)
-        if key not in self._pages:
-            self._pages[key] = bytearray(self._fresh(mapping, page))
-        if key not in self._before and mapping in self._order:
-            self._before[key] = bytes(self._pages[key])
-        return self._pages[key]
+        held = self._pages.get(key)
+        if held is None:
+            held = self._pages[key] = bytearray(self._fresh(mapping, page))
+        before = self._before.get(key)
+        if before is not None:
+            before.start, before.end = min(before.start, start), max(before.end, end)
+        elif mapping in self._order:
+            self._before[key] = _Before(bytes(held), start, end)
+        return held

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Collection, Iterator
 from typing import assert_never
 
+from kvm_abi.raw import MAX_DIFFERENCES
 from kvm_abi.uapi import Protection
 from vmm.closing import Closing
 from vmm.memory import HostAddress, HostMapping
@@ -107,10 +108,11 @@ class HostMemory(Closing):
         Pages that cannot be read are passed over until they can.
         """
         for name, memory in self._mappings.items():
-            seen = self._seen.get(name)
+            seen, absent = self._seen.get(name), self._absent.get(name)
             if seen is None:
                 continue
-            for start, end in _stretches(len(seen), self._absent.get(name, ())):
+            stretches = _stretches(len(seen), absent) if absent else ((0, len(seen)),)
+            for start, end in stretches:
                 for offset, data in _news(memory, seen, start, end):
                     yield HostChange(name, offset, data)
 
@@ -128,12 +130,15 @@ def _news(
     memory: HostMapping, seen: bytearray, start: int, end: int
 ) -> Iterator[tuple[int, bytes]]:
     """Yield offset and bytes of what differs from what was seen, and take note of it."""
-    while found := memory.differences(memoryview(seen)[start:end], PAGE_SIZE_BYTES, start):
+    is_more = True
+    while is_more:
+        found = memory.differences(memoryview(seen)[start:end], PAGE_SIZE_BYTES, start)
         for at, length in found:
             offset = start + at
             data = memory.read(offset, length)
             seen[offset : offset + length] = data
             yield offset, data
+        is_more = len(found) == MAX_DIFFERENCES
 
 
 def _map(mapping: Mapping) -> HostMapping:
