@@ -24,6 +24,7 @@ class Kvm(Closing):
     def __init__(self, fd: int) -> None:
         """Own `fd`. Raises `RuntimeError` when its API version is not the one known here."""
         self._fd = fd
+        self._cpuids: dict[int, CData] = {}
         try:
             version = raw.ioctl(fd, Ioctl.GET_API_VERSION)
             if version != API_VERSION:
@@ -77,7 +78,15 @@ class Kvm(Closing):
         return _LEAST_GPA_BITS
 
     def cpuid_with_gpa_bits(self, bits: int) -> CData:
-        """Return the supported CPUID with another number of guest-physical address bits."""
+        """Return the supported CPUID with another number of guest-physical address bits.
+
+        The kernel is asked once: this is the longest of all calls that a VM needs.
+        """
+        if bits not in self._cpuids:
+            self._cpuids[bits] = self._new_cpuid(bits)
+        return self._cpuids[bits]
+
+    def _new_cpuid(self, bits: int) -> CData:
         cpuid = self.supported_cpuid()
         for entry in cpuid.entries[0 : cpuid.nent]:
             if entry.function == _CPUID_ADDRESS_SIZES:

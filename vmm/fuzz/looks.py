@@ -85,8 +85,9 @@ class Looks:
             pages += self._inside(world.left)
         pages += world.former[-4:]
         if world.slots:
+            others = list(world.slots.values())
             for _ in range(3):
-                other = dice.pick(list(world.slots.values()))
+                other = dice.pick(others)
                 pages += (
                     other.guest_phys_addr,
                     other.guest_phys_addr + other.memory_size - PAGE_SIZE_BYTES,

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from guests import image
 from guests.windows import Windows
@@ -78,13 +78,13 @@ class Machine:
         self._memory = memory
         self._files = files
         self._guest = guest
-        self._log_bytes = _log_bytes(scenario)
+        self._scenario = scenario
         self._guest_gpa = scenario.guest.gpa
         self._cpuid = _cpuid(kvm, scenario, touch_limit)
         self._homes = [self._home(number) for number in range(guest_count(scenario))]
         self._vcpus: dict[int, Vcpu] = {}
         self._cpus: dict[int, GuestCpu] = {}
-        unmaps = any(isinstance(op, UnmapInternalSlots) for op in scenario.operations)
+        unmaps = UnmapInternalSlots in map(type, scenario.operations)
         self._internal_memory = InternalMemory() if unmaps else None
         self.vm = kvm.create_vm(VmType(scenario.vm_type))
         self.rings = RingHost(self.vm)
@@ -198,6 +198,24 @@ class Machine:
         self._cpu(op.vcpu)
         return self.rings.harvest(op.vcpu)
 
+    @cached_property
+    def _log_bytes(self) -> int:
+        """The size of a bitmap that holds the log of any slot that the scenario names."""
+        operations = self._scenario.operations
+        raced = (
+            op
+            for race in operations
+            if isinstance(race, Race)
+            for host in race.hosts
+            for op in host.operations
+        )
+        sizes = [
+            pages_of(op.memory_size)
+            for op in (*operations, *raced)
+            if isinstance(op, SetUserMemoryRegion) and pages_of(op.memory_size) <= MAX_PAGES
+        ]
+        return (max(sizes, default=0) + 2 * 64) // 8
+
     def clear_dirty_log(self, op: ClearDirtyLog) -> AnyOutcome:
         """Issue KVM_CLEAR_DIRTY_LOG with a bitmap that is as large as any log of the scenario."""
         bitmap = raw.new("uint8_t[]", self._log_bytes)
@@ -260,23 +278,6 @@ def _cpuid(kvm: Kvm, scenario: Scenario, touch_limit: int) -> CData | None:
     if not reaches_beyond_real_mode(scenario):
         return None
     return kvm.cpuid_with_gpa_bits((touch_limit - 1).bit_length())
-
-
-def _log_bytes(scenario: Scenario) -> int:
-    """Return the size of a bitmap that holds the log of any slot that the scenario names."""
-    raced = (
-        op
-        for race in scenario.operations
-        if isinstance(race, Race)
-        for host in race.hosts
-        for op in host.operations
-    )
-    sizes = [
-        pages_of(op.memory_size)
-        for op in (*scenario.operations, *raced)
-        if isinstance(op, SetUserMemoryRegion) and pages_of(op.memory_size) <= MAX_PAGES
-    ]
-    return (max(sizes, default=0) + 2 * 64) // 8
 
 
 def _bitmap(op: ClearDirtyLog, size_bytes: int) -> bytes:

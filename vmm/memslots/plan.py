@@ -30,6 +30,7 @@ from vmm.memslots.operations import (
     SetIdentityMapAddr,
     SetTssAddr,
     SetUserMemoryRegion,
+    Sweep,
     Touch,
     access_end,
     address_spaces,
@@ -77,10 +78,17 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
         if isinstance(operation, NewVm):
             yield from (Step(origin, slot) for slot in guest_slots(scenario))
             new = True
-        written = not isinstance(operation, Inspect)
+        written = _may_write(operation) or (written and not isinstance(operation, Inspect))
     yield Step(len(scenario.operations), Inspect())
     yield Step(len(scenario.operations), CloseVm())
     yield Step(len(scenario.operations), Inspect())
+
+
+def _may_write(op: AnyOperation) -> bool:
+    """Whether an operation may change host memory: all but a look at it and a guest's read may."""
+    if isinstance(op, Touch | Sweep):
+        return op.access == "write"
+    return not isinstance(op, Inspect)
 
 
 def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
@@ -93,18 +101,21 @@ def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
         if batch and not _joins(batch, step):
             yield batch
             batch = []
-        batch.append(step)
+        if isinstance(step.operation, Touch):
+            batch.append(step)
+        else:
+            yield [step]
     if batch:
         yield batch
 
 
 def _joins(batch: list[Step], step: Step) -> bool:
-    first = batch[0].operation
+    first, operation = batch[0].operation, step.operation
     return (
         isinstance(first, Touch)
-        and isinstance(step.operation, Touch)
-        and step.operation.vcpu == first.vcpu
-        and step.operation.as_id == first.as_id
+        and isinstance(operation, Touch)
+        and operation.vcpu == first.vcpu
+        and operation.as_id == first.as_id
         and len(batch) < MAX_BATCH
     )
 
@@ -138,7 +149,7 @@ def guest_slot(scenario: Scenario, number: int = 0, as_id: AsId = 0) -> SetUserM
 
 def reaches_beyond_real_mode(scenario: Scenario) -> bool:
     """Return whether a survey or an access of a scenario may need a guest in 64-bit mode."""
-    return any(end > REAL_MODE_END for end in _ends(scenario))
+    return any(map(_is_beyond_real_mode, scenario.operations))
 
 
 def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
@@ -149,10 +160,10 @@ def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
     return f"a guest that reaches gpa {highest - 1:#x} (here they end at {touch_limit:#x})"
 
 
-def _ends(scenario: Scenario) -> Iterator[int]:
-    for operation in scenario.operations:
-        if isinstance(operation, SetUserMemoryRegion):
-            # The page behind a region is surveyed, too.
-            yield operation.guest_phys_addr + operation.memory_size + PAGE_SIZE_BYTES
-        else:
-            yield access_end(operation)
+def _is_beyond_real_mode(op: AnyOperation) -> bool:
+    if isinstance(op, Touch):
+        return op.gpa + op.width > REAL_MODE_END
+    if isinstance(op, SetUserMemoryRegion):
+        # The page behind a region is surveyed, too.
+        return op.guest_phys_addr + op.memory_size + PAGE_SIZE_BYTES > REAL_MODE_END
+    return access_end(op) > REAL_MODE_END
