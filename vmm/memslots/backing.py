@@ -104,9 +104,17 @@ class Backing:
             self._absent -= pages
 
     def loses_content(self, op: ChangeHostMemory) -> bool:
-        """Whether the pages read as zeros behind a change: what private memory held is gone."""
-        is_private = self._mappings[op.place.mapping].kind not in ("shared", "memfd")
-        return op.how == "punch" or (is_private and op.how in ("drop", "unmap"))
+        """Whether the pages read as zeros behind a change: what private memory held is gone.
+
+        What is mapped is a memory file, or fresh memory in the place of what was still there.
+        """
+        kind = self._mappings[op.place.mapping].kind
+        is_private = kind not in ("shared", "memfd")
+        return (
+            op.how == "punch"
+            or (op.how in ("drop", "unmap") and is_private)
+            or (op.how == "map" and kind != "memfd")
+        )
 
     def locate(self, hva: Hva, offset: int) -> Place | None:
         """Return where ``offset`` bytes behind an hva lie; None where no memory is mapped."""

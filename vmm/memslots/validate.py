@@ -141,6 +141,7 @@ class _Checker:
         self._slot_pages = 0
         self._windows: set[int] = set()
         self._taken: set[str] = set()
+        self._vacated: set[tuple[str, int]] = set()
         self._guests = guest_count(scenario)
         self._guest_ids = range(self._guest.slot, self._guest.slot + self._guests)
         self._spaces = address_spaces(scenario)
@@ -218,7 +219,21 @@ class _Checker:
         problem = problem or host_change_problem(op, self._mappings)
         if op.how in ("unmap", "forbid"):
             self._taken.add(op.place.mapping)
-        return problem
+        return problem or self._vacated_problem(op)
+
+    def _vacated_problem(self, op: ChangeHostMemory) -> str:
+        """A memory file's page that is unmapped is not there again before it is mapped."""
+        if self._mappings[op.place.mapping].kind != "memfd":
+            return ""
+        first = op.place.offset // PAGE_SIZE_BYTES
+        pages = {(op.place.mapping, page) for page in range(first, first + op.pages)}
+        if op.how == "unmap":
+            self._vacated |= pages
+        elif op.how == "map":
+            self._vacated -= pages
+        elif op.how in ("allow", "punch") and pages & self._vacated:
+            return f".how: {op.how!r} takes pages that are mapped: 'map' those that were unmapped"
+        return ""
 
     def _clear(self, op: ClearDirtyLog) -> str:
         """A bit is within the words that the kernel reads, and those are within our bitmap."""

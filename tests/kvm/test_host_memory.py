@@ -1,0 +1,53 @@
+"""Every short sequence of the host's own changes to memory behind a slot, by model and kernel."""
+
+from itertools import product
+from typing import get_args
+
+import pytest
+
+from vmm.fuzz.trial import attempt
+from vmm.memslots.check import Status
+from vmm.memslots.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    ChangeHostMemory,
+    HostChangeKind,
+    Mapping,
+    MappingKind,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+)
+from vmm.memslots.probe import probe_features
+from vmm.memslots.validate import ScenarioError, validate
+from vmm.system import Kvm
+
+PAGE = PAGE_SIZE_BYTES
+LENGTH = 3
+
+
+def scenario_of(kind: MappingKind, changes: tuple[HostChangeKind, ...]) -> Scenario:
+    """Return changes of the middle page of three, each with a look at all and a write."""
+    operations: list[AnyOperation] = [SetUserMemoryRegion(1, 0, 3 * PAGE, Place("a"))]
+    for number, how in enumerate(changes):
+        operations.append(Touch(PAGE + 0x20, "write", value=number + 1))
+        operations.append(ChangeHostMemory(Place("a", PAGE), 1, how))
+        operations += [Touch(page * PAGE + 0x20) for page in range(3)]
+    return Scenario("host", tuple(operations), (Mapping("a", 3, kind),), survey="none")
+
+
+@pytest.mark.parametrize("kind", ["anonymous", "shared", "memfd"])
+def test_slots_follow_whatever_the_host_does(kvm: Kvm, kind: MappingKind) -> None:
+    features = probe_features(kvm)
+    tried = 0
+    for changes in product(get_args(HostChangeKind), repeat=LENGTH):
+        scenario = scenario_of(kind, changes)
+        try:
+            validate(scenario)
+        except ScenarioError:
+            continue
+        tried += 1
+        verdict = attempt(kvm, scenario, features).verdict
+        assert verdict.status is Status.PASSED, (changes, verdict)
+    assert tried >= 2**LENGTH
