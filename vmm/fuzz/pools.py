@@ -44,6 +44,7 @@ _BORDER_WINDOWS = (0, 0x9C, 0x1FA, 0x3FC, 0x7FFFC, GUEST.gpa // PAGE_SIZE_BYTES 
 _WINDOW_PAGES = (6, 8, 12, 24)
 _SIZES = ((1,), (1, 1, 2), (1, 2, 3), (2, 3, 4), (1, 2, 63, 64, 65), (127, 128, 129))
 _HUGE_PAGE = 512
+_SMALL = 4
 _KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "anonymous", "shared", "memfd")
 
 
@@ -78,7 +79,7 @@ def draw(dice: Dice, features: Features) -> Pools:
     reach = features.touch_limit if is_high else REACH
     flags = _flags(dice, features)
     sizes = dice.pick(_SIZES)
-    mappings = _mappings(dice, features, tastes)
+    mappings = _mappings(dice, features, tastes, max(sizes))
     if any(mapping.kind == "thp" for mapping in mappings):
         sizes += (_HUGE_PAGE,)
     return Pools(
@@ -168,8 +169,11 @@ def _far_gfns(features: Features) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def _mappings(dice: Dice, features: Features, tastes: frozenset[str]) -> tuple[Mapping, ...]:
-    pages = dice.pick((4, 4, 8, 136))
+def _mappings(
+    dice: Dice, features: Features, tastes: frozenset[str], size: int
+) -> tuple[Mapping, ...]:
+    """Return mappings of which one has room for slots of ``size`` pages: all of it is looked at."""
+    pages = dice.pick((4, 4, 8)) if size <= _SMALL else size + _SMALL
     mappings = [Mapping("a", pages, dice.pick(_KINDS)), Mapping("b", 4, dice.pick(_KINDS))]
     if dice.chance(0.25):
         mappings.append(Mapping("nowhere", 4, "unmapped"))

@@ -7,6 +7,8 @@ used to be. A wrong guess costs a good aim and nothing else.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from vmm.memslots.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
@@ -39,6 +41,10 @@ class World:
 
     def apply(self, op: SetUserMemoryRegion) -> None:
         """Take note of a call that may succeed."""
+        if op.caller != "owner" or op.argument != "readable":
+            return  # Nor is it to be what later calls are made from.
+        if op.fail_nth:
+            op = msgspec.structs.replace(op, fail_nth=0)
         old = self.slots.get(op.slot)
         if op.memory_size == 0:
             if old is not None:
