@@ -7,6 +7,8 @@ mapping and page apart and can be read back (``identify``).
 
 import re
 from functools import lru_cache
+from itertools import groupby
+from struct import unpack
 
 from vmm.memslots.operations import PAGE_SIZE_BYTES
 
@@ -20,6 +22,7 @@ _UNMIX = pow(_MIX, -1, 1 << 32)
 _MASK = (1 << 32) - 1
 _NOT_ZEROS = re.compile(rb"[^\0]+")
 _PAGE_BITS = 20
+_ELEMENTS = {1: "B", 2: "H", 4: "I"}
 
 # The same bytes run in real mode and in 64-bit mode; each has an identity of its own.
 _STUB_HEAD = bytes.fromhex("b80000eb08 b8")
@@ -80,12 +83,9 @@ def changed_runs(old: bytes, new: bytes) -> list[tuple[int, bytes]]:
 
 
 def run_lengths(data: bytes, width: int) -> tuple[tuple[int, int], ...]:
-    """Return elements of ``width`` bytes as (value, how often in a row), in order."""
-    runs: list[tuple[int, int]] = []
-    for at in range(0, len(data), width):
-        value = int.from_bytes(data[at : at + width], "little")
-        if runs and runs[-1][0] == value:
-            runs[-1] = (value, runs[-1][1] + 1)
-        else:
-            runs.append((value, 1))
-    return tuple(runs)
+    """Return elements of ``width`` bytes as (value, how often in a row), in order.
+
+    ``width`` is 1, 2 or 4.
+    """
+    elements = unpack(f"<{len(data) // width}{_ELEMENTS[width]}", data)
+    return tuple((value, sum(1 for _ in run)) for value, run in groupby(elements))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 
 from guests import image
 from guests.windows import Windows
@@ -202,19 +203,11 @@ class Machine:
     def _log_bytes(self) -> int:
         """The size of a bitmap that holds the log of any slot that the scenario names."""
         operations = self._scenario.operations
-        raced = (
-            op
-            for race in operations
-            if isinstance(race, Race)
-            for host in race.hosts
-            for op in host.operations
-        )
-        sizes = [
-            pages_of(op.memory_size)
-            for op in (*operations, *raced)
-            if isinstance(op, SetUserMemoryRegion) and pages_of(op.memory_size) <= MAX_PAGES
-        ]
-        return (max(sizes, default=0) + 2 * 64) // 8
+        raced = [host for op in operations if isinstance(op, Race) for host in op.hosts]
+        named = chain(operations, *(host.operations for host in raced))
+        sizes = [op.memory_size for op in named if isinstance(op, SetUserMemoryRegion)]
+        most = max((size for size in sizes if pages_of(size) <= MAX_PAGES), default=0)
+        return (pages_of(most) + 2 * 64) // 8
 
     def clear_dirty_log(self, op: ClearDirtyLog) -> AnyOutcome:
         """Issue KVM_CLEAR_DIRTY_LOG with a bitmap that is as large as any log of the scenario."""
