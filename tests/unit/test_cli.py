@@ -50,6 +50,23 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     assert vmm("chek").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("--seconds", "nan", "is no time"),
+        ("--seconds", "inf", "is no time"),
+        ("--jobs", "100000", "is not in the range"),
+    ],
+)
+def test_fuzz_refuses_what_would_not_end(
+    kernel: Kernel, tmp_path: Path, option: str, value: str, problem: str
+) -> None:
+    # Without a journal to resume nothing is started, should the option be taken.
+    result = vmm("fuzz", "--resume", "--out", str(tmp_path), option, value)
+    assert result.exit_code == 2
+    assert f"{value} {problem}" in result.output
+
+
 def test_all_passed(kernel: Kernel) -> None:
     kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=1)
     result = vmm("check")

@@ -1,5 +1,6 @@
 """``vmm fuzz``: random scenarios, judged; what differs is shrunk and kept."""
 
+import math
 import os
 import secrets
 from pathlib import Path
@@ -11,6 +12,8 @@ from vmm.cli.host import look_at_host, require_usable
 from vmm.memslots.check import Status
 
 _INTERNAL_ERROR = 70
+_MOST_JOBS = 16 * len(os.sched_getaffinity(0))
+"""More of them only take memory: each worker is a process of some 50 MB."""
 
 
 class Broken(Failure):
@@ -26,13 +29,24 @@ def _shard(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int
     raise click.BadParameter("I/N is needed, with I from 1 to N, such as 3/16")
 
 
+def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no time; without --seconds it runs until Ctrl-C")
+    return value
+
+
 @click.command()
 @click.option("--seed", type=click.IntRange(0), help="Give the same scenarios again.")
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), help="End after this time (see above)."
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    callback=_time,
+    help="End after this time (see above).",
 )
 @click.option("--operations", type=click.IntRange(1), help="End after so many operations.")
-@click.option("--jobs", type=click.IntRange(1), help="Worker processes; by default one a CPU.")
+@click.option(
+    "--jobs", type=click.IntRange(1, _MOST_JOBS), help="Worker processes; by default one a CPU."
+)
 @click.option(
     "--shard",
     default="1/1",

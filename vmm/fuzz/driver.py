@@ -86,7 +86,8 @@ class Fuzzer:
         try:
             with KernelWatch() as watch:
                 for number in range(self._plan.jobs):
-                    self._post(number, self._plan.index(number))
+                    if not interruption.asked:
+                        self._post(number, self._plan.index(number))
                 while not (self._spent() or interruption.asked):
                     self._turn(watch, self._left_s())
             self._end_workers()
@@ -104,10 +105,11 @@ class Fuzzer:
     def _finish(self, interruption: Interruption) -> None:
         """Shrink and write what was found, in what is left of the budget and some time longer."""
         begun = time.monotonic()
+        counted_from = begun
+        if self._plan.seconds is not None:
+            counted_from = self._started + self._plan.seconds
         while self._workshop.pending and not interruption.asked:
-            left_s = begun + self._plan.overtime_s - time.monotonic()
-            if self._plan.seconds is not None:
-                left_s = self._left_s()
+            left_s = counted_from + self._plan.overtime_s - time.monotonic()
             if left_s <= 0:
                 return
             self._turn(None, left_s)
