@@ -80,9 +80,17 @@ def without_others(problems: Sequence[Problem], name: str) -> tuple[Problem, ...
     return (*ours, *(problem for problem in problems if not problem.excerpt))
 
 
+def names_child(problem: Problem, name: str) -> bool:
+    """Whether the log of a complaint names this child."""
+    return name in _children(problem)
+
+
 def _names_another(problem: Problem, name: str) -> bool:
-    text = "\n".join(problem.excerpt)
-    return name not in text and _CHILD.search(text) is not None
+    return bool(_children(problem)) and not names_child(problem, name)
+
+
+def _children(problem: Problem) -> set[str]:
+    return {name for line in problem.excerpt for name in _CHILD.findall(line)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from vmm.health import (
     Roots,
     excerpts,
     kernel_messages,
+    names_child,
     without_others,
 )
 
@@ -187,3 +188,9 @@ def test_a_complaint_that_names_another_child_is_not_ours_nor_are_its_counters()
     assert without_others((ours, theirs, counted), "vmm7-0") == (ours, counted)
     assert without_others((nobodys, counted), "vmm7-0") == (nobodys, counted)
     assert without_others((counted,), "vmm7-0") == (counted,)
+
+
+def test_a_child_is_not_taken_for_one_whose_name_begins_alike() -> None:
+    assert without_others((_told("vmm7-10"),), "vmm7-1") == ()
+    assert names_child(_told("vmm7-10"), "vmm7-10")
+    assert not names_child(_told("vmm7-10"), "vmm7-1")

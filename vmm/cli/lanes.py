@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from vmm.health import Problem
+from vmm.health import Problem, names_child
 from vmm.known_issues import known_issue
 from vmm.memslots.operations import Churn, Lives, Race, Scenario
 from vmm.memslots.runner import Worker, first_ended
@@ -78,7 +78,7 @@ def share_out(problems: Sequence[Problem], busy: Sequence[Lane]) -> None:
     """
     accused: list[Lane] = []
     for problem in sorted(problems, key=lambda problem: not problem.excerpt):
-        named = [lane for lane in busy if any(lane.process in line for line in problem.excerpt)]
+        named = [lane for lane in busy if names_child(problem, lane.process)]
         concerned = named or (not problem.excerpt and accused) or busy
         accused += [lane for lane in concerned if lane not in accused]
         for lane in concerned:
