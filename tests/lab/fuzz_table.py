@@ -123,7 +123,7 @@ def hunt(fault: Fault, folder: Path) -> Row:
         return Row(fault, seed, seconds=seconds)
     finding = Path(match[1])
     operations = len(json.loads((finding / "scenario.json").read_text())["operations"])
-    wrong, right = tell(finding / "repro.c", fault, folder)
+    wrong, right = tell(finding / "repro.c", fault.name, folder)
     after = _AFTER.search((finding / "report.md").read_text())
     found_s = float(after[1]) if after else SECONDS
     return Row(fault, seed, True, found_s, seconds, operations, wrong, right, match[2])
@@ -134,14 +134,14 @@ def _seconds(row: Row) -> str:
     return f"{row.found_s:.1f}s" if row.found else "NO"
 
 
-def tell(source: Path, fault: Fault, folder: Path) -> tuple[int, int]:
+def tell(source: Path, fault: str, folder: Path) -> tuple[int, int]:
     """Return the exit statuses of a C program with the fault and without."""
     program = folder / "repro"
     compiler = shutil.which("cc") or "gcc"
     subprocess.run([compiler, "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
     statuses = [
         subprocess.run([program], env=env, stdout=subprocess.DEVNULL, timeout=20, check=False)
-        for env in (environment(fault.name), dict(os.environ))
+        for env in (environment(fault), dict(os.environ))
     ]
     return statuses[0].returncode, statuses[1].returncode
 

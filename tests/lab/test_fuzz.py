@@ -44,11 +44,23 @@ def test_a_wrong_kernel_is_found_shrunk_and_told(name: str, tmp_path: Path) -> N
     }
     fault = next(each for each in faults() if each.name == name)
     assert len(read_scenario(finding / "scenario.json").operations) <= fault.fewest + 2
-    assert tell(finding / "repro.c", fault, tmp_path) == (1, 0)
+    assert tell(finding / "repro.c", name, tmp_path) == (1, 0)
     report = (finding / "report.md").read_text()
     assert "## Expected" in report
     assert "It showed in 10 of 10 runs." in report
     assert json.loads((finding / "host.json").read_text())["kernel"]
+
+
+def test_what_depends_on_earlier_vms_is_shrunk_in_processes_of_their_own(tmp_path: Path) -> None:
+    """Each third move of a process goes wrong: of one try it depends on those before."""
+    fault = "move-leaves-alias:every=3:joint=1"
+    ran = fuzz(tmp_path, "--seed", "5", *BUDGET, fault=fault)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    (finding,) = (tmp_path / "out").iterdir()
+    operations = read_scenario(finding / "scenario.json").operations
+    assert len(operations) <= 5 + 2, "a slot, three moves, and a touch"
+    assert tell(finding / "repro.c", fault, tmp_path) == (1, 0)
+    assert "It showed in 10 of 10 runs." in (finding / "report.md").read_text()
 
 
 def test_a_right_kernel_passes_and_leaves_nothing(tmp_path: Path) -> None:

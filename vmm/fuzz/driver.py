@@ -194,7 +194,9 @@ class Fuzzer:
                 if plan.corpus is not None and corpus.keep(plan.corpus, scenario):
                     tally.kept += 1
             case Differs(scenario, kind):
-                if related(kind) not in self._kinds:
+                if related(kind) in self._kinds:
+                    self._workshop.keep_example(scenario, kind)
+                else:
                     self._kinds.add(related(kind))
                     self._workshop.add(self._finding(scenario, kind))
             case Complains(scenario, headline, lines):

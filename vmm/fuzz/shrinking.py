@@ -5,8 +5,10 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
+
+import msgspec
 
 from vmm.fuzz.messages import Best, Failed, Shrunk, send
 from vmm.fuzz.shrink import Shrinker
@@ -22,21 +24,27 @@ _RATE_S = 10.0
 """So long may it take to find a rate: what hangs takes its time."""
 
 _HANG_LIMIT_S = 5.0
+_STEADY_RUNS = 3
 
+
+KindOf = Callable[[Scenario], str]
 
 ENDINGS = ("hung", "died")
 """The kinds of runs that did not come to their end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What to shrink. ``kind`` is that of its difference, or how its run ended."""
+class Task(msgspec.Struct, frozen=True):
+    """What to shrink. ``kind`` is that of its difference, or how its run ended.
+
+    ``is_steady`` asks to shrink only what differs in each of some runs.
+    """
 
     scenario: Scenario
     kind: str
     features: Features
     time_limit_s: float
     cpu: int
+    is_steady: bool = True
 
 
 def ending(reason: str) -> str:
@@ -50,15 +58,18 @@ def run_shrinker(task: Task, to: Connection) -> None:
     os.sched_setaffinity(0, {task.cpu})
     try:
         if task.kind in ENDINGS:
-            _shrink(task, to, lambda scenario: _ending_of(task, scenario))
+            shrink(task, to, lambda scenario: _ending_of(task, scenario))
             return
         with Kvm.open() as kvm:
-            _shrink(task, to, lambda scenario: _kind_of(kvm, task, scenario))
+            kind_of = partial(_kind_of, kvm, task)
+            if not task.is_steady or steady_kind(kind_of, task.scenario) == related(task.kind):
+                shrink(task, to, kind_of)
     except Exception:
         send(to, Failed(traceback.format_exc(), scenario=task.scenario))
 
 
-def _shrink(task: Task, to: Connection, kind_of: Callable[[Scenario], str]) -> None:
+def shrink(task: Task, to: Connection, kind_of: KindOf) -> None:
+    """Shrink; ``kind_of`` runs a scenario and says how it differs, "" if it does not."""
     wanted = related(task.kind)
     shrinker = Shrinker(
         lambda scenario: related(kind_of(scenario)) == wanted,
@@ -73,6 +84,12 @@ def _shrink(task: Task, to: Connection, kind_of: Callable[[Scenario], str]) -> N
     same = [kind for kind in kinds if related(kind) == wanted]
     kind = same[0] if same else task.kind
     send(to, Shrunk(best, kind, shrinker.tries, len(same), len(kinds), shrinker.unfinished))
+
+
+def steady_kind(kind_of: KindOf, scenario: Scenario) -> str:
+    """Return what the kinds of some runs share; "" where they share nothing."""
+    kinds = {related(kind_of(scenario)) for _ in range(_STEADY_RUNS)}
+    return kinds.pop() if len(kinds) == 1 else ""
 
 
 def related(kind: str) -> str:

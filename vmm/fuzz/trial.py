@@ -5,6 +5,7 @@ may hang or die with the kernel, and that somebody watches.
 """
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -31,7 +32,12 @@ def attempt(kvm: Kvm, scenario: Scenario, features: Features, reach: Reach | Non
     """Run a scenario in a fresh VM and judge it up to the first difference."""
     events: list[Event] = []
     execute(kvm, scenario, features.touch_limit, events.append, _nothing)
-    judgement = Judgement(Header(scenario, features))
+    return judged(Header(scenario, features), events, reach)
+
+
+def judged(header: Header, events: Sequence[Event], reach: Reach | None = None) -> Trial:
+    """Judge what happened up to the first difference."""
+    judgement = Judgement(header)
     for event in events:
         if not judgement.admits(event):
             return _ended(judgement.verdict(""), event, len(events))

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -25,6 +26,9 @@ from vmm.system import Kvm
 
 _INTENT_OPERATIONS = 400
 """Short scenarios share an intent: each one waits for the disk."""
+
+_EXAMPLES = 6
+"""So many scenarios of a kind are told: one may differ only behind what ran before it."""
 
 _REPORT_EVERY_S = 0.25
 _COLLECT_EVERY = 64
@@ -91,7 +95,7 @@ class _Worker:
         self._journal = journal
         self._to = to
         self._reach = Reach()
-        self._kinds: set[str] = set()
+        self._kinds: Counter[str] = Counter()
         self._scenarios = self._operations = self._inconclusive = 0
         self._reported_at = time.monotonic()
         self.scenario: Scenario | None = None
@@ -130,8 +134,8 @@ class _Worker:
         self._scenarios += 1
         self._operations += trial.events
         self._inconclusive += trial.verdict.status is Status.INCONCLUSIVE
-        if trial.kind and trial.kind not in self._kinds:
-            self._kinds.add(trial.kind)
+        if trial.kind and self._kinds[trial.kind] < _EXAMPLES:
+            self._kinds[trial.kind] += 1
             send(self._to, Differs(shortened(scenario, trial), trial.kind))
         for problem in without_others(self._watch.news(), self._assignment.process):
             send(self._to, Complains(scenario, problem.what, problem.excerpt))

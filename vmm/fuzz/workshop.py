@@ -1,22 +1,28 @@
 """What becomes of what was found: one after the other is shrunk, in a process, and written."""
 
 import time
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 
+import msgspec
+
 from vmm.child import Child
+from vmm.fuzz.confirming import Doubt, confirm
 from vmm.fuzz.findings import Finding, write
 from vmm.fuzz.messages import Best, Failed, Shrunk, receive
-from vmm.fuzz.shrinking import Task, run_shrinker
+from vmm.fuzz.shrinking import ENDINGS, Task, related, run_shrinker
 from vmm.fuzz.tally import Plan, Tally
 from vmm.hostinfo import HostInfo
 from vmm.memslots.features import Features
+from vmm.memslots.operations import Scenario
 
 _WRITING_S = 10.0
 """So long may it take to run a finding once more, for its history."""
 
+_MOST_EXAMPLES = 8
 _HURRIED_S = 2.0
 _GRACE_S = 30.0
 """So long may a shrinker take beyond its limit: for what it is trying, and to find the rate."""
@@ -32,6 +38,8 @@ class Workshop:
         self._tally = tally
         self._waiting: deque[Finding] = deque()
         self._best: Finding | None = None
+        self._examples: defaultdict[str, list[Scenario]] = defaultdict(list)
+        self._stages: Iterator[Child] = iter(())
         self._child: Child | None = None
         self._limit = 0.0
 
@@ -49,6 +57,12 @@ class Workshop:
         """Take a finding, to be shrunk when its turn comes."""
         self._waiting.append(finding)
 
+    def keep_example(self, scenario: Scenario, kind: str) -> None:
+        """Keep another scenario of a kind that was found before, should that one not do."""
+        examples = self._examples[related(kind)]
+        if len(examples) < _MOST_EXAMPLES:
+            examples.append(scenario)
+
     def begin(self, cpu: int, left_s: float) -> None:
         """Begin with the next finding, if none is being shrunk.
 
@@ -62,8 +76,28 @@ class Workshop:
             self._finish()
             return
         self._limit = time.monotonic() + limit + _GRACE_S
-        task = Task(self._best.scenario, self._best.kind, self._features, limit, cpu)
-        self._child = Child.start(partial(run_shrinker, task))
+        self._stages = self._shrinking(self._best, cpu)
+        self._child = next(self._stages)
+
+    def _shrinking(self, found: Finding, cpu: int) -> Iterator[Child]:
+        """Yield the processes that shrink, one after the other, while there is time."""
+        task = Task(found.scenario, found.kind, self._features, self._left_s(), cpu)
+        yield Child.start(partial(run_shrinker, task))
+        if found.kind in ENDINGS:
+            return
+        best = self._best
+        if best is not None and self._left_s() > 0:
+            task = msgspec.structs.replace(task, time_limit_s=self._left_s())
+            is_sure = best.runs > 0 and best.differed == best.runs
+            found_in = (task.scenario, *self._examples[related(task.kind)])
+            yield confirm(Doubt(best.scenario, is_sure, task, found_in))
+        best = self._best
+        if best is not None and not best.runs and self._left_s() > 0:
+            task = msgspec.structs.replace(task, time_limit_s=self._left_s(), is_steady=False)
+            yield Child.start(partial(run_shrinker, task))
+
+    def _left_s(self) -> float:
+        return self._limit - _GRACE_S - time.monotonic()
 
     def hear(self) -> None:
         """Take a message of the process that shrinks."""
@@ -73,7 +107,9 @@ class Workshop:
             message = receive(self._child.connection)
         except EOFError:
             self._end_child()
-            self._finish()
+            self._child = next(self._stages, None)
+            if self._child is None:
+                self._finish()
             return
         match message:
             case Best(scenario, tries):

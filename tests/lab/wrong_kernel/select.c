@@ -1,10 +1,13 @@
-/* Which fault is in force: WRONG_KERNEL=name[:after=N][:every=N], read for each new VM. */
+/* Which fault is in force: WRONG_KERNEL=name[:after=N][:every=N][:joint=1], read for each new
+ * VM. Joint occasions are counted for all VMs of the process together. */
 #include "wrong_kernel.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+static uint64_t all_occasions;
 
 static const struct fault no_fault = {.name = "none"};
 
@@ -39,6 +42,8 @@ static void read_parameters(struct vm *vm, const char *text, const char *from)
             vm->sleeps_for = strtoull(from + 7, &end, 10);
         else if (!strncmp(from, ":every=", 7))
             vm->every = strtoull(from + 7, &end, 10);
+        else if (!strncmp(from, ":joint=", 7))
+            vm->is_joint = strtoull(from + 7, &end, 10) != 0;
         if (!end || end == from + 7 || !vm->every)
             give_up(text);
         from = end;
@@ -67,7 +72,9 @@ void select_fault(struct vm *vm)
 /* An occasion for the fault has come: does it take it? */
 bool strike(struct vm *vm)
 {
-    return vm->awake && ++vm->occasions % vm->every == 0;
+    uint64_t *occasions = vm->is_joint ? &all_occasions : &vm->occasions;
+
+    return vm->awake && ++*occasions % vm->every == 0;
 }
 
 /* WRONG_KERNEL=list: name, sentence and witness of each fault, separated by tabs. */

@@ -106,6 +106,7 @@ struct vm {
     bool awake;
     uint64_t every;      /* it strikes at each so manyth occasion */
     uint64_t occasions;
+    bool is_joint;
     uint32_t nr_ids;    /* of each address space */
     uint32_t nr_spaces; /* at most two */
     uint32_t nr_used;

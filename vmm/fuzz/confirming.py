@@ -1,0 +1,84 @@
+"""A new process, in which KVM was never used, finds out whether what is left differs there, too.
+
+Shrinking tries thousands of scenarios in one process. What a kernel remembers of those can make the
+difference; then what was found is shrunk again, each try in a process of its own. So a program that
+does nothing else shows it.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from vmm.child import Child
+from vmm.fuzz.messages import Failed, send
+from vmm.fuzz.shrinking import Task, related, shrink, steady_kind
+from vmm.fuzz.trial import judged
+from vmm.memslots.features import Features
+from vmm.memslots.operations import Scenario
+from vmm.memslots.runner import HarnessError, run_isolated
+
+_TRY_LIMIT_S = 10.0
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """What to confirm: the ``best`` that shrinking came to, which differed as often as not.
+
+    ``is_sure`` says that it differed in every run. ``found_in`` are the scenarios that differed in
+    this way when they were found.
+    """
+
+    best: Scenario
+    is_sure: bool
+    task: Task
+    found_in: tuple[Scenario, ...]
+
+
+def confirm(doubt: Doubt) -> Child:
+    """Start the process. It says what a shrinker says, and nothing where there is no doubt."""
+    child = Child.start(_begin_anew)
+    child.connection.send_bytes(msgspec.json.encode(doubt))
+    return child
+
+
+def _begin_anew(to: Connection) -> None:
+    os.set_inheritable(to.fileno(), True)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", __name__, str(to.fileno())])
+
+
+def _serve(to: Connection) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent answers it.
+    doubt = msgspec.json.decode(to.recv_bytes(), type=Doubt)
+    task = doubt.task
+    os.sched_setaffinity(0, {task.cpu})
+
+    def kind_of(scenario: Scenario) -> str:
+        return _kind_of(scenario, task.features)
+
+    try:
+        if doubt.is_sure and steady_kind(kind_of, doubt.best) == related(task.kind):
+            return
+        for scenario in doubt.found_in:
+            kind = steady_kind(kind_of, scenario)
+            if kind:  # Perhaps another: what differs first can depend on what ran before.
+                again = msgspec.structs.replace(task, scenario=scenario, kind=f"{kind} ")
+                shrink(again, to, kind_of)
+                return
+    except Exception:
+        send(to, Failed(traceback.format_exc(), scenario=task.scenario))
+
+
+def _kind_of(scenario: Scenario, features: Features) -> str:
+    """Return the kind of difference that a scenario shows in a process of its own."""
+    try:
+        history = run_isolated(scenario, features, time_limit_s=_TRY_LIMIT_S)
+    except HarnessError:
+        return ""
+    return judged(history.header, history.events).kind
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))
