@@ -43,7 +43,7 @@ class Looks:
         self._dice = dice
         self._pools = pools
         self._world = world
-        self._eagerness = dice.pick((3, 6, 9))
+        self._eagerness = dice.pick((4, 8, 12))
         self._writes = dice.pick((0.1, 0.4, 0.4, 0.7))
         self._other = dice.pick((0.0, 0.05, 0.2))
         self._logs = dice.pick((0.05, 0.3, 0.6))
