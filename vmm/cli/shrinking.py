@@ -1,14 +1,13 @@
 """Shrinks one scenario for ``vmm fuzz --shrink``."""
 
 import os
-from dataclasses import replace
-from functools import partial
+import time
 
-from vmm.child import Child
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.messages import AnyMessage, Best, Failed, Shrunk, receive
-from vmm.fuzz.shrinking import ENDINGS, Task, ending, run_shrinker
+from vmm.fuzz.shrinking import ENDINGS, Task, ending
+from vmm.fuzz.stages import improved, stages
 from vmm.fuzz.trial import kind_of
 from vmm.memslots.check import Verdict, judge
 from vmm.memslots.features import Features
@@ -36,26 +35,29 @@ def shrink_scenario(
     else:
         return verdict
     found = Finding(scenario, kind, 0, found_with=len(scenario.operations), unfinished=True)
+    deadline = time.monotonic() + _TIME_LIMIT_S
     task = Task(scenario, kind, features, _TIME_LIMIT_S, min(os.sched_getaffinity(0)))
-    child = Child.start(partial(run_shrinker, task))
-    try:
-        while not interruption.asked:
-            if child.answered(_TICK_S):
-                found = _improved(found, receive(child.connection))
-    except EOFError:
-        pass
-    finally:
-        child.end()
+
+    def come_to() -> Finding:
+        return found
+
+    for child in stages(task, come_to, (), lambda: deadline - time.monotonic()):
+        try:
+            while not interruption.asked:
+                if child.answered(_TICK_S):
+                    found = _improved(found, receive(child.connection))
+        except EOFError:
+            continue
+        finally:
+            child.end()
+        break
     return found
 
 
 def _improved(found: Finding, message: AnyMessage) -> Finding:
     match message:
-        case Best(scenario, tries):
-            return replace(found, scenario=scenario, tries=tries)
-        case Shrunk():
-            fields = {name: getattr(message, name) for name in Shrunk.__struct_fields__}
-            return replace(found, **fields)
+        case Best() | Shrunk():
+            return improved(found, message)
         case Failed(reason):
             raise HarnessError(reason)
         case other:

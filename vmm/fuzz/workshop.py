@@ -4,16 +4,13 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from multiprocessing.connection import Connection
 
-import msgspec
-
 from vmm.child import Child
-from vmm.fuzz.confirming import Doubt, confirm
 from vmm.fuzz.findings import Finding, write
 from vmm.fuzz.messages import Best, Failed, Shrunk, receive
-from vmm.fuzz.shrinking import ENDINGS, Task, related, run_shrinker
+from vmm.fuzz.shrinking import Task, related
+from vmm.fuzz.stages import improved, stages
 from vmm.fuzz.tally import Plan, Tally
 from vmm.hostinfo import HostInfo
 from vmm.memslots.features import Features
@@ -76,25 +73,14 @@ class Workshop:
             self._finish()
             return
         self._limit = time.monotonic() + limit + _GRACE_S
-        self._stages = self._shrinking(self._best, cpu)
+        task = Task(self._best.scenario, self._best.kind, self._features, limit, cpu)
+        others = self._examples[related(task.kind)]
+        self._stages = stages(task, self._come_to, others, self._left_s)
         self._child = next(self._stages)
 
-    def _shrinking(self, found: Finding, cpu: int) -> Iterator[Child]:
-        """Yield the processes that shrink, one after the other, while there is time."""
-        task = Task(found.scenario, found.kind, self._features, self._left_s(), cpu)
-        yield Child.start(partial(run_shrinker, task))
-        if found.kind in ENDINGS:
-            return
-        best = self._best
-        if best is not None and self._left_s() > 0:
-            task = msgspec.structs.replace(task, time_limit_s=self._left_s())
-            is_sure = best.runs > 0 and best.differed == best.runs
-            found_in = (task.scenario, *self._examples[related(task.kind)])
-            yield confirm(Doubt(best.scenario, is_sure, task, found_in))
-        best = self._best
-        if best is not None and not best.runs and self._left_s() > 0:
-            task = msgspec.structs.replace(task, time_limit_s=self._left_s(), is_steady=False)
-            yield Child.start(partial(run_shrinker, task))
+    def _come_to(self) -> Finding:
+        assert self._best is not None
+        return self._best
 
     def _left_s(self) -> float:
         return self._limit - _GRACE_S - time.monotonic()
@@ -112,12 +98,10 @@ class Workshop:
                 self._finish()
             return
         match message:
-            case Best(scenario, tries):
-                self._best = replace(self._best, scenario=scenario, tries=tries)
-                self._tally.shrinking = f"{self._best.kind}: {len(scenario.operations)} operations"
-            case Shrunk():
-                fields = {name: getattr(message, name) for name in Shrunk.__struct_fields__}
-                self._best = replace(self._best, **fields)
+            case Best() | Shrunk():
+                self._best = improved(self._best, message)
+                count = len(message.scenario.operations)
+                self._tally.shrinking = f"{self._best.kind}: {count} operations"
             case Failed(reason):
                 self._tally.failure = reason
             case _:
