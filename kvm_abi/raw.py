@@ -21,14 +21,16 @@ PassedMmio = tuple[int, int, bytes, bool]
 MAX_DIFFERENCES = 64
 """So many of them `differences` returns at most."""
 
+MAX_PASSED = 64
+"""So many MMIO exits `run_past_mmio` passes at most."""
+
 _MAX_RENDERED_BYTES = 64
-_MAX_PASSED = 64
 _PATH_MAX = 4096
 _PASSED = Struct("<QQII8s")  # rip, gpa, length, whether it is a write, data
 
 _new = _ffi.new
 _FOUND = _ffi.typeof(f"uint64_t[{2 * MAX_DIFFERENCES}]")
-_PASSED_ROOM = _ffi.typeof(f"uint64_t[{4 * _MAX_PASSED}]")
+_PASSED_ROOM = _ffi.typeof(f"uint64_t[{4 * MAX_PASSED}]")
 _COUNT = _ffi.typeof("uint32_t *")
 _typeof = _ffi.typeof
 _sizeof = _ffi.sizeof
@@ -140,10 +142,8 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     raise _error(-result, request, arg)
 
 
-def run_past_mmio(
-    fd: int, run: CData, answer: int, passed: list[PassedMmio], room: int = _MAX_PASSED
-) -> bool:
-    """Issue KVM_RUN again and again until an exit that is not MMIO; False if `room` comes first.
+def run_past_mmio(fd: int, run: CData, answer: int, passed: list[PassedMmio], room: int) -> bool:
+    """Issue KVM_RUN again and again until an exit that is not MMIO; False after `room` of those.
 
     `run` is the `struct kvm_run *` of the vCPU. The guest's reads are answered with bytes of
     `answer`. Each exit that was passed is appended to `passed`, those before an error too; its
@@ -153,7 +153,7 @@ def run_past_mmio(
     Raises `KvmError` as `ioctl` does.
     """
     words, count = _new(_PASSED_ROOM), _new(_COUNT)
-    result = _run_past_mmio(fd, run, answer, words, min(room, _MAX_PASSED), count)
+    result = _run_past_mmio(fd, run, answer, words, room, count)
     if count[0]:
         records = _PASSED.iter_unpack(_buffer(words, count[0] * _PASSED.size))
         passed += [(rip, gpa, data[:size], write != 0) for rip, gpa, size, write, data in records]

@@ -94,19 +94,18 @@ class Vcpu(Closing):
         return decode(self._run)
 
     def run_past_mmio(
-        self, answer: int, passed: list[PassedMmio], end_port: int
+        self, answer: int, passed: list[PassedMmio], end_port: int, most: int
     ) -> VcpuExit | None:
         """Let the guest run until an exit that is not MMIO; return it, or None at `end_port`.
 
         Its reads are answered with bytes of `answer`. What it passed is appended to `passed`, also
-        where this raises what `run` does.
+        where this raises what `run` does. From `most` of that on an MMIO exit is returned, too.
         """
         run = self.kvm_run
-        if self._exit_regs is not None:
-            while not raw.run_past_mmio(self._fd, run, answer, passed):
-                pass
-        else:
-            while not raw.run_past_mmio(self._fd, run, answer, passed, room=1):
+        shares_rip = self._exit_regs is not None
+        room = raw.MAX_PASSED if shares_rip else 1
+        while not raw.run_past_mmio(self._fd, run, answer, passed, room) and len(passed) < most:
+            if not shares_rip:
                 passed[-1] = (self.get_rip(), *passed[-1][1:])
         is_end = run.exit_reason == _EXIT_IO and run.io.port == end_port
         return None if is_end else decode(run)

@@ -85,33 +85,40 @@ def test_mmio_is_passed_with_rip_and_an_answer(
     if not shares_registers:
         vcpu._exit_regs = None
     passed: list[PassedMmio] = []
-    assert vcpu.run_past_mmio(0xA7, passed, end_port=0xE0) is None
+    assert vcpu.run_past_mmio(0xA7, passed, end_port=0xE0, most=1000) is None
     assert passed == [
         (rips[0], HOLE, b"\xa7" * 4, False),
         (rips[1], HOLE, b"\xa7" * 4, True),
     ]
-    assert vcpu.run_past_mmio(0xA7, passed, end_port=0xE0) == Hlt()
+    assert vcpu.run_past_mmio(0xA7, passed, end_port=0xE0, most=1000) == Hlt()
     assert len(passed) == 2
 
 
 def test_a_port_that_is_not_the_end_is_an_exit(vcpu: Vcpu, code: HostMapping) -> None:
     code.write(0, b"\xb0\x41\xe6\xe0")
-    assert vcpu.run_past_mmio(0, [], end_port=0xE1) == Io(0xE0, b"A", True, 1, 1)
+    assert vcpu.run_past_mmio(0, [], end_port=0xE1, most=1000) == Io(0xE0, b"A", True, 1, 1)
 
 
 def test_more_mmio_is_passed_than_is_told_at_once(vcpu: Vcpu, code: HostMapping) -> None:
     code.write(0, STORE_TO_HOLE * 200 + HLT)
     passed: list[PassedMmio] = []
-    assert vcpu.run_past_mmio(0, passed, end_port=0xE0) == Hlt()
+    assert vcpu.run_past_mmio(0, passed, end_port=0xE0, most=1000) == Hlt()
     assert [(gpa, data, write) for _, gpa, data, write in passed] == [(HOLE, bytes(4), True)] * 200
     assert len({rip for rip, *_ in passed}) == 200
+
+
+def test_mmio_without_end_is_given_up(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, STORE_TO_HOLE + b"\xeb" + bytes([256 - len(STORE_TO_HOLE) - 2]))  # jmp to 0
+    passed: list[PassedMmio] = []
+    assert vcpu.run_past_mmio(0, passed, end_port=0xE0, most=1000) == Mmio(HOLE, bytes(4), True)
+    assert 1000 <= len(passed) < 1100
 
 
 def test_what_was_passed_before_an_error_is_told(vcpu: Vcpu, code: HostMapping) -> None:
     code.write(0, STORE_TO_HOLE + SPIN)
     passed: list[PassedMmio] = []
     with pytest.raises(KvmError) as caught, interrupted_soon():
-        vcpu.run_past_mmio(0, passed, end_port=0xE0)
+        vcpu.run_past_mmio(0, passed, end_port=0xE0, most=1000)
     assert caught.value.errno == errno.EINTR
     assert [gpa for _, gpa, *_ in passed] == [HOLE]
 

@@ -60,6 +60,9 @@ _SWEEP_CODES = {
 _MOST_INTERRUPTIONS = 100
 """So many signals may come while a guest runs: more, and the kernel has made them up."""
 
+_MOST_EXITS_OF_AN_ACCESS = 8
+"""More MMIO than a byte at a time never comes to an end."""
+
 _SURELY_REAL = REAL_MODE_END - 4
 """A touch that begins before this ends in real mode's reach, however wide it is."""
 
@@ -176,6 +179,7 @@ class GuestCpu:
             _touch_at,
             lambda index: enter(mailbox.touch_offset(index + 1)),
             count,
+            count,
         )
         values = mailbox.decode_touches(self._view, count)
         if not exits and not stops:
@@ -192,7 +196,7 @@ class GuestCpu:
         if self._ready != (self._enter_real, image.SWEEP_ENTRY):
             self._enter_real(image.SWEEP_ENTRY)
         self._ready = self._enter_real, image.SWEEP_ENTRY
-        return self._run(_only_one, lambda _: self._enter_real(image.SWEEP_SKIP), 1)
+        return self._run(_only_one, lambda _: self._enter_real(image.SWEEP_SKIP), 1, op.count)
 
     def _sweep_long(self, op: Sweep) -> tuple[_Exits, _Stops]:
         address = self._windows.address(op.gpa)
@@ -205,7 +209,7 @@ class GuestCpu:
         )
         self._vcpu.enter_long_mode(self._windows.cr3, registers)
         self._ready = None
-        return self._run(_only_one, lambda _: self._enter_long(image.LONG_SWEEP_END), 1)
+        return self._run(_only_one, lambda _: self._enter_long(image.LONG_SWEEP_END), 1, op.count)
 
     def _stopped_by(self, error: KvmError) -> Stopped:
         """Return an errno of KVM_RUN, or the fault on private memory that comes with it."""
@@ -241,14 +245,19 @@ class GuestCpu:
                 return leaving
 
     def _run(
-        self, index: Callable[[int], int], skip: Callable[[int], None], count: int
+        self,
+        index: Callable[[int], int],
+        skip: Callable[[int], None],
+        count: int,
+        accesses: int,
     ) -> tuple[_Exits, _Stops]:
         """Run one guest to its end; return exits and stops by the index of their record.
 
         ``index`` says which of ``count`` records is under way at a RIP, ``skip`` makes the guest
-        go on behind it.
+        go on behind it. The records make so many ``accesses``.
         """
         vcpu = self._vcpu
+        most = accesses * _MOST_EXITS_OF_AN_ACCESS
         exits: _Exits = {}
         stops: _Stops = {}
         while True:
@@ -256,12 +265,14 @@ class GuestCpu:
             stop: Stopped | None
             try:
                 leaving = self._leave(
-                    partial(vcpu.run_past_mmio, MMIO_FILL, passed, image.END_PORT)
+                    partial(vcpu.run_past_mmio, MMIO_FILL, passed, image.END_PORT, most)
                 )
             except KvmError as error:
                 stop = self._stopped_by(error)
             else:
                 stop = None if leaving is None else _stopped(leaving)
+                if isinstance(leaving, Mmio):  # There is no end to it.
+                    vcpu.finish_exit()
             for rip, gpa, data, is_write in passed:
                 exits.setdefault(index(rip), []).append(history.Mmio(gpa, is_write, data))
             if stop is None:
