@@ -227,8 +227,6 @@ def _rule(pieces: tuple[Piece, ...], write: bool) -> str:
 
     "reach" means that all of it is done in memory.
     """
-    if len(pieces) == 1 and pieces[0].kind == "memory" and not pieces[0].private:  # As a rule.
-        return "readonly" if write and pieces[0].readonly else "reach"
     kinds = {piece.kind for piece in pieces}
     if "unknown" in kinds:
         return _UNKNOWN

@@ -119,9 +119,8 @@ class Backing:
     def locate(self, hva: Hva, offset: int) -> Place | None:
         """Return where ``offset`` bytes behind an hva lie; None where no memory is mapped."""
         place = self.declared(hva, offset)
-        if self._absent and place is not None:
-            is_there = not self.is_absent(place.mapping, place.offset // PAGE_SIZE_BYTES)
-            return place if is_there else None
+        if place is None or self.is_absent(place.mapping, place.offset // PAGE_SIZE_BYTES):
+            return None
         return place
 
     def declared(self, hva: Hva, offset: int) -> Place | None:

@@ -108,11 +108,10 @@ class HostMemory(Closing):
         Pages that cannot be read are passed over until they can.
         """
         for name, memory in self._mappings.items():
-            seen, absent = self._seen.get(name), self._absent.get(name)
+            seen = self._seen.get(name)
             if seen is None:
                 continue
-            stretches = _stretches(len(seen), absent) if absent else ((0, len(seen)),)
-            for start, end in stretches:
+            for start, end in _stretches(len(seen), self._absent.get(name, ())):
                 for offset, data in _news(memory, seen, start, end):
                     yield HostChange(name, offset, data)
 

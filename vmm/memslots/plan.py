@@ -101,21 +101,18 @@ def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
         if batch and not _joins(batch, step):
             yield batch
             batch = []
-        if isinstance(step.operation, Touch):
-            batch.append(step)
-        else:
-            yield [step]
+        batch.append(step)
     if batch:
         yield batch
 
 
 def _joins(batch: list[Step], step: Step) -> bool:
-    first, operation = batch[0].operation, step.operation
+    first = batch[0].operation
     return (
         isinstance(first, Touch)
-        and isinstance(operation, Touch)
-        and operation.vcpu == first.vcpu
-        and operation.as_id == first.as_id
+        and isinstance(step.operation, Touch)
+        and step.operation.vcpu == first.vcpu
+        and step.operation.as_id == first.as_id
         and len(batch) < MAX_BATCH
     )
 
@@ -161,8 +158,6 @@ def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
 
 
 def _is_beyond_real_mode(op: AnyOperation) -> bool:
-    if isinstance(op, Touch):
-        return op.gpa + op.width > REAL_MODE_END
     if isinstance(op, SetUserMemoryRegion):
         # The page behind a region is surveyed, too.
         return op.guest_phys_addr + op.memory_size + PAGE_SIZE_BYTES > REAL_MODE_END
