@@ -8,7 +8,7 @@ from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.messages import AnyMessage, Best, Failed, Shrunk, receive
 from vmm.fuzz.shrinking import ENDINGS, Task, ending
 from vmm.fuzz.stages import improved, stages
-from vmm.fuzz.trial import kind_of
+from vmm.fuzz.trial import judged
 from vmm.memslots.check import Verdict, judge
 from vmm.memslots.features import Features
 from vmm.memslots.operations import Scenario
@@ -29,7 +29,7 @@ def shrink_scenario(
     history = run_isolated(scenario, features, time_limit_s=_RUN_LIMIT_S)
     verdict = judge(history)
     if verdict.difference is not None:
-        kind = kind_of(verdict, history.events[verdict.difference.event])
+        kind = judged(history.header, history.events).kind
     elif verdict.reason.startswith(ENDINGS):
         kind = ending(verdict.reason)
     else:

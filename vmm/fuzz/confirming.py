@@ -25,16 +25,16 @@ _TRY_LIMIT_S = 10.0
 
 
 class Doubt(msgspec.Struct, frozen=True):
-    """What to confirm: the ``best`` that shrinking came to, which differed as often as not.
+    """What to confirm: the ``best`` that shrinking ``task`` came to.
 
-    ``is_sure`` says that it differed in every run. ``found_in`` are the scenarios that differed in
-    this way when they were found.
+    ``is_sure`` says that it differed in every run. ``others`` are further scenarios that
+    differed in this way when they were found.
     """
 
     best: Scenario
     is_sure: bool
     task: Task
-    found_in: tuple[Scenario, ...]
+    others: tuple[Scenario, ...]
 
 
 def confirm(doubt: Doubt) -> Child:
@@ -61,7 +61,7 @@ def _serve(to: Connection) -> None:
     try:
         if doubt.is_sure and steady_kind(kind_of, doubt.best) == related(task.kind):
             return
-        for scenario in doubt.found_in:
+        for scenario in (task.scenario, *doubt.others):
             kind = steady_kind(kind_of, scenario)
             if kind:  # Perhaps another: what differs first can depend on what ran before.
                 again = msgspec.structs.replace(task, scenario=scenario, kind=f"{kind} ")

@@ -33,7 +33,7 @@ def stages(
         come_to = best()
         is_sure = 0 < come_to.runs == come_to.differed
         again = msgspec.structs.replace(task, time_limit_s=left_s())
-        yield confirm(Doubt(come_to.scenario, is_sure, again, (task.scenario, *others)))
+        yield confirm(Doubt(come_to.scenario, is_sure, again, tuple(others)))
     if not best().runs and left_s() > 0:
         again = msgspec.structs.replace(task, time_limit_s=left_s(), is_steady=False)
         yield Child.start(partial(run_shrinker, again))
