@@ -104,9 +104,11 @@ class Vcpu(Closing):
         run = self.kvm_run
         shares_rip = self._exit_regs is not None
         room = raw.MAX_PASSED if shares_rip else 1
-        while not raw.run_past_mmio(self._fd, run, answer, passed, room) and len(passed) < most:
+        while not raw.run_past_mmio(self._fd, run, answer, passed, room):
             if not shares_rip:
                 passed[-1] = (self.get_rip(), *passed[-1][1:])
+            if len(passed) >= most:
+                break
         is_end = run.exit_reason == _EXIT_IO and run.io.port == end_port
         return None if is_end else decode(run)
 
