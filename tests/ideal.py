@@ -2,10 +2,10 @@
 
 import msgspec
 
-from vmm.memslots import ideal
-from vmm.memslots.features import Features
-from vmm.memslots.history import History
-from vmm.memslots.operations import Scenario
+from vmm.scenario.features import Features
+from vmm.scenario.history import History
+from vmm.scenario.operations import Scenario
+from vmm.verdict import ideal
 
 FEATURES = msgspec.structs.replace(
     ideal.EVERYTHING, address_spaces=1, smm=False, nr_memslots=Features().nr_memslots

@@ -14,18 +14,18 @@ from tests.ideal import FEATURES, ideal_history
 from vmm.cli import check, execution, info, lanes, run
 from vmm.cli.host import Host
 from vmm.cli.main import main
-from vmm.health import KernelWatch, Problem
-from vmm.hostinfo import HostInfo
-from vmm.memslots.codec import history_lines
-from vmm.memslots.history import End, Event, Header, History, Raced, Refused, Touched
-from vmm.memslots.operations import (
+from vmm.execution.runner import Record
+from vmm.host.health import KernelWatch, Problem
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario.codec import history_lines
+from vmm.scenario.history import End, Event, Header, History, Raced, Refused, Touched
+from vmm.scenario.operations import (
     Mapping,
     Place,
     Scenario,
     SetUserMemoryRegion,
     Touch,
 )
-from vmm.memslots.runner import Record
 
 CREATE = SetUserMemoryRegion(
     slot=1, guest_phys_addr=0x10000, memory_size=0x1000, userspace_addr=Place("a")
@@ -147,7 +147,7 @@ def with_outcome(history: History, origin: int, outcome: Refused | Touched | Rac
 def played(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """Put a played kernel in the place of the real one, for every command."""
     kernel = Kernel()
-    monkeypatch.setattr("scenarios.catalogue", lambda features: SCENARIOS)
+    monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: SCENARIOS)
     for command in (check, info, run):
         monkeypatch.setattr(command, "look_at_host", kernel.look_at_host)
     monkeypatch.setattr(execution, "Worker", partial(PlayedWorker, kernel))

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scenarios import catalogue
-from vmm.memslots.check import Status, judge
-from vmm.memslots.features import Features
-from vmm.memslots.operations import Scenario
-from vmm.memslots.plan import out_of_reach
-from vmm.memslots.probe import probe_features
-from vmm.memslots.runner import run_isolated
+from vmm.catalogue import catalogue
+from vmm.execution.probe.features import probe_features
+from vmm.execution.runner import run_isolated
+from vmm.kvm.system import Kvm
 from vmm.repro.emit import InexpressibleError, program, program_of
-from vmm.system import Kvm
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+from vmm.scenario.plan import out_of_reach
+from vmm.verdict.judge import Status, judge
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 RIGHT, WRONG, CANNOT_RUN = 0, 1, 4

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from kvm_abi import raw
+from vmm.execution.executor import execute
+from vmm.execution.probe.features import probe_features
 from vmm.fuzz.dice import seed_of
 from vmm.fuzz.generate import generate
-from vmm.memslots.check import Judgement
-from vmm.memslots.executor import execute
-from vmm.memslots.features import Features
-from vmm.memslots.history import Event, Header
-from vmm.memslots.operations import Scenario
-from vmm.memslots.probe import probe_features
+from vmm.kvm.system import Kvm
 from vmm.repro.emit import InexpressibleError, program_of
-from vmm.system import Kvm
+from vmm.scenario.features import Features
+from vmm.scenario.history import Event, Header
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Judgement
 
 SEED = 1
 COUNT = 30

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vmm.memslots.codec import scenario_text
-from vmm.memslots.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
+from vmm.scenario.codec import scenario_text
+from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
 
 VMM = (sys.executable, "-m", "vmm.cli")
 ROOT = Path(__file__).parents[2]

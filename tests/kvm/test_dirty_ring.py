@@ -10,15 +10,15 @@ from guests.windows import Windows
 from kvm_abi import raw
 from kvm_abi.raw import KvmError
 from kvm_abi.uapi import Cap, DirtyLogManual, MemFlag
-from vmm.memory import HostAddress, HostMapping
-from vmm.memslots.guestcpu import GuestCpu
-from vmm.memslots.history import RingsReset, Touched
-from vmm.memslots.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
-from vmm.memslots.probe_dirty import least_ring_bytes, reads_make_dirty
-from vmm.memslots.ringhost import RingHost
-from vmm.system import Kvm
-from vmm.vcpu import Vcpu
-from vmm.vm import Vm
+from vmm.execution.guestcpu import GuestCpu
+from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
+from vmm.execution.rings import RingHost
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.system import Kvm
+from vmm.kvm.vcpu import Vcpu
+from vmm.kvm.vm import Vm
+from vmm.scenario.history import RingsReset, Touched
+from vmm.scenario.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
 
 GUEST_GPA = 0x10000
 SLOT = 1

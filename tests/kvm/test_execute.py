@@ -2,10 +2,11 @@
 
 import pytest
 
-from vmm.memslots.content import STUB_OFFSET, identity
-from vmm.memslots.executor import execute
-from vmm.memslots.history import Event, Mmio, Stopped, Touched
-from vmm.memslots.operations import (
+from vmm.execution.executor import execute
+from vmm.kvm.system import Kvm
+from vmm.scenario.content import STUB_OFFSET, identity
+from vmm.scenario.history import Event, Mmio, Stopped, Touched
+from vmm.scenario.operations import (
     AnyOperation,
     Execute,
     HostWrite,
@@ -15,7 +16,6 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion,
     Touch,
 )
-from vmm.system import Kvm
 
 GPA = 0x10_0000
 HOLE = 0x200

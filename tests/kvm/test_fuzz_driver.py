@@ -19,10 +19,10 @@ from vmm.fuzz.messages import Differs, Failed, send
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment
 from vmm.fuzz.workshop import Workshop
-from vmm.hostinfo import host_facts
-from vmm.memslots.codec import read_scenario
-from vmm.memslots.operations import Mapping, Place, Scenario, SetUserMemoryRegion
-from vmm.system import Kvm
+from vmm.host.hostinfo import host_facts
+from vmm.kvm.system import Kvm
+from vmm.scenario.codec import read_scenario
+from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion
 
 SCENARIO = Scenario(
     "harmless",

@@ -8,11 +8,12 @@ import pytest
 from kvm_abi import raw
 from kvm_abi.uapi import Cap, GuestMemfdFlag
 from tests.ideal import FEATURES
-from vmm.memory import HostMapping
-from vmm.memslots.check import Status, judge
-from vmm.memslots.executor import execute
-from vmm.memslots.history import Event, Refused
-from vmm.memslots.operations import (
+from vmm.execution.executor import execute
+from vmm.execution.runner import run_isolated
+from vmm.kvm.memory import HostMapping
+from vmm.kvm.system import Kvm
+from vmm.scenario.history import Event, Refused
+from vmm.scenario.operations import (
     CloseGuestMemfd,
     CreateGuestMemfd,
     HostWrite,
@@ -21,8 +22,7 @@ from vmm.memslots.operations import (
     Place,
     Scenario,
 )
-from vmm.memslots.runner import run_isolated
-from vmm.system import Kvm
+from vmm.verdict.judge import Status, judge
 
 PAGE = 4096
 SHARED = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED

@@ -5,10 +5,10 @@ import pytest
 from kvm_abi import raw
 from kvm_abi.raw import CData
 from kvm_abi.uapi import ExitReason
+from vmm.execution.probe.features import probe_features
 from vmm.fuzz.trial import attempt
-from vmm.memslots.operations import Scenario, Sweep, Touch
-from vmm.memslots.probe import probe_features
-from vmm.system import Kvm
+from vmm.kvm.system import Kvm
+from vmm.scenario.operations import Scenario, Sweep, Touch
 
 
 def mmio_for_ever(fd: int, run: CData, answer: int, words: CData, room: int, count: CData) -> int:

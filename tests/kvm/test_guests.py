@@ -10,9 +10,9 @@ from guests import image, mailbox
 from guests.image import SweepCode, TouchCode
 from guests.mailbox import Sweep, Touch
 from kvm_abi.uapi import MemFlag
-from vmm.exits import Io, Mmio, VcpuExit
-from vmm.memory import HostAddress, HostMapping
-from vmm.system import Kvm
+from vmm.kvm.exits import Io, Mmio, VcpuExit
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.system import Kvm
 
 PAGE = 0x1000
 GUEST_SLOT = 0

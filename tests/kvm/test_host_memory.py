@@ -5,9 +5,10 @@ from typing import get_args
 
 import pytest
 
+from vmm.execution.probe.features import probe_features
 from vmm.fuzz.trial import attempt
-from vmm.memslots.check import Status
-from vmm.memslots.operations import (
+from vmm.kvm.system import Kvm
+from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
     ChangeHostMemory,
@@ -19,9 +20,8 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion,
     Touch,
 )
-from vmm.memslots.probe import probe_features
-from vmm.memslots.validate import ScenarioError, validate
-from vmm.system import Kvm
+from vmm.scenario.validate import ScenarioError, validate
+from vmm.verdict.judge import Status
 
 PAGE = PAGE_SIZE_BYTES
 LENGTH = 3

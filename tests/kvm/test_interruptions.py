@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from kvm_abi import raw
+from vmm.execution.probe.features import probe_features
 from vmm.fuzz.trial import attempt
-from vmm.memslots.check import Status
-from vmm.memslots.operations import (
+from vmm.kvm.system import Kvm
+from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
     Mapping,
@@ -19,8 +20,7 @@ from vmm.memslots.operations import (
     Sweep,
     Touch,
 )
-from vmm.memslots.probe import probe_features
-from vmm.system import Kvm
+from vmm.verdict.judge import Status
 
 PAGE = PAGE_SIZE_BYTES
 EVERY_S = 0.0005

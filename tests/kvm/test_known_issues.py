@@ -2,14 +2,14 @@
 
 import pytest
 
-from scenarios import catalogue
-from vmm.hostinfo import host_facts
-from vmm.known_issues import KNOWN_ISSUES, known_issue
-from vmm.memslots.check import Status
-from vmm.memslots.probe import probe_features
-from vmm.memslots.runner import run_isolated
-from vmm.report.result import judged
-from vmm.system import Kvm
+from vmm.catalogue import catalogue
+from vmm.execution.probe.features import probe_features
+from vmm.execution.runner import run_isolated
+from vmm.host.hostinfo import host_facts
+from vmm.kvm.system import Kvm
+from vmm.verdict.judge import Status
+from vmm.verdict.known_issues import KNOWN_ISSUES, known_issue
+from vmm.verdict.result import judged
 
 NAMES = sorted(name for issue in KNOWN_ISSUES for name in issue.scenarios)
 

@@ -3,8 +3,8 @@ from collections import Counter
 
 import psutil
 
-from vmm.memory import HostAddress, HostMapping
-from vmm.system import Kvm
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.system import Kvm
 
 PAGE = 4096
 VMS = 1000

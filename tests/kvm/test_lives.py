@@ -9,14 +9,14 @@ from typing import get_args
 import pytest
 
 from kvm_abi import raw
-from vmm.memory import HostAddress, HostMapping
-from vmm.memslots import lives
-from vmm.memslots.history import Closed, Refused, Stopped
-from vmm.memslots.lives import churn, live
-from vmm.memslots.operations import PAGE_SIZE_BYTES, Churn, Death, Lives
-from vmm.system import Kvm
-from vmm.vcpu import Vcpu
-from vmm.vm import Vm
+from vmm.execution import lives
+from vmm.execution.lives import churn, live
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.system import Kvm
+from vmm.kvm.vcpu import Vcpu
+from vmm.kvm.vm import Vm
+from vmm.scenario.history import Closed, Refused, Stopped
+from vmm.scenario.operations import PAGE_SIZE_BYTES, Churn, Death, Lives
 
 DEATHS: tuple[Death, ...] = get_args(Death)
 
@@ -50,7 +50,7 @@ def mapped(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     """Mappings of vCPUs, which stay when the vCPU is closed, and keep its VM alive."""
     mappings: list[tuple[int, int]] = []
     with monkeypatch.context() as patch:
-        patch.setattr("vmm.vcpu.raw.unmap_memory", lambda *mapping: mappings.append(mapping))
+        patch.setattr("vmm.kvm.vcpu.raw.unmap_memory", lambda *mapping: mappings.append(mapping))
         yield mappings
     for address, size_bytes in mappings:
         raw.unmap_memory(address, size_bytes)
@@ -75,7 +75,7 @@ def test_file_of_a_vm_that_stays_open_is_seen(kvm: Kvm, death: Death, forgotten:
 def test_kernel_memory_of_vms_is_looked_at(
     kvm: Kvm, mapped: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmm.memslots.kernelmemory.ATTEMPTS", 1)
+    monkeypatch.setattr("vmm.execution.kernelmemory.ATTEMPTS", 1)
     # A hundred a round, some 40 KiB each: more than others give back meanwhile.
     left = left_by(kvm, Lives("closed", 400, "kernel"))
     assert len(mapped) >= 400

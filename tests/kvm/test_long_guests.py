@@ -11,10 +11,10 @@ from guests.image import LongSweep, TouchCode
 from guests.mailbox import Touch
 from guests.windows import Windows
 from kvm_abi.uapi import MemFlag
-from vmm.exits import Io, Mmio, Shutdown, VcpuExit
-from vmm.memory import HostAddress, HostMapping
-from vmm.registers import Registers
-from vmm.system import Kvm
+from vmm.kvm.exits import Io, Mmio, Shutdown, VcpuExit
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.registers import Registers
+from vmm.kvm.system import Kvm
 
 PAGE = 0x1000
 GUEST_GPA = 0x1_0000

@@ -3,10 +3,12 @@
 import msgspec
 
 from kvm_abi.raw import CData
-from vmm.memslots import probe_reach
-from vmm.memslots.check import Status, judge
-from vmm.memslots.features import Features
-from vmm.memslots.operations import (
+from vmm.execution.probe import reach
+from vmm.execution.probe.features import probe_features
+from vmm.execution.runner import run_isolated
+from vmm.kvm.system import Kvm
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     Execute,
@@ -17,10 +19,8 @@ from vmm.memslots.operations import (
     Sweep,
     Touch,
 )
-from vmm.memslots.plan import out_of_reach
-from vmm.memslots.probe import probe_features
-from vmm.memslots.runner import run_isolated
-from vmm.system import Kvm
+from vmm.scenario.plan import out_of_reach
+from vmm.verdict.judge import Status, judge
 
 PAGE = PAGE_SIZE_BYTES
 
@@ -50,8 +50,8 @@ def test_the_supported_cpuid_is_changed_in_one_place_only(kvm: Kvm) -> None:
 
 def test_a_limit_that_takes_64_bit_mode_is_tried_in_it() -> None:
     # In real mode there is nothing to try.
-    assert not probe_reach.reaches(REAL_MODE_END)
-    assert probe_reach.reaches(REAL_MODE_END + PAGE)
+    assert not reach.reaches(REAL_MODE_END)
+    assert reach.reaches(REAL_MODE_END + PAGE)
 
 
 def test_the_guests_last_page_is_read_written_swept_and_executed(kvm: Kvm) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from scenarios import catalogue
 from tests.programs import CANNOT_RUN, COMPILER, RIGHT, compare, end_of
+from vmm.catalogue import catalogue
+from vmm.execution.probe.features import probe_features
 from vmm.fuzz.dice import seed_of
 from vmm.fuzz.generate import generate
-from vmm.memslots.probe import probe_features
+from vmm.kvm.system import Kvm
 from vmm.repro.emit import program_of
-from vmm.system import Kvm
 
 NAMES = (
     "straddle-two-slots",

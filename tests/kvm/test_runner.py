@@ -10,16 +10,17 @@ import psutil
 import pytest
 
 from tests.ideal import FEATURES
-from vmm.memslots import codec, runner
-from vmm.memslots.check import Status, judge
-from vmm.memslots.executor import Record
-from vmm.memslots.history import AnyOutcome, Done, Event, Header
-from vmm.memslots.machine import Machine
-from vmm.memslots.operations import Inspect, Mapping, Place, Scenario, SetUserMemoryRegion
-from vmm.memslots.plan import Step, guest_slot
-from vmm.memslots.runner import HarnessError, Worker, first_ended, run_isolated
-from vmm.memslots.underway import under_way
-from vmm.system import Kvm
+from vmm.execution import runner
+from vmm.execution.executor import Record
+from vmm.execution.machine import Machine
+from vmm.execution.runner import HarnessError, Worker, first_ended, run_isolated
+from vmm.kvm.system import Kvm
+from vmm.scenario import codec
+from vmm.scenario.history import AnyOutcome, Done, Event, Header
+from vmm.scenario.operations import Inspect, Mapping, Place, Scenario, SetUserMemoryRegion
+from vmm.scenario.plan import Step, guest_slot
+from vmm.scenario.underway import under_way
+from vmm.verdict.judge import Status, judge
 
 SCENARIO = Scenario(
     "one slot",

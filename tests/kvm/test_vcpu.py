@@ -9,12 +9,12 @@ import pytest
 
 from kvm_abi.raw import KvmError, PassedMmio
 from kvm_abi.uapi import MemFlag
-from vmm.exits import Hlt, Io, Mmio
-from vmm.memory import HostAddress, HostMapping
-from vmm.registers import Registers
-from vmm.system import Kvm
-from vmm.vcpu import Vcpu
-from vmm.vm import Vm
+from vmm.kvm.exits import Hlt, Io, Mmio
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.registers import Registers
+from vmm.kvm.system import Kvm
+from vmm.kvm.vcpu import Vcpu
+from vmm.kvm.vm import Vm
 
 PAGE = 4096
 BASE = 0xFFFF0000

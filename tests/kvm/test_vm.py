@@ -8,9 +8,9 @@ import pytest
 from kvm_abi import raw
 from kvm_abi.raw import KvmError
 from kvm_abi.uapi import Cap, Ioctl, MemFlag
-from vmm.memory import HostAddress, HostMapping
-from vmm.system import Kvm
-from vmm.vm import Vm
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.system import Kvm
+from vmm.kvm.vm import Vm
 
 PAGE = 4096
 

@@ -7,13 +7,13 @@ rule the kernel was found wrong (- if it was not). An error of the harness is ``
 import os
 import sys
 
-import scenarios
-from vmm.hostinfo import host_facts
-from vmm.memslots.check import Verdict
-from vmm.memslots.probe import probe_features
-from vmm.memslots.runner import HarnessError, run_isolated
-from vmm.report.result import judged
-from vmm.system import Kvm
+from vmm.catalogue import catalogue
+from vmm.execution.probe.features import probe_features
+from vmm.execution.runner import HarnessError, run_isolated
+from vmm.host.hostinfo import host_facts
+from vmm.kvm.system import Kvm
+from vmm.verdict.judge import Verdict
+from vmm.verdict.result import judged
 
 
 def play() -> None:
@@ -22,7 +22,7 @@ def play() -> None:
     with Kvm.open() as kvm:
         features = probe_features(kvm)
     host = host_facts().in_brief()
-    known = {scenario.name: scenario for scenario in scenarios.catalogue(features)}
+    known = {scenario.name: scenario for scenario in catalogue(features)}
     for line in sys.stdin:
         fault, name = line.split()
         os.environ["WRONG_KERNEL"] = "" if fault == "-" else fault

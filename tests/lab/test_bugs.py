@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from scenarios.history import BUGS
 from tests.lab.player import Player
+from vmm.catalogue.history import BUGS
 
 IMITATED = {
     ("efbeec7098ee", "delete-then-create-at-gpa-0"): "gpa-0-lost",

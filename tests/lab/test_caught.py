@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-import scenarios
 from tests.lab import lab
 from tests.lab.player import Player
-from vmm.memslots.probe import probe_features
-from vmm.system import Kvm
+from vmm.catalogue import catalogue
+from vmm.execution.probe.features import probe_features
+from vmm.kvm.system import Kvm
 
 CAUGHT: dict[str, list[str]] = json.loads((Path(__file__).parent / "caught.json").read_text())
 
@@ -33,7 +33,7 @@ def usable() -> set[str]:
     """The names of the scenarios that this host can run."""
     with Kvm.open() as kvm:
         features = probe_features(kvm)
-    return {s.name for s in scenarios.catalogue(features) if not features.missing(s.needs)}
+    return {s.name for s in catalogue(features) if not features.missing(s.needs)}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from tests.lab.fuzz_table import tell
 from tests.lab.lab import environment, faults
 from vmm.cli.main import COMMANDS
-from vmm.memslots.codec import read_scenario
+from vmm.scenario.codec import read_scenario
 
 FUZZ = (sys.executable, "-m", "vmm.cli", "fuzz")
 BUDGET = ("--jobs", "1", "--seconds", "30", "--findings", "1")

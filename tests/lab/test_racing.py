@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from scenarios import racing, racing_logs
 from tests.lab.player import Player
-from vmm.memslots.features import Features
+from vmm.catalogue import racing, racing_logs
+from vmm.scenario.features import Features
 
 FAULTS = {
     "racing-delete-and-create": (

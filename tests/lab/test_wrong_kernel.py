@@ -147,7 +147,7 @@ def test_a_refused_call_does_not_heal_a_slot() -> None:
 IN_PYTHON = """
 import errno, os
 from kvm_abi.raw import KvmError
-from vmm.system import Kvm
+from vmm.kvm.system import Kvm
 
 def answers(fault):
     os.environ["WRONG_KERNEL"] = fault

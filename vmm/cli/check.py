@@ -11,11 +11,11 @@ from vmm.cli.errors import usable
 from vmm.cli.host import Host, exit_status, look_at_host, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines, width_of
 from vmm.cli.selection import curated, select
-from vmm.memslots.check import Status
-from vmm.memslots.features import Features
-from vmm.memslots.operations import Scenario
 from vmm.report import json, terminal
-from vmm.report.result import Checked, Run
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Status
+from vmm.verdict.result import Checked, Run
 
 _FEW_SLOTS = Features(nr_memslots=509)
 """Scenarios are called the same on every kernel, and a table of few slots is soon made."""

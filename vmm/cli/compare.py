@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from vmm.cli.errors import Unusable, usable
-from vmm.fuzz.compare import features_that_differ, partings
-from vmm.memslots.check import Status
-from vmm.memslots.codec import FileError, parse_history, records_in
-from vmm.memslots.history import Header, History
+from vmm.scenario.codec import FileError, parse_history, records_in
+from vmm.scenario.history import Header, History
+from vmm.verdict.compare import features_that_differ, partings
+from vmm.verdict.judge import Status
 
 _DIFFERENT = 1
 _MOST = 20

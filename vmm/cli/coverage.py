@@ -4,16 +4,16 @@ from pathlib import Path
 
 import click
 
-from scenarios.history import BUGS
+from vmm.catalogue.history import BUGS
 from vmm.cli.errors import Unusable, usable
 from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines
 from vmm.cli.selection import curated
-from vmm.coverage import CoverageError, Result, cover, result_from
-from vmm.memslots.ideal import EVERYTHING, PLAIN, rules_met
-from vmm.memslots.rules import RULES
+from vmm.model.rules.table import RULES
 from vmm.report import json
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
+from vmm.verdict.coverage import CoverageError, Result, cover, result_from
+from vmm.verdict.ideal import EVERYTHING, PLAIN, rules_met
 
 
 @click.command()

@@ -11,11 +11,11 @@ from rich.text import Text
 from vmm.cli.errors import usable
 from vmm.cli.host import USUAL, look_at_host, require_usable
 from vmm.cli.output import console, print_lines
-from vmm.demo import chapters, scenes, story
-from vmm.memslots.check import Status
 from vmm.report import terminal
 from vmm.report.demo import WIDTH, in_ascii, opening, scene_lines
-from vmm.report.result import Checked, judged
+from vmm.report.story import chapters, scenes, story
+from vmm.verdict.judge import Status
+from vmm.verdict.result import Checked, judged
 
 CHAPTERS = len(chapters(USUAL))
 
@@ -32,7 +32,7 @@ def demo(ctx: click.Context, numbers: tuple[int, ...], svg: Path | None) -> None
     host = look_at_host()
     require_usable(host, require_run=False)
 
-    from vmm.memslots.runner import run_isolated
+    from vmm.execution.runner import run_isolated
 
     history = run_isolated(story(host.features), host.features, host=host.info.in_brief())
     lines = opening(history.header.scenario.mappings)

@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from vmm.child import name_of
 from vmm.cli import lanes
 from vmm.cli.host import Host, reserved_cpus
 from vmm.cli.journal import Journal
 from vmm.cli.lanes import Lane
-from vmm.freememory import FreeMemory
-from vmm.health import KernelWatch, Problem
-from vmm.memslots.check import Status, Verdict, judging
-from vmm.memslots.demand import short_of_memory
-from vmm.memslots.history import INTERRUPTED, Header
-from vmm.memslots.operations import Scenario
-from vmm.memslots.plan import out_of_reach
-from vmm.memslots.runner import HUNG, Record, Worker
-from vmm.report.result import Checked, Run, concluded
+from vmm.execution.runner import HUNG, Record, Worker
+from vmm.host.child import name_of
+from vmm.host.freememory import FreeMemory
+from vmm.host.health import KernelWatch, Problem
+from vmm.scenario.demand import short_of_memory
+from vmm.scenario.history import INTERRUPTED, Header
+from vmm.scenario.operations import Scenario
+from vmm.scenario.plan import out_of_reach
+from vmm.verdict.judge import Status, Verdict, judging
+from vmm.verdict.result import Checked, Run, concluded
 
 MAX_HANGS = 3
 """A kernel that hung so often will go on to: what is left does not run, and that is said."""

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from vmm.cli.errors import Unusable
 from vmm.cli.selection import curated
-from vmm.memslots.codec import FileError, read_history, read_scenario
-from vmm.memslots.history import History
-from vmm.memslots.operations import Scenario
+from vmm.scenario.codec import FileError, read_history, read_scenario
+from vmm.scenario.history import History
+from vmm.scenario.operations import Scenario
 
 
 def scenario_from(name: str) -> Scenario:

@@ -9,7 +9,7 @@ import click
 
 from vmm.cli.errors import Failure
 from vmm.cli.host import look_at_host, require_usable
-from vmm.memslots.check import Status
+from vmm.verdict.judge import Status
 
 _INTERNAL_ERROR = 70
 _MOST_JOBS = 16 * len(os.sched_getaffinity(0))

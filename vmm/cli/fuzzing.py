@@ -24,10 +24,10 @@ from vmm.fuzz.mutate import can_be_mutated
 from vmm.fuzz.reach import group
 from vmm.fuzz.shrinking import ENDINGS
 from vmm.fuzz.tally import Plan, Tally
-from vmm.known_issues import known_issue
-from vmm.memslots.check import Verdict
-from vmm.memslots.codec import scenario_text
-from vmm.memslots.operations import Scenario
+from vmm.scenario.codec import scenario_text
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Verdict
+from vmm.verdict.known_issues import known_issue
 
 _DRAW_EVERY_S = 0.2
 _WRITING_S = 10.0

@@ -9,9 +9,9 @@ import click
 
 from kvm_abi.uapi import Cap
 from vmm.cli.errors import NothingRan, NothingRanAsRequired
-from vmm.hostinfo import HostInfo, host_facts
-from vmm.memslots.check import Status
-from vmm.memslots.features import Features
+from vmm.host.hostinfo import HostInfo, host_facts
+from vmm.scenario.features import Features
+from vmm.verdict.judge import Status
 
 USUAL = Features()
 """What kernels can usually do, for a host whose kernel cannot be asked."""
@@ -50,8 +50,8 @@ def look_at_host() -> Host:
     if facts.obstacle:
         return Host(facts)
     try:
-        from vmm.memslots.probe import probe_features
-        from vmm.system import Kvm
+        from vmm.execution.probe.features import probe_features
+        from vmm.kvm.system import Kvm
     except ImportError as error:
         obstacle = f"a compiled module is missing: {error}"
         remedy = "build it: `pip install -e .`, or run ./scripts/vmm, which does"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import IO
 
 from vmm.cli.errors import Unusable, usable
-from vmm.memslots.check import Status
-from vmm.memslots.runner import Record
-from vmm.report.result import Checked
+from vmm.execution.runner import Record
+from vmm.verdict.judge import Status
+from vmm.verdict.result import Checked
 
 UNDER_WAY = "under-way.jsonl"
 

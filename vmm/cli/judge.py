@@ -8,7 +8,7 @@ import click
 from vmm.cli.files import history_from
 from vmm.cli.output import console, print_lines, width_of
 from vmm.report import terminal
-from vmm.report.result import judged
+from vmm.verdict.result import judged
 
 
 @click.command()

@@ -4,10 +4,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from vmm.health import Problem, names_child
-from vmm.known_issues import known_issue
-from vmm.memslots.operations import Churn, Lives, Race, Scenario
-from vmm.memslots.runner import Worker, first_ended
+from vmm.execution.runner import Worker, first_ended
+from vmm.host.health import Problem, names_child
+from vmm.scenario.operations import Churn, Lives, Race, Scenario
+from vmm.verdict.known_issues import known_issue
 
 USUAL_LANES = 2
 """So many scenarios run at the same time, where there are so many CPUs."""

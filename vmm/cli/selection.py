@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterable
 import click
 
 from vmm.cli.host import USUAL
-from vmm.memslots.features import Features
-from vmm.memslots.operations import Scenario
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
 
 SLOW = "slow"
 
 
 def curated(features: Features = USUAL) -> tuple[Scenario, ...]:
     """Return the curated scenarios for a kernel; by default for one of the usual kind."""
-    from scenarios import catalogue
+    from vmm.catalogue import catalogue
 
     return catalogue(features)
 

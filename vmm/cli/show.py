@@ -3,7 +3,7 @@
 import click
 
 from vmm.cli.selection import curated, named
-from vmm.memslots.codec import scenario_text
+from vmm.scenario.codec import scenario_text
 
 
 @click.command()

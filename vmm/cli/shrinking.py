@@ -3,16 +3,16 @@
 import os
 import time
 
+from vmm.execution.runner import HarnessError, run_isolated
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.messages import AnyMessage, Best, Failed, Shrunk, receive
 from vmm.fuzz.shrinking import ENDINGS, Task, ending
 from vmm.fuzz.stages import improved, stages
 from vmm.fuzz.trial import judged
-from vmm.memslots.check import Verdict, judge
-from vmm.memslots.features import Features
-from vmm.memslots.operations import Scenario
-from vmm.memslots.runner import HarnessError, run_isolated
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Verdict, judge
 
 _TIME_LIMIT_S = 120.0
 _RUN_LIMIT_S = 10.0

@@ -8,8 +8,9 @@ import msgspec
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import Pools
 from vmm.fuzz.world import World
-from vmm.memslots.features import Features
-from vmm.memslots.operations import (
+from vmm.model.regions import KERNEL_HALF, MAX_PAGES
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -20,8 +21,7 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
 )
-from vmm.memslots.regions import KERNEL_HALF, MAX_PAGES
-from vmm.memslots.validate import MAX_ZERO_PAGES
+from vmm.scenario.validate import MAX_ZERO_PAGES
 
 _replace = msgspec.structs.replace
 

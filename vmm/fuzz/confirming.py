@@ -13,13 +13,13 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from vmm.child import Child
+from vmm.execution.runner import HarnessError, run_isolated
 from vmm.fuzz.messages import Failed, send
 from vmm.fuzz.shrinking import Task, related, shrink, steady_kind
 from vmm.fuzz.trial import judged
-from vmm.memslots.features import Features
-from vmm.memslots.operations import Scenario
-from vmm.memslots.runner import HarnessError, run_isolated
+from vmm.host.child import Child
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
 
 _TRY_LIMIT_S = 10.0
 

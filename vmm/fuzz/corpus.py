@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from vmm.fuzz.files import write_whole
-from vmm.memslots.codec import FileError, read_scenario, scenario_text
-from vmm.memslots.operations import Scenario
+from vmm.scenario.codec import FileError, read_scenario, scenario_text
+from vmm.scenario.operations import Scenario
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from vmm.child import Child, name_of
 from vmm.fuzz import corpus
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
@@ -30,10 +29,11 @@ from vmm.fuzz.shrinking import ending, related
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment, run_worker
 from vmm.fuzz.workshop import Workshop
-from vmm.health import KernelWatch
-from vmm.hostinfo import HostInfo
-from vmm.memslots.features import Features
-from vmm.memslots.operations import Scenario
+from vmm.host.child import Child, name_of
+from vmm.host.health import KernelWatch
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
 
 _TICK_S = 0.1
 _SILENCE_S = 30.0

@@ -12,8 +12,8 @@ import msgspec
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import SHOWN, Pools
 from vmm.fuzz.world import World
-from vmm.memslots.features import Features
-from vmm.memslots.operations import (
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import msgspec
 
+from vmm.execution.runner import HarnessError, run_isolated
 from vmm.fuzz.files import whole_folder, write_whole
 from vmm.fuzz.shrinking import ENDINGS
-from vmm.hostinfo import HostInfo
-from vmm.memslots import describe
-from vmm.memslots.check import Verdict, judge
-from vmm.memslots.codec import history_lines, scenario_text
-from vmm.memslots.features import Features
-from vmm.memslots.history import History
-from vmm.memslots.operations import Scenario
-from vmm.memslots.runner import HarnessError, run_isolated
+from vmm.host.hostinfo import HostInfo
 from vmm.repro.emit import InexpressibleError, program
+from vmm.scenario import words
+from vmm.scenario.codec import history_lines, scenario_text
+from vmm.scenario.features import Features
+from vmm.scenario.history import History
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Verdict, judge
 
 _DIFFERENT_TRIES = 10
 
@@ -123,7 +123,7 @@ def _report(finding: Finding, history: History | None, folder: Path, host: HostI
     verdict = None if history is None else judge(history)
     parts = [f"# KVM: memslots: {_title(finding, verdict)}\n", _summary(finding, verdict)]
     operations = finding.scenario.operations
-    steps = [f"{number}. {describe.operation(op)}" for number, op in enumerate(operations, 1)]
+    steps = [f"{number}. {words.operation(op)}" for number, op in enumerate(operations, 1)]
     parts.append("## Steps\n\n" + "\n".join(steps) + "\n")
     if verdict is not None and verdict.difference is not None:
         difference = verdict.difference

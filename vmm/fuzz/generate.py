@@ -16,8 +16,8 @@ from vmm.fuzz.extras import Extras
 from vmm.fuzz.looks import Looks
 from vmm.fuzz.mutate import mutate
 from vmm.fuzz.world import World
-from vmm.memslots.features import Features
-from vmm.memslots.operations import (
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
     SMM,
     AnyOperation,
     CloseVm,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from vmm.memslots.operations import Scenario
+from vmm.scenario.operations import Scenario
 
 _PATTERN = "under-way-*.journal"
 

@@ -6,7 +6,8 @@ from typing import Literal
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import GUEST, REACH, Pools
 from vmm.fuzz.world import World
-from vmm.memslots.operations import (
+from vmm.model.regions import as_id_of
+from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -22,7 +23,6 @@ from vmm.memslots.operations import (
     Sweep,
     Touch,
 )
-from vmm.memslots.regions import as_id_of
 
 _OFFSETS = (0, 0x40, 0x40, 0x100, 0xFFC)
 """Where in a page to touch: not where its code stands, so that it can be executed."""

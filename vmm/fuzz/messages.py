@@ -4,7 +4,7 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from vmm.memslots.operations import Scenario
+from vmm.scenario.operations import Scenario
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="is"):

@@ -9,8 +9,8 @@ from vmm.fuzz.calls import Calls
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.looks import Looks, reads
 from vmm.fuzz.world import World
-from vmm.memslots.features import Features
-from vmm.memslots.operations import (
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
     Churn,
@@ -23,7 +23,7 @@ from vmm.memslots.operations import (
     SetUserMemoryRegion,
     address_spaces,
 )
-from vmm.memslots.validate import ScenarioError, validate
+from vmm.scenario.validate import ScenarioError, validate
 
 MAX_BASE_OPERATIONS = 600
 """Scenarios with more operations are not mutated: they are about quantity."""

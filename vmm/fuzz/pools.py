@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from vmm.fuzz.dice import Dice
-from vmm.memslots.features import Features
-from vmm.memslots.operations import (
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -15,7 +15,7 @@ from vmm.memslots.operations import (
     Mapping,
     MappingKind,
 )
-from vmm.memslots.validate import MAX_ZERO_PAGES
+from vmm.scenario.validate import MAX_ZERO_PAGES
 
 GUEST = Guest()
 """Where the guest itself lives in every random scenario."""

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import get_args
 
-from vmm.memslots.history import Event, Refused
-from vmm.memslots.operations import AnyOperation, NewVm, SetUserMemoryRegion
+from vmm.scenario.history import Event, Refused
+from vmm.scenario.operations import AnyOperation, NewVm, SetUserMemoryRegion
 
 CHANGES = ("create", "move", "flags-only", "no-change", "delete")
 """The rules that say a call succeeded, and as what kind of change."""

@@ -20,15 +20,15 @@ from hypothesis import Phase, Verbosity, find as hypothesis_find, settings, stra
 from hypothesis.database import InMemoryExampleDatabase, choices_to_bytes
 from hypothesis.errors import HypothesisException
 
-from vmm.memslots.operations import (
+from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
     Inspect,
     Place,
     Scenario,
 )
-from vmm.memslots.plan import guest_slots, steps
-from vmm.memslots.validate import ScenarioError, validate
+from vmm.scenario.plan import guest_slots, steps
+from vmm.scenario.validate import ScenarioError, validate
 
 MAX_FLAT_OPERATIONS = 1500
 """Hypothesis shortens sequences of some thousand choices; longer ones it does not take."""

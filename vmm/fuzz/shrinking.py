@@ -10,14 +10,14 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
+from vmm.execution.runner import run_isolated
 from vmm.fuzz.messages import Best, Failed, Shrunk, send
 from vmm.fuzz.shrink import Shrinker
 from vmm.fuzz.trial import attempt
-from vmm.memslots.check import judge
-from vmm.memslots.features import Features
-from vmm.memslots.operations import Scenario
-from vmm.memslots.runner import run_isolated
-from vmm.system import Kvm
+from vmm.kvm.system import Kvm
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import judge
 
 _RATE_RUNS = 10
 _RATE_S = 10.0

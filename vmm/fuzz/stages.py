@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from vmm.child import Child
 from vmm.fuzz.confirming import Doubt, confirm
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.messages import Best, Shrunk
 from vmm.fuzz.shrinking import ENDINGS, Task, run_shrinker
-from vmm.memslots.operations import Scenario
+from vmm.host.child import Child
+from vmm.scenario.operations import Scenario
 
 
 def stages(

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import msgspec
 
+from vmm.execution.executor import execute
 from vmm.fuzz.reach import Reach
-from vmm.memslots.check import Judgement, Status, Verdict
-from vmm.memslots.executor import execute
-from vmm.memslots.features import Features
-from vmm.memslots.history import AnyOutcome, Event, Header, Refused, Swept, Touched
-from vmm.memslots.operations import Scenario
-from vmm.system import Kvm
+from vmm.kvm.system import Kvm
+from vmm.scenario.features import Features
+from vmm.scenario.history import AnyOutcome, Event, Header, Refused, Swept, Touched
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Judgement, Status, Verdict
 
 
 @dataclass(frozen=True, slots=True)

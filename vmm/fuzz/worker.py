@@ -18,11 +18,11 @@ from vmm.fuzz.journal import Intent, Journal
 from vmm.fuzz.messages import Complains, Differs, Failed, Fresh, Progress, send
 from vmm.fuzz.reach import Reach
 from vmm.fuzz.trial import attempt, shortened
-from vmm.health import KernelWatch, without_others
-from vmm.memslots.check import Status
-from vmm.memslots.features import Features
-from vmm.memslots.operations import Scenario
-from vmm.system import Kvm
+from vmm.host.health import KernelWatch, without_others
+from vmm.kvm.system import Kvm
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Status
 
 _INTENT_OPERATIONS = 400
 """Short scenarios share an intent: each one waits for the disk."""

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
-from vmm.child import Child
 from vmm.fuzz.findings import Finding, write
 from vmm.fuzz.messages import Best, Failed, Shrunk, receive
 from vmm.fuzz.shrinking import Task, related
 from vmm.fuzz.stages import improved, stages
 from vmm.fuzz.tally import Plan, Tally
-from vmm.hostinfo import HostInfo
-from vmm.memslots.features import Features
-from vmm.memslots.operations import Scenario
+from vmm.host.child import Child
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
 
 _WRITING_S = 10.0
 """So long may it take to run a finding once more, for its history."""

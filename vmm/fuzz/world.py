@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from vmm.memslots.operations import (
+from vmm.model.regions import MAX_PAGES, as_id_of
+from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
     READONLY,
     SetUserMemoryRegion,
     pages_of,
 )
-from vmm.memslots.regions import MAX_PAGES, as_id_of
 
 _FORMER_LIMIT = 48
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rich.text import Text
 
-from vmm.coverage import BugCoverage, Coverage, RuleCoverage, State
-from vmm.hostinfo import HostInfo
+from vmm.host.hostinfo import HostInfo
 from vmm.report import json
+from vmm.verdict.coverage import BugCoverage, Coverage, RuleCoverage, State
 
 STYLES = {
     State.CHECKED: "green",

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from vmm.demo import PAGES_SHOWN, Scene
-from vmm.memslots import describe
-from vmm.memslots.content import identify
-from vmm.memslots.history import AnyOutcome, Inspected, Touched
-from vmm.memslots.operations import (
+from vmm.report.story import PAGES_SHOWN, Scene
+from vmm.scenario import words
+from vmm.scenario.content import identify
+from vmm.scenario.history import AnyOutcome, Inspected, Touched
+from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     Hva,
     Mapping,
@@ -138,7 +138,7 @@ def _call(op: SetUserMemoryRegion, outcome: AnyOutcome) -> Text:
         f"size={op.memory_size:#x} hva={hva}",
         style="not dim",
     )
-    text = describe.outcome(outcome)
+    text = words.outcome(outcome)
     return line.append(" → ", style="dim").append(
         "ok" if text == "success" else text, style=f"not dim {_GOOD if text == 'success' else _BAD}"
     )
@@ -156,7 +156,7 @@ def _touch(op: Touch, outcome: AnyOutcome, scene: Scene) -> Text:
 def _met(op: Touch, outcome: AnyOutcome, scene: Scene) -> str:
     """Return in plain words what a touch met."""
     if not isinstance(outcome, Touched):
-        return describe.outcome(outcome)
+        return words.outcome(outcome)
     if outcome.mmio:
         page = op.gpa // PAGE_SIZE_BYTES
         inside = any(s.base_gfn <= page < s.base_gfn + s.npages for s in scene.slots)

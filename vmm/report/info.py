@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from vmm.hostinfo import HostInfo
-from vmm.memslots.features import NEEDS, Features
-from vmm.memslots.operations import PAGE_SIZE_BYTES
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario.features import NEEDS, Features
+from vmm.scenario.operations import PAGE_SIZE_BYTES
 
 _COLUMN = 14
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
-from vmm.hostinfo import HostInfo
-from vmm.memslots.features import Features
-from vmm.report.result import Checked, Run
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario.features import Features
+from vmm.verdict.result import Checked, Run
 
 FORMAT = 1
 

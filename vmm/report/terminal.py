@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 
 from rich.text import Text
 
-from vmm.health import Problem
-from vmm.memslots import describe
-from vmm.memslots.check import Difference, Expected, Status, UnderWay
-from vmm.memslots.operations import Scenario
-from vmm.report.result import Checked, Run
+from vmm.host.health import Problem
+from vmm.scenario import words
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Difference, Expected, Status, UnderWay
+from vmm.verdict.result import Checked, Run
 
 STYLES = {
     Status.PASSED: "green",
@@ -159,7 +159,7 @@ def _step(scenario: Scenario, origin: int, operation: str) -> list[str]:
         when = "before the first operation" if origin < 0 else "at the end"
         return [f"{when}: {operation}"]
     place = f"operation {origin} (of 0 to {count - 1})"
-    asked = describe.operation(scenario.operations[origin])
+    asked = words.operation(scenario.operations[origin])
     if asked == operation:
         return [f"{place}: {asked}"]
     return [f"{place}: {asked}", f"then {operation}"]

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from vmm.memslots.history import Mmio, Stopped, Swept, Touched
-from vmm.memslots.operations import REAL_MODE_END, Execute, Sweep, Touch, access_end
 from vmm.repro.account import Account
 from vmm.repro.expectations import Expectation
 from vmm.repro.words import data, unsigned
+from vmm.scenario.history import Mmio, Stopped, Swept, Touched
+from vmm.scenario.operations import REAL_MODE_END, Execute, Sweep, Touch, access_end
 
 _Ended = Touched | Swept
 _UNKNOWN = -1

@@ -3,11 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from vmm.memslots import describe
-from vmm.memslots.features import Features
-from vmm.memslots.history import History
-from vmm.memslots.operations import EnableCap, Mapping, Scenario, Touch
-from vmm.memslots.plan import MAX_BATCH
 from vmm.repro import expectations, runtime
 from vmm.repro.accesses import is_plain_write
 from vmm.repro.account import Account, InexpressibleError
@@ -16,6 +11,11 @@ from vmm.repro.requirements import gpa_bits, reach, requirements
 from vmm.repro.statements import Statements
 from vmm.repro.tracking import RING_CAPS
 from vmm.repro.words import Words, create_vm
+from vmm.scenario import words
+from vmm.scenario.features import Features
+from vmm.scenario.history import History
+from vmm.scenario.operations import EnableCap, Mapping, Scenario, Touch
+from vmm.scenario.plan import MAX_BATCH
 
 _STEPS_IN_A_FUNCTION = 300
 _Numbered = tuple[int, Expectation]
@@ -35,9 +35,9 @@ def program_of(scenario: Scenario, features: Features) -> str:
 
 
 def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation]) -> str:
-    words = Words(expectations.mappings_of(scenario))
-    statements = Statements(words, scenario.vm_type)
-    blocks = [_block(group, words, statements) for group in _groups(steps)]
+    names = Words(expectations.mappings_of(scenario))
+    statements = Statements(names, scenario.vm_type)
+    blocks = [_block(group, names, statements) for group in _groups(steps)]
     account = statements.account
     bits = gpa_bits(scenario, features)
     if bits:
@@ -54,7 +54,7 @@ def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation
         _head(scenario)
         + parts.replace("enum { RIGHT", defines + "\nenum { RIGHT", 1)
         + "\n"
-        + words.declarations()
+        + names.declarations()
         + statements.declarations()
         + functions
         + "int main(void)\n{\n"
@@ -90,11 +90,11 @@ def _vcpu(step: Expectation) -> int:
     return step.operation.vcpu if isinstance(step.operation, Touch) else -1
 
 
-def _block(group: list[_Numbered], words: Words, statements: Statements) -> str:
+def _block(group: list[_Numbered], names: Words, statements: Statements) -> str:
     """Return the comment and the statements of steps that are carried out at once."""
     (first, step), (last, _) = group[0], group[-1]
     if first == last:
-        return _comment(first, step, words) + f"\tstep = {first};\n" + statements.of(step)
+        return _comment(first, step, names.mappings) + f"\tstep = {first};\n" + statements.of(step)
     text = f"{first} to {last}. vCPU {_vcpu(step)} writes to memory, in one KVM_RUN"
     steps = [each for _, each in group]
     return f"\t/* {text} */\n\tstep = {first};\n" + statements.of_writes(steps)
@@ -124,15 +124,14 @@ def _head(scenario: Scenario) -> str:
     return f"/* SPDX-License-Identifier: MIT */\n/*\n{text}\n */\n"
 
 
-def _comment(number: int, step: Expectation, words: Words) -> str:
-    mappings = words.mappings
-    what = f"{number}. {describe.operation(step.operation)}"
+def _comment(number: int, step: Expectation, mappings: tuple[Mapping, ...]) -> str:
+    what = f"{number}. {words.operation(step.operation)}"
     either = " or ".join(
-        dict.fromkeys(describe.outcome(each.outcome, mappings) for each in step.allowed)
+        dict.fromkeys(words.outcome(each.outcome, mappings) for each in step.allowed)
     )
     lines = [what, f"expected: {either or 'not known'}"]
     if step.came is not None:
-        lines.append(f"came: {describe.outcome(step.came, mappings)}")
+        lines.append(f"came: {words.outcome(step.came, mappings)}")
         if step.chosen is None and step.allowed:
             lines[-1] += "   <- WRONG"
     return "\t/* " + "\n\t *   ".join(_safe(line) for line in lines) + " */\n"

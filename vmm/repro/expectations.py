@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vmm.memslots.allowed import Allowed
-from vmm.memslots.features import Features
-from vmm.memslots.history import AnyOutcome, History
-from vmm.memslots.model import Model
-from vmm.memslots.operations import (
+from vmm.model.allowed import Allowed
+from vmm.model.model import Model
+from vmm.scenario.features import Features
+from vmm.scenario.history import AnyOutcome, History
+from vmm.scenario.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
     AnyOperation,
@@ -15,7 +15,7 @@ from vmm.memslots.operations import (
     Scenario,
     pages_of,
 )
-from vmm.memslots.plan import steps
+from vmm.scenario.plan import steps
 
 
 @dataclass(frozen=True, slots=True)

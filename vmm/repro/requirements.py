@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vmm.memslots.features import NEEDS, Features
-from vmm.memslots.operations import (
+from vmm.repro.account import Account
+from vmm.scenario.features import NEEDS, Features
+from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     Scenario,
     SetUserMemoryRegion,
     access_end,
 )
-from vmm.memslots.plan import reaches_beyond_real_mode
-from vmm.repro.account import Account
+from vmm.scenario.plan import reaches_beyond_real_mode
 
 
 @dataclass(frozen=True, slots=True)

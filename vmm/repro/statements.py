@@ -3,8 +3,14 @@
 from collections.abc import Iterable
 from typing import assert_never
 
-from vmm.memslots.history import Inspected, PreFaulted, Refused, Unmapped
-from vmm.memslots.operations import (
+from vmm.model.regions import MAX_PAGES
+from vmm.repro.accesses import access, writes
+from vmm.repro.account import Account, InexpressibleError
+from vmm.repro.expectations import Expectation
+from vmm.repro.tracking import clear_log, enable, get_log, harvest
+from vmm.repro.words import Words, create_vm, data, flags, unsigned
+from vmm.scenario.history import Inspected, PreFaulted, Refused, Unmapped
+from vmm.scenario.operations import (
     MEMFD_INIT_SHARED,
     ChangeHostMemory,
     Churn,
@@ -38,12 +44,6 @@ from vmm.memslots.operations import (
     UnmapInternalSlots,
     pages_of,
 )
-from vmm.memslots.regions import MAX_PAGES
-from vmm.repro.accesses import access, writes
-from vmm.repro.account import Account, InexpressibleError
-from vmm.repro.expectations import Expectation
-from vmm.repro.tracking import clear_log, enable, get_log, harvest
-from vmm.repro.words import Words, create_vm, data, flags, unsigned
 
 _DEATHS = {
     "closed": ("closed", "closed"),

@@ -1,10 +1,10 @@
 """Dirty logs and dirty rings as C statements."""
 
-from vmm.memslots.history import DirtyPages, RingPages
-from vmm.memslots.operations import ClearDirtyLog, EnableCap, GetDirtyLog, HarvestDirtyRing
 from vmm.repro.account import Account
 from vmm.repro.expectations import Expectation
 from vmm.repro.words import pages, slot_pages, unsigned
+from vmm.scenario.history import DirtyPages, RingPages
+from vmm.scenario.operations import ClearDirtyLog, EnableCap, GetDirtyLog, HarvestDirtyRing
 
 RING_CAPS = ("DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL")
 

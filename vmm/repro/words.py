@@ -3,7 +3,7 @@
 import errno
 import re
 
-from vmm.memslots.operations import GUEST_MAPPING, Hva, Mapping
+from vmm.scenario.operations import GUEST_MAPPING, Hva, Mapping
 
 
 class Words:

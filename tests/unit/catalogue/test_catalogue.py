@@ -1,0 +1,128 @@
+"""The curated scenarios are complete, safe to run, and right on a kernel without faults."""
+
+import re
+from functools import cache
+
+import msgspec
+import pytest
+
+from tests.ideal import ideal_history
+from vmm.catalogue import catalogue
+from vmm.model.rules.table import RULES
+from vmm.scenario.features import Features
+from vmm.scenario.operations import PAGE_SIZE_BYTES, Scenario, SetUserMemoryRegion, Touch
+from vmm.scenario.validate import validate
+from vmm.verdict.ideal import EVERYTHING
+from vmm.verdict.judge import Status, Verdict, judge
+
+_UNUSED_RULES = {
+    "no-memory": "takes an allocation that fails",
+    "apic-page": "takes a backend that emulates instructions",
+    "irqchip-known": "takes a kernel without interrupt controllers",
+    "cap-known": "takes a kernel without manual protection or without dirty rings",
+    "clear-known": "takes a kernel without manual protection",
+    "attributes-known": "takes a kernel without memory attributes",
+    "pre-fault-known": "takes a kernel without two-dimensional paging",
+}
+"""Rules that no curated scenario can exercise, and why."""
+
+_OLD = Features(nr_memslots=509, readonly_mem=False, last_gfn=(1 << 24) - 1)
+
+_KERNELS = {
+    "one of 2013": _OLD,
+    "one without a zero page": Features(),
+    "one with everything": EVERYTHING,
+    "one with two address spaces": Features(
+        address_spaces=2, smm=True, user_memory2=True, zero_page=True
+    ),
+}
+
+# Fewer slots than kernels have now, so that the full table is judged in no time.
+_FEATURES = msgspec.structs.replace(EVERYTHING, nr_memslots=1024)
+_SCENARIOS = catalogue(_FEATURES)
+
+
+@cache
+def _verdicts() -> dict[str, Verdict]:
+    """The verdict on each scenario, had an ideal kernel run it."""
+    return {s.name: judge(ideal_history(s, _FEATURES)) for s in _SCENARIOS}
+
+
+def test_names_are_unique_and_in_kebab_case() -> None:
+    names = [scenario.name for scenario in _SCENARIOS]
+    assert len(names) == len(set(names))
+    assert [n for n in names if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", n)] == []
+
+
+@pytest.mark.parametrize("scenario", _SCENARIOS, ids=lambda scenario: scenario.name)
+def test_scenario_says_what_it_is_for(scenario: Scenario) -> None:
+    assert re.fullmatch(r"\S.*[^.]\.", scenario.why)
+    assert scenario.source
+    assert scenario.tags
+    assert [t for t in scenario.tags if not re.fullmatch(r"[a-z]+(-[a-z]+)*", t)] == []
+
+
+@pytest.mark.parametrize("scenario", _SCENARIOS, ids=lambda scenario: scenario.name)
+def test_ideal_kernel_passes(scenario: Scenario) -> None:
+    verdict = _verdicts()[scenario.name]
+    assert verdict.difference is None
+    assert (verdict.status, verdict.reason) == (Status.PASSED, "")
+    assert verdict.events > len(scenario.operations)
+
+
+def test_every_rule_is_exercised() -> None:
+    exercised = {rule for verdict in _verdicts().values() for rule in verdict.rules}
+    assert set(RULES) - exercised == set(_UNUSED_RULES)
+
+
+@pytest.mark.parametrize("features", _KERNELS.values(), ids=_KERNELS)
+def test_catalogue_is_safe_and_the_same_on_every_kernel(features: Features) -> None:
+    scenarios = catalogue(features)
+    for scenario in scenarios:
+        validate(scenario)
+    assert [_listed(s) for s in scenarios] == [_listed(s) for s in _SCENARIOS]
+
+
+def _listed(scenario: Scenario) -> tuple[str, str, tuple[str, ...]]:
+    return scenario.name, scenario.why, scenario.tags
+
+
+def test_ideal_kernel_without_internal_slots_passes() -> None:
+    features = msgspec.structs.replace(
+        Features(nr_memslots=1024),
+        irqchip=False,
+        touch_limit=1 << 32,
+    )
+    scenarios = [s for s in catalogue(features) if "internal" in s.tags]
+    verdicts = [judge(ideal_history(s, features)) for s in scenarios]
+    assert [v.scenario for v in verdicts if v.status is not Status.PASSED] == []
+    assert {rule for v in verdicts for rule in v.rules} >= {"tss", "identity-map", "irqchip-known"}
+
+
+def test_ideal_old_kernel_passes() -> None:
+    runnable = [s for s in catalogue(_OLD) if not _OLD.missing(s.needs)]
+    verdicts = [judge(ideal_history(s, _OLD)) for s in runnable]
+    assert [v.scenario for v in verdicts if v.status is not Status.PASSED] == []
+    # Without KVM_CAP_READONLY_MEM the flag is refused, and that is looked at too.
+    assert "flags-valid" in {rule for verdict in verdicts for rule in verdict.rules}
+
+
+def test_refusals_leave_a_live_slot_to_look_at() -> None:
+    """Each scenario of errnos has a slot that a refusal could have damaged."""
+    for scenario in _SCENARIOS:
+        if "errno" in scenario.tags and "dirty" not in scenario.tags:
+            assert {"create", "reach"} & set(_verdicts()[scenario.name].rules), scenario.name
+
+
+@pytest.mark.parametrize("nr_memslots", [509, 32764])
+def test_full_table_uses_every_slot(nr_memslots: int) -> None:
+    scenarios = catalogue(Features(nr_memslots=nr_memslots))
+    table = next(each for each in scenarios if each.name == "table-filled-and-emptied")
+    regions = [op for op in table.operations if isinstance(op, SetUserMemoryRegion)]
+    users = set(range(nr_memslots)) - {table.guest.slot}
+    assert {op.slot for op in regions[: len(users)]} == users
+    assert {op.slot for op in regions if op.memory_size == 0} == users
+    gpas = {op.guest_phys_addr for op in regions[: len(users)]}
+    assert len(gpas) == len(users)
+    touched = {op.gpa & -PAGE_SIZE_BYTES for op in table.operations if isinstance(op, Touch)}
+    assert gpas <= touched

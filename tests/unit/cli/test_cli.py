@@ -1,0 +1,310 @@
+"""The commands with a kernel that is played: what they print, and their exit status."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pytest
+
+from tests.ideal import FEATURES, ideal_history
+from tests.played import INFO, SCENARIOS, Kernel, make, named, played, vmm
+from vmm.cli.main import COMMANDS, main
+from vmm.host.health import Problem
+from vmm.scenario.history import Event, Touched
+from vmm.scenario.operations import (
+    Touch,
+)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return played(monkeypatch)
+
+
+def result_of(file: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(file.read_text())
+    return data
+
+
+def test_every_command_has_the_help_line_that_it_says_itself() -> None:
+    for name, line in COMMANDS.items():
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        assert command.name == name
+        assert command.get_short_help_str(200) == line
+
+
+def test_help_names_every_command() -> None:
+    result = vmm("--help")
+    assert result.exit_code == 0
+    width = max(map(len, COMMANDS))
+    for name, line in COMMANDS.items():
+        assert f"  {name:<{width}}  {line}\n" in result.stdout
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    assert vmm("chek").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("--seconds", "nan", "is no time"),
+        ("--seconds", "inf", "is no time"),
+        ("--jobs", "100000", "is not in the range"),
+    ],
+)
+def test_fuzz_refuses_what_would_not_end(
+    kernel: Kernel, tmp_path: Path, option: str, value: str, problem: str
+) -> None:
+    # Without a journal to resume nothing is started, should the option be taken.
+    result = vmm("fuzz", "--resume", "--out", str(tmp_path), option, value)
+    assert result.exit_code == 2
+    assert f"{value} {problem}" in result.output
+
+
+def test_all_passed(kernel: Kernel) -> None:
+    kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=1)
+    result = vmm("check")
+    assert result.exit_code == 0
+    assert kernel.ran == [scenario.name for scenario in SCENARIOS]
+    assert "4 scenarios: 4 passed in " in result.stdout
+    assert f", on CPU {min(os.sched_getaffinity(0))}\n" in result.stdout
+
+
+def test_a_skip_is_named_with_what_is_missing(kernel: Kernel) -> None:
+    kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=0)
+    result = vmm("check", "--require-run")
+    assert result.exit_code == 0
+    assert "SKIPPED      huge: needs a free 2 MiB huge page (vm.nr_hugepages)" in result.stdout
+    assert "4 scenarios: 3 passed, 1 skipped" in result.stdout
+    assert "huge" not in kernel.ran
+
+
+def test_a_run_that_skips_everything_is_no_pass(kernel: Kernel) -> None:
+    kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=0)
+    assert vmm("check", "huge").exit_code == 4
+    required = vmm("check", "huge", "--require-run")
+    assert required.exit_code == 1
+    assert required.stderr == "vmm: nothing could run, and --require-run was given\n"
+
+
+@pytest.mark.parametrize("command", [["check"], ["run", "create-one"]])
+def test_a_host_without_kvm_is_told_why_and_what_to_do(kernel: Kernel, command: list[str]) -> None:
+    kernel.info = dataclasses.replace(INFO, obstacle="/dev/kvm: No such file", remedy="load it")
+    result = vmm(*command)
+    assert result.exit_code == 4
+    assert result.stderr == "vmm: nothing could run: /dev/kvm: No such file; load it\n"
+    required = vmm(*command, "--require-run")
+    assert required.exit_code == 1
+    assert "--require-run was given: /dev/kvm: No such file; load it" in required.stderr
+
+
+def test_a_difference_is_told_in_full(kernel: Kernel) -> None:
+    kernel.differ("create-two")
+    result = vmm("check")
+    assert result.exit_code == 1
+    assert "3 scenarios" not in result.stdout
+    assert "1 differs" in result.stdout
+    for line in (
+        "DIFFERS      create-two",
+        "  why       Why of create-two.",
+        "  step      operation 0 (of 0 to 2): KVM_SET_USER_MEMORY_REGION(slot=1, flags=0, "
+        "guest_phys_addr=0x10000, memory_size=0x1000, userspace_addr=a+0x0)",
+        "  expected  success",
+        "            by create: an absent slot is created; userspace_addr 0 is legal",
+        "            (documented: api.rst 4.35)",
+        "  observed  EEXIST",
+        "  slots     [0] slot 400: gpa 0xffff0000..0x100000000 (16 pages) -> guest+0x0, flags 0",
+        "  again     vmm check create-two",
+    ):
+        assert f"{line}\n" in result.stdout
+
+
+def test_a_difference_in_a_survey_names_the_operation_before_it(kernel: Kernel) -> None:
+    history = ideal_history(named("move-up"))
+    at = next(
+        i for i, e in enumerate(history.events) if e.origin == 0 and isinstance(e.operation, Touch)
+    )
+    events = list(history.events)
+    events[at] = Event(0, events[at].operation, Touched(0x1234))
+    kernel.histories["move-up"] = msgspec.structs.replace(history, events=tuple(events))
+    result = vmm("check", "move-up")
+    assert result.exit_code == 1
+    assert "  step      operation 0 (of 0 to 2): KVM_SET_USER_MEMORY_REGION(" in result.stdout
+    assert "            then vCPU 0 reads 4 bytes at gpa 0xf040\n" in result.stdout
+
+
+def test_a_complaint_of_the_kernel_fails_a_scenario_that_passed(kernel: Kernel) -> None:
+    kernel.complaints["move-up"] = (Problem("WARNING: at mmu.c", ("[ cut here ]", "a trace")),)
+    result = vmm("check")
+    assert result.exit_code == 1
+    assert "UNHEALTHY    move-up: no outcome is wrong, but the kernel complained" in result.stdout
+    assert "  kernel    WARNING: at mmu.c\n" in result.stdout
+    assert "            a trace\n" in result.stdout
+    assert "the kernel complained in 1" in result.stdout
+
+
+def test_a_hang_is_inconclusive(kernel: Kernel) -> None:
+    kernel.end("create-one", "hung: no end within 60 s; kernel stack: synchronize_srcu")
+    result = vmm("check")
+    assert result.exit_code == 3
+    assert "INCONCLUSIVE create-one: hung: no end within 60 s" in result.stdout
+    assert kernel.ran[-1] == "huge"
+
+
+def test_a_difference_outweighs_what_is_inconclusive(kernel: Kernel) -> None:
+    kernel.end("create-one", "died: SIGKILL")
+    kernel.differ("move-up")
+    assert vmm("check").exit_code == 1
+
+
+@pytest.mark.parametrize("where", ["in a scenario", "between scenarios"])
+def test_an_interruption_keeps_what_ran_and_names_what_did_not(
+    kernel: Kernel, tmp_path: Path, where: str
+) -> None:
+    if where == "in a scenario":
+        kernel.end("create-two", "interrupted", 3)
+        left = ["move-up", "huge"]
+    else:
+        kernel.histories["create-two"] = KeyboardInterrupt
+        left = ["create-two", "move-up", "huge"]
+    file = tmp_path / "result.json"
+    result = vmm("check", "--json", file)
+    assert result.exit_code == 3
+    assert f"did not run: {', '.join(left)}\n" in result.stdout
+    data = result_of(file)
+    assert data["not_run"] == left
+    assert data["scenarios"][0]["status"] == "passed"
+    assert data["exit_status"] == 3
+
+
+def test_many_that_did_not_run_are_named_by_the_first_and_the_last(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = tuple(make(f"s{number}") for number in range(12))
+    monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: many)
+    kernel.histories["s2"] = KeyboardInterrupt
+    result = vmm("check")
+    assert "left out: 10 scenarios did not run: all from s2 to s11\n" in result.stdout
+
+
+def test_json_holds_the_whole_result(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.differ("create-two")
+    kernel.complaints["move-up"] = (Problem("WARNING: at mmu.c", ("a trace",)),)
+    file = tmp_path / "result.json"
+    assert vmm("check", "--json", file).exit_code == 1
+    data = result_of(file)
+    assert data["status"] == "differs"
+    assert data["counts"] == {
+        "passed": 3,
+        "differs": 1,
+        "inconclusive": 0,
+        "skipped": 0,
+        "known": 0,
+        "passes now": 0,
+    }
+    assert data["host"]["tdp"] == "on (kvm_amd.npt=1)"
+    assert data["features"]["nr_memslots"] == FEATURES.nr_memslots
+    assert data["kernel_healthy"] is False
+    one, two, moved, _ = data["scenarios"]
+    assert (one["name"], one["status"], one["difference"]) == ("create-one", "passed", None)
+    assert two["difference"]["observed"] == "EEXIST"
+    assert two["difference"]["expected"][0]["rule"] == "create"
+    assert moved["kernel_complaints"] == [{"what": "WARNING: at mmu.c", "excerpt": ["a trace"]}]
+
+
+def test_json_on_standard_output_is_alone_there(kernel: Kernel) -> None:
+    kernel.differ("create-two")
+    result = vmm("check", "--json", "-")
+    assert json.loads(result.stdout)["exit_status"] == 1
+    assert "DIFFERS      create-two" in result.stderr
+
+
+def test_a_json_file_that_cannot_be_written_is_told_before_anything_runs(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    result = vmm("check", "--json", tmp_path / "absent" / "result.json")
+    assert result.exit_code == 2
+    assert result.stderr == f"vmm: {tmp_path}/absent/result.json: No such file or directory\n"
+    assert kernel.ran == []
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (["create-*"], ["create-one", "create-two"]),
+        (["move-up", "create-one"], ["create-one", "move-up"]),
+        (["--tag", "create"], ["create-one", "create-two", "huge"]),
+        (["*o*", "--tag", "move"], ["move-up"]),
+    ],
+)
+def test_patterns_and_tags_choose(kernel: Kernel, args: list[str], names: list[str]) -> None:
+    assert vmm("check", *args).exit_code == 0
+    assert kernel.ran == names
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["move-pu"], "no scenario matches 'move-pu'; the closest: move-up"),
+        (["create-one", "zzz*"], "no scenario matches 'zzz*'; `vmm check --list` names them all"),
+        (["--tag", "creat"], "no scenario has the tag 'creat'; the closest: create"),
+        (["huge", "--tag", "move"], "no scenario that matches huge has the tag 'move'"),
+    ],
+)
+def test_what_matches_nothing_is_a_usage_error(
+    kernel: Kernel, args: list[str], message: str
+) -> None:
+    result = vmm("check", *args)
+    assert result.exit_code == 2
+    assert f"Error: {message}\n" in result.stderr
+    assert kernel.ran == []
+
+
+def test_list_needs_no_device(kernel: Kernel) -> None:
+    kernel.info = dataclasses.replace(INFO, obstacle="no device")
+    result = vmm("check", "--list", "--tag", "create")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "create-one  Why of create-one. [create]",
+        "create-two  Why of create-two. [create]",
+        "huge        Why of huge. [create]",
+    ]
+
+
+def test_an_error_of_this_program_is_no_verdict(kernel: Kernel) -> None:
+    kernel.histories["create-one"] = AssertionError
+    result = vmm("check")
+    assert result.exit_code == 70
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith("vmm: internal error: this says nothing about the kernel\n")
+
+
+def test_a_reader_that_went_away_gets_no_traceback(kernel: Kernel) -> None:
+    kernel.histories["create-one"] = BrokenPipeError
+    result = vmm("check")
+    assert result.exit_code == 3
+    assert "Traceback" not in result.output
+
+
+def test_a_kernel_that_hangs_again_and_again_is_left_alone(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmm.cli.execution.MAX_HANGS", 2)
+    for name in ("create-one", "create-two"):
+        kernel.end(name, "hung: no end within 20 s; kernel stack: none")
+    result = vmm("check")
+    assert result.exit_code == 3
+    assert kernel.ran == ["create-one", "create-two"]
+    assert "move-up" in result.output
+
+
+def test_patience_reaches_the_time_limits(kernel: Kernel) -> None:
+    assert vmm("check", "--patience", "20").exit_code == 0
+    assert kernel.patience == 20
+    assert vmm("check", "--patience", "0.5").exit_code == 2

@@ -1,0 +1,106 @@
+"""Scenarios side by side: who runs with whom, in which order results come, and who is accused."""
+
+from typing import cast
+
+import pytest
+
+from tests.played import INFO, SCENARIOS, Kernel, make, played, vmm
+from vmm.cli import lanes
+from vmm.cli.lanes import Lane
+from vmm.execution.runner import Worker
+from vmm.host.child import name_of
+from vmm.host.health import Problem
+from vmm.scenario.operations import Churn, Lives, Mapping, Scenario
+
+COUNTED = Problem("warn_count went from 0 to 1")
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return played(monkeypatch)
+
+
+def busy(*scenarios: str) -> list[Lane]:
+    worker = cast(Worker, None)
+    return [
+        Lane(worker, f"vmm77-{number}", scenario=scenario)
+        for number, scenario in enumerate(scenarios)
+    ]
+
+
+def splat(process: str) -> Problem:
+    lines = ("[ cut here ]", f"WARNING: CPU: 0 PID: 7 Comm: {process} Not tainted")
+    return Problem(lines[1], lines)
+
+
+def shared_out(problems: tuple[Problem, ...], *scenarios: str) -> list[list[Problem]]:
+    every = busy(*scenarios)
+    lanes.share_out(problems, every)
+    return [lane.problems for lane in every]
+
+
+def test_a_complaint_is_about_the_process_that_it_names() -> None:
+    assert shared_out((splat("vmm77-1"),), "one", "two") == [[], [splat("vmm77-1")]]
+
+
+def test_counters_go_with_what_the_log_says() -> None:
+    told = splat("vmm77-0")
+    assert shared_out((COUNTED, told), "one", "two") == [[told, COUNTED], []]
+
+
+def test_a_complaint_that_names_nobody_is_about_all_and_says_so() -> None:
+    one, two = shared_out((splat("kworker/0:1"),), "one", "two")
+    assert one == two
+    assert one[0].what.endswith("(while one and two ran at the same time)")
+    one, two = shared_out((COUNTED,), "one", "two")
+    assert one == two == [Problem(f"{COUNTED.what} (while one and two ran at the same time)")]
+
+
+def test_who_runs_alone_is_accused_of_everything() -> None:
+    complaints = (splat("kworker/0:1"), COUNTED)
+    assert shared_out(complaints, "one") == [list(complaints)]
+
+
+def test_process_names_fit_into_what_the_kernel_keeps() -> None:
+    names = {name_of(lane) for lane in range(64)}
+    assert len(names) == 64
+    assert all(len(name) <= 15 for name in names)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "alone"),
+    [
+        (make("move-up"), False),
+        (Scenario("s", (Lives("closed", 2),)), True),
+        (Scenario("s", (Churn(5, 3),)), True),
+        (Scenario("s", (), (Mapping("a", 512, "hugetlb"),)), True),
+        (make("ring-overrun-in-one-run"), True),
+    ],
+)
+def test_some_need_the_machine_to_themselves(scenario: Scenario, alone: bool) -> None:
+    facts = {**INFO.in_brief(), "vendor": "kvm_pvm"}
+    assert lanes.needs_the_machine(scenario, facts) is alone
+
+
+def test_long_scenarios_begin_first() -> None:
+    long = Scenario("long", make("x").operations * 5000)
+    longest = Scenario("longest", make("x").operations * 5001)
+    assert lanes.order([make("a"), long, make("b"), longest], [0, 1, 2, 3]) == [3, 1, 0, 2]
+
+
+def test_results_come_in_order_whoever_ends_first(kernel: Kernel) -> None:
+    kernel.differ("create-one")
+    kernel.differ("move-up")
+    result = vmm("check", "--jobs", "2")
+    assert sorted(kernel.ran) == sorted(scenario.name for scenario in SCENARIOS)
+    assert kernel.ran[0] == "create-two"
+    assert result.exit_code == 1
+    assert result.stdout.index("create-one") < result.stdout.index("move-up")
+    assert "2 passed, 2 differs" in result.stdout
+
+
+def test_a_hang_in_one_lane_leaves_the_other_running(kernel: Kernel) -> None:
+    kernel.end("create-two", "hung: no end within 20 s; kernel stack: none")
+    result = vmm("check", "--jobs", "2")
+    assert result.exit_code == 3
+    assert "3 passed, 1 inconclusive" in result.stdout

@@ -1,0 +1,100 @@
+import pytest
+
+from kvm_abi import raw
+from kvm_abi.raw import CData
+from kvm_abi.uapi import ExitReason, InternalError
+from vmm.kvm import exits
+from vmm.kvm.exits import VcpuExit, decode
+
+PAGE = 4096
+
+
+@pytest.fixture
+def pages() -> CData:
+    """Room for a `kvm_run` and a page of port data behind it, as in a vCPU's mapping."""
+    return raw.new("uint8_t[]", 2 * PAGE)
+
+
+@pytest.fixture
+def run(pages: CData) -> CData:
+    """A `struct kvm_run *` at the start of `pages`."""
+    return raw.cast("struct kvm_run *", raw.address_of(pages))
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (ExitReason.HLT, exits.Hlt()),
+        (ExitReason.SHUTDOWN, exits.Shutdown()),
+        (ExitReason.INTR, exits.Intr()),
+        (ExitReason.DIRTY_RING_FULL, exits.DirtyRingFull()),
+        (ExitReason.X86_BUS_LOCK, exits.Unsupported(33)),
+        (4000, exits.Unsupported(4000)),
+    ],
+)
+def test_plain_reasons(run: CData, reason: int, expected: VcpuExit) -> None:
+    run.exit_reason = reason
+    assert decode(run) == expected
+
+
+def test_every_reason_has_a_name_of_its_own(run: CData) -> None:
+    names = []
+    for reason in ExitReason:
+        run.exit_reason = reason
+        names.append(decode(run).name)
+    assert names == [reason.name.lower().replace("_", "-") for reason in ExitReason]
+    assert exits.Unsupported(4000).name == "exit-4000"
+
+
+def test_mmio(run: CData) -> None:
+    run.exit_reason = ExitReason.MMIO
+    run.mmio = (0xFEE00000, b"\1\2\3\4\5\6\7\x08", 4, 1)
+    assert decode(run) == exits.Mmio(0xFEE00000, b"\1\2\3\4", True)
+    run.mmio.is_write = 0
+    assert decode(run) == exits.Mmio(0xFEE00000, bytes(4), False)
+    run.mmio.len = 1000
+    assert decode(run) == exits.Mmio(0xFEE00000, bytes(8), False)
+
+
+def test_io(run: CData) -> None:
+    raw.memory_of(run, 2 * PAGE)[PAGE : PAGE + 4] = b"abcd"
+    run.exit_reason = ExitReason.IO
+    run.io = (1, 2, 0xE0, 2, PAGE)
+    assert decode(run) == exits.Io(0xE0, b"abcd", True, 2, 2)
+
+
+def test_values_are_copies(run: CData) -> None:
+    run.exit_reason = ExitReason.MMIO
+    run.mmio = (0x1000, b"abcdefgh", 8, 1)
+    value = decode(run)
+    run.mmio = (0x2000, b"ABCDEFGH", 8, 0)
+    assert value == exits.Mmio(0x1000, b"abcdefgh", True)
+
+
+def test_internal_error_with_its_instruction(run: CData) -> None:
+    run.exit_reason = ExitReason.INTERNAL_ERROR
+    code = bytes(range(15))
+    run.emulation_failure = (InternalError.EMULATION, 3, 1, 4, code)
+    decoded = decode(run)
+    assert isinstance(decoded, exits.InternalError)
+    assert (decoded.suberror, len(decoded.data), decoded.instruction) == (1, 3, code[:4])
+    run.emulation_failure.flags = 0
+    assert decode(run) == exits.InternalError(1, (0, *decoded.data[1:]), b"")
+
+
+def test_fail_entry_and_memory_fault(run: CData) -> None:
+    run.exit_reason = ExitReason.FAIL_ENTRY
+    run.fail_entry = (0x80000021, 3)
+    assert decode(run) == exits.FailEntry(0x80000021, 3)
+    run.exit_reason = ExitReason.MEMORY_FAULT
+    run.memory_fault = (8, 0x10000, 0x1000)
+    assert decode(run) == exits.MemoryFault(0x10000, 0x1000, 8)
+
+
+def test_hypercall_and_system_event(run: CData) -> None:
+    run.exit_reason = ExitReason.HYPERCALL
+    run.hypercall = (12, [1, 2, 3, 4, 5, 6])
+    assert decode(run) == exits.Hypercall(12, (1, 2, 3, 4, 5, 6))
+    run.exit_reason = ExitReason.SYSTEM_EVENT
+    run.system_event = {"type": 2, "ndata": 1, "data": [9]}
+    assert decode(run) == exits.SystemEvent(2, (9,))

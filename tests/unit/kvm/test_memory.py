@@ -1,0 +1,193 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from kvm_abi.uapi import Protection
+from vmm.kvm.memory import HUGE_PAGE_BYTES, HostAddress, HostMapping
+
+PAGE = 4096
+
+
+def mapped(address: int) -> bool:
+    """Tell whether this process has a mapping at `address`."""
+    starts = (region.addr.partition("-") for region in psutil.Process().memory_maps(grouped=False))
+    return any(int(start, 16) <= address < int(end, 16) for start, _, end in starts)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        HostMapping.anonymous,
+        HostMapping.shared,
+        HostMapping.memfd,
+        HostMapping.transparent_huge,
+    ],
+)
+def test_reads_what_was_written(make: Callable[[int], HostMapping]) -> None:
+    with make(4 * PAGE) as memory:
+        memory.write(PAGE - 1, b"abc")
+        assert memory.read(PAGE - 2, 5) == b"\0abc\0"
+        assert bytes(memory.view()[PAGE : PAGE + 2]) == b"bc"
+        address = memory.address
+        assert mapped(address)
+    assert not mapped(address)
+
+
+def test_transparent_huge_is_aligned_and_exact() -> None:
+    with HostMapping.transparent_huge(HUGE_PAGE_BYTES) as memory:
+        assert memory.address % HUGE_PAGE_BYTES == 0
+        maps = psutil.Process().memory_maps(grouped=False)
+        sizes = {int(m.addr.split("-")[0], 16): m.addr for m in maps}
+        assert memory.address in sizes
+
+
+def test_hugetlb_maps_or_says_why_not() -> None:
+    try:
+        memory = HostMapping.hugetlb(HUGE_PAGE_BYTES)
+    except OSError as error:
+        pytest.skip(f"no huge pages are set aside: {error}")
+    with memory:
+        memory.write(HUGE_PAGE_BYTES - 1, b"x")
+        assert memory.read(HUGE_PAGE_BYTES - 1, 1) == b"x"
+
+
+def test_memfd_shares_its_file() -> None:
+    with HostMapping.memfd(PAGE) as memory:
+        memory.write(10, b"here")
+        assert os.pread(memory.fd, 4, 10) == b"here"
+        fd = memory.fd
+    assert memory.fd == -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_at_zero_is_memory_like_any_other() -> None:
+    try:
+        memory = HostMapping.at_zero(2 * PAGE)
+    except PermissionError as error:
+        pytest.skip(f"needs vm.mmap_min_addr 0 or CAP_SYS_RAWIO: {error}")
+    with memory:
+        assert memory.address == 0
+        memory.write(0, b"\x01\x02\x03\x04")
+        assert memory.read(0, 8) == b"\x01\x02\x03\x04\0\0\0\0"
+        assert int.from_bytes(memory.view()[0:4], "little") == 0x04030201
+        assert memory.differences(bytes(PAGE), PAGE) == [(0, 4)]
+        with pytest.raises(FileExistsError):
+            HostMapping.at_zero(PAGE)
+    assert not mapped(0)
+
+
+def test_differences_end_where_blocks_end() -> None:
+    with HostMapping.anonymous(3 * PAGE) as memory:
+        seen = bytes(3 * PAGE)
+        assert memory.differences(seen, PAGE) == []
+        memory.write(PAGE - 2, b"abc")
+        memory.write(2 * PAGE + 8, b"a\0b")
+        memory.write(3 * PAGE - 1, b"z")
+        assert memory.differences(seen, PAGE) == [
+            (PAGE - 2, 2),
+            (PAGE, 1),
+            (2 * PAGE + 8, 1),
+            (2 * PAGE + 10, 1),
+            (3 * PAGE - 1, 1),
+        ]
+        assert memory.differences(seen[:PAGE], PAGE) == [(PAGE - 2, 2)]
+        with pytest.raises(ValueError, match="outside"):
+            memory.differences(bytes(4 * PAGE), PAGE)
+
+
+def test_of_many_differences_the_first_are_told() -> None:
+    with HostMapping.anonymous(PAGE) as memory:
+        memory.write(0, b"a\0" * (PAGE // 2))
+        found = memory.differences(bytes(PAGE), PAGE)
+        assert 1 < len(found) < PAGE // 2
+        assert found == [(2 * index, 1) for index in range(len(found))]
+
+
+def test_reserved_cannot_be_read() -> None:
+    program = "from vmm.kvm.memory import HostMapping; HostMapping.reserved(4096).read(0, 1)"
+    ended = subprocess.run([sys.executable, "-c", program], check=False)
+    assert ended.returncode == -11
+
+
+def test_anonymous_discards_and_protects() -> None:
+    with HostMapping.anonymous(2 * PAGE) as memory:
+        memory.write(0, b"a" * PAGE * 2)
+        memory.discard(0, PAGE)
+        assert memory.read(PAGE - 1, 2) == b"\0a"
+        memory.protect(PAGE, PAGE, Protection.READ)
+        permissions = {m.addr.split("-")[0]: m.perms for m in psutil.Process().memory_maps(False)}
+        assert permissions[f"{memory.address + PAGE:08x}"] == "r--p"
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-1, 1), (0, PAGE + 1), (PAGE, 1), (0, -1)])
+def test_refuses_what_is_outside(offset: int, size: int) -> None:
+    with HostMapping.anonymous(PAGE) as memory, pytest.raises(ValueError, match="outside"):
+        memory.read(offset, size)
+
+
+def test_address_of() -> None:
+    with HostMapping.anonymous(PAGE) as memory:
+        assert HostAddress(memory, PAGE).hva == memory.address + PAGE
+        for outside in (-1, PAGE + 1):
+            with pytest.raises(ValueError, match="outside"):
+                memory.address_of(outside)
+    with pytest.raises(ValueError, match="closed"):
+        memory.address_of(0)
+
+
+def test_a_pinned_mapping_is_not_closed() -> None:
+    memory = HostMapping.anonymous(PAGE)
+    memory.pin(5, 0x10001)
+    memory.pin(5, 2)
+    with pytest.raises(RuntimeError, match="in use by slot 0x2 of VM 5, slot 0x10001 of VM 5"):
+        memory.close()
+    memory.write(0, b"still here")
+    memory.unpin(5, 2)
+    memory.unpin(5, 0x10001)
+    memory.close()
+    assert memory.closed
+
+
+def test_close_is_idempotent_and_final() -> None:
+    memory = HostMapping.memfd(PAGE)
+    memory.close()
+    memory.close()
+    with pytest.raises(ValueError, match="closed"):
+        memory.read(0, 1)
+
+
+def test_a_view_keeps_the_memory_mapped() -> None:
+    memory = HostMapping.anonymous(PAGE)
+    part = memory.view()[16:20]
+    memory.close()
+    part[:] = b"safe"
+    assert bytes(part) == b"safe"
+    address = memory.address
+    assert mapped(address)
+    del part
+    assert not mapped(address)
+
+
+def test_a_memfd_is_punched_vacated_and_refilled() -> None:
+    with HostMapping.memfd(3 * PAGE) as memory:
+        memory.write(0, b"x" * memory.size_bytes)
+        memory.punch(0, PAGE)
+        assert memory.read(0, PAGE) == bytes(PAGE)
+        memory.vacate(PAGE, PAGE)
+        assert memory.read(2 * PAGE, 1) == b"x"
+        memory.refill(PAGE, PAGE)
+        assert memory.read(PAGE, PAGE) == b"x" * PAGE
+
+
+def test_anonymous_memory_that_is_mapped_anew_is_empty() -> None:
+    with HostMapping.anonymous(2 * PAGE) as memory:
+        memory.write(0, b"x" * memory.size_bytes)
+        memory.vacate(0, PAGE)
+        memory.refill(0, PAGE)
+        assert memory.read(0, PAGE) == bytes(PAGE)
+        assert memory.read(PAGE, 1) == b"x"

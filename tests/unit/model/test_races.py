@@ -1,0 +1,325 @@
+"""Races are judged by intervals: what may be is allowed, and what cannot be is found."""
+
+import errno
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from tests.ideal import FEATURES, ideal_history
+from vmm.catalogue import racing
+from vmm.model.contents import Contents
+from vmm.model.races.logs import BEFORE, Logging
+from vmm.model.races.tracks import Track
+from vmm.model.races.words import Words
+from vmm.scenario.content import identity
+from vmm.scenario.history import (
+    AnyOutcome,
+    Call,
+    DirtyPages,
+    Done,
+    Event,
+    HostChange,
+    Met,
+    Mmio,
+    PreFaulted,
+    Raced,
+    Refused,
+    Seen,
+    Stopped,
+    Touched,
+    Window,
+)
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    ChangeHostMemory,
+    Execute,
+    GetDirtyLog,
+    GuestThread,
+    HostAction,
+    HostThread,
+    HostWrite,
+    Mapping,
+    Place,
+    PreFaultMemory,
+    Race,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+)
+from vmm.scenario.validate import ScenarioError, validate
+from vmm.verdict.judge import Status, Verdict, judge
+
+GPA = 0x10_0000
+A = Mapping("a", 4)
+B = Mapping("b", 4, "memfd")
+DELETE = SetUserMemoryRegion(1)
+LOGGED = SetUserMemoryRegion(1, GPA, 2 * PAGE_SIZE_BYTES, Place("a"), LOG_DIRTY_PAGES)
+CREATE = msgspec.structs.replace(LOGGED, flags=0)
+READ = Touch(GPA)
+WRITE = Touch(GPA, "write", value=0x1000)
+
+PAGE_A = Touched(identity(0, 0))
+GONE = Touched(0xFFFF_FFFF, (Mmio(GPA, False, b"\xff" * 4),))
+WROTE = Touched(0)
+NOT_WRITTEN = Touched(0, (Mmio(GPA, True, (0x1000).to_bytes(4, "little")),))
+
+
+def played(
+    first: SetUserMemoryRegion,
+    host: tuple[HostAction, ...],
+    program: Touch | Execute | PreFaultMemory,
+    calls: tuple[Call, ...],
+    windows: tuple[tuple[int, int, Met], ...],
+    changes: tuple[HostChange, ...] = (),
+) -> Verdict:
+    """Return the verdict on a race of one host thread and one vCPU that went like this."""
+    race = Race((HostThread(host),), (GuestThread((program,)),))
+    scenario = Scenario("race", (first, race), (A, B), survey="none")
+    history = ideal_history(scenario, FEATURES)
+    seen: tuple[Seen, ...] = tuple((outcome,) for *_, outcome in windows)
+    outcome: AnyOutcome = Raced(
+        (calls,),
+        (tuple(Window(begin, end, i) for i, (begin, end, _) in enumerate(windows)),),
+        (seen,),
+        changes,
+    )
+    events = tuple(
+        Event(event.origin, race, outcome) if isinstance(event.operation, Race) else event
+        for event in history.events
+    )
+    return judge(msgspec.structs.replace(history, events=events))
+
+
+def deleted(*windows: tuple[int, int, Touched | Stopped]) -> Status:
+    """Judge reads of a slot whose deletion takes place from 10 to 20."""
+    return played(CREATE, (DELETE,), READ, (Call(10, 20, Done()),), windows).status
+
+
+@pytest.mark.parametrize(
+    ("window", "found", "status"),
+    [
+        ((1, 2), PAGE_A, Status.PASSED),
+        ((1, 2), GONE, Status.DIFFERS),
+        ((5, 15), PAGE_A, Status.PASSED),
+        ((5, 15), GONE, Status.PASSED),
+        ((11, 12), GONE, Status.PASSED),
+        ((19, 30), PAGE_A, Status.PASSED),
+        ((21, 22), GONE, Status.PASSED),
+        ((21, 22), PAGE_A, Status.DIFFERS),
+        ((5, 15), Touched(identity(0, 1)), Status.DIFFERS),
+        ((5, 15), Stopped("EFAULT"), Status.DIFFERS),
+    ],
+)
+def test_a_read_finds_what_was_at_some_moment_of_it(
+    window: tuple[int, int], found: Touched | Stopped, status: Status
+) -> None:
+    assert deleted((*window, found)) is status
+
+
+@pytest.mark.parametrize(
+    ("window", "found", "status"),
+    [
+        ((1, 2), PreFaulted(GPA + PAGE_SIZE_BYTES), Status.PASSED),
+        ((1, 2), PreFaulted(GPA, PAGE_SIZE_BYTES), Status.DIFFERS),
+        ((1, 2), Refused(errno.EAGAIN), Status.DIFFERS),
+        ((5, 15), PreFaulted(GPA + PAGE_SIZE_BYTES), Status.PASSED),
+        ((5, 15), Refused(errno.EAGAIN), Status.PASSED),
+        ((5, 15), Refused(errno.ENOENT), Status.PASSED),
+        ((5, 15), Refused(errno.EFAULT), Status.DIFFERS),
+        ((21, 22), Refused(errno.ENOENT), Status.PASSED),
+        ((21, 22), Refused(errno.EAGAIN), Status.DIFFERS),
+        ((21, 22), PreFaulted(GPA + PAGE_SIZE_BYTES), Status.DIFFERS),
+    ],
+)
+def test_what_is_mapped_ahead_was_there_at_some_moment(
+    window: tuple[int, int], found: Met, status: Status
+) -> None:
+    ahead = PreFaultMemory(GPA, PAGE_SIZE_BYTES)
+    verdict = played(CREATE, (DELETE,), ahead, (Call(10, 20, Done()),), ((*window, found),))
+    assert verdict.status is status
+
+
+def test_the_difference_says_where_in_the_race_it_is() -> None:
+    verdict = played(
+        CREATE, (DELETE,), READ, (Call(10, 20, Done()),), ((1, 2, PAGE_A), (21, 22, PAGE_A))
+    )
+    assert verdict.difference is not None
+    assert "moments 21 to 22; window 1 of vCPU 0" in verdict.difference.operation
+    assert [each.rule for each in verdict.difference.expected] == ["race-reach"]
+    assert "MMIO read 0x100000+4" in verdict.difference.expected[0].outcome
+
+
+def test_a_moving_slot_may_be_nowhere_for_a_moment() -> None:
+    onto_itself = msgspec.structs.replace(CREATE, guest_phys_addr=GPA - PAGE_SIZE_BYTES)
+    second = Touched(identity(0, 1))
+    for found, status in ((PAGE_A, Status.PASSED), (GONE, Status.PASSED), (second, Status.PASSED)):
+        verdict = played(CREATE, (onto_itself,), READ, (Call(10, 20, Done()),), ((5, 15, found),))
+        assert verdict.status is status
+
+
+def test_an_access_never_fails_while_only_flags_change() -> None:
+    verdict = played(CREATE, (LOGGED,), READ, (Call(10, 20, Done()),), ((5, 15, GONE),))
+    assert verdict.status is Status.DIFFERS
+
+
+def test_a_write_that_exits_is_not_in_memory_and_one_that_does_not_is() -> None:
+    written = (HostChange("a", 0, (0x1000).to_bytes(4, "little")),)
+    call = (Call(10, 20, Done()),)
+    for outcome, changes, status in (
+        (WROTE, written, Status.PASSED),
+        (WROTE, (), Status.DIFFERS),
+        (NOT_WRITTEN, (), Status.PASSED),
+        (NOT_WRITTEN, written, Status.DIFFERS),
+    ):
+        verdict = played(CREATE, (DELETE,), WRITE, call, ((5, 15, outcome),), changes)
+        assert verdict.status is status
+
+
+def test_a_change_that_nobody_made_is_found() -> None:
+    stray = (HostChange("b", 0x123, b"x"),)
+    verdict = played(CREATE, (DELETE,), READ, (Call(1, 2, Done()),), ((3, 4, GONE),), stray)
+    assert verdict.difference is not None
+    assert verdict.difference.expected[0].rule == "race-content"
+
+
+def test_dropped_memory_reads_as_zeros_from_then_on() -> None:
+    zeros = (HostChange("a", 0, bytes(PAGE_SIZE_BYTES)),)
+    drop = ChangeHostMemory(Place("a"), 1, "drop")
+    for window, found, status in (
+        ((5, 15), PAGE_A, Status.PASSED),
+        ((5, 15), Touched(0), Status.PASSED),
+        ((21, 22), Touched(0), Status.PASSED),
+        ((21, 22), PAGE_A, Status.DIFFERS),
+    ):
+        call = (Call(10, 20, Done()),)
+        verdict = played(CREATE, (drop,), READ, call, ((*window, found),), zeros)
+        assert verdict.status is status, (window, found)
+
+
+def test_unmapped_memory_is_out_of_reach() -> None:
+    for outcome, status in (
+        (GONE, Status.PASSED),
+        (Stopped("EFAULT"), Status.PASSED),
+        (PAGE_A, Status.DIFFERS),
+    ):
+        forbid = ChangeHostMemory(Place("a"), 1, "forbid")
+        verdict = played(CREATE, (forbid,), READ, (Call(1, 2, Done()),), ((3, 4, outcome),))
+        assert verdict.status is status
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        ((0,), (), Status.PASSED),
+        ((), (0,), Status.PASSED),
+        ((), (), Status.DIFFERS),
+        ((0, 1), (), Status.DIFFERS),
+        ((0,), (0,), Status.PASSED),
+    ],
+)
+def test_a_write_is_in_the_log_beside_it_or_in_the_next(
+    first: tuple[int, ...], second: tuple[int, ...], status: Status
+) -> None:
+    log = GetDirtyLog(1)
+    calls = (Call(10, 20, DirtyPages(first)), Call(30, 40, DirtyPages(second)))
+    written = (HostChange("a", 0, (0x1000).to_bytes(4, "little")),)
+    verdict = played(LOGGED, (log, log), WRITE, calls, ((5, 15, WROTE),), written)
+    assert verdict.status is status
+
+
+def test_a_log_that_nobody_read_is_left_to_the_next_operation() -> None:
+    logging = Logging(1)
+    logging.wrote(3, BEFORE, True)
+    logging.wrote(4, (5, 15), True)
+    logging.wrote(5, (25, 26), True)
+    logging.wrote(6, (25, 26), False)
+    logging.read((10, 20), frozenset({3, 4}), clears=True)
+    assert list(logging.invented()) == []
+    assert list(logging.lost()) == []
+    assert logging.left() == ({5}, {4, 6})
+
+
+def test_a_track_shows_what_overlaps() -> None:
+    track = Track("old")
+    track.change(10, 20, "new", ("between",))
+    track.change(30, 40, "newer")
+    assert track.within(1, 5) == ["old"]
+    assert track.within(1, 15) == ["old", "between", "new"]
+    assert track.within(21, 22) == ["new"]
+    assert track.within(15, 35) == ["old", "between", "new", "newer"]
+    assert track.last == "newer"
+
+
+def test_a_certain_write_ends_what_was_before() -> None:
+    words = Words(Contents((A,)))
+    words.write("vCPU 0", "a", 0, (10, 20), 1)
+    words.write("vCPU 1", "a", 0, (15, 25), 2)
+    words.write("vCPU 0", "a", 0, (30, 40), 3, certain=False)
+    assert words.values("a", 0, 1, 5) == [identity(0, 0)]
+    assert set(words.values("a", 0, 12, 18)) == {identity(0, 0), 1, 2}
+    assert set(words.values("a", 0, 26, 28)) == {1, 2}
+    assert set(words.values("a", 0, 50, 60)) == {1, 2, 3}
+
+
+def _raced(*hosts: HostThread, program: tuple[Touch | Execute, ...] = (READ,)) -> Scenario:
+    return Scenario("race", (Race(hosts, (GuestThread(program),)),), (A, B))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "complaint"),
+    [
+        (_raced(HostThread((CREATE,)), HostThread((DELETE,))), "another thread changes slot"),
+        (_raced(HostThread((CREATE,), 10**6)), "calls are needed"),
+        (_raced(HostThread((ChangeHostMemory(Place("a"), 9),))), "not within the 4 pages"),
+        (_raced(HostThread((ChangeHostMemory(Place("a"), 1, "punch"),))), "takes a mapping of"),
+        (_raced(program=(Touch(GPA, width=1),)), "aligned accesses of 4 bytes"),
+        (_raced(program=(Touch(GPA, vcpu=1),)), "vcpu"),
+        (_raced(program=(READ, Execute(GPA))), "stands alone"),
+        (_raced(program=(READ,) * 64), "accesses of all vCPUs"),
+        (_raced(program=(Touch(0xFFFF_0000),)), "the guest's own memory"),
+        (
+            _raced(HostThread((ChangeHostMemory(Place("a")),)), program=(Execute(GPA),)),
+            "a vCPU may execute",
+        ),
+        (
+            _raced(
+                HostThread((HostWrite(Place("a"), 1),)),
+                HostThread((ChangeHostMemory(Place("a"), 1, "unmap"),)),
+            ),
+            "'a' is written and taken away",
+        ),
+    ],
+)
+def test_a_race_that_is_not_safe_or_not_clear_is_refused(
+    scenario: Scenario, complaint: str
+) -> None:
+    with pytest.raises(ScenarioError, match=complaint):
+        validate(scenario)
+
+
+def _less(outcome: Raced) -> Raced:
+    return msgspec.structs.replace(outcome, changes=())
+
+
+def _lazy(outcome: Raced) -> Raced:
+    """Let the first vCPU go on finding what its first window found."""
+    windows = (tuple(Window(w.begin, w.end, 0) for w in outcome.windows[0]), *outcome.windows[1:])
+    return msgspec.structs.replace(outcome, windows=windows)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"), [("racing-delete-and-create", _lazy), ("racing-drop", _less)]
+)
+def test_a_spoilt_race_differs(name: str, spoil: Callable[[Raced], Raced]) -> None:
+    scenario = next(each for each in racing.SCENARIOS if each.name == name)
+    history = ideal_history(scenario)
+    events = tuple(
+        Event(event.origin, event.operation, spoil(event.outcome))
+        if isinstance(event.outcome, Raced)
+        else event
+        for event in history.events
+    )
+    assert judge(history).status is Status.PASSED
+    assert judge(msgspec.structs.replace(history, events=events)).status is Status.DIFFERS

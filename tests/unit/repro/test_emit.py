@@ -1,0 +1,233 @@
+"""The emitted C compiles without a warning, says what is expected, and holds what it must."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.ideal import FEATURES, ideal_history
+from vmm.catalogue import catalogue
+from vmm.repro import runtime
+from vmm.repro.account import Account
+from vmm.repro.emit import InexpressibleError, program, program_of
+from vmm.repro.requirements import requirements
+from vmm.repro.words import Words
+from vmm.scenario.features import NEEDS
+from vmm.scenario.history import History, Refused
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    REAL_MODE_END,
+    AnyOperation,
+    EnableCap,
+    Execute,
+    GuestThread,
+    HostThread,
+    Mapping,
+    NewVm,
+    Place,
+    Race,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+    access_end,
+)
+from vmm.verdict.ideal import EVERYTHING
+
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+NAMES = (
+    "move-up",
+    "create-at-gpa-0",
+    "move-readonly",
+    "move-carries-content",
+    "unmapped-zero-va",
+    "zero-va-execute",
+    "straddle-two-slots",
+)
+
+
+def curated(name: str) -> Scenario:
+    return next(scenario for scenario in catalogue(FEATURES) if scenario.name == name)
+
+
+def compiles(text: str, folder: Path, *options: str) -> None:
+    source = folder / "repro.c"
+    source.write_text(text)
+    strict = ("-Wall", "-Wextra", "-Werror", "-fsyntax-only", *options)
+    ran = subprocess.run([str(COMPILER), *strict, source], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_program_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
+    compiles(program_of(curated(name), FEATURES), tmp_path)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_a_program_compiles_that_looks_at_both_address_spaces(tmp_path: Path) -> None:
+    scenario = next(s for s in catalogue(EVERYTHING) if s.name == "spaces-executed")
+    compiles(program_of(scenario, EVERYTHING), tmp_path)
+
+
+def test_a_vcpu_goes_into_smm_and_out_when_the_next_access_is_made_elsewhere() -> None:
+    touches = [Touch(0x100000, as_id=as_id) for as_id in (0, 1, 1, 0)]
+    scenario = Scenario("smm", tuple(touches), needs=("smm",), survey="none")
+    text = program_of(scenario, EVERYTHING)
+    calls = re.findall(r"^\t((?:set_smm|guest_reads)\(.*\);)$", text, flags=re.MULTILINE)
+    reads = "guest_reads(0, 0x100000, 4);"
+    into, out = "set_smm(0, true);", "set_smm(0, false);"
+    assert calls == [reads, into, reads, reads, out, reads]
+    assert 'require(KVM_CAP_X86_SMM, 1, "' in text
+
+
+def test_a_vcpu_that_stopped_is_put_into_smm_again() -> None:
+    access = Execute(0x100000, as_id=1)
+    scenario = Scenario("smm", (access, access), needs=("smm",), survey="none")
+    assert program_of(scenario, EVERYTHING).count("set_smm(0, true);") == 2
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_the_whole_runtime_compiles(tmp_path: Path) -> None:
+    defines = "#define GUEST_GPA 0u\n#define DIRTY_WORDS 4\n#define GPA_BITS 40\n"
+    text = defines + runtime.select((*runtime.parts(), "cpuid"))
+    compiles(text, tmp_path, "-Wno-unused-function", "-Wno-unused-variable")
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_names_of_strangers_do_no_harm(tmp_path: Path) -> None:
+    evil = '*/ "; system("x");\n\\'
+    scenario = Scenario(
+        "a */ #error",
+        (SetUserMemoryRegion(1, 0x100000, 4096, Place(evil)), Touch(0x100040)),
+        (Mapping(evil, 1), Mapping("int", 1), Mapping("x y", 1), Mapping("x-y", 1)),
+        why="*/ int",
+        survey="none",
+    )
+    text = program_of(scenario, FEATURES)
+    compiles(text, tmp_path)
+    assert "system(" not in re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+def differing() -> History:
+    history = ideal_history(curated("move-up"))
+    events = list(history.events)
+    at = next(i for i, e in enumerate(events) if isinstance(e.operation, SetUserMemoryRegion) and i)
+    events[at] = msgspec.structs.replace(events[at], outcome=Refused(28))
+    return msgspec.structs.replace(history, events=tuple(events))
+
+
+def test_the_program_of_a_history_says_what_came_and_ends_there() -> None:
+    text = program(differing())
+    before, _, behind = text.partition("came: ENOSPC   <- WRONG")
+    assert "expected: success" in before
+    assert "came: success" in before
+    assert re.findall(r"step = \d+;", behind)[1:] == []
+
+
+def test_a_step_is_one_call_with_the_kernels_own_words() -> None:
+    scenario = Scenario(
+        "one",
+        (SetUserMemoryRegion(5, 0x100000, 8192, Place("a", 4096), 3), SetUserMemoryRegion(6)),
+        (Mapping("a", 4),),
+        survey="none",
+    )
+    text = program_of(scenario, FEATURES)
+    wanted = "set_region(5, KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY, 0x100000, 0x2000, "
+    assert wanted + "at(&mem_a, 0x1000)), SUCCESS);" in text
+    assert "expect(set_region(6, 0, 0, 0, 0), EINVAL);" in text
+
+
+def test_what_has_no_form_in_c_is_said() -> None:
+    race = Race((HostThread((SetUserMemoryRegion(1),)),), (GuestThread((Touch(0x100000),)),))
+    with pytest.raises(InexpressibleError, match="it takes the judge"):
+        program_of(Scenario("race", (race,), survey="none"), FEATURES)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_programs_with_private_memory_compile_and_make_a_vm_that_has_it(tmp_path: Path) -> None:
+    private = [each for each in catalogue(EVERYTHING) if each.vm_type]
+    assert private
+    for scenario in private:
+        text = program_of(scenario, EVERYTHING)
+        compiles(text, tmp_path)
+        made = re.findall(r"^\tvm = must\(ioctl\(kvm, KVM_CREATE_VM, (.*?)\)", text, re.MULTILINE)
+        assert set(made) == {"1 /* KVM_X86_SW_PROTECTED_VM */"}
+        assert len(made) == 1 + sum(isinstance(op, NewVm) for op in scenario.operations)
+
+
+def test_missing_private_memory_stops_the_vcpu_by_name_where_nothing_else_may_happen() -> None:
+    scenario = next(s for s in catalogue(EVERYTHING) if s.name == "private-without-a-file")
+    text = program_of(scenario, EVERYTHING)
+    fault = "private memory-fault at 0x100000+0x1000"
+    assert text.count(f'expect_stopped("{fault}");') == 2
+    assert 'if (!stopped("private memory-fault at 0x300000+0x1000")) {' in text
+    assert "access_.stopped = fault_of(vcpu->run);" in text
+
+
+@pytest.mark.parametrize("need", sorted(NEEDS))
+def test_what_a_scenario_needs_is_asked_for_or_mapped(need: str) -> None:
+    scenario = Scenario("needy", (), needs=(need,), survey="none")
+    lines = list(requirements(scenario, FEATURES, Account(Words(()))))
+    assert bool(lines) != (need in ("zero_page", "hugetlb_pages"))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_operations_of_every_kind_compile_without_a_warning(tmp_path: Path) -> None:
+    kinds: dict[str, Scenario] = {}
+    for scenario in catalogue(EVERYTHING):
+        if not any(isinstance(op, Race) for op in scenario.operations):
+            for op in scenario.operations:
+                kinds.setdefault(kind_of(op), scenario)
+    for scenario in {scenario.name: scenario for scenario in kinds.values()}.values():
+        compiles(program_of(scenario, EVERYTHING), tmp_path)
+
+
+def kind_of(op: AnyOperation) -> str:
+    """Return what makes an operation's form in C: its type, and what it does besides."""
+    is_far = access_end(op) > REAL_MODE_END
+    names = ("access", "how", "death", "watch", "cap", "sharing")
+    return " ".join([type(op).__name__, str(is_far), *(getattr(op, n, "") for n in names)])
+
+
+def test_of_two_right_answers_the_program_goes_on_from_one() -> None:
+    noncanonical = SetUserMemoryRegion(1, 0x100000, 4096, 1 << 55)
+    failing = SetUserMemoryRegion(1, 0x100000, 4096, Place("a"), fail_nth=3)
+    for op, wanted in ((failing, "SUCCESS, ENOMEM"), (noncanonical, "EINVAL, SUCCESS")):
+        text = program_of(Scenario("x", (op,), (Mapping("a", 1),), survey="none"), FEATURES)
+        assert re.search(rf"expect_this_one\(.*, {wanted}\);", text)
+
+
+def test_writes_to_rings_are_made_in_one_run() -> None:
+    writes = tuple(Touch(0x100000 + 4 * n, "write", value=n) for n in range(3))
+    operations: tuple[AnyOperation, ...] = (
+        EnableCap("DIRTY_LOG_RING", 4096),
+        SetUserMemoryRegion(1, 0x100000, 4096, Place("a"), LOG_DIRTY_PAGES),
+        *writes,
+        Touch(0x200000, "write"),
+    )
+    scenario = Scenario("ring", operations, (Mapping("a", 1),), survey="none")
+    text = program_of(scenario, EVERYTHING)
+    assert "vCPU 0 writes to memory, in one KVM_RUN" in text
+    assert "guest_writes_all(0, 3, (struct write[]){" in text
+    assert "guest_writes(0, 0x200000, 4, 0);" in text
+    assert "guest_writes_all(" not in program_of(
+        msgspec.structs.replace(scenario, operations=operations[1:]), EVERYTHING
+    )
+
+
+def test_expectations_bound_to_a_number_of_slots_ask_for_it() -> None:
+    last = FEATURES.nr_memslots - 1
+    bound = Scenario("last", (SetUserMemoryRegion(last),), survey="none")
+    free = Scenario("first", (SetUserMemoryRegion(1),), survey="none")
+    assert f"require_exactly(KVM_CAP_NR_MEMSLOTS, {last + 1}" in program_of(bound, FEATURES)
+    assert "require_exactly" not in program_of(free, FEATURES)
+
+
+def test_a_long_program_is_split_into_functions() -> None:
+    operations = tuple(SetUserMemoryRegion(number) for number in range(1, 399))
+    text = program_of(Scenario("long", operations, survey="none"), FEATURES)
+    assert "static void steps_from_301(void)" in text
+    assert "\tsteps_from_1();\n\tsteps_from_301();\n" in text

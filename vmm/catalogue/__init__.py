@@ -1,0 +1,86 @@
+"""The curated scenarios: what is run on every kernel, one behaviour each, as data.
+
+A module is an area. Nothing here executes anything or states an expectation: what the kernel
+should answer is the model's business.
+"""
+
+from vmm.catalogue import (
+    access,
+    create,
+    delete,
+    dirty,
+    dirty_clear,
+    dirty_manual,
+    dirty_ring,
+    dirty_ring_sizes,
+    execute,
+    flags,
+    follow,
+    guest_memfd,
+    guest_memfd_shared,
+    high,
+    holes,
+    ids,
+    internal,
+    known,
+    lifetime,
+    limits,
+    move,
+    prefault,
+    private,
+    quirks,
+    racing,
+    racing_logs,
+    readonly,
+    refusals,
+    rollback,
+    spaces,
+    table,
+    vcpus,
+    zero_va,
+)
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+
+
+def catalogue(features: Features) -> tuple[Scenario, ...]:
+    """Return every curated scenario for a kernel with these features, from simple to large.
+
+    Names are unique. A scenario that needs what the kernel lacks is in it all the same: its
+    ``needs`` say so.
+    """
+    return (
+        *create.scenarios(features),
+        *delete.SCENARIOS,
+        *move.scenarios(features),
+        *flags.SCENARIOS,
+        *refusals.SCENARIOS,
+        *limits.scenarios(features),
+        *ids.scenarios(features),
+        *high.scenarios(features),
+        *spaces.scenarios(features),
+        *internal.scenarios(features),
+        *zero_va.SCENARIOS,
+        *readonly.SCENARIOS,
+        *access.SCENARIOS,
+        *execute.SCENARIOS,
+        *vcpus.SCENARIOS,
+        *dirty.SCENARIOS,
+        *dirty_clear.SCENARIOS,
+        *dirty_manual.SCENARIOS,
+        *dirty_ring.scenarios(features),
+        *dirty_ring_sizes.scenarios(features),
+        *known.scenarios(features),
+        *lifetime.SCENARIOS,
+        *guest_memfd.SCENARIOS,
+        *guest_memfd_shared.SCENARIOS,
+        *private.SCENARIOS,
+        *holes.SCENARIOS,
+        *prefault.SCENARIOS,
+        *rollback.SCENARIOS,
+        *follow.SCENARIOS,
+        *quirks.SCENARIOS,
+        *racing.SCENARIOS,
+        *racing_logs.scenarios(features),
+        *table.scenarios(features),
+    )

@@ -1,0 +1,74 @@
+"""What scenarios with a guest_memfd share: files, slots of them, and the calls between them."""
+
+from dataclasses import replace
+
+import msgspec
+
+from vmm.catalogue._build import A, B, Slot, at, second_form
+from vmm.scenario.operations import (
+    GUEST_MEMFD,
+    MEMFD_INIT_SHARED,
+    MEMFD_MMAP,
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    CreateGuestMemfd,
+    Mapping,
+    Scenario,
+    SetUserMemoryRegion2,
+    Survey,
+)
+
+REGION2 = "api.rst 4.140 KVM_SET_USER_MEMORY_REGION2"
+CREATE = "api.rst 4.142 KVM_CREATE_GUEST_MEMFD"
+SHARED = MEMFD_MMAP | MEMFD_INIT_SHARED
+
+ORDINARY = Mapping("ordinary", 8, "memfd")
+SHOWN = Mapping("shown", 8, "guest_memfd")
+OTHER_SHOWN = Mapping("other-shown", 8, "guest_memfd")
+
+ONE = Slot(1, 0x100, at("a"), pages=2)
+TWO = Slot(2, 0x104, at("b"), pages=2)
+
+
+def made(name: str = "g", pages: int = 8, flags: int = 0) -> CreateGuestMemfd:
+    """Create a guest_memfd of some pages."""
+    return CreateGuestMemfd(name, pages * PAGE_SIZE_BYTES, flags)
+
+
+def bound(
+    slot: Slot, page: int = 0, memfd: str = "g", offset: int | None = None
+) -> SetUserMemoryRegion2:
+    """Set a slot that is bound to a guest_memfd from ``page``, or a byte offset, on."""
+    call = second_form(
+        replace(slot, flags=slot.flags | GUEST_MEMFD).create(),
+        page * PAGE_SIZE_BYTES if offset is None else offset,
+    )
+    return msgspec.structs.replace(call, guest_memfd=memfd)
+
+
+def unbound(slot: Slot) -> AnyOperation:
+    """Delete a slot by the second form of the call."""
+    return second_form(slot.delete())
+
+
+def memfd_scenario(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = REGION2,
+    mappings: tuple[Mapping, ...] = (A, B),
+    needs: tuple[str, ...] = (),
+    tags: tuple[str, ...] = (),
+    survey: Survey = "write",
+) -> Scenario:
+    """Return a scenario that needs guest_memfds."""
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("guest-memfd", *tags),
+        mappings=mappings,
+        operations=operations,
+        needs=("user_memory2", "guest_memfd", *needs),
+        survey=survey,
+    )

@@ -1,0 +1,75 @@
+"""The words that races are written in: threads by what they do, and what is around them."""
+
+from vmm.catalogue._build import A, B, at, read, write
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    ChangeHostMemory,
+    Execute,
+    GuestThread,
+    HostAction,
+    HostChangeKind,
+    HostThread,
+    Mapping,
+    Race,
+    Scenario,
+    Touch,
+)
+
+_VALUES = 0x4000_0000
+"""What vCPU 0 writes begins here; each other one begins so much later."""
+
+
+def reader(vcpu: int, *gfns: int) -> GuestThread:
+    """Read a word of each page."""
+    return GuestThread(tuple(read(gfn, vcpu=vcpu) for gfn in gfns))
+
+
+def writer(vcpu: int, *gfns: int) -> GuestThread:
+    """Read and write a word of each page that nobody else writes, and read its identity."""
+    offset = 0x200 + 0x10 * vcpu
+    program: list[Touch] = []
+    for number, gfn in enumerate(gfns):
+        value = _VALUES + (vcpu << 24) + (number << 20)
+        program += [read(gfn, offset, vcpu), write(gfn, value, offset, vcpu), read(gfn, 0x40, vcpu)]
+    return GuestThread(tuple(program))
+
+
+def executor(vcpu: int, gfn: int) -> GuestThread:
+    """Execute the code of a page."""
+    return GuestThread((Execute(gfn * PAGE_SIZE_BYTES, vcpu),))
+
+
+def host(*operations: HostAction, rounds: int, pause: int = 1) -> HostThread:
+    """Repeat operations; after each, by default, the vCPUs look at what has settled."""
+    return HostThread(operations, rounds, pause)
+
+
+def change(how: HostChangeKind, mapping: str, page: int, pages: int = 1) -> ChangeHostMemory:
+    """Change pages of a mapping."""
+    return ChangeHostMemory(at(mapping, page), pages, how)
+
+
+def race(
+    name: str,
+    why: str,
+    before: tuple[AnyOperation, ...],
+    hosts: tuple[HostThread, ...],
+    guests: tuple[GuestThread, ...],
+    *behind: AnyOperation,
+    source: str,
+    mappings: tuple[Mapping, ...] = (A, B),
+    needs: tuple[str, ...] = (),
+) -> Scenario:
+    """Return a scenario of one race, with what comes before it and behind it."""
+    return Scenario(
+        name=f"racing-{name}",
+        why=why,
+        source=source,
+        tags=("racing", "slow"),
+        needs=needs,
+        mappings=mappings,
+        survey="read",
+        vcpus=len(guests),
+        operations=(*before, Race(hosts, guests), *behind),
+    )

@@ -1,0 +1,219 @@
+"""Creation: where a slot may be, what may be behind it, and what its neighbours are."""
+
+from collections.abc import Iterator
+
+from vmm.catalogue._build import API, HUGE, A, B, Slot, at, creates, deletes, read, write
+from vmm.scenario.features import Features
+from vmm.scenario.operations import LOG_DIRTY_PAGES, AnyOperation, Guest, Mapping, Scenario
+
+_ROW = tuple(Slot(number, 0xFF + number, at("a", number)) for number in range(1, 5))
+
+_SHARING = tuple(Slot(number, 0x100 + 4 * number, at("a"), pages=3) for number in range(1, 5))
+
+_PLACES = (
+    Scenario(
+        name="create-one-page",
+        why="A gpa that was MMIO reaches host memory as soon as a slot covers it.",
+        source=API,
+        tags=("create",),
+        mappings=(A,),
+        operations=creates(Slot(1, 0x100, at("a"))),
+    ),
+    Scenario(
+        name="create-at-gpa-0",
+        why="The lowest gfn is a gfn like any other, and not a sign that an entry is unused.",
+        source=API,
+        tags=("create",),
+        mappings=(A,),
+        operations=creates(Slot(1, 0, at("a"), pages=2)),
+    ),
+    Scenario(
+        name="create-last-page-below-4-gib",
+        why="The highest page that 32 address bits reach is an ordinary place for a slot.",
+        source=API,
+        tags=("create",),
+        mappings=(A,),
+        guest=Guest(gpa=0x10000),
+        operations=creates(Slot(1, 0xFFFFF, at("a"))),
+    ),
+    Scenario(
+        name="create-upward",
+        why="Each new slot is the highest: it travels all the way to the front of the array.",
+        source="kvm_memslot_move_forward",
+        tags=("create", "array"),
+        mappings=(A,),
+        operations=creates(*_ROW),
+    ),
+    Scenario(
+        name="create-downward",
+        why="Each new slot is the lowest: it stays at the back of the array.",
+        source="kvm_memslot_insert_back",
+        tags=("create", "array"),
+        mappings=(A,),
+        operations=creates(*reversed(_ROW)),
+    ),
+    Scenario(
+        name="create-into-an-exact-gap",
+        why="A slot fits between two others with no page to spare on either side.",
+        source=API,
+        tags=("create", "adjacent"),
+        mappings=(A, B),
+        operations=creates(
+            Slot(1, 0x100, at("a"), pages=2),
+            Slot(2, 0x104, at("a", 4), pages=2),
+            Slot(3, 0x102, at("b"), pages=2),
+        ),
+    ),
+)
+
+_CHURN = tuple(Slot(2, gfn, at("b", gfn % 8)) for gfn in range(0x104, 0x10A))
+
+_STAYING = Scenario(
+    name="create-and-stay-while-others-come-and-go",
+    why="A slot that nobody changes is the same after any number of changes beside it.",
+    source=API,
+    tags=("create", "delete"),
+    mappings=(A, B),
+    operations=(
+        Slot(1, 0x102, at("a"), pages=2).create(),
+        *(operation for slot in _CHURN for operation in (slot.create(), slot.delete())),
+    ),
+)
+
+_BACKINGS = (
+    Scenario(
+        name="create-against-the-order-of-hvas",
+        why="The order of gpas and the order of hvas have nothing to do with each other.",
+        source=API,
+        tags=("create", "hva"),
+        mappings=(A,),
+        operations=creates(
+            Slot(1, 0x100, at("a", 4), pages=2), Slot(2, 0x102, at("a", 2), pages=2)
+        ),
+    ),
+    Scenario(
+        name="create-two-slots-on-the-same-pages",
+        why="Two slots may share host pages, at different offsets: each sees the other's writes.",
+        source=API,
+        tags=("create", "hva"),
+        mappings=(A,),
+        operations=creates(Slot(1, 0x100, at("a"), pages=4), Slot(2, 0x110, at("a", 2), pages=4)),
+    ),
+    Scenario(
+        name="create-four-slots-on-the-same-pages",
+        why="Any number of slots may have one hva, and go without taking another's memory along.",
+        source=API,
+        tags=("create", "hva", "delete"),
+        mappings=(A,),
+        operations=(*creates(*_SHARING), *deletes(*_SHARING[1:3]), _SHARING[1].create()),
+    ),
+    Scenario(
+        name="create-on-every-kind-of-4-kib-memory",
+        why="Private, shared and file memory are the same to a slot.",
+        source=API,
+        tags=("create", "hva"),
+        mappings=(A, Mapping("shared", 2, "shared"), Mapping("file", 2, "memfd")),
+        operations=creates(
+            Slot(1, 0x100, at("a"), pages=2),
+            Slot(2, 0x102, at("shared"), pages=2),
+            Slot(3, 0x104, at("file"), pages=2),
+        ),
+    ),
+    Scenario(
+        name="create-on-transparent-huge-pages",
+        why="A slot that begins and ends inside a huge page reaches exactly its own pages.",
+        source="edd4fa37baa6",
+        tags=("create", "huge"),
+        mappings=(HUGE,),
+        operations=creates(Slot(1, 0x3FE, at("huge", 509), pages=5)),
+    ),
+    Scenario(
+        name="create-in-line-with-huge-pages",
+        why="A slot in line with huge pages reaches none of theirs that lie beyond its ends.",
+        source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
+        tags=("create", "huge"),
+        mappings=(HUGE,),
+        operations=creates(Slot(1, 0x2FE, at("huge", 254), pages=746)),
+    ),
+    Scenario(
+        name="create-out-of-line-with-huge-pages",
+        why="Where gpa and hva are not aligned alike no huge page fits, in the middle neither.",
+        source="kvm_alloc_memslot_metadata: (slot->base_gfn ^ ugfn)",
+        tags=("create", "huge"),
+        mappings=(HUGE,),
+        operations=creates(Slot(1, 0x201, at("huge"), pages=1024)),
+    ),
+    Scenario(
+        name="create-on-hugetlb",
+        why="Memory of huge pages only is reached page by page like any other.",
+        source="edd4fa37baa6",
+        tags=("create", "huge"),
+        mappings=(Mapping("tlb", 512, "hugetlb"),),
+        needs=("hugetlb_pages",),
+        operations=creates(Slot(1, 0x200, at("tlb"), pages=512)),
+    ),
+)
+
+
+def _of_sizes(*sizes: int) -> Scenario:
+    """Slots of several sizes, each with a hole behind it."""
+    return Scenario(
+        name=f"create-{'-'.join(map(str, sizes))}-pages",
+        why="All pages of a slot are reached, and not one more, whatever their number is.",
+        source=API,
+        tags=("create", "size"),
+        mappings=tuple(Mapping(f"of-{pages}", pages) for pages in sizes),
+        operations=creates(
+            *(
+                Slot(index, 0x100 + index + sum(sizes[:index]), at(f"of-{pages}"), pages)
+                for index, pages in enumerate(sizes)
+            )
+        ),
+    )
+
+
+def _page_by_page(pages: int) -> Iterator[AnyOperation]:
+    """A slot that is too large for a survey to visit every page of it, of the page behind, too."""
+    slot = Slot(1, 0x1000, at("large"), pages)
+    elsewhere = 0x4001
+    yield slot.create()
+    yield from (read(slot.gfn + page) for page in range(pages + 1))
+    yield slot.move(elsewhere)
+    yield from (read(elsewhere + page) for page in range(pages + 1))
+    yield slot.move(elsewhere, LOG_DIRTY_PAGES)
+    for chosen in (True, False):
+        written = (page for page in range(pages) if (page % 7 < 4) is chosen)
+        yield from (write(elsewhere + page, page) for page in written)
+        yield slot.log()
+    yield slot.delete()
+    yield from (read(elsewhere + page) for page in range(0, pages, 64))
+
+
+_SIZES = (
+    _of_sizes(1, 2, 3, 4),
+    _of_sizes(63, 64, 65),
+    _of_sizes(128),
+    _of_sizes(513),
+    Scenario(
+        name="create-thousands-of-pages",
+        why="Each page of a large slot is reached, moved, logged and gone like the first one.",
+        source=API,
+        tags=("create", "size", "move", "dirty", "delete"),
+        mappings=(Mapping("large", 4001),),
+        survey="none",
+        operations=tuple(_page_by_page(4001)),
+    ),
+)
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return all creations; one is at the last gfn that the kernel has."""
+    last = Scenario(
+        name="create-at-the-last-gfn",
+        why="The last gfn that the MMU maps is legal, and no other slot suffers.",
+        source="kvm_mmu_max_gfn",
+        tags=("create", "limit"),
+        mappings=(A, B),
+        operations=creates(Slot(1, 0x100, at("a")), Slot(2, features.last_gfn, at("b"))),
+    )
+    return (*_PLACES, last, _STAYING, *_BACKINGS, *_SIZES)

@@ -1,0 +1,385 @@
+"""KVM_GET_DIRTY_LOG: exactly the pages that the guest wrote since the last time."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+from vmm.catalogue._build import API_DIRTY, HUGE, A, B, Slot, at, creates, read, write
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    GetDirtyLog,
+    HostWrite,
+    Mapping,
+    Place,
+    Scenario,
+    Sweep,
+    Touch,
+)
+
+_LOGGED = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
+_PLAIN = replace(_LOGGED, flags=0)
+_OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
+_START = _LOGGED.gfn * PAGE_SIZE_BYTES
+
+
+def _dirty(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = API_DIRTY,
+    mappings: tuple[Mapping, ...] = (A, B),
+) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("dirty",),
+        mappings=mappings,
+        # The surveys only read, so that every dirty page is one that the scenario names.
+        survey="read",
+        operations=operations,
+    )
+
+
+_WRITTEN = {
+    1: (0,),
+    63: (0, 62),
+    64: (0, 31, 32, 63),
+    65: (63, 64),
+    127: (63, 64, 126),
+    128: (0, 63, 64, 127),
+    130: (7, 63, 64, 128, 129),
+    512: (255, 256, 511),
+    513: (0, 511, 512),
+}
+"""Which pages of slots of these sizes are written first: those at the ends of words, mostly."""
+
+_SIZED = tuple(
+    Slot(pages, 0x100 + sum(size for size in _WRITTEN if size < pages), at("big"), pages)
+    for pages in _WRITTEN
+)
+
+_SIZES = Scenario(
+    name="dirty-log-of-every-size",
+    why="The bitmap has a bit for each page, also where it ends within or at a word.",
+    source="76d58e0f07ec, 98938aa8edd6; kvm_dirty_bitmap_bytes",
+    tags=("dirty", "size"),
+    mappings=(Mapping("big", 513),),
+    survey="none",
+    operations=(
+        *creates(*(replace(slot, flags=LOG_DIRTY_PAGES) for slot in _SIZED)),
+        *(write(slot.gfn + page, page) for slot in _SIZED for page in _WRITTEN[slot.pages]),
+        *(slot.log() for slot in _SIZED),
+        *(write(slot.gfn + page, page) for slot in _SIZED for page in range(slot.pages)),
+        *(slot.log() for slot in _SIZED),
+        *(slot.log() for slot in _SIZED),
+    ),
+)
+
+
+def _at_page_ends(*widths: Literal[1, 2, 4]) -> Iterator[AnyOperation]:
+    """Write the last bytes of each page, then the first ones, and read the log after each."""
+    for width in widths:
+        for page in range(1, _LOGGED.pages):
+            border = _START + page * PAGE_SIZE_BYTES
+            yield from (Touch(border - width, "write", width, 0xA1B2C3D4), _LOGGED.log())
+            yield from (Touch(border, "write", width, 0xA1B2C3D4), _LOGGED.log())
+
+
+def _over_the_ends(*widths: Literal[2, 4]) -> Iterator[AnyOperation]:
+    """Write over both ends of the slot, with every number of bytes inside."""
+    for width in widths:
+        for inside in range(1, width):
+            end = _START + _LOGGED.pages * PAGE_SIZE_BYTES
+            yield from (Touch(end - inside, "write", width, 0xA1B2C3D4), _LOGGED.log())
+            before = _START - (width - inside)
+            yield from (Touch(before, "write", width, 0xA1B2C3D4), _LOGGED.log())
+
+
+_WRITES = (
+    _dirty(
+        "dirty-log-read-twice",
+        "Reading makes nothing dirty, and a page is reported again only if written again.",
+        _LOGGED.create(),
+        read(0x101),
+        _LOGGED.log(),
+        write(0x101, 7),
+        _LOGGED.log(),
+        _LOGGED.log(),
+        # The value that is there already is a write all the same.
+        write(0x101, 7),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-one-byte",
+        "One byte is enough, the first or the last of a page.",
+        _LOGGED.create(),
+        Touch(_START, "write", 1, 0x5A),
+        _LOGGED.log(),
+        Touch(_START + 3 * PAGE_SIZE_BYTES - 1, "write", 1, 0xA5),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-over-a-page-border",
+        "A write that straddles two pages makes both dirty.",
+        _LOGGED.create(),
+        Touch(_START + PAGE_SIZE_BYTES - 1, "write", 2, 0x1122),
+        _LOGGED.log(),
+        Touch(_START + 3 * PAGE_SIZE_BYTES - 3, "write", 4, 0x33445566),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-over-a-slot-border",
+        "A write that straddles two slots makes a page of each dirty.",
+        *creates(_LOGGED, _OTHER),
+        Touch(_START + 4 * PAGE_SIZE_BYTES - 2, "write", 4, 0x778899AA),
+        _LOGGED.log(),
+        _OTHER.log(),
+    ),
+    _dirty(
+        "dirty-log-over-the-end",
+        "Of a write over the end of a slot the part inside makes its page dirty.",
+        _LOGGED.create(),
+        Touch(_START + 4 * PAGE_SIZE_BYTES - 1, "write", 4, 0x778899AA),
+        _LOGGED.log(),
+        Touch(_START - 1, "write", 4, 0x778899AA),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-of-every-width-at-page-ends",
+        "The last bytes of a page make that page dirty, and the first bytes theirs.",
+        _LOGGED.create(),
+        *_at_page_ends(1, 2, 4),
+        source="api.rst 4.8; kvm_write_guest_page",
+    ),
+    _dirty(
+        "dirty-log-of-emulated-writes",
+        "Writes that leave the slot are emulated: what lands inside is logged all the same.",
+        _LOGGED.create(),
+        *_over_the_ends(2, 4),
+        source="emulator_write_phys",
+    ),
+    _dirty(
+        "dirty-log-of-sweeps-over-the-ends",
+        "A string instruction that begins before a slot, or ends behind it, is logged inside.",
+        _LOGGED.create(),
+        Sweep(_START - 8, 6, "write", 4, 0x5EED5EED),
+        _LOGGED.log(),
+        Sweep(_START + 4 * PAGE_SIZE_BYTES - 6, 6, "write", 2, 0x5EED),
+        _LOGGED.log(),
+        Sweep(_START + 2 * PAGE_SIZE_BYTES - 3, 5, "write", 1, 0x5E),
+        _LOGGED.log(),
+        source="emulator_write_phys",
+    ),
+    _dirty(
+        "dirty-log-of-a-sweep",
+        "A string instruction makes each page dirty that it writes, and none that it reads.",
+        _LOGGED.create(),
+        Sweep(_START + PAGE_SIZE_BYTES - 16, 1024 + 8, "write", 4, 0x5EED5EED),
+        Sweep(_START, 64),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-without-host-writes",
+        "What the host writes through its mapping is never reported.",
+        _LOGGED.create(),
+        HostWrite(Place("a", 2 * PAGE_SIZE_BYTES + 0x200), 0xDEADBEEF),
+        read(0x102, 0x200),
+        _LOGGED.log(),
+        write(0x103, 5),
+        HostWrite(Place("a", 0x200), 0xDEADBEEF),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-on-transparent-huge-pages",
+        "Logging is by the 4 KiB page, also where the host's page is huge.",
+        Slot(1, 0x200, at("huge"), 520, LOG_DIRTY_PAGES).create(),
+        *(write(0x200 + page, page) for page in (0, 255, 511, 512, 519)),
+        GetDirtyLog(1),
+        write(0x200 + 511, 3),
+        GetDirtyLog(1),
+        source="7cd1bf039eeb",
+        mappings=(HUGE,),
+    ),
+    _dirty(
+        "dirty-log-switched-on-over-huge-pages",
+        "A huge page that was mapped writable before logging began is split for it.",
+        Slot(1, 0x200, at("huge"), pages=520).create(),
+        write(0x200, 1),
+        write(0x2FF, 2),
+        Slot(1, 0x200, at("huge"), 520, LOG_DIRTY_PAGES).create(),
+        write(0x2FE, 3),
+        write(0x407, 4),
+        GetDirtyLog(1),
+        source="7cd1bf039eeb",
+        mappings=(HUGE,),
+    ),
+)  # fmt: skip
+
+_SLOTS = (
+    _dirty(
+        "dirty-logs-are-separate",
+        "Each slot has its own log, and reading one leaves the other.",
+        *creates(_LOGGED, _OTHER),
+        write(0x101, 1),
+        write(0x106, 2),
+        _LOGGED.log(),
+        _OTHER.log(),
+    ),
+    _dirty(
+        "dirty-logs-of-one-page",
+        "Two slots on one host page: dirty is where the guest wrote, not what it wrote to.",
+        *creates(_LOGGED, Slot(2, 0x110, at("a"), 4, LOG_DIRTY_PAGES)),
+        write(0x102, 1),
+        _LOGGED.log(),
+        GetDirtyLog(2),
+        write(0x111, 2),
+        _LOGGED.log(),
+        GetDirtyLog(2),
+        mappings=(A,),
+    ),
+    _dirty(
+        "dirty-log-while-another-slot-changes",
+        "Changing, moving and deleting a slot loses no dirty page of another one.",
+        *creates(_LOGGED, replace(_OTHER, flags=0)),
+        write(0x100, 1),
+        _OTHER.create(),
+        write(0x101, 2),
+        _OTHER.change(0),
+        write(0x102, 3),
+        replace(_OTHER, flags=0).move(0x108),
+        write(0x103, 4),
+        _OTHER.delete(),
+        _LOGGED.log(),
+    ),
+)
+
+_CHANGES = (
+    _dirty(
+        "dirty-log-from-the-middle-on",
+        "What was written before logging began is not reported.",
+        _PLAIN.create(),
+        write(0x100, 1),
+        _LOGGED.create(),
+        write(0x102, 2),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-off-and-on",
+        "A log that was switched off begins anew, and content is kept all along.",
+        _LOGGED.create(),
+        write(0x100, 1),
+        _PLAIN.create(),
+        write(0x101, 2),
+        _LOGGED.create(),
+        _LOGGED.log(),
+        write(0x102, 3),
+        _LOGGED.log(),
+        read(0x100),
+        read(0x101),
+    ),
+    _dirty(
+        "dirty-log-after-a-nop",
+        "Setting the same values again loses no dirty page.",
+        _LOGGED.create(),
+        write(0x102, 1),
+        _LOGGED.create(),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-after-a-refusal",
+        "A refused change loses no dirty page, and reports none that was not written.",
+        *creates(_LOGGED, _OTHER),
+        write(0x102, 1),
+        _LOGGED.move(0x103),
+        replace(_LOGGED, pages=3).create(),
+        _LOGGED.log(),
+        write(0x103, 2),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-carried-by-a-move",
+        "A bitmap that exists goes along with a move, with the pages that are dirty in it.",
+        _LOGGED.create(),
+        write(0x101, 1),
+        _LOGGED.move(0x106),
+        write(0x109, 2),
+        _LOGGED.log(),
+        source="kvm_prepare_memory_region",
+    ),
+    _dirty(
+        "dirty-log-begun-by-a-move",
+        "A move that sets LOG_DIRTY_PAGES begins with a clean log.",
+        _PLAIN.create(),
+        write(0x101, 1),
+        _PLAIN.move(0x106, LOG_DIRTY_PAGES),
+        _LOGGED.log(),
+        write(0x108, 2),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-ended-by-a-move",
+        "A move that clears LOG_DIRTY_PAGES ends the log: ENOENT.",
+        _LOGGED.create(),
+        write(0x101, 1),
+        _LOGGED.move(0x106, 0),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-of-a-slot-made-anew",
+        "A slot that was deleted and created begins clean, with the same id and place.",
+        _LOGGED.create(),
+        write(0x101, 1),
+        _LOGGED.delete(),
+        _LOGGED.create(),
+        _LOGGED.log(),
+        write(0x103, 2),
+        _LOGGED.log(),
+    ),
+)
+
+_ERRORS = (
+    _dirty(
+        "dirty-log-of-no-logging-slot",
+        "ENOENT before a slot is there, without LOG_DIRTY_PAGES, after it went, and made anew.",
+        _LOGGED.log(),
+        _PLAIN.create(),
+        _LOGGED.log(),
+        _LOGGED.create(),
+        _OTHER.log(),
+        _PLAIN.create(),
+        _LOGGED.log(),
+        _LOGGED.delete(),
+        _LOGGED.log(),
+        # Logging goes with the slot that was logged, and not with its id.
+        _LOGGED.create(),
+        _LOGGED.delete(),
+        _PLAIN.create(),
+        _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-to-an-unwritable-bitmap",
+        "EFAULT where the bitmap cannot be written; logging goes on.",
+        _LOGGED.create(),
+        write(0x101, 1),
+        GetDirtyLog(1, bitmap="unwritable"),
+        write(0x103, 2),
+        _LOGGED.log(),
+        _LOGGED.log(),
+        source="kvm_get_dirty_log_protect",
+    ),
+    _dirty(
+        "dirty-log-errors-in-order",
+        "An absent slot is ENOENT whatever the bitmap is, and a slot that is none EINVAL.",
+        _PLAIN.create(),
+        GetDirtyLog(1, bitmap="unwritable"),
+        GetDirtyLog(2, bitmap="unwritable"),
+        GetDirtyLog(0xFFFF, bitmap="unwritable"),
+        source="kvm_get_dirty_log_protect",
+    ),
+)
+
+SCENARIOS = (_SIZES, *_WRITES, *_SLOTS, *_CHANGES, *_ERRORS)
+"""All scenarios whose point is the dirty log."""

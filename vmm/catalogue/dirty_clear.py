@@ -1,0 +1,363 @@
+"""KVM_CLEAR_DIRTY_LOG: which ranges may be cleared, and that nothing else is."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import msgspec
+
+from vmm.catalogue._build import A, B, Slot, at, creates, write
+from vmm.catalogue._dirty import INITIALLY_SET, MANUAL, clear, clearing, writes
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    AnyOperation,
+    ClearDirtyLog,
+    EnableCap,
+    Mapping,
+    Scenario,
+    Sweep,
+)
+
+_HUGE_MEMORY = {
+    "thp": Mapping("memory", 1024, "thp"),
+    "hugetlb": Mapping("memory", 1024, "hugetlb"),
+}
+_SLOT = Slot(1, 0x200, at("memory"), 130, LOG_DIRTY_PAGES)
+_SMALL = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
+_PLAIN = replace(_SMALL, flags=0)
+_OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
+
+_SIZES = (1, 63, 64, 65, 127, 128, 130, 512, 513)
+_BORDERS = (0, 1, 62, 63, 64, 65, 127, 128, 129, 191, 192, 511, 512)
+"""Pages around the borders of words, and so first pages worth trying."""
+
+
+def _grid(pages: int) -> Scenario:
+    """Clear from every interesting page on, every interesting number of pages."""
+    slot = replace(_SLOT, pages=pages)
+    marks = sorted({page for page in (*_BORDERS, pages - 1) if page < pages})
+    operations: list[AnyOperation] = [MANUAL, slot.create(), *writes(slot, *marks)]
+    for first in sorted({0, 1, 63, 64, 128, pages - 1, pages, pages + 1, pages + 63 & -64}):
+        for count in sorted({0, 1, 63, 64, 65, 128, max(pages - first, 0), pages + 1}):
+            operations += [clear(slot, first, count), slot.log()]
+            if first % 64 == 0 and 0 < count <= pages - first:
+                # Some of these were cleared: dirty them again, and see that they are.
+                operations += [*writes(slot, *marks)]
+    return clearing(
+        f"clear-grid-of-{pages}-pages",
+        "What may be cleared begins at a multiple of 64 and ends at one, or with the slot.",
+        *operations,
+        slot.log(),
+        source="76d58e0f07ec, 98938aa8edd6; kvm_clear_dirty_log_protect",
+    )
+
+
+_CLEARS = (
+    clearing(
+        "clear-one-page",
+        "A bit clears its page alone, which is dirty again when it is written again.",
+        MANUAL,
+        _SLOT.create(),
+        *writes(_SLOT, 0, 63, 64, 65, 127, 128, 129),
+        clear(_SLOT, 64, 64, 64),
+        _SLOT.log(),
+        *writes(_SLOT, 64, value=2),
+        _SLOT.log(),
+        clear(_SLOT, 128, 2, 129),
+        _SLOT.log(),
+        clear(_SLOT, 0, 64, 0, 1, 63),
+        _SLOT.log(),
+    ),
+    clearing(
+        "clear-no-page",
+        "A bitmap without bits clears nothing, and neither does a range of no pages.",
+        MANUAL,
+        _SLOT.create(),
+        *writes(_SLOT, 0, 64, 129),
+        ClearDirtyLog(1, 0, 130, pages=()),
+        _SLOT.log(),
+        clear(_SLOT, 0, 0),
+        clear(_SLOT, 64, 0),
+        _SLOT.log(),
+    ),
+    clearing(
+        "clear-clean-pages",
+        "Bits of pages that are not dirty, or behind the last page, are ignored.",
+        MANUAL,
+        _SLOT.create(),
+        *writes(_SLOT, 3, 129),
+        clear(_SLOT, 128, 2, 128, 130, 191),
+        _SLOT.log(),
+        clear(_SLOT, 0, 130),
+        _SLOT.log(),
+        clear(_SLOT, 0, 130),
+        *writes(_SLOT, 3, 128),
+        _SLOT.log(),
+        source="98938aa8edd6; kvm_clear_dirty_log_protect",
+    ),
+    clearing(
+        "clear-after-a-later-write",
+        "What was written between reading the log and clearing it is cleared as well.",
+        MANUAL,
+        _SLOT.create(),
+        *writes(_SLOT, 5),
+        _SLOT.log(),
+        *writes(_SLOT, 5, 6, value=9),
+        clear(_SLOT, 0, 64, 5, 6),
+        _SLOT.log(),
+    ),
+    clearing(
+        "clear-one-of-two-slots",
+        "Clearing one slot's log leaves that of the other.",
+        MANUAL,
+        *creates(_SMALL, _OTHER),
+        *writes(_SMALL, 1, 3),
+        *writes(_OTHER, 1, 3),
+        clear(_SMALL, 0, 4, 1),
+        _SMALL.log(),
+        _OTHER.log(),
+        mappings=(A, B),
+    ),
+    clearing(
+        "clear-without-manual-protection",
+        "Clearing is possible without manual protection, too: what is left is reported.",
+        _SLOT.create(),
+        *writes(_SLOT, 0, 64, 129),
+        clear(_SLOT, 64, 64, 64),
+        *writes(_SLOT, 65),
+        _SLOT.log(),
+        _SLOT.log(),
+    ),
+    clearing(
+        "clear-after-string-instructions",
+        "Pages that string instructions wrote are cleared one by one, and written again.",
+        MANUAL,
+        _SLOT.create(),
+        Sweep(0x23E_FF0, 0x408, "write", 4, 0x5EED5EED),
+        _SLOT.log(),
+        clear(_SLOT, 0, 64, 62),
+        Sweep(0x23E_FF0, 2, "write", 4, 0x11111111),
+        clear(_SLOT, 0, 64, 63),
+        _SLOT.log(),
+        Sweep(0x23F_FFF, 2, "write", 1, 0x22),
+        _SLOT.log(),
+    ),
+)
+
+_STATES = (
+    clearing(
+        "clear-then-move",
+        "What was cleared before a move stays clean, what was not stays dirty.",
+        MANUAL,
+        _SMALL.create(),
+        *writes(_SMALL, 0, 1, 2),
+        clear(_SMALL, 0, 4, 1),
+        _SMALL.move(0x108),
+        _SMALL.log(),
+        write(0x109, 7),
+        _SMALL.log(),
+        clear(_SMALL, 0, 4, 0, 2),
+        _SMALL.log(),
+        mappings=(A, B),
+    ),
+    clearing(
+        "clear-then-create-anew",
+        "A slot made anew begins clean, and a slot that is gone cannot be cleared.",
+        MANUAL,
+        _SMALL.create(),
+        *writes(_SMALL, 0, 1),
+        _SMALL.delete(),
+        clear(_SMALL, 0, 4),
+        _SMALL.create(),
+        _SMALL.log(),
+        *writes(_SMALL, 2),
+        clear(_SMALL, 0, 4, 2),
+        _SMALL.log(),
+        mappings=(A, B),
+    ),
+    clearing(
+        "clear-with-logging-off-and-on",
+        "Without LOG_DIRTY_PAGES there is nothing to clear, and logging begins anew.",
+        MANUAL,
+        _SMALL.create(),
+        *writes(_SMALL, 0, 1),
+        _PLAIN.create(),
+        clear(_SMALL, 0, 4),
+        *writes(_SMALL, 2, 3),
+        _SMALL.create(),
+        _SMALL.log(),
+        *writes(_SMALL, 1),
+        _SMALL.log(),
+        mappings=(A, B),
+    ),
+)
+
+_ERRORS = (
+    clearing(
+        "clear-on-any-kernel",
+        "A kernel without a capability refuses to enable it, and has no call to clear a log.",
+        MANUAL,
+        EnableCap("DIRTY_LOG_RING_ACQ_REL", 3),
+        _SMALL.create(),
+        *writes(_SMALL, 1, 2),
+        clear(_SMALL, 0, 4, 2),
+        _SMALL.log(),
+        _SMALL.log(),
+        source="2a31b9db1535; kvm_vm_ioctl_enable_cap",
+        mappings=(A, B),
+        needs=(),
+    ),
+    clearing(
+        "clear-errors-of-slots",
+        "ENOENT without a log, EINVAL for what is no slot; a bad first page comes before ENOENT.",
+        MANUAL,
+        clear(_SMALL, 0, 4),
+        clear(_SMALL, 1, 4),
+        _PLAIN.create(),
+        clear(_SMALL, 0, 4),
+        clear(_SMALL, 63, 1),
+        clear(_SMALL, 0, 5),
+        ClearDirtyLog(0xFFFF, 0, 4),
+        ClearDirtyLog(0xFFFF_0001, 0, 4),
+        source="kvm_clear_dirty_log_protect",
+        mappings=(A, B),
+    ),
+    clearing(
+        "clear-errors-of-ranges",
+        "EINVAL for what lies beyond the slot, also where adding would wrap; nothing is cleared.",
+        MANUAL,
+        _SLOT.create(),
+        *writes(_SLOT, 0, 64, 129),
+        clear(_SLOT, 192, 0),
+        clear(_SLOT, 128, 3),
+        clear(_SLOT, 0, 131),
+        clear(_SLOT, 0, 0xFFFF_FFC0),
+        clear(_SLOT, 64, 0xFFFF_FFFF),
+        ClearDirtyLog(1, (1 << 64) - 64, 64, pages="all"),
+        ClearDirtyLog(1, (1 << 64) - 64, 128, pages="all"),
+        _SLOT.log(),
+        source="98938aa8edd6; kvm_clear_dirty_log_protect",
+    ),
+    clearing(
+        "clear-from-an-unreadable-bitmap",
+        "EFAULT, and nothing is cleared; of no pages nothing is read.",
+        MANUAL,
+        _SLOT.create(),
+        *writes(_SLOT, 0, 129),
+        ClearDirtyLog(1, 0, 130, bitmap="unreadable"),
+        ClearDirtyLog(1, 128, 2, bitmap="unreadable"),
+        ClearDirtyLog(1, 64, 0, bitmap="unreadable"),
+        ClearDirtyLog(1, 1, 130, bitmap="unreadable"),
+        _SLOT.log(),
+        source="kvm_clear_dirty_log_protect",
+    ),
+)
+
+
+def _huge(kind: str, options: EnableCap) -> Scenario:
+    """Split huge pages by clearing parts of them."""
+    slot = Slot(1, 0x200, at("memory"), 1024)
+    logged = replace(slot, flags=LOG_DIRTY_PAGES)
+    marks = (0, 1, 63, 64, 255, 256, 447, 448, 511, 512, 513, 1023)
+    needs = ["manual_dirty_log" if options is MANUAL else "dirty_log_initially_set"]
+    if kind == "hugetlb":
+        needs.append("hugetlb_pages")
+    how = "" if options is MANUAL else "-initially-set"
+    return clearing(
+        f"clear-within-huge-pages-{kind}{how}",
+        "Parts of a huge page are cleared and written again: each 4 KiB page for itself.",
+        options,
+        slot.create(),
+        *writes(slot, *marks),
+        logged.create(),
+        logged.log(),
+        clear(slot, 0, 1024),
+        *writes(slot, *marks),
+        logged.log(),
+        clear(slot, 64, 64),
+        clear(slot, 448, 64, 448, 511),
+        clear(slot, 512, 512, 512),
+        logged.log(),
+        *writes(slot, 64, 511),
+        logged.log(),
+        *writes(slot, 448, 512),
+        logged.log(),
+        source="7cd1bf039eeb",
+        mappings=(_HUGE_MEMORY[kind],),
+        needs=tuple(needs),
+    )
+
+
+_OFFSET = 31
+_WORD = 960
+_BORDER = 1024 - _OFFSET
+_SPREAD = Slot(1, 0x200 + _OFFSET, at("memory", _OFFSET), 1536 - _OFFSET)
+"""A slot no word of whose bitmap begins where a huge page does. Only the first page that is the
+slot's alone and the next one can be mapped whole; their border lies within a word."""
+
+
+def _over_border(
+    name: str, why: str, kind: str, options: EnableCap, *cleared: tuple[int, ...]
+) -> Scenario:
+    """Clear pages of the word that a border of two huge pages runs through, and write to them."""
+    logged = replace(_SPREAD, flags=LOG_DIRTY_PAGES)
+    needs = ["manual_dirty_log" if options is MANUAL else "dirty_log_initially_set"]
+    if kind == "hugetlb":
+        needs.append("hugetlb_pages")
+
+    def rounds() -> Iterator[AnyOperation]:
+        for number, pages in enumerate(cleared):
+            # Without the log each huge page is mapped whole again.
+            yield _SPREAD.create()
+            yield from writes(_SPREAD, _WORD, _BORDER, value=number)
+            yield logged.create()
+            yield clear(_SPREAD, _WORD, 64, *pages)
+            yield from writes(_SPREAD, *pages, value=number + 64)
+            yield _SPREAD.log()
+
+    return clearing(
+        f"{name}-{kind}{'' if options is MANUAL else '-initially-set'}",
+        why,
+        options,
+        *rounds(),
+        source="kvm_arch_mmu_enable_log_dirty_pt_masked",
+        mappings=(msgspec.structs.replace(_HUGE_MEMORY[kind], pages=1536),),
+        needs=tuple(needs),
+    )
+
+
+def _across(kind: str, options: EnableCap) -> Scenario:
+    return _over_border(
+        "clear-across-huge-pages",
+        "A word of the bitmap may lie over two huge pages, and pages of both be cleared.",
+        kind,
+        options,
+        (_BORDER,),
+        (_BORDER - 1, _BORDER + 1),
+        (_WORD, _WORD + 63),
+    )
+
+
+def _into(kind: str, options: EnableCap) -> Scenario:
+    return _over_border(
+        "clear-into-a-huge-page",
+        "The last page that is cleared at once may be the first one of a huge page.",
+        kind,
+        options,
+        (_BORDER - 1, _BORDER),
+        (_WORD, _BORDER),
+    )
+
+
+SCENARIOS = (
+    *map(_grid, _SIZES),
+    *_CLEARS,
+    *_STATES,
+    *_ERRORS,
+    *(
+        make(kind, options)
+        for make in (_huge, _across, _into)
+        for kind in _HUGE_MEMORY
+        for options in (MANUAL, INITIALLY_SET)
+    ),
+)
+"""All scenarios about clearing a log by hand."""

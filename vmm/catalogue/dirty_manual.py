@@ -1,0 +1,163 @@
+"""Manual protection: a log that is cleared by KVM_CLEAR_DIRTY_LOG alone, and how it begins."""
+
+from dataclasses import replace
+
+from vmm.catalogue._build import A, B, Slot, at, write
+from vmm.catalogue._dirty import (
+    API_MANUAL,
+    INITIALLY_SET,
+    MANUAL,
+    MANUAL_OFF,
+    clear,
+    clearing,
+    writes,
+)
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    AnyOperation,
+    EnableCap,
+    GetDirtyLog,
+    NewVm,
+    Scenario,
+)
+
+_SLOT = Slot(1, 0x200, at("memory"), 130, LOG_DIRTY_PAGES)
+_SMALL = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
+_PLAIN = replace(_SMALL, flags=0)
+_OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
+
+
+def _initially_set(name: str, why: str, *operations: AnyOperation) -> Scenario:
+    return clearing(
+        name,
+        why,
+        INITIALLY_SET,
+        *operations,
+        source=API_MANUAL,
+        mappings=(A, B),
+        needs=("dirty_log_initially_set",),
+    )
+
+
+SCENARIOS = (
+    clearing(
+        "manual-protection-keeps-the-log",
+        "With manual protection reading the log clears nothing.",
+        MANUAL,
+        _SLOT.create(),
+        *writes(_SLOT, 1, 64),
+        _SLOT.log(),
+        _SLOT.log(),
+        *writes(_SLOT, 2),
+        _SLOT.log(),
+        source=API_MANUAL,
+    ),
+    clearing(
+        "manual-protection-and-an-unwritable-bitmap",
+        "A log that could not be copied out is still there.",
+        MANUAL,
+        _SLOT.create(),
+        *writes(_SLOT, 1, 64),
+        GetDirtyLog(1, bitmap="unwritable"),
+        _SLOT.log(),
+        source="kvm_get_dirty_log_protect",
+    ),
+    clearing(
+        "manual-protection-switched",
+        "It can be switched on and off at any time, also after vCPUs have run.",
+        _SLOT.create(),
+        *writes(_SLOT, 1),
+        MANUAL,
+        _SLOT.log(),
+        _SLOT.log(),
+        MANUAL_OFF,
+        _SLOT.log(),
+        _SLOT.log(),
+        *writes(_SLOT, 2),
+        _SLOT.log(),
+        _SLOT.log(),
+        source="kvm_vm_ioctl_enable_cap_generic",
+    ),
+    clearing(
+        "manual-protection-options",
+        "INITIALLY_SET needs MANUAL_PROTECT_ENABLE, and there is no other option: EINVAL.",
+        EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 2),
+        EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 4),
+        EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 5),
+        EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 1 << 63 | 1),
+        _SLOT.create(),
+        *writes(_SLOT, 1),
+        _SLOT.log(),
+        _SLOT.log(),
+        source=API_MANUAL,
+    ),
+    clearing(
+        "manual-protection-of-one-vm",
+        "A new VM begins without manual protection.",
+        MANUAL,
+        _SMALL.create(),
+        *writes(_SMALL, 1),
+        NewVm(),
+        _SMALL.create(),
+        *writes(_SMALL, 2),
+        _SMALL.log(),
+        _SMALL.log(),
+        source=API_MANUAL,
+        mappings=(A, B),
+    ),
+    _initially_set(
+        "initially-set",
+        "With INITIALLY_SET a log begins with all pages, and is exact once they are cleared.",
+        _SMALL.create(),
+        _SMALL.log(),
+        *writes(_SMALL, 1),
+        clear(_SMALL, 0, 4, 0, 1),
+        _SMALL.log(),
+        clear(_SMALL, 0, 4),
+        _SMALL.log(),
+        *writes(_SMALL, 1),
+        _SMALL.log(),
+    ),
+    _initially_set(
+        "initially-set-by-flags-only",
+        "All pages are dirty whenever logging is switched on, mapped already or not.",
+        _PLAIN.create(),
+        *writes(_SMALL, 1, 2),
+        _SMALL.create(),
+        _SMALL.log(),
+        clear(_SMALL, 0, 4),
+        *writes(_SMALL, 2),
+        _SMALL.log(),
+        _PLAIN.create(),
+        _SMALL.create(),
+        _SMALL.log(),
+    ),
+    _initially_set(
+        "initially-set-and-moved",
+        "A move carries the log along; one that switches logging on begins with all pages.",
+        _SMALL.create(),
+        clear(_SMALL, 0, 4, 0, 1, 2),
+        _SMALL.move(0x108),
+        _SMALL.log(),
+        _SMALL.move(0x100, flags=0),
+        _SMALL.move(0x108),
+        _SMALL.log(),
+        clear(_SMALL, 0, 4),
+        write(0x10B, 1),
+        _SMALL.log(),
+    ),
+    _initially_set(
+        "initially-set-for-new-slots-only",
+        "What is logged already stays as it is when INITIALLY_SET is switched on and off.",
+        MANUAL,
+        _SMALL.create(),
+        *writes(_SMALL, 1),
+        INITIALLY_SET,
+        _SMALL.log(),
+        _OTHER.create(),
+        MANUAL,
+        _OTHER.log(),
+        _SMALL.log(),
+    ),
+)
+"""All scenarios about manual protection."""

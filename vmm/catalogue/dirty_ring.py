@@ -1,0 +1,379 @@
+"""The dirty ring: each vCPU lists the pages that it wrote, until the host resets them."""
+
+from dataclasses import replace
+
+from vmm.catalogue._build import Slot, at, creates, read, write
+from vmm.catalogue._dirty import HARVEST, RESET, ring_scenario, writes
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    EnableCap,
+    HarvestDirtyRing,
+    HostWrite,
+    Inspect,
+    Mapping,
+    Place,
+    Scenario,
+    Sweep,
+    Touch,
+)
+
+_SLOT = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
+_PLAIN = replace(_SLOT, flags=0)
+_OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
+_START = _SLOT.gfn * PAGE_SIZE_BYTES
+
+_ENTRY_BYTES = 16
+_PIECE = 48
+"""Writes in one KVM_RUN where the ring may get full: fewer than are left behind its soft limit."""
+
+
+def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
+    return (
+        ring_scenario(
+            "ring-names-what-was-written",
+            "The ring holds the pages that the vCPU wrote, and not those that it only read.",
+            enable,
+            _SLOT.create(),
+            HARVEST,
+            *writes(_SLOT, 3, 1),
+            HARVEST,
+            HARVEST,
+            RESET,
+            read(0x100),
+            read(0x102),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-reset-tracks-anew",
+            "A page that was reset is reported again when it is written again, and only then.",
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 0, 2),
+            HARVEST,
+            RESET,
+            HARVEST,
+            *writes(_SLOT, 2),
+            HARVEST,
+            RESET,
+            *writes(_SLOT, 0, 2),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-reset-in-any-order",
+            "Pages that were written downwards, or to and fro, are tracked anew like others.",
+            enable,
+            _SLOT.create(),
+            *(
+                op
+                for order in ((3, 2, 1, 0), (1, 3, 0, 2))
+                for _ in range(2)
+                for op in (*writes(_SLOT, *order), HARVEST, RESET)
+            ),
+            source="kvm_dirty_ring_reset",
+        ),
+        ring_scenario(
+            "ring-not-reset-yet",
+            "Between harvest and reset other pages are reported, whatever is said of the same.",
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 0),
+            HARVEST,
+            *writes(_SLOT, 0, 1),
+            HARVEST,
+            RESET,
+            *writes(_SLOT, 0, 1),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-reset-of-nothing",
+            "A reset takes what was harvested, and nothing else: entries that wait are kept.",
+            enable,
+            RESET,
+            _SLOT.create(),
+            *writes(_SLOT, 1, 2),
+            RESET,
+            HARVEST,
+            RESET,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-of-writes-of-every-width",
+            "One byte is enough, and a write over a page's or a slot's end makes two dirty.",
+            enable,
+            *creates(_SLOT, _OTHER),
+            Touch(_START + PAGE_SIZE_BYTES - 1, "write", 1, 0x5A),
+            HARVEST,
+            Touch(_START + 3 * PAGE_SIZE_BYTES - 2, "write", 2, 0x5A5A),
+            HARVEST,
+            RESET,
+            Touch(_START + 2 * PAGE_SIZE_BYTES - 1, "write", 2, 0x1122),
+            HARVEST,
+            RESET,
+            Touch(_START + 4 * PAGE_SIZE_BYTES - 3, "write", 4, 0x33445566),
+            HARVEST,
+            RESET,
+            Touch(_START + 8 * PAGE_SIZE_BYTES - 1, "write", 4, 0x33445566),
+            Touch(_START - 1, "write", 4, 0x33445566),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-of-string-instructions",
+            "A string instruction reports each page that it writes, and none that it reads.",
+            enable,
+            *creates(_SLOT, _OTHER),
+            Sweep(_START + 2 * PAGE_SIZE_BYTES - 32, 16, "write", 4, 0x5EED5EED),
+            Sweep(_START, 64),
+            HARVEST,
+            RESET,
+            Sweep(_START + 4 * PAGE_SIZE_BYTES - 8, 16, "write", 1, 0x77),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-without-host-writes",
+            "What the host writes through its mapping is never reported.",
+            enable,
+            _SLOT.create(),
+            HostWrite(Place("a", 2 * PAGE_SIZE_BYTES + 0x200), 0xDEADBEEF),
+            HARVEST,
+            *writes(_SLOT, 3),
+            HARVEST,
+            RESET,
+        ),
+    )
+
+
+def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
+    return (
+        ring_scenario(
+            "ring-beside-other-slots",
+            "Slots that do not log are not in the ring, and those that do under their own ids.",
+            enable,
+            *creates(_SLOT, replace(_OTHER, flags=0), Slot(3, 0x110, at("a", 4), 4, READONLY)),
+            Slot(0x1FF, 0x120, at("b", 4), 2, LOG_DIRTY_PAGES).create(),
+            *writes(_OTHER, 0, 1),
+            write(0x110, 1),
+            write(0x121, 2),
+            *writes(_SLOT, 2),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-of-one-host-page",
+            "Two slots on one host page: reported is where the guest wrote, not what it wrote to.",
+            enable,
+            *creates(_SLOT, replace(_OTHER, hva=at("a"))),
+            *writes(_SLOT, 2),
+            HARVEST,
+            RESET,
+            *writes(_OTHER, 2),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-while-slots-change",
+            "Entries wait until they are harvested, whatever becomes of their slot meanwhile.",
+            enable,
+            *creates(_SLOT, _OTHER),
+            *writes(_SLOT, 1),
+            _SLOT.move(0x108),
+            write(0x10A, 7),
+            *writes(_OTHER, 3),
+            _OTHER.delete(),
+            HARVEST,
+            RESET,
+            write(0x109, 8),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-with-logging-off-and-on",
+            "Without LOG_DIRTY_PAGES nothing is reported; with it everything is, mapped or not.",
+            enable,
+            _PLAIN.create(),
+            *writes(_SLOT, 0, 1),
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            HARVEST,
+            RESET,
+            _PLAIN.create(),
+            *writes(_SLOT, 0, 1, 2),
+            HARVEST,
+            _SLOT.create(),
+            *writes(_SLOT, 2),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-of-a-slot-made-anew",
+            "A slot made anew with the same id is tracked from its first write on.",
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            HARVEST,
+            _SLOT.delete(),
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            HARVEST,
+            RESET,
+            *writes(_SLOT, 1),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-entries-of-a-shorter-slot",
+            "To reset entries behind the end of a new slot, or of no slot at all, is harmless.",
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 0, 3),
+            HARVEST,
+            _SLOT.delete(),
+            replace(_SLOT, pages=2).create(),
+            RESET,
+            *writes(_SLOT, 0),
+            HARVEST,
+            _SLOT.delete(),
+            RESET,
+            source="kvm_reset_dirty_gfn",
+        ),
+    )
+
+
+def _vcpus(enable: EnableCap) -> tuple[Scenario, ...]:
+    first, second = HarvestDirtyRing(0), HarvestDirtyRing(1)
+    return (
+        ring_scenario(
+            "ring-of-each-vcpu",
+            "Each vCPU has a ring of its own, with what it wrote itself.",
+            enable,
+            *creates(_SLOT, _OTHER),
+            *writes(_SLOT, 0, 1),
+            *writes(_SLOT, 2, vcpu=1),
+            *writes(_OTHER, 3, vcpu=1),
+            second,
+            first,
+            RESET,
+            *writes(_SLOT, 2),
+            *writes(_SLOT, 0, vcpu=1),
+            first,
+            second,
+            RESET,
+            vcpus=2,
+        ),
+        ring_scenario(
+            "ring-harvested-of-one-vcpu",
+            "A reset takes what was harvested of one vCPU and leaves what waits in another's ring.",
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 0),
+            *writes(_SLOT, 1, vcpu=1),
+            *writes(_SLOT, 2, vcpu=2),
+            second,
+            RESET,
+            *writes(_SLOT, 1, vcpu=2),
+            first,
+            HarvestDirtyRing(2),
+            second,
+            RESET,
+            vcpus=3,
+        ),
+        ring_scenario(
+            "ring-of-one-page-written-by-two",
+            "A page that two vCPUs wrote is in one ring at least, and after a reset again.",
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            *writes(_SLOT, 1, vcpu=1),
+            first,
+            second,
+            RESET,
+            *writes(_SLOT, 1, vcpu=1),
+            second,
+            first,
+            RESET,
+            vcpus=2,
+        ),
+    )
+
+
+def _in_pieces(slot: Slot, pages: range) -> tuple[AnyOperation, ...]:
+    """Write pages in several KVM_RUNs: what is between them ends each."""
+    operations: list[AnyOperation] = []
+    for page in pages:
+        operations.append(write(slot.gfn + page, page + 1))
+        if (page - pages.start) % _PIECE == _PIECE - 1:
+            operations.append(Inspect())
+    return tuple(operations)
+
+
+def _full(enable: EnableCap) -> tuple[Scenario, ...]:
+    entries = enable.argument // _ENTRY_BYTES
+    slot = Slot(1, 0x1000, at("memory"), entries + entries // 4, LOG_DIRTY_PAGES)
+    memory = (Mapping("memory", slot.pages),)
+    rounds: list[AnyOperation] = []
+    for start in range(0, slot.pages, _PIECE):
+        rounds += [
+            *_in_pieces(slot, range(start, min(start + _PIECE, slot.pages))),
+            HARVEST,
+            RESET,
+        ]
+    return (
+        ring_scenario(
+            "ring-goes-round",
+            "Entries are used again when the ring has come round: none is lost at its end.",
+            enable,
+            slot.create(),
+            *rounds,
+            *rounds,
+            mappings=memory,
+        ),
+        ring_scenario(
+            "ring-full",
+            "A vCPU stops when its ring is nearly full, and goes on when there is room again.",
+            enable,
+            slot.create(),
+            *_in_pieces(slot, range(slot.pages)),
+            HARVEST,
+            RESET,
+            *_in_pieces(slot, range(slot.pages)),
+            HARVEST,
+            RESET,
+            mappings=memory,
+        ),
+        ring_scenario(
+            "ring-full-of-one-vcpu",
+            "A full ring stops its own vCPU only, and takes nothing from the others.",
+            enable,
+            slot.create(),
+            *writes(slot, 0, slot.pages - 1, vcpu=1),
+            *_in_pieces(slot, range(1, slot.pages - 1)),
+            *writes(slot, 7, vcpu=1),
+            HarvestDirtyRing(0),
+            HarvestDirtyRing(1),
+            RESET,
+            *writes(slot, 0, 1),
+            HarvestDirtyRing(0),
+            RESET,
+            mappings=memory,
+            vcpus=2,
+        ),
+    )
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios whose point is the dirty ring."""
+    enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes or PAGE_SIZE_BYTES)
+    return (
+        *_contents(enable),
+        *_slots(enable),
+        *_vcpus(enable),
+        *_full(enable),
+    )

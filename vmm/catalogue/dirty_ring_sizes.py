@@ -1,0 +1,189 @@
+"""Enabling the dirty ring: when, of which size, and what it takes the place of."""
+
+from dataclasses import replace
+
+from vmm.catalogue._build import Slot, at
+from vmm.catalogue._dirty import HARVEST, INITIALLY_SET, RESET, ring_scenario, writes
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    ClearDirtyLog,
+    EnableCap,
+    GetDirtyLog,
+    NewVm,
+    Scenario,
+)
+
+_SLOT = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
+
+_SET_AND_RING = "kvm_mmu_slot_apply_flags; kvm_prepare_memory_region"
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios whose point is how a ring is enabled."""
+    most = features.dirty_ring_max_bytes
+    enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes or PAGE_SIZE_BYTES)
+
+    def of_size(size_bytes: int) -> EnableCap:
+        return EnableCap(enable.cap, size_bytes)
+
+    acq_rel = EnableCap("DIRTY_LOG_RING_ACQ_REL", enable.argument)
+    return (
+        ring_scenario(
+            "ring-sizes-refused",
+            "A size is a power of two, at least a page, and not too large: EINVAL, then E2BIG.",
+            *map(of_size, (0, 1, 16, 1024, 2048, 4095, 4097, 3 * 4096, most + 4096)),
+            *map(of_size, (2 * most, 1 << 31, 1 << 32)),
+            RESET,
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            _SLOT.log(),
+            source="kvm_vm_ioctl_enable_dirty_log_ring",
+        ),
+        *(
+            ring_scenario(
+                f"ring-of-{which}-size",
+                f"The {which} ring that the kernel offers works like any other.",
+                of_size(size_bytes),
+                _SLOT.create(),
+                *writes(_SLOT, 1, 2),
+                HARVEST,
+                RESET,
+                *writes(_SLOT, 2),
+                HARVEST,
+                RESET,
+            )
+            for which, size_bytes in (("smallest", enable.argument), ("largest", most))
+        ),
+        ring_scenario(
+            "ring-enabled-once",
+            "The ring is enabled once: the same size again, or another one, is EINVAL.",
+            enable,
+            enable,
+            of_size(2 * enable.argument),
+            of_size(2 * most),
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            HARVEST,
+            RESET,
+            source="kvm_vm_ioctl_enable_dirty_log_ring",
+        ),
+        ring_scenario(
+            "ring-after-a-vcpu",
+            "EINVAL once a vCPU exists; size comes first, and the dirty log goes on.",
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            enable,
+            of_size(2 * most),
+            HARVEST,
+            RESET,
+            _SLOT.log(),
+            source="kvm_vm_ioctl_enable_dirty_log_ring",
+        ),
+        ring_scenario(
+            "ring-acquire-release",
+            "The capability of its other name makes the same ring, and only one of them can.",
+            acq_rel,
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            HARVEST,
+            RESET,
+            needs=("dirty_ring_bytes", "dirty_ring_acq_rel"),
+        ),
+        ring_scenario(
+            "ring-instead-of-the-log",
+            "With a ring there is no dirty log: ENXIO for reading and clearing, before all else.",
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            _SLOT.log(),
+            GetDirtyLog(2),
+            GetDirtyLog(0xFFFF),
+            GetDirtyLog(1, bitmap="unwritable"),
+            HARVEST,
+            RESET,
+            source="kvm_use_dirty_bitmap",
+        ),
+        ring_scenario(
+            "ring-instead-of-clearing",
+            "With a ring there is nothing to clear: ENXIO before any other refusal.",
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            ClearDirtyLog(1, 0, 4),
+            ClearDirtyLog(2, 1, 4),
+            ClearDirtyLog(0xFFFF, 0, 4),
+            HARVEST,
+            RESET,
+            source="kvm_use_dirty_bitmap",
+            needs=("dirty_ring_bytes", "manual_dirty_log"),
+        ),
+        ring_scenario(
+            "ring-and-initially-set",
+            "A ring cannot begin with all pages: it names what is written, and no other.",
+            enable,
+            INITIALLY_SET,
+            _SLOT.create(),
+            HARVEST,
+            *writes(_SLOT, 1, 2),
+            HARVEST,
+            RESET,
+            *writes(_SLOT, 2),
+            HARVEST,
+            RESET,
+            source=_SET_AND_RING,
+            needs=("dirty_ring_bytes", "dirty_log_initially_set"),
+        ),
+        ring_scenario(
+            "ring-and-initially-set-by-flags-only",
+            "What was mapped before need not be noticed, until the slot moves: then all of it is.",
+            enable,
+            INITIALLY_SET,
+            replace(_SLOT, flags=0).create(),
+            *writes(_SLOT, 0, 1),
+            _SLOT.create(),
+            *writes(_SLOT, 1, 3),
+            HARVEST,
+            RESET,
+            *writes(_SLOT, 1),
+            HARVEST,
+            RESET,
+            _SLOT.move(0x108),
+            *writes(replace(_SLOT, gfn=0x108), 1, 2),
+            HARVEST,
+            RESET,
+            source=_SET_AND_RING,
+            needs=("dirty_ring_bytes", "dirty_log_initially_set"),
+        ),
+        ring_scenario(
+            "ring-of-one-vm",
+            "A new VM begins without a ring, and has a dirty log.",
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 1),
+            NewVm(),
+            _SLOT.create(),
+            *writes(_SLOT, 2),
+            _SLOT.log(),
+            RESET,
+            NewVm(),
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 3),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-enabled-over-logged-slots",
+            "A slot that has a dirty log already is tracked by the ring from then on.",
+            _SLOT.create(),
+            enable,
+            RESET,
+            *writes(_SLOT, 0),
+            HARVEST,
+            RESET,
+            _SLOT.log(),
+        ),
+    )

@@ -1,0 +1,108 @@
+"""Instructions from inside a slot: they are fetched from where the slot is."""
+
+from vmm.catalogue._build import HUGE, A, B, Slot, at, read
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Execute,
+    Mapping,
+    Scenario,
+    Survey,
+)
+
+_ONE = Slot(1, 0x100, at("a"), pages=2)
+_STALE = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
+
+
+def _at(gfn: int) -> Execute:
+    return Execute(gfn * PAGE_SIZE_BYTES)
+
+
+def _execute(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = "api.rst 4.35 KVM_SET_USER_MEMORY_REGION",
+    mappings: tuple[Mapping, ...] = (A, B),
+    survey: Survey = "write",
+) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("execute",),
+        mappings=mappings,
+        survey=survey,
+        operations=operations,
+    )
+
+
+SCENARIOS = (
+    _execute(
+        "execute-then-move-then-execute",
+        "After a move the instructions are at the new place, and gone from the old one.",
+        _ONE.create(),
+        _at(0x101),
+        _ONE.move(0x104),
+        _at(0x105),
+        _at(0x101),
+        source=_STALE,
+    ),
+    _execute(
+        "execute-over-a-move-onto-itself",
+        "A move by one page puts other instructions where there were some.",
+        _ONE.create(),
+        _at(0x101),
+        _ONE.move(0x101),
+        _at(0x101),
+        _at(0x102),
+        _at(0x100),
+        source=_STALE,
+    ),
+    _execute(
+        "execute-only",
+        "The guest does nothing but execute: no access has prepared the way.",
+        _ONE.create(),
+        _at(0x100),
+        _ONE.move(0x104),
+        _at(0x104),
+        _at(0x100),
+        _ONE.delete(),
+        _at(0x104),
+        source=_STALE,
+        survey="none",
+    ),
+    _execute(
+        "execute-in-a-hole",
+        "There is nothing to fetch in a hole: the vCPU stops, and then can be used again.",
+        _ONE.create(),
+        _at(0xFF),
+        read(0x100),
+        _at(0x102),
+        _at(0x100),
+        source="api.rst 5, KVM_EXIT_INTERNAL_ERROR",
+    ),
+    _execute(
+        "execute-after-other-memory-came",
+        "A place that gets other memory executes the instructions of that.",
+        _ONE.create(),
+        _at(0x100),
+        _ONE.delete(),
+        Slot(1, 0x100, at("b", 3), pages=2).create(),
+        _at(0x100),
+        source="kvm_arch_flush_shadow_memslot",
+    ),
+    _execute(
+        "execute-on-transparent-huge-pages",
+        "Instructions come from the right 4 KiB of a huge page, before and after a move.",
+        Slot(1, 0x200, at("huge"), pages=514).create(),
+        *(_at(0x200 + page) for page in (0, 1, 511, 512, 513)),
+        Slot(1, 0x200, at("huge"), pages=514).move(0x201),
+        *(_at(0x201 + page) for page in (0, 1, 511, 512, 513)),
+        _at(0x200),
+        source="edd4fa37baa6",
+        mappings=(HUGE,),
+        survey="none",
+    ),
+)
+"""All scenarios whose point is execution."""

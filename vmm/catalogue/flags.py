@@ -1,0 +1,109 @@
+"""What changes nothing or only flags, and the two forms of the call."""
+
+from vmm.catalogue._build import API, A, B, Slot, at, creates, read, second_form, write
+from vmm.scenario.operations import LOG_DIRTY_PAGES, READONLY, Scenario
+
+_ONE = Slot(1, 0x100, at("a"), pages=2)
+_TWO = Slot(2, 0x102, at("b"), pages=2)
+_LOGGED = Slot(1, 0x100, at("a"), 2, LOG_DIRTY_PAGES)
+
+_IN_PLACE = (
+    Scenario(
+        name="nop-same-values",
+        why="The values that a slot has change nothing, however often they are set.",
+        source=API,
+        tags=("nop",),
+        mappings=(A, B),
+        operations=(*creates(_ONE, _TWO), _ONE.create(), _ONE.create(), _TWO.create()),
+    ),
+    Scenario(
+        name="nop-after-a-move",
+        why="What counts as the same is where the slot is now: the old values move it back.",
+        source=API,
+        tags=("nop", "move"),
+        mappings=(A,),
+        operations=(_ONE.create(), _ONE.move(0x108), _ONE.move(0x108), _ONE.create()),
+    ),
+    Scenario(
+        name="flags-on-and-off-again",
+        why="A slot survives any number of changes of its flags.",
+        source=API,
+        tags=("flags",),
+        mappings=(A,),
+        operations=(
+            _ONE.create(),
+            *(_ONE.change(flags) for flags in (LOG_DIRTY_PAGES, 0, LOG_DIRTY_PAGES, 0)),
+        ),
+    ),
+    Scenario(
+        name="flags-keep-content",
+        why="What the guest wrote before, while and after pages are logged is all there.",
+        source=API,
+        tags=("flags", "content"),
+        mappings=(A,),
+        operations=(
+            _ONE.create(),
+            write(0x100, 0x11111111),
+            _ONE.change(LOG_DIRTY_PAGES),
+            read(0x100),
+            write(0x101, 0x22222222),
+            _ONE.change(0),
+            read(0x100),
+            read(0x101),
+            write(0x101, 0x33333333),
+            read(0x101),
+        ),
+    ),
+    Scenario(
+        name="flags-log-on-a-readonly-slot",
+        why="LOG_DIRTY_PAGES may change on a READONLY slot, and READONLY holds.",
+        source=API,
+        tags=("flags", "readonly"),
+        mappings=(A,),
+        needs=("readonly_mem",),
+        operations=(
+            Slot(1, 0x100, at("a"), 2, READONLY).create(),
+            _ONE.change(READONLY | LOG_DIRTY_PAGES),
+            _ONE.change(READONLY),
+        ),
+    ),
+)
+
+_FORMS = (
+    Scenario(
+        name="second-form-on-a-slot-of-the-first",
+        why="Both forms speak of the same slots: a nop, a move, a deletion, crosswise.",
+        source="api.rst 4.140 KVM_SET_USER_MEMORY_REGION2",
+        tags=("second-form", "nop", "move", "delete"),
+        mappings=(A, B),
+        needs=("user_memory2",),
+        operations=(
+            _ONE.create(),
+            second_form(_ONE.create()),
+            second_form(_ONE.move(0x104)),
+            _ONE.move(0x104),
+            second_form(_TWO.create()),
+            _TWO.delete(),
+            second_form(_ONE.delete()),
+        ),
+    ),
+    Scenario(
+        name="second-form-refusals",
+        why="The second form refuses what the first one refuses: overlap, another size, absence.",
+        source="api.rst 4.140 KVM_SET_USER_MEMORY_REGION2",
+        tags=("second-form", "errno"),
+        mappings=(A, B),
+        needs=("user_memory2",),
+        operations=(
+            _ONE.create(),
+            second_form(Slot(2, 0x101, at("b")).create()),
+            second_form(Slot(1, 0x100, at("a"), pages=1).create()),
+            second_form(_TWO.delete()),
+            # Without the flag GUEST_MEMFD the offset means nothing.
+            second_form(_TWO.create(), guest_memfd_offset=1),
+        ),
+    ),
+)
+
+SCENARIOS = (*_IN_PLACE, *_FORMS)
+"""All nops, changes of flags, and calls of the second form."""

@@ -1,0 +1,159 @@
+"""A slot follows its host mapping: what the host does to its memory the guest sees at once."""
+
+from vmm.catalogue._build import A, B, Slot, at, creates, read, write
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    AnyOperation,
+    ChangeHostMemory,
+    HostChangeKind,
+    HostWrite,
+    Inspect,
+    Mapping,
+    Scenario,
+)
+
+_FILE = Mapping("file", 8, "memfd")
+_SHARED = Mapping("shared", 8, "shared")
+_HUGE = Mapping("huge", 1024, "thp")
+
+_GFN = 0x100
+_FIRST, _LAST = 1, 4
+"""The pages that are changed, in the middle of a slot of six."""
+
+_HERE = Slot(1, _GFN, at("a"), 6)
+_AWAY = Slot(1, _GFN + 16, at("a"), 6)
+
+_MMU_NOTIFIER = "KVM_CAP_SYNC_MMU; kvm_mmu_notifier_invalidate_range_start"
+
+
+def _looks(turn: int) -> tuple[AnyOperation, ...]:
+    """Read and write every page of the slot: those that change, and their neighbours."""
+    pages = range(6)
+    return (
+        *(read(_GFN + page) for page in pages),
+        *(write(_GFN + page, (turn << 16) + page, 0x200) for page in pages),
+        *(read(_GFN + page, 0x200) for page in pages),
+        Inspect(),
+    )
+
+
+def _change(how: HostChangeKind, mapping: Mapping) -> ChangeHostMemory:
+    return ChangeHostMemory(at(mapping.name, _FIRST), _LAST - _FIRST + 1, how)
+
+
+def _follow(
+    name: str,
+    why: str,
+    mapping: Mapping,
+    *changes: HostChangeKind,
+    made: tuple[AnyOperation, ...] = (),
+) -> Scenario:
+    """Return a scenario that looks at a slot before the changes, and behind each of them.
+
+    ``made`` brings the slot about, where that takes more than its creation.
+    """
+    return Scenario(
+        name=f"follow-{name}",
+        why=why,
+        source=_MMU_NOTIFIER,
+        tags=("follow",),
+        needs=("sync_mmu",),
+        mappings=(mapping,),
+        survey="none",
+        operations=(
+            *(made or (Slot(1, _GFN, at(mapping.name), 6).create(),)),
+            *_looks(1),
+            *(
+                op
+                for turn, how in enumerate(changes, 2)
+                for op in (_change(how, mapping), *_looks(turn))
+            ),
+        ),
+    )
+
+
+SCENARIOS = (
+    _follow("dropped-pages", "Private pages that are dropped read as zeros.", A, "drop"),
+    _follow("dropped-file-pages", "A file's pages that are dropped come back.", _FILE, "drop"),
+    _follow("punched-pages", "Pages punched out of a file read as zeros.", _FILE, "punch"),
+    _follow("punched-shared-pages", "So do those of shared memory.", _SHARED, "punch"),
+    _follow(
+        "unmapped-pages",
+        "Pages that are unmapped cannot be reached, and read as zeros when mapped anew.",
+        A,
+        "unmap",
+        "map",
+    ),
+    _follow(
+        "unmapped-file-pages",
+        "A file's pages that are unmapped cannot be reached, and come back when mapped anew.",
+        _FILE,
+        "unmap",
+        "map",
+    ),
+    _follow(
+        "protected-pages",
+        "Pages that are protected cannot be reached until they may be again.",
+        A,
+        "forbid",
+        "allow",
+    ),
+    _follow(
+        "after-moves",
+        "A slot that was moved follows its mapping where it is now, all of it.",
+        A,
+        "drop",
+        "unmap",
+        "map",
+        made=(_AWAY.create(), read(_AWAY.gfn + _LAST), _AWAY.move(_GFN + 2), _AWAY.move(_GFN)),
+    ),
+    _follow(
+        "after-other-flags",
+        "A slot whose flags have changed follows its mapping, all of it.",
+        A,
+        "drop",
+        "unmap",
+        "map",
+        made=(
+            _HERE.create(),
+            read(_GFN + _LAST),
+            _HERE.change(LOG_DIRTY_PAGES),
+            write(_GFN + _LAST, 1),
+            _HERE.change(0),
+        ),
+    ),
+    Scenario(
+        name="follow-in-every-slot",
+        why="Two slots on the same memory both follow it, at pages that both had reached.",
+        source=_MMU_NOTIFIER,
+        tags=("follow",),
+        needs=("sync_mmu",),
+        mappings=(A, B),
+        survey="none",
+        operations=(
+            *creates(Slot(1, _GFN, at("a"), 4), Slot(2, _GFN + 8, at("a", 1), 4)),
+            *(read(gfn) for gfn in (_GFN + 1, _GFN + 3, _GFN + 8, _GFN + 10)),
+            ChangeHostMemory(at("a", 1), 3),
+            HostWrite(at("a", 3), 0x600D_600D),
+            *(read(gfn) for gfn in (_GFN + 1, _GFN + 3, _GFN + 8, _GFN + 10, _GFN + 11)),
+            *(read(gfn, 0) for gfn in (_GFN + 3, _GFN + 10)),
+        ),
+    ),
+    Scenario(
+        name="follow-within-huge-pages",
+        why="Pages in the middle, at the end and at the start of huge pages are dropped alone.",
+        source=_MMU_NOTIFIER,
+        tags=("follow", "huge"),
+        needs=("sync_mmu",),
+        mappings=(_HUGE,),
+        survey="none",
+        operations=(
+            Slot(1, 0x200, at("huge"), 1024).create(),
+            *(write(0x200 + page, page, 0x200) for page in (0, 99, 100, 101, 511, 512, 1023)),
+            ChangeHostMemory(at("huge", 100), 1),
+            ChangeHostMemory(at("huge", 511), 2),
+            *(read(0x200 + page, 0x200) for page in (0, 99, 100, 101, 510, 511, 512, 513, 1023)),
+        ),
+    ),
+)
+"""All scenarios in which the host changes its memory behind a slot."""

@@ -1,0 +1,262 @@
+"""From 4 GiB on: places that take a guest in 64-bit mode, up to the last one."""
+
+from vmm.catalogue._build import API, HUGE, A, B, Slot, at, creates, deletes, read, write
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    Execute,
+    Guest,
+    Mapping,
+    Scenario,
+    Survey,
+    Sweep,
+    Touch,
+)
+
+_BORDER_GFN = 1 << 20  # 4 GiB
+_BORDER = _BORDER_GFN * PAGE_SIZE_BYTES
+_TIB_GFN = 1 << 28
+_HIGH_GFN = 0x12_3456
+_ONE = Slot(1, _HIGH_GFN, at("a"), pages=2)
+
+_STALE = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
+
+
+def _high(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = API,
+    tag: str = "create",
+    mappings: tuple[Mapping, ...] = (A, B),
+    needs: tuple[str, ...] = (),
+    survey: Survey = "write",
+    vcpus: int = 1,
+) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("high", tag),
+        mappings=mappings,
+        needs=needs,
+        survey=survey,
+        vcpus=vcpus,
+        guest=Guest(gpa=0x10000),  # Out of the way of the border.
+        operations=operations,
+    )
+
+
+def _straddling() -> tuple[AnyOperation, ...]:
+    """A write and a read of four bytes for each way to lie across the border, or beside it."""
+    return tuple(
+        operation
+        for before in range(5)
+        for operation in (
+            Touch(_BORDER - before, "write", value=0xF1E2D3C4 ^ before),
+            Touch(_BORDER - before),
+        )
+    )
+
+
+_PLACES = (
+    _high(
+        "high-create-over-the-4-gib-border",
+        "A slot that begins below 4 GiB and ends above it is one slot.",
+        Slot(1, _BORDER_GFN - 2, at("a"), pages=4).create(),
+        *_straddling(),
+    ),
+    _high(
+        "high-create-on-both-sides-of-4-gib",
+        "Two slots meet at 4 GiB: each reaches its own memory, and none the other's.",
+        *creates(Slot(1, _BORDER_GFN - 1, at("a")), Slot(2, _BORDER_GFN, at("b"))),
+        *_straddling(),
+        Slot(1, 0, 0).delete(),
+        *_straddling(),
+    ),
+    _high(
+        "high-create-at-1-tib",
+        "A place far above all memory of the host is a place.",
+        *creates(Slot(1, _TIB_GFN, at("a"), pages=2), Slot(2, _TIB_GFN - 1, at("b"))),
+        Slot(1, 0, 0).delete(),
+    ),
+    _high(
+        "high-twins",
+        "Gpas that differ in one bit above bit 31 only are different places.",
+        *creates(
+            Slot(1, 0x100, at("a")),
+            *(Slot(2 + n, 0x100 | 1 << 20 + n, at("b", n)) for n in range(4)),
+        ),
+        Slot(3, 0, 0).delete(),
+        Slot(1, 0, 0).delete(),
+    ),
+    _high(
+        "high-create-on-huge-pages",
+        "A slot over huge pages, in line with them, reaches its own pages only.",
+        Slot(1, 0x14_0000, at("huge"), pages=513).create(),
+        tag="huge",
+        mappings=(HUGE,),
+    ),
+)
+
+_MOVES = (
+    _high(
+        "high-move-from-below-and-back",
+        "A slot moves across 4 GiB, takes its content along, and leaves nothing behind.",
+        Slot(1, 0x100, at("a"), pages=2).create(),
+        write(0x101, 0xC0FFEE11),
+        Slot(1, _HIGH_GFN, at("a"), pages=2).create(),
+        read(_HIGH_GFN + 1),
+        write(_HIGH_GFN, 0xC0FFEE22),
+        Slot(1, 0x100, at("a"), pages=2).create(),
+        read(0x100),
+        source=_STALE,
+        tag="move",
+    ),
+    _high(
+        "high-move-over-the-border-by-one-page",
+        "A move that overlaps itself lets pages cross 4 GiB in both directions.",
+        Slot(1, _BORDER_GFN - 3, at("a"), pages=3).create(),
+        *(Slot(1, _BORDER_GFN + n, at("a"), pages=3).create() for n in (-2, -1, 0, -1)),
+        source=_STALE,
+        tag="move",
+    ),
+    _high(
+        "high-move-again-and-again",
+        "Each high place is left behind completely, by a vCPU that has used it.",
+        *(Slot(1, gfn, at("a"), pages=2).create() for gfn in (
+            _HIGH_GFN, _TIB_GFN, _HIGH_GFN + 1, _BORDER_GFN, _TIB_GFN, _HIGH_GFN,
+        )),
+        # What the bits below 4 GiB of a place name is another place.
+        Touch((_HIGH_GFN + 1) % _BORDER_GFN * PAGE_SIZE_BYTES),
+        source=_STALE,
+        tag="move",
+    ),
+    _high(
+        "high-move-behind-two-vcpus",
+        "A move is seen by every vCPU that had used the place, and so is what takes it.",
+        *creates(_ONE, Slot(2, 0x100, at("b"), pages=2)),
+        _ONE.move(_TIB_GFN),
+        Slot(2, _HIGH_GFN, at("b"), pages=2).create(),
+        Slot(1, 0, 0).delete(),
+        source=_STALE,
+        tag="vcpus",
+        vcpus=2,
+    ),
+    _high(
+        "high-move-onto-another",
+        "EEXIST, and the slot stays where it was.",
+        *creates(_ONE, Slot(2, _TIB_GFN, at("b"), pages=2)),
+        _ONE.move(_TIB_GFN - 1),
+        _ONE.move(_TIB_GFN + 1),
+        _ONE.move(_TIB_GFN + 2),
+        tag="move",
+    ),
+)  # fmt: skip
+
+_ACCESS = (
+    _high(
+        "high-sweep-over-borders",
+        "String instructions cross 4 GiB, from slot to slot, and end in a hole.",
+        *creates(
+            Slot(1, _BORDER_GFN - 1, at("a")), Slot(2, _BORDER_GFN, at("b")),
+        ),
+        Sweep(_BORDER - 0x20, 16, "write", value=0xA1B2C3D4),
+        Sweep(_BORDER - 0x21, 64, width=1),
+        Sweep(_BORDER + PAGE_SIZE_BYTES - 0x20, 10),
+        Sweep(_BORDER + PAGE_SIZE_BYTES - 0x20, 10, "write", value=0x55667788),
+        tag="access",
+    ),
+    _high(
+        "high-execute-then-move-then-execute",
+        "After a move the instructions are at the new place, and gone from the old one.",
+        _ONE.create(),
+        Execute((_HIGH_GFN + 1) * PAGE_SIZE_BYTES),
+        _ONE.move(_HIGH_GFN + 0x1000),
+        Execute((_HIGH_GFN + 0x1001) * PAGE_SIZE_BYTES),
+        Execute((_HIGH_GFN + 1) * PAGE_SIZE_BYTES),
+        source=_STALE,
+        tag="execute",
+    ),
+    _high(
+        "high-readonly",
+        "A READONLY slot is read as memory; a write exits and changes nothing.",
+        Slot(1, _HIGH_GFN, at("a"), 2, READONLY).create(),
+        write(_HIGH_GFN, 0x01020304),
+        read(_HIGH_GFN),
+        Slot(1, _HIGH_GFN + 1, at("a"), 2, READONLY).create(),
+        tag="readonly",
+        needs=("readonly_mem",),
+    ),
+    _high(
+        "high-dirty-log",
+        "The dirty log names the pages that were written, over a move too.",
+        Slot(1, _BORDER_GFN - 2, at("a"), 4, LOG_DIRTY_PAGES).create(),
+        Touch(_BORDER - 2, "write", value=0x11223344),
+        Slot(1, 0, 0).log(),
+        write(_BORDER_GFN + 1, 5),
+        Slot(1, _HIGH_GFN, at("a"), 4, LOG_DIRTY_PAGES).create(),
+        write(_HIGH_GFN, 6),
+        Slot(1, 0, 0).log(),
+        Slot(1, 0, 0).log(),
+        tag="dirty",
+        survey="read",
+    ),
+)  # fmt: skip
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return what there is to say of places from 4 GiB on; the last one depends on the kernel."""
+    return (
+        *_PLACES,
+        *_MOVES,
+        *_ACCESS,
+        _at_every_address_bit(features),
+        *_at_the_end(features.last_gfn),
+    )
+
+
+def _at_every_address_bit(features: Features) -> Scenario:
+    reach = min(features.last_gfn + 1, features.touch_limit // PAGE_SIZE_BYTES)
+    bits = range(_BORDER_GFN.bit_length() - 1, reach.bit_length() - 1)
+    twins = [Slot(1 + n, 0x100 | 1 << bit, at("a", n)) for n, bit in enumerate(bits)]
+    return _high(
+        "high-twins-at-every-address-bit",
+        "Each bit of a gpa tells places apart, as far as guests reach, in memory and in exits.",
+        Slot(0, 0x100, at("b")).create(),
+        *creates(*twins),
+        *deletes(*twins),
+        mappings=(Mapping("a", max(len(twins), 1)), B),
+    )
+
+
+def _at_the_end(last_gfn: int) -> tuple[Scenario, ...]:
+    high = Slot(1, last_gfn - 0x10, at("a"), pages=2)
+    return (
+        _high(
+            "high-refused-move-beyond-the-last-gfn",
+            "The move fails after the slot was invalidated: the high place is put back.",
+            high.create(),
+            high.move(last_gfn),
+            high.move(last_gfn + 1),
+            high.move(last_gfn - 1),
+            high.move(last_gfn),
+            source="kvm_arch_prepare_memory_region",
+            tag="move",
+        ),
+        _high(
+            "high-use-the-last-gfn",
+            "The last page is read, written and executed like any other.",
+            Slot(1, last_gfn, at("a")).create(),
+            write(last_gfn, 0x0A0B0C0D, 0xFFC),
+            read(last_gfn, 0xFFC),
+            Execute(last_gfn * PAGE_SIZE_BYTES),
+            Sweep((last_gfn + 1) * PAGE_SIZE_BYTES - 0x40, 16),
+            Slot(1, 0, 0).delete(),
+            read(last_gfn, 0xFFC),
+            source="kvm_mmu_max_gfn",
+        ),
+    )

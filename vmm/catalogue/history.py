@@ -1,0 +1,247 @@
+"""Bugs that kernels really had, and the scenarios that would have shown them."""
+
+from vmm.verdict.coverage import Bug, Shown
+
+BUGS = (
+    Bug(
+        ("efbeec7098ee",),
+        "a slot at gpa 0 was sorted among the unused entries",
+        (
+            Shown(
+                "delete-then-create-at-gpa-0",
+                "the entry that the deletion freed has gfn 0 as well, and the new slot must stand "
+                "before it to be found",
+            ),
+            Shown("create-at-gpa-0", "all entries behind the first few are unused, with gfn 0"),
+        ),
+    ),
+    Bug(
+        ("edd4fa37baa6",),
+        "a moved slot kept what was known of the huge pages at its old alignment",
+        (
+            Shown(
+                "move-out-of-huge-page-alignment",
+                "with the old knowledge 2 MiB are mapped at once, which now shows the guest every "
+                "page's neighbour",
+            ),
+            Shown(
+                "move-into-huge-page-alignment",
+                "the reverse map of the old place is one huge page too short for the new one",
+            ),
+        ),
+        where="where the guest's memory may be mapped by huge pages",
+    ),
+    Bug(
+        ("0774a964ef56",),
+        "the slot looked up last was still looked up by its index after that had gone",
+        (
+            Shown(
+                "delete-from-the-lowest-gfn-up",
+                "the last entry is found, deleted, and then is the first to be asked, behind the "
+                "end of the array",
+            ),
+            Shown(
+                "delete-the-slot-looked-up-last",
+                "the index stays that of the deleted slot while lookups go on",
+            ),
+            Shown(
+                "delete-from-the-highest-gfn-down",
+                "every entry in use shifts by one with each deletion, under the index",
+            ),
+        ),
+        where="in the kernels that had the array (Linux 4.17 to 5.16)",
+    ),
+    Bug(
+        ("e0135a104c52",),
+        "deletion looked at an address that nothing was to be read from, and was refused",
+        (
+            Shown(
+                "delete-whatever-the-hva",
+                "any legal address must do, be it 0, another slot's, or one without memory",
+            ),
+            Shown(
+                "apic-page-then-a-slot-over-it",
+                "the kernel's own deletion of the APIC page failed: its memory is left when the "
+                "VM is closed",
+                needs=("internal_apic",),
+            ),
+        ),
+        where="for the kernel's own slots, with APIC virtualisation",
+    ),
+    Bug(
+        ("fa3d315a4ce2", "09d952c971a5"),
+        "addresses of the kernel were accepted as the guest's memory (CVE-2013-1943)",
+        (
+            Shown("refuse-a-kernel-hva", "creation succeeds instead of EINVAL"),
+            Shown(
+                "refuse-a-kernel-hva-on-deletion",
+                "the check came to stand before all else, so that a deletion meets it, too",
+            ),
+        ),
+    ),
+    Bug(
+        ("f0736cf0550b",),
+        "the deletion of an absent slot was accepted",
+        (
+            Shown("delete-absent", "the call succeeds instead of EINVAL"),
+            Shown("delete-twice", "so does the second deletion"),
+        ),
+    ),
+    Bug(
+        ("12d6e7538e2d", "e40f193f5bb0"),
+        "a slot was moved without being invalidated first (CVE-2013-4592)",
+        (
+            Shown("move-up", "the guest still reads memory at the old gpa, which it had used"),
+            Shown(
+                "vcpus-move-behind-cached-memory",
+                "so does each vCPU that had used it",
+            ),
+        ),
+        where="anywhere; for the IOMMU's mappings, with an assigned device",
+    ),
+    Bug(
+        ("75d61fbcf563",),
+        "READONLY could be toggled on a slot that was there",
+        (
+            Shown("refuse-readonly-on", "the call succeeds instead of EINVAL"),
+            Shown("refuse-readonly-off", "the call succeeds instead of EINVAL"),
+        ),
+    ),
+    Bug(
+        ("6fe639792c7b",),
+        "a user's slot could take the id of a private slot, and overwrite it",
+        (
+            Shown(
+                "tss-behind-a-full-table",
+                "with every id in use the private slot has none left but a user's",
+                needs=("internal_tss",),
+            ),
+            Shown(
+                "refuse-a-slot-id-beyond-the-last",
+                "the ids of the private slots are behind KVM_CAP_NR_MEMSLOTS, and not the user's",
+            ),
+        ),
+        where="where the kernel makes a slot for the TSS (kvm_intel.unrestricted_guest=0)",
+    ),
+    Bug(
+        ("103c763c72dd",),
+        "the kernel warned when it could not unmap the memory of a private slot of a closed VM",
+        (
+            Shown(
+                "other-vms-killed-while-closing",
+                "a process that is killed while it waits for its memory map makes that unmapping "
+                "fail: now and then, so that a warning of the kernel is sure in many runs only",
+                needs=("internal_tss",),
+            ),
+        ),
+        where="where the kernel makes slots of its own",
+    ),
+    Bug(
+        ("152482580a1b", "ddfd1730fd82"),
+        "what a vCPU knew to be MMIO was kept under the number of slots that were being changed",
+        (
+            Shown(
+                "racing-mmio-under-churn",
+                "a vCPU that meets the gpa while slots change remembers the wrong number, and "
+                "still gets MMIO exits when the creation has returned",
+            ),
+            Shown(
+                "vcpus-create-behind-cached-mmio",
+                "so does a vCPU that was not running, if the number was wrong from the start",
+            ),
+            Shown(
+                "mmio-then-memory-then-mmio",
+                "so does the only vCPU, when slots come and go again and again",
+            ),
+        ),
+        where="where MMIO is remembered in page tables (TDP or shadow paging)",
+    ),
+    Bug(
+        ("76d58e0f07ec", "98938aa8edd6"),
+        "the end of a slot that is no multiple of 64 pages could not be cleared, or too much was",
+        (
+            Shown("clear-grid-of-65-pages", "the last page has a word of its own: EINVAL"),
+            Shown("clear-grid-of-130-pages", "so have the last two"),
+            Shown("clear-errors-of-ranges", "what lies beyond the slot is taken instead of EINVAL"),
+        ),
+        where="with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+    ),
+    Bug(
+        ("7cd1bf039eeb",),
+        "the dirty bits of a huge page that was split for the log were off by one",
+        (
+            Shown(
+                "clear-within-huge-pages-thp-initially-set",
+                "of pages that are cleared and written again, some are missing and others reported",
+            ),
+            Shown("clear-within-huge-pages-thp", "so it is where the log began clean"),
+            Shown("clear-within-huge-pages-hugetlb", "so it is on reserved huge pages"),
+        ),
+        where="where the guest's memory may be mapped by huge pages",
+    ),
+    Bug(
+        ("d012a06ab1d2", "aa8d1f48d353"),
+        "zapping only the pages of the slot that goes broke guests with assigned devices",
+        (
+            Shown(
+                "racing-delete-and-create-without-zap-all",
+                "a translation that was left shows the memory of the slot before, on a VM that "
+                "zaps so",
+            ),
+            Shown("racing-move-without-zap-all", "so it does behind a move, on such a VM"),
+            Shown(
+                "delete-then-create-there-with-other-memory",
+                "so it does on a kernel that always zaps so",
+            ),
+            Shown("move-then-create-at-the-old-place", "so it does behind a move on such a kernel"),
+        ),
+        where="in Linux 5.3, and where KVM_X86_QUIRK_SLOT_ZAP_ALL is disabled",
+    ),
+    Bug(
+        ("52ac8b358b0c",),
+        "slots changed between the begin and the end of an invalidation of their memory, and its "
+        "count never came back to zero: vCPUs hang",
+        (
+            Shown(
+                "racing-slots-and-unmap",
+                "one thread unmaps and maps what another thread's slots show: the vCPU that waits "
+                "for the count does not come back within the time limit",
+            ),
+        ),
+    ),
+    Bug(
+        ("3ccbf6f47098",),
+        "pre-faulting memory and deleting its slot waited for each other for ever",
+        (
+            Shown(
+                "racing-pre-fault-and-delete",
+                "the call tries again for ever while the slot is invalid, and the deletion waits "
+                "for it: neither returns within the time limit",
+            ),
+        ),
+        where="with KVM_CAP_PRE_FAULT_MEMORY",
+    ),
+    Bug(
+        ("9935df5333aa",),
+        "GUEST_MEMFD could be set on a slot that was there: use after free",
+        (
+            Shown("memfd-slot-cannot-become-one", "the call succeeds instead of EINVAL"),
+            Shown("memfd-slot-cannot-change", "so it does where the flag is taken away"),
+        ),
+        where="with KVM_CAP_GUEST_MEMFD",
+    ),
+    Bug(
+        ("530a8ba71b4c",),
+        "one reset of dirty rings could go on without bound, and its count be cut off",
+        (
+            Shown(
+                "racing-ring-under-load",
+                "a reset that does not end while entries are harvested and written anew does not "
+                "come back within the time limit, and a count that is cut off is not what was "
+                "harvested; 2^31 entries of one reset take longer than anybody waits",
+            ),
+        ),
+        where="with KVM_CAP_DIRTY_LOG_RING",
+    ),
+)
+"""In the order of the kernel's own tale: the array, addresses, logs, and what runs side by side."""

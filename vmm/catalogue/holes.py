@@ -1,0 +1,320 @@
+"""Holes in guest_memfds: what the host takes out of a file is gone for whoever knew it."""
+
+from dataclasses import replace
+
+from vmm.catalogue._build import A, Slot, at, read, write
+from vmm.catalogue._memfd import CREATE, ONE, SHARED, SHOWN, bound, made, unbound
+from vmm.scenario.operations import (
+    ATTRIBUTE_PRIVATE,
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    CloseGuestMemfd,
+    HostWrite,
+    Inspect,
+    MapGuestMemfd,
+    NewVm,
+    PreFaultMemory,
+    PunchGuestMemfd,
+    Scenario,
+    SetMemoryAttributes,
+    Sweep,
+)
+
+_PAGE = PAGE_SIZE_BYTES
+_LARGEST = (1 << 63) - _PAGE
+
+_SEEN = Slot(1, 0x100, at("shown"), pages=4)
+_PART = Slot(2, 0x200, at("shown", 4), pages=2)
+_SHOW = (made(flags=SHARED), MapGuestMemfd("g", "shown"))
+_FOUR = range(0x100, 0x104)
+
+
+def _hole(page: int, pages: int = 1) -> PunchGuestMemfd:
+    """Punch pages out of the file."""
+    return PunchGuestMemfd("g", page * _PAGE, pages * _PAGE)
+
+
+def _private(gfn: int, pages: int = 1) -> SetMemoryAttributes:
+    return SetMemoryAttributes(gfn * _PAGE, pages * _PAGE, ATTRIBUTE_PRIVATE)
+
+
+def _shared(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = CREATE,
+    tags: tuple[str, ...] = (),
+    vcpus: int = 1,
+) -> Scenario:
+    """Return a scenario with a guest_memfd that the host maps; only what it names is touched."""
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("guest-memfd", "mmap", *tags),
+        mappings=(A, SHOWN),
+        operations=operations,
+        needs=("user_memory2", "guest_memfd", "guest_memfd_shared"),
+        survey="none",
+        vcpus=vcpus,
+    )
+
+
+def _hidden(
+    name: str, why: str, *operations: AnyOperation, needs: tuple[str, ...] = ()
+) -> Scenario:
+    """Return a scenario with private memory, which the host punches, but does not see."""
+    return Scenario(
+        name=name,
+        why=why,
+        source=CREATE,
+        tags=("guest-memfd", "private"),
+        mappings=(A,),
+        operations=operations,
+        needs=("user_memory2", "sw_protected", *needs),
+        survey="none",
+        vm_type=1,
+    )
+
+
+_REFUSED = (
+    PunchGuestMemfd("g", 0, _PAGE - 1),
+    PunchGuestMemfd("g", 0, _PAGE + 1),
+    PunchGuestMemfd("g", 1, _PAGE),
+    PunchGuestMemfd("g", _PAGE - 1, 1),
+    PunchGuestMemfd("g", 0, 0),
+    PunchGuestMemfd("g", 0, 1 << 63),
+    PunchGuestMemfd("g", 1 << 63, _PAGE),
+    PunchGuestMemfd("g", _LARGEST, _PAGE),
+    PunchGuestMemfd("g", _PAGE, _LARGEST),
+    PunchGuestMemfd("g", 0, _PAGE, keep_size=False),
+    PunchGuestMemfd("g", 1, 1, keep_size=False),
+)
+
+_SHARED_MEMORY = (
+    _shared(
+        "hole-refused",
+        "A hole is whole pages of an open file, and the file keeps its size; else nothing is lost.",
+        *_SHOW,
+        bound(_SEEN),
+        *(write(gfn, 0x0107_0000 + gfn) for gfn in _FOUR),
+        *_REFUSED,
+        *(read(gfn) for gfn in _FOUR),
+        CloseGuestMemfd("g"),
+        _hole(0),
+        read(0x100),
+        Inspect(),
+        source="vfs_fallocate, kvm_gmem_fallocate",
+        tags=("errno",),
+    ),
+    _shared(
+        "hole-in-shared-memory",
+        "The guest finds zeros where it knew a page, and what is around the hole stays.",
+        *_SHOW,
+        bound(_SEEN),
+        *(write(gfn, 0x0107_1000 + gfn) for gfn in _FOUR),
+        _hole(1, 2),
+        *(read(gfn, offset) for gfn in _FOUR for offset in (0, 0x100, 0xFFC)),
+        Inspect(),
+        write(0x101, 0x0107_1001),
+        HostWrite(at("shown", 2), 0x0107_1002),
+        read(0x102, 0),
+        Inspect(),
+    ),
+    _shared(
+        "hole-that-the-host-sees-first",
+        "The host's mapping shows zeros, too, and the guest what the host writes to them.",
+        *_SHOW,
+        bound(_SEEN),
+        read(0x103),
+        _hole(3),
+        Inspect(),
+        HostWrite(at("shown", 3), 0x0107_2001),
+        read(0x103, 0),
+        read(0x103),
+        write(0x103, 0x0107_2002),
+        Inspect(),
+    ),
+    _shared(
+        "hole-under-a-string-instruction",
+        "A string instruction goes from a page into the hole behind it and out of that again.",
+        *_SHOW,
+        bound(_SEEN),
+        Sweep(0x100 * _PAGE + 0xFF0, 8),
+        Sweep(0x101 * _PAGE + 0xFF0, 8),
+        _hole(1),
+        Sweep(0x100 * _PAGE + 0xFF0, 8),
+        Sweep(0x101 * _PAGE + 0xFF0, 8),
+        Sweep(0x101 * _PAGE + 0xFF0, 8, "write", value=0x0107_3001),
+        Inspect(),
+    ),
+    _shared(
+        "hole-across-slots",
+        "One hole ends what two slots show, far apart, and not what is before and behind it.",
+        *_SHOW,
+        bound(_SEEN),
+        bound(_PART, page=4),
+        *(write(gfn, 0x0107_4000 + gfn) for gfn in (*_FOUR, 0x200, 0x201)),
+        _hole(3, 2),
+        *(read(gfn) for gfn in (*_FOUR, 0x200, 0x201)),
+        Inspect(),
+    ),
+    _shared(
+        "hole-that-two-vcpus-knew",
+        "What each vCPU has cached goes, whichever of them wrote the page.",
+        *_SHOW,
+        bound(_SEEN),
+        write(0x100, 0x0107_5000),
+        read(0x100, vcpu=1),
+        write(0x101, 0x0107_5001, vcpu=1),
+        read(0x101),
+        _hole(0, 2),
+        *(read(gfn, vcpu=vcpu) for gfn in (0x100, 0x101) for vcpu in (1, 0)),
+        write(0x100, 0x0107_5002, vcpu=1),
+        read(0x100),
+        vcpus=2,
+    ),
+    _shared(
+        "hole-where-no-slot-is-bound",
+        "Pages that no slot holds are punched, too, those beyond the file's end as if they were.",
+        *_SHOW,
+        _hole(7),
+        Inspect(),
+        bound(_SEEN),
+        write(0x103, 0x0107_6000),
+        _hole(4, 2),
+        _hole(8),
+        _hole(1 << 40),
+        PunchGuestMemfd("g", 8 * _PAGE, _LARGEST - 8 * _PAGE),
+        *(read(gfn) for gfn in _FOUR),
+        bound(_PART, page=4),
+        read(0x200),
+        Inspect(),
+    ),
+    _shared(
+        "hole-between-delete-and-create",
+        "Punched between two slots, the page is zeros in the second one.",
+        *_SHOW,
+        bound(_SEEN),
+        *(write(gfn, 0x0107_7000 + gfn) for gfn in _FOUR),
+        unbound(_SEEN),
+        _hole(1),
+        bound(replace(_SEEN, slot=3)),
+        *(read(gfn) for gfn in _FOUR),
+    ),
+    _shared(
+        "hole-as-large-as-the-file",
+        "A hole from start to end, and beyond, takes everything, and it can be punched again.",
+        *_SHOW,
+        bound(_SEEN),
+        *(write(gfn, 0x0107_8000 + gfn) for gfn in _FOUR),
+        PunchGuestMemfd("g", 0, _LARGEST),
+        *(read(gfn) for gfn in _FOUR),
+        Inspect(),
+        write(0x102, 0x0107_8001),
+        _hole(0, 8),
+        read(0x102),
+        Inspect(),
+    ),
+    _shared(
+        "hole-in-the-file-of-a-vm-that-is-gone",
+        "The next VM takes the host's mapping as ordinary memory: it follows the hole, too.",
+        *_SHOW,
+        bound(_SEEN),
+        write(0x101, 0x0107_9000),
+        NewVm(),
+        _SEEN.create(),
+        *(read(gfn) for gfn in _FOUR),
+        _hole(1),
+        *(read(gfn) for gfn in _FOUR),
+        Inspect(),
+        tags=("lifetime",),
+    ),
+)
+
+_PRIVATE_MEMORY = (
+    _hidden(
+        "private-hole",
+        "Private memory is zeros again, the page beside it and the shared one at the gpa are not.",
+        made(),
+        bound(ONE),
+        write(ONE.gfn, 0x0107_A000),
+        _private(ONE.gfn, 2),
+        write(ONE.gfn, 0x0107_A001),
+        write(ONE.gfn + 1, 0x0107_A002),
+        _hole(0),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+        write(ONE.gfn, 0x0107_A003),
+        read(ONE.gfn),
+        SetMemoryAttributes(ONE.gfn * _PAGE, _PAGE),
+        read(ONE.gfn),
+        Inspect(),
+    ),
+    _hidden(
+        "private-hole-behind-an-offset",
+        "A slot that begins within the file loses what the hole takes of it, at its own gfns.",
+        made(),
+        bound(ONE, page=4),
+        _private(ONE.gfn, 2),
+        write(ONE.gfn, 0x0107_F001),
+        write(ONE.gfn + 1, 0x0107_F002),
+        _hole(3, 2),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+        write(ONE.gfn, 0x0107_F003),
+        _hole(5, 3),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+    ),
+    _hidden(
+        "private-hole-while-the-gpa-is-shared",
+        "The file is punched though nothing of it is mapped: private again, the page is zeros.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn, 2),
+        write(ONE.gfn, 0x0107_B000),
+        write(ONE.gfn + 1, 0x0107_B001),
+        SetMemoryAttributes(ONE.gfn * _PAGE, 2 * _PAGE),
+        read(ONE.gfn),
+        _hole(0),
+        read(ONE.gfn),
+        _private(ONE.gfn, 2),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+    ),
+    _hidden(
+        "private-hole-between-delete-and-create",
+        "Punched between two slots, the page is zeros in the second one.",
+        made(),
+        bound(ONE, page=2),
+        _private(ONE.gfn, 2),
+        write(ONE.gfn, 0x0107_C000),
+        write(ONE.gfn + 1, 0x0107_C001),
+        unbound(ONE),
+        _hole(2),
+        bound(ONE, page=2),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+    ),
+    _hidden(
+        "private-hole-in-memory-mapped-ahead",
+        "What was mapped ahead is no longer there, and can be mapped ahead again.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn, 2),
+        PreFaultMemory(ONE.gfn * _PAGE, 2 * _PAGE),
+        write(ONE.gfn, 0x0107_D000),
+        write(ONE.gfn + 1, 0x0107_D001),
+        _hole(0),
+        PreFaultMemory(ONE.gfn * _PAGE, 2 * _PAGE),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+        _hole(1),
+        read(ONE.gfn + 1),
+        needs=("pre_fault",),
+    ),
+)
+
+SCENARIOS = (*_SHARED_MEMORY, *_PRIVATE_MEMORY)
+"""All scenarios in which a hole is punched into a guest_memfd."""

@@ -1,0 +1,99 @@
+"""Slot ids: the first, those around the limit of old kernels, the last; and one left unused."""
+
+from collections.abc import Iterator
+
+from vmm.catalogue._build import API, A, B, Slot, at, creates, deletes, read
+from vmm.scenario.features import Features
+from vmm.scenario.operations import AnyOperation, Guest, Mapping, Scenario
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios on particular ids; the last id is the kernel's own."""
+    last = features.nr_memslots - 1
+    return (
+        _alone("slot-id-0", "The first id is an id, and not a sign of absence.", 0),
+        _alone("slot-id-508", "The last user slot of kernels that had 509 of them.", 508),
+        _alone("slot-id-509", "The first id that newer kernels added, where they did.", 509),
+        _alone("slot-id-last", "The last id that KVM_CAP_NR_MEMSLOTS announces.", last),
+        Scenario(
+            name="slot-ids-of-all-kinds",
+            why="Ids far apart do not disturb each other, in whatever order they come and go.",
+            source="KVM_CAP_NR_MEMSLOTS; id_to_index",
+            tags=("ids", "create", "delete"),
+            mappings=(A,),
+            operations=(*creates(*_spread(last)), *deletes(*_spread(last))),
+        ),
+        Scenario(
+            name="slot-ids-of-every-bit",
+            why="Slots of two pages reach both of them, and a move takes both along, at any id.",
+            source="KVM_CAP_NR_MEMSLOTS; id_to_memslot",
+            tags=("ids", "create", "move", "delete"),
+            mappings=(Mapping("pages", 2 * last.bit_length()),),
+            survey="none",
+            operations=tuple(_at_every_bit(last)),
+        ),
+        Scenario(
+            name="slot-ids-against-the-order-of-gfns",
+            why="The order of ids and the order of gfns have nothing to do with each other.",
+            source="id_to_index",
+            tags=("ids", "create", "move"),
+            mappings=(A,),
+            operations=(
+                *creates(*(Slot(9 - n, 0x100 + 2 * n, at("a", n)) for n in range(4))),
+                Slot(9, 0x100, at("a", 0)).move(0x107),
+                Slot(6, 0x106, at("a", 3)).move(0x100),
+            ),
+        ),
+        Scenario(
+            name="slot-id-of-the-guest-elsewhere",
+            why="An id is free wherever the guest's own slot does not have it.",
+            source=API,
+            tags=("ids",),
+            mappings=(A, B),
+            guest=Guest(slot=0, gpa=0x20000),
+            operations=creates(
+                Slot(400, 0xFFFF0, at("a"), pages=2), Slot(1, 0x30, at("b"), pages=2)
+            ),
+        ),
+    )
+
+
+def _alone(name: str, why: str, slot: int) -> Scenario:
+    mine = Slot(slot, 0x100, at("a"), pages=2)
+    return Scenario(
+        name=name,
+        why=why,
+        source="KVM_CAP_NR_MEMSLOTS",
+        tags=("ids", "create", "move", "delete"),
+        mappings=(A, B),
+        operations=(
+            # A neighbouring id that must not be mistaken for it.
+            Slot(7, 0x106, at("b")).create(),
+            mine.create(),
+            mine.move(0x103),
+            mine.delete(),
+            mine.delete(),
+        ),
+    )
+
+
+def _at_every_bit(last: int) -> Iterator[AnyOperation]:
+    slots = [
+        Slot(1 << bit, 0x100 + 4 * bit, at("pages", 2 * bit), pages=2)
+        for bit in range(last.bit_length())
+    ]
+    pages = [slot.gfn + page for slot in slots for page in range(4)]
+    yield from creates(*slots)
+    yield from map(read, pages)
+    yield from (slot.move(slot.gfn + 2) for slot in reversed(slots))
+    yield from map(read, pages)
+    yield from deletes(*slots)
+    yield from map(read, pages)
+
+
+def _spread(last: int) -> tuple[Slot, ...]:
+    return tuple(
+        Slot(slot, 0x100 + index, at("a", index))
+        for index, slot in enumerate((507, 0, last, 1, 508))
+        if slot <= last
+    )

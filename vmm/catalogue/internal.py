@@ -1,0 +1,275 @@
+"""Slots that the kernel makes for itself: TSS, identity map and APIC page, against user's slots.
+
+A backend may have none of them; then the same calls succeed, and nothing is in the way.
+"""
+
+from vmm.catalogue._build import A, B, Slot, at, creates, deletes, read, write
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
+    AnyOperation,
+    CreateIrqchip,
+    CreateVcpu,
+    Execute,
+    Guest,
+    NewVm,
+    Scenario,
+    SetIdentityMapAddr,
+    SetTssAddr,
+    Touch,
+    UnmapInternalSlots,
+)
+
+_TSS = 0xFFF00000  # not next to the default place of the identity map
+_TSS_GFN = _TSS >> 12
+_IDENTITY_MAP = 0xFFFBC000
+_APIC_GFN = 0xFEE00
+_TABLE_GFN = 0x1000
+
+_API_TSS = "api.rst 4.36 KVM_SET_TSS_ADDR"
+_API_IDENTITY = "api.rst 4.40 KVM_SET_IDENTITY_MAP_ADDR"
+_INTERNAL = "__x86_set_memory_region"
+
+
+def _internal(
+    name: str,
+    why: str,
+    source: str,
+    *operations: AnyOperation,
+    tags: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+) -> Scenario:
+    # What is in an internal slot is the kernel's own affair: nobody looks there.
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("internal", *tags),
+        needs=needs,
+        mappings=(A, B),
+        survey="none",
+        operations=operations,
+    )
+
+
+_AROUND = (
+    Slot(1, _TSS_GFN - 1, at("a")),
+    Slot(2, _TSS_GFN + 3, at("b")),
+)
+
+_TSS_SCENARIOS = (
+    _internal(
+        "tss-then-slots-over-it",
+        "A user's slot over any page of the TSS is EEXIST; next to it there is room.",
+        _INTERNAL,
+        SetTssAddr(_TSS),
+        *creates(
+            *(Slot(3, _TSS_GFN + page, at("a", 1)) for page in range(3)),
+            Slot(4, _TSS_GFN - 1, at("a"), pages=2),
+            Slot(5, _TSS_GFN - 1, at("a"), pages=5),
+        ),
+        *deletes(*(Slot(number, 0, 0) for number in (3, 4, 5))),
+        *creates(*_AROUND),
+        read(_TSS_GFN - 1),
+        read(_TSS_GFN + 3),
+    ),
+    _internal(
+        "tss-then-a-move-onto-it",
+        "A move onto the TSS is EEXIST, and the slot stays.",
+        _INTERNAL,
+        SetTssAddr(_TSS),
+        Slot(1, 0x100, at("a"), pages=2).create(),
+        Slot(1, _TSS_GFN - 1, at("a"), pages=2).create(),
+        Slot(1, _TSS_GFN + 2, at("a"), pages=2).create(),
+        Slot(1, _TSS_GFN + 3, at("a"), pages=2).create(),
+        Slot(1, 0, 0).delete(),
+    ),
+    _internal(
+        "tss-onto-a-slot",
+        "The TSS over any page of a user's slot is EEXIST; once the slot is gone there is room.",
+        _INTERNAL,
+        Slot(1, _TSS_GFN + 2, at("a"), pages=2).create(),
+        SetTssAddr(_TSS),
+        SetTssAddr(_TSS + 0x3000),
+        read(_TSS_GFN + 2),
+        read(_TSS_GFN + 3),
+        Slot(1, 0, 0).delete(),
+        SetTssAddr(_TSS),
+    ),
+    _internal(
+        "tss-twice",
+        "The TSS is placed once; a VM that comes after has one of its own.",
+        _INTERNAL,
+        SetTssAddr(_TSS),
+        SetTssAddr(_TSS - 0x10000),
+        SetTssAddr(_TSS),
+        Slot(1, _TSS_GFN - 0x10, at("a")).create(),
+        NewVm(),
+        SetTssAddr(_TSS - 0x10000),
+        Slot(1, _TSS_GFN, at("a")).create(),
+    ),
+    _internal(
+        "tss-beyond-4-gib",
+        "The three pages end below 4 GiB, else EINVAL; a failed call leaves nothing behind.",
+        _API_TSS,
+        *(SetTssAddr(gpa) for gpa in (0xFFFFE000, 0xFFFFF000, 1 << 32, 1 << 63, 0xFFFFD001)),
+        SetTssAddr(_TSS),
+        tags=("errno",),
+    ),
+)
+
+_IDENTITY_SCENARIOS = (
+    _internal(
+        "identity-map-before-and-after-a-vcpu",
+        "The identity map is placed before any vCPU exists; after that the call is EINVAL.",
+        _API_IDENTITY,
+        SetIdentityMapAddr(_IDENTITY_MAP - 0x1000),
+        SetIdentityMapAddr(0),
+        SetIdentityMapAddr(_IDENTITY_MAP),
+        CreateVcpu(),
+        SetIdentityMapAddr(_IDENTITY_MAP),
+        SetIdentityMapAddr(0),
+        *creates(Slot(1, _IDENTITY_MAP >> 12, at("a")), Slot(2, 0x100, at("b"))),
+        read(0x100),
+        tags=("errno",),
+    ),
+    _internal(
+        "identity-map-onto-a-slot",
+        "A vCPU whose identity map has no room is EEXIST; once there is room it is made.",
+        _INTERNAL,
+        Slot(1, _IDENTITY_MAP >> 12, at("a")).create(),
+        SetIdentityMapAddr(_IDENTITY_MAP),
+        CreateVcpu(),
+        Slot(1, 0, 0).delete(),
+        NewVm(),
+        SetIdentityMapAddr(_IDENTITY_MAP),
+        CreateVcpu(),
+        CreateVcpu(),
+        Slot(1, 0x100, at("a")).create(),
+        read(0x100),
+    ),
+    _internal(
+        "identity-map-and-tss-side-by-side",
+        "Internal slots do not overlap each other either.",
+        _INTERNAL,
+        SetIdentityMapAddr(_TSS + 0x1000),
+        SetTssAddr(_TSS),
+        CreateVcpu(),
+    ),
+)
+
+_APIC_SCENARIOS = (
+    _internal(
+        "irqchip-before-and-after-a-vcpu",
+        "Interrupt controllers come once, and before any vCPU.",
+        "api.rst 4.24 KVM_CREATE_IRQCHIP",
+        CreateIrqchip(),
+        CreateIrqchip(),
+        CreateVcpu(),
+        CreateIrqchip(),
+        NewVm(),
+        CreateVcpu(),
+        CreateIrqchip(),
+        tags=("errno",),
+    ),
+    _internal(
+        "apic-page-then-a-slot-over-it",
+        "With a local APIC in the kernel its page may be taken; the pages beside it are free.",
+        _INTERNAL,
+        CreateIrqchip(),
+        CreateVcpu(),
+        *creates(
+            Slot(1, _APIC_GFN, at("a")),
+            Slot(2, _APIC_GFN - 1, at("b")),
+            Slot(3, _APIC_GFN + 1, at("b", 1)),
+        ),
+        needs=("irqchip",),
+    ),
+    _internal(
+        "apic-page-of-no-apic",
+        "Without a local APIC in the kernel its page is a place for a slot, but for emulation.",
+        "vcpu_is_mmio_gpa",
+        Slot(1, _APIC_GFN - 1, at("a"), pages=3).create(),
+        *(
+            access
+            for gfn in range(_APIC_GFN - 1, _APIC_GFN + 2)
+            for access in (read(gfn), write(gfn, 0x5A5A0000 | gfn & 0xFF), read(gfn))
+        ),
+        Touch(_APIC_GFN * 0x1000 - 2),
+        Touch(_APIC_GFN * 0x1000 + 0xFFE, "write", value=0x01020304),
+        Execute(_APIC_GFN * 0x1000),
+        Slot(1, _APIC_GFN, at("a"), pages=3).create(),
+        read(_APIC_GFN - 1),
+        read(_APIC_GFN + 1),
+    ),
+    _internal(
+        "apic-page-onto-a-slot",
+        "A vCPU whose APIC page has no room is EEXIST; the slot stays, and may go.",
+        _INTERNAL,
+        Slot(1, _APIC_GFN, at("a")).create(),
+        CreateIrqchip(),
+        CreateVcpu(),
+        Slot(1, 0x100, at("a")).create(),
+        read(0x100),
+        needs=("irqchip",),
+    ),
+)
+
+
+_MEMORY_SCENARIOS = tuple(
+    _internal(
+        f"{name}-without-its-memory",
+        "The process may unmap the memory of a slot of the kernel's own: the slot stays, others "
+        "come and go, and the VM is closed without a warning.",
+        _INTERNAL,
+        *setup,
+        UnmapInternalSlots(),
+        *creates(Slot(1, gfn, at("a")), Slot(2, 0x100, at("b"))),
+        UnmapInternalSlots(),
+        Slot(2, 0, 0).delete(),
+        NewVm(),
+        *setup,
+        UnmapInternalSlots(),
+        needs=(need,),
+    )
+    for name, gfn, need, setup in (
+        ("tss", _TSS_GFN, "internal_tss", (SetTssAddr(_TSS),)),
+        (
+            "identity-map",
+            _IDENTITY_MAP >> 12,
+            "internal_identity",
+            (SetIdentityMapAddr(_IDENTITY_MAP), CreateVcpu()),
+        ),
+        ("apic-page", _APIC_GFN, "internal_apic", (CreateIrqchip(), CreateVcpu())),
+    )
+)
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return what there is to say of internal slots; one scenario fills the kernel's table."""
+    return (
+        *_TSS_SCENARIOS,
+        *_IDENTITY_SCENARIOS,
+        *_APIC_SCENARIOS,
+        *_MEMORY_SCENARIOS,
+        _behind_a_full_table(features.nr_memslots),
+    )
+
+
+def _behind_a_full_table(nr_memslots: int) -> Scenario:
+    ids = [number for number in range(nr_memslots) if number != Guest().slot]
+    slots = [Slot(number, _TABLE_GFN + 2 * number, at("a")) for number in ids]
+    last = slots[-1]
+    return _internal(
+        "tss-behind-a-full-table",
+        "Internal slots have ids of their own: every id of the user's may be in use.",
+        "6fe639792c7b",
+        *creates(*slots),
+        SetTssAddr(_TSS),
+        read(slots[0].gfn),
+        read(last.gfn),
+        last.move(_TSS_GFN),
+        last.delete(),
+        Slot(last.slot, _TSS_GFN + 3, at("b")).create(),
+        read(_TSS_GFN + 3),
+        tags=("table", "slow"),
+    )

@@ -1,0 +1,50 @@
+"""Scenarios that a backend is known to fail; vmm/known_issues.py says which, and why."""
+
+from vmm.catalogue._build import Slot, at
+from vmm.catalogue._dirty import HARVEST, RESET, ring_scenario, writes
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    EnableCap,
+    Mapping,
+    Scenario,
+    Sweep,
+)
+
+_ENTRY_BYTES = 16
+_BEYOND = 44
+_ROUNDS = 10
+"""An interrupt at the right moment saves a ring, but not so many times in a row."""
+
+_SOURCE = "kvm_dirty_ring_check_request; kvm_dirty_ring_push"
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios that overrun a dirty ring, unless the kernel stops the vCPU in time."""
+    enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes or PAGE_SIZE_BYTES)
+    entries = enable.argument // _ENTRY_BYTES
+    large = Slot(1, 0x1000, at("memory"), entries + entries // 4, LOG_DIRTY_PAGES)
+    small = Slot(1, 0x1000, at("memory"), 8, LOG_DIRTY_PAGES)
+    # Not twice as many elements: a ring that was overrun by so much is full for ever.
+    sweep = Sweep((small.gfn + 6) * PAGE_SIZE_BYTES, entries + _BEYOND, "write", 1, 0x5E)
+    return (
+        ring_scenario(
+            "ring-overrun-in-one-run",
+            "A vCPU that writes more pages in one KVM_RUN than its ring holds stops in between.",
+            enable,
+            large.create(),
+            *(*writes(large, *range(large.pages)), HARVEST, RESET) * _ROUNDS,
+            source=_SOURCE,
+            mappings=(Mapping("memory", large.pages),),
+        ),
+        ring_scenario(
+            "ring-overrun-by-one-instruction",
+            "A string instruction of more elements than the ring holds takes no page from it.",
+            enable,
+            small.create(),
+            *(*writes(small, 0, 2, 4), sweep, HARVEST, RESET) * _ROUNDS,
+            source=_SOURCE,
+            mappings=(Mapping("memory", small.pages),),
+        ),
+    )

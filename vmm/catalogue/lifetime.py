@@ -1,0 +1,160 @@
+"""VMs that are closed with what they have, and what the next one finds: nothing."""
+
+from vmm.catalogue._build import NOWHERE, A, B, Slot, at, creates, deletes, read, write
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    READONLY,
+    AnyOperation,
+    Churn,
+    HostWrite,
+    Lives,
+    Mapping,
+    NewVm,
+    Scenario,
+)
+
+_ONE = Slot(1, 0x100, at("a"), pages=2)
+_TWO = Slot(2, 0x104, at("b"), pages=2)
+
+
+def _life(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    mappings: tuple[Mapping, ...] = (A, B),
+) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source="103c763c72dd; kvm_arch_destroy_vm, kvm_free_memslots",
+        tags=("lifetime",),
+        mappings=mappings,
+        operations=operations,
+    )
+
+
+def _others(why: str, lives: Lives) -> Scenario:
+    return _life(f"other-vms-{lives.death}", why, lives, mappings=())
+
+
+def _used_up(why: str, operation: Lives | Churn) -> Scenario:
+    what = f"vms-{operation.death}" if isinstance(operation, Lives) else "changes"
+    return Scenario(
+        name=f"nothing-used-up-by-{what}",
+        why=why,
+        source="kvm_destroy_vm, kvm_free_memslot",
+        tags=("lifetime", "memory", "slow"),
+        operations=(operation,),
+    )
+
+
+SCENARIOS = (
+    _life("close-without-slots", "A VM that never had a slot of ours goes quietly."),
+    _life(
+        "close-with-live-slots",
+        "Slots go with their VM, and the memory behind them stays the owner's.",
+        *creates(_ONE, _TWO),
+    ),
+    _life(
+        "close-with-a-moved-and-a-logging-slot",
+        "What a move and a dirty log allocated goes with the VM.",
+        *creates(_ONE, _TWO),
+        _ONE.move(0x108),
+        _TWO.change(LOG_DIRTY_PAGES),
+    ),
+    _life(
+        "close-with-a-slot-without-memory",
+        "A slot behind which there is nothing is no obstacle.",
+        Slot(1, 0x100, at("nowhere"), pages=2).create(),
+        mappings=(NOWHERE,),
+    ),
+    _life(
+        "new-vm-has-no-slots",
+        "The slots of a VM that was closed are absent in the next: MMIO, and nothing to delete.",
+        *creates(_ONE, _TWO),
+        NewVm(),
+        read(0x100),
+        _ONE.delete(),
+        _TWO.log(),
+    ),
+    _life(
+        "new-vm-takes-the-same-slots",
+        "The same ids, places and memory are free for the next VM, and content is still there.",
+        _ONE.create(),
+        write(0x101, 0x0DDC0FFE),
+        NewVm(),
+        _ONE.create(),
+        read(0x101),
+    ),
+    _life(
+        "new-vm-puts-other-memory-there",
+        "No translation of one VM is good in the next.",
+        *creates(_ONE, _TWO),
+        NewVm(),
+        Slot(2, 0x100, at("b", 4), pages=2).create(),
+        Slot(1, 0x104, at("a", 4), pages=2).create(),
+    ),
+    _life(
+        "new-vm-again-and-again",
+        "VM after VM is closed with a live slot.",
+        *(
+            operation
+            for gfn in (0x100, 0x101, 0x102, 0x103)
+            for operation in (Slot(1, gfn, at("a"), pages=2).create(), NewVm())
+        ),
+        _ONE.create(),
+    ),
+    _others("VMs beside the own one come and go without a trace.", Lives("closed", 20)),
+    _others(
+        "A VM may be closed by another thread than those that made it and ran it.",
+        Lives("closed-by-another-thread", 5),
+    ),
+    _others(
+        "A vCPU that is in the guest keeps its closed VM until it comes back.",
+        Lives("closed-while-running", 5),
+    ),
+    _others("A forked child may be the last that holds a VM.", Lives("held-by-a-child", 5)),
+    _others("A process may be killed while its vCPU is in the guest.", Lives("killed", 3)),
+    _others(
+        "A process may be killed while the kernel unmaps its own slots' memory for it.",
+        Lives("killed-while-closing", 10),
+    ),
+    _used_up("A thousand VMs use nothing up.", Lives("closed", 1000, "kernel")),
+    _used_up(
+        "VMs that are closed while they run use nothing up.",
+        Lives("closed-while-running", 96, "kernel"),
+    ),
+    _used_up(
+        "VMs of processes that are killed while they run use nothing up.",
+        Lives("killed", 96, "kernel"),
+    ),
+    _used_up(
+        "Thousands of creates, moves, flag changes, refusals and deletions use nothing up.",
+        Churn(1, 1000),
+    ),
+    _life(
+        "a-thousand-changes-later",
+        "After many changes each kind of change still does what it did before.",
+        Churn(1, 100),
+        *creates(_ONE, _TWO),
+        _ONE.change(LOG_DIRTY_PAGES),
+        write(0x101, 0x600DF00D),
+        _ONE.log(),
+        _ONE.move(0x108, LOG_DIRTY_PAGES),
+        _ONE.log(),
+        _ONE.move(0x108),
+        _TWO.move(0x100),
+        *deletes(_ONE, _TWO),
+        Slot(1, 0x100, at("b", 2), pages=2, flags=READONLY).create(),
+    ),
+    _life(
+        "memory-outlives-the-vm",
+        "The host writes to memory that a closed VM had, and the next VM shows it.",
+        _ONE.create(),
+        NewVm(),
+        HostWrite(at("a", 1), 0x5AFE5AFE),
+        _ONE.create(),
+        read(0x101, 0),
+    ),
+)
+"""All scenarios whose point is the end of a VM."""

@@ -1,0 +1,131 @@
+"""Refusals at the limits of numbers: slot ids, address spaces, sizes and gfns."""
+
+from vmm.catalogue._build import API, A, B, Slot, at, but, creates
+from vmm.scenario.features import Features
+from vmm.scenario.operations import PAGE_SIZE_BYTES, AnyOperation, GetDirtyLog, Scenario
+
+_SET = "__kvm_set_memory_region"
+
+_LIVE = Slot(1, 0x100, at("a"), pages=2)
+_GFN = 0x103
+_HIGH_GPA = 1 << 33
+_TOP = 1 << 64
+
+
+def _limit(name: str, why: str, source: str, *operations: AnyOperation) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("errno", "limit"),
+        mappings=(A, B),
+        operations=(_LIVE.create(), *operations),
+    )
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return the refusals around the limits that a kernel announces, and those of arithmetic."""
+    return (
+        *_slot_numbers(features.nr_memslots, features.address_spaces),
+        *_arithmetic(),
+        *_last_gfn(features.last_gfn),
+    )
+
+
+def _slot_numbers(nr_memslots: int, address_spaces: int) -> tuple[Scenario, ...]:
+    beyond = address_spaces << 16
+    within = (address_spaces - 1) << 16
+    return (
+        _limit(
+            "refuse-a-slot-id-beyond-the-last",
+            "Ids are below KVM_CAP_NR_MEMSLOTS; those behind are the kernel's own.",
+            API,
+            Slot(nr_memslots, _GFN, at("b")).create(),
+            Slot(nr_memslots, _GFN, at("b")).delete(),
+            Slot(0xFFFF, _GFN, at("b")).create(),
+            Slot(0xFFFF, _GFN, at("b")).delete(),
+            Slot(nr_memslots - 1, _GFN, at("b")).create(),
+        ),
+        _limit(
+            "refuse-an-address-space-beyond-the-last",
+            "The upper half of slot is below KVM_CAP_MULTI_ADDRESS_SPACE, 1 if that is absent.",
+            API,
+            Slot(beyond | 2, _GFN, at("b")).create(),
+            Slot(beyond | 1, _GFN, at("b")).delete(),
+            Slot(0xFFFF_0001, _LIVE.gfn, at("a"), pages=2).create(),
+            Slot(within | 2, _GFN, at("b")).create(),
+        ),
+        _limit(
+            "refuse-a-dirty-log-of-no-slot",
+            "KVM_GET_DIRTY_LOG takes the same slot ids and address spaces: EINVAL beyond them.",
+            "kvm_get_dirty_log_protect",
+            GetDirtyLog(nr_memslots - 1),
+            GetDirtyLog(nr_memslots),
+            GetDirtyLog(0xFFFF),
+            GetDirtyLog(beyond | 1),
+            GetDirtyLog(0xFFFF_0001),
+        ),
+    )
+
+
+def _arithmetic() -> tuple[Scenario, ...]:
+    new = Slot(2, _GFN, at("b"), pages=2).create()
+    # No memory is behind these: the kernel must not get as far as to look.
+    endless = but(Slot(2, 0, 0).create(), guest_phys_addr=_HIGH_GPA)
+    return (
+        _limit(
+            "refuse-a-gpa-range-that-wraps",
+            "A slot ends below 2^64, new or moved; one that ends exactly there has wrapped.",
+            _SET,
+            but(new, guest_phys_addr=_TOP - 2 * PAGE_SIZE_BYTES),
+            but(new, guest_phys_addr=_TOP - PAGE_SIZE_BYTES),
+            but(_LIVE.create(), guest_phys_addr=_TOP - 2 * PAGE_SIZE_BYTES),
+            but(_LIVE.create(), guest_phys_addr=_TOP - PAGE_SIZE_BYTES),
+            # This one does not wrap; it is beyond what any MMU maps.
+            but(new, guest_phys_addr=_TOP - 3 * PAGE_SIZE_BYTES),
+            new,
+        ),
+        _limit(
+            "refuse-too-many-pages",
+            "A slot has at most 2^31 - 1 pages, and a count of pages is not cut to 32 bits.",
+            "KVM_MEM_MAX_NR_PAGES",
+            but(endless, memory_size=(1 << 31) * PAGE_SIZE_BYTES),
+            but(endless, memory_size=((1 << 32) + 1) * PAGE_SIZE_BYTES),
+            but(endless, memory_size=1 << 63),
+            # The low 32 bits of these sizes in pages are the slot's own size, and 0.
+            but(
+                _LIVE.create(),
+                guest_phys_addr=_HIGH_GPA,
+                memory_size=((1 << 32) + 2) * PAGE_SIZE_BYTES,
+            ),
+            but(_LIVE.create(), guest_phys_addr=_HIGH_GPA, memory_size=1 << 44),
+        ),
+    )
+
+
+def _last_gfn(last_gfn: int) -> tuple[Scenario, ...]:
+    return (
+        _limit(
+            "refuse-a-gfn-beyond-the-last",
+            "A slot lies within what the MMU maps, to its last page.",
+            "kvm_arch_prepare_memory_region: kvm_mmu_max_gfn",
+            Slot(2, last_gfn + 1, at("b")).create(),
+            Slot(2, last_gfn, at("b"), pages=2).create(),
+            # None of them left the id in use.
+            Slot(2, last_gfn, at("b")).delete(),
+            Slot(2, last_gfn - 1, at("b"), pages=2).create(),
+        ),
+        Scenario(
+            name="refuse-to-overlap-at-the-last-gfn",
+            why="Overlap is found above the guest's reach as well: EEXIST, before the limit.",
+            source=_SET,
+            tags=("errno", "limit", "overlap"),
+            mappings=(A, B),
+            operations=(
+                *creates(Slot(1, last_gfn - 1, at("a"), pages=2)),
+                Slot(2, last_gfn, at("b")).create(),
+                Slot(2, last_gfn, at("b"), pages=2).create(),
+                Slot(2, last_gfn - 2, at("b")).create(),
+            ),
+        ),
+    )

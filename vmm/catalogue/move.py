@@ -1,0 +1,255 @@
+"""MOVE: another guest_phys_addr for a slot that is there, and the moves that are refused."""
+
+from vmm.catalogue._build import (
+    API,
+    HUGE,
+    A,
+    B,
+    Slot,
+    at,
+    but,
+    creates,
+    read,
+    write,
+)
+from vmm.scenario.features import Features
+from vmm.scenario.operations import LOG_DIRTY_PAGES, PAGE_SIZE_BYTES, READONLY, Scenario
+
+_ONE = Slot(1, 0x100, at("a"), pages=2)
+_WIDE = Slot(1, 0x104, at("a"), pages=4)
+_TARGET = Slot(2, 0x110, at("b"), pages=4)
+_ROW = tuple(Slot(number, 0x100 + 2 * number, at("a", number)) for number in range(1, 5))
+
+_STALE = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
+
+
+def _alone(name: str, why: str, slot: Slot, *gfns: int, source: str = API) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("move",),
+        mappings=(A,),
+        operations=(slot.create(), *(slot.move(gfn) for gfn in gfns)),
+    )
+
+
+_PLACES = (
+    _alone("move-up", "The old gpa is MMIO at once, the new one memory.", _ONE, 0x108),
+    _alone(
+        "move-down",
+        "The old place is gone for a vCPU that has used it.",
+        _ONE,
+        0xF0,
+        source=_STALE,
+    ),
+    _alone("move-to-gpa-0-and-away", "Gfn 0 can be moved to, and left.", _ONE, 0, 0x100,
+           source="efbeec7098ee"),
+    _alone("move-one-page-by-one", "The new place begins where the old one ends, or ends there.",
+           Slot(1, 0x100, at("a")), 0x101, 0x100, 0xFF),
+    _alone("move-up-over-itself", "A move that overlaps only itself is fine, upward.",
+           _WIDE, 0x105, 0x107),
+    _alone("move-down-over-itself", "A move that overlaps only itself is fine, downward.",
+           _WIDE, 0x103, 0x101),
+    _alone("move-again-and-again-and-back", "Each place is left behind completely.",
+           _ONE, 0x108, 0x102, 0x109, 0x103, 0x100, source=_STALE),
+)  # fmt: skip
+
+
+def _past(name: str, why: str, mover: int, *gfns: int) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source="kvm_memslot_move_backward, kvm_memslot_move_forward",
+        tags=("move", "array"),
+        mappings=(A,),
+        operations=(*creates(*_ROW), *(_ROW[mover].move(gfn) for gfn in gfns)),
+    )
+
+
+_NEIGHBOURS = (
+    _past("move-past-one-neighbour", "The slot travels one entry up, and down.", 1, 0x107, 0x103),
+    _past("move-past-all", "The lowest becomes the highest, and the lowest.", 0, 0x10A, 0x100),
+    _past("move-between-two", "A slot fits exactly between two others.", 0, 0x105, 0x107),
+)
+
+
+_REFUSED = (
+    Scenario(
+        name="move-onto-another",
+        why="EEXIST for one page at either end as for all: rolled back, and the next move works.",
+        source="api.rst 4.35; __kvm_set_memory_region",
+        tags=("move", "errno", "overlap"),
+        mappings=(A, B),
+        operations=(
+            *creates(_ONE, _TARGET),
+            *(_ONE.move(gfn) for gfn in (0x10F, 0x111, 0x113)),
+            _ONE.move(0x108),
+        ),
+    ),
+    Scenario(
+        name="move-around-another",
+        why="EEXIST: the place holds a smaller slot.",
+        source=API,
+        tags=("move", "errno", "overlap"),
+        mappings=(A, B),
+        operations=(*creates(_WIDE, Slot(2, 0x10A, at("b"))), _WIDE.move(0x109)),
+    ),
+    Scenario(
+        name="move-onto-the-guest",
+        why="EEXIST: the running guest's own slot is a slot like any other.",
+        source=API,
+        tags=("move", "errno", "overlap"),
+        mappings=(A,),
+        operations=(_ONE.create(), _ONE.move(0xFFFFF), _ONE.move(0xFFFEF), _ONE.move(0xFFFEE)),
+    ),
+    Scenario(
+        name="move-next-to-another",
+        why="The pages just below and just above another slot are free.",
+        source=API,
+        tags=("move", "adjacent"),
+        mappings=(A, B),
+        operations=(*creates(_ONE, _TARGET), _ONE.move(0x10E), _ONE.move(0x114)),
+    ),
+    Scenario(
+        name="move-to-where-a-deletion-made-room",
+        why="A place that was refused becomes free with the slot that held it.",
+        source=API,
+        tags=("move", "delete", "overlap"),
+        mappings=(A, B),
+        operations=(
+            *creates(_ONE, _TARGET), _ONE.move(0x110), _TARGET.delete(), _ONE.move(0x110),
+        ),
+    ),
+)  # fmt: skip
+
+_LEFT, _RIGHT = Slot(1, 0x100, at("a")), Slot(2, 0x101, at("b"))
+
+_CONTENT = (
+    Scenario(
+        name="move-carries-content",
+        why="Content belongs to the host mapping, and moves with it.",
+        source=API,
+        tags=("move", "content"),
+        mappings=(A,),
+        operations=(_ONE.create(), write(0x101, 0xC0FFEE11), _ONE.move(0x108), read(0x109)),
+    ),
+    Scenario(
+        name="move-two-slots-into-each-others-place",
+        why="Two slots swap by way of a third place.",
+        source=_STALE,
+        tags=("move",),
+        mappings=(A, B),
+        operations=(
+            *creates(_LEFT, _RIGHT), _LEFT.move(0x108), _RIGHT.move(0x100), _LEFT.move(0x101),
+        ),
+    ),
+    Scenario(
+        name="move-one-of-two-on-one-page",
+        why="The slot that shares the host page stays where it is.",
+        source=API,
+        tags=("move", "hva"),
+        mappings=(A,),
+        operations=(*creates(_ONE, Slot(2, 0x110, at("a"), pages=2)), _ONE.move(0x108)),
+    ),
+    Scenario(
+        name="move-then-create-at-the-old-place",
+        why="The old place is free, for other memory too.",
+        source=_STALE,
+        tags=("move", "create"),
+        mappings=(A, B),
+        operations=(_ONE.create(), _ONE.move(0x108), Slot(2, 0x100, at("b"), pages=2).create()),
+    ),
+    Scenario(
+        name="move-then-delete-then-create",
+        why="A slot that moved is deleted where it is, and created again where it was first.",
+        source=_STALE,
+        tags=("move", "delete", "create"),
+        mappings=(A,),
+        operations=(_ONE.create(), _ONE.move(0x108), _ONE.delete(), _ONE.create()),
+    ),
+    Scenario(
+        name="move-out-of-huge-page-alignment",
+        why="What is kept per huge page is made anew when gpa and hva part by one page.",
+        source="edd4fa37baa6",
+        tags=("move", "huge"),
+        mappings=(HUGE,),
+        operations=(
+            Slot(1, 0x200, at("huge"), pages=513).create(),
+            Slot(1, 0x200, at("huge"), pages=513).move(0x201),
+        ),
+    ),
+    Scenario(
+        name="move-into-huge-page-alignment",
+        why="A slot that comes into line with its huge page still reaches its own pages only.",
+        source="edd4fa37baa6",
+        tags=("move", "huge"),
+        mappings=(HUGE,),
+        operations=(
+            Slot(1, 0x3FF, at("huge", 512), pages=3).create(),
+            Slot(1, 0x3FF, at("huge", 512), pages=3).move(0x400),
+        ),
+    ),
+    Scenario(
+        name="move-readonly",
+        why="A READONLY slot can move, and is READONLY at its new place.",
+        source=API,
+        tags=("move", "readonly"),
+        mappings=(A,),
+        needs=("readonly_mem",),
+        operations=(
+            Slot(1, 0x100, at("a"), 2, READONLY).create(),
+            Slot(1, 0x100, at("a"), 2, READONLY).move(0x101),
+        ),
+    ),
+    Scenario(
+        name="move-with-flags",
+        why="LOG_DIRTY_PAGES may be set, and cleared, by the same call that moves the slot.",
+        source=API,
+        tags=("move", "flags"),
+        mappings=(A,),
+        operations=(_ONE.create(), _ONE.move(0x108, LOG_DIRTY_PAGES), _ONE.move(0x100)),
+    ),
+)  # fmt: skip
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return all moves; those at the limit are made for the kernel's last gfn."""
+    return (*_PLACES, *_NEIGHBOURS, *_REFUSED, *_CONTENT, *_limits(features.last_gfn))
+
+
+def _limits(last_gfn: int) -> tuple[Scenario, ...]:
+    highest = but(_ONE.create(), guest_phys_addr=(1 << 64) - 3 * PAGE_SIZE_BYTES)
+    return (
+        Scenario(
+            name="move-beyond-the-last-gfn",
+            why="The move fails after the slot was invalidated, so the kernel puts it back.",
+            source="kvm_arch_prepare_memory_region",
+            tags=("move", "errno", "limit"),
+            mappings=(A, B),
+            operations=(
+                *creates(_ONE, _TARGET),
+                _ONE.move(last_gfn + 1),
+                # One page within, one beyond.
+                _ONE.move(last_gfn),
+                highest,
+                _ONE.move(0x108),
+            ),
+        ),
+        Scenario(
+            name="move-to-the-last-gfn-and-back",
+            why="The last place that is legal can be moved to and left.",
+            source="kvm_mmu_max_gfn",
+            tags=("move", "limit"),
+            mappings=(A,),
+            operations=(_ONE.create(), _ONE.move(last_gfn - 1), _ONE.move(0x100)),
+        ),
+        Scenario(
+            name="move-with-flags-beyond-the-last-gfn",
+            why="A refused move takes its flags back too: the slot does not begin to log.",
+            source="kvm_arch_prepare_memory_region",
+            tags=("move", "errno", "limit", "dirty"),
+            mappings=(A,),
+            operations=(_ONE.create(), _ONE.move(last_gfn + 1, LOG_DIRTY_PAGES), _ONE.log()),
+        ),
+    )

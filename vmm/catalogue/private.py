@@ -1,0 +1,225 @@
+"""Memory attributes, and private memory: which gpas reach a guest_memfd in place of the hva."""
+
+from dataclasses import replace
+
+from vmm.catalogue._build import A, B, at, read, write
+from vmm.catalogue._memfd import ONE, TWO, bound, made, unbound
+from vmm.scenario.operations import (
+    ATTRIBUTE_PRIVATE,
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    CloseGuestMemfd,
+    Inspect,
+    NewVm,
+    PreFaultMemory,
+    Scenario,
+    SetMemoryAttributes,
+    Sweep,
+)
+
+_API = "api.rst 4.141 KVM_SET_MEMORY_ATTRIBUTES"
+_PAGE = PAGE_SIZE_BYTES
+_TOP = (1 << 64) - _PAGE
+
+
+def _private(gfn: int, pages: int = 1) -> SetMemoryAttributes:
+    return SetMemoryAttributes(gfn * _PAGE, pages * _PAGE, ATTRIBUTE_PRIVATE)
+
+
+def _shared(gfn: int, pages: int = 1) -> SetMemoryAttributes:
+    return SetMemoryAttributes(gfn * _PAGE, pages * _PAGE)
+
+
+def _protected(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    needs: tuple[str, ...] = (),
+    tags: tuple[str, ...] = (),
+    source: str = _API,
+) -> Scenario:
+    """Return a scenario on a VM with private memory; only what it names is touched."""
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("private", *tags),
+        mappings=(A, B),
+        operations=operations,
+        needs=("user_memory2", "sw_protected", *needs),
+        survey="none",
+        vm_type=1,
+    )
+
+
+_REFUSED = (
+    SetMemoryAttributes(ONE.gfn * _PAGE, _PAGE, ATTRIBUTE_PRIVATE, flags=1),
+    SetMemoryAttributes(ONE.gfn * _PAGE, _PAGE, flags=1 << 63),
+    *(SetMemoryAttributes(ONE.gfn * _PAGE, _PAGE, 1 << bit) for bit in (0, 1, 2, 4, 63)),
+    SetMemoryAttributes(ONE.gfn * _PAGE + 1, _PAGE),
+    SetMemoryAttributes(ONE.gfn * _PAGE, _PAGE - 1),
+    SetMemoryAttributes(ONE.gfn * _PAGE, 0),
+    SetMemoryAttributes(_TOP, _PAGE),
+    SetMemoryAttributes(_TOP, 2 * _PAGE),
+)
+
+SCENARIOS = (
+    Scenario(
+        name="attributes-of-an-ordinary-vm",
+        why="An ordinary VM has no attributes to set: none may be set anywhere, if it knows them.",
+        source=_API,
+        tags=("private", "errno"),
+        mappings=(A, B),
+        operations=(
+            ONE.create(),
+            *_REFUSED,
+            _private(ONE.gfn),
+            _shared(ONE.gfn),
+            _shared(0x400, 16),
+            read(ONE.gfn),
+        ),
+    ),
+    _protected(
+        "attributes-refused",
+        "Flags, unknown attributes and ranges that are no whole pages are EINVAL.",
+        made(),
+        bound(ONE),
+        *_REFUSED,
+        read(ONE.gfn),
+        _private(ONE.gfn),
+        *_REFUSED,
+        read(ONE.gfn),
+        tags=("errno",),
+    ),
+    _protected(
+        "private-and-shared-memory",
+        "A private page is zeros at first, and is another one than the shared page at its gpa.",
+        made(),
+        bound(ONE),
+        read(ONE.gfn),
+        _private(ONE.gfn),
+        read(ONE.gfn),
+        write(ONE.gfn, 0x5EC4_E701),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+        Inspect(),
+        _shared(ONE.gfn),
+        read(ONE.gfn),
+        write(ONE.gfn, 0x0FE4_0001),
+        Inspect(),
+        _private(ONE.gfn),
+        read(ONE.gfn),
+    ),
+    _protected(
+        "private-by-the-page",
+        "Attributes are those of each page: a string instruction crosses them, as a touch does.",
+        made(),
+        bound(replace(ONE, pages=4), page=3),
+        _private(ONE.gfn + 1, 2),
+        write(ONE.gfn + 1, 0x5EC4_E702, 0xFFE),
+        Sweep(ONE.gfn * _PAGE + 0xFF0, 8, "write", value=0x5EC4_E703),
+        Sweep((ONE.gfn + 3) * _PAGE - 0x10, 8, "write", value=0x5EC4_E704),
+        Inspect(),
+        *(read(ONE.gfn + page, at) for page in range(4) for at in (0, 0x100, 0xFFC)),
+        _shared(ONE.gfn, 4),
+        *(read(ONE.gfn + page, at) for page in range(4) for at in (0, 0x100, 0xFFC)),
+    ),
+    _protected(
+        "private-set-before-the-slot",
+        "Attributes belong to the gpa: they are there before the slot, and after it.",
+        _private(ONE.gfn, 4),
+        made(),
+        bound(ONE),
+        write(ONE.gfn, 0x5EC4_E705),
+        unbound(ONE),
+        bound(replace(ONE, hva=at("b"))),
+        read(ONE.gfn),
+        _shared(ONE.gfn),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+    ),
+    _protected(
+        "private-content-stays-with-the-file",
+        "Bound elsewhere, the file shows what was written through another slot.",
+        made(),
+        bound(ONE, page=2),
+        _private(ONE.gfn, 2),
+        _private(TWO.gfn, 2),
+        write(ONE.gfn + 1, 0x5EC4_E706),
+        unbound(ONE),
+        bound(TWO, page=3),
+        read(TWO.gfn),
+        read(TWO.gfn + 1),
+    ),
+    _protected(
+        "private-without-a-file",
+        "Private memory that no guest_memfd backs is a memory fault, until it is shared again.",
+        ONE.create(),
+        _private(ONE.gfn),
+        read(ONE.gfn),
+        write(ONE.gfn, 0x5EC4_E707),
+        read(ONE.gfn + 1),
+        _private(0x300),
+        read(0x300),
+        _shared(ONE.gfn),
+        read(ONE.gfn),
+        Inspect(),
+        source="api.rst 5, KVM_EXIT_MEMORY_FAULT",
+    ),
+    _protected(
+        "private-behind-cached-mmio",
+        "A gpa that the guest knew as MMIO becomes private memory: what was known of it is gone.",
+        read(ONE.gfn),
+        made(),
+        bound(ONE),
+        _private(ONE.gfn),
+        read(ONE.gfn),
+        write(ONE.gfn, 0x5EC4_E70A),
+        read(ONE.gfn),
+        source="api.rst 4.141; api.rst 5, KVM_EXIT_MEMORY_FAULT",
+    ),
+    _protected(
+        "private-and-the-file-closed",
+        "Closed, the file backs nothing: private memory faults, shared memory is as it was.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn),
+        write(ONE.gfn, 0x5EC4_E708),
+        CloseGuestMemfd("g"),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+        _shared(ONE.gfn),
+        read(ONE.gfn),
+        source="kvm_gmem_release",
+        tags=("lifetime",),
+    ),
+    _protected(
+        "private-ends-with-the-vm",
+        "A new VM has no attributes.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn, 2),
+        write(ONE.gfn, 0x5EC4_E709),
+        NewVm(),
+        ONE.create(),
+        read(ONE.gfn),
+        Inspect(),
+        tags=("lifetime",),
+    ),
+    _protected(
+        "private-mapped-ahead",
+        "Private memory is mapped ahead like shared memory, and not where there is none.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn + 1, 2),
+        PreFaultMemory(ONE.gfn * _PAGE, 3 * _PAGE),
+        PreFaultMemory((ONE.gfn + 2) * _PAGE, _PAGE),
+        read(ONE.gfn + 1),
+        _shared(ONE.gfn + 1),
+        read(ONE.gfn + 1),
+        PreFaultMemory((ONE.gfn + 1) * _PAGE, _PAGE),
+        needs=("pre_fault",),
+        tags=("pre-fault",),
+    ),
+)
+"""All scenarios in which memory has attributes."""

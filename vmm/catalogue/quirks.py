@@ -1,0 +1,68 @@
+"""KVM_CAP_DISABLE_QUIRKS2: where a change of a slot zaps only what belongs to the slot."""
+
+from vmm.catalogue._build import HUGE, A, B, Slot, at
+from vmm.scenario.operations import AnyOperation, EnableCap, Mapping, Scenario
+
+_SLOT_ZAP_ALL = 1 << 7
+_NOT_A_QUIRK = 1 << 40
+_SOURCE = "d012a06ab1d2, aa8d1f48d353; api.rst KVM_X86_QUIRK_SLOT_ZAP_ALL"
+
+_ONE = Slot(1, 0x100, at("a"), pages=2)
+_NEXT = Slot(2, 0x102, at("b"), pages=2)
+
+
+def _without_quirk(
+    name: str, why: str, *operations: AnyOperation, mappings: tuple[Mapping, ...] = (A, B)
+) -> Scenario:
+    return Scenario(
+        name=f"quirks-{name}",
+        why=why,
+        source=_SOURCE,
+        tags=("quirks",),
+        needs=("slot_zap_all_quirk",),
+        mappings=mappings,
+        operations=(EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL), *operations),
+    )
+
+
+SCENARIOS = (
+    _without_quirk(
+        "delete-one-slot",
+        "Deletion takes the pages of the slot away, whichever they were, and no others.",
+        _NEXT.create(),
+        _ONE.create(),
+        _ONE.delete(),
+        Slot(1, 0x100, at("b", 4), pages=2).create(),
+    ),
+    _without_quirk(
+        "move-one-slot",
+        "A move takes the pages of the old place away, and leaves those of the neighbour.",
+        _NEXT.create(),
+        _ONE.create(),
+        _ONE.move(0x108),
+        _ONE.move(0x109),
+        _ONE.move(0x100),
+    ),
+    _without_quirk(
+        "move-out-of-huge-page-alignment",
+        "A slot on huge pages is moved by one page, and deleted there.",
+        Slot(1, 0x200, at("huge"), 520).create(),
+        Slot(1, 0x201, at("huge"), 520).create(),
+        Slot(1, 0x201, at("huge"), 520).delete(),
+        mappings=(HUGE,),
+    ),
+    Scenario(
+        name="quirks-refuse-unknown",
+        why="What is no quirk of the kernel cannot be disabled, and changes nothing.",
+        source="api.rst KVM_CAP_DISABLE_QUIRKS2",
+        tags=("quirks", "errno"),
+        mappings=(A, B),
+        operations=(
+            _ONE.create(),
+            EnableCap("DISABLE_QUIRKS2", _NOT_A_QUIRK),
+            EnableCap("DISABLE_QUIRKS2", _NOT_A_QUIRK | _SLOT_ZAP_ALL),
+            _ONE.move(0x104),
+        ),
+    ),
+)
+"""All scenarios about quirks, but for the races."""

@@ -1,0 +1,274 @@
+"""Refusals: each errno at its border, next to live slots that must not notice."""
+
+from dataclasses import replace
+
+import msgspec
+
+from vmm.catalogue._build import (
+    API,
+    A,
+    B,
+    Slot,
+    at,
+    but,
+    creates,
+    second_form,
+)
+from vmm.scenario.operations import (
+    GUEST_MEMFD,
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+)
+
+_SET = "__kvm_set_memory_region"
+
+_LIVE = Slot(1, 0x100, at("a"), pages=2)
+_OTHER = Slot(2, 0x104, at("b"), pages=2)
+_NEW = Slot(3, 0x103, at("a", 4))
+_CALL = _NEW.create()
+_SIZE = PAGE_SIZE_BYTES
+_NEW_GPA = _NEW.gfn * PAGE_SIZE_BYTES
+_LIVE_GPA = _LIVE.gfn * PAGE_SIZE_BYTES
+
+
+def _refused(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = _SET,
+    needs: tuple[str, ...] = (),
+    tags: tuple[str, ...] = (),
+) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("errno", *tags),
+        mappings=(A, B),
+        needs=needs,
+        operations=(*creates(_LIVE, _OTHER), *operations),
+    )
+
+
+_ALIGNMENT = (
+    _refused(
+        "refuse-an-unaligned-size",
+        "memory_size is whole pages; half a page is neither a creation nor a deletion.",
+        but(_CALL, memory_size=1),
+        but(_CALL, memory_size=_SIZE - 1),
+        but(_CALL, memory_size=_SIZE + 1),
+        _CALL,
+        but(_LIVE.create(), memory_size=_SIZE // 2),
+        but(_LIVE.create(), memory_size=2 * _SIZE + 1),
+    ),
+    _refused(
+        "refuse-an-unaligned-gpa",
+        "guest_phys_addr is page aligned, to create, to move and to delete.",
+        but(_CALL, guest_phys_addr=_NEW_GPA + 1),
+        but(_CALL, guest_phys_addr=_NEW_GPA + _SIZE - 1),
+        _CALL,
+        but(_LIVE.create(), guest_phys_addr=_LIVE_GPA + 1),
+        but(_LIVE.create(), guest_phys_addr=_LIVE_GPA + _SIZE // 2),
+        but(_LIVE.delete(), guest_phys_addr=_SIZE - 1),
+    ),
+    _refused(
+        "refuse-an-unaligned-hva",
+        "userspace_addr is page aligned, even on deletion, which ignores where it points to.",
+        but(_CALL, userspace_addr=Place("a", 1)),
+        but(_CALL, userspace_addr=Place("a", _SIZE - 1)),
+        but(_CALL, userspace_addr=Place("a", _SIZE)),
+        but(_LIVE.create(), userspace_addr=Place("a", 1)),
+        but(_LIVE.delete(), userspace_addr=Place("a", 1)),
+        but(_LIVE.delete(), userspace_addr=Place("a", _SIZE - 1)),
+    ),
+)
+
+_KERNEL_HALF = (1 << 63, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_8100_0000, (1 << 64) - _SIZE)
+_BETWEEN = (0x7FFF_FFFF_F000, 1 << 47, 1 << 56, (1 << 63) - _SIZE)
+_CVE = "fa3d315a4ce2, 09d952c971a5 (CVE-2013-1943)"
+
+_ADDRESSES = (
+    _refused(
+        "refuse-a-kernel-hva",
+        "An address of the kernel's half would let the guest read and write the kernel.",
+        *(but(_CALL, userspace_addr=hva) for hva in _KERNEL_HALF),
+        *(but(_LIVE.create(), userspace_addr=hva) for hva in _KERNEL_HALF),
+        but(_CALL, userspace_addr=(1 << 63) - _SIZE, memory_size=2 * _SIZE),
+        source=_CVE,
+    ),
+    _refused(
+        "refuse-a-kernel-hva-on-deletion",
+        "A deletion with an address that is no user address is refused, and deletes nothing.",
+        *(but(_LIVE.delete(), userspace_addr=hva) for hva in _KERNEL_HALF),
+        source="e0135a104c52; __kvm_set_memory_region",
+    ),
+    _refused(
+        "refuse-an-hva-between-the-halves",
+        "From the end of user memory up to the kernel's half there is nothing to map.",
+        *creates(*(Slot(10 + n, 0x110 + n, hva) for n, hva in enumerate(_BETWEEN))),
+        source="6014bc27561f to 86e6b1547b3d",
+    ),
+)
+
+_POINTERS = (
+    _refused(
+        "refuse-another-process",
+        "A VM serves only the process that made it: no create, move, nop or delete for a child.",
+        *(
+            msgspec.structs.replace(call, caller="forked-child")
+            for call in (_CALL, _LIVE.move(0x102), _LIVE.create(), _LIVE.delete())
+        ),
+        source="kvm_vm_ioctl: kvm->mm != current->mm",
+    ),
+    _refused(
+        "refuse-an-unreadable-argument",
+        "An argument that cannot be read is EFAULT, and does nothing.",
+        *(
+            msgspec.structs.replace(call, argument="unreadable")
+            for call in (_CALL, _LIVE.move(0x102), _LIVE.delete())
+        ),
+        source="kvm_vm_ioctl: copy_from_user",
+    ),
+    _refused(
+        "refuse-by-the-first-check-that-fails",
+        "Of several reasons the first decides: EIO, EFAULT, and EINVAL before EEXIST.",
+        msgspec.structs.replace(
+            but(_CALL, memory_size=1), caller="forked-child", argument="unreadable"
+        ),
+        *(
+            msgspec.structs.replace(call, caller="forked-child")
+            for call in (
+                but(_CALL, memory_size=1),
+                but(_CALL, guest_phys_addr=1),
+                but(_CALL, flags=1 << 3),
+                but(_CALL, guest_phys_addr=_LIVE_GPA),
+            )
+        ),
+        msgspec.structs.replace(but(_CALL, memory_size=1), argument="unreadable"),
+        but(_CALL, guest_phys_addr=_LIVE_GPA, flags=1 << 3),
+        # Another size and onto another slot.
+        replace(_LIVE, pages=1).move(_OTHER.gfn),
+    ),
+)
+
+_UNKNOWN_FLAGS = (GUEST_MEMFD, 1 << 3, 1 << 31, 0xFFFF_FFFF, GUEST_MEMFD | LOG_DIRTY_PAGES)
+
+_FLAGS = (
+    _refused(
+        "refuse-unknown-flags",
+        "The first form takes two flags and no other, to create, to change and to delete.",
+        *(but(_CALL, flags=flags) for flags in _UNKNOWN_FLAGS),
+        but(_CALL, flags=LOG_DIRTY_PAGES),
+        *(but(_LIVE.create(), flags=flags) for flags in _UNKNOWN_FLAGS),
+        *(but(_LIVE.delete(), flags=flags) for flags in _UNKNOWN_FLAGS),
+        source="KVM_SET_USER_MEMORY_REGION_V1_FLAGS",
+        tags=("flags",),
+    ),
+    _refused(
+        "refuse-flags-of-the-second-form",
+        "GUEST_MEMFD excludes LOG_DIRTY_PAGES and READONLY, and no other bit has a meaning.",
+        *(
+            second_form(but(_CALL, flags=flags))
+            for flags in (GUEST_MEMFD | LOG_DIRTY_PAGES, GUEST_MEMFD | READONLY, 1 << 3, 1 << 31)
+        ),
+        source="check_memory_region_flags",
+        needs=("user_memory2",),
+        tags=("flags", "second-form"),
+    ),
+    _refused(
+        "refuse-a-guest-memfd-offset",
+        "The offset into a guest_memfd is page aligned, and its end does not wrap.",
+        second_form(but(_CALL, flags=GUEST_MEMFD), guest_memfd_offset=1),
+        second_form(but(_CALL, flags=GUEST_MEMFD), guest_memfd_offset=(1 << 64) - _SIZE),
+        needs=("user_memory2", "guest_memfd"),
+        tags=("second-form",),
+    ),
+    _refused(
+        "refuse-a-guest-memfd-that-is-not-open",
+        "A guest_memfd of -1 is no file: EBADF.",
+        second_form(but(_CALL, flags=GUEST_MEMFD)),
+        source="kvm_gmem_bind",
+        needs=("user_memory2", "guest_memfd"),
+        tags=("second-form",),
+    ),
+    Scenario(
+        name="readonly-as-the-capability-says",
+        why="READONLY is a flag where KVM_CAP_READONLY_MEM says so, and an unknown one elsewhere.",
+        source=API,
+        tags=("readonly", "flags"),
+        mappings=(A,),
+        operations=creates(Slot(1, 0x100, at("a"), flags=READONLY)),
+    ),
+)
+
+
+def _immutable(name: str, why: str, *changed: SetUserMemoryRegion) -> Scenario:
+    return _refused(name, why, *changed, source=API, tags=("immutable",))
+
+
+_RO = Slot(3, 0x103, at("a", 4), flags=READONLY)
+
+_IMMUTABLE = (
+    _immutable(
+        "refuse-another-hva",
+        "A slot keeps its userspace_addr: not the next page, not other memory, not 0.",
+        replace(_LIVE, hva=at("a", 1)).create(),
+        replace(_LIVE, hva=at("b")).create(),
+        replace(_LIVE, hva=0).create(),
+        replace(_LIVE, hva=at("a", 1)).move(0x102),
+    ),
+    _immutable(
+        "refuse-another-size",
+        "A slot neither grows nor shrinks.",
+        replace(_LIVE, pages=3).create(),
+        replace(_LIVE, pages=1).create(),
+        replace(_LIVE, pages=1).move(0x102),
+    ),
+    _refused(
+        "refuse-readonly-on",
+        "READONLY cannot be set on a slot that is there, be it in place or by a move.",
+        _LIVE.change(READONLY),
+        _LIVE.change(READONLY | LOG_DIRTY_PAGES),
+        _LIVE.move(0x102, READONLY),
+        source="75d61fbcf563",
+        needs=("readonly_mem",),
+        tags=("immutable", "readonly"),
+    ),
+    _refused(
+        "refuse-readonly-off",
+        "READONLY cannot be cleared on a slot that is there, be it in place or by a move.",
+        _RO.create(),
+        _RO.change(0),
+        _RO.change(LOG_DIRTY_PAGES),
+        _RO.move(0x102, 0),
+        source="75d61fbcf563",
+        needs=("readonly_mem",),
+        tags=("immutable", "readonly"),
+    ),
+)
+
+
+def _overlap(name: str, why: str, *slots: Slot) -> Scenario:
+    return _refused(name, why, *creates(*slots), source=API, tags=("create", "overlap"))
+
+
+_OVERLAPS = (
+    _overlap("refuse-the-place-of-another", "EEXIST: the same place, or a part of it.",
+             Slot(3, 0x100, at("b", 4), pages=2), Slot(3, 0x101, at("b", 4))),
+    _overlap("refuse-to-share-a-page", "EEXIST by one page at either end; next to it is fine.",
+             Slot(3, 0xFF, at("b", 4), pages=2), Slot(3, 0x101, at("b", 4), pages=2),
+             Slot(3, 0xFE, at("b", 4), pages=2), Slot(4, 0x102, at("b", 6), pages=2)),
+    _overlap("refuse-to-lie-around-others", "EEXIST: both slots are inside.",
+             Slot(3, 0xFF, at("a"), pages=8)),
+    _overlap("refuse-the-place-of-the-guest", "EEXIST: the guest's own slot is one too.",
+             Slot(3, 0xFFFEF, at("b", 4), pages=2), Slot(3, 0xFFFFF, at("b", 4))),
+)  # fmt: skip
+
+
+SCENARIOS = (*_ALIGNMENT, *_ADDRESSES, *_POINTERS, *_FLAGS, *_IMMUTABLE, *_OVERLAPS)
+"""All refusals but those at limits that differ from kernel to kernel."""

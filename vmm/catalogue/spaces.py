@@ -1,0 +1,341 @@
+"""Two address spaces: as_id 1 is what a vCPU sees in system management mode, and nothing else.
+
+The guest lives in both, and every survey looks at both, so that a vCPU has always met a gpa in
+either of them before anything changes.
+"""
+
+from vmm.catalogue._build import (
+    API,
+    API_DIRTY,
+    NOWHERE,
+    A,
+    B,
+    Slot,
+    at,
+    creates,
+    read,
+    write,
+)
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    SMM,
+    AnyOperation,
+    EnableCap,
+    Execute,
+    HarvestDirtyRing,
+    HostWrite,
+    Mapping,
+    NewVm,
+    ResetDirtyRings,
+    Scenario,
+    Survey,
+    Sweep,
+)
+
+_SMM = SMM << 16
+_ONE = Slot(1, 0x100, at("a"), pages=2)
+_TWIN = Slot(_SMM | 1, 0x100, at("b"), pages=2)
+_SWITCHES = 6
+_HIGH_GFN = 0x140000  # from 5 GiB on, where the guest is in 64-bit mode
+
+
+def _spaces(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = API,
+    survey: Survey = "write",
+    needs: tuple[str, ...] = (),
+    mappings: tuple[Mapping, ...] = (A, B),
+    vcpus: int = 1,
+) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("spaces",),
+        mappings=mappings,
+        needs=("smm", *needs),
+        survey=survey,
+        vcpus=vcpus,
+        operations=operations,
+    )
+
+
+def _both(gfn: int) -> tuple[AnyOperation, AnyOperation]:
+    """Read a page in both address spaces."""
+    return read(gfn), read(gfn, as_id=SMM)
+
+
+_SLOTS = (
+    _spaces(
+        "spaces-at-one-gpa",
+        "Slots of two address spaces may share gpas; each space reaches its own memory.",
+        *creates(_ONE, _TWIN),
+        *_both(0x100),
+        _ONE.delete(),
+        *_both(0x100),
+        _TWIN.delete(),
+        *_both(0x100),
+    ),
+    _spaces(
+        "spaces-with-one-id",
+        "One id names two slots: deletion in one address space leaves the other's.",
+        *creates(_ONE, _TWIN),
+        _TWIN.delete(),
+        _TWIN.delete(),
+        _ONE.delete(),
+        _TWIN.create(),
+        _ONE.delete(),
+    ),
+    _spaces(
+        "spaces-apart",
+        "A slot of as_id 1 alone is a hole outside of system management mode.",
+        _TWIN.create(),
+        write(0x100, 7),
+        write(0x100, 8, as_id=SMM),
+        _TWIN.move(0x108),
+        Slot(2, 0x100, at("a")).create(),
+        Slot(2, 0x108, at("a")).create(),
+    ),
+    _spaces(
+        "spaces-move-in-one",
+        "A move in one address space leaves the other as it is, and meets no slot of it.",
+        *creates(_ONE, _TWIN),
+        _TWIN.move(0x101),
+        _ONE.move(0x101),
+        _ONE.move(0x108),
+        _TWIN.move(0x108),
+    ),
+    _spaces(
+        "spaces-overlap-in-one",
+        "EEXIST is about the slots of one address space.",
+        *creates(_ONE, _TWIN, Slot(_SMM | 2, 0x110, at("b", 4))),
+        Slot(_SMM | 2, 0x101, at("b", 4)).create(),
+        Slot(_SMM | 3, 0x101, at("b", 5)).create(),
+        Slot(_SMM | 3, 0x102, at("b", 5)).create(),
+        Slot(3, 0x110, at("a", 4)).create(),
+        Slot(3, 0x101, at("a", 4)).create(),
+    ),
+    _spaces(
+        "spaces-flags-in-one",
+        "Flags belong to one address space: READONLY in the other stops no write here.",
+        *creates(_ONE, Slot(_SMM | 1, 0x100, at("a"), 2, READONLY)),
+        write(0x100, 9),
+        write(0x100, 10, as_id=SMM),
+        Slot(_SMM | 1, 0x100, at("a"), 2).create(),
+        _ONE.change(READONLY),
+        needs=("readonly_mem",),
+    ),
+    _spaces(
+        "spaces-over-the-same-memory",
+        "Slots of both address spaces may show the same memory: what one writes the other reads.",
+        *creates(_ONE, Slot(_SMM | 2, 0x100, at("a"), 2), Slot(_SMM | 3, 0x108, at("a"), 2)),
+        write(0x100, 0x11111111),
+        *_both(0x100),
+        write(0x108, 0x22222222, as_id=SMM),
+        *_both(0x100),
+        _ONE.delete(),
+        HostWrite(at("a"), 0x33333333),
+        read(0x100, 0, as_id=SMM),
+        read(0x108, 0, as_id=SMM),
+    ),
+    _spaces(
+        "spaces-crossing-over",
+        "Two slots take each other's places, each in its own address space.",
+        _ONE.create(),
+        Slot(_SMM | 1, 0x108, at("b"), 2).create(),
+        _ONE.move(0x108),
+        _TWIN.create(),
+        _ONE.move(0x100),
+        Slot(_SMM | 1, 0x108, at("b"), 2).create(),
+    ),
+    _spaces(
+        "spaces-without-host-memory",
+        "Where one address space's slot has no host memory, the other's is reached all the same.",
+        *creates(_ONE, Slot(_SMM | 1, 0x100, at("nowhere"), 2)),
+        *_both(0x100),
+        Slot(_SMM | 1, 0, 0).delete(),
+        _TWIN.create(),
+        *_both(0x100),
+        survey="none",
+        mappings=(A, B, NOWHERE),
+    ),
+    _spaces(
+        "spaces-above-4-gib",
+        "Above 4 GiB, too, each address space reaches its own memory.",
+        *creates(Slot(1, _HIGH_GFN, at("a"), 2), Slot(_SMM | 1, _HIGH_GFN, at("b"), 2)),
+        Slot(1, _HIGH_GFN + 1, at("a"), 2).create(),
+        Slot(_SMM | 1, 0, 0).delete(),
+        *_both(_HIGH_GFN + 1),
+    ),
+)
+
+_MODES = (
+    _spaces(
+        "spaces-switched-between-changes",
+        "A vCPU that goes to and fro sees each change, in the address space of the change alone.",
+        *(
+            operation
+            for turn in range(_SWITCHES)
+            for operation in (
+                _ONE.move(0x100 + turn % 2),
+                *_both(0x101),
+                _TWIN.move(0x101 - turn % 2),
+                *reversed(_both(0x101)),
+                *_both(0x100),
+            )
+        ),
+        survey="none",
+    ),
+    _spaces(
+        "spaces-memory-over-remembered-mmio",
+        "What is remembered as MMIO in one address space is memory in the other, and stays both.",
+        _ONE.create(),
+        *_both(0x100) * 3,
+        _ONE.delete(),
+        _TWIN.create(),
+        *_both(0x100) * 3,
+        _ONE.create(),
+        _TWIN.delete(),
+        *_both(0x100) * 3,
+        survey="none",
+    ),
+    _spaces(
+        "spaces-executed",
+        "Instructions come from the address space that the vCPU sees.",
+        *creates(_ONE, _TWIN),
+        *(Execute(0x100 * PAGE_SIZE_BYTES, as_id=as_id) for as_id in (0, SMM, 0)),
+        _ONE.delete(),
+        *(Execute(0x100 * PAGE_SIZE_BYTES, as_id=as_id) for as_id in (SMM, 0, SMM)),
+        *_both(0x100),
+        survey="none",
+    ),
+    _spaces(
+        "spaces-swept",
+        "A string instruction over a slot's end stays within its address space.",
+        *creates(_ONE, Slot(_SMM | 1, 0x101, at("b"), 2)),
+        *(
+            Sweep(0x101FE0, 16, access, value=0x5A5A5A5A, as_id=as_id)
+            for access in ("read", "write", "read")
+            for as_id in (0, SMM)
+        ),
+        survey="none",
+    ),
+    _spaces(
+        "spaces-seen-by-two-vcpus",
+        "Of two vCPUs, one may be in system management mode and the other not.",
+        *creates(_ONE, _TWIN),
+        read(0x100, as_id=SMM),
+        read(0x100, vcpu=1),
+        _TWIN.move(0x101),
+        read(0x101, as_id=SMM),
+        read(0x101, vcpu=1),
+        write(0x101, 5, as_id=SMM),
+        write(0x101, 6, vcpu=1),
+        _ONE.delete(),
+        read(0x101, as_id=SMM),
+        read(0x101, vcpu=1),
+        vcpus=2,
+    ),
+    _spaces(
+        "spaces-of-the-next-vm",
+        "A VM that comes after has neither the slots of as_id 1 nor what was seen there.",
+        *creates(_ONE, _TWIN),
+        *_both(0x100),
+        NewVm(),
+        *_both(0x100),
+        _TWIN.create(),
+        *_both(0x100),
+    ),
+)
+
+_LOGGED = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
+_LOGGED_TWIN = Slot(_SMM | 1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
+
+_DIRTY = (
+    _spaces(
+        "spaces-dirty-log-of-one",
+        "A write is logged in the slot that it went through, in no other on the same memory.",
+        *creates(_LOGGED, _LOGGED_TWIN),
+        write(0x101, 5),
+        _LOGGED_TWIN.log(),
+        _LOGGED.log(),
+        write(0x102, 6, as_id=SMM),
+        _LOGGED.log(),
+        _LOGGED_TWIN.log(),
+        write(0x101, 7),
+        write(0x102, 8, as_id=SMM),
+        write(0x103, 9),
+        _LOGGED.delete(),
+        _LOGGED_TWIN.log(),
+        _LOGGED.log(),
+        source=API_DIRTY,
+        survey="read",
+    ),
+    _spaces(
+        "spaces-dirty-log-again",
+        "A page is logged again once it was cleared in its own address space, whatever the other "
+        "one does.",
+        *creates(_LOGGED, _LOGGED_TWIN),
+        *(
+            operation
+            for turn in range(3)
+            for operation in (
+                write(0x100, turn),
+                write(0x100, turn, as_id=SMM),
+                _LOGGED.log(),
+                write(0x100, turn, as_id=SMM),
+                _LOGGED_TWIN.log(),
+                _LOGGED.log(),
+            )
+        ),
+        _LOGGED_TWIN.move(0x102),
+        write(0x102, 1, as_id=SMM),
+        write(0x102, 1),
+        _LOGGED_TWIN.log(),
+        _LOGGED.log(),
+        source=API_DIRTY,
+        survey="none",
+    ),
+    _spaces(
+        "spaces-dirty-ring",
+        "A dirty ring names the address space with the slot.",
+        EnableCap("DIRTY_LOG_RING", 1 << 16),
+        *creates(_LOGGED, _LOGGED_TWIN),
+        write(0x101, 5),
+        write(0x102, 6, as_id=SMM),
+        HarvestDirtyRing(),
+        ResetDirtyRings(),
+        write(0x102, 7, as_id=SMM),
+        write(0x101, 8, as_id=SMM),
+        HarvestDirtyRing(),
+        ResetDirtyRings(),
+        source="api.rst KVM_CAP_DIRTY_LOG_RING",
+        survey="none",
+        needs=("dirty_ring_bytes",),
+    ),
+)
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return what there is to say of address spaces; one scenario uses the kernel's last id."""
+    return (*_SLOTS, *_MODES, *_DIRTY, _with_the_last_id(features.nr_memslots))
+
+
+def _with_the_last_id(nr_memslots: int) -> Scenario:
+    last = Slot(nr_memslots - 1, 0x100, at("a"), 2)
+    twin = Slot(_SMM | nr_memslots - 1, 0x101, at("b"), 2)
+    return _spaces(
+        "spaces-with-the-last-id",
+        "Each address space has as many ids, to the last one.",
+        *creates(last, twin),
+        Slot(_SMM | nr_memslots, 0x110, at("b")).create(),
+        twin.move(0x108),
+        last.delete(),
+        twin.delete(),
+        source="api.rst 4.35; KVM_CAP_NR_MEMSLOTS",
+    )

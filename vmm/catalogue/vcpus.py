@@ -1,0 +1,133 @@
+"""Several vCPUs: a change reaches those that had touched the place and those that had not."""
+
+from vmm.catalogue._build import A, B, Slot, at, creates, read, write
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Execute,
+    Scenario,
+    Survey,
+)
+
+_ONE = Slot(1, 0x100, at("a"), pages=2)
+_STALE = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
+
+
+def _two(
+    name: str, why: str, *operations: AnyOperation, source: str = _STALE, survey: Survey = "none"
+) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("vcpus",),
+        mappings=(A, B),
+        survey=survey,
+        vcpus=2,
+        operations=operations,
+    )
+
+
+SCENARIOS = (
+    _two(
+        "vcpus-see-the-same-slots",
+        "Every vCPU sees every change, in the surveys before and after it.",
+        _ONE.create(),
+        _ONE.move(0x101),
+        _ONE.delete(),
+        survey="write",
+    ),
+    _two(
+        "vcpus-create-behind-cached-mmio",
+        "A vCPU that got an MMIO exit reaches memory after creation, as one that got none.",
+        read(0x100, vcpu=0),
+        _ONE.create(),
+        read(0x100, vcpu=1),
+        read(0x100, vcpu=0),
+        source="152482580a1b, ddfd1730fd82",
+    ),
+    _two(
+        "vcpus-delete-behind-cached-memory",
+        "A vCPU that reached memory gets an MMIO exit after deletion, as one that did not.",
+        _ONE.create(),
+        read(0x100, vcpu=0),
+        write(0x101, 0x11112222, vcpu=0),
+        _ONE.delete(),
+        read(0x100, vcpu=1),
+        read(0x100, vcpu=0),
+        write(0x101, 0x33334444, vcpu=0),
+        write(0x101, 0x55556666, vcpu=1),
+    ),
+    _two(
+        "vcpus-move-behind-cached-memory",
+        "After a move neither vCPU reaches the old place, and both reach the new one.",
+        _ONE.create(),
+        read(0x100, vcpu=0),
+        read(0x104, vcpu=0),
+        _ONE.move(0x104),
+        *(read(gfn, vcpu=vcpu) for gfn in (0x100, 0x104) for vcpu in (1, 0)),
+        *(write(gfn, 0x77 + gfn, vcpu=vcpu) for gfn in (0x100, 0x104) for vcpu in (0, 1)),
+    ),
+    _two(
+        "vcpus-other-memory-behind-cached-memory",
+        "A place that gets other memory shows it to the vCPU that knew the memory before.",
+        _ONE.create(),
+        read(0x100, vcpu=0),
+        _ONE.delete(),
+        Slot(1, 0x100, at("b"), pages=2).create(),
+        read(0x100, vcpu=0),
+        read(0x100, vcpu=1),
+        write(0x100, 0x600D, vcpu=0),
+        source="kvm_arch_flush_shadow_memslot",
+    ),
+    _two(
+        "vcpus-share-what-they-write",
+        "What one vCPU writes the other one reads, through another slot too.",
+        *creates(_ONE, Slot(2, 0x110, at("a"), pages=2)),
+        write(0x100, 0xAAAA0001, vcpu=0),
+        read(0x100, vcpu=1),
+        write(0x110, 0xBBBB0002, vcpu=1),
+        read(0x100, vcpu=0),
+        source="api.rst 4.35 KVM_SET_USER_MEMORY_REGION",
+    ),
+    _two(
+        "vcpus-share-a-dirty-log",
+        "The log of a slot holds what any vCPU wrote, once a page.",
+        Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES).create(),
+        write(0x100, 1, vcpu=0),
+        write(0x101, 2, vcpu=1),
+        write(0x103, 3, vcpu=0),
+        write(0x103, 4, vcpu=1),
+        _ONE.log(),
+        write(0x102, 5, vcpu=1),
+        _ONE.log(),
+        source="api.rst 4.8 KVM_GET_DIRTY_LOG",
+    ),
+    _two(
+        "vcpus-log-behind-cached-writes",
+        "A vCPU that could write unnoticed is noticed as soon as logging is on.",
+        _ONE.create(),
+        write(0x100, 1, vcpu=0),
+        _ONE.change(LOG_DIRTY_PAGES),
+        write(0x100, 2, vcpu=0),
+        _ONE.log(),
+        write(0x100, 3, vcpu=0),
+        _ONE.log(),
+        write(0x100, 4, vcpu=1),
+        _ONE.log(),
+        source="api.rst 4.8; kvm_mmu_slot_apply_flags",
+    ),
+    _two(
+        "vcpus-execute-after-a-move",
+        "Neither vCPU fetches from the old place, whether it had run there or not.",
+        _ONE.create(),
+        Execute(0x100 * PAGE_SIZE_BYTES, vcpu=0),
+        _ONE.move(0x104),
+        Execute(0x104 * PAGE_SIZE_BYTES, vcpu=1),
+        Execute(0x104 * PAGE_SIZE_BYTES, vcpu=0),
+        Execute(0x100 * PAGE_SIZE_BYTES, vcpu=0),
+        Execute(0x100 * PAGE_SIZE_BYTES, vcpu=1),
+    ),
+)
+"""All scenarios with two vCPUs."""

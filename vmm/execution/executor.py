@@ -1,0 +1,180 @@
+"""From a scenario to a history, on the real kernel. It knows no expectation.
+
+Touches that follow each other on one vCPU are made in one KVM_RUN; every operation has an event
+of its own all the same.
+"""
+
+from collections.abc import Callable
+from typing import assert_never, cast
+
+from vmm.execution.hostmemory import HostMemory
+from vmm.execution.leftovers import Leftovers
+from vmm.execution.lives import churn, live
+from vmm.execution.machine import Machine
+from vmm.execution.memfds import MemfdFiles
+from vmm.execution.races import run_race
+from vmm.kvm.memory import HostMapping
+from vmm.kvm.system import Kvm
+from vmm.scenario.history import AnyOutcome, Closed, Done, Event, Inspected
+from vmm.scenario.operations import (
+    GUEST_SIZE_BYTES,
+    ChangeHostMemory,
+    Churn,
+    ClearDirtyLog,
+    CloseGuestMemfd,
+    CloseVm,
+    CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
+    EnableCap,
+    Execute,
+    GetDirtyLog,
+    HarvestDirtyRing,
+    HostWrite,
+    Inspect,
+    Lives,
+    MapGuestMemfd,
+    NewVm,
+    PreFaultMemory,
+    PunchGuestMemfd,
+    Race,
+    ResetDirtyRings,
+    Scenario,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
+    SetTssAddr,
+    SetUserMemoryRegion,
+    Sweep,
+    Touch,
+    UnmapInternalSlots,
+    guest_count,
+)
+from vmm.scenario.plan import Step, batches, steps
+
+Record = Callable[[Event], None]
+
+
+def execute(
+    kvm: Kvm,
+    scenario: Scenario,
+    touch_limit: int,
+    record: Record,
+    begin: Callable[[], None],
+) -> None:
+    """Carry a scenario out; ``record`` gets each event as soon as it is complete.
+
+    ``touch_limit`` is the first gpa that a guest cannot reach.
+
+    ``begin`` is called before everything that may not come back: what was recorded until then
+    ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes.
+    """
+    with (
+        HostMapping.anonymous(guest_count(scenario) * GUEST_SIZE_BYTES) as guest,
+        HostMemory(scenario.mappings) as memory,
+    ):
+        execution = _Execution(kvm, scenario, touch_limit, memory, guest)
+        try:
+            for batch in batches(steps(scenario, touch_limit)):
+                begin()
+                outcomes = execution.perform(batch)
+                for step, outcome in zip(batch, outcomes, strict=True):
+                    record(Event(step.origin, step.operation, outcome))
+        finally:
+            execution.close()
+
+
+class _Execution:
+    """The machine under way: ``NewVm`` puts another one in its place."""
+
+    def __init__(
+        self,
+        kvm: Kvm,
+        scenario: Scenario,
+        touch_limit: int,
+        memory: HostMemory,
+        guest: HostMapping,
+    ) -> None:
+        self._kvm = kvm
+        self._scenario = scenario
+        self._touch_limit = touch_limit
+        self._memory = memory
+        self._guest = guest
+        self._files = MemfdFiles(memory)
+        self._leftovers = Leftovers()
+        self._machine = self._new_machine()
+
+    def _new_machine(self) -> Machine:
+        return Machine(
+            self._kvm,
+            self._scenario,
+            self._memory,
+            self._guest,
+            self._files,
+            self._touch_limit,
+        )
+
+    def close(self) -> None:
+        self._machine.close()
+        self._files.close_all()
+
+    def perform(self, batch: list[Step]) -> list[AnyOutcome]:
+        """Return the outcome of each step of a batch."""
+        first = batch[0].operation
+        if isinstance(first, Touch):
+            touches = [step.operation for step in batch]
+            return self._machine.touch(first.vcpu, cast(list[Touch], touches))
+        match first:
+            case SetUserMemoryRegion():
+                return [self._machine.set_region(first)]
+            case Inspect():
+                return [Inspected(tuple(self._memory.changes()))]
+            case Sweep():
+                return [self._machine.sweep(first)]
+            case Execute():
+                return [self._machine.execute(first)]
+            case GetDirtyLog():
+                return [self._machine.get_dirty_log(first)]
+            case ClearDirtyLog():
+                return [self._machine.clear_dirty_log(first)]
+            case EnableCap():
+                return [self._machine.enable_cap(first)]
+            case HarvestDirtyRing():
+                return [self._machine.harvest_dirty_ring(first)]
+            case ResetDirtyRings():
+                return [self._machine.rings.reset()]
+            case Lives():
+                return [live(self._kvm, first)]
+            case Churn():
+                return [churn(self._machine.vm, first)]
+            case CreateGuestMemfd():
+                return [self._files.create(self._machine.vm, first)]
+            case CloseGuestMemfd():
+                return [self._files.close(first)]
+            case MapGuestMemfd():
+                return [self._files.map(first)]
+            case PunchGuestMemfd():
+                return [self._files.punch(first)]
+            case SetTssAddr() | SetIdentityMapAddr() | CreateIrqchip() | CreateVcpu():
+                return [self._machine.set_up(first)]
+            case UnmapInternalSlots():
+                return [self._machine.unmap_internal_slots()]
+            case SetMemoryAttributes():
+                return [self._machine.set_memory_attributes(first)]
+            case PreFaultMemory():
+                return [self._machine.pre_fault(first)]
+            case HostWrite():
+                return [self._memory.write(first.place, first.value)]
+            case ChangeHostMemory():
+                self._memory.change(first)
+                return [Done()]
+            case Race():
+                return [run_race(first, self._machine, self._memory)]
+            case NewVm():
+                self._machine.close()
+                self._machine = self._new_machine()
+                return [Done()]
+            case CloseVm():
+                self._machine.close()
+                return [Closed(self._leftovers.found())]
+            case _:
+                assert_never(first)

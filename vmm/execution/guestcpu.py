@@ -1,0 +1,324 @@
+"""One vCPU, and the guests that it runs: touch, sweep and execute.
+
+What lies below 4 GiB is accessed in big real mode, what reaches beyond in 64-bit mode.
+"""
+
+import errno
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
+from typing import TypeVar
+
+from guests import image, mailbox
+from guests.image import LongSweep, SweepCode, TouchCode
+from guests.mailbox import PlainTouch
+from guests.windows import Windows
+from kvm_abi.raw import KvmError, PassedMmio
+from kvm_abi.uapi import MemoryExitFlag
+from vmm.kvm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
+from vmm.kvm.registers import Registers
+from vmm.kvm.vcpu import Vcpu
+from vmm.scenario import history
+from vmm.scenario.content import MMIO_FILL, STUB_OFFSET, run_lengths
+from vmm.scenario.history import (
+    AnyOutcome,
+    PreFaulted,
+    Refused,
+    Stopped,
+    Swept,
+    Touched,
+    private_fault,
+)
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    SMM,
+    AsId,
+    Execute,
+    PreFaultMemory,
+    Sweep,
+    Touch,
+)
+
+_TOUCH_CODES = {
+    ("read", 1): TouchCode.READ_1,
+    ("read", 2): TouchCode.READ_2,
+    ("read", 4): TouchCode.READ_4,
+    ("write", 1): TouchCode.WRITE_1,
+    ("write", 2): TouchCode.WRITE_2,
+    ("write", 4): TouchCode.WRITE_4,
+}
+_SWEEP_CODES = {
+    ("read", 1): SweepCode.READ_1,
+    ("read", 2): SweepCode.READ_2,
+    ("read", 4): SweepCode.READ_4,
+    ("write", 1): SweepCode.WRITE_1,
+    ("write", 2): SweepCode.WRITE_2,
+    ("write", 4): SweepCode.WRITE_4,
+}
+
+_MOST_INTERRUPTIONS = 100
+"""So many signals may come while a guest runs: more, and the kernel has made them up."""
+
+_MOST_EXITS_OF_AN_ACCESS = 8
+"""More MMIO than a byte at a time never comes to an end."""
+
+_SURELY_REAL = REAL_MODE_END - 4
+"""A touch that begins before this ends in real mode's reach, however wide it is."""
+
+AnyExit = TypeVar("AnyExit", bound=VcpuExit | None)
+_Exits = dict[int, list[history.Mmio]]
+_Stops = dict[int, Stopped]
+
+
+class GuestCpu:
+    """Runs the guests on a vCPU.
+
+    ``view`` is the host's view of the guest's own slot, which begins at ``gpa``; ``windows`` are
+    the VM's. ``make_room`` is asked for help when the vCPU's dirty ring is full; False means that
+    it could not help.
+    """
+
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        gpa: int,
+        view: memoryview,
+        windows: Windows,
+        make_room: Callable[[], bool],
+    ) -> None:
+        self._vcpu = vcpu
+        self._make_room = make_room
+        self._gpa = gpa
+        self._view = view
+        self._windows = windows
+        self._ready: tuple[Callable[[int], None], int] | None = None
+        self._as_id: AsId = 0
+
+    def look_at(self, as_id: AsId) -> None:
+        """Let the vCPU see an address space from now on."""
+        if as_id != self._as_id:
+            self._as_id = as_id
+            self._vcpu.set_smm(as_id == SMM)
+            self._ready = None
+
+    def touch(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
+        """Let the guest make touches in order, and return each outcome.
+
+        There may be up to ``mailbox.MAX_TOUCHES`` of them, all in one address space.
+        """
+        self.look_at(touches[0].as_id)
+        records = [(t.gpa, _TOUCH_CODES[t.access, t.width], t.value) for t in touches]
+        if max(records)[0] < _SURELY_REAL:
+            return self._touch_real(records)
+        outcomes: list[AnyOutcome] = []
+        for is_long, stretch in groupby(records, _leaves_real_mode):
+            outcomes += (self._touch_long if is_long else self._touch_real)(list(stretch))
+        return outcomes
+
+    def sweep(self, op: Sweep) -> AnyOutcome:
+        """Let the guest execute one string instruction, and return what came of it."""
+        self.look_at(op.as_id)
+        if op.gpa + op.count * op.width > REAL_MODE_END:
+            exits, stops = self._sweep_long(op)
+        else:
+            exits, stops = self._sweep_real(op)
+        if 0 in stops:
+            return stops[0]
+        runs: tuple[tuple[int, int], ...] = ()
+        if op.access == "read":
+            data = bytes(mailbox.sweep_buffer(self._view)[: op.count * op.width])
+            runs = run_lengths(data, op.width)
+        return Swept(runs, _joined(exits.get(0, [])))
+
+    def execute(self, op: Execute) -> AnyOutcome:
+        """Let the vCPU run the code that the page at ``op.gpa`` carries."""
+        self.look_at(op.as_id)
+        if op.gpa + PAGE_SIZE_BYTES > REAL_MODE_END:
+            self._enter_long(self._windows.address(op.gpa) + STUB_OFFSET)
+        else:
+            self._vcpu.enter_big_real_mode(op.gpa, STUB_OFFSET)
+        self._ready = None
+        try:
+            leaving = self._leave(self._vcpu.run)
+        except KvmError as error:
+            return self._stopped_by(error)
+        match leaving:
+            case Io(port=image.EXECUTED_PORT, data=data, is_write=True):
+                return Touched(int.from_bytes(data, "little"))
+            case Mmio() | Io():
+                # Code that was written over. What is pending would come before the next guest.
+                self._vcpu.finish_exit()
+        self._stay_in_mode()
+        return _stopped(leaving)
+
+    def pre_fault(self, op: PreFaultMemory) -> PreFaulted | Refused:
+        """Issue KVM_PRE_FAULT_MEMORY, for what the vCPU sees outside of SMM."""
+        self.look_at(0)
+        try:
+            return PreFaulted(*self._vcpu.pre_fault_memory(op.gpa, op.size, op.flags))
+        except KvmError as error:
+            return Refused(error.errno or 0)
+
+    def _touch_real(self, touches: Sequence[PlainTouch]) -> list[AnyOutcome]:
+        mailbox.encode_touches(self._view, touches)
+        return self._run_touches(self._enter_real, len(touches))
+
+    def _touch_long(self, touches: Sequence[PlainTouch]) -> list[AnyOutcome]:
+        address = self._windows.address
+        mailbox.encode_long_touches(
+            self._view, [(address(gpa), code, value) for gpa, code, value in touches]
+        )
+        return self._run_touches(self._enter_long, len(touches))
+
+    def _run_touches(self, enter: Callable[[int], None], count: int) -> list[AnyOutcome]:
+        if self._ready != (enter, image.TOUCH_ENTRY):
+            enter(image.TOUCH_ENTRY)
+        self._ready = enter, image.TOUCH_ENTRY
+        exits, stops = self._run(
+            _touch_at,
+            lambda index: enter(mailbox.touch_offset(index + 1)),
+            count,
+            count,
+        )
+        values = mailbox.decode_touches(self._view, count)
+        if not exits and not stops:
+            return [Touched(value) for value in values]
+        return [
+            stops.get(index) or Touched(value, _joined(exits.get(index, [])))
+            for index, value in enumerate(values)
+        ]
+
+    def _sweep_real(self, op: Sweep) -> tuple[_Exits, _Stops]:
+        code = _SWEEP_CODES[op.access, op.width]
+        sweep = mailbox.Sweep(op.gpa, code, op.count, op.value)
+        mailbox.encode_sweeps(self._view, self._gpa, [sweep])
+        if self._ready != (self._enter_real, image.SWEEP_ENTRY):
+            self._enter_real(image.SWEEP_ENTRY)
+        self._ready = self._enter_real, image.SWEEP_ENTRY
+        return self._run(_only_one, lambda _: self._enter_real(image.SWEEP_SKIP), 1, op.count)
+
+    def _sweep_long(self, op: Sweep) -> tuple[_Exits, _Stops]:
+        address = self._windows.address(op.gpa)
+        registers = Registers(
+            rip=LongSweep[_SWEEP_CODES[op.access, op.width].name],
+            rdi=mailbox.SWEEP_BUFFER_OFFSET if op.access == "read" else address,
+            rsi=address,
+            rcx=op.count,
+            rax=op.value,
+        )
+        self._vcpu.enter_long_mode(self._windows.cr3, registers)
+        self._ready = None
+        return self._run(_only_one, lambda _: self._enter_long(image.LONG_SWEEP_END), 1, op.count)
+
+    def _stopped_by(self, error: KvmError) -> Stopped:
+        """Return an errno of KVM_RUN, or the fault on private memory that comes with it."""
+        if error.errno == errno.EFAULT:
+            fault = self._vcpu.last_exit()
+            if isinstance(fault, MemoryFault) and fault.flags == MemoryExitFlag.PRIVATE:
+                return private_fault(fault.gpa, fault.size_bytes)
+        return Stopped(_errno_name(error))
+
+    def _stay_in_mode(self) -> None:
+        """Undo what stopping may have done: a shutdown takes a vCPU out of SMM on AMD."""
+        if self._as_id == SMM:
+            self._vcpu.set_smm(True)
+
+    def _enter_real(self, rip: int) -> None:
+        self._vcpu.enter_big_real_mode(self._gpa, rip)
+
+    def _enter_long(self, rip: int) -> None:
+        self._vcpu.enter_long_mode(self._windows.cr3, Registers(rip=rip))
+
+    def _leave(self, run: Callable[[], AnyExit]) -> AnyExit:
+        """Run until an exit that is not a mere pause: a full dirty ring, or a signal."""
+        interruptions = 0
+        while True:
+            try:
+                leaving = run()
+            except KvmError as error:
+                interruptions += 1
+                if error.errno != errno.EINTR or interruptions > _MOST_INTERRUPTIONS:
+                    raise
+                continue
+            if not (isinstance(leaving, DirtyRingFull) and self._make_room()):
+                return leaving
+
+    def _run(
+        self,
+        index: Callable[[int], int],
+        skip: Callable[[int], None],
+        count: int,
+        accesses: int,
+    ) -> tuple[_Exits, _Stops]:
+        """Run one guest to its end; return exits and stops by the index of their record.
+
+        ``index`` says which of ``count`` records is under way at a RIP, ``skip`` makes the guest
+        go on behind it. The records make so many ``accesses``.
+        """
+        vcpu = self._vcpu
+        most = accesses * _MOST_EXITS_OF_AN_ACCESS
+        exits: _Exits = {}
+        stops: _Stops = {}
+        while True:
+            passed: list[PassedMmio] = []
+            stop: Stopped | None
+            try:
+                leaving = self._leave(
+                    partial(vcpu.run_past_mmio, MMIO_FILL, passed, image.END_PORT, most)
+                )
+            except KvmError as error:
+                stop = self._stopped_by(error)
+            else:
+                stop = None if leaving is None else _stopped(leaving)
+                if isinstance(leaving, Mmio):  # There is no end to it.
+                    vcpu.finish_exit()
+            for rip, gpa, data, is_write in passed:
+                exits.setdefault(index(rip), []).append(history.Mmio(gpa, is_write, data))
+            if stop is None:
+                return exits, stops
+            self._stay_in_mode()
+            # Never the same one twice, wherever a kernel claims that the guest is.
+            given_up = max(index(vcpu.exit_rip()), max(stops, default=-1) + 1)
+            if given_up >= count:  # The guest cannot go on at all, not even to its end.
+                self._ready = None
+                return exits, stops
+            stops[given_up] = stop
+            skip(given_up)
+
+
+def _touch_at(rip: int) -> int:
+    """Return the index of the touch that RIP is in; 0 where none has begun yet."""
+    try:
+        return mailbox.touch_index(rip)
+    except ValueError:
+        return 0
+
+
+def _only_one(_: int) -> int:
+    return 0
+
+
+def _leaves_real_mode(touch: PlainTouch) -> bool:
+    return touch[0] + mailbox.TOUCH_WIDTHS[touch[1]] > REAL_MODE_END
+
+
+def _joined(exits: list[history.Mmio]) -> tuple[history.Mmio, ...]:
+    """Join exits that follow each other without a gap: kernels split them differently."""
+    joined: list[history.Mmio] = []
+    for each in exits:
+        last = joined[-1] if joined else None
+        if last and last.write == each.write and last.gpa + len(last.data) == each.gpa:
+            joined[-1] = history.Mmio(last.gpa, last.write, last.data + each.data)
+        else:
+            joined.append(each)
+    return tuple(joined)
+
+
+def _errno_name(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, str(error.errno))
+
+
+def _stopped(leaving: VcpuExit) -> Stopped:
+    """Return an exit that ends an access, by its name in lower case with dashes."""
+    return Stopped(leaving.name, repr(leaving))

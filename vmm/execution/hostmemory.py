@@ -1,0 +1,166 @@
+"""The host side of a scenario's memory: mapped, tagged, and watched for changes."""
+
+import errno
+from collections.abc import Collection, Iterator
+from typing import assert_never
+
+from kvm_abi.raw import MAX_DIFFERENCES
+from kvm_abi.uapi import Protection
+from vmm.kvm.closing import Closing
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.scenario.content import page_bytes
+from vmm.scenario.history import Done, HostChange, Refused
+from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapping, Place
+
+
+class HostMemory(Closing):
+    """All mappings that a scenario declares; they outlive every VM that uses them."""
+
+    def __init__(self, mappings: tuple[Mapping, ...]) -> None:
+        self._declared = {mapping.name: index for index, mapping in enumerate(mappings)}
+        self._mappings: dict[str, HostMapping] = {}
+        self._seen: dict[str, bytearray] = {}
+        self._absent: dict[str, set[int]] = {}
+        self._nothing = HostMapping.reserved(PAGE_SIZE_BYTES)
+        try:
+            for index, mapping in enumerate(mappings):
+                memory = _map(mapping)
+                self._mappings[mapping.name] = memory
+                if mapping.kind not in ("unmapped", "guest_memfd"):
+                    self._seen[mapping.name] = _tag(memory, index, mapping.pages)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Unmap everything. The VMs must be closed."""
+        self._nothing.close()
+        for memory in self._mappings.values():
+            memory.close()
+        self._mappings.clear()
+
+    @property
+    def inaccessible(self) -> int:
+        """An address that can be neither read nor written."""
+        return self._nothing.address
+
+    def address(self, hva: Hva) -> HostAddress | int:
+        """Return an hva as the VM takes it."""
+        if isinstance(hva, Place):
+            return HostAddress(self._mappings[hva.mapping], hva.offset)
+        return hva
+
+    def memfd(self, name: str) -> int | None:
+        """Return the file behind a mapping of kind ``memfd``; None where there is none."""
+        memory = self._mappings.get(name)
+        return memory.fd if memory is not None and memory.fd >= 0 else None
+
+    def show(self, name: str, fd: int, *, private: bool, writable: bool) -> None:
+        """Put a file in the place of a reserved mapping, and tag its pages where it is writable.
+
+        Raises OSError.
+        """
+        memory = self._mappings[name]
+        memory.cover(fd, private=private)
+        if writable and name not in self._seen:
+            pages = memory.size_bytes // PAGE_SIZE_BYTES
+            self._seen[name] = _tag(memory, self._declared[name], pages)
+
+    def write(self, place: Place, value: int) -> Done | Refused:
+        """Write four bytes as the host, which ``changes`` reports like any other change.
+
+        EFAULT where a mapping was reserved and shows nothing yet: writing would end the process.
+        """
+        if place.mapping not in self._seen:
+            return Refused(errno.EFAULT)
+        self._mappings[place.mapping].write(place.offset, value.to_bytes(4, "little"))
+        return Done()
+
+    def change(self, op: ChangeHostMemory) -> None:
+        """Change what pages of a mapping show, or whether they show anything."""
+        memory, size_bytes = self._mappings[op.place.mapping], op.pages * PAGE_SIZE_BYTES
+        start = op.place.offset
+        match op.how:
+            case "drop":
+                memory.discard(start, size_bytes)
+            case "punch":
+                memory.punch(start, size_bytes)
+            case "unmap":
+                memory.vacate(start, size_bytes)
+            case "map":
+                memory.refill(start, size_bytes)
+            case "forbid":
+                memory.protect(start, size_bytes, Protection.NONE)
+            case "allow":
+                memory.protect(start, size_bytes, Protection.READ | Protection.WRITE)
+            case _:
+                assert_never(op.how)
+        pages = range(start // PAGE_SIZE_BYTES, start // PAGE_SIZE_BYTES + op.pages)
+        absent = self._absent.setdefault(op.place.mapping, set())
+        if op.how in ("unmap", "forbid"):
+            absent.update(pages)
+        elif op.how in ("map", "allow"):
+            absent.difference_update(pages)
+
+    def changes(self) -> Iterator[HostChange]:
+        """Yield the bytes that differ from what they were at the last call.
+
+        Pages that cannot be read are passed over until they can.
+        """
+        for name, memory in self._mappings.items():
+            seen = self._seen.get(name)
+            if seen is None:
+                continue
+            for start, end in _stretches(len(seen), self._absent.get(name, ())):
+                for offset, data in _news(memory, seen, start, end):
+                    yield HostChange(name, offset, data)
+
+
+def _stretches(size_bytes: int, absent: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of what lies between absent pages."""
+    start = 0
+    for page in sorted(absent):
+        yield start, page * PAGE_SIZE_BYTES
+        start = (page + 1) * PAGE_SIZE_BYTES
+    yield start, size_bytes
+
+
+def _news(
+    memory: HostMapping, seen: bytearray, start: int, end: int
+) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of what differs from what was seen, and take note of it."""
+    is_more = True
+    while is_more:
+        found = memory.differences(memoryview(seen)[start:end], PAGE_SIZE_BYTES, start)
+        for at, length in found:
+            offset = start + at
+            data = memory.read(offset, length)
+            seen[offset : offset + length] = data
+            yield offset, data
+        is_more = len(found) == MAX_DIFFERENCES
+
+
+def _map(mapping: Mapping) -> HostMapping:
+    size_bytes = mapping.pages * PAGE_SIZE_BYTES
+    match mapping.kind:
+        case "anonymous":
+            return HostMapping.anonymous(size_bytes)
+        case "shared":
+            return HostMapping.shared(size_bytes)
+        case "memfd":
+            return HostMapping.memfd(size_bytes)
+        case "hugetlb":
+            return HostMapping.hugetlb(size_bytes)
+        case "thp":
+            return HostMapping.transparent_huge(size_bytes)
+        case "zero":
+            return HostMapping.at_zero(size_bytes)
+        case "unmapped" | "guest_memfd":
+            return HostMapping.reserved(size_bytes)
+
+
+def _tag(memory: HostMapping, index: int, pages: int) -> bytearray:
+    """Write each page's identity into it, and return all that was written."""
+    tags = bytearray().join([page_bytes(index, page) for page in range(pages)])
+    memory.write(0, tags)
+    return tags

@@ -1,0 +1,267 @@
+"""VMs that live and die beside the scenario's own, each in its own way."""
+
+import errno
+import os
+import select
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from threading import Thread
+from types import TracebackType
+from typing import NoReturn, Self, assert_never
+
+from kvm_abi.raw import KvmError
+from vmm.execution.kernelmemory import growth
+from vmm.execution.leftovers import Leftovers
+from vmm.kvm.closing import Closing
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.system import Kvm
+from vmm.kvm.vm import Vm
+from vmm.scenario.history import Closed, Refused, Stopped
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    Churn,
+    Lives,
+)
+
+_COUNTER = 0x100
+_COUNT_FOREVER = b"\xff\x06\x00\x01\xeb\xfa"  # inc word [0x100], and back to it
+_PAGES = 16
+_SIGNAL = signal.SIGUSR1
+_TSS_GPA = 0xFFFB_D000
+
+
+class _NoLifeError(Exception):
+    """A guest that is to count for ever has stopped, for the kernel's own reason."""
+
+
+def live(kvm: Kvm, op: Lives) -> Closed | Refused | Stopped:
+    """Let VMs live and die, and return what they left behind in this process or in the kernel.
+
+    A call that is refused, or a guest that stops by itself, is an outcome, too.
+    """
+    leftovers = Leftovers()
+
+    def turn() -> None:
+        _live_once(kvm, op)
+
+    try:
+        left = _repeated(turn, op.times, op.watch == "kernel")
+    except KvmError as error:
+        return Refused(error.errno or 0)
+    except _NoLifeError as error:
+        return Stopped("the guest of another VM", str(error))
+    return Closed((*left, *leftovers.found()))
+
+
+def churn(vm: Vm, op: Churn) -> Closed | Refused:
+    """Change one slot of a VM again and again; return what that used up."""
+    memory = HostMapping.anonymous(2 * PAGE_SIZE_BYTES)
+    try:
+        return Closed(growth(lambda: _change_all(vm, op.slot, memory), op.times))
+    except KvmError as error:
+        with suppress(KvmError):
+            vm.set_user_memory_region(op.slot, 0, 0, 0, 0)
+        return Refused(error.errno or 0)
+    finally:
+        memory.close()
+
+
+def _repeated(turn: Callable[[], None], times: int, measured: bool) -> tuple[str, ...]:
+    if measured:
+        return growth(turn, times)
+    for _ in range(times):
+        turn()
+    return ()
+
+
+def _live_once(kvm: Kvm, op: Lives) -> None:
+    match op.death:
+        case "closed":
+            with _Life(kvm) as life:
+                life.vm.close()
+        case "closed-by-another-thread":
+            with _Life(kvm) as life, _Running(life):
+                pass
+            # Here the vCPU has run in one thread, was made in this one, and a third one closes.
+        case "closed-while-running":
+            with _Life(kvm) as life, _Running(life) as running:
+                life.vm.close()
+                running.wait_for_more()
+        case "held-by-a-child":
+            _held_by_a_child(kvm)
+        case "killed":
+            _killed(partial(_run_until_killed, kvm))
+        case "killed-while-closing":
+            _killed(partial(_close_until_killed, kvm))
+        case _:
+            assert_never(op.death)
+
+
+class _Life(Closing):
+    """A VM with three slots, and a vCPU whose guest counts for ever in memory shared by fork."""
+
+    def __init__(self, kvm: Kvm) -> None:
+        self._memory = HostMapping.shared(_PAGES * PAGE_SIZE_BYTES)
+        self._memory.write(0, _COUNT_FOREVER)
+        self.vm = kvm.create_vm()
+        for slot, page, pages, flags in ((0, 0, 1, 0), (1, 1, 8, LOG_DIRTY_PAGES), (2, 9, 7, 0)):
+            self.vm.set_user_memory_region(
+                slot,
+                flags,
+                page * PAGE_SIZE_BYTES,
+                pages * PAGE_SIZE_BYTES,
+                HostAddress(self._memory, page * PAGE_SIZE_BYTES),
+            )
+        self.vcpu = self.vm.create_vcpu(0)
+        self.vcpu.enter_big_real_mode(0, 0)
+        self.end = ""
+        """Why the vCPU does not run any more, if it ran until something else than a signal."""
+
+    def close(self) -> None:
+        """Close the VM, from another thread than the one that made it, and then its memory."""
+        closing = Thread(target=self.vm.close)
+        closing.start()
+        closing.join()
+        self._memory.close()
+
+    @property
+    def count(self) -> int:
+        """How far the guest has counted; it begins again at 2^16."""
+        return int.from_bytes(self._memory.read(_COUNTER, 2), "little")
+
+    def run(self) -> None:
+        """Run the guest until a signal interrupts it."""
+        try:
+            self.end = repr(self.vcpu.run())
+        except KvmError as error:
+            if error.errno != errno.EINTR:
+                self.end = str(error)
+
+
+class _Running:
+    """A life's vCPU in a thread of its own: it has begun, and it is stopped at the end."""
+
+    def __init__(self, life: _Life) -> None:
+        self._life = life
+        self._thread = Thread(target=life.run)
+
+    def __enter__(self) -> Self:
+        self._handler = signal.signal(_SIGNAL, lambda *_: None)
+        self._thread.start()
+        try:
+            self.wait_for_more()
+        except _NoLifeError:
+            signal.signal(_SIGNAL, self._handler)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._thread.ident is not None and self._thread.is_alive():
+            signal.pthread_kill(self._thread.ident, _SIGNAL)
+        self._thread.join()
+        signal.signal(_SIGNAL, self._handler)
+
+    def wait_for_more(self) -> None:
+        """Wait until the guest has counted on. Raises ``_NoLifeError`` if it does not run."""
+        before = self._life.count
+        while self._life.count == before:
+            if not self._thread.is_alive():
+                raise _NoLifeError(self._life.end)
+            os.sched_yield()
+
+
+def _held_by_a_child(kvm: Kvm) -> None:
+    """Close a VM that a forked child still has open; the child lets go last."""
+    with _Life(kvm) as life:
+        read_end, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(write_end)
+            os.read(read_end, 1)
+            os._exit(0)
+        os.close(read_end)
+        life.vm.close()
+        os.close(write_end)
+        os.waitpid(child, 0)
+
+
+def _killed(live_on: Callable[[HostMapping, int], NoReturn]) -> None:
+    """Kill a process as soon as it gives a sign."""
+    with HostMapping.shared(PAGE_SIZE_BYTES) as signs:
+        # Only this process can write to the pipe: the child sees its end.
+        read_end, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(write_end)
+            live_on(signs, read_end)
+        os.close(read_end)
+        try:
+            while signs.read(0, 1) == b"\0":
+                if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    raise _NoLifeError("the process that is to be killed ended by itself")
+                os.sched_yield()
+        finally:
+            os.close(write_end)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _run_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
+    """Run a guest, and give a sign as soon as it counts; never returns.
+
+    ``alive`` is a pipe that ends with the process that is to kill this one, so that none is left
+    to run for ever.
+    """
+    try:
+        with _Life(kvm) as life, _Running(life):
+            signs.write(0, b"\1")
+            os.read(alive, 1)
+            os._exit(1)
+    finally:
+        os._exit(1)
+
+
+def _close_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
+    """Make and close VMs with slots of the kernel's own, with a sign before each end.
+
+    The memory of those slots is unmapped then, for which the kernel has to wait: another thread
+    keeps the memory map busy.
+    """
+    try:
+        Thread(target=_keep_mapping, daemon=True).start()
+        while not select.select([alive], [], [], 0)[0]:
+            with kvm.create_vm() as vm:
+                for set_up in (vm.create_irqchip, partial(vm.set_tss_addr, _TSS_GPA)):
+                    with suppress(KvmError):  # Not every kernel has them.
+                        set_up()
+                vm.create_vcpu(0)
+                signs.write(0, b"\1")
+    finally:
+        os._exit(1)
+
+
+def _keep_mapping() -> None:
+    while True:
+        HostMapping.anonymous(PAGE_SIZE_BYTES).close()
+
+
+def _change_all(vm: Vm, slot: int, memory: HostMapping) -> None:
+    """Create, log, move, refuse and delete one slot of two pages between 0x8000 and 0xd000."""
+    size = 2 * PAGE_SIZE_BYTES
+    place = HostAddress(memory, 0)
+    vm.set_user_memory_region(slot, 0, 0x8000, size, place)
+    vm.set_user_memory_region(slot, LOG_DIRTY_PAGES, 0x8000, size, place)
+    vm.set_user_memory_region(slot, LOG_DIRTY_PAGES, 0xA000, size, place)
+    for gpa, size_bytes in ((1 << 63, size), (0xA000, PAGE_SIZE_BYTES)):
+        with suppress(KvmError):
+            vm.set_user_memory_region(slot, 0, gpa, size_bytes, place)
+    vm.set_user_memory_region(slot, 0, 0xB000, size, place)
+    vm.set_user_memory_region(slot, 0, 0, 0, 0)

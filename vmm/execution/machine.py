@@ -1,0 +1,322 @@
+"""A VM with its vCPUs and its guest: operations become system calls and guest runs."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import chain
+
+from guests import image
+from guests.windows import Windows
+from kvm_abi import raw
+from kvm_abi.raw import CData, KvmError
+from kvm_abi.uapi import Cap, VmType
+from vmm.execution.failing import failing_allocation
+from vmm.execution.guestcpu import GuestCpu
+from vmm.execution.hostmemory import HostMemory
+from vmm.execution.leftovers import InternalMemory
+from vmm.execution.memfds import MemfdFiles
+from vmm.execution.rings import RingHost
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.system import Kvm
+from vmm.kvm.vcpu import Vcpu
+from vmm.model.regions import MAX_PAGES
+from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Refused, Unmapped
+from vmm.scenario.operations import (
+    GUEST_MAPPING,
+    GUEST_SIZE_BYTES,
+    ClearDirtyLog,
+    CreateIrqchip,
+    CreateVcpu,
+    EnableCap,
+    Execute,
+    GetDirtyLog,
+    HarvestDirtyRing,
+    Place,
+    PreFaultMemory,
+    Race,
+    Scenario,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
+    SetTssAddr,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    Sweep,
+    Touch,
+    UnmapInternalSlots,
+    guest_count,
+    pages_of,
+)
+from vmm.scenario.plan import reaches_beyond_real_mode
+
+UNWRITTEN = bytes.fromhex("a75d1ec3926b84f1")
+"""A word of a bitmap that the kernel has not written: no log of a scenario looks like this."""
+
+_CHILD_FAILED = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a guest lives: the gpa and the memory of its slot, and the windows made there."""
+
+    gpa: int
+    view: memoryview
+    windows: Windows
+
+
+class Machine:
+    """One VM of a scenario. Close it before the memory that it uses."""
+
+    def __init__(
+        self,
+        kvm: Kvm,
+        scenario: Scenario,
+        memory: HostMemory,
+        guest: HostMapping,
+        files: MemfdFiles,
+        touch_limit: int,
+    ) -> None:
+        self._memory = memory
+        self._files = files
+        self._guest = guest
+        self._scenario = scenario
+        self._guest_gpa = scenario.guest.gpa
+        self._cpuid = _cpuid(kvm, scenario, touch_limit)
+        self._homes = [self._home(number) for number in range(guest_count(scenario))]
+        self._vcpus: dict[int, Vcpu] = {}
+        self._cpus: dict[int, GuestCpu] = {}
+        unmaps = UnmapInternalSlots in map(type, scenario.operations)
+        self._internal_memory = InternalMemory() if unmaps else None
+        self.vm = kvm.create_vm(VmType(scenario.vm_type))
+        self.rings = RingHost(self.vm)
+
+    def close(self) -> None:
+        """Close the VM and its vCPUs."""
+        self.vm.close()
+
+    def set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
+        """Issue KVM_SET_USER_MEMORY_REGION or ..._REGION2."""
+        if op.caller == "forked-child":
+            return _in_forked_child(lambda: self._set_region(op))
+        return self._set_region(op)
+
+    def touch(self, vcpu: int, touches: Sequence[Touch]) -> list[AnyOutcome]:
+        """Let a vCPU make some touches in one KVM_RUN (and one more for each exit)."""
+        return self._cpu(vcpu).touch(touches)
+
+    def sweep(self, op: Sweep) -> AnyOutcome:
+        """Let a vCPU execute a string instruction."""
+        return self._cpu(op.vcpu).sweep(op)
+
+    def execute(self, op: Execute) -> AnyOutcome:
+        """Let a vCPU execute the code of a page."""
+        return self._cpu(op.vcpu).execute(op)
+
+    def set_memory_attributes(self, op: SetMemoryAttributes) -> AnyOutcome:
+        """Issue KVM_SET_MEMORY_ATTRIBUTES."""
+        try:
+            self.vm.set_memory_attributes(op.address, op.size, op.attributes, op.flags)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        return Done()
+
+    def pre_fault(self, op: PreFaultMemory) -> AnyOutcome:
+        """Let a vCPU map memory ahead."""
+        return self._cpu(op.vcpu).pre_fault(op)
+
+    def set_up(
+        self, op: SetTssAddr | SetIdentityMapAddr | CreateIrqchip | CreateVcpu
+    ) -> AnyOutcome:
+        """Issue a call that brings internal slots about."""
+        try:
+            match op:
+                case SetTssAddr():
+                    self.vm.set_tss_addr(op.gpa)
+                case SetIdentityMapAddr():
+                    self.vm.set_identity_map_addr(op.gpa)
+                case CreateIrqchip():
+                    self.vm.create_irqchip()
+                case CreateVcpu():
+                    self._new_vcpu(op.vcpu)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        return Done()
+
+    def unmap_internal_slots(self) -> AnyOutcome:
+        """Unmap the memory that the kernel has made for slots of its own."""
+        return Unmapped(self._internal_memory.unmap() if self._internal_memory else 0)
+
+    def _cpu(self, index: int) -> GuestCpu:
+        """Return a vCPU; it is made when it is first used, so that much can come before it."""
+        cpu = self._cpus.get(index)
+        if cpu is None:
+            make_room = partial(self.rings.make_room, index)
+            cpu = self._cpus[index] = self._guest_cpu(index, self._homes[0], make_room)
+        return cpu
+
+    def racing_cpu(self, index: int, make_room: Callable[[], bool]) -> GuestCpu:
+        """Return a vCPU with a guest of its own, for a thread of its own to use.
+
+        ``make_room`` is for its full ring. How the other operations left it is forgotten.
+        """
+        cpu = self._cpus.pop(index, None)
+        if cpu is not None:
+            cpu.look_at(0)
+        return self._guest_cpu(index, self._homes[index], make_room)
+
+    def _home(self, number: int) -> Home:
+        """Write a guest into its memory, page tables included."""
+        start = number * GUEST_SIZE_BYTES
+        self._guest.write(start, image.code())
+        view = self._guest.view()[start : start + GUEST_SIZE_BYTES]
+        gpa = self._guest_gpa - start
+        return Home(gpa, view, Windows(view, gpa))
+
+    def _guest_cpu(self, index: int, home: Home, make_room: Callable[[], bool]) -> GuestCpu:
+        vcpu = self._vcpus.get(index) or self._new_vcpu(index)
+        return GuestCpu(vcpu, home.gpa, home.view, home.windows, make_room)
+
+    def _new_vcpu(self, index: int) -> Vcpu:
+        vcpu = self.vm.create_vcpu(index)
+        if self._cpuid is not None:
+            vcpu.set_cpuid(self._cpuid)
+        self.rings.attach(index, vcpu)
+        self._vcpus[index] = vcpu
+        return vcpu
+
+    def enable_cap(self, op: EnableCap) -> AnyOutcome:
+        """Issue KVM_ENABLE_CAP."""
+        try:
+            self.vm.enable_cap(Cap[op.cap], op.argument)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        if op.cap in ("DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL"):
+            self.rings.enabled(op.argument & 0xFFFF_FFFF)
+        return Done()
+
+    def harvest_dirty_ring(self, op: HarvestDirtyRing) -> AnyOutcome:
+        """Read a vCPU's dirty ring."""
+        self._cpu(op.vcpu)
+        return self.rings.harvest(op.vcpu)
+
+    @cached_property
+    def _log_bytes(self) -> int:
+        """The size of a bitmap that holds the log of any slot that the scenario names."""
+        operations = self._scenario.operations
+        raced = [host for op in operations if isinstance(op, Race) for host in op.hosts]
+        named = chain(operations, *(host.operations for host in raced))
+        sizes = [op.memory_size for op in named if isinstance(op, SetUserMemoryRegion)]
+        most = max((size for size in sizes if pages_of(size) <= MAX_PAGES), default=0)
+        return (pages_of(most) + 2 * 64) // 8
+
+    def clear_dirty_log(self, op: ClearDirtyLog) -> AnyOutcome:
+        """Issue KVM_CLEAR_DIRTY_LOG with a bitmap that is as large as any log of the scenario."""
+        bitmap = raw.new("uint8_t[]", self._log_bytes)
+        raw.memory_of(bitmap, self._log_bytes)[:] = _bitmap(op, self._log_bytes)
+        readable = op.bitmap == "readable"
+        address = raw.address_of(bitmap) if readable else self._memory.inaccessible
+        try:
+            self.vm.clear_dirty_log_from(op.slot, op.first_page, op.num_pages, address)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        return Done()
+
+    def get_dirty_log(self, op: GetDirtyLog) -> AnyOutcome:
+        """Issue KVM_GET_DIRTY_LOG with a bitmap that is larger than any log of the scenario."""
+        try:
+            if op.bitmap == "unwritable":
+                self.vm.get_dirty_log_to(op.slot, self._memory.inaccessible)
+                return DirtyPages(())
+            log = self.vm.get_dirty_log(op.slot, self._log_bytes * 8, UNWRITTEN)
+            return _dirty_pages(log)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+
+    def _set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
+        if not op.fail_nth:
+            return self._issue_region(op)
+        with failing_allocation(op.fail_nth):
+            return self._issue_region(op)
+
+    def _issue_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
+        try:
+            if op.argument == "unreadable":
+                self.vm.set_user_memory_region_from(self._memory.inaccessible)
+            elif isinstance(op, SetUserMemoryRegion2):
+                self.vm.set_user_memory_region2(
+                    op.slot,
+                    op.flags,
+                    op.guest_phys_addr,
+                    op.memory_size,
+                    self._address(op),
+                    op.guest_memfd_offset,
+                    self._files.number(op),
+                )
+            else:
+                self.vm.set_user_memory_region(
+                    op.slot, op.flags, op.guest_phys_addr, op.memory_size, self._address(op)
+                )
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        return Done()
+
+    def _address(self, op: SetUserMemoryRegion) -> HostAddress | int:
+        if isinstance(op.userspace_addr, Place) and op.userspace_addr.mapping == GUEST_MAPPING:
+            return HostAddress(self._guest, op.userspace_addr.offset)
+        return self._memory.address(op.userspace_addr)
+
+
+def _cpuid(kvm: Kvm, scenario: Scenario, touch_limit: int) -> CData | None:
+    """Return the CPUID of vCPUs that may use the addresses of a scenario; None for real mode."""
+    if not reaches_beyond_real_mode(scenario):
+        return None
+    return kvm.cpuid_with_gpa_bits((touch_limit - 1).bit_length())
+
+
+def _bitmap(op: ClearDirtyLog, size_bytes: int) -> bytes:
+    """Return the bits of the pages to clear, from the first page of the operation on."""
+    if op.pages == "all":
+        return b"\xff" * size_bytes
+    bits = bytearray(size_bytes)
+    for page in op.pages:
+        byte, bit = divmod(page - op.first_page, 8)
+        if byte < size_bytes:
+            bits[byte] |= 1 << bit
+    return bytes(bits)
+
+
+def _dirty_pages(log: bytes) -> DirtyPages:
+    """Return what a bitmap says that was full of ``UNWRITTEN``: it ends with the last word written.
+
+    A word before that one which the kernel has left alone says what its reader would take from it.
+    """
+    words = len(log) // len(UNWRITTEN)
+    while words and log[(words - 1) * 8 : words * 8] == UNWRITTEN:
+        words -= 1
+    return DirtyPages(_bits(log[: words * 8]), words=words)
+
+
+def _bits(bitmap: bytes) -> tuple[int, ...]:
+    """Return the numbers of the bits that are set, ascending."""
+    number = int.from_bytes(bitmap, "little")
+    bits: list[int] = []
+    while number:
+        lowest = number & -number
+        bits.append(lowest.bit_length() - 1)
+        number ^= lowest
+    return tuple(bits)
+
+
+def _in_forked_child(call: Callable[[], AnyOutcome]) -> AnyOutcome:
+    """Let a forked child, whose memory is another mm, make a call, and return its outcome."""
+    child = os.fork()
+    if child == 0:
+        try:
+            outcome = call()
+            os._exit(outcome.errno if isinstance(outcome, Refused) else 0)
+        except BaseException:
+            os._exit(_CHILD_FAILED)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0 or status == _CHILD_FAILED:
+        raise RuntimeError(f"the forked child failed: exit status {status}")
+    return Refused(status) if status else Done()

@@ -1,0 +1,83 @@
+"""The guest_memfds of a scenario as open files. They may outlive the VM that they belong to."""
+
+import os
+
+from kvm_abi import raw
+from kvm_abi.raw import KvmError
+from vmm.execution.hostmemory import HostMemory
+from vmm.kvm.vm import Vm
+from vmm.scenario.history import AnyOutcome, Done, Refused
+from vmm.scenario.operations import (
+    MEMFD_INIT_SHARED,
+    CloseGuestMemfd,
+    CreateGuestMemfd,
+    MapGuestMemfd,
+    PunchGuestMemfd,
+    SetUserMemoryRegion2,
+)
+
+_NOT_OPEN = 1 << 30
+"""A number that no open file has: the limit of a process is far below it."""
+
+
+class MemfdFiles:
+    """The open files, by the names that the scenario gives them."""
+
+    def __init__(self, memory: HostMemory) -> None:
+        self._memory = memory
+        self._numbers: dict[str, int] = {}
+        self._shared: set[str] = set()
+
+    def close_all(self) -> None:
+        """Close what is open."""
+        for number in self._numbers.values():
+            os.close(number)
+        self._numbers.clear()
+
+    def create(self, vm: Vm, op: CreateGuestMemfd) -> AnyOutcome:
+        """Issue KVM_CREATE_GUEST_MEMFD."""
+        try:
+            self._numbers[op.name] = vm.create_guest_memfd(op.size, op.flags)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        if op.flags & MEMFD_INIT_SHARED:
+            self._shared.add(op.name)
+        return Done()
+
+    def close(self, op: CloseGuestMemfd) -> AnyOutcome:
+        """Call close(2)."""
+        try:
+            os.close(self._numbers.pop(op.name, _NOT_OPEN))
+        except OSError as error:
+            return Refused(error.errno or 0)
+        return Done()
+
+    def map(self, op: MapGuestMemfd) -> AnyOutcome:
+        """Call mmap(2) over the place that the scenario declares for it."""
+        number = self._numbers.get(op.name, _NOT_OPEN)
+        try:
+            self._memory.show(
+                op.mapping,
+                number,
+                private=op.sharing == "private",
+                writable=op.name in self._shared,
+            )
+        except OSError as error:
+            return Refused(error.errno or 0)
+        return Done()
+
+    def punch(self, op: PunchGuestMemfd) -> AnyOutcome:
+        """Call fallocate(2)."""
+        number = self._numbers.get(op.name, _NOT_OPEN)
+        try:
+            raw.punch_hole(number, op.offset, op.size, keep_size=op.keep_size)
+        except OSError as error:
+            return Refused(error.errno or 0)
+        return Done()
+
+    def number(self, op: SetUserMemoryRegion2) -> int:
+        """Return the number of the file that a call names, open or not."""
+        if op.guest_memfd == -1:
+            return 0xFFFF_FFFF
+        memfd = self._memory.memfd(op.guest_memfd)
+        return self._numbers.get(op.guest_memfd, _NOT_OPEN) if memfd is None else memfd

@@ -1,0 +1,53 @@
+"""Asks a kernel how it tracks dirty pages, by trying."""
+
+from guests import image
+from guests.windows import Windows
+from kvm_abi.raw import KvmError
+from kvm_abi.uapi import Cap, MemFlag
+from vmm.execution.guestcpu import GuestCpu
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.system import Kvm
+from vmm.scenario.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
+
+_GUEST_GPA = 0x10000
+_LOG_PAGES = 4096
+"""More than the slot has: what a kernel writes behind the end of its bitmap hurts nothing here."""
+
+
+def least_ring_bytes(kvm: Kvm) -> int:
+    """Return the size of the smallest dirty ring that the kernel takes; 0 if it takes none.
+
+    It reserves entries for what the processor may log at once, so that this is more than a page
+    on some.
+    """
+    with kvm.create_vm() as vm:
+        size_bytes = PAGE_SIZE_BYTES
+        most = vm.check_extension(Cap.DIRTY_LOG_RING)
+        while size_bytes <= most:
+            try:
+                vm.enable_cap(Cap.DIRTY_LOG_RING, size_bytes)
+            except KvmError:
+                size_bytes *= 2
+            else:
+                return size_bytes
+    return 0
+
+
+def reads_make_dirty(kvm: Kvm) -> bool:
+    """Return whether a page appears in the dirty log that the guest has only read."""
+    with (
+        HostMapping.anonymous(GUEST_SIZE_BYTES) as guest,
+        HostMapping.anonymous(PAGE_SIZE_BYTES) as page,
+        kvm.create_vm() as vm,
+    ):
+        guest.write(0, image.code())
+        # A page that nobody has written is the host's zero page, which is never mapped writable
+        # and so never logged for a read (hva_to_pfn_slow). Scenarios write all pages first.
+        page.write(0, b"1")
+        vm.set_user_memory_region(0, 0, _GUEST_GPA, GUEST_SIZE_BYTES, HostAddress(guest, 0))
+        flags = MemFlag.LOG_DIRTY_PAGES
+        vm.set_user_memory_region(1, flags, 0, PAGE_SIZE_BYTES, HostAddress(page, 0))
+        windows = Windows(guest.view(), _GUEST_GPA)
+        cpu = GuestCpu(vm.create_vcpu(0), _GUEST_GPA, guest.view(), windows, lambda: False)
+        cpu.touch([Touch(0)])
+        return any(vm.get_dirty_log(1, _LOG_PAGES))

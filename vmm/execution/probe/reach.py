@@ -1,0 +1,80 @@
+"""Finds out how far guests reach, by letting one try."""
+
+from collections.abc import Iterator
+
+from vmm.execution.runner import HarnessError, run_isolated
+from vmm.kvm.system import Kvm
+from vmm.scenario.content import MMIO_FILL, identity
+from vmm.scenario.features import Features
+from vmm.scenario.history import Mmio, Touched
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+)
+
+_TIME_LIMIT_S = 10.0
+
+_RESERVED_BYTES = 12 << 30
+"""What AMD processors keep for HyperTransport: below 2^40, or below the last address."""
+
+
+_HOLE_BYTES = 1 << 20  # from the hole that is tried to the limit, past the guest's own slot
+
+
+def touch_limit(kvm: Kvm, last_gfn: int) -> int:
+    """Return the first gpa that no guest reaches, at most the one behind ``last_gfn``.
+
+    A slot may lie where the processor lets no guest go, so that the last page is tried first,
+    and then the last pages of what else is likely. What comes of that does not outlive a child.
+    """
+    highest = (last_gfn + 1) * PAGE_SIZE_BYTES
+    for limit in sorted(set(_candidates(kvm, highest)), reverse=True):
+        if reaches(limit):
+            return limit
+    return REAL_MODE_END
+
+
+def _candidates(kvm: Kvm, highest: int) -> Iterator[int]:
+    for end in (highest, min(highest, 1 << kvm.supported_gpa_bits())):
+        yield from (end, end - _RESERVED_BYTES, min(end, (1 << 40) - _RESERVED_BYTES))
+
+
+def reaches(limit: int) -> bool:
+    """Whether a guest can read the last bytes before ``limit``, and the hole before them.
+
+    A page of the hole is read again after another one: shadow page tables remember it with the
+    gpa cut to what the host's processor addresses (make_mmio_spte, get_mmio_spte_gfn), and the
+    last exit has that gpa.
+    """
+    if limit <= REAL_MODE_END:
+        return False
+    hole = limit - _HOLE_BYTES
+    scenario = Scenario(
+        name="reach",
+        survey="none",
+        mappings=(Mapping("a", 1),),
+        operations=(
+            SetUserMemoryRegion(0, limit - PAGE_SIZE_BYTES, PAGE_SIZE_BYTES, Place("a")),
+            Touch(limit - 4),
+            Touch(hole),
+            Touch(hole + PAGE_SIZE_BYTES),
+            Touch(hole),
+        ),
+    )
+    fill = bytes([MMIO_FILL]) * 4
+    holes = [
+        Touched(0xFFFFFFFF, (Mmio(gpa, False, fill),))
+        for gpa in (hole, hole + PAGE_SIZE_BYTES, hole)
+    ]
+    expected = [Touched(identity(0, 0)), *holes]
+    features = Features(touch_limit=limit)
+    try:
+        events = run_isolated(scenario, features, time_limit_s=_TIME_LIMIT_S).events
+    except HarnessError:
+        return False  # A guest that has shut down may be anywhere.
+    return expected == [e.outcome for e in events if isinstance(e.outcome, Touched)]

@@ -1,0 +1,88 @@
+"""The host's part in dirty rings: harvest them, reset them, and help a vCPU on whose is full."""
+
+import threading
+
+from kvm_abi.raw import KvmError
+from vmm.kvm.dirtyring import DirtyRing
+from vmm.kvm.vcpu import Vcpu
+from vmm.kvm.vm import Vm
+from vmm.scenario.history import Refused, RingPages, RingsReset
+
+
+class RingHost:
+    """The rings of a VM's vCPUs; there are none until ``enabled`` says so.
+
+    Threads may harvest at the same time, also while one of them resets.
+    """
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+        self._size_bytes = 0
+        self._rings: dict[int, DirtyRing] = {}
+        self._found: dict[int, set[tuple[int, int]]] = {}
+        self._full: dict[int, int] = {}
+        self._harvested = 0
+        self._counting = threading.Lock()
+
+    @property
+    def exist(self) -> bool:
+        """Whether the VM's vCPUs have rings."""
+        return bool(self._size_bytes)
+
+    def enabled(self, size_bytes: int) -> None:
+        """Note that the VM's vCPUs get rings of this size, from now on."""
+        self._size_bytes = size_bytes
+
+    def attach(self, index: int, vcpu: Vcpu) -> None:
+        """Map the ring of a new vCPU, if it has one."""
+        if self._size_bytes:
+            self._rings[index] = vcpu.map_dirty_ring(self._size_bytes)
+            self._found[index] = set()
+            self._full[index] = 0
+
+    def make_room(self, index: int) -> bool:
+        """Harvest and reset what stopped a vCPU; False if that found nothing to reset."""
+        if index not in self._rings:
+            return False
+        self._full[index] += 1
+        self._collect(index)
+        entries = self._vm.reset_dirty_rings()
+        self._harvested -= entries
+        return entries > 0
+
+    def harvest(self, index: int) -> RingPages:
+        """Return what a vCPU's ring has held since the last time."""
+        if index not in self._rings:
+            return RingPages()
+        with self._counting:
+            entries = self._collect(index)
+            outcome = RingPages(
+                tuple(sorted(self._found[index])), self._full[index], entries=entries
+            )
+            self._found[index], self._full[index] = set(), 0
+        return outcome
+
+    def reset(self) -> RingsReset | Refused:
+        """Issue KVM_RESET_DIRTY_RINGS."""
+        try:
+            entries = self._vm.reset_dirty_rings()
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        harvested, self._harvested = self._harvested, 0
+        return RingsReset(entries, harvested)
+
+    def reset_meanwhile(self) -> RingsReset | Refused:
+        """Issue it while other threads harvest; only one does this at a time."""
+        try:
+            entries = self._vm.reset_dirty_rings()
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        with self._counting:
+            self._harvested -= entries
+        return RingsReset(entries)
+
+    def _collect(self, index: int) -> int:
+        entries = self._rings[index].harvest()
+        self._found[index].update(entries)
+        self._harvested += len(entries)
+        return len(entries)

@@ -1,0 +1,258 @@
+"""Runs scenarios in a child process: a hang or a death is an end like any other.
+
+The child appends to a tape that outlives it; the parent waits with a time limit and reads what
+there is. So a history is there whatever the kernel did to the child.
+"""
+
+import gc
+import os
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+
+from vmm.execution.executor import execute
+from vmm.execution.tape import FileTape, MemoryTape, Tape
+from vmm.host.child import Child
+from vmm.kvm.closing import Closing
+from vmm.kvm.system import Kvm
+from vmm.scenario.codec import history_line, parse_history
+from vmm.scenario.features import Features
+from vmm.scenario.history import INTERRUPTED, End, Event, Header, History
+from vmm.scenario.operations import Scenario
+
+TIME_LIMIT_S = 20.0
+OPERATION_LIMIT_S = 0.002
+"""What each operation of a scenario adds to its time limit: a slot ioctl may take a tenth of it."""
+
+JOURNAL_TIME_LIMIT_S = 600.0
+"""A journal waits for its disk at each step, and a scenario may have a hundred thousand."""
+
+HUNG = "hung: "
+_HARNESS = "harness: "
+
+
+class HarnessError(RuntimeError):
+    """This program failed, which says nothing about the kernel."""
+
+
+def run_isolated(
+    scenario: Scenario,
+    features: Features,
+    *,
+    time_limit_s: float | None = None,
+    host: dict[str, str] | None = None,
+    journal: Path | None = None,
+) -> History:
+    """Return the history of a scenario, carried out in a child process of its own.
+
+    ``journal`` is a file to which the history is written as it happens; what was recorded is on
+    disk before the next operation begins. Raises HarnessError where this program is at fault.
+    """
+    with Worker([Header(scenario, features, host or {})], journal=journal) as worker:
+        worker.start(0)
+        return worker.wait(time_limit_s).history()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a scenario has left: its history as bytes, to be read when there is time.
+
+    ``reason`` says what went wrong with the run itself: "hung ...", "died ...", "interrupted".
+    """
+
+    header: Header
+    data: bytes
+    reason: str = ""
+
+    def history(self) -> History:
+        """Return the history. Raises HarnessError where this program is at fault."""
+        name = self.header.scenario.name
+        history = parse_history(self.data.split(b"\n"), name, self.header)
+        if history.end is not None and history.end.reason.startswith(_HARNESS):
+            raise HarnessError(f"{name}: {history.end.reason}")
+        return history
+
+
+class Worker(Closing):
+    """A child process that carries out scenarios, one after the other, each on a VM of its own.
+
+    A scenario in which it hangs or dies costs no other: the next one gets a new child. A record
+    that `wait` has returned is whole, so that the next scenario can be started before it is read.
+    """
+
+    def __init__(
+        self,
+        headers: Sequence[Header],
+        *,
+        journal: Path | None = None,
+        cpu: int | None = None,
+        patience: float = 1.0,
+        process: str = "",
+    ) -> None:
+        """Take the scenarios that ``start`` will name by index, and a CPU to stay on.
+
+        Time limits that `wait` is not given are ``patience`` times the usual ones. ``process`` is
+        the child's name, for those who read the kernel's log.
+        """
+        self._headers = headers
+        self._cpu = cpu
+        self._tape: Tape = MemoryTape() if journal is None else FileTape(journal)
+        self._patience = patience
+        self._time_limit_s = TIME_LIMIT_S if journal is None else JOURNAL_TIME_LIMIT_S
+        self._child: Child | None = None
+        self._process = process
+        self._index = 0
+        self._is_under_way = self._is_interrupted = False
+        self._limit_s = self._deadline = 0.0
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        if self._is_under_way:
+            self._break_off(INTERRUPTED)
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        self._tape.close()
+
+    def start(self, index: int) -> None:
+        """Let the child begin with a scenario."""
+        if self._child is None:
+            serve = partial(_serve, self._headers, self._tape, self._cpu)
+            self._child = Child.start(serve, self._process)
+        self._index = index
+        self._tape.clear()
+        self._is_under_way = True
+        operations = len(self._headers[index].scenario.operations)
+        self._limit_s = (self._time_limit_s + OPERATION_LIMIT_S * operations) * self._patience
+        self._deadline = time.monotonic() + self._limit_s
+        self._child.connection.send_bytes(index.to_bytes(4, "little"))
+
+    def ended(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._child is None or self._is_interrupted or self._child.answered(0)
+
+    def interrupt(self) -> None:
+        """Put an end to the scenario under way, which `wait` tells."""
+        self._is_interrupted = True
+
+    def wait(self, time_limit_s: float | None = None) -> Record:
+        """Wait for the end of the scenario, and put an end to one that takes too long."""
+        assert self._child is not None, "nothing was started"
+        limit_s, left_s = self._limit_s, self.time_left_s
+        if time_limit_s is not None:
+            limit_s = left_s = time_limit_s
+        reason = INTERRUPTED if self._is_interrupted else _ending(self._child, left_s, limit_s)
+        if reason:
+            self._break_off(reason)
+        self._is_under_way = self._is_interrupted = False
+        return Record(self._headers[self._index], self._tape.read(), reason)
+
+    @property
+    def time_left_s(self) -> float:
+        """How long the scenario under way may still take."""
+        return max(self._deadline - time.monotonic(), 0)
+
+    def fileno(self) -> int:
+        """Return a file that can be read when the scenario under way has ended."""
+        assert self._child is not None, "nothing was started"
+        return self._child.connection.fileno()
+
+    def _break_off(self, reason: str) -> None:
+        """End the child, and the history of what it was carrying out."""
+        self._is_under_way = False
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        self._tape.mend()
+        if not self._tape.read():
+            self._tape.append(history_line(self._headers[self._index]))
+        self._tape.append(history_line(End(reason)))
+
+
+def first_ended(workers: Sequence[Worker]) -> Worker:
+    """Wait until one of the workers has ended, or has no time left, and return that one.
+
+    An interruption ends all of them.
+    """
+    soonest = min(workers, key=lambda worker: worker.time_left_s)
+    try:
+        if not any(worker.ended() for worker in workers):
+            connection.wait([worker.fileno() for worker in workers], soonest.time_left_s)
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.interrupt()
+    return next((worker for worker in workers if worker.ended()), soonest)
+
+
+def _ending(child: Child, left_s: float, limit_s: float) -> str:
+    """Wait for a child's answer; return why there is none, empty if there is."""
+    try:
+        if not child.answered(left_s):
+            return f"{HUNG}no end within {limit_s:g} s; {child.stack()}"
+        child.connection.recv_bytes()
+    except (EOFError, ConnectionError):
+        return child.end() or "died: exit status 0"
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return ""
+
+
+def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: Connection) -> None:
+    """Carry out scenarios until the parent is gone: take an index each time, answer a byte."""
+    gc.freeze()  # What is inherited stays: looking at it would copy its pages.
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    with suppress(EOFError):
+        while True:
+            order = orders.recv_bytes()
+            _carry_out(history_line(headers[int.from_bytes(order, "little")]), tape)
+            orders.send_bytes(b"x")
+
+
+def _carry_out(header_line: bytes, tape: Tape) -> None:
+    """Run the scenario of a header, and record it on the tape."""
+    tape.append(header_line)
+    recorder = _Recorder(tape)
+    # A copy of its own: inherited pages are copied one by one as they are used, and each of these
+    # faults makes KVM look for slots that it concerns.
+    header = msgspec.json.decode(header_line, type=Header)
+    try:
+        with Kvm.open() as kvm:
+            execute(
+                kvm,
+                header.scenario,
+                header.features.touch_limit,
+                recorder.add,
+                recorder.flush,
+            )
+        recorder.add(End(events=recorder.events))
+        recorder.flush()
+    except Exception:
+        recorder.flush()
+        tape.append(history_line(End(_HARNESS + traceback.format_exc())))
+
+
+class _Recorder:
+    """Appends lines to the history, many at once."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+        self._lines: list[bytes] = []
+        self.events = 0
+
+    def add(self, part: Event | End) -> None:
+        self._lines.append(history_line(part))
+        self.events += isinstance(part, Event)
+
+    def flush(self) -> None:
+        if self._lines:
+            self._tape.append(b"".join(self._lines))
+            self._lines.clear()

@@ -1,0 +1,232 @@
+"""Host memory for slots: who owns a mapping, and until when.
+
+A slot reaches its memory through an address, so a mapping must outlive the slots that use
+it. Each `Vm` pins the mapping of a slot for as long as the slot exists, and a pinned mapping
+refuses to be closed. A view handed out keeps its memory mapped until the view is gone.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Self
+
+from kvm_abi import raw
+from kvm_abi.uapi import Advice, MapFlag, Protection
+from vmm.kvm.closing import Closing
+
+HUGE_PAGE_BYTES = 2 << 20
+
+_READ_WRITE = Protection.READ | Protection.WRITE
+_PRIVATE = MapFlag.PRIVATE | MapFlag.ANONYMOUS
+_SHARED = MapFlag.SHARED | MapFlag.ANONYMOUS
+
+
+class HostMapping(Closing):
+    """A mapping of this process, unmapped on `close` or at the end of its `with` block.
+
+    Make one with the class methods; all sizes are bytes and multiples of the page size, and
+    all of them raise `OSError` where the kernel refuses. Offsets are bytes from the start.
+    """
+
+    def __init__(self, address: int, size_bytes: int, fd: int = -1) -> None:
+        """Own the mapping at `address`, and the open file `fd` behind it."""
+        self.address = address
+        self.size_bytes = size_bytes
+        self._fd = fd
+        self._view: memoryview | None = raw.owned_memory(address, size_bytes)
+        self._pins: set[tuple[int, int]] = set()
+
+    @classmethod
+    def anonymous(cls, size_bytes: int) -> Self:
+        """Map private anonymous memory."""
+        return cls(raw.map_memory(0, size_bytes, _READ_WRITE, _PRIVATE), size_bytes)
+
+    @classmethod
+    def shared(cls, size_bytes: int) -> Self:
+        """Map shared anonymous memory: a forked child sees the same pages."""
+        return cls(raw.map_memory(0, size_bytes, _READ_WRITE, _SHARED), size_bytes)
+
+    @classmethod
+    def memfd(cls, size_bytes: int) -> Self:
+        """Map a memory file, which stays open as `fd` until the mapping is closed."""
+        fd = os.memfd_create("memslot", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size_bytes)
+            address = raw.map_memory(0, size_bytes, _READ_WRITE, MapFlag.SHARED, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(address, size_bytes, fd)
+
+    @classmethod
+    def hugetlb(cls, size_bytes: int) -> Self:
+        """Map private reserved huge pages; `size_bytes` is a multiple of theirs.
+
+        Raises ENOMEM where the administrator has set none aside (vm.nr_hugepages).
+        """
+        flags = _PRIVATE | MapFlag.HUGETLB
+        return cls(raw.map_memory(0, size_bytes, _READ_WRITE, flags), size_bytes)
+
+    @classmethod
+    def transparent_huge(cls, size_bytes: int) -> Self:
+        """Map private memory aligned to a huge page, and ask for huge pages.
+
+        Whether huge pages really come is the kernel's choice.
+        """
+        room = raw.map_memory(0, size_bytes + HUGE_PAGE_BYTES, _READ_WRITE, _PRIVATE)
+        head = -room % HUGE_PAGE_BYTES
+        if head:
+            raw.unmap_memory(room, head)
+        address = room + head
+        raw.unmap_memory(address + size_bytes, HUGE_PAGE_BYTES - head)
+        mapping = cls(address, size_bytes)
+        try:
+            raw.advise_memory(address, size_bytes, Advice.HUGEPAGE)
+        except BaseException:
+            mapping.close()
+            raise
+        return mapping
+
+    @classmethod
+    def at_zero(cls, size_bytes: int) -> Self:
+        """Map private memory at virtual address 0.
+
+        Raises EPERM unless vm.mmap_min_addr is 0 or the process has CAP_SYS_RAWIO, and EEXIST
+        where something is mapped there.
+        """
+        flags = _PRIVATE | MapFlag.FIXED_NOREPLACE
+        return cls(raw.map_memory(0, size_bytes, _READ_WRITE, flags), size_bytes)
+
+    @classmethod
+    def reserved(cls, size_bytes: int) -> Self:
+        """Reserve addresses that nothing may touch: neither this process nor a guest.
+
+        Reading or writing it through this object ends the process.
+        """
+        flags = _PRIVATE | MapFlag.NORESERVE
+        return cls(raw.map_memory(0, size_bytes, Protection.NONE, flags), size_bytes)
+
+    def __repr__(self) -> str:
+        return f"HostMapping({self.address:#x}, {self.size_bytes:#x} bytes)"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the mapping has been closed."""
+        return self._view is None
+
+    @property
+    def fd(self) -> int:
+        """The memory file behind the mapping, or -1."""
+        return self._fd
+
+    def close(self) -> None:
+        """Unmap the memory, as soon as the last view of it is gone. Closing twice is fine.
+
+        Raises `RuntimeError` while a slot uses the mapping.
+        """
+        if self._pins:
+            users = ", ".join(f"slot {slot:#x} of VM {vm}" for vm, slot in sorted(self._pins))
+            raise RuntimeError(f"{self!r} is in use by {users}")
+        self._view = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def view(self) -> memoryview:
+        """Return a writable view of all bytes. The memory stays mapped while it exists."""
+        if self._view is None:
+            raise ValueError(f"{self!r} is closed")
+        return self._view
+
+    def address_of(self, offset: int) -> int:
+        """Return the hva at `offset`; the end is allowed. Raises `ValueError` outside."""
+        self.view()
+        if not 0 <= offset <= self.size_bytes:
+            raise ValueError(f"offset {offset:#x} is outside {self!r}")
+        return self.address + offset
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Copy bytes out. Raises `ValueError` when they are not all inside."""
+        return bytes(self._part(offset, size_bytes))
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy bytes in. Raises `ValueError` when they do not all fit."""
+        self._part(offset, len(data))[:] = data
+
+    def differences(
+        self, data: bytes | memoryview, block_bytes: int, offset: int = 0
+    ) -> list[tuple[int, int]]:
+        """Return where the bytes from `offset` on differ from `data`: (offset, length), ascending.
+
+        `data` is whole blocks of `block_bytes`, in which what is returned is counted; a stretch
+        ends where its block ends. Of many only the first ones are returned.
+        """
+        self._part(offset, len(data))
+        return raw.differences(self.address + offset, data, block_bytes)
+
+    def discard(self, offset: int, size_bytes: int) -> None:
+        """Drop pages (MADV_DONTNEED): private memory then reads as zero."""
+        self._part(offset, size_bytes)
+        raw.advise_memory(self.address + offset, size_bytes, Advice.DONTNEED)
+
+    def punch(self, offset: int, size_bytes: int) -> None:
+        """Free pages of the file behind shared memory (MADV_REMOVE): they then read as zero."""
+        self._part(offset, size_bytes)
+        raw.advise_memory(self.address + offset, size_bytes, Advice.REMOVE)
+
+    def vacate(self, offset: int, size_bytes: int) -> None:
+        """Unmap pages, and reserve their addresses in the same call: nothing else gets there."""
+        self._part(offset, size_bytes)
+        flags = _PRIVATE | MapFlag.NORESERVE | MapFlag.FIXED
+        raw.map_memory(self.address + offset, size_bytes, Protection.NONE, flags)
+
+    def refill(self, offset: int, size_bytes: int) -> None:
+        """Map pages anew: those of the memory file at this place, or fresh private ones."""
+        self._part(offset, size_bytes)
+        address = self.address + offset
+        if self._fd >= 0:
+            flags = MapFlag.SHARED | MapFlag.FIXED
+            raw.map_memory(address, size_bytes, _READ_WRITE, flags, self._fd, offset)
+        else:
+            raw.map_memory(address, size_bytes, _READ_WRITE, _PRIVATE | MapFlag.FIXED)
+
+    def cover(self, fd: int, *, private: bool = False) -> None:
+        """Map the start of a file over the whole mapping, in place of what was there.
+
+        The file stays the caller's to close. Raises `OSError`, and has changed nothing then: a
+        refused MAP_FIXED may leave a hole, so the mapping is tried elsewhere first.
+        """
+        kind = MapFlag.PRIVATE if private else MapFlag.SHARED
+        elsewhere = raw.map_memory(0, self.size_bytes, _READ_WRITE, kind, fd)
+        raw.unmap_memory(elsewhere, self.size_bytes)
+        raw.map_memory(self.address, self.size_bytes, _READ_WRITE, kind | MapFlag.FIXED, fd)
+
+    def protect(self, offset: int, size_bytes: int, protection: Protection) -> None:
+        """Change what pages allow. What they forbid ends the process that does it."""
+        self._part(offset, size_bytes)
+        raw.protect_memory(self.address + offset, size_bytes, protection)
+
+    def pin(self, vm: int, slot: int) -> None:
+        """Refuse to close while this slot of this VM, known by its file, is not unpinned."""
+        self._pins.add((vm, slot))
+
+    def unpin(self, vm: int, slot: int) -> None:
+        """Forget a slot that is gone."""
+        self._pins.discard((vm, slot))
+
+    def _part(self, offset: int, size_bytes: int) -> memoryview:
+        if offset < 0 or size_bytes < 0 or offset + size_bytes > self.size_bytes:
+            raise ValueError(f"{size_bytes:#x} bytes at {offset:#x} are outside {self!r}")
+        return self.view()[offset : offset + size_bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """An hva inside a mapping, which is pinned for as long as a slot uses it."""
+
+    mapping: HostMapping
+    offset: int
+
+    @property
+    def hva(self) -> int:
+        """The address as a number. Raises `ValueError` outside the mapping."""
+        return self.mapping.address_of(self.offset)

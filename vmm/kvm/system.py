@@ -1,0 +1,98 @@
+"""`Kvm`: the KVM of this host, as /dev/kvm offers it."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Self
+
+from kvm_abi import raw
+from kvm_abi.raw import CData, KvmError
+from kvm_abi.uapi import API_VERSION, Cap, Ioctl, VmType
+from vmm.kvm.closing import Closing
+from vmm.kvm.vm import Vm
+
+DEVICE = Path("/dev/kvm")
+
+_FIRST_CPUID_ENTRIES = 128
+_LEAST_GPA_BITS = 36  # of a processor that does not say
+_CPUID_ADDRESS_SIZES = 0x8000_0008  # MAXPHYADDR is in bits 0-7 of EAX.
+
+
+class Kvm(Closing):
+    """An open /dev/kvm. The VMs made from it live on when it is closed."""
+
+    def __init__(self, fd: int) -> None:
+        """Own `fd`. Raises `RuntimeError` when its API version is not the one known here."""
+        self._fd = fd
+        self._cpuids: dict[int, CData] = {}
+        try:
+            version = raw.ioctl(fd, Ioctl.GET_API_VERSION)
+            if version != API_VERSION:
+                raise RuntimeError(f"KVM's API version is {version}, not {API_VERSION}")
+            self.vcpu_mmap_size_bytes = raw.ioctl(fd, Ioctl.GET_VCPU_MMAP_SIZE)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(cls, device: Path = DEVICE) -> Self:
+        """Open the device for reading and writing. Raises `OSError`."""
+        return cls(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+
+    @property
+    def fd(self) -> int:
+        """The file of the device. Raises `ValueError` when it is closed."""
+        if self._fd < 0:
+            raise ValueError("the device is closed")
+        return self._fd
+
+    def close(self) -> None:
+        """Close the device. Closing twice is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def check_extension(self, cap: Cap | int) -> int:
+        """Return what KVM_CHECK_EXTENSION says of `cap`: 0 where it is absent."""
+        return raw.ioctl(self.fd, Ioctl.CHECK_EXTENSION, int(cap))
+
+    def supported_cpuid(self) -> CData:
+        """Return what KVM_GET_SUPPORTED_CPUID says, a `struct kvm_cpuid2 *`."""
+        entries = _FIRST_CPUID_ENTRIES
+        while True:
+            cpuid = raw.new("struct kvm_cpuid2 *", {"nent": entries, "entries": entries})
+            try:
+                raw.ioctl(self.fd, Ioctl.GET_SUPPORTED_CPUID, cpuid)
+                return cpuid
+            except KvmError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+                entries *= 2
+
+    def supported_gpa_bits(self) -> int:
+        """Return how many bits a guest-physical address has by the supported CPUID."""
+        cpuid = self.supported_cpuid()
+        for entry in cpuid.entries[0 : cpuid.nent]:
+            if entry.function == _CPUID_ADDRESS_SIZES:
+                return int(entry.eax & 0xFF)
+        return _LEAST_GPA_BITS
+
+    def cpuid_with_gpa_bits(self, bits: int) -> CData:
+        """Return the supported CPUID with another number of guest-physical address bits.
+
+        The kernel is asked once: this is the longest of all calls that a VM needs.
+        """
+        if bits not in self._cpuids:
+            self._cpuids[bits] = self._new_cpuid(bits)
+        return self._cpuids[bits]
+
+    def _new_cpuid(self, bits: int) -> CData:
+        cpuid = self.supported_cpuid()
+        for entry in cpuid.entries[0 : cpuid.nent]:
+            if entry.function == _CPUID_ADDRESS_SIZES:
+                entry.eax = entry.eax & ~0xFF | bits
+        return cpuid
+
+    def create_vm(self, kind: VmType = VmType.DEFAULT_VM) -> Vm:
+        """Create a VM without memory or vCPUs. Raises `KvmError`."""
+        return Vm(raw.ioctl(self.fd, Ioctl.CREATE_VM, int(kind)), self.vcpu_mmap_size_bytes)

@@ -1,0 +1,248 @@
+"""`Vcpu`: registers, and running until something happens."""
+
+import errno
+import os
+
+from kvm_abi import raw
+from kvm_abi.raw import CData, KvmError, PassedMmio
+from kvm_abi.uapi import SYNC_X86_REGS, ExitReason, Ioctl, MapFlag, Protection, VcpuEventFlag
+from vmm.kvm.closing import Closing
+from vmm.kvm.dirtyring import DirtyRing
+from vmm.kvm.exits import VcpuExit, decode
+from vmm.kvm.registers import (
+    RFLAGS_ALWAYS_SET,
+    Registers,
+    raw_registers,
+    registers_of,
+    set_big_real_mode,
+    set_code_base,
+    set_long_mode,
+)
+
+_EXIT_IO = int(ExitReason.IO)
+_MOST_EXITS_OF_AN_INSTRUCTION = 64
+
+
+class Vcpu(Closing):
+    """A vCPU of a VM, made by `Vm.create_vcpu`; closed by hand, or with its VM.
+
+    One thread uses it at a time, but for `request_immediate_exit`. What the kernel refuses
+    raises `KvmError`; using it after `close` raises `ValueError`.
+    """
+
+    def __init__(self, fd: int, mmap_size_bytes: int) -> None:
+        """Own the vCPU's file, and map the memory that it shares with the kernel."""
+        self._fd = fd
+        self._mmap_size_bytes = mmap_size_bytes
+        try:
+            self._address = raw.map_memory(
+                0, mmap_size_bytes, Protection.READ | Protection.WRITE, MapFlag.SHARED, fd
+            )
+        except BaseException:
+            os.close(fd)
+            raise
+        self._run: CData | None = raw.cast("struct kvm_run *", self._address)
+        self._ring: DirtyRing | None = None
+        self._regs = raw.new("struct kvm_regs *")
+        self._mode_sregs: tuple[CData, CData] | None = None
+        self._exit_regs: CData | None = None
+
+    @property
+    def fd(self) -> int:
+        """The vCPU's file. Raises `ValueError` when the vCPU is closed."""
+        if self._fd < 0:
+            raise ValueError("the vCPU is closed")
+        return self._fd
+
+    @property
+    def kvm_run(self) -> CData:
+        """The `struct kvm_run *` shared with the kernel; not to be kept beyond `close`."""
+        if self._run is None:
+            raise ValueError("the vCPU is closed")
+        return self._run
+
+    def close(self) -> None:
+        """Unmap the shared memory and close the file. Closing twice is fine."""
+        if self._fd < 0:
+            return
+        self._run = None
+        self._exit_regs = None
+        if self._ring is not None:
+            self._ring.close()
+        raw.unmap_memory(self._address, self._mmap_size_bytes)
+        os.close(self._fd)
+        self._fd = -1
+
+    def map_dirty_ring(self, size_bytes: int) -> DirtyRing:
+        """Map the vCPU's dirty ring, which is closed with it.
+
+        `size_bytes` is what the VM's KVM_CAP_DIRTY_LOG_RING was enabled with before the vCPU was
+        made: without it there is no memory behind the mapping, and touching it is SIGBUS.
+        """
+        if self._ring is None:
+            self._ring = DirtyRing(self.fd, size_bytes)
+        return self._ring
+
+    def run(self) -> VcpuExit:
+        """Let the guest run until an exit, and return it. Other Python threads go on.
+
+        Raises `KvmError`: EFAULT where the guest reached memory that the host cannot give
+        (`kvm_run` may hold a memory fault then), EINTR when a signal or
+        `request_immediate_exit` stopped it.
+        """
+        raw.ioctl(self.fd, Ioctl.RUN)
+        return decode(self._run)
+
+    def run_past_mmio(
+        self, answer: int, passed: list[PassedMmio], end_port: int, most: int
+    ) -> VcpuExit | None:
+        """Let the guest run until an exit that is not MMIO; return it, or None at `end_port`.
+
+        Its reads are answered with bytes of `answer`. What it passed is appended to `passed`, also
+        where this raises what `run` does. From `most` of that on an MMIO exit is returned, too.
+        """
+        run = self.kvm_run
+        shares_rip = self._exit_regs is not None
+        room = raw.MAX_PASSED if shares_rip else 1
+        while not raw.run_past_mmio(self._fd, run, answer, passed, room):
+            if not shares_rip:
+                passed[-1] = (self.get_rip(), *passed[-1][1:])
+            if len(passed) >= most:
+                break
+        is_end = run.exit_reason == _EXIT_IO and run.io.port == end_port
+        return None if is_end else decode(run)
+
+    def last_exit(self) -> VcpuExit:
+        """Return what `kvm_run` says: behind an EFAULT that may be a memory fault."""
+        return decode(self.kvm_run)
+
+    def pre_fault_memory(self, gpa: int, size_bytes: int, flags: int = 0) -> tuple[int, int]:
+        """Map guest memory ahead, and return the gpa and the size of what is left of it.
+
+        Raises `KvmError`, and then nothing was mapped.
+        """
+        wanted = raw.new("struct kvm_pre_fault_memory *", (gpa, size_bytes, flags))
+        raw.ioctl(self.fd, Ioctl.PRE_FAULT_MEMORY, wanted)
+        return int(wanted.gpa), int(wanted.size)
+
+    def request_immediate_exit(self, wanted: bool = True) -> None:
+        """Let KVM_RUN return with EINTR before it enters the guest, until taken back.
+
+        To stop a guest that runs already, another thread then sends its thread a signal.
+        """
+        self.kvm_run.immediate_exit = wanted
+
+    def finish_exit(self) -> None:
+        """Complete a pending MMIO or port access without running on.
+
+        What else the same instruction accesses outside memory is completed, too: reads get what
+        the exit before left.
+        """
+        run = self.kvm_run
+        run.immediate_exit = 1
+        try:
+            for _ in range(_MOST_EXITS_OF_AN_INSTRUCTION):
+                raw.ioctl(self._fd, Ioctl.RUN)
+        except KvmError as error:
+            if error.errno != errno.EINTR:
+                raise
+        finally:
+            run.immediate_exit = 0
+
+    def complete_mmio_read(self, data: bytes) -> None:
+        """Give what a pending MMIO read returns. It takes effect at the next `run`.
+
+        Raises `ValueError` unless `data` has the length of the exit's.
+        """
+        mmio = self.kvm_run.mmio
+        if len(data) != mmio.len:
+            raise ValueError(f"{len(data)} bytes for an MMIO read of {mmio.len}")
+        raw.copy_to(mmio.data, data)
+
+    def get_regs(self) -> Registers:
+        """Return the general registers."""
+        raw.ioctl(self.fd, Ioctl.GET_REGS, self._regs)
+        return registers_of(self._regs)
+
+    def set_regs(self, registers: Registers) -> None:
+        """Set all general registers."""
+        raw.ioctl(self.fd, Ioctl.SET_REGS, raw_registers(registers))
+
+    def get_rip(self) -> int:
+        """Return RIP alone: quicker than all registers."""
+        raw.ioctl(self.fd, Ioctl.GET_REGS, self._regs)
+        return int(self._regs.rip)
+
+    def share_registers(self) -> None:
+        """Let every exit leave the general registers in `kvm_run`; needs KVM_CAP_SYNC_REGS."""
+        run = self.kvm_run
+        run.kvm_valid_regs = SYNC_X86_REGS
+        self._exit_regs = raw.cast("struct kvm_regs *", raw.address_of(run.s.padding))
+
+    def exit_rip(self) -> int:
+        """Return RIP as it was at the exit that `run` has returned: without a system call."""
+        return self.get_rip() if self._exit_regs is None else int(self._exit_regs.rip)
+
+    def set_rip(self, rip: int) -> None:
+        """Change RIP alone."""
+        regs = self._regs
+        raw.ioctl(self.fd, Ioctl.GET_REGS, regs)
+        regs.rip = rip
+        raw.ioctl(self.fd, Ioctl.SET_REGS, regs)
+
+    def get_sregs(self) -> CData:
+        """Return a copy of the special registers, a `struct kvm_sregs *`."""
+        sregs = raw.new("struct kvm_sregs *")
+        raw.ioctl(self.fd, Ioctl.GET_SREGS, sregs)
+        return sregs
+
+    def set_sregs(self, sregs: CData) -> None:
+        """Set all special registers from a `struct kvm_sregs *`."""
+        raw.ioctl(self.fd, Ioctl.SET_SREGS, sregs)
+
+    def enter_big_real_mode(self, base: int, rip: int) -> None:
+        """Set up real mode with code and stack at `base`, and flat data segments.
+
+        `base` is a gpa below 4 GiB, `rip` an offset from it. CS and SS have the limit of real
+        mode; the other segments begin at 0 and reach all of the first 4 GiB. General
+        registers become 0.
+        """
+        real_mode = self._modes()[0]
+        set_code_base(real_mode, base)
+        raw.ioctl(self.fd, Ioctl.SET_SREGS, real_mode)
+        regs = raw.new("struct kvm_regs *", {"rip": rip, "rflags": RFLAGS_ALWAYS_SET})
+        raw.ioctl(self.fd, Ioctl.SET_REGS, regs)
+
+    def enter_long_mode(self, cr3: int, registers: Registers) -> None:
+        """Set up 64-bit mode with page tables at the gpa `cr3`, flat segments, and no IDT.
+
+        Whatever faults is a triple fault: a `Shutdown`. What CR3 and page-table entries may
+        hold depends on the CPUID of the vCPU.
+        """
+        long_mode = self._modes()[1]
+        long_mode.cr3 = cr3
+        raw.ioctl(self.fd, Ioctl.SET_SREGS, long_mode)
+        self.set_regs(registers)
+
+    def set_smm(self, inside: bool) -> None:
+        """Put the vCPU into system management mode, or take it out; its registers stay.
+
+        Inside of it a vCPU sees the memslots of as_id 1. An exception that is yet to be delivered,
+        as after an instruction that could not be emulated, is forgotten. Needs KVM_CAP_X86_SMM.
+        """
+        events = raw.new("struct kvm_vcpu_events *", {"flags": VcpuEventFlag.SMM})
+        events.smi.smm = inside
+        raw.ioctl(self.fd, Ioctl.SET_VCPU_EVENTS, events)
+
+    def set_cpuid(self, cpuid: CData) -> None:
+        """Issue KVM_SET_CPUID2 with a `struct kvm_cpuid2 *`; before the first `run`."""
+        raw.ioctl(self.fd, Ioctl.SET_CPUID2, cpuid)
+
+    def _modes(self) -> tuple[CData, CData]:
+        """Return the special registers of big real mode and of 64-bit mode, made from a reset's."""
+        if self._mode_sregs is None:
+            real_mode, long_mode = self.get_sregs(), self.get_sregs()
+            set_big_real_mode(real_mode)
+            set_long_mode(long_mode)
+            self._mode_sregs = real_mode, long_mode
+        return self._mode_sregs

@@ -1,0 +1,215 @@
+"""`Vm`: a virtual machine, its memory regions and its dirty logs."""
+
+import os
+
+from kvm_abi import raw
+from kvm_abi.uapi import SYNC_X86_REGS, Cap, Ioctl
+from vmm.kvm.closing import Closing
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.vcpu import Vcpu
+
+
+class Vm(Closing):
+    """A VM. Closing it closes its vCPUs and lets go of the memory that its slots used.
+
+    A slot number holds the slot id in bits 0-15 and the as_id in bits 16-31. Sizes, offsets
+    and guest addresses are bytes. What the kernel refuses raises `KvmError` with its errno.
+    """
+
+    def __init__(self, fd: int, vcpu_mmap_size_bytes: int) -> None:
+        """Own the VM's file. A vCPU's file is mapped with `vcpu_mmap_size_bytes`."""
+        self._fd = fd
+        self._vcpu_mmap_size_bytes = vcpu_mmap_size_bytes
+        self._vcpus: list[Vcpu] = []
+        self._pinned: dict[int, HostMapping] = {}
+
+    @property
+    def fd(self) -> int:
+        """The VM's file. Raises `ValueError` when the VM is closed."""
+        if self._fd < 0:
+            raise ValueError("the VM is closed")
+        return self._fd
+
+    def close(self) -> None:
+        """Close the vCPUs, then the VM. Closing twice is fine."""
+        if self._fd < 0:
+            return
+        for vcpu in self._vcpus:
+            vcpu.close()
+        os.close(self._fd)
+        for slot, mapping in self._pinned.items():
+            mapping.unpin(self._fd, slot)
+        self._pinned.clear()
+        self._fd = -1
+
+    def check_extension(self, cap: Cap | int) -> int:
+        """Return what KVM_CHECK_EXTENSION says of `cap` for this VM: 0 where it is absent."""
+        return raw.ioctl(self.fd, Ioctl.CHECK_EXTENSION, int(cap))
+
+    def enable_cap(self, cap: Cap | int, *args: int, flags: int = 0) -> None:
+        """Issue KVM_ENABLE_CAP with up to four arguments."""
+        wanted = raw.new("struct kvm_enable_cap *", (int(cap), flags, args))
+        raw.ioctl(self.fd, Ioctl.ENABLE_CAP, wanted)
+
+    def create_vcpu(self, vcpu_id: int) -> Vcpu:
+        """Create a vCPU in the state of a reset."""
+        fd = raw.ioctl(self.fd, Ioctl.CREATE_VCPU, vcpu_id)
+        vcpu = Vcpu(fd, self._vcpu_mmap_size_bytes)
+        self._vcpus.append(vcpu)
+        if self.check_extension(Cap.SYNC_REGS) & SYNC_X86_REGS:
+            vcpu.share_registers()
+        return vcpu
+
+    def set_user_memory_region(
+        self,
+        slot: int,
+        flags: int,
+        guest_phys_addr: int,
+        memory_size: int,
+        userspace_addr: HostAddress | int,
+    ) -> None:
+        """Issue KVM_SET_USER_MEMORY_REGION. A `memory_size` of 0 deletes the slot.
+
+        A `HostAddress` pins its mapping until the slot is deleted or the VM is closed. For a
+        plain number, and for the slot's end lying inside the mapping, the caller answers: the
+        guest reaches whatever memory of this process is there.
+        """
+        hva = _hva(userspace_addr)
+        region = raw.new(
+            "struct kvm_userspace_memory_region *",
+            (slot, flags, guest_phys_addr, memory_size, hva),
+        )
+        raw.ioctl(self.fd, Ioctl.SET_USER_MEMORY_REGION, region)
+        self._track(slot, memory_size, userspace_addr)
+
+    def set_user_memory_region2(
+        self,
+        slot: int,
+        flags: int,
+        guest_phys_addr: int,
+        memory_size: int,
+        userspace_addr: HostAddress | int,
+        guest_memfd_offset: int = 0,
+        guest_memfd: int = 0,
+    ) -> None:
+        """Issue KVM_SET_USER_MEMORY_REGION2: like the first form, with a guest_memfd."""
+        hva = _hva(userspace_addr)
+        region = raw.new(
+            "struct kvm_userspace_memory_region2 *",
+            (slot, flags, guest_phys_addr, memory_size, hva, guest_memfd_offset, guest_memfd),
+        )
+        raw.ioctl(self.fd, Ioctl.SET_USER_MEMORY_REGION2, region)
+        self._track(slot, memory_size, userspace_addr)
+
+    def set_user_memory_region_from(self, address: int) -> None:
+        """Issue KVM_SET_USER_MEMORY_REGION with a structure at `address`, readable or not.
+
+        Meant for addresses that the kernel refuses (EFAULT): no mapping is pinned.
+        """
+        raw.ioctl(self.fd, Ioctl.SET_USER_MEMORY_REGION, address)
+
+    def get_dirty_log(self, slot: int, npages: int, fill: bytes = bytes(8)) -> bytes:
+        """Issue KVM_GET_DIRTY_LOG and return one bit a page, little endian.
+
+        `npages` is at least the size of the slot, which the kernel does not check: it writes
+        the bits of the whole slot, rounded up to 64. `fill` is what each 64-bit word of the bitmap
+        holds before.
+        """
+        bitmap = raw.new("uint64_t[]", (npages + 63) // 64)
+        raw.copy_to(bitmap, fill * len(bitmap))
+        log = raw.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap})
+        raw.ioctl(self.fd, Ioctl.GET_DIRTY_LOG, log)
+        return raw.bytes_of(bitmap, len(bitmap) * 8)
+
+    def get_dirty_log_to(self, slot: int, address: int) -> None:
+        """Issue KVM_GET_DIRTY_LOG with a bitmap at `address`, writable or not.
+
+        Meant for addresses that the kernel refuses (EFAULT).
+        """
+        log = raw.new("struct kvm_dirty_log *", {"slot": slot, "padding2": address})
+        raw.ioctl(self.fd, Ioctl.GET_DIRTY_LOG, log)
+
+    def clear_dirty_log(self, slot: int, first_page: int, num_pages: int, bitmap: bytes) -> None:
+        """Issue KVM_CLEAR_DIRTY_LOG for the pages whose bits are set, from `first_page` on.
+
+        `bitmap` is rounded up to 64 bits. Raises `ValueError` when it is too short.
+        """
+        if len(bitmap) * 8 < num_pages:
+            raise ValueError(f"a bitmap of {len(bitmap)} bytes is too short for {num_pages} pages")
+        bits = raw.new("uint8_t[]", (len(bitmap) + 7) // 8 * 8)
+        raw.memory_of(bits, len(bitmap))[:] = bitmap
+        clear = raw.new(
+            "struct kvm_clear_dirty_log *",
+            {
+                "slot": slot,
+                "num_pages": num_pages,
+                "first_page": first_page,
+                "dirty_bitmap": bits,
+            },
+        )
+        raw.ioctl(self.fd, Ioctl.CLEAR_DIRTY_LOG, clear)
+
+    def clear_dirty_log_from(
+        self, slot: int, first_page: int, num_pages: int, address: int
+    ) -> None:
+        """Issue KVM_CLEAR_DIRTY_LOG with a bitmap at `address`, readable or not.
+
+        The kernel reads `num_pages` bits, rounded up to 64, if it finds that the slot has so
+        many: they are the caller's to provide.
+        """
+        fields = {
+            "slot": slot,
+            "num_pages": num_pages,
+            "first_page": first_page,
+            "padding2": address,
+        }
+        raw.ioctl(self.fd, Ioctl.CLEAR_DIRTY_LOG, raw.new("struct kvm_clear_dirty_log *", fields))
+
+    def reset_dirty_rings(self) -> int:
+        """Issue KVM_RESET_DIRTY_RINGS and return how many entries became free again."""
+        return raw.ioctl(self.fd, Ioctl.RESET_DIRTY_RINGS)
+
+    def create_guest_memfd(self, size_bytes: int, flags: int = 0) -> int:
+        """Issue KVM_CREATE_GUEST_MEMFD and return a file that is the caller's to close."""
+        wanted = raw.new("struct kvm_create_guest_memfd *", (size_bytes, flags))
+        return raw.ioctl(self.fd, Ioctl.CREATE_GUEST_MEMFD, wanted)
+
+    def set_memory_attributes(
+        self, address: int, size_bytes: int, attributes: int, flags: int = 0
+    ) -> None:
+        """Issue KVM_SET_MEMORY_ATTRIBUTES for a range of gpas."""
+        wanted = raw.new("struct kvm_memory_attributes *", (address, size_bytes, attributes, flags))
+        raw.ioctl(self.fd, Ioctl.SET_MEMORY_ATTRIBUTES, wanted)
+
+    def create_irqchip(self) -> None:
+        """Give the VM the kernel's interrupt controllers; before any vCPU."""
+        raw.ioctl(self.fd, Ioctl.CREATE_IRQCHIP)
+
+    def set_tss_addr(self, gpa: int) -> None:
+        """Place the three pages that Intel processors without unrestricted guest need."""
+        raw.ioctl(self.fd, Ioctl.SET_TSS_ADDR, gpa)
+
+    def set_identity_map_addr(self, gpa: int) -> None:
+        """Place the identity map page, for the same processors; before any vCPU."""
+        raw.ioctl(self.fd, Ioctl.SET_IDENTITY_MAP_ADDR, raw.new("uint64_t *", gpa))
+
+    def _track(self, slot: int, memory_size: int, userspace_addr: HostAddress | int) -> None:
+        """Pin and unpin as a successful call has it.
+
+        A plain number leaves the pin of a slot alone: an existing slot cannot change its hva.
+        """
+        if memory_size == 0:
+            mapping = self._pinned.pop(slot, None)
+            if mapping is not None:
+                mapping.unpin(self._fd, slot)
+        elif isinstance(userspace_addr, HostAddress):
+            previous = self._pinned.get(slot)
+            if previous is not userspace_addr.mapping:
+                if previous is not None:
+                    previous.unpin(self._fd, slot)
+                userspace_addr.mapping.pin(self._fd, slot)
+                self._pinned[slot] = userspace_addr.mapping
+
+
+def _hva(address: HostAddress | int) -> int:
+    return address.hva if isinstance(address, HostAddress) else address

@@ -1,0 +1,1 @@
+"""What KVM allows: given the slots as they stand, the outcomes of each operation, and why."""

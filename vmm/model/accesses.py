@@ -1,0 +1,244 @@
+"""What the guest's accesses may come to: values, MMIO exits, dirty pages, or a stopped vCPU."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Protocol
+
+from vmm.model.allowed import Allowed
+from vmm.model.array import MemslotArray
+from vmm.model.backing import Piece
+from vmm.model.contents import Contents
+from vmm.model.dirty import Tracking
+from vmm.model.prefault import progress
+from vmm.model.regions import Memslot
+from vmm.scenario.content import MMIO_FILL, STUB_LENGTH, STUB_OFFSET, run_lengths, stub_identity
+from vmm.scenario.history import Mmio, Stopped, Swept, Touched, private_fault
+from vmm.scenario.operations import PAGE_SIZE_BYTES, Execute, PreFaultMemory, Sweep, Touch
+
+_UNKNOWN = "unknown"
+"""What decides an access to memory of which the rules do not say whose it is."""
+
+_FILL = bytes([MMIO_FILL])
+_CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
+
+
+def inside_smm(choices: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
+    """Return outcomes of an access in SMM by the rule that says which slots a vCPU sees there."""
+    plain = ("reach", "hole")
+    return tuple(
+        Allowed(each.outcome, "smm", each.adopt) if each.rule in plain else each for each in choices
+    )
+
+
+class Pieces(Protocol):
+    """Says what a range of gpas is made of, as `Backing` does."""
+
+    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]: ...
+
+
+class Accesses:
+    """Predicts accesses to one address space, and carries their effects out."""
+
+    def __init__(
+        self,
+        slots: MemslotArray[Memslot],
+        backing: Pieces,
+        contents: Contents,
+        tracking: Tracking,
+    ) -> None:
+        self._slots = slots
+        self._backing = backing
+        self._contents = contents
+        self._tracking = tracking
+        self._reads_make_dirty = tracking.features.reads_make_dirty
+
+    def touch(self, op: Touch) -> tuple[Allowed, ...]:
+        """Return what one read or write of 1, 2 or 4 bytes may come to."""
+        pieces = self._backing.pieces(self._slots, op.gpa, op.width)
+        write = op.access == "write"
+        rule = _rule(pieces, write)
+        if rule == _UNKNOWN:
+            return ()
+        if rule == "private-fault":
+            return _private_fault(op, pieces[0])
+        if write:
+            data = _element(op.value, op.width)
+            exits = () if rule == "reach" else _exits(pieces, data)
+            usual = Allowed(Touched(0, exits), rule, partial(self._write, op, pieces, data))
+        else:
+            value = int.from_bytes(self._read(op, pieces), "little")
+            exits = () if rule == "reach" else _exits(pieces)
+            usual = Allowed(Touched(value, exits), rule)
+        if pieces[0].changed or pieces[-1].changed:
+            usual = Allowed(usual.outcome, "host-follows", usual.adopt)
+        if rule == "hva-absent" and _may_fault(pieces, write):
+            return (usual, Allowed(Stopped("EFAULT"), rule))
+        return (usual,)
+
+    def sweep(self, op: Sweep) -> tuple[Allowed, ...]:
+        """Return what a string instruction over ``count`` elements may come to."""
+        length = op.count * op.width
+        pieces = self._backing.pieces(self._slots, op.gpa, length)
+        write = op.access == "write"
+        rule = _rule(pieces, write)
+        if rule in (_UNKNOWN, "private-fault"):
+            return ()
+        element = _element(op.value, op.width)
+        if write:
+            data = element * op.count
+            usual = Allowed(
+                Swept((), _exits(pieces, data)), rule, partial(self._write, op, pieces, data)
+            )
+        else:
+            runs = run_lengths(self._read(op, pieces), op.width)
+            usual = Allowed(Swept(runs, _exits(pieces)), rule)
+        if not _may_fault(pieces, write):
+            return (usual,)
+        begun = _before_fault(pieces, op.width, op.gpa)
+        done = partial(self._write, op, begun, element * op.count) if write else _no_write
+        return (usual, Allowed(Stopped("EFAULT"), rule, done))
+
+    def execute(self, op: Execute) -> tuple[Allowed, ...]:
+        """Return what running the code of a page may come to."""
+        (piece,) = self._backing.pieces(self._slots, op.gpa + STUB_OFFSET, STUB_LENGTH)
+        if piece.kind in ("unknown", "fault") or piece.private:
+            return ()
+        if piece.kind != "memory":
+            rule = "fetch-outside" if piece.kind == "hole" else "hva-absent"
+            return tuple(Allowed(Stopped(reason), rule) for reason in _CANNOT_FETCH)
+        if self._reads_make_dirty:
+            self._note_read(op.vcpu, (piece,))
+        value = stub_identity(self._contents.read(piece.mapping, piece.offset, piece.length))
+        if value is None:
+            return ()
+        return (Allowed(Touched(value), "reach"),)
+
+    def pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
+        """Return what mapping a range ahead may come to; a log may take that for a read."""
+        pieces = tuple(self._mappable(op))
+        if self._reads_make_dirty:
+            self._note_read(op.vcpu, pieces)
+        return progress(op, pieces)
+
+    def _mappable(self, op: PreFaultMemory) -> Iterator[Piece]:
+        """Yield the pages of a range up to the first that is no memory, that one included."""
+        for gpa in range(op.gpa, op.gpa + op.size, PAGE_SIZE_BYTES):
+            (piece,) = self._backing.pieces(self._slots, gpa, PAGE_SIZE_BYTES)
+            yield piece
+            if piece.kind != "memory":
+                return
+
+    def _read(self, op: Touch | Sweep, pieces: Iterable[Piece]) -> bytes:
+        if self._reads_make_dirty:
+            self._note_read(op.vcpu, pieces)
+        return b"".join(
+            [
+                self._contents.read(piece.mapping, piece.offset, piece.length)
+                if piece.kind == "memory"
+                else _FILL * piece.length
+                for piece in pieces
+            ]
+        )
+
+    def _note_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
+        """Note which pages the guest reads. That they may be reported holds from now on."""
+        for piece in pieces:
+            if piece.kind == "memory" and piece.slot is not None:
+                page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
+                self._tracking.read(vcpu, piece.slot, page)
+
+    def _write(self, op: Touch | Sweep, pieces: Iterable[Piece], data: bytes) -> None:
+        """Write ``data`` where the pieces lie in writable memory, and mark those pages dirty."""
+        at = 0
+        for piece in pieces:
+            if piece.kind == "memory" and not piece.readonly:
+                part = data[at : at + piece.length]
+                self._contents.write(piece.mapping, piece.offset, part)
+                slot = piece.slot
+                if slot is not None and slot.dirty is not None:
+                    page = piece.gpa // PAGE_SIZE_BYTES - slot.base_gfn
+                    elements = -(-piece.length // op.width)
+                    self._tracking.wrote(op.vcpu, slot, page, elements)
+            at += piece.length
+
+
+def _element(value: int, width: int) -> bytes:
+    """Return the low ``width`` bytes of a value, as they stand in memory."""
+    return (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
+
+
+def _private_fault(op: Touch, piece: Piece) -> tuple[Allowed, ...]:
+    """Return what a touch of private memory comes to that there is none of."""
+    rule = "private-fault"
+    fault = Allowed(private_fault(op.gpa & -PAGE_SIZE_BYTES, PAGE_SIZE_BYTES), rule)
+    if piece.slot is not None:
+        return (fault,)
+    if op.access == "write":
+        return (fault, Allowed(Touched(0, _exits((piece,), _element(op.value, op.width))), rule))
+    value = int.from_bytes(_FILL * op.width, "little")
+    return (fault, Allowed(Touched(value, _exits((piece,))), rule))
+
+
+def _no_write() -> None:
+    """Reading changes nothing, however far it came."""
+
+
+def _leaves_memory(piece: Piece, write: bool) -> bool:
+    return piece.kind != "memory" or (write and piece.readonly)
+
+
+def _exits(pieces: Iterable[Piece], written: bytes | None = None) -> tuple[Mmio, ...]:
+    """Return the MMIO exits of an access, adjacent ones joined; ``written`` is None for a read."""
+    exits: list[Mmio] = []
+    at = 0
+    write = written is not None
+    for piece in pieces:
+        if _leaves_memory(piece, write):
+            data = _FILL * piece.length if written is None else written[at : at + piece.length]
+            if exits and exits[-1].gpa + len(exits[-1].data) == piece.gpa:
+                exits[-1] = Mmio(exits[-1].gpa, write, exits[-1].data + data)
+            else:
+                exits.append(Mmio(piece.gpa, write, data))
+        at += piece.length
+    return tuple(exits)
+
+
+def _may_fault(pieces: Iterable[Piece], write: bool) -> bool:
+    """Whether hardware finds no host memory; a write to a READONLY slot exits before that."""
+    return any(piece.kind == "absent" and not (write and piece.readonly) for piece in pieces)
+
+
+def _before_fault(pieces: tuple[Piece, ...], width: int, start_gpa: int) -> tuple[Piece, ...]:
+    """Return the pieces of the whole elements before the first page without host memory."""
+    fault = next(piece.gpa for piece in pieces if piece.kind == "absent")
+    whole = (fault - start_gpa) // width * width
+    kept: list[Piece] = []
+    for piece in pieces:
+        length = min(piece.length, start_gpa + whole - piece.gpa)
+        if length > 0:
+            kept.append(
+                Piece(piece.gpa, length, piece.kind, piece.slot, piece.mapping, piece.offset)
+            )
+    return tuple(kept)
+
+
+def _rule(pieces: tuple[Piece, ...], write: bool) -> str:
+    """Return the rule that decides an access: that of its most unusual piece.
+
+    "reach" means that all of it is done in memory.
+    """
+    kinds = {piece.kind for piece in pieces}
+    if "unknown" in kinds:
+        return _UNKNOWN
+    if "fault" in kinds:
+        return "private-fault" if len(pieces) == 1 else _UNKNOWN
+    if any(piece.private for piece in pieces):
+        # An emulated access reaches the hva, whatever the attributes say.
+        return "private" if kinds == {"memory"} else _UNKNOWN
+    if "absent" in kinds:
+        return "hva-absent"
+    if "hole" in kinds:
+        return "hole" if len(kinds) == 1 else "straddle"
+    if write and any(piece.readonly for piece in pieces):
+        return "readonly"
+    return "reach"

@@ -1,0 +1,40 @@
+"""The page of the local APIC, which the instruction emulator takes for MMIO whatever lies there."""
+
+import msgspec
+
+from vmm.model.allowed import Allowed
+from vmm.model.array import MemslotArray
+from vmm.model.backing import Backing, Piece
+from vmm.model.regions import Memslot
+from vmm.scenario.operations import PAGE_SIZE_BYTES
+
+APIC_GPA = 0xFEE0_0000
+_APIC_END = APIC_GPA + PAGE_SIZE_BYTES
+
+
+def is_apic_page(gpa: int, end: int) -> bool:
+    """Whether a range of gpas has a part in the APIC's page."""
+    return gpa < _APIC_END and end > APIC_GPA
+
+
+class AsEmulated:
+    """What an emulated access is made of: the APIC's page is a hole."""
+
+    def __init__(self, backing: Backing) -> None:
+        self._backing = backing
+
+    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
+        """Return what ``Backing.pieces`` does, but for that page."""
+        return tuple(
+            Piece(piece.gpa, piece.length, "hole")
+            if is_apic_page(piece.gpa, piece.gpa + 1)
+            else piece
+            for piece in self._backing.pieces(slots, gpa, length)
+        )
+
+
+def either(usual: tuple[Allowed, ...], emulated: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
+    """Return what an access may come to that may be emulated, or run on the processor."""
+    known = {choice.outcome for choice in usual}
+    others = (msgspec.structs.replace(choice, rule="apic-page") for choice in emulated)
+    return (*usual, *(choice for choice in others if choice.outcome not in known))

@@ -1,0 +1,201 @@
+"""Where an access lands: the pieces of memory, hole and nowhere that a range of gpas is made of."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from vmm.model.array import MemslotArray
+from vmm.model.regions import Memslot
+from vmm.scenario.operations import (
+    MEMFD_MMAP,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    ChangeHostMemory,
+    Hva,
+    Mapping,
+    Place,
+)
+
+Kind = Literal["memory", "hole", "absent", "fault", "unknown"]
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """``length`` bytes from ``gpa`` on, within one page.
+
+    ``changed`` says that the host has done something to the page since it was mapped.
+
+    ``private`` memory is that of a guest_memfd, whose name is the ``mapping``; a ``fault`` is a
+    private page that has none.
+
+    ``absent`` is a slot's page behind which the host has mapped nothing; of an ``unknown`` one the
+    rules do not say which memory an access reaches.
+    """
+
+    gpa: int
+    length: int
+    kind: Kind
+    slot: Memslot | None = None
+    mapping: str = ""
+    offset: int = 0
+    changed: bool = False
+    private: bool = False
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the guest may not write here."""
+        return self.slot is not None and bool(self.slot.flags & READONLY)
+
+
+class Backing:
+    """Finds the host memory of an hva among the mappings that a scenario declares."""
+
+    def __init__(self, mappings: tuple[Mapping, ...]) -> None:
+        self._mappings = {mapping.name: mapping for mapping in mappings}
+        self._shown: set[str] = set()
+        self._absent: set[tuple[str, int]] = set()
+        self._changed: set[tuple[str, int]] = set()
+        self._private: set[int] = set()
+        self._zero = next((m for m in mappings if m.kind == "zero"), None)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the mappings, in the order in which they are declared."""
+        return list(self._mappings)
+
+    def normal(self, hva: Hva) -> Hva:
+        """Return one form for each address: a place in the mapping at 0 is an integer."""
+        if isinstance(hva, Place) and self._mappings[hva.mapping].kind == "zero":
+            return hva.offset
+        return hva
+
+    def show(self, mapping: str) -> None:
+        """Note that a mapping of kind ``guest_memfd`` has memory from now on."""
+        self._shown.add(mapping)
+
+    def convert(self, gfns: range, is_private: bool) -> None:
+        """Note which gfns of the VM are private from now on, or no longer."""
+        if is_private:
+            self._private.update(gfns)
+        else:
+            self._private.difference_update(gfns)
+
+    def forget_attributes(self) -> None:
+        """Begin with a new VM, all of whose memory is shared."""
+        self._private.clear()
+
+    def is_absent(self, mapping: str, page: int) -> bool:
+        """Whether the host has taken away what a page of a mapping showed."""
+        return (mapping, page) in self._absent
+
+    @property
+    def absent(self) -> frozenset[tuple[str, int]]:
+        """The (mapping, page) that the host has taken away."""
+        return frozenset(self._absent)
+
+    def change(self, op: ChangeHostMemory) -> None:
+        """Note which pages show memory from now on, and which do not."""
+        first = op.place.offset // PAGE_SIZE_BYTES
+        pages = {(op.place.mapping, page) for page in range(first, first + op.pages)}
+        self._changed |= pages
+        if op.how in ("unmap", "forbid"):
+            self._absent |= pages
+        elif op.how in ("map", "allow"):
+            self._absent -= pages
+
+    def loses_content(self, op: ChangeHostMemory) -> bool:
+        """Whether the pages read as zeros behind a change: what private memory held is gone.
+
+        What is mapped is a memory file, or fresh memory in the place of what was still there.
+        """
+        kind = self._mappings[op.place.mapping].kind
+        is_private = kind not in ("shared", "memfd")
+        return (
+            op.how == "punch"
+            or (op.how in ("drop", "unmap") and is_private)
+            or (op.how == "map" and kind != "memfd")
+        )
+
+    def locate(self, hva: Hva, offset: int) -> Place | None:
+        """Return where ``offset`` bytes behind an hva lie; None where no memory is mapped."""
+        place = self.declared(hva, offset)
+        if place is None or self.is_absent(place.mapping, place.offset // PAGE_SIZE_BYTES):
+            return None
+        return place
+
+    def declared(self, hva: Hva, offset: int) -> Place | None:
+        """Return the same, whatever the host has taken away."""
+        if isinstance(hva, Place):
+            kind = self._mappings[hva.mapping].kind
+            if kind == "unmapped" or (kind == "guest_memfd" and hva.mapping not in self._shown):
+                return None
+            return Place(hva.mapping, hva.offset + offset)
+        if self._zero is not None and hva + offset < self._zero.pages * PAGE_SIZE_BYTES:
+            return Place(self._zero.name, hva + offset)
+        return None
+
+    def shared(self, slot: Memslot, offset: int) -> Place | None:
+        """Return which memory a slot reaches, whatever is taken away; None where that is unclear.
+
+        ``offset`` is in bytes from the start of the slot.
+        """
+        place = self.declared(slot.userspace_addr, offset)
+        if slot.memfd is None:
+            return place
+        # What is private of another guest_memfd depends on the attributes of memory.
+        is_one = bool(slot.memfd.flags & MEMFD_MMAP) and _agrees(slot, offset, place)
+        return place if is_one else None
+
+    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
+        """Return what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
+        gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
+        if at + length <= PAGE_SIZE_BYTES:  # As nearly all touches are.
+            return (self._piece(slots.search(gfn), gpa, length),)
+        return tuple(self._page_by_page(slots, gpa, length))
+
+    def _page_by_page(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]:
+        while length:
+            gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
+            take = min(length, PAGE_SIZE_BYTES - at)
+            yield self._piece(slots.search(gfn), gpa, take)
+            gpa += take
+            length -= take
+
+    def _piece(self, slot: Memslot | None, gpa: int, length: int) -> Piece:
+        if self._private and gpa // PAGE_SIZE_BYTES in self._private:
+            return _private_piece(slot, gpa, length)
+        if slot is None:
+            return Piece(gpa, length, "hole")
+        offset = gpa - slot.base_gfn * PAGE_SIZE_BYTES
+        place = self.locate(slot.userspace_addr, offset)
+        if slot.memfd is not None and not _agrees(slot, offset, place):
+            return Piece(gpa, length, "unknown", slot)
+        changed = bool(self._changed) and self._has_changed(slot, offset)
+        if place is None:
+            return Piece(gpa, length, "absent", slot, changed=changed)
+        return Piece(gpa, length, "memory", slot, place.mapping, place.offset, changed)
+
+    def _has_changed(self, slot: Memslot, offset: int) -> bool:
+        place = self.declared(slot.userspace_addr, offset)
+        key = (place.mapping, place.offset // PAGE_SIZE_BYTES) if place else ("", 0)
+        return key in self._changed
+
+
+def _private_piece(slot: Memslot | None, gpa: int, length: int) -> Piece:
+    memfd = slot.memfd if slot is not None else None
+    if slot is None or memfd is None or not memfd.is_open:
+        return Piece(gpa, length, "fault", slot)
+    offset = slot.memfd_offset + gpa - slot.base_gfn * PAGE_SIZE_BYTES
+    return Piece(gpa, length, "memory", slot, memfd.name, offset, private=True)
+
+
+def _agrees(slot: Memslot, offset: int, place: Place | None) -> bool:
+    """Whether the hva of a slot with a guest_memfd shows the memory that the MMU maps.
+
+    From a guest_memfd that can be mapped the MMU serves every fault, whatever the hva shows;
+    from another one only those on private memory, of which there is none here.
+    """
+    memfd = slot.memfd
+    if memfd is None or not memfd.flags & MEMFD_MMAP:
+        return True
+    return place == Place(memfd.mapping, slot.memfd_offset + offset)

@@ -1,0 +1,198 @@
+"""Which pages are dirty: logs that the kernel keeps a bit a page in, and rings for each vCPU.
+
+A kernel that maps a page for the guest's read may map it writable at once, and then reports it
+(``make_spte``; ``Features.reads_make_dirty``). Of such a page the model says "perhaps".
+"""
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from vmm.model.allowed import Allowed
+from vmm.model.array import MemslotArray
+from vmm.model.regions import Memslot, as_id_of, id_of
+from vmm.model.rings import RingState, ring_refusal
+from vmm.scenario.features import Features
+from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Refused
+from vmm.scenario.operations import LOG_DIRTY_PAGES, ClearDirtyLog, EnableCap, GetDirtyLog
+
+MANUAL_PROTECT_ENABLE = 1 << 0
+INITIALLY_SET = 1 << 1
+
+_WORD = 64
+"""The bitmap is read and cleared by the word: so many pages."""
+
+
+@dataclass(slots=True)
+class Tracking:
+    """How one VM keeps track of dirty pages.
+
+    ``manual`` is what KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 was enabled with; ``ring`` is None while
+    there is none; ``vcpus`` are those that were used, and so created.
+    """
+
+    spaces: tuple[MemslotArray[Memslot], ...]
+    features: Features
+    manual: int = 0
+    ring: RingState | None = None
+    vcpus: set[int] = field(default_factory=set)
+
+    def begin(self, new: Memslot, old: Memslot | None) -> None:
+        """Give a slot the log that its flags ask for, before it takes the old one's place."""
+        if not new.flags & LOG_DIRTY_PAGES:
+            return
+        if old is not None and old.dirty is not None:
+            # A bitmap that exists is carried along (kvm_prepare_memory_region).
+            new.dirty, new.perhaps = old.dirty, old.perhaps
+            return
+        both = MANUAL_PROTECT_ENABLE | INITIALLY_SET
+        new.dirty = set(range(new.npages)) if self.manual & both == both else set()
+
+    def changed(self, number: int, new: Memslot | None = None, old: Memslot | None = None) -> None:
+        """Note that a slot changed: none of its pages is mapped writable any more, as a rule."""
+        if self.ring is not None:
+            self.ring.protect_slot(number)
+            if new is not None and self.leaves_unprotected(new, old):
+                self.ring.leave_unprotected(number, new.npages)
+
+    def leaves_unprotected(self, new: Memslot | None, old: Memslot | None) -> bool:
+        """Whether logging begins without a page being protected (kvm_mmu_slot_apply_flags).
+
+        With INITIALLY_SET every page counts as dirty, which a ring does not say.
+        """
+        return (
+            self.ring is not None
+            and bool(self.manual & INITIALLY_SET)
+            and new is not None
+            and old is not None
+            and new.base_gfn == old.base_gfn
+            and bool(new.flags & ~old.flags & LOG_DIRTY_PAGES)
+        )
+
+    def wrote(self, vcpu: int, slot: Memslot, page: int, times: int = 1) -> None:
+        """Note a guest's write; ``times`` is how often it may be reported at most."""
+        if slot.dirty is None:
+            return
+        slot.dirty.add(page)
+        if self.ring is not None:
+            self.ring.wrote(vcpu, (slot.number, page), times)
+
+    def read(self, vcpu: int, slot: Memslot, page: int) -> None:
+        """Note a guest's read, where such a page may be reported."""
+        if slot.dirty is None:
+            return
+        slot.perhaps.add(page)
+        if self.ring is not None:
+            self.ring.read(vcpu, (slot.number, page))
+
+    def get(self, op: GetDirtyLog) -> tuple[Allowed, ...]:
+        """Return what KVM_GET_DIRTY_LOG may come to."""
+        slot = self._logged(op.slot)
+        if isinstance(slot, Allowed):
+            return (slot,)
+        if op.bitmap == "unwritable":
+            effect = _keep if self.manual else partial(_doubt, slot)
+            return (_refused(errno.EFAULT, "dirty-bad-pointer", effect),)
+        dirty = slot.dirty or set()
+        # All bits of the slot are copied out, those that are clear too, and no word behind them
+        # (kvm_dirty_bitmap_bytes).
+        words = -(-slot.npages // _WORD)
+        pages = DirtyPages(tuple(sorted(dirty)), tuple(sorted(slot.perhaps - dirty)), words)
+        effect = _keep if self.manual else partial(_clear, slot, None)
+        return (Allowed(pages, "dirty-exact", effect),)
+
+    def clear(self, op: ClearDirtyLog) -> tuple[Allowed, ...]:
+        """Return what KVM_CLEAR_DIRTY_LOG may come to: its checks in the kernel's order."""
+        if not self.features.manual_dirty_log:
+            return (_refused(errno.ENOTTY, "clear-known"),)
+        slot = self._logged(op.slot, op.first_page)
+        if isinstance(slot, Allowed):
+            return (slot,)
+        behind = slot.npages - op.first_page
+        if behind < 0 or op.num_pages > behind or (op.num_pages < behind and op.num_pages % _WORD):
+            return (_refused(errno.EINVAL, "clear-range"),)
+        if op.bitmap == "unreadable" and op.num_pages:
+            return (_refused(errno.EFAULT, "clear-bad-pointer"),)
+        within = range(op.first_page, op.first_page + op.num_pages)
+        pages = set(within if op.pages == "all" else op.pages)
+        return (Allowed(Done(), "clear", partial(_clear, slot, pages)),)
+
+    def enable(self, op: EnableCap) -> tuple[Allowed, ...]:
+        """Return what KVM_ENABLE_CAP may come to."""
+        if op.cap == "MANUAL_DIRTY_LOG_PROTECT2":
+            return (self._enable_manual(op.argument),)
+        if op.cap == "DISABLE_QUIRKS2":
+            return (self._disable_quirks(op.argument),)
+        known = self.features.dirty_ring_bytes and (
+            op.cap == "DIRTY_LOG_RING" or self.features.dirty_ring_acq_rel
+        )
+        if not known:
+            return (_refused(errno.EINVAL, "cap-known"),)
+        size_bytes = op.argument & 0xFFFF_FFFF  # kvm_vm_ioctl_enable_dirty_log_ring takes a u32.
+        refusal = ring_refusal(size_bytes, self.features)
+        if refusal is not None:
+            return (_refused(*refusal),)
+        if self.ring is not None or self.vcpus:
+            return (_refused(errno.EINVAL, "ring-before-vcpus"),)
+        return (Allowed(Done(), "ring-size", partial(self._enable_ring, size_bytes)),)
+
+    def _enable_manual(self, options: int) -> Allowed:
+        if not self.features.manual_dirty_log:
+            return _refused(errno.EINVAL, "cap-known")
+        valid = MANUAL_PROTECT_ENABLE
+        if options & MANUAL_PROTECT_ENABLE and self.features.dirty_log_initially_set:
+            valid |= INITIALLY_SET
+        if options & ~valid:
+            return _refused(errno.EINVAL, "manual-protect")
+        return Allowed(Done(), "manual-protect", partial(self._set_manual, options))
+
+    def _disable_quirks(self, quirks: int) -> Allowed:
+        """What is not a quirk of this kernel is refused; none of them changes a promise."""
+        if quirks & ~self.features.quirks or not self.features.quirks:
+            return _refused(errno.EINVAL, "quirks")
+        return Allowed(Done(), "quirks")
+
+    def _set_manual(self, options: int) -> None:
+        self.manual = options
+
+    def _enable_ring(self, size_bytes: int) -> None:
+        self.ring = RingState(size_bytes, self.features)
+
+    def _logged(self, number: int, first_page: int = 0) -> Memslot | Allowed:
+        """Return the slot whose log is meant, or the refusal."""
+        if self.ring is not None:
+            return _refused(errno.ENXIO, "dirty-ring-only")
+        as_id, slot_id = as_id_of(number), id_of(number)
+        if as_id >= self.features.address_spaces or slot_id >= self.features.nr_memslots:
+            return _refused(errno.EINVAL, "dirty-slot-range")
+        if first_page % _WORD:
+            return _refused(errno.EINVAL, "clear-first-page")
+        slot = self.spaces[as_id].get(slot_id)
+        if slot is None or slot.dirty is None:
+            return _refused(errno.ENOENT, "dirty-absent")
+        return slot
+
+
+def _keep() -> None:
+    """The log stays as it is."""
+
+
+def _refused(number: int, rule: str, effect: Callable[[], None] = _keep) -> Allowed:
+    outcome: AnyOutcome = Refused(number)
+    return Allowed(outcome, rule, effect)
+
+
+def _clear(slot: Memslot, pages: set[int] | None) -> None:
+    """Forget these pages, or all."""
+    if pages is None:
+        slot.dirty, slot.perhaps = set(), set()
+    elif slot.dirty is not None:
+        slot.dirty -= pages
+        slot.perhaps -= pages
+
+
+def _doubt(slot: Memslot) -> None:
+    """A log that could not be copied out was cleared before (kvm_get_dirty_log_protect)."""
+    slot.perhaps |= slot.dirty or set()
+    slot.dirty = set()

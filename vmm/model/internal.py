@@ -1,0 +1,162 @@
+"""The slots that the kernel makes for itself: the TSS, the identity map, and the APIC's page.
+
+Where a kernel has them (not every backend does) they have ids behind the last one of the user's,
+lie in every address space, and may not overlap a user's slot, whichever came first.
+"""
+
+import errno
+from collections.abc import Callable
+from functools import partial
+
+from vmm.model.allowed import Allowed
+from vmm.model.apicpage import APIC_GPA
+from vmm.model.regions import Memslot
+from vmm.scenario.features import Features
+from vmm.scenario.history import Done, Refused, Unmapped
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    CreateIrqchip,
+    CreateVcpu,
+    SetIdentityMapAddr,
+    SetTssAddr,
+    pages_of,
+)
+
+TSS_PAGES = 3
+_LAST_TSS_GPA = (1 << 32) - TSS_PAGES * PAGE_SIZE_BYTES
+_DEFAULT_IDENTITY_GPA = 0xFFFB_C000
+_APIC_PAGE, _TSS, _IDENTITY_MAP = "APIC page", "TSS", "identity map"
+
+IsTaken = Callable[[int, int], bool]
+"""(base_gfn, npages) -> whether a user's slot lies there, in any address space."""
+
+
+class InternalSlots:
+    """The internal slots of one VM, and the calls that bring them about."""
+
+    def __init__(self, features: Features, vcpus: set[int], is_taken: IsTaken) -> None:
+        """``vcpus`` are those that exist; this object adds the ones that ``CreateVcpu`` makes."""
+        self._features = features
+        self._vcpus = vcpus
+        self._is_taken = is_taken
+        self._slots: dict[str, Memslot] = {}
+        self._unmapped = 0
+        self._identity_gpa = _DEFAULT_IDENTITY_GPA
+        self.irqchip = False
+        """Whether there is a local APIC in the kernel."""
+
+    def overlapping(self, base_gfn: int, npages: int) -> Memslot | None:
+        """Return an internal slot that shares a gfn with [base_gfn, base_gfn + npages)."""
+        for slot in self._slots.values():
+            if slot.base_gfn < base_gfn + npages and base_gfn < slot.base_gfn + slot.npages:
+                return slot
+        return None
+
+    def reached(self, gpa: int, length: int) -> bool:
+        """Whether an access depends on an internal slot, whose content is the kernel's own affair.
+
+        Where some of them have lost their memory, real mode may, wherever the access goes.
+        """
+        if not self._slots:
+            return False
+        if self._unmapped:
+            return True
+        first = pages_of(gpa)
+        return self.overlapping(first, pages_of(gpa + length - 1) - first + 1) is not None
+
+    def set_tss(self, op: SetTssAddr) -> Allowed:
+        """Return what KVM_SET_TSS_ADDR comes to."""
+        if op.gpa > _LAST_TSS_GPA:
+            return _refused(errno.EINVAL, "tss-range")
+        if not self._features.internal_tss:
+            return Allowed(Done(), "tss")
+        return self._place(_TSS, op.gpa, TSS_PAGES, "tss")
+
+    def set_identity_map(self, op: SetIdentityMapAddr) -> Allowed:
+        """Return what KVM_SET_IDENTITY_MAP_ADDR comes to; the page is made with the first vCPU."""
+        if self._vcpus:
+            return _refused(errno.EINVAL, "identity-map-late")
+        return Allowed(Done(), "identity-map", partial(self._set_identity_gpa, op.gpa))
+
+    def unmap(self) -> Allowed:
+        """Return what unmapping the memory of all of them comes to: each has a mapping."""
+        number = len(self._slots) - self._unmapped
+        rule = "internal-memory" if number else "harness"
+        return Allowed(Unmapped(number), rule, self._note_unmapped)
+
+    def create_irqchip(self, _: CreateIrqchip) -> Allowed:
+        """Return what KVM_CREATE_IRQCHIP comes to."""
+        if not self._features.irqchip:
+            return _refused(errno.ENOTTY, "irqchip-known")
+        if self.irqchip:
+            return _refused(errno.EEXIST, "irqchip-once")
+        if self._vcpus:
+            return _refused(errno.EINVAL, "irqchip-late")
+        return Allowed(Done(), "irqchip", self._add_irqchip)
+
+    def create_vcpu(self, op: CreateVcpu) -> Allowed:
+        """Return what KVM_CREATE_VCPU comes to: internal slots that have no room prevent it."""
+        if op.vcpu in self._vcpus:
+            return _refused(errno.EEXIST, "vcpu-once")
+        for name, gpa in self._due():
+            refusal = self._refusal(gpa, 1)
+            if refusal is not None:
+                return _refused(*refusal, partial(self._make_due, before=name))
+        return Allowed(Done(), "vcpu", partial(self.use_vcpu, op.vcpu))
+
+    def use_vcpu(self, vcpu: int) -> None:
+        """Note that a vCPU exists: the first one brings internal slots with it."""
+        if vcpu not in self._vcpus:
+            self._make_due()
+            self._vcpus.add(vcpu)
+
+    def _due(self) -> list[tuple[str, int]]:
+        """Return the pages that the next vCPU brings, in the order in which they are made."""
+        due: list[tuple[str, int]] = []
+        if self._features.internal_apic and self.irqchip and _APIC_PAGE not in self._slots:
+            due.append((_APIC_PAGE, APIC_GPA))
+        if self._features.internal_identity and _IDENTITY_MAP not in self._slots:
+            due.append((_IDENTITY_MAP, self._identity_gpa))
+        return due
+
+    def _make_due(self, before: str = "") -> None:
+        for name, gpa in self._due():
+            if name == before:
+                return
+            self._add(name, gpa, 1)
+
+    def _place(self, name: str, gpa: int, npages: int, rule: str) -> Allowed:
+        if name in self._slots:
+            return _refused(errno.EEXIST, "internal-once")
+        refusal = self._refusal(gpa, npages)
+        if refusal is not None:
+            return _refused(*refusal)
+        return Allowed(Done(), rule, partial(self._add, name, gpa, npages))
+
+    def _refusal(self, gpa: int, npages: int) -> tuple[int, str] | None:
+        """Return why the kernel refuses itself a slot, if it does: an errno and a rule."""
+        if gpa % PAGE_SIZE_BYTES:
+            return errno.EINVAL, "gpa-aligned"
+        first = pages_of(gpa)
+        if self._is_taken(first, npages) or self.overlapping(first, npages) is not None:
+            return errno.EEXIST, "internal-overlap"
+        if first + npages - 1 > self._features.last_gfn:
+            return errno.EINVAL, "gfn-limit"
+        return None
+
+    def _add(self, name: str, gpa: int, npages: int) -> None:
+        number = self._features.nr_memslots + len(self._slots)
+        self._slots[name] = Memslot(number, pages_of(gpa), npages, 0, 0)
+
+    def _note_unmapped(self) -> None:
+        self._unmapped = len(self._slots)
+
+    def _set_identity_gpa(self, gpa: int) -> None:
+        self._identity_gpa = gpa or _DEFAULT_IDENTITY_GPA
+
+    def _add_irqchip(self) -> None:
+        self.irqchip = True
+
+
+def _refused(number: int, rule: str, adopt: Callable[[], None] | None = None) -> Allowed:
+    return Allowed(Refused(number), rule, adopt) if adopt else Allowed(Refused(number), rule)

@@ -1,0 +1,303 @@
+"""The oracle: which outcomes of an operation the rules allow, and what each of them means.
+
+Written from the documented API and the kernel's source, never from what one host answers. Where
+the rules allow several outcomes all are returned, and the one observed is adopted; where the
+model does not know, it returns none, and the verdict is inconclusive.
+"""
+
+import errno
+from functools import partial
+from typing import assert_never
+
+from vmm.model.accesses import Accesses, inside_smm
+from vmm.model.allowed import Allowed
+from vmm.model.apicpage import AsEmulated, either, is_apic_page
+from vmm.model.array import Change, MemslotArray
+from vmm.model.attributes import set_attributes
+from vmm.model.backing import Backing
+from vmm.model.contents import Contents
+from vmm.model.dirty import Tracking
+from vmm.model.internal import InternalSlots
+from vmm.model.memfds import GuestMemfds
+from vmm.model.prefault import end_of, refusal
+from vmm.model.races.judge import RaceJudge
+from vmm.model.regions import (
+    Memslot,
+    Verdict,
+    as_id_of,
+    decide,
+    id_of,
+    is_noncanonical,
+    refusal_by_argument,
+)
+from vmm.model.rings import no_ring_to_reset
+from vmm.scenario.features import Features
+from vmm.scenario.history import Closed, Done, Inspected, Refused, RingPages
+from vmm.scenario.operations import (
+    CHURN_GFNS,
+    GUEST_MEMFD,
+    PAGE_SIZE_BYTES,
+    SMM,
+    AnyOperation,
+    ChangeHostMemory,
+    Churn,
+    ClearDirtyLog,
+    CloseGuestMemfd,
+    CloseVm,
+    CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
+    EnableCap,
+    Execute,
+    GetDirtyLog,
+    HarvestDirtyRing,
+    HostWrite,
+    Hva,
+    Inspect,
+    Lives,
+    MapGuestMemfd,
+    Mapping,
+    NewVm,
+    PreFaultMemory,
+    PunchGuestMemfd,
+    Race,
+    ResetDirtyRings,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
+    SetTssAddr,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    Sweep,
+    Touch,
+    UnmapInternalSlots,
+    access_end,
+    pages_of,
+)
+
+
+class Model:
+    """The state of one VM and of the host memory behind it."""
+
+    def __init__(self, mappings: tuple[Mapping, ...], features: Features, vm_type: int = 0) -> None:
+        self.features = features.of_vm(vm_type)
+        self._vm_type = vm_type
+        self._backing = Backing(mappings)
+        self._contents = Contents(mappings)
+        memfds = frozenset(mapping.name for mapping in mappings if mapping.kind == "memfd")
+        self._memfds = GuestMemfds(self.features, memfds, self._backing, self._contents)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget every slot; host memory stays as it is."""
+        self._spaces = tuple(MemslotArray[Memslot]() for _ in range(self.features.address_spaces))
+        self._tracking = Tracking(self._spaces, self.features)
+        self._internal = InternalSlots(self.features, self._tracking.vcpus, self._is_taken)
+        self._accesses, self._emulated = (
+            tuple(
+                Accesses(slots, backing, self._contents, self._tracking) for slots in self._spaces
+            )
+            for backing in (self._backing, AsEmulated(self._backing))
+        )
+        self._memfds.new_vm()
+        self._backing.forget_attributes()
+
+    def slots(self, as_id: int = 0) -> MemslotArray[Memslot]:
+        """Return the memslots of an address space, from the highest gfn down."""
+        return self._spaces[as_id]
+
+    @property
+    def spaces(self) -> tuple[MemslotArray[Memslot], ...]:
+        """The memslots of each address space, by as_id."""
+        return self._spaces
+
+    def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
+        """Return the outcomes that the rules allow in this state; none where they are unknown."""
+        match operation:
+            case SetUserMemoryRegion():
+                return self._region(operation)
+            case Touch() | Sweep() | Execute():
+                return self._access(operation)
+            case Inspect():
+                return (self._inspect(),)
+            case GetDirtyLog():
+                return self._tracking.get(operation)
+            case ClearDirtyLog():
+                return self._tracking.clear(operation)
+            case EnableCap():
+                return self._tracking.enable(operation)
+            case HarvestDirtyRing():
+                return (self._harvest(operation),)
+            case ResetDirtyRings():
+                ring = self._tracking.ring
+                return (no_ring_to_reset() if ring is None else ring.reset(),)
+            case Lives():
+                rule = "vm-gone" if operation.watch == "process" else "nothing-used-up"
+                return (Allowed(Closed(), rule),)
+            case Churn():
+                return self._churn(operation)
+            case SetTssAddr():
+                return (self._internal.set_tss(operation),)
+            case SetIdentityMapAddr():
+                return (self._internal.set_identity_map(operation),)
+            case CreateIrqchip():
+                return (self._internal.create_irqchip(operation),)
+            case CreateVcpu():
+                return (self._internal.create_vcpu(operation),)
+            case UnmapInternalSlots():
+                return (self._internal.unmap(),)
+            case CreateGuestMemfd():
+                return self._memfds.create(operation)
+            case CloseGuestMemfd():
+                return self._memfds.close(operation)
+            case MapGuestMemfd():
+                return self._memfds.map(operation)
+            case PunchGuestMemfd():
+                return self._memfds.punch(operation)
+            case PreFaultMemory():
+                return self._pre_fault(operation)
+            case SetMemoryAttributes():
+                return set_attributes(operation, self.features, self._vm_type, self._backing)
+            case HostWrite():
+                return (self._host_write(operation),)
+            case ChangeHostMemory():
+                return (Allowed(Done(), "harness", partial(self._change_memory, operation)),)
+            case Race():
+                return ()  # What it may come to depends on what came of it: see ``race``.
+            case NewVm():
+                return (Allowed(Done(), "harness", self._reset),)
+            case CloseVm():
+                return (Allowed(Closed(), "vm-gone", self._reset),)
+            case _:
+                assert_never(operation)
+
+    def race(self, race: Race) -> RaceJudge:
+        """Return who judges a race that begins in this state, and brings the model behind it."""
+        for vcpu in range(len(race.guests)):
+            self._internal.use_vcpu(vcpu)
+        slots = self._spaces[0]
+        return RaceJudge(race, slots, self._backing, self._contents, self._tracking, self.allowed)
+
+    def _inspect(self) -> Allowed:
+        hidden = self._backing.absent
+        changes = Inspected(self._contents.changes(hidden))
+        return Allowed(changes, "content", partial(self._contents.forget_changes, hidden))
+
+    def _change_memory(self, op: ChangeHostMemory) -> None:
+        if self._backing.loses_content(op):
+            size_bytes = op.pages * PAGE_SIZE_BYTES
+            self._contents.write(op.place.mapping, op.place.offset, bytes(size_bytes))
+        self._backing.change(op)
+
+    def _churn(self, op: Churn) -> tuple[Allowed, ...]:
+        """Return what comes of it where slot and place are free; else it is not known."""
+        slots = self._spaces[0]
+        first, count = CHURN_GFNS
+        if slots.get(op.slot) or slots.overlapping(first, count, op.slot):
+            return ()
+        return (Allowed(Closed(), "nothing-used-up"),)
+
+    def _access(self, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
+        self._internal.use_vcpu(op.vcpu)
+        end = access_end(op)
+        if op.as_id >= len(self._spaces) or self._internal.reached(op.gpa, end - op.gpa):
+            return ()
+        usual = _outcomes(self._accesses[op.as_id], op)
+        if op.as_id == SMM:
+            usual = inside_smm(usual)
+        if not is_apic_page(op.gpa, end):
+            return usual
+        if self._internal.irqchip:
+            return ()
+        return either(usual, _outcomes(self._emulated[op.as_id], op))
+
+    def _pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
+        self._internal.use_vcpu(op.vcpu)
+        refused = refusal(op, self.features)
+        if refused:
+            return refused
+        allowed = self._accesses[0].pre_fault(op)
+        # What stands in the way may be a slot of the kernel's own.
+        in_the_way = (each.outcome for each in allowed)
+        return () if any(self._internal.reached(end_of(op, o), 1) for o in in_the_way) else allowed
+
+    def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
+        verdict = refusal_by_argument(op, self.features) or self._decide(op)
+        usual = self._outcome(op, verdict)
+        if is_noncanonical(op.userspace_addr) and verdict.rule != "hva-user":
+            return (Allowed(Refused(errno.EINVAL), "hva-noncanonical"), usual)
+        if op.fail_nth:
+            return (usual, Allowed(Refused(errno.ENOMEM), "no-memory"))
+        if verdict.rule == "guest-memfd-overlap":
+            return (usual, Allowed(Refused(errno.EINVAL), verdict.rule))
+        return (usual,)
+
+    def _decide(self, op: SetUserMemoryRegion) -> Verdict:
+        slots = self._spaces[as_id_of(op.slot)]
+        present = slots.get(id_of(op.slot))
+
+        def in_the_way(base_gfn: int, npages: int, besides: int) -> Memslot | None:
+            return slots.overlapping(base_gfn, npages, besides) or self._internal.overlapping(
+                base_gfn, npages
+            )
+
+        return decide(
+            op, self._normal(op), present, in_the_way, self._memfds.refusal, self.features
+        )
+
+    def _is_taken(self, base_gfn: int, npages: int) -> bool:
+        return any(slots.overlapping(base_gfn, npages) is not None for slots in self._spaces)
+
+    def _normal(self, op: SetUserMemoryRegion) -> Hva:
+        return self._backing.normal(op.userspace_addr)
+
+    def _outcome(self, op: SetUserMemoryRegion, verdict: Verdict) -> Allowed:
+        if verdict.errno:
+            return Allowed(Refused(verdict.errno), verdict.rule)
+        return Allowed(Done(), verdict.rule, partial(self._apply, op, verdict.change))
+
+    def _apply(self, op: SetUserMemoryRegion, change: Change | None) -> None:
+        slots = self._spaces[as_id_of(op.slot)]
+        slot_id = id_of(op.slot)
+        if change is None:
+            return
+        if change is Change.DELETE:
+            slots.delete(slot_id)
+            self._memfds.unbind(op.slot)
+            self._tracking.changed(op.slot)
+            return
+        old = slots.get(slot_id)
+        new = Memslot(
+            slot_id,
+            pages_of(op.guest_phys_addr),
+            pages_of(op.memory_size),
+            self._normal(op),
+            op.flags,
+            as_id=as_id_of(op.slot),
+        )
+        self._tracking.begin(new, old)
+        self._tracking.changed(op.slot, new, old)
+        if op.flags & GUEST_MEMFD and isinstance(op, SetUserMemoryRegion2):
+            new.memfd, new.memfd_offset = self._memfds.bind(op), op.guest_memfd_offset
+        slots.update(new, change)
+
+    def _host_write(self, op: HostWrite) -> Allowed:
+        mapping, offset = op.place.mapping, op.place.offset
+        if self._backing.locate(op.place, 0) is None:
+            return Allowed(Refused(errno.EFAULT), "harness")
+        data = op.value.to_bytes(4, "little")
+        return Allowed(Done(), "harness", partial(self._contents.write, mapping, offset, data))
+
+    def _harvest(self, op: HarvestDirtyRing) -> Allowed:
+        self._internal.use_vcpu(op.vcpu)
+        ring = self._tracking.ring
+        return Allowed(RingPages(), "ring-exact") if ring is None else ring.harvest(op.vcpu)
+
+
+def _outcomes(accesses: Accesses, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
+    match op:
+        case Touch():
+            return accesses.touch(op)
+        case Sweep():
+            return accesses.sweep(op)
+        case Execute():
+            return accesses.execute(op)

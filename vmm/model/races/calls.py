@@ -1,0 +1,253 @@
+"""The host's side of a race, played through the model: what stood where, at which moments."""
+
+from collections.abc import Callable, Iterable, Iterator
+from math import inf
+from typing import NamedTuple, assert_never
+
+from vmm.model.allowed import Allowed
+from vmm.model.array import MemslotArray
+from vmm.model.backing import Backing
+from vmm.model.contents import Contents, PageKey
+from vmm.model.dirty import Tracking
+from vmm.model.races.flaw import Flaw, allowing
+from vmm.model.races.logs import BEFORE, Logging
+from vmm.model.races.tracks import Track
+from vmm.model.races.words import Words
+from vmm.model.regions import Memslot, id_of
+from vmm.scenario.history import Call, DirtyPages, Done, Raced, Refused, RingPages, RingsReset
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    ChangeHostMemory,
+    ClearDirtyLog,
+    GetDirtyLog,
+    HarvestDirtyRing,
+    HostAction,
+    HostWrite,
+    Race,
+    ResetDirtyRings,
+    SetUserMemoryRegion,
+)
+
+
+class Reach(NamedTuple):
+    """What a gfn reaches: a page of a slot, and the page of a mapping that shows there."""
+
+    slot: int
+    slot_page: int
+    mapping: str
+    page: int
+    readonly: bool
+
+
+Reached = Reach | None
+"""None is a hole."""
+
+Moments = tuple[int, int]
+
+
+class HostSide:
+    """Plays the calls of the host threads in the order in which they began.
+
+    No two threads change the same thing, so that this order says what each call met.
+    """
+
+    def __init__(
+        self,
+        race: Race,
+        slots: MemslotArray[Memslot],
+        backing: Backing,
+        contents: Contents,
+        tracking: Tracking,
+        allowed: Callable[[AnyOperation], tuple[Allowed, ...]],
+    ) -> None:
+        self._race = race
+        self._slots = slots
+        self._backing = backing
+        self._tracking = tracking
+        self._allowed = allowed
+        self.unclear = False
+        """Whether a guest reaches what the rules do not say which memory it is of."""
+        self.words = Words(contents)
+        self.places = {gfn: Track(self._reached(gfn)) for gfn in _gfns(race)}
+        self.presence: dict[PageKey, Track[bool]] = {}
+        self.logs: list[Logging] = []
+        self.rules: set[str] = set()
+        self._changes: list[Moments] = []
+        for slot in slots:
+            if slot.dirty is not None:
+                self._begin_log(slot, (-4, -3))
+                if tracking.ring is None:
+                    self._take_log_over(slot)
+                elif any(page[0] == slot.slot_id for page in tracking.ring.unprotected):
+                    self.logs[-1].tracked = inf
+
+    def play(self, outcome: Raced) -> Flaw | None:
+        """Return the first call that the rules do not allow, if there is one."""
+        for thread, number, call in _in_order(self._race, outcome.calls):
+            operations = self._race.hosts[thread].operations
+            flaw = self._call(operations[number % len(operations)], call, f"host thread {thread}")
+            if flaw is not None:
+                return flaw
+        return None
+
+    def _call(self, op: HostAction, call: Call, who: str) -> Flaw | None:
+        moments = call.begin, call.end
+        match op:
+            case SetUserMemoryRegion():
+                return self._region(op, call)
+            case GetDirtyLog():
+                return self._get_log(op, call)
+            case ClearDirtyLog():
+                return self._clear_log(op, call)
+            case HarvestDirtyRing() | ResetDirtyRings():
+                return self._use_ring(op, call)
+            case HostWrite():
+                self.words.write(who, op.place.mapping, op.place.offset, moments, op.value)
+            case ChangeHostMemory():
+                self._change_memory(op, moments, who)
+                self.rules.add("host-follows")
+            case _:
+                assert_never(op)
+        if call.outcome == Done():
+            return None
+        return Flaw(op, moments, ((Done(), "harness"),), call.outcome)
+
+    def changes_slots_within(self, begin: int, end: int) -> bool:
+        """Whether a region call was under way at some moment from ``begin`` to ``end``."""
+        return any(first < end and begin < last for first, last in self._changes)
+
+    def _region(self, op: SetUserMemoryRegion, call: Call) -> Flaw | None:
+        self._changes.append((call.begin, call.end))
+        allowed = self._allowed(op)
+        old = self._slots.get(id_of(op.slot))
+        chosen = next((a for a in allowed if a.outcome == call.outcome), None)
+        if chosen is None:
+            return Flaw(op, (call.begin, call.end), allowing(allowed), call.outcome)
+        chosen.adopt()
+        self.rules.add(chosen.rule)
+        new = self._slots.get(id_of(op.slot))
+        if new is old:
+            return None
+        moments = call.begin, call.end
+        moved = old is not None and new is not None and old.base_gfn != new.base_gfn
+        for gfn, track in self.places.items():
+            state = self._reached(gfn)
+            # A slot is taken away before it is put elsewhere (kvm_invalidate_memslot).
+            passing = (None,) if moved and track.last is not None else ()
+            if state != track.last or (passing and _holds(old, gfn)):
+                track.change(*moments, state, passing)
+        self._switch_log(old, new, moments)
+        return None
+
+    def _switch_log(self, old: Memslot | None, new: Memslot | None, moments: Moments) -> None:
+        was = old is not None and old.dirty is not None
+        if new is not None and new.dirty is not None:
+            if was:
+                logging = self._logging(new.slot_id)
+                logging.anew.append(moments)
+                logging.tracked = min(logging.tracked, moments[1])
+                return
+            self._begin_log(new, moments)
+            if self._tracking.leaves_unprotected(new, old):
+                self.logs[-1].tracked = inf
+            if self._tracking.ring is None:
+                for page in new.dirty:
+                    self.logs[-1].holds(page)
+        elif old is not None and was:
+            self._logging(old.slot_id).off = moments
+
+    def _begin_log(self, slot: Memslot, moments: Moments) -> None:
+        self.logs.append(Logging(slot.slot_id, moments, tracked=moments[1]))
+
+    def _take_log_over(self, slot: Memslot) -> None:
+        for page in slot.dirty or ():
+            self.logs[-1].wrote(page, BEFORE, True)
+        for page in slot.perhaps:
+            self.logs[-1].wrote(page, BEFORE, False)
+
+    def _logging(self, slot: int) -> Logging:
+        return next(log for log in reversed(self.logs) if log.slot == slot)
+
+    def _get_log(self, op: GetDirtyLog, call: Call) -> Flaw | None:
+        allowed = self._allowed(op)
+        moments = call.begin, call.end
+        for each in allowed:
+            if isinstance(each.outcome, Refused) and each.outcome == call.outcome:
+                return None
+            if not isinstance(each.outcome, DirtyPages) or not isinstance(call.outcome, DirtyPages):
+                continue
+            if each.outcome.fills(call.outcome):
+                each.adopt()
+                pages = frozenset(call.outcome.pages)
+                clears = not self._tracking.manual
+                self._logging(id_of(op.slot)).read(moments, pages, clears)
+                return None
+        return Flaw(op, moments, allowing(allowed), call.outcome)
+
+    def _clear_log(self, op: ClearDirtyLog, call: Call) -> Flaw | None:
+        allowed = self._allowed(op)
+        moments = call.begin, call.end
+        chosen = next((a for a in allowed if a.outcome == call.outcome), None)
+        if chosen is None:
+            return Flaw(op, moments, allowing(allowed), call.outcome)
+        self.rules.add(chosen.rule)
+        if call.outcome == Done():
+            within = range(op.first_page, op.first_page + op.num_pages)
+            pages = frozenset(within if op.pages == "all" else op.pages)
+            self._logging(id_of(op.slot)).cleared(moments, pages)
+        return None
+
+    def _use_ring(self, op: HarvestDirtyRing | ResetDirtyRings, call: Call) -> Flaw | None:
+        """What a harvest finds and a reset counts is judged when all is known."""
+        allowed = self._allowed(op)
+        kind = type(allowed[0].outcome)
+        if kind in (RingPages, RingsReset) and isinstance(call.outcome, kind):
+            return None
+        if call.outcome == allowed[0].outcome:
+            return None
+        return Flaw(op, (call.begin, call.end), allowing(allowed), call.outcome)
+
+    def _change_memory(self, op: ChangeHostMemory, moments: Moments, who: str) -> None:
+        mapping = op.place.mapping
+        first = op.place.offset // PAGE_SIZE_BYTES
+        for page in range(first, first + op.pages):
+            if self._backing.loses_content(op):
+                self.words.clear_page(who, mapping, page, moments)
+            was = self._backing.is_absent(mapping, page)
+            track = self.presence.setdefault((mapping, page), Track(not was))
+            if op.how in ("unmap", "forbid", "map", "allow"):
+                track.change(*moments, op.how in ("map", "allow"))
+        self._backing.change(op)
+
+    def _reached(self, gfn: int) -> Reached:
+        slot = self._slots.search(gfn)
+        if slot is None:
+            return None
+        page = gfn - slot.base_gfn
+        place = self._backing.shared(slot, page * PAGE_SIZE_BYTES)
+        if place is None:
+            self.unclear = True
+            return None
+        readonly = bool(slot.flags & READONLY)
+        return Reach(slot.slot_id, page, place.mapping, place.offset // PAGE_SIZE_BYTES, readonly)
+
+
+def _holds(slot: Memslot | None, gfn: int) -> bool:
+    return slot is not None and slot.base_gfn <= gfn < slot.base_gfn + slot.npages
+
+
+def _gfns(race: Race) -> Iterable[int]:
+    accesses = (op for guest in race.guests for op in guest.program)
+    return dict.fromkeys(op.gpa // PAGE_SIZE_BYTES for op in accesses)
+
+
+def _in_order(race: Race, calls: tuple[tuple[Call, ...], ...]) -> Iterator[tuple[int, int, Call]]:
+    """Yield (host thread, number of the call, call) in the order in which they began."""
+    each = (
+        (thread, number, call)
+        for thread, made in enumerate(calls[: len(race.hosts)])
+        for number, call in enumerate(made)
+    )
+    return iter(sorted(each, key=lambda item: item[2].begin))

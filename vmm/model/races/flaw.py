@@ -1,0 +1,30 @@
+"""What is wrong in a race, as data: the first thing found."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vmm.model.allowed import Allowed
+from vmm.scenario.history import AnyOutcome
+from vmm.scenario.operations import AnyOperation
+
+Expectation = tuple[AnyOutcome, str]
+"""An outcome that would have been right, and the rule that says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """An operation within a race whose outcome no rule allows, and the moments that it took.
+
+    ``note`` says where in the race it is, and what else was going on.
+    """
+
+    operation: AnyOperation
+    moments: tuple[int, int]
+    expected: tuple[Expectation, ...]
+    observed: AnyOutcome
+    note: str = ""
+
+
+def allowing(allowed: Iterable[Allowed]) -> tuple[Expectation, ...]:
+    """Return what an operation by itself may come to, as expectations."""
+    return tuple((each.outcome, each.rule) for each in allowed)

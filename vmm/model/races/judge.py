@@ -1,0 +1,310 @@
+"""Judges a race: whether every access found something that was there at some moment of it.
+
+A call takes effect at some moment between its begin and its end, and so does an access within its
+window. An access that a call overlaps with may find what was before, and what is after; one that
+no call overlaps with finds what has settled. Nothing here needs a kernel.
+"""
+
+import errno
+from collections.abc import Callable, Iterator
+from typing import assert_never
+
+from vmm.model.allowed import Allowed
+from vmm.model.array import MemslotArray
+from vmm.model.backing import Backing
+from vmm.model.contents import Contents
+from vmm.model.dirty import Tracking
+from vmm.model.races.calls import HostSide, Moments, Reach, Reached
+from vmm.model.races.flaw import Expectation, Flaw
+from vmm.model.races.rings import RingJudge
+from vmm.model.races.words import WORD_BYTES
+from vmm.model.regions import Memslot
+from vmm.scenario.content import MMIO_FILL, identity
+from vmm.scenario.history import (
+    DirtyPages,
+    HostChange,
+    Inspected,
+    Met,
+    Mmio,
+    PreFaulted,
+    Raced,
+    Refused,
+    Stopped,
+    Touched,
+)
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Execute,
+    GetDirtyLog,
+    Inspect,
+    PreFaultMemory,
+    Race,
+    Touch,
+)
+from vmm.scenario.windows import in_window
+
+_CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
+_FILLED = int.from_bytes(bytes([MMIO_FILL]) * WORD_BYTES, "little")
+
+Access = tuple[int, int, Moments, Touch | Execute | PreFaultMemory, Met]
+"""(vCPU, number of the window, its moments, what the guest did, what came of it)."""
+
+
+class RaceJudge:
+    """Judges one race from the state before it, and brings the model to the state behind it."""
+
+    def __init__(
+        self,
+        race: Race,
+        slots: MemslotArray[Memslot],
+        backing: Backing,
+        contents: Contents,
+        tracking: Tracking,
+        allowed: Callable[[AnyOperation], tuple[Allowed, ...]],
+    ) -> None:
+        self._race = race
+        self._slots = slots
+        self._contents = contents
+        self._tracking = tracking
+        self._mappings = backing.names
+        self._host = HostSide(race, slots, backing, contents, tracking, allowed)
+        ring = tracking.ring
+        self._rings = None if ring is None else RingJudge(race, ring)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the model does not know, behind ``flaw``, what the guests reach."""
+        return self._host.unclear or (self._maps_ahead and not self._tracking.features.pre_fault)
+
+    @property
+    def _maps_ahead(self) -> bool:
+        steps = (step for guest in self._race.guests for step in guest.program)
+        return any(isinstance(step, PreFaultMemory) for step in steps)
+
+    @property
+    def rules(self) -> set[str]:
+        """The rules that decided something, behind ``flaw``."""
+        used = {"race-reach", "race-content", *self._host.rules}
+        if self._maps_ahead:
+            used.add("race-pre-fault")
+        if self._rings is not None:
+            return used | {"race-ring", "ring-reset"}
+        return used | {"race-dirty"} if self._host.logs else used
+
+    def flaw(self, outcome: Raced) -> Flaw | None:
+        """Return the first thing that is wrong, by kind; None if nothing is."""
+        return (
+            self._host.play(outcome)
+            or self._first_wrong(_accesses(self._race, outcome, writes=True), self._wrong_write)
+            or self._first_wrong(_accesses(self._race, outcome, writes=False), self._wrong_read)
+            or self._wrong_rings(outcome)
+            or self._wrong_log()
+            or self._wrong_content(outcome.changes)
+        )
+
+    def _first_wrong(
+        self, accesses: Iterator[Access], wrong: Callable[[Access], tuple[Expectation, ...] | None]
+    ) -> Flaw | None:
+        for access in accesses:
+            expected = wrong(access)
+            if expected is not None:
+                vcpu, number, moments, op, outcome = access
+                return Flaw(op, moments, expected, outcome, f"window {number} of vCPU {vcpu}")
+        return None
+
+    def _wrong_write(self, access: Access) -> tuple[Expectation, ...] | None:
+        """Return what would have been right, if this is wrong; note what was written if not."""
+        vcpu, _, moments, op, outcome = access
+        assert isinstance(op, Touch)
+        places = self._host.places[op.gpa // PAGE_SIZE_BYTES].within(*moments)
+        memory = [p for p in places if p is not None and self._writable(p, moments)]
+        exits = len(memory) < len(places) or any(self._may_be_absent(p, moments) for p in memory)
+        if outcome == Touched(0) and memory:
+            self._note_write(vcpu, op, moments, memory)
+            return None
+        data = op.value.to_bytes(WORD_BYTES, "little")
+        leaving = Touched(0, (Mmio(op.gpa, True, data),))
+        if exits and (outcome == leaving or self._may_fault(outcome, places, moments)):
+            return None
+        expected: list[Expectation] = [(Touched(0), "race-reach")] if memory else []
+        return (*expected, (leaving, "race-reach")) if exits else tuple(expected)
+
+    def _note_write(self, vcpu: int, op: Touch, moments: Moments, places: list[Reach]) -> None:
+        certain = len(places) == 1
+        offset = op.gpa % PAGE_SIZE_BYTES
+        for place in places:
+            at = place.page * PAGE_SIZE_BYTES + offset
+            who = f"vCPU {vcpu}"
+            self._host.words.write(who, place.mapping, at, moments, op.value, certain)
+            self._note_dirty(vcpu, place, moments, certain)
+
+    def _note_dirty(self, vcpu: int, place: Reach, moments: Moments, certain: bool) -> None:
+        for log in self._host.logs:
+            if log.slot == place.slot:
+                log.wrote(place.slot_page, moments, certain, vcpu)
+
+    def _wrong_read(self, access: Access) -> tuple[Expectation, ...] | None:
+        vcpu, _, moments, op, outcome = access
+        places = self._host.places[op.gpa // PAGE_SIZE_BYTES].within(*moments)
+        if self._tracking.features.reads_make_dirty:
+            for place in places:
+                if place is not None:
+                    self._note_dirty(vcpu, place, moments, False)
+        expected = [each for place in places for each in self._found(op, place, moments)]
+        if any(outcome == right for right, _ in expected):
+            return None
+        if isinstance(op, Touch) and self._may_fault(outcome, places, moments):
+            return None
+        if isinstance(outcome, Stopped) and any(right.admits(outcome) for right, _ in expected):
+            return None
+        return tuple(dict.fromkeys(expected))
+
+    def _found(
+        self, op: Touch | Execute | PreFaultMemory, place: Reached, moments: Moments
+    ) -> Iterator[Expectation]:
+        match op:
+            case Touch():
+                return self._read(op, place, moments)
+            case Execute():
+                return self._fetched(place, moments)
+            case PreFaultMemory():
+                return self._mapped_ahead(op, place, moments)
+            case _:
+                assert_never(op)
+
+    def _mapped_ahead(
+        self, op: PreFaultMemory, place: Reached, moments: Moments
+    ) -> Iterator[Expectation]:
+        rule = "race-pre-fault"
+        if place is None:
+            yield Refused(errno.ENOENT), rule
+        elif self._may_be_absent(place, moments):
+            yield Refused(errno.EFAULT), rule
+        if place is not None and self._may_be_present(place, moments):
+            yield PreFaulted(op.gpa + op.size), rule
+        if self._host.changes_slots_within(*moments):
+            yield Refused(errno.EAGAIN), rule
+
+    def _read(self, op: Touch, place: Reached, moments: Moments) -> Iterator[Expectation]:
+        if place is None or self._may_be_absent(place, moments):
+            fill = bytes([MMIO_FILL]) * WORD_BYTES
+            yield Touched(_FILLED, (Mmio(op.gpa, False, fill),)), "race-reach"
+        if place is not None and self._may_be_present(place, moments):
+            offset = place.page * PAGE_SIZE_BYTES + op.gpa % PAGE_SIZE_BYTES
+            for value in self._host.words.values(place.mapping, offset, *moments):
+                yield Touched(value), "race-reach"
+
+    def _fetched(self, place: Reached, moments: Moments) -> Iterator[Expectation]:
+        if place is None or self._may_be_absent(place, moments):
+            for reason in _CANNOT_FETCH:
+                yield Stopped(reason), "race-reach"
+        if place is not None and self._may_be_present(place, moments):
+            yield Touched(identity(self._mappings.index(place.mapping), place.page)), "race-reach"
+
+    def _writable(self, place: Reach, moments: Moments) -> bool:
+        return not place.readonly and self._may_be_present(place, moments)
+
+    def _may_be_present(self, place: Reach, moments: Moments) -> bool:
+        track = self._host.presence.get((place.mapping, place.page))
+        return track is None or True in track.within(*moments)
+
+    def _may_be_absent(self, place: Reach, moments: Moments) -> bool:
+        track = self._host.presence.get((place.mapping, place.page))
+        return track is not None and False in track.within(*moments)
+
+    def _may_fault(self, outcome: Met, places: list[Reached], moments: Moments) -> bool:
+        """Whether this is how hardware says that the host has nothing mapped there."""
+        absent = any(place is not None and self._may_be_absent(place, moments) for place in places)
+        return absent and isinstance(outcome, Stopped) and outcome.reason == "EFAULT"
+
+    def _wrong_rings(self, outcome: Raced) -> Flaw | None:
+        return None if self._rings is None else self._rings.flaw(outcome, self._host.logs)
+
+    def _wrong_log(self) -> Flaw | None:
+        if self._rings is not None:
+            return None
+        for log in self._host.logs:
+            op = GetDirtyLog(log.slot)
+            for read, page in log.invented():
+                pages = tuple(sorted(read.pages - {page}))
+                return _wrong_read_of_log(op, read.begin, read.end, pages, read.pages)
+            for read, page, write in log.lost():
+                pages = tuple(sorted(read.pages | {page}))
+                note = f"a write to page {page} took place within [{write.begin}, {write.end}]"
+                return _wrong_read_of_log(op, read.begin, read.end, pages, read.pages, note)
+        self._leave_logs()
+        return None
+
+    def _leave_logs(self) -> None:
+        for slot in self._slots:
+            logs = [log for log in self._host.logs if log.slot == slot.slot_id]
+            if slot.dirty is not None and logs:
+                slot.dirty, slot.perhaps = logs[-1].left()
+
+    def _wrong_content(self, changes: tuple[HostChange, ...]) -> Flaw | None:
+        """Compare what is left in the mappings with what was written, and take it over."""
+        found = {key: bytearray(self._page(*key)) for key in self._host.words.pages()}
+        for change in changes:
+            page, at = divmod(change.offset, PAGE_SIZE_BYTES)
+            key = change.mapping, page
+            found.setdefault(key, bytearray(self._page(*key)))
+            found[key][at : at + len(change.data)] = change.data
+        end = 1 << 62
+        for (mapping, page), data in found.items():
+            for at in range(0, PAGE_SIZE_BYTES, WORD_BYTES):
+                offset = page * PAGE_SIZE_BYTES + at
+                value = int.from_bytes(data[at : at + WORD_BYTES], "little")
+                right = self._host.words.values(mapping, offset, end, end + 1)
+                if value not in right:
+                    return _wrong_word(mapping, offset, value, right)
+        for change in changes:
+            self._contents.write(change.mapping, change.offset, change.data)
+        self._contents.forget_changes()
+        return None
+
+    def _page(self, mapping: str, page: int) -> bytes:
+        return self._contents.read(mapping, page * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
+
+
+def _accesses(race: Race, outcome: Raced, *, writes: bool) -> Iterator[Access]:
+    """Yield the accesses of all windows that write, or those that do not, vCPU by vCPU."""
+    for vcpu, (guest, windows, seen) in enumerate(
+        zip(race.guests, outcome.windows, outcome.seen, strict=True)
+    ):
+        wanted = [
+            (index, op)
+            for index, op in enumerate(guest.program)
+            if (isinstance(op, Touch) and op.access == "write") is writes
+        ]
+        for number, window in enumerate(windows):
+            outcomes = seen[window.seen]
+            for index, op in wanted:
+                made = in_window(op, number)
+                yield vcpu, number, (window.begin, window.end), made, outcomes[index]
+
+
+def _wrong_read_of_log(
+    op: GetDirtyLog,
+    begin: int,
+    end: int,
+    right: tuple[int, ...],
+    observed: frozenset[int],
+    note: str = "",
+) -> Flaw:
+    return Flaw(
+        op,
+        (begin, end),
+        ((DirtyPages(right), "race-dirty"),),
+        DirtyPages(tuple(sorted(observed))),
+        note,
+    )
+
+
+def _wrong_word(mapping: str, offset: int, value: int, right: list[int]) -> Flaw:
+    def one(word: int) -> Inspected:
+        data = word.to_bytes(WORD_BYTES, "little")
+        return Inspected((HostChange(mapping, offset, data),))
+
+    expected = tuple((one(word), "race-content") for word in right)
+    return Flaw(Inspect(), (-1, -1), expected, one(value), "when all threads had ended")

@@ -1,0 +1,90 @@
+"""The values that a word of host memory may hold, when several threads write it."""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vmm.model.contents import Contents, PageKey
+from vmm.scenario.operations import PAGE_SIZE_BYTES
+
+WORD_BYTES = 4
+
+NEVER = -1
+
+
+@dataclass(slots=True)
+class _Writes:
+    """What one thread writes to one place, in order. A write that is not certain may be none."""
+
+    begins: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    values: list[int] = field(default_factory=list)
+    certain: list[bool] = field(default_factory=list)
+
+    def newest_before(self, moment: int) -> int:
+        """Return when the last certain write that ended before a moment began, or NEVER."""
+        for index in range(bisect_left(self.ends, moment) - 1, -1, -1):
+            if self.certain[index]:
+                return self.begins[index]
+        return NEVER
+
+    def values_between(self, floor: int, end: int) -> Iterator[int]:
+        """Yield what was written by writes that ended after ``floor`` and began before ``end``."""
+        for index in range(bisect_left(self.begins, end) - 1, -1, -1):
+            if self.ends[index] <= floor:
+                return
+            yield self.values[index]
+
+
+class Words:
+    """All words that a race writes: by guests, by the host, and with a whole page."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+        self._words: dict[tuple[str, int], dict[str, _Writes]] = defaultdict(dict)
+        self._pages: dict[PageKey, dict[str, _Writes]] = defaultdict(dict)
+
+    def write(
+        self,
+        who: str,
+        mapping: str,
+        offset: int,
+        moments: tuple[int, int],
+        value: int,
+        certain: bool = True,
+    ) -> None:
+        """Note a write of four bytes. The writes of each thread come in order."""
+        _note(self._words[mapping, offset], who, moments, value, certain)
+
+    def clear_page(self, who: str, mapping: str, page: int, moments: tuple[int, int]) -> None:
+        """Note that a page was replaced by zeros."""
+        _note(self._pages[mapping, page], who, moments, 0, True)
+
+    def pages(self) -> set[PageKey]:
+        """Return the pages that may have been written."""
+        words = {(mapping, offset // PAGE_SIZE_BYTES) for mapping, offset in self._words}
+        return words | self._pages.keys()
+
+    def values(self, mapping: str, offset: int, begin: int, end: int) -> list[int]:
+        """Return what a read from ``begin`` to ``end`` may find in a word."""
+        page = mapping, offset // PAGE_SIZE_BYTES
+        writers = [
+            *self._words.get((mapping, offset), {}).values(),
+            *self._pages.get(page, {}).values(),
+        ]
+        floor = max((writes.newest_before(begin) for writes in writers), default=NEVER)
+        found = [value for writes in writers for value in writes.values_between(floor, end)]
+        if floor == NEVER:
+            found.append(int.from_bytes(self._contents.read(mapping, offset, WORD_BYTES), "little"))
+        return list(dict.fromkeys(found))
+
+
+def _note(
+    writers: dict[str, _Writes], who: str, moments: tuple[int, int], value: int, certain: bool
+) -> None:
+    writes = writers.setdefault(who, _Writes())
+    writes.begins.append(moments[0])
+    writes.ends.append(moments[1])
+    writes.values.append(value)
+    writes.certain.append(certain)

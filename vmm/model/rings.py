@@ -1,0 +1,145 @@
+"""Dirty rings: each vCPU reports the pages that it wrote, once for each time they are tracked."""
+
+import errno
+from dataclasses import dataclass, field
+from functools import partial
+
+from vmm.model.allowed import Allowed
+from vmm.scenario.features import Features
+from vmm.scenario.history import Refused, RingPages, RingsReset
+
+ENTRY_BYTES = 16
+LEAST_BYTES = 4096
+_RESERVED_ENTRIES = 64
+_MOST_RESERVED_ENTRIES = _RESERVED_ENTRIES + 512
+"""With PML the processor's own log has to fit in behind the soft limit, too."""
+
+SlotPage = tuple[int, int]
+
+
+def ring_refusal(size_bytes: int, features: Features) -> tuple[int, str] | None:
+    """Return errno and rule if a ring cannot have this size."""
+    if size_bytes & (size_bytes - 1) or size_bytes < features.dirty_ring_bytes:
+        return errno.EINVAL, "ring-size"
+    if size_bytes > features.dirty_ring_max_bytes:
+        return errno.E2BIG, "ring-too-large"
+    return None
+
+
+@dataclass(slots=True)
+class _Ring:
+    """What one vCPU's ring holds for certain, and perhaps; ``known`` are pages that it read.
+
+    ``fresh`` is how many entries there may be since the last harvest, ``used`` since the reset.
+    ``stopped`` says that the vCPU may have stopped before the reset, and behind the harvest.
+    """
+
+    pages: set[SlotPage] = field(default_factory=set)
+    perhaps: set[SlotPage] = field(default_factory=set)
+    known: set[SlotPage] = field(default_factory=set)
+    fresh: int = 0
+    used: int = 0
+    stopped: bool = False
+
+
+@dataclass(slots=True)
+class RingState:
+    """The rings of a VM.
+
+    ``untracked`` are pages that were reported and not reset since: they are mapped writable, and
+    another write to them need not be reported, whichever vCPU makes it. ``unprotected`` are pages
+    that were mapped writable before they were logged, and may be so still.
+    """
+
+    size_bytes: int
+    features: Features
+    untracked: set[SlotPage] = field(default_factory=set)
+    unprotected: set[SlotPage] = field(default_factory=set)
+    _rings: dict[int, _Ring] = field(default_factory=dict)
+
+    def wrote(self, vcpu: int, page: SlotPage, times: int) -> None:
+        """Note a write by a vCPU."""
+        ring = self._ring(vcpu)
+        is_tracked = page not in self.untracked and page not in self.unprotected
+        if is_tracked or page in ring.known:
+            ring.pages.add(page)
+        else:
+            ring.perhaps.add(page)
+        self.untracked.add(page)
+        ring.fresh += times
+        ring.used += times
+
+    def read(self, vcpu: int, page: SlotPage) -> None:
+        """Note a read that may be reported like a write."""
+        ring = self._ring(vcpu)
+        ring.perhaps.add(page)
+        if page not in self.untracked and page not in self.unprotected:
+            ring.known.add(page)
+        self.untracked.add(page)
+        ring.fresh += 1
+        ring.used += 1
+
+    def protect_slot(self, number: int) -> None:
+        """Note that a slot's pages are not mapped any more, or are protected again."""
+        self.untracked = {page for page in self.untracked if page[0] != number}
+        self.unprotected = {page for page in self.unprotected if page[0] != number}
+
+    def leave_unprotected(self, number: int, npages: int) -> None:
+        """Note that a slot is logged from now on, while its pages stay mapped as they were."""
+        self.unprotected.update((number, page) for page in range(npages))
+
+    @property
+    def soft_limit(self) -> int:
+        """The fewest entries that a vCPU may stop at."""
+        plain = self.features.dirty_ring_bytes <= LEAST_BYTES
+        reserved = _RESERVED_ENTRIES if plain else _MOST_RESERVED_ENTRIES
+        return self.size_bytes // ENTRY_BYTES - reserved
+
+    def waiting(self, vcpu: int) -> tuple[set[SlotPage], set[SlotPage]]:
+        """Return what a ring holds for certain, and what it may hold."""
+        ring = self._ring(vcpu)
+        return set(ring.pages), set(ring.perhaps)
+
+    def settle(self, used: dict[int, int], untracked: set[SlotPage]) -> None:
+        """Note that the rings of these vCPUs are empty, and how many entries are not reset yet."""
+        for vcpu, entries in used.items():
+            self._rings[vcpu] = _Ring(used=entries)
+        self.untracked = untracked
+        for ring in self._rings.values():
+            self.untracked |= ring.pages | ring.perhaps
+
+    def harvest(self, vcpu: int) -> Allowed:
+        """Return what the ring holds; harvesting empties it."""
+        ring = self._ring(vcpu)
+        entries = self.size_bytes // ENTRY_BYTES
+        outcome = RingPages(
+            tuple(sorted(ring.pages)),
+            full=int(len(ring.pages) > entries),
+            perhaps=tuple(sorted(ring.perhaps - ring.pages)),
+            may_be_full=ring.stopped or ring.used >= self.soft_limit,
+        )
+        return Allowed(outcome, "ring-exact", partial(self._harvested, ring))
+
+    def reset(self) -> Allowed:
+        """Return what KVM_RESET_DIRTY_RINGS comes to."""
+        return Allowed(RingsReset(), "ring-reset", self._reset)
+
+    def _ring(self, vcpu: int) -> _Ring:
+        return self._rings.setdefault(vcpu, _Ring())
+
+    def _harvested(self, ring: _Ring) -> None:
+        ring.pages, ring.perhaps, ring.known = set(), set(), set()
+        ring.fresh = 0
+        ring.stopped = False
+
+    def _reset(self) -> None:
+        self.untracked = set()
+        for ring in self._rings.values():
+            ring.stopped = ring.stopped or ring.used >= self.soft_limit
+            ring.used = ring.fresh
+            self.untracked |= ring.pages | ring.perhaps
+
+
+def no_ring_to_reset() -> Allowed:
+    """Return what KVM_RESET_DIRTY_RINGS comes to in a VM without rings."""
+    return Allowed(Refused(errno.EINVAL), "ring-absent")

@@ -1,0 +1,1 @@
+"""The rules that allow an outcome, each with its source."""

@@ -1,0 +1,169 @@
+"""The demo's story: one scenario in chapters, and what its history looks like chapter by chapter.
+
+The story is run and judged like any other scenario, so that what it shows is what this kernel did.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from vmm.model.model import Model
+from vmm.model.regions import Memslot
+from vmm.scenario.features import Features
+from vmm.scenario.history import Event, History
+from vmm.scenario.operations import (
+    GUEST_MAPPING,
+    GUEST_SIZE_BYTES,
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Hva,
+    Inspect,
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+    pages_of,
+)
+
+PAGES_SHOWN = 16
+"""The story takes place in the lowest pages of guest-physical memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """One step of the story: what to know, and what is done."""
+
+    title: str
+    words: str
+    operations: tuple[AnyOperation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A chapter as it went: its events, and the slots behind them, front (highest gfn) first."""
+
+    number: int
+    chapter: Chapter
+    events: tuple[Event, ...]
+    slots: tuple[Memslot, ...]
+    mappings: tuple[Mapping, ...]
+
+
+def chapters(features: Features) -> tuple[Chapter, ...]:
+    """Return the story for a kernel; it ends differently where address 0 cannot be mapped."""
+    return (
+        Chapter(
+            "A machine without memory",
+            "A new virtual machine has no memory but the corner that its own code lives in (slot "
+            "400, far up). The guest reads an address, finds nobody there, and KVM hands the "
+            "access to us: an MMIO exit.",
+            (Touch(_gpa(2) + 0x40),),
+        ),
+        Chapter(
+            "Create a memslot",
+            "A memslot says: these guest-physical pages are that piece of my memory. Now the same "
+            "read finds page 0 of the host memory called amber, and we are not asked.",
+            (_region(0, 2, 3, Place("amber")), Touch(_gpa(2) + 0x40), Touch(_gpa(4) + 0x40)),
+        ),
+        Chapter(
+            "Create another one",
+            "The array of slots is sorted by guest address, the highest in front. What the guest "
+            "writes is in our memory at once.",
+            (
+                _region(1, 8, 2, Place("blue")),
+                Touch(_gpa(9) + 0x40, "write", value=0xCAFE),
+                Inspect(),
+            ),
+        ),
+        Chapter(
+            "Overlap",
+            "No page can be in two slots. The kernel refuses, and nothing has changed.",
+            (_region(2, 4, 2, Place("blue")), Touch(_gpa(4) + 0x40)),
+        ),
+        Chapter(
+            "Move",
+            "The same slot with another guest address moves, and its content with it. Nobody may "
+            "reach it at the old place any more. In the array it travels to the front.",
+            (_region(0, 12, 3, Place("amber")), Touch(_gpa(2) + 0x40), Touch(_gpa(12) + 0x40)),
+        ),
+        _at_address_zero(features),
+        Chapter(
+            "Delete",
+            "A size of 0 deletes the slot, whatever else the call says. The entries behind it in "
+            "the array shift one to the front, and the guest is alone at that address again.",
+            (SetUserMemoryRegion(1), Touch(_gpa(9) + 0x40)),
+        ),
+        Chapter(
+            "Memory outlives its slots",
+            "The content belongs to the host memory. Put it elsewhere under another slot, and "
+            "what the guest wrote is still there.",
+            (_region(3, 0, 2, Place("blue")), Touch(_gpa(1) + 0x40)),
+        ),
+    )
+
+
+def story(features: Features) -> Scenario:
+    """Return the whole story as a scenario."""
+    zero = (Mapping("zero", 1, "zero"),) if features.zero_page else ()
+    return Scenario(
+        "demo",
+        tuple(op for chapter in chapters(features) for op in chapter.operations),
+        (Mapping("amber", 3), Mapping("blue", 2), *zero),
+        why="What a memslot is.",
+        survey="none",
+    )
+
+
+def scenes(history: History) -> Iterator[Scene]:
+    """Yield each chapter as it went, as far as the history goes and the model can follow."""
+    scenario, features = history.header.scenario, history.header.features
+    mappings = (*scenario.mappings, Mapping(GUEST_MAPPING, pages_of(GUEST_SIZE_BYTES)))
+    model = Model(mappings, features)
+    told = chapters(features)
+    ends = accumulate(len(chapter.operations) for chapter in told)
+    events = deque(history.events)
+    follows = True
+    for number, (chapter, end) in enumerate(zip(told, ends, strict=True), 1):
+        shown: list[Event] = []
+        while follows and events and events[0].origin < end:
+            event = events.popleft()
+            follows = _adopt(model, event)
+            if event.origin >= 0 and event.operation == scenario.operations[event.origin]:
+                shown.append(event)
+        if not shown:
+            return
+        yield Scene(number, chapter, tuple(shown), tuple(model.slots()), mappings)
+
+
+def _adopt(model: Model, event: Event) -> bool:
+    """Let the model do what the kernel did; False if no rule allows that."""
+    allowed = model.allowed(event.operation)
+    chosen = next((each for each in allowed if type(each.outcome) is type(event.outcome)), None)
+    if chosen is not None:
+        chosen.adopt()
+    return chosen is not None
+
+
+def _region(slot: int, page: int, pages: int, hva: Hva) -> SetUserMemoryRegion:
+    return SetUserMemoryRegion(slot, _gpa(page), pages * PAGE_SIZE_BYTES, hva)
+
+
+def _gpa(page: int) -> int:
+    return page * PAGE_SIZE_BYTES
+
+
+def _at_address_zero(features: Features) -> Chapter:
+    title = "Userspace address 0"
+    if features.zero_page:
+        words = (
+            "A slot's host memory may lie at any userspace address, and 0 is one like any other: "
+            "what says that a slot is absent is the array, not its address."
+        )
+    else:
+        words = (
+            "A slot's userspace address may be anything, 0 included: the call succeeds though "
+            "nothing is mapped there (this process may not). The guest's touch is what fails."
+        )
+    return Chapter(title, words, (_region(2, 5, 1, 0), Touch(_gpa(5) + 0x40)))

@@ -1,0 +1,1 @@
+"""Everything that is data: operations, histories, features, and what follows from data alone."""

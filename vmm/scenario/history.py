@@ -1,0 +1,268 @@
+"""What happened: one event for each operation that was carried out.
+
+A history is complete in itself: scenario, features of the kernel, every operation with its
+outcome. It can be judged again, elsewhere and later, without a kernel. Nothing in it can be part
+of a reference cycle, so the garbage collector is spared the sight of it (``gc=False``).
+"""
+
+import msgspec
+
+from vmm.scenario.features import Features
+from vmm.scenario.operations import FORMAT, AnyOperation, Scenario
+
+
+class Outcome(msgspec.Struct, frozen=True, tag_field="is", omit_defaults=True, gc=False):
+    """What all outcomes share: the ``is`` field that tells them apart in JSON.
+
+    The model makes outcomes, too. Some of those leave room: ``admits`` says for what.
+    """
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether this is the outcome that was observed, or leaves room for it."""
+        return self == observed
+
+
+class Done(Outcome, frozen=True, tag="done", gc=False):
+    """The system call succeeded, or the host did what was asked."""
+
+
+class Refused(Outcome, frozen=True, tag="refused", gc=False):
+    """The system call failed with ``errno``."""
+
+    errno: int
+
+
+class Mmio(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Bytes that the guest wanted from, or gave to, userspace: adjacent exits are joined."""
+
+    gpa: int
+    write: bool
+    data: bytes
+
+
+class Touched(Outcome, frozen=True, tag="touched", gc=False):
+    """A touch or an execution ended. ``value`` is what the guest read (0 for a write)."""
+
+    value: int
+    mmio: tuple[Mmio, ...] = ()
+
+
+class Swept(Outcome, frozen=True, tag="swept", gc=False):
+    """A sweep ended. ``runs`` is what it read: (element, how often), in order."""
+
+    runs: tuple[tuple[int, int], ...] = ()
+    mmio: tuple[Mmio, ...] = ()
+
+
+class Stopped(Outcome, frozen=True, tag="stopped", gc=False):
+    """The vCPU could not go on: an errno's name or an exit's name, and its detail."""
+
+    reason: str
+    detail: str = ""
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Why a vCPU stopped has no fixed detail."""
+        return isinstance(observed, Stopped) and observed.reason == self.reason
+
+
+def private_fault(gpa: int, size: int) -> Stopped:
+    """Return that a vCPU met private memory without any: EFAULT with KVM_EXIT_MEMORY_FAULT."""
+    return Stopped(f"private memory-fault at {gpa:#x}+{size:#x}")
+
+
+class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
+    """The dirty log: page numbers within the slot, ascending.
+
+    ``perhaps`` is empty in what was observed; the model names there what may be reported, too.
+    ``words`` is how many 64-bit words of the bitmap were written, None where nobody looked.
+    """
+
+    pages: tuple[int, ...]
+    perhaps: tuple[int, ...] = ()
+    words: int | None = None
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether all of ``pages`` were observed, nothing beyond ``perhaps``, and every word."""
+        if not isinstance(observed, DirtyPages) or not self.fills(observed):
+            return False
+        if not self.perhaps:
+            return self.pages == observed.pages
+        return set(self.pages) <= set(observed.pages) <= {*self.pages, *self.perhaps}
+
+    def fills(self, observed: "DirtyPages") -> bool:
+        """Whether as much of the bitmap was written as in what was observed, if both know."""
+        return None in (self.words, observed.words) or self.words == observed.words
+
+
+class RingPages(Outcome, frozen=True, tag="ring_pages", gc=False):
+    """What a dirty ring held: (slot, page) without repetition, ascending.
+
+    ``full`` is how often the vCPU stopped at a full ring since the last harvest; ``entries`` is how
+    many there were now, which the model does not know. It says in ``perhaps`` and ``may_be_full``
+    what else it allows; in ``full`` how often at least.
+    """
+
+    pages: tuple[tuple[int, int], ...] = ()
+    full: int = 0
+    perhaps: tuple[tuple[int, int], ...] = ()
+    may_be_full: bool = False
+    entries: int = 0
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether all of ``pages`` were observed, and nothing beyond ``perhaps``."""
+        return (
+            isinstance(observed, RingPages)
+            and set(self.pages) <= set(observed.pages) <= {*self.pages, *self.perhaps}
+            and self.full <= observed.full
+            and (self.may_be_full or observed.full == self.full)
+        )
+
+
+class RingsReset(Outcome, frozen=True, tag="rings_reset", gc=False):
+    """How many entries the kernel says it reset, and how many were harvested since it last did.
+
+    The model knows neither number: that they are equal is what it asks for. In a race ``harvested``
+    is 0: what was harvested by then follows from the moments.
+    """
+
+    entries: int = 0
+    harvested: int = 0
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether what was harvested is what was reset."""
+        return isinstance(observed, RingsReset) and observed.entries == observed.harvested
+
+
+class PreFaulted(Outcome, frozen=True, tag="pre_faulted", gc=False):
+    """Memory was mapped ahead: what the kernel says is left, ``size`` bytes from ``gpa`` on."""
+
+    gpa: int
+    size: int = 0
+
+
+class HostChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Bytes of a mapping that differ from what they were at the last look."""
+
+    mapping: str
+    offset: int
+    data: bytes
+
+
+class Inspected(Outcome, frozen=True, tag="inspected", gc=False):
+    """All changes since the last look, in the order of mappings and offsets."""
+
+    changes: tuple[HostChange, ...] = ()
+
+
+class Closed(Outcome, frozen=True, tag="closed", gc=False):
+    """The VM is closed. ``left`` names what it left behind in the process."""
+
+    left: tuple[str, ...] = ()
+
+
+class Unmapped(Outcome, frozen=True, tag="unmapped", gc=False):
+    """The host found, and unmapped, so many mappings that the kernel had made."""
+
+    mappings: int
+
+
+CallOutcome = Done | Refused | DirtyPages | RingPages | RingsReset
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A call of a host thread, and when it began and ended.
+
+    Moments are numbers of one sequence that all threads of a race draw from: what ended with a
+    lower number than another thing began with was over before.
+    """
+
+    begin: int
+    end: int
+    outcome: CallOutcome
+
+
+class Window(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One run of a vCPU's program. ``seen`` is the index of its outcomes in ``Raced.seen``."""
+
+    begin: int
+    end: int
+    seen: int
+
+
+Met = Touched | Stopped | PreFaulted | Refused
+"""What may come of a step of a vCPU's program."""
+
+Seen = tuple[Met, ...]
+
+
+class Raced(Outcome, frozen=True, tag="raced", gc=False):
+    """What came of a race: the calls of each host thread and the windows of each vCPU, in order.
+
+    ``seen`` are the outcomes of each vCPU's windows, every sequence once; ``changes`` is what
+    differs in the mappings since the last look. ``helped`` are the harvests and resets that each
+    vCPU's thread made at its full ring, ``rings`` what was left in each ring in the end.
+    """
+
+    calls: tuple[tuple[Call, ...], ...] = ()
+    windows: tuple[tuple[Window, ...], ...] = ()
+    seen: tuple[tuple[Seen, ...], ...] = ()
+    changes: tuple[HostChange, ...] = ()
+    helped: tuple[tuple[Call, ...], ...] = ()
+    rings: tuple[RingPages, ...] = ()
+
+
+AnyOutcome = (
+    Done
+    | Refused
+    | Touched
+    | Swept
+    | Stopped
+    | DirtyPages
+    | RingPages
+    | RingsReset
+    | PreFaulted
+    | Inspected
+    | Raced
+    | Closed
+    | Unmapped
+)
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One operation and its outcome.
+
+    ``origin`` is the index of the scenario's operation that it is or that it follows; -1 before
+    the first one.
+    """
+
+    origin: int
+    operation: AnyOperation
+    outcome: AnyOutcome
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="history"):
+    """The first line of a history file."""
+
+    scenario: Scenario
+    features: Features
+    host: dict[str, str] = {}
+    format: int = FORMAT
+
+
+INTERRUPTED = "interrupted"
+"""The reason of a history that somebody broke off."""
+
+
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """The last line. ``reason`` is empty if the scenario ran to its end."""
+
+    reason: str = ""
+    events: int = 0
+
+
+class History(msgspec.Struct, frozen=True):
+    """A whole history. ``end`` is None where it was cut off."""
+
+    header: Header
+    events: tuple[Event, ...]
+    end: End | None

@@ -1,0 +1,380 @@
+"""Operations as data: what a scenario asks of the kernel and of the guest.
+
+One operation mirrors one system call or one action of a guest or of the host. There is no
+"create" and no "move" here: those are what the model derives from its state, so that every
+operation is legal in every state and a failing scenario shrinks by leaving operations out.
+
+All of them are imported from here, those of the two modules beside this one, too.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from vmm.scenario.memfd_operations import (
+    ATTRIBUTE_PRIVATE as ATTRIBUTE_PRIVATE,
+    MEMFD_INIT_SHARED as MEMFD_INIT_SHARED,
+    MEMFD_MMAP as MEMFD_MMAP,
+    CloseGuestMemfd as CloseGuestMemfd,
+    CreateGuestMemfd as CreateGuestMemfd,
+    MapGuestMemfd as MapGuestMemfd,
+    PunchGuestMemfd as PunchGuestMemfd,
+    SetMemoryAttributes as SetMemoryAttributes,
+)
+from vmm.scenario.operation import Operation
+from vmm.scenario.vm_operations import (
+    CHURN_GFNS as CHURN_GFNS,
+    CapName as CapName,
+    Churn as Churn,
+    CloseVm as CloseVm,
+    CreateIrqchip as CreateIrqchip,
+    CreateVcpu as CreateVcpu,
+    Death as Death,
+    EnableCap as EnableCap,
+    Lives as Lives,
+    NewVm as NewVm,
+    PreFaultMemory as PreFaultMemory,
+    SetIdentityMapAddr as SetIdentityMapAddr,
+    SetTssAddr as SetTssAddr,
+    UnmapInternalSlots as UnmapInternalSlots,
+)
+
+PAGE_SIZE_BYTES = 4096
+FORMAT = 1
+
+LOG_DIRTY_PAGES = 1 << 0
+READONLY = 1 << 1
+GUEST_MEMFD = 1 << 2
+
+GUEST_MAPPING = "guest"
+"""The name of the mapping that holds the guest's code and mailbox; a scenario may not use it."""
+
+GUEST_SIZE_BYTES = 64 << 10
+
+REAL_MODE_END = 1 << 32
+"""The first gpa that real mode does not reach: from here on the guest is in 64-bit mode."""
+
+SMM: Literal[1] = 1
+"""The as_id of what a vCPU sees in system management mode; outside of it that is as_id 0."""
+
+AsId = Literal[0, 1]
+
+WINDOW_STEP_BYTES = 1 << 21
+"""A guest in 64-bit mode maps gpas in stretches of this size, of which it has a limited number."""
+
+MAX_GPA_BITS = 52
+"""The most bits that a guest-physical address has on x86."""
+
+MappingKind = Literal[
+    "anonymous", "shared", "memfd", "hugetlb", "thp", "zero", "unmapped", "guest_memfd"
+]
+
+
+class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Host memory that a scenario declares.
+
+    ``anonymous``, ``shared`` and ``memfd`` are 4 KiB pages; ``hugetlb`` and ``thp`` are 2 MiB
+    aligned; ``zero`` is anonymous memory fixed at virtual address 0; ``unmapped`` is an address
+    range that is reserved, and that nothing can be read from; so is ``guest_memfd`` until
+    ``MapGuestMemfd`` puts a file there.
+    """
+
+    name: str
+    pages: int
+    kind: MappingKind = "anonymous"
+
+
+class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """An hva by name: a byte offset into a declared mapping."""
+
+    mapping: str
+    offset: int = 0
+
+
+Hva = Place | int
+"""A userspace address: a place in a mapping, 0, or an address outside the user range."""
+
+
+class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region", gc=False):
+    """KVM_SET_USER_MEMORY_REGION, field by field.
+
+    ``slot`` holds the as_id in its upper 16 bits. ``caller`` and ``argument`` say who issues the
+    call and with what pointer, for the refusals that depend on it. ``fail_nth`` (1 to 100) lets
+    that allocation of the call fail; the call fails if it makes so many.
+    """
+
+    slot: int
+    guest_phys_addr: int = 0
+    memory_size: int = 0
+    userspace_addr: Hva = 0
+    flags: int = 0
+    caller: Literal["owner", "forked-child"] = "owner"
+    argument: Literal["readable", "unreadable"] = "readable"
+    fail_nth: int = 0
+
+
+class SetUserMemoryRegion2(
+    SetUserMemoryRegion, frozen=True, tag="set_user_memory_region2", gc=False
+):
+    """KVM_SET_USER_MEMORY_REGION2: the same fields and a place in a guest_memfd.
+
+    ``guest_memfd`` is -1, the name of a guest_memfd (a number that is no open file while it is
+    not open), or the name of a mapping of kind ``memfd``, whose file is not a guest_memfd.
+    """
+
+    guest_memfd: Literal[-1] | str = -1
+    guest_memfd_offset: int = 0
+
+
+class Touch(Operation, frozen=True, tag="touch", gc=False):
+    """The guest reads or writes ``width`` bytes at a gpa, in one instruction.
+
+    For this and for every other access of a guest's, ``as_id`` is the address space that it is
+    made in: in 1, the vCPU is in system management mode.
+    """
+
+    gpa: int
+    access: Literal["read", "write"] = "read"
+    width: Literal[1, 2, 4] = 4
+    value: int = 0
+    vcpu: int = 0
+    as_id: AsId = 0
+
+
+class Sweep(Operation, frozen=True, tag="sweep", gc=False):
+    """The guest reads or fills ``count`` elements with one string instruction."""
+
+    gpa: int
+    count: int
+    access: Literal["read", "write"] = "read"
+    width: Literal[1, 2, 4] = 4
+    value: int = 0
+    vcpu: int = 0
+    as_id: AsId = 0
+
+
+class Execute(Operation, frozen=True, tag="execute", gc=False):
+    """The guest executes the instructions that every tagged host page carries.
+
+    ``gpa`` is page aligned. The code loads the page's identity and halts.
+    """
+
+    gpa: int
+    vcpu: int = 0
+    as_id: AsId = 0
+
+
+class HostWrite(Operation, frozen=True, tag="host_write", gc=False):
+    """The host writes four bytes through its own mapping."""
+
+    place: Place
+    value: int
+
+
+HostChangeKind = Literal["drop", "punch", "unmap", "map", "forbid", "allow"]
+
+
+class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=False):
+    """The host changes ``pages`` pages of a mapping from ``place`` on.
+
+    ``drop`` is MADV_DONTNEED, ``punch`` MADV_REMOVE; ``unmap`` leaves the addresses reserved with
+    nothing behind them until ``map`` maps them anew (the same pages of a memfd, else zeros);
+    ``forbid`` and ``allow`` are mprotect with PROT_NONE and with PROT_READ and PROT_WRITE.
+    """
+
+    place: Place
+    pages: int = 1
+    how: HostChangeKind = "drop"
+
+
+class Inspect(Operation, frozen=True, tag="inspect", gc=False):
+    """The host looks at all of its mappings: which bytes changed since the last look?"""
+
+
+class GetDirtyLog(Operation, frozen=True, tag="get_dirty_log", gc=False):
+    """KVM_GET_DIRTY_LOG. ``bitmap`` says whether the kernel may write the bitmap."""
+
+    slot: int
+    bitmap: Literal["writable", "unwritable"] = "writable"
+
+
+class ClearDirtyLog(Operation, frozen=True, tag="clear_dirty_log", gc=False):
+    """KVM_CLEAR_DIRTY_LOG for ``num_pages`` pages from ``first_page`` on.
+
+    ``pages`` are those whose bits are set, counted from the start of the slot; ``all`` sets every
+    bit of the bitmap, those behind the last page included. ``bitmap`` says whether the kernel may
+    read it.
+    """
+
+    slot: int
+    first_page: int = 0
+    num_pages: int = 0
+    pages: Literal["all"] | tuple[int, ...] = "all"
+    bitmap: Literal["readable", "unreadable"] = "readable"
+
+
+class HarvestDirtyRing(Operation, frozen=True, tag="harvest_dirty_ring", gc=False):
+    """The host reads what is in a vCPU's dirty ring, and marks it as harvested.
+
+    A vCPU that stops at a full ring is helped on at once: its ring is harvested and reset. What
+    was found then is part of the next harvest.
+    """
+
+    vcpu: int = 0
+
+
+class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False):
+    """KVM_RESET_DIRTY_RINGS: what was harvested is tracked anew."""
+
+
+HostAction = (
+    SetUserMemoryRegion
+    | SetUserMemoryRegion2
+    | GetDirtyLog
+    | ClearDirtyLog
+    | HarvestDirtyRing
+    | ResetDirtyRings
+    | HostWrite
+    | ChangeHostMemory
+)
+
+
+class HostThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A thread of the host: it repeats its operations for a number of rounds.
+
+    After each operation it waits until every vCPU has begun and ended ``pause`` windows, so that
+    what has settled is looked at; with 0 it does not wait. With ``rounds`` 0 it goes on until
+    those threads have ended that have a number of rounds.
+    """
+
+    operations: tuple[HostAction, ...]
+    rounds: int = 1
+    pause: int = 0
+
+
+class GuestThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A thread that runs a vCPU: it repeats a program of touches, or of one execution.
+
+    Between touches the thread may map pages ahead, one at a time.
+
+    One run of the program is a *window*. The n-th one, from 0, writes ``value`` + n, so that every
+    write can be told from every other. It ends with the last host thread, at the latest after
+    ``windows`` windows.
+    """
+
+    program: tuple[Touch | Execute | PreFaultMemory, ...]
+    windows: int = 20_000
+
+
+class Race(Operation, frozen=True, tag="race"):
+    """Threads of the host, and vCPUs, that act at the same time.
+
+    The n-th of ``guests`` runs on vCPU n. No two host threads change the same slot, the same gpas
+    or the same host pages, harvest the same ring or reset rings, so that the order of what concerns
+    one of them is known. A vCPU that stops at a full ring harvests it and resets all of them by
+    itself, and in the end all rings are harvested.
+    """
+
+    hosts: tuple[HostThread, ...] = ()
+    guests: tuple[GuestThread, ...] = ()
+
+
+AnyOperation = (
+    SetUserMemoryRegion
+    | SetUserMemoryRegion2
+    | Touch
+    | Sweep
+    | Execute
+    | HostWrite
+    | ChangeHostMemory
+    | Race
+    | Inspect
+    | GetDirtyLog
+    | ClearDirtyLog
+    | EnableCap
+    | HarvestDirtyRing
+    | ResetDirtyRings
+    | CreateGuestMemfd
+    | CloseGuestMemfd
+    | MapGuestMemfd
+    | PunchGuestMemfd
+    | SetMemoryAttributes
+    | Lives
+    | Churn
+    | SetTssAddr
+    | SetIdentityMapAddr
+    | CreateIrqchip
+    | CreateVcpu
+    | UnmapInternalSlots
+    | PreFaultMemory
+    | NewVm
+    | CloseVm
+)
+
+Survey = Literal["write", "read", "none"]
+
+
+class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The memslot that the guest itself lives in: an ordinary one, 64 KiB, anywhere below 4 GiB.
+
+    ``slot`` is its id in each address space that guests look at.
+    """
+
+    slot: int = 400
+    gpa: int = 0xFFFF_0000
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Operations on one VM, and the host memory that they use.
+
+    ``survey`` says what the guest does after every change of a region: ``write`` reads and
+    writes every page that any operation of the scenario names, and its neighbours; ``read`` only
+    reads them (for exact dirty logs); ``none`` leaves touching to the scenario.
+    ``vm_type`` 1 is KVM_X86_SW_PROTECTED_VM, which has private memory.
+    ``needs`` names features without which the scenario is skipped. With ``smm`` among them, guests
+    live in both address spaces, and a survey looks at both.
+    """
+
+    name: str
+    operations: tuple[AnyOperation, ...]
+    mappings: tuple[Mapping, ...] = ()
+    why: str = ""
+    source: str = ""
+    tags: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    survey: Survey = "write"
+    vcpus: int = 1
+    guest: Guest = Guest()
+    vm_type: Literal[0, 1] = 0
+
+
+def guest_count(scenario: Scenario) -> int:
+    """Return how many guests run at the same time: each needs a memslot of its own to live in."""
+    if Race not in map(type, scenario.operations):  # As in nearly all: the quickest way to know.
+        return 1
+    return max(len(op.guests) for op in scenario.operations if isinstance(op, Race))
+
+
+def address_spaces(scenario: Scenario) -> tuple[AsId, ...]:
+    """Return the address spaces that guests of a scenario look at."""
+    return (0, SMM) if "smm" in scenario.needs else (0,)
+
+
+def pages_of(size_bytes: int) -> int:
+    """Return the number of whole pages in a size."""
+    return size_bytes // PAGE_SIZE_BYTES
+
+
+def access_end(operation: AnyOperation) -> int:
+    """Return the gpa behind what a guest accesses; 0 for what is no access of a guest's."""
+    match operation:
+        case Touch():
+            return operation.gpa + operation.width
+        case Sweep():
+            return operation.gpa + operation.count * operation.width
+        case Execute():
+            return operation.gpa + PAGE_SIZE_BYTES
+        case Race():
+            return max(access_end(op) for guest in operation.guests for op in guest.program)
+        case _:
+            return 0

@@ -1,0 +1,164 @@
+"""From a scenario to the steps that are carried out: the guest's slot, surveys, looks, the end.
+
+A survey is made of ordinary operations. Where it touches depends on the scenario alone: every
+page that any region of it names, and the pages next to those, before they are mapped, while they
+are, and after. So a vCPU has always touched a place before it changes, and the kernel's answers
+have no say in what is looked at.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from vmm.scenario.operations import (
+    GUEST_MAPPING,
+    GUEST_SIZE_BYTES,
+    PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    AnyOperation,
+    AsId,
+    CloseVm,
+    CreateIrqchip,
+    CreateVcpu,
+    EnableCap,
+    Inspect,
+    Mapping,
+    NewVm,
+    Place,
+    Race,
+    Scenario,
+    SetIdentityMapAddr,
+    SetTssAddr,
+    SetUserMemoryRegion,
+    Sweep,
+    Touch,
+    access_end,
+    address_spaces,
+    guest_count,
+    pages_of,
+)
+from vmm.scenario.survey import Survey
+
+MAX_BATCH = 1023
+"""So many touches at most are made in one KVM_RUN: a guest's mailbox holds no more."""
+
+
+_SURVEYED = (SetUserMemoryRegion, Race)
+_BEFORE_VCPUS = (EnableCap, SetTssAddr, SetIdentityMapAddr, CreateIrqchip, CreateVcpu)
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """One operation to carry out, and the index of the scenario's operation behind it."""
+
+    origin: int
+    operation: AnyOperation
+
+
+def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
+    """Yield what the executor carries out for a scenario, in order.
+
+    ``touch_limit`` is the first gpa that a guest cannot reach.
+    """
+    survey = Survey(scenario, touch_limit)
+    yield from (Step(-1, slot) for slot in guest_slots(scenario))
+    new, written = True, False
+    for origin, operation in enumerate(scenario.operations):
+        if new and not isinstance(operation, _BEFORE_VCPUS):
+            # Some of them are refused once a vCPU exists, so that the first look comes later.
+            yield from (Step(origin - 1, touch) for touch in survey.round())
+            new = False
+        if isinstance(operation, _SURVEYED):
+            if written:
+                yield Step(origin, Inspect())
+                written = False
+            yield Step(origin, operation)
+            yield from (Step(origin, touch) for touch in survey.round())
+            continue
+        yield Step(origin, operation)
+        if isinstance(operation, NewVm):
+            yield from (Step(origin, slot) for slot in guest_slots(scenario))
+            new = True
+        written = _may_write(operation) or (written and not isinstance(operation, Inspect))
+    yield Step(len(scenario.operations), Inspect())
+    yield Step(len(scenario.operations), CloseVm())
+    yield Step(len(scenario.operations), Inspect())
+
+
+def _may_write(op: AnyOperation) -> bool:
+    """Whether an operation may change host memory: all but a look at it and a guest's read may."""
+    if isinstance(op, Touch | Sweep):
+        return op.access == "write"
+    return not isinstance(op, Inspect)
+
+
+def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
+    """Yield the steps in order, in what is carried out, and recorded, at once.
+
+    Touches of one vCPU in one address space are made in one KVM_RUN, everything else alone.
+    """
+    batch: list[Step] = []
+    for step in plan:
+        if batch and not _joins(batch, step):
+            yield batch
+            batch = []
+        batch.append(step)
+    if batch:
+        yield batch
+
+
+def _joins(batch: list[Step], step: Step) -> bool:
+    first = batch[0].operation
+    return (
+        isinstance(first, Touch)
+        and isinstance(step.operation, Touch)
+        and step.operation.vcpu == first.vcpu
+        and step.operation.as_id == first.as_id
+        and len(batch) < MAX_BATCH
+    )
+
+
+def guest_mapping(scenario: Scenario) -> Mapping:
+    """Return the host memory that all guests of a scenario live in."""
+    return Mapping(GUEST_MAPPING, guest_count(scenario) * pages_of(GUEST_SIZE_BYTES))
+
+
+def guest_slots(scenario: Scenario) -> list[SetUserMemoryRegion]:
+    """Return the operations that create the memslots which guests live in."""
+    return [
+        guest_slot(scenario, number, as_id)
+        for as_id in address_spaces(scenario)
+        for number in range(guest_count(scenario))
+    ]
+
+
+def guest_slot(scenario: Scenario, number: int = 0, as_id: AsId = 0) -> SetUserMemoryRegion:
+    """Return the operation that creates the memslot of a guest in an address space.
+
+    All but the first guest are used in races only; they live below it, one behind the other.
+    """
+    return SetUserMemoryRegion(
+        slot=as_id << 16 | scenario.guest.slot + number,
+        guest_phys_addr=scenario.guest.gpa - number * GUEST_SIZE_BYTES,
+        memory_size=GUEST_SIZE_BYTES,
+        userspace_addr=Place(GUEST_MAPPING, number * GUEST_SIZE_BYTES),
+    )
+
+
+def reaches_beyond_real_mode(scenario: Scenario) -> bool:
+    """Return whether a survey or an access of a scenario may need a guest in 64-bit mode."""
+    return any(map(_is_beyond_real_mode, scenario.operations))
+
+
+def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
+    """Return what a scenario's accesses need that lies beyond the guests' reach, as a phrase."""
+    highest = max((access_end(op) for op in scenario.operations), default=0)
+    if highest <= touch_limit:
+        return ""
+    return f"a guest that reaches gpa {highest - 1:#x} (here they end at {touch_limit:#x})"
+
+
+def _is_beyond_real_mode(op: AnyOperation) -> bool:
+    if isinstance(op, SetUserMemoryRegion):
+        # The page behind a region is surveyed, too.
+        return op.guest_phys_addr + op.memory_size + PAGE_SIZE_BYTES > REAL_MODE_END
+    return access_end(op) > REAL_MODE_END

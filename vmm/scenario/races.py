@@ -1,0 +1,205 @@
+"""What makes a race safe to run, and what it must keep to for its outcome to be judged."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from vmm.model.regions import as_id_of
+from vmm.scenario import operations
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    ChangeHostMemory,
+    ClearDirtyLog,
+    Execute,
+    GetDirtyLog,
+    GuestThread,
+    HarvestDirtyRing,
+    HostAction,
+    HostThread,
+    HostWrite,
+    Place,
+    PreFaultMemory,
+    Race,
+    ResetDirtyRings,
+    SetUserMemoryRegion,
+    Touch,
+    pages_of,
+)
+
+MAX_CALLS = 20_000
+MAX_PROGRAM = 64
+MAX_ACCESSES = 1 << 20
+"""Accesses that all vCPUs of a race could make: what came of each is kept."""
+
+MAX_HOST_THREADS = 4
+MAX_PAUSE = 100
+
+_FILES = ("shared", "memfd")
+_BACKED = ("anonymous", "shared", "memfd", "thp", "hugetlb")
+_CHANGEABLE = {
+    "drop": ("anonymous", "thp", *_FILES),
+    "punch": _FILES,
+    "unmap": ("anonymous", "memfd"),
+    "map": ("anonymous", "memfd"),
+    "forbid": ("anonymous", *_FILES),
+    "allow": ("anonymous", *_FILES),
+}
+
+Mappings = Mapping[str, operations.Mapping]
+
+
+def host_change_problem(op: ChangeHostMemory, mappings: Mappings) -> str:
+    """Return what is wrong with a change of a mapping that exists; empty if nothing is."""
+    kind = mappings[op.place.mapping].kind
+    if kind not in _CHANGEABLE[op.how]:
+        return f".how: {op.how!r} takes a mapping of kind {', '.join(_CHANGEABLE[op.how])}"
+    if op.place.offset % PAGE_SIZE_BYTES or op.pages < 1:
+        return ".place: whole pages are needed"
+    return ""
+
+
+def race_problem(
+    race: Race, vcpus: int, mappings: Mappings, problem: Callable[[AnyOperation], str]
+) -> str:
+    """Return what is wrong with a race, beginning with the field; empty if nothing is.
+
+    ``problem`` says the same of an operation by itself.
+    """
+    if len(race.hosts) > MAX_HOST_THREADS:
+        return f".hosts: more than {MAX_HOST_THREADS}"
+    if not 1 <= len(race.guests) <= vcpus:
+        return f".guests: 1 to {vcpus} are needed ($.vcpus)"
+    for place, operation in _operations(race):
+        found = problem(operation)
+        if found:
+            return f"{place}{found}"
+    if race.hosts and not any(host.rounds for host in race.hosts):
+        return ".hosts: one has to have a number of rounds"
+    for number, host in enumerate(race.hosts):
+        found = _host_problem(host, len(race.guests), mappings)
+        if found:
+            return f".hosts[{number}]{found}"
+    for number, guest in enumerate(race.guests):
+        found = _guest_problem(number, guest)
+        if found:
+            return f".guests[{number}]{found}"
+    if sum(guest.windows * len(guest.program) for guest in race.guests) > MAX_ACCESSES:
+        return f".guests: more than {MAX_ACCESSES} accesses of all vCPUs (windows times program)"
+    return _disorder(race) or _unreadable(race, mappings)
+
+
+def _operations(race: Race) -> Iterator[tuple[str, HostAction | Touch | Execute | PreFaultMemory]]:
+    for number, host in enumerate(race.hosts):
+        for index, action in enumerate(host.operations):
+            yield f".hosts[{number}].operations[{index}]", action
+    for number, guest in enumerate(race.guests):
+        for index, access in enumerate(guest.program):
+            yield f".guests[{number}].program[{index}]", access
+
+
+def _host_problem(host: HostThread, guests: int, mappings: Mappings) -> str:
+    if host.rounds < 0 or not 1 <= max(host.rounds, 1) * len(host.operations) <= MAX_CALLS:
+        return f".rounds: 1 to {MAX_CALLS} calls are needed"
+    if not 0 <= host.pause <= MAX_PAUSE:
+        return f".pause: 0 to {MAX_PAUSE}"
+    for index, op in enumerate(host.operations):
+        if isinstance(op, SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog) and as_id_of(op.slot):
+            return f".operations[{index}].slot: one of as_id 0 is needed"
+        if isinstance(op, SetUserMemoryRegion):
+            if op.caller != "owner" or op.argument != "readable":
+                return f".operations[{index}]: its owner makes it, with a readable argument"
+            if op.memory_size and not _is_backed(op, mappings):
+                return f".operations[{index}].userspace_addr: a mapping with memory is needed"
+        if isinstance(op, GetDirtyLog) and op.bitmap != "writable":
+            return f".operations[{index}].bitmap: a writable one is needed"
+        if isinstance(op, ClearDirtyLog) and op.bitmap != "readable":
+            return f".operations[{index}].bitmap: a readable one is needed"
+        if isinstance(op, HarvestDirtyRing) and op.vcpu >= guests:
+            return f".operations[{index}].vcpu: the race has {guests}"
+        if isinstance(op, HostWrite) and op.place.offset % 4:
+            return f".operations[{index}].place.offset: a multiple of 4 is needed"
+        if isinstance(op, HostWrite) and mappings[op.place.mapping].kind not in _BACKED:
+            return f".operations[{index}].place: a mapping with memory is needed"
+    return ""
+
+
+def _is_backed(op: SetUserMemoryRegion, mappings: Mappings) -> bool:
+    hva = op.userspace_addr
+    return isinstance(hva, Place) and mappings[hva.mapping].kind in (*_BACKED, "guest_memfd")
+
+
+def _guest_problem(number: int, guest: GuestThread) -> str:
+    program = guest.program
+    if guest.windows < 1:
+        return ".windows: at least 1 is needed"
+    if not 1 <= len(program) <= MAX_PROGRAM:
+        return f".program: 1 to {MAX_PROGRAM} accesses are needed"
+    if len(program) > 1 and any(isinstance(op, Execute) for op in program):
+        return ".program: an execution stands alone"
+    for index, op in enumerate(program):
+        if op.vcpu != number:
+            return f".program[{index}].vcpu: {number} is needed"
+        if not isinstance(op, PreFaultMemory) and op.as_id:
+            return f".program[{index}].as_id: 0 is needed"
+        if isinstance(op, Touch) and (op.width != 4 or op.gpa % 4):
+            return f".program[{index}]: aligned accesses of 4 bytes are needed"
+        if isinstance(op, PreFaultMemory) and not _is_one_page(op):
+            return f".program[{index}]: one page at a time is mapped ahead, without flags"
+    return ""
+
+
+def _is_one_page(op: PreFaultMemory) -> bool:
+    return op.size == PAGE_SIZE_BYTES and not op.gpa % PAGE_SIZE_BYTES and not op.flags
+
+
+def _disorder(race: Race) -> str:
+    """Host threads must not change the same: the order of their calls would be unknown."""
+    owners: dict[tuple[str, str, int], int] = {}
+    for number, host in enumerate(race.hosts):
+        for index, op in enumerate(host.operations):
+            for key in _changed(op):
+                if owners.setdefault(key, number) != number:
+                    what = f"{key[0]} {key[1]}{key[2]:#x}"
+                    return f".hosts[{number}].operations[{index}]: another thread changes {what}"
+    return ""
+
+
+def _changed(op: HostAction) -> Iterator[tuple[str, str, int]]:
+    """Yield the slots, gfns and host pages whose order of changes has to be known."""
+    if isinstance(op, SetUserMemoryRegion):
+        yield "slot", "", op.slot
+        first = op.guest_phys_addr // PAGE_SIZE_BYTES
+        for gfn in range(first, first + pages_of(op.memory_size)):
+            yield "gfn", "", gfn
+    elif isinstance(op, GetDirtyLog | ClearDirtyLog):
+        yield "slot", "", op.slot
+    elif isinstance(op, HarvestDirtyRing):
+        yield "ring", "", op.vcpu
+    elif isinstance(op, ResetDirtyRings):
+        yield "rings", "", 0
+    elif isinstance(op, ChangeHostMemory):
+        first = op.place.offset // PAGE_SIZE_BYTES
+        for page in range(first, first + op.pages):
+            yield "page", f"{op.place.mapping}+", page
+
+
+def _unreadable(race: Race, mappings: Mappings) -> str:
+    """The host must not write where a thread takes memory away, nor a vCPU execute zeros."""
+    changes = [op for host in race.hosts for op in host.operations]
+    takes = {
+        op.place.mapping
+        for op in changes
+        if isinstance(op, ChangeHostMemory) and op.how in ("unmap", "forbid")
+    }
+    for op in changes:
+        if isinstance(op, HostWrite) and op.place.mapping in takes:
+            return f".hosts: {op.place.mapping!r} is written and taken away"
+    executes = any(isinstance(op, Execute) for guest in race.guests for op in guest.program)
+    loses = any(
+        isinstance(op, ChangeHostMemory)
+        and op.how not in ("forbid", "allow")
+        and not (op.how != "punch" and mappings[op.place.mapping].kind == "memfd")
+        for op in changes
+    )
+    if executes and loses:
+        return ".hosts: content is lost that a vCPU may execute"
+    return ""

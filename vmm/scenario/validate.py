@@ -1,0 +1,361 @@
+"""What makes a scenario safe to run: checked before anything is mapped or executed.
+
+A scenario can name its own mappings, address 0 and addresses that no process owns; and what it
+takes is bounded. Everything else about its operations is legal: a refusal is an outcome.
+"""
+
+from collections.abc import Iterable
+
+from vmm.model.regions import MAX_PAGES, USER_END, as_id_of, id_of
+from vmm.scenario.features import NEEDS
+from vmm.scenario.operations import (
+    GUEST_MAPPING,
+    GUEST_SIZE_BYTES,
+    MAX_GPA_BITS,
+    PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    WINDOW_STEP_BYTES,
+    AnyOperation,
+    ChangeHostMemory,
+    Churn,
+    ClearDirtyLog,
+    CloseGuestMemfd,
+    CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
+    EnableCap,
+    Execute,
+    GetDirtyLog,
+    HarvestDirtyRing,
+    HostWrite,
+    Lives,
+    MapGuestMemfd,
+    Mapping,
+    Place,
+    PreFaultMemory,
+    PunchGuestMemfd,
+    Race,
+    Scenario,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
+    SetTssAddr,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    Sweep,
+    Touch,
+    address_spaces,
+    guest_count,
+    pages_of,
+)
+from vmm.scenario.races import host_change_problem, race_problem
+
+MAX_OPERATIONS = 200_000
+MAX_MAPPINGS = 256
+MAX_MAPPED_PAGES = 1 << 17
+MAX_SLOT_PAGES = 1 << 18
+"""Pages of one slot: its metadata are allocated at once, about 10 bytes a page."""
+
+MAX_ALL_SLOT_PAGES = 1 << 22
+"""Pages of all slots that a scenario could create, each operation counted."""
+
+MAX_ZERO_PAGES = 16
+MAX_SWEEP_BYTES = 0x4000
+MAX_TOUCHED_WINDOWS = 128
+"""Stretches of 2 MiB from 4 GiB on that a scenario touches besides its surveys."""
+
+MAX_VCPUS = 8
+MAX_TIMES = 10_000
+MAX_FAIL_NTH = 100
+_NAME_LENGTH = 64
+
+
+class ScenarioError(ValueError):
+    """A scenario that must not run; the text says what to change, and where."""
+
+
+def validate(scenario: Scenario) -> None:
+    """Raise ScenarioError, with the place, unless the scenario is safe to run."""
+    if not scenario.name or len(scenario.name) > _NAME_LENGTH or not scenario.name.isprintable():
+        raise ScenarioError(f"$.name: 1 to {_NAME_LENGTH} printable characters are needed")
+    if not 1 <= scenario.vcpus <= MAX_VCPUS:
+        raise ScenarioError(f"$.vcpus: {scenario.vcpus} is not within 1 to {MAX_VCPUS}")
+    for need in scenario.needs:
+        if need not in NEEDS:
+            raise ScenarioError(f"$.needs: {need!r} is none of {', '.join(sorted(NEEDS))}")
+    if scenario.vm_type and "sw_protected" not in scenario.needs:
+        raise ScenarioError("$.vm_type: 1 needs 'sw_protected' in $.needs")
+    _check_guest(scenario)
+    _check_mappings(scenario.mappings)
+    if len(scenario.operations) > MAX_OPERATIONS:
+        raise ScenarioError(f"$.operations: more than {MAX_OPERATIONS}")
+    checker = _Checker(scenario)
+    for index, operation in enumerate(scenario.operations):
+        problem = checker.problem(operation)
+        if scenario.vm_type and isinstance(operation, Execute | Race):
+            problem = ": zeros could be executed, and races are not judged ($.vm_type)"
+        if scenario.vm_type and isinstance(operation, CreateGuestMemfd) and operation.flags:
+            problem = ".flags: 0 is needed ($.vm_type)"
+        if problem:
+            raise ScenarioError(f"$.operations[{index}]{problem}")
+
+
+def _check_guest(scenario: Scenario) -> None:
+    guest = scenario.guest
+    if guest.gpa % GUEST_SIZE_BYTES or not 0 <= guest.gpa < REAL_MODE_END:
+        raise ScenarioError("$.guest.gpa: a multiple of 0x10000 below 4 GiB is needed")
+    if guest.gpa < (guest_count(scenario) - 1) * GUEST_SIZE_BYTES:
+        raise ScenarioError("$.guest.gpa: the guests of a race live below it, 64 KiB each")
+    if not 0 <= guest.slot < (1 << 16) - guest_count(scenario):
+        raise ScenarioError("$.guest.slot: a slot id of address space 0 is needed")
+
+
+def _check_mappings(mappings: Iterable[Mapping]) -> None:
+    names = {GUEST_MAPPING}
+    total = 0
+    for index, mapping in enumerate(mappings):
+        place = f"$.mappings[{index}]"
+        if index >= MAX_MAPPINGS:
+            raise ScenarioError(f"{place}: more than {MAX_MAPPINGS} mappings")
+        if not mapping.name or mapping.name in names:
+            raise ScenarioError(f"{place}.name: {mapping.name!r} is taken, reserved or empty")
+        names.add(mapping.name)
+        total += mapping.pages
+        limit = MAX_ZERO_PAGES if mapping.kind == "zero" else MAX_MAPPED_PAGES
+        if not 1 <= mapping.pages <= limit or total > MAX_MAPPED_PAGES:
+            raise ScenarioError(
+                f"{place}.pages: {mapping.pages} is not within 1 to {limit} (all mappings together)"
+            )
+        if mapping.kind == "hugetlb" and mapping.pages % 512:
+            raise ScenarioError(f"{place}.pages: hugetlb memory comes in multiples of 512 pages")
+    if sum(mapping.kind == "zero" for mapping in mappings) > 1:
+        raise ScenarioError("$.mappings: only one mapping can be at virtual address 0")
+
+
+class _Checker:
+    """Looks at one operation at a time."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._mappings = {mapping.name: mapping for mapping in scenario.mappings}
+        self._guest = scenario.guest
+        self._vcpus = scenario.vcpus
+        self._slot_pages = 0
+        self._windows: set[int] = set()
+        self._taken: set[str] = set()
+        self._vacated: set[tuple[str, int]] = set()
+        self._guests = guest_count(scenario)
+        self._guest_ids = range(self._guest.slot, self._guest.slot + self._guests)
+        self._spaces = address_spaces(scenario)
+        self._memfds = {
+            op.name: op for op in scenario.operations if isinstance(op, CreateGuestMemfd)
+        }
+        self._created: set[str] = set()
+        self._shown: dict[str, str] = {}
+
+    def problem(self, op: AnyOperation) -> str:
+        """Return what is wrong, beginning with the field; empty if nothing is."""
+        match op:
+            case SetUserMemoryRegion():
+                return self._region(op)
+            case Touch():
+                return self._access(op, op.width, op.value)
+            case Sweep():
+                if not 1 <= op.count * op.width <= MAX_SWEEP_BYTES:
+                    return f".count: a sweep is 1 to {MAX_SWEEP_BYTES:#x} bytes long"
+                return self._access(op, op.count * op.width, op.value)
+            case Execute():
+                if op.gpa % PAGE_SIZE_BYTES:
+                    return ".gpa: a page aligned address is needed"
+                return self._access(op, PAGE_SIZE_BYTES, 0)
+            case SetTssAddr() | SetIdentityMapAddr():
+                return "" if 0 <= op.gpa < 1 << 64 else ".gpa: 64 bits are needed"
+            case CreateIrqchip():
+                return "" if self._vcpus == 1 else ": $.vcpus must be 1, others would wait"
+            case CreateVcpu():
+                return self._vcpu(op.vcpu)
+            case SetMemoryAttributes():
+                return _attributes(op)
+            case PreFaultMemory():
+                return _unsigned(op, "gpa", "size", "flags") or self._vcpu(op.vcpu)
+            case HostWrite():
+                if not 0 <= op.value < 1 << 32:
+                    return ".value: an unsigned 32-bit number is needed"
+                if op.place.mapping in self._taken:
+                    return f".place: an operation takes pages of {op.place.mapping!r} away"
+                return self._place(op.place, 4, ".place")
+            case ChangeHostMemory():
+                return self._change(op)
+            case Race():
+                return race_problem(op, self._vcpus, self._mappings, self.problem)
+            case GetDirtyLog():
+                return "" if 0 <= op.slot < 1 << 32 else ".slot: 32 bits are needed"
+            case ClearDirtyLog():
+                return self._clear(op)
+            case EnableCap():
+                return "" if 0 <= op.argument < 1 << 64 else ".argument: 64 bits are needed"
+            case HarvestDirtyRing():
+                return self._vcpu(op.vcpu)
+            case Lives():
+                return "" if 1 <= op.times <= MAX_TIMES else f".times: not within 1 to {MAX_TIMES}"
+            case Churn():
+                if not 1 <= op.times <= MAX_TIMES:
+                    return f".times: not within 1 to {MAX_TIMES}"
+                if not 0 <= op.slot < 1 << 16 or op.slot == self._guest.slot:
+                    return ".slot: an id of address space 0 that is not the guest's is needed"
+                return ""
+            case CreateGuestMemfd():
+                return self._memfd(op)
+            case CloseGuestMemfd():
+                return self._known_memfd(op.name)
+            case MapGuestMemfd():
+                return self._known_memfd(op.name) or self._shown_memfd(op)
+            case PunchGuestMemfd():
+                return self._known_memfd(op.name) or _unsigned(op, "offset", "size")
+            case _:
+                return ""
+
+    def _change(self, op: ChangeHostMemory) -> str:
+        """What the host has taken away it must not write."""
+        problem = self._place(op.place, op.pages * PAGE_SIZE_BYTES, ".place")
+        problem = problem or host_change_problem(op, self._mappings)
+        if op.how in ("unmap", "forbid"):
+            self._taken.add(op.place.mapping)
+        return problem or self._vacated_problem(op)
+
+    def _vacated_problem(self, op: ChangeHostMemory) -> str:
+        """A memory file's page that is unmapped is not there again before it is mapped."""
+        if self._mappings[op.place.mapping].kind != "memfd":
+            return ""
+        first = op.place.offset // PAGE_SIZE_BYTES
+        pages = {(op.place.mapping, page) for page in range(first, first + op.pages)}
+        if op.how == "unmap":
+            self._vacated |= pages
+        elif op.how == "map":
+            self._vacated -= pages
+        elif op.how in ("allow", "punch") and pages & self._vacated:
+            return f".how: {op.how!r} takes pages that are mapped: 'map' those that were unmapped"
+        return ""
+
+    def _clear(self, op: ClearDirtyLog) -> str:
+        """A bit is within the words that the kernel reads, and those are within our bitmap."""
+        for field, bits in (("slot", 32), ("first_page", 64), ("num_pages", 32)):
+            if not 0 <= getattr(op, field) < 1 << bits:
+                return f".{field}: an unsigned {bits}-bit number is needed"
+        if op.pages == "all":
+            return ""
+        words = min(-(-op.num_pages // 64), MAX_SLOT_PAGES // 64)
+        if any(not 0 <= page - op.first_page < words * 64 for page in op.pages):
+            return ".pages: not within the words that hold first_page to first_page + num_pages"
+        return ""
+
+    def _vcpu(self, vcpu: int) -> str:
+        return "" if 0 <= vcpu < self._vcpus else f".vcpu: there are {self._vcpus} ($.vcpus)"
+
+    def _memfd(self, op: CreateGuestMemfd) -> str:
+        """Each file has a name of its own, so that leaving operations out keeps names true."""
+        if not op.name or op.name in self._created or op.name in self._mappings:
+            return f".name: {op.name!r} is taken or empty"
+        self._created.add(op.name)
+        return _unsigned(op, "size", "flags")
+
+    def _known_memfd(self, name: str) -> str:
+        return "" if name in self._memfds else f".name: no operation creates {name!r}"
+
+    def _shown_memfd(self, op: MapGuestMemfd) -> str:
+        """A mapping shows one file only, and lies within it: beyond its end is SIGBUS."""
+        mapping = self._mappings.get(op.mapping)
+        if mapping is None or mapping.kind != "guest_memfd":
+            return f".mapping: {op.mapping!r} is no mapping of kind guest_memfd"
+        if self._shown.setdefault(op.mapping, op.name) != op.name:
+            return f".mapping: {op.mapping!r} shows another guest_memfd"
+        if sum(name == op.name for name in self._shown.values()) > 1:
+            return f".name: {op.name!r} is shown by another mapping"
+        if mapping.pages * PAGE_SIZE_BYTES > self._memfds[op.name].size:
+            return f".mapping: {op.mapping!r} is larger than {op.name!r}"
+        return ""
+
+    def _region(self, op: SetUserMemoryRegion) -> str:
+        for field in ("slot", "flags"):
+            if not 0 <= getattr(op, field) < 1 << 32:
+                return f".{field}: an unsigned 32-bit number is needed"
+        problem = _unsigned(op, "guest_phys_addr", "memory_size")
+        if problem:
+            return problem
+        if not 0 <= op.fail_nth <= MAX_FAIL_NTH:
+            return f".fail_nth: not within 0 to {MAX_FAIL_NTH}"
+        if as_id_of(op.slot) in self._spaces and id_of(op.slot) in self._guest_ids:
+            return f".slot: {op.slot} is the guest's own; take another one, or move $.guest.slot"
+        if MAX_SLOT_PAGES < pages_of(op.memory_size) <= MAX_PAGES:
+            return f".memory_size: a slot has at most {MAX_SLOT_PAGES} pages here"
+        if pages_of(op.memory_size) <= MAX_PAGES:
+            self._slot_pages += pages_of(op.memory_size)
+        if self._slot_pages > MAX_ALL_SLOT_PAGES:
+            return f".memory_size: more than {MAX_ALL_SLOT_PAGES} pages in all slots together"
+        if isinstance(op, SetUserMemoryRegion2):
+            if op.guest_memfd != -1 and not self._is_file(op.guest_memfd):
+                return (
+                    f".guest_memfd: {op.guest_memfd!r} is neither -1, nor a guest_memfd of the "
+                    "scenario, nor a mapping of kind memfd"
+                )
+            if not 0 <= op.guest_memfd_offset < 1 << 64:
+                return ".guest_memfd_offset: an unsigned 64-bit number is needed"
+        return self._hva(op)
+
+    def _is_file(self, name: str) -> bool:
+        mapping = self._mappings.get(name)
+        return name in self._memfds or (mapping is not None and mapping.kind == "memfd")
+
+    def _hva(self, op: SetUserMemoryRegion) -> str:
+        """An hva must stay inside its mapping, wherever a kernel could accept the size."""
+        size = op.memory_size if pages_of(op.memory_size) <= MAX_PAGES else 0
+        if isinstance(op.userspace_addr, Place):
+            return self._place(op.userspace_addr, size, ".userspace_addr")
+        if USER_END <= op.userspace_addr < 1 << 64:
+            return ""
+        if op.userspace_addr == 0 and pages_of(size) <= MAX_ZERO_PAGES:
+            return ""
+        return (
+            f".userspace_addr: {op.userspace_addr:#x} is neither 0 (up to {MAX_ZERO_PAGES} pages) "
+            f"nor {USER_END:#x} or more; name a place in a mapping"
+        )
+
+    def _place(self, place: Place, size: int, field: str) -> str:
+        mapping = self._mappings.get(place.mapping)
+        if mapping is None:
+            return (
+                f"{field}.mapping: no mapping is named {place.mapping!r}; declare it in $.mappings"
+            )
+        if not place.offset >= 0 or place.offset + size > mapping.pages * PAGE_SIZE_BYTES:
+            return f"{field}.offset: not within the {mapping.pages} pages of {place.mapping!r}"
+        return ""
+
+    def _access(self, op: Touch | Sweep | Execute, length: int, value: int) -> str:
+        gpa = op.gpa
+        if op.as_id not in self._spaces:
+            return ".as_id: guests look at as_id 1 where $.needs names smm"
+        if not 0 <= gpa <= (1 << MAX_GPA_BITS) - length:
+            return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
+        if gpa + length > REAL_MODE_END:
+            self._windows.add(gpa // WINDOW_STEP_BYTES)
+            if len(self._windows) > MAX_TOUCHED_WINDOWS:
+                return f".gpa: more than {MAX_TOUCHED_WINDOWS} stretches of 2 MiB from 4 GiB on"
+        begin = self._guest.gpa - (self._guests - 1) * GUEST_SIZE_BYTES
+        if gpa < self._guest.gpa + GUEST_SIZE_BYTES and gpa + length > begin:
+            return f".gpa: the guest's own memory is at {self._guest.gpa:#x}; move $.guest.gpa"
+        if not 0 <= value < 1 << 32:
+            return ".value: an unsigned 32-bit number is needed"
+        return self._vcpu(op.vcpu)
+
+
+def _unsigned(op: AnyOperation, *fields: str) -> str:
+    """Return which field of an operation is no unsigned 64-bit number; empty if all are."""
+    for field in fields:
+        if not 0 <= getattr(op, field) < 1 << 64:
+            return f".{field}: an unsigned 64-bit number is needed"
+    return ""
+
+
+def _attributes(op: SetMemoryAttributes) -> str:
+    """The kernel takes memory for each gfn, and time."""
+    if pages_of(op.size) > MAX_SLOT_PAGES and op.address + op.size < 1 << 64:
+        return f".size: at most {MAX_SLOT_PAGES} pages at once"
+    return _unsigned(op, "address", "size", "attributes", "flags")

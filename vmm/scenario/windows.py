@@ -1,0 +1,16 @@
+"""What a vCPU's program does in a window: both who runs it and who judges it ask here."""
+
+from typing import TypeVar
+
+import msgspec
+
+from vmm.scenario.operations import Execute, PreFaultMemory, Touch
+
+Step = TypeVar("Step", bound=Touch | Execute | PreFaultMemory)
+
+
+def in_window(step: Step, number: int) -> Step:
+    """Return a step as the window with this number makes it: each writes a value of its own."""
+    if not isinstance(step, Touch) or step.access == "read":
+        return step
+    return msgspec.structs.replace(step, value=(step.value + number) & 0xFFFF_FFFF)

@@ -1,0 +1,337 @@
+"""The one place that puts operations, outcomes and slots into words."""
+
+import errno
+from collections.abc import Iterable
+from typing import assert_never
+
+from vmm.model.regions import Memslot
+from vmm.scenario.content import identify
+from vmm.scenario.history import (
+    AnyOutcome,
+    Closed,
+    DirtyPages,
+    Done,
+    Inspected,
+    Mmio,
+    PreFaulted,
+    Raced,
+    Refused,
+    RingPages,
+    RingsReset,
+    Stopped,
+    Swept,
+    Touched,
+    Unmapped,
+)
+from vmm.scenario.operations import (
+    ATTRIBUTE_PRIVATE,
+    GUEST_MEMFD,
+    LOG_DIRTY_PAGES,
+    MEMFD_INIT_SHARED,
+    MEMFD_MMAP,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    ChangeHostMemory,
+    Churn,
+    ClearDirtyLog,
+    CloseGuestMemfd,
+    CloseVm,
+    CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
+    EnableCap,
+    Execute,
+    GetDirtyLog,
+    HarvestDirtyRing,
+    HostWrite,
+    Hva,
+    Inspect,
+    Lives,
+    MapGuestMemfd,
+    Mapping,
+    NewVm,
+    Place,
+    PreFaultMemory,
+    PunchGuestMemfd,
+    Race,
+    ResetDirtyRings,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
+    SetTssAddr,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    Sweep,
+    Touch,
+    UnmapInternalSlots,
+)
+
+_FLAGS = (
+    (LOG_DIRTY_PAGES, "LOG_DIRTY_PAGES"),
+    (READONLY, "READONLY"),
+    (GUEST_MEMFD, "GUEST_MEMFD"),
+)
+_MEMFD_FLAGS = ((MEMFD_MMAP, "MMAP"), (MEMFD_INIT_SHARED, "INIT_SHARED"))
+_ATTRIBUTES = ((ATTRIBUTE_PRIVATE, "PRIVATE"),)
+_HOST_CHANGES = {
+    "drop": "MADV_DONTNEED",
+    "punch": "MADV_REMOVE",
+    "unmap": "munmap",
+    "map": "mmap",
+    "forbid": "mprotect(PROT_NONE)",
+    "allow": "mprotect(PROT_READ|PROT_WRITE)",
+}
+_MANY = 8
+
+
+def flags(value: int, names_of: tuple[tuple[int, str], ...] = _FLAGS) -> str:
+    """Return flags by name, joined by ``|``; what has no name in hexadecimal."""
+    names = [name for bit, name in names_of if value & bit]
+    rest = value & ~sum(bit for bit, _ in names_of)
+    if rest or not names:
+        names.append(hex(rest) if rest else "0")
+    return "|".join(names)
+
+
+def hva(value: Hva) -> str:
+    """Return a userspace address: ``mapping+offset``, or a number."""
+    return f"{value.mapping}+{value.offset:#x}" if isinstance(value, Place) else f"{value:#x}"
+
+
+def slot_number(value: int) -> str:
+    """Return a slot id, with its as_id where that is not 0."""
+    as_id, slot_id = value >> 16, value & 0xFFFF
+    return f"{slot_id} of as_id {as_id}" if as_id else str(slot_id)
+
+
+def operation(op: AnyOperation) -> str:
+    """Return one line that says what was asked."""
+    match op:
+        case SetUserMemoryRegion():
+            return _region(op)
+        case Touch():
+            what = f"reads {op.width} bytes" if op.access == "read" else _writing(op)
+            return f"{_vcpu(op.vcpu)} {what} at gpa {op.gpa:#x}{_mode(op.as_id)}"
+        case Sweep():
+            what = "reads" if op.access == "read" else f"fills with {op.value:#x}"
+            size = f"{op.count} x {op.width} bytes"
+            where = f"from gpa {op.gpa:#x}{_mode(op.as_id)}"
+            return f"{_vcpu(op.vcpu)} {what} {size} {where} (string instruction)"
+        case Execute():
+            return f"{_vcpu(op.vcpu)} executes the page at gpa {op.gpa:#x}{_mode(op.as_id)}"
+        case HostWrite():
+            return f"host writes {op.value:#x} to {hva(op.place)}"
+        case ChangeHostMemory():
+            return f"{_HOST_CHANGES[op.how]} on {op.pages} pages at {hva(op.place)}"
+        case Race():
+            return f"{len(op.hosts)} host threads and {len(op.guests)} vCPUs act at the same time"
+        case Inspect():
+            return "host looks for changed bytes in its mappings"
+        case GetDirtyLog():
+            pointer = ", dirty_bitmap=<unwritable>" if op.bitmap == "unwritable" else ""
+            return f"KVM_GET_DIRTY_LOG(slot={slot_number(op.slot)}{pointer})"
+        case ClearDirtyLog():
+            return _clear(op)
+        case EnableCap():
+            return f"KVM_ENABLE_CAP(cap=KVM_CAP_{op.cap}, args[0]={op.argument:#x})"
+        case HarvestDirtyRing():
+            return f"host harvests the dirty ring of {_vcpu(op.vcpu)}"
+        case ResetDirtyRings():
+            return "KVM_RESET_DIRTY_RINGS()"
+        case CreateGuestMemfd():
+            given = flags(op.flags, _MEMFD_FLAGS)
+            return f"{op.name} = KVM_CREATE_GUEST_MEMFD(size={op.size:#x}, flags={given})"
+        case CloseGuestMemfd():
+            return f"close the guest_memfd {op.name}"
+        case MapGuestMemfd():
+            return f"host maps the guest_memfd {op.name} over {op.mapping} ({op.sharing})"
+        case PunchGuestMemfd():
+            mode = "PUNCH_HOLE|KEEP_SIZE" if op.keep_size else "PUNCH_HOLE"
+            return f"fallocate({op.name}, {mode}, offset={op.offset:#x}, len={op.size:#x})"
+        case SetMemoryAttributes():
+            given = flags(op.attributes, _ATTRIBUTES)
+            where = f"address={op.address:#x}, size={op.size:#x}"
+            return f"KVM_SET_MEMORY_ATTRIBUTES({where}, attributes={given}, flags={op.flags:#x})"
+        case Lives():
+            looking = ", looking at the kernel's memory" if op.watch == "kernel" else ""
+            how = op.death.replace("-", " ")
+            return f"{op.times} other VMs live, one after the other, and are {how}{looking}"
+        case Churn():
+            slot = slot_number(op.slot)
+            return f"slot {slot} is created, logged, moved, refused and deleted, {op.times} times"
+        case SetTssAddr():
+            return f"KVM_SET_TSS_ADDR({op.gpa:#x})"
+        case SetIdentityMapAddr():
+            return f"KVM_SET_IDENTITY_MAP_ADDR({op.gpa:#x})"
+        case CreateIrqchip():
+            return "KVM_CREATE_IRQCHIP()"
+        case CreateVcpu():
+            return f"KVM_CREATE_VCPU({op.vcpu})"
+        case UnmapInternalSlots():
+            return "munmap on the memory of all slots of the kernel's own"
+        case PreFaultMemory():
+            where = f"gpa={op.gpa:#x}, size={op.size:#x}, flags={op.flags:#x}"
+            return f"{_vcpu(op.vcpu)}: KVM_PRE_FAULT_MEMORY({where})"
+        case NewVm():
+            return "close the VM and make a new one"
+        case CloseVm():
+            return "close the VM"
+        case _:
+            assert_never(op)
+
+
+def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
+    """Return one line that says what came of an operation.
+
+    With ``mappings``, words that are the identity of a page are named as such.
+    """
+    match result:
+        case Done():
+            return "success"
+        case Refused(number):
+            return errno.errorcode.get(number, f"errno {number}")
+        case Touched(value, mmio):
+            word = _word(value, mappings)
+            return f"{word}, {_mmio(mmio)}" if mmio else f"{word}, no exit"
+        case Swept(runs, mmio):
+            words = _some(f"{_word(value, mappings)} x{times}" for value, times in runs)
+            return f"[{words}], {_mmio(mmio)}" if mmio else f"[{words}], no exit"
+        case Stopped(reason, detail):
+            return f"the vCPU stops: {reason}" + (f" ({detail})" if detail else "")
+        case DirtyPages(pages, perhaps, words):
+            bitmap = "" if words is None else f", in a bitmap of {words * 64} bits"
+            return f"dirty pages {{{_ranges(pages)}}}" + _perhaps(_ranges(perhaps)) + bitmap
+        case RingPages():
+            return _ring(result)
+        case RingsReset(entries, harvested):
+            if result == RingsReset():
+                return "as many entries reset as were harvested"
+            return f"{entries} entries reset, of {harvested} harvested"
+        case PreFaulted(gpa, size):
+            return f"success, {size:#x} bytes are left from gpa {gpa:#x} on"
+        case Inspected(changes):
+            if not changes:
+                return "no byte changed"
+            return "changed: " + _some(
+                f"{c.mapping}+{c.offset:#x} (page {c.offset // PAGE_SIZE_BYTES}) = {c.data.hex()}"
+                for c in changes
+            )
+        case Raced(calls, windows):
+            return f"{sum(map(len, calls))} calls, {sum(map(len, windows))} windows"
+        case Closed(left):
+            return f"left behind: {'; '.join(left)}" if left else "nothing left behind"
+        case Unmapped(mappings=number):
+            return f"{number} mappings unmapped"
+        case _:
+            assert_never(result)
+
+
+def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
+    """Return which pages a dirty log lacks or has too many, as the end of a text: "" otherwise."""
+    right = next((each for each in allowed if isinstance(each, DirtyPages)), None)
+    if not isinstance(observed, DirtyPages) or right is None:
+        return ""
+    missing = _ranges(sorted({*right.pages} - {*observed.pages}))
+    beyond = _ranges(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
+    lacks = f"; missing {{{missing}}}" if missing else ""
+    return lacks + (f"; too many {{{beyond}}}" if beyond else "")
+
+
+def slot_map(slots: Iterable[Memslot]) -> list[str]:
+    """Return a line for each slot, front (highest gfn) first."""
+    return [
+        f"[{index}] slot {slot_number(slot.number)}: gpa {slot.base_gfn * PAGE_SIZE_BYTES:#x}.."
+        f"{(slot.base_gfn + slot.npages) * PAGE_SIZE_BYTES:#x} ({slot.npages} pages) "
+        f"-> {hva(slot.userspace_addr)}, flags {flags(slot.flags)}"
+        for index, slot in enumerate(slots)
+    ]
+
+
+def _region(op: SetUserMemoryRegion) -> str:
+    second = isinstance(op, SetUserMemoryRegion2)
+    memfd = (
+        f", guest_memfd={op.guest_memfd}, guest_memfd_offset={op.guest_memfd_offset:#x}"
+        if isinstance(op, SetUserMemoryRegion2)
+        else ""
+    )
+    notes: list[str] = []
+    if op.caller != "owner":
+        notes.append(op.caller)
+    if op.argument != "readable":
+        notes.append("unreadable argument")
+    if op.fail_nth:
+        notes.append(f"allocation {op.fail_nth} fails")
+    return (
+        f"KVM_SET_USER_MEMORY_REGION{'2' if second else ''}(slot={slot_number(op.slot)}, "
+        f"flags={flags(op.flags)}, guest_phys_addr={op.guest_phys_addr:#x}, "
+        f"memory_size={op.memory_size:#x}, userspace_addr={hva(op.userspace_addr)}{memfd})"
+        + (f" [{', '.join(notes)}]" if notes else "")
+    )
+
+
+def _clear(op: ClearDirtyLog) -> str:
+    bits = "all" if op.pages == "all" else f"{{{_ranges(op.pages)}}}"
+    bitmap = bits if op.bitmap == "readable" else "<unreadable>"
+    return (
+        f"KVM_CLEAR_DIRTY_LOG(slot={slot_number(op.slot)}, first_page={op.first_page}, "
+        f"num_pages={op.num_pages}, dirty_bitmap={bitmap})"
+    )
+
+
+def _ring(result: RingPages) -> str:
+    by_slot: dict[int, list[int]] = {}
+    for slot, page in result.pages:
+        by_slot.setdefault(slot, []).append(page)
+    slots = "; ".join(f"slot {slot}: {_ranges(pages)}" for slot, pages in by_slot.items())
+    perhaps = _some(f"{slot}:{page}" for slot, page in result.perhaps)
+    stops = f", full {result.full} times" if result.full else ""
+    if result.may_be_full:
+        stops += " or more" if stops else ", full or not"
+    return f"dirty ring {{{slots}}}{_perhaps(perhaps)}{stops}"
+
+
+def _perhaps(text: str) -> str:
+    return f", perhaps {{{text}}}" if text else ""
+
+
+def _ranges(pages: Iterable[int]) -> str:
+    """Return ascending numbers with those in a row drawn together: 0-3, 7."""
+    runs: list[list[int]] = []
+    for page in pages:
+        if runs and runs[-1][1] == page - 1:
+            runs[-1][1] = page
+        else:
+            runs.append([page, page])
+    return _some(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _writing(op: Touch) -> str:
+    return f"writes {op.value & ((1 << 8 * op.width) - 1):#x} ({op.width} bytes)"
+
+
+def _vcpu(index: int) -> str:
+    return f"vCPU {index}"
+
+
+def _mode(as_id: int) -> str:
+    return " in SMM" if as_id else ""
+
+
+def _word(value: int, mappings: tuple[Mapping, ...]) -> str:
+    index, page = identify(value)
+    if 0 <= index < len(mappings) and page < mappings[index].pages:
+        return f"{value:#010x} (page {page} of {mappings[index].name})"
+    return f"{value:#x}"
+
+
+def _mmio(exits: tuple[Mmio, ...]) -> str:
+    return "MMIO " + _some(
+        f"{'write' if e.write else 'read'} {e.gpa:#x}+{len(e.data)} {e.data[:16].hex()}"
+        for e in exits
+    )
+
+
+def _some(texts: Iterable[str]) -> str:
+    shown = list(texts)
+    rest = len(shown) - _MANY
+    return ", ".join(shown[:_MANY]) + (f", and {rest} more" if rest > 0 else "")

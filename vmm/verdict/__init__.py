@@ -1,0 +1,1 @@
+"""Holds a history against the model: verdicts, known issues, coverage, comparisons."""

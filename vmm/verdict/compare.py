@@ -1,0 +1,94 @@
+"""Two kernels on the same scenarios: where they differ, whoever is right."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmm.scenario import words
+from vmm.scenario.features import Features
+from vmm.scenario.history import INTERRUPTED, AnyOutcome, Event, History, Raced, RingsReset, Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """A step to which two kernels gave different answers. ``event`` counts from 1.
+
+    Or, where ``differs`` is false, the step from which on the two cannot be compared.
+    """
+
+    event: int
+    operation: str
+    first: str
+    second: str
+    differs: bool = True
+
+
+def features_that_differ(first: Features, second: Features) -> list[str]:
+    """Return a line for each feature that the two kernels do not share."""
+    return [
+        f"{name}: {getattr(first, name)} and {getattr(second, name)}"
+        for name in Features.__struct_fields__
+        if getattr(first, name) != getattr(second, name)
+    ]
+
+
+def partings(first: History, second: History) -> Iterator[Parting]:
+    """Yield the steps at which two histories differ; where their steps do, the place of that."""
+    for number, (a, b) in enumerate(zip(first.events, second.events, strict=False), 1):
+        if a.operation != b.operation:
+            yield Parting(
+                number,
+                "the steps themselves differ from here on",
+                words.operation(a.operation),
+                words.operation(b.operation),
+                differs=False,
+            )
+            return
+        if not _same(a.outcome, b.outcome):
+            yield _parting(number, a, b, first)
+    shorter = min(len(first.events), len(second.events))
+    if len(first.events) != len(second.events):
+        yield Parting(
+            shorter + 1,
+            "one of them ends here",
+            _end(first, shorter),
+            _end(second, shorter),
+            differs=_is_whole(first) and _is_whole(second),
+        )
+    elif _reason(first) != _reason(second):
+        whole = _is_whole(first) and _is_whole(second)
+        yield Parting(shorter + 1, "the end", _reason(first), _reason(second), differs=whole)
+
+
+def _parting(number: int, a: Event, b: Event, history: History) -> Parting:
+    mappings = history.header.scenario.mappings
+    return Parting(
+        number,
+        words.operation(a.operation),
+        words.outcome(a.outcome, mappings),
+        words.outcome(b.outcome, mappings),
+    )
+
+
+def _same(a: AnyOutcome, b: AnyOutcome) -> bool:
+    """Whether two outcomes are the same, but for what is never the same twice."""
+    if isinstance(a, Stopped) and isinstance(b, Stopped):
+        return a.reason == b.reason
+    if isinstance(a, Raced) and isinstance(b, Raced):
+        return True
+    if isinstance(a, RingsReset) and isinstance(b, RingsReset):
+        return (a.entries == a.harvested) == (b.entries == b.harvested)
+    return a == b
+
+
+def _end(history: History, shorter: int) -> str:
+    return "goes on" if len(history.events) > shorter else _reason(history)
+
+
+def _reason(history: History) -> str:
+    reason = history.end.reason if history.end else "cut off"
+    return reason.partition(";")[0] or "ended"  # Behind it is what a kernel stack looked like.
+
+
+def _is_whole(history: History) -> bool:
+    """Whether a history goes as far as the kernel let it."""
+    return history.end is not None and history.end.reason != INTERRUPTED

@@ -1,0 +1,227 @@
+"""What a run has checked: every rule and every historic bug against the scenarios that ran.
+
+That is measured. A rule counts as checked if it decided at least one event on this kernel; the
+model is asked only about rules that decided none, for the scenarios that meet them elsewhere.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+
+from vmm.host.hostinfo import HostInfo
+from vmm.model.rules.rule import Rule
+from vmm.scenario.features import Features
+from vmm.verdict.judge import Difference, Status
+
+FORMAT = 1
+
+Elsewhere = Callable[[], Mapping[str, Collection[str]]]
+"""For each scenario by name, the rules that it meets on some kernel."""
+
+
+class CoverageError(ValueError):
+    """A file that is no result of `vmm check --json`."""
+
+
+class State(Enum):
+    """What is to be said of a rule or a bug; the values are what commands print."""
+
+    CHECKED = "checked"
+    DIFFERS = "differs"
+    KNOWN = "known"
+    NOT_HERE = "not here"
+    NOT_RUN = "not run"
+    GAP = "gap"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one scenario, as `vmm check --json` has it."""
+
+    name: str
+    status: Status
+    reason: str = ""
+    rules: tuple[str, ...] = ()
+    difference: Difference | None = None
+
+    @property
+    def broken(self) -> frozenset[str]:
+        """The rules that the kernel broke."""
+        if self.difference is None:
+            return frozenset()
+        return frozenset(expected.rule for expected in self.difference.expected)
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The part of what `vmm check --json` writes that coverage is made from."""
+
+    format: int
+    status: Status
+    scenarios: tuple[Outcome, ...]
+    features: Features
+    host: HostInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A scenario that would have shown a bug, and why; ``needs`` are features as in a scenario."""
+
+    scenario: str
+    because: str
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """A bug that kernels really had.
+
+    ``commits`` are those that mended it, ``where`` says on which hosts it could be met, and
+    ``gap`` why no scenario can show it (empty if one can).
+    """
+
+    commits: tuple[str, ...]
+    wrong: str
+    shown_by: tuple[Shown, ...] = ()
+    where: str = "anywhere"
+    gap: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCoverage:
+    """What is known of a rule. ``why`` says why it is not checked; empty if it is."""
+
+    rule: Rule
+    state: State
+    scenarios: tuple[str, ...]
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BugCoverage:
+    """What is known of a bug: the named scenarios with what became of each."""
+
+    bug: Bug
+    state: State
+    results: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Every rule and every bug, and the host where they were looked at."""
+
+    rules: tuple[RuleCoverage, ...]
+    bugs: tuple[BugCoverage, ...]
+    host: HostInfo
+    status: Status
+
+    @property
+    def unchecked(self) -> tuple[RuleCoverage, ...]:
+        """The rules of this kernel that nothing has checked."""
+        return tuple(each for each in self.rules if each.state in (State.NOT_RUN, State.GAP))
+
+    @property
+    def exit_status(self) -> int:
+        """As everywhere: 1 if the kernel differed, 3 if a rule of this kernel is unchecked."""
+        if self.unchecked and self.status.exit_status == 0:
+            return Status.INCONCLUSIVE.exit_status
+        return self.status.exit_status
+
+
+def result_from(text: bytes | str, name: str) -> Result:
+    """Return the result of a check from its JSON; ``name`` stands for the file in errors.
+
+    Raises CoverageError.
+    """
+    try:
+        result = msgspec.json.decode(text, type=Result)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CoverageError(f"{name}: not a result of `vmm check --json`: {error}") from None
+    if result.format != FORMAT:
+        raise CoverageError(f"{name}: format {result.format} is not known here")
+    return result
+
+
+def cover(
+    result: Result, rules: Sequence[Rule], bugs: Sequence[Bug], elsewhere: Elsewhere
+) -> Coverage:
+    """Return what a run has checked; ``elsewhere`` is asked only if a rule decided no event."""
+    outcomes = {each.name: each for each in result.scenarios}
+    measured = {rule.name: _measured(rule, result.scenarios) for rule in rules}
+    others = elsewhere() if None in measured.values() else {}
+    return Coverage(
+        tuple(measured[rule.name] or _explained(rule, outcomes, others) for rule in rules),
+        tuple(_bug(bug, outcomes, result.features) for bug in bugs),
+        result.host,
+        result.status,
+    )
+
+
+def _measured(rule: Rule, outcomes: Sequence[Outcome]) -> RuleCoverage | None:
+    """Return what the run itself says of a rule; None if it decided nothing."""
+    broken = [each for each in outcomes if rule.name in each.broken]
+    if broken:
+        known = all(each.status is Status.KNOWN for each in broken)
+        state = State.KNOWN if known else State.DIFFERS
+        return RuleCoverage(rule, state, tuple(each.name for each in broken))
+    deciding = tuple(each.name for each in outcomes if rule.name in each.rules)
+    return RuleCoverage(rule, State.CHECKED, deciding) if deciding else None
+
+
+def _explained(
+    rule: Rule, outcomes: Mapping[str, Outcome], others: Mapping[str, Collection[str]]
+) -> RuleCoverage:
+    """Say why a rule decided nothing: by the scenarios that meet it on other kernels."""
+    names = tuple(name for name, rules in others.items() if rule.name in rules)
+    if not names:
+        return RuleCoverage(rule, State.GAP, (), "no scenario meets it on any kernel")
+    open_ones = [name for name in names if not _settled(outcomes.get(name))]
+    if open_ones:
+        return RuleCoverage(rule, State.NOT_RUN, names, _fate(open_ones[0], outcomes))
+    skipped = [name for name in names if outcomes[name].status is Status.SKIPPED]
+    if skipped:
+        return RuleCoverage(rule, State.NOT_HERE, names, outcomes[skipped[0]].reason)
+    return RuleCoverage(rule, State.NOT_HERE, names, "another rule decides it on this kernel")
+
+
+def _settled(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.status is not Status.INCONCLUSIVE
+
+
+def _fate(name: str, outcomes: Mapping[str, Outcome]) -> str:
+    outcome = outcomes.get(name)
+    return f"{name} {'did not run' if outcome is None else 'is inconclusive'}"
+
+
+def _bug(bug: Bug, outcomes: Mapping[str, Outcome], features: Features) -> BugCoverage:
+    results = tuple(
+        (shown.scenario, _result(shown, outcomes.get(shown.scenario), features))
+        for shown in bug.shown_by
+    )
+    return BugCoverage(bug, _bug_state([status for _, status in results]), results)
+
+
+def _result(shown: Shown, outcome: Outcome | None, features: Features) -> str:
+    """Return a scenario's status; a pass says nothing where the bug could not be met."""
+    if outcome is None:
+        return State.NOT_RUN.value
+    if outcome.status is Status.PASSED and features.missing(shown.needs):
+        return State.NOT_HERE.value
+    return outcome.status.value
+
+
+def _bug_state(statuses: Sequence[str]) -> State:
+    """Return what the weightiest of the statuses says; without any there is a gap."""
+    for status, state in (
+        (Status.DIFFERS.value, State.DIFFERS),
+        (Status.KNOWN.value, State.KNOWN),
+        (Status.PASSED.value, State.CHECKED),
+        (Status.PASSES_NOW.value, State.CHECKED),
+        (State.NOT_RUN.value, State.NOT_RUN),
+        (Status.INCONCLUSIVE.value, State.NOT_RUN),
+        (Status.SKIPPED.value, State.NOT_HERE),
+        (State.NOT_HERE.value, State.NOT_HERE),
+    ):
+        if status in statuses:
+            return state
+    return State.GAP

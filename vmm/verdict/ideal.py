@@ -1,0 +1,174 @@
+"""An ideal kernel: it does what the model would rather see, step by step.
+
+It says which rules a scenario meets where it cannot be run, and it is what tests run without one.
+"""
+
+from itertools import count, zip_longest
+
+from vmm.model.model import Model
+from vmm.scenario.features import Features
+from vmm.scenario.history import (
+    AnyOutcome,
+    Call,
+    CallOutcome,
+    DirtyPages,
+    Done,
+    End,
+    Event,
+    Header,
+    History,
+    Inspected,
+    Met,
+    Raced,
+    Refused,
+    RingPages,
+    RingsReset,
+    Seen,
+    Window,
+)
+from vmm.scenario.operations import (
+    AnyOperation,
+    Execute,
+    HarvestDirtyRing,
+    HostAction,
+    Inspect,
+    PreFaultMemory,
+    Race,
+    Scenario,
+    Touch,
+)
+from vmm.scenario.plan import guest_mapping, steps
+from vmm.scenario.windows import in_window
+from vmm.verdict.judge import judge
+
+_SLOTS = 509
+
+EVERYTHING = Features(
+    nr_memslots=_SLOTS,
+    address_spaces=2,
+    smm=True,
+    user_memory2=True,
+    guest_memfd=True,
+    guest_memfd_flags=3,
+    pre_fault=True,
+    vm_types=3,
+    memory_attributes=8,
+    manual_dirty_log=True,
+    dirty_log_initially_set=True,
+    dirty_ring_bytes=4096,
+    dirty_ring_acq_rel=True,
+    internal_tss=True,
+    internal_identity=True,
+    internal_apic=True,
+    quirks=1 << 7,
+    failing_allocations=True,
+    zero_page=True,
+    hugetlb_pages=8,
+)
+"""A kernel and a host that lack nothing; fewer slots, so that a full table takes no time."""
+
+PLAIN = Features(nr_memslots=_SLOTS, readonly_mem=False, sync_mmu=False, irqchip=False)
+"""A kernel that can do the least: some promises are about what is refused then."""
+
+
+def ideal_history(scenario: Scenario, features: Features) -> History:
+    """Return the history of a scenario on a kernel that keeps every promise.
+
+    Raises IndexError for an operation that the model knows no outcome of.
+    """
+    return _Kernel(scenario, features).history()
+
+
+def rules_met(scenario: Scenario, features: Features) -> frozenset[str]:
+    """Return the rules that may decide a scenario's events; none if the kernel lacks a need."""
+    if features.missing(scenario.needs):
+        return frozenset()
+    kernel = _Kernel(scenario, features)
+    history = kernel.history()
+    if any(isinstance(operation, Race) for operation in scenario.operations):
+        kernel.rules.update(judge(history).rules)
+    return frozenset(kernel.rules)
+
+
+class _Kernel:
+    """Takes the first outcome that the model allows; ``rules`` are those of all allowed ones."""
+
+    def __init__(self, scenario: Scenario, features: Features) -> None:
+        self._header = Header(scenario, features)
+        self._model = Model(
+            (*scenario.mappings, guest_mapping(scenario)), features, scenario.vm_type
+        )
+        self.rules: set[str] = set()
+        self._harvested = 0
+
+    def history(self) -> History:
+        """Return what the scenario comes to."""
+        events: list[Event] = []
+        header = self._header
+        for step in steps(header.scenario, header.features.touch_limit):
+            operation = step.operation
+            outcome = (
+                self._race(operation) if isinstance(operation, Race) else self._next(operation)
+            )
+            events.append(Event(step.origin, operation, outcome))
+        return History(header, tuple(events), End(events=len(events)))
+
+    def _next(self, operation: AnyOperation) -> AnyOutcome:
+        allowed = self._model.allowed(operation)
+        allowed[0].adopt()
+        self.rules.update(choice.rule for choice in allowed)
+        return allowed[0].outcome
+
+    def _race(self, race: Race) -> Raced:
+        """Return what comes of threads that take turns: a call, then a window of each vCPU."""
+        moments = count()
+        calls: list[list[Call]] = [[] for _ in race.hosts]
+        windows: list[list[Window]] = [[] for _ in race.guests]
+        seen: list[dict[Seen, int]] = [{} for _ in race.guests]
+        most = max((host.rounds for host in race.hosts), default=0)
+        queues = [
+            [op for _ in range(host.rounds or most) for op in host.operations]
+            for host in race.hosts
+        ]
+        for turn in zip_longest(*queues):
+            for thread, operation in enumerate(turn):
+                if operation is not None:
+                    begin, outcome = next(moments), self._called(operation)
+                    calls[thread].append(Call(begin, next(moments), outcome))
+                for vcpu, guest in enumerate(race.guests):
+                    begin, number = next(moments), len(windows[vcpu])
+                    met = tuple(self._accessed(op, number) for op in guest.program)
+                    index = seen[vcpu].setdefault(met, len(seen[vcpu]))
+                    windows[vcpu].append(Window(begin, next(moments), index))
+        changes = self._next(Inspect())
+        assert isinstance(changes, Inspected)
+        rings = tuple(self._harvest(vcpu) for vcpu in range(len(race.guests)))
+        return Raced(
+            tuple(map(tuple, calls)),
+            tuple(map(tuple, windows)),
+            tuple(tuple(each) for each in seen),
+            changes.changes,
+            rings=rings if any(map(RingPages().__ne__, rings)) else (),
+        )
+
+    def _called(self, operation: HostAction) -> CallOutcome:
+        if isinstance(operation, HarvestDirtyRing):
+            return self._harvest(operation.vcpu)
+        outcome = self._next(operation)
+        assert isinstance(outcome, Done | Refused | DirtyPages | RingsReset)
+        if isinstance(outcome, RingsReset):
+            outcome, self._harvested = RingsReset(self._harvested), 0
+        return outcome
+
+    def _harvest(self, vcpu: int) -> RingPages:
+        """Return what is in a ring where every write is reported, tracked anew or not."""
+        outcome = self._next(HarvestDirtyRing(vcpu))
+        assert isinstance(outcome, RingPages)
+        pages = tuple(sorted({*outcome.pages, *outcome.perhaps}))
+        self._harvested += len(pages)
+        return RingPages(pages, entries=len(pages))
+
+    def _accessed(self, op: Touch | Execute | PreFaultMemory, number: int) -> Met:
+        outcome = self._next(in_window(op, number))
+        assert isinstance(outcome, Met)
+        return outcome

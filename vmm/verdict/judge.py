@@ -1,0 +1,207 @@
+"""From a history to a verdict: the first event whose outcome no rule allows."""
+
+from collections.abc import Iterator
+from enum import Enum
+
+import msgspec
+
+from vmm.model.allowed import Allowed
+from vmm.model.model import Model
+from vmm.model.races.flaw import Flaw
+from vmm.model.rules.table import RULES
+from vmm.scenario import words
+from vmm.scenario.history import AnyOutcome, Event, Header, History, Raced
+from vmm.scenario.operations import Race
+from vmm.scenario.plan import guest_mapping
+from vmm.scenario.underway import under_way
+
+_MAP_LINES = 24
+_BIT_EVENTS = 256
+_EXIT_STATUSES = {"differs": 1, "inconclusive": 3, "skipped": 4}
+
+
+class Status(Enum):
+    """What a verdict says; the values are what commands print."""
+
+    PASSED = "passed"
+    DIFFERS = "differs"
+    INCONCLUSIVE = "inconclusive"
+    SKIPPED = "skipped"
+    KNOWN = "known"
+    PASSES_NOW = "passes now"
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of a command that has this to say."""
+        return _EXIT_STATUSES.get(self.value, 0)
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """One outcome that would have been right, and the rule that says so."""
+
+    outcome: str
+    rule: str
+    promise: str
+    basis: str
+    cite: str
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Where kernel and model part.
+
+    ``event`` counts the events of the history, ``origin`` the operations of the scenario (-1:
+    before the first). ``slot_map`` is what the model holds to exist at that moment.
+    """
+
+    event: int
+    origin: int
+    operation: str
+    expected: tuple[Expected, ...]
+    observed: str
+    slot_map: tuple[str, ...]
+
+
+class UnderWay(msgspec.Struct, frozen=True):
+    """What had begun when a history broke off: the ``origin`` is counted as in Difference.
+
+    ``more`` is how many touches behind this one belong to the same KVM_RUN.
+    """
+
+    origin: int
+    operation: str
+    more: int = 0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What is to be said of one scenario on one kernel.
+
+    ``rules`` are those that decided at least one event; ``events`` is how many were judged.
+    """
+
+    scenario: str
+    status: Status
+    reason: str = ""
+    difference: Difference | None = None
+    events: int = 0
+    rules: tuple[str, ...] = ()
+    under_way: UnderWay | None = None
+
+
+def judge(history: History) -> Verdict:
+    """Return the verdict on a history, judged as far as it goes."""
+    *_, verdict = judging(history)
+    assert verdict is not None
+    return verdict
+
+
+def judging(history: History) -> Iterator[Verdict | None]:
+    """Judge a history bit by bit: yield None after each but the last, and then the verdict."""
+    judgement = Judgement(history.header)
+    for number, event in enumerate(history.events, 1):
+        if not judgement.admits(event):
+            break
+        if number % _BIT_EVENTS == 0:
+            yield None
+    yield _told(history, judgement)
+
+
+def _told(history: History, judgement: "Judgement") -> Verdict:
+    verdict = judgement.verdict(None if history.end is None else history.end.reason)
+    begun = under_way(history)
+    if not begun:
+        return verdict
+    text = words.operation(begun[0].operation)
+    return msgspec.structs.replace(
+        verdict, under_way=UnderWay(begun[0].origin, text, len(begun) - 1)
+    )
+
+
+class Judgement:
+    """The judging of one history, event by event."""
+
+    def __init__(self, header: Header) -> None:
+        self._name = header.scenario.name
+        self._mappings = (*header.scenario.mappings, guest_mapping(header.scenario))
+        self._model = Model(self._mappings, header.features, header.scenario.vm_type)
+        self._rules: set[str] = set()
+        self._events = 0
+        self._difference: Difference | None = None
+        self._unknown = ""
+        self.rule = ""
+        """The rule that decided the event judged last."""
+
+    def admits(self, event: Event) -> bool:
+        """Judge the next event; False if the model cannot go on behind it."""
+        if isinstance(event.operation, Race) and isinstance(event.outcome, Raced):
+            return self._admits_race(event, event.operation, event.outcome)
+        allowed = self._model.allowed(event.operation)
+        for candidate in allowed:
+            if candidate.outcome.admits(event.outcome):
+                candidate.adopt()
+                self.rule = candidate.rule
+                self._rules.add(candidate.rule)
+                self._events += 1
+                return True
+        if allowed:
+            self._difference = self._differing(event, allowed)
+        else:
+            self._unknown = f"the model does not know: {words.operation(event.operation)}"
+        return False
+
+    def _admits_race(self, event: Event, race: Race, outcome: Raced) -> bool:
+        judge = self._model.race(race)
+        flaw = judge.flaw(outcome)
+        if judge.unknown:
+            self._unknown = "the model does not know which memory the guests of this race reach"
+            return False
+        if flaw is not None:
+            self._difference = self._flawed(event, flaw)
+            return False
+        self._rules.update(judge.rules)
+        self._events += 1 + sum(map(len, (*outcome.calls, *outcome.windows)))
+        return True
+
+    def verdict(self, end: str | None) -> Verdict:
+        """Return the verdict. ``end`` says why the run ended: "" normally, None if cut off."""
+        reason = self._unknown or ("the history is cut off" if end is None else end)
+        if self._difference is not None:
+            status, reason = Status.DIFFERS, ""
+        else:
+            status = Status.INCONCLUSIVE if reason else Status.PASSED
+        return Verdict(
+            self._name, status, reason, self._difference, self._events, tuple(sorted(self._rules))
+        )
+
+    def _differing(self, event: Event, allowed: tuple[Allowed, ...]) -> Difference:
+        return Difference(
+            self._events,
+            event.origin,
+            words.operation(event.operation),
+            tuple(self._expected(each.outcome, each.rule) for each in allowed),
+            words.outcome(event.outcome, self._mappings)
+            + words.amiss(event.outcome, [each.outcome for each in allowed]),
+            self._slot_map(),
+        )
+
+    def _flawed(self, event: Event, flaw: Flaw) -> Difference:
+        begin, end = flaw.moments
+        what = words.operation(flaw.operation)
+        return Difference(
+            self._events,
+            event.origin,
+            "; ".join(filter(None, (what, f"moments {begin} to {end}", flaw.note))),
+            tuple(self._expected(*expectation) for expectation in flaw.expected),
+            words.outcome(flaw.observed, self._mappings),
+            self._slot_map(),
+        )
+
+    def _slot_map(self) -> tuple[str, ...]:
+        lines = [line for slots in self._model.spaces for line in words.slot_map(slots)]
+        if len(lines) > _MAP_LINES:
+            lines = [*lines[:_MAP_LINES], f"... and {len(lines) - _MAP_LINES} more"]
+        return tuple(lines)
+
+    def _expected(self, outcome: AnyOutcome, name: str) -> Expected:
+        rule = RULES[name]
+        text = words.outcome(outcome, self._mappings)
+        return Expected(text, rule.name, rule.promise, rule.basis, rule.cite)

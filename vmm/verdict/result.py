@@ -1,0 +1,89 @@
+"""What a run of scenarios has to say: the input of every report."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from vmm.host.health import Problem
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario.features import Features
+from vmm.scenario.history import History
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Status, Verdict, judge
+from vmm.verdict.known_issues import KnownIssue, known_issue, weighed
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One scenario, the verdict on it, and what the kernel complained of meanwhile.
+
+    ``ran`` is how many of the scenario's operations were begun; ``issue`` is what is known to be
+    wrong with it on this host.
+    """
+
+    scenario: Scenario
+    verdict: Verdict
+    ran: int = 0
+    seconds: float = 0.0
+    problems: tuple[Problem, ...] = ()
+    issue: KnownIssue | None = None
+
+    @property
+    def unexplained(self) -> tuple[Problem, ...]:
+        """The kernel's complaints, without those of an issue that is known and was seen."""
+        if self.issue is None or self.verdict.status is not Status.KNOWN:
+            return self.problems
+        return self.issue.unexplained(self.problems)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the kernel differed, or complained, and it was not known."""
+        return self.verdict.status is Status.DIFFERS or bool(self.unexplained)
+
+
+def judged(history: History) -> Checked:
+    """Return what there is to say of a history."""
+    return concluded(history, judge(history))
+
+
+def concluded(history: History, verdict: Verdict) -> Checked:
+    """Return what there is to say of a history on which there is a verdict."""
+    scenario = history.header.scenario
+    issue = known_issue(scenario.name, history.header.host)
+    verdict = weighed(verdict, issue)
+    last = history.events[-1].origin if history.events else -1
+    if verdict.under_way is not None:
+        last = verdict.under_way.origin
+    return Checked(scenario, verdict, min(last + 1, len(scenario.operations)), issue=issue)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Scenarios that ran.
+
+    ``weaknesses`` are what could not be watched; ``not_run`` names what an interruption left out;
+    ``cpus`` are those that scenarios ran on, one at a time on each.
+    """
+
+    checked: tuple[Checked, ...]
+    features: Features
+    host: HostInfo
+    weaknesses: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = (0,)
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> Status:
+        """What the whole run says; a complaint of the kernel weighs like a difference."""
+        found = {each.verdict.status for each in self.checked}
+        if any(each.failed for each in self.checked):
+            return Status.DIFFERS
+        if self.not_run or Status.INCONCLUSIVE in found:
+            return Status.INCONCLUSIVE
+        return Status.SKIPPED if found <= {Status.SKIPPED} else Status.PASSED
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """How many scenarios got each verdict, in the order of Status; zeros included."""
+        counter = Counter(each.verdict.status for each in self.checked)
+        return {status: counter[status] for status in Status}
