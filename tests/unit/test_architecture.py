@@ -1,4 +1,4 @@
-"""Keeps the rules of ARCHITECTURE.md on which part may import which."""
+"""Keeps the import table of ARCHITECTURE.md: which folder may import which."""
 
 import ast
 import graphlib
@@ -10,6 +10,27 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("kvm_abi", "guests", "vmm")
+MAY_IMPORT: dict[str, set[str]] = {
+    "kvm_abi": set(),
+    "guests": set(),
+    "vmm.kvm": {"kvm_abi"},
+    "vmm.host": {"kvm_abi"},
+    "vmm.scenario": {"guests.contract", "kvm_abi.uapi"},
+    "vmm.catalogue": {"vmm.scenario"},
+    "vmm.execution": {"kvm_abi", "guests", "vmm.kvm", "vmm.host", "vmm.scenario"},
+    "vmm.model": {"vmm.scenario", "kvm_abi.uapi"},
+    "vmm.verdict": {"vmm.model", "vmm.scenario", "vmm.host"},
+    "vmm.report": {"vmm.verdict", "vmm.scenario", "vmm.host.health", "vmm.host.hostinfo"},
+    "vmm.repro": {"vmm.scenario", "vmm.model", "vmm.verdict"},
+    "vmm.fuzz": {
+        *("kvm_abi", "guests", "vmm.kvm", "vmm.host", "vmm.scenario", "vmm.catalogue"),
+        *("vmm.execution", "vmm.model", "vmm.verdict", "vmm.repro"),
+    },
+    "vmm.cli": {"kvm_abi", "guests", "vmm"},
+    "vmm": {"vmm.kvm"},
+}
+"""Folder -> folders, or single modules, that it may import besides itself."""
+
 COMPILED = {"kvm_abi._kvm": "kvm_abi.raw", "guests._image": "guests"}
 FORBIDDEN = {"fcntl", "ctypes"}
 
@@ -53,6 +74,34 @@ def ours(module: str) -> set[str]:
 def is_within(module: str, package: str) -> bool:
     """Return whether a module is a package, or lies in it."""
     return module == package or module.startswith(f"{package}.")
+
+
+def folder_of(module: str) -> str:
+    """Return the row of the table that a module belongs to: the innermost folder named there."""
+    return max((folder for folder in MAY_IMPORT if is_within(module, folder)), key=len)
+
+
+def breaks(module: str) -> set[str]:
+    """Return what a module imports against the table."""
+    folder = folder_of(module)
+    allowed = {folder, *MAY_IMPORT[folder]} if folder != "vmm" else MAY_IMPORT[folder]
+    return {name for name in ours(module) if not any(is_within(name, each) for each in allowed)}
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_a_folder_imports_only_what_the_table_allows(folder: str) -> None:
+    mine = [module for module in modules() if folder_of(module) == folder]
+    assert mine, "the table names a folder that is not there"
+    assert {module: found for module in mine if (found := breaks(module))} == {}
+
+
+def test_the_table_names_every_folder() -> None:
+    folders = {f"vmm.{path.parent.name}" for path in (ROOT / "vmm").glob("*/__init__.py")}
+    assert folders <= MAY_IMPORT.keys()
+
+
+def test_no_module_lies_outside_the_folders() -> None:
+    assert [module for module in modules() if folder_of(module) == "vmm"] == ["vmm"]
 
 
 def test_no_fcntl_and_no_ctypes() -> None:

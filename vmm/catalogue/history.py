@@ -1,6 +1,6 @@
 """Bugs that kernels really had, and the scenarios that would have shown them."""
 
-from vmm.verdict.coverage import Bug, Shown
+from vmm.scenario.bugs import Bug, Shown
 
 BUGS = (
     Bug(

@@ -20,7 +20,6 @@ from vmm.execution.rings import RingHost
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
-from vmm.model.regions import MAX_PAGES
 from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Refused, Unmapped
 from vmm.scenario.operations import (
     GUEST_MAPPING,
@@ -48,6 +47,7 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.plan import reaches_beyond_real_mode
+from vmm.scenario.slots import MAX_PAGES
 
 UNWRITTEN = bytes.fromhex("a75d1ec3926b84f1")
 """A word of a bitmap that the kernel has not written: no log of a scenario looks like this."""

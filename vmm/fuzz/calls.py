@@ -8,7 +8,6 @@ import msgspec
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import Pools
 from vmm.fuzz.world import World
-from vmm.model.regions import KERNEL_HALF, MAX_PAGES
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     GUEST_MEMFD,
@@ -21,6 +20,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
 )
+from vmm.scenario.slots import KERNEL_HALF, MAX_PAGES
 from vmm.scenario.validate import MAX_ZERO_PAGES
 
 _replace = msgspec.structs.replace

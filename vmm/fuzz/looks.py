@@ -6,7 +6,6 @@ from typing import Literal
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import GUEST, REACH, Pools
 from vmm.fuzz.world import World
-from vmm.model.regions import as_id_of
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     LOG_DIRTY_PAGES,
@@ -23,6 +22,7 @@ from vmm.scenario.operations import (
     Sweep,
     Touch,
 )
+from vmm.scenario.slots import as_id_of
 
 _OFFSETS = (0, 0x40, 0x40, 0x100, 0xFFC)
 """Where in a page to touch: not where its code stands, so that it can be executed."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from vmm.model.regions import MAX_PAGES, as_id_of
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
@@ -17,6 +16,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     pages_of,
 )
+from vmm.scenario.slots import MAX_PAGES, as_id_of
 
 _FORMER_LIMIT = 48
 

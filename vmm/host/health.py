@@ -12,8 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from vmm.kvm.closing import Closing
+from typing import Self
 
 TAINTS = {
     0: "P: a proprietary module was loaded",
@@ -102,7 +101,7 @@ class Counters:
     oopses: int | None
 
 
-class KernelWatch(Closing):
+class KernelWatch:
     """Watches the kernel from its creation on. A context manager: it holds the log open.
 
     ``weaknesses`` says what could not be watched, or would not have been seen.
@@ -120,6 +119,12 @@ class KernelWatch(Closing):
             self.close()
             self._weaken_for_log(error)
         self._weaken_for_counters()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of the kernel log."""

@@ -11,11 +11,12 @@ from functools import partial
 
 from vmm.model.allowed import Allowed
 from vmm.model.array import MemslotArray
-from vmm.model.regions import Memslot, as_id_of, id_of
+from vmm.model.regions import Memslot
 from vmm.model.rings import RingState, ring_refusal
 from vmm.scenario.features import Features
 from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Refused
 from vmm.scenario.operations import LOG_DIRTY_PAGES, ClearDirtyLog, EnableCap, GetDirtyLog
+from vmm.scenario.slots import as_id_of, id_of
 
 MANUAL_PROTECT_ENABLE = 1 << 0
 INITIALLY_SET = 1 << 1

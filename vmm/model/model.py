@@ -21,15 +21,7 @@ from vmm.model.internal import InternalSlots
 from vmm.model.memfds import GuestMemfds
 from vmm.model.prefault import end_of, refusal
 from vmm.model.races.judge import RaceJudge
-from vmm.model.regions import (
-    Memslot,
-    Verdict,
-    as_id_of,
-    decide,
-    id_of,
-    is_noncanonical,
-    refusal_by_argument,
-)
+from vmm.model.regions import Memslot, Verdict, decide, is_noncanonical, refusal_by_argument
 from vmm.model.rings import no_ring_to_reset
 from vmm.scenario.features import Features
 from vmm.scenario.history import Closed, Done, Inspected, Refused, RingPages
@@ -73,6 +65,7 @@ from vmm.scenario.operations import (
     access_end,
     pages_of,
 )
+from vmm.scenario.slots import as_id_of, id_of
 
 
 class Model:

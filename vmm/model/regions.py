@@ -19,11 +19,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion2,
     pages_of,
 )
-
-MAX_PAGES = (1 << 31) - 1
-KERNEL_HALF = 1 << 63
-USER_END = 0x7FFF_FFFF_F000
-"""The end of user addresses with four page-table levels: the last page below 2^47 is kept free."""
+from vmm.scenario.slots import KERNEL_HALF, MAX_PAGES, USER_END, as_id_of, id_of
 
 
 @dataclass(slots=True)
@@ -81,16 +77,6 @@ Overlapping = Callable[[int, int, int], Memslot | None]
 
 Unbindable = Callable[[SetUserMemoryRegion2], Verdict | None]
 """Why a new slot cannot be bound to the guest_memfd that the call names."""
-
-
-def as_id_of(slot: int) -> int:
-    """Return the address space in the upper half of a 32-bit slot number."""
-    return slot >> 16
-
-
-def id_of(slot: int) -> int:
-    """Return the slot id in the lower half of a 32-bit slot number."""
-    return slot & 0xFFFF
 
 
 def refusal_by_argument(op: SetUserMemoryRegion, features: Features) -> Verdict | None:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-from vmm.model.model import Model
-from vmm.model.regions import Memslot
 from vmm.scenario.features import Features
 from vmm.scenario.history import Event, History
 from vmm.scenario.operations import (
@@ -26,6 +24,7 @@ from vmm.scenario.operations import (
     Touch,
     pages_of,
 )
+from vmm.verdict.slotmap import Slot, slots_after_each
 
 PAGES_SHOWN = 16
 """The story takes place in the lowest pages of guest-physical memory."""
@@ -47,7 +46,7 @@ class Scene:
     number: int
     chapter: Chapter
     events: tuple[Event, ...]
-    slots: tuple[Memslot, ...]
+    slots: tuple[Slot, ...]
     mappings: tuple[Mapping, ...]
 
 
@@ -120,30 +119,19 @@ def scenes(history: History) -> Iterator[Scene]:
     """Yield each chapter as it went, as far as the history goes and the model can follow."""
     scenario, features = history.header.scenario, history.header.features
     mappings = (*scenario.mappings, Mapping(GUEST_MAPPING, pages_of(GUEST_SIZE_BYTES)))
-    model = Model(mappings, features)
     told = chapters(features)
     ends = accumulate(len(chapter.operations) for chapter in told)
-    events = deque(history.events)
-    follows = True
+    steps = deque(slots_after_each(history))
+    slots: tuple[Slot, ...] = ()
     for number, (chapter, end) in enumerate(zip(told, ends, strict=True), 1):
         shown: list[Event] = []
-        while follows and events and events[0].origin < end:
-            event = events.popleft()
-            follows = _adopt(model, event)
+        while steps and steps[0][0].origin < end:
+            event, slots = steps.popleft()
             if event.origin >= 0 and event.operation == scenario.operations[event.origin]:
                 shown.append(event)
         if not shown:
             return
-        yield Scene(number, chapter, tuple(shown), tuple(model.slots()), mappings)
-
-
-def _adopt(model: Model, event: Event) -> bool:
-    """Let the model do what the kernel did; False if no rule allows that."""
-    allowed = model.allowed(event.operation)
-    chosen = next((each for each in allowed if type(each.outcome) is type(event.outcome)), None)
-    if chosen is not None:
-        chosen.adopt()
-    return chosen is not None
+        yield Scene(number, chapter, tuple(shown), slots, mappings)
 
 
 def _region(slot: int, page: int, pages: int, hva: Hva) -> SetUserMemoryRegion:

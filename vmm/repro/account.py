@@ -1,9 +1,9 @@
 """What the statements of a program use, and the expressions that several kinds of them share."""
 
-from vmm.model.regions import as_id_of, id_of
 from vmm.repro.expectations import Expectation
 from vmm.repro.words import Words, error
 from vmm.scenario.history import AnyOutcome, DirtyPages, Done, PreFaulted, Refused, RingsReset
+from vmm.scenario.slots import as_id_of, id_of
 
 _FEW_SLOTS = 509
 """Every kernel has as many slots of its user's."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import assert_never
 
-from vmm.model.regions import MAX_PAGES
 from vmm.repro.accesses import access, writes
 from vmm.repro.account import Account, InexpressibleError
 from vmm.repro.expectations import Expectation
@@ -44,6 +43,7 @@ from vmm.scenario.operations import (
     UnmapInternalSlots,
     pages_of,
 )
+from vmm.scenario.slots import MAX_PAGES
 
 _DEATHS = {
     "closed": ("closed", "closed"),

@@ -1,7 +1,7 @@
 """What a scenario takes of the host's memory, so that it can be looked at before it is taken."""
 
-from vmm.model.regions import MAX_PAGES
 from vmm.scenario.operations import PAGE_SIZE_BYTES, Scenario, SetUserMemoryRegion, pages_of
+from vmm.scenario.slots import MAX_PAGES
 
 _COPIES = 3
 """A page that is declared, what it held at the last look, and what is compared with that."""

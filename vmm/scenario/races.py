@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from vmm.model.regions import as_id_of
 from vmm.scenario import operations
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
@@ -24,6 +23,7 @@ from vmm.scenario.operations import (
     Touch,
     pages_of,
 )
+from vmm.scenario.slots import as_id_of
 
 MAX_CALLS = 20_000
 MAX_PROGRAM = 64

@@ -6,7 +6,6 @@ takes is bounded. Everything else about its operations is legal: a refusal is an
 
 from collections.abc import Iterable
 
-from vmm.model.regions import MAX_PAGES, USER_END, as_id_of, id_of
 from vmm.scenario.features import NEEDS
 from vmm.scenario.operations import (
     GUEST_MAPPING,
@@ -48,6 +47,7 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.races import host_change_problem, race_problem
+from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
 
 MAX_OPERATIONS = 200_000
 MAX_MAPPINGS = 256

@@ -4,7 +4,6 @@ import errno
 from collections.abc import Iterable
 from typing import assert_never
 
-from vmm.model.regions import Memslot
 from vmm.scenario.content import identify
 from vmm.scenario.history import (
     AnyOutcome,
@@ -235,16 +234,6 @@ def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
     beyond = _ranges(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
     lacks = f"; missing {{{missing}}}" if missing else ""
     return lacks + (f"; too many {{{beyond}}}" if beyond else "")
-
-
-def slot_map(slots: Iterable[Memslot]) -> list[str]:
-    """Return a line for each slot, front (highest gfn) first."""
-    return [
-        f"[{index}] slot {slot_number(slot.number)}: gpa {slot.base_gfn * PAGE_SIZE_BYTES:#x}.."
-        f"{(slot.base_gfn + slot.npages) * PAGE_SIZE_BYTES:#x} ({slot.npages} pages) "
-        f"-> {hva(slot.userspace_addr)}, flags {flags(slot.flags)}"
-        for index, slot in enumerate(slots)
-    ]
 
 
 def _region(op: SetUserMemoryRegion) -> str:

@@ -12,6 +12,7 @@ import msgspec
 
 from vmm.host.hostinfo import HostInfo
 from vmm.model.rules.rule import Rule
+from vmm.scenario.bugs import Bug, Shown
 from vmm.scenario.features import Features
 from vmm.verdict.judge import Difference, Status
 
@@ -61,30 +62,6 @@ class Result(msgspec.Struct, frozen=True):
     scenarios: tuple[Outcome, ...]
     features: Features
     host: HostInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A scenario that would have shown a bug, and why; ``needs`` are features as in a scenario."""
-
-    scenario: str
-    because: str
-    needs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Bug:
-    """A bug that kernels really had.
-
-    ``commits`` are those that mended it, ``where`` says on which hosts it could be met, and
-    ``gap`` why no scenario can show it (empty if one can).
-    """
-
-    commits: tuple[str, ...]
-    wrong: str
-    shown_by: tuple[Shown, ...] = ()
-    where: str = "anywhere"
-    gap: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from vmm.scenario.history import AnyOutcome, Event, Header, History, Raced
 from vmm.scenario.operations import Race
 from vmm.scenario.plan import guest_mapping
 from vmm.scenario.underway import under_way
+from vmm.verdict.slotmap import slot_map
 
 _MAP_LINES = 24
 _BIT_EVENTS = 256
@@ -196,7 +197,7 @@ class Judgement:
         )
 
     def _slot_map(self) -> tuple[str, ...]:
-        lines = [line for slots in self._model.spaces for line in words.slot_map(slots)]
+        lines = [line for slots in self._model.spaces for line in slot_map(slots)]
         if len(lines) > _MAP_LINES:
             lines = [*lines[:_MAP_LINES], f"... and {len(lines) - _MAP_LINES} more"]
         return tuple(lines)

@@ -8,18 +8,9 @@ import pytest
 from tests.played import INFO
 from vmm.model.rules.table import RULES
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
+from vmm.scenario.bugs import Bug, Shown
 from vmm.scenario.features import Features
-from vmm.verdict.coverage import (
-    Bug,
-    Coverage,
-    CoverageError,
-    Outcome,
-    Result,
-    Shown,
-    State,
-    cover,
-    result_from,
-)
+from vmm.verdict.coverage import Coverage, CoverageError, Outcome, Result, State, cover, result_from
 from vmm.verdict.judge import Difference, Expected, Status
 
 MOVE, HOLE = RULES["move"], RULES["hole"]

@@ -13,7 +13,7 @@ from vmm.model.races.flaw import Flaw, allowing
 from vmm.model.races.logs import BEFORE, Logging
 from vmm.model.races.tracks import Track
 from vmm.model.races.words import Words
-from vmm.model.regions import Memslot, id_of
+from vmm.model.regions import Memslot
 from vmm.scenario.history import Call, DirtyPages, Done, Raced, Refused, RingPages, RingsReset
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
@@ -29,6 +29,7 @@ from vmm.scenario.operations import (
     ResetDirtyRings,
     SetUserMemoryRegion,
 )
+from vmm.scenario.slots import id_of
 
 
 class Reach(NamedTuple):

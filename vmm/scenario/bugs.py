@@ -1,0 +1,27 @@
+"""Bugs that kernels really had, as data: which scenarios would have shown each."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A scenario that would have shown a bug, and why; ``needs`` are features as in a scenario."""
+
+    scenario: str
+    because: str
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """A bug that kernels really had.
+
+    ``commits`` are those that mended it, ``where`` says on which hosts it could be met, and
+    ``gap`` why no scenario can show it (empty if one can).
+    """
+
+    commits: tuple[str, ...]
+    wrong: str
+    shown_by: tuple[Shown, ...] = ()
+    where: str = "anywhere"
+    gap: str = ""

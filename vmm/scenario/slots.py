@@ -1,0 +1,16 @@
+"""Facts about memslots that every stage shares: limits, and what a 32-bit slot number holds."""
+
+MAX_PAGES = (1 << 31) - 1
+KERNEL_HALF = 1 << 63
+USER_END = 0x7FFF_FFFF_F000
+"""The end of user addresses with four page-table levels: the last page below 2^47 is kept free."""
+
+
+def as_id_of(slot: int) -> int:
+    """Return the address space in the upper half of a 32-bit slot number."""
+    return slot >> 16
+
+
+def id_of(slot: int) -> int:
+    """Return the slot id in the lower half of a 32-bit slot number."""
+    return slot & 0xFFFF
