@@ -15,7 +15,7 @@ _Static_assert(offsetof(struct guest_sweep, remaining) == GUEST_SWEEP_REMAINING,
 _Static_assert(GUEST_TOUCHES % GUEST_TOUCH_SIZE == 0, "aligned touches");
 
 /* The parts follow each other and fit; each list has room for its end record. */
-_Static_assert(GUEST_SWEEP_CURSOR >= GUEST_IMAGE_SIZE_MAX, "cursor behind the image");
+_Static_assert(GUEST_SWEEP_CURSOR >= GUEST_IMAGE_SIZE_MAX, "cursor after the image");
 _Static_assert(ENDS_AT(GUEST_SWEEPS, GUEST_MAX_SWEEPS + 1, struct guest_sweep)
                <= GUEST_SWEEP_BUFFER, "sweeps");
 _Static_assert(GUEST_SWEEP_BUFFER + GUEST_SWEEP_BUFFER_SIZE <= GUEST_TOUCH_RESULTS, "buffer");

@@ -28,14 +28,14 @@
  * window's entries in when it is first needed, and never changes them after: an entry that
  * was not present is nowhere cached, and nothing is lost of what else the vCPU has cached.
  *
- * The slot begins with the image (guest_image); behind it lie the mailboxes.  All integers
+ * The slot begins with the image (guest_image); after it lie the mailboxes.  All integers
  * are little endian.  An offset is a distance in bytes from the start of the slot, and is
  * what RIP holds.
  *
  * The guests use no memory outside their slot besides what a record asks for.  A record
  * must not reach beyond 0xffffffff: that is a fault, and nobody handles it.
  *
- * Both mailboxes are used alike.  The host writes records, and behind them an end record,
+ * Both mailboxes are used alike.  The host writes records, and after them an end record,
  * then enters KVM_RUN.
  *
  *   - Whatever KVM_RUN hands out (an MMIO exit, say) belongs to the record under way; those

@@ -171,7 +171,7 @@ def touch_index(rip: int) -> int:
 def touch_offset(index: int) -> int:
     """Return the RIP at which the touch ``index`` begins.
 
-    To give up a touch, go on at the one behind it; behind the last one the batch ends.
+    To give up a touch, go on at the one after it; after the last one the batch ends.
     """
     return _TOUCHES + index * _TOUCH.size
 

@@ -5,14 +5,14 @@
  * The mailbox is the stack: SP walks the records upward, pops load the operands, and `ret`
  * takes the record's code as its return address, which is both the dispatch and the loop.
  *
- *   esp  the record (its upper half is zero), and behind it while the record's code runs
+ *   esp  the record (its upper half is zero), and after it while the record's code runs
  *   edi  destination
  *   esi  source
  *   ecx  elements left
  *   eax  the value
  */
 
-        /* A field of the record under way, seen from behind the record. */
+        /* A field of the record under way, seen from after the record. */
 #define FIELD(offset) (offset) - GUEST_SWEEP_SIZE(%esp)
 
         .macro  sweep_next

@@ -10,7 +10,7 @@
  *   bytes 4 to 7    the gpa
  *   bytes 8 to 15   a write: the value first; a read: the offset of its result last
  *
- * A record does not end with the access itself, a write has a nop behind it: whether RIP
+ * A record does not end with the access itself, a write has a nop after it: whether RIP
  * stands at the access or past it when KVM_RUN returns, it is inside the record.
  *
  * The result of a read keeps the width of the access, and the host clears it beforehand:

@@ -49,7 +49,7 @@ class Windows:
             self._set(3, page, slot_gpa + page * _PAGE_BYTES)
 
     def address(self, gpa: int) -> int:
-        """Return a virtual address of a gpa below 2^52; 2 MiB and more behind it follow.
+        """Return a virtual address of a gpa below 2^52; 2 MiB and more after it follow.
 
         Raises NoWindowError.
         """

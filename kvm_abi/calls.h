@@ -35,6 +35,6 @@ uint64_t abi_differences(uint64_t address, const void *from, uint64_t size_bytes
                          uint64_t block_bytes, uint64_t *found, uint64_t max_found);
 
 /* Finds the first shared mapping of a process that ends above an address; fd is its /proc/PID/maps.
- * place gets start and end. Linux 6.11; -ENOENT behind the last one. */
+ * place gets start and end. Linux 6.11; -ENOENT after the last one. */
 int abi_next_shared_mapping(int fd, uint64_t address, uint64_t *place, char *name,
                             uint32_t name_size);

@@ -16,7 +16,7 @@ from kvm_abi.uapi import Advice, Ioctl, MapFlag, Protection
 CData = Any
 
 PassedMmio = tuple[int, int, bytes, bool]
-"""An MMIO exit behind which the guest went on: (rip, gpa, data, is_write)."""
+"""An MMIO exit after which the guest went on: (rip, gpa, data, is_write)."""
 
 MAX_DIFFERENCES = 64
 """So many of them `differences` returns at most."""
@@ -114,7 +114,7 @@ def memory_of(pointer: CData, size_bytes: int) -> memoryview:
 
 
 def bytes_of(pointer: CData, size_bytes: int, offset: int = 0) -> bytes:
-    """Copy bytes out, from `offset` behind a pointer."""
+    """Copy bytes out, from `offset` after a pointer."""
     return bytes(_buffer(pointer, offset + size_bytes)[offset:])
 
 

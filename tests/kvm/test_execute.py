@@ -37,7 +37,7 @@ def outcomes(kvm: Kvm, *operations: AnyOperation) -> list[object]:
     [(LOADS_FROM_A_HOLE, "mmio"), (STORES_TO_A_HOLE, "mmio"), (READS_A_PORT, "io")],
 )
 @pytest.mark.parametrize(
-    ("behind", "wanted"),
+    ("after", "wanted"),
     [
         (Touch(GPA), MEMORY),
         (Touch(HOLE), Touched(0xFFFF_FFFF, (Mmio(HOLE, False, b"\xff" * 4),))),
@@ -45,7 +45,7 @@ def outcomes(kvm: Kvm, *operations: AnyOperation) -> list[object]:
     ],
 )
 def test_what_code_left_pending_is_not_part_of_the_next_access(
-    kvm: Kvm, code: int, reason: str, behind: AnyOperation, wanted: Touched
+    kvm: Kvm, code: int, reason: str, after: AnyOperation, wanted: Touched
 ) -> None:
     found = outcomes(
         kvm,
@@ -54,7 +54,7 @@ def test_what_code_left_pending_is_not_part_of_the_next_access(
         HostWrite(Place("a", STUB_OFFSET), code),
         Execute(GPA),
         HostWrite(Place("a", STUB_OFFSET), 0xEB00_00B8),
-        behind,
+        after,
     )
     assert isinstance(found[3], Stopped)
     assert found[3].reason == reason

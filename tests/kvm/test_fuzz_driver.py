@@ -41,7 +41,7 @@ def run(
     work: Callable[[Assignment, Connection], None],
     interruption: Interruption | None = None,
 ) -> Tally:
-    """Return what comes of a run whose workers do this."""
+    """Return the result of a run whose workers do this."""
     monkeypatch.setattr(driver, "run_worker", work)
     fuzzer = Fuzzer(plan, FEATURES, HOST, (), lambda _: None)
     return fuzzer.run(interruption or Interruption())

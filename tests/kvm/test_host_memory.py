@@ -1,4 +1,4 @@
-"""Every short sequence of the host's own changes to memory behind a slot, by model and kernel."""
+"""Every short sequence of the host's own changes to memory under a slot, by model and kernel."""
 
 from itertools import product
 from typing import get_args

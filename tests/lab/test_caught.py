@@ -21,7 +21,7 @@ from vmm.kvm.system import Kvm
 CAUGHT: dict[str, list[str]] = json.loads((Path(__file__).parent / "caught.json").read_text())
 
 HARMLESS = {
-    "tss-behind-a-full-table": "filling the table below the library takes longer than a test may",
+    "tss-with-a-full-table": "filling the table below the library takes longer than a test may",
     "other-vms-killed-while-closing": "what it may show is a warning, which no answer holds",
     "memfd-refuse-an-end-beyond-2-to-the-63": "fails without a fault where eba85fee7fc6 is not in",
 }

@@ -24,7 +24,7 @@ NO_FAULT = "-"
 def play(
     scripts: Iterable[tuple[str, str]], preloaded: bool = True, command: tuple[str, ...] = ()
 ) -> list[str]:
-    """Return what came of each (fault, script), in order."""
+    """Return the outcome of each (fault, script), in order."""
     lines = [f"{fault}\t{script}\n" for fault, script in scripts]
     played = subprocess.run(
         [*command, build_witness()],

@@ -56,12 +56,12 @@ def race(
     before: tuple[AnyOperation, ...],
     hosts: tuple[HostThread, ...],
     guests: tuple[GuestThread, ...],
-    *behind: AnyOperation,
+    *after: AnyOperation,
     source: str,
     mappings: tuple[Mapping, ...] = (A, B),
     needs: tuple[str, ...] = (),
 ) -> Scenario:
-    """Return a scenario of one race, with what comes before it and behind it."""
+    """Return a scenario of one race, with what comes before it and after it."""
     return Scenario(
         name=f"racing-{name}",
         why=why,
@@ -71,5 +71,5 @@ def race(
         mappings=mappings,
         survey="read",
         vcpus=len(guests),
-        operations=(*before, Race(hosts, guests), *behind),
+        operations=(*before, Race(hosts, guests), *after),
     )

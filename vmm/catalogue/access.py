@@ -182,7 +182,7 @@ _MMIO = (
     ),
     _access(
         "host-writes-are-seen",
-        "The guest reads what the host writes to the mapping behind a slot.",
+        "The guest reads what the host writes to the mapping of a slot.",
         _LOW.create(),
         read(0x100, 0x200),
         HostWrite(Place("a", 0x200), 0x0A0B0C0D),

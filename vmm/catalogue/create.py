@@ -1,4 +1,4 @@
-"""Creation: where a slot may be, what may be behind it, and what its neighbours are."""
+"""Creation: where a slot may be, what may back it, and what its neighbours are."""
 
 from collections.abc import Iterator
 
@@ -156,7 +156,7 @@ _BACKINGS = (
 
 
 def _of_sizes(*sizes: int) -> Scenario:
-    """Slots of several sizes, each with a hole behind it."""
+    """Slots of several sizes, each with a hole after it."""
     return Scenario(
         name=f"create-{'-'.join(map(str, sizes))}-pages",
         why="All pages of a slot are reached, and not one more, whatever their number is.",
@@ -173,7 +173,7 @@ def _of_sizes(*sizes: int) -> Scenario:
 
 
 def _page_by_page(pages: int) -> Iterator[AnyOperation]:
-    """A slot that is too large for a survey to visit every page of it, of the page behind, too."""
+    """A slot too large for a survey to visit each of its pages, and of the page after it."""
     slot = Slot(1, 0x1000, at("large"), pages)
     elsewhere = 0x4001
     yield slot.create()

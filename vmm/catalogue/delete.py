@@ -100,7 +100,7 @@ def _order(name: str, why: str, *operations: AnyOperation) -> Scenario:
     return Scenario(
         name=name,
         why=why,
-        source="0774a964ef56: a lookup began behind the last entry",
+        source="0774a964ef56: a lookup began beyond the last entry",
         tags=("delete", "array"),
         mappings=(A, B),
         operations=(*creates(*_ROW), *operations),

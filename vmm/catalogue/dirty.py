@@ -163,7 +163,7 @@ _WRITES = (
     ),
     _dirty(
         "dirty-log-of-sweeps-over-the-ends",
-        "A string instruction that begins before a slot, or ends behind it, is logged inside.",
+        "A string instruction that begins before a slot, or ends after it, is logged inside.",
         _LOGGED.create(),
         Sweep(_START - 8, 6, "write", 4, 0x5EED5EED),
         _LOGGED.log(),

@@ -81,7 +81,7 @@ _CLEARS = (
     ),
     clearing(
         "clear-clean-pages",
-        "Bits of pages that are not dirty, or behind the last page, are ignored.",
+        "Bits of pages that are not dirty, or beyond the last page, are ignored.",
         MANUAL,
         _SLOT.create(),
         *writes(_SLOT, 3, 129),

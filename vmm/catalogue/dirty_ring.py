@@ -28,7 +28,7 @@ _START = _SLOT.gfn * PAGE_SIZE_BYTES
 
 _ENTRY_BYTES = 16
 _PIECE = 48
-"""Writes in one KVM_RUN where the ring may get full: fewer than are left behind its soft limit."""
+"""Writes in one KVM_RUN where the ring may get full: fewer than are left above its soft limit."""
 
 
 def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
@@ -230,7 +230,7 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-entries-of-a-shorter-slot",
-            "To reset entries behind the end of a new slot, or of no slot at all, is harmless.",
+            "To reset entries beyond the end of a new slot, or of no slot at all, is harmless.",
             enable,
             _SLOT.create(),
             *writes(_SLOT, 0, 3),

@@ -48,7 +48,7 @@ def _follow(
     *changes: HostChangeKind,
     made: tuple[AnyOperation, ...] = (),
 ) -> Scenario:
-    """Return a scenario that looks at a slot before the changes, and behind each of them.
+    """Return a scenario that looks at a slot before the changes, and after each of them.
 
     ``made`` brings the slot about, where that takes more than its creation.
     """
@@ -156,4 +156,4 @@ SCENARIOS = (
         ),
     ),
 )
-"""All scenarios in which the host changes its memory behind a slot."""
+"""All scenarios in which the host changes its memory under a slot."""

@@ -136,7 +136,7 @@ _MOVES = (
         tag="move",
     ),
     _high(
-        "high-move-behind-two-vcpus",
+        "high-move-with-two-vcpus",
         "A move is seen by every vCPU that had used the place, and so is what takes it.",
         *creates(_ONE, Slot(2, 0x100, at("b"), pages=2)),
         _ONE.move(_TIB_GFN),

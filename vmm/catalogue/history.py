@@ -12,7 +12,7 @@ BUGS = (
                 "the entry that the deletion freed has gfn 0 as well, and the new slot must stand "
                 "before it to be found",
             ),
-            Shown("create-at-gpa-0", "all entries behind the first few are unused, with gfn 0"),
+            Shown("create-at-gpa-0", "all entries after the first few are unused, with gfn 0"),
         ),
     ),
     Bug(
@@ -37,7 +37,7 @@ BUGS = (
         (
             Shown(
                 "delete-from-the-lowest-gfn-up",
-                "the last entry is found, deleted, and then is the first to be asked, behind the "
+                "the last entry is found, deleted, and then is the first to be asked, beyond the "
                 "end of the array",
             ),
             Shown(
@@ -93,7 +93,7 @@ BUGS = (
         (
             Shown("move-up", "the guest still reads memory at the old gpa, which it had used"),
             Shown(
-                "vcpus-move-behind-cached-memory",
+                "vcpus-move-after-cached-memory",
                 "so does each vCPU that had used it",
             ),
         ),
@@ -112,13 +112,13 @@ BUGS = (
         "a user's slot could take the id of a private slot, and overwrite it",
         (
             Shown(
-                "tss-behind-a-full-table",
+                "tss-with-a-full-table",
                 "with every id in use the private slot has none left but a user's",
                 needs=("internal_tss",),
             ),
             Shown(
                 "refuse-a-slot-id-beyond-the-last",
-                "the ids of the private slots are behind KVM_CAP_NR_MEMSLOTS, and not the user's",
+                "the ids of the private slots are above KVM_CAP_NR_MEMSLOTS, and not the user's",
             ),
         ),
         where="where the kernel makes a slot for the TSS (kvm_intel.unrestricted_guest=0)",
@@ -146,7 +146,7 @@ BUGS = (
                 "still gets MMIO exits when the creation has returned",
             ),
             Shown(
-                "vcpus-create-behind-cached-mmio",
+                "vcpus-create-after-cached-mmio",
                 "so does a vCPU that was not running, if the number was wrong from the start",
             ),
             Shown(
@@ -188,12 +188,12 @@ BUGS = (
                 "a translation that was left shows the memory of the slot before, on a VM that "
                 "zaps so",
             ),
-            Shown("racing-move-without-zap-all", "so it does behind a move, on such a VM"),
+            Shown("racing-move-without-zap-all", "so it does after a move, on such a VM"),
             Shown(
                 "delete-then-create-there-with-other-memory",
                 "so it does on a kernel that always zaps so",
             ),
-            Shown("move-then-create-at-the-old-place", "so it does behind a move on such a kernel"),
+            Shown("move-then-create-at-the-old-place", "so it does after a move on such a kernel"),
         ),
         where="in Linux 5.3, and where KVM_X86_QUIRK_SLOT_ZAP_ALL is disabled",
     ),

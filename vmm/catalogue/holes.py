@@ -137,7 +137,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-under-a-string-instruction",
-        "A string instruction goes from a page into the hole behind it and out of that again.",
+        "A string instruction goes from a page into the hole after it and out of that again.",
         *_SHOW,
         bound(_SEEN),
         Sweep(0x100 * _PAGE + 0xFF0, 8),
@@ -150,7 +150,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-across-slots",
-        "One hole ends what two slots show, far apart, and not what is before and behind it.",
+        "One hole ends what two slots show, far apart, and not what is before and after it.",
         *_SHOW,
         bound(_SEEN),
         bound(_PART, page=4),
@@ -252,7 +252,7 @@ _PRIVATE_MEMORY = (
         Inspect(),
     ),
     _hidden(
-        "private-hole-behind-an-offset",
+        "private-hole-beyond-an-offset",
         "A slot that begins within the file loses what the hole takes of it, at its own gfns.",
         made(),
         bound(ONE, page=4),

@@ -260,7 +260,7 @@ def _behind_a_full_table(nr_memslots: int) -> Scenario:
     slots = [Slot(number, _TABLE_GFN + 2 * number, at("a")) for number in ids]
     last = slots[-1]
     return _internal(
-        "tss-behind-a-full-table",
+        "tss-with-a-full-table",
         "Internal slots have ids of their own: every id of the user's may be in use.",
         "6fe639792c7b",
         *creates(*slots),

@@ -52,7 +52,7 @@ SCENARIOS = (
     _life("close-without-slots", "A VM that never had a slot of ours goes quietly."),
     _life(
         "close-with-live-slots",
-        "Slots go with their VM, and the memory behind them stays the owner's.",
+        "Slots go with their VM, and their memory stays the owner's.",
         *creates(_ONE, _TWO),
     ),
     _life(
@@ -64,7 +64,7 @@ SCENARIOS = (
     ),
     _life(
         "close-with-a-slot-without-memory",
-        "A slot behind which there is nothing is no obstacle.",
+        "A slot without host memory is no obstacle.",
         Slot(1, 0x100, at("nowhere"), pages=2).create(),
         mappings=(NOWHERE,),
     ),

@@ -38,7 +38,7 @@ def _slot_numbers(nr_memslots: int, address_spaces: int) -> tuple[Scenario, ...]
     return (
         _limit(
             "refuse-a-slot-id-beyond-the-last",
-            "Ids are below KVM_CAP_NR_MEMSLOTS; those behind are the kernel's own.",
+            "Ids are below KVM_CAP_NR_MEMSLOTS; those above are the kernel's own.",
             API,
             Slot(nr_memslots, _GFN, at("b")).create(),
             Slot(nr_memslots, _GFN, at("b")).delete(),
@@ -70,7 +70,7 @@ def _slot_numbers(nr_memslots: int, address_spaces: int) -> tuple[Scenario, ...]
 
 def _arithmetic() -> tuple[Scenario, ...]:
     new = Slot(2, _GFN, at("b"), pages=2).create()
-    # No memory is behind these: the kernel must not get as far as to look.
+    # No memory backs these: the kernel must not get as far as to look.
     endless = but(Slot(2, 0, 0).create(), guest_phys_addr=_HIGH_GPA)
     return (
         _limit(

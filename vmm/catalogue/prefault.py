@@ -115,7 +115,7 @@ _PROGRESS = (
     ),
     _ahead_in(
         "pre-fault-up-to-a-hole",
-        "What lies behind the slot is left, and where the range begins in a hole it is ENOENT.",
+        "What lies beyond the slot is left, and where the range begins in a hole it is ENOENT.",
         _SLOT.create(),
         _ahead(0x0FF, 2),
         _ahead(0x100, 5),
@@ -177,7 +177,7 @@ _GOING = (
     ),
     _ahead_in(
         "pre-fault-then-move",
-        "So it is behind a move, to a place that overlaps the old one, and back.",
+        "So it is after a move, to a place that overlaps the old one, and back.",
         _SLOT.create(),
         _ahead(0x100, 4),
         _SLOT.move(0x102),
@@ -216,7 +216,7 @@ _GOING = (
 _BESIDE = (
     _ahead_in(
         "pre-fault-and-the-dirty-log",
-        "Mapping ahead is no write: the log names what is written, before and behind it.",
+        "Mapping ahead is no write: the log names what is written, before and after it.",
         replace(_SLOT, flags=LOG_DIRTY_PAGES).create(),
         write(0x100, 0x0A4EAD03),
         _SLOT.log(),

@@ -167,7 +167,7 @@ SCENARIOS = (
         source="api.rst 5, KVM_EXIT_MEMORY_FAULT",
     ),
     _protected(
-        "private-behind-cached-mmio",
+        "private-after-cached-mmio",
         "A gpa that the guest knew as MMIO becomes private memory: what was known of it is gone.",
         read(ONE.gfn),
         made(),

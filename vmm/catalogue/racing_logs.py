@@ -42,7 +42,7 @@ _ELSEWHERE = 0x200
 
 _SECOND = HarvestDirtyRing(1)
 _FILLED = 48
-"""Pages that a window writes to fill a ring: fewer than are left behind its soft limit."""
+"""Pages that a window writes to fill a ring: fewer than are left above its soft limit."""
 
 
 def _clear(slot: Slot) -> ClearDirtyLog:

@@ -39,7 +39,7 @@ SCENARIOS = (
         survey="write",
     ),
     _two(
-        "vcpus-create-behind-cached-mmio",
+        "vcpus-create-after-cached-mmio",
         "A vCPU that got an MMIO exit reaches memory after creation, as one that got none.",
         read(0x100, vcpu=0),
         _ONE.create(),
@@ -48,7 +48,7 @@ SCENARIOS = (
         source="152482580a1b, ddfd1730fd82",
     ),
     _two(
-        "vcpus-delete-behind-cached-memory",
+        "vcpus-delete-after-cached-memory",
         "A vCPU that reached memory gets an MMIO exit after deletion, as one that did not.",
         _ONE.create(),
         read(0x100, vcpu=0),
@@ -60,7 +60,7 @@ SCENARIOS = (
         write(0x101, 0x55556666, vcpu=1),
     ),
     _two(
-        "vcpus-move-behind-cached-memory",
+        "vcpus-move-after-cached-memory",
         "After a move neither vCPU reaches the old place, and both reach the new one.",
         _ONE.create(),
         read(0x100, vcpu=0),
@@ -70,7 +70,7 @@ SCENARIOS = (
         *(write(gfn, 0x77 + gfn, vcpu=vcpu) for gfn in (0x100, 0x104) for vcpu in (0, 1)),
     ),
     _two(
-        "vcpus-other-memory-behind-cached-memory",
+        "vcpus-other-memory-after-cached-memory",
         "A place that gets other memory shows it to the vCPU that knew the memory before.",
         _ONE.create(),
         read(0x100, vcpu=0),
@@ -105,7 +105,7 @@ SCENARIOS = (
         source="api.rst 4.8 KVM_GET_DIRTY_LOG",
     ),
     _two(
-        "vcpus-log-behind-cached-writes",
+        "vcpus-log-after-cached-writes",
         "A vCPU that could write unnoticed is noticed as soon as logging is on.",
         _ONE.create(),
         write(0x100, 1, vcpu=0),

@@ -189,4 +189,4 @@ _UNMAPPED = (
 )
 
 SCENARIOS = (*_MAPPED, *_UNMAPPED)
-"""All slots at address 0, and all slots behind which there is nothing."""
+"""All slots at address 0, and all slots without host memory."""

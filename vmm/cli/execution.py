@@ -26,7 +26,7 @@ MAX_HANGS = 3
 
 Begin = Callable[[Scenario], None]
 Numbered = tuple[int, Checked]
-"""The index of a scenario, and what came of it."""
+"""The index of a scenario, and its result."""
 
 
 def execute(

@@ -60,7 +60,7 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
 @click.option("--corpus", type=click.Path(path_type=Path, file_okay=False),
               help="Keep scenarios that reach something new, and begin with them.")  # fmt: skip
 @click.option("--resume", is_flag=True,
-              help="Name what a crash left under way, and go on behind it.")  # fmt: skip
+              help="Name what a crash left under way, and go on after it.")  # fmt: skip
 @click.option("--shrink", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               metavar="SCENARIO.json", help="Only shrink this scenario.")  # fmt: skip
 @click.option("--merge", is_flag=True, help="Only gather the findings of the folders DIR...")

@@ -34,7 +34,7 @@ _WRITING_S = 10.0
 
 
 def run_plan(plan: Plan, host: Host) -> Tally:
-    """Run a plan, with a status line on a terminal, and print what came of it."""
+    """Run a plan, with a status line on a terminal, and print its result."""
     to = console()
     for folder in filter(None, (plan.out, plan.corpus)):
         with usable(folder):
@@ -144,7 +144,7 @@ def resumed(out: Path) -> tuple[int, tuple[int, int], int]:
     that a crash stopped runs again.
     """
     going_on: Intent | None = None
-    behind = 0
+    done = 0
     for path in left_behind(out):
         with usable(path):
             left = read_journal(path)
@@ -154,13 +154,13 @@ def resumed(out: Path) -> tuple[int, tuple[int, int], int]:
                 _keep_under_way(left, out)
                 intent = left.intent
                 if going_on is None or _run_of(intent) != _run_of(going_on):
-                    behind = 0
+                    done = 0
                 going_on = intent
-                behind = max(behind, intent.behind)
+                done = max(done, intent.next_index)
             path.unlink()
     if going_on is None:
         raise Unusable(f"{out}: no journal there: nothing was under way")
-    return going_on.seed, going_on.shard, behind // going_on.shard[1]
+    return going_on.seed, going_on.shard, done // going_on.shard[1]
 
 
 def _run_of(intent: Intent) -> tuple[int, tuple[int, int]]:

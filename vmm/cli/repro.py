@@ -23,7 +23,7 @@ def repro(scenario: str, output: Path | None) -> None:
     """Turn a scenario into a C program that needs nothing else.
 
     It is one file, for a compiler and <linux/kvm.h>. Its exit status is 0 if the kernel is right,
-    1 if it is wrong, 4 if it cannot run. The program of a history also says what came of each step.
+    1 if it is wrong, 4 if it cannot run. A program of a history also says what each step gave.
     """
     try:
         if scenario.endswith(".jsonl"):

@@ -117,7 +117,7 @@ class GuestCpu:
         return outcomes
 
     def sweep(self, op: Sweep) -> AnyOutcome:
-        """Let the guest execute one string instruction, and return what came of it."""
+        """Let the guest execute one string instruction, and return its outcome."""
         self.look_at(op.as_id)
         if op.gpa + op.count * op.width > REAL_MODE_END:
             exits, stops = self._sweep_long(op)
@@ -254,7 +254,7 @@ class GuestCpu:
         """Run one guest to its end; return exits and stops by the index of their record.
 
         ``index`` says which of ``count`` records is under way at a RIP, ``skip`` makes the guest
-        go on behind it. The records make so many ``accesses``.
+        go on after it. The records make so many ``accesses``.
         """
         vcpu = self._vcpu
         most = accesses * _MOST_EXITS_OF_AN_ACCESS

@@ -51,7 +51,7 @@ class HostMemory(Closing):
         return hva
 
     def memfd(self, name: str) -> int | None:
-        """Return the file behind a mapping of kind ``memfd``; None where there is none."""
+        """Return the file of a mapping of kind ``memfd``; None where there is none."""
         memory = self._mappings.get(name)
         return memory.fd if memory is not None and memory.fd >= 0 else None
 

@@ -25,7 +25,7 @@ class MemoryTape:
         _LENGTH.pack_into(self._memory, 0, 0)
 
     def append(self, data: bytes) -> None:
-        """Write behind what is there. Raises OverflowError where there is no room."""
+        """Append to what is there. Raises OverflowError where there is no room."""
         (length,) = _LENGTH.unpack_from(self._memory)
         start = _LENGTH.size + length
         if start + len(data) > _MEMORY_BYTES:
@@ -60,7 +60,7 @@ class FileTape:
         os.ftruncate(self._file, 0)
 
     def append(self, data: bytes) -> None:
-        """Write behind what is there. Raises OSError."""
+        """Append to what is there. Raises OSError."""
         while data:
             data = data[os.write(self._file, data) :]
 

@@ -246,7 +246,7 @@ class Calls:
         )
 
     def _hva(self, pages: int) -> tuple[Hva, int]:
-        """Return an address, and how many of the wanted pages fit behind it."""
+        """Return an address, and how many of the wanted pages fit from there on."""
         if self._dice.chance(0.04):
             return 0, min(pages, MAX_ZERO_PAGES)
         mapping: Mapping = self._dice.pick(self._mappings)

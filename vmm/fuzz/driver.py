@@ -249,7 +249,7 @@ class Fuzzer:
         if self._restarts > _MAX_RESTARTS:
             self.tally.end_early(f"{self._restarts} workers hung or died")
             return
-        self._post(post.number, left.intent.behind)
+        self._post(post.number, left.intent.next_index)
 
     def _end_workers(self) -> None:
         for post in self._posts:

@@ -15,7 +15,7 @@ def write_whole(path: Path, text: str) -> None:
         with scratch.open("w") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())  # Else a crash may leave the name, and nothing behind it.
+            os.fsync(file.fileno())  # Else a crash may leave the name, and nothing in it.
         scratch.replace(path)
     except BaseException as error:
         scratch.unlink(missing_ok=True)

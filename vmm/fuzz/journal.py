@@ -1,7 +1,7 @@
 """The intent journal: which scenarios are under way is on disk before they run.
 
 One file a worker, which is locked while the worker lives. It holds one intent, as a line of JSON,
-and behind it a full stop for each of its scenarios that ended. What a crash of the machine leaves
+and after it a full stop for each of its scenarios that ended. What a crash of the machine leaves
 behind names the scenario under way, or the few among which it is.
 """
 
@@ -25,7 +25,7 @@ class Intent(msgspec.Struct, frozen=True):
     scenarios: tuple[Scenario, ...]
 
     @property
-    def behind(self) -> int:
+    def next_index(self) -> int:
         """The index at which this worker would go on."""
         return self.first + self.step * len(self.scenarios)
 

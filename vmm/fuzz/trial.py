@@ -21,7 +21,7 @@ from vmm.verdict.judge import Judgement, Status, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of a scenario. ``kind`` names the kind of difference; "" if there is none."""
+    """The outcome of a scenario. ``kind`` names the kind of difference; "" if there is none."""
 
     verdict: Verdict
     events: int
@@ -74,7 +74,7 @@ def _brief(outcome: AnyOutcome) -> str:
 
 
 def shortened(scenario: Scenario, trial: Trial) -> Scenario:
-    """Return a scenario without what it does behind the operation that differed.
+    """Return a scenario without what it does after the operation that differed.
 
     One with a survey is returned as it is: where a survey looks is up to all of its operations.
     """

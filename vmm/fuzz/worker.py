@@ -28,7 +28,7 @@ _INTENT_OPERATIONS = 400
 """Short scenarios share an intent: each one waits for the disk."""
 
 _EXAMPLES = 6
-"""So many scenarios of a kind are told: one may differ only behind what ran before it."""
+"""So many scenarios of a kind are told: one may differ only after what ran before it."""
 
 _REPORT_EVERY_S = 0.25
 _COLLECT_EVERY = 64

@@ -59,7 +59,7 @@ def _number(file: Path) -> int:
 
 
 def _field(file: Path, name: str) -> int | None:
-    """Return the number behind a name in a file, None where there is none."""
+    """Return the number after a name in a file, None where there is none."""
     for line in _text(file).splitlines():
         if line.startswith(f"{name} "):
             return int(line.split()[1])

@@ -149,7 +149,7 @@ class KernelWatch:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno == errno.EPIPE:  # Overwritten: the next read goes on behind it.
+                if error.errno == errno.EPIPE:  # Overwritten: the next read goes on after it.
                     self._weaken("part of the kernel log was overwritten before it was read")
                     continue
                 self.close()

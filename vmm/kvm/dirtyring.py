@@ -20,7 +20,7 @@ class DirtyRing:
     """
 
     def __init__(self, vcpu_fd: int, size_bytes: int) -> None:
-        """Map the ring behind a vCPU's file. Raises `OSError`.
+        """Map the ring of a vCPU's file. Raises `OSError`.
 
         `size_bytes` is what KVM_CAP_DIRTY_LOG_RING was enabled with.
         """

@@ -150,7 +150,7 @@ VcpuExit = (
 def decode(run: CData) -> VcpuExit:
     """Return what a `struct kvm_run *` says of the last exit.
 
-    The memory behind `run` reaches beyond the structure: data of port accesses lies there.
+    The memory at `run` reaches beyond the structure: data of port accesses lies there.
     """
     reason = run.exit_reason
     decoder = _DECODERS.get(reason)

@@ -28,7 +28,7 @@ class HostMapping(Closing):
     """
 
     def __init__(self, address: int, size_bytes: int, fd: int = -1) -> None:
-        """Own the mapping at `address`, and the open file `fd` behind it."""
+        """Own the mapping at `address`, and the open file `fd` that it maps."""
         self.address = address
         self.size_bytes = size_bytes
         self._fd = fd
@@ -115,7 +115,7 @@ class HostMapping(Closing):
 
     @property
     def fd(self) -> int:
-        """The memory file behind the mapping, or -1."""
+        """The memory file that is mapped, or -1."""
         return self._fd
 
     def close(self) -> None:
@@ -169,7 +169,7 @@ class HostMapping(Closing):
         raw.advise_memory(self.address + offset, size_bytes, Advice.DONTNEED)
 
     def punch(self, offset: int, size_bytes: int) -> None:
-        """Free pages of the file behind shared memory (MADV_REMOVE): they then read as zero."""
+        """Free pages of the file that backs shared memory (MADV_REMOVE): they then read as zero."""
         self._part(offset, size_bytes)
         raw.advise_memory(self.address + offset, size_bytes, Advice.REMOVE)
 

@@ -77,7 +77,7 @@ class Vcpu(Closing):
         """Map the vCPU's dirty ring, which is closed with it.
 
         `size_bytes` is what the VM's KVM_CAP_DIRTY_LOG_RING was enabled with before the vCPU was
-        made: without it there is no memory behind the mapping, and touching it is SIGBUS.
+        made: without it the mapping has no memory, and touching it is SIGBUS.
         """
         if self._ring is None:
             self._ring = DirtyRing(self.fd, size_bytes)
@@ -113,7 +113,7 @@ class Vcpu(Closing):
         return None if is_end else decode(run)
 
     def last_exit(self) -> VcpuExit:
-        """Return what `kvm_run` says: behind an EFAULT that may be a memory fault."""
+        """Return what `kvm_run` says: after an EFAULT that may be a memory fault."""
         return decode(self.kvm_run)
 
     def pre_fault_memory(self, gpa: int, size_bytes: int, flags: int = 0) -> tuple[int, int]:

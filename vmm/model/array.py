@@ -105,7 +105,7 @@ class MemslotArray(Generic[E]):
     def last_used_index(self) -> int:
         """Where the latest successful search ended, as an index, whatever is there now.
 
-        A deletion after which it would lie behind the last entry resets it to 0 (0774a964ef56).
+        A deletion after which it would lie beyond the last entry resets it to 0 (0774a964ef56).
         """
         if self._last_hit is not None:
             return self._index(self._last_hit.base_gfn)
@@ -167,7 +167,7 @@ class MemslotArray(Generic[E]):
         return index
 
     def delete(self, slot_id: int) -> None:
-        """Delete a slot: the entries behind it shift one to the front (kvm_memslot_delete).
+        """Delete a slot: the entries after it shift one to the front (kvm_memslot_delete).
 
         Raises ArrayError where the id is unused.
         """
@@ -178,7 +178,7 @@ class MemslotArray(Generic[E]):
             self._last_used_index = 0
 
     def insert_back(self) -> int:
-        """The index at which a new slot starts: behind the last (kvm_memslot_insert_back)."""
+        """The index at which a new slot starts: after the last (kvm_memslot_insert_back)."""
         return self.used_slots
 
     def move_backward(self, entry: E) -> int:
@@ -242,7 +242,7 @@ class MemslotArray(Generic[E]):
 class _SortedGfns:
     """Distinct gfns in ascending order, in chunks short enough to shift without being noticed.
 
-    A chunk holds the gfns from the fence before it up to the fence behind it; `_fences[i]` stands
+    A chunk holds the gfns from the fence before it up to the fence after it; `_fences[i]` stands
     between the chunks i and i + 1. No chunk is empty unless it is the only one.
     """
 

@@ -28,7 +28,7 @@ class Piece(msgspec.Struct, frozen=True):
     ``private`` memory is that of a guest_memfd, whose name is the ``mapping``; a ``fault`` is a
     private page that has none.
 
-    ``absent`` is a slot's page behind which the host has mapped nothing; of an ``unknown`` one the
+    ``absent`` is a slot's page for which the host has mapped nothing; of an ``unknown`` one the
     rules do not say which memory an access reaches.
     """
 
@@ -104,7 +104,7 @@ class Backing:
             self._absent -= pages
 
     def loses_content(self, op: ChangeHostMemory) -> bool:
-        """Whether the pages read as zeros behind a change: what private memory held is gone.
+        """Whether the pages read as zeros after a change: what private memory held is gone.
 
         What is mapped is a memory file, or fresh memory in the place of what was still there.
         """
@@ -117,7 +117,7 @@ class Backing:
         )
 
     def locate(self, hva: Hva, offset: int) -> Place | None:
-        """Return where ``offset`` bytes behind an hva lie; None where no memory is mapped."""
+        """Return where ``offset`` bytes beyond an hva lie; None where no memory is mapped."""
         place = self.declared(hva, offset)
         if place is None or self.is_absent(place.mapping, place.offset // PAGE_SIZE_BYTES):
             return None

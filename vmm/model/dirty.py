@@ -96,7 +96,7 @@ class Tracking:
             effect = _keep if self.manual else partial(_doubt, slot)
             return (_refused(errno.EFAULT, "dirty-bad-pointer", effect),)
         dirty = slot.dirty or set()
-        # All bits of the slot are copied out, those that are clear too, and no word behind them
+        # All bits of the slot are copied out, those that are clear too, and no word beyond them
         # (kvm_dirty_bitmap_bytes).
         words = -(-slot.npages // _WORD)
         pages = DirtyPages(tuple(sorted(dirty)), tuple(sorted(slot.perhaps - dirty)), words)
@@ -110,8 +110,8 @@ class Tracking:
         slot = self._logged(op.slot, op.first_page)
         if isinstance(slot, Allowed):
             return (slot,)
-        behind = slot.npages - op.first_page
-        if behind < 0 or op.num_pages > behind or (op.num_pages < behind and op.num_pages % _WORD):
+        rest = slot.npages - op.first_page
+        if rest < 0 or op.num_pages > rest or (op.num_pages < rest and op.num_pages % _WORD):
             return (_refused(errno.EINVAL, "clear-range"),)
         if op.bitmap == "unreadable" and op.num_pages:
             return (_refused(errno.EFAULT, "clear-bad-pointer"),)

@@ -1,6 +1,6 @@
 """The slots that the kernel makes for itself: the TSS, the identity map, and the APIC's page.
 
-Where a kernel has them (not every backend does) they have ids behind the last one of the user's,
+Where a kernel has them (not every backend does) they have ids above the last one of the user's,
 lie in every address space, and may not overlap a user's slot, whichever came first.
 """
 

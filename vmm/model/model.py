@@ -69,7 +69,7 @@ from vmm.scenario.slots import as_id_of, id_of
 
 
 class Model:
-    """The state of one VM and of the host memory behind it."""
+    """The state of one VM and of the host memory that backs it."""
 
     def __init__(self, mappings: tuple[Mapping, ...], features: Features, vm_type: int = 0) -> None:
         self.features = features.of_vm(vm_type)
@@ -155,7 +155,7 @@ class Model:
             case ChangeHostMemory():
                 return (Allowed(Done(), "harness", partial(self._change_memory, operation)),)
             case Race():
-                return ()  # What it may come to depends on what came of it: see ``race``.
+                return ()  # Its outcomes depend on what happened: see ``race``.
             case NewVm():
                 return (Allowed(Done(), "harness", self._reset),)
             case CloseVm():
@@ -164,7 +164,7 @@ class Model:
                 assert_never(operation)
 
     def race(self, race: Race) -> RaceJudge:
-        """Return who judges a race that begins in this state, and brings the model behind it."""
+        """Return a judge of a race from this state on; it leaves the model in the state after."""
         for vcpu in range(len(race.guests)):
             self._internal.use_vcpu(vcpu)
         slots = self._spaces[0]
@@ -182,7 +182,7 @@ class Model:
         self._backing.change(op)
 
     def _churn(self, op: Churn) -> tuple[Allowed, ...]:
-        """Return what comes of it where slot and place are free; else it is not known."""
+        """Return its outcome where slot and place are free; else it is not known."""
         slots = self._spaces[0]
         first, count = CHURN_GFNS
         if slots.get(op.slot) or slots.overlapping(first, count, op.slot):

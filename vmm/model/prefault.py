@@ -30,7 +30,7 @@ def refusal(op: PreFaultMemory, features: Features) -> tuple[Allowed, ...]:
 
 
 def progress(op: PreFaultMemory, pieces: Iterable[Piece]) -> tuple[Allowed, ...]:
-    """Return what comes of a range; none where that is not known.
+    """Return the outcome for a range; none where that is not known.
 
     ``pieces`` are its pages, up to the first that is no memory.
     """
@@ -50,7 +50,7 @@ def end_of(op: PreFaultMemory, outcome: AnyOutcome) -> int:
 
 
 def _ended(op: PreFaultMemory, piece: Piece) -> Allowed:
-    """Return what comes of a range that cannot be mapped from ``piece`` on."""
+    """Return the outcome for a range that cannot be mapped from ``piece`` on."""
     if piece.gpa == op.gpa:
         number, rule = _REFUSED_BY[piece.kind]
         return Allowed(Refused(number), rule)

@@ -65,7 +65,7 @@ class Memslot:
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """A refusal (``errno`` is not 0), or what changes (None: nothing); and the rule behind it."""
+    """A refusal (``errno`` is not 0), or what changes (None: nothing); and by which rule."""
 
     errno: int
     change: Change | None

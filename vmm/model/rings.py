@@ -12,7 +12,7 @@ ENTRY_BYTES = 16
 LEAST_BYTES = 4096
 _RESERVED_ENTRIES = 64
 _MOST_RESERVED_ENTRIES = _RESERVED_ENTRIES + 512
-"""With PML the processor's own log has to fit in behind the soft limit, too."""
+"""With PML the processor's own log has to fit in above the soft limit, too."""
 
 SlotPage = tuple[int, int]
 
@@ -31,7 +31,7 @@ class _Ring:
     """What one vCPU's ring holds for certain, and perhaps; ``known`` are pages that it read.
 
     ``fresh`` is how many entries there may be since the last harvest, ``used`` since the reset.
-    ``stopped`` says that the vCPU may have stopped before the reset, and behind the harvest.
+    ``stopped`` says that the vCPU may have stopped before the reset, and after the harvest.
     """
 
     pages: set[SlotPage] = field(default_factory=set)

@@ -41,7 +41,7 @@ class Chapter:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A chapter as it went: its events, and the slots behind them, front (highest gfn) first."""
+    """A chapter as it went: its events, and the slots after them, front (highest gfn) first."""
 
     number: int
     chapter: Chapter
@@ -90,7 +90,7 @@ def chapters(features: Features) -> tuple[Chapter, ...]:
         _at_address_zero(features),
         Chapter(
             "Delete",
-            "A size of 0 deletes the slot, whatever else the call says. The entries behind it in "
+            "A size of 0 deletes the slot, whatever else the call says. The entries after it in "
             "the array shift one to the front, and the guest is alone at that address again.",
             (SetUserMemoryRegion(1), Touch(_gpa(9) + 0x40)),
         ),

@@ -60,7 +60,7 @@ def writes(account: Account, group: Sequence[Expectation]) -> list[str]:
 
 
 def _form(op: Touch | Sweep | Execute) -> tuple[str, str, str]:
-    """Return the part of the runtime, its function, and the arguments behind vCPU and gpa."""
+    """Return the part of the runtime, its function, and the arguments after vCPU and gpa."""
     match op:
         case Touch(access="read"):
             return "read", "guest_reads", f", {op.width}"

@@ -35,7 +35,7 @@ class Account:
         self.used.update(parts)
 
     def name_slot(self, slot: int) -> None:
-        """Note a slot number: what comes of some depends on how many a kernel has."""
+        """Note a slot number: the outcome of some depends on how many a kernel has."""
         self.names_many_slots |= id_of(slot) >= _FEW_SLOTS - 1
         self.names_spaces |= as_id_of(slot) > 0
 

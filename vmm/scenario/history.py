@@ -190,13 +190,13 @@ class Window(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 Met = Touched | Stopped | PreFaulted | Refused
-"""What may come of a step of a vCPU's program."""
+"""What may result from a step of a vCPU's program."""
 
 Seen = tuple[Met, ...]
 
 
 class Raced(Outcome, frozen=True, tag="raced", gc=False):
-    """What came of a race: the calls of each host thread and the windows of each vCPU, in order.
+    """The outcome of a race: the calls of each host thread and the windows of each vCPU, in order.
 
     ``seen`` are the outcomes of each vCPU's windows, every sequence once; ``changes`` is what
     differs in the mappings since the last look. ``helped`` are the harvests and resets that each

@@ -178,7 +178,7 @@ class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=Fals
     """The host changes ``pages`` pages of a mapping from ``place`` on.
 
     ``drop`` is MADV_DONTNEED, ``punch`` MADV_REMOVE; ``unmap`` leaves the addresses reserved with
-    nothing behind them until ``map`` maps them anew (the same pages of a memfd, else zeros);
+    nothing mapped there until ``map`` maps them anew (the same pages of a memfd, else zeros);
     ``forbid`` and ``allow`` are mprotect with PROT_NONE and with PROT_READ and PROT_WRITE.
     """
 
@@ -202,7 +202,7 @@ class ClearDirtyLog(Operation, frozen=True, tag="clear_dirty_log", gc=False):
     """KVM_CLEAR_DIRTY_LOG for ``num_pages`` pages from ``first_page`` on.
 
     ``pages`` are those whose bits are set, counted from the start of the slot; ``all`` sets every
-    bit of the bitmap, those behind the last page included. ``bitmap`` says whether the kernel may
+    bit of the bitmap, those beyond the last page included. ``bitmap`` says whether the kernel may
     read it.
     """
 
@@ -366,7 +366,7 @@ def pages_of(size_bytes: int) -> int:
 
 
 def access_end(operation: AnyOperation) -> int:
-    """Return the gpa behind what a guest accesses; 0 for what is no access of a guest's."""
+    """Return the gpa after what a guest accesses; 0 for what is no access of a guest's."""
     match operation:
         case Touch():
             return operation.gpa + operation.width

@@ -48,7 +48,7 @@ _BEFORE_VCPUS = (EnableCap, SetTssAddr, SetIdentityMapAddr, CreateIrqchip, Creat
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """One operation to carry out, and the index of the scenario's operation behind it."""
+    """One operation to carry out, and the index of the scenario's operation that it stems from."""
 
     origin: int
     operation: AnyOperation
@@ -134,7 +134,7 @@ def guest_slots(scenario: Scenario) -> list[SetUserMemoryRegion]:
 def guest_slot(scenario: Scenario, number: int = 0, as_id: AsId = 0) -> SetUserMemoryRegion:
     """Return the operation that creates the memslot of a guest in an address space.
 
-    All but the first guest are used in races only; they live below it, one behind the other.
+    All but the first guest are used in races only; they live below it, one after the other.
     """
     return SetUserMemoryRegion(
         slot=as_id << 16 | scenario.guest.slot + number,
@@ -159,6 +159,6 @@ def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
 
 def _is_beyond_real_mode(op: AnyOperation) -> bool:
     if isinstance(op, SetUserMemoryRegion):
-        # The page behind a region is surveyed, too.
+        # The page after a region is surveyed, too.
         return op.guest_phys_addr + op.memory_size + PAGE_SIZE_BYTES > REAL_MODE_END
     return access_end(op) > REAL_MODE_END

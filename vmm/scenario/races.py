@@ -28,7 +28,7 @@ from vmm.scenario.slots import as_id_of
 MAX_CALLS = 20_000
 MAX_PROGRAM = 64
 MAX_ACCESSES = 1 << 20
-"""Accesses that all vCPUs of a race could make: what came of each is kept."""
+"""Accesses that all vCPUs of a race could make: each result is kept."""
 
 MAX_HOST_THREADS = 4
 MAX_PAUSE = 100

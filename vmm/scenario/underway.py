@@ -12,7 +12,7 @@ def under_way(history: History) -> tuple[Step, ...]:
     """Return the steps that had begun, or were about to, when a history broke off.
 
     They are several where touches are made in one KVM_RUN: which of them it was is not known. There
-    are none for a history that came to its end, nor for one that another plan was behind.
+    are none for a history that came to its end, nor for one that another plan led to.
     """
     if history.end is not None and not history.end.reason:
         return ()

@@ -16,7 +16,7 @@ CapName = Literal[
 class EnableCap(Operation, frozen=True, tag="enable_cap", gc=False):
     """KVM_ENABLE_CAP on the VM, with the first of its arguments; ``cap`` is without KVM_CAP_.
 
-    The first operations of a scenario, and those behind a ``NewVm``, come before any vCPU exists
+    The first operations of a scenario, and those after a ``NewVm``, come before any vCPU exists
     where they are of this kind; later ones come after.
     """
 

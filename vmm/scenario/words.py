@@ -180,7 +180,7 @@ def operation(op: AnyOperation) -> str:
 
 
 def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
-    """Return one line that says what came of an operation.
+    """Return one line that says what an operation resulted in.
 
     With ``mappings``, words that are the identity of a page are named as such.
     """

@@ -120,7 +120,7 @@ class _Kernel:
         return allowed[0].outcome
 
     def _race(self, race: Race) -> Raced:
-        """Return what comes of threads that take turns: a call, then a window of each vCPU."""
+        """Return the outcome of threads that take turns: a call, then a window of each vCPU."""
         moments = count()
         calls: list[list[Call]] = [[] for _ in race.hosts]
         windows: list[list[Window]] = [[] for _ in race.guests]

@@ -65,7 +65,7 @@ class Difference(msgspec.Struct, frozen=True):
 class UnderWay(msgspec.Struct, frozen=True):
     """What had begun when a history broke off: the ``origin`` is counted as in Difference.
 
-    ``more`` is how many touches behind this one belong to the same KVM_RUN.
+    ``more`` is how many touches after this one belong to the same KVM_RUN.
     """
 
     origin: int
@@ -132,7 +132,7 @@ class Judgement:
         """The rule that decided the event judged last."""
 
     def admits(self, event: Event) -> bool:
-        """Judge the next event; False if the model cannot go on behind it."""
+        """Judge the next event; False if the model cannot go on after it."""
         if isinstance(event.operation, Race) and isinstance(event.outcome, Raced):
             return self._admits_race(event, event.operation, event.outcome)
         allowed = self._model.allowed(event.operation)

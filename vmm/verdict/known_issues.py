@@ -112,9 +112,9 @@ KNOWN_ISSUES = (
         "border that the first is rounded to is where the last one is; rounded down, none is lost",
     ),
     KnownIssue(
-        name="private-memory-behind-cached-mmio",
+        name="private-memory-after-cached-mmio",
         vendor="",
-        scenarios=frozenset(("private-behind-cached-mmio",)),
+        scenarios=frozenset(("private-after-cached-mmio",)),
         rules=frozenset(("private",)),
         what="kvm_mmu_page_fault() takes an access through an entry for MMIO, which may stand from "
         "before the slot, for one on shared memory: where the gpa is private by now the vCPU "

@@ -1,5 +1,5 @@
 /*
- * Plays short scripts of memslot operations on /dev/kvm, and prints what came of each.
+ * Plays short scripts of memslot operations on /dev/kvm, and prints the outcome of each.
  *
  * It knows neither a right nor a wrong answer: a script played with a fault and without one
  * shows the fault by its two outputs. One line of input is a fault's name ("-" for none), a tab

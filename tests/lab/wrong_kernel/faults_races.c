@@ -65,14 +65,14 @@ static bool show_in_time(struct vcpu *vcpu)
 static void keep_page_of(struct vm *vm, struct slot *slot, uint64_t hva)
 {
     struct region pieces[3];
-    uint64_t before = hva - slot->known.hva, behind = slot->known.size - before - PAGE_BYTES;
+    uint64_t before = hva - slot->known.hva, after = slot->known.size - before - PAGE_BYTES;
     void *copy = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     int count = 0;
 
     if (copy == MAP_FAILED || !readable(hva, copy, PAGE_BYTES))
         return;
     for (int part = 0; part < 3; part++) {
-        const uint64_t sizes[] = {before, PAGE_BYTES, behind};
+        const uint64_t sizes[] = {before, PAGE_BYTES, after};
         const uint64_t starts[] = {0, before, before + PAGE_BYTES};
         if (!sizes[part])
             continue;

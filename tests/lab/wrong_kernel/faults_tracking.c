@@ -319,7 +319,7 @@ const struct fault tracking_faults[] = {
     HOOK("clear-lowest-kept", clear_log, keep_lowest, "The lowest page to clear stays dirty.",
          "set 1 100 1 0 log; write 100; clear 1 0 1; log 1"),
     HOOK("clear-to-the-end", clear_log, clear_to_end,
-         "What lies behind the pages to clear is cleared as well.",
+         "What lies beyond the pages to clear is cleared as well.",
          "set 1 100 41 0 log; write 140; clear 1 0 40; log 1"),
     HOOK("clear-others", clear_log, clear_others, "Clearing one slot's log clears all others.",
          "set 1 100 1 0 log; set 2 200 1 1 log; write 200; clear 1 0 1; log 2"),

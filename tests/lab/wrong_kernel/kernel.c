@@ -83,7 +83,7 @@ bool add_alias(struct vm *vm, struct region region, uint32_t owner)
     return true;
 }
 
-/* Makes room for the caller: what stayed behind in this range is forgotten. */
+/* Makes room for the caller: what was left in this range is forgotten. */
 bool drop_aliases_over(struct vm *vm, uint64_t gpa, uint64_t size)
 {
     bool dropped = false;

@@ -41,7 +41,7 @@ def test_a_journal_names_the_scenario_under_way(tmp_path: Path) -> None:
     assert left is not None
     assert left.intent == INTENT
     assert left.under_way == SCENARIOS[1:]
-    assert left.intent.behind == 52
+    assert left.intent.next_index == 52
     journal.begin(Intent(9, (1, 2), 43, 4, SCENARIOS[:1]))
     again = read_journal(path)
     assert again is not None
@@ -58,11 +58,11 @@ def test_a_journal_that_was_cut_off_names_nothing(tmp_path: Path) -> None:
 
 
 @given(st.integers(0), st.binary(max_size=3))
-def test_a_journal_cut_off_anywhere_names_what_may_be_under_way(cut: int, behind: bytes) -> None:
+def test_a_journal_cut_off_anywhere_names_what_may_be_under_way(cut: int, rest: bytes) -> None:
     whole = msgspec.json.encode(INTENT) + b"\n.."
     with TemporaryDirectory() as folder:
         path = Path(folder, "cut.journal")
-        path.write_bytes(whole[: cut % (len(whole) + 1)] + behind)
+        path.write_bytes(whole[: cut % (len(whole) + 1)] + rest)
         left = read_journal(path)
     if left is not None:
         assert left.intent == INTENT

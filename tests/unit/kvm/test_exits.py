@@ -11,7 +11,7 @@ PAGE = 4096
 
 @pytest.fixture
 def pages() -> CData:
-    """Room for a `kvm_run` and a page of port data behind it, as in a vCPU's mapping."""
+    """Room for a `kvm_run` and a page of port data after it, as in a vCPU's mapping."""
     return raw.new("uint8_t[]", 2 * PAGE)
 
 

@@ -66,7 +66,7 @@ def outcome(model: Model, operation: AnyOperation) -> AnyOutcome:
 
 
 def log(pages: tuple[int, ...]) -> DirtyPages:
-    """Return what the log of the slot says: all of its bits, and none behind them."""
+    """Return what the log of the slot says: all of its bits, and none beyond them."""
     return DirtyPages(pages, words=WORDS)
 
 

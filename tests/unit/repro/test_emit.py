@@ -121,10 +121,10 @@ def differing() -> History:
 
 def test_the_program_of_a_history_says_what_came_and_ends_there() -> None:
     text = program(differing())
-    before, _, behind = text.partition("came: ENOSPC   <- WRONG")
+    before, _, after = text.partition("came: ENOSPC   <- WRONG")
     assert "expected: success" in before
     assert "came: success" in before
-    assert re.findall(r"step = \d+;", behind)[1:] == []
+    assert re.findall(r"step = \d+;", after)[1:] == []
 
 
 def test_a_step_is_one_call_with_the_kernels_own_words() -> None:

@@ -11,7 +11,7 @@ from vmm.scenario.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
 
 _GUEST_GPA = 0x10000
 _LOG_PAGES = 4096
-"""More than the slot has: what a kernel writes behind the end of its bitmap hurts nothing here."""
+"""More than the slot has: what a kernel writes beyond the end of its bitmap hurts nothing here."""
 
 
 def least_ring_bytes(kvm: Kvm) -> int:

@@ -23,7 +23,7 @@ _MOST_GFN_BITS = 52
 
 
 def probe_features(kvm: Kvm) -> Features:
-    """Return what the kernel behind ``kvm`` and this process can do.
+    """Return what the kernel of ``kvm`` and this process can do.
 
     Makes a VM of its own for what has to be tried.
     """

@@ -27,10 +27,10 @@ _HOLE_BYTES = 1 << 20  # from the hole that is tried to the limit, past the gues
 
 
 def touch_limit(kvm: Kvm, last_gfn: int) -> int:
-    """Return the first gpa that no guest reaches, at most the one behind ``last_gfn``.
+    """Return the first gpa that no guest reaches, at most the one after ``last_gfn``.
 
     A slot may lie where the processor lets no guest go, so that the last page is tried first,
-    and then the last pages of what else is likely. What comes of that does not outlive a child.
+    and then the last pages of what else is likely. Its effects do not outlive a child.
     """
     highest = (last_gfn + 1) * PAGE_SIZE_BYTES
     for limit in sorted(set(_candidates(kvm, highest)), reverse=True):

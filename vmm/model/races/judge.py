@@ -48,11 +48,11 @@ _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 _FILLED = int.from_bytes(bytes([MMIO_FILL]) * WORD_BYTES, "little")
 
 Access = tuple[int, int, Moments, Touch | Execute | PreFaultMemory, Met]
-"""(vCPU, number of the window, its moments, what the guest did, what came of it)."""
+"""(vCPU, number of the window, its moments, what the guest did, its outcome)."""
 
 
 class RaceJudge:
-    """Judges one race from the state before it, and brings the model to the state behind it."""
+    """Judges one race from the state before it, and brings the model to the state after it."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class RaceJudge:
 
     @property
     def unknown(self) -> bool:
-        """Whether the model does not know, behind ``flaw``, what the guests reach."""
+        """Whether the model does not know, after ``flaw``, what the guests reach."""
         return self._host.unclear or (self._maps_ahead and not self._tracking.features.pre_fault)
 
     @property
@@ -84,7 +84,7 @@ class RaceJudge:
 
     @property
     def rules(self) -> set[str]:
-        """The rules that decided something, behind ``flaw``."""
+        """The rules that decided something, after ``flaw``."""
         used = {"race-reach", "race-content", *self._host.rules}
         if self._maps_ahead:
             used.add("race-pre-fault")

@@ -47,7 +47,7 @@ class Logging:
     """A time in which a slot was logged: from a call on, to another one or beyond the race.
 
     ``tracked`` is the moment from which on every write is noticed, ``anew`` the moments of the
-    calls behind which every page is tracked as if for the first time.
+    calls after which every page is tracked as if for the first time.
     """
 
     slot: int
@@ -90,7 +90,7 @@ class Logging:
                     yield read, page
 
     def lost(self) -> Iterator[tuple[Read, int, PageWrite]]:
-        """Yield writes that a read behind them does not name, though nothing cleared their page."""
+        """Yield writes that a later read does not name, though nothing cleared their page."""
         for page, writes in self._in_order():
             for read in self.reads:
                 if page not in read.pages:
@@ -127,7 +127,7 @@ class Logging:
         """Return a write that was over before a moment, and that no clearing can have undone.
 
         A clearing takes effect at any moment of its, and what is written until it has returned it
-        may forget: that is content which the host reads behind it.
+        may forget: that is content which the host reads afterwards.
         """
         since = max(
             (c.end for c in self.clears if c.begin < moment and page in c.pages),

@@ -67,9 +67,9 @@ class _Ring:
                 self.named[page].append(number)
 
     def names(self, page: SlotPage, since: float, until: float) -> bool:
-        """Whether a harvest that ended behind ``since`` names a page.
+        """Whether a harvest that ended after ``since`` names a page.
 
-        It is the first that began behind ``until``, or one before that.
+        It is the first that began after ``until``, or one before that.
         """
         numbers = self.named.get(page, ())
         index = bisect_left(numbers, bisect_right(self.ends, since))
@@ -77,7 +77,7 @@ class _Ring:
 
 
 class RingJudge:
-    """Judges the rings of one race, and leaves the model's as they are behind it."""
+    """Judges the rings of one race, and leaves the model's as they are after it."""
 
     def __init__(self, race: Race, state: RingState) -> None:
         self._race = race
@@ -181,7 +181,7 @@ class RingJudge:
                 last = call.end
 
     def _used(self, vcpu: int, since: int, until: int) -> int:
-        """Return how many entries a ring can have held at a moment behind ``since``."""
+        """Return how many entries a ring can have held at a moment after ``since``."""
         reset = self._settled(since)
         return sum(
             each.found.entries

@@ -269,7 +269,7 @@ RULES: dict[str, Rule] = {
         ),
         _source(
             "race-content",
-            "behind a race memory holds what was written last, and what nobody wrote is whole",
+            "after a race memory holds what was written last, and what nobody wrote is whole",
             "kvm_vcpu_write_guest; api.rst 4.35",
         ),
         _documented(
@@ -281,7 +281,7 @@ RULES: dict[str, Rule] = {
         _documented(
             "race-ring",
             "of rings that are harvested and reset while vCPUs write, each names pages that its "
-            "vCPU wrote since the harvest before, and every write is named that took place behind "
+            "vCPU wrote since the harvest before, and every write is named that took place after "
             "the reset of its page; a vCPU stops only where its ring is nearly full",
             _API_RING,
         ),

@@ -16,7 +16,7 @@ static uint64_t *table(unsigned level)
 	return (uint64_t *)(guest.host + PAGE_TABLES) + level * 512;
 }
 
-/* The virtual address of a gpa; 2 MiB and more behind it follow. */
+/* The virtual address of a gpa; 2 MiB and more after it follow. */
 static uint64_t address_of(uint64_t gpa)
 {
 	static uint64_t starts[256];

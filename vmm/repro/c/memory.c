@@ -103,7 +103,7 @@ static void host_advises(struct mapping *mapping, uint64_t offset, uint64_t page
 }
 /*@ unmap */
 
-/* Leaves the addresses reserved, with nothing behind them. */
+/* Leaves the addresses reserved, with nothing mapped there. */
 static void host_unmaps(struct mapping *mapping, uint64_t offset, uint64_t pages)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
