@@ -9,7 +9,7 @@ from vmm.cli.errors import Unusable, usable
 from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines
 from vmm.cli.selection import curated
-from vmm.model.rules.table import RULES
+from vmm.model.rules import all_rules
 from vmm.report import json
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
 from vmm.verdict.coverage import CoverageError, Result, cover, result_from
@@ -29,9 +29,7 @@ def coverage(ctx: click.Context, result: Path | None, as_json: bool, markdown: b
     A rule is checked if it decided something that happened. Those of other kernels are not here.
     Status 3: a rule that this kernel has is not checked; 1, 3 and 4 also as `vmm check` has them.
     """
-    found = cover(
-        _run() if result is None else _read(result), tuple(RULES.values()), BUGS, _elsewhere
-    )
+    found = cover(_run() if result is None else _read(result), all_rules(), BUGS, _elsewhere)
     if as_json:
         click.echo(coverage_json(found), nl=False)
     elif markdown:

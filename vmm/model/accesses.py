@@ -6,17 +6,47 @@ from typing import Protocol
 
 from vmm.model.allowed import Allowed
 from vmm.model.array import MemslotArray
-from vmm.model.backing import Piece
+from vmm.model.backing import HOST_FOLLOWS, HVA_ABSENT, PRIVATE_FAULT, Piece
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
 from vmm.model.prefault import progress
 from vmm.model.regions import Memslot
+from vmm.model.rule import Rule, documented, source
 from vmm.scenario.content import MMIO_FILL, STUB_LENGTH, STUB_OFFSET, run_lengths, stub_identity
 from vmm.scenario.history import Mmio, Stopped, Swept, Touched, private_fault
 from vmm.scenario.operations import PAGE_SIZE_BYTES, Execute, PreFaultMemory, Sweep, Touch
 
-_UNKNOWN = "unknown"
-"""What decides an access to memory of which the rules do not say whose it is."""
+REACH = documented("reach", "a gpa in a slot reaches exactly that page of the slot's host memory")
+HOLE = documented(
+    "hole",
+    "a gpa without a slot is MMIO: reads and writes exit",
+    "api.rst 5, KVM_EXIT_MMIO",
+)
+IN_SMM = source(
+    "smm",
+    "a vCPU in system management mode sees the slots of as_id 1 and no other",
+    "api.rst 4.35; kvm_arch_vcpu_memslots_id",
+)
+STRADDLE = source(
+    "straddle",
+    "an access over the end of a slot is split: the part inside is done in memory",
+    "emulator_read_write: one fragment a page",
+)
+READ_ONLY = documented(
+    "readonly",
+    "a READONLY slot is read as memory; a write exits as MMIO and changes nothing",
+)
+FETCH_OUTSIDE = source(
+    "fetch-outside",
+    "instructions cannot be fetched from a hole: the vCPU stops",
+    "api.rst 5, KVM_EXIT_INTERNAL_ERROR",
+)
+PRIVATE = documented(
+    "private",
+    "a private gpa reaches the slot's guest_memfd, which begins as zeros and keeps what is "
+    "written; a shared one reaches the hva",
+    "api.rst 4.140; kvm_gmem_get_pfn",
+)
 
 _FILL = bytes([MMIO_FILL])
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
@@ -24,9 +54,10 @@ _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 
 def inside_smm(choices: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
     """Return outcomes of an access in SMM by the rule that says which slots a vCPU sees there."""
-    plain = ("reach", "hole")
+    plain = (REACH, HOLE)
     return tuple(
-        Allowed(each.outcome, "smm", each.adopt) if each.rule in plain else each for each in choices
+        Allowed(each.outcome, IN_SMM, each.adopt) if each.rule in plain else each
+        for each in choices
     )
 
 
@@ -57,21 +88,21 @@ class Accesses:
         pieces = self._backing.pieces(self._slots, op.gpa, op.width)
         write = op.access == "write"
         rule = _rule(pieces, write)
-        if rule == _UNKNOWN:
+        if rule is None:
             return ()
-        if rule == "private-fault":
+        if rule is PRIVATE_FAULT:
             return _private_fault(op, pieces[0])
         if write:
             data = _element(op.value, op.width)
-            exits = () if rule == "reach" else _exits(pieces, data)
+            exits = () if rule is REACH else _exits(pieces, data)
             usual = Allowed(Touched(0, exits), rule, partial(self._write, op, pieces, data))
         else:
             value = int.from_bytes(self._read(op, pieces), "little")
-            exits = () if rule == "reach" else _exits(pieces)
+            exits = () if rule is REACH else _exits(pieces)
             usual = Allowed(Touched(value, exits), rule)
         if pieces[0].changed or pieces[-1].changed:
-            usual = Allowed(usual.outcome, "host-follows", usual.adopt)
-        if rule == "hva-absent" and _may_fault(pieces, write):
+            usual = Allowed(usual.outcome, HOST_FOLLOWS, usual.adopt)
+        if rule is HVA_ABSENT and _may_fault(pieces, write):
             return (usual, Allowed(Stopped("EFAULT"), rule))
         return (usual,)
 
@@ -81,7 +112,7 @@ class Accesses:
         pieces = self._backing.pieces(self._slots, op.gpa, length)
         write = op.access == "write"
         rule = _rule(pieces, write)
-        if rule in (_UNKNOWN, "private-fault"):
+        if rule is None or rule is PRIVATE_FAULT:
             return ()
         element = _element(op.value, op.width)
         if write:
@@ -104,14 +135,14 @@ class Accesses:
         if piece.kind in ("unknown", "fault") or piece.private:
             return ()
         if piece.kind != "memory":
-            rule = "fetch-outside" if piece.kind == "hole" else "hva-absent"
+            rule = FETCH_OUTSIDE if piece.kind == "hole" else HVA_ABSENT
             return tuple(Allowed(Stopped(reason), rule) for reason in _CANNOT_FETCH)
         if self._reads_make_dirty:
             self._note_read(op.vcpu, (piece,))
         value = stub_identity(self._contents.read(piece.mapping, piece.offset, piece.length))
         if value is None:
             return ()
-        return (Allowed(Touched(value), "reach"),)
+        return (Allowed(Touched(value), REACH),)
 
     def pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
         """Return what mapping a range ahead may come to; a log may take that for a read."""
@@ -169,7 +200,7 @@ def _element(value: int, width: int) -> bytes:
 
 def _private_fault(op: Touch, piece: Piece) -> tuple[Allowed, ...]:
     """Return what a touch of private memory comes to that there is none of."""
-    rule = "private-fault"
+    rule = PRIVATE_FAULT
     fault = Allowed(private_fault(op.gpa & -PAGE_SIZE_BYTES, PAGE_SIZE_BYTES), rule)
     if piece.slot is not None:
         return (fault,)
@@ -222,23 +253,23 @@ def _before_fault(pieces: tuple[Piece, ...], width: int, start_gpa: int) -> tupl
     return tuple(kept)
 
 
-def _rule(pieces: tuple[Piece, ...], write: bool) -> str:
+def _rule(pieces: tuple[Piece, ...], write: bool) -> Rule | None:
     """Return the rule that decides an access: that of its most unusual piece.
 
-    "reach" means that all of it is done in memory.
+    None where the rules do not say whose memory it is; REACH where all of it is done in memory.
     """
     kinds = {piece.kind for piece in pieces}
     if "unknown" in kinds:
-        return _UNKNOWN
+        return None
     if "fault" in kinds:
-        return "private-fault" if len(pieces) == 1 else _UNKNOWN
+        return PRIVATE_FAULT if len(pieces) == 1 else None
     if any(piece.private for piece in pieces):
         # An emulated access reaches the hva, whatever the attributes say.
-        return "private" if kinds == {"memory"} else _UNKNOWN
+        return PRIVATE if kinds == {"memory"} else None
     if "absent" in kinds:
-        return "hva-absent"
+        return HVA_ABSENT
     if "hole" in kinds:
-        return "hole" if len(kinds) == 1 else "straddle"
+        return HOLE if len(kinds) == 1 else STRADDLE
     if write and any(piece.readonly for piece in pieces):
-        return "readonly"
-    return "reach"
+        return READ_ONLY
+    return REACH

@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from vmm.model.rule import Rule, source
 from vmm.scenario.history import AnyOutcome
+
+HARNESS = source("harness", "what the host does to its own memory works", "not a promise of KVM")
 
 
 def nothing() -> None:
@@ -12,8 +15,8 @@ def nothing() -> None:
 
 
 class Allowed(msgspec.Struct, frozen=True):
-    """An outcome, the name of the rule that allows it, and what it does to the model's state."""
+    """An outcome, the rule that allows it, and what it does to the model's state."""
 
     outcome: AnyOutcome
-    rule: str
+    rule: Rule
     adopt: Callable[[], None] = nothing

@@ -6,7 +6,15 @@ from vmm.model.allowed import Allowed
 from vmm.model.array import MemslotArray
 from vmm.model.backing import Backing, Piece
 from vmm.model.regions import Memslot
+from vmm.model.rule import source
 from vmm.scenario.operations import PAGE_SIZE_BYTES
+
+APIC_PAGE = source(
+    "apic-page",
+    "the instruction emulator takes the APIC's page, 0xfee00000, for MMIO even where a slot "
+    "lies there",
+    "vcpu_is_mmio_gpa",
+)
 
 APIC_GPA = 0xFEE0_0000
 _APIC_END = APIC_GPA + PAGE_SIZE_BYTES
@@ -36,5 +44,5 @@ class AsEmulated:
 def either(usual: tuple[Allowed, ...], emulated: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
     """Return what an access may come to that may be emulated, or run on the processor."""
     known = {choice.outcome for choice in usual}
-    others = (msgspec.structs.replace(choice, rule="apic-page") for choice in emulated)
+    others = (msgspec.structs.replace(choice, rule=APIC_PAGE) for choice in emulated)
     return (*usual, *(choice for choice in others if choice.outcome not in known))

@@ -7,6 +7,7 @@ import msgspec
 
 from vmm.model.array import MemslotArray
 from vmm.model.regions import Memslot
+from vmm.model.rule import documented, source
 from vmm.scenario.operations import (
     MEMFD_MMAP,
     PAGE_SIZE_BYTES,
@@ -15,6 +16,25 @@ from vmm.scenario.operations import (
     Hva,
     Mapping,
     Place,
+)
+
+HVA_ABSENT = source(
+    "hva-absent",
+    "where no host memory is mapped the access fails: EFAULT, or an MMIO exit from a "
+    "backend that emulates instructions",
+    "kvm_handle_error_pfn; hva_to_pfn",
+)
+PRIVATE_FAULT = documented(
+    "private-fault",
+    "a private gpa that no open guest_memfd backs is EFAULT with KVM_EXIT_MEMORY_FAULT; "
+    "without a slot it may be MMIO yet, where a vCPU knew it as that",
+    "api.rst 5, KVM_EXIT_MEMORY_FAULT; kvm_mmu_faultin_pfn_gmem, kvm_mmu_page_fault",
+)
+HOST_FOLLOWS = documented(
+    "host-follows",
+    "a slot follows its host mapping: pages that are dropped, remapped, unmapped, protected "
+    "or punched out are seen as the mapping now is",
+    "api.rst 4.35; KVM_CAP_SYNC_MMU",
 )
 
 Kind = Literal["memory", "hole", "absent", "fault", "unknown"]

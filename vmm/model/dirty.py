@@ -12,11 +12,86 @@ from functools import partial
 from vmm.model.allowed import Allowed
 from vmm.model.array import MemslotArray
 from vmm.model.regions import Memslot
-from vmm.model.rings import RingState, ring_refusal
+from vmm.model.rings import RING_SIZE, RingState, ring_refusal
+from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
 from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Refused
 from vmm.scenario.operations import LOG_DIRTY_PAGES, ClearDirtyLog, EnableCap, GetDirtyLog
 from vmm.scenario.slots import as_id_of, id_of
+
+DIRTY_EXACT = documented(
+    "dirty-exact",
+    "the dirty log names the pages that the guest wrote since they were cleared, and no "
+    "other, but where the first read maps a page writable (make_spte)",
+    "api.rst 4.8",
+)
+DIRTY_ABSENT = documented(
+    "dirty-absent",
+    "the dirty log of an absent slot, or one without LOG_DIRTY_PAGES, is ENOENT",
+    "api.rst 4.8; kvm_get_dirty_log_protect",
+)
+DIRTY_SLOT_RANGE = source(
+    "dirty-slot-range",
+    "a bad as_id or slot id is EINVAL",
+    "kvm_get_dirty_log_protect",
+)
+DIRTY_BAD_POINTER = source(
+    "dirty-bad-pointer",
+    "an unwritable bitmap is EFAULT",
+    "kvm_get_dirty_log_protect",
+)
+DIRTY_RING_ONLY = source(
+    "dirty-ring-only",
+    "where only a dirty ring is enabled the dirty log is ENXIO",
+    "kvm_use_dirty_bitmap",
+)
+CLEAR = documented(
+    "clear",
+    "KVM_CLEAR_DIRTY_LOG clears the pages whose bits are set, and no other",
+    "api.rst 4.117",
+)
+CLEAR_KNOWN = source(
+    "clear-known",
+    "KVM_CLEAR_DIRTY_LOG comes with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+    "2a31b9db1535",
+)
+CLEAR_FIRST_PAGE = documented(
+    "clear-first-page",
+    "first_page is a multiple of 64, else EINVAL",
+    "api.rst 4.117",
+)
+CLEAR_RANGE = documented(
+    "clear-range",
+    "what is cleared lies within the slot, and num_pages is a multiple of 64 short of the "
+    "slot's end, else EINVAL",
+    "api.rst 4.117; 76d58e0f07ec, 98938aa8edd6",
+)
+CLEAR_BAD_POINTER = source(
+    "clear-bad-pointer",
+    "an unreadable bitmap is EFAULT, and nothing is cleared",
+    "kvm_clear_dirty_log_protect",
+)
+CAP_KNOWN = source(
+    "cap-known",
+    "a capability that the kernel lacks cannot be enabled: EINVAL",
+    "kvm_vm_ioctl_enable_cap",
+)
+MANUAL_PROTECT = documented(
+    "manual-protect",
+    "MANUAL_PROTECT_ENABLE leaves pages dirty until they are cleared; INITIALLY_SET, which "
+    "needs it, begins a log with every page; other bits are EINVAL",
+    "api.rst KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+)
+QUIRKS = documented(
+    "quirks",
+    "KVM_CAP_DISABLE_QUIRKS2 takes what KVM_CHECK_EXTENSION names, else EINVAL",
+    "api.rst KVM_CAP_DISABLE_QUIRKS2",
+)
+RING_BEFORE_VCPUS = documented(
+    "ring-before-vcpus",
+    "the dirty ring is enabled once, before any vCPU exists, else EINVAL",
+    "api.rst KVM_CAP_DIRTY_LOG_RING",
+)
 
 MANUAL_PROTECT_ENABLE = 1 << 0
 INITIALLY_SET = 1 << 1
@@ -94,30 +169,30 @@ class Tracking:
             return (slot,)
         if op.bitmap == "unwritable":
             effect = _keep if self.manual else partial(_doubt, slot)
-            return (_refused(errno.EFAULT, "dirty-bad-pointer", effect),)
+            return (_refused(errno.EFAULT, DIRTY_BAD_POINTER, effect),)
         dirty = slot.dirty or set()
         # All bits of the slot are copied out, those that are clear too, and no word beyond them
         # (kvm_dirty_bitmap_bytes).
         words = -(-slot.npages // _WORD)
         pages = DirtyPages(tuple(sorted(dirty)), tuple(sorted(slot.perhaps - dirty)), words)
         effect = _keep if self.manual else partial(_clear, slot, None)
-        return (Allowed(pages, "dirty-exact", effect),)
+        return (Allowed(pages, DIRTY_EXACT, effect),)
 
     def clear(self, op: ClearDirtyLog) -> tuple[Allowed, ...]:
         """Return what KVM_CLEAR_DIRTY_LOG may come to: its checks in the kernel's order."""
         if not self.features.manual_dirty_log:
-            return (_refused(errno.ENOTTY, "clear-known"),)
+            return (_refused(errno.ENOTTY, CLEAR_KNOWN),)
         slot = self._logged(op.slot, op.first_page)
         if isinstance(slot, Allowed):
             return (slot,)
         rest = slot.npages - op.first_page
         if rest < 0 or op.num_pages > rest or (op.num_pages < rest and op.num_pages % _WORD):
-            return (_refused(errno.EINVAL, "clear-range"),)
+            return (_refused(errno.EINVAL, CLEAR_RANGE),)
         if op.bitmap == "unreadable" and op.num_pages:
-            return (_refused(errno.EFAULT, "clear-bad-pointer"),)
+            return (_refused(errno.EFAULT, CLEAR_BAD_POINTER),)
         within = range(op.first_page, op.first_page + op.num_pages)
         pages = set(within if op.pages == "all" else op.pages)
-        return (Allowed(Done(), "clear", partial(_clear, slot, pages)),)
+        return (Allowed(Done(), CLEAR, partial(_clear, slot, pages)),)
 
     def enable(self, op: EnableCap) -> tuple[Allowed, ...]:
         """Return what KVM_ENABLE_CAP may come to."""
@@ -129,30 +204,30 @@ class Tracking:
             op.cap == "DIRTY_LOG_RING" or self.features.dirty_ring_acq_rel
         )
         if not known:
-            return (_refused(errno.EINVAL, "cap-known"),)
+            return (_refused(errno.EINVAL, CAP_KNOWN),)
         size_bytes = op.argument & 0xFFFF_FFFF  # kvm_vm_ioctl_enable_dirty_log_ring takes a u32.
         refusal = ring_refusal(size_bytes, self.features)
         if refusal is not None:
             return (_refused(*refusal),)
         if self.ring is not None or self.vcpus:
-            return (_refused(errno.EINVAL, "ring-before-vcpus"),)
-        return (Allowed(Done(), "ring-size", partial(self._enable_ring, size_bytes)),)
+            return (_refused(errno.EINVAL, RING_BEFORE_VCPUS),)
+        return (Allowed(Done(), RING_SIZE, partial(self._enable_ring, size_bytes)),)
 
     def _enable_manual(self, options: int) -> Allowed:
         if not self.features.manual_dirty_log:
-            return _refused(errno.EINVAL, "cap-known")
+            return _refused(errno.EINVAL, CAP_KNOWN)
         valid = MANUAL_PROTECT_ENABLE
         if options & MANUAL_PROTECT_ENABLE and self.features.dirty_log_initially_set:
             valid |= INITIALLY_SET
         if options & ~valid:
-            return _refused(errno.EINVAL, "manual-protect")
-        return Allowed(Done(), "manual-protect", partial(self._set_manual, options))
+            return _refused(errno.EINVAL, MANUAL_PROTECT)
+        return Allowed(Done(), MANUAL_PROTECT, partial(self._set_manual, options))
 
     def _disable_quirks(self, quirks: int) -> Allowed:
         """What is not a quirk of this kernel is refused; none of them changes a promise."""
         if quirks & ~self.features.quirks or not self.features.quirks:
-            return _refused(errno.EINVAL, "quirks")
-        return Allowed(Done(), "quirks")
+            return _refused(errno.EINVAL, QUIRKS)
+        return Allowed(Done(), QUIRKS)
 
     def _set_manual(self, options: int) -> None:
         self.manual = options
@@ -163,15 +238,15 @@ class Tracking:
     def _logged(self, number: int, first_page: int = 0) -> Memslot | Allowed:
         """Return the slot whose log is meant, or the refusal."""
         if self.ring is not None:
-            return _refused(errno.ENXIO, "dirty-ring-only")
+            return _refused(errno.ENXIO, DIRTY_RING_ONLY)
         as_id, slot_id = as_id_of(number), id_of(number)
         if as_id >= self.features.address_spaces or slot_id >= self.features.nr_memslots:
-            return _refused(errno.EINVAL, "dirty-slot-range")
+            return _refused(errno.EINVAL, DIRTY_SLOT_RANGE)
         if first_page % _WORD:
-            return _refused(errno.EINVAL, "clear-first-page")
+            return _refused(errno.EINVAL, CLEAR_FIRST_PAGE)
         slot = self.spaces[as_id].get(slot_id)
         if slot is None or slot.dirty is None:
-            return _refused(errno.ENOENT, "dirty-absent")
+            return _refused(errno.ENOENT, DIRTY_ABSENT)
         return slot
 
 
@@ -179,7 +254,7 @@ def _keep() -> None:
     """The log stays as it is."""
 
 
-def _refused(number: int, rule: str, effect: Callable[[], None] = _keep) -> Allowed:
+def _refused(number: int, rule: Rule, effect: Callable[[], None] = _keep) -> Allowed:
     outcome: AnyOutcome = Refused(number)
     return Allowed(outcome, rule, effect)
 

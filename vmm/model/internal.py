@@ -8,9 +8,10 @@ import errno
 from collections.abc import Callable
 from functools import partial
 
-from vmm.model.allowed import Allowed
+from vmm.model.allowed import HARNESS, Allowed
 from vmm.model.apicpage import APIC_GPA
-from vmm.model.regions import Memslot
+from vmm.model.regions import GFN_LIMIT, GPA_ALIGNED, Memslot
+from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Refused, Unmapped
 from vmm.scenario.operations import (
@@ -21,6 +22,48 @@ from vmm.scenario.operations import (
     SetTssAddr,
     pages_of,
 )
+
+TSS = documented("tss", "KVM_SET_TSS_ADDR places three pages below 4 GiB", "api.rst 4.36")
+TSS_RANGE = documented(
+    "tss-range",
+    "the three pages of the TSS end below 4 GiB, else EINVAL",
+    "api.rst 4.36; kvm_vm_ioctl_set_tss_addr",
+)
+IDENTITY_MAP = documented(
+    "identity-map",
+    "KVM_SET_IDENTITY_MAP_ADDR places a page; 0 is the default place, 0xfffbc000",
+    "api.rst 4.40",
+)
+IDENTITY_MAP_LATE = documented(
+    "identity-map-late",
+    "KVM_SET_IDENTITY_MAP_ADDR fails once there is a vCPU: EINVAL",
+    "api.rst 4.40",
+)
+INTERNAL_OVERLAP = source(
+    "internal-overlap",
+    "a slot of the kernel's own and a user's never overlap, whichever came first: EEXIST",
+    "__x86_set_memory_region; 6fe639792c7b",
+)
+INTERNAL_ONCE = source(
+    "internal-once",
+    "a slot of the kernel's own is placed once, then EEXIST",
+    "__x86_set_memory_region",
+)
+INTERNAL_MEMORY = source(
+    "internal-memory",
+    "a slot of the kernel's own has one mapping in the process, for all address spaces",
+    "__x86_set_memory_region",
+)
+IRQCHIP = documented("irqchip", "KVM_CREATE_IRQCHIP gives the VM a local APIC", "api.rst 4.24")
+IRQCHIP_KNOWN = source("irqchip-known", "without KVM_CAP_IRQCHIP it is ENOTTY", "kvm_arch_vm_ioctl")
+IRQCHIP_ONCE = source("irqchip-once", "a second KVM_CREATE_IRQCHIP is EEXIST", "kvm_arch_vm_ioctl")
+IRQCHIP_LATE = source(
+    "irqchip-late",
+    "KVM_CREATE_IRQCHIP is EINVAL once there is a vCPU",
+    "kvm_arch_vm_ioctl",
+)
+VCPU = documented("vcpu", "KVM_CREATE_VCPU adds a vCPU", "api.rst 4.7")
+VCPU_ONCE = source("vcpu-once", "an id of a vCPU that exists is EEXIST", "kvm_vm_ioctl_create_vcpu")
 
 TSS_PAGES = 3
 _LAST_TSS_GPA = (1 << 32) - TSS_PAGES * PAGE_SIZE_BYTES
@@ -67,42 +110,42 @@ class InternalSlots:
     def set_tss(self, op: SetTssAddr) -> Allowed:
         """Return what KVM_SET_TSS_ADDR comes to."""
         if op.gpa > _LAST_TSS_GPA:
-            return _refused(errno.EINVAL, "tss-range")
+            return _refused(errno.EINVAL, TSS_RANGE)
         if not self._features.internal_tss:
-            return Allowed(Done(), "tss")
-        return self._place(_TSS, op.gpa, TSS_PAGES, "tss")
+            return Allowed(Done(), TSS)
+        return self._place(_TSS, op.gpa, TSS_PAGES, TSS)
 
     def set_identity_map(self, op: SetIdentityMapAddr) -> Allowed:
         """Return what KVM_SET_IDENTITY_MAP_ADDR comes to; the page is made with the first vCPU."""
         if self._vcpus:
-            return _refused(errno.EINVAL, "identity-map-late")
-        return Allowed(Done(), "identity-map", partial(self._set_identity_gpa, op.gpa))
+            return _refused(errno.EINVAL, IDENTITY_MAP_LATE)
+        return Allowed(Done(), IDENTITY_MAP, partial(self._set_identity_gpa, op.gpa))
 
     def unmap(self) -> Allowed:
         """Return what unmapping the memory of all of them comes to: each has a mapping."""
         number = len(self._slots) - self._unmapped
-        rule = "internal-memory" if number else "harness"
+        rule = INTERNAL_MEMORY if number else HARNESS
         return Allowed(Unmapped(number), rule, self._note_unmapped)
 
     def create_irqchip(self, _: CreateIrqchip) -> Allowed:
         """Return what KVM_CREATE_IRQCHIP comes to."""
         if not self._features.irqchip:
-            return _refused(errno.ENOTTY, "irqchip-known")
+            return _refused(errno.ENOTTY, IRQCHIP_KNOWN)
         if self.irqchip:
-            return _refused(errno.EEXIST, "irqchip-once")
+            return _refused(errno.EEXIST, IRQCHIP_ONCE)
         if self._vcpus:
-            return _refused(errno.EINVAL, "irqchip-late")
-        return Allowed(Done(), "irqchip", self._add_irqchip)
+            return _refused(errno.EINVAL, IRQCHIP_LATE)
+        return Allowed(Done(), IRQCHIP, self._add_irqchip)
 
     def create_vcpu(self, op: CreateVcpu) -> Allowed:
         """Return what KVM_CREATE_VCPU comes to: internal slots that have no room prevent it."""
         if op.vcpu in self._vcpus:
-            return _refused(errno.EEXIST, "vcpu-once")
+            return _refused(errno.EEXIST, VCPU_ONCE)
         for name, gpa in self._due():
             refusal = self._refusal(gpa, 1)
             if refusal is not None:
                 return _refused(*refusal, partial(self._make_due, before=name))
-        return Allowed(Done(), "vcpu", partial(self.use_vcpu, op.vcpu))
+        return Allowed(Done(), VCPU, partial(self.use_vcpu, op.vcpu))
 
     def use_vcpu(self, vcpu: int) -> None:
         """Note that a vCPU exists: the first one brings internal slots with it."""
@@ -125,23 +168,23 @@ class InternalSlots:
                 return
             self._add(name, gpa, 1)
 
-    def _place(self, name: str, gpa: int, npages: int, rule: str) -> Allowed:
+    def _place(self, name: str, gpa: int, npages: int, rule: Rule) -> Allowed:
         if name in self._slots:
-            return _refused(errno.EEXIST, "internal-once")
+            return _refused(errno.EEXIST, INTERNAL_ONCE)
         refusal = self._refusal(gpa, npages)
         if refusal is not None:
             return _refused(*refusal)
         return Allowed(Done(), rule, partial(self._add, name, gpa, npages))
 
-    def _refusal(self, gpa: int, npages: int) -> tuple[int, str] | None:
+    def _refusal(self, gpa: int, npages: int) -> tuple[int, Rule] | None:
         """Return why the kernel refuses itself a slot, if it does: an errno and a rule."""
         if gpa % PAGE_SIZE_BYTES:
-            return errno.EINVAL, "gpa-aligned"
+            return errno.EINVAL, GPA_ALIGNED
         first = pages_of(gpa)
         if self._is_taken(first, npages) or self.overlapping(first, npages) is not None:
-            return errno.EEXIST, "internal-overlap"
+            return errno.EEXIST, INTERNAL_OVERLAP
         if first + npages - 1 > self._features.last_gfn:
-            return errno.EINVAL, "gfn-limit"
+            return errno.EINVAL, GFN_LIMIT
         return None
 
     def _add(self, name: str, gpa: int, npages: int) -> None:
@@ -158,5 +201,5 @@ class InternalSlots:
         self.irqchip = True
 
 
-def _refused(number: int, rule: str, adopt: Callable[[], None] | None = None) -> Allowed:
+def _refused(number: int, rule: Rule, adopt: Callable[[], None] | None = None) -> Allowed:
     return Allowed(Refused(number), rule, adopt) if adopt else Allowed(Refused(number), rule)

@@ -4,10 +4,11 @@ import errno
 from collections.abc import Callable
 from functools import partial
 
-from vmm.model.allowed import Allowed
+from vmm.model.allowed import HARNESS, Allowed
 from vmm.model.backing import Backing
 from vmm.model.contents import Contents
 from vmm.model.regions import GuestMemfd, Verdict
+from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Refused
 from vmm.scenario.operations import (
@@ -20,6 +21,75 @@ from vmm.scenario.operations import (
     PunchGuestMemfd,
     SetUserMemoryRegion2,
     pages_of,
+)
+
+GUEST_MEMFD_FD = source("guest-memfd-fd", "a bad guest_memfd is EBADF", "kvm_gmem_bind")
+GUEST_MEMFD_NOT_ONE = documented(
+    "guest-memfd-not-one",
+    "the file is one that KVM_CREATE_GUEST_MEMFD made, else EINVAL",
+    "api.rst 4.140",
+)
+GUEST_MEMFD_FOREIGN = documented(
+    "guest-memfd-foreign",
+    "the guest_memfd belongs to the VM that binds it, else EINVAL",
+    "api.rst 4.140",
+)
+GUEST_MEMFD_END = documented(
+    "guest-memfd-end",
+    "a slot lies within its guest_memfd, else EINVAL",
+    "api.rst 4.140; eba85fee7fc6",
+)
+GUEST_MEMFD_OVERLAP = documented(
+    "guest-memfd-overlap",
+    "no page of a guest_memfd is bound to two slots: EINVAL, on newer kernels EEXIST",
+    "api.rst 4.140, 4.142; kvm_gmem_bind",
+)
+GUEST_MEMFD_CREATE = documented(
+    "guest-memfd-create",
+    "a guest_memfd of whole pages is made",
+    "api.rst 4.142",
+)
+GUEST_MEMFD_SIZE = source(
+    "guest-memfd-size",
+    "the size of a guest_memfd is page aligned, positive and below 2^63, else EINVAL",
+    "kvm_gmem_create",
+)
+GUEST_MEMFD_FLAGS = documented(
+    "guest-memfd-flags",
+    "a guest_memfd has the flags of KVM_CAP_GUEST_MEMFD_FLAGS only, else EINVAL",
+    "api.rst 4.142; kvm_gmem_create",
+)
+GUEST_MEMFD_CLOSE = source(
+    "guest-memfd-close",
+    "a guest_memfd can be closed at any time; slots of it stay until they are deleted",
+    "kvm_gmem_release",
+)
+GUEST_MEMFD_MMAP = documented(
+    "guest-memfd-mmap",
+    "a guest_memfd can be mapped if it was made with MMAP, else ENODEV",
+    "api.rst 4.142; kvm_gmem_mmap",
+)
+GUEST_MEMFD_MMAP_PRIVATE = source(
+    "guest-memfd-mmap-private",
+    "a guest_memfd is mapped MAP_SHARED, else EINVAL",
+    "kvm_gmem_mmap",
+)
+GUEST_MEMFD_PUNCH = documented(
+    "guest-memfd-punch",
+    "a hole can be punched into a guest_memfd, bound or not: its pages are zeros again for "
+    "the guest and for the host, and no other pages are",
+    "api.rst 4.142; kvm_gmem_punch_hole",
+)
+GUEST_MEMFD_PUNCH_RANGE = source(
+    "guest-memfd-punch-range",
+    "a hole is whole pages, more than none, within 2^63, else EINVAL; EFBIG if its end "
+    "alone is beyond",
+    "vfs_fallocate; kvm_gmem_fallocate",
+)
+GUEST_MEMFD_PUNCH_MODE = source(
+    "guest-memfd-punch-mode",
+    "FALLOC_FL_PUNCH_HOLE without FALLOC_FL_KEEP_SIZE is EOPNOTSUPP",
+    "vfs_fallocate; kvm_gmem_fallocate",
 )
 
 _LARGEST_FILE = (1 << 63) - 1
@@ -50,66 +120,66 @@ class GuestMemfds:
         if not self._features.guest_memfd:
             return ()
         if op.flags & ~self._features.guest_memfd_flags:
-            return _refused(errno.EINVAL, "guest-memfd-flags")
+            return _refused(errno.EINVAL, GUEST_MEMFD_FLAGS)
         if op.size == 0 or op.size > _LARGEST_FILE or op.size % PAGE_SIZE_BYTES:
-            return _refused(errno.EINVAL, "guest-memfd-size")
+            return _refused(errno.EINVAL, GUEST_MEMFD_SIZE)
         file = GuestMemfd(op.size, op.flags, self._vm, op.name)
-        return _done("guest-memfd-create", partial(self._files.__setitem__, op.name, file))
+        return _done(GUEST_MEMFD_CREATE, partial(self._files.__setitem__, op.name, file))
 
     def close(self, op: CloseGuestMemfd) -> tuple[Allowed, ...]:
         """Return what closing the file may come to."""
         file = self._opened(op.name)
         if file is None:
-            return _refused(errno.EBADF, "harness")
-        return _done("guest-memfd-close", partial(_close, file))
+            return _refused(errno.EBADF, HARNESS)
+        return _done(GUEST_MEMFD_CLOSE, partial(_close, file))
 
     def map(self, op: MapGuestMemfd) -> tuple[Allowed, ...]:
         """Return what mapping the file may come to."""
         file = self._opened(op.name)
         if file is None:
-            return _refused(errno.EBADF, "harness")
+            return _refused(errno.EBADF, HARNESS)
         if not file.flags & MEMFD_MMAP:
-            return _refused(errno.ENODEV, "guest-memfd-mmap")
+            return _refused(errno.ENODEV, GUEST_MEMFD_MMAP)
         if op.sharing == "private":
-            return _refused(errno.EINVAL, "guest-memfd-mmap-private")
-        return _done("guest-memfd-mmap", partial(self._map, file, op.mapping))
+            return _refused(errno.EINVAL, GUEST_MEMFD_MMAP_PRIVATE)
+        return _done(GUEST_MEMFD_MMAP, partial(self._map, file, op.mapping))
 
     def punch(self, op: PunchGuestMemfd) -> tuple[Allowed, ...]:
         """Return what punching a hole may come to, in the order in which the kernel looks."""
         file = self._opened(op.name)
         if file is None:
-            return _refused(errno.EBADF, "harness")
+            return _refused(errno.EBADF, HARNESS)
         if op.size == 0 or max(op.offset, op.size) > _LARGEST_FILE:
-            return _refused(errno.EINVAL, "guest-memfd-punch-range")
+            return _refused(errno.EINVAL, GUEST_MEMFD_PUNCH_RANGE)
         if not op.keep_size:
-            return _refused(errno.EOPNOTSUPP, "guest-memfd-punch-mode")
+            return _refused(errno.EOPNOTSUPP, GUEST_MEMFD_PUNCH_MODE)
         if op.offset + op.size > _LARGEST_FILE:
-            return _refused(errno.EFBIG, "guest-memfd-punch-range")
+            return _refused(errno.EFBIG, GUEST_MEMFD_PUNCH_RANGE)
         if op.offset % PAGE_SIZE_BYTES or op.size % PAGE_SIZE_BYTES:
-            return _refused(errno.EINVAL, "guest-memfd-punch-range")
+            return _refused(errno.EINVAL, GUEST_MEMFD_PUNCH_RANGE)
         first = pages_of(op.offset)
         pages = range(first, first + pages_of(op.size))
         lose = partial(self._contents.lose, file.mapping or file.name, pages)
-        return _done("guest-memfd-punch", lose)
+        return _done(GUEST_MEMFD_PUNCH, lose)
 
     def refusal(self, op: SetUserMemoryRegion2) -> Verdict | None:
         """Return why a slot cannot be bound to the file that it names; None if it can."""
         name = op.guest_memfd
         if name in self._memfds:
-            return Verdict(errno.EINVAL, None, "guest-memfd-not-one")
+            return Verdict(errno.EINVAL, None, GUEST_MEMFD_NOT_ONE)
         file = self._opened(name)
         if file is None:
-            return Verdict(errno.EBADF, None, "guest-memfd-fd")
+            return Verdict(errno.EBADF, None, GUEST_MEMFD_FD)
         if file.vm != self._vm:
-            return Verdict(errno.EINVAL, None, "guest-memfd-foreign")
+            return Verdict(errno.EINVAL, None, GUEST_MEMFD_FOREIGN)
         if op.guest_memfd_offset + op.memory_size > file.size:
-            return Verdict(errno.EINVAL, None, "guest-memfd-end")
+            return Verdict(errno.EINVAL, None, GUEST_MEMFD_END)
         wanted = _pages(op)
         if any(
             wanted.start < bound.stop and bound.start < wanted.stop
             for bound in file.bindings.values()
         ):
-            return Verdict(errno.EEXIST, None, "guest-memfd-overlap")
+            return Verdict(errno.EEXIST, None, GUEST_MEMFD_OVERLAP)
         return None
 
     def bind(self, op: SetUserMemoryRegion2) -> GuestMemfd:
@@ -142,9 +212,9 @@ def _pages(op: SetUserMemoryRegion2) -> range:
     return range(first, first + pages_of(op.memory_size))
 
 
-def _refused(number: int, rule: str) -> tuple[Allowed, ...]:
+def _refused(number: int, rule: Rule) -> tuple[Allowed, ...]:
     return (Allowed(Refused(number), rule),)
 
 
-def _done(rule: str, adopt: Callable[[], None]) -> tuple[Allowed, ...]:
+def _done(rule: Rule, adopt: Callable[[], None]) -> tuple[Allowed, ...]:
     return (Allowed(Done(), rule, adopt),)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import assert_never
 
 from vmm.model.accesses import Accesses, inside_smm
-from vmm.model.allowed import Allowed
+from vmm.model.allowed import HARNESS, Allowed
 from vmm.model.apicpage import AsEmulated, either, is_apic_page
 from vmm.model.array import Change, MemslotArray
 from vmm.model.attributes import set_attributes
@@ -18,11 +18,21 @@ from vmm.model.backing import Backing
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
 from vmm.model.internal import InternalSlots
-from vmm.model.memfds import GuestMemfds
+from vmm.model.memfds import GUEST_MEMFD_OVERLAP, GuestMemfds
 from vmm.model.prefault import end_of, refusal
 from vmm.model.races.judge import RaceJudge
-from vmm.model.regions import Memslot, Verdict, decide, is_noncanonical, refusal_by_argument
-from vmm.model.rings import no_ring_to_reset
+from vmm.model.regions import (
+    HVA_NONCANONICAL,
+    HVA_USER,
+    NO_MEMORY,
+    Memslot,
+    Verdict,
+    decide,
+    is_noncanonical,
+    refusal_by_argument,
+)
+from vmm.model.rings import RING_EXACT, no_ring_to_reset
+from vmm.model.rule import documented, source
 from vmm.scenario.features import Features
 from vmm.scenario.history import Closed, Done, Inspected, Refused, RingPages
 from vmm.scenario.operations import (
@@ -66,6 +76,22 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.slots import as_id_of, id_of
+
+CONTENT = documented(
+    "content",
+    "memory changes where the guest or the host wrote, and nowhere else; content belongs to "
+    "the host mapping",
+)
+VM_GONE = source(
+    "vm-gone",
+    "a closed VM leaves nothing behind in the process that made it",
+    "103c763c72dd; kvm_arch_destroy_vm",
+)
+NOTHING_USED_UP = source(
+    "nothing-used-up",
+    "after any number of VMs, or of changes of slots, the kernel's memory is where it was",
+    "kvm_destroy_vm, kvm_free_memslot",
+)
 
 
 class Model:
@@ -124,7 +150,7 @@ class Model:
                 ring = self._tracking.ring
                 return (no_ring_to_reset() if ring is None else ring.reset(),)
             case Lives():
-                rule = "vm-gone" if operation.watch == "process" else "nothing-used-up"
+                rule = VM_GONE if operation.watch == "process" else NOTHING_USED_UP
                 return (Allowed(Closed(), rule),)
             case Churn():
                 return self._churn(operation)
@@ -153,13 +179,13 @@ class Model:
             case HostWrite():
                 return (self._host_write(operation),)
             case ChangeHostMemory():
-                return (Allowed(Done(), "harness", partial(self._change_memory, operation)),)
+                return (Allowed(Done(), HARNESS, partial(self._change_memory, operation)),)
             case Race():
                 return ()  # Its outcomes depend on what happened: see ``race``.
             case NewVm():
-                return (Allowed(Done(), "harness", self._reset),)
+                return (Allowed(Done(), HARNESS, self._reset),)
             case CloseVm():
-                return (Allowed(Closed(), "vm-gone", self._reset),)
+                return (Allowed(Closed(), VM_GONE, self._reset),)
             case _:
                 assert_never(operation)
 
@@ -173,7 +199,7 @@ class Model:
     def _inspect(self) -> Allowed:
         hidden = self._backing.absent
         changes = Inspected(self._contents.changes(hidden))
-        return Allowed(changes, "content", partial(self._contents.forget_changes, hidden))
+        return Allowed(changes, CONTENT, partial(self._contents.forget_changes, hidden))
 
     def _change_memory(self, op: ChangeHostMemory) -> None:
         if self._backing.loses_content(op):
@@ -187,7 +213,7 @@ class Model:
         first, count = CHURN_GFNS
         if slots.get(op.slot) or slots.overlapping(first, count, op.slot):
             return ()
-        return (Allowed(Closed(), "nothing-used-up"),)
+        return (Allowed(Closed(), NOTHING_USED_UP),)
 
     def _access(self, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
         self._internal.use_vcpu(op.vcpu)
@@ -216,11 +242,11 @@ class Model:
     def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
         verdict = refusal_by_argument(op, self.features) or self._decide(op)
         usual = self._outcome(op, verdict)
-        if is_noncanonical(op.userspace_addr) and verdict.rule != "hva-user":
-            return (Allowed(Refused(errno.EINVAL), "hva-noncanonical"), usual)
+        if is_noncanonical(op.userspace_addr) and verdict.rule != HVA_USER:
+            return (Allowed(Refused(errno.EINVAL), HVA_NONCANONICAL), usual)
         if op.fail_nth:
-            return (usual, Allowed(Refused(errno.ENOMEM), "no-memory"))
-        if verdict.rule == "guest-memfd-overlap":
+            return (usual, Allowed(Refused(errno.ENOMEM), NO_MEMORY))
+        if verdict.rule == GUEST_MEMFD_OVERLAP:
             return (usual, Allowed(Refused(errno.EINVAL), verdict.rule))
         return (usual,)
 
@@ -276,14 +302,14 @@ class Model:
     def _host_write(self, op: HostWrite) -> Allowed:
         mapping, offset = op.place.mapping, op.place.offset
         if self._backing.locate(op.place, 0) is None:
-            return Allowed(Refused(errno.EFAULT), "harness")
+            return Allowed(Refused(errno.EFAULT), HARNESS)
         data = op.value.to_bytes(4, "little")
-        return Allowed(Done(), "harness", partial(self._contents.write, mapping, offset, data))
+        return Allowed(Done(), HARNESS, partial(self._contents.write, mapping, offset, data))
 
     def _harvest(self, op: HarvestDirtyRing) -> Allowed:
         self._internal.use_vcpu(op.vcpu)
         ring = self._tracking.ring
-        return Allowed(RingPages(), "ring-exact") if ring is None else ring.harvest(op.vcpu)
+        return Allowed(RingPages(), RING_EXACT) if ring is None else ring.harvest(op.vcpu)
 
 
 def _outcomes(accesses: Accesses, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:

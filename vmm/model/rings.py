@@ -5,8 +5,36 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vmm.model.allowed import Allowed
+from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
 from vmm.scenario.history import Refused, RingPages, RingsReset
+
+RING_SIZE = documented(
+    "ring-size",
+    "a dirty ring's size is a power of two, at least a page and the reserved entries, else EINVAL",
+    "api.rst KVM_CAP_DIRTY_LOG_RING",
+)
+RING_TOO_LARGE = source(
+    "ring-too-large",
+    "a dirty ring larger than KVM_CHECK_EXTENSION says is E2BIG",
+    "kvm_vm_ioctl_enable_dirty_log_ring",
+)
+RING_EXACT = documented(
+    "ring-exact",
+    "a vCPU's dirty ring names the pages that it wrote since they were reset, and no other; "
+    "where it is full the vCPU stops",
+    "api.rst KVM_CAP_DIRTY_LOG_RING",
+)
+RING_RESET = documented(
+    "ring-reset",
+    "KVM_RESET_DIRTY_RINGS resets what was harvested, and says how many entries",
+    "api.rst KVM_CAP_DIRTY_LOG_RING",
+)
+RING_ABSENT = source(
+    "ring-absent",
+    "KVM_RESET_DIRTY_RINGS without rings is EINVAL",
+    "kvm_vm_ioctl_reset_dirty_pages",
+)
 
 ENTRY_BYTES = 16
 LEAST_BYTES = 4096
@@ -17,12 +45,12 @@ _MOST_RESERVED_ENTRIES = _RESERVED_ENTRIES + 512
 SlotPage = tuple[int, int]
 
 
-def ring_refusal(size_bytes: int, features: Features) -> tuple[int, str] | None:
+def ring_refusal(size_bytes: int, features: Features) -> tuple[int, Rule] | None:
     """Return errno and rule if a ring cannot have this size."""
     if size_bytes & (size_bytes - 1) or size_bytes < features.dirty_ring_bytes:
-        return errno.EINVAL, "ring-size"
+        return errno.EINVAL, RING_SIZE
     if size_bytes > features.dirty_ring_max_bytes:
-        return errno.E2BIG, "ring-too-large"
+        return errno.E2BIG, RING_TOO_LARGE
     return None
 
 
@@ -118,11 +146,11 @@ class RingState:
             perhaps=tuple(sorted(ring.perhaps - ring.pages)),
             may_be_full=ring.stopped or ring.used >= self.soft_limit,
         )
-        return Allowed(outcome, "ring-exact", partial(self._harvested, ring))
+        return Allowed(outcome, RING_EXACT, partial(self._harvested, ring))
 
     def reset(self) -> Allowed:
         """Return what KVM_RESET_DIRTY_RINGS comes to."""
-        return Allowed(RingsReset(), "ring-reset", self._reset)
+        return Allowed(RingsReset(), RING_RESET, self._reset)
 
     def _ring(self, vcpu: int) -> _Ring:
         return self._rings.setdefault(vcpu, _Ring())
@@ -142,4 +170,4 @@ class RingState:
 
 def no_ring_to_reset() -> Allowed:
     """Return what KVM_RESET_DIRTY_RINGS comes to in a VM without rings."""
-    return Allowed(Refused(errno.EINVAL), "ring-absent")
+    return Allowed(Refused(errno.EINVAL), RING_ABSENT)

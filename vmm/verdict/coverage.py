@@ -11,7 +11,7 @@ from enum import Enum
 import msgspec
 
 from vmm.host.hostinfo import HostInfo
-from vmm.model.rules.rule import Rule
+from vmm.model.rule import Rule
 from vmm.scenario.bugs import Bug, Shown
 from vmm.scenario.features import Features
 from vmm.verdict.judge import Difference, Status

@@ -116,7 +116,7 @@ class _Kernel:
     def _next(self, operation: AnyOperation) -> AnyOutcome:
         allowed = self._model.allowed(operation)
         allowed[0].adopt()
-        self.rules.update(choice.rule for choice in allowed)
+        self.rules.update(choice.rule.name for choice in allowed)
         return allowed[0].outcome
 
     def _race(self, race: Race) -> Raced:

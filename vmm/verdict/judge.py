@@ -8,7 +8,7 @@ import msgspec
 from vmm.model.allowed import Allowed
 from vmm.model.model import Model
 from vmm.model.races.flaw import Flaw
-from vmm.model.rules.table import RULES
+from vmm.model.rule import Rule
 from vmm.scenario import words
 from vmm.scenario.history import AnyOutcome, Event, Header, History, Raced
 from vmm.scenario.operations import Race
@@ -139,8 +139,8 @@ class Judgement:
         for candidate in allowed:
             if candidate.outcome.admits(event.outcome):
                 candidate.adopt()
-                self.rule = candidate.rule
-                self._rules.add(candidate.rule)
+                self.rule = candidate.rule.name
+                self._rules.add(candidate.rule.name)
                 self._events += 1
                 return True
         if allowed:
@@ -158,7 +158,7 @@ class Judgement:
         if flaw is not None:
             self._difference = self._flawed(event, flaw)
             return False
-        self._rules.update(judge.rules)
+        self._rules.update(rule.name for rule in judge.rules)
         self._events += 1 + sum(map(len, (*outcome.calls, *outcome.windows)))
         return True
 
@@ -202,7 +202,6 @@ class Judgement:
             lines = [*lines[:_MAP_LINES], f"... and {len(lines) - _MAP_LINES} more"]
         return tuple(lines)
 
-    def _expected(self, outcome: AnyOutcome, name: str) -> Expected:
-        rule = RULES[name]
+    def _expected(self, outcome: AnyOutcome, rule: Rule) -> Expected:
         text = words.outcome(outcome, self._mappings)
         return Expected(text, rule.name, rule.promise, rule.basis, rule.cite)

@@ -49,7 +49,7 @@ def test_call_may_find_no_memory_and_has_changed_nothing_then() -> None:
     refused.adopt()
     (touched,) = model.allowed(Touch(0x10000))
     assert isinstance(touched.outcome, Touched)
-    assert touched.rule == "hole"
+    assert touched.rule.name == "hole"
 
 
 @pytest.mark.parametrize("nth", [-1, 101])

@@ -101,7 +101,7 @@ def test_refusal_names_its_rule_and_changes_nothing(
 ) -> None:
     model = after(ONE)
     (choice,) = model.allowed(operation)
-    assert (choice.outcome, choice.rule) == (Refused(number), rule)
+    assert (choice.outcome, choice.rule.name) == (Refused(number), rule)
     choice.adopt()
     assert [(slot.slot_id, slot.base_gfn) for slot in model.slots()] == [(3, 0x10)]
 

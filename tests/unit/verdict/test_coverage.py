@@ -6,14 +6,13 @@ import msgspec
 import pytest
 
 from tests.played import INFO
-from vmm.model.rules.table import RULES
+from vmm.model.regions import MOVE
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
 from vmm.scenario.bugs import Bug, Shown
 from vmm.scenario.features import Features
 from vmm.verdict.coverage import Coverage, CoverageError, Outcome, Result, State, cover, result_from
 from vmm.verdict.judge import Difference, Expected, Status
 
-MOVE, HOLE = RULES["move"], RULES["hole"]
 PASSED = Outcome("up", Status.PASSED, rules=("move",))
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from typing import NamedTuple, assert_never
 
-from vmm.model.allowed import Allowed
+from vmm.model.allowed import HARNESS, Allowed
 from vmm.model.array import MemslotArray
-from vmm.model.backing import Backing
+from vmm.model.backing import HOST_FOLLOWS, Backing
 from vmm.model.contents import Contents, PageKey
 from vmm.model.dirty import Tracking
 from vmm.model.races.flaw import Flaw, allowing
@@ -14,6 +14,7 @@ from vmm.model.races.logs import BEFORE, Logging
 from vmm.model.races.tracks import Track
 from vmm.model.races.words import Words
 from vmm.model.regions import Memslot
+from vmm.model.rule import Rule
 from vmm.scenario.history import Call, DirtyPages, Done, Raced, Refused, RingPages, RingsReset
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
@@ -74,7 +75,7 @@ class HostSide:
         self.places = {gfn: Track(self._reached(gfn)) for gfn in _gfns(race)}
         self.presence: dict[PageKey, Track[bool]] = {}
         self.logs: list[Logging] = []
-        self.rules: set[str] = set()
+        self.rules: set[Rule] = set()
         self._changes: list[Moments] = []
         for slot in slots:
             if slot.dirty is not None:
@@ -108,12 +109,12 @@ class HostSide:
                 self.words.write(who, op.place.mapping, op.place.offset, moments, op.value)
             case ChangeHostMemory():
                 self._change_memory(op, moments, who)
-                self.rules.add("host-follows")
+                self.rules.add(HOST_FOLLOWS)
             case _:
                 assert_never(op)
         if call.outcome == Done():
             return None
-        return Flaw(op, moments, ((Done(), "harness"),), call.outcome)
+        return Flaw(op, moments, ((Done(), HARNESS),), call.outcome)
 
     def changes_slots_within(self, begin: int, end: int) -> bool:
         """Whether a region call was under way at some moment from ``begin`` to ``end``."""

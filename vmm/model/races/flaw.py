@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vmm.model.allowed import Allowed
+from vmm.model.rule import Rule
 from vmm.scenario.history import AnyOutcome
 from vmm.scenario.operations import AnyOperation
 
-Expectation = tuple[AnyOutcome, str]
+Expectation = tuple[AnyOutcome, Rule]
 """An outcome that would have been right, and the rule that says so."""
 
 

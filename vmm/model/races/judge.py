@@ -16,9 +16,11 @@ from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
 from vmm.model.races.calls import HostSide, Moments, Reach, Reached
 from vmm.model.races.flaw import Expectation, Flaw
-from vmm.model.races.rings import RingJudge
+from vmm.model.races.rings import RACE_RING, RingJudge
 from vmm.model.races.words import WORD_BYTES
 from vmm.model.regions import Memslot
+from vmm.model.rings import RING_RESET
+from vmm.model.rule import Rule, documented, source
 from vmm.scenario.content import MMIO_FILL, identity
 from vmm.scenario.history import (
     DirtyPages,
@@ -43,6 +45,30 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.windows import in_window
+
+RACE_REACH = source(
+    "race-reach",
+    "an access finds what its gpa reaches at some moment of it: a call that is under way "
+    "has taken effect or has not, one that has returned has",
+    "kvm_swap_active_memslots: synchronize_srcu; mmu_invalidate_retry_gfn; api.rst 4.35",
+)
+RACE_CONTENT = source(
+    "race-content",
+    "after a race memory holds what was written last, and what nobody wrote is whole",
+    "kvm_vcpu_write_guest; api.rst 4.35",
+)
+RACE_DIRTY = documented(
+    "race-dirty",
+    "of logs that are read and cleared while vCPUs write, each names pages that were "
+    "written since they were cleared, and every write is named until its page is cleared",
+    "api.rst 4.8, 4.117",
+)
+RACE_PRE_FAULT = source(
+    "race-pre-fault",
+    "what is mapped ahead while its slot changes is mapped, has no slot, or is EAGAIN, and "
+    "neither call waits for the other",
+    "3ccbf6f47098; kvm_mmu_faultin_pfn",
+)
 
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 _FILLED = int.from_bytes(bytes([MMIO_FILL]) * WORD_BYTES, "little")
@@ -83,14 +109,14 @@ class RaceJudge:
         return any(isinstance(step, PreFaultMemory) for step in steps)
 
     @property
-    def rules(self) -> set[str]:
+    def rules(self) -> set[Rule]:
         """The rules that decided something, after ``flaw``."""
-        used = {"race-reach", "race-content", *self._host.rules}
+        used = {RACE_REACH, RACE_CONTENT, *self._host.rules}
         if self._maps_ahead:
-            used.add("race-pre-fault")
+            used.add(RACE_PRE_FAULT)
         if self._rings is not None:
-            return used | {"race-ring", "ring-reset"}
-        return used | {"race-dirty"} if self._host.logs else used
+            return used | {RACE_RING, RING_RESET}
+        return used | {RACE_DIRTY} if self._host.logs else used
 
     def flaw(self, outcome: Raced) -> Flaw | None:
         """Return the first thing that is wrong, by kind; None if nothing is."""
@@ -127,8 +153,8 @@ class RaceJudge:
         leaving = Touched(0, (Mmio(op.gpa, True, data),))
         if exits and (outcome == leaving or self._may_fault(outcome, places, moments)):
             return None
-        expected: list[Expectation] = [(Touched(0), "race-reach")] if memory else []
-        return (*expected, (leaving, "race-reach")) if exits else tuple(expected)
+        expected: list[Expectation] = [(Touched(0), RACE_REACH)] if memory else []
+        return (*expected, (leaving, RACE_REACH)) if exits else tuple(expected)
 
     def _note_write(self, vcpu: int, op: Touch, moments: Moments, places: list[Reach]) -> None:
         certain = len(places) == 1
@@ -176,7 +202,7 @@ class RaceJudge:
     def _mapped_ahead(
         self, op: PreFaultMemory, place: Reached, moments: Moments
     ) -> Iterator[Expectation]:
-        rule = "race-pre-fault"
+        rule = RACE_PRE_FAULT
         if place is None:
             yield Refused(errno.ENOENT), rule
         elif self._may_be_absent(place, moments):
@@ -189,18 +215,18 @@ class RaceJudge:
     def _read(self, op: Touch, place: Reached, moments: Moments) -> Iterator[Expectation]:
         if place is None or self._may_be_absent(place, moments):
             fill = bytes([MMIO_FILL]) * WORD_BYTES
-            yield Touched(_FILLED, (Mmio(op.gpa, False, fill),)), "race-reach"
+            yield Touched(_FILLED, (Mmio(op.gpa, False, fill),)), RACE_REACH
         if place is not None and self._may_be_present(place, moments):
             offset = place.page * PAGE_SIZE_BYTES + op.gpa % PAGE_SIZE_BYTES
             for value in self._host.words.values(place.mapping, offset, *moments):
-                yield Touched(value), "race-reach"
+                yield Touched(value), RACE_REACH
 
     def _fetched(self, place: Reached, moments: Moments) -> Iterator[Expectation]:
         if place is None or self._may_be_absent(place, moments):
             for reason in _CANNOT_FETCH:
-                yield Stopped(reason), "race-reach"
+                yield Stopped(reason), RACE_REACH
         if place is not None and self._may_be_present(place, moments):
-            yield Touched(identity(self._mappings.index(place.mapping), place.page)), "race-reach"
+            yield Touched(identity(self._mappings.index(place.mapping), place.page)), RACE_REACH
 
     def _writable(self, place: Reach, moments: Moments) -> bool:
         return not place.readonly and self._may_be_present(place, moments)
@@ -295,7 +321,7 @@ def _wrong_read_of_log(
     return Flaw(
         op,
         (begin, end),
-        ((DirtyPages(right), "race-dirty"),),
+        ((DirtyPages(right), RACE_DIRTY),),
         DirtyPages(tuple(sorted(observed))),
         note,
     )
@@ -306,5 +332,5 @@ def _wrong_word(mapping: str, offset: int, value: int, right: list[int]) -> Flaw
         data = word.to_bytes(WORD_BYTES, "little")
         return Inspected((HostChange(mapping, offset, data),))
 
-    expected = tuple((one(word), "race-content") for word in right)
+    expected = tuple((one(word), RACE_CONTENT) for word in right)
     return Flaw(Inspect(), (-1, -1), expected, one(value), "when all threads had ended")

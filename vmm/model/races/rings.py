@@ -13,14 +13,23 @@ from math import inf
 
 from vmm.model.races.flaw import Flaw
 from vmm.model.races.logs import Logging, PageWrite
-from vmm.model.rings import RingState, SlotPage
+from vmm.model.rings import RING_RESET, RingState, SlotPage
+from vmm.model.rule import documented
 from vmm.scenario.history import Raced, RingPages, RingsReset
 from vmm.scenario.operations import HarvestDirtyRing, Race, ResetDirtyRings
+
+RACE_RING = documented(
+    "race-ring",
+    "of rings that are harvested and reset while vCPUs write, each names pages that its "
+    "vCPU wrote since the harvest before, and every write is named that took place after "
+    "the reset of its page; a vCPU stops only where its ring is nearly full",
+    "api.rst KVM_CAP_DIRTY_LOG_RING",
+)
 
 Moments = tuple[int, int]
 
 _END = 1 << 62
-_RULE = "race-ring"
+_RULE = RACE_RING
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +162,7 @@ class RingJudge:
                 yield Flaw(
                     ResetDirtyRings(),
                     (reset.begin, reset.end),
-                    ((RingsReset(most, most), "ring-reset"),),
+                    ((RingsReset(most, most), RING_RESET),),
                     RingsReset(reset.entries, most),
                     f"{max(least, 0)} to {most} entries had been harvested and not reset",
                 )

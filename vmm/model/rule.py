@@ -1,4 +1,9 @@
-"""What a rule is."""
+"""What a rule is.
+
+``documented`` rules stand in the kernel's Documentation/virt/kvm/api.rst. ``source`` rules are
+known from reading virt/kvm/kvm_main.c and arch/x86/kvm only: they are weaker, and a verdict says
+so. A rule is a constant of the module whose check it decides; files know it by its name.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +13,7 @@ Basis = Literal["documented", "source"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One promise: a name, a sentence, and what it rests on."""
+    """One promise: a name, which is the same in every version, a sentence, and what it rests on."""
 
     name: str
     promise: str

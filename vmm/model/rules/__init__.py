@@ -1,1 +1,0 @@
-"""The rules that allow an outcome, each with its source."""
