@@ -16,9 +16,9 @@ from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Journal, read_journal
 from vmm.fuzz.messages import Differs, Failed, send
+from vmm.fuzz.minimise.queue import Queue
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment
-from vmm.fuzz.workshop import Workshop
 from vmm.host.hostinfo import host_facts
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import read_scenario
@@ -113,35 +113,35 @@ def test_interruption_leaves_what_was_found_as_it_is(
         send(to, Differs(SCENARIO, KIND))
         signal.pause()
 
-    def found(workshop: Workshop, finding: Finding) -> None:
+    def found(queue: Queue, finding: Finding) -> None:
         interruption.asked = True
-        add(workshop, finding)
+        add(queue, finding)
 
-    add = Workshop.add
-    monkeypatch.setattr(Workshop, "add", found)
+    add = Queue.add
+    monkeypatch.setattr(Queue, "add", found)
     tally = run(monkeypatch, Plan(7, tmp_path), differ, interruption)
     (finding,) = tally.findings
-    assert tally.remarks[finding.name] == "not run again; not fully shrunk"
-    assert "Time ended the shrinking" in (finding / "report.md").read_text()
+    assert tally.remarks[finding.name] == "not run again; not fully minimised"
+    assert "Time ended the minimising" in (finding / "report.md").read_text()
     assert tally.notes == ["interrupted"]
 
 
-def test_without_time_a_finding_is_not_shrunk(kvm: Kvm, tmp_path: Path) -> None:
+def test_without_time_a_finding_is_not_minimised(kvm: Kvm, tmp_path: Path) -> None:
     tally = Tally()
-    workshop = Workshop(Plan(7, tmp_path), FEATURES, HOST, tally)
-    workshop.add(Finding(SCENARIO, KIND, 7))
-    workshop.begin(min(os.sched_getaffinity(0)), left_s=1.0)
-    assert workshop.connection is None
-    assert workshop.pending == 0
+    queue = Queue(Plan(7, tmp_path), FEATURES, HOST, tally)
+    queue.add(Finding(SCENARIO, KIND, 7))
+    queue.begin(min(os.sched_getaffinity(0)), left_s=1.0)
+    assert queue.connection is None
+    assert queue.pending == 0
     (finding,) = tally.findings
-    assert tally.remarks[finding.name] == "not run again; not fully shrunk"
+    assert tally.remarks[finding.name] == "not run again; not fully minimised"
 
 
 def test_finding_of_an_earlier_run_is_found_again(kvm: Kvm, tmp_path: Path) -> None:
     first, second = Tally(), Tally()
     for tally in (first, second, second):
-        workshop = Workshop(Plan(7, tmp_path), FEATURES, HOST, tally)
-        workshop.write(Finding(SCENARIO, KIND, 7))
+        queue = Queue(Plan(7, tmp_path), FEATURES, HOST, tally)
+        queue.write(Finding(SCENARIO, KIND, 7))
     assert len(first.findings) == 1
     assert second.findings == []
     assert second.again == first.findings
@@ -150,8 +150,8 @@ def test_finding_of_an_earlier_run_is_found_again(kvm: Kvm, tmp_path: Path) -> N
 def test_finding_that_cannot_be_written_is_lost_and_said_so(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     tally = Tally()
-    workshop = Workshop(Plan(7, tmp_path / "out"), FEATURES, HOST, tally)
-    workshop.add(Finding(SCENARIO, KIND, 7))
-    workshop.close()
+    queue = Queue(Plan(7, tmp_path / "out"), FEATURES, HOST, tally)
+    queue.add(Finding(SCENARIO, KIND, 7))
+    queue.close()
     assert tally.lost == 1
     assert tally.notes[0].startswith("a finding is lost: ")

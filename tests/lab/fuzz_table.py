@@ -56,7 +56,7 @@ HARD = (
 """Faults that take three operations or more to show."""
 
 SECONDS = 60
-_SHRINKING_S = 120
+_MINIMISING_S = 120
 _AFTER = re.compile(r"after ([0-9.]+) s\.$", re.MULTILINE)
 _FOUND = re.compile(r"^found: (\S+) \(in (\d+ of \d+) runs", re.MULTILINE)
 
@@ -113,7 +113,7 @@ def hunt(fault: Fault, folder: Path) -> Row:
         env=environment(fault.name),
         capture_output=True,
         text=True,
-        timeout=SECONDS + _SHRINKING_S,
+        timeout=SECONDS + _MINIMISING_S,
         check=False,
     )
     seconds = time.monotonic() - start

@@ -1,4 +1,4 @@
-"""The whole chain: a wrong kernel is found, shrunk, written up, and told by its C program."""
+"""The whole chain: a wrong kernel is found, minimised, written up, and told by its C program."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def fuzz(folder: Path, *arguments: str, fault: str = "") -> subprocess.Completed
 
 
 @pytest.mark.parametrize("name", ["move-leaves-alias", "dirty-lost-after-flags-only"])
-def test_a_wrong_kernel_is_found_shrunk_and_told(name: str, tmp_path: Path) -> None:
+def test_a_wrong_kernel_is_found_minimised_and_told(name: str, tmp_path: Path) -> None:
     ran = fuzz(tmp_path, "--seed", "5", *BUDGET, fault=name)
     assert ran.returncode == 1, ran.stdout + ran.stderr
     (finding,) = (tmp_path / "out").iterdir()
@@ -51,7 +51,7 @@ def test_a_wrong_kernel_is_found_shrunk_and_told(name: str, tmp_path: Path) -> N
     assert json.loads((finding / "host.json").read_text())["kernel"]
 
 
-def test_what_depends_on_earlier_vms_is_shrunk_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_what_depends_on_earlier_vms_is_minimised_in_processes_of_their_own(tmp_path: Path) -> None:
     """Each third move of a process goes wrong: of one try it depends on those before."""
     fault = "move-leaves-alias:every=3:joint=1"
     ran = fuzz(tmp_path, "--seed", "5", *BUDGET, fault=fault)
@@ -101,8 +101,8 @@ def test_what_was_under_way_is_named_after_a_crash(tmp_path: Path) -> None:
     assert "seed 4, 1 jobs, shard 2/3" in resumed.stdout
     kept = list(out.glob("fuzz-*.json"))
     assert len(kept) == resumed.stdout.count("under way: fuzz-") >= 2
-    shrunk = fuzz(tmp_path, "--shrink", str(kept[0]))
-    assert "passed: there is nothing to shrink" in shrunk.stdout
+    minimised = fuzz(tmp_path, "--minimise", str(kept[0]))
+    assert "passed: there is nothing to minimise" in minimised.stdout
     assert fuzz(tmp_path, "--resume", *budget).returncode == 2
 
 

@@ -1,4 +1,4 @@
-"""``vmm fuzz``: random scenarios, judged; what differs is shrunk and kept."""
+"""``vmm fuzz``: random scenarios, judged; what differs is minimised and kept."""
 
 import math
 import os
@@ -61,8 +61,9 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
               help="Keep scenarios that reach something new, and begin with them.")  # fmt: skip
 @click.option("--resume", is_flag=True,
               help="Name what a crash left under way, and go on after it.")  # fmt: skip
-@click.option("--shrink", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              metavar="SCENARIO.json", help="Only shrink this scenario.")  # fmt: skip
+@click.option("--minimise", "--shrink", "minimise", metavar="SCENARIO.json",
+              type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="Only minimise this scenario.")  # fmt: skip
 @click.option("--merge", is_flag=True, help="Only gather the findings of the folders DIR...")
 @click.option("--require-run", is_flag=True, help="Fail (status 1) if nothing could run.")
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
@@ -78,19 +79,19 @@ def fuzz(
     out: Path,
     corpus: Path | None,
     resume: bool,
-    shrink: Path | None,
+    minimise: Path | None,
     merge: bool,
     require_run: bool,
     folders: tuple[Path, ...],
 ) -> None:
     """Run random scenarios on this kernel and judge them.
 
-    What differs is shrunk to the fewest operations, and becomes a folder under --out: a scenario,
-    a C program, a history, and a text in the form of a bug report. Without --seconds and
-    --operations it runs until Ctrl-C.
+    What differs is minimised to the fewest operations, and becomes a folder under --out: a
+    scenario, a C program, a history, and a text in the form of a bug report. Without --seconds
+    and --operations it runs until Ctrl-C.
 
-    When the time is over, what was found is shrunk and written for at most a quarter of --seconds
-    longer, or 20 s if that is more; what is not shrunk by then is left as far as it was.
+    When the time is over, what was found is minimised and written for at most a quarter of
+    --seconds longer, or 20 s if that is more; what is not minimised by then is left as it was.
 
     A random scenario may ask what the model does not know: it is judged up to there, and counted.
     The run is inconclusive (status 3) if that is so with all of them, or if it ended early.
@@ -103,11 +104,11 @@ def fuzz(
         ctx.exit(merge_folders(folders, out))
     host = look_at_host()
     require_usable(host, require_run)
-    from vmm.cli.fuzzing import run_plan, shrink_one
+    from vmm.cli.fuzzing import minimise_one, run_plan
     from vmm.fuzz.tally import Plan
 
-    if shrink is not None:
-        ctx.exit(shrink_one(shrink, host, out))
+    if minimise is not None:
+        ctx.exit(minimise_one(minimise, host, out))
     first = 0
     if resume:
         if seed is not None or shard != (1, 1):

@@ -20,9 +20,9 @@ from vmm.fuzz.files import make_writable, whole_folder, write_whole
 from vmm.fuzz.findings import write
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Interrupted, left_behind, read_journal
+from vmm.fuzz.minimise.process import ENDINGS
 from vmm.fuzz.mutate import can_be_mutated
 from vmm.fuzz.reach import group
-from vmm.fuzz.shrinking import ENDINGS
 from vmm.fuzz.tally import Plan, Tally
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.operations import Scenario
@@ -100,8 +100,8 @@ def _line(tally: Tally) -> str:
         f"{len(group(reached, 'pair'))} pairs",
         f"{len(tally.findings)} found",
     ]
-    if tally.shrinking:
-        parts.append(f"shrinking {tally.shrinking}")
+    if tally.minimising:
+        parts.append(f"minimising {tally.minimising}")
     return " | ".join(parts)
 
 
@@ -133,7 +133,7 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
 def _overtime(tally: Tally) -> str:
     if not tally.overtime:
         return ""
-    return f", and {tally.overtime:.1f} s more to shrink and write what was found"
+    return f", and {tally.overtime:.1f} s more to minimise and write what was found"
 
 
 def resumed(out: Path) -> tuple[int, tuple[int, int], int]:
@@ -171,26 +171,26 @@ def _keep_under_way(left: Interrupted, out: Path) -> None:
     for scenario in left.under_way:
         target = out / f"{scenario.name}.json"
         write_whole(target, scenario_text(scenario))
-        print(f"under way: {scenario.name}: `vmm fuzz --shrink {target}` shrinks it")
+        print(f"under way: {scenario.name}: `vmm fuzz --minimise {target}` minimises it")
     if not left.under_way:
         print(f"under way: nothing: {left.intent.scenarios[-1].name} was the last to end")
 
 
-def shrink_one(path: Path, host: Host, out: Path) -> int:
-    """Shrink a scenario in a file; return the exit status."""
-    from vmm.cli.shrinking import shrink_scenario
+def minimise_one(path: Path, host: Host, out: Path) -> int:
+    """Minimise a scenario in a file; return the exit status."""
+    from vmm.fuzz.minimise.alone import minimise_scenario
 
     scenario = scenario_from(str(path))
     with usable(out):
         make_writable(out)
         with Interruption() as interruption:
-            finding = shrink_scenario(scenario, host.features, interruption)
+            finding = minimise_scenario(scenario, host.features, interruption)
             if isinstance(finding, Verdict):
-                print(f"{path}: {finding.status.name.lower()}: there is nothing to shrink")
+                print(f"{path}: {finding.status.name.lower()}: there is nothing to minimise")
                 return finding.status.exit_status
             target, _ = write(out, finding, host.features, host.info, _WRITING_S)
     operations = len(finding.scenario.operations)
-    print(f"shrunk to {operations} operations: {target} ({finding.remark})")
+    print(f"minimised to {operations} operations: {target} ({finding.remark})")
     return 3 if finding.kind in ENDINGS else 1
 
 

@@ -1,1 +1,1 @@
-"""Random scenarios: made, run, judged, shrunk, and turned into a reproducer."""
+"""Random scenarios: made, run, judged, minimised, and turned into a C program."""

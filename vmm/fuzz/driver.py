@@ -21,14 +21,14 @@ from vmm.fuzz.messages import (
     Differs,
     Failed,
     Fresh,
+    Minimised,
     Progress,
-    Shrunk,
     receive,
 )
-from vmm.fuzz.shrinking import ending, related
+from vmm.fuzz.minimise.process import ending, related
+from vmm.fuzz.minimise.queue import Queue
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment, run_worker
-from vmm.fuzz.workshop import Workshop
 from vmm.host.child import Child, name_of
 from vmm.host.health import KernelWatch
 from vmm.host.hostinfo import HostInfo
@@ -70,7 +70,7 @@ class Fuzzer:
         self._show = show
         self._posts: list[_Post] = []
         self._kinds: set[str] = set()
-        self._workshop = Workshop(plan, features, host, self.tally)
+        self._queue = Queue(plan, features, host, self.tally)
         self._name = secrets.token_hex(4)
         self._cpus = sorted(os.sched_getaffinity(0))
         self._restarts = 0
@@ -79,7 +79,7 @@ class Fuzzer:
     def run(self, interruption: Interruption) -> Tally:
         """Run until the budget is spent, something stops it, or somebody interrupts it.
 
-        What was found is shrunk and written for some time longer; not after an interruption.
+        What was found is minimised and written for some time longer; not after an interruption.
         """
         tally = self.tally
         self._plan.out.mkdir(parents=True, exist_ok=True)
@@ -103,12 +103,12 @@ class Fuzzer:
         return tally
 
     def _finish(self, interruption: Interruption) -> None:
-        """Shrink and write what was found, in what is left of the budget and some time longer."""
+        """Minimise and write what was found, in what is left of the budget and some time longer."""
         begun = time.monotonic()
         counted_from = begun
         if self._plan.seconds is not None:
             counted_from = self._started + self._plan.seconds
-        while self._workshop.pending and not interruption.asked:
+        while self._queue.pending and not interruption.asked:
             left_s = counted_from + self._plan.overtime_s - time.monotonic()
             if left_s <= 0:
                 return
@@ -136,7 +136,7 @@ class Fuzzer:
         self._posts.append(_Post(number, child, journal, time.monotonic()))
 
     def _left_s(self) -> float:
-        """Return how much time there is, shrinking included."""
+        """Return how much time there is, minimising included."""
         plan = self._plan
         if plan.seconds is None:
             return math.inf
@@ -150,25 +150,25 @@ class Fuzzer:
             return True
         if plan.operations is not None and tally.operations >= plan.operations:
             return True
-        found = len(tally.findings) + len(tally.again) + self._workshop.pending
+        found = len(tally.findings) + len(tally.again) + self._queue.pending
         return found >= plan.max_findings
 
     def _turn(self, watch: KernelWatch | None, left_s: float) -> None:
         """Hear what there is to hear, look after those who are silent, and show the tally."""
-        workshop = self._workshop
-        workshop.begin(self._cpus[0], left_s)
-        shrinker = workshop.connection
+        queue = self._queue
+        queue.begin(self._cpus[0], left_s)
+        minimiser = queue.connection
         listening = [post.child.connection for post in self._posts]
-        ready = wait([*listening, shrinker] if shrinker else listening, _TICK_S)
+        ready = wait([*listening, minimiser] if minimiser else listening, _TICK_S)
         for post in tuple(self._posts):
             if post.child.connection in ready:
                 self._hear(post, watch)
             elif time.monotonic() - post.heard > _SILENCE_S:
                 silence = f"hung: nothing heard for {_SILENCE_S:g} s; {post.child.stack()}"
                 self._replace(post, silence, watch)
-        if shrinker in ready:
-            workshop.hear()
-        workshop.look_after()
+        if minimiser in ready:
+            queue.hear()
+        queue.look_after()
         if self._posts:
             self.tally.seconds = time.monotonic() - self._started
         self._show(self.tally)
@@ -195,21 +195,21 @@ class Fuzzer:
                     tally.kept += 1
             case Differs(scenario, kind):
                 if related(kind) in self._kinds:
-                    self._workshop.keep_example(scenario, kind)
+                    self._queue.keep_example(scenario, kind)
                 else:
                     self._kinds.add(related(kind))
-                    self._workshop.add(self._finding(scenario, kind))
+                    self._queue.add(self._finding(scenario, kind))
             case Complains(scenario, headline, lines):
                 if headline not in self._kinds:
                     self._kinds.add(headline)
-                    self._workshop.write(self._finding(scenario, f"complaint {headline}", lines))
+                    self._queue.write(self._finding(scenario, f"complaint {headline}", lines))
             case Failed(reason, is_disk):
                 if is_disk:
                     tally.end_early(reason)
                 else:
                     tally.failure = reason
-            case Best() | Shrunk():
-                raise AssertionError("workers do not shrink")
+            case Best() | Minimised():
+                raise AssertionError("workers do not minimise")
 
     def _finding(
         self, scenario: Scenario, kind: str, log: tuple[str, ...] = (), journal: bytes = b""
@@ -243,9 +243,9 @@ class Fuzzer:
         finding = self._finding(scenario, ending(how), lines, journal)
         self._restarts += 1
         if how.endswith("cannot be killed"):
-            self._workshop.write(finding, time_limit_s=0.0)  # It would hang there, too.
+            self._queue.write(finding, time_limit_s=0.0)  # It would hang there, too.
         else:
-            self._workshop.add(finding)
+            self._queue.add(finding)
         if self._restarts > _MAX_RESTARTS:
             self.tally.end_early(f"{self._restarts} workers hung or died")
             return
@@ -258,8 +258,8 @@ class Fuzzer:
         self._posts.clear()
 
     def _end(self) -> None:
-        """Leave no process and no journal, and keep what was not shrunk to its end."""
+        """Leave no process and no journal, and keep what was not minimised to its end."""
         self._end_workers()
-        self._workshop.close()
+        self._queue.close()
         if self._plan.out.exists() and not any(self._plan.out.iterdir()):
             self._plan.out.rmdir()

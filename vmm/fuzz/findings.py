@@ -11,7 +11,7 @@ import msgspec
 
 from vmm.execution.runner import HarnessError, run_isolated
 from vmm.fuzz.files import whole_folder, write_whole
-from vmm.fuzz.shrinking import ENDINGS
+from vmm.fuzz.minimise.process import ENDINGS
 from vmm.host.hostinfo import HostInfo
 from vmm.repro.emit import InexpressibleError, program
 from vmm.scenario import words
@@ -26,11 +26,11 @@ _DIFFERENT_TRIES = 10
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A difference, shrunk: ``differed`` of ``runs`` runs of the scenario showed it.
+    """A difference, minimised: ``differed`` of ``runs`` runs of the scenario showed it.
 
     ``found_with`` is how many operations it had when it was found, ``seconds`` when that was.
-    It is ``unfinished`` where time ended the shrinking. ``log`` are the kernel's words, ``journal``
-    what the intent journal of a run that hung or died held.
+    It is ``unfinished`` where time ended the minimising. ``log`` are the kernel's words,
+    ``journal`` what the intent journal of a run that hung or died held.
     """
 
     scenario: Scenario
@@ -57,7 +57,7 @@ class Finding:
     def remark(self) -> str:
         """How reliably it shows, and how small it is."""
         rate = f"in {self.differed} of {self.runs} runs" if self.runs else "not run again"
-        return rate + ("; not fully shrunk" if self.unfinished else "")
+        return rate + ("; not fully minimised" if self.unfinished else "")
 
 
 def write(
@@ -155,10 +155,10 @@ def _summary(finding: Finding, verdict: Verdict | None) -> str:
     lines = [f"Found by `vmm fuzz` (seed {finding.seed}) {when}."]
     if finding.tries:
         lines.append(
-            f"Shrunk from {finding.found_with} to {count} operations in {finding.tries} tries."
+            f"Minimised from {finding.found_with} to {count} operations in {finding.tries} tries."
         )
     if finding.unfinished:
-        lines.append("Time ended the shrinking: fewer operations may do.")
+        lines.append("Time ended the minimising: fewer operations may do.")
     if finding.runs:
         lines.append(f"It showed in {finding.differed} of {finding.runs} runs.")
     if finding.runs and finding.differed < finding.runs:

@@ -42,14 +42,14 @@ class Complains(Message, frozen=True, tag="complains"):
 
 
 class Best(Message, frozen=True, tag="best"):
-    """The smallest scenario so far that differs like the one to be shrunk, after these tries."""
+    """The smallest scenario so far that differs like the one to be minimised, after these tries."""
 
     scenario: Scenario
     tries: int
 
 
-class Shrunk(Message, frozen=True, tag="shrunk"):
-    """The end of shrinking: ``differed`` of ``runs`` runs of the result differed.
+class Minimised(Message, frozen=True, tag="minimised"):
+    """The end of minimising: ``differed`` of ``runs`` runs of the result differed.
 
     It is ``unfinished`` where time ended it.
     """
@@ -70,7 +70,7 @@ class Failed(Message, frozen=True, tag="failed"):
     scenario: Scenario | None = None
 
 
-AnyMessage = Progress | Fresh | Differs | Complains | Best | Shrunk | Failed
+AnyMessage = Progress | Fresh | Differs | Complains | Best | Minimised | Failed
 
 _DECODER = msgspec.json.Decoder(AnyMessage)
 _ENCODER = msgspec.json.Encoder()

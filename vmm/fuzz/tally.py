@@ -25,11 +25,11 @@ class Plan:
     corpus: Path | None = None
     first: int = 0
     max_findings: int = 20
-    shrink_s: float = 60.0
+    minimise_s: float = 60.0
 
     @property
     def overtime_s(self) -> float:
-        """How long what was found may be shrunk and written when the budget is spent."""
+        """How long what was found may be minimised and written when the budget is spent."""
         if self.seconds is None:
             return _USUAL_OVERTIME_S
         return max(self.seconds * _OVERTIME_SHARE, _LEAST_OVERTIME_S)
@@ -68,7 +68,7 @@ class Tally:
     failure: str = ""
     seconds: float = 0.0
     overtime: float = 0.0
-    shrinking: str = ""
+    minimising: str = ""
 
     def end_early(self, why: str) -> None:
         """Say why the budget is not spent."""

@@ -2,7 +2,7 @@
 
 One operation mirrors one system call or one action of a guest or of the host. There is no
 "create" and no "move" here: those are what the model derives from its state, so that every
-operation is legal in every state and a failing scenario shrinks by leaving operations out.
+operation is legal in every state and a failing scenario is minimised by leaving operations out.
 
 All of them are imported from here, those of the two modules beside this one, too.
 """

@@ -1,8 +1,8 @@
 """A new process, in which KVM was never used, finds out whether what is left differs there, too.
 
-Shrinking tries thousands of scenarios in one process. What a kernel remembers of those can make the
-difference; then what was found is shrunk again, each try in a process of its own. So a program that
-does nothing else shows it.
+Minimising tries thousands of scenarios in one process. What a kernel remembers of those can make
+the difference; then what was found is minimised again, each try in a process of its own. So a
+program that does nothing else shows it.
 """
 
 import os
@@ -15,7 +15,7 @@ import msgspec
 
 from vmm.execution.runner import HarnessError, run_isolated
 from vmm.fuzz.messages import Failed, send
-from vmm.fuzz.shrinking import Task, related, shrink, steady_kind
+from vmm.fuzz.minimise.process import Task, minimise, related, steady_kind
 from vmm.fuzz.trial import judged
 from vmm.host.child import Child
 from vmm.scenario.features import Features
@@ -25,7 +25,7 @@ _TRY_LIMIT_S = 10.0
 
 
 class Doubt(msgspec.Struct, frozen=True):
-    """What to confirm: the ``best`` that shrinking ``task`` came to.
+    """What to confirm: the ``best`` that minimising ``task`` came to.
 
     ``is_sure`` says that it differed in every run. ``others`` are further scenarios that
     differed in this way when they were found.
@@ -38,7 +38,7 @@ class Doubt(msgspec.Struct, frozen=True):
 
 
 def confirm(doubt: Doubt) -> Child:
-    """Start the process. It says what a shrinker says, and nothing where there is no doubt."""
+    """Start the process. It says what a minimiser says, and nothing where there is no doubt."""
     child = Child.start(_begin_anew)
     child.connection.send_bytes(msgspec.json.encode(doubt))
     return child
@@ -65,7 +65,7 @@ def _serve(to: Connection) -> None:
             kind = steady_kind(kind_of, scenario)
             if kind:  # Perhaps another: what differs first can depend on what ran before.
                 again = msgspec.structs.replace(task, scenario=scenario, kind=f"{kind} ")
-                shrink(again, to, kind_of)
+                minimise(again, to, kind_of)
                 return
     except Exception:
         send(to, Failed(traceback.format_exc(), scenario=task.scenario))

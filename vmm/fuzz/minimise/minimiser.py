@@ -1,12 +1,12 @@
-"""Shrinks a scenario to the fewest operations and the simplest values that still differ.
+"""Minimises a scenario to the fewest operations and the simplest values that still differ.
 
-Hypothesis does the shrinking. A scenario is written as a sequence of choices, which is handed to
+Hypothesis does the work. A scenario is written as a sequence of choices, which is handed to
 Hypothesis as an example that it once found; Hypothesis shortens it and lowers its numbers for as
 long as what it stands for still differs. A choice is first whether a piece of the scenario
 stays, in smaller and smaller pieces; then the type of an operation, and for each of its fields
 an index into a pool of values, the simplest first.
 
-Nothing here knows an operation by name, so that a new one is shrunk like all others.
+Nothing here knows an operation by name, so that a new one is minimised like all others.
 """
 
 import math
@@ -46,8 +46,8 @@ _Rest = tuple[int, tuple[tuple[str, Any], ...]]
 Differs = Callable[[Scenario], bool]
 
 
-class Shrinker:
-    """Shrinks one scenario. ``differs`` runs a scenario in a fresh VM.
+class Minimiser:
+    """Minimises one scenario. ``differs`` runs a scenario in a fresh VM.
 
     ``touch_limit`` is the first gpa that the guest does not reach; ``time_limit_s`` ends the tries,
     and where it did the result is ``unfinished``.
@@ -61,7 +61,7 @@ class Shrinker:
         self.tries = 0
         self.unfinished = False
 
-    def shrink(self, scenario: Scenario, improved: Callable[[Scenario], None]) -> Scenario:
+    def minimise(self, scenario: Scenario, improved: Callable[[Scenario], None]) -> Scenario:
         """Return the smallest scenario found; ``improved`` is told of each step to it.
 
         First whole operations go, those of the survey included; then values become simple.

@@ -1,4 +1,4 @@
-"""The process that shrinks a difference, and says how reliably what is left still differs."""
+"""The process that minimises a difference, and says how reliably what is left still differs."""
 
 import os
 import signal
@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from vmm.execution.runner import run_isolated
-from vmm.fuzz.messages import Best, Failed, Shrunk, send
-from vmm.fuzz.shrink import Shrinker
+from vmm.fuzz.messages import Best, Failed, Minimised, send
+from vmm.fuzz.minimise.minimiser import Minimiser
 from vmm.fuzz.trial import attempt
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
@@ -34,9 +34,9 @@ ENDINGS = ("hung", "died")
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What to shrink. ``kind`` is that of its difference, or how its run ended.
+    """What to minimise. ``kind`` is that of its difference, or how its run ended.
 
-    ``is_steady`` asks to shrink only what differs in each of some runs.
+    ``is_steady`` asks to minimise only what differs in each of some runs.
     """
 
     scenario: Scenario
@@ -52,38 +52,38 @@ def ending(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-def run_shrinker(task: Task, to: Connection) -> None:
-    """Shrink, tell of every improvement, and of the result; the body of a process."""
+def run_minimiser(task: Task, to: Connection) -> None:
+    """Minimise, tell of every improvement, and of the result; the body of a process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent answers it.
     os.sched_setaffinity(0, {task.cpu})
     try:
         if task.kind in ENDINGS:
-            shrink(task, to, lambda scenario: _ending_of(task, scenario))
+            minimise(task, to, lambda scenario: _ending_of(task, scenario))
             return
         with Kvm.open() as kvm:
             kind_of = partial(_kind_of, kvm, task)
             if not task.is_steady or steady_kind(kind_of, task.scenario) == related(task.kind):
-                shrink(task, to, kind_of)
+                minimise(task, to, kind_of)
     except Exception:
         send(to, Failed(traceback.format_exc(), scenario=task.scenario))
 
 
-def shrink(task: Task, to: Connection, kind_of: KindOf) -> None:
-    """Shrink; ``kind_of`` runs a scenario and says how it differs, "" if it does not."""
+def minimise(task: Task, to: Connection, kind_of: KindOf) -> None:
+    """Minimise; ``kind_of`` runs a scenario and says how it differs, "" if it does not."""
     wanted = related(task.kind)
-    shrinker = Shrinker(
+    minimiser = Minimiser(
         lambda scenario: related(kind_of(scenario)) == wanted,
         task.features.touch_limit,
         task.time_limit_s,
     )
-    best = shrinker.shrink(task.scenario, lambda better: send(to, Best(better, shrinker.tries)))
+    best = minimiser.minimise(task.scenario, lambda better: send(to, Best(better, minimiser.tries)))
     kinds: list[str] = []
     deadline = time.monotonic() + _RATE_S
     while not kinds or (len(kinds) < _RATE_RUNS and time.monotonic() < deadline):
         kinds.append(kind_of(best))
     same = [kind for kind in kinds if related(kind) == wanted]
     kind = same[0] if same else task.kind
-    send(to, Shrunk(best, kind, shrinker.tries, len(same), len(kinds), shrinker.unfinished))
+    send(to, Minimised(best, kind, minimiser.tries, len(same), len(kinds), minimiser.unfinished))
 
 
 def steady_kind(kind_of: KindOf, scenario: Scenario) -> str:

@@ -1,4 +1,4 @@
-"""Shrinking comes to the fewest operations and the simplest values, whatever they are."""
+"""Minimising comes to the fewest operations and the simplest values, whatever they are."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import msgspec
 from tests.ideal import FEATURES, ideal_history
 from vmm.fuzz.dice import seed_of
 from vmm.fuzz.generate import generate
-from vmm.fuzz.shrink import Shrinker, flattened
+from vmm.fuzz.minimise.minimiser import Minimiser, flattened
 from vmm.fuzz.trial import Trial, shortened
 from vmm.scenario.history import Touched
 from vmm.scenario.operations import (
@@ -38,9 +38,9 @@ from vmm.verdict.judge import judge
 LONG = max((generate(seed_of(3, n), FEATURES) for n in range(12)), key=lambda s: len(s.operations))
 
 
-def shrunk(scenario: Scenario, differs: Callable[[Scenario], bool]) -> Scenario:
-    shrinker = Shrinker(differs, FEATURES.touch_limit, 30.0)
-    return shrinker.shrink(scenario, lambda _: None)
+def minimised(scenario: Scenario, differs: Callable[[Scenario], bool]) -> Scenario:
+    minimiser = Minimiser(differs, FEATURES.touch_limit, 30.0)
+    return minimiser.minimise(scenario, lambda _: None)
 
 
 def slot(number: int, page: int, pages: int = 2, mapping: str = "a") -> SetUserMemoryRegion:
@@ -50,7 +50,7 @@ def slot(number: int, page: int, pages: int = 2, mapping: str = "a") -> SetUserM
 
 def test_a_long_scenario_becomes_the_one_operation_that_matters() -> None:
     assert len(LONG.operations) > 300
-    best = shrunk(LONG, lambda s: any(isinstance(op, Touch) and op.value for op in s.operations))
+    best = minimised(LONG, lambda s: any(isinstance(op, Touch) and op.value for op in s.operations))
     assert [type(op) for op in best.operations] == [Touch]
 
 
@@ -78,7 +78,7 @@ def test_what_belongs_together_is_simplified_together() -> None:
         *noise,
     )
     mappings = (Mapping("a", 8), Mapping("b", 8))
-    best = shrunk(Scenario("noisy", operations, mappings, survey="none"), moves)
+    best = minimised(Scenario("noisy", operations, mappings, survey="none"), moves)
     first, second, touch = best.operations
     assert isinstance(first, SetUserMemoryRegion)
     assert isinstance(second, SetUserMemoryRegion)
@@ -94,7 +94,7 @@ def test_the_touches_of_a_survey_become_operations() -> None:
     flat = flattened(surveyed, FEATURES.touch_limit)
     assert flat.survey == "none"
     assert any(isinstance(op, Touch) and op.access == "write" for op in flat.operations)
-    best = shrunk(surveyed, lambda s: len(s.operations) >= (1 if s.survey == "write" else 2))
+    best = minimised(surveyed, lambda s: len(s.operations) >= (1 if s.survey == "write" else 2))
     assert best.survey == "none"
     assert len(best.operations) == 2
 
@@ -131,7 +131,7 @@ def having(kind: type[AnyOperation]) -> Callable[[Scenario], bool]:
     return lambda scenario: any(type(op) is kind for op in scenario.operations)
 
 
-def test_what_names_a_mapping_in_any_way_is_shrunk() -> None:
+def test_what_names_a_mapping_in_any_way_is_minimised() -> None:
     file = SetUserMemoryRegion2(1, 0, PAGE_SIZE_BYTES, Place("a"), GUEST_MEMFD, guest_memfd="f")
     race = Race((HostThread((slot(2, 0x200, mapping="raced"),)),), (GuestThread((Touch(0),)),))
     operations = (
@@ -151,22 +151,22 @@ def test_what_names_a_mapping_in_any_way_is_shrunk() -> None:
     mappings = tuple(Mapping(name, 4, kind) for name, kind in kinds.items())
     scenario = Scenario("names", operations, mappings, survey="none")
     for needed in operations:
-        best = shrunk(scenario, having(type(needed)))
+        best = minimised(scenario, having(type(needed)))
         assert len(best.operations) <= 2, needed
 
 
 def test_a_difference_that_comes_and_goes_ends_with_what_was_found() -> None:
     calls = iter(range(1_000_000))
-    best = shrunk(LONG, lambda s: len(s.operations) > 3 and next(calls) % 3 != 2)
+    best = minimised(LONG, lambda s: len(s.operations) > 3 and next(calls) % 3 != 2)
     assert 3 < len(best.operations) <= len(LONG.operations)
 
 
 def test_what_never_differs_again_stays_as_it_is() -> None:
-    assert shrunk(LONG, lambda _: False).operations == LONG.operations
+    assert minimised(LONG, lambda _: False).operations == LONG.operations
 
 
 def test_time_ends_the_tries() -> None:
-    shrinker = Shrinker(lambda _: True, FEATURES.touch_limit, -1.0)
-    assert shrinker.shrink(LONG, lambda _: None).operations == LONG.operations
-    assert shrinker.tries == 0
-    assert shrinker.unfinished
+    minimiser = Minimiser(lambda _: True, FEATURES.touch_limit, -1.0)
+    assert minimiser.minimise(LONG, lambda _: None).operations == LONG.operations
+    assert minimiser.tries == 0
+    assert minimiser.unfinished

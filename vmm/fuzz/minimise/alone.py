@@ -1,0 +1,41 @@
+"""Minimises one scenario, for whoever has only that."""
+
+import os
+
+from vmm.execution.runner import run_isolated
+from vmm.fuzz.findings import Finding
+from vmm.fuzz.interruption import Interruption
+from vmm.fuzz.minimise.process import ENDINGS, ending
+from vmm.fuzz.minimise.stages import Stages
+from vmm.fuzz.trial import judged
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Verdict, judge
+
+_TIME_LIMIT_S = 120.0
+_RUN_LIMIT_S = 10.0
+_TICK_S = 0.1
+
+
+def minimise_scenario(
+    scenario: Scenario, features: Features, interruption: Interruption
+) -> Finding | Verdict:
+    """Return a scenario minimised, as far as nobody interrupts it; its verdict if nothing differs.
+
+    Raises HarnessError.
+    """
+    history = run_isolated(scenario, features, time_limit_s=_RUN_LIMIT_S)
+    verdict = judge(history)
+    if verdict.difference is not None:
+        kind = judged(history.header, history.events).kind
+    elif verdict.reason.startswith(ENDINGS):
+        kind = ending(verdict.reason)
+    else:
+        return verdict
+    found = Finding(scenario, kind, 0, found_with=len(scenario.operations))
+    with Stages(found, features, _TIME_LIMIT_S, min(os.sched_getaffinity(0))) as stages:
+        while stages.connection is not None and not interruption.asked:
+            if stages.answered(_TICK_S):
+                stages.hear()
+            stages.look_after()
+    return stages.finding

@@ -1,0 +1,123 @@
+"""What becomes of what was found: one after the other is minimised, in a process, and written."""
+
+from collections import defaultdict, deque
+from dataclasses import replace
+from multiprocessing.connection import Connection
+
+from vmm.execution.runner import HarnessError
+from vmm.fuzz.findings import Finding, write
+from vmm.fuzz.minimise.process import related
+from vmm.fuzz.minimise.stages import Stages
+from vmm.fuzz.tally import Plan, Tally
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+
+_WRITING_S = 10.0
+"""So long may it take to run a finding once more, for its history."""
+
+_MOST_EXAMPLES = 8
+_HURRIED_S = 2.0
+
+
+class Queue:
+    """Minimises findings and writes them. ``hear`` is to be called when ``connection`` has news."""
+
+    def __init__(self, plan: Plan, features: Features, host: HostInfo, tally: Tally) -> None:
+        self._plan = plan
+        self._features = features
+        self._host = host
+        self._tally = tally
+        self._waiting: deque[Finding] = deque()
+        self._examples: defaultdict[str, list[Scenario]] = defaultdict(list)
+        self._stages: Stages | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many findings are not written yet."""
+        return len(self._waiting) + (self._stages is not None)
+
+    @property
+    def connection(self) -> Connection | None:
+        """What the process that minimises says; None while there is none."""
+        return None if self._stages is None else self._stages.connection
+
+    def add(self, finding: Finding) -> None:
+        """Take a finding, to be minimised when its turn comes."""
+        self._waiting.append(replace(finding, unfinished=True))
+
+    def keep_example(self, scenario: Scenario, kind: str) -> None:
+        """Keep another scenario of a kind that was found before, should that one not do."""
+        examples = self._examples[related(kind)]
+        if len(examples) < _MOST_EXAMPLES:
+            examples.append(scenario)
+
+    def begin(self, cpu: int, left_s: float) -> None:
+        """Begin with the next finding, if none is being minimised.
+
+        ``left_s`` is how much time there is for all that wait.
+        """
+        if self._stages is not None or not self._waiting:
+            return
+        limit = min(self._plan.minimise_s, left_s / len(self._waiting) - _HURRIED_S)
+        finding = self._waiting.popleft()
+        if limit <= 0:
+            self.write(finding)
+            return
+        others = self._examples[related(finding.kind)]
+        self._stages = Stages(finding, self._features, limit, cpu, others)
+
+    def hear(self) -> None:
+        """Take a message of the process that minimises."""
+        assert self._stages is not None
+        try:
+            self._stages.hear()
+        except HarnessError as error:
+            self._tally.failure = str(error)
+        finding = self._stages.finding
+        count = len(finding.scenario.operations)
+        self._tally.minimising = f"{finding.kind}: {count} operations"
+        self._finish_if_over()
+
+    def look_after(self) -> None:
+        """Put an end to a process that minimises for too long: it hangs."""
+        if self._stages is not None:
+            self._stages.look_after()
+            self._finish_if_over()
+
+    def write(self, finding: Finding, time_limit_s: float = _WRITING_S) -> None:
+        """Write a finding, unless this or an earlier run has. Raises OSError."""
+        path, is_new = write(self._plan.out, finding, self._features, self._host, time_limit_s)
+        tally = self._tally
+        if path in (*tally.findings, *tally.again):
+            return
+        (tally.findings if is_new else tally.again).append(path)
+        tally.remarks[path.name] = finding.remark
+
+    def close(self) -> None:
+        """Leave no process, and write what was not minimised to its end as it is."""
+        if self._stages is not None:
+            self._waiting.appendleft(self._end_stages(self._stages))
+        while self._waiting:
+            try:
+                self.write(self._waiting[0], _HURRIED_S)
+            except OSError as error:
+                self._tally.lost += 1
+                self._tally.note(f"a finding is lost: {error.filename}: {error.strerror}")
+            self._waiting.popleft()
+
+    def _finish_if_over(self) -> None:
+        if self._stages is not None and self._stages.connection is None:
+            # Before it is written: what cannot be written is tried once more at the end.
+            self._waiting.appendleft(self._end_stages(self._stages))
+            self.write(self._waiting[0])
+            self._waiting.popleft()
+
+    def _end_stages(self, stages: Stages) -> Finding:
+        """Leave no process, and return what was come to."""
+        stages.close()
+        self._stages = None
+        self._tally.minimising = ""
+        for note in stages.notes:
+            self._tally.note(note)
+        return stages.finding

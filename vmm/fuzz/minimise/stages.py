@@ -1,0 +1,119 @@
+"""The way of one finding to the fewest operations: processes, one after the other.
+
+The first minimises it, each try a VM of its own in that one process. The second, in which KVM was
+never used, says whether the result differs there, too; where it does not, it minimises anew, a
+process a try. What stayed without a result by then is minimised once more, unsteady as it may be.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+
+from vmm.execution.runner import HarnessError
+from vmm.fuzz.findings import Finding
+from vmm.fuzz.messages import Best, Failed, Minimised, receive
+from vmm.fuzz.minimise.confirm import Doubt, confirm
+from vmm.fuzz.minimise.process import ENDINGS, Task, run_minimiser
+from vmm.host.child import Child
+from vmm.kvm.closing import Closing
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+
+_GRACE_S = 30.0
+"""So long may a process take beyond the limit: for what it is trying, and to find the rate."""
+
+
+class Stages(Closing):
+    """Minimises one finding; ``finding`` is what was come to so far.
+
+    ``others`` are scenarios that differed likewise when they were found; there may be more of them
+    in the end. What goes wrong with a process is in ``notes``.
+    """
+
+    def __init__(
+        self,
+        found: Finding,
+        features: Features,
+        time_limit_s: float,
+        cpu: int,
+        others: Sequence[Scenario] = (),
+    ) -> None:
+        self.finding = replace(found, unfinished=True)
+        self.notes: list[str] = []
+        self._others = others
+        self._deadline = time.monotonic() + time_limit_s
+        self._task = Task(found.scenario, found.kind, features, time_limit_s, cpu)
+        self._children = self._processes()
+        self._child = next(self._children, None)
+
+    @property
+    def connection(self) -> Connection | None:
+        """What the process of this stage says; None when all stages are over."""
+        return None if self._child is None else self._child.connection
+
+    def answered(self, time_limit_s: float) -> bool:
+        """Whether there is something to hear within a time."""
+        return self._child is not None and self._child.answered(time_limit_s)
+
+    def hear(self) -> None:
+        """Take a message. Raises HarnessError where this program is at fault."""
+        assert self._child is not None
+        try:
+            message = receive(self._child.connection)
+        except EOFError:
+            self.close()
+            self._child = next(self._children, None)
+            return
+        match message:
+            case Best() | Minimised():
+                self.finding = _improved(self.finding, message)
+            case Failed(reason):
+                raise HarnessError(reason)
+            case other:
+                raise HarnessError(f"a minimiser said {type(other).__name__}")
+
+    def look_after(self) -> None:
+        """Put an end to a process that takes too long: it hangs."""
+        if self._left_s() < -_GRACE_S:
+            self.close()
+
+    def close(self) -> None:
+        """Leave no process."""
+        if self._child is None:
+            return
+        how = self._child.end()
+        self._child = None
+        if how:
+            self.notes.append(f"minimising {self.finding.kind!r} {how}")
+
+    def _left_s(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def _processes(self) -> Iterator[Child]:
+        """Yield processes, each started when the one before has ended, while there is time."""
+        yield Child.start(partial(run_minimiser, self._task))
+        if self._task.kind in ENDINGS:  # Each try has had a process of its own.
+            return
+        if self._left_s() > 0:
+            found = self.finding
+            is_sure = 0 < found.runs == found.differed
+            yield confirm(Doubt(found.scenario, is_sure, self._again(), tuple(self._others)))
+        if not self.finding.runs and self._left_s() > 0:
+            again = msgspec.structs.replace(self._again(), is_steady=False)
+            yield Child.start(partial(run_minimiser, again))
+
+    def _again(self) -> Task:
+        return msgspec.structs.replace(self._task, time_limit_s=self._left_s())
+
+
+def _improved(found: Finding, message: Best | Minimised) -> Finding:
+    """Return a finding as a process says that it is now."""
+    news: dict[str, Any] = msgspec.structs.asdict(message)
+    if isinstance(message, Best):
+        news |= {"differed": 0, "runs": 0, "unfinished": True}
+    return replace(found, **news)
