@@ -15,4 +15,6 @@ class BuildExtension(build_ext):
 setup(
     cffi_modules=["kvm_abi/_build.py:ffibuilder", "guests/_build.py:ffibuilder"],
     cmdclass={"build_ext": BuildExtension},
+    # One wheel for CPython 3.11 and newer: both extensions keep to the stable ABI.
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )
