@@ -8,9 +8,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
 
 #define ABI_KVM_RUN 0xae80
 #define ABI_KVM_EXIT_MMIO 6
@@ -96,6 +99,16 @@ static int abi_punch_hole(int fd, int keep_size, uint64_t offset, uint64_t size_
     int mode = FALLOC_FL_PUNCH_HOLE | (keep_size ? FALLOC_FL_KEEP_SIZE : 0);
 
     return abi_result(fallocate(fd, mode, (off_t)offset, (off_t)size_bytes));
+}
+
+static int abi_die_with_parent(int parent)
+{
+    int result = abi_result(prctl(PR_SET_PDEATHSIG, SIGKILL));
+
+    /* It may have died before the kernel was asked. */
+    if (!result && getppid() != parent)
+        raise(SIGKILL);
+    return result;
 }
 
 static uint64_t abi_differences(uint64_t address, const void *from, uint64_t size_bytes,

@@ -28,6 +28,10 @@ int abi_madvise(uint64_t address, uint64_t size_bytes, int advice);
  * 2^63 on, numbers are negative there. */
 int abi_punch_hole(int fd, int keep_size, uint64_t offset, uint64_t size_bytes);
 
+/* Has the kernel kill this process when the thread that forked it ends (PR_SET_PDEATHSIG), and does
+ * so at once where the parent is another process by now. */
+int abi_die_with_parent(int parent);
+
 /* Finds where memory at any address of the process, 0 included, differs from a buffer. Answers
  * the number of stretches, max_found at most; each is an offset and a length in bytes, and ends
  * where a block ends. size_bytes is a multiple of block_bytes. */

@@ -49,20 +49,31 @@ _checked: dict[Ioctl, Any] = {}
 
 
 class KvmError(OSError):
-    """An ioctl that the kernel refused: `errno`, `request`, and the arguments in its text.
+    """A call that KVM refused: `errno`, `call`, and the arguments in its text.
 
-    The text is made when it is asked for: refusals are ordinary outcomes of a test run.
+    `call` is the name of the ioctl, or what else was asked of a file of KVM. The text is made when
+    it is asked for: refusals are ordinary outcomes of a test run.
     """
 
-    def __init__(self, number: int, request: Ioctl, ctype: Any, argument: bytes | int) -> None:
+    def __init__(
+        self, number: int, call: Ioctl | str, ctype: Any, argument: bytes | int | str
+    ) -> None:
         super().__init__(number, "")
-        self.request = request
+        self.request = call if isinstance(call, Ioctl) else None
+        self._call = call
         self._ctype = ctype
         self._argument = argument
 
     @property
+    def call(self) -> str:
+        """What was called: `KVM_` and the name of the request, or `mmap of ...`."""
+        return f"KVM_{self._call.name}" if isinstance(self._call, Ioctl) else self._call
+
+    @property
     def arguments(self) -> str:
         """The arguments as `field=value, ...`, or one number."""
+        if isinstance(self._argument, str):
+            return self._argument
         if isinstance(self._argument, int):
             return hex(self._argument) if self._argument else ""
         copy = _new(f"{self._ctype.item.cname} *")
@@ -72,7 +83,7 @@ class KvmError(OSError):
     def __str__(self) -> str:
         number = self.errno or 0
         name = errno.errorcode.get(number, str(number))
-        return f"KVM_{self.request.name}({self.arguments}): {name} {os.strerror(number)}"
+        return f"{self.call}({self.arguments}): {name} {os.strerror(number)}"
 
 
 def new(declaration: str, *init: Any) -> CData:
@@ -249,6 +260,26 @@ def punch_hole(fd: int, offset: int, size_bytes: int, *, keep_size: bool = True)
     Offset and size are taken as the 64 bits that the kernel gets.
     """
     _checked_result("fallocate", _lib.abi_punch_hole(fd, keep_size, offset, size_bytes))
+
+
+def map_kvm_file(what: str, fd: int, size_bytes: int, offset_bytes: int = 0) -> int:
+    """Map memory that a file of KVM shares with userspace, and return its address.
+
+    `what` names it in the `KvmError` that a refusal raises: here the answer is KVM's own.
+    """
+    protection, flags = Protection.READ | Protection.WRITE, MapFlag.SHARED
+    result = int(_lib.abi_mmap(0, size_bytes, protection, flags, fd, offset_bytes))
+    if result < 0:
+        raise KvmError(-result, f"mmap of {what}", None, f"{size_bytes:#x} at {offset_bytes:#x}")
+    return result
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, which has forked it, is gone.
+
+    More exactly: when the thread that forked it is. Raises `OSError`.
+    """
+    _checked_result("prctl(PR_SET_PDEATHSIG)", _lib.abi_die_with_parent(parent))
 
 
 def owned_memory(address: int, size_bytes: int) -> memoryview:

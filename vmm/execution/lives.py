@@ -14,6 +14,7 @@ from typing import NoReturn, Self, assert_never
 from kvm_abi.raw import KvmError
 from vmm.execution.kernelmemory import growth
 from vmm.execution.leftovers import Leftovers
+from vmm.host.child import fork
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
@@ -182,7 +183,7 @@ def _held_by_a_child(kvm: Kvm) -> None:
     """Close a VM that a forked child still has open; the child lets go last."""
     with _Life(kvm) as life:
         read_end, write_end = os.pipe()
-        child = os.fork()
+        child = fork()
         if child == 0:
             os.close(write_end)
             os.read(read_end, 1)
@@ -198,7 +199,7 @@ def _killed(live_on: Callable[[HostMapping, int], NoReturn]) -> None:
     with HostMapping.shared(PAGE_SIZE_BYTES) as signs:
         # Only this process can write to the pipe: the child sees its end.
         read_end, write_end = os.pipe()
-        child = os.fork()
+        child = fork()
         if child == 0:
             os.close(write_end)
             live_on(signs, read_end)

@@ -17,6 +17,7 @@ from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import InternalMemory
 from vmm.execution.memfds import MemfdFiles
 from vmm.execution.rings import RingHost
+from vmm.host.child import fork
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
@@ -309,7 +310,7 @@ def _bits(bitmap: bytes) -> tuple[int, ...]:
 
 def _in_forked_child(call: Callable[[], AnyOutcome]) -> AnyOutcome:
     """Let a forked child, whose memory is another mm, make a call, and return its outcome."""
-    child = os.fork()
+    child = fork()
     if child == 0:
         try:
             outcome = call()

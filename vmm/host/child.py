@@ -3,11 +3,17 @@
 import os
 import select
 import signal
+import traceback
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
+
+from kvm_abi import raw
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a person, a batch system and a terminal that goes away send to end a run."""
 
 _FAILED = 70
 _PATIENCE_S = 4.0
@@ -16,6 +22,27 @@ _PATIENCE_S = 4.0
 def name_of(number: int) -> str:
     """Return a name for a child that no other process on this host has: 15 bytes at most."""
     return f"vmm{os.getpid()}-{number}"
+
+
+def fork() -> int:
+    """Fork; the child dies with this process, and leaves `ENDING_SIGNALS` to it.
+
+    They may come to a whole group of processes: the parent ends its children when it has kept what
+    they recorded. A child that goes on as something else than a part of this program is not for
+    this function.
+    """
+    parent = os.getpid()
+    # The child must not meet a handler of the parent's before it has put it away.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            raw.die_with_parent(parent)
+            for number in ENDING_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
 
 
 class Child:
@@ -39,16 +66,19 @@ class Child:
         ``name`` is what the kernel's log calls the new process, and what that forks in its turn.
         """
         ours, theirs = Pipe()
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             status = _FAILED
             try:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers it.
                 ours.close()
                 if name:
                     Path("/proc/self/comm").write_text(name)
                 body(theirs)
                 status = 0
+            except SystemExit:
+                pass
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         theirs.close()

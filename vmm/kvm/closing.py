@@ -16,7 +16,14 @@ class Closing:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except Exception as refusal:
+            # What went wrong first says more than what cannot be closed because of it.
+            error.add_note(f"not closed either: {refusal}")
 
     def close(self) -> None:
         """Give it back."""

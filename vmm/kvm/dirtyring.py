@@ -1,13 +1,7 @@
 """`DirtyRing`: the pages that one vCPU wrote, as the kernel lists them for userspace."""
 
 from kvm_abi import raw
-from kvm_abi.uapi import (
-    DIRTY_LOG_PAGE_OFFSET,
-    PAGE_SIZE_BYTES,
-    DirtyGfnFlag,
-    MapFlag,
-    Protection,
-)
+from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET, PAGE_SIZE_BYTES, DirtyGfnFlag
 
 _DIRTY = int(DirtyGfnFlag.DIRTY)
 _RESET = int(DirtyGfnFlag.RESET)
@@ -25,13 +19,8 @@ class DirtyRing:
         `size_bytes` is what KVM_CAP_DIRTY_LOG_RING was enabled with.
         """
         self._size_bytes = size_bytes
-        self._address = raw.map_memory(
-            0,
-            size_bytes,
-            Protection.READ | Protection.WRITE,
-            MapFlag.SHARED,
-            vcpu_fd,
-            DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE_BYTES,
+        self._address = raw.map_kvm_file(
+            "a dirty ring", vcpu_fd, size_bytes, DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE_BYTES
         )
         self._entries = raw.cast("struct kvm_dirty_gfn *", self._address)
         self._count = size_bytes // raw.size_of("struct kvm_dirty_gfn")

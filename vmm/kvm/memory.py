@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from kvm_abi import raw
-from kvm_abi.uapi import Advice, MapFlag, Protection
+from kvm_abi.uapi import PAGE_SIZE_BYTES, Advice, MapFlag, Protection
 from vmm.kvm.closing import Closing
 
 HUGE_PAGE_BYTES = 2 << 20
@@ -23,8 +23,9 @@ _SHARED = MapFlag.SHARED | MapFlag.ANONYMOUS
 class HostMapping(Closing):
     """A mapping of this process, unmapped on `close` or at the end of its `with` block.
 
-    Make one with the class methods; all sizes are bytes and multiples of the page size, and
-    all of them raise `OSError` where the kernel refuses. Offsets are bytes from the start.
+    Make one with the class methods; all sizes are bytes and multiples of the page size, else they
+    raise `ValueError`, and all of them raise `OSError` where the kernel refuses. Offsets are bytes
+    from the start.
     """
 
     def __init__(self, address: int, size_bytes: int, fd: int = -1) -> None:
@@ -38,16 +39,17 @@ class HostMapping(Closing):
     @classmethod
     def anonymous(cls, size_bytes: int) -> Self:
         """Map private anonymous memory."""
-        return cls(raw.map_memory(0, size_bytes, _READ_WRITE, _PRIVATE), size_bytes)
+        return cls(raw.map_memory(0, _whole(size_bytes), _READ_WRITE, _PRIVATE), size_bytes)
 
     @classmethod
     def shared(cls, size_bytes: int) -> Self:
         """Map shared anonymous memory: a forked child sees the same pages."""
-        return cls(raw.map_memory(0, size_bytes, _READ_WRITE, _SHARED), size_bytes)
+        return cls(raw.map_memory(0, _whole(size_bytes), _READ_WRITE, _SHARED), size_bytes)
 
     @classmethod
     def memfd(cls, size_bytes: int) -> Self:
         """Map a memory file, which stays open as `fd` until the mapping is closed."""
+        _whole(size_bytes)
         fd = os.memfd_create("memslot", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, size_bytes)
@@ -64,7 +66,8 @@ class HostMapping(Closing):
         Raises ENOMEM where the administrator has set none aside (vm.nr_hugepages).
         """
         flags = _PRIVATE | MapFlag.HUGETLB
-        return cls(raw.map_memory(0, size_bytes, _READ_WRITE, flags), size_bytes)
+        whole = _whole(size_bytes, HUGE_PAGE_BYTES)
+        return cls(raw.map_memory(0, whole, _READ_WRITE, flags), size_bytes)
 
     @classmethod
     def transparent_huge(cls, size_bytes: int) -> Self:
@@ -72,7 +75,7 @@ class HostMapping(Closing):
 
         Whether huge pages really come is the kernel's choice.
         """
-        room = raw.map_memory(0, size_bytes + HUGE_PAGE_BYTES, _READ_WRITE, _PRIVATE)
+        room = raw.map_memory(0, _whole(size_bytes) + HUGE_PAGE_BYTES, _READ_WRITE, _PRIVATE)
         head = -room % HUGE_PAGE_BYTES
         if head:
             raw.unmap_memory(room, head)
@@ -94,7 +97,7 @@ class HostMapping(Closing):
         where something is mapped there.
         """
         flags = _PRIVATE | MapFlag.FIXED_NOREPLACE
-        return cls(raw.map_memory(0, size_bytes, _READ_WRITE, flags), size_bytes)
+        return cls(raw.map_memory(0, _whole(size_bytes), _READ_WRITE, flags), size_bytes)
 
     @classmethod
     def reserved(cls, size_bytes: int) -> Self:
@@ -103,7 +106,7 @@ class HostMapping(Closing):
         Reading or writing it through this object ends the process.
         """
         flags = _PRIVATE | MapFlag.NORESERVE
-        return cls(raw.map_memory(0, size_bytes, Protection.NONE, flags), size_bytes)
+        return cls(raw.map_memory(0, _whole(size_bytes), Protection.NONE, flags), size_bytes)
 
     def __repr__(self) -> str:
         return f"HostMapping({self.address:#x}, {self.size_bytes:#x} bytes)"
@@ -230,3 +233,9 @@ class HostAddress:
     def hva(self) -> int:
         """The address as a number. Raises `ValueError` outside the mapping."""
         return self.mapping.address_of(self.offset)
+
+
+def _whole(size_bytes: int, page_bytes: int = PAGE_SIZE_BYTES) -> int:
+    if size_bytes <= 0 or size_bytes % page_bytes:
+        raise ValueError(f"{size_bytes:#x} bytes are no whole pages of {page_bytes:#x}")
+    return size_bytes

@@ -5,7 +5,7 @@ import os
 
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError, PassedMmio
-from kvm_abi.uapi import SYNC_X86_REGS, ExitReason, Ioctl, MapFlag, Protection, VcpuEventFlag
+from kvm_abi.uapi import SYNC_X86_REGS, ExitReason, Ioctl, VcpuEventFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.dirtyring import DirtyRing
 from vmm.kvm.exits import VcpuExit, decode
@@ -35,9 +35,7 @@ class Vcpu(Closing):
         self._fd = fd
         self._mmap_size_bytes = mmap_size_bytes
         try:
-            self._address = raw.map_memory(
-                0, mmap_size_bytes, Protection.READ | Protection.WRITE, MapFlag.SHARED, fd
-            )
+            self._address = raw.map_kvm_file("a vCPU", fd, mmap_size_bytes)
         except BaseException:
             os.close(fd)
             raise

@@ -212,4 +212,8 @@ class Vm(Closing):
 
 
 def _hva(address: HostAddress | int) -> int:
-    return address.hva if isinstance(address, HostAddress) else address
+    if isinstance(address, HostAddress):
+        return address.hva
+    if isinstance(address, HostMapping):
+        raise TypeError(f"{address!r} is no address: pass HostAddress(mapping, offset)")
+    return address

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
-from vmm.host.child import Child
+from kvm_abi import raw
+from vmm.host.child import ENDING_SIGNALS, Child, fork
 
 Body = Callable[[Connection], None]
 
@@ -61,3 +64,64 @@ def test_interruption_is_the_parents_to_answer() -> None:
     child = Child.start(interrupted)
     assert child.connection.recv_bytes() == b"alive"
     child.end()
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _wait_until_gone(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while _is_there(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not _is_there(pid)
+
+
+def test_no_process_outlives_the_one_that_forked_it() -> None:
+    def have_a_child(to: Connection) -> None:
+        pid = fork()
+        if pid == 0:
+            signal.pause()
+        to.send_bytes(str(pid).encode())
+        signal.pause()
+
+    child = Child.start(have_a_child)
+    grandchild = int(child.connection.recv_bytes())
+    assert _is_there(grandchild)
+    child.end()
+    assert _wait_until_gone(grandchild)
+
+
+def test_a_parent_that_was_dead_before_the_kernel_was_asked_is_noticed() -> None:
+    def die(_: Connection) -> None:
+        raw.die_with_parent(os.getpid())  # Any other process than the one that forked it.
+
+    child = Child.start(die)
+    with pytest.raises(EOFError):
+        child.connection.recv_bytes()
+    assert child.end() == "died: SIGKILL"
+
+
+@pytest.mark.parametrize("number", ENDING_SIGNALS)
+def test_a_child_leaves_the_end_of_a_run_to_its_parent(number: int) -> None:
+    def signal_itself(to: Connection) -> None:
+        os.kill(os.getpid(), number)
+        to.send_bytes(b"alive")
+
+    child = Child.start(signal_itself)
+    assert child.connection.recv_bytes() == b"alive"
+    child.end()
+
+
+def test_the_traceback_of_a_child_reaches_the_person(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail_by_mistake(_: Connection) -> None:
+        raise ZeroDivisionError("a mistake")
+
+    child = Child.start(fail_by_mistake)
+    with pytest.raises(EOFError):
+        child.connection.recv_bytes()
+    assert child.end() == "died: exit status 70"
+    assert "ZeroDivisionError: a mistake" in capfd.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 
 from kvm_abi.uapi import Protection
 from vmm.kvm.memory import HUGE_PAGE_BYTES, HostAddress, HostMapping
+from vmm.kvm.vm import Vm
 
 PAGE = 4096
 
@@ -191,3 +192,46 @@ def test_anonymous_memory_that_is_mapped_anew_is_empty() -> None:
         memory.refill(0, PAGE)
         assert memory.read(0, PAGE) == bytes(PAGE)
         assert memory.read(PAGE, 1) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("make", "size_bytes"),
+    [
+        (HostMapping.anonymous, PAGE + 1),
+        (HostMapping.anonymous, 0),
+        (HostMapping.shared, PAGE // 2),
+        (HostMapping.memfd, PAGE + 512),
+        (HostMapping.transparent_huge, HUGE_PAGE_BYTES + 1),
+        (HostMapping.at_zero, 1),
+        (HostMapping.reserved, -PAGE),
+        (HostMapping.hugetlb, PAGE),
+    ],
+)
+def test_a_size_that_is_no_whole_pages_is_refused(
+    make: Callable[[int], HostMapping], size_bytes: int
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ValueError, match="are no whole pages of"):
+        make(size_bytes)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_exception_in_flight_is_not_hidden_by_what_cannot_be_closed() -> None:
+    memory = HostMapping.anonymous(PAGE)
+    memory.pin(3, 1)
+    with pytest.raises(ZeroDivisionError) as caught, memory:
+        raise ZeroDivisionError
+    assert caught.value.__notes__ == [
+        f"not closed either: {memory!r} is in use by slot 0x1 of VM 3"
+    ]
+    with pytest.raises(RuntimeError, match="is in use by slot"), memory:
+        pass
+    memory.unpin(3, 1)
+    memory.close()
+
+
+def test_a_mapping_is_no_address() -> None:
+    vm = Vm(os.open(os.devnull, os.O_RDONLY), PAGE)
+    refused = pytest.raises(TypeError, match=r"pass HostAddress\(mapping, offset\)")
+    with HostMapping.anonymous(PAGE) as memory, vm, refused:
+        vm.set_user_memory_region(0, 0, 0, PAGE, memory)  # type: ignore[arg-type]
