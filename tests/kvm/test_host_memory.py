@@ -37,8 +37,8 @@ def scenario_of(kind: MappingKind, changes: tuple[HostChangeKind, ...]) -> Scena
     return Scenario("host", tuple(operations), (Mapping("a", 3, kind),), survey="none")
 
 
-@pytest.mark.parametrize("kind", ["anonymous", "shared", "memfd"])
-def test_slots_follow_whatever_the_host_does(kvm: Kvm, kind: MappingKind) -> None:
+@pytest.mark.parametrize(("kind", "legal"), [("anonymous", 125), ("shared", 64), ("memfd", 188)])
+def test_slots_follow_whatever_the_host_does(kvm: Kvm, kind: MappingKind, legal: int) -> None:
     features = probe_features(kvm)
     tried = 0
     for changes in product(get_args(HostChangeKind), repeat=LENGTH):
@@ -50,4 +50,4 @@ def test_slots_follow_whatever_the_host_does(kvm: Kvm, kind: MappingKind) -> Non
         tried += 1
         verdict = attempt(kvm, scenario, features).verdict
         assert verdict.status is Status.PASSED, (changes, verdict)
-    assert tried >= 2**LENGTH
+    assert tried == legal

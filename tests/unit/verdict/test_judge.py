@@ -4,25 +4,16 @@ import msgspec
 import pytest
 
 from tests.ideal import ideal_history
+from tests.wrong import wrong
 from vmm.scenario import codec
 from vmm.scenario.history import (
-    AnyOutcome,
-    Closed,
     DirtyPages,
     Done,
     Event,
-    HostChange,
-    Inspected,
     Mmio,
-    PreFaulted,
-    Raced,
     Refused,
-    RingPages,
-    RingsReset,
     Stopped,
-    Swept,
     Touched,
-    Unmapped,
 )
 from vmm.scenario.operations import (
     ClearDirtyLog,
@@ -68,37 +59,6 @@ SCENARIO = Scenario(
     (Mapping("a", 2),),
 )
 HISTORY = ideal_history(SCENARIO)
-
-
-def wrong(outcome: AnyOutcome) -> AnyOutcome:
-    """Return an outcome of the same kind that differs in as little as possible."""
-    match outcome:
-        case Done():
-            return Refused(22)
-        case Refused():
-            return Done()
-        case Touched(value, mmio):
-            return Touched(value ^ 1, mmio)
-        case Swept(runs, mmio):
-            return Swept(runs[:-1], mmio)
-        case Stopped():
-            return Touched(0)
-        case DirtyPages(pages):
-            return DirtyPages(pages[1:] or (0,))
-        case RingPages(pages):
-            return RingPages(pages[1:] or ((0, 1),))
-        case RingsReset(entries, harvested):
-            return RingsReset(entries + 1, harvested)
-        case PreFaulted(gpa, size):
-            return PreFaulted(gpa, size + 1)
-        case Inspected(changes):
-            return Inspected((*changes, HostChange("a", 0, b"\0")))
-        case Raced():
-            return Done()
-        case Closed():
-            return Closed(("open file 9 anon_inode:kvm-vm",))
-        case Unmapped(number):
-            return Unmapped(number + 1)
 
 
 def with_event(index: int, event: Event) -> tuple[Event, ...]:
