@@ -1,17 +1,18 @@
 """``vmm check``: run the curated scenarios and judge them."""
 
-import shlex
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import click
 
 from vmm.cli.errors import usable
+from vmm.cli.formats import Outputs, Wanted, format_option, outputs, wanted_formats
 from vmm.cli.host import Host, exit_status, look_at_host, require_usable
-from vmm.cli.output import LiveProgress, console, print_lines, width_of
+from vmm.cli.output import LiveProgress, console, print_lines
 from vmm.cli.selection import curated, select
-from vmm.report import json, terminal
+from vmm.report import terminal
+from vmm.report.kselftest import kselftest_status
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.judge import Status
@@ -26,6 +27,7 @@ _FEW_SLOTS = Features(nr_memslots=509)
 @click.option("--tag", metavar="TAG", help="Only scenarios with this tag.")
 @click.option("--all", "everything", is_flag=True, help="Slow scenarios, too.")
 @click.option("--list", "only_list", is_flag=True, help="List names and whys; run nothing.")
+@format_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the whole result (-: to stdout).")
 @click.option(
     "--journal",
@@ -52,6 +54,7 @@ _FEW_SLOTS = Features(nr_memslots=509)
     metavar="N",
     help="Run so many scenarios side by side, where they allow it (usually 2).",
 )
+@click.option("--kselftest", is_flag=True, help="Exit as a selftest of the kernel does.")
 @click.option("--require-run", is_flag=True, help="Fail (status 1) if nothing could run.")
 @click.pass_context
 def check(
@@ -60,11 +63,13 @@ def check(
     tag: str | None,
     everything: bool,
     only_list: bool,
+    formats: tuple[Wanted, ...],
     json_file: str | None,
     journal: Path | None,
     histories: Path | None,
     patience: float,
     jobs: int | None,
+    kselftest: bool,
     require_run: bool,
 ) -> None:
     """Run the curated scenarios on this kernel and judge them.
@@ -81,20 +86,15 @@ def check(
         return
     host = look_at_host()
     scenarios = select(curated(host.features), patterns, tag, everything)
+    chosen = wanted_formats(formats, json_file, None)
     require_usable(host, require_run)
-    with _opened(json_file) as stream, _written(histories) as file:
-        run = _run(scenarios, host, journal, file, patience, jobs, stderr=json_file == "-")
-        if stream is not None:
-            stream.write(json.run_text(run))
+    with outputs(chosen) as told, _written(histories) as file:
+        told.reporter.begin(scenarios, host.info)
+        run = _run(scenarios, host, told, journal, file, patience, jobs)
+        told.reporter.end(run)
+    if kselftest:
+        ctx.exit(kselftest_status(run))
     ctx.exit(exit_status(run.status, require_run))
-
-
-def _opened(json_file: str | None) -> AbstractContextManager[IO[Any] | None]:
-    """Open the file before anything runs, so that a wrong name costs no result."""
-    if json_file is None:
-        return nullcontext(None)
-    with usable(json_file):
-        return click.open_file(json_file, "w")
 
 
 def _written(histories: Path | None) -> AbstractContextManager[IO[bytes] | None]:
@@ -107,29 +107,23 @@ def _written(histories: Path | None) -> AbstractContextManager[IO[bytes] | None]
 def _run(
     scenarios: tuple[Scenario, ...],
     host: Host,
+    told: Outputs,
     folder: Path | None,
     histories: IO[bytes] | None,
     patience: float,
     jobs: int | None,
-    *,
-    stderr: bool,
 ) -> Run:
     from vmm.cli.execution import execute
     from vmm.cli.journal import journal_in
 
-    to = console(stderr)
-    width = width_of(to)
-    with journal_in(folder, histories) as journal, LiveProgress(to, len(scenarios)) as progress:
+    with journal_in(folder, histories) as journal, LiveProgress(told.to, len(scenarios)) as bar:
 
         def done(checked: Checked) -> None:
             if checked.verdict.status is Status.SKIPPED:
-                progress.advance()
-            again = f"vmm check {shlex.quote(checked.scenario.name)}"
-            print_lines(to, terminal.scenario_report(checked, again, width))
+                bar.advance()
+            told.reporter.done(checked)
 
         def begin(scenario: Scenario) -> None:
-            progress.begin(scenario.name)
+            bar.begin(scenario.name)
 
-        run = execute(scenarios, host, begin, done, journal, patience, jobs)
-    print_lines(to, terminal.summary(run, width))
-    return run
+        return execute(scenarios, host, begin, done, journal, patience, jobs)

@@ -5,10 +5,16 @@ from typing import Any
 import msgspec
 
 from vmm.host.hostinfo import HostInfo
+from vmm.report.reporter import Reporter, Write, at_the_end
 from vmm.scenario.features import Features
 from vmm.verdict.result import Checked, Run
 
 FORMAT = 1
+
+
+def json_report(write: Write) -> Reporter:
+    """Return a reporter that writes the whole result at the end."""
+    return at_the_end(write, run_text)
 
 
 def run_text(run: Run) -> str:

@@ -1,0 +1,119 @@
+"""``--format`` and the files it writes, with a kernel that is played."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from junitparser import JUnitXml
+
+from tests.played import Kernel, played, vmm
+from vmm.cli.errors import Unusable
+from vmm.cli.writing import written
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return played(monkeypatch)
+
+
+def test_several_formats_at_once(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.differ("create-two")
+    files = {name: tmp_path / f"result.{name}" for name in ("ktap", "junit", "json", "text")}
+    options = [f"--format={name}:{file}" for name, file in files.items()]
+    result = vmm("check", *options, "--format", "tap13")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("TAP version 13\n1..4\n")
+    assert result.stderr == ""
+    assert files["ktap"].read_text().startswith("KTAP version 1\n1..2\n")
+    assert JUnitXml.fromfile(str(files["junit"])).failures == 1
+    assert json.loads(files["json"].read_text())["status"] == "differs"
+    assert files["text"].read_text().startswith("DIFFERS      create-two\n")
+    assert sorted(tmp_path.iterdir()) == sorted(files.values())
+
+
+def test_a_format_takes_the_place_of_text_and_json_goes_beside_it(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.json"
+    result = vmm("check", "--format", "ktap", "--json", file)
+    assert "4 scenarios" not in result.output
+    assert json.loads(file.read_text())["status"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "xml"], "'xml' is no format; there are text, ktap, "),
+        (["--format", "ktap:"], "'ktap:': the name of the file is missing"),
+        (["--format", "ktap", "--format", "tap13"], "two formats go to standard output"),
+        (["--format", "text", "--json", "-"], "two formats go to standard output"),
+        (["--format", "ktap:a", "--format", "tap13:a"], "two formats go to a"),
+    ],
+)
+def test_formats_that_cannot_be_written(kernel: Kernel, options: list[str], message: str) -> None:
+    result = vmm("check", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert kernel.ran == []
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_runs(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "absent" / "second"
+    result = vmm("check", f"--format=ktap:{first}", f"--format=junit:{second}")
+    assert result.exit_code == 2
+    assert result.stderr == f"vmm: {second}: No such file or directory\n"
+    assert kernel.ran == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_leaves_no_half_written_file(kernel: Kernel, tmp_path: Path) -> None:
+    file = tmp_path / "r.ktap"
+    file.write_text("what was there")
+    kernel.histories["move-up"] = AssertionError
+    assert vmm("check", f"--format=ktap:{file}").exit_code == 70
+    assert [(f, f.read_text()) for f in tmp_path.iterdir()] == [(file, "what was there")]
+
+
+def test_kselftest_statuses(kernel: Kernel) -> None:
+    assert vmm("check", "--kselftest").exit_code == 0
+    kernel.end("create-one", "hung: for ever")
+    assert vmm("check").exit_code == 3
+    assert vmm("check", "--kselftest").exit_code == 1
+
+
+def test_a_written_file_has_the_usual_permissions_and_keeps_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    for mode in (0o666 & ~_umask(), 0o640):
+        with written(file) as stream:
+            stream.write("x")
+        assert stat.S_IMODE(file.stat().st_mode) == mode
+        file.chmod(0o640)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_link_is_followed_and_a_device_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    with written(link) as stream:
+        stream.write("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    with written(Path("/dev/null")) as stream:
+        stream.write("gone")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match="Is a directory"), written(tmp_path):
+        pass
+    assert list(tmp_path.parent.glob(f".{tmp_path.name}*")) == []

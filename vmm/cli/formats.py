@@ -1,0 +1,136 @@
+"""``--format``: which formats a run is reported in, and where each goes."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import click
+from rich.console import Console
+
+from vmm.cli.output import console, print_lines, width_of
+from vmm.cli.writing import written
+from vmm.report.reporter import Reporter, Write, together
+
+FORMATS = ("text", "ktap", "tap13", "junit", "json")
+_STDOUT = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A format, and the file that it goes to (``-``: standard output)."""
+
+    name: str
+    file: str = _STDOUT
+
+
+class _FormatParam(click.ParamType):  # type: ignore[type-arg]  # In older versions it takes none.
+    name = "FORMAT[:FILE]"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Wanted:
+        if isinstance(value, Wanted):
+            return value
+        name, colon, file = str(value).partition(":")
+        if name not in FORMATS:
+            self.fail(f"{name!r} is no format; there are {', '.join(FORMATS)}", param, ctx)
+        if colon and not file:
+            self.fail(f"{value!r}: the name of the file is missing", param, ctx)
+        return Wanted(name, file or _STDOUT)
+
+
+format_option = click.option(
+    "--format",
+    "formats",
+    type=_FormatParam(),
+    multiple=True,
+    metavar="FORMAT[:FILE]",
+    help=f"Report as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}; several go to a file each.",
+)
+"""The option; a command gets ``formats``, a tuple of `Wanted`."""
+
+
+def wanted_formats(
+    formats: Sequence[Wanted], json_file: str | None, html_file: str | None
+) -> tuple[Wanted, ...]:
+    """Return what is to be written where. Text is what nobody has to ask for.
+
+    Raises click.UsageError where two would share a file.
+    """
+    also = [Wanted(name, f) for name, f in (("json", json_file), ("html", html_file)) if f]
+    chosen = (*(formats or (Wanted("text"),)), *also)
+    places = [each.file for each in chosen if each != Wanted("text") or formats]
+    for each in chosen:
+        if places.count(each.file) > 1:
+            where = "standard output" if each.file == _STDOUT else each.file
+            raise click.UsageError(f"two formats go to {where}: give each a file, FORMAT:FILE")
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where a run is reported: ``to`` is the console that people look at meanwhile."""
+
+    reporter: Reporter
+    to: Console
+
+
+@contextmanager
+def outputs(chosen: Sequence[Wanted]) -> Iterator[Outputs]:
+    """Open every file before anything runs, and yield what tells all formats.
+
+    The files appear when the block ends without an error. Raises Unusable.
+    """
+    documents = [each for each in chosen if each.name != "text"]
+    taken = any(each.file == _STDOUT for each in documents)
+    to = console(stderr=taken)
+    with ExitStack() as stack:
+        reporters: list[Reporter] = []
+        for each in chosen:
+            if each == Wanted("text"):
+                reporters.append(_text(to))
+                continue
+            stream = _opened(stack, each.file)
+            if each.name == "text":
+                reporters.append(_text(Console(file=stream, highlight=False)))
+            else:
+                reporters.append(_document(each.name)(partial(_write, stream)))
+        yield Outputs(together(reporters), to)
+
+
+def _opened(stack: ExitStack, file: str) -> IO[str]:
+    if file == _STDOUT:
+        return sys.stdout
+    stream: IO[str] = stack.enter_context(written(Path(file)))
+    return stream
+
+
+def _write(stream: IO[str], text: str) -> None:
+    stream.write(text)
+    stream.flush()
+
+
+def _text(to: Console) -> Reporter:
+    from vmm.report.text import text_report
+
+    return text_report(partial(print_lines, to), width_of(to))
+
+
+def _document(name: str) -> Callable[[Write], Reporter]:
+    """Return what makes the reporter of a format; its libraries are imported when it is wanted."""
+    match name:
+        case "ktap":
+            from vmm.report.ktap import ktap_report as made
+        case "tap13":
+            from vmm.report.tap13 import tap13_report as made
+        case "junit":
+            from vmm.report.junit import junit_report as made
+        case "json":
+            from vmm.report.json import json_report as made
+        case _:
+            raise AssertionError(name)
+    return made

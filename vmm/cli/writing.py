@@ -1,0 +1,49 @@
+"""Files that a command writes: whole, or not at all."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from vmm.cli.errors import usable
+
+
+@contextmanager
+def written(path: Path) -> Iterator[IO[str]]:
+    """Yield a text file that takes the place of ``path`` when the block has ended without an error.
+
+    Until then it lies beside it under another name, so that nobody reads half of it, and what was
+    there stays when this fails. What is no ordinary file (a pipe, a device) is written as it is.
+    Raises Unusable, before the block where the path cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    with suppress(OSError):
+        if not stat.S_ISREG(target.stat().st_mode):
+            with usable(path), target.open("w", encoding="utf-8") as stream:
+                yield stream
+            return
+    with usable(path):
+        if target.exists():
+            target.open("a").close()  # Whether it may be written is its own affair.
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    beside = Path(name)
+    try:
+        with open(handle, "w", encoding="utf-8") as stream:
+            yield stream
+        with usable(path):
+            beside.chmod(_mode(target))
+            beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _mode(target: Path) -> int:
+    """Return the permissions of a file, or those that a new one gets."""
+    with suppress(OSError):
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

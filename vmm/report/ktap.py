@@ -1,0 +1,109 @@
+"""A run as KTAP version 1, as the kernel's Documentation/dev-tools/ktap.rst has it.
+
+Subjects are tests, and scenarios their subtests. A known issue that shows is ``ok`` with the
+directive XFAIL, as kselftest has it; what is inconclusive is ``not ok``, with TIMEOUT if it hung
+and ERROR if not.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from vmm.host.hostinfo import HostInfo
+from vmm.report.plain import diagnosis, one_line
+from vmm.report.reporter import Reporter, Write, by_subject
+from vmm.report.text import check_again
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Status
+from vmm.verdict.result import Checked, Run
+
+VERSION = "KTAP version 1"
+_INDENT = "  "
+
+
+def ktap_report(write: Write) -> Reporter:
+    """Return a reporter that writes each subject when the last of its scenarios has ended."""
+    document = _Document(write)
+    return Reporter(document.begin, document.done, document.end)
+
+
+class _Document:
+    def __init__(self, write: Write) -> None:
+        self._write = write
+        self._subjects: dict[str, list[Scenario]] = {}
+        self._results: dict[str, Checked] = {}
+        self._written = 0
+
+    def begin(self, scenarios: Sequence[Scenario], host: HostInfo) -> None:
+        self._subjects = by_subject(scenarios)
+        kernel = f"Linux {host.kernel}, {host.vendor or 'KVM'}, TDP {host.tdp}"
+        self._lines([VERSION, f"1..{len(self._subjects)}", f"# {one_line(kernel)}"])
+
+    def done(self, checked: Checked) -> None:
+        self._results[checked.scenario.name] = checked
+        left = list(self._subjects.items())[self._written :]
+        for subject, scenarios in left:
+            if any(scenario.name not in self._results for scenario in scenarios):
+                break
+            self._subject(subject, scenarios)
+
+    def end(self, run: Run) -> None:
+        for subject, scenarios in list(self._subjects.items())[self._written :]:
+            self._subject(subject, scenarios)
+        self._lines(f"# note: {one_line(weakness)}" for weakness in run.weaknesses)
+
+    def _subject(self, subject: str, scenarios: Sequence[Scenario]) -> None:
+        self._written += 1
+        self._lines(f"{_INDENT}{line}" for line in self._subtests(scenarios))
+        results = [self._results.get(scenario.name) for scenario in scenarios]
+        skipped = all(each and each.verdict.status is Status.SKIPPED for each in results)
+        word = "ok" if all(each and is_ok(each) for each in results) else "not ok"
+        directive = " # SKIP all of its scenarios" if skipped else ""
+        self._lines([f"{word} {self._written} {name_of(subject)}{directive}"])
+
+    def _subtests(self, scenarios: Sequence[Scenario]) -> Iterator[str]:
+        yield VERSION
+        yield f"1..{len(scenarios)}"
+        for number, scenario in enumerate(scenarios, 1):
+            name = name_of(scenario.name)
+            checked = self._results.get(scenario.name)
+            if checked is None:
+                yield f"not ok {number} {name} # ERROR did not run"
+                continue
+            if checked.verdict.status is not Status.SKIPPED:
+                yield from (f"# {line}" for line in diagnosis(checked, check_again(checked)))
+            word = "ok" if is_ok(checked) else "not ok"
+            yield f"{word} {number} {name}{_directive(checked)}"
+
+    def _lines(self, lines: Iterator[str] | Sequence[str]) -> None:
+        self._write("".join(f"{line}\n" for line in lines))
+
+
+def is_ok(checked: Checked) -> bool:
+    """Whether a result is no failure: a known issue and a skip are none."""
+    return not checked.failed and checked.verdict.status is not Status.INCONCLUSIVE
+
+
+def name_of(text: str) -> str:
+    """Return text as a test's description or its directive's reason: neither can hold ``#``."""
+    return one_line(text).replace("#", "_")
+
+
+def reason_of(checked: Checked) -> str:
+    """Return why a result is what it is, for a directive: an issue's name is stable."""
+    if checked.issue is not None and checked.verdict.status is Status.KNOWN:
+        return f"known issue {checked.issue.name}"
+    return one_line(checked.verdict.reason)
+
+
+def _directive(checked: Checked) -> str:
+    if checked.failed:
+        return ""
+    match checked.verdict.status:
+        case Status.SKIPPED:
+            return f" # SKIP {name_of(reason_of(checked))}"
+        case Status.KNOWN:
+            return f" # XFAIL {name_of(reason_of(checked))}"
+        case Status.INCONCLUSIVE:
+            word = "TIMEOUT" if checked.verdict.reason.startswith("hung") else "ERROR"
+            return f" # {word} {name_of(reason_of(checked))}"
+        case _:
+            return ""

@@ -1,0 +1,51 @@
+"""A run as TAP version 13: a flat list of scenarios, which know SKIP and TODO only.
+
+A known issue that shows is ``not ok`` with the directive TODO, as TAP has it.
+"""
+
+from collections.abc import Sequence
+
+from vmm.host.hostinfo import HostInfo
+from vmm.report.ktap import is_ok, name_of, reason_of
+from vmm.report.plain import diagnosis, one_line
+from vmm.report.reporter import Reporter, Write
+from vmm.report.text import check_again
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Status
+from vmm.verdict.result import Checked, Run
+
+
+def tap13_report(write: Write) -> Reporter:
+    """Return a reporter that writes each result at once."""
+    names: list[str] = []
+    written = 0
+
+    def begin(scenarios: Sequence[Scenario], host: HostInfo) -> None:
+        names.extend(scenario.name for scenario in scenarios)
+        kernel = one_line(f"Linux {host.kernel}, {host.vendor or 'KVM'}, TDP {host.tdp}")
+        write(f"TAP version 13\n1..{len(names)}\n# {kernel}\n")
+
+    def done(checked: Checked) -> None:
+        nonlocal written
+        written += 1
+        write(_result(written, checked))
+
+    def end(run: Run) -> None:
+        write("".join(f"# note: {one_line(weakness)}\n" for weakness in run.weaknesses))
+        if written < len(names):
+            write(f"Bail out! {len(names) - written} scenarios did not run\n")
+
+    return Reporter(begin, done, end)
+
+
+def _result(number: int, checked: Checked) -> str:
+    status = checked.verdict.status
+    is_skipped = status is Status.SKIPPED
+    said = [] if is_skipped else diagnosis(checked, check_again(checked))
+    known = status is Status.KNOWN and not checked.failed
+    directive = ""
+    if is_skipped or known:
+        directive = f" # {'SKIP' if is_skipped else 'TODO'} {name_of(reason_of(checked))}"
+    word = "ok" if is_ok(checked) and not known else "not ok"
+    result = f"{word} {number} {name_of(checked.scenario.name)}{directive}"
+    return "".join(f"{line}\n" for line in (*(f"# {line}" for line in said), result))
