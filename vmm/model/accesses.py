@@ -95,11 +95,11 @@ class Accesses:
         if write:
             data = _element(op.value, op.width)
             exits = () if rule is REACH else _exits(pieces, data)
-            usual = Allowed(Touched(0, exits), rule, partial(self._write, op, pieces, data))
+            usual = Allowed(Touched(0, exits), rule, partial(self._written, op, pieces, data))
         else:
-            value = int.from_bytes(self._read(op, pieces), "little")
+            value = int.from_bytes(self._read(pieces), "little")
             exits = () if rule is REACH else _exits(pieces)
-            usual = Allowed(Touched(value, exits), rule)
+            usual = Allowed(Touched(value, exits), rule, partial(self._was_read, op.vcpu, pieces))
         if pieces[0].changed or pieces[-1].changed:
             usual = Allowed(usual.outcome, HOST_FOLLOWS, usual.adopt)
         if rule is HVA_ABSENT and _may_fault(pieces, write):
@@ -118,15 +118,20 @@ class Accesses:
         if write:
             data = element * op.count
             usual = Allowed(
-                Swept((), _exits(pieces, data)), rule, partial(self._write, op, pieces, data)
+                Swept((), _exits(pieces, data)), rule, partial(self._written, op, pieces, data)
             )
         else:
-            runs = run_lengths(self._read(op, pieces), op.width)
-            usual = Allowed(Swept(runs, _exits(pieces)), rule)
+            runs = run_lengths(self._read(pieces), op.width)
+            read = partial(self._was_read, op.vcpu, pieces)
+            usual = Allowed(Swept(runs, _exits(pieces)), rule, read)
         if not _may_fault(pieces, write):
             return (usual,)
         begun = _before_fault(pieces, op.width, op.gpa)
-        done = partial(self._write, op, begun, element * op.count) if write else _no_write
+        done = (
+            partial(self._written, op, begun, element * op.count)
+            if write
+            else partial(self._was_read, op.vcpu, pieces)
+        )
         return (usual, Allowed(Stopped("EFAULT"), rule, done))
 
     def execute(self, op: Execute) -> tuple[Allowed, ...]:
@@ -137,19 +142,16 @@ class Accesses:
         if piece.kind != "memory":
             rule = FETCH_OUTSIDE if piece.kind == "hole" else HVA_ABSENT
             return tuple(Allowed(Stopped(reason), rule) for reason in _CANNOT_FETCH)
-        if self._reads_make_dirty:
-            self._note_read(op.vcpu, (piece,))
         value = stub_identity(self._contents.read(piece.mapping, piece.offset, piece.length))
         if value is None:
             return ()
-        return (Allowed(Touched(value), REACH),)
+        return (Allowed(Touched(value), REACH, partial(self._was_read, op.vcpu, (piece,))),)
 
     def pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
         """Return what mapping a range ahead may come to; a log may take that for a read."""
         pieces = tuple(self._mappable(op))
-        if self._reads_make_dirty:
-            self._note_read(op.vcpu, pieces)
-        return progress(op, pieces)
+        read = partial(self._was_read, op.vcpu, pieces)
+        return tuple(Allowed(each.outcome, each.rule, read) for each in progress(op, pieces))
 
     def _mappable(self, op: PreFaultMemory) -> Iterator[Piece]:
         """Yield the pages of a range up to the first that is no memory, that one included."""
@@ -159,9 +161,7 @@ class Accesses:
             if piece.kind != "memory":
                 return
 
-    def _read(self, op: Touch | Sweep, pieces: Iterable[Piece]) -> bytes:
-        if self._reads_make_dirty:
-            self._note_read(op.vcpu, pieces)
+    def _read(self, pieces: Iterable[Piece]) -> bytes:
         return b"".join(
             [
                 self._contents.read(piece.mapping, piece.offset, piece.length)
@@ -171,17 +171,22 @@ class Accesses:
             ]
         )
 
-    def _note_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
-        """Note which pages the guest reads. That they may be reported holds from now on."""
+    def _was_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
+        """Note which slots were looked up, and which pages may be reported as read from now on."""
         for piece in pieces:
-            if piece.kind == "memory" and piece.slot is not None:
+            if piece.slot is None:
+                continue
+            self._slots.hit(piece.slot)
+            if self._reads_make_dirty and piece.kind == "memory":
                 page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
                 self._tracking.read(vcpu, piece.slot, page)
 
-    def _write(self, op: Touch | Sweep, pieces: Iterable[Piece], data: bytes) -> None:
+    def _written(self, op: Touch | Sweep, pieces: Iterable[Piece], data: bytes) -> None:
         """Write ``data`` where the pieces lie in writable memory, and mark those pages dirty."""
         at = 0
         for piece in pieces:
+            if piece.slot is not None:
+                self._slots.hit(piece.slot)
             if piece.kind == "memory" and not piece.readonly:
                 part = data[at : at + piece.length]
                 self._contents.write(piece.mapping, piece.offset, part)
@@ -208,10 +213,6 @@ def _private_fault(op: Touch, piece: Piece) -> tuple[Allowed, ...]:
         return (fault, Allowed(Touched(0, _exits((piece,), _element(op.value, op.width))), rule))
     value = int.from_bytes(_FILL * op.width, "little")
     return (fault, Allowed(Touched(value, _exits((piece,))), rule))
-
-
-def _no_write() -> None:
-    """Reading changes nothing, however far it came."""
 
 
 def _leaves_memory(piece: Piece, write: bool) -> bool:

@@ -113,6 +113,17 @@ class MemslotArray(Generic[E]):
 
     def search(self, gfn: int) -> E | None:
         """The entry whose slot contains `gfn`, None if no slot does (search_memslots)."""
+        entry = self.find(gfn)
+        if entry is not None:
+            self._last_hit = entry
+        return entry
+
+    def hit(self, entry: E) -> None:
+        """Note that a search has found an entry in use."""
+        self._last_hit = entry
+
+    def find(self, gfn: int) -> E | None:
+        """The same as `search`, without a trace: the last used index stays."""
         entry = self._last_hit
         if entry is not None and entry.base_gfn <= gfn < entry.base_gfn + entry.npages:
             return entry
@@ -122,7 +133,6 @@ class MemslotArray(Generic[E]):
         entry = self._by_gfn[base_gfn]
         if gfn >= base_gfn + entry.npages:
             return None
-        self._last_hit = entry
         return entry
 
     def overlapping(self, base_gfn: int, npages: int, besides: int | None = None) -> E | None:

@@ -170,14 +170,14 @@ class Backing:
         """Return what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
         gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
         if at + length <= PAGE_SIZE_BYTES:  # As nearly all touches are.
-            return (self._piece(slots.search(gfn), gpa, length),)
+            return (self._piece(slots.find(gfn), gpa, length),)
         return tuple(self._page_by_page(slots, gpa, length))
 
     def _page_by_page(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]:
         while length:
             gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
             take = min(length, PAGE_SIZE_BYTES - at)
-            yield self._piece(slots.search(gfn), gpa, take)
+            yield self._piece(slots.find(gfn), gpa, take)
             gpa += take
             length -= take
 

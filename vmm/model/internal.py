@@ -95,17 +95,20 @@ class InternalSlots:
                 return slot
         return None
 
-    def reached(self, gpa: int, length: int) -> bool:
+    def reached(self, vcpu: int, gpa: int, length: int) -> bool:
         """Whether an access depends on an internal slot, whose content is the kernel's own affair.
 
         Where some of them have lost their memory, real mode may, wherever the access goes.
         """
-        if not self._slots:
+        due = () if vcpu in self._vcpus else self._due()
+        if not self._slots and not due:
             return False
         if self._unmapped:
             return True
-        first = pages_of(gpa)
-        return self.overlapping(first, pages_of(gpa + length - 1) - first + 1) is not None
+        first, last = pages_of(gpa), pages_of(gpa + length - 1)
+        if any(first <= pages_of(page) <= last for _, page in due):
+            return True
+        return self.overlapping(first, last - first + 1) is not None
 
     def set_tss(self, op: SetTssAddr) -> Allowed:
         """Return what KVM_SET_TSS_ADDR comes to."""

@@ -6,8 +6,11 @@ model does not know, it returns none, and the verdict is inconclusive.
 """
 
 import errno
+from collections.abc import Callable
 from functools import partial
-from typing import assert_never
+from typing import Self, assert_never
+
+import msgspec
 
 from vmm.model.accesses import Accesses, inside_smm
 from vmm.model.allowed import HARNESS, Allowed
@@ -20,6 +23,7 @@ from vmm.model.dirty import Tracking
 from vmm.model.internal import InternalSlots
 from vmm.model.memfds import GUEST_MEMFD_OVERLAP, GuestMemfds
 from vmm.model.prefault import end_of, refusal
+from vmm.model.races.flaw import Flaw
 from vmm.model.races.judge import RaceJudge
 from vmm.model.regions import (
     HVA_NONCANONICAL,
@@ -32,9 +36,9 @@ from vmm.model.regions import (
     refusal_by_argument,
 )
 from vmm.model.rings import RING_EXACT, no_ring_to_reset
-from vmm.model.rule import documented, source
+from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
-from vmm.scenario.history import Closed, Done, Inspected, Refused, RingPages
+from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Raced, Refused, RingPages
 from vmm.scenario.operations import (
     CHURN_GFNS,
     GUEST_MEMFD,
@@ -75,6 +79,7 @@ from vmm.scenario.operations import (
     access_end,
     pages_of,
 )
+from vmm.scenario.plan import mappings_of
 from vmm.scenario.slots import as_id_of, id_of
 
 CONTENT = documented(
@@ -94,8 +99,42 @@ NOTHING_USED_UP = source(
 )
 
 
+_BY_A_VCPU = Touch | Sweep | Execute | HarvestDirtyRing | PreFaultMemory
+
+
+class Followed(msgspec.Struct, frozen=True, gc=False):
+    """What the model makes of an event: the ``allowed`` outcomes, and the one that was ``chosen``.
+
+    Of a race there is a ``flaw`` in their place, or the rules that decided it (``raced``).
+    """
+
+    allowed: tuple[Allowed, ...] = ()
+    chosen: Allowed | None = None
+    flaw: Flaw | None = None
+    raced: frozenset[Rule] = frozenset()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the rules allow what happened."""
+        return self.chosen is not None or bool(self.raced)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the model does not know what may happen there."""
+        return not (self.fits or self.allowed or self.flaw)
+
+
 class Model:
-    """The state of one VM and of the host memory that backs it."""
+    """The state of one VM and of the host memory that backs it.
+
+    ``allowed`` changes nothing; what it returns brings the model on, by ``adopt``.
+    """
+
+    @classmethod
+    def of(cls, header: Header) -> Self:
+        """Return the model of what a history's header says, before its first event."""
+        scenario = header.scenario
+        return cls(mappings_of(scenario), header.features, scenario.vm_type)
 
     def __init__(self, mappings: tuple[Mapping, ...], features: Features, vm_type: int = 0) -> None:
         self.features = features.of_vm(vm_type)
@@ -135,7 +174,7 @@ class Model:
             case SetUserMemoryRegion():
                 return self._region(operation)
             case Touch() | Sweep() | Execute():
-                return self._access(operation)
+                return self._by_vcpu(operation.vcpu, self._access(operation))
             case Inspect():
                 return (self._inspect(),)
             case GetDirtyLog():
@@ -145,7 +184,7 @@ class Model:
             case EnableCap():
                 return self._tracking.enable(operation)
             case HarvestDirtyRing():
-                return (self._harvest(operation),)
+                return self._by_vcpu(operation.vcpu, (self._harvest(operation),))
             case ResetDirtyRings():
                 ring = self._tracking.ring
                 return (no_ring_to_reset() if ring is None else ring.reset(),)
@@ -173,7 +212,7 @@ class Model:
             case PunchGuestMemfd():
                 return self._memfds.punch(operation)
             case PreFaultMemory():
-                return self._pre_fault(operation)
+                return self._by_vcpu(operation.vcpu, self._pre_fault(operation))
             case SetMemoryAttributes():
                 return set_attributes(operation, self.features, self._vm_type, self._backing)
             case HostWrite():
@@ -189,12 +228,38 @@ class Model:
             case _:
                 assert_never(operation)
 
-    def race(self, race: Race) -> RaceJudge:
-        """Return a judge of a race from this state on; it leaves the model in the state after."""
+    def follow(self, event: Event) -> Followed:
+        """Come to the state after an event, by the first outcome that leaves room for its own.
+
+        Where no outcome does, the state stays as it was, but that a vCPU was used may count.
+        """
+        if isinstance(event.operation, Race) and isinstance(event.outcome, Raced):
+            return self._follow_race(event.operation, event.outcome)
+        allowed = self.allowed(event.operation)
+        for choice in allowed:
+            if choice.outcome.admits(event.outcome):
+                choice.adopt()
+                return Followed(allowed, choice)
+        if not allowed and isinstance(event.operation, _BY_A_VCPU):
+            self._internal.use_vcpu(event.operation.vcpu)
+        return Followed(allowed)
+
+    def prefer(self, operation: AnyOperation) -> tuple[Allowed, ...]:
+        """Come to the state that the first allowed outcome leads to, and return all of them."""
+        allowed = self.allowed(operation)
+        if allowed:
+            allowed[0].adopt()
+        return allowed
+
+    def _follow_race(self, race: Race, outcome: Raced) -> Followed:
         for vcpu in range(len(race.guests)):
             self._internal.use_vcpu(vcpu)
         slots = self._spaces[0]
-        return RaceJudge(race, slots, self._backing, self._contents, self._tracking, self.allowed)
+        judge = RaceJudge(race, slots, self._backing, self._contents, self._tracking, self.allowed)
+        flaw = judge.flaw(outcome)
+        if judge.unknown:
+            return Followed()
+        return Followed(flaw=flaw, raced=frozenset() if flaw else frozenset(judge.rules))
 
     def _inspect(self) -> Allowed:
         hidden = self._backing.absent
@@ -215,10 +280,22 @@ class Model:
             return ()
         return (Allowed(Closed(), NOTHING_USED_UP),)
 
+    def _by_vcpu(self, vcpu: int, allowed: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
+        """Return what a vCPU may come to, which is made where it has not been used yet."""
+        if vcpu in self._tracking.vcpus:
+            return allowed
+        return tuple(
+            msgspec.structs.replace(each, adopt=partial(self._use_first, vcpu, each.adopt))
+            for each in allowed
+        )
+
+    def _use_first(self, vcpu: int, adopt: Callable[[], None]) -> None:
+        self._internal.use_vcpu(vcpu)
+        adopt()
+
     def _access(self, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
-        self._internal.use_vcpu(op.vcpu)
         end = access_end(op)
-        if op.as_id >= len(self._spaces) or self._internal.reached(op.gpa, end - op.gpa):
+        if op.as_id >= len(self._spaces) or self._internal.reached(op.vcpu, op.gpa, end - op.gpa):
             return ()
         usual = _outcomes(self._accesses[op.as_id], op)
         if op.as_id == SMM:
@@ -230,14 +307,14 @@ class Model:
         return either(usual, _outcomes(self._emulated[op.as_id], op))
 
     def _pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
-        self._internal.use_vcpu(op.vcpu)
         refused = refusal(op, self.features)
         if refused:
             return refused
         allowed = self._accesses[0].pre_fault(op)
         # What stands in the way may be a slot of the kernel's own.
         in_the_way = (each.outcome for each in allowed)
-        return () if any(self._internal.reached(end_of(op, o), 1) for o in in_the_way) else allowed
+        reached = any(self._internal.reached(op.vcpu, end_of(op, o), 1) for o in in_the_way)
+        return () if reached else allowed
 
     def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
         verdict = refusal_by_argument(op, self.features) or self._decide(op)
@@ -307,7 +384,6 @@ class Model:
         return Allowed(Done(), HARNESS, partial(self._contents.write, mapping, offset, data))
 
     def _harvest(self, op: HarvestDirtyRing) -> Allowed:
-        self._internal.use_vcpu(op.vcpu)
         ring = self._tracking.ring
         return Allowed(RingPages(), RING_EXACT) if ring is None else ring.harvest(op.vcpu)
 

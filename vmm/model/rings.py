@@ -125,7 +125,7 @@ class RingState:
 
     def waiting(self, vcpu: int) -> tuple[set[SlotPage], set[SlotPage]]:
         """Return what a ring holds for certain, and what it may hold."""
-        ring = self._ring(vcpu)
+        ring = self._rings.get(vcpu, _Ring())
         return set(ring.pages), set(ring.perhaps)
 
     def settle(self, used: dict[int, int], untracked: set[SlotPage]) -> None:
@@ -138,7 +138,7 @@ class RingState:
 
     def harvest(self, vcpu: int) -> Allowed:
         """Return what the ring holds; harvesting empties it."""
-        ring = self._ring(vcpu)
+        ring = self._rings.get(vcpu, _Ring())
         entries = self.size_bytes // ENTRY_BYTES
         outcome = RingPages(
             tuple(sorted(ring.pages)),

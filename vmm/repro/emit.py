@@ -15,7 +15,7 @@ from vmm.scenario import words
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import EnableCap, Mapping, Scenario, Touch
-from vmm.scenario.plan import MAX_BATCH
+from vmm.scenario.plan import MAX_BATCH, mappings_of
 
 _STEPS_IN_A_FUNCTION = 300
 _Numbered = tuple[int, Expectation]
@@ -35,7 +35,7 @@ def program_of(scenario: Scenario, features: Features) -> str:
 
 
 def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation]) -> str:
-    names = Words(expectations.mappings_of(scenario))
+    names = Words(mappings_of(scenario))
     statements = Statements(names, scenario.vm_type)
     blocks = [_block(group, names, statements) for group in _groups(steps)]
     account = statements.account

@@ -122,6 +122,11 @@ def guest_mapping(scenario: Scenario) -> Mapping:
     return Mapping(GUEST_MAPPING, guest_count(scenario) * pages_of(GUEST_SIZE_BYTES))
 
 
+def mappings_of(scenario: Scenario) -> tuple[Mapping, ...]:
+    """Return all host memory of a scenario, the guests' own last."""
+    return (*scenario.mappings, guest_mapping(scenario))
+
+
 def guest_slots(scenario: Scenario) -> list[SetUserMemoryRegion]:
     """Return the operations that create the memslots which guests live in."""
     return [

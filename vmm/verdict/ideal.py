@@ -37,7 +37,7 @@ from vmm.scenario.operations import (
     Scenario,
     Touch,
 )
-from vmm.scenario.plan import guest_mapping, steps
+from vmm.scenario.plan import steps
 from vmm.scenario.windows import in_window
 from vmm.verdict.judge import judge
 
@@ -95,9 +95,7 @@ class _Kernel:
 
     def __init__(self, scenario: Scenario, features: Features) -> None:
         self._header = Header(scenario, features)
-        self._model = Model(
-            (*scenario.mappings, guest_mapping(scenario)), features, scenario.vm_type
-        )
+        self._model = Model.of(self._header)
         self.rules: set[str] = set()
         self._harvested = 0
 
@@ -114,8 +112,7 @@ class _Kernel:
         return History(header, tuple(events), End(events=len(events)))
 
     def _next(self, operation: AnyOperation) -> AnyOutcome:
-        allowed = self._model.allowed(operation)
-        allowed[0].adopt()
+        allowed = self._model.prefer(operation)
         self.rules.update(choice.rule.name for choice in allowed)
         return allowed[0].outcome
 

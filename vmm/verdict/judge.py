@@ -11,8 +11,7 @@ from vmm.model.races.flaw import Flaw
 from vmm.model.rule import Rule
 from vmm.scenario import words
 from vmm.scenario.history import AnyOutcome, Event, Header, History, Raced
-from vmm.scenario.operations import Race
-from vmm.scenario.plan import guest_mapping
+from vmm.scenario.plan import mappings_of
 from vmm.scenario.underway import under_way
 from vmm.verdict.slotmap import slot_map
 
@@ -122,8 +121,8 @@ class Judgement:
 
     def __init__(self, header: Header) -> None:
         self._name = header.scenario.name
-        self._mappings = (*header.scenario.mappings, guest_mapping(header.scenario))
-        self._model = Model(self._mappings, header.features, header.scenario.vm_type)
+        self._mappings = mappings_of(header.scenario)
+        self._model = Model.of(header)
         self._rules: set[str] = set()
         self._events = 0
         self._difference: Difference | None = None
@@ -132,35 +131,24 @@ class Judgement:
         """The rule that decided the event judged last."""
 
     def admits(self, event: Event) -> bool:
-        """Judge the next event; False if the model cannot go on after it."""
-        if isinstance(event.operation, Race) and isinstance(event.outcome, Raced):
-            return self._admits_race(event, event.operation, event.outcome)
-        allowed = self._model.allowed(event.operation)
-        for candidate in allowed:
-            if candidate.outcome.admits(event.outcome):
-                candidate.adopt()
-                self.rule = candidate.rule.name
-                self._rules.add(candidate.rule.name)
-                self._events += 1
-                return True
-        if allowed:
-            self._difference = self._differing(event, allowed)
+        """Judge the next event; False if the model cannot go on beyond it."""
+        followed = self._model.follow(event)
+        if followed.chosen is not None:
+            self.rule = followed.chosen.rule.name
+            self._rules.add(self.rule)
+            self._events += 1
+        elif followed.raced:
+            self._rules.update(rule.name for rule in followed.raced)
+            self._events += 1 + _parts(event.outcome)
+        elif followed.flaw is not None:
+            self._difference = self._flawed(event, followed.flaw)
+        elif followed.allowed:
+            self._difference = self._differing(event, followed.allowed)
+        elif isinstance(event.outcome, Raced):
+            self._unknown = "the model does not know which memory the guests of this race reach"
         else:
             self._unknown = f"the model does not know: {words.operation(event.operation)}"
-        return False
-
-    def _admits_race(self, event: Event, race: Race, outcome: Raced) -> bool:
-        judge = self._model.race(race)
-        flaw = judge.flaw(outcome)
-        if judge.unknown:
-            self._unknown = "the model does not know which memory the guests of this race reach"
-            return False
-        if flaw is not None:
-            self._difference = self._flawed(event, flaw)
-            return False
-        self._rules.update(rule.name for rule in judge.rules)
-        self._events += 1 + sum(map(len, (*outcome.calls, *outcome.windows)))
-        return True
+        return followed.fits
 
     def verdict(self, end: str | None) -> Verdict:
         """Return the verdict. ``end`` says why the run ended: "" normally, None if cut off."""
@@ -205,3 +193,8 @@ class Judgement:
     def _expected(self, outcome: AnyOutcome, rule: Rule) -> Expected:
         text = words.outcome(outcome, self._mappings)
         return Expected(text, rule.name, rule.promise, rule.basis, rule.cite)
+
+
+def _parts(outcome: AnyOutcome) -> int:
+    """Return how many calls and windows a race had."""
+    return sum(map(len, (*outcome.calls, *outcome.windows))) if isinstance(outcome, Raced) else 0

@@ -7,12 +7,8 @@ from vmm.model.model import Model
 from vmm.model.regions import Memslot
 from vmm.scenario.history import Event, History
 from vmm.scenario.operations import (
-    GUEST_MAPPING,
-    GUEST_SIZE_BYTES,
     PAGE_SIZE_BYTES,
     Hva,
-    Mapping,
-    pages_of,
 )
 from vmm.scenario.words import flags, hva, slot_number
 
@@ -49,11 +45,9 @@ def slots_after_each(history: History) -> Iterator[tuple[Event, tuple[Slot, ...]
     The first event that no rule allows comes last, with the slots before it: what exists after it
     is not known.
     """
-    scenario = history.header.scenario
-    mappings = (*scenario.mappings, Mapping(GUEST_MAPPING, pages_of(GUEST_SIZE_BYTES)))
-    model = Model(mappings, history.header.features)
+    model = Model.of(history.header)
     for event in history.events:
-        follows = _adopt(model, event)
+        followed = model.follow(event)
         slots = (slot for space in model.spaces for slot in space)
         yield (
             event,
@@ -62,14 +56,5 @@ def slots_after_each(history: History) -> Iterator[tuple[Event, tuple[Slot, ...]
                 for slot in slots
             ),
         )
-        if not follows:
+        if not followed.fits:
             return
-
-
-def _adopt(model: Model, event: Event) -> bool:
-    """Let the model do what the kernel did; False if no rule allows that."""
-    allowed = model.allowed(event.operation)
-    chosen = next((each for each in allowed if type(each.outcome) is type(event.outcome)), None)
-    if chosen is not None:
-        chosen.adopt()
-    return chosen is not None

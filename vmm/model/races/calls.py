@@ -224,7 +224,7 @@ class HostSide:
         self._backing.change(op)
 
     def _reached(self, gfn: int) -> Reached:
-        slot = self._slots.search(gfn)
+        slot = self._slots.find(gfn)
         if slot is None:
             return None
         page = gfn - slot.base_gfn
