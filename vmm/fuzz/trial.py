@@ -4,7 +4,6 @@ A fork for each scenario would cost more than the scenario. Whoever calls this i
 may hang or die with the kernel, and that somebody watches.
 """
 
-import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,9 @@ from vmm.execution.executor import execute
 from vmm.fuzz.reach import Reach
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
-from vmm.scenario.history import AnyOutcome, Event, Header, Refused, Swept, Touched
+from vmm.scenario.history import Event, Header
 from vmm.scenario.operations import Scenario
-from vmm.verdict.judge import Judgement, Status, Verdict
+from vmm.verdict.judge import Judgement, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ def judged(header: Header, events: Sequence[Event], reach: Reach | None = None) 
     judgement = Judgement(header)
     for event in events:
         if not judgement.admits(event):
-            return _ended(judgement.verdict(""), event, len(events))
+            return _ended(judgement.verdict(""), len(events))
         if reach is not None:
             reach.see(event, judgement.rule)
     return Trial(judgement.verdict(""), len(events))
@@ -50,27 +49,10 @@ def _nothing() -> None:
     """Nothing has to be made safe: the intent journal names the scenario."""
 
 
-def _ended(verdict: Verdict, event: Event, events: int) -> Trial:
-    if verdict.status is not Status.DIFFERS:
+def _ended(verdict: Verdict, events: int) -> Trial:
+    if verdict.difference is None:
         return Trial(verdict, events)
-    return Trial(verdict, events, kind_of(verdict, event))
-
-
-def kind_of(verdict: Verdict, event: Event) -> str:
-    """Return the kind of a difference: operation, rules that would have allowed it, outcome."""
-    assert verdict.difference is not None
-    rules = "|".join(sorted({expected.rule for expected in verdict.difference.expected}))
-    return f"{type(event.operation).__name__} {rules} {_brief(event.outcome)}"
-
-
-def _brief(outcome: AnyOutcome) -> str:
-    match outcome:
-        case Refused(number):
-            return errno.errorcode.get(number, str(number))
-        case Touched(_, mmio) | Swept(_, mmio):
-            return "MMIO" if mmio else "memory"
-        case _:
-            return type(outcome).__name__
+    return Trial(verdict, events, str(verdict.difference.identity))
 
 
 def shortened(scenario: Scenario, trial: Trial) -> Scenario:

@@ -13,6 +13,7 @@ from vmm.scenario import words
 from vmm.scenario.history import AnyOutcome, Event, Header, History, Raced
 from vmm.scenario.plan import mappings_of
 from vmm.scenario.underway import under_way
+from vmm.verdict.identity import Identity
 from vmm.verdict.slotmap import slot_map
 
 _MAP_LINES = 24
@@ -59,6 +60,7 @@ class Difference(msgspec.Struct, frozen=True):
     expected: tuple[Expected, ...]
     observed: str
     slot_map: tuple[str, ...]
+    identity: Identity = Identity("")
 
 
 class UnderWay(msgspec.Struct, frozen=True):
@@ -170,6 +172,7 @@ class Judgement:
             words.outcome(event.outcome, self._mappings)
             + words.amiss(event.outcome, [each.outcome for each in allowed]),
             self._slot_map(),
+            Identity.of(event.operation, (each.rule for each in allowed), event.outcome),
         )
 
     def _flawed(self, event: Event, flaw: Flaw) -> Difference:
@@ -182,6 +185,7 @@ class Judgement:
             tuple(self._expected(*expectation) for expectation in flaw.expected),
             words.outcome(flaw.observed, self._mappings),
             self._slot_map(),
+            Identity.of(event.operation, (rule for _, rule in flaw.expected), flaw.observed),
         )
 
     def _slot_map(self) -> tuple[str, ...]:

@@ -1,0 +1,49 @@
+"""What makes two differences the same: what was done, which rules decide it, and what was seen."""
+
+import errno
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Self
+
+from vmm.model.rule import Rule
+from vmm.scenario.history import AnyOutcome, Refused, Swept, Touched
+from vmm.scenario.operations import AnyOperation
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The kind of a difference.
+
+    ``operation`` is the kind of the operation, ``rules`` are the names of those that would have
+    allowed another outcome, in order, and ``outcome`` is the kind of the one that was observed.
+    What is no outcome of an operation (a hang, a complaint of the kernel) has no rules.
+    """
+
+    operation: str
+    rules: tuple[str, ...] = ()
+    outcome: str = ""
+
+    @classmethod
+    def of(cls, operation: AnyOperation, rules: Iterable[Rule], outcome: AnyOutcome) -> Self:
+        """Return the identity of an outcome that none of the rules allows."""
+        names = tuple(sorted({rule.name for rule in rules}))
+        return cls(type(operation).__name__, names, outcome_kind(outcome))
+
+    @property
+    def cause(self) -> Self:
+        """What differences share that are taken for one: operation and rules, where there are."""
+        return replace(self, outcome="") if self.rules else self
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.operation, "|".join(self.rules), self.outcome)))
+
+
+def outcome_kind(outcome: AnyOutcome) -> str:
+    """Return what kind of outcome this is: an errno's name, or what is like it."""
+    match outcome:
+        case Refused(number):
+            return errno.errorcode.get(number, str(number))
+        case Touched(_, mmio) | Swept(_, mmio):
+            return "MMIO" if mmio else "memory"
+        case _:
+            return type(outcome).__name__
