@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from vmm.cli.errors import Unusable, usable
-from vmm.scenario.codec import FileError, parse_history, records_in
+from vmm.cli.errors import Unusable
+from vmm.scenario.codec import CutOffError, FileError, HistoryText, histories_in
 from vmm.scenario.history import Header, History
+from vmm.scenario.shown import shown
 from vmm.verdict.compare import features_that_differ, partings
 from vmm.verdict.judge import Status
 
@@ -18,21 +18,6 @@ _MOST = 20
 
 _Name = tuple[str, int]
 """A scenario, and how many of the same name come before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A history that is not read yet but for its header."""
-
-    header: Header
-    lines: list[bytes]
-    place: str
-
-    def history(self) -> History:
-        try:
-            return parse_history(self.lines, self.place, self.header)
-        except FileError as error:
-            raise Unusable(str(error)) from None
 
 
 @click.command()
@@ -70,10 +55,10 @@ def compare(ctx: click.Context, first: Path, second: Path) -> None:
     ctx.exit(_DIFFERENT if differing else Status.INCONCLUSIVE.exit_status if unknown else 0)
 
 
-def _sources(path: Path) -> dict[_Name, _Source]:
+def _sources(path: Path) -> dict[_Name, HistoryText]:
     """Return what a file or a folder holds. Raises Unusable."""
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    found: dict[_Name, _Source] = {}
+    found: dict[_Name, HistoryText] = {}
     seen: Counter[str] = Counter()
     for file in files:
         for source in _in_file(file):
@@ -85,13 +70,13 @@ def _sources(path: Path) -> dict[_Name, _Source]:
     return found
 
 
-def _in_file(file: Path) -> Iterator[_Source]:
-    with usable(file):
-        try:
-            for header, lines in records_in(file):
-                yield _Source(header, lines, str(file))
-        except FileError as error:
-            raise Unusable(str(error)) from None
+def _in_file(file: Path) -> Iterator[HistoryText]:
+    try:
+        yield from histories_in(file)
+    except CutOffError:
+        return
+    except FileError as error:
+        raise Unusable(str(error)) from None
 
 
 def _kernels(a: Header, b: Header) -> Iterator[str]:
@@ -104,12 +89,13 @@ def _kernels(a: Header, b: Header) -> Iterator[str]:
 
 def _host(header: Header) -> str:
     host = header.host
-    return f"{host.get('kernel', 'unknown kernel')}, {host.get('vendor', 'unknown vendor')}"
+    words = host.get("kernel", "unknown kernel"), host.get("vendor", "unknown vendor")
+    return ", ".join(map(shown, words))
 
 
-def _compare(one: _Source, other: _Source) -> tuple[bool, bool]:
+def _compare(one: HistoryText, other: HistoryText) -> tuple[bool, bool]:
     """Print where two histories part; return whether they differ, and whether all was compared."""
-    a, b = one.history(), other.history()
+    a, b = _whole(one), _whole(other)
     name = a.header.scenario.name
     if _essence(a) != _essence(b):
         click.echo(f"{name}: the two scenarios of this name are not the same")
@@ -125,6 +111,13 @@ def _compare(one: _Source, other: _Source) -> tuple[bool, bool]:
         click.echo(f"  ... and {len(found) - _MOST} more")
     differs = any(parting.differs for parting in found)
     return differs, len(found) == sum(parting.differs for parting in found)
+
+
+def _whole(text: HistoryText) -> History:
+    try:
+        return text.history()
+    except FileError as error:
+        raise Unusable(str(error)) from None
 
 
 def _essence(history: History) -> tuple[object, ...]:

@@ -1,12 +1,21 @@
 """Scenario and history files that the user names; a bad one is one line and status 2."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from vmm.cli.errors import Unusable
+from vmm.cli.errors import Unusable, usable
 from vmm.cli.selection import curated
-from vmm.scenario.codec import FileError, read_history, read_scenario
+from vmm.scenario.codec import (
+    HEADER_BEGINS,
+    FileError,
+    HistoryText,
+    histories_in,
+    read_history,
+    read_scenario,
+)
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
+from vmm.scenario.reading import opened
 
 
 def scenario_from(name: str) -> Scenario:
@@ -22,9 +31,37 @@ def scenario_from(name: str) -> Scenario:
         raise Unusable(str(error)) from None
 
 
+def holds_history(name: str) -> bool:
+    """Whether a file is a history, whatever it is called."""
+    path = Path(name)
+    if not path.is_file():
+        return name.endswith(".jsonl")
+    try:
+        with opened(path) as file:
+            return file.read(len(HEADER_BEGINS)) == HEADER_BEGINS or name.endswith(".jsonl")
+    except (FileError, OSError):
+        return False  # Reading it as a scenario says why.
+
+
 def history_from(path: Path) -> History:
-    """Return the history in a file, as far as it goes."""
+    """Return the history in a file that holds one, as far as it goes."""
     try:
         return read_history(path)
     except FileError as error:
         raise Unusable(str(error)) from None
+
+
+def histories_from(path: Path) -> Iterator[HistoryText]:
+    """Yield what a file of histories, or a folder of such files, holds. Raises FileError.
+
+    A folder without any, or that cannot be read, is Unusable.
+    """
+    if not path.is_dir():
+        yield from histories_in(path)
+        return
+    with usable(path):
+        files = sorted(path.rglob("*.jsonl"))
+    if not files:
+        raise Unusable(f"{path}: no history there (*.jsonl)")
+    for file in files:
+        yield from histories_in(file)

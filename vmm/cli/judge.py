@@ -1,26 +1,48 @@
-"""``vmm judge``: judge a recorded history again."""
+"""``vmm judge``: judge recorded histories again."""
 
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import click
 
-from vmm.cli.files import history_from
+from vmm.cli.errors import Unusable
+from vmm.cli.files import histories_from
 from vmm.cli.output import console, print_lines, width_of
 from vmm.report import terminal
+from vmm.scenario.codec import FileError
+from vmm.verdict.judge import Status
 from vmm.verdict.result import judged
 
 
 @click.command()
-@click.argument("history", metavar="FILE.jsonl", type=click.Path(path_type=Path))
+@click.argument("history", metavar="FILE.jsonl|FOLDER", type=click.Path(path_type=Path))
 @click.pass_context
 def judge(ctx: click.Context, history: Path) -> None:
-    """Judge a recorded history again, without a kernel.
+    """Judge recorded histories again, without a kernel.
 
-    A history that was cut off is judged as far as it goes, and is inconclusive.
+    All of a file are judged, such as `vmm check --histories` writes, or all in a folder. A history
+    that was cut off is judged as far as it goes, and is inconclusive.
+
+    Exit status 1 if one of them differs, else 2 if a file cannot be used, else 3 if one is
+    inconclusive.
     """
-    checked = judged(history_from(history))
     to = console()
     again = f"vmm judge {shlex.quote(str(history))}"
-    print_lines(to, terminal.single(checked, again, width_of(to)))
-    ctx.exit(checked.verdict.status.exit_status)
+    counts: Counter[Status] = Counter()
+    problem = ""
+    try:
+        for text in histories_from(history):
+            checked = judged(text.history())
+            counts[checked.verdict.status] += 1
+            print_lines(to, terminal.single(checked, again, width_of(to)))
+    except FileError as error:
+        problem = str(error)
+    if counts.total() > 1:
+        print_lines(to, [terminal.counts(counts)])
+    statuses = {status.exit_status for status in counts}
+    if problem and Status.DIFFERS.exit_status not in statuses:
+        raise Unusable(problem)
+    if problem:
+        click.echo(f"vmm: {problem}", err=True)
+    ctx.exit(next((status for status in (1, 3) if status in statuses), 0))

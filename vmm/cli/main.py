@@ -23,7 +23,7 @@ COMMANDS = {
     "repro": "Turn a scenario into a C program that needs nothing else.",
     "compare": "Say where the same scenarios went differently, whoever is right.",
     "coverage": "Say which rules and historic bugs a run checks, and by what.",
-    "judge": "Judge a recorded history again, without a kernel.",
+    "judge": "Judge recorded histories again, without a kernel.",
     "show": "Print a curated scenario as JSON, to be edited and run.",
     "info": "Say whether this host can do it, and what its kernel offers.",
     "demo": "Show what a memslot is, step by step, on this kernel.",

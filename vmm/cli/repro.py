@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from vmm.cli.errors import Unusable, usable
-from vmm.cli.files import history_from, scenario_from
+from vmm.cli.files import history_from, holds_history, scenario_from
 from vmm.cli.host import look_at_host
 from vmm.repro.emit import InexpressibleError, program, program_of
 
@@ -26,7 +26,7 @@ def repro(scenario: str, output: Path | None) -> None:
     1 if it is wrong, 4 if it cannot run. A program of a history also says what each step gave.
     """
     try:
-        if scenario.endswith(".jsonl"):
+        if holds_history(scenario):
             text = program(history_from(Path(scenario)))
         else:
             chosen = scenario_from(scenario)

@@ -1,7 +1,7 @@
 """Verdicts in words, for a terminal or a log file: lines of styled text."""
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.text import Text
 
@@ -49,6 +49,17 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
     if lines and verdict.status is not Status.SKIPPED:
         lines += _field("again", [again], width)
     return lines
+
+
+def counts(found: Mapping[Status, int]) -> Text:
+    """Return how many histories got which verdict, in one line."""
+    line = Text(_plural(sum(found.values()), "history", "histories"), style="bold")
+    parts = [
+        Text(f"{found[status]} {status.value}", style=STYLES[status])
+        for status in Status
+        if found.get(status)
+    ]
+    return line.append(": ").append(Text(", ").join(parts))
 
 
 def summary(run: Run, width: int | None) -> list[Text]:
@@ -113,8 +124,8 @@ def listing(scenarios: Iterable[Scenario]) -> list[Text]:
     ]
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def _plural(count: int, noun: str, several: str = "") -> str:
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def _title(checked: Checked, text: str, width: int | None) -> Iterator[Text]:

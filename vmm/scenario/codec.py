@@ -5,17 +5,35 @@ written that way. A bad file is a ``FileError``: one line with file, place and r
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
+from vmm.scenario.events import EventChecker
+from vmm.scenario.features import check_features
 from vmm.scenario.history import End, Event, Header, History
 from vmm.scenario.operations import FORMAT, Scenario
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.reading import (
+    CutOffError as CutOffError,
+    FileError as FileError,
+    lines_of,
+    read_whole,
+)
+from vmm.scenario.validate import validate
 
-_HEADER_BEGINS = b'{"type":"history"'
+HEADER_BEGINS = b'{"type":"history"'
+_NO_HISTORY = "not a history: the first line is its header"
+
+MAX_HISTORY_BYTES = 256 << 20
+"""Of one history in a file; it takes several times as much memory."""
+
+_MOST_LEVELS = 16
+_HEXADECIMAL_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,32}")
 
 _HEXADECIMAL = frozenset(
     (
@@ -34,16 +52,12 @@ _HEXADECIMAL = frozenset(
 )
 
 
-class FileError(ValueError):
-    """A file that cannot be used; the text is one line with file, place and remedy."""
-
-
 def read_scenario(path: Path) -> Scenario:
     """Return the scenario in a JSON file, checked and safe to run.
 
     Raises FileError.
     """
-    return parse_scenario(_read(path), str(path))
+    return parse_scenario(read_whole(path), str(path))
 
 
 def parse_scenario(text: bytes, name: str) -> Scenario:
@@ -51,18 +65,21 @@ def parse_scenario(text: bytes, name: str) -> Scenario:
 
     Raises FileError.
     """
+    if text.startswith(HEADER_BEGINS):
+        raise FileError(name, "a history, not a scenario: `vmm judge` and `vmm repro` take it")
     try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"{name}: not JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise FileError(f"{name}: a scenario is a JSON object, this is {type(raw).__name__}")
-    _check_format(raw.pop("format", FORMAT), name)
-    try:
+        raw = msgspec.json.decode(text)
+        if not isinstance(raw, dict):
+            raise FileError(name, f"a scenario is a JSON object, this is {type(raw).__name__}")
+        _check_format(raw.pop("format", FORMAT), name)
         scenario = msgspec.convert(_numbers(raw), Scenario)
         validate(scenario)
     except (msgspec.ValidationError, ScenarioError) as error:
-        raise FileError(f"{name}: {error}") from None
+        raise FileError(name, error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FileError(name, f"not JSON: {error}") from None
+    except RecursionError:
+        raise FileError(name, "nested too deep: a scenario has a few levels") from None
     return scenario
 
 
@@ -97,117 +114,161 @@ def history_lines(history: History) -> Iterator[bytes]:
 
 
 def read_history(path: Path) -> History:
-    """Return the history in a JSON Lines file.
+    """Return the history in a JSON Lines file that holds one.
 
     A last line that is cut off is left out, and ``end`` is None then. Raises FileError.
     """
-    return parse_history(_read(path).split(b"\n"), str(path))
+    found = list(islice(histories_in(path), 2))
+    if len(found) != 1:
+        raise FileError(path, "holds several histories: `vmm judge` takes them all")
+    return found[0].history()
 
 
-def records_in(path: Path) -> Iterator[tuple[Header, list[bytes]]]:
-    """Yield each history of a file: its header, and all its lines. Raises FileError.
+class HistoryText(msgspec.Struct, frozen=True):
+    """A history in a file of which the header alone is read yet; ``line`` is where it begins."""
 
-    A last header that is cut off is left out.
+    header: Header
+    lines: list[bytes]
+    name: str
+    line: int = 1
+
+    def history(self) -> History:
+        """Return the history, whose events are looked at as a stranger's. Raises FileError."""
+        check = EventChecker(self.header).problem
+        return parse_history(self.lines, self.name, self.header, self.line, check)
+
+
+def histories_in(path: Path) -> Iterator[HistoryText]:
+    """Yield each history of a file, one at a time in memory.
+
+    Raises FileError: CutOffError at the end where the last header is cut off.
     """
     lines: list[bytes] = []
-    for number, line in enumerate(_read(path).split(b"\n"), 1):
-        if line.startswith(_HEADER_BEGINS):
+    size, first = 0, 1
+    for number, line in enumerate(lines_of(path), 1):
+        if line.startswith(HEADER_BEGINS):
             if lines:
-                yield _header(lines[0], str(path)), lines
-            lines = [line]
-        elif lines:
+                yield HistoryText(_header(lines[0], f"{path}:{first}"), lines, str(path), first)
+            lines, size, first = [line], len(line), number
+            continue
+        if not lines and line.strip():
+            raise FileError(f"{path}:{number}", f"{_why_no_header(line)}{_NO_HISTORY}")
+        size += len(line)
+        if size > MAX_HISTORY_BYTES:
+            raise FileError(
+                f"{path}:{first}", f"a history of more than {MAX_HISTORY_BYTES >> 20} MiB"
+            )
+        if lines:
             lines.append(line)
-        elif line.strip():
-            raise FileError(f"{path}:{number}: not a history: the first line is its header")
-    if len(lines) > 1:
-        yield _header(lines[0], str(path)), lines
+    if not lines:
+        raise FileError(f"{path}:1", "empty: a history begins with a header line")
+    if len(lines) == 1 and first > 1 and not lines[0].endswith(b"}"):
+        raise CutOffError(f"{path}:{first}", "cut off in the header of a history")
+    yield HistoryText(_header(lines[0], f"{path}:{first}"), lines, str(path), first)
 
 
-def parse_history(lines: Iterable[bytes], name: str, header: Header | None = None) -> History:
+def parse_history(
+    lines: Iterable[bytes],
+    name: str,
+    header: Header | None = None,
+    first: int = 1,
+    check: Callable[[Event], str] | None = None,
+) -> History:
     """Return the history in the lines of a file; ``name`` stands for it in errors.
 
-    A ``header`` that is known already is not read again. Raises FileError.
+    A ``header`` that is known already is not read again; it stands on line ``first``. ``check``
+    says what is wrong with an event, beginning with the field. Raises FileError.
     """
     whole = list(lines)
     if not whole or not whole[0].strip():
-        raise FileError(f"{name}:1: empty: a history begins with a header line")
-    header = header or _header(whole[0], name)
+        raise FileError(f"{name}:{first}", "empty: a history begins with a header line")
+    header = header or _header(whole[0], f"{name}:{first}")
     decoder = msgspec.json.Decoder(Event)
     events: list[Event] = []
-    for number, line in enumerate(whole[1:], 2):
+    for number, line in enumerate(whole[1:], first + 1):
         if not line.strip():
             continue
+        place = f"{name}:{number}"
         try:
             if line.startswith(b'{"type":"end"'):
-                return History(header, tuple(events), msgspec.json.decode(line, type=End))
-            events.append(decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            if number == len(whole):
+                end = msgspec.json.decode(line, type=End)
+                _check_end(end, len(events), whole[number - first + 1 :], place)
+                return History(header, tuple(events), end)
+            event = decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if number - first + 1 == len(whole):
                 break
-            raise FileError(f"{name}:{number}: {error}") from None
+            raise FileError(place, error) from None
+        problem = check(event) if check else ""
+        if problem:
+            raise FileError(place, f"$.{problem}")
+        events.append(event)
     return History(header, tuple(events), None)
 
 
-def _header(line: bytes, name: str) -> Header:
+def _check_end(end: End, events: int, after: list[bytes], place: str) -> None:
+    """A history that came to its end is whole: an end that was forced on it counts nothing."""
+    if (end.events or not end.reason) and end.events != events:
+        raise FileError(place, f"the end of {end.events} events, but {events} are in the file")
+    if any(line.strip() for line in after):
+        raise FileError(place, "the end of a history, but more lines follow")
+
+
+def _header(line: bytes, place: str) -> Header:
     try:
-        raw = json.loads(line)
-    except ValueError as error:
-        raise FileError(f"{name}:1: not JSON: {error}") from None
-    if not isinstance(raw, dict) or raw.get("type") != "history":
-        raise FileError(f"{name}:1: not a history: the first line is its header")
-    _check_format(raw.get("format", FORMAT), f"{name}:1")
-    header = _decode(line, Header, f"{name}:1")
-    try:
+        fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+        if bytes(fields.get("type", b"")) != b'"history"':
+            raise FileError(place, _NO_HISTORY)
+        if "format" in fields:
+            _check_format(msgspec.json.decode(fields["format"]), place)
+        header = msgspec.json.decode(line, type=Header)
         validate(header.scenario)
-    except ScenarioError as error:
-        raise FileError(f"{name}:1: {error}") from None
+        check_features(header.features)
+    except (msgspec.ValidationError, ScenarioError) as error:
+        raise FileError(place, error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FileError(place, f"not JSON: {error}") from None
     return header
 
 
-_T = TypeVar("_T")
-
-
-def _decode(line: bytes, kind: type[_T], place: str) -> _T:
+def _why_no_header(line: bytes) -> str:
     try:
-        return msgspec.json.decode(line, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FileError(f"{place}: {error}") from None
+        msgspec.json.decode(line, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return f"not JSON: {error}: "
+    return ""
 
 
 def _check_format(version: object, place: str) -> None:
-    if version != FORMAT:
+    if type(version) is not int or version != FORMAT:
         raise FileError(
-            f"{place}: format {version!r} is not known here (this reads format {FORMAT}): "
-            "use the version of this program that wrote it"
+            place,
+            f"format {version!r} is not known here (this reads format {FORMAT}): "
+            "use the version of this program that wrote it",
         )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from None
+def _numbers(value: Any, level: int = 0) -> Any:
+    """Return JSON data with the hexadecimal strings of number fields turned into numbers.
 
-
-def _numbers(value: Any) -> Any:
-    """Return JSON data with the hexadecimal strings of number fields turned into numbers."""
+    What is nested deeper than any scenario is left as it is, for the decoder to say where it is.
+    """
+    if level > _MOST_LEVELS:
+        return value
     if isinstance(value, list):
-        return [_numbers(item) for item in value]
+        return [_numbers(item, level + 1) for item in value]
     if isinstance(value, dict):
         return {
-            key: _number(item) if key in _HEXADECIMAL else _numbers(item)
+            key: _number(item, level) if key in _HEXADECIMAL else _numbers(item, level + 1)
             for key, item in value.items()
         }
     return value
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, str) and value.lower().startswith("0x"):
-        try:
-            return int(value, 16)
-        except ValueError:
-            return value
-    return _numbers(value)
+def _number(value: Any, level: int) -> Any:
+    if isinstance(value, str) and _HEXADECIMAL_NUMBER.fullmatch(value):
+        return int(value, 16)
+    return _numbers(value, level + 1)
 
 
 def _hexadecimal(value: Any) -> Any:

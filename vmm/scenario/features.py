@@ -4,6 +4,9 @@ from typing import Self
 
 import msgspec
 
+from vmm.scenario.operations import MAX_GPA_BITS
+from vmm.scenario.problem import ScenarioError
+
 
 class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Answers of KVM_CHECK_EXTENSION, and of trying.
@@ -108,3 +111,28 @@ NEEDS = {
     "hugetlb_pages": "a free 2 MiB huge page (vm.nr_hugepages)",
 }
 """Each feature that a scenario may name in ``needs``, and what it is called for people."""
+
+_RANGES = {
+    "nr_memslots": range(1, 1 << 16),
+    "address_spaces": range(1, 17),
+    "guest_memfd_flags": range(1 << 64),
+    "vm_types": range(1 << 64),
+    "memory_attributes": range(1 << 64),
+    "dirty_ring_bytes": range(1 << 32),
+    "dirty_ring_max_bytes": range(1 << 32),
+    "quirks": range(1 << 64),
+    "last_gfn": range(1 << 52),
+    "touch_limit": range((1 << MAX_GPA_BITS) + 1),
+    "hugetlb_pages": range(1 << 63),
+}
+"""What a kernel could answer; the other features are true or false."""
+
+
+def check_features(features: Features) -> None:
+    """Raise ScenarioError, with the place, for what no kernel answers: a judge relies on it."""
+    for name, within in _RANGES.items():
+        value = getattr(features, name)
+        if value not in within:
+            raise ScenarioError(
+                f"$.features.{name}: {value:#x} is not within {within.start} to {within[-1]:#x}"
+            )

@@ -46,6 +46,7 @@ from vmm.scenario.operations import (
     guest_count,
     pages_of,
 )
+from vmm.scenario.problem import ScenarioError as ScenarioError
 from vmm.scenario.races import host_change_problem, race_problem
 from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
 
@@ -67,10 +68,6 @@ MAX_VCPUS = 8
 MAX_TIMES = 10_000
 MAX_FAIL_NTH = 100
 _NAME_LENGTH = 64
-
-
-class ScenarioError(ValueError):
-    """A scenario that must not run; the text says what to change, and where."""
 
 
 def validate(scenario: Scenario) -> None:

@@ -9,6 +9,7 @@ from tests.ideal import FEATURES, ideal_history
 from tests.played import Kernel, make, played, vmm, with_outcome
 from vmm.scenario.codec import history_lines
 from vmm.scenario.history import End, History, Raced, Refused
+from vmm.scenario.operations import GuestThread, Race, Touch
 
 SAME, OTHER = (ideal_history(make(name)) for name in ("same", "other"))
 HOSTS = ({"kernel": "6.1", "vendor": "kvm_amd"}, {"kernel": "6.99", "vendor": "kvm_intel"})
@@ -143,6 +144,14 @@ def test_what_check_writes_can_be_compared(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_two_races_never_take_the_same_course(tmp_path: Path) -> None:
-    a = write(tmp_path / "a", with_outcome(SAME, 0, Raced()))
-    b = write(tmp_path / "b", with_outcome(SAME, 0, Raced(calls=((),))))
+    race = Race(guests=(GuestThread((Touch(0x10000),), windows=3),))
+    history = ideal_history(msgspec.structs.replace(make("race"), operations=(race,)))
+    index = next(n for n, event in enumerate(history.events) if isinstance(event.outcome, Raced))
+    outcome = history.events[index].outcome
+    assert isinstance(outcome, Raced)
+    fewer = msgspec.structs.replace(outcome, windows=(outcome.windows[0][:-1],))
+    events = list(history.events)
+    events[index] = msgspec.structs.replace(events[index], outcome=fewer)
+    other = msgspec.structs.replace(history, events=tuple(events))
+    a, b = write(tmp_path / "a", history), write(tmp_path / "b", other)
     assert vmm("compare", a, b).exit_code == 0

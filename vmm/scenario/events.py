@@ -1,0 +1,197 @@
+"""What makes the events of a history safe to judge: it may be a stranger's.
+
+An event's operation is one of the scenario, which was checked, or one that a plan adds. Its outcome
+may say anything that a kernel could have answered, but no more than its place has room for.
+"""
+
+from collections.abc import Iterable
+
+from vmm.scenario.history import (
+    AnyOutcome,
+    Call,
+    DirtyPages,
+    Event,
+    Header,
+    HostChange,
+    Inspected,
+    Mmio,
+    PreFaulted,
+    Raced,
+    Refused,
+    RingPages,
+    Swept,
+    Touched,
+)
+from vmm.scenario.operations import (
+    MAX_GPA_BITS,
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    CloseVm,
+    Inspect,
+    Race,
+    Touch,
+    address_spaces,
+)
+from vmm.scenario.plan import guest_mapping, guest_slots
+
+_MAX_ERRNO = 4095
+_WORD = range(1 << 32)
+_LONG = range(1 << 64)
+_MOMENTS = range(1 << 62)
+
+
+class EventChecker:
+    """Looks at the events of one history, in order."""
+
+    def __init__(self, header: Header) -> None:
+        scenario = header.scenario
+        self._operations = scenario.operations
+        self._guest_slots = frozenset(guest_slots(scenario))
+        self._vcpus = scenario.vcpus
+        self._spaces = address_spaces(scenario)
+        self._sizes = {
+            mapping.name: mapping.pages * PAGE_SIZE_BYTES
+            for mapping in (*scenario.mappings, guest_mapping(scenario))
+        }
+        self._origin = -1
+
+    def problem(self, event: Event) -> str:
+        """Return what is wrong with the next event, beginning with the field; "" if nothing is."""
+        if not self._origin <= event.origin <= len(self._operations):
+            return f"origin: {event.origin} comes after {self._origin} (of {self._counted})"
+        self._origin = event.origin
+        if not self._belongs(event.origin, event.operation):
+            return "operation: neither one of the scenario, at this origin, nor one of a survey"
+        found = self._outcome(event.outcome, event.operation)
+        return found and f"outcome{found}"
+
+    @property
+    def _counted(self) -> str:
+        return f"{len(self._operations)} operations"
+
+    def _belongs(self, origin: int, op: AnyOperation) -> bool:
+        if 0 <= origin < len(self._operations) and op == self._operations[origin]:
+            return True
+        if isinstance(op, Touch):
+            return (
+                op.gpa in range((1 << MAX_GPA_BITS) - op.width + 1)
+                and op.value in _WORD
+                and op.vcpu in range(self._vcpus)
+                and op.as_id in self._spaces
+            )
+        return isinstance(op, Inspect | CloseVm) or op in self._guest_slots
+
+    def _outcome(self, outcome: AnyOutcome, op: AnyOperation) -> str:
+        match outcome:
+            case Refused(number):
+                return "" if number in range(_MAX_ERRNO + 1) else f".errno: {number} is none"
+            case Touched(value, mmio):
+                return _outside("value", (value,), _WORD) or _exits(mmio)
+            case Swept(runs, mmio):
+                return _outside("runs", (n for run in runs for n in run), _WORD) or _exits(mmio)
+            case DirtyPages(pages, perhaps, words):
+                return _outside("pages", (*pages, *perhaps, words or 0), _WORD)
+            case RingPages():
+                return _ring(outcome)
+            case PreFaulted(gpa, size):
+                return _outside("gpa", (gpa, size), _LONG)
+            case Inspected(changes):
+                return self._changes(changes)
+            case Raced():
+                if not isinstance(op, Race):
+                    return ": of a race, but the operation is none"
+                return self._raced(outcome, op)
+            case _:
+                return ""
+
+    def _changes(self, changes: Iterable[HostChange]) -> str:
+        for index, change in enumerate(changes):
+            size = self._sizes.get(change.mapping, -1)
+            if not 0 <= change.offset <= size - len(change.data) or not change.data:
+                return f".changes[{index}]: not within a mapping"
+        return ""
+
+    def _raced(self, raced: Raced, race: Race) -> str:
+        """Every list has the length that the race says, and every index finds something."""
+        hosts, guests = len(race.hosts), len(race.guests)
+        per_guest = (raced.helped, raced.rings)
+        if len(raced.calls) != hosts or len(raced.windows) != guests or len(raced.seen) != guests:
+            return f": of {hosts} host threads and {guests} vCPUs is needed"
+        if any(len(each) not in (0, guests) for each in per_guest):
+            return f".rings: of {guests} vCPUs is needed"
+        for thread, (host, calls) in enumerate(zip(race.hosts, raced.calls, strict=True)):
+            if host.rounds and len(calls) != host.rounds * len(host.operations):
+                return f".calls[{thread}]: {host.rounds * len(host.operations)} are needed"
+            found = _calls(calls)
+            if found:
+                return f".calls[{thread}]{found}"
+        for vcpu, calls in enumerate(raced.helped):
+            found = _calls(calls)
+            if found:
+                return f".helped[{vcpu}]{found}"
+        for vcpu, ring in enumerate(raced.rings):
+            found = _ring(ring)
+            if found:
+                return f".rings[{vcpu}]{found}"
+        for vcpu in range(guests):
+            found = self._windows(raced, race, vcpu)
+            if found:
+                return found
+        return self._changes(raced.changes)
+
+    def _windows(self, raced: Raced, race: Race, vcpu: int) -> str:
+        """Windows of a vCPU come one after the other, and each has seen what its program does."""
+        guest, seen = race.guests[vcpu], raced.seen[vcpu]
+        if len(raced.windows[vcpu]) > guest.windows:
+            return f".windows[{vcpu}]: more than {guest.windows}"
+        last = -1
+        for number, window in enumerate(raced.windows[vcpu]):
+            if not last < window.begin < window.end or window.end not in _MOMENTS:
+                return f".windows[{vcpu}][{number}]: moments that do not follow each other"
+            if window.seen not in range(len(seen)):
+                return f".windows[{vcpu}][{number}]: has seen what is not there"
+            last = window.end
+        for number, outcomes in enumerate(seen):
+            place = f".seen[{vcpu}][{number}]"
+            if len(outcomes) != len(guest.program):
+                return f"{place}: {len(guest.program)} outcomes are needed"
+            for op, outcome in zip(guest.program, outcomes, strict=True):
+                found = self._outcome(outcome, op)
+                if found:
+                    return f"{place}{found}"
+        return ""
+
+
+def _calls(calls: Iterable[Call]) -> str:
+    """Calls of a thread come one after the other; in their outcomes only numbers can be wrong."""
+    last = -1
+    for number, call in enumerate(calls):
+        if not last < call.begin < call.end or call.end not in _MOMENTS:
+            return f"[{number}]: moments that do not follow each other"
+        last = call.end
+        match call.outcome:
+            case DirtyPages(pages, perhaps):
+                found = _outside("pages", (*pages, *perhaps), _WORD)
+            case RingPages():
+                found = _ring(call.outcome)
+            case _:
+                found = ""
+        if found:
+            return f"[{number}]{found}"
+    return ""
+
+
+def _ring(ring: RingPages) -> str:
+    numbers = (number for page in (*ring.pages, *ring.perhaps) for number in page)
+    return _outside("pages", (*numbers, ring.full, ring.entries), _WORD)
+
+
+def _exits(mmio: Iterable[Mmio]) -> str:
+    return _outside("mmio", (each.gpa for each in mmio), _LONG)
+
+
+def _outside(field: str, numbers: Iterable[int], within: range) -> str:
+    for number in numbers:
+        if number not in within:
+            return f".{field}: {number:#x} is not within 0 to {within[-1]:#x}"
+    return ""

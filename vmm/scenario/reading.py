@@ -1,0 +1,104 @@
+"""Files that the user names, read with care: regular files only, and no more than is bearable."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from vmm.scenario.shown import shown
+
+MAX_FILE_BYTES = 32 << 20
+"""Of a file that is read as a whole: a scenario, a result, a journal."""
+
+MAX_LINE_BYTES = 64 << 20
+"""Of a line of a history: a race of the longest kind is recorded on one."""
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class FileError(ValueError):
+    """A file that cannot be used; the text is one line with file, place and remedy."""
+
+    def __init__(self, place: object, problem: object) -> None:
+        """Take the place (a path, perhaps with a line) and what is wrong; both may be anything."""
+        super().__init__(f"{shown(str(place), 300)}: {shown(str(problem), 500)}")
+
+
+class CutOffError(FileError):
+    """A file whose last header is cut off; what comes before it is whole."""
+
+
+def read_whole(path: Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return what a regular file holds. Raises FileError."""
+    with opened(path) as file:
+        data = _read(file, path, most_bytes + 1)
+    if len(data) > most_bytes:
+        raise FileError(path, f"larger than {most_bytes >> 20} MiB, which is all that is read")
+    return data
+
+
+def lines_of(path: Path, most_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
+    """Yield the lines of a regular file, without their ends, as ``split(b"\\n")`` has them.
+
+    So a file that ends with a line feed has an empty last line. Raises FileError.
+    """
+    with opened(path) as file:
+        number, is_whole = 0, True
+        while is_whole:
+            number += 1
+            line = _read_line(file, path, most_bytes + 1)
+            is_whole = line.endswith(b"\n")
+            if len(line) > most_bytes:
+                raise FileError(f"{path}:{number}", f"longer than {most_bytes >> 20} MiB")
+            yield line[:-1] if is_whole else line
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Yield a regular file, open for reading. Raises FileError.
+
+    A pipe or a device may never end, or never begin: opening does not wait for a writer.
+    """
+    try:
+        _refuse_special(path, os.stat(path).st_mode)  # Opening a device may do something.
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(path, _why(error)) from None
+    with os.fdopen(number, "rb") as file:
+        _refuse_special(path, os.fstat(number).st_mode)
+        yield file
+
+
+def _refuse_special(path: Path, mode: int) -> None:
+    kind = stat.S_IFMT(mode)
+    if kind != stat.S_IFREG:
+        raise FileError(path, f"{_KINDS.get(kind, 'something else')}, not a file")
+
+
+def _read(file: BinaryIO, path: Path, most_bytes: int) -> bytes:
+    try:
+        return file.read(most_bytes)
+    except OSError as error:
+        raise FileError(path, _why(error)) from None
+
+
+def _read_line(file: BinaryIO, path: Path, most_bytes: int) -> bytes:
+    try:
+        return file.readline(most_bytes)
+    except OSError as error:
+        raise FileError(path, _why(error)) from None
+
+
+def _why(error: OSError | ValueError) -> object:
+    """Return what an error says: a name with a null byte in it is refused by Python itself."""
+    return error.strerror if isinstance(error, OSError) else error
