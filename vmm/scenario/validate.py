@@ -96,6 +96,15 @@ def validate(scenario: Scenario) -> None:
             raise ScenarioError(f"$.operations[{index}]{problem}")
 
 
+def is_valid(scenario: Scenario) -> bool:
+    """Whether the scenario is safe to run."""
+    try:
+        validate(scenario)
+    except ScenarioError:
+        return False
+    return True
+
+
 def _check_guest(scenario: Scenario) -> None:
     guest = scenario.guest
     if guest.gpa % GUEST_SIZE_BYTES or not 0 <= guest.gpa < REAL_MODE_END:

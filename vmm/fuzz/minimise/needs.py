@@ -1,0 +1,111 @@
+"""Which features the operations of a scenario use, whatever it says that it needs."""
+
+from collections.abc import Iterator
+
+from vmm.scenario.operations import (
+    GUEST_MEMFD,
+    MEMFD_INIT_SHARED,
+    MEMFD_MMAP,
+    READONLY,
+    SMM,
+    AnyOperation,
+    ChangeHostMemory,
+    ClearDirtyLog,
+    CreateGuestMemfd,
+    CreateIrqchip,
+    EnableCap,
+    Execute,
+    HarvestDirtyRing,
+    PreFaultMemory,
+    Race,
+    ResetDirtyRings,
+    Scenario,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
+    SetTssAddr,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    Sweep,
+    Touch,
+)
+from vmm.scenario.slots import as_id_of
+
+_INITIALLY_SET = 1 << 1  # KVM_DIRTY_LOG_INITIALLY_SET
+
+
+def used_needs(scenario: Scenario) -> frozenset[str]:
+    """Return those of ``needs`` without which the scenario would be another one."""
+    needs = {need for operation in scenario.operations for need in _of_operation(operation)}
+    kinds = {mapping.kind for mapping in scenario.mappings}
+    if scenario.vm_type:
+        needs.add("sw_protected")
+    if "zero" in kinds:
+        needs.add("zero_page")
+    if "hugetlb" in kinds:
+        needs.add("hugetlb_pages")
+    return frozenset(needs)
+
+
+def _of_operation(op: AnyOperation) -> Iterator[str]:
+    match op:
+        case SetUserMemoryRegion():
+            yield from _of_region(op)
+        case Touch(as_id=1) | Sweep(as_id=1) | Execute(as_id=1):
+            yield "smm"
+        case ChangeHostMemory():
+            yield "sync_mmu"
+        case CreateGuestMemfd(flags=flags):
+            yield "guest_memfd"
+            if flags & MEMFD_MMAP:
+                yield "guest_memfd_mmap"
+            if flags & MEMFD_INIT_SHARED:
+                yield "guest_memfd_shared"
+        case SetMemoryAttributes():
+            yield "memory_attributes"
+        case PreFaultMemory():
+            yield "pre_fault"
+        case ClearDirtyLog():
+            yield "manual_dirty_log"
+        case HarvestDirtyRing() | ResetDirtyRings():
+            yield "dirty_ring_bytes"
+        case EnableCap():
+            yield from _of_cap(op)
+        case CreateIrqchip():
+            yield from ("irqchip", "internal_apic")
+        case SetTssAddr():
+            yield "internal_tss"
+        case SetIdentityMapAddr():
+            yield "internal_identity"
+        case Race():
+            for threads in (op.hosts, op.guests):
+                for thread in threads:
+                    parts = thread.operations if hasattr(thread, "operations") else thread.program
+                    for part in parts:
+                        yield from _of_operation(part)
+
+
+def _of_region(op: SetUserMemoryRegion) -> Iterator[str]:
+    if op.flags & READONLY:
+        yield "readonly_mem"
+    if as_id_of(op.slot) == SMM:
+        yield "smm"
+    if op.fail_nth:
+        yield "failing_allocations"
+    if isinstance(op, SetUserMemoryRegion2):
+        yield "user_memory2"
+        if op.flags & GUEST_MEMFD:
+            yield "guest_memfd"
+
+
+def _of_cap(op: EnableCap) -> Iterator[str]:
+    match op.cap:
+        case "MANUAL_DIRTY_LOG_PROTECT2":
+            yield "manual_dirty_log"
+            if op.argument & _INITIALLY_SET:
+                yield "dirty_log_initially_set"
+        case "DIRTY_LOG_RING":
+            yield "dirty_ring_bytes"
+        case "DIRTY_LOG_RING_ACQ_REL":
+            yield from ("dirty_ring_bytes", "dirty_ring_acq_rel")
+        case "DISABLE_QUIRKS2":
+            yield "slot_zap_all_quirk"
