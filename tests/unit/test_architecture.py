@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vmm.verdict": {"vmm.model", "vmm.scenario", "vmm.host"},
     "vmm.report": {"vmm.verdict", "vmm.scenario", "vmm.host.health", "vmm.host.hostinfo"},
     "vmm.repro": {"vmm.scenario", "vmm.model", "vmm.verdict"},
+    "vmm.replay": {"vmm.scenario", "vmm.verdict.judge", "kvm_abi.uapi"},
     "vmm.fuzz": {
         *("kvm_abi", "guests", "vmm.kvm", "vmm.host", "vmm.scenario", "vmm.catalogue"),
         *("vmm.execution", "vmm.model", "vmm.verdict", "vmm.repro"),

@@ -1,0 +1,45 @@
+"""Traces for tests, from lines."""
+
+from pathlib import Path
+
+from vmm.replay.build import Replay, replay_of
+from vmm.replay.reader import read_lines
+from vmm.replay.trace import Trace
+
+TRACES = Path(__file__).parent / "traces"
+
+KVM = "7 ioctl(3, KVM_CREATE_VM, 0) = 8"
+
+
+def region(
+    slot: int = 0,
+    gpa: int = 0x10000,
+    size: int = 0x2000,
+    hva: int = 0x7F0000000000,
+    flags: str = "0",
+    result: str = "0",
+    head: str = "7 ",
+    fd: str = "8",
+    name: str = "KVM_SET_USER_MEMORY_REGION",
+) -> str:
+    """Return strace's line for one call."""
+    return (
+        f"{head}ioctl({fd}, {name}, {{slot={slot}, flags={flags}, guest_phys_addr={gpa:#x}, "
+        f"memory_size={size}, userspace_addr={hva:#x}}}) = {result}"
+    )
+
+
+EINVAL = "-1 EINVAL (Invalid argument)"
+EEXIST = "-1 EEXIST (File exists)"
+
+
+def trace_of(*lines: str) -> Trace:
+    """Return what lines of a trace say."""
+    return read_lines(iter(enumerate(lines, 1)), "trace")
+
+
+def replay_in(*lines: str) -> Replay:
+    """Return the only VM of a trace as a scenario."""
+    trace = trace_of(*lines)
+    (vm,) = trace.vms
+    return replay_of(trace, vm)

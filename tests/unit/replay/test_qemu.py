@@ -1,0 +1,68 @@
+"""What is understood of QEMU's own trace, over its versions."""
+
+import pytest
+
+from tests.traced import trace_of
+from vmm.replay.trace import Region, Unread
+
+_OLD = (
+    "kvm_set_user_memory Slot#{slot} flags=0x2 gpa=0xfffc0000 size=0x40000 "
+    "ua=0x7f0000000000 ret={ret}"
+)
+_NEW = (
+    "kvm_set_user_memory AddrSpace#1 Slot#1 flags=0x2 gpa=0xfffc0000 size=0x40000 "
+    "ua=0x7f0000000000 guest_memfd=-1 guest_memfd_offset=0x0 ret={ret}"
+)
+_SIMPLE = (
+    "kvm_set_user_memory 12.345 pid=77 as=0x1 slot=0x1 flags=0x2 guest_phys_addr=0xfffc0000 "
+    "memory_size=0x40000 userspace_addr=0x7f0000000000 fd=0xffffffff fd_offset=0x0 ret={ret}"
+)
+
+
+@pytest.mark.parametrize("head", ["", "4711@1690000000.123456:", "2026-11-27T01:02:03.4Z "])
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        (_OLD.replace("{slot}", "65537"), "-22"),
+        (_NEW, "-22"),
+        (_SIMPLE, "0xffffffea"),
+        (_SIMPLE, "0xffffffffffffffea"),
+    ],
+)
+def test_every_version_says_the_same(head: str, line: str, refused: str) -> None:
+    (vm,) = trace_of(head + line.replace("{ret}", "0"), head + line.replace("{ret}", refused)).vms
+    done, failed = vm.calls
+    assert isinstance(done, Region)
+    assert isinstance(failed, Region)
+    assert (done.slot, done.flags, done.guest_phys_addr) == (65537, 2, 0xFFFC0000)
+    assert (done.memory_size, done.userspace_addr) == (0x40000, 0x7F0000000000)
+    assert (done.errno, failed.errno, done.guest_memfd) == (0, 22, -1)
+
+
+def test_a_guest_memfd_makes_it_the_second_form() -> None:
+    line = _NEW.replace("{ret}", "0").replace("flags=0x2", "flags=0x4")
+    (vm,) = trace_of(line.replace("guest_memfd=-1", "guest_memfd=9")).vms
+    (call,) = vm.calls
+    assert isinstance(call, Region)
+    assert (call.second_form, call.guest_memfd) == (True, 9)
+
+
+def test_each_process_has_a_vm() -> None:
+    line = _OLD.format(slot=1, ret=0)
+    trace = trace_of(f"1@16.5:{line}", f"2@16.5:{line}", f"1@16.6:{line}")
+    assert [len(vm.calls) for vm in trace.vms] == [2, 1]
+
+
+def test_qemu_deletes_untold_where_readonly_changes() -> None:
+    line = _OLD.format(slot=1, ret=0)
+    trace = trace_of(line, line.replace("flags=0x2", "flags=0x0"))
+    sizes = [call.memory_size for call in trace.vms[0].calls if isinstance(call, Region)]
+    assert sizes == [0x40000, 0, 0x40000]
+
+
+def test_a_line_that_is_cut_off_is_not_read() -> None:
+    line = _OLD.format(slot=1, ret=0)
+    trace = trace_of(line, line[:-6])
+    call = trace.vms[0].calls[1]
+    assert isinstance(call, Unread)
+    assert call.why == "the line is cut off, or lacks ret"

@@ -1,0 +1,201 @@
+"""From a trace to a scenario, and to a verdict on the kernel that it was made on."""
+
+import errno
+import re
+
+import pytest
+
+from tests.traced import EEXIST, EINVAL, KVM, TRACES, region, replay_in
+from vmm.replay.build import Replay, replay_of
+from vmm.replay.judging import judged
+from vmm.replay.reader import read_lines, read_trace
+from vmm.scenario.features import Features
+from vmm.scenario.history import Refused
+from vmm.scenario.operations import ChangeHostMemory, Mapping, Place, SetUserMemoryRegion
+from vmm.scenario.validate import validate
+from vmm.verdict.judge import Status
+
+HVA = 0x7F0000000000
+Q35 = TRACES / "qemu-q35-seabios.strace"
+
+
+def of_q35() -> Replay:
+    trace = read_trace(Q35)
+    return replay_of(trace, trace.vms[0])
+
+
+def calls_of(made: Replay) -> list[SetUserMemoryRegion]:
+    return [op for op in made.scenario.operations if isinstance(op, SetUserMemoryRegion)]
+
+
+def status(*lines: str) -> Status:
+    return judged(replay_in(*lines)).verdict.status
+
+
+def test_ranges_that_overlap_are_one_mapping_of_true_size() -> None:
+    made = replay_in(
+        KVM,
+        region(0, 0, 0x4000, HVA),
+        region(0, 0, 0, HVA),
+        region(1, 0x10000, 0x4000, HVA + 0x3000),
+        region(2, 0x20000, 0x1000, HVA + 0x100000),
+    )
+    assert made.scenario.mappings == (Mapping("m0", 7), Mapping("m1", 1))
+    assert [op.userspace_addr for op in calls_of(made)] == [
+        Place("m0"),
+        Place("m0"),
+        Place("m0", 0x3000),
+        Place("m1"),
+    ]
+
+
+def test_huge_memory_keeps_its_place_in_a_huge_page() -> None:
+    made = replay_in(
+        KVM,
+        f"7 mmap(NULL, 8388608, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = {HVA:#x}",
+        f"7 madvise({HVA:#x}, 8388608, MADV_HUGEPAGE) = 0",
+        region(0, 0x10000, 0x200000, HVA + 0x1000),
+    )
+    assert made.scenario.mappings == (Mapping("m0", 513, "thp"),)
+    (op,) = made.scenario.operations
+    assert isinstance(op, SetUserMemoryRegion)
+    assert op.userspace_addr == Place("m0", 0x1000)
+
+
+def test_reserved_huge_pages_are_transparent_where_the_host_has_none() -> None:
+    lines = (
+        KVM,
+        "7 mmap(NULL, 4194304, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS|MAP_HUGETLB, -1, 0)"
+        f" = {HVA:#x}",
+        region(0, 0, 0x400000, HVA),
+    )
+    trace = read_lines(iter(enumerate(lines, 1)), "t")
+    kinds = []
+    for features in (None, Features(hugetlb_pages=2), Features(hugetlb_pages=1)):
+        kinds.append(replay_of(trace, trace.vms[0], features).scenario.mappings[0].kind)
+    assert kinds == ["hugetlb", "hugetlb", "thp"]
+
+
+def test_the_guest_lives_where_no_slot_is() -> None:
+    made = of_q35()
+    guest = made.scenario.guest
+    assert 0 <= guest.gpa < 0xFFFC0000
+    assert guest.gpa + 0x10000 < 0xFFFC0000
+    calls = calls_of(made)
+    assert guest.slot not in {op.slot for op in calls}
+    assert not any(
+        op.guest_phys_addr < guest.gpa + 0x11000
+        and guest.gpa - 0x1000 < op.guest_phys_addr + op.memory_size
+        for op in calls
+    )
+
+
+def test_what_is_made_of_a_trace_is_safe_to_run() -> None:
+    validate(of_q35().scenario)
+
+
+def test_a_change_of_the_host_is_in_the_scenario_between_the_calls() -> None:
+    made = replay_in(
+        KVM,
+        region(0, 0, 0x4000, HVA),
+        f"7 madvise({HVA + 0x1000:#x}, 1048576, MADV_DONTNEED) = 0",
+        region(0, 0, 0, HVA),
+    )
+    assert made.scenario.operations[1] == ChangeHostMemory(Place("m0", 0x1000), 3, "drop")
+    assert made.steps[1].line.number == 3
+
+
+def test_addresses_that_only_deletions_name_need_no_memory_of_their_own() -> None:
+    made = replay_in(KVM, region(0), region(0, size=0, hva=HVA + 0x900000))
+    assert made.scenario.mappings[-1] == Mapping("elsewhere", 1, "unmapped")
+    validate(made.scenario)
+
+
+def test_a_real_trace_is_judged_without_a_difference() -> None:
+    made = of_q35()
+    assert (made.regions, made.refused) == (39, ())
+    found = judged(made)
+    assert (found.verdict.status, found.assumed) == (Status.PASSED, ())
+
+
+@pytest.mark.parametrize("number", [71, 74, 79, 101, 117])
+@pytest.mark.parametrize("result", [EINVAL, EEXIST])
+def test_one_altered_line_is_found(number: int, result: str) -> None:
+    lines = Q35.read_text().splitlines()
+    lines[number - 1] = re.sub(r"= 0$", f"= {result}", lines[number - 1])
+    trace = read_lines(iter(enumerate(lines, 1)), "t")
+    found = judged(replay_of(trace, trace.vms[0]))
+    assert found.verdict.status is Status.DIFFERS
+    assert found.line is not None
+    assert found.line.number == number
+
+
+def test_an_overlap_that_was_accepted_is_found_on_its_line() -> None:
+    found = judged(replay_in(KVM, region(0), region(1, 0x11000)))
+    assert found.verdict.difference is not None
+    assert found.verdict.difference.expected[0].outcome == "EEXIST"
+    assert found.line is not None
+    assert found.line.number == 3
+
+
+def test_what_a_trace_leaves_open_is_assumed_in_the_kernels_favour() -> None:
+    found = judged(replay_in(KVM, region(0), region(1 << 16)))
+    assert found.verdict.status is Status.PASSED
+    assert found.assumed == ("KVM_CAP_MULTI_ADDRESS_SPACE of 2",)
+    told = "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_MULTI_ADDRESS_SPACE) = 1"
+    assert status(told, KVM, region(0), region(1 << 16)) is Status.DIFFERS
+
+
+def test_nothing_is_assumed_that_does_not_explain_the_answer() -> None:
+    found = judged(replay_in(KVM, region(0, result=EINVAL)))
+    assert (found.verdict.status, found.assumed) == (Status.DIFFERS, ())
+
+
+def test_calls_under_way_at_the_same_time_may_have_been_made_in_either_order() -> None:
+    create = region(1, 0x10000, head="9 ")
+    begun, rest = create[: create.rindex(")")] + " <unfinished ...>", "9 <... ioctl resumed>) = 0"
+    delete = region(0, 0x10000, 0)
+    assert status(KVM, region(0), begun, delete, rest) is Status.PASSED
+    # The other way round: the line of the creation ends first, and the deletion is under way.
+    gone = region(0, 0x10000, 0, head="9 ")
+    begun = gone[: gone.rindex(")")] + " <unfinished ...>"
+    created = region(1, 0x10000)
+    assert status(KVM, region(0), begun, created, rest) is Status.PASSED
+    assert status(KVM, region(0), created, gone) is Status.DIFFERS
+
+
+def test_what_comes_after_a_call_that_is_not_read_is_not_judged() -> None:
+    pointer = "7 ioctl(8, 0x4098ae49, 0x7ffd0da8ebc0) = 0"
+    found = judged(replay_in(KVM, region(0), pointer, region(1, 0x11000)))
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert found.line is not None
+    assert found.line.number == 3
+    assert status(KVM, region(0), region(1, 0x11000), pointer) is Status.DIFFERS
+
+
+def test_a_difference_in_a_vm_that_is_older_than_the_trace_is_no_verdict() -> None:
+    assert status(region(0), region(5, size=0)) is Status.INCONCLUSIVE
+
+
+def test_a_host_that_is_short_of_memory_is_no_verdict_on_its_kernel() -> None:
+    short = region(1, 0x40000, result="-1 ENOMEM (Cannot allocate memory)")
+    assert status(KVM, region(0), short) is Status.INCONCLUSIVE
+    assert status(KVM, region(0), short, region(2, 0x10000)) is Status.DIFFERS
+
+
+def test_a_slot_over_the_kernels_own_pages_may_be_refused() -> None:
+    assert status(KVM, region(0, 0xFEE00000, result=EEXIST)) is Status.INCONCLUSIVE
+    assert status(KVM, region(0, 0xFEE00000)) is Status.PASSED
+
+
+def test_a_slot_in_a_forked_child_is_eio() -> None:
+    fork = "7 clone(child_stack=NULL, flags=SIGCHLD) = 10"
+    eio = "-1 EIO (Input/output error)"
+    assert status(KVM, region(0), fork, region(1, 0x40000, head="10 ", result=eio)) is Status.PASSED
+    assert status(KVM, region(0), fork, region(1, 0x40000, head="10 ")) is Status.DIFFERS
+
+
+def test_refused_calls_are_named() -> None:
+    made = replay_in(KVM, region(0), region(1, 0x11000, result=EEXIST))
+    (step,) = made.refused
+    assert (step.line.number, step.outcome) == (3, Refused(errno.EEXIST))

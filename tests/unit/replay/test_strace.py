@@ -1,0 +1,270 @@
+"""What is understood of strace's output: VMs, processes, calls, and the memory of slots."""
+
+import errno
+import gzip
+from pathlib import Path
+
+import pytest
+
+from tests.traced import EINVAL, KVM, TRACES, region, trace_of
+from vmm.replay.lines import MAX_LINE_BYTES, numbered
+from vmm.replay.reader import read_trace
+from vmm.replay.trace import HostChange, Region, Trace, TraceError, TssAddr, Unread
+
+HVA = 0x7F0000000000
+REGION = Region
+
+
+def calls(trace: Trace) -> list[object]:
+    (vm,) = trace.vms
+    return list(vm.calls)
+
+
+def changes(*lines: str) -> list[tuple[str, int, int]]:
+    found = calls(trace_of(KVM, *lines))
+    return [(each.how, each.start, each.size) for each in found if isinstance(each, HostChange)]
+
+
+def read(line: str) -> tuple[int, int, int, int, int, int, bool]:
+    call = calls(trace_of(KVM, line))[0]
+    assert isinstance(call, Region)
+    return (
+        call.slot,
+        call.flags,
+        call.guest_phys_addr,
+        call.memory_size,
+        call.userspace_addr,
+        call.errno,
+        call.second_form,
+    )
+
+
+def test_a_call_with_all_that_it_says() -> None:
+    line = region(65537, 0xFFFC0000, 262144, HVA, "KVM_MEM_READONLY|0x1", EINVAL)
+    assert read(line) == (65537, 3, 0xFFFC0000, 262144, HVA, errno.EINVAL, False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "KVM_SET_USER_MEMORY_REGION",
+        "0x4020ae46",
+        "0x4020ae46 /* KVM_SET_USER_MEMORY_REGION */",
+        "_IOC(_IOC_WRITE, 0xae, 0x46, 0x20)",
+        "0x4020ae46 /* _IOC(_IOC_WRITE, 0xae, 0x46, 0x20) */",
+    ],
+)
+@pytest.mark.parametrize("flags", ["KVM_MEM_READONLY", "0x2", "0x2 /* KVM_MEM_READONLY */"])
+def test_every_name_of_a_request(name: str, flags: str) -> None:
+    assert read(region(1, flags=flags, name=name)) == (1, 2, 0x10000, 0x2000, HVA, 0, False)
+
+
+def test_the_second_form_with_its_guest_memfd() -> None:
+    line = region(name="KVM_SET_USER_MEMORY_REGION2", flags="KVM_MEM_GUEST_MEMFD").replace(
+        "}", ", guest_memfd_offset=0x1000, guest_memfd=11}"
+    )
+    (call,) = calls(trace_of(KVM, line))
+    assert isinstance(call, Region)
+    assert (call.second_form, call.flags, call.guest_memfd) == (True, 4, 11)
+    assert call.guest_memfd_offset == 0x1000
+
+
+def test_a_pointer_says_too_little_unless_the_errno_says_enough() -> None:
+    trace = trace_of(
+        KVM,
+        region(),
+        "7 ioctl(8, _IOC(_IOC_WRITE, 0xae, 0x49, 0xa0), 0x7ffd0da8ebc0) = 0",
+        "7 ioctl(8, 0x4098ae49, 0x7ffd0da8ebc0) = -1 EINVAL (Invalid argument)",
+        "7 ioctl(8, 0x4098ae49, 0x7ffd0da8ebc0) = -1 ENOTTY (Inappropriate ioctl for device)",
+        "7 ioctl(8, KVM_SET_USER_MEMORY_REGION, 0x10) = -1 EFAULT (Bad address)",
+    )
+    _, changed, refused, unknown, fault = calls(trace)
+    assert isinstance(changed, Unread)
+    assert changed.may_change
+    assert isinstance(refused, Unread)
+    assert not refused.may_change
+    assert isinstance(unknown, Region)
+    assert (unknown.errno, unknown.second_form) == (errno.ENOTTY, True)
+    assert isinstance(fault, Region)
+    assert not fault.is_readable
+
+
+def test_a_call_without_its_end_is_not_read() -> None:
+    cut = region()[:60]
+    killed = region(result="?")
+    made_up = region(result="0 (INJECTED)")
+    never_resumed = region(head="9 ").replace(") = 0", " <unfinished ...>")
+    found = calls(trace_of(KVM, region(), cut, killed, made_up, never_resumed))
+    whole, *rest = found
+    assert isinstance(whole, Region)
+    assert [type(each) for each in rest] == [Unread] * 4
+    assert [each.may_change for each in rest if isinstance(each, Unread)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_threads_that_the_trace_does_not_introduce_use_the_file_of_their_process() -> None:
+    trace = trace_of(KVM, region(head="9 "), "7 ioctl(8, KVM_SET_TSS_ADDR, 0xfffbd000) = 0")
+    assert [type(each) for each in calls(trace)] == [Region, TssAddr]
+
+
+def test_two_processes_with_the_same_fd_have_two_vms() -> None:
+    trace = trace_of(
+        KVM,
+        region(1),
+        "20 ioctl(3, KVM_CREATE_VM, 0) = 8",
+        region(2, head="20 "),
+        region(3, head="9 "),
+        region(4, head="21 "),
+    )
+    slots = [[call.slot for call in vm.calls if isinstance(call, Region)] for vm in trace.vms]
+    assert slots == [[1, 3], [2, 4]]
+
+
+def test_a_fork_has_the_vm_but_not_its_memory_and_a_thread_has_both() -> None:
+    trace = trace_of(
+        KVM,
+        region(),
+        "7 clone3({flags=CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_THREAD, exit_signal=0} => "
+        "{parent_tid=[9]}, 88) = 9",
+        "7 clone(child_stack=NULL, flags=CLONE_CHILD_CLEARTID|SIGCHLD) = 10",
+        region(1, head="9 "),
+        region(2, head="10 ", result="-1 EIO (Input/output error)"),
+    )
+    foreign = [call.is_foreign for call in calls(trace) if isinstance(call, Region)]
+    assert foreign == [False, False, True]
+
+
+def test_a_file_that_is_closed_and_one_that_is_duplicated() -> None:
+    trace = trace_of(
+        KVM,
+        region(),
+        "7 dup(8) = 12",
+        region(1, fd="12"),
+        "7 close(8) = 0",
+        "7 ioctl(3, KVM_CREATE_VM, 0) = 8",
+        region(2),
+    )
+    slots = [[call.slot for call in vm.calls if isinstance(call, Region)] for vm in trace.vms]
+    assert slots == [[0, 1], [2]]
+
+
+def test_a_vm_that_is_older_than_the_trace() -> None:
+    (vm,) = trace_of(region(fd="8<anon_inode:kvm-vm>")).vms
+    assert vm.began_before
+
+
+def test_what_the_kernel_can_do_is_kept_by_vm() -> None:
+    trace = trace_of(
+        "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS) = 509",
+        KVM,
+        "7 ioctl(8, KVM_CHECK_EXTENSION, 0x76 /* KVM_CAP_MULTI_ADDRESS_SPACE */) = 2",
+        region(),
+    )
+    assert trace.vms[0].capabilities == {10: 509, 118: 2}
+
+
+def test_what_the_host_does_to_the_memory_of_slots_takes_part() -> None:
+    assert changes(
+        f"7 munmap({HVA:#x}, 8192) = 0",
+        region(size=0x4000),
+        f"7 madvise({HVA:#x}, 8192, MADV_DONTNEED) = 0",
+        f"7 madvise({HVA + 0x1000:#x}, 4096, 0x9 /* MADV_REMOVE */) = 0",
+        f"7 mprotect({HVA:#x}, 4096, PROT_NONE) = 0",
+        f"7 mprotect({HVA:#x}, 4096, PROT_READ|PROT_WRITE) = 0",
+        f"7 munmap({HVA:#x}, 4096) = 0",
+        f"7 mmap({HVA:#x}, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0)"
+        f" = {HVA:#x}",
+        f"7 munmap({HVA + 0x4000:#x}, 4096) = 0",
+        f"7 munmap({HVA:#x}, 4096) = -1 EINVAL (Invalid argument)",
+    ) == [
+        ("drop", HVA, 8192),
+        ("punch", HVA + 0x1000, 4096),
+        ("forbid", HVA, 4096),
+        ("allow", HVA, 4096),
+        ("unmap", HVA, 4096),
+        ("map", HVA, 4096),
+    ]
+
+
+def test_a_hole_in_a_file_is_one_wherever_the_file_is_mapped() -> None:
+    assert changes(
+        '7 memfd_create("ram", MFD_CLOEXEC) = 5',
+        f"7 mmap(NULL, 16384, PROT_READ|PROT_WRITE, MAP_SHARED, 5, 0x2000) = {HVA:#x}",
+        region(size=0x4000),
+        "7 fallocate(5, FALLOC_FL_KEEP_SIZE|FALLOC_FL_PUNCH_HOLE, 0x1000, 0x2000) = 0",
+    ) == [("punch", HVA, 0x1000)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "fd", "kind"),
+    [
+        ("MAP_PRIVATE|MAP_ANONYMOUS", "-1", "anonymous"),
+        ("MAP_SHARED|MAP_ANONYMOUS", "-1", "shared"),
+        ("MAP_SHARED", "5</memfd:ram (deleted)>", "memfd"),
+        ("MAP_PRIVATE|MAP_ANONYMOUS|MAP_HUGETLB|21<<MAP_HUGE_SHIFT", "-1", "hugetlb"),
+        ("MAP_SHARED", "5</dev/hugepages/qemu.A (deleted)>", "hugetlb"),
+        ("0x22", "-1", "anonymous"),
+    ],
+)
+def test_the_kind_of_memory(flags: str, fd: str, kind: str) -> None:
+    trace = trace_of(
+        KVM,
+        f"7 mmap(NULL, 2097152, PROT_READ|PROT_WRITE, {flags}, {fd}, 0) = {HVA:#x}",
+        region(size=0x200000),
+    )
+    assert [each.kind for each in trace.vms[0].memory] == [kind]
+
+
+def test_calls_that_say_too_little_are_named_and_counted() -> None:
+    trace = trace_of(KVM, region(), *["7 ioctl(8, KVM_GET_DIRTY_LOG, 0x7ffd0da8ebc0) = 0"] * 3)
+    assert trace.passed_over["KVM_GET_DIRTY_LOG"] == 3
+    assert trace.first_lines["KVM_GET_DIRTY_LOG"] == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ([], "none of its 0 lines is of strace"),
+        (["\x07evil", "more"], "begins with '\\\\x07evil'"),
+        (["7 close(3) = 0"], "no call on a memslot"),
+        ([KVM, "7 ioctl(8, 0x4098ae49, 0x7ffd0da8ebc0) = 0"], "trace:2: no call on a memslot can"),
+    ],
+)
+def test_what_nothing_can_be_made_of(lines: list[str], says: str) -> None:
+    with pytest.raises(TraceError) as error:
+        trace_of(*lines)
+    assert says in str(error.value)
+    assert str(error.value).isprintable()
+
+
+def test_colours_and_carriage_returns_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    text = f"\x1b[32m{KVM}\x1b[0m\r\n\x1b[1m{region()}\x1b[m\r\n"
+    file.write_bytes(text.encode())
+    assert len(calls(read_trace(file))) == 1
+
+
+def test_a_line_without_end_is_cut_and_the_next_has_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    file.write_bytes(b"x" * (3 * MAX_LINE_BYTES) + b"\n" + KVM.encode())
+    with file.open("rb") as stream:
+        found = list(numbered(stream))
+    assert [(number, len(line)) for number, line in found] == [(1, MAX_LINE_BYTES), (2, len(KVM))]
+
+
+def test_a_packed_trace_reads_like_the_plain_one(tmp_path: Path) -> None:
+    plain = TRACES / "qemu-q35-seabios.strace"
+    packed = tmp_path / "trace.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert read_trace(packed).vms == read_trace(plain).vms
+
+
+def test_a_packed_trace_that_is_cut_off(tmp_path: Path) -> None:
+    packed = tmp_path / "trace.gz"
+    packed.write_bytes(gzip.compress((TRACES / "qemu-q35-seabios.strace").read_bytes())[:-900])
+    with pytest.raises(TraceError, match=r"trace\.gz: .*ended"):
+        read_trace(packed)

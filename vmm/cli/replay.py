@@ -1,0 +1,208 @@
+"""``vmm replay``: judge the calls of another VMM's trace, and carry them out here."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+from rich.text import Text
+
+from vmm.cli.errors import Unusable, usable
+from vmm.cli.host import Host, exit_status, look_at_host, require_usable
+from vmm.cli.output import console, print_lines, width_of
+from vmm.replay.build import Replay, replay_of
+from vmm.replay.judging import Judged, judged
+from vmm.replay.reader import read_trace
+from vmm.replay.trace import Line, Trace, TracedVm, TraceError
+from vmm.report import terminal
+from vmm.report.replay import heading, refusals, remark
+from vmm.scenario import words
+from vmm.scenario.codec import scenario_text
+from vmm.scenario.validate import ScenarioError, validate
+from vmm.verdict.judge import Status, Verdict
+from vmm.verdict.result import Checked
+
+_WORST = (Status.DIFFERS, Status.INCONCLUSIVE, Status.SKIPPED, Status.PASSED)
+
+
+@click.command()
+@click.argument("trace", metavar="TRACE", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--judge-only", is_flag=True, help="Run nothing: no /dev/kvm is needed.")
+@click.option(
+    "--scenario",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.json",
+    help="Write the scenario that is made of the trace.",
+)
+@click.option("--vm", "number", type=click.IntRange(1), metavar="N", help="Only the N-th VM.")
+@click.option("--require-run", is_flag=True, help="Fail (status 1) if nothing could run.")
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    trace: Path,
+    judge_only: bool,
+    file: Path | None,
+    number: int | None,
+    require_run: bool,
+) -> None:
+    """Judge what strace or QEMU recorded of a VMM, and carry it out here.
+
+    TRACE is the output of `strace -f`, or of QEMU's `-trace kvm_set_user_memory`; "-" reads
+    standard input, and what gzip has packed is unpacked. What the kernel of the trace answered is
+    compared with the model, by line of the trace; then the same calls are made on this kernel, and
+    its memslots are looked at after each of them.
+    """
+    ctx.exit(replayed(trace, judge_only, file, number, require_run))
+
+
+def replayed(
+    path: Path,
+    judge_only: bool,
+    file: Path | None = None,
+    number: int | None = None,
+    require_run: bool = False,
+) -> int:
+    """Judge, and run, the VMs of a trace; return the exit status."""
+    try:
+        trace = read_trace(path)
+    except TraceError as error:
+        raise Unusable(str(error)) from None
+    vms = _chosen(trace, number, file)
+    host = None if judge_only else look_at_host()
+    features = None if host is None or host.info.obstacle else host.features
+    statuses: list[Status] = []
+    replays: list[Replay] = []
+    to = console()
+    print_lines(to, _about(trace))
+    for vm in vms:
+        made = replay_of(trace, vm, features)
+        replays.append(made)
+        if file is not None:
+            _write(file, made, path)
+        found = judged(made)
+        statuses.append(found.verdict.status)
+        print_lines(to, _vm_lines(trace, made, found, width_of(to)))
+    if host is not None:
+        statuses += _run(replays, host, path, require_run)
+    status = min(statuses, key=_WORST.index)
+    return exit_status(status, require_run)
+
+
+def _chosen(trace: Trace, number: int | None, file: Path | None) -> list[TracedVm]:
+    vms = [vm for vm in trace.vms if vm.calls]
+    if number is None:
+        if file is not None and len(vms) > 1:
+            raise Unusable(f"{trace.name} has {len(vms)} VMs: choose one with --vm")
+        return vms
+    if number > len(trace.vms):
+        raise Unusable(f"--vm {number}: {trace.name} has {len(trace.vms)} VMs")
+    if not trace.vms[number - 1].calls:
+        raise Unusable(f"--vm {number}: this VM of {trace.name} has no call on a memslot")
+    return [trace.vms[number - 1]]
+
+
+def _about(trace: Trace) -> Iterator[Text]:
+    count = len(trace.vms)
+    text = f"{trace.lines} lines of {trace.tool}, {count} VM{'s' * (count != 1)}"
+    yield heading(trace.name, text)
+    for name, times in trace.passed_over.items():
+        first = trace.first_lines[name]
+        yield remark("left out", f"{times} x {name}, which says too little here (line {first})")
+    for note in trace.notes[:5]:
+        yield remark("note", note)
+
+
+def _vm_lines(trace: Trace, made: Replay, found: Judged, width: int | None) -> Iterator[Text]:
+    vm = made.vm
+    begun = "older than the trace; first seen" if vm.began_before else "made"
+    refused = f"{len(made.refused)} of them refused"
+    yield heading(f"VM {vm.name}", f"{begun} on line {vm.line}: {made.regions} calls, {refused}")
+    yield from refusals(
+        (step.line.number, step.operation, words.outcome(step.outcome))
+        for step in made.refused
+        if step.outcome is not None
+    )
+    for unread in made.unread[:5]:
+        yield remark("not read", f"line {unread.line.number}: {unread.name}: {unread.why}")
+    if len(made.unread) > 5:
+        yield remark("", f"and {len(made.unread) - 5} more")
+    for note in made.notes:
+        yield remark("note", note)
+    if found.assumed:
+        yield remark("assumed", f"of the trace's kernel: {', '.join(found.assumed)}")
+    verdict = msgspec.structs.replace(found.verdict, scenario="as traced")
+    count = len(found.scenario.operations)
+    again = f"vmm replay --judge-only --vm {vm.name} {shlex.quote(trace.name)}"
+    yield from terminal.single(Checked(found.scenario, verdict, count), again, width)
+    yield from _trace_line(trace.name, found.line)
+
+
+def _trace_line(name: str, line: Line | None) -> Iterator[Text]:
+    if line is not None:
+        yield remark("trace", f"{name}:{line.number}: {line.text}", "bold")
+
+
+def _write(file: Path, made: Replay, path: Path) -> None:
+    _check(made, path)
+    with usable(file):
+        file.write_text(scenario_text(made.scenario), encoding="utf-8")
+
+
+def _check(made: Replay, path: Path) -> None:
+    """Refuse a scenario that is not safe to run, as one from a stranger is refused."""
+    problem = made.obstacle
+    try:
+        validate(made.scenario)
+    except ScenarioError as error:
+        problem = str(error)
+    if problem:
+        raise Unusable(f"{_place(made, path, problem)} (--judge-only runs nothing)")
+
+
+def _place(made: Replay, path: Path, problem: str) -> str:
+    """Return a problem with the line of the trace where it says which operation it is with."""
+    head, _, rest = problem.partition("]")
+    index = head.removeprefix("$.operations[")
+    if index.isdecimal() and int(index) < len(made.steps):
+        return f"{path}:{made.steps[int(index)].line.number}: {rest.lstrip('.')}"
+    return f"{path}: {problem}"
+
+
+def _run(replays: list[Replay], host: Host, path: Path, require_run: bool) -> list[Status]:
+    """Carry the scenarios out on this kernel, and print what came of them."""
+    for made in replays:
+        _check(made, path)
+    require_usable(host, require_run)
+
+    from vmm.cli.execution import execute
+
+    scenarios = [made.scenario for made in replays]
+    result = execute(scenarios, host, lambda _: None, lambda _: None, jobs=1)
+    to = console()
+    lines = {made.scenario.name: made for made in replays}
+    for checked in result.checked:
+        made = lines[checked.scenario.name]
+        named = msgspec.structs.replace(checked.verdict, scenario=f"VM {made.vm.name}, run here")
+        again = f"vmm replay --vm {made.vm.name} {shlex.quote(str(path))}"
+        shown = Checked(
+            checked.scenario,
+            named,
+            checked.ran,
+            checked.seconds,
+            checked.problems,
+            checked.issue,
+        )
+        print_lines(to, terminal.single(shown, again, width_of(to)))
+        print_lines(to, _trace_line(str(path), _line_of(made, checked.verdict)))
+    print_lines(to, terminal.remarks(result, width_of(to)))
+    return [result.status]
+
+
+def _line_of(made: Replay, verdict: Verdict) -> Line | None:
+    """Return the line of the trace that a difference or an end of a run belongs to."""
+    begun = verdict.difference or verdict.under_way
+    if begun is None or not 0 <= begun.origin < len(made.steps):
+        return None
+    return made.steps[begun.origin].line

@@ -1,0 +1,219 @@
+"""From the calls of one VM in a trace to a scenario, and to what its kernel answered.
+
+Host memory is declared where userspace ranges of slots overlap, at its true size. What the trace
+shows of its kind is kept, and so is where it lies within a 2 MiB page.
+"""
+
+import errno
+import re
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from vmm.replay.places import Places, guest_for
+from vmm.replay.trace import Call, HostChange, Line, Region, Trace, TracedVm, TssAddr, Unread
+from vmm.scenario.features import Features
+from vmm.scenario.history import Done, Refused
+from vmm.scenario.operations import (
+    GUEST_MEMFD,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    ChangeHostMemory,
+    CreateGuestMemfd,
+    Guest,
+    Hva,
+    Mapping,
+    Place,
+    Scenario,
+    SetTssAddr,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    pages_of,
+)
+from vmm.scenario.races import host_change_problem
+from vmm.scenario.slots import as_id_of
+
+_NO_ROOM = "the slots leave no free id, or no free 64 KiB below 4 GiB, to a guest"
+_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One operation of a scenario, and the line of the trace that it is.
+
+    ``asked`` is the same with the addresses that the trace has, and ``outcome`` what its kernel
+    answered; both are None for what is no call on slots.
+    """
+
+    line: Line
+    operation: AnyOperation
+    asked: AnyOperation | None = None
+    outcome: Done | Refused | None = None
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """A VM of a trace as a scenario. Each step is the operation of the same index.
+
+    ``unread`` are its calls that carry too little; ``notes`` say what was changed or left out;
+    ``obstacle`` says why the scenario cannot be run ("": it can).
+    """
+
+    vm: TracedVm
+    scenario: Scenario
+    steps: tuple[Step, ...]
+    unread: tuple[Unread, ...]
+    notes: tuple[str, ...]
+    obstacle: str = ""
+
+    @property
+    def regions(self) -> int:
+        """The number of calls on slots that were read."""
+        return sum(isinstance(step.asked, SetUserMemoryRegion) for step in self.steps)
+
+    @property
+    def refused(self) -> tuple[Step, ...]:
+        """The calls that the kernel of the trace refused."""
+        return tuple(step for step in self.steps if isinstance(step.outcome, Refused))
+
+
+def replay_of(trace: Trace, vm: TracedVm, features: Features | None = None) -> Replay:
+    """Return a VM of a trace as a scenario, for a host with some features where it is to run."""
+    builder = _Builder(vm, features)
+    steps = tuple(builder.steps())
+    regions = [call for call in vm.calls if isinstance(call, Region)]
+    stem = _NAME.sub("-", trace.name.rpartition("/")[2]).strip("-") or "trace"
+    guest = guest_for(regions, _tss_gpas(vm.calls))
+    scenario = Scenario(
+        name=f"{stem[:48]}-vm{vm.name}",
+        why=f"Replayed from {trace.tool}'s trace, from line {vm.line} on.",
+        operations=tuple(step.operation for step in steps),
+        mappings=builder.places.mappings,
+        needs=_needs(regions, features),
+        guest=guest or Guest(),
+    )
+    unread = tuple(call for call in vm.calls if isinstance(call, Unread))
+    obstacle = "" if guest is not None else _NO_ROOM
+    return Replay(vm, scenario, steps, unread, tuple(builder.notes), obstacle)
+
+
+def _needs(regions: list[Region], features: Features | None) -> tuple[str, ...]:
+    """Return what must be there; guests look at as_id 1 only where they can."""
+    flags = 0
+    for region in regions:
+        flags |= 0 if region.errno else region.flags
+    needs = ["readonly_mem"] if flags & READONLY else []
+    needs += ["user_memory2"] if any(region.second_form for region in regions) else []
+    needs += ["guest_memfd"] if flags & GUEST_MEMFD else []
+    if features is not None and features.smm and any(as_id_of(region.slot) for region in regions):
+        needs.append("smm")
+    return tuple(needs)
+
+
+def _tss_gpas(calls: Iterable[Call]) -> list[int]:
+    return [call.gpa for call in calls if isinstance(call, TssAddr)]
+
+
+class _Builder:
+    """Turns calls into steps, in order."""
+
+    def __init__(self, vm: TracedVm, features: Features | None) -> None:
+        self._vm = vm
+        self.places = Places(vm, features)
+        self.notes: list[str] = list(self.places.notes)
+        self._memfds: set[int] = set()
+        self._passed: dict[str, int] = {}
+        self._vacated: set[tuple[str, int]] = set()
+
+    def steps(self) -> Iterator[Step]:
+        for call in self._vm.calls:
+            match call:
+                case Region():
+                    yield from self._region(call)
+                case HostChange():
+                    yield from self._change(call)
+                case TssAddr():
+                    op = SetTssAddr(call.gpa)
+                    yield Step(call.line, op, op, _outcome(call.errno))
+                case Unread():
+                    pass
+        for what, count in self._passed.items():
+            self.notes.append(f"left out: {count} x {what}")
+
+    def _region(self, call: Region) -> Iterator[Step]:
+        if call.guest_memfd >= 0 and call.flags & GUEST_MEMFD:
+            yield from self._memfd(call)
+        op = _operation(call, self.places.hva(call))
+        yield Step(call.line, op, _operation(call, call.userspace_addr), _outcome(call.errno))
+
+    def _memfd(self, call: Region) -> Iterator[Step]:
+        """Create a guest_memfd before its first use, as large as it has to be."""
+        if call.guest_memfd in self._memfds:
+            return
+        self._memfds.add(call.guest_memfd)
+        size = max(
+            region.guest_memfd_offset + region.memory_size
+            for region in self._vm.calls
+            if isinstance(region, Region) and region.guest_memfd == call.guest_memfd
+        )
+        op = CreateGuestMemfd(_memfd_name(call), size=size)
+        yield Step(call.line, op, op, Done())
+
+    def _change(self, call: HostChange) -> Iterator[Step]:
+        for mapping, offset, size in self.places.parts(call.start, call.size):
+            first = -(-offset // PAGE_SIZE_BYTES)
+            count = pages_of(offset + size) - first
+            if count <= 0:
+                continue
+            place = Place(mapping.name, first * PAGE_SIZE_BYTES)
+            op = ChangeHostMemory(place, count, call.how)
+            problem = host_change_problem(op, {mapping.name: mapping})
+            if problem:
+                what = f"{call.how} of {mapping.kind} memory"
+                self._passed[what] = self._passed.get(what, 0) + 1
+            elif self._may(op, mapping):
+                yield Step(call.line, op)
+
+    def _may(self, op: ChangeHostMemory, mapping: Mapping) -> bool:
+        """Whether what a change takes is there: of a memory file what is unmapped is not."""
+        if mapping.kind != "memfd":
+            return True
+        first = op.place.offset // PAGE_SIZE_BYTES
+        pages = {(mapping.name, page) for page in range(first, first + op.pages)}
+        if op.how == "unmap":
+            self._vacated |= pages
+        elif op.how == "map":
+            self._vacated -= pages
+        return op.how not in ("allow", "punch") or not pages & self._vacated
+
+
+def _operation(call: Region, hva: Hva) -> SetUserMemoryRegion:
+    caller: Literal["owner", "forked-child"] = "forked-child" if call.is_foreign else "owner"
+    argument: Literal["readable", "unreadable"] = "readable" if call.is_readable else "unreadable"
+    if not call.second_form:
+        return SetUserMemoryRegion(
+            call.slot, call.guest_phys_addr, call.memory_size, hva, call.flags, caller, argument
+        )
+    return SetUserMemoryRegion2(
+        call.slot,
+        call.guest_phys_addr,
+        call.memory_size,
+        hva,
+        call.flags,
+        caller,
+        argument,
+        guest_memfd=_memfd_name(call) if call.flags & GUEST_MEMFD else -1,
+        guest_memfd_offset=call.guest_memfd_offset,
+    )
+
+
+def _memfd_name(call: Region) -> str:
+    return f"guest_memfd {call.guest_memfd}"
+
+
+def _outcome(number: int) -> Done | Refused:
+    return Refused(number) if number else Done()
+
+
+NO_MEMORY = (errno.ENOMEM, errno.EINTR)
+"""What says more about a host than about its kernel's rules."""

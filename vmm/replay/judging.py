@@ -1,0 +1,224 @@
+"""What the kernel of a trace answered, against the model: no /dev/kvm is needed.
+
+A trace seldom says what its kernel can do. What it leaves open is assumed in the kernel's favour,
+one thing at a time, and only where the answers are explained by it; that is said.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+
+import msgspec
+
+from kvm_abi.uapi import Cap
+from vmm.replay.build import NO_MEMORY, Replay, Step
+from vmm.replay.trace import Line, Unread
+from vmm.scenario.features import Features
+from vmm.scenario.history import Event, Header, Refused
+from vmm.scenario.operations import PAGE_SIZE_BYTES, Scenario, SetUserMemoryRegion
+from vmm.verdict.judge import Judgement, Status, Verdict
+
+_MOST_AT_ONCE = 4
+_OWN_PAGES = (0xFEE0_0000, 0xFFFB_C000)
+"""Pages of slots that a kernel may have made for itself, with the APIC and the identity map."""
+
+_BEYOND_36_BITS = 1 << 36
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """The verdict on a trace; ``line`` is where it differs or ends, if it does.
+
+    ``scenario`` holds the calls that were judged, with the addresses of the trace. ``assumed``
+    says what was taken to hold for the trace's kernel, though it does not say so.
+    """
+
+    scenario: Scenario
+    verdict: Verdict
+    line: Line | None = None
+    assumed: tuple[str, ...] = ()
+
+
+class _Assumption(msgspec.Struct, frozen=True):
+    """Something that a kernel may have or lack, unless one of ``told_by`` is in the trace."""
+
+    text: str
+    changes: dict[str, int]
+    told_by: Cap | None = None
+
+
+_ASSUMPTIONS = (
+    _Assumption("KVM_CAP_MULTI_ADDRESS_SPACE of 2", {"address_spaces": 2}, Cap.MULTI_ADDRESS_SPACE),
+    _Assumption("no KVM_CAP_READONLY_MEM", {"readonly_mem": False}, Cap.READONLY_MEM),
+    _Assumption("KVM_CAP_USER_MEMORY2", {"user_memory2": True}, Cap.USER_MEMORY2),
+    _Assumption("KVM_CAP_GUEST_MEMFD", {"guest_memfd": True}, Cap.GUEST_MEMFD),
+    _Assumption("KVM_CAP_NR_MEMSLOTS of 509", {"nr_memslots": 509}, Cap.NR_MEMSLOTS),
+    _Assumption("a slot of the kernel's own for the TSS", {"internal_tss": True}),
+    _Assumption("gpas of 52 bits", {"last_gfn": (1 << 40) - 1}),
+    _Assumption("gpas of 46 bits", {"last_gfn": (1 << 34) - 1}),
+    _Assumption("gpas of 39 bits", {"last_gfn": (1 << 27) - 1}),
+    _Assumption("gpas of 36 bits", {"last_gfn": (1 << 24) - 1}),
+    _Assumption("no last gfn (before Linux 5.18)", {"last_gfn": (1 << 52) - 1}),
+)
+
+
+def judged(replay: Replay) -> Judged:
+    """Return the verdict on what the kernel of a trace answered."""
+    return _Judging(replay).judged()
+
+
+class _Judging:
+    """Goes through the answers; where they differ it looks for what explains them."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._steps = [step for step in replay.steps if step.outcome is not None]
+        self._end = _unread_change(replay)
+        if self._end is not None:
+            limit = self._end.line.number
+            self._steps = [step for step in self._steps if step.line.number < limit]
+        self._short = [step for step in self._steps if _is_short_of_memory(step)]
+        self._steps = [step for step in self._steps if not _is_short_of_memory(step)]
+        asked = tuple(step.asked for step in self._steps if step.asked is not None)
+        self._scenario = Scenario(
+            name=replay.scenario.name, operations=asked, vm_type=1 if replay.vm.vm_type == 1 else 0
+        )
+        self._features = _told(replay.vm.capabilities)
+        self._assumed: list[str] = []
+
+    def judged(self) -> Judged:
+        """Return the verdict."""
+        verdict, index = self._run(self._steps, self._features)
+        while verdict.difference is not None and (self._reordered(index) or self._explained(index)):
+            verdict, index = self._run(self._steps, self._features)
+        assumed = tuple(self._assumed)
+        if verdict.difference is None:
+            return self._complete(verdict, assumed)
+        step = self._steps[index]
+        doubt = self._doubt(step, index)
+        if doubt:
+            verdict = msgspec.structs.replace(
+                verdict, status=Status.INCONCLUSIVE, reason=doubt, difference=None
+            )
+        return Judged(self._scenario, verdict, step.line, assumed)
+
+    def _complete(self, verdict: Verdict, assumed: tuple[str, ...]) -> Judged:
+        """Return the verdict where nothing differs: it is no pass if something was not judged."""
+        reason, line = "", None
+        if self._end is not None:
+            line = self._end.line
+            reason = f"{self._end.name} is not read ({self._end.why}), and may change slots"
+        elif self._replay.unread:
+            line = self._replay.unread[0].line
+            reason = f"{len(self._replay.unread)} refused calls are not read"
+        elif self._short:
+            line = self._short[0].line
+            reason = "the host of the trace was short of memory, or the call was interrupted"
+        elif self._replay.vm.left_out:
+            reason = f"{self._replay.vm.left_out} more calls are beyond what is kept"
+        if reason and verdict.status is Status.PASSED:
+            verdict = msgspec.structs.replace(verdict, status=Status.INCONCLUSIVE, reason=reason)
+        return Judged(self._scenario, verdict, line, assumed)
+
+    def _run(self, steps: Sequence[Step], features: Features) -> tuple[Verdict, int]:
+        """Judge steps in order; return the verdict, and how many were as the model has it."""
+        judgement = Judgement(Header(self._scenario, features))
+        for index, step in enumerate(steps):
+            if not judgement.admits(_event(index, step)):
+                return judgement.verdict(""), index
+        return judgement.verdict(""), len(steps)
+
+    def _explained(self, index: int) -> bool:
+        """Assume what explains the answer at an index, if anything does."""
+        until = self._steps[: index + 1]
+        for assumption in _ASSUMPTIONS:
+            told = assumption.told_by
+            if assumption.text in self._assumed or (
+                told is not None and int(told) in self._replay.vm.capabilities
+            ):
+                continue
+            features = msgspec.structs.replace(self._features, **assumption.changes)
+            if self._run(until, features)[1] > index:
+                self._features = features
+                self._assumed.append(assumption.text)
+                return True
+        return False
+
+    def _reordered(self, index: int) -> bool:
+        """Take calls that were under way at the same time in another order, if one fits."""
+        first = index
+        while first and self._steps[first].line.begin < self._steps[first - 1].line.number:
+            first -= 1
+        last = index + 1
+        while last < len(self._steps) and self._overlaps(last):
+            last += 1
+        if last - first < 2 or last - first > _MOST_AT_ONCE:
+            return False
+        for order in permutations(self._steps[first:last]):
+            if _is_possible(order):
+                steps = [*self._steps[:first], *order]
+                if self._run(steps, self._features)[1] == last:
+                    self._steps[first:last] = order
+                    return True
+        return False
+
+    def _overlaps(self, index: int) -> bool:
+        return self._steps[index].line.begin < self._steps[index - 1].line.number
+
+    def _doubt(self, step: Step, index: int) -> str:
+        """Return why an answer that differs may be right all the same."""
+        if self._replay.vm.began_before:
+            return "the VM is older than the trace: which slots it had is not known"
+        around = range(max(1, index), min(index + 2, len(self._steps)))
+        if any(map(self._overlaps, around)):
+            return "calls that were under way at the same time: their order is not known"
+        op = step.asked
+        if isinstance(op, SetUserMemoryRegion):
+            begin, end = op.guest_phys_addr, op.guest_phys_addr + op.memory_size
+            if isinstance(step.outcome, Refused) and any(
+                begin < page + PAGE_SIZE_BYTES and page < end for page in _OWN_PAGES
+            ):
+                return "the kernel may have a slot of its own there"
+            if op.flags & 4:
+                return "what became of the guest_memfd is not in the trace"
+        return ""
+
+
+def _event(index: int, step: Step) -> Event:
+    assert step.asked is not None
+    assert step.outcome is not None
+    return Event(index, step.asked, step.outcome)
+
+
+def _is_short_of_memory(step: Step) -> bool:
+    return isinstance(step.outcome, Refused) and step.outcome.errno in NO_MEMORY
+
+
+def _unread_change(replay: Replay) -> Unread | None:
+    return next((call for call in replay.unread if call.may_change), None)
+
+
+def _is_possible(order: Sequence[Step]) -> bool:
+    """Whether no call of an order had ended before one in front of it began."""
+    return all(later.line.number >= earlier.line.begin for earlier, later in _pairs(order))
+
+
+def _pairs(order: Sequence[Step]) -> Iterator[tuple[Step, Step]]:
+    for at, earlier in enumerate(order):
+        for later in order[at + 1 :]:
+            yield earlier, later
+
+
+def _told(capabilities: dict[int, int]) -> Features:
+    """Return what a trace says about its kernel, and for the rest what is usual."""
+    usual = Features()
+
+    def answer(cap: Cap, otherwise: int) -> int:
+        return capabilities.get(int(cap), otherwise)
+
+    return msgspec.structs.replace(
+        usual,
+        nr_memslots=answer(Cap.NR_MEMSLOTS, usual.nr_memslots) or 32,
+        address_spaces=max(1, answer(Cap.MULTI_ADDRESS_SPACE, 1)),
+        readonly_mem=bool(answer(Cap.READONLY_MEM, 1)),
+        user_memory2=bool(answer(Cap.USER_MEMORY2, 0)),
+        guest_memfd=bool(answer(Cap.GUEST_MEMFD, 0)),
+    )

@@ -1,0 +1,172 @@
+"""What system calls do to a process's memory: which of it bears on the memory of slots."""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from vmm.replay.numbers import (
+    ADVICE,
+    FALLOC_FLAGS,
+    FALLOC_PUNCH_HOLE,
+    MAP_ANONYMOUS,
+    MAP_FLAGS,
+    MAP_HUGETLB,
+    MAP_SHARED,
+    MFD_HUGETLB,
+    PROT_READ,
+    PROT_WRITE,
+    PROTECTIONS,
+    bits_in,
+)
+from vmm.replay.processes import File, Mapped, Process
+from vmm.replay.syntax import Called, file_of, number_of, split
+from vmm.replay.trace import HostChange, Line, Memory
+from vmm.scenario.operations import HostChangeKind, MappingKind
+
+PassOver = Callable[[str], None]
+"""Takes the name of a call that bears on the memory of slots, and that cannot be told."""
+
+_LAST = 1 << 64
+_MADV_FREE = 8
+
+
+def mmap(process: Process, call: Called, line: Line, _: PassOver) -> None:
+    """Note new memory; where slots had theirs, it takes part."""
+    size, prot, flags, descriptor, offset = (split(call.arguments) + [""] * 6)[1:6]
+    length, start = number_of(size), call.returned
+    if length is None or start is None:
+        return
+    bits = bits_in(flags, MAP_FLAGS)
+    opened = file_of(descriptor)
+    file = None if opened is None or bits & MAP_ANONYMOUS else process.files.get(opened[0])
+    is_huge = bool(bits & MAP_HUGETLB) or (file is not None and file.is_huge)
+    is_huge = is_huge or (opened is not None and "hugepages/" in opened[1])
+    allows = bits_in(prot, PROTECTIONS)
+    mapped = Mapped(
+        _kind(bits, is_huge), start, bool(allows & PROT_READ), file, number_of(offset) or 0
+    )
+    process.memory.put(start, start + length, mapped)
+    _change(process, line, start, length, "map" if allows & PROT_READ else "unmap")
+
+
+def _kind(flags: int, is_huge: bool) -> MappingKind:
+    if is_huge:
+        return "hugetlb"
+    if flags & MAP_SHARED:
+        return "shared" if flags & MAP_ANONYMOUS else "memfd"
+    return "anonymous"
+
+
+def munmap(process: Process, call: Called, line: Line, _: PassOver) -> None:
+    """Note that memory is gone."""
+    start, length = _range(call)
+    process.memory.clear(start, start + length)
+    _change(process, line, start, length, "unmap")
+
+
+def mremap(process: Process, call: Called, line: Line, pass_over: PassOver) -> None:
+    """Note that memory is elsewhere now, or longer or shorter."""
+    old, old_size, new_size = ([number_of(each) for each in split(call.arguments)] + [None] * 3)[:3]
+    if old is None or old_size is None or new_size is None or call.returned is None:
+        return
+    parts = list(process.memory.within(old, old + old_size))
+    process.memory.clear(old, old + old_size)
+    if parts:
+        process.memory.put(call.returned, call.returned + new_size, parts[0][2])
+    if call.returned != old:
+        _change(process, line, old, old_size, "unmap")
+        if any(process.slots.within(call.returned, call.returned + new_size)):
+            pass_over("mremap onto the memory of a slot")
+
+
+def madvise(process: Process, call: Called, line: Line, pass_over: PassOver) -> None:
+    """Note what advice drops, and what is to have huge pages."""
+    start, length = _range(call)
+    advice = split(call.arguments)[2:3]
+    value = bits_in(advice[0] if advice else "", ADVICE)
+    if value in (ADVICE["MADV_DONTNEED"], ADVICE["MADV_DONTNEED_LOCKED"]):
+        _change(process, line, start, length, "drop")
+    elif value == ADVICE["MADV_REMOVE"]:
+        _change(process, line, start, length, "punch")
+    elif value == ADVICE["MADV_HUGEPAGE"]:
+        for begin, end, mapped in list(process.memory.within(start, start + length)):
+            if mapped.kind == "anonymous":
+                process.memory.put(begin, end, replace(mapped, kind="thp"))
+    elif value == _MADV_FREE and any(process.slots.within(start, start + length)):
+        pass_over("madvise(MADV_FREE) on the memory of a slot")
+
+
+def mprotect(process: Process, call: Called, line: Line, pass_over: PassOver) -> None:
+    """Note what may no longer be read, and what may be again."""
+    start, length = _range(call)
+    allows = bits_in((split(call.arguments) + [""] * 3)[2], PROTECTIONS)
+    is_readable = bool(allows & PROT_READ)
+    for begin, end, mapped in list(process.memory.within(start, start + length)):
+        process.memory.put(begin, end, replace(mapped, is_readable=is_readable))
+    if not is_readable:
+        _change(process, line, start, length, "forbid")
+    elif allows & PROT_WRITE:
+        _change(process, line, start, length, "allow")
+    elif any(process.slots.within(start, start + length)):
+        pass_over("mprotect(PROT_READ) on the memory of a slot")
+
+
+def fallocate(process: Process, call: Called, line: Line, _: PassOver) -> None:
+    """Note what is punched out of a file, wherever it is mapped."""
+    opened = file_of(call.arguments)
+    if opened is None:
+        return
+    mode, offset, length = (split(opened[2]) + [""] * 3)[:3]
+    begin, size = number_of(offset), number_of(length)
+    file = process.files.get(opened[0])
+    if not bits_in(mode, FALLOC_FLAGS) & FALLOC_PUNCH_HOLE or begin is None or size is None:
+        return
+    for start, end, mapped in list(process.memory.within(0, _LAST)):
+        if file is None or mapped.file is not file:
+            continue
+        at = mapped.offset + start - mapped.start
+        first, last = max(begin, at), min(begin + size, at + end - start)
+        if first < last:
+            _change(process, line, start + first - at, last - first, "punch")
+
+
+def memfd_create(process: Process, call: Called, _: Line, __: PassOver) -> None:
+    """Note a memory file."""
+    flags = split(call.arguments)[-1]
+    bits = bits_in(flags, {"MFD_HUGETLB": MFD_HUGETLB})
+    if call.returned is not None:
+        process.open(call.returned, File(is_huge=bool(bits & MFD_HUGETLB)))
+
+
+MemoryCall = Callable[[Process, Called, Line, PassOver], None]
+
+MEMORY_CALLS: dict[str, MemoryCall] = {
+    "mmap": mmap,
+    "munmap": munmap,
+    "mremap": mremap,
+    "madvise": madvise,
+    "mprotect": mprotect,
+    "fallocate": fallocate,
+    "memfd_create": memfd_create,
+}
+"""System calls that succeeded, by name."""
+
+
+def memory_of(process: Process, start: int, end: int) -> list[Memory]:
+    """Return what a process has mapped at a range, as far as the trace shows it."""
+    return [
+        Memory(begin, stop, mapped.kind if mapped.is_readable else "unmapped")
+        for begin, stop, mapped in process.memory.within(start, end)
+    ]
+
+
+def _range(call: Called) -> tuple[int, int]:
+    start, length = ([number_of(each) for each in split(call.arguments)[:2]] + [None, None])[:2]
+    return (start, -(-length // 4096) * 4096) if start is not None and length else (0, 0)
+
+
+def _change(process: Process, line: Line, start: int, size: int, how: HostChangeKind) -> None:
+    """Let a change take part in those VMs of the process whose slots have had memory there."""
+    touched = list(process.slots.within(start, start + size))
+    for vm in process.vms if touched else ():
+        vm.add(HostChange(line, start, size, how))

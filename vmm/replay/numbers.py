@@ -1,0 +1,81 @@
+"""The numbers and names that stand in traces: requests, capabilities, and flags of system calls."""
+
+import re
+
+from kvm_abi.uapi import Cap, Ioctl, MemFlag
+
+_KVM_TYPE = 0xAE
+_REQUESTS = {int(request) & 0xFF: f"KVM_{request.name}" for request in Ioctl}
+_IOC = re.compile(r"_IOC\([A-Z_|0-9 ]+,\s*(0x[0-9a-f]+),\s*(0x[0-9a-f]+),\s*(?:0x)?[0-9a-f]+\)")
+_NAME = re.compile(r"\bKVM_[A-Z0-9_]+\b")
+_NUMBER = re.compile(r"\s*(0x[0-9a-f]+|\d+)\b")
+
+REGION, REGION2 = "KVM_SET_USER_MEMORY_REGION", "KVM_SET_USER_MEMORY_REGION2"
+CREATE_VM = "KVM_CREATE_VM"
+CHECK_EXTENSION = "KVM_CHECK_EXTENSION"
+SET_TSS_ADDR = "KVM_SET_TSS_ADDR"
+
+CONCERNED = frozenset(
+    f"KVM_{name}"
+    for name in (
+        *("GET_DIRTY_LOG", "CLEAR_DIRTY_LOG", "RESET_DIRTY_RINGS", "SET_IDENTITY_MAP_ADDR"),
+        *("ENABLE_CAP", "CREATE_GUEST_MEMFD", "SET_MEMORY_ATTRIBUTES", "PRE_FAULT_MEMORY"),
+    )
+)
+"""Requests that bear on memslots and are given by a pointer to what strace does not print."""
+
+MEM_FLAGS = {f"KVM_MEM_{flag.name}": int(flag) for flag in MemFlag}
+CAPABILITIES = {f"KVM_CAP_{cap.name}": int(cap) for cap in Cap}
+
+PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
+PROTECTIONS = {"PROT_NONE": 0, "PROT_READ": 1, "PROT_WRITE": 2, "PROT_EXEC": 4, "PROT_SEM": 8}
+MAP_SHARED, MAP_FIXED, MAP_ANONYMOUS, MAP_HUGETLB = 1, 0x10, 0x20, 0x40000
+MAP_FLAGS = {
+    "MAP_SHARED": 1,
+    "MAP_PRIVATE": 2,
+    "MAP_SHARED_VALIDATE": 3,
+    "MAP_FIXED": MAP_FIXED,
+    "MAP_ANONYMOUS": MAP_ANONYMOUS,
+    "MAP_HUGETLB": MAP_HUGETLB,
+}
+ADVICE = {
+    "MADV_DONTNEED": 4,
+    "MADV_REMOVE": 9,
+    "MADV_HUGEPAGE": 14,
+    "MADV_NOHUGEPAGE": 15,
+    "MADV_DONTNEED_LOCKED": 24,
+}
+CLONE_VM, CLONE_FILES = 0x100, 0x400
+MFD_HUGETLB = 4
+FALLOC_PUNCH_HOLE = 2
+FALLOC_FLAGS = {"FALLOC_FL_KEEP_SIZE": 1, "FALLOC_FL_PUNCH_HOLE": 2, "FALLOC_FL_ZERO_RANGE": 16}
+
+
+def request_in(text: str) -> str:
+    """Return the name of KVM's request that is the second argument of an ioctl; "" if it is none.
+
+    strace writes it by name, as a number (-X raw), as both (-X verbose), or as `_IOC(...)`.
+    """
+    head = text[:120]
+    name = _NAME.search(head)
+    ioc = _IOC.search(head)
+    number = _NUMBER.match(head)
+    if ioc is not None:
+        return _named(int(ioc[1], 16), int(ioc[2], 16))
+    if number is not None:
+        value = int(number[1], 0)
+        return _named(value >> 8 & 0xFF, value & 0xFF)
+    return name[0] if name is not None else ""
+
+
+def _named(kind: int, number: int) -> str:
+    return _REQUESTS.get(number, f"KVM request {number:#x}") if kind == _KVM_TYPE else ""
+
+
+def bits_in(text: str, names: dict[str, int]) -> int:
+    """Return the flags of a text that are known by name, or all of them where it has numbers."""
+    total = 0
+    for part in re.sub(r"/\*.*?\*/", "", text).split("|"):
+        number = _NUMBER.match(part)
+        total |= int(number[1], 0) if number is not None else names.get(part.strip(), 0)
+    return total

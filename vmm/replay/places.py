@@ -1,0 +1,150 @@
+"""Where things lie: the host memory of a trace's slots, and room for a guest between them."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from vmm.replay.ranges import joined
+from vmm.replay.trace import Region, TracedVm
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
+    GUEST_SIZE_BYTES,
+    PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    Guest,
+    Hva,
+    Mapping,
+    MappingKind,
+    Place,
+    pages_of,
+)
+from vmm.scenario.slots import MAX_PAGES, USER_END, id_of
+
+HUGE_BYTES = 512 * PAGE_SIZE_BYTES
+_ELSEWHERE = "elsewhere"
+"""A page for addresses that no slot has memory at: those that deletions name."""
+
+_KERNELS = ((0xFEC0_0000, 0xFEF0_0000), (0xFFFB_C000, 0xFFFC_0000))
+"""Where the interrupt controllers answer, and where a kernel may have pages of its own."""
+
+_TSS_BYTES = 4 * PAGE_SIZE_BYTES
+_GUEST_SLOTS = (*range(400, 509), *range(399, -1, -1), *range(509, 32764))
+
+
+class _Range(msgspec.Struct, frozen=True):
+    start: int
+    end: int
+    base: int
+    mapping: Mapping
+
+
+class Places:
+    """Finds the host addresses of a trace in mappings that a scenario declares."""
+
+    def __init__(self, vm: TracedVm, features: Features | None) -> None:
+        self._free_huge_pages = None if features is None else features.hugetlb_pages
+        self.notes: list[str] = []
+        ranges = joined([_memory(each) for each in vm.calls if isinstance(each, Region)])
+        self._ranges = [
+            self._declare(number, start, end, vm) for number, (start, end) in enumerate(ranges)
+        ]
+        self._starts = [each.start for each in self._ranges]
+        self._needs_elsewhere = False
+
+    @property
+    def mappings(self) -> tuple[Mapping, ...]:
+        """The mappings that the places of a scenario are in."""
+        named = tuple(each.mapping for each in self._ranges)
+        elsewhere = (Mapping(_ELSEWHERE, 1, "unmapped"),) if self._needs_elsewhere else ()
+        return named + elsewhere
+
+    def hva(self, call: Region) -> Hva:
+        """Return where a call's userspace address is in a scenario."""
+        address = call.userspace_addr
+        index = bisect_right(self._starts, address) - 1
+        if index >= 0 and address < self._ranges[index].end:
+            found = self._ranges[index]
+            return Place(found.mapping.name, address - found.base)
+        if address >= USER_END or (address == 0 and not call.memory_size):
+            return address
+        self._needs_elsewhere = True
+        return Place(_ELSEWHERE, address % PAGE_SIZE_BYTES)
+
+    def parts(self, start: int, size: int) -> Iterator[tuple[Mapping, int, int]]:
+        """Yield (mapping, offset, size) of what a range of addresses has in each mapping."""
+        first = max(0, bisect_right(self._starts, start) - 1)
+        for each in self._ranges[first:]:
+            if each.start >= start + size:
+                return
+            begin, end = max(start, each.start), min(start + size, each.end)
+            if begin < end:
+                yield each.mapping, begin - each.base, end - begin
+
+    def _declare(self, number: int, start: int, end: int, vm: TracedVm) -> _Range:
+        kind = self._kind(_kind_of(vm, start, end), pages_of(end - start))
+        is_huge = kind in ("hugetlb", "thp")
+        base = start - start % HUGE_BYTES if is_huge else start
+        pages = -(-(end - base) // PAGE_SIZE_BYTES)
+        if kind == "hugetlb":
+            pages = -(-pages // 512) * 512
+        return _Range(start, end, base, Mapping(f"m{number}", pages, kind))
+
+    def _kind(self, kind: MappingKind, pages: int) -> MappingKind:
+        """Take transparent huge pages where this host has not set enough aside."""
+        if kind != "hugetlb" or self._free_huge_pages is None:
+            return kind
+        if -(-pages // 512) <= self._free_huge_pages:
+            self._free_huge_pages -= -(-pages // 512)
+            return kind
+        self.notes.append("huge pages of hugetlbfs are transparent ones here (vm.nr_hugepages)")
+        return "thp"
+
+
+def _memory(call: Region) -> tuple[int, int]:
+    """Return the whole pages that a slot would have its memory in; an empty range for none."""
+    start = call.userspace_addr & -PAGE_SIZE_BYTES
+    end = call.userspace_addr + call.memory_size
+    if not 0 < end <= USER_END or pages_of(call.memory_size) > MAX_PAGES:
+        return 0, 0
+    return start, -(-end // PAGE_SIZE_BYTES) * PAGE_SIZE_BYTES if call.memory_size else start
+
+
+def _kind_of(vm: TracedVm, start: int, end: int) -> MappingKind:
+    """Return the kind of memory at a range: the one that most of it had first."""
+    weights: dict[MappingKind, int] = {}
+    for each in vm.memory:
+        size = min(end, each.end) - max(start, each.start)
+        if size > 0:
+            weights[each.kind] = weights.get(each.kind, 0) + size
+    if not weights:
+        return "anonymous"
+    kind = max(weights, key=lambda kind: weights[kind])
+    return "anonymous" if kind == "thp" and end - start < HUGE_BYTES else kind
+
+
+def guest_for(regions: Iterable[Region], tss_gpas: Iterable[int]) -> Guest | None:
+    """Return a place and a slot for the guest that no call of a trace names; None for no room."""
+    calls = list(regions)
+    ids = {id_of(call.slot) for call in calls}
+    slot = next((each for each in _GUEST_SLOTS if each not in ids), None)
+    gpa = _room(
+        [
+            *((call.guest_phys_addr, call.guest_phys_addr + call.memory_size) for call in calls),
+            *((gpa, gpa + _TSS_BYTES) for gpa in tss_gpas),
+            *_KERNELS,
+        ]
+    )
+    return None if slot is None or gpa is None else Guest(slot, gpa)
+
+
+def _room(taken: list[tuple[int, int]]) -> int | None:
+    """Return the highest free 64 KiB below 4 GiB, with a free page on both sides."""
+    gpa = REAL_MODE_END - GUEST_SIZE_BYTES
+    for start, end in sorted(taken, key=lambda each: each[1], reverse=True):
+        if start >= end:
+            continue
+        if start - PAGE_SIZE_BYTES < gpa + GUEST_SIZE_BYTES and gpa < end + PAGE_SIZE_BYTES:
+            below = start - PAGE_SIZE_BYTES - GUEST_SIZE_BYTES
+            gpa = below - below % GUEST_SIZE_BYTES
+    return gpa if gpa >= 0 else None

@@ -1,0 +1,139 @@
+"""The processes of a trace: their open files, their memory, and the VMs that they made.
+
+A trace may lack the calls that say which threads belong together (`strace -e trace=ioctl`). Then a
+thread belongs to the process that has the VM whose file it uses.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from vmm.replay.ranges import Ranges
+from vmm.replay.trace import TracedVm
+from vmm.scenario.operations import MappingKind
+
+MAX_PROCESSES = 4096
+MAX_FILES = 1 << 16
+
+
+class File(msgspec.Struct, eq=False):
+    """An open file description: a VM, a file that has memory, or any other."""
+
+    vm: TracedVm | None = None
+    is_huge: bool = False
+    is_foreign: bool = False
+
+
+class Mapped(msgspec.Struct, frozen=True):
+    """What a range of a process's addresses shows; ``offset`` is that of its start in the file."""
+
+    kind: MappingKind
+    start: int
+    is_readable: bool = True
+    file: File | None = None
+    offset: int = 0
+
+
+class Process:
+    """One process: all threads that share files and memory."""
+
+    def __init__(self, leader: int) -> None:
+        self.leader = leader
+        self.files: dict[int, File] = {}
+        self.memory: Ranges[Mapped] = Ranges()
+        self.capabilities: dict[int, int] = {}
+        self.vms: list[TracedVm] = []
+        self.slots: Ranges[bool] = Ranges()
+        """Where the slots of its VMs have had their memory so far."""
+
+    def forked(self, leader: int, *, shares_memory: bool) -> "Process":
+        """Return a child with the same files; without the same memory it is foreign to the VMs."""
+        child = Process(leader)
+        for fd, file in self.files.items():
+            is_foreign = file.is_foreign or not shares_memory
+            child.files[fd] = File(file.vm, file.is_huge, is_foreign)
+        return child
+
+    def open(self, fd: int, file: File) -> None:
+        """Note an open file."""
+        if len(self.files) < MAX_FILES:
+            self.files[fd] = file
+
+    def learn(self, capability: int, answer: int) -> None:
+        """Note what the kernel says for all VMs."""
+        self.capabilities[capability] = answer
+        for vm in self.vms:
+            vm.capabilities.setdefault(capability, answer)
+
+    def replaced(self) -> None:
+        """Note that another program runs: KVM's files are closed then, and memory is anew."""
+        self.files = {fd: file for fd, file in self.files.items() if file.vm is None}
+        self.memory, self.slots = Ranges(), Ranges()
+        self.vms, self.capabilities = [], {}
+
+
+class Processes:
+    """All processes of a trace, by the pids of their threads."""
+
+    def __init__(self) -> None:
+        self._by_pid: dict[int, Process] = {}
+        self._all: list[Process] = []
+        self._guessed: set[int] = set()
+
+    def of(self, pid: int) -> Process:
+        """Return the process of a thread; an unknown one belongs to the first, until it is told."""
+        process = self._by_pid.get(pid)
+        if process is None:
+            process = self._all[0] if self._all else self._new(pid)
+            self._by_pid[pid] = process
+            self._guessed.add(pid)
+        return process
+
+    def user_of(self, pid: int, fd: int) -> Process:
+        """Return the process of a thread that uses the file of a VM."""
+        process = self.of(pid)
+        if pid not in self._guessed:
+            return process
+        having = [each for each in self._all if self._has_vm(each, fd)]
+        if having:
+            older = [each for each in having if each.leader <= pid] or having
+            # A process is older than its threads.
+            process = self._by_pid[pid] = max(older, key=lambda each: each.leader)
+        return process
+
+    def maker_of(self, pid: int, fd: int) -> Process:
+        """Return the process of a thread that makes a VM whose file is ``fd``."""
+        process = self.of(pid)
+        if pid in self._guessed and pid != process.leader and self._has_vm(process, fd):
+            process = self._by_pid[pid] = self._new(pid)
+        self._guessed.discard(pid)
+        return process
+
+    def cloned(self, parent: int, child: int, *, files: bool, memory: bool) -> None:
+        """Note a new thread (files and memory are shared) or a new process."""
+        process = self.of(parent)
+        self._guessed.discard(parent)
+        self._guessed.discard(child)
+        if files and memory:
+            self._by_pid[child] = process
+        elif len(self._all) < MAX_PROCESSES:
+            self._by_pid[child] = process.forked(child, shares_memory=memory)
+            self._all.append(self._by_pid[child])
+
+    def exited(self, pid: int) -> None:
+        """Note that a thread has ended: its pid may be another's later."""
+        self._by_pid.pop(pid, None)
+        self._guessed.discard(pid)
+
+    def __iter__(self) -> Iterator[Process]:
+        yield from self._all
+
+    def _new(self, leader: int) -> Process:
+        process = Process(leader)
+        self._all.append(process)
+        return process
+
+    @staticmethod
+    def _has_vm(process: Process, fd: int) -> bool:
+        file = process.files.get(fd)
+        return file is not None and file.vm is not None

@@ -1,0 +1,65 @@
+"""Ranges of addresses: which of them something is known of."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+_V = TypeVar("_V")
+
+MAX_RANGES = 1 << 17
+"""More than the kernel lets a process have (vm.max_map_count); what is beyond is forgotten."""
+
+
+class Ranges(Generic[_V]):
+    """Ranges that do not overlap, each with a value; a new one takes the place of what is there."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._values: list[_V] = []
+
+    def put(self, start: int, end: int, value: _V) -> None:
+        """Let a range have a value, whatever it had before."""
+        self.clear(start, end)
+        if start < end and len(self._starts) < MAX_RANGES:
+            self._insert(bisect_left(self._starts, start), start, end, value)
+
+    def clear(self, start: int, end: int) -> None:
+        """Forget a range."""
+        first = bisect_right(self._ends, start)
+        last = bisect_left(self._starts, end)
+        if first >= last:
+            return
+        head = (self._starts[first], self._values[first])
+        tail = (self._ends[last - 1], self._values[last - 1])
+        del self._starts[first:last], self._ends[first:last], self._values[first:last]
+        if tail[0] > end:
+            self._insert(first, end, *tail)
+        if head[0] < start:
+            self._insert(first, head[0], start, head[1])
+
+    def within(self, start: int, end: int) -> Iterator[tuple[int, int, _V]]:
+        """Yield what is known of a range, cut to it, in ascending order."""
+        first = bisect_right(self._ends, start)
+        last = bisect_left(self._starts, end)
+        for index in range(first, last):
+            yield max(start, self._starts[index]), min(end, self._ends[index]), self._values[index]
+
+    def __iter__(self) -> Iterator[tuple[int, int, _V]]:
+        yield from zip(self._starts, self._ends, self._values, strict=True)
+
+    def _insert(self, at: int, start: int, end: int, value: _V) -> None:
+        self._starts.insert(at, start)
+        self._ends.insert(at, end)
+        self._values.insert(at, value)
+
+
+def joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges with those that overlap made one, ascending; empty ones are left out."""
+    whole: list[tuple[int, int]] = []
+    for start, end in sorted(each for each in ranges if each[0] < each[1]):
+        if whole and start < whole[-1][1]:
+            whole[-1] = (whole[-1][0], max(whole[-1][1], end))
+        else:
+            whole.append((start, end))
+    return whole

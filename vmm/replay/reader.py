@@ -1,0 +1,53 @@
+"""Reads a trace, whichever tool wrote it: that is found out from the first line that tells."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from vmm.replay.lines import numbered, opened, shown
+from vmm.replay.qemu import IS_EVENT, read_qemu
+from vmm.replay.strace import IS_CALL, read_strace
+from vmm.replay.trace import Region, Trace, TraceError
+
+
+def read_trace(path: Path) -> Trace:
+    """Return what a trace says. Raises TraceError where nothing can be made of it."""
+    with opened(path) as stream:
+        try:
+            trace = read_lines(numbered(stream), str(path))
+        except (OSError, EOFError) as error:
+            raise TraceError(f"{path}: {error}") from None
+    return trace
+
+
+def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
+    """Return what numbered lines say; ``name`` stands for the file. Raises TraceError."""
+    first, last = "", 0
+    for number, line in lines:
+        first, last = first or line, number
+        if IS_EVENT.search(line):
+            trace = Trace(name, "QEMU")
+            read_qemu(chain([(number, line)], lines), trace)
+            break
+        if IS_CALL.match(line):
+            trace = Trace(name, "strace")
+            read_strace(chain([(number, line)], lines), trace)
+            break
+    else:
+        began = f"; it begins with {shown(first)!r}" if first else ""
+        raise TraceError(
+            f"{name}: none of its {last} lines is of strace, or of QEMU's -trace "
+            f"kvm_set_user_memory{began}"
+        )
+    if not any(vm.calls for vm in trace.vms):
+        raise TraceError(
+            f"{name}: {trace.lines} lines of {trace.tool}, and no call on a memslot: trace with "
+            "`strace -f -e trace=ioctl`, or `vmm record`"
+        )
+    if not any(isinstance(call, Region) for vm in trace.vms for call in vm.calls):
+        call = next(call for vm in trace.vms for call in vm.calls)
+        raise TraceError(
+            f"{name}:{call.line.number}: no call on a memslot can be read here, of "
+            f"{sum(len(vm.calls) for vm in trace.vms)}: {shown(call.line.text)}"
+        )
+    return trace

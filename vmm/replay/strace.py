@@ -1,0 +1,278 @@
+"""What strace wrote: system calls, of which those of KVM and of its memory are understood."""
+
+import errno
+import re
+from collections.abc import Iterable
+
+from vmm.replay.lines import shown
+from vmm.replay.memory_calls import MEMORY_CALLS, memory_of
+from vmm.replay.numbers import (
+    CAPABILITIES,
+    CHECK_EXTENSION,
+    CLONE_FILES,
+    CLONE_VM,
+    CONCERNED,
+    CREATE_VM,
+    MEM_FLAGS,
+    REGION,
+    REGION2,
+    SET_TSS_ADDR,
+    bits_in,
+    request_in,
+)
+from vmm.replay.processes import File, Process, Processes
+from vmm.replay.syntax import (
+    Called,
+    Exited,
+    Item,
+    Joiner,
+    Unparsed,
+    fields_of,
+    file_of,
+    number_of,
+    split,
+)
+from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, TssAddr, Unread
+from vmm.scenario.slots import USER_END
+
+IS_CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<unfinished \.\.\.>")
+"""What a line of strace's looks like, for finding out what a file is."""
+
+_OF_INTEREST = re.compile(
+    r"ioctl|mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|exec"
+    r"|\+\+\+"
+)
+_POINTER = "the structure is only a pointer here"
+_MISSING = "a field of the structure is missing"
+_CUT_OFF = "the line is cut off"
+_NO_RESULT = "the result is not there"
+_INJECTED = "strace made its result up (INJECTED)"
+_NOT_A_VM = ("ENOTTY", "EBADF")
+_CLONES = {"clone": 0, "clone3": 0, "fork": 0, "vfork": CLONE_VM}
+_CLONE_FLAGS = {"CLONE_VM": CLONE_VM, "CLONE_FILES": CLONE_FILES}
+_FIELDS = ("slot", "guest_phys_addr", "memory_size", "userspace_addr")
+_BY_ITSELF = (errno.EFAULT, errno.ENOTTY)
+"""Errors that do not depend on what is in the structure."""
+
+
+def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
+    """Add what strace's lines say to a trace."""
+    reader = _Reader(trace)
+    joiner = Joiner()
+    for number, line in lines:
+        trace.lines = number
+        if "KVM_RUN" in line or _OF_INTEREST.search(line) is None:
+            continue
+        item = joiner.item(number, line)
+        if item is not None:
+            reader.take(item)
+    for item in joiner.left():
+        reader.take(item)
+
+
+class _Reader:
+    """Takes calls in the order in which they ended."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._processes = Processes()
+
+    def take(self, item: Item) -> None:
+        match item:
+            case Called():
+                self._call(item)
+            case Exited():
+                self._processes.exited(item.pid)
+            case Unparsed():
+                self._cut_off(item)
+
+    def _call(self, call: Called) -> None:
+        if call.name == "ioctl":
+            self._ioctl(call)
+        elif call.returned is None or call.error or call.is_injected:
+            return
+        elif call.name in MEMORY_CALLS:
+            process = self._processes.of(call.pid)
+            line = _line(call)
+            MEMORY_CALLS[call.name](process, call, line, lambda name: self._passed(name, call))
+        elif call.name in _CLONES:
+            self._clone(call)
+        elif call.name == "execve":
+            self._processes.of(call.pid).replaced()
+        elif call.name in ("close", "dup", "dup2", "dup3", "fcntl"):
+            self._descriptor(call)
+
+    def _clone(self, call: Called) -> None:
+        found = re.search(r"flags=([^,}]*)", call.arguments)
+        flags = bits_in(found[1], _CLONE_FLAGS) if found is not None else _CLONES[call.name]
+        if call.returned:
+            self._processes.cloned(
+                call.pid,
+                call.returned,
+                files=bool(flags & CLONE_FILES),
+                memory=bool(flags & CLONE_VM),
+            )
+
+    def _descriptor(self, call: Called) -> None:
+        process = self._processes.of(call.pid)
+        opened = file_of(call.arguments)
+        if opened is None or call.returned is None:
+            return
+        if call.name == "close":
+            process.files.pop(opened[0], None)
+            return
+        is_dup = (
+            call.name != "fcntl"
+            or "F_DUPFD" in opened[2]
+            or re.match(r"\s*(?:0x0|0|0x406|1030)\b", opened[2])
+        )
+        file = process.files.get(opened[0])
+        if is_dup and file is not None:
+            process.open(call.returned, file)
+        elif is_dup:
+            process.files.pop(call.returned, None)
+
+    def _ioctl(self, call: Called) -> None:
+        opened = file_of(call.arguments)
+        if opened is None:
+            return
+        fd, _, rest = opened
+        request = request_in(rest)
+        argument = split(rest)[-1] if "," in rest else ""
+        if request in (REGION, REGION2):
+            self._region(call, fd, request, argument)
+        elif request == CREATE_VM:
+            self._create_vm(call, argument)
+        elif request == CHECK_EXTENSION:
+            self._check_extension(call, fd, argument)
+        elif request == SET_TSS_ADDR:
+            self._set_tss(call, fd, argument)
+        elif request in CONCERNED:
+            self._passed(request, call)
+
+    def _create_vm(self, call: Called, argument: str) -> None:
+        if call.returned is None or call.error or call.returned < 0:
+            return
+        process = self._processes.maker_of(call.pid, call.returned)
+        self._new_vm(process, call.returned, call.number, number_of(argument) or 0)
+
+    def _new_vm(
+        self, process: Process, fd: int, number: int, vm_type: int = 0, began_before: bool = False
+    ) -> File:
+        vms = self._trace.vms
+        vm = TracedVm(
+            str(len(vms) + 1), number, vm_type, began_before, dict(process.capabilities), [], []
+        )
+        if len(vms) < MAX_VMS:
+            vms.append(vm)
+            process.vms.append(vm)
+        file = File(vm)
+        process.open(fd, file)
+        return file
+
+    def _check_extension(self, call: Called, fd: int, argument: str) -> None:
+        if call.returned is None or call.error:
+            return
+        name = argument.split("/*")[-1].strip(" */")
+        number = CAPABILITIES.get(name, number_of(argument))
+        if number is None:
+            return
+        process = self._processes.user_of(call.pid, fd)
+        file = process.files.get(fd)
+        if file is not None and file.vm is not None:
+            file.vm.capabilities[number] = call.returned
+        else:
+            process.learn(number, call.returned)
+
+    def _set_tss(self, call: Called, fd: int, argument: str) -> None:
+        file = self._file(call, fd)
+        gpa = number_of(argument)
+        if file is None or file.vm is None:
+            return
+        if gpa is None or call.returned is None:
+            file.vm.add(Unread(_line(call), SET_TSS_ADDR, _NO_RESULT, may_change=False))
+        else:
+            file.vm.add(TssAddr(_line(call), gpa, call.error))
+
+    def _region(self, call: Called, fd: int, request: str, argument: str) -> None:
+        file = self._file(call, fd)
+        if file is None or file.vm is None:
+            return
+        region = _region(call, request, argument, file.is_foreign)
+        file.vm.add(region)
+        if isinstance(region, Region):
+            self._note_memory(self._processes.user_of(call.pid, fd), file.vm, region)
+
+    def _note_memory(self, process: Process, vm: TracedVm, region: Region) -> None:
+        start, end = region.userspace_addr, region.userspace_addr + region.memory_size
+        if not region.errno and start < end <= USER_END:
+            if not any(True for _ in process.slots.within(start, end)) or len(vm.memory) < MAX_VMS:
+                vm.memory += memory_of(process, start, end)
+            process.slots.put(start, end, True)
+
+    def _file(self, call: Called, fd: int) -> File | None:
+        """Return the file of a VM: one that the trace does not open began before it."""
+        process = self._processes.user_of(call.pid, fd)
+        file = process.files.get(fd)
+        if file is not None and file.vm is not None:
+            return file
+        if call.error and any(name in call.text[-60:] for name in _NOT_A_VM):
+            return None
+        if len(process.vms) == 1 and not process.vms[0].began_before and fd not in process.files:
+            self._trace.notes.append(
+                f"line {call.number}: fd {fd} is taken for the only VM of its process"
+            )
+            file = File(process.vms[0])
+            process.open(fd, file)
+            return file
+        return self._new_vm(process, fd, call.number, began_before=True)
+
+    def _cut_off(self, item: Unparsed) -> None:
+        opened = file_of(item.text) or file_of(item.text.partition("ioctl(")[2])
+        request = request_in(opened[2]) if item.name == "ioctl" and opened is not None else ""
+        if opened is None or request not in (REGION, REGION2, SET_TSS_ADDR):
+            return
+        process = self._processes.user_of(item.pid, opened[0])
+        file = process.files.get(opened[0])
+        if file is not None and file.vm is not None:
+            line = Line(item.number, item.number, shown(item.text))
+            file.vm.add(Unread(line, request, _CUT_OFF))
+
+    def _passed(self, name: str, call: Called) -> None:
+        self._trace.passed_over[name] += 1
+        self._trace.first_lines.setdefault(name, call.number)
+
+
+def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Region | Unread:
+    """Return a call on a slot; where its structure is not printed, an errno may say enough."""
+    line, second = _line(call), request == REGION2
+    fields = fields_of(argument)
+    flags = bits_in(fields["flags"], MEM_FLAGS) if "flags" in fields else None
+    numbers = {name: number_of(fields.get(name, "")) for name in _FIELDS}
+    slot, gpa, size, hva = (numbers[name] for name in _FIELDS)
+    is_given = not (slot is None or flags is None or gpa is None or size is None or hva is None)
+    why = _INJECTED if call.is_injected else _NO_RESULT if call.returned is None else ""
+    if not why and not fields and call.error in _BY_ITSELF:
+        is_readable = call.error != errno.EFAULT
+        return Region(line, 0, 0, 0, 0, 0, call.error, second, -1, 0, is_foreign, is_readable)
+    if why or not is_given:
+        why = why or (_MISSING if fields else _POINTER)
+        return Unread(line, request, why, not call.error and not call.is_injected)
+    memfd = number_of(fields.get("guest_memfd", ""))
+    return Region(
+        line,
+        slot or 0,
+        flags or 0,
+        gpa or 0,
+        size or 0,
+        hva or 0,
+        call.error,
+        second,
+        -1 if memfd is None else memfd,
+        number_of(fields.get("guest_memfd_offset", "")) or 0,
+        is_foreign,
+    )
+
+
+def _line(call: Called) -> Line:
+    return Line(call.number, call.begin, shown(call.text))

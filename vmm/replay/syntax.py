@@ -1,0 +1,208 @@
+"""The syntax of strace's lines: who made a call, its name, its arguments and its result.
+
+What strace puts in front of a call depends on its options: a pid, the command's name, one time or
+two, a number or an address. All of them may be there (-f, -Y, -t to -ttt, -r, -n, -i).
+"""
+
+import errno
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+MAX_PID = 1 << 22
+
+_PREFIX = re.compile(
+    r"""\s*
+    (?:\[pid\s+(\d+)(?:<[^>]*>)?\]\s+|(\d+)(?:<[^>]*>)?\s+)?
+    (?:
+        (?:\d{4}-\d\d-\d\dT[\d:.]+(?:[+-]\d\d:?\d\d|Z)?
+          |\d{1,2}:\d\d:\d\d(?:\.\d+)?
+          |\d+\.\d+
+          |\d+(?=\s+(?:\(|\d|\[|<|[a-z_]))
+          |\(\+\s*\d+(?:\.\d+)?\)
+          |\[\s*[0-9a-f?]+\]
+        )\s+
+    )*""",
+    re.VERBOSE,
+)
+_CALL = re.compile(r"([a-z_][a-z0-9_]*)\(")
+_RESUMED = re.compile(r"<\.\.\.\s+([a-z_][a-z0-9_]*)\s+resumed>\s*")
+_UNFINISHED = re.compile(r"\s*<(?:unfinished \.\.\.|\.\.\. detached|detached \.\.\.)>?\s*$")
+_ENDS = re.compile(r"\)\s*=\s+")
+_RESULT = re.compile(
+    r"""(0x[0-9a-f]+|-?\d+|\?)      # a number, or "?"
+    (?:<.*?>(?=\s|$))?              # what -y says of a file
+    (?:\s+(E[A-Z0-9]+))?""",
+    re.VERBOSE,
+)
+_FIELD = re.compile(r"([a-z_]+)=([^,{}]*)")
+_COMMENT = re.compile(r"\s*/\*.*?\*/")
+_FD = re.compile(r"(-?\d+)(?:<(.*?)>)?(?=\s*(?:,|$|/\*))")
+_EVENT = re.compile(r"(\+\+\+|---)\s+(\w+)")
+
+
+class Called(msgspec.Struct, frozen=True, gc=False):
+    """One whole call. ``result`` is None where the trace does not say; so is ``returned`` then.
+
+    ``begin`` is the line on which it began, ``number`` that on which it ended.
+    """
+
+    number: int
+    begin: int
+    pid: int
+    name: str
+    arguments: str
+    returned: int | None
+    error: int
+    text: str
+    is_injected: bool = False
+
+
+class Exited(msgspec.Struct, frozen=True, gc=False):
+    """A process, or a thread, has ended."""
+
+    number: int
+    pid: int
+
+
+class Unparsed(msgspec.Struct, frozen=True, gc=False):
+    """A line that is cut off within a call: the name, and what there is of it."""
+
+    number: int
+    pid: int
+    name: str
+    text: str
+
+
+Item = Called | Exited | Unparsed
+
+
+class Joiner:
+    """Makes whole calls of lines: what was "unfinished" waits until it is "resumed"."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[int, str, str]] = {}
+
+    def item(self, number: int, line: str) -> Item | None:
+        """Return what a line completes; None if that is nothing."""
+        prefix = _PREFIX.match(line)
+        assert prefix is not None
+        pid = int(prefix[1] or prefix[2] or 0)
+        pid = pid if pid < MAX_PID else 0
+        rest = line[prefix.end() :]
+        call = _CALL.match(rest)
+        if call is not None:
+            return self._begun(number, pid, call[1], rest[call.end() :], line)
+        resumed = _RESUMED.match(rest)
+        if resumed is not None:
+            return self._resumed(number, pid, resumed[1], rest[resumed.end() :], line)
+        event = _EVENT.match(rest)
+        if event is not None and event[1] == "+++":
+            self._waiting.pop(pid, None)
+            return Exited(number, pid)
+        return None
+
+    def left(self) -> Iterator[Unparsed]:
+        """Yield the calls that were never resumed."""
+        for pid, (begin, name, text) in self._waiting.items():
+            yield Unparsed(begin, pid, name, text)
+
+    def _begun(self, number: int, pid: int, name: str, rest: str, line: str) -> Item | None:
+        unfinished = _UNFINISHED.search(rest)
+        if unfinished is not None:
+            if len(self._waiting) < MAX_PID:
+                self._waiting[pid] = (number, name, rest[: unfinished.start()])
+            return None
+        return _whole(number, number, pid, name, rest, line)
+
+    def _resumed(self, number: int, pid: int, name: str, rest: str, line: str) -> Item | None:
+        begin, begun, text = self._waiting.pop(pid, (0, "", ""))
+        if begun != name:  # It began before the trace did, or with a line that was skipped.
+            return None
+        unfinished = _UNFINISHED.search(rest)
+        if unfinished is not None:
+            self._waiting[pid] = (begin, name, text + rest[: unfinished.start()])
+            return None
+        joined = text + rest
+        return _whole(number, begin, pid, name, joined, f"{name}({joined}")
+
+
+def _whole(number: int, begin: int, pid: int, name: str, rest: str, line: str) -> Item:
+    ends = list(_ENDS.finditer(rest))
+    if not ends:
+        return Unparsed(number, pid, name, line)
+    end = ends[-1]
+    result = _RESULT.match(rest, end.end())
+    if result is None:
+        return Unparsed(number, pid, name, line)
+    returned, error = _returned(result[1], result[2])
+    return Called(
+        number,
+        begin,
+        pid,
+        name,
+        rest[: end.start()],
+        returned,
+        error,
+        line,
+        "(INJECTED)" in rest[end.end() :],
+    )
+
+
+def _returned(text: str, name: str | None) -> tuple[int | None, int]:
+    """Return what a call returned, and the errno; None where neither is known."""
+    if text == "?":
+        return None, 0
+    value = int(text, 0)
+    if value != -1 or name is None:
+        return value, 0
+    known = getattr(errno, name, None)
+    return (value, known) if isinstance(known, int) else (None, 0)
+
+
+def split(arguments: str) -> list[str]:
+    """Return the arguments of a call, taken apart at the commas outside of brackets and quotes."""
+    parts: list[str] = []
+    depth, start, quoted, escaped = 0, 0, False, False
+    for at, char in enumerate(arguments):
+        if quoted:
+            quoted = escaped or char != '"'
+            escaped = char == "\\" and not escaped
+        elif char == '"':
+            quoted, escaped = True, False
+        elif char in "([{":
+            depth += 1
+        elif char in ")]}":
+            depth -= 1
+        elif char == "," and depth <= 0:
+            parts.append(arguments[start:at].strip())
+            start = at + 1
+    parts.append(arguments[start:].strip())
+    return parts
+
+
+def file_of(arguments: str) -> tuple[int, str, str] | None:
+    """Return the fd that arguments begin with, what -y says of it, and the other arguments."""
+    match = _FD.match(arguments)
+    if match is None:
+        return None
+    return int(match[1]), match[2] or "", arguments[match.end() :].lstrip().removeprefix(",")
+
+
+def number_of(text: str) -> int | None:
+    """Return a number as strace writes it: decimal, octal, hexadecimal, NULL, with a comment."""
+    plain = _COMMENT.sub("", text).strip()
+    if plain == "NULL":
+        return 0
+    try:
+        return int(plain, 8 if re.fullmatch(r"0[0-7]+", plain) else 0)
+    except ValueError:
+        return None
+
+
+def fields_of(text: str) -> dict[str, str]:
+    """Return the fields of a structure as strace prints it; empty if it is only a pointer."""
+    if not text.startswith("{"):
+        return {}
+    return {name: value.strip() for name, value in _FIELD.findall(text)}
