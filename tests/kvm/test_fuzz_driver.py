@@ -23,6 +23,7 @@ from vmm.host.hostinfo import host_facts
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import read_scenario
 from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion
+from vmm.verdict.identity import Identity
 
 SCENARIO = Scenario(
     "harmless",
@@ -30,7 +31,7 @@ SCENARIO = Scenario(
     (Mapping("a", 1),),
     survey="none",
 )
-KIND = "SetUserMemoryRegion create Done"
+IDENTITY = Identity("SetUserMemoryRegion", ("create",), "Done")
 INTENT = Intent(7, (1, 1), 0, 1, (SCENARIO,))
 HOST = host_facts()
 
@@ -110,7 +111,7 @@ def test_interruption_leaves_what_was_found_as_it_is(
 
     def differ(assignment: Assignment, to: Connection) -> None:
         begin(assignment, to)
-        send(to, Differs(SCENARIO, KIND))
+        send(to, Differs(SCENARIO, IDENTITY))
         signal.pause()
 
     def found(queue: Queue, finding: Finding) -> None:
@@ -129,7 +130,7 @@ def test_interruption_leaves_what_was_found_as_it_is(
 def test_without_time_a_finding_is_not_minimised(kvm: Kvm, tmp_path: Path) -> None:
     tally = Tally()
     queue = Queue(Plan(7, tmp_path), FEATURES, HOST, tally)
-    queue.add(Finding(SCENARIO, KIND, 7))
+    queue.add(Finding(SCENARIO, IDENTITY, 7))
     queue.begin(min(os.sched_getaffinity(0)), left_s=1.0)
     assert queue.connection is None
     assert queue.pending == 0
@@ -141,7 +142,7 @@ def test_finding_of_an_earlier_run_is_found_again(kvm: Kvm, tmp_path: Path) -> N
     first, second = Tally(), Tally()
     for tally in (first, second, second):
         queue = Queue(Plan(7, tmp_path), FEATURES, HOST, tally)
-        queue.write(Finding(SCENARIO, KIND, 7))
+        queue.write(Finding(SCENARIO, IDENTITY, 7))
     assert len(first.findings) == 1
     assert second.findings == []
     assert second.again == first.findings
@@ -151,7 +152,7 @@ def test_finding_that_cannot_be_written_is_lost_and_said_so(tmp_path: Path) -> N
     (tmp_path / "out").touch()
     tally = Tally()
     queue = Queue(Plan(7, tmp_path / "out"), FEATURES, HOST, tally)
-    queue.add(Finding(SCENARIO, KIND, 7))
+    queue.add(Finding(SCENARIO, IDENTITY, 7))
     queue.close()
     assert tally.lost == 1
     assert tally.notes[0].startswith("a finding is lost: ")

@@ -16,11 +16,11 @@ from vmm.cli.output import console
 from vmm.cli.selection import curated
 from vmm.fuzz import corpus
 from vmm.fuzz.driver import Fuzzer
+from vmm.fuzz.endings import is_ending
 from vmm.fuzz.files import make_writable, whole_folder, write_whole
 from vmm.fuzz.findings import write
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Interrupted, left_behind, read_journal
-from vmm.fuzz.minimise.process import ENDINGS
 from vmm.fuzz.mutate import can_be_mutated
 from vmm.fuzz.reach import group
 from vmm.fuzz.tally import Plan, Tally
@@ -191,7 +191,7 @@ def minimise_one(path: Path, host: Host, out: Path) -> int:
             target, _ = write(out, finding, host.features, host.info, _WRITING_S)
     operations = len(finding.scenario.operations)
     print(f"minimised to {operations} operations: {target} ({finding.remark})")
-    return 3 if finding.kind in ENDINGS else 1
+    return 3 if is_ending(finding.identity) else 1
 
 
 def merge_folders(folders: tuple[Path, ...], out: Path) -> int:

@@ -11,6 +11,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from vmm.fuzz import corpus
+from vmm.fuzz.endings import ending
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import journal_path, read_journal
@@ -25,7 +26,6 @@ from vmm.fuzz.messages import (
     Progress,
     receive,
 )
-from vmm.fuzz.minimise.process import ending, related
 from vmm.fuzz.minimise.queue import Queue
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment, run_worker
@@ -34,6 +34,7 @@ from vmm.host.health import KernelWatch
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
+from vmm.verdict.identity import Identity
 
 _TICK_S = 0.1
 _SILENCE_S = 30.0
@@ -69,7 +70,7 @@ class Fuzzer:
         self._bases = bases
         self._show = show
         self._posts: list[_Post] = []
-        self._kinds: set[str] = set()
+        self._causes: set[Identity] = set()
         self._queue = Queue(plan, features, host, self.tally)
         self._name = secrets.token_hex(4)
         self._cpus = sorted(os.sched_getaffinity(0))
@@ -193,16 +194,17 @@ class Fuzzer:
             case Fresh(scenario):
                 if plan.corpus is not None and corpus.keep(plan.corpus, scenario):
                     tally.kept += 1
-            case Differs(scenario, kind):
-                if related(kind) in self._kinds:
-                    self._queue.keep_example(scenario, kind)
+            case Differs(scenario, identity):
+                if identity.cause in self._causes:
+                    self._queue.keep_example(scenario, identity)
                 else:
-                    self._kinds.add(related(kind))
-                    self._queue.add(self._finding(scenario, kind))
+                    self._causes.add(identity.cause)
+                    self._queue.add(self._finding(scenario, identity))
             case Complains(scenario, headline, lines):
-                if headline not in self._kinds:
-                    self._kinds.add(headline)
-                    self._queue.write(self._finding(scenario, f"complaint {headline}", lines))
+                complaint = Identity("complaint", outcome=headline)
+                if complaint not in self._causes:
+                    self._causes.add(complaint)
+                    self._queue.write(self._finding(scenario, complaint, lines))
             case Failed(reason, is_disk):
                 if is_disk:
                     tally.end_early(reason)
@@ -212,11 +214,15 @@ class Fuzzer:
                 raise AssertionError("workers do not minimise")
 
     def _finding(
-        self, scenario: Scenario, kind: str, log: tuple[str, ...] = (), journal: bytes = b""
+        self,
+        scenario: Scenario,
+        identity: Identity,
+        log: tuple[str, ...] = (),
+        journal: bytes = b"",
     ) -> Finding:
         return Finding(
             scenario,
-            kind,
+            identity,
             self._plan.seed,
             found_with=len(scenario.operations),
             seconds=time.monotonic() - self._started,

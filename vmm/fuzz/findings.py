@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from vmm.execution.runner import HarnessError, run_isolated
+from vmm.fuzz.endings import ended_badly
 from vmm.fuzz.files import whole_folder, write_whole
-from vmm.fuzz.minimise.process import ENDINGS
 from vmm.host.hostinfo import HostInfo
 from vmm.repro.emit import InexpressibleError, program
 from vmm.scenario import words
@@ -19,6 +19,7 @@ from vmm.scenario.codec import history_lines, scenario_text
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
+from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Verdict, judge
 
 _DIFFERENT_TRIES = 10
@@ -34,7 +35,7 @@ class Finding:
     """
 
     scenario: Scenario
-    kind: str
+    identity: Identity
     seed: int
     found_with: int = 0
     seconds: float = 0.0
@@ -48,9 +49,9 @@ class Finding:
     @property
     def name(self) -> str:
         """A name that the same finding gets again."""
-        words = "-".join(self.kind.lower().replace("|", " ").split())
+        words = "-".join(str(self.identity).lower().replace("|", " ").split())
         shape = [type(operation).__name__ for operation in self.scenario.operations]
-        digest = hashlib.sha256(json.dumps([self.kind, shape]).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps([str(self.identity), shape]).encode()).hexdigest()[:8]
         return f"{words[:48].strip('-')}-{digest}"
 
     @property
@@ -71,7 +72,7 @@ def write(
     if target.exists():
         return target, False
     scenario = msgspec.structs.replace(
-        finding.scenario, name=finding.name[:64], why=f"Found by vmm fuzz: {finding.kind}."
+        finding.scenario, name=finding.name[:64], why=f"Found by vmm fuzz: {finding.identity}."
     )
     history = _history(scenario, features, host, finding, time_limit_s)
     try:
@@ -113,7 +114,7 @@ def _history(
         except HarnessError:
             return None
         verdict = judge(history)
-        if verdict.difference is not None or verdict.reason.startswith(ENDINGS):
+        if verdict.difference is not None or ended_badly(verdict.reason):
             break
     return history
 
@@ -145,8 +146,12 @@ def _report(finding: Finding, history: History | None, folder: Path, host: HostI
 
 def _title(finding: Finding, verdict: Verdict | None) -> str:
     if verdict is None or verdict.difference is None:
-        return finding.kind
-    return verdict.difference.expected[0].promise if verdict.difference.expected else finding.kind
+        return str(finding.identity)
+    return (
+        verdict.difference.expected[0].promise
+        if verdict.difference.expected
+        else str(finding.identity)
+    )
 
 
 def _summary(finding: Finding, verdict: Verdict | None) -> str:

@@ -5,6 +5,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from vmm.scenario.operations import Scenario
+from vmm.verdict.identity import Identity
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="is"):
@@ -30,7 +31,7 @@ class Differs(Message, frozen=True, tag="differs"):
     """A scenario differed, in this kind of way."""
 
     scenario: Scenario
-    kind: str
+    identity: Identity
 
 
 class Complains(Message, frozen=True, tag="complains"):
@@ -55,7 +56,7 @@ class Minimised(Message, frozen=True, tag="minimised"):
     """
 
     scenario: Scenario
-    kind: str
+    identity: Identity
     tries: int
     differed: int
     runs: int

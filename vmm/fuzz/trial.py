@@ -15,16 +15,21 @@ from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
 from vmm.scenario.history import Event, Header
 from vmm.scenario.operations import Scenario
+from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Judgement, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The outcome of a scenario. ``kind`` names the kind of difference; "" if there is none."""
+    """The outcome of a scenario, judged up to the first difference."""
 
     verdict: Verdict
     events: int
-    kind: str = ""
+
+    @property
+    def identity(self) -> Identity | None:
+        """The kind of difference; None if there is none."""
+        return None if self.verdict.difference is None else self.verdict.difference.identity
 
 
 def attempt(kvm: Kvm, scenario: Scenario, features: Features, reach: Reach | None = None) -> Trial:
@@ -39,7 +44,7 @@ def judged(header: Header, events: Sequence[Event], reach: Reach | None = None) 
     judgement = Judgement(header)
     for event in events:
         if not judgement.admits(event):
-            return _ended(judgement.verdict(""), len(events))
+            break
         if reach is not None:
             reach.see(event, judgement.rule)
     return Trial(judgement.verdict(""), len(events))
@@ -47,12 +52,6 @@ def judged(header: Header, events: Sequence[Event], reach: Reach | None = None) 
 
 def _nothing() -> None:
     """Nothing has to be made safe: the intent journal names the scenario."""
-
-
-def _ended(verdict: Verdict, events: int) -> Trial:
-    if verdict.difference is None:
-        return Trial(verdict, events)
-    return Trial(verdict, events, str(verdict.difference.identity))
 
 
 def shortened(scenario: Scenario, trial: Trial) -> Scenario:

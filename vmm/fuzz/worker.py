@@ -22,6 +22,7 @@ from vmm.host.health import KernelWatch, without_others
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
+from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status
 
 _INTENT_OPERATIONS = 400
@@ -95,7 +96,7 @@ class _Worker:
         self._journal = journal
         self._to = to
         self._reach = Reach()
-        self._kinds: Counter[str] = Counter()
+        self._seen: Counter[Identity] = Counter()
         self._scenarios = self._operations = self._inconclusive = 0
         self._reported_at = time.monotonic()
         self.scenario: Scenario | None = None
@@ -134,12 +135,13 @@ class _Worker:
         self._scenarios += 1
         self._operations += trial.events
         self._inconclusive += trial.verdict.status is Status.INCONCLUSIVE
-        if trial.kind and self._kinds[trial.kind] < _EXAMPLES:
-            self._kinds[trial.kind] += 1
-            send(self._to, Differs(shortened(scenario, trial), trial.kind))
+        identity = trial.identity
+        if identity is not None and self._seen[identity] < _EXAMPLES:
+            self._seen[identity] += 1
+            send(self._to, Differs(shortened(scenario, trial), identity))
         for problem in without_others(self._watch.news(), self._assignment.process):
             send(self._to, Complains(scenario, problem.what, problem.excerpt))
-        if self._assignment.keeps and self._reach.fresh and not trial.kind:
+        if self._assignment.keeps and self._reach.fresh and identity is None:
             send(self._to, Fresh(scenario))
         now = time.monotonic()
         if now - self._reported_at >= _REPORT_EVERY_S:

@@ -3,11 +3,10 @@
 import os
 
 from vmm.execution.runner import run_isolated
+from vmm.fuzz.endings import ended_badly, ending
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
-from vmm.fuzz.minimise.process import ENDINGS, ending
 from vmm.fuzz.minimise.stages import Stages
-from vmm.fuzz.trial import judged
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.judge import Verdict, judge
@@ -27,12 +26,12 @@ def minimise_scenario(
     history = run_isolated(scenario, features, time_limit_s=_RUN_LIMIT_S)
     verdict = judge(history)
     if verdict.difference is not None:
-        kind = judged(history.header, history.events).kind
-    elif verdict.reason.startswith(ENDINGS):
-        kind = ending(verdict.reason)
+        identity = verdict.difference.identity
+    elif ended_badly(verdict.reason):
+        identity = ending(verdict.reason)
     else:
         return verdict
-    found = Finding(scenario, kind, 0, found_with=len(scenario.operations))
+    found = Finding(scenario, identity, 0, found_with=len(scenario.operations))
     with Stages(found, features, _TIME_LIMIT_S, min(os.sched_getaffinity(0))) as stages:
         while stages.connection is not None and not interruption.asked:
             if stages.answered(_TICK_S):

@@ -15,11 +15,12 @@ import msgspec
 
 from vmm.execution.runner import HarnessError, run_isolated
 from vmm.fuzz.messages import Failed, send
-from vmm.fuzz.minimise.process import Task, minimise, related, steady_kind
+from vmm.fuzz.minimise.process import Task, minimise, steady_cause
 from vmm.fuzz.trial import judged
 from vmm.host.child import Child
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
+from vmm.verdict.identity import Identity
 
 _TRY_LIMIT_S = 10.0
 
@@ -55,29 +56,29 @@ def _serve(to: Connection) -> None:
     task = doubt.task
     os.sched_setaffinity(0, {task.cpu})
 
-    def kind_of(scenario: Scenario) -> str:
-        return _kind_of(scenario, task.features)
+    def identity_of(scenario: Scenario) -> Identity | None:
+        return _identity_of(scenario, task.features)
 
     try:
-        if doubt.is_sure and steady_kind(kind_of, doubt.best) == related(task.kind):
+        if doubt.is_sure and steady_cause(identity_of, doubt.best) == task.cause:
             return
         for scenario in (task.scenario, *doubt.others):
-            kind = steady_kind(kind_of, scenario)
-            if kind:  # Perhaps another: what differs first can depend on what ran before.
-                again = msgspec.structs.replace(task, scenario=scenario, kind=f"{kind} ")
-                minimise(again, to, kind_of)
+            cause = steady_cause(identity_of, scenario)
+            if cause:  # Perhaps another: what differs first can depend on what ran before.
+                again = msgspec.structs.replace(task, scenario=scenario, identity=cause)
+                minimise(again, to, identity_of)
                 return
     except Exception:
         send(to, Failed(traceback.format_exc(), scenario=task.scenario))
 
 
-def _kind_of(scenario: Scenario, features: Features) -> str:
+def _identity_of(scenario: Scenario, features: Features) -> Identity | None:
     """Return the kind of difference that a scenario shows in a process of its own."""
     try:
         history = run_isolated(scenario, features, time_limit_s=_TRY_LIMIT_S)
     except HarnessError:
-        return ""
-    return judged(history.header, history.events).kind
+        return None
+    return judged(history.header, history.events).identity
 
 
 if __name__ == "__main__":

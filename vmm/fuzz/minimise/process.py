@@ -11,12 +11,14 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from vmm.execution.runner import run_isolated
+from vmm.fuzz.endings import ended_badly, ending, is_ending
 from vmm.fuzz.messages import Best, Failed, Minimised, send
 from vmm.fuzz.minimise.minimiser import Minimiser
 from vmm.fuzz.trial import attempt
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
+from vmm.verdict.identity import Identity
 from vmm.verdict.judge import judge
 
 _RATE_RUNS = 10
@@ -27,29 +29,26 @@ _HANG_LIMIT_S = 5.0
 _STEADY_RUNS = 3
 
 
-KindOf = Callable[[Scenario], str]
-
-ENDINGS = ("hung", "died")
-"""The kinds of runs that did not come to their end."""
+IdentityOf = Callable[[Scenario], Identity | None]
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What to minimise. ``kind`` is that of its difference, or how its run ended.
+    """What to minimise. ``identity`` is that of its difference, or how its run ended.
 
     ``is_steady`` asks to minimise only what differs in each of some runs.
     """
 
     scenario: Scenario
-    kind: str
+    identity: Identity
     features: Features
     time_limit_s: float
     cpu: int
     is_steady: bool = True
 
-
-def ending(reason: str) -> str:
-    """Return the kind of a run that hung or died: its first words."""
-    return reason.partition(":")[0]
+    @property
+    def cause(self) -> Identity:
+        """What a smaller scenario must share."""
+        return self.identity.cause
 
 
 def run_minimiser(task: Task, to: Connection) -> None:
@@ -57,55 +56,55 @@ def run_minimiser(task: Task, to: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent answers it.
     os.sched_setaffinity(0, {task.cpu})
     try:
-        if task.kind in ENDINGS:
-            minimise(task, to, lambda scenario: _ending_of(task, scenario))
+        if is_ending(task.identity):
+            minimise(task, to, partial(_ending_of, task))
             return
         with Kvm.open() as kvm:
-            kind_of = partial(_kind_of, kvm, task)
-            if not task.is_steady or steady_kind(kind_of, task.scenario) == related(task.kind):
-                minimise(task, to, kind_of)
+            identity_of = partial(_identity_of, kvm, task)
+            if not task.is_steady or steady_cause(identity_of, task.scenario) == task.cause:
+                minimise(task, to, identity_of)
     except Exception:
         send(to, Failed(traceback.format_exc(), scenario=task.scenario))
 
 
-def minimise(task: Task, to: Connection, kind_of: KindOf) -> None:
-    """Minimise; ``kind_of`` runs a scenario and says how it differs, "" if it does not."""
-    wanted = related(task.kind)
-    minimiser = Minimiser(
-        lambda scenario: related(kind_of(scenario)) == wanted,
-        task.features.touch_limit,
-        task.time_limit_s,
-    )
+def minimise(task: Task, to: Connection, identity_of: IdentityOf) -> None:
+    """Minimise; ``identity_of`` runs a scenario and says how it differs, None if it does not."""
+
+    def differs(scenario: Scenario) -> bool:
+        return cause_of(identity_of(scenario)) == task.cause
+
+    minimiser = Minimiser(differs, task.features.touch_limit, task.time_limit_s)
     best = minimiser.minimise(task.scenario, lambda better: send(to, Best(better, minimiser.tries)))
-    kinds: list[str] = []
+    seen: list[Identity | None] = []
     deadline = time.monotonic() + _RATE_S
-    while not kinds or (len(kinds) < _RATE_RUNS and time.monotonic() < deadline):
-        kinds.append(kind_of(best))
-    same = [kind for kind in kinds if related(kind) == wanted]
-    kind = same[0] if same else task.kind
-    send(to, Minimised(best, kind, minimiser.tries, len(same), len(kinds), minimiser.unfinished))
+    while not seen or (len(seen) < _RATE_RUNS and time.monotonic() < deadline):
+        seen.append(identity_of(best))
+    same = [identity for identity in seen if identity and identity.cause == task.cause]
+    identity = same[0] if same else task.identity
+    tries, unfinished = minimiser.tries, minimiser.unfinished
+    send(to, Minimised(best, identity, tries, len(same), len(seen), unfinished))
 
 
-def steady_kind(kind_of: KindOf, scenario: Scenario) -> str:
-    """Return what the kinds of some runs share; "" where they share nothing."""
-    kinds = {related(kind_of(scenario)) for _ in range(_STEADY_RUNS)}
-    return kinds.pop() if len(kinds) == 1 else ""
+def steady_cause(identity_of: IdentityOf, scenario: Scenario) -> Identity | None:
+    """Return the cause that some runs share; None where they share nothing."""
+    causes = {cause_of(identity_of(scenario)) for _ in range(_STEADY_RUNS)}
+    return causes.pop() if len(causes) == 1 else None
 
 
-def related(kind: str) -> str:
-    """Return what two kinds must share to be taken for the same: operation and rules."""
-    return kind.rpartition(" ")[0] or kind
+def cause_of(identity: Identity | None) -> Identity | None:
+    """Return what two differences must share to be taken for the same."""
+    return None if identity is None else identity.cause
 
 
-def _kind_of(kvm: Kvm, task: Task, scenario: Scenario) -> str:
+def _identity_of(kvm: Kvm, task: Task, scenario: Scenario) -> Identity | None:
     try:
-        return attempt(kvm, scenario, task.features).kind
+        return attempt(kvm, scenario, task.features).identity
     except (OSError, ValueError):
         # A wrong answer can be one that this program has no way to go on from.
-        return ""
+        return None
 
 
-def _ending_of(task: Task, scenario: Scenario) -> str:
+def _ending_of(task: Task, scenario: Scenario) -> Identity | None:
     history = run_isolated(scenario, task.features, time_limit_s=_HANG_LIMIT_S)
     reason = judge(history).reason
-    return ending(reason) if reason.startswith(ENDINGS) else ""
+    return ending(reason) if ended_badly(reason) else None

@@ -6,12 +6,12 @@ from multiprocessing.connection import Connection
 
 from vmm.execution.runner import HarnessError
 from vmm.fuzz.findings import Finding, write
-from vmm.fuzz.minimise.process import related
 from vmm.fuzz.minimise.stages import Stages
 from vmm.fuzz.tally import Plan, Tally
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
+from vmm.verdict.identity import Identity
 
 _WRITING_S = 10.0
 """So long may it take to run a finding once more, for its history."""
@@ -29,7 +29,7 @@ class Queue:
         self._host = host
         self._tally = tally
         self._waiting: deque[Finding] = deque()
-        self._examples: defaultdict[str, list[Scenario]] = defaultdict(list)
+        self._examples: defaultdict[Identity, list[Scenario]] = defaultdict(list)
         self._stages: Stages | None = None
 
     @property
@@ -46,9 +46,9 @@ class Queue:
         """Take a finding, to be minimised when its turn comes."""
         self._waiting.append(replace(finding, unfinished=True))
 
-    def keep_example(self, scenario: Scenario, kind: str) -> None:
+    def keep_example(self, scenario: Scenario, identity: Identity) -> None:
         """Keep another scenario of a kind that was found before, should that one not do."""
-        examples = self._examples[related(kind)]
+        examples = self._examples[identity.cause]
         if len(examples) < _MOST_EXAMPLES:
             examples.append(scenario)
 
@@ -64,7 +64,7 @@ class Queue:
         if limit <= 0:
             self.write(finding)
             return
-        others = self._examples[related(finding.kind)]
+        others = self._examples[finding.identity.cause]
         self._stages = Stages(finding, self._features, limit, cpu, others)
 
     def hear(self) -> None:
@@ -76,7 +76,7 @@ class Queue:
             self._tally.failure = str(error)
         finding = self._stages.finding
         count = len(finding.scenario.operations)
-        self._tally.minimising = f"{finding.kind}: {count} operations"
+        self._tally.minimising = f"{finding.identity}: {count} operations"
         self._finish_if_over()
 
     def look_after(self) -> None:

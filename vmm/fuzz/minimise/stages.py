@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from vmm.execution.runner import HarnessError
+from vmm.fuzz.endings import is_ending
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.messages import Best, Failed, Minimised, receive
 from vmm.fuzz.minimise.confirm import Doubt, confirm
-from vmm.fuzz.minimise.process import ENDINGS, Task, run_minimiser
+from vmm.fuzz.minimise.process import Task, run_minimiser
 from vmm.host.child import Child
 from vmm.kvm.closing import Closing
 from vmm.scenario.features import Features
@@ -47,7 +48,7 @@ class Stages(Closing):
         self.notes: list[str] = []
         self._others = others
         self._deadline = time.monotonic() + time_limit_s
-        self._task = Task(found.scenario, found.kind, features, time_limit_s, cpu)
+        self._task = Task(found.scenario, found.identity, features, time_limit_s, cpu)
         self._children = self._processes()
         self._child = next(self._children, None)
 
@@ -89,7 +90,7 @@ class Stages(Closing):
         how = self._child.end()
         self._child = None
         if how:
-            self.notes.append(f"minimising {self.finding.kind!r} {how}")
+            self.notes.append(f"minimising '{self.finding.identity}' {how}")
 
     def _left_s(self) -> float:
         return self._deadline - time.monotonic()
@@ -97,7 +98,7 @@ class Stages(Closing):
     def _processes(self) -> Iterator[Child]:
         """Yield processes, each started when the one before has ended, while there is time."""
         yield Child.start(partial(run_minimiser, self._task))
-        if self._task.kind in ENDINGS:  # Each try has had a process of its own.
+        if is_ending(self._task.identity):  # Each try has had a process of its own.
             return
         if self._left_s() > 0:
             found = self.finding
