@@ -20,6 +20,7 @@ from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import out_of_reach
 from vmm.verdict.judge import Status, Verdict, judging
 from vmm.verdict.result import Checked, Run, concluded
+from vmm.verdict.steps import StepRecorder
 
 MAX_HANGS = 3
 """A kernel that hung so often will go on to: what is left does not run, and that is said."""
@@ -205,11 +206,13 @@ def _judging(
     record: Record, seconds: float, problems: tuple[Problem, ...], journal: Journal | None
 ) -> Iterator[Checked | None]:
     history = record.history()
-    for verdict in judging(history):
+    recorder = StepRecorder(history.header)
+    for verdict in judging(history, recorder):
         if verdict is None:
             yield None
             continue
-        checked = replace(concluded(history, verdict), seconds=seconds, problems=problems)
+        checked = concluded(history, verdict)
+        checked = replace(checked, seconds=seconds, problems=problems, steps=recorder.steps())
         if journal is not None:
             journal.keep(record, checked)
         yield checked

@@ -8,6 +8,7 @@ import msgspec
 from vmm.model.allowed import Allowed
 from vmm.model.model import Model
 from vmm.model.races.flaw import Flaw
+from vmm.model.regions import Memslot
 from vmm.model.rule import Rule
 from vmm.scenario import words
 from vmm.scenario.history import AnyOutcome, Event, Header, History, Raced
@@ -15,6 +16,7 @@ from vmm.scenario.plan import mappings_of
 from vmm.scenario.underway import under_way
 from vmm.verdict.identity import Identity
 from vmm.verdict.slotmap import slot_map
+from vmm.verdict.steps import StepRecorder
 
 _MAP_LINES = 24
 _BIT_EVENTS = 256
@@ -96,14 +98,24 @@ def judge(history: History) -> Verdict:
     return verdict
 
 
-def judging(history: History) -> Iterator[Verdict | None]:
-    """Judge a history bit by bit: yield None after each but the last, and then the verdict."""
+def judging(history: History, recorder: StepRecorder | None = None) -> Iterator[Verdict | None]:
+    """Judge a history bit by bit: yield None after each but the last, and then the verdict.
+
+    A ``recorder`` is shown every event that is judged.
+    """
     judgement = Judgement(history.header)
     for number, event in enumerate(history.events, 1):
-        if not judgement.admits(event):
+        if recorder is not None:
+            recorder.before(event, judgement.slots())
+        is_right = judgement.admits(event)
+        if recorder is not None:
+            recorder.add(event, judgement.rule if is_right else None)
+        if not is_right:
             break
         if number % _BIT_EVENTS == 0:
             yield None
+    if recorder is not None:
+        recorder.end(judgement.slots())
     yield _told(history, judgement)
 
 
@@ -130,7 +142,11 @@ class Judgement:
         self._difference: Difference | None = None
         self._unknown = ""
         self.rule = ""
-        """The rule that decided the event judged last."""
+        """The rule that decided the event judged last; empty for a race, which has many."""
+
+    def slots(self) -> Iterator[Memslot]:
+        """Yield the slots that exist now, by as_id, and from the highest gfn down."""
+        return (slot for space in self._model.spaces for slot in space)
 
     def admits(self, event: Event) -> bool:
         """Judge the next event; False if the model cannot go on beyond it."""
@@ -140,6 +156,7 @@ class Judgement:
             self._rules.add(self.rule)
             self._events += 1
         elif followed.raced:
+            self.rule = ""
             self._rules.update(rule.name for rule in followed.raced)
             self._events += 1 + _parts(event.outcome)
         elif followed.flaw is not None:

@@ -1,15 +1,16 @@
 """What a run of scenarios has to say: the input of every report."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
-from vmm.verdict.judge import Status, Verdict, judge
+from vmm.verdict.judge import Status, Verdict, judging
 from vmm.verdict.known_issues import KnownIssue, known_issue, weighed
+from vmm.verdict.steps import Step, StepRecorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Checked:
     """One scenario, the verdict on it, and what the kernel complained of meanwhile.
 
     ``ran`` is how many of the scenario's operations were begun; ``issue`` is what is known to be
-    wrong with it on this host.
+    wrong with it on this host; ``steps`` are there if they were asked for.
     """
 
     scenario: Scenario
@@ -26,6 +27,7 @@ class Checked:
     seconds: float = 0.0
     problems: tuple[Problem, ...] = ()
     issue: KnownIssue | None = None
+    steps: tuple[Step, ...] = ()
 
     @property
     def unexplained(self) -> tuple[Problem, ...]:
@@ -42,7 +44,10 @@ class Checked:
 
 def judged(history: History) -> Checked:
     """Return what there is to say of a history."""
-    return concluded(history, judge(history))
+    recorder = StepRecorder(history.header)
+    *_, verdict = judging(history, recorder)
+    assert verdict is not None
+    return replace(concluded(history, verdict), steps=recorder.steps())
 
 
 def concluded(history: History, verdict: Verdict) -> Checked:

@@ -1,0 +1,235 @@
+"""What happened in a scenario, operation by operation, small enough to be kept and drawn.
+
+A history of a survey has thousands of touches. Here pages in a row at which a guest met the same
+are one entry, so that a run of all scenarios is a megabyte or two.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import msgspec
+
+from vmm.model.regions import Memslot
+from vmm.model.rules import all_rules
+from vmm.scenario import words
+from vmm.scenario.content import identify
+from vmm.scenario.history import AnyOutcome, Event, Header, Stopped, Touched
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Execute,
+    Inspect,
+    Sweep,
+    Touch,
+)
+from vmm.scenario.plan import guest_mapping
+
+MOST_STEPS = 120
+"""Of a longer scenario the first steps are kept, and the last."""
+
+MOST_SLOTS = 64
+"""So many slots of a step are kept, from the front."""
+
+_MOST_NOTES = 12
+
+
+class SlotShown(msgspec.Struct, frozen=True, array_like=True):
+    """A memslot: its as_id and id, its first gfn and pages, and hva and flags in words."""
+
+    as_id: int
+    slot_id: int
+    base_gfn: int
+    npages: int
+    hva: str
+    flags: str
+
+
+class Met(msgspec.Struct, frozen=True, array_like=True):
+    """What a guest met at ``pages`` pages from ``gfn`` on.
+
+    ``access`` is "r", "w" or "x" (executes). ``what`` is "mmio", "memory" (no exit), "stop", or the
+    name of the mapping whose page ``first`` the read found at ``gfn``, the next ones after it.
+    """
+
+    as_id: int
+    gfn: int
+    pages: int
+    access: str
+    what: str
+    first: int = 0
+
+
+class Step(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An operation of a scenario, and what it led to.
+
+    ``origin`` is its index; -1 is what comes before the first, and their number what comes after
+    the last. ``rule`` decided it. ``slots`` are those after it, by as_id from the front on; None if
+    they are the same as after the step before. ``touches`` counts those in ``met``. ``differs`` is
+    the gfn at which the guest met what no rule allows, -1 if it was no access of one page's.
+    """
+
+    origin: int
+    call: str
+    outcome: str = ""
+    rule: str = ""
+    slots: tuple[SlotShown, ...] | None = None
+    met: tuple[Met, ...] = ()
+    touches: int = 0
+    notes: tuple[str, ...] = ()
+    differs: int | None = None
+
+
+class RuleText(msgspec.Struct, frozen=True):
+    """A rule as reports show it."""
+
+    promise: str
+    basis: str
+    cite: str
+
+
+def rule_texts(names: Iterable[str]) -> dict[str, RuleText]:
+    """Return the rules of these names, in the order in which the model has them."""
+    wanted = set(names)
+    return {
+        rule.name: RuleText(rule.promise, rule.basis, rule.cite)
+        for rule in all_rules()
+        if rule.name in wanted
+    }
+
+
+class StepRecorder:
+    """Collects the steps of one history while it is judged."""
+
+    def __init__(self, header: Header) -> None:
+        self._operations = header.scenario.operations
+        self._mappings = (*header.scenario.mappings, guest_mapping(header.scenario))
+        self._steps: list[Step] = []
+        self._shown: tuple[SlotShown, ...] | None = None
+        self._begin(None)
+
+    def _begin(self, origin: int | None) -> None:
+        self._origin = origin
+        self._own: AnyOperation | None = None
+        if origin is not None and 0 <= origin < len(self._operations):
+            self._own = self._operations[origin]
+        self._outcome = self._rule = ""
+        self._met: dict[tuple[int, str, int], tuple[str, int]] = {}
+        self._touches = 0
+        self._notes: list[str] = []
+        self._differs: int | None = None
+
+    def before(self, event: Event, slots: Iterable[Memslot]) -> None:
+        """Take the slots as they are before an event: they end a step if it belongs to another."""
+        if event.origin != self._origin:
+            self.end(slots)
+            self._begin(event.origin)
+
+    def add(self, event: Event, rule: str | None) -> None:
+        """Take an event that is judged, and the rule that decided it: None where that ended."""
+        op, outcome = event.operation, event.outcome
+        if rule is None:
+            self._differs = _gfn_of(op)
+        if op == self._own and not self._outcome:
+            self._outcome, self._rule = words.outcome(outcome, self._mappings), rule or ""
+        elif not isinstance(op, Touch | Execute | Inspect) or rule is None:
+            self._note(op, outcome)
+        if isinstance(op, Touch | Execute):
+            self._touch(op, outcome)
+
+    def end(self, slots: Iterable[Memslot]) -> None:
+        """End the step under way, after which there are these slots."""
+        if self._origin is None:
+            return
+        shown = tuple(map(_shown, islice(slots, MOST_SLOTS)))
+        step = Step(
+            self._origin,
+            words.operation(self._own) if self._own is not None else _outside(self._origin),
+            self._outcome,
+            self._rule,
+            None if shown == self._shown else shown,
+            tuple(_runs(self._met)),
+            self._touches,
+            tuple(self._notes),
+            self._differs,
+        )
+        self._steps.append(step)
+        self._shown = shown
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return the steps so far; those in the middle of many are left out."""
+        if len(self._steps) <= MOST_STEPS:
+            return tuple(self._steps)
+        half = MOST_STEPS // 2
+        left = len(self._steps) - 2 * half
+        gap = Step(self._steps[half].origin, f"... {left} steps are left out here")
+        return (*self._steps[:half], gap, *self._steps[-half:])
+
+    def _touch(self, op: Touch | Execute, outcome: AnyOutcome) -> None:
+        self._touches += 1
+        gfn, offset = divmod(op.gpa, PAGE_SIZE_BYTES)
+        access = op.access[0] if isinstance(op, Touch) else "x"
+        is_whole = isinstance(op, Execute) or offset + op.width <= PAGE_SIZE_BYTES
+        if is_whole or isinstance(outcome, Stopped):
+            self._met[op.as_id, access, gfn] = self._what(access, outcome)
+
+    def _what(self, access: str, outcome: AnyOutcome) -> tuple[str, int]:
+        if not isinstance(outcome, Touched):
+            return "stop", 0
+        if outcome.mmio:
+            return "mmio", 0
+        index, page = identify(outcome.value)
+        if access != "w" and 0 <= index < len(self._mappings):
+            mapping = self._mappings[index]
+            if page < mapping.pages:
+                return mapping.name, page
+        return "memory", 0
+
+    def _note(self, op: AnyOperation, outcome: AnyOutcome) -> None:
+        if len(self._notes) < _MOST_NOTES:
+            text = words.outcome(outcome, self._mappings)
+            self._notes.append(f"{words.operation(op)}: {text}")
+
+
+def _outside(origin: int) -> str:
+    return "the guest's own memslot" if origin < 0 else "the end: the VM is closed"
+
+
+def _gfn_of(op: AnyOperation) -> int:
+    if isinstance(op, Touch | Execute | Sweep):
+        return op.gpa // PAGE_SIZE_BYTES
+    return -1
+
+
+def _shown(slot: Memslot) -> SlotShown:
+    return SlotShown(
+        slot.as_id,
+        slot.slot_id,
+        slot.base_gfn,
+        slot.npages,
+        words.hva(slot.userspace_addr),
+        words.flags(slot.flags),
+    )
+
+
+def _runs(met: dict[tuple[int, str, int], tuple[str, int]]) -> Iterator[Met]:
+    """Yield what was met by address space, access and gfn, with pages in a row as one."""
+    found: Met | None = None
+    for (as_id, access, gfn), (what, first) in sorted(met.items()):
+        if found is not None and _goes_on(found, as_id, access, gfn, what, first):
+            found = msgspec.structs.replace(found, pages=found.pages + 1)
+            continue
+        if found is not None:
+            yield found
+        found = Met(as_id, gfn, 1, access, what, first)
+    if found is not None:
+        yield found
+
+
+def _goes_on(found: Met, as_id: int, access: str, gfn: int, what: str, first: int) -> bool:
+    same = (found.as_id, found.access, found.what) == (as_id, access, what)
+    in_a_row = found.first + found.pages if _is_mapping(what) else 0
+    return same and found.gfn + found.pages == gfn and first == in_a_row
+
+
+def _is_mapping(what: str) -> bool:
+    return what not in ("mmio", "memory", "stop")
