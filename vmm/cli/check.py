@@ -29,6 +29,7 @@ _FEW_SLOTS = Features(nr_memslots=509)
 @click.option("--list", "only_list", is_flag=True, help="List names and whys; run nothing.")
 @format_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the whole result (-: to stdout).")
+@click.option("--html", "html_file", metavar="FILE", help="Write the whole result as a page.")
 @click.option(
     "--journal",
     type=click.Path(path_type=Path, file_okay=False),
@@ -65,6 +66,7 @@ def check(
     only_list: bool,
     formats: tuple[Wanted, ...],
     json_file: str | None,
+    html_file: str | None,
     journal: Path | None,
     histories: Path | None,
     patience: float,
@@ -86,7 +88,7 @@ def check(
         return
     host = look_at_host()
     scenarios = select(curated(host.features), patterns, tag, everything)
-    chosen = wanted_formats(formats, json_file, None)
+    chosen = wanted_formats(formats, json_file, html_file)
     require_usable(host, require_run)
     with outputs(chosen) as told, _written(histories) as file:
         told.reporter.begin(scenarios, host.info)

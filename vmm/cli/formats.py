@@ -15,7 +15,7 @@ from vmm.cli.output import console, print_lines, width_of
 from vmm.cli.writing import written
 from vmm.report.reporter import Reporter, Write, together
 
-FORMATS = ("text", "ktap", "tap13", "junit", "json")
+FORMATS = ("text", "ktap", "tap13", "junit", "json", "html")
 _STDOUT = "-"
 
 
@@ -131,6 +131,8 @@ def _document(name: str) -> Callable[[Write], Reporter]:
             from vmm.report.junit import junit_report as made
         case "json":
             from vmm.report.json import json_report as made
+        case "html":
+            from vmm.report.html import html_report as made
         case _:
             raise AssertionError(name)
     return made

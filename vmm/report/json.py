@@ -1,15 +1,12 @@
 """A run as JSON, for programs."""
 
-from typing import Any
-
 import msgspec
 
 from vmm.host.hostinfo import HostInfo
 from vmm.report.reporter import Reporter, Write, at_the_end
+from vmm.report.resultfile import FORMAT as FORMAT, result_file
 from vmm.scenario.features import Features
-from vmm.verdict.result import Checked, Run
-
-FORMAT = 1
+from vmm.verdict.result import Run
 
 
 def json_report(write: Write) -> Reporter:
@@ -18,22 +15,17 @@ def json_report(write: Write) -> Reporter:
 
 
 def run_text(run: Run) -> str:
-    """Return the whole result: verdicts, features, facts of the host, and kernel health."""
-    data = {
-        "format": FORMAT,
-        "status": run.status.value,
-        "exit_status": run.status.exit_status,
-        "counts": {status.value: count for status, count in run.counts.items()},
-        "seconds": round(run.seconds, 3),
-        "cpus": run.cpus,
-        "scenarios": [_scenario(checked) for checked in run.checked],
-        "not_run": run.not_run,
-        "kernel_healthy": not any(checked.unexplained for checked in run.checked),
-        "weaknesses": run.weaknesses,
-        "features": run.features,
-        "host": run.host,
-    }
-    return text(data)
+    """Return the whole result, a scenario a line: see `vmm.report.resultfile`."""
+    lines: list[bytes] = []
+    result = result_file(run)
+    for name in result.__struct_fields__:
+        value = getattr(result, name)
+        if name == "scenarios" and value:
+            data = b"[\n    " + b",\n    ".join(map(encoded, value)) + b"\n  ]"
+        else:
+            data = encoded(value)
+        lines.append(b"  " + encoded(name) + b": " + data)
+    return (b"{\n" + b",\n".join(lines) + b"\n}\n").decode()
 
 
 def host_text(info: HostInfo, features: Features | None) -> str:
@@ -43,22 +35,24 @@ def host_text(info: HostInfo, features: Features | None) -> str:
 
 def text(value: object) -> str:
     """Return anything made of dataclasses and structures as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    return msgspec.json.format(encoded(value), indent=2).decode() + "\n"
 
 
-def _scenario(checked: Checked) -> dict[str, Any]:
-    verdict = checked.verdict
-    return {
-        "name": verdict.scenario,
-        "status": verdict.status.value,
-        "reason": verdict.reason,
-        "why": checked.scenario.why,
-        "tags": checked.scenario.tags,
-        "events": verdict.events,
-        "rules": verdict.rules,
-        "seconds": round(checked.seconds, 4),
-        "difference": verdict.difference,
-        "under_way": verdict.under_way,
-        "kernel_complaints": checked.problems,
-        "known_issue": checked.issue,
-    }
+def encoded(value: object) -> bytes:
+    """Return JSON; halves of characters, which files can hold and UTF-8 cannot, are escaped."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_without_halves(msgspec.to_builtins(value)))
+
+
+def _without_halves(value: object) -> object:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case list() | tuple():
+            return [_without_halves(item) for item in value]
+        case dict():
+            return {_without_halves(key): _without_halves(item) for key, item in value.items()}
+        case _:
+            return value

@@ -22,7 +22,7 @@ from vmm.scenario.operations import (
     Sweep,
     Touch,
 )
-from vmm.scenario.plan import guest_mapping
+from vmm.scenario.plan import mappings_of
 
 MOST_STEPS = 120
 """Of a longer scenario the first steps are kept, and the last."""
@@ -102,7 +102,7 @@ class StepRecorder:
 
     def __init__(self, header: Header) -> None:
         self._operations = header.scenario.operations
-        self._mappings = (*header.scenario.mappings, guest_mapping(header.scenario))
+        self._mappings = mappings_of(header.scenario)
         self._steps: list[Step] = []
         self._shown: tuple[SlotShown, ...] | None = None
         self._begin(None)

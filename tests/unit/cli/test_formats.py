@@ -117,3 +117,28 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(Unusable, match="Is a directory"), written(tmp_path):
         pass
     assert list(tmp_path.parent.glob(f".{tmp_path.name}*")) == []
+
+
+def test_report_draws_a_kept_result(kernel: Kernel, tmp_path: Path) -> None:
+    kept, page, direct = tmp_path / "r.json", tmp_path / "r.html", tmp_path / "direct.html"
+    assert vmm("check", "--json", kept, "--html", direct).exit_code == 0
+    result = vmm("report", kept, "--html", page)
+    assert (result.exit_code, result.output) == (0, "")
+    assert page.read_text() == direct.read_text()
+    assert "This kernel keeps its promises" in page.read_text()
+
+
+@pytest.mark.parametrize("what", ["newer", "broken", "folder", "absent", "unwritable"])
+def test_report_of_what_cannot_be_used_is_one_line(tmp_path: Path, what: str) -> None:
+    kept, page = tmp_path / "r.json", tmp_path / "out" / "r.html"
+    page.parent.mkdir()
+    texts = {"newer": '{"format": 2}', "broken": '{"format": 1', "unwritable": '{"format": 1}'}
+    if what == "folder":
+        kept.mkdir()
+    elif what != "absent":
+        kept.write_text(texts[what])
+    result = vmm("report", kept, "--html", page)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"vmm: {kept}: ")
+    assert result.stderr.count("\n") == 1
+    assert list(page.parent.iterdir()) == []

@@ -1,0 +1,55 @@
+"""A headless Chromium that tests can drive; where it is missing they are skipped by name."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+_FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--disable-dev-shm-usage",
+)
+
+
+@contextmanager
+def chromium(width: int = 1400, height: int = 1000) -> Iterator[Chrome]:
+    """Yield a browser; skip the test where there is none."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        pytest.skip("needs Chromium and its driver: apt install chromium chromium-driver")
+    options = ChromeOptions()
+    for flag in (*_FLAGS, f"--window-size={width},{height}"):
+        options.add_argument(flag)
+    options.binary_location = browser
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driven = Chrome(options=options, service=ChromeService(driver))
+    try:
+        yield driven
+    finally:
+        driven.quit()
+
+
+def opened(browser: Chrome, file: Path, fragment: str = "") -> None:
+    """Open a page anew."""
+    browser.get("about:blank")
+    browser.get(file.as_uri() + fragment)
+
+
+def complaints(browser: Chrome) -> list[str]:
+    """Return what the console shows, and what the page tried to load besides itself."""
+    console, requests = (_log(browser, kind) for kind in ("browser", "performance"))
+    loaded = [
+        text
+        for text in requests
+        if '"Network.requestWillBeSent"' in text and '"type":"Document"' not in text
+    ]
+    return console + [text for text in loaded if '"url":"data:' not in text]
+
+
+def _log(browser: Chrome, kind: str) -> list[str]:
+    entries = browser.get_log(kind)  # type: ignore[no-untyped-call]
+    return [str(entry["message"]) for entry in entries]

@@ -1,0 +1,181 @@
+"""The page: opened in a real browser, looked through, and safe whatever it quotes."""
+
+import html.parser
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
+
+from tests.browser import chromium, complaints, opened
+from tests.results import EVERY_KIND, LEFT, run_of
+from vmm.report.html import html_text
+from vmm.report.json import run_text
+from vmm.report.resultfile import parse_result, result_file
+
+RUN = run_of(*EVERY_KIND, not_run=LEFT)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("page") / "result.html"
+    file.write_text(html_text(result_file(RUN)), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    with chromium() as driven:
+        yield driven
+
+
+def one(browser: Chrome, selector: str) -> WebElement:
+    return browser.find_element(By.CSS_SELECTOR, selector)
+
+
+def shown_names(browser: Chrome) -> list[str]:
+    links = browser.find_elements(By.CSS_SELECTOR, "#list a")
+    return [str(link.get_attribute("data-name")) for link in links if link.is_displayed()]
+
+
+def test_it_opens_with_the_verdict_and_the_weightiest_scenario(browser: Chrome, page: Path) -> None:
+    opened(browser, page)
+    assert one(browser, ".verdict").text == "This kernel differs from the model"
+    assert "6.99" in one(browser, ".host").text
+    assert one(browser, "#scenario h2").text == "move-wrong"
+    assert "EEXIST" in one(browser, "#scenario .box.bad").text
+    assert complaints(browser) == []
+
+
+def test_a_scenario_is_chosen_and_stepped_with_mouse_and_keyboard(
+    browser: Chrome, page: Path
+) -> None:
+    opened(browser, page)
+    one(browser, "#list a[data-name='create-one']").click()
+    assert one(browser, "#scenario h2").text == "create-one"
+    seen = [one(browser, "output").text]
+    slots = [one(browser, ".step [aria-label=Memslots]").text]
+    for act in ("key", "button", "row"):
+        if act == "key":
+            one(browser, ".picture").send_keys(Keys.ARROW_RIGHT)
+        elif act == "button":
+            one(browser, "button[aria-label='Next step']").click()
+        else:
+            browser.find_elements(By.CSS_SELECTOR, ".picture .row")[0].click()
+        seen.append(one(browser, "output").text)
+        slots.append(one(browser, ".step [aria-label=Memslots]").text)
+    assert seen == ["Step 1 of 4", "Step 2 of 4", "Step 3 of 4", "Step 0 of 4"]
+    assert "slot 1 new" in slots[0]
+    assert "0x10000..0x11000" in slots[1]
+    assert "slot 1 gone" in slots[2]
+    assert "slot 1" not in slots[3]
+    assert browser.current_url.endswith("#s/create-one/0")
+    assert complaints(browser) == []
+
+
+def test_what_the_guest_met_and_the_rule_are_told(browser: Chrome, page: Path) -> None:
+    opened(browser, page, "#s/create-one/1")
+    assert "page 0 of a" in one(browser, ".step [aria-label=Touches]").text
+    one(browser, ".step a[href='#rule-create']").click()
+    rule = one(browser, "#rule-create + dd")
+    assert "an absent slot is created" in rule.text
+    assert rule.find_element(By.TAG_NAME, "a").get_attribute("href") == (
+        "https://docs.kernel.org/virt/kvm/api.html"
+    )
+
+
+def test_the_difference_is_emphasised_in_the_picture(browser: Chrome, page: Path) -> None:
+    opened(browser, page, "#s/move-wrong")
+    assert one(browser, ".picture .row.now .bad").text == "≠1"
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".picture .wrong")) == 1
+    opened(browser, page, "#s/create-one")
+    assert browser.find_elements(By.CSS_SELECTOR, ".picture .wrong") == []
+
+
+def test_filters_by_text_subject_and_outcome(browser: Chrome, page: Path) -> None:
+    opened(browser, page)
+    assert len(shown_names(browser)) == len(EVERY_KIND)
+    one(browser, "#text").send_keys("create tw")
+    assert shown_names(browser) == ["create-two"]
+    one(browser, "#text").send_keys(Keys.CONTROL + "a", Keys.BACKSPACE)
+    Select(one(browser, "#subject")).select_by_visible_text("dirty")
+    assert shown_names(browser) == ["known-one", "known-gone"]
+    one(browser, ".outcomes input[value=known]").send_keys(" ")
+    assert shown_names(browser) == ["known-gone"]
+    assert one(browser, "#shown").text == "1 of 10 scenarios"
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark(browser: Chrome, page: Path, colours: str) -> None:
+    feature = {"name": "prefers-color-scheme", "value": colours}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    opened(browser, page)
+    for selector in ("body", ".verdict", "#shown", ".source", "#list .skipped"):
+        assert contrast(browser, selector) >= 4.5, selector
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def contrast(browser: Chrome, selector: str) -> float:
+    """Return the contrast of an element's text, as WCAG 2 counts it."""
+    script = """
+        const element = document.querySelector(arguments[0]);
+        const light = (text) => {
+            const parts = text.match(/[\\d.]+/g).slice(0, 3).map((part) => {
+                const value = part / 255;
+                return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+            });
+            return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+        };
+        let back = element;
+        const clear = (each) => getComputedStyle(each).backgroundColor === "rgba(0, 0, 0, 0)";
+        while (clear(back)) back = back.parentElement;
+        const found = [light(getComputedStyle(element).color),
+                       light(getComputedStyle(back).backgroundColor)].sort((a, b) => b - a);
+        return (found[0] + 0.05) / (found[1] + 0.05);
+    """
+    return float(browser.execute_script(script, selector))
+
+
+def test_a_phone_scrolls_in_one_direction_only(browser: Chrome, page: Path) -> None:
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    opened(browser, page)
+    width = browser.execute_script("return document.documentElement.scrollWidth")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert width <= 390
+
+
+def test_controls_have_names_for_a_screen_reader(browser: Chrome, page: Path) -> None:
+    opened(browser, page)
+    tree = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles = {"button", "slider", "searchbox", "combobox", "checkbox", "link"}
+    controls = [node for node in tree if node.get("role", {}).get("value") in roles]
+    assert len(controls) > 20
+    assert [node for node in controls if not node.get("name", {}).get("value")] == []
+    landmarks = {node["role"]["value"] for node in tree if "role" in node}
+    assert {"banner", "navigation", "main", "search"} <= landmarks
+
+
+def test_nothing_quoted_is_markup_or_ends_the_script() -> None:
+    text = html_text(result_file(RUN))
+    assert "<b>" not in text
+    assert "\u202e" not in text
+    seen: list[str] = []
+
+    class Tags(html.parser.HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            seen.append(tag)
+
+    Tags().feed(text)
+    assert seen.count("script") == 2
+    assert "b" not in seen
+
+
+def test_the_page_of_a_kept_result_is_the_same() -> None:
+    kept = parse_result(run_text(RUN).encode(), "r.json")
+    again = html_text(kept)
+    assert again.count("create-one") == html_text(result_file(RUN)).count("create-one") > 3

@@ -1,0 +1,89 @@
+"""The result file: one type that is written, read and published as a JSON Schema."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tests.results import EVERY_KIND, LEFT, passed, run_of
+from vmm.report import resultfile
+from vmm.report.json import run_text
+from vmm.report.resultfile import ResultError, parse_result, result_file, schema
+
+ROOT = Path(__file__).parents[3]
+PUBLISHED = ROOT / "docs/result.schema.json"
+RUN = run_of(*EVERY_KIND, not_run=LEFT)
+
+
+def test_the_published_schema_is_that_of_the_type() -> None:
+    again = "made by `python -m vmm.report.resultfile > vmm/report/result.schema.json`"
+    assert json.loads(PUBLISHED.read_text()) == json.loads(json.dumps(schema())), again
+    packaged = Path(resultfile.__file__).with_name("result.schema.json")
+    assert packaged.read_bytes() == PUBLISHED.read_bytes()
+
+
+def test_results_keep_to_the_published_schema() -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(PUBLISHED.read_text()))
+    data = json.loads(run_text(RUN))
+    validator.validate(data)
+    data["scenarios"][0]["status"] = "fine"
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate(data)
+
+
+def test_a_result_is_read_as_it_was_written() -> None:
+    run = run_of(*(each for each in EVERY_KIND if each.scenario.name not in ("move-wrong",)))
+    assert parse_result(run_text(run_of(passed("a", "x"))).encode(), "f") == result_file(
+        run_of(passed("a", "x"))
+    )
+    assert len(parse_result(run_text(run).encode(), "f").scenarios) == len(run.checked)
+
+
+def test_steps_say_what_happened() -> None:
+    (one,) = result_file(run_of(passed("a", "x"))).scenarios
+    own, create, touch, delete, end = one.steps
+    assert (own.origin, create.origin, touch.origin, delete.origin, end.origin) == (-1, 0, 1, 2, 3)
+    assert create.outcome == "success"
+    assert create.rule == "create"
+    assert create.slots is not None
+    assert [(slot.slot_id, slot.base_gfn, slot.npages) for slot in create.slots] == [
+        (400, 0xFFFF0, 16),
+        (1, 0x10, 1),
+    ]
+    assert (0, 0xF, 1, "r", "mmio") in [each[:5] for each in map(tuple_of, create.met)]
+    assert (0, 0x10, 1, "r", "a", 0) in map(tuple_of, create.met)
+    assert touch.slots is None
+    assert touch.outcome.endswith("(page 0 of a), no exit")
+    assert delete.slots is not None
+    assert [slot.slot_id for slot in delete.slots] == [400]
+    assert end.slots == ()
+
+
+def tuple_of(met: object) -> tuple[object, ...]:
+    return tuple(getattr(met, name) for name in met.__struct_fields__)  # type: ignore[attr-defined]
+
+
+def test_a_difference_marks_its_step() -> None:
+    scenario = next(s for s in result_file(RUN).scenarios if s.name == "move-wrong")
+    assert [step.differs for step in scenario.steps] == [None, -1]
+    assert all(step.differs is None for step in result_file(RUN).scenarios[0].steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"", "not a result of `vmm check --json`: "),
+        (b"[1]", "not a result of `vmm check --json`: "),
+        (b"\xff\xfe", "not a result of `vmm check --json`: "),
+        (b"[" * 5000, "not a result of `vmm check --json`: "),
+        (b'{"format": 1, "status": "passed"}', "missing required field"),
+        (b'{"format": 99}', "format 99 is not known here (this reads format 1)"),
+    ],
+)
+def test_what_is_no_result_is_one_line(text: bytes, problem: str) -> None:
+    with pytest.raises(ResultError) as caught:
+        parse_result(text, "the-file")
+    assert str(caught.value).startswith("the-file: ")
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)

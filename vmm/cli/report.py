@@ -1,0 +1,25 @@
+"""``vmm report``: a result that was kept, as a page to look at."""
+
+from pathlib import Path
+
+import click
+
+from vmm.cli.results import result_from
+from vmm.cli.writing import written
+
+
+@click.command()
+@click.argument("result", metavar="RESULT.json", type=click.Path(path_type=Path))
+@click.option("--html", "file", required=True, metavar="FILE", help="Write the page to this file.")
+def report(result: Path, file: str) -> None:
+    """Draw a result that was kept as a page of HTML.
+
+    RESULT.json is what `vmm check --json RESULT.json` wrote. The page is one file that loads
+    nothing: every scenario step by step, its slots and what the guest met.
+    """
+    found = result_from(result)
+
+    from vmm.report.html import html_text
+
+    with written(Path(file)) as stream:
+        stream.write(html_text(found))

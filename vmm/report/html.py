@@ -1,0 +1,185 @@
+"""A run as one page of HTML that needs nothing else: the verdict, and every scenario drawn."""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vmm.report.json import encoded
+from vmm.report.plain import one_line
+from vmm.report.reporter import Reporter, Write, at_the_end
+from vmm.report.resultfile import ResultFile, ScenarioResult, result_file
+from vmm.verdict.judge import Status
+
+_ICONS = {
+    "differs": "≠",
+    "unhealthy": "⚠",
+    "inconclusive": "?",
+    "known": "~",
+    "passes-now": "↑",
+    "passed": "✓",
+    "skipped": "·",
+}
+"""The outcomes, the weightiest first, each with a sign that needs no colour."""
+
+_VERDICTS = {
+    Status.PASSED: ("This kernel keeps its promises", "passed"),
+    Status.DIFFERS: ("This kernel differs from the model", "differs"),
+    Status.INCONCLUSIVE: ("Inconclusive", "inconclusive"),
+    Status.SKIPPED: ("Nothing could run", "skipped"),
+}
+_API = "https://docs.kernel.org/virt/kvm/api.html"
+_COMMIT = "https://git.kernel.org/linus/"
+_CITED = re.compile(r"(api\.rst|\b[0-9a-f]{12}\b)")
+
+
+def html_report(write: Write) -> Reporter:
+    """Return a reporter that writes the whole page at the end."""
+    return at_the_end(write, lambda run: html_text(result_file(run)))
+
+
+def html_text(result: ResultFile) -> str:
+    """Return the page."""
+    verdict, kind = _VERDICTS[result.status]
+    counted = Counter(map(_kind, result.scenarios))
+    page = _templates().get_template("result.html")
+    text = page.render(
+        result=result,
+        verdict=verdict,
+        kind=kind,
+        facts=list(_facts(result)),
+        notes=list(_notes(result)),
+        outcomes=[
+            {"kind": kind, "icon": icon, "name": _label(kind), "count": counted[kind]}
+            for kind, icon in _ICONS.items()
+            if counted[kind]
+        ],
+        subjects=[group["subject"] for group in _groups(result)],
+        groups=_groups(result),
+        rules=[
+            {
+                "name": name,
+                "promise": rule.promise,
+                "basis": _basis(rule.basis),
+                "cite": _cite(rule.cite),
+            }
+            for name, rule in result.rules.items()
+        ],
+        data=json_for_script([_shown(each) for each in result.scenarios]),
+    )
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def json_for_script(value: object) -> Markup:
+    """Return JSON that may stand in a script element: nothing in it can end the element."""
+    return Markup(encoded(value).decode().replace("<", "\\u003c"))
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("vmm.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _kind(each: ScenarioResult) -> str:
+    """Return the outcome of a scenario; a complaint of the kernel is one of its own."""
+    if each.failed and each.status is not Status.DIFFERS:
+        return "unhealthy"
+    return each.status.value.replace(" ", "-")
+
+
+def _label(kind: str) -> str:
+    return kind.replace("-", " ")
+
+
+def _subject(each: ScenarioResult) -> str:
+    return each.tags[0] if each.tags else "scenarios"
+
+
+def _groups(result: ResultFile) -> list[dict[str, Any]]:
+    groups: dict[str, list[dict[str, str]]] = {}
+    for each in result.scenarios:
+        kind = _kind(each)
+        words = (each.name, each.why, *each.tags, *each.rules, _label(kind))
+        shown = {
+            "name": each.name,
+            "kind": kind,
+            "icon": _ICONS[kind],
+            "label": _label(kind),
+            "text": one_line(" ".join(words).lower()),
+        }
+        groups.setdefault(_subject(each), []).append(shown)
+    return [{"subject": name, "scenarios": members} for name, members in groups.items()]
+
+
+def _facts(result: ResultFile) -> Iterator[tuple[str, str]]:
+    host = result.host
+    yield "kernel", f"Linux {host.kernel}"
+    yield "backend", host.vendor or "KVM"
+    yield "TDP", host.tdp
+    yield "CPU", host.cpu + (" (a virtual machine)" if host.hypervisor else "")
+    yield "slots", str(result.features.nr_memslots)
+    yield "took", f"{result.seconds:.1f} s"
+
+
+def _notes(result: ResultFile) -> Iterator[str]:
+    if result.not_run:
+        count, names = len(result.not_run), ", ".join(result.not_run[:8])
+        what = "1 scenario" if count == 1 else f"{count} scenarios"
+        yield f"{what} did not run: {names}{' ...' if count > 8 else ''}"
+    if not result.kernel_healthy:
+        yield "The kernel complained: see the scenarios marked with ⚠."
+    yield from result.weaknesses
+
+
+def _shown(each: ScenarioResult) -> dict[str, Any]:
+    """Return what the page's script needs of a scenario."""
+    kind = _kind(each)
+    data: dict[str, Any] = msgspec.to_builtins(each)
+    for unused in ("rules", "tags", "known_issue", "status"):
+        del data[unused]
+    if data["difference"]:
+        del data["difference"]["slot_map"]
+    again = f"vmm check {shlex.quote(each.name)}"
+    shown: dict[str, Any] = _printable(data)
+    return {**shown, "kind": kind, "icon": _ICONS[kind], "label": _label(kind), "again": again}
+
+
+def _printable(value: Any) -> Any:
+    """Return data whose texts hold printable characters only."""
+    match value:
+        case str():
+            return one_line(value)
+        case list() | tuple():
+            return [_printable(item) for item in value]
+        case dict():
+            return {key: _printable(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _basis(basis: str) -> str:
+    return "documented" if basis == "documented" else "known from the source only"
+
+
+def _cite(cite: str) -> list[dict[str, str]]:
+    """Return a citation in pieces; those that stand somewhere have an address."""
+    pieces = [piece for piece in _CITED.split(cite) if piece]
+    return [{"text": piece, "href": _address(piece)} for piece in pieces]
+
+
+def _address(piece: str) -> str:
+    if not _CITED.fullmatch(piece):
+        return ""
+    return _API if piece == "api.rst" else f"{_COMMIT}{piece}"

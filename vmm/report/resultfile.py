@@ -1,0 +1,156 @@
+"""The result of a run as `--format json` has it: the one type that is written, read and published.
+
+``docs/result.schema.json`` is made from it. A reader refuses a file of another format, and
+everything that does not belong there.
+"""
+
+import json
+import sys
+from typing import Literal
+
+import msgspec
+
+from vmm.host.health import Problem
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario.features import Features
+from vmm.verdict.judge import Difference, Status, UnderWay
+from vmm.verdict.known_issues import KnownIssue
+from vmm.verdict.result import Checked, Run
+from vmm.verdict.steps import RuleText, Step, rule_texts
+
+FORMAT: Literal[1] = 1
+
+
+class ResultError(ValueError):
+    """A file that is no result; the text is one line with file, place and remedy."""
+
+
+class ScenarioResult(msgspec.Struct, frozen=True):
+    """What is to be said of one scenario.
+
+    ``reason`` says why it is not simply passed or differing. ``rules`` decided at least one of its
+    ``events``. ``kernel_complaints`` came while it ran. ``failed`` says whether the kernel differed
+    or complained, and it was not known. ``steps`` are for pictures: see `Step`.
+    """
+
+    name: str
+    status: Status
+    reason: str
+    why: str
+    tags: tuple[str, ...]
+    events: int
+    rules: tuple[str, ...]
+    seconds: float
+    difference: Difference | None
+    under_way: UnderWay | None
+    kernel_complaints: tuple[Problem, ...]
+    known_issue: KnownIssue | None
+    source: str = ""
+    failed: bool = False
+    steps: tuple[Step, ...] = ()
+
+
+class ResultFile(msgspec.Struct, frozen=True):
+    """A whole run: scenarios in the order in which they stand in the catalogue.
+
+    ``not_run`` names those that an interruption left out, ``weaknesses`` what could not be watched.
+    ``rules`` are all that a scenario of this run names.
+    """
+
+    format: Literal[1]
+    status: Status
+    exit_status: int
+    counts: dict[str, int]
+    seconds: float
+    cpus: tuple[int, ...]
+    scenarios: tuple[ScenarioResult, ...]
+    not_run: tuple[str, ...]
+    kernel_healthy: bool
+    weaknesses: tuple[str, ...]
+    features: Features
+    host: HostInfo
+    rules: dict[str, RuleText] = {}
+
+
+def result_file(run: Run) -> ResultFile:
+    """Return a run in the form in which it is written."""
+    return ResultFile(
+        format=FORMAT,
+        status=run.status,
+        exit_status=run.status.exit_status,
+        counts={status.value: count for status, count in run.counts.items()},
+        seconds=round(run.seconds, 3),
+        cpus=run.cpus,
+        scenarios=tuple(map(_scenario, run.checked)),
+        not_run=run.not_run,
+        kernel_healthy=not any(checked.unexplained for checked in run.checked),
+        weaknesses=run.weaknesses,
+        features=run.features,
+        host=run.host,
+        rules=rule_texts(_named_rules(run)),
+    )
+
+
+def parse_result(text: bytes, name: str) -> ResultFile:
+    """Return the result in a file's text; ``name`` stands for the file in errors.
+
+    Raises ResultError.
+    """
+    try:
+        version = msgspec.json.decode(text, type=_Version).format
+        if version == FORMAT:
+            return msgspec.json.decode(text, type=ResultFile)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ResultError(f"{name}: not a result of `vmm check --json`: {error}") from None
+    raise ResultError(
+        f"{name}: format {version} is not known here (this reads format {FORMAT}): "
+        "use the version of this program that wrote it"
+    )
+
+
+class _Version(msgspec.Struct):
+    format: int
+
+
+def schema() -> dict[str, object]:
+    """Return the JSON Schema of a result."""
+    made = msgspec.json.schema(ResultFile)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "memslot-vmm result",
+        **made,
+    }
+
+
+def _scenario(checked: Checked) -> ScenarioResult:
+    verdict = checked.verdict
+    return ScenarioResult(
+        name=verdict.scenario,
+        status=verdict.status,
+        reason=verdict.reason,
+        why=checked.scenario.why,
+        tags=checked.scenario.tags,
+        events=verdict.events,
+        rules=verdict.rules,
+        seconds=round(checked.seconds, 4),
+        difference=verdict.difference,
+        under_way=verdict.under_way,
+        kernel_complaints=checked.problems,
+        known_issue=checked.issue,
+        source=checked.scenario.source,
+        failed=checked.failed,
+        steps=checked.steps,
+    )
+
+
+def _named_rules(run: Run) -> set[str]:
+    names: set[str] = set()
+    for checked in run.checked:
+        names.update(checked.verdict.rules)
+        if checked.verdict.difference is not None:
+            names.update(each.rule for each in checked.verdict.difference.expected)
+    return names
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(schema(), indent=1) + "\n")
