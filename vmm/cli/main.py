@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "Say where the same scenarios went differently, whoever is right.",
     "coverage": "Say which rules and historic bugs a run checks, and by what.",
     "judge": "Judge recorded histories again, without a kernel.",
+    "matrix": "Compare the results of kernels on one page of HTML.",
     "report": "Draw a result that was kept as a page of HTML.",
     "show": "Print a curated scenario as JSON, to be edited and run.",
     "info": "Say whether this host can do it, and what its kernel offers.",

@@ -4,29 +4,18 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import msgspec
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vmm.report.json import encoded
+from vmm.report.outcomes import ICONS, kind_of, label_of
+from vmm.report.pages import rendered
 from vmm.report.plain import one_line
 from vmm.report.reporter import Reporter, Write, at_the_end
 from vmm.report.resultfile import ResultFile, ScenarioResult, result_file
 from vmm.verdict.judge import Status
-
-_ICONS = {
-    "differs": "≠",
-    "unhealthy": "⚠",
-    "inconclusive": "?",
-    "known": "~",
-    "passes-now": "↑",
-    "passed": "✓",
-    "skipped": "·",
-}
-"""The outcomes, the weightiest first, each with a sign that needs no colour."""
 
 _VERDICTS = {
     Status.PASSED: ("This kernel keeps its promises", "passed"),
@@ -47,17 +36,17 @@ def html_report(write: Write) -> Reporter:
 def html_text(result: ResultFile) -> str:
     """Return the page."""
     verdict, kind = _VERDICTS[result.status]
-    counted = Counter(map(_kind, result.scenarios))
-    page = _templates().get_template("result.html")
-    text = page.render(
+    counted = Counter(map(kind_of, result.scenarios))
+    return rendered(
+        "result.html",
         result=result,
         verdict=verdict,
         kind=kind,
         facts=list(_facts(result)),
         notes=list(_notes(result)),
         outcomes=[
-            {"kind": kind, "icon": icon, "name": _label(kind), "count": counted[kind]}
-            for kind, icon in _ICONS.items()
+            {"kind": kind, "icon": icon, "name": label_of(kind), "count": counted[kind]}
+            for kind, icon in ICONS.items()
             if counted[kind]
         ],
         subjects=[group["subject"] for group in _groups(result)],
@@ -73,34 +62,11 @@ def html_text(result: ResultFile) -> str:
         ],
         data=json_for_script([_shown(each) for each in result.scenarios]),
     )
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def json_for_script(value: object) -> Markup:
     """Return JSON that may stand in a script element: nothing in it can end the element."""
     return Markup(encoded(value).decode().replace("<", "\\u003c"))
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("vmm.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _kind(each: ScenarioResult) -> str:
-    """Return the outcome of a scenario; a complaint of the kernel is one of its own."""
-    if each.failed and each.status is not Status.DIFFERS:
-        return "unhealthy"
-    return each.status.value.replace(" ", "-")
-
-
-def _label(kind: str) -> str:
-    return kind.replace("-", " ")
 
 
 def _subject(each: ScenarioResult) -> str:
@@ -110,13 +76,13 @@ def _subject(each: ScenarioResult) -> str:
 def _groups(result: ResultFile) -> list[dict[str, Any]]:
     groups: dict[str, list[dict[str, str]]] = {}
     for each in result.scenarios:
-        kind = _kind(each)
-        words = (each.name, each.why, *each.tags, *each.rules, _label(kind))
+        kind = kind_of(each)
+        words = (each.name, each.why, *each.tags, *each.rules, label_of(kind))
         shown = {
             "name": each.name,
             "kind": kind,
-            "icon": _ICONS[kind],
-            "label": _label(kind),
+            "icon": ICONS[kind],
+            "label": label_of(kind),
             "text": one_line(" ".join(words).lower()),
         }
         groups.setdefault(_subject(each), []).append(shown)
@@ -145,7 +111,7 @@ def _notes(result: ResultFile) -> Iterator[str]:
 
 def _shown(each: ScenarioResult) -> dict[str, Any]:
     """Return what the page's script needs of a scenario."""
-    kind = _kind(each)
+    kind = kind_of(each)
     data: dict[str, Any] = msgspec.to_builtins(each)
     for unused in ("rules", "tags", "known_issue", "status"):
         del data[unused]
@@ -153,7 +119,7 @@ def _shown(each: ScenarioResult) -> dict[str, Any]:
         del data["difference"]["slot_map"]
     again = f"vmm check {shlex.quote(each.name)}"
     shown: dict[str, Any] = _printable(data)
-    return {**shown, "kind": kind, "icon": _ICONS[kind], "label": _label(kind), "again": again}
+    return {**shown, "kind": kind, "icon": ICONS[kind], "label": label_of(kind), "again": again}
 
 
 def _printable(value: Any) -> Any:

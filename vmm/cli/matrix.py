@@ -1,0 +1,42 @@
+"""``vmm matrix``: several results side by side."""
+
+from pathlib import Path
+
+import click
+
+from vmm.cli.errors import Unusable, usable
+from vmm.cli.results import result_from
+from vmm.cli.writing import written
+
+
+@click.command()
+@click.argument(
+    "results",
+    metavar="RESULT.json...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+)
+@click.option("--html", "file", required=True, metavar="FILE", help="Write the page to this file.")
+def matrix(results: tuple[Path, ...], file: str) -> None:
+    """Compare the results of kernels on one page of HTML.
+
+    Each is a file that `vmm check --json` wrote, or a folder of such files.
+    """
+    from vmm.report.matrix import Kept, matrix_text
+
+    paths = [path for each in results for path in _files(each)]
+    every = [Kept(result_from(path), path.name) for path in paths]
+    with written(Path(file)) as stream:
+        stream.write(matrix_text(every))
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file, or those in a folder. Raises Unusable where it holds none."""
+    if not path.is_dir():
+        return [path]
+    with usable(path):
+        found = sorted(path.glob("*.json"))
+    if not found:
+        raise Unusable(f"{path}: no result there: a result's name ends in .json")
+    return found

@@ -1,0 +1,74 @@
+"""Several results side by side as a page: kernel and backend against scenario."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vmm.report.outcomes import ICONS, kind_of, label_of
+from vmm.report.pages import rendered
+from vmm.report.plain import one_line
+from vmm.report.resultfile import ResultFile, ScenarioResult
+from vmm.verdict.judge import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A result, and the name of the file that it was kept in."""
+
+    result: ResultFile
+    file: str
+
+
+def matrix_text(every: Sequence[Kept]) -> str:
+    """Return the page. Rows are in the order of the first result; others' own come after them."""
+    outcomes = [{each.name: each for each in kept.result.scenarios} for kept in every]
+    names = dict.fromkeys(name for column in outcomes for name in column)
+    rows = [_row(name, [column.get(name) for column in outcomes]) for name in names]
+    unlike = sum(bool(row["unlike"]) for row in rows)
+    title = f"{_count(len(names), 'scenario')} on {_count(len(every), 'kernel')}: "
+    alike = "all are alike" if not unlike else f"{unlike} are not alike"
+    return rendered("matrix.html", title=title + alike, columns=_columns(every), rows=rows)
+
+
+def _columns(every: Sequence[Kept]) -> list[dict[str, object]]:
+    hosts = [(kept.result.host.kernel, kept.result.host.vendor) for kept in every]
+    return [
+        {
+            "kernel": one_line(f"Linux {kept.result.host.kernel}"),
+            "backend": one_line(kept.result.host.vendor or "KVM"),
+            "file": one_line(kept.file) if hosts.count(host) > 1 else "",
+            "passed": sum(each.status is Status.PASSED for each in kept.result.scenarios),
+            "count": len(kept.result.scenarios),
+        }
+        for kept, host in zip(every, hosts, strict=True)
+    ]
+
+
+def _row(name: str, outcomes: Sequence[ScenarioResult | None]) -> dict[str, object]:
+    kinds = {kind_of(each) for each in outcomes if each is not None} - {"skipped"}
+    cells = [_cell(each) for each in outcomes]
+    words = (name, *(cell["label"] for cell in cells))
+    return {
+        "name": one_line(name),
+        "cells": cells,
+        "unlike": len(kinds) > 1,
+        "text": one_line(" ".join(words).lower()),
+    }
+
+
+def _cell(each: ScenarioResult | None) -> dict[str, str]:
+    if each is None:
+        return {"kind": "dim", "icon": "", "label": "not run", "reason": ""}
+    kind = kind_of(each)
+    reason = each.reason
+    if each.difference is not None and not reason:
+        reason = f"{each.difference.operation}: {each.difference.observed}"
+    return {
+        "kind": kind,
+        "icon": ICONS[kind],
+        "label": label_of(kind),
+        "reason": one_line(reason),
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

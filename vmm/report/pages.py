@@ -1,0 +1,25 @@
+"""The templates of pages: each becomes one file that loads nothing."""
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def rendered(template: str, **values: object) -> str:
+    """Return a page made from a template of the folder ``page``; all values are escaped.
+
+    Halves of characters, which files can hold and UTF-8 cannot, are escaped, too.
+    """
+    text = _templates().get_template(template).render(**values)
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("vmm.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
