@@ -17,6 +17,9 @@
 
 #define ABI_KVM_RUN 0xae80
 #define ABI_KVM_EXIT_MMIO 6
+#define ABI_KVM_SET_USER_MEMORY_REGION 0x4020ae46
+#define ABI_KVM_DIRTY_GFN_DIRTY 1
+#define ABI_KVM_DIRTY_GFN_RESET 2
 
 /* PROCMAP_QUERY (struct procmap_query), which headers before Linux 6.11 lack. */
 #define ABI_PROCMAP_QUERY _IOWR('f', 17, struct abi_procmap_query)
@@ -40,6 +43,40 @@ static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
 static int abi_ioctl_value(int fd, unsigned long request, unsigned long arg)
 {
     return abi_result(ioctl(fd, request, arg));
+}
+
+static int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags,
+                                      uint64_t guest_phys_addr, uint64_t memory_size,
+                                      uint64_t userspace_addr)
+{
+    struct kvm_userspace_memory_region region = {
+        .slot = slot,
+        .flags = flags,
+        .guest_phys_addr = guest_phys_addr,
+        .memory_size = memory_size,
+        .userspace_addr = userspace_addr,
+    };
+
+    return abi_result(ioctl(fd, ABI_KVM_SET_USER_MEMORY_REGION, &region));
+}
+
+static uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint32_t next,
+                            uint64_t *found)
+{
+    uint32_t harvested;
+
+    for (harvested = 0; harvested < count; harvested++, next++, found += 2) {
+        volatile struct kvm_dirty_gfn *entry = &entries[next % count];
+
+        /* The kernel writes an entry before its flags, and x86 keeps the order of loads and stores;
+         * the compiler keeps that of volatile accesses. */
+        if (entry->flags != ABI_KVM_DIRTY_GFN_DIRTY)
+            break;
+        found[0] = entry->slot;
+        found[1] = entry->offset;
+        entry->flags = ABI_KVM_DIRTY_GFN_RESET;
+    }
+    return harvested;
 }
 
 static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint64_t *passed,

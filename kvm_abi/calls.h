@@ -11,6 +11,14 @@ int abi_ioctl_struct(int fd, unsigned long request, void *arg);
 /* ... or a plain value. */
 int abi_ioctl_value(int fd, unsigned long request, unsigned long arg);
 
+/* KVM_SET_USER_MEMORY_REGION with the structure made here: it is issued more often than any other. */
+int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags, uint64_t guest_phys_addr,
+                               uint64_t memory_size, uint64_t userspace_addr);
+
+/* Harvests a dirty ring of count entries, a power of two, from entry next on: marks each dirty entry
+ * for KVM_RESET_DIRTY_RINGS and puts its slot and page into two words. Answers how many there were. */
+uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint32_t next, uint64_t *found);
+
 /* Lets a vCPU run past MMIO exits, room of them at most, until an exit of another kind or an error;
  * the guest's reads are answered with the given byte. Answers what the last KVM_RUN answered.
  * Each exit that was passed is four words: RIP where the vCPU shares its registers

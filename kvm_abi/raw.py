@@ -7,13 +7,20 @@ An address is an `int` throughout, and 0 is an address like any other.
 import errno
 import os
 from struct import Struct
-from typing import Any
+from typing import Any, Protocol
 
 from kvm_abi._kvm import ffi as _ffi, lib as _lib
 from kvm_abi.uapi import Advice, Ioctl, MapFlag, Protection
 
 # A pointer that cffi owns or a pointer that it was given; its fields are the structure's.
 CData = Any
+
+
+class Buffer(Protocol):
+    """What `struct.unpack_from` reads: cffi's buffers are of this kind."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 
 PassedMmio = tuple[int, int, bytes, bool]
 """An MMIO exit after which the guest went on: (rip, gpa, data, is_write)."""
@@ -32,12 +39,18 @@ _new = _ffi.new
 _FOUND = _ffi.typeof(f"uint64_t[{2 * MAX_DIFFERENCES}]")
 _PASSED_ROOM = _ffi.typeof(f"uint64_t[{4 * MAX_PASSED}]")
 _COUNT = _ffi.typeof("uint32_t *")
+_REGION = _ffi.typeof("struct kvm_userspace_memory_region *")
 _typeof = _ffi.typeof
 _sizeof = _ffi.sizeof
 _buffer = _ffi.buffer
 _ioctl_struct = _lib.abi_ioctl_struct
 _ioctl_value = _lib.abi_ioctl_value
+_set_user_memory_region = _lib.abi_set_user_memory_region
 _run_past_mmio = _lib.abi_run_past_mmio
+_harvest = _lib.abi_harvest
+
+WAYS_IN = ("_ioctl_struct", "_ioctl_value", "_set_user_memory_region", "_run_past_mmio")
+"""The names here of all that issues an ioctl, for a benchmark that times them."""
 
 # Looking these up in their enums is slow, and every ioctl or refusal asks for them.
 _RUN = int(Ioctl.RUN)
@@ -129,6 +142,12 @@ def bytes_of(pointer: CData, size_bytes: int, offset: int = 0) -> bytes:
     return bytes(_buffer(pointer, offset + size_bytes)[offset:])
 
 
+def buffer_of(pointer: CData) -> Buffer:
+    """Return the memory of the structure at a pointer as a buffer, for `struct.unpack_from`."""
+    buffer: Buffer = _buffer(pointer)
+    return buffer
+
+
 def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     """Issue `request` and return its result, 0 or positive.
 
@@ -151,6 +170,34 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     if result == -_EINTR and request != _RUN:
         return ioctl(fd, request, arg)
     raise _error(-result, request, arg)
+
+
+def set_user_memory_region(fd: int, *region: int) -> None:
+    """Issue KVM_SET_USER_MEMORY_REGION: slot, flags, guest_phys_addr, memory_size, userspace_addr.
+
+    What `ioctl` does with a `struct kvm_userspace_memory_region *`, without making one in Python.
+    """
+    result = _set_user_memory_region(fd, *region)
+    if result < 0:
+        raise _error(-result, Ioctl.SET_USER_MEMORY_REGION, _new(_REGION, region))
+
+
+def harvest(entries: CData, count: int, first: int) -> list[tuple[int, int]]:
+    """Return (slot, page) of each dirty entry of a ring from `first` on, and mark it for the reset.
+
+    `entries` is the `struct kvm_dirty_gfn *` of a ring of `count` entries, a power of two.
+    """
+    words = _new("uint64_t[]", 2 * count)
+    found = _harvest(entries, count, first % count, words)
+    numbers = _ffi.unpack(words, 2 * found)
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def run_vcpu(fd: int) -> None:
+    """Issue KVM_RUN: what `ioctl` does with it, as the shortest way there is."""
+    result = _ioctl_value(fd, _RUN, 0)
+    if result < 0:
+        raise KvmError(-result, Ioctl.RUN, None, 0)
 
 
 def run_past_mmio(fd: int, run: CData, answer: int, passed: list[PassedMmio], room: int) -> bool:

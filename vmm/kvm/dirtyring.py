@@ -1,10 +1,7 @@
 """`DirtyRing`: the pages that one vCPU wrote, as the kernel lists them for userspace."""
 
 from kvm_abi import raw
-from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET, PAGE_SIZE_BYTES, DirtyGfnFlag
-
-_DIRTY = int(DirtyGfnFlag.DIRTY)
-_RESET = int(DirtyGfnFlag.RESET)
+from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET, PAGE_SIZE_BYTES
 
 
 class DirtyRing:
@@ -41,13 +38,6 @@ class DirtyRing:
         """
         if self._entries is None:
             raise ValueError("the dirty ring is closed")
-        found: list[tuple[int, int]] = []
-        while len(found) < self._count:
-            entry = self._entries[self._next % self._count]
-            if entry.flags != _DIRTY:
-                break
-            found.append((entry.slot, entry.offset))
-            # The kernel writes an entry before its flags, and x86 keeps the order of stores.
-            entry.flags = _RESET
-            self._next += 1
+        found = raw.harvest(self._entries, self._count, self._next)
+        self._next += len(found)
         return found

@@ -88,7 +88,7 @@ class Vcpu(Closing):
         (`kvm_run` may hold a memory fault then), EINTR when a signal or
         `request_immediate_exit` stopped it.
         """
-        raw.ioctl(self.fd, Ioctl.RUN)
+        raw.run_vcpu(self.fd)
         return decode(self._run)
 
     def run_past_mmio(

@@ -75,11 +75,7 @@ class Vm(Closing):
         guest reaches whatever memory of this process is there.
         """
         hva = _hva(userspace_addr)
-        region = raw.new(
-            "struct kvm_userspace_memory_region *",
-            (slot, flags, guest_phys_addr, memory_size, hva),
-        )
-        raw.ioctl(self.fd, Ioctl.SET_USER_MEMORY_REGION, region)
+        raw.set_user_memory_region(self.fd, slot, flags, guest_phys_addr, memory_size, hva)
         self._track(slot, memory_size, userspace_addr)
 
     def set_user_memory_region2(

@@ -1,0 +1,66 @@
+"""``vmm bench`` on the real kernel."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from vmm.cli.main import main
+
+QUICK = ("bench", "--rounds", "3", "--slots", "3")
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    """The result of every kind of work, with few slots."""
+    file = tmp_path / "bench.json"
+    done = CliRunner().invoke(
+        main, [*QUICK, "--json", str(file), "--plot", str(tmp_path / "b.svg")]
+    )
+    assert done.exit_code == 0, done.output
+    return file
+
+
+def test_every_work_is_measured_through_the_library_and_in_c(result: Path) -> None:
+    found = json.loads(result.read_text())
+    works = {point["setup"]["work"] for point in found["points"]}
+    assert works >= {"create", "delete", "move", "flags", "nop", "run", "mmio", "dirty-log"}
+    for point in found["points"]:
+        assert 0 < point["library"]["low"] <= point["library"]["median"] <= point["library"]["high"]
+        assert point["c"]["median"] > 0
+        assert point["ratio"] > 0
+    assert "<svg" in result.with_name("b.svg").read_text()
+
+
+def test_what_is_slower_than_an_older_result_ends_with_status_1(result: Path) -> None:
+    old = json.loads(result.read_text())
+    for point in old["points"]:
+        point["library"] = {"median": 0.001, "low": 0.001, "high": 0.001}
+    result.write_text(json.dumps(old))
+    done = CliRunner().invoke(main, [*QUICK, "--work", "nop", "--against", str(result)])
+    assert done.exit_code == 1
+    assert "slower by" in done.output
+
+
+def test_the_cpu_mask_is_given_back(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    CliRunner().invoke(main, [*QUICK, "--work", "nop", "--no-c"])
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--slots", "many"), "--slots many: a number up to"),
+        (("--slots", "99999999"), "--slots 99999999: a number up to"),
+        (("--pages", "0"), "1 to 262144 pages"),
+        (("--plot", "bench.gif"), "ends in .svg or .png"),
+        (("--against", "/nonexistent"), "/nonexistent: No such file or directory"),
+    ],
+)
+def test_bad_arguments_are_one_line_with_status_2(arguments: tuple[str, ...], why: str) -> None:
+    done = CliRunner().invoke(main, ["bench", *arguments])
+    assert done.exit_code == 2
+    assert why in done.output

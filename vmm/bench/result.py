@@ -1,0 +1,131 @@
+"""The result of a benchmark as a file, what became slower since an older one, and growth."""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from vmm.bench.measure import Point
+from vmm.bench.setup import WORDS, Setup, Work
+
+FORMAT = 1
+_SURE = 1.05
+"""A median has to differ by this factor, besides lying outside the other's middle half."""
+
+
+class Bench(msgspec.Struct, frozen=True):
+    """All points that a run measured, and where: the kernel's version, its backend, the CPU."""
+
+    kernel: str
+    backend: str
+    processor: str
+    cpu: int
+    points: tuple[Point, ...]
+    tool: str = ""
+    time: str = ""
+    format: int = FORMAT
+
+
+class BenchFileError(ValueError):
+    """A file that is no result of ``vmm bench --json``; the text says why."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """How the cost of one setup changed: ``factor`` is above 1 where it became slower."""
+
+    setup: Setup
+    before_us: float
+    after_us: float
+    is_beyond_noise: bool
+
+    @property
+    def factor(self) -> float:
+        """The new median as a multiple of the old."""
+        return self.after_us / self.before_us
+
+
+def text_of(bench: Bench) -> str:
+    """Return the result as JSON."""
+    return msgspec.json.format(msgspec.json.encode(bench), indent=2).decode() + "\n"
+
+
+def bench_of(data: bytes) -> Bench:
+    """Return the result in a file. Raises BenchFileError."""
+    try:
+        head = msgspec.json.decode(data)
+        found = head.get("format") if isinstance(head, dict) else None
+        if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
+            raise BenchFileError(f"format {found} is newer than {FORMAT}: update this program")
+        bench = msgspec.json.decode(data, type=Bench)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BenchFileError(f"no result of `vmm bench --json`: {error}") from None
+    if bench.format != FORMAT:
+        raise BenchFileError(f"format {bench.format} is not {FORMAT}")
+    for point in bench.points:
+        if not all(math.isfinite(us) and us > 0 for us in _numbers(point)):
+            raise BenchFileError(f"{point.setup.work}: a cost is a number of microseconds above 0")
+    return bench
+
+
+def _numbers(point: Point) -> list[float]:
+    costs = [point.library, *([point.c] if point.c else [])]
+    return [us for cost in costs for us in (cost.low, cost.median, cost.high)]
+
+
+def changes(before: Bench, after: Bench) -> list[Change]:
+    """Return what both have measured; the greatest factor first.
+
+    Beyond the noise is a median that lies outside the middle half of the other's rounds, both
+    ways, and differs by 5 % at least.
+    """
+    old = {point.setup: point.library for point in before.points}
+    found = []
+    for point in after.points:
+        if (then := old.get(point.setup)) is None:
+            continue
+        now = point.library
+        factor = max(now.median / then.median, then.median / now.median)
+        apart = now.low > then.high or now.high < then.low
+        found.append(Change(point.setup, then.median, now.median, apart and factor >= _SURE))
+    return sorted(found, key=lambda change: -change.factor)
+
+
+def growth(points: Sequence[Point]) -> list[str]:
+    """Say in words how each cost grows with the number of slots, where several were measured."""
+    lines = []
+    works: dict[Work, list[Point]] = {}
+    for point in points:
+        works.setdefault(point.setup.work, []).append(point)
+    for work, of_work in works.items():
+        alike = [p for p in of_work if _but_for_slots(p.setup) == _but_for_slots(of_work[0].setup)]
+        alike.sort(key=lambda point: point.setup.slots)
+        if len({point.setup.slots for point in alike}) > 1:
+            lines.append(f"{work}: {_growth(alike)} ({WORDS[work]})")
+    return lines
+
+
+def _but_for_slots(setup: Setup) -> Setup:
+    return msgspec.structs.replace(setup, slots=0)
+
+
+def _growth(points: Sequence[Point]) -> str:
+    """Compare the ends by the exponent of a power law, fitted to medians by least squares."""
+    first, last = points[0], points[-1]
+    span = f"from {first.setup.slots} to {last.setup.slots} slots"
+    factor = last.library.median / first.library.median
+    if last.library.low <= first.library.high and factor < 1.25:
+        return f"does not grow {span}"
+    x = [math.log(max(point.setup.slots, 1)) for point in points]
+    y = [math.log(point.library.median) for point in points]
+    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
+    spread = sum((each - middle_x) ** 2 for each in x)
+    slope = sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True)) / spread
+    if slope < 0.05:
+        kind = "hardly grows"
+    elif slope < 0.3:
+        kind = "grows much more slowly than the number of slots, like its logarithm"
+    elif slope < 0.75:
+        kind = "grows more slowly than the number of slots"
+    else:
+        kind = "grows in proportion to the number of slots"
+    return f"{kind}: {factor:.2f} times {span}"

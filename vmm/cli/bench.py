@@ -1,0 +1,195 @@
+"""``vmm bench``: what memslot operations cost on this kernel."""
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
+from vmm.cli.errors import Failure, NothingRan, Unusable, usable
+from vmm.cli.host import Host, look_at_host, require_usable
+
+if TYPE_CHECKING:
+    from vmm.bench.measure import Point
+    from vmm.bench.result import Bench
+
+_ALL = "all"
+_USED_SLOTS = 2  # The code's, and the one that the work is done on.
+_SLOTS = ("1", "10", "100", "1000", _ALL)
+_PICTURES = (".svg", ".png")
+
+
+class _Slower(Failure):
+    """Something became slower than in the older result."""
+
+    exit_code = 1
+
+
+@click.command()
+@click.option("--work", "works", type=click.Choice(WORKS), multiple=True,
+              help="Only this work (again: more).")  # fmt: skip
+@click.option("--slots", "counts", multiple=True, metavar="N",
+              help="With so many slots, or `all` (again: more).")  # fmt: skip
+@click.option("--pages", type=int, default=64, show_default=True, metavar="N",
+              help="Pages of each slot.")  # fmt: skip
+@click.option("--vcpus", type=int, default=1, show_default=True, metavar="N",
+              help="vCPUs of the VM; one of them works.")  # fmt: skip
+@click.option("--huge", is_flag=True, help="Ask for transparent huge pages.")
+@click.option("--rounds", type=click.IntRange(3, 1000), default=9, show_default=True, metavar="N",
+              help="Rounds of each, through the library and in C in turn.")  # fmt: skip
+@click.option("--no-c", is_flag=True, help="Do not compare with C.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the result (-: to stdout).")  # fmt: skip
+@click.option("--against", type=click.Path(path_type=Path), metavar="OLD.json",
+              help="Say what changed beyond the noise; status 1 if slower.")  # fmt: skip
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE",
+              help="Draw it: a name that ends in .svg or .png.")  # fmt: skip
+def bench(
+    works: tuple[str, ...],
+    counts: tuple[str, ...],
+    pages: int,
+    vcpus: int,
+    huge: bool,
+    rounds: int,
+    no_c: bool,
+    json_file: Path | None,
+    against: Path | None,
+    plot: Path | None,
+) -> None:
+    """Measure what memslot operations cost, next to the same work in C.
+
+    Each costs microseconds: the median of the rounds, and between which values the middle half of
+    them lies. C does the same work in the same run on the same CPU; the ratio compares rounds that
+    follow each other. How each cost grows with the number of slots is said in words.
+    """
+    from vmm.bench.result import Bench, changes, text_of
+    from vmm.bench.table import compared, table
+
+    before = _older(against) if against is not None else None
+    if plot is not None:
+        _require_plot(plot)
+    base = _base(pages, vcpus, huge)
+    host = look_at_host()
+    require_usable(host, False)
+    setups = _setups(works or WORKS, counts or _SLOTS, host, base)
+    points, cpu = _measured(setups, rounds, with_c=not no_c)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    info = host.info
+    result = Bench(info.kernel, info.vendor, info.cpu, cpu, points, version("memslot-vmm"), now)
+    to_stdout = str(json_file) == "-"
+    for line in table(result):
+        click.echo(line, err=to_stdout)
+    if to_stdout:
+        click.echo(text_of(result), nl=False)
+    elif json_file is not None:
+        with usable(json_file):
+            _replace(json_file, text_of(result))
+    if plot is not None:
+        from vmm.bench.plot import plot as draw
+
+        with usable(plot):
+            draw(result, plot)
+    if before is not None:
+        found = changes(before, result)
+        for line in compared(found):
+            click.echo(line, err=to_stdout)
+        if any(change.is_beyond_noise and change.factor > 1 for change in found):
+            raise _Slower(f"slower than {against}")
+
+
+def _base(pages: int, vcpus: int, huge: bool) -> Setup:
+    try:
+        return Setup("nop", 0, pages, vcpus, huge)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _older(path: Path) -> "Bench":
+    from vmm.bench.result import BenchFileError, bench_of
+
+    with usable(path):
+        data = path.read_bytes()
+    try:
+        return bench_of(data)
+    except BenchFileError as error:
+        raise Unusable(f"{path}: {error}") from None
+
+
+def _require_plot(path: Path) -> None:
+    if path.suffix not in _PICTURES:
+        raise click.UsageError(f"--plot {path}: a picture's name ends in .svg or .png")
+    if find_spec("matplotlib") is None:
+        raise Unusable("--plot needs matplotlib: pip install 'memslot-vmm[plot]'")
+
+
+def _setups(
+    works: Sequence[str], counts: Sequence[str], host: Host, base: Setup
+) -> tuple[Setup, ...]:
+    """Return what is to be measured; work that the kernel does not have is left out by name."""
+    most = min(host.features.nr_memslots - _USED_SLOTS, MAX_FILLED_PAGES // base.pages)
+    numbers = sorted({_count(count, most) for count in counts})
+    if not host.features.dirty_ring_bytes and "dirty-ring" in works:
+        click.echo("dirty-ring: not measured: needs KVM_CAP_DIRTY_LOG_RING_ACQ_REL", err=True)
+        works = [work for work in works if work != "dirty-ring"]
+    return tuple(
+        msgspec.structs.replace(base, work=work, slots=slots)
+        for work, slots in product(works, numbers)
+    )
+
+
+def _count(text: str, most: int) -> int:
+    if text == _ALL:
+        return most
+    if not text.isdecimal() or int(text) > most:
+        raise click.UsageError(f"--slots {text}: a number up to {most} here, or {_ALL}")
+    return int(text)
+
+
+def _measured(
+    setups: Sequence[Setup], rounds: int, *, with_c: bool
+) -> tuple[tuple["Point", ...], int]:
+    from kvm_abi.raw import KvmError
+    from vmm.bench.measure import measure, pinned
+    from vmm.kvm.system import Kvm
+
+    with tempfile.TemporaryDirectory() as folder, pinned() as cpu, Kvm.open() as kvm:
+        program = _program(Path(folder)) if with_c else None
+        points = []
+        for number, setup in enumerate(setups, 1):
+            _progress(f"{number}/{len(setups)} {setup.work}, {setup.slots} slots")
+            try:
+                points.append(measure(kvm, setup, rounds, program))
+            except (KvmError, RuntimeError) as error:
+                raise NothingRan(f"{setup.work} with {setup.slots} slots: {error}") from None
+        _progress("")
+        return tuple(points), cpu
+
+
+def _program(folder: Path) -> Path | None:
+    from vmm.bench.native import NoCompilerError, compiled
+
+    try:
+        return compiled(folder)
+    except NoCompilerError as error:
+        click.echo(f"not compared with C: {error}", err=True)
+        return None
+
+
+def _progress(text: str) -> None:
+    if os.isatty(2):
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    Path(file.name).replace(path)
