@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("vmm.execution", "vmm.model", "vmm.verdict", "vmm.repro"),
     },
     "vmm.bench": {"kvm_abi", "vmm.kvm"},
+    "vmm.lab": set(),
     "vmm.cli": {"kvm_abi", "guests", "vmm"},
     "vmm": {"vmm.kvm"},
 }

@@ -46,6 +46,7 @@ _FEW_SLOTS = Features(nr_memslots=509)
     "--patience",
     type=click.FloatRange(min=1),
     default=1,
+    envvar="VMM_PATIENCE",
     metavar="FACTOR",
     help="Let a scenario take FACTOR times as long, on an emulated machine.",
 )

@@ -30,6 +30,7 @@ COMMANDS = {
     "show": "Print a curated scenario as JSON, to be edited and run.",
     "info": "Say whether this host can do it, and what its kernel offers.",
     "bench": "Measure what memslot operations cost, next to the same work in C.",
+    "lab": "Run commands on other kernels, in machines of their own.",
     "demo": "Show what a memslot is, step by step, on this kernel.",
 }
 """Each command and its help line; ``vmm.cli.NAME`` holds it as ``NAME``."""

@@ -1,0 +1,79 @@
+"""Boots Debian's kernel under emulated SVM: what `vmm lab run` promises, end to end.
+
+Skipped, by name, where a package is missing or Debian's archive is out of reach.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vmm.lab.debian import fetched
+from vmm.lab.errors import LabError
+from vmm.lab.machine import QEMU
+
+KERNEL = "debian-6.12"
+
+
+@pytest.fixture(scope="module")
+def kernel() -> str:
+    """Return a kernel that can be booted here."""
+    if not shutil.which(QEMU):
+        pytest.skip(f"{QEMU} is missing: apt install qemu-system-x86")
+    try:
+        fetched(KERNEL, lambda text: None)
+    except LabError as error:
+        pytest.skip(f"{KERNEL}: {error}")
+    return KERNEL
+
+
+def lab(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the lab."""
+    command = [sys.executable, "-P", "-m", "vmm.cli", "lab", *words]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_a_check_in_a_machine(kernel: str, tmp_path: Path) -> None:
+    words = ("run", "--kernel", kernel, "--backend", "svm", "--param", "kvm_amd.npt=0")
+    names = ("move-then-delete-then-create", "move-between-two")
+    done = lab(tmp_path, *words, "--", "check", "--json", "result.json", *names)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [each["status"] for each in result["scenarios"]] == ["passed", "passed"]
+    assert "2 scenarios: 2 passed" in done.stdout
+    assert "svm kvm_amd.npt=0" in done.stderr
+    assert result["host"]["modules"]["kvm_amd"]["npt"] == "N"
+
+
+def test_a_termination_leaves_no_process(kernel: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "vmm.cli", "lab", "run", "--kernel", kernel]
+    command += ["--backend", "svm", "--", "info"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert "Linux 6.12" in process.stderr.readline()
+        while not (emulators := emulators_of(tmp_path)):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 3
+    assert len(emulators) == 1
+    assert not emulators_of(tmp_path)
+
+
+def emulators_of(folder: Path) -> list[int]:
+    """Return the emulators that share a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:
+            continue
+        if words.startswith(QEMU.encode()) and f"path={folder},".encode() in words:
+            found.append(int(path.parent.name))
+    return found

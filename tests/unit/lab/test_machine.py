@@ -1,0 +1,100 @@
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.unit.lab.test_kernel import image, module
+from vmm.lab import initramfs, machine as machines
+from vmm.lab.errors import LabError, MissingError
+from vmm.lab.kernel import from_path
+from vmm.lab.machine import Backend, Job, Machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    module(tmp_path / "m" / "kvm.ko")
+    module(tmp_path / "m" / "kvm-amd.ko", "kvm")
+    module(tmp_path / "m" / "kvm-intel.ko", "kvm")
+    kernel = from_path(image(tmp_path / "bzImage", "6.12.1"), tmp_path / "m")
+    return Machine(kernel, Backend.SVM, ("kvm_amd.npt=0", "kvm.tdp_mmu=N", "quiet"))
+
+
+JOB = Job(("/bin/true", "a b\nc"), Path("/work/here"), {"A": "b c"}, (Path("/work/here/code"),))
+
+
+def test_modules_get_their_own_parameters(machine: Machine) -> None:
+    steps = machines.settings(machine, JOB, "n")
+    loaded = [value for key, value in steps if key == "module"]
+    assert loaded == ["kvm tdp_mmu=N", "kvm_amd npt=0"]
+    told = [value for key, value in steps if key == "parameter"]
+    assert told == ["kvm_amd.npt", "kvm.tdp_mmu"]
+
+
+def test_only_the_job_s_folder_can_be_written(machine: Machine) -> None:
+    steps = machines.settings(machine, JOB, "n")
+    assert [value for key, value in steps if key == "writable"] == ["share /work/here"]
+    keys = [key for key, _ in steps]
+    assert keys.index("keep") < keys.index("writable") < keys.index("again")
+    command = machines.qemu_command(machine, JOB, Path("i"), Path("l"), 3, 4)
+    shares = [word for word in command if word.startswith("local,")]
+    assert [word.endswith("readonly=on") for word in shares] == [True, False]
+
+
+def test_a_complaint_ends_the_machine(machine: Machine) -> None:
+    words = machines.command_line(machine).split()
+    assert {"oops=panic", "panic_on_warn=1", "panic=-1", "kvm_amd.npt=0"} <= set(words)
+    assert "-no-reboot" in machines.qemu_command(machine, JOB, Path("i"), Path("l"), 3, 4)
+
+
+def test_settings_keep_every_byte_of_a_word(machine: Machine) -> None:
+    text = initramfs.settings_text(machines.settings(machine, JOB, "n"))
+    assert text.endswith(b"word\0/bin/true\0word\0a b\nc\0")
+
+
+def test_a_nul_byte_is_refused() -> None:
+    with pytest.raises(LabError, match="NUL"):
+        initramfs.settings_text([("word", "a\0b")])
+
+
+def test_a_comma_in_a_folder_s_name_is_refused(machine: Machine) -> None:
+    job = Job(("/bin/true",), Path("/a,b"))
+    with pytest.raises(LabError, match="comma"):
+        machines.qemu_command(machine, job, Path("i"), Path("l"), 3, 4)
+
+
+def test_a_backend_that_is_not_there_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "usable_nesting", lambda: "no nesting here")
+    with pytest.raises(MissingError, match="no nesting here"):
+        machines.chosen_backend("kvm")
+    assert machines.chosen_backend(None) is Backend.SVM
+    monkeypatch.setattr(machines, "usable_nesting", lambda: "")
+    assert machines.chosen_backend(None) is Backend.KVM
+
+
+@pytest.mark.skipif(not shutil.which("cpio"), reason="needs cpio")
+def test_the_archive_is_one_that_cpio_reads(tmp_path: Path) -> None:
+    files = [initramfs.folder("d"), initramfs.program("d/odd", b"12345")]
+    done = subprocess.run(
+        ["cpio", "-i", "--quiet"], input=initramfs.archive(files), cwd=tmp_path, check=True
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "d" / "odd").read_bytes() == b"12345"
+
+
+def test_the_init_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert initramfs.compiled_init().startswith(b"\x7fELF")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert initramfs.compiled_init().startswith(b"\x7fELF"), "it is kept"
+
+
+def test_a_compiler_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(
+        MissingError, match="no-such-compiler is missing: apt install gcc libc6-dev"
+    ):
+        initramfs.compiled_init()

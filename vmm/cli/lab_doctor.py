@@ -1,0 +1,21 @@
+"""``vmm lab doctor``: say what the lab needs that this host lacks."""
+
+import click
+
+from vmm.cli.errors import NothingRan
+from vmm.lab.doctor import findings
+
+
+@click.command()
+@click.pass_context
+def doctor(ctx: click.Context) -> None:
+    """Say what the lab needs that this host lacks, and how to install it.
+
+    The exit status is 4 where no kernel could be booted at all.
+    """
+    vital = False
+    for each in findings():
+        click.echo(f"{'LACKS' if each.lack else 'ok':6} {each.what}: {each.lack or each.purpose}")
+        vital |= bool(each.lack) and each.is_vital
+    if vital:
+        ctx.exit(NothingRan.exit_code)

@@ -1,0 +1,93 @@
+"""What the lab's commands share: kernels by name, the project inside the machine, statuses."""
+
+import compileall
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+import vmm
+from vmm.cli.errors import Failure
+from vmm.lab.debian import RELEASES, fetched
+from vmm.lab.errors import LabError, MissingError
+from vmm.lab.kernel import Kernel, from_path
+from vmm.lab.machine import Backend, Job
+
+ROOT = Path(vmm.__file__).resolve().parents[1]
+PATIENCE = {Backend.SVM: 30, Backend.VMX: 60, Backend.KVM: 4}
+"""So many times as long as on hardware a scenario may take."""
+
+
+class NotReached(Failure):
+    """The machine could not be made, or did not get as far as the command."""
+
+    exit_code = 3
+
+
+class Lacking(Failure):
+    """This host lacks what the lab needs."""
+
+    exit_code = 4
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Turn the lab's errors into a line and a status, and SIGTERM into an interruption."""
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        yield
+    except MissingError as error:
+        raise Lacking(str(error)) from None
+    except LabError as error:
+        raise NotReached(str(error)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def say(text: str) -> None:
+    """Print a line about the lab itself; what the command prints is kept apart."""
+    click.echo(f"lab: {text}", err=True)
+
+
+def kernel_of(name: str, folder: Path | None) -> Kernel:
+    """Return a kernel by Debian's name or by its path."""
+    if name in RELEASES:
+        if folder is not None:
+            raise click.UsageError("--modules goes with a kernel of your own")
+        return fetched(name, say)
+    path = Path(name)
+    if not path.exists():
+        known = ", ".join(sorted(RELEASES))
+        raise click.UsageError(f"--kernel {name}: no such file or folder, and none of {known}")
+    return from_path(path.resolve(), folder and folder.resolve())
+
+
+def job_of(words: tuple[str, ...], backend: Backend) -> Job:
+    """Return one of our commands as a job: it starts where we are, and its files land here."""
+    compileall.compile_dir(ROOT / "vmm", quiet=2)
+    folder = Path.cwd().resolve()
+    if folder == Path("/"):
+        raise click.UsageError("start it in another folder than /: the machine may write to it")
+    environment = {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "HOME": str(Path.home()),
+        "LANG": os.environ.get("LANG", "C.UTF-8"),
+        "TMPDIR": "/dev/shm",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "VMM_PATIENCE": str(PATIENCE[backend]),
+    }
+    python = Path(sys.prefix, "bin", "python")
+    command = (str(python), "-P", "-m", "vmm.cli", *words)
+    kept = tuple(
+        path for name in ("vmm", "kvm_abi", "guests", ".venv") if (path := ROOT / name).exists()
+    )
+    return Job(command, folder, environment, kept)

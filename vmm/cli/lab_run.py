@@ -1,0 +1,89 @@
+"""``vmm lab run``: boot a kernel and run one of our commands on it."""
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say
+from vmm.lab.cache import new_run_folder
+from vmm.lab.debian import RELEASES
+from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
+from vmm.lab.run import run as run_machine
+
+
+@click.command()
+@click.option(
+    "--kernel",
+    "name",
+    default="debian",
+    show_default=True,
+    metavar="KERNEL",
+    help=f"An image, a build tree, or one of {', '.join(RELEASES)} (the first is the newest).",
+)
+@click.option(
+    "--modules",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="The modules of an image of your own.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice([each.value for each in Backend]),
+    help="Whose virtualisation; kvm where this host's nests, else svm, unless told.",
+)
+@click.option(
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For the kernel's command line, or a module: kvm_amd.npt=0.",
+)
+@click.option("--smp", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N")
+@click.option("--memory", type=click.IntRange(256), default=2048, show_default=True, metavar="MIB")
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=3600, show_default=True, metavar="S"
+)
+@click.argument(
+    "words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]..."
+)
+@click.pass_context
+def run(
+    ctx: click.Context,
+    name: str,
+    modules: Path | None,
+    backend: str | None,
+    parameters: tuple[str, ...],
+    smp: int,
+    memory: int,
+    timeout: float,
+    words: tuple[str, ...],
+) -> None:
+    """Boot a kernel and run one of our commands on it.
+
+    The command sees this host's files, and may write to the folder in which it starts: this one.
+    Its status is the run's, if the machine ended as it should and the kernel never complained.
+    """
+    with in_one_line():
+        chosen = chosen_backend(backend)
+        machine = Machine(kernel_of(name, modules), chosen, parameters, smp, memory, timeout)
+        job = job_of(words, chosen)
+        folder = new_run_folder()
+        what = " ".join((chosen.value, *parameters))
+        say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
+        start = time.monotonic()
+        outcome = run_machine(
+            machine, job, folder, lambda data: _write(1, data), lambda data: _write(2, data)
+        )
+    for note in outcome.notes:
+        say(f"note: {note}")
+    if outcome.why:
+        say(outcome.why)
+    say(f"status {outcome.status} after {time.monotonic() - start:.1f} s; logs: {folder}")
+    ctx.exit(outcome.status)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,40 @@
+"""Where the lab keeps what is slow to get: kernels, lists of packages, logs of runs."""
+
+import os
+import shutil
+from pathlib import Path
+
+KEPT_RUNS = 20
+"""So many folders of earlier runs stay."""
+
+
+def cache_folder() -> Path:
+    """Return the folder, $XDG_CACHE_HOME/memslot-vmm or ~/.cache/memslot-vmm; it may not be."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memslot-vmm"
+
+
+def new_run_folder() -> Path:
+    """Make a folder for one run's logs, and forget the oldest ones."""
+    runs = cache_folder() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    earlier = sorted((int(path.name), path) for path in runs.iterdir() if path.name.isdigit())
+    for _, path in earlier[:-KEPT_RUNS]:
+        if not is_alive(path):
+            shutil.rmtree(path, ignore_errors=True)
+    number = earlier[-1][0] + 1 if earlier else 1
+    while True:
+        try:
+            (runs / str(number)).mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        (runs / str(number) / "pid").write_text(str(os.getpid()))
+        return runs / str(number)
+
+
+def is_alive(run: Path) -> bool:
+    """Return whether the process that made a run's folder is still there."""
+    try:
+        return Path("/proc", (run / "pid").read_text()).exists()
+    except OSError:
+        return False

@@ -1,0 +1,65 @@
+"""What the lab needs, and whether this host has it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmm.lab.cache import cache_folder
+from vmm.lab.debian import KEYRING, MANIFEST, RELEASES
+from vmm.lab.errors import MissingError
+from vmm.lab.initramfs import compiled_init
+from vmm.lab.machine import QEMU, usable_nesting
+
+_SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is needed: what for, and "" or what is missing with its remedy.
+
+    ``is_vital`` is true of what every `vmm lab run` needs.
+    """
+
+    what: str
+    purpose: str
+    lack: str = ""
+    is_vital: bool = False
+
+
+def findings() -> Iterator[Finding]:
+    """Look at this host; nothing is installed or fetched."""
+    yield _program(QEMU, "qemu-system-x86", "boots kernels, emulates AMD's virtualisation", True)
+    yield _init()
+    yield _program("bochs", "bochs", "emulates Intel's virtualisation (--backend vmx)")
+    nests = usable_nesting()
+    yield Finding("nested KVM", "--backend kvm: faster, on this host's own processor", nests)
+    yield _program("apt-get", "apt", "fetches Debian's kernels")
+    yield _program("dpkg-deb", "dpkg", "unpacks Debian's kernels")
+    lack = "" if KEYRING.exists() else f"{KEYRING}: apt install debian-archive-keyring"
+    yield Finding("Debian's keys", "check what is fetched", lack)
+    for name in RELEASES:
+        kept = (cache_folder() / "debian" / name / MANIFEST).exists()
+        lack = "" if kept else "not in the cache: fetched when it is used"
+        yield Finding(f"--kernel {name}", "is ready to boot", lack)
+    for program, package in (("make", "make"), ("flex", "flex"), ("bison", "bison"), ("bc", "bc")):
+        yield _program(program, package, "scripts/lab-kernel builds kernels")
+    header = Path("/usr/include/libelf.h")
+    lack = "" if header.exists() else f"{header} is missing: apt install libelf-dev"
+    yield Finding("libelf", "scripts/lab-kernel builds kernels", lack)
+
+
+def _program(name: str, package: str, purpose: str, is_vital: bool = False) -> Finding:
+    is_there = shutil.which(name, path=_SBIN) is not None
+    lack = "" if is_there else f"{name} is missing: apt install {package}"
+    return Finding(name, purpose, lack, is_vital)
+
+
+def _init() -> Finding:
+    purpose = "the first process of a machine is compiled here"
+    try:
+        compiled_init()
+    except MissingError as error:
+        return Finding("a C compiler", purpose, str(error), is_vital=True)
+    return Finding("a C compiler", purpose, is_vital=True)

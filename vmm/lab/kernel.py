@@ -1,0 +1,85 @@
+"""A kernel to boot: an image, and its modules if it has any."""
+
+import mmap
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vmm.lab import modules
+from vmm.lab.errors import LabError
+
+_MAGIC_AT, _VERSION_AT, _HEADER_SIZE = 0x202, 0x20E, 0x200
+"""Documentation/arch/x86/boot.rst: "HdrS", and where the version lies, less 0x200."""
+
+_BANNER = re.compile(rb"Linux version (\S+) \(")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """``modules`` are names and files; ``label`` is what the user called it."""
+
+    label: str
+    image: Path
+    release: str
+    modules: Mapping[str, Path] = field(default_factory=dict)
+
+
+def from_path(path: Path, folder: Path | None = None) -> Kernel:
+    """Return the kernel of an image or a build tree; ``folder`` has other modules to use.
+
+    Raises LabError where there is none.
+    """
+    if path.is_dir():
+        image = _image_of(path)
+        found = modules.index(path if folder is None else folder)
+    else:
+        image = path
+        found = {} if folder is None else modules.index(folder)
+    if folder is not None and not found:
+        raise LabError(f"{folder}: there are no modules here")
+    return Kernel(str(path), image, release_of(image), found)
+
+
+def _image_of(tree: Path) -> Path:
+    """Return a build tree's image: a vmlinux where it boots, since nothing unpacks it first."""
+    config = tree / ".config"
+    boots = config.exists() and "\nCONFIG_PVH=y\n" in config.read_text(errors="replace")
+    images = [tree / "arch/x86/boot/bzImage", tree / "bzImage"]
+    for image in [tree / "vmlinux"] * boots + images:
+        if image.exists():
+            return image
+    raise LabError(f"{tree}: neither a kernel image nor a tree where one was built")
+
+
+def release_of(image: Path) -> str:
+    """Return what `uname -r` will say, from the image."""
+    try:
+        with image.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            release = _release_in(data)
+    except (OSError, ValueError) as error:
+        raise LabError(f"{image}: cannot read this kernel image: {error}") from None
+    if release is None:
+        raise LabError(f"{image}: this is no kernel image for x86 (a bzImage or a vmlinux)")
+    return release
+
+
+def _release_in(data: mmap.mmap) -> str | None:
+    if data[_MAGIC_AT : _MAGIC_AT + 4] == b"HdrS":
+        at = int.from_bytes(data[_VERSION_AT : _VERSION_AT + 2], "little") + _HEADER_SIZE
+        words = data[at : at + 200].split(b"\0")[0].split()
+        return words[0].decode(errors="replace") if words else None
+    if data[:5] == b"\x7fELF\x02":
+        banner = _BANNER.search(data)
+        return banner[1].decode(errors="replace") if banner else None
+    return None
+
+
+def check_release(kernel: Kernel, chosen: tuple[modules.Module, ...]) -> None:
+    """Raise LabError if modules are of another version, which the kernel would refuse later."""
+    for module in chosen:
+        if module.release != kernel.release:
+            raise LabError(
+                f"{kernel.modules[module.name]} is for Linux {module.release}, "
+                f"but {kernel.image} is Linux {kernel.release}"
+            )

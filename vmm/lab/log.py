@@ -1,0 +1,117 @@
+"""Reads the kernel's log of a machine: the init's reports, and what the kernel complains of."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_COMPLAINT = re.compile(
+    r"Kernel panic - not syncing|WARNING: |BUG: |Oops: |kernel BUG at|general protection fault"
+    r"|UBSAN: |KASAN: |divide error|stack segment|double fault|Unable to handle kernel"
+    r"|BUG kvm|Objects remaining|possible circular locking|INFO: possible|suspicious RCU usage"
+)
+_STALL = re.compile(r"soft lockup|rcu.*stall|blocked for more than|hrtimer: interrupt took")
+"""On an emulated machine these say how busy the host is."""
+
+_FATAL = re.compile(r"Kernel panic - not syncing")
+_STAMP = re.compile(r"^\[ *\d+\.\d+\](\[[ TC]*\d+\])? ?")
+_WHERE = re.compile(r"RIP: \d+:(\S+)")
+
+
+@dataclass(slots=True)
+class Reports:
+    """What a log says so far. ``complaint`` is the kernel's first, with its place if it names it.
+
+    ``has_begun`` is true of a complaint that came after the command had begun.
+    """
+
+    is_ready: bool = False
+    is_over: bool = False
+    status: int | None = None
+    fatal: str = ""
+    complaint: str = ""
+    has_begun: bool = False
+    has_panicked: bool = False
+    parameters: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    last_line: str = ""
+
+
+class LogReader:
+    """Reads a log as it grows."""
+
+    def __init__(self, path: Path, nonce: str) -> None:
+        self._path = path
+        self._sign = f"memslot-lab {nonce} "
+        self._offset = 0
+        self._rest = b""
+        self.reports = Reports()
+
+    def read(self) -> Reports:
+        """Take what is new, and return all that is known."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:
+            return self.reports
+        self._offset += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        for line in lines:
+            self._take(plain(line.decode(errors="replace")))
+        return self.reports
+
+    def close(self) -> Reports:
+        """Take the last line too, though it has no end."""
+        reports = self.read()
+        self._take(plain(self._rest.decode(errors="replace")))
+        self._rest = b""
+        return reports
+
+    def _take(self, line: str) -> None:
+        if self._sign in line:
+            self._take_report(line.partition(self._sign)[2])
+            return
+        reports = self.reports
+        if line.strip():
+            reports.last_line = line
+        reports.has_panicked |= bool(_FATAL.search(line))
+        if _COMPLAINT.search(line) and not _STALL.search(line) and not reports.complaint:
+            reports.complaint, reports.has_begun = line, reports.is_ready
+        elif (
+            (where := _WHERE.search(line)) and reports.complaint and " at " not in reports.complaint
+        ):
+            reports.complaint += f" (at {where[1]})"
+
+    def _take_report(self, report: str) -> None:
+        kind, _, rest = report.partition(" ")
+        match kind:
+            case "ready":
+                self.reports.is_ready = True
+            case "over":
+                self.reports.is_over = True
+            case "status" if rest.isdigit():
+                self.reports.status = int(rest)
+            case "fatal":
+                self.reports.fatal = rest
+            case "parameter":
+                name, _, value = rest.partition("=")
+                self.reports.parameters[name] = value
+            case "note":
+                self.reports.notes.append(rest)
+            case _:
+                self.reports.notes.append(f"not understood: {report}")
+
+
+def plain(line: str) -> str:
+    """Return a line without its time and without characters that a terminal would obey."""
+    return "".join(char for char in _STAMP.sub("", line.strip("\r\n")) if char.isprintable())
+
+
+def tail(path: Path, count: int) -> Iterator[str]:
+    """Return the last lines of a log."""
+    try:
+        lines = path.read_bytes().decode(errors="replace").splitlines()
+    except OSError:
+        return
+    yield from (plain(line) for line in lines[-count:])

@@ -1,0 +1,198 @@
+"""What is booted: a kernel on an emulated or nested processor, with the host's files in it."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from vmm.lab import initramfs, modules
+from vmm.lab.errors import LabError, MissingError
+from vmm.lab.kernel import Kernel, check_release
+
+QEMU = "qemu-system-x86_64"
+HUGE_PAGES = 32
+"""Free huge pages of 2 MiB in the machine: some scenarios need them."""
+
+
+class Backend(StrEnum):
+    """Whose virtualisation the kernel's KVM has under it."""
+
+    SVM = "svm"
+    VMX = "vmx"
+    KVM = "kvm"
+
+
+SAYS = {
+    Backend.SVM: "AMD's virtualisation, emulated by QEMU (TCG)",
+    Backend.VMX: "Intel's virtualisation, emulated by bochs",
+    Backend.KVM: "this host's own KVM, nested",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """``parameters`` go to the kernel's command line: MODULE.NAME=VALUE is a module's, too."""
+
+    kernel: Kernel
+    backend: Backend
+    parameters: tuple[str, ...] = ()
+    cpus: int = 1
+    memory_mib: int = 2048
+    limit_s: float = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command to run: on the host's files, which are read-only but for ``folder``.
+
+    The command starts in ``folder``. Of what lies in there, ``kept`` stays read-only, and is
+    faster for it.
+    """
+
+    words: tuple[str, ...]
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    kept: tuple[Path, ...] = ()
+
+
+def usable_nesting() -> str:
+    """Return "" if this host's KVM can be used by a KVM in a guest, or why it can't."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "/dev/kvm cannot be used here"
+    for vendor in ("kvm_amd", "kvm_intel"):
+        try:
+            if Path(f"/sys/module/{vendor}/parameters/nested").read_text().strip() in ("1", "Y"):
+                return ""
+        except OSError:
+            continue
+    return "this host's KVM does not nest"
+
+
+def chosen_backend(name: str | None) -> Backend:
+    """Return the backend of a name, or the host's own KVM where it nests, else the emulated SVM.
+
+    Raises MissingError if a backend that was asked for is not to be had: another is never
+    taken silently.
+    """
+    if name is None:
+        return Backend.SVM if usable_nesting() else Backend.KVM
+    backend = Backend(name)
+    if backend is Backend.KVM and (why := usable_nesting()):
+        raise MissingError(f"--backend kvm: {why}")
+    return backend
+
+
+def wanted_modules(backend: Backend) -> tuple[str, ...]:
+    """Return the modules that a machine needs if they are not built in, in order."""
+    match backend:
+        case Backend.SVM:
+            vendors: tuple[str, ...] = ("kvm_amd",)
+        case Backend.VMX:
+            vendors = ("kvm_intel",)
+        case Backend.KVM:
+            is_amd = Path("/sys/module/kvm_amd").exists()
+            vendors = ("kvm_amd",) if is_amd else ("kvm_intel",)
+    return ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "kvm", *vendors)
+
+
+def loadable(machine: Machine) -> tuple[modules.Module, ...]:
+    """Return the modules to load, in order. Raises LabError if they are another kernel's."""
+    chosen = modules.in_order(machine.kernel.modules, wanted_modules(machine.backend))
+    check_release(machine.kernel, chosen)
+    return chosen
+
+
+def module_parameters(machine: Machine) -> dict[str, str]:
+    """Return those parameters that are a module's: "kvm_amd.npt" and its value."""
+    pairs = (each.partition("=") for each in machine.parameters)
+    named = {name.replace("-", "_"): value for name, _, value in pairs}
+    return {name: value for name, value in named.items() if name.startswith("kvm")}
+
+
+def settings(machine: Machine, job: Job, nonce: str) -> list[initramfs.Setting]:
+    """Return what the init does, one step after the other."""
+    own = module_parameters(machine)
+    steps = [("nonce", nonce)]
+    for module in loadable(machine):
+        words = [module.name]
+        for name, value in own.items():
+            owner, _, parameter = name.partition(".")
+            words += [f"{parameter}={value}"] * (owner == module.name)
+        steps.append(("module", " ".join(words)))
+    steps.append(("readonly", "host /"))
+    kept = [str(path) for path in job.kept if path.is_relative_to(job.folder)]
+    steps += [("keep", path) for path in kept]
+    steps.append(("writable", f"share {job.folder}"))
+    steps += [("again", path) for path in kept]
+    steps += [("parameter", name) for name in own]
+    steps += [("kvm", "yes"), ("out", "/dev/vport0p1"), ("err", "/dev/vport0p2")]
+    steps += [("variable", f"{name}={value}") for name, value in job.environment.items()]
+    steps.append(("folder", str(job.folder)))
+    return steps + [("word", word) for word in job.words]
+
+
+def first_files(machine: Machine, job: Job, nonce: str) -> bytes:
+    """Return the initramfs."""
+    files = [initramfs.folder(path) for path in ("dev", "proc", "sys", "root", "modules")]
+    files.append(initramfs.program("init", initramfs.compiled_init()))
+    text = initramfs.settings_text(settings(machine, job, nonce))
+    files.append(initramfs.program("lab.conf", text))
+    files += [
+        initramfs.program(f"modules/{module.name}.ko", module.content)
+        for module in loadable(machine)
+    ]
+    return initramfs.archive(files)
+
+
+def command_line(machine: Machine) -> str:
+    """Return the kernel's: any complaint ends the machine at once, and is on the serial line."""
+    words = [
+        *("console=ttyS0", "oops=panic", "panic_on_warn=1", "panic=-1", "reboot=t"),
+        *("printk.devkmsg=on", f"hugepages={HUGE_PAGES}", "nokaslr", "mitigations=off"),
+        *("random.trust_cpu=on", "no_timer_check", "rdinit=/init"),
+    ]
+    return " ".join([*words, *machine.parameters])
+
+
+def qemu_command(
+    machine: Machine, job: Job, first: Path, log: Path, out: int, err: int
+) -> Sequence[str]:
+    """Return QEMU's command; ``out`` and ``err`` are open pipes for what the job prints."""
+    if not shutil.which(QEMU):
+        raise MissingError(f"{QEMU} is missing: apt install qemu-system-x86")
+    if machine.backend is Backend.VMX:
+        raise LabError("QEMU does not emulate Intel's virtualisation")
+    for path in (job.folder, first, log):
+        if "," in str(path):
+            raise LabError(f"{path}: QEMU cannot have a comma in a name")
+    accelerator = "kvm" if machine.backend is Backend.KVM else "tcg,thread=single"
+    ports = zip(("out", "err"), (out, err), strict=True)
+    return [
+        *(QEMU, "-machine", "q35", "-accel", accelerator),
+        *("-cpu", "host" if machine.backend is Backend.KVM else "max"),
+        *("-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M"),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-kernel", str(machine.kernel.image), "-initrd", str(first)),
+        *("-append", command_line(machine)),
+        *("-chardev", f"file,id=log,path={log}", "-serial", "chardev:log"),
+        *("-device", "virtio-serial-pci"),
+        *_ports(list(ports)),
+        *_share("host", Path("/"), readonly=True),
+        *_share("share", job.folder, readonly=False),
+    ]
+
+
+def _ports(ports: Sequence[tuple[str, int]]) -> list[str]:
+    words: list[str] = []
+    for number, (name, descriptor) in enumerate(ports, 1):
+        words += ["-chardev", f"file,id={name},path=/proc/self/fd/{descriptor}"]
+        words += ["-device", f"virtserialport,nr={number},chardev={name},name={name}"]
+    return words
+
+
+def _share(tag: str, folder: Path, *, readonly: bool) -> list[str]:
+    options = f"local,id={tag},path={folder},security_model=none,multidevs=remap"
+    options += ",readonly=on" * readonly
+    return ["-fsdev", options, "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
