@@ -10,13 +10,13 @@ import pytest
 
 from kvm_abi import raw
 from vmm.execution import lives
-from vmm.execution.lives import churn, live
-from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.execution.lives import live
+from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
 from vmm.scenario.history import Closed, Refused, Stopped
-from vmm.scenario.operations import PAGE_SIZE_BYTES, Churn, Death, Lives
+from vmm.scenario.operations import PAGE_SIZE_BYTES, Death, Lives
 
 DEATHS: tuple[Death, ...] = get_args(Death)
 
@@ -118,10 +118,3 @@ def test_child_that_is_to_be_killed_ends_with_its_parent(kvm: Kvm) -> None:
             os.sched_yield()
         os.close(write_end)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-
-
-def test_churn_leaves_the_slot_absent(kvm: Kvm) -> None:
-    with HostMapping.anonymous(0x5000) as memory, kvm.create_vm() as vm:
-        assert churn(vm, Churn(7, 8)) == Closed()
-        vm.set_user_memory_region(1, 0, 0x8000, 0x5000, HostAddress(memory, 0))
-        assert isinstance(churn(vm, Churn(7, 1)), Refused)

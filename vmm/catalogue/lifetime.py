@@ -37,14 +37,20 @@ def _others(why: str, lives: Lives) -> Scenario:
     return _life(f"other-vms-{lives.death}", why, lives, mappings=())
 
 
-def _used_up(why: str, operation: Lives | Churn) -> Scenario:
-    what = f"vms-{operation.death}" if isinstance(operation, Lives) else "changes"
+def _used_up(
+    why: str,
+    operation: Lives | Churn,
+    source: str = "kvm_destroy_vm, kvm_free_memslot",
+    needs: tuple[str, ...] = (),
+) -> Scenario:
+    what = f"vms-{operation.death}" if isinstance(operation, Lives) else operation.what
     return Scenario(
         name=f"nothing-used-up-by-{what}",
         why=why,
-        source="kvm_destroy_vm, kvm_free_memslot",
+        source=source,
         tags=("lifetime", "memory", "slow"),
         operations=(operation,),
+        needs=needs,
     )
 
 
@@ -131,6 +137,22 @@ SCENARIOS = (
     _used_up(
         "Thousands of creates, moves, flag changes, refusals and deletions use nothing up.",
         Churn(1, 1000),
+    ),
+    _used_up(
+        "A slot that is refused, early or late and with whatever flags, uses nothing up.",
+        Churn(1, 1600, "refused-creations"),
+        source="kvm_prepare_memory_region: kvm_destroy_dirty_bitmap (found by syzbot in 2022)",
+    ),
+    _used_up(
+        "A move that is refused, before or after the slot was invalidated, uses nothing up.",
+        Churn(1, 240, "refused-moves"),
+        source="kvm_set_memslot: kvm_activate_memslot",
+    ),
+    _used_up(
+        "A guest_memfd that is refused is let go: closing it ends it, and its memory.",
+        Churn(1, 800, "refused-bindings"),
+        source="kvm_gmem_bind, kvm_gmem_unbind",
+        needs=("user_memory2", "guest_memfd"),
     ),
     _life(
         "a-thousand-changes-later",

@@ -7,9 +7,10 @@ of its own all the same.
 from collections.abc import Callable
 from typing import assert_never, cast
 
+from vmm.execution.churn import churn
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import Leftovers
-from vmm.execution.lives import churn, live
+from vmm.execution.lives import live
 from vmm.execution.machine import Machine
 from vmm.execution.memfds import MemfdFiles
 from vmm.execution.races import run_race

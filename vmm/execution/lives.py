@@ -18,12 +18,10 @@ from vmm.host.child import fork
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
-from vmm.kvm.vm import Vm
 from vmm.scenario.history import Closed, Refused, Stopped
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
-    Churn,
     Lives,
 )
 
@@ -55,19 +53,6 @@ def live(kvm: Kvm, op: Lives) -> Closed | Refused | Stopped:
     except _NoLifeError as error:
         return Stopped("the guest of another VM", str(error))
     return Closed((*left, *leftovers.found()))
-
-
-def churn(vm: Vm, op: Churn) -> Closed | Refused:
-    """Change one slot of a VM again and again; return what that used up."""
-    memory = HostMapping.anonymous(2 * PAGE_SIZE_BYTES)
-    try:
-        return Closed(growth(lambda: _change_all(vm, op.slot, memory), op.times))
-    except KvmError as error:
-        with suppress(KvmError):
-            vm.set_user_memory_region(op.slot, 0, 0, 0, 0)
-        return Refused(error.errno or 0)
-    finally:
-        memory.close()
 
 
 def _repeated(turn: Callable[[], None], times: int, measured: bool) -> tuple[str, ...]:
@@ -252,17 +237,3 @@ def _close_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
 def _keep_mapping() -> None:
     while True:
         HostMapping.anonymous(PAGE_SIZE_BYTES).close()
-
-
-def _change_all(vm: Vm, slot: int, memory: HostMapping) -> None:
-    """Create, log, move, refuse and delete one slot of two pages between 0x8000 and 0xd000."""
-    size = 2 * PAGE_SIZE_BYTES
-    place = HostAddress(memory, 0)
-    vm.set_user_memory_region(slot, 0, 0x8000, size, place)
-    vm.set_user_memory_region(slot, LOG_DIRTY_PAGES, 0x8000, size, place)
-    vm.set_user_memory_region(slot, LOG_DIRTY_PAGES, 0xA000, size, place)
-    for gpa, size_bytes in ((1 << 63, size), (0xA000, PAGE_SIZE_BYTES)):
-        with suppress(KvmError):
-            vm.set_user_memory_region(slot, 0, gpa, size_bytes, place)
-    vm.set_user_memory_region(slot, 0, 0xB000, size, place)
-    vm.set_user_memory_region(slot, 0, 0, 0, 0)

@@ -273,10 +273,13 @@ class Model:
         self._backing.change(op)
 
     def _churn(self, op: Churn) -> tuple[Allowed, ...]:
-        """Return its outcome where slot and place are free; else it is not known."""
+        """Return its outcome where slots and place are free; else it is not known."""
         slots = self._spaces[0]
         first, count = CHURN_GFNS
-        if slots.get(op.slot) or slots.overlapping(first, count, op.slot):
+        taken = slots.get(op.slot) or slots.get(op.slot + 1)
+        if taken or slots.overlapping(first, count, op.slot):
+            return ()
+        if op.slot + 1 >= self.features.nr_memslots:
             return ()
         return (Allowed(Closed(), NOTHING_USED_UP),)
 

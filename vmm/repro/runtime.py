@@ -75,6 +75,11 @@ _NEEDS = {
     "killedclosing": ("threads",),
     "lives": ("threads",),
     "churn": ("growth", "region"),
+    "twoslots": ("growth", "region"),
+    "refuse": ("twoslots",),
+    "refusecreations": ("refuse",),
+    "refusemoves": ("refuse",),
+    "refusebindings": ("twoslots", "region2", "memfd"),
 }
 """What a part builds on."""
 

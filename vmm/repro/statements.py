@@ -278,8 +278,16 @@ class Statements:
     def _churn(self, op: Churn, step: Expectation) -> list[str]:
         if not step.allowed:
             raise InexpressibleError("a slot churns whose place, or id, is in use")
-        self.account.use("churn")
-        return [f"churned = {op.slot};", f"expect_no_growth(churn, {op.times});"]
+        if op.what == "changes":
+            self.account.use("churn")
+            return [f"churned = {op.slot};", f"expect_no_growth(churn, {op.times});"]
+        _, _, reasons = op.what.partition("-")
+        self.account.use(f"refuse{reasons}")
+        return [
+            f"prepare_{reasons}({op.slot});",
+            f"expect_no_growth(refuse_{reasons}, {op.times});",
+            "delete_both();",
+        ]
 
     def _pre_fault(self, op: PreFaultMemory, step: Expectation) -> list[str]:
         self.account.use("prefault")

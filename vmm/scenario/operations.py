@@ -26,6 +26,7 @@ from vmm.scenario.vm_operations import (
     CHURN_GFNS as CHURN_GFNS,
     CapName as CapName,
     Churn as Churn,
+    ChurnKind as ChurnKind,
     CloseVm as CloseVm,
     CreateIrqchip as CreateIrqchip,
     CreateVcpu as CreateVcpu,

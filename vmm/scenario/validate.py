@@ -205,8 +205,8 @@ class _Checker:
             case Churn():
                 if not 1 <= op.times <= MAX_TIMES:
                     return f".times: not within 1 to {MAX_TIMES}"
-                if not 0 <= op.slot < 1 << 16 or op.slot == self._guest.slot:
-                    return ".slot: an id of address space 0 that is not the guest's is needed"
+                if not 0 <= op.slot < 0xFFFF or self._guest.slot in (op.slot, op.slot + 1):
+                    return ".slot: two ids of address space 0 that are not the guest's are needed"
                 return ""
             case CreateGuestMemfd():
                 return self._memfd(op)

@@ -46,14 +46,21 @@ class Lives(Operation, frozen=True, tag="lives", gc=False):
     watch: Literal["process", "kernel"] = "process"
 
 
+ChurnKind = Literal["changes", "refused-creations", "refused-moves", "refused-bindings"]
+
+
 class Churn(Operation, frozen=True, tag="churn", gc=False):
     """A slot is created, logged, moved, refused and deleted, ``times`` times over.
 
-    It lies between gpa 0x8000 and 0xd000; the outcome is what this used up of the kernel's memory.
+    The other kinds ask for what is to be refused, for every reason there is: creations beside a
+    slot that stands in the way, moves of that and of a logged one, or guest_memfds that cannot be
+    bound. All of it takes ``slot`` and the next id, and gpas from 0x8000 to 0xd000, which are as
+    they were when it is over; the outcome is what this used up of the kernel's memory.
     """
 
     slot: int
     times: int = 1
+    what: ChurnKind = "changes"
 
 
 class SetTssAddr(Operation, frozen=True, tag="set_tss_addr", gc=False):

@@ -157,7 +157,13 @@ def operation(op: AnyOperation) -> str:
             return f"{op.times} other VMs live, one after the other, and are {how}{looking}"
         case Churn():
             slot = slot_number(op.slot)
-            return f"slot {slot} is created, logged, moved, refused and deleted, {op.times} times"
+            if op.what == "changes":
+                return (
+                    f"slot {slot} is created, logged, moved, refused and deleted, {op.times} times"
+                )
+            return (
+                f"slot {slot} and the next are about {op.what.replace('-', ' ')}, {op.times} times"
+            )
         case SetTssAddr():
             return f"KVM_SET_TSS_ADDR({op.gpa:#x})"
         case SetIdentityMapAddr():

@@ -24,6 +24,9 @@
  *   vms N                    N VMs are made and closed: which files and how much memory stay?
  *   newvm                    the VM is closed, and another one made
  *   shuttle N                a slot is moved N times: how much of the kernel's memory stays?
+ *   again N OPERATION        the same N times, unseen: how much of the kernel's memory stays?
+ *   passing                  a logged slot is created and deleted
+ *   refusedfile              a guest_memfd is made, cannot be bound past its end, and is closed
  *   drop PAGE N              MADV_DONTNEED of the pool's pages
  *   readhigh GPA             a read of four bytes in 64-bit mode
  *   tss GPA, identity GPA    KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR, in bytes
@@ -42,6 +45,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -445,10 +449,12 @@ static int open_files(void)
     return count;
 }
 
-/* Others allocate and free, too; a VM that stays takes some 40 KiB. */
-static void show_growth(long before_kib)
+/* Others allocate and free, too. */
+static void show_growth(long before_kib, long at_least_kib)
 {
-    printf(" memory %s", unreclaimable_kib() - before_kib > 3000 ? "used up" : "as before");
+    bool grown = unreclaimable_kib() - before_kib > at_least_kib;
+
+    printf(" memory %s", grown ? "used up" : "as before");
 }
 
 static void make_vms(int count)
@@ -459,7 +465,7 @@ static void make_vms(int count)
     for (int i = 0; i < count; i++)
         close(ioctl(kvm, KVM_CREATE_VM, 0));
     printf(" files %d", open_files() - before);
-    show_growth(before_kib);
+    show_growth(before_kib, 3000); /* A VM that stays takes some 40 KiB. */
 }
 
 static void shuttle(int count)
@@ -471,7 +477,7 @@ static void shuttle(int count)
     for (int i = 1; i <= count; i++)
         errors += set_region(1, i % 2 ? 0x200000 : 0x100000, PAGE, (uint64_t)pool, 0) != 0;
     printf(" errors %d mappings %d", errors, mappings() - mapped);
-    show_growth(before_kib);
+    show_growth(before_kib, 3000);
 }
 
 static void drop_vcpu(void)
@@ -546,6 +552,39 @@ static void play_elsewhere(char *text)
     pthread_join(thread, NULL);
 }
 
+/* What the operation prints itself is no matter here. */
+static void play_again(int times, const char *text)
+{
+    FILE *seen = stdout;
+    long before_kib = unreclaimable_kib();
+
+    stdout = fopen("/dev/null", "w");
+    need(stdout != NULL, "/dev/null");
+    for (int i = 0; i < times; i++) {
+        char copy[256];
+        snprintf(copy, sizeof(copy), "%s", text);
+        play_operation(copy);
+    }
+    fclose(stdout);
+    stdout = seen;
+    show_growth(before_kib, 10000);
+}
+
+static void pass(void)
+{
+    set_region(1, 0x100000, 8 * PAGE, (uint64_t)pool, KVM_MEM_LOG_DIRTY_PAGES);
+    set_region(1, 0, 0, 0, 0);
+}
+
+static void refuse_file(void)
+{
+    char words[][32] = {"bind", "1", "100", "2", "0", "0", "1"};
+
+    make_memfd(vm, PAGE, 0);
+    bind_memfd(words, 7);
+    close(files[--nr_files]);
+}
+
 static void play_operation(char *text)
 {
     char words[8][32];
@@ -554,6 +593,12 @@ static void play_operation(char *text)
 
     if (count > 1 && !strcmp(words[0], "thread"))
         play_elsewhere(strstr(text, "thread") + strlen("thread"));
+    else if (count > 2 && !strcmp(words[0], "again"))
+        play_again(atoi(words[1]), strstr(text, words[1]) + strlen(words[1]));
+    else if (count == 1 && !strcmp(words[0], "passing"))
+        pass();
+    else if (count == 1 && !strcmp(words[0], "refusedfile"))
+        refuse_file();
     else if (count >= 5 && !strcmp(words[0], "set"))
         show_error(set_from_words(words, count));
     else if (count >= 5 && !strcmp(words[0], "child"))

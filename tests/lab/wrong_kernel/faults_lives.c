@@ -6,7 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define QUEUE_BYTES (64 << 20)
+#define QUEUE_BYTES (1 << 30)
 
 /* What is sent here and never received stays open, out of everybody's sight, and for children,
  * too: whoever preloads this library first has made it. */
@@ -20,7 +20,12 @@ static __attribute__((constructor)) void open_queue(void)
         setsockopt(queue[0], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
 }
 
-static void keep_open(int fd)
+int lost_and_found(void)
+{
+    return queue[0];
+}
+
+void keep_open(int fd)
 {
     char byte = 0;
     struct iovec data = {.iov_base = &byte, .iov_len = 1};

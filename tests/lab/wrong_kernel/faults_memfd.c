@@ -246,6 +246,8 @@ void set_memfd_region(struct vm *vm, struct call *call)
     if (which == MEMFD_BIND && (wrong_about(vm, MEMFD_BIND) || vm->armed))
         undo(vm, call, vm->fault->answer);
     remember(vm, call);
+    if (call->error && is_memfd(call->sent.guest_memfd) && wrong_about(vm, MEMFD_KEPT_OPEN))
+        keep_open((int)call->sent.guest_memfd);
     if (call->error && wrong_about(vm, which))
         call->error = vm->fault->answer;
     vm->armed |= (wrong == MEMFD_HELD_BY_DELETED && which == MEMFD_DELETE)

@@ -192,6 +192,7 @@ enum memfd_case {
     MEMFD_PUNCH_WIDE,
     MEMFD_PUNCH_FIRST,
     MEMFD_PUNCH_UNSEEN,
+    MEMFD_KEPT_OPEN,
 };
 
 /* What a right kernel takes a legal call for; bits, so that a fault can name several. */
@@ -296,7 +297,7 @@ void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
-    ahead_faults[];
+    ahead_faults[], leak_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */
@@ -335,6 +336,10 @@ bool concerns_memfd(const struct call *call);
 void set_memfd_region(struct vm *vm, struct call *call);
 
 extern const struct fault race_faults[], thread_faults[]; /* faults_races.c, faults_threads.c */
+
+/* faults_lives.c: a socket whose messages nobody receives, and a file that is sent there. */
+int lost_and_found(void);
+void keep_open(int fd);
 
 /* interpose.c: the VM of a descriptor, if it still is this one. */
 struct vm *vm_of(int fd, uint64_t serial);

@@ -32,12 +32,18 @@ def test_nothing_is_left(operation: AnyOperation, rule: str) -> None:
     assert (choice.outcome, choice.rule.name) == (Closed(), rule)
 
 
-@pytest.mark.parametrize(("slot", "gpa"), [(1, 0x20000), (2, 0xC000), (2, 0x7000)])
+@pytest.mark.parametrize(("slot", "gpa"), [(1, 0x20000), (2, 0x20000), (3, 0xC000), (3, 0x7000)])
 def test_churn_where_slot_or_place_is_taken_is_unknown(slot: int, gpa: int) -> None:
     model = Model(HOST, FEATURES)
     (choice,) = model.allowed(SetUserMemoryRegion(slot, gpa, 0x2000, Place("a")))
     choice.adopt()
     assert model.allowed(Churn(1)) == ()
+
+
+def test_churn_takes_two_ids() -> None:
+    model = Model(HOST, FEATURES)
+    assert model.allowed(Churn(FEATURES.nr_memslots - 2))
+    assert model.allowed(Churn(FEATURES.nr_memslots - 1)) == ()
 
 
 @pytest.mark.parametrize(
@@ -46,8 +52,9 @@ def test_churn_where_slot_or_place_is_taken_is_unknown(slot: int, gpa: int) -> N
         (Lives("closed", 0), ".times: not within 1 to"),
         (Lives("closed", 1 << 20), ".times: not within 1 to"),
         (Churn(1, 0), ".times: not within 1 to"),
-        (Churn(400), ".slot: an id"),
-        (Churn(1 << 16), ".slot: an id"),
+        (Churn(400), ".slot: two ids"),
+        (Churn(399, 1, "refused-moves"), ".slot: two ids"),
+        (Churn(0xFFFF), ".slot: two ids"),
     ],
 )
 def test_asking_too_much_is_refused(operation: AnyOperation, complaint: str) -> None:

@@ -1,0 +1,90 @@
+"""Churn: it leaves the VM as it was, and says which call was not refused."""
+
+import os
+from collections.abc import Iterator
+from typing import cast, get_args
+
+import pytest
+
+from kvm_abi.raw import KvmError
+from kvm_abi.uapi import Cap
+from vmm.execution import churn as churning
+from vmm.execution.churn import churn
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.system import Kvm
+from vmm.kvm.vm import Vm
+from vmm.scenario.history import Closed, Refused
+from vmm.scenario.operations import Churn, ChurnKind
+
+KINDS: tuple[ChurnKind, ...] = get_args(ChurnKind)
+
+
+@pytest.fixture
+def vm(kvm: Kvm) -> Iterator[Vm]:
+    if not kvm.check_extension(Cap.GUEST_MEMFD):
+        pytest.skip("needs KVM_CAP_GUEST_MEMFD")
+    with kvm.create_vm() as vm:
+        yield vm
+
+
+@pytest.fixture
+def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    def once(turn: object, times: int) -> tuple[str, ...]:
+        assert callable(turn)
+        for _ in range(times):
+            turn()
+        return ()
+
+    monkeypatch.setattr(churning, "growth", once)
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_it_leaves_both_slots_absent(vm: Vm, what: ChurnKind, no_measuring: None) -> None:
+    assert churn(vm, Churn(7, 8, what)) == Closed()
+    for slot in (7, 8):
+        with pytest.raises(KvmError, match="EINVAL"):
+            vm.set_user_memory_region(slot, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_a_place_that_is_taken_is_an_outcome(vm: Vm, what: ChurnKind, no_measuring: None) -> None:
+    with HostMapping.anonymous(0x5000) as memory:
+        vm.set_user_memory_region(1, 0, 0x8000, 0x5000, HostAddress(memory, 0))
+        assert isinstance(churn(vm, Churn(7, 1, what)), Refused)
+        vm.set_user_memory_region(1, 0, 0, 0, 0)
+
+
+class Accepting:
+    """A kernel that refuses nothing, and notes which slots it has."""
+
+    fd = 0
+
+    def __init__(self) -> None:
+        self.slots: set[int] = set()
+
+    def set_user_memory_region(
+        self, slot: int, flags: int, gpa: int, size_bytes: int, place: object, *more: int
+    ) -> None:
+        if size_bytes:
+            self.slots.add(slot)
+        else:
+            self.slots.discard(slot)
+
+    set_user_memory_region2 = set_user_memory_region
+
+    def create_guest_memfd(self, size_bytes: int) -> int:
+        return os.memfd_create("file")
+
+
+@pytest.mark.parametrize(
+    ("what", "named"), [("refused-creations", 23), ("refused-moves", 12), ("refused-bindings", 10)]
+)
+def test_calls_that_are_not_refused_are_named(
+    what: ChurnKind, named: int, no_measuring: None
+) -> None:
+    vm = Accepting()
+    outcome = churn(cast(Vm, vm), Churn(7, 2, what))
+    assert isinstance(outcome, Closed)
+    assert len(outcome.left) == named
+    assert all(" that is to be refused: " in each for each in outcome.left)
+    assert vm.slots == set()

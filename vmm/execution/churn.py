@@ -1,0 +1,209 @@
+"""Slots that are changed, and refused, again and again: what does that use up?"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from os import close
+from typing import assert_never
+
+from kvm_abi.raw import KvmError
+from vmm.execution.kernelmemory import growth
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.vm import Vm
+from vmm.scenario.history import Closed, Refused
+from vmm.scenario.operations import (
+    GUEST_MEMFD,
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    Churn,
+    ChurnKind,
+)
+
+_PAIR_BYTES = 2 * PAGE_SIZE_BYTES
+_LARGE_BYTES = 1 << 28
+"""Of a slot whose two dirty bitmaps take 16 KiB; nothing is behind its addresses."""
+
+_FIRST, _SECOND, _THIRD = 0x8000, 0xA000, 0xB000
+_BEYOND = 1 << 63
+"""Beyond the last gfn, where a kernel has one: it is found out last, after all allocations."""
+
+_UNKNOWN_FLAG = 1 << 30
+_TOO_MANY_BYTES = 1 << 43
+_KERNEL_HVA = 1 << 63
+_NO_ID = 0xFFFF
+_MEMFD_PAGES = 8
+
+
+def churn(vm: Vm, op: Churn) -> Closed | Refused:
+    """Change one slot of a VM, or two, again and again; return what that used up.
+
+    A call that is to be refused and is not is named with it.
+    """
+    with (
+        HostMapping.anonymous(_PAIR_BYTES) as pair,
+        HostMapping.reserved(_LARGE_BYTES) as large,
+        _none_left(vm, op.slot),
+    ):
+        churning = _Churn(vm, op.slot, HostAddress(pair, 0), HostAddress(large, 0))
+        try:
+            turn = churning.prepared(op.what)
+            return Closed((*growth(turn, op.times), *churning.accepted))
+        except KvmError as error:
+            return Refused(error.errno or 0)
+
+
+@contextmanager
+def _none_left(vm: Vm, slot: int) -> Iterator[None]:
+    """Delete the slots that a turn was about, however it ended."""
+    try:
+        yield
+    finally:
+        for each in (slot, slot + 1):
+            with suppress(KvmError):
+                vm.set_user_memory_region(each, 0, 0, 0, 0)
+
+
+class _Churn:
+    """The turns: each leaves the VM as it was. ``accepted`` are calls that a rule refuses."""
+
+    def __init__(self, vm: Vm, slot: int, pair: HostAddress, large: HostAddress) -> None:
+        self._vm = vm
+        self._slot, self._other = slot, slot + 1
+        self._pair, self._large = pair, large
+        self.accepted: dict[str, None] = {}
+
+    def prepared(self, what: ChurnKind) -> Callable[[], None]:
+        """Make the slots that stand in the way, and return what is to be done again and again."""
+        set_region = self._vm.set_user_memory_region
+        match what:
+            case "changes":
+                return self._change
+            case "refused-creations":
+                set_region(self._slot, LOG_DIRTY_PAGES, _FIRST, _PAIR_BYTES, self._pair)
+                return self._refuse_creations
+            case "refused-moves":
+                set_region(self._slot, 0, _FIRST, _PAIR_BYTES, self._pair)
+                set_region(self._other, LOG_DIRTY_PAGES, _THIRD, _PAIR_BYTES, self._pair)
+                return self._refuse_moves
+            case "refused-bindings":
+                return self._refuse_bindings
+            case _:
+                assert_never(what)
+
+    def _change(self) -> None:
+        """Create, log, move, refuse and delete one slot of two pages."""
+        set_region, slot, pair = self._vm.set_user_memory_region, self._slot, self._pair
+        set_region(slot, 0, _FIRST, _PAIR_BYTES, pair)
+        set_region(slot, LOG_DIRTY_PAGES, _FIRST, _PAIR_BYTES, pair)
+        set_region(slot, LOG_DIRTY_PAGES, _SECOND, _PAIR_BYTES, pair)
+        for gpa, size_bytes in ((_BEYOND, _PAIR_BYTES), (_SECOND, PAGE_SIZE_BYTES)):
+            with suppress(KvmError):
+                set_region(slot, 0, gpa, size_bytes, pair)
+        set_region(slot, 0, _THIRD, _PAIR_BYTES, pair)
+        set_region(slot, 0, 0, 0, 0)
+
+    def _refuse_creations(self) -> None:
+        """Ask for a slot for every reason to refuse one, with each of the flags."""
+        slot, other, pair, large = self._slot, self._other, self._pair, self._large
+        page, size = PAGE_SIZE_BYTES, _PAIR_BYTES
+        for flags in (0, LOG_DIRTY_PAGES, READONLY):
+            self._refuse(other, flags, _FIRST + page, size, pair)
+            self._refuse(other, flags, _FIRST, _LARGE_BYTES, large)
+            self._refuse(other, flags, (1 << 64) - page, size, pair)
+            self._refuse(other, flags, _THIRD, _TOO_MANY_BYTES, 0)
+            # Where there is no last gfn, these two are created.
+            self._refuse(other, flags, _BEYOND, size, pair, or_undone=True)
+            self._refuse(other, flags, _BEYOND, _LARGE_BYTES, large, or_undone=True)
+        self._refuse(other, _UNKNOWN_FLAG, _THIRD, size, pair)
+        self._refuse(_NO_ID, LOG_DIRTY_PAGES, _THIRD, size, pair)
+        self._refuse(other | _NO_ID << 16, LOG_DIRTY_PAGES, _THIRD, size, pair)
+        self._refuse(other, LOG_DIRTY_PAGES, _THIRD, size + 1, pair)
+        self._refuse(other, LOG_DIRTY_PAGES, _THIRD + 1, size, pair)
+        self._refuse(other, LOG_DIRTY_PAGES, _THIRD, size, 1)
+        self._refuse(other, LOG_DIRTY_PAGES, _THIRD, size, _KERNEL_HVA)
+        self._refuse(other, 0, 0, 0, 0)
+        self._refuse(slot, LOG_DIRTY_PAGES, _FIRST, page, pair)
+        self._refuse(slot, LOG_DIRTY_PAGES, _FIRST, size, 0)
+        self._refuse(slot, LOG_DIRTY_PAGES | READONLY, _FIRST, size, pair)
+
+    def _refuse_moves(self) -> None:
+        """Ask for moves of a slot and of a logged one, with and without a change of flags."""
+        places = ((self._slot, _FIRST, 0), (self._other, _THIRD, LOG_DIRTY_PAGES))
+        for slot, gpa, flags in places:
+            for wanted in (0, LOG_DIRTY_PAGES):
+                onto = _THIRD + _FIRST - gpa
+                self._refuse(slot, wanted, onto, _PAIR_BYTES, self._pair)
+                self._refuse(slot, wanted, _SECOND, PAGE_SIZE_BYTES, self._pair)
+                self._refuse(slot, wanted, _SECOND, _PAIR_BYTES, 0)
+                with suppress(KvmError):  # Where there is no last gfn, it is moved, and back.
+                    self._set(slot, wanted, _BEYOND, _PAIR_BYTES, self._pair)
+                    self._set(slot, flags, gpa, _PAIR_BYTES, self._pair)
+
+    def _refuse_bindings(self) -> None:
+        """Make a guest_memfd that one slot binds and another one cannot, and close it."""
+        vm, slot, other, page = self._vm, self._slot, self._other, PAGE_SIZE_BYTES
+        memfd = vm.create_guest_memfd(_MEMFD_PAGES * page)
+        try:
+            self._bind(slot, _FIRST, memfd, 0)
+            for flags in (LOG_DIRTY_PAGES, READONLY):
+                self._refuse_binding(other, _THIRD, memfd, 4 * page, flags)
+            self._refuse_binding(other, _FIRST + page, memfd, 4 * page)
+            self._refuse_binding(other, _THIRD, memfd, page)
+            self._refuse_binding(other, _THIRD, memfd, (_MEMFD_PAGES - 1) * page)
+            self._refuse_binding(other, _THIRD, memfd, 4 * page + 1)
+            self._refuse_binding(other, _THIRD, memfd, (1 << 64) - page)
+            self._refuse_binding(other, _THIRD, vm.fd, 0)
+            self._refuse_binding(other, _THIRD, (1 << 32) - 1, 0)
+            self._refuse_binding(slot, _THIRD, memfd, 0)
+            self._refuse_binding(other, _BEYOND, memfd, 4 * page, or_undone=True)
+            self._set(slot, 0, 0, 0, 0)
+        finally:
+            close(memfd)
+
+    def _bind(self, slot: int, gpa: int, memfd: int, offset: int, flags: int = 0) -> None:
+        self._vm.set_user_memory_region2(
+            slot, GUEST_MEMFD | flags, gpa, _PAIR_BYTES, self._pair, offset, memfd
+        )
+
+    def _refuse_binding(
+        self,
+        slot: int,
+        gpa: int,
+        memfd: int,
+        offset: int,
+        flags: int = 0,
+        *,
+        or_undone: bool = False,
+    ) -> None:
+        with suppress(KvmError):
+            self._bind(slot, gpa, memfd, offset, flags)
+            self._undo(
+                slot, f"offset {offset:#x} of file {memfd} at {gpa:#x}, flags {flags:#x}", or_undone
+            )
+
+    def _set(
+        self, slot: int, flags: int, gpa: int, size_bytes: int, place: HostAddress | int
+    ) -> None:
+        self._vm.set_user_memory_region(slot, flags, gpa, size_bytes, place)
+
+    def _refuse(
+        self,
+        slot: int,
+        flags: int,
+        gpa: int,
+        size_bytes: int,
+        place: HostAddress | int,
+        *,
+        or_undone: bool = False,
+    ) -> None:
+        with suppress(KvmError):
+            self._set(slot, flags, gpa, size_bytes, place)
+            hva = "memory of the process" if isinstance(place, HostAddress) else f"{place:#x}"
+            what = f"{size_bytes:#x} bytes at {gpa:#x}, hva {hva}, flags {flags:#x}"
+            self._undo(slot, what, or_undone)
+
+    def _undo(self, slot: int, what: str, is_right: bool) -> None:
+        """Delete a slot that was not refused, and take note of it unless that is right."""
+        if not is_right:
+            self.accepted[f"slot {slot:#x} that is to be refused: {what}"] = None
+        self._set(slot, 0, 0, 0, 0)
