@@ -8,6 +8,20 @@ from enum import IntEnum, IntFlag
 API_VERSION = 12
 PAGE_SIZE_BYTES = 4096
 SYNC_X86_REGS = 1  # of kvm_valid_regs: the general registers
+APIC_GPA = 0xFEE0_0000
+"""The page of the local APIC (APIC_DEFAULT_PHYS_BASE)."""
+
+IOAPIC_GPA = 0xFEC0_0000
+IOAPIC_SIZE_BYTES = 0x100
+"""The registers of the I/O APIC that KVM_CREATE_IRQCHIP makes (IOAPIC_MEM_LENGTH)."""
+
+TSS_PAGES = 3
+USUAL_TSS_GPA = 0xFFFB_D000
+"""Where VMMs place the TSS of KVM_SET_TSS_ADDR: next to the page of the identity map."""
+
+IDENTITY_MAP_GPA = 0xFFFB_C000
+"""Where the page of the identity map lies (VMX_EPT_IDENTITY_PAGETABLE_ADDR)."""
+
 DIRTY_LOG_PAGE_OFFSET = 64  # pages into the mmap of a vCPU where its dirty ring starts
 
 _KVMIO = 0xAE

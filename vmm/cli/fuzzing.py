@@ -27,7 +27,7 @@ from vmm.fuzz.tally import Plan, Tally
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.operations import Scenario
 from vmm.verdict.judge import Verdict
-from vmm.verdict.known_issues import known_issue
+from vmm.verdict.known_issues import issues_met
 
 _DRAW_EVERY_S = 0.2
 _WRITING_S = 10.0
@@ -65,7 +65,7 @@ def _bases(plan: Plan, host: Host) -> tuple[Scenario, ...]:
         scenario
         for scenario in curated(host.features)
         # What is known to be wrong here would be found for ever.
-        if can_be_mutated(scenario, host.features) and known_issue(scenario.name, facts) is None
+        if can_be_mutated(scenario, host.features) and not issues_met(scenario, facts)
     ]
     if plan.corpus is not None:
         loaded = corpus.load(plan.corpus)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from vmm.execution.runner import Worker, first_ended
 from vmm.host.health import Problem, names_child
 from vmm.scenario.operations import Churn, Lives, Race, Scenario
-from vmm.verdict.known_issues import known_issue
+from vmm.verdict.known_issues import issues_met
 
 USUAL_LANES = 2
 """So many scenarios run at the same time, where there are so many CPUs."""
@@ -45,7 +45,7 @@ def needs_the_machine(scenario: Scenario, host: dict[str, str]) -> bool:
     return (
         any(isinstance(op, Race | Lives | Churn) for op in scenario.operations)
         or any(mapping.kind == "hugetlb" for mapping in scenario.mappings)
-        or known_issue(scenario.name, host) is not None
+        or any(issue.log for issue in issues_met(scenario, host))
     )
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import NoReturn, Self, assert_never
 
 from kvm_abi.raw import KvmError
+from kvm_abi.uapi import USUAL_TSS_GPA
 from vmm.execution.kernelmemory import growth
 from vmm.execution.leftovers import Leftovers
 from vmm.host.child import fork
@@ -29,7 +30,6 @@ _COUNTER = 0x100
 _COUNT_FOREVER = b"\xff\x06\x00\x01\xeb\xfa"  # inc word [0x100], and back to it
 _PAGES = 16
 _SIGNAL = signal.SIGUSR1
-_TSS_GPA = 0xFFFB_D000
 
 
 class _NoLifeError(Exception):
@@ -225,7 +225,7 @@ def _close_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
         Thread(target=_keep_mapping, daemon=True).start()
         while not select.select([alive], [], [], 0)[0]:
             with kvm.create_vm() as vm:
-                for set_up in (vm.create_irqchip, partial(vm.set_tss_addr, _TSS_GPA)):
+                for set_up in (vm.create_irqchip, partial(vm.set_tss_addr, USUAL_TSS_GPA)):
                     with suppress(KvmError):  # Not every kernel has them.
                         set_up()
                 vm.create_vcpu(0)

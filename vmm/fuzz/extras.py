@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from kvm_abi.uapi import IDENTITY_MAP_GPA, USUAL_TSS_GPA
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import SHOWN, Pools
 from vmm.fuzz.world import World
@@ -62,8 +63,8 @@ _BAD_FILE_SIZES = (0, 0x200, PAGE_SIZE_BYTES + 1, 1 << 63)
 _SHARED = "shared"
 """The file that the mapping ``SHOWN`` shows."""
 
-_TSS_GPAS = (0xFFFB_D000, 0xFFFB_D000, 0xFFFB_8000, 1 << 32)
-_IDENTITY_GPAS = (0xFFFB_C000, 0xFFFB_B000)
+_TSS_GPAS = (USUAL_TSS_GPA, USUAL_TSS_GPA, 0xFFFB_8000, 1 << 32)
+_IDENTITY_GPAS = (IDENTITY_MAP_GPA, 0xFFFB_B000)
 """Apart from each other and from what the guest uses, so that no vCPU lacks what it brings."""
 
 

@@ -9,6 +9,7 @@ show a difference plainly, long ones reach states that need many steps.
 
 from collections.abc import Iterator, Sequence
 
+from kvm_abi.uapi import DirtyLogManual
 from vmm.fuzz import pools
 from vmm.fuzz.calls import Calls
 from vmm.fuzz.dice import Dice
@@ -33,8 +34,6 @@ _LENGTHS = ((3, 12), (12, 60), (60, 200), (150, 400))
 """How many region calls a scenario has: from, to."""
 _CROWD_SIZES = (20, 64, 65, 70, 130, 300, 508, 509, 510, 520)
 _CROWD_GFN = 0x2000
-_MANUAL = 1 << 0  # KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE
-_INITIALLY_SET = 1 << 1  # KVM_DIRTY_LOG_INITIALLY_SET
 
 
 def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> Scenario:
@@ -122,7 +121,9 @@ class _Composer:
     def _by_hand(self) -> EnableCap:
         """Return the choice that reading the dirty log does not clear it."""
         initially_set = self._features.dirty_log_initially_set and self._dice.chance(0.5)
-        argument = _MANUAL | (_INITIALLY_SET if initially_set else 0)
+        argument = DirtyLogManual.MANUAL_PROTECT_ENABLE | (
+            DirtyLogManual.INITIALLY_SET if initially_set else 0
+        )
         return EnableCap("MANUAL_DIRTY_LOG_PROTECT2", argument)
 
     def _crowd(self, size: int) -> Iterator[AnyOperation]:

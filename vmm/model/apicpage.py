@@ -2,6 +2,7 @@
 
 import msgspec
 
+from kvm_abi.uapi import APIC_GPA
 from vmm.model.allowed import Allowed
 from vmm.model.array import MemslotArray
 from vmm.model.backing import Backing, Piece
@@ -16,7 +17,6 @@ APIC_PAGE = source(
     "vcpu_is_mmio_gpa",
 )
 
-APIC_GPA = 0xFEE0_0000
 _APIC_END = APIC_GPA + PAGE_SIZE_BYTES
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from kvm_abi.uapi import DirtyLogManual
 from vmm.model.allowed import Allowed
 from vmm.model.array import MemslotArray
 from vmm.model.regions import Memslot
@@ -93,8 +94,9 @@ RING_BEFORE_VCPUS = documented(
     "api.rst KVM_CAP_DIRTY_LOG_RING",
 )
 
-MANUAL_PROTECT_ENABLE = 1 << 0
-INITIALLY_SET = 1 << 1
+
+MANUAL_PROTECT_ENABLE = int(DirtyLogManual.MANUAL_PROTECT_ENABLE)
+INITIALLY_SET = int(DirtyLogManual.INITIALLY_SET)
 
 _WORD = 64
 """The bitmap is read and cleared by the word: so many pages."""

@@ -8,8 +8,8 @@ import errno
 from collections.abc import Callable
 from functools import partial
 
+from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, TSS_PAGES
 from vmm.model.allowed import HARNESS, Allowed
-from vmm.model.apicpage import APIC_GPA
 from vmm.model.regions import GFN_LIMIT, GPA_ALIGNED, Memslot
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
@@ -65,9 +65,7 @@ IRQCHIP_LATE = source(
 VCPU = documented("vcpu", "KVM_CREATE_VCPU adds a vCPU", "api.rst 4.7")
 VCPU_ONCE = source("vcpu-once", "an id of a vCPU that exists is EEXIST", "kvm_vm_ioctl_create_vcpu")
 
-TSS_PAGES = 3
 _LAST_TSS_GPA = (1 << 32) - TSS_PAGES * PAGE_SIZE_BYTES
-_DEFAULT_IDENTITY_GPA = 0xFFFB_C000
 _APIC_PAGE, _TSS, _IDENTITY_MAP = "APIC page", "TSS", "identity map"
 
 IsTaken = Callable[[int, int], bool]
@@ -84,7 +82,7 @@ class InternalSlots:
         self._is_taken = is_taken
         self._slots: dict[str, Memslot] = {}
         self._unmapped = 0
-        self._identity_gpa = _DEFAULT_IDENTITY_GPA
+        self._identity_gpa = IDENTITY_MAP_GPA
         self.irqchip = False
         """Whether there is a local APIC in the kernel."""
 
@@ -198,7 +196,7 @@ class InternalSlots:
         self._unmapped = len(self._slots)
 
     def _set_identity_gpa(self, gpa: int) -> None:
-        self._identity_gpa = gpa or _DEFAULT_IDENTITY_GPA
+        self._identity_gpa = gpa or IDENTITY_MAP_GPA
 
     def _add_irqchip(self) -> None:
         self.irqchip = True

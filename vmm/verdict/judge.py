@@ -139,6 +139,7 @@ class Judgement:
         self._model = Model.of(header)
         self._rules: set[str] = set()
         self._events = 0
+        self._position = 0
         self._difference: Difference | None = None
         self._unknown = ""
         self.rule = ""
@@ -151,6 +152,7 @@ class Judgement:
     def admits(self, event: Event) -> bool:
         """Judge the next event; False if the model cannot go on beyond it."""
         followed = self._model.follow(event)
+        self._position += 1
         if followed.chosen is not None:
             self.rule = followed.chosen.rule.name
             self._rules.add(self.rule)
@@ -182,7 +184,7 @@ class Judgement:
 
     def _differing(self, event: Event, allowed: tuple[Allowed, ...]) -> Difference:
         return Difference(
-            self._events,
+            self._position - 1,
             event.origin,
             words.operation(event.operation),
             tuple(self._expected(each.outcome, each.rule) for each in allowed),
@@ -196,7 +198,7 @@ class Judgement:
         begin, end = flaw.moments
         what = words.operation(flaw.operation)
         return Difference(
-            self._events,
+            self._position - 1,
             event.origin,
             "; ".join(filter(None, (what, f"moments {begin} to {end}", flaw.note))),
             tuple(self._expected(*expectation) for expectation in flaw.expected),

@@ -1,47 +1,83 @@
 """What is known to be wrong somewhere, as data.
 
 A known issue is an expected failure: it is shown as such, whether it still fails or passes now,
-and it never stands for any other difference. Whether a host has it depends on what does the work
-there, and never on a version.
+and it never stands for any other difference. What it applies to is decided by what a scenario
+does (``deeds``), the rule that is broken and the operation at which it is, never by a name; whether
+a host has it by what does the work there, never by a version.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
 from vmm.host.health import Problem
+from vmm.model.accesses import IN_SMM, PRIVATE
+from vmm.model.dirty import DIRTY_EXACT
+from vmm.model.memfds import GUEST_MEMFD_END
+from vmm.model.model import VM_GONE
+from vmm.model.rings import RING_EXACT
+from vmm.model.rule import Rule
+from vmm.scenario.history import History
+from vmm.scenario.operations import AnyOperation, Scenario
+from vmm.scenario.underway import under_way
+from vmm.verdict import deeds
 from vmm.verdict.judge import Status, Verdict
+
+HUNG = "hung"
+"""How the reason begins of a run that did not come back."""
+
+UNKNOWN_VENDOR = "unknown"
+"""What a history says of a host on which nobody can tell what does the work."""
 
 _WARNED = re.compile(r"the kernel is newly tainted \(W: [^;]*\)|warn_count went from \d+ to \d+")
 """What the counters say of a warning, next to its text in the kernel log."""
 
 
+def names(*rules: Rule) -> frozenset[str]:
+    """Return rules as files know them."""
+    return frozenset(rule.name for rule in rules)
+
+
 @dataclass(frozen=True, slots=True)
 class KnownIssue:
-    """A difference that is expected in some scenarios where the module ``vendor`` is in charge.
+    """A difference that is expected of some deeds where the module ``vendor`` is in charge.
 
     With an empty ``vendor`` it is a mistake in KVM itself: any kernel may have it, and one that
     has not deserves no remark.
 
     ``rules`` are those that the kernel breaks there; ``what`` says what is wrong, and ``evidence``
     how that is known. ``log`` is a regular expression for a line of what the kernel may complain
-    of meanwhile (empty: of nothing).
+    of meanwhile (empty: of nothing). ``outcome`` is the kind of outcome that is seen
+    (empty: any). One that ``hangs`` breaks no rule: a call does not come back.
     """
 
     name: str
     vendor: str
-    scenarios: frozenset[str]
     rules: frozenset[str]
     what: str
     evidence: str
     log: str = ""
+    outcome: str = ""
+    hangs: bool = False
 
     def is_seen_in(self, verdict: Verdict) -> bool:
         """Whether this, and nothing else, is what a scenario failed by."""
         found = verdict.difference
-        return found is not None and {each.rule for each in found.expected} <= self.rules
+        if found is None:
+            return self.hangs and verdict.reason.startswith(HUNG)
+        if self.hangs or self.outcome not in ("", found.identity.outcome):
+            return False
+        return {each.rule for each in found.expected} <= self.rules
+
+    def concerns(self, host: Mapping[str, str]) -> bool:
+        """Whether what does the work on a host has this, or may have it.
+
+        Where nobody can tell what does the work (a host without /sys), it may.
+        """
+        return self.vendor in ("", host.get("vendor")) or host.get("vendor") == UNKNOWN_VENDOR
 
     def unexplained(self, problems: Sequence[Problem]) -> tuple[Problem, ...]:
         """Return the kernel's complaints that this issue does not account for."""
@@ -56,98 +92,172 @@ class KnownIssue:
         )
 
 
-KNOWN_ISSUES = (
-    KnownIssue(
-        name="pvm-dirty-ring-overrun",
-        vendor="kvm_pvm",
-        scenarios=frozenset(("ring-overrun-in-one-run", "ring-overrun-by-one-instruction")),
-        rules=frozenset(("ring-exact",)),
-        what="kvm_pvm emulates many instructions before it looks whether the dirty ring is full, "
-        "so that what they write overruns the ring, and pages are lost",
-        evidence="kvm_dirty_ring_push() warns once per boot that the ring is full, and overwrites "
-        "its oldest entries; after 1024 writes by one string instruction to a ring of 256 entries "
-        "every KVM_RUN is KVM_EXIT_DIRTY_RING_FULL, whatever is harvested and reset",
-        log=r"WARNING: .*kvm_dirty_ring_push",
-    ),
-    KnownIssue(
-        name="gmem-bind-signed-overflow",
-        vendor="",
-        scenarios=frozenset(("memfd-refuse-an-end-beyond-2-to-the-63",)),
-        rules=frozenset(("guest-memfd-end",)),
-        what="kvm_gmem_bind() adds offset and size as signed numbers: an end beyond 2^63 is "
-        "negative, and passes for one within the file",
-        evidence="Linux 6.18 binds 0x2000 bytes of a guest_memfd of that size at the offsets "
-        "0x7fffffffffffe000 and 0x7ffffffffffff000; at 0x7fffffffffffd000, and at 2^63, it "
-        "answers EINVAL; mended by eba85fee7fc6",
-    ),
-    KnownIssue(
-        name="internal-slot-refused-mapping-left",
-        vendor="",
-        scenarios=frozenset(
-            (
-                "tss-onto-a-slot",
-                "identity-map-onto-a-slot",
-                "identity-map-and-tss-side-by-side",
-                "apic-page-onto-a-slot",
-            )
+class Known(NamedTuple):
+    """An issue, whether a scenario does what it takes, and whether it may show at an operation."""
+
+    issue: KnownIssue
+    meets: Callable[[Scenario], bool]
+    shows_at: Callable[[Scenario, int, AnyOperation], bool]
+
+
+KNOWN = (
+    Known(
+        KnownIssue(
+            name="pvm-dirty-ring-overrun",
+            vendor="kvm_pvm",
+            rules=names(RING_EXACT),
+            what="kvm_pvm emulates many instructions before it looks whether the dirty ring is "
+            "full, so that what they write overruns the ring, and pages are lost",
+            evidence="kvm_dirty_ring_push() warns once per boot that the ring is full, and "
+            "overwrites its oldest entries; after 1024 writes by one string instruction "
+            "to a ring of 256 entries every KVM_RUN is KVM_EXIT_DIRTY_RING_FULL, whatever "
+            "is harvested and reset",
+            log=r"WARNING: .*kvm_dirty_ring_push",
         ),
-        rules=frozenset(("vm-gone",)),
-        what="__x86_set_memory_region() maps memory before it makes the slot, and leaves it mapped "
-        "in the process where the slot is refused: nothing knows of it any more",
-        evidence="Linux 6.1 (kvm_intel, unrestricted_guest=0) leaves three pages behind for each "
-        "KVM_SET_TSS_ADDR over a slot, Linux 7.3 (kvm_amd with AVIC) one page for a "
-        "KVM_CREATE_VCPU whose APIC page has no room; both calls are EEXIST, as they ought to be",
+        deeds.overruns_a_ring,
+        deeds.is_harvest,
     ),
-    KnownIssue(
-        name="initially-set-huge-page-border",
-        vendor="",
-        scenarios=frozenset(
-            f"clear-into-a-huge-page-{kind}-initially-set" for kind in ("thp", "hugetlb")
+    Known(
+        KnownIssue(
+            name="gmem-bind-signed-overflow",
+            vendor="",
+            rules=names(GUEST_MEMFD_END),
+            what="kvm_gmem_bind() adds offset and size as signed numbers: an end beyond 2^63 "
+            "is negative, and passes for one within the file",
+            evidence="Linux 6.18 binds 0x2000 bytes of a guest_memfd of that size at the offsets "
+            "0x7fffffffffffe000 and 0x7ffffffffffff000; at 0x7fffffffffffd000, and at "
+            "2^63, it answers EINVAL; mended by eba85fee7fc6",
         ),
-        rules=frozenset(("dirty-exact",)),
-        what="kvm_arch_mmu_enable_log_dirty_pt_masked() overlooks a second huge page of which it "
-        "clears the first 4 KiB only: it stays writable, and what the guest writes there is lost",
-        evidence="Linux 7.3 with kvm_amd.npt=0, and with npt=1 and kvm.eager_page_split=0 (which "
-        "else hides it, where the TDP MMU is in use): ALIGN() rounds both addresses up, and the "
-        "border that the first is rounded to is where the last one is; rounded down, none is lost",
+        deeds.binds_beyond_all,
+        deeds.is_bound_beyond_all,
     ),
-    KnownIssue(
-        name="private-memory-after-cached-mmio",
-        vendor="",
-        scenarios=frozenset(("private-after-cached-mmio",)),
-        rules=frozenset(("private",)),
-        what="kvm_mmu_page_fault() takes an access through an entry for MMIO, which may stand from "
-        "before the slot, for one on shared memory: where the gpa is private by now the vCPU "
-        "stops, though a guest_memfd backs it",
-        evidence="Linux 7.3 (kvm_amd, nested paging) answers every KVM_RUN with EFAULT, and "
-        "KVM_EXIT_MEMORY_FAULT with flags 0, when a guest reads private memory at a gpa that it "
-        "read as MMIO before the slot was there; without that first read it reads the zeros of the "
-        "guest_memfd (private-and-shared-memory)",
+    Known(
+        KnownIssue(
+            name="internal-slot-refused-mapping-left",
+            vendor="",
+            rules=names(VM_GONE),
+            what="__x86_set_memory_region() maps memory before it makes the slot, and leaves "
+            "it mapped in the process where the slot is refused: nothing knows of it any "
+            "more",
+            evidence="Linux 6.1 (kvm_intel, unrestricted_guest=0) leaves three pages behind for "
+            "each KVM_SET_TSS_ADDR over a slot, Linux 7.3 (kvm_amd with AVIC) one page "
+            "for a KVM_CREATE_VCPU whose APIC page has no room; both calls are EEXIST, as "
+            "they ought to be",
+        ),
+        deeds.has_no_room_for_internal_slots,
+        deeds.is_close,
+    ),
+    Known(
+        KnownIssue(
+            name="initially-set-huge-page-border",
+            vendor="",
+            rules=names(DIRTY_EXACT),
+            what="kvm_arch_mmu_enable_log_dirty_pt_masked() overlooks a second huge page of "
+            "which it clears the first 4 KiB only: it stays writable, and what the guest "
+            "writes there is lost",
+            evidence="Linux 7.3 with kvm_amd.npt=0, and with npt=1 and kvm.eager_page_split=0 "
+            "(which else hides it, where the TDP MMU is in use): ALIGN() rounds both "
+            "addresses up, and the border that the first is rounded to is where the last "
+            "one is; rounded down, none is lost",
+        ),
+        deeds.clears_into_a_huge_page,
+        deeds.is_log_read,
+    ),
+    Known(
+        KnownIssue(
+            name="private-memory-after-cached-mmio",
+            vendor="",
+            rules=names(PRIVATE),
+            what="kvm_mmu_page_fault() takes an access through an entry for MMIO, which may "
+            "stand from before the slot, for one on shared memory: where the gpa is "
+            "private by now the vCPU stops, though a guest_memfd backs it",
+            evidence="Linux 7.3 (kvm_amd, nested paging) answers every KVM_RUN with EFAULT, and "
+            "KVM_EXIT_MEMORY_FAULT with flags 0, when a guest reads private memory at a "
+            "gpa that it read as MMIO before the slot was there; without that first read "
+            "it reads the zeros of the guest_memfd (private-and-shared-memory)",
+        ),
+        deeds.reads_private_memory_over_mmio,
+        deeds.is_touched_over_mmio,
+    ),
+    Known(
+        KnownIssue(
+            name="smm-mmio-cache-generation",
+            vendor="",
+            rules=names(IN_SMM),
+            what="a vCPU compares the generation of what it remembers as MMIO with that of "
+            "as_id 0 only: in SMM it takes a gpa for MMIO on which as_id 1 has a slot by "
+            "now",
+            evidence="spaces-switched-between-changes differs on Linux 5.10.262 and 6.1.187, and "
+            "passes on 6.1.192; mended by b3e6212dea2e",
+            outcome="MMIO",
+        ),
+        deeds.switches_spaces_over_mmio,
+        deeds.is_touched_over_mmio_in_smm,
+    ),
+    Known(
+        KnownIssue(
+            name="pre-fault-with-an-obsolete-root",
+            vendor="",
+            rules=frozenset(),
+            what="KVM_PRE_FAULT_MEMORY never ends where a slot was deleted or moved since the "
+            "vCPU ran: its root is obsolete, so that each try is to be made again, and "
+            "nothing makes it a new one",
+            evidence="Linux 6.12.117 does not come back from pre-fault, delete, pre-fault; mended "
+            "by 20a6cff3b283",
+            hangs=True,
+        ),
+        deeds.maps_ahead_after_a_deletion,
+        deeds.is_mapped_ahead_after_a_deletion,
     ),
 )
-"""All known issues."""
+"""All known issues, each with what a scenario must do to meet it."""
+
+KNOWN_ISSUES = tuple(known.issue for known in KNOWN)
 
 
-def known_issue(scenario: str, host: dict[str, str]) -> KnownIssue | None:
-    """Return the issue that a scenario is expected to fail by on a host.
+def issues_met(scenario: Scenario, host: Mapping[str, str]) -> tuple[KnownIssue, ...]:
+    """Return the issues that a scenario may fail by on a host.
 
     ``host`` is what a history says of it; its ``vendor`` is the module under /sys/module that does
     the work.
     """
-    for issue in KNOWN_ISSUES:
-        if scenario in issue.scenarios and issue.vendor in ("", host.get("vendor")):
-            return issue
+    return tuple(k.issue for k in KNOWN if k.issue.concerns(host) and k.meets(scenario))
+
+
+def weighed(verdict: Verdict, history: History) -> tuple[Verdict, KnownIssue | None]:
+    """Return what a verdict on a history means, and the issue that makes it so."""
+    scenario, host = history.header.scenario, history.header.host
+    if verdict.status is Status.PASSED:
+        for issue in issues_met(scenario, host):
+            if issue.vendor and issue.vendor == host.get("vendor"):
+                reason = f"{issue.name} does not show any more"
+                return _as(verdict, Status.PASSES_NOW, reason), issue
+        return verdict, None
+    place = _place(verdict, history)
+    if place is None:
+        return verdict, None
+    for known in KNOWN:
+        issue = known.issue
+        if (
+            issue.is_seen_in(verdict)
+            and issue.concerns(host)
+            and known.shows_at(scenario, *place)
+            and known.meets(scenario)
+        ):
+            return _as(verdict, Status.KNOWN, f"{issue.name}: {issue.what}"), issue
+    return verdict, None
+
+
+def _as(verdict: Verdict, status: Status, reason: str) -> Verdict:
+    return msgspec.structs.replace(verdict, status=status, reason=reason)
+
+
+def _place(verdict: Verdict, history: History) -> tuple[int, AnyOperation] | None:
+    """Return the operation that differed, or that did not come back, and its origin."""
+    if verdict.status is Status.DIFFERS and verdict.difference is not None:
+        event = history.events[verdict.difference.event]
+        return event.origin, event.operation
+    if verdict.under_way is not None:
+        first, *_ = under_way(history)
+        return first.origin, first.operation
     return None
-
-
-def weighed(verdict: Verdict, issue: KnownIssue | None) -> Verdict:
-    """Return what a verdict means where an issue is known."""
-    if issue is None:
-        return verdict
-    if verdict.status is Status.DIFFERS and issue.is_seen_in(verdict):
-        reason = f"{issue.name}: {issue.what}"
-        return msgspec.structs.replace(verdict, status=Status.KNOWN, reason=reason)
-    if verdict.status is Status.PASSED and issue.vendor:
-        reason = f"{issue.name} does not show any more"
-        return msgspec.structs.replace(verdict, status=Status.PASSES_NOW, reason=reason)
-    return verdict

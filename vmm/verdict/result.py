@@ -9,7 +9,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
 from vmm.verdict.judge import Status, Verdict, judging
-from vmm.verdict.known_issues import KnownIssue, known_issue, weighed
+from vmm.verdict.known_issues import KnownIssue, weighed
 from vmm.verdict.steps import Step, StepRecorder
 
 
@@ -53,8 +53,7 @@ def judged(history: History) -> Checked:
 def concluded(history: History, verdict: Verdict) -> Checked:
     """Return what there is to say of a history on which there is a verdict."""
     scenario = history.header.scenario
-    issue = known_issue(scenario.name, history.header.host)
-    verdict = weighed(verdict, issue)
+    verdict, issue = weighed(verdict, history)
     last = history.events[-1].origin if history.events else -1
     if verdict.under_way is not None:
         last = verdict.under_way.origin

@@ -4,7 +4,9 @@ from typing import cast
 
 import pytest
 
+from tests.ideal import FEATURES
 from tests.played import INFO, SCENARIOS, Kernel, make, played, vmm
+from vmm.catalogue import known
 from vmm.cli import lanes
 from vmm.cli.lanes import Lane
 from vmm.execution.runner import Worker
@@ -74,7 +76,8 @@ def test_process_names_fit_into_what_the_kernel_keeps() -> None:
         (Scenario("s", (Lives("closed", 2),)), True),
         (Scenario("s", (Churn(5, 3),)), True),
         (Scenario("s", (), (Mapping("a", 512, "hugetlb"),)), True),
-        (make("ring-overrun-in-one-run"), True),
+        *((each, True) for each in known.scenarios(FEATURES)),
+        (make("ring-overrun-in-one-run"), False),
     ],
 )
 def test_some_need_the_machine_to_themselves(scenario: Scenario, alone: bool) -> None:

@@ -3,30 +3,26 @@
 import errno
 
 from kvm_abi.raw import KvmError
-from kvm_abi.uapi import Cap
+from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, USUAL_TSS_GPA, Cap
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vm import Vm
 from vmm.scenario.operations import PAGE_SIZE_BYTES
 
-_TSS_GPA = 0xFFFB_D000
-_IDENTITY_MAP_GPA = 0xFFFB_C000
-_APIC_GPA = 0xFEE0_0000
-
 
 def makes_tss_slot(kvm: Kvm) -> bool:
     """Return whether KVM_SET_TSS_ADDR makes a slot."""
     with kvm.create_vm() as vm:
-        vm.set_tss_addr(_TSS_GPA)
-        return _is_taken(vm, _TSS_GPA)
+        vm.set_tss_addr(USUAL_TSS_GPA)
+        return _is_taken(vm, USUAL_TSS_GPA)
 
 
 def makes_identity_map_slot(kvm: Kvm) -> bool:
     """Return whether the first vCPU brings a slot for the identity map."""
     with kvm.create_vm() as vm:
-        vm.set_identity_map_addr(_IDENTITY_MAP_GPA)
+        vm.set_identity_map_addr(IDENTITY_MAP_GPA)
         vm.create_vcpu(0)
-        return _is_taken(vm, _IDENTITY_MAP_GPA)
+        return _is_taken(vm, IDENTITY_MAP_GPA)
 
 
 def makes_apic_slot(kvm: Kvm) -> bool:
@@ -36,7 +32,7 @@ def makes_apic_slot(kvm: Kvm) -> bool:
             return False
         vm.create_irqchip()
         vm.create_vcpu(0)
-        return _is_taken(vm, _APIC_GPA)
+        return _is_taken(vm, APIC_GPA)
 
 
 def _is_taken(vm: Vm, gpa: int) -> bool:
