@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "Run the curated scenarios on this kernel and judge them.",
     "run": "Run one scenario, from a file or by name, and judge it.",
     "replay": "Judge what strace or QEMU recorded of a VMM, and carry it out here.",
+    "record": "Run a VMM under strace, and replay what it did.",
     "fuzz": "Run random scenarios on this kernel and judge them.",
     "repro": "Turn a scenario into a C program that needs nothing else.",
     "compare": "Say where the same scenarios went differently, whoever is right.",

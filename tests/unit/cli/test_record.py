@@ -1,0 +1,64 @@
+"""``vmm record``: strace and a VMM that are played by shell scripts."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.played import vmm
+from tests.traced import EINVAL, KVM, region
+
+
+def strace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, status: int = 0) -> None:
+    """Put a program in the place of strace that writes lines where strace would."""
+    (tmp_path / "lines").write_text("".join(f"{line}\n" for line in lines))
+    program = tmp_path / "strace"
+    program.write_text(
+        '#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\n'
+        f'cat {tmp_path}/lines >"$2"\nshift 3\n"$@"\nexit {status}\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_what_a_command_did_is_judged_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strace(tmp_path, monkeypatch, KVM, "7 ioctl(9, KVM_RUN, 0) = 0", region())
+    file, ran = tmp_path / "out", tmp_path / "ran"
+    result = vmm("record", "--judge-only", "-o", file, "--", "touch", ran)
+    assert result.exit_code == 0
+    assert f"recorded 2 lines in {file}\n" in result.output
+    assert "PASSED       as traced: 1 event judged by 1 rule" in result.output
+    assert file.read_text() == f"{KVM}\n{region()}\n"
+    assert ran.exists()
+
+
+def test_a_difference_and_the_commands_own_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strace(tmp_path, monkeypatch, KVM, region(result=EINVAL), status=7)
+    result = vmm("record", "--judge-only", "true")
+    assert result.exit_code == 1
+    assert "; the command ended with status 7" in result.output
+
+
+def test_a_missing_strace_is_one_line_that_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = vmm("record", "true")
+    assert result.exit_code == 4
+    assert result.output.count("\n") == 1
+    assert "apt install strace" in result.output
+
+
+def test_a_missing_command_and_one_of_which_nothing_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strace(tmp_path, monkeypatch)
+    absent = vmm("record", "no-such-vmm")
+    assert (absent.exit_code, absent.output) == (2, "vmm: no-such-vmm: no such program\n")
+    empty = vmm("record", "true")
+    assert empty.exit_code == 4
+    assert "strace recorded nothing" in empty.output

@@ -1,0 +1,88 @@
+"""``vmm record``: run a VMM under strace, and judge and carry out what it did."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from vmm.cli.errors import NothingRan, Unusable, usable
+from vmm.cli.replay import replayed
+from vmm.replay.recording import Filter, strace_command
+
+_NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Keep the trace in this file.",
+)
+@click.option("--judge-only", is_flag=True, help="Judge the trace; run nothing else.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def record(
+    ctx: click.Context, output: Path | None, judge_only: bool, command: tuple[str, ...]
+) -> None:
+    """Run a VMM under strace, and replay what it did.
+
+    COMMAND runs as it is, until it ends or is interrupted: `vmm record -- qemu-system-x86_64 ...`.
+    What it did to memslots and to their memory is then judged, and carried out, as by `vmm replay`.
+    """
+    strace = shutil.which("strace")
+    if strace is None:
+        raise NothingRan(_NO_STRACE)
+    if shutil.which(command[0]) is None:
+        raise Unusable(f"{command[0]}: no such program")
+    with tempfile.TemporaryDirectory(prefix="vmm-record-") as folder:
+        trace = output or Path(folder) / "trace"
+        with usable(trace):
+            status, lines = _recorded(strace, Path(folder) / "fifo", trace, command)
+        if not lines:
+            raise NothingRan(f"strace recorded nothing (its exit status is {status})")
+        ended = f"; the command ended with status {status}" if status else ""
+        click.echo(f"recorded {lines} lines{f' in {output}' if output else ''}{ended}")
+        ctx.exit(replayed(trace, judge_only))
+
+
+def _recorded(strace: str, fifo: Path, trace: Path, command: tuple[str, ...]) -> tuple[int, int]:
+    """Run the command; write what is kept of its trace. Return its status and the lines kept."""
+    os.mkfifo(fifo, 0o600)
+    source = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    held = os.open(fifo, os.O_WRONLY)  # So that there is no end before strace has begun.
+    os.set_blocking(source, True)
+    with open(source, "rb") as lines, trace.open("wb") as kept, _left_to_the_command():
+        process = subprocess.Popen(strace_command(strace, str(fifo), command))
+        waiter = threading.Thread(target=_close_at_end, args=(process, held))
+        waiter.start()
+        count, keeps = 0, Filter().keeps
+        for line in lines:
+            if keeps(line.decode("ascii", "replace")):
+                kept.write(line)
+                count += 1
+        waiter.join()
+    return process.returncode, count
+
+
+def _close_at_end(process: subprocess.Popen[bytes], fd: int) -> None:
+    process.wait()
+    os.close(fd)
+
+
+@contextmanager
+def _left_to_the_command() -> Iterator[None]:
+    """Let an interruption end the command, and not what is to be said about it."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
