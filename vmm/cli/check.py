@@ -10,7 +10,7 @@ from vmm.cli.errors import usable
 from vmm.cli.formats import Outputs, Wanted, format_option, outputs, wanted_formats
 from vmm.cli.host import Host, exit_status, look_at_host, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines
-from vmm.cli.selection import curated, select
+from vmm.cli.selection import complete_names, complete_tags, curated, select
 from vmm.report import terminal
 from vmm.report.kselftest import kselftest_status
 from vmm.scenario.features import Features
@@ -23,8 +23,10 @@ _FEW_SLOTS = Features(nr_memslots=509)
 
 
 @click.command()
-@click.argument("patterns", nargs=-1, metavar="[NAME-PATTERN]...")
-@click.option("--tag", metavar="TAG", help="Only scenarios with this tag.")
+@click.argument("patterns", nargs=-1, metavar="[NAME-PATTERN]...", shell_complete=complete_names)
+@click.option(
+    "--tag", metavar="TAG", help="Only scenarios with this tag.", shell_complete=complete_tags
+)
 @click.option("--all", "everything", is_flag=True, help="Slow scenarios, too.")
 @click.option("--list", "only_list", is_flag=True, help="List names and whys; run nothing.")
 @format_option

@@ -5,6 +5,7 @@ that cannot be used; 3 inconclusive; 4 nothing could run; 70 an error of this pr
 never a verdict on a kernel.
 """
 
+import difflib
 import importlib
 import os
 import sys
@@ -19,8 +20,8 @@ INTERNAL_ERROR = 70
 COMMANDS = {
     "check": "Run the curated scenarios on this kernel and judge them.",
     "run": "Run one scenario, from a file or by name, and judge it.",
-    "replay": "Judge what strace or QEMU recorded of a VMM, and carry it out here.",
     "record": "Run a VMM under strace, and replay what it did.",
+    "replay": "Judge what strace or QEMU recorded of a VMM, and run it here.",
     "fuzz": "Run random scenarios on this kernel and judge them.",
     "repro": "Turn a scenario into a C program that needs nothing else.",
     "compare": "Say where the same scenarios went differently, whoever is right.",
@@ -32,6 +33,8 @@ COMMANDS = {
     "info": "Say whether this host can do it, and what its kernel offers.",
     "bench": "Measure what memslot operations cost, next to the same work in C.",
     "lab": "Run commands on other kernels, in machines of their own.",
+    "completion": "Print what makes a shell complete commands and scenarios.",
+    "man": "Print this program's manual page: `vmm man | man -l -`.",
     "demo": "Show what a memslot is, step by step, on this kernel.",
 }
 """Each command and its help line; ``vmm.cli.NAME`` holds it as ``NAME``."""
@@ -49,6 +52,19 @@ class Commands(click.Group):
         module = importlib.import_module(f"vmm.cli.{cmd_name}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], COMMANDS, n=3, cutoff=0.5)
+            if not close or args[0] in COMMANDS:
+                raise
+            raise click.UsageError(
+                f"{error.message} The closest: {', '.join(close)}.", ctx
+            ) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -74,10 +90,22 @@ class Commands(click.Group):
             ctx.exit(INTERNAL_ERROR)
 
 
+def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"vmm {version('memslot-vmm')}")
+        ctx.exit()
+
+
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
     epilog="Exit status: 0 passed, 1 the kernel differs, 2 usage, 3 inconclusive, 4 nothing ran.",
 )
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Show the version and exit.",
+)  # fmt: skip
 def main() -> None:
     """Prove on this kernel that KVM's memslots behave."""

@@ -47,7 +47,7 @@ def replay(
     number: int | None,
     require_run: bool,
 ) -> None:
-    """Judge what strace or QEMU recorded of a VMM, and carry it out here.
+    """Judge what strace or QEMU recorded of a VMM, and run it here.
 
     TRACE is the output of `strace -f`, or of QEMU's `-trace kvm_set_user_memory`; "-" reads
     standard input, and what gzip has packed is unpacked. What the kernel of the trace answered is

@@ -20,6 +20,17 @@ def curated(features: Features = USUAL) -> tuple[Scenario, ...]:
     return catalogue(features)
 
 
+def complete_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of scenarios that begin like this, for a shell's completion."""
+    return [each.name for each in curated() if each.name.startswith(incomplete)]
+
+
+def complete_tags(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the tags that begin like this, for a shell's completion."""
+    tags = {tag for each in curated() for tag in each.tags}
+    return sorted(tag for tag in tags if tag.startswith(incomplete))
+
+
 def select(
     scenarios: Collection[Scenario],
     patterns: Iterable[str],

@@ -2,12 +2,12 @@
 
 import click
 
-from vmm.cli.selection import curated, named
+from vmm.cli.selection import complete_names, curated, named
 from vmm.scenario.codec import scenario_text
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 def show(name: str) -> None:
     """Print a curated scenario as JSON, to be edited and run."""
     click.echo(scenario_text(named(curated(), name)), nl=False)

@@ -1,0 +1,84 @@
+"""What belongs to a shell: completion, the manual page, the version, misspelt commands."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from vmm.cli.completion import SHELLS
+from vmm.cli.main import COMMANDS, main
+
+
+def completed(*words: str) -> list[str]:
+    """Return what bash is offered in place of the last word."""
+    environment = os.environ | {
+        "_VMM_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(("vmm", *words)),
+        "COMP_CWORD": str(len(words)),
+    }
+    code = "from vmm.cli.main import main; main(prog_name='vmm')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    return [line.removeprefix("plain,") for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_gets_a_script_that_asks_this_program(shell: str) -> None:
+    done = CliRunner().invoke(main, ["completion", shell])
+    assert done.exit_code == 0
+    assert f"_VMM_COMPLETE={shell}_complete" in done.output
+
+
+def test_bash_understands_its_script() -> None:
+    script = CliRunner().invoke(main, ["completion", "bash"]).output
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("chec",), "check"),
+        (("check", "create-one-p"), "create-one-page"),
+        (("show", "create-one-p"), "create-one-page"),
+        (("check", "--tag", "slo"), "slow"),
+        (("check", "--hist"), "--histories"),
+    ],
+)
+def test_commands_scenarios_and_tags_are_completed(words: tuple[str, ...], offered: str) -> None:
+    assert offered in completed(*words)
+
+
+def test_the_manual_page_names_every_command_and_option() -> None:
+    page = CliRunner().invoke(main, ["man"]).output
+    for name in COMMANDS:
+        assert f'.SS "vmm {name}' in page
+    assert ".B \\-\\-histories FILE" in page
+
+
+def test_the_manual_page_is_right_in_the_eyes_of_man() -> None:
+    if shutil.which("groff") is None:
+        pytest.skip("groff is missing")
+    page = CliRunner().invoke(main, ["man"]).output
+    done = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-wall"], input=page, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert CliRunner().invoke(main, ["--version"]).output == "vmm 0.1.0\n"
+
+
+def test_a_misspelt_command_is_answered_with_the_closest() -> None:
+    done = CliRunner().invoke(main, ["chek"])
+    assert done.exit_code == 2
+    assert "No such command 'chek'. The closest: check." in done.output
+
+
+def test_a_command_like_no_other_is_answered_without_a_guess() -> None:
+    assert "closest" not in CliRunner().invoke(main, ["xyzzy"]).output

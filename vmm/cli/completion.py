@@ -1,0 +1,21 @@
+"""``vmm completion``: what a shell needs to complete commands, options, scenarios and tags."""
+
+import click
+from click.shell_completion import get_completion_class
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print what makes a shell complete commands and scenarios.
+
+    bash: eval "$(vmm completion bash)" in ~/.bashrc; zsh likewise in ~/.zshrc;
+    fish: vmm completion fish >~/.config/fish/completions/vmm.fish
+    """
+    found = get_completion_class(shell)
+    assert found is not None
+    script = found(ctx.find_root().command, {}, "vmm", "_VMM_COMPLETE")
+    click.echo(script.source())
