@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from vmm.cli.errors import Unusable
+from vmm.cli.files import allow_large
 from vmm.scenario.codec import CutOffError, FileError, HistoryText, histories_in
+from vmm.scenario.demand import Limits
 from vmm.scenario.history import Header, History
 from vmm.scenario.shown import shown
 from vmm.verdict.compare import features_that_differ, partings
@@ -23,15 +25,16 @@ _Name = tuple[str, int]
 @click.command()
 @click.argument("first", metavar="A.jsonl", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B.jsonl", type=click.Path(path_type=Path))
+@allow_large
 @click.pass_context
-def compare(ctx: click.Context, first: Path, second: Path) -> None:
+def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> None:
     """Say where the same scenarios went differently, whoever is right.
 
     Each is a file of histories, such as `vmm check --histories` and `vmm run --history` write, or a
     folder of such files. Exit status 1 if a scenario differs; 3 if none does, but some could not be
     compared.
     """
-    a, b = _sources(first), _sources(second)
+    a, b = _sources(first, limits), _sources(second, limits)
     both = [name for name in a if name in b]
     shown: set[str] = set()
     differing, unknown = 0, 0
@@ -55,13 +58,13 @@ def compare(ctx: click.Context, first: Path, second: Path) -> None:
     ctx.exit(_DIFFERENT if differing else Status.INCONCLUSIVE.exit_status if unknown else 0)
 
 
-def _sources(path: Path) -> dict[_Name, HistoryText]:
+def _sources(path: Path, limits: Limits) -> dict[_Name, HistoryText]:
     """Return what a file or a folder holds. Raises Unusable."""
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     found: dict[_Name, HistoryText] = {}
     seen: Counter[str] = Counter()
     for file in files:
-        for source in _in_file(file):
+        for source in _in_file(file, limits):
             name = source.header.scenario.name
             found[name, seen[name]] = source
             seen[name] += 1
@@ -70,9 +73,9 @@ def _sources(path: Path) -> dict[_Name, HistoryText]:
     return found
 
 
-def _in_file(file: Path) -> Iterator[HistoryText]:
+def _in_file(file: Path, limits: Limits) -> Iterator[HistoryText]:
     try:
-        yield from histories_in(file)
+        yield from histories_in(file, limits)
     except CutOffError:
         return
     except FileError as error:

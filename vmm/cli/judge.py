@@ -7,18 +7,20 @@ from pathlib import Path
 import click
 
 from vmm.cli.errors import Unusable
-from vmm.cli.files import histories_from
+from vmm.cli.files import allow_large, histories_from
 from vmm.cli.output import console, print_lines, width_of
 from vmm.report import terminal
 from vmm.scenario.codec import FileError
+from vmm.scenario.demand import Limits
 from vmm.verdict.judge import Status
 from vmm.verdict.result import judged
 
 
 @click.command()
 @click.argument("history", metavar="FILE.jsonl|FOLDER", type=click.Path(path_type=Path))
+@allow_large
 @click.pass_context
-def judge(ctx: click.Context, history: Path) -> None:
+def judge(ctx: click.Context, history: Path, limits: Limits) -> None:
     """Judge recorded histories again, without a kernel.
 
     All of a file are judged, such as `vmm check --histories` writes, or all in a folder. A history
@@ -32,7 +34,7 @@ def judge(ctx: click.Context, history: Path) -> None:
     counts: Counter[Status] = Counter()
     problem = ""
     try:
-        for text in histories_from(history):
+        for text in histories_from(history, limits):
             checked = judged(text.history())
             counts[checked.verdict.status] += 1
             print_lines(to, terminal.single(checked, again, width_of(to)))

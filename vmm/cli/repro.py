@@ -5,9 +5,10 @@ from pathlib import Path
 import click
 
 from vmm.cli.errors import Unusable, usable
-from vmm.cli.files import history_from, holds_history, scenario_from
+from vmm.cli.files import allow_large, history_from, holds_history, scenario_from
 from vmm.cli.host import look_at_host
 from vmm.repro.emit import InexpressibleError, program, program_of
+from vmm.scenario.demand import Limits
 
 
 @click.command()
@@ -19,7 +20,8 @@ from vmm.repro.emit import InexpressibleError, program, program_of
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to write the program; by default to standard output.",
 )
-def repro(scenario: str, output: Path | None) -> None:
+@allow_large
+def repro(scenario: str, output: Path | None, limits: Limits) -> None:
     """Turn a scenario into a C program that needs nothing else.
 
     It is one file, for a compiler and <linux/kvm.h>. Its exit status is 0 if the kernel is right,
@@ -27,9 +29,9 @@ def repro(scenario: str, output: Path | None) -> None:
     """
     try:
         if holds_history(scenario):
-            text = program(history_from(Path(scenario)))
+            text = program(history_from(Path(scenario), limits))
         else:
-            chosen = scenario_from(scenario)
+            chosen = scenario_from(scenario, limits)
             text = program_of(chosen, look_at_host().features)
     except InexpressibleError as error:
         raise Unusable(f"{scenario}: {error}") from None

@@ -6,10 +6,11 @@ from pathlib import Path
 import click
 
 from vmm.cli.errors import usable
-from vmm.cli.files import scenario_from
+from vmm.cli.files import allow_large, scenario_from
 from vmm.cli.host import exit_status, look_at_host, require_usable
 from vmm.cli.output import console, print_lines, width_of
 from vmm.report import terminal
+from vmm.scenario.demand import Limits
 
 
 @click.command()
@@ -21,10 +22,13 @@ from vmm.report import terminal
     help="Write what happens to this file, while it happens.",
 )
 @click.option("--require-run", is_flag=True, help="Fail (status 1) if nothing could run.")
+@allow_large
 @click.pass_context
-def run(ctx: click.Context, scenario: str, history: Path | None, require_run: bool) -> None:
+def run(
+    ctx: click.Context, scenario: str, history: Path | None, require_run: bool, limits: Limits
+) -> None:
     """Run one scenario, from a file or by name, and judge it."""
-    chosen = scenario_from(scenario)
+    chosen = scenario_from(scenario, limits)
     if history is not None:
         with usable(history):
             history.open("a").close()

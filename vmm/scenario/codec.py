@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from vmm.scenario.demand import LARGE, USUAL, Limits, check_demand
 from vmm.scenario.events import EventChecker
 from vmm.scenario.features import check_features
 from vmm.scenario.history import End, Event, Header, History
@@ -52,15 +53,15 @@ _HEXADECIMAL = frozenset(
 )
 
 
-def read_scenario(path: Path) -> Scenario:
-    """Return the scenario in a JSON file, checked and safe to run.
+def read_scenario(path: Path, limits: Limits = USUAL) -> Scenario:
+    """Return the scenario in a JSON file, checked and safe to run, and within ``limits``.
 
     Raises FileError.
     """
-    return parse_scenario(read_whole(path), str(path))
+    return parse_scenario(read_whole(path), str(path), limits)
 
 
-def parse_scenario(text: bytes, name: str) -> Scenario:
+def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
     """Return the scenario in JSON text; ``name`` stands for the file in errors.
 
     Raises FileError.
@@ -74,6 +75,7 @@ def parse_scenario(text: bytes, name: str) -> Scenario:
         _check_format(raw.pop("format", FORMAT), name)
         scenario = msgspec.convert(_numbers(raw), Scenario)
         validate(scenario)
+        check_demand(scenario, limits)
     except (msgspec.ValidationError, ScenarioError) as error:
         raise FileError(name, error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -113,12 +115,12 @@ def history_lines(history: History) -> Iterator[bytes]:
         yield history_line(history.end)
 
 
-def read_history(path: Path) -> History:
+def read_history(path: Path, limits: Limits = USUAL) -> History:
     """Return the history in a JSON Lines file that holds one.
 
     A last line that is cut off is left out, and ``end`` is None then. Raises FileError.
     """
-    found = list(islice(histories_in(path), 2))
+    found = list(islice(histories_in(path, limits), 2))
     if len(found) != 1:
         raise FileError(path, "holds several histories: `vmm judge` takes them all")
     return found[0].history()
@@ -138,17 +140,24 @@ class HistoryText(msgspec.Struct, frozen=True):
         return parse_history(self.lines, self.name, self.header, self.line, check)
 
 
-def histories_in(path: Path) -> Iterator[HistoryText]:
-    """Yield each history of a file, one at a time in memory.
+def histories_in(path: Path, limits: Limits = USUAL) -> Iterator[HistoryText]:
+    """Yield each history of a file, one at a time in memory, of a scenario within ``limits``.
 
     Raises FileError: CutOffError at the end where the last header is cut off.
     """
     lines: list[bytes] = []
     size, first = 0, 1
+
+    def text() -> HistoryText:
+        header = _header(lines[0], f"{path}:{first}", limits)
+        return HistoryText(header, lines, str(path), first)
+
     for number, line in enumerate(lines_of(path), 1):
         if line.startswith(HEADER_BEGINS):
             if lines:
-                yield HistoryText(_header(lines[0], f"{path}:{first}"), lines, str(path), first)
+                yield HistoryText(
+                    _header(lines[0], f"{path}:{first}", limits), lines, str(path), first
+                )
             lines, size, first = [line], len(line), number
             continue
         if not lines and line.strip():
@@ -164,7 +173,7 @@ def histories_in(path: Path) -> Iterator[HistoryText]:
         raise FileError(f"{path}:1", "empty: a history begins with a header line")
     if len(lines) == 1 and first > 1 and not lines[0].endswith(b"}"):
         raise CutOffError(f"{path}:{first}", "cut off in the header of a history")
-    yield HistoryText(_header(lines[0], f"{path}:{first}"), lines, str(path), first)
+    yield text()
 
 
 def parse_history(
@@ -214,7 +223,7 @@ def _check_end(end: End, events: int, after: list[bytes], place: str) -> None:
         raise FileError(place, "the end of a history, but more lines follow")
 
 
-def _header(line: bytes, place: str) -> Header:
+def _header(line: bytes, place: str, limits: Limits = LARGE) -> Header:
     try:
         fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
         if bytes(fields.get("type", b"")) != b'"history"':
@@ -223,6 +232,7 @@ def _header(line: bytes, place: str) -> Header:
             _check_format(msgspec.json.decode(fields["format"]), place)
         header = msgspec.json.decode(line, type=Header)
         validate(header.scenario)
+        check_demand(header.scenario, limits)
         check_features(header.features)
     except (msgspec.ValidationError, ScenarioError) as error:
         raise FileError(place, error) from None

@@ -1,44 +1,163 @@
-"""What a scenario takes of the host's memory, so that it can be looked at before it is taken."""
+"""What a scenario takes of memory and time, from the whole of it, before anything of it is done.
 
-from vmm.scenario.operations import PAGE_SIZE_BYTES, Scenario, SetUserMemoryRegion, pages_of
+These are estimates of the worst case, on a slow machine, from the numbers in the scenario alone:
+its mappings, its slots, what the guest looks at after each change, the threads of its races. They
+say which file of a stranger is not run or judged at all; nobody has to believe them otherwise. To
+find them takes a time that is proportional to the scenario's length.
+
+The costs below are what Linux 6.18 and this program took on a machine of two small cores, doubled.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import assert_never
+
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    ChangeHostMemory,
+    Churn,
+    ClearDirtyLog,
+    CloseGuestMemfd,
+    CloseVm,
+    CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
+    EnableCap,
+    Execute,
+    GetDirtyLog,
+    HarvestDirtyRing,
+    HostAction,
+    HostWrite,
+    Inspect,
+    Lives,
+    MapGuestMemfd,
+    NewVm,
+    PreFaultMemory,
+    PunchGuestMemfd,
+    Race,
+    ResetDirtyRings,
+    Scenario,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
+    SetTssAddr,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    Sweep,
+    Touch,
+    UnmapInternalSlots,
+    pages_of,
+)
+from vmm.scenario.problem import ScenarioError
 from vmm.scenario.slots import MAX_PAGES
-
-_COPIES = 3
-"""A page that is declared, what it held at the last look, and what is compared with that."""
-
-_SLOT_BYTES = 24 << 10
-"""What a kernel without TDP keeps for the smallest slot: five arrays, each in pages of its own."""
-
-_SLOT_PAGE_BYTES = 16
-"""What a kernel keeps for each page of a slot: its reverse map and its log, and some more."""
-
-_OPERATION_BYTES = 1 << 10
-"""An operation with its events, here and there."""
+from vmm.scenario.survey import Survey
 
 _PROCESS_BYTES = 32 << 20
 """The process that carries a scenario out."""
 
+_COPIES = 3
+"""A page that is declared, what it held at the last look, and what is compared with that."""
+
+_MODEL_COPIES = 2
+"""A page that was written, for the judge: what it holds, and what it held at the last look."""
+
+_RECORDED_COPIES = 6
+"""A page whose content changed: in the history, as text, as bytes, and while it is read."""
+
+_SLOT_BYTES = 24 << 10
+"""What a kernel without TDP keeps for the smallest slot: five arrays, each in pages of its own."""
+
+_SLOT_PAGE_BYTES = 17
+"""What a kernel keeps for each page of a slot: its reverse map, its log twice, and some more."""
+
+_CHANGED_BYTES = 400
+"""What this program notes of a page that the host has changed or taken away."""
+
+_OPERATION_BYTES = 1 << 10
+_TOUCH_BYTES = 700
+"""An operation, or a touch of a survey, with its event, here and there."""
+
+_ELEMENT_BYTES = 64
+"""A page number in a dirty log, an attribute of a gfn, an element of a sweep."""
+
+_WINDOW_BYTES = 300
+_STEP_BYTES = 100
+"""A window of a vCPU in a race, and what a step of it saw."""
+
+_VCPU_BYTES = 2 << 20
+
+_CALL_US = 100.0
+_REGION_US = 600.0
+_VM_US = 40_000.0
+_TOUCH_US = 40.0
+_ELEMENT_US = 0.5
+_EXIT_US = 10.0
+_LOOK_US = 2.0
+"""At each page of a mapping."""
+
+_PAGE_US = 1.0
+"""What the kernel does for a page that is mapped, unmapped, logged or looked up."""
+
+_LOST_US = 150.0
+"""A page whose content changed, until it is recorded and judged."""
+
+_LIFE_US = 6_000.0
+_OTHER_LIFE_US = 50_000.0
+"""A VM that lives and is closed, and one that takes another thread or process for its end."""
+
+_CHURN_US = 1_500.0
+_WATCHED = 4.5
+"""Where the kernel's memory is looked at, work is done about twice, and each time waited for."""
+
+_WINDOW_US = 100.0
+_STEP_US = 15.0
+
+
+_NEVER_WRITE = (SetUserMemoryRegion, Inspect)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a scenario of a stranger may take."""
+
+    memory_bytes: int
+    seconds: float
+
+
+USUAL = Limits(1 << 30, 60.0)
+LARGE = Limits(16 << 30, 3600.0)
+"""What --allow-large allows."""
+
+
+@dataclass(slots=True)
+class Demand:
+    """What a scenario takes at most, roughly."""
+
+    memory_bytes: int = 0
+    seconds: float = 0.0
+
+    def problem(self, limits: Limits) -> str:
+        """Return what is beyond the limits, and what to do; empty if nothing is."""
+        for what, number, limit in (
+            ("MiB of memory", self.memory_bytes / (1 << 20), limits.memory_bytes / (1 << 20)),
+            ("s", self.seconds, limits.seconds),
+        ):
+            if number > limit:
+                remedy = "" if limits.seconds >= LARGE.seconds else "; --allow-large allows more"
+                return f"may take {number:.0f} {what}, and the limit is {limit:.0f} {what}{remedy}"
+        return ""
+
+
+def check_demand(scenario: Scenario, limits: Limits = USUAL) -> None:
+    """Raise ScenarioError for a scenario, which is valid, that may take too much."""
+    problem = demand(scenario).problem(limits)
+    if problem:
+        raise ScenarioError(f"$: {problem}")
+
 
 def memory_bytes(scenario: Scenario) -> int:
-    """Return what carrying out and judging a scenario takes at most, roughly."""
-    mapped = sum(
-        mapping.pages
-        for mapping in scenario.mappings
-        if mapping.kind not in ("unmapped", "guest_memfd", "hugetlb")
-    )
-    slots: dict[int, int] = {}
-    for operation in scenario.operations:
-        if isinstance(operation, SetUserMemoryRegion):
-            pages = pages_of(operation.memory_size)
-            if pages <= MAX_PAGES:
-                slots[operation.slot] = max(slots.get(operation.slot, 0), pages)
-    return (
-        mapped * PAGE_SIZE_BYTES * _COPIES
-        + len(slots) * _SLOT_BYTES
-        + sum(slots.values()) * _SLOT_PAGE_BYTES
-        + len(scenario.operations) * _OPERATION_BYTES
-        + _PROCESS_BYTES
-    )
+    """Return what memory carrying out and judging a scenario takes at most, roughly."""
+    return demand(scenario).memory_bytes
 
 
 def short_of_memory(scenario: Scenario, free_bytes: int) -> str:
@@ -47,3 +166,206 @@ def short_of_memory(scenario: Scenario, free_bytes: int) -> str:
     if needed <= free_bytes:
         return ""
     return f"{-(-needed >> 20)} MiB of free memory (here {free_bytes >> 20} MiB are free)"
+
+
+def demand(scenario: Scenario) -> Demand:
+    """Return what carrying out and judging a scenario takes at most, roughly."""
+    return _Account(scenario).total()
+
+
+class _Account:
+    """Adds up what the operations of a scenario take."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._bytes = _PROCESS_BYTES + scenario.vcpus * _VCPU_BYTES
+        self._us = 2 * _VM_US
+        self._sizes = {mapping.name: mapping.pages for mapping in scenario.mappings}
+        self._slots = _slots(scenario)
+        self._most_pages = max(self._slots.values(), default=0)
+        self._files = {
+            op.name: op.size for op in scenario.operations if isinstance(op, CreateGuestMemfd)
+        }
+        self._mapped = {op.mapping for op in scenario.operations if isinstance(op, MapGuestMemfd)}
+        self._looked_at = sum(
+            mapping.pages
+            for mapping in scenario.mappings
+            if mapping.kind not in ("unmapped", "guest_memfd") or mapping.name in self._mapped
+        )
+        survey = Survey(scenario, 1 << 52)
+        self._survey_touches, self._survey_pages = survey.touches, survey.pages
+        self._surveys = scenario.survey != "none"
+        self._is_written = False
+        self._kinds = {mapping.name: mapping.kind for mapping in scenario.mappings}
+        self._lost = self._changed = 0
+
+    def total(self) -> Demand:
+        """Return what all of it comes to."""
+        scenario = self._scenario
+        self._survey(3)  # Before the first change, and at the end.
+        for operation in scenario.operations:
+            self._bytes += _OPERATION_BYTES
+            self._operation(operation)
+            self._is_written |= not isinstance(operation, _NEVER_WRITE)
+        self._bytes += self._looked_at * PAGE_SIZE_BYTES * _COPIES
+        self._bytes += len(self._slots) * _SLOT_BYTES
+        self._bytes += sum(self._slots.values()) * _SLOT_PAGE_BYTES
+        written = self._survey_pages + len(scenario.operations) + min(self._lost, self._looked_at)
+        self._bytes += min(written, self._looked_at) * PAGE_SIZE_BYTES * _MODEL_COPIES
+        self._bytes += self._lost * PAGE_SIZE_BYTES * _RECORDED_COPIES
+        self._us += self._lost * _LOST_US
+        self._bytes += min(self._changed, self._looked_at) * _CHANGED_BYTES
+        self._bytes += self._guest_memfd_pages() * PAGE_SIZE_BYTES
+        return Demand(self._bytes, self._us / 1e6)
+
+    def _guest_memfd_pages(self) -> int:
+        """Return how many pages of guest_memfds come to exist that no mapping shows.
+
+        A guest's access makes one exist, and mapping ahead makes all that slots show.
+        """
+        operations = self._scenario.operations
+        shown = sum(
+            pages_of(op.memory_size)
+            for op in operations
+            if isinstance(op, SetUserMemoryRegion2) and op.guest_memfd in self._files
+        )
+        if any(isinstance(op, PreFaultMemory) for op in operations):
+            return min(shown, sum(pages_of(size) for size in self._files.values()))
+        return min(shown, self._survey_pages + 4 * len(operations))
+
+    def _operation(self, op: AnyOperation) -> None:
+        match op:
+            case SetUserMemoryRegion():
+                self._region(op)
+                self._look()
+                self._survey(1)
+            case Touch() | Execute():
+                self._us += _TOUCH_US
+                self._bytes += _TOUCH_BYTES
+            case Sweep():
+                self._us += _CALL_US + op.count * _EXIT_US
+                self._bytes += op.count * _ELEMENT_BYTES
+            case Inspect():
+                self._is_written = True
+                self._look()
+            case Race():
+                self._look()
+                self._race(op)
+                self._us += self._looked_at * _LOOK_US
+                self._survey(1)
+            case EnableCap() | ResetDirtyRings() | HarvestDirtyRing() | CreateVcpu():
+                self._us += 20 * _CALL_US
+            case SetTssAddr() | SetIdentityMapAddr() | UnmapInternalSlots() | CreateIrqchip():
+                self._us += _VM_US
+            case NewVm():
+                self._us += _VM_US
+                self._survey(1)
+            case CloseVm():
+                self._us += _VM_US
+            case CreateGuestMemfd() | CloseGuestMemfd():
+                self._us += _CALL_US
+            case MapGuestMemfd():
+                self._us += _CALL_US + self._sizes.get(op.mapping, 0) * _LOST_US
+            case PunchGuestMemfd():
+                size = min(op.size, self._files.get(op.name, 0))
+                self._lost += min(pages_of(size), self._looked_at)
+                self._us += _CALL_US + min(pages_of(size), self._most_pages) * _PAGE_US
+            case SetMemoryAttributes():
+                pages = pages_of(op.size) if op.address + op.size < 1 << 64 else 0
+                self._us += _CALL_US + pages * _PAGE_US
+                self._bytes += pages * _ELEMENT_BYTES
+            case PreFaultMemory():
+                self._pre_fault(op)
+            case Lives():
+                life = _LIFE_US if op.death == "closed" else _OTHER_LIFE_US
+                self._us += op.times * life * (_WATCHED if op.watch == "kernel" else 1)
+            case Churn():
+                self._us += op.times * _CHURN_US * _WATCHED
+            case HostWrite() | ChangeHostMemory() | GetDirtyLog() | ClearDirtyLog():
+                self._host_action(op)
+            case _:
+                assert_never(op)
+
+    def _region(self, op: SetUserMemoryRegion) -> None:
+        self._us += _REGION_US + _pages(op) * _PAGE_US
+        if op.caller == "forked-child" or op.fail_nth:
+            self._us += _VM_US
+
+    def _host_action(self, op: HostAction, times: int = 1) -> None:
+        match op:
+            case SetUserMemoryRegion():
+                self._us += times * (_REGION_US + _pages(op) * _PAGE_US)
+            case ChangeHostMemory():
+                self._us += times * (_CALL_US + op.pages * _PAGE_US)
+                self._changed += op.pages
+                if self._loses_content(op):
+                    self._lost += times * op.pages
+            case GetDirtyLog() | ClearDirtyLog():
+                pages = self._slots.get(op.slot, self._most_pages)
+                self._us += times * (_CALL_US + pages * _PAGE_US)
+                self._bytes += times * pages * _ELEMENT_BYTES
+            case HostWrite() | HarvestDirtyRing() | ResetDirtyRings():
+                self._us += times * _CALL_US
+            case _:
+                assert_never(op)
+
+    def _loses_content(self, op: ChangeHostMemory) -> bool:
+        """Whether pages show something else afterwards, which is recorded."""
+        is_file = self._kinds[op.place.mapping] in ("shared", "memfd")
+        return op.how == "punch" or (op.how in ("drop", "unmap", "map") and not is_file)
+
+    def _pre_fault(self, op: PreFaultMemory) -> None:
+        """It comes to an end where no slot is."""
+        pages = min(pages_of(op.size), sum(self._slots.values()))
+        self._us += _CALL_US + pages * 3 * _PAGE_US
+
+    def _look(self) -> None:
+        """The host looks at its mappings where they may have been written since the last look."""
+        if self._is_written:
+            self._us += _CALL_US + self._looked_at * _LOOK_US
+        self._is_written = False
+
+    def _survey(self, times: int) -> None:
+        if self._surveys:
+            self._us += times * (self._survey_touches * _TOUCH_US + self._looked_at * _LOOK_US)
+            self._bytes += times * self._survey_touches * _TOUCH_BYTES
+
+    def _race(self, race: Race) -> None:
+        """Count all windows that vCPUs may take, each with all that it may see."""
+        places = sum(len(guest.program) for guest in race.guests)
+        for guest in race.guests:
+            steps = len(guest.program)
+            self._us += guest.windows * (_WINDOW_US + steps * _STEP_US)
+            self._bytes += guest.windows * (_WINDOW_BYTES + steps * _STEP_BYTES)
+        rounds = max((host.rounds for host in race.hosts), default=0)
+        for host in race.hosts:
+            for op in host.operations:
+                times = host.rounds or rounds
+                self._host_action(op, times)
+                self._us += times * places * _ELEMENT_US
+                self._bytes += times * _OPERATION_BYTES
+
+
+def _slots(scenario: Scenario) -> dict[int, int]:
+    """Return the most pages that each slot has, by its 32-bit number, as far as a kernel allows."""
+    slots: dict[int, int] = {}
+    for op in _region_calls(scenario):
+        slots[op.slot] = max(slots.get(op.slot, 0), _pages(op))
+    return slots
+
+
+def _region_calls(scenario: Scenario) -> Iterator[SetUserMemoryRegion]:
+    for operation in scenario.operations:
+        if isinstance(operation, SetUserMemoryRegion):
+            yield operation
+        elif isinstance(operation, Race):
+            for host in operation.hosts:
+                for action in host.operations:
+                    if isinstance(action, SetUserMemoryRegion):
+                        yield action
+
+
+def _pages(op: SetUserMemoryRegion) -> int:
+    """Return how many pages a call may make a slot of: none that a kernel refuses at once."""
+    pages = pages_of(op.memory_size)
+    return pages if pages <= MAX_PAGES else 0

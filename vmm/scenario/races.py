@@ -25,6 +25,9 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.slots import as_id_of
 
+MAX_SLOT_PAGES = 1 << 18
+"""Pages of one slot: its metadata are allocated at once, about 10 bytes a page."""
+
 MAX_CALLS = 20_000
 MAX_PROGRAM = 64
 MAX_ACCESSES = 1 << 20
@@ -45,6 +48,9 @@ _CHANGEABLE = {
 }
 
 Mappings = Mapping[str, operations.Mapping]
+
+_Change = tuple[int, int, int, int]
+"""(first, the one after the last, the host thread, and which of its operations it is)."""
 
 
 def host_change_problem(op: ChangeHostMemory, mappings: Mappings) -> str:
@@ -107,6 +113,11 @@ def _host_problem(host: HostThread, guests: int, mappings: Mappings) -> str:
         if isinstance(op, SetUserMemoryRegion):
             if op.caller != "owner" or op.argument != "readable":
                 return f".operations[{index}]: its owner makes it, with a readable argument"
+            if pages_of(op.memory_size) > MAX_SLOT_PAGES:
+                return (
+                    f".operations[{index}].memory_size: a slot has at most "
+                    f"{MAX_SLOT_PAGES} pages here"
+                )
             if op.memory_size and not _is_backed(op, mappings):
                 return f".operations[{index}].userspace_addr: a mapping with memory is needed"
         if isinstance(op, GetDirtyLog) and op.bitmap != "writable":
@@ -152,34 +163,43 @@ def _is_one_page(op: PreFaultMemory) -> bool:
 
 
 def _disorder(race: Race) -> str:
-    """Host threads must not change the same: the order of their calls would be unknown."""
-    owners: dict[tuple[str, str, int], int] = {}
+    """Host threads must not change the same: the order of their calls would be unknown.
+
+    What they change are ranges of numbers, which are gone through from the lowest one up.
+    """
+    changes: dict[tuple[str, str], list[_Change]] = {}
     for number, host in enumerate(race.hosts):
         for index, op in enumerate(host.operations):
-            for key in _changed(op):
-                if owners.setdefault(key, number) != number:
-                    what = f"{key[0]} {key[1]}{key[2]:#x}"
-                    return f".hosts[{number}].operations[{index}]: another thread changes {what}"
+            for kind, name, numbers in _changed(op):
+                change = (numbers.start, numbers.stop, number, index)
+                changes.setdefault((kind, name), []).append(change)
+    for (kind, name), of_a_kind in changes.items():
+        ends = [0] * len(race.hosts)
+        for start, stop, number, index in sorted(of_a_kind):
+            others = (end for other, end in enumerate(ends) if other != number)
+            if max(others, default=0) > start:
+                what = f"{kind} {name}{start:#x}"
+                return f".hosts[{number}].operations[{index}]: another thread changes {what}"
+            ends[number] = max(ends[number], stop)
     return ""
 
 
-def _changed(op: HostAction) -> Iterator[tuple[str, str, int]]:
+def _changed(op: HostAction) -> Iterator[tuple[str, str, range]]:
     """Yield the slots, gfns and host pages whose order of changes has to be known."""
     if isinstance(op, SetUserMemoryRegion):
-        yield "slot", "", op.slot
+        yield "slot", "", range(op.slot, op.slot + 1)
         first = op.guest_phys_addr // PAGE_SIZE_BYTES
-        for gfn in range(first, first + pages_of(op.memory_size)):
-            yield "gfn", "", gfn
+        if pages_of(op.memory_size):
+            yield "gfn", "", range(first, first + pages_of(op.memory_size))
     elif isinstance(op, GetDirtyLog | ClearDirtyLog):
-        yield "slot", "", op.slot
+        yield "slot", "", range(op.slot, op.slot + 1)
     elif isinstance(op, HarvestDirtyRing):
-        yield "ring", "", op.vcpu
+        yield "ring", "", range(op.vcpu, op.vcpu + 1)
     elif isinstance(op, ResetDirtyRings):
-        yield "rings", "", 0
+        yield "rings", "", range(1)
     elif isinstance(op, ChangeHostMemory):
         first = op.place.offset // PAGE_SIZE_BYTES
-        for page in range(first, first + op.pages):
-            yield "page", f"{op.place.mapping}+", page
+        yield "page", f"{op.place.mapping}+", range(first, first + op.pages)
 
 
 def _unreadable(race: Race, mappings: Mappings) -> str:

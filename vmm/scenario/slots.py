@@ -1,5 +1,8 @@
 """Facts about memslots that every stage shares: limits, and what a 32-bit slot number holds."""
 
+MAX_SLOTS = 32764
+"""The most slots that KVM lets a user have on x86; older kernels have 509."""
+
 MAX_PAGES = (1 << 31) - 1
 KERNEL_HALF = 1 << 63
 USER_END = 0x7FFF_FFFF_F000

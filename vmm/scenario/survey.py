@@ -55,6 +55,18 @@ class Survey:
             ]
             self._borders = _borders_of(regions, set(self._pages))
 
+    @property
+    def pages(self) -> int:
+        """How many pages a round visits."""
+        return len(self._pages)
+
+    @property
+    def touches(self) -> int:
+        """How many touches a round is at most."""
+        places = len(self._pages) + len(self._borders)
+        writes = self._mode == "write"
+        return places * len(self._spaces) * (self._vcpus + writes)
+
     def round(self) -> Iterator[AnyOperation]:
         """Yield the touches of one round, and the look at the host memory that ends it."""
         if self._mode == "none":

@@ -47,15 +47,13 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.problem import ScenarioError as ScenarioError
-from vmm.scenario.races import host_change_problem, race_problem
-from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
+from vmm.scenario.races import MAX_SLOT_PAGES, host_change_problem, race_problem
+from vmm.scenario.shown import is_plain
+from vmm.scenario.slots import MAX_PAGES, MAX_SLOTS, USER_END, as_id_of, id_of
 
 MAX_OPERATIONS = 200_000
 MAX_MAPPINGS = 256
 MAX_MAPPED_PAGES = 1 << 17
-MAX_SLOT_PAGES = 1 << 18
-"""Pages of one slot: its metadata are allocated at once, about 10 bytes a page."""
-
 MAX_ALL_SLOT_PAGES = 1 << 22
 """Pages of all slots that a scenario could create, each operation counted."""
 
@@ -68,12 +66,13 @@ MAX_VCPUS = 8
 MAX_TIMES = 10_000
 MAX_FAIL_NTH = 100
 _NAME_LENGTH = 64
+_A_NAME = f"1 to {_NAME_LENGTH} printable characters are needed"
 
 
 def validate(scenario: Scenario) -> None:
     """Raise ScenarioError, with the place, unless the scenario is safe to run."""
-    if not scenario.name or len(scenario.name) > _NAME_LENGTH or not scenario.name.isprintable():
-        raise ScenarioError(f"$.name: 1 to {_NAME_LENGTH} printable characters are needed")
+    if not is_plain(scenario.name, _NAME_LENGTH):
+        raise ScenarioError(f"$.name: {_A_NAME}")
     if not 1 <= scenario.vcpus <= MAX_VCPUS:
         raise ScenarioError(f"$.vcpus: {scenario.vcpus} is not within 1 to {MAX_VCPUS}")
     for need in scenario.needs:
@@ -111,8 +110,9 @@ def _check_guest(scenario: Scenario) -> None:
         raise ScenarioError("$.guest.gpa: a multiple of 0x10000 below 4 GiB is needed")
     if guest.gpa < (guest_count(scenario) - 1) * GUEST_SIZE_BYTES:
         raise ScenarioError("$.guest.gpa: the guests of a race live below it, 64 KiB each")
-    if not 0 <= guest.slot < (1 << 16) - guest_count(scenario):
-        raise ScenarioError("$.guest.slot: a slot id of address space 0 is needed")
+    last = MAX_SLOTS - guest_count(scenario)
+    if not 0 <= guest.slot <= last:
+        raise ScenarioError(f"$.guest.slot: not within 0 to {last}: no kernel has more slots")
 
 
 def _check_mappings(mappings: Iterable[Mapping]) -> None:
@@ -122,8 +122,10 @@ def _check_mappings(mappings: Iterable[Mapping]) -> None:
         place = f"$.mappings[{index}]"
         if index >= MAX_MAPPINGS:
             raise ScenarioError(f"{place}: more than {MAX_MAPPINGS} mappings")
-        if not mapping.name or mapping.name in names:
-            raise ScenarioError(f"{place}.name: {mapping.name!r} is taken, reserved or empty")
+        if not is_plain(mapping.name, _NAME_LENGTH):
+            raise ScenarioError(f"{place}.name: {_A_NAME}")
+        if mapping.name in names:
+            raise ScenarioError(f"{place}.name: {mapping.name!r} is taken or reserved")
         names.add(mapping.name)
         total += mapping.pages
         limit = MAX_ZERO_PAGES if mapping.kind == "zero" else MAX_MAPPED_PAGES
@@ -147,7 +149,7 @@ class _Checker:
         self._slot_pages = 0
         self._windows: set[int] = set()
         self._taken: set[str] = set()
-        self._vacated: set[tuple[str, int]] = set()
+        self._vacated: dict[str, bytearray] = {}
         self._guests = guest_count(scenario)
         self._guest_ids = range(self._guest.slot, self._guest.slot + self._guests)
         self._spaces = address_spaces(scenario)
@@ -229,15 +231,17 @@ class _Checker:
 
     def _vacated_problem(self, op: ChangeHostMemory) -> str:
         """A memory file's page that is unmapped is not there again before it is mapped."""
-        if self._mappings[op.place.mapping].kind != "memfd":
+        mapping = self._mappings[op.place.mapping]
+        if mapping.kind != "memfd":
             return ""
+        vacated = self._vacated.setdefault(mapping.name, bytearray(mapping.pages))
         first = op.place.offset // PAGE_SIZE_BYTES
-        pages = {(op.place.mapping, page) for page in range(first, first + op.pages)}
+        pages = slice(first, first + op.pages)
         if op.how == "unmap":
-            self._vacated |= pages
+            vacated[pages] = b"\1" * op.pages
         elif op.how == "map":
-            self._vacated -= pages
-        elif op.how in ("allow", "punch") and pages & self._vacated:
+            vacated[pages] = bytes(op.pages)
+        elif op.how in ("allow", "punch") and vacated.find(1, first, pages.stop) >= 0:
             return f".how: {op.how!r} takes pages that are mapped: 'map' those that were unmapped"
         return ""
 
@@ -258,8 +262,10 @@ class _Checker:
 
     def _memfd(self, op: CreateGuestMemfd) -> str:
         """Each file has a name of its own, so that leaving operations out keeps names true."""
-        if not op.name or op.name in self._created or op.name in self._mappings:
-            return f".name: {op.name!r} is taken or empty"
+        if not is_plain(op.name, _NAME_LENGTH):
+            return f".name: {_A_NAME}"
+        if op.name in self._created or op.name in self._mappings:
+            return f".name: {op.name!r} is taken"
         self._created.add(op.name)
         return _unsigned(op, "size", "flags")
 

@@ -1,5 +1,6 @@
 """Files of strangers through the commands: one line with file and place, and nothing runs."""
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -7,15 +8,26 @@ import pytest
 
 from tests.ideal import FEATURES, ideal_history
 from tests.played import Kernel, make, played, vmm, with_outcome
-from vmm.scenario.codec import history_lines
+from vmm.scenario.codec import history_lines, scenario_text
 from vmm.scenario.history import End, Event, History, Refused, Touched
-from vmm.scenario.operations import Touch
+from vmm.scenario.operations import (
+    ChangeHostMemory,
+    Lives,
+    Mapping,
+    Place,
+    Scenario,
+    Touch,
+)
 
 HOSTILE = Path(__file__).parent / "hostile"
 
 SCENARIOS = {
     "nested-too-deep": "Expected `str`, got `array` - at `$.why`",
     "lone-surrogate": "not JSON: ",
+    "name-forges-a-report": "$.operations[0].name: 1 to 64 printable characters are needed",
+    "race-region-of-2-to-the-64": "$.operations[0].hosts[0].operations[0].memory_size: a slot has",
+    "guest-slot-out-of-range": "$.guest.slot: not within 0 to 32763",
+    "lives-without-end": "$: may take 5000 s, and the limit is 60 s",
     "escape-in-a-field": r"Object contains unknown field `\x1b]0;PWNED\x07\x1b[2J`",
 }
 """Each file that is refused, and what is said of it."""
@@ -43,6 +55,26 @@ def test_a_hostile_scenario_is_refused(kernel: Kernel, command: str, name: str) 
     file = HOSTILE / f"{name}.json"
     assert refused(command, file).startswith(f"vmm: {file}: {SCENARIOS[name]}")
     assert kernel.ran == []
+
+
+def test_a_file_of_ever_new_unmapping_is_refused_in_a_second(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    unmap = ChangeHostMemory(Place("a"), 1 << 17, "unmap")
+    scenario = Scenario("x", (unmap,) * 3000, (Mapping("a", 1 << 17, "memfd"),))
+    file = tmp_path / "s.json"
+    file.write_text(scenario_text(scenario))
+    start = time.process_time()
+    assert "and the limit is" in refused("run", file)
+    assert time.process_time() - start < 5
+
+
+def test_more_is_allowed_where_it_is_asked_for(kernel: Kernel, tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    file.write_text(scenario_text(Scenario("mine", (Lives("killed", 2000),))))
+    assert "may take 100 s, and the limit is 60 s; --allow-large" in refused("run", file)
+    assert vmm("run", file, "--allow-large").exit_code == 0
+    assert kernel.ran == ["mine"]
 
 
 def write(file: Path, *histories: History) -> Path:

@@ -100,4 +100,4 @@ def test_what_does_not_fit_is_skipped_before_it_begins(monkeypatch: pytest.Monke
     result = vmm("check")
     assert result.exit_code == 0
     assert kernel.ran == ["create-one"]
-    assert "SKIPPED      move-up: needs 1569 MiB of free memory (here 1024 MiB" in result.stdout
+    assert "SKIPPED      move-up: needs 1571 MiB of free memory (here 1024 MiB" in result.stdout
