@@ -6,6 +6,10 @@ from typing import IO, Any
 
 import click
 
+from vmm.scenario.shown import shown
+
+_MOST = 1000
+
 
 class Failure(click.ClickException):
     """Prints ``vmm: MESSAGE``; subclasses say with which exit status."""
@@ -16,9 +20,13 @@ class Failure(click.ClickException):
 
 
 class Unusable(Failure):
-    """A file that cannot be used."""
+    """A file that cannot be used. The message may quote the file: it is shown on one line."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        """Take the message."""
+        super().__init__(shown(message, _MOST))
 
 
 class NothingRan(Failure):

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from vmm.host.hostinfo import HostInfo
 from vmm.report import json
+from vmm.scenario.shown import shown
 from vmm.verdict.coverage import BugCoverage, Coverage, RuleCoverage, State
 
 STYLES = {
@@ -96,8 +97,8 @@ def coverage_json(coverage: Coverage) -> str:
                 "gap": each.bug.gap,
                 "state": each.state.value,
                 "scenarios": [
-                    {"name": name, "because": shown.because, "status": status}
-                    for shown, (name, status) in zip(each.bug.shown_by, each.results, strict=True)
+                    {"name": name, "because": show.because, "status": status}
+                    for show, (name, status) in zip(each.bug.shown_by, each.results, strict=True)
                 ],
             }
             for each in coverage.bugs
@@ -114,10 +115,8 @@ def _line(state: State, name: str, by: str) -> Text:
     )
 
 
-def _rule_by(each: RuleCoverage, shown: int) -> str:
-    if each.why:
-        return each.why
-    return _some(each.scenarios, shown)
+def _rule_by(each: RuleCoverage, most: int) -> str:
+    return shown(each.why) if each.why else _some(list(map(shown, each.scenarios)), most)
 
 
 def _bug_by(each: BugCoverage) -> str:
@@ -130,7 +129,8 @@ def _bug_by(each: BugCoverage) -> str:
 
 
 def _where(host: HostInfo) -> str:
-    return f"Linux {host.kernel}, {host.vendor or 'KVM'}, TDP {host.tdp}"
+    facts = (f"Linux {host.kernel}", host.vendor or "KVM", f"TDP {host.tdp}")
+    return ", ".join(map(shown, facts))
 
 
 def _counts(what: str, states: Sequence[State]) -> Text:
@@ -147,18 +147,20 @@ def _counts(what: str, states: Sequence[State]) -> Text:
 def _rule_row(each: RuleCoverage) -> tuple[str, ...]:
     rule = each.rule
     basis = rule.basis if rule.basis == "documented" else "source only"
-    by = each.why or _some([f"`{name}`" for name in each.scenarios], _SHOWN_IN_MARKDOWN)
+    by = shown(each.why) or _some(
+        [f"`{shown(name)}`" for name in each.scenarios], _SHOWN_IN_MARKDOWN
+    )
     return each.state.value, f"`{rule.name}`", rule.promise, f"{basis}: {rule.cite}", by
 
 
 def _bug_row(each: BugCoverage) -> tuple[str, ...]:
     bug = each.bug
-    shown = "; ".join(
-        f"`{shown.scenario}`: {shown.because}" + ("" if status == "passed" else f" ({status})")
-        for shown, (_, status) in zip(bug.shown_by, each.results, strict=True)
+    shown_by = "; ".join(
+        f"`{show.scenario}`: {show.because}" + ("" if status == "passed" else f" ({status})")
+        for show, (_, status) in zip(bug.shown_by, each.results, strict=True)
     )
     commits = ", ".join(f"`{commit}`" for commit in bug.commits)
-    return each.state.value, commits, bug.wrong, bug.where, bug.gap or shown
+    return each.state.value, commits, bug.wrong, bug.where, bug.gap or shown_by
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -172,6 +174,6 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _some(names: Sequence[str], shown: int) -> str:
-    rest = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
+def _some(names: Sequence[str], most: int) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

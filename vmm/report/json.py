@@ -1,5 +1,7 @@
 """A run as JSON, for programs."""
 
+import json
+
 import msgspec
 
 from vmm.host.hostinfo import HostInfo
@@ -34,8 +36,11 @@ def host_text(info: HostInfo, features: Features | None) -> str:
 
 
 def text(value: object) -> str:
-    """Return anything made of dataclasses and structures as indented JSON."""
-    return msgspec.json.format(encoded(value), indent=2).decode() + "\n"
+    """Return anything made of dataclasses and structures as indented JSON, in ASCII.
+
+    So what a file or a kernel says cannot steer a terminal that the JSON is shown on.
+    """
+    return json.dumps(msgspec.json.decode(encoded(value)), indent=2) + "\n"
 
 
 def encoded(value: object) -> bytes:

@@ -1,6 +1,7 @@
 """Text that may be from a file, or from a kernel's log, made fit for one line of a report."""
 
 from vmm.report import terminal
+from vmm.scenario.shown import shown
 from vmm.verdict.result import Checked
 
 _MOST = 2000
@@ -12,12 +13,7 @@ def one_line(text: str) -> str:
     So no line of a report can be made by what is quoted in it, and no terminal be steered. Very
     long text is cut.
     """
-    shown = text if text.isprintable() else "".join(map(_shown, text))
-    return shown if len(shown) <= _MOST else f"{shown[:_MOST]}... ({len(shown)} characters)"
-
-
-def _shown(character: str) -> str:
-    return character if character.isprintable() else repr(character)[1:-1]
+    return shown(text, _MOST)
 
 
 def diagnosis(checked: Checked, again: str) -> list[str]:

@@ -8,6 +8,7 @@ from rich.text import Text
 from vmm.host.health import Problem
 from vmm.scenario import words
 from vmm.scenario.operations import Scenario
+from vmm.scenario.shown import shown
 from vmm.verdict.judge import Difference, Expected, Status, UnderWay
 from vmm.verdict.result import Checked, Run
 
@@ -23,6 +24,9 @@ _LABEL_WIDTH = 10
 _TITLE_WIDTH = 12
 _INDENT = "  "
 _MANY = 8
+_MOST = 4000
+_MOST_OF_WHY = 400
+"""So many characters of a line, and of what a file says of itself, are shown."""
 
 
 def scenario_report(checked: Checked, again: str, width: int | None) -> list[Text]:
@@ -145,7 +149,7 @@ def _title(checked: Checked, text: str, width: int | None) -> Iterator[Text]:
 
 def _difference(scenario: Scenario, found: Difference, width: int | None) -> Iterator[Text]:
     if scenario.why:
-        yield from _field("why", [scenario.why], width)
+        yield from _field("why", [shown(scenario.why, _MOST_OF_WHY)], width)
     yield from _field("step", _step(scenario, found.origin, found.operation), width)
     expected: list[str] = []
     for each in found.expected:
@@ -209,7 +213,11 @@ def _labelled(label: str, text: str, width: int | None) -> Iterator[Text]:
 
 
 def _pieces(text: str, width: int | None, used: int, hanging: bool = False) -> list[str]:
-    """Break a line where a terminal would; ``hanging`` indents what continues an inner line."""
+    """Break a line where a terminal would; ``hanging`` indents what continues an inner line.
+
+    Whatever is said of a scenario comes through here, so that nothing in it forges a line.
+    """
+    text = shown(text, _MOST)
     if width is None:
         return [text]
     room = max(width - used, 30)

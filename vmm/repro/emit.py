@@ -16,8 +16,13 @@ from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import EnableCap, Mapping, Scenario, Touch
 from vmm.scenario.plan import MAX_BATCH, mappings_of
+from vmm.scenario.shown import shown
 
 _STEPS_IN_A_FUNCTION = 300
+_MOST = 400
+_MOST_OF_A_LINE = 4000
+"""So many characters of what a file says of itself, and of a comment's line, are quoted."""
+
 _Numbered = tuple[int, Expectation]
 
 __all__ = ["InexpressibleError", "program", "program_of"]
@@ -114,7 +119,8 @@ def _functions(blocks: list[str]) -> tuple[str, str]:
 
 
 def _head(scenario: Scenario) -> str:
-    lines = [scenario.name, "", scenario.why, f"Source: {scenario.source}"]
+    why, source = shown(scenario.why, _MOST), shown(scenario.source, _MOST)
+    lines = [scenario.name, "", why, f"Source: {source}"]
     lines += [
         "",
         "Build: cc -pthread -o repro repro.c",
@@ -138,8 +144,9 @@ def _comment(number: int, step: Expectation, mappings: tuple[Mapping, ...]) -> s
 
 
 def _safe(text: str) -> str:
-    """Return text that cannot end a comment."""
-    return re.sub(r"[^\x20-\x7e]", "?", text).replace("*/", "* /").replace("/*", "/ *")
+    """Return text that cannot end a comment, nor a line of one."""
+    plain = re.sub(r"[^\x20-\x7e]", "?", shown(text, _MOST_OF_A_LINE))
+    return plain.replace("*/", "* /").replace("/*", "/ *")
 
 
 def _setup(scenario: Scenario, features: Features, account: Account) -> str:

@@ -10,6 +10,7 @@ from vmm.scenario.history import (
     Closed,
     DirtyPages,
     Done,
+    HostChange,
     Inspected,
     Mmio,
     PreFaulted,
@@ -64,6 +65,7 @@ from vmm.scenario.operations import (
     Touch,
     UnmapInternalSlots,
 )
+from vmm.scenario.shown import shown
 
 _FLAGS = (
     (LOG_DIRTY_PAGES, "LOG_DIRTY_PAGES"),
@@ -81,6 +83,7 @@ _HOST_CHANGES = {
     "allow": "mprotect(PROT_READ|PROT_WRITE)",
 }
 _MANY = 8
+_MANY_BYTES = 64
 
 
 def flags(value: int, names_of: tuple[tuple[int, str], ...] = _FLAGS) -> str:
@@ -94,7 +97,9 @@ def flags(value: int, names_of: tuple[tuple[int, str], ...] = _FLAGS) -> str:
 
 def hva(value: Hva) -> str:
     """Return a userspace address: ``mapping+offset``, or a number."""
-    return f"{value.mapping}+{value.offset:#x}" if isinstance(value, Place) else f"{value:#x}"
+    if isinstance(value, Place):
+        return f"{shown(value.mapping)}+{value.offset:#x}"
+    return f"{value:#x}"
 
 
 def slot_number(value: int) -> str:
@@ -139,14 +144,16 @@ def operation(op: AnyOperation) -> str:
             return "KVM_RESET_DIRTY_RINGS()"
         case CreateGuestMemfd():
             given = flags(op.flags, _MEMFD_FLAGS)
-            return f"{op.name} = KVM_CREATE_GUEST_MEMFD(size={op.size:#x}, flags={given})"
+            return f"{shown(op.name)} = KVM_CREATE_GUEST_MEMFD(size={op.size:#x}, flags={given})"
         case CloseGuestMemfd():
-            return f"close the guest_memfd {op.name}"
+            return f"close the guest_memfd {shown(op.name)}"
         case MapGuestMemfd():
-            return f"host maps the guest_memfd {op.name} over {op.mapping} ({op.sharing})"
+            names = f"{shown(op.name)} over {shown(op.mapping)}"
+            return f"host maps the guest_memfd {names} ({op.sharing})"
         case PunchGuestMemfd():
             mode = "PUNCH_HOLE|KEEP_SIZE" if op.keep_size else "PUNCH_HOLE"
-            return f"fallocate({op.name}, {mode}, offset={op.offset:#x}, len={op.size:#x})"
+            where = f"offset={op.offset:#x}, len={op.size:#x}"
+            return f"fallocate({shown(op.name)}, {mode}, {where})"
         case SetMemoryAttributes():
             given = flags(op.attributes, _ATTRIBUTES)
             where = f"address={op.address:#x}, size={op.size:#x}"
@@ -202,7 +209,7 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             words = _some(f"{_word(value, mappings)} x{times}" for value, times in runs)
             return f"[{words}], {_mmio(mmio)}" if mmio else f"[{words}], no exit"
         case Stopped(reason, detail):
-            return f"the vCPU stops: {reason}" + (f" ({detail})" if detail else "")
+            return f"the vCPU stops: {shown(reason)}" + (f" ({shown(detail)})" if detail else "")
         case DirtyPages(pages, perhaps, words):
             bitmap = "" if words is None else f", in a bitmap of {words * 64} bits"
             return f"dirty pages {{{_ranges(pages)}}}" + _perhaps(_ranges(perhaps)) + bitmap
@@ -217,14 +224,12 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
         case Inspected(changes):
             if not changes:
                 return "no byte changed"
-            return "changed: " + _some(
-                f"{c.mapping}+{c.offset:#x} (page {c.offset // PAGE_SIZE_BYTES}) = {c.data.hex()}"
-                for c in changes
-            )
+            return "changed: " + _some(map(_change, changes))
         case Raced(calls, windows):
             return f"{sum(map(len, calls))} calls, {sum(map(len, windows))} windows"
         case Closed(left):
-            return f"left behind: {'; '.join(left)}" if left else "nothing left behind"
+            things = _some(map(shown, left), "; ")
+            return f"left behind: {things}" if left else "nothing left behind"
         case Unmapped(mappings=number):
             return f"{number} mappings unmapped"
         case _:
@@ -245,7 +250,7 @@ def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
 def _region(op: SetUserMemoryRegion) -> str:
     second = isinstance(op, SetUserMemoryRegion2)
     memfd = (
-        f", guest_memfd={op.guest_memfd}, guest_memfd_offset={op.guest_memfd_offset:#x}"
+        f", guest_memfd={shown(str(op.guest_memfd))}, guest_memfd_offset={op.guest_memfd_offset:#x}"
         if isinstance(op, SetUserMemoryRegion2)
         else ""
     )
@@ -277,7 +282,7 @@ def _ring(result: RingPages) -> str:
     by_slot: dict[int, list[int]] = {}
     for slot, page in result.pages:
         by_slot.setdefault(slot, []).append(page)
-    slots = "; ".join(f"slot {slot}: {_ranges(pages)}" for slot, pages in by_slot.items())
+    slots = _some((f"slot {slot}: {_ranges(pages)}" for slot, pages in by_slot.items()), "; ")
     perhaps = _some(f"{slot}:{page}" for slot, page in result.perhaps)
     stops = f", full {result.full} times" if result.full else ""
     if result.may_be_full:
@@ -315,7 +320,7 @@ def _mode(as_id: int) -> str:
 def _word(value: int, mappings: tuple[Mapping, ...]) -> str:
     index, page = identify(value)
     if 0 <= index < len(mappings) and page < mappings[index].pages:
-        return f"{value:#010x} (page {page} of {mappings[index].name})"
+        return f"{value:#010x} (page {page} of {shown(mappings[index].name)})"
     return f"{value:#x}"
 
 
@@ -326,7 +331,19 @@ def _mmio(exits: tuple[Mmio, ...]) -> str:
     )
 
 
-def _some(texts: Iterable[str]) -> str:
-    shown = list(texts)
-    rest = len(shown) - _MANY
-    return ", ".join(shown[:_MANY]) + (f", and {rest} more" if rest > 0 else "")
+def _change(change: HostChange) -> str:
+    where = hva(Place(change.mapping, change.offset))
+    return f"{where} (page {change.offset // PAGE_SIZE_BYTES}) = {_bytes(change.data)}"
+
+
+def _bytes(data: bytes) -> str:
+    """Return bytes in hexadecimal, and of many the first ones and how many there are."""
+    if len(data) <= _MANY_BYTES:
+        return data.hex()
+    return f"{data[:_MANY_BYTES].hex()}... ({len(data)} bytes)"
+
+
+def _some(texts: Iterable[str], separator: str = ", ") -> str:
+    every = list(texts)
+    rest = len(every) - _MANY
+    return separator.join(every[:_MANY]) + (f"{separator}and {rest} more" if rest > 0 else "")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from vmm.scenario import words
 from vmm.scenario.features import Features
 from vmm.scenario.history import INTERRUPTED, AnyOutcome, Event, History, Raced, RingsReset, Stopped
+from vmm.scenario.shown import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ def _end(history: History, shorter: int) -> str:
 
 def _reason(history: History) -> str:
     reason = history.end.reason if history.end else "cut off"
-    return reason.partition(";")[0] or "ended"  # Behind it is what a kernel stack looked like.
+    # After a semicolon comes what a kernel stack looked like.
+    return shown(reason.partition(";")[0]) or "ended"
 
 
 def _is_whole(history: History) -> bool:

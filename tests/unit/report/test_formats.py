@@ -210,7 +210,7 @@ def test_junit_tells_the_host_and_the_kernel_log() -> None:
         ("plain ü", "plain ü"),
         ("a\nb\t\x1b", "a\\nb\\t\\x1b"),
         ("\ud800\uffff\u2028", "\\ud800\\uffff\\u2028"),
-        ("x" * 2001, "x" * 2000 + "... (2001 characters)"),
+        ("x" * 2001, "x" * 1997 + "..."),
     ],
 )
 def test_one_line_is_one_printable_line(text: str, shown: str) -> None:
