@@ -1,1 +1,119 @@
-"""A userspace VMM that proves, on real kernels, that KVM's memslots behave."""
+'''A userspace VMM that proves, on real kernels, that KVM's memslots behave; and its library.
+
+Everything that is meant for programs is imported from here. What is not used is not loaded.
+
+A real-mode guest of one's own:
+
+    >>> from vmm import HostAddress, HostMapping, Kvm, assemble, exits
+    >>> code = assemble("""
+    ...     mov $0x1234, %ax
+    ...     mov %ax, 0x2000        # A gpa without a memslot: the access comes to us.
+    ...     hlt
+    ... """)
+    >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+    ...     memory.write(0, code)
+    ...     vm.set_user_memory_region(
+    ...         slot=0, flags=0, guest_phys_addr=0x1000, memory_size=0x1000,
+    ...         userspace_addr=HostAddress(memory, 0),
+    ...     )
+    ...     vcpu = vm.create_vcpu(0)
+    ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+    ...     while not isinstance(reason := vcpu.run(), exits.Hlt):
+    ...         print(reason)
+    Mmio(gpa=8192, data=b'4\\x12', is_write=True)
+
+A scenario, which the kernel's answers are judged by:
+
+    >>> from vmm import run_scenario, Scenario, operations
+    >>> scenario = Scenario("a-hole", (operations.Touch(gpa=0x5000),), why="Nobody is there.")
+    >>> run_scenario(scenario).verdict.status.value
+    'passed'
+
+What the kernel refuses raises `KvmError`, an `OSError` that says which ioctl, with which
+arguments. Sizes, offsets and guest addresses are bytes throughout.
+'''
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvm_abi.raw import KvmError as KvmError
+    from kvm_abi.uapi import Cap as Cap, MemFlag as MemFlag, VmType as VmType
+    from vmm.kvm import exits as exits
+    from vmm.kvm.memory import HostAddress as HostAddress, HostMapping as HostMapping
+    from vmm.kvm.registers import Registers as Registers
+    from vmm.kvm.system import Kvm as Kvm
+    from vmm.kvm.vcpu import Vcpu as Vcpu
+    from vmm.kvm.vm import Vm as Vm
+    from vmm.library.guest import AssemblerError as AssemblerError, assemble as assemble
+    from vmm.library.scenarios import (
+        curated_scenarios as curated_scenarios,
+        describe as describe,
+        features_here as features_here,
+        record_scenario as record_scenario,
+        run_scenario as run_scenario,
+        why_not as why_not,
+    )
+    from vmm.scenario import operations as operations
+    from vmm.scenario.history import History as History
+    from vmm.scenario.operations import (
+        Mapping as Mapping,
+        Place as Place,
+        Scenario as Scenario,
+    )
+    from vmm.scenario.problem import ScenarioError as ScenarioError
+    from vmm.verdict.judge import Status as Status, Verdict as Verdict, judge as judge
+    from vmm.verdict.result import Checked as Checked
+
+_PLACES = {
+    "AssemblerError": "vmm.library.guest",
+    "Cap": "kvm_abi.uapi",
+    "Checked": "vmm.verdict.result",
+    "History": "vmm.scenario.history",
+    "HostAddress": "vmm.kvm.memory",
+    "HostMapping": "vmm.kvm.memory",
+    "Kvm": "vmm.kvm.system",
+    "KvmError": "kvm_abi.raw",
+    "Mapping": "vmm.scenario.operations",
+    "MemFlag": "kvm_abi.uapi",
+    "Place": "vmm.scenario.operations",
+    "Registers": "vmm.kvm.registers",
+    "Scenario": "vmm.scenario.operations",
+    "ScenarioError": "vmm.scenario.problem",
+    "Status": "vmm.verdict.judge",
+    "Vcpu": "vmm.kvm.vcpu",
+    "Verdict": "vmm.verdict.judge",
+    "Vm": "vmm.kvm.vm",
+    "VmType": "kvm_abi.uapi",
+    "assemble": "vmm.library.guest",
+    "curated_scenarios": "vmm.library.scenarios",
+    "describe": "vmm.library.scenarios",
+    "exits": "vmm.kvm",
+    "features_here": "vmm.library.scenarios",
+    "judge": "vmm.verdict.judge",
+    "operations": "vmm.scenario",
+    "record_scenario": "vmm.library.scenarios",
+    "run_scenario": "vmm.library.scenarios",
+    "why_not": "vmm.library.scenarios",
+}
+"""Each public name, and the module that it is imported from when it is first used."""
+
+__all__ = [*_PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or a module that is one, when it is first asked for."""
+    place = _PLACES.get(name)
+    if place is None:
+        raise AttributeError(f"module 'vmm' has no attribute {name!r}")
+    module = import_module(place)
+    try:
+        found = getattr(module, name)
+    except AttributeError:
+        found = import_module(f"{place}.{name}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

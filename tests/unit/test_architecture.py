@@ -30,7 +30,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vmm.bench": {"kvm_abi", "vmm.kvm"},
     "vmm.lab": set(),
     "vmm.cli": {"kvm_abi", "guests", "vmm"},
-    "vmm": {"vmm.kvm"},
+    "vmm.library": {
+        *("vmm.kvm", "vmm.host", "vmm.scenario", "vmm.catalogue", "vmm.execution"),
+        *("vmm.verdict", "vmm.report"),
+    },
+    "vmm": {
+        *("kvm_abi", "vmm.kvm", "vmm.scenario.operations", "vmm.scenario.history"),
+        *("vmm.scenario.problem", "vmm.verdict", "vmm.library"),
+    },
 }
 """Folder -> folders, or single modules, that it may import besides itself."""
 

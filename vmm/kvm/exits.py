@@ -2,6 +2,12 @@
 
 A value stays true when the vCPU runs on. A reason that is not known here becomes
 `Unsupported`, so that a newer kernel surprises nobody.
+
+    >>> from vmm import exits
+    >>> match exits.Mmio(gpa=0x2000, data=b"\\xff", is_write=True):
+    ...     case exits.Mmio(gpa, data, is_write=True):
+    ...         print(f"the guest wrote {data.hex()} at {gpa:#x}")
+    the guest wrote ff at 0x2000
 """
 
 from collections.abc import Callable

@@ -26,6 +26,12 @@ class HostMapping(Closing):
     Make one with the class methods; all sizes are bytes and multiples of the page size, else they
     raise `ValueError`, and all of them raise `OSError` where the kernel refuses. Offsets are bytes
     from the start.
+
+        >>> from vmm import HostMapping
+        >>> with HostMapping.anonymous(0x2000) as memory:
+        ...     memory.write(0x1ffe, b"ab")
+        ...     memory.read(0x1ffc, 4)
+        b'\\x00\\x00ab'
     """
 
     def __init__(self, address: int, size_bytes: int, fd: int = -1) -> None:

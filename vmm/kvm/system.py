@@ -19,7 +19,13 @@ _CPUID_ADDRESS_SIZES = 0x8000_0008  # MAXPHYADDR is in bits 0-7 of EAX.
 
 
 class Kvm(Closing):
-    """An open /dev/kvm. The VMs made from it live on when it is closed."""
+    """An open /dev/kvm. The VMs made from it live on when it is closed.
+
+    >>> from vmm import Cap, Kvm
+    >>> with Kvm.open() as kvm:
+    ...     kvm.check_extension(Cap.USER_MEMORY), kvm.check_extension(Cap.NR_MEMSLOTS) >= 32
+    (1, True)
+    """
 
     def __init__(self, fd: int) -> None:
         """Own `fd`. Raises `RuntimeError` when its API version is not the one known here."""

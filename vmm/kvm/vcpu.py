@@ -28,6 +28,16 @@ class Vcpu(Closing):
 
     One thread uses it at a time, but for `request_immediate_exit`. What the kernel refuses
     raises `KvmError`; using it after `close` raises `ValueError`.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, assemble
+        >>> code = assemble("in $0x60, %al; hlt")
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     memory.write(0, code)
+        ...     vm.set_user_memory_region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+        ...     vcpu.run(), vcpu.run(), vcpu.get_regs().rip
+        (Io(port=96, data=b'\\x00', is_write=False, size_bytes=1, count=1), Hlt(), 3)
     """
 
     def __init__(self, fd: int, mmap_size_bytes: int) -> None:

@@ -14,6 +14,17 @@ class Vm(Closing):
 
     A slot number holds the slot id in bits 0-15 and the as_id in bits 16-31. Sizes, offsets
     and guest addresses are bytes. What the kernel refuses raises `KvmError` with its errno.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, KvmError
+        >>> with HostMapping.anonymous(0x2000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.set_user_memory_region(0, 0, 0x10000, 0x2000, HostAddress(memory, 0))  # create
+        ...     vm.set_user_memory_region(0, 0, 0x20000, 0x2000, HostAddress(memory, 0))  # move
+        ...     vm.set_user_memory_region(0, 0, 0, 0, 0)  # delete
+        ...     try:
+        ...         vm.set_user_memory_region(0, 0, 0x10000, 0x1001, 0)
+        ...     except KvmError as error:
+        ...         print(str(error).rpartition(": ")[2])
+        EINVAL Invalid argument
     """
 
     def __init__(self, fd: int, vcpu_mmap_size_bytes: int) -> None:

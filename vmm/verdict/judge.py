@@ -92,7 +92,13 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judge(history: History) -> Verdict:
-    """Return the verdict on a history, judged as far as it goes."""
+    """Return the verdict on a history, judged as far as it goes. No kernel is needed for it.
+
+    >>> from vmm import Scenario, Status, operations, record_scenario
+    >>> history = record_scenario(Scenario("a-hole", (operations.Touch(gpa=0x5000),)))
+    >>> judge(history).status is Status.PASSED
+    True
+    """
     *_, verdict = judging(history)
     assert verdict is not None
     return verdict

@@ -1,0 +1,107 @@
+"""The library's front door: its examples run, and what goes wrong is said."""
+
+import doctest
+import importlib
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import vmm
+from vmm import AssemblerError, Mapping, Place, Scenario, ScenarioError, Status, operations
+
+DOCUMENTED = (
+    "vmm",
+    "vmm.library.guest",
+    "vmm.library.scenarios",
+    "vmm.kvm.exits",
+    "vmm.kvm.memory",
+    "vmm.kvm.system",
+    "vmm.kvm.vcpu",
+    "vmm.kvm.vm",
+    "vmm.verdict.judge",
+)
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_every_example_says_what_it_does(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted, "there is no example"
+    assert result.failed == 0
+
+
+def test_a_difference_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = operations.SetUserMemoryRegion(slot=0, memory_size=0x1001)
+    checked = vmm.run_scenario(Scenario("unaligned", (refused,)))
+    assert checked.verdict.status is Status.PASSED
+    assert checked.steps[1].outcome == "EINVAL"
+    assert checked.steps[1].rule == "size-aligned"
+
+
+def test_what_the_host_lacks_is_a_skip_with_the_reason() -> None:
+    scenario = Scenario("huge", (), (Mapping("h", 512, "hugetlb"),), needs=("hugetlb_pages",))
+    if not vmm.why_not(scenario):
+        pytest.skip("there are huge pages here")
+    checked = vmm.run_scenario(scenario)
+    assert checked.verdict.status is Status.SKIPPED
+    assert checked.verdict.reason == "needs a free 2 MiB huge page (vm.nr_hugepages)"
+
+
+def test_a_scenario_that_is_not_safe_is_refused() -> None:
+    wild = operations.HostWrite(Place("nowhere"), 1)
+    with pytest.raises(ScenarioError, match="no mapping is named 'nowhere'"):
+        vmm.run_scenario(Scenario("wild", (wild,)))
+
+
+def test_source_that_is_wrong_is_told_with_its_line() -> None:
+    with pytest.raises(AssemblerError, match=r"(?s)guest:2: Error: .*`fly %ax'"):
+        vmm.assemble("nop\nfly %ax")
+    with pytest.raises(ValueError, match="none of 16, 32 and 64"):
+        vmm.assemble("nop", bits=8)
+
+
+def test_a_missing_assembler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="as is missing: apt install binutils"):
+        vmm.assemble("nop")
+
+
+def test_a_loop_of_the_guest_is_ended_by_a_signal_handler_of_the_caller() -> None:
+    code = """
+        import signal
+        from vmm import HostAddress, HostMapping, Kvm, KvmError, assemble
+
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+            memory.write(0, assemble("again: jmp again"))
+            vm.set_user_memory_region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+            vcpu = vm.create_vcpu(0)
+            vcpu.enter_big_real_mode(0x1000, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+            try:
+                vcpu.run()
+            except KvmError as error:
+                print(error)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    begin = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "KVM_RUN(): EINTR Interrupted system call\n"
+    assert time.monotonic() - begin < 30
+
+
+def test_the_program_of_the_readme_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    section = text.partition("## From a program\n")[2].partition("\n## ")[0]
+    code = textwrap.dedent(
+        "\n".join(line for line in section.splitlines() if not line or line.startswith("    "))
+    )
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    exec(code, {})
+    (printed,) = capsys.readouterr().out.splitlines()
+    assert f"# {printed}\n" in code

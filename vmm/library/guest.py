@@ -1,0 +1,45 @@
+"""Guests of one's own, from a few lines of assembler."""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+
+class AssemblerError(ValueError):
+    """Source that the assembler refuses, with what it says: the line, and why."""
+
+
+def assemble(source: str, *, bits: int = 16) -> bytes:
+    """Return the machine code of x86 source in AT&T syntax, as GNU as takes it.
+
+    The code runs wherever it is put: labels are relative to its first byte, at offset 0. `bits` is
+    the mode that the guest is in when it gets there: 16 (real mode), 32 or 64.
+
+    Needs `as` and `objcopy` (GNU binutils, which every C compiler brings along).
+
+    Raises `AssemblerError` for wrong source, `FileNotFoundError` where a tool is missing, and
+    `ValueError` for other `bits`.
+
+        >>> assemble("mov $0x42, %al; hlt").hex()
+        'b042f4'
+        >>> assemble("mov %rax, (%rdi)", bits=64).hex()
+        '488907'
+    """
+    if bits not in (16, 32, 64):
+        raise ValueError(f"bits: {bits} is none of 16, 32 and 64")
+    for tool in ("as", "objcopy"):
+        if shutil.which(tool) is None:
+            raise FileNotFoundError(f"{tool} is missing: apt install binutils")
+    with tempfile.TemporaryDirectory() as folder:
+        made, code = Path(folder, "guest.o"), Path(folder, "guest.bin")
+        text = f'.code{bits}\n.text\n# 1 "guest"\n{source}\n'
+        _call("as", "--64" if bits == 64 else "--32", "-o", str(made), "-", text=text)
+        _call("objcopy", "-O", "binary", "-j", ".text", str(made), str(code))
+        return code.read_bytes()
+
+
+def _call(*command: str, text: str = "") -> None:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssemblerError(done.stderr.strip())

@@ -1,0 +1,124 @@
+"""Scenarios from a program of one's own: recorded on this kernel, and judged."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import cache
+
+from vmm.catalogue import catalogue
+from vmm.execution.probe.features import probe_features
+from vmm.execution.runner import run_isolated
+from vmm.host.freememory import FreeMemory
+from vmm.host.health import KernelWatch
+from vmm.host.hostinfo import HostInfo, host_facts
+from vmm.kvm.system import Kvm
+from vmm.report import terminal
+from vmm.scenario.demand import short_of_memory
+from vmm.scenario.features import Features
+from vmm.scenario.history import History
+from vmm.scenario.operations import Scenario
+from vmm.scenario.plan import out_of_reach
+from vmm.scenario.validate import validate
+from vmm.verdict.judge import Status, Verdict
+from vmm.verdict.result import Checked, judged
+
+
+@cache
+def features_here() -> Features:
+    """Return what this kernel and this process can do; it is asked once.
+
+    Raises `OSError` where /dev/kvm cannot be used.
+
+        >>> features_here().nr_memslots > 32
+        True
+    """
+    with Kvm.open() as kvm:
+        return probe_features(kvm)
+
+
+@cache
+def _host() -> HostInfo:
+    return host_facts()
+
+
+def curated_scenarios(pattern: str = "*") -> Iterator[Scenario]:
+    """Yield the curated scenarios for this kernel whose name matches a pattern, such as `move-*`.
+
+    Those tagged `slow` are among them. Raises `OSError` where /dev/kvm cannot be used.
+
+        >>> next(curated_scenarios("move-*")).name
+        'move-up'
+    """
+    return (each for each in catalogue(features_here()) if fnmatchcase(each.name, pattern))
+
+
+def why_not(scenario: Scenario) -> str:
+    """Return what this host lacks for a scenario, as a phrase; empty if it can run.
+
+    Raises `OSError` where /dev/kvm cannot be used.
+    """
+    features = features_here()
+    return (
+        features.missing(scenario.needs)
+        or out_of_reach(scenario, features.touch_limit)
+        or short_of_memory(scenario, FreeMemory().size_bytes())
+    )
+
+
+def record_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> History:
+    """Carry out a scenario on this kernel, in a process of its own, and return what happened.
+
+    A guest or a call that never ends is an end like any other, after `time_limit_s` seconds (20
+    and 2 ms for each operation unless given): `History.end.reason` says so.
+
+    Raises `vmm.ScenarioError` for a scenario that is not safe to run, and `OSError` where /dev/kvm
+    cannot be used.
+
+        >>> from vmm import Scenario, judge, operations
+        >>> history = record_scenario(Scenario("nobody-there", (operations.Touch(0x1000),)))
+        >>> judge(history).status.value
+        'passed'
+    """
+    validate(scenario)
+    return run_isolated(
+        scenario, features_here(), time_limit_s=time_limit_s, host=_host().in_brief()
+    )
+
+
+def run_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> Checked:
+    """Carry out a scenario on this kernel, and judge it.
+
+    The result holds the verdict, what the kernel complained of meanwhile, and each operation with
+    the memslots after it and what the guest met (`Checked.steps`). Where the host lacks something
+    the verdict is `Status.SKIPPED`, with the reason. `describe` puts a result into words.
+
+    Raises what `record_scenario` does.
+
+        >>> from vmm import Mapping, Place, Scenario, operations
+        >>> create = operations.SetUserMemoryRegion(
+        ...     slot=0, guest_phys_addr=0x10000, memory_size=0x2000, userspace_addr=Place("a")
+        ... )
+        >>> checked = run_scenario(Scenario("mine", (create,), (Mapping("a", pages=2),)))
+        >>> checked.verdict.status.value
+        'passed'
+        >>> [slot.slot_id for slot in checked.steps[1].slots]
+        [400, 0]
+    """
+    validate(scenario)
+    lacking = why_not(scenario)
+    if lacking:
+        return Checked(scenario, Verdict(scenario.name, Status.SKIPPED, f"needs {lacking}"))
+    with KernelWatch() as watch:
+        checked = judged(record_scenario(scenario, time_limit_s=time_limit_s))
+        return replace(checked, problems=watch.news())
+
+
+def describe(checked: Checked) -> str:
+    """Return a result in words, as the command line prints it: lines without an end.
+
+    >>> from vmm import Scenario
+    >>> print(describe(run_scenario(Scenario("nothing", ()))))
+    PASSED       nothing: 4 events judged by 3 rules
+    """
+    again = f"vmm.run_scenario({checked.scenario.name!r})"
+    return "\n".join(line.plain for line in terminal.single(checked, again, None))
