@@ -99,6 +99,15 @@ class KvmError(OSError):
         return f"{self.call}({self.arguments}): {name} {os.strerror(number)}"
 
 
+class WrongAnswerError(RuntimeError):
+    """A call that KVM did not refuse, but answered in a way that no kernel may."""
+
+    def __init__(self, call: str, answer: str) -> None:
+        super().__init__(f"{call} answers {answer}")
+        self.call = call
+        self.answer = answer
+
+
 def new(declaration: str, *init: Any) -> CData:
     """Allocate a structure, zeroed or from a tuple, list or dictionary, and return its pointer.
 

@@ -1,6 +1,8 @@
 """Scenarios in a child process: whatever becomes of it, the history up to then is there."""
 
+import errno
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from vmm.execution import runner
 from vmm.execution.executor import Record
 from vmm.execution.machine import Machine
 from vmm.execution.runner import HarnessError, Worker, first_ended, run_isolated
+from vmm.execution.tape import FileTape
 from vmm.kvm.system import Kvm
 from vmm.scenario import codec
 from vmm.scenario.history import AnyOutcome, Done, Event, Header
@@ -34,11 +37,12 @@ def ends_with(monkeypatch: pytest.MonkeyPatch, end: Callable[[], object]) -> Non
 
     def execute(
         kvm: Kvm, scenario: Scenario, limit: int, record: Record, begin: Callable[[], None]
-    ) -> None:
+    ) -> str:
         record(Event(-1, guest_slot(scenario), Done()))
         begin()
         record(Event(0, Inspect(), Done()))
         end()
+        return ""
 
     monkeypatch.setattr(runner, "execute", execute)
 
@@ -111,6 +115,55 @@ def test_fault_of_the_harness_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> 
     ends_with(monkeypatch, fail)
     with pytest.raises(HarnessError, match="ZeroDivisionError"):
         run_isolated(SCENARIO, FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("number", "of_the_host"), [(errno.ENOMEM, True), (errno.EMFILE, True), (errno.EPERM, False)]
+)
+def test_what_the_host_lacks_is_neither_the_kernels_nor_our_fault(
+    monkeypatch: pytest.MonkeyPatch, number: int, of_the_host: bool
+) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
+
+    ends_with(monkeypatch, fail)
+    with Worker([Header(SCENARIO, FEATURES)]) as worker:
+        worker.start(0)
+        end = worker.wait().history().end
+    assert end is not None
+    if of_the_host:
+        assert end.reason == f"the host: [Errno {number}] {os.strerror(number)}"
+    else:
+        assert end.reason.startswith("internal error: Traceback ")
+        assert "PermissionError: " in end.reason
+
+
+def test_a_full_disk_costs_no_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def write_much() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    ends_with(monkeypatch, write_much)
+    journal = tmp_path / "history.jsonl"
+    with Worker([Header(SCENARIO, FEATURES)] * 2, journal=journal) as worker:
+        worker.start(0)
+        history = worker.wait().history()
+        assert judge(history).reason == "the host: [Errno 27] File too large"
+        assert len(history.events) == 1
+        assert codec.read_history(journal) == history
+        monkeypatch.undo()
+        worker.start(1)  # A new child, without that limit.
+        assert judge(worker.wait().history()).status is Status.PASSED
+
+
+def test_a_full_disk_of_the_parents_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fill(tape: FileTape, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(FileTape, "append", fill)
+    with Worker([Header(SCENARIO, FEATURES)], journal=tmp_path / "history.jsonl") as worker:
+        worker.start(0)
+        history = worker.wait().history()
+    assert judge(history).reason == "the host: [Errno 28] No space left on device"
 
 
 def test_interruption_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:

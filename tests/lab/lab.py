@@ -67,13 +67,19 @@ def faults() -> tuple[Fault, ...]:
     return tuple(Fault(*line.split("\t")) for line in listing.stdout.splitlines())
 
 
-def environment(fault: str = "", base: Mapping[str, str] = os.environ) -> dict[str, str]:
+def environment(
+    fault: str = "", base: Mapping[str, str] = os.environ, call: str = ""
+) -> dict[str, str]:
     """Return an environment in which programs meet this fault; by default none.
+
+    ``call`` is another class of fault: how a call that every VMM needs is answered, whatever the
+    VM. ``KVM_SET_SREGS:errno=22:after=3`` refuses all but the first three; ``answer=N`` and
+    ``hang=1`` stand in the place of ``errno=N``.
 
     A program that is under way may choose another one: WRONG_KERNEL is read anew whenever a VM
     is made. A name that does not exist ends the program with status 2.
     """
-    return {**base, "LD_PRELOAD": str(build()), "WRONG_KERNEL": fault}
+    return {**base, "LD_PRELOAD": str(build()), "WRONG_KERNEL": fault, "WRONG_CALL": call}
 
 
 def _compile(folder: str, suffix: str, options: tuple[str, ...]) -> Path:

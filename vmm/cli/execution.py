@@ -1,6 +1,7 @@
 """Executes scenarios, some side by side, and judges them; the kernel's health is watched."""
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -10,11 +11,12 @@ from vmm.cli import lanes
 from vmm.cli.host import Host, reserved_cpus
 from vmm.cli.journal import Journal
 from vmm.cli.lanes import Lane
-from vmm.execution.runner import HUNG, Record, Worker
+from vmm.execution.runner import Record, Worker
 from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem
 from vmm.scenario.demand import short_of_memory
+from vmm.scenario.endings import HARNESS, HOST, HUNG, is_short
 from vmm.scenario.history import INTERRUPTED, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import out_of_reach
@@ -143,8 +145,11 @@ class _Execution:
                 if missing:
                     self._skip(index, missing)
                     continue
-                busy.append(idle.popleft())
-                self._start(busy[-1], index)
+                lane = idle.popleft()
+                if self._start(lane, index):
+                    busy.append(lane)
+                else:
+                    idle.append(lane)
             while self._waiting and not any(lane.worker.ended() for lane in busy):
                 yield from self._waiting.judge_a_bit()
             if busy:
@@ -158,12 +163,22 @@ class _Execution:
         skipped = Verdict(scenario.name, Status.SKIPPED, f"needs {missing}")
         self._waiting.add(index, iter((Checked(scenario, skipped),)))
 
-    def _start(self, lane: Lane, index: int) -> None:
+    def _start(self, lane: Lane, index: int) -> bool:
+        """Begin with a scenario; False if that cannot be, which is its result then."""
         scenario = self._scenarios[index]
         self._begin(scenario)
         lane.index, lane.scenario, lane.problems = index, scenario.name, []
-        lane.worker.start(index)
+        try:
+            lane.worker.start(index)
+        except OSError as error:
+            if not is_short(error):
+                verdict = _internal_error(scenario)
+            else:
+                verdict = Verdict(scenario.name, Status.INCONCLUSIVE, f"{HOST}{error}")
+            self._waiting.add(index, iter((Checked(scenario, verdict),)))
+            return False
         lane.start = time.monotonic()
+        return True
 
     def _end(self, lane: Lane, busy: Sequence[Lane]) -> None:
         """Take what a scenario has left, and the kernel's complaints of all that are under way."""
@@ -205,14 +220,25 @@ class _Waiting:
 def _judging(
     record: Record, seconds: float, problems: tuple[Problem, ...], journal: Journal | None
 ) -> Iterator[Checked | None]:
-    history = record.history()
-    recorder = StepRecorder(history.header)
-    for verdict in judging(history, recorder):
-        if verdict is None:
-            yield None
-            continue
-        checked = concluded(history, verdict)
-        checked = replace(checked, seconds=seconds, problems=problems, steps=recorder.steps())
-        if journal is not None:
-            journal.keep(record, checked)
-        yield checked
+    """Judge a record bit by bit; an error of ours costs this scenario, and no other."""
+    scenario = record.header.scenario
+    try:
+        history = record.history()
+        recorder = StepRecorder(history.header)
+        for verdict in judging(history, recorder):
+            if verdict is None:
+                yield None
+                continue
+            checked = concluded(history, verdict)
+            checked = replace(checked, seconds=seconds, problems=problems, steps=recorder.steps())
+    except Exception:
+        checked = Checked(scenario, _internal_error(scenario), seconds=seconds, problems=problems)
+    if journal is not None:
+        journal.keep(record, checked)
+    yield checked
+
+
+def _internal_error(scenario: Scenario) -> Verdict:
+    """Return the verdict on a scenario in which this program fails, at this moment."""
+    reason = HARNESS + traceback.format_exc()
+    return Verdict(scenario.name, Status.INTERNAL_ERROR, reason)

@@ -7,6 +7,7 @@ of its own all the same.
 from collections.abc import Callable
 from typing import assert_never, cast
 
+from kvm_abi.raw import KvmError, WrongAnswerError
 from vmm.execution.churn import churn
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import Leftovers
@@ -16,7 +17,8 @@ from vmm.execution.memfds import MemfdFiles
 from vmm.execution.races import run_race
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
-from vmm.scenario.history import AnyOutcome, Closed, Done, Event, Inspected
+from vmm.scenario.endings import REFUSED
+from vmm.scenario.history import AnyOutcome, Closed, Done, Event, Inspected, SetUpRefused
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     ChangeHostMemory,
@@ -61,13 +63,16 @@ def execute(
     touch_limit: int,
     record: Record,
     begin: Callable[[], None],
-) -> None:
+) -> str:
     """Carry a scenario out; ``record`` gets each event as soon as it is complete.
+
+    Returns why it ended early, for an `End`; "" if it did not.
 
     ``touch_limit`` is the first gpa that a guest cannot reach.
 
     ``begin`` is called before everything that may not come back: what was recorded until then
-    ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes.
+    ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes, those of
+    the calls that this program needs for itself included.
     """
     with (
         HostMapping.anonymous(guest_count(scenario) * GUEST_SIZE_BYTES) as guest,
@@ -77,11 +82,23 @@ def execute(
         try:
             for batch in batches(steps(scenario, touch_limit)):
                 begin()
-                outcomes = execution.perform(batch)
+                try:
+                    outcomes = execution.perform(batch)
+                except (KvmError, WrongAnswerError) as error:
+                    record(Event(batch[0].origin, batch[0].operation, set_up_refused(error)))
+                    return f"{REFUSED}{error}"
                 for step, outcome in zip(batch, outcomes, strict=True):
                     record(Event(step.origin, step.operation, outcome))
         finally:
             execution.close()
+    return ""
+
+
+def set_up_refused(error: KvmError | WrongAnswerError) -> SetUpRefused:
+    """Return the outcome of an operation that a call of the executor's own has put an end to."""
+    if isinstance(error, WrongAnswerError):
+        return SetUpRefused(error.call, answer=error.answer)
+    return SetUpRefused(error.call, error.arguments, error.errno or 0)
 
 
 class _Execution:
@@ -102,7 +119,14 @@ class _Execution:
         self._guest = guest
         self._files = MemfdFiles(memory)
         self._leftovers = Leftovers()
-        self._machine = self._new_machine()
+        self._made: Machine | None = None
+
+    @property
+    def _machine(self) -> Machine:
+        """The machine, which is made when the first operation needs it."""
+        if self._made is None:
+            self._made = self._new_machine()
+        return self._made
 
     def _new_machine(self) -> Machine:
         return Machine(
@@ -115,7 +139,8 @@ class _Execution:
         )
 
     def close(self) -> None:
-        self._machine.close()
+        if self._made is not None:
+            self._made.close()
         self._files.close_all()
 
     def perform(self, batch: list[Step]) -> list[AnyOutcome]:
@@ -172,7 +197,7 @@ class _Execution:
                 return [run_race(first, self._machine, self._memory)]
             case NewVm():
                 self._machine.close()
-                self._machine = self._new_machine()
+                self._made = self._new_machine()
                 return [Done()]
             case CloseVm():
                 self._machine.close()

@@ -14,7 +14,7 @@ from guests.image import LongSweep, SweepCode, TouchCode
 from guests.mailbox import PlainTouch
 from guests.windows import Windows
 from kvm_abi.raw import KvmError, PassedMmio
-from kvm_abi.uapi import MemoryExitFlag
+from kvm_abi.uapi import Ioctl, MemoryExitFlag
 from vmm.kvm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
 from vmm.kvm.registers import Registers
 from vmm.kvm.vcpu import Vcpu
@@ -212,7 +212,12 @@ class GuestCpu:
         return self._run(_only_one, lambda _: self._enter_long(image.LONG_SWEEP_END), 1, op.count)
 
     def _stopped_by(self, error: KvmError) -> Stopped:
-        """Return an errno of KVM_RUN, or the fault on private memory that comes with it."""
+        """Return an errno of KVM_RUN, or the fault on private memory that comes with it.
+
+        Raises what is no answer of KVM_RUN.
+        """
+        if error.request is not Ioctl.RUN:
+            raise error
         if error.errno == errno.EFAULT:
             fault = self._vcpu.last_exit()
             if isinstance(fault, MemoryFault) and fault.flags == MemoryExitFlag.PRIVATE:
@@ -238,7 +243,11 @@ class GuestCpu:
                 leaving = run()
             except KvmError as error:
                 interruptions += 1
-                if error.errno != errno.EINTR or interruptions > _MOST_INTERRUPTIONS:
+                if (
+                    error.request is not Ioctl.RUN
+                    or error.errno != errno.EINTR
+                    or interruptions > _MOST_INTERRUPTIONS
+                ):
                     raise
                 continue
             if not (isinstance(leaving, DirtyRingFull) and self._make_room()):

@@ -36,10 +36,10 @@ class _NoLifeError(Exception):
     """A guest that is to count for ever has stopped, for the kernel's own reason."""
 
 
-def live(kvm: Kvm, op: Lives) -> Closed | Refused | Stopped:
+def live(kvm: Kvm, op: Lives) -> Closed | Stopped:
     """Let VMs live and die, and return what they left behind in this process or in the kernel.
 
-    A call that is refused, or a guest that stops by itself, is an outcome, too.
+    A guest that stops by itself is an outcome, too. Raises `KvmError`: nothing here may be refused.
     """
     leftovers = Leftovers()
 
@@ -48,8 +48,6 @@ def live(kvm: Kvm, op: Lives) -> Closed | Refused | Stopped:
 
     try:
         left = _repeated(turn, op.times, op.watch == "kernel")
-    except KvmError as error:
-        return Refused(error.errno or 0)
     except _NoLifeError as error:
         return Stopped("the guest of another VM", str(error))
     return Closed((*left, *leftovers.found()))

@@ -1,6 +1,7 @@
 """A VM with its vCPUs and its guest: operations become system calls and guest runs."""
 
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,7 +11,7 @@ from guests import image
 from guests.windows import Windows
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
-from kvm_abi.uapi import Cap, VmType
+from kvm_abi.uapi import Cap, Ioctl, VmType
 from vmm.execution.failing import failing_allocation
 from vmm.execution.guestcpu import GuestCpu
 from vmm.execution.hostmemory import HostMemory
@@ -54,6 +55,13 @@ UNWRITTEN = bytes.fromhex("a75d1ec3926b84f1")
 """A word of a bitmap that the kernel has not written: no log of a scenario looks like this."""
 
 _CHILD_FAILED = 255
+
+_SET_UP_CALLS = (
+    Ioctl.SET_TSS_ADDR,
+    Ioctl.SET_IDENTITY_MAP_ADDR,
+    Ioctl.CREATE_IRQCHIP,
+    Ioctl.CREATE_VCPU,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,8 @@ class Machine:
                 case CreateVcpu():
                     self._new_vcpu(op.vcpu)
         except KvmError as error:
+            if error.request not in _SET_UP_CALLS:
+                raise  # It is no answer to the operation, but to what it takes besides.
             return Refused(error.errno or 0)
         return Done()
 
@@ -316,6 +326,7 @@ def _in_forked_child(call: Callable[[], AnyOutcome]) -> AnyOutcome:
             outcome = call()
             os._exit(outcome.errno if isinstance(outcome, Refused) else 0)
         except BaseException:
+            traceback.print_exc()
             os._exit(_CHILD_FAILED)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0 or status == _CHILD_FAILED:

@@ -18,15 +18,18 @@ from pathlib import Path
 
 import msgspec
 
-from vmm.execution.executor import execute
+from kvm_abi.raw import KvmError, WrongAnswerError
+from vmm.execution.executor import execute, set_up_refused
 from vmm.execution.tape import FileTape, MemoryTape, Tape
 from vmm.host.child import Child
 from vmm.kvm.closing import Closing
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import history_line, parse_history
+from vmm.scenario.endings import DIED, HARNESS, HOST, HUNG, REFUSED, is_short
 from vmm.scenario.features import Features
 from vmm.scenario.history import INTERRUPTED, End, Event, Header, History
 from vmm.scenario.operations import Scenario
+from vmm.scenario.plan import steps
 
 TIME_LIMIT_S = 20.0
 OPERATION_LIMIT_S = 0.002
@@ -35,8 +38,8 @@ OPERATION_LIMIT_S = 0.002
 JOURNAL_TIME_LIMIT_S = 600.0
 """A journal waits for its disk at each step, and a scenario may have a hundred thousand."""
 
-HUNG = "hung: "
-_HARNESS = "harness: "
+_ANSWER = b"x"
+"""What a child says at the end of a scenario; what follows is why it could not record the end."""
 
 
 class HarnessError(RuntimeError):
@@ -58,14 +61,18 @@ def run_isolated(
     """
     with Worker([Header(scenario, features, host or {})], journal=journal) as worker:
         worker.start(0)
-        return worker.wait(time_limit_s).history()
+        history = worker.wait(time_limit_s).history()
+    if history.end is not None and history.end.reason.startswith(HARNESS):
+        raise HarnessError(f"{scenario.name}: {history.end.reason}")
+    return history
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """What a scenario has left: its history as bytes, to be read when there is time.
 
-    ``reason`` says what went wrong with the run itself: "hung ...", "died ...", "interrupted".
+    ``reason`` says what went wrong with the run itself (see `vmm.scenario.endings`), or that it
+    was interrupted.
     """
 
     header: Header
@@ -73,12 +80,9 @@ class Record:
     reason: str = ""
 
     def history(self) -> History:
-        """Return the history. Raises HarnessError where this program is at fault."""
+        """Return the history."""
         name = self.header.scenario.name
-        history = parse_history(self.data.split(b"\n"), name, self.header)
-        if history.end is not None and history.end.reason.startswith(_HARNESS):
-            raise HarnessError(f"{name}: {history.end.reason}")
-        return history
+        return parse_history(self.data.split(b"\n"), name, self.header)
 
 
 class Worker(Closing):
@@ -150,10 +154,9 @@ class Worker(Closing):
         if time_limit_s is not None:
             limit_s = left_s = time_limit_s
         reason = INTERRUPTED if self._is_interrupted else _ending(self._child, left_s, limit_s)
-        if reason:
-            self._break_off(reason)
+        data = self._break_off(reason) if reason else self._tape.read()
         self._is_under_way = self._is_interrupted = False
-        return Record(self._headers[self._index], self._tape.read(), reason)
+        return Record(self._headers[self._index], data, reason)
 
     @property
     def time_left_s(self) -> float:
@@ -165,16 +168,20 @@ class Worker(Closing):
         assert self._child is not None, "nothing was started"
         return self._child.connection.fileno()
 
-    def _break_off(self, reason: str) -> None:
-        """End the child, and the history of what it was carrying out."""
+    def _break_off(self, reason: str) -> bytes:
+        """End the child, and the history of what it was carrying out; return that history."""
         self._is_under_way = False
         if self._child is not None:
             self._child.end()
             self._child = None
-        self._tape.mend()
-        if not self._tape.read():
-            self._tape.append(history_line(self._headers[self._index]))
-        self._tape.append(history_line(End(reason)))
+        data = self._tape.read()
+        data = data[: data.rfind(b"\n") + 1]
+        missing = b"" if data else history_line(self._headers[self._index])
+        missing += history_line(End(reason, data.count(b"\n") - 1 if data else 0))
+        with suppress(OSError, OverflowError):  # What has no room there is in the record.
+            self._tape.mend()
+            self._tape.append(missing)
+        return data + missing
 
 
 def first_ended(workers: Sequence[Worker]) -> Worker:
@@ -197,12 +204,11 @@ def _ending(child: Child, left_s: float, limit_s: float) -> str:
     try:
         if not child.answered(left_s):
             return f"{HUNG}no end within {limit_s:g} s; {child.stack()}"
-        child.connection.recv_bytes()
+        return child.connection.recv_bytes().removeprefix(_ANSWER).decode()
     except (EOFError, ConnectionError):
-        return child.end() or "died: exit status 0"
+        return child.end() or f"{DIED}exit status 0"
     except KeyboardInterrupt:
         return INTERRUPTED
-    return ""
 
 
 def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: Connection) -> None:
@@ -213,31 +219,40 @@ def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: Conne
     with suppress(EOFError):
         while True:
             order = orders.recv_bytes()
-            _carry_out(history_line(headers[int.from_bytes(order, "little")]), tape)
-            orders.send_bytes(b"x")
+            reason = _carry_out(history_line(headers[int.from_bytes(order, "little")]), tape)
+            orders.send_bytes(_ANSWER + reason.encode(errors="backslashreplace"))
 
 
-def _carry_out(header_line: bytes, tape: Tape) -> None:
-    """Run the scenario of a header, and record it on the tape."""
-    tape.append(header_line)
+def _carry_out(header_line: bytes, tape: Tape) -> str:
+    """Run the scenario of a header, and record it on the tape; return why its end is not there."""
     recorder = _Recorder(tape)
     # A copy of its own: inherited pages are copied one by one as they are used, and each of these
     # faults makes KVM look for slots that it concerns.
     header = msgspec.json.decode(header_line, type=Header)
     try:
-        with Kvm.open() as kvm:
-            execute(
-                kvm,
-                header.scenario,
-                header.features.touch_limit,
-                recorder.add,
-                recorder.flush,
-            )
-        recorder.add(End(events=recorder.events))
+        tape.append(header_line)
+        recorder.add(End(_run(header, recorder), recorder.events))
         recorder.flush()
-    except Exception:
-        recorder.flush()
-        tape.append(history_line(End(_HARNESS + traceback.format_exc())))
+    except Exception as error:
+        with suppress(Exception):  # The tape may be what has failed.
+            recorder.flush()
+        if isinstance(error, OverflowError) or is_short(error):
+            return f"{HOST}{error}"
+        return HARNESS + traceback.format_exc()
+    return ""
+
+
+def _run(header: Header, recorder: "_Recorder") -> str:
+    """Carry out the scenario of a header; return why it ended early."""
+    scenario, touch_limit = header.scenario, header.features.touch_limit
+    try:
+        kvm = Kvm.open()
+    except (KvmError, WrongAnswerError) as error:
+        first = next(steps(scenario, touch_limit))
+        recorder.add(Event(first.origin, first.operation, set_up_refused(error)))
+        return f"{REFUSED}{error}"
+    with kvm:
+        return execute(kvm, scenario, touch_limit, recorder.add, recorder.flush)
 
 
 class _Recorder:

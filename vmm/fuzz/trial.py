@@ -35,19 +35,21 @@ class Trial:
 def attempt(kvm: Kvm, scenario: Scenario, features: Features, reach: Reach | None = None) -> Trial:
     """Run a scenario in a fresh VM and judge it up to the first difference."""
     events: list[Event] = []
-    execute(kvm, scenario, features.touch_limit, events.append, _nothing)
-    return judged(Header(scenario, features), events, reach)
+    reason = execute(kvm, scenario, features.touch_limit, events.append, _nothing)
+    return judged(Header(scenario, features), events, reach, reason)
 
 
-def judged(header: Header, events: Sequence[Event], reach: Reach | None = None) -> Trial:
-    """Judge what happened up to the first difference."""
+def judged(
+    header: Header, events: Sequence[Event], reach: Reach | None = None, reason: str = ""
+) -> Trial:
+    """Judge what happened up to the first difference; ``reason`` says why it ended early."""
     judgement = Judgement(header)
     for event in events:
         if not judgement.admits(event):
             break
         if reach is not None:
             reach.see(event, judgement.rule)
-    return Trial(judgement.verdict(""), len(events))
+    return Trial(judgement.verdict(reason), len(events))
 
 
 def _nothing() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Self
 
 from kvm_abi import raw
-from kvm_abi.raw import CData, KvmError
-from kvm_abi.uapi import API_VERSION, Cap, Ioctl, VmType
+from kvm_abi.raw import CData, KvmError, WrongAnswerError
+from kvm_abi.uapi import API_VERSION, PAGE_SIZE_BYTES, Cap, Ioctl, VmType
 from vmm.kvm.closing import Closing
 from vmm.kvm.vm import Vm
 
@@ -28,14 +28,18 @@ class Kvm(Closing):
     """
 
     def __init__(self, fd: int) -> None:
-        """Own `fd`. Raises `RuntimeError` when its API version is not the one known here."""
+        """Own `fd`. Raises `KvmError`, and `WrongAnswerError` for what is no KVM known here."""
         self._fd = fd
         self._cpuids: dict[int, CData] = {}
         try:
             version = raw.ioctl(fd, Ioctl.GET_API_VERSION)
             if version != API_VERSION:
-                raise RuntimeError(f"KVM's API version is {version}, not {API_VERSION}")
+                answer = f"{version}, and not {API_VERSION}, which never changes"
+                raise WrongAnswerError("KVM_GET_API_VERSION", answer)
             self.vcpu_mmap_size_bytes = raw.ioctl(fd, Ioctl.GET_VCPU_MMAP_SIZE)
+            if self.vcpu_mmap_size_bytes < PAGE_SIZE_BYTES:
+                answer = f"{self.vcpu_mmap_size_bytes}, which is less than a page"
+                raise WrongAnswerError("KVM_GET_VCPU_MMAP_SIZE", answer)
         except BaseException:
             self.close()
             raise

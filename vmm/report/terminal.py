@@ -7,6 +7,7 @@ from rich.text import Text
 
 from vmm.host.health import Problem
 from vmm.scenario import words
+from vmm.scenario.endings import HARNESS
 from vmm.scenario.operations import Scenario
 from vmm.scenario.shown import shown
 from vmm.verdict.judge import Difference, Expected, Status, UnderWay
@@ -16,6 +17,7 @@ STYLES = {
     Status.PASSED: "green",
     Status.DIFFERS: "bold red",
     Status.INCONCLUSIVE: "yellow",
+    Status.INTERNAL_ERROR: "bold red",
     Status.SKIPPED: "cyan",
     Status.KNOWN: "magenta",
     Status.PASSES_NOW: "bold green",
@@ -42,6 +44,9 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
         if checked.issue is not None and verdict.status is Status.KNOWN:
             lines += _field("evidence", [checked.issue.evidence], width)
         lines += _difference(checked.scenario, verdict.difference, width)
+    elif verdict.status is Status.INTERNAL_ERROR:
+        lines += _title(checked, "this program failed, which says nothing about the kernel", width)
+        lines += _field("traceback", verdict.reason.removeprefix(HARNESS).splitlines(), None)
     elif verdict.status is not Status.PASSED:
         lines += _title(checked, verdict.reason, width)
     elif checked.problems:

@@ -166,6 +166,20 @@ class Unmapped(Outcome, frozen=True, tag="unmapped", gc=False):
     mappings: int
 
 
+class SetUpRefused(Outcome, frozen=True, tag="set_up_refused", gc=False):
+    """A call that carrying the operation out takes was refused, or answered wrongly.
+
+    It is none that the operation stands for, but one that every VMM needs, such as KVM_SET_SREGS.
+    ``answer`` says what came instead where that is no errno, and ``errno`` is 0 then. The operation
+    was not carried out, and the scenario ends with it.
+    """
+
+    call: str
+    arguments: str = ""
+    errno: int = 0
+    answer: str = ""
+
+
 CallOutcome = Done | Refused | DirtyPages | RingPages | RingsReset
 
 
@@ -225,6 +239,7 @@ AnyOutcome = (
     | Raced
     | Closed
     | Unmapped
+    | SetUpRefused
 )
 
 

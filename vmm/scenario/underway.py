@@ -4,7 +4,7 @@ Nothing is recorded of an operation before it is done, and nothing need be: the 
 scenario and on what the header says of the kernel alone, so that it tells what came next.
 """
 
-from vmm.scenario.history import History
+from vmm.scenario.history import History, SetUpRefused
 from vmm.scenario.plan import Step, batches, steps
 
 
@@ -17,6 +17,8 @@ def under_way(history: History) -> tuple[Step, ...]:
     if history.end is not None and not history.end.reason:
         return ()
     header, recorded = history.header, history.events
+    if recorded and isinstance(recorded[-1].outcome, SetUpRefused):
+        return ()  # It is known how that ended.
     done = 0
     for batch in batches(steps(header.scenario, header.features.touch_limit)):
         known = min(len(recorded) - done, len(batch))

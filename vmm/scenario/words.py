@@ -18,6 +18,7 @@ from vmm.scenario.history import (
     Refused,
     RingPages,
     RingsReset,
+    SetUpRefused,
     Stopped,
     Swept,
     Touched,
@@ -232,6 +233,9 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             return f"left behind: {things}" if left else "nothing left behind"
         case Unmapped(mappings=number):
             return f"{number} mappings unmapped"
+        case SetUpRefused(call, arguments, number, answer):
+            came = answer or errno.errorcode.get(number, f"errno {number}")
+            return f"{call}({arguments}): {came}"
         case _:
             assert_never(result)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from vmm.model.rule import Rule
-from vmm.scenario.history import AnyOutcome, Refused, Swept, Touched
+from vmm.scenario.history import AnyOutcome, Refused, SetUpRefused, Swept, Touched
 from vmm.scenario.operations import AnyOperation
 
 
@@ -43,6 +43,8 @@ def outcome_kind(outcome: AnyOutcome) -> str:
     match outcome:
         case Refused(number):
             return errno.errorcode.get(number, str(number))
+        case SetUpRefused(_, _, number, answer):
+            return answer or errno.errorcode.get(number, str(number))
         case Touched(_, mmio) | Swept(_, mmio):
             return "MMIO" if mmio else "memory"
         case _:

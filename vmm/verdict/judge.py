@@ -9,18 +9,36 @@ from vmm.model.allowed import Allowed
 from vmm.model.model import Model
 from vmm.model.races.flaw import Flaw
 from vmm.model.regions import Memslot
-from vmm.model.rule import Rule
+from vmm.model.rule import Rule, documented
 from vmm.scenario import words
-from vmm.scenario.history import AnyOutcome, Event, Header, History, Raced
+from vmm.scenario.endings import HARNESS, HOST, KERNEL_SHORT
+from vmm.scenario.history import (
+    AnyOutcome,
+    Done,
+    Event,
+    Header,
+    History,
+    Raced,
+    Refused,
+    SetUpRefused,
+)
 from vmm.scenario.plan import mappings_of
 from vmm.scenario.underway import under_way
-from vmm.verdict.identity import Identity
+from vmm.verdict.identity import Identity, outcome_kind
 from vmm.verdict.slotmap import slot_map
 from vmm.verdict.steps import StepRecorder
 
 _MAP_LINES = 24
 _BIT_EVENTS = 256
-_EXIT_STATUSES = {"differs": 1, "inconclusive": 3, "skipped": 4}
+
+SET_UP = documented(
+    "set-up",
+    "what every VMM needs to run a guest is not refused: VMs, vCPUs and their registers",
+    "api.rst 4",
+)
+"""Not a rule of the model: it is broken by calls that no operation stands for."""
+
+_EXIT_STATUSES = {"differs": 1, "inconclusive": 3, "skipped": 4, "internal error": 70}
 
 
 class Status(Enum):
@@ -29,6 +47,7 @@ class Status(Enum):
     PASSED = "passed"
     DIFFERS = "differs"
     INCONCLUSIVE = "inconclusive"
+    INTERNAL_ERROR = "internal error"
     SKIPPED = "skipped"
     KNOWN = "known"
     PASSES_NOW = "passes now"
@@ -157,6 +176,9 @@ class Judgement:
 
     def admits(self, event: Event) -> bool:
         """Judge the next event; False if the model cannot go on beyond it."""
+        if isinstance(event.outcome, SetUpRefused):
+            self._set_up_refused(event, event.outcome)
+            return False
         followed = self._model.follow(event)
         self._position += 1
         if followed.chosen is not None:
@@ -169,6 +191,9 @@ class Judgement:
             self._events += 1 + _parts(event.outcome)
         elif followed.flaw is not None:
             self._difference = self._flawed(event, followed.flaw)
+        elif _ran_short(event.outcome, followed.allowed):
+            text = words.outcome(event.outcome, self._mappings)
+            self._unknown = f"{HOST}{words.operation(event.operation)}: {text}"
         elif followed.allowed:
             self._difference = self._differing(event, followed.allowed)
         elif isinstance(event.outcome, Raced):
@@ -177,6 +202,21 @@ class Judgement:
             self._unknown = f"the model does not know: {words.operation(event.operation)}"
         return followed.fits
 
+    def _set_up_refused(self, event: Event, outcome: SetUpRefused) -> None:
+        observed = words.outcome(outcome, self._mappings)
+        if outcome.errno in KERNEL_SHORT:
+            self._unknown = f"{HOST}{observed}"
+            return
+        self._difference = Difference(
+            self._events,
+            event.origin,
+            words.operation(event.operation),
+            (self._expected(Done(), SET_UP),),
+            observed,
+            self._slot_map(),
+            Identity(outcome.call, (SET_UP.name,), outcome_kind(outcome)),
+        )
+
     def verdict(self, end: str | None) -> Verdict:
         """Return the verdict. ``end`` says why the run ended: "" normally, None if cut off."""
         reason = self._unknown or ("the history is cut off" if end is None else end)
@@ -184,6 +224,8 @@ class Judgement:
             status, reason = Status.DIFFERS, ""
         else:
             status = Status.INCONCLUSIVE if reason else Status.PASSED
+            if reason.startswith(HARNESS):
+                status = Status.INTERNAL_ERROR
         return Verdict(
             self._name, status, reason, self._difference, self._events, tuple(sorted(self._rules))
         )
@@ -227,3 +269,12 @@ class Judgement:
 def _parts(outcome: AnyOutcome) -> int:
     """Return how many calls and windows a race had."""
     return sum(map(len, (*outcome.calls, *outcome.windows))) if isinstance(outcome, Raced) else 0
+
+
+def _ran_short(outcome: AnyOutcome, allowed: tuple[Allowed, ...]) -> bool:
+    """Whether the kernel had run out of something where it need not have refused."""
+    return (
+        isinstance(outcome, Refused)
+        and outcome.errno in KERNEL_SHORT
+        and not all(isinstance(each.outcome, Refused) for each in allowed)
+    )

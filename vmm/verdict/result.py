@@ -82,6 +82,8 @@ class Run:
         found = {each.verdict.status for each in self.checked}
         if any(each.failed for each in self.checked):
             return Status.DIFFERS
+        if Status.INTERNAL_ERROR in found:
+            return Status.INTERNAL_ERROR
         if self.not_run or Status.INCONCLUSIVE in found:
             return Status.INCONCLUSIVE
         return Status.SKIPPED if found <= {Status.SKIPPED} else Status.PASSED

@@ -168,11 +168,14 @@ int ioctl(int fd, unsigned long request, ...)
     struct vcpu *vcpu = in_tables(fd) ? vcpus[fd] : NULL;
     void *argument;
     va_list arguments;
+    int result;
 
     va_start(arguments, request);
     argument = va_arg(arguments, void *);
     va_end(arguments);
     request = (uint32_t)request;
+    if (answered_wrongly(request, argument, &result))
+        return result;
     if (request == KVM_RUN && vcpu)
         return answer(run_vcpu(fd, vcpu, argument));
     if (vcpu && request == (uint32_t)PRE_FAULT_MEMORY)
@@ -218,7 +221,10 @@ static void note_host_change(void *address, size_t size)
 void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset)
 {
     void *mapped;
+    int result;
 
+    if (in_tables(fd) && vcpus[fd] && answered_wrongly(0, NULL, &result))
+        return MAP_FAILED;
     if (flags & MAP_FIXED)
         note_host_change(address, size);
     mapped = (void *)syscall(SYS_mmap, address, size, protection, flags, fd, offset);

@@ -292,6 +292,9 @@ void map_ring(struct vcpu *vcpu, int fd);
 void unmap_ring(struct vcpu *vcpu);
 void show_entries(struct vcpu *vcpu);
 
+/* calls_refused.c: calls that no operation stands for; a request of 0 is mmap of a vCPU. */
+bool answered_wrongly(unsigned long request, const void *argument, int *result);
+
 /* select.c: which fault is in force. */
 void select_fault(struct vm *vm);
 bool strike(struct vm *vm);

@@ -13,8 +13,9 @@ import pytest
 from tests.ideal import FEATURES, ideal_history
 from tests.played import INFO, SCENARIOS, Kernel, make, named, played, vmm
 from vmm.cli.main import COMMANDS, main
+from vmm.execution.runner import Record
 from vmm.host.health import Problem
-from vmm.scenario.history import Event, Touched
+from vmm.scenario.history import Event, History, Touched
 from vmm.scenario.operations import (
     Touch,
 )
@@ -204,6 +205,7 @@ def test_json_holds_the_whole_result(kernel: Kernel, tmp_path: Path) -> None:
         "passed": 3,
         "differs": 1,
         "inconclusive": 0,
+        "internal error": 0,
         "skipped": 0,
         "known": 0,
         "passes now": 0,
@@ -283,6 +285,39 @@ def test_an_error_of_this_program_is_no_verdict(kernel: Kernel) -> None:
     assert result.exit_code == 70
     assert "Traceback" in result.stderr
     assert result.stderr.endswith("vmm: internal error: this says nothing about the kernel\n")
+
+
+def test_an_error_of_this_program_costs_one_scenario(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kernel.end("create-one", "internal error: Traceback ...\nZeroDivisionError: in the child\n")
+    parse = Record.history
+
+    def fail(record: Record) -> History:
+        if record.header.scenario.name == "create-two":
+            raise AssertionError("in the judge")
+        return parse(record)
+
+    monkeypatch.setattr(Record, "history", fail)
+    file, histories = tmp_path / "result.json", tmp_path / "all.jsonl"
+    result = vmm("check", "--json", file, "--histories", histories)
+    assert result.exit_code == 70
+    assert "INTERNAL ERROR create-one: this program failed" in result.stdout
+    assert "            ZeroDivisionError: in the child\n" in result.stdout
+    data = result_of(file)
+    assert [each["status"] for each in data["scenarios"]] == [
+        *("internal error", "internal error", "passed", "passed")
+    ]
+    assert "AssertionError: in the judge" in data["scenarios"][1]["reason"]
+    assert data["exit_status"] == 70
+    for scenario in SCENARIOS:
+        assert f'"name":"{scenario.name}"' in histories.read_text()
+
+
+def test_a_difference_outweighs_an_error_of_this_program(kernel: Kernel) -> None:
+    kernel.end("create-one", "internal error: Traceback ...")
+    kernel.differ("move-up")
+    assert vmm("check").exit_code == 1
 
 
 def test_a_reader_that_went_away_gets_no_traceback(kernel: Kernel) -> None:

@@ -1,17 +1,23 @@
 """Histories and verdicts: an ideal one passes, one with any single wrong answer does not."""
 
+import errno
+
 import msgspec
 import pytest
 
 from tests.ideal import ideal_history
 from tests.wrong import wrong
 from vmm.scenario import codec
+from vmm.scenario.endings import HARNESS, HOST
 from vmm.scenario.history import (
+    AnyOutcome,
     DirtyPages,
     Done,
+    End,
     Event,
     Mmio,
     Refused,
+    SetUpRefused,
     Stopped,
     Touched,
 )
@@ -32,7 +38,7 @@ from vmm.scenario.operations import (
     Sweep,
     Touch,
 )
-from vmm.verdict.judge import Status, judge
+from vmm.verdict.judge import Status, Verdict, judge
 
 SCENARIO = Scenario(
     "everything",
@@ -145,3 +151,49 @@ def test_history_file_cut_anywhere_loses_only_the_end(cut: int) -> None:
 
 def test_mmio_data_is_part_of_what_is_compared() -> None:
     assert Touched(0, (Mmio(0, True, b"\1"),)) != Touched(0, (Mmio(0, True, b"\2"),))
+
+
+def judged_with(outcome: AnyOutcome, at: int = 1, reason: str = "refused: ...") -> Verdict:
+    """Judge a history whose event at an index is the last, and has this outcome."""
+    last = msgspec.structs.replace(HISTORY.events[at], outcome=outcome)
+    events = (*HISTORY.events[:at], last)
+    return judge(msgspec.structs.replace(HISTORY, events=events, end=End(reason, len(events))))
+
+
+def test_a_call_that_every_vmm_needs_is_not_refused() -> None:
+    verdict = judged_with(SetUpRefused("KVM_SET_SREGS", "cr0=0x10", errno.EINVAL))
+    assert (verdict.status, verdict.under_way) == (Status.DIFFERS, None)
+    assert verdict.difference is not None
+    assert verdict.difference.observed == "KVM_SET_SREGS(cr0=0x10): EINVAL"
+    assert [(each.outcome, each.rule) for each in verdict.difference.expected] == [
+        ("success", "set-up")
+    ]
+
+
+def test_a_wrong_answer_to_such_a_call_differs() -> None:
+    verdict = judged_with(SetUpRefused("KVM_GET_API_VERSION", answer="13"))
+    assert verdict.difference is not None
+    assert verdict.difference.observed == "KVM_GET_API_VERSION(): 13"
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.ENFILE])
+def test_a_kernel_that_has_run_out_is_no_difference(number: int) -> None:
+    name = errno.errorcode[number]
+    verdict = judged_with(SetUpRefused("KVM_CREATE_VCPU", "", number))
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.reason == f"{HOST}KVM_CREATE_VCPU(): {name}"
+    create = next(i for i, e in enumerate(HISTORY.events) if e.origin == 0)
+    verdict = judged_with(Refused(number), create)
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.reason.startswith(f"{HOST}KVM_SET_USER_MEMORY_REGION(slot=0")
+    assert verdict.reason.endswith(f": {name}")
+
+
+def test_running_out_is_no_excuse_where_the_call_must_be_refused() -> None:
+    refused = next(i for i, e in enumerate(HISTORY.events) if isinstance(e.outcome, Refused))
+    assert judged_with(Refused(errno.ENOMEM), refused).status is Status.DIFFERS
+
+
+def test_an_error_of_this_program_is_named_as_such() -> None:
+    verdict = judge(msgspec.structs.replace(HISTORY, end=End(f"{HARNESS}Traceback ...")))
+    assert (verdict.status, verdict.status.exit_status) == (Status.INTERNAL_ERROR, 70)

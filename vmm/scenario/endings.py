@@ -1,0 +1,41 @@
+"""Why a history ends before its scenario does: how the reason of its `End` begins."""
+
+import errno
+
+HUNG = "hung: "
+"""The kernel did not come back within the time limit."""
+
+DIED = "died: "
+"""The process that carried the scenario out was killed, or ended."""
+
+ENDLESS = "endless: "
+"""A guest did not leave KVM_RUN by itself within its time limit, though a signal ends that."""
+
+REFUSED = "refused: "
+"""A call that every VMM needs was refused, or answered wrongly: the last event says which."""
+
+HOST = "the host: "
+"""The host had no memory, descriptors or disk left for what this program itself needs."""
+
+HARNESS = "internal error: "
+"""This program failed: the rest is its traceback."""
+
+KERNEL_SHORT = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+"""What a kernel answers that has run out: it is no answer to what was asked."""
+
+HOST_SHORT = KERNEL_SHORT | {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EIO,
+    errno.EAGAIN,
+}
+"""What a call of this program's own, such as fork(2) or write(2), fails with then."""
+
+
+def is_short(error: BaseException) -> bool:
+    """Whether the host has run out of something, so that neither KVM nor this program failed."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, OSError) and error.errno in HOST_SHORT
