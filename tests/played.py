@@ -64,7 +64,7 @@ class Kernel:
         self.ran: list[str] = []
         self.patience = 1.0
 
-    def look_at_host(self) -> Host:
+    def look_at_host(self, patience: float = 1.0) -> Host:
         return Host(self.info, self.features)
 
     def play(self, header: Header, journal: Path | None) -> Record:

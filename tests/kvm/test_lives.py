@@ -15,7 +15,7 @@ from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
-from vmm.scenario.history import Closed, Refused, Stopped
+from vmm.scenario.history import Closed, Stopped
 from vmm.scenario.operations import PAGE_SIZE_BYTES, Death, Lives
 
 DEATHS: tuple[Death, ...] = get_args(Death)

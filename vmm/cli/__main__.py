@@ -1,5 +1,49 @@
-"""``python -m vmm.cli`` is ``vmm``."""
+"""Starts the command, which ends with one line and a documented status whatever comes meanwhile.
 
-from vmm.cli.main import main
+Python needs a while until the command's own modules are there; a signal that comes before ends the
+program here.
+"""
 
-main(prog_name="vmm")
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from vmm.verdict.statuses import INCONCLUSIVE, PASSED
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    try:
+        os.write(2, b"vmm: interrupted\n")
+    finally:
+        os._exit(INCONCLUSIVE)
+
+
+def run() -> NoReturn:
+    """Run the command, and end the process with its status."""
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has it so.
+            signal.signal(number, _end)
+    from vmm.cli.main import main
+
+    status: object = PASSED
+    try:
+        main(prog_name="vmm")
+    except SystemExit as ended:
+        status = ended.code
+    except OSError:  # Even the line that says what is wrong could not be written.
+        status = INCONCLUSIVE
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            status = INCONCLUSIVE
+    sys.exit(status if isinstance(status, int) else PASSED)
+
+
+if __name__ == "__main__":
+    run()

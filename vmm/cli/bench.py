@@ -78,7 +78,7 @@ def bench(
         _require_plot(plot)
     base = _base(pages, vcpus, huge)
     host = look_at_host()
-    require_usable(host, False)
+    require_usable(host)
     setups = _setups(works or WORKS, counts or _SLOTS, host, base)
     points, cpu = _measured(setups, rounds, with_c=not no_c)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -12,10 +12,9 @@ from vmm.scenario.codec import CutOffError, FileError, HistoryText, histories_in
 from vmm.scenario.demand import Limits
 from vmm.scenario.history import Header, History
 from vmm.scenario.shown import shown
+from vmm.verdict import statuses
 from vmm.verdict.compare import features_that_differ, partings
-from vmm.verdict.judge import Status
 
-_DIFFERENT = 1
 _MOST = 20
 
 _Name = tuple[str, int]
@@ -55,7 +54,7 @@ def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> No
     click.echo(
         f"{len(both)} scenarios in both, {differing} differ, {unknown} could not be compared"
     )
-    ctx.exit(_DIFFERENT if differing else Status.INCONCLUSIVE.exit_status if unknown else 0)
+    ctx.exit(statuses.DIFFERS if differing else statuses.INCONCLUSIVE if unknown else 0)
 
 
 def _sources(path: Path, limits: Limits) -> dict[_Name, HistoryText]:

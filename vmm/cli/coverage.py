@@ -6,8 +6,8 @@ import click
 
 from vmm.catalogue.history import BUGS
 from vmm.cli.errors import Unusable, usable
-from vmm.cli.host import look_at_host, require_usable
-from vmm.cli.output import LiveProgress, console, print_lines
+from vmm.cli.host import look_at_host, remarks_on, require_usable
+from vmm.cli.output import LiveProgress, console, print_lines, say
 from vmm.cli.selection import curated
 from vmm.model.rules import all_rules
 from vmm.report import json
@@ -50,7 +50,7 @@ def _read(file: Path) -> Result:
 
 def _run() -> Result:
     host = look_at_host()
-    require_usable(host, require_run=False)
+    require_usable(host)
 
     from vmm.cli.execution import execute
 
@@ -62,6 +62,8 @@ def _run() -> Result:
             lambda scenario: progress.begin(scenario.name),
             lambda checked: None,
         )
+    for line in remarks_on(run):
+        say(line)
     return result_from(json.run_text(run), "this run")
 
 

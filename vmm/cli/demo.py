@@ -30,7 +30,7 @@ def demo(ctx: click.Context, numbers: tuple[int, ...], svg: Path | None) -> None
     The story is always run whole; with the numbers of chapters only those are shown.
     """
     host = look_at_host()
-    require_usable(host, require_run=False)
+    require_usable(host)
 
     from vmm.execution.runner import run_isolated
 

@@ -7,6 +7,7 @@ from typing import IO, Any
 import click
 
 from vmm.scenario.shown import shown
+from vmm.verdict import statuses
 
 _MOST = 1000
 
@@ -22,7 +23,7 @@ class Failure(click.ClickException):
 class Unusable(Failure):
     """A file that cannot be used. The message may quote the file: it is shown on one line."""
 
-    exit_code = 2
+    exit_code = statuses.USAGE
 
     def __init__(self, message: str) -> None:
         """Take the message."""
@@ -32,13 +33,31 @@ class Unusable(Failure):
 class NothingRan(Failure):
     """No scenario could run."""
 
-    exit_code = 4
+    exit_code = statuses.NOTHING_RAN
 
 
-class NothingRanAsRequired(Failure):
-    """No scenario could run, though --require-run was given."""
+class TooFewRan(Failure):
+    """Fewer scenarios ran than --require-run asks for."""
 
-    exit_code = 1
+    exit_code = statuses.TOO_FEW_RAN
+
+
+class HostFailed(Failure):
+    """The host has run out of something, or nobody takes what is printed."""
+
+    exit_code = statuses.INCONCLUSIVE
+
+
+class InProbing(Failure):
+    """The kernel could not be asked what it can do: ``exit_code`` is its verdict's."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]  # click looks at it on the instance.
+        return self.status
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -11,6 +11,7 @@ from vmm.cli import lanes
 from vmm.cli.host import Host, reserved_cpus
 from vmm.cli.journal import Journal
 from vmm.cli.lanes import Lane
+from vmm.cli.output import OutputLost
 from vmm.execution.runner import Record, Worker
 from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
@@ -20,6 +21,7 @@ from vmm.scenario.endings import HARNESS, HOST, HUNG, is_short
 from vmm.scenario.history import INTERRUPTED, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import out_of_reach
+from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict, judging
 from vmm.verdict.result import Checked, Run, concluded
 from vmm.verdict.steps import StepRecorder
@@ -40,30 +42,50 @@ def execute(
     journal: Journal | None = None,
     patience: float = 1.0,
     jobs: int | None = None,
+    max_differences: int | None = None,
 ) -> Run:
     """Run the scenarios; ``begin`` gets each as it begins, ``done`` the results, in order.
 
     So many ``jobs`` run side by side, as many as is usual here unless told, and one at a time with
     a journal's file. A scenario is judged while others run, and may take ``patience`` times as long
-    as usual. An interruption ends the run early: what ran is kept, and what did not is named.
+    as usual. The run ends early when it is interrupted, when nobody takes what ``done`` prints, or
+    when ``max_differences`` scenarios differ by one cause: what ran is kept, and what did not is
+    named.
     """
     checked: list[Checked] = []
     start = time.monotonic()
     has_file = journal is not None and journal.file is not None
     count = 1 if has_file else jobs or lanes.usual_lanes()
+    early = error = ""
     with reserved_cpus(min(count, len(scenarios))) as cpus, KernelWatch() as watch:
-        execution = _Execution(scenarios, host, watch, begin, journal)
+        execution = _Execution(scenarios, host, watch, begin, journal, max_differences)
         try:
             for each in _in_order(execution.results(cpus, patience)):
                 checked.append(each)
                 done(each)
         except KeyboardInterrupt:
-            pass
+            early = INTERRUPTED
+        except OutputLost as lost:
+            early = lost.message
+        except Exception:
+            error = traceback.format_exc()
         weaknesses = tuple(watch.weaknesses)
     known = {each.scenario.name for each in checked}
     left = tuple(scenario.name for scenario in scenarios if scenario.name not in known)
-    seconds = time.monotonic() - start
-    return Run(tuple(checked), host.features, host.info, weaknesses, left, cpus, seconds)
+    early = early or execution.early or (INTERRUPTED if left and not error else "")
+    if journal is not None and journal.failures:
+        early = early or f"{HOST}{journal.failures[0]}"
+    return Run(
+        tuple(checked),
+        host.features,
+        host.info,
+        weaknesses,
+        left,
+        cpus,
+        time.monotonic() - start,
+        early=early,
+        error=error,
+    )
 
 
 def _in_order(results: Iterable[Numbered]) -> Iterator[Checked]:
@@ -88,6 +110,7 @@ class _Execution:
         watch: KernelWatch,
         begin: Begin,
         journal: Journal | None,
+        max_differences: int | None,
     ) -> None:
         self._scenarios = scenarios
         self._host = host
@@ -98,6 +121,10 @@ class _Execution:
         self._memory = FreeMemory()
         self._waiting = _Waiting()
         self._hangs = 0
+        self._causes: Counter[Identity] = Counter()
+        self._max_differences = max_differences
+        self.early = ""
+        """Why not all of them run, where an interruption is not the reason."""
         self._is_over = False
 
     def results(self, cpus: Sequence[int], patience: float) -> Iterator[Numbered]:
@@ -151,12 +178,24 @@ class _Execution:
                 else:
                     idle.append(lane)
             while self._waiting and not any(lane.worker.ended() for lane in busy):
-                yield from self._waiting.judge_a_bit()
+                yield from self._noted(self._waiting.judge_a_bit())
             if busy:
                 lane = lanes.next_ended(busy)
                 self._end(lane, busy)
                 busy.remove(lane)
                 idle.append(lane)
+
+    def _noted(self, results: Iterable[Numbered]) -> Iterator[Numbered]:
+        """Pass results on, and end the run when enough of them differ by one cause."""
+        for index, checked in results:
+            difference = checked.verdict.difference
+            if checked.verdict.status is Status.DIFFERS and difference is not None:
+                cause = difference.identity.cause
+                self._causes[cause] += 1
+                if self._causes[cause] == self._max_differences and not self._is_over:
+                    self._is_over = True
+                    self.early = f"--max-differences {self._max_differences} for one cause: {cause}"
+            yield index, checked
 
     def _skip(self, index: int, missing: str) -> None:
         scenario = self._scenarios[index]
@@ -188,6 +227,8 @@ class _Execution:
         judging = _judging(record, seconds, tuple(lane.problems), self._journal)
         self._waiting.add(lane.index, judging)
         self._hangs += record.reason.startswith(HUNG)
+        if self._hangs == MAX_HANGS and not self._is_over:
+            self.early = f"{MAX_HANGS} scenarios hung"
         if record.reason == INTERRUPTED or self._hangs == MAX_HANGS:
             self._is_over = True
 
@@ -234,7 +275,10 @@ def _judging(
     except Exception:
         checked = Checked(scenario, _internal_error(scenario), seconds=seconds, problems=problems)
     if journal is not None:
-        journal.keep(record, checked)
+        try:
+            journal.keep(record, checked)
+        except OSError as error:
+            journal.failures.append(f"a history could not be kept: {error}")
     yield checked
 
 

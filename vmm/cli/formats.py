@@ -11,6 +11,7 @@ from typing import IO
 import click
 from rich.console import Console
 
+from vmm.cli.errors import usable
 from vmm.cli.output import console, print_lines, width_of
 from vmm.cli.writing import written
 from vmm.report.reporter import Reporter, Write, together
@@ -80,10 +81,11 @@ class Outputs:
 
 
 @contextmanager
-def outputs(chosen: Sequence[Wanted]) -> Iterator[Outputs]:
+def outputs(chosen: Sequence[Wanted], verbose: bool = False) -> Iterator[Outputs]:
     """Open every file before anything runs, and yield what tells all formats.
 
-    The files appear when the block ends without an error. Raises Unusable.
+    The files appear when the block ends without an error; what was there before is gone when it
+    begins, so that nobody takes an old result for this one. Raises Unusable.
     """
     documents = [each for each in chosen if each.name != "text"]
     taken = any(each.file == _STDOUT for each in documents)
@@ -92,11 +94,11 @@ def outputs(chosen: Sequence[Wanted]) -> Iterator[Outputs]:
         reporters: list[Reporter] = []
         for each in chosen:
             if each == Wanted("text"):
-                reporters.append(_text(to))
+                reporters.append(_text(to, verbose))
                 continue
             stream = _opened(stack, each.file)
             if each.name == "text":
-                reporters.append(_text(Console(file=stream, highlight=False)))
+                reporters.append(_text(Console(file=stream, highlight=False), verbose))
             else:
                 reporters.append(_document(each.name)(partial(_write, stream)))
         yield Outputs(together(reporters), to)
@@ -106,6 +108,9 @@ def _opened(stack: ExitStack, file: str) -> IO[str]:
     if file == _STDOUT:
         return sys.stdout
     stream: IO[str] = stack.enter_context(written(Path(file)))
+    if Path(file).is_file():
+        with usable(file):
+            Path(file).resolve().unlink()
     return stream
 
 
@@ -114,10 +119,10 @@ def _write(stream: IO[str], text: str) -> None:
     stream.flush()
 
 
-def _text(to: Console) -> Reporter:
+def _text(to: Console, verbose: bool) -> Reporter:
     from vmm.report.text import text_report
 
-    return text_report(partial(print_lines, to), width_of(to))
+    return text_report(partial(print_lines, to), width_of(to), verbose)
 
 
 def _document(name: str) -> Callable[[Write], Reporter]:

@@ -9,9 +9,10 @@ import click
 
 from vmm.cli.errors import Failure
 from vmm.cli.host import look_at_host, require_usable
+from vmm.cli.required import Command, require_run_option
+from vmm.verdict import statuses
 from vmm.verdict.judge import Status
 
-_INTERNAL_ERROR = 70
 _MOST_JOBS = 16 * len(os.sched_getaffinity(0))
 """More of them only take memory: each worker is a process of some 50 MB."""
 
@@ -19,7 +20,7 @@ _MOST_JOBS = 16 * len(os.sched_getaffinity(0))
 class Broken(Failure):
     """This program failed, which says nothing about the kernel."""
 
-    exit_code = _INTERNAL_ERROR
+    exit_code = statuses.INTERNAL_ERROR
 
 
 def _shard(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, int]:
@@ -35,7 +36,7 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
     return value
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--seed", type=click.IntRange(0), help="Give the same scenarios again.")
 @click.option(
     "--seconds",
@@ -65,7 +66,7 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
               type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Only minimise this scenario.")  # fmt: skip
 @click.option("--merge", is_flag=True, help="Only gather the findings of the folders DIR...")
-@click.option("--require-run", is_flag=True, help="Fail (status 1) if nothing could run.")
+@require_run_option
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
 @click.pass_context
 def fuzz(
@@ -81,7 +82,7 @@ def fuzz(
     resume: bool,
     minimise: Path | None,
     merge: bool,
-    require_run: bool,
+    required: int,
     folders: tuple[Path, ...],
 ) -> None:
     """Run random scenarios on this kernel and judge them.
@@ -103,7 +104,7 @@ def fuzz(
 
         ctx.exit(merge_folders(folders, out))
     host = look_at_host()
-    require_usable(host, require_run)
+    require_usable(host, required)
     from vmm.cli.fuzzing import minimise_one, run_plan
     from vmm.fuzz.tally import Plan
 

@@ -1,5 +1,6 @@
 """Opens this host's KVM for a command, or says why that cannot be."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,65 +9,103 @@ from dataclasses import dataclass, replace
 import click
 
 from kvm_abi.uapi import Cap
-from vmm.cli.errors import NothingRan, NothingRanAsRequired
+from vmm.cli.errors import InProbing, NothingRan, TooFewRan
 from vmm.host.hostinfo import HostInfo, host_facts
+from vmm.report import terminal
 from vmm.scenario.features import Features
+from vmm.scenario.history import SetUpRefused
+from vmm.verdict import statuses
 from vmm.verdict.judge import Status
+from vmm.verdict.probing import troubled
+from vmm.verdict.result import Checked, Run
 
 USUAL = Features()
 """What kernels can usually do, for a host whose kernel cannot be asked."""
 
+NOT_ASKED = "the kernel could not be asked what it can do"
+"""Why nothing runs where there is `Host.trouble`."""
+
+
+patience_option = click.option(
+    "--patience",
+    type=click.FloatRange(min=1),
+    default=1,
+    envvar="VMM_PATIENCE",
+    metavar="FACTOR",
+    help="Let the kernel take FACTOR times as long, on an emulated machine.",
+)
+"""The option; a command gets ``patience``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host, and what its kernel can do."""
+    """A host, and what its kernel can do; ``trouble`` is the verdict if it cannot be asked."""
 
     info: HostInfo
     features: Features = USUAL
+    trouble: Checked | None = None
+
+    @property
+    def why_not(self) -> str:
+        """Why nothing can run on this host, and what to do about it; empty if it can."""
+        info = self.info
+        return f"nothing could run: {info.obstacle}; {info.remedy}" if info.obstacle else ""
 
 
-def require_usable(host: Host, require_run: bool) -> None:
-    """Raise NothingRan, with what to do about it, if nothing can run on this host."""
-    info = host.info
-    if not info.obstacle:
-        return
-    why = f"{info.obstacle}; {info.remedy}"
-    if require_run:
-        raise NothingRanAsRequired(f"nothing could run, and --require-run was given: {why}")
-    raise NothingRan(f"nothing could run: {why}")
+def remarks_on(run: Run) -> Iterator[str]:
+    """Yield what is to be said on standard error of a run, whatever its formats are."""
+    if run.error:
+        yield f"{run.error}vmm: internal error: this says nothing about the kernel"
+    if run.obstacle:
+        yield run.obstacle
+    if run.exit_status == statuses.TOO_FEW_RAN:
+        yield f"only {run.ran} of {len(run.checked)} scenarios ran: --require-run {run.required}"
 
 
-def exit_status(status: Status, require_run: bool) -> int:
-    """Return a command's exit status, and say so where --require-run changes it."""
-    if status is Status.SKIPPED and require_run:
-        click.echo("vmm: nothing could run, and --require-run was given", err=True)
-        return NothingRanAsRequired.exit_code
+def require_usable(host: Host, required: int = 0) -> None:
+    """Raise a Failure that says why, if nothing can run on this host."""
+    if host.trouble is not None:
+        lines = terminal.scenario_report(host.trouble, "vmm info", None)
+        text = "\n".join(line.plain for line in lines)
+        raise InProbing(f"asking the kernel\n{text}", host.trouble.verdict.status.exit_status)
+    if host.why_not and required:
+        raise TooFewRan(f"{host.why_not} (--require-run {required})")
+    if host.why_not:
+        raise NothingRan(host.why_not)
+
+
+def exit_status(status: Status, required: bool) -> int:
+    """Return the exit status of a command that may have had nothing to run."""
+    if status is Status.SKIPPED and required:
+        return statuses.TOO_FEW_RAN
     return status.exit_status
 
 
-def look_at_host() -> Host:
-    """Return this host; its ``info.obstacle`` says why its KVM cannot be used."""
+def look_at_host(patience: float = 1.0) -> Host:
+    """Return this host; its ``info.obstacle`` says why its KVM cannot be used.
+
+    The kernel may take ``patience`` times as long as usual to say what it can do.
+    """
     facts = host_facts()
     if facts.obstacle:
         return Host(facts)
     try:
-        from vmm.execution.probe.features import probe_features
-        from vmm.kvm.system import Kvm
+        from vmm.execution.probe.child import TIME_LIMIT_S, Probed, probe
     except ImportError as error:
         obstacle = f"a compiled module is missing: {error}"
         remedy = "build it: `pip install -e .`, or run ./scripts/vmm, which does"
         return Host(replace(facts, obstacle=obstacle, remedy=remedy))
-    try:
-        with Kvm.open() as kvm, kvm.create_vm() as vm:
-            capabilities = {cap.name: vm.check_extension(cap) for cap in Cap}
-            features = probe_features(kvm)
-    except (OSError, RuntimeError) as error:
-        remedy = (
-            "this kernel is too old, or another hypervisor holds the CPU's virtualisation; "
-            "see the kernel log"
-        )
-        return Host(replace(facts, obstacle=str(error), remedy=remedy))
-    return Host(replace(facts, capabilities=capabilities), features)
+    found = probe(TIME_LIMIT_S * patience)
+    if isinstance(found, Probed):
+        facts = replace(facts, capabilities=found.capabilities)
+        if not found.capabilities[Cap.USER_MEMORY.name]:
+            obstacle, remedy = "KVM_CAP_USER_MEMORY is 0", "this KVM has no memslots: use another"
+            return Host(replace(facts, obstacle=obstacle, remedy=remedy))
+        return Host(facts, found.features)
+    if found.refused == SetUpRefused("KVM_CREATE_VM", errno=errno.EBUSY):
+        remedy = "another hypervisor holds the CPU's virtualisation; see the kernel log"
+        return Host(replace(facts, obstacle="KVM_CREATE_VM: EBUSY", remedy=remedy))
+    return Host(facts, USUAL, troubled(found.step, found.refused, found.reason))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import click
 
 from vmm.cli.errors import NothingRan
-from vmm.cli.host import look_at_host
+from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.output import console, print_lines
 from vmm.report import json
 from vmm.report.info import host_report
@@ -15,6 +15,8 @@ from vmm.report.info import host_report
 def info(ctx: click.Context, as_json: bool) -> None:
     """Say whether this host can do it, and what its kernel offers."""
     host = look_at_host()
+    if host.trouble is not None:
+        require_usable(host)
     usable = not host.info.obstacle
     features = host.features if usable else None
     if as_json:

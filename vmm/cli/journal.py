@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -19,17 +19,21 @@ class Journal:
     """Where histories go; None: nowhere.
 
     ``file`` holds the history of the scenario that runs, ``folder`` those of scenarios that did not
-    pass, and ``histories`` is a file of all of them.
+    pass, and ``histories`` is an unbuffered file of all of them.
     """
 
     file: Path | None = None
     folder: Path | None = None
     histories: IO[bytes] | None = None
+    failures: list[str] = field(default_factory=list)
+    """What could not be kept, and why."""
 
     def keep(self, record: Record, checked: Checked) -> None:
-        """Keep the history of a scenario that ran."""
+        """Keep the history of a scenario that ran. Raises OSError."""
         if self.histories is not None:
-            self.histories.write(record.data)
+            left = memoryview(record.data)
+            while left:
+                left = left[self.histories.write(left) :]
         passed = checked.verdict.status is Status.PASSED and not checked.failed
         if self.folder is not None and not passed:
             (self.folder / f"{record.header.scenario.name}.jsonl").write_bytes(record.data)
@@ -55,4 +59,4 @@ def journal_in(folder: Path | None, histories: IO[bytes] | None = None) -> Itera
     try:
         yield Journal(file, folder, histories)
     finally:
-        file.unlink()
+        file.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from vmm.lab.debian import RELEASES, fetched
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import Kernel, from_path
 from vmm.lab.machine import Backend, Job
+from vmm.verdict import statuses
 
 ROOT = Path(vmm.__file__).resolve().parents[1]
 PATIENCE = {Backend.SVM: 30, Backend.VMX: 60, Backend.KVM: 4}
@@ -26,13 +27,13 @@ PATIENCE = {Backend.SVM: 30, Backend.VMX: 60, Backend.KVM: 4}
 class NotReached(Failure):
     """The machine could not be made, or did not get as far as the command."""
 
-    exit_code = 3
+    exit_code = statuses.INCONCLUSIVE
 
 
 class Lacking(Failure):
     """This host lacks what the lab needs."""
 
-    exit_code = 4
+    exit_code = statuses.NOTHING_RAN
 
 
 @contextmanager

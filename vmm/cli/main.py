@@ -1,21 +1,25 @@
 """The ``vmm`` command. A subcommand's module is imported when it runs, so that help is instant.
 
-Exit status, everywhere: 0 all passed; 1 the kernel differs from the model; 2 usage, or a file
-that cannot be used; 3 inconclusive; 4 nothing could run; 70 an error of this program, which is
-never a verdict on a kernel.
+Exit statuses are those of `vmm.verdict.statuses`, everywhere.
 """
 
 import difflib
 import importlib
-import os
+import select
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
 
-INTERRUPTED = 3
-INTERNAL_ERROR = 70
+from vmm.cli.output import OutputLost, give_up_on, say, taken
+from vmm.host.child import ENDING_SIGNALS
+from vmm.scenario.endings import HOST, is_short
+from vmm.verdict import statuses
 
 COMMANDS = {
     "check": "Run the curated scenarios on this kernel and judge them.",
@@ -71,23 +75,62 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except (click.ClickException, click.exceptions.Exit):
-            raise
-        except BrokenPipeError:
-            # Nobody reads what is printed any more; what Python still holds goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            ctx.exit(INTERRUPTED)
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("vmm: interrupted", err=True)
-            ctx.exit(INTERRUPTED)
-        except Exception:
-            traceback.print_exc()
-            click.echo("vmm: internal error: this says nothing about the kernel", err=True)
-            ctx.exit(INTERNAL_ERROR)
+        with _as_interruptions():
+            try:
+                result = super().invoke(ctx)
+                with taken():
+                    sys.stdout.flush()
+                return result
+            except OutputLost as lost:
+                give_up_on(1)
+                say(lost.message)
+                ctx.exit(lost.exit_code)
+            except (click.ClickException, click.exceptions.Exit):
+                raise
+            except (KeyboardInterrupt, click.Abort):
+                say("interrupted")
+                ctx.exit(statuses.INCONCLUSIVE)
+            except Exception as error:
+                ctx.exit(_failed(error))
+
+
+def _failed(error: Exception) -> int:
+    """Say what is wrong, and return the status of it."""
+    if isinstance(error, BrokenPipeError) and _is_closed(1):
+        give_up_on(1)
+        say("nobody reads the output any more")
+        return statuses.INCONCLUSIVE
+    if is_short(error):
+        give_up_on(1)  # It may be what has no room.
+        say(f"{HOST}{error}")
+        return statuses.INCONCLUSIVE
+    say(f"{traceback.format_exc()}vmm: internal error: this says nothing about the kernel")
+    return statuses.INTERNAL_ERROR
+
+
+def _is_closed(fd: int) -> bool:
+    """Whether the reader of a pipe is gone."""
+    there = select.poll()
+    there.register(fd, 0)
+    return bool(there.poll(0))
+
+
+@contextmanager
+def _as_interruptions() -> Iterator[None]:
+    """Let what ends a run be a KeyboardInterrupt, as Ctrl-C is, but where it is ignored."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -101,7 +144,8 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool)
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
-    epilog="Exit status: 0 passed, 1 the kernel differs, 2 usage, 3 inconclusive, 4 nothing ran.",
+    epilog="Exit status: 0 passed, 1 the kernel differs, 2 usage, 3 inconclusive, 4 nothing ran, "
+    "5 too few ran (--require-run), 70 an error of this program.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,

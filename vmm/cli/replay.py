@@ -23,7 +23,13 @@ from vmm.scenario.validate import ScenarioError, validate
 from vmm.verdict.judge import Status, Verdict
 from vmm.verdict.result import Checked
 
-_WORST = (Status.DIFFERS, Status.INCONCLUSIVE, Status.SKIPPED, Status.PASSED)
+_WORST = (
+    Status.DIFFERS,
+    Status.INTERNAL_ERROR,
+    Status.INCONCLUSIVE,
+    Status.SKIPPED,
+    Status.PASSED,
+)
 
 
 @click.command()
@@ -37,7 +43,7 @@ _WORST = (Status.DIFFERS, Status.INCONCLUSIVE, Status.SKIPPED, Status.PASSED)
     help="Write the scenario that is made of the trace.",
 )
 @click.option("--vm", "number", type=click.IntRange(1), metavar="N", help="Only the N-th VM.")
-@click.option("--require-run", is_flag=True, help="Fail (status 1) if nothing could run.")
+@click.option("--require-run", is_flag=True, help="Fail (status 5) if nothing could run.")
 @click.pass_context
 def replay(
     ctx: click.Context,

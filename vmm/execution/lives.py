@@ -19,7 +19,7 @@ from vmm.host.child import fork
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
-from vmm.scenario.history import Closed, Refused, Stopped
+from vmm.scenario.history import Closed, Stopped
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,

@@ -121,23 +121,34 @@ class Worker(Closing):
         """End the child, whatever it is doing."""
         if self._is_under_way:
             self._break_off(INTERRUPTED)
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        self._end_child()
         self._tape.close()
 
     def start(self, index: int) -> None:
         """Let the child begin with a scenario."""
-        if self._child is None:
-            serve = partial(_serve, self._headers, self._tape, self._cpu)
-            self._child = Child.start(serve, self._process)
         self._index = index
         self._tape.clear()
         self._is_under_way = True
         operations = len(self._headers[index].scenario.operations)
         self._limit_s = (self._time_limit_s + OPERATION_LIMIT_S * operations) * self._patience
         self._deadline = time.monotonic() + self._limit_s
-        self._child.connection.send_bytes(index.to_bytes(4, "little"))
+        order = index.to_bytes(4, "little")
+        try:
+            self._worker().connection.send_bytes(order)
+        except ConnectionError:  # Somebody has ended it since the last scenario.
+            self._end_child()
+            self._worker().connection.send_bytes(order)
+
+    def _worker(self) -> Child:
+        if self._child is None:
+            serve = partial(_serve, self._headers, self._tape, self._cpu)
+            self._child = Child.start(serve, self._process)
+        return self._child
+
+    def _end_child(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
 
     def ended(self) -> bool:
         """Whether `wait` would return at once."""
@@ -171,9 +182,7 @@ class Worker(Closing):
     def _break_off(self, reason: str) -> bytes:
         """End the child, and the history of what it was carrying out; return that history."""
         self._is_under_way = False
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        self._end_child()
         data = self._tape.read()
         data = data[: data.rfind(b"\n") + 1]
         missing = b"" if data else history_line(self._headers[self._index])

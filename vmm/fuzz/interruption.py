@@ -4,8 +4,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""A batch system ends its jobs with SIGTERM."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""A batch system ends its jobs with SIGTERM, a terminal that goes away with SIGHUP."""
 
 
 class Interruption:

@@ -34,7 +34,8 @@ class HostInfo:
     ``vendor`` is the module that does the work (empty if none is loaded), ``modules`` its and
     kvm's parameters, ``tdp`` "on", "off" or "unknown", with the parameter that says so.
     ``obstacle`` says why KVM cannot be used, and ``remedy`` what to do; both are empty if it can.
-    ``capabilities`` are the answers of KVM_CHECK_EXTENSION by name.
+    ``capabilities`` are the answers of KVM_CHECK_EXTENSION by name, and ``command_line`` is the
+    kernel's.
     """
 
     kernel: str
@@ -47,6 +48,7 @@ class HostInfo:
     remedy: str = ""
     modules: Modules = field(default_factory=dict)
     capabilities: dict[str, int] = field(default_factory=dict)
+    command_line: str = ""
 
     def in_brief(self) -> dict[str, str]:
         """Return what every history carries along."""
@@ -75,7 +77,15 @@ def host_facts(roots: Roots = Roots()) -> HostInfo:
         obstacle=obstacle,
         remedy=remedy,
         modules=modules,
+        command_line=_command_line(roots.proc),
     )
+
+
+def _command_line(proc: Path) -> str:
+    try:
+        return (proc / "cmdline").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _vendor(modules: Modules) -> str:

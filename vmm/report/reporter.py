@@ -7,6 +7,7 @@ what is written is the same for the same results, however the run went.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario.operations import Scenario
@@ -37,22 +38,31 @@ def at_the_end(write: Write, render: Callable[[Run], str]) -> Reporter:
 
 
 def together(reporters: Iterable[Reporter]) -> Reporter:
-    """Return what tells several reporters."""
+    """Return what tells several reporters: one that fails keeps nothing from the others."""
     every = tuple(reporters)
 
     def begin(scenarios: Sequence[Scenario], host: HostInfo) -> None:
-        for each in every:
-            each.begin(scenarios, host)
+        _all(partial(each.begin, scenarios, host) for each in every)
 
     def done(checked: Checked) -> None:
-        for each in every:
-            each.done(checked)
+        _all(partial(each.done, checked) for each in every)
 
     def end(run: Run) -> None:
-        for each in every:
-            each.end(run)
+        _all(partial(each.end, run) for each in every)
 
     return Reporter(begin, done, end)
+
+
+def _all(calls: Iterable[Callable[[], object]]) -> None:
+    """Make all calls, and raise then what the first of them raised that did."""
+    raised: Exception | None = None
+    for call in calls:
+        try:
+            call()
+        except Exception as error:
+            raised = raised or error
+    if raised is not None:
+        raise raised
 
 
 def subject_of(scenario: Scenario) -> str:

@@ -6,6 +6,8 @@ everything that does not belong there.
 
 import json
 import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Literal
 
 import msgspec
@@ -50,11 +52,20 @@ class ScenarioResult(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...] = ()
 
 
+class Tool(msgspec.Struct, frozen=True):
+    """What wrote a result."""
+
+    name: str = "memslot-vmm"
+    version: str = ""
+
+
 class ResultFile(msgspec.Struct, frozen=True):
     """A whole run: scenarios in the order in which they stand in the catalogue.
 
-    ``not_run`` names those that an interruption left out, ``weaknesses`` what could not be watched.
-    ``rules`` are all that a scenario of this run names.
+    ``not_run`` names those that an early end left out, ``weaknesses`` what could not be watched.
+    ``rules`` are all that a scenario of this run names. ``obstacle`` says why nothing could run,
+    ``early`` why the run ended early, ``error`` is the traceback of an error of this program that
+    belongs to no scenario. ``time`` is when the result was written, in ISO 8601.
     """
 
     format: Literal[1]
@@ -70,6 +81,12 @@ class ResultFile(msgspec.Struct, frozen=True):
     features: Features
     host: HostInfo
     rules: dict[str, RuleText] = {}
+    obstacle: str = ""
+    early: str = ""
+    error: str = ""
+    tool: Tool = Tool()
+    time: str = ""
+    kernel_command_line: str = ""
 
 
 def result_file(run: Run) -> ResultFile:
@@ -77,7 +94,7 @@ def result_file(run: Run) -> ResultFile:
     return ResultFile(
         format=FORMAT,
         status=run.status,
-        exit_status=run.status.exit_status,
+        exit_status=run.exit_status,
         counts={status.value: count for status, count in run.counts.items()},
         seconds=round(run.seconds, 3),
         cpus=run.cpus,
@@ -88,6 +105,12 @@ def result_file(run: Run) -> ResultFile:
         features=run.features,
         host=run.host,
         rules=rule_texts(_named_rules(run)),
+        obstacle=run.obstacle,
+        early=run.early,
+        error=run.error,
+        tool=Tool(version=version("memslot-vmm")),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        kernel_command_line=run.host.command_line,
     )
 
 
@@ -97,13 +120,13 @@ def parse_result(text: bytes, name: str) -> ResultFile:
     Raises ResultError.
     """
     try:
-        version = msgspec.json.decode(text, type=_Version).format
-        if version == FORMAT:
+        found = msgspec.json.decode(text, type=_Version).format
+        if found == FORMAT:
             return msgspec.json.decode(text, type=ResultFile)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ResultError(f"{name}: not a result of `vmm check --json`: {error}") from None
     raise ResultError(
-        f"{name}: format {version} is not known here (this reads format {FORMAT}): "
+        f"{name}: format {found} is not known here (this reads format {FORMAT}): "
         "use the version of this program that wrote it"
     )
 

@@ -10,6 +10,7 @@ from vmm.scenario import words
 from vmm.scenario.endings import HARNESS
 from vmm.scenario.operations import Scenario
 from vmm.scenario.shown import shown
+from vmm.verdict.groups import Differing, Skipped
 from vmm.verdict.judge import Difference, Expected, Status, UnderWay
 from vmm.verdict.result import Checked, Run
 
@@ -71,6 +72,26 @@ def counts(found: Mapping[Status, int]) -> Text:
     return line.append(": ").append(Text(", ").join(parts))
 
 
+def skipped(group: Skipped, width: int | None) -> list[Text]:
+    """Return a line for scenarios that were skipped for one reason."""
+    count = len(group.names)
+    name = group.names[0] if count == 1 else f"{count} scenarios"
+    head = f"{Status.SKIPPED.value.upper():<{_TITLE_WIDTH}} "
+    lines = []
+    for number, piece in enumerate(_pieces(f"{name}: {group.reason}", width, len(head))):
+        line = Text(head if number == 0 else " " * len(head), style=STYLES[Status.SKIPPED])
+        lines.append(line.append(piece, style="default not bold"))
+    return lines
+
+
+def others(group: Differing, width: int | None) -> list[Text]:
+    """Return the names of scenarios that differ as one that was shown does; nothing if none do."""
+    if not group.others:
+        return []
+    text = f"{_plural(len(group.others), 'scenario')}: {', '.join(group.others)}"
+    return list(_field("so do", [text], width))
+
+
 def summary(run: Run, width: int | None) -> list[Text]:
     """Return the last lines of a run of many: remarks, and the counts."""
     line = Text(_plural(len(run.checked), "scenario"), style="bold")
@@ -82,6 +103,8 @@ def summary(run: Run, width: int | None) -> list[Text]:
     complaints = sum(bool(each.unexplained) for each in run.checked)
     if complaints:
         parts.append(Text(f"the kernel complained in {complaints}", style="bold red"))
+    if 2 * run.ran < len(run.checked):
+        parts.append(Text(f"only {run.ran} of {len(run.checked)} ran", style="yellow"))
     line.append(": ").append(Text(", ").join(parts) if parts else "nothing ran")
     line.append(f" in {run.seconds:.1f} s", style="not bold")
     vendor = run.host.vendor or "KVM"
@@ -101,8 +124,11 @@ def remarks(run: Run, width: int | None) -> list[Text]:
         names = ", ".join(run.not_run)
         if len(run.not_run) > _MANY:
             names = f"all from {run.not_run[0]} to {run.not_run[-1]}"
-        left = f"{_plural(len(run.not_run), 'scenario')} did not run: {names}"
+        why = f" ({run.early})" if run.early else ""
+        left = f"{_plural(len(run.not_run), 'scenario')} did not run{why}: {names}"
         lines += _labelled("left out:", left, width)
+    elif run.early:
+        lines += _labelled("note:", run.early, width)
     return lines
 
 

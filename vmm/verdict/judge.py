@@ -24,6 +24,7 @@ from vmm.scenario.history import (
 )
 from vmm.scenario.plan import mappings_of
 from vmm.scenario.underway import under_way
+from vmm.verdict import statuses
 from vmm.verdict.identity import Identity, outcome_kind
 from vmm.verdict.slotmap import slot_map
 from vmm.verdict.steps import StepRecorder
@@ -37,8 +38,6 @@ SET_UP = documented(
     "api.rst 4",
 )
 """Not a rule of the model: it is broken by calls that no operation stands for."""
-
-_EXIT_STATUSES = {"differs": 1, "inconclusive": 3, "skipped": 4, "internal error": 70}
 
 
 class Status(Enum):
@@ -55,7 +54,17 @@ class Status(Enum):
     @property
     def exit_status(self) -> int:
         """The exit status of a command that has this to say."""
-        return _EXIT_STATUSES.get(self.value, 0)
+        match self:
+            case Status.PASSED | Status.KNOWN | Status.PASSES_NOW:
+                return statuses.PASSED
+            case Status.DIFFERS:
+                return statuses.DIFFERS
+            case Status.INCONCLUSIVE:
+                return statuses.INCONCLUSIVE
+            case Status.INTERNAL_ERROR:
+                return statuses.INTERNAL_ERROR
+            case Status.SKIPPED:
+                return statuses.NOTHING_RAN
 
 
 class Expected(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from vmm.host.hostinfo import HostInfo
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
+from vmm.verdict import statuses
 from vmm.verdict.judge import Status, Verdict, judging
 from vmm.verdict.known_issues import KnownIssue, weighed
 from vmm.verdict.steps import Step, StepRecorder
@@ -64,8 +65,10 @@ def concluded(history: History, verdict: Verdict) -> Checked:
 class Run:
     """Scenarios that ran.
 
-    ``weaknesses`` are what could not be watched; ``not_run`` names what an interruption left out;
-    ``cpus`` are those that scenarios ran on, one at a time on each.
+    ``weaknesses`` are what could not be watched; ``not_run`` names what an early end left out;
+    ``cpus`` are those that scenarios ran on, one at a time on each. ``obstacle`` says why
+    nothing could run, ``early`` why the run ended before its end; ``error`` is the traceback of an
+    error of this program that belongs to no scenario. So many scenarios are ``required`` to run.
     """
 
     checked: tuple[Checked, ...]
@@ -75,6 +78,22 @@ class Run:
     not_run: tuple[str, ...] = ()
     cpus: tuple[int, ...] = (0,)
     seconds: float = 0.0
+    obstacle: str = ""
+    early: str = ""
+    error: str = ""
+    required: int = 0
+
+    @property
+    def ran(self) -> int:
+        """How many scenarios were not skipped."""
+        return sum(each.verdict.status is not Status.SKIPPED for each in self.checked)
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of a command that has this to say."""
+        status = self.status.exit_status
+        is_well = status in (statuses.PASSED, statuses.NOTHING_RAN)
+        return statuses.TOO_FEW_RAN if is_well and self.ran < self.required else status
 
     @property
     def status(self) -> Status:
@@ -82,9 +101,9 @@ class Run:
         found = {each.verdict.status for each in self.checked}
         if any(each.failed for each in self.checked):
             return Status.DIFFERS
-        if Status.INTERNAL_ERROR in found:
+        if self.error or Status.INTERNAL_ERROR in found:
             return Status.INTERNAL_ERROR
-        if self.not_run or Status.INCONCLUSIVE in found:
+        if self.not_run or self.early or Status.INCONCLUSIVE in found:
             return Status.INCONCLUSIVE
         return Status.SKIPPED if found <= {Status.SKIPPED} else Status.PASSED
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +92,32 @@ def test_a_run_that_skips_everything_is_no_pass(kernel: Kernel) -> None:
     kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=0)
     assert vmm("check", "huge").exit_code == 4
     required = vmm("check", "huge", "--require-run")
-    assert required.exit_code == 1
-    assert required.stderr == "vmm: nothing could run, and --require-run was given\n"
+    assert required.exit_code == 5
+    assert required.stderr == "vmm: only 0 of 1 scenarios ran: --require-run 1\n"
+    assert "1 scenario: 1 skipped, only 0 of 1 ran in " in required.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [
+        (["--require-run", "3"], 0),
+        (["--require-run=3"], 0),
+        (["--require-run", "4"], 5),
+        (["--require-run", "create-one"], 0),
+        (["--require-run", "2", "create-one"], 5),
+        (["create-one", "--require-run"], 0),
+    ],
+)
+def test_so_many_have_to_run(kernel: Kernel, tmp_path: Path, args: list[str], status: int) -> None:
+    kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=0)
+    file = tmp_path / "result.json"
+    assert vmm("check", "--json", file, *args).exit_code == status
+    assert result_of(file)["exit_status"] == status
+
+
+def test_a_difference_is_one_however_few_ran(kernel: Kernel) -> None:
+    kernel.differ("create-two")
+    assert vmm("check", "--require-run", "100").exit_code == 1
 
 
 @pytest.mark.parametrize("command", [["check"], ["run", "create-one"]])
@@ -101,8 +127,18 @@ def test_a_host_without_kvm_is_told_why_and_what_to_do(kernel: Kernel, command: 
     assert result.exit_code == 4
     assert result.stderr == "vmm: nothing could run: /dev/kvm: No such file; load it\n"
     required = vmm(*command, "--require-run")
-    assert required.exit_code == 1
-    assert "--require-run was given: /dev/kvm: No such file; load it" in required.stderr
+    assert required.exit_code == 5
+    assert "nothing could run: /dev/kvm: No such file; load it" in required.stderr
+
+
+def test_json_says_why_nothing_could_run(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.info = dataclasses.replace(INFO, obstacle="/dev/kvm: No such file", remedy="load it")
+    file = tmp_path / "result.json"
+    file.write_text("an old result")
+    assert vmm("check", "--json", file).exit_code == 4
+    data = result_of(file)
+    assert data["obstacle"] == "nothing could run: /dev/kvm: No such file; load it"
+    assert (data["exit_status"], data["scenarios"]) == (4, [])
 
 
 def test_a_difference_is_told_in_full(kernel: Kernel) -> None:
@@ -177,7 +213,7 @@ def test_an_interruption_keeps_what_ran_and_names_what_did_not(
     file = tmp_path / "result.json"
     result = vmm("check", "--json", file)
     assert result.exit_code == 3
-    assert f"did not run: {', '.join(left)}\n" in result.stdout
+    assert f"did not run (interrupted): {', '.join(left)}\n" in result.stdout
     data = result_of(file)
     assert data["not_run"] == left
     assert data["scenarios"][0]["status"] == "passed"
@@ -191,7 +227,7 @@ def test_many_that_did_not_run_are_named_by_the_first_and_the_last(
     monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: many)
     kernel.histories["s2"] = KeyboardInterrupt
     result = vmm("check")
-    assert "left out: 10 scenarios did not run: all from s2 to s11\n" in result.stdout
+    assert "left out: 10 scenarios did not run (interrupted): all from s2 to s11\n" in result.stdout
 
 
 def test_json_holds_the_whole_result(kernel: Kernel, tmp_path: Path) -> None:
@@ -320,11 +356,61 @@ def test_a_difference_outweighs_an_error_of_this_program(kernel: Kernel) -> None
     assert vmm("check").exit_code == 1
 
 
-def test_a_reader_that_went_away_gets_no_traceback(kernel: Kernel) -> None:
+def test_a_broken_pipe_of_a_worker_is_no_closed_output(kernel: Kernel) -> None:
     kernel.histories["create-one"] = BrokenPipeError
     result = vmm("check")
-    assert result.exit_code == 3
-    assert "Traceback" not in result.output
+    assert result.exit_code == 70
+    assert "BrokenPipeError" in result.stderr
+
+
+def test_an_error_of_this_program_is_in_json(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.histories["create-two"] = AssertionError
+    file = tmp_path / "result.json"
+    assert vmm("check", "--json", file).exit_code == 70
+    data = result_of(file)
+    assert "AssertionError" in data["error"]
+    assert (data["status"], data["exit_status"]) == ("internal error", 70)
+    assert [each["status"] for each in data["scenarios"]] == ["passed"]
+
+
+def test_json_tells_its_circumstances(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.info = dataclasses.replace(INFO, command_line="quiet kvm.x=1")
+    results = []
+    for name in ("a", "b"):
+        assert vmm("check", "--json", tmp_path / name).exit_code == 0
+        results.append(result_of(tmp_path / name))
+    for data in results:
+        assert data["format"] == 1
+        assert data["tool"] == {"name": "memslot-vmm", "version": version("memslot-vmm")}
+        assert data["kernel_command_line"] == "quiet kvm.x=1"
+        assert datetime.fromisoformat(data.pop("time")).tzinfo is not None
+        data.pop("seconds")
+        assert all(each.pop("seconds") >= 0 for each in data["scenarios"])
+    assert json.dumps(results[0]) == json.dumps(results[1])
+
+
+def test_many_that_differ_by_one_cause_are_enough(kernel: Kernel, tmp_path: Path) -> None:
+    for name in ("create-one", "create-two", "move-up"):
+        kernel.differ(name)
+    file = tmp_path / "result.json"
+    result = vmm("check", "--max-differences", "1", "--json", file)
+    assert result.exit_code == 1
+    # What has begun when the verdict is there goes on to its end.
+    assert kernel.ran == ["create-one", "create-two"]
+    assert result.stdout.count("DIFFERS") == 1
+    assert "  so do     1 scenario: create-two\n" in result.stdout
+    why = "--max-differences 1 for one cause: SetUserMemoryRegion create"
+    assert f"2 scenarios did not run ({why}): move-up, huge\n" in result.stdout
+    assert result_of(file)["early"] == why
+
+
+def test_verbose_tells_of_each(kernel: Kernel) -> None:
+    kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=0)
+    for name in ("create-one", "create-two"):
+        kernel.differ(name)
+    result = vmm("check", "-v")
+    assert result.stdout.count("DIFFERS") == 2
+    assert "SKIPPED      huge: needs a free" in result.stdout
 
 
 def test_a_kernel_that_hangs_again_and_again_is_left_alone(

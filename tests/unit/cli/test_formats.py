@@ -1,5 +1,6 @@
 """``--format`` and the files it writes, with a kernel that is played."""
 
+import errno
 import json
 import os
 import stat
@@ -70,12 +71,29 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_runs(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_leaves_no_half_written_file(kernel: Kernel, tmp_path: Path) -> None:
+def test_an_error_leaves_a_whole_file_of_what_ran(kernel: Kernel, tmp_path: Path) -> None:
     file = tmp_path / "r.ktap"
     file.write_text("what was there")
     kernel.histories["move-up"] = AssertionError
     assert vmm("check", f"--format=ktap:{file}").exit_code == 70
-    assert [(f, f.read_text()) for f in tmp_path.iterdir()] == [(file, "what was there")]
+    text = file.read_text()
+    assert list(tmp_path.iterdir()) == [file]
+    assert "ok 1 create-one\n" in text
+    assert "not ok 1 move-up # ERROR did not run\n" in text
+
+
+def test_no_old_result_is_left_where_the_new_one_cannot_be_written(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(text: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = tmp_path / "r.json"
+    file.write_text("what was there")
+    monkeypatch.setattr("vmm.report.json.run_text", fill)
+    result = vmm("check", f"--json={file}")
+    assert (result.exit_code, list(tmp_path.iterdir())) == (3, [])
+    assert result.stderr == "vmm: the host: [Errno 28] No space left on device\n"
 
 
 def test_kselftest_statuses(kernel: Kernel) -> None:

@@ -1,12 +1,15 @@
 """Asks a kernel how it tracks dirty pages, by trying."""
 
+import errno
+
 from guests import image
 from guests.windows import Windows
-from kvm_abi.raw import KvmError
+from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Cap, MemFlag
 from vmm.execution.guestcpu import GuestCpu
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
+from vmm.scenario.history import Touched
 from vmm.scenario.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
 
 _GUEST_GPA = 0x10000
@@ -26,7 +29,9 @@ def least_ring_bytes(kvm: Kvm) -> int:
         while size_bytes <= most:
             try:
                 vm.enable_cap(Cap.DIRTY_LOG_RING, size_bytes)
-            except KvmError:
+            except KvmError as error:
+                if error.errno != errno.EINVAL or size_bytes * 2 > most:
+                    raise  # It has said how large a ring may be.
                 size_bytes *= 2
             else:
                 return size_bytes
@@ -49,5 +54,7 @@ def reads_make_dirty(kvm: Kvm) -> bool:
         vm.set_user_memory_region(1, flags, 0, PAGE_SIZE_BYTES, HostAddress(page, 0))
         windows = Windows(guest.view(), _GUEST_GPA)
         cpu = GuestCpu(vm.create_vcpu(0), _GUEST_GPA, guest.view(), windows, lambda: False)
-        cpu.touch([Touch(0)])
+        found, expected = cpu.touch([Touch(0)]), Touched(int.from_bytes(page.read(0, 4), "little"))
+        if found != [expected]:
+            raise WrongAnswerError("a guest's read of gpa 0x0, in a slot", f"{found[0]}")
         return any(vm.get_dirty_log(1, _LOG_PAGES))

@@ -1,5 +1,7 @@
 """Asks a kernel what it can do: by KVM_CHECK_EXTENSION, and by trying."""
 
+import errno
+from collections.abc import Callable
 from pathlib import Path
 
 from kvm_abi.raw import KvmError
@@ -11,7 +13,7 @@ from vmm.execution.probe.internal import (
     makes_identity_map_slot,
     makes_tss_slot,
 )
-from vmm.execution.probe.reach import touch_limit
+from vmm.execution.probe.reach import REACH_LIMIT_S, touch_limit
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vm import Vm
@@ -22,14 +24,28 @@ _LEAST_GFN_BITS = 20  # 4 GiB: every x86 processor maps that much
 _MOST_GFN_BITS = 52
 
 
-def probe_features(kvm: Kvm) -> Features:
-    """Return what the kernel of ``kvm`` and this process can do.
+def probe_features(
+    kvm: Kvm,
+    begin: Callable[[str], object] = lambda step: None,
+    reach_limit_s: float = REACH_LIMIT_S,
+) -> Features:
+    """Return what the kernel behind ``kvm`` and this process can do.
 
-    Makes a VM of its own for what has to be tried.
+    Makes VMs of its own for what has to be tried; ``begin`` is told each step. Raises `KvmError`
+    and `WrongAnswerError`, also for a plain create, touch or delete that does not do what it must.
     """
+    begin("slots are created and deleted, to find the last gfn")
     with HostMapping.anonymous(PAGE_SIZE_BYTES) as page, kvm.create_vm() as vm:
         has = vm.check_extension
         last_gfn = _last_gfn(vm, page)
+        begin("dirty rings of all sizes are enabled")
+        ring_bytes = least_ring_bytes(kvm)
+        begin("a page is read by a guest, and its dirty log looked at")
+        dirty_by_reading = reads_make_dirty(kvm)
+        begin("a guest reads as far as it reaches")
+        limit = touch_limit(kvm, last_gfn, reach_limit_s)
+        begin("slots are created where the kernel may have its own")
+        internal = makes_tss_slot(kvm), makes_identity_map_slot(kvm), makes_apic_slot(kvm)
         return Features(
             nr_memslots=has(Cap.NR_MEMSLOTS),
             address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE)),
@@ -47,17 +63,17 @@ def probe_features(kvm: Kvm) -> Features:
             dirty_log_initially_set=bool(
                 has(Cap.MANUAL_DIRTY_LOG_PROTECT2) & DirtyLogManual.INITIALLY_SET
             ),
-            dirty_ring_bytes=least_ring_bytes(kvm),
+            dirty_ring_bytes=ring_bytes,
             dirty_ring_max_bytes=has(Cap.DIRTY_LOG_RING),
             dirty_ring_acq_rel=bool(has(Cap.DIRTY_LOG_RING_ACQ_REL)),
-            reads_make_dirty=reads_make_dirty(kvm),
+            reads_make_dirty=dirty_by_reading,
             quirks=has(Cap.DISABLE_QUIRKS2),
             last_gfn=last_gfn,
-            touch_limit=touch_limit(kvm, last_gfn),
+            touch_limit=limit,
             irqchip=bool(has(Cap.IRQCHIP)),
-            internal_tss=makes_tss_slot(kvm),
-            internal_identity=makes_identity_map_slot(kvm),
-            internal_apic=makes_apic_slot(kvm),
+            internal_tss=internal[0],
+            internal_identity=internal[1],
+            internal_apic=internal[2],
             zero_page=_can_map_zero(),
             hugetlb_pages=_free_huge_pages(),
         )
@@ -65,17 +81,19 @@ def probe_features(kvm: Kvm) -> Features:
 
 def _last_gfn(vm: Vm, page: HostMapping) -> int:
     """Return the highest gfn that a slot may hold: kernels map a power of two of them."""
-    for bits in range(_MOST_GFN_BITS, _LEAST_GFN_BITS, -1):
+    for bits in range(_MOST_GFN_BITS, _LEAST_GFN_BITS - 1, -1):
         gfn = (1 << bits) - 1
         try:
             vm.set_user_memory_region(
                 0, 0, gfn * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES, HostAddress(page, 0)
             )
-        except KvmError:
+        except KvmError as error:
+            if error.errno != errno.EINVAL or bits == _LEAST_GFN_BITS:
+                raise  # Every kernel has the lowest ones, and EINVAL for what is beyond.
             continue
         vm.set_user_memory_region(0, 0, 0, 0, 0)
         return gfn
-    return (1 << _LEAST_GFN_BITS) - 1
+    raise AssertionError("the last try returns or raises")
 
 
 def _can_map_zero() -> bool:

@@ -13,6 +13,8 @@ from vmm.scenario.operations import PAGE_SIZE_BYTES
 def makes_tss_slot(kvm: Kvm) -> bool:
     """Return whether KVM_SET_TSS_ADDR makes a slot."""
     with kvm.create_vm() as vm:
+        if not vm.check_extension(Cap.SET_TSS_ADDR):
+            return False
         vm.set_tss_addr(USUAL_TSS_GPA)
         return _is_taken(vm, USUAL_TSS_GPA)
 
@@ -20,6 +22,8 @@ def makes_tss_slot(kvm: Kvm) -> bool:
 def makes_identity_map_slot(kvm: Kvm) -> bool:
     """Return whether the first vCPU brings a slot for the identity map."""
     with kvm.create_vm() as vm:
+        if not vm.check_extension(Cap.SET_IDENTITY_MAP_ADDR):
+            return False
         vm.set_identity_map_addr(IDENTITY_MAP_GPA)
         vm.create_vcpu(0)
         return _is_taken(vm, IDENTITY_MAP_GPA)

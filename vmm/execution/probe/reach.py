@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from vmm.execution.runner import HarnessError, run_isolated
 from vmm.kvm.system import Kvm
 from vmm.scenario.content import MMIO_FILL, identity
+from vmm.scenario.endings import DIED, HOST, HUNG, REFUSED
 from vmm.scenario.features import Features
 from vmm.scenario.history import Mmio, Touched
 from vmm.scenario.operations import (
@@ -17,7 +18,12 @@ from vmm.scenario.operations import (
     Touch,
 )
 
-_TIME_LIMIT_S = 10.0
+REACH_LIMIT_S = 10.0
+
+
+class ReachError(Exception):
+    """The kernel did not come back, or refused what every VMM needs: why a run ended."""
+
 
 _RESERVED_BYTES = 12 << 30
 """What AMD processors keep for HyperTransport: below 2^40, or below the last address."""
@@ -26,7 +32,7 @@ _RESERVED_BYTES = 12 << 30
 _HOLE_BYTES = 1 << 20  # from the hole that is tried to the limit, past the guest's own slot
 
 
-def touch_limit(kvm: Kvm, last_gfn: int) -> int:
+def touch_limit(kvm: Kvm, last_gfn: int, time_limit_s: float = REACH_LIMIT_S) -> int:
     """Return the first gpa that no guest reaches, at most the one after ``last_gfn``.
 
     A slot may lie where the processor lets no guest go, so that the last page is tried first,
@@ -34,7 +40,7 @@ def touch_limit(kvm: Kvm, last_gfn: int) -> int:
     """
     highest = (last_gfn + 1) * PAGE_SIZE_BYTES
     for limit in sorted(set(_candidates(kvm, highest)), reverse=True):
-        if reaches(limit):
+        if reaches(limit, time_limit_s):
             return limit
     return REAL_MODE_END
 
@@ -44,7 +50,7 @@ def _candidates(kvm: Kvm, highest: int) -> Iterator[int]:
         yield from (end, end - _RESERVED_BYTES, min(end, (1 << 40) - _RESERVED_BYTES))
 
 
-def reaches(limit: int) -> bool:
+def reaches(limit: int, time_limit_s: float = REACH_LIMIT_S) -> bool:
     """Whether a guest can read the last bytes before ``limit``, and the hole before them.
 
     A page of the hole is read again after another one: shadow page tables remember it with the
@@ -74,7 +80,10 @@ def reaches(limit: int) -> bool:
     expected = [Touched(identity(0, 0)), *holes]
     features = Features(touch_limit=limit)
     try:
-        events = run_isolated(scenario, features, time_limit_s=_TIME_LIMIT_S).events
+        history = run_isolated(scenario, features, time_limit_s=time_limit_s)
     except HarnessError:
         return False  # A guest that has shut down may be anywhere.
-    return expected == [e.outcome for e in events if isinstance(e.outcome, Touched)]
+    reason = "" if history.end is None else history.end.reason
+    if reason.startswith((HUNG, DIED, REFUSED, HOST)):
+        raise ReachError(reason)
+    return expected == [e.outcome for e in history.events if isinstance(e.outcome, Touched)]

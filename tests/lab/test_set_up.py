@@ -1,0 +1,143 @@
+"""A kernel that refuses what every VMM needs, or lies or hangs while it is asked what it can do.
+
+Whatever the command, that is a difference, or inconclusive, and named with its arguments; never an
+error of this program, nor a host that lacks something.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import lab
+from vmm.scenario.codec import scenario_text
+from vmm.scenario.operations import NewVm, Scenario, Touch
+
+TIME_LIMIT_S = 120.0
+SCENARIO = "create-one-page"
+
+
+def vmm(call: str, *args: object) -> "subprocess.CompletedProcess[str]":
+    """Run a command on a kernel that answers a call wrongly."""
+    result = subprocess.run(
+        [sys.executable, "-m", "vmm.cli", *map(str, args)],
+        env=lab.environment(call=call),
+        cwd=lab.HERE.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S,
+        check=False,
+    )
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "internal error" not in result.stdout + result.stderr
+    return result
+
+
+def checked(tmp_path: Path, call: str, *args: object) -> tuple[int, dict[str, Any]]:
+    """Return exit status and JSON of `vmm check` on such a kernel."""
+    file = tmp_path / "result.json"
+    result = vmm(call, "check", *args, "--json", file)
+    data: dict[str, Any] = json.loads(file.read_text())
+    assert data["exit_status"] == result.returncode
+    return result.returncode, data
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        ("KVM_SET_SREGS:errno=22", "KVM_SET_SREGS("),
+        ("KVM_GET_SREGS:errno=14", "KVM_GET_SREGS("),
+        ("KVM_SET_REGS:errno=22", "KVM_SET_REGS(rax=0x0, "),
+        ("KVM_CREATE_VCPU:errno=22", "KVM_CREATE_VCPU("),
+        ("KVM_CREATE_VM:errno=22", "KVM_CREATE_VM("),
+        ("KVM_GET_VCPU_MMAP_SIZE:errno=22", "KVM_GET_VCPU_MMAP_SIZE("),
+        ("KVM_GET_VCPU_MMAP_SIZE:answer=0", "KVM_GET_VCPU_MMAP_SIZE(): 0, which is less"),
+        ("KVM_GET_API_VERSION:answer=13", "KVM_GET_API_VERSION(): 13, and not 12"),
+        ("KVM_CHECK_EXTENSION:errno=22", "KVM_CHECK_EXTENSION("),
+        ("KVM_GET_SUPPORTED_CPUID:errno=22", "KVM_GET_SUPPORTED_CPUID("),
+        ("KVM_ENABLE_CAP:errno=1", "KVM_ENABLE_CAP(cap=0xc0"),
+        ("KVM_SET_TSS_ADDR:errno=22", "KVM_SET_TSS_ADDR(0xfffbd000"),
+        ("KVM_CREATE_IRQCHIP:errno=22", "KVM_CREATE_IRQCHIP("),
+        ("CREATE:errno=22", "KVM_SET_USER_MEMORY_REGION(slot=0x0, flags=0x0, "),
+        ("CREATE:errno=14", "KVM_SET_USER_MEMORY_REGION(slot=0x0, flags=0x0, "),
+        ("DELETE:errno=22", "memory_size=0x0, userspace_addr=0x0): EINVAL"),
+        ("MMAP:errno=13", "mmap of a vCPU("),
+    ],
+)
+def test_a_kernel_that_refuses_while_it_is_asked_differs(
+    tmp_path: Path, call: str, named: str
+) -> None:
+    status, data = checked(tmp_path, call)
+    (probing,) = data["scenarios"]
+    assert (status, probing["name"], probing["status"]) == (1, "probing", "differs")
+    assert named in probing["difference"]["observed"]
+    assert len(data["not_run"]) > 400
+    for command in (("run", SCENARIO), ("fuzz", "--seconds", "1", "--out", tmp_path), ("info",)):
+        other = vmm(call, *command)
+        assert other.returncode == 1
+        assert named in other.stderr
+
+
+@pytest.mark.parametrize("number", [12, 24])
+def test_a_host_without_memory_or_descriptors_is_no_difference(tmp_path: Path, number: int) -> None:
+    status, data = checked(tmp_path, f"KVM_CREATE_VCPU:errno={number}")
+    assert (status, data["scenarios"][0]["status"]) == (3, "inconclusive")
+    assert data["scenarios"][0]["reason"].startswith("the host: KVM_CREATE_VCPU(): E")
+
+
+def test_a_kernel_without_memslots_by_its_own_word_runs_nothing(tmp_path: Path) -> None:
+    status, data = checked(tmp_path, "KVM_CHECK_EXTENSION:answer=0")
+    assert status == 4
+    assert "KVM_CAP_USER_MEMORY is 0" in data["obstacle"]
+
+
+def test_a_kernel_in_use_by_another_hypervisor_runs_nothing(tmp_path: Path) -> None:
+    status, data = checked(tmp_path, "KVM_CREATE_VM:errno=16")
+    assert status == 4
+    assert "another hypervisor" in data["obstacle"]
+
+
+def test_a_kernel_that_hangs_while_it_is_asked_is_inconclusive(tmp_path: Path) -> None:
+    status, data = checked(tmp_path, "KVM_RUN:hang=1")
+    assert (status, data["scenarios"][0]["status"]) == (3, "inconclusive")
+    reason = data["scenarios"][0]["reason"]
+    assert reason.startswith("hung: no end within 20 s")
+    assert "a page is read by a guest" in reason
+
+
+def mode_switches(folder: Path) -> Path:
+    """Return a scenario that makes many VMs, and guests that switch modes: more than probing."""
+    touches = (Touch(0x10000), Touch(0x1_0000_0000), Touch(0x10000))
+    operations = (*(op for _ in range(20) for op in (NewVm(), *touches)),)
+    file = folder / "switches.json"
+    file.write_text(scenario_text(Scenario("switches", operations, survey="none")))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("call", "after"),
+    [("KVM_SET_SREGS", 20), ("KVM_SET_REGS", 20), ("KVM_CREATE_VCPU", 8), ("MMAP", 8)],
+)
+def test_what_is_refused_in_a_scenario_differs_there(tmp_path: Path, call: str, after: int) -> None:
+    wrong = f"{call}:errno=22:after={after}"
+    name = "mmap of a vCPU" if call == "MMAP" else call
+    history, out = tmp_path / "h.jsonl", tmp_path / "found"
+    ran = vmm(wrong, "run", mode_switches(tmp_path), "--history", history)
+    assert ran.returncode == 1
+    assert re.search(rf"observed  {name}\(.*\): EINVAL\n", ran.stdout)
+    assert "by set-up: what every VMM needs" in ran.stdout
+    judged = vmm("", "judge", history)
+    assert (judged.returncode, judged.stdout.count("DIFFERS")) == (1, 1)
+    fuzzed = vmm(wrong, "fuzz", "--seconds", "3", "--jobs", "1", "--out", out, "--seed", "1")
+    assert fuzzed.returncode == 1
+    assert any(name.lower().split()[0] in found.name for found in out.iterdir())
+
+
+def test_a_vcpu_that_cannot_be_made_for_lack_of_descriptors_is_the_hosts(tmp_path: Path) -> None:
+    ran = vmm("KVM_CREATE_VCPU:errno=24:after=8", "run", mode_switches(tmp_path))
+    assert ran.returncode == 3
+    assert "INCONCLUSIVE switches: the host: KVM_CREATE_VCPU(): EMFILE\n" in ran.stdout

@@ -1,0 +1,105 @@
+"""Asks the kernel in a child process, so that one which refuses, hangs or lies is found out.
+
+Only a capability of 0, or a device that is not there, is the host's own word that it lacks
+something. Everything else that goes wrong here would go wrong in every scenario, too.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from kvm_abi.raw import KvmError, WrongAnswerError
+from kvm_abi.uapi import Cap
+from vmm.execution.executor import set_up_refused
+from vmm.execution.probe.features import probe_features
+from vmm.execution.probe.reach import ReachError
+from vmm.host.child import Child
+from vmm.kvm.system import Kvm
+from vmm.scenario.endings import DIED, HARNESS, HOST, HUNG, is_short
+from vmm.scenario.features import Features
+from vmm.scenario.history import SetUpRefused
+
+TIME_LIMIT_S = 20.0
+
+
+class Probed(msgspec.Struct, frozen=True, tag="probed"):
+    """What a kernel can do. ``capabilities`` are the answers of KVM_CHECK_EXTENSION by name."""
+
+    capabilities: dict[str, int]
+    features: Features
+
+
+class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
+    """What went wrong at which ``step``: a call was ``refused``, or it ended for a ``reason``."""
+
+    step: str
+    refused: SetUpRefused | None = None
+    reason: str = ""
+
+
+class _Begun(msgspec.Struct, frozen=True, tag="begun"):
+    """The next step has begun."""
+
+    step: str
+
+
+_Message = Probed | Trouble | _Begun
+_DECODER = msgspec.json.Decoder(_Message)
+
+
+def probe(time_limit_s: float = TIME_LIMIT_S) -> Probed | Trouble:
+    """Return what the kernel of this host can do, or what went wrong when it was asked."""
+    step = "a process is forked"
+    try:
+        child = Child.start(lambda to: _ask(to, time_limit_s / 2))
+    except OSError as error:
+        if not is_short(error):
+            raise
+        return Trouble(step, reason=f"{HOST}{error}")
+    deadline = time.monotonic() + time_limit_s
+    try:
+        while child.answered(max(deadline - time.monotonic(), 0)):
+            message: _Message = _DECODER.decode(child.connection.recv_bytes())
+            if not isinstance(message, _Begun):
+                return message
+            step = message.step
+        return Trouble(step, reason=f"{HUNG}no end within {time_limit_s:g} s; {child.stack()}")
+    except (EOFError, ConnectionError):
+        return Trouble(step, reason=child.end() or f"{DIED}exit status 0")
+    finally:
+        child.end()
+
+
+def _ask(to: Connection, reach_limit_s: float) -> None:
+    """Ask the kernel all that is to be known; the body of the child."""
+    step = "/dev/kvm is opened"
+
+    def send(message: _Message) -> None:
+        to.send_bytes(msgspec.json.encode(message))
+
+    def begin(text: str) -> None:
+        nonlocal step
+        step = text
+        send(_Begun(text))
+
+    try:
+        send(_probed(begin, reach_limit_s))
+    except (KvmError, WrongAnswerError) as error:
+        send(Trouble(step, set_up_refused(error)))
+    except ReachError as error:
+        send(Trouble(step, reason=str(error)))
+    except Exception as error:
+        reason = f"{HOST}{error}" if is_short(error) else HARNESS + traceback.format_exc()
+        send(Trouble(step, reason=reason))
+
+
+def _probed(begin: Callable[[str], None], reach_limit_s: float) -> Probed:
+    begin("/dev/kvm is opened")
+    with Kvm.open() as kvm:
+        begin("a VM is made, and asked for its capabilities")
+        with kvm.create_vm() as vm:
+            capabilities = {cap.name: vm.check_extension(cap) for cap in Cap}
+        return Probed(capabilities, probe_features(kvm, begin, reach_limit_s))

@@ -1,0 +1,43 @@
+"""The verdict on a kernel that refuses, hangs or lies while it is asked what it can do."""
+
+import msgspec
+
+from vmm.model.rule import documented
+from vmm.scenario import words
+from vmm.scenario.endings import HARNESS, HOST, KERNEL_SHORT
+from vmm.scenario.history import Done, SetUpRefused
+from vmm.scenario.operations import Scenario
+from vmm.verdict.judge import Difference, Expected, Status, Verdict
+from vmm.verdict.result import Checked
+
+PROBING = Scenario(
+    "probing", (), why="What a kernel can do is asked, and plain calls are tried, before anything."
+)
+
+PLAIN = documented(
+    "plain-calls",
+    "VMs, slots of one page, vCPUs and touches are not refused, and do what they say",
+    "api.rst 4",
+)
+
+
+def troubled(step: str, refused: SetUpRefused | None, reason: str) -> Checked:
+    """Return what there is to say of a kernel that was asked in vain.
+
+    At ``step`` a call was ``refused`` or answered wrongly, or everything ended for a ``reason``
+    (see `vmm.scenario.endings`).
+    """
+    verdict = Verdict(PROBING.name, Status.INCONCLUSIVE, f"{reason}; then {step}")
+    if reason.startswith(HARNESS):
+        verdict = msgspec.structs.replace(verdict, status=Status.INTERNAL_ERROR, reason=reason)
+    if refused is not None:
+        observed = words.outcome(refused, ())
+        if refused.errno in KERNEL_SHORT:
+            reason = f"{HOST}{observed}; then {step}"
+            verdict = Verdict(PROBING.name, Status.INCONCLUSIVE, reason)
+        else:
+            success = words.outcome(Done(), ())
+            rule = Expected(success, PLAIN.name, PLAIN.promise, PLAIN.basis, PLAIN.cite)
+            difference = Difference(0, -1, step, (rule,), observed, ())
+            verdict = Verdict(PROBING.name, Status.DIFFERS, difference=difference)
+    return Checked(PROBING, verdict)
