@@ -22,7 +22,7 @@ from vmm.fuzz.findings import write
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Interrupted, left_behind, read_journal
 from vmm.fuzz.mutate import can_be_mutated
-from vmm.fuzz.reach import group
+from vmm.fuzz.novelty import group
 from vmm.fuzz.tally import Plan, Tally
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.operations import Scenario

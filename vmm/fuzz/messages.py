@@ -13,7 +13,7 @@ class Message(msgspec.Struct, frozen=True, tag_field="is"):
 
 
 class Progress(Message, frozen=True, tag="progress"):
-    """So much more was done; ``reached`` counts items of ``Reach``."""
+    """So much more was done; ``reached`` counts items of ``Novelty``."""
 
     scenarios: int
     operations: int

@@ -47,7 +47,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Tally:
-    """What was done so far. ``reached`` counts items of ``Reach``.
+    """What was done so far. ``reached`` counts items of ``Novelty``.
 
     ``findings`` are new folders, ``again`` those of earlier runs that this one has found, too.
     ``lost`` counts those that could not be written.

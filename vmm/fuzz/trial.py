@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from vmm.execution.executor import execute
-from vmm.fuzz.reach import Reach
+from vmm.fuzz.novelty import Novelty
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
 from vmm.scenario.history import Event, Header
@@ -32,23 +32,25 @@ class Trial:
         return None if self.verdict.difference is None else self.verdict.difference.identity
 
 
-def attempt(kvm: Kvm, scenario: Scenario, features: Features, reach: Reach | None = None) -> Trial:
+def attempt(
+    kvm: Kvm, scenario: Scenario, features: Features, novelty: Novelty | None = None
+) -> Trial:
     """Run a scenario in a fresh VM and judge it up to the first difference."""
     events: list[Event] = []
     reason = execute(kvm, scenario, features.touch_limit, events.append, _nothing)
-    return judged(Header(scenario, features), events, reach, reason)
+    return judged(Header(scenario, features), events, novelty, reason)
 
 
 def judged(
-    header: Header, events: Sequence[Event], reach: Reach | None = None, reason: str = ""
+    header: Header, events: Sequence[Event], novelty: Novelty | None = None, reason: str = ""
 ) -> Trial:
     """Judge what happened up to the first difference; ``reason`` says why it ended early."""
     judgement = Judgement(header)
     for event in events:
         if not judgement.admits(event):
             break
-        if reach is not None:
-            reach.see(event, judgement.rule)
+        if novelty is not None:
+            novelty.see(event, judgement.rule)
     return Trial(judgement.verdict(reason), len(events))
 
 

@@ -16,7 +16,7 @@ from vmm.fuzz.dice import seed_of
 from vmm.fuzz.generate import generate
 from vmm.fuzz.journal import Intent, Journal
 from vmm.fuzz.messages import Complains, Differs, Failed, Fresh, Progress, send
-from vmm.fuzz.reach import Reach
+from vmm.fuzz.novelty import Novelty
 from vmm.fuzz.trial import attempt, shortened
 from vmm.host.health import KernelWatch, without_others
 from vmm.kvm.system import Kvm
@@ -95,7 +95,7 @@ class _Worker:
         self._watch = watch
         self._journal = journal
         self._to = to
-        self._reach = Reach()
+        self._novelty = Novelty()
         self._seen: Counter[Identity] = Counter()
         self._scenarios = self._operations = self._inconclusive = 0
         self._reported_at = time.monotonic()
@@ -130,8 +130,8 @@ class _Worker:
             yield tuple(group)
 
     def _run(self, scenario: Scenario) -> None:
-        self._reach.begin()
-        trial = attempt(self._kvm, scenario, self._assignment.features, self._reach)
+        self._novelty.begin()
+        trial = attempt(self._kvm, scenario, self._assignment.features, self._novelty)
         self._scenarios += 1
         self._operations += trial.events
         self._inconclusive += trial.verdict.status is Status.INCONCLUSIVE
@@ -141,7 +141,7 @@ class _Worker:
             send(self._to, Differs(shortened(scenario, trial), identity))
         for problem in without_others(self._watch.news(), self._assignment.process):
             send(self._to, Complains(scenario, problem.what, problem.excerpt))
-        if self._assignment.keeps and self._reach.fresh and identity is None:
+        if self._assignment.keeps and self._novelty.fresh and identity is None:
             send(self._to, Fresh(scenario))
         now = time.monotonic()
         if now - self._reported_at >= _REPORT_EVERY_S:
@@ -149,6 +149,6 @@ class _Worker:
             self._report()
 
     def _report(self) -> None:
-        done = Progress(self._scenarios, self._operations, self._inconclusive, self._reach.take())
+        done = Progress(self._scenarios, self._operations, self._inconclusive, self._novelty.take())
         self._scenarios = self._operations = self._inconclusive = 0
         send(self._to, done)

@@ -7,7 +7,7 @@ from functools import partial
 from vmm.model.allowed import HARNESS, Allowed
 from vmm.model.backing import Backing
 from vmm.model.contents import Contents
-from vmm.model.regions import GuestMemfd, Verdict
+from vmm.model.regions import Decision, GuestMemfd
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Refused
@@ -162,24 +162,24 @@ class GuestMemfds:
         lose = partial(self._contents.lose, file.mapping or file.name, pages)
         return _done(GUEST_MEMFD_PUNCH, lose)
 
-    def refusal(self, op: SetUserMemoryRegion2) -> Verdict | None:
+    def refusal(self, op: SetUserMemoryRegion2) -> Decision | None:
         """Return why a slot cannot be bound to the file that it names; None if it can."""
         name = op.guest_memfd
         if name in self._memfds:
-            return Verdict(errno.EINVAL, None, GUEST_MEMFD_NOT_ONE)
+            return Decision(errno.EINVAL, None, GUEST_MEMFD_NOT_ONE)
         file = self._opened(name)
         if file is None:
-            return Verdict(errno.EBADF, None, GUEST_MEMFD_FD)
+            return Decision(errno.EBADF, None, GUEST_MEMFD_FD)
         if file.vm != self._vm:
-            return Verdict(errno.EINVAL, None, GUEST_MEMFD_FOREIGN)
+            return Decision(errno.EINVAL, None, GUEST_MEMFD_FOREIGN)
         if op.guest_memfd_offset + op.memory_size > file.size:
-            return Verdict(errno.EINVAL, None, GUEST_MEMFD_END)
+            return Decision(errno.EINVAL, None, GUEST_MEMFD_END)
         wanted = _pages(op)
         if any(
             wanted.start < bound.stop and bound.start < wanted.stop
             for bound in file.bindings.values()
         ):
-            return Verdict(errno.EEXIST, None, GUEST_MEMFD_OVERLAP)
+            return Decision(errno.EEXIST, None, GUEST_MEMFD_OVERLAP)
         return None
 
     def bind(self, op: SetUserMemoryRegion2) -> GuestMemfd:

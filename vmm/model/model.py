@@ -29,8 +29,8 @@ from vmm.model.regions import (
     HVA_NONCANONICAL,
     HVA_USER,
     NO_MEMORY,
+    Decision,
     Memslot,
-    Verdict,
     decide,
     is_noncanonical,
     refusal_by_argument,
@@ -330,7 +330,7 @@ class Model:
             return (usual, Allowed(Refused(errno.EINVAL), verdict.rule))
         return (usual,)
 
-    def _decide(self, op: SetUserMemoryRegion) -> Verdict:
+    def _decide(self, op: SetUserMemoryRegion) -> Decision:
         slots = self._spaces[as_id_of(op.slot)]
         present = slots.get(id_of(op.slot))
 
@@ -349,7 +349,7 @@ class Model:
     def _normal(self, op: SetUserMemoryRegion) -> Hva:
         return self._backing.normal(op.userspace_addr)
 
-    def _outcome(self, op: SetUserMemoryRegion, verdict: Verdict) -> Allowed:
+    def _outcome(self, op: SetUserMemoryRegion, verdict: Decision) -> Allowed:
         if verdict.errno:
             return Allowed(Refused(verdict.errno), verdict.rule)
         return Allowed(Done(), verdict.rule, partial(self._apply, op, verdict.change))

@@ -167,7 +167,7 @@ class Memslot:
         return self.as_id << 16 | self.slot_id
 
 
-class Verdict(msgspec.Struct, frozen=True, gc=False):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """A refusal (``errno`` is not 0), or what changes (None: nothing); and by which rule."""
 
     errno: int
@@ -178,11 +178,11 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 Overlapping = Callable[[int, int, int], Memslot | None]
 """(base_gfn, npages, slot id to leave out) -> a slot in the way."""
 
-Unbindable = Callable[[SetUserMemoryRegion2], Verdict | None]
+Unbindable = Callable[[SetUserMemoryRegion2], Decision | None]
 """Why a new slot cannot be bound to the guest_memfd that the call names."""
 
 
-def refusal_by_argument(op: SetUserMemoryRegion, features: Features) -> Verdict | None:
+def refusal_by_argument(op: SetUserMemoryRegion, features: Features) -> Decision | None:
     """Return the refusal that depends on the arguments alone, by the first check that fails."""
     second_form = isinstance(op, SetUserMemoryRegion2)
     memfd_offset = op.guest_memfd_offset if isinstance(op, SetUserMemoryRegion2) else 0
@@ -242,7 +242,7 @@ def decide(
     overlapping: Overlapping,
     unbindable: Unbindable,
     features: Features,
-) -> Verdict:
+) -> Decision:
     """Return what the kernel does with arguments that are valid in themselves.
 
     ``hva`` is the operation's userspace address in the form in which slots keep theirs.
@@ -250,7 +250,7 @@ def decide(
     if op.memory_size == 0:
         if present is None:
             return _refuse(errno.EINVAL, DELETE_ABSENT)
-        return Verdict(0, Change.DELETE, DELETE)
+        return Decision(0, Change.DELETE, DELETE)
     change: Change | None = Change.CREATE
     rule = CREATE
     if present is not None:
@@ -269,7 +269,7 @@ def decide(
                 return refusal
         if base_gfn + npages - 1 > features.last_gfn:
             return _refuse(errno.EINVAL, GFN_LIMIT)
-    return Verdict(0, change, rule)
+    return Decision(0, change, rule)
 
 
 def _change_of(op: SetUserMemoryRegion, present: Memslot) -> tuple[Change | None, Rule]:
@@ -295,5 +295,5 @@ def _is_aligned_user_range(hva: Hva, size_bytes: int) -> bool:
     return hva % PAGE_SIZE_BYTES == 0 and hva + size_bytes < KERNEL_HALF
 
 
-def _refuse(number: int, rule: Rule) -> Verdict:
-    return Verdict(number, None, rule)
+def _refuse(number: int, rule: Rule) -> Decision:
+    return Decision(number, None, rule)

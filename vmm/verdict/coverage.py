@@ -37,7 +37,7 @@ class State(Enum):
     GAP = "gap"
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class ScenarioResult(msgspec.Struct, frozen=True):
     """What became of one scenario, as `vmm check --json` has it."""
 
     name: str
@@ -59,7 +59,7 @@ class Result(msgspec.Struct, frozen=True):
 
     format: int
     status: Status
-    scenarios: tuple[Outcome, ...]
+    scenarios: tuple[ScenarioResult, ...]
     features: Features
     host: HostInfo
 
@@ -134,7 +134,7 @@ def cover(
     )
 
 
-def _measured(rule: Rule, outcomes: Sequence[Outcome]) -> RuleCoverage | None:
+def _measured(rule: Rule, outcomes: Sequence[ScenarioResult]) -> RuleCoverage | None:
     """Return what the run itself says of a rule; None if it decided nothing."""
     broken = [each for each in outcomes if rule.name in each.broken]
     if broken:
@@ -146,7 +146,7 @@ def _measured(rule: Rule, outcomes: Sequence[Outcome]) -> RuleCoverage | None:
 
 
 def _explained(
-    rule: Rule, outcomes: Mapping[str, Outcome], others: Mapping[str, Collection[str]]
+    rule: Rule, outcomes: Mapping[str, ScenarioResult], others: Mapping[str, Collection[str]]
 ) -> RuleCoverage:
     """Say why a rule decided nothing: by the scenarios that meet it on other kernels."""
     names = tuple(name for name, rules in others.items() if rule.name in rules)
@@ -161,16 +161,16 @@ def _explained(
     return RuleCoverage(rule, State.NOT_HERE, names, "another rule decides it on this kernel")
 
 
-def _settled(outcome: Outcome | None) -> bool:
+def _settled(outcome: ScenarioResult | None) -> bool:
     return outcome is not None and outcome.status is not Status.INCONCLUSIVE
 
 
-def _fate(name: str, outcomes: Mapping[str, Outcome]) -> str:
+def _fate(name: str, outcomes: Mapping[str, ScenarioResult]) -> str:
     outcome = outcomes.get(name)
     return f"{name} {'did not run' if outcome is None else 'is inconclusive'}"
 
 
-def _bug(bug: Bug, outcomes: Mapping[str, Outcome], features: Features) -> BugCoverage:
+def _bug(bug: Bug, outcomes: Mapping[str, ScenarioResult], features: Features) -> BugCoverage:
     results = tuple(
         (shown.scenario, _result(shown, outcomes.get(shown.scenario), features))
         for shown in bug.shown_by
@@ -178,7 +178,7 @@ def _bug(bug: Bug, outcomes: Mapping[str, Outcome], features: Features) -> BugCo
     return BugCoverage(bug, _bug_state([status for _, status in results]), results)
 
 
-def _result(shown: Shown, outcome: Outcome | None, features: Features) -> str:
+def _result(shown: Shown, outcome: ScenarioResult | None, features: Features) -> str:
     """Return a scenario's status; a pass says nothing where the bug could not be met."""
     if outcome is None:
         return State.NOT_RUN.value

@@ -252,7 +252,7 @@ class Judgement:
         )
 
     def _flawed(self, event: Event, flaw: Flaw) -> Difference:
-        begin, end = flaw.moments
+        begin, end = flaw.interval
         what = words.operation(flaw.operation)
         return Difference(
             self._position - 1,

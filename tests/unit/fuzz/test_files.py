@@ -18,7 +18,7 @@ from vmm.fuzz.files import whole_folder, write_whole
 from vmm.fuzz.generate import generate
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Journal, journal_path, left_behind, read_journal
-from vmm.fuzz.reach import Reach, group
+from vmm.fuzz.novelty import Novelty, group
 from vmm.fuzz.tally import Plan
 from vmm.host.child import Child
 from vmm.scenario.history import Event, Header, Refused
@@ -162,13 +162,13 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def seen(reach: Reach, scenario: Scenario) -> None:
+def seen(novelty: Novelty, scenario: Scenario) -> None:
     history = ideal_history(scenario)
     judgement = Judgement(Header(scenario, FEATURES))
-    reach.begin()
+    novelty.begin()
     for event in history.events:
         assert judgement.admits(event)
-        reach.see(event, judgement.rule)
+        novelty.see(event, judgement.rule)
 
 
 def test_what_was_reached_is_counted() -> None:
@@ -176,17 +176,17 @@ def test_what_was_reached_is_counted() -> None:
     move = SetUserMemoryRegion(1, 0x200000, 4096, Place("a"))
     delete = SetUserMemoryRegion(1)
     scenario = Scenario("few", (create, move, delete, delete), (Mapping("a", 4),), survey="none")
-    reach = Reach()
-    seen(reach, scenario)
-    assert reach.fresh
-    assert group(reach.items, "change") == ["create", "delete", "move"]
-    assert group(reach.items, "refusal") == ["delete-absent 22"]
-    assert "move>delete" in group(reach.items, "pair")
-    assert "create>move>delete" in group(reach.items, "path")
-    assert group(reach.items, "slots") == ["1", "2"]
-    assert reach.take()["change:create"] == 2
-    seen(reach, scenario)
-    assert not reach.fresh
+    novelty = Novelty()
+    seen(novelty, scenario)
+    assert novelty.fresh
+    assert group(novelty.items, "change") == ["create", "delete", "move"]
+    assert group(novelty.items, "refusal") == ["delete-absent 22"]
+    assert "move>delete" in group(novelty.items, "pair")
+    assert "create>move>delete" in group(novelty.items, "path")
+    assert group(novelty.items, "slots") == ["1", "2"]
+    assert novelty.take()["change:create"] == 2
+    seen(novelty, scenario)
+    assert not novelty.fresh
 
 
 def test_two_kernels_part_where_their_answers_do() -> None:

@@ -44,10 +44,10 @@ HARVEST, RESET = HarvestDirtyRing(), ResetDirtyRings()
 def log(*writes: tuple[int, int], clears: tuple[tuple[int, int], ...] = ()) -> Logging:
     """Return the log of page 0, cleared by hand."""
     logging = Logging(1)
-    for moments in writes:
-        logging.wrote(0, moments, True)
-    for moments in clears:
-        logging.cleared(moments, frozenset((0,)))
+    for interval in writes:
+        logging.wrote(0, interval, True)
+    for interval in clears:
+        logging.cleared(interval, frozenset((0,)))
     return logging
 
 
@@ -107,8 +107,8 @@ def ring_flaw(
     race = Race((HostThread(operations),), (GuestThread(()), GuestThread(())))
     calls = tuple(Call(begin, begin + 5, each) for begin, each in host)
     logging = Logging(1, anew=list(anew))
-    for moments in writes:
-        logging.wrote(0, moments, True, vcpu)
+    for interval in writes:
+        logging.wrote(0, interval, True, vcpu)
     outcome = Raced((calls,), ((), ()), ((), ()), (), (helped, ()), (left or NONE, NONE))
     return RingJudge(race, RingState(4096, FEATURES)).flaw(outcome, [logging])
 

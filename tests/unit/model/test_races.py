@@ -11,7 +11,7 @@ from vmm.catalogue import racing
 from vmm.model.contents import Contents
 from vmm.model.races.logs import BEFORE, Logging
 from vmm.model.races.tracks import Track
-from vmm.model.races.words import Words
+from vmm.model.races.words import MemoryWords
 from vmm.scenario.content import identity
 from vmm.scenario.history import (
     AnyOutcome,
@@ -253,7 +253,7 @@ def test_a_track_shows_what_overlaps() -> None:
 
 
 def test_a_certain_write_ends_what_was_before() -> None:
-    words = Words(Contents((A,)))
+    words = MemoryWords(Contents((A,)))
     words.write("vCPU 0", "a", 0, (10, 20), 1)
     words.write("vCPU 1", "a", 0, (15, 25), 2)
     words.write("vCPU 0", "a", 0, (30, 40), 3, certain=False)

@@ -10,19 +10,27 @@ from vmm.model.regions import MOVE
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
 from vmm.scenario.bugs import Bug, Shown
 from vmm.scenario.features import Features
-from vmm.verdict.coverage import Coverage, CoverageError, Outcome, Result, State, cover, result_from
+from vmm.verdict.coverage import (
+    Coverage,
+    CoverageError,
+    Result,
+    ScenarioResult,
+    State,
+    cover,
+    result_from,
+)
 from vmm.verdict.judge import Difference, Expected, Status
 
-PASSED = Outcome("up", Status.PASSED, rules=("move",))
+PASSED = ScenarioResult("up", Status.PASSED, rules=("move",))
 
 
-def differing(name: str, *rules: str, status: Status = Status.DIFFERS) -> Outcome:
+def differing(name: str, *rules: str, status: Status = Status.DIFFERS) -> ScenarioResult:
     expected = tuple(Expected("success", rule, "", "", "") for rule in rules)
-    return Outcome(name, status, difference=Difference(0, 0, "", expected, "EEXIST", ()))
+    return ScenarioResult(name, status, difference=Difference(0, 0, "", expected, "EEXIST", ()))
 
 
 def covered(
-    *outcomes: Outcome,
+    *outcomes: ScenarioResult,
     elsewhere: Mapping[str, tuple[str, ...]] | None = None,
     bugs: tuple[Bug, ...] = (),
     status: Status = Status.PASSED,
@@ -32,14 +40,14 @@ def covered(
     return cover(result, (MOVE,), bugs, lambda: elsewhere or {})
 
 
-def state(*outcomes: Outcome, **elsewhere: tuple[str, ...]) -> tuple[State, str]:
+def state(*outcomes: ScenarioResult, **elsewhere: tuple[str, ...]) -> tuple[State, str]:
     (each,) = covered(*outcomes, elsewhere=elsewhere).rules
     return each.state, each.why
 
 
 def test_rule_that_decided_an_event_is_checked() -> None:
-    other = Outcome("other", Status.PASSED, rules=("hole",))
-    again = Outcome("again", Status.INCONCLUSIVE, rules=("hole", "move"))
+    other = ScenarioResult("other", Status.PASSED, rules=("hole",))
+    again = ScenarioResult("again", Status.INCONCLUSIVE, rules=("hole", "move"))
     (each,) = covered(other, PASSED, again).rules
     assert (each.state, each.scenarios, each.why) == (State.CHECKED, ("up", "again"), "")
 
@@ -50,8 +58,8 @@ def test_rule_that_the_kernel_broke_is_not_a_checked_one() -> None:
 
 
 def test_rule_of_scenarios_that_were_skipped_is_not_here() -> None:
-    skipped = Outcome("down", Status.SKIPPED, "needs KVM_CAP_X")
-    passed = Outcome("up", Status.PASSED, rules=("hole",))
+    skipped = ScenarioResult("down", Status.SKIPPED, "needs KVM_CAP_X")
+    passed = ScenarioResult("up", Status.PASSED, rules=("hole",))
     assert state(passed, skipped, up=("move",), down=("move",)) == (
         State.NOT_HERE,
         "needs KVM_CAP_X",
@@ -59,7 +67,7 @@ def test_rule_of_scenarios_that_were_skipped_is_not_here() -> None:
 
 
 def test_rule_that_another_one_stands_in_for_is_not_here() -> None:
-    passed = Outcome("up", Status.PASSED, rules=("hole",))
+    passed = ScenarioResult("up", Status.PASSED, rules=("hole",))
     assert state(passed, up=("move",)) == (
         State.NOT_HERE,
         "another rule decides it on this kernel",
@@ -67,8 +75,8 @@ def test_rule_that_another_one_stands_in_for_is_not_here() -> None:
 
 
 def test_rule_whose_scenario_did_not_come_to_an_end_is_not_run() -> None:
-    skipped = Outcome("down", Status.SKIPPED, "needs KVM_CAP_X")
-    hung = Outcome("up", Status.INCONCLUSIVE, "hung")
+    skipped = ScenarioResult("down", Status.SKIPPED, "needs KVM_CAP_X")
+    hung = ScenarioResult("up", Status.INCONCLUSIVE, "hung")
     both = {"down": ("move",), "up": ("move",)}
     assert state(skipped, **both) == (State.NOT_RUN, "up did not run")
     assert state(skipped, hung, **both) == (State.NOT_RUN, "up is inconclusive")
@@ -89,17 +97,17 @@ def test_other_kernels_are_not_imagined_without_need() -> None:
     ("status", "outcome", "met", "exit_status"),
     [
         (Status.PASSED, PASSED, "up", 0),
-        (Status.PASSED, Outcome("up", Status.PASSED), "up", 0),
-        (Status.PASSED, Outcome("up", Status.PASSED), "down", 3),
-        (Status.PASSED, Outcome("up", Status.PASSED), "", 3),
+        (Status.PASSED, ScenarioResult("up", Status.PASSED), "up", 0),
+        (Status.PASSED, ScenarioResult("up", Status.PASSED), "down", 3),
+        (Status.PASSED, ScenarioResult("up", Status.PASSED), "", 3),
         (Status.DIFFERS, PASSED, "up", 1),
-        (Status.DIFFERS, Outcome("up", Status.PASSED), "", 1),
+        (Status.DIFFERS, ScenarioResult("up", Status.PASSED), "", 1),
         (Status.INCONCLUSIVE, PASSED, "up", 3),
-        (Status.SKIPPED, Outcome("up", Status.SKIPPED), "up", 4),
+        (Status.SKIPPED, ScenarioResult("up", Status.SKIPPED), "up", 4),
     ],
 )
 def test_exit_status_is_0_only_if_every_rule_of_this_kernel_is_checked(
-    status: Status, outcome: Outcome, met: str, exit_status: int
+    status: Status, outcome: ScenarioResult, met: str, exit_status: int
 ) -> None:
     assert covered(outcome, elsewhere={met: ("move",)}, status=status).exit_status == exit_status
 
@@ -121,14 +129,14 @@ BUG = Bug(("abc",), "wrong", (SHOWN, Shown("down", "so would this")))
     ],
 )
 def test_bug_is_what_its_scenarios_say(up: Status, down: Status | None, expected: State) -> None:
-    outcomes = [Outcome("up", up), *([] if down is None else [Outcome("down", down)])]
+    outcomes = [ScenarioResult("up", up), *([] if down is None else [ScenarioResult("down", down)])]
     (each,) = covered(*outcomes, bugs=(BUG,), features=Features(guest_memfd=True)).bugs
     assert each.state is expected
     assert [name for name, _ in each.results] == ["up", "down"]
 
 
 def test_pass_says_nothing_of_a_bug_that_this_kernel_could_not_show() -> None:
-    (each,) = covered(PASSED, Outcome("down", Status.SKIPPED), bugs=(BUG,)).bugs
+    (each,) = covered(PASSED, ScenarioResult("down", Status.SKIPPED), bugs=(BUG,)).bugs
     assert each.state is State.NOT_HERE
     assert each.results == (("up", "not here"), ("down", "skipped"))
 

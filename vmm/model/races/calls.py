@@ -1,4 +1,4 @@
-"""The host's side of a race, played through the model: what stood where, at which moments."""
+"""The host's side of a race, played through the model: what stood where, and when."""
 
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
@@ -12,7 +12,7 @@ from vmm.model.dirty import Tracking
 from vmm.model.races.flaw import Flaw, allowing
 from vmm.model.races.logs import BEFORE, Logging
 from vmm.model.races.tracks import Track
-from vmm.model.races.words import Words
+from vmm.model.races.words import MemoryWords
 from vmm.model.regions import Memslot
 from vmm.model.rule import Rule
 from vmm.scenario.history import Call, DirtyPages, Done, Raced, Refused, RingPages, RingsReset
@@ -33,7 +33,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.slots import id_of
 
 
-class Reach(NamedTuple):
+class Translation(NamedTuple):
     """What a gfn reaches: a page of a slot, and the page of a mapping that shows there."""
 
     slot: int
@@ -43,10 +43,10 @@ class Reach(NamedTuple):
     readonly: bool
 
 
-Reached = Reach | None
+MaybeTranslation = Translation | None
 """None is a hole."""
 
-Moments = tuple[int, int]
+Interval = tuple[int, int]
 
 
 class HostSide:
@@ -71,12 +71,12 @@ class HostSide:
         self._allowed = allowed
         self.unclear = False
         """Whether a guest reaches what the rules do not say which memory it is of."""
-        self.words = Words(contents)
+        self.words = MemoryWords(contents)
         self.places = {gfn: Track(self._reached(gfn)) for gfn in _gfns(race)}
         self.presence: dict[PageKey, Track[bool]] = {}
         self.logs: list[Logging] = []
         self.rules: set[Rule] = set()
-        self._changes: list[Moments] = []
+        self._changes: list[Interval] = []
         for slot in slots:
             if slot.dirty is not None:
                 self._begin_log(slot, (-4, -3))
@@ -95,7 +95,7 @@ class HostSide:
         return None
 
     def _call(self, op: HostAction, call: Call, who: str) -> Flaw | None:
-        moments = call.begin, call.end
+        interval = call.begin, call.end
         match op:
             case SetUserMemoryRegion():
                 return self._region(op, call)
@@ -106,15 +106,15 @@ class HostSide:
             case HarvestDirtyRing() | ResetDirtyRings():
                 return self._use_ring(op, call)
             case HostWrite():
-                self.words.write(who, op.place.mapping, op.place.offset, moments, op.value)
+                self.words.write(who, op.place.mapping, op.place.offset, interval, op.value)
             case ChangeHostMemory():
-                self._change_memory(op, moments, who)
+                self._change_memory(op, interval, who)
                 self.rules.add(HOST_FOLLOWS)
             case _:
                 assert_never(op)
         if call.outcome == Done():
             return None
-        return Flaw(op, moments, ((Done(), HARNESS),), call.outcome)
+        return Flaw(op, interval, ((Done(), HARNESS),), call.outcome)
 
     def changes_slots_within(self, begin: int, end: int) -> bool:
         """Whether a region call was under way at some moment from ``begin`` to ``end``."""
@@ -132,36 +132,36 @@ class HostSide:
         new = self._slots.get(id_of(op.slot))
         if new is old:
             return None
-        moments = call.begin, call.end
+        interval = call.begin, call.end
         moved = old is not None and new is not None and old.base_gfn != new.base_gfn
         for gfn, track in self.places.items():
             state = self._reached(gfn)
             # A slot is taken away before it is put elsewhere (kvm_invalidate_memslot).
             passing = (None,) if moved and track.last is not None else ()
             if state != track.last or (passing and _holds(old, gfn)):
-                track.change(*moments, state, passing)
-        self._switch_log(old, new, moments)
+                track.change(*interval, state, passing)
+        self._switch_log(old, new, interval)
         return None
 
-    def _switch_log(self, old: Memslot | None, new: Memslot | None, moments: Moments) -> None:
+    def _switch_log(self, old: Memslot | None, new: Memslot | None, interval: Interval) -> None:
         was = old is not None and old.dirty is not None
         if new is not None and new.dirty is not None:
             if was:
                 logging = self._logging(new.slot_id)
-                logging.anew.append(moments)
-                logging.tracked = min(logging.tracked, moments[1])
+                logging.anew.append(interval)
+                logging.tracked = min(logging.tracked, interval[1])
                 return
-            self._begin_log(new, moments)
+            self._begin_log(new, interval)
             if self._tracking.leaves_unprotected(new, old):
                 self.logs[-1].tracked = inf
             if self._tracking.ring is None:
                 for page in new.dirty:
                     self.logs[-1].holds(page)
         elif old is not None and was:
-            self._logging(old.slot_id).off = moments
+            self._logging(old.slot_id).off = interval
 
-    def _begin_log(self, slot: Memslot, moments: Moments) -> None:
-        self.logs.append(Logging(slot.slot_id, moments, tracked=moments[1]))
+    def _begin_log(self, slot: Memslot, interval: Interval) -> None:
+        self.logs.append(Logging(slot.slot_id, interval, tracked=interval[1]))
 
     def _take_log_over(self, slot: Memslot) -> None:
         for page in slot.dirty or ():
@@ -174,7 +174,7 @@ class HostSide:
 
     def _get_log(self, op: GetDirtyLog, call: Call) -> Flaw | None:
         allowed = self._allowed(op)
-        moments = call.begin, call.end
+        interval = call.begin, call.end
         for each in allowed:
             if isinstance(each.outcome, Refused) and each.outcome == call.outcome:
                 return None
@@ -184,21 +184,21 @@ class HostSide:
                 each.adopt()
                 pages = frozenset(call.outcome.pages)
                 clears = not self._tracking.manual
-                self._logging(id_of(op.slot)).read(moments, pages, clears)
+                self._logging(id_of(op.slot)).read(interval, pages, clears)
                 return None
-        return Flaw(op, moments, allowing(allowed), call.outcome)
+        return Flaw(op, interval, allowing(allowed), call.outcome)
 
     def _clear_log(self, op: ClearDirtyLog, call: Call) -> Flaw | None:
         allowed = self._allowed(op)
-        moments = call.begin, call.end
+        interval = call.begin, call.end
         chosen = next((a for a in allowed if a.outcome == call.outcome), None)
         if chosen is None:
-            return Flaw(op, moments, allowing(allowed), call.outcome)
+            return Flaw(op, interval, allowing(allowed), call.outcome)
         self.rules.add(chosen.rule)
         if call.outcome == Done():
             within = range(op.first_page, op.first_page + op.num_pages)
             pages = frozenset(within if op.pages == "all" else op.pages)
-            self._logging(id_of(op.slot)).cleared(moments, pages)
+            self._logging(id_of(op.slot)).cleared(interval, pages)
         return None
 
     def _use_ring(self, op: HarvestDirtyRing | ResetDirtyRings, call: Call) -> Flaw | None:
@@ -211,19 +211,19 @@ class HostSide:
             return None
         return Flaw(op, (call.begin, call.end), allowing(allowed), call.outcome)
 
-    def _change_memory(self, op: ChangeHostMemory, moments: Moments, who: str) -> None:
+    def _change_memory(self, op: ChangeHostMemory, interval: Interval, who: str) -> None:
         mapping = op.place.mapping
         first = op.place.offset // PAGE_SIZE_BYTES
         for page in range(first, first + op.pages):
             if self._backing.loses_content(op):
-                self.words.clear_page(who, mapping, page, moments)
+                self.words.clear_page(who, mapping, page, interval)
             was = self._backing.is_absent(mapping, page)
             track = self.presence.setdefault((mapping, page), Track(not was))
             if op.how in ("unmap", "forbid", "map", "allow"):
-                track.change(*moments, op.how in ("map", "allow"))
+                track.change(*interval, op.how in ("map", "allow"))
         self._backing.change(op)
 
-    def _reached(self, gfn: int) -> Reached:
+    def _reached(self, gfn: int) -> MaybeTranslation:
         slot = self._slots.find(gfn)
         if slot is None:
             return None
@@ -233,7 +233,9 @@ class HostSide:
             self.unclear = True
             return None
         readonly = bool(slot.flags & READONLY)
-        return Reach(slot.slot_id, page, place.mapping, place.offset // PAGE_SIZE_BYTES, readonly)
+        return Translation(
+            slot.slot_id, page, place.mapping, place.offset // PAGE_SIZE_BYTES, readonly
+        )
 
 
 def _holds(slot: Memslot | None, gfn: int) -> bool:

@@ -14,13 +14,13 @@ Expectation = tuple[AnyOutcome, Rule]
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """An operation within a race whose outcome no rule allows, and the moments that it took.
+    """An operation within a race whose outcome no rule allows, and its interval.
 
     ``note`` says where in the race it is, and what else was going on.
     """
 
     operation: AnyOperation
-    moments: tuple[int, int]
+    interval: tuple[int, int]
     expected: tuple[Expectation, ...]
     observed: AnyOutcome
     note: str = ""

@@ -1,8 +1,9 @@
-"""Judges a race: whether every access found something that was there at some moment of it.
+"""Judges a race: whether it is linearizable, by the intervals of all that was done.
 
-A call takes effect at some moment between its begin and its end, and so does an access within its
-window. An access that a call overlaps with may find what was before, and what is after; one that
-no call overlaps with finds what has settled. Nothing here needs a kernel.
+A call takes effect at an unknown moment between its invocation and its response, and so does an
+access within its window. An access whose interval overlaps with a call's may find the state before
+the call, and the state after it; one that overlaps with no call finds the state after the last.
+Nothing here needs a kernel.
 """
 
 import errno
@@ -14,7 +15,7 @@ from vmm.model.array import MemslotArray
 from vmm.model.backing import Backing
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
-from vmm.model.races.calls import HostSide, Moments, Reach, Reached
+from vmm.model.races.calls import HostSide, Interval, MaybeTranslation, Translation
 from vmm.model.races.flaw import Expectation, Flaw
 from vmm.model.races.rings import RACE_RING, RingJudge
 from vmm.model.races.words import WORD_BYTES
@@ -48,7 +49,7 @@ from vmm.scenario.windows import in_window
 
 RACE_REACH = source(
     "race-reach",
-    "an access finds what its gpa reaches at some moment of it: a call that is under way "
+    "an access finds what its gpa reaches at a moment of its interval: a call that is under way "
     "has taken effect or has not, one that has returned has",
     "kvm_swap_active_memslots: synchronize_srcu; mmu_invalidate_retry_gfn; api.rst 4.35",
 )
@@ -73,8 +74,8 @@ RACE_PRE_FAULT = source(
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 _FILLED = int.from_bytes(bytes([MMIO_FILL]) * WORD_BYTES, "little")
 
-Access = tuple[int, int, Moments, Touch | Execute | PreFaultMemory, Met]
-"""(vCPU, number of the window, its moments, what the guest did, its outcome)."""
+Access = tuple[int, int, Interval, Touch | Execute | PreFaultMemory, Met]
+"""(vCPU, number of the window, its interval, what the guest did, its outcome)."""
 
 
 class RaceJudge:
@@ -135,113 +136,117 @@ class RaceJudge:
         for access in accesses:
             expected = wrong(access)
             if expected is not None:
-                vcpu, number, moments, op, outcome = access
-                return Flaw(op, moments, expected, outcome, f"window {number} of vCPU {vcpu}")
+                vcpu, number, interval, op, outcome = access
+                return Flaw(op, interval, expected, outcome, f"window {number} of vCPU {vcpu}")
         return None
 
     def _wrong_write(self, access: Access) -> tuple[Expectation, ...] | None:
         """Return what would have been right, if this is wrong; note what was written if not."""
-        vcpu, _, moments, op, outcome = access
+        vcpu, _, interval, op, outcome = access
         assert isinstance(op, Touch)
-        places = self._host.places[op.gpa // PAGE_SIZE_BYTES].within(*moments)
-        memory = [p for p in places if p is not None and self._writable(p, moments)]
-        exits = len(memory) < len(places) or any(self._may_be_absent(p, moments) for p in memory)
+        places = self._host.places[op.gpa // PAGE_SIZE_BYTES].within(*interval)
+        memory = [p for p in places if p is not None and self._writable(p, interval)]
+        exits = len(memory) < len(places) or any(self._may_be_absent(p, interval) for p in memory)
         if outcome == Touched(0) and memory:
-            self._note_write(vcpu, op, moments, memory)
+            self._note_write(vcpu, op, interval, memory)
             return None
         data = op.value.to_bytes(WORD_BYTES, "little")
         leaving = Touched(0, (Mmio(op.gpa, True, data),))
-        if exits and (outcome == leaving or self._may_fault(outcome, places, moments)):
+        if exits and (outcome == leaving or self._may_fault(outcome, places, interval)):
             return None
         expected: list[Expectation] = [(Touched(0), RACE_REACH)] if memory else []
         return (*expected, (leaving, RACE_REACH)) if exits else tuple(expected)
 
-    def _note_write(self, vcpu: int, op: Touch, moments: Moments, places: list[Reach]) -> None:
+    def _note_write(
+        self, vcpu: int, op: Touch, interval: Interval, places: list[Translation]
+    ) -> None:
         certain = len(places) == 1
         offset = op.gpa % PAGE_SIZE_BYTES
         for place in places:
             at = place.page * PAGE_SIZE_BYTES + offset
             who = f"vCPU {vcpu}"
-            self._host.words.write(who, place.mapping, at, moments, op.value, certain)
-            self._note_dirty(vcpu, place, moments, certain)
+            self._host.words.write(who, place.mapping, at, interval, op.value, certain)
+            self._note_dirty(vcpu, place, interval, certain)
 
-    def _note_dirty(self, vcpu: int, place: Reach, moments: Moments, certain: bool) -> None:
+    def _note_dirty(self, vcpu: int, place: Translation, interval: Interval, certain: bool) -> None:
         for log in self._host.logs:
             if log.slot == place.slot:
-                log.wrote(place.slot_page, moments, certain, vcpu)
+                log.wrote(place.slot_page, interval, certain, vcpu)
 
     def _wrong_read(self, access: Access) -> tuple[Expectation, ...] | None:
-        vcpu, _, moments, op, outcome = access
-        places = self._host.places[op.gpa // PAGE_SIZE_BYTES].within(*moments)
+        vcpu, _, interval, op, outcome = access
+        places = self._host.places[op.gpa // PAGE_SIZE_BYTES].within(*interval)
         if self._tracking.features.reads_make_dirty:
             for place in places:
                 if place is not None:
-                    self._note_dirty(vcpu, place, moments, False)
-        expected = [each for place in places for each in self._found(op, place, moments)]
+                    self._note_dirty(vcpu, place, interval, False)
+        expected = [each for place in places for each in self._found(op, place, interval)]
         if any(outcome == right for right, _ in expected):
             return None
-        if isinstance(op, Touch) and self._may_fault(outcome, places, moments):
+        if isinstance(op, Touch) and self._may_fault(outcome, places, interval):
             return None
         if isinstance(outcome, Stopped) and any(right.admits(outcome) for right, _ in expected):
             return None
         return tuple(dict.fromkeys(expected))
 
     def _found(
-        self, op: Touch | Execute | PreFaultMemory, place: Reached, moments: Moments
+        self, op: Touch | Execute | PreFaultMemory, place: MaybeTranslation, interval: Interval
     ) -> Iterator[Expectation]:
         match op:
             case Touch():
-                return self._read(op, place, moments)
+                return self._read(op, place, interval)
             case Execute():
-                return self._fetched(place, moments)
+                return self._fetched(place, interval)
             case PreFaultMemory():
-                return self._mapped_ahead(op, place, moments)
+                return self._mapped_ahead(op, place, interval)
             case _:
                 assert_never(op)
 
     def _mapped_ahead(
-        self, op: PreFaultMemory, place: Reached, moments: Moments
+        self, op: PreFaultMemory, place: MaybeTranslation, interval: Interval
     ) -> Iterator[Expectation]:
         rule = RACE_PRE_FAULT
         if place is None:
             yield Refused(errno.ENOENT), rule
-        elif self._may_be_absent(place, moments):
+        elif self._may_be_absent(place, interval):
             yield Refused(errno.EFAULT), rule
-        if place is not None and self._may_be_present(place, moments):
+        if place is not None and self._may_be_present(place, interval):
             yield PreFaulted(op.gpa + op.size), rule
-        if self._host.changes_slots_within(*moments):
+        if self._host.changes_slots_within(*interval):
             yield Refused(errno.EAGAIN), rule
 
-    def _read(self, op: Touch, place: Reached, moments: Moments) -> Iterator[Expectation]:
-        if place is None or self._may_be_absent(place, moments):
+    def _read(
+        self, op: Touch, place: MaybeTranslation, interval: Interval
+    ) -> Iterator[Expectation]:
+        if place is None or self._may_be_absent(place, interval):
             fill = bytes([MMIO_FILL]) * WORD_BYTES
             yield Touched(_FILLED, (Mmio(op.gpa, False, fill),)), RACE_REACH
-        if place is not None and self._may_be_present(place, moments):
+        if place is not None and self._may_be_present(place, interval):
             offset = place.page * PAGE_SIZE_BYTES + op.gpa % PAGE_SIZE_BYTES
-            for value in self._host.words.values(place.mapping, offset, *moments):
+            for value in self._host.words.values(place.mapping, offset, *interval):
                 yield Touched(value), RACE_REACH
 
-    def _fetched(self, place: Reached, moments: Moments) -> Iterator[Expectation]:
-        if place is None or self._may_be_absent(place, moments):
+    def _fetched(self, place: MaybeTranslation, interval: Interval) -> Iterator[Expectation]:
+        if place is None or self._may_be_absent(place, interval):
             for reason in _CANNOT_FETCH:
                 yield Stopped(reason), RACE_REACH
-        if place is not None and self._may_be_present(place, moments):
+        if place is not None and self._may_be_present(place, interval):
             yield Touched(identity(self._mappings.index(place.mapping), place.page)), RACE_REACH
 
-    def _writable(self, place: Reach, moments: Moments) -> bool:
-        return not place.readonly and self._may_be_present(place, moments)
+    def _writable(self, place: Translation, interval: Interval) -> bool:
+        return not place.readonly and self._may_be_present(place, interval)
 
-    def _may_be_present(self, place: Reach, moments: Moments) -> bool:
+    def _may_be_present(self, place: Translation, interval: Interval) -> bool:
         track = self._host.presence.get((place.mapping, place.page))
-        return track is None or True in track.within(*moments)
+        return track is None or True in track.within(*interval)
 
-    def _may_be_absent(self, place: Reach, moments: Moments) -> bool:
+    def _may_be_absent(self, place: Translation, interval: Interval) -> bool:
         track = self._host.presence.get((place.mapping, place.page))
-        return track is not None and False in track.within(*moments)
+        return track is not None and False in track.within(*interval)
 
-    def _may_fault(self, outcome: Met, places: list[Reached], moments: Moments) -> bool:
+    def _may_fault(self, outcome: Met, places: list[MaybeTranslation], interval: Interval) -> bool:
         """Whether this is how hardware says that the host has nothing mapped there."""
-        absent = any(place is not None and self._may_be_absent(place, moments) for place in places)
+        absent = any(place is not None and self._may_be_absent(place, interval) for place in places)
         return absent and isinstance(outcome, Stopped) and outcome.reason == "EFAULT"
 
     def _wrong_rings(self, outcome: Raced) -> Flaw | None:

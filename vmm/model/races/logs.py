@@ -59,9 +59,9 @@ class Logging:
     clears: list[Clear] = field(default_factory=list)
     writes: dict[int, list[PageWrite]] = field(default_factory=lambda: defaultdict(list))
 
-    def wrote(self, page: int, moments: tuple[int, int], certain: bool, vcpu: int = 0) -> None:
+    def wrote(self, page: int, interval: tuple[int, int], certain: bool, vcpu: int = 0) -> None:
         """Note a write, if it may have been made in this time."""
-        begin, end = moments
+        begin, end = interval
         if end > self.on[0] and begin < self.off[1]:
             sure = certain and begin > self.tracked and end < self.off[0]
             self.writes[page].append(PageWrite(begin, end, sure, vcpu))
@@ -70,15 +70,15 @@ class Logging:
         """Note a page that is dirty from the start, though nobody wrote it."""
         self.writes[page].append(PageWrite(*self.on, certain=True, vcpu=0))
 
-    def read(self, moments: tuple[int, int], pages: frozenset[int], clears: bool) -> None:
+    def read(self, interval: tuple[int, int], pages: frozenset[int], clears: bool) -> None:
         """Note what a log named, and whether it was cleared thereby."""
-        self.reads.append(Read(*moments, pages))
+        self.reads.append(Read(*interval, pages))
         if clears:
-            self.clears.append(Clear(*moments, pages, whole=True))
+            self.clears.append(Clear(*interval, pages, whole=True))
 
-    def cleared(self, moments: tuple[int, int], pages: frozenset[int]) -> None:
+    def cleared(self, interval: tuple[int, int], pages: frozenset[int]) -> None:
         """Note that pages were cleared."""
-        self.clears.append(Clear(*moments, pages))
+        self.clears.append(Clear(*interval, pages))
 
     def invented(self) -> Iterator[tuple[Read, int]]:
         """Yield pages that a read named though nobody wrote them since they were cleared."""
@@ -126,8 +126,8 @@ class Logging:
     def _standing(self, page: int, writes: list[PageWrite], moment: float) -> PageWrite | None:
         """Return a write that was over before a moment, and that no clearing can have undone.
 
-        A clearing takes effect at any moment of its, and what is written until it has returned it
-        may forget: that is content which the host reads afterwards.
+        A clearing takes effect at an unknown moment of its interval, and may forget what is
+        written until its response: that is content which the host reads afterwards.
         """
         since = max(
             (c.end for c in self.clears if c.begin < moment and page in c.pages),

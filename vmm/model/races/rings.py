@@ -26,7 +26,7 @@ RACE_RING = documented(
     "api.rst KVM_CAP_DIRTY_LOG_RING",
 )
 
-Moments = tuple[int, int]
+Interval = tuple[int, int]
 
 _END = 1 << 62
 _RULE = RACE_RING
@@ -47,7 +47,7 @@ class _Reset:
 
 
 class _Sums:
-    """Numbers of entries by moments, and how many there were before a moment."""
+    """Numbers of entries by moment, and how many there were before one."""
 
     def __init__(self, numbers: Iterable[tuple[int, int]]) -> None:
         in_order = sorted(numbers)

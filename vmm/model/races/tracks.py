@@ -8,9 +8,10 @@ T = TypeVar("T")
 
 
 class Track(Generic[T]):
-    """The states of one thing. The changes follow each other; each happens at some moment of its.
+    """The states of one thing. Changes follow each other: the intervals of no two overlap.
 
-    Moments count upward; no two things begin or end at the same one.
+    Each change takes effect at an unknown moment of its interval, from invocation to response.
+    Moments count upward; no two invocations or responses share one.
     """
 
     def __init__(self, initial: T) -> None:

@@ -37,7 +37,7 @@ class _Writes:
             yield self.values[index]
 
 
-class Words:
+class MemoryWords:
     """All words that a race writes: by guests, by the host, and with a whole page."""
 
     def __init__(self, contents: Contents) -> None:
@@ -50,16 +50,16 @@ class Words:
         who: str,
         mapping: str,
         offset: int,
-        moments: tuple[int, int],
+        interval: tuple[int, int],
         value: int,
         certain: bool = True,
     ) -> None:
         """Note a write of four bytes. The writes of each thread come in order."""
-        _note(self._words[mapping, offset], who, moments, value, certain)
+        _note(self._words[mapping, offset], who, interval, value, certain)
 
-    def clear_page(self, who: str, mapping: str, page: int, moments: tuple[int, int]) -> None:
+    def clear_page(self, who: str, mapping: str, page: int, interval: tuple[int, int]) -> None:
         """Note that a page was replaced by zeros."""
-        _note(self._pages[mapping, page], who, moments, 0, True)
+        _note(self._pages[mapping, page], who, interval, 0, True)
 
     def pages(self) -> set[PageKey]:
         """Return the pages that may have been written."""
@@ -81,10 +81,10 @@ class Words:
 
 
 def _note(
-    writers: dict[str, _Writes], who: str, moments: tuple[int, int], value: int, certain: bool
+    writers: dict[str, _Writes], who: str, interval: tuple[int, int], value: int, certain: bool
 ) -> None:
     writes = writers.setdefault(who, _Writes())
-    writes.begins.append(moments[0])
-    writes.ends.append(moments[1])
+    writes.begins.append(interval[0])
+    writes.ends.append(interval[1])
     writes.values.append(value)
     writes.certain.append(certain)

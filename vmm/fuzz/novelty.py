@@ -14,7 +14,7 @@ _PATH_LENGTH = 4
 _ITEMS = {kind: f"operation:{kind.__name__}" for kind in get_args(AnyOperation)}
 
 
-class Reach:
+class Novelty:
     """Counts what the events of scenarios reached. An item is a string ``group:what``.
 
     Groups are ``operation`` (its type), ``change``, ``refusal`` (rule and errno), ``pair`` (two
