@@ -34,6 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("vmm.kvm", "vmm.host", "vmm.scenario", "vmm.catalogue", "vmm.execution"),
         *("vmm.verdict", "vmm.report"),
     },
+    "vmm.testing": {
+        *("kvm_abi", "vmm.kvm", "vmm.host", "vmm.catalogue", "vmm.library"),
+        *("vmm.scenario.features", "vmm.verdict.judge"),
+    },
     "vmm": {
         *("kvm_abi", "vmm.kvm", "vmm.scenario.operations", "vmm.scenario.history"),
         *("vmm.scenario.problem", "vmm.verdict", "vmm.library"),

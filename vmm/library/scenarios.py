@@ -37,6 +37,11 @@ def features_here() -> Features:
 
 
 @cache
+def _curated() -> tuple[Scenario, ...]:
+    return catalogue(features_here())
+
+
+@cache
 def _host() -> HostInfo:
     return host_facts()
 
@@ -49,7 +54,7 @@ def curated_scenarios(pattern: str = "*") -> Iterator[Scenario]:
         >>> next(curated_scenarios("move-*")).name
         'move-up'
     """
-    return (each for each in catalogue(features_here()) if fnmatchcase(each.name, pattern))
+    return (each for each in _curated() if fnmatchcase(each.name, pattern))
 
 
 def why_not(scenario: Scenario) -> str:

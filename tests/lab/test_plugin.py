@@ -1,0 +1,186 @@
+"""The pytest plugin, as a project that has installed it uses it: pytest in a process of its own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.lab.lab import environment
+
+ROOT = Path(__file__).parents[2]
+
+
+def project(folder: Path, *options: str, **variables: str) -> str:
+    """Run pytest in a folder, and return what it prints."""
+    variables = {"VMM_REQUIRE_KVM": "", **variables}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *options]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return f"{done.stdout}{done.stderr}\nstatus {done.returncode}"
+
+
+def a_project(folder: Path, source: str, conftest: str = "") -> Path:
+    """Write a project of one test file."""
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
+    (folder / "test_it.py").write_text(textwrap.dedent(source))
+    (folder / "conftest.py").write_text(textwrap.dedent(conftest))
+    return folder
+
+
+def test_the_example_project_passes(tmp_path: Path) -> None:
+    folder = shutil.copytree(ROOT / "examples/pytest-project", tmp_path / "project")
+    printed = project(folder)
+    assert printed.endswith("status 0"), printed
+    assert "9 passed, 1 skipped" in printed
+    assert "PASSED test_curated.py::test_moves[move-up]" in printed
+    assert re.search(r"needs KVM_CAP_NR_MEMSLOTS of 1000000: this kernel says \d+", printed)
+
+
+def test_the_example_uses_nothing_but_what_is_public() -> None:
+    for file in (ROOT / "examples/pytest-project").glob("*.py"):
+        imported = set(re.findall(r"^(?:from|import) ([\w.]+)", file.read_text(), re.MULTILINE))
+        assert imported <= {"pytest", "vmm", "vmm.testing"}
+
+
+def test_a_failure_shows_the_slot_map_and_the_last_exit(tmp_path: Path) -> None:
+    source = """
+        from vmm import assemble
+
+        def test_it(guest_memory, vcpu):
+            guest_memory(0x1000, content=assemble("movb $1, 0x5000; hlt"))
+            guest_memory(0x8000, 0x2000, slot=7)
+            vcpu.enter_big_real_mode(0x1000, 0)
+            assert vcpu.run() is None
+    """
+    printed = project(a_project(tmp_path, source))
+    assert printed.endswith("status 1")
+    section = printed.partition(" KVM machine 0 ")[2]
+    first, second, third = section.splitlines()[1:4]
+    assert re.fullmatch(r"slot 7: gpa 0x8000\.\.0xa000 \(2 pages\) -> hva 0x\w+, flags 0x0", first)
+    assert second.startswith("slot 0: gpa 0x1000..0x2000 (1 pages)")
+    assert re.fullmatch(
+        r"vCPU 0: last exit Mmio\(gpa=20480, data=b'\\x01', is_write=True\), rip 0x\w+", third
+    )
+
+
+def test_a_deleted_slot_is_not_shown(tmp_path: Path) -> None:
+    source = """
+        def test_it(vm, guest_memory):
+            guest_memory(0x1000, slot=3)
+            vm.set_user_memory_region(3, 0, 0, 0, 0)
+            assert False
+    """
+    printed = project(a_project(tmp_path, source))
+    assert printed.partition(" KVM machine 0 ")[2].splitlines()[1] == "no memslot"
+
+
+def test_a_scenario_fails_with_its_step_rule_and_slot_map(tmp_path: Path) -> None:
+    source = """
+        from vmm.testing import memslot_scenario
+
+        test_it = memslot_scenario("move-then-delete-then-create")
+    """
+    folder = a_project(tmp_path, source)
+    assert project(folder).endswith("status 0")
+    printed = project(folder, **environment("delete-lost", {}))
+    assert printed.endswith("status 1"), printed
+    assert "FAILED test_it.py::test_it[move-then-delete-then-create]" in printed
+    assert "DIFFERS      move-then-delete-then-create" in printed
+    assert "            by hole: a gpa without a slot is MMIO" in printed
+    assert "  slots     [0] slot 400: gpa 0xffff0000" in printed
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "from vmm.testing import memslot_scenario\ntest_it = memslot_scenario('fly-*')",
+            "memslot_scenario: no scenario matches 'fly-*'",
+        ),
+        (
+            "import pytest\n@pytest.mark.kvm_capability('FLY')\ndef test_it(): pass",
+            "kvm_capability: no capability is named 'FLY'",
+        ),
+    ],
+)
+def test_names_that_do_not_exist_are_told(tmp_path: Path, source: str, message: str) -> None:
+    printed = project(a_project(tmp_path, source))
+    assert message in printed
+    assert not printed.endswith("status 0")
+
+
+NO_KVM = """
+    import pytest
+    from vmm.testing.recorded import RecordedKvm
+
+    def refused(*_):
+        raise FileNotFoundError(2, "No such file or directory", "/dev/kvm")
+
+    RecordedKvm.open = refused
+"""
+
+
+def test_without_kvm_everything_is_skipped_with_the_reason_or_fails(tmp_path: Path) -> None:
+    source = """
+        import pytest
+        from vmm.testing import memslot_scenario
+
+        test_curated = memslot_scenario("create-one-page")
+
+        def test_machine(vcpu):
+            pass
+
+        @pytest.mark.kvm_capability("READONLY_MEM")
+        def test_capability():
+            pass
+    """
+    folder = a_project(tmp_path, source, NO_KVM)
+    printed = project(folder)
+    assert "3 skipped" in printed
+    assert "needs KVM: [Errno 2] No such file or directory: '/dev/kvm'" in printed
+    required = project(folder, VMM_REQUIRE_KVM="1")
+    assert required.endswith("status 1")
+    assert "passed" not in required
+    assert "skipped" not in required
+
+
+def test_a_complaint_of_the_kernel_fails_the_test_that_asked(tmp_path: Path) -> None:
+    conftest = """
+        from vmm.host.health import KernelWatch, Problem
+
+        KernelWatch.news = lambda self: (Problem("WARNING: at mmu.c:1", ("a trace",)),)
+    """
+    source = """
+        def test_asks(kernel_health):
+            pass
+
+        def test_does_not():
+            pass
+    """
+    printed = project(a_project(tmp_path, source, conftest))
+    assert "the kernel complained:\nWARNING: at mmu.c:1\na trace" in printed
+    assert "ERROR test_it.py::test_asks" in printed
+    assert "PASSED test_it.py::test_does_not" in printed
+
+
+def test_other_projects_load_next_to_nothing(tmp_path: Path) -> None:
+    source = """
+        import sys
+
+        def test_it():
+            heavy = ("kvm_abi", "guests", "vmm.kvm", "vmm.model", "vmm.catalogue", "msgspec")
+            assert not [name for name in sys.modules if name.startswith(heavy)]
+    """
+    assert project(a_project(tmp_path, source)).endswith("status 0")

@@ -1,0 +1,53 @@
+"""`memslot_scenario`: curated scenarios as tests."""
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+import pytest
+
+PARAMETER = "memslot_scenario_name"
+MARKER = "memslot_scenario"
+
+
+def memslot_scenario(*patterns: str) -> Callable[..., None]:
+    """Return a test for each curated scenario whose name matches a pattern.
+
+        test_moves = memslot_scenario("move-*", "zero-va-*")
+
+    What this host lacks is a skip with the reason, a known issue that shows an expected failure; a
+    difference fails with the step, the rule and the slot map. Patterns that match nothing are an
+    error when tests are collected. Names are the same on every kernel.
+    """
+
+    def test(memslot_scenario_name: str) -> None:
+        run(memslot_scenario_name)
+
+    return pytest.mark.memslot_scenario(*patterns)(test)
+
+
+def names_for(patterns: tuple[str, ...]) -> list[str]:
+    """Return the names of the scenarios that a test is for. Raises `pytest.UsageError`."""
+    from vmm.catalogue import catalogue
+    from vmm.scenario.features import Features
+
+    # Names do not depend on the kernel, and a table of few slots is soon made.
+    names = [scenario.name for scenario in catalogue(Features(nr_memslots=509))]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise pytest.UsageError(f"memslot_scenario: no scenario matches {pattern!r}")
+    return [name for name in names if any(fnmatchcase(name, each) for each in patterns)]
+
+
+def run(name: str) -> None:
+    """Run a curated scenario, and skip or fail as its result says."""
+    from vmm.library.scenarios import curated_scenarios, describe, run_scenario
+    from vmm.verdict.judge import Status
+
+    (scenario,) = (each for each in curated_scenarios() if each.name == name)
+    checked = run_scenario(scenario)
+    if checked.failed or checked.verdict.status is Status.INCONCLUSIVE:
+        pytest.fail(describe(checked), pytrace=False)
+    if checked.verdict.status is Status.SKIPPED:
+        pytest.skip(checked.verdict.reason)
+    if checked.verdict.status is Status.KNOWN:
+        pytest.xfail(checked.verdict.reason)
