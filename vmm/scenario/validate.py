@@ -19,6 +19,7 @@ from vmm.scenario.operations import (
     Churn,
     ClearDirtyLog,
     CloseGuestMemfd,
+    CloseVm,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
@@ -30,6 +31,7 @@ from vmm.scenario.operations import (
     Lives,
     MapGuestMemfd,
     Mapping,
+    NewVm,
     Place,
     PreFaultMemory,
     PunchGuestMemfd,
@@ -50,6 +52,7 @@ from vmm.scenario.problem import ScenarioError as ScenarioError
 from vmm.scenario.races import MAX_SLOT_PAGES, host_change_problem, race_problem
 from vmm.scenario.shown import is_plain
 from vmm.scenario.slots import MAX_PAGES, MAX_SLOTS, USER_END, as_id_of, id_of
+from vmm.scenario.standing import MayStand
 
 MAX_OPERATIONS = 200_000
 MAX_MAPPINGS = 256
@@ -147,12 +150,16 @@ class _Checker:
         self._guest = scenario.guest
         self._vcpus = scenario.vcpus
         self._slot_pages = 0
+        self._races = False
         self._windows: set[int] = set()
         self._taken: set[str] = set()
         self._vacated: dict[str, bytearray] = {}
         self._guests = guest_count(scenario)
         self._guest_ids = range(self._guest.slot, self._guest.slot + self._guests)
         self._spaces = address_spaces(scenario)
+        begin = self._guest.gpa - (self._guests - 1) * GUEST_SIZE_BYTES
+        self._guest_gpas = range(begin, self._guest.gpa + GUEST_SIZE_BYTES)
+        self._standing = MayStand(self._guest_ids, self._guest_gpas)
         self._memfds = {
             op.name: op for op in scenario.operations if isinstance(op, CreateGuestMemfd)
         }
@@ -193,7 +200,10 @@ class _Checker:
             case ChangeHostMemory():
                 return self._change(op)
             case Race():
-                return race_problem(op, self._vcpus, self._mappings, self.problem)
+                self._races = True
+                found = race_problem(op, self._vcpus, self._mappings, self.problem)
+                self._races = False
+                return found
             case GetDirtyLog():
                 return "" if 0 <= op.slot < 1 << 32 else ".slot: 32 bits are needed"
             case ClearDirtyLog():
@@ -207,8 +217,9 @@ class _Checker:
             case Churn():
                 if not 1 <= op.times <= MAX_TIMES:
                     return f".times: not within 1 to {MAX_TIMES}"
-                if not 0 <= op.slot < 0xFFFF or self._guest.slot in (op.slot, op.slot + 1):
-                    return ".slot: two ids of address space 0 that are not the guest's are needed"
+                return self._standing.problem(op)
+            case NewVm() | CloseVm():
+                self._standing.forget()
                 return ""
             case CreateGuestMemfd():
                 return self._memfd(op)
@@ -286,6 +297,7 @@ class _Checker:
         return ""
 
     def _region(self, op: SetUserMemoryRegion) -> str:
+        self._standing.note(op, once=not self._races)
         for field in ("slot", "flags"):
             if not 0 <= getattr(op, field) < 1 << 32:
                 return f".{field}: an unsigned 32-bit number is needed"
@@ -350,8 +362,7 @@ class _Checker:
             self._windows.add(gpa // WINDOW_STEP_BYTES)
             if len(self._windows) > MAX_TOUCHED_WINDOWS:
                 return f".gpa: more than {MAX_TOUCHED_WINDOWS} stretches of 2 MiB from 4 GiB on"
-        begin = self._guest.gpa - (self._guests - 1) * GUEST_SIZE_BYTES
-        if gpa < self._guest.gpa + GUEST_SIZE_BYTES and gpa + length > begin:
+        if gpa < self._guest_gpas.stop and gpa + length > self._guest_gpas.start:
             return f".gpa: the guest's own memory is at {self._guest.gpa:#x}; move $.guest.gpa"
         if not 0 <= value < 1 << 32:
             return ".value: an unsigned 32-bit number is needed"

@@ -28,6 +28,8 @@ SCENARIOS = {
     "race-region-of-2-to-the-64": "$.operations[0].hosts[0].operations[0].memory_size: a slot has",
     "guest-slot-out-of-range": "$.guest.slot: not within 0 to 32763",
     "lives-without-end": "$: may take 5000 s, and the limit is 60 s",
+    "churn-beyond-the-slots": "$.operations[0].slot: it and the next one have to be within 0 to",
+    "churn-of-a-slot-in-use": "$.operations[1].slot: 5 may be in use",
     "escape-in-a-field": r"Object contains unknown field `\x1b]0;PWNED\x07\x1b[2J`",
 }
 """Each file that is refused, and what is said of it."""
