@@ -1,9 +1,7 @@
 """What the options of ``vmm fuzz`` come to, and what is said of it."""
 
-import shutil
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from rich.live import Live
@@ -17,15 +15,17 @@ from vmm.cli.selection import curated
 from vmm.fuzz import corpus
 from vmm.fuzz.driver import Fuzzer
 from vmm.fuzz.endings import is_ending
-from vmm.fuzz.files import make_writable, whole_folder, write_whole
+from vmm.fuzz.files import make_writable, write_whole
 from vmm.fuzz.findings import write
+from vmm.fuzz.gather import findings_in, gather
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Interrupted, left_behind, read_journal
 from vmm.fuzz.mutate import can_be_mutated
 from vmm.fuzz.novelty import group
 from vmm.fuzz.tally import Plan, Tally
-from vmm.scenario.codec import scenario_text
+from vmm.scenario.codec import FileError, scenario_text
 from vmm.scenario.operations import Scenario
+from vmm.scenario.shown import shown
 from vmm.verdict.judge import Verdict
 from vmm.verdict.known_issues import issues_met
 
@@ -43,7 +43,8 @@ def run_plan(plan: Plan, host: Host) -> Tally:
         bases = _bases(plan, host)
         print(f"seed {plan.seed}, {plan.jobs} jobs" + _part(plan))
         for path in left_behind(plan.out):
-            print(f"{path}: left by a run that broke off: --resume says what was under way")
+            left = "left by a run that broke off: --resume says what was under way"
+            print(f"{shown(str(path))}: {left}")
         sys.stdout.flush()  # What is buffered would be printed once more by each forked child.
         status = _StatusLine(Live(console=to, auto_refresh=False, transient=True))
         with status.live:
@@ -147,9 +148,13 @@ def resumed(out: Path) -> tuple[int, tuple[int, int], int]:
     done = 0
     for path in left_behind(out):
         with usable(path):
-            left = read_journal(path)
+            try:
+                left = read_journal(path)
+            except FileError as error:
+                print(f"passed over: {error}", file=sys.stderr)
+                continue
             if left is None:
-                print(f"{path}: cut off: nothing of it was run")
+                print(f"{shown(str(path))}: cut off: nothing of it was run")
             else:
                 _keep_under_way(left, out)
                 intent = left.intent
@@ -169,7 +174,7 @@ def _run_of(intent: Intent) -> tuple[int, tuple[int, int]]:
 
 def _keep_under_way(left: Interrupted, out: Path) -> None:
     for scenario in left.under_way:
-        target = out / f"{scenario.name}.json"
+        target = out / f"{corpus.file_name(scenario)}.json"
         write_whole(target, scenario_text(scenario))
         print(f"under way: {scenario.name}: `vmm fuzz --minimise {target}` minimises it")
     if not left.under_way:
@@ -200,25 +205,18 @@ def merge_folders(folders: tuple[Path, ...], out: Path) -> int:
     for folder in folders:
         if not folder.is_dir():
             raise Unusable(f"{folder}: not a folder")
-        for finding in sorted(path for path in folder.iterdir() if path.is_dir()):
-            if finding.name.startswith("."):
-                continue  # Somebody was killed while writing it.
-            if not (finding / "scenario.json").is_file():
-                print(f"passed over: {finding}: has no scenario.json", file=sys.stderr)
+        with usable(folder):
+            findings = findings_in(folder)
+        for finding in findings:
+            try:
+                with usable(out):
+                    gather(finding, out)
+            except FileError as error:
+                print(f"passed over: {error}", file=sys.stderr)
                 continue
             gathered += 1
-            with usable(out):
-                _gather(finding, out / finding.name)
     kept = sorted(out.glob("*/scenario.json")) if out.is_dir() else []
     print(f"{gathered} findings in {len(folders)} folders, {len(kept)} different ones in {out}")
     for path in kept:
-        print(f"found: {path.parent}")
+        print(f"found: {shown(str(path.parent))}")
     return 1 if kept else 0
-
-
-def _gather(finding: Path, target: Path) -> None:
-    """Copy a finding, unless somebody has. Raises OSError."""
-    if target.exists():
-        return
-    with suppress(FileExistsError), whole_folder(target) as scratch:
-        shutil.copytree(finding, scratch, dirs_exist_ok=True)

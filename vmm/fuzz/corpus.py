@@ -5,6 +5,7 @@ no other content has.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import msgspec
 from vmm.fuzz.files import write_whole
 from vmm.scenario.codec import FileError, read_scenario, scenario_text
 from vmm.scenario.operations import Scenario
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,12 @@ def keep(folder: Path, scenario: Scenario) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, scenario_text(scenario))
     return True
+
+
+def file_name(scenario: Scenario) -> str:
+    """Return a name for a scenario's file: its own where that is plainly a file's name."""
+    name = scenario.name
+    return name if _FILE_NAME.fullmatch(name) else content_name(scenario)
 
 
 def content_name(scenario: Scenario) -> str:

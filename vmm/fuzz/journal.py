@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 
 from vmm.scenario.operations import Scenario
+from vmm.scenario.reading import FileError, read_whole
+from vmm.scenario.validate import ScenarioError, validate
 
 _PATTERN = "under-way-*.journal"
 
@@ -71,13 +73,34 @@ def journal_path(folder: Path, run: str, worker: int) -> Path:
 
 
 def read_journal(path: Path) -> Interrupted | None:
-    """Return what a journal says; None if its intent did not come to disk."""
-    line, _, ended = path.read_bytes().partition(b"\n")
+    """Return what a journal says; None if its intent did not come to disk.
+
+    Its scenarios are as safe to run as those of any file. Raises FileError.
+    """
+    line, _, ended = read_whole(path).partition(b"\n")
     try:
         intent = msgspec.json.decode(line, type=Intent)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    try:
+        _check(intent)
+    except ScenarioError as error:
+        raise FileError(path, f"not a journal of `vmm fuzz`: {error}") from None
     return Interrupted(intent, intent.scenarios[len(ended) :])
+
+
+def _check(intent: Intent) -> None:
+    """Raise ScenarioError for numbers that no run of ours has, or a scenario that must not run."""
+    index, count = intent.shard
+    if not 1 <= index <= count or intent.seed < 0 or intent.first < 0 or intent.step < 1:
+        raise ScenarioError("$: no seed, shard, first and step of a run")
+    if not intent.scenarios:
+        raise ScenarioError("$.scenarios: one or more are needed")
+    for number, scenario in enumerate(intent.scenarios):
+        try:
+            validate(scenario)
+        except ScenarioError as error:
+            raise ScenarioError(f"$.scenarios[{number}]: {error}") from None
 
 
 def left_behind(folder: Path) -> tuple[Path, ...]:
@@ -90,7 +113,10 @@ def left_behind(folder: Path) -> tuple[Path, ...]:
 
 
 def _is_in_use(path: Path) -> bool:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return True  # Nobody who may not read it can go on with it.
     try:
         os.lockf(file, os.F_TEST, 0)
     except OSError:

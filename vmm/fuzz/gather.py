@@ -1,0 +1,55 @@
+"""Findings of other runs, gathered into one folder: they may be a stranger's."""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from vmm.fuzz.files import whole_folder
+from vmm.scenario.codec import read_scenario
+from vmm.scenario.reading import FileError
+
+_SCENARIO = "scenario.json"
+_MAX_FILE_BYTES = 256 << 20
+
+
+def findings_in(folder: Path) -> list[Path]:
+    """Return what may be findings: the folders in a folder. Raises OSError.
+
+    Those that somebody was killed while writing are left out.
+    """
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def gather(finding: Path, out: Path) -> None:
+    """Copy a finding, unless there is one of its name.
+
+    Regular files are copied, and nothing that a symbolic link points to. Raises FileError for what
+    is no finding, and OSError.
+    """
+    if not _is(finding, stat.S_ISDIR):
+        raise FileError(finding, "not a folder")
+    read_scenario(_regular(finding / _SCENARIO))
+    target = out / finding.name
+    if os.path.lexists(target):
+        return
+    with suppress(FileExistsError), whole_folder(target) as scratch:
+        for path in sorted(finding.iterdir()):
+            if _is(path, stat.S_ISREG) and path.stat().st_size <= _MAX_FILE_BYTES:
+                shutil.copyfile(path, scratch / path.name, follow_symlinks=False)
+
+
+def _regular(path: Path) -> Path:
+    if not _is(path, stat.S_ISREG):
+        raise FileError(path.parent, f"has no {path.name}")
+    return path
+
+
+def _is(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Whether a path itself, and not what it points to, is of a kind."""
+    try:
+        return kind(path.lstat().st_mode)
+    except OSError:
+        return False
