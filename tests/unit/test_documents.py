@@ -1,0 +1,65 @@
+"""The commands that documents show: each exists, takes these options, and names real scenarios."""
+
+import fnmatch
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from vmm.catalogue import catalogue
+from vmm.cli.main import main
+from vmm.scenario.features import Features
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = re.compile(r"`((?:\./scripts/)?vmm [^`]+)`|^ +(?:\$ )?((?:\./scripts/)?vmm .+)$", re.M)
+PLACEHOLDER = re.compile(r"^[\[(]|[\])|]$|\.\.\.|^[A-Z][A-Z_.-]*(\.\w+)?$")
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Yield each document's name with each command in it; those with placeholders are left out."""
+    for document in DOCUMENTS:
+        for match in SHOWN.finditer(document.read_text(encoding="utf-8")):
+            text = " ".join((match.group(1) or match.group(2)).split())
+            words = text.split()
+            if len(words) > 1 and not any(PLACEHOLDER.search(word) for word in words[1:]):
+                yield document.name, text
+
+
+def parsed(text: str) -> click.Context:
+    """Return the context of a command without running it; of a mere name, without arguments.
+
+    Raises click.UsageError.
+    """
+    words = shlex.split(re.split(r" [|<>]|[|<>] | & ", text)[0])[1:]
+    context = click.Context(main, info_name="vmm")
+    while isinstance(context.command, click.Group) and words:
+        if words[0] in ("--help", "--version"):
+            return context
+        name, command, words = context.command.resolve_command(context, words)
+        assert command is not None
+        if words and not isinstance(command, click.Group):
+            return command.make_context(name, list(words), parent=context)
+        context = click.Context(command, info_name=name, parent=context)
+    return context
+
+
+def test_the_documents_show_commands() -> None:
+    assert {"README.md", "memslots.md"} <= {name for name, _ in commands()}
+
+
+@pytest.mark.parametrize(("document", "text"), sorted(set(commands())))
+def test_a_command_that_is_shown_can_be_given(document: str, text: str) -> None:
+    context = parsed(text)
+    names = [scenario.name for scenario in catalogue(Features())]
+    for pattern in context.params.get("patterns", ()):
+        assert fnmatch.filter(names, pattern), f"{document} names {pattern}, which is no scenario"
+
+
+@pytest.mark.parametrize("wrong", ["vmm chek", "vmm check --no-such-option"])
+def test_a_command_that_does_not_exist_is_found(wrong: str) -> None:
+    with pytest.raises(click.UsageError):
+        parsed(wrong)
