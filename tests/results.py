@@ -50,6 +50,12 @@ def of_status(checked: Checked, status: Status, issue: KnownIssue | None = ISSUE
     return dataclasses.replace(checked, verdict=verdict, issue=issue)
 
 
+def crashed(name: str, *tags: str) -> Checked:
+    """Return a result that an error of this program stands for."""
+    reason = "harness: Traceback (most recent call last):\n  in f\nAssertionError: oops"
+    return Checked(make(name, *tags), Verdict(name, Status.INTERNAL_ERROR, reason))
+
+
 def unhealthy(name: str, *tags: str, what: str = "WARNING: at mmu.c:1") -> Checked:
     """Return a pass during which the kernel complained."""
     problem = Problem(what, ("[ cut here ]", what, HOSTILE))
@@ -66,6 +72,7 @@ EVERY_KIND = (
     ended("slow", "hung: no end within 20 s; kernel stack: none", "racing"),
     ended("killed", f"died: {HOSTILE}", "racing"),
     unhealthy("warned", "access"),
+    crashed("our-fault", "access"),
     skipped("spaces-one", "needs KVM_CAP_X86_SMM", "spaces"),
 )
 LEFT: tuple[Scenario, ...] = (make("left-out", "move"),)

@@ -13,6 +13,8 @@ import pytest
 
 import vmm
 from vmm import AssemblerError, Mapping, Place, Scenario, ScenarioError, Status, operations
+from vmm.execution.probe.child import Trouble
+from vmm.library import scenarios
 
 DOCUMENTED = (
     "vmm",
@@ -105,3 +107,10 @@ def test_the_program_of_the_readme_prints_what_it_says(capsys: pytest.CaptureFix
     exec(code, {})
     (printed,) = capsys.readouterr().out.splitlines()
     assert f"# {printed}\n" in code
+
+
+def test_a_kernel_that_cannot_be_asked_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenarios, "probe", lambda: Trouble("KVM_CREATE_VM", None, "hung: 20 s"))
+    scenarios.features_here.cache_clear()
+    with pytest.raises(RuntimeError, match="what it can do: KVM_CREATE_VM: hung: 20 s"):
+        vmm.run_scenario(Scenario("nothing", ()))

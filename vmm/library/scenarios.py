@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 
 from vmm.catalogue import catalogue
-from vmm.execution.probe.features import probe_features
+from vmm.execution.probe.child import Trouble, probe
 from vmm.execution.runner import run_isolated
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch
@@ -25,15 +25,20 @@ from vmm.verdict.result import Checked, judged
 
 @cache
 def features_here() -> Features:
-    """Return what this kernel and this process can do; it is asked once.
+    """Return what this kernel and this process can do; it is asked once, in a child process.
 
-    Raises `OSError` where /dev/kvm cannot be used.
+    Raises `OSError` where /dev/kvm cannot be used, and `RuntimeError` for a kernel that refuses
+    what every VMM needs, or does not come back: `vmm check` tells more of it then.
 
         >>> features_here().nr_memslots > 32
         True
     """
-    with Kvm.open() as kvm:
-        return probe_features(kvm)
+    Kvm.open().close()
+    found = probe()
+    if isinstance(found, Trouble):
+        why = found.reason or "the kernel refuses it"
+        raise RuntimeError(f"the kernel cannot be asked what it can do: {found.step}: {why}")
+    return found.features
 
 
 @cache

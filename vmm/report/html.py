@@ -21,6 +21,7 @@ _VERDICTS = {
     Status.PASSED: ("This kernel keeps its promises", "passed"),
     Status.DIFFERS: ("This kernel differs from the model", "differs"),
     Status.INCONCLUSIVE: ("Inconclusive", "inconclusive"),
+    Status.INTERNAL_ERROR: ("This program failed: no verdict on the kernel", "internal-error"),
     Status.SKIPPED: ("Nothing could run", "skipped"),
 }
 _API = "https://docs.kernel.org/virt/kvm/api.html"
@@ -104,6 +105,7 @@ def _notes(result: ResultFile) -> Iterator[str]:
         count, names = len(result.not_run), ", ".join(result.not_run[:8])
         what = "1 scenario" if count == 1 else f"{count} scenarios"
         yield f"{what} did not run: {names}{' ...' if count > 8 else ''}"
+    yield from filter(None, (result.obstacle, result.early, *result.error.splitlines()[-1:]))
     if not result.kernel_healthy:
         yield "The kernel complained: see the scenarios marked with ⚠."
     yield from result.weaknesses

@@ -78,8 +78,8 @@ def _result(checked: Checked) -> FinalResult | None:
     if checked.failed:
         kind = "differs" if status is Status.DIFFERS else "kernel-complaint"
         found = Failure(_message(checked), kind)
-    elif status is Status.INCONCLUSIVE:
-        found = Error(reason_of(checked), "inconclusive")
+    elif status in (Status.INCONCLUSIVE, Status.INTERNAL_ERROR):
+        found = Error(reason_of(checked), status.value.replace(" ", "-"))
     elif status is Status.SKIPPED:
         return Skipped(reason_of(checked), "skip")
     elif status is Status.KNOWN:

@@ -14,7 +14,8 @@ def kselftest_status(run: Run) -> int:
     As kselftest counts, one failure makes a run fail, and one pass without any failure makes it
     pass. What is inconclusive, or did not run, is a failure.
     """
-    if run.not_run or not all(map(is_ok, run.checked)):
+    too_few = run.ran < run.required
+    if run.not_run or run.error or too_few or not all(map(is_ok, run.checked)):
         return FAIL
     found = {checked.verdict.status for checked in run.checked}
     for status, number in (

@@ -31,11 +31,13 @@ class _Document:
         self._subjects: dict[str, list[Scenario]] = {}
         self._results: dict[str, Checked] = {}
         self._written = 0
+        self._why_not = ""
 
     def begin(self, scenarios: Sequence[Scenario], host: HostInfo) -> None:
         self._subjects = by_subject(scenarios)
         kernel = f"Linux {host.kernel}, {host.vendor or 'KVM'}, TDP {host.tdp}"
-        self._lines([VERSION, f"1..{len(self._subjects)}", f"# {one_line(kernel)}"])
+        plan = f"1..{len(self._subjects)}" if scenarios else nothing_planned(host)
+        self._lines([VERSION, plan, f"# {one_line(kernel)}"])
 
     def done(self, checked: Checked) -> None:
         self._results[checked.scenario.name] = checked
@@ -46,9 +48,10 @@ class _Document:
             self._subject(subject, scenarios)
 
     def end(self, run: Run) -> None:
+        self._why_not = f"did not run{f': {run.early}' if run.early else ''}"
         for subject, scenarios in list(self._subjects.items())[self._written :]:
             self._subject(subject, scenarios)
-        self._lines(f"# note: {one_line(weakness)}" for weakness in run.weaknesses)
+        self._lines(notes(run))
 
     def _subject(self, subject: str, scenarios: Sequence[Scenario]) -> None:
         self._written += 1
@@ -66,7 +69,7 @@ class _Document:
             name = name_of(scenario.name)
             checked = self._results.get(scenario.name)
             if checked is None:
-                yield f"not ok {number} {name} # ERROR did not run"
+                yield f"not ok {number} {name} # ERROR {name_of(self._why_not)}"
                 continue
             if checked.verdict.status is not Status.SKIPPED:
                 yield from (f"# {line}" for line in diagnosis(checked, check_again(checked)))
@@ -77,9 +80,24 @@ class _Document:
         self._write("".join(f"{line}\n" for line in lines))
 
 
+def nothing_planned(host: HostInfo) -> str:
+    """Return the plan of a run without scenarios: a skip if it is for the host's sake."""
+    return f"1..0 # SKIP {name_of(host.obstacle)}" if host.obstacle else "1..0"
+
+
+def notes(run: Run) -> Iterator[str]:
+    """Yield as diagnostics what weakens a run, and what ended it early."""
+    texts = (*run.weaknesses, run.early, *run.error.splitlines())
+    return (f"# note: {one_line(text)}" for text in texts if text)
+
+
 def is_ok(checked: Checked) -> bool:
     """Whether a result is no failure: a known issue and a skip are none."""
-    return not checked.failed and checked.verdict.status is not Status.INCONCLUSIVE
+    match checked.verdict.status:
+        case Status.PASSED | Status.PASSES_NOW | Status.KNOWN | Status.SKIPPED:
+            return not checked.failed
+        case Status.DIFFERS | Status.INCONCLUSIVE | Status.INTERNAL_ERROR:
+            return False
 
 
 def name_of(text: str) -> str:
@@ -89,6 +107,8 @@ def name_of(text: str) -> str:
 
 def reason_of(checked: Checked) -> str:
     """Return why a result is what it is, for a directive: an issue's name is stable."""
+    if checked.verdict.status is Status.INTERNAL_ERROR:
+        return "this program failed, which says nothing about the kernel"
     if checked.issue is not None and checked.verdict.status is Status.KNOWN:
         return f"known issue {checked.issue.name}"
     return one_line(checked.verdict.reason)
@@ -102,8 +122,8 @@ def _directive(checked: Checked) -> str:
             return f" # SKIP {name_of(reason_of(checked))}"
         case Status.KNOWN:
             return f" # XFAIL {name_of(reason_of(checked))}"
-        case Status.INCONCLUSIVE:
+        case Status.INCONCLUSIVE | Status.INTERNAL_ERROR:
             word = "TIMEOUT" if checked.verdict.reason.startswith("hung") else "ERROR"
             return f" # {word} {name_of(reason_of(checked))}"
-        case _:
+        case Status.PASSED | Status.PASSES_NOW | Status.DIFFERS:
             return ""

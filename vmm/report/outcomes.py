@@ -6,6 +6,7 @@ from vmm.verdict.judge import Status
 ICONS = {
     "differs": "≠",
     "unhealthy": "⚠",
+    "internal-error": "✗",
     "inconclusive": "?",
     "known": "~",
     "passes-now": "↑",

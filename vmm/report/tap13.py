@@ -6,7 +6,7 @@ A known issue that shows is ``not ok`` with the directive TODO, as TAP has it.
 from collections.abc import Sequence
 
 from vmm.host.hostinfo import HostInfo
-from vmm.report.ktap import is_ok, name_of, reason_of
+from vmm.report.ktap import is_ok, name_of, notes, nothing_planned, reason_of
 from vmm.report.plain import diagnosis, one_line
 from vmm.report.reporter import Reporter, Write
 from vmm.report.text import check_again
@@ -23,7 +23,8 @@ def tap13_report(write: Write) -> Reporter:
     def begin(scenarios: Sequence[Scenario], host: HostInfo) -> None:
         names.extend(scenario.name for scenario in scenarios)
         kernel = one_line(f"Linux {host.kernel}, {host.vendor or 'KVM'}, TDP {host.tdp}")
-        write(f"TAP version 13\n1..{len(names)}\n# {kernel}\n")
+        plan = f"1..{len(names)}" if names else nothing_planned(host)
+        write(f"TAP version 13\n{plan}\n# {kernel}\n")
 
     def done(checked: Checked) -> None:
         nonlocal written
@@ -31,7 +32,7 @@ def tap13_report(write: Write) -> Reporter:
         write(_result(written, checked))
 
     def end(run: Run) -> None:
-        write("".join(f"# note: {one_line(weakness)}\n" for weakness in run.weaknesses))
+        write("".join(f"{note}\n" for note in notes(run)))
         if written < len(names):
             write(f"Bail out! {len(names) - written} scenarios did not run\n")
 

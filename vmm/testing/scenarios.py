@@ -45,9 +45,14 @@ def run(name: str) -> None:
 
     (scenario,) = (each for each in curated_scenarios() if each.name == name)
     checked = run_scenario(scenario)
-    if checked.failed or checked.verdict.status is Status.INCONCLUSIVE:
+    if checked.failed:
         pytest.fail(describe(checked), pytrace=False)
-    if checked.verdict.status is Status.SKIPPED:
-        pytest.skip(checked.verdict.reason)
-    if checked.verdict.status is Status.KNOWN:
-        pytest.xfail(checked.verdict.reason)
+    match checked.verdict.status:
+        case Status.SKIPPED:
+            pytest.skip(checked.verdict.reason)
+        case Status.KNOWN:
+            pytest.xfail(checked.verdict.reason)
+        case Status.DIFFERS | Status.INCONCLUSIVE | Status.INTERNAL_ERROR:
+            pytest.fail(describe(checked), pytrace=False)
+        case Status.PASSED | Status.PASSES_NOW:
+            pass

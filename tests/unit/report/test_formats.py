@@ -1,5 +1,6 @@
 """The formats, read by parsers that are not ours."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ from tests.results import (
     EVERY_KIND,
     HOSTILE,
     LEFT,
+    crashed,
     differs,
     ended,
     of_status,
@@ -31,6 +33,7 @@ from vmm.scenario.operations import Scenario
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked, Run
 
+OURS = "this program failed, which says nothing about the kernel"
 RUN = run_of(*EVERY_KIND, not_run=LEFT)
 
 
@@ -101,7 +104,7 @@ def test_ktap_nests_scenarios_in_subjects() -> None:
             (1, False, "slow", "TIMEOUT hung: no end within 20 s; kernel stack: none"),
             (2, False, "killed", killed),
         ],
-        [(1, False, "warned", "")],
+        [(1, False, "warned", ""), (2, False, "our-fault", f"ERROR {OURS}")],
         [(1, True, "spaces-one", "SKIP needs KVM_CAP_X86_SMM")],
     ]
 
@@ -139,7 +142,7 @@ def test_nothing_quoted_makes_a_line_of_its_own_in_tap() -> None:
 
 def test_tap13_is_flat() -> None:
     text = told(tap13_report, RUN, LEFT)
-    assert text.startswith("TAP version 13\n1..11\n")
+    assert text.startswith("TAP version 13\n1..12\n")
     results = tap_results(text)
     assert [(ok, name) for _, ok, name, _ in results[:4]] == [
         (True, "create-one"),
@@ -158,7 +161,7 @@ def test_junit_has_a_suite_for_each_subject_and_stable_names() -> None:
     document = JUnitXml.fromstring(told(junit_report, RUN, LEFT).encode())
     suites = {suite.name: suite for suite in document}
     assert list(suites) == ["create", "move", "dirty", "racing", "access", "spaces"]
-    assert (document.tests, document.failures, document.errors, document.skipped) == (11, 2, 3, 3)
+    assert (document.tests, document.failures, document.errors, document.skipped) == (12, 2, 4, 3)
     cases = {case.name: case for suite in suites.values() for case in suite}
     assert cases["create-one"].classname == "memslot-vmm.create"
     assert cases["create-one"].time == 0.0125
@@ -175,6 +178,7 @@ def test_junit_has_a_suite_for_each_subject_and_stable_names() -> None:
         "slow": (Error, "inconclusive", "hung: no end within 20 s; kernel stack: none"),
         "killed": (Error, "inconclusive", f"died: {one_line(HOSTILE)}"),
         "warned": (Failure, "kernel-complaint", "WARNING: at mmu.c:1"),
+        "our-fault": (Error, "internal-error", OURS),
         "spaces-one": (Skipped, "skip", "needs KVM_CAP_X86_SMM"),
     }
     assert "vmm check move-wrong" in cases["move-wrong"].result[0].text
@@ -194,7 +198,7 @@ def test_junit_tells_the_host_and_the_kernel_log() -> None:
     facts = {each.name: each.value for each in properties}
     assert facts["kernel"] == "6.99"
     assert facts["vendor"] == "kvm_amd"
-    (case,) = suite
+    case, _ = suite
     lines = case.system_out.splitlines()
     assert lines == [
         "WARNING: at mmu.c:1",
@@ -225,6 +229,7 @@ def test_one_line_is_one_printable_line(text: str, shown: str) -> None:
         ([passed("a"), differs("b")], 1),
         ([passed("a"), ended("b", "hung: x")], 1),
         ([unhealthy("a")], 1),
+        ([passed("a"), crashed("b")], 1),
         ([of_status(differs("a"), Status.KNOWN), skipped("b", "x")], 2),
         ([of_status(passed("a"), Status.PASSES_NOW), of_status(differs("b"), Status.KNOWN)], 3),
         ([skipped("a", "x")], 4),
@@ -237,6 +242,32 @@ def test_kselftest_statuses(checked: list[Checked], status: int) -> None:
 
 def test_what_did_not_run_fails_a_selftest() -> None:
     assert kselftest_status(run_of(passed("a"), not_run=LEFT)) == 1
+
+
+def test_too_few_that_ran_fail_a_selftest() -> None:
+    run = run_of(skipped("a", "x"))
+    assert kselftest_status(dataclasses.replace(run, required=1)) == 1
+    assert kselftest_status(dataclasses.replace(run, error="Traceback")) == 1
+
+
+def test_a_host_that_cannot_run_anything_is_a_plan_of_nothing() -> None:
+    info = dataclasses.replace(INFO, obstacle="/dev/kvm: No such file # here")
+    for made, version in ((ktap_report, "KTAP version 1"), (tap13_report, "TAP version 13")):
+        pieces: list[str] = []
+        reporter = made(pieces.append)
+        reporter.begin((), info)
+        reporter.end(dataclasses.replace(run_of(), host=info, obstacle=info.obstacle))
+        assert pieces[0].startswith(f"{version}\n1..0 # SKIP /dev/kvm: No such file _ here\n")
+        (plan,) = (x for x in Parser().parse_text("".join(pieces)) if x.category == "plan")
+        assert plan.skip
+
+
+def test_what_ended_a_run_early_is_told() -> None:
+    run = dataclasses.replace(run_of(passed("a", "x"), not_run=LEFT), early="3 scenarios hung")
+    text = told(ktap_report, run, LEFT)
+    assert "  not ok 1 left-out # ERROR did not run: 3 scenarios hung\n" in text
+    assert "# note: 3 scenarios hung\n" in text
+    assert "# note: 3 scenarios hung\n" in told(tap13_report, run, LEFT)
 
 
 def test_names_and_order_do_not_depend_on_the_results() -> None:

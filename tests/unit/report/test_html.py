@@ -1,5 +1,6 @@
 """The page: opened in a real browser, looked through, and safe whatever it quotes."""
 
+import dataclasses
 import html.parser
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,11 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from tests.browser import chromium, complaints, opened
-from tests.results import EVERY_KIND, LEFT, run_of
+from tests.results import EVERY_KIND, LEFT, passed, run_of
 from vmm.report.html import html_text
 from vmm.report.json import run_text
 from vmm.report.resultfile import parse_result, result_file
+from vmm.verdict.judge import Status, Verdict
 
 RUN = run_of(*EVERY_KIND, not_run=LEFT)
 
@@ -106,7 +108,7 @@ def test_filters_by_text_subject_and_outcome(browser: Chrome, page: Path) -> Non
     assert shown_names(browser) == ["known-one", "known-gone"]
     one(browser, ".outcomes input[value=known]").send_keys(" ")
     assert shown_names(browser) == ["known-gone"]
-    assert one(browser, "#shown").text == "1 of 10 scenarios"
+    assert one(browser, "#shown").text == "1 of 11 scenarios"
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
@@ -158,6 +160,17 @@ def test_controls_have_names_for_a_screen_reader(browser: Chrome, page: Path) ->
     assert [node for node in controls if not node.get("name", {}).get("value")] == []
     landmarks = {node["role"]["value"] for node in tree if "role" in node}
     assert {"banner", "navigation", "main", "search"} <= landmarks
+
+
+def test_every_verdict_and_every_outcome_has_its_words() -> None:
+    for status in Status:
+        each = dataclasses.replace(passed("a"), verdict=Verdict("a", status, "why"))
+        text = html_text(result_file(run_of(each)))
+        assert f'<span class="sr">, {status.value}</span>' in text
+    stopped = dataclasses.replace(run_of(), obstacle="no device", early="it was late", error="E: x")
+    text = html_text(result_file(stopped))
+    for part in ("no device", "it was late", "E: x", "This program failed"):
+        assert part in text
 
 
 def test_nothing_quoted_is_markup_or_ends_the_script() -> None:

@@ -39,7 +39,7 @@ def test_kernels_stand_beside_each_other(folder: Path, tmp_path: Path) -> None:
         assert rows["warned"] == ["⚠ unhealthy", "not run"]
         assert rows["only-here"] == ["not run", "≠ differs"]
         browser.find_element(By.ID, "unlike").click()
-        assert browser.find_element(By.ID, "shown").text == "1 of 11 scenarios"
+        assert browser.find_element(By.ID, "shown").text == "1 of 12 scenarios"
         assert complaints(browser) == []
     assert HOSTILE.partition("\n")[0] not in page.read_text()
 

@@ -321,7 +321,7 @@
   filter();
   arrive();
   if (!now) {
-    const order = ["differs", "unhealthy", "inconclusive", "known", "passes-now", "passed", "skipped"];
+    const order = ["differs", "unhealthy", "internal-error", "inconclusive", "known", "passes-now", "passed", "skipped"];
     const first = order.map((kind) => links.find((link) => link.dataset.kind === kind)).find(Boolean);
     if (first) go(first.dataset.name);
   }
