@@ -37,13 +37,13 @@ SCENARIO = Scenario("interrupted", ROUND * 20, (Mapping("a", 1),))
 def signals() -> Iterator[list[int]]:
     """Signals that come all the time, and are answered by taking note of them."""
     seen: list[int] = []
-    previous = signal.signal(signal.SIGALRM, lambda number, _: seen.append(number))
-    signal.setitimer(signal.ITIMER_REAL, EVERY_S, EVERY_S)
+    previous = signal.signal(signal.SIGPROF, lambda number, _: seen.append(number))
+    signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)
     try:
         yield seen
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def test_signals_change_nothing(kvm: Kvm, signals: list[int]) -> None:

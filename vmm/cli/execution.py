@@ -16,8 +16,9 @@ from vmm.execution.runner import Record, Worker
 from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem
+from vmm.scenario import requirements
 from vmm.scenario.demand import short_of_memory
-from vmm.scenario.endings import HARNESS, HOST, HUNG, is_short
+from vmm.scenario.endings import ENDLESS, HARNESS, HOST, HUNG, is_short
 from vmm.scenario.history import INTERRUPTED, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import out_of_reach
@@ -150,7 +151,7 @@ class _Execution:
         together: list[int] = []
         features = self._host.features
         for index, scenario in enumerate(self._scenarios):
-            missing = features.missing(scenario.needs) or out_of_reach(
+            missing = requirements.missing(scenario, features) or out_of_reach(
                 scenario, features.touch_limit
             )
             if missing:
@@ -195,7 +196,16 @@ class _Execution:
                 if self._causes[cause] == self._max_differences and not self._is_over:
                     self._is_over = True
                     self.early = f"--max-differences {self._max_differences} for one cause: {cause}"
+            if checked.verdict.reason.startswith(ENDLESS):
+                self._hung()
             yield index, checked
+
+    def _hung(self) -> None:
+        """Count a kernel that did not come back, or whose guest did not."""
+        self._hangs += 1
+        if self._hangs == MAX_HANGS and not self._is_over:
+            self._is_over = True
+            self.early = f"{MAX_HANGS} scenarios hung"
 
     def _skip(self, index: int, missing: str) -> None:
         scenario = self._scenarios[index]
@@ -226,10 +236,9 @@ class _Execution:
         seconds = time.monotonic() - lane.start
         judging = _judging(record, seconds, tuple(lane.problems), self._journal)
         self._waiting.add(lane.index, judging)
-        self._hangs += record.reason.startswith(HUNG)
-        if self._hangs == MAX_HANGS and not self._is_over:
-            self.early = f"{MAX_HANGS} scenarios hung"
-        if record.reason == INTERRUPTED or self._hangs == MAX_HANGS:
+        if record.reason.startswith(HUNG):
+            self._hung()
+        if record.reason == INTERRUPTED:
             self._is_over = True
 
 

@@ -9,6 +9,7 @@ from typing import assert_never, cast
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from vmm.execution.churn import churn
+from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock, GuestEndlessError
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import Leftovers
 from vmm.execution.lives import live
@@ -17,7 +18,7 @@ from vmm.execution.memfds import MemfdFiles
 from vmm.execution.races import run_race
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
-from vmm.scenario.endings import REFUSED
+from vmm.scenario.endings import ENDLESS, REFUSED
 from vmm.scenario.history import AnyOutcome, Closed, Done, Event, Inspected, SetUpRefused
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
@@ -63,22 +64,26 @@ def execute(
     touch_limit: int,
     record: Record,
     begin: Callable[[], None],
+    guest_limit_s: float = GUEST_LIMIT_S,
 ) -> str:
     """Carry a scenario out; ``record`` gets each event as soon as it is complete.
 
     Returns why it ended early, for an `End`; "" if it did not.
 
-    ``touch_limit`` is the first gpa that a guest cannot reach.
+    ``touch_limit`` is the first gpa that a guest cannot reach; one that has no exit within
+    ``guest_limit_s`` ends the scenario.
 
     ``begin`` is called before everything that may not come back: what was recorded until then
     ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes, those of
     the calls that this program needs for itself included.
     """
+    clock = GuestClock(guest_limit_s)
     with (
         HostMapping.anonymous(guest_count(scenario) * GUEST_SIZE_BYTES) as guest,
         HostMemory(scenario.mappings) as memory,
+        clock.ticking(),
     ):
-        execution = _Execution(kvm, scenario, touch_limit, memory, guest)
+        execution = _Execution(kvm, scenario, touch_limit, memory, guest, clock)
         try:
             for batch in batches(steps(scenario, touch_limit)):
                 begin()
@@ -87,6 +92,8 @@ def execute(
                 except (KvmError, WrongAnswerError) as error:
                     record(Event(batch[0].origin, batch[0].operation, set_up_refused(error)))
                     return f"{REFUSED}{error}"
+                except GuestEndlessError as error:
+                    return f"{ENDLESS}{error}"
                 for step, outcome in zip(batch, outcomes, strict=True):
                     record(Event(step.origin, step.operation, outcome))
         finally:
@@ -111,7 +118,9 @@ class _Execution:
         touch_limit: int,
         memory: HostMemory,
         guest: HostMapping,
+        clock: GuestClock,
     ) -> None:
+        self._clock = clock
         self._kvm = kvm
         self._scenario = scenario
         self._touch_limit = touch_limit
@@ -136,6 +145,7 @@ class _Execution:
             self._guest,
             self._files,
             self._touch_limit,
+            self._clock,
         )
 
     def close(self) -> None:

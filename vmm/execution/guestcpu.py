@@ -15,6 +15,7 @@ from guests.mailbox import PlainTouch
 from guests.windows import Windows
 from kvm_abi.raw import KvmError, PassedMmio
 from kvm_abi.uapi import Ioctl, MemoryExitFlag
+from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock
 from vmm.kvm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
 from vmm.kvm.registers import Registers
 from vmm.kvm.vcpu import Vcpu
@@ -76,7 +77,7 @@ class GuestCpu:
 
     ``view`` is the host's view of the guest's own slot, which begins at ``gpa``; ``windows`` are
     the VM's. ``make_room`` is asked for help when the vCPU's dirty ring is full; False means that
-    it could not help.
+    it could not help. ``clock`` ends a guest that never leaves by itself.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class GuestCpu:
         view: memoryview,
         windows: Windows,
         make_room: Callable[[], bool],
+        clock: GuestClock | None = None,
     ) -> None:
         self._vcpu = vcpu
+        self._clock = clock or GuestClock(GUEST_LIMIT_S)
         self._make_room = make_room
         self._gpa = gpa
         self._view = view
@@ -236,22 +239,31 @@ class GuestCpu:
         self._vcpu.enter_long_mode(self._windows.cr3, Registers(rip=rip))
 
     def _leave(self, run: Callable[[], AnyExit]) -> AnyExit:
-        """Run until an exit that is not a mere pause: a full dirty ring, or a signal."""
+        """Run until an exit that is not a mere pause: a full dirty ring, or a signal.
+
+        Raises GuestEndlessError.
+        """
         interruptions = 0
-        while True:
-            try:
-                leaving = run()
-            except KvmError as error:
-                interruptions += 1
-                if (
-                    error.request is not Ioctl.RUN
-                    or error.errno != errno.EINTR
-                    or interruptions > _MOST_INTERRUPTIONS
-                ):
-                    raise
-                continue
-            if not (isinstance(leaving, DirtyRingFull) and self._make_room()):
-                return leaving
+        self._clock.begin()
+        try:
+            while True:
+                try:
+                    leaving = run()
+                except KvmError as error:
+                    interruptions += 1
+                    if (
+                        error.request is not Ioctl.RUN
+                        or error.errno != errno.EINTR
+                        or interruptions > _MOST_INTERRUPTIONS
+                    ):
+                        raise
+                    self._clock.check()
+                    continue
+                if not (isinstance(leaving, DirtyRingFull) and self._make_room()):
+                    return leaving
+                self._clock.begin()
+        finally:
+            self._clock.end()
 
     def _run(
         self,

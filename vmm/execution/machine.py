@@ -14,6 +14,7 @@ from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import Cap, Ioctl, VmType
 from vmm.execution.failing import failing_allocation
 from vmm.execution.guestcpu import GuestCpu
+from vmm.execution.guesttime import GuestClock
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import InternalMemory
 from vmm.execution.memfds import MemfdFiles
@@ -84,7 +85,9 @@ class Machine:
         guest: HostMapping,
         files: MemfdFiles,
         touch_limit: int,
+        clock: GuestClock,
     ) -> None:
+        self._clock = clock
         self._memory = memory
         self._files = files
         self._guest = guest
@@ -185,7 +188,7 @@ class Machine:
 
     def _guest_cpu(self, index: int, home: Home, make_room: Callable[[], bool]) -> GuestCpu:
         vcpu = self._vcpus.get(index) or self._new_vcpu(index)
-        return GuestCpu(vcpu, home.gpa, home.view, home.windows, make_room)
+        return GuestCpu(vcpu, home.gpa, home.view, home.windows, make_room, self._clock)
 
     def _new_vcpu(self, index: int) -> Vcpu:
         vcpu = self.vm.create_vcpu(index)

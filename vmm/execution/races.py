@@ -15,6 +15,7 @@ from typing import assert_never
 
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.machine import Machine
+from vmm.host.cpus import FOUND
 from vmm.scenario.history import (
     AnyOutcome,
     Call,
@@ -167,7 +168,7 @@ class _Guest(_Thread):
 
     def _work(self) -> None:
         # Host threads stay where this process is: there grace periods of slot changes are short.
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        os.sched_setaffinity(0, FOUND)
         race, windows = self._race, self.windows
         for number in range(self._limit):
             last = race.over

@@ -20,6 +20,7 @@ import msgspec
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from vmm.execution.executor import execute, set_up_refused
+from vmm.execution.guesttime import GUEST_LIMIT_S
 from vmm.execution.tape import FileTape, MemoryTape, Tape
 from vmm.host.child import Child
 from vmm.kvm.closing import Closing
@@ -141,7 +142,9 @@ class Worker(Closing):
 
     def _worker(self) -> Child:
         if self._child is None:
-            serve = partial(_serve, self._headers, self._tape, self._cpu)
+            serve = partial(
+                _serve, self._headers, self._tape, self._cpu, GUEST_LIMIT_S * self._patience
+            )
             self._child = Child.start(serve, self._process)
         return self._child
 
@@ -220,7 +223,9 @@ def _ending(child: Child, left_s: float, limit_s: float) -> str:
         return INTERRUPTED
 
 
-def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: Connection) -> None:
+def _serve(
+    headers: Sequence[Header], tape: Tape, cpu: int | None, guest_limit_s: float, orders: Connection
+) -> None:
     """Carry out scenarios until the parent is gone: take an index each time, answer a byte."""
     gc.freeze()  # What is inherited stays: looking at it would copy its pages.
     if cpu is not None:
@@ -228,11 +233,13 @@ def _serve(headers: Sequence[Header], tape: Tape, cpu: int | None, orders: Conne
     with suppress(EOFError):
         while True:
             order = orders.recv_bytes()
-            reason = _carry_out(history_line(headers[int.from_bytes(order, "little")]), tape)
+            reason = _carry_out(
+                history_line(headers[int.from_bytes(order, "little")]), tape, guest_limit_s
+            )
             orders.send_bytes(_ANSWER + reason.encode(errors="backslashreplace"))
 
 
-def _carry_out(header_line: bytes, tape: Tape) -> str:
+def _carry_out(header_line: bytes, tape: Tape, guest_limit_s: float) -> str:
     """Run the scenario of a header, and record it on the tape; return why its end is not there."""
     recorder = _Recorder(tape)
     # A copy of its own: inherited pages are copied one by one as they are used, and each of these
@@ -240,7 +247,7 @@ def _carry_out(header_line: bytes, tape: Tape) -> str:
     header = msgspec.json.decode(header_line, type=Header)
     try:
         tape.append(header_line)
-        recorder.add(End(_run(header, recorder), recorder.events))
+        recorder.add(End(_run(header, recorder, guest_limit_s), recorder.events))
         recorder.flush()
     except Exception as error:
         with suppress(Exception):  # The tape may be what has failed.
@@ -251,7 +258,7 @@ def _carry_out(header_line: bytes, tape: Tape) -> str:
     return ""
 
 
-def _run(header: Header, recorder: "_Recorder") -> str:
+def _run(header: Header, recorder: "_Recorder", guest_limit_s: float) -> str:
     """Carry out the scenario of a header; return why it ended early."""
     scenario, touch_limit = header.scenario, header.features.touch_limit
     try:
@@ -261,7 +268,7 @@ def _run(header: Header, recorder: "_Recorder") -> str:
         recorder.add(Event(first.origin, first.operation, set_up_refused(error)))
         return f"{REFUSED}{error}"
     with kvm:
-        return execute(kvm, scenario, touch_limit, recorder.add, recorder.flush)
+        return execute(kvm, scenario, touch_limit, recorder.add, recorder.flush, guest_limit_s)
 
 
 class _Recorder:

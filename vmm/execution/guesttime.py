@@ -1,0 +1,69 @@
+"""Ends a guest that never leaves KVM_RUN: a signal comes from time to time, and looks at the clock.
+
+A kernel that hangs does not come back for a signal; a guest that loops does, and that is another
+ending.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+GUEST_LIMIT_S = 5.0
+"""What a guest has for what it does between two exits: a thousandth of that is usual."""
+
+_TICKS = 4
+_SIGNAL = signal.SIGALRM
+
+
+class GuestEndlessError(Exception):
+    """A guest was still running when its time was over."""
+
+
+class GuestClock:
+    """How long the guests of this process run, each in a thread of its own."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since: dict[int, float] = {}
+
+    @contextmanager
+    def ticking(self) -> Iterator[None]:
+        """Interrupt guests whose time is over during the block, which is in the main thread.
+
+        In another thread nothing can be done, and no guest is interrupted.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(_SIGNAL, self._tick)
+        signal.setitimer(signal.ITIMER_REAL, *(2 * [self._limit_s / _TICKS]))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(_SIGNAL, before)
+
+    def begin(self) -> None:
+        """Count the time of this thread's guest from now on."""
+        self._since[threading.get_ident()] = time.monotonic()
+
+    def end(self) -> None:
+        """This thread's guest has left KVM_RUN."""
+        self._since.pop(threading.get_ident(), None)
+
+    def check(self) -> None:
+        """Raise GuestEndlessError if the time of this thread's guest is over."""
+        if self._is_over(threading.get_ident()):
+            raise GuestEndlessError(f"the guest has no exit within {self._limit_s:g} s")
+
+    def _is_over(self, thread: int) -> bool:
+        return time.monotonic() - self._since.get(thread, time.monotonic()) > self._limit_s
+
+    def _tick(self, number: int, frame: FrameType | None) -> None:
+        """Pass the signal on to threads whose guest has run for too long; this one has it."""
+        for thread in tuple(self._since):
+            if thread != threading.main_thread().ident and self._is_over(thread):
+                signal.pthread_kill(thread, _SIGNAL)

@@ -1,0 +1,31 @@
+"""What a scenario takes of a host and a kernel, whether or not its author has said so."""
+
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario, SetUserMemoryRegion
+
+_HUGE_PAGE_PAGES = 512
+
+
+def missing(scenario: Scenario, features: Features) -> str:
+    """Return what a scenario lacks on a kernel, as one phrase; empty if nothing is missing.
+
+    Without it the executor could not even begin: what is refused to an operation is an outcome.
+    """
+    lacking = features.missing(tuple(dict.fromkeys((*scenario.needs, *_needs(scenario)))))
+    huge = sum(m.pages for m in scenario.mappings if m.kind == "hugetlb") // _HUGE_PAGE_PAGES
+    if not lacking and huge > features.hugetlb_pages:
+        return f"{huge} free 2 MiB huge pages (here {features.hugetlb_pages} are free)"
+    return lacking
+
+
+def _needs(scenario: Scenario) -> tuple[str, ...]:
+    kinds = {mapping.kind for mapping in scenario.mappings}
+    operations = scenario.operations
+    needs = {
+        "hugetlb_pages": "hugetlb" in kinds,
+        "zero_page": "zero" in kinds,
+        "failing_allocations": any(
+            isinstance(op, SetUserMemoryRegion) and op.fail_nth for op in operations
+        ),
+    }
+    return tuple(name for name, needed in needs.items() if needed)
