@@ -43,6 +43,10 @@ IMITATED = {
     ("9935df5333aa", "memfd-slot-cannot-become-one"): "memfd-toggle-accepted",
     ("9935df5333aa", "memfd-slot-cannot-change"): "memfd-change-accepted",
     ("530a8ba71b4c", "racing-ring-under-load"): "ring-reset-beside-a-vcpu-one-more",
+    (
+        "c87661f855c3",
+        "nothing-used-up-by-refused-creations",
+    ): "creation-beyond-last-gfn-leaks-its-log",
 }
 """The fault that does what the bug did, by the bug's first commit and the scenario."""
 
@@ -52,6 +56,9 @@ NOT_IMITATED = {
     ("6fe639792c7b", "tss-with-a-full-table"): "takes an internal slot",
     ("7cd1bf039eeb", "clear-within-huge-pages-hugetlb"): "takes reserved huge pages",
     ("3ccbf6f47098", "racing-pre-fault-and-delete"): "takes KVM_CAP_PRE_FAULT_MEMORY",
+    ("20a6cff3b283", "pre-fault-again-after-a-deletion"): "takes KVM_CAP_PRE_FAULT_MEMORY",
+    ("b3e6212dea2e", "spaces-switched-between-changes"): "takes system management mode",
+    ("817fa998362d", "spaces-execute-on-huge-pages"): "takes system management mode",
     ("52ac8b358b0c", "racing-slots-and-unmap"): "takes a vCPU that hangs; the time limit ends it",
 }
 """What the wrong kernel cannot imitate, and why."""

@@ -24,6 +24,7 @@ from vmm.scenario.operations import (
     CloseGuestMemfd,
     CreateGuestMemfd,
     NewVm,
+    Scenario,
 )
 
 _MAKING = (
@@ -299,5 +300,30 @@ _CLOSING = (
     ),
 )
 
-SCENARIOS = (*_MAKING, *_BINDING, *_REFUSING, *_IMMUTABLE, *_CLOSING)
+_ORDINARY_VMS = (*_MAKING, *_BINDING, *_REFUSING, *_IMMUTABLE, *_CLOSING)
+
+
+def _in_a_private_vm(scenario: Scenario) -> Scenario:
+    """Return the same on a VM of the type that has guest_memfds on every kernel which knows them.
+
+    Linux 6.8 to 6.17 make none for an ordinary VM, so that nothing of the above could run there.
+    """
+    return msgspec.structs.replace(
+        scenario,
+        name=f"private-vm-{scenario.name}",
+        why=f"On a VM with private memory: {scenario.why[0].lower()}{scenario.why[1:]}",
+        needs=("user_memory2", "sw_protected"),
+        vm_type=1,
+    )
+
+
+def _fits_a_private_vm(scenario: Scenario) -> bool:
+    """Whether nothing is asked of the guest_memfd that such a VM has not."""
+    return not any(isinstance(op, CreateGuestMemfd) and op.flags for op in scenario.operations)
+
+
+SCENARIOS = (
+    *_ORDINARY_VMS,
+    *(_in_a_private_vm(each) for each in _ORDINARY_VMS if _fits_a_private_vm(each)),
+)
 """All scenarios whose point is a guest_memfd."""

@@ -243,5 +243,74 @@ BUGS = (
         ),
         where="with KVM_CAP_DIRTY_LOG_RING",
     ),
+    Bug(
+        ("b3e6212dea2e",),
+        "what a vCPU knew to be MMIO was compared with the number of changes of as_id 0 only",
+        (
+            Shown(
+                "spaces-switched-between-changes",
+                "a slot that comes in as_id 1 is still MMIO to a vCPU that met the gpa there",
+                needs=("smm",),
+            ),
+        ),
+        where="with system management mode",
+    ),
+    Bug(
+        ("c87661f855c3",),
+        "a new slot that was refused late left its dirty bitmap allocated (syzbot, 2022)",
+        (
+            Shown(
+                "nothing-used-up-by-refused-creations",
+                "thousands of logged slots beyond the last gfn leave 16 KiB of the kernel's "
+                "memory each",
+            ),
+        ),
+        where="where there is a last gfn",
+    ),
+    Bug(
+        ("20a6cff3b283",),
+        "memory was mapped ahead for ever, where the vCPU's page tables were out of date",
+        (
+            Shown(
+                "pre-fault-again-after-a-deletion",
+                "a deletion makes them so, and the vCPU does not run before the next call, which "
+                "does not come back within the time limit",
+                needs=("pre_fault",),
+            ),
+        ),
+        where="with KVM_CAP_PRE_FAULT_MEMORY",
+    ),
+    Bug(
+        ("817fa998362d",),
+        "the slot of a huge page that may be made whole again was looked for in as_id 0 only",
+        (
+            Shown(
+                "spaces-execute-on-huge-pages",
+                "where the pages that were split for execution are recovered meanwhile, there is "
+                "no slot in as_id 0 at the gfn, and the kernel warns, or dies",
+                needs=("smm",),
+            ),
+        ),
+        where="with nx_huge_pages, and a short kvm.nx_huge_pages_recovery_period_ms",
+    ),
+    Bug(
+        ("910c57dfa4d1",),
+        "what the kernel wrote for a locked instruction of the guest was not in the dirty log",
+        where="where the kernel emulates instructions",
+        gap="the guests write with ordinary instructions: none has a locked one (lock cmpxchg)",
+    ),
+    Bug(
+        ("fcd1ec9cb59c",),
+        "with SLOT_ZAP_ALL disabled, shadow pages of the guest's page tables outlived their slot",
+        where="with shadow paging (npt=0, ept=0)",
+        gap="the guests' page tables lie in the slot that they run from, which no scenario changes",
+    ),
+    Bug(
+        ("ae431059e75d",),
+        "a slot that went while its guest_memfd was being closed stayed in the file's bindings",
+        where="with KVM_CAP_GUEST_MEMFD",
+        gap="threads of a race close no guest_memfd; one after the other, in either order, it is "
+        "looked at (memfd-closed-before-its-slot, memfd-closed-after-its-slot)",
+    ),
 )
 """In the order of the kernel's own tale: the array, addresses, logs, and what runs side by side."""

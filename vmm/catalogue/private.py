@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vmm.catalogue._build import A, B, at, read, write
+from vmm.catalogue._build import A, B, Slot, at, read, write
 from vmm.catalogue._memfd import ONE, TWO, bound, made, unbound
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
@@ -20,6 +20,7 @@ from vmm.scenario.operations import (
 _API = "api.rst 4.141 KVM_SET_MEMORY_ATTRIBUTES"
 _PAGE = PAGE_SIZE_BYTES
 _TOP = (1 << 64) - _PAGE
+_FOUR = Slot(1, 0x100, at("a"), pages=4)
 
 
 def _private(gfn: int, pages: int = 1) -> SetMemoryAttributes:
@@ -49,6 +50,18 @@ def _protected(
         needs=("user_memory2", "sw_protected", *needs),
         survey="none",
         vm_type=1,
+    )
+
+
+def _rewritten(number: int, change: SetMemoryAttributes) -> tuple[AnyOperation, ...]:
+    """Change attributes, then write and read each page of a slot of four."""
+    pages = range(_FOUR.gfn, _FOUR.gfn + _FOUR.pages)
+    return (
+        change,
+        *(read(gfn) for gfn in pages),
+        *(write(gfn, 0x5EC5_0000 + 0x1000 * number + gfn) for gfn in pages),
+        *(read(gfn) for gfn in pages),
+        Inspect(),
     )
 
 
@@ -220,6 +233,92 @@ SCENARIOS = (
         PreFaultMemory((ONE.gfn + 1) * _PAGE, _PAGE),
         needs=("pre_fault",),
         tags=("pre-fault",),
+    ),
+    _protected(
+        "private-range-split-and-joined",
+        "A range of private pages is shared in the middle, then at either end, then is one again.",
+        made(),
+        bound(_FOUR),
+        *_rewritten(0, _private(_FOUR.gfn, 4)),
+        *_rewritten(1, _shared(_FOUR.gfn + 1, 2)),
+        *_rewritten(2, _private(_FOUR.gfn + 2)),
+        *_rewritten(3, _shared(_FOUR.gfn)),
+        *_rewritten(4, _shared(_FOUR.gfn + 3)),
+        *_rewritten(5, _private(_FOUR.gfn - 1, 6)),
+    ),
+    _protected(
+        "private-converted-to-and-fro",
+        "A page that is converted shows what it held before as private, and as shared, each time.",
+        made(),
+        bound(ONE),
+        *(
+            operation
+            for turn in range(4)
+            for operation in (
+                read(ONE.gfn),
+                write(ONE.gfn, 0x5EC6_0000 + turn),
+                _private(ONE.gfn),
+                read(ONE.gfn),
+                read(ONE.gfn + 1),
+                write(ONE.gfn, 0x5EC6_1000 + turn),
+                _shared(ONE.gfn),
+            )
+        ),
+        read(ONE.gfn),
+        Inspect(),
+    ),
+    _protected(
+        "private-two-slots-of-one-file",
+        "Each of two slots reaches its own part of the file, and keeps it when the other goes.",
+        made(),
+        bound(ONE, page=4),
+        bound(TWO, page=2),
+        _private(ONE.gfn, 2),
+        _private(TWO.gfn, 2),
+        *(write(slot.gfn + page, slot.gfn + page) for slot in (ONE, TWO) for page in (0, 1)),
+        unbound(ONE),
+        *(read(TWO.gfn + page) for page in (0, 1)),
+        bound(ONE, page=0),
+        *(read(slot.gfn + page) for slot in (ONE, TWO) for page in (0, 1)),
+        unbound(TWO),
+        bound(TWO, page=5),
+        *(read(slot.gfn + page) for slot in (ONE, TWO) for page in (0, 1)),
+    ),
+    _protected(
+        "private-memory-goes-with-its-slot",
+        "The next slot at the gpa has no file: private memory faults, shared memory is its own.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn, 2),
+        write(ONE.gfn, 0x5EC4_E70A),
+        unbound(ONE),
+        ONE.create(),
+        read(ONE.gfn),
+        _shared(ONE.gfn),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+        ONE.delete(),
+        _private(ONE.gfn),
+        bound(ONE),
+        read(ONE.gfn),
+    ),
+    _protected(
+        "private-file-closed-and-another-bound",
+        "A slot whose file is closed goes, and another file is bound in its place: zeros again.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn, 2),
+        write(ONE.gfn, 0x5EC4_E70B),
+        CloseGuestMemfd("g"),
+        read(ONE.gfn),
+        unbound(ONE),
+        made("h"),
+        bound(ONE, memfd="h"),
+        read(ONE.gfn),
+        write(ONE.gfn, 0x5EC4_E70C),
+        read(ONE.gfn),
+        source="kvm_gmem_release, kvm_gmem_unbind; ae431059e75d",
+        tags=("lifetime",),
     ),
 )
 """All scenarios in which memory has attributes."""

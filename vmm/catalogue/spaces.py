@@ -7,6 +7,7 @@ either of them before anything changes.
 from vmm.catalogue._build import (
     API,
     API_DIRTY,
+    HUGE,
     NOWHERE,
     A,
     B,
@@ -175,6 +176,19 @@ _SLOTS = (
 )
 
 _MODES = (
+    _spaces(
+        "spaces-execute-on-huge-pages",
+        "Code in a huge page of as_id 1 alone is executed there, and nothing is in as_id 0.",
+        Slot(_SMM | 1, 0x200, at("huge"), pages=512).create(),
+        *(Execute((0x200 + page) * PAGE_SIZE_BYTES, as_id=SMM) for page in (0, 1, 511)),
+        *_both(0x200),
+        Slot(_SMM | 1, 0x201, at("huge"), pages=512).create(),
+        *(Execute((0x201 + page) * PAGE_SIZE_BYTES, as_id=SMM) for page in (0, 1, 511)),
+        *_both(0x200),
+        source="817fa998362d; kvm_recover_nx_huge_pages",
+        survey="none",
+        mappings=(HUGE,),
+    ),
     _spaces(
         "spaces-switched-between-changes",
         "A vCPU that goes to and fro sees each change, in the address space of the change alone.",
