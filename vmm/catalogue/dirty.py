@@ -338,6 +338,21 @@ _CHANGES = (
         write(0x103, 2),
         _LOGGED.log(),
     ),
+    _dirty(
+        "dirty-log-ends-with-its-slot",
+        "A slot without LOG_DIRTY_PAGES has no log, though its id, or its place, had one before.",
+        _LOGGED.create(),
+        write(0x101, 1),
+        _LOGGED.delete(),
+        _PLAIN.create(),
+        write(0x102, 2),
+        _PLAIN.log(),
+        _PLAIN.delete(),
+        replace(_PLAIN, slot=2).create(),
+        write(0x103, 3),
+        replace(_PLAIN, slot=2).log(),
+        _PLAIN.log(),
+    ),
 )
 
 _ERRORS = (

@@ -37,7 +37,10 @@ COUNTED = (
 
 MEETING = {
     "pvm-dirty-ring-overrun": {"ring-overrun-in-one-run", "ring-overrun-by-one-instruction"},
-    "gmem-bind-signed-overflow": {"memfd-refuse-an-end-beyond-2-to-the-63"},
+    "gmem-bind-signed-overflow": {
+        "memfd-refuse-an-end-beyond-2-to-the-63",
+        "private-vm-memfd-refuse-an-end-beyond-2-to-the-63",
+    },
     "internal-slot-refused-mapping-left": {
         "tss-onto-a-slot",
         "identity-map-onto-a-slot",
