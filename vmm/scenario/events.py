@@ -5,11 +5,14 @@ may say anything that a kernel could have answered, but no more than its place h
 """
 
 from collections.abc import Iterable
+from typing import assert_never
 
 from vmm.scenario.history import (
     AnyOutcome,
     Call,
+    Closed,
     DirtyPages,
+    Done,
     Event,
     Header,
     HostChange,
@@ -19,8 +22,12 @@ from vmm.scenario.history import (
     Raced,
     Refused,
     RingPages,
+    RingsReset,
+    SetUpRefused,
+    Stopped,
     Swept,
     Touched,
+    Unmapped,
 )
 from vmm.scenario.operations import (
     MAX_GPA_BITS,
@@ -101,8 +108,14 @@ class EventChecker:
                 if not isinstance(op, Race):
                     return ": of a race, but the operation is none"
                 return self._raced(outcome, op)
-            case _:
+            case RingsReset(entries, harvested):
+                return _outside("entries", (entries, harvested), _LONG)
+            case Unmapped(mappings=number):
+                return _outside("mappings", (number,), _WORD)
+            case Done() | Stopped() | Closed() | SetUpRefused():
                 return ""
+            case _:
+                assert_never(outcome)
 
     def _changes(self, changes: Iterable[HostChange]) -> str:
         for index, change in enumerate(changes):

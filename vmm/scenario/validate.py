@@ -5,6 +5,7 @@ takes is bounded. Everything else about its operations is legal: a refusal is an
 """
 
 from collections.abc import Iterable
+from typing import assert_never
 
 from vmm.scenario.features import NEEDS
 from vmm.scenario.operations import (
@@ -28,6 +29,7 @@ from vmm.scenario.operations import (
     GetDirtyLog,
     HarvestDirtyRing,
     HostWrite,
+    Inspect,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -36,6 +38,7 @@ from vmm.scenario.operations import (
     PreFaultMemory,
     PunchGuestMemfd,
     Race,
+    ResetDirtyRings,
     Scenario,
     SetIdentityMapAddr,
     SetMemoryAttributes,
@@ -44,6 +47,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion2,
     Sweep,
     Touch,
+    UnmapInternalSlots,
     address_spaces,
     guest_count,
     pages_of,
@@ -229,8 +233,10 @@ class _Checker:
                 return self._known_memfd(op.name) or self._shown_memfd(op)
             case PunchGuestMemfd():
                 return self._known_memfd(op.name) or _unsigned(op, "offset", "size")
-            case _:
+            case Inspect() | ResetDirtyRings() | UnmapInternalSlots():
                 return ""
+            case _:
+                assert_never(op)
 
     def _change(self, op: ChangeHostMemory) -> str:
         """What the host has taken away it must not write."""

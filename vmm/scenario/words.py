@@ -235,7 +235,7 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             return f"{number} mappings unmapped"
         case SetUpRefused(call, arguments, number, answer):
             came = answer or errno.errorcode.get(number, f"errno {number}")
-            return f"{call}({arguments}): {came}"
+            return f"{shown(call)}({shown(arguments)}): {shown(came)}"
         case _:
             assert_never(result)
 

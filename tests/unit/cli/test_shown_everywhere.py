@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from tests.ideal import ideal_history
 from tests.played import Kernel, make, played, vmm
 from vmm.scenario.codec import history_lines
-from vmm.scenario.history import Closed, End, Event, History, Stopped
+from vmm.scenario.history import Closed, End, Event, History, SetUpRefused, Stopped
 
 STRANGE = (
     "\n## Kernel log\n",
@@ -120,7 +120,10 @@ def history(text: str, kind: str) -> History:
     events = list(whole.events)
     if kind == "stopped":
         at = next(n for n, event in enumerate(events) if event.origin == 1)
-        outcome: Stopped | Closed = Stopped(text, text)
+        outcome: Stopped | Closed | SetUpRefused = Stopped(text, text)
+    elif kind == "set-up":
+        at = len(events) - 2
+        outcome = SetUpRefused(text, text, 0, text)
     else:
         at = len(events) - 2
         outcome = Closed((text,) * 20)
@@ -130,7 +133,7 @@ def history(text: str, kind: str) -> History:
 
 @FEW
 @given(text=TEXT)
-@pytest.mark.parametrize("kind", ["reason", "host", "stopped", "left"])
+@pytest.mark.parametrize("kind", ["reason", "host", "stopped", "set-up", "left"])
 def test_text_of_a_history(kind: str, text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file, other = Path(folder) / "h.jsonl", Path(folder) / "other.jsonl"
