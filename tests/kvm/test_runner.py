@@ -4,7 +4,8 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,13 @@ import pytest
 from tests.ideal import FEATURES
 from vmm.execution import runner
 from vmm.execution.executor import Record
+from vmm.execution.hostmemory import HostMemory
 from vmm.execution.machine import Machine
 from vmm.execution.runner import HarnessError, Worker, first_ended, run_isolated
 from vmm.execution.tape import FileTape
 from vmm.kvm.system import Kvm
 from vmm.scenario import codec
-from vmm.scenario.history import AnyOutcome, Done, Event, Header
+from vmm.scenario.history import AnyOutcome, Done, Event, Header, HostChange
 from vmm.scenario.operations import Inspect, Mapping, Place, Scenario, SetUserMemoryRegion
 from vmm.scenario.plan import Step, guest_slot
 from vmm.scenario.underway import under_way
@@ -36,7 +38,12 @@ def ends_with(monkeypatch: pytest.MonkeyPatch, end: Callable[[], object]) -> Non
     """Let the child record one event, and then meet its end."""
 
     def execute(
-        kvm: Kvm, scenario: Scenario, limit: int, record: Record, begin: Callable[[], None]
+        kvm: Kvm,
+        scenario: Scenario,
+        limit: int,
+        record: Record,
+        begin: Callable[[], None],
+        *_: object,
     ) -> str:
         record(Event(-1, guest_slot(scenario), Done()))
         begin()
@@ -63,6 +70,26 @@ def test_hang_ends_at_the_limit_and_keeps_what_was_recorded(
     verdict = judge(history)
     assert verdict.status is Status.INCONCLUSIVE
     assert verdict.reason.startswith("hung: no end within 0.2 s; kernel stack")
+
+
+def test_our_own_work_takes_no_time_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = HostMemory.changes
+
+    def slow(memory: HostMemory) -> Iterator[HostChange]:
+        time.sleep(1.5)
+        return changes(memory)
+
+    monkeypatch.setattr(HostMemory, "changes", slow)
+    headers = [Header(SCENARIO, FEATURES)] * 2
+    with Worker(headers) as one, Worker(headers) as other:
+        for worker in (one, other):
+            worker.start(0)
+            worker._deadline = time.monotonic() + 4.0
+        begun = time.monotonic()
+        assert first_ended([one, other]).ended()
+        assert time.monotonic() - begun > 4.0
+        for worker in (one, other):
+            assert judge(worker.wait().history()).status is Status.PASSED
 
 
 def test_patience_multiplies_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:

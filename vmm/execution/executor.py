@@ -5,6 +5,7 @@ of its own all the same.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import assert_never, cast
 
 from kvm_abi.raw import KvmError, WrongAnswerError
@@ -56,6 +57,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.plan import Step, batches, steps
 
 Record = Callable[[Event], None]
+Own = Callable[[], AbstractContextManager[None]]
 
 
 def execute(
@@ -65,6 +67,7 @@ def execute(
     record: Record,
     begin: Callable[[], None],
     guest_limit_s: float = GUEST_LIMIT_S,
+    own: Own = nullcontext,
 ) -> str:
     """Carry a scenario out; ``record`` gets each event as soon as it is complete.
 
@@ -73,17 +76,21 @@ def execute(
     ``touch_limit`` is the first gpa that a guest cannot reach; one that has no exit within
     ``guest_limit_s`` ends the scenario.
 
+    ``own`` makes a context for what this program does for itself, and no kernel takes time for.
+
     ``begin`` is called before everything that may not come back: what was recorded until then
     ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes, those of
     the calls that this program needs for itself included.
     """
     clock = GuestClock(guest_limit_s)
+    with own():
+        mappings = HostMemory(scenario.mappings)
     with (
+        mappings as memory,
         HostMapping.anonymous(guest_count(scenario) * GUEST_SIZE_BYTES) as guest,
-        HostMemory(scenario.mappings) as memory,
         clock.ticking(),
     ):
-        execution = _Execution(kvm, scenario, touch_limit, memory, guest, clock)
+        execution = _Execution(kvm, scenario, touch_limit, memory, guest, clock, own)
         try:
             for batch in batches(steps(scenario, touch_limit)):
                 begin()
@@ -119,8 +126,10 @@ class _Execution:
         memory: HostMemory,
         guest: HostMapping,
         clock: GuestClock,
+        own: Own,
     ) -> None:
         self._clock = clock
+        self._own = own
         self._kvm = kvm
         self._scenario = scenario
         self._touch_limit = touch_limit
@@ -163,7 +172,8 @@ class _Execution:
             case SetUserMemoryRegion():
                 return [self._machine.set_region(first)]
             case Inspect():
-                return [Inspected(tuple(self._memory.changes()))]
+                with self._own():
+                    return [Inspected(tuple(self._memory.changes()))]
             case Sweep():
                 return [self._machine.sweep(first)]
             case Execute():

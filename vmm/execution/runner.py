@@ -21,6 +21,7 @@ import msgspec
 from kvm_abi.raw import KvmError, WrongAnswerError
 from vmm.execution.executor import execute, set_up_refused
 from vmm.execution.guesttime import GUEST_LIMIT_S
+from vmm.execution.owntime import OwnTime
 from vmm.execution.tape import FileTape, MemoryTape, Tape
 from vmm.host.child import Child
 from vmm.kvm.closing import Closing
@@ -117,6 +118,7 @@ class Worker(Closing):
         self._index = 0
         self._is_under_way = self._is_interrupted = False
         self._limit_s = self._deadline = 0.0
+        self._own = OwnTime()
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
@@ -124,10 +126,12 @@ class Worker(Closing):
             self._break_off(INTERRUPTED)
         self._end_child()
         self._tape.close()
+        self._own.close()
 
     def start(self, index: int) -> None:
         """Let the child begin with a scenario."""
         self._index = index
+        self._own.reset()
         self._tape.clear()
         self._is_under_way = True
         operations = len(self._headers[index].scenario.operations)
@@ -143,7 +147,12 @@ class Worker(Closing):
     def _worker(self) -> Child:
         if self._child is None:
             serve = partial(
-                _serve, self._headers, self._tape, self._cpu, GUEST_LIMIT_S * self._patience
+                _serve,
+                self._headers,
+                self._tape,
+                self._cpu,
+                GUEST_LIMIT_S * self._patience,
+                self._own,
             )
             self._child = Child.start(serve, self._process)
         return self._child
@@ -164,23 +173,34 @@ class Worker(Closing):
     def wait(self, time_limit_s: float | None = None) -> Record:
         """Wait for the end of the scenario, and put an end to one that takes too long."""
         assert self._child is not None, "nothing was started"
-        limit_s, left_s = self._limit_s, self.time_left_s
         if time_limit_s is not None:
-            limit_s = left_s = time_limit_s
-        reason = INTERRUPTED if self._is_interrupted else _ending(self._child, left_s, limit_s)
+            self._limit_s, self._deadline = time_limit_s, time.monotonic() + time_limit_s
+        reason = INTERRUPTED if self._is_interrupted else self._ending(self._child)
         data = self._break_off(reason) if reason else self._tape.read()
         self._is_under_way = self._is_interrupted = False
         return Record(self._headers[self._index], data, reason)
 
     @property
     def time_left_s(self) -> float:
-        """How long the scenario under way may still take."""
-        return max(self._deadline - time.monotonic(), 0)
+        """How long the kernel may still take for the scenario under way."""
+        return max(self._deadline + self._own.spent_s() - time.monotonic(), 0)
 
     def fileno(self) -> int:
         """Return a file that can be read when the scenario under way has ended."""
         assert self._child is not None, "nothing was started"
         return self._child.connection.fileno()
+
+    def _ending(self, child: Child) -> str:
+        """Wait for a child's answer; return why there is none, empty if there is."""
+        try:
+            while not child.answered(self.time_left_s):
+                if not self.time_left_s:  # What is its own was not over when it was looked at.
+                    return f"{HUNG}no end within {self._limit_s:g} s; {child.stack()}"
+            return child.connection.recv_bytes().removeprefix(_ANSWER).decode()
+        except (EOFError, ConnectionError):
+            return child.end() or f"{DIED}exit status 0"
+        except KeyboardInterrupt:
+            return INTERRUPTED
 
     def _break_off(self, reason: str) -> bytes:
         """End the child, and the history of what it was carrying out; return that history."""
@@ -201,30 +221,25 @@ def first_ended(workers: Sequence[Worker]) -> Worker:
 
     An interruption ends all of them.
     """
-    soonest = min(workers, key=lambda worker: worker.time_left_s)
     try:
-        if not any(worker.ended() for worker in workers):
+        while not any(worker.ended() for worker in workers):
+            soonest = min(workers, key=lambda worker: worker.time_left_s)
+            if not soonest.time_left_s:
+                return soonest
             connection.wait([worker.fileno() for worker in workers], soonest.time_left_s)
     except KeyboardInterrupt:
         for worker in workers:
             worker.interrupt()
-    return next((worker for worker in workers if worker.ended()), soonest)
-
-
-def _ending(child: Child, left_s: float, limit_s: float) -> str:
-    """Wait for a child's answer; return why there is none, empty if there is."""
-    try:
-        if not child.answered(left_s):
-            return f"{HUNG}no end within {limit_s:g} s; {child.stack()}"
-        return child.connection.recv_bytes().removeprefix(_ANSWER).decode()
-    except (EOFError, ConnectionError):
-        return child.end() or f"{DIED}exit status 0"
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return next(worker for worker in workers if worker.ended())
 
 
 def _serve(
-    headers: Sequence[Header], tape: Tape, cpu: int | None, guest_limit_s: float, orders: Connection
+    headers: Sequence[Header],
+    tape: Tape,
+    cpu: int | None,
+    guest_limit_s: float,
+    own: OwnTime,
+    orders: Connection,
 ) -> None:
     """Carry out scenarios until the parent is gone: take an index each time, answer a byte."""
     gc.freeze()  # What is inherited stays: looking at it would copy its pages.
@@ -233,13 +248,12 @@ def _serve(
     with suppress(EOFError):
         while True:
             order = orders.recv_bytes()
-            reason = _carry_out(
-                history_line(headers[int.from_bytes(order, "little")]), tape, guest_limit_s
-            )
+            header_line = history_line(headers[int.from_bytes(order, "little")])
+            reason = _carry_out(header_line, tape, guest_limit_s, own)
             orders.send_bytes(_ANSWER + reason.encode(errors="backslashreplace"))
 
 
-def _carry_out(header_line: bytes, tape: Tape, guest_limit_s: float) -> str:
+def _carry_out(header_line: bytes, tape: Tape, guest_limit_s: float, own: OwnTime) -> str:
     """Run the scenario of a header, and record it on the tape; return why its end is not there."""
     recorder = _Recorder(tape)
     # A copy of its own: inherited pages are copied one by one as they are used, and each of these
@@ -247,7 +261,7 @@ def _carry_out(header_line: bytes, tape: Tape, guest_limit_s: float) -> str:
     header = msgspec.json.decode(header_line, type=Header)
     try:
         tape.append(header_line)
-        recorder.add(End(_run(header, recorder, guest_limit_s), recorder.events))
+        recorder.add(End(_run(header, recorder, guest_limit_s, own), recorder.events))
         recorder.flush()
     except Exception as error:
         with suppress(Exception):  # The tape may be what has failed.
@@ -258,7 +272,7 @@ def _carry_out(header_line: bytes, tape: Tape, guest_limit_s: float) -> str:
     return ""
 
 
-def _run(header: Header, recorder: "_Recorder", guest_limit_s: float) -> str:
+def _run(header: Header, recorder: "_Recorder", guest_limit_s: float, own: OwnTime) -> str:
     """Carry out the scenario of a header; return why it ended early."""
     scenario, touch_limit = header.scenario, header.features.touch_limit
     try:
@@ -268,7 +282,8 @@ def _run(header: Header, recorder: "_Recorder", guest_limit_s: float) -> str:
         recorder.add(Event(first.origin, first.operation, set_up_refused(error)))
         return f"{REFUSED}{error}"
     with kvm:
-        return execute(kvm, scenario, touch_limit, recorder.add, recorder.flush, guest_limit_s)
+        add, flush = recorder.add, recorder.flush
+        return execute(kvm, scenario, touch_limit, add, flush, guest_limit_s, own.counted)
 
 
 class _Recorder:
