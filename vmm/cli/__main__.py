@@ -10,9 +10,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from vmm.host.signals import ENDING_SIGNALS
 from vmm.verdict.statuses import INCONCLUSIVE, PASSED
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
@@ -24,7 +23,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 def run() -> NoReturn:
     """Run the command, and end the process with its status."""
-    for number in ENDING:
+    for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has it so.
             signal.signal(number, _end)
     from vmm.cli.main import main

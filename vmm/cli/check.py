@@ -10,8 +10,9 @@ import click
 from vmm.cli.errors import usable
 from vmm.cli.formats import Outputs, Wanted, format_option, outputs, wanted_formats
 from vmm.cli.host import NOT_ASKED, Host, look_at_host, patience_option, remarks_on
-from vmm.cli.output import LiveProgress, OutputLost, console, print_lines, say
+from vmm.cli.output import LiveProgress, console, print_lines
 from vmm.cli.required import Command, require_run_option
+from vmm.cli.said import OutputLost, say
 from vmm.cli.selection import complete_names, complete_tags, curated, select
 from vmm.host.hostinfo import host_facts
 from vmm.report import terminal

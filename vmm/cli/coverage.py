@@ -7,7 +7,8 @@ import click
 from vmm.catalogue.history import BUGS
 from vmm.cli.errors import Unusable, usable
 from vmm.cli.host import look_at_host, remarks_on, require_usable
-from vmm.cli.output import LiveProgress, console, print_lines, say
+from vmm.cli.output import LiveProgress, console, print_lines
+from vmm.cli.said import say
 from vmm.cli.selection import curated
 from vmm.model.rules import all_rules
 from vmm.report import json

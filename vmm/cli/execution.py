@@ -11,7 +11,7 @@ from vmm.cli import lanes
 from vmm.cli.host import Host, reserved_cpus
 from vmm.cli.journal import Journal
 from vmm.cli.lanes import Lane
-from vmm.cli.output import OutputLost
+from vmm.cli.said import OutputLost
 from vmm.execution.runner import Record, Worker
 from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory

@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
-from vmm.cli.output import OutputLost, give_up_on, say, taken
-from vmm.host.child import ENDING_SIGNALS
+from vmm.cli.said import OutputLost, give_up_on, say, taken
+from vmm.host.signals import ENDING_SIGNALS
 from vmm.scenario.endings import HOST, is_short
 from vmm.verdict import statuses
 

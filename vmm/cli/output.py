@@ -1,17 +1,14 @@
 """Printing: lines of styled text, and live progress where somebody looks on."""
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from vmm.cli.errors import HostFailed
+from vmm.cli.said import taken
 
 
 class _Console(Console):
@@ -35,36 +32,6 @@ def print_lines(to: Console, lines: Iterable[Text]) -> None:
     with taken():
         for line in lines:
             to.print(line, soft_wrap=True)
-
-
-class OutputLost(HostFailed):
-    """What is printed goes nowhere."""
-
-
-@contextmanager
-def taken() -> Iterator[None]:
-    """Turn the failure of what is printed in the block into OutputLost."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise OutputLost("nobody reads the output any more") from None
-    except OSError as error:
-        raise OutputLost(f"the output cannot be written: {error.strerror}") from None
-
-
-def give_up_on(fd: int) -> None:
-    """Let what Python still holds for a standard stream go nowhere."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, fd)
-    os.close(null)
-
-
-def say(line: str) -> None:
-    """Print a line about ourselves on standard error; nothing happens where that is lost."""
-    try:
-        click.echo(f"vmm: {line}", err=True)
-    except OSError:
-        give_up_on(2)
 
 
 class LiveProgress:

@@ -9,8 +9,9 @@ import click
 from vmm.cli.errors import usable
 from vmm.cli.files import allow_large, scenario_from
 from vmm.cli.host import look_at_host, patience_option, remarks_on, require_usable
-from vmm.cli.output import console, print_lines, say, width_of
+from vmm.cli.output import console, print_lines, width_of
 from vmm.cli.required import Command, require_run_option
+from vmm.cli.said import say
 from vmm.report import terminal
 from vmm.scenario.demand import Limits
 

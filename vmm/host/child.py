@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from kvm_abi import raw
-
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What a person, a batch system and a terminal that goes away send to end a run."""
+from vmm.host.signals import ENDING_SIGNALS
 
 _FAILED = 70
 _PATIENCE_S = 4.0

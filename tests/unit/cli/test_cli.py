@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +49,15 @@ def test_help_names_every_command() -> None:
     width = max(map(len, COMMANDS))
     for name, line in COMMANDS.items():
         assert f"  {name:<{width}}  {line}\n" in result.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, vmm.cli.main; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = ("rich", "msgspec", "hypothesis", "multiprocessing", "kvm_abi.raw", "cffi", "psutil")
+    assert [name for name in heavy if name in loaded] == []
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

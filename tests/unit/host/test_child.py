@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from kvm_abi import raw
-from vmm.host.child import ENDING_SIGNALS, Child, fork
+from vmm.host.child import Child, fork
+from vmm.host.signals import ENDING_SIGNALS
 
 Body = Callable[[Connection], None]
 
