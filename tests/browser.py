@@ -1,18 +1,23 @@
 """A headless Chromium that tests can drive; where it is missing they are skipped by name."""
 
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from urllib3.exceptions import HTTPError
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     "--disable-dev-shm-usage",
 )
+
+_ANSWER_LIMIT_S = 50
 
 
 @contextmanager
@@ -26,11 +31,23 @@ def chromium(width: int = 1400, height: int = 1000) -> Iterator[Chrome]:
         options.add_argument(flag)
     options.binary_location = browser
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driven = Chrome(options=options, service=ChromeService(driver))
+    driven = _started(options, driver)
     try:
         yield driven
     finally:
         driven.quit()
+
+
+def _started(options: ChromeOptions, driver: str) -> Chrome:
+    """Start the browser, a second time if it does not answer: under load it may hang then."""
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_ANSWER_LIMIT_S)
+    try:
+        return Chrome(options=options, service=ChromeService(driver))
+    except (HTTPError, WebDriverException):
+        return Chrome(options=options, service=ChromeService(driver))
+    finally:
+        socket.setdefaulttimeout(usual)
 
 
 def opened(browser: Chrome, file: Path, fragment: str = "") -> None:

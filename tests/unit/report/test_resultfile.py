@@ -6,10 +6,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from tests.ideal import ideal_history
 from tests.results import EVERY_KIND, LEFT, passed, run_of
 from vmm.report import resultfile
 from vmm.report.json import run_text
 from vmm.report.resultfile import ResultError, parse_result, result_file, schema
+from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion
+from vmm.verdict.result import judged
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = ROOT / "docs/result.schema.json"
@@ -87,3 +90,15 @@ def test_what_is_no_result_is_one_line(text: bytes, problem: str) -> None:
     assert str(caught.value).startswith("the-file: ")
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_pages_in_a_row_are_one_entry_only_if_the_host_pages_are_too() -> None:
+    operations = tuple(
+        SetUserMemoryRegion(slot, gfn << 12, 0x1000, Place("a", page << 12))
+        for slot, (gfn, page) in enumerate(((0x10, 1), (0x11, 2), (0x12, 0)))
+    )
+    scenario = Scenario("split", operations, (Mapping("a", 3),))
+    steps = judged(ideal_history(scenario)).steps
+    reads = [tuple_of(each) for each in steps[3].met if each.access == "r"]
+    assert (0, 0x10, 2, "r", "a", 1) in reads
+    assert (0, 0x12, 1, "r", "a", 0) in reads
