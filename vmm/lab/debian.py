@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -178,6 +179,14 @@ def apt_lists(suites: Sequence[tuple[str, str]], scratch: Path, say: Say) -> Ite
     yield apt
 
 
+def source_package(name: str, folder: Path) -> None:
+    """Fetch a package of a kernel's source, such as linux-source-6.12, into a folder."""
+    version = name.rpartition("-")[2]
+    suites = RELEASES.get(f"debian-{version}", RELEASES["debian"]).suites
+    with apt_lists(suites, folder, lambda _: None) as apt:
+        apt.run("apt-get", "download", name, folder=folder)
+
+
 def _newest(series: str, apt: Apt) -> tuple[str, ...]:
     """Return the packages of the newest plain kernel: one, or since Linux 6.17 or so two."""
     names = apt.run("apt-cache", "pkgnames", "linux-").split()
@@ -218,3 +227,10 @@ def _output(*command: str, folder: Path | None = None) -> str:
         said = lines or done.stderr.strip().splitlines() or ["no message"]
         raise LabError(f"{command[0]} fails: {said[0]}")
     return done.stdout
+
+
+if __name__ == "__main__":
+    try:
+        source_package(sys.argv[1], Path(sys.argv[2]))
+    except LabError as error:
+        sys.exit(str(error))
