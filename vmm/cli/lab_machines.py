@@ -12,7 +12,6 @@ from types import FrameType
 import click
 
 import vmm
-from vmm.cli.errors import Failure
 from vmm.lab.debian import RELEASES, fetched
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import Kernel, from_path
@@ -24,21 +23,12 @@ PATIENCE = {Backend.SVM: 30, Backend.VMX: 60, Backend.KVM: 4}
 """So many times as long as on hardware a scenario may take."""
 
 
-class NotReached(Failure):
-    """The machine could not be made, or did not get as far as the command."""
-
-    exit_code = statuses.INCONCLUSIVE
-
-
-class Lacking(Failure):
-    """This host lacks what the lab needs."""
-
-    exit_code = statuses.NOTHING_RAN
-
-
 @contextmanager
-def in_one_line() -> Iterator[None]:
-    """Turn the lab's errors into a line and a status, and SIGTERM into an interruption."""
+def in_one_line(status: int | None = None) -> Iterator[None]:
+    """Turn the lab's errors into a line and a status, and SIGTERM into an interruption.
+
+    ``status`` takes the place of those that say that there is no verdict.
+    """
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -46,10 +36,10 @@ def in_one_line() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, interrupted)
     try:
         yield
-    except MissingError as error:
-        raise Lacking(str(error)) from None
     except LabError as error:
-        raise NotReached(str(error)) from None
+        click.echo(f"vmm: {error}", err=True)
+        usual = statuses.NOTHING_RAN if isinstance(error, MissingError) else statuses.INCONCLUSIVE
+        raise click.exceptions.Exit(usual if status is None else status) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -84,11 +74,13 @@ def job_of(words: tuple[str, ...], backend: Backend) -> Job:
         "LANG": os.environ.get("LANG", "C.UTF-8"),
         "TMPDIR": "/dev/shm",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(ROOT),
         "VMM_PATIENCE": str(PATIENCE[backend]),
     }
     python = Path(sys.prefix, "bin", "python")
     command = (str(python), "-P", "-m", "vmm.cli", *words)
-    kept = tuple(
-        path for name in ("vmm", "kvm_abi", "guests", ".venv") if (path := ROOT / name).exists()
-    )
-    return Job(command, folder, environment, kept)
+    code = tuple(ROOT / name for name in ("vmm", "kvm_abi", "guests"))
+    kept = (*code, ROOT / ".venv") if (ROOT / ".venv").exists() else code
+    inputs = tuple(path for word in words if (path := Path(word).absolute()).is_file())
+    return Job(command, folder, environment, kept, code, inputs)

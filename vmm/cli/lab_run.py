@@ -12,6 +12,10 @@ from vmm.lab.debian import RELEASES
 from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
 from vmm.lab.run import run as run_machine
 
+_VERDICTS = (0, 1)
+_SKIP = 125
+"""What `git bisect run` takes as: try another commit."""
+
 
 @click.command()
 @click.option(
@@ -45,6 +49,9 @@ from vmm.lab.run import run as run_machine
 @click.option(
     "--timeout", type=click.FloatRange(min=1), default=3600, show_default=True, metavar="S"
 )
+@click.option(
+    "--bisect", is_flag=True, help="Exit 125, which git bisect skips, where there is no verdict."
+)
 @click.argument(
     "words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]..."
 )
@@ -58,6 +65,7 @@ def run(
     smp: int,
     memory: int,
     timeout: float,
+    bisect: bool,
     words: tuple[str, ...],
 ) -> None:
     """Boot a kernel and run one of our commands on it.
@@ -65,7 +73,7 @@ def run(
     The command sees this host's files, and may write to the folder in which it starts: this one.
     Its status is the run's, if the machine ended as it should and the kernel never complained.
     """
-    with in_one_line():
+    with in_one_line(_SKIP if bisect else None):
         chosen = chosen_backend(backend)
         machine = Machine(kernel_of(name, modules), chosen, parameters, smp, memory, timeout)
         job = job_of(words, chosen)
@@ -81,7 +89,7 @@ def run(
     if outcome.why:
         say(outcome.why)
     say(f"status {outcome.status} after {time.monotonic() - start:.1f} s; logs: {folder}")
-    ctx.exit(outcome.status)
+    ctx.exit(_SKIP if bisect and outcome.status not in _VERDICTS else outcome.status)
 
 
 def _write(descriptor: int, data: bytes) -> None:

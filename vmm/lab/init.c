@@ -6,6 +6,7 @@
  * writes it. Reports go to the kernel's log, so that they and what the kernel says keep their
  * order:
  *
+ *     memslot-lab NONCE booted          the kernel has; what it complains of from now on is a fault
  *     memslot-lab NONCE ready           the command is about to run
  *     memslot-lab NONCE parameter M.P=V what a module's parameter turned out to be
  *     memslot-lab NONCE fatal WHY       it could not be run
@@ -25,6 +26,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #define MAX_WORDS 1000
@@ -61,6 +63,17 @@ static void fatal(const char *what, const char *why)
 {
 	report("fatal %s: %s", what, why);
 	stop();
+}
+
+static void put(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (write(fd, text, strlen(text)) < 0)
+		report("note cannot write %s: %s", path, strerror(errno));
+	close(fd);
 }
 
 static void mounted(const char *from, const char *to, const char *type, unsigned long flags,
@@ -167,17 +180,6 @@ static void enter_hosts_files(void)
 		fatal("cannot enter the host's files", strerror(errno));
 }
 
-static void put(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	if (write(fd, text, strlen(text)) < 0)
-		report("note cannot write %s: %s", path, strerror(errno));
-	close(fd);
-}
-
 /* The value is "MODULE.PARAMETER": what it is now, or "-" where there is none. */
 static void tell_parameter(const char *value)
 {
@@ -198,18 +200,24 @@ static void tell_parameter(const char *value)
 	report("parameter %s=%s", value, now);
 }
 
-/* A port of the virtio console; it appears some time after its module. */
+/* A port of the virtio console, which appears some time after its module, or a serial line. */
 static int port(const char *path, int descriptor)
 {
+	struct termios line;
 	int fd = -1;
 
 	for (int tries = 0; tries < 500 && fd < 0; tries++) {
-		fd = open(path, O_RDWR);
+		fd = open(path, O_RDWR | O_NOCTTY);
 		if (fd < 0)
 			usleep(10000);
 	}
 	if (fd < 0)
-		fatal("no console for the command", "the kernel has no virtio-console");
+		fatal("no console for the command", "the kernel has no driver for it");
+	if (!tcgetattr(fd, &line)) {
+		cfmakeraw(&line);
+		cfsetspeed(&line, B115200);
+		tcsetattr(fd, TCSANOW, &line);
+	}
 	if (fd != descriptor) {
 		dup2(fd, descriptor);
 		close(fd);
@@ -243,6 +251,8 @@ static int run(char **words, char **environment, const char *folder)
 /* Ends what is left, and takes the modules out again: a VM that leaks keeps KVM in use. */
 static void clean_up(void)
 {
+	tcdrain(1);
+	tcdrain(2);
 	kill(-1, SIGKILL);
 	while (waitpid(-1, NULL, 0) > 0)
 		;
@@ -261,7 +271,7 @@ int main(void)
 {
 	static char text[256 * 1024];
 	static char *words[MAX_WORDS + 1], *environment[MAX_WORDS + 1], *parameters[MAX_WORDS];
-	int word_count = 0, variable_count = 0, parameter_count = 0, needs_kvm = 0;
+	int word_count = 0, variable_count = 0, parameter_count = 0, needs_kvm = 0, has_share = 0;
 	const char *folder = "/", *out = NULL, *err = NULL;
 	ssize_t length;
 	int fd = open("/lab.conf", O_RDONLY | O_CLOEXEC);
@@ -273,12 +283,14 @@ int main(void)
 	for (char *key = text, *value, *following; key < text + length; key = following) {
 		value = next(key);
 		following = next(value);
-		if (!strcmp(key, "nonce"))
+		if (!strcmp(key, "nonce")) {
 			nonce = value;
-		else if (!strcmp(key, "module"))
+			put("/proc/sys/kernel/panic_on_warn", "1");
+			report("booted");
+		} else if (!strcmp(key, "module"))
 			load(value);
 		else if (!strcmp(key, "readonly"))
-			share(value, 1);
+			has_share = 1, share(value, 1);
 		else if (!strcmp(key, "writable"))
 			share(value, 0);
 		else if (!strcmp(key, "keep"))
@@ -302,7 +314,8 @@ int main(void)
 		else
 			fatal("cannot understand /lab.conf", key);
 	}
-	enter_hosts_files();
+	if (has_share)
+		enter_hosts_files();
 	/* Where the kernel can inject faults, ordinary allocations shall fail, too. */
 	put("/sys/kernel/debug/failslab/ignore-gfp-wait", "N");
 	for (int i = 0; i < parameter_count; i++)

@@ -18,7 +18,11 @@ Setting = tuple[str, str]
 """A key and a value of /lab.conf, which init.c explains."""
 
 
-def archive(files: Iterable[tuple[str, int, bytes]]) -> bytes:
+Entry = tuple[str, int, bytes]
+"""A path, a mode with the kind of file, and the content (of a link: where it leads)."""
+
+
+def archive(files: Iterable[Entry]) -> bytes:
     """Return files (path, mode, content) as an archive that the kernel unpacks."""
     parts = [
         _entry(path, mode, content, number) for number, (path, mode, content) in enumerate(files, 1)
@@ -37,12 +41,12 @@ def _padded(part: bytes) -> bytes:
     return part + bytes(-len(part) % 4)
 
 
-def folder(path: str) -> tuple[str, int, bytes]:
+def folder(path: str) -> Entry:
     """Return an entry for a folder."""
     return path, stat.S_IFDIR | 0o755, b""
 
 
-def program(path: str, content: bytes) -> tuple[str, int, bytes]:
+def program(path: str, content: bytes) -> Entry:
     """Return an entry for a program."""
     return path, stat.S_IFREG | 0o755, content
 

@@ -17,12 +17,16 @@ _BANNER = re.compile(rb"Linux version (\S+) \(")
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """``modules`` are names and files; ``label`` is what the user called it."""
+    """``modules`` are names and files; ``label`` is what the user called it.
+
+    ``direct`` is the same kernel, not packed, where QEMU can start that: nothing unpacks it first.
+    """
 
     label: str
     image: Path
     release: str
     modules: Mapping[str, Path] = field(default_factory=dict)
+    direct: Path | None = None
 
 
 def from_path(path: Path, folder: Path | None = None) -> Kernel:
@@ -30,26 +34,29 @@ def from_path(path: Path, folder: Path | None = None) -> Kernel:
 
     Raises LabError where there is none.
     """
+    direct = None
     if path.is_dir():
-        image = _image_of(path)
+        image, direct = _image_of(path), _direct_of(path)
         found = modules.index(path if folder is None else folder)
     else:
         image = path
         found = {} if folder is None else modules.index(folder)
     if folder is not None and not found:
         raise LabError(f"{folder}: there are no modules here")
-    return Kernel(str(path), image, release_of(image), found)
+    return Kernel(str(path), image, release_of(image), found, direct)
 
 
 def _image_of(tree: Path) -> Path:
-    """Return a build tree's image: a vmlinux where it boots, since nothing unpacks it first."""
-    config = tree / ".config"
-    boots = config.exists() and "\nCONFIG_PVH=y\n" in config.read_text(errors="replace")
-    images = [tree / "arch/x86/boot/bzImage", tree / "bzImage"]
-    for image in [tree / "vmlinux"] * boots + images:
+    for image in (tree / "arch/x86/boot/bzImage", tree / "bzImage", tree / "vmlinux"):
         if image.exists():
             return image
     raise LabError(f"{tree}: neither a kernel image nor a tree where one was built")
+
+
+def _direct_of(tree: Path) -> Path | None:
+    config = tree / ".config"
+    boots = config.exists() and "\nCONFIG_PVH=y\n" in config.read_text(errors="replace")
+    return tree / "vmlinux" if boots and (tree / "vmlinux").exists() else None
 
 
 def release_of(image: Path) -> str:

@@ -20,7 +20,7 @@ _WHERE = re.compile(r"RIP: \d+:(\S+)")
 
 @dataclass(slots=True)
 class Reports:
-    """What a log says so far. ``complaint`` is the kernel's first, with its place if it names it.
+    """What a log says so far. ``complaint`` is the kernel's first since it booted, and its place.
 
     ``has_begun`` is true of a complaint that came after the command had begun.
     """
@@ -86,6 +86,9 @@ class LogReader:
     def _take_report(self, report: str) -> None:
         kind, _, rest = report.partition(" ")
         match kind:
+            case "booted":
+                # An emulated processor has its oddities, and kernels warn of them while they boot.
+                self.reports.complaint = ""
             case "ready":
                 self.reports.is_ready = True
             case "over":

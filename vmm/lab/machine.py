@@ -1,5 +1,6 @@
 """What is booted: a kernel on an emulated or nested processor, with the host's files in it."""
 
+import gzip
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from vmm.lab import initramfs, modules
+from vmm.lab import bochs, initramfs, modules
+from vmm.lab.bundle import bundled
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import Kernel, check_release
 
@@ -48,13 +50,16 @@ class Job:
     """A command to run: on the host's files, which are read-only but for ``folder``.
 
     The command starts in ``folder``. Of what lies in there, ``kept`` stays read-only, and is
-    faster for it.
+    faster for it. Where an emulator cannot show the host's files, the machine has the Python of
+    this process, ``code`` and ``inputs``.
     """
 
     words: tuple[str, ...]
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     kept: tuple[Path, ...] = ()
+    code: tuple[Path, ...] = ()
+    inputs: tuple[Path, ...] = ()
 
 
 def usable_nesting() -> str:
@@ -86,15 +91,15 @@ def chosen_backend(name: str | None) -> Backend:
 
 def wanted_modules(backend: Backend) -> tuple[str, ...]:
     """Return the modules that a machine needs if they are not built in, in order."""
+    shares = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p")
     match backend:
         case Backend.SVM:
-            vendors: tuple[str, ...] = ("kvm_amd",)
+            return (*shares, "kvm", "kvm_amd")
         case Backend.VMX:
-            vendors = ("kvm_intel",)
+            return ("kvm", "kvm_intel")
         case Backend.KVM:
             is_amd = Path("/sys/module/kvm_amd").exists()
-            vendors = ("kvm_amd",) if is_amd else ("kvm_intel",)
-    return ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "kvm", *vendors)
+            return (*shares, "kvm", "kvm_amd" if is_amd else "kvm_intel")
 
 
 def loadable(machine: Machine) -> tuple[modules.Module, ...]:
@@ -121,16 +126,27 @@ def settings(machine: Machine, job: Job, nonce: str) -> list[initramfs.Setting]:
             owner, _, parameter = name.partition(".")
             words += [f"{parameter}={value}"] * (owner == module.name)
         steps.append(("module", " ".join(words)))
-    steps.append(("readonly", "host /"))
-    kept = [str(path) for path in job.kept if path.is_relative_to(job.folder)]
-    steps += [("keep", path) for path in kept]
-    steps.append(("writable", f"share {job.folder}"))
-    steps += [("again", path) for path in kept]
+    if machine.backend is Backend.VMX:
+        ports = ("/dev/ttyS1", "/dev/ttyS2")
+        command = bochs.packing(job.words[0], nonce, job.words)
+    else:
+        ports, command = ("/dev/vport0p1", "/dev/vport0p2"), job.words
+        steps += _shares(job)
     steps += [("parameter", name) for name in own]
-    steps += [("kvm", "yes"), ("out", "/dev/vport0p1"), ("err", "/dev/vport0p2")]
+    steps += [("kvm", "yes"), ("out", ports[0]), ("err", ports[1])]
     steps += [("variable", f"{name}={value}") for name, value in job.environment.items()]
     steps.append(("folder", str(job.folder)))
-    return steps + [("word", word) for word in job.words]
+    return steps + [("word", word) for word in command]
+
+
+def _shares(job: Job) -> list[initramfs.Setting]:
+    kept = [str(path) for path in job.kept if path.is_relative_to(job.folder)]
+    return [
+        ("readonly", "host /"),
+        *(("keep", path) for path in kept),
+        ("writable", f"share {job.folder}"),
+        *(("again", path) for path in kept),
+    ]
 
 
 def first_files(machine: Machine, job: Job, nonce: str) -> bytes:
@@ -143,13 +159,25 @@ def first_files(machine: Machine, job: Job, nonce: str) -> bytes:
         initramfs.program(f"modules/{module.name}.ko", module.content)
         for module in loadable(machine)
     ]
-    return initramfs.archive(files)
+    archive = initramfs.archive(files)
+    return archive if machine.backend is not Backend.VMX else _everything(job) + archive
+
+
+def _everything(job: Job) -> bytes:
+    entries = bundled(job.code, job.inputs)
+    places = {str(place) for place in (job.folder, *job.folder.parents)} - {"/"}
+    known = {path for path, _, _ in entries}
+    missing = sorted(place.lstrip("/") for place in places if place.lstrip("/") not in known)
+    packed = gzip.compress(initramfs.archive([*map(initramfs.folder, missing), *entries]), 1)
+    return packed + bytes(-len(packed) % 4)
 
 
 def command_line(machine: Machine) -> str:
     """Return the kernel's: any complaint ends the machine at once, and is on the serial line."""
+    warns = machine.backend is Backend.VMX  # Bochs is no processor that kernels know.
     words = [
-        *("console=ttyS0", "oops=panic", "panic_on_warn=1", "panic=-1", "reboot=t"),
+        *("console=ttyS0,115200", "oops=panic", "panic=-1", "reboot=t"),
+        *(("loglevel=5",) if warns else ("panic_on_warn=1",)),
         *("printk.devkmsg=on", f"hugepages={HUGE_PAGES}", "nokaslr", "mitigations=off"),
         *("random.trust_cpu=on", "no_timer_check", "rdinit=/init"),
     ]
@@ -162,8 +190,6 @@ def qemu_command(
     """Return QEMU's command; ``out`` and ``err`` are open pipes for what the job prints."""
     if not shutil.which(QEMU):
         raise MissingError(f"{QEMU} is missing: apt install qemu-system-x86")
-    if machine.backend is Backend.VMX:
-        raise LabError("QEMU does not emulate Intel's virtualisation")
     for path in (job.folder, first, log):
         if "," in str(path):
             raise LabError(f"{path}: QEMU cannot have a comma in a name")
@@ -174,7 +200,7 @@ def qemu_command(
         *("-cpu", "host" if machine.backend is Backend.KVM else "max"),
         *("-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-kernel", str(machine.kernel.image), "-initrd", str(first)),
+        *("-kernel", str(machine.kernel.direct or machine.kernel.image), "-initrd", str(first)),
         *("-append", command_line(machine)),
         *("-chardev", f"file,id=log,path={log}", "-serial", "chardev:log"),
         *("-device", "virtio-serial-pci"),

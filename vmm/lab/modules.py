@@ -73,15 +73,16 @@ def _uncompressed(path: Path) -> bytes:
         case ".zst":
             return _output_of("zstd", "zstd", "--decompress", "--stdout", str(path))
         case _ if path.stat().st_size > _LARGE and shutil.which("strip"):
-            return _stripped(path)
+            return stripped(path, "--strip-debug")
         case _:
             return path.read_bytes()
 
 
-def _stripped(path: Path) -> bytes:
+def stripped(path: Path, option: str) -> bytes:
+    """Return a file without what `strip OPTION` takes out."""
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch, "module")
-        _output_of("strip", "binutils", "--strip-debug", "-o", str(output), str(path))
+        _output_of("strip", "binutils", option, "-o", str(output), str(path))
         return output.read_bytes()
 
 

@@ -4,9 +4,18 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmm.lab import bochs
 from vmm.lab.errors import LabError
 from vmm.lab.log import LogReader, Reports
-from vmm.lab.machine import Job, Machine, first_files, module_parameters, qemu_command
+from vmm.lab.machine import (
+    Backend,
+    Job,
+    Machine,
+    command_line,
+    first_files,
+    module_parameters,
+    qemu_command,
+)
 from vmm.lab.process import Pipes, Sink, emulator, watch
 
 DIFFERS, USAGE, INCONCLUSIVE = 1, 2, 3
@@ -31,9 +40,15 @@ def run(machine: Machine, job: Job, folder: Path, out: Sink, err: Sink) -> Outco
     nonce = secrets.token_hex(4)
     first, log, errors = folder / "initramfs", folder / "kernel.log", folder / "emulator.log"
     first.write_bytes(first_files(machine, job, nonce))
-    pipes = Pipes(out, err)
+    files = bochs.Unpacking(nonce, err)
+    pipes = Pipes(out, files)
+    cd = folder / "cd.iso"
     try:
-        command = qemu_command(machine, job, first, log, *pipes.writers)
+        if machine.backend is Backend.VMX:
+            bochs.make_cd(cd, machine.kernel.image, first, command_line(machine))
+            command = bochs.command(folder, cd, machine.memory_mib, log, *pipes.writers)
+        else:
+            command = list(qemu_command(machine, job, first, log, *pipes.writers))
         with (
             errors.open("wb") as file,
             emulator(command, file, pipes.writers) as process,
@@ -45,6 +60,8 @@ def run(machine: Machine, job: Job, folder: Path, out: Sink, err: Sink) -> Outco
     finally:
         pipes.close()
         first.unlink(missing_ok=True)
+        cd.unlink(missing_ok=True)
+    files.unpack(job.folder)
     said = errors.read_text(errors="replace").strip().splitlines()
     return judged(machine, reports, is_late, said)
 

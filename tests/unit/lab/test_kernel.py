@@ -92,9 +92,10 @@ def test_a_build_tree_brings_its_image_and_its_own_modules(tmp_path: Path) -> No
 def test_a_vmlinux_is_booted_only_where_the_tree_says_that_it_boots(tmp_path: Path) -> None:
     image(tmp_path / "arch/x86/boot/bzImage", "6.12.1")
     (tmp_path / "vmlinux").write_bytes(b"\x7fELF\x02" + bytes(9) + b"Linux version 6.12.1 (x)")
-    assert from_path(tmp_path).image.name == "bzImage"
+    assert from_path(tmp_path).direct is None
     (tmp_path / ".config").write_text("#\nCONFIG_PVH=y\n")
-    assert from_path(tmp_path).image.name == "vmlinux"
+    assert from_path(tmp_path).direct == tmp_path / "vmlinux"
+    assert from_path(tmp_path).image.name == "bzImage", "bochs boots it from a CD"
 
 
 def test_a_folder_without_a_kernel_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""Bochs, which emulates Intel's virtualisation: no shares, so all files are in the initramfs.
+
+What the command writes comes back with what it prints on standard error, following a mark.
+"""
+
+import io
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from vmm.lab.errors import LabError, MissingError
+from vmm.lab.process import Sink
+
+BOCHS = "bochs"
+MODEL = "corei7_skylake_x"
+ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
+LDLINUX = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
+BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
+VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
+
+PACKAGES = {
+    ISOLINUX: "isolinux",
+    LDLINUX: "syslinux-common",
+    BIOS: "bochsbios",
+    VGA_BIOS: "vgabios",
+}
+
+_PACK = """
+import os, subprocess, sys, tarfile, termios
+before = {os.path.join(p, f) for p, _, fs in os.walk(".") for f in fs}
+status = subprocess.run(sys.argv[2:]).returncode
+sys.stdout.flush()
+with open("/dev/ttyS2", "wb", buffering=0) as port:
+    port.write(sys.argv[1].encode())
+    with tarfile.open(fileobj=port, mode="w|gz") as tar:
+        for place, _, files in os.walk("."):
+            for name in files:
+                if (path := os.path.join(place, name)) not in before:
+                    tar.add(path)
+    termios.tcdrain(port)
+sys.exit(status if status >= 0 else 128 - status)
+"""
+
+
+def packing(python: str, nonce: str, words: Sequence[str]) -> tuple[str, ...]:
+    """Return a command that runs another and then sends back the files that it has made."""
+    return (python, "-c", _PACK, mark(nonce), *words)
+
+
+def mark(nonce: str) -> str:
+    """Return what stands between a command's standard error and its files."""
+    return f"\n--- memslot-lab {nonce} files ---\n"
+
+
+class Unpacking:
+    """A sink for standard error with files behind a mark; the files are kept until the end."""
+
+    def __init__(self, nonce: str, sink: Sink) -> None:
+        self._mark = mark(nonce).encode()
+        self._sink = sink
+        self._held = b""
+        self._files: list[bytes] | None = None
+
+    def __call__(self, data: bytes) -> None:
+        """Pass on what is not files; what may be the start of the mark waits for more."""
+        if self._files is not None:
+            self._files.append(data)
+            return
+        text, found, files = (self._held + data).partition(self._mark)
+        if found:
+            self._held, self._files = b"", [files]
+        else:
+            held = next(
+                (n for n in range(len(self._mark) - 1, 0, -1) if text.endswith(self._mark[:n])), 0
+            )
+            text, self._held = text[: len(text) - held], text[len(text) - held :]
+        if text:
+            self._sink(text)
+
+    def unpack(self, folder: Path) -> None:
+        """Write the files where they belong. Raises LabError where they are damaged."""
+        if self._held:
+            self._sink(self._held)
+        if self._files is None:
+            return
+        try:
+            with tarfile.open(fileobj=io.BytesIO(b"".join(self._files)), mode="r:gz") as tar:
+                tar.extractall(folder, filter="data")
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise LabError(f"the command's files came back damaged: {error}") from None
+
+
+def make_cd(output: Path, kernel: Path, first: Path, command_line: str) -> None:
+    """Make a CD that boots a kernel."""
+    for path, package in PACKAGES.items():
+        if not path.exists():
+            raise MissingError(f"{path} is missing: apt install {package}")
+    if not shutil.which("xorriso"):
+        raise MissingError("xorriso is missing: apt install xorriso")
+    tree = output.with_suffix("")
+    tree.mkdir(exist_ok=True)
+    for source, name in (
+        (ISOLINUX, "isolinux.bin"),
+        (LDLINUX, "ldlinux.c32"),
+        (kernel, "kernel"),
+        (first, "first"),
+    ):
+        shutil.copy(source, tree / name)
+    append = f"append initrd=first {command_line}"
+    lines = ("default lab", "prompt 0", "label lab", "kernel kernel", append, "")
+    (tree / "isolinux.cfg").write_text("\n".join(lines))
+    options = ["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot", "-boot-load-size", "4"]
+    options.append("-boot-info-table")
+    done = subprocess.run(
+        ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(output), *options, str(tree)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    shutil.rmtree(tree)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["no message"]
+        raise LabError(f"xorriso fails: {said[-1]}")
+
+
+def command(folder: Path, cd: Path, memory_mib: int, log: Path, out: int, err: int) -> list[str]:
+    """Write the configuration and return bochs' command."""
+    if not shutil.which(BOCHS):
+        raise MissingError(f"{BOCHS} is missing: apt install bochs bochsbios vgabios")
+    lines = (
+        "plugin_ctrl: unmapped=0, biosdev=0, extfpuirq=0, gameport=0, speaker=0",
+        'display_library: rfb, options="timeout=0"',
+        f"memory: guest={memory_mib}, host={memory_mib}",
+        f"cpu: model={MODEL}, count=1, ips=50000000, reset_on_triple_fault=0",
+        f"romimage: file={BIOS}",
+        f"vgaromimage: file={VGA_BIOS}",
+        "clock: sync=none, time0=utc",
+        "ata0: enabled=1",
+        f"ata0-master: type=cdrom, path={cd}, status=inserted",
+        "boot: cdrom",
+        f"com1: enabled=1, mode=file, dev={log}",
+        f"com2: enabled=1, mode=file, dev=/proc/self/fd/{out}",
+        f"com3: enabled=1, mode=file, dev=/proc/self/fd/{err}",
+        f"log: {folder / 'bochs.log'}",
+        "panic: action=fatal",
+        "error: action=report",
+        "info: action=ignore",
+        "debug: action=ignore",
+        "mouse: enabled=0",
+        "",
+    )
+    (folder / "bochsrc").write_text("\n".join(lines))
+    (folder / "commands").write_text("continue\n")
+    return [BOCHS, "-q", "-f", str(folder / "bochsrc"), "-rc", str(folder / "commands")]
