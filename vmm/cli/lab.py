@@ -6,7 +6,9 @@ import click
 
 COMMANDS = {
     "run": "Boot a kernel and run one of our commands on it.",
-    "doctor": "Say what the lab needs that this host lacks.",
+    "matrix": "Run the curated scenarios on several kernels, with each of their MMUs.",
+    "diff": "Run the same scenarios, curated and random, on two kernels, and say where they part.",
+    "doctor": "Say what the lab needs that this host lacks, and how to install it.",
 }
 """Each command and its help line; ``vmm.cli.lab_NAME`` holds it as ``NAME``."""
 

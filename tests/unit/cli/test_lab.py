@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from vmm.cli import lab_run
+from vmm.cli.lab import COMMANDS, lab
+from vmm.cli.main import main
+from vmm.lab.run import Outcome
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(main, ["lab", *words])
+
+
+def kernel(tmp_path: Path) -> str:
+    data = bytearray(0x400)
+    data[0x202:0x206] = b"HdrS"
+    data[0x20E:0x210] = (0x100).to_bytes(2, "little")
+    data[0x300:0x309] = b"6.12.1 x\0"
+    (tmp_path / "bzImage").write_bytes(data)
+    return str(tmp_path / "bzImage")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_the_help_line_that_it_says_itself(name: str) -> None:
+    command = lab.get_command(click.Context(lab), name)
+    assert command
+    assert command.get_short_help_str(200) == COMMANDS[name]
+
+
+def test_a_kernel_that_is_not_there_is_a_usage_error() -> None:
+    done = run("run", "--kernel", "no-such", "--", "info")
+    assert done.exit_code == 2
+    assert "no such file or folder, and none of debian," in done.output
+
+
+def test_an_image_that_is_none_is_one_line_and_no_verdict(tmp_path: Path) -> None:
+    (tmp_path / "image").write_text("#!/bin/sh\n")
+    done = run("run", "--kernel", "image", "--", "info")
+    assert (done.exit_code, done.output.count("\n")) == (3, 1)
+    assert "image: this is no kernel image" in done.output
+    assert run("run", "--kernel", "image", "--bisect", "--", "info").exit_code == 125
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 3, 4])
+def test_the_status_is_the_outcome_s_and_125_where_bisect_is_to_skip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(lab_run, "run_machine", lambda *_: Outcome(status, "because"))
+    words = ("run", "--kernel", kernel(tmp_path), "--backend", "svm")
+    done = run(*words, "--", "info")
+    assert done.exit_code == status
+    assert "lab: because" in done.output
+    assert "svm: AMD's virtualisation, emulated by QEMU (TCG)" in done.output
+    skipped = run(*words, "--bisect", "--", "info")
+    assert skipped.exit_code == (status if status < 2 else 125)
+
+
+def test_a_command_is_needed(tmp_path: Path) -> None:
+    assert run("run", "--kernel", kernel(tmp_path)).exit_code == 2
+
+
+def test_diff_wants_two_kernels(tmp_path: Path) -> None:
+    done = run("diff", "--kernel", kernel(tmp_path))
+    assert done.exit_code == 2
+    assert "give --kernel twice" in done.output

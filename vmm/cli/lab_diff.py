@@ -1,0 +1,93 @@
+"""``vmm lab diff``: the same scenarios, curated and random, on two kernels."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from vmm.cli.lab_machines import in_one_line, kernel_of, say
+from vmm.cli.lab_matrix import lab_task, statuses_in, worst
+from vmm.cli.output import console, print_lines
+from vmm.lab.cells import Cell, run_all, usual_number
+from vmm.lab.debian import RELEASES
+from vmm.lab.machine import Backend, chosen_backend
+from vmm.report.cells import table
+
+HISTORIES = "histories.jsonl"
+
+
+@click.command()
+@click.option("--kernel", "kernels", multiple=True, required=True, metavar="KERNEL")
+@click.option("--backend", type=click.Choice([each.value for each in Backend]))
+@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option(
+    "--operations",
+    type=click.IntRange(min=0),
+    default=2000,
+    show_default=True,
+    help="So many operations of random scenarios, too.",
+)
+@click.option("--timeout", type=click.FloatRange(min=1), default=3600, metavar="S")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("lab-diff"),
+    show_default=True,
+    metavar="DIR",
+)
+@click.argument("patterns", nargs=-1, metavar="[NAME-PATTERN]...")
+@click.pass_context
+def diff(
+    ctx: click.Context,
+    kernels: tuple[str, ...],
+    backend: str | None,
+    parameters: tuple[str, ...],
+    seed: int,
+    operations: int,
+    timeout: float,
+    out: Path,
+    patterns: tuple[str, ...],
+) -> None:
+    """Run the same scenarios, curated and random, on two kernels, and say where they part.
+
+    Status 1 if they part anywhere, or one of them differs from the model.
+    """
+    if len(kernels) != 2:
+        raise click.UsageError("give --kernel twice")
+    with in_one_line():
+        chosen = chosen_backend(backend)
+        names = [name if name in RELEASES else str(Path(name).resolve()) for name in kernels]
+        cells = [Cell(name, chosen, parameters) for name in names]
+        for cell in cells:
+            kernel_of(cell.kernel, None)
+        tasks = []
+        for letter, cell in zip("AB", cells, strict=True):
+            options = ["run", *cell.options(), "--timeout", str(timeout), "--"]
+            check = ["check", "--json", "result.json", "--histories", HISTORIES, *patterns]
+            tasks.append(lab_task(f"{letter} check", [*options, *check], out.resolve() / letter))
+            fuzz = ["fuzz", "--jobs", "1", "--seed", str(seed), "--operations", str(operations)]
+            if operations:
+                folder = out.resolve() / f"{letter}-fuzz"
+                tasks.append(lab_task(f"{letter} fuzz", [*options, *fuzz], folder))
+        statuses = run_all(
+            tasks, usual_number(), lambda task, status, _: say(f"{task.label}: {status}")
+        )
+    results = {
+        f"{letter} {cell.name}": statuses_in(out / letter / "result.json")
+        for letter, cell in zip("AB", cells, strict=True)
+    }
+    print_lines(console(), table(results))
+    found = [_findings(out / f"{letter}-fuzz") for letter in "AB"]
+    for letter, only in zip("AB", (found[0] - found[1], found[1] - found[0]), strict=True):
+        for name in sorted(only):
+            click.echo(f"fuzz, only {letter}: {name}")
+    files = [str(out / letter / HISTORIES) for letter in "AB"]
+    command = [sys.executable, "-P", "-m", "vmm.cli", "compare", *files]
+    compared = subprocess.run(command, check=False).returncode
+    ctx.exit(worst([*statuses.values(), compared, int(found[0] != found[1])]))
+
+
+def _findings(folder: Path) -> set[str]:
+    return {path.parent.name for path in folder.glob("findings/*/scenario.json")}

@@ -1,0 +1,114 @@
+"""``vmm lab matrix``: the curated scenarios on several kernels, with each of their MMUs."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from vmm.cli.errors import Unusable
+from vmm.cli.lab_machines import in_one_line, kernel_of, say
+from vmm.cli.output import console, print_lines
+from vmm.cli.results import result_from
+from vmm.lab.cells import MMUS, Task, cells_of, run_all, usual_number
+from vmm.lab.debian import RELEASES
+from vmm.lab.machine import Backend
+from vmm.report.cells import Statuses, markdown, table
+from vmm.report.matrix import Kept, matrix_text
+
+_WORST_FIRST = (70, 1, 2, 3, 4)
+
+
+@click.command()
+@click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    metavar="KERNEL",
+    help="As of `vmm lab run`, several times; all of Debian's unless given.",
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice([backend.value for backend in MMUS]),
+    help="Only the MMUs of one vendor.",
+)
+@click.option("--at-once", type=click.IntRange(1, 64), metavar="N", help="So many at a time.")
+@click.option("--timeout", type=click.FloatRange(min=1), default=3600, metavar="S")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("lab-matrix"),
+    show_default=True,
+    metavar="DIR",
+    help="A folder for results: one inside for each cell, and the table.",
+)
+@click.argument("patterns", nargs=-1, metavar="[NAME-PATTERN]...")
+@click.pass_context
+def matrix(
+    ctx: click.Context,
+    kernels: tuple[str, ...],
+    backends: tuple[str, ...],
+    at_once: int | None,
+    timeout: float,
+    out: Path,
+    patterns: tuple[str, ...],
+) -> None:
+    """Run the curated scenarios on several kernels, with each of their MMUs.
+
+    The table shows what did not pass, or is known, in any cell; a star marks a row in which cells
+    part. The status is the worst of the cells'.
+    """
+    chosen = [Backend(name) for name in backends] or list(MMUS)
+    absolute = [name if name in RELEASES else str(Path(name).resolve()) for name in kernels]
+    cells = cells_of(absolute or list(RELEASES), chosen)
+    with in_one_line():
+        for name in dict.fromkeys(cell.kernel for cell in cells):
+            kernel_of(name, None)
+        tasks = []
+        for cell in cells:
+            words = ["run", *cell.options(), "--timeout", str(timeout)]
+            words += ["--", "check", "--json", f"{cell.name}.json"]
+            words += ["--histories", "histories.jsonl", *patterns]
+            tasks.append(lab_task(cell.name, words, out.resolve() / cell.name))
+        statuses = run_all(tasks, at_once or usual_number(), _tell)
+    files = {cell.name: out / cell.name / f"{cell.name}.json" for cell in cells}
+    results = {name: statuses_in(path) for name, path in files.items()}
+    print_lines(console(), table(results))
+    (out / "matrix.md").write_text(markdown(results))
+    every = [Kept(result_from(path), name) for name, path in files.items() if results[name]]
+    if every:
+        (out / "matrix.html").write_text(matrix_text(every))
+        say(f"as a page: {out / 'matrix.html'}")
+    ctx.exit(worst(statuses.values()))
+
+
+def lab_task(label: str, words: list[str], folder: Path) -> Task:
+    """Return a `vmm lab` command as a task; old results of it are removed."""
+    for old in folder.glob("*.json"):
+        old.unlink()
+    return Task(label, (sys.executable, "-P", "-m", "vmm.cli", "lab", *words), folder)
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """Return the status that says most: a difference before what is only inconclusive."""
+    found = set(statuses)
+    return next((status for status in _WORST_FIRST if status in found), 3 if found - {0} else 0)
+
+
+def statuses_in(path: Path) -> Statuses:
+    """Return a result's statuses by scenario; none where there is no result."""
+    try:
+        result = json.loads(path.read_text() or "{}")
+        found = {each["name"]: each["status"] for each in result.get("scenarios", ())}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unusable(f"{path}: {error}") from None
+    return found
+
+
+def _tell(task: Task, status: int, seconds: float) -> None:
+    say(f"{task.label}: status {status} after {seconds:.0f} s ({task.folder}/output.txt)")

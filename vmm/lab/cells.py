@@ -1,0 +1,116 @@
+"""Several machines, some at a time: each is a process of its own, with a folder for its files."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmm.lab.machine import Backend
+
+MMUS: dict[Backend, tuple[tuple[str, ...], ...]] = {
+    Backend.SVM: (("kvm_amd.npt=1",), ("kvm_amd.npt=0",)),
+    Backend.VMX: (
+        ("kvm_intel.ept=1",),
+        ("kvm_intel.ept=0",),
+        ("kvm_intel.unrestricted_guest=0",),
+    ),
+}
+"""The parameters that choose each MMU of a vendor's KVM; the last on Intel has internal slots."""
+
+_LOOK_S = 0.2
+_END_S = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A machine of the matrix: ``kernel`` is what `vmm lab run --kernel` gets."""
+
+    kernel: str
+    backend: Backend
+    parameters: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """A name for people and for a folder."""
+        kernel = self.kernel.rstrip("/").rpartition("/")[2] or "kernel"
+        return "-".join(
+            (kernel, self.backend.value, *(p.partition(".")[2] for p in self.parameters))
+        )
+
+    def options(self) -> list[str]:
+        """Return the options of `vmm lab run` that make this machine."""
+        words = ["--kernel", self.kernel, "--backend", self.backend.value]
+        for each in self.parameters:
+            words += ["--param", each]
+        return words
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One `vmm lab run`; its files, and what it prints as ``output.txt``, go to ``folder``."""
+
+    label: str
+    command: Sequence[str]
+    folder: Path
+
+
+def cells_of(kernels: Sequence[str], backends: Sequence[Backend]) -> list[Cell]:
+    """Return a cell for each kernel and each MMU."""
+    return [
+        Cell(kernel, backend, parameters)
+        for kernel in kernels
+        for backend in backends
+        for parameters in MMUS[backend]
+    ]
+
+
+def run_all(
+    tasks: Sequence[Task], at_once: int, done: Callable[[Task, int, float], None]
+) -> dict[str, int]:
+    """Run tasks, some at a time, and return their statuses by label; ``done`` is told each.
+
+    When this is interrupted, none of them is left.
+    """
+    waiting = list(reversed(tasks))
+    running: dict[subprocess.Popen[bytes], tuple[Task, float]] = {}
+    statuses: dict[str, int] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                task = waiting.pop()
+                running[_start(task)] = (task, time.monotonic())
+            time.sleep(_LOOK_S)
+            for process in [each for each in running if each.poll() is not None]:
+                task, start = running.pop(process)
+                statuses[task.label] = process.returncode
+                done(task, process.returncode, time.monotonic() - start)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    return statuses
+
+
+def _start(task: Task) -> subprocess.Popen[bytes]:
+    task.folder.mkdir(parents=True, exist_ok=True)
+    with (task.folder / "output.txt").open("wb") as output:
+        return subprocess.Popen(
+            task.command,
+            cwd=task.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def usual_number() -> int:
+    """Return how many machines this one can run at a time: one a CPU, and memory for each."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(len(os.sched_getaffinity(0)), memory // (3 << 30)))
