@@ -127,7 +127,7 @@ static void load(char *value)
 			return;
 		}
 		if (errno == ENOEXEC)
-			fatal(what, "it is of another kernel");
+			fatal(what, "it is damaged, or of another kernel");
 		if (errno == EOPNOTSUPP)
 			fatal(what, "the processor cannot virtualise what it needs");
 		fatal(what, strerror(errno));
@@ -138,7 +138,10 @@ static void load(char *value)
 		loaded[loaded_count++] = value;
 }
 
-/* The value is "TAG PATH": a folder of the host, at the same path. */
+/*
+ * The value is "TAG PATH": a folder of the host, at the same path. What is written must be there
+ * at once: a cache would lose it in a panic, and would hide that the host's disk is full.
+ */
 static void share(char *value, int readonly)
 {
 	char path[4200];
@@ -148,7 +151,7 @@ static void share(char *value, int readonly)
 	snprintf(path, sizeof(path), "/root%s", strcmp(at, "/") ? at : "");
 	mounted(value, path, "9p", readonly ? MS_RDONLY : 0,
 		readonly ? "trans=virtio,version=9p2000.L,msize=512000,cache=loose"
-			 : "trans=virtio,version=9p2000.L,msize=512000,cache=mmap");
+			 : "trans=virtio,version=9p2000.L,msize=512000,cache=none");
 }
 
 /* A folder as it was before something was mounted over it; the last of two calls brings it back. */

@@ -15,7 +15,7 @@ _STALL = re.compile(r"soft lockup|rcu.*stall|blocked for more than|hrtimer: inte
 
 _FATAL = re.compile(r"Kernel panic - not syncing")
 _STAMP = re.compile(r"^\[ *\d+\.\d+\](\[[ TC]*\d+\])? ?")
-_WHERE = re.compile(r"RIP: \d+:(\S+)")
+_WHERE = re.compile(r"RIP: 0010:([a-z_]\S+\+0x\S+)")
 
 
 @dataclass(slots=True)
