@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from vmm.lab.errors import LabError
 from vmm.lab.log import LogReader, Reports
 
 _LOOK_S = 0.1
@@ -27,14 +28,17 @@ def emulator(
     It has a session of its own, so that Ctrl-C at the terminal reaches this process first.
     """
     guarded = ["setpriv", "--pdeathsig", "KILL", *command] if shutil.which("setpriv") else command
-    process = subprocess.Popen(
-        guarded,
-        stdin=subprocess.DEVNULL,
-        stdout=errors,
-        stderr=errors,
-        pass_fds=pass_fds,
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            guarded,
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise LabError(f"cannot start {command[0]}: {error.strerror}") from None
     try:
         yield process
     finally:

@@ -39,7 +39,10 @@ def run(machine: Machine, job: Job, folder: Path, out: Sink, err: Sink) -> Outco
     """
     nonce = secrets.token_hex(4)
     first, log, errors = folder / "initramfs", folder / "kernel.log", folder / "emulator.log"
-    first.write_bytes(first_files(machine, job, nonce))
+    try:
+        first.write_bytes(first_files(machine, job, nonce))
+    except OSError as error:
+        raise LabError(f"{first}: {error.strerror}") from None
     files = bochs.Unpacking(nonce, err)
     pipes = Pipes(out, files)
     cd = folder / "cd.iso"
@@ -55,8 +58,6 @@ def run(machine: Machine, job: Job, folder: Path, out: Sink, err: Sink) -> Outco
         ):
             pipes.close_writers()
             reports, is_late = watch(process, pipes, LogReader(log, nonce), machine.limit_s)
-    except OSError as error:
-        raise LabError(f"cannot start {command[0]}: {error}") from None
     finally:
         pipes.close()
         first.unlink(missing_ok=True)
