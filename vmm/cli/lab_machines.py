@@ -59,6 +59,8 @@ def kernel_of(name: str, folder: Path | None) -> Kernel:
     if not path.exists():
         known = ", ".join(sorted(RELEASES))
         raise click.UsageError(f"--kernel {name}: no such file or folder, and none of {known}")
+    if folder is not None and not folder.is_dir():
+        raise click.UsageError(f"--modules {folder}: no such folder")
     return from_path(path.resolve(), folder and folder.resolve())
 
 

@@ -28,7 +28,7 @@ _SKIP = 125
 )
 @click.option(
     "--modules",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     help="The modules of an image of your own.",
 )

@@ -28,11 +28,23 @@ PACKAGES = {
 }
 
 _PACK = """
-import os, subprocess, sys, tarfile, termios
+import os, subprocess, sys, tarfile, termios, threading
 before = {os.path.join(p, f) for p, _, fs in os.walk(".") for f in fs}
-status = subprocess.run(sys.argv[2:]).returncode
-sys.stdout.flush()
-with open("/dev/ttyS2", "wb", buffering=0) as port:
+# Pipes: a serial line is a terminal, for which commands would draw their progress.
+command = subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def copy(source, port):
+    while data := source.read1():
+        port.write(data)
+copies = [
+    threading.Thread(target=copy, args=(source, open(descriptor, "wb", 0, closefd=False)))
+    for source, descriptor in ((command.stdout, 1), (command.stderr, 2))
+]
+for each in copies:
+    each.start()
+for each in copies:
+    each.join()
+status = command.wait()
+with open(2, "wb", 0, closefd=False) as port:
     port.write(sys.argv[1].encode())
     with tarfile.open(fileobj=port, mode="w|gz") as tar:
         for place, _, files in os.walk("."):

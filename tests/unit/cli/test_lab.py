@@ -42,6 +42,12 @@ def test_a_kernel_that_is_not_there_is_a_usage_error() -> None:
     assert "no such file or folder, and none of debian," in done.output
 
 
+def test_modules_that_are_not_there_are_a_usage_error(tmp_path: Path) -> None:
+    done = run("run", "--kernel", kernel(tmp_path), "--modules", "none", "--", "info")
+    assert done.exit_code == 2
+    assert "--modules none: no such folder" in done.output
+
+
 def test_an_image_that_is_none_is_one_line_and_no_verdict(tmp_path: Path) -> None:
     (tmp_path / "image").write_text("#!/bin/sh\n")
     done = run("run", "--kernel", "image", "--", "info")
