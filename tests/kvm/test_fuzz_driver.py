@@ -1,6 +1,7 @@
 """The fuzzing run when its workers fail, and what it then leaves behind."""
 
 import errno
+import faulthandler
 import os
 import signal
 from collections.abc import Callable
@@ -10,19 +11,29 @@ from pathlib import Path
 import pytest
 
 from tests.ideal import FEATURES
+from vmm.cli.fuzz import _status
 from vmm.fuzz import driver
 from vmm.fuzz.driver import Fuzzer
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Journal, read_journal
-from vmm.fuzz.messages import Differs, Failed, send
+from vmm.fuzz.messages import AnyMessage, Differs, Failed, Progress, send
 from vmm.fuzz.minimise.queue import Queue
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment
+from vmm.host.child import Child
 from vmm.host.hostinfo import host_facts
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import read_scenario
-from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion
+from vmm.scenario.operations import (
+    Execute,
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    Sweep,
+    Touch,
+)
 from vmm.verdict.identity import Identity
 
 SCENARIO = Scenario(
@@ -34,6 +45,7 @@ SCENARIO = Scenario(
 IDENTITY = Identity("SetUserMemoryRegion", ("create",), "Done")
 INTENT = Intent(7, (1, 1), 0, 1, (SCENARIO,))
 HOST = host_facts()
+TAKE = Fuzzer._take
 
 
 def run(
@@ -54,7 +66,18 @@ def begin(assignment: Assignment, to: Connection) -> None:
 
 def die(assignment: Assignment, to: Connection) -> None:
     begin(assignment, to)
+    faulthandler.disable()
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def be_killed(assignment: Assignment, to: Connection) -> None:
+    begin(assignment, to)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def be_stopped(assignment: Assignment, to: Connection) -> None:
+    begin(assignment, to)
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def hang(assignment: Assignment, to: Connection) -> None:
@@ -62,7 +85,7 @@ def hang(assignment: Assignment, to: Connection) -> None:
     signal.pause()
 
 
-@pytest.mark.parametrize(("work", "how"), [(die, "died: SIGKILL"), (hang, "hung: nothing heard")])
+@pytest.mark.parametrize(("work", "how"), [(die, "died: SIGSEGV"), (hang, "hung: nothing heard")])
 def test_worker_that_fails_is_a_finding_with_journal_and_log(
     kvm: Kvm,
     monkeypatch: pytest.MonkeyPatch,
@@ -84,6 +107,112 @@ def test_worker_that_fails_is_a_finding_with_journal_and_log(
     assert left.intent == INTENT
     assert tally.remarks[finding.name] == "in 0 of 10 runs"
     assert sorted(tmp_path.iterdir()) == [finding]
+    assert not tally.differs
+    assert _status(tally) == 3
+
+
+@pytest.mark.parametrize("work", [be_killed, be_stopped])
+def test_worker_that_somebody_killed_or_stopped_is_no_finding(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    work: Callable[[Assignment, Connection], None],
+) -> None:
+    monkeypatch.setattr(driver, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(driver, "_MAX_RESTARTS", 1)
+    tally = run(monkeypatch, Plan(7, tmp_path), work)
+    assert tally.findings == []
+    assert "killed or stopped from outside" in tally.notes[0]
+    assert tally.notes[-1] == "ended early: 2 workers hung, died or failed"
+    assert _status(tally) == 3
+
+
+def test_worker_that_was_killed_once_is_replaced_and_the_run_is_inconclusive(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def work(assignment: Assignment, to: Connection) -> None:
+        if assignment.first == 0:
+            be_killed(assignment, to)
+        send(to, Progress(1, 500, 0, {}))
+        signal.pause()
+
+    tally = run(monkeypatch, Plan(7, tmp_path, operations=100), work)
+    assert tally.operations == 500
+    assert not tally.ended_early
+    assert _status(tally) == 3
+
+
+def test_error_of_ours_costs_a_scenario_and_not_what_was_found(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def work(assignment: Assignment, to: Connection) -> None:
+        begin(assignment, to)
+        if assignment.first == 0:
+            send(to, Failed("Traceback", scenario=SCENARIO))
+            return
+        send(to, Differs(SCENARIO, IDENTITY))
+        signal.pause()
+
+    tally = run(monkeypatch, Plan(7, tmp_path, max_findings=1), work)
+    assert len(tally.findings) == 1
+    assert tally.failure == "Traceback"
+    assert "harmless: internal error" in tally.notes
+    assert _status(tally) == 1
+
+
+def test_run_that_is_interrupted_before_its_budget_ends_is_inconclusive(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for plan, status in ((Plan(7, tmp_path, seconds=60.0), 3), (Plan(7, tmp_path), 0)):
+        interruption = Interruption()
+
+        def work(assignment: Assignment, to: Connection) -> None:
+            send(to, Progress(1, 500, 0, {}))
+            signal.pause()
+
+        def hear(messages: Fuzzer, message: AnyMessage, asks: Interruption = interruption) -> None:
+            TAKE(messages, message)
+            asks.asked = True
+
+        monkeypatch.setattr(Fuzzer, "_take", hear)
+        assert _status(run(monkeypatch, plan, work, interruption)) == status
+
+
+def test_descriptors_that_run_out_are_the_hosts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def start(*_: object) -> Child:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Child, "start", start)
+    tally = run(monkeypatch, Plan(7, tmp_path / "out"), begin)
+    assert tally.notes == ["ended early: the host: Too many open files"]
+    assert _status(tally) == 3
+
+
+def test_findings_of_one_fault_are_kept_together_the_shortest_first(
+    kvm: Kvm, tmp_path: Path
+) -> None:
+    calls = (SetUserMemoryRegion(1, 0x100_000, 0x1000, Place("a")), SetUserMemoryRegion(1))
+    looks = (
+        (Touch(0x100_000), Touch(0x100_000)),
+        (Execute(0x100_000),),
+        (Sweep(0x100_000, 2),) * 2,
+    )
+    tally = Tally()
+    queue = Queue(Plan(7, tmp_path), FEATURES, HOST, tally)
+    for look in looks:
+        scenario = Scenario("look", (*calls, *look), (Mapping("a", 1),), survey="none")
+        queue.write(Finding(scenario, Identity(type(look[0]).__name__, ("hole",), "memory"), 7))
+    (first,) = tally.findings
+    assert first.name.startswith("execute-hole")
+    assert sorted(tmp_path.iterdir()) == [first]
+    others = sorted((first / "also").iterdir())
+    assert [path.name.split("-")[0] for path in others] == ["sweep", "touch"]
+    assert tally.also == {first.name: others}
+    assert all((path / "scenario.json").is_file() for path in (first, *others))
+    other = Scenario("other", calls[:1], (Mapping("a", 1),), survey="none")
+    queue.write(Finding(other, Identity("Touch", ("ram",), "MMIO"), 7))
+    assert len(tally.findings) == 2
 
 
 def test_worker_that_ends_without_a_word_is_our_fault(
@@ -96,11 +225,11 @@ def test_worker_that_ends_without_a_word_is_our_fault(
 
 def test_full_disk_ends_all_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fill(assignment: Assignment, to: Connection) -> None:
-        send(to, Failed(os.strerror(errno.ENOSPC), is_disk=True))
+        send(to, Failed(os.strerror(errno.ENOSPC), is_host=True))
 
     tally = run(monkeypatch, Plan(7, tmp_path / "out", jobs=3), fill)
     assert tally.ended_early
-    assert tally.notes == ["ended early: No space left on device"]
+    assert tally.notes == ["ended early: the host: No space left on device"]
     assert not tally.failure
 
 

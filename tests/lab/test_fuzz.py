@@ -153,3 +153,45 @@ def test_ctrl_c_ends_with_a_summary(tmp_path: Path) -> None:
 
 def test_the_commands_are_known() -> None:
     assert {"fuzz", "repro", "compare"} <= set(COMMANDS)
+
+
+def test_a_journal_of_a_stranger_leads_nowhere(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    operations = [{"op": "inspect"}]
+    scenarios = [{"name": "../../escaped", "operations": operations}]
+    intent = {"seed": 1, "shard": [1, 1], "first": 0, "step": 1, "scenarios": scenarios}
+    (out / "under-way-x-0.journal").write_text(json.dumps(intent) + "\n")
+    zero = {**intent, "shard": [1, 0]}
+    (out / "under-way-y-0.journal").write_text(json.dumps(zero) + "\n")
+    ran = fuzz(tmp_path, "--resume", "--jobs", "1", "--operations", "100", "--seconds", "60")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "under-way-y-0.journal: not a journal" in ran.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    assert len(list(out.glob("fuzz-*.json"))) == 1
+
+
+def test_descriptors_that_run_out_are_the_hosts(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        ["prlimit", "--nofile=17", *FUZZ, "--seed", "1", *BUDGET, "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 3, ran.stdout + ran.stderr
+    assert "note: ended early: the host: " in ran.stdout
+    assert "EMFILE" in ran.stdout
+
+
+def test_a_worker_that_is_killed_from_outside_is_no_finding(tmp_path: Path) -> None:
+    command = [*FUZZ, "--jobs", "1", "--seconds", "6", "--out", str(tmp_path / "out")]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    while not any((tmp_path / "out").glob("under-way-*")):
+        assert running.poll() is None
+    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    stdout, _ = running.communicate(timeout=60)
+    assert running.returncode == 3, stdout
+    assert "note: the host: a worker was killed or stopped from outside" in stdout
+    assert "no difference found" in stdout

@@ -95,7 +95,8 @@ def fuzz(
     --seconds longer, or 20 s if that is more; what is not minimised by then is left as it was.
 
     A random scenario may ask what the model does not know: it is judged up to there, and counted.
-    The run is inconclusive (status 3) if that is so with all of them, or if it ended early.
+    The run is inconclusive (status 3) if that is so with all of them, if a scenario hung or died,
+    or if the run ended before its time. Status 1 is for differences, and complaints of the kernel.
     """
     if merge != bool(folders):
         raise click.UsageError("--merge needs folders, and nothing else does")
@@ -135,10 +136,14 @@ def _status(tally: object) -> int:
     from vmm.fuzz.tally import Tally
 
     assert isinstance(tally, Tally)
+    if tally.differs:
+        if tally.failure:
+            click.echo(f"vmm: internal error\n{tally.failure}", err=True)
+        return Status.DIFFERS.exit_status
     if tally.failure:
         raise Broken(f"internal error: this says nothing about the kernel\n{tally.failure}")
-    if tally.findings or tally.again or tally.lost:
-        return Status.DIFFERS.exit_status
-    if tally.ended_early or tally.inconclusive == tally.scenarios:
+    if tally.findings or tally.again or tally.lost or tally.ended_early or tally.disturbed:
+        return Status.INCONCLUSIVE.exit_status
+    if tally.inconclusive == tally.scenarios:
         return Status.INCONCLUSIVE.exit_status
     return Status.PASSED.exit_status

@@ -124,9 +124,11 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
     if tally.inconclusive:
         lines.append(f"{tally.inconclusive:,} of them asked what the model does not know")
     lines += [f"note: {note}" for note in tally.notes]
-    lines += [f"found: {path} ({tally.remarks[path.name]})" for path in tally.findings]
+    for path in tally.findings:
+        lines.append(f"found: {path} ({tally.remarks[path.name]})")
+        lines += [f"  likely the same fault: {other}" for other in tally.also.get(path.name, ())]
     lines += [f"found again: {path}" for path in tally.again]
-    if not (tally.findings or tally.again or tally.lost):
+    if not tally.differs:
         lines.append("no difference found")
     return lines
 

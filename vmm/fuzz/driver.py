@@ -3,18 +3,19 @@
 import math
 import os
 import secrets
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 
 from vmm.fuzz import corpus
-from vmm.fuzz.endings import ending
+from vmm.fuzz.endings import ending, what_is_short
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
-from vmm.fuzz.journal import journal_path, read_journal
+from vmm.fuzz.journal import Interrupted, journal_path, read_journal
 from vmm.fuzz.messages import (
     AnyMessage,
     Best,
@@ -30,7 +31,7 @@ from vmm.fuzz.minimise.queue import Queue
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment, run_worker
 from vmm.host.child import Child, name_of
-from vmm.host.health import KernelWatch
+from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
@@ -41,6 +42,20 @@ _SILENCE_S = 30.0
 """So long may a worker say nothing: the longest scenarios take a second or two."""
 
 _MAX_RESTARTS = 8
+_STOPPED = "stopped"
+_OUTSIDE = "the host: a worker was killed or stopped from outside, perhaps for want of memory"
+_FROM_OUTSIDE = tuple(
+    f"died: {number.name}"
+    for number in (
+        signal.SIGKILL,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGXCPU,
+    )
+)
+"""Deaths that say nothing of KVM, unless the kernel complains: an oops ends a process so, too."""
 
 
 @dataclass(slots=True)
@@ -51,6 +66,8 @@ class _Post:
     child: Child
     journal: Path
     heard: float
+    first: int = 0
+    failed: bool = False
 
 
 class Fuzzer:
@@ -96,11 +113,12 @@ class Fuzzer:
         except KeyboardInterrupt:
             interruption.asked = True
         except OSError as error:
-            tally.end_early(f"{error.filename or self._plan.out}: {error.strerror}")
+            tally.end_early(f"the host: {what_is_short(error)}")
         finally:
             self._end()
         if interruption.asked:
             tally.note("interrupted")
+            tally.ended_early |= self._plan.is_bounded and not self._is_budget_spent()
         return tally
 
     def _finish(self, interruption: Interruption) -> None:
@@ -134,7 +152,7 @@ class Fuzzer:
             process=name_of(number),
         )
         child = Child.start(partial(run_worker, assignment), assignment.process)
-        self._posts.append(_Post(number, child, journal, time.monotonic()))
+        self._posts.append(_Post(number, child, journal, time.monotonic(), first))
 
     def _left_s(self) -> float:
         """Return how much time there is, minimising included."""
@@ -144,15 +162,17 @@ class Fuzzer:
         return self._started + plan.seconds + plan.overtime_s - time.monotonic()
 
     def _spent(self) -> bool:
-        plan, tally = self._plan, self.tally
-        if tally.failure or tally.ended_early or not self._posts:
-            return True
-        if plan.seconds is not None and time.monotonic() - self._started >= plan.seconds:
-            return True
-        if plan.operations is not None and tally.operations >= plan.operations:
+        tally = self.tally
+        if tally.ended_early or not self._posts or self._is_budget_spent():
             return True
         found = len(tally.findings) + len(tally.again) + self._queue.pending
-        return found >= plan.max_findings
+        return found >= self._plan.max_findings
+
+    def _is_budget_spent(self) -> bool:
+        plan = self._plan
+        if plan.seconds is not None and time.monotonic() - self._started >= plan.seconds:
+            return True
+        return plan.operations is not None and self.tally.operations >= plan.operations
 
     def _turn(self, watch: KernelWatch | None, left_s: float) -> None:
         """Hear what there is to hear, look after those who are silent, and show the tally."""
@@ -165,8 +185,7 @@ class Fuzzer:
             if post.child.connection in ready:
                 self._hear(post, watch)
             elif time.monotonic() - post.heard > _SILENCE_S:
-                silence = f"hung: nothing heard for {_SILENCE_S:g} s; {post.child.stack()}"
-                self._replace(post, silence, watch)
+                self._replace(post, _silence(post.child), watch)
         if minimiser in ready:
             queue.hear()
         queue.look_after()
@@ -181,6 +200,7 @@ class Fuzzer:
             self._replace(post, "", watch)
             return
         post.heard = time.monotonic()
+        post.failed |= isinstance(message, Failed)
         self._take(message)
 
     def _take(self, message: AnyMessage) -> None:
@@ -205,11 +225,12 @@ class Fuzzer:
                 if complaint not in self._causes:
                     self._causes.add(complaint)
                     self._queue.write(self._finding(scenario, complaint, lines))
-            case Failed(reason, is_disk):
-                if is_disk:
-                    tally.end_early(reason)
+            case Failed(reason, is_host, scenario):
+                if is_host:
+                    tally.end_early(f"the host: {reason}")
                 else:
                     tally.failure = reason
+                    tally.note(f"{scenario.name if scenario else 'a worker'}: internal error")
             case Best() | Minimised():
                 raise AssertionError("workers do not minimise")
 
@@ -233,29 +254,42 @@ class Fuzzer:
     def _replace(self, post: _Post, how: str, watch: KernelWatch | None) -> None:
         """Put another process in the place of one that is gone or hangs."""
         self._posts.remove(post)
-        how = post.child.end() or how
+        died = post.child.end()
+        how = how if how.startswith(_STOPPED) else died or how
         left = read_journal(post.journal) if post.journal.exists() else None
         journal = b"" if left is None else post.journal.read_bytes()
         post.journal.unlink(missing_ok=True)  # A process that cannot be killed keeps it locked.
-        if self.tally.failure or self.tally.ended_early:
+        if self.tally.ended_early:
             return
-        if not how or left is None:
-            self.tally.failure = f"a worker ended without a word{how and ': '}{how}"
+        problems = watch.news() if watch else ()
+        from_outside = how.startswith(_STOPPED) or (how in _FROM_OUTSIDE and not problems)
+        if from_outside:
+            self.tally.note(f"{_OUTSIDE}: {how}; what ran then is left out")
+            self.tally.disturbed = True
+        elif not post.failed:
+            if not how or left is None:
+                self.tally.failure = f"a worker ended without a word{how and ': '}{how}"
+                self.tally.ended_early = True
+                return
+            self._ended(left, how, journal, problems)
+        self._restarts += 1
+        if self._restarts > _MAX_RESTARTS:
+            self.tally.end_early(f"{self._restarts} workers hung, died or failed")
             return
+        self._post(post.number, post.first if left is None else left.intent.next_index)
+
+    def _ended(
+        self, left: Interrupted, how: str, journal: bytes, problems: Sequence[Problem]
+    ) -> None:
+        """Tell what a worker has met that hung or died."""
         scenario = left.under_way[0] if left.under_way else left.intent.scenarios[-1]
         self.tally.note(f"{scenario.name} {how}")
-        problems = watch.news() if watch else ()
         lines = (how, *(line for problem in problems for line in problem.excerpt))
         finding = self._finding(scenario, ending(how), lines, journal)
-        self._restarts += 1
         if how.endswith("cannot be killed"):
             self._queue.write(finding, time_limit_s=0.0)  # It would hang there, too.
         else:
             self._queue.add(finding)
-        if self._restarts > _MAX_RESTARTS:
-            self.tally.end_early(f"{self._restarts} workers hung or died")
-            return
-        self._post(post.number, left.intent.next_index)
 
     def _end_workers(self) -> None:
         for post in self._posts:
@@ -269,3 +303,10 @@ class Fuzzer:
         self._queue.close()
         if self._plan.out.exists() and not any(self._plan.out.iterdir()):
             self._plan.out.rmdir()
+
+
+def _silence(child: Child) -> str:
+    """Return how a worker is that nothing was heard of."""
+    if child.is_stopped():
+        return f"{_STOPPED}: somebody sent SIGSTOP"
+    return f"hung: nothing heard for {_SILENCE_S:g} s; {child.stack()}"

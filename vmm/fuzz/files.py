@@ -12,7 +12,8 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file, in place of one that is there. Raises OSError."""
     scratch = _scratch(path)
     try:
-        with scratch.open("w") as file:
+        scratch.unlink(missing_ok=True)
+        with scratch.open("x") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # Else a crash may leave the name, and nothing in it.

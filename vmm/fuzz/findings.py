@@ -15,7 +15,7 @@ from vmm.fuzz.files import whole_folder, write_whole
 from vmm.host.hostinfo import HostInfo
 from vmm.repro.emit import InexpressibleError, program
 from vmm.scenario import words
-from vmm.scenario.codec import history_lines, scenario_text
+from vmm.scenario.codec import history_lines, read_scenario, scenario_text
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
@@ -23,6 +23,9 @@ from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Verdict, judge
 
 _DIFFERENT_TRIES = 10
+
+ALSO = "also"
+"""The folder, within one of a finding, that holds others of the same fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,22 @@ def write(
     except FileExistsError:  # Another run was faster.
         return target, False
     return target, True
+
+
+def length_of(folder: Path) -> int:
+    """Return how many operations the scenario of a finding has that was written."""
+    return len(read_scenario(folder / "scenario.json").operations)
+
+
+def swap(known: Path, shorter: Path, target: Path) -> None:
+    """Make a finding that lies within another one the outer, under the name ``target``.
+
+    Raises OSError.
+    """
+    shorter.rename(target)
+    also = known / ALSO
+    also.rename(target / ALSO)
+    known.rename(target / ALSO / known.name)
 
 
 def _fill(

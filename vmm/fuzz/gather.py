@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vmm.fuzz.files import whole_folder
+from vmm.fuzz.findings import ALSO
 from vmm.scenario.codec import read_scenario
 from vmm.scenario.reading import FileError
 
@@ -37,8 +38,23 @@ def gather(finding: Path, out: Path) -> None:
         return
     with suppress(FileExistsError), whole_folder(target) as scratch:
         for path in sorted(finding.iterdir()):
-            if _is(path, stat.S_ISREG) and path.stat().st_size <= _MAX_FILE_BYTES:
-                shutil.copyfile(path, scratch / path.name, follow_symlinks=False)
+            _copy(path, scratch)
+        for other in _others(finding):
+            (scratch / ALSO / other.name).mkdir(parents=True)
+            for path in sorted(other.iterdir()):
+                _copy(path, scratch / ALSO / other.name)
+
+
+def _copy(path: Path, folder: Path) -> None:
+    if _is(path, stat.S_ISREG) and path.stat().st_size <= _MAX_FILE_BYTES:
+        shutil.copyfile(path, folder / path.name, follow_symlinks=False)
+
+
+def _others(finding: Path) -> list[Path]:
+    """Return the folders of findings that are kept with this one."""
+    if not _is(finding / ALSO, stat.S_ISDIR):
+        return []
+    return [path for path in sorted((finding / ALSO).iterdir()) if _is(path, stat.S_ISDIR)]
 
 
 def _regular(path: Path) -> Path:

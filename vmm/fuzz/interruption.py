@@ -4,8 +4,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""A batch system ends its jobs with SIGTERM, a terminal that goes away with SIGHUP."""
+from vmm.host.child import ENDING_SIGNALS
 
 
 class Interruption:
@@ -15,7 +14,7 @@ class Interruption:
         self.asked = False
 
     def __enter__(self) -> Self:
-        self._before = [signal.signal(number, self._ask) for number in _SIGNALS]
+        self._before = [signal.signal(number, self._ask) for number in ENDING_SIGNALS]
         return self
 
     def __exit__(
@@ -24,7 +23,7 @@ class Interruption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in zip(_SIGNALS, self._before, strict=True):
+        for number, handler in zip(ENDING_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

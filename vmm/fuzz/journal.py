@@ -6,6 +6,8 @@ behind names the scenario under way, or the few among which it is.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -38,21 +40,32 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Open, or make, the file. Raises OSError, if somebody else has it, too."""
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         os.lockf(self._file, os.F_TLOCK, 0)
 
     def begin(self, intent: Intent) -> None:
         """Put the intent on disk, in place of the one before. Raises OSError."""
         line = msgspec.json.encode(intent) + b"\n"
-        os.ftruncate(self._file, 0)
-        os.lseek(self._file, 0, os.SEEK_SET)
-        while line:  # A disk that is nearly full takes a part, and refuses the rest.
-            line = line[os.write(self._file, line) :]
-        os.fdatasync(self._file)
+        with self._named():
+            os.ftruncate(self._file, 0)
+            os.lseek(self._file, 0, os.SEEK_SET)
+            while line:  # A disk that is nearly full takes a part, and refuses the rest.
+                line = line[os.write(self._file, line) :]
+            os.fdatasync(self._file)
 
     def ended(self) -> None:
-        """Note that one more scenario of the intent ended."""
-        os.write(self._file, b".")
+        """Note that one more scenario of the intent ended. Raises OSError."""
+        with self._named():
+            os.write(self._file, b".")
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let errors name the file: the kernel's do not."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
 
     def close(self) -> None:
         """Close the file and remove it: nothing is under way."""
@@ -113,6 +126,9 @@ def left_behind(folder: Path) -> tuple[Path, ...]:
 
 
 def _is_in_use(path: Path) -> bool:
+    """Whether somebody has the file locked. A link, a pipe or a folder is nobody's journal."""
+    if path.is_symlink() or not path.is_file():
+        return True
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

@@ -64,10 +64,10 @@ class Minimised(Message, frozen=True, tag="minimised"):
 
 
 class Failed(Message, frozen=True, tag="failed"):
-    """This program failed: ``reason`` is a traceback, or what a full disk said."""
+    """A process cannot go on: ``reason`` is a traceback, or what the host has run out of."""
 
     reason: str
-    is_disk: bool = False
+    is_host: bool = False
     scenario: Scenario | None = None
 
 

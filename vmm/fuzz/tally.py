@@ -35,6 +35,11 @@ class Plan:
         return max(self.seconds * _OVERTIME_SHARE, _LEAST_OVERTIME_S)
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether the run has an end of its own."""
+        return self.seconds is not None or self.operations is not None
+
+    @property
     def step(self) -> int:
         """How far the scenarios of one worker lie apart."""
         return self.shard[1] * self.jobs
@@ -50,8 +55,11 @@ class Tally:
     """What was done so far. ``reached`` counts items of ``Novelty``.
 
     ``findings`` are new folders, ``again`` those of earlier runs that this one has found, too.
-    ``lost`` counts those that could not be written.
-    ``remarks`` say how reliably a finding shows, by the name of its folder.
+    ``lost`` counts those that could not be written. Each of ``findings`` is a fault: ``also`` has
+    the other findings of it, by the name of its folder, and ``remarks`` say how reliably they show.
+
+    ``differs`` says whether one of them is a difference, or a complaint of the kernel; what hung
+    or died is none. ``disturbed`` says whether somebody killed or stopped what was at work.
     """
 
     scenarios: int = 0
@@ -63,7 +71,10 @@ class Tally:
     again: list[Path] = field(default_factory=list)
     remarks: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    also: dict[str, list[Path]] = field(default_factory=dict)
     lost: int = 0
+    differs: bool = False
+    disturbed: bool = False
     ended_early: bool = False
     failure: str = ""
     seconds: float = 0.0

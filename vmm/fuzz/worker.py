@@ -1,6 +1,5 @@
 """A worker: a process that makes scenarios, runs and judges them, and tells what it found."""
 
-import errno
 import gc
 import os
 import signal
@@ -13,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from vmm.fuzz.dice import seed_of
+from vmm.fuzz.endings import what_is_short
 from vmm.fuzz.generate import generate
 from vmm.fuzz.journal import Intent, Journal
 from vmm.fuzz.messages import Complains, Differs, Failed, Fresh, Progress, send
@@ -20,6 +20,7 @@ from vmm.fuzz.novelty import Novelty
 from vmm.fuzz.trial import attempt, shortened
 from vmm.host.health import KernelWatch, without_others
 from vmm.kvm.system import Kvm
+from vmm.scenario.endings import HOST, is_short
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
@@ -66,17 +67,11 @@ def run_worker(assignment: Assignment, to: Connection) -> None:
         with Kvm.open() as kvm, KernelWatch() as watch:
             worker = _Worker(assignment, kvm, watch, journal, to)
             worker.run()
-    except OSError as error:
-        if not _is_disk(error):
-            send(to, Failed(traceback.format_exc(), scenario=worker.scenario if worker else None))
+    except Exception as error:
+        if is_short(error):
+            send(to, Failed(what_is_short(error), is_host=True))
         else:
-            send(to, Failed(f"{assignment.journal}: {error.strerror}", is_disk=True))
-    except Exception:
-        send(to, Failed(traceback.format_exc(), scenario=worker.scenario if worker else None))
-
-
-def _is_disk(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+            send(to, Failed(traceback.format_exc(), scenario=worker.scenario if worker else None))
 
 
 class _Worker:
@@ -136,6 +131,9 @@ class _Worker:
         self._operations += trial.events
         self._inconclusive += trial.verdict.status is Status.INCONCLUSIVE
         identity = trial.identity
+        if trial.verdict.reason.startswith(HOST):
+            send(self._to, Failed(trial.verdict.reason.removeprefix(HOST), is_host=True))
+            raise SystemExit
         if identity is not None and self._seen[identity] < _EXAMPLES:
             self._seen[identity] += 1
             send(self._to, Differs(shortened(scenario, trial), identity))

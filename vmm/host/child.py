@@ -97,6 +97,14 @@ class Child:
             return f"kernel stack not readable: {error.strerror}"
         return "kernel stack: " + ("; ".join(filter(None, stacks)) or "none, it runs in user space")
 
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped the process (SIGSTOP), so that it does nothing."""
+        try:
+            stat = Path(f"/proc/{self._pid}/stat").read_text()
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] in ("T", "t")
+
     def end(self) -> str:
         """Make sure that the process is gone; return how it died, "" if it did not by itself.
 

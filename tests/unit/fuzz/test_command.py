@@ -19,9 +19,13 @@ PLAN = Plan(seed=1, out=Path("findings"))
         (Tally(scenarios=9, inconclusive=9), 3),
         (Tally(), 3),
         (Tally(scenarios=9, ended_early=True), 3),
-        (Tally(scenarios=9, findings=[Path("a")], ended_early=True), 1),
-        (Tally(scenarios=9, again=[Path("a")]), 1),
-        (Tally(scenarios=9, lost=1), 1),
+        (Tally(scenarios=9, disturbed=True), 3),
+        (Tally(scenarios=9, findings=[Path("hung")]), 3),
+        (Tally(scenarios=9, lost=1), 3),
+        (Tally(scenarios=9, findings=[Path("a")], differs=True, ended_early=True), 1),
+        (Tally(scenarios=9, again=[Path("a")], differs=True), 1),
+        (Tally(scenarios=9, lost=1, differs=True), 1),
+        (Tally(scenarios=9, differs=True, failure="Traceback"), 1),
     ],
 )
 def test_exit_status_of_a_run(tally: Tally, status: int) -> None:

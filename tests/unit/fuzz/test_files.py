@@ -57,6 +57,27 @@ def test_a_journal_that_was_cut_off_names_nothing(tmp_path: Path) -> None:
     assert read_journal(path) is None
 
 
+def test_what_is_no_file_of_its_own_is_no_journal(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    Journal(real).begin(INTENT)
+    journal_path(tmp_path, "link", 0).symlink_to(real)
+    journal_path(tmp_path, "folder", 0).mkdir()
+    os.mkfifo(journal_path(tmp_path, "pipe", 0))
+    assert left_behind(tmp_path) == ()
+    with pytest.raises(OSError, match="link"):
+        Journal(journal_path(tmp_path, "link", 0))
+
+
+def test_a_file_is_not_written_through_a_link(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    (tmp_path / f".file.{os.getpid()}").symlink_to(secret)
+    (tmp_path / "file").symlink_to(secret)
+    write_whole(tmp_path / "file", "text")
+    assert secret.read_text() == "secret"
+    assert (tmp_path / "file").read_text() == "text"
+
+
 @given(st.integers(0), st.binary(max_size=3))
 def test_a_journal_cut_off_anywhere_names_what_may_be_under_way(cut: int, rest: bytes) -> None:
     whole = msgspec.json.encode(INTENT) + b"\n.."

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -41,7 +42,8 @@ class Doubt(msgspec.Struct, frozen=True):
 def confirm(doubt: Doubt) -> Child:
     """Start the process. It says what a minimiser says, and nothing where there is no doubt."""
     child = Child.start(_begin_anew)
-    child.connection.send_bytes(msgspec.json.encode(doubt))
+    with suppress(BrokenPipeError):  # It was killed: what it says is at an end, as when it ends.
+        child.connection.send_bytes(msgspec.json.encode(doubt))
     return child
 
 

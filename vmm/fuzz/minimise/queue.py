@@ -3,9 +3,12 @@
 from collections import defaultdict, deque
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from vmm.execution.runner import HarnessError
-from vmm.fuzz.findings import Finding, write
+from vmm.fuzz.endings import is_ending
+from vmm.fuzz.findings import ALSO, Finding, length_of, swap, write
+from vmm.fuzz.minimise.fault import Fault, fault_of
 from vmm.fuzz.minimise.stages import Stages
 from vmm.fuzz.tally import Plan, Tally
 from vmm.host.hostinfo import HostInfo
@@ -30,6 +33,7 @@ class Queue:
         self._tally = tally
         self._waiting: deque[Finding] = deque()
         self._examples: defaultdict[Identity, list[Scenario]] = defaultdict(list)
+        self._faults: dict[Fault, Path] = {}
         self._stages: Stages | None = None
 
     @property
@@ -87,12 +91,36 @@ class Queue:
 
     def write(self, finding: Finding, time_limit_s: float = _WRITING_S) -> None:
         """Write a finding, unless this or an earlier run has. Raises OSError."""
-        path, is_new = write(self._plan.out, finding, self._features, self._host, time_limit_s)
         tally = self._tally
+        tally.differs |= not is_ending(finding.identity)
+        fault = fault_of(finding.scenario, finding.identity)
+        known = self._faults.get(fault)
+        folder = self._plan.out if known is None else known / ALSO
+        if known is not None and finding.name == known.name:
+            return
+        path, is_new = write(folder, finding, self._features, self._host, time_limit_s)
         if path in (*tally.findings, *tally.again):
             return
-        (tally.findings if is_new else tally.again).append(path)
         tally.remarks[path.name] = finding.remark
+        if known is None:
+            self._faults[fault] = path
+            (tally.findings if is_new else tally.again).append(path)
+        elif is_new:
+            self._join(fault, known, path)
+
+    def _join(self, fault: Fault, known: Path, path: Path) -> None:
+        """Put the shorter of two findings of one fault first; the others are kept with it."""
+        tally = self._tally
+        first = self._plan.out / path.name
+        if length_of(path) >= length_of(known) or first.exists():
+            first = known
+        else:
+            swap(known, path, first)
+            for found in (tally.findings, tally.again):
+                found[:] = [first if each == known else each for each in found]
+            self._faults[fault] = first
+            tally.also.pop(known.name, None)
+        tally.also[first.name] = sorted((first / ALSO).iterdir())
 
     def close(self) -> None:
         """Leave no process, and write what was not minimised to its end as it is."""
