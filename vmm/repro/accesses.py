@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from vmm.repro.account import Account
+from vmm.repro.cnames import data, unsigned
 from vmm.repro.expectations import Expectation
-from vmm.repro.words import data, unsigned
 from vmm.scenario.history import Mmio, Stopped, Swept, Touched
 from vmm.scenario.operations import REAL_MODE_END, Execute, Sweep, Touch, access_end
 

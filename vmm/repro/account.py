@@ -1,7 +1,7 @@
 """What the statements of a program use, and the expressions that several kinds of them share."""
 
+from vmm.repro.cnames import CNames, error
 from vmm.repro.expectations import Expectation
-from vmm.repro.words import Words, error
 from vmm.scenario.history import AnyOutcome, DirtyPages, Done, PreFaulted, Refused, RingsReset
 from vmm.scenario.slots import as_id_of, id_of
 
@@ -20,8 +20,8 @@ class Account:
     each vCPU sees.
     """
 
-    def __init__(self, words: Words) -> None:
-        self.words = words
+    def __init__(self, names: CNames) -> None:
+        self.names = names
         self.used: set[str] = {"mapping", "region", "at"}
         self.files: set[str] = set()
         self.shared: set[str] = set()
@@ -42,7 +42,7 @@ class Account:
     def memfd(self, name: str) -> str:
         """Return the variable of a guest_memfd."""
         self.use("memfd")
-        file = self.words.file(name)
+        file = self.names.file(name)
         self.files.add(file)
         return file
 

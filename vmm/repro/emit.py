@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from vmm.repro import expectations, runtime
 from vmm.repro.accesses import is_plain_write
 from vmm.repro.account import Account, InexpressibleError
+from vmm.repro.cnames import CNames, create_vm
 from vmm.repro.expectations import Expectation
 from vmm.repro.requirements import gpa_bits, reach, requirements
 from vmm.repro.statements import Statements
 from vmm.repro.tracking import RING_CAPS
-from vmm.repro.words import Words, create_vm
 from vmm.scenario import words
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
@@ -40,7 +40,7 @@ def program_of(scenario: Scenario, features: Features) -> str:
 
 
 def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation]) -> str:
-    names = Words(mappings_of(scenario))
+    names = CNames(mappings_of(scenario))
     statements = Statements(names, scenario.vm_type)
     blocks = [_block(group, names, statements) for group in _groups(steps)]
     account = statements.account
@@ -95,7 +95,7 @@ def _vcpu(step: Expectation) -> int:
     return step.operation.vcpu if isinstance(step.operation, Touch) else -1
 
 
-def _block(group: list[_Numbered], names: Words, statements: Statements) -> str:
+def _block(group: list[_Numbered], names: CNames, statements: Statements) -> str:
     """Return the comment and the statements of steps that are carried out at once."""
     (first, step), (last, _) = group[0], group[-1]
     if first == last:
@@ -166,7 +166,7 @@ def _setup(scenario: Scenario, features: Features, account: Account) -> str:
 
 
 def _map(mapping: Mapping, account: Account) -> str:
-    name = account.words.variable(mapping.name)
+    name = account.names.variable(mapping.name)
     private = "MAP_PRIVATE | MAP_ANONYMOUS"
     both = "PROT_READ | PROT_WRITE"
     match mapping.kind:
@@ -175,7 +175,7 @@ def _map(mapping: Mapping, account: Account) -> str:
         case "shared":
             return f"map({name}, NULL, {both}, MAP_SHARED | MAP_ANONYMOUS, -1);"
         case "memfd":
-            file = account.words.file(mapping.name)
+            file = account.names.file(mapping.name)
             account.files.add(file)
             return (
                 f'{file} = must(memfd_create("memslot", 0), "memfd_create");\n'

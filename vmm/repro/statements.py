@@ -5,9 +5,9 @@ from typing import assert_never
 
 from vmm.repro.accesses import access, writes
 from vmm.repro.account import Account, InexpressibleError
+from vmm.repro.cnames import CNames, create_vm, data, flags, unsigned
 from vmm.repro.expectations import Expectation
 from vmm.repro.tracking import clear_log, enable, get_log, harvest
-from vmm.repro.words import Words, create_vm, data, flags, unsigned
 from vmm.scenario.history import Inspected, PreFaulted, Refused, Unmapped
 from vmm.scenario.operations import (
     MEMFD_INIT_SHARED,
@@ -59,9 +59,9 @@ _DEATHS = {
 class Statements:
     """Writes the statements of steps; ``account`` is of what they use."""
 
-    def __init__(self, words: Words, vm_type: int) -> None:
-        self.account = Account(words)
-        self._words = words
+    def __init__(self, names: CNames, vm_type: int) -> None:
+        self.account = Account(names)
+        self._names = names
         self._vm_type = vm_type
 
     def declarations(self) -> str:
@@ -100,7 +100,7 @@ class Statements:
                 if isinstance(step.chosen, Refused):
                     return ["/* Nothing is mapped there, so nothing is written. */"]
                 account.use("hostwrite")
-                place = f"{self._words.variable(op.place.mapping)}, {op.place.offset:#x}"
+                place = f"{self._names.variable(op.place.mapping)}, {op.place.offset:#x}"
                 return [f"host_writes({place}, {unsigned(op.value)});"]
             case ChangeHostMemory():
                 return [self._change(op)]
@@ -184,7 +184,7 @@ class Statements:
         fields = (
             f"{unsigned(op.slot) if op.slot >> 16 else op.slot}, {flags(op.flags)}, "
             f"{unsigned(op.guest_phys_addr)}, {unsigned(op.memory_size)}, "
-            f"{self._words.hva(op.userspace_addr)}"
+            f"{self._names.hva(op.userspace_addr)}"
         )
         if not isinstance(op, SetUserMemoryRegion2):
             return f"set_region({fields})"
@@ -194,8 +194,8 @@ class Statements:
 
     def _file(self, name: str) -> str:
         """Return the file of a call: a guest_memfd, or that of a mapping."""
-        if any(mapping.name == name for mapping in self._words.mappings):
-            return self._words.file(name)
+        if any(mapping.name == name for mapping in self._names.mappings):
+            return self._names.file(name)
         return self.account.memfd(name)
 
     def _memfd(
@@ -215,7 +215,7 @@ class Statements:
                 account.use("mapmemfd")
                 sharing = "MAP_PRIVATE" if op.sharing == "private" else "MAP_SHARED"
                 is_shared = "true" if op.name in account.shared else "false"
-                mapping = self._words.variable(op.mapping)
+                mapping = self._names.variable(op.mapping)
                 return f"map_guest_memfd({file}, {mapping}, {sharing}, {is_shared})"
             case PunchGuestMemfd():
                 account.use("punchmemfd")
@@ -224,7 +224,7 @@ class Statements:
                 return f"punch_guest_memfd({file}, {mode}, {where})"
 
     def _change(self, op: ChangeHostMemory) -> str:
-        where = f"{self._words.variable(op.place.mapping)}, {op.place.offset:#x}, {op.pages}"
+        where = f"{self._names.variable(op.place.mapping)}, {op.place.offset:#x}, {op.pages}"
         match op.how:
             case "drop" | "punch":
                 self.account.use("advise")
@@ -235,9 +235,9 @@ class Statements:
                 return f"host_unmaps({where});"
             case "map":
                 self.account.use("remap")
-                kinds = {mapping.name: mapping.kind for mapping in self._words.mappings}
+                kinds = {mapping.name: mapping.kind for mapping in self._names.mappings}
                 is_file = kinds[op.place.mapping] == "memfd"
-                file = self._words.file(op.place.mapping) if is_file else "-1"
+                file = self._names.file(op.place.mapping) if is_file else "-1"
                 return f"host_maps({where}, {file});"
             case "forbid" | "allow":
                 self.account.use("protect")
@@ -252,12 +252,12 @@ class Statements:
             if isinstance(outcome, Inspected):
                 for change in outcome.changes:
                     self.account.use("change")
-                    name = self._words.variable(change.mapping)
+                    name = self._names.variable(change.mapping)
                     where = f"{name}, {change.offset:#x}, {len(change.data)}"
                     lines.append(f"expect_change({where}, {data(change.data)});")
         looks = [
-            f"look_at({self._words.variable(mapping.name)});"
-            for mapping in self._words.mappings[:-1]
+            f"look_at({self._names.variable(mapping.name)});"
+            for mapping in self._names.mappings[:-1]
         ]
         if looks:
             self.account.use("look")

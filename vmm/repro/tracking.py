@@ -1,8 +1,8 @@
 """Dirty logs and dirty rings as C statements."""
 
 from vmm.repro.account import Account
+from vmm.repro.cnames import pages, slot_pages, unsigned
 from vmm.repro.expectations import Expectation
-from vmm.repro.words import pages, slot_pages, unsigned
 from vmm.scenario.history import DirtyPages, RingPages
 from vmm.scenario.operations import ClearDirtyLog, EnableCap, GetDirtyLog, HarvestDirtyRing
 

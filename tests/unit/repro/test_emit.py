@@ -12,9 +12,9 @@ from tests.ideal import FEATURES, ideal_history
 from vmm.catalogue import catalogue
 from vmm.repro import runtime
 from vmm.repro.account import Account
+from vmm.repro.cnames import CNames
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.repro.requirements import requirements
-from vmm.repro.words import Words
 from vmm.scenario.features import NEEDS
 from vmm.scenario.history import History, Refused
 from vmm.scenario.operations import (
@@ -170,7 +170,7 @@ def test_missing_private_memory_stops_the_vcpu_by_name_where_nothing_else_may_ha
 @pytest.mark.parametrize("need", sorted(NEEDS))
 def test_what_a_scenario_needs_is_asked_for_or_mapped(need: str) -> None:
     scenario = Scenario("needy", (), needs=(need,), survey="none")
-    lines = list(requirements(scenario, FEATURES, Account(Words(()))))
+    lines = list(requirements(scenario, FEATURES, Account(CNames(()))))
     assert bool(lines) != (need in ("zero_page", "hugetlb_pages"))
 
 

@@ -6,7 +6,7 @@ import re
 from vmm.scenario.operations import GUEST_MAPPING, Hva, Mapping
 
 
-class Words:
+class CNames:
     """Names that a C compiler takes, whatever a scenario calls things."""
 
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
