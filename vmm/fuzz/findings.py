@@ -10,15 +10,16 @@ from pathlib import Path
 import msgspec
 
 from vmm.execution.runner import HarnessError, run_isolated
+from vmm.fuzz import bugreport
 from vmm.fuzz.endings import ended_badly
 from vmm.fuzz.files import whole_folder, write_whole
 from vmm.host.hostinfo import HostInfo
 from vmm.repro.emit import InexpressibleError, program
-from vmm.scenario import words
 from vmm.scenario.codec import history_lines, read_scenario, scenario_text
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
+from vmm.scenario.shown import shown
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Verdict, judge
 
@@ -108,14 +109,21 @@ def _fill(
     """Write all the files. Raises OSError."""
     write_whole(folder / "scenario.json", scenario_text(scenario))
     write_whole(folder / "host.json", json.dumps(asdict(host), indent=2) + "\n")
-    write_whole(folder / "kernel-log.txt", "".join(f"{line}\n" for line in finding.log))
+    if finding.log:
+        write_whole(folder / "kernel-log.txt", "".join(f"{line}\n" for line in finding.log))
     if finding.journal:
         (folder / "under-way.journal").write_bytes(finding.journal)
     if history is not None:
         write_whole(folder / "history.jsonl", b"".join(history_lines(history)).decode())
         with suppress(InexpressibleError):  # The history says all the same what happened.
             write_whole(folder / "repro.c", program(history))
-    write_whole(folder / "report.md", _report(finding, history, folder, host))
+    verdict = None if history is None else judge(history)
+    title = bugreport.subject(verdict, str(finding.identity))
+    summary = _summary(finding, verdict)
+    files = {path.name for path in folder.iterdir()}
+    parts = tuple(bugreport.sections(finding.scenario, history, verdict, host, finding.log, files))
+    write_whole(folder / "report.md", bugreport.markdown(title, summary, parts))
+    write_whole(folder / "report.txt", bugreport.mail(title, summary, parts))
 
 
 def _history(
@@ -138,41 +146,6 @@ def _history(
     return history
 
 
-def _report(finding: Finding, history: History | None, folder: Path, host: HostInfo) -> str:
-    """Return the finding in the form of a bug report."""
-    verdict = None if history is None else judge(history)
-    parts = [f"# KVM: memslots: {_title(finding, verdict)}\n", _summary(finding, verdict)]
-    operations = finding.scenario.operations
-    steps = [f"{number}. {words.operation(op)}" for number, op in enumerate(operations, 1)]
-    parts.append("## Steps\n\n" + "\n".join(steps) + "\n")
-    if verdict is not None and verdict.difference is not None:
-        difference = verdict.difference
-        expected = "\n".join(
-            f"- {each.outcome}: {each.promise} ({each.basis}: {each.cite})"
-            for each in difference.expected
-        )
-        slots = "\n".join(difference.slot_map) or "(no slot)"
-        parts.append(f"## Expected\n\nAfter `{difference.operation}`:\n\n{expected}\n")
-        parts.append(f"## Observed\n\n- {difference.observed}\n")
-        parts.append(f"## Slots at that moment\n\n```\n{slots}\n```\n")
-    if finding.log:
-        parts.append("## Kernel log\n\n```\n" + "\n".join(finding.log) + "\n```\n")
-    facts = "\n".join(f"- {name}: {value}" for name, value in host.in_brief().items())
-    parts.append(f"## Host\n\n{facts}\n")
-    parts.append(_again({path.name for path in folder.iterdir()}))
-    return "\n".join(parts)
-
-
-def _title(finding: Finding, verdict: Verdict | None) -> str:
-    if verdict is None or verdict.difference is None:
-        return str(finding.identity)
-    return (
-        verdict.difference.expected[0].promise
-        if verdict.difference.expected
-        else str(finding.identity)
-    )
-
-
 def _summary(finding: Finding, verdict: Verdict | None) -> str:
     count = len(finding.scenario.operations)
     when = f"on {time.strftime('%Y-%m-%d')}, after {finding.seconds:.1f} s"
@@ -188,15 +161,5 @@ def _summary(finding: Finding, verdict: Verdict | None) -> str:
     if finding.runs and finding.differed < finding.runs:
         lines.append("It comes and goes: it may be a race, or depend on what ran before.")
     if verdict is not None and verdict.reason:
-        lines.append(f"The run ended: {verdict.reason}.")
+        lines.append(f"The run ended: {shown(verdict.reason)}.")
     return "\n".join(lines) + "\n"
-
-
-def _again(files: set[str]) -> str:
-    commands = {
-        "repro.c": "cc -o repro repro.c && ./repro; echo $?    # 1: wrong, 0: right, 4: cannot run",
-        "scenario.json": "vmm run scenario.json",
-        "history.jsonl": "vmm judge history.jsonl",
-    }
-    lines = [command for name, command in commands.items() if name in files]
-    return "\n".join(("## To see it again\n", "```", *lines, "```\n"))

@@ -1,0 +1,93 @@
+"""A bug report says what happened, in Markdown and as a mail, and forges nothing."""
+
+import msgspec
+
+from tests.ideal import ideal_history
+from vmm.fuzz import bugreport
+from vmm.fuzz.bugreport import Section
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario.history import Touched
+from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
+from vmm.verdict.judge import judge
+
+HOST = HostInfo(
+    "6.12.0",
+    "x86_64",
+    "a processor",
+    hypervisor=False,
+    vendor="kvm_intel",
+    tdp="on (ept)",
+    modules={"kvm_intel": {"ept": "Y", "debug": "0"}},
+    command_line="quiet",
+)
+SCENARIO = Scenario(
+    "moved",
+    (
+        SetUserMemoryRegion(1, 0x100_000, 0x1000, Place("a")),
+        SetUserMemoryRegion(1, 0x200_000, 0x1000, Place("a")),
+        SetUserMemoryRegion(1, 0x200_000, 0x1000, Place("a", 0x1000)),
+        Touch(0x100_000),
+        SetUserMemoryRegion(1),
+    ),
+    (Mapping("a", 2),),
+    survey="none",
+)
+
+
+def told() -> tuple[str, tuple[Section, ...]]:
+    history = ideal_history(SCENARIO)
+    events = tuple(
+        msgspec.structs.replace(event, outcome=Touched(0x1234)) if event.origin == 3 else event
+        for event in history.events
+    )
+    history = msgspec.structs.replace(history, events=events)
+    verdict = judge(history)
+    log = ("```", "# forged\x1b[2J\nline")
+    parts = bugreport.sections(SCENARIO, history, verdict, HOST, log, {"repro.c", "scenario.json"})
+    return bugreport.subject(verdict, "something"), tuple(parts)
+
+
+def test_the_title_says_what_happened() -> None:
+    title, _ = told()
+    assert title.startswith("vCPU 0 reads 4 bytes at gpa 0x100000: ")
+    assert "MMIO" in title.partition(", where ")[2]
+    assert title.endswith(" is right")
+    assert bugreport.subject(None, "hung\x1b") == "hung\\x1b"
+
+
+def test_steps_are_named_by_what_they_do() -> None:
+    _, (steps, memory, *_) = told()
+    assert [line.partition(":")[0] for line in steps.lines[:3]] == ["create", "move", "no change"]
+    assert steps.lines[2].endswith("-> EINVAL")
+    assert steps.lines[4].startswith("delete: ")
+    assert "2 pages of anonymous memory" in memory.lines[0]
+    assert "memslot 400 at gpa 0xffff0000" in memory.lines[1]
+
+
+def test_what_matters_of_the_host_and_how_to_bisect_is_said() -> None:
+    title, parts = told()
+    text = bugreport.markdown(title, "summary\n", parts)
+    assert "- kernel: 6.12.0\n" in text
+    assert "- kvm_intel: ept=Y\n" in text
+    assert "- kernel command line: quiet\n" in text
+    assert "started as `vmm" in text
+    assert "git bisect run " in text
+    assert "vmm judge" not in text, "there is no such file"
+
+
+def test_nothing_forges_a_line() -> None:
+    title, parts = told()
+    text = bugreport.markdown(title, "summary\n", parts)
+    assert "\x1b" not in text
+    assert "\n# forged" in text, "within the fence, escaped"
+    assert "# forged\\x1b[2J\\nline" in text
+    assert text.count("```") == 2 * sum(part.kind == "verbatim" for part in parts)
+
+
+def test_a_mail_has_a_subject_and_short_lines() -> None:
+    title, parts = told()
+    text = bugreport.mail(title, "A summary of one line.\n", parts)
+    assert text.startswith("Subject: [BUG] KVM: memslots: vCPU 0 reads")
+    body = text.partition("Steps:")[2].partition("To see it again:")[0]
+    assert max(map(len, body.splitlines())) <= 100
+    assert "```" not in text.replace("  ```", "")

@@ -1,0 +1,213 @@
+"""A finding as a bug report: what kernel maintainers ask for, in Markdown and as plain text.
+
+Both forms are made from the same sections. Whatever may stem from a file of somebody else's (a
+scenario that was given to be minimised, a kernel's log) is shown escaped, a line at a time.
+"""
+
+import shlex
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario import words
+from vmm.scenario.history import AnyOutcome, Done, History, Refused
+from vmm.scenario.operations import (
+    GUEST_MAPPING,
+    GUEST_SIZE_BYTES,
+    AnyOperation,
+    Mapping,
+    Scenario,
+    SetUserMemoryRegion,
+)
+from vmm.scenario.plan import guest_slots
+from vmm.scenario.shown import shown
+from vmm.verdict.judge import Verdict
+
+_MOST = 400
+_MAIL_COLUMNS = 75
+_KINDS = {
+    "anonymous": "anonymous memory",
+    "shared": "shared anonymous memory",
+    "memfd": "a memfd",
+    "hugetlb": "2 MiB huge pages",
+    "thp": "anonymous memory, aligned for transparent huge pages",
+    "zero": "anonymous memory at virtual address 0",
+    "unmapped": "reserved addresses with nothing mapped there",
+    "guest_memfd": "a guest_memfd, once it is mapped there",
+}
+_CONFIG = ("tdp_mmu", "ept", "npt", "unrestricted_guest", "avic", "enable_apicv", "nx_huge_pages")
+"""Parameters of KVM's modules that decide how it handles memslots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the report. ``kind`` says how its lines are set: a list, steps or as they are."""
+
+    title: str
+    lines: tuple[str, ...]
+    kind: str = "list"
+
+
+def subject(verdict: Verdict | None, otherwise: str) -> str:
+    """Return what happened, on one line."""
+    difference = None if verdict is None else verdict.difference
+    if difference is None:
+        return shown(otherwise, _MOST)
+    what = f"{difference.operation}: {difference.observed}"
+    if difference.expected:
+        what += f", where {difference.expected[0].outcome} is right"
+    return shown(what, _MOST)
+
+
+def sections(
+    scenario: Scenario,
+    history: History | None,
+    verdict: Verdict | None,
+    host: HostInfo,
+    log: Sequence[str],
+    files: set[str],
+) -> Iterator[Section]:
+    """Yield what follows the summary."""
+    yield Section("Steps", tuple(_steps(scenario, history)), "steps")
+    yield Section("Memory", tuple(_memory(scenario)))
+    if verdict is not None and verdict.difference is not None:
+        difference = verdict.difference
+        expected = tuple(
+            f"{each.outcome}: {each.promise} ({each.basis}: {each.cite})"
+            for each in difference.expected
+        )
+        yield Section("Expected", expected)
+        yield Section("Observed", (f"{difference.operation}: {difference.observed}",))
+        yield Section("Slots at that moment", difference.slot_map or ("(no slot)",), "verbatim")
+    if log:
+        yield Section("Kernel log", tuple(log), "verbatim")
+    yield Section("Host", tuple(_host(host)))
+    yield Section("To see it again", tuple(_again(files)), "verbatim")
+
+
+def markdown(title: str, summary: str, parts: Sequence[Section]) -> str:
+    """Return the report for a bug tracker."""
+    text = [f"# KVM: memslots: {title}\n", summary]
+    for part in parts:
+        lines = [shown(line, _MOST) for line in part.lines]
+        match part.kind:
+            case "steps":
+                body = "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
+            case "verbatim":
+                body = "```\n" + "\n".join(line.replace("```", "'''") for line in lines) + "\n```"
+            case _:
+                body = "\n".join(f"- {line}" for line in lines)
+        text.append(f"## {part.title}\n\n{body}\n")
+    return "\n".join(text)
+
+
+def mail(title: str, summary: str, parts: Sequence[Section]) -> str:
+    """Return the report as the text of a mail to a list: a subject, and short lines."""
+    text = [f"Subject: [BUG] KVM: memslots: {title}\n", _wrapped(summary.replace("`", ""))]
+    for part in parts:
+        lines = [shown(line, _MOST) for line in part.lines]
+        if part.kind == "verbatim":
+            body = "\n".join(f"  {line}" for line in lines)
+        elif part.kind == "steps":
+            marked = ((f"  {number}. ", line) for number, line in enumerate(lines, 1))
+            body = "\n".join(_wrapped(line, mark) for mark, line in marked)
+        else:
+            body = "\n".join(_wrapped(line, "  - ") for line in lines)
+        text.append(f"{part.title}:\n\n{body}\n")
+    return "\n".join(text)
+
+
+def _wrapped(text: str, mark: str = "") -> str:
+    return textwrap.fill(
+        " ".join(text.split()),
+        _MAIL_COLUMNS,
+        initial_indent=mark,
+        subsequent_indent=" " * len(mark),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _steps(scenario: Scenario, history: History | None) -> Iterator[str]:
+    """Yield each operation: region calls by what they do, and what the kernel refused."""
+    outcomes: dict[int, AnyOutcome] = {}
+    for event in () if history is None else history.events:
+        if (event.operation,) == scenario.operations[event.origin : event.origin + 1]:
+            outcomes.setdefault(event.origin, event.outcome)
+    slots: dict[int, SetUserMemoryRegion] = {}
+    for origin, operation in enumerate(scenario.operations):
+        outcome = outcomes.get(origin, Done())
+        yield _step(operation, outcome, slots)
+        if isinstance(operation, SetUserMemoryRegion) and isinstance(outcome, Done):
+            slots[operation.slot] = operation
+            if not operation.memory_size:
+                del slots[operation.slot]
+
+
+def _step(
+    operation: AnyOperation, outcome: AnyOutcome, slots: dict[int, SetUserMemoryRegion]
+) -> str:
+    text = words.operation(operation)
+    if isinstance(operation, SetUserMemoryRegion):
+        text = f"{_change(operation, slots.get(operation.slot))}: {text}"
+    return f"{text} -> {words.outcome(outcome)}" if isinstance(outcome, Refused) else text
+
+
+def _change(operation: SetUserMemoryRegion, old: SetUserMemoryRegion | None) -> str:
+    """Return what the kernel calls a change (kvm_mr_change)."""
+    if not operation.memory_size:
+        return "delete"
+    if old is None:
+        return "create"
+    if operation.guest_phys_addr != old.guest_phys_addr:
+        return "move"
+    return "change flags" if operation.flags != old.flags else "no change"
+
+
+def _memory(scenario: Scenario) -> Iterator[str]:
+    for mapping in scenario.mappings:
+        yield _mapping(mapping)
+    for slot in guest_slots(scenario):
+        yield (
+            f"{GUEST_MAPPING}: the test guest's own code and data, {GUEST_SIZE_BYTES >> 10} KiB; "
+            f"its memslot {words.slot_number(slot.slot)} at gpa {slot.guest_phys_addr:#x} is "
+            "created before step 1"
+        )
+
+
+def _mapping(mapping: Mapping) -> str:
+    pages = "1 page" if mapping.pages == 1 else f"{mapping.pages} pages"
+    return f"{shown(mapping.name)}: {pages} of {_KINDS[mapping.kind]}, each with its own content"
+
+
+def _host(host: HostInfo) -> Iterator[str]:
+    yield from (f"{name}: {value}" for name, value in host.in_brief().items())
+    for module, parameters in sorted(host.modules.items()):
+        told = [f"{name}={parameters[name]}" for name in _CONFIG if name in parameters]
+        if told:
+            yield f"{module}: {', '.join(told)}"
+    if host.command_line:
+        yield f"kernel command line: {host.command_line}"
+    yield f"tool: memslot-vmm {_version()}, started as `{shlex.join(['vmm', *sys.argv[1:]])}`"
+
+
+def _version() -> str:
+    try:
+        return version("memslot-vmm")
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
+def _again(files: set[str]) -> Iterator[str]:
+    """Yield the commands for the files that there are."""
+    if "repro.c" in files:
+        yield "cc -o repro repro.c && ./repro; echo $?    # 1: wrong, 0: right, 4: cannot run"
+        script = "BUILD_AND_BOOT ./repro; s=$?; [ $s -eq 4 ] && s=125; exit $s"
+        yield f"git bisect run sh -c '{script}'"
+    if "scenario.json" in files:
+        yield "vmm run scenario.json"
+    if "history.jsonl" in files:
+        yield "vmm judge history.jsonl"
