@@ -4,7 +4,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Self
 
-from vmm.host.child import ENDING_SIGNALS
+from vmm.host.signals import ENDING_SIGNALS
 
 
 class Interruption:
