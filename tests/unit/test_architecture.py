@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("kvm_abi", "guests", "vmm.kvm", "vmm.host", "vmm.scenario", "vmm.catalogue"),
         *("vmm.execution", "vmm.model", "vmm.verdict", "vmm.repro"),
     },
+    "vmm.fleet": set(),
     "vmm.bench": {"kvm_abi", "vmm.kvm"},
     "vmm.lab": set(),
     "vmm.cli": {"kvm_abi", "guests", "vmm"},

@@ -16,6 +16,7 @@ import msgspec
 from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
 from vmm.cli.errors import Failure, NothingRan, Unusable, usable
 from vmm.cli.host import Host, look_at_host, require_usable
+from vmm.cli.writing import written
 
 if TYPE_CHECKING:
     from vmm.bench.measure import Point
@@ -90,8 +91,8 @@ def bench(
     if to_stdout:
         click.echo(text_of(result), nl=False)
     elif json_file is not None:
-        with usable(json_file):
-            _replace(json_file, text_of(result))
+        with written(json_file) as stream:
+            stream.write(text_of(result))
     if plot is not None:
         from vmm.bench.plot import plot as draw
 
@@ -186,10 +187,3 @@ def _program(folder: Path) -> Path | None:
 def _progress(text: str) -> None:
     if os.isatty(2):
         click.echo(f"\r\x1b[K{text}", nl=False, err=True)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)

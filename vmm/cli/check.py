@@ -8,6 +8,7 @@ from typing import IO
 import click
 
 from vmm.cli.errors import usable
+from vmm.cli.fleet_option import dask_option
 from vmm.cli.formats import Outputs, Wanted, format_option, outputs, wanted_formats
 from vmm.cli.host import NOT_ASKED, Host, look_at_host, patience_option, remarks_on
 from vmm.cli.output import LiveProgress, console, print_lines
@@ -65,6 +66,7 @@ _FEW_SLOTS = Features(nr_memslots=509)
     metavar="N",
     help="End when N scenarios differ by one cause (usually 20).",
 )
+@dask_option
 @click.option("-v", "--verbose", is_flag=True, help="Tell of every scenario that did not pass.")
 @click.pass_context
 def check(
@@ -83,6 +85,7 @@ def check(
     kselftest: bool,
     required: int,
     max_differences: int,
+    dask: str | None,
     verbose: bool,
 ) -> None:
     """Run the curated scenarios on this kernel and judge them.
@@ -97,6 +100,11 @@ def check(
         listed = select(curated(_FEW_SLOTS), patterns, tag, True)
         print_lines(console(), terminal.listing(listed))
         return
+    if dask is not None:
+        from vmm.cli.fleet import check_on
+
+        listed = select(curated(_FEW_SLOTS), patterns, tag, everything)
+        ctx.exit(check_on(dask, [scenario.name for scenario in listed], json_file))
     chosen = wanted_formats(formats, json_file, html_file)
     lost: OutputLost | None = None
     with outputs(chosen, verbose) as told, _written(histories) as file:

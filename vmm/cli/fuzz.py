@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from vmm.cli.errors import Failure
+from vmm.cli.fleet_option import dask_option
 from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.required import Command, require_run_option
 from vmm.verdict import statuses
@@ -66,6 +67,7 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
               type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Only minimise this scenario.")  # fmt: skip
 @click.option("--merge", is_flag=True, help="Only gather the findings of the folders DIR...")
+@dask_option
 @require_run_option
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
 @click.pass_context
@@ -82,6 +84,7 @@ def fuzz(
     resume: bool,
     minimise: Path | None,
     merge: bool,
+    dask: str | None,
     required: int,
     folders: tuple[Path, ...],
 ) -> None:
@@ -104,6 +107,10 @@ def fuzz(
         from vmm.cli.fuzzing import merge_folders
 
         ctx.exit(merge_folders(folders, out))
+    if dask is not None:
+        from vmm.cli.fleet import fuzz_on
+
+        ctx.exit(fuzz_on(dask, _seed(seed), seconds, operations, out))
     host = look_at_host()
     require_usable(host, required)
     from vmm.cli.fuzzing import minimise_one, run_plan
@@ -119,7 +126,7 @@ def fuzz(
 
         seed, shard, first = resumed(out)
     plan = Plan(
-        seed=secrets.randbelow(1 << 32) if seed is None else seed,
+        seed=_seed(seed),
         out=out,
         seconds=seconds,
         operations=operations,
@@ -130,6 +137,10 @@ def fuzz(
         max_findings=findings,
     )
     ctx.exit(_status(run_plan(plan, host)))
+
+
+def _seed(wanted: int | None) -> int:
+    return secrets.randbelow(1 << 32) if wanted is None else wanted
 
 
 def _status(tally: object) -> int:

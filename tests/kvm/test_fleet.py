@@ -1,0 +1,130 @@
+"""`vmm check --dask` and `vmm fuzz --dask` on a real cluster of worker processes on this host."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from distributed import Client, LocalCluster
+
+from vmm.cli.main import main
+from vmm.fleet.engine import Fleet, Task, Told
+from vmm.fleet.work import Report
+
+NAMES = ("create-one-page", "move-up", "delete-whatever-the-hva")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Four worker processes."""
+    with LocalCluster(
+        n_workers=4, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    """A client of the cluster."""
+    with Client(cluster) as made:
+        yield made
+
+
+def told(reports: dict[str, Report], lost: list[str]) -> Told:
+    """Return what notes who ended and who lost a worker."""
+    return Told(
+        lambda task, host, report: reports.__setitem__(task.name, report),
+        lambda task, host, why: lost.append(task.name),
+    )
+
+
+def test_a_check_on_a_cluster_is_one_result(cluster: LocalCluster, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    arguments = ["check", "--dask", cluster.scheduler_address, "--json", str(file), *NAMES]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    result = json.loads(file.read_text())
+    assert {scenario["name"] for scenario in result["scenarios"]} == set(NAMES)
+    assert result["counts"]["passed"] == len(NAMES)
+    assert result["not_run"] == []
+
+
+def test_a_task_whose_worker_is_killed_is_named_and_done_elsewhere(client: Client) -> None:
+    reports: dict[str, Report] = {}
+    lost: list[str] = []
+    tasks = [Task("long", ("bench", "--work", "run", "--slots", "1", "--rounds", "200", "--no-c"))]
+    fleet = Fleet(client, 120)
+
+    def kill_the_busy_one() -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for processing in [client.processing()]:
+                busy = [worker for worker, keys in processing.items() if keys]
+                if busy:
+                    pids = client.run(os.getpid, workers=busy)
+                    os.kill(pids[busy[0]], signal.SIGKILL)
+                    return
+            time.sleep(0.1)
+
+    killer = threading.Thread(target=kill_the_busy_one)
+    killer.start()
+    left = fleet.run(tasks, told(reports, lost))
+    killer.join()
+    assert left == ()
+    assert lost == ["long"]
+    assert reports["long"].status == 0
+
+
+def test_one_host_has_one_task_at_a_time(client: Client) -> None:
+    reports: dict[str, Report] = {}
+    most = 0
+    fleet = Fleet(client, 120)
+    stop = threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not stop.is_set():
+            most = max(most, sum(len(keys) for keys in client.processing().values()))
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    left = fleet.run(
+        [Task(str(n), ("show", "create-one-page")) for n in range(6)], told(reports, [])
+    )
+    stop.set()
+    watcher.join()
+    assert left == ()
+    assert len(reports) == 6
+    assert most == 1
+
+
+def test_a_search_on_a_cluster_is_the_shards_of_one(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmm.cli.fleet._SHARDS", 2)
+    search = ["fuzz", "--seed", "1", "--operations", "400", "--out", str(tmp_path / "found")]
+    done = CliRunner().invoke(main, [*search, "--dask", cluster.scheduler_address])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("0 findings in 1 folders") == 2
+
+
+def test_what_ends_every_worker_is_given_up(client: Client) -> None:
+    reports: dict[str, Report] = {}
+    lost: list[str] = []
+    fleet = Fleet(client, timeout_s=0.01)
+    task = Task("too slow", ("show", "create-one-page"))
+    assert fleet.run([task], told(reports, lost)) == (task,)
+    assert lost == ["too slow"] * 3
+
+
+def test_no_scheduler_is_one_line_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmm.cli.fleet._CONNECT_S", 1)
+    done = CliRunner().invoke(main, ["check", "--dask", "tcp://127.0.0.1:9", *NAMES])
+    assert done.exit_code == 2
+    assert "vmm: --dask tcp://127.0.0.1:9:" in done.output

@@ -1,0 +1,201 @@
+"""`check` and `fuzz` on the hosts of a Dask cluster (``--dask``)."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from vmm.cli.errors import Unusable
+from vmm.cli.writing import written
+from vmm.report.resultfile import ResultError, ResultFile, parse_result
+from vmm.scenario.shown import shown
+from vmm.verdict import statuses
+
+if TYPE_CHECKING:
+    from vmm.fleet.engine import Fleet, Task, Told
+    from vmm.fleet.work import Report
+
+_AT_ONCE = 24
+"""So many scenarios are one task: a host that dies costs no more of them."""
+
+_SHARDS = 8
+"""So many tasks are one search; not the number of workers, so that any number finds the same."""
+
+_CONNECT_S = 20
+_CHECK_S = 1800
+_WORST_FIRST = (
+    statuses.DIFFERS,
+    statuses.INTERNAL_ERROR,
+    statuses.INCONCLUSIVE,
+    statuses.USAGE,
+    statuses.PASSED,
+)
+
+
+def check_on(address: str, names: Sequence[str], json_file: str | None) -> int:
+    """Check scenarios on a cluster; print what is worth it, and return the exit status."""
+    from vmm.fleet.engine import Task
+
+    chunks = [tuple(names[at : at + _AT_ONCE]) for at in range(0, len(names), _AT_ONCE)]
+    tasks = [
+        Task(f"{chunk[0]} and {len(chunk) - 1} more", ("check", "--json", "{out}/result", *chunk))
+        for chunk in chunks
+    ]
+    results: list[ResultFile] = []
+    found: list[int] = []
+
+    def done(task: "Task", host: str, report: "Report") -> None:
+        found.append(report.status)
+        try:
+            results.append(parse_result(report.files["result"], f"the result of {host}"))
+        except (KeyError, ResultError) as error:
+            found.append(statuses.INCONCLUSIVE)
+            click.echo(f"vmm: {host}: no result of {task.name}: {shown(str(error))}", err=True)
+        _print(host, report)
+
+    with _fleet(address, _CHECK_S) as fleet:
+        left = fleet.run(tasks, _told(done))
+    if json_file is not None and results:
+        _write(json_file, _merged(results, names))
+    return _status(found, left)
+
+
+def fuzz_on(
+    address: str, seed: int, seconds: float | None, operations: int | None, out: Path
+) -> int:
+    """Search on a cluster; gather findings while they come, and return the exit status."""
+    from vmm.cli.fuzzing import merge_folders
+    from vmm.fleet.engine import Task
+
+    if seconds is None and operations is None:
+        raise click.UsageError("--dask needs --seconds or --operations: when is a task over?")
+    found: list[int] = []
+
+    def done(task: "Task", host: str, report: "Report") -> None:
+        found.append(report.status)
+        _print(host, report)
+        with tempfile.TemporaryDirectory() as folder:
+            _unpack(report, Path(folder))
+            merge_folders((Path(folder),), out)
+
+    limit_s = _CHECK_S if seconds is None else seconds * 2 + 120
+    with _fleet(address, limit_s) as fleet:
+        parts = _SHARDS if seconds is None else max(len(fleet.hosts()), 1)
+        budget = _budget(seconds, operations, parts)
+        search = ("fuzz", "--seed", str(seed), "--out", "{out}", *budget)
+        tasks = [
+            Task(f"shard {part} of {parts}", (*search, "--shard", f"{part}/{parts}"))
+            for part in range(1, parts + 1)
+        ]
+        left = fleet.run(tasks, _told(done))
+    return _status(found, left)
+
+
+def _budget(seconds: float | None, operations: int | None, parts: int) -> tuple[str, ...]:
+    """Return the options that end one part: all take the whole time, or a share of the work."""
+    if seconds is not None:
+        return ("--seconds", str(seconds))
+    assert operations is not None
+    return ("--operations", str(-(-operations // parts)))
+
+
+@contextmanager
+def _fleet(address: str, timeout_s: float) -> Iterator["Fleet"]:
+    """Connect to a scheduler. Raises Unusable."""
+    if find_spec("distributed") is None:
+        raise Unusable("--dask needs dask.distributed: pip install 'memslot-vmm[fleet]'")
+    from distributed import Client
+
+    from vmm.fleet.engine import Fleet
+
+    try:
+        client = Client(address, timeout=_CONNECT_S)
+    except (OSError, ValueError) as error:
+        raise Unusable(f"--dask {shown(address)}: {shown(str(error))}") from None
+    with client:
+        yield Fleet(client, timeout_s)
+
+
+def _told(done: Callable[["Task", str, "Report"], None]) -> "Told":
+    from vmm.fleet.engine import Told
+
+    def lost(task: "Task", host: str, why: str) -> None:
+        click.echo(f"vmm: {host} lost {task.name} ({shown(why)}): tried elsewhere", err=True)
+
+    return Told(done, lost)
+
+
+def _print(host: str, report: "Report") -> None:
+    for line in report.printed.splitlines():
+        click.echo(f"{host}: {shown(line, 1000)}")
+    for line in report.complained.splitlines():
+        click.echo(f"{host}: {shown(line, 1000)}", err=True)
+
+
+def _status(found: Sequence[int], left: Sequence["Task"]) -> int:
+    for task in left:
+        click.echo(f"vmm: {task.name}: not run, no host was left that could", err=True)
+    for status in _WORST_FIRST[:-1]:
+        if status in found:
+            return status
+    if left:
+        return statuses.INCONCLUSIVE
+    return statuses.PASSED if statuses.PASSED in found else statuses.NOTHING_RAN
+
+
+def _unpack(report: "Report", folder: Path) -> None:
+    """Write a report's files below a folder, whatever a worker calls them."""
+    for name, data in report.files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            click.echo(f"vmm: passed over: a worker named a file {shown(name)}", err=True)
+            continue
+        place = folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+
+
+def _merged(results: Sequence[ResultFile], names: Sequence[str]) -> ResultFile:
+    """Return one result of several, with scenarios in the order of the catalogue.
+
+    Host and features are the first one's; another kernel among them is a weakness, by name.
+    """
+    first = results[0]
+    order = {name: place for place, name in enumerate(names)}
+    scenarios = sorted((s for r in results for s in r.scenarios), key=lambda s: order[s.name])
+    ran = {scenario.name for scenario in scenarios}
+    kernels = sorted({f"Linux {r.host.kernel}, {r.host.vendor}" for r in results})
+    mixed = (f"scenarios ran on different kernels: {'; '.join(kernels)}",)
+    weaknesses = dict.fromkeys(each for result in results for each in result.weaknesses)
+    exit_status = next(s for s in _WORST_FIRST if s in {r.exit_status for r in results} or s == 0)
+    worst = next((r for r in results if r.exit_status == exit_status), first)
+    counts: dict[str, int] = {}
+    for result in results:
+        for status, number in result.counts.items():
+            counts[status] = counts.get(status, 0) + number
+    return msgspec.structs.replace(
+        first,
+        status=worst.status,
+        exit_status=exit_status,
+        counts=counts,
+        seconds=round(sum(result.seconds for result in results), 3),
+        scenarios=tuple(scenarios),
+        not_run=tuple(name for name in names if name not in ran),
+        kernel_healthy=all(result.kernel_healthy for result in results),
+        weaknesses=(*weaknesses, *(mixed if len(kernels) > 1 else ())),
+        rules={name: text for result in results for name, text in result.rules.items()},
+    )
+
+
+def _write(json_file: str, result: ResultFile) -> None:
+    text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n"
+    if json_file == "-":
+        click.echo(text, nl=False)
+        return
+    with written(Path(json_file)) as stream:
+        stream.write(text)

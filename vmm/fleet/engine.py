@@ -1,0 +1,132 @@
+"""Hands tasks to the hosts of a Dask cluster, one at a time to each, and survives lost hosts.
+
+One at a time, because what a kernel complains of belongs to a host and not to a process: two tasks
+side by side would share their warnings. A task whose worker is gone is tried on another one.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+
+from distributed import Client, Future, wait
+
+from vmm.fleet.work import Report, run
+
+MOST_TRIES = 3
+"""A task that loses so many workers may be what ends them: it is given up."""
+
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A command of this program, by a name for people."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a caller is told while tasks run: each that ended, and each that lost its worker."""
+
+    done: Callable[[Task, str, Report], None]
+    lost: Callable[[Task, str, str], None]
+
+
+@dataclass(slots=True)
+class _Running:
+    task: Task
+    host: str
+    worker: str
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The hosts of a cluster. ``timeout_s`` bounds a task, ``patience_s`` the wait for a worker."""
+
+    client: Client
+    timeout_s: float
+    patience_s: float = 30
+    _running: dict[Future, _Running] = field(default_factory=dict)
+    _numbers: "count[int]" = field(default_factory=count)
+    _used: dict[str, int] = field(default_factory=dict)
+
+    def hosts(self) -> dict[str, list[str]]:
+        """Return the addresses of the workers (`tcp://HOST:PORT`) by host (`tcp://HOST`)."""
+        found: dict[str, list[str]] = {}
+        for address in self.client.nthreads():
+            found.setdefault(address.rpartition(":")[0], []).append(address)
+        return found
+
+    def run(self, tasks: Sequence[Task], told: Told) -> tuple[Task, ...]:
+        """Run all tasks; return those that could not be: too many workers lost, or none left."""
+        waiting = deque(tasks)
+        tries = dict.fromkeys(tasks, 0)
+        given_up: list[Task] = []
+        seen_s = time.monotonic()
+        try:
+            while waiting or self._running:
+                hosts = self.hosts()
+                for task, host, why in self._gather(hosts, told):
+                    tries[task] += 1
+                    told.lost(task, host, why)
+                    (given_up if tries[task] >= MOST_TRIES else waiting).append(task)
+                self._submit(hosts, waiting)
+                if self._running or hosts:
+                    seen_s = time.monotonic()
+                elif time.monotonic() - seen_s > self.patience_s:
+                    break
+                self._pause()
+        finally:
+            for future in self._running:
+                future.cancel()
+            self._running.clear()
+        return (*given_up, *waiting)
+
+    def _gather(self, hosts: dict[str, list[str]], told: Told) -> list[tuple[Task, str, str]]:
+        """Take what has ended; return each task that lost its worker, its host, and why."""
+        there = {address for addresses in hosts.values() for address in addresses}
+        lost = []
+        for future, running in list(self._running.items()):
+            if future.done():
+                del self._running[future]
+                try:
+                    told.done(running.task, running.host, future.result())
+                except Exception as error:  # Whatever the cluster, or the worker, has for it.
+                    lost.append((running.task, running.host, str(error) or type(error).__name__))
+            elif running.worker not in there:
+                del self._running[future]
+                future.cancel()
+                lost.append((running.task, running.host, f"the worker {running.worker} is gone"))
+        return lost
+
+    def _submit(self, hosts: dict[str, list[str]], waiting: deque[Task]) -> None:
+        busy = {running.host for running in self._running.values()}
+        for host, workers in hosts.items():
+            if not waiting or host in busy:
+                continue
+            worker = min(workers, key=lambda address: self._used.get(address, 0))
+            self._used[worker] = self._used.get(worker, 0) + 1
+            task = waiting.popleft()
+            future = self.client.submit(
+                run,
+                task.command,
+                self.timeout_s,
+                key=f"vmm-{id(self)}-{next(self._numbers)}",
+                workers=[worker],
+                allow_other_workers=False,
+                retries=0,
+                pure=False,
+            )
+            self._running[future] = _Running(task, host, worker)
+
+    def _pause(self) -> None:
+        if not self._running:
+            time.sleep(_POLL_S)
+            return
+        with suppress(TimeoutError):
+            wait(list(self._running), timeout=_POLL_S, return_when="FIRST_COMPLETED")
