@@ -52,7 +52,9 @@ def compare(scenario: Scenario, features: Features, folder: Path) -> Ran:
     """Run a scenario, and its program; what ``vmm`` leaves out, a program has to refuse."""
     expected = CANNOT_RUN
     try:
-        if features.missing(scenario.needs) or out_of_reach(scenario, features.touch_limit):
+        if features.missing(scenario.needs, scenario.vm_type) or out_of_reach(
+            scenario, features.touch_limit
+        ):
             text = program_of(scenario, features)
         else:
             history = run_isolated(scenario, features, time_limit_s=_TIME_LIMIT_S)

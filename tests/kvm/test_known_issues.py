@@ -24,7 +24,7 @@ def test_known_issue_shows_where_it_is_known(kvm: Kvm, name: str) -> None:
     features = probe_features(kvm)
     host = host_facts().in_brief()
     scenario = next(each for each in catalogue(features) if each.name == name)
-    missing = features.missing(scenario.needs)
+    missing = features.missing(scenario.needs, scenario.vm_type)
     if missing:
         pytest.skip(f"needs {missing}")
     status = judged(run_isolated(scenario, features, host=host)).verdict.status

@@ -3,9 +3,12 @@
 A backend may have none of them; then the same calls succeed, and nothing is in the way.
 """
 
+from typing import Literal
+
 from vmm.catalogue._build import A, B, Slot, at, creates, deletes, read, write
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
+    READONLY,
     AnyOperation,
     CreateIrqchip,
     CreateVcpu,
@@ -23,7 +26,10 @@ _TSS = 0xFFF00000  # not next to the default place of the identity map
 _TSS_GFN = _TSS >> 12
 _IDENTITY_MAP = 0xFFFBC000
 _APIC_GFN = 0xFEE00
+_IOAPIC = 0xFEC00000
 _TABLE_GFN = 0x1000
+_ACCESSES: tuple[Literal["read", "write"], ...] = ("read", "write")
+_WIDTHS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
 
 _API_TSS = "api.rst 4.36 KVM_SET_TSS_ADDR"
 _API_IDENTITY = "api.rst 4.40 KVM_SET_IDENTITY_MAP_ADDR"
@@ -170,6 +176,33 @@ _APIC_SCENARIOS = (
         CreateVcpu(),
         CreateIrqchip(),
         tags=("errno",),
+    ),
+    _internal(
+        "ioapic-in-the-kernel",
+        "The registers of an I/O APIC in the kernel are no hole, what is beside them is, and a "
+        "slot may lie over them.",
+        "api.rst 4.24 KVM_CREATE_IRQCHIP; ioapic_mmio_read, ioapic_mmio_write",
+        CreateIrqchip(),
+        *(
+            Touch(_IOAPIC + offset, access, width=width, value=0)
+            for offset in (0, 0x0F, 0x10, 0x12, 0xFC, 0xFF, 0x100, 0xFFC)
+            for access in _ACCESSES
+            for width in _WIDTHS
+        ),
+        *(Touch(_IOAPIC - before) for before in (4, 2, 1)),
+        Touch(_IOAPIC - 2, "write", value=0x00005A5A),
+        Slot(1, _IOAPIC >> 12, at("a")).create(),
+        read(_IOAPIC >> 12),
+        write(_IOAPIC >> 12, 0x5A5A5A5A),
+        read(_IOAPIC >> 12),
+        Slot(1, _IOAPIC >> 12, at("a")).delete(),
+        Slot(1, _IOAPIC >> 12, at("b"), flags=READONLY).create(),
+        read(_IOAPIC >> 12),
+        Touch(_IOAPIC, "write"),
+        Touch(_IOAPIC + 0x100, "write"),
+        NewVm(),
+        Touch(_IOAPIC),
+        needs=("irqchip", "readonly_mem"),
     ),
     _internal(
         "apic-page-then-a-slot-over-it",

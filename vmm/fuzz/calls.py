@@ -207,7 +207,8 @@ class Calls:
         gfn = self._features.last_gfn + self._dice.pick((0, 1))
         pages = max(base.memory_size, PAGE_SIZE_BYTES) // PAGE_SIZE_BYTES
         used = self._world.slots.get(base.slot, base)
-        return _replace(used, guest_phys_addr=(gfn + 2 - pages) * PAGE_SIZE_BYTES)
+        first = min(gfn + 2 - pages, (1 << 52) - 1)  # A gpa has 64 bits.
+        return _replace(used, guest_phys_addr=first * PAGE_SIZE_BYTES)
 
     def _used(self) -> SetUserMemoryRegion | None:
         slots = self._world.slots

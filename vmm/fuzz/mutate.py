@@ -46,7 +46,7 @@ def can_be_mutated(scenario: Scenario, features: Features) -> bool:
         and not any(isinstance(op, Race) for op in scenario.operations)
         # Longer runs of the guest overrun a ring on kvm_pvm: a known issue, found over and over.
         and not any(isinstance(op, HarvestDirtyRing) for op in scenario.operations)
-        and not features.missing(scenario.needs)
+        and not features.missing(scenario.needs, scenario.vm_type)
     )
 
 

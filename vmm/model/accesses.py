@@ -1,6 +1,6 @@
 """What the guest's accesses may come to: values, MMIO exits, dirty pages, or a stopped vCPU."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Protocol
 
@@ -9,6 +9,7 @@ from vmm.model.array import MemslotArray
 from vmm.model.backing import HOST_FOLLOWS, HVA_ABSENT, PRIVATE_FAULT, Piece
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
+from vmm.model.ioapic import IOAPIC, answers, may_answer, unknown_bits
 from vmm.model.prefault import progress
 from vmm.model.regions import Memslot
 from vmm.model.rule import Rule, documented, source
@@ -76,11 +77,14 @@ class Accesses:
         backing: Pieces,
         contents: Contents,
         tracking: Tracking,
+        devices: Callable[[], bool],
     ) -> None:
+        """``devices`` says whether there are interrupt controllers in the kernel by now."""
         self._slots = slots
         self._backing = backing
         self._contents = contents
         self._tracking = tracking
+        self._devices = devices
         self._reads_make_dirty = tracking.features.reads_make_dirty
 
     def touch(self, op: Touch) -> tuple[Allowed, ...]:
@@ -100,7 +104,9 @@ class Accesses:
             value = int.from_bytes(self._read(pieces), "little")
             exits = () if rule is REACH else _exits(pieces)
             usual = Allowed(Touched(value, exits), rule, partial(self._was_read, op.vcpu, pieces))
-        if pieces[0].changed or pieces[-1].changed:
+        if self._devices() and may_answer(op.gpa, op.gpa + op.width):
+            usual = _answered(op, pieces, usual)
+        elif pieces[0].changed or pieces[-1].changed:
             usual = Allowed(usual.outcome, HOST_FOLLOWS, usual.adopt)
         if rule is HVA_ABSENT and _may_fault(pieces, write):
             return (usual, Allowed(Stopped("EFAULT"), rule))
@@ -113,6 +119,8 @@ class Accesses:
         write = op.access == "write"
         rule = _rule(pieces, write)
         if rule is None or rule is PRIVATE_FAULT:
+            return ()
+        if rule is not REACH and self._devices() and may_answer(op.gpa, op.gpa + length):
             return ()
         element = _element(op.value, op.width)
         if write:
@@ -196,6 +204,20 @@ class Accesses:
                     elements = -(-piece.length // op.width)
                     self._tracking.wrote(op.vcpu, slot, page, elements)
             at += piece.length
+
+
+def _answered(op: Touch, pieces: tuple[Piece, ...], usual: Allowed) -> Allowed:
+    """Return what a touch comes to parts of which the I/O APIC answers in the kernel."""
+    write = op.access == "write"
+    asked = [each for each in pieces if _leaves_memory(each, write) and answers(each)]
+    outcome = usual.outcome
+    if not asked or not isinstance(outcome, Touched):
+        return usual
+    data = _element(op.value, op.width) if write else None
+    # The registers begin with a page, and end within it.
+    exits = () if pieces[0] in asked else _exits(pieces[:1], data)
+    unknown = 0 if write else unknown_bits(op.gpa, asked)
+    return Allowed(Touched(outcome.value & ~unknown, exits, unknown), IOAPIC, usual.adopt)
 
 
 def _element(value: int, width: int) -> bytes:

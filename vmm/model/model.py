@@ -21,6 +21,7 @@ from vmm.model.backing import Backing
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
 from vmm.model.internal import InternalSlots
+from vmm.model.ioapic import may_answer
 from vmm.model.memfds import GUEST_MEMFD_OVERLAP, GuestMemfds
 from vmm.model.prefault import end_of, refusal
 from vmm.model.races.flaw import Flaw
@@ -152,7 +153,8 @@ class Model:
         self._internal = InternalSlots(self.features, self._tracking.vcpus, self._is_taken)
         self._accesses, self._emulated = (
             tuple(
-                Accesses(slots, backing, self._contents, self._tracking) for slots in self._spaces
+                Accesses(slots, backing, self._contents, self._tracking, self._has_irqchip)
+                for slots in self._spaces
             )
             for backing in (self._backing, AsEmulated(self._backing))
         )
@@ -251,13 +253,16 @@ class Model:
             allowed[0].adopt()
         return allowed
 
+    def _has_irqchip(self) -> bool:
+        return self._internal.irqchip
+
     def _follow_race(self, race: Race, outcome: Raced) -> Followed:
         for vcpu in range(len(race.guests)):
             self._internal.use_vcpu(vcpu)
         slots = self._spaces[0]
         judge = RaceJudge(race, slots, self._backing, self._contents, self._tracking, self.allowed)
         flaw = judge.flaw(outcome)
-        if judge.unknown:
+        if judge.unknown or (self._internal.irqchip and _meets_device(race)):
             return Followed()
         return Followed(flaw=flaw, raced=frozenset() if flaw else frozenset(judge.rules))
 
@@ -389,6 +394,16 @@ class Model:
     def _harvest(self, op: HarvestDirtyRing) -> Allowed:
         ring = self._tracking.ring
         return Allowed(RingPages(), RING_EXACT) if ring is None else ring.harvest(op.vcpu)
+
+
+def _meets_device(race: Race) -> bool:
+    """Whether a guest of a race may ask an interrupt controller in the kernel."""
+    return any(
+        may_answer(op.gpa, end) or is_apic_page(op.gpa, end)
+        for guest in race.guests
+        for op in guest.program
+        if (end := access_end(op))
+    )
 
 
 def _outcomes(accesses: Accesses, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:

@@ -8,6 +8,7 @@ from vmm.model import (
     backing,
     dirty,
     internal,
+    ioapic,
     memfds,
     model,
     prefault,
@@ -19,7 +20,7 @@ from vmm.model.rule import Rule
 
 _MODULES = (
     *(regions, memfds, backing, accesses, apicpage, model, dirty, rings, races, race_rings),
-    *(internal, prefault, attributes, allowed),
+    *(internal, ioapic, prefault, attributes, allowed),
 )
 
 

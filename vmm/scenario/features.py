@@ -4,8 +4,24 @@ from typing import Self
 
 import msgspec
 
-from vmm.scenario.operations import MAX_GPA_BITS
+from vmm.scenario.operations import MAX_GPA_BITS, SMM
 from vmm.scenario.problem import ScenarioError
+
+
+class PerVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What KVM_CHECK_EXTENSION answers on a VM of a type of its own, where it depends on the VM.
+
+    The defaults are those of a VM with private memory that any host can run: such a VM has no
+    system management mode, and so one address space (kvm_arch_nr_memslot_as_ids), whatever the
+    system says.
+    """
+
+    address_spaces: int = 1
+    readonly_mem: bool = True
+    guest_memfd: bool = True
+    guest_memfd_flags: int = 0
+    memory_attributes: int = 8
+    pre_fault: bool = False
 
 
 class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -18,6 +34,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``vm_types`` are bits, and ``memory_attributes`` what some type of VM takes (0: there is no
     call to set them).
+
+    ``protected`` is what differs in VMs of type KVM_X86_SW_PROTECTED_VM; None if nobody asked one.
 
     ``quirks`` are those that KVM_CAP_DISABLE_QUIRKS2 can disable.
 
@@ -55,6 +73,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     la57: bool = False
     zero_page: bool = False
     hugetlb_pages: int = 0
+    protected: PerVm | None = None
 
     @property
     def slot_zap_all_quirk(self) -> bool:
@@ -67,8 +86,20 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return bool(self.vm_types & 1 << 1) and bool(self.memory_attributes)
 
     def of_vm(self, vm_type: int) -> Self:
-        """Return what holds for a VM of a type; before Linux 6.18 only some have guest_memfds."""
-        return msgspec.structs.replace(self, guest_memfd=True) if vm_type else self
+        """Return what holds for a VM of a type.
+
+        A history of an earlier version does not say what ``protected`` VMs have.
+        """
+        if not vm_type:
+            return self
+        answers = self.protected or PerVm(
+            readonly_mem=self.readonly_mem,
+            guest_memfd_flags=self.guest_memfd_flags,
+            memory_attributes=self.memory_attributes,
+            pre_fault=self.pre_fault,
+        )
+        smm = self.smm and answers.address_spaces > SMM
+        return msgspec.structs.replace(self, smm=smm, **msgspec.structs.asdict(answers))
 
     @property
     def guest_memfd_mmap(self) -> bool:
@@ -80,9 +111,18 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether a guest_memfd can be shared with the host from its creation on."""
         return self.guest_memfd_mmap and bool(self.guest_memfd_flags & 2)
 
-    def missing(self, needs: tuple[str, ...]) -> str:
-        """Return what the needed features lack, as one phrase; empty if nothing is missing."""
-        return ", ".join(NEEDS[need] for need in needs if not getattr(self, need))
+    def missing(self, needs: tuple[str, ...], vm_type: int = 0) -> str:
+        """Return what the needed features lack, as one phrase; empty if nothing is missing.
+
+        ``vm_type`` is that of the VM that is to have them.
+        """
+        has = self.of_vm(vm_type) if needs else self
+        of_type = " in a VM of type KVM_X86_SW_PROTECTED_VM" if vm_type else ""
+        return ", ".join(
+            NEEDS[need] + (of_type if getattr(self, need) else "")
+            for need in needs
+            if not getattr(has, need)
+        )
 
 
 NEEDS = {
@@ -130,9 +170,11 @@ _RANGES = {
 
 def check_features(features: Features) -> None:
     """Raise ScenarioError, with the place, for what no kernel answers: a judge relies on it."""
-    for name, within in _RANGES.items():
-        value = getattr(features, name)
-        if value not in within:
-            raise ScenarioError(
-                f"$.features.{name}: {value:#x} is not within {within.start} to {within[-1]:#x}"
-            )
+    answers = [("$.features", features), ("$.features.protected", features.protected)]
+    for place, answer in answers:
+        for name, within in _RANGES.items():
+            value = getattr(answer, name, within.start)
+            if value not in within:
+                raise ScenarioError(
+                    f"{place}.{name}: {value:#x} is not within {within.start} to {within[-1]:#x}"
+                )

@@ -41,10 +41,24 @@ class Mmio(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Touched(Outcome, frozen=True, tag="touched", gc=False):
-    """A touch or an execution ended. ``value`` is what the guest read (0 for a write)."""
+    """A touch or an execution ended. ``value`` is what the guest read (0 for a write).
+
+    ``unknown`` is 0 in what was observed; the model sets there the bits that may be anything.
+    """
 
     value: int
     mmio: tuple[Mmio, ...] = ()
+    unknown: int = 0
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether the same exits were observed, and the same bits, but for those not known."""
+        if not self.unknown:
+            return self == observed
+        return (
+            isinstance(observed, Touched)
+            and observed.mmio == self.mmio
+            and not (observed.value ^ self.value) & ~self.unknown
+        )
 
 
 class Swept(Outcome, frozen=True, tag="swept", gc=False):

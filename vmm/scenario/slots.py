@@ -5,6 +5,10 @@ MAX_SLOTS = 32764
 
 MAX_PAGES = (1 << 31) - 1
 KERNEL_HALF = 1 << 63
+
+NO_LAST_GFN = (1 << 52) - 2
+"""The last gfn of a kernel that sets no limit: a slot ends below 2^64, which the next would be."""
+
 USER_END = 0x7FFF_FFFF_F000
 """The end of user addresses with four page-table levels: the last page below 2^47 is kept free."""
 

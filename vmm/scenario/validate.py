@@ -92,8 +92,14 @@ def validate(scenario: Scenario) -> None:
     if len(scenario.operations) > MAX_OPERATIONS:
         raise ScenarioError(f"$.operations: more than {MAX_OPERATIONS}")
     checker = _Checker(scenario)
+    is_closed = False
     for index, operation in enumerate(scenario.operations):
         problem = checker.problem(operation)
+        if is_closed and not isinstance(operation, _WITHOUT_A_VM):
+            problem = ": the VM is closed; begin with another one (new_vm) before this"
+        is_closed = isinstance(operation, CloseVm) or (
+            is_closed and not isinstance(operation, NewVm)
+        )
         if scenario.vm_type and isinstance(operation, Execute | Race):
             problem = ": zeros could be executed, and races are not judged ($.vm_type)"
         if scenario.vm_type and isinstance(operation, CreateGuestMemfd) and operation.flags:
@@ -144,6 +150,13 @@ def _check_mappings(mappings: Iterable[Mapping]) -> None:
             raise ScenarioError(f"{place}.pages: hugetlb memory comes in multiples of 512 pages")
     if sum(mapping.kind == "zero" for mapping in mappings) > 1:
         raise ScenarioError("$.mappings: only one mapping can be at virtual address 0")
+
+
+_WITHOUT_A_VM = (
+    *(CloseVm, NewVm, Lives, Inspect, HostWrite, ChangeHostMemory),
+    *(CloseGuestMemfd, MapGuestMemfd, PunchGuestMemfd),
+)
+"""What takes no VM, so that it may come between ``close_vm`` and ``new_vm``."""
 
 
 class _Checker:

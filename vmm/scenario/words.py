@@ -203,8 +203,8 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             return "success"
         case Refused(number):
             return errno.errorcode.get(number, f"errno {number}")
-        case Touched(value, mmio):
-            word = _word(value, mappings)
+        case Touched(value, mmio, unknown):
+            word = _word(value, mappings) if not unknown else f"{value:#x} or other {unknown:#x}"
             return f"{word}, {_mmio(mmio)}" if mmio else f"{word}, no exit"
         case Swept(runs, mmio):
             words = _some(f"{_word(value, mappings)} x{times}" for value, times in runs)

@@ -81,7 +81,7 @@ def ideal_history(scenario: Scenario, features: Features) -> History:
 
 def rules_met(scenario: Scenario, features: Features) -> frozenset[str]:
     """Return the rules that may decide a scenario's events; none if the kernel lacks a need."""
-    if features.missing(scenario.needs):
+    if features.missing(scenario.needs, scenario.vm_type):
         return frozenset()
     kernel = _Kernel(scenario, features)
     history = kernel.history()

@@ -127,7 +127,7 @@ def test_ideal_kernel_without_internal_slots_passes() -> None:
 
 
 def test_ideal_old_kernel_passes() -> None:
-    runnable = [s for s in catalogue(_OLD) if not _OLD.missing(s.needs)]
+    runnable = [s for s in catalogue(_OLD) if not _OLD.missing(s.needs, s.vm_type)]
     verdicts = [judge(ideal_history(s, _OLD)) for s in runnable]
     assert [v.scenario for v in verdicts if v.status is not Status.PASSED] == []
     # Without KVM_CAP_READONLY_MEM the flag is refused, and that is looked at too.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kvm_abi.raw import KvmError
-from kvm_abi.uapi import Cap, DirtyLogManual
+from kvm_abi.uapi import Cap, DirtyLogManual, VmType
 from vmm.execution.failing import can_fail_allocations
 from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
 from vmm.execution.probe.internal import (
@@ -17,8 +17,9 @@ from vmm.execution.probe.reach import REACH_LIMIT_S, touch_limit
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vm import Vm
-from vmm.scenario.features import Features
+from vmm.scenario.features import Features, PerVm
 from vmm.scenario.operations import PAGE_SIZE_BYTES, SMM
+from vmm.scenario.slots import NO_LAST_GFN
 
 _LEAST_GFN_BITS = 20  # 4 GiB: every x86 processor maps that much
 _MOST_GFN_BITS = 52
@@ -46,6 +47,8 @@ def probe_features(
         limit = touch_limit(kvm, last_gfn, reach_limit_s)
         begin("slots are created where the kernel may have its own")
         internal = makes_tss_slot(kvm), makes_identity_map_slot(kvm), makes_apic_slot(kvm)
+        begin("a VM with private memory is created")
+        protected = _protected(kvm, has(Cap.VM_TYPES))
         return Features(
             nr_memslots=has(Cap.NR_MEMSLOTS),
             address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE)),
@@ -76,19 +79,40 @@ def probe_features(
             internal_apic=internal[2],
             zero_page=_can_map_zero(),
             hugetlb_pages=_free_huge_pages(),
+            protected=protected,
+        )
+
+
+def _protected(kvm: Kvm, vm_types: int) -> PerVm | None:
+    """Return what a VM with private memory answers for itself; None where there are none."""
+    if not vm_types & 1 << VmType.SW_PROTECTED_VM:
+        return None
+    with kvm.create_vm(VmType.SW_PROTECTED_VM) as vm:
+        has = vm.check_extension
+        return PerVm(
+            address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE)),
+            readonly_mem=bool(has(Cap.READONLY_MEM)),
+            guest_memfd=bool(has(Cap.GUEST_MEMFD)),
+            guest_memfd_flags=has(Cap.GUEST_MEMFD_FLAGS),
+            memory_attributes=has(Cap.MEMORY_ATTRIBUTES),
+            pre_fault=bool(has(Cap.PRE_FAULT_MEMORY)),
         )
 
 
 def _last_gfn(vm: Vm, page: HostMapping) -> int:
-    """Return the highest gfn that a slot may hold: kernels map a power of two of them."""
-    for bits in range(_MOST_GFN_BITS, _LEAST_GFN_BITS - 1, -1):
-        gfn = (1 << bits) - 1
+    """Return the highest gfn that a slot may hold: kernels map a power of two of them.
+
+    Before 86931ff7207b there was no last one: a slot may end at any gpa below 2^64.
+    """
+    powers = range(_MOST_GFN_BITS - 1, _LEAST_GFN_BITS - 1, -1)
+    tried = (NO_LAST_GFN, *((1 << bits) - 1 for bits in powers))
+    for gfn in tried:
         try:
             vm.set_user_memory_region(
                 0, 0, gfn * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES, HostAddress(page, 0)
             )
         except KvmError as error:
-            if error.errno != errno.EINVAL or bits == _LEAST_GFN_BITS:
+            if error.errno != errno.EINVAL or gfn == tried[-1]:
                 raise  # Every kernel has the lowest ones, and EINVAL for what is beyond.
             continue
         vm.set_user_memory_region(0, 0, 0, 0, 0)

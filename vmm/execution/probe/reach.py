@@ -9,6 +9,7 @@ from vmm.scenario.endings import DIED, HOST, HUNG, REFUSED
 from vmm.scenario.features import Features
 from vmm.scenario.history import Mmio, Touched
 from vmm.scenario.operations import (
+    MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     Mapping,
@@ -38,7 +39,7 @@ def touch_limit(kvm: Kvm, last_gfn: int, time_limit_s: float = REACH_LIMIT_S) ->
     A slot may lie where the processor lets no guest go, so that the last page is tried first,
     and then the last pages of what else is likely. Its effects do not outlive a child.
     """
-    highest = (last_gfn + 1) * PAGE_SIZE_BYTES
+    highest = min((last_gfn + 1) * PAGE_SIZE_BYTES, 1 << MAX_GPA_BITS)
     for limit in sorted(set(_candidates(kvm, highest)), reverse=True):
         if reaches(limit, time_limit_s):
             return limit

@@ -1,0 +1,38 @@
+"""The I/O APIC that KVM_CREATE_IRQCHIP makes: its registers are answered in the kernel.
+
+It is asked where an access finds no memory: at a gpa without a slot, and for a write to a READONLY
+slot. A device answers an access, or its part of a page, that lies within its registers as a whole
+(``kvm_io_bus_cmp``). Of what else that call makes, the PIC and the PIT have ports only.
+"""
+
+from collections.abc import Iterable
+
+from kvm_abi.uapi import IOAPIC_GPA, IOAPIC_SIZE_BYTES
+from vmm.model.backing import Piece
+from vmm.model.rule import documented
+
+IOAPIC = documented(
+    "ioapic",
+    "the I/O APIC of KVM_CREATE_IRQCHIP answers at 0xfec00000 to 0xfec000ff in the kernel: no exit",
+    "api.rst 4.24; ioapic_mmio_read, ioapic_mmio_write, kvm_io_bus_cmp",
+)
+
+_END = IOAPIC_GPA + IOAPIC_SIZE_BYTES
+
+
+def answers(piece: Piece) -> bool:
+    """Whether the I/O APIC answers an access to gpas where there is no memory."""
+    return piece.gpa >= IOAPIC_GPA and piece.gpa + piece.length <= _END
+
+
+def may_answer(gpa: int, end: int) -> bool:
+    """Whether a range of gpas has a part in the registers."""
+    return gpa < _END and end > IOAPIC_GPA
+
+
+def unknown_bits(gpa: int, pieces: Iterable[Piece]) -> int:
+    """Return which bits of what a read from ``gpa`` on finds are those of some pieces."""
+    mask = 0
+    for piece in pieces:
+        mask |= ((1 << 8 * piece.length) - 1) << 8 * (piece.gpa - gpa)
+    return mask
