@@ -1,6 +1,6 @@
 """Where an access lands: the pieces of memory, hole and nowhere that a range of gpas is made of."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Literal
 
 import msgspec
@@ -109,9 +109,9 @@ class Backing:
         return (mapping, page) in self._absent
 
     @property
-    def absent(self) -> frozenset[tuple[str, int]]:
-        """The (mapping, page) that the host has taken away."""
-        return frozenset(self._absent)
+    def absent(self) -> Set[tuple[str, int]]:
+        """The (mapping, page) that the host has taken away; what changes later shows in it."""
+        return self._absent
 
     def change(self, op: ChangeHostMemory) -> None:
         """Note which pages show memory from now on, and which do not."""

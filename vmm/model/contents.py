@@ -46,12 +46,13 @@ class Contents:
 
     def write(self, mapping: str, offset: int, data: bytes) -> None:
         """Change bytes as the guest would; ``changes`` reports them."""
-        while data:
+        left = memoryview(data)  # What is cut off of it is not copied.
+        while left:
             page, at = divmod(offset, PAGE_SIZE_BYTES)
-            take = min(len(data), PAGE_SIZE_BYTES - at)
-            self._writable(mapping, page, at, at + take)[at : at + take] = data[:take]
+            take = min(len(left), PAGE_SIZE_BYTES - at)
+            self._writable(mapping, page, at, at + take)[at : at + take] = left[:take]
             offset += take
-            data = data[take:]
+            left = left[take:]
 
     def lose(self, mapping: str, pages: range) -> None:
         """Let the pages of a range read as zeros, as far as there are any."""
