@@ -69,7 +69,7 @@ def why_not(scenario: Scenario) -> str:
     """
     features = features_here()
     return (
-        features.missing(scenario.needs)
+        features.missing(scenario.needs, scenario.vm_type)
         or out_of_reach(scenario, features.touch_limit)
         or short_of_memory(scenario, FreeMemory().size_bytes())
     )

@@ -11,7 +11,8 @@ def missing(scenario: Scenario, features: Features) -> str:
 
     Without it the executor could not even begin: what is refused to an operation is an outcome.
     """
-    lacking = features.missing(tuple(dict.fromkeys((*scenario.needs, *_needs(scenario)))))
+    needs = tuple(dict.fromkeys((*scenario.needs, *_needs(scenario))))
+    lacking = features.missing(needs, scenario.vm_type)
     huge = sum(m.pages for m in scenario.mappings if m.kind == "hugetlb") // _HUGE_PAGE_PAGES
     if not lacking and huge > features.hugetlb_pages:
         return f"{huge} free 2 MiB huge pages (here {features.hugetlb_pages} are free)"

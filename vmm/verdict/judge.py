@@ -15,6 +15,7 @@ from vmm.scenario.endings import HARNESS, HOST, KERNEL_SHORT
 from vmm.scenario.history import (
     AnyOutcome,
     Done,
+    End,
     Event,
     Header,
     History,
@@ -22,7 +23,7 @@ from vmm.scenario.history import (
     Refused,
     SetUpRefused,
 )
-from vmm.scenario.plan import mappings_of
+from vmm.scenario.plan import Step, mappings_of, steps
 from vmm.scenario.underway import under_way
 from vmm.verdict import statuses
 from vmm.verdict.identity import Identity, outcome_kind
@@ -135,10 +136,14 @@ def judge(history: History) -> Verdict:
 def judging(history: History, recorder: StepRecorder | None = None) -> Iterator[Verdict | None]:
     """Judge a history bit by bit: yield None after each but the last, and then the verdict.
 
-    A ``recorder`` is shown every event that is judged.
+    A ``recorder`` is shown every event that is judged. An event that is out of its place (one is
+    left out before it, comes twice, or in another order) ends the judging: what it met is unknown.
     """
     judgement = Judgement(history.header)
+    plan = steps(history.header.scenario, history.header.features.touch_limit)
     for number, event in enumerate(history.events, 1):
+        if not judgement.is_in_place(event, next(plan, None)):
+            break
         if recorder is not None:
             recorder.before(event, judgement.slots())
         is_right = judgement.admits(event)
@@ -148,6 +153,8 @@ def judging(history: History, recorder: StepRecorder | None = None) -> Iterator[
             break
         if number % _BIT_EVENTS == 0:
             yield None
+    else:
+        judgement.ended(history.end, next(plan, None))
     if recorder is not None:
         recorder.end(judgement.slots())
     yield _told(history, judgement)
@@ -182,6 +189,26 @@ class Judgement:
     def slots(self) -> Iterator[Memslot]:
         """Yield the slots that exist now, by as_id, and from the highest gfn down."""
         return (slot for space in self._model.spaces for slot in space)
+
+    def is_in_place(self, event: Event, step: Step | None) -> bool:
+        """Whether an event is of the step that comes next; if not, nothing is known from here."""
+        if step is not None and (step.origin, step.operation) == (event.origin, event.operation):
+            return True
+        due = "nothing" if step is None else words.operation(step.operation)
+        found = words.operation(event.operation)
+        self._unknown = (
+            f"event {self._position} is out of its place: {found}, where {due} is due: the history "
+            "has a hole, or another version planned it"
+        )
+        return False
+
+    def ended(self, end: End | None, step: Step | None) -> None:
+        """Note where a history that says it came to its end lacks the steps from this one on."""
+        if end is not None and not end.reason and step is not None and self._difference is None:
+            self._unknown = (
+                f"the history ends before {words.operation(step.operation)}, and says that it is "
+                "whole"
+            )
 
     def admits(self, event: Event) -> bool:
         """Judge the next event; False if the model cannot go on beyond it."""

@@ -15,6 +15,7 @@ from vmm.scenario.history import (
     Done,
     End,
     Event,
+    History,
     Mmio,
     Refused,
     SetUpRefused,
@@ -197,3 +198,47 @@ def test_running_out_is_no_excuse_where_the_call_must_be_refused() -> None:
 def test_an_error_of_this_program_is_named_as_such() -> None:
     verdict = judge(msgspec.structs.replace(HISTORY, end=End(f"{HARNESS}Traceback ...")))
     assert (verdict.status, verdict.status.exit_status) == (Status.INTERNAL_ERROR, 70)
+
+
+def of_events(events: tuple[Event, ...]) -> Verdict:
+    """Judge some events as a history that says it is whole."""
+    return judge(History(HISTORY.header, events, End(events=len(events))))
+
+
+@pytest.mark.parametrize("index", range(len(HISTORY.events)))
+def test_an_event_that_is_left_out_is_missed(index: int) -> None:
+    events = (*HISTORY.events[:index], *HISTORY.events[index + 1 :])
+    verdict = of_events(events)
+    assert verdict.status is Status.INCONCLUSIVE
+    assert "out of its place" in verdict.reason or "says that it is whole" in verdict.reason
+
+
+@pytest.mark.parametrize("index", range(len(HISTORY.events)))
+def test_an_event_that_is_repeated_is_noticed(index: int) -> None:
+    verdict = of_events((*HISTORY.events[: index + 1], *HISTORY.events[index:]))
+    assert verdict.status is Status.INCONCLUSIVE
+    assert f"event {index + 1} is out of its place" in verdict.reason
+
+
+def test_events_in_another_order_are_noticed() -> None:
+    first, second, *others = HISTORY.events
+    assert first.operation != second.operation
+    assert of_events((second, first, *others)).status is Status.INCONCLUSIVE
+
+
+def test_an_operation_at_another_origin_is_noticed() -> None:
+    last = HISTORY.events[-1]
+    moved = msgspec.structs.replace(last, origin=last.origin - 1)
+    verdict = of_events((*HISTORY.events[:-1], moved))
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.events == len(HISTORY.events) - 1
+
+
+def test_a_history_of_nothing_is_not_whole() -> None:
+    assert of_events(()).status is Status.INCONCLUSIVE
+
+
+def test_a_difference_before_a_hole_stays_one() -> None:
+    events = list(HISTORY.events)
+    events[3] = msgspec.structs.replace(events[3], outcome=wrong(events[3].outcome))
+    assert of_events((*events[:9], *events[10:])).status is Status.DIFFERS
