@@ -19,6 +19,7 @@ from vmm.report import terminal
 from vmm.report.replay import heading, refusals, remark
 from vmm.scenario import words
 from vmm.scenario.codec import scenario_text
+from vmm.scenario.demand import check_demand
 from vmm.scenario.validate import ScenarioError, validate
 from vmm.verdict.judge import Status, Verdict
 from vmm.verdict.result import Checked
@@ -161,6 +162,7 @@ def _check(made: Replay, path: Path) -> None:
     problem = made.obstacle
     try:
         validate(made.scenario)
+        check_demand(made.scenario)
     except ScenarioError as error:
         problem = str(error)
     if problem:

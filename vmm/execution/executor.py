@@ -55,6 +55,7 @@ from vmm.scenario.operations import (
     guest_count,
 )
 from vmm.scenario.plan import Step, batches, steps
+from vmm.scenario.reached import reached_pages
 
 Record = Callable[[Event], None]
 Own = Callable[[], AbstractContextManager[None]]
@@ -84,7 +85,7 @@ def execute(
     """
     clock = GuestClock(guest_limit_s)
     with own():
-        mappings = HostMemory(scenario.mappings)
+        mappings = HostMemory(scenario.mappings, reached_pages(scenario, touch_limit))
     with (
         mappings as memory,
         HostMapping.anonymous(guest_count(scenario) * GUEST_SIZE_BYTES) as guest,

@@ -11,23 +11,30 @@ from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.scenario.content import page_bytes
 from vmm.scenario.history import Done, HostChange, Refused
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapping, Place
+from vmm.scenario.reached import Reached, runs_of, within
 
 
 class HostMemory(Closing):
     """All mappings that a scenario declares; they outlive every VM that uses them."""
 
-    def __init__(self, mappings: tuple[Mapping, ...]) -> None:
+    def __init__(self, mappings: tuple[Mapping, ...], reached: Reached | None = None) -> None:
+        """Map what is declared; of a mapping in ``reached`` only those pages are filled."""
+        self._reached = reached or {}
         self._declared = {mapping.name: index for index, mapping in enumerate(mappings)}
         self._mappings: dict[str, HostMapping] = {}
-        self._seen: dict[str, bytearray] = {}
+        self._seen: dict[str, list[tuple[int, bytearray]]] = {}
         self._absent: dict[str, set[int]] = {}
         self._nothing = HostMapping.reserved(PAGE_SIZE_BYTES)
         try:
             for index, mapping in enumerate(mappings):
                 memory = _map(mapping)
                 self._mappings[mapping.name] = memory
+                pages = self._reached.get(mapping.name)
+                if pages is not None and mapping.kind == "anonymous":
+                    memory.spare_huge_pages()
                 if mapping.kind not in ("unmapped", "guest_memfd"):
-                    self._seen[mapping.name] = _tag(memory, index, mapping.pages)
+                    runs = [range(mapping.pages)] if pages is None else runs_of(pages)
+                    self._seen[mapping.name] = [_tag(memory, index, run) for run in runs]
         except BaseException:
             self.close()
             raise
@@ -63,8 +70,8 @@ class HostMemory(Closing):
         memory = self._mappings[name]
         memory.cover(fd, private=private)
         if writable and name not in self._seen:
-            pages = memory.size_bytes // PAGE_SIZE_BYTES
-            self._seen[name] = _tag(memory, self._declared[name], pages)
+            pages = range(memory.size_bytes // PAGE_SIZE_BYTES)
+            self._seen[name] = [_tag(memory, self._declared[name], pages)]
 
     def write(self, place: Place, value: int) -> Done | Refused:
         """Write four bytes as the host, which ``changes`` reports like any other change.
@@ -95,7 +102,9 @@ class HostMemory(Closing):
                 memory.protect(start, size_bytes, Protection.READ | Protection.WRITE)
             case _:
                 assert_never(op.how)
-        pages = range(start // PAGE_SIZE_BYTES, start // PAGE_SIZE_BYTES + op.pages)
+        first = start // PAGE_SIZE_BYTES
+        every, reached = range(first, first + op.pages), self._reached.get(op.place.mapping)
+        pages = every if reached is None else within(reached, every)
         absent = self._absent.setdefault(op.place.mapping, set())
         if op.how in ("unmap", "forbid"):
             absent.update(pages)
@@ -108,34 +117,37 @@ class HostMemory(Closing):
         Pages that cannot be read are passed over until they can.
         """
         for name, memory in self._mappings.items():
-            seen = self._seen.get(name)
-            if seen is None:
-                continue
-            for start, end in _stretches(len(seen), self._absent.get(name, ())):
-                for offset, data in _news(memory, seen, start, end):
-                    yield HostChange(name, offset, data)
+            absent = self._absent.get(name, ())
+            for first, seen in self._seen.get(name, ()):
+                for start, end in _stretches(first, first + len(seen), absent):
+                    for offset, data in _news(memory, first, seen, start, end):
+                        yield HostChange(name, offset, data)
 
 
-def _stretches(size_bytes: int, absent: Collection[int]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of what lies between absent pages."""
-    start = 0
-    for page in sorted(absent):
+def _stretches(start: int, end: int, absent: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of what lies between absent pages, in bytes."""
+    pages = range(start // PAGE_SIZE_BYTES, end // PAGE_SIZE_BYTES)
+    for page in sorted(each for each in absent if each in pages):
         yield start, page * PAGE_SIZE_BYTES
         start = (page + 1) * PAGE_SIZE_BYTES
-    yield start, size_bytes
+    yield start, end
 
 
 def _news(
-    memory: HostMapping, seen: bytearray, start: int, end: int
+    memory: HostMapping, first: int, seen: bytearray, start: int, end: int
 ) -> Iterator[tuple[int, bytes]]:
-    """Yield offset and bytes of what differs from what was seen, and take note of it."""
+    """Yield offset and bytes of what differs from what was seen, and take note of it.
+
+    What was ``seen`` begins at the offset ``first``.
+    """
     is_more = True
     while is_more:
-        found = memory.differences(memoryview(seen)[start:end], PAGE_SIZE_BYTES, start)
+        expected = memoryview(seen)[start - first : end - first]
+        found = memory.differences(expected, PAGE_SIZE_BYTES, start)
         for at, length in found:
             offset = start + at
             data = memory.read(offset, length)
-            seen[offset : offset + length] = data
+            seen[offset - first : offset - first + length] = data
             yield offset, data
         is_more = len(found) == MAX_DIFFERENCES
 
@@ -159,8 +171,8 @@ def _map(mapping: Mapping) -> HostMapping:
             return HostMapping.reserved(size_bytes)
 
 
-def _tag(memory: HostMapping, index: int, pages: int) -> bytearray:
-    """Write each page's identity into it, and return all that was written."""
-    tags = bytearray().join([page_bytes(index, page) for page in range(pages)])
-    memory.write(0, tags)
-    return tags
+def _tag(memory: HostMapping, index: int, pages: range) -> tuple[int, bytearray]:
+    """Write each page's identity into it; return the offset and all that was written there."""
+    tags = bytearray().join([page_bytes(index, page) for page in pages])
+    memory.write(pages.start * PAGE_SIZE_BYTES, tags)
+    return pages.start * PAGE_SIZE_BYTES, tags

@@ -6,6 +6,7 @@ refuses to be closed. A view handed out keeps its memory mapped until the view i
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,8 +17,9 @@ from vmm.kvm.closing import Closing
 HUGE_PAGE_BYTES = 2 << 20
 
 _READ_WRITE = Protection.READ | Protection.WRITE
-_PRIVATE = MapFlag.PRIVATE | MapFlag.ANONYMOUS
-_SHARED = MapFlag.SHARED | MapFlag.ANONYMOUS
+_RESERVED = MapFlag.PRIVATE | MapFlag.ANONYMOUS  # Set aside at once, as hugetlb has to be.
+_PRIVATE = _RESERVED | MapFlag.NORESERVE
+_SHARED = MapFlag.SHARED | MapFlag.ANONYMOUS | MapFlag.NORESERVE
 
 
 class HostMapping(Closing):
@@ -71,7 +73,7 @@ class HostMapping(Closing):
 
         Raises ENOMEM where the administrator has set none aside (vm.nr_hugepages).
         """
-        flags = _PRIVATE | MapFlag.HUGETLB
+        flags = _RESERVED | MapFlag.HUGETLB
         whole = _whole(size_bytes, HUGE_PAGE_BYTES)
         return cls(raw.map_memory(0, whole, _READ_WRITE, flags), size_bytes)
 
@@ -111,7 +113,7 @@ class HostMapping(Closing):
 
         Reading or writing it through this object ends the process.
         """
-        flags = _PRIVATE | MapFlag.NORESERVE
+        flags = _PRIVATE
         return cls(raw.map_memory(0, _whole(size_bytes), Protection.NONE, flags), size_bytes)
 
     def __repr__(self) -> str:
@@ -182,10 +184,15 @@ class HostMapping(Closing):
         self._part(offset, size_bytes)
         raw.advise_memory(self.address + offset, size_bytes, Advice.REMOVE)
 
+    def spare_huge_pages(self) -> None:
+        """Let a touch of one page take that page only (MADV_NOHUGEPAGE), where pages are huge."""
+        with suppress(OSError):  # A kernel without huge pages does not know how to spare them.
+            raw.advise_memory(self.address, self.size_bytes, Advice.NOHUGEPAGE)
+
     def vacate(self, offset: int, size_bytes: int) -> None:
         """Unmap pages, and reserve their addresses in the same call: nothing else gets there."""
         self._part(offset, size_bytes)
-        flags = _PRIVATE | MapFlag.NORESERVE | MapFlag.FIXED
+        flags = _PRIVATE | MapFlag.FIXED
         raw.map_memory(self.address + offset, size_bytes, Protection.NONE, flags)
 
     def refill(self, offset: int, size_bytes: int) -> None:

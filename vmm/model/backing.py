@@ -1,6 +1,6 @@
 """Where an access lands: the pieces of memory, hole and nowhere that a range of gpas is made of."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from typing import Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from vmm.scenario.operations import (
     Mapping,
     Place,
 )
+from vmm.scenario.reached import Reached, within
 
 HVA_ABSENT = source(
     "hva-absent",
@@ -70,7 +71,9 @@ class Piece(msgspec.Struct, frozen=True):
 class Backing:
     """Finds the host memory of an hva among the mappings that a scenario declares."""
 
-    def __init__(self, mappings: tuple[Mapping, ...]) -> None:
+    def __init__(self, mappings: tuple[Mapping, ...], reached: Reached | None = None) -> None:
+        """Of a mapping in ``reached`` those pages alone matter."""
+        self._reached = reached or {}
         self._mappings = {mapping.name: mapping for mapping in mappings}
         self._shown: set[str] = set()
         self._absent: set[tuple[str, int]] = set()
@@ -113,10 +116,16 @@ class Backing:
         """The (mapping, page) that the host has taken away; what changes later shows in it."""
         return self._absent
 
+    def pages_of(self, op: ChangeHostMemory) -> Iterable[int]:
+        """Return the pages of a mapping that a change is about, as far as they matter."""
+        first = op.place.offset // PAGE_SIZE_BYTES
+        pages = range(first, first + op.pages)
+        reached = self._reached.get(op.place.mapping)
+        return pages if reached is None else within(reached, pages)
+
     def change(self, op: ChangeHostMemory) -> None:
         """Note which pages show memory from now on, and which do not."""
-        first = op.place.offset // PAGE_SIZE_BYTES
-        pages = {(op.place.mapping, page) for page in range(first, first + op.pages)}
+        pages = {(op.place.mapping, page) for page in self.pages_of(op)}
         self._changed |= pages
         if op.how in ("unmap", "forbid"):
             self._absent |= pages

@@ -81,6 +81,7 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.plan import mappings_of
+from vmm.scenario.reached import Reached, reached_pages
 from vmm.scenario.slots import as_id_of, id_of
 
 CONTENT = documented(
@@ -135,12 +136,19 @@ class Model:
     def of(cls, header: Header) -> Self:
         """Return the model of what a history's header says, before its first event."""
         scenario = header.scenario
-        return cls(mappings_of(scenario), header.features, scenario.vm_type)
+        reached = reached_pages(scenario, header.features.touch_limit)
+        return cls(mappings_of(scenario), header.features, scenario.vm_type, reached)
 
-    def __init__(self, mappings: tuple[Mapping, ...], features: Features, vm_type: int = 0) -> None:
+    def __init__(
+        self,
+        mappings: tuple[Mapping, ...],
+        features: Features,
+        vm_type: int = 0,
+        reached: Reached | None = None,
+    ) -> None:
         self.features = features.of_vm(vm_type)
         self._vm_type = vm_type
-        self._backing = Backing(mappings)
+        self._backing = Backing(mappings, reached or {})
         self._contents = Contents(mappings)
         memfds = frozenset(mapping.name for mapping in mappings if mapping.kind == "memfd")
         self._memfds = GuestMemfds(self.features, memfds, self._backing, self._contents)
@@ -273,8 +281,9 @@ class Model:
 
     def _change_memory(self, op: ChangeHostMemory) -> None:
         if self._backing.loses_content(op):
-            size_bytes = op.pages * PAGE_SIZE_BYTES
-            self._contents.write(op.place.mapping, op.place.offset, bytes(size_bytes))
+            for page in self._backing.pages_of(op):
+                offset = page * PAGE_SIZE_BYTES
+                self._contents.write(op.place.mapping, offset, bytes(PAGE_SIZE_BYTES))
         self._backing.change(op)
 
     def _churn(self, op: Churn) -> tuple[Allowed, ...]:

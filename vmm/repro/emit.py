@@ -16,6 +16,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import EnableCap, Mapping, Scenario, Touch
 from vmm.scenario.plan import MAX_BATCH, mappings_of
+from vmm.scenario.reached import is_sparse
 from vmm.scenario.shown import shown
 
 _STEPS_IN_A_FUNCTION = 300
@@ -166,6 +167,8 @@ def _setup(scenario: Scenario, features: Features, account: Account) -> str:
 
 
 def _map(mapping: Mapping, account: Account) -> str:
+    if is_sparse(mapping):
+        raise InexpressibleError(f"memory of {mapping.pages} pages, filled where it is touched")
     name = account.names.variable(mapping.name)
     private = "MAP_PRIVATE | MAP_ANONYMOUS"
     both = "PROT_READ | PROT_WRITE"

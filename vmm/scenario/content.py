@@ -22,6 +22,7 @@ _UNMIX = pow(_MIX, -1, 1 << 32)
 _MASK = (1 << 32) - 1
 _NOT_ZEROS = re.compile(rb"[^\0]+")
 _PAGE_BITS = 20
+_MAPPING_BITS = 8
 _ELEMENTS = {1: "B", 2: "H", 4: "I"}
 
 # The same bytes run in real mode and in 64-bit mode; each has an identity of its own.
@@ -34,14 +35,16 @@ STUB_LENGTH = _REAL_AT + 4 + len(_STUB_TAIL)
 
 
 def identity(mapping: int, page: int) -> int:
-    """Return the 32-bit identity of a page of the mapping with this index (0 to 4094)."""
-    return (((mapping + 1) << _PAGE_BITS | page) * _MIX) & _MASK
+    """Return the 32-bit identity of a page (below 2^24) of the mapping with this index (to 254)."""
+    far, near = divmod(page, 1 << _PAGE_BITS)
+    return (((far << _MAPPING_BITS) + mapping + 1 << _PAGE_BITS | near) * _MIX) & _MASK
 
 
 def identify(word: int) -> tuple[int, int]:
     """Return the mapping index (-1 or more) and page that a word would be the identity of."""
     number = (word * _UNMIX) & _MASK
-    return (number >> _PAGE_BITS) - 1, number & ((1 << _PAGE_BITS) - 1)
+    far, index = divmod(number >> _PAGE_BITS, 1 << _MAPPING_BITS)
+    return index - 1, far << _PAGE_BITS | number & ((1 << _PAGE_BITS) - 1)
 
 
 def stub(page_identity: int) -> bytes:

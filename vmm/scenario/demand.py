@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from vmm.scenario.operations import (
+    MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
     AnyOperation,
     ChangeHostMemory,
@@ -49,14 +50,17 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.problem import ScenarioError
+from vmm.scenario.reached import filled_pages, reached_pages, within
 from vmm.scenario.slots import MAX_PAGES
 from vmm.scenario.survey import Survey
+
+_HUGE_PAGES = 512
 
 _PROCESS_BYTES = 32 << 20
 """The process that carries a scenario out."""
 
-_COPIES = 3
-"""A page that is declared, what it held at the last look, and what is compared with that."""
+_COPIES = 2
+"""Of a page that is filled: what it held at the last look, and what is compared with that."""
 
 _MODEL_COPIES = 2
 """A page that was written, for the judge: what it holds, and what it held at the last look."""
@@ -187,10 +191,15 @@ class _Account:
             op.name: op.size for op in scenario.operations if isinstance(op, CreateGuestMemfd)
         }
         self._mapped = {op.mapping for op in scenario.operations if isinstance(op, MapGuestMemfd)}
-        self._looked_at = sum(
-            mapping.pages
+        self._reached = reached_pages(scenario, 1 << MAX_GPA_BITS)
+        shown = [
+            mapping
             for mapping in scenario.mappings
             if mapping.kind not in ("unmapped", "guest_memfd") or mapping.name in self._mapped
+        ]
+        self._filled = sum(filled_pages(mapping, self._reached) for mapping in shown)
+        self._looked_at = sum(
+            len(self._reached.get(mapping.name, range(mapping.pages))) for mapping in shown
         )
         survey = Survey(scenario, 1 << 52)
         self._survey_touches, self._survey_pages = survey.touches, survey.pages
@@ -207,7 +216,7 @@ class _Account:
             self._bytes += _OPERATION_BYTES
             self._operation(operation)
             self._is_written |= not isinstance(operation, _NEVER_WRITE)
-        self._bytes += self._looked_at * PAGE_SIZE_BYTES * _COPIES
+        self._bytes += (self._filled + self._looked_at * _COPIES) * PAGE_SIZE_BYTES
         self._bytes += len(self._slots) * _SLOT_BYTES
         self._bytes += sum(self._slots.values()) * _SLOT_PAGE_BYTES
         written = self._survey_pages + len(scenario.operations) + min(self._lost, self._looked_at)
@@ -296,10 +305,11 @@ class _Account:
             case SetUserMemoryRegion():
                 self._us += times * (_REGION_US + _pages(op) * _PAGE_US)
             case ChangeHostMemory():
-                self._us += times * (_CALL_US + op.pages * _PAGE_US)
-                self._changed += op.pages
+                pages = self._pages_that_matter(op)
+                self._us += times * (_CALL_US + (pages + op.pages // _HUGE_PAGES) * _PAGE_US)
+                self._changed += pages
                 if self._loses_content(op):
-                    self._lost += times * op.pages
+                    self._lost += times * pages
             case GetDirtyLog() | ClearDirtyLog():
                 pages = self._slots.get(op.slot, self._most_pages)
                 self._us += times * (_CALL_US + pages * _PAGE_US)
@@ -308,6 +318,12 @@ class _Account:
                 self._us += times * _CALL_US
             case _:
                 assert_never(op)
+
+    def _pages_that_matter(self, op: ChangeHostMemory) -> int:
+        """Return how many pages of a change are filled and watched."""
+        reached = self._reached.get(op.place.mapping)
+        first = op.place.offset // PAGE_SIZE_BYTES
+        return op.pages if reached is None else len(within(reached, range(first, first + op.pages)))
 
     def _loses_content(self, op: ChangeHostMemory) -> bool:
         """Whether pages show something else afterwards, which is recorded."""

@@ -18,6 +18,7 @@ from vmm.scenario.operations import (
     address_spaces,
     guest_count,
 )
+from vmm.scenario.slots import MAX_PAGES
 
 MAX_SURVEY_PAGES = 2048
 """A survey of more pages than these visits the ends and the huge-page borders of each region."""
@@ -26,7 +27,11 @@ MAX_SURVEY_WINDOWS = 64
 """A survey visits so many stretches of 2 MiB from 4 GiB on, those that are named first."""
 
 _HUGE_PAGE_BYTES = 512 * PAGE_SIZE_BYTES
-_MAX_BORDERS = 1024
+_GIGABYTE = 1 << 30
+_MAX_BORDERS = 64
+"""A region with more 2 MiB borders inside shows so many of them, from one end to the other."""
+
+_MAX_GIGABYTES = 64
 _READ_OFFSET = 0x40  # where no border write lands, so that the identity stays whole
 _WRITE_OFFSET = 0x20
 _VALUE_STEP = 0x9E3779B1
@@ -110,12 +115,7 @@ def _pages_around(regions: list[tuple[int, int]]) -> Iterable[int]:
             around = range(gpa - PAGE_SIZE_BYTES, gpa + size + PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
             pages.update(around)
         if len(pages) > MAX_SURVEY_PAGES or size > MAX_SURVEY_PAGES * PAGE_SIZE_BYTES:
-            ends = (end for gpa, size in regions for end in (gpa, gpa + size))
-            inner = (border for region in regions for border in _inner_borders(*region))
-            borders = (*ends, *inner)
-            return dict.fromkeys(
-                border + side for border in borders for side in (-PAGE_SIZE_BYTES, 0)
-            )
+            return _landmarks(regions)
     return [page for gpa, size in regions for page in _both_ends(gpa, size)] + sorted(pages)
 
 
@@ -124,10 +124,26 @@ def _both_ends(gpa: int, size: int) -> tuple[int, int, int, int]:
     return gpa - PAGE_SIZE_BYTES, gpa, end - PAGE_SIZE_BYTES, end
 
 
-def _inner_borders(gpa: int, size: int) -> range:
-    """Return the 2 MiB borders inside of a region; a region that is too large has none."""
-    borders = range((gpa + _HUGE_PAGE_BYTES) & -_HUGE_PAGE_BYTES, gpa + size, _HUGE_PAGE_BYTES)
-    return borders if len(borders) <= _MAX_BORDERS else range(0)
+def _landmarks(regions: list[tuple[int, int]]) -> Iterable[int]:
+    """Return the pages on both sides of ends, and then of borders, of regions."""
+    ends = [end for gpa, size in regions for end in (gpa, gpa + size)]
+    gigabytes = [at for region in regions for at in _chosen(*region, _GIGABYTE, _MAX_GIGABYTES)]
+    borders = [at for region in regions for at in _chosen(*region, _HUGE_PAGE_BYTES, _MAX_BORDERS)]
+    every = (*ends, *gigabytes, *borders)
+    return dict.fromkeys(border + side for border in every for side in (-PAGE_SIZE_BYTES, 0))
+
+
+def _chosen(gpa: int, size: int, step: int, most: int) -> list[int]:
+    """Return the multiples of ``step`` inside of a region: at most so many, spread evenly.
+
+    A region that no kernel takes has none.
+    """
+    if size > MAX_PAGES * PAGE_SIZE_BYTES:
+        return []
+    borders = range((gpa + step) & -step, gpa + size, step)
+    if len(borders) <= most:
+        return list(borders)
+    return [borders[(len(borders) - 1) * number // (most - 1)] for number in range(most)]
 
 
 def _within_windows(pages: Iterable[int]) -> list[int]:

@@ -53,16 +53,34 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.problem import ScenarioError as ScenarioError
-from vmm.scenario.races import MAX_SLOT_PAGES, host_change_problem, race_problem
+from vmm.scenario.races import host_change_problem, race_problem
+from vmm.scenario.reached import (
+    MAX_PRE_FAULTED_PAGES,
+    SPARSE_PAGES,
+    filled_pages,
+    is_sparse,
+    reached_pages,
+)
 from vmm.scenario.shown import is_plain
 from vmm.scenario.slots import MAX_PAGES, MAX_SLOTS, USER_END, as_id_of, id_of
 from vmm.scenario.standing import MayStand
 
 MAX_OPERATIONS = 200_000
-MAX_MAPPINGS = 256
+MAX_MAPPINGS = 255
 MAX_MAPPED_PAGES = 1 << 17
-MAX_ALL_SLOT_PAGES = 1 << 22
+"""Pages that are filled, in all mappings together: of a large one those that are reached."""
+
+MAX_SPARSE_PAGES = 1 << 24
+"""Pages of one mapping: 64 GiB, of which nothing exists that is not reached."""
+
+MAX_SLOT_PAGES = 1 << 24
+"""Pages of one slot: without TDP its metadata are allocated at once, about 10 bytes a page."""
+
+MAX_ALL_SLOT_PAGES = 1 << 28
 """Pages of all slots that a scenario could create, each operation counted."""
+
+MAX_ATTRIBUTE_PAGES = 1 << 18
+"""Pages of one call that sets attributes: the kernel keeps an entry for each."""
 
 MAX_ZERO_PAGES = 16
 MAX_SWEEP_BYTES = 0x4000
@@ -91,6 +109,7 @@ def validate(scenario: Scenario) -> None:
     _check_mappings(scenario.mappings)
     if len(scenario.operations) > MAX_OPERATIONS:
         raise ScenarioError(f"$.operations: more than {MAX_OPERATIONS}")
+    _check_large(scenario)
     checker = _Checker(scenario)
     is_closed = False
     for index, operation in enumerate(scenario.operations):
@@ -140,9 +159,13 @@ def _check_mappings(mappings: Iterable[Mapping]) -> None:
         if mapping.name in names:
             raise ScenarioError(f"{place}.name: {mapping.name!r} is taken or reserved")
         names.add(mapping.name)
-        total += mapping.pages
+        is_free = is_sparse(mapping) or mapping.kind == "unmapped"
+        total += 0 if is_free else mapping.pages
         limit = MAX_ZERO_PAGES if mapping.kind == "zero" else MAX_MAPPED_PAGES
-        if not 1 <= mapping.pages <= limit or total > MAX_MAPPED_PAGES:
+        if is_free and mapping.pages > 0:
+            if mapping.pages > MAX_SPARSE_PAGES:
+                raise ScenarioError(f"{place}.pages: at most {MAX_SPARSE_PAGES} are possible")
+        elif not 1 <= mapping.pages <= limit or total > MAX_MAPPED_PAGES:
             raise ScenarioError(
                 f"{place}.pages: {mapping.pages} is not within 1 to {limit} (all mappings together)"
             )
@@ -157,6 +180,30 @@ _WITHOUT_A_VM = (
     *(CloseGuestMemfd, MapGuestMemfd, PunchGuestMemfd),
 )
 """What takes no VM, so that it may come between ``close_vm`` and ``new_vm``."""
+
+
+def _check_large(scenario: Scenario) -> None:
+    """What is filled of large mappings depends on what is reached: bound that."""
+    if not any(map(is_sparse, scenario.mappings)):
+        return
+    for index, op in enumerate(scenario.operations):
+        place = f"$.operations[{index}]"
+        if isinstance(op, Race):
+            raise ScenarioError(f"{place}: races take no mapping of more than {SPARSE_PAGES} pages")
+        if isinstance(op, PreFaultMemory) and pages_of(op.size) > MAX_PRE_FAULTED_PAGES:
+            limit = f"{MAX_PRE_FAULTED_PAGES} pages with a mapping of more than {SPARSE_PAGES}"
+            raise ScenarioError(f"{place}.size: at most {limit}")
+    reached = reached_pages(scenario, 1 << MAX_GPA_BITS)
+    filled = sum(
+        filled_pages(mapping, reached)
+        for mapping in scenario.mappings
+        if mapping.kind not in ("unmapped", "guest_memfd")
+    )
+    if filled > MAX_MAPPED_PAGES:
+        raise ScenarioError(
+            f"$.mappings: {filled} pages would be filled where the guest looks, and at most "
+            f"{MAX_MAPPED_PAGES} may be (thp: whole huge pages)"
+        )
 
 
 class _Checker:
@@ -398,6 +445,6 @@ def _unsigned(op: AnyOperation, *fields: str) -> str:
 
 def _attributes(op: SetMemoryAttributes) -> str:
     """The kernel takes memory for each gfn, and time."""
-    if pages_of(op.size) > MAX_SLOT_PAGES and op.address + op.size < 1 << 64:
-        return f".size: at most {MAX_SLOT_PAGES} pages at once"
+    if pages_of(op.size) > MAX_ATTRIBUTE_PAGES and op.address + op.size < 1 << 64:
+        return f".size: at most {MAX_ATTRIBUTE_PAGES} pages at once"
     return _unsigned(op, "address", "size", "attributes", "flags")

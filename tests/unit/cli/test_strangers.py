@@ -18,6 +18,7 @@ from vmm.scenario.operations import (
     Scenario,
     Touch,
 )
+from vmm.scenario.reached import SPARSE_PAGES
 
 HOSTILE = Path(__file__).parent / "hostile"
 
@@ -62,8 +63,8 @@ def test_a_hostile_scenario_is_refused(kernel: Kernel, command: str, name: str) 
 def test_a_file_of_ever_new_unmapping_is_refused_in_a_second(
     kernel: Kernel, tmp_path: Path
 ) -> None:
-    unmap = ChangeHostMemory(Place("a"), 1 << 17, "unmap")
-    scenario = Scenario("x", (unmap,) * 3000, (Mapping("a", 1 << 17, "memfd"),))
+    unmap = ChangeHostMemory(Place("a"), SPARSE_PAGES, "unmap")
+    scenario = Scenario("x", (unmap,) * 8000, (Mapping("a", SPARSE_PAGES, "memfd"),))
     file = tmp_path / "s.json"
     file.write_text(scenario_text(scenario))
     start = time.process_time()

@@ -9,6 +9,7 @@ from tests.played import Kernel, make, named, played, vmm
 from vmm.host.freememory import FreeMemory
 from vmm.scenario.demand import memory_bytes, short_of_memory
 from vmm.scenario.operations import Mapping, Scenario, SetUserMemoryRegion
+from vmm.scenario.reached import SPARSE_PAGES
 
 MIB = 1 << 20
 
@@ -94,7 +95,8 @@ def test_what_is_short_is_told_in_mib() -> None:
 
 def test_what_does_not_fit_is_skipped_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel: Kernel = played(monkeypatch)
-    large = msgspec.structs.replace(named("move-up"), mappings=(Mapping("a", 1 << 17),))
+    filled = tuple(Mapping(name, SPARSE_PAGES) for name in "abcdefgh")
+    large = msgspec.structs.replace(named("move-up"), mappings=filled)
     monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: (named("create-one"), large))
     monkeypatch.setattr(FreeMemory, "size_bytes", lambda memory: 1024 * MIB)
     result = vmm("check")

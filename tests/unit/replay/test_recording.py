@@ -17,6 +17,7 @@ from vmm.verdict.judge import Status
         ("qemu-q35-seabios.strace", 39),
         ("qemu-q35-seabios.qemu", 39),
         ("qemu-q35-seabios-memory.strace.gz", 26),
+        ("qemu-q35-4g.strace.gz", 29),
         ("qemu-pc-seabios.strace.gz", 26),
         ("qemu-q35-ovmf.strace.gz", 12),
         ("gvisor-kvm.strace.gz", 5),

@@ -64,7 +64,7 @@ def test_scenario_survives_its_file() -> None:
         ({"operations": [region(slot=1 << 32)]}, "$.operations[0].slot"),
         ({"operations": [region(slot=400)]}, "$.operations[0].slot"),
         ({"operations": [region(guest_phys_addr=-1)]}, "$.operations[0].guest_phys_addr"),
-        ({"operations": [region(memory_size="0x80000000")]}, "$.operations[0].memory_size"),
+        ({"operations": [region(memory_size="0x2000000000")]}, "$.operations[0].memory_size"),
         ({"operations": [region(userspace_addr={"mapping": "b"})]}, "named 'b'"),
         ({"operations": [region(userspace_addr={"mapping": "guest"})]}, "named 'guest'"),
         (
@@ -103,7 +103,7 @@ def test_scenario_survives_its_file() -> None:
             "$.operations[0].place.offset",
         ),
         ({"mappings": [{"name": "a", "pages": 0}]}, "$.mappings[0].pages"),
-        ({"mappings": [{"name": "a", "pages": 1 << 18}]}, "$.mappings[0].pages"),
+        ({"mappings": [{"name": "a", "pages": (1 << 24) + 1}]}, "$.mappings[0].pages"),
         ({"mappings": [{"name": "guest", "pages": 1}]}, "$.mappings[0].name"),
         ({"mappings": [{"name": "a", "pages": 2, "kind": "disk"}]}, "$.mappings[0].kind"),
         ({"mappings": [{"name": "a", "pages": 3, "kind": "hugetlb"}]}, "$.mappings[0].pages"),

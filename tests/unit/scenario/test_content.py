@@ -9,8 +9,8 @@ from vmm.model.contents import Contents
 from vmm.scenario import content
 from vmm.scenario.operations import PAGE_SIZE_BYTES, Mapping
 
-MAPPINGS = st.integers(0, 4094)
-PAGES = st.integers(0, (1 << 20) - 1)
+MAPPINGS = st.integers(0, 254)
+PAGES = st.integers(0, (1 << 24) - 1)
 BYTES = st.binary(min_size=64, max_size=64)
 
 

@@ -33,6 +33,7 @@ from vmm.scenario.operations import (
     Sweep,
     Touch,
 )
+from vmm.scenario.reached import SPARSE_PAGES
 from vmm.verdict.ideal import EVERYTHING
 
 MIB = 1 << 20
@@ -124,7 +125,8 @@ def test_what_is_beyond_is_refused_with_the_number_and_the_limit() -> None:
     assert parse_scenario(text, "f", LARGE).name == "s"
     with pytest.raises(FileError, match=r"may take 500 s, and the limit is 1 s; --allow"):
         parse_scenario(text, "f", Limits(1 << 40, 1.0))
-    text = scenario_text(Scenario("s", (), (Mapping("a", 1 << 17),))).encode()
+    filled = tuple(Mapping(name, SPARSE_PAGES) for name in "abcdefgh")
+    text = scenario_text(Scenario("s", (), filled)).encode()
     with pytest.raises(FileError, match=r"may take 15\d\d MiB of memory, and the limit is 1024 "):
         parse_scenario(text, "f")
 

@@ -1,0 +1,138 @@
+"""Which pages of large mappings are reached: those alone are filled, and watched.
+
+A mapping as large as a real machine's memory costs nothing but where something touches it. What
+that may be follows from a scenario alone: each slot that it could make, under each access that it
+makes, surveys included.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping as MappingOf
+from itertools import chain
+
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Execute,
+    GuestThread,
+    HostThread,
+    HostWrite,
+    Mapping,
+    Place,
+    PreFaultMemory,
+    Race,
+    Scenario,
+    SetUserMemoryRegion,
+    Sweep,
+    Touch,
+    access_end,
+    pages_of,
+)
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.slots import MAX_PAGES
+from vmm.scenario.survey import Survey
+
+SPARSE_PAGES = 1 << 14
+"""A mapping of more pages than these is sparse: its pages are filled where they are reached."""
+
+MAX_PRE_FAULTED_PAGES = 1 << 15
+"""So many pages at most are mapped ahead at once in a scenario that has a sparse mapping."""
+
+_MOST_WORK = 1 << 22
+"""So many pages are looked up at most, some of them again and again."""
+
+_HUGE_PAGES = 512
+_DENSE_KINDS = ("unmapped", "guest_memfd", "zero", "hugetlb")
+
+Reached = MappingOf[str, tuple[int, ...]]
+"""The pages of each sparse mapping that are reached, ascending."""
+
+
+def is_sparse(mapping: Mapping) -> bool:
+    """Whether a mapping is filled only where it is reached."""
+    return mapping.pages > SPARSE_PAGES and mapping.kind not in _DENSE_KINDS
+
+
+def reached_pages(scenario: Scenario, touch_limit: int) -> Reached:
+    """Return which pages of sparse mappings a scenario may reach; ``touch_limit`` as for plans.
+
+    Raises ScenarioError where finding out takes too long.
+    """
+    sparse = {mapping.name for mapping in scenario.mappings if is_sparse(mapping)}
+    if not sparse:
+        return {}
+    pages: dict[str, set[int]] = {name: set() for name in sparse}
+    operations = list(_all_operations(scenario.operations))
+    gfns = sorted(set(chain(_surveyed(scenario, touch_limit), *map(_gfns, operations))))
+    regions = {
+        (pages_of(op.guest_phys_addr), pages_of(op.memory_size), op.userspace_addr)
+        for op in operations
+        if isinstance(op, SetUserMemoryRegion) and pages_of(op.memory_size) <= MAX_PAGES
+    }
+    work = 0
+    for base_gfn, npages, hva in regions:
+        if isinstance(hva, Place) and hva.mapping in sparse:
+            first, last = bisect_left(gfns, base_gfn), bisect_left(gfns, base_gfn + npages)
+            work += last - first
+            if work > _MOST_WORK:
+                raise ScenarioError("$.operations: too many slots under too many accesses")
+            shift = pages_of(hva.offset) - base_gfn
+            pages[hva.mapping].update(gfn + shift for gfn in gfns[first:last])
+    for op in operations:
+        if isinstance(op, HostWrite) and op.place.mapping in sparse:
+            start = op.place.offset
+            pages[op.place.mapping].update((pages_of(start), pages_of(start + 3)))
+    return {name: tuple(sorted(each)) for name, each in pages.items()}
+
+
+def within(reached: tuple[int, ...], pages: range) -> tuple[int, ...]:
+    """Return those of ascending page numbers that lie in a range."""
+    return reached[bisect_left(reached, pages.start) : bisect_left(reached, pages.stop)]
+
+
+def filled_pages(mapping: Mapping, reached: Reached) -> int:
+    """Return how many pages of a mapping come to be filled, at most."""
+    pages = reached.get(mapping.name)
+    if pages is None:
+        return mapping.pages
+    if mapping.kind == "thp":
+        return len({page // _HUGE_PAGES for page in pages}) * _HUGE_PAGES
+    return len(pages)
+
+
+def runs_of(pages: Iterable[int]) -> Iterator[range]:
+    """Yield ascending page numbers as ranges."""
+    start = end = -1
+    for page in pages:
+        if page != end:
+            if end > start:
+                yield range(start, end)
+            start = page
+        end = page + 1
+    if end > start:
+        yield range(start, end)
+
+
+def _all_operations(operations: Iterable[AnyOperation]) -> Iterator[AnyOperation]:
+    for op in operations:
+        yield op
+        if isinstance(op, Race):
+            threads: tuple[HostThread | GuestThread, ...] = (*op.hosts, *op.guests)
+            for thread in threads:
+                yield from thread.operations if isinstance(thread, HostThread) else thread.program
+
+
+def _surveyed(scenario: Scenario, touch_limit: int) -> Iterator[int]:
+    """Yield the gfns that a survey touches: what crosses a border is on both of its sides."""
+    for touch in Survey(scenario, touch_limit).round():
+        yield from _gfns(touch)
+
+
+def _gfns(op: AnyOperation) -> Iterable[int]:
+    match op:
+        case Touch() | Sweep() | Execute():
+            return range(pages_of(op.gpa), pages_of(access_end(op) - 1) + 1)
+        case PreFaultMemory():
+            count = min(pages_of(op.size + PAGE_SIZE_BYTES - 1), MAX_PRE_FAULTED_PAGES)
+            return range(pages_of(op.gpa), pages_of(op.gpa) + count)
+        case _:
+            return ()
