@@ -1,10 +1,10 @@
 """What a kernel must have for a program to mean anything there: checked at its start."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from kvm_abi.uapi import Cap
 from vmm.repro.account import Account
-from vmm.scenario.features import NEEDS, Features
+from vmm.scenario.features import ROWS, Features
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
@@ -14,35 +14,9 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.plan import reaches_beyond_real_mode
 
+_NAMED_CAPS_END = 128
+"""From this number on, a capability is written as one: older <linux/kvm.h> have no name for it."""
 
-@dataclass(frozen=True, slots=True)
-class _Extension:
-    """A capability, by the name that <linux/kvm.h> has for it, or by its number where an older
-    one has none. ``bits`` are those of the answer that are needed; 0 asks for 1 or more.
-    """
-
-    cap: str
-    bits: int = 0
-
-
-_EXTENSIONS = {
-    "readonly_mem": _Extension("KVM_CAP_READONLY_MEM"),
-    "sync_mmu": _Extension("KVM_CAP_SYNC_MMU"),
-    "irqchip": _Extension("KVM_CAP_IRQCHIP"),
-    "smm": _Extension("KVM_CAP_X86_SMM"),
-    "user_memory2": _Extension("231"),
-    "guest_memfd": _Extension("234"),
-    "guest_memfd_mmap": _Extension("244", 1),
-    "guest_memfd_shared": _Extension("244", 3),
-    "memory_attributes": _Extension("233", 8),
-    "sw_protected": _Extension("235", 2),
-    "pre_fault": _Extension("236"),
-    "manual_dirty_log": _Extension("168"),
-    "dirty_log_initially_set": _Extension("168", 2),
-    "dirty_ring_bytes": _Extension("192"),
-    "dirty_ring_acq_rel": _Extension("223"),
-    "slot_zap_all_quirk": _Extension("213", 1 << 7),
-}
 _INTERNAL = {
     "internal_tss": "TSS",
     "internal_identity": "IDENTITY_MAP",
@@ -82,7 +56,8 @@ def gpa_bits(scenario: Scenario, features: Features) -> int:
 
 
 def _need(need: str, account: Account) -> Iterator[str]:
-    name = f'"{NEEDS[need]}"'
+    row = ROWS[need]
+    name = f'"{row.words}"'
     if need in _INTERNAL:
         account.use("internal")
         yield f"require_internal({_INTERNAL[need]}, {name});"
@@ -90,13 +65,17 @@ def _need(need: str, account: Account) -> Iterator[str]:
         account.use("canfail")
         yield "require_failing_allocations();"
     elif need not in _BY_MAPPING:
-        extension = _EXTENSIONS[need]
-        if extension.bits:
+        assert row.cap is not None, f"{need} is asked for by nothing"
+        if row.bits:
             account.use("bits")
-            yield f"require_bits({extension.cap}, {extension.bits}, {name});"
+            yield f"require_bits({_cap(row.cap)}, {int(row.bits)}, {name});"
         else:
             account.use("require")
-            yield f"require({extension.cap}, 1, {name});"
+            yield f"require({_cap(row.cap)}, 1, {name});"
+
+
+def _cap(cap: Cap) -> str:
+    return f"KVM_CAP_{cap.name}" if cap < _NAMED_CAPS_END else str(int(cap))
 
 
 def _exactly(account: Account, cap: str, number: int) -> str:

@@ -1,11 +1,16 @@
 """What a kernel and a host can do, as probed: part of every history."""
 
-from typing import Self
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Self, TypeVar
 
 import msgspec
 
+from kvm_abi.uapi import Cap, DirtyLogManual, GuestMemfdFlag, MemoryAttribute, Quirk, VmType
 from vmm.scenario.operations import MAX_GPA_BITS, SMM
 from vmm.scenario.problem import ScenarioError
+
+_SW_PROTECTED = 1 << VmType.SW_PROTECTED_VM
 
 
 class PerVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,7 +25,7 @@ class PerVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     readonly_mem: bool = True
     guest_memfd: bool = True
     guest_memfd_flags: int = 0
-    memory_attributes: int = 8
+    memory_attributes: int = int(MemoryAttribute.PRIVATE)
     pre_fault: bool = False
 
 
@@ -70,7 +75,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     internal_tss: bool = False
     internal_identity: bool = False
     internal_apic: bool = False
-    la57: bool = False
+    la57: bool = False  # Part of the format: nothing asks for it yet.
     zero_page: bool = False
     hugetlb_pages: int = 0
     protected: PerVm | None = None
@@ -78,12 +83,12 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def slot_zap_all_quirk(self) -> bool:
         """Whether a kernel can be told to zap only what belongs to a slot."""
-        return bool(self.quirks & 1 << 7)
+        return bool(self.quirks & Quirk.SLOT_ZAP_ALL)
 
     @property
     def sw_protected(self) -> bool:
         """Whether there are VMs with private memory that any host can run."""
-        return bool(self.vm_types & 1 << 1) and bool(self.memory_attributes)
+        return bool(self.vm_types & _SW_PROTECTED) and bool(self.memory_attributes)
 
     def of_vm(self, vm_type: int) -> Self:
         """Return what holds for a VM of a type.
@@ -104,12 +109,12 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def guest_memfd_mmap(self) -> bool:
         """Whether a guest_memfd can be mapped by the host."""
-        return bool(self.guest_memfd_flags & 1)
+        return bool(self.guest_memfd_flags & GuestMemfdFlag.MMAP)
 
     @property
     def guest_memfd_shared(self) -> bool:
         """Whether a guest_memfd can be shared with the host from its creation on."""
-        return self.guest_memfd_mmap and bool(self.guest_memfd_flags & 2)
+        return self.guest_memfd_mmap and bool(self.guest_memfd_flags & GuestMemfdFlag.INIT_SHARED)
 
     def missing(self, needs: tuple[str, ...], vm_type: int = 0) -> str:
         """Return what the needed features lack, as one phrase; empty if nothing is missing.
@@ -125,47 +130,134 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-NEEDS = {
-    "readonly_mem": "KVM_CAP_READONLY_MEM",
-    "sync_mmu": "KVM_CAP_SYNC_MMU",
-    "user_memory2": "KVM_CAP_USER_MEMORY2",
-    "guest_memfd": "KVM_CAP_GUEST_MEMFD",
-    "guest_memfd_mmap": "GUEST_MEMFD_FLAG_MMAP (KVM_CAP_GUEST_MEMFD_FLAGS)",
-    "guest_memfd_shared": "GUEST_MEMFD_FLAG_INIT_SHARED (KVM_CAP_GUEST_MEMFD_FLAGS)",
-    "memory_attributes": "KVM_CAP_MEMORY_ATTRIBUTES",
-    "sw_protected": "KVM_X86_SW_PROTECTED_VM (KVM_CAP_VM_TYPES)",
-    "pre_fault": "KVM_CAP_PRE_FAULT_MEMORY",
-    "manual_dirty_log": "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
-    "dirty_log_initially_set": "KVM_DIRTY_LOG_INITIALLY_SET (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)",
-    "dirty_ring_bytes": "KVM_CAP_DIRTY_LOG_RING",
-    "slot_zap_all_quirk": "KVM_X86_QUIRK_SLOT_ZAP_ALL (KVM_CAP_DISABLE_QUIRKS2)",
-    "dirty_ring_acq_rel": "KVM_CAP_DIRTY_LOG_RING_ACQ_REL",
-    "smm": "KVM_CAP_X86_SMM, and KVM_CAP_MULTI_ADDRESS_SPACE of 2",
-    "irqchip": "KVM_CAP_IRQCHIP",
-    "internal_tss": "an internal slot for the TSS (kvm_intel.unrestricted_guest=0)",
-    "internal_identity": "an internal slot for the identity map (unrestricted_guest=0 with EPT)",
-    "internal_apic": "an internal slot for the APIC page (APIC virtualisation)",
-    "failing_allocations": "failing allocations (/proc/self/fail-nth, and N in "
-    "/sys/kernel/debug/failslab/ignore-gfp-wait)",
-    "zero_page": "the right to map virtual address 0 (CAP_SYS_RAWIO or vm.mmap_min_addr=0)",
-    "hugetlb_pages": "a free 2 MiB huge page (vm.nr_hugepages)",
-}
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """What there is to know of a field or property of `Features`: one row of `TABLE`.
+
+    ``words`` is what it is called for people; where they are empty, no scenario can need it.
+    ``cap`` is the capability that says whether it is there: by all of ``bits`` of the answer, or,
+    with 0, by any of it. ``within`` is what a kernel could answer where the feature is a number;
+    else it is true or false.
+    """
+
+    name: str
+    words: str = ""
+    cap: Cap | None = None
+    bits: int = 0
+    within: range | None = None
+
+    def answered(self, answer: int) -> bool | int:
+        """Return the value of the feature for what KVM_CHECK_EXTENSION answers for ``cap``."""
+        if self.within is not None:
+            return answer
+        return answer & self.bits == self.bits if self.bits else bool(answer)
+
+
+_MANUAL = Cap.MANUAL_DIRTY_LOG_PROTECT2
+_FLAGS = Cap.GUEST_MEMFD_FLAGS
+_SHARED = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
+
+TABLE = (
+    Feature("nr_memslots", cap=Cap.NR_MEMSLOTS, within=range(1, 1 << 16)),
+    Feature("address_spaces", cap=Cap.MULTI_ADDRESS_SPACE, within=range(1, 17)),
+    Feature("readonly_mem", "KVM_CAP_READONLY_MEM", Cap.READONLY_MEM),
+    Feature("sync_mmu", "KVM_CAP_SYNC_MMU", Cap.SYNC_MMU),
+    Feature("user_memory2", "KVM_CAP_USER_MEMORY2", Cap.USER_MEMORY2),
+    Feature("guest_memfd", "KVM_CAP_GUEST_MEMFD", Cap.GUEST_MEMFD),
+    Feature("guest_memfd_flags", cap=_FLAGS, within=range(1 << 64)),
+    Feature(
+        "guest_memfd_mmap",
+        "GUEST_MEMFD_FLAG_MMAP (KVM_CAP_GUEST_MEMFD_FLAGS)",
+        _FLAGS,
+        GuestMemfdFlag.MMAP,
+    ),
+    Feature(
+        "guest_memfd_shared",
+        "GUEST_MEMFD_FLAG_INIT_SHARED (KVM_CAP_GUEST_MEMFD_FLAGS)",
+        _FLAGS,
+        _SHARED,
+    ),
+    Feature(
+        "memory_attributes",
+        "KVM_CAP_MEMORY_ATTRIBUTES",
+        Cap.MEMORY_ATTRIBUTES,
+        MemoryAttribute.PRIVATE,
+        within=range(1 << 64),
+    ),
+    Feature("vm_types", cap=Cap.VM_TYPES, within=range(1 << 64)),
+    Feature(
+        "sw_protected",
+        "KVM_X86_SW_PROTECTED_VM (KVM_CAP_VM_TYPES)",
+        Cap.VM_TYPES,
+        _SW_PROTECTED,
+    ),
+    Feature("pre_fault", "KVM_CAP_PRE_FAULT_MEMORY", Cap.PRE_FAULT_MEMORY),
+    Feature("manual_dirty_log", "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", _MANUAL),
+    Feature(
+        "dirty_log_initially_set",
+        "KVM_DIRTY_LOG_INITIALLY_SET (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)",
+        _MANUAL,
+        DirtyLogManual.INITIALLY_SET,
+    ),
+    Feature(
+        "dirty_ring_bytes", "KVM_CAP_DIRTY_LOG_RING", Cap.DIRTY_LOG_RING, within=range(1 << 32)
+    ),
+    Feature("dirty_ring_max_bytes", cap=Cap.DIRTY_LOG_RING, within=range(1 << 32)),
+    Feature("quirks", cap=Cap.DISABLE_QUIRKS2, within=range(1 << 64)),
+    Feature(
+        "slot_zap_all_quirk",
+        "KVM_X86_QUIRK_SLOT_ZAP_ALL (KVM_CAP_DISABLE_QUIRKS2)",
+        Cap.DISABLE_QUIRKS2,
+        Quirk.SLOT_ZAP_ALL,
+    ),
+    Feature("dirty_ring_acq_rel", "KVM_CAP_DIRTY_LOG_RING_ACQ_REL", Cap.DIRTY_LOG_RING_ACQ_REL),
+    Feature("smm", "KVM_CAP_X86_SMM, and KVM_CAP_MULTI_ADDRESS_SPACE of 2", Cap.X86_SMM),
+    Feature("reads_make_dirty"),
+    Feature("last_gfn", within=range(1 << 52)),
+    Feature("touch_limit", within=range((1 << MAX_GPA_BITS) + 1)),
+    Feature("irqchip", "KVM_CAP_IRQCHIP", Cap.IRQCHIP),
+    Feature("internal_tss", "an internal slot for the TSS (kvm_intel.unrestricted_guest=0)"),
+    Feature(
+        "internal_identity",
+        "an internal slot for the identity map (unrestricted_guest=0 with EPT)",
+    ),
+    Feature("internal_apic", "an internal slot for the APIC page (APIC virtualisation)"),
+    Feature("la57"),
+    Feature(
+        "failing_allocations",
+        "failing allocations (/proc/self/fail-nth, and N in "
+        "/sys/kernel/debug/failslab/ignore-gfp-wait)",
+    ),
+    Feature(
+        "zero_page",
+        "the right to map virtual address 0 (CAP_SYS_RAWIO or vm.mmap_min_addr=0)",
+    ),
+    Feature("hugetlb_pages", "a free 2 MiB huge page (vm.nr_hugepages)", within=range(1 << 63)),
+)
+"""Every feature, once. tests/unit/scenario/test_feature_table.py names places that lack one."""
+
+ROWS = {row.name: row for row in TABLE}
+
+_RANGES = {row.name: row.within for row in TABLE if row.within is not None}
+
+NEEDS = {row.name: row.words for row in TABLE if row.words}
 """Each feature that a scenario may name in ``needs``, and what it is called for people."""
 
-_RANGES = {
-    "nr_memslots": range(1, 1 << 16),
-    "address_spaces": range(1, 17),
-    "guest_memfd_flags": range(1 << 64),
-    "vm_types": range(1 << 64),
-    "memory_attributes": range(1 << 64),
-    "dirty_ring_bytes": range(1 << 32),
-    "dirty_ring_max_bytes": range(1 << 32),
-    "quirks": range(1 << 64),
-    "last_gfn": range(1 << 52),
-    "touch_limit": range((1 << MAX_GPA_BITS) + 1),
-    "hugetlb_pages": range(1 << 63),
-}
-"""What a kernel could answer; the other features are true or false."""
+_Answers = TypeVar("_Answers", Features, PerVm)
+
+
+def answered(has: Callable[[Cap], int], kind: type[_Answers]) -> _Answers:
+    """Return what KVM_CHECK_EXTENSION says; ``has`` asks it. The rest is left for the probe."""
+    answers = {name: ROWS[name].answered(has(cap)) for name, cap in by_capability(kind)}
+    return msgspec.convert(answers, kind)
+
+
+def by_capability(kind: type[Features | PerVm]) -> Iterator[tuple[str, Cap]]:
+    """Yield the fields that are answers of KVM_CHECK_EXTENSION, and the capability of each."""
+    for name in kind.__struct_fields__:
+        row = ROWS.get(name)
+        if row is not None and row.cap is not None:
+            yield name, row.cap
 
 
 def check_features(features: Features) -> None:

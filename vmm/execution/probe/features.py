@@ -4,8 +4,10 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from kvm_abi.raw import KvmError
-from kvm_abi.uapi import Cap, DirtyLogManual, VmType
+from kvm_abi.uapi import Cap, VmType
 from vmm.execution.failing import can_fail_allocations
 from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
 from vmm.execution.probe.internal import (
@@ -17,7 +19,7 @@ from vmm.execution.probe.reach import REACH_LIMIT_S, touch_limit
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vm import Vm
-from vmm.scenario.features import Features, PerVm
+from vmm.scenario.features import Features, PerVm, answered
 from vmm.scenario.operations import PAGE_SIZE_BYTES, SMM
 from vmm.scenario.slots import NO_LAST_GFN
 
@@ -49,31 +51,17 @@ def probe_features(
         internal = makes_tss_slot(kvm), makes_identity_map_slot(kvm), makes_apic_slot(kvm)
         begin("a VM with private memory is created")
         protected = _protected(kvm, has(Cap.VM_TYPES))
-        return Features(
-            nr_memslots=has(Cap.NR_MEMSLOTS),
+        return msgspec.structs.replace(
+            answered(has, Features),
             address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE)),
             smm=bool(has(Cap.X86_SMM)) and has(Cap.MULTI_ADDRESS_SPACE) > SMM,
-            readonly_mem=bool(has(Cap.READONLY_MEM)),
-            sync_mmu=bool(has(Cap.SYNC_MMU)),
-            user_memory2=bool(has(Cap.USER_MEMORY2)),
-            guest_memfd=bool(has(Cap.GUEST_MEMFD)),
             failing_allocations=can_fail_allocations(),
-            guest_memfd_flags=has(Cap.GUEST_MEMFD_FLAGS),
             vm_types=has(Cap.VM_TYPES) or 1,
             memory_attributes=kvm.check_extension(Cap.MEMORY_ATTRIBUTES),
-            pre_fault=bool(has(Cap.PRE_FAULT_MEMORY)),
-            manual_dirty_log=bool(has(Cap.MANUAL_DIRTY_LOG_PROTECT2)),
-            dirty_log_initially_set=bool(
-                has(Cap.MANUAL_DIRTY_LOG_PROTECT2) & DirtyLogManual.INITIALLY_SET
-            ),
             dirty_ring_bytes=ring_bytes,
-            dirty_ring_max_bytes=has(Cap.DIRTY_LOG_RING),
-            dirty_ring_acq_rel=bool(has(Cap.DIRTY_LOG_RING_ACQ_REL)),
             reads_make_dirty=dirty_by_reading,
-            quirks=has(Cap.DISABLE_QUIRKS2),
             last_gfn=last_gfn,
             touch_limit=limit,
-            irqchip=bool(has(Cap.IRQCHIP)),
             internal_tss=internal[0],
             internal_identity=internal[1],
             internal_apic=internal[2],
@@ -89,13 +77,8 @@ def _protected(kvm: Kvm, vm_types: int) -> PerVm | None:
         return None
     with kvm.create_vm(VmType.SW_PROTECTED_VM) as vm:
         has = vm.check_extension
-        return PerVm(
-            address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE)),
-            readonly_mem=bool(has(Cap.READONLY_MEM)),
-            guest_memfd=bool(has(Cap.GUEST_MEMFD)),
-            guest_memfd_flags=has(Cap.GUEST_MEMFD_FLAGS),
-            memory_attributes=has(Cap.MEMORY_ATTRIBUTES),
-            pre_fault=bool(has(Cap.PRE_FAULT_MEMORY)),
+        return msgspec.structs.replace(
+            answered(has, PerVm), address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE))
         )
 
 
