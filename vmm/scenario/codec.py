@@ -5,17 +5,16 @@ written that way. A bad file is a ``FileError``: one line with file, place and r
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from vmm.scenario.demand import LARGE, USUAL, Limits, check_demand
 from vmm.scenario.events import EventChecker
 from vmm.scenario.features import check_features
+from vmm.scenario.hexadecimal import in_hexadecimal, in_numbers
 from vmm.scenario.history import End, Event, Header, History
 from vmm.scenario.operations import FORMAT, Scenario
 from vmm.scenario.problem import ScenarioError
@@ -32,25 +31,6 @@ _NO_HISTORY = "not a history: the first line is its header"
 
 MAX_HISTORY_BYTES = 256 << 20
 """Of one history in a file; it takes several times as much memory."""
-
-_MOST_LEVELS = 16
-_HEXADECIMAL_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,32}")
-
-_HEXADECIMAL = frozenset(
-    (
-        "guest_phys_addr",
-        "memory_size",
-        "size",
-        "address",
-        "attributes",
-        "userspace_addr",
-        "gpa",
-        "offset",
-        "value",
-        "flags",
-        "guest_memfd_offset",
-    )
-)
 
 
 def read_scenario(path: Path, limits: Limits = USUAL) -> Scenario:
@@ -73,7 +53,7 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
         if not isinstance(raw, dict):
             raise FileError(name, f"a scenario is a JSON object, this is {type(raw).__name__}")
         _check_format(raw.pop("format", FORMAT), name)
-        scenario = msgspec.convert(_numbers(raw), Scenario)
+        scenario = msgspec.convert(in_numbers(raw), Scenario)
         validate(scenario)
         check_demand(scenario, limits)
     except (msgspec.ValidationError, ScenarioError) as error:
@@ -87,7 +67,7 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
 
 def scenario_text(scenario: Scenario) -> str:
     """Return a scenario as JSON, an operation a line."""
-    data = _hexadecimal(msgspec.to_builtins(scenario))
+    data = in_hexadecimal(msgspec.to_builtins(scenario))
     lines = []
     for key, value in {"format": FORMAT, **data}.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -256,38 +236,3 @@ def _check_format(version: object, place: str) -> None:
             f"format {version!r} is not known here (this reads format {FORMAT}): "
             "use the version of this program that wrote it",
         )
-
-
-def _numbers(value: Any, level: int = 0) -> Any:
-    """Return JSON data with the hexadecimal strings of number fields turned into numbers.
-
-    What is nested deeper than any scenario is left as it is, for the decoder to say where it is.
-    """
-    if level > _MOST_LEVELS:
-        return value
-    if isinstance(value, list):
-        return [_numbers(item, level + 1) for item in value]
-    if isinstance(value, dict):
-        return {
-            key: _number(item, level) if key in _HEXADECIMAL else _numbers(item, level + 1)
-            for key, item in value.items()
-        }
-    return value
-
-
-def _number(value: Any, level: int) -> Any:
-    if isinstance(value, str) and _HEXADECIMAL_NUMBER.fullmatch(value):
-        return int(value, 16)
-    return _numbers(value, level + 1)
-
-
-def _hexadecimal(value: Any) -> Any:
-    """Return JSON data with the fields that people read as addresses in hexadecimal."""
-    if isinstance(value, list | tuple):
-        return [_hexadecimal(item) for item in value]
-    if isinstance(value, dict):
-        return {
-            key: hex(item) if key in _HEXADECIMAL and type(item) is int else _hexadecimal(item)
-            for key, item in value.items()
-        }
-    return value

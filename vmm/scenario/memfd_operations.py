@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from vmm.scenario.operation import Operation
+from vmm.scenario.operation import Hex, Operation
 
 MEMFD_MMAP = 1 << 0
 MEMFD_INIT_SHARED = 1 << 1
@@ -15,8 +15,8 @@ class CreateGuestMemfd(Operation, frozen=True, tag="create_guest_memfd", gc=Fals
     """KVM_CREATE_GUEST_MEMFD: a file of ``size`` bytes that the scenario calls ``name``."""
 
     name: str
-    size: int
-    flags: int = 0
+    size: Hex
+    flags: Hex = 0
 
 
 class CloseGuestMemfd(Operation, frozen=True, tag="close_guest_memfd", gc=False):
@@ -43,15 +43,15 @@ class PunchGuestMemfd(Operation, frozen=True, tag="punch_guest_memfd", gc=False)
     """
 
     name: str
-    offset: int
-    size: int
+    offset: Hex
+    size: Hex
     keep_size: bool = True
 
 
 class SetMemoryAttributes(Operation, frozen=True, tag="set_memory_attributes", gc=False):
     """KVM_SET_MEMORY_ATTRIBUTES, field by field."""
 
-    address: int
-    size: int
-    attributes: int = 0
-    flags: int = 0
+    address: Hex
+    size: Hex
+    attributes: Hex = 0
+    flags: Hex = 0

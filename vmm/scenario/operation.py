@@ -1,6 +1,13 @@
 """What every operation is."""
 
+from typing import Annotated
+
 import msgspec
+
+HEXADECIMAL = "hexadecimal"
+
+Hex = Annotated[int, msgspec.Meta(extra={HEXADECIMAL: True})]
+"""A number that people read in hexadecimal, such as a gpa, a size or flags: in files it is so."""
 
 
 class Operation(

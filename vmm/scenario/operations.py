@@ -21,7 +21,7 @@ from vmm.scenario.memfd_operations import (
     PunchGuestMemfd as PunchGuestMemfd,
     SetMemoryAttributes as SetMemoryAttributes,
 )
-from vmm.scenario.operation import Operation
+from vmm.scenario.operation import Hex, Operation
 from vmm.scenario.vm_operations import (
     CHURN_GFNS as CHURN_GFNS,
     CapName as CapName,
@@ -89,10 +89,10 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """An hva by name: a byte offset into a declared mapping."""
 
     mapping: str
-    offset: int = 0
+    offset: Hex = 0
 
 
-Hva = Place | int
+Hva = Place | Hex
 """A userspace address: a place in a mapping, 0, or an address outside the user range."""
 
 
@@ -105,10 +105,10 @@ class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region", 
     """
 
     slot: int
-    guest_phys_addr: int = 0
-    memory_size: int = 0
+    guest_phys_addr: Hex = 0
+    memory_size: Hex = 0
     userspace_addr: Hva = 0
-    flags: int = 0
+    flags: Hex = 0
     caller: Literal["owner", "forked-child"] = "owner"
     argument: Literal["readable", "unreadable"] = "readable"
     fail_nth: int = 0
@@ -124,7 +124,7 @@ class SetUserMemoryRegion2(
     """
 
     guest_memfd: Literal[-1] | str = -1
-    guest_memfd_offset: int = 0
+    guest_memfd_offset: Hex = 0
 
 
 class Touch(Operation, frozen=True, tag="touch", gc=False):
@@ -134,10 +134,10 @@ class Touch(Operation, frozen=True, tag="touch", gc=False):
     made in: in 1, the vCPU is in system management mode.
     """
 
-    gpa: int
+    gpa: Hex
     access: Literal["read", "write"] = "read"
     width: Literal[1, 2, 4] = 4
-    value: int = 0
+    value: Hex = 0
     vcpu: int = 0
     as_id: AsId = 0
 
@@ -145,11 +145,11 @@ class Touch(Operation, frozen=True, tag="touch", gc=False):
 class Sweep(Operation, frozen=True, tag="sweep", gc=False):
     """The guest reads or fills ``count`` elements with one string instruction."""
 
-    gpa: int
+    gpa: Hex
     count: int
     access: Literal["read", "write"] = "read"
     width: Literal[1, 2, 4] = 4
-    value: int = 0
+    value: Hex = 0
     vcpu: int = 0
     as_id: AsId = 0
 
@@ -160,7 +160,7 @@ class Execute(Operation, frozen=True, tag="execute", gc=False):
     ``gpa`` is page aligned. The code loads the page's identity and halts.
     """
 
-    gpa: int
+    gpa: Hex
     vcpu: int = 0
     as_id: AsId = 0
 
@@ -169,7 +169,7 @@ class HostWrite(Operation, frozen=True, tag="host_write", gc=False):
     """The host writes four bytes through its own mapping."""
 
     place: Place
-    value: int
+    value: Hex
 
 
 HostChangeKind = Literal["drop", "punch", "unmap", "map", "forbid", "allow"]
@@ -322,7 +322,7 @@ class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """
 
     slot: int = 400
-    gpa: int = 0xFFFF_0000
+    gpa: Hex = 0xFFFF_0000
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from vmm.scenario.operation import Operation
+from vmm.scenario.operation import Hex, Operation
 
 CHURN_GFNS = (0x8, 5)
 """The first gfn that ``Churn`` uses, and how many."""
@@ -66,13 +66,13 @@ class Churn(Operation, frozen=True, tag="churn", gc=False):
 class SetTssAddr(Operation, frozen=True, tag="set_tss_addr", gc=False):
     """KVM_SET_TSS_ADDR: where three pages lie that some processors need for real mode."""
 
-    gpa: int
+    gpa: Hex
 
 
 class SetIdentityMapAddr(Operation, frozen=True, tag="set_identity_map_addr", gc=False):
     """KVM_SET_IDENTITY_MAP_ADDR: where a page lies that some processors need without paging."""
 
-    gpa: int
+    gpa: Hex
 
 
 class CreateIrqchip(Operation, frozen=True, tag="create_irqchip", gc=False):
@@ -96,9 +96,9 @@ class UnmapInternalSlots(Operation, frozen=True, tag="unmap_internal_slots", gc=
 class PreFaultMemory(Operation, frozen=True, tag="pre_fault_memory", gc=False):
     """KVM_PRE_FAULT_MEMORY: a vCPU maps ``size`` bytes from ``gpa`` on ahead of use."""
 
-    gpa: int
-    size: int
-    flags: int = 0
+    gpa: Hex
+    size: Hex
+    flags: Hex = 0
     vcpu: int = 0
 
 
