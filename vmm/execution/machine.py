@@ -12,6 +12,7 @@ from guests.windows import Windows
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import Cap, Ioctl, VmType
+from vmm.execution.dirty import UNWRITTEN, bitmap_of, dirty_pages
 from vmm.execution.failing import failing_allocation
 from vmm.execution.guestcpu import GuestCpu
 from vmm.execution.guesttime import GuestClock
@@ -51,9 +52,6 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.plan import reaches_beyond_real_mode
 from vmm.scenario.slots import MAX_PAGES
-
-UNWRITTEN = bytes.fromhex("a75d1ec3926b84f1")
-"""A word of a bitmap that the kernel has not written: no log of a scenario looks like this."""
 
 _CHILD_FAILED = 255
 
@@ -226,7 +224,7 @@ class Machine:
     def clear_dirty_log(self, op: ClearDirtyLog) -> AnyOutcome:
         """Issue KVM_CLEAR_DIRTY_LOG with a bitmap that is as large as any log of the scenario."""
         bitmap = raw.new("uint8_t[]", self._log_bytes)
-        raw.memory_of(bitmap, self._log_bytes)[:] = _bitmap(op, self._log_bytes)
+        raw.memory_of(bitmap, self._log_bytes)[:] = bitmap_of(op, self._log_bytes)
         readable = op.bitmap == "readable"
         address = raw.address_of(bitmap) if readable else self._memory.inaccessible
         try:
@@ -242,7 +240,7 @@ class Machine:
                 self.vm.get_dirty_log_to(op.slot, self._memory.inaccessible)
                 return DirtyPages(())
             log = self.vm.get_dirty_log(op.slot, self._log_bytes * 8, UNWRITTEN)
-            return _dirty_pages(log)
+            return dirty_pages(log)
         except KvmError as error:
             return Refused(error.errno or 0)
 
@@ -285,40 +283,6 @@ def _cpuid(kvm: Kvm, scenario: Scenario, touch_limit: int) -> CData | None:
     if not reaches_beyond_real_mode(scenario):
         return None
     return kvm.cpuid_with_gpa_bits((touch_limit - 1).bit_length())
-
-
-def _bitmap(op: ClearDirtyLog, size_bytes: int) -> bytes:
-    """Return the bits of the pages to clear, from the first page of the operation on."""
-    if op.pages == "all":
-        return b"\xff" * size_bytes
-    bits = bytearray(size_bytes)
-    for page in op.pages:
-        byte, bit = divmod(page - op.first_page, 8)
-        if byte < size_bytes:
-            bits[byte] |= 1 << bit
-    return bytes(bits)
-
-
-def _dirty_pages(log: bytes) -> DirtyPages:
-    """Return what a bitmap says that was full of ``UNWRITTEN``: it ends with the last word written.
-
-    A word before that one which the kernel has left alone says what its reader would take from it.
-    """
-    words = len(log) // len(UNWRITTEN)
-    while words and log[(words - 1) * 8 : words * 8] == UNWRITTEN:
-        words -= 1
-    return DirtyPages(_bits(log[: words * 8]), words=words)
-
-
-def _bits(bitmap: bytes) -> tuple[int, ...]:
-    """Return the numbers of the bits that are set, ascending."""
-    number = int.from_bytes(bitmap, "little")
-    bits: list[int] = []
-    while number:
-        lowest = number & -number
-        bits.append(lowest.bit_length() - 1)
-        number ^= lowest
-    return tuple(bits)
 
 
 def _in_forked_child(call: Callable[[], AnyOutcome]) -> AnyOutcome:
