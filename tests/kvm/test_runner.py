@@ -21,8 +21,9 @@ from vmm.execution.runner import HarnessError, Worker, first_ended, run_isolated
 from vmm.execution.tape import FileTape
 from vmm.kvm.system import Kvm
 from vmm.scenario import codec
+from vmm.scenario.demand import demand
 from vmm.scenario.history import AnyOutcome, Done, Event, Header, HostChange
-from vmm.scenario.operations import Inspect, Mapping, Place, Scenario, SetUserMemoryRegion
+from vmm.scenario.operations import Inspect, Lives, Mapping, Place, Scenario, SetUserMemoryRegion
 from vmm.scenario.plan import Step, guest_slot
 from vmm.scenario.underway import under_way
 from vmm.verdict.judge import Status, judge
@@ -94,10 +95,31 @@ def test_our_own_work_takes_no_time_of_the_kernels(monkeypatch: pytest.MonkeyPat
 
 def test_patience_multiplies_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     ends_with(monkeypatch, signal.pause)
-    monkeypatch.setattr(runner, "TIME_LIMIT_S", 0.048)
+    monkeypatch.setattr(runner, "TIME_LIMIT_S", 0.198)
     with Worker([Header(SCENARIO, FEATURES, {})], patience=4) as worker:
         worker.start(0)
-        assert worker.wait().reason.startswith("hung: no end within 0.2 s;")
+        assert worker.wait().reason.startswith("hung: no end within 0.8 s;")
+
+
+def test_a_scenario_that_may_take_long_is_not_called_hung_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By its size this one may take 0.68 s; the second of two would take a third of a second."""
+    ends_with(monkeypatch, lambda: time.sleep(0.4))
+    monkeypatch.setattr(runner, "TIME_LIMIT_S", 0.05)
+    long = Scenario("long", (Lives("closed", 100),), survey="none")
+    assert demand(long).seconds == pytest.approx(0.68)
+    headers = [Header(long, FEATURES), Header(SCENARIO, FEATURES)]
+    with Worker(headers) as worker, Worker(headers, patience=0.5) as impatient:
+        worker.start(0)
+        impatient.start(0)
+        assert first_ended([worker, impatient]) is impatient
+        assert impatient.wait().reason.startswith("hung: no end within 0.34 s;")
+        assert worker.wait().reason == ""
+        worker.start(1)
+        assert "hung: no end within 0.0" in worker.wait().reason
+        worker.start(0)
+        assert worker.wait(0.1).reason.startswith("hung: no end within 0.1 s;")
 
 
 def test_history_on_disk_has_a_time_limit_of_its_own(
@@ -252,13 +274,13 @@ def test_the_worker_with_the_least_time_left_is_told_when_none_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ends_with(monkeypatch, signal.pause)
-    monkeypatch.setattr(runner, "TIME_LIMIT_S", 0.05)
+    monkeypatch.setattr(runner, "TIME_LIMIT_S", 0.198)
     headers = [Header(SCENARIO, FEATURES)]
     with Worker(headers, patience=100) as patient, Worker(headers) as impatient:
         patient.start(0)
         impatient.start(0)
         assert first_ended([patient, impatient]) is impatient
-        assert impatient.wait().reason.startswith("hung: no end within 0.052 s;")
+        assert impatient.wait().reason.startswith("hung: no end within 0.2 s;")
 
 
 def test_a_worker_has_the_name_that_it_was_given() -> None:

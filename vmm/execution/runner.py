@@ -27,6 +27,7 @@ from vmm.host.child import Child
 from vmm.kvm.closing import Closing
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import history_line, parse_history
+from vmm.scenario.demand import demand
 from vmm.scenario.endings import DIED, HARNESS, HOST, HUNG, REFUSED, is_short
 from vmm.scenario.features import Features
 from vmm.scenario.history import INTERRUPTED, End, Event, Header, History
@@ -35,7 +36,10 @@ from vmm.scenario.plan import steps
 
 TIME_LIMIT_S = 20.0
 OPERATION_LIMIT_S = 0.002
-"""What each operation of a scenario adds to its time limit: a slot ioctl may take a tenth of it."""
+"""What each operation of a scenario adds to its time limit: a slot ioctl may take a tenth of it.
+
+A scenario that may take longer than that has as long as it may take (see `demand`).
+"""
 
 JOURNAL_TIME_LIMIT_S = 600.0
 """A journal waits for its disk at each step, and a scenario may have a hundred thousand."""
@@ -118,6 +122,7 @@ class Worker(Closing):
         self._index = 0
         self._is_under_way = self._is_interrupted = False
         self._limit_s = self._deadline = 0.0
+        self._may_take_longer = False
         self._own = OwnTime()
 
     def close(self) -> None:
@@ -137,6 +142,7 @@ class Worker(Closing):
         operations = len(self._headers[index].scenario.operations)
         self._limit_s = (self._time_limit_s + OPERATION_LIMIT_S * operations) * self._patience
         self._deadline = time.monotonic() + self._limit_s
+        self._may_take_longer = True
         order = index.to_bytes(4, "little")
         try:
             self._worker().connection.send_bytes(order)
@@ -175,6 +181,7 @@ class Worker(Closing):
         assert self._child is not None, "nothing was started"
         if time_limit_s is not None:
             self._limit_s, self._deadline = time_limit_s, time.monotonic() + time_limit_s
+            self._may_take_longer = False
         reason = INTERRUPTED if self._is_interrupted else self._ending(self._child)
         data = self._break_off(reason) if reason else self._tape.read()
         self._is_under_way = self._is_interrupted = False
@@ -183,7 +190,22 @@ class Worker(Closing):
     @property
     def time_left_s(self) -> float:
         """How long the kernel may still take for the scenario under way."""
-        return max(self._deadline + self._own.spent_s() - time.monotonic(), 0)
+        left_s = self._deadline + self._own.spent_s() - time.monotonic()
+        if left_s <= 0 and self._may_take_longer:
+            left_s += self._extend()
+        return max(left_s, 0)
+
+    def _extend(self) -> float:
+        """Extend the limit to what the scenario may take; return by how much.
+
+        That is computed where the usual limit is over, not for each of thousands of scenarios.
+        """
+        self._may_take_longer = False
+        may_take_s = demand(self._headers[self._index].scenario).seconds * self._patience
+        more_s = max(may_take_s - self._limit_s, 0)
+        self._limit_s += more_s
+        self._deadline += more_s
+        return more_s
 
     def fileno(self) -> int:
         """Return a file that can be read when the scenario under way has ended."""

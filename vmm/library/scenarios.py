@@ -78,8 +78,9 @@ def why_not(scenario: Scenario) -> str:
 def record_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> History:
     """Carry out a scenario on this kernel, in a process of its own, and return what happened.
 
-    A guest or a call that never ends is an end like any other, after `time_limit_s` seconds (20
-    and 2 ms for each operation unless given): `History.end.reason` says so.
+    A guest or a call that never ends is an end like any other, after `time_limit_s` seconds:
+    `History.end.reason` says so. Unless given, these are 20 and 2 ms for each operation, or what
+    the scenario may take by its size where that is more.
 
     Raises `vmm.ScenarioError` for a scenario that is not safe to run, and `OSError` where /dev/kvm
     cannot be used.
