@@ -138,7 +138,8 @@ def _news(
 ) -> Iterator[tuple[int, bytes]]:
     """Yield offset and bytes of what differs from what was seen, and take note of it.
 
-    What was ``seen`` begins at the offset ``first``.
+    What was ``seen`` begins at the offset ``first``. All is compared about once: after many
+    differences it goes on in the page of the last.
     """
     is_more = True
     while is_more:
@@ -150,6 +151,8 @@ def _news(
             seen[offset - first : offset - first + length] = data
             yield offset, data
         is_more = len(found) == MAX_DIFFERENCES
+        if is_more:
+            start += found[-1][0] // PAGE_SIZE_BYTES * PAGE_SIZE_BYTES
 
 
 def _map(mapping: Mapping) -> HostMapping:
