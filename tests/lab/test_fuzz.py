@@ -12,7 +12,8 @@ import pytest
 from tests.lab.fuzz_table import tell
 from tests.lab.lab import environment, faults
 from vmm.cli.main import COMMANDS
-from vmm.scenario.codec import read_scenario
+from vmm.scenario.codec import read_scenario, scenario_text
+from vmm.scenario.operations import Scenario
 
 FUZZ = (sys.executable, "-m", "vmm.cli", "fuzz")
 BUDGET = ("--jobs", "1", "--seconds", "30", "--findings", "1")
@@ -111,7 +112,7 @@ def test_findings_of_several_runs_are_gathered_once(tmp_path: Path) -> None:
         for name in names:
             folder = tmp_path / run / name
             folder.mkdir(parents=True)
-            (folder / "scenario.json").write_text("{}")
+            (folder / "scenario.json").write_text(scenario_text(Scenario(name, ())))
     merged = fuzz(tmp_path, "--merge", str(tmp_path / "a"), str(tmp_path / "b"))
     assert merged.returncode == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x", "y", "z"]
