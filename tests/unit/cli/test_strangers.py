@@ -31,6 +31,7 @@ SCENARIOS = {
     "lives-without-end": "$: may take 5000 s, and the limit is 60 s",
     "churn-beyond-the-slots": "$.operations[0].slot: it and the next one have to be within 0 to",
     "churn-of-a-slot-in-use": "$.operations[1].slot: 5 may be in use",
+    "closed-vm-is-touched": "$.operations[1]: the VM is closed; begin with another one (new_vm)",
     "escape-in-a-field": r"Object contains unknown field `\x1b]0;PWNED\x07\x1b[2J`",
 }
 """Each file that is refused, and what is said of it."""
