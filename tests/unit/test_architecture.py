@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vmm.fleet": set(),
     "vmm.bench": {"kvm_abi", "vmm.kvm"},
     "vmm.lab": set(),
+    "vmm.whitebox": {"vmm.scenario.kernelslots"},
     "vmm.cli": {"kvm_abi", "guests", "vmm"},
     "vmm.library": {
         *("vmm.kvm", "vmm.host", "vmm.scenario", "vmm.catalogue", "vmm.execution"),

@@ -10,7 +10,7 @@ from vmm.cli.host import look_at_host, remarks_on, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines
 from vmm.cli.said import say
 from vmm.cli.selection import curated
-from vmm.model.rules import all_rules
+from vmm.model.rules import rules_of_outcomes
 from vmm.report import json
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
 from vmm.verdict.coverage import CoverageError, Result, cover, result_from
@@ -27,10 +27,13 @@ def coverage(ctx: click.Context, result: Path | None, as_json: bool, markdown: b
 
     RESULT.json is what `vmm check --json RESULT.json` wrote; without it, every scenario runs.
 
-    A rule is checked if it decided something that happened. Those of other kernels are not here.
+    A rule is checked if it decided something that happened. Those of other kernels are not here,
+    nor those of what the kernel itself holds (`--white-box`).
     Status 3: a rule that this kernel has is not checked; 1, 3 and 4 also as `vmm check` has them.
     """
-    found = cover(_run() if result is None else _read(result), all_rules(), BUGS, _elsewhere)
+    found = cover(
+        _run() if result is None else _read(result), rules_of_outcomes(), BUGS, _elsewhere
+    )
     if as_json:
         click.echo(coverage_json(found), nl=False)
     elif markdown:

@@ -9,6 +9,7 @@ from vmm.model import (
     dirty,
     internal,
     ioapic,
+    kernelslots,
     memfds,
     model,
     prefault,
@@ -20,7 +21,7 @@ from vmm.model.rule import Rule
 
 _MODULES = (
     *(regions, memfds, backing, accesses, apicpage, model, dirty, rings, races, race_rings),
-    *(internal, ioapic, prefault, attributes, allowed),
+    *(internal, ioapic, prefault, attributes, allowed, kernelslots),
 )
 
 
@@ -28,3 +29,9 @@ def all_rules() -> tuple[Rule, ...]:
     """Return every rule once, by subject, and as its module has them."""
     found = (each for module in _MODULES for each in vars(module).values())
     return tuple(dict.fromkeys(each for each in found if isinstance(each, Rule)))
+
+
+def rules_of_outcomes() -> tuple[Rule, ...]:
+    """Return the rules that decide outcomes: all but those of what the kernel holds (white box)."""
+    held = (kernelslots.KERNEL_TREES, kernelslots.KERNEL_GENERATION)
+    return tuple(each for each in all_rules() if each not in held)

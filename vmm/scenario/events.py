@@ -36,10 +36,12 @@ from vmm.scenario.operations import (
     CloseVm,
     Inspect,
     Race,
+    SetUserMemoryRegion,
     Touch,
     address_spaces,
 )
 from vmm.scenario.plan import guest_mapping, guest_slots
+from vmm.scenario.slots import as_id_of
 
 _MAX_ERRNO = 4095
 _WORD = range(1 << 32)
@@ -70,7 +72,7 @@ class EventChecker:
         if not self._belongs(event.origin, event.operation):
             return "operation: neither one of the scenario, at this origin, nor one of a survey"
         found = self._outcome(event.outcome, event.operation)
-        return found and f"outcome{found}"
+        return f"outcome{found}" if found else _kernel(event)
 
     @property
     def _counted(self) -> str:
@@ -207,4 +209,15 @@ def _outside(field: str, numbers: Iterable[int], within: range) -> str:
     for number in numbers:
         if number not in within:
             return f".{field}: {number:#x} is not within 0 to {within[-1]:#x}"
+    return ""
+
+
+def _kernel(event: Event) -> str:
+    if event.kernel is None:
+        return ""
+    if not isinstance(event.operation, SetUserMemoryRegion):
+        return "kernel: only a region operation has it"
+    as_id = as_id_of(event.operation.slot)
+    if event.kernel.as_id != as_id:
+        return f"kernel: of as_id {event.kernel.as_id}, and the slot's is {as_id}"
     return ""

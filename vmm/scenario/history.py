@@ -8,6 +8,7 @@ of a reference cycle, so the garbage collector is spared the sight of it (``gc=F
 import msgspec
 
 from vmm.scenario.features import Features
+from vmm.scenario.kernelslots import KernelSlots
 from vmm.scenario.operations import FORMAT, AnyOperation, Scenario
 
 
@@ -261,12 +262,14 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One operation and its outcome.
 
     ``origin`` is the index of the scenario's operation that it is or that it follows; -1 before
-    the first one.
+    the first one. ``kernel`` is what the kernel held after a region operation; None where nobody
+    looked.
     """
 
     origin: int
     operation: AnyOperation
     outcome: AnyOutcome
+    kernel: KernelSlots | None = None
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="history"):

@@ -6,6 +6,8 @@ from enum import Enum
 import msgspec
 
 from vmm.model.allowed import Allowed
+from vmm.model.kernelside import KernelSide
+from vmm.model.kernelslots import KernelFlaw
 from vmm.model.model import Model
 from vmm.model.races.flaw import Flaw
 from vmm.model.regions import Memslot
@@ -178,6 +180,7 @@ class Judgement:
         self._name = header.scenario.name
         self._mappings = mappings_of(header.scenario)
         self._model = Model.of(header)
+        self._kernel_side = KernelSide(self._model)
         self._rules: set[str] = set()
         self._events = 0
         self._position = 0
@@ -215,12 +218,18 @@ class Judgement:
         if isinstance(event.outcome, SetUpRefused):
             self._set_up_refused(event, event.outcome)
             return False
+        self._kernel_side.before(event)
         followed = self._model.follow(event)
         self._position += 1
         if followed.chosen is not None:
             self.rule = followed.chosen.rule.name
             self._rules.add(self.rule)
             self._events += 1
+            flaw = self._kernel_side.flaw(event, followed.chosen.rule)
+            self._rules.update(self._kernel_side.rules)
+            if flaw is not None:
+                self._difference = self._held_wrongly(event, flaw)
+                return False
         elif followed.raced:
             self.rule = ""
             self._rules.update(rule.name for rule in followed.raced)
@@ -289,6 +298,18 @@ class Judgement:
             words.outcome(flaw.observed, self._mappings),
             self._slot_map(),
             Identity.of(event.operation, (rule for _, rule in flaw.expected), flaw.observed),
+        )
+
+    def _held_wrongly(self, event: Event, flaw: KernelFlaw) -> Difference:
+        rule = flaw.rule
+        return Difference(
+            self._position - 1,
+            event.origin,
+            words.operation(event.operation),
+            (Expected(flaw.expected, rule.name, rule.promise, rule.basis, rule.cite),),
+            flaw.observed,
+            self._slot_map(),
+            Identity(type(event.operation).__name__, (rule.name,), "kernel"),
         )
 
     def _slot_map(self) -> tuple[str, ...]:

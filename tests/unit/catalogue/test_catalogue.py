@@ -9,7 +9,7 @@ import pytest
 from tests.ideal import ideal_history
 from tests.wrong import wrong
 from vmm.catalogue import catalogue
-from vmm.model.rules import all_rules
+from vmm.model.rules import rules_of_outcomes
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import PAGE_SIZE_BYTES, Scenario, SetUserMemoryRegion, Touch
@@ -99,7 +99,7 @@ def test_a_wrong_answer_to_its_own_operations_is_found(which: int) -> None:
 
 def test_every_rule_is_exercised() -> None:
     exercised = {rule for verdict in _verdicts().values() for rule in verdict.rules}
-    assert {rule.name for rule in all_rules()} - exercised == set(_UNUSED_RULES)
+    assert {rule.name for rule in rules_of_outcomes()} - exercised == set(_UNUSED_RULES)
 
 
 @pytest.mark.parametrize("features", _KERNELS.values(), ids=_KERNELS)

@@ -11,7 +11,7 @@ from tests.played import INFO, SCENARIOS, Kernel, played, vmm
 from vmm.catalogue import catalogue
 from vmm.catalogue.history import BUGS
 from vmm.cli import coverage
-from vmm.model.rules import all_rules
+from vmm.model.rules import rules_of_outcomes
 from vmm.scenario.features import NEEDS, Features
 from vmm.verdict.coverage import Result, State, cover
 from vmm.verdict.ideal import EVERYTHING, PLAIN, rules_met
@@ -75,7 +75,7 @@ def test_imagined_kernel_lacks_nothing() -> None:
 
 def test_no_rule_is_without_a_scenario() -> None:
     nothing = Result(1, Status.SKIPPED, (), Features(), INFO)
-    found = cover(nothing, all_rules(), (), coverage._elsewhere)
+    found = cover(nothing, rules_of_outcomes(), (), coverage._elsewhere)
     assert [each.rule.name for each in found.rules if each.state is State.GAP] == []
 
 
@@ -98,7 +98,7 @@ def test_every_bug_has_a_scenario_that_exists_or_says_why_not() -> None:
 def test_page_has_every_rule_and_every_bug() -> None:
     """Where it has not: `vmm coverage --markdown > docs/coverage.md`."""
     page = PAGE.read_text(encoding="utf-8")
-    assert [rule.name for rule in all_rules() if f"| `{rule.name}` | " not in page] == []
+    assert [rule.name for rule in rules_of_outcomes() if f"| `{rule.name}` | " not in page] == []
     for bug in BUGS:
         assert f"| {', '.join(f'`{commit}`' for commit in bug.commits)} | {bug.wrong} |" in page
         assert all(f"`{shown.scenario}`: {shown.because}" in page for shown in bug.shown_by)

@@ -1,0 +1,57 @@
+"""Follows what the kernel holds along the model, through one history."""
+
+from vmm.model.kernelslots import (
+    KERNEL_GENERATION,
+    KERNEL_TREES,
+    KernelFlaw,
+    TreeRules,
+    change_of,
+    generation_flaw,
+)
+from vmm.model.model import Model
+from vmm.model.regions import GFN_LIMIT, NO_MEMORY, Memslot
+from vmm.model.rule import Rule
+from vmm.scenario.history import Event
+from vmm.scenario.operations import SetUserMemoryRegion
+from vmm.scenario.slots import as_id_of, id_of
+
+_LATE = (GFN_LIMIT, NO_MEMORY)
+"""What refuses when the slot may have been taken out, and is put back."""
+
+
+class KernelSide:
+    """Looks at events that have a ``kernel``; the model is brought on by somebody else."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._trees = TreeRules(model.features.nr_memslots)
+        self._old: Memslot | None = None
+        self.rules: frozenset[str] = frozenset()
+        """The rules that have decided anything so far."""
+
+    def before(self, event: Event) -> None:
+        """Note the slot that an event is about, before the model follows it."""
+        self._old = self._present(event)
+
+    def flaw(self, event: Event, decided: Rule) -> KernelFlaw | None:
+        """Return what the kernel holds wrongly after an event that ``decided`` allows."""
+        kernel, op = event.kernel, event.operation
+        if kernel is None or not isinstance(op, SetUserMemoryRegion):
+            return None
+        spaces = self._model.spaces
+        if as_id_of(op.slot) >= len(spaces):
+            return None
+        self.rules = frozenset((KERNEL_TREES.name, KERNEL_GENERATION.name))
+        wanted = list(spaces[as_id_of(op.slot)])
+        change = change_of(self._old, self._present(event))
+        is_undone = self._old is not None and decided in _LATE
+        return self._trees.flaw(kernel, wanted) or generation_flaw(
+            kernel, change, len(spaces), is_undone
+        )
+
+    def _present(self, event: Event) -> Memslot | None:
+        op = event.operation
+        if event.kernel is None or not isinstance(op, SetUserMemoryRegion):
+            return None
+        as_id, spaces = as_id_of(op.slot), self._model.spaces
+        return spaces[as_id].get(id_of(op.slot)) if as_id < len(spaces) else None

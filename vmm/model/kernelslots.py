@@ -1,0 +1,199 @@
+"""What the kernel must hold of its memslots after a region operation (white box, Linux 5.17 on).
+
+The model's slots say which entries there are; that the trees and the table hold together, and that
+both copies say the same, is asked of the kernel's data alone. Slots of the kernel's own, whose ids
+come after the last one of userspace, are none of the model's, and are asked no more than that.
+"""
+
+from itertools import pairwise
+
+import msgspec
+
+from vmm.model.array import Change
+from vmm.model.regions import Memslot
+from vmm.model.rule import Rule, source
+from vmm.model.trees import interval_flaw, tree_flaw
+from vmm.scenario.kernelslots import KernelSlot, KernelSlots, SlotSet
+from vmm.scenario.operations import PAGE_SIZE_BYTES
+
+KERNEL_TREES = source(
+    "kernel-trees",
+    "both copies of the kernel's memslots hold exactly the slots that exist, by gfn in a red-black "
+    "tree, by hva in an interval tree, and by id in a hash table",
+    "a54d806688fe; kvm_replace_memslot",
+)
+KERNEL_GENERATION = source(
+    "kernel-generation",
+    "the generation of memslots grows by the number of address spaces when a slot is created or "
+    "its flags change, by twice as much when one is deleted or moved, and else not at all",
+    "361209e054a2; kvm_swap_active_memslots",
+)
+
+UPDATE_IN_PROGRESS = 1 << 63
+_GOLDEN_RATIO_32 = 0x61C88647
+_BUCKET_BITS = 7
+
+
+class KernelFlaw(msgspec.Struct, frozen=True):
+    """What is wrong with what the kernel holds: the rule, what it should be, what it is."""
+
+    rule: Rule
+    expected: str
+    observed: str
+
+
+def change_of(old: Memslot | None, new: Memslot | None) -> Change | None:
+    """Return which change has led from one state of a slot to another; None for none."""
+    if old is None:
+        return None if new is None else Change.CREATE
+    if new is None:
+        return Change.DELETE
+    if new.base_gfn != old.base_gfn:
+        return Change.MOVE
+    return Change.FLAGS_ONLY if new.flags != old.flags else None
+
+
+def generation_flaw(
+    kernel: KernelSlots, change: Change | None, spaces: int, is_undone: bool
+) -> KernelFlaw | None:
+    """Return what is wrong with the generation after a change among ``spaces`` address spaces.
+
+    ``is_undone`` is whether a refusal may have come after the slot was taken out, so that it was
+    put back: two changes, too.
+    """
+    now = kernel.active.generation
+    if now & UPDATE_IN_PROGRESS:
+        return KernelFlaw(KERNEL_GENERATION, "no update in progress", f"generation {now:#x}")
+    match change:
+        case None:
+            allowed = (0, 2 * spaces) if is_undone else (0,)
+        case Change.CREATE | Change.FLAGS_ONLY:
+            allowed = (spaces,)
+        case Change.DELETE | Change.MOVE:
+            allowed = (2 * spaces,)
+    grown = now - kernel.before
+    if grown in allowed:
+        return None
+    wanted = " or ".join(f"{kernel.before + each}" for each in allowed)
+    return KernelFlaw(KERNEL_GENERATION, f"generation {wanted}", f"generation {now}")
+
+
+class TreeRules:
+    """Compares what the kernel holds with the model, over one history.
+
+    Where a mapping lies in the process is learnt from the first slot there, and is the same for
+    every other.
+    """
+
+    def __init__(self, nr_memslots: int) -> None:
+        self._nr_memslots = nr_memslots
+        self._starts: dict[str, int] = {}
+
+    def flaw(self, kernel: KernelSlots, wanted: list[Memslot]) -> KernelFlaw | None:
+        """Return the first thing that is wrong; ``wanted`` are the slots from the highest gfn."""
+        for name, each in (("copy in use", kernel.active), ("other copy", kernel.inactive)):
+            observed = self._set_flaw(kernel, each, wanted)
+            if observed:
+                slots = ", ".join(f"{slot.slot_id}" for slot in reversed(wanted)) or "none"
+                expected = f"both copies hold, by gfn, the slots: {slots}"
+                return KernelFlaw(KERNEL_TREES, expected, f"in the {name}, {observed}")
+        if kernel.active.node_idx == kernel.inactive.node_idx:
+            index = kernel.active.node_idx
+            return KernelFlaw(
+                KERNEL_TREES, "each copy has a node_idx of its own", f"node_idx {index} twice"
+            )
+        return None
+
+    def _set_flaw(self, kernel: KernelSlots, each: SlotSet, wanted: list[Memslot]) -> str:
+        if each.cut:
+            return each.cut
+        if each.node_idx not in (0, 1):
+            return f"node_idx is {each.node_idx}"
+        trees = (
+            ("gfn_tree", each.gfn_tree, each.gfn_root),
+            ("hva_tree", each.hva_tree, each.hva_root),
+        )
+        for name, nodes, root in trees:
+            if any(node.slot not in range(len(kernel.slots)) for node in nodes):
+                return f"{name}: a node is no slot"
+            flaw = tree_flaw(nodes, root)
+            if flaw:
+                return f"{name}: {flaw}"
+        return (
+            self._gfns_flaw(kernel, each, wanted)
+            or self._hvas_flaw(kernel, each)
+            or _hash_flaw(kernel, each)
+        )
+
+    def _gfns_flaw(self, kernel: KernelSlots, each: SlotSet, wanted: list[Memslot]) -> str:
+        """By gfn: the order, and each slot as the model has it."""
+        found = [kernel.slots[node.slot] for node in each.gfn_tree]
+        for one, other in pairwise(found):
+            if one.base_gfn + one.npages > other.base_gfn:
+                return (
+                    f"gfn_tree: slot {other.slot_id} at gfn {other.base_gfn:#x} comes after slot "
+                    f"{one.slot_id} at gfn {one.base_gfn:#x} with {one.npages} pages"
+                )
+        users = [slot for slot in found if slot.slot_id in range(self._nr_memslots)]
+        ids = [slot.slot_id for slot in users]
+        if ids != [slot.slot_id for slot in reversed(wanted)]:
+            return f"gfn_tree: the slots are {', '.join(map(str, ids)) or 'none'}"
+        for slot, expected in zip(users, reversed(wanted), strict=True):
+            flaw = self._slot_flaw(kernel, slot, expected)
+            if flaw:
+                return f"slot {slot.slot_id}: {flaw}"
+        return ""
+
+    def _slot_flaw(self, kernel: KernelSlots, slot: KernelSlot, wanted: Memslot) -> str:
+        pairs = (
+            ("as_id", slot.as_id, kernel.as_id),
+            ("base_gfn", slot.base_gfn, wanted.base_gfn),
+            ("npages", slot.npages, wanted.npages),
+            ("flags", slot.flags, wanted.flags),
+            ("userspace_addr", slot.userspace_addr, self._address(slot, wanted)),
+        )
+        for name, observed, expected in pairs:
+            if observed != expected:
+                return f"{name} is {observed:#x}, not {expected:#x}"
+        return ""
+
+    def _address(self, slot: KernelSlot, wanted: Memslot) -> int:
+        hva = wanted.userspace_addr
+        if isinstance(hva, int):
+            return hva
+        return self._starts.setdefault(hva.mapping, slot.userspace_addr - hva.offset) + hva.offset
+
+    def _hvas_flaw(self, kernel: KernelSlots, each: SlotSet) -> str:
+        if {node.slot for node in each.hva_tree} != {node.slot for node in each.gfn_tree}:
+            return "hva_tree: the slots are not those of gfn_tree"
+        flaw = interval_flaw(each.hva_tree, each.intervals, each.hva_leftmost)
+        if flaw:
+            return f"hva_tree: {flaw}"
+        for node, interval in zip(each.hva_tree, each.intervals, strict=True):
+            slot = kernel.slots[node.slot]
+            last = slot.userspace_addr + slot.npages * PAGE_SIZE_BYTES - 1
+            if (interval.start, interval.last) != (slot.userspace_addr, last):
+                return (
+                    f"hva_tree: slot {slot.slot_id} has {interval.start:#x} to {interval.last:#x}, "
+                    f"not {slot.userspace_addr:#x} to {last:#x}"
+                )
+        return ""
+
+
+def _hash_flaw(kernel: KernelSlots, each: SlotSet) -> str:
+    entries = [entry for _, entry in each.id_hash]
+    missing = {node.slot for node in each.gfn_tree}.difference(entries)
+    if missing:
+        return f"id_hash: slot {kernel.slots[min(missing)].slot_id} is missing"
+    if len(entries) != len(each.gfn_tree):
+        return f"id_hash: {len(entries)} entries for {len(each.gfn_tree)} slots"
+    for bucket, entry in each.id_hash:
+        slot_id = kernel.slots[entry].slot_id
+        if bucket != bucket_of(slot_id):
+            return f"id_hash: slot {slot_id} is in bucket {bucket}, not in {bucket_of(slot_id)}"
+    return ""
+
+
+def bucket_of(slot_id: int) -> int:
+    """Return the bucket of an id in a table of 128 (hash_32 of include/linux/hash.h)."""
+    return (slot_id * _GOLDEN_RATIO_32 & 0xFFFF_FFFF) >> (32 - _BUCKET_BITS)

@@ -1,0 +1,72 @@
+"""What the kernel itself holds of the memslots of an address space, as data (Linux 5.17 and later).
+
+Nothing here is checked: a wrong kernel may hold anything, and a history may be a stranger's. Slots
+are named by their place in ``KernelSlots.slots``, since two of them may have one id; -1 is none.
+"""
+
+import msgspec
+
+NONE = -1
+ELSEWHERE = -2
+"""A pointer to something that is not among the slots of the list."""
+
+
+class KernelSlot(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One struct kvm_memory_slot; ``userspace_addr`` is an address of the process that ran."""
+
+    slot_id: int
+    as_id: int
+    base_gfn: int
+    npages: int
+    userspace_addr: int
+    flags: int
+
+
+class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A node of a red-black tree; the neighbours are slots, as ``slot`` is."""
+
+    slot: int
+    parent: int
+    left: int
+    right: int
+    black: bool
+
+
+class Interval(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a node of the interval tree of hvas has besides: all bytes, the last one included."""
+
+    start: int
+    last: int
+    subtree_last: int
+
+
+class SlotSet(msgspec.Struct, frozen=True, gc=False):
+    """One struct kvm_memslots. Nodes are in order (left, itself, right).
+
+    ``intervals`` go with the nodes of ``hva_tree``. ``id_hash`` has (bucket, slot) for each entry.
+    ``cut`` says where a pointer led nowhere, or to more slots than there may be; empty if none did.
+    """
+
+    generation: int
+    node_idx: int
+    gfn_root: int
+    gfn_tree: tuple[Node, ...]
+    hva_root: int
+    hva_leftmost: int
+    hva_tree: tuple[Node, ...]
+    intervals: tuple[Interval, ...]
+    id_hash: tuple[tuple[int, int], ...]
+    cut: str = ""
+
+
+class KernelSlots(msgspec.Struct, frozen=True, gc=False):
+    """Both copies after a region operation, the one in use first.
+
+    ``before`` is the generation that was in use before the operation.
+    """
+
+    before: int
+    as_id: int
+    slots: tuple[KernelSlot, ...]
+    active: SlotSet
+    inactive: SlotSet

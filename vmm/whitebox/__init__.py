@@ -1,0 +1,1 @@
+"""Reads the kernel's own memslots while a scenario runs."""
