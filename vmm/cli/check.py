@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,7 @@ from vmm.cli.output import LiveProgress, console, print_lines
 from vmm.cli.required import Command, require_run_option
 from vmm.cli.said import OutputLost, say
 from vmm.cli.selection import complete_names, complete_tags, curated, select
+from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.host.hostinfo import host_facts
 from vmm.report import terminal
 from vmm.report.kselftest import kselftest_status
@@ -23,6 +24,9 @@ from vmm.scenario.history import INTERRUPTED
 from vmm.scenario.operations import Scenario
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked, Run
+
+if TYPE_CHECKING:
+    from vmm.execution.executor import LookAt
 
 _FEW_SLOTS = Features(nr_memslots=509)
 """Scenarios are called the same on every kernel, and a table of few slots is soon made."""
@@ -50,6 +54,8 @@ _FEW_SLOTS = Features(nr_memslots=509)
     metavar="FILE",
     help="Write all histories, for `vmm compare` with another kernel's.",
 )
+@white_box_option
+@debug_info_option
 @patience_option
 @click.option(
     "--jobs",
@@ -80,6 +86,8 @@ def check(
     html_file: str | None,
     journal: Path | None,
     histories: Path | None,
+    white_box: bool,
+    debug_info: Path | None,
     patience: float,
     jobs: int | None,
     kselftest: bool,
@@ -107,8 +115,12 @@ def check(
         ctx.exit(check_on(dask, [scenario.name for scenario in listed], json_file))
     chosen = wanted_formats(formats, json_file, html_file)
     lost: OutputLost | None = None
-    with outputs(chosen, verbose) as told, _written(histories) as file:
-        execution = _Wanted(told, journal, file, patience, jobs, max_differences)
+    with (
+        looking(white_box, debug_info) as look_at,
+        outputs(chosen, verbose) as told,
+        _written(histories) as file,
+    ):
+        execution = _Wanted(told, journal, file, patience, jobs, max_differences, look_at)
         try:
             run = _looked_and_ran(patterns, tag, everything, execution)
         except OutputLost as error:
@@ -135,6 +147,7 @@ class _Wanted:
     patience: float
     jobs: int | None
     max_differences: int
+    look_at: "LookAt | None"
 
 
 def _nothing(host: Host, early: str = "") -> Run:
@@ -198,4 +211,5 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:
             wanted.patience,
             wanted.jobs,
             wanted.max_differences,
+            wanted.look_at,
         )

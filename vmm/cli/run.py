@@ -12,6 +12,7 @@ from vmm.cli.host import look_at_host, patience_option, remarks_on, require_usab
 from vmm.cli.output import console, print_lines, width_of
 from vmm.cli.required import Command, require_run_option
 from vmm.cli.said import say
+from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.report import terminal
 from vmm.scenario.demand import Limits
 
@@ -24,6 +25,8 @@ from vmm.scenario.demand import Limits
     metavar="FILE.jsonl",
     help="Write what happens to this file, while it happens.",
 )
+@white_box_option
+@debug_info_option
 @patience_option
 @require_run_option
 @allow_large
@@ -32,6 +35,8 @@ def run(
     ctx: click.Context,
     scenario: str,
     history: Path | None,
+    white_box: bool,
+    debug_info: Path | None,
     patience: float,
     required: int,
     limits: Limits,
@@ -48,7 +53,16 @@ def run(
     from vmm.cli.journal import Journal
 
     journal = None if history is None else Journal(history)
-    result = execute((chosen,), host, lambda _: None, lambda _: None, journal, patience)
+    with looking(white_box, debug_info) as look_at:
+        result = execute(
+            (chosen,),
+            host,
+            lambda _: None,
+            lambda _: None,
+            journal,
+            patience,
+            look_at=look_at,
+        )
     result = replace(result, required=required)
     to = console()
     again = f"vmm run {shlex.quote(scenario)}"

@@ -4,9 +4,10 @@ Touches that follow each other on one vCPU are made in one KVM_RUN; every operat
 of its own all the same.
 """
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import assert_never, cast
+from typing import Protocol, assert_never, cast
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from vmm.execution.churn import churn
@@ -21,6 +22,7 @@ from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
 from vmm.scenario.endings import ENDLESS, REFUSED
 from vmm.scenario.history import AnyOutcome, Closed, Done, Event, Inspected, SetUpRefused
+from vmm.scenario.kernelslots import KernelSlots
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     ChangeHostMemory,
@@ -56,9 +58,24 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.plan import Step, batches, steps
 from vmm.scenario.reached import reached_pages
+from vmm.scenario.slots import as_id_of
 
 Record = Callable[[Event], None]
 Own = Callable[[], AbstractContextManager[None]]
+
+
+class Looks(Protocol):
+    """Reads what the kernel holds of one VM's memslots (see `vmm.whitebox.reader.Reader`)."""
+
+    def generation(self, as_id: int) -> int | None:
+        """Return the generation of an address space; None if there is no such one."""
+
+    def slots(self, as_id: int, before: int) -> KernelSlots | None:
+        """Return what the kernel holds of it; None if that is too much to look at."""
+
+
+LookAt = Callable[[int], Looks]
+"""Returns the reader of the newest VM of a process."""
 
 
 def execute(
@@ -69,6 +86,7 @@ def execute(
     begin: Callable[[], None],
     guest_limit_s: float = GUEST_LIMIT_S,
     own: Own = nullcontext,
+    look_at: LookAt | None = None,
 ) -> str:
     """Carry a scenario out; ``record`` gets each event as soon as it is complete.
 
@@ -78,6 +96,7 @@ def execute(
     ``guest_limit_s`` ends the scenario.
 
     ``own`` makes a context for what this program does for itself, and no kernel takes time for.
+    ``look_at`` is for what the kernel holds after each region operation; None: nobody looks.
 
     ``begin`` is called before everything that may not come back: what was recorded until then
     ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes, those of
@@ -91,7 +110,7 @@ def execute(
         HostMapping.anonymous(guest_count(scenario) * GUEST_SIZE_BYTES) as guest,
         clock.ticking(),
     ):
-        execution = _Execution(kvm, scenario, touch_limit, memory, guest, clock, own)
+        execution = _Execution(kvm, scenario, touch_limit, memory, guest, clock, own, look_at)
         try:
             for batch in batches(steps(scenario, touch_limit)):
                 begin()
@@ -103,7 +122,7 @@ def execute(
                 except GuestEndlessError as error:
                     return f"{ENDLESS}{error}"
                 for step, outcome in zip(batch, outcomes, strict=True):
-                    record(Event(step.origin, step.operation, outcome))
+                    record(Event(step.origin, step.operation, outcome, execution.looked))
         finally:
             execution.close()
     return ""
@@ -128,7 +147,12 @@ class _Execution:
         guest: HostMapping,
         clock: GuestClock,
         own: Own,
+        look_at: LookAt | None,
     ) -> None:
+        self._look_at = look_at
+        self._looks: Looks | None = None
+        self.looked: KernelSlots | None = None
+        """What the kernel held after the operation performed last, if that concerned slots."""
         self._clock = clock
         self._own = own
         self._kvm = kvm
@@ -158,6 +182,18 @@ class _Execution:
             self._clock,
         )
 
+    def _set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
+        machine = self._machine
+        if self._look_at is None:
+            return machine.set_region(op)
+        self._looks = self._looks or self._look_at(os.getpid())
+        as_id = as_id_of(op.slot)
+        before = self._looks.generation(as_id)
+        outcome = machine.set_region(op)
+        if before is not None:
+            self.looked = self._looks.slots(as_id, before)
+        return outcome
+
     def close(self) -> None:
         if self._made is not None:
             self._made.close()
@@ -165,13 +201,14 @@ class _Execution:
 
     def perform(self, batch: list[Step]) -> list[AnyOutcome]:
         """Return the outcome of each step of a batch."""
+        self.looked = None
         first = batch[0].operation
         if isinstance(first, Touch):
             touches = [step.operation for step in batch]
             return self._machine.touch(first.vcpu, cast(list[Touch], touches))
         match first:
             case SetUserMemoryRegion():
-                return [self._machine.set_region(first)]
+                return [self._set_region(first)]
             case Inspect():
                 with self._own():
                     return [Inspected(tuple(self._memory.changes()))]
@@ -218,6 +255,7 @@ class _Execution:
                 return [run_race(first, self._machine, self._memory)]
             case NewVm():
                 self._machine.close()
+                self._looks = None
                 self._made = self._new_machine()
                 return [Done()]
             case CloseVm():
