@@ -197,7 +197,7 @@ class Model:
                 return self._by_vcpu(operation.vcpu, (self._harvest(operation),))
             case ResetDirtyRings():
                 ring = self._tracking.ring
-                return (no_ring_to_reset() if ring is None else ring.reset(),)
+                return no_ring_to_reset(self.features) if ring is None else (ring.reset(),)
             case Lives():
                 rule = VM_GONE if operation.watch == "process" else NOTHING_USED_UP
                 return (Allowed(Closed(), rule),)

@@ -32,8 +32,8 @@ RING_RESET = documented(
 )
 RING_ABSENT = source(
     "ring-absent",
-    "KVM_RESET_DIRTY_RINGS without rings is EINVAL",
-    "kvm_vm_ioctl_reset_dirty_pages",
+    "KVM_RESET_DIRTY_RINGS without rings is EINVAL; ENOTTY where kernels know of none",
+    "kvm_vm_ioctl_reset_dirty_pages; fb04a1eddb1a added it in Linux 5.11",
 )
 
 ENTRY_BYTES = 16
@@ -168,6 +168,11 @@ class RingState:
             self.untracked |= ring.pages | ring.perhaps
 
 
-def no_ring_to_reset() -> Allowed:
-    """Return what KVM_RESET_DIRTY_RINGS comes to in a VM without rings."""
-    return Allowed(Refused(errno.EINVAL), RING_ABSENT)
+def no_ring_to_reset(features: Features) -> tuple[Allowed, ...]:
+    """Return what KVM_RESET_DIRTY_RINGS comes to in a VM without rings.
+
+    A kernel from before dirty rings does not know the ioctl. Which one it is is not asked: a later
+    kernel built without rings has a capability of 0, too.
+    """
+    numbers = (errno.EINVAL,) if features.dirty_ring_bytes else (errno.EINVAL, errno.ENOTTY)
+    return tuple(Allowed(Refused(number), RING_ABSENT) for number in numbers)

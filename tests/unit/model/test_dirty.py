@@ -180,6 +180,13 @@ def test_ring_takes_the_place_of_the_log() -> None:
     assert outcome(after(LOGGED), RESET) == Refused(errno.EINVAL)
 
 
+def test_kernel_without_rings_may_not_know_of_resetting_them() -> None:
+    features = msgspec.structs.replace(FEATURES, dirty_ring_bytes=0)
+    allowed = after(LOGGED, features=features).allowed(RESET)
+    assert [each.outcome for each in allowed] == [Refused(errno.EINVAL), Refused(errno.ENOTTY)]
+    assert {each.rule.name for each in allowed} == {"ring-absent"}
+
+
 def test_ring_holds_what_was_written_until_it_is_harvested() -> None:
     model = after(RING, LOGGED, write(2), write(1), read(5))
     assert outcome(model, HARVEST) == RingPages(((3, 1), (3, 2)))

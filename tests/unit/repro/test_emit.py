@@ -29,6 +29,7 @@ from vmm.scenario.operations import (
     NewVm,
     Place,
     Race,
+    ResetDirtyRings,
     Scenario,
     SetUserMemoryRegion,
     Touch,
@@ -231,3 +232,11 @@ def test_a_long_program_is_split_into_functions() -> None:
     text = program_of(Scenario("long", operations, survey="none"), FEATURES)
     assert "static void steps_from_301(void)" in text
     assert "\tsteps_from_1();\n\tsteps_from_301();\n" in text
+
+
+def test_either_refusal_is_right_where_a_kernel_may_not_know_the_ioctl() -> None:
+    scenario = Scenario("no-rings", (ResetDirtyRings(),))
+    without = msgspec.structs.replace(FEATURES, dirty_ring_bytes=0)
+    text = program_of(scenario, without)
+    assert "expect_either(reset_dirty_rings(), EINVAL, ENOTTY);" in text
+    assert "expect(reset_dirty_rings(), EINVAL);" in program_of(scenario, FEATURES)
