@@ -73,6 +73,26 @@ def test_a_run_is_recorded_and_can_be_judged_again(tmp_path: Path) -> None:
     assert ran.stdout.startswith(judged.stdout)
 
 
+def test_a_guest_out_of_the_way_leaves_a_bios_slot_its_place(tmp_path: Path) -> None:
+    scenario, history = tmp_path / "bios.json", tmp_path / "bios.jsonl"
+    bios = {
+        "op": "set_user_memory_region",
+        "slot": 1,
+        "guest_phys_addr": "0xfffc0000",
+        "memory_size": "0x40000",
+        "userspace_addr": {"mapping": "a"},
+    }
+    made = {"name": "bios", "mappings": [{"name": "a", "pages": 64}], "operations": [bios]}
+    scenario.write_text(json.dumps(made))
+    assert vmm("run", scenario, "--history", history).returncode == 0
+    assert '"is":"refused"' not in history.read_text()
+    assert vmm("judge", history).stdout.startswith("PASSED")
+    scenario.write_text(json.dumps({**made, "guest": {"gpa": "0xffff0000"}}))
+    history.unlink()
+    assert vmm("run", scenario, "--history", history).returncode == 0
+    assert '"is":"refused","errno":17' in history.read_text()
+
+
 def test_an_interrupted_run_leaves_the_history_of_what_ran(tmp_path: Path) -> None:
     scenario, history = tmp_path / "s.json", tmp_path / "h.jsonl"
     scenario.write_text(scenario_text(SLOW))

@@ -15,6 +15,7 @@ import vmm
 from vmm import AssemblerError, Mapping, Place, Scenario, ScenarioError, Status, operations
 from vmm.execution.probe.child import Trouble
 from vmm.library import scenarios
+from vmm.scenario.history import Done
 
 DOCUMENTED = (
     "vmm",
@@ -57,6 +58,17 @@ def test_a_scenario_that_is_not_safe_is_refused() -> None:
     wild = operations.HostWrite(Place("nowhere"), 1)
     with pytest.raises(ScenarioError, match="no mapping is named 'nowhere'"):
         vmm.run_scenario(Scenario("wild", (wild,)))
+
+
+def test_the_guest_is_out_of_the_way_of_a_scenario_that_names_no_place_for_it() -> None:
+    bios = operations.SetUserMemoryRegion(1, 0xFFFC_0000, 0x40000, Place("a"))
+    scenario = Scenario("bios", (bios,), (Mapping("a", 64),))
+    for history in (
+        vmm.record_scenario(scenario),
+        vmm.record_scenario(vmm.run_scenario(scenario).scenario),
+    ):
+        assert history.header.scenario.guest.gpa < bios.guest_phys_addr
+        assert [each.outcome for each in history.events if each.operation == bios] == [Done()]
 
 
 def test_source_that_is_wrong_is_told_with_its_line() -> None:

@@ -15,6 +15,7 @@ from vmm.kvm.system import Kvm
 from vmm.report import terminal
 from vmm.scenario.demand import short_of_memory
 from vmm.scenario.features import Features
+from vmm.scenario.guestplace import placed
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import out_of_reach
@@ -90,6 +91,7 @@ def record_scenario(scenario: Scenario, *, time_limit_s: float | None = None) ->
         >>> judge(history).status.value
         'passed'
     """
+    scenario = placed(scenario)
     validate(scenario)
     return run_isolated(
         scenario, features_here(), time_limit_s=time_limit_s, host=_host().in_brief()
@@ -115,6 +117,7 @@ def run_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> Ch
         >>> [slot.slot_id for slot in checked.steps[1].slots]
         [400, 0]
     """
+    scenario = placed(scenario)
     validate(scenario)
     lacking = why_not(scenario)
     if lacking:

@@ -8,10 +8,9 @@ import msgspec
 from vmm.replay.ranges import joined
 from vmm.replay.trace import Region, TracedVm
 from vmm.scenario.features import Features
+from vmm.scenario.guestplace import TSS_BYTES, free_gpa
 from vmm.scenario.operations import (
-    GUEST_SIZE_BYTES,
     PAGE_SIZE_BYTES,
-    REAL_MODE_END,
     Guest,
     Hva,
     Mapping,
@@ -25,10 +24,6 @@ HUGE_BYTES = 512 * PAGE_SIZE_BYTES
 _ELSEWHERE = "elsewhere"
 """A page for addresses that no slot has memory at: those that deletions name."""
 
-_KERNELS = ((0xFEC0_0000, 0xFEF0_0000), (0xFFFB_C000, 0xFFFC_0000))
-"""Where the interrupt controllers answer, and where a kernel may have pages of its own."""
-
-_TSS_BYTES = 4 * PAGE_SIZE_BYTES
 _GUEST_SLOTS = (*range(400, 509), *range(399, -1, -1), *range(509, 32764))
 
 
@@ -128,23 +123,10 @@ def guest_for(regions: Iterable[Region], tss_gpas: Iterable[int]) -> Guest | Non
     calls = list(regions)
     ids = {id_of(call.slot) for call in calls}
     slot = next((each for each in _GUEST_SLOTS if each not in ids), None)
-    gpa = _room(
+    gpa = free_gpa(
         [
             *((call.guest_phys_addr, call.guest_phys_addr + call.memory_size) for call in calls),
-            *((gpa, gpa + _TSS_BYTES) for gpa in tss_gpas),
-            *_KERNELS,
+            *((gpa, gpa + TSS_BYTES) for gpa in tss_gpas),
         ]
     )
     return None if slot is None or gpa is None else Guest(slot, gpa)
-
-
-def _room(taken: list[tuple[int, int]]) -> int | None:
-    """Return the highest free 64 KiB below 4 GiB, with a free page on both sides."""
-    gpa = REAL_MODE_END - GUEST_SIZE_BYTES
-    for start, end in sorted(taken, key=lambda each: each[1], reverse=True):
-        if start >= end:
-            continue
-        if start - PAGE_SIZE_BYTES < gpa + GUEST_SIZE_BYTES and gpa < end + PAGE_SIZE_BYTES:
-            below = start - PAGE_SIZE_BYTES - GUEST_SIZE_BYTES
-            gpa = below - below % GUEST_SIZE_BYTES
-    return gpa if gpa >= 0 else None

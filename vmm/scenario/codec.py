@@ -14,6 +14,7 @@ import msgspec
 from vmm.scenario.demand import LARGE, USUAL, Limits, check_demand
 from vmm.scenario.events import EventChecker
 from vmm.scenario.features import check_features
+from vmm.scenario.guestplace import with_room
 from vmm.scenario.hexadecimal import in_hexadecimal, in_numbers
 from vmm.scenario.history import End, Event, Header, History
 from vmm.scenario.operations import FORMAT, Scenario
@@ -54,6 +55,8 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
             raise FileError(name, f"a scenario is a JSON object, this is {type(raw).__name__}")
         _check_format(raw.pop("format", FORMAT), name)
         scenario = msgspec.convert(in_numbers(raw), Scenario)
+        if not _names_a_place(raw.get("guest")):
+            scenario = _with_room(scenario)
         validate(scenario)
         check_demand(scenario, limits)
     except (msgspec.ValidationError, ScenarioError) as error:
@@ -68,6 +71,8 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
 def scenario_text(scenario: Scenario) -> str:
     """Return a scenario as JSON, an operation a line."""
     data = in_hexadecimal(msgspec.to_builtins(scenario))
+    if not _is_implied(scenario):
+        data["guest"] = {**data.get("guest", {}), "gpa": hex(scenario.guest.gpa)}
     lines = []
     for key, value in {"format": FORMAT, **data}.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -76,6 +81,27 @@ def scenario_text(scenario: Scenario) -> str:
         else:
             lines.append(f'  "{key}": {json.dumps(value)}')
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _names_a_place(guest: object) -> bool:
+    return isinstance(guest, dict) and "gpa" in guest
+
+
+def _with_room(scenario: Scenario) -> Scenario:
+    """Return it with its guest out of the way; what else is wrong with it is said first."""
+    try:
+        return with_room(scenario)
+    except ScenarioError:
+        validate(scenario)
+        raise
+
+
+def _is_implied(scenario: Scenario) -> bool:
+    """Whether the guest of a file that says nothing of its place would live in this one."""
+    try:
+        return with_room(scenario) is scenario
+    except ScenarioError:
+        return False
 
 
 _ENCODER = msgspec.json.Encoder()

@@ -325,6 +325,10 @@ class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     gpa: Hex = 0xFFFF_0000
 
 
+SOMEWHERE = Guest()
+"""The guest of a scenario that names none: `placed` moves this one out of the way, and no equal."""
+
+
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Operations on one VM, and the host memory that they use.
 
@@ -345,7 +349,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     needs: tuple[str, ...] = ()
     survey: Survey = "write"
     vcpus: int = 1
-    guest: Guest = Guest()
+    guest: Guest = SOMEWHERE
     vm_type: Literal[0, 1] = 0
 
 

@@ -80,7 +80,10 @@ def test_scenario_survives_its_file() -> None:
             {"operations": [{"op": "touch", "gpa": (1 << 52) - 3}]},
             "$.operations[0].gpa: an",
         ),
-        ({"operations": [{"op": "touch", "gpa": (1 << 32) - 3}]}, "guest's own memory"),
+        (
+            {"operations": [{"op": "touch", "gpa": (1 << 32) - 3}], "guest": {"gpa": "0xffff0000"}},
+            "guest's own memory",
+        ),
         (
             {"operations": [{"op": "touch", "gpa": (1 << 32) + (n << 21)} for n in range(129)]},
             "$.operations[128].gpa: more than 128 stretches",
@@ -89,7 +92,10 @@ def test_scenario_survives_its_file() -> None:
         ({"operations": [{"op": "set_identity_map_addr", "gpa": -1}]}, "$.operations[0].gpa"),
         ({"operations": [{"op": "create_vcpu", "vcpu": 1}]}, "$.operations[0].vcpu"),
         ({"operations": [{"op": "create_irqchip"}], "vcpus": 2}, "$.operations[0]: $.vcpus"),
-        ({"operations": [{"op": "touch", "gpa": "0xffff0ffe"}]}, "$.operations[0].gpa"),
+        (
+            {"operations": [{"op": "touch", "gpa": "0xffff0ffe"}], "guest": {"gpa": "0xffff0000"}},
+            "$.operations[0].gpa",
+        ),
         ({"operations": [{"op": "touch", "gpa": 0, "width": 8}]}, "$.operations[0].width"),
         ({"operations": [{"op": "touch", "gpa": 0, "vcpu": 1}]}, "$.operations[0].vcpu"),
         ({"operations": [{"op": "execute", "gpa": 1}]}, "$.operations[0].gpa"),
