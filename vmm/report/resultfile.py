@@ -17,6 +17,7 @@ from vmm.host.hostinfo import HostInfo
 from vmm.scenario.features import Features
 from vmm.verdict.judge import Difference, Status, UnderWay
 from vmm.verdict.known_issues import KnownIssue
+from vmm.verdict.refusals import RefusedCalls
 from vmm.verdict.result import Checked, Run
 from vmm.verdict.steps import RuleText, Step, rule_texts
 
@@ -32,7 +33,8 @@ class ScenarioResult(msgspec.Struct, frozen=True):
 
     ``reason`` says why it is not simply passed or differing. ``rules`` decided at least one of its
     ``events``. ``kernel_complaints`` came while it ran. ``failed`` says whether the kernel differed
-    or complained, and it was not known. ``steps`` are for pictures: see `Step`.
+    or complained, and it was not known. ``steps`` are for pictures: see `Step`. ``refused`` are the
+    region calls that the kernel refused as the rules say.
     """
 
     name: str
@@ -50,6 +52,7 @@ class ScenarioResult(msgspec.Struct, frozen=True):
     source: str = ""
     failed: bool = False
     steps: tuple[Step, ...] = ()
+    refused: tuple[RefusedCalls, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -163,6 +166,7 @@ def _scenario(checked: Checked) -> ScenarioResult:
         source=checked.scenario.source,
         failed=checked.failed,
         steps=checked.steps,
+        refused=verdict.refused,
     )
 
 

@@ -1,6 +1,7 @@
 """Verdicts in words, for a terminal or a log file: lines of styled text."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from rich.text import Text
@@ -138,13 +139,42 @@ def single(checked: Checked, again: str, width: int | None) -> list[Text]:
     if verdict.status is Status.PASSED and not checked.failed:
         rules = _plural(len(verdict.rules), "rule")
         extent = f"{_plural(verdict.events, 'event')} judged by {rules}"
-        return list(_title(checked, extent, width))
-    lines = scenario_report(checked, again, width)
+        return [*_title(checked, extent, width), *_field("refused", _refused((checked,)), width)]
+    lines = [
+        *scenario_report(checked, again, width),
+        *_field("refused", _refused((checked,)), width),
+    ]
     count = len(checked.scenario.operations)
     if verdict.status is Status.INCONCLUSIVE and checked.ran < count:
         left = f"operations {checked.ran} to {count - 1}" if count - 1 > checked.ran else "the last"
         lines += _field("not run", [left], width)
     return lines
+
+
+def refused_in(run: Run, width: int | None) -> list[Text]:
+    """Return which region calls were refused in a run: how many, by which rules, and the first."""
+    lines: list[Text] = []
+    for value in _refused(run.checked):
+        lines += _labelled("refused:" if not lines else " " * len("refused:"), value, width)
+    return lines
+
+
+def _refused(found: Iterable[Checked]) -> list[str]:
+    """Return which region calls the kernel refused as it should: how many, why, and the first."""
+    every = [(each, calls) for each in found for calls in each.verdict.refused]
+    if not every:
+        return []
+    kinds: Counter[tuple[str, str]] = Counter()
+    for _, calls in every:
+        kinds[calls.errno, calls.rule] += calls.count
+    texts = [f"{count} x {name} by {rule}" for (name, rule), count in kinds.most_common(_MANY)]
+    if len(kinds) > _MANY:
+        texts.append(f"and {_plural(len(kinds) - _MANY, 'kind')} more")
+    checked, first = every[0]
+    step = _step(checked.scenario, first.origin, first.operation)
+    who = "" if len({id(each) for each, _ in every}) == 1 else f"{checked.verdict.scenario}, "
+    count = _plural(kinds.total(), "region call")
+    return [f"{count}, as the rules say: {', '.join(texts)}", f"first: {who}{step[-1]}"]
 
 
 def listing(scenarios: Iterable[Scenario]) -> list[Text]:

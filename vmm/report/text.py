@@ -20,7 +20,7 @@ def text_report(show: Print, width: int | None, verbose: bool = False) -> Report
     """Return a reporter of what did not pass, wrapped at ``width`` columns if given.
 
     Scenarios that differ by one cause are told of together at the end, and so are skips; with
-    ``verbose`` each result is shown at once.
+    ``verbose`` each result is shown at once, and refused region calls are counted at the end.
     """
 
     def done(checked: Checked) -> None:
@@ -35,6 +35,8 @@ def text_report(show: Print, width: int | None, verbose: bool = False) -> Report
                 again = check_again(group.shortest)
                 show(terminal.scenario_report(group.shortest, again, width))
                 show(terminal.others(group, width))
+        else:
+            show(terminal.refused_in(run, width))
         if run.checked or run.not_run:
             show(terminal.summary(run, width))
 

@@ -29,6 +29,7 @@ from vmm.scenario.plan import Step, mappings_of, steps
 from vmm.scenario.underway import under_way
 from vmm.verdict import statuses
 from vmm.verdict.identity import Identity, outcome_kind
+from vmm.verdict.refusals import Refusals, RefusedCalls
 from vmm.verdict.slotmap import slot_map
 from vmm.verdict.steps import StepRecorder
 
@@ -111,6 +112,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """What is to be said of one scenario on one kernel.
 
     ``rules`` are those that decided at least one event; ``events`` is how many were judged.
+    ``refused`` are the region calls that the kernel refused, and the rules that say so.
     """
 
     scenario: str
@@ -120,6 +122,7 @@ class Verdict(msgspec.Struct, frozen=True):
     events: int = 0
     rules: tuple[str, ...] = ()
     under_way: UnderWay | None = None
+    refused: tuple[RefusedCalls, ...] = ()
 
 
 def judge(history: History) -> Verdict:
@@ -182,6 +185,7 @@ class Judgement:
         self._model = Model.of(header)
         self._kernel_side = KernelSide(self._model)
         self._rules: set[str] = set()
+        self._refusals = Refusals()
         self._events = 0
         self._position = 0
         self._difference: Difference | None = None
@@ -224,6 +228,7 @@ class Judgement:
         if followed.chosen is not None:
             self.rule = followed.chosen.rule.name
             self._rules.add(self.rule)
+            self._refusals.note(event, followed.chosen.rule)
             self._events += 1
             flaw = self._kernel_side.flaw(event, followed.chosen.rule)
             self._rules.update(self._kernel_side.rules)
@@ -233,6 +238,7 @@ class Judgement:
         elif followed.raced:
             self.rule = ""
             self._rules.update(rule.name for rule in followed.raced)
+            self._refusals.note(event, None)
             self._events += 1 + _parts(event.outcome)
         elif followed.flaw is not None:
             self._difference = self._flawed(event, followed.flaw)
@@ -272,7 +278,13 @@ class Judgement:
             if reason.startswith(HARNESS):
                 status = Status.INTERNAL_ERROR
         return Verdict(
-            self._name, status, reason, self._difference, self._events, tuple(sorted(self._rules))
+            self._name,
+            status,
+            reason,
+            self._difference,
+            self._events,
+            tuple(sorted(self._rules)),
+            refused=self._refusals.told(),
         )
 
     def _differing(self, event: Event, allowed: tuple[Allowed, ...]) -> Difference:

@@ -1,0 +1,63 @@
+"""Which region calls the kernel refused, as the rules say it should, and by which rule."""
+
+import errno
+from collections.abc import Iterator
+
+import msgspec
+
+from vmm.model.rule import Rule
+from vmm.scenario import words
+from vmm.scenario.history import Event, Raced, Refused
+from vmm.scenario.operations import Race, SetUserMemoryRegion
+
+IN_A_RACE = "the rules of a race"
+"""In place of a rule's name: in a race the order of calls decides, not one rule."""
+
+
+class RefusedCalls(msgspec.Struct, frozen=True):
+    """Region calls that were refused with one errno, by one rule, and rightly so.
+
+    ``origin`` and ``operation`` are those of the first, counted as in Difference.
+    """
+
+    errno: str
+    rule: str
+    count: int
+    origin: int
+    operation: str
+
+
+class Refusals:
+    """Counts the region calls of one history that were refused."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, str], tuple[int, SetUserMemoryRegion]] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def note(self, event: Event, rule: Rule | None) -> None:
+        """Take an event that is right, and the rule that decided it: None for a race."""
+        name = IN_A_RACE if rule is None else rule.name
+        for op, number in _refused(event):
+            kind = errno.errorcode.get(number, str(number)), name
+            self._first.setdefault(kind, (event.origin, op))
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+
+    def told(self) -> tuple[RefusedCalls, ...]:
+        """Return what was refused, in the order in which it first came."""
+        return tuple(
+            RefusedCalls(*kind, self._counts[kind], origin, words.operation(op))
+            for kind, (origin, op) in self._first.items()
+        )
+
+
+def _refused(event: Event) -> Iterator[tuple[SetUserMemoryRegion, int]]:
+    """Yield the region calls of an event that were refused, and their errnos."""
+    op, outcome = event.operation, event.outcome
+    if isinstance(op, SetUserMemoryRegion) and isinstance(outcome, Refused):
+        yield op, outcome.errno
+    if isinstance(op, Race) and isinstance(outcome, Raced):
+        for host, calls in zip(op.hosts, outcome.calls, strict=True):
+            for number, call in enumerate(calls):
+                made = host.operations[number % len(host.operations)]
+                if isinstance(made, SetUserMemoryRegion) and isinstance(call.outcome, Refused):
+                    yield made, call.outcome.errno
