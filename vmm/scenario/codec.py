@@ -71,7 +71,7 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
 def scenario_text(scenario: Scenario) -> str:
     """Return a scenario as JSON, an operation a line."""
     data = in_hexadecimal(msgspec.to_builtins(scenario))
-    if not _is_implied(scenario):
+    if not (_names_a_place(data.get("guest")) or _is_implied(scenario)):
         data["guest"] = {**data.get("guest", {}), "gpa": hex(scenario.guest.gpa)}
     lines = []
     for key, value in {"format": FORMAT, **data}.items():
@@ -84,7 +84,8 @@ def scenario_text(scenario: Scenario) -> str:
 
 
 def _names_a_place(guest: object) -> bool:
-    return isinstance(guest, dict) and "gpa" in guest
+    """Whether a file says where the guest is: ``{}`` is one in the usual place, named as such."""
+    return isinstance(guest, dict) and (not guest or "gpa" in guest)
 
 
 def _with_room(scenario: Scenario) -> Scenario:

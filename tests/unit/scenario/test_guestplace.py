@@ -138,6 +138,7 @@ def test_no_room_is_said_with_the_place() -> None:
 def test_named_place_stays() -> None:
     text = raw(ALL, guest=EXPLICIT)
     assert parse_scenario(text, "f").guest == Guest()
+    assert parse_scenario(raw(BELOW_4G, guest={}), "f").guest == Guest()
     assert placed(scenario(BELOW_4G, guest=Guest())).guest == Guest()
     assert placed(scenario(BELOW_4G, guest=Guest(7, 0x10000))).guest == Guest(7, 0x10000)
     with pytest.raises(FileError, match="the guest's own memory is at"):
