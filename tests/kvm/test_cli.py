@@ -93,6 +93,22 @@ def test_a_guest_out_of_the_way_leaves_a_bios_slot_its_place(tmp_path: Path) -> 
     assert '"is":"refused","errno":17' in history.read_text()
 
 
+def test_wrong_expectation_and_refused_calls_are_said_after_run_and_judge(tmp_path: Path) -> None:
+    scenario, history = tmp_path / "s.json", tmp_path / "s.jsonl"
+    create = SetUserMemoryRegion(1, 0x10000, 0x1000, Place("a"), expect="success")
+    overlaps = SetUserMemoryRegion(2, 0x10000, 0x1000, Place("a"), expect="EINVAL")
+    scenario.write_text(scenario_text(Scenario("s", (create, overlaps), (Mapping("a", 1),))))
+    ran = vmm("run", scenario, "--history", history)
+    for result in (ran, vmm("judge", history)):
+        assert result.returncode == 3
+        assert "author is not: operation 1" in " ".join(result.stdout.split())
+        assert "expected to come to EINVAL, and came to EEXIST" in " ".join(result.stdout.split())
+        assert "1 region call, as the rules say: 1 x EEXIST by overlap" in result.stdout
+    checked = vmm("check", "refuse-*", "-v")
+    assert checked.returncode == 0
+    assert any(line.startswith("refused: ") for line in checked.stdout.splitlines())
+
+
 def test_an_interrupted_run_leaves_the_history_of_what_ran(tmp_path: Path) -> None:
     scenario, history = tmp_path / "s.json", tmp_path / "h.jsonl"
     scenario.write_text(scenario_text(SLOW))

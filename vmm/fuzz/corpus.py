@@ -13,6 +13,7 @@ import msgspec
 
 from vmm.fuzz.files import write_whole
 from vmm.scenario.codec import FileError, read_scenario, scenario_text
+from vmm.scenario.expected import without_expectations
 from vmm.scenario.operations import Scenario
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -27,12 +28,15 @@ class Loaded:
 
 
 def load(folder: Path) -> Loaded:
-    """Return the scenarios of a folder; none if it does not exist."""
+    """Return the scenarios of a folder; none if it does not exist.
+
+    They will be changed, so that what their authors expect is left out.
+    """
     scenarios: list[Scenario] = []
     passed_over: list[str] = []
     for path in sorted(folder.glob("*.json")):
         try:
-            scenarios.append(read_scenario(path))
+            scenarios.append(without_expectations(read_scenario(path)))
         except FileError as error:
             passed_over.append(str(error))
     return Loaded(tuple(scenarios), tuple(passed_over))

@@ -11,6 +11,17 @@ Hex = Annotated[int, msgspec.Meta(extra={HEXADECIMAL: True})]
 
 
 class Operation(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", omit_defaults=True
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="op",
+    omit_defaults=True,
+    kw_only=True,
 ):
-    """What all operations share: the ``op`` field that tells them apart in JSON."""
+    """What all operations share: the ``op`` field that tells them apart in JSON.
+
+    ``expect`` is what the author of a scenario expects a call to answer: "success" or the name of
+    an errno. It decides nothing; what differs from it is said.
+    """
+
+    expect: str = ""

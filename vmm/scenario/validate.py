@@ -7,6 +7,7 @@ takes is bounded. Everything else about its operations is legal: a refusal is an
 from collections.abc import Iterable
 from typing import assert_never
 
+from vmm.scenario.expected import expectation_problem
 from vmm.scenario.features import NEEDS
 from vmm.scenario.operations import (
     GUEST_MAPPING,
@@ -232,6 +233,10 @@ class _Checker:
 
     def problem(self, op: AnyOperation) -> str:
         """Return what is wrong, beginning with the field; empty if nothing is."""
+        if op.expect:
+            found = expectation_problem(op, self._races)
+            if found:
+                return found
         match op:
             case SetUserMemoryRegion():
                 return self._region(op)

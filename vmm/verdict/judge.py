@@ -8,12 +8,13 @@ import msgspec
 from vmm.model.allowed import Allowed
 from vmm.model.kernelside import KernelSide
 from vmm.model.kernelslots import KernelFlaw
-from vmm.model.model import Model
+from vmm.model.model import Followed, Model
 from vmm.model.races.flaw import Flaw
 from vmm.model.regions import Memslot
 from vmm.model.rule import Rule, documented
 from vmm.scenario import words
 from vmm.scenario.endings import HARNESS, HOST, KERNEL_SHORT
+from vmm.scenario.expected import answer
 from vmm.scenario.history import (
     AnyOutcome,
     Done,
@@ -42,6 +43,10 @@ SET_UP = documented(
     "api.rst 4",
 )
 """Not a rule of the model: it is broken by calls that no operation stands for."""
+
+
+MISTAKEN = "the kernel is right, and the scenario's author is not: "
+"""So begins the reason of a verdict on a scenario whose ``expect`` the rules do not share."""
 
 
 class Status(Enum):
@@ -190,6 +195,7 @@ class Judgement:
         self._position = 0
         self._difference: Difference | None = None
         self._unknown = ""
+        self._mistaken = ""
         self.rule = ""
         """The rule that decided the event judged last; empty for a race, which has many."""
 
@@ -229,6 +235,7 @@ class Judgement:
             self.rule = followed.chosen.rule.name
             self._rules.add(self.rule)
             self._refusals.note(event, followed.chosen.rule)
+            self._compare(event, followed)
             self._events += 1
             flaw = self._kernel_side.flaw(event, followed.chosen.rule)
             self._rules.update(self._kernel_side.rules)
@@ -253,6 +260,18 @@ class Judgement:
             self._unknown = f"the model does not know: {words.operation(event.operation)}"
         return followed.fits
 
+    def _compare(self, event: Event, followed: Followed) -> None:
+        """Note the first call that the model agrees with, and the scenario's author does not."""
+        expected, observed = event.operation.expect, answer(event.outcome)
+        if not expected or expected == observed or self._mistaken or followed.chosen is None:
+            return
+        too = any(answer(each.outcome) == expected for each in followed.allowed)
+        self._mistaken = (
+            f"{MISTAKEN}operation {event.origin}, {words.operation(event.operation)}, is expected "
+            f"to come to {expected}, and came to {observed}: the rules allow "
+            f"{'either' if too else 'that'} (by {followed.chosen.rule.name})"
+        )
+
     def _set_up_refused(self, event: Event, outcome: SetUpRefused) -> None:
         observed = words.outcome(outcome, self._mappings)
         if outcome.errno in KERNEL_SHORT:
@@ -271,6 +290,7 @@ class Judgement:
     def verdict(self, end: str | None) -> Verdict:
         """Return the verdict. ``end`` says why the run ended: "" normally, None if cut off."""
         reason = self._unknown or ("the history is cut off" if end is None else end)
+        reason = reason or self._mistaken
         if self._difference is not None:
             status, reason = Status.DIFFERS, ""
         else:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from vmm.fuzz.minimise.needs import used_needs
+from vmm.scenario.operation import Operation
 from vmm.scenario.operations import AnyOperation, Guest, Mapping, Scenario, Survey
 from vmm.scenario.validate import is_valid
 
@@ -121,8 +122,10 @@ def _operation(index: int, scenario: Scenario) -> Iterator[Scenario]:
 def _plainer(operation: AnyOperation) -> Iterator[AnyOperation]:
     """Yield an operation as the one that it extends, if what it adds has its defaults."""
     base: type[Any] = type(operation).__bases__[0]
+    if base is Operation:
+        return
     kept = {name: getattr(operation, name) for name in base.__struct_fields__}
-    if kept and type(operation)(**kept) == operation:
+    if type(operation)(**kept) == operation:
         yield base(**kept)
 
 

@@ -186,7 +186,9 @@ def _plain(rest: _Rest, kind: type[AnyOperation]) -> _Rest:
 def _complexity(rest: _Rest) -> tuple[Any, ...]:
     offset, others = rest
     return (
-        sum(value not in (0, -1, "owner", "readable", "writable", "read") for _, value in others),
+        sum(
+            value not in (0, -1, "", "owner", "readable", "writable", "read") for _, value in others
+        ),
         offset,
         str(others),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from tests.ideal import FEATURES
@@ -60,6 +61,14 @@ def test_nothing_that_surrounds_the_operations_stays() -> None:
     )
     best = minimised(scenario, has(SetUserMemoryRegion))
     assert best == Scenario("surrounded", (slot(),), (Mapping("a", 1),), survey="none")
+
+
+def test_what_an_author_expects_goes() -> None:
+    expecting = msgspec.structs.replace(slot(), expect="EEXIST")
+    best = minimised(
+        Scenario("expecting", (expecting,), (Mapping("a", 1024),)), has(SetUserMemoryRegion)
+    )
+    assert [op.expect for op in best.operations] == [""]
 
 
 def test_what_the_difference_needs_stays() -> None:
