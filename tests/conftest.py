@@ -39,19 +39,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip(reason)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker of pytest-xdist have all that watches the kernel: memory, warnings, processes.
-
-    Tests of one folder of the others stay together, for the sake of what they share.
-    """
-    for item in items:
-        folder = item.path.relative_to(_TESTS).parts[0]
-        alone = item.path.parent if folder == "unit" else _TESTS / folder
-        group = "kernel" if folder in ("kvm", "lab") else str(alone.relative_to(_TESTS))
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture
 def kvm() -> Iterator[Kvm]:
     """The KVM of this host."""
