@@ -61,10 +61,12 @@ def test_fault_is_caught(
     lacking = features.missing(scenarios[scenario].needs)
     if lacking:
         pytest.skip(f"{scenario} needs {lacking}")
-    # Memory of the whole machine is looked at: what others give back can hide a loss.
+    # Memory of the whole machine is looked at: what others give back can hide a loss, once.
     plays = 4 if scenario.startswith("nothing-used-up-") else 1
-    verdicts = [player.play(fault, scenario) for _ in range(plays)]
-    assert any(verdict.startswith("differs ") for verdict in verdicts), verdicts
+    verdicts: list[str] = []
+    while len(verdicts) < plays and not (verdicts and verdicts[-1].startswith("differs ")):
+        verdicts.append(player.play(fault, scenario))
+    assert verdicts[-1].startswith("differs "), verdicts
 
 
 def test_every_fault_is_in_the_table() -> None:
