@@ -104,6 +104,8 @@ class StepRecorder:
         self._operations = header.scenario.operations
         self._mappings = mappings_of(header.scenario)
         self._steps: list[Step] = []
+        self._left_out = 0
+        self._gap: tuple[int, int] | None = None
         self._shown: tuple[SlotShown, ...] | None = None
         self._begin(None)
 
@@ -140,6 +142,12 @@ class StepRecorder:
         """End the step under way, after which there are these slots."""
         if self._origin is None:
             return
+        if self._is_left_out(self._origin):
+            if self._gap is None:
+                self._gap = len(self._steps), self._origin
+            self._left_out += 1
+            self._shown = None
+            return
         shown = tuple(map(_shown, islice(slots, MOST_SLOTS)))
         step = Step(
             self._origin,
@@ -157,12 +165,21 @@ class StepRecorder:
 
     def steps(self) -> tuple[Step, ...]:
         """Return the steps so far; those in the middle of many are left out."""
-        if len(self._steps) <= MOST_STEPS:
+        if self._gap is None:
             return tuple(self._steps)
+        index, origin = self._gap
+        gap = Step(origin, f"... {self._left_out} steps are left out here")
+        return (*self._steps[:index], gap, *self._steps[index:])
+
+    def _is_left_out(self, origin: int) -> bool:
+        """Whether a step lies in the middle of many, and nothing differs there.
+
+        To say what thousands of slots look like costs more than to judge them: so it is known
+        beforehand, by the number of operations.
+        """
         half = MOST_STEPS // 2
-        left = len(self._steps) - 2 * half
-        gap = Step(self._steps[half].origin, f"... {left} steps are left out here")
-        return (*self._steps[:half], gap, *self._steps[-half:])
+        is_in_the_middle = half <= origin < len(self._operations) - half
+        return is_in_the_middle and self._differs is None
 
     def _touch(self, op: Touch | Execute, outcome: AnyOutcome) -> None:
         self._touches += 1
