@@ -20,7 +20,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(kernel, Backend.SVM, ("kvm_amd.npt=0", "kvm.tdp_mmu=N", "quiet"))
 
 
-JOB = Job(("/bin/true", "a b\nc"), Path("/work/here"), {"A": "b c"}, (Path("/work/here/code"),))
+JOB = Job(("/bin/true", "a b\nc"), Path("/srv/here"), {"A": "b c"}, (Path("/srv/here/code"),))
 
 
 def test_modules_get_their_own_parameters(machine: Machine) -> None:
@@ -33,7 +33,7 @@ def test_modules_get_their_own_parameters(machine: Machine) -> None:
 
 def test_only_the_job_s_folder_can_be_written(machine: Machine) -> None:
     steps = machines.settings(machine, JOB, "n")
-    assert [value for key, value in steps if key == "writable"] == ["share /work/here"]
+    assert [value for key, value in steps if key == "writable"] == ["share /srv/here"]
     keys = [key for key, _ in steps]
     assert keys.index("keep") < keys.index("writable") < keys.index("again")
     command = machines.qemu_command(machine, JOB, Path("i"), Path("l"), 3, 4)
