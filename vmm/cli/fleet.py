@@ -12,6 +12,7 @@ import msgspec
 
 from vmm.cli.errors import Unusable
 from vmm.cli.writing import written
+from vmm.report import json
 from vmm.report.resultfile import ResultError, ResultFile, parse_result
 from vmm.scenario.shown import shown
 from vmm.verdict import statuses
@@ -193,7 +194,7 @@ def _merged(results: Sequence[ResultFile], names: Sequence[str]) -> ResultFile:
 
 
 def _write(json_file: str, result: ResultFile) -> None:
-    text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n"
+    text = json.text(result)
     if json_file == "-":
         click.echo(text, nl=False)
         return
