@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.ideal import FEATURES, ideal_history
-from vmm.cli import check, execution, info, lanes, run
+from vmm.cli import check, execution, info, lanes, listing, run
 from vmm.cli.host import Host
 from vmm.cli.main import main
 from vmm.execution.executor import LookAt
@@ -150,7 +150,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """Put a played kernel in the place of the real one, for every command."""
     kernel = Kernel()
     monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: SCENARIOS)
-    for command in (check, info, run):
+    for command in (check, info, listing, run):
         monkeypatch.setattr(command, "look_at_host", kernel.look_at_host)
     monkeypatch.setattr(execution, "Worker", partial(PlayedWorker, kernel))
     monkeypatch.setattr(lanes, "usual_lanes", lambda: 1)
@@ -159,5 +159,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return kernel
 
 
-def vmm(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args], prog_name="vmm")
+def vmm(*args: object, stdin: str = "", **environment: str) -> Result:
+    """Run a command, with standard input and more environment."""
+    words = [str(arg) for arg in args]
+    return CliRunner(env=environment).invoke(main, words, prog_name="vmm", input=stdin)

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "vmm.testing": {
         *("kvm_abi", "vmm.kvm", "vmm.host", "vmm.catalogue", "vmm.library"),
-        *("vmm.scenario.features", "vmm.verdict.judge"),
+        *("vmm.scenario.features", "vmm.scenario.selection", "vmm.verdict.judge"),
     },
     "vmm": {
         *("kvm_abi", "vmm.kvm", "vmm.scenario.operations", "vmm.scenario.history"),

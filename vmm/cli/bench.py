@@ -16,6 +16,7 @@ import msgspec
 from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
 from vmm.cli.errors import Failure, NothingRan, Unusable, usable
 from vmm.cli.host import Host, look_at_host, require_usable
+from vmm.cli.said import tell
 from vmm.cli.writing import written
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def bench(
     result = Bench(info.kernel, info.vendor, info.cpu, cpu, points, version("memslot-vmm"), now)
     to_stdout = str(json_file) == "-"
     for line in table(result):
-        click.echo(line, err=to_stdout)
+        tell(line, err=to_stdout)
     if to_stdout:
         click.echo(text_of(result), nl=False)
     elif json_file is not None:
@@ -101,7 +102,7 @@ def bench(
     if before is not None:
         found = changes(before, result)
         for line in compared(found):
-            click.echo(line, err=to_stdout)
+            tell(line, err=to_stdout)
         if any(change.is_beyond_noise and change.factor > 1 for change in found):
             raise _Slower(f"slower than {against}")
 
@@ -138,7 +139,7 @@ def _setups(
     most = min(host.features.nr_memslots - _USED_SLOTS, MAX_FILLED_PAGES // base.pages)
     numbers = sorted({_count(count, most) for count in counts})
     if not host.features.dirty_ring_bytes and "dirty-ring" in works:
-        click.echo("dirty-ring: not measured: needs KVM_CAP_DIRTY_LOG_RING_ACQ_REL", err=True)
+        tell("dirty-ring: not measured: needs KVM_CAP_DIRTY_LOG_RING_ACQ_REL", err=True)
         works = [work for work in works if work != "dirty-ring"]
     return tuple(
         msgspec.structs.replace(base, work=work, slots=slots)
@@ -180,7 +181,7 @@ def _program(folder: Path) -> Path | None:
     try:
         return compiled(folder)
     except NoCompilerError as error:
-        click.echo(f"not compared with C: {error}", err=True)
+        tell(f"not compared with C: {error}", err=True)
         return None
 
 

@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -9,19 +10,30 @@ import click
 
 from vmm.cli.errors import usable
 from vmm.cli.fleet_option import dask_option
-from vmm.cli.formats import Outputs, Wanted, format_option, outputs, wanted_formats
+from vmm.cli.formats import (
+    Outputs,
+    Wanted,
+    detail_options,
+    format_option,
+    html_option,
+    list_format,
+    outputs,
+    wanted_formats,
+)
 from vmm.cli.host import NOT_ASKED, Host, look_at_host, patience_option, remarks_on
-from vmm.cli.output import LiveProgress, console, print_lines
-from vmm.cli.required import Command, require_run_option
+from vmm.cli.listing import show_list
+from vmm.cli.output import LiveProgress
+from vmm.cli.required import Command, json_option, require_run_option
 from vmm.cli.said import OutputLost, say
-from vmm.cli.selection import complete_names, complete_tags, curated, select
+from vmm.cli.selection import curated, select, selecting
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.host.hostinfo import host_facts
-from vmm.report import terminal
 from vmm.report.kselftest import kselftest_status
+from vmm.report.text import Detail, text_report
 from vmm.scenario.features import Features
 from vmm.scenario.history import INTERRUPTED
 from vmm.scenario.operations import Scenario
+from vmm.scenario.selection import Selection
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked, Run
 
@@ -31,22 +43,27 @@ if TYPE_CHECKING:
 _FEW_SLOTS = Features(nr_memslots=509)
 """Scenarios are called the same on every kernel, and a table of few slots is soon made."""
 
+_NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "kselftest", "required")
+"""What belongs to the host that scenarios run on."""
+
 
 @click.command(cls=Command)
-@click.argument("patterns", nargs=-1, metavar="[NAME-PATTERN]...", shell_complete=complete_names)
-@click.option(
-    "--tag", metavar="TAG", help="Only scenarios with this tag.", shell_complete=complete_tags
-)
-@click.option("--all", "everything", is_flag=True, help="Slow scenarios, too.")
-@click.option("--list", "only_list", is_flag=True, help="List names and whys; run nothing.")
+@selecting
+@click.option("--list", "only_list", is_flag=True, help="List what would run; run nothing.")
 @format_option
-@click.option("--json", "json_file", metavar="FILE", help="Write the whole result (-: to stdout).")
-@click.option("--html", "html_file", metavar="FILE", help="Write the whole result as a page.")
+@json_option
+@html_option
 @click.option(
     "--journal",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Keep histories: of what does not pass, and on disk, of what runs.",
+)
+@click.option(
+    "--failed-histories",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep histories of what does not pass, once it has ended.",
 )
 @click.option(
     "--histories",
@@ -73,18 +90,17 @@ _FEW_SLOTS = Features(nr_memslots=509)
     help="End when N scenarios differ by one cause (usually 20).",
 )
 @dask_option
-@click.option("-v", "--verbose", is_flag=True, help="Tell of every scenario that did not pass.")
+@detail_options
 @click.pass_context
 def check(
     ctx: click.Context,
-    patterns: tuple[str, ...],
-    tag: str | None,
-    everything: bool,
+    selection: Selection,
     only_list: bool,
     formats: tuple[Wanted, ...],
     json_file: str | None,
     html_file: str | None,
     journal: Path | None,
+    failed_histories: Path | None,
     histories: Path | None,
     white_box: bool,
     debug_info: Path | None,
@@ -94,35 +110,41 @@ def check(
     required: int,
     max_differences: int,
     dask: str | None,
-    verbose: bool,
+    detail: Detail,
 ) -> None:
     """Run the curated scenarios on this kernel and judge them.
 
     A NAME-PATTERN is a name, or a pattern such as 'move-*'. Without any, nor a tag, everything runs
     that is not tagged as slow.
 
+    --list says what a run with the same options would run on this host, and what it would skip;
+    with --json as JSON.
+
     After a crash of the host, `vmm judge DIR/under-way.jsonl` says which operation was under way.
-    To be sure of that costs half a millisecond an operation.
+    To be sure of that, --journal costs half a millisecond an operation; --failed-histories keeps
+    what does not pass, and costs nothing.
     """
     if only_list:
-        listed = select(curated(_FEW_SLOTS), patterns, tag, True)
-        print_lines(console(), terminal.listing(listed))
+        show_list(selection, list_format(formats, json_file, html_file), patience)
         return
-    if dask is not None:
-        from vmm.cli.fleet import check_on
-
-        listed = select(curated(_FEW_SLOTS), patterns, tag, everything)
-        ctx.exit(check_on(dask, [scenario.name for scenario in listed], json_file))
     chosen = wanted_formats(formats, json_file, html_file)
+    if dask is not None:
+        for name in _NOT_WITH_DASK:
+            if ctx.params.get(name):
+                raise click.UsageError(f"--dask does not go with --{name.replace('_', '-')}")
+        ctx.exit(_on_cluster(dask, selection, chosen))
+    if journal is not None and failed_histories is not None:
+        raise click.UsageError("--journal keeps what does not pass, too: not --failed-histories")
     lost: OutputLost | None = None
     with (
         looking(white_box, debug_info) as look_at,
-        outputs(chosen, verbose) as told,
+        outputs(chosen, partial(text_report, detail=detail)) as told,
         _written(histories) as file,
     ):
-        execution = _Wanted(told, journal, file, patience, jobs, max_differences, look_at)
+        folders = (journal, failed_histories)
+        execution = _Wanted(told, folders, file, patience, jobs, max_differences, look_at)
         try:
-            run = _looked_and_ran(patterns, tag, everything, execution)
+            run = _looked_and_ran(selection, execution)
         except OutputLost as error:
             lost, run = error, _nothing(Host(host_facts()), early=error.message)
         run = replace(run, required=required)
@@ -137,12 +159,19 @@ def check(
     ctx.exit(kselftest_status(run) if kselftest else run.exit_status)
 
 
+def _on_cluster(address: str, selection: Selection, chosen: tuple[Wanted, ...]) -> int:
+    from vmm.cli.fleet import check_on
+
+    names = [scenario.name for scenario in select(curated(_FEW_SLOTS), selection)]
+    return check_on(address, names, chosen)
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """How scenarios are to be run, and where it is told."""
 
     told: Outputs
-    folder: Path | None
+    folders: tuple[Path | None, Path | None]
     histories: IO[bytes] | None
     patience: float
     jobs: int | None
@@ -155,14 +184,12 @@ def _nothing(host: Host, early: str = "") -> Run:
     return Run((), host.features, host.info, obstacle=host.why_not, early=early)
 
 
-def _looked_and_ran(
-    patterns: tuple[str, ...], tag: str | None, everything: bool, wanted: _Wanted
-) -> Run:
+def _looked_and_ran(selection: Selection, wanted: _Wanted) -> Run:
     """Look at the host, choose scenarios, and run them, as far as host and kernel let us."""
     begin = wanted.told.reporter.begin
     try:
         host = look_at_host(wanted.patience)
-        scenarios = select(curated(host.features), patterns, tag, everything)
+        scenarios = select(curated(host.features), selection)
     except KeyboardInterrupt:
         host = Host(host_facts())
         begin((), host.info)
@@ -190,9 +217,9 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:
     from vmm.cli.execution import execute
     from vmm.cli.journal import journal_in
 
-    told = wanted.told
+    told, (journal, failed) = wanted.told, wanted.folders
     bar = LiveProgress(told.to, len(scenarios))
-    with journal_in(wanted.folder, wanted.histories) as journal, bar:
+    with journal_in(journal, wanted.histories, failed) as kept, bar:
 
         def done(checked: Checked) -> None:
             if checked.verdict.status is Status.SKIPPED:
@@ -207,7 +234,7 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:
             host,
             begin,
             done,
-            journal,
+            kept,
             wanted.patience,
             wanted.jobs,
             wanted.max_differences,

@@ -8,6 +8,7 @@ import click
 
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large
+from vmm.cli.said import tell
 from vmm.scenario.codec import CutOffError, FileError, HistoryText, histories_in
 from vmm.scenario.demand import Limits
 from vmm.scenario.history import Header, History
@@ -41,19 +42,17 @@ def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> No
         one, other = a[name], b[name]
         for line in _kernels(one.header, other.header):
             if line not in shown:
-                click.echo(line)
+                tell(line)
                 shown.add(line)
         differs, complete = _compare(one, other)
         differing += differs
         unknown += not differs and not complete
     for name in (name for name in a if name not in b):
-        click.echo(f"{name[0]}: not in {second}")
+        tell(f"{name[0]}: not in {second}")
     for name in (name for name in b if name not in a):
-        click.echo(f"{name[0]}: not in {first}")
+        tell(f"{name[0]}: not in {first}")
     unknown += len(a) + len(b) - 2 * len(both)
-    click.echo(
-        f"{len(both)} scenarios in both, {differing} differ, {unknown} could not be compared"
-    )
+    tell(f"{len(both)} scenarios in both, {differing} differ, {unknown} could not be compared")
     ctx.exit(statuses.DIFFERS if differing else statuses.INCONCLUSIVE if unknown else 0)
 
 
@@ -100,17 +99,17 @@ def _compare(one: HistoryText, other: HistoryText) -> tuple[bool, bool]:
     a, b = _whole(one), _whole(other)
     name = a.header.scenario.name
     if _essence(a) != _essence(b):
-        click.echo(f"{name}: the two scenarios of this name are not the same")
+        tell(f"{name}: the two scenarios of this name are not the same")
         return False, False
     found = list(partings(a, b))
     if found:
-        click.echo(f"{name}:")
+        tell(f"{name}:")
     for parting in found[:_MOST]:
-        click.echo(f"  step {parting.event}: {parting.operation}")
-        click.echo(f"    A: {parting.first}")
-        click.echo(f"    B: {parting.second}")
+        tell(f"  step {parting.event}: {parting.operation}")
+        tell(f"    A: {parting.first}")
+        tell(f"    B: {parting.second}")
     if len(found) > _MOST:
-        click.echo(f"  ... and {len(found) - _MOST} more")
+        tell(f"  ... and {len(found) - _MOST} more")
     differs = any(parting.differs for parting in found)
     return differs, len(found) == sum(parting.differs for parting in found)
 

@@ -6,6 +6,7 @@ from typing import IO, Any
 
 import click
 
+from vmm.cli.width import width_of, wrapped
 from vmm.scenario.shown import shown
 from vmm.verdict import statuses
 
@@ -17,7 +18,9 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""
-        click.echo(f"vmm: {self.message}", file=file, err=file is None)
+        width = width_of(2) if file is None else None
+        for line in f"vmm: {self.message}".split("\n"):
+            click.echo(wrapped(line, width), file=file, err=file is None)
 
 
 class Unusable(Failure):

@@ -17,12 +17,11 @@ from vmm.execution.runner import Record, Worker
 from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem
-from vmm.scenario import requirements
 from vmm.scenario.demand import short_of_memory
 from vmm.scenario.endings import ENDLESS, HARNESS, HOST, HUNG, is_short
 from vmm.scenario.history import INTERRUPTED, Header
 from vmm.scenario.operations import Scenario
-from vmm.scenario.plan import out_of_reach
+from vmm.scenario.plan import why_not
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict, judging
 from vmm.verdict.result import Checked, Run, concluded
@@ -163,9 +162,7 @@ class _Execution:
         together: list[int] = []
         features = self._host.features
         for index, scenario in enumerate(self._scenarios):
-            missing = requirements.missing(scenario, features) or out_of_reach(
-                scenario, features.touch_limit
-            )
+            missing = why_not(scenario, features)
             if missing:
                 self._skip(index, missing)
             elif lanes.needs_the_machine(scenario, self._facts):

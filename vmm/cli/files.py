@@ -1,5 +1,6 @@
 """Scenario and history files that the user names; a bad one is one line and status 2."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from vmm.scenario.codec import (
     FileError,
     HistoryText,
     histories_in,
+    parse_scenario,
     read_history,
     read_scenario,
 )
 from vmm.scenario.demand import LARGE, USUAL, Limits
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
-from vmm.scenario.reading import opened
+from vmm.scenario.reading import MAX_FILE_BYTES, opened
+from vmm.scenario.selection import SelectionError, named
 
 allow_large = click.option(
     "--allow-large",
@@ -32,17 +35,41 @@ allow_large = click.option(
 """An option of commands that take files: ``limits`` is what a scenario may take."""
 
 
+STDIN = "-"
+"""The name that stands for standard input."""
+
+
 def scenario_from(name: str, limits: Limits = USUAL) -> Scenario:
-    """Return the scenario in a file, or the curated one of that name if there is no such file."""
+    """Return the scenario in a file, or the curated one of that name if there is no such file.
+
+    Raises Unusable.
+    """
     path = Path(name)
-    if not path.exists():
-        for scenario in curated():
-            if scenario.name == name:
-                return scenario
+    if name != STDIN and not path.exists() and _may_be_curated(name):
+        try:
+            return named(curated(), name)
+        except SelectionError as error:
+            raise Unusable(f"no such file, and {error}") from None
     try:
+        if name == STDIN:
+            return parse_scenario(_from_stdin(), "standard input", limits)
         return read_scenario(path, limits)
     except FileError as error:
         raise Unusable(str(error)) from None
+
+
+def _may_be_curated(name: str) -> bool:
+    """Whether this may be the name of a scenario: it is no path, and no file's name."""
+    return bool(name) and not any(each in name for each in "/.\0")
+
+
+def _from_stdin() -> bytes:
+    """Return what standard input holds, as far as it is bearable. Raises FileError."""
+    data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        limit = f"larger than {MAX_FILE_BYTES >> 20} MiB, which is all that is read"
+        raise FileError("standard input", limit)
+    return data
 
 
 def holds_history(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from vmm.cli.errors import Unusable
-from vmm.cli.writing import written
+from vmm.cli.errors import NothingRan, Unusable
+from vmm.cli.formats import Wanted
+from vmm.cli.said import tell
+from vmm.cli.writing import document
 from vmm.report import json
 from vmm.report.resultfile import ResultError, ResultFile, parse_result
 from vmm.scenario.shown import shown
@@ -20,6 +22,9 @@ from vmm.verdict import statuses
 if TYPE_CHECKING:
     from vmm.fleet.engine import Fleet, Task, Told
     from vmm.fleet.work import Report
+
+_WHOLE = ("json", "html")
+"""Formats that are made of a whole result."""
 
 _AT_ONCE = 24
 """So many scenarios are one task: a host that dies costs no more of them."""
@@ -38,8 +43,14 @@ _WORST_FIRST = (
 )
 
 
-def check_on(address: str, names: Sequence[str], json_file: str | None) -> int:
-    """Check scenarios on a cluster; print what is worth it, and return the exit status."""
+def check_on(address: str, names: Sequence[str], formats: Sequence[Wanted]) -> int:
+    """Check scenarios on a cluster; print what is worth it, and return the exit status.
+
+    The merged result is written where ``formats`` say, all of them before the first task is given.
+    """
+    for each in formats:
+        if each.name not in _WHOLE and each != Wanted("text"):
+            raise click.UsageError(f"--dask does not go with --format {each.name}")
     from vmm.fleet.engine import Task
 
     chunks = [tuple(names[at : at + _AT_ONCE]) for at in range(0, len(names), _AT_ONCE)]
@@ -56,14 +67,26 @@ def check_on(address: str, names: Sequence[str], json_file: str | None) -> int:
             results.append(parse_result(report.files["result"], f"the result of {host}"))
         except (KeyError, ResultError) as error:
             found.append(statuses.INCONCLUSIVE)
-            click.echo(f"vmm: {host}: no result of {task.name}: {shown(str(error))}", err=True)
+            tell(f"vmm: {host}: no result of {task.name}: {shown(str(error))}", err=True)
         _print(host, report)
 
-    with _fleet(address, _CHECK_S) as fleet:
+    with ExitStack() as files, _fleet(address, _CHECK_S) as fleet:
+        documents = [each for each in formats if each.name in _WHOLE]
+        streams = [files.enter_context(document(each.file)) for each in documents]
         left = fleet.run(tasks, _told(done))
-    if json_file is not None and results:
-        _write(json_file, _merged(results, names))
+        if documents and not results:
+            raise NothingRan("no host has returned a result")
+        for each, stream in zip(documents, streams, strict=True):
+            stream.write(_text(each.name, _merged(results, names)))
     return _status(found, left)
+
+
+def _text(name: str, result: ResultFile) -> str:
+    if name == "json":
+        return json.text(result)
+    from vmm.report.html import html_text
+
+    return html_text(result)
 
 
 def fuzz_on(
@@ -126,21 +149,21 @@ def _told(done: Callable[["Task", str, "Report"], None]) -> "Told":
     from vmm.fleet.engine import Told
 
     def lost(task: "Task", host: str, why: str) -> None:
-        click.echo(f"vmm: {host} lost {task.name} ({shown(why)}): tried elsewhere", err=True)
+        tell(f"vmm: {host} lost {task.name} ({shown(why)}): tried elsewhere", err=True)
 
     return Told(done, lost)
 
 
 def _print(host: str, report: "Report") -> None:
     for line in report.printed.splitlines():
-        click.echo(f"{host}: {shown(line, 1000)}")
+        tell(f"{host}: {shown(line, 1000)}")
     for line in report.complained.splitlines():
-        click.echo(f"{host}: {shown(line, 1000)}", err=True)
+        tell(f"{host}: {shown(line, 1000)}", err=True)
 
 
 def _status(found: Sequence[int], left: Sequence["Task"]) -> int:
     for task in left:
-        click.echo(f"vmm: {task.name}: not run, no host was left that could", err=True)
+        tell(f"vmm: {task.name}: not run, no host was left that could", err=True)
     for status in _WORST_FIRST[:-1]:
         if status in found:
             return status
@@ -154,7 +177,7 @@ def _unpack(report: "Report", folder: Path) -> None:
     for name, data in report.files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            click.echo(f"vmm: passed over: a worker named a file {shown(name)}", err=True)
+            tell(f"vmm: passed over: a worker named a file {shown(name)}", err=True)
             continue
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -191,12 +214,3 @@ def _merged(results: Sequence[ResultFile], names: Sequence[str]) -> ResultFile:
         weaknesses=(*weaknesses, *(mixed if len(kernels) > 1 else ())),
         rules={name: text for result in results for name, text in result.rules.items()},
     )
-
-
-def _write(json_file: str, result: ResultFile) -> None:
-    text = json.text(result)
-    if json_file == "-":
-        click.echo(text, nl=False)
-        return
-    with written(Path(json_file)) as stream:
-        stream.write(text)

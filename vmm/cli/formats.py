@@ -4,9 +4,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 from rich.console import Console
@@ -15,6 +15,7 @@ from vmm.cli.errors import usable
 from vmm.cli.output import console, print_lines, width_of
 from vmm.cli.writing import written
 from vmm.report.reporter import Reporter, Write, together
+from vmm.report.text import Detail, Print
 
 FORMATS = ("text", "ktap", "tap13", "junit", "json", "html")
 _STDOUT = "-"
@@ -54,6 +55,28 @@ format_option = click.option(
 )
 """The option; a command gets ``formats``, a tuple of `Wanted`."""
 
+html_option = click.option(
+    "--html", "html_file", metavar="FILE", help="Write the whole result as a page."
+)
+
+Text = Callable[[Print, int | None], Reporter]
+"""Makes the reporter for people, of what prints lines and of their width."""
+
+
+def detail_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command -v and -q; it gets ``detail``."""
+
+    @click.option("-v", "--verbose", is_flag=True, help="Tell of every scenario.")
+    @click.option("-q", "--quiet", is_flag=True, help="A line for each fault, and the counts.")
+    @wraps(command)
+    def detailed(*args: Any, verbose: bool, quiet: bool, **options: Any) -> None:
+        if verbose and quiet:
+            raise click.UsageError("--verbose and --quiet say the opposite")
+        detail = Detail.VERBOSE if verbose else Detail.QUIET if quiet else Detail.USUAL
+        command(*args, detail=detail, **options)
+
+    return detailed
+
 
 def wanted_formats(
     formats: Sequence[Wanted], json_file: str | None, html_file: str | None
@@ -72,6 +95,16 @@ def wanted_formats(
     return chosen
 
 
+def list_format(formats: Sequence[Wanted], json_file: str | None, html_file: str | None) -> Wanted:
+    """Return the one format of a list. Raises click.UsageError where several are asked for."""
+    chosen = wanted_formats(formats, json_file, html_file)
+    if json_file is not None and not formats:
+        chosen = chosen[1:]  # Text is what nobody has asked for.
+    if len(chosen) != 1:
+        raise click.UsageError("--list has one format")
+    return chosen[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """Where a run is reported: ``to`` is the console that people look at meanwhile."""
@@ -81,7 +114,7 @@ class Outputs:
 
 
 @contextmanager
-def outputs(chosen: Sequence[Wanted], verbose: bool = False) -> Iterator[Outputs]:
+def outputs(chosen: Sequence[Wanted], text: Text) -> Iterator[Outputs]:
     """Open every file before anything runs, and yield what tells all formats.
 
     The files appear when the block ends without an error; what was there before is gone when it
@@ -94,11 +127,11 @@ def outputs(chosen: Sequence[Wanted], verbose: bool = False) -> Iterator[Outputs
         reporters: list[Reporter] = []
         for each in chosen:
             if each == Wanted("text"):
-                reporters.append(_text(to, verbose))
+                reporters.append(_text(to, text))
                 continue
             stream = _opened(stack, each.file)
             if each.name == "text":
-                reporters.append(_text(Console(file=stream, highlight=False), verbose))
+                reporters.append(_text(Console(file=stream, highlight=False), text))
             else:
                 reporters.append(_document(each.name)(partial(_write, stream)))
         yield Outputs(together(reporters), to)
@@ -119,10 +152,8 @@ def _write(stream: IO[str], text: str) -> None:
     stream.flush()
 
 
-def _text(to: Console, verbose: bool) -> Reporter:
-    from vmm.report.text import text_report
-
-    return text_report(partial(print_lines, to), width_of(to), verbose)
+def _text(to: Console, text: Text) -> Reporter:
+    return text(partial(print_lines, to), width_of(to))
 
 
 def _document(name: str) -> Callable[[Write], Reporter]:

@@ -11,6 +11,7 @@ from vmm.cli.errors import Unusable, usable
 from vmm.cli.files import scenario_from
 from vmm.cli.host import Host
 from vmm.cli.output import console
+from vmm.cli.said import tell
 from vmm.cli.selection import curated
 from vmm.fuzz import corpus
 from vmm.fuzz.driver import Fuzzer
@@ -41,17 +42,17 @@ def run_plan(plan: Plan, host: Host) -> Tally:
             make_writable(folder)
     with Interruption() as interruption:
         bases = _bases(plan, host)
-        print(f"seed {plan.seed}, {plan.jobs} jobs" + _part(plan))
+        tell(f"seed {plan.seed}, {plan.jobs} jobs" + _part(plan))
         for path in left_behind(plan.out):
             left = "left by a run that broke off: --resume says what was under way"
-            print(f"{shown(str(path))}: {left}")
+            tell(f"{shown(str(path))}: {left}")
         sys.stdout.flush()  # What is buffered would be printed once more by each forked child.
         status = _StatusLine(Live(console=to, auto_refresh=False, transient=True))
         with status.live:
             fuzzer = Fuzzer(plan, host.features, host.info, bases, status.draw)
             tally = fuzzer.run(interruption)
         for line in _summary(plan, tally):
-            print(line)
+            tell(line)
     return tally
 
 
@@ -71,7 +72,7 @@ def _bases(plan: Plan, host: Host) -> tuple[Scenario, ...]:
     if plan.corpus is not None:
         loaded = corpus.load(plan.corpus)
         for line in loaded.passed_over:
-            print(f"passed over: {line}", file=sys.stderr)
+            tell(f"passed over: {line}", err=True)
         bases += [s for s in loaded.scenarios if can_be_mutated(s, host.features)]
     return tuple(bases)
 
@@ -153,10 +154,10 @@ def resumed(out: Path) -> tuple[int, tuple[int, int], int]:
             try:
                 left = read_journal(path)
             except FileError as error:
-                print(f"passed over: {error}", file=sys.stderr)
+                tell(f"passed over: {error}", err=True)
                 continue
             if left is None:
-                print(f"{shown(str(path))}: cut off: nothing of it was run")
+                tell(f"{shown(str(path))}: cut off: nothing of it was run")
             else:
                 _keep_under_way(left, out)
                 intent = left.intent
@@ -178,9 +179,9 @@ def _keep_under_way(left: Interrupted, out: Path) -> None:
     for scenario in left.under_way:
         target = out / f"{corpus.file_name(scenario)}.json"
         write_whole(target, scenario_text(scenario))
-        print(f"under way: {scenario.name}: `vmm fuzz --minimise {target}` minimises it")
+        tell(f"under way: {scenario.name}: `vmm fuzz --minimise {target}` minimises it")
     if not left.under_way:
-        print(f"under way: nothing: {left.intent.scenarios[-1].name} was the last to end")
+        tell(f"under way: nothing: {left.intent.scenarios[-1].name} was the last to end")
 
 
 def minimise_one(path: Path, host: Host, out: Path) -> int:
@@ -193,11 +194,11 @@ def minimise_one(path: Path, host: Host, out: Path) -> int:
         with Interruption() as interruption:
             finding = minimise_scenario(scenario, host.features, interruption)
             if isinstance(finding, Verdict):
-                print(f"{path}: {finding.status.name.lower()}: there is nothing to minimise")
+                tell(f"{path}: {finding.status.name.lower()}: there is nothing to minimise")
                 return finding.status.exit_status
             target, _ = write(out, finding, host.features, host.info, _WRITING_S)
     operations = len(finding.scenario.operations)
-    print(f"minimised to {operations} operations: {target} ({finding.remark})")
+    tell(f"minimised to {operations} operations: {target} ({finding.remark})")
     return 3 if is_ending(finding.identity) else 1
 
 
@@ -214,11 +215,11 @@ def merge_folders(folders: tuple[Path, ...], out: Path) -> int:
                 with usable(out):
                     gather(finding, out)
             except FileError as error:
-                print(f"passed over: {error}", file=sys.stderr)
+                tell(f"passed over: {error}", err=True)
                 continue
             gathered += 1
     kept = sorted(out.glob("*/scenario.json")) if out.is_dir() else []
-    print(f"{gathered} findings in {len(folders)} folders, {len(kept)} different ones in {out}")
+    tell(f"{gathered} findings in {len(folders)} folders, {len(kept)} different ones in {out}")
     for path in kept:
-        print(f"found: {shown(str(path.parent))}")
+        tell(f"found: {shown(str(path.parent))}")
     return 1 if kept else 0

@@ -40,13 +40,21 @@ class Journal:
 
 
 @contextmanager
-def journal_in(folder: Path | None, histories: IO[bytes] | None = None) -> Iterator[Journal]:
+def journal_in(
+    folder: Path | None, histories: IO[bytes] | None = None, failed: Path | None = None
+) -> Iterator[Journal]:
     """Yield a journal for a run of many scenarios; its file is gone when the run has ended.
 
-    Raises Unusable if the folder cannot be used, or holds what a run that broke off has left.
+    Without a ``folder`` nothing is on disk while a scenario runs, which costs nothing then;
+    ``failed`` is where histories go afterwards of scenarios that did not pass.
+
+    Raises Unusable if a folder cannot be used, or holds what a run that broke off has left.
     """
     if folder is None:
-        yield Journal(histories=histories)
+        if failed is not None:
+            with usable(failed):
+                failed.mkdir(parents=True, exist_ok=True)
+        yield Journal(folder=failed, histories=histories)
         return
     file = folder / UNDER_WAY
     with usable(folder):

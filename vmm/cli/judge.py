@@ -2,25 +2,56 @@
 
 import shlex
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
+import msgspec
 
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, histories_from
-from vmm.cli.output import console, print_lines, width_of
-from vmm.report import terminal
+from vmm.cli.formats import (
+    Wanted,
+    detail_options,
+    format_option,
+    html_option,
+    outputs,
+    wanted_formats,
+)
+from vmm.cli.required import Command, json_option
+from vmm.cli.said import say
+from vmm.host.hostinfo import host_in_brief
+from vmm.report.text import Detail, single_report
 from vmm.scenario.codec import FileError
 from vmm.scenario.demand import Limits
+from vmm.scenario.features import Features
+from vmm.scenario.history import Header
+from vmm.verdict import statuses
 from vmm.verdict.judge import Status
-from vmm.verdict.result import judged
+from vmm.verdict.result import Checked, Run, judged
+
+_NO_HOST: dict[str, str] = {}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("history", metavar="FILE.jsonl|FOLDER", type=click.Path(path_type=Path))
+@format_option
+@json_option
+@html_option
 @allow_large
+@detail_options
 @click.pass_context
-def judge(ctx: click.Context, history: Path, limits: Limits) -> None:
+def judge(
+    ctx: click.Context,
+    history: Path,
+    formats: tuple[Wanted, ...],
+    json_file: str | None,
+    html_file: str | None,
+    limits: Limits,
+    detail: Detail,
+) -> None:
     """Judge recorded histories again, without a kernel.
 
     All of a file are judged, such as `vmm check --histories` writes, or all in a folder. A history
@@ -29,22 +60,50 @@ def judge(ctx: click.Context, history: Path, limits: Limits) -> None:
     Exit status 1 if one of them differs, else 2 if a file cannot be used, else 3 if one is
     inconclusive.
     """
-    to = console()
+    wanted = wanted_formats(formats, json_file, html_file)
     again = f"vmm judge {shlex.quote(str(history))}"
-    counts: Counter[Status] = Counter()
+    headers: list[Header] = []
+    every: list[Checked] = []
     problem = ""
-    try:
-        for text in histories_from(history, limits):
-            checked = judged(text.history())
-            counts[checked.verdict.status] += 1
-            print_lines(to, terminal.single(checked, again, width_of(to)))
-    except FileError as error:
-        problem = str(error)
-    if counts.total() > 1:
-        print_lines(to, [terminal.counts(counts)])
-    statuses = {status.exit_status for status in counts}
-    if problem and Status.DIFFERS.exit_status not in statuses:
-        raise Unusable(problem)
+    with outputs(wanted, partial(single_report, detail=detail)) as told:
+        try:
+            for text in histories_from(history, limits):
+                headers.append(text.header)
+                every.append(replace(judged(text.history()), again=again))
+        except FileError as error:
+            problem = str(error)
+        run = _run(headers, tuple(_told_apart(every)), problem)
+        told.reporter.begin([each.scenario for each in run.checked], run.host)
+        for each in run.checked:
+            told.reporter.done(each)
+        if problem and run.status is not Status.DIFFERS:
+            raise Unusable(problem)
+        told.reporter.end(run)
     if problem:
-        click.echo(f"vmm: {problem}", err=True)
-    ctx.exit(next((status for status in (1, 3) if status in statuses), 0))
+        say(problem)
+    ctx.exit(statuses.PASSED if run.status is Status.SKIPPED else run.exit_status)
+
+
+def _run(headers: list[Header], every: tuple[Checked, ...], problem: str) -> Run:
+    """Return histories as one run, on the host of the first; other hosts weaken it, by name."""
+    hosts = [header.host for header in headers] or [_NO_HOST]
+    kernels = sorted({host.get("kernel", "unknown") for host in hosts})
+    mixed = (f"histories of several kernels: {', '.join(kernels)}",) if len(kernels) > 1 else ()
+    features = headers[0].features if headers else Features()
+    return Run(every, features, host_in_brief(hosts[0]), mixed, early=problem)
+
+
+def _told_apart(every: list[Checked]) -> Iterator[Checked]:
+    """Yield results whose names differ: a scenario that comes again gets a number."""
+    seen: Counter[str] = Counter()
+    for each in every:
+        name = each.scenario.name
+        seen[name] += 1
+        if seen[name] == 1:
+            yield each
+            continue
+        name = f"{name} ({seen[name]})"
+        scenario = msgspec.structs.replace(each.scenario, name=name)
+        yield replace(
+            each, scenario=scenario, verdict=msgspec.structs.replace(each.verdict, scenario=name)
+        )

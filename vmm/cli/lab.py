@@ -4,6 +4,8 @@ import importlib
 
 import click
 
+from vmm.cli.misspelt import resolved
+
 COMMANDS = {
     "run": "Boot a kernel and run one of our commands on it.",
     "matrix": "Run the curated scenarios on several kernels, with each of their MMUs.",
@@ -26,6 +28,11 @@ class LabCommands(click.Group):
             importlib.import_module(f"vmm.cli.lab_{cmd_name}"), cmd_name
         )
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return resolved(super().resolve_command, ctx, args, COMMANDS)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -9,6 +9,7 @@ import click
 from vmm.cli.lab_machines import in_one_line, kernel_of, say
 from vmm.cli.lab_matrix import lab_task, statuses_in, worst
 from vmm.cli.output import console, print_lines
+from vmm.cli.said import tell
 from vmm.lab.cells import Cell, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend, chosen_backend
@@ -82,7 +83,7 @@ def diff(
     found = [_findings(out / f"{letter}-fuzz") for letter in "AB"]
     for letter, only in zip("AB", (found[0] - found[1], found[1] - found[0]), strict=True):
         for name in sorted(only):
-            click.echo(f"fuzz, only {letter}: {name}")
+            tell(f"fuzz, only {letter}: {name}")
     files = [str(out / letter / HISTORIES) for letter in "AB"]
     command = [sys.executable, "-P", "-m", "vmm.cli", "compare", *files]
     compared = subprocess.run(command, check=False).returncode

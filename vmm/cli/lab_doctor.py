@@ -3,6 +3,7 @@
 import click
 
 from vmm.cli.errors import NothingRan
+from vmm.cli.said import tell
 from vmm.lab.doctor import findings
 
 
@@ -15,7 +16,7 @@ def doctor(ctx: click.Context) -> None:
     """
     vital = False
     for each in findings():
-        click.echo(f"{'LACKS' if each.lack else 'ok':6} {each.what}: {each.lack or each.purpose}")
+        tell(f"{'LACKS' if each.lack else 'ok':6} {each.what}: {each.lack or each.purpose}")
         vital |= bool(each.lack) and each.is_vital
     if vital:
         ctx.exit(NothingRan.exit_code)

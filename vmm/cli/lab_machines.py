@@ -12,6 +12,7 @@ from types import FrameType
 import click
 
 import vmm
+from vmm.cli.said import tell
 from vmm.lab.debian import RELEASES, fetched
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import Kernel, from_path
@@ -37,7 +38,7 @@ def in_one_line(status: int | None = None) -> Iterator[None]:
     try:
         yield
     except LabError as error:
-        click.echo(f"vmm: {error}", err=True)
+        tell(f"vmm: {error}", err=True)
         usual = statuses.NOTHING_RAN if isinstance(error, MissingError) else statuses.INCONCLUSIVE
         raise click.exceptions.Exit(usual if status is None else status) from None
     finally:
@@ -46,7 +47,7 @@ def in_one_line(status: int | None = None) -> Iterator[None]:
 
 def say(text: str) -> None:
     """Print a line about the lab itself; what the command prints is kept apart."""
-    click.echo(f"lab: {text}", err=True)
+    tell(f"lab: {text}", err=True)
 
 
 def kernel_of(name: str, folder: Path | None) -> Kernel:

@@ -3,7 +3,6 @@
 Exit statuses are those of `vmm.verdict.statuses`, everywhere.
 """
 
-import difflib
 import importlib
 import select
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 
 import click
 
+from vmm.cli.misspelt import resolved
 from vmm.cli.said import OutputLost, give_up_on, say, taken
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.scenario.endings import HOST, is_short
@@ -60,15 +60,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            close = difflib.get_close_matches(args[0], COMMANDS, n=3, cutoff=0.5)
-            if not close or args[0] in COMMANDS:
-                raise
-            raise click.UsageError(
-                f"{error.message} The closest: {', '.join(close)}.", ctx
-            ) from None
+        return resolved(super().resolve_command, ctx, args, COMMANDS)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -1,6 +1,6 @@
 """Printing: lines of styled text, and live progress where somebody looks on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from vmm.cli.said import taken
+from vmm.cli.width import width_of as columns_of
 
 
 class _Console(Console):
@@ -24,14 +25,34 @@ def console(stderr: bool = False) -> Console:
 
 def width_of(to: Console) -> int | None:
     """Return where lines are to be wrapped: None in a file or a pipe, where people grep."""
-    return to.width if to.is_terminal else None
+    if to.is_terminal:
+        return to.width
+    return columns_of(2 if to.stderr else 1) if isinstance(to, _Console) else None
 
 
 def print_lines(to: Console, lines: Iterable[Text]) -> None:
-    """Print lines as they are: whoever made them knew the width. Raises OutputLost."""
+    """Print lines, those that are too wide for a terminal on several. Raises OutputLost."""
+    width = width_of(to)
     with taken():
         for line in lines:
-            to.print(line, soft_wrap=True)
+            for piece in _broken(line, width):
+                to.print(piece, soft_wrap=True)
+
+
+def _broken(line: Text, width: int | None) -> Iterator[Text]:
+    """Break a line between words; what continues it is indented by two columns more."""
+    begin = len(line.plain) - len(line.plain.lstrip())
+    hanging = Text(" " * (begin + 2))
+    while width is not None and line.cell_len > width:
+        end = line.plain.rfind(" ", begin + 1, width + 1)
+        end = line.plain.find(" ", width) if end < 0 else end
+        rest = line.plain[end:].lstrip() if end >= 0 else ""
+        if not rest:
+            break
+        yield line[:end]
+        line = hanging.copy().append_text(line[-len(rest) :])
+        begin = len(hanging)
+    yield line
 
 
 class LiveProgress:

@@ -14,6 +14,7 @@ import click
 
 from vmm.cli.errors import NothingRan, Unusable, usable
 from vmm.cli.replay import replayed
+from vmm.cli.said import tell
 from vmm.replay.recording import Filter, strace_command
 
 _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
@@ -50,7 +51,7 @@ def record(
         if not lines:
             raise NothingRan(f"strace recorded nothing (its exit status is {status})")
         ended = f"; the command ended with status {status}" if status else ""
-        click.echo(f"recorded {lines} lines{f' in {output}' if output else ''}{ended}")
+        tell(f"recorded {lines} lines{f' in {output}' if output else ''}{ended}")
         ctx.exit(replayed(trace, judge_only))
 
 

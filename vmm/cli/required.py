@@ -1,34 +1,57 @@
-"""``--require-run``: how many scenarios have to run."""
+"""Options whose value may be left out: ``--require-run [N]`` and ``--json [FILE]``."""
+
+from collections.abc import Sequence
 
 import click
 
 from vmm.verdict import statuses
 
-_OPTION = "--require-run"
+_REQUIRE = "--require-run"
+_JSON = "--json"
+_STDOUT = "-"
 
 
 class Command(click.Command):
-    """A command whose option may have a number after it, or none: then it is 1.
+    """A command with such options: a number of scenarios (else 1), a file (else standard output).
 
-    What follows is taken for the number only where it is one: a name may come there, too.
+    What follows is taken for the value only where it is one: a name may come there, too. With
+    ``--list`` a file is what has a dot or a slash in its name.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join the option and its number to one argument."""
+        """Join an option and its value to one argument."""
         joined: list[str] = []
-        for arg in args:
-            if joined and joined[-1] == _OPTION:
-                joined[-1] = f"{_OPTION}={arg}" if arg.isdecimal() else f"{_OPTION}=1"
-                if arg.isdecimal():
-                    continue
-            joined.append(arg)
-        if joined and joined[-1] == _OPTION:
-            joined[-1] = f"{_OPTION}=1"
+        left = list(args)
+        while left:
+            arg = left.pop(0)
+            if arg == "--":
+                joined += (arg, *left)
+                break
+            value = _value(arg, left[:1], args)
+            if value is None:
+                joined.append(arg)
+                continue
+            joined.append(f"{arg}={value}")
+            if left[:1] == [value]:
+                left.pop(0)
         return super().parse_args(ctx, joined)
 
 
+def _value(option: str, following: Sequence[str], args: Sequence[str]) -> str | None:
+    """Return the value of an option, whether or not it follows; None of any other argument."""
+    after = following[0] if following else ""
+    if option == _REQUIRE:
+        return after if after.isdecimal() else "1"
+    if option == _JSON:
+        is_file = bool(after) and (after == _STDOUT or not after.startswith("-"))
+        if is_file and "--list" in args:
+            is_file = after == _STDOUT or "." in after or "/" in after
+        return after if is_file else _STDOUT
+    return None
+
+
 require_run_option = click.option(
-    _OPTION,
+    _REQUIRE,
     "required",
     type=click.IntRange(0),
     default=0,
@@ -37,3 +60,8 @@ require_run_option = click.option(
     help=f"Fail (status {statuses.TOO_FEW_RAN}) if fewer than N (or 1) scenarios run.",
 )
 """The option; a command of the class above gets ``required``, 0 where it is not given."""
+
+json_option = click.option(
+    _JSON, "json_file", metavar="[FILE]", help="Write the whole result (usually to stdout)."
+)
+"""The option; a command of the class above gets ``json_file``, None where it is not given."""

@@ -2,46 +2,68 @@
 
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 
 from vmm.cli.errors import usable
-from vmm.cli.files import allow_large, scenario_from
+from vmm.cli.files import STDIN, allow_large, scenario_from
+from vmm.cli.formats import (
+    Wanted,
+    detail_options,
+    format_option,
+    html_option,
+    outputs,
+    wanted_formats,
+)
 from vmm.cli.host import look_at_host, patience_option, remarks_on, require_usable
-from vmm.cli.output import console, print_lines, width_of
-from vmm.cli.required import Command, require_run_option
+from vmm.cli.required import Command, json_option, require_run_option
 from vmm.cli.said import say
+from vmm.cli.selection import complete_names
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
-from vmm.report import terminal
+from vmm.report.text import Detail, single_report
 from vmm.scenario.demand import Limits
+from vmm.verdict.result import Checked
 
 
 @click.command(cls=Command)
-@click.argument("scenario", metavar="SCENARIO.json")
+@click.argument("scenario", metavar="SCENARIO.json|NAME|-", shell_complete=complete_names)
 @click.option(
     "--history",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.jsonl",
     help="Write what happens to this file, while it happens.",
 )
+@format_option
+@json_option
+@html_option
 @white_box_option
 @debug_info_option
 @patience_option
 @require_run_option
 @allow_large
+@detail_options
 @click.pass_context
 def run(
     ctx: click.Context,
     scenario: str,
     history: Path | None,
+    formats: tuple[Wanted, ...],
+    json_file: str | None,
+    html_file: str | None,
     white_box: bool,
     debug_info: Path | None,
     patience: float,
     required: int,
     limits: Limits,
+    detail: Detail,
 ) -> None:
-    """Run one scenario, from a file or by name, and judge it."""
+    """Run one scenario, from a file or by name, and judge it.
+
+    "-" reads the scenario from standard input, as `vmm show` prints one.
+    """
+    wanted = wanted_formats(formats, json_file, html_file)
     chosen = scenario_from(scenario, limits)
     if history is not None:
         with usable(history):
@@ -53,22 +75,24 @@ def run(
     from vmm.cli.journal import Journal
 
     journal = None if history is None else Journal(history)
-    with looking(white_box, debug_info) as look_at:
-        result = execute(
-            (chosen,),
-            host,
-            lambda _: None,
-            lambda _: None,
-            journal,
-            patience,
-            look_at=look_at,
-        )
-    result = replace(result, required=required)
-    to = console()
-    again = f"vmm run {shlex.quote(scenario)}"
-    for checked in result.checked:
-        print_lines(to, terminal.single(checked, again, width_of(to)))
-    print_lines(to, terminal.remarks(result, width_of(to)))
+    again = "" if scenario == STDIN else f"vmm run {shlex.quote(scenario)}"
+    with (
+        looking(white_box, debug_info) as look_at,
+        outputs(wanted, partial(single_report, detail=detail)) as told,
+    ):
+
+        def done(checked: Checked) -> None:
+            told.reporter.done(replace(checked, again=again))
+
+        told.reporter.begin((chosen,), host.info)
+        result = execute((chosen,), host, _ignore, done, journal, patience, look_at=look_at)
+        checked = tuple(replace(each, again=again) for each in result.checked)
+        result = replace(result, checked=checked, required=required)
+        told.reporter.end(result)
     for line in remarks_on(result):
         say(line)
     ctx.exit(result.exit_status)
+
+
+def _ignore(_: object) -> None:
+    return None

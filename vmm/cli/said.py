@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import click
 
 from vmm.cli.errors import HostFailed
+from vmm.cli.width import width_of, wrapped
 
 
 class OutputLost(HostFailed):
@@ -31,9 +32,15 @@ def give_up_on(fd: int) -> None:
     os.close(null)
 
 
+def tell(line: str, err: bool = False) -> None:
+    """Print a line for people, broken where it is wider than what they look at."""
+    click.echo(wrapped(line, width_of(2 if err else 1)), err=err)
+
+
 def say(line: str) -> None:
     """Print a line about ourselves on standard error; nothing happens where that is lost."""
     try:
-        click.echo(f"vmm: {line}", err=True)
+        for number, each in enumerate(line.split("\n")):
+            tell(each if number else f"vmm: {each}", err=True)
     except OSError:
         give_up_on(2)

@@ -1,16 +1,16 @@
-"""Which curated scenarios a command is about."""
+"""Which curated scenarios a command is about: the options, and what a shell completes."""
 
-import difflib
-import fnmatch
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import click
 
 from vmm.cli.host import USUAL
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
-
-SLOW = "slow"
+from vmm.scenario.selection import Selection, SelectionError, named as _named
 
 
 def curated(features: Features = USUAL) -> tuple[Scenario, ...]:
@@ -31,48 +31,58 @@ def complete_tags(ctx: click.Context, parameter: click.Parameter, incomplete: st
     return sorted(tag for tag in tags if tag.startswith(incomplete))
 
 
-def select(
-    scenarios: Collection[Scenario],
-    patterns: Iterable[str],
-    tag: str | None,
-    everything: bool = False,
-) -> tuple[Scenario, ...]:
-    """Return the scenarios whose name matches any pattern (all if none) and that have the tag.
+def selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what chooses scenarios; it gets ``selection``."""
 
-    Those that are tagged as slow take a pattern that names them, a tag, or ``everything``.
+    @click.argument(
+        "patterns", nargs=-1, metavar="[NAME-PATTERN]...", shell_complete=complete_names
+    )
+    @click.option(
+        "--tag",
+        "tags",
+        multiple=True,
+        metavar="TAG",
+        help="Only scenarios with this tag (again: or that one).",
+        shell_complete=complete_tags,
+    )
+    @click.option(
+        "--exclude",
+        multiple=True,
+        metavar="PATTERN",
+        help="Not those whose name matches (again: nor those).",
+        shell_complete=complete_names,
+    )
+    @click.option("--all", "everything", is_flag=True, help="Slow scenarios, too.")
+    @wraps(command)
+    def chosen(
+        *args: Any,
+        patterns: tuple[str, ...],
+        tags: tuple[str, ...],
+        exclude: tuple[str, ...],
+        everything: bool,
+        **options: Any,
+    ) -> None:
+        selection = Selection(patterns, tags, exclude, everything)
+        command(*args, selection=selection, **options)
 
-    Raises click.UsageError for a pattern or a tag that matches nothing.
-    """
-    patterns = tuple(patterns)
-    names = [scenario.name for scenario in scenarios]
-    chosen: set[str] = set()
-    if not patterns:
-        slow = not everything and tag is None
-        chosen = {s.name for s in scenarios if not (slow and SLOW in s.tags)}
-    for pattern in patterns:
-        matching = fnmatch.filter(names, pattern)
-        if not matching:
-            raise click.UsageError(f"no scenario matches {pattern!r}{_closest(pattern, names)}")
-        chosen.update(matching)
-    if tag is not None:
-        tags = {each for scenario in scenarios for each in scenario.tags}
-        if tag not in tags:
-            raise click.UsageError(f"no scenario has the tag {tag!r}{_closest(tag, tags)}")
-    found = tuple(s for s in scenarios if s.name in chosen and (tag is None or tag in s.tags))
-    if not found:
-        raise click.UsageError(f"no scenario that matches {' '.join(patterns)} has the tag {tag!r}")
-    return found
+    return chosen
+
+
+def select(scenarios: Collection[Scenario], selection: Selection) -> tuple[Scenario, ...]:
+    """Return the scenarios that are meant. Raises click.UsageError."""
+    with _as_usage():
+        return selection.among(scenarios)
 
 
 def named(scenarios: Collection[Scenario], name: str) -> Scenario:
     """Return the scenario of this name. Raises click.UsageError if there is none."""
-    for scenario in scenarios:
-        if scenario.name == name:
-            return scenario
-    names = [scenario.name for scenario in scenarios]
-    raise click.UsageError(f"no scenario is named {name!r}{_closest(name, names)}")
+    with _as_usage():
+        return _named(scenarios, name)
 
 
-def _closest(word: str, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word.strip("*?"), list(words), n=3, cutoff=0.5)
-    return f"; the closest: {', '.join(close)}" if close else "; `vmm check --list` names them all"
+@contextmanager
+def _as_usage() -> Iterator[None]:
+    try:
+        yield
+    except SelectionError as error:
+        raise click.UsageError(str(error)) from None

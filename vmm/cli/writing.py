@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +39,16 @@ def written(path: Path) -> Iterator[IO[str]]:
             beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def document(file: str) -> Iterator[IO[str]]:
+    """Yield what a document is written to: standard output for ``-``, else see `written`."""
+    if file == "-":
+        yield sys.stdout
+        return
+    with written(Path(file)) as stream:
+        yield stream
 
 
 def _mode(target: Path) -> int:

@@ -61,6 +61,14 @@ class HostInfo:
         }
 
 
+def host_in_brief(facts: dict[str, str]) -> HostInfo:
+    """Return a host of which only this is known: see `HostInfo.in_brief`."""
+    kernel, machine, cpu, vendor, tdp = (
+        facts.get(name, "unknown") for name in ("kernel", "machine", "cpu", "vendor", "tdp")
+    )
+    return HostInfo(kernel, machine, cpu, False, "" if vendor == "unknown" else vendor, tdp)
+
+
 def host_facts(roots: Roots = Roots()) -> HostInfo:
     """Return what can be known of this host without asking KVM itself."""
     cpu, flags = _cpu(roots.proc)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import cache
 
 from vmm.catalogue import catalogue
@@ -13,12 +12,13 @@ from vmm.host.health import KernelWatch
 from vmm.host.hostinfo import HostInfo, host_facts
 from vmm.kvm.system import Kvm
 from vmm.report import terminal
+from vmm.scenario import plan
 from vmm.scenario.demand import short_of_memory
 from vmm.scenario.features import Features
 from vmm.scenario.guestplace import placed
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
-from vmm.scenario.plan import out_of_reach
+from vmm.scenario.selection import Selection
 from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status, Verdict
 from vmm.verdict.result import Checked, judged
@@ -55,12 +55,13 @@ def _host() -> HostInfo:
 def curated_scenarios(pattern: str = "*") -> Iterator[Scenario]:
     """Yield the curated scenarios for this kernel whose name matches a pattern, such as `move-*`.
 
-    Those tagged `slow` are among them. Raises `OSError` where /dev/kvm cannot be used.
+    Those tagged `slow` are among them. Raises `OSError` where /dev/kvm cannot be used, and
+    `ValueError`, which names the closest, for a pattern that matches nothing.
 
         >>> next(curated_scenarios("move-*")).name
         'move-up'
     """
-    return (each for each in _curated() if fnmatchcase(each.name, pattern))
+    return iter(Selection((pattern,), everything=True).among(_curated()))
 
 
 def why_not(scenario: Scenario) -> str:
@@ -69,11 +70,7 @@ def why_not(scenario: Scenario) -> str:
     Raises `OSError` where /dev/kvm cannot be used.
     """
     features = features_here()
-    return (
-        features.missing(scenario.needs, scenario.vm_type)
-        or out_of_reach(scenario, features.touch_limit)
-        or short_of_memory(scenario, FreeMemory().size_bytes())
-    )
+    return plan.why_not(scenario, features) or short_of_memory(scenario, FreeMemory().size_bytes())
 
 
 def record_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> History:

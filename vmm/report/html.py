@@ -119,7 +119,7 @@ def _shown(each: ScenarioResult) -> dict[str, Any]:
         del data[unused]
     if data["difference"]:
         del data["difference"]["slot_map"]
-    again = f"vmm check {shlex.quote(each.name)}"
+    again = each.again or f"vmm check {shlex.quote(each.name)}"
     shown: dict[str, Any] = _printable(data)
     return {**shown, "kind": kind, "icon": ICONS[kind], "label": label_of(kind), "again": again}
 

@@ -1,6 +1,7 @@
 """A run as JSON, for programs."""
 
 import json
+from collections.abc import Iterable
 
 import msgspec
 
@@ -8,6 +9,7 @@ from vmm.host.hostinfo import HostInfo
 from vmm.report.reporter import Reporter, Write, at_the_end
 from vmm.report.resultfile import FORMAT as FORMAT, result_file
 from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
 from vmm.verdict.result import Run
 
 
@@ -28,6 +30,15 @@ def run_text(run: Run) -> str:
             data = encoded(value)
         lines.append(b"  " + encoded(name) + b": " + data)
     return (b"{\n" + b",\n".join(lines) + b"\n}\n").decode()
+
+
+def list_text(scenarios: Iterable[tuple[Scenario, str]]) -> str:
+    """Return scenarios, each with what it lacks on this host (empty if it runs)."""
+    listed = [
+        {"name": each.name, "why": each.why, "tags": each.tags, "skipped": lack}
+        for each, lack in scenarios
+    ]
+    return text({"format": FORMAT, "scenarios": listed})
 
 
 def host_text(info: HostInfo, features: Features | None) -> str:

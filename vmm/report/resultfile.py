@@ -14,6 +14,7 @@ import msgspec
 
 from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo
+from vmm.report.text import check_again
 from vmm.scenario.features import Features
 from vmm.verdict.judge import Difference, Status, UnderWay
 from vmm.verdict.known_issues import KnownIssue
@@ -34,7 +35,8 @@ class ScenarioResult(msgspec.Struct, frozen=True):
     ``reason`` says why it is not simply passed or differing. ``rules`` decided at least one of its
     ``events``. ``kernel_complaints`` came while it ran. ``failed`` says whether the kernel differed
     or complained, and it was not known. ``steps`` are for pictures: see `Step`. ``refused`` are the
-    region calls that the kernel refused as the rules say.
+    region calls that the kernel refused as the rules say. ``again`` is the command that shows it
+    again.
     """
 
     name: str
@@ -53,6 +55,7 @@ class ScenarioResult(msgspec.Struct, frozen=True):
     failed: bool = False
     steps: tuple[Step, ...] = ()
     refused: tuple[RefusedCalls, ...] = ()
+    again: str = ""
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -167,6 +170,7 @@ def _scenario(checked: Checked) -> ScenarioResult:
         failed=checked.failed,
         steps=checked.steps,
         refused=verdict.refused,
+        again=check_again(checked),
     )
 
 

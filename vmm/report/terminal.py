@@ -62,6 +62,18 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
     return lines
 
 
+def headline(checked: Checked, width: int | None) -> list[Text]:
+    """Return one line on a scenario: its verdict, and what it rests on."""
+    difference = checked.verdict.difference
+    text = checked.verdict.reason
+    if difference is not None and not text:
+        rules = ", ".join(dict.fromkeys(each.rule for each in difference.expected))
+        text = f"operation {difference.origin} against {rules}: {difference.observed}"
+    elif checked.problems and not text:
+        text = checked.problems[0].what
+    return list(_title(checked, text.partition("\n")[0], width))
+
+
 def counts(found: Mapping[Status, int]) -> Text:
     """Return how many histories got which verdict, in one line."""
     line = Text(_plural(sum(found.values()), "history", "histories"), style="bold")
@@ -177,15 +189,18 @@ def _refused(found: Iterable[Checked]) -> list[str]:
     return [f"{count}, as the rules say: {', '.join(texts)}", f"first: {who}{step[-1]}"]
 
 
-def listing(scenarios: Iterable[Scenario]) -> list[Text]:
-    """Return a line for each scenario: its name, tags and why."""
+def listing(scenarios: Iterable[tuple[Scenario, str]], width: int | None) -> list[Text]:
+    """Return a line for each scenario: its name, why, tags, and what it lacks if it is skipped."""
     chosen = list(scenarios)
-    column = max((len(scenario.name) for scenario in chosen), default=0)
+    column = max((len(scenario.name) for scenario, _ in chosen), default=0)
+    if width is not None:
+        column = min(column, width // 3)
     return [
         Text(f"{scenario.name:<{column}}", style="bold")
         .append(f"  {scenario.why}", style="not bold")
         .append(f" [{', '.join(scenario.tags)}]" if scenario.tags else "", style="not bold dim")
-        for scenario in chosen
+        .append(f" (skipped: needs {lack})" if lack else "", style="not bold cyan")
+        for scenario, lack in chosen
     ]
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterable
+from enum import Enum
 
 from rich.text import Text
 
@@ -15,13 +16,27 @@ from vmm.verdict.result import Checked, Run
 Print = Callable[[Iterable[Text]], object]
 """Takes lines of styled text."""
 
+_UNDECIDED = (Status.INCONCLUSIVE, Status.INTERNAL_ERROR)
 
-def text_report(show: Print, width: int | None, verbose: bool = False) -> Reporter:
+
+class Detail(Enum):
+    """How much is told: a line for each fault, what did not pass, or every result."""
+
+    QUIET = "quiet"
+    USUAL = "usual"
+    VERBOSE = "verbose"
+
+
+def text_report(show: Print, width: int | None, detail: Detail = Detail.USUAL) -> Reporter:
     """Return a reporter of what did not pass, wrapped at ``width`` columns if given.
 
-    Scenarios that differ by one cause are told of together at the end, and so are skips; with
-    ``verbose`` each result is shown at once, and refused region calls are counted at the end.
+    Scenarios that differ by one cause are told of together at the end, and so are skips. Verbose,
+    each result is shown at once, and refused region calls are counted at the end. Quiet, what is
+    wrong has one line each, and the run the line with the counts.
     """
+    if detail is Detail.QUIET:
+        return _quiet_report(show, width)
+    verbose = detail is Detail.VERBOSE
 
     def done(checked: Checked) -> None:
         if verbose or not _is_grouped(checked):
@@ -43,6 +58,35 @@ def text_report(show: Print, width: int | None, verbose: bool = False) -> Report
     return Reporter(lambda scenarios, host: None, done, end)
 
 
+def single_report(show: Print, width: int | None, detail: Detail = Detail.USUAL) -> Reporter:
+    """Return a reporter of all results, those that passed included, one after the other."""
+
+    def done(checked: Checked) -> None:
+        if detail is Detail.QUIET:
+            show(terminal.headline(checked, width))
+        else:
+            show(terminal.single(checked, check_again(checked), width))
+
+    def end(run: Run) -> None:
+        if len(run.checked) > 1:
+            show([terminal.counts(run.counts)])
+        show(terminal.remarks(run, width))
+
+    return Reporter(lambda scenarios, host: None, done, end)
+
+
+def _quiet_report(show: Print, width: int | None) -> Reporter:
+    def done(checked: Checked) -> None:
+        if checked.failed or checked.verdict.status in _UNDECIDED:
+            show(terminal.headline(checked, width))
+
+    def end(run: Run) -> None:
+        if run.checked or run.not_run:
+            show(terminal.summary(run, width)[-1:])
+
+    return Reporter(lambda scenarios, host: None, done, end)
+
+
 def _is_grouped(checked: Checked) -> bool:
     """Whether a result is told of at the end. What the kernel complained of is told at once."""
     verdict = checked.verdict
@@ -52,7 +96,9 @@ def _is_grouped(checked: Checked) -> bool:
 
 
 def check_again(checked: Checked) -> str:
-    """Return the command that runs a curated scenario again, or asks the kernel again."""
+    """Return the command that shows a result again: of a curated scenario, or of another."""
+    if checked.again:
+        return checked.again
     if checked.scenario == PROBING:
         return "vmm info"
     return f"vmm check {shlex.quote(checked.scenario.name)}"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
@@ -37,6 +38,7 @@ from vmm.scenario.operations import (
     guest_count,
     pages_of,
 )
+from vmm.scenario.requirements import missing
 from vmm.scenario.survey import Survey
 
 MAX_BATCH = 1023
@@ -152,6 +154,11 @@ def guest_slot(scenario: Scenario, number: int = 0, as_id: AsId = 0) -> SetUserM
 def reaches_beyond_real_mode(scenario: Scenario) -> bool:
     """Return whether a survey or an access of a scenario may need a guest in 64-bit mode."""
     return any(map(_is_beyond_real_mode, scenario.operations))
+
+
+def why_not(scenario: Scenario, features: Features) -> str:
+    """Return what a scenario lacks on a kernel, as one phrase; empty if it can run there."""
+    return missing(scenario, features) or out_of_reach(scenario, features.touch_limit)
 
 
 def out_of_reach(scenario: Scenario, touch_limit: int) -> str:

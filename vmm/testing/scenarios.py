@@ -1,7 +1,6 @@
 """`memslot_scenario`: curated scenarios as tests."""
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 
 import pytest
 
@@ -29,13 +28,15 @@ def names_for(patterns: tuple[str, ...]) -> list[str]:
     """Return the names of the scenarios that a test is for. Raises `pytest.UsageError`."""
     from vmm.catalogue import catalogue
     from vmm.scenario.features import Features
+    from vmm.scenario.selection import Selection, SelectionError
 
     # Names do not depend on the kernel, and a table of few slots is soon made.
-    names = [scenario.name for scenario in catalogue(Features(nr_memslots=509))]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise pytest.UsageError(f"memslot_scenario: no scenario matches {pattern!r}")
-    return [name for name in names if any(fnmatchcase(name, each) for each in patterns)]
+    scenarios = catalogue(Features(nr_memslots=509))
+    try:
+        found = Selection(patterns, everything=True).among(scenarios)
+    except SelectionError as error:
+        raise pytest.UsageError(f"memslot_scenario: {error}") from None
+    return [scenario.name for scenario in found]
 
 
 def run(name: str) -> None:

@@ -19,7 +19,8 @@ class Checked:
     """One scenario, the verdict on it, and what the kernel complained of meanwhile.
 
     ``ran`` is how many of the scenario's operations were begun; ``issue`` is what is known to be
-    wrong with it on this host; ``steps`` are there if they were asked for.
+    wrong with it on this host; ``steps`` are there if they were asked for. ``again`` is the command
+    that shows it again, empty where that is `vmm check` with the scenario's name.
     """
 
     scenario: Scenario
@@ -29,6 +30,7 @@ class Checked:
     problems: tuple[Problem, ...] = ()
     issue: KnownIssue | None = None
     steps: tuple[Step, ...] = ()
+    again: str = ""
 
     @property
     def unexplained(self) -> tuple[Problem, ...]:

@@ -303,7 +303,7 @@ def test_patterns_and_tags_choose(kernel: Kernel, args: list[str], names: list[s
         (["move-pu"], "no scenario matches 'move-pu'; the closest: move-up"),
         (["create-one", "zzz*"], "no scenario matches 'zzz*'; `vmm check --list` names them all"),
         (["--tag", "creat"], "no scenario has the tag 'creat'; the closest: create"),
-        (["huge", "--tag", "move"], "no scenario that matches huge has the tag 'move'"),
+        (["huge", "--tag", "move"], "no scenario is left of huge with the tag move"),
     ],
 )
 def test_what_matches_nothing_is_a_usage_error(
@@ -324,6 +324,7 @@ def test_list_needs_no_device(kernel: Kernel) -> None:
         "create-two  Why of create-two. [create]",
         "huge        Why of huge. [create]",
     ]
+    assert "vmm: on a usual host; here nothing could run: no device" in result.stderr
 
 
 def test_an_error_of_this_program_is_no_verdict(kernel: Kernel) -> None:

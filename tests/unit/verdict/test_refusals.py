@@ -11,7 +11,7 @@ from tests.results import passed, run_of
 from vmm.report import terminal
 from vmm.report.json import run_text
 from vmm.report.resultfile import schema
-from vmm.report.text import text_report
+from vmm.report.text import Detail, text_report
 from vmm.scenario.history import (
     Call,
     CallOutcome,
@@ -108,7 +108,11 @@ def test_verbose_run_says_it_once_for_all() -> None:
     run = run_of(checked, passed("quiet"), checked)
     for verbose in (True, False):
         lines.clear()
-        show = text_report(lambda texts: lines.extend(each.plain for each in texts), None, verbose)
+        show = text_report(
+            lambda texts: lines.extend(each.plain for each in texts),
+            None,
+            Detail.VERBOSE if verbose else Detail.USUAL,
+        )
         show.end(run)
         assert sum("8 region calls" in line for line in lines) == verbose
 

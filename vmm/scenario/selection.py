@@ -1,0 +1,94 @@
+"""Which curated scenarios are meant: by name, by tag, without some, and whether slow ones count.
+
+The command line, the library and the pytest plugin all choose here.
+"""
+
+import difflib
+import fnmatch
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from vmm.scenario.operations import Scenario
+
+SLOW = "slow"
+
+
+class SelectionError(ValueError):
+    """A pattern or a tag that matches nothing; the text is one line, with what is closest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What somebody asked for.
+
+    A scenario is meant if its name matches any of ``patterns`` (all do if there are none), if it
+    has any of ``tags``, and if its name matches none of ``exclude``. Those that are tagged as slow
+    take a pattern that names them, a tag, or ``everything``.
+    """
+
+    patterns: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    everything: bool = False
+
+    def among(self, scenarios: Collection[Scenario]) -> tuple[Scenario, ...]:
+        """Return those of the scenarios that are meant, in their order.
+
+        Raises SelectionError where a pattern or a tag matches nothing, and where nothing is left.
+        """
+        names = [scenario.name for scenario in scenarios]
+        excluded = matching(self.exclude, names)
+        chosen = (matching(self.patterns, names) if self.patterns else set(names)) - excluded
+        self._check_tags(scenarios)
+        found = tuple(
+            each
+            for each in scenarios
+            if each.name in chosen
+            and (not self.tags or set(self.tags).intersection(each.tags))
+            and not (self._leaves_slow_out and SLOW in each.tags)
+        )
+        if not found:
+            raise SelectionError(f"no scenario is left of {self._in_words()}")
+        return found
+
+    @property
+    def _leaves_slow_out(self) -> bool:
+        return not (self.patterns or self.tags or self.everything)
+
+    def _check_tags(self, scenarios: Collection[Scenario]) -> None:
+        known = {tag for scenario in scenarios for tag in scenario.tags}
+        for tag in self.tags:
+            if tag not in known:
+                raise SelectionError(f"no scenario has the tag {tag!r}{closest(tag, known)}")
+
+    def _in_words(self) -> str:
+        words = [" ".join(self.patterns) or "all"]
+        words += [f"with the tag {' or '.join(self.tags)}"] if self.tags else []
+        words += [f"without {' '.join(self.exclude)}"] if self.exclude else []
+        return " ".join(words)
+
+
+def matching(patterns: Iterable[str], names: Collection[str]) -> set[str]:
+    """Return the names that match any pattern. Raises SelectionError where one matches nothing."""
+    found: set[str] = set()
+    for pattern in patterns:
+        those = fnmatch.filter(names, pattern)
+        if not those:
+            raise SelectionError(f"no scenario matches {pattern!r}{closest(pattern, names)}")
+        found.update(those)
+    return found
+
+
+def named(scenarios: Collection[Scenario], name: str) -> Scenario:
+    """Return the scenario of this name. Raises SelectionError if there is none."""
+    for scenario in scenarios:
+        if scenario.name == name:
+            return scenario
+    names = [scenario.name for scenario in scenarios]
+    raise SelectionError(f"no scenario is named {name!r}{closest(name, names)}")
+
+
+def closest(word: str, words: Iterable[str]) -> str:
+    """Return the end of a sentence: which words are like a misspelt one, or where they stand."""
+    close = difflib.get_close_matches(word.strip("*?"), list(words), n=3, cutoff=0.5)
+    return f"; the closest: {', '.join(close)}" if close else "; `vmm check --list` names them all"
