@@ -20,7 +20,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vmm.execution": {"kvm_abi", "guests", "vmm.kvm", "vmm.host", "vmm.scenario"},
     "vmm.model": {"vmm.scenario", "kvm_abi.uapi"},
     "vmm.verdict": {"vmm.model", "vmm.scenario", "vmm.host", "kvm_abi.uapi"},
-    "vmm.report": {"vmm.verdict", "vmm.scenario", "vmm.host.health", "vmm.host.hostinfo"},
+    "vmm.report": {
+        *("vmm.verdict", "vmm.scenario"),
+        *("vmm.host.health", "vmm.host.hostinfo", "vmm.host.structure"),
+    },
     "vmm.repro": {"vmm.scenario", "vmm.model", "vmm.verdict", "kvm_abi.uapi"},
     "vmm.replay": {"vmm.scenario", "vmm.verdict.judge", "kvm_abi.uapi"},
     "vmm.fuzz": {

@@ -17,6 +17,7 @@ import click
 
 from vmm.cli.misspelt import resolved
 from vmm.cli.said import OutputLost, give_up_on, say, taken
+from vmm.cli.width import width_of, wrapped
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.scenario.endings import HOST, is_short
 from vmm.verdict import statuses
@@ -77,6 +78,10 @@ class Commands(click.Group):
                 give_up_on(1)
                 say(lost.message)
                 ctx.exit(lost.exit_code)
+            except click.UsageError as error:
+                width = width_of(2)
+                message = wrapped(error.format_message(), width and width - len("Error: "))
+                raise click.UsageError(message, error.ctx) from None
             except (click.ClickException, click.exceptions.Exit):
                 raise
             except (KeyboardInterrupt, click.Abort):

@@ -9,6 +9,8 @@ import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vmm.host.structure import by_release, memslot_structure
+
 _VENDORS = ("kvm_intel", "kvm_amd", "kvm_pvm")
 _FLAGS = {"kvm_intel": "vmx", "kvm_amd": "svm"}
 _TDP_PARAMETERS = ("ept", "npt", "tdp")
@@ -35,7 +37,7 @@ class HostInfo:
     kvm's parameters, ``tdp`` "on", "off" or "unknown", with the parameter that says so.
     ``obstacle`` says why KVM cannot be used, and ``remedy`` what to do; both are empty if it can.
     ``capabilities`` are the answers of KVM_CHECK_EXTENSION by name, and ``command_line`` is the
-    kernel's.
+    kernel's. ``memslots`` is "array" or "tree": how the kernel keeps them.
     """
 
     kernel: str
@@ -49,6 +51,7 @@ class HostInfo:
     modules: Modules = field(default_factory=dict)
     capabilities: dict[str, int] = field(default_factory=dict)
     command_line: str = ""
+    memslots: str = ""
 
     def in_brief(self) -> dict[str, str]:
         """Return what every history carries along."""
@@ -58,6 +61,7 @@ class HostInfo:
             "cpu": self.cpu,
             "vendor": self.vendor or "unknown",
             "tdp": self.tdp,
+            "memslots": self.memslots or "unknown",
         }
 
 
@@ -66,7 +70,9 @@ def host_in_brief(facts: dict[str, str]) -> HostInfo:
     kernel, machine, cpu, vendor, tdp = (
         facts.get(name, "unknown") for name in ("kernel", "machine", "cpu", "vendor", "tdp")
     )
-    return HostInfo(kernel, machine, cpu, False, "" if vendor == "unknown" else vendor, tdp)
+    vendor = "" if vendor == "unknown" else vendor
+    memslots = facts.get("memslots", by_release(kernel))
+    return HostInfo(kernel, machine, cpu, False, vendor, tdp, memslots=memslots)
 
 
 def host_facts(roots: Roots = Roots()) -> HostInfo:
@@ -86,6 +92,7 @@ def host_facts(roots: Roots = Roots()) -> HostInfo:
         remedy=remedy,
         modules=modules,
         command_line=_command_line(roots.proc),
+        memslots=memslot_structure(roots.sys, platform.release()),
     )
 
 

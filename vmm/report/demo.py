@@ -1,10 +1,11 @@
 """Draws the demo's scenes: guest-physical memory, the slot array, and what a touch met."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.text import Text
 
+from vmm.host.structure import ARRAY, TREE
 from vmm.report.story import PAGES_SHOWN, Scene
 from vmm.scenario import words
 from vmm.scenario.content import identify
@@ -17,32 +18,54 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Touch,
 )
+from vmm.verdict.slotmap import Slot
 
 WIDTH = 80
+"""So many columns are used where there are so many; 60 suffice."""
+
 _MARGIN = 9
-_CELL = 4
+_CELL, _NARROW_CELL = 4, 3
 _RULED = 4  # every so many pages their gpa is shown
+_KNOT = 13
+_TERMS = (
+    ("gpa", "a guest-physical address: where the guest believes its memory to be"),
+    ("gfn", "the number of a guest page: gpa / 4096"),
+    ("hva", "a host-virtual address: where the memory lies in this process"),
+    ("MMIO", "an access where no memory is: KVM_RUN ends, and we are asked to answer"),
+)
+_STRUCTURES = {
+    ARRAY: ("array", "how this kernel keeps its slots: sorted by gfn, the highest in front"),
+    TREE: ("tree", "how this kernel finds its slots: a red-black tree by gfn (● black, ○ red)"),
+}
 _COLOURS = {"amber": "yellow", "blue": "bright_blue", "zero": "magenta"}
 _GOOD, _EXIT, _BAD = "green", "cyan", "red"
-_ASCII = str.maketrans("·━─▼└┘→", ".=-v\\/>")
+_ASCII = str.maketrans("·━─▼└┘┌┐┴→●○", ".=-v\\//\\+>*o")
 
 
-def opening(mappings: tuple[Mapping, ...]) -> list[Text]:
-    """Return what to know before the first scene."""
-    legend = Text("  Our host memory: ")
+def opening(mappings: tuple[Mapping, ...], structure: str, width: int = WIDTH) -> list[Text]:
+    """Return what to know before the first scene, in so many columns."""
+    legend = Text("  Our memory: ")
     for mapping in mappings:
         legend.append_text(_host_pages(mapping)).append(f" {mapping.name}   ")
+    legend.rstrip()
     words = (
         "A memslot maps guest-physical memory to host memory. Every page of ours carries its own "
         "mark, so that what the guest reads tells which page it reached."
     )
-    return [*_paragraph(words), legend, Text()]
+    lines = list(_paragraph(words, width))
+    for term, meaning in (*_TERMS, _STRUCTURES[structure]):
+        head = f"  {term:<6}"
+        for number, line in enumerate(textwrap.wrap(meaning, width - 10)):
+            text = Text(" " * len(head) if number else head, style="bold")
+            lines.append(text.append(line, style="not bold"))
+    return [*lines, legend, Text()]
 
 
-def scene_lines(scene: Scene) -> list[Text]:
-    """Return a scene, ``WIDTH`` columns wide."""
+def scene_lines(scene: Scene, structure: str, width: int = WIDTH) -> list[Text]:
+    """Return a scene, ``width`` columns wide (60 or more), with the kernel's array or tree."""
     title = f"━━ {scene.number} ━ {scene.chapter.title} "
-    lines = [Text(title.ljust(WIDTH, "━"), style="bold"), *_paragraph(scene.chapter.words)]
+    lines = [Text(title.ljust(width, "━"), style="bold")]
+    lines += _paragraph(scene.chapter.words, width)
     touches = [
         event for event in scene.events if not isinstance(event.operation, SetUserMemoryRegion)
     ]
@@ -52,7 +75,9 @@ def scene_lines(scene: Scene) -> list[Text]:
     touched = {
         e.operation.gpa // PAGE_SIZE_BYTES for e in touches if isinstance(e.operation, Touch)
     }
-    lines += _memory(scene, touched)
+    cell = _CELL if width >= _MARGIN + PAGES_SHOWN * _CELL else _NARROW_CELL
+    lines += _memory(scene, touched, cell)
+    lines += [_array(scene.slots)] if structure == ARRAY else _tree(scene.slots)
     for event in touches:
         if isinstance(event.operation, Touch):
             lines.append(_touch(event.operation, event.outcome, scene))
@@ -68,48 +93,91 @@ def in_ascii(line: Text) -> Text:
     return plain
 
 
-def _paragraph(words: str) -> Iterator[Text]:
-    return (Text(f"  {line}") for line in textwrap.wrap(words, WIDTH - 4))
+def _paragraph(words: str, width: int) -> Iterator[Text]:
+    return (Text(f"  {line}") for line in textwrap.wrap(words, width - 4))
 
 
 def _labelled(label: str) -> Text:
     return Text(f"  {label:<{_MARGIN - 2}}", style="dim")
 
 
-def _memory(scene: Scene, touched: set[int]) -> Iterator[Text]:
-    """Yield the drawing: where the guest touches, the pages, the slots over them, the array."""
-    arrows = "".join(("▼" if page in touched else "").center(_CELL) for page in range(PAGES_SHOWN))
+def _memory(scene: Scene, touched: set[int], cell: int) -> Iterator[Text]:
+    """Yield the drawing: where the guest touches, the pages, and the slots over them."""
+    arrows = "".join(("▼" if page in touched else "").center(cell) for page in range(PAGES_SHOWN))
     addresses = (f"{page * PAGE_SIZE_BYTES:#x}" for page in range(0, PAGES_SHOWN, _RULED))
-    ruler = "".join(address.ljust(_RULED * _CELL) for address in addresses)
+    ruler = "".join(address.ljust(_RULED * cell) for address in addresses)
     yield _labelled("gpa").append(f" {ruler.rstrip()}", style="dim")
     yield _labelled("").append(arrows.rstrip(), style="not dim bold")
     pages = _labelled("memory")
     for page in range(PAGES_SHOWN):
-        pages.append_text(_page(page, scene))
+        pages.append_text(_page(page, scene, cell))
     yield pages
-    brackets = [" " * _CELL] * PAGES_SHOWN
+    brackets = [" " * cell] * PAGES_SHOWN
     for slot in scene.slots:
         if slot.base_gfn < PAGES_SHOWN:
-            width = slot.npages * _CELL - 2
-            name = f" slot {slot.slot_id} " if slot.npages > 2 else str(slot.slot_id)
+            width = slot.npages * cell - 2
+            name = f" slot {slot.slot_id} "
+            name = name if len(name) < width else str(slot.slot_id)
             drawn = f"└{name.center(width, '─')}┘"
             brackets[slot.base_gfn : slot.base_gfn + slot.npages] = [drawn]
             brackets[slot.base_gfn + 1 : slot.base_gfn + 1] = [""] * (slot.npages - 1)
     yield _labelled("slots").append("".join(brackets).rstrip(), style="not dim")
-    array = _labelled("array")
-    for index, slot in enumerate(scene.slots):
-        array.append(f"[{index}] ", style="dim")
-        array.append(f"slot {slot.slot_id}  ", style=f"not dim {_colour(slot.userspace_addr)}")
-    yield array.append("(front: highest gpa)", style="dim")
 
 
-def _page(page: int, scene: Scene) -> Text:
+def _array(slots: Sequence[Slot]) -> Text:
+    line = _labelled("array")
+    for index, slot in enumerate(slots):
+        line.append(f"[{index}] ", style="dim")
+        line.append(f"slot {slot.slot_id}  ", style=f"not dim {_colour(slot.userspace_addr)}")
+    return line.append("(front: highest gpa)", style="dim")
+
+
+def _tree(slots: Sequence[Slot]) -> Iterator[Text]:
+    """Yield a red-black tree, a line for the nodes of one depth and one for what hangs them."""
+    order = sorted(range(len(slots)), key=lambda at: slots[at].base_gfn)
+    columns = {at: place * _KNOT + _KNOT // 2 for place, at in enumerate(order)}
+
+    def depth(at: int) -> int:
+        return 0 if slots[at].parent < 0 else 1 + depth(slots[at].parent)
+
+    deepest = max((depth(at) for at in order), default=0)
+    for level in range(deepest + 1):
+        if level:
+            yield _labelled("").append(_branches(slots, columns, level, depth), style="dim")
+        line = _labelled("" if level else "tree")
+        for at in order:
+            if depth(at) == level:
+                name = f"{'○' if slots[at].is_red else '●'} slot {slots[at].slot_id}"
+                line.append(" " * (columns[at] - len(name) // 2 + _MARGIN - len(line.plain)))
+                line.append(name, style=f"not dim {_colour(slots[at].userspace_addr)}")
+        yield line
+
+
+def _branches(
+    slots: Sequence[Slot], columns: dict[int, int], level: int, depth: Callable[[int], int]
+) -> str:
+    """Return the line between the nodes of a level and their parents."""
+    line = [" "] * (max(columns.values()) + 1)
+    for parent, middle in columns.items():
+        below = [columns[at] for at in columns if slots[at].parent == parent]
+        if not below or depth(parent) != level - 1:
+            continue
+        first, last = min(*below, middle), max(*below, middle)
+        line[first : last + 1] = "─" * (last - first + 1)
+        line[first] = "┌" if first < middle else "└"
+        line[last] = "┐" if last > middle else "┘"
+        if first < middle < last:
+            line[middle] = "┴"
+    return "".join(line)
+
+
+def _page(page: int, scene: Scene, cell: int) -> Text:
     slot = next((s for s in scene.slots if s.base_gfn <= page < s.base_gfn + s.npages), None)
     if slot is None:
-        return Text("·".center(_CELL), style="dim")
+        return Text("·".center(cell), style="dim")
     within = page - slot.base_gfn
     return Text(
-        f" {_letter(slot.userspace_addr)}{within} ".ljust(_CELL),
+        f"{_letter(slot.userspace_addr)}{within}".center(cell),
         style=f"not dim bold reverse {_colour(slot.userspace_addr)}",
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from markupsafe import Markup
 
+from vmm.host.structure import by_release
 from vmm.report.json import encoded
 from vmm.report.outcomes import ICONS, kind_of, label_of
 from vmm.report.pages import rendered
@@ -36,8 +37,8 @@ def html_report(write: Write) -> Reporter:
 
 def html_text(result: ResultFile) -> str:
     """Return the page."""
-    verdict, kind = _VERDICTS[result.status]
     counted = Counter(map(kind_of, result.scenarios))
+    verdict, kind = _verdict(result.status, counted)
     return rendered(
         "result.html",
         result=result,
@@ -52,6 +53,7 @@ def html_text(result: ResultFile) -> str:
         ],
         subjects=[group["subject"] for group in _groups(result)],
         groups=_groups(result),
+        structure=result.host.memslots or by_release(result.host.kernel),
         rules=[
             {
                 "name": name,
@@ -63,6 +65,15 @@ def html_text(result: ResultFile) -> str:
         ],
         data=json_for_script([_shown(each) for each in result.scenarios]),
     )
+
+
+def _verdict(status: Status, counted: Counter[str]) -> tuple[str, str]:
+    """Return the heading, and the kind whose colour it has: a known issue is no promise kept."""
+    known = counted["known"]
+    if status is Status.PASSED and known:
+        issues = "1 known issue" if known == 1 else f"{known} known issues"
+        return f"This kernel keeps its promises, but for {issues}", "known"
+    return _VERDICTS[status]
 
 
 def json_for_script(value: object) -> Markup:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
+from vmm.host.structure import ARRAY, TREE, by_release
 from vmm.scenario.features import Features
 from vmm.scenario.history import Event, History
 from vmm.scenario.operations import (
@@ -28,6 +29,19 @@ from vmm.verdict.slotmap import Slot, slots_after_each
 
 PAGES_SHOWN = 16
 """The story takes place in the lowest pages of guest-physical memory."""
+
+_IN_THE_ARRAY = {
+    "sorted": "This kernel keeps slots in an array, sorted by gfn, the highest in front.",
+    "moved": "In the array it travels to the front.",
+    "absent": "what says that a slot is absent is the array, not its address.",
+    "deleted": "The entries after it in the array shift one to the front.",
+}
+_IN_THE_TREE = {
+    "sorted": "This kernel finds slots in a red-black tree: lower gfns to the left.",
+    "moved": "In the tree it is taken out, and put in again at its new gfn.",
+    "absent": "what says that a slot is absent is the table of slot ids, not its address.",
+    "deleted": "Its node leaves the tree, which is balanced again.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +64,30 @@ class Scene:
     mappings: tuple[Mapping, ...]
 
 
-def chapters(features: Features) -> tuple[Chapter, ...]:
-    """Return the story for a kernel; it ends differently where address 0 cannot be mapped."""
+def chapters(features: Features, structure: str = TREE) -> tuple[Chapter, ...]:
+    """Return the story for a kernel, which keeps slots in an array or a tree (`structure`).
+
+    It ends differently where address 0 cannot be mapped.
+    """
+    said = _IN_THE_ARRAY if structure == ARRAY else _IN_THE_TREE
     return (
         Chapter(
             "A machine without memory",
             "A new virtual machine has no memory but the corner that its own code lives in (slot "
             "400, far up). The guest reads an address, finds nobody there, and KVM hands the "
-            "access to us: an MMIO exit.",
+            "access to us: an MMIO exit. On a real machine a device might answer.",
             (Touch(_gpa(2) + 0x40),),
         ),
         Chapter(
             "Create a memslot",
-            "A memslot says: these guest-physical pages are that piece of my memory. Now the same "
-            "read finds page 0 of the host memory called amber, and we are not asked.",
+            "A memslot says: these guest-physical pages (gfn 2, 3 and 4) are that piece of my "
+            "memory (the hva where amber begins). Now the same read finds page 0 of amber, and we "
+            "are not asked.",
             (_region(0, 2, 3, Place("amber")), Touch(_gpa(2) + 0x40), Touch(_gpa(4) + 0x40)),
         ),
         Chapter(
             "Create another one",
-            "The array of slots is sorted by guest address, the highest in front. What the guest "
-            "writes is in our memory at once.",
+            f"{said['sorted']} What the guest writes is in our memory at once.",
             (
                 _region(1, 8, 2, Place("blue")),
                 Touch(_gpa(9) + 0x40, "write", value=0xCAFE),
@@ -84,14 +102,14 @@ def chapters(features: Features) -> tuple[Chapter, ...]:
         Chapter(
             "Move",
             "The same slot with another guest address moves, and its content with it. Nobody may "
-            "reach it at the old place any more. In the array it travels to the front.",
+            f"reach it at the old place any more. {said['moved']}",
             (_region(0, 12, 3, Place("amber")), Touch(_gpa(2) + 0x40), Touch(_gpa(12) + 0x40)),
         ),
-        _at_address_zero(features),
+        _at_address_zero(features, said["absent"]),
         Chapter(
             "Delete",
-            "A size of 0 deletes the slot, whatever else the call says. The entries after it in "
-            "the array shift one to the front, and the guest is alone at that address again.",
+            f"A size of 0 deletes the slot, whatever else the call says. {said['deleted']} The "
+            "guest is alone at that address again.",
             (SetUserMemoryRegion(1), Touch(_gpa(9) + 0x40)),
         ),
         Chapter(
@@ -119,7 +137,7 @@ def scenes(history: History) -> Iterator[Scene]:
     """Yield each chapter as it went, as far as the history goes and the model can follow."""
     scenario, features = history.header.scenario, history.header.features
     mappings = (*scenario.mappings, Mapping(GUEST_MAPPING, pages_of(GUEST_SIZE_BYTES)))
-    told = chapters(features)
+    told = chapters(features, structure_of(history))
     ends = accumulate(len(chapter.operations) for chapter in told)
     steps = deque(slots_after_each(history))
     slots: tuple[Slot, ...] = ()
@@ -134,6 +152,13 @@ def scenes(history: History) -> Iterator[Scene]:
         yield Scene(number, chapter, tuple(shown), slots, mappings)
 
 
+def structure_of(history: History) -> str:
+    """Return how the kernel of a history keeps slots, `ARRAY` or `TREE`."""
+    host = history.header.host
+    known = host.get("memslots", ""), by_release(host.get("kernel", ""))
+    return next((each for each in known if each in (ARRAY, TREE)), TREE)
+
+
 def _region(slot: int, page: int, pages: int, hva: Hva) -> SetUserMemoryRegion:
     return SetUserMemoryRegion(slot, _gpa(page), pages * PAGE_SIZE_BYTES, hva)
 
@@ -142,12 +167,12 @@ def _gpa(page: int) -> int:
     return page * PAGE_SIZE_BYTES
 
 
-def _at_address_zero(features: Features) -> Chapter:
+def _at_address_zero(features: Features, absent: str) -> Chapter:
     title = "Userspace address 0"
     if features.zero_page:
         words = (
             "A slot's host memory may lie at any userspace address, and 0 is one like any other: "
-            "what says that a slot is absent is the array, not its address."
+            f"{absent}"
         )
     else:
         words = (

@@ -3,25 +3,36 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from vmm.model.gfntree import Trees
 from vmm.model.model import Model
 from vmm.model.regions import Memslot
-from vmm.scenario.history import Event, History
+from vmm.scenario.history import Done, Event, History
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     Hva,
+    SetUserMemoryRegion,
 )
 from vmm.scenario.words import flags, hva, slot_number
+
+_MOST = 1 << 20
+"""Of slots whose tree is followed: histories that are told in chapters are short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A memslot that exists. ``number`` is its 32-bit number: as_id above, slot id below."""
+    """A memslot that exists. ``number`` is its 32-bit number: as_id above, slot id below.
+
+    ``parent`` is the index of its parent in the kernel's tree by gfn, -1 at the root, and
+    ``is_red`` the colour of its node (see `vmm.model.gfntree`).
+    """
 
     number: int
     base_gfn: int
     npages: int
     userspace_addr: Hva
     flags: int
+    parent: int
+    is_red: bool
 
     @property
     def slot_id(self) -> int:
@@ -45,15 +56,18 @@ def slots_after_each(history: History) -> Iterator[tuple[Event, tuple[Slot, ...]
     The first event that no rule allows comes last, with the slots before it: what exists after it
     is not known.
     """
-    model = Model.of(history.header)
+    model, trees = Model.of(history.header), Trees(_MOST)
     for event in history.events:
         followed = model.follow(event)
-        slots = (slot for space in model.spaces for slot in space)
+        if isinstance(event.operation, SetUserMemoryRegion) and isinstance(event.outcome, Done):
+            trees.follow(event.operation)
+        slots = [slot for space in model.spaces for slot in space]
+        knots = trees.knots([(slot.number, slot.base_gfn) for slot in slots])
         yield (
             event,
             tuple(
-                Slot(slot.number, slot.base_gfn, slot.npages, slot.userspace_addr, slot.flags)
-                for slot in slots
+                Slot(s.number, s.base_gfn, s.npages, s.userspace_addr, s.flags, parent, bool(red))
+                for s, (parent, red) in zip(slots, knots, strict=True)
             ),
         )
         if not followed.fits:

@@ -9,16 +9,18 @@ from itertools import islice
 
 import msgspec
 
+from vmm.model.gfntree import Trees
 from vmm.model.regions import Memslot
 from vmm.model.rules import all_rules
 from vmm.scenario import words
 from vmm.scenario.content import identify
-from vmm.scenario.history import AnyOutcome, Event, Header, Stopped, Touched
+from vmm.scenario.history import AnyOutcome, Done, Event, Header, Stopped, Touched
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
     Execute,
     Inspect,
+    SetUserMemoryRegion,
     Sweep,
     Touch,
 )
@@ -64,7 +66,10 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``origin`` is its index; -1 is what comes before the first, and their number what comes after
     the last. ``rule`` decided it. ``slots`` are those after it, by as_id from the front on; None if
-    they are the same as after the step before. ``touches`` counts those in ``met``. ``differs`` is
+    they are the same as after the step before. ``knots`` are their nodes in the kernel's tree by
+    gfn, which kernels have since 5.17: for each slot, the index of its parent (-1: it is the root),
+    and whether the node is red (1) or black (0); there are none once the slots were too many.
+    ``touches`` counts those in ``met``. ``differs`` is
     the gfn at which the guest met what no rule allows, -1 if it was no access of one page's.
     """
 
@@ -73,6 +78,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: str = ""
     rule: str = ""
     slots: tuple[SlotShown, ...] | None = None
+    knots: tuple[tuple[int, int], ...] = ()
     met: tuple[Met, ...] = ()
     touches: int = 0
     notes: tuple[str, ...] = ()
@@ -107,6 +113,7 @@ class StepRecorder:
         self._left_out = 0
         self._gap: tuple[int, int] | None = None
         self._shown: tuple[SlotShown, ...] | None = None
+        self._trees = Trees(MOST_SLOTS)
         self._begin(None)
 
     def _begin(self, origin: int | None) -> None:
@@ -129,6 +136,8 @@ class StepRecorder:
     def add(self, event: Event, rule: str | None) -> None:
         """Take an event that is judged, and the rule that decided it: None where that ended."""
         op, outcome = event.operation, event.outcome
+        if isinstance(op, SetUserMemoryRegion) and isinstance(outcome, Done):
+            self._trees.follow(op)
         if rule is None:
             self._differs = _gfn_of(op)
         if op == self._own and not self._outcome:
@@ -148,13 +157,16 @@ class StepRecorder:
             self._left_out += 1
             self._shown = None
             return
-        shown = tuple(map(_shown, islice(slots, MOST_SLOTS)))
+        there = list(islice(slots, MOST_SLOTS + 1))
+        shown = tuple(map(_shown, there[:MOST_SLOTS]))
+        is_new = shown != self._shown
         step = Step(
             self._origin,
             words.operation(self._own) if self._own is not None else _outside(self._origin),
             self._outcome,
             self._rule,
-            None if shown == self._shown else shown,
+            shown if is_new else None,
+            self._trees.knots([(s.number, s.base_gfn) for s in there]) if is_new else (),
             tuple(_runs(self._met)),
             self._touches,
             tuple(self._notes),

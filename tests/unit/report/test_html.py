@@ -79,6 +79,31 @@ def test_a_scenario_is_chosen_and_stepped_with_mouse_and_keyboard(
     assert complaints(browser) == []
 
 
+def test_the_tree_of_a_kernel_that_has_one_is_drawn(
+    browser: Chrome, page: Path, tmp_path: Path
+) -> None:
+    opened(browser, page, "#s/create-one/1")
+    tree = one(browser, ".tree svg")
+    assert tree.get_attribute("aria-label") == (
+        "slot 400: black, root; slot 1: red, below slot 400"
+    )
+    assert len(tree.find_elements(By.CSS_SELECTOR, "ellipse")) == 2
+    older = tmp_path / "older.html"
+    host = dataclasses.replace(RUN.host, memslots="array")
+    older.write_text(html_text(result_file(dataclasses.replace(RUN, host=host))), "utf-8")
+    opened(browser, older, "#s/create-one/1")
+    assert browser.find_elements(By.CSS_SELECTOR, ".tree") == []
+    assert "slot 1" in one(browser, ".step [aria-label=Memslots]").text
+
+
+def test_a_known_issue_is_no_promise_kept() -> None:
+    kept = run_of(passed("create-one"))
+    assert "This kernel keeps its promises</p>" in html_text(result_file(kept))
+    known = [each for each in EVERY_KIND if each.verdict.status is Status.KNOWN]
+    text = html_text(result_file(run_of(passed("create-one"), *known)))
+    assert 'verdict known">This kernel keeps its promises, but for 1 known issue</p>' in text
+
+
 def test_what_the_guest_met_and_the_rule_are_told(browser: Chrome, page: Path) -> None:
     opened(browser, page, "#s/create-one/1")
     assert "page 0 of a" in one(browser, ".step [aria-label=Touches]").text

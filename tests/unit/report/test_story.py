@@ -5,8 +5,10 @@ import pytest
 from rich.text import Text
 
 from tests.ideal import FEATURES, ideal_history
+from vmm.cli.demo import recorded
+from vmm.host.structure import ARRAY, TREE
 from vmm.report.demo import WIDTH, in_ascii, opening, scene_lines
-from vmm.report.story import chapters, scenes, story
+from vmm.report.story import chapters, scenes, story, structure_of
 from vmm.scenario.history import Done, History, Refused, Stopped, Touched
 from vmm.scenario.operations import SetUserMemoryRegion
 from vmm.scenario.validate import validate
@@ -15,9 +17,11 @@ from vmm.verdict.judge import Status, judge
 HISTORY = ideal_history(story(FEATURES))
 
 
-def drawn(history: History) -> list[list[str]]:
+def drawn(history: History, structure: str = ARRAY, width: int = WIDTH) -> list[list[str]]:
     """Return each scene as lines without styles."""
-    return [[line.plain for line in scene_lines(scene)] for scene in scenes(history)]
+    return [
+        [line.plain for line in scene_lines(scene, structure, width)] for scene in scenes(history)
+    ]
 
 
 @pytest.mark.parametrize("zero_page", [True, False])
@@ -71,19 +75,55 @@ def test_nothing_at_address_zero_is_told_as_such() -> None:
     (touch,) = (event for event in scene.events if not isinstance(event.outcome, Done))
     outcomes = {"a slot without memory: MMIO exit", "the vCPU stops: EFAULT"}
     assert isinstance(touch.outcome, Touched | Stopped)
-    assert scene_lines(scene)[-2].plain.partition("→ ")[2] in outcomes
+    assert scene_lines(scene, TREE)[-2].plain.partition("→ ")[2] in outcomes
 
 
-def test_no_line_is_wider_than_the_terminal() -> None:
-    lines = [*opening(HISTORY.header.scenario.mappings)]
-    for scene in scenes(HISTORY):
-        lines += scene_lines(scene)
-    assert max(len(line.plain) for line in lines) == WIDTH
+@pytest.mark.parametrize("structure", [ARRAY, TREE])
+@pytest.mark.parametrize("width", [60, WIDTH])
+def test_no_line_is_wider_but_what_is_broken_later(structure: str, width: int) -> None:
+    lines = [line.plain for line in opening(HISTORY.header.scenario.mappings, structure, width)]
+    for scene in drawn(HISTORY, structure, width):
+        lines += [line for line in scene if not line.startswith(("  ioctl", "  array"))]
+    assert max(map(len, lines)) == width
+
+
+def test_the_tree_is_drawn_as_the_kernel_has_it() -> None:
+    assert [line.rstrip() for line in drawn(HISTORY, TREE)[5][-7:-3]] == [
+        "  tree                               ● slot 0",
+        "                            ┌────────────┴────────────┐",
+        "                        ● slot 1                 ● slot 400",
+        "               ┌────────────┘",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "structure"),
+    [
+        ({}, TREE),
+        ({"kernel": "5.16.0-4"}, ARRAY),
+        ({"kernel": "5.17.1"}, TREE),
+        ({"kernel": "5.14.0-500.el9", "memslots": TREE}, TREE),
+        ({"kernel": "6.1", "memslots": "unknown"}, TREE),
+    ],
+)
+def test_the_structure_is_that_of_the_kernel_that_ran(host: dict[str, str], structure: str) -> None:
+    header = msgspec.structs.replace(HISTORY.header, host=host)
+    history = msgspec.structs.replace(HISTORY, header=header)
+    assert structure_of(history) == structure
+    other = "array" if structure == TREE else "red-black tree"
+    assert not any(other in scene.chapter.words for scene in scenes(history))
+
+
+def test_the_recorded_run_is_of_this_story_and_right() -> None:
+    history = recorded()
+    assert history.header.scenario.operations == story(history.header.features).operations
+    assert judge(history).status is Status.PASSED
+    assert len(list(scenes(history))) == len(chapters(FEATURES))
 
 
 def test_ascii_is_ascii_and_keeps_styles() -> None:
     for scene in scenes(HISTORY):
-        for line in scene_lines(scene):
+        for line in scene_lines(scene, TREE):
             plain: Text = in_ascii(line)
             assert plain.plain.isascii()
             assert plain.spans == line.spans

@@ -197,6 +197,33 @@
     return make("div", { class: "scroll" }, make("table", {}, make("thead", {}, head), body));
   }
 
+  // The kernel's red-black tree of slots by gfn: lower gfns to the left. A knot is [parent, is red].
+  function treeOf(index) {
+    if (main.dataset.structure !== "tree") return null;
+    for (let at = index; at >= 0; at--) if (now.steps[at].slots) return now.steps[at].knots || null;
+    return null;
+  }
+  function tree(slots, knots, palette) {
+    const order = slots.map((slot, at) => at).sort((a, b) => slots[a][0] - slots[b][0] || slots[a][2] - slots[b][2]);
+    const depth = (at) => knots[at][0] < 0 ? 0 : 1 + depth(knots[at][0]);
+    const wide = 58, high = 40, deepest = Math.max(...slots.map((slot, at) => depth(at)));
+    const x = (at) => order.indexOf(at) * wide + wide / 2, y = (at) => depth(at) * high + 18;
+    const width = slots.length * wide, height = (deepest + 1) * high + 6;
+    const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
+      "aria-label": slots.map((slot, at) => `slot ${slot[1]}: ${knots[at][1] ? "red" : "black"}, ${knots[at][0] < 0 ? "root" : `below slot ${slots[knots[at][0]][1]}`}`).join("; ") });
+    slots.forEach((slot, at) => {
+      if (knots[at][0] >= 0) svg.append(draw("line", { class: "branch", x1: x(knots[at][0]), y1: y(knots[at][0]), x2: x(at), y2: y(at) }));
+    });
+    slots.forEach((slot, at) => {
+      svg.append(draw("ellipse", { class: knots[at][1] ? "knot red" : "knot", cx: x(at), cy: y(at), rx: 24, ry: 13, fill: palette.get(numberOf(slot)) }),
+        draw("text", { class: "id", x: x(at), y: y(at) + 3.5, "text-anchor": "middle" }, String(slot[1])),
+        draw("text", { class: "gfn", x: x(at), y: y(at) + 23, "text-anchor": "middle" }, hex(slot[2])));
+    });
+    return make("div", { class: "tree" }, make("h3", {}, "The kernel's tree by gfn"),
+      make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Tree of slots" }, svg),
+      make("p", { class: "dim" }, "A red-black tree, as the calls make it: thick is black, dashed is red. Kernels to 5.16 have the array of the table."));
+  }
+
   const ACCESS = { r: "reads", w: "writes", x: "executes" };
   const WHAT = { mmio: "MMIO exit: no usable slot", memory: "memory, no exit", stop: "the vCPU stops" };
   function metTable(each) {
@@ -283,7 +310,8 @@
       wrong ? make("p", { class: "differs" }, make("strong", {}, "Here the kernel and the model part. "), "After this step the slots are not known.") : null,
       ...(each.notes || []).map((note) => make("p", { class: "dim mono" }, note)));
     view.panel.replaceChildren(call,
-      make("section", { class: "box", "aria-label": "Memslots" }, make("h3", {}, "Memslots, from the highest gpa down"), slotTable(slots, before, view.palette)),
+      make("section", { class: "box", "aria-label": "Memslots" }, make("h3", {}, "Memslots, from the highest gpa down"), slotTable(slots, before, view.palette),
+        slots.length > 1 && treeOf(step) && treeOf(step).length === slots.length ? tree(slots, treeOf(step), view.palette) : null),
       make("section", { class: "box", "aria-label": "Touches" }, make("h3", {}, each.touches ? `${each.touches} touches of the guest` : "The guest"), metTable(each)));
     document.getElementById("said").textContent = `Step ${step} of ${now.steps.length - 1}: ${each.call}: ${each.outcome || "done"}. ${slots.length} slots.`;
   }

@@ -1,0 +1,33 @@
+"""How the running kernel keeps memslots: a sorted array (to Linux 5.16), or trees (since 5.17).
+
+Only pictures depend on it: both make the same promises. The kernel's own type information (BTF)
+says so; where there is none, its version does, which a kernel with newer parts may belie.
+"""
+
+import re
+from pathlib import Path
+
+ARRAY, TREE = "array", "tree"
+_SIGNS = ((b"\0gfn_tree\0", TREE), (b"\0used_slots\0", ARRAY))
+_FIRST_WITH_TREES = (5, 17)
+
+
+def memslot_structure(sys: Path, release: str) -> str:
+    """Return `TREE` or `ARRAY`, or an empty string where nothing says so."""
+    for name in ("kvm", "vmlinux"):
+        try:
+            types = (sys / "kernel" / "btf" / name).read_bytes()
+        except OSError:
+            continue
+        for sign, structure in _SIGNS:
+            if sign in types:
+                return structure
+    return by_release(release)
+
+
+def by_release(release: str) -> str:
+    """Return what a kernel of this release usually has; an empty string for what is no release."""
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers is None:
+        return ""
+    return TREE if tuple(map(int, numbers.groups())) >= _FIRST_WITH_TREES else ARRAY
