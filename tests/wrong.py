@@ -1,5 +1,7 @@
 """Answers that are wrong by as little as possible."""
 
+import msgspec
+
 from vmm.scenario.history import (
     AnyOutcome,
     Closed,
@@ -9,6 +11,7 @@ from vmm.scenario.history import (
     Inspected,
     PreFaulted,
     Raced,
+    Ran,
     Refused,
     RingPages,
     RingsReset,
@@ -29,6 +32,8 @@ def wrong(outcome: AnyOutcome) -> AnyOutcome:
             return Done()
         case Touched(value, mmio):
             return Touched(value ^ 1, mmio)
+        case Ran():
+            return msgspec.structs.replace(outcome, bx=outcome.bx ^ 1)
         case Swept(runs, mmio):
             return Swept(runs[:-1], mmio)
         case Stopped():

@@ -28,6 +28,9 @@ NAMES = (
     "other-vms-closed-while-running",
     "other-vms-held-by-a-child",
     "apic-page-of-no-apic",
+    "instructions-where-a-slot-was",
+    "instructions-of-64-bits-over-borders",
+    "instructions-on-memory-that-is-not-there",
 )
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 

@@ -296,8 +296,17 @@ BUGS = (
     Bug(
         ("910c57dfa4d1",),
         "what the kernel wrote for a locked instruction of the guest was not in the dirty log",
+        (
+            Shown(
+                "instructions-are-logged",
+                "each atomic instruction writes a page of its own, which the log must name",
+            ),
+            Shown(
+                "instructions-that-compare-unequal-are-logged",
+                "a comparison that fails is a write all the same",
+            ),
+        ),
         where="where the kernel emulates instructions",
-        gap="the guests write with ordinary instructions: none has a locked one (lock cmpxchg)",
     ),
     Bug(
         ("fcd1ec9cb59c",),

@@ -39,6 +39,7 @@ from vmm.scenario.operations import (
     HarvestDirtyRing,
     HostWrite,
     Inspect,
+    Instruction,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -216,6 +217,8 @@ class _Execution:
                 return [self._machine.sweep(first)]
             case Execute():
                 return [self._machine.execute(first)]
+            case Instruction():
+                return [self._machine.instruct(first)]
             case GetDirtyLog():
                 return [self._machine.get_dirty_log(first)]
             case ClearDirtyLog():

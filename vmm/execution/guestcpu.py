@@ -16,6 +16,7 @@ from guests.windows import Windows
 from kvm_abi.raw import KvmError, PassedMmio
 from kvm_abi.uapi import Ioctl, MemoryExitFlag
 from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock
+from vmm.execution.instructions import END_LENGTH, accesses_of, program, ran, registers_of
 from vmm.kvm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
 from vmm.kvm.registers import Registers
 from vmm.kvm.vcpu import Vcpu
@@ -28,14 +29,17 @@ from vmm.scenario.history import (
     Stopped,
     Swept,
     Touched,
+    joined,
     private_fault,
 )
+from vmm.scenario.instructions import CODE_OFFSET
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     SMM,
     AsId,
     Execute,
+    Instruction,
     PreFaultMemory,
     Sweep,
     Touch,
@@ -132,7 +136,7 @@ class GuestCpu:
         if op.access == "read":
             data = bytes(mailbox.sweep_buffer(self._view)[: op.count * op.width])
             runs = run_lengths(data, op.width)
-        return Swept(runs, _joined(exits.get(0, [])))
+        return Swept(runs, joined(exits.get(0, [])))
 
     def execute(self, op: Execute) -> AnyOutcome:
         """Let the vCPU run the code that the page at ``op.gpa`` carries."""
@@ -154,6 +158,25 @@ class GuestCpu:
                 self._vcpu.finish_exit()
         self._stay_in_mode()
         return _stopped(leaving)
+
+    def instruct(self, op: Instruction) -> AnyOutcome:
+        """Let the guest execute one instruction, and return its outcome."""
+        self.look_at(op.as_id)
+        self._ready = None
+        is_long = op.mode == "long"
+        code = program(op)
+        self._view[CODE_OFFSET : CODE_OFFSET + len(code)] = code
+        begin = registers_of(op, self._windows.address if is_long else int)
+        if is_long:
+            self._vcpu.enter_long_mode(self._windows.cr3, begin)
+        else:
+            self._vcpu.enter_flat_real_mode(self._gpa, begin)
+        end = CODE_OFFSET + len(code) - END_LENGTH
+        leave = self._enter_long if is_long else self._enter_real
+        exits, stops = self._run(_only_one, lambda _: leave(end), 1, accesses_of(op))
+        if 0 in stops:
+            return stops[0]
+        return ran(op, begin, self._vcpu.get_regs(), joined(exits.get(0, [])))
 
     def pre_fault(self, op: PreFaultMemory) -> PreFaulted | Refused:
         """Issue KVM_PRE_FAULT_MEMORY, for what the vCPU sees outside of SMM."""
@@ -188,7 +211,7 @@ class GuestCpu:
         if not exits and not stops:
             return [Touched(value) for value in values]
         return [
-            stops.get(index) or Touched(value, _joined(exits.get(index, [])))
+            stops.get(index) or Touched(value, joined(exits.get(index, [])))
             for index, value in enumerate(values)
         ]
 
@@ -322,18 +345,6 @@ def _only_one(_: int) -> int:
 
 def _leaves_real_mode(touch: PlainTouch) -> bool:
     return touch[0] + mailbox.TOUCH_WIDTHS[touch[1]] > REAL_MODE_END
-
-
-def _joined(exits: list[history.Mmio]) -> tuple[history.Mmio, ...]:
-    """Join exits that follow each other without a gap: kernels split them differently."""
-    joined: list[history.Mmio] = []
-    for each in exits:
-        last = joined[-1] if joined else None
-        if last and last.write == each.write and last.gpa + len(last.data) == each.gpa:
-            joined[-1] = history.Mmio(last.gpa, last.write, last.data + each.data)
-        else:
-            joined.append(each)
-    return tuple(joined)
 
 
 def _errno_name(error: OSError) -> str:

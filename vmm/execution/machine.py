@@ -35,6 +35,7 @@ from vmm.scenario.operations import (
     Execute,
     GetDirtyLog,
     HarvestDirtyRing,
+    Instruction,
     Place,
     PreFaultMemory,
     Race,
@@ -121,6 +122,10 @@ class Machine:
     def execute(self, op: Execute) -> AnyOutcome:
         """Let a vCPU execute the code of a page."""
         return self._cpu(op.vcpu).execute(op)
+
+    def instruct(self, op: Instruction) -> AnyOutcome:
+        """Let a vCPU execute one instruction."""
+        return self._cpu(op.vcpu).instruct(op)
 
     def set_memory_attributes(self, op: SetMemoryAttributes) -> AnyOutcome:
         """Issue KVM_SET_MEMORY_ATTRIBUTES."""

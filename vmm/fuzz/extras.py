@@ -14,6 +14,7 @@ from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import SHOWN, Pools
 from vmm.fuzz.world import World
 from vmm.scenario.features import Features
+from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
@@ -32,6 +33,7 @@ from vmm.scenario.operations import (
     EnableCap,
     HarvestDirtyRing,
     HostChangeKind,
+    Instruction,
     MapGuestMemfd,
     MappingKind,
     Place,
@@ -135,9 +137,14 @@ class Extras:
 
     def meanwhile(self, operation: AnyOperation) -> Iterator[AnyOperation]:
         """Yield the emptying of rings that ``operation`` may have brought near their end."""
-        if "rings" not in self._pools.tastes or not isinstance(operation, Touch | Sweep):
+        if "rings" not in self._pools.tastes:
             return
-        if operation.access == "write" or self._features.reads_make_dirty:
+        if isinstance(operation, Instruction):
+            # What it reads and what it writes, each over a border.
+            self._writes += 4 * INSTRUCTIONS[operation.name].times * operation.count
+        elif not isinstance(operation, Touch | Sweep):
+            return
+        elif operation.access == "write" or self._features.reads_make_dirty:
             self._writes += operation.count if isinstance(operation, Sweep) else 1
         if self._writes >= _MOST_WRITES:
             self._writes = 0

@@ -4,8 +4,10 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 from vmm.fuzz.dice import Dice
+from vmm.fuzz.instructions import Instructions
 from vmm.fuzz.pools import GUEST, REACH, Pools
 from vmm.fuzz.world import World
+from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     LOG_DIRTY_PAGES,
@@ -47,6 +49,10 @@ class Looks:
         self._writes = dice.pick((0.1, 0.4, 0.4, 0.7))
         self._other = dice.pick((0.0, 0.05, 0.2))
         self._logs = dice.pick((0.05, 0.3, 0.6))
+        self._instructions = 0.0
+        if pools.tastes.isdisjoint(("memfds", "internal")):
+            self._instructions = dice.pick((0.0, 0.05, 0.2, 0.5))
+        self._one = Instructions(dice, pools, world)
         self._clears = pools.manual_log or dice.chance(0.1)
         # Code that could be zeros is not executed, nor a halt where the kernel waits for more.
         self._executes = pools.tastes.isdisjoint(("memfds", "host", "internal"))
@@ -111,8 +117,11 @@ class Looks:
             return spaces[0]
         return SMM if (as_id_of(call.slot) == SMM) is self._dice.chance(0.6) else 0
 
-    def _touch(self, page: int, as_id: AsId) -> Iterator[Touch]:
+    def _touch(self, page: int, as_id: AsId) -> Iterator[AnyOperation]:
         dice = self._dice
+        if self._instructions and dice.chance(self._instructions):
+            yield from self._instruction(page, as_id)
+            return
         width = dice.pick(_WIDTHS)
         gpa = page + dice.pick(_STRADDLING if dice.chance(0.1) else _OFFSETS)
         if not within_reach(gpa, width, self._pools.reach):
@@ -123,6 +132,17 @@ class Looks:
                 yield Touch(gpa, width=width, vcpu=self._vcpu(), as_id=as_id)
         else:
             yield Touch(gpa, width=width, vcpu=self._vcpu(), as_id=as_id)
+
+    def _instruction(self, page: int, as_id: AsId) -> Iterator[AnyOperation]:
+        """Yield an instruction, if it is within reach, and perhaps a look at what it did."""
+        operation = self._one.at(page, self._vcpu(), as_id)
+        reach = self._pools.reach
+        if all(within_reach(gpa, length, reach) for gpa, length in accessed(operation)):
+            yield operation
+            if self._dice.chance(0.3):
+                gpa = min(operation.gpa, reach - 4)
+                if within_reach(gpa, 4, reach):
+                    yield Touch(gpa, vcpu=self._vcpu(), as_id=as_id)
 
     def _vcpu(self) -> int:
         """Return which vCPU touches: of several, the first one most often."""

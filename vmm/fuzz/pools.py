@@ -54,7 +54,7 @@ class Pools:
 
     ``manual_log`` says whether the dirty log is cleared by hand, ``spaces`` which address spaces
     the guest looks at, ``tastes`` what else the scenario is about, and ``reach`` where the gpas
-    end that it touches.
+    end that it touches. ``has_long`` says whether there are guests in 64-bit mode.
     """
 
     slots: tuple[int, ...]
@@ -69,6 +69,7 @@ class Pools:
     spaces: tuple[AsId, ...] = (0,)
     tastes: frozenset[str] = frozenset()
     reach: int = REACH
+    has_long: bool = False
 
 
 def draw(dice: Dice, features: Features) -> Pools:
@@ -95,6 +96,7 @@ def draw(dice: Dice, features: Features) -> Pools:
         spaces,
         tastes,
         reach,
+        features.touch_limit > REACH,
     )
 
 

@@ -46,6 +46,7 @@ _DATA_SELECTOR = 0x10
 
 _PAGED_CR0 = 0x8001_0031  # PG, WP, NE, ET, PE
 _CR4_PAE = 1 << 5
+_CR4_SSE = 1 << 9 | 1 << 10  # OSFXSR, OSXMMEXCPT
 _EFER_LONG = 1 << 8 | 1 << 10  # LME, LMA
 
 
@@ -73,6 +74,16 @@ def set_big_real_mode(sregs: CData) -> None:
         segment.limit, segment.type, segment.g = _REAL_LIMIT, kind, 0
 
 
+def set_flat_stack(sregs: CData, is_flat: bool) -> None:
+    """Give big real mode a stack segment like its data segments, or make it usual again.
+
+    The base of a usual one is to be set.
+    """
+    stack = sregs.ss
+    stack.base, stack.selector = 0, 0
+    stack.limit, stack.g, stack.db = (_FLAT_LIMIT, 1, 1) if is_flat else (_REAL_LIMIT, 0, 0)
+
+
 def set_long_mode(sregs: CData) -> None:
     """Turn the reset state in a `struct kvm_sregs *` into 64-bit mode, for any CR3.
 
@@ -85,7 +96,7 @@ def set_long_mode(sregs: CData) -> None:
         segment.type = _CODE if name == "cs" else _DATA
         segment.l, segment.db = (1, 0) if name == "cs" else (0, 1)
     sregs.idt.limit = 0
-    sregs.cr0, sregs.cr4, sregs.efer = _PAGED_CR0, _CR4_PAE, _EFER_LONG
+    sregs.cr0, sregs.cr4, sregs.efer = _PAGED_CR0, _CR4_PAE | _CR4_SSE, _EFER_LONG
 
 
 def set_code_base(sregs: CData, base: int) -> None:

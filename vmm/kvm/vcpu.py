@@ -16,6 +16,7 @@ from vmm.kvm.registers import (
     registers_of,
     set_big_real_mode,
     set_code_base,
+    set_flat_stack,
     set_long_mode,
 )
 
@@ -220,6 +221,20 @@ class Vcpu(Closing):
         raw.ioctl(self.fd, Ioctl.SET_SREGS, real_mode)
         regs = raw.new("struct kvm_regs *", {"rip": rip, "rflags": RFLAGS_ALWAYS_SET})
         raw.ioctl(self.fd, Ioctl.SET_REGS, regs)
+
+    def enter_flat_real_mode(self, base: int, registers: Registers) -> None:
+        """Set up big real mode with code at `base`, and a stack segment that is flat, too.
+
+        The stack pointer has 32 bits and is a gpa.
+        """
+        sregs = self._modes()[0]
+        set_code_base(sregs, base)
+        set_flat_stack(sregs, True)
+        try:
+            raw.ioctl(self.fd, Ioctl.SET_SREGS, sregs)
+        finally:
+            set_flat_stack(sregs, False)
+        self.set_regs(registers)
 
     def enter_long_mode(self, cr3: int, registers: Registers) -> None:
         """Set up 64-bit mode with page tables at the gpa `cr3`, flat segments, and no IDT.

@@ -15,7 +15,14 @@ from vmm.model.regions import Memslot
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.content import MMIO_FILL, STUB_LENGTH, STUB_OFFSET, run_lengths, stub_identity
 from vmm.scenario.history import Mmio, Stopped, Swept, Touched, private_fault
-from vmm.scenario.operations import PAGE_SIZE_BYTES, Execute, PreFaultMemory, Sweep, Touch
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    Execute,
+    Instruction,
+    PreFaultMemory,
+    Sweep,
+    Touch,
+)
 
 REACH = documented("reach", "a gpa in a slot reaches exactly that page of the slot's host memory")
 HOLE = documented(
@@ -98,12 +105,12 @@ class Accesses:
             return _private_fault(op, pieces[0])
         if write:
             data = _element(op.value, op.width)
-            exits = () if rule is REACH else _exits(pieces, data)
-            usual = Allowed(Touched(0, exits), rule, partial(self._written, op, pieces, data))
+            exits = () if rule is REACH else exits_of(pieces, data)
+            usual = Allowed(Touched(0, exits), rule, partial(self.written, op, pieces, data))
         else:
-            value = int.from_bytes(self._read(pieces), "little")
-            exits = () if rule is REACH else _exits(pieces)
-            usual = Allowed(Touched(value, exits), rule, partial(self._was_read, op.vcpu, pieces))
+            value = int.from_bytes(self.read(pieces), "little")
+            exits = () if rule is REACH else exits_of(pieces)
+            usual = Allowed(Touched(value, exits), rule, partial(self.was_read, op.vcpu, pieces))
         if self._devices() and may_answer(op.gpa, op.gpa + op.width):
             usual = _answered(op, pieces, usual)
         elif pieces[0].changed or pieces[-1].changed:
@@ -126,19 +133,19 @@ class Accesses:
         if write:
             data = element * op.count
             usual = Allowed(
-                Swept((), _exits(pieces, data)), rule, partial(self._written, op, pieces, data)
+                Swept((), exits_of(pieces, data)), rule, partial(self.written, op, pieces, data)
             )
         else:
-            runs = run_lengths(self._read(pieces), op.width)
-            read = partial(self._was_read, op.vcpu, pieces)
-            usual = Allowed(Swept(runs, _exits(pieces)), rule, read)
+            runs = run_lengths(self.read(pieces), op.width)
+            read = partial(self.was_read, op.vcpu, pieces)
+            usual = Allowed(Swept(runs, exits_of(pieces)), rule, read)
         if not _may_fault(pieces, write):
             return (usual,)
         begun = _before_fault(pieces, op.width, op.gpa)
         done = (
-            partial(self._written, op, begun, element * op.count)
+            partial(self.written, op, begun, element * op.count)
             if write
-            else partial(self._was_read, op.vcpu, pieces)
+            else partial(self.was_read, op.vcpu, pieces)
         )
         return (usual, Allowed(Stopped("EFAULT"), rule, done))
 
@@ -153,12 +160,12 @@ class Accesses:
         value = stub_identity(self._contents.read(piece.mapping, piece.offset, piece.length))
         if value is None:
             return ()
-        return (Allowed(Touched(value), REACH, partial(self._was_read, op.vcpu, (piece,))),)
+        return (Allowed(Touched(value), REACH, partial(self.was_read, op.vcpu, (piece,))),)
 
     def pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
         """Return what mapping a range ahead may come to; a log may take that for a read."""
         pieces = tuple(self._mappable(op))
-        read = partial(self._was_read, op.vcpu, pieces)
+        read = partial(self.was_read, op.vcpu, pieces)
         return tuple(Allowed(each.outcome, each.rule, read) for each in progress(op, pieces))
 
     def _mappable(self, op: PreFaultMemory) -> Iterator[Piece]:
@@ -169,7 +176,12 @@ class Accesses:
             if piece.kind != "memory":
                 return
 
-    def _read(self, pieces: Iterable[Piece]) -> bytes:
+    def pieces(self, gpa: int, length: int) -> tuple[Piece, ...]:
+        """Return what a range of gpas is made of."""
+        return self._backing.pieces(self._slots, gpa, length)
+
+    def read(self, pieces: Iterable[Piece]) -> bytes:
+        """Return what the guest reads there: of all that is no memory, what exits are answered."""
         return b"".join(
             [
                 self._contents.read(piece.mapping, piece.offset, piece.length)
@@ -179,7 +191,7 @@ class Accesses:
             ]
         )
 
-    def _was_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
+    def was_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
         """Note which slots were looked up, and which pages may be reported as read from now on."""
         for piece in pieces:
             if piece.slot is None:
@@ -189,7 +201,9 @@ class Accesses:
                 page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
                 self._tracking.read(vcpu, piece.slot, page)
 
-    def _written(self, op: Touch | Sweep, pieces: Iterable[Piece], data: bytes) -> None:
+    def written(
+        self, op: Touch | Sweep | Instruction, pieces: Iterable[Piece], data: bytes
+    ) -> None:
         """Write ``data`` where the pieces lie in writable memory, and mark those pages dirty."""
         at = 0
         for piece in pieces:
@@ -209,13 +223,13 @@ class Accesses:
 def _answered(op: Touch, pieces: tuple[Piece, ...], usual: Allowed) -> Allowed:
     """Return what a touch comes to parts of which the I/O APIC answers in the kernel."""
     write = op.access == "write"
-    asked = [each for each in pieces if _leaves_memory(each, write) and answers(each)]
+    asked = [each for each in pieces if leaves_memory(each, write) and answers(each)]
     outcome = usual.outcome
     if not asked or not isinstance(outcome, Touched):
         return usual
     data = _element(op.value, op.width) if write else None
     # The registers begin with a page, and end within it.
-    exits = () if pieces[0] in asked else _exits(pieces[:1], data)
+    exits = () if pieces[0] in asked else exits_of(pieces[:1], data)
     unknown = 0 if write else unknown_bits(op.gpa, asked)
     return Allowed(Touched(outcome.value & ~unknown, exits, unknown), IOAPIC, usual.adopt)
 
@@ -232,22 +246,23 @@ def _private_fault(op: Touch, piece: Piece) -> tuple[Allowed, ...]:
     if piece.slot is not None:
         return (fault,)
     if op.access == "write":
-        return (fault, Allowed(Touched(0, _exits((piece,), _element(op.value, op.width))), rule))
+        return (fault, Allowed(Touched(0, exits_of((piece,), _element(op.value, op.width))), rule))
     value = int.from_bytes(_FILL * op.width, "little")
-    return (fault, Allowed(Touched(value, _exits((piece,))), rule))
+    return (fault, Allowed(Touched(value, exits_of((piece,))), rule))
 
 
-def _leaves_memory(piece: Piece, write: bool) -> bool:
+def leaves_memory(piece: Piece, write: bool) -> bool:
+    """Whether an access exits there."""
     return piece.kind != "memory" or (write and piece.readonly)
 
 
-def _exits(pieces: Iterable[Piece], written: bytes | None = None) -> tuple[Mmio, ...]:
+def exits_of(pieces: Iterable[Piece], written: bytes | None = None) -> tuple[Mmio, ...]:
     """Return the MMIO exits of an access, adjacent ones joined; ``written`` is None for a read."""
     exits: list[Mmio] = []
     at = 0
     write = written is not None
     for piece in pieces:
-        if _leaves_memory(piece, write):
+        if leaves_memory(piece, write):
             data = _FILL * piece.length if written is None else written[at : at + piece.length]
             if exits and exits[-1].gpa + len(exits[-1].data) == piece.gpa:
                 exits[-1] = Mmio(exits[-1].gpa, write, exits[-1].data + data)

@@ -20,6 +20,7 @@ from vmm.model.attributes import set_attributes
 from vmm.model.backing import Backing
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
+from vmm.model.instructions import outcomes
 from vmm.model.internal import InternalSlots
 from vmm.model.ioapic import may_answer
 from vmm.model.memfds import GUEST_MEMFD_OVERLAP, GuestMemfds
@@ -40,6 +41,7 @@ from vmm.model.rings import RING_EXACT, no_ring_to_reset
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
 from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Raced, Refused, RingPages
+from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     CHURN_GFNS,
     GUEST_MEMFD,
@@ -61,6 +63,7 @@ from vmm.scenario.operations import (
     HostWrite,
     Hva,
     Inspect,
+    Instruction,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -101,7 +104,7 @@ NOTHING_USED_UP = source(
 )
 
 
-_BY_A_VCPU = Touch | Sweep | Execute | HarvestDirtyRing | PreFaultMemory
+_BY_A_VCPU = Touch | Sweep | Execute | Instruction | HarvestDirtyRing | PreFaultMemory
 
 
 class Followed(msgspec.Struct, frozen=True, gc=False):
@@ -183,7 +186,7 @@ class Model:
         match operation:
             case SetUserMemoryRegion():
                 return self._region(operation)
-            case Touch() | Sweep() | Execute():
+            case Touch() | Sweep() | Execute() | Instruction():
                 return self._by_vcpu(operation.vcpu, self._access(operation))
             case Inspect():
                 return (self._inspect(),)
@@ -310,9 +313,13 @@ class Model:
         self._internal.use_vcpu(vcpu)
         adopt()
 
-    def _access(self, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
+    def _access(self, op: Touch | Sweep | Execute | Instruction) -> tuple[Allowed, ...]:
+        if op.as_id >= len(self._spaces):
+            return ()
+        if isinstance(op, Instruction):
+            return self._instruction(op)
         end = access_end(op)
-        if op.as_id >= len(self._spaces) or self._internal.reached(op.vcpu, op.gpa, end - op.gpa):
+        if self._internal.reached(op.vcpu, op.gpa, end - op.gpa):
             return ()
         usual = _outcomes(self._accesses[op.as_id], op)
         if op.as_id == SMM:
@@ -322,6 +329,13 @@ class Model:
         if self._internal.irqchip:
             return ()
         return either(usual, _outcomes(self._emulated[op.as_id], op))
+
+    def _instruction(self, op: Instruction) -> tuple[Allowed, ...]:
+        for gpa, length in accessed(op):
+            if self._internal.reached(op.vcpu, gpa, length) or is_apic_page(gpa, gpa + length):
+                return ()
+        usual = outcomes(self._accesses[op.as_id], op, self._internal.irqchip)
+        return inside_smm(usual) if op.as_id == SMM else usual
 
     def _pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
         refused = refusal(op, self.features)

@@ -7,6 +7,7 @@ from vmm.model import (
     attributes,
     backing,
     dirty,
+    instructions,
     internal,
     ioapic,
     kernelslots,
@@ -20,7 +21,19 @@ from vmm.model.races import judge as races, rings as race_rings
 from vmm.model.rule import Rule
 
 _MODULES = (
-    *(regions, memfds, backing, accesses, apicpage, model, dirty, rings, races, race_rings),
+    *(
+        regions,
+        memfds,
+        backing,
+        accesses,
+        instructions,
+        apicpage,
+        model,
+        dirty,
+        rings,
+        races,
+        race_rings,
+    ),
     *(internal, ioapic, prefault, attributes, allowed, kernelslots),
 )
 

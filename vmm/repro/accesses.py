@@ -5,11 +5,40 @@ from collections.abc import Sequence
 from vmm.repro.account import Account
 from vmm.repro.cnames import data, unsigned
 from vmm.repro.expectations import Expectation
-from vmm.scenario.history import Mmio, Stopped, Swept, Touched
-from vmm.scenario.operations import REAL_MODE_END, Execute, Sweep, Touch, access_end
+from vmm.scenario.history import Mmio, Ran, Stopped, Swept, Touched
+from vmm.scenario.instructions import ARITHMETIC, INSTRUCTIONS, operands
+from vmm.scenario.operations import REAL_MODE_END, Execute, Instruction, Sweep, Touch, access_end
 
-_Ended = Touched | Swept
+_Ended = Touched | Swept | Ran
 _UNKNOWN = -1
+_ADDRESSES = ("rsp", "rsi", "rdi")
+_REASONS = {"internal-error": "exit reason 17"}
+"""How a program says why a vCPU stopped, where that is not the name that histories have."""
+
+
+def instruction(account: Account, op: Instruction, step: Expectation) -> list[str]:
+    """Return the statements of one instruction."""
+    is_long = op.mode == "long"
+    account.use("farinstruction" if is_long else "instruction")
+    row = INSTRUCTIONS[op.name]
+    registers = [
+        f".{name} = {_register(value, is_long and name in _ADDRESSES)}"
+        for name, value in operands(op, op.gpa, op.source).items()
+        if value
+    ]
+    flags = 0x402 if op.down else 2
+    code = row.before + row.code(op) + row.after
+    values = ", ".join([*registers, f".rflags = {flags:#x}"])
+    function = "guest_runs_far" if is_long else "guest_runs"
+    return [
+        *_mode(account, op, step),
+        f"{function}({op.vcpu}, {data(code)}, {len(code)}, (struct kvm_regs){{{values}}});",
+        *_accessed(account, step),
+    ]
+
+
+def _register(value: int, is_address: bool) -> str:
+    return f"address_of({unsigned(value)})" if is_address else unsigned(value)
 
 
 def access(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> list[str]:
@@ -22,7 +51,9 @@ def access(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> 
     return [*_mode(account, op, step), call, *_accessed(account, step)]
 
 
-def _mode(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> list[str]:
+def _mode(
+    account: Account, op: Touch | Sweep | Execute | Instruction, step: Expectation
+) -> list[str]:
     """Return the switch to the address space of an access, if the vCPU sees another one."""
     known = account.as_ids.get(op.vcpu, 0)
     # A vCPU that stops may leave system management mode by itself.
@@ -82,7 +113,7 @@ def _accessed(account: Account, step: Expectation) -> list[str]:
     usual = [each for each in outcomes if isinstance(each, _Ended)]
     if not outcomes:
         return []
-    if any(stop != "EFAULT" for stop in stops) and not isinstance(step.operation, Execute):
+    if any(stop.startswith("private") for stop in stops):
         account.use("privatefault")
     if not usual and isinstance(step.operation, Touch):
         account.use("onlystopped")
@@ -95,7 +126,8 @@ def _accessed(account: Account, step: Expectation) -> list[str]:
         return lines
     account.use("stopped")
     inner = [f"\t{line}" for line in lines]
-    return [f'if (!stopped("{stops[0]}")) {{', *inner, "}"]
+    whether = " && ".join(f'!stopped("{_REASONS.get(stop, stop)}")' for stop in stops)
+    return [f"if ({whether}) {{", *inner, "}"]
 
 
 def _one_of(account: Account, step: Expectation, outcomes: list[_Ended]) -> list[str]:
@@ -109,6 +141,8 @@ def _one_of(account: Account, step: Expectation, outcomes: list[_Ended]) -> list
 
 
 def _usual(account: Account, step: Expectation, outcome: _Ended) -> list[str]:
+    if isinstance(outcome, Ran):
+        return _ran(account, outcome)
     account.use("value", *(("mmio",) if outcome.mmio else ()))
     lines = [_mmio(each) for each in outcome.mmio]
     if isinstance(outcome, Touched) and outcome.unknown:
@@ -123,6 +157,15 @@ def _usual(account: Account, step: Expectation, outcome: _Ended) -> list[str]:
         lines.append(f"expect_elements({first}, {times}, {width}, {unsigned(value)});")
         first += times
     return lines
+
+
+def _ran(account: Account, ran: Ran) -> list[str]:
+    account.use("registers", *(("mmio",) if ran.mmio else ()))
+    mask = ARITHMETIC & ~ran.undefined
+    ways = ", ".join(map(str, (ran.sp, ran.si, ran.di)))
+    held = ", ".join(map(unsigned, (ran.ax, ran.bx, ran.cx, ran.dx)))
+    flags = f"{ran.flags & mask:#x}, {mask:#x}"
+    return [*(_mmio(each) for each in ran.mmio), f"expect_registers({held}, {ways}, {flags});"]
 
 
 def _mmio(each: Mmio) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import assert_never
 
-from vmm.repro.accesses import access, writes
+from vmm.repro.accesses import access, instruction, writes
 from vmm.repro.account import Account, InexpressibleError
 from vmm.repro.cnames import CNames, create_vm, data, flags, unsigned
 from vmm.repro.expectations import Expectation
@@ -25,6 +25,7 @@ from vmm.scenario.operations import (
     HarvestDirtyRing,
     HostWrite,
     Inspect,
+    Instruction,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -96,6 +97,8 @@ class Statements:
                 return [account.checked(self._region(op), step)]
             case Touch() | Sweep() | Execute():
                 return access(account, op, step)
+            case Instruction():
+                return instruction(account, op, step)
             case HostWrite():
                 if isinstance(step.chosen, Refused):
                     return ["/* Nothing is mapped there, so nothing is written. */"]

@@ -31,6 +31,7 @@ from vmm.scenario.operations import (
     HostAction,
     HostWrite,
     Inspect,
+    Instruction,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -251,6 +252,9 @@ class _Account:
             case Touch() | Execute():
                 self._us += _TOUCH_US
                 self._bytes += _TOUCH_BYTES
+            case Instruction():
+                self._us += 4 * _CALL_US + op.count * _EXIT_US
+                self._bytes += _TOUCH_BYTES + op.count * _ELEMENT_BYTES
             case Sweep():
                 self._us += _CALL_US + op.count * _EXIT_US
                 self._bytes += op.count * _ELEMENT_BYTES

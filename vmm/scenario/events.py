@@ -20,6 +20,7 @@ from vmm.scenario.history import (
     Mmio,
     PreFaulted,
     Raced,
+    Ran,
     Refused,
     RingPages,
     RingsReset,
@@ -96,6 +97,8 @@ class EventChecker:
                 return "" if number in range(_MAX_ERRNO + 1) else f".errno: {number} is none"
             case Touched(value, mmio):
                 return _outside("value", (value,), _WORD) or _exits(mmio)
+            case Ran():
+                return _ran(outcome) or _exits(outcome.mmio)
             case Swept(runs, mmio):
                 return _outside("runs", (n for run in runs for n in run), _WORD) or _exits(mmio)
             case DirtyPages(pages, perhaps, words):
@@ -199,6 +202,12 @@ def _calls(calls: Iterable[Call]) -> str:
 def _ring(ring: RingPages) -> str:
     numbers = (number for page in (*ring.pages, *ring.perhaps) for number in page)
     return _outside("pages", (*numbers, ring.full, ring.entries), _WORD)
+
+
+def _ran(ran: Ran) -> str:
+    registers = (ran.ax, ran.bx, ran.cx, ran.dx, ran.flags, ran.undefined)
+    ways = (abs(way) for way in (ran.sp, ran.si, ran.di))
+    return _outside("registers", (*registers, *ways), _LONG)
 
 
 def _exits(mmio: Iterable[Mmio]) -> str:

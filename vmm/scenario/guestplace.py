@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     CHURN_GFNS,
     GUEST_SIZE_BYTES,
@@ -17,6 +18,7 @@ from vmm.scenario.operations import (
     Churn,
     Execute,
     Guest,
+    Instruction,
     PreFaultMemory,
     Race,
     Scenario,
@@ -108,6 +110,8 @@ def ranges_of(operations: Iterable[AnyOperation]) -> Iterator[Range]:
                 yield from _possible(op.guest_phys_addr, op.memory_size)
             case Touch() | Sweep() | Execute():
                 yield op.gpa, access_end(op)
+            case Instruction():
+                yield from ((gpa, gpa + length) for gpa, length in accessed(op))
             case PreFaultMemory():
                 yield from _possible(op.gpa, op.size)
             case SetMemoryAttributes():

@@ -5,6 +5,8 @@ outcome. It can be judged again, elsewhere and later, without a kernel. Nothing 
 of a reference cycle, so the garbage collector is spared the sight of it (``gc=False``).
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from vmm.scenario.features import Features
@@ -62,6 +64,36 @@ class Touched(Outcome, frozen=True, tag="touched", gc=False):
         )
 
 
+class Ran(Outcome, frozen=True, tag="ran", gc=False):
+    """An instruction ended.
+
+    ``ax``, ``bx``, ``cx`` and ``dx`` are what those registers held then, ``sp``, ``si`` and ``di``
+    how far those went, ``flags`` the arithmetic flags. The model sets in ``undefined`` those flags
+    that may be anything.
+    """
+
+    ax: int = 0
+    bx: int = 0
+    cx: int = 0
+    dx: int = 0
+    sp: int = 0
+    si: int = 0
+    di: int = 0
+    flags: int = 0
+    mmio: tuple[Mmio, ...] = ()
+    undefined: int = 0
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether the same was observed, but for the flags that are not defined."""
+        if not isinstance(observed, Ran):
+            return False
+        mask = ~self.undefined
+        flags = observed.flags & mask
+        return msgspec.structs.replace(
+            observed, flags=flags, undefined=0
+        ) == msgspec.structs.replace(self, flags=self.flags & mask, undefined=0)
+
+
 class Swept(Outcome, frozen=True, tag="swept", gc=False):
     """A sweep ended. ``runs`` is what it read: (element, how often), in order."""
 
@@ -78,6 +110,18 @@ class Stopped(Outcome, frozen=True, tag="stopped", gc=False):
     def admits(self, observed: "AnyOutcome") -> bool:
         """Why a vCPU stopped has no fixed detail."""
         return isinstance(observed, Stopped) and observed.reason == self.reason
+
+
+def joined(exits: Iterable[Mmio]) -> tuple[Mmio, ...]:
+    """Join exits that follow each other without a gap: kernels split them differently."""
+    found: list[Mmio] = []
+    for each in exits:
+        last = found[-1] if found else None
+        if last and last.write == each.write and last.gpa + len(last.data) == each.gpa:
+            found[-1] = Mmio(last.gpa, last.write, last.data + each.data)
+        else:
+            found.append(each)
+    return tuple(found)
 
 
 def private_fault(gpa: int, size: int) -> Stopped:
@@ -244,6 +288,7 @@ AnyOutcome = (
     Done
     | Refused
     | Touched
+    | Ran
     | Swept
     | Stopped
     | DirtyPages

@@ -1,6 +1,6 @@
 """What every operation is."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -8,6 +8,8 @@ HEXADECIMAL = "hexadecimal"
 
 Hex = Annotated[int, msgspec.Meta(extra={HEXADECIMAL: True})]
 """A number that people read in hexadecimal, such as a gpa, a size or flags: in files it is so."""
+
+AsId = Literal[0, 1]
 
 
 class Operation(

@@ -4,13 +4,15 @@ One operation mirrors one system call or one action of a guest or of the host. T
 "create" and no "move" here: those are what the model derives from its state, so that every
 operation is legal in every state and a failing scenario is minimised by leaving operations out.
 
-All of them are imported from here, those of the two modules beside this one, too.
+All of them are imported from here, those of the modules beside this one, too.
 """
 
 from typing import Literal
 
 import msgspec
 
+from vmm.scenario.instruction_operation import Instruction as Instruction
+from vmm.scenario.instructions import accessed
 from vmm.scenario.memfd_operations import (
     ATTRIBUTE_PRIVATE as ATTRIBUTE_PRIVATE,
     MEMFD_INIT_SHARED as MEMFD_INIT_SHARED,
@@ -21,7 +23,7 @@ from vmm.scenario.memfd_operations import (
     PunchGuestMemfd as PunchGuestMemfd,
     SetMemoryAttributes as SetMemoryAttributes,
 )
-from vmm.scenario.operation import Hex, Operation
+from vmm.scenario.operation import AsId as AsId, Hex, Operation
 from vmm.scenario.vm_operations import (
     CHURN_GFNS as CHURN_GFNS,
     CapName as CapName,
@@ -57,8 +59,6 @@ REAL_MODE_END = 1 << 32
 
 SMM: Literal[1] = 1
 """The as_id of what a vCPU sees in system management mode; outside of it that is as_id 0."""
-
-AsId = Literal[0, 1]
 
 WINDOW_STEP_BYTES = 1 << 21
 """A guest in 64-bit mode maps gpas in stretches of this size, of which it has a limited number."""
@@ -286,6 +286,7 @@ AnyOperation = (
     | Touch
     | Sweep
     | Execute
+    | Instruction
     | HostWrite
     | ChangeHostMemory
     | Race
@@ -379,6 +380,8 @@ def access_end(operation: AnyOperation) -> int:
             return operation.gpa + operation.count * operation.width
         case Execute():
             return operation.gpa + PAGE_SIZE_BYTES
+        case Instruction():
+            return max((gpa + length for gpa, length in accessed(operation)), default=0)
         case Race():
             return max(access_end(op) for guest in operation.guests for op in guest.program)
         case _:

@@ -23,6 +23,7 @@ from vmm.scenario.operations import (
     CreateVcpu,
     EnableCap,
     Inspect,
+    Instruction,
     Mapping,
     NewVm,
     Place,
@@ -165,11 +166,19 @@ def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
     """Return what a scenario's accesses need that lies beyond the guests' reach, as a phrase."""
     highest = max((access_end(op) for op in scenario.operations), default=0)
     if highest <= touch_limit:
+        if touch_limit <= REAL_MODE_END and any(map(_is_long, scenario.operations)):
+            return "guests in 64-bit mode"
         return ""
     return f"a guest that reaches gpa {highest - 1:#x} (here they end at {touch_limit:#x})"
 
 
+def _is_long(op: AnyOperation) -> bool:
+    return isinstance(op, Instruction) and op.mode == "long"
+
+
 def _is_beyond_real_mode(op: AnyOperation) -> bool:
+    if _is_long(op):
+        return True
     if isinstance(op, SetUserMemoryRegion):
         # The page after a region is surveyed, too.
         return op.guest_phys_addr + op.memory_size + PAGE_SIZE_BYTES > REAL_MODE_END

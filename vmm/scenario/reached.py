@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping as MappingOf
 from itertools import chain
 
+from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -16,6 +17,7 @@ from vmm.scenario.operations import (
     GuestThread,
     HostThread,
     HostWrite,
+    Instruction,
     Mapping,
     Place,
     PreFaultMemory,
@@ -131,6 +133,11 @@ def _gfns(op: AnyOperation) -> Iterable[int]:
     match op:
         case Touch() | Sweep() | Execute():
             return range(pages_of(op.gpa), pages_of(access_end(op) - 1) + 1)
+        case Instruction():
+            ranges = (
+                range(pages_of(gpa), pages_of(gpa + length - 1) + 1) for gpa, length in accessed(op)
+            )
+            return chain.from_iterable(ranges)
         case PreFaultMemory():
             count = min(pages_of(op.size + PAGE_SIZE_BYTES - 1), MAX_PRE_FAULTED_PAGES)
             return range(pages_of(op.gpa), pages_of(op.gpa) + count)

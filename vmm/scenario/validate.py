@@ -7,8 +7,11 @@ takes is bounded. Everything else about its operations is legal: a refusal is an
 from collections.abc import Iterable
 from typing import assert_never
 
+import msgspec
+
 from vmm.scenario.expected import expectation_problem
 from vmm.scenario.features import NEEDS
+from vmm.scenario.instructions import accessed, instruction_problem
 from vmm.scenario.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
@@ -31,6 +34,7 @@ from vmm.scenario.operations import (
     HarvestDirtyRing,
     HostWrite,
     Inspect,
+    Instruction,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -250,6 +254,8 @@ class _Checker:
                 if op.gpa % PAGE_SIZE_BYTES:
                     return ".gpa: a page aligned address is needed"
                 return self._access(op, PAGE_SIZE_BYTES, 0)
+            case Instruction():
+                return instruction_problem(op) or self._accesses(op)
             case SetTssAddr() | SetIdentityMapAddr():
                 return "" if 0 <= op.gpa < 1 << 64 else ".gpa: 64 bits are needed"
             case CreateIrqchip():
@@ -423,13 +429,21 @@ class _Checker:
             return f"{field}.offset: not within the {mapping.pages} pages of {place.mapping!r}"
         return ""
 
-    def _access(self, op: Touch | Sweep | Execute, length: int, value: int) -> str:
+    def _accesses(self, op: Instruction) -> str:
+        at, *others = accessed(op)
+        found = self._access(op, at[1], 0)
+        for gpa, length in () if found else others:
+            found = self._access(msgspec.structs.replace(op, gpa=gpa), length, 0)
+            found = found.replace(".gpa", ".source", 1)
+        return found
+
+    def _access(self, op: Touch | Sweep | Execute | Instruction, length: int, value: int) -> str:
         gpa = op.gpa
         if op.as_id not in self._spaces:
             return ".as_id: guests look at as_id 1 where $.needs names smm"
         if not 0 <= gpa <= (1 << MAX_GPA_BITS) - length:
             return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
-        if gpa + length > REAL_MODE_END:
+        if gpa + length > REAL_MODE_END or (isinstance(op, Instruction) and op.mode == "long"):
             self._windows.add(gpa // WINDOW_STEP_BYTES)
             if len(self._windows) > MAX_TOUCHED_WINDOWS:
                 return f".gpa: more than {MAX_TOUCHED_WINDOWS} stretches of 2 MiB from 4 GiB on"

@@ -15,6 +15,7 @@ from vmm.scenario.history import (
     Mmio,
     PreFaulted,
     Raced,
+    Ran,
     Refused,
     RingPages,
     RingsReset,
@@ -24,6 +25,7 @@ from vmm.scenario.history import (
     Touched,
     Unmapped,
 )
+from vmm.scenario.instructions import AF, CF, INSTRUCTIONS, OF, PF, SF, ZF
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
@@ -48,6 +50,7 @@ from vmm.scenario.operations import (
     HostWrite,
     Hva,
     Inspect,
+    Instruction,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -83,6 +86,9 @@ _HOST_CHANGES = {
     "forbid": "mprotect(PROT_NONE)",
     "allow": "mprotect(PROT_READ|PROT_WRITE)",
 }
+_REGISTERS = ("ax", "bx", "cx", "dx")
+_POINTERS = ("sp", "si", "di")
+_CPU_FLAGS = ((CF, "CF"), (PF, "PF"), (AF, "AF"), (ZF, "ZF"), (SF, "SF"), (OF, "OF"))
 _MANY = 8
 _MANY_BYTES = 64
 
@@ -124,6 +130,8 @@ def operation(op: AnyOperation) -> str:
             return f"{_vcpu(op.vcpu)} {what} {size} {where} (string instruction)"
         case Execute():
             return f"{_vcpu(op.vcpu)} executes the page at gpa {op.gpa:#x}{_mode(op.as_id)}"
+        case Instruction():
+            return _instruction(op)
         case HostWrite():
             return f"host writes {op.value:#x} to {hva(op.place)}"
         case ChangeHostMemory():
@@ -206,6 +214,8 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
         case Touched(value, mmio, unknown):
             word = _word(value, mappings) if not unknown else f"{value:#x} or other {unknown:#x}"
             return f"{word}, {_mmio(mmio)}" if mmio else f"{word}, no exit"
+        case Ran():
+            return _ran(result)
         case Swept(runs, mmio):
             words = _some(f"{_word(value, mappings)} x{times}" for value, times in runs)
             return f"[{words}], {_mmio(mmio)}" if mmio else f"[{words}], no exit"
@@ -249,6 +259,33 @@ def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
     beyond = _ranges(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
     lacks = f"; missing {{{missing}}}" if missing else ""
     return lacks + (f"; too many {{{beyond}}}" if beyond else "")
+
+
+def _instruction(op: Instruction) -> str:
+    fields = (
+        *(("value", op.value), ("compare", op.compare)),
+        *(("value_high", op.value_high), ("compare_high", op.compare_high)),
+    )
+    given = [f"{name}={number:#x}" for name, number in fields if number]
+    row = INSTRUCTIONS.get(op.name)
+    if row is not None and row.copies:
+        given.append(f"from gpa {op.source:#x}")
+    if row is not None and row.repeats:
+        given.append(f"{op.count} times{' downward' if op.down else ''}")
+    details = f" ({', '.join(given)})" if given else ""
+    where = f"{op.width} bytes at gpa {op.gpa:#x}{_mode(op.as_id)}"
+    is_long = " in 64-bit mode" if op.mode == "long" else ""
+    return f"{_vcpu(op.vcpu)} executes {shown(op.name)} on {where}{is_long}{details}"
+
+
+def _ran(ran: Ran) -> str:
+    """Return the registers that are not 0, and the flags by name."""
+    registers = [f"{name}={getattr(ran, name):#x}" for name in _REGISTERS if getattr(ran, name)]
+    registers += [f"{name}{getattr(ran, name):+#x}" for name in _POINTERS if getattr(ran, name)]
+    names = [name for bit, name in _CPU_FLAGS if ran.flags & ~ran.undefined & bit]
+    undefined = [f"{name}?" for bit, name in _CPU_FLAGS if ran.undefined & bit]
+    text = " ".join([*registers, f"flags {{{' '.join([*names, *undefined])}}}"])
+    return f"{text}, {_mmio(ran.mmio)}" if ran.mmio else f"{text}, no exit"
 
 
 def _region(op: SetUserMemoryRegion) -> str:

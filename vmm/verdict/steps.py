@@ -20,6 +20,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     Execute,
     Inspect,
+    Instruction,
     SetUserMemoryRegion,
     Sweep,
     Touch,
@@ -224,7 +225,7 @@ def _outside(origin: int) -> str:
 
 
 def _gfn_of(op: AnyOperation) -> int:
-    if isinstance(op, Touch | Execute | Sweep):
+    if isinstance(op, Touch | Execute | Sweep | Instruction):
         return op.gpa // PAGE_SIZE_BYTES
     return -1
 

@@ -20,6 +20,8 @@ from vmm.verdict.judge import Status, Verdict, judge
 _UNUSED_RULES = {
     "no-memory": "takes an allocation that fails",
     "apic-page": "takes a backend that emulates instructions",
+    "atomic-absent": "takes a backend that emulates instructions",
+    "not-emulated": "takes a backend that emulates instructions, or hardware that exits",
     "irqchip-known": "takes a kernel without interrupt controllers",
     "cap-known": "takes a kernel without manual protection or without dirty rings",
     "clear-known": "takes a kernel without manual protection",

@@ -14,6 +14,7 @@ from vmm.scenario.operations import (
     EnableCap,
     Execute,
     Inspect,
+    Instruction,
     Scenario,
     SetUserMemoryRegion,
     Sweep,
@@ -21,7 +22,7 @@ from vmm.scenario.operations import (
 )
 from vmm.verdict.identity import Identity
 
-_LOOKS = (Touch, Sweep, Execute, Inspect)
+_LOOKS = (Touch, Sweep, Execute, Instruction, Inspect)
 _NAMES = {kind.__name__ for kind in _LOOKS}
 
 

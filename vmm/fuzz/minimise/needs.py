@@ -16,6 +16,7 @@ from vmm.scenario.operations import (
     EnableCap,
     Execute,
     HarvestDirtyRing,
+    Instruction,
     PreFaultMemory,
     Race,
     ResetDirtyRings,
@@ -50,7 +51,7 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
     match op:
         case SetUserMemoryRegion():
             yield from _of_region(op)
-        case Touch(as_id=1) | Sweep(as_id=1) | Execute(as_id=1):
+        case Touch(as_id=1) | Sweep(as_id=1) | Execute(as_id=1) | Instruction(as_id=1):
             yield "smm"
         case ChangeHostMemory():
             yield "sync_mmu"

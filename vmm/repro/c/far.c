@@ -59,7 +59,7 @@ static void enter_long(struct vcpu *vcpu, struct kvm_regs *regs)
 	sregs.idt.limit = 0;
 	sregs.cr0 = 0x80010031;		/* PG, WP, NE, ET, PE */
 	sregs.cr3 = GUEST_GPA + PAGE_TABLES;
-	sregs.cr4 = 0x20;		/* PAE */
+	sregs.cr4 = 0x620;		/* PAE, OSFXSR, OSXMMEXCPT */
 	sregs.efer = 0x500;		/* LME, LMA */
 	must(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
 	regs->rflags = 2;
@@ -160,6 +160,16 @@ static void guest_executes_far(unsigned cpu, uint64_t gpa)
 
 	enter_long(vcpu(cpu), &regs);
 	run(vcpu(cpu), PORT_EXECUTED);
+}
+/*@ farinstruction */
+
+/* The guest executes one instruction in 64-bit mode. */
+static void guest_runs_far(unsigned cpu, const char *code, unsigned length, struct kvm_regs regs)
+{
+	register_bits = ~0ull;
+	put_instruction(code, length, &regs);
+	enter_long(vcpu(cpu), &regs);
+	run_instruction(vcpu(cpu));
 }
 /*@ reach */
 

@@ -312,3 +312,67 @@ static void expect_no_fetch(void)
 	if (!access_.stopped)
 		leave(WRONG, "code was executed where there is none: 0x%x", access_.value);
 }
+/*@ registers */
+
+/* The registers before one instruction, and after it; of a guest in real mode 32 bits count. */
+static struct kvm_regs before_, after_;
+static uint64_t register_bits;
+
+/* The end of an instruction: no other exit, these registers, and these flags of those in `mask`. */
+static void expect_registers(uint64_t ax, uint64_t bx, uint64_t cx, uint64_t dx, int64_t sp,
+			     int64_t si, int64_t di, unsigned flags, unsigned mask)
+{
+	const uint64_t want[] = {
+		ax, bx, cx, dx, before_.rsp + sp, before_.rsi + si, before_.rdi + di, flags,
+	};
+	const uint64_t got[] = {
+		after_.rax, after_.rbx, after_.rcx, after_.rdx, after_.rsp, after_.rsi, after_.rdi,
+		after_.rflags & mask,
+	};
+	static const char *const names[] = {"ax", "bx", "cx", "dx", "sp", "si", "di", "flags"};
+
+	if (access_.stopped)
+		leave(WRONG, "the vCPU stopped: %s", access_.stopped);
+	if (access_.exits > access_.expected)
+		leave(WRONG, "an MMIO %s at gpa 0x%llx that nobody expected",
+		      access_.exit[access_.expected].write ? "write" : "read",
+		      (unsigned long long)access_.exit[access_.expected].gpa);
+	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if ((got[i] ^ want[i]) & register_bits)
+			leave(WRONG, "expected %s=0x%llx, got 0x%llx", names[i],
+			      (unsigned long long)want[i], (unsigned long long)got[i]);
+}
+/*@ oneinstruction */
+
+/* Puts an instruction at 0x8000 of the guest's slot, and after it out PORT_DONE, al. */
+static void put_instruction(const char *code, unsigned length, struct kvm_regs *regs)
+{
+	memcpy(guest.host + 0x8000, code, length);
+	guest.host[0x8000 + length] = 0xe6;
+	guest.host[0x8000 + length + 1] = PORT_DONE;
+	regs->rip = 0x8000;
+	before_ = *regs;
+}
+
+static void run_instruction(struct vcpu *vcpu)
+{
+	must(ioctl(vcpu->fd, KVM_SET_REGS, &before_), "KVM_SET_REGS");
+	run(vcpu, PORT_DONE);
+	must(ioctl(vcpu->fd, KVM_GET_REGS, &after_), "KVM_GET_REGS");
+}
+/*@ instruction */
+
+/* The guest executes one instruction in real mode, with a stack segment that is flat, too. */
+static void guest_runs(unsigned cpu, const char *code, unsigned length, struct kvm_regs regs)
+{
+	struct kvm_sregs sregs;
+
+	register_bits = 0xffffffff;
+	put_instruction(code, length, &regs);
+	enter(vcpu(cpu), GUEST_GPA, &regs);
+	must(ioctl(vcpu(cpu)->fd, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
+	sregs.ss = sregs.ds;
+	sregs.ss.db = 1;
+	must(ioctl(vcpu(cpu)->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
+	run_instruction(vcpu(cpu));
+}

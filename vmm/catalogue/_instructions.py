@@ -1,0 +1,111 @@
+"""The words that scenarios of single instructions are written in."""
+
+from collections.abc import Iterable, Iterator
+
+from vmm.catalogue._build import A, B
+from vmm.scenario.content import MMIO_FILL, identity
+from vmm.scenario.instruction_operation import Width
+from vmm.scenario.instructions import INSTRUCTIONS, Mode, Row
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    AnyOperation,
+    Instruction,
+    Mapping,
+    Scenario,
+)
+
+MANUALS = "Intel SDM vol. 2, AMD APM vol. 3"
+
+FILL = MMIO_FILL * 0x0101_0101
+"""What a word of a hole reads as."""
+
+UPDATES = tuple(
+    row
+    for row in INSTRUCTIONS.values()
+    if not (row.is_stack or row.repeats or row.sizes) and row.name not in ("load", "store")
+)
+"""The instructions that read a place in memory and write it."""
+
+LOCKED = tuple(row for row in UPDATES if row.is_locked)
+PLAIN = tuple(row for row in UPDATES if not row.is_locked)
+
+_VALUE = 0x5A69_7887_96A5_B4C3
+_HIGH = 0x3C2D_1E0F_F1E2_D3C4
+
+
+def tag(mapping: int, page: int) -> int:
+    """Return the word that a fresh page of a mapping consists of."""
+    return identity(mapping, page)
+
+
+def update(row: Row, gpa: int, width: Width, word: int, mode: Mode = "real") -> Instruction:
+    """Return an instruction on memory that consists of ``word``, to which a comparison is equal."""
+    compare, high = _halves(row, gpa, width, word)
+    return Instruction(row.name, gpa, width, _VALUE, compare, _HIGH, high, mode=mode)
+
+
+def twice(
+    row: Row, gpa: int, width: Width, word: int, mode: Mode = "real"
+) -> Iterator[Instruction]:
+    """Yield an instruction on memory of a ``word``: a comparison fails, and then is equal."""
+    if "cmpxchg" in row.name:
+        yield Instruction(row.name, gpa, width, _VALUE, 0x0DD, _HIGH, 0x0DD, mode=mode)
+    yield update(row, gpa, width, word, mode)
+
+
+def every_update(
+    rows: Iterable[Row], gpa: int, word: int, mode: Mode = "real", step: int = 32
+) -> Iterator[Instruction]:
+    """Yield each instruction in each width, each at a place of its own from a gpa on."""
+    for row in rows:
+        for width in row.widths(mode):
+            yield from twice(row, gpa, width, word, mode)
+            gpa += step
+
+
+def over(
+    border: int, rows: Iterable[Row], mode: Mode = "real", widest: bool = False
+) -> Iterator[Instruction]:
+    """Yield each instruction so that it lies over a border, in each width above a byte."""
+    for row in rows:
+        widths = [width for width in row.widths(mode) if width > 1 and not row.is_aligned]
+        for width in widths[-1:] if widest else widths:
+            yield Instruction(row.name, border - width // 2, width, _VALUE, 1, _HIGH, 1, mode=mode)
+
+
+def instruction_scenario(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = MANUALS,
+    tags: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    mappings: tuple[Mapping, ...] = (A, B),
+) -> Scenario:
+    """Return a scenario of single instructions."""
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=("instruction", *tags),
+        mappings=mappings,
+        needs=needs,
+        survey="none",
+        operations=operations,
+    )
+
+
+def gpa_of(gfn: int, offset: int = 0) -> int:
+    """Return the gpa of a byte of a page; without an offset, of the border before it."""
+    gpa = gfn * PAGE_SIZE_BYTES + offset
+    assert gpa < REAL_MODE_END
+    return gpa
+
+
+def _halves(row: Row, gpa: int, width: int, word: int) -> tuple[int, int]:
+    """Return what memory that consists of a word holds at a gpa, as the accumulator has it."""
+    data = (word.to_bytes(4, "little") * 8)[gpa % 4 :]
+    half = width // 2 if row.is_pair else width
+    low, high = data[:half], data[half : 2 * half] if row.is_pair else b""
+    return int.from_bytes(low, "little"), int.from_bytes(high, "little")

@@ -1,0 +1,51 @@
+"""One instruction as the guest executes it: its program, the registers before, and those after."""
+
+from collections.abc import Callable
+
+from guests import image
+from vmm.kvm.registers import RFLAGS_ALWAYS_SET, Registers
+from vmm.scenario.history import Mmio, Ran
+from vmm.scenario.instructions import ARITHMETIC, CODE_OFFSET, INSTRUCTIONS, operands
+from vmm.scenario.operations import Instruction
+
+END_LENGTH = 2
+"""How long the end of a program is: out to the port that says so."""
+
+_DIRECTION = 1 << 10
+_END = bytes((0xE6, image.END_PORT))
+_LEAST_ACCESSES = 64
+
+
+def program(op: Instruction) -> bytes:
+    """Return what stands at `CODE_OFFSET` of the guest's slot."""
+    row = INSTRUCTIONS[op.name]
+    return row.before + row.code(op) + row.after + _END
+
+
+def registers_of(op: Instruction, address: Callable[[int], int]) -> Registers:
+    """Return the registers before an instruction; ``address`` is where a gpa is in its mode."""
+    has_source = INSTRUCTIONS[op.name].copies
+    values = operands(op, address(op.gpa), address(op.source) if has_source else 0)
+    flags = RFLAGS_ALWAYS_SET | (_DIRECTION if op.down else 0)
+    return Registers(rip=CODE_OFFSET, rflags=flags, **values)
+
+
+def accesses_of(op: Instruction) -> int:
+    """Return how many accesses an instruction makes, at most."""
+    return _LEAST_ACCESSES + 2 * op.count
+
+
+def ran(op: Instruction, before: Registers, after: Registers, exits: tuple[Mmio, ...]) -> Ran:
+    """Return the outcome of an instruction that came to its end."""
+    mask = (1 << (64 if op.mode == "long" else 32)) - 1
+    return Ran(
+        after.rax & mask,
+        after.rbx & mask,
+        after.rcx & mask,
+        after.rdx & mask,
+        after.rsp - before.rsp,
+        after.rsi - before.rsi,
+        after.rdi - before.rdi,
+        after.rflags & ARITHMETIC,
+        exits,
+    )

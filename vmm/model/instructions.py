@@ -1,0 +1,190 @@
+"""What one instruction of a guest may come to: its accesses in order, played on what is known.
+
+What it reads and writes says the table of `vmm.scenario.instructions`, by the architecture's
+manuals; where those accesses land, and which of them exit, is said here.
+"""
+
+from vmm.model.accesses import (
+    HOLE,
+    READ_ONLY,
+    STRADDLE,
+    Accesses,
+    exits_of,
+    leaves_memory,
+)
+from vmm.model.allowed import Allowed
+from vmm.model.backing import HOST_FOLLOWS, HVA_ABSENT, Piece
+from vmm.model.ioapic import may_answer
+from vmm.model.rule import Rule, documented, source
+from vmm.scenario.content import MMIO_FILL
+from vmm.scenario.history import Mmio, Ran, Stopped, joined
+from vmm.scenario.instructions import (
+    ARITHMETIC,
+    CODE_OFFSET,
+    INSTRUCTIONS,
+    Row,
+    accessed,
+    operands,
+)
+from vmm.scenario.operations import Instruction
+
+INSTRUCTION = documented(
+    "instruction",
+    "an instruction on a slot's memory reads it, writes it, and leaves registers and flags, as the "
+    "architecture says, whether the processor or KVM carries it out",
+    "api.rst 4.35; Intel SDM vol. 2, AMD APM vol. 3",
+)
+READ_THEN_WRITE = source(
+    "read-then-write",
+    "an instruction that reads and writes memory exits twice where a gpa has no slot, and once, "
+    "with what it writes, where the slot is READONLY; a comparison that fails writes the old value",
+    "api.rst 5, KVM_EXIT_MMIO; Intel SDM vol. 2, CMPXCHG; x86_emulate_insn",
+)
+NOT_EMULATED = documented(
+    "not-emulated",
+    "an instruction that KVM has to emulate, and cannot, stops the vCPU with "
+    "KVM_EXIT_INTERNAL_ERROR: cmpxchg16b that exits, or anywhere on a backend that emulates",
+    "api.rst 5, KVM_EXIT_INTERNAL_ERROR; KVM_INTERNAL_ERROR_EMULATION",
+)
+ATOMIC_ABSENT = source(
+    "atomic-absent",
+    "a locked instruction on memory that the host took away fails: EFAULT, or an internal error "
+    "where KVM emulates it",
+    "emulator_cmpxchg_emulated",
+)
+
+_FILL = bytes((MMIO_FILL,))
+_INTERNAL_ERROR = Stopped("internal-error")
+_UNKNOWN_KINDS = ("unknown", "fault")
+
+
+class Trial:
+    """A processor that notes what it does to memory; nothing is changed before `commit`."""
+
+    def __init__(self, accesses: Accesses, op: Instruction) -> None:
+        self.op = op
+        self._row = INSTRUCTIONS[op.name]
+        self._accesses = accesses
+        self._begin = operands(op, op.gpa, op.source)
+        begin = self._begin
+        self.ax, self.bx, self.cx, self.dx = (begin[name] for name in ("rax", "rbx", "rcx", "rdx"))
+        self.sp, self.bp, self.si, self.di = (begin[name] for name in ("rsp", "rbp", "rsi", "rdi"))
+        self.flags = self.undefined = 0
+        self.next_ip = CODE_OFFSET + len(self._row.before) + len(self._row.code(op))
+        self._steps: list[tuple[tuple[Piece, ...], bytes | None]] = []
+        self._written: dict[tuple[str, int], int] = {}
+        self._exits: list[Mmio] = []
+
+    def read(self, gpa: int, length: int) -> int:
+        """Return so many bytes of memory as a number; those outside of it exit."""
+        pieces = self._accesses.pieces(gpa, length)
+        self._steps.append((pieces, None))
+        self._exits += exits_of(pieces)
+        data = bytearray(self._accesses.read(pieces))
+        at = 0
+        for piece in pieces:
+            if self._written and piece.kind == "memory":
+                for byte in range(piece.length):
+                    new = self._written.get((piece.mapping, piece.offset + byte))
+                    if new is not None:
+                        data[at + byte] = new
+            at += piece.length
+        return int.from_bytes(data, "little")
+
+    def write(self, gpa: int, length: int, value: int) -> None:
+        """Write the low ``length`` bytes of a number; those outside of writable memory exit."""
+        data = (value & (1 << 8 * length) - 1).to_bytes(length, "little")
+        pieces = self._accesses.pieces(gpa, length)
+        self._steps.append((pieces, data))
+        self._exits += exits_of(pieces, data)
+        at = 0
+        for piece in pieces:
+            if not leaves_memory(piece, write=True):
+                for byte in range(piece.length):
+                    self._written[piece.mapping, piece.offset + byte] = data[at + byte]
+            at += piece.length
+
+    def run(self) -> Ran:
+        """Carry the instruction out, and return what it comes to."""
+        self._row.effect(self)
+        begin = self._begin
+        return Ran(
+            self.ax,
+            self.bx,
+            self.cx,
+            self.dx,
+            self.sp - begin["rsp"],
+            self.si - begin["rsi"],
+            self.di - begin["rdi"],
+            self.flags & ARITHMETIC,
+            joined(self._exits),
+            self.undefined,
+        )
+
+    @property
+    def pieces(self) -> list[tuple[Piece, bool]]:
+        """All that was accessed, and whether it was written."""
+        return [(piece, data is not None) for pieces, data in self._steps for piece in pieces]
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that decides: that of the most unusual piece."""
+        pieces = self.pieces
+        kinds = {piece.kind for piece, _ in pieces}
+        if "absent" in kinds:
+            return HVA_ABSENT
+        if not self._exits:
+            return HOST_FOLLOWS if any(p.changed for p, _ in pieces) else INSTRUCTION
+        if any(len({each.kind for each in step}) > 1 for step, _ in self._steps):
+            return STRADDLE
+        if self._is_update:
+            return READ_THEN_WRITE
+        return HOLE if "hole" in kinds else READ_ONLY
+
+    @property
+    def _is_update(self) -> bool:
+        """Whether it reads and writes one place."""
+        writes = [data is not None for _, data in self._steps]
+        return writes == [False, True] and self._steps[0][0] == self._steps[1][0]
+
+    @property
+    def can_be_undone(self) -> bool:
+        """Whether one fault is all that it can meet: it has one place in memory."""
+        return self._is_update or len(self._steps) == 1
+
+    def commit(self) -> None:
+        """Let what was noted happen."""
+        for pieces, data in self._steps:
+            if data is None:
+                self._accesses.was_read(self.op.vcpu, pieces)
+            else:
+                self._accesses.written(self.op, pieces, data)
+
+
+def outcomes(accesses: Accesses, op: Instruction, devices: bool) -> tuple[Allowed, ...]:
+    """Return what an instruction may come to; ``devices``: whether the kernel has any."""
+    if devices and any(may_answer(gpa, gpa + length) for gpa, length in accessed(op)):
+        return ()
+    row = INSTRUCTIONS[op.name]
+    trial = Trial(accesses, op)
+    outcome = trial.run()
+    pieces = [piece for piece, _ in trial.pieces]
+    if any(piece.kind in _UNKNOWN_KINDS or piece.private for piece in pieces):
+        return ()
+    rule = trial.rule
+    usual = Allowed(outcome, rule, trial.commit)
+    if rule is HVA_ABSENT:
+        return (usual, *_failures(row)) if trial.can_be_undone else ()
+    if not row.is_emulated:  # A backend may emulate what is in memory, too.
+        return (usual, Allowed(_INTERNAL_ERROR, NOT_EMULATED))
+    return (usual,)
+
+
+def _failures(row: Row) -> tuple[Allowed, ...]:
+    """Return how an instruction fails whose memory is gone."""
+    fault = Allowed(Stopped("EFAULT"), HVA_ABSENT)
+    if row.is_locked:
+        return (fault, Allowed(_INTERNAL_ERROR, ATOMIC_ABSENT))
+    if not row.is_emulated:
+        return (fault, Allowed(_INTERNAL_ERROR, NOT_EMULATED))
+    return (fault,)
