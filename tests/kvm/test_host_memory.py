@@ -1,8 +1,8 @@
 """Every short sequence of the host's own changes to memory under a slot, by model and kernel."""
 
 from itertools import product
-from typing import get_args
 
+import msgspec
 import pytest
 
 from vmm.execution.probe.features import probe_features
@@ -25,6 +25,7 @@ from vmm.verdict.judge import Status
 
 PAGE = PAGE_SIZE_BYTES
 LENGTH = 3
+CHANGES: tuple[HostChangeKind, ...] = ("drop", "punch", "unmap", "map", "forbid", "allow")
 
 
 def scenario_of(kind: MappingKind, changes: tuple[HostChangeKind, ...]) -> Scenario:
@@ -41,7 +42,7 @@ def scenario_of(kind: MappingKind, changes: tuple[HostChangeKind, ...]) -> Scena
 def test_slots_follow_whatever_the_host_does(kvm: Kvm, kind: MappingKind, legal: int) -> None:
     features = probe_features(kvm)
     tried = 0
-    for changes in product(get_args(HostChangeKind), repeat=LENGTH):
+    for changes in product(CHANGES, repeat=LENGTH):
         scenario = scenario_of(kind, changes)
         try:
             validate(scenario)
@@ -51,3 +52,32 @@ def test_slots_follow_whatever_the_host_does(kvm: Kvm, kind: MappingKind, legal:
         verdict = attempt(kvm, scenario, features).verdict
         assert verdict.status is Status.PASSED, (changes, verdict)
     assert tried == legal
+
+
+OTHERS: tuple[HostChangeKind, ...] = (
+    "write_protect",
+    "map_fresh",
+    "map_file",
+    "drop",
+    "map",
+    "allow",
+)
+
+
+@pytest.mark.parametrize("kind", ["anonymous", "memfd", "private_file"])
+def test_slots_follow_other_memory_in_their_place(kvm: Kvm, kind: MappingKind) -> None:
+    features = probe_features(kvm)
+    for changes in product(OTHERS, repeat=2):
+        scenario = scenario_of(kind, changes)
+        operations = tuple(_with_source(op) for op in scenario.operations)
+        mappings = (*scenario.mappings, Mapping("file", 2, "memfd"))
+        scenario = msgspec.structs.replace(scenario, operations=operations, mappings=mappings)
+        validate(scenario)
+        verdict = attempt(kvm, scenario, features).verdict
+        assert verdict.status is Status.PASSED, (changes, verdict)
+
+
+def _with_source(op: AnyOperation) -> AnyOperation:
+    if not isinstance(op, ChangeHostMemory) or op.how != "map_file":
+        return op
+    return msgspec.structs.replace(op, source=Place("file", PAGE))

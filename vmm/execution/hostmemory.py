@@ -1,7 +1,8 @@
 """The host side of a scenario's memory: mapped, tagged, and watched for changes."""
 
 import errno
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
 from kvm_abi.raw import MAX_DIFFERENCES
@@ -10,8 +11,9 @@ from vmm.kvm.closing import Closing
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.scenario.content import page_bytes
 from vmm.scenario.history import Done, HostChange, Refused
+from vmm.scenario.hostpages import HostPages
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapping, Place
-from vmm.scenario.reached import Reached, runs_of, within
+from vmm.scenario.reached import Reached, runs_of
 
 
 class HostMemory(Closing):
@@ -23,18 +25,20 @@ class HostMemory(Closing):
         self._declared = {mapping.name: index for index, mapping in enumerate(mappings)}
         self._mappings: dict[str, HostMapping] = {}
         self._seen: dict[str, list[tuple[int, bytearray]]] = {}
-        self._absent: dict[str, set[int]] = {}
+        self._pages = HostPages(mappings, reached)
         self._nothing = HostMapping.reserved(PAGE_SIZE_BYTES)
         try:
             for index, mapping in enumerate(mappings):
-                memory = _map(mapping)
+                memory = self._map(mapping, index)
                 self._mappings[mapping.name] = memory
                 pages = self._reached.get(mapping.name)
                 if pages is not None and mapping.kind == "anonymous":
                     memory.spare_huge_pages()
                 if mapping.kind not in ("unmapped", "guest_memfd"):
                     runs = [range(mapping.pages)] if pages is None else runs_of(pages)
-                    self._seen[mapping.name] = [_tag(memory, index, run) for run in runs]
+                    of = self._declared.get(mapping.of, index)
+                    tag = _tags if mapping.kind == "private_file" or mapping.of else _tag
+                    self._seen[mapping.name] = [tag(memory, of, run) for run in runs]
         except BaseException:
             self.close()
             raise
@@ -73,6 +77,14 @@ class HostMemory(Closing):
             pages = range(memory.size_bytes // PAGE_SIZE_BYTES)
             self._seen[name] = [_tag(memory, self._declared[name], pages)]
 
+    def _map(self, mapping: Mapping, index: int) -> HostMapping:
+        if mapping.of:
+            file, size_bytes = self._mappings[mapping.of].fd, mapping.pages * PAGE_SIZE_BYTES
+            return HostMapping.of_file(file, size_bytes, private=mapping.kind == "private_file")
+        if mapping.kind == "private_file":
+            return _private_file(index, mapping.pages)
+        return _map(mapping)
+
     def write(self, place: Place, value: int) -> Done | Refused:
         """Write four bytes as the host, which ``changes`` reports like any other change.
 
@@ -100,16 +112,21 @@ class HostMemory(Closing):
                 memory.protect(start, size_bytes, Protection.NONE)
             case "allow":
                 memory.protect(start, size_bytes, Protection.READ | Protection.WRITE)
+            case "write_protect":
+                memory.protect(start, size_bytes, Protection.READ)
+            case "map_fresh":
+                memory.freshen(start, size_bytes)
+            case "map_file":
+                assert op.source is not None, "validated"
+                file = self._mappings[op.source.mapping].fd
+                memory.overlay(start, size_bytes, file, op.source.offset)
+            case "truncate":
+                memory.resize_file(start)
+            case "extend":
+                memory.resize_file(start + size_bytes)
             case _:
                 assert_never(op.how)
-        first = start // PAGE_SIZE_BYTES
-        every, reached = range(first, first + op.pages), self._reached.get(op.place.mapping)
-        pages = every if reached is None else within(reached, every)
-        absent = self._absent.setdefault(op.place.mapping, set())
-        if op.how in ("unmap", "forbid"):
-            absent.update(pages)
-        elif op.how in ("map", "allow"):
-            absent.difference_update(pages)
+        self._pages.change(op)
 
     def changes(self) -> Iterator[HostChange]:
         """Yield the bytes that differ from what they were at the last call.
@@ -117,17 +134,17 @@ class HostMemory(Closing):
         Pages that cannot be read are passed over until they can.
         """
         for name, memory in self._mappings.items():
-            absent = self._absent.get(name, ())
             for first, seen in self._seen.get(name, ()):
+                pages = range(first // PAGE_SIZE_BYTES, (first + len(seen)) // PAGE_SIZE_BYTES)
+                absent = self._pages.absent(name, pages)
                 for start, end in _stretches(first, first + len(seen), absent):
                     for offset, data in _news(memory, first, seen, start, end):
                         yield HostChange(name, offset, data)
 
 
-def _stretches(start: int, end: int, absent: Collection[int]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of what lies between absent pages, in bytes."""
-    pages = range(start // PAGE_SIZE_BYTES, end // PAGE_SIZE_BYTES)
-    for page in sorted(each for each in absent if each in pages):
+def _stretches(start: int, end: int, absent: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of what lies between absent pages, which ascend, in bytes."""
+    for page in absent:
         yield start, page * PAGE_SIZE_BYTES
         start = (page + 1) * PAGE_SIZE_BYTES
     yield start, end
@@ -156,6 +173,7 @@ def _news(
 
 
 def _map(mapping: Mapping) -> HostMapping:
+    """Return a mapping that needs no other one, of memory that is zeros."""
     size_bytes = mapping.pages * PAGE_SIZE_BYTES
     match mapping.kind:
         case "anonymous":
@@ -172,10 +190,32 @@ def _map(mapping: Mapping) -> HostMapping:
             return HostMapping.at_zero(size_bytes)
         case "unmapped" | "guest_memfd":
             return HostMapping.reserved(size_bytes)
+        case "private_file":
+            raise AssertionError("its file is filled first")
+        case _:
+            assert_never(mapping.kind)
+
+
+def _private_file(index: int, pages: int) -> HostMapping:
+    """Return a private mapping of a file, whose pages hold their identities."""
+    fd = os.memfd_create("memslot", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, pages * PAGE_SIZE_BYTES)
+        for page in range(pages):
+            os.pwrite(fd, page_bytes(index, page), page * PAGE_SIZE_BYTES)
+        return HostMapping.of_file(fd, pages * PAGE_SIZE_BYTES, private=True)
+    finally:
+        os.close(fd)
+
+
+def _tags(_memory: HostMapping, index: int, pages: range) -> tuple[int, bytearray]:
+    """Return the offset and the identities of pages that have them already."""
+    tags = bytearray().join([page_bytes(index, page) for page in pages])
+    return pages.start * PAGE_SIZE_BYTES, tags
 
 
 def _tag(memory: HostMapping, index: int, pages: range) -> tuple[int, bytearray]:
     """Write each page's identity into it; return the offset and all that was written there."""
-    tags = bytearray().join([page_bytes(index, page) for page in pages])
-    memory.write(pages.start * PAGE_SIZE_BYTES, tags)
-    return pages.start * PAGE_SIZE_BYTES, tags
+    offset, tags = _tags(memory, index, pages)
+    memory.write(offset, tags)
+    return offset, tags

@@ -32,6 +32,7 @@ _KINDS = {
     "anonymous": "anonymous memory",
     "shared": "shared anonymous memory",
     "memfd": "a memfd",
+    "private_file": "a memory file mapped with MAP_PRIVATE",
     "hugetlb": "2 MiB huge pages",
     "thp": "anonymous memory, aligned for transparent huge pages",
     "zero": "anonymous memory at virtual address 0",
@@ -180,7 +181,8 @@ def _memory(scenario: Scenario) -> Iterator[str]:
 
 def _mapping(mapping: Mapping) -> str:
     pages = "1 page" if mapping.pages == 1 else f"{mapping.pages} pages"
-    return f"{shown(mapping.name)}: {pages} of {_KINDS[mapping.kind]}, each with its own content"
+    whose = f"each that of {shown(mapping.of)}" if mapping.of else "each with its own content"
+    return f"{shown(mapping.name)}: {pages} of {_KINDS[mapping.kind]}, {whose}"
 
 
 def _host(host: HostInfo) -> Iterator[str]:

@@ -14,6 +14,7 @@ from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import SHOWN, Pools
 from vmm.fuzz.world import World
 from vmm.scenario.features import Features
+from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
@@ -35,7 +36,7 @@ from vmm.scenario.operations import (
     HostChangeKind,
     Instruction,
     MapGuestMemfd,
-    MappingKind,
+    Mapping,
     Place,
     PreFaultMemory,
     PunchGuestMemfd,
@@ -70,13 +71,15 @@ _IDENTITY_GPAS = (IDENTITY_MAP_GPA, 0xFFFB_B000)
 """Apart from each other and from what the guest uses, so that no vCPU lacks what it brings."""
 
 
-_CHANGES: dict[MappingKind, tuple[HostChangeKind, ...]] = {
-    "anonymous": ("drop", "unmap", "forbid"),
-    "memfd": ("drop", "punch", "unmap", "forbid"),
-    "shared": ("drop", "punch", "forbid"),
-    "thp": ("drop",),
+_BACK: dict[HostChangeKind, HostChangeKind] = {
+    "unmap": "map",
+    "forbid": "allow",
+    "write_protect": "allow",
+    "map_fresh": "map",
+    "map_file": "map",
+    "truncate": "extend",
 }
-_BACK: dict[HostChangeKind, HostChangeKind] = {"unmap": "map", "forbid": "allow"}
+_NEVER_FIRST = ("map", "allow", "extend")
 
 
 class Extras:
@@ -210,22 +213,32 @@ class Extras:
         yield PreFaultMemory(gpa, size, flags, dice.below(self._pools.vcpus))
 
     def _host_change(self) -> Iterator[AnyOperation]:
-        """Yield a change of some pages, or take back what took them away.
+        """Yield a change of some pages, or take back what a change has taken away.
 
         The first mapping keeps its pages: the host writes there.
         """
         dice = self._dice
-        mapping = dice.pick([each for each in self._pools.mappings if each.kind in _CHANGES])
+        mapping = dice.pick([each for each in self._pools.mappings if _changes(each)])
         taken = self._taken.pop(mapping.name, None)
         if taken is not None:
-            yield _replace(taken, how=_BACK[taken.how])
+            yield _replace(taken, how=_BACK[taken.how], source=None)
             return
-        how = dice.pick(_CHANGES[mapping.kind])
-        if how in _BACK and mapping is self._pools.mappings[0]:
+        how = dice.pick(_changes(mapping))
+        files = [each for each in self._pools.mappings if each.kind == "memfd" and not each.of]
+        if (how in _BACK and mapping is self._pools.mappings[0]) or (
+            how == "map_file" and not files
+        ):
             how = "drop"
         first = dice.below(min(mapping.pages, 8))
         pages = dice.between(1, min(mapping.pages - first, 4))
-        change = ChangeHostMemory(Place(mapping.name, first * PAGE_SIZE_BYTES), pages, how)
+        source = None
+        if how == "truncate":
+            pages = mapping.pages - first
+        elif how == "map_file":
+            file = dice.pick(files)
+            pages = min(pages, file.pages)
+            source = Place(file.name, dice.below(file.pages - pages + 1) * PAGE_SIZE_BYTES)
+        change = ChangeHostMemory(Place(mapping.name, first * PAGE_SIZE_BYTES), pages, how, source)
         if how in _BACK:
             self._taken[mapping.name] = change
         yield change
@@ -315,3 +328,14 @@ class Extras:
         )
         self._world.apply(call)
         return call
+
+
+def _changes(mapping: Mapping) -> tuple[HostChangeKind, ...]:
+    """Return the changes that a mapping may begin with."""
+    return tuple(
+        how
+        for how, change in CHANGES.items()
+        if mapping.kind in change.takes
+        and how not in _NEVER_FIRST
+        and not (how == "truncate" and mapping.of)
+    )

@@ -1,5 +1,6 @@
 """The few values that a random scenario is made of: few, so that its operations collide."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vmm.fuzz.dice import Dice
@@ -183,9 +184,25 @@ def _mappings(
         mappings.append(Mapping("zero", MAX_ZERO_PAGES // 4, "zero"))
     if dice.chance(0.04):
         mappings.append(Mapping("huge", 1024, "thp"))
+    if "host" in tastes:
+        mappings += _host_mappings(dice, mappings)
     if "memfds" in tastes and features.guest_memfd_shared and dice.chance(0.7):
         mappings.append(Mapping(SHOWN, _SHOWN_PAGES, "guest_memfd"))
     return tuple(mappings)
+
+
+def _host_mappings(dice: Dice, mappings: Sequence[Mapping]) -> Iterator[Mapping]:
+    """Yield a copy of a file, and another mapping of a file that there is."""
+    if dice.chance(0.5):
+        yield Mapping("copy", 4, "private_file")
+    files = [mapping for mapping in mappings if mapping.kind == "memfd"]
+    if not files and dice.chance(0.7):
+        files = [Mapping("file", 4, "memfd")]
+        yield files[0]
+    if files and dice.chance(0.7):
+        file = dice.pick(files)
+        kind: MappingKind = "private_file" if dice.chance(0.5) else "memfd"
+        yield Mapping("again", file.pages, kind, of=file.name)
 
 
 def _flags(dice: Dice, features: Features) -> tuple[int, ...]:

@@ -36,11 +36,14 @@ class HostMapping(Closing):
         b'\\x00\\x00ab'
     """
 
-    def __init__(self, address: int, size_bytes: int, fd: int = -1) -> None:
-        """Own the mapping at `address`, and the open file `fd` that it maps."""
+    def __init__(
+        self, address: int, size_bytes: int, fd: int = -1, *, private: bool = False
+    ) -> None:
+        """Own the mapping at `address`, and the open file `fd` that it maps, `private` or not."""
         self.address = address
         self.size_bytes = size_bytes
         self._fd = fd
+        self._sharing = MapFlag.PRIVATE if private else MapFlag.SHARED
         self._view: memoryview | None = raw.owned_memory(address, size_bytes)
         self._pins: set[tuple[int, int]] = set()
 
@@ -61,11 +64,24 @@ class HostMapping(Closing):
         fd = os.memfd_create("memslot", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, size_bytes)
-            address = raw.map_memory(0, size_bytes, _READ_WRITE, MapFlag.SHARED, fd)
-        except BaseException:
+            return cls.of_file(fd, size_bytes)
+        finally:
             os.close(fd)
+
+    @classmethod
+    def of_file(cls, fd: int, size_bytes: int, *, private: bool = False) -> Self:
+        """Map the start of an open file, of which the mapping keeps a descriptor of its own.
+
+        What is written to a `private` mapping stays out of the file.
+        """
+        sharing = MapFlag.PRIVATE if private else MapFlag.SHARED
+        own = os.dup(fd)
+        try:
+            address = raw.map_memory(0, _whole(size_bytes), _READ_WRITE, sharing, own)
+        except BaseException:
+            os.close(own)
             raise
-        return cls(address, size_bytes, fd)
+        return cls(address, size_bytes, own, private=private)
 
     @classmethod
     def hugetlb(cls, size_bytes: int) -> Self:
@@ -200,10 +216,26 @@ class HostMapping(Closing):
         self._part(offset, size_bytes)
         address = self.address + offset
         if self._fd >= 0:
-            flags = MapFlag.SHARED | MapFlag.FIXED
+            flags = self._sharing | MapFlag.FIXED
             raw.map_memory(address, size_bytes, _READ_WRITE, flags, self._fd, offset)
         else:
-            raw.map_memory(address, size_bytes, _READ_WRITE, _PRIVATE | MapFlag.FIXED)
+            self.freshen(offset, size_bytes)
+
+    def freshen(self, offset: int, size_bytes: int) -> None:
+        """Map private anonymous memory in the place of pages, whatever they showed."""
+        self._part(offset, size_bytes)
+        flags = _PRIVATE | MapFlag.FIXED
+        raw.map_memory(self.address + offset, size_bytes, _READ_WRITE, flags)
+
+    def overlay(self, offset: int, size_bytes: int, fd: int, fd_offset: int) -> None:
+        """Map pages of a file, shared, in the place of pages. The file stays the caller's."""
+        self._part(offset, size_bytes)
+        flags = MapFlag.SHARED | MapFlag.FIXED
+        raw.map_memory(self.address + offset, size_bytes, _READ_WRITE, flags, fd, fd_offset)
+
+    def resize_file(self, size_bytes: int) -> None:
+        """Let the memory file end elsewhere. Touching pages beyond its end ends the process."""
+        os.ftruncate(self._fd, size_bytes)
 
     def cover(self, fd: int, *, private: bool = False) -> None:
         """Map the start of a file over the whole mapping, in place of what was there.

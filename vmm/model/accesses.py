@@ -6,7 +6,13 @@ from typing import Protocol
 
 from vmm.model.allowed import Allowed
 from vmm.model.array import MemslotArray
-from vmm.model.backing import HOST_FOLLOWS, HVA_ABSENT, PRIVATE_FAULT, Piece
+from vmm.model.backing import (
+    HOST_FOLLOWS,
+    HVA_ABSENT,
+    HVA_WRITE_PROTECTED,
+    PRIVATE_FAULT,
+    Piece,
+)
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
 from vmm.model.ioapic import IOAPIC, answers, may_answer, unknown_bits
@@ -113,9 +119,9 @@ class Accesses:
             usual = Allowed(Touched(value, exits), rule, partial(self.was_read, op.vcpu, pieces))
         if self._devices() and may_answer(op.gpa, op.gpa + op.width):
             usual = _answered(op, pieces, usual)
-        elif pieces[0].changed or pieces[-1].changed:
+        elif rule is not HVA_WRITE_PROTECTED and (pieces[0].changed or pieces[-1].changed):
             usual = Allowed(usual.outcome, HOST_FOLLOWS, usual.adopt)
-        if rule is HVA_ABSENT and _may_fault(pieces, write):
+        if _may_fault(pieces, write):
             return (usual, Allowed(Stopped("EFAULT"), rule))
         return (usual,)
 
@@ -141,7 +147,7 @@ class Accesses:
             usual = Allowed(Swept(runs, exits_of(pieces)), rule, read)
         if not _may_fault(pieces, write):
             return (usual,)
-        begun = _before_fault(pieces, op.width, op.gpa)
+        begun = _before_fault(pieces, op.width, op.gpa, write)
         done = (
             partial(self.written, op, begun, element * op.count)
             if write
@@ -209,7 +215,7 @@ class Accesses:
         for piece in pieces:
             if piece.slot is not None:
                 self._slots.hit(piece.slot)
-            if piece.kind == "memory" and not piece.readonly:
+            if piece.kind == "memory" and not leaves_memory(piece, True):
                 part = data[at : at + piece.length]
                 self._contents.write(piece.mapping, piece.offset, part)
                 slot = piece.slot
@@ -253,7 +259,7 @@ def _private_fault(op: Touch, piece: Piece) -> tuple[Allowed, ...]:
 
 def leaves_memory(piece: Piece, write: bool) -> bool:
     """Whether an access exits there."""
-    return piece.kind != "memory" or (write and piece.readonly)
+    return piece.kind != "memory" or (write and (piece.readonly or piece.protected))
 
 
 def exits_of(pieces: Iterable[Piece], written: bytes | None = None) -> tuple[Mmio, ...]:
@@ -274,12 +280,19 @@ def exits_of(pieces: Iterable[Piece], written: bytes | None = None) -> tuple[Mmi
 
 def _may_fault(pieces: Iterable[Piece], write: bool) -> bool:
     """Whether hardware finds no host memory; a write to a READONLY slot exits before that."""
-    return any(piece.kind == "absent" and not (write and piece.readonly) for piece in pieces)
+    return any(_faults(piece, write) for piece in pieces)
 
 
-def _before_fault(pieces: tuple[Piece, ...], width: int, start_gpa: int) -> tuple[Piece, ...]:
+def _faults(piece: Piece, write: bool) -> bool:
+    is_denied = piece.kind == "absent" or (write and piece.protected)
+    return is_denied and not (write and piece.readonly)
+
+
+def _before_fault(
+    pieces: tuple[Piece, ...], width: int, start_gpa: int, write: bool
+) -> tuple[Piece, ...]:
     """Return the pieces of the whole elements before the first page without host memory."""
-    fault = next(piece.gpa for piece in pieces if piece.kind == "absent")
+    fault = next(piece.gpa for piece in pieces if _faults(piece, write))
     whole = (fault - start_gpa) // width * width
     kept: list[Piece] = []
     for piece in pieces:
@@ -306,6 +319,8 @@ def _rule(pieces: tuple[Piece, ...], write: bool) -> Rule | None:
         return PRIVATE if kinds == {"memory"} else None
     if "absent" in kinds:
         return HVA_ABSENT
+    if write and any(piece.protected and not piece.readonly for piece in pieces):
+        return HVA_WRITE_PROTECTED
     if "hole" in kinds:
         return HOLE if len(kinds) == 1 else STRADDLE
     if write and any(piece.readonly for piece in pieces):

@@ -1,6 +1,6 @@
 """Where an access lands: the pieces of memory, hole and nowhere that a range of gpas is made of."""
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Container, Iterator
 from typing import Literal
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from vmm.model.array import MemslotArray
 from vmm.model.regions import Memslot
 from vmm.model.rule import documented, source
+from vmm.scenario.hostpages import HostPages, PageKey
 from vmm.scenario.operations import (
     MEMFD_MMAP,
     PAGE_SIZE_BYTES,
@@ -17,13 +18,18 @@ from vmm.scenario.operations import (
     Mapping,
     Place,
 )
-from vmm.scenario.reached import Reached, within
 
 HVA_ABSENT = source(
     "hva-absent",
     "where no host memory is mapped the access fails: EFAULT, or an MMIO exit from a "
     "backend that emulates instructions",
     "kvm_handle_error_pfn; hva_to_pfn",
+)
+HVA_WRITE_PROTECTED = source(
+    "hva-write-protected",
+    "where the host may only read its memory the guest reads it, and a write fails as where "
+    "nothing is mapped",
+    "hva_to_pfn: FOLL_WRITE for a write fault; kvm_handle_error_pfn",
 )
 PRIVATE_FAULT = documented(
     "private-fault",
@@ -50,7 +56,7 @@ class Piece(msgspec.Struct, frozen=True):
     private page that has none.
 
     ``absent`` is a slot's page for which the host has mapped nothing; of an ``unknown`` one the
-    rules do not say which memory an access reaches.
+    rules do not say which memory an access reaches. What is ``protected`` the host may only read.
     """
 
     gpa: int
@@ -61,6 +67,7 @@ class Piece(msgspec.Struct, frozen=True):
     offset: int = 0
     changed: bool = False
     private: bool = False
+    protected: bool = False
 
     @property
     def readonly(self) -> bool:
@@ -71,13 +78,12 @@ class Piece(msgspec.Struct, frozen=True):
 class Backing:
     """Finds the host memory of an hva among the mappings that a scenario declares."""
 
-    def __init__(self, mappings: tuple[Mapping, ...], reached: Reached | None = None) -> None:
-        """Of a mapping in ``reached`` those pages alone matter."""
-        self._reached = reached or {}
+    def __init__(self, mappings: tuple[Mapping, ...], host: HostPages) -> None:
+        """``host`` says what each page shows; somebody else brings it on."""
+        self._host = host
         self._mappings = {mapping.name: mapping for mapping in mappings}
         self._shown: set[str] = set()
-        self._absent: set[tuple[str, int]] = set()
-        self._changed: set[tuple[str, int]] = set()
+        self._changed: set[PageKey] = set()
         self._private: set[int] = set()
         self._zero = next((m for m in mappings if m.kind == "zero"), None)
 
@@ -109,41 +115,32 @@ class Backing:
 
     def is_absent(self, mapping: str, page: int) -> bool:
         """Whether the host has taken away what a page of a mapping showed."""
-        return (mapping, page) in self._absent
+        return self._host.is_absent(mapping, page)
 
     @property
-    def absent(self) -> Set[tuple[str, int]]:
+    def absent(self) -> Container[PageKey]:
         """The (mapping, page) that the host has taken away; what changes later shows in it."""
-        return self._absent
+        return self._host
 
-    def pages_of(self, op: ChangeHostMemory) -> Iterable[int]:
-        """Return the pages of a mapping that a change is about, as far as they matter."""
-        first = op.place.offset // PAGE_SIZE_BYTES
-        pages = range(first, first + op.pages)
-        reached = self._reached.get(op.place.mapping)
-        return pages if reached is None else within(reached, pages)
+    def changed(self, op: ChangeHostMemory) -> None:
+        """Note which pages are no longer what they were when they were mapped."""
+        name = op.place.mapping
+        self._changed.update((name, page) for page in self._host.pages_of(op))
+        if op.how in ("truncate", "extend", "punch") and not self._host.are_plain:
+            for page in self._host.pages_of(op):
+                shown = self._host.shown(name, page)
+                at = (name, page) if shown is None else (shown.file, shown.page)
+                self._changed.update(self._host.viewers(*at))
 
-    def change(self, op: ChangeHostMemory) -> None:
-        """Note which pages show memory from now on, and which do not."""
-        pages = {(op.place.mapping, page) for page in self.pages_of(op)}
-        self._changed |= pages
-        if op.how in ("unmap", "forbid"):
-            self._absent |= pages
-        elif op.how in ("map", "allow"):
-            self._absent -= pages
+    def follow(self, op: ChangeHostMemory) -> None:
+        """Come to what pages show after a change of a race, whose content is judged by itself."""
+        self.changed(op)
+        self._host.change(op)
 
     def loses_content(self, op: ChangeHostMemory) -> bool:
-        """Whether the pages read as zeros after a change: what private memory held is gone.
-
-        What is mapped is a memory file, or fresh memory in the place of what was still there.
-        """
-        kind = self._mappings[op.place.mapping].kind
-        is_private = kind not in ("shared", "memfd")
-        return (
-            op.how == "punch"
-            or (op.how in ("drop", "unmap") and is_private)
-            or (op.how == "map" and kind != "memfd")
-        )
+        """Whether the pages read as zeros after a change that a race may make."""
+        is_own = self._host.is_own(op.place.mapping)
+        return op.how == "punch" or (op.how in ("drop", "unmap", "map") and is_own)
 
     def locate(self, hva: Hva, offset: int) -> Place | None:
         """Return where ``offset`` bytes beyond an hva lie; None where no memory is mapped."""
@@ -202,7 +199,11 @@ class Backing:
         changed = bool(self._changed) and self._has_changed(slot, offset)
         if place is None:
             return Piece(gpa, length, "absent", slot, changed=changed)
-        return Piece(gpa, length, "memory", slot, place.mapping, place.offset, changed)
+        page = place.offset // PAGE_SIZE_BYTES
+        protected = self._host.is_read_only(place.mapping, page)
+        return Piece(
+            gpa, length, "memory", slot, place.mapping, place.offset, changed, protected=protected
+        )
 
     def _has_changed(self, slot: Memslot, offset: int) -> bool:
         place = self.declared(slot.userspace_addr, offset)

@@ -131,7 +131,7 @@ class Trial:
         """The rule that decides: that of the most unusual piece."""
         pieces = self.pieces
         kinds = {piece.kind for piece, _ in pieces}
-        if "absent" in kinds:
+        if "absent" in kinds or any(write and p.protected for p, write in pieces):
             return HVA_ABSENT
         if not self._exits:
             return HOST_FOLLOWS if any(p.changed for p, _ in pieces) else INSTRUCTION

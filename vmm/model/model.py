@@ -41,11 +41,11 @@ from vmm.model.rings import RING_EXACT, no_ring_to_reset
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
 from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Raced, Refused, RingPages
+from vmm.scenario.hostpages import HostPages
 from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     CHURN_GFNS,
     GUEST_MEMFD,
-    PAGE_SIZE_BYTES,
     SMM,
     AnyOperation,
     ChangeHostMemory,
@@ -151,8 +151,9 @@ class Model:
     ) -> None:
         self.features = features.of_vm(vm_type)
         self._vm_type = vm_type
-        self._backing = Backing(mappings, reached or {})
-        self._contents = Contents(mappings)
+        host = HostPages(mappings, reached)
+        self._backing = Backing(mappings, host)
+        self._contents = Contents(mappings, host)
         memfds = frozenset(mapping.name for mapping in mappings if mapping.kind == "memfd")
         self._memfds = GuestMemfds(self.features, memfds, self._backing, self._contents)
         self._reset()
@@ -283,11 +284,8 @@ class Model:
         return Allowed(changes, CONTENT, partial(self._contents.forget_changes, hidden))
 
     def _change_memory(self, op: ChangeHostMemory) -> None:
-        if self._backing.loses_content(op):
-            for page in self._backing.pages_of(op):
-                offset = page * PAGE_SIZE_BYTES
-                self._contents.write(op.place.mapping, offset, bytes(PAGE_SIZE_BYTES))
-        self._backing.change(op)
+        self._backing.changed(op)
+        self._contents.change(op)
 
     def _churn(self, op: Churn) -> tuple[Allowed, ...]:
         """Return its outcome where slots and place are free; else it is not known."""

@@ -8,6 +8,7 @@ from vmm.repro.accesses import is_plain_write
 from vmm.repro.account import Account, InexpressibleError
 from vmm.repro.cnames import CNames, create_vm
 from vmm.repro.expectations import Expectation
+from vmm.repro.hostchanges import declaration
 from vmm.repro.requirements import gpa_bits, reach, requirements
 from vmm.repro.statements import Statements
 from vmm.repro.tracking import RING_CAPS
@@ -16,7 +17,6 @@ from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import EnableCap, Mapping, Scenario, Touch
 from vmm.scenario.plan import MAX_BATCH, mappings_of
-from vmm.scenario.reached import is_sparse
 from vmm.scenario.shown import shown
 
 _STEPS_IN_A_FUNCTION = 300
@@ -155,7 +155,7 @@ def _setup(scenario: Scenario, features: Features, account: Account) -> str:
         'kvm = must(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");',
         *requirements(scenario, features, account),
         "map(&guest, NULL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);",
-        *(_map(mapping, account) for mapping in scenario.mappings),
+        *(declaration(mapping, account) for mapping in scenario.mappings),
         *reach(scenario, account),
     ]
     if "traces" in account.used:
@@ -164,33 +164,3 @@ def _setup(scenario: Scenario, features: Features, account: Account) -> str:
         lines.append("unmap_internal_slots();  /* without a VM it notes what is there */")
     lines.append(create_vm(scenario.vm_type))
     return "".join(f"\t{line}\n" for line in lines)
-
-
-def _map(mapping: Mapping, account: Account) -> str:
-    if is_sparse(mapping):
-        raise InexpressibleError(f"memory of {mapping.pages} pages, filled where it is touched")
-    name = account.names.variable(mapping.name)
-    private = "MAP_PRIVATE | MAP_ANONYMOUS"
-    both = "PROT_READ | PROT_WRITE"
-    match mapping.kind:
-        case "anonymous":
-            return f"map({name}, NULL, {both}, {private}, -1);"
-        case "shared":
-            return f"map({name}, NULL, {both}, MAP_SHARED | MAP_ANONYMOUS, -1);"
-        case "memfd":
-            file = account.names.file(mapping.name)
-            account.files.add(file)
-            return (
-                f'{file} = must(memfd_create("memslot", 0), "memfd_create");\n'
-                f'\tmust(ftruncate({file}, {mapping.pages} * PAGE), "ftruncate");\n'
-                f"\tmap({name}, NULL, {both}, MAP_SHARED, {file});"
-            )
-        case "hugetlb":
-            return f"map({name}, NULL, {both}, {private} | MAP_HUGETLB, -1);"
-        case "thp":
-            account.use("thp")
-            return f"map_huge({name});"
-        case "zero":
-            return f"map({name}, NULL, {both}, {private} | MAP_FIXED_NOREPLACE, -1);"
-        case "unmapped" | "guest_memfd":
-            return f"map({name}, NULL, PROT_NONE, {private} | MAP_NORESERVE, -1);"

@@ -7,8 +7,10 @@ from vmm.repro.accesses import access, instruction, writes
 from vmm.repro.account import Account, InexpressibleError
 from vmm.repro.cnames import CNames, create_vm, data, flags, unsigned
 from vmm.repro.expectations import Expectation
+from vmm.repro.hostchanges import changes
 from vmm.repro.tracking import clear_log, enable, get_log, harvest
 from vmm.scenario.history import Inspected, PreFaulted, Refused, Unmapped
+from vmm.scenario.hostpages import HostPages
 from vmm.scenario.operations import (
     MEMFD_INIT_SHARED,
     ChangeHostMemory,
@@ -64,6 +66,7 @@ class Statements:
         self.account = Account(names)
         self._names = names
         self._vm_type = vm_type
+        self._host = HostPages(names.mappings)
 
     def declarations(self) -> str:
         """Return the variables and functions that the statements refer to."""
@@ -106,7 +109,7 @@ class Statements:
                 place = f"{self._names.variable(op.place.mapping)}, {op.place.offset:#x}"
                 return [f"host_writes({place}, {unsigned(op.value)});"]
             case ChangeHostMemory():
-                return [self._change(op)]
+                return changes(account, self._host, op)
             case Inspect():
                 return self._inspect(step)
             case GetDirtyLog():
@@ -225,29 +228,6 @@ class Statements:
                 mode = "FALLOC_FL_PUNCH_HOLE" + (" | FALLOC_FL_KEEP_SIZE" if op.keep_size else "")
                 where = f"{unsigned(op.offset)}, {unsigned(op.size)}"
                 return f"punch_guest_memfd({file}, {mode}, {where})"
-
-    def _change(self, op: ChangeHostMemory) -> str:
-        where = f"{self._names.variable(op.place.mapping)}, {op.place.offset:#x}, {op.pages}"
-        match op.how:
-            case "drop" | "punch":
-                self.account.use("advise")
-                advice = "MADV_DONTNEED" if op.how == "drop" else "MADV_REMOVE"
-                return f"host_advises({where}, {advice});"
-            case "unmap":
-                self.account.use("unmap")
-                return f"host_unmaps({where});"
-            case "map":
-                self.account.use("remap")
-                kinds = {mapping.name: mapping.kind for mapping in self._names.mappings}
-                is_file = kinds[op.place.mapping] == "memfd"
-                file = self._names.file(op.place.mapping) if is_file else "-1"
-                return f"host_maps({where}, {file});"
-            case "forbid" | "allow":
-                self.account.use("protect")
-                protection = "PROT_NONE" if op.how == "forbid" else "PROT_READ | PROT_WRITE"
-                return f"host_protects({where}, {protection});"
-            case _:
-                assert_never(op.how)
 
     def _inspect(self, step: Expectation) -> list[str]:
         lines = []

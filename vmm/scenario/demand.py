@@ -208,6 +208,7 @@ class _Account:
         self._is_written = False
         self._kinds = {mapping.name: mapping.kind for mapping in scenario.mappings}
         self._lost = self._changed = 0
+        self._views = 1 + sum(bool(mapping.of) for mapping in scenario.mappings)
 
     def total(self) -> Demand:
         """Return what all of it comes to."""
@@ -313,7 +314,7 @@ class _Account:
                 self._us += times * (_CALL_US + (pages + op.pages // _HUGE_PAGES) * _PAGE_US)
                 self._changed += pages
                 if self._loses_content(op):
-                    self._lost += times * pages
+                    self._lost += times * pages * self._views
             case GetDirtyLog() | ClearDirtyLog():
                 pages = self._slots.get(op.slot, self._most_pages)
                 self._us += times * (_CALL_US + pages * _PAGE_US)
@@ -331,8 +332,10 @@ class _Account:
 
     def _loses_content(self, op: ChangeHostMemory) -> bool:
         """Whether pages show something else afterwards, which is recorded."""
+        if op.how in ("forbid", "allow", "write_protect"):
+            return False
         is_file = self._kinds[op.place.mapping] in ("shared", "memfd")
-        return op.how == "punch" or (op.how in ("drop", "unmap", "map") and not is_file)
+        return not (is_file and op.how in ("drop", "unmap", "map"))
 
     def _pre_fault(self, op: PreFaultMemory) -> None:
         """It comes to an end where no slot is."""

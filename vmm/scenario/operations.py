@@ -67,22 +67,35 @@ MAX_GPA_BITS = 52
 """The most bits that a guest-physical address has on x86."""
 
 MappingKind = Literal[
-    "anonymous", "shared", "memfd", "hugetlb", "thp", "zero", "unmapped", "guest_memfd"
+    "anonymous",
+    "shared",
+    "memfd",
+    "private_file",
+    "hugetlb",
+    "thp",
+    "zero",
+    "unmapped",
+    "guest_memfd",
 ]
 
 
-class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Host memory that a scenario declares.
 
-    ``anonymous``, ``shared`` and ``memfd`` are 4 KiB pages; ``hugetlb`` and ``thp`` are 2 MiB
+    ``anonymous``, ``shared`` and ``memfd`` are 4 KiB pages; ``private_file`` maps a memory file
+    with MAP_PRIVATE: what is written stays out of the file; ``hugetlb`` and ``thp`` are 2 MiB
     aligned; ``zero`` is anonymous memory fixed at virtual address 0; ``unmapped`` is an address
     range that is reserved, and that nothing can be read from; so is ``guest_memfd`` until
     ``MapGuestMemfd`` puts a file there.
+
+    ``of`` names a mapping of kind ``memfd`` that stands before: a ``memfd`` or ``private_file``
+    then shows the first pages of its file, too.
     """
 
     name: str
     pages: int
     kind: MappingKind = "anonymous"
+    of: str = ""
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -172,20 +185,37 @@ class HostWrite(Operation, frozen=True, tag="host_write", gc=False):
     value: Hex
 
 
-HostChangeKind = Literal["drop", "punch", "unmap", "map", "forbid", "allow"]
+HostChangeKind = Literal[
+    "drop",
+    "punch",
+    "unmap",
+    "map",
+    "forbid",
+    "allow",
+    "write_protect",
+    "map_fresh",
+    "map_file",
+    "truncate",
+    "extend",
+]
 
 
 class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=False):
     """The host changes ``pages`` pages of a mapping from ``place`` on.
 
     ``drop`` is MADV_DONTNEED, ``punch`` MADV_REMOVE; ``unmap`` leaves the addresses reserved with
-    nothing mapped there until ``map`` maps them anew (the same pages of a memfd, else zeros);
-    ``forbid`` and ``allow`` are mprotect with PROT_NONE and with PROT_READ and PROT_WRITE.
+    nothing mapped there until ``map`` maps them anew (the same pages of a file, else zeros);
+    ``forbid``, ``allow`` and ``write_protect`` are mprotect with PROT_NONE, with PROT_READ and
+    PROT_WRITE, and with PROT_READ. ``map_fresh`` maps anonymous memory over them, ``map_file`` the
+    pages of another file from ``source`` on, which names a mapping of kind ``memfd``; ``truncate``
+    and ``extend`` are ftruncate of the file that a mapping was made for: the pages, which are the
+    last ones, are cut off, and come back as zeros.
     """
 
     place: Place
     pages: int = 1
     how: HostChangeKind = "drop"
+    source: Place | None = None
 
 
 class Inspect(Operation, frozen=True, tag="inspect", gc=False):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from vmm.scenario import operations
+from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -36,16 +37,9 @@ MAX_ACCESSES = 1 << 20
 MAX_HOST_THREADS = 4
 MAX_PAUSE = 100
 
-_FILES = ("shared", "memfd")
 _BACKED = ("anonymous", "shared", "memfd", "thp", "hugetlb")
-_CHANGEABLE = {
-    "drop": ("anonymous", "thp", *_FILES),
-    "punch": _FILES,
-    "unmap": ("anonymous", "memfd"),
-    "map": ("anonymous", "memfd"),
-    "forbid": ("anonymous", *_FILES),
-    "allow": ("anonymous", *_FILES),
-}
+_CHANGES = ("drop", "punch", "unmap", "map", "forbid", "allow")
+"""The kinds of change that can be judged while others use the memory."""
 
 Mappings = Mapping[str, operations.Mapping]
 
@@ -55,9 +49,9 @@ _Change = tuple[int, int, int, int]
 
 def host_change_problem(op: ChangeHostMemory, mappings: Mappings) -> str:
     """Return what is wrong with a change of a mapping that exists; empty if nothing is."""
-    kind = mappings[op.place.mapping].kind
-    if kind not in _CHANGEABLE[op.how]:
-        return f".how: {op.how!r} takes a mapping of kind {', '.join(_CHANGEABLE[op.how])}"
+    kind, takes = mappings[op.place.mapping].kind, CHANGES[op.how].takes
+    if kind not in takes:
+        return f".how: {op.how!r} takes a mapping of kind {', '.join(takes)}"
     if op.place.offset % PAGE_SIZE_BYTES or op.pages < 1:
         return ".place: whole pages are needed"
     return ""
@@ -124,6 +118,8 @@ def _host_problem(host: HostThread, guests: int, mappings: Mappings) -> str:
             return f".operations[{index}].bitmap: a writable one is needed"
         if isinstance(op, ClearDirtyLog) and op.bitmap != "readable":
             return f".operations[{index}].bitmap: a readable one is needed"
+        if isinstance(op, ChangeHostMemory) and op.how not in _CHANGES:
+            return f".operations[{index}].how: {op.how!r} is not judged in a race"
         if isinstance(op, HarvestDirtyRing) and op.vcpu >= guests:
             return f".operations[{index}].vcpu: the race has {guests}"
         if isinstance(op, HostWrite) and op.place.offset % 4:

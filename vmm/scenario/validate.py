@@ -4,7 +4,7 @@ A scenario can name its own mappings, address 0 and addresses that no process ow
 takes is bounded. Everything else about its operations is legal: a refusal is an outcome.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import assert_never
 
 import msgspec
@@ -152,7 +152,21 @@ def _check_guest(scenario: Scenario) -> None:
         raise ScenarioError(f"$.guest.slot: not within 0 to {last}: no kernel has more slots")
 
 
-def _check_mappings(mappings: Iterable[Mapping]) -> None:
+def _check_second_view(place: str, mapping: Mapping, before: Sequence[Mapping]) -> None:
+    """A mapping of another one's file shows pages that are there, all of them filled."""
+    file = next((each for each in before if each.name == mapping.of), None)
+    if file is None or file.kind != "memfd" or file.of or is_sparse(file):
+        raise ScenarioError(
+            f"{place}.of: {mapping.of!r} is no mapping of kind memfd that stands before, "
+            f"with a file of its own of at most {SPARSE_PAGES} pages"
+        )
+    if mapping.kind not in ("memfd", "private_file"):
+        raise ScenarioError(f"{place}.kind: memfd or private_file is needed, as it shows a file")
+    if mapping.pages > file.pages:
+        raise ScenarioError(f"{place}.pages: {mapping.of!r} has {file.pages}")
+
+
+def _check_mappings(mappings: Sequence[Mapping]) -> None:
     names = {GUEST_MAPPING}
     total = 0
     for index, mapping in enumerate(mappings):
@@ -176,6 +190,10 @@ def _check_mappings(mappings: Iterable[Mapping]) -> None:
             )
         if mapping.kind == "hugetlb" and mapping.pages % 512:
             raise ScenarioError(f"{place}.pages: hugetlb memory comes in multiples of 512 pages")
+        if mapping.kind == "private_file" and is_sparse(mapping):
+            raise ScenarioError(f"{place}.pages: a private_file has {SPARSE_PAGES} at the most")
+        if mapping.of:
+            _check_second_view(place, mapping, mappings[:index])
     if sum(mapping.kind == "zero" for mapping in mappings) > 1:
         raise ScenarioError("$.mappings: only one mapping can be at virtual address 0")
 
@@ -211,6 +229,10 @@ def _check_large(scenario: Scenario) -> None:
         )
 
 
+_ITS_FILE, _VACATED, _HIDDEN = range(3)
+"""What a page of a mapping of a file shows."""
+
+
 class _Checker:
     """Looks at one operation at a time."""
 
@@ -223,6 +245,11 @@ class _Checker:
         self._windows: set[int] = set()
         self._taken: set[str] = set()
         self._vacated: dict[str, bytearray] = {}
+        self._cut: set[str] = set()
+        self._aliases = any(m.of or m.kind == "private_file" for m in scenario.mappings)
+        self._views = {m.name: {m.name} for m in scenario.mappings}
+        for mapping in scenario.mappings:
+            self._views[mapping.of or mapping.name].add(mapping.name)
         self._guests = guest_count(scenario)
         self._guest_ids = range(self._guest.slot, self._guest.slot + self._guests)
         self._spaces = address_spaces(scenario)
@@ -275,6 +302,8 @@ class _Checker:
             case ChangeHostMemory():
                 return self._change(op)
             case Race():
+                if self._aliases:
+                    return ": races take no mapping that shows another one's file, or its copy"
                 self._races = True
                 found = race_problem(op, self._vcpus, self._mappings, self.problem)
                 self._races = False
@@ -313,24 +342,61 @@ class _Checker:
         """What the host has taken away it must not write."""
         problem = self._place(op.place, op.pages * PAGE_SIZE_BYTES, ".place")
         problem = problem or host_change_problem(op, self._mappings)
-        if op.how in ("unmap", "forbid"):
+        problem = problem or self._odd_change_problem(op)
+        if problem:
+            return problem
+        if op.how in ("unmap", "forbid", "write_protect"):
             self._taken.add(op.place.mapping)
-        return problem or self._vacated_problem(op)
+        return self._mapped_problem(op)
 
-    def _vacated_problem(self, op: ChangeHostMemory) -> str:
-        """A memory file's page that is unmapped is not there again before it is mapped."""
-        mapping = self._mappings[op.place.mapping]
-        if mapping.kind != "memfd":
+    def _odd_change_problem(self, op: ChangeHostMemory) -> str:
+        """A change may show other memory than a mapping was made for, or cut its file."""
+        name = op.place.mapping
+        if (op.source is not None) is not (op.how == "map_file"):
+            return ".source: what 'map_file' maps, and nothing else, has one"
+        if op.how in ("drop", "punch", "unmap", "map", "forbid", "allow"):
             return ""
-        vacated = self._vacated.setdefault(mapping.name, bytearray(mapping.pages))
+        mapping = self._mappings[name]
+        self._aliases |= op.how != "write_protect"
+        if is_sparse(mapping):
+            return f".how: {op.how!r} takes a mapping of at most {SPARSE_PAGES} pages"
+        if op.source is not None:
+            source = op.source.mapping
+            problem = self._place(op.source, op.pages * PAGE_SIZE_BYTES, ".source")
+            if problem:
+                return problem
+            file = self._mappings[source]
+            if file.kind != "memfd" or file.of or is_sparse(file):
+                return f".source: {source!r} is no memfd of its own of at most {SPARSE_PAGES} pages"
+            if op.source.offset % PAGE_SIZE_BYTES:
+                return ".source: a whole page is needed"
+            self._views[source].add(name)
+            self._taken.update(self._views[source] if source in self._cut else ())
+        if op.how in ("truncate", "extend"):
+            if mapping.of:
+                return f".place: the file is that of {mapping.of!r}"
+            if pages_of(op.place.offset) + op.pages != mapping.pages:
+                return ".pages: the last pages are needed, all of them"
+        if op.how == "truncate":
+            self._cut.add(name)
+            self._taken |= self._views[name]
+        return ""
+
+    def _mapped_problem(self, op: ChangeHostMemory) -> str:
+        """A file's page that is unmapped, or hidden, is not there again before it is mapped."""
+        mapping = self._mappings[op.place.mapping]
+        if mapping.kind not in ("memfd", "private_file"):
+            return ""
+        shown = self._vacated.setdefault(mapping.name, bytearray(mapping.pages))
         first = op.place.offset // PAGE_SIZE_BYTES
         pages = slice(first, first + op.pages)
-        if op.how == "unmap":
-            vacated[pages] = b"\1" * op.pages
-        elif op.how == "map":
-            vacated[pages] = bytes(op.pages)
-        elif op.how in ("allow", "punch") and vacated.find(1, first, pages.stop) >= 0:
+        marks = {"unmap": _VACATED, "map": _ITS_FILE, "map_fresh": _HIDDEN, "map_file": _HIDDEN}
+        if op.how in marks:
+            shown[pages] = bytes((marks[op.how],)) * op.pages
+        elif op.how in ("allow", "write_protect") and shown.find(_VACATED, first, pages.stop) >= 0:
             return f".how: {op.how!r} takes pages that are mapped: 'map' those that were unmapped"
+        elif op.how == "punch" and shown.count(_ITS_FILE, first, pages.stop) != op.pages:
+            return ".how: 'punch' takes pages of the mapping's own file: 'map' them first"
         return ""
 
     def _clear(self, op: ClearDirtyLog) -> str:

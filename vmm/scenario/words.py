@@ -25,6 +25,7 @@ from vmm.scenario.history import (
     Touched,
     Unmapped,
 )
+from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.instructions import AF, CF, INSTRUCTIONS, OF, PF, SF, ZF
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
@@ -78,14 +79,6 @@ _FLAGS = (
 )
 _MEMFD_FLAGS = ((MEMFD_MMAP, "MMAP"), (MEMFD_INIT_SHARED, "INIT_SHARED"))
 _ATTRIBUTES = ((ATTRIBUTE_PRIVATE, "PRIVATE"),)
-_HOST_CHANGES = {
-    "drop": "MADV_DONTNEED",
-    "punch": "MADV_REMOVE",
-    "unmap": "munmap",
-    "map": "mmap",
-    "forbid": "mprotect(PROT_NONE)",
-    "allow": "mprotect(PROT_READ|PROT_WRITE)",
-}
 _REGISTERS = ("ax", "bx", "cx", "dx")
 _POINTERS = ("sp", "si", "di")
 _CPU_FLAGS = ((CF, "CF"), (PF, "PF"), (AF, "AF"), (ZF, "ZF"), (SF, "SF"), (OF, "OF"))
@@ -135,7 +128,9 @@ def operation(op: AnyOperation) -> str:
         case HostWrite():
             return f"host writes {op.value:#x} to {hva(op.place)}"
         case ChangeHostMemory():
-            return f"{_HOST_CHANGES[op.how]} on {op.pages} pages at {hva(op.place)}"
+            source = "" if op.source is None else f" ({hva(op.source)})"
+            call = f"{CHANGES[op.how].call}{source}"
+            return f"{call} on {op.pages} pages at {hva(op.place)}"
         case Race():
             return f"{len(op.hosts)} host threads and {len(op.guests)} vCPUs act at the same time"
         case Inspect():

@@ -28,6 +28,8 @@
  *   passing                  a logged slot is created and deleted
  *   refusedfile              a guest_memfd is made, cannot be bound past its end, and is closed
  *   drop PAGE N              MADV_DONTNEED of the pool's pages
+ *   protect PAGE N none|ro|rw, fresh PAGE N, unmap PAGE N   mprotect(2), mmap(2) of them
+ *   file PAGE N shared|private, truncate PAGES   a memory file over them, and its size
  *   readhigh GPA             a read of four bytes in 64-bit mode
  *   tss GPA, identity GPA    KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR, in bytes
  *   irqchip, vcpu            KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU
@@ -55,7 +57,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define POOL_PAGES 128
 #define GUEST_SIZE 65536u
 #define GUEST_ID 32762
 #define MMIO_ANSWER 0x5a5a0000u
@@ -79,8 +80,8 @@ static int other_vm = -1, vcpu = -1, run_size, files[MAX_FILES], nr_files;
 static struct kvm_dirty_gfn *ring;
 static uint64_t ring_bytes, harvested;
 static struct kvm_run *run;
-uint8_t *guest;
-static uint8_t *pool, *shadow, *hole;
+uint8_t *guest, *pool, *shadow;
+static uint8_t *hole;
 static uint64_t covered; /* so many bytes of the pool show a guest_memfd */
 
 void need(int good, const char *what)
@@ -210,7 +211,7 @@ static void show_written_pages(void)
 {
     for (uint64_t page = 0; page < POOL_PAGES; page++) {
         uint8_t *now = pool + page * PAGE, *before = shadow + page * PAGE;
-        if (!memcmp(now, before, PAGE))
+        if (!may_look_at(page) || !memcmp(now, before, PAGE))
             continue;
         printf(" page %llx", (unsigned long long)page);
         memcpy(before, now, PAGE);
@@ -626,7 +627,7 @@ static void play_operation(char *text)
         harvest_ring();
     else if (count == 1 && !strcmp(words[0], "reset"))
         reset_rings();
-    else if (!play_place(words, count))
+    else if (!play_place(words, count) && !play_host(words, count))
         play_other(words, count);
 }
 
@@ -655,6 +656,7 @@ static void play(char *script)
     drop_vcpu();
     close(vm);
     uncover_pool();
+    heal_pool();
 }
 
 int main(void)

@@ -6,10 +6,11 @@
 
 #define PAGE 4096ull
 #define GUEST_GPA 0xffff0000u
+#define POOL_PAGES 128
 
 /* The VM that a script plays on; guest is the host's view of the slot at GUEST_GPA. */
 extern int kvm, vm;
-extern uint8_t *guest;
+extern uint8_t *guest, *pool, *shadow;
 
 void need(int good, const char *what);
 void show_error(int error);
@@ -18,5 +19,10 @@ void need_vcpu(void);
 
 /* places.c: answers 0 where the words are none of its own. */
 int play_place(char words[][32], int count);
+
+/* host.c: likewise; the pool as it was at first, and whether a page of it may be looked at. */
+int play_host(char words[][32], int count);
+void heal_pool(void);
+int may_look_at(uint64_t page);
 
 #endif

@@ -94,15 +94,16 @@ static void keep_page(struct vm *vm, uint64_t hva)
     }
 }
 
-static void keep_first_page(struct vm *vm, uint64_t hva, uint64_t size)
+static void keep_first_page(struct vm *vm, const struct host_change *change)
 {
-    (void)size;
-    keep_page(vm, hva);
+    if (!change->done)
+        keep_page(vm, change->hva);
 }
 
-static void keep_last_page(struct vm *vm, uint64_t hva, uint64_t size)
+static void keep_last_page(struct vm *vm, const struct host_change *change)
 {
-    keep_page(vm, hva + size - PAGE_BYTES);
+    if (!change->done)
+        keep_page(vm, change->hva + change->size - PAGE_BYTES);
 }
 
 const struct fault race_faults[] = {

@@ -204,17 +204,26 @@ int ioctl(int fd, unsigned long request, ...)
     return kernel_ioctl(fd, request, argument);
 }
 
-/* Memory that slots may show is about to change. */
-static void note_host_change(void *address, size_t size)
+/* Memory that slots may show is about to change, or has. */
+static void note_host_change(const struct host_change *change)
 {
     for (int fd = 0; fd <= highest_vm; fd++) {
         struct vm *vm = vms[fd];
         if (!vm || !vm->fault->host_changes)
             continue;
         pthread_mutex_lock(&vm->lock);
-        vm->fault->host_changes(vm, (uint64_t)address, size);
+        vm->fault->host_changes(vm, change);
         pthread_mutex_unlock(&vm->lock);
     }
+}
+
+static void note_done(struct host_change *change)
+{
+    int error = errno;
+
+    change->done = true;
+    note_host_change(change);
+    errno = error;
 }
 
 /* Watched for the place where the caller maps struct kvm_run. */
@@ -225,9 +234,15 @@ void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t 
 
     if (in_tables(fd) && vcpus[fd] && answered_wrongly(0, NULL, &result))
         return MAP_FAILED;
+    struct host_change change = {
+        .kind = HOST_MAPS, .detail = protection, .fd = flags & MAP_ANONYMOUS ? -1 : fd,
+        .hva = (uint64_t)address, .size = size,
+    };
     if (flags & MAP_FIXED)
-        note_host_change(address, size);
+        note_host_change(&change);
     mapped = (void *)syscall(SYS_mmap, address, size, protection, flags, fd, offset);
+    if (flags & MAP_FIXED && mapped != MAP_FAILED)
+        note_done(&change);
     if (mapped != MAP_FAILED && offset == 0 && in_tables(fd) && vcpus[fd])
         vcpus[fd]->run = mapped;
     else
@@ -254,14 +269,55 @@ int fallocate(int fd, int mode, off_t offset, off_t size)
 
 int fallocate64(int fd, int mode, off_t offset, off_t size) __attribute__((alias("fallocate")));
 
+static int change_memory(long number, enum host_call kind, void *address, size_t size, int detail)
+{
+    struct host_change change = {
+        .kind = kind, .detail = detail, .fd = -1, .hva = (uint64_t)address, .size = size,
+    };
+    int result;
+
+    note_host_change(&change);
+    result = (int)syscall(number, address, size, detail);
+    if (!result)
+        note_done(&change);
+    return result;
+}
+
 int madvise(void *address, size_t size, int advice)
 {
-    note_host_change(address, size);
-    return (int)syscall(SYS_madvise, address, size, advice);
+    return change_memory(SYS_madvise, HOST_ADVISES, address, size, advice);
 }
 
 int mprotect(void *address, size_t size, int protection)
 {
-    note_host_change(address, size);
-    return (int)syscall(SYS_mprotect, address, size, protection);
+    return change_memory(SYS_mprotect, HOST_PROTECTS, address, size, protection);
 }
+
+static void note_growth(const struct host_change *change)
+{
+    struct host_change growth = *change;
+
+    if (change->kind == HOST_GROWS)
+        note_done(&growth);
+}
+
+static void note_cut(const struct host_change *change)
+{
+    if (change->kind == HOST_CUTS)
+        note_host_change(change);
+}
+
+int ftruncate(int fd, off_t size)
+{
+    bool watched = false;
+
+    for (int vm = 0; vm <= highest_vm; vm++)
+        watched |= vms[vm] && vms[vm]->fault->host_changes;
+    if (watched) {
+        note_resize(fd, (uint64_t)size, note_cut);
+        note_resize(fd, (uint64_t)size, note_growth);
+    }
+    return (int)syscall(SYS_ftruncate, fd, size);
+}
+
+int ftruncate64(int fd, off_t size) __attribute__((alias("ftruncate")));

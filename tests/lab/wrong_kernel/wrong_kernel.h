@@ -221,6 +221,17 @@ struct log {
     int error;
 };
 
+enum host_call { HOST_ADVISES, HOST_MAPS, HOST_PROTECTS, HOST_CUTS, HOST_GROWS };
+
+/* What the host does to its own memory: to change it all, or to cut or grow its file. */
+struct host_change {
+    enum host_call kind;
+    bool done;
+    int detail; /* the advice, or the protection */
+    int fd;     /* the file that is mapped or resized, or -1 */
+    uint64_t hva, size;
+};
+
 /*
  * One way to be wrong. Every hook is optional, and runs with the VM locked.
  *
@@ -280,8 +291,8 @@ struct fault {
     int (*enter)(struct vcpu *);
     bool (*leave)(struct vcpu *);
 
-    /* The caller is about to unmap, remap, protect or advise its own memory. */
-    void (*host_changes)(struct vm *, uint64_t hva, uint64_t size);
+    /* The caller is about to change what its own memory shows, and, once more, has done so. */
+    void (*host_changes)(struct vm *vm, const struct host_change *);
 };
 
 /* rings.c: capabilities and dirty rings. */
@@ -300,7 +311,7 @@ void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
-    ahead_faults[], leak_faults[], patch_faults[];
+    ahead_faults[], leak_faults[], patch_faults[], host_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */
@@ -325,6 +336,9 @@ struct slot *next_below(struct vm *vm, uint64_t gpa);
 bool may_touch(const struct slot *slot);
 bool readable(uint64_t hva, void *copy, size_t size);
 void overwrite(uint64_t hva, void *data, size_t size);
+
+/* faults_host.c: the mappings that show what of a file is cut off or comes back. */
+void note_resize(int fd, uint64_t size, void (*note)(const struct host_change *));
 
 /* faults_ahead.c: the two ioctls whole. */
 int set_attributes(struct vm *vm, void *argument);

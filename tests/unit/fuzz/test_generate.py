@@ -70,7 +70,7 @@ def test_a_seed_gives_the_same_scenario_on_every_machine() -> None:
     text = "".join(scenario_text(generate(seed_of(1, n), FEATURES)) for n in range(50))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     # Who changes what is generated changes this, too: old seeds then mean something else.
-    assert digest == "cb62b85501c5b231"
+    assert digest == "3ae9b6a0bda25b3e"
 
 
 def test_chance_is_made_of_what_python_promises_to_keep() -> None:
@@ -233,7 +233,7 @@ def test_some_are_mutations_and_some_are_long() -> None:
     scenarios = some(200)
     assert any(scenario.why.startswith("A mutation of ") for scenario in scenarios)
     lengths = sorted(len(scenario.operations) for scenario in scenarios)
-    assert lengths[len(lengths) // 4] < 60
+    assert lengths[len(lengths) // 4] < 80
     assert lengths[-len(lengths) // 4] > 300
 
 

@@ -45,6 +45,7 @@ def ways(scenario: Scenario) -> Iterator[Way]:
 def with_operations(base: Scenario, operations: tuple[AnyOperation, ...]) -> Scenario:
     """Return a scenario of other operations, and of the mappings that they use."""
     used = {name for op in operations for name in _names(op)}
+    used |= {mapping.of for mapping in base.mappings if mapping.name in used}
     mappings = tuple(mapping for mapping in base.mappings if mapping.name in used)
     return msgspec.structs.replace(base, operations=operations, mappings=mappings)
 
@@ -84,7 +85,10 @@ def _mapping(name: str, scenario: Scenario) -> Iterator[Scenario]:
     for mapping in scenario.mappings:
         if mapping.name == name:
             if mapping.kind != "anonymous":
-                yield _with_mapping(scenario, msgspec.structs.replace(mapping, kind="anonymous"))
+                plain = msgspec.structs.replace(mapping, kind="anonymous", of="")
+                yield _with_mapping(scenario, plain)
+                if mapping.of:
+                    yield _with_mapping(scenario, msgspec.structs.replace(mapping, of=""))
             for pages in _fewer_pages(scenario, mapping):
                 yield _with_mapping(scenario, msgspec.structs.replace(mapping, pages=pages))
 

@@ -221,7 +221,7 @@ class HostSide:
             track = self.presence.setdefault((mapping, page), Track(not was))
             if op.how in ("unmap", "forbid", "map", "allow"):
                 track.change(*interval, op.how in ("map", "allow"))
-        self._backing.change(op)
+        self._backing.follow(op)
 
     def _reached(self, gfn: int) -> MaybeTranslation:
         slot = self._slots.find(gfn)

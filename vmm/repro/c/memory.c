@@ -52,6 +52,23 @@ static void map(struct mapping *mapping, unsigned char *at, int protection, int 
 	if (protection != PROT_NONE)
 		fill(mapping);
 }
+/*@ another */
+
+/* Shows a file that is filled already: a second time, or with copies of one's own. */
+static void map_another(struct mapping *mapping, int sharing, int fd)
+{
+	uint64_t size = mapping->pages * PAGE;
+
+	if (mapping->host)
+		munmap(mapping->host, size);
+	mapping->host = mmap(NULL, size, PROT_READ | PROT_WRITE, sharing, fd, 0);
+	if (mapping->host == MAP_FAILED)
+		leave(CANNOT_RUN, "cannot map %s: %s", mapping->name, strerror(errno));
+	if (!mapping->expected) {
+		mapping->expected = malloc(size);
+		memcpy(mapping->expected, mapping->host, size);
+	}
+}
 /*@ thp */
 
 static void map_huge(struct mapping *mapping)
@@ -101,35 +118,21 @@ static void host_advises(struct mapping *mapping, uint64_t offset, uint64_t page
 {
 	must(madvise(mapping->host + offset, pages * PAGE, advice), "madvise");
 }
-/*@ unmap */
-
-/* Leaves the addresses reserved, with nothing mapped there. */
-static void host_unmaps(struct mapping *mapping, uint64_t offset, uint64_t pages)
-{
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-
-	if (mmap(mapping->host + offset, pages * PAGE, PROT_NONE, flags, -1, 0) == MAP_FAILED)
-		leave(CANNOT_RUN, "mmap: %s", strerror(errno));
-	mark_absent(mapping, offset, pages, true);
-}
 /*@ remap */
 
-/* Maps the same pages of a file again, or fresh ones (fd -1). */
-static void host_maps(struct mapping *mapping, uint64_t offset, uint64_t pages, int fd)
+/* Maps something else in the place of pages: of a file, or fresh memory (fd -1). */
+static void host_maps(struct mapping *mapping, uint64_t offset, uint64_t pages, int protection,
+		      int flags, int fd, uint64_t file_offset)
 {
-	int flags = (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | MAP_FIXED;
-
-	if (mmap(mapping->host + offset, pages * PAGE, PROT_READ | PROT_WRITE, flags, fd,
-		 fd < 0 ? 0 : offset) == MAP_FAILED)
+	if (mmap(mapping->host + offset, pages * PAGE, protection, flags | MAP_FIXED, fd,
+		 file_offset) == MAP_FAILED)
 		leave(CANNOT_RUN, "mmap: %s", strerror(errno));
-	mark_absent(mapping, offset, pages, false);
 }
 /*@ protect */
 
 static void host_protects(struct mapping *mapping, uint64_t offset, uint64_t pages, int protection)
 {
 	must(mprotect(mapping->host + offset, pages * PAGE, protection), "mprotect");
-	mark_absent(mapping, offset, pages, protection == PROT_NONE);
 }
 /*@ look */
 

@@ -1,0 +1,80 @@
+/* What the host does to the pool besides dropping pages of it. */
+#include "witness.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define READ_WRITE (PROT_READ | PROT_WRITE)
+#define FRESH (MAP_PRIVATE | MAP_ANONYMOUS)
+
+static int file = -1, changed;
+
+/* A page may have no memory, or lie beyond the end of its file. */
+int may_look_at(uint64_t page)
+{
+    uint8_t byte;
+    struct iovec to = {&byte, 1}, from = {pool + page * PAGE, 1};
+
+    return !changed || process_vm_readv(getpid(), &to, 1, &from, 1, 0) == 1;
+}
+
+static void put(uint64_t page, uint64_t count, int protection, int flags, int fd)
+{
+    void *at = pool + page * PAGE;
+
+    need(mmap(at, count * PAGE, protection, flags | MAP_FIXED, fd, 0) == at, "mmap");
+    if (protection != PROT_NONE)
+        memcpy(shadow + page * PAGE, at, count * PAGE);
+}
+
+static void put_file(uint64_t page, uint64_t count, int flags)
+{
+    file = memfd_create("witness", 0);
+    need(file >= 0 && ftruncate(file, (off_t)(count * PAGE)) == 0, "a file");
+    for (uint64_t i = 0; i < count; i++) {
+        uint32_t word = 0xf11e0000u + (uint32_t)i;
+        need(pwrite(file, &word, sizeof(word), (off_t)(i * PAGE)) == sizeof(word), "pwrite");
+    }
+    put(page, count, READ_WRITE, flags, file);
+}
+
+void heal_pool(void)
+{
+    if (changed)
+        put(0, POOL_PAGES, READ_WRITE, FRESH, -1);
+    if (file >= 0)
+        close(file);
+    file = -1;
+    changed = 0;
+}
+
+static int protection_of(const char *word)
+{
+    return !strcmp(word, "none") ? PROT_NONE : !strcmp(word, "ro") ? PROT_READ : READ_WRITE;
+}
+
+int play_host(char words[][32], int count)
+{
+    uint64_t page = count > 2 ? pages(words[1]) / PAGE : 0;
+    uint64_t many = count > 2 ? pages(words[2]) / PAGE : 0;
+
+    if (count == 4 && !strcmp(words[0], "protect"))
+        need(!mprotect(pool + page * PAGE, many * PAGE, protection_of(words[3])), "mprotect");
+    else if (count == 3 && !strcmp(words[0], "fresh"))
+        put(page, many, READ_WRITE, FRESH, -1);
+    else if (count == 3 && !strcmp(words[0], "unmap"))
+        put(page, many, PROT_NONE, FRESH, -1);
+    else if (count == 4 && !strcmp(words[0], "file"))
+        put_file(page, many, words[3][0] == 's' ? MAP_SHARED : MAP_PRIVATE);
+    else if (count == 2 && !strcmp(words[0], "truncate"))
+        show_error(ftruncate(file, (off_t)pages(words[1])) ? errno : 0);
+    else
+        return 0;
+    changed = 1;
+    return 1;
+}

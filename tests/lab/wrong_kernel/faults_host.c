@@ -1,0 +1,388 @@
+/* Wrong about what the host does to memory under a slot: not followed, or by too much. */
+#include "wrong_kernel.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+typedef bool (*which)(struct vm *, struct slot *, const struct host_change *);
+typedef void (*what)(struct vm *, struct slot *, uint64_t first, uint64_t pages);
+
+/* A slot shows some pages from elsewhere (hva 0: nowhere), and its others as they are. */
+static void show(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages, uint64_t hva)
+{
+    const uint64_t starts[] = {0, first, first + pages, pages_of(&slot->known)};
+    struct region pieces[3];
+    int count = 0;
+
+    for (int part = 0; part < 3; part++) {
+        if (starts[part] == starts[part + 1] || (part == 1 && !hva))
+            continue;
+        pieces[count] = slot->known;
+        pieces[count].gpa += starts[part] * PAGE_BYTES;
+        pieces[count].size = (starts[part + 1] - starts[part]) * PAGE_BYTES;
+        pieces[count++].hva = part == 1 ? hva : slot->known.hva + starts[part] * PAGE_BYTES;
+    }
+    lay(vm, slot, pieces, count);
+}
+
+static void keep(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
+{
+    uint64_t size = pages * PAGE_BYTES;
+    void *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (copy != MAP_FAILED && readable(slot->known.hva + first * PAGE_BYTES, copy, size))
+        show(vm, slot, first, pages, (uint64_t)copy);
+}
+
+static void hide(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
+{
+    show(vm, slot, first, pages, 0);
+}
+
+static void keep_inside(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
+{
+    if (pages > 2)
+        keep(vm, slot, first + 1, pages - 2);
+}
+
+static void hide_next(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
+{
+    if (first + pages < pages_of(&slot->known))
+        hide(vm, slot, first + pages, 1);
+}
+
+static void blank_next(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
+{
+    if (first + pages < pages_of(&slot->known))
+        show(vm, slot, first + pages, 1, blank_page());
+}
+
+/* Does something to each slot that shows memory which changes. */
+static void each(struct vm *vm, const struct host_change *change, which is_meant, what is_done)
+{
+    for (uint32_t i = 0; i < vm->nr_used; i++) {
+        struct slot *slot = &vm->slots[vm->used[i]];
+        uint64_t begin = change->hva, end = change->hva + change->size, hva = slot->known.hva;
+        if (!may_touch(slot) || begin >= hva + slot->known.size || end <= hva
+            || !is_meant(vm, slot, change) || !strike(vm))
+            continue;
+        begin = begin < hva ? 0 : (begin - hva) / PAGE_BYTES;
+        end = end > hva + slot->known.size ? pages_of(&slot->known) : (end - hva) / PAGE_BYTES;
+        is_done(vm, slot, begin, end - begin);
+    }
+}
+
+static bool is_write_protection(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_PROTECTS && change->detail == PROT_READ;
+}
+
+static bool is_allowing(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_PROTECTS && change->detail == (PROT_READ | PROT_WRITE);
+}
+
+static bool is_forbidding(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_PROTECTS && change->detail == PROT_NONE;
+}
+
+static bool is_mapping(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_MAPS && change->detail & PROT_READ;
+}
+
+static bool is_mapping_fresh(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_mapping(vm, slot, change) && change->fd < 0;
+}
+
+static bool is_mapping_a_file(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_mapping(vm, slot, change) && change->fd >= 0;
+}
+
+static bool is_unmapping(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_MAPS && change->detail == PROT_NONE;
+}
+
+static bool is_drop(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_ADVISES && change->detail == MADV_DONTNEED;
+}
+
+/* One line of /proc/self/maps. */
+struct line {
+    unsigned long start, end, offset, inode;
+    char access[5];
+};
+
+static bool next_line(FILE *maps, struct line *line)
+{
+    char text[512];
+
+    return fgets(text, sizeof(text), maps)
+        && sscanf(text, "%lx-%lx %4s %lx %*s %lu", &line->start, &line->end, line->access,
+                  &line->offset, &line->inode) == 5;
+}
+
+static bool is_private_file(uint64_t hva)
+{
+    FILE *maps = fopen("/proc/self/maps", "r");
+    struct line line;
+    bool found = false;
+
+    while (maps && !found && next_line(maps, &line))
+        found = hva >= line.start && hva < line.end && line.access[3] == 'p' && line.inode;
+    if (maps)
+        fclose(maps);
+    return found;
+}
+
+static bool is_drop_of_a_copy(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_drop(vm, slot, change) && is_private_file(change->hva);
+}
+
+static bool is_cut(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_CUTS;
+}
+
+static bool is_growth(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_GROWS;
+}
+
+static bool is_second(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)change;
+    for (uint32_t i = 0; i < vm->nr_used; i++) {
+        const struct slot *other = &vm->slots[vm->used[i]];
+        if (may_touch(other) && other->known.id < slot->known.id
+            && other->known.hva < slot->known.hva + slot->known.size
+            && slot->known.hva < other->known.hva + other->known.size)
+            return true;
+    }
+    return false;
+}
+
+static bool is_readonly(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)change;
+    return slot->known.flags & KVM_MEM_READONLY;
+}
+
+static bool is_logged(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)change;
+    return slot->known.flags & KVM_MEM_LOG_DIRTY_PAGES;
+}
+
+static bool is_moved(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)change;
+    return slot->moves;
+}
+
+static bool is_any(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    (void)change;
+    return true;
+}
+
+/* Which mappings show the part of a file that its new size cuts off, or brings back? */
+void note_resize(int fd, uint64_t size, void (*note)(const struct host_change *))
+{
+    FILE *maps = fopen("/proc/self/maps", "r");
+    struct stat status;
+    struct line line;
+
+    while (maps && !fstat(fd, &status) && next_line(maps, &line)) {
+        uint64_t old = (uint64_t)status.st_size, from = size < old ? size : old;
+        uint64_t at = line.offset + line.end - line.start;
+        if (line.inode != status.st_ino || at <= from || size == old)
+            continue;
+        from = from > line.offset ? from - line.offset : 0;
+        note(&(struct host_change){
+            .kind = size < old ? HOST_CUTS : HOST_GROWS, .fd = fd, .hva = line.start + from,
+            .size = line.end - line.start - from,
+        });
+    }
+    if (maps)
+        fclose(maps);
+}
+
+#define BEFORE(name, is_meant, is_done) \
+    static void name(struct vm *vm, const struct host_change *change) \
+    { \
+        if (!change->done) \
+            each(vm, change, is_meant, is_done); \
+    }
+#define AFTER(name, is_meant, is_done) \
+    static void name(struct vm *vm, const struct host_change *change) \
+    { \
+        if (change->done) \
+            each(vm, change, is_meant, is_done); \
+    }
+
+BEFORE(miss_write_protection, is_write_protection, keep)
+BEFORE(miss_forbidding, is_forbidding, keep)
+BEFORE(miss_fresh, is_mapping_fresh, keep)
+BEFORE(miss_file, is_mapping_a_file, keep)
+BEFORE(miss_unmapping, is_unmapping, keep)
+BEFORE(miss_drop_of_a_copy, is_drop_of_a_copy, keep)
+BEFORE(miss_cut, is_cut, keep)
+BEFORE(miss_in_second, is_second, keep)
+BEFORE(miss_in_readonly, is_readonly, keep)
+BEFORE(miss_in_logged, is_logged, keep)
+BEFORE(miss_in_moved, is_moved, keep)
+BEFORE(miss_inside, is_any, keep_inside)
+AFTER(hide_allowed, is_allowing, hide)
+AFTER(hide_mapped, is_mapping, hide)
+AFTER(hide_grown, is_growth, hide)
+AFTER(hide_beside_protected, is_write_protection, hide_next)
+AFTER(hide_protected, is_write_protection, hide)
+AFTER(drop_too_much, is_drop, blank_next)
+
+/* Dirty logs. */
+
+static void note_pages(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
+{
+    vm->stash = slot->known;
+    vm->stash.gpa = first;
+    vm->stash.size = pages;
+    vm->stashed = true;
+}
+
+AFTER(note_change, is_logged, note_pages)
+
+static void set_noted(struct log *log, const struct region *noted, bool dirty)
+{
+    for (uint64_t page = noted->gpa; page < noted->gpa + noted->size; page++) {
+        uint64_t bit = 1ull << page % 64;
+        log->bits[page / 64] = dirty ? log->bits[page / 64] | bit : log->bits[page / 64] & ~bit;
+    }
+}
+
+static void log_noted(struct vm *vm, struct log *log)
+{
+    if (log->error || !vm->stashed || vm->stash.id != log->slot->known.id)
+        return;
+    vm->stashed = false;
+    set_noted(log, &vm->stash, true);
+}
+
+static void forget_noted(struct vm *vm, struct log *log)
+{
+    if (log->error || !vm->stashed || vm->stash.id != log->slot->known.id)
+        return;
+    vm->stashed = false;
+    set_noted(log, &vm->stash, false);
+}
+
+static bool note_refused_write(struct vcpu *vcpu)
+{
+    const struct kvm_run *run = vcpu->run;
+    struct slot *slot = NULL;
+
+    if (run->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write)
+        slot = slot_at(vcpu->vm, run->mmio.phys_addr);
+    if (slot && slot->known.flags == KVM_MEM_LOG_DIRTY_PAGES && strike(vcpu->vm))
+        note_pages(vcpu->vm, slot, (run->mmio.phys_addr - slot->known.gpa) / PAGE_BYTES, 1);
+    return false;
+}
+
+#define CHANGE(fault_name, hook, text, shortest) \
+    {.name = fault_name, .host_changes = hook, .sentence = text, .witness = shortest}
+
+const struct fault host_faults[] = {
+    CHANGE("write-protection-missed", miss_write_protection,
+           "Pages that the host makes read-only the guest goes on writing.",
+           "set 1 100 1 0; protect 0 1 ro; write 100"),
+    CHANGE("no-access-missed", miss_forbidding,
+           "Pages that the host makes inaccessible stay for the guest what they were.",
+           "set 1 100 1 0; protect 0 1 none; read 100"),
+    CHANGE("fresh-memory-missed", miss_fresh,
+           "Where the host maps fresh memory the guest goes on with the old.",
+           "set 1 100 1 0; fresh 0 1; read 100"),
+    CHANGE("file-over-memory-missed", miss_file,
+           "Where the host maps a file over memory the guest goes on with that.",
+           "set 1 100 1 0; file 0 1 shared; read 100"),
+    CHANGE("unmapping-missed", miss_unmapping,
+           "Pages that the host unmaps stay for the guest what they were.",
+           "set 1 100 1 0; unmap 0 1; read 100"),
+    CHANGE("dropped-copy-missed", miss_drop_of_a_copy,
+           "A dropped page of a private file stays for the guest what was written to it.",
+           "file 0 1 private; set 1 100 1 0; write 100; drop 0 1; read 100"),
+    CHANGE("truncation-missed", miss_cut,
+           "Pages beyond a file's new end stay for the guest what they were.",
+           "file 0 1 shared; set 1 100 1 0; truncate 0; read 100"),
+    CHANGE("host-change-missed-by-second-slot", miss_in_second,
+           "Of two slots on the same memory only the one with the lower id follows it.",
+           "set 1 100 1 0; set 2 200 1 0; drop 0 1; read 200"),
+    CHANGE("host-change-missed-under-readonly", miss_in_readonly,
+           "A READONLY slot does not follow its memory.",
+           "set 1 100 1 0 ro; drop 0 1; read 100"),
+    CHANGE("host-change-missed-when-logged", miss_in_logged,
+           "A slot with a dirty log does not follow its memory.",
+           "set 1 100 1 0 log; drop 0 1; read 100"),
+    CHANGE("host-change-missed-after-move", miss_in_moved,
+           "A slot that was moved does not follow its memory.",
+           "set 1 100 1 0; set 1 200 1 0; drop 0 1; read 200"),
+    CHANGE("host-change-missed-in-the-middle", miss_inside,
+           "Of memory that changes the first and the last page are followed, and no other.",
+           "set 1 100 3 0; drop 0 3; read 101"),
+    CHANGE("access-not-given-back", hide_allowed,
+           "Pages that the host may access again the guest cannot reach.",
+           "set 1 100 1 0; protect 0 1 rw; read 100"),
+    CHANGE("mapped-anew-not-seen", hide_mapped,
+           "Pages where the host maps something the guest cannot reach.",
+           "set 1 100 1 0; fresh 0 1; read 100"),
+    CHANGE("grown-file-not-seen", hide_grown,
+           "Pages that a file gets back when it grows the guest cannot reach.",
+           "file 0 1 shared; set 1 100 1 0; truncate 0; truncate 1; read 100"),
+    CHANGE("write-protection-too-wide", hide_beside_protected,
+           "The page after those that the host makes read-only the guest cannot reach.",
+           "set 1 100 2 0; protect 0 1 ro; read 101"),
+    CHANGE("write-protection-forbids-reads", hide_protected,
+           "Pages that the host makes read-only the guest cannot reach.",
+           "set 1 100 1 0; protect 0 1 ro; read 100"),
+    CHANGE("drop-takes-the-next-page", drop_too_much,
+           "The page after those that the host drops is another one for the guest.",
+           "set 1 100 2 0; drop 0 1; read 101"),
+    {.name = "host-change-logged", .host_changes = note_change, .log = log_noted,
+     .sentence = "Pages of a logged slot that the host changed are in the next dirty log.",
+     .witness = "set 1 100 1 0 log; drop 0 1; log 1"},
+    {.name = "host-change-clears-log", .host_changes = note_change, .log = forget_noted,
+     .sentence = "Pages that the host changed are in no dirty log, whatever was written before.",
+     .witness = "set 1 100 1 0 log; write 100; drop 0 1; log 1"},
+    {.name = "refused-write-logged", .leave = note_refused_write, .log = log_noted,
+     .sentence = "A write to memory that the host may only read is in the dirty log.",
+     .witness = "set 1 100 1 0 log; protect 0 1 ro; write 100; log 1"},
+    {0},
+};

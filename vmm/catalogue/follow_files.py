@@ -1,0 +1,278 @@
+"""A slot follows its host mapping where other memory is mapped there, or its file changes."""
+
+from vmm.catalogue._build import Slot, at, creates, read, write
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    READONLY,
+    AnyOperation,
+    ChangeHostMemory,
+    HostChangeKind,
+    HostWrite,
+    Inspect,
+    Mapping,
+    Scenario,
+)
+
+_A = Mapping("a", 6)
+_FILE = Mapping("file", 6, "memfd")
+_COPY = Mapping("copy", 6, "private_file")
+_AGAIN = Mapping("again", 6, "memfd", of="file")
+_ASIDE = Mapping("aside", 6, "private_file", of="file")
+
+_GFN = 0x100
+_OTHER_GFN = 0x110
+_PAGES = range(6)
+_NOTIFIER = "KVM_CAP_SYNC_MMU; kvm_mmu_notifier_invalidate_range_start"
+
+
+def _change(how: HostChangeKind, mapping: Mapping, page: int, pages: int) -> ChangeHostMemory:
+    return ChangeHostMemory(at(mapping.name, page), pages, how)
+
+
+def _over(mapping: Mapping, page: int, pages: int, source: int = 0) -> ChangeHostMemory:
+    """Map pages of the file over those of a mapping."""
+    return ChangeHostMemory(at(mapping.name, page), pages, "map_file", at("file", source))
+
+
+def _looks(turn: int, gfn: int = _GFN) -> tuple[AnyOperation, ...]:
+    """Read and write every page of a slot: those that change, and their neighbours."""
+    return (
+        *(read(gfn + page) for page in _PAGES),
+        *(write(gfn + page, (turn << 16) + page, 0x200) for page in _PAGES),
+        *(read(gfn + page, 0x200) for page in _PAGES),
+        Inspect(),
+    )
+
+
+def _follow(
+    name: str,
+    why: str,
+    mappings: tuple[Mapping, ...],
+    *changes: AnyOperation,
+    flags: int = 0,
+    needs: tuple[str, ...] = (),
+    source: str = _NOTIFIER,
+) -> Scenario:
+    """Return a scenario that looks at a slot on each mapping before, between and after changes."""
+    slots = [
+        Slot(number + 1, _GFN + 0x10 * number, at(mapping.name), 6, flags)
+        for number, mapping in enumerate(mappings)
+    ]
+
+    def look(turn: int) -> tuple[AnyOperation, ...]:
+        logs = tuple(slot.log() for slot in slots if flags & LOG_DIRTY_PAGES)
+        looks = (op for slot in slots for op in _looks(turn * 8 + slot.slot, slot.gfn))
+        return (*looks, *logs)
+
+    return Scenario(
+        name=f"follow-{name}",
+        why=why,
+        source=source,
+        tags=("follow",),
+        needs=("sync_mmu", *needs),
+        mappings=mappings,
+        survey="none",
+        operations=(
+            *creates(*slots),
+            *look(1),
+            *(op for turn, change in enumerate(changes, 2) for op in (change, *look(turn))),
+        ),
+    )
+
+
+def _first_read(name: str, why: str, mapping: Mapping, *changes: HostChangeKind) -> Scenario:
+    """Return a scenario whose guest has only read before each change, and writes after it."""
+    return Scenario(
+        name=f"follow-{name}",
+        why=why,
+        source=_NOTIFIER,
+        tags=("follow",),
+        needs=("sync_mmu",),
+        mappings=(mapping,),
+        survey="none",
+        operations=(
+            Slot(1, _GFN, at(mapping.name), 6).create(),
+            *(read(_GFN + page) for page in _PAGES),
+            *(
+                op
+                for turn, how in enumerate(changes, 1)
+                for op in (_change(how, mapping, 1, 3), *_looks(turn))
+            ),
+        ),
+    )
+
+
+SCENARIOS = (
+    _follow(
+        "write-protected-pages",
+        "Pages that the host may only read the guest reads, and cannot write until it may again.",
+        (_A,),
+        _change("write_protect", _A, 1, 3),
+        _change("allow", _A, 1, 3),
+    ),
+    _follow(
+        "write-protected-file-pages",
+        "So it is with a file's pages.",
+        (_FILE,),
+        _change("write_protect", _FILE, 0, 2),
+        _change("write_protect", _FILE, 4, 2),
+        _change("allow", _FILE, 0, 6),
+    ),
+    _first_read(
+        "write-protected-after-reads",
+        "Pages that the guest has only read are written where the host may, and nowhere else.",
+        _A,
+        "write_protect",
+        "allow",
+    ),
+    _follow(
+        "write-protected-and-logged",
+        "What is not written to protected pages is in no dirty log.",
+        (_A,),
+        _change("write_protect", _A, 1, 3),
+        _change("allow", _A, 2, 1),
+        flags=LOG_DIRTY_PAGES,
+    ),
+    _follow(
+        "write-protected-under-readonly",
+        "A READONLY slot is read as before, whatever the host may do with its memory.",
+        (_A,),
+        _change("write_protect", _A, 1, 3),
+        _change("forbid", _A, 2, 3),
+        _change("allow", _A, 1, 4),
+        flags=READONLY,
+        needs=("readonly_mem",),
+    ),
+    _follow(
+        "fresh-memory-over-anonymous",
+        "Fresh memory that is mapped over pages in use reads as zeros.",
+        (_A,),
+        _change("map_fresh", _A, 1, 3),
+        _change("map_fresh", _A, 3, 3),
+    ),
+    _follow(
+        "fresh-memory-over-a-file",
+        "Fresh memory over a file's pages reads as zeros, and the file is whole when it is back.",
+        (_FILE,),
+        _change("map_fresh", _FILE, 1, 3),
+        _change("map", _FILE, 2, 3),
+        _change("map", _FILE, 0, 6),
+    ),
+    _follow(
+        "fresh-memory-in-a-logged-slot",
+        "Pages that the host exchanges are in no dirty log; what is written to new ones is.",
+        (_FILE,),
+        _change("map_fresh", _FILE, 0, 2),
+        _change("map", _FILE, 1, 1),
+        flags=LOG_DIRTY_PAGES,
+    ),
+    _follow(
+        "a-file-over-anonymous",
+        "A file that is mapped over pages in use is what the guest reads and writes there.",
+        (_A, _FILE),
+        _over(_A, 1, 3),
+        _over(_A, 2, 3, 3),
+        _change("map", _A, 2, 1),
+        _change("unmap", _A, 0, 4),
+        _change("map", _A, 0, 6),
+    ),
+    _follow(
+        "a-file-over-itself",
+        "Pages of a file mapped over others of the same file are both of them.",
+        (_FILE,),
+        _over(_FILE, 0, 2, 4),
+        _change("punch", _FILE, 4, 1),
+        _change("map", _FILE, 0, 2),
+    ),
+    _follow(
+        "dropped-pages-of-a-private-file",
+        "What was written to a private mapping of a file is gone when it is dropped: the file "
+        "shows again, as when a snapshot is restored.",
+        (_COPY,),
+        _change("drop", _COPY, 1, 3),
+        _change("drop", _COPY, 0, 6),
+    ),
+    _first_read(
+        "private-file-pages-after-reads",
+        "Pages of a private file that the guest has only read are copied when it writes them.",
+        _COPY,
+        "drop",
+        "unmap",
+        "map",
+    ),
+    _follow(
+        "private-file-protected",
+        "Pages of a private file are protected, and mapped over, like others.",
+        (_COPY,),
+        _change("write_protect", _COPY, 0, 3),
+        _change("map_fresh", _COPY, 2, 2),
+        _change("allow", _COPY, 0, 6),
+        _change("map", _COPY, 0, 6),
+    ),
+    _follow(
+        "a-private-file-in-a-logged-slot",
+        "Copies that a private mapping makes are in the dirty log when the guest made them.",
+        (_COPY,),
+        _change("drop", _COPY, 1, 3),
+        flags=LOG_DIRTY_PAGES,
+    ),
+    _follow(
+        "a-truncated-file",
+        "Pages beyond the end of a file cannot be reached, and are zeros when it grows again.",
+        (_FILE,),
+        _change("truncate", _FILE, 2, 4),
+        _change("truncate", _FILE, 4, 2),
+        _change("extend", _FILE, 2, 4),
+        source="api.rst 4.35; hva_to_pfn (VM_FAULT_SIGBUS)",
+    ),
+    _follow(
+        "a-truncated-private-file",
+        "Beyond the end of its file a private mapping has no copies either.",
+        (_COPY,),
+        _change("truncate", _COPY, 3, 3),
+        _change("extend", _COPY, 3, 3),
+        source="unmap_mapping_range, even_cows",
+    ),
+    _follow(
+        "two-mappings-of-a-file",
+        "Slots on two mappings of one file are the same memory, whatever is done by either.",
+        (_FILE, _AGAIN),
+        _change("unmap", _FILE, 1, 2),
+        _change("punch", _AGAIN, 2, 2),
+        _change("map", _FILE, 1, 2),
+        _change("write_protect", _AGAIN, 3, 3),
+        _change("truncate", _FILE, 4, 2),
+        _change("extend", _FILE, 4, 2),
+    ),
+    _follow(
+        "a-private-view-of-a-file",
+        "What is written aside stays there; the rest shows what is written to the file.",
+        (_FILE, _ASIDE),
+        _change("drop", _ASIDE, 0, 3),
+        _change("punch", _FILE, 1, 3),
+        _change("truncate", _FILE, 3, 3),
+    ),
+    Scenario(
+        name="follow-a-file-that-is-written-elsewhere",
+        why="A private page that nobody wrote shows what the host and another slot write.",
+        source=_NOTIFIER,
+        tags=("follow",),
+        needs=("sync_mmu",),
+        mappings=(_FILE, _ASIDE),
+        survey="none",
+        operations=(
+            *creates(Slot(1, _GFN, at("file"), 6), Slot(2, _OTHER_GFN, at("aside"), 6)),
+            *(read(_OTHER_GFN + page) for page in _PAGES),
+            write(_GFN + 1, 0x1111),
+            HostWrite(at("file", 2), 0x2222),
+            *(read(_OTHER_GFN + page) for page in _PAGES),
+            read(_OTHER_GFN + 2, 0),
+            write(_OTHER_GFN + 1, 0x3333, 0x200),
+            write(_GFN + 1, 0x4444, 0x300),
+            write(_GFN + 3, 0x5555, 0x300),
+            *(read(_OTHER_GFN + page, 0x300) for page in (1, 3)),
+            *(read(_GFN + page, 0x200) for page in (1, 3)),
+        ),
+    ),
+)
+"""All scenarios of other memory under a slot."""

@@ -1,0 +1,120 @@
+"""The C statements of what the host does to its memory, and of the mappings it declares."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import assert_never
+
+from vmm.repro.account import Account, InexpressibleError
+from vmm.scenario.hostpages import HostPages, PageKey, file_of
+from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping
+from vmm.scenario.reached import is_sparse
+
+_PRIVATE = "MAP_PRIVATE | MAP_ANONYMOUS"
+_BOTH = "PROT_READ | PROT_WRITE"
+
+
+def changes(account: Account, host: HostPages, op: ChangeHostMemory) -> list[str]:
+    """Return the statements of a change, after which ``host`` is where it leads to."""
+    before = _absent(account, host)
+    host.change(op)
+    after = _absent(account, host)
+    return [_call(account, op), *_marks(account, before, after)]
+
+
+def _call(account: Account, op: ChangeHostMemory) -> str:
+    names = account.names
+    where = f"{names.variable(op.place.mapping)}, {op.place.offset:#x}, {op.pages}"
+    mapping = next(each for each in names.mappings if each.name == op.place.mapping)
+    match op.how:
+        case "drop" | "punch":
+            account.use("advise")
+            advice = "MADV_DONTNEED" if op.how == "drop" else "MADV_REMOVE"
+            return f"host_advises({where}, {advice});"
+        case "unmap":
+            account.use("remap")
+            return f"host_maps({where}, PROT_NONE, {_PRIVATE} | MAP_NORESERVE, -1, 0);"
+        case "map" if file_of(mapping):
+            account.use("remap")
+            sharing = "MAP_PRIVATE" if mapping.kind == "private_file" else "MAP_SHARED"
+            file = names.file(file_of(mapping))
+            return f"host_maps({where}, {_BOTH}, {sharing}, {file}, {op.place.offset:#x});"
+        case "map" | "map_fresh":
+            account.use("remap")
+            return f"host_maps({where}, {_BOTH}, {_PRIVATE}, -1, 0);"
+        case "map_file":
+            account.use("remap")
+            assert op.source is not None, "validated"
+            file = names.file(op.source.mapping)
+            return f"host_maps({where}, {_BOTH}, MAP_SHARED, {file}, {op.source.offset:#x});"
+        case "forbid" | "allow" | "write_protect":
+            account.use("protect")
+            allowed = {"forbid": "PROT_NONE", "allow": _BOTH, "write_protect": "PROT_READ"}[op.how]
+            return f"host_protects({where}, {allowed});"
+        case "truncate" | "extend":
+            pages = op.pages if op.how == "extend" else 0
+            size = op.place.offset + pages * PAGE_SIZE_BYTES
+            return f'must(ftruncate({names.file(mapping.name)}, {size:#x}), "ftruncate");'
+        case _:
+            assert_never(op.how)
+
+
+def _absent(account: Account, host: HostPages) -> set[PageKey]:
+    return {
+        (mapping.name, page)
+        for mapping in account.names.mappings
+        for page in host.absent(mapping.name, range(mapping.pages))
+    }
+
+
+def _marks(account: Account, before: set[PageKey], after: set[PageKey]) -> Iterator[str]:
+    """Yield what says which pages must not be looked at from now on, and which may be."""
+    for pages, absent in ((after - before, "true"), (before - after, "false")):
+        keys = enumerate(sorted(pages))
+        for _, run in groupby(keys, lambda item: (item[1][0], item[1][1] - item[0])):
+            stretch = [key for _, key in run]
+            account.use("hostchange")
+            name, first = stretch[0]
+            where = f"{account.names.variable(name)}, {first * PAGE_SIZE_BYTES:#x}"
+            yield f"mark_absent({where}, {len(stretch)}, {absent});"
+
+
+def declaration(mapping: Mapping, account: Account) -> str:
+    """Return the statements that map what a scenario declares. Raises InexpressibleError."""
+    if is_sparse(mapping):
+        raise InexpressibleError(f"memory of {mapping.pages} pages, filled where it is touched")
+    name = account.names.variable(mapping.name)
+    match mapping.kind:
+        case "anonymous":
+            return f"map({name}, NULL, {_BOTH}, {_PRIVATE}, -1);"
+        case "shared":
+            return f"map({name}, NULL, {_BOTH}, MAP_SHARED | MAP_ANONYMOUS, -1);"
+        case "memfd" | "private_file":
+            return _file(mapping, account)
+        case "hugetlb":
+            return f"map({name}, NULL, {_BOTH}, {_PRIVATE} | MAP_HUGETLB, -1);"
+        case "thp":
+            account.use("thp")
+            return f"map_huge({name});"
+        case "zero":
+            return f"map({name}, NULL, {_BOTH}, {_PRIVATE} | MAP_FIXED_NOREPLACE, -1);"
+        case "unmapped" | "guest_memfd":
+            return f"map({name}, NULL, PROT_NONE, {_PRIVATE} | MAP_NORESERVE, -1);"
+
+
+def _file(mapping: Mapping, account: Account) -> str:
+    """A private mapping is made when its file holds what it is to show."""
+    name, file = account.names.variable(mapping.name), account.names.file(file_of(mapping))
+    made = ""
+    if not mapping.of:
+        account.files.add(file)
+        made = (
+            f'{file} = must(memfd_create("memslot", 0), "memfd_create");\n'
+            f'\tmust(ftruncate({file}, {mapping.pages} * PAGE), "ftruncate");\n\t'
+        )
+    shared = f"map({name}, NULL, {_BOTH}, MAP_SHARED, {file});"
+    if mapping.kind == "memfd" and not mapping.of:
+        return made + shared
+    account.use("another")
+    sharing = "MAP_PRIVATE" if mapping.kind == "private_file" else "MAP_SHARED"
+    filled = f"{shared}\n\t" if not mapping.of else ""
+    return f"{made}{filled}map_another({name}, {sharing}, {file});"

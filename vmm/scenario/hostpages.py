@@ -1,0 +1,219 @@
+"""What each page of host memory shows, and what may be done with it, as the host changes that.
+
+It follows from a scenario's operations alone, so that executor, model and C programs share it.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple, assert_never
+
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    ChangeHostMemory,
+    HostChangeKind,
+    Mapping,
+    MappingKind,
+    Place,
+)
+from vmm.scenario.reached import Reached, within
+
+PageKey = tuple[str, int]
+"""(mapping or file, page)."""
+
+Access = Literal["nothing", "reading", "everything"]
+
+
+class HostChange(NamedTuple):
+    """One kind of change: what it is called, which mappings take it, what it leaves to access.
+
+    An ``access`` of None leaves that as it was.
+    """
+
+    call: str
+    takes: tuple[MappingKind, ...]
+    access: Access | None = None
+
+
+_FILES: tuple[MappingKind, ...] = ("shared", "memfd")
+_MAPPABLE: tuple[MappingKind, ...] = ("anonymous", "memfd", "private_file")
+_PROTECTABLE: tuple[MappingKind, ...] = ("anonymous", "private_file", *_FILES)
+
+CHANGES: dict[HostChangeKind, HostChange] = {
+    "drop": HostChange("MADV_DONTNEED", ("thp", *_PROTECTABLE)),
+    "punch": HostChange("MADV_REMOVE", _FILES),
+    "unmap": HostChange("munmap", _MAPPABLE, "nothing"),
+    "map": HostChange("mmap", _MAPPABLE, "everything"),
+    "forbid": HostChange("mprotect(PROT_NONE)", _PROTECTABLE, "nothing"),
+    "allow": HostChange("mprotect(PROT_READ|PROT_WRITE)", _PROTECTABLE, "everything"),
+    "write_protect": HostChange("mprotect(PROT_READ)", _PROTECTABLE, "reading"),
+    "map_fresh": HostChange("mmap(MAP_FIXED|MAP_ANONYMOUS)", _MAPPABLE, "everything"),
+    "map_file": HostChange("mmap(MAP_FIXED) of a file", _MAPPABLE, "everything"),
+    "truncate": HostChange("ftruncate", ("memfd", "private_file")),
+    "extend": HostChange("ftruncate to full size", ("memfd", "private_file")),
+}
+"""Every kind of change, once."""
+
+
+class Shown(NamedTuple):
+    """What a page shows: a page of a file, or memory of its own (``file`` is empty).
+
+    What is written to a ``private`` page stays out of the file.
+    """
+
+    file: str = ""
+    page: int = 0
+    private: bool = True
+
+
+_FRESH = Shown()
+
+
+def file_of(mapping: Mapping) -> str:
+    """Return the file that a mapping was made for, by the mapping that brought it; or nothing."""
+    return (mapping.of or mapping.name) if mapping.kind in ("memfd", "private_file") else ""
+
+
+class HostPages:
+    """What every page shows after the changes so far.
+
+    Of a mapping in ``reached`` those pages alone matter.
+    """
+
+    def __init__(self, mappings: tuple[Mapping, ...], reached: Reached | None = None) -> None:
+        self._reached = reached or {}
+        self._mappings = {mapping.name: mapping for mapping in mappings}
+        self._files = {mapping.name: file_of(mapping) for mapping in mappings}
+        self._usual: dict[str, tuple[str, bool]] = {
+            mapping.name: (self._files[mapping.name], mapping.kind == "private_file")
+            for mapping in mappings
+            if mapping.of or mapping.kind == "private_file"
+        }
+        self._made_for: dict[str, list[Mapping]] = {}
+        for mapping in mappings:
+            file = mapping.name if mapping.kind == "shared" else self._files[mapping.name]
+            self._made_for.setdefault(file, []).append(mapping)
+        self._shown: dict[PageKey, Shown] = {}
+        self._mapped_over: dict[PageKey, set[PageKey]] = {}
+        self._nothing: dict[str, set[int]] = {}
+        self._reading: set[PageKey] = set()
+        self._ends: dict[str, int] = {}
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether each page shows what goes by its own name, and nothing else shows that."""
+        return not (self._usual or self._shown)
+
+    def shown(self, mapping: str, page: int) -> Shown | None:
+        """Return what a page shows; None for what goes by its own name."""
+        shown = self._shown.get((mapping, page))
+        if shown is not None or mapping not in self._usual:
+            return shown
+        file, private = self._usual[mapping]
+        return Shown(file, page, private)
+
+    def is_own(self, mapping: str) -> bool:
+        """Whether a mapping was made of memory that no file holds."""
+        return self._mappings[mapping].kind not in ("shared", "memfd", "private_file")
+
+    def viewers(self, file: str, page: int) -> Iterator[PageKey]:
+        """Yield the pages of mappings that show a page of a file, those with copies included."""
+        for mapping in self._made_for.get(file, ()):
+            if page < mapping.pages and (mapping.name, page) not in self._shown:
+                yield mapping.name, page
+        yield from self._mapped_over.get((file, page), ())
+
+    def is_absent(self, mapping: str, page: int) -> bool:
+        """Whether touching a page of the host's would end the process that does it."""
+        return page in self._nothing.get(mapping, ()) or (
+            bool(self._ends) and self._is_cut(mapping, page)
+        )
+
+    def is_read_only(self, mapping: str, page: int) -> bool:
+        """Whether the host may read a page, but not write it."""
+        return bool(self._reading) and (mapping, page) in self._reading
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a (mapping, page) is absent."""
+        return isinstance(key, tuple) and self.is_absent(*key)
+
+    def absent(self, mapping: str, pages: range) -> Iterable[int]:
+        """Return the pages of a range that are absent, ascending."""
+        if self._ends:
+            return [page for page in pages if self.is_absent(mapping, page)]
+        return sorted(page for page in self._nothing.get(mapping, ()) if page in pages)
+
+    def pages_of(self, op: ChangeHostMemory) -> Iterable[int]:
+        """Return the pages of a mapping that a change is about, as far as they matter."""
+        first = op.place.offset // PAGE_SIZE_BYTES
+        pages = range(first, first + op.pages)
+        reached = self._reached.get(op.place.mapping)
+        return pages if reached is None else within(reached, pages)
+
+    def cut_off(self, op: ChangeHostMemory) -> Iterator[PageKey]:
+        """Yield the pages of a file that a truncation, or its end, leaves as zeros."""
+        file = self._files[op.place.mapping]
+        first = op.place.offset // PAGE_SIZE_BYTES
+        for page in range(min(first, self._ends.get(file, first)), first + op.pages):
+            yield file, page
+
+    def change(self, op: ChangeHostMemory) -> None:
+        """Follow a change."""
+        name, access = op.place.mapping, CHANGES[op.how].access
+        pages = self.pages_of(op)
+        if access is not None:
+            nothing = self._nothing.setdefault(name, set())
+            (nothing.update if access == "nothing" else nothing.difference_update)(pages)
+            if access == "reading" or self._reading:
+                self._set_reading(name, pages, access)
+        match op.how:
+            case "map" | "unmap" if self._shown:
+                self._show_again(name, pages, op.how)
+            case "map_fresh":
+                for page in pages:
+                    self._set((name, page), _FRESH)
+            case "map_file":
+                self._show(name, pages, op.source)
+            case "truncate":
+                self._ends[self._files[name]] = op.place.offset // PAGE_SIZE_BYTES
+            case "extend":
+                self._ends.pop(self._files[name], None)
+            case "map" | "unmap" | "drop" | "punch" | "forbid" | "allow" | "write_protect":
+                pass
+            case _:
+                assert_never(op.how)
+
+    def _set_reading(self, name: str, pages: Iterable[int], access: Access) -> None:
+        keys = ((name, page) for page in pages)
+        if access == "reading":
+            self._reading.update(keys)
+        else:
+            self._reading.difference_update(keys)
+
+    def _show_again(self, name: str, pages: Iterable[int], how: HostChangeKind) -> None:
+        """Show what a mapping was made for; what is reserved of one that has no file is fresh."""
+        for page in pages:
+            if (name, page) in self._shown:
+                is_reserved = how == "unmap" and self.is_own(name)
+                self._set((name, page), _FRESH if is_reserved else None)
+
+    def _show(self, name: str, pages: Iterable[int], source: Place | None) -> None:
+        assert source is not None, "validated: map_file names what it maps"
+        file, first = self._files[source.mapping], source.offset // PAGE_SIZE_BYTES
+        for number, page in enumerate(pages):
+            self._set((name, page), Shown(file, first + number, private=False))
+
+    def _set(self, key: PageKey, shown: Shown | None) -> None:
+        before = self._shown.pop(key, None)
+        if before is not None and before.file:
+            self._mapped_over[before.file, before.page].discard(key)
+        if shown is not None:
+            self._shown[key] = shown
+            if shown.file:
+                self._mapped_over.setdefault((shown.file, shown.page), set()).add(key)
+
+    def _is_cut(self, mapping: str, page: int) -> bool:
+        shown = self._shown.get((mapping, page))
+        if shown is None:
+            file, at = self._files[mapping], page
+        else:
+            file, at = shown.file, shown.page
+        return at >= self._ends.get(file, at + 1)
