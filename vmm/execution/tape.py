@@ -9,9 +9,17 @@ import os
 from pathlib import Path
 from struct import Struct
 
+from vmm.scenario.reading import MAX_HISTORY_BYTES
+
 _LENGTH = Struct("<Q")
-_MEMORY_BYTES = 256 << 20
-"""Room for a history. Memory is taken for what is written only."""
+_MEMORY_BYTES = MAX_HISTORY_BYTES + _LENGTH.size
+"""Memory is taken for what is written only."""
+
+
+def _check_room(size_bytes: int) -> None:
+    """Raise OverflowError for a history that nobody would read again."""
+    if size_bytes > MAX_HISTORY_BYTES:
+        raise OverflowError(f"a history has more than {MAX_HISTORY_BYTES >> 20} MiB")
 
 
 class MemoryTape:
@@ -28,8 +36,7 @@ class MemoryTape:
         """Append to what is there. Raises OverflowError where there is no room."""
         (length,) = _LENGTH.unpack_from(self._memory)
         start = _LENGTH.size + length
-        if start + len(data) > _MEMORY_BYTES:
-            raise OverflowError(f"a history has more than {_MEMORY_BYTES} bytes: use a journal")
+        _check_room(length + len(data))
         self._memory[start : start + len(data)] = data
         # Last, so that a child that dies in between has written nothing.
         _LENGTH.pack_into(self._memory, 0, length + len(data))
@@ -60,7 +67,8 @@ class FileTape:
         os.ftruncate(self._file, 0)
 
     def append(self, data: bytes) -> None:
-        """Append to what is there. Raises OSError."""
+        """Append to what is there. Raises OSError, and OverflowError where there is no room."""
+        _check_room(os.fstat(self._file).st_size + len(data))
         while data:
             data = data[os.write(self._file, data) :]
 

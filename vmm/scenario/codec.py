@@ -18,8 +18,10 @@ from vmm.scenario.guestplace import with_room
 from vmm.scenario.hexadecimal import in_hexadecimal, in_numbers
 from vmm.scenario.history import End, Event, Header, History
 from vmm.scenario.operations import FORMAT, Scenario
+from vmm.scenario.packing import PackingError, is_packed, packed, unpacked
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.reading import (
+    MAX_HISTORY_BYTES,
     CutOffError as CutOffError,
     FileError as FileError,
     lines_of,
@@ -30,8 +32,8 @@ from vmm.scenario.validate import validate
 HEADER_BEGINS = b'{"type":"history"'
 _NO_HISTORY = "not a history: the first line is its header"
 
-MAX_HISTORY_BYTES = 256 << 20
-"""Of one history in a file; it takes several times as much memory."""
+_TEXT_SHARE = 4
+"""A history whose text takes this part of what its scenario may take of memory is borne."""
 
 
 def read_scenario(path: Path, limits: Limits = USUAL) -> Scenario:
@@ -109,8 +111,12 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def history_line(part: Header | Event | End) -> bytes:
-    """Return one line of a history file."""
-    return _ENCODER.encode(part) + b"\n"
+    """Return one line of a history file; a long event is packed.
+
+    Raises OverflowError for an event that cannot be made short enough to be read again.
+    """
+    text = _ENCODER.encode(part)
+    return (packed(text) if isinstance(part, Event) else text) + b"\n"
 
 
 def history_lines(history: History) -> Iterator[bytes]:
@@ -140,11 +146,12 @@ class HistoryText(msgspec.Struct, frozen=True):
     lines: list[bytes]
     name: str
     line: int = 1
+    limits: Limits = USUAL
 
     def history(self) -> History:
         """Return the history, whose events are looked at as a stranger's. Raises FileError."""
         check = EventChecker(self.header).problem
-        return parse_history(self.lines, self.name, self.header, self.line, check)
+        return parse_history(self.lines, self.name, self.header, self.line, check, self.limits)
 
 
 def histories_in(path: Path, limits: Limits = USUAL) -> Iterator[HistoryText]:
@@ -157,14 +164,12 @@ def histories_in(path: Path, limits: Limits = USUAL) -> Iterator[HistoryText]:
 
     def text() -> HistoryText:
         header = _header(lines[0], f"{path}:{first}", limits)
-        return HistoryText(header, lines, str(path), first)
+        return HistoryText(header, lines, str(path), first, limits)
 
     for number, line in enumerate(lines_of(path), 1):
         if line.startswith(HEADER_BEGINS):
             if lines:
-                yield HistoryText(
-                    _header(lines[0], f"{path}:{first}", limits), lines, str(path), first
-                )
+                yield text()
             lines, size, first = [line], len(line), number
             continue
         if not lines and line.strip():
@@ -189,11 +194,13 @@ def parse_history(
     header: Header | None = None,
     first: int = 1,
     check: Callable[[Event], str] | None = None,
+    limits: Limits = LARGE,
 ) -> History:
     """Return the history in the lines of a file; ``name`` stands for it in errors.
 
     A ``header`` that is known already is not read again; it stands on line ``first``. ``check``
-    says what is wrong with an event, beginning with the field. Raises FileError.
+    says what is wrong with an event, beginning with the field. ``limits`` are for what packed
+    events come to. Raises FileError.
     """
     whole = list(lines)
     if not whole or not whole[0].strip():
@@ -201,6 +208,7 @@ def parse_history(
     header = header or _header(whole[0], f"{name}:{first}")
     decoder = msgspec.json.Decoder(Event)
     events: list[Event] = []
+    room = limits.memory_bytes // _TEXT_SHARE
     for number, line in enumerate(whole[1:], first + 1):
         if not line.strip():
             continue
@@ -210,7 +218,13 @@ def parse_history(
                 end = msgspec.json.decode(line, type=End)
                 _check_end(end, len(events), whole[number - first + 1 :], place)
                 return History(header, tuple(events), end)
+            if is_packed(line):
+                text = unpacked(line, room)
+                room -= len(text)
+                line = text
             event = decoder.decode(line)
+        except PackingError as error:
+            raise FileError(place, error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if number - first + 1 == len(whole):
                 break

@@ -12,8 +12,11 @@ from vmm.scenario.shown import shown
 MAX_FILE_BYTES = 32 << 20
 """Of a file that is read as a whole: a scenario, a result, a journal."""
 
+MAX_HISTORY_BYTES = 256 << 20
+"""Of one history in a file, and of what is written of one; reading it takes several times that."""
+
 MAX_LINE_BYTES = 64 << 20
-"""Of a line of a history: a race of the longest kind is recorded on one."""
+"""Of a line of a history: a race of the longest kind is recorded on one. See `packing`."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",

@@ -1,0 +1,61 @@
+"""Long events as short lines: one that a host made by dropping all of its memory has 90 MB of text.
+
+What a program of ours records it must be able to read again, and a line has a limit. The text of
+an event repeats itself, so that it is compressed where it is long; a reader says how much of it it
+bears.
+"""
+
+import zlib
+
+import msgspec
+
+from vmm.scenario.reading import MAX_LINE_BYTES
+
+LONG_BYTES = 1 << 20
+"""Lines that are longer than that are packed."""
+
+_BEGINS = b'{"type":"packed"'
+_QUICKLY = 1
+
+
+class PackingError(ValueError):
+    """A packed line that holds no text, or more than is borne."""
+
+
+class _Packed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="packed"):
+    """A line that is packed: ``event`` is its text, deflated."""
+
+    event: bytes
+
+
+def packed(text: bytes) -> bytes:
+    """Return the text of an event as a line may hold it. Raises OverflowError for far too long."""
+    if len(text) <= LONG_BYTES:
+        return text
+    line = msgspec.json.encode(_Packed(zlib.compress(text, _QUICKLY)))
+    if len(line) >= MAX_LINE_BYTES:
+        raise OverflowError(f"an event has more than {MAX_LINE_BYTES >> 20} MiB")
+    return line
+
+
+def is_packed(line: bytes) -> bool:
+    """Whether a line of a history is a packed event."""
+    return line.startswith(_BEGINS)
+
+
+def unpacked(line: bytes, most_bytes: int) -> bytes:
+    """Return the text that a line holds, of at most so many bytes.
+
+    Raises PackingError, and msgspec.DecodeError where the line itself is wrong.
+    """
+    data = msgspec.json.decode(line, type=_Packed).event
+    inflating = zlib.decompressobj()
+    try:
+        text = inflating.decompress(data, max(most_bytes, 1))
+    except zlib.error as error:
+        raise PackingError(f"a packed event cannot be read: {error}") from None
+    if inflating.unconsumed_tail or len(text) > most_bytes:
+        raise PackingError(f"the events of a history have more than {most_bytes} bytes left")
+    if not inflating.eof or inflating.unused_data:
+        raise PackingError("a packed event is not whole, or more than one")
+    return text
