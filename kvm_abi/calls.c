@@ -35,9 +35,20 @@ struct abi_procmap_query {
 
 static int abi_result(int result) { return result < 0 ? -errno : result; }
 
+#define ABI_WRITTEN_TO 0x40000000
+#define ABI_WATCHED_BYTES 512
+
 static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
 {
-    return abi_result(ioctl(fd, request, arg));
+    unsigned char before[ABI_WATCHED_BYTES];
+    unsigned long size = _IOC_SIZE(request);
+    int result;
+
+    if (_IOC_DIR(request) != _IOC_WRITE || size > sizeof(before))
+        return abi_result(ioctl(fd, request, arg));
+    memcpy(before, arg, size);
+    result = abi_result(ioctl(fd, request, arg));
+    return memcmp(before, arg, size) ? ABI_WRITTEN_TO : result;
 }
 
 static int abi_ioctl_value(int fd, unsigned long request, unsigned long arg)
@@ -57,7 +68,7 @@ static int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags,
         .userspace_addr = userspace_addr,
     };
 
-    return abi_result(ioctl(fd, ABI_KVM_SET_USER_MEMORY_REGION, &region));
+    return abi_ioctl_struct(fd, ABI_KVM_SET_USER_MEMORY_REGION, &region);
 }
 
 static uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint32_t next,
@@ -88,7 +99,7 @@ static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint64
 
     for (*count = 0; *count < room; ++*count, passed += 4) {
         result = abi_ioctl_value(fd, ABI_KVM_RUN, 0);
-        if (result < 0 || run->exit_reason != ABI_KVM_EXIT_MMIO)
+        if (result || run->exit_reason != ABI_KVM_EXIT_MMIO)
             break;
         if (!mmio->is_write)
             memset(run->mmio.data, answer, sizeof(mmio->data));

@@ -6,7 +6,9 @@
  * Addresses are integers: 0 is an address here like any other.
  */
 
-/* The argument of the ioctl is a structure ... */
+/* The argument of the ioctl is a structure; where the kernel has written to one that it only reads,
+ * which none may do, the answer is ABI_WRITTEN_TO ... */
+#define ABI_WRITTEN_TO 0x40000000
 int abi_ioctl_struct(int fd, unsigned long request, void *arg);
 /* ... or a plain value. */
 int abi_ioctl_value(int fd, unsigned long request, unsigned long arg);

@@ -55,6 +55,22 @@ WAYS_IN = ("_ioctl_struct", "_ioctl_value", "_set_user_memory_region", "_run_pas
 # Looking these up in their enums is slow, and every ioctl or refusal asks for them.
 _RUN = int(Ioctl.RUN)
 _EINTR = errno.EINTR
+_ANSWER_NUMBERS = frozenset(
+    (
+        Ioctl.GET_API_VERSION,
+        Ioctl.CREATE_VM,
+        Ioctl.CHECK_EXTENSION,
+        Ioctl.GET_VCPU_MMAP_SIZE,
+        Ioctl.CREATE_VCPU,
+        Ioctl.CREATE_GUEST_MEMFD,
+        Ioctl.RESET_DIRTY_RINGS,
+    )
+)
+"""All others answer 0, or refuse."""
+
+_MOST_INTERRUPTIONS = 1000
+"""So many times in a row no signal comes: the kernel makes them up."""
+
 _SIZES_BYTES = {request: request.size_bytes for request in Ioctl}
 
 # The pointer type last seen with each request, whose size was found right.
@@ -102,9 +118,10 @@ class KvmError(OSError):
 class WrongAnswerError(RuntimeError):
     """A call that KVM did not refuse, but answered in a way that no kernel may."""
 
-    def __init__(self, call: str, answer: str) -> None:
-        super().__init__(f"{call} answers {answer}")
+    def __init__(self, call: str, answer: str, arguments: str = "") -> None:
+        super().__init__(f"{call}({arguments}) answers {answer}")
         self.call = call
+        self.arguments = arguments
         self.answer = answer
 
 
@@ -167,6 +184,7 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     Raises `KvmError` with the kernel's errno, and `TypeError` when the size of the structure
     is not the one that the request's number states. Interrupted calls are issued again
     (after Python's signal handlers have run), but for KVM_RUN, whose EINTR is an answer.
+    Raises `WrongAnswerError` for a number from a request that has none to give.
     """
     if type(arg) is int:  # isinstance() would ask a structure for its class, field by field.
         result = _ioctl_value(fd, request, arg)
@@ -174,11 +192,24 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
         if _checked.get(request) is not _typeof(arg):
             _check_size(request, arg)
         result = _ioctl_struct(fd, request, arg)
+    if result == -_EINTR and request != _RUN:
+        result = _again(fd, request, arg)
+    if result > 0 and request not in _ANSWER_NUMBERS:
+        raise _wrong_answer(request, result, arg)
     if result >= 0:
         return int(result)
-    if result == -_EINTR and request != _RUN:
-        return ioctl(fd, request, arg)
     raise _error(-result, request, arg)
+
+
+def _again(fd: int, request: Ioctl, arg: CData | int) -> int:
+    """Issue a request until it is not interrupted, and return what the kernel answers."""
+    issue = _ioctl_value if type(arg) is int else _ioctl_struct
+    result = -_EINTR
+    for _ in range(_MOST_INTERRUPTIONS):
+        result = issue(fd, request, arg)
+        if result != -_EINTR:
+            break
+    return int(result)
 
 
 def set_user_memory_region(fd: int, *region: int) -> None:
@@ -187,7 +218,9 @@ def set_user_memory_region(fd: int, *region: int) -> None:
     What `ioctl` does with a `struct kvm_userspace_memory_region *`, without making one in Python.
     """
     result = _set_user_memory_region(fd, *region)
-    if result < 0:
+    if result > 0:
+        raise _wrong_answer(Ioctl.SET_USER_MEMORY_REGION, result, _new(_REGION, region))
+    if result:
         raise _error(-result, Ioctl.SET_USER_MEMORY_REGION, _new(_REGION, region))
 
 
@@ -205,7 +238,9 @@ def harvest(entries: CData, count: int, first: int) -> list[tuple[int, int]]:
 def run_vcpu(fd: int) -> None:
     """Issue KVM_RUN: what `ioctl` does with it, as the shortest way there is."""
     result = _ioctl_value(fd, _RUN, 0)
-    if result < 0:
+    if result > 0:
+        raise _wrong_answer(Ioctl.RUN, result, 0)
+    if result:
         raise KvmError(-result, Ioctl.RUN, None, 0)
 
 
@@ -224,7 +259,9 @@ def run_past_mmio(fd: int, run: CData, answer: int, passed: list[PassedMmio], ro
     if count[0]:
         records = _PASSED.iter_unpack(_buffer(words, count[0] * _PASSED.size))
         passed += [(rip, gpa, data[:size], write != 0) for rip, gpa, size, write, data in records]
-    if result < 0:
+    if result > 0:
+        raise _wrong_answer(Ioctl.RUN, result, 0)
+    if result:
         raise _error(-result, Ioctl.RUN, 0)
     return bool(count[0] < room)
 
@@ -233,6 +270,14 @@ def _error(number: int, request: Ioctl, arg: CData | int) -> KvmError:
     if type(arg) is int:
         return KvmError(number, request, None, arg)
     return KvmError(number, request, _typeof(arg), bytes(_buffer(arg, _SIZES_BYTES[request])))
+
+
+def _wrong_answer(request: Ioctl, result: int, arg: CData | int) -> WrongAnswerError:
+    call = _error(0, request, arg)
+    answer = f"{result}, and not 0"
+    if result == _lib.ABI_WRITTEN_TO:
+        answer = "its argument, which it only reads, was written to"
+    return WrongAnswerError(call.call, answer, call.arguments)
 
 
 def _check_size(request: Ioctl, arg: CData) -> None:

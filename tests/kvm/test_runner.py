@@ -132,6 +132,27 @@ def test_history_on_disk_has_a_time_limit_of_its_own(
     assert end.reason.startswith("hung: no end within 0.202 s;")
 
 
+def test_a_caller_that_is_killed_is_no_error_of_this_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parent = os.getpid()
+    real = Machine._set_region
+
+    def set_region(machine: Machine, operation: SetUserMemoryRegion) -> AnyOutcome:
+        if operation.caller == "forked-child":
+            assert os.getppid() != parent
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(machine, operation)
+
+    monkeypatch.setattr(Machine, "_set_region", set_region)
+    region = SetUserMemoryRegion(0, 0x10000, 0x1000, Place("a"), caller="forked-child")
+    verdict = judge(run_isolated(Scenario("killed", (region,), (Mapping("a", 1),)), FEATURES))
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.reason == "died: SIGKILL, in the child that was to make the call"
+    assert verdict.under_way is not None
+    assert verdict.under_way.origin == 0
+
+
 def test_system_call_that_hangs_is_the_one_under_way(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

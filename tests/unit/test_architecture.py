@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "vmm.testing": {
         *("kvm_abi", "vmm.kvm", "vmm.host", "vmm.catalogue", "vmm.library"),
-        *("vmm.scenario.features", "vmm.scenario.selection", "vmm.verdict.judge"),
+        *("vmm.scenario.features", "vmm.scenario.selection", "vmm.scenario.slots"),
+        "vmm.verdict.judge",
     },
     "vmm": {
         *("kvm_abi", "vmm.kvm", "vmm.scenario.operations", "vmm.scenario.history"),

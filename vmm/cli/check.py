@@ -34,13 +34,14 @@ from vmm.scenario.features import Features
 from vmm.scenario.history import INTERRUPTED
 from vmm.scenario.operations import Scenario
 from vmm.scenario.selection import Selection
+from vmm.scenario.slots import LEAST_SLOTS
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked, Run
 
 if TYPE_CHECKING:
     from vmm.execution.executor import LookAt
 
-_FEW_SLOTS = Features(nr_memslots=509)
+_FEW_SLOTS = Features(nr_memslots=LEAST_SLOTS)
 """Scenarios are called the same on every kernel, and a table of few slots is soon made."""
 
 _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "kselftest", "required")

@@ -18,7 +18,7 @@ from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem
 from vmm.scenario.demand import short_of_memory
-from vmm.scenario.endings import ENDLESS, HARNESS, HOST, HUNG, is_short
+from vmm.scenario.endings import ENDLESS, HARNESS, HOST, HUNG, is_short, of_the_host
 from vmm.scenario.history import INTERRUPTED, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
@@ -232,7 +232,7 @@ class _Execution:
             if not is_short(error):
                 verdict = _internal_error(scenario)
             else:
-                verdict = Verdict(scenario.name, Status.INCONCLUSIVE, f"{HOST}{error}")
+                verdict = Verdict(scenario.name, Status.INCONCLUSIVE, of_the_host(error))
             self._waiting.add(index, iter((Checked(scenario, verdict),)))
             return False
         lane.start = time.monotonic()

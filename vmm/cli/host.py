@@ -14,6 +14,7 @@ from vmm.host.hostinfo import HostInfo, host_facts
 from vmm.report import terminal
 from vmm.scenario.features import Features
 from vmm.scenario.history import SetUpRefused
+from vmm.scenario.slots import LEAST_SLOTS
 from vmm.verdict import statuses
 from vmm.verdict.judge import Status
 from vmm.verdict.probing import troubled
@@ -100,6 +101,10 @@ def look_at_host(patience: float = 1.0) -> Host:
         facts = replace(facts, capabilities=found.capabilities)
         if not found.capabilities[Cap.USER_MEMORY.name]:
             obstacle, remedy = "KVM_CAP_USER_MEMORY is 0", "this KVM has no memslots: use another"
+            return Host(replace(facts, obstacle=obstacle, remedy=remedy))
+        if found.features.nr_memslots < LEAST_SLOTS:
+            obstacle = f"KVM_CAP_NR_MEMSLOTS is {found.features.nr_memslots}"
+            remedy = f"{LEAST_SLOTS} are needed, which Linux has had since 3.17: use another"
             return Host(replace(facts, obstacle=obstacle, remedy=remedy))
         return Host(facts, found.features)
     if found.refused == SetUpRefused("KVM_CREATE_VM", errno=errno.EBUSY):

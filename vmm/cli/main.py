@@ -19,7 +19,7 @@ from vmm.cli.misspelt import resolved
 from vmm.cli.said import OutputLost, give_up_on, say, taken
 from vmm.cli.width import width_of, wrapped
 from vmm.host.signals import ENDING_SIGNALS
-from vmm.scenario.endings import HOST, is_short
+from vmm.scenario.endings import is_short, of_the_host
 from vmm.verdict import statuses
 
 COMMANDS = {
@@ -99,7 +99,7 @@ def _failed(error: Exception) -> int:
         return statuses.INCONCLUSIVE
     if is_short(error):
         give_up_on(1)  # It may be what has no room.
-        say(f"{HOST}{error}")
+        say(of_the_host(error))
         return statuses.INCONCLUSIVE
     say(f"{traceback.format_exc()}vmm: internal error: this says nothing about the kernel")
     return statuses.INTERNAL_ERROR

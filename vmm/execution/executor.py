@@ -15,12 +15,12 @@ from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock, GuestEndlessError
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import Leftovers
 from vmm.execution.lives import live
-from vmm.execution.machine import Machine
+from vmm.execution.machine import CallerDiedError, Machine
 from vmm.execution.memfds import MemfdFiles
 from vmm.execution.races import run_race
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
-from vmm.scenario.endings import ENDLESS, REFUSED
+from vmm.scenario.endings import DIED, ENDLESS, REFUSED
 from vmm.scenario.history import AnyOutcome, Closed, Done, Event, Inspected, SetUpRefused
 from vmm.scenario.kernelslots import KernelSlots
 from vmm.scenario.operations import (
@@ -122,6 +122,8 @@ def execute(
                     return f"{REFUSED}{error}"
                 except GuestEndlessError as error:
                     return f"{ENDLESS}{error}"
+                except CallerDiedError as error:
+                    return f"{DIED}{error}, in the child that was to make the call"
                 for step, outcome in zip(batch, outcomes, strict=True):
                     record(Event(step.origin, step.operation, outcome, execution.looked))
         finally:
@@ -132,7 +134,7 @@ def execute(
 def set_up_refused(error: KvmError | WrongAnswerError) -> SetUpRefused:
     """Return the outcome of an operation that a call of the executor's own has put an end to."""
     if isinstance(error, WrongAnswerError):
-        return SetUpRefused(error.call, answer=error.answer)
+        return SetUpRefused(error.call, error.arguments, answer=error.answer)
     return SetUpRefused(error.call, error.arguments, error.errno or 0)
 
 

@@ -1,6 +1,7 @@
 """A VM with its vCPUs and its guest: operations become system calls and guest runs."""
 
 import os
+import signal
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,11 @@ from vmm.scenario.plan import reaches_beyond_real_mode
 from vmm.scenario.slots import MAX_PAGES
 
 _CHILD_FAILED = 255
+
+
+class CallerDiedError(Exception):
+    """The forked child that was to make a call was killed by a signal, which is named."""
+
 
 _SET_UP_CALLS = (
     Ioctl.SET_TSS_ADDR,
@@ -291,7 +297,10 @@ def _cpuid(kvm: Kvm, scenario: Scenario, touch_limit: int) -> CData | None:
 
 
 def _in_forked_child(call: Callable[[], AnyOutcome]) -> AnyOutcome:
-    """Let a forked child, whose memory is another mm, make a call, and return its outcome."""
+    """Let a forked child, whose memory is another mm, make a call, and return its outcome.
+
+    Raises `CallerDiedError` where something has killed the child.
+    """
     child = fork()
     if child == 0:
         try:
@@ -301,6 +310,8 @@ def _in_forked_child(call: Callable[[], AnyOutcome]) -> AnyOutcome:
             traceback.print_exc()
             os._exit(_CHILD_FAILED)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status < 0 or status == _CHILD_FAILED:
+    if status < 0:
+        raise CallerDiedError(signal.Signals(-status).name)
+    if status == _CHILD_FAILED:
         raise RuntimeError(f"the forked child failed: exit status {status}")
     return Refused(status) if status else Done()

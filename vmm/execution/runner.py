@@ -28,7 +28,7 @@ from vmm.kvm.closing import Closing
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import history_line, parse_history
 from vmm.scenario.demand import demand
-from vmm.scenario.endings import DIED, HARNESS, HOST, HUNG, REFUSED, is_short
+from vmm.scenario.endings import DIED, HARNESS, HUNG, REFUSED, is_short, of_the_host
 from vmm.scenario.features import Features
 from vmm.scenario.history import INTERRUPTED, End, Event, Header, History
 from vmm.scenario.operations import Scenario
@@ -296,7 +296,7 @@ def _carry_out(
         with suppress(Exception):  # The tape may be what has failed.
             recorder.flush()
         if isinstance(error, OverflowError) or is_short(error):
-            return f"{HOST}{error}"
+            return of_the_host(error)
         return HARNESS + traceback.format_exc()
     return ""
 

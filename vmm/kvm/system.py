@@ -14,6 +14,7 @@ from vmm.kvm.vm import Vm
 DEVICE = Path("/dev/kvm")
 
 _FIRST_CPUID_ENTRIES = 128
+_MOST_CPUID_ENTRIES = 1 << 14
 _LEAST_GPA_BITS = 36  # of a processor that does not say
 _CPUID_ADDRESS_SIZES = 0x8000_0008  # MAXPHYADDR is in bits 0-7 of EAX.
 
@@ -67,17 +68,24 @@ class Kvm(Closing):
         return raw.ioctl(self.fd, Ioctl.CHECK_EXTENSION, int(cap))
 
     def supported_cpuid(self) -> CData:
-        """Return what KVM_GET_SUPPORTED_CPUID says, a `struct kvm_cpuid2 *`."""
+        """Return what KVM_GET_SUPPORTED_CPUID says, a `struct kvm_cpuid2 *`.
+
+        Raises `KvmError`, E2BIG where no number of entries is enough, and `WrongAnswerError`.
+        """
         entries = _FIRST_CPUID_ENTRIES
         while True:
             cpuid = raw.new("struct kvm_cpuid2 *", {"nent": entries, "entries": entries})
             try:
                 raw.ioctl(self.fd, Ioctl.GET_SUPPORTED_CPUID, cpuid)
-                return cpuid
             except KvmError as error:
-                if error.errno != errno.E2BIG:
+                if error.errno != errno.E2BIG or entries >= _MOST_CPUID_ENTRIES:
                     raise
                 entries *= 2
+                continue
+            if cpuid.nent > entries:
+                answer = f"{cpuid.nent} entries, and there is room for {entries}"
+                raise WrongAnswerError("KVM_GET_SUPPORTED_CPUID", answer)
+            return cpuid
 
     def supported_gpa_bits(self) -> int:
         """Return how many bits a guest-physical address has by the supported CPUID."""

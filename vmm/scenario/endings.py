@@ -34,6 +34,11 @@ HOST_SHORT = KERNEL_SHORT | {
 """What a call of this program's own, such as fork(2) or write(2), fails with then."""
 
 
+def of_the_host(error: BaseException) -> str:
+    """Return why a history ends, or nothing is known, where the host had run out of something."""
+    return HOST + (str(error) or "out of memory")
+
+
 def is_short(error: BaseException) -> bool:
     """Whether the host has run out of something, so that neither KVM nor this program failed."""
     if isinstance(error, MemoryError):

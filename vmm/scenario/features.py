@@ -260,13 +260,18 @@ def by_capability(kind: type[Features | PerVm]) -> Iterator[tuple[str, Cap]]:
             yield name, row.cap
 
 
-def check_features(features: Features) -> None:
-    """Raise ScenarioError, with the place, for what no kernel answers: a judge relies on it."""
+def impossible(features: Features) -> Iterator[tuple[str, Feature, str]]:
+    """Yield what no kernel answers: the place of a field, its row, and what is wrong with it."""
     answers = [("$.features", features), ("$.features.protected", features.protected)]
     for place, answer in answers:
         for name, within in _RANGES.items():
             value = getattr(answer, name, within.start)
             if value not in within:
-                raise ScenarioError(
-                    f"{place}.{name}: {value:#x} is not within {within.start} to {within[-1]:#x}"
-                )
+                wrong = f"{value:#x} is not within {within.start} to {within[-1]:#x}"
+                yield f"{place}.{name}", ROWS[name], wrong
+
+
+def check_features(features: Features) -> None:
+    """Raise ScenarioError, with the place, for what no kernel answers: a judge relies on it."""
+    for place, _, wrong in impossible(features):
+        raise ScenarioError(f"{place}: {wrong}")

@@ -1,7 +1,10 @@
 """Facts about memslots that every stage shares: limits, and what a 32-bit slot number holds."""
 
 MAX_SLOTS = 32764
-"""The most slots that KVM lets a user have on x86; older kernels have 509."""
+"""The most slots that KVM lets a user have on x86; older kernels have `LEAST_SLOTS`."""
+
+LEAST_SLOTS = 509
+"""What kernels have had since Linux 3.17; guests and scenarios count on it."""
 
 MAX_PAGES = (1 << 31) - 1
 KERNEL_HALF = 1 << 63

@@ -29,9 +29,10 @@ def names_for(patterns: tuple[str, ...]) -> list[str]:
     from vmm.catalogue import catalogue
     from vmm.scenario.features import Features
     from vmm.scenario.selection import Selection, SelectionError
+    from vmm.scenario.slots import LEAST_SLOTS
 
     # Names do not depend on the kernel, and a table of few slots is soon made.
-    scenarios = catalogue(Features(nr_memslots=509))
+    scenarios = catalogue(Features(nr_memslots=LEAST_SLOTS))
     try:
         found = Selection(patterns, everything=True).among(scenarios)
     except SelectionError as error:

@@ -1,5 +1,9 @@
 /* Calls that a VMM needs for itself, answered wrongly whatever the VM: WRONG_CALL=NAME:errno=N,
- * NAME:answer=N or NAME:hang=1, each with :after=N for the N calls before that are right. */
+ * NAME:answer=N or NAME:hang=1, each with :after=N for the N calls before that are right.
+ *
+ * Some are answered rightly, but do something else: CREATE:other=1 puts another page of memory in
+ * the place of the caller's, NAME:writes=1 writes to the structure that is only read, KVM_RUN:exit=N
+ * has that exit reason, whatever the guest met. NR_MEMSLOTS:answer=N is a kernel of so few slots. */
 #include "wrong_kernel.h"
 
 #include <stdio.h>
@@ -7,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum kind { NONE, ERRNO, ANSWER, HANG };
+enum kind { NONE, ERRNO, ANSWER, HANG, OTHER, WRITES, EXIT };
 
 static const struct {
     const char *name;
@@ -26,6 +30,7 @@ static const struct {
     {"KVM_GET_SREGS", KVM_GET_SREGS},
     {"KVM_SET_SREGS", KVM_SET_SREGS},
     {"KVM_SET_VCPU_EVENTS", KVM_SET_VCPU_EVENTS},
+    {"KVM_GET_DIRTY_LOG", KVM_GET_DIRTY_LOG},
     {"KVM_SET_TSS_ADDR", KVM_SET_TSS_ADDR},
     {"KVM_CREATE_IRQCHIP", KVM_CREATE_IRQCHIP},
     {"KVM_ENABLE_CAP", KVM_ENABLE_CAP},
@@ -33,6 +38,7 @@ static const struct {
     {"KVM_SET_USER_MEMORY_REGION", SET_REGION},
     {"DELETE", SET_REGION},
     {"CREATE", SET_REGION},
+    {"NR_MEMSLOTS", KVM_CHECK_EXTENSION},
     {"MMAP", 0},
 };
 #define NR_KNOWN (sizeof(known) / sizeof(known[0]))
@@ -50,22 +56,74 @@ static bool concerns(const void *argument)
         return region && !region->memory_size;
     if (!strcmp(known[chosen].name, "CREATE"))
         return region && region->memory_size;
+    if (!strcmp(known[chosen].name, "NR_MEMSLOTS"))
+        return argument == (void *)KVM_CAP_NR_MEMSLOTS;
     return true;
 }
 
-/* Does the call get another answer than the kernel's? Then it is in *result, and errno is set. */
-bool answered_wrongly(unsigned long request, const void *argument, int *result)
+static bool is_due(void)
 {
+    return ++calls > spared;
+}
+
+static int create_elsewhere(int fd, const void *argument)
+{
+    struct kvm_userspace_memory_region region = *(const struct kvm_userspace_memory_region *)argument;
+
+    if (region.memory_size == PAGE_BYTES)
+        region.userspace_addr = blank_page();
+    return kernel_ioctl(fd, SET_REGION, &region);
+}
+
+static int call_and_write(int fd, unsigned long request, void *argument)
+{
+    int result = kernel_ioctl(fd, request, argument);
+
+    memset(argument, 0xa5, _IOC_SIZE(request));
+    return result;
+}
+
+/* Is this about a slot that a kernel of fewer slots has not? All these structures begin with it. */
+static bool lacks_slot(unsigned long request, const void *argument)
+{
+    uint32_t slot;
+
+    return chosen < NR_KNOWN && !strcmp(known[chosen].name, "NR_MEMSLOTS")
+           && (request == SET_REGION || request == (uint32_t)SET_REGION2
+               || request == KVM_GET_DIRTY_LOG || request == (uint32_t)KVM_CLEAR_DIRTY_LOG)
+           && readable((uint64_t)argument, &slot, sizeof(slot)) && (slot & 0xffff) >= number;
+}
+
+/* Does the call get another answer than the kernel's? Then it is in *result, and errno is set. */
+bool answered_wrongly(int fd, unsigned long request, void *argument, int *result)
+{
+    if (lacks_slot(request, argument)) {
+        *result = -1;
+        errno = EINVAL;
+        return true;
+    }
     if (chosen == NR_KNOWN || request != (uint32_t)known[chosen].request || !concerns(argument))
         return false;
-    if (++calls <= spared)
+    if (kind == EXIT || !is_due())
         return false;
     while (kind == HANG)
         pause();
+    if (kind == OTHER || kind == WRITES) {
+        *result = kind == OTHER ? create_elsewhere(fd, argument)
+                                : call_and_write(fd, request, argument);
+        return true;
+    }
     *result = kind == ANSWER ? (int)number : -1;
     if (kind == ERRNO)
         errno = (int)number;
     return true;
+}
+
+/* A vCPU has left the guest. */
+void spoil_exit(struct kvm_run *run)
+{
+    if (kind == EXIT && is_due())
+        run->exit_reason = (uint32_t)number;
 }
 
 static __attribute__((constructor)) void read_wrong_call(void)
@@ -86,6 +144,12 @@ static __attribute__((constructor)) void read_wrong_call(void)
             kind = ANSWER, number = strtol(from + 8, &end, 10);
         else if (!strncmp(from, ":hang=", 6))
             kind = HANG, strtol(from + 6, &end, 10);
+        else if (!strncmp(from, ":other=", 7))
+            kind = OTHER, strtol(from + 7, &end, 10);
+        else if (!strncmp(from, ":writes=", 8))
+            kind = WRITES, strtol(from + 8, &end, 10);
+        else if (!strncmp(from, ":exit=", 6))
+            kind = EXIT, number = strtol(from + 6, &end, 10);
         else if (!strncmp(from, ":after=", 7))
             spared = strtol(from + 7, &end, 10);
         if (!end)

@@ -134,6 +134,8 @@ static int run_vcpu(int fd, struct vcpu *vcpu, void *argument)
     do {
         error = kernel_ioctl(fd, KVM_RUN, argument) ? errno : 0;
         show_entries(vcpu);
+        if (!error && vcpu->run)
+            spoil_exit(vcpu->run);
         if (error || !fault->leave || !vcpu->run)
             break;
         pthread_mutex_lock(&vm->lock);
@@ -174,7 +176,7 @@ int ioctl(int fd, unsigned long request, ...)
     argument = va_arg(arguments, void *);
     va_end(arguments);
     request = (uint32_t)request;
-    if (answered_wrongly(request, argument, &result))
+    if (answered_wrongly(fd, request, argument, &result))
         return result;
     if (request == KVM_RUN && vcpu)
         return answer(run_vcpu(fd, vcpu, argument));
@@ -232,7 +234,7 @@ void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t 
     void *mapped;
     int result;
 
-    if (in_tables(fd) && vcpus[fd] && answered_wrongly(0, NULL, &result))
+    if (in_tables(fd) && vcpus[fd] && answered_wrongly(fd, 0, NULL, &result))
         return MAP_FAILED;
     struct host_change change = {
         .kind = HOST_MAPS, .detail = protection, .fd = flags & MAP_ANONYMOUS ? -1 : fd,

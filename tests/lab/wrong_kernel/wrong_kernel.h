@@ -304,7 +304,8 @@ void unmap_ring(struct vcpu *vcpu);
 void show_entries(struct vcpu *vcpu);
 
 /* calls_refused.c: calls that no operation stands for; a request of 0 is mmap of a vCPU. */
-bool answered_wrongly(unsigned long request, const void *argument, int *result);
+bool answered_wrongly(int fd, unsigned long request, void *argument, int *result);
+void spoil_exit(struct kvm_run *run);
 
 /* select.c: which fault is in force. */
 void select_fault(struct vm *vm);

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from kvm_abi import raw
-from kvm_abi.raw import KvmError
+from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Ioctl, MapFlag, Protection
 
 
@@ -96,6 +96,25 @@ def test_interrupted_calls_are_made_again(monkeypatch: pytest.MonkeyPatch) -> No
     answers = iter([-errno.EINTR, -errno.EINTR, 5])
     monkeypatch.setattr(raw, "_ioctl_value", lambda *_: next(answers))
     assert raw.ioctl(0, Ioctl.CREATE_VM) == 5
+
+
+def test_a_call_that_is_interrupted_for_ever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw, "_ioctl_value", lambda *_: -errno.EINTR)
+    with pytest.raises(KvmError, match=r"KVM_CREATE_VCPU\(0x7\): EINTR"):
+        raw.ioctl(0, Ioctl.CREATE_VCPU, 7)
+
+
+def test_a_number_is_no_answer_where_there_is_none_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw, "_ioctl_struct", lambda *_: 7)
+    regs = raw.new("struct kvm_regs *", {"rip": 0x10})
+    with pytest.raises(WrongAnswerError, match=r"KVM_SET_REGS\(.*rip=0x10, .* 7, and not 0"):
+        raw.ioctl(0, Ioctl.SET_REGS, regs)
+    monkeypatch.setattr(raw, "_set_user_memory_region", lambda *_: 1)
+    with pytest.raises(WrongAnswerError, match=r"\(slot=0x3, .* answers 1, and not 0"):
+        raw.set_user_memory_region(0, 3, 0, 0, 0, 0)
+    monkeypatch.setattr(raw, "_ioctl_value", lambda *_: 1)
+    with pytest.raises(WrongAnswerError, match=r"KVM_RUN\(\) answers 1, and not 0"):
+        raw.run_vcpu(0)
 
 
 def test_an_interrupted_run_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from vmm.execution.probe.features import probe_features
 from vmm.execution.probe.reach import ReachError
 from vmm.host.child import Child
 from vmm.kvm.system import Kvm
-from vmm.scenario.endings import DIED, HARNESS, HOST, HUNG, is_short
+from vmm.scenario.endings import DIED, HARNESS, HUNG, is_short, of_the_host
 from vmm.scenario.features import Features
 from vmm.scenario.history import SetUpRefused
 
@@ -58,7 +58,7 @@ def probe(time_limit_s: float = TIME_LIMIT_S) -> Probed | Trouble:
     except OSError as error:
         if not is_short(error):
             raise
-        return Trouble(step, reason=f"{HOST}{error}")
+        return Trouble(step, reason=of_the_host(error))
     deadline = time.monotonic() + time_limit_s
     try:
         while child.answered(max(deadline - time.monotonic(), 0)):
@@ -92,7 +92,7 @@ def _ask(to: Connection, reach_limit_s: float) -> None:
     except ReachError as error:
         send(Trouble(step, reason=str(error)))
     except Exception as error:
-        reason = f"{HOST}{error}" if is_short(error) else HARNESS + traceback.format_exc()
+        reason = of_the_host(error) if is_short(error) else HARNESS + traceback.format_exc()
         send(Trouble(step, reason=reason))
 
 
@@ -102,4 +102,6 @@ def _probed(begin: Callable[[str], None], reach_limit_s: float) -> Probed:
         begin("a VM is made, and asked for its capabilities")
         with kvm.create_vm() as vm:
             capabilities = {cap.name: vm.check_extension(cap) for cap in Cap}
+        if not capabilities[Cap.USER_MEMORY.name]:
+            return Probed(capabilities, Features())
         return Probed(capabilities, probe_features(kvm, begin, reach_limit_s))

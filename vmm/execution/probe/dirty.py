@@ -9,6 +9,7 @@ from kvm_abi.uapi import Cap, MemFlag
 from vmm.execution.guestcpu import GuestCpu
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
+from vmm.scenario import words
 from vmm.scenario.history import Touched
 from vmm.scenario.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
 
@@ -56,5 +57,6 @@ def reads_make_dirty(kvm: Kvm) -> bool:
         cpu = GuestCpu(vm.create_vcpu(0), _GUEST_GPA, guest.view(), windows, lambda: False)
         found, expected = cpu.touch([Touch(0)]), Touched(int.from_bytes(page.read(0, 4), "little"))
         if found != [expected]:
-            raise WrongAnswerError("a guest's read of gpa 0x0, in a slot", f"{found[0]}")
+            answer = f"{words.outcome(found[0], ())}; the guest reads gpa 0x0, in a slot"
+            raise WrongAnswerError("KVM_RUN", answer)
         return any(vm.get_dirty_log(1, _LOG_PAGES))

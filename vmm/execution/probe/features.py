@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from kvm_abi.raw import KvmError
+from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Cap, VmType
 from vmm.execution.failing import can_fail_allocations
 from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
@@ -19,7 +19,7 @@ from vmm.execution.probe.reach import REACH_LIMIT_S, touch_limit
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vm import Vm
-from vmm.scenario.features import Features, PerVm, answered
+from vmm.scenario.features import Features, PerVm, answered, impossible
 from vmm.scenario.operations import PAGE_SIZE_BYTES, SMM
 from vmm.scenario.slots import NO_LAST_GFN
 
@@ -40,6 +40,7 @@ def probe_features(
     begin("slots are created and deleted, to find the last gfn")
     with HostMapping.anonymous(PAGE_SIZE_BYTES) as page, kvm.create_vm() as vm:
         has = vm.check_extension
+        says = _says(has)
         last_gfn = _last_gfn(vm, page)
         begin("dirty rings of all sizes are enabled")
         ring_bytes = least_ring_bytes(kvm)
@@ -52,8 +53,7 @@ def probe_features(
         begin("a VM with private memory is created")
         protected = _protected(kvm, has(Cap.VM_TYPES))
         return msgspec.structs.replace(
-            answered(has, Features),
-            address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE)),
+            says,
             smm=bool(has(Cap.X86_SMM)) and has(Cap.MULTI_ADDRESS_SPACE) > SMM,
             failing_allocations=can_fail_allocations(),
             vm_types=has(Cap.VM_TYPES) or 1,
@@ -69,6 +69,17 @@ def probe_features(
             hugetlb_pages=_free_huge_pages(),
             protected=protected,
         )
+
+
+def _says(has: Callable[[Cap], int]) -> Features:
+    """Return what KVM_CHECK_EXTENSION says, which is the basis of all that is tried."""
+    says = msgspec.structs.replace(
+        answered(has, Features), address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE))
+    )
+    for _, row, wrong in impossible(says):
+        asked = f"KVM_CAP_{row.cap.name}" if row.cap else row.name
+        raise WrongAnswerError("KVM_CHECK_EXTENSION", wrong, asked)
+    return says
 
 
 def _protected(kvm: Kvm, vm_types: int) -> PerVm | None:
