@@ -4,13 +4,22 @@ from collections.abc import Iterable
 from struct import pack_into
 
 from vmm.model.kernelslots import bucket_of
-from vmm.scenario.kernelslots import NONE, Interval, KernelSlot, KernelSlots, Node, SlotSet
-from vmm.whitebox.layout import Layout
+from vmm.scenario.kernelslots import (
+    NONE,
+    Interval,
+    KernelArray,
+    KernelSlot,
+    KernelTrees,
+    Node,
+    SlotSet,
+)
+from vmm.whitebox.layout import ArrayLayout, TreeLayout
 
 PAGE = 4096
 
-LAYOUT = Layout(
-    vm_list=0x1000,
+VM_LIST = 0x1000
+
+LAYOUT = TreeLayout(
     kvm_vm_list=16,
     kvm_userspace_pid=40,
     kvm_sets=64,
@@ -29,8 +38,6 @@ LAYOUT = Layout(
     slot_hva_node=32,
     hva_node_size=48,
     hva_node_start=24,
-    hva_node_last=32,
-    hva_node_subtree_last=40,
     slot_gfn_node=128,
     rb_node_size=24,
     hlist_node_size=16,
@@ -41,6 +48,36 @@ LAYOUT = Layout(
     slot_id=260,
     slot_as_id=262,
 )
+
+
+ARRAY_LAYOUT = ArrayLayout(
+    kvm_vm_list=16,
+    kvm_userspace_pid=40,
+    kvm_memslots=64,
+    spaces=2,
+    set_generation=0,
+    set_id_to_index=8,
+    set_ids=512,
+    set_lru_slot=1032,
+    set_used_slots=1036,
+    set_entries=1040,
+    slot_size=136,
+    slot_base_gfn=0,
+    slot_npages=8,
+    slot_userspace_addr=112,
+    slot_flags=120,
+    slot_id=124,
+    slot_as_id=126,
+)
+
+
+def held_array(
+    slots: Iterable[KernelSlot], before: int, generation: int, lru_slot: int = 0
+) -> KernelArray:
+    """Return what a right kernel with an array holds of some slots."""
+    every = tuple(sorted(slots, key=lambda slot: -slot.base_gfn))
+    indexes = tuple(sorted((slot.slot_id, index) for index, slot in enumerate(every)))
+    return KernelArray(before, 0, every, generation, len(every), lru_slot, indexes)
 
 
 def balanced(order: list[int]) -> tuple[int, tuple[Node, ...]]:
@@ -84,7 +121,7 @@ def intervals_of(
 
 def held(
     slots: Iterable[KernelSlot], before: int, generation: int, node_idx: int = 0
-) -> KernelSlots:
+) -> KernelTrees:
     """Return what a right kernel holds of some slots."""
     every = tuple(slots)
     numbers = range(len(every))
@@ -105,7 +142,7 @@ def held(
         )
 
     active, inactive = copy(generation, node_idx), copy(max(generation - 2, 0), 1 - node_idx)
-    return KernelSlots(before, 0, every, active, inactive)
+    return KernelTrees(before, 0, every, active, inactive)
 
 
 class Memory:
@@ -114,11 +151,11 @@ class Memory:
     vm = 0x10000
     pid = 77
 
-    def __init__(self, kernel: KernelSlots) -> None:
+    def __init__(self, kernel: KernelTrees) -> None:
         self.data = bytearray(1 << 19)
         self._addresses = [0x20000 + 512 * number for number in range(len(kernel.slots))]
-        self.word(LAYOUT.vm_list, self.vm + LAYOUT.kvm_vm_list)
-        self.word(self.vm + LAYOUT.kvm_vm_list, LAYOUT.vm_list)
+        self.word(VM_LIST, self.vm + LAYOUT.kvm_vm_list)
+        self.word(self.vm + LAYOUT.kvm_vm_list, VM_LIST)
         pack_into("<i", self.data, self.vm + LAYOUT.kvm_userspace_pid, self.pid)
         for number, slot in enumerate(kernel.slots):
             self._slot(self._addresses[number], slot)
@@ -165,8 +202,8 @@ class Memory:
             self._node(node, hva)
             slot = self._addresses[node.slot] + hva
             self.word(slot + LAYOUT.hva_node_start, interval.start)
-            self.word(slot + LAYOUT.hva_node_last, interval.last)
-            self.word(slot + LAYOUT.hva_node_subtree_last, interval.subtree_last)
+            self.word(slot + LAYOUT.hva_node_start + 8, interval.last)
+            self.word(slot + LAYOUT.hva_node_start + 16, interval.subtree_last)
         entry = LAYOUT.slot_id_node + each.node_idx * LAYOUT.hlist_node_size
         for bucket, number in reversed(each.id_hash):
             head = at + LAYOUT.set_id_hash + 8 * bucket

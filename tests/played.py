@@ -14,7 +14,6 @@ from tests.ideal import FEATURES, ideal_history
 from vmm.cli import check, execution, info, lanes, listing, run
 from vmm.cli.host import Host
 from vmm.cli.main import main
-from vmm.execution.executor import LookAt
 from vmm.execution.runner import Record
 from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo
@@ -107,7 +106,6 @@ class PlayedWorker:
         cpu: int | None = None,
         patience: float = 1.0,
         process: str = "",
-        look_at: LookAt | None = None,
     ) -> None:
         kernel.patience = patience
         self._kernel = kernel

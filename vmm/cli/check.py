@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import click
 
@@ -37,9 +37,6 @@ from vmm.scenario.selection import Selection
 from vmm.scenario.slots import LEAST_SLOTS
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked, Run
-
-if TYPE_CHECKING:
-    from vmm.execution.executor import LookAt
 
 _FEW_SLOTS = Features(nr_memslots=LEAST_SLOTS)
 """Scenarios are called the same on every kernel, and a table of few slots is soon made."""
@@ -103,7 +100,7 @@ def check(
     journal: Path | None,
     failed_histories: Path | None,
     histories: Path | None,
-    white_box: bool,
+    white_box: bool | None,
     debug_info: Path | None,
     patience: float,
     jobs: int | None,
@@ -138,12 +135,12 @@ def check(
         raise click.UsageError("--journal keeps what does not pass, too: not --failed-histories")
     lost: OutputLost | None = None
     with (
-        looking(white_box, debug_info) as look_at,
+        looking(white_box, debug_info),
         outputs(chosen, partial(text_report, detail=detail)) as told,
         _written(histories) as file,
     ):
         folders = (journal, failed_histories)
-        execution = _Wanted(told, folders, file, patience, jobs, max_differences, look_at)
+        execution = _Wanted(told, folders, file, patience, jobs, max_differences)
         try:
             run = _looked_and_ran(selection, execution)
         except OutputLost as error:
@@ -177,7 +174,6 @@ class _Wanted:
     patience: float
     jobs: int | None
     max_differences: int
-    look_at: "LookAt | None"
 
 
 def _nothing(host: Host, early: str = "") -> Run:
@@ -239,5 +235,4 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:
             wanted.patience,
             wanted.jobs,
             wanted.max_differences,
-            wanted.look_at,
         )

@@ -12,7 +12,6 @@ from vmm.cli.host import Host, reserved_cpus
 from vmm.cli.journal import Journal
 from vmm.cli.lanes import Lane
 from vmm.cli.said import OutputLost
-from vmm.execution.executor import LookAt
 from vmm.execution.runner import Record, Worker
 from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
@@ -44,13 +43,12 @@ def execute(
     patience: float = 1.0,
     jobs: int | None = None,
     max_differences: int | None = None,
-    look_at: LookAt | None = None,
 ) -> Run:
     """Run the scenarios; ``begin`` gets each as it begins, ``done`` the results, in order.
 
     So many ``jobs`` run side by side, as many as is usual here unless told, and one at a time with
     a journal's file. A scenario is judged while others run, and may take ``patience`` times as long
-    as usual. ``look_at`` reads what the kernel holds.
+    as usual.
 
     The run ends early when it is interrupted, when nobody takes what ``done`` prints, or when
     ``max_differences`` scenarios differ by one cause: what ran is kept, and what did not is named.
@@ -61,7 +59,7 @@ def execute(
     count = 1 if has_file else jobs or lanes.usual_lanes()
     early = error = ""
     with reserved_cpus(min(count, len(scenarios))) as cpus, KernelWatch() as watch:
-        execution = _Execution(scenarios, host, watch, begin, journal, max_differences, look_at)
+        execution = _Execution(scenarios, host, watch, begin, journal, max_differences)
         try:
             for each in _in_order(execution.results(cpus, patience)):
                 checked.append(each)
@@ -114,9 +112,7 @@ class _Execution:
         begin: Begin,
         journal: Journal | None,
         max_differences: int | None,
-        look_at: LookAt | None,
     ) -> None:
-        self._look_at = look_at
         self._scenarios = scenarios
         self._host = host
         self._watch = watch
@@ -146,7 +142,6 @@ class _Execution:
                     cpu=cpu,
                     patience=patience,
                     process=name,
-                    look_at=self._look_at,
                 )
                 every.append(Lane(stack.enter_context(worker), name))
             with suppress(KeyboardInterrupt):  # What has run is judged all the same.

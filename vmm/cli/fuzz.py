@@ -11,6 +11,7 @@ from vmm.cli.errors import Failure
 from vmm.cli.fleet_option import dask_option
 from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.required import Command, require_run_option
+from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.verdict import statuses
 from vmm.verdict.judge import Status
 
@@ -67,6 +68,8 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
               type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Only minimise this scenario.")  # fmt: skip
 @click.option("--merge", is_flag=True, help="Only gather the findings of the folders DIR...")
+@white_box_option
+@debug_info_option
 @dask_option
 @require_run_option
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
@@ -84,6 +87,8 @@ def fuzz(
     resume: bool,
     minimise: Path | None,
     merge: bool,
+    white_box: bool | None,
+    debug_info: Path | None,
     dask: str | None,
     required: int,
     folders: tuple[Path, ...],
@@ -117,7 +122,8 @@ def fuzz(
     from vmm.fuzz.tally import Plan
 
     if minimise is not None:
-        ctx.exit(minimise_one(minimise, host, out))
+        with looking(white_box, debug_info):
+            ctx.exit(minimise_one(minimise, host, out))
     first = 0
     if resume:
         if seed is not None or shard != (1, 1):
@@ -136,7 +142,8 @@ def fuzz(
         first=first,
         max_findings=findings,
     )
-    ctx.exit(_status(run_plan(plan, host)))
+    with looking(white_box, debug_info):
+        ctx.exit(_status(run_plan(plan, host)))
 
 
 def _seed(wanted: int | None) -> int:

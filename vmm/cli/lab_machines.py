@@ -13,6 +13,7 @@ import click
 
 import vmm
 from vmm.cli.said import tell
+from vmm.cli.whitebox import WHERE_IT_CAN
 from vmm.lab.debian import RELEASES, fetched
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import Kernel, from_path
@@ -65,8 +66,11 @@ def kernel_of(name: str, folder: Path | None) -> Kernel:
     return from_path(path.resolve(), folder and folder.resolve())
 
 
-def job_of(words: tuple[str, ...], backend: Backend) -> Job:
-    """Return one of our commands as a job: it starts where we are, and its files land here."""
+def job_of(words: tuple[str, ...], backend: Backend, debug_info: Path | None = None) -> Job:
+    """Return one of our commands as a job: it starts where we are, and its files land here.
+
+    It looks into the kernel where it can, with ``debug_info``.
+    """
     compileall.compile_dir(ROOT / "vmm", quiet=2)
     folder = Path.cwd().resolve()
     if folder == Path("/"):
@@ -80,10 +84,15 @@ def job_of(words: tuple[str, ...], backend: Backend) -> Job:
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(ROOT),
         "VMM_PATIENCE": str(PATIENCE[backend]),
+        WHERE_IT_CAN: "1",
     }
+    if debug_info is not None:
+        environment["VMM_DEBUG_INFO"] = str(debug_info)
     python = Path(sys.prefix, "bin", "python")
     command = (str(python), "-P", "-m", "vmm.cli", *words)
     code = tuple(ROOT / name for name in ("vmm", "kvm_abi", "guests"))
     kept = (*code, ROOT / ".venv") if (ROOT / ".venv").exists() else code
     inputs = tuple(path for word in words if (path := Path(word).absolute()).is_file())
+    if debug_info is not None:
+        inputs += (debug_info,)
     return Job(command, folder, environment, kept, code, inputs)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say
+from vmm.cli.lab_whitebox import description_of
 from vmm.lab.cache import new_run_folder
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
@@ -76,7 +77,7 @@ def run(
     with in_one_line(_SKIP if bisect else None):
         chosen = chosen_backend(backend)
         machine = Machine(kernel_of(name, modules), chosen, parameters, smp, memory, timeout)
-        job = job_of(words, chosen)
+        job = job_of(words, chosen, description_of(machine.kernel))
         folder = new_run_folder()
         what = " ".join((chosen.value, *parameters))
         say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")

@@ -52,7 +52,7 @@ def run(
     formats: tuple[Wanted, ...],
     json_file: str | None,
     html_file: str | None,
-    white_box: bool,
+    white_box: bool | None,
     debug_info: Path | None,
     patience: float,
     required: int,
@@ -77,7 +77,7 @@ def run(
     journal = None if history is None else Journal(history)
     again = "" if scenario == STDIN else f"vmm run {shlex.quote(scenario)}"
     with (
-        looking(white_box, debug_info) as look_at,
+        looking(white_box, debug_info),
         outputs(wanted, partial(single_report, detail=detail)) as told,
     ):
 
@@ -85,7 +85,7 @@ def run(
             told.reporter.done(replace(checked, again=again))
 
         told.reporter.begin((chosen,), host.info)
-        result = execute((chosen,), host, _ignore, done, journal, patience, look_at=look_at)
+        result = execute((chosen,), host, _ignore, done, journal, patience)
         checked = tuple(replace(each, again=again) for each in result.checked)
         result = replace(result, checked=checked, required=required)
         told.reporter.end(result)

@@ -1,20 +1,21 @@
 """``--white-box``: look at what the kernel holds, while a scenario runs."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from vmm.cli.errors import NothingRan
+from vmm.cli.said import say
 
-if TYPE_CHECKING:
-    from vmm.execution.executor import LookAt
+WHERE_IT_CAN = "VMM_WHITE_BOX"
+"""The variable by which the lab asks for it where nobody says anything else."""
 
 white_box_option = click.option(
-    "--white-box",
-    is_flag=True,
+    "--white-box/--no-white-box",
+    default=None,
     help="Compare the kernel's own memslots, too, after every region operation.",
 )
 debug_info_option = click.option(
@@ -27,19 +28,27 @@ debug_info_option = click.option(
 
 
 @contextmanager
-def looking(white_box: bool, debug_info: Path | None) -> Iterator["LookAt | None"]:
-    """Yield what reads the kernel's memslots, None where nobody asked for it.
+def looking(white_box: bool | None, debug_info: Path | None) -> Iterator[None]:
+    """Let scenarios be run with a look at the kernel's memslots, if somebody asked for it.
 
-    Raises NothingRan with a line that says what is missing.
+    Raises NothingRan with a line that says what is missing; where only the lab asked, that line is
+    printed, and nobody looks.
     """
-    if not white_box:
-        yield None
+    is_usual = white_box is None and bool(os.environ.get(WHERE_IT_CAN))
+    if not white_box and not is_usual:
+        yield
         return
+    from vmm.execution.looking import looked_at_by
     from vmm.whitebox.box import opened
     from vmm.whitebox.errors import CannotLookError
 
-    try:
-        with opened(debug_info) as box:
-            yield box.reader
-    except CannotLookError as error:
-        raise NothingRan(f"--white-box: {error}") from None
+    with ExitStack() as stack:
+        look_at = None
+        try:
+            look_at = stack.enter_context(opened(debug_info)).reader
+        except CannotLookError as error:
+            if not is_usual:
+                raise NothingRan(f"--white-box: {error}") from None
+            say(f"not looked into the kernel (white box): {error}")
+        with looked_at_by(look_at):
+            yield

@@ -7,7 +7,7 @@ of its own all the same.
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, assert_never, cast
+from typing import assert_never, cast
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from vmm.execution.churn import churn
@@ -15,6 +15,7 @@ from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock, GuestEndlessError
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import Leftovers
 from vmm.execution.lives import live
+from vmm.execution.looking import Looks, look_at
 from vmm.execution.machine import CallerDiedError, Machine
 from vmm.execution.memfds import MemfdFiles
 from vmm.execution.races import run_race
@@ -65,20 +66,6 @@ Record = Callable[[Event], None]
 Own = Callable[[], AbstractContextManager[None]]
 
 
-class Looks(Protocol):
-    """Reads what the kernel holds of one VM's memslots (see `vmm.whitebox.reader.Reader`)."""
-
-    def generation(self, as_id: int) -> int | None:
-        """Return the generation of an address space; None if there is no such one."""
-
-    def slots(self, as_id: int, before: int) -> KernelSlots | None:
-        """Return what the kernel holds of it; None if that is too much to look at."""
-
-
-LookAt = Callable[[int], Looks]
-"""Returns the reader of the newest VM of a process."""
-
-
 def execute(
     kvm: Kvm,
     scenario: Scenario,
@@ -87,7 +74,6 @@ def execute(
     begin: Callable[[], None],
     guest_limit_s: float = GUEST_LIMIT_S,
     own: Own = nullcontext,
-    look_at: LookAt | None = None,
 ) -> str:
     """Carry a scenario out; ``record`` gets each event as soon as it is complete.
 
@@ -97,7 +83,6 @@ def execute(
     ``guest_limit_s`` ends the scenario.
 
     ``own`` makes a context for what this program does for itself, and no kernel takes time for.
-    ``look_at`` is for what the kernel holds after each region operation; None: nobody looks.
 
     ``begin`` is called before everything that may not come back: what was recorded until then
     ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes, those of
@@ -111,7 +96,7 @@ def execute(
         HostMapping.anonymous(guest_count(scenario) * GUEST_SIZE_BYTES) as guest,
         clock.ticking(),
     ):
-        execution = _Execution(kvm, scenario, touch_limit, memory, guest, clock, own, look_at)
+        execution = _Execution(kvm, scenario, touch_limit, memory, guest, clock, own)
         try:
             for batch in batches(steps(scenario, touch_limit)):
                 begin()
@@ -150,9 +135,8 @@ class _Execution:
         guest: HostMapping,
         clock: GuestClock,
         own: Own,
-        look_at: LookAt | None,
     ) -> None:
-        self._look_at = look_at
+        self._look_at = look_at()
         self._looks: Looks | None = None
         self.looked: KernelSlots | None = None
         """What the kernel held after the operation performed last, if that concerned slots."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from kvm_abi.raw import KvmError, WrongAnswerError
-from vmm.execution.executor import LookAt, execute, set_up_refused
+from vmm.execution.executor import execute, set_up_refused
 from vmm.execution.guesttime import GUEST_LIMIT_S
 from vmm.execution.owntime import OwnTime
 from vmm.execution.tape import FileTape, MemoryTape, Tape
@@ -106,12 +106,11 @@ class Worker(Closing):
         cpu: int | None = None,
         patience: float = 1.0,
         process: str = "",
-        look_at: LookAt | None = None,
     ) -> None:
         """Take the scenarios that ``start`` will name by index, and a CPU to stay on.
 
         Time limits that `wait` is not given are ``patience`` times the usual ones. ``process`` is
-        the child's name, for those who read the kernel's log. ``look_at`` is as for `execute`.
+        the child's name, for those who read the kernel's log.
         """
         self._headers = headers
         self._cpu = cpu
@@ -120,7 +119,6 @@ class Worker(Closing):
         self._time_limit_s = TIME_LIMIT_S if journal is None else JOURNAL_TIME_LIMIT_S
         self._child: Child | None = None
         self._process = process
-        self._look_at = look_at
         self._index = 0
         self._is_under_way = self._is_interrupted = False
         self._limit_s = self._deadline = 0.0
@@ -161,7 +159,6 @@ class Worker(Closing):
                 self._cpu,
                 GUEST_LIMIT_S * self._patience,
                 self._own,
-                self._look_at,
             )
             self._child = Child.start(serve, self._process)
         return self._child
@@ -264,7 +261,6 @@ def _serve(
     cpu: int | None,
     guest_limit_s: float,
     own: OwnTime,
-    look_at: LookAt | None,
     orders: Connection,
 ) -> None:
     """Carry out scenarios until the parent is gone: take an index each time, answer a byte."""
@@ -275,13 +271,11 @@ def _serve(
         while True:
             order = orders.recv_bytes()
             header_line = history_line(headers[int.from_bytes(order, "little")])
-            reason = _carry_out(header_line, tape, guest_limit_s, own, look_at)
+            reason = _carry_out(header_line, tape, guest_limit_s, own)
             orders.send_bytes(_ANSWER + reason.encode(errors="backslashreplace"))
 
 
-def _carry_out(
-    header_line: bytes, tape: Tape, guest_limit_s: float, own: OwnTime, look_at: LookAt | None
-) -> str:
+def _carry_out(header_line: bytes, tape: Tape, guest_limit_s: float, own: OwnTime) -> str:
     """Run the scenario of a header, and record it on the tape; return why its end is not there."""
     recorder = _Recorder(tape)
     # A copy of its own: inherited pages are copied one by one as they are used, and each of these
@@ -289,7 +283,7 @@ def _carry_out(
     header = msgspec.json.decode(header_line, type=Header)
     try:
         tape.append(header_line)
-        reason = _run(header, recorder, guest_limit_s, own, look_at)
+        reason = _run(header, recorder, guest_limit_s, own)
         recorder.add(End(reason, recorder.events))
         recorder.flush()
     except Exception as error:
@@ -306,7 +300,6 @@ def _run(
     recorder: "_Recorder",
     guest_limit_s: float,
     own: OwnTime,
-    look_at: LookAt | None,
 ) -> str:
     """Carry out the scenario of a header; return why it ended early."""
     scenario, touch_limit = header.scenario, header.features.touch_limit
@@ -318,7 +311,7 @@ def _run(
         return f"{REFUSED}{error}"
     with kvm:
         add, flush = recorder.add, recorder.flush
-        return execute(kvm, scenario, touch_limit, add, flush, guest_limit_s, own.counted, look_at)
+        return execute(kvm, scenario, touch_limit, add, flush, guest_limit_s, own.counted)
 
 
 class _Recorder:

@@ -23,6 +23,7 @@ from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import Kernel, release_of
 
 MANIFEST = "manifest.json"
+SYMBOLS = "kvm-debug.ko"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ARCHIVE = "http://deb.debian.org/debian"
 SECURITY = "http://deb.debian.org/debian-security"
@@ -96,7 +97,14 @@ def _kept(name: str, kept: Path, say: Say) -> Kernel | None:
             return None
     image = next(iter(sorted((kept / "boot").glob("vmlinuz*"))))
     label = f"{name} ({packages[0]})"
-    return Kernel(label, image, release_of(image), modules.index(kept / "modules"))
+    symbols = kept / SYMBOLS
+    return Kernel(
+        label,
+        image,
+        release_of(image),
+        modules.index(kept / "modules"),
+        debug_info=symbols if symbols.exists() else None,
+    )
 
 
 def _sum_of(path: Path) -> str:

@@ -19,6 +19,7 @@ _BANNER = re.compile(rb"Linux version (\S+) \(")
 class Kernel:
     """``modules`` are names and files; ``label`` is what the user called it.
 
+    ``debug_info`` is a kvm.ko with debug information, where that which is loaded has none.
     ``direct`` is the same kernel, not packed, where QEMU can start that: nothing unpacks it first.
     """
 
@@ -27,6 +28,7 @@ class Kernel:
     release: str
     modules: Mapping[str, Path] = field(default_factory=dict)
     direct: Path | None = None
+    debug_info: Path | None = None
 
 
 def from_path(path: Path, folder: Path | None = None) -> Kernel:

@@ -1,5 +1,7 @@
 """Follows what the kernel holds along the model, through one history."""
 
+from vmm.model.heldslots import HeldSlots
+from vmm.model.kernelarray import KERNEL_ARRAY, array_flaw
 from vmm.model.kernelslots import (
     KERNEL_GENERATION,
     KERNEL_TREES,
@@ -12,6 +14,7 @@ from vmm.model.model import Model
 from vmm.model.regions import GFN_LIMIT, NO_MEMORY, Memslot
 from vmm.model.rule import Rule
 from vmm.scenario.history import Event
+from vmm.scenario.kernelslots import KernelTrees
 from vmm.scenario.operations import SetUserMemoryRegion
 from vmm.scenario.slots import as_id_of, id_of
 
@@ -24,7 +27,8 @@ class KernelSide:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._trees = TreeRules(model.features.nr_memslots)
+        self._held = HeldSlots(model.features.nr_memslots)
+        self._trees = TreeRules(self._held)
         self._old: Memslot | None = None
         self.rules: frozenset[str] = frozenset()
         """The rules that have decided anything so far."""
@@ -41,13 +45,16 @@ class KernelSide:
         spaces = self._model.spaces
         if as_id_of(op.slot) >= len(spaces):
             return None
-        self.rules = frozenset((KERNEL_TREES.name, KERNEL_GENERATION.name))
-        wanted = list(spaces[as_id_of(op.slot)])
+        wanted = spaces[as_id_of(op.slot)]
+        if isinstance(kernel, KernelTrees):
+            self.rules = frozenset((KERNEL_TREES.name, KERNEL_GENERATION.name))
+            flaw = self._trees.flaw(kernel, list(wanted))
+        else:
+            self.rules = frozenset((KERNEL_ARRAY.name, KERNEL_GENERATION.name))
+            flaw = array_flaw(kernel, wanted, self._held)
         change = change_of(self._old, self._present(event))
         is_undone = self._old is not None and decided in _LATE
-        return self._trees.flaw(kernel, wanted) or generation_flaw(
-            kernel, change, len(spaces), is_undone
-        )
+        return flaw or generation_flaw(kernel, change, len(spaces), is_undone)
 
     def _present(self, event: Event) -> Memslot | None:
         op = event.operation

@@ -1,4 +1,4 @@
-"""What the kernel must hold of its memslots after a region operation (white box, Linux 5.17 on).
+"""What the kernel must hold of its memslots after a region operation (Linux 5.17 and later).
 
 The model's slots say which entries there are; that the trees and the table hold together, and that
 both copies say the same, is asked of the kernel's data alone. Slots of the kernel's own, whose ids
@@ -10,10 +10,11 @@ from itertools import pairwise
 import msgspec
 
 from vmm.model.array import Change
+from vmm.model.heldslots import HeldSlots
 from vmm.model.regions import Memslot
 from vmm.model.rule import Rule, source
 from vmm.model.trees import interval_flaw, tree_flaw
-from vmm.scenario.kernelslots import KernelSlot, KernelSlots, SlotSet
+from vmm.scenario.kernelslots import KernelSlots, KernelTrees, SlotSet
 from vmm.scenario.operations import PAGE_SIZE_BYTES
 
 KERNEL_TREES = source(
@@ -61,7 +62,7 @@ def generation_flaw(
     ``is_undone`` is whether a refusal may have come after the slot was taken out, so that it was
     put back: two changes, too.
     """
-    now = kernel.active.generation
+    now = kernel.generation
     if now & UPDATE_IN_PROGRESS:
         return KernelFlaw(KERNEL_GENERATION, "no update in progress", f"generation {now:#x}")
     match change:
@@ -79,17 +80,12 @@ def generation_flaw(
 
 
 class TreeRules:
-    """Compares what the kernel holds with the model, over one history.
+    """Compares the trees that the kernel holds with the model, over one history."""
 
-    Where a mapping lies in the process is learnt from the first slot there, and is the same for
-    every other.
-    """
+    def __init__(self, held: HeldSlots) -> None:
+        self._held = held
 
-    def __init__(self, nr_memslots: int) -> None:
-        self._nr_memslots = nr_memslots
-        self._starts: dict[str, int] = {}
-
-    def flaw(self, kernel: KernelSlots, wanted: list[Memslot]) -> KernelFlaw | None:
+    def flaw(self, kernel: KernelTrees, wanted: list[Memslot]) -> KernelFlaw | None:
         """Return the first thing that is wrong; ``wanted`` are the slots from the highest gfn."""
         for name, each in (("copy in use", kernel.active), ("other copy", kernel.inactive)):
             observed = self._set_flaw(kernel, each, wanted)
@@ -104,7 +100,7 @@ class TreeRules:
             )
         return None
 
-    def _set_flaw(self, kernel: KernelSlots, each: SlotSet, wanted: list[Memslot]) -> str:
+    def _set_flaw(self, kernel: KernelTrees, each: SlotSet, wanted: list[Memslot]) -> str:
         if each.cut:
             return each.cut
         if each.node_idx not in (0, 1):
@@ -125,7 +121,7 @@ class TreeRules:
             or _hash_flaw(kernel, each)
         )
 
-    def _gfns_flaw(self, kernel: KernelSlots, each: SlotSet, wanted: list[Memslot]) -> str:
+    def _gfns_flaw(self, kernel: KernelTrees, each: SlotSet, wanted: list[Memslot]) -> str:
         """By gfn: the order, and each slot as the model has it."""
         found = [kernel.slots[node.slot] for node in each.gfn_tree]
         for one, other in pairwise(found):
@@ -134,36 +130,17 @@ class TreeRules:
                     f"gfn_tree: slot {other.slot_id} at gfn {other.base_gfn:#x} comes after slot "
                     f"{one.slot_id} at gfn {one.base_gfn:#x} with {one.npages} pages"
                 )
-        users = [slot for slot in found if slot.slot_id in range(self._nr_memslots)]
+        users = self._held.users(found)
         ids = [slot.slot_id for slot in users]
         if ids != [slot.slot_id for slot in reversed(wanted)]:
             return f"gfn_tree: the slots are {', '.join(map(str, ids)) or 'none'}"
         for slot, expected in zip(users, reversed(wanted), strict=True):
-            flaw = self._slot_flaw(kernel, slot, expected)
+            flaw = self._held.flaw(kernel.as_id, slot, expected)
             if flaw:
                 return f"slot {slot.slot_id}: {flaw}"
         return ""
 
-    def _slot_flaw(self, kernel: KernelSlots, slot: KernelSlot, wanted: Memslot) -> str:
-        pairs = (
-            ("as_id", slot.as_id, kernel.as_id),
-            ("base_gfn", slot.base_gfn, wanted.base_gfn),
-            ("npages", slot.npages, wanted.npages),
-            ("flags", slot.flags, wanted.flags),
-            ("userspace_addr", slot.userspace_addr, self._address(slot, wanted)),
-        )
-        for name, observed, expected in pairs:
-            if observed != expected:
-                return f"{name} is {observed:#x}, not {expected:#x}"
-        return ""
-
-    def _address(self, slot: KernelSlot, wanted: Memslot) -> int:
-        hva = wanted.userspace_addr
-        if isinstance(hva, int):
-            return hva
-        return self._starts.setdefault(hva.mapping, slot.userspace_addr - hva.offset) + hva.offset
-
-    def _hvas_flaw(self, kernel: KernelSlots, each: SlotSet) -> str:
+    def _hvas_flaw(self, kernel: KernelTrees, each: SlotSet) -> str:
         if {node.slot for node in each.hva_tree} != {node.slot for node in each.gfn_tree}:
             return "hva_tree: the slots are not those of gfn_tree"
         flaw = interval_flaw(each.hva_tree, each.intervals, each.hva_leftmost)
@@ -180,7 +157,7 @@ class TreeRules:
         return ""
 
 
-def _hash_flaw(kernel: KernelSlots, each: SlotSet) -> str:
+def _hash_flaw(kernel: KernelTrees, each: SlotSet) -> str:
     entries = [entry for _, entry in each.id_hash]
     missing = {node.slot for node in each.gfn_tree}.difference(entries)
     if missing:

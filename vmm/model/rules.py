@@ -10,6 +10,7 @@ from vmm.model import (
     instructions,
     internal,
     ioapic,
+    kernelarray,
     kernelslots,
     memfds,
     model,
@@ -34,7 +35,7 @@ _MODULES = (
         races,
         race_rings,
     ),
-    *(internal, ioapic, prefault, attributes, allowed, kernelslots),
+    *(internal, ioapic, prefault, attributes, allowed, kernelslots, kernelarray),
 )
 
 
@@ -46,5 +47,5 @@ def all_rules() -> tuple[Rule, ...]:
 
 def rules_of_outcomes() -> tuple[Rule, ...]:
     """Return the rules that decide outcomes: all but those of what the kernel holds (white box)."""
-    held = (kernelslots.KERNEL_TREES, kernelslots.KERNEL_GENERATION)
+    held = (kernelslots.KERNEL_TREES, kernelslots.KERNEL_GENERATION, kernelarray.KERNEL_ARRAY)
     return tuple(each for each in all_rules() if each not in held)

@@ -1,8 +1,10 @@
-"""What the kernel itself holds of the memslots of an address space, as data (Linux 5.17 and later).
+"""What the kernel itself holds of the memslots of an address space, as data.
 
 Nothing here is checked: a wrong kernel may hold anything, and a history may be a stranger's. Slots
 are named by their place in ``KernelSlots.slots``, since two of them may have one id; -1 is none.
 """
+
+from typing import TypeAlias
 
 import msgspec
 
@@ -59,8 +61,8 @@ class SlotSet(msgspec.Struct, frozen=True, gc=False):
     cut: str = ""
 
 
-class KernelSlots(msgspec.Struct, frozen=True, gc=False):
-    """Both copies after a region operation, the one in use first.
+class KernelTrees(msgspec.Struct, frozen=True, gc=False, tag="trees", tag_field="kind"):
+    """Linux 5.17 and later: both copies after a region operation, the one in use first.
 
     ``before`` is the generation that was in use before the operation.
     """
@@ -70,3 +72,27 @@ class KernelSlots(msgspec.Struct, frozen=True, gc=False):
     slots: tuple[KernelSlot, ...]
     active: SlotSet
     inactive: SlotSet
+
+    @property
+    def generation(self) -> int:
+        """The generation in use after the operation."""
+        return self.active.generation
+
+
+class KernelArray(msgspec.Struct, frozen=True, gc=False, tag="array", tag_field="kind"):
+    """Linux 5.7 to 5.16: the array after a region operation, its entries in their order.
+
+    ``id_to_index`` has (id, index) for each id whose index is not -1. ``before`` is the generation
+    that was in use before the operation.
+    """
+
+    before: int
+    as_id: int
+    slots: tuple[KernelSlot, ...]
+    generation: int
+    used_slots: int
+    lru_slot: int
+    id_to_index: tuple[tuple[int, int], ...]
+
+
+KernelSlots: TypeAlias = KernelTrees | KernelArray

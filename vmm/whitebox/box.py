@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmm.whitebox.debuginfo import layout_from, usual_file
+from vmm.whitebox.description import described
 from vmm.whitebox.errors import CannotLookError
 from vmm.whitebox.kcore import Kcore
 from vmm.whitebox.layout import Layout
@@ -19,11 +19,12 @@ class WhiteBox:
 
     memory: Kcore
     layout: Layout
+    vm_list: int
 
     def reader(self, pid: int) -> Reader:
         """Return a reader of the newest VM of a process. Raises CannotLookError."""
         try:
-            return Reader(self.memory.read, self.layout, pid)
+            return Reader(self.memory.read, self.layout, self.vm_list, pid)
         except (NotFoundError, OSError) as error:
             raise CannotLookError(f"the kernel's list of VMs: {error}") from None
 
@@ -40,5 +41,4 @@ def opened(debug_info: Path | None = None, kcore: Path = Path("/proc/kcore")) ->
     except ValueError as error:
         raise CannotLookError(f"{kcore}: {error}") from None
     with memory:
-        file = usual_file(platform.release()) if debug_info is None else debug_info
-        yield WhiteBox(memory, layout_from(file))
+        yield WhiteBox(memory, *described(debug_info, platform.release()))

@@ -1,13 +1,46 @@
-"""Where the fields of the kernel's structures lie, in bytes, and where its list of VMs is."""
+"""Where the fields of the kernel's structures lie, in bytes.
 
+Whatever knows the structures (`dwarf`, `btf`) says where the members of one are; everything else
+follows from that, lengths of arrays included: an array ends where the next member begins.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+_NODE = 48
+"""struct interval_tree_node: an rb_node (24 bytes), start, last, __subtree_last."""
+_RB_NODE = 24
+_HLIST_NODE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Offsets of fields, named as STRUCTURE_FIELD, and sizes; ``vm_list`` is an address."""
+class Structure:
+    """The size of a structure, and where its named members lie."""
 
-    vm_list: int
+    size: int
+    offsets: Mapping[str, int]
+
+    def at(self, *names: str) -> int:
+        """Return where a member is, by the first of its names that there is. Raises KeyError."""
+        for name in names:
+            if name in self.offsets:
+                return self.offsets[name]
+        raise KeyError(names[0])
+
+    def room(self, name: str) -> int:
+        """Return how many bytes there are up to the next member."""
+        start = self.at(name)
+        return min((each for each in self.offsets.values() if each > start), default=self.size) - (
+            start
+        )
+
+
+class TreeLayout(msgspec.Struct, frozen=True, tag="trees", forbid_unknown_fields=True):
+    """Linux 5.17 and later: offsets of fields, named as STRUCTURE_FIELD, and sizes."""
+
     kvm_vm_list: int
     kvm_userspace_pid: int
     kvm_sets: int
@@ -26,8 +59,6 @@ class Layout:
     slot_hva_node: int
     hva_node_size: int
     hva_node_start: int
-    hva_node_last: int
-    hva_node_subtree_last: int
     slot_gfn_node: int
     rb_node_size: int
     hlist_node_size: int
@@ -37,3 +68,107 @@ class Layout:
     slot_flags: int
     slot_id: int
     slot_as_id: int
+
+
+class ArrayLayout(msgspec.Struct, frozen=True, tag="array", forbid_unknown_fields=True):
+    """Linux 5.7 to 5.16: offsets of fields, named as STRUCTURE_FIELD, and sizes.
+
+    ``set_ids`` is the length of id_to_index.
+    """
+
+    kvm_vm_list: int
+    kvm_userspace_pid: int
+    kvm_memslots: int
+    spaces: int
+    set_generation: int
+    set_id_to_index: int
+    set_ids: int
+    set_lru_slot: int
+    set_used_slots: int
+    set_entries: int
+    slot_size: int
+    slot_base_gfn: int
+    slot_npages: int
+    slot_userspace_addr: int
+    slot_flags: int
+    slot_id: int
+    slot_as_id: int
+
+
+Layout: TypeAlias = TreeLayout | ArrayLayout
+
+
+def layout_of(structure: Callable[[str], Structure]) -> Layout:
+    """Return the layout that a kernel's structures have.
+
+    ``structure`` finds one by its name. Raises LookupError for what is missing, and ValueError
+    for memslots that are neither trees nor an array with used_slots.
+    """
+    kvm, sets, slot = map(structure, ("kvm", "kvm_memslots", "kvm_memory_slot"))
+    if "gfn_tree" in sets.offsets:
+        return _trees(kvm, sets, slot)
+    if "id_to_index" in sets.offsets and "used_slots" in sets.offsets:
+        return _array(kvm, sets, slot)
+    raise ValueError("this kernel's memslots are neither trees nor an array of used_slots")
+
+
+def _trees(kvm: Structure, sets: Structure, slot: Structure) -> TreeLayout:
+    rooms = {"id_node": _HLIST_NODE, "hva_node": _NODE, "gfn_node": _RB_NODE}
+    for name, size in rooms.items():
+        if slot.room(name) != 2 * size:
+            raise ValueError(f"kvm_memory_slot.{name} has a layout that is not known here")
+    hva_tree = sets.at("hva_tree")
+    return TreeLayout(
+        kvm_vm_list=kvm.at("vm_list"),
+        kvm_userspace_pid=kvm.at("userspace_pid"),
+        kvm_sets=kvm.at("__memslots"),
+        kvm_memslots=kvm.at("memslots"),
+        spaces=kvm.room("memslots") // 8,
+        set_size=sets.size,
+        set_generation=sets.at("generation"),
+        set_hva_tree=hva_tree,
+        set_hva_leftmost=hva_tree + 8,
+        set_gfn_tree=sets.at("gfn_tree"),
+        set_id_hash=sets.at("id_hash"),
+        set_buckets=sets.room("id_hash") // 8,
+        set_node_idx=sets.at("node_idx"),
+        slot_size=slot.size,
+        slot_id_node=slot.at("id_node"),
+        slot_hva_node=slot.at("hva_node"),
+        hva_node_size=_NODE,
+        hva_node_start=24,
+        slot_gfn_node=slot.at("gfn_node"),
+        rb_node_size=_RB_NODE,
+        hlist_node_size=_HLIST_NODE,
+        slot_base_gfn=slot.at("base_gfn"),
+        slot_npages=slot.at("npages"),
+        slot_userspace_addr=slot.at("userspace_addr"),
+        slot_flags=slot.at("flags"),
+        slot_id=slot.at("id"),
+        slot_as_id=slot.at("as_id"),
+    )
+
+
+def _array(kvm: Structure, sets: Structure, slot: Structure) -> ArrayLayout:
+    # The second name came with 87689270b10f.
+    lru_slot = sets.at("lru_slot", "last_used_slot")
+    return ArrayLayout(
+        kvm_vm_list=kvm.at("vm_list"),
+        kvm_userspace_pid=kvm.at("userspace_pid"),
+        kvm_memslots=kvm.at("memslots"),
+        spaces=kvm.room("memslots") // 8,
+        set_generation=sets.at("generation"),
+        set_id_to_index=sets.at("id_to_index"),
+        # SHRT_MAX slots at most; padding may come after them.
+        set_ids=min(sets.room("id_to_index") // 2, 0x7FFF),
+        set_lru_slot=lru_slot,
+        set_used_slots=sets.at("used_slots"),
+        set_entries=sets.at("memslots"),
+        slot_size=slot.size,
+        slot_base_gfn=slot.at("base_gfn"),
+        slot_npages=slot.at("npages"),
+        slot_userspace_addr=slot.at("userspace_addr"),
+        slot_flags=slot.at("flags"),
+        slot_id=slot.at("id"),
+        slot_as_id=slot.at("as_id"),
+    )

@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from tests.kernelheld import balanced, held, intervals_of
 from vmm.model.array import Change
+from vmm.model.heldslots import HeldSlots
 from vmm.model.kernelslots import (
     UPDATE_IN_PROGRESS,
     TreeRules,
@@ -17,7 +18,7 @@ from vmm.model.kernelslots import (
 )
 from vmm.model.regions import Memslot
 from vmm.model.trees import interval_flaw, tree_flaw
-from vmm.scenario.kernelslots import Interval, KernelSlot, KernelSlots, SlotSet
+from vmm.scenario.kernelslots import Interval, KernelSlot, KernelTrees, SlotSet
 from vmm.scenario.operations import Place
 
 BASE = 0x7F00_0000_0000
@@ -36,8 +37,8 @@ SLOTS = [
 INTERNAL = KernelSlot(32765, 0, 0xFFFBC, 3, 0x7E00_0000_0000, 0)
 
 
-def flaw_of(kernel: KernelSlots, wanted: list[Memslot] = WANTED) -> str:
-    found = TreeRules(32764).flaw(kernel, wanted)
+def flaw_of(kernel: KernelTrees, wanted: list[Memslot] = WANTED) -> str:
+    found = TreeRules(HeldSlots(32764)).flaw(kernel, wanted)
     return found.observed if found else ""
 
 

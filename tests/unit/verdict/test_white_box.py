@@ -17,7 +17,7 @@ from vmm.model.regions import Memslot
 from vmm.scenario.codec import history_lines
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
-from vmm.scenario.kernelslots import KernelSlot, KernelSlots
+from vmm.scenario.kernelslots import KernelSlot, KernelTrees
 from vmm.scenario.operations import Scenario, SetUserMemoryRegion
 from vmm.scenario.slots import as_id_of, id_of
 from vmm.verdict.judge import Status, judge
@@ -62,14 +62,15 @@ def looked_at(history: History) -> History:
     return msgspec.structs.replace(history, events=tuple(events))
 
 
-def with_kernel(history: History, index: int, kernel: KernelSlots) -> History:
+def with_kernel(history: History, index: int, kernel: KernelTrees) -> History:
     events = list(history.events)
     events[index] = msgspec.structs.replace(events[index], kernel=kernel)
     return msgspec.structs.replace(history, events=tuple(events))
 
 
-def region_events(history: History) -> list[tuple[int, KernelSlots]]:
-    return [(n, each.kernel) for n, each in enumerate(history.events) if each.kernel is not None]
+def region_events(history: History) -> list[tuple[int, KernelTrees]]:
+    kernels = ((number, event.kernel) for number, event in enumerate(history.events))
+    return [(number, kernel) for number, kernel in kernels if isinstance(kernel, KernelTrees)]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,10 +5,11 @@ from struct import pack, pack_into
 
 import pytest
 
-from tests.kernelheld import LAYOUT, Memory, held
-from vmm.scenario.kernelslots import ELSEWHERE, KernelSlot, KernelSlots
+from tests.kernelheld import LAYOUT, VM_LIST, Memory, held
+from vmm.scenario.kernelslots import ELSEWHERE, KernelSlot, KernelTrees
 from vmm.whitebox.kcore import Kcore
-from vmm.whitebox.reader import MOST_SLOTS, NotFoundError, Reader
+from vmm.whitebox.reader import FREELY, NotFoundError, Reader
+from vmm.whitebox.reading import MOST_SLOTS
 
 SLOTS = [
     KernelSlot(number * 3, 0, 0x100 * number, number + 1, 0x7F00_0000_0000 - 0x10000 * number, 1)
@@ -16,15 +17,15 @@ SLOTS = [
 ]
 
 
-def read(memory: Memory) -> KernelSlots:
-    reader = Reader(memory.read, LAYOUT, memory.pid)
+def read(memory: Memory) -> KernelTrees:
+    reader = Reader(memory.read, LAYOUT, VM_LIST, memory.pid)
     assert reader.generation(0) is not None
     found = reader.slots(0, 6)
-    assert found is not None
+    assert isinstance(found, KernelTrees)
     return found
 
 
-def renamed(kernel: KernelSlots) -> list[tuple[object, ...]]:
+def renamed(kernel: KernelTrees) -> list[tuple[object, ...]]:
     """Return both copies with slots in place of their numbers, which depend on who came first."""
     name = dict(enumerate(kernel.slots))
     return [
@@ -65,12 +66,12 @@ def test_no_slots_are_read_as_none() -> None:
 def test_the_vm_of_another_process_is_not_taken() -> None:
     memory = Memory(held(SLOTS, 6, 8))
     with pytest.raises(NotFoundError):
-        Reader(memory.read, LAYOUT, memory.pid + 1)
+        Reader(memory.read, LAYOUT, VM_LIST, memory.pid + 1)
 
 
 def test_an_address_space_that_the_kernel_does_not_have_is_not_read() -> None:
     memory = Memory(held(SLOTS, 6, 8))
-    assert Reader(memory.read, LAYOUT, memory.pid).generation(LAYOUT.spaces) is None
+    assert Reader(memory.read, LAYOUT, VM_LIST, memory.pid).generation(LAYOUT.spaces) is None
 
 
 def test_a_pointer_to_nowhere_is_told() -> None:
@@ -112,9 +113,9 @@ def test_a_wrong_node_idx_is_read_as_it_is() -> None:
 def test_too_many_slots_are_not_looked_at() -> None:
     many = [KernelSlot(number, 0, number, 1, number << 12, 0) for number in range(MOST_SLOTS + 1)]
     memory = Memory(held(many, 6, 8))
-    assert Reader(memory.read, LAYOUT, memory.pid).slots(0, 6) is None
+    assert Reader(memory.read, LAYOUT, VM_LIST, memory.pid).slots(0, 6) is None
     memory = Memory(held(many[:-1], 6, 8))
-    assert Reader(memory.read, LAYOUT, memory.pid).slots(0, 6) is not None
+    assert Reader(memory.read, LAYOUT, VM_LIST, memory.pid).slots(0, 6) is not None
 
 
 def test_too_many_slots_are_counted_ever_more_seldom() -> None:
@@ -126,13 +127,28 @@ def test_too_many_slots_are_counted_ever_more_seldom() -> None:
         reads.append(address)
         return memory.read(address, size)
 
-    reader = Reader(counted, LAYOUT, memory.pid)
+    reader = Reader(counted, LAYOUT, VM_LIST, memory.pid)
     looked = []
     for number in range(20):
         reads.clear()
-        assert reader.slots(0, 6) is None
+        assert reader.generation(0) is None or reader.slots(0, 6) is None
         looked += [number] if reads else []
     assert looked == [0, 2, 5, 10, 19]
+
+
+def test_many_slots_are_looked_at_ever_more_seldom_once_enough_have_been() -> None:
+    memory = Memory(held(SLOTS * 20, 6, 8))
+    reader = Reader(memory.read, LAYOUT, VM_LIST, memory.pid)
+    count = len(SLOTS) * 20
+    looked = []
+    for number in range(200):
+        if reader.generation(0) is not None:
+            assert reader.slots(0, 6) is not None
+            looked.append(number)
+    freely = FREELY // count + 1
+    assert looked[:freely] == [*range(freely)]
+    assert looked[freely] - looked[freely - 1] == count // 8 + 1
+    assert looked[freely + 1] - looked[freely] == count // 8 + 1
 
 
 def core(path: Path, segments: list[tuple[int, bytes]]) -> Path:

@@ -1,0 +1,45 @@
+"""What the lab knows of a kernel's structures: commands in the machine need not find it out."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from vmm.lab.cache import cache_folder
+from vmm.lab.kernel import Kernel
+from vmm.lab.modules import read
+from vmm.whitebox.description import Description, from_debug_info
+from vmm.whitebox.errors import CannotLookError
+from vmm.whitebox.symbols import within
+
+_VERSION = "1"
+
+
+def description_of(kernel: Kernel) -> Path | None:
+    """Return a file for `--debug-info`, made once and kept; None for a kernel without a module.
+
+    Where the module has no debug information, the file says where its list of VMs is, and the
+    kernel's own types say the rest.
+    """
+    module = kernel.debug_info or kernel.modules.get("kvm")
+    if module is None:
+        return None
+    state = module.stat()
+    words = (_VERSION, str(module), state.st_size, state.st_mtime_ns)
+    kept = cache_folder() / "white-box" / f"{sha256(repr(words).encode()).hexdigest()}.json"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(msgspec.json.encode(_described(kernel, module)))
+    return kept
+
+
+def _described(kernel: Kernel, module: Path) -> Description:
+    vm_list = within(read("kvm", kernel.modules["kvm"]).content)
+    if module.suffix in (".ko", ".debug"):
+        try:
+            found = from_debug_info(module)
+        except CannotLookError:
+            pass
+        else:
+            return msgspec.structs.replace(found, vm_list=vm_list)
+    return Description(vm_list=vm_list)

@@ -1,0 +1,38 @@
+"""Compares a slot that the kernel holds with one of the model, over one history."""
+
+from vmm.model.regions import Memslot
+from vmm.scenario.kernelslots import KernelSlot
+
+
+class HeldSlots:
+    """Where a mapping lies in the process is learnt from the first slot there, and is the same for
+    every other.
+    """
+
+    def __init__(self, nr_memslots: int) -> None:
+        self._nr_memslots = nr_memslots
+        self._starts: dict[str, int] = {}
+
+    def users(self, slots: list[KernelSlot]) -> list[KernelSlot]:
+        """Return the slots that are not the kernel's own, whose ids come after the last one."""
+        return [slot for slot in slots if slot.slot_id in range(self._nr_memslots)]
+
+    def flaw(self, as_id: int, slot: KernelSlot, wanted: Memslot) -> str:
+        """Return the first field that is wrong; empty if none is."""
+        pairs = (
+            ("as_id", slot.as_id, as_id),
+            ("base_gfn", slot.base_gfn, wanted.base_gfn),
+            ("npages", slot.npages, wanted.npages),
+            ("flags", slot.flags, wanted.flags),
+            ("userspace_addr", slot.userspace_addr, self._address(slot, wanted)),
+        )
+        for name, observed, expected in pairs:
+            if observed != expected:
+                return f"{name} is {observed:#x}, not {expected:#x}"
+        return ""
+
+    def _address(self, slot: KernelSlot, wanted: Memslot) -> int:
+        hva = wanted.userspace_addr
+        if isinstance(hva, int):
+            return hva
+        return self._starts.setdefault(hva.mapping, slot.userspace_addr - hva.offset) + hva.offset

@@ -1,0 +1,106 @@
+"""What explains the kernel's memory: the layout of its structures, and where its list of VMs is.
+
+It comes from the kernel itself (BTF), from a file with debug information, or from what was made
+from one before: a small file of JSON, for machines on which drgn takes long.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from vmm.whitebox import symbols
+from vmm.whitebox.btf import Btf
+from vmm.whitebox.dwarf import structures_in
+from vmm.whitebox.errors import CannotLookError
+from vmm.whitebox.layout import Layout, layout_of
+from vmm.whitebox.symbols import Within
+
+BTF = Path("/sys/kernel/btf")
+BUILD_ID = Path("/sys/module/kvm/notes/.note.gnu.build-id")
+SUFFIX = ".json"
+_PLACES = (
+    "/usr/lib/debug/lib/modules/{release}/kernel/arch/x86/kvm/kvm.ko",
+    "/usr/lib/debug/lib/modules/{release}/kernel/arch/x86/kvm/kvm.ko.debug",
+    "/lib/modules/{release}/build/arch/x86/kvm/kvm.ko",
+)
+
+
+class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A layout; ``build_id`` is that of the module ("": unknown).
+
+    ``layout`` is None where the kernel's own types are to be asked, ``vm_list`` where its symbols
+    are.
+    """
+
+    layout: Layout | None = None
+    vm_list: Within | None = None
+    build_id: str = ""
+
+
+def described(file: Path | None, release: str) -> tuple[Layout, int]:
+    """Return the layout of the running kernel's structures, and the address of its list of VMs.
+
+    ``file`` has debug information, or is one of ours; None: whatever there is. Raises
+    CannotLookError.
+    """
+    known = Description() if file is None else _of_file(file)
+    layout = known.layout or _of_this_kernel(release)
+    vm_list = symbols.vm_list_in() if known.vm_list is None else known.vm_list.address()
+    return layout, vm_list
+
+
+def _of_file(file: Path) -> Description:
+    if file.suffix != SUFFIX:
+        found = from_debug_info(file)
+    else:
+        try:
+            found = msgspec.json.decode(file.read_bytes(), type=Description)
+        except OSError as error:
+            raise CannotLookError(f"{file}: {error.strerror}") from None
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise CannotLookError(f"{file}: {error}") from None
+    check_build_id(file, found.build_id, BUILD_ID)
+    return found
+
+
+def from_debug_info(file: Path) -> Description:
+    """Return what a kvm.ko (or a vmlinux with KVM in it) says of itself.
+
+    Raises CannotLookError: without drgn, for a file that has no types, or types of other memslots.
+    """
+    try:
+        structure, build_id = structures_in(file)
+        layout = layout_of(structure)
+        vm_list = symbols.within(file.read_bytes()) if file.name != "vmlinux" else None
+    except (LookupError, OSError, ValueError) as error:
+        raise CannotLookError(f"{file}: no debug information of memslots: {error}") from None
+    return Description(layout, vm_list, (build_id or b"").hex())
+
+
+def check_build_id(file: Path, found: str, note: Path) -> None:
+    """Compare build IDs: the kernel tells that of the module it has loaded, if it has any.
+
+    Raises CannotLookError.
+    """
+    if note.exists() and found and not note.read_bytes().hex().endswith(found):
+        raise CannotLookError(f"{file}: it is not the kvm module that is loaded: another build ID")
+
+
+def _of_this_kernel(release: str) -> Layout:
+    """Return the layout by the kernel's own types, or by debug information in its usual place."""
+    base, module = BTF / "vmlinux", BTF / "kvm"
+    try:
+        types = Btf(base.read_bytes(), module.read_bytes() if module.exists() else b"")
+        return layout_of(types.structure)
+    except (OSError, LookupError, ValueError) as error:
+        places = [Path(each.format(release=release)) for each in _PLACES]
+        for place in places:
+            if place.exists():
+                found = from_debug_info(place)
+                check_build_id(place, found.build_id, BUILD_ID)
+                assert found.layout is not None
+                return found.layout
+        raise CannotLookError(
+            f"no types of Linux {release}: neither in {BTF} ({error}), nor debug information of "
+            f"kvm (looked for {places[0]} and {places[-1]}); name the file by --debug-info"
+        ) from None

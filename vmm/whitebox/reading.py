@@ -1,0 +1,54 @@
+"""What both kinds of readers share: how bytes are had, and a slot from its bytes."""
+
+from collections.abc import Callable
+from struct import Struct
+
+from vmm.scenario.kernelslots import KernelSlot
+from vmm.whitebox.layout import ArrayLayout, TreeLayout
+
+Read = Callable[[int, int], bytes]
+
+MOST_SLOTS = 256
+"""An address space with more is not looked at: each operation would copy all of them."""
+
+U64, U32, S32 = Struct("<Q"), Struct("<I"), Struct("<i")
+S16, U16 = Struct("<h"), Struct("<H")
+_PAGE = 4096
+
+
+class TooManyError(Exception):
+    """There are more slots than are looked at."""
+
+
+class Pages:
+    """Memory read by the page, once each: slots lie close together, and a call costs the most."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._known: dict[int, bytes] = {}
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return bytes. Raises OSError."""
+        first = address // _PAGE
+        if (address + size - 1) // _PAGE != first:
+            return self._read(address, size)
+        page = self._known.get(first)
+        if page is None:
+            try:
+                page = self._known[first] = self._read(first * _PAGE, _PAGE)
+            except OSError:
+                return self._read(address, size)
+        at = address % _PAGE
+        return page[at : at + size]
+
+
+def slot_from(data: bytes, layout: TreeLayout | ArrayLayout, at: int = 0) -> KernelSlot:
+    """Return the slot whose bytes begin at a place."""
+    return KernelSlot(
+        S16.unpack_from(data, at + layout.slot_id)[0],
+        U16.unpack_from(data, at + layout.slot_as_id)[0],
+        U64.unpack_from(data, at + layout.slot_base_gfn)[0],
+        U64.unpack_from(data, at + layout.slot_npages)[0],
+        U64.unpack_from(data, at + layout.slot_userspace_addr)[0],
+        U32.unpack_from(data, at + layout.slot_flags)[0],
+    )
