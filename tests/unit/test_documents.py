@@ -4,24 +4,23 @@ import fnmatch
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
 
+from tests.documents import DOCUMENTS, ROOT
 from vmm.catalogue import catalogue
 from vmm.cli.main import main
 from vmm.scenario.features import Features
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = [path for path in sorted((ROOT / "examples").rglob("*.*ml")) if path.is_file()]
 SHOWN = re.compile(r"`((?:\./scripts/)?vmm [^`]+)`|^ +(?:\$ )?((?:\./scripts/)?vmm .+)$", re.M)
 PLACEHOLDER = re.compile(r"^[\[(]|[\])|]$|\.\.\.|^[A-Z][A-Z_.-]*(\.\w+)?$")
 
 
 def commands() -> Iterator[tuple[str, str]]:
     """Yield each document's name with each command in it; those with placeholders are left out."""
-    for document in DOCUMENTS:
+    for document in (*DOCUMENTS, *EXAMPLES):
         for match in SHOWN.finditer(document.read_text(encoding="utf-8")):
             text = " ".join((match.group(1) or match.group(2)).split())
             words = text.split()
@@ -34,7 +33,7 @@ def parsed(text: str) -> click.Context:
 
     Raises click.UsageError.
     """
-    words = shlex.split(re.split(r" [|<>]|[|<>] | & ", text)[0])[1:]
+    words = shlex.split(re.split(r" [|<>]|[|<>] | & |;", text)[0], comments=True)[1:]
     context = click.Context(main, info_name="vmm")
     while isinstance(context.command, click.Group) and words:
         if words[0] in ("--help", "--version"):

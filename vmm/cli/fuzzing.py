@@ -206,6 +206,9 @@ def merge_folders(folders: tuple[Path, ...], out: Path) -> int:
     """Gather the findings of several runs, the same one only once; return the exit status."""
     gathered = 0
     for folder in folders:
+        if not folder.exists():
+            tell(f"vmm: {folder}: not there: a run that finds nothing leaves no folder", err=True)
+            continue
         if not folder.is_dir():
             raise Unusable(f"{folder}: not a folder")
         with usable(folder):
