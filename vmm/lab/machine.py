@@ -1,6 +1,7 @@
 """What is booted: a kernel on an emulated or nested processor, with the host's files in it."""
 
 import gzip
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,10 @@ SAYS = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """``parameters`` go to the kernel's command line: MODULE.NAME=VALUE is a module's, too."""
+    """``parameters`` go to the kernel's command line: MODULE.NAME=VALUE is a module's, too.
+
+    It is given up after ``limit_s``, and when it has printed nothing for ``silence_s``.
+    """
 
     kernel: Kernel
     backend: Backend
@@ -43,6 +47,7 @@ class Machine:
     cpus: int = 1
     memory_mib: int = 2048
     limit_s: float = 3600
+    silence_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Runs an emulator: passes on what the guest prints, watches the kernel's log and the time."""
 
+import math
 import os
 import selectors
 import shutil
@@ -90,18 +91,26 @@ class Pipes:
 
 
 def watch(
-    process: subprocess.Popen[bytes], pipes: Pipes, log: LogReader, limit_s: float
+    process: subprocess.Popen[bytes],
+    pipes: Pipes,
+    log: LogReader,
+    limit_s: float,
+    silence_s: float = math.inf,
 ) -> tuple[Reports, bool]:
-    """Wait until the machine has ended; return what its log says, and whether time was up."""
-    start = time.monotonic()
-    end = start + limit_s
+    """Wait until the machine has ended; return what its log says, and whether time was up.
+
+    It is up, too, when the guest has printed nothing for ``silence_s``.
+    """
+    last = time.monotonic()
+    end = last + limit_s
     is_late = False
     while process.poll() is None:
-        pipes.pass_on(_LOOK_S)
+        if pipes.pass_on(_LOOK_S):
+            last = time.monotonic()
         reports = log.read()
         if reports.is_over or reports.fatal or reports.has_panicked:
             end = min(end, time.monotonic() + _GRACE_S)
-        if time.monotonic() >= end:
+        if time.monotonic() >= min(end, last + silence_s):
             is_late = not (reports.is_over or reports.fatal or reports.has_panicked)
             process.kill()
             process.wait()

@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from vmm.lab import bochs
@@ -57,7 +58,9 @@ def run(machine: Machine, job: Job, folder: Path, out: Sink, err: Sink) -> Outco
             emulator(command, file, pipes.writers) as process,
         ):
             pipes.close_writers()
-            reports, is_late = watch(process, pipes, LogReader(log, nonce), machine.limit_s)
+            reports, is_late = watch(
+                process, pipes, LogReader(log, nonce), machine.limit_s, machine.silence_s
+            )
     finally:
         pipes.close()
         first.unlink(missing_ok=True)
@@ -87,7 +90,7 @@ def judged(machine: Machine, reports: Reports, is_late: bool, said: list[str]) -
         stage = "the command was still running" if reports.is_ready else "it had not booted"
         if reports.status is not None:
             stage = "the command had ended, but not the machine"
-        return Outcome(INCONCLUSIVE, f"gave up after {machine.limit_s:g} s: {stage}; {last}", notes)
+        return Outcome(INCONCLUSIVE, f"gave up after {_patience(machine)}: {stage}; {last}", notes)
     if not reports.is_ready:
         why = said[-1] if said and not reports.last_line else last
         return Outcome(INCONCLUSIVE, f"the machine stopped before the command began; {why}", notes)
@@ -98,6 +101,11 @@ def judged(machine: Machine, reports: Reports, is_late: bool, said: list[str]) -
     if reports.status not in OF_COMMANDS:
         return Outcome(INCONCLUSIVE, f"the command ended with status {reports.status}", notes)
     return Outcome(reports.status, "", notes)
+
+
+def _patience(machine: Machine) -> str:
+    silence = f", or {machine.silence_s:g} s of silence" if isfinite(machine.silence_s) else ""
+    return f"{machine.limit_s:g} s{silence}"
 
 
 def _wrong_parameter(machine: Machine, reports: Reports) -> str:
