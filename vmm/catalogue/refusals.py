@@ -90,6 +90,9 @@ _ALIGNMENT = (
 
 _KERNEL_HALF = (1 << 63, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_8100_0000, (1 << 64) - _SIZE)
 _BETWEEN = (0x7FFF_FFFF_F000, 1 << 47, 1 << 56, (1 << 63) - _SIZE)
+_USER_ENDS = (0x7FFF_FFFF_F000, (1 << 56) - _SIZE)
+"""With four levels of page tables, and with five: the last page below is kept free."""
+
 _CVE = "fa3d315a4ce2, 09d952c971a5 (CVE-2013-1943)"
 
 _ADDRESSES = (
@@ -112,6 +115,24 @@ _ADDRESSES = (
         "From the end of user memory up to the kernel's half there is nothing to map.",
         *creates(*(Slot(10 + n, 0x110 + n, hva) for n, hva in enumerate(_BETWEEN))),
         source="6014bc27561f to 86e6b1547b3d",
+    ),
+    # No guest looks at these slots: what this process has there is its own.
+    msgspec.structs.replace(
+        _refused(
+            "refuse-an-hva-across-the-end-of-user-memory",
+            "Where memory beyond the end of user addresses is refused, so is what reaches there.",
+            *(
+                call
+                for number, end in enumerate(_USER_ENDS)
+                for call in (
+                    Slot(10 + number, 0x110 + 8 * number, end).create(),
+                    Slot(20 + number, 0x120 + 8 * number, end - _SIZE, pages=2).create(),
+                    Slot(30 + number, 0x130 + 8 * number, end - 3 * _SIZE, pages=6).create(),
+                )
+            ),
+            source="6014bc27561f to 86e6b1547b3d; access_ok(userspace_addr, memory_size)",
+        ),
+        survey="none",
     ),
 )
 
@@ -174,7 +195,11 @@ _FLAGS = (
         "GUEST_MEMFD excludes LOG_DIRTY_PAGES and READONLY, and no other bit has a meaning.",
         *(
             second_form(but(_CALL, flags=flags))
-            for flags in (GUEST_MEMFD | LOG_DIRTY_PAGES, GUEST_MEMFD | READONLY, 1 << 3, 1 << 31)
+            for flags in (
+                GUEST_MEMFD | LOG_DIRTY_PAGES,
+                GUEST_MEMFD | READONLY,
+                *(1 << bit for bit in range(3, 32)),
+            )
         ),
         source="check_memory_region_flags",
         needs=("user_memory2",),

@@ -28,17 +28,16 @@ from vmm.model.prefault import end_of, refusal
 from vmm.model.races.flaw import Flaw
 from vmm.model.races.judge import RaceJudge
 from vmm.model.regions import (
-    HVA_NONCANONICAL,
     HVA_USER,
     NO_MEMORY,
     Decision,
     Memslot,
     decide,
-    is_noncanonical,
     refusal_by_argument,
 )
 from vmm.model.rings import RING_EXACT, no_ring_to_reset
 from vmm.model.rule import Rule, documented, source
+from vmm.model.userend import UserEnd
 from vmm.scenario.features import Features
 from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Raced, Refused, RingPages
 from vmm.scenario.hostpages import HostPages
@@ -156,6 +155,7 @@ class Model:
         self._contents = Contents(mappings, host)
         memfds = frozenset(mapping.name for mapping in mappings if mapping.kind == "memfd")
         self._memfds = GuestMemfds(self.features, memfds, self._backing, self._contents)
+        self._user_end = UserEnd()
         self._reset()
 
     def _reset(self) -> None:
@@ -348,8 +348,11 @@ class Model:
     def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
         verdict = refusal_by_argument(op, self.features) or self._decide(op)
         usual = self._outcome(op, verdict)
-        if is_noncanonical(op.userspace_addr) and verdict.rule != HVA_USER:
-            return (Allowed(Refused(errno.EINVAL), HVA_NONCANONICAL), usual)
+        if verdict.rule != HVA_USER:
+            refused = Refused(errno.EINVAL)
+            found = self._user_end.allowed(op.userspace_addr, op.memory_size, usual, refused)
+            if found != (usual,):
+                return found
         if op.fail_nth:
             return (usual, Allowed(Refused(errno.ENOMEM), NO_MEMORY))
         if verdict.rule == GUEST_MEMFD_OVERLAP:

@@ -20,7 +20,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion2,
     pages_of,
 )
-from vmm.scenario.slots import KERNEL_HALF, MAX_PAGES, USER_END, as_id_of, id_of
+from vmm.scenario.slots import KERNEL_HALF, MAX_PAGES, as_id_of, id_of
 
 FOREIGN_PROCESS = source(
     "foreign-process",
@@ -61,12 +61,6 @@ HVA_USER = documented(
     "hva-user",
     "userspace_addr is page aligned user memory for the whole size, else EINVAL, on deletion too",
     "api.rst 4.35; fa3d315a4ce2, 09d952c971a5 (CVE-2013-1943)",
-)
-HVA_NONCANONICAL = source(
-    "hva-noncanonical",
-    "an address between the halves is refused, but for kernels whose access_ok() looks at "
-    "the sign bit only, or with 57-bit addresses",
-    "6014bc27561f to 86e6b1547b3d",
 )
 GUEST_MEMFD_OFFSET = source(
     "guest-memfd-offset",
@@ -228,11 +222,6 @@ def valid_flags(flags: int, features: Features) -> int:
         if flags & GUEST_MEMFD:
             valid &= ~(LOG_DIRTY_PAGES | READONLY)
     return valid
-
-
-def is_noncanonical(hva: Hva) -> bool:
-    """Return whether kernels differ on this address: between user addresses and 2^63."""
-    return isinstance(hva, int) and USER_END <= hva < KERNEL_HALF
 
 
 def decide(

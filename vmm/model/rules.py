@@ -17,6 +17,7 @@ from vmm.model import (
     prefault,
     regions,
     rings,
+    userend,
 )
 from vmm.model.races import judge as races, rings as race_rings
 from vmm.model.rule import Rule
@@ -24,6 +25,7 @@ from vmm.model.rule import Rule
 _MODULES = (
     *(
         regions,
+        userend,
         memfds,
         backing,
         accesses,

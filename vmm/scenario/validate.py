@@ -71,6 +71,8 @@ from vmm.scenario.slots import MAX_PAGES, MAX_SLOTS, USER_END, as_id_of, id_of
 from vmm.scenario.standing import MayStand
 
 MAX_OPERATIONS = 200_000
+MAX_BEFORE_THE_END = 4
+"""So many pages before the end of user addresses a slot may begin that reaches beyond it."""
 MAX_MAPPINGS = 255
 MAX_MAPPED_PAGES = 1 << 17
 """Pages that are filled, in all mappings together: of a large one those that are reached."""
@@ -478,11 +480,16 @@ class _Checker:
             return self._place(op.userspace_addr, size, ".userspace_addr")
         if USER_END <= op.userspace_addr < 1 << 64:
             return ""
+        # A kernel that takes it lets the guest reach what may be the top of this process's stack.
+        few = USER_END - op.userspace_addr <= MAX_BEFORE_THE_END * PAGE_SIZE_BYTES
+        if few and op.userspace_addr + size > USER_END:
+            return ""
         if op.userspace_addr == 0 and pages_of(size) <= MAX_ZERO_PAGES:
             return ""
         return (
             f".userspace_addr: {op.userspace_addr:#x} is neither 0 (up to {MAX_ZERO_PAGES} pages) "
-            f"nor {USER_END:#x} or more; name a place in a mapping"
+            f"nor {USER_END:#x} or more (nor does it reach beyond that from up to "
+            f"{MAX_BEFORE_THE_END} pages before); name a place in a mapping"
         )
 
     def _place(self, place: Place, size: int, field: str) -> str:
