@@ -1,0 +1,86 @@
+"""The generation of the slots, which page tables keep a part of: changes until it comes round.
+
+What is known to be MMIO is kept with the low bits of the generation, and stands as long as these
+stay the same. So after a power of two of changes it must not be taken for what was then.
+"""
+
+from collections.abc import Iterator
+
+from vmm.catalogue._build import API_MMIO, A, B, Slot, at, read, write
+from vmm.scenario.features import Features
+from vmm.scenario.operations import LOG_DIRTY_PAGES, AnyOperation, EnableCap, Scenario
+
+_SLOT_ZAP_ALL = 1 << 7
+_TOGGLED = Slot(1, 0x100, at("a"))
+_COMES = Slot(2, 0x200, at("b"))
+_POWERS = range(1, 10)
+_ALL_BITS = 19
+"""So many bits of the generation are kept by Linux 6.12."""
+
+
+def _until_it_comes_round(changes: int) -> Iterator[AnyOperation]:
+    """Know a hole, change flags, and create a slot there with the last of so many changes."""
+    yield read(_COMES.gfn)
+    flags = (LOG_DIRTY_PAGES, 0)
+    yield from (_TOGGLED.change(flags[number % 2]) for number in range(changes - 1))
+    yield _COMES.create()
+    yield read(_COMES.gfn)
+    yield write(_COMES.gfn, 0xC0DE0000 + changes)
+    yield _COMES.delete()
+    if not changes % 2:
+        yield _TOGGLED.change(0)
+
+
+def _all_bits(features: Features) -> Iterator[AnyOperation]:
+    """Know a hole, move a slot to and fro, each of which counts twice, and create one there.
+
+    Each address space takes its turn in counting: with one alone this is half of the way round.
+    """
+    changes = (1 << _ALL_BITS) // max(features.address_spaces, 2)
+    yield read(_COMES.gfn)
+    places = (0x110, _TOGGLED.gfn)
+    yield from (_TOGGLED.move(places[number % 2]) for number in range(changes // 2 - 1))
+    yield _TOGGLED.move(places[0], LOG_DIRTY_PAGES)
+    yield _COMES.create()
+    yield read(_COMES.gfn)
+    yield write(_COMES.gfn, 0xC0DE0000)
+
+
+def _comes_round(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    tags: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+) -> Scenario:
+    return Scenario(
+        name=name,
+        why=why,
+        source=f"{API_MMIO}; check_mmio_spte, kvm_mmu_invalidate_mmio_sptes",
+        tags=("generation", "mmio", *tags),
+        mappings=(A, B),
+        needs=needs,
+        operations=operations,
+        survey="none",
+    )
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios of a kernel."""
+    return (
+        _comes_round(
+            "generation-after-powers-of-two",
+            "After any power of two of changes a new slot is seen where MMIO was known before.",
+            _TOGGLED.create(),
+            *(each for power in _POWERS for each in _until_it_comes_round(1 << power)),
+        ),
+        _comes_round(
+            "generation-comes-round",
+            "When all bits that are kept have come round, what was known to be MMIO is forgotten.",
+            EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL),
+            _TOGGLED.create(),
+            *_all_bits(features),
+            tags=("slow",),
+            needs=("slot_zap_all_quirk",),
+        ),
+    )
