@@ -1,0 +1,195 @@
+"""``scripts/mutants``: builds a kernel with many bugs, looks for each, and writes the table."""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+import click
+
+from tests.mutants import results
+from tests.mutants.build import Built, built
+from tests.mutants.edits import EditError
+from tests.mutants.found import Found
+from tests.mutants.machines import Lookout, look
+from tests.mutants.rows import Mutant, mutants, versions
+from tests.mutants.table import write
+from tests.mutants.words import Task
+from vmm.catalogue import catalogue
+from vmm.lab.errors import LabError
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+
+_LIMIT_S = 600
+_WHITE_PATTERNS = ("create-*", "move-*", "delete-*", "flags-*", "slot-id*", "spaces-*")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96})
+@click.argument("patterns", nargs=-1, metavar="[MUTANT-PATTERN]...")
+@click.option("--kernel", "version", type=click.Choice(versions()), default="6.12")
+@click.option("--list", "only_list", is_flag=True, help="List the bugs.")
+@click.option("--build", "only_build", is_flag=True, help="Build, and look for nothing.")
+@click.option("--again", is_flag=True, help="Look again where there is a result already.")
+@click.option("--survivors", is_flag=True, help="Look again for those that survived.")
+@click.option("--white-box", is_flag=True, help="Look at the kernel's own structures, too.")
+@click.option("--good", is_flag=True, help="Run all scenarios without a bug, and fuzz.")
+@click.option("--check", "check_s", type=float, default=900, show_default=True, metavar="S",
+              help="Begin no scenario after so long.")  # fmt: skip
+@click.option("--fuzz", "fuzz_s", type=float, default=60, show_default=True, metavar="S",
+              help="Fuzz for so long where the scenarios notice nothing.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1, 16), default=len(os.sched_getaffinity(0)),
+              show_default=True, help="Machines, and compilers, at a time.")  # fmt: skip
+@click.option("--table", is_flag=True, help="Only write the results into docs/mutants.md.")
+def main(
+    patterns: tuple[str, ...],
+    version: str,
+    only_list: bool,
+    only_build: bool,
+    again: bool,
+    survivors: bool,
+    white_box: bool,
+    good: bool,
+    check_s: float,
+    fuzz_s: float,
+    jobs: int,
+    table: bool,
+) -> None:
+    """Put known bugs into a kernel's KVM, and see which of them are noticed, and by what.
+
+    All bugs are in one build, and a parameter of the module puts one at a time to work. Takes
+    the tree that scripts/lab-kernel builds, which stays as it is. Root is needed, for an overlay.
+    """
+    rows = mutants(version)
+    chosen = [row for row in rows if not patterns or any(fnmatch(row.name, p) for p in patterns)]
+    if not chosen:
+        raise click.UsageError(f"no bug is called {' or '.join(patterns)}")
+    if only_list:
+        for row in chosen:
+            click.echo(f"{row.name:28} {row.subject}")
+        return
+    if table:
+        write()
+        return
+    try:
+        kernel = built(version, rows, jobs)
+        if only_build:
+            click.echo(kernel.modules)
+            return
+        if good:
+            for npt in sorted({row.npt for row in rows}, reverse=True):
+                _good(kernel, rows, npt, fuzz_s)
+            return
+        known = results.read(version)
+        wanted = [
+            row
+            for row in chosen
+            if again or _is_open(known.get(results.key(row, white_box)), survivors)
+        ]
+        for npt in sorted({row.npt for row in wanted}, reverse=True):
+            some = [row for row in wanted if row.npt == npt]
+            _look_for(kernel, rows, some, npt, white_box, check_s, fuzz_s, jobs)
+    except (LabError, EditError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        raise click.ClickException("interrupted: what is done is kept") from None
+
+
+def _is_open(found: Found | None, survivors: bool) -> bool:
+    return found is None or found.how == "error" or (survivors and found.how == "survived")
+
+
+def _look_for(
+    kernel: Built,
+    rows: Sequence[Mutant],
+    wanted: Sequence[Mutant],
+    npt: int,
+    white_box: bool,
+    check_s: float,
+    fuzz_s: float,
+    jobs: int,
+) -> None:
+    layout = _layout(kernel) if white_box else None
+    lookout = Lookout(kernel, npt, _LIMIT_S, layout)
+    scenarios = catalogue(Features(nr_memslots=509))
+    costs = results.costs(kernel.version, npt)
+    tasks = [
+        Task(
+            rows.index(row) + 1,
+            tuple(_order(row, scenarios, costs, white_box)),
+            0 if white_box else fuzz_s,
+            check_s,
+        )
+        for row in wanted
+    ]
+    shares = [tasks[number::jobs] for number in range(jobs)]
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda share: _machine(lookout, rows, share), filter(None, shares)))
+
+
+def _good(kernel: Built, rows: Sequence[Mutant], npt: int, fuzz_s: float) -> None:
+    """Run all scenarios without a bug; what each took decides later which comes first."""
+
+    def ran(name: str, seconds: float) -> None:
+        costs[name] = seconds
+        results.keep_costs(kernel.version, npt, costs)
+
+    costs = results.costs(kernel.version, npt)
+    scenarios = sorted(catalogue(Features(nr_memslots=509)), key=lambda each: _cost(each, costs))
+    names = tuple(each.name for each in scenarios)
+    lookout = Lookout(kernel, npt, _LIMIT_S, ran=ran)
+    [found] = _machine(lookout, rows, [Task(0, names, fuzz_s, 1e6)])
+    results.keep(kernel.version, f"(none) npt={npt}", found)
+
+
+def _cost(scenario: Scenario, costs: dict[str, float]) -> tuple[bool, float]:
+    return "slow" in scenario.tags, costs.get(scenario.name, len(scenario.operations) / 100)
+
+
+def _machine(lookout: Lookout, rows: Sequence[Mutant], tasks: Sequence[Task]) -> list[Found]:
+    white = lookout.layout is not None
+    by_name = {row.name: row for row in rows}
+
+    def keep(found: Found) -> None:
+        if found.name in by_name:
+            results.keep(lookout.built.version, results.key(by_name[found.name], white), found)
+
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        return look(lookout, rows, tasks, Path(folder), keep)
+
+
+def _order(
+    row: Mutant, scenarios: Sequence[Scenario], costs: dict[str, float], white_box: bool
+) -> Iterator[str]:
+    """Yield scenarios: the likeliest to notice a bug, then the cheapest, slow ones last."""
+    cheapest = sorted(scenarios, key=lambda each: _cost(each, costs))
+    patterns = (*row.first, *_WHITE_PATTERNS) if white_box else (*row.first, "*")
+    names = [each.name for pattern in patterns for each in cheapest if fnmatch(each.name, pattern)]
+    yield from dict.fromkeys(names)
+
+
+def _layout(kernel: Built) -> dict[str, int]:
+    """Return where what lies in the kernel's structures; the machine would take long for that."""
+    from vmm.whitebox.debuginfo import layout_from
+    from vmm.whitebox.errors import CannotLookError
+
+    with tempfile.TemporaryDirectory() as folder:
+        symbols = Path(folder, "symbols")
+        symbols.write_text("1 d vm_list\n")
+        try:
+            layout = layout_from(kernel.modules / "kvm.ko", symbols, Path(folder, "none"))
+        except CannotLookError as error:
+            raise LabError(str(error)) from None
+    return asdict(replace(layout))
+
+
+if __name__ == "__main__":
+    start = time.monotonic()
+    try:
+        main()
+    finally:
+        print(f"mutants: {time.monotonic() - start:.0f} s", file=sys.stderr)

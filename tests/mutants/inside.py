@@ -1,0 +1,238 @@
+"""Runs in the machine: looks for one bug after the other, each in a process of its own.
+
+What takes long to begin with (Python's start, the catalogue) is done once; each bug gets a fork.
+The parameter of the module is set before and reset after. The scenario that noticed a bug then
+runs once more without it, and must pass.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tests.mutants.words import Order, Said, Task
+from vmm.catalogue import catalogue
+from vmm.cli.host import look_at_host
+from vmm.cli.main import main as command
+from vmm.execution.runner import Worker
+from vmm.host.freememory import FreeMemory
+from vmm.scenario import requirements
+from vmm.scenario.demand import short_of_memory
+from vmm.scenario.endings import DIED, ENDLESS, HUNG
+from vmm.scenario.features import Features
+from vmm.scenario.history import Header
+from vmm.scenario.operations import Scenario
+from vmm.scenario.plan import out_of_reach
+from vmm.verdict.judge import Status
+from vmm.verdict.result import Checked, judged
+
+if TYPE_CHECKING:
+    from vmm.execution.executor import LookAt
+
+SWITCH = Path("/sys/module/kvm/parameters/mutant")
+_MOST = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What all tasks of an order share."""
+
+    order: Order
+    features: Features
+    scenarios: tuple[Scenario, ...]
+    look_at: "LookAt | None"
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out an order; end early where the kernel is not to be trusted any more."""
+    order = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Order)
+    features = look_at_host(order.patience).features
+    prepared = Prepared(order, features, catalogue(features), _looking(order))
+    say(Said("ready"))
+    for task in order.tasks:
+        say(Said("begin", task.number))
+        start = time.monotonic()
+        found = _in_a_child(_limit_s(order, task), partial(_look, task, prepared))
+        seconds = round(time.monotonic() - start, 2)
+        control = ""
+        if found.how in ("differs", "hung") and found.scenario and task.number:
+            again = Task(0, (found.scenario,))
+            control = _in_a_child(order.limit_s, partial(_look, again, prepared)).how
+        say(msgspec.structs.replace(found, number=task.number, seconds=seconds, control=control))
+        if found.how in ("hung", "error") or control not in ("", "passed"):
+            break  # In another machine, the next one has a kernel that is as it should be.
+    return 0
+
+
+def _limit_s(order: Order, task: Task) -> float:
+    return order.limit_s + task.check_s + task.fuzz_s
+
+
+def say(said: Said) -> None:
+    """Print a line, at once."""
+    os.write(1, msgspec.json.encode(said) + b"\n")
+
+
+def _looking(order: Order) -> "LookAt | None":
+    if order.layout is None:
+        return None
+    from vmm.whitebox.box import WhiteBox
+    from vmm.whitebox.debuginfo import SYMBOLS, vm_list_in
+    from vmm.whitebox.kcore import Kcore
+    from vmm.whitebox.layout import Layout
+
+    layout = replace(Layout(**order.layout), vm_list=vm_list_in(SYMBOLS))
+    return WhiteBox(Kcore(), layout).reader
+
+
+def _in_a_child(limit_s: float, work: Callable[[], Said]) -> Said:
+    """Return what a fork finds out within a time; no bug is at work afterwards."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.setpgid(0, 0)
+        try:
+            said = work()
+        except BaseException:
+            said = Said("end", how="error", step=traceback.format_exc()[-_MOST:])
+        os.write(writer, msgspec.json.encode(said))
+        os._exit(0)
+    os.close(writer)
+    try:
+        return _answer(child, reader, limit_s)
+    finally:
+        os.close(reader)
+        SWITCH.write_text("0")
+
+
+def _answer(child: int, reader: int, limit_s: float) -> Said:
+    def late(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        data = os.read(reader, 1 << 16)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.waitpid(child, 0)
+        return msgspec.json.decode(data, type=Said) if data else Said("end", how="hung")
+    except TimeoutError:
+        os.killpg(child, signal.SIGKILL)
+        return Said("end", how="hung", step=f"no end within {limit_s:g} s")
+
+
+def _look(task: Task, prepared: Prepared) -> Said:
+    """Run scenarios until one notices the bug, then the fuzzer."""
+    SWITCH.write_text(str(task.number))
+    unsure: list[str] = []
+    end = time.monotonic() + task.check_s
+    for said in _scenarios(task, prepared):
+        if said.how == "unsure":
+            unsure.append(f"{said.scenario}: {said.step}")
+        elif said.how != "passed":
+            return said
+        if time.monotonic() > end:
+            unsure.append(f"{said.scenario} was the last for which there was time")
+            break
+    if task.fuzz_s:
+        say(Said("fuzzing", task.number))
+        if found := _fuzzed(task.fuzz_s):
+            return found
+    return Said("end", how="passed", step="; ".join(unsure)[:_MOST])
+
+
+def _scenarios(task: Task, prepared: Prepared) -> Iterator[Said]:
+    """Run scenarios, and yield what each says."""
+    patience = prepared.order.patience
+    host = look_at_host(patience)
+    if host.trouble is not None:
+        yield _said(host.trouble, "(probing)")
+        return
+    same = host.features == prepared.features
+    known = prepared.scenarios if same else catalogue(host.features)
+    named = {scenario.name: scenario for scenario in known}
+    chosen = [named[name] for name in task.scenarios if name in named]
+    headers = [Header(each, host.features, host.info.in_brief()) for each in chosen]
+    memory = FreeMemory()
+    with Worker(headers, patience=patience, look_at=prepared.look_at) as worker:
+        for index, scenario in enumerate(chosen):
+            if (
+                requirements.missing(scenario, host.features)
+                or out_of_reach(scenario, host.features.touch_limit)
+                or short_of_memory(scenario, memory.size_bytes())
+            ):
+                continue
+            say(Said("running", task.number, scenario.name))
+            start = time.monotonic()
+            worker.start(index)
+            said = _said(judged(worker.wait().history()), scenario.name)
+            seconds = round(time.monotonic() - start, 3)
+            say(Said("ran", task.number, scenario.name, said.how, seconds=seconds))
+            yield said
+
+
+def _said(checked: Checked, name: str) -> Said:
+    """Return what a scenario says of the kernel."""
+    verdict = checked.verdict
+    match verdict.status:
+        case Status.PASSED | Status.SKIPPED | Status.KNOWN | Status.PASSES_NOW:
+            return Said("end", scenario=name, how="passed")
+        case Status.DIFFERS if verdict.difference is not None:
+            difference = verdict.difference
+            where = "set-up" if difference.origin < 0 else f"operation {difference.origin + 1}"
+            rules = " ".join(sorted({each.rule for each in difference.expected}))
+            step = f"{where}, {difference.operation}: {difference.observed}"[:_MOST]
+            return Said("end", scenario=name, how="differs", step=step, rule=rules)
+        case Status.DIFFERS:
+            return Said("end", scenario=name, how="differs", step=verdict.reason[:_MOST])
+        case Status.INCONCLUSIVE:
+            how = "hung" if verdict.reason.startswith((HUNG, DIED, ENDLESS)) else "unsure"
+            return Said("end", scenario=name, how=how, step=verdict.reason[:_MOST])
+        case Status.INTERNAL_ERROR:
+            return Said("end", scenario=name, how="error", step=verdict.reason[-_MOST:])
+
+
+def _fuzzed(seconds: float) -> Said | None:
+    """Return what the fuzzer finds, if it does."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["fuzz", "--seconds", f"{seconds:g}", "--seed", "1", "--jobs", "1"]
+        words += ["--findings", "1", "--out", folder]
+        log = Path(folder, "log")
+        child = os.fork()
+        if not child:
+            _run_to(log, words)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        lines = log.read_text(errors="replace").splitlines()
+        found = [line for line in lines if line.startswith("found: ")]
+        if status == 1 or found:
+            return Said("end", how="differs", step=" ".join(["fuzz:", *found])[:_MOST])
+        if status not in (0, 3):
+            return Said("end", how="error", step="\n".join(lines)[-_MOST:])
+    return None
+
+
+def _run_to(log: Path, words: list[str]) -> None:
+    """Run a command, which writes to a file, and end this process."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    try:
+        command(words)
+    except SystemExit as end:
+        os._exit(end.code if isinstance(end.code, int) else 0)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(70)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

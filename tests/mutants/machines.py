@@ -1,0 +1,179 @@
+"""Boots machines that look for the bugs, a new one where a kernel has died, and keeps results."""
+
+import compileall
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import msgspec
+
+from tests.mutants.build import Built
+from tests.mutants.found import Found
+from tests.mutants.rows import Mutant
+from tests.mutants.words import Order, Said, Task
+from vmm.cli.lab_machines import ROOT, job_of
+from vmm.lab.errors import LabError
+from vmm.lab.kernel import from_path
+from vmm.lab.machine import Backend, Job, Machine
+from vmm.lab.run import DIFFERS, Outcome, run
+
+_HERE = Path(__file__).parent
+_BOOT_S = 300
+PATIENCE = 5.0
+"""So many times as long as on hardware a scenario may take: the emulator is an eager one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookout:
+    """How to look for bugs: on which kernel with which MMU, for how long."""
+
+    built: Built
+    npt: int
+    limit_s: float
+    layout: dict[str, int] | None = None
+    ran: Callable[[str, float], None] = lambda name, seconds: None
+    """Gets each scenario that has passed on the good kernel, and how long it took."""
+
+
+class _Listener:
+    """Reads what the machine prints, line by line; knows what is under way."""
+
+    def __init__(
+        self, names: Sequence[str], keep: Callable[[Found], None], lookout: "Lookout"
+    ) -> None:
+        self._rest = b""
+        self._names = names
+        self._keep = keep
+        self._white = lookout.layout is not None
+        self._ran = lookout.ran
+        self.is_ready = False
+        self.under_way: int | None = None
+        self.doing = ""
+        self.began = 0.0
+        self.other = b""
+
+    def take(self, data: bytes) -> None:
+        """Take what has come."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            try:
+                self._hear(msgspec.json.decode(line, type=Said))
+            except msgspec.DecodeError:
+                self.other += line + b"\n"
+
+    def _hear(self, said: Said) -> None:
+        match said.kind:
+            case "ready":
+                self.is_ready = True
+            case "begin":
+                self.under_way, self.doing, self.began = said.number, "", time.monotonic()
+            case "running":
+                self.doing = said.scenario
+            case "ran":
+                if not said.number and said.how == "passed":
+                    self._ran(said.scenario, said.seconds)
+            case "fuzzing":
+                self.doing = "(fuzz)"
+            case "end":
+                self.under_way = None
+                how = "survived" if said.how == "passed" else said.how
+                self.add(how, said.number, said)
+
+    def add(self, how: str, number: int, said: Said) -> None:
+        """Keep what became of a bug, and say so."""
+        found = Found(
+            self._names[number],
+            how,
+            said.scenario,
+            said.step,
+            said.rule,
+            said.seconds,
+            said.control,
+            self._white,
+        )
+        self._keep(found)
+        text = f"{found.name}: {found.how} after {found.seconds:.1f} s"
+        if found.control not in ("", "passed"):
+            text += f" (without the bug: {found.control})"
+        if found.how != "survived":
+            text += f" {found.scenario}: {found.step}"
+        print(text[:300], file=sys.stderr, flush=True)
+
+
+def look(
+    lookout: Lookout,
+    rows: Sequence[Mutant],
+    tasks: Sequence[Task],
+    folder: Path,
+    keep: Callable[[Found], None],
+) -> list[Found]:
+    """Look for bugs in machines, one after the other; ``folder`` gets orders and logs.
+
+    ``keep`` gets each result as it comes.
+    """
+    names = ["(none)", *(row.name for row in rows)]
+    found: list[Found] = []
+
+    def take(each: Found) -> None:
+        found.append(each)
+        keep(each)
+
+    left = list(tasks)
+    for boot in count(1):
+        if not left:
+            break
+        listener = _Listener(names, take, lookout)
+        own = folder / str(boot)
+        own.mkdir()
+        outcome = _booted(lookout, left, own, listener)
+        if listener.under_way is not None:
+            seconds = time.monotonic() - listener.began
+            said = Said("end", listener.under_way, listener.doing, seconds=round(seconds, 2))
+            how = "complained" if outcome.status == DIFFERS else "hung"
+            listener.add(
+                how, listener.under_way, msgspec.structs.replace(said, step=_short(outcome.why))
+            )
+        elif not listener.is_ready:
+            why = outcome.why or listener.other.decode(errors="replace")[-400:]
+            raise LabError(f"the machine did not begin: {why}")
+        done = {each.name for each in found}
+        fewer = [task for task in left if names[task.number] not in done]
+        if len(fewer) == len(left):
+            raise LabError(f"nothing came of {names[left[0].number]}: {outcome.why}")
+        left = fewer
+    return found
+
+
+def _short(why: str) -> str:
+    return why.removeprefix("the kernel complained: ")
+
+
+def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Listener) -> Outcome:
+    order = Order(tuple(tasks), lookout.limit_s, PATIENCE, lookout.layout)
+    path = folder / "order.json"
+    path.write_bytes(msgspec.json.encode(order))
+    kernel = from_path(lookout.built.tree, lookout.built.modules)
+    limit_s = _BOOT_S + sum(lookout.limit_s + task.check_s + task.fuzz_s for task in tasks)
+    machine = Machine(
+        kernel,
+        Backend.SVM,
+        (f"kvm_amd.npt={lookout.npt}",),
+        limit_s=limit_s,
+        silence_s=_BOOT_S + lookout.limit_s + max(task.fuzz_s for task in tasks),
+    )
+    return run(machine, _job(path, folder), folder, listener.take, lambda data: None)
+
+
+def _job(order: Path, folder: Path) -> Job:
+    compileall.compile_dir(_HERE, quiet=2)
+    python = str(Path(sys.prefix, "bin", "python"))
+    words = (python, "-P", "-m", "tests.mutants.inside", str(order))
+    job = job_of(("info",), Backend.SVM)
+    return replace(job, words=words, folder=folder, kept=(), environment=_with_root(job))
+
+
+def _with_root(job: Job) -> dict[str, str]:
+    return {**job.environment, "PYTHONPATH": str(ROOT)}
