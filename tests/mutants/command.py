@@ -6,11 +6,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 import click
+import msgspec
 
 from tests.mutants import results
 from tests.mutants.build import Built, built
@@ -113,8 +113,7 @@ def _look_for(
     fuzz_s: float,
     jobs: int,
 ) -> None:
-    layout = _layout(kernel) if white_box else None
-    lookout = Lookout(kernel, npt, _LIMIT_S, layout)
+    lookout = Lookout(kernel, npt, _LIMIT_S, _description(kernel) if white_box else b"")
     scenarios = catalogue(Features(nr_memslots=509))
     costs = results.costs(kernel.version, npt)
     tasks = [
@@ -151,7 +150,7 @@ def _cost(scenario: Scenario, costs: dict[str, float]) -> tuple[bool, float]:
 
 
 def _machine(lookout: Lookout, rows: Sequence[Mutant], tasks: Sequence[Task]) -> list[Found]:
-    white = lookout.layout is not None
+    white = bool(lookout.description)
     by_name = {row.name: row for row in rows}
 
     def keep(found: Found) -> None:
@@ -172,19 +171,15 @@ def _order(
     yield from dict.fromkeys(names)
 
 
-def _layout(kernel: Built) -> dict[str, int]:
+def _description(kernel: Built) -> bytes:
     """Return where what lies in the kernel's structures; the machine would take long for that."""
-    from vmm.whitebox.debuginfo import layout_from
+    from vmm.whitebox.description import from_debug_info
     from vmm.whitebox.errors import CannotLookError
 
-    with tempfile.TemporaryDirectory() as folder:
-        symbols = Path(folder, "symbols")
-        symbols.write_text("1 d vm_list\n")
-        try:
-            layout = layout_from(kernel.modules / "kvm.ko", symbols, Path(folder, "none"))
-        except CannotLookError as error:
-            raise LabError(str(error)) from None
-    return asdict(replace(layout))
+    try:
+        return msgspec.json.encode(from_debug_info(kernel.modules / "kvm.ko"))
+    except CannotLookError as error:
+        raise LabError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,6 +22,7 @@ from tests.mutants.words import Order, Said, Task
 from vmm.catalogue import catalogue
 from vmm.cli.host import look_at_host
 from vmm.cli.main import main as command
+from vmm.cli.whitebox import looking
 from vmm.execution.runner import Worker
 from vmm.host.freememory import FreeMemory
 from vmm.scenario import requirements
@@ -35,9 +35,6 @@ from vmm.scenario.plan import out_of_reach
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked, judged
 
-if TYPE_CHECKING:
-    from vmm.execution.executor import LookAt
-
 SWITCH = Path("/sys/module/kvm/parameters/mutant")
 _MOST = 400
 
@@ -49,14 +46,20 @@ class Prepared:
     order: Order
     features: Features
     scenarios: tuple[Scenario, ...]
-    look_at: "LookAt | None"
 
 
 def main(arguments: list[str]) -> int:
     """Carry out an order; end early where the kernel is not to be trusted any more."""
     order = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Order)
     features = look_at_host(order.patience).features
-    prepared = Prepared(order, features, catalogue(features), _looking(order))
+    white_box = Path(order.white_box) if order.white_box else None
+    with looking(white_box is not None, white_box):
+        _carry_out(Prepared(order, features, catalogue(features)))
+    return 0
+
+
+def _carry_out(prepared: Prepared) -> None:
+    order = prepared.order
     say(Said("ready"))
     for task in order.tasks:
         say(Said("begin", task.number))
@@ -70,7 +73,6 @@ def main(arguments: list[str]) -> int:
         say(msgspec.structs.replace(found, number=task.number, seconds=seconds, control=control))
         if found.how in ("hung", "error") or control not in ("", "passed"):
             break  # In another machine, the next one has a kernel that is as it should be.
-    return 0
 
 
 def _limit_s(order: Order, task: Task) -> float:
@@ -80,18 +82,6 @@ def _limit_s(order: Order, task: Task) -> float:
 def say(said: Said) -> None:
     """Print a line, at once."""
     os.write(1, msgspec.json.encode(said) + b"\n")
-
-
-def _looking(order: Order) -> "LookAt | None":
-    if order.layout is None:
-        return None
-    from vmm.whitebox.box import WhiteBox
-    from vmm.whitebox.debuginfo import SYMBOLS, vm_list_in
-    from vmm.whitebox.kcore import Kcore
-    from vmm.whitebox.layout import Layout
-
-    layout = replace(Layout(**order.layout), vm_list=vm_list_in(SYMBOLS))
-    return WhiteBox(Kcore(), layout).reader
 
 
 def _in_a_child(limit_s: float, work: Callable[[], Said]) -> Said:
@@ -163,7 +153,7 @@ def _scenarios(task: Task, prepared: Prepared) -> Iterator[Said]:
     chosen = [named[name] for name in task.scenarios if name in named]
     headers = [Header(each, host.features, host.info.in_brief()) for each in chosen]
     memory = FreeMemory()
-    with Worker(headers, patience=patience, look_at=prepared.look_at) as worker:
+    with Worker(headers, patience=patience) as worker:
         for index, scenario in enumerate(chosen):
             if (
                 requirements.missing(scenario, host.features)

@@ -22,18 +22,21 @@ from vmm.lab.run import DIFFERS, Outcome, run
 
 _HERE = Path(__file__).parent
 _BOOT_S = 300
-PATIENCE = 5.0
+PATIENCE = 12.0
 """So many times as long as on hardware a scenario may take: the emulator is an eager one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lookout:
-    """How to look for bugs: on which kernel with which MMU, for how long."""
+    """How to look for bugs: on which kernel with which MMU, for how long.
+
+    ``description`` is that of the kernel's structures, if they are to be looked at.
+    """
 
     built: Built
     npt: int
     limit_s: float
-    layout: dict[str, int] | None = None
+    description: bytes = b""
     ran: Callable[[str, float], None] = lambda name, seconds: None
     """Gets each scenario that has passed on the good kernel, and how long it took."""
 
@@ -47,7 +50,7 @@ class _Listener:
         self._rest = b""
         self._names = names
         self._keep = keep
-        self._white = lookout.layout is not None
+        self._white = bool(lookout.description)
         self._ran = lookout.ran
         self.is_ready = False
         self.under_way: int | None = None
@@ -152,7 +155,10 @@ def _short(why: str) -> str:
 
 
 def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Listener) -> Outcome:
-    order = Order(tuple(tasks), lookout.limit_s, PATIENCE, lookout.layout)
+    description = folder / "kernel.json"
+    description.write_bytes(lookout.description)
+    white_box = str(description) if lookout.description else ""
+    order = Order(tuple(tasks), lookout.limit_s, PATIENCE, white_box)
     path = folder / "order.json"
     path.write_bytes(msgspec.json.encode(order))
     kernel = from_path(lookout.built.tree, lookout.built.modules)

@@ -18,13 +18,13 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one machine is to do; a scenario that takes longer than ``limit_s`` hangs.
 
-    ``layout`` is that of the kernel's structures, if scenarios are to look inside.
+    ``white_box`` is a file that describes the kernel's structures, if they are to be looked at.
     """
 
     tasks: tuple[Task, ...]
     limit_s: float
     patience: float
-    layout: dict[str, int] | None = None
+    white_box: str = ""
 
 
 class Said(msgspec.Struct, frozen=True, omit_defaults=True):
