@@ -142,6 +142,21 @@ static int abi_madvise(uint64_t address, uint64_t size_bytes, int advice)
     return abi_result(madvise(abi_pointer(address), size_bytes, advice));
 }
 
+/*
+ * Moves what pages hold elsewhere, page by page, since neighbours may be mapped apart. Something is
+ * mapped where they were at every moment, and where they go to.
+ */
+static int abi_move_pages(uint64_t address, uint64_t pages, uint64_t to)
+{
+	int flags = MREMAP_MAYMOVE | MREMAP_FIXED | 4 /* MREMAP_DONTUNMAP */;
+
+	for (uint64_t at = 0; at < pages * 4096; at += 4096)
+		if (mremap((void *)(address + at), 4096, 4096, flags, (void *)(to + at))
+		    == MAP_FAILED)
+			return -1;
+	return 0;
+}
+
 static int abi_punch_hole(int fd, int keep_size, uint64_t offset, uint64_t size_bytes)
 {
     int mode = FALLOC_FL_PUNCH_HOLE | (keep_size ? FALLOC_FL_KEEP_SIZE : 0);

@@ -33,6 +33,7 @@ int64_t abi_mmap(uint64_t address, uint64_t size_bytes, int protection, int flag
 int abi_munmap(uint64_t address, uint64_t size_bytes);
 int abi_mprotect(uint64_t address, uint64_t size_bytes, int protection);
 int abi_madvise(uint64_t address, uint64_t size_bytes, int advice);
+int abi_move_pages(uint64_t address, uint64_t pages, uint64_t to);
 
 /* fallocate(2) with FALLOC_FL_PUNCH_HOLE, and with FALLOC_FL_KEEP_SIZE if that is asked for. From
  * 2^63 on, numbers are negative there. */

@@ -355,6 +355,14 @@ def advise_memory(address: int, size_bytes: int, advice: Advice) -> None:
     _checked_result("madvise", _lib.abi_madvise(address, size_bytes, advice))
 
 
+def move_pages(address: int, pages: int, to: int) -> None:
+    """Call mremap(2) for each page: what they hold is at `to` then. Raises `OSError`.
+
+    Where they were, private memory of zeros is left.
+    """
+    _checked_result("mremap", _lib.abi_move_pages(address, pages, to))
+
+
 def punch_hole(fd: int, offset: int, size_bytes: int, *, keep_size: bool = True) -> None:
     """Call fallocate(2) with FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE. Raises `OSError`.
 

@@ -321,5 +321,8 @@ class Advice(IntEnum):
     DONTNEED = 4
     REMOVE = 9
     HUGEPAGE = 14
+    MERGEABLE = 12
     NOHUGEPAGE = 15
+    PAGEOUT = 21
     POPULATE_WRITE = 23
+    COLLAPSE = 25

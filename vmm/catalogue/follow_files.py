@@ -6,6 +6,7 @@ from vmm.scenario.operations import (
     READONLY,
     AnyOperation,
     ChangeHostMemory,
+    GetDirtyLog,
     HostChangeKind,
     HostWrite,
     Inspect,
@@ -101,6 +102,11 @@ def _first_read(name: str, why: str, mapping: Mapping, *changes: HostChangeKind)
         ),
     )
 
+
+_HUGE = Mapping("huge", 1024, "thp")
+_HUGE_PAGES = (0, 1, 99, 510, 511, 512, 513, 1023)
+_ALIKE = (1, 2, 4)
+"""Pages that hold the same, so that they can be merged."""
 
 SCENARIOS = (
     _follow(
@@ -251,6 +257,90 @@ SCENARIOS = (
         _change("drop", _ASIDE, 0, 3),
         _change("punch", _FILE, 1, 3),
         _change("truncate", _FILE, 3, 3),
+    ),
+    _follow(
+        "paged-out-pages",
+        "Pages that the host writes to swap, or to their file, are there when they are used.",
+        (_A, _FILE, _COPY),
+        _change("page_out", _A, 0, 6),
+        _change("page_out", _FILE, 1, 3),
+        _change("page_out", _COPY, 0, 6),
+        source="madvise_cold_or_pageout_pte_range; mmu_notifier_clear_flush_young",
+    ),
+    _follow(
+        "pages-that-are-moved-away",
+        "Pages that mremap moves away cannot be reached; moved back they are as they were.",
+        (_A,),
+        _change("move_away", _A, 1, 3),
+        _change("move_away", _A, 5, 1),
+        _change("move_back", _A, 1, 2),
+        _change("move_back", _A, 3, 1),
+        _change("move_back", _A, 5, 1),
+    ),
+    _follow(
+        "pages-that-a-child-shares",
+        "What is written while a forked child shares the memory is copied: the slot shows the "
+        "copy, the child what was there.",
+        (_A, _COPY, _FILE),
+        _change("fork", _A, 0, 1),
+        _change("drop", _COPY, 1, 2),
+        _change("reap", _A, 0, 1),
+        source="do_wp_page; mmu_notifier_invalidate_range_start",
+    ),
+    _follow(
+        "logged-pages-that-a-child-shares",
+        "A page that is copied because a child shares it is in the dirty log when it is written.",
+        (_A,),
+        _change("fork", _A, 0, 1),
+        _change("reap", _A, 0, 1),
+        _change("fork", _A, 0, 1),
+        flags=LOG_DIRTY_PAGES,
+        source="do_wp_page; mmu_notifier_invalidate_range_start",
+    ),
+    Scenario(
+        name="follow-collapsed-pages",
+        why="Small pages that the host makes a huge page of are where they were.",
+        source="MADV_COLLAPSE; collapse_huge_page, mmu_notifier_invalidate_range_start",
+        tags=("follow", "huge"),
+        needs=("sync_mmu", "collapse"),
+        mappings=(_HUGE,),
+        survey="none",
+        operations=(
+            Slot(1, 0x200, at("huge"), 1024, LOG_DIRTY_PAGES).create(),
+            _change("drop", _HUGE, 100, 1),
+            *(write(0x200 + page, page + 1, 0x200) for page in _HUGE_PAGES),
+            _change("collapse", _HUGE, 0, 1024),
+            *(read(0x200 + page, 0x200) for page in (*_HUGE_PAGES, 100)),
+            *(write(0x200 + page, page + 2, 0x300) for page in (0, 512, 1023)),
+            GetDirtyLog(1),
+            _change("drop", _HUGE, 511, 2),
+            *(read(0x200 + page, 0x200) for page in _HUGE_PAGES),
+            _change("collapse", _HUGE, 0, 1024),
+            *(read(0x200 + page, 0x300) for page in _HUGE_PAGES),
+        ),
+    ),
+    Scenario(
+        name="follow-merged-pages",
+        why="Pages that KSM has made one of come apart when one of them is written.",
+        source="Documentation/admin-guide/mm/ksm.rst; write_protect_page, replace_page",
+        tags=("follow", "slow"),
+        needs=("sync_mmu", "ksm"),
+        mappings=(_A,),
+        survey="none",
+        operations=(
+            Slot(1, _GFN, at("a"), 6, LOG_DIRTY_PAGES).create(),
+            _change("drop", _A, 0, 6),
+            *(write(_GFN + page, 0x5A5A5A5A) for page in _ALIKE),
+            Slot(1, _GFN, at("a"), 6).log(),
+            _change("merge", _A, 0, 6),
+            *(read(_GFN + page) for page in _ALIKE),
+            write(_GFN + 2, 0x1234),
+            *(read(_GFN + page) for page in _ALIKE),
+            Slot(1, _GFN, at("a"), 6).log(),
+            HostWrite(at("a", 4), 0x4321),
+            *(read(_GFN + page, 0) for page in _ALIKE),
+            *(read(_GFN + page) for page in _ALIKE),
+        ),
     ),
     Scenario(
         name="follow-a-file-that-is-written-elsewhere",

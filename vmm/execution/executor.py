@@ -238,16 +238,17 @@ class _Execution:
             case HostWrite():
                 return [self._memory.write(first.place, first.value)]
             case ChangeHostMemory():
-                self._memory.change(first)
-                return [Done()]
+                return [self._memory.change(first)]
             case Race():
                 return [run_race(first, self._machine, self._memory)]
             case NewVm():
+                self._memory.end_child()
                 self._machine.close()
                 self._looks = None
                 self._made = self._new_machine()
                 return [Done()]
             case CloseVm():
+                self._memory.end_child()
                 self._machine.close()
                 return [Closed(self._leftovers.found())]
             case _:

@@ -7,10 +7,12 @@ from typing import assert_never
 
 from kvm_abi.raw import MAX_DIFFERENCES
 from kvm_abi.uapi import Protection
+from vmm.execution.forked import ForkedChild
+from vmm.execution.samepages import wait_for_scans
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.scenario.content import page_bytes
-from vmm.scenario.history import Done, HostChange, Refused
+from vmm.scenario.history import Done, HostChange, Inspected, Refused
 from vmm.scenario.hostpages import HostPages
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapping, Place
 from vmm.scenario.reached import Reached, runs_of
@@ -26,6 +28,7 @@ class HostMemory(Closing):
         self._mappings: dict[str, HostMapping] = {}
         self._seen: dict[str, list[tuple[int, bytearray]]] = {}
         self._pages = HostPages(mappings, reached)
+        self._child: ForkedChild | None = None
         self._nothing = HostMapping.reserved(PAGE_SIZE_BYTES)
         try:
             for index, mapping in enumerate(mappings):
@@ -45,6 +48,7 @@ class HostMemory(Closing):
 
     def close(self) -> None:
         """Unmap everything. The VMs must be closed."""
+        self.end_child()
         self._nothing.close()
         for memory in self._mappings.values():
             memory.close()
@@ -95,7 +99,7 @@ class HostMemory(Closing):
         self._mappings[place.mapping].write(place.offset, value.to_bytes(4, "little"))
         return Done()
 
-    def change(self, op: ChangeHostMemory) -> None:
+    def change(self, op: ChangeHostMemory) -> Done | Inspected:
         """Change what pages of a mapping show, or whether they show anything."""
         memory, size_bytes = self._mappings[op.place.mapping], op.pages * PAGE_SIZE_BYTES
         start = op.place.offset
@@ -124,9 +128,42 @@ class HostMemory(Closing):
                 memory.resize_file(start)
             case "extend":
                 memory.resize_file(start + size_bytes)
+            case "page_out":
+                memory.page_out(start, size_bytes)
+            case "collapse":
+                memory.collapse(start, size_bytes)
+            case "merge":
+                memory.allow_merging(start, size_bytes)
+                wait_for_scans()
+            case "move_away":
+                memory.move_away(start, size_bytes)
+            case "move_back":
+                memory.move_back(start, size_bytes)
+            case "fork":
+                self._child = ForkedChild(self._own_memory())
+            case "reap":
+                return self._reap()
             case _:
                 assert_never(op.how)
         self._pages.change(op)
+        return Done()
+
+    def end_child(self) -> None:
+        """Let the forked child end, which holds a VM of this process as long as it lives."""
+        if self._child is not None:
+            self._reap()
+
+    def _reap(self) -> Inspected:
+        child, self._child = self._child, None
+        assert child is not None, "validated: somebody was forked"
+        return Inspected(child.end())
+
+    def _own_memory(self) -> Iterator[tuple[str, HostMapping, int]]:
+        """Yield the pages that a forked child has to itself, and that can be read."""
+        for name, memory in self._mappings.items():
+            for page in self._pages.own_pages(name):
+                if not self._pages.is_absent(name, page):
+                    yield name, memory, page * PAGE_SIZE_BYTES
 
     def changes(self) -> Iterator[HostChange]:
         """Yield the bytes that differ from what they were at the last call.

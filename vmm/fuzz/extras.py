@@ -78,8 +78,11 @@ _BACK: dict[HostChangeKind, HostChangeKind] = {
     "map_fresh": "map",
     "map_file": "map",
     "truncate": "extend",
+    "move_away": "move_back",
 }
-_NEVER_FIRST = ("map", "allow", "extend")
+_NEVER_FIRST = ("map", "allow", "extend", "move_back", "fork", "reap")
+_IMMOVABLE = ("unmap", "forbid", "write_protect", "map_file")
+"""After these pages of a mapping are not moved: what it is made of has come apart."""
 
 
 class Extras:
@@ -94,6 +97,8 @@ class Extras:
         self._files: dict[str, int] = {}
         self._made = 0
         self._taken: dict[str, ChangeHostMemory] = {}
+        self._is_forked = False
+        self._moves = dice.chance(0.3)
         makers = {
             "rings": self._ring,
             "memfds": self._memfd,
@@ -109,6 +114,7 @@ class Extras:
         """Yield what comes before any vCPU of a VM."""
         dice, features = self._dice, self._features
         self._writes = 0
+        self._is_forked = False
         if dice.chance(0.15):
             for _ in range(dice.between(1, 4)):
                 yield self._odd_cap()
@@ -223,7 +229,11 @@ class Extras:
         if taken is not None:
             yield _replace(taken, how=_BACK[taken.how], source=None)
             return
-        how = dice.pick(_changes(mapping))
+        if dice.chance(0.1):
+            self._is_forked = not self._is_forked
+            yield ChangeHostMemory(Place(mapping.name), 1, "fork" if self._is_forked else "reap")
+            return
+        how = dice.pick([how for how in _changes(mapping) if self._may(how)])
         files = [each for each in self._pools.mappings if each.kind == "memfd" and not each.of]
         if (how in _BACK and mapping is self._pools.mappings[0]) or (
             how == "map_file" and not files
@@ -242,6 +252,12 @@ class Extras:
         if how in _BACK:
             self._taken[mapping.name] = change
         yield change
+
+    def _may(self, how: HostChangeKind) -> bool:
+        needed = {"collapse": self._features.collapse, "merge": self._features.ksm}
+        if how == "merge" and not self._dice.chance(0.1):
+            return False  # It waits for the kernel.
+        return needed.get(how, True) and how not in (_IMMOVABLE if self._moves else ("move_away",))
 
     def _memfd(self) -> Iterator[AnyOperation]:
         dice = self._dice

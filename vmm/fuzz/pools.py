@@ -182,7 +182,7 @@ def _mappings(
         mappings.append(Mapping("nowhere", 4, "unmapped"))
     if features.zero_page and dice.chance(0.25):
         mappings.append(Mapping("zero", MAX_ZERO_PAGES // 4, "zero"))
-    if dice.chance(0.04):
+    if dice.chance(0.15 if "host" in tastes else 0.04):
         mappings.append(Mapping("huge", 1024, "thp"))
     if "host" in tastes:
         mappings += _host_mappings(dice, mappings)

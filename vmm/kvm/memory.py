@@ -45,6 +45,7 @@ class HostMapping(Closing):
         self._fd = fd
         self._sharing = MapFlag.PRIVATE if private else MapFlag.SHARED
         self._view: memoryview | None = raw.owned_memory(address, size_bytes)
+        self._elsewhere: HostMapping | None = None
         self._pins: set[tuple[int, int]] = set()
 
     @classmethod
@@ -154,6 +155,8 @@ class HostMapping(Closing):
             users = ", ".join(f"slot {slot:#x} of VM {vm}" for vm, slot in sorted(self._pins))
             raise RuntimeError(f"{self!r} is in use by {users}")
         self._view = None
+        if self._elsewhere is not None:
+            self._elsewhere.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -199,6 +202,38 @@ class HostMapping(Closing):
         """Free pages of the file that backs shared memory (MADV_REMOVE): they then read as zero."""
         self._part(offset, size_bytes)
         raw.advise_memory(self.address + offset, size_bytes, Advice.REMOVE)
+
+    def page_out(self, offset: int, size_bytes: int) -> None:
+        """Ask for pages to be written to swap or to their file (MADV_PAGEOUT)."""
+        self._part(offset, size_bytes)
+        raw.advise_memory(self.address + offset, size_bytes, Advice.PAGEOUT)
+
+    def collapse(self, offset: int, size_bytes: int) -> None:
+        """Put huge pages in the place of small ones (MADV_COLLAPSE), where that is possible."""
+        self._part(offset, size_bytes)
+        with suppress(OSError):  # EAGAIN, ENOMEM, EBUSY: the kernel may fail to, at any time.
+            raw.advise_memory(self.address + offset, size_bytes, Advice.COLLAPSE)
+
+    def allow_merging(self, offset: int, size_bytes: int) -> None:
+        """Let the kernel merge pages that are alike (MADV_MERGEABLE)."""
+        self._part(offset, size_bytes)
+        raw.advise_memory(self.address + offset, size_bytes, Advice.MERGEABLE)
+
+    def move_away(self, offset: int, size_bytes: int) -> None:
+        """Move what pages hold elsewhere (mremap), and reserve their addresses."""
+        if self._elsewhere is None:
+            self._elsewhere = HostMapping.reserved(self.size_bytes)
+        to = self._elsewhere.address_of(offset)
+        raw.move_pages(self.address_of(offset), size_bytes // PAGE_SIZE_BYTES, to)
+        self.vacate(offset, size_bytes)
+
+    def move_back(self, offset: int, size_bytes: int) -> None:
+        """Move back what `move_away` moved."""
+        if self._elsewhere is None:
+            raise ValueError(f"nothing of {self!r} was moved away")
+        self._part(offset, size_bytes)
+        here, there = self.address_of(offset), self._elsewhere.address_of(offset)
+        raw.move_pages(there, size_bytes // PAGE_SIZE_BYTES, here)
 
     def spare_huge_pages(self) -> None:
         """Let a touch of one page take that page only (MADV_NOHUGEPAGE), where pages are huge."""

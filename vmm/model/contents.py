@@ -89,6 +89,8 @@ class Contents:
                     self._pages.pop((mapping + _OWN, page), None)
             case "forbid" | "allow" | "write_protect":
                 pass
+            case "page_out" | "collapse" | "merge" | "move_away" | "move_back" | "fork" | "reap":
+                pass  # The same bytes, in other pages or elsewhere.
         host.change(op)
 
     def _leave(self, mapping: str, pages: Iterable[int]) -> None:

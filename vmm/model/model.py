@@ -91,6 +91,12 @@ CONTENT = documented(
     "memory changes where the guest or the host wrote, and nowhere else; content belongs to "
     "the host mapping",
 )
+COPIED = source(
+    "copied",
+    "what a guest writes to memory that a forked child shares is copied first: the child sees none "
+    "of it",
+    "hva_to_pfn: FOLL_WRITE; do_wp_page; mmu_notifier_invalidate_range_start",
+)
 VM_GONE = source(
     "vm-gone",
     "a closed VM leaves nothing behind in the process that made it",
@@ -232,7 +238,9 @@ class Model:
             case HostWrite():
                 return (self._host_write(operation),)
             case ChangeHostMemory():
-                return (Allowed(Done(), HARNESS, partial(self._change_memory, operation)),)
+                came = Inspected(()) if operation.how == "reap" else Done()
+                rule = COPIED if operation.how == "reap" else HARNESS
+                return (Allowed(came, rule, partial(self._change_memory, operation)),)
             case Race():
                 return ()  # Its outcomes depend on what happened: see ``race``.
             case NewVm():

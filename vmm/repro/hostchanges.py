@@ -16,12 +16,13 @@ _BOTH = "PROT_READ | PROT_WRITE"
 def changes(account: Account, host: HostPages, op: ChangeHostMemory) -> list[str]:
     """Return the statements of a change, after which ``host`` is where it leads to."""
     before = _absent(account, host)
+    call = _call(account, host, op)
     host.change(op)
     after = _absent(account, host)
-    return [_call(account, op), *_marks(account, before, after)]
+    return [call, *_marks(account, before, after)]
 
 
-def _call(account: Account, op: ChangeHostMemory) -> str:
+def _call(account: Account, host: HostPages, op: ChangeHostMemory) -> str:
     names = account.names
     where = f"{names.variable(op.place.mapping)}, {op.place.offset:#x}, {op.pages}"
     mapping = next(each for each in names.mappings if each.name == op.place.mapping)
@@ -54,6 +55,25 @@ def _call(account: Account, op: ChangeHostMemory) -> str:
             pages = op.pages if op.how == "extend" else 0
             size = op.place.offset + pages * PAGE_SIZE_BYTES
             return f'must(ftruncate({names.file(mapping.name)}, {size:#x}), "ftruncate");'
+        case "page_out" | "collapse":
+            account.use("newadvice" if op.how == "page_out" else "mayadvise")
+            if op.how == "collapse":
+                return f"host_may_advise({where}, MADV_COLLAPSE);"
+            return f"host_advises({where}, MADV_PAGEOUT);"
+        case "merge":
+            account.use("merge")
+            return f"host_merges({where});"
+        case "move_away" | "move_back":
+            account.use("movepages")
+            return f"host_moves({where}, {'true' if op.how == 'move_away' else 'false'});"
+        case "fork":
+            account.use("forks")
+            watched = [m for m in names.mappings[:-1] if host.can_be_copied(m.name)]
+            pointers = ", ".join(names.variable(m.name) for m in watched) or "NULL"
+            return f"host_forks({len(watched)}, (struct mapping *[]){{{pointers}}});"
+        case "reap":
+            account.use("reaps")
+            return "host_reaps();"
         case _:
             assert_never(op.how)
 

@@ -22,8 +22,8 @@ _INTERNAL = {
     "internal_identity": "IDENTITY_MAP",
     "internal_apic": "APIC_PAGE",
 }
-_BY_MAPPING = ("zero_page", "hugetlb_pages")
-"""Needs without which the program cannot map its memory, and says so then."""
+_BY_MAPPING = ("zero_page", "hugetlb_pages", "collapse", "ksm")
+"""Needs without which the program cannot map or change its memory, and says so then."""
 
 _SURE_GPA_END = 1 << 36
 """Every 64-bit processor has at least so many guest-physical addresses."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
+from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.operations import (
     MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
@@ -117,6 +118,9 @@ _WATCHED = 4.5
 _WINDOW_US = 100.0
 _STEP_US = 15.0
 
+
+_SLOW_US = {"merge": 2e6, "fork": 100_000.0, "reap": 20_000.0}
+"""Changes that take longer than the system call."""
 
 _NEVER_WRITE = (SetUserMemoryRegion, Inspect)
 
@@ -313,6 +317,7 @@ class _Account:
                 pages = self._pages_that_matter(op)
                 self._us += times * (_CALL_US + (pages + op.pages // _HUGE_PAGES) * _PAGE_US)
                 self._changed += pages
+                self._us += times * _SLOW_US.get(op.how, 0.0)
                 if self._loses_content(op):
                     self._lost += times * pages * self._views
             case GetDirtyLog() | ClearDirtyLog():
@@ -332,7 +337,7 @@ class _Account:
 
     def _loses_content(self, op: ChangeHostMemory) -> bool:
         """Whether pages show something else afterwards, which is recorded."""
-        if op.how in ("forbid", "allow", "write_protect"):
+        if CHANGES[op.how].keeps:
             return False
         is_file = self._kinds[op.place.mapping] in ("shared", "memfd")
         return not (is_file and op.how in ("drop", "unmap", "map"))

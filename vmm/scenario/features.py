@@ -47,7 +47,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``last_gfn`` is the highest gfn that a memslot may hold, ``touch_limit`` the first gpa that a
     guest cannot reach. ``internal_*`` say whether the kernel makes a slot of its own for what is
     named so. ``zero_page`` says whether this process may map virtual address 0;
-    ``hugetlb_pages`` is the number of free 2 MiB pages.
+    ``hugetlb_pages`` is the number of free 2 MiB pages; ``collapse`` and ``ksm`` say whether the
+    host makes huge pages of small ones when it is asked, and merges pages that are alike.
     """
 
     nr_memslots: int = 32764
@@ -78,6 +79,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     la57: bool = False  # Part of the format: nothing asks for it yet.
     zero_page: bool = False
     hugetlb_pages: int = 0
+    collapse: bool = False
+    ksm: bool = False
     protected: PerVm | None = None
 
     @property
@@ -232,6 +235,8 @@ TABLE = (
         "zero_page",
         "the right to map virtual address 0 (CAP_SYS_RAWIO or vm.mmap_min_addr=0)",
     ),
+    Feature("collapse", "MADV_COLLAPSE (Linux 6.1)"),
+    Feature("ksm", "KSM (1 in /sys/kernel/mm/ksm/run)"),
     Feature("hugetlb_pages", "a free 2 MiB huge page (vm.nr_hugepages)", within=range(1 << 63)),
 )
 """Every feature, once. tests/unit/scenario/test_feature_table.py names places that lack one."""

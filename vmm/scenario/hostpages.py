@@ -25,12 +25,13 @@ Access = Literal["nothing", "reading", "everything"]
 class HostChange(NamedTuple):
     """One kind of change: what it is called, which mappings take it, what it leaves to access.
 
-    An ``access`` of None leaves that as it was.
+    An ``access`` of None leaves that as it was. What ``keeps`` content shows the same bytes.
     """
 
     call: str
     takes: tuple[MappingKind, ...]
     access: Access | None = None
+    keeps: bool = False
 
 
 _FILES: tuple[MappingKind, ...] = ("shared", "memfd")
@@ -42,12 +43,19 @@ CHANGES: dict[HostChangeKind, HostChange] = {
     "punch": HostChange("MADV_REMOVE", _FILES),
     "unmap": HostChange("munmap", _MAPPABLE, "nothing"),
     "map": HostChange("mmap", _MAPPABLE, "everything"),
-    "forbid": HostChange("mprotect(PROT_NONE)", _PROTECTABLE, "nothing"),
-    "allow": HostChange("mprotect(PROT_READ|PROT_WRITE)", _PROTECTABLE, "everything"),
-    "write_protect": HostChange("mprotect(PROT_READ)", _PROTECTABLE, "reading"),
+    "forbid": HostChange("mprotect(PROT_NONE)", _PROTECTABLE, "nothing", keeps=True),
+    "allow": HostChange("mprotect(PROT_READ|PROT_WRITE)", _PROTECTABLE, "everything", keeps=True),
+    "write_protect": HostChange("mprotect(PROT_READ)", _PROTECTABLE, "reading", keeps=True),
     "map_fresh": HostChange("mmap(MAP_FIXED|MAP_ANONYMOUS)", _MAPPABLE, "everything"),
     "map_file": HostChange("mmap(MAP_FIXED) of a file", _MAPPABLE, "everything"),
     "truncate": HostChange("ftruncate", ("memfd", "private_file")),
+    "page_out": HostChange("MADV_PAGEOUT", ("thp", *_PROTECTABLE), keeps=True),
+    "collapse": HostChange("MADV_COLLAPSE", ("thp",), keeps=True),
+    "merge": HostChange("MADV_MERGEABLE", ("anonymous", "thp", "private_file"), keeps=True),
+    "move_away": HostChange("mremap away", ("anonymous",), "nothing", keeps=True),
+    "move_back": HostChange("mremap back", ("anonymous",), "everything", keeps=True),
+    "fork": HostChange("fork", ("thp", *_PROTECTABLE), keeps=True),
+    "reap": HostChange("end of the forked child", ("thp", *_PROTECTABLE), keeps=True),
     "extend": HostChange("ftruncate to full size", ("memfd", "private_file")),
 }
 """Every kind of change, once."""
@@ -114,6 +122,22 @@ class HostPages:
         """Whether a mapping was made of memory that no file holds."""
         return self._mappings[mapping].kind not in ("shared", "memfd", "private_file")
 
+    def own_pages(self, mapping: str) -> Iterable[int]:
+        """Return the pages of a mapping that matter, and that no file or other process has."""
+        pages = self._reached.get(mapping, range(self._mappings[mapping].pages))
+        if self._mappings[mapping].kind in ("unmapped", "guest_memfd"):
+            return ()
+        return [page for page in pages if self._is_private(mapping, page)]
+
+    def can_be_copied(self, mapping: str) -> bool:
+        """Whether every page of a mapping can be read, and is memory of its own."""
+        pages = range(self._mappings[mapping].pages)
+        return len(tuple(self.own_pages(mapping))) == len(pages) and not self.absent(mapping, pages)
+
+    def _is_private(self, mapping: str, page: int) -> bool:
+        shown = self.shown(mapping, page)
+        return self.is_own(mapping) if shown is None else not shown.file
+
     def viewers(self, file: str, page: int) -> Iterator[PageKey]:
         """Yield the pages of mappings that show a page of a file, those with copies included."""
         for mapping in self._made_for.get(file, ()):
@@ -177,6 +201,8 @@ class HostPages:
             case "extend":
                 self._ends.pop(self._files[name], None)
             case "map" | "unmap" | "drop" | "punch" | "forbid" | "allow" | "write_protect":
+                pass
+            case "page_out" | "collapse" | "merge" | "move_away" | "move_back" | "fork" | "reap":
                 pass
             case _:
                 assert_never(op.how)

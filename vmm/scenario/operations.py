@@ -197,6 +197,13 @@ HostChangeKind = Literal[
     "map_file",
     "truncate",
     "extend",
+    "page_out",
+    "collapse",
+    "merge",
+    "move_away",
+    "move_back",
+    "fork",
+    "reap",
 ]
 
 
@@ -210,6 +217,11 @@ class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=Fals
     pages of another file from ``source`` on, which names a mapping of kind ``memfd``; ``truncate``
     and ``extend`` are ftruncate of the file that a mapping was made for: the pages, which are the
     last ones, are cut off, and come back as zeros.
+
+    ``page_out`` and ``collapse`` are MADV_PAGEOUT and MADV_COLLAPSE; ``merge`` is MADV_MERGEABLE,
+    and waits for KSM to have looked twice; ``move_away`` moves pages elsewhere (mremap) until
+    ``move_back``. With ``fork`` a child shares all memory until ``reap``, or until the VM's end:
+    what is written is copied, and the outcome of ``reap`` is what the child saw change.
     """
 
     place: Place

@@ -1,7 +1,7 @@
 """What a scenario takes of a host and a kernel, whether or not its author has said so."""
 
 from vmm.scenario.features import Features
-from vmm.scenario.operations import Scenario, SetUserMemoryRegion
+from vmm.scenario.operations import ChangeHostMemory, Scenario, SetUserMemoryRegion
 
 _HUGE_PAGE_PAGES = 512
 
@@ -22,9 +22,12 @@ def missing(scenario: Scenario, features: Features) -> str:
 def _needs(scenario: Scenario) -> tuple[str, ...]:
     kinds = {mapping.kind for mapping in scenario.mappings}
     operations = scenario.operations
+    changes = {op.how for op in operations if isinstance(op, ChangeHostMemory)}
     needs = {
         "hugetlb_pages": "hugetlb" in kinds,
         "zero_page": "zero" in kinds,
+        "collapse": "collapse" in changes,
+        "ksm": "merge" in changes,
         "failing_allocations": any(
             isinstance(op, SetUserMemoryRegion) and op.fail_nth for op in operations
         ),

@@ -11,6 +11,7 @@ import msgspec
 
 from vmm.scenario.expected import expectation_problem
 from vmm.scenario.features import NEEDS
+from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.instructions import accessed, instruction_problem
 from vmm.scenario.operations import (
     GUEST_MAPPING,
@@ -248,6 +249,9 @@ class _Checker:
         self._taken: set[str] = set()
         self._vacated: dict[str, bytearray] = {}
         self._cut: set[str] = set()
+        self._immovable: set[str] = set()
+        self._away: dict[str, bytearray] = {}
+        self._is_forked = False
         self._aliases = any(m.of or m.kind == "private_file" for m in scenario.mappings)
         self._views = {m.name: {m.name} for m in scenario.mappings}
         for mapping in scenario.mappings:
@@ -325,6 +329,7 @@ class _Checker:
                     return f".times: not within 1 to {MAX_TIMES}"
                 return self._standing.problem(op)
             case NewVm() | CloseVm():
+                self._is_forked = False
                 self._standing.forget()
                 return ""
             case CreateGuestMemfd():
@@ -347,9 +352,35 @@ class _Checker:
         problem = problem or self._odd_change_problem(op)
         if problem:
             return problem
-        if op.how in ("unmap", "forbid", "write_protect"):
+        problem = self._elsewhere_problem(op)
+        if op.how in ("unmap", "forbid", "write_protect", "move_away"):
             self._taken.add(op.place.mapping)
-        return self._mapped_problem(op)
+        if op.how in ("unmap", "forbid", "write_protect", "map_file"):
+            self._immovable.add(op.place.mapping)
+        return problem or self._mapped_problem(op)
+
+    def _elsewhere_problem(self, op: ChangeHostMemory) -> str:
+        """What was moved away is moved back before anything else; so it is with a forked child."""
+        if op.how in ("fork", "reap"):
+            if self._is_forked is (op.how == "fork"):
+                return ".how: 'fork' and 'reap' take turns"
+            self._is_forked = op.how == "fork"
+            return ""
+        name = op.place.mapping
+        if op.how == "move_away" and name in self._immovable:
+            return f".how: an operation takes pages of {name!r} away in another way"
+        if op.how == "move_away":
+            self._away.setdefault(name, bytearray(self._mappings[name].pages))
+        away = self._away.get(name)
+        if away is None:
+            return "" if op.how != "move_back" else ".how: nothing was moved away"
+        first = op.place.offset // PAGE_SIZE_BYTES
+        pages = slice(first, first + op.pages)
+        if away.count(op.how == "move_back", first, pages.stop) != op.pages:
+            return ".how: pages that were moved away are moved back first, and no others"
+        if op.how in ("move_away", "move_back"):
+            away[pages] = bytes((op.how == "move_away",)) * op.pages
+        return ""
 
     def _odd_change_problem(self, op: ChangeHostMemory) -> str:
         """A change may show other memory than a mapping was made for, or cut its file."""
@@ -359,7 +390,7 @@ class _Checker:
         if op.how in ("drop", "punch", "unmap", "map", "forbid", "allow"):
             return ""
         mapping = self._mappings[name]
-        self._aliases |= op.how != "write_protect"
+        self._aliases |= not CHANGES[op.how].keeps
         if is_sparse(mapping):
             return f".how: {op.how!r} takes a mapping of at most {SPARSE_PAGES} pages"
         if op.source is not None:

@@ -64,6 +64,8 @@ EVERYTHING = Features(
     failing_allocations=True,
     zero_page=True,
     hugetlb_pages=8,
+    collapse=True,
+    ksm=True,
 )
 """A kernel and a host that lack nothing; fewer slots, so that a full table takes no time."""
 

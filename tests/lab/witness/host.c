@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define READ_WRITE (PROT_READ | PROT_WRITE)
@@ -53,6 +54,39 @@ void heal_pool(void)
     changed = 0;
 }
 
+static uint8_t *elsewhere(void)
+{
+    static void *room;
+
+    if (!room)
+        room = mmap(NULL, POOL_PAGES * PAGE, PROT_NONE, FRESH, -1, 0);
+    need(room != MAP_FAILED, "mmap");
+    return room;
+}
+
+/* Nothing is mapped where the pages were. */
+static void move(uint64_t page, uint64_t count, uint8_t *from, uint8_t *to)
+{
+    size_t size = count * PAGE;
+    int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+
+    from += page * PAGE;
+    to += page * PAGE;
+    need(mremap(from, size, size, flags, to) == to, "mremap");
+    need(mmap(from, size, PROT_NONE, FRESH | MAP_FIXED, -1, 0) == from, "mmap");
+}
+
+/* The child is gone at once: what it shared is the parent's alone then. */
+static void fork_once(void)
+{
+    pid_t child = fork();
+
+    need(child >= 0, "fork");
+    if (!child)
+        _exit(0);
+    waitpid(child, NULL, 0);
+}
+
 static int protection_of(const char *word)
 {
     return !strcmp(word, "none") ? PROT_NONE : !strcmp(word, "ro") ? PROT_READ : READ_WRITE;
@@ -73,6 +107,16 @@ int play_host(char words[][32], int count)
         put_file(page, many, words[3][0] == 's' ? MAP_SHARED : MAP_PRIVATE);
     else if (count == 2 && !strcmp(words[0], "truncate"))
         show_error(ftruncate(file, (off_t)pages(words[1])) ? errno : 0);
+    else if (count == 3 && !strcmp(words[0], "moveaway"))
+        move(page, many, pool, elsewhere());
+    else if (count == 3 && !strcmp(words[0], "moveback"))
+        move(page, many, elsewhere(), pool);
+    else if (count == 3 && !strcmp(words[0], "pageout"))
+        need(!madvise(pool + page * PAGE, many * PAGE, 21), "MADV_PAGEOUT");
+    else if (count == 3 && !strcmp(words[0], "collapse"))
+        (void)!madvise((void *)((uintptr_t)(pool + page * PAGE) & -(2ul << 20)), 2 << 20, 25);
+    else if (count == 1 && !strcmp(words[0], "forked"))
+        fork_once();
     else
         return 0;
     changed = 1;

@@ -64,7 +64,7 @@ static void each(struct vm *vm, const struct host_change *change, which is_meant
 {
     for (uint32_t i = 0; i < vm->nr_used; i++) {
         struct slot *slot = &vm->slots[vm->used[i]];
-        uint64_t begin = change->hva, end = change->hva + change->size, hva = slot->known.hva;
+        uint64_t begin = change->hva, end = begin + change->size, hva = slot->known.hva;
         if (!may_touch(slot) || begin >= hva + slot->known.size || end <= hva
             || !is_meant(vm, slot, change) || !strike(vm))
             continue;
@@ -173,6 +173,57 @@ static bool is_growth(struct vm *vm, struct slot *slot, const struct host_change
     return change->kind == HOST_GROWS;
 }
 
+static bool is_moving_away(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_MOVES && !change->detail;
+}
+
+static bool is_moving_back(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_MOVES && change->detail;
+}
+
+static bool is_fork(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_FORKS;
+}
+
+static bool is_fork_of_logged(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_fork(vm, slot, change) && slot->known.flags & KVM_MEM_LOG_DIRTY_PAGES;
+}
+
+static bool is_page_out(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_ADVISES && change->detail == MADV_PAGEOUT;
+}
+
+static bool is_collapse(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_ADVISES && change->detail == 25; /* MADV_COLLAPSE */
+}
+
+static void show_blank(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
+{
+    (void)pages;
+    show(vm, slot, first, 1, blank_page());
+}
+
+static void hide_last(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
+{
+    hide(vm, slot, first + pages - 1, 1);
+}
+
 static bool is_second(struct vm *vm, struct slot *slot, const struct host_change *change)
 {
     (void)change;
@@ -268,6 +319,11 @@ AFTER(hide_grown, is_growth, hide)
 AFTER(hide_beside_protected, is_write_protection, hide_next)
 AFTER(hide_protected, is_write_protection, hide)
 AFTER(drop_too_much, is_drop, blank_next)
+BEFORE(miss_moving_away, is_moving_away, keep)
+AFTER(hide_moved_back, is_moving_back, hide)
+BEFORE(keep_at_fork, is_fork, keep)
+AFTER(lose_paged_out, is_page_out, show_blank)
+BEFORE(lose_collapsed, is_collapse, hide_last)
 
 /* Dirty logs. */
 
@@ -280,6 +336,7 @@ static void note_pages(struct vm *vm, struct slot *slot, uint64_t first, uint64_
 }
 
 AFTER(note_change, is_logged, note_pages)
+BEFORE(note_fork, is_fork_of_logged, note_pages)
 
 static void set_noted(struct log *log, const struct region *noted, bool dirty)
 {
@@ -375,6 +432,24 @@ const struct fault host_faults[] = {
     CHANGE("drop-takes-the-next-page", drop_too_much,
            "The page after those that the host drops is another one for the guest.",
            "set 1 100 2 0; drop 0 1; read 101"),
+    CHANGE("moving-away-missed", miss_moving_away,
+           "Pages that the host moves away with mremap stay for the guest what they were.",
+           "set 1 100 1 0; moveaway 0 1; read 100"),
+    CHANGE("moved-back-not-seen", hide_moved_back,
+           "Pages that the host moves back with mremap the guest cannot reach.",
+           "set 1 100 1 0; moveaway 0 1; moveback 0 1; read 100"),
+    CHANGE("fork-parts-the-guest", keep_at_fork,
+           "After a fork the guest goes on with pages that are not the host's any more.",
+           "set 1 100 1 0; forked; write 100"),
+    CHANGE("paged-out-is-lost", lose_paged_out,
+           "The first of pages that are written to swap is another one for the guest.",
+           "set 1 100 1 0; pageout 0 1; read 100"),
+    CHANGE("collapse-takes-last-page", lose_collapsed,
+           "The last page of what the host makes huge pages of the guest cannot reach.",
+           "set 1 100 1 0; collapse 0 1; read 100"),
+    {.name = "fork-stops-the-log", .host_changes = note_fork, .log = forget_noted,
+     .sentence = "What is written after a fork is not in the next dirty log.",
+     .witness = "set 1 100 1 0 log; forked; write 100; log 1"},
     {.name = "host-change-logged", .host_changes = note_change, .log = log_noted,
      .sentence = "Pages of a logged slot that the host changed are in the next dirty log.",
      .witness = "set 1 100 1 0 log; drop 0 1; log 1"},

@@ -1,6 +1,7 @@
 /* The libc functions that the program calls in the kernel's place. */
 #include "wrong_kernel.h"
 
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -323,3 +324,34 @@ int ftruncate(int fd, off_t size)
 }
 
 int ftruncate64(int fd, off_t size) __attribute__((alias("ftruncate")));
+
+void *mremap(void *old, size_t old_size, size_t size, int flags, ...)
+{
+    struct host_change leaves = {
+        .kind = HOST_MOVES, .detail = 0, .fd = -1, .hva = (uint64_t)old, .size = old_size,
+    };
+    struct host_change comes = {.kind = HOST_MOVES, .detail = 1, .fd = -1, .size = size};
+    void *to, *moved;
+    va_list arguments;
+
+    va_start(arguments, flags);
+    to = va_arg(arguments, void *);
+    va_end(arguments);
+    comes.hva = (uint64_t)to;
+    note_host_change(&leaves);
+    moved = (void *)syscall(SYS_mremap, old, old_size, size, flags, to);
+    if (moved != MAP_FAILED && flags & MREMAP_FIXED)
+        note_done(&comes);
+    return moved;
+}
+
+pid_t fork(void)
+{
+    static pid_t (*real)(void);
+    struct host_change change = {.kind = HOST_FORKS, .fd = -1, .hva = 0, .size = INT64_MAX};
+
+    if (!real)
+        real = dlsym(RTLD_NEXT, "fork");
+    note_host_change(&change);
+    return real();
+}

@@ -221,13 +221,13 @@ struct log {
     int error;
 };
 
-enum host_call { HOST_ADVISES, HOST_MAPS, HOST_PROTECTS, HOST_CUTS, HOST_GROWS };
+enum host_call { HOST_ADVISES, HOST_MAPS, HOST_PROTECTS, HOST_CUTS, HOST_GROWS, HOST_MOVES, HOST_FORKS };
 
 /* What the host does to its own memory: to change it all, or to cut or grow its file. */
 struct host_change {
     enum host_call kind;
     bool done;
-    int detail; /* the advice, or the protection */
+    int detail; /* the advice, the protection, or whether pages come from elsewhere */
     int fd;     /* the file that is mapped or resized, or -1 */
     uint64_t hva, size;
 };

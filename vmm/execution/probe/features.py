@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from kvm_abi import raw
 from kvm_abi.raw import KvmError, WrongAnswerError
-from kvm_abi.uapi import Cap, VmType
+from kvm_abi.uapi import Advice, Cap, VmType
 from vmm.execution.failing import can_fail_allocations
 from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
 from vmm.execution.probe.internal import (
@@ -16,7 +17,8 @@ from vmm.execution.probe.internal import (
     makes_tss_slot,
 )
 from vmm.execution.probe.reach import REACH_LIMIT_S, touch_limit
-from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.execution.samepages import merges_pages
+from vmm.kvm.memory import HUGE_PAGE_BYTES, HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vm import Vm
 from vmm.scenario.features import Features, PerVm, answered, impossible
@@ -67,6 +69,8 @@ def probe_features(
             internal_apic=internal[2],
             zero_page=_can_map_zero(),
             hugetlb_pages=_free_huge_pages(),
+            collapse=_can_collapse(),
+            ksm=merges_pages(),
             protected=protected,
         )
 
@@ -119,6 +123,15 @@ def _can_map_zero() -> bool:
         HostMapping.at_zero(PAGE_SIZE_BYTES).close()
     except OSError:
         return False
+    return True
+
+
+def _can_collapse() -> bool:
+    """Whether the kernel knows MADV_COLLAPSE: nothing is mapped at the address that it gets."""
+    try:
+        raw.advise_memory(0, HUGE_PAGE_BYTES, Advice.COLLAPSE)
+    except OSError as error:
+        return error.errno != errno.EINVAL
     return True
 
 

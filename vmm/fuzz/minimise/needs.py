@@ -55,6 +55,10 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
             yield "smm"
         case ChangeHostMemory():
             yield "sync_mmu"
+            if op.how == "collapse":
+                yield "collapse"
+            elif op.how == "merge":
+                yield "ksm"
         case CreateGuestMemfd(flags=flags):
             yield "guest_memfd"
             if flags & MEMFD_MMAP:

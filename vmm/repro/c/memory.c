@@ -9,6 +9,7 @@ struct mapping {
 	unsigned number;
 	uint64_t pages;
 	unsigned char *host;
+	unsigned char *elsewhere;	/* where its pages are moved to */	/*+ movepages */
 	unsigned char *expected; /* what it must look like; NULL if nobody may look */
 	bool *absent;		/* pages that the host has taken away */	/*+ hostchange */
 };
@@ -117,6 +118,119 @@ static void mark_absent(struct mapping *mapping, uint64_t offset, uint64_t pages
 static void host_advises(struct mapping *mapping, uint64_t offset, uint64_t pages, int advice)
 {
 	must(madvise(mapping->host + offset, pages * PAGE, advice), "madvise");
+}
+/*@ newadvice */
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
+/*@ mayadvise */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* The kernel may fail to, at any time; but it has to know what is asked for. */
+static void host_may_advise(struct mapping *mapping, uint64_t offset, uint64_t pages, int advice)
+{
+	if (madvise(NULL, 2 << 20, advice) && errno == EINVAL)
+		leave(CANNOT_RUN, "madvise(%d) is missing", advice);
+	(void)!madvise(mapping->host + offset, pages * PAGE, advice);
+}
+/*@ merge */
+
+static long number_in(const char *path)
+{
+	FILE *file = fopen(path, "r");
+	long number = 0;
+
+	if (!file || fscanf(file, "%ld", &number) != 1)
+		number = 0;
+	if (file)
+		fclose(file);
+	return number;
+}
+
+/* KSM merges a page that is as it was at the look before. */
+static void host_merges(struct mapping *mapping, uint64_t offset, uint64_t pages)
+{
+	const char *scans = "/sys/kernel/mm/ksm/full_scans";
+	long goal = number_in(scans) + 3;
+
+	if (number_in("/sys/kernel/mm/ksm/run") != 1)
+		leave(CANNOT_RUN, "KSM is not at work (/sys/kernel/mm/ksm/run)");
+	must(madvise(mapping->host + offset, pages * PAGE, MADV_MERGEABLE), "MADV_MERGEABLE");
+	for (int tries = 0; tries < 200 && number_in(scans) < goal; tries++)
+		usleep(10000);
+}
+/*@ movepages */
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+/* Moves what pages hold elsewhere, or back; where they were nothing can be reached. */
+static void host_moves(struct mapping *mapping, uint64_t offset, uint64_t pages, bool away)
+{
+	int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+	int reserved = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+
+	if (!mapping->elsewhere)
+		mapping->elsewhere = mmap(NULL, mapping->pages * PAGE, PROT_NONE, reserved, -1, 0);
+	for (uint64_t at = offset; at < offset + pages * PAGE; at += PAGE) {
+		unsigned char *from = (away ? mapping->host : mapping->elsewhere) + at;
+		unsigned char *to = (away ? mapping->elsewhere : mapping->host) + at;
+
+		if (mremap(from, PAGE, PAGE, flags, to) == MAP_FAILED)
+			leave(CANNOT_RUN, "mremap: %s", strerror(errno));
+		if (away && mmap(from, PAGE, PROT_NONE, reserved | MAP_FIXED, -1, 0) == MAP_FAILED)
+			leave(CANNOT_RUN, "mmap: %s", strerror(errno));
+	}
+}
+/*@ forks */
+
+static pid_t child;
+static int to_child;
+
+/* A child that shares all memory until it is told to look whether anything has changed. */
+static void host_forks(int count, struct mapping **watched)
+{
+	int down[2], ready[2];
+	char byte = 0;
+
+	must(pipe(down), "pipe");
+	must(pipe(ready), "pipe");
+	fflush(stdout);
+	child = must(fork(), "fork");
+	if (!child) {
+		unsigned char **before = calloc(count + 1, sizeof(*before));
+
+		close(down[1]);
+		for (int i = 0; i < count; i++) {
+			before[i] = malloc(watched[i]->pages * PAGE);
+			memcpy(before[i], watched[i]->host, watched[i]->pages * PAGE);
+		}
+		if (write(ready[1], &byte, 1) != 1 || read(down[0], &byte, 1) < 0)
+			_exit(2);
+		for (int i = 0; i < count; i++)
+			if (memcmp(before[i], watched[i]->host, watched[i]->pages * PAGE))
+				_exit(1);
+		_exit(0);
+	}
+	close(down[0]);
+	must(read(ready[0], &byte, 1), "read");
+	close(ready[0]);
+	close(ready[1]);
+	to_child = down[1];
+}
+/*@ reaps */
+
+static void host_reaps(void)
+{
+	int status;
+
+	close(to_child);
+	must(waitpid(child, &status, 0), "waitpid");
+	if (status)
+		leave(WRONG, "a forked child sees what was written after it was forked");
 }
 /*@ remap */
 
