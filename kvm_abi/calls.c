@@ -56,6 +56,11 @@ static int abi_ioctl_value(int fd, unsigned long request, unsigned long arg)
     return abi_result(ioctl(fd, request, arg));
 }
 
+static int abi_run(int fd)
+{
+    return abi_result(ioctl(fd, ABI_KVM_RUN, 0));
+}
+
 static int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags,
                                       uint64_t guest_phys_addr, uint64_t memory_size,
                                       uint64_t userspace_addr)

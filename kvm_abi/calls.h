@@ -13,6 +13,9 @@ int abi_ioctl_struct(int fd, unsigned long request, void *arg);
 /* ... or a plain value. */
 int abi_ioctl_value(int fd, unsigned long request, unsigned long arg);
 
+/* KVM_RUN. */
+int abi_run(int fd);
+
 /* KVM_SET_USER_MEMORY_REGION with the structure made here: it is issued more often than any other. */
 int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags, uint64_t guest_phys_addr,
                                uint64_t memory_size, uint64_t userspace_addr);

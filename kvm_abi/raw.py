@@ -17,9 +17,11 @@ CData = Any
 
 
 class Buffer(Protocol):
-    """What `struct.unpack_from` reads: cffi's buffers are of this kind."""
+    """What `struct.unpack_from` reads, and slices copy: cffi's buffers are of this kind."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
 
 
 PassedMmio = tuple[int, int, bytes, bool]
@@ -45,11 +47,21 @@ _sizeof = _ffi.sizeof
 _buffer = _ffi.buffer
 _ioctl_struct = _lib.abi_ioctl_struct
 _ioctl_value = _lib.abi_ioctl_value
-_set_user_memory_region = _lib.abi_set_user_memory_region
+_run = _lib.abi_run
 _run_past_mmio = _lib.abi_run_past_mmio
 _harvest = _lib.abi_harvest
 
-WAYS_IN = ("_ioctl_struct", "_ioctl_value", "_set_user_memory_region", "_run_past_mmio")
+issue_region = _lib.abi_set_user_memory_region
+"""Issue KVM_SET_USER_MEMORY_REGION: fd, slot, flags, guest_phys_addr, memory_size, userspace_addr.
+
+It answers 0, or what `region_error` takes. It is issued more often than any other call, so it has
+no function of Python's around it.
+"""
+
+WAYS_IN = (
+    *("_ioctl_struct", "_ioctl_value", "issue_region"),
+    *("_run", "_run_past_mmio"),
+)
 """The names here of all that issues an ioctl, for a benchmark that times them."""
 
 # Looking these up in their enums is slow, and every ioctl or refusal asks for them.
@@ -168,9 +180,12 @@ def bytes_of(pointer: CData, size_bytes: int, offset: int = 0) -> bytes:
     return bytes(_buffer(pointer, offset + size_bytes)[offset:])
 
 
-def buffer_of(pointer: CData) -> Buffer:
-    """Return the memory of the structure at a pointer as a buffer, for `struct.unpack_from`."""
-    buffer: Buffer = _buffer(pointer)
+def shared_memory(address: int, size_bytes: int) -> Buffer:
+    """Return memory as a buffer that is read in place; a slice of it is a copy, as `bytes`.
+
+    The memory is the caller's to keep mapped.
+    """
+    buffer: Buffer = _buffer(_ffi.cast("char *", address), size_bytes)
     return buffer
 
 
@@ -212,16 +227,12 @@ def _again(fd: int, request: Ioctl, arg: CData | int) -> int:
     return int(result)
 
 
-def set_user_memory_region(fd: int, *region: int) -> None:
-    """Issue KVM_SET_USER_MEMORY_REGION: slot, flags, guest_phys_addr, memory_size, userspace_addr.
-
-    What `ioctl` does with a `struct kvm_userspace_memory_region *`, without making one in Python.
-    """
-    result = _set_user_memory_region(fd, *region)
+def region_error(result: int, *region: int) -> Exception:
+    """Return what `issue_region`, with this slot and the numbers after it, has to raise."""
+    arg = _new(_REGION, region)
     if result > 0:
-        raise _wrong_answer(Ioctl.SET_USER_MEMORY_REGION, result, _new(_REGION, region))
-    if result:
-        raise _error(-result, Ioctl.SET_USER_MEMORY_REGION, _new(_REGION, region))
+        return _wrong_answer(Ioctl.SET_USER_MEMORY_REGION, result, arg)
+    return _error(-result, Ioctl.SET_USER_MEMORY_REGION, arg)
 
 
 def harvest(entries: CData, count: int, first: int) -> list[tuple[int, int]]:
@@ -237,10 +248,10 @@ def harvest(entries: CData, count: int, first: int) -> list[tuple[int, int]]:
 
 def run_vcpu(fd: int) -> None:
     """Issue KVM_RUN: what `ioctl` does with it, as the shortest way there is."""
-    result = _ioctl_value(fd, _RUN, 0)
-    if result > 0:
-        raise _wrong_answer(Ioctl.RUN, result, 0)
+    result = _run(fd)
     if result:
+        if result > 0:
+            raise _wrong_answer(Ioctl.RUN, result, 0)
         raise KvmError(-result, Ioctl.RUN, None, 0)
 
 

@@ -18,16 +18,18 @@ from typing import ClassVar
 import msgspec
 
 from kvm_abi import uapi
-from kvm_abi.raw import CData, buffer_of, bytes_of
+from kvm_abi.raw import Buffer, CData
 from kvm_abi.uapi import EmulationFlag, ExitReason, IoDirection
 
 _MAX_MMIO_BYTES = 8
 _MAX_INTERNAL_DATA = 16
 _OUT = int(IoDirection.OUT)
+_IO_EXIT, _MMIO_EXIT = int(ExitReason.IO), int(ExitReason.MMIO)
 
 # What `struct kvm_run` says of the two most frequent exits, read in one go.
+_IO = Struct("<8xI20xBBHIQ")  # exit_reason, direction, size, port, count, data_offset
 _MMIO = Struct("<32xQ8sIB")  # phys_addr, data, len, is_write
-_IO = Struct("<32xBBHIQ")  # direction, size, port, count, data_offset
+_UNPACKED_IO, _UNPACKED_MMIO = _IO.unpack_from, _MMIO.unpack_from
 
 
 class Mmio(msgspec.Struct, frozen=True, gc=False):
@@ -159,26 +161,22 @@ VcpuExit = (
 )
 
 
-def decode(run: CData) -> VcpuExit:
+def decode(run: CData, memory: Buffer) -> VcpuExit:
     """Return what a `struct kvm_run *` says of the last exit.
 
-    The memory at `run` reaches beyond the structure: data of port accesses lies there.
+    `memory` is what lies there, beyond the structure, too, where data of port accesses is.
     """
-    reason = run.exit_reason
+    reason, direction, size_bytes, port, count, offset = _UNPACKED_IO(memory)
+    if reason == _IO_EXIT:
+        data = memory[offset : offset + size_bytes * count]
+        return Io(port, data, direction == _OUT, size_bytes, count)
+    if reason == _MMIO_EXIT:
+        gpa, data, size_bytes, is_write = _UNPACKED_MMIO(memory)
+        if size_bytes > _MAX_MMIO_BYTES:
+            size_bytes = _MAX_MMIO_BYTES
+        return Mmio(gpa, data[:size_bytes] if is_write else bytes(size_bytes), is_write != 0)
     decoder = _DECODERS.get(reason)
     return decoder(run) if decoder else Unsupported(reason)
-
-
-def _mmio(run: CData) -> Mmio:
-    gpa, data, size_bytes, is_write = _MMIO.unpack_from(buffer_of(run))
-    size_bytes = min(size_bytes, _MAX_MMIO_BYTES)
-    return Mmio(gpa, data[:size_bytes] if is_write else bytes(size_bytes), is_write != 0)
-
-
-def _io(run: CData) -> Io:
-    direction, size_bytes, port, count, offset = _IO.unpack_from(buffer_of(run))
-    data = bytes_of(run, size_bytes * count, offset)
-    return Io(port, data, direction == _OUT, size_bytes, count)
 
 
 def _internal_error(run: CData) -> InternalError:
@@ -214,8 +212,6 @@ def _system_event(run: CData) -> SystemEvent:
 
 
 _BY_REASON: dict[ExitReason, Callable[[CData], VcpuExit]] = {
-    ExitReason.MMIO: _mmio,
-    ExitReason.IO: _io,
     ExitReason.HLT: lambda _: Hlt(),
     ExitReason.SHUTDOWN: lambda _: Shutdown(),
     ExitReason.INTR: lambda _: Intr(),

@@ -6,6 +6,7 @@ refuses to be closed. A view handed out keeps its memory mapped until the view i
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -46,7 +47,6 @@ class HostMapping(Closing):
         self._sharing = MapFlag.PRIVATE if private else MapFlag.SHARED
         self._view: memoryview | None = raw.owned_memory(address, size_bytes)
         self._elsewhere: HostMapping | None = None
-        self._pins: set[tuple[int, int]] = set()
 
     @classmethod
     def anonymous(cls, size_bytes: int) -> Self:
@@ -151,8 +151,8 @@ class HostMapping(Closing):
 
         Raises `RuntimeError` while a slot uses the mapping.
         """
-        if self._pins:
-            users = ", ".join(f"slot {slot:#x} of VM {vm}" for vm, slot in sorted(self._pins))
+        users = ", ".join(f"slot {slot:#x} of VM {vm}" for vm, slot in self._pins())
+        if users:
             raise RuntimeError(f"{self!r} is in use by {users}")
         self._view = None
         if self._elsewhere is not None:
@@ -169,7 +169,8 @@ class HostMapping(Closing):
 
     def address_of(self, offset: int) -> int:
         """Return the hva at `offset`; the end is allowed. Raises `ValueError` outside."""
-        self.view()
+        if self._view is None:
+            self.view()
         if not 0 <= offset <= self.size_bytes:
             raise ValueError(f"offset {offset:#x} is outside {self!r}")
         return self.address + offset
@@ -288,18 +289,25 @@ class HostMapping(Closing):
         self._part(offset, size_bytes)
         raw.protect_memory(self.address + offset, size_bytes, protection)
 
-    def pin(self, vm: int, slot: int) -> None:
-        """Refuse to close while this slot of this VM, known by its file, is not unpinned."""
-        self._pins.add((vm, slot))
-
-    def unpin(self, vm: int, slot: int) -> None:
-        """Forget a slot that is gone."""
-        self._pins.discard((vm, slot))
+    def _pins(self) -> list[tuple[int, int]]:
+        return sorted(
+            (vm, slot)
+            for vm, slots in PINNED.items()
+            for slot, mapping in slots.items()
+            if mapping is self
+        )
 
     def _part(self, offset: int, size_bytes: int) -> memoryview:
         if offset < 0 or size_bytes < 0 or offset + size_bytes > self.size_bytes:
             raise ValueError(f"{size_bytes:#x} bytes at {offset:#x} are outside {self!r}")
         return self.view()[offset : offset + size_bytes]
+
+
+PINNED: dict[int, Mapping[int, HostMapping]] = {}
+"""The mappings that slots use, by the file of their VM and their slot number.
+
+A table is its VM's own: a slot costs nothing more, and only who closes a mapping looks at all.
+"""
 
 
 @dataclass(frozen=True, slots=True)

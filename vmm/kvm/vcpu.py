@@ -4,7 +4,7 @@ import errno
 import os
 
 from kvm_abi import raw
-from kvm_abi.raw import CData, KvmError, PassedMmio
+from kvm_abi.raw import Buffer, CData, KvmError, PassedMmio, run_vcpu
 from kvm_abi.uapi import SYNC_X86_REGS, ExitReason, Ioctl, VcpuEventFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.dirtyring import DirtyRing
@@ -51,6 +51,7 @@ class Vcpu(Closing):
             os.close(fd)
             raise
         self._run: CData | None = raw.cast("struct kvm_run *", self._address)
+        self._memory: Buffer | None = raw.shared_memory(self._address, mmap_size_bytes)
         self._ring: DirtyRing | None = None
         self._regs = raw.new("struct kvm_regs *")
         self._mode_sregs: tuple[CData, CData] | None = None
@@ -74,7 +75,7 @@ class Vcpu(Closing):
         """Unmap the shared memory and close the file. Closing twice is fine."""
         if self._fd < 0:
             return
-        self._run = None
+        self._run = self._memory = None
         self._exit_regs = None
         if self._ring is not None:
             self._ring.close()
@@ -99,8 +100,11 @@ class Vcpu(Closing):
         (`kvm_run` may hold a memory fault then), EINTR when a signal or
         `request_immediate_exit` stopped it.
         """
-        raw.run_vcpu(self.fd)
-        return decode(self._run)
+        memory = self._memory
+        if memory is None:
+            raise ValueError("the vCPU is closed")
+        run_vcpu(self._fd)
+        return decode(self._run, memory)
 
     def run_past_mmio(
         self, answer: int, passed: list[PassedMmio], end_port: int, most: int
@@ -119,11 +123,13 @@ class Vcpu(Closing):
             if len(passed) >= most:
                 break
         is_end = run.exit_reason == _EXIT_IO and run.io.port == end_port
-        return None if is_end else decode(run)
+        return None if is_end else self.last_exit()
 
     def last_exit(self) -> VcpuExit:
         """Return what `kvm_run` says: after an EFAULT that may be a memory fault."""
-        return decode(self.kvm_run)
+        run, memory = self.kvm_run, self._memory
+        assert memory is not None
+        return decode(run, memory)
 
     def pre_fault_memory(self, gpa: int, size_bytes: int, flags: int = 0) -> tuple[int, int]:
         """Map guest memory ahead, and return the gpa and the size of what is left of it.

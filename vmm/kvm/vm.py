@@ -5,7 +5,7 @@ import os
 from kvm_abi import raw
 from kvm_abi.uapi import SYNC_X86_REGS, Cap, Ioctl
 from vmm.kvm.closing import Closing
-from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.memory import PINNED, HostAddress, HostMapping
 from vmm.kvm.vcpu import Vcpu
 
 
@@ -33,6 +33,7 @@ class Vm(Closing):
         self._vcpu_mmap_size_bytes = vcpu_mmap_size_bytes
         self._vcpus: list[Vcpu] = []
         self._pinned: dict[int, HostMapping] = {}
+        PINNED[fd] = self._pinned
 
     @property
     def fd(self) -> int:
@@ -48,9 +49,8 @@ class Vm(Closing):
         for vcpu in self._vcpus:
             vcpu.close()
         os.close(self._fd)
-        for slot, mapping in self._pinned.items():
-            mapping.unpin(self._fd, slot)
         self._pinned.clear()
+        PINNED.pop(self._fd, None)
         self._fd = -1
 
     def check_extension(self, cap: Cap | int) -> int:
@@ -85,9 +85,21 @@ class Vm(Closing):
         plain number, and for the slot's end lying inside the mapping, the caller answers: the
         guest reaches whatever memory of this process is there.
         """
-        hva = _hva(userspace_addr)
-        raw.set_user_memory_region(self.fd, slot, flags, guest_phys_addr, memory_size, hva)
-        self._track(slot, memory_size, userspace_addr)
+        # Issued more often than any other call: no property, and no call that can be done without.
+        fd = self._fd if self._fd >= 0 else self.fd
+        if type(userspace_addr) is HostAddress:
+            mapping = userspace_addr.mapping
+            hva = mapping.address_of(userspace_addr.offset)
+        else:
+            mapping = None
+            hva = userspace_addr if type(userspace_addr) is int else _hva(userspace_addr)
+        result = raw.issue_region(fd, slot, flags, guest_phys_addr, memory_size, hva)
+        if result:
+            raise raw.region_error(result, slot, flags, guest_phys_addr, memory_size, hva)
+        if not memory_size:
+            self._pinned.pop(slot, None)
+        elif mapping is not None:
+            self._pinned[slot] = mapping
 
     def set_user_memory_region2(
         self,
@@ -206,16 +218,9 @@ class Vm(Closing):
         A plain number leaves the pin of a slot alone: an existing slot cannot change its hva.
         """
         if memory_size == 0:
-            mapping = self._pinned.pop(slot, None)
-            if mapping is not None:
-                mapping.unpin(self._fd, slot)
+            self._pinned.pop(slot, None)
         elif isinstance(userspace_addr, HostAddress):
-            previous = self._pinned.get(slot)
-            if previous is not userspace_addr.mapping:
-                if previous is not None:
-                    previous.unpin(self._fd, slot)
-                userspace_addr.mapping.pin(self._fd, slot)
-                self._pinned[slot] = userspace_addr.mapping
+            self._pinned[slot] = userspace_addr.mapping
 
 
 def _hva(address: HostAddress | int) -> int:

@@ -4,9 +4,14 @@ from kvm_abi import raw
 from kvm_abi.raw import CData
 from kvm_abi.uapi import ExitReason, InternalError
 from vmm.kvm import exits
-from vmm.kvm.exits import VcpuExit, decode
+from vmm.kvm.exits import VcpuExit, decode as decoded
 
 PAGE = 4096
+
+
+def decode(run: CData) -> VcpuExit:
+    """Return what the pages at a `kvm_run` say."""
+    return decoded(run, raw.shared_memory(raw.address_of(run), 2 * PAGE))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from kvm_abi.uapi import Protection
-from vmm.kvm.memory import HUGE_PAGE_BYTES, HostAddress, HostMapping
+from vmm.kvm.memory import HUGE_PAGE_BYTES, PINNED, HostAddress, HostMapping
 from vmm.kvm.vm import Vm
 
 PAGE = 4096
@@ -141,15 +141,14 @@ def test_address_of() -> None:
         memory.address_of(0)
 
 
-def test_a_pinned_mapping_is_not_closed() -> None:
+def test_a_pinned_mapping_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = HostMapping.anonymous(PAGE)
-    memory.pin(5, 0x10001)
-    memory.pin(5, 2)
+    slots = {0x10001: memory, 2: memory}
+    monkeypatch.setitem(PINNED, 5, slots)
     with pytest.raises(RuntimeError, match="in use by slot 0x2 of VM 5, slot 0x10001 of VM 5"):
         memory.close()
     memory.write(0, b"still here")
-    memory.unpin(5, 2)
-    memory.unpin(5, 0x10001)
+    slots.clear()
     memory.close()
     assert memory.closed
 
@@ -216,9 +215,12 @@ def test_a_size_that_is_no_whole_pages_is_refused(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_an_exception_in_flight_is_not_hidden_by_what_cannot_be_closed() -> None:
+def test_an_exception_in_flight_is_not_hidden_by_what_cannot_be_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     memory = HostMapping.anonymous(PAGE)
-    memory.pin(3, 1)
+    slots = {1: memory}
+    monkeypatch.setitem(PINNED, 3, slots)
     with pytest.raises(ZeroDivisionError) as caught, memory:
         raise ZeroDivisionError
     assert caught.value.__notes__ == [
@@ -226,7 +228,7 @@ def test_an_exception_in_flight_is_not_hidden_by_what_cannot_be_closed() -> None
     ]
     with pytest.raises(RuntimeError, match="is in use by slot"), memory:
         pass
-    memory.unpin(3, 1)
+    slots.clear()
     memory.close()
 
 

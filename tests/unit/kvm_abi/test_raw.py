@@ -109,10 +109,9 @@ def test_a_number_is_no_answer_where_there_is_none_to_give(monkeypatch: pytest.M
     regs = raw.new("struct kvm_regs *", {"rip": 0x10})
     with pytest.raises(WrongAnswerError, match=r"KVM_SET_REGS\(.*rip=0x10, .* 7, and not 0"):
         raw.ioctl(0, Ioctl.SET_REGS, regs)
-    monkeypatch.setattr(raw, "_set_user_memory_region", lambda *_: 1)
     with pytest.raises(WrongAnswerError, match=r"\(slot=0x3, .* answers 1, and not 0"):
-        raw.set_user_memory_region(0, 3, 0, 0, 0, 0)
-    monkeypatch.setattr(raw, "_ioctl_value", lambda *_: 1)
+        raise raw.region_error(1, 3, 0, 0, 0, 0)
+    monkeypatch.setattr(raw, "_run", lambda *_: 1)
     with pytest.raises(WrongAnswerError, match=r"KVM_RUN\(\) answers 1, and not 0"):
         raw.run_vcpu(0)
 
