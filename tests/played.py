@@ -63,6 +63,7 @@ class Kernel:
         self.complaints: dict[str, tuple[Problem, ...]] = {}
         self.ran: list[str] = []
         self.patience = 1.0
+        self.limits: dict[str, float | None] = {}
 
     def look_at_host(self, patience: float = 1.0) -> Host:
         return Host(self.info, self.features)
@@ -119,8 +120,9 @@ class PlayedWorker:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def start(self, index: int) -> None:
+    def start(self, index: int, limit_s: float | None = None) -> None:
         self._index = index
+        self._kernel.limits[self._headers[index].scenario.name] = limit_s
 
     def ended(self) -> bool:
         return False

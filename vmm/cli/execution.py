@@ -23,11 +23,16 @@ from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict, judging
+from vmm.verdict.known_issues import issues_met
 from vmm.verdict.result import Checked, Run, concluded
 from vmm.verdict.steps import StepRecorder
 
 MAX_HANGS = 3
 """A kernel that hung so often will go on to: what is left does not run, and that is said."""
+
+_KNOWN_HANG_S = 5.0
+"""So long a scenario may take in which some kernels are known to hang, as much again where they may
+be ten times as slow: those are not waited for, and others take less than a second."""
 
 Begin = Callable[[Scenario], None]
 Numbered = tuple[int, Checked]
@@ -122,6 +127,7 @@ class _Execution:
         self._memory = FreeMemory()
         self._waiting = _Waiting()
         self._hangs = 0
+        self._patience = 1.0
         self._causes: Counter[Identity] = Counter()
         self._max_differences = max_differences
         self.early = ""
@@ -130,6 +136,7 @@ class _Execution:
 
     def results(self, cpus: Sequence[int], patience: float) -> Iterator[Numbered]:
         """Run the scenarios, one on each CPU, and yield each result some time after it ran."""
+        self._patience = patience
         headers = [Header(each, self._host.features, self._facts) for each in self._scenarios]
         file = None if self._journal is None else self._journal.file
         with ExitStack() as stack:
@@ -222,7 +229,7 @@ class _Execution:
         self._begin(scenario)
         lane.index, lane.scenario, lane.problems = index, scenario.name, []
         try:
-            lane.worker.start(index)
+            lane.worker.start(index, self._limit_s(scenario))
         except OSError as error:
             if not is_short(error):
                 verdict = _internal_error(scenario)
@@ -233,6 +240,12 @@ class _Execution:
         lane.start = time.monotonic()
         return True
 
+    def _limit_s(self, scenario: Scenario) -> float | None:
+        """Return how long a scenario may take in which some kernels are known to hang."""
+        if any(issue.hangs for issue in issues_met(scenario, self._facts)):
+            return _KNOWN_HANG_S * (1 + self._patience / 10)
+        return None
+
     def _end(self, lane: Lane, busy: Sequence[Lane]) -> None:
         """Take what a scenario has left, and the kernel's complaints of all that are under way."""
         record = lane.worker.wait()
@@ -240,7 +253,7 @@ class _Execution:
         seconds = time.monotonic() - lane.start
         judging = _judging(record, seconds, tuple(lane.problems), self._journal)
         self._waiting.add(lane.index, judging)
-        if record.reason.startswith(HUNG):
+        if record.reason.startswith(HUNG) and self._limit_s(record.header.scenario) is None:
             self._hung()
         if record.reason == INTERRUPTED:
             self._is_over = True

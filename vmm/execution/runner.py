@@ -133,16 +133,18 @@ class Worker(Closing):
         self._tape.close()
         self._own.close()
 
-    def start(self, index: int) -> None:
-        """Let the child begin with a scenario."""
+    def start(self, index: int, limit_s: float | None = None) -> None:
+        """Let the child begin with a scenario; it may take ``limit_s``, or as long as it may."""
         self._index = index
         self._own.reset()
         self._tape.clear()
         self._is_under_way = True
         operations = len(self._headers[index].scenario.operations)
         self._limit_s = (self._time_limit_s + OPERATION_LIMIT_S * operations) * self._patience
+        self._may_take_longer = limit_s is None
+        if limit_s is not None:
+            self._limit_s = limit_s
         self._deadline = time.monotonic() + self._limit_s
-        self._may_take_longer = True
         order = index.to_bytes(4, "little")
         try:
             self._worker().connection.send_bytes(order)

@@ -15,14 +15,12 @@ import msgspec
 import pytest
 
 from tests.ideal import FEATURES, ideal_history
-from tests.played import INFO, SCENARIOS, Kernel, make, named, played, vmm
+from tests.played import CREATE, DELETE, INFO, SCENARIOS, Kernel, make, named, played, vmm
 from vmm.cli.main import COMMANDS, main
 from vmm.execution.runner import Record
 from vmm.host.health import Problem
-from vmm.scenario.history import Event, History, Touched
-from vmm.scenario.operations import (
-    Touch,
-)
+from vmm.scenario.history import End, Event, History, Touched
+from vmm.scenario.operations import Mapping, PreFaultMemory, Scenario, Touch
 
 
 @pytest.fixture
@@ -435,6 +433,26 @@ def test_a_kernel_that_hangs_again_and_again_is_left_alone(
     assert result.exit_code == 3
     assert kernel.ran == ["create-one", "create-two"]
     assert "move-up" in result.output
+
+
+def test_a_kernel_that_is_known_to_hang_costs_seconds_and_no_other_scenario(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = PreFaultMemory(0x10000, 0x1000)
+    scenario = Scenario("hangs", (CREATE, ahead, DELETE, ahead), (Mapping("a", 1),))
+    history = ideal_history(scenario)
+    first = next(n for n, event in enumerate(history.events) if event.origin == 3)
+    ended = End("hung: no end within 20 s; kernel stack: none", first)
+    kernel.histories["hangs"] = msgspec.structs.replace(
+        history, events=history.events[:first], end=ended
+    )
+    monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: (scenario, *SCENARIOS))
+    monkeypatch.setattr("vmm.cli.execution.MAX_HANGS", 1)
+    result = vmm("check", "--patience", "30")
+    assert "4 passed, 1 known" in result.stdout
+    assert result.exit_code == 0
+    assert kernel.limits["hangs"] == 20
+    assert kernel.limits["create-one"] is None
 
 
 def test_patience_reaches_the_time_limits(kernel: Kernel) -> None:
