@@ -213,17 +213,21 @@ def _written(histories: Path | None) -> AbstractContextManager[IO[bytes] | None]
 def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:
     from vmm.cli.execution import execute
     from vmm.cli.journal import journal_in
+    from vmm.cli.lab_live import live
 
     told, (journal, failed) = wanted.told, wanted.folders
     bar = LiveProgress(told.to, len(scenarios))
-    with journal_in(journal, wanted.histories, failed) as kept, bar:
+    with journal_in(journal, wanted.histories, failed) as kept, live() as lab, bar:
+        lab.say(f"scenarios {len(scenarios)}")
 
         def done(checked: Checked) -> None:
             if checked.verdict.status is Status.SKIPPED:
                 bar.advance()
+            lab.end(checked)
             told.reporter.done(checked)
 
         def begin(scenario: Scenario) -> None:
+            lab.begin(scenario)
             bar.begin(scenario.name)
 
         return execute(

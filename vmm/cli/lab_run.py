@@ -2,16 +2,21 @@
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import click
 
 from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say
+from vmm.cli.lab_progress import Progress, judge_what_ran, kept, with_histories
 from vmm.cli.lab_whitebox import description_of
 from vmm.lab.cache import new_run_folder
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
 from vmm.lab.run import run as run_machine
+
+LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 600.0, Backend.KVM: 60.0}
+"""So long a machine may give no sign of life: on a busy host an emulator has little time."""
 
 _VERDICTS = (0, 1)
 _SKIP = 125
@@ -76,23 +81,38 @@ def run(
     """
     with in_one_line(_SKIP if bisect else None):
         chosen = chosen_backend(backend)
-        machine = Machine(kernel_of(name, modules), chosen, parameters, smp, memory, timeout)
+        machine = Machine(
+            kernel_of(name, modules),
+            chosen,
+            parameters,
+            smp,
+            memory,
+            timeout,
+            life_s=LIFE_S[chosen],
+        )
+        words, histories = with_histories(words, chosen)
         job = job_of(words, chosen, description_of(machine.kernel))
         folder = new_run_folder()
         what = " ".join((chosen.value, *parameters))
         say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
         start = time.monotonic()
-        outcome = run_machine(
-            machine, job, folder, lambda data: _write(1, data), lambda data: _write(2, data)
-        )
+        progress = Progress()
+        out, err = (partial(_write, descriptor, progress) for descriptor in (1, 2))
+        outcome = run_machine(machine, job, folder, out, err, progress.tell)
+        progress.clear()
+    if histories is not None:
+        histories = kept(histories, folder)
     for note in outcome.notes:
         say(f"note: {note}")
     if outcome.why:
         say(outcome.why)
+    if outcome.why and histories is not None:
+        judge_what_ran(histories, words, outcome)
     say(f"status {outcome.status} after {time.monotonic() - start:.1f} s; logs: {folder}")
     ctx.exit(_SKIP if bisect and outcome.status not in _VERDICTS else outcome.status)
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _write(descriptor: int, progress: Progress, data: bytes) -> None:
+    progress.clear()
     while data:
         data = data[os.write(descriptor, data) :]

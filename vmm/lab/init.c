@@ -7,6 +7,7 @@
  * order:
  *
  *     memslot-lab NONCE booted          the kernel has; what it complains of from now on is a fault
+ *     memslot-lab NONCE alive           every few seconds: the kernel runs what is to run
  *     memslot-lab NONCE ready           the command is about to run
  *     memslot-lab NONCE parameter M.P=V what a module's parameter turned out to be
  *     memslot-lab NONCE fatal WHY       it could not be run
@@ -31,6 +32,7 @@
 
 #define MAX_WORDS 1000
 #define MAX_MODULES 100
+#define ALIVE_SECONDS 5
 
 static const char *nonce = "none";
 static const char *loaded[MAX_MODULES];
@@ -105,6 +107,17 @@ static void enter_kernels_files(void)
 	mount("shm", "/dev/shm", "tmpfs", 0, "mode=1777");
 	mkdir("/dev/pts", 0755);
 	mount("pts", "/dev/pts", "devpts", 0, NULL);
+}
+
+/* A process that says again and again that there is life; it ends with all others. */
+static void beat(void)
+{
+	if (fork())
+		return;
+	for (;;) {
+		sleep(ALIVE_SECONDS);
+		report("alive");
+	}
 }
 
 /* The value is the module's name, then a space and its parameters, if any. */
@@ -290,6 +303,7 @@ int main(void)
 			nonce = value;
 			put("/proc/sys/kernel/panic_on_warn", "1");
 			report("booted");
+			beat();
 		} else if (!strcmp(key, "module"))
 			load(value);
 		else if (!strcmp(key, "readonly"))

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+SIGN = "VMM_LAB"
+"""The variable by which a command in the machine knows how a line of the lab begins."""
+
 _COMPLAINT = re.compile(
     r"Kernel panic - not syncing|WARNING: |BUG: |Oops: |kernel BUG at|general protection fault"
     r"|UBSAN: |KASAN: |divide error|stack segment|double fault|Unable to handle kernel"
@@ -22,7 +25,8 @@ _WHERE = re.compile(r"RIP: 0010:([a-z_]\S+\+0x\S+)")
 class Reports:
     """What a log says so far. ``complaint`` is the kernel's first since it booted, and its place.
 
-    ``has_begun`` is true of a complaint that came after the command had begun.
+    ``has_begun`` is true of a complaint that came after the command had begun. Of ``scenarios``
+    that the command runs there are verdicts on ``ended``; ``under_way`` is the one that began last.
     """
 
     is_ready: bool = False
@@ -32,6 +36,9 @@ class Reports:
     complaint: str = ""
     has_begun: bool = False
     has_panicked: bool = False
+    scenarios: int = 0
+    ended: int = 0
+    under_way: str = ""
     parameters: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     last_line: str = ""
@@ -43,7 +50,8 @@ class LogReader:
     def __init__(self, path: Path, nonce: str) -> None:
         self._path = path
         self._sign = f"memslot-lab {nonce} "
-        self._offset = 0
+        self.size = 0
+        """So many bytes were read."""
         self._rest = b""
         self.reports = Reports()
 
@@ -51,11 +59,11 @@ class LogReader:
         """Take what is new, and return all that is known."""
         try:
             with self._path.open("rb") as file:
-                file.seek(self._offset)
+                file.seek(self.size)
                 new = file.read()
         except FileNotFoundError:
             return self.reports
-        self._offset += len(new)
+        self.size += len(new)
         *lines, self._rest = (self._rest + new).split(b"\n")
         for line in lines:
             self._take(plain(line.decode(errors="replace")))
@@ -89,6 +97,14 @@ class LogReader:
             case "booted":
                 # An emulated processor has its oddities, and kernels warn of them while they boot.
                 self.reports.complaint = ""
+            case "alive":
+                pass
+            case "scenarios" if rest.isdigit():
+                self.reports.scenarios = int(rest)
+            case "begin":
+                self.reports.under_way = rest
+            case "end":
+                self.reports.ended += 1
             case "ready":
                 self.reports.is_ready = True
             case "over":

@@ -13,6 +13,7 @@ from vmm.lab import bochs, initramfs, modules
 from vmm.lab.bundle import bundled
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import Kernel, check_release
+from vmm.lab.log import SIGN
 
 QEMU = "qemu-system-x86_64"
 HUGE_PAGES = 32
@@ -38,7 +39,8 @@ SAYS = {
 class Machine:
     """``parameters`` go to the kernel's command line: MODULE.NAME=VALUE is a module's, too.
 
-    It is given up after ``limit_s``, and when it has printed nothing for ``silence_s``.
+    It is given up after ``limit_s``, when it has printed nothing for ``silence_s``, and when it has
+    given no sign of life for ``life_s``: one comes every five seconds.
     """
 
     kernel: Kernel
@@ -48,6 +50,7 @@ class Machine:
     memory_mib: int = 2048
     limit_s: float = 3600
     silence_s: float = math.inf
+    life_s: float = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,8 @@ def settings(machine: Machine, job: Job, nonce: str) -> list[initramfs.Setting]:
         steps += _shares(job)
     steps += [("parameter", name) for name in own]
     steps += [("kvm", "yes"), ("out", ports[0]), ("err", ports[1])]
-    steps += [("variable", f"{name}={value}") for name, value in job.environment.items()]
+    environment = {**job.environment, SIGN: f"memslot-lab {nonce}"}
+    steps += [("variable", f"{name}={value}") for name, value in environment.items()]
     steps.append(("folder", str(job.folder)))
     return steps + [("word", word) for word in command]
 

@@ -8,6 +8,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
 from typing import BinaryIO
 
 from vmm.lab.errors import LabError
@@ -90,30 +92,54 @@ class Pipes:
         self._selector.close()
 
 
+class Late(Enum):
+    """Why a machine was not waited for any longer."""
+
+    NOT = "it was"
+    TIME = "its time is over"
+    DEAD = "no sign of life"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a machine may take, print nothing, and give no sign of life once it is ready."""
+
+    total_s: float
+    silence_s: float = math.inf
+    life_s: float = math.inf
+
+
 def watch(
     process: subprocess.Popen[bytes],
     pipes: Pipes,
     log: LogReader,
-    limit_s: float,
-    silence_s: float = math.inf,
-) -> tuple[Reports, bool]:
-    """Wait until the machine has ended; return what its log says, and whether time was up.
+    limits: Limits,
+    told: Callable[[Reports], None],
+) -> tuple[Reports, Late]:
+    """Wait until the machine has ended; return what its log says, and whether it was late.
 
-    It is up, too, when the guest has printed nothing for ``silence_s``.
+    ``told`` gets what is known whenever the log has grown.
     """
-    last = time.monotonic()
-    end = last + limit_s
-    is_late = False
+    printed = heard = time.monotonic()
+    end = heard + limits.total_s
+    late, size = Late.NOT, 0
     while process.poll() is None:
-        if pipes.pass_on(_LOOK_S):
-            last = time.monotonic()
+        has_printed = pipes.pass_on(_LOOK_S)
         reports = log.read()
+        now = time.monotonic()
+        printed = now if has_printed else printed
+        if log.size != size:
+            told(reports)
+        if log.size != size or has_printed or not reports.is_ready:
+            heard, size = now, log.size
         if reports.is_over or reports.fatal or reports.has_panicked:
             end = min(end, time.monotonic() + _GRACE_S)
-        if time.monotonic() >= min(end, last + silence_s):
-            is_late = not (reports.is_over or reports.fatal or reports.has_panicked)
+        is_dead = now - heard >= limits.life_s
+        if is_dead or now >= min(end, printed + limits.silence_s):
+            if not (reports.is_over or reports.fatal or reports.has_panicked):
+                late = Late.DEAD if is_dead else Late.TIME
             process.kill()
             process.wait()
     while pipes.pass_on(0):
         pass
-    return log.close(), is_late
+    return log.close(), late

@@ -1,7 +1,8 @@
 """Boots a machine for one command, and says what came of it."""
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from vmm.lab.machine import (
     module_parameters,
     qemu_command,
 )
-from vmm.lab.process import Pipes, Sink, emulator, watch
+from vmm.lab.process import Late, Limits, Pipes, Sink, emulator, watch
 
 DIFFERS, USAGE, INCONCLUSIVE = 1, 2, 3
 OF_COMMANDS = frozenset({0, 1, 2, 3, 4, 70})
@@ -31,10 +32,24 @@ class Outcome:
     status: int
     why: str = ""
     notes: tuple[str, ...] = ()
+    reports: Reports = field(default_factory=Reports)
 
 
-def run(machine: Machine, job: Job, folder: Path, out: Sink, err: Sink) -> Outcome:
+def _nobody(reports: Reports) -> None:
+    """Tell nobody."""
+
+
+def run(
+    machine: Machine,
+    job: Job,
+    folder: Path,
+    out: Sink,
+    err: Sink,
+    told: Callable[[Reports], None] = _nobody,
+) -> Outcome:
     """Run a command in a machine; ``folder`` gets the logs, ``out`` and ``err`` what it prints.
+
+    ``told`` gets what the log says so far, again and again.
 
     Raises LabError where nothing could be booted.
     """
@@ -58,19 +73,18 @@ def run(machine: Machine, job: Job, folder: Path, out: Sink, err: Sink) -> Outco
             emulator(command, file, pipes.writers) as process,
         ):
             pipes.close_writers()
-            reports, is_late = watch(
-                process, pipes, LogReader(log, nonce), machine.limit_s, machine.silence_s
-            )
+            limits = Limits(machine.limit_s, machine.silence_s, machine.life_s)
+            reports, late = watch(process, pipes, LogReader(log, nonce), limits, told)
     finally:
         pipes.close()
         first.unlink(missing_ok=True)
         cd.unlink(missing_ok=True)
     files.unpack(job.folder)
     said = errors.read_text(errors="replace").strip().splitlines()
-    return judged(machine, reports, is_late, said)
+    return replace(judged(machine, reports, late, said), reports=reports)
 
 
-def judged(machine: Machine, reports: Reports, is_late: bool, said: list[str]) -> Outcome:
+def judged(machine: Machine, reports: Reports, late: Late, said: list[str]) -> Outcome:
     """Return what a machine's log proves; ``said`` is what the emulator itself complained of.
 
     A command's own status counts only with a sentinel behind it and no complaint of the kernel.
@@ -86,8 +100,12 @@ def judged(machine: Machine, reports: Reports, is_late: bool, said: list[str]) -
     if reports.fatal:
         return Outcome(INCONCLUSIVE, reports.fatal, notes)
     last = f"its last line is: {reports.last_line or 'none'}"
-    if is_late:
-        stage = "the command was still running" if reports.is_ready else "it had not booted"
+    where = f" in {reports.under_way}" if reports.under_way else ""
+    if late is Late.DEAD:
+        why = f"the machine hangs{where}: no sign of life for {machine.life_s:g} s; {last}"
+        return Outcome(INCONCLUSIVE, why, notes)
+    if late is Late.TIME:
+        stage = f"the command was still running{where}" if reports.is_ready else "it had not booted"
         if reports.status is not None:
             stage = "the command had ended, but not the machine"
         return Outcome(INCONCLUSIVE, f"gave up after {_patience(machine)}: {stage}; {last}", notes)
@@ -95,7 +113,9 @@ def judged(machine: Machine, reports: Reports, is_late: bool, said: list[str]) -
         why = said[-1] if said and not reports.last_line else last
         return Outcome(INCONCLUSIVE, f"the machine stopped before the command began; {why}", notes)
     if reports.status is None:
-        return Outcome(INCONCLUSIVE, f"the machine stopped without the command's status; {last}")
+        return Outcome(
+            INCONCLUSIVE, f"the machine stopped{where} without the command's status; {last}", notes
+        )
     if not reports.is_over:
         return Outcome(INCONCLUSIVE, f"the machine stopped before all had ended; {last}", notes)
     if reports.status not in OF_COMMANDS:
