@@ -11,11 +11,13 @@ from vmm.cli.errors import Unusable
 from vmm.cli.lab_machines import in_one_line, kernel_of, say
 from vmm.cli.output import console, print_lines
 from vmm.cli.results import result_from
+from vmm.cli.selection import selecting
 from vmm.lab.cells import MMUS, Task, cells_of, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend
 from vmm.report.cells import Statuses, markdown, table
 from vmm.report.matrix import Kept, matrix_text
+from vmm.scenario.selection import Selection
 
 _WORST_FIRST = (70, 1, 2, 3, 4)
 
@@ -45,7 +47,7 @@ _WORST_FIRST = (70, 1, 2, 3, 4)
     metavar="DIR",
     help="A folder for results: one inside for each cell, and the table.",
 )
-@click.argument("patterns", nargs=-1, metavar="[NAME-PATTERN]...")
+@selecting
 @click.pass_context
 def matrix(
     ctx: click.Context,
@@ -54,7 +56,7 @@ def matrix(
     at_once: int | None,
     timeout: float,
     out: Path,
-    patterns: tuple[str, ...],
+    selection: Selection,
 ) -> None:
     """Run the curated scenarios on several kernels, with each of their MMUs.
 
@@ -71,7 +73,7 @@ def matrix(
         for cell in cells:
             words = ["run", *cell.options(), "--timeout", str(timeout)]
             words += ["--", "check", "--json", f"{cell.name}.json"]
-            words += ["--histories", "histories.jsonl", *patterns]
+            words += ["--histories", "histories.jsonl", *words_of(selection)]
             tasks.append(lab_task(cell.name, words, out.resolve() / cell.name))
         statuses = run_all(tasks, at_once or usual_number(), _tell)
     files = {cell.name: out / cell.name / f"{cell.name}.json" for cell in cells}
@@ -83,6 +85,15 @@ def matrix(
         (out / "matrix.html").write_text(matrix_text(every))
         say(f"as a page: {out / 'matrix.html'}")
     ctx.exit(worst(statuses.values()))
+
+
+def words_of(selection: Selection) -> list[str]:
+    """Return a selection as a command line has it."""
+    words = [*selection.patterns]
+    for option, values in (("--tag", selection.tags), ("--exclude", selection.exclude)):
+        for value in values:
+            words += [option, value]
+    return words + ["--all"] * selection.everything
 
 
 def lab_task(label: str, words: list[str], folder: Path) -> Task:

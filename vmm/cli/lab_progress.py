@@ -20,6 +20,7 @@ from vmm.scenario.history import End, Header
 
 HISTORIES = "histories.jsonl"
 _OPTION = "--histories"
+_OURS = ".vmm-lab-"
 _SAY_EVERY_S = 30.0
 
 
@@ -61,18 +62,26 @@ def with_histories(words: tuple[str, ...], backend: Backend) -> tuple[tuple[str,
     to write them to.)
     """
     options = [word.partition("=")[0] for word in words]
-    others = {_OPTION, "--list", "--dask", "--help"}
+    others = {"--list", "--dask", "--help"}
     if words[0] != "check" or backend is Backend.VMX or others.intersection(options):
         return words, None
-    file = Path.cwd().resolve() / f".vmm-lab-{time.time_ns():x}.jsonl"
+    if _OPTION in words[:-1]:
+        return words, Path(words[words.index(_OPTION) + 1])
+    if _OPTION in options:
+        return words, None
+    file = Path.cwd().resolve() / f"{_OURS}{time.time_ns():x}.jsonl"
     return (words[0], _OPTION, str(file), *words[1:]), file
 
 
 def kept(histories: Path, folder: Path) -> Path | None:
-    """Move the histories to the logs of their run; None if there are none."""
+    """Move the histories to the logs of their run; None if there are none.
+
+    A file that was asked for stays where it is, too.
+    """
     try:
         data = histories.read_bytes()
-        histories.unlink()
+        if histories.name.startswith(_OURS):
+            histories.unlink()
         (folder / HISTORIES).write_bytes(data)
     except OSError:
         return None

@@ -6,8 +6,10 @@ from click.testing import CliRunner, Result
 
 from vmm.cli import lab_run
 from vmm.cli.lab import COMMANDS, lab
+from vmm.cli.lab_matrix import words_of
 from vmm.cli.main import main
 from vmm.lab.run import Outcome
+from vmm.scenario.selection import Selection
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +80,10 @@ def test_diff_wants_two_kernels(tmp_path: Path) -> None:
     done = run("diff", "--kernel", kernel(tmp_path))
     assert done.exit_code == 2
     assert "give --kernel twice" in done.output
+
+
+def test_what_selects_scenarios_reaches_each_machine_of_a_matrix() -> None:
+    assert words_of(Selection()) == []
+    selection = Selection(("move-*", "table-?"), ("dirty",), ("*huge*",), True)
+    words = ["move-*", "table-?", "--tag", "dirty", "--exclude", "*huge*", "--all"]
+    assert words_of(selection) == words

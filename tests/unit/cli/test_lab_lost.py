@@ -106,6 +106,15 @@ def test_what_ran_is_judged_here_when_the_machine_is_lost(
     assert list(Path().iterdir()) == [Path("result.json")], "nothing else is left here"
 
 
+def test_histories_that_were_asked_for_stay(tmp_path: Path) -> None:
+    program = LOST.replace("RECORDED", str(recorded(tmp_path))) + "sys.exit()"
+    result = lab(tmp_path, program, "--histories", "h.jsonl", "--json", "r.json", "move-*")
+    assert result.exit_code == 3, result.output
+    assert sorted(path.name for path in Path().iterdir()) == ["h.jsonl", "r.json"]
+    assert Path("h.jsonl").read_bytes() == recorded(tmp_path).read_bytes()
+    assert len(json.loads(Path("r.json").read_text())["scenarios"]) == 3
+
+
 def test_a_check_that_ends_leaves_only_what_it_wrote(tmp_path: Path) -> None:
     program = 'report("booted")\nreport("ready")\nover(0)\n'
     result = lab(tmp_path, program, "move-*")
