@@ -26,6 +26,12 @@ HARMLESS = {
     "tss-with-a-full-table": "filling the table below the library takes longer than a test may",
     "other-vms-killed-while-closing": "what it may show is a warning, which no answer holds",
     "generation-comes-round": "131,072 moves below the library take longer than a test may",
+    "pusha-in-a-hole": "fails without a fault: em_pusha",
+    "pusha-on-a-readonly-slot": "fails without a fault: em_pusha",
+    "enter-of-16-bits-in-a-hole": "fails without a fault: em_enter",
+    "enter-of-16-bits-in-memory": "fails without a fault where KVM emulates it: em_enter",
+    "sgdt-in-a-hole": "hangs without a fault: segmented_write_std",
+    "sidt-on-a-readonly-slot": "hangs without a fault: segmented_write_std",
     "memfd-refuse-an-end-beyond-2-to-the-63": "fails without a fault where eba85fee7fc6 is not in",
 }
 """Scenarios that no fault of the wrong kernel makes fail, and why."""

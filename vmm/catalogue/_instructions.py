@@ -23,7 +23,8 @@ FILL = MMIO_FILL * 0x0101_0101
 UPDATES = tuple(
     row
     for row in INSTRUCTIONS.values()
-    if not (row.is_stack or row.repeats or row.sizes) and row.name not in ("load", "store")
+    if not (row.is_stack or row.repeats or row.copies or row.sizes)
+    and row.name not in ("load", "store")
 )
 """The instructions that read a place in memory and write it."""
 

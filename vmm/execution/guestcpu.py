@@ -16,7 +16,14 @@ from guests.windows import Windows
 from kvm_abi.raw import KvmError, PassedMmio
 from kvm_abi.uapi import Ioctl, MemoryExitFlag
 from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock
-from vmm.execution.instructions import END_LENGTH, accesses_of, program, ran, registers_of
+from vmm.execution.instructions import (
+    END_LENGTH,
+    accesses_of,
+    program,
+    ran,
+    registers_of,
+    table_of,
+)
 from vmm.kvm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
 from vmm.kvm.registers import Registers
 from vmm.kvm.vcpu import Vcpu
@@ -168,9 +175,9 @@ class GuestCpu:
         self._view[CODE_OFFSET : CODE_OFFSET + len(code)] = code
         begin = registers_of(op, self._windows.address if is_long else int)
         if is_long:
-            self._vcpu.enter_long_mode(self._windows.cr3, begin)
+            self._vcpu.enter_long_mode(self._windows.cr3, begin, table_of(op))
         else:
-            self._vcpu.enter_flat_real_mode(self._gpa, begin)
+            self._vcpu.enter_flat_real_mode(self._gpa, begin, table_of(op))
         end = CODE_OFFSET + len(code) - END_LENGTH
         leave = self._enter_long if is_long else self._enter_real
         exits, stops = self._run(_only_one, lambda _: leave(end), 1, accesses_of(op))

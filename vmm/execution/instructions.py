@@ -5,7 +5,13 @@ from collections.abc import Callable
 from guests import image
 from vmm.kvm.registers import RFLAGS_ALWAYS_SET, Registers
 from vmm.scenario.history import Mmio, Ran
-from vmm.scenario.instructions import ARITHMETIC, CODE_OFFSET, INSTRUCTIONS, operands
+from vmm.scenario.instructions import (
+    ARITHMETIC,
+    CODE_OFFSET,
+    INSTRUCTIONS,
+    descriptor_table,
+    operands,
+)
 from vmm.scenario.operations import Instruction
 
 END_LENGTH = 2
@@ -30,6 +36,11 @@ def registers_of(op: Instruction, address: Callable[[int], int]) -> Registers:
     return Registers(rip=CODE_OFFSET, rflags=flags, **values)
 
 
+def table_of(op: Instruction) -> tuple[int, int] | None:
+    """Return the descriptor table that the registers are to name; None where nothing asks."""
+    return descriptor_table(op) if INSTRUCTIONS[op.name].stores_table else None
+
+
 def accesses_of(op: Instruction) -> int:
     """Return how many accesses an instruction makes, at most."""
     return _LEAST_ACCESSES + 2 * op.count
@@ -37,15 +48,22 @@ def accesses_of(op: Instruction) -> int:
 
 def ran(op: Instruction, before: Registers, after: Registers, exits: tuple[Mmio, ...]) -> Ran:
     """Return the outcome of an instruction that came to its end."""
-    mask = (1 << (64 if op.mode == "long" else 32)) - 1
+    bits = 64 if op.mode == "long" else 32
+    mask = (1 << bits) - 1
     return Ran(
         after.rax & mask,
         after.rbx & mask,
         after.rcx & mask,
         after.rdx & mask,
-        after.rsp - before.rsp,
-        after.rsi - before.rsi,
-        after.rdi - before.rdi,
+        _way(before.rsp, after.rsp, bits),
+        _way(before.rsi, after.rsi, bits),
+        _way(before.rdi, after.rdi, bits),
         after.rflags & ARITHMETIC,
         exits,
     )
+
+
+def _way(before: int, after: int, bits: int) -> int:
+    """Return how far a pointer went, which may be past 0, or past the end of what it can hold."""
+    half = 1 << bits - 1
+    return ((after - before + half) & ((1 << bits) - 1)) - half

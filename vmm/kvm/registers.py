@@ -74,14 +74,17 @@ def set_big_real_mode(sregs: CData) -> None:
         segment.limit, segment.type, segment.g = _REAL_LIMIT, kind, 0
 
 
-def set_flat_stack(sregs: CData, is_flat: bool) -> None:
-    """Give big real mode a stack segment like its data segments, or make it usual again.
-
-    The base of a usual one is to be set.
-    """
+def set_flat_stack(sregs: CData) -> None:
+    """Give big real mode a stack segment like its data segments, and a 32-bit stack pointer."""
     stack = sregs.ss
     stack.base, stack.selector = 0, 0
-    stack.limit, stack.g, stack.db = (_FLAT_LIMIT, 1, 1) if is_flat else (_REAL_LIMIT, 0, 0)
+    stack.limit, stack.g, stack.db = _FLAT_LIMIT, 1, 1
+
+
+def set_descriptor_tables(sregs: CData, base: int, limit: int) -> None:
+    """Let GDTR and IDTR hold the same."""
+    for table in (sregs.gdt, sregs.idt):
+        table.base, table.limit = base, limit
 
 
 def set_long_mode(sregs: CData) -> None:

@@ -16,6 +16,7 @@ from vmm.kvm.registers import (
     registers_of,
     set_big_real_mode,
     set_code_base,
+    set_descriptor_tables,
     set_flat_stack,
     set_long_mode,
 )
@@ -228,27 +229,34 @@ class Vcpu(Closing):
         regs = raw.new("struct kvm_regs *", {"rip": rip, "rflags": RFLAGS_ALWAYS_SET})
         raw.ioctl(self.fd, Ioctl.SET_REGS, regs)
 
-    def enter_flat_real_mode(self, base: int, registers: Registers) -> None:
+    def enter_flat_real_mode(
+        self, base: int, registers: Registers, table: tuple[int, int] | None = None
+    ) -> None:
         """Set up big real mode with code at `base`, and a stack segment that is flat, too.
 
-        The stack pointer has 32 bits and is a gpa.
+        The stack pointer has 32 bits and is a gpa. `table` is base and limit of both descriptor
+        tables.
         """
-        sregs = self._modes()[0]
-        set_code_base(sregs, base)
-        set_flat_stack(sregs, True)
-        try:
-            raw.ioctl(self.fd, Ioctl.SET_SREGS, sregs)
-        finally:
-            set_flat_stack(sregs, False)
+        real_mode = raw.new("struct kvm_sregs *", self._modes()[0][0])
+        set_code_base(real_mode, base)
+        set_flat_stack(real_mode)
+        if table is not None:
+            set_descriptor_tables(real_mode, *table)
+        raw.ioctl(self.fd, Ioctl.SET_SREGS, real_mode)
         self.set_regs(registers)
 
-    def enter_long_mode(self, cr3: int, registers: Registers) -> None:
+    def enter_long_mode(
+        self, cr3: int, registers: Registers, table: tuple[int, int] | None = None
+    ) -> None:
         """Set up 64-bit mode with page tables at the gpa `cr3`, flat segments, and no IDT.
 
         Whatever faults is a triple fault: a `Shutdown`. What CR3 and page-table entries may
-        hold depends on the CPUID of the vCPU.
+        hold depends on the CPUID of the vCPU. `table` is base and limit of both descriptor tables.
         """
         long_mode = self._modes()[1]
+        if table is not None:
+            long_mode = raw.new("struct kvm_sregs *", long_mode[0])
+            set_descriptor_tables(long_mode, *table)
         long_mode.cr3 = cr3
         raw.ioctl(self.fd, Ioctl.SET_SREGS, long_mode)
         self.set_regs(registers)

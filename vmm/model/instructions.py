@@ -4,6 +4,8 @@ What it reads and writes says the table of `vmm.scenario.instructions`, by the a
 manuals; where those accesses land, and which of them exit, is said here.
 """
 
+from collections.abc import Iterable
+
 from vmm.model.accesses import (
     HOLE,
     READ_ONLY,
@@ -148,13 +150,28 @@ class Trial:
         return writes == [False, True] and self._steps[0][0] == self._steps[1][0]
 
     @property
-    def can_be_undone(self) -> bool:
-        """Whether one fault is all that it can meet: it has one place in memory."""
-        return self._is_update or len(self._steps) == 1
+    def fails_by_elements(self) -> bool:
+        """Whether it is known what is done before it meets memory that is not there.
+
+        Elements are done one by one. Of what pushes several registers some may be pushed by then.
+        """
+        return self._row.times == 1
 
     def commit(self) -> None:
         """Let what was noted happen."""
-        for pieces, data in self._steps:
+        self._commit(self._steps)
+
+    def commit_before_fault(self) -> None:
+        """Let that happen which comes before the first access to memory that is not there."""
+        absent = (
+            index
+            for index, (pieces, _) in enumerate(self._steps)
+            if any(piece.kind == "absent" for piece in pieces)
+        )
+        self._commit(self._steps[: next(absent)])
+
+    def _commit(self, steps: Iterable[tuple[tuple[Piece, ...], bytes | None]]) -> None:
+        for pieces, data in steps:
             if data is None:
                 self._accesses.was_read(self.op.vcpu, pieces)
             else:
@@ -174,15 +191,15 @@ def outcomes(accesses: Accesses, op: Instruction, devices: bool) -> tuple[Allowe
     rule = trial.rule
     usual = Allowed(outcome, rule, trial.commit)
     if rule is HVA_ABSENT:
-        return (usual, *_failures(row)) if trial.can_be_undone else ()
+        return (usual, *_failures(row, trial)) if trial.fails_by_elements else ()
     if not row.is_emulated:  # A backend may emulate what is in memory, too.
         return (usual, Allowed(_INTERNAL_ERROR, NOT_EMULATED))
     return (usual,)
 
 
-def _failures(row: Row) -> tuple[Allowed, ...]:
+def _failures(row: Row, trial: Trial) -> tuple[Allowed, ...]:
     """Return how an instruction fails whose memory is gone."""
-    fault = Allowed(Stopped("EFAULT"), HVA_ABSENT)
+    fault = Allowed(Stopped("EFAULT"), HVA_ABSENT, trial.commit_before_fault)
     if row.is_locked:
         return (fault, Allowed(_INTERNAL_ERROR, ATOMIC_ABSENT))
     if not row.is_emulated:

@@ -6,7 +6,7 @@ from vmm.repro.account import Account
 from vmm.repro.cnames import data, unsigned
 from vmm.repro.expectations import Expectation
 from vmm.scenario.history import Mmio, Ran, Stopped, Swept, Touched
-from vmm.scenario.instructions import ARITHMETIC, INSTRUCTIONS, operands
+from vmm.scenario.instructions import ARITHMETIC, INSTRUCTIONS, descriptor_table, operands
 from vmm.scenario.operations import REAL_MODE_END, Execute, Instruction, Sweep, Touch, access_end
 
 _Ended = Touched | Swept | Ran
@@ -30,8 +30,14 @@ def instruction(account: Account, op: Instruction, step: Expectation) -> list[st
     code = row.before + row.code(op) + row.after
     values = ", ".join([*registers, f".rflags = {flags:#x}"])
     function = "guest_runs_far" if is_long else "guest_runs"
+    tables: list[str] = []
+    if row.stores_table:
+        account.use("tables")
+        base, limit = descriptor_table(op)
+        tables.append(f"set_tables({unsigned(base)}, {limit:#x});")
     return [
         *_mode(account, op, step),
+        *tables,
         f"{function}({op.vcpu}, {data(code)}, {len(code)}, (struct kvm_regs){{{values}}});",
         *_accessed(account, step),
     ]

@@ -30,6 +30,7 @@ _NEEDS = {
     "copies": ("string", "elements"),
     "elements": ("guest",),
     "execute": ("real", "run"),
+    "tables": ("vcpu",),
     "oneinstruction": ("run",),
     "instruction": ("real", "oneinstruction", "registers"),
     "farinstruction": ("long", "oneinstruction", "registers"),

@@ -90,6 +90,7 @@ class Row:
     copies: bool = False
     is_stack: bool = False
     is_pair: bool = False
+    stores_table: bool = False
     is_aligned: bool = False
     is_emulated: bool = True
     before: bytes = b""
@@ -112,7 +113,7 @@ class Row:
     def code(self, op: Instruction) -> bytes:
         """Return its machine code, without what comes before and after it."""
         is_long = op.mode == "long"
-        addresses = self.register is not None or self.repeats
+        addresses = self.register is not None or self.repeats or self.copies
         prefixes = b"\x67" if addresses and not is_long else b""
         if op.width in (2, 4) and op.width != (4 if is_long else 2) and self.wide:
             prefixes += b"\x66"
@@ -128,6 +129,8 @@ class Row:
 
 _LOCK = b"\xf0"
 _REP = b"\xf3"
+_REPNE = b"\xf2"
+_RESET_FLAGS = 0x2
 
 
 def _mask(width: int) -> int:
@@ -243,6 +246,131 @@ def _store(cpu: Processor) -> None:
     cpu.write(cpu.di, cpu.op.width, cpu.bx)
 
 
+def descriptor_table(op: Instruction) -> tuple[int, int]:
+    """Return base and limit of the table that an instruction stores: the base is canonical."""
+    return op.value & (_mask(4) if op.mode == "real" else _mask(8) >> 17), op.compare & 0xFFFF
+
+
+def _push(value: Callable[[Processor], int]) -> Effect:
+    def effect(cpu: Processor) -> None:
+        cpu.sp -= cpu.op.width
+        cpu.write(cpu.sp, cpu.op.width, value(cpu))
+
+    return effect
+
+
+def _pop(cpu: Processor) -> None:
+    cpu.bx = cpu.read(cpu.sp, cpu.op.width)
+    cpu.sp += cpu.op.width
+
+
+def _pusha(cpu: Processor) -> None:
+    """SP is pushed as it was before."""
+    for value in (cpu.ax, cpu.cx, cpu.dx, cpu.bx, cpu.sp, cpu.bp, cpu.si, cpu.di):
+        cpu.sp -= cpu.op.width
+        cpu.write(cpu.sp, cpu.op.width, value)
+
+
+def _store_table(cpu: Processor) -> None:
+    """The limit, and the base as wide as the operand."""
+    base, limit = descriptor_table(cpu.op)
+    cpu.write(cpu.di, 2 + cpu.op.width, base << 16 | limit)
+
+
+def _step(cpu: Processor) -> int:
+    return -cpu.op.width if cpu.op.down else cpu.op.width
+
+
+def _move(cpu: Processor) -> None:
+    width = cpu.op.width
+    cpu.write(cpu.di, width, cpu.read(cpu.si, width))
+    cpu.si += _step(cpu)
+    cpu.di += _step(cpu)
+
+
+def _fill(cpu: Processor) -> None:
+    cpu.write(cpu.di, cpu.op.width, cpu.ax)
+    cpu.di += _step(cpu)
+
+
+def _scan(cpu: Processor) -> None:
+    width = cpu.op.width
+    cpu.flags = _compared(cpu.ax & _mask(width), cpu.read(cpu.di, width), width)
+    cpu.di += _step(cpu)
+
+
+def _compare(cpu: Processor) -> None:
+    width = cpu.op.width
+    cpu.flags = _compared(cpu.read(cpu.si, width), cpu.read(cpu.di, width), width)
+    cpu.si += _step(cpu)
+    cpu.di += _step(cpu)
+
+
+def _repeated(once: Effect, while_zf: bool | None = None) -> Effect:
+    """Return what an effect is when it is repeated CX times, or until ZF is another."""
+
+    def effect(cpu: Processor) -> None:
+        while cpu.cx:
+            once(cpu)
+            cpu.cx -= 1
+            if while_zf is not None and bool(cpu.flags & ZF) is not while_zf:
+                return
+
+    return effect
+
+
+def _string(
+    name: str, opcode: bytes, effect: Effect, copies: bool = False, prefix: bytes = _REP
+) -> Row:
+    return Row(
+        name,
+        opcode,
+        effect,
+        register=None,
+        prefix=prefix,
+        repeats=bool(prefix),
+        copies=copies,
+    )
+
+
+def _stack(
+    name: str,
+    opcode: bytes,
+    effect: Effect,
+    long: tuple[Width, ...] = (2, 8),
+    tail: Mapping[int, bytes] | None = None,
+    times: int = 1,
+) -> Row:
+    return Row(
+        name,
+        opcode,
+        effect,
+        real=(2, 4),
+        long=long,
+        has_byte_form=False,
+        register=None,
+        tail=tail or {},
+        times=times,
+        is_stack=True,
+    )
+
+
+def _table(name: str, register: int) -> Row:
+    """A row of a descriptor table's register: ``value`` is its base, ``compare`` its limit."""
+    return Row(
+        name,
+        b"\x0f\x01",
+        _store_table,
+        real=(4,),
+        long=(8,),
+        has_byte_form=False,
+        register=register,
+        wide=16,
+        sizes={"real": 6, "long": 10},
+        stores_table=True,
+    )
+
+
 _ROWS = (
     Row("lock-cmpxchg", b"\x0f\xb1", _cmpxchg, prefix=_LOCK),
     Row("cmpxchg", b"\x0f\xb1", _cmpxchg),
@@ -306,6 +434,19 @@ _ROWS = (
     ),
     Row("load", b"\x8b", _load),
     Row("store", b"\x89", _store),
+    _stack("push", b"\x53", _push(lambda cpu: cpu.bx)),
+    _stack("pushf", b"\x9c", _push(lambda cpu: _RESET_FLAGS)),
+    _stack("pop", b"\x5b", _pop),
+    _stack("pusha", b"\x60", _pusha, long=(), times=8),
+    _stack("call", b"\xe8", _push(lambda cpu: cpu.next_ip), (8,), {2: bytes(2), 0: bytes(4)}),
+    _stack("enter", b"\xc8", _push(lambda cpu: cpu.bp), (8,), {0: bytes(3)}),
+    _table("sgdt", 0),
+    _table("sidt", 1),
+    _string("movs", b"\xa5", _move, copies=True, prefix=b""),
+    _string("rep-movs", b"\xa5", _repeated(_move), copies=True),
+    _string("rep-stos", b"\xab", _repeated(_fill)),
+    _string("repne-scas", b"\xaf", _repeated(_scan, while_zf=False), prefix=_REPNE),
+    _string("repe-cmps", b"\xa7", _repeated(_compare, while_zf=True), copies=True),
 )
 
 INSTRUCTIONS: Mapping[str, Row] = {row.name: row for row in _ROWS}

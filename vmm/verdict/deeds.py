@@ -7,10 +7,12 @@ which is the one with the index ``origin`` or follows it, comes after all that i
 from collections.abc import Iterator
 
 from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, TSS_PAGES, DirtyLogManual
+from vmm.scenario.instructions import INSTRUCTIONS, accessed
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
+    READONLY,
     REAL_MODE_END,
     SMM,
     AnyOperation,
@@ -21,6 +23,7 @@ from vmm.scenario.operations import (
     EnableCap,
     GetDirtyLog,
     HarvestDirtyRing,
+    Instruction,
     NewVm,
     PreFaultMemory,
     Scenario,
@@ -249,6 +252,55 @@ def is_mapped_ahead_after_a_deletion(scenario: Scenario, origin: int, op: AnyOpe
         isinstance(each, PreFaultMemory | Touch | Sweep)
         for each in before[: changed[-1] if changed else 0]
     )
+
+
+def stores_a_table(scenario: Scenario) -> bool:
+    """Whether a guest stores the register of a descriptor table where there is no memory."""
+    return any(is_table_stored(scenario, i, op) for i, op in enumerate(scenario.operations))
+
+
+def is_table_stored(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is such an instruction."""
+    return (
+        isinstance(op, Instruction)
+        and INSTRUCTIONS[op.name].stores_table
+        and _leaves_memory(scenario, origin, op)
+    )
+
+
+def pushes_all(scenario: Scenario) -> bool:
+    """Whether a guest pushes all registers where there is no memory."""
+    return any(is_all_pushed(scenario, i, op) for i, op in enumerate(scenario.operations))
+
+
+def is_all_pushed(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is such an instruction."""
+    return (
+        isinstance(op, Instruction) and op.name == "pusha" and _leaves_memory(scenario, origin, op)
+    )
+
+
+def _leaves_memory(scenario: Scenario, origin: int, op: Instruction) -> bool:
+    """Whether a byte of an instruction's is not in a writable slot that stands as it was made.
+
+    Where a call may have been refused, moved or deleted a slot, it may be.
+    """
+    calls = [each for each in scenario.operations[:origin] if isinstance(each, SetUserMemoryRegion)]
+    if len({call.slot for call in calls}) < len(calls):
+        return True
+    held = {gfn for call in calls if not call.flags & READONLY for gfn in _gfns(call)}
+    (gpa, length), *_ = accessed(op)
+    return not set(range(pages_of(gpa), pages_of(gpa + length - 1) + 1)) <= held
+
+
+def enters_narrowly(scenario: Scenario) -> bool:
+    """Whether a guest enters a procedure with 16 bits while its stack pointer has more."""
+    return any(is_entered_narrowly(scenario, -1, op) for op in scenario.operations)
+
+
+def is_entered_narrowly(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
+    """Whether this is such an instruction."""
+    return isinstance(op, Instruction) and (op.name, op.width) == ("enter", 2)
 
 
 def _is_touched(scenario: Scenario, gfn: int, vcpu: int, as_id: int, origins: range) -> bool:

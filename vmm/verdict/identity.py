@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from vmm.model.rule import Rule
-from vmm.scenario.history import AnyOutcome, Refused, SetUpRefused, Swept, Touched
+from vmm.scenario.history import AnyOutcome, Ran, Refused, SetUpRefused, Swept, Touched
 from vmm.scenario.operations import AnyOperation
 
 
@@ -45,7 +45,7 @@ def outcome_kind(outcome: AnyOutcome) -> str:
             return errno.errorcode.get(number, str(number))
         case SetUpRefused(_, _, number, answer):
             return answer or errno.errorcode.get(number, str(number))
-        case Touched(_, mmio) | Swept(_, mmio):
+        case Touched(mmio=mmio) | Swept(mmio=mmio) | Ran(mmio=mmio):
             return "MMIO" if mmio else "memory"
         case _:
             return type(outcome).__name__

@@ -14,20 +14,22 @@ from typing import NamedTuple
 import msgspec
 
 from vmm.host.health import Problem
-from vmm.model.accesses import IN_SMM, PRIVATE
+from vmm.model.accesses import HOLE, IN_SMM, PRIVATE, READ_ONLY, STRADDLE
 from vmm.model.dirty import DIRTY_EXACT
+from vmm.model.instructions import INSTRUCTION
 from vmm.model.memfds import GUEST_MEMFD_END
 from vmm.model.model import VM_GONE
 from vmm.model.rings import RING_EXACT
 from vmm.model.rule import Rule
+from vmm.scenario.endings import ENDLESS, HUNG
 from vmm.scenario.history import History
 from vmm.scenario.operations import AnyOperation, Scenario
 from vmm.scenario.underway import under_way
 from vmm.verdict import deeds
 from vmm.verdict.judge import Status, Verdict
 
-HUNG = "hung"
-"""How the reason begins of a run that did not come back."""
+NOT_BACK = (HUNG, ENDLESS)
+"""How the reason begins of a run in which a call did not come back, or no guest came out."""
 
 UNKNOWN_VENDOR = "unknown"
 """What a history says of a host on which nobody can tell what does the work."""
@@ -67,7 +69,7 @@ class KnownIssue:
         """Whether this, and nothing else, is what a scenario failed by."""
         found = verdict.difference
         if found is None:
-            return self.hangs and verdict.reason.startswith(HUNG)
+            return self.hangs and verdict.reason.startswith(NOT_BACK)
         if self.hangs or self.outcome not in ("", found.identity.outcome):
             return False
         return {each.rule for each in found.expected} <= self.rules
@@ -208,6 +210,50 @@ KNOWN = (
         ),
         deeds.maps_ahead_after_a_deletion,
         deeds.is_mapped_ahead_after_a_deletion,
+    ),
+    Known(
+        KnownIssue(
+            name="emulated-descriptor-table-outside-memory",
+            vendor="",
+            rules=frozenset(),
+            what="KVM's emulator stores what sgdt and sidt store with segmented_write_std(), which "
+            "cannot exit: where the destination is no memory, or READONLY, the instruction is "
+            "begun again for ever, without an exit",
+            evidence="Linux 6.12 (kvm_amd) and 6.18 (kvm_pvm) do not leave KVM_RUN before a "
+            "signal, and RIP stays at the instruction: sgdt-in-a-hole, "
+            "sidt-on-a-readonly-slot",
+            hangs=True,
+        ),
+        deeds.stores_a_table,
+        deeds.is_table_stored,
+    ),
+    Known(
+        KnownIssue(
+            name="emulated-pusha-exits-once",
+            vendor="",
+            rules=names(HOLE, READ_ONLY, STRADDLE),
+            what="em_pusha() writes register after register, and each write that has to exit takes "
+            "the place of the one before: userspace sees the last one alone",
+            evidence="Linux 6.12 (kvm_amd) and 6.18 (kvm_pvm) give one exit, of 2 or 4 bytes, with "
+            "DI: pusha-in-a-hole, pusha-on-a-readonly-slot",
+            outcome="MMIO",
+        ),
+        deeds.pushes_all,
+        deeds.is_all_pushed,
+    ),
+    Known(
+        KnownIssue(
+            name="emulated-enter-by-stack-size",
+            vendor="",
+            rules=names(HOLE, READ_ONLY, STRADDLE, INSTRUCTION),
+            what="em_enter() pushes as many bytes as the stack pointer has, whatever the size of "
+            "its operand",
+            evidence="Linux 6.18 (kvm_pvm) pushes 4 bytes for a 16-bit enter on a stack with a "
+            "32-bit pointer, where the manuals have 2: enter-of-16-bits-in-a-hole; where the "
+            "processor carries it out, in memory, it is 2",
+        ),
+        deeds.enters_narrowly,
+        deeds.is_entered_narrowly,
     ),
 )
 """All known issues, each with what a scenario must do to meet it."""

@@ -33,6 +33,7 @@ from vmm.scenario.operations import (
     Lives,
     MapGuestMemfd,
     Mapping,
+    NewVm,
     Place,
     Race,
     ResetDirtyRings,
@@ -70,7 +71,7 @@ def test_a_seed_gives_the_same_scenario_on_every_machine() -> None:
     text = "".join(scenario_text(generate(seed_of(1, n), FEATURES)) for n in range(50))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     # Who changes what is generated changes this, too: old seeds then mean something else.
-    assert digest == "bf35e0db8efdeda9"
+    assert digest == "2a59061ae9e15835"
 
 
 def test_chance_is_made_of_what_python_promises_to_keep() -> None:
@@ -188,7 +189,8 @@ def test_rings_are_emptied_before_they_run_over() -> None:
         writes = 0
         for op in scenario.operations:
             writes += isinstance(op, Touch | Sweep) and op.access == "write"
-            writes *= not isinstance(op, ResetDirtyRings)
+            writes += isinstance(op, Instruction)
+            writes *= not isinstance(op, ResetDirtyRings | NewVm)
             assert writes <= 60, scenario.name
 
 
@@ -246,7 +248,8 @@ def test_chances_of_never_and_always(share: float) -> None:
 def test_instructions_of_every_row_are_generated() -> None:
     made = [generate(seed_of(12, number), EVERYTHING) for number in range(300)]
     operations = [op for s in made for op in s.operations if isinstance(op, Instruction)]
-    assert {op.name for op in operations} == set(INSTRUCTIONS)
+    assert {op.name for op in operations} == set(INSTRUCTIONS) - {"pusha", "sgdt", "sidt"}
+    assert any(op.down for op in operations)
     assert {op.mode for op in operations} == {"real", "long"}
     assert {op.width for op in operations} == {1, 2, 4, 8, 16}
     assert any(op.gpa // PAGE_SIZE_BYTES != (op.gpa + 1) // PAGE_SIZE_BYTES for op in operations)

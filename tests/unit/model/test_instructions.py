@@ -144,6 +144,19 @@ def test_where_no_memory_is_it_may_exit_or_fail() -> None:
     assert [each.rule.name for each in locked] == ["hva-absent", "hva-absent", "atomic-absent"]
 
 
+def test_elements_before_memory_that_is_not_there_are_done() -> None:
+    made = model()
+    made.prefer(SetUserMemoryRegion(2, 0x6000, 0x1000, Place("none")))
+    fill = Instruction("rep-stos", 0x5FF8, compare=0x01020304, count=4)
+    usual, fault = made.allowed(fill)
+    assert isinstance(usual.outcome, Ran)
+    assert usual.outcome.mmio == (Mmio(0x6000, True, b"\4\3\2\1" * 2),)
+    assert fault.outcome == Stopped("EFAULT")
+    fault.adopt()
+    assert changes(made) == (HostChange("a", 0xFF8, b"\4\3\2\1" * 2),)
+    assert made.allowed(Instruction("pusha", 0x5FF0)) == ()
+
+
 def test_what_kvm_cannot_emulate_may_stop_and_what_it_can_may_not() -> None:
     made = model()
     wide = made.allowed(Instruction("lock-cmpxchg16b", 0x9000, 16, mode="long"))

@@ -39,6 +39,19 @@ SOURCES = {
     "bts": "bts{s} $0x1b, (%{di})",
     "load": "mov{s} (%{di}), %{b}",
     "store": "mov{s} %{b}, (%{di})",
+    "push": "push{s} %{b}",
+    "pushf": "pushf{s}",
+    "pop": "pop{s} %{b}",
+    "pusha": "pusha{s}",
+    "call": "call{s} 1f; 1:",
+    "enter": "enter{s} $0, $0",
+    "sgdt": "{o}sgdt (%{di})",
+    "sidt": "{o}sidt (%{di})",
+    "movs": "movs{s} (%{si}), %es:(%{di})",
+    "rep-movs": "rep movs{s} (%{si}), %es:(%{di})",
+    "rep-stos": "rep stos{s} %{a}, %es:(%{di})",
+    "repne-scas": "repne scas{s} %es:(%{di}), %{a}",
+    "repe-cmps": "repe cmps{s} %es:(%{di}), (%{si})",
 }
 """Each instruction as an assembler takes it: s is the suffix, b and di are registers."""
 
@@ -66,7 +79,9 @@ def test_the_code_is_that_of_an_assembler(mode: Mode, bits: int) -> None:
     sources = [
         SOURCES[row.name].format(
             s=_SUFFIXES[width],
+            o="data32 " if width == 4 else "",
             b=_REGISTERS[width],
+            a=_REGISTERS[width].replace("b", "a"),
             di="rdi" if mode == "long" else "edi",
             si="rsi" if mode == "long" else "esi",
         )

@@ -169,6 +169,7 @@ static void guest_runs_far(unsigned cpu, const char *code, unsigned length, stru
 	register_bits = ~0ull;
 	put_instruction(code, length, &regs);
 	enter_long(vcpu(cpu), &regs);
+	store_tables(vcpu(cpu));		/*+ tables */
 	run_instruction(vcpu(cpu));
 }
 /*@ reach */

@@ -342,6 +342,24 @@ static void expect_registers(uint64_t ax, uint64_t bx, uint64_t cx, uint64_t dx,
 			leave(WRONG, "expected %s=0x%llx, got 0x%llx", names[i],
 			      (unsigned long long)want[i], (unsigned long long)got[i]);
 }
+/*@ tables */
+
+static struct kvm_dtable tables;
+
+/* What GDTR and IDTR hold at the next instruction. */
+static void set_tables(uint64_t base, unsigned limit)
+{
+	tables = (struct kvm_dtable){.base = base, .limit = limit};
+}
+
+static void store_tables(struct vcpu *vcpu)
+{
+	struct kvm_sregs sregs;
+
+	must(ioctl(vcpu->fd, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
+	sregs.gdt = sregs.idt = tables;
+	must(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
+}
 /*@ oneinstruction */
 
 /* Puts an instruction at 0x8000 of the guest's slot, and after it out PORT_DONE, al. */
@@ -354,10 +372,19 @@ static void put_instruction(const char *code, unsigned length, struct kvm_regs *
 	before_ = *regs;
 }
 
+static void never_came_back(int signal)
+{
+	(void)signal;
+	leave(WRONG, "the guest has no exit within 5 s");
+}
+
 static void run_instruction(struct vcpu *vcpu)
 {
+	signal(SIGALRM, never_came_back);
+	alarm(5);
 	must(ioctl(vcpu->fd, KVM_SET_REGS, &before_), "KVM_SET_REGS");
 	run(vcpu, PORT_DONE);
+	alarm(0);
 	must(ioctl(vcpu->fd, KVM_GET_REGS, &after_), "KVM_GET_REGS");
 }
 /*@ instruction */
@@ -374,5 +401,6 @@ static void guest_runs(unsigned cpu, const char *code, unsigned length, struct k
 	sregs.ss = sregs.ds;
 	sregs.ss.db = 1;
 	must(ioctl(vcpu(cpu)->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
+	store_tables(vcpu(cpu));		/*+ tables */
 	run_instruction(vcpu(cpu));
 }

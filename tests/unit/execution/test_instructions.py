@@ -1,0 +1,27 @@
+"""What of the registers after an instruction is in its outcome."""
+
+import pytest
+
+from vmm.execution.instructions import program, ran
+from vmm.kvm.registers import Registers
+from vmm.scenario.history import Ran
+from vmm.scenario.instructions import ZF, Mode
+from vmm.scenario.operations import Instruction
+
+
+@pytest.mark.parametrize(("mode", "last"), [("real", 0xFFFF_FFFE), ("long", 0xFFFF_FFFF_FFFF_FFFE)])
+def test_a_pointer_may_go_past_zero(mode: Mode, last: int) -> None:
+    operation = Instruction("rep-stos", 0, 2, down=True, mode=mode)
+    assert ran(operation, Registers(), Registers(rdi=last), ()).di == -2
+    assert ran(operation, Registers(rdi=last), Registers(), ()).di == 2
+
+
+def test_upper_halves_do_not_count_in_real_mode() -> None:
+    after = Registers(rax=0x5_0000_0001, rbx=2, rcx=3, rdx=4, rsp=0x1_0000_0010, rflags=0x242)
+    operation = Instruction("push", 0x10)
+    outcome = ran(operation, Registers(rsp=0x14), after, ())
+    assert outcome == Ran(1, 2, 3, 4, sp=-4, flags=ZF)
+
+
+def test_a_program_ends_with_the_exit_that_says_so() -> None:
+    assert program(Instruction("push", 0x10)).hex() == "6653e6e0"

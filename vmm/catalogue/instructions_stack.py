@@ -1,0 +1,306 @@
+"""Instructions of the stack, of strings and of descriptor tables, on slots and where none is."""
+
+from collections.abc import Iterator
+
+from vmm.catalogue._build import A, B, Slot, at, creates
+from vmm.catalogue._instructions import MANUALS, gpa_of, instruction_scenario
+from vmm.scenario.instructions import INSTRUCTIONS, Mode
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    READONLY,
+    Instruction,
+    Mapping,
+    Scenario,
+)
+
+_LOW = Slot(1, 0x100, at("a"))
+_HIGH = Slot(2, 0x101, at("b"))
+_RO = Slot(3, 0x102, at("b", 1), 2, READONLY)
+_BORDER, _START, _END = gpa_of(0x101), gpa_of(0x102), gpa_of(0x104)
+_STACK = ("push", "pushf", "pop", "call", "enter")
+_TABLES = ("sgdt", "sidt")
+_EMULATOR = "arch/x86/kvm/emulate.c"
+_BOTH: tuple[Mode, Mode] = ("real", "long")
+_VALUE = 0x5566_7788_99AA_BBCC
+_FAR = Slot(4, 0x110, at("a", 1), 3)
+_LOGGED = Slot(1, 0x100, at("memory"), 20, LOG_DIRTY_PAGES)
+
+
+def _stack(gpa: int, *modes: Mode, step: int = 0) -> Iterator[Instruction]:
+    """Yield every instruction of the stack in every width, the next one ``step`` bytes further.
+
+    enter is left out where its operand is not as wide as the stack pointer (see below).
+    """
+    for mode in modes:
+        for name in _STACK:
+            for width in INSTRUCTIONS[name].widths(mode):
+                if (name, width) != ("enter", 2):
+                    at_gpa = gpa if step else gpa - width // 2
+                    yield Instruction(name, at_gpa, width, _VALUE, value_high=7, mode=mode)
+                    gpa += step
+
+
+def _tables(gpa: int, step: int = 16) -> Iterator[Instruction]:
+    for mode in _BOTH:
+        for name in _TABLES:
+            (width,) = INSTRUCTIONS[name].widths(mode)
+            yield Instruction(name, gpa, width, 0x1234_5678, 0xABCD, mode=mode)
+            gpa += step
+
+
+def _copies(gpa: int, source: int, count: int, *modes: Mode) -> Iterator[Instruction]:
+    """Yield copies of elements of every width, upward and downward."""
+    for mode in modes:
+        for width in INSTRUCTIONS["rep-movs"].widths(mode):
+            yield Instruction("movs", gpa, width, source=source, mode=mode)
+            for down in (False, True):
+                yield Instruction(
+                    "rep-movs", gpa, width, source=source, count=count, down=down, mode=mode
+                )
+
+
+def _strings(gpa: int, count: int, *modes: Mode) -> Iterator[Instruction]:
+    """Yield what fills and searches elements of every width, upward and downward."""
+    for mode in modes:
+        for width in INSTRUCTIONS["rep-stos"].widths(mode):
+            for down in (True, False):
+                for name in ("repne-scas", "rep-stos", "repne-scas"):
+                    yield Instruction(
+                        name, gpa, width, compare=_VALUE, count=count, down=down, mode=mode
+                    )
+
+
+_STACKS = (
+    instruction_scenario(
+        "stack-in-memory",
+        "What is pushed lies in a slot's memory, and is popped from there.",
+        _LOW.create(),
+        *_stack(gpa_of(0x100, 0x40), *_BOTH, step=16),
+        Instruction("pusha", gpa_of(0x100, 0x400), 2, _VALUE, 0x1111, 0x2222, 0x3333),
+        Instruction("pusha", gpa_of(0x100, 0x480), 4, _VALUE, 0x1111, 0x2222, 0x3333),
+        tags=("stack",),
+    ),
+    instruction_scenario(
+        "stack-over-two-slots",
+        "A stack goes on from a slot into the one below.",
+        *creates(_LOW, _HIGH),
+        *_stack(_BORDER, *_BOTH),
+        Instruction("pusha", _BORDER - 15, 4, _VALUE, 0x1111, 0x2222, 0x3333),
+        tags=("stack", "straddle"),
+    ),
+    instruction_scenario(
+        "stack-in-a-hole",
+        "What is pushed without a slot exits with the value, and what is popped with a read.",
+        *_stack(gpa_of(0x100, 0x40), *_BOTH, step=16),
+        tags=("stack", "mmio"),
+    ),
+    instruction_scenario(
+        "stack-from-a-slot-into-a-hole",
+        "Of a value that is pushed over the end of a slot the part outside exits.",
+        *creates(_LOW, Slot(5, 0x102, at("b"))),
+        *_stack(_BORDER, *_BOTH),
+        *_stack(_START, *_BOTH),
+        tags=("stack", "straddle"),
+    ),
+    instruction_scenario(
+        "stack-on-a-readonly-slot",
+        "What is pushed onto a READONLY slot exits, and is not there when it is popped.",
+        *creates(_HIGH, _RO),
+        *_stack(gpa_of(0x102, 0x40), *_BOTH, step=16),
+        *_stack(_START, *_BOTH),
+        *_stack(_END, *_BOTH),
+        tags=("stack", "readonly"),
+        needs=("readonly_mem",),
+    ),
+    instruction_scenario(
+        "stack-is-logged",
+        "The pages that something is pushed onto are in the dirty log, and no other.",
+        _LOGGED.create(),
+        *_stack(gpa_of(_LOGGED.gfn + 1, 0x80), "real", step=0x1000),
+        Instruction("pusha", gpa_of(_LOGGED.gfn + 13) - 8, 4, _VALUE),
+        _LOGGED.log(),
+        Instruction("pop", gpa_of(_LOGGED.gfn + 17), 4),
+        _LOGGED.log(),
+        tags=("stack", "dirty"),
+        mappings=(Mapping("memory", 20),),
+    ),
+    instruction_scenario(
+        "descriptor-tables-in-memory",
+        "sgdt and sidt store limit and base in a slot's memory, over page and slot borders too.",
+        *creates(Slot(1, 0x100, at("a"), 2), Slot(2, 0x102, at("b"))),
+        *_tables(gpa_of(0x100, 0x40)),
+        *_tables(_BORDER - 5, step=0),
+        *_tables(_START - 3, step=0),
+        tags=("stack",),
+    ),
+    instruction_scenario(
+        "descriptor-tables-are-logged",
+        "A page that sgdt or sidt stores to is in the dirty log.",
+        _LOGGED.create(),
+        *_tables(gpa_of(_LOGGED.gfn + 1, 0x80), step=0x2000),
+        _LOGGED.log(),
+        _LOGGED.log(),
+        tags=("stack", "dirty"),
+        mappings=(Mapping("memory", 20),),
+    ),
+)
+
+_STRINGS = (
+    instruction_scenario(
+        "strings-between-slots",
+        "Elements are copied from one slot to another, upward and downward.",
+        *creates(_LOW, _HIGH, _FAR),
+        *_copies(gpa_of(0x100, 0x80), gpa_of(0x110, 0x80), 9, *_BOTH),
+        *_copies(gpa_of(0x111, 0xFE0), gpa_of(0x100, 0x81), 9, *_BOTH),
+        tags=("string",),
+    ),
+    instruction_scenario(
+        "strings-over-borders-of-slots",
+        "A string instruction goes on in the next slot, whichever way it goes.",
+        *creates(_LOW, _HIGH, _FAR),
+        *_copies(_BORDER - 21, gpa_of(0x111) - 17, 11, *_BOTH),
+        *_strings(_BORDER - 21, 11, *_BOTH),
+        tags=("string", "straddle"),
+    ),
+    instruction_scenario(
+        "strings-over-many-slots",
+        "One instruction copies over several slots and pages, in both directions.",
+        *creates(_LOW, _HIGH, Slot(3, 0x102, at("b", 1)), _FAR),
+        Instruction("rep-movs", gpa_of(0x100, 0x800), 4, source=gpa_of(0x110, 0x7FE), count=2048),
+        Instruction(
+            "rep-movs", gpa_of(0x100, 0x7FE), 4, source=gpa_of(0x110, 0x800), count=2048, down=True
+        ),
+        Instruction("rep-stos", gpa_of(0x100, 0x7FF), 4, compare=_VALUE, count=2048, down=True),
+        Instruction("repne-scas", gpa_of(0x100, 0x7FF), 4, compare=1, count=2048),
+        Instruction("repe-cmps", gpa_of(0x100, 0xC00), 4, source=gpa_of(0x101), count=512),
+        tags=("string",),
+    ),
+    instruction_scenario(
+        "strings-that-overlap",
+        "Elements that are copied over each other are read as they are by then.",
+        Slot(1, 0x100, at("a"), 2).create(),
+        *(
+            Instruction(
+                "rep-movs",
+                _BORDER - 0x30 + way,
+                width,
+                source=_BORDER - 0x30,
+                count=24,
+                down=down,
+            )
+            for width in INSTRUCTIONS["rep-movs"].widths("real")
+            for way in (1, 3, -2)
+            for down in (False, True)
+        ),
+        tags=("string",),
+    ),
+    instruction_scenario(
+        "strings-between-a-slot-and-a-hole",
+        "What is copied from a hole exits element by element, as does what is copied into one.",
+        _LOW.create(),
+        *_copies(gpa_of(0x100, 0x80), gpa_of(0x110, 0x80), 3, *_BOTH),
+        *_copies(gpa_of(0x110, 0x80), gpa_of(0x100, 0x181), 3, *_BOTH),
+        *_copies(gpa_of(0x110, 0x80), gpa_of(0x111, 0x81), 3, *_BOTH),
+        Instruction("repe-cmps", gpa_of(0x110, 0x80), 4, source=gpa_of(0x100, 0x80), count=3),
+        tags=("string", "mmio"),
+    ),
+    instruction_scenario(
+        "strings-from-a-slot-into-a-hole",
+        "Elements outside exit, those inside are in memory, and one that straddles is divided.",
+        _LOW.create(),
+        *_copies(_BORDER - 7, gpa_of(0x100, 0x80), 4, *_BOTH),
+        *_copies(gpa_of(0x100) - 7, gpa_of(0x100, 0x80), 4, *_BOTH),
+        *_strings(_BORDER - 7, 4, *_BOTH),
+        tags=("string", "straddle"),
+    ),
+    instruction_scenario(
+        "strings-over-readonly-borders",
+        "A string instruction reads a READONLY slot as memory, and exits where it writes to it.",
+        *creates(_HIGH, _RO, _FAR),
+        *_copies(_START - 7, gpa_of(0x110, 0x80), 4, "real"),
+        *_copies(_END - 7, gpa_of(0x110, 0x80), 4, "real"),
+        *_copies(gpa_of(0x110, 0x80), _START - 7, 4, "real"),
+        *_strings(_START - 7, 4, "real"),
+        tags=("string", "readonly"),
+        needs=("readonly_mem",),
+    ),
+    instruction_scenario(
+        "strings-are-logged",
+        "The pages that elements were copied to are in the dirty log, and not those read.",
+        _LOGGED.create(),
+        Instruction(
+            "rep-movs",
+            gpa_of(_LOGGED.gfn + 2, 0xFFC),
+            4,
+            source=gpa_of(_LOGGED.gfn + 8),
+            count=1026,
+        ),
+        _LOGGED.log(),
+        Instruction(
+            "rep-movs",
+            gpa_of(_LOGGED.gfn + 5, 0xFFE),
+            2,
+            source=gpa_of(_LOGGED.gfn + 8),
+            count=3,
+            down=True,
+        ),
+        Instruction("repne-scas", gpa_of(_LOGGED.gfn + 12), 4, compare=1, count=8),
+        _LOGGED.log(),
+        Instruction("rep-stos", gpa_of(_LOGGED.gfn + 15, 0xFF0), 1, count=17, down=True),
+        _LOGGED.log(),
+        tags=("string", "dirty"),
+        mappings=(Mapping("memory", 20),),
+    ),
+)
+
+
+def _known(name: str, why: str, *operations: Instruction, slow: bool = False) -> Scenario:
+    return instruction_scenario(
+        name,
+        why,
+        *creates(_LOW, Slot(3, 0x102, at("b", 1), 2, READONLY)),
+        *operations,
+        source=f"{MANUALS}; {_EMULATOR}",
+        tags=("stack", "slow") if slow else ("stack",),
+        needs=("readonly_mem",),
+        mappings=(A, B),
+    )
+
+
+_KNOWN = (
+    _known(
+        "pusha-in-a-hole",
+        "Each of the eight registers that pusha pushes without a slot exits.",
+        Instruction("pusha", gpa_of(0x110, 0x40), 4, _VALUE, 0x1111, 0x2222, 0x3333),
+    ),
+    _known(
+        "pusha-on-a-readonly-slot",
+        "Each of the eight registers that pusha pushes onto a READONLY slot exits.",
+        Instruction("pusha", gpa_of(0x102, 0x40), 2, _VALUE, 0x1111, 0x2222, 0x3333),
+    ),
+    _known(
+        "enter-of-16-bits-in-a-hole",
+        "enter pushes as much as its operand has, however wide the stack pointer is.",
+        Instruction("enter", gpa_of(0x110, 0x40), 2, value_high=0x7788),
+    ),
+    _known(
+        "enter-of-16-bits-in-memory",
+        "enter pushes as much as its operand has, however wide the stack pointer is.",
+        Instruction("enter", gpa_of(0x100, 0x40), 2, value_high=0x7788),
+    ),
+    _known(
+        "sgdt-in-a-hole",
+        "What sgdt stores without a slot exits.",
+        Instruction("sgdt", gpa_of(0x110, 0x40), 4, 0x1234_5678, 0xABCD),
+        slow=True,
+    ),
+    _known(
+        "sidt-on-a-readonly-slot",
+        "What sidt stores to a READONLY slot exits.",
+        Instruction("sidt", gpa_of(0x102, 0x40), 4, 0x1234_5678, 0xABCD),
+        slow=True,
+    ),
+)
+
+SCENARIOS = (*_STACKS, *_STRINGS, *_KNOWN)
+"""All scenarios whose point is a stack, a string or a descriptor table."""
