@@ -204,16 +204,6 @@ def limited(kind: int, limit: int, *args: object) -> "subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize("limit", [6, 9, 12])
-def test_descriptors_that_run_out_are_no_difference(tmp_path: Path, limit: int) -> None:
-    file = tmp_path / "result.json"
-    result = limited(resource.RLIMIT_NOFILE, limit, "check", "create-one-page", "--json", file)
-    assert result.returncode in (0, 2, 3, 4), result.stdout + result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
-    if file.exists():
-        assert json.loads(file.read_text())["exit_status"] == result.returncode
-
-
 @pytest.mark.parametrize("option", ["--histories", "--journal"])
 def test_a_disk_that_is_full_of_histories_is_named(tmp_path: Path, option: str) -> None:
     target = tmp_path / "kept"

@@ -74,8 +74,8 @@ def environment(
 
     ``call`` is another class of fault: how a call that every VMM needs is answered, whatever the
     VM. ``KVM_SET_SREGS:errno=22:after=3`` refuses all but the first three; ``answer=N``,
-    ``hang=1``, ``writes=1``, and of some calls ``other=1`` and ``exit=N`` stand in the place of
-    ``errno=N``: `calls_refused.c` says what they are.
+    ``hang=1``, ``kill=N``, ``writes=1``, and of some calls ``other=1`` and ``exit=N`` stand in the
+    place of ``errno=N``: `calls_refused.c` says what they are.
 
     A program that is under way may choose another one: WRONG_KERNEL is read anew whenever a VM
     is made. A name that does not exist ends the program with status 2.

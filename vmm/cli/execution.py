@@ -17,14 +17,14 @@ from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem
 from vmm.scenario.demand import short_of_memory
-from vmm.scenario.endings import ENDLESS, HARNESS, HOST, HUNG, is_short, of_the_host
+from vmm.scenario.endings import ENDLESS, HOST, HUNG
 from vmm.scenario.history import INTERRUPTED, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict, judging
 from vmm.verdict.known_issues import issues_met
-from vmm.verdict.result import Checked, Run, concluded
+from vmm.verdict.result import Checked, Run, broken_off, concluded
 from vmm.verdict.steps import StepRecorder
 
 MAX_HANGS = 3
@@ -231,11 +231,7 @@ class _Execution:
         try:
             lane.worker.start(index, self._limit_s(scenario))
         except OSError as error:
-            if not is_short(error):
-                verdict = _internal_error(scenario)
-            else:
-                verdict = Verdict(scenario.name, Status.INCONCLUSIVE, of_the_host(error))
-            self._waiting.add(index, iter((Checked(scenario, verdict),)))
+            self._waiting.add(index, iter((broken_off(scenario, error),)))
             return False
         lane.start = time.monotonic()
         return True
@@ -298,17 +294,11 @@ def _judging(
                 continue
             checked = concluded(history, verdict)
             checked = replace(checked, seconds=seconds, problems=problems, steps=recorder.steps())
-    except Exception:
-        checked = Checked(scenario, _internal_error(scenario), seconds=seconds, problems=problems)
+    except Exception as error:
+        checked = replace(broken_off(scenario, error), seconds=seconds, problems=problems)
     if journal is not None:
         try:
             journal.keep(record, checked)
         except OSError as error:
             journal.failures.append(f"a history could not be kept: {error}")
     yield checked
-
-
-def _internal_error(scenario: Scenario) -> Verdict:
-    """Return the verdict on a scenario in which this program fails, at this moment."""
-    reason = HARNESS + traceback.format_exc()
-    return Verdict(scenario.name, Status.INTERNAL_ERROR, reason)

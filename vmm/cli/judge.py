@@ -24,13 +24,13 @@ from vmm.cli.required import Command, json_option
 from vmm.cli.said import say
 from vmm.host.hostinfo import host_in_brief
 from vmm.report.text import Detail, single_report
-from vmm.scenario.codec import FileError
+from vmm.scenario.codec import FileError, HistoryText
 from vmm.scenario.demand import Limits
 from vmm.scenario.features import Features
 from vmm.scenario.history import Header
 from vmm.verdict import statuses
 from vmm.verdict.judge import Status
-from vmm.verdict.result import Checked, Run, judged
+from vmm.verdict.result import Checked, Run, broken_off, judged
 
 _NO_HOST: dict[str, str] = {}
 
@@ -69,7 +69,7 @@ def judge(
         try:
             for text in histories_from(history, limits):
                 headers.append(text.header)
-                every.append(replace(judged(text.history()), again=again))
+                every.append(replace(_judged(text), again=again))
         except FileError as error:
             problem = str(error)
         run = _run(headers, tuple(_told_apart(every)), problem)
@@ -82,6 +82,16 @@ def judge(
     if problem:
         say(problem)
     ctx.exit(statuses.PASSED if run.status is Status.SKIPPED else run.exit_status)
+
+
+def _judged(text: HistoryText) -> Checked:
+    """Judge a history; an error of ours costs this one alone. Raises FileError."""
+    try:
+        return judged(text.history())
+    except FileError:
+        raise
+    except Exception as error:
+        return broken_off(text.header.scenario, error)
 
 
 def _run(headers: list[Header], every: tuple[Checked, ...], problem: str) -> Run:

@@ -1,10 +1,12 @@
 """What a run of scenarios has to say: the input of every report."""
 
+import traceback
 from collections import Counter
 from dataclasses import dataclass, replace
 
 from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo
+from vmm.scenario.endings import HARNESS, is_short, of_the_host
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
@@ -43,6 +45,19 @@ class Checked:
     def failed(self) -> bool:
         """Whether the kernel differed, or complained, and it was not known."""
         return self.verdict.status is Status.DIFFERS or bool(self.unexplained)
+
+
+def broken_off(scenario: Scenario, error: BaseException) -> Checked:
+    """Return what there is to say of a scenario where an error is under way that is no verdict.
+
+    It costs this scenario and no other: the host has run out of something, or this program failed.
+    """
+    if is_short(error):
+        verdict = Verdict(scenario.name, Status.INCONCLUSIVE, of_the_host(error))
+    else:
+        reason = HARNESS + "".join(traceback.format_exception(error))
+        verdict = Verdict(scenario.name, Status.INTERNAL_ERROR, reason)
+    return Checked(scenario, verdict)
 
 
 def judged(history: History) -> Checked:

@@ -1,17 +1,19 @@
 /* Calls that a VMM needs for itself, answered wrongly whatever the VM: WRONG_CALL=NAME:errno=N,
- * NAME:answer=N or NAME:hang=1, each with :after=N for the N calls before that are right.
+ * NAME:answer=N, NAME:hang=1 or NAME:kill=SIGNAL, each with :after=N for the N calls before that
+ * are right.
  *
  * Some are answered rightly, but do something else: CREATE:other=1 puts another page of memory in
  * the place of the caller's, NAME:writes=1 writes to the structure that is only read, KVM_RUN:exit=N
  * has that exit reason, whatever the guest met. NR_MEMSLOTS:answer=N is a kernel of so few slots. */
 #include "wrong_kernel.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum kind { NONE, ERRNO, ANSWER, HANG, OTHER, WRITES, EXIT };
+enum kind { NONE, ERRNO, ANSWER, HANG, KILL, OTHER, WRITES, EXIT };
 
 static const struct {
     const char *name;
@@ -108,6 +110,8 @@ bool answered_wrongly(int fd, unsigned long request, void *argument, int *result
         return false;
     while (kind == HANG)
         pause();
+    if (kind == KILL)
+        raise((int)number);
     if (kind == OTHER || kind == WRITES) {
         *result = kind == OTHER ? create_elsewhere(fd, argument)
                                 : call_and_write(fd, request, argument);
@@ -144,6 +148,8 @@ static __attribute__((constructor)) void read_wrong_call(void)
             kind = ANSWER, number = strtol(from + 8, &end, 10);
         else if (!strncmp(from, ":hang=", 6))
             kind = HANG, strtol(from + 6, &end, 10);
+        else if (!strncmp(from, ":kill=", 6))
+            kind = KILL, number = strtol(from + 6, &end, 10);
         else if (!strncmp(from, ":other=", 7))
             kind = OTHER, strtol(from + 7, &end, 10);
         else if (!strncmp(from, ":writes=", 8))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.ideal import FEATURES, ideal_history
 from tests.played import Kernel, make, played, vmm, with_outcome
-from vmm.scenario.codec import history_lines, scenario_text
+from vmm.scenario.codec import HistoryText, history_lines, scenario_text
 from vmm.scenario.history import End, Event, History, Refused, Touched
 from vmm.scenario.operations import (
     ChangeHostMemory,
@@ -143,6 +143,31 @@ def test_all_histories_of_a_file_are_judged(tmp_path: Path) -> None:
     assert result.stdout.endswith("\n3 histories: 1 passed, 1 differs, 1 inconclusive\n")
     assert vmm("judge", write(tmp_path / "h.jsonl", good, cut, good)).exit_code == 3
     assert vmm("judge", write(tmp_path / "h.jsonl", good, good)).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (AssertionError("in the judge"), 70, "INTERNAL ERROR bad: this program failed"),
+        (MemoryError(), 3, "INCONCLUSIVE bad: the host: out of memory\n"),
+    ],
+)
+def test_an_error_in_one_history_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, said: str
+) -> None:
+    parse = HistoryText.history
+
+    def fail(text: HistoryText) -> History:
+        if text.header.scenario.name == "bad":
+            raise error
+        return parse(text)
+
+    monkeypatch.setattr(HistoryText, "history", fail)
+    every = [ideal_history(make(name)) for name in ("good", "bad", "late")]
+    result = vmm("judge", write(tmp_path / "h.jsonl", *every))
+    assert result.exit_code == status
+    assert said in result.stdout
+    assert "PASSED       late: " in result.stdout
 
 
 def test_all_histories_of_a_folder_are_judged(tmp_path: Path) -> None:
