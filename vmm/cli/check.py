@@ -239,4 +239,5 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:
             wanted.patience,
             wanted.jobs,
             wanted.max_differences,
+            with_steps=told.show_steps,
         )

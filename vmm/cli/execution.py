@@ -48,12 +48,13 @@ def execute(
     patience: float = 1.0,
     jobs: int | None = None,
     max_differences: int | None = None,
+    with_steps: bool = False,
 ) -> Run:
     """Run the scenarios; ``begin`` gets each as it begins, ``done`` the results, in order.
 
     So many ``jobs`` run side by side, as many as is usual here unless told, and one at a time with
     a journal's file. A scenario is judged while others run, and may take ``patience`` times as long
-    as usual.
+    as usual. ``with_steps`` puts into the results what happened at each operation.
 
     The run ends early when it is interrupted, when nobody takes what ``done`` prints, or when
     ``max_differences`` scenarios differ by one cause: what ran is kept, and what did not is named.
@@ -64,7 +65,7 @@ def execute(
     count = 1 if has_file else jobs or lanes.usual_lanes()
     early = error = ""
     with reserved_cpus(min(count, len(scenarios))) as cpus, KernelWatch() as watch:
-        execution = _Execution(scenarios, host, watch, begin, journal, max_differences)
+        execution = _Execution(scenarios, host, watch, begin, journal, max_differences, with_steps)
         try:
             for each in _in_order(execution.results(cpus, patience)):
                 checked.append(each)
@@ -117,7 +118,9 @@ class _Execution:
         begin: Begin,
         journal: Journal | None,
         max_differences: int | None,
+        with_steps: bool,
     ) -> None:
+        self._with_steps = with_steps
         self._scenarios = scenarios
         self._host = host
         self._watch = watch
@@ -247,7 +250,8 @@ class _Execution:
         record = lane.worker.wait()
         lanes.share_out(self._watch.news(), busy)
         seconds = time.monotonic() - lane.start
-        judging = _judging(record, seconds, tuple(lane.problems), self._journal)
+        problems = tuple(lane.problems)
+        judging = _judging(record, seconds, problems, self._journal, self._with_steps)
         self._waiting.add(lane.index, judging)
         if record.reason.startswith(HUNG) and self._limit_s(record.header.scenario) is None:
             self._hung()
@@ -281,19 +285,25 @@ class _Waiting:
 
 
 def _judging(
-    record: Record, seconds: float, problems: tuple[Problem, ...], journal: Journal | None
+    record: Record,
+    seconds: float,
+    problems: tuple[Problem, ...],
+    journal: Journal | None,
+    with_steps: bool,
 ) -> Iterator[Checked | None]:
     """Judge a record bit by bit; an error of ours costs this scenario, and no other."""
     scenario = record.header.scenario
     try:
         history = record.history()
-        recorder = StepRecorder(history.header)
+        recorder = StepRecorder(history.header) if with_steps else None
         for verdict in judging(history, recorder):
             if verdict is None:
                 yield None
                 continue
             checked = concluded(history, verdict)
-            checked = replace(checked, seconds=seconds, problems=problems, steps=recorder.steps())
+            checked = replace(checked, seconds=seconds, problems=problems)
+            if recorder is not None:
+                checked = replace(checked, steps=recorder.steps())
     except Exception as error:
         checked = replace(broken_off(scenario, error), seconds=seconds, problems=problems)
     if journal is not None:

@@ -18,6 +18,7 @@ from vmm.report.reporter import Reporter, Write, together
 from vmm.report.text import Detail, Print
 
 FORMATS = ("text", "ktap", "tap13", "junit", "json", "html")
+_SHOW_STEPS = ("json", "html")
 _STDOUT = "-"
 
 
@@ -107,10 +108,14 @@ def list_format(formats: Sequence[Wanted], json_file: str | None, html_file: str
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where a run is reported: ``to`` is the console that people look at meanwhile."""
+    """Where a run is reported: ``to`` is the console that people look at meanwhile.
+
+    ``show_steps`` says whether any of the formats shows what happened at each operation.
+    """
 
     reporter: Reporter
     to: Console
+    show_steps: bool
 
 
 @contextmanager
@@ -134,7 +139,8 @@ def outputs(chosen: Sequence[Wanted], text: Text) -> Iterator[Outputs]:
                 reporters.append(_text(Console(file=stream, highlight=False), text))
             else:
                 reporters.append(_document(each.name)(partial(_write, stream)))
-        yield Outputs(together(reporters), to)
+        show_steps = any(each.name in _SHOW_STEPS for each in chosen)
+        yield Outputs(together(reporters), to, show_steps)
 
 
 def _opened(stack: ExitStack, file: str) -> IO[str]:

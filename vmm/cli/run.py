@@ -85,7 +85,9 @@ def run(
             told.reporter.done(replace(checked, again=again))
 
         told.reporter.begin((chosen,), host.info)
-        result = execute((chosen,), host, _ignore, done, journal, patience)
+        result = execute(
+            (chosen,), host, _ignore, done, journal, patience, with_steps=told.show_steps
+        )
         checked = tuple(replace(each, again=again) for each in result.checked)
         result = replace(result, checked=checked, required=required)
         told.reporter.end(result)

@@ -62,6 +62,7 @@ PRIVATE = documented(
     "api.rst 4.140; kvm_gmem_get_pfn",
 )
 
+_FAULTING = frozenset((HVA_ABSENT, HVA_WRITE_PROTECTED))
 _FILL = bytes([MMIO_FILL])
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 
@@ -121,7 +122,7 @@ class Accesses:
             usual = _answered(op, pieces, usual)
         elif rule is not HVA_WRITE_PROTECTED and (pieces[0].changed or pieces[-1].changed):
             usual = Allowed(usual.outcome, HOST_FOLLOWS, usual.adopt)
-        if _may_fault(pieces, write):
+        if rule in _FAULTING and _may_fault(pieces, write):
             return (usual, Allowed(Stopped("EFAULT"), rule))
         return (usual,)
 
@@ -188,14 +189,13 @@ class Accesses:
 
     def read(self, pieces: Iterable[Piece]) -> bytes:
         """Return what the guest reads there: of all that is no memory, what exits are answered."""
-        return b"".join(
-            [
-                self._contents.read(piece.mapping, piece.offset, piece.length)
-                if piece.kind == "memory"
-                else _FILL * piece.length
-                for piece in pieces
-            ]
-        )
+        data = b""
+        for piece in pieces:
+            if piece.kind == "memory":
+                data += self._contents.read(piece.mapping, piece.offset, piece.length)
+            else:
+                data += _FILL * piece.length
+        return data
 
     def was_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
         """Note which slots were looked up, and which pages may be reported as read from now on."""
@@ -309,6 +309,12 @@ def _rule(pieces: tuple[Piece, ...], write: bool) -> Rule | None:
 
     None where the rules do not say whose memory it is; REACH where all of it is done in memory.
     """
+    if len(pieces) == 1:
+        piece = pieces[0]
+        if piece.kind == "hole":
+            return HOLE
+        if piece.kind == "memory" and not (piece.private or piece.protected):
+            return READ_ONLY if write and piece.readonly else REACH
     kinds = {piece.kind for piece in pieces}
     if "unknown" in kinds:
         return None

@@ -82,7 +82,9 @@ class Backing:
         """``host`` says what each page shows; somebody else brings it on."""
         self._host = host
         self._mappings = {mapping.name: mapping for mapping in mappings}
-        self._shown: set[str] = set()
+        # Those that have memory, but for what the host takes away later.
+        self._shown = {m.name for m in mappings if m.kind not in ("unmapped", "guest_memfd")}
+        self._is_as_made = True
         self._changed: set[PageKey] = set()
         self._private: set[int] = set()
         self._zero = next((m for m in mappings if m.kind == "zero"), None)
@@ -125,6 +127,7 @@ class Backing:
     def changed(self, op: ChangeHostMemory) -> None:
         """Note which pages are no longer what they were when they were mapped."""
         name = op.place.mapping
+        self._is_as_made = False
         self._changed.update((name, page) for page in self._host.pages_of(op))
         if op.how in ("truncate", "extend", "punch") and not self._host.are_plain:
             for page in self._host.pages_of(op):
@@ -152,8 +155,7 @@ class Backing:
     def declared(self, hva: Hva, offset: int) -> Place | None:
         """Return the same, whatever the host has taken away."""
         if isinstance(hva, Place):
-            kind = self._mappings[hva.mapping].kind
-            if kind == "unmapped" or (kind == "guest_memfd" and hva.mapping not in self._shown):
+            if hva.mapping not in self._shown:
                 return None
             return Place(hva.mapping, hva.offset + offset)
         if self._zero is not None and hva + offset < self._zero.pages * PAGE_SIZE_BYTES:
@@ -193,7 +195,12 @@ class Backing:
         if slot is None:
             return Piece(gpa, length, "hole")
         offset = gpa - slot.base_gfn * PAGE_SIZE_BYTES
-        place = self.locate(slot.userspace_addr, offset)
+        hva = slot.userspace_addr
+        if self._is_as_made and slot.memfd is None and isinstance(hva, Place):
+            if hva.mapping in self._shown:  # As nearly all memory is.
+                return Piece(gpa, length, "memory", slot, hva.mapping, hva.offset + offset)
+            return Piece(gpa, length, "absent", slot)
+        place = self.locate(hva, offset)
         if slot.memfd is not None and not _agrees(slot, offset, place):
             return Piece(gpa, length, "unknown", slot)
         changed = bool(self._changed) and self._has_changed(slot, offset)

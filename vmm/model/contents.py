@@ -1,9 +1,8 @@
 """What the model knows of host memory: the tags, and every byte written since."""
 
-from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator
 
-from vmm.scenario.content import changed_runs, page_bytes
+from vmm.scenario.content import changed_runs, tagged_bytes
 from vmm.scenario.history import HostChange
 from vmm.scenario.hostpages import HostPages, PageKey as PageKey
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping
@@ -11,50 +10,56 @@ from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping
 _OWN = "\0"
 """Ends the name of what a mapping holds itself where it shows a file, or did: no name has it."""
 
+_LINE_BYTES = 1024
+_LINES = PAGE_SIZE_BYTES // _LINE_BYTES
+_ZEROS = bytes(_LINE_BYTES)
+"""Pages are kept in lines: most writes are a few bytes, at the ends of a page or at its start."""
 
-@dataclass(slots=True)
-class _Before:
-    """What a page held at the last look, and between which offsets it was written since."""
+_LineKey = tuple[str, int]
+"""(mapping, file, or what a mapping holds itself; line)."""
 
-    data: bytes
-    start: int
-    end: int
+_Before = tuple[bytes, int, int]
+"""What a line held at the last look, and between which offsets it may have changed since."""
 
 
 class Contents:
     """The bytes of all declared mappings, and of guest_memfds by name.
 
-    Pages that nobody wrote cost nothing. ``host`` says what each page shows: `change` brings
-    both on.
+    What nobody wrote costs nothing. ``host`` says what each page shows: `change` brings both on.
     """
 
     def __init__(self, mappings: tuple[Mapping, ...], host: HostPages | None = None) -> None:
         self._host = host or HostPages(mappings)
         self._order = {mapping.name: index for index, mapping in enumerate(mappings)}
         self._sizes = {mapping.name: mapping.pages for mapping in mappings}
-        self._pages: dict[PageKey, bytearray] = {}
-        self._before: dict[PageKey, _Before] = {}
+        self._lines: dict[_LineKey, bytes] = {}
+        self._copied: set[PageKey] = set()
+        self._before: dict[str, dict[int, _Before]] = {name: {} for name in self._order}
 
     def read(self, mapping: str, offset: int, length: int) -> bytes:
         """Return ``length`` bytes; they may span pages."""
-        page, at = divmod(offset, PAGE_SIZE_BYTES)
-        data = bytes(self._page(mapping, page)[at : at + length])
-        offset += len(data)
-        length -= len(data)
-        while length:
-            take = min(length, PAGE_SIZE_BYTES)
-            data += self._page(mapping, offset // PAGE_SIZE_BYTES)[:take]
-            offset += take
-            length -= take
-        return data
+        line, at = divmod(offset, _LINE_BYTES)
+        if at + length <= _LINE_BYTES:  # As nearly all touches are.
+            store, line = self._kept(mapping, line)
+            held = self._lines.get((store, line))
+            if held is None:
+                return self._fresh(store, line * _LINE_BYTES + at, length)
+            return held[at : at + length]
+        last = (offset + length - 1) // _LINE_BYTES
+        data = b"".join([self._line(mapping, each) for each in range(line, last + 1)])
+        return data[at : at + length]
 
     def write(self, mapping: str, offset: int, data: bytes) -> None:
         """Change bytes as the guest would; ``changes`` reports them."""
+        line, at = divmod(offset, _LINE_BYTES)
+        if at + len(data) <= _LINE_BYTES:
+            self._write(mapping, line, at, data)
+            return
         left = memoryview(data)  # What is cut off of it is not copied.
         while left:
-            page, at = divmod(offset, PAGE_SIZE_BYTES)
-            take = min(len(left), PAGE_SIZE_BYTES - at)
-            self._writable(mapping, page, at, at + take)[at : at + take] = left[:take]
+            line, at = divmod(offset, _LINE_BYTES)
+            take = min(len(left), _LINE_BYTES - at)
+            self._write(mapping, line, at, bytes(left[:take]))
             offset += take
             left = left[take:]
 
@@ -64,8 +69,8 @@ class Contents:
             for page in pages[: max(0, self._sizes[mapping] - pages.start)]:
                 self.write(mapping, page * PAGE_SIZE_BYTES, bytes(PAGE_SIZE_BYTES))
             return
-        for key in [key for key in self._pages if key[0] == mapping and key[1] in pages]:
-            del self._pages[key]
+        for key in [key for key in self._lines if key[0] == mapping and key[1] // _LINES in pages]:
+            del self._lines[key]
 
     def change(self, op: ChangeHostMemory) -> None:
         """Let the host change what pages show, which may be something else then."""
@@ -86,7 +91,7 @@ class Contents:
             case "map" | "map_fresh" | "map_file":
                 self._leave(mapping, pages)
                 for page in pages:
-                    self._pages.pop((mapping + _OWN, page), None)
+                    self._let_go(mapping, page)
             case "forbid" | "allow" | "write_protect":
                 pass
             case "page_out" | "collapse" | "merge" | "move_away" | "move_back" | "fork" | "reap":
@@ -97,91 +102,135 @@ class Contents:
         """Let go what pages hold themselves: they show their file again, or zeros."""
         for page in pages:
             shown = self._host.shown(mapping, page)
-            self._will_change(mapping, page, 0, PAGE_SIZE_BYTES)
+            self._will_change(mapping, page)
             if shown is not None and shown.private:
-                self._pages.pop((mapping + _OWN, page), None)
+                self._let_go(mapping, page)
             elif shown is None and self._host.is_own(mapping):
-                self._pages[mapping, page] = bytearray(PAGE_SIZE_BYTES)
+                self._clear(mapping, page)
 
     def _empty(self, files: Iterable[PageKey], *, copies: bool = False) -> None:
         """Let pages of files be zeros; with ``copies``, private ones of them go, too."""
         for file, page in files:
             for viewer in self._host.viewers(file, page):
-                self._will_change(*viewer, 0, PAGE_SIZE_BYTES)
+                self._will_change(*viewer)
                 if copies:
-                    self._pages.pop((viewer[0] + _OWN, viewer[1]), None)
-            self._pages[file, page] = bytearray(PAGE_SIZE_BYTES)
+                    self._let_go(*viewer)
+            self._clear(file, page)
+
+    def _let_go(self, mapping: str, page: int) -> None:
+        """Forget what a page of a mapping held itself."""
+        self._copied.discard((mapping, page))
+        for line in _lines_of(page):
+            self._lines.pop((mapping + _OWN, line), None)
+
+    def _clear(self, store: str, page: int) -> None:
+        for line in _lines_of(page):
+            self._lines[store, line] = _ZEROS
 
     def changes(self, hidden: Container[PageKey] = ()) -> tuple[HostChange, ...]:
-        """Return what differs from what it was at the last ``forget_changes``.
+        """Return what differs from what it was at the last ``forget_changes``: runs of a page.
 
         Pages that are hidden from the host are left out.
         """
         found: list[HostChange] = []
-        for key in sorted(self._before, key=lambda key: (self._order[key[0]], key[1])):
-            mapping, page = key
-            if key in hidden:
-                continue
-            before = self._before[key]
-            now = bytes(self._page(mapping, page)[before.start : before.end])
-            offset = page * PAGE_SIZE_BYTES + before.start
-            for at, data in changed_runs(before.data[before.start : before.end], now):
-                found.append(HostChange(mapping, offset + at, data))
+        for mapping, before in self._before.items():
+            stop = 0
+            for line in sorted(before):
+                if (mapping, line // _LINES) in hidden:
+                    continue
+                held, first, end = before[line]
+                now = self._line(mapping, line)[first:end]
+                for at, data in changed_runs(held[first:end], now):
+                    start = line * _LINE_BYTES + first + at
+                    if start == stop and start % PAGE_SIZE_BYTES:
+                        run = found.pop()
+                        found.append(HostChange(mapping, run.offset, run.data + data))
+                    else:
+                        found.append(HostChange(mapping, start, data))
+                    stop = start + len(data)
         return tuple(found)
 
     def forget_changes(self, hidden: Container[PageKey] = ()) -> None:
         """Begin anew, but for hidden pages: ``changes`` compares with what is there now."""
-        self._before = {key: data for key, data in self._before.items() if key in hidden}
+        for mapping, before in self._before.items():
+            if before:
+                self._before[mapping] = {
+                    line: held
+                    for line, held in before.items()
+                    if (mapping, line // _LINES) in hidden
+                }
 
-    def _page(self, mapping: str, page: int) -> bytes | bytearray:
-        return self._held(self._store(mapping, page))
+    def _line(self, mapping: str, line: int) -> bytes:
+        """Return what a mapping shows in a line."""
+        return self._held(*self._kept(mapping, line))
 
-    def _held(self, store: PageKey) -> bytes | bytearray:
-        written = self._pages.get(store)
-        return written if written is not None else self._fresh(*store)
+    def _held(self, store: str, line: int) -> bytes:
+        return self._lines.get((store, line)) or self._fresh(store, line * _LINE_BYTES, _LINE_BYTES)
 
-    def _fresh(self, mapping: str, page: int) -> bytes:
-        """Return what a page holds at first: what no mapping shows begins as zeros."""
-        order = self._order.get(mapping)
-        return bytes(PAGE_SIZE_BYTES) if order is None else page_bytes(order, page)
+    def _fresh(self, store: str, offset: int, length: int) -> bytes:
+        """Return what is in a line at first: what no mapping shows begins as zeros."""
+        order = self._order.get(store)
+        return bytes(length) if order is None else tagged_bytes(order, offset, length)
 
-    def _store(self, mapping: str, page: int) -> PageKey:
-        """Return where what a page shows is kept."""
+    def _kept(self, mapping: str, line: int) -> _LineKey:
+        """Return where what a mapping shows in a line is kept."""
         if self._host.are_plain:
-            return mapping, page
+            return mapping, line
+        page, within = divmod(line, _LINES)
         shown = self._host.shown(mapping, page)
         if shown is None:
-            return mapping, page
-        own = mapping + _OWN, page
-        if shown.private and (not shown.file or own in self._pages):
-            return own
-        return shown.file, shown.page
+            return mapping, line
+        if shown.private and (not shown.file or (mapping, page) in self._copied):
+            return mapping + _OWN, line
+        return shown.file, shown.page * _LINES + within
 
-    def _writable(self, mapping: str, page: int, start: int, end: int) -> bytearray:
-        """Return a page that is to be written between two offsets."""
-        store = self._store(mapping, page)
-        shown = None if self._host.are_plain else self._host.shown(mapping, page)
-        if shown is not None and shown.private and shown.file and store[0] == shown.file:
-            self._will_change(mapping, page, start, end)
-            own = mapping + _OWN, page
-            self._pages[own] = bytearray(self._held(store))
-            return self._pages[own]
-        held = self._pages.get(store)
-        if held is None:
-            held = self._pages[store] = bytearray(self._fresh(*store))
-        if self._host.are_plain or (shown is not None and shown.private):
-            self._will_change(mapping, page, start, end)
-            return held
-        for viewer in (*self._host.viewers(*store), (mapping, page)):
-            if self._store(*viewer) == store:
-                self._will_change(*viewer, start, end)
-        return held
+    def _write(self, mapping: str, line: int, at: int, data: bytes) -> None:
+        end = at + len(data)
+        if not self._host.are_plain:
+            self._copy_on_write(mapping, line // _LINES)
+        key = self._kept(mapping, line)
+        held = self._held(*key)
+        if self._host.are_plain:
+            self._note(mapping, line, held, at, end)
+        else:
+            for viewer in self._viewers(mapping, line, key):
+                self._note(*viewer, held, at, end)
+        self._lines[key] = held[:at] + data + held[end:]
 
-    def _will_change(self, mapping: str, page: int, start: int, end: int) -> None:
+    def _copy_on_write(self, mapping: str, page: int) -> None:
+        """Give a page that shows a file in private what it holds itself."""
+        shown = self._host.shown(mapping, page)
+        if shown is None or not (shown.private and shown.file) or (mapping, page) in self._copied:
+            return
+        for line in _lines_of(page):
+            self._lines[mapping + _OWN, line] = self._line(mapping, line)
+        self._copied.add((mapping, page))
+
+    def _viewers(self, mapping: str, line: int, key: _LineKey) -> Iterator[_LineKey]:
+        """Yield the lines of mappings that show what is kept in a line."""
+        yield mapping, line
+        store, (page, within) = key[0], divmod(key[1], _LINES)
+        for name, shown in self._host.viewers(store, page):
+            viewer = name, shown * _LINES + within
+            if viewer != (mapping, line) and self._kept(*viewer) == key:
+                yield viewer
+
+    def _will_change(self, mapping: str, page: int) -> None:
         """Note what a page of a mapping shows now, before it shows something else."""
-        key = mapping, page
-        before = self._before.get(key)
-        if before is not None:
-            before.start, before.end = min(before.start, start), max(before.end, end)
-        elif mapping in self._order:
-            self._before[key] = _Before(bytes(self._page(mapping, page)), start, end)
+        if mapping in self._order:
+            for line in _lines_of(page):
+                self._note(mapping, line, self._line(mapping, line), 0, _LINE_BYTES)
+
+    def _note(self, mapping: str, line: int, held: bytes, start: int, end: int) -> None:
+        before = self._before.get(mapping)
+        if before is None:
+            return
+        noted = before.get(line)
+        if noted is None:
+            before[line] = held, start, end
+        elif start < noted[1] or end > noted[2]:
+            before[line] = noted[0], min(start, noted[1]), max(end, noted[2])
+
+
+def _lines_of(page: int) -> range:
+    return range(page * _LINES, (page + 1) * _LINES)

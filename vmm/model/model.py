@@ -191,10 +191,13 @@ class Model:
     def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
         """Return the outcomes that the rules allow in this state; none where they are unknown."""
         match operation:
+            case Touch() | Sweep() | Execute() | Instruction():
+                accesses = self._access(operation)
+                if operation.vcpu in self._tracking.vcpus:  # As it nearly always is.
+                    return accesses
+                return self._by_vcpu(operation.vcpu, accesses)
             case SetUserMemoryRegion():
                 return self._region(operation)
-            case Touch() | Sweep() | Execute() | Instruction():
-                return self._by_vcpu(operation.vcpu, self._access(operation))
             case Inspect():
                 return (self._inspect(),)
             case GetDirtyLog():
@@ -255,15 +258,17 @@ class Model:
 
         Where no outcome does, the state stays as it was, but that a vCPU was used may count.
         """
-        if isinstance(event.operation, Race) and isinstance(event.outcome, Raced):
-            return self._follow_race(event.operation, event.outcome)
-        allowed = self.allowed(event.operation)
+        operation, outcome = event.operation, event.outcome
+        if isinstance(outcome, Raced) and isinstance(operation, Race):
+            return self._follow_race(operation, outcome)
+        allowed = self.allowed(operation)
         for choice in allowed:
-            if choice.outcome.admits(event.outcome):
+            # What is equal is admitted, whatever the kind of outcome, and found out sooner.
+            if choice.outcome == outcome or choice.outcome.admits(outcome):
                 choice.adopt()
                 return Followed(allowed, choice)
-        if not allowed and isinstance(event.operation, _BY_A_VCPU):
-            self._internal.use_vcpu(event.operation.vcpu)
+        if not allowed and isinstance(operation, _BY_A_VCPU):
+            self._internal.use_vcpu(operation.vcpu)
         return Followed(allowed)
 
     def prefer(self, operation: AnyOperation) -> tuple[Allowed, ...]:
@@ -324,10 +329,12 @@ class Model:
             return ()
         if isinstance(op, Instruction):
             return self._instruction(op)
-        end = access_end(op)
+        is_touch = isinstance(op, Touch)
+        end = op.gpa + op.width if is_touch else access_end(op)
         if self._internal.reached(op.vcpu, op.gpa, end - op.gpa):
             return ()
-        usual = _outcomes(self._accesses[op.as_id], op)
+        accesses = self._accesses[op.as_id]
+        usual = accesses.touch(op) if is_touch else _outcomes(accesses, op)
         if op.as_id == SMM:
             usual = inside_smm(usual)
         if not is_apic_page(op.gpa, end):
@@ -354,20 +361,21 @@ class Model:
         return () if reached else allowed
 
     def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
-        verdict = refusal_by_argument(op, self.features) or self._decide(op)
-        usual = self._outcome(op, verdict)
-        if verdict.rule != HVA_USER:
+        hva = self._backing.normal(op.userspace_addr)
+        verdict = refusal_by_argument(op, self.features) or self._decide(op, hva)
+        usual = self._outcome(op, hva, verdict)
+        if verdict.rule is not HVA_USER:
             refused = Refused(errno.EINVAL)
             found = self._user_end.allowed(op.userspace_addr, op.memory_size, usual, refused)
             if found != (usual,):
                 return found
         if op.fail_nth:
             return (usual, Allowed(Refused(errno.ENOMEM), NO_MEMORY))
-        if verdict.rule == GUEST_MEMFD_OVERLAP:
+        if verdict.rule is GUEST_MEMFD_OVERLAP:
             return (usual, Allowed(Refused(errno.EINVAL), verdict.rule))
         return (usual,)
 
-    def _decide(self, op: SetUserMemoryRegion) -> Decision:
+    def _decide(self, op: SetUserMemoryRegion, hva: Hva) -> Decision:
         slots = self._spaces[as_id_of(op.slot)]
         present = slots.get(id_of(op.slot))
 
@@ -376,26 +384,21 @@ class Model:
                 base_gfn, npages
             )
 
-        return decide(
-            op, self._normal(op), present, in_the_way, self._memfds.refusal, self.features
-        )
+        return decide(op, hva, present, in_the_way, self._memfds.refusal, self.features)
 
     def _is_taken(self, base_gfn: int, npages: int) -> bool:
         return any(slots.overlapping(base_gfn, npages) is not None for slots in self._spaces)
 
-    def _normal(self, op: SetUserMemoryRegion) -> Hva:
-        return self._backing.normal(op.userspace_addr)
-
-    def _outcome(self, op: SetUserMemoryRegion, verdict: Decision) -> Allowed:
+    def _outcome(self, op: SetUserMemoryRegion, hva: Hva, verdict: Decision) -> Allowed:
         if verdict.errno:
             return Allowed(Refused(verdict.errno), verdict.rule)
-        return Allowed(Done(), verdict.rule, partial(self._apply, op, verdict.change))
+        if verdict.change is None:
+            return Allowed(Done(), verdict.rule)
+        return Allowed(Done(), verdict.rule, partial(self._apply, op, hva, verdict.change))
 
-    def _apply(self, op: SetUserMemoryRegion, change: Change | None) -> None:
-        slots = self._spaces[as_id_of(op.slot)]
-        slot_id = id_of(op.slot)
-        if change is None:
-            return
+    def _apply(self, op: SetUserMemoryRegion, hva: Hva, change: Change) -> None:
+        as_id, slot_id = as_id_of(op.slot), id_of(op.slot)
+        slots = self._spaces[as_id]
         if change is Change.DELETE:
             slots.delete(slot_id)
             self._memfds.unbind(op.slot)
@@ -406,9 +409,9 @@ class Model:
             slot_id,
             pages_of(op.guest_phys_addr),
             pages_of(op.memory_size),
-            self._normal(op),
+            hva,
             op.flags,
-            as_id=as_id_of(op.slot),
+            as_id=as_id,
         )
         self._tracking.begin(new, old)
         self._tracking.changed(op.slot, new, old)

@@ -70,14 +70,31 @@ def page_bytes(mapping: int, page: int) -> bytes:
     return head + code + word * ((PAGE_SIZE_BYTES - len(head) - len(code)) // 4)
 
 
+def tagged_bytes(mapping: int, offset: int, length: int) -> bytes:
+    """Return bytes of a freshly tagged page, from an offset into the mapping on."""
+    page, start = divmod(offset, PAGE_SIZE_BYTES)
+    end = start + length
+    if start < STUB_OFFSET + STUB_LENGTH and end > STUB_OFFSET:
+        return page_bytes(mapping, page)[start:end]
+    at = start % 4
+    return (_word(mapping, page) * ((at + length + 3) // 4))[at : at + length]
+
+
+@lru_cache(maxsize=1 << 16)
+def _word(mapping: int, page: int) -> bytes:
+    return identity(mapping, page).to_bytes(4, "little")
+
+
 def changed_runs(old: bytes, new: bytes) -> list[tuple[int, bytes]]:
     """Return the maximal runs of bytes of ``new`` that differ from ``old``, with their offsets.
 
     Both have the same length.
     """
-    difference = int.from_bytes(old, "little") ^ int.from_bytes(new, "little")
-    if not difference:
+    if old == new:
         return []
+    difference = int.from_bytes(old, "little") ^ int.from_bytes(new, "little")
+    if 0 not in difference.to_bytes(len(new), "little"):
+        return [(0, new)]
     first = ((difference & -difference).bit_length() - 1) // 8
     size_bytes = (difference.bit_length() + 7) // 8 - first
     marks = (difference >> 8 * first).to_bytes(size_bytes, "little")

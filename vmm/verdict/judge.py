@@ -154,7 +154,7 @@ def judging(history: History, recorder: StepRecorder | None = None) -> Iterator[
     for number, event in enumerate(history.events, 1):
         if not judgement.is_in_place(event, next(plan, None)):
             break
-        if recorder is not None:
+        if recorder is not None and recorder.origin != event.origin:
             recorder.before(event, judgement.slots())
         is_right = judgement.admits(event)
         if recorder is not None:
@@ -205,7 +205,7 @@ class Judgement:
 
     def is_in_place(self, event: Event, step: Step | None) -> bool:
         """Whether an event is of the step that comes next; if not, nothing is known from here."""
-        if step is not None and (step.origin, step.operation) == (event.origin, event.operation):
+        if step is not None and step.origin == event.origin and step.operation == event.operation:
             return True
         due = "nothing" if step is None else words.operation(step.operation)
         found = words.operation(event.operation)
@@ -228,21 +228,21 @@ class Judgement:
         if isinstance(event.outcome, SetUpRefused):
             self._set_up_refused(event, event.outcome)
             return False
-        self._kernel_side.before(event)
+        if event.kernel is not None:
+            self._kernel_side.before(event)
         followed = self._model.follow(event)
         self._position += 1
         if followed.chosen is not None:
-            self.rule = followed.chosen.rule.name
+            rule = followed.chosen.rule
+            self.rule = rule.name
             self._rules.add(self.rule)
-            self._refusals.note(event, followed.chosen.rule)
-            self._compare(event, followed)
             self._events += 1
-            flaw = self._kernel_side.flaw(event, followed.chosen.rule)
-            self._rules.update(self._kernel_side.rules)
-            if flaw is not None:
-                self._difference = self._held_wrongly(event, flaw)
-                return False
-        elif followed.raced:
+            if isinstance(event.outcome, Refused):
+                self._refusals.note(event, rule)
+            if event.operation.expect:
+                self._compare(event, followed)
+            return event.kernel is None or self._holds_rightly(event, rule)
+        if followed.raced:
             self.rule = ""
             self._rules.update(rule.name for rule in followed.raced)
             self._refusals.note(event, None)
@@ -263,7 +263,7 @@ class Judgement:
     def _compare(self, event: Event, followed: Followed) -> None:
         """Note the first call that the model agrees with, and the scenario's author does not."""
         expected, observed = event.operation.expect, answer(event.outcome)
-        if not expected or expected == observed or self._mistaken or followed.chosen is None:
+        if expected == observed or self._mistaken or followed.chosen is None:
             return
         too = any(answer(each.outcome) == expected for each in followed.allowed)
         self._mistaken = (
@@ -331,6 +331,13 @@ class Judgement:
             self._slot_map(),
             Identity.of(event.operation, (rule for _, rule in flaw.expected), flaw.observed),
         )
+
+    def _holds_rightly(self, event: Event, decided: Rule) -> bool:
+        flaw = self._kernel_side.flaw(event, decided)
+        self._rules.update(self._kernel_side.rules)
+        if flaw is not None:
+            self._difference = self._held_wrongly(event, flaw)
+        return flaw is None
 
     def _held_wrongly(self, event: Event, flaw: KernelFlaw) -> Difference:
         rule = flaw.rule

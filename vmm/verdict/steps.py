@@ -35,6 +35,9 @@ MOST_SLOTS = 64
 
 _MOST_NOTES = 12
 
+_Where = tuple[int, str, int]
+"""An address space, an access and a gfn."""
+
 
 class SlotShown(msgspec.Struct, frozen=True, array_like=True):
     """A memslot: its as_id and id, its first gfn and pages, and hva and flags in words."""
@@ -105,7 +108,10 @@ def rule_texts(names: Iterable[str]) -> dict[str, RuleText]:
 
 
 class StepRecorder:
-    """Collects the steps of one history while it is judged."""
+    """Collects the steps of one history while it is judged.
+
+    The events of a step are put into words at its end, if it is one that is kept.
+    """
 
     def __init__(self, header: Header) -> None:
         self._operations = header.scenario.operations
@@ -115,64 +121,43 @@ class StepRecorder:
         self._gap: tuple[int, int] | None = None
         self._shown: tuple[SlotShown, ...] | None = None
         self._trees = Trees(MOST_SLOTS)
+        self._whats: dict[int, tuple[str, int]] = {}
         self._begin(None)
 
     def _begin(self, origin: int | None) -> None:
-        self._origin = origin
-        self._own: AnyOperation | None = None
-        if origin is not None and 0 <= origin < len(self._operations):
-            self._own = self._operations[origin]
-        self._outcome = self._rule = ""
-        self._met: dict[tuple[int, str, int], tuple[str, int]] = {}
-        self._touches = 0
-        self._notes: list[str] = []
-        self._differs: int | None = None
+        self.origin = origin
+        """The operation whose step is under way; None before the first event."""
+        self._events: list[Event] = []
+        self._rules: list[str | None] = []
 
     def before(self, event: Event, slots: Iterable[Memslot]) -> None:
-        """Take the slots as they are before an event: they end a step if it belongs to another."""
-        if event.origin != self._origin:
-            self.end(slots)
-            self._begin(event.origin)
+        """Take the slots as they are before an event of another step than the one under way."""
+        self.end(slots)
+        self._begin(event.origin)
 
     def add(self, event: Event, rule: str | None) -> None:
         """Take an event that is judged, and the rule that decided it: None where that ended."""
-        op, outcome = event.operation, event.outcome
-        if isinstance(op, SetUserMemoryRegion) and isinstance(outcome, Done):
-            self._trees.follow(op)
-        if rule is None:
-            self._differs = _gfn_of(op)
-        if op == self._own and not self._outcome:
-            self._outcome, self._rule = words.outcome(outcome, self._mappings), rule or ""
-        elif not isinstance(op, Touch | Execute | Inspect) or rule is None:
-            self._note(op, outcome)
-        if isinstance(op, Touch | Execute):
-            self._touch(op, outcome)
+        if isinstance(event.operation, SetUserMemoryRegion) and isinstance(event.outcome, Done):
+            self._trees.follow(event.operation)
+        self._events.append(event)
+        self._rules.append(rule)
 
     def end(self, slots: Iterable[Memslot]) -> None:
         """End the step under way, after which there are these slots."""
-        if self._origin is None:
+        if self.origin is None:
             return
-        if self._is_left_out(self._origin):
+        if self._is_left_out(self.origin):
             if self._gap is None:
-                self._gap = len(self._steps), self._origin
+                self._gap = len(self._steps), self.origin
             self._left_out += 1
             self._shown = None
             return
         there = list(islice(slots, MOST_SLOTS + 1))
         shown = tuple(map(_shown, there[:MOST_SLOTS]))
-        is_new = shown != self._shown
-        step = Step(
-            self._origin,
-            words.operation(self._own) if self._own is not None else _outside(self._origin),
-            self._outcome,
-            self._rule,
-            shown if is_new else None,
-            self._trees.knots([(s.number, s.base_gfn) for s in there]) if is_new else (),
-            tuple(_runs(self._met)),
-            self._touches,
-            tuple(self._notes),
-            self._differs,
-        )
+        step = self._step(self.origin)
+        if shown != self._shown:
+            knots = self._trees.knots([(slot.number, slot.base_gfn) for slot in there])
+            step = msgspec.structs.replace(step, slots=shown, knots=knots)
         self._steps.append(step)
         self._shown = shown
 
@@ -192,32 +177,72 @@ class StepRecorder:
         """
         half = MOST_STEPS // 2
         is_in_the_middle = half <= origin < len(self._operations) - half
-        return is_in_the_middle and self._differs is None
+        return is_in_the_middle and None not in self._rules
 
-    def _touch(self, op: Touch | Execute, outcome: AnyOutcome) -> None:
-        self._touches += 1
-        gfn, offset = divmod(op.gpa, PAGE_SIZE_BYTES)
-        access = op.access[0] if isinstance(op, Touch) else "x"
-        is_whole = isinstance(op, Execute) or offset + op.width <= PAGE_SIZE_BYTES
-        if is_whole or isinstance(outcome, Stopped):
-            self._met[op.as_id, access, gfn] = self._what(access, outcome)
+    def _step(self, origin: int) -> Step:
+        """Return the step that the events so far are, without its slots."""
+        own = self._operations[origin] if 0 <= origin < len(self._operations) else None
+        outcome = decided_by = ""
+        differs: int | None = None
+        touches: list[Event] = []
+        notes: list[Event] = []
+        for event, rule in zip(self._events, self._rules, strict=True):
+            op = event.operation
+            if rule is None:
+                differs = _gfn_of(op)
+            if not outcome and op == own:
+                outcome, decided_by = words.outcome(event.outcome, self._mappings), rule or ""
+            elif rule is None or not isinstance(op, Touch | Execute | Inspect):
+                notes.append(event)
+            if isinstance(op, Touch | Execute):
+                touches.append(event)
+        return Step(
+            origin,
+            words.operation(own) if own is not None else _outside(origin),
+            outcome,
+            decided_by,
+            met=tuple(_runs(dict(self._met(touches)))),
+            touches=len(touches),
+            notes=tuple(map(self._note, notes[:_MOST_NOTES])),
+            differs=differs,
+        )
+
+    def _met(self, touches: Iterable[Event]) -> Iterator[tuple[_Where, tuple[str, int]]]:
+        """Yield at which page each touch met what; there is nothing to say of some."""
+        for event in touches:
+            op, outcome = event.operation, event.outcome
+            if not isinstance(op, Touch | Execute):
+                continue
+            gfn, offset = divmod(op.gpa, PAGE_SIZE_BYTES)
+            access = op.access[0] if isinstance(op, Touch) else "x"
+            is_whole = isinstance(op, Execute) or offset + op.width <= PAGE_SIZE_BYTES
+            if is_whole or isinstance(outcome, Stopped):
+                yield (op.as_id, access, gfn), self._what(access, outcome)
 
     def _what(self, access: str, outcome: AnyOutcome) -> tuple[str, int]:
         if not isinstance(outcome, Touched):
             return "stop", 0
         if outcome.mmio:
             return "mmio", 0
-        index, page = identify(outcome.value)
-        if access != "w" and 0 <= index < len(self._mappings):
+        if access == "w":
+            return "memory", 0
+        what = self._whats.get(outcome.value)
+        if what is None:
+            what = self._whats[outcome.value] = self._named(outcome.value)
+        return what
+
+    def _named(self, value: int) -> tuple[str, int]:
+        """Return the mapping and the page that a value identifies."""
+        index, page = identify(value)
+        if 0 <= index < len(self._mappings):
             mapping = self._mappings[index]
             if page < mapping.pages:
                 return mapping.name, page
         return "memory", 0
 
-    def _note(self, op: AnyOperation, outcome: AnyOutcome) -> None:
-        if len(self._notes) < _MOST_NOTES:
-            text = words.outcome(outcome, self._mappings)
-            self._notes.append(f"{words.operation(op)}: {text}")
+    def _note(self, event: Event) -> str:
+        text = words.outcome(event.outcome, self._mappings)
+        return f"{words.operation(event.operation)}: {text}"
 
 
 def _outside(origin: int) -> str:
@@ -241,7 +266,7 @@ def _shown(slot: Memslot) -> SlotShown:
     )
 
 
-def _runs(met: dict[tuple[int, str, int], tuple[str, int]]) -> Iterator[Met]:
+def _runs(met: dict[_Where, tuple[str, int]]) -> Iterator[Met]:
     """Yield what was met by address space, access and gfn, with pages in a row as one."""
     found: Met | None = None
     for (as_id, access, gfn), (what, first) in sorted(met.items()):
