@@ -149,7 +149,7 @@ def with_outcome(history: History, origin: int, outcome: Refused | Touched | Rac
 def played(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """Put a played kernel in the place of the real one, for every command."""
     kernel = Kernel()
-    monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: SCENARIOS)
+    monkeypatch.setattr("vmm.catalogue.catalogue", lambda features, with_large=True: SCENARIOS)
     for command in (check, info, listing, run):
         monkeypatch.setattr(command, "look_at_host", kernel.look_at_host)
     monkeypatch.setattr(execution, "Worker", partial(PlayedWorker, kernel))

@@ -47,11 +47,11 @@ from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 
 
-def catalogue(features: Features) -> tuple[Scenario, ...]:
+def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ...]:
     """Return every curated scenario for a kernel with these features, from simple to large.
 
     Names are unique. A scenario that needs what the kernel lacks is in it all the same: its
-    ``needs`` say so.
+    ``needs`` say so. Those of ``large_scenarios`` can be left out, to save the time.
     """
     return (
         *create.scenarios(features),
@@ -63,7 +63,7 @@ def catalogue(features: Features) -> tuple[Scenario, ...]:
         *ids.scenarios(features),
         *high.scenarios(features),
         *spaces.scenarios(features),
-        *internal.scenarios(features),
+        *internal.SCENARIOS,
         *zero_va.SCENARIOS,
         *readonly.SCENARIOS,
         *access.SCENARIOS,
@@ -91,4 +91,10 @@ def catalogue(features: Features) -> tuple[Scenario, ...]:
         *racing.SCENARIOS,
         *racing_logs.scenarios(features),
         *table.scenarios(features),
+        *(large_scenarios(features) if with_large else ()),
     )
+
+
+def large_scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return those scenarios, all slow, that take a while even to be put together."""
+    return (*internal.slow_scenarios(features), *table.slow_scenarios(features))

@@ -25,7 +25,7 @@ from vmm.cli.listing import show_list
 from vmm.cli.output import LiveProgress
 from vmm.cli.required import Command, json_option, require_run_option
 from vmm.cli.said import OutputLost, say
-from vmm.cli.selection import curated, select, selecting
+from vmm.cli.selection import curated, select, selected, selecting
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.host.hostinfo import host_facts
 from vmm.report.kselftest import kselftest_status
@@ -186,7 +186,7 @@ def _looked_and_ran(selection: Selection, wanted: _Wanted) -> Run:
     begin = wanted.told.reporter.begin
     try:
         host = look_at_host(wanted.patience)
-        scenarios = select(curated(host.features), selection)
+        scenarios = selected(host.features, selection)
     except KeyboardInterrupt:
         host = Host(host_facts())
         begin((), host.info)

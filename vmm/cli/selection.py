@@ -20,6 +20,14 @@ def curated(features: Features = USUAL) -> tuple[Scenario, ...]:
     return catalogue(features)
 
 
+def selected(features: Features, selection: Selection) -> tuple[Scenario, ...]:
+    """Return those of a kernel's curated scenarios that are meant. Raises click.UsageError."""
+    from vmm.catalogue import catalogue
+
+    with_large = not selection.leaves_slow_out or bool(selection.exclude)
+    return select(catalogue(features, with_large), selection)
+
+
 def complete_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of scenarios that begin like this, for a shell's completion."""
     return [each.name for each in curated() if each.name.startswith(incomplete)]

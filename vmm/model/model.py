@@ -329,12 +329,11 @@ class Model:
             return ()
         if isinstance(op, Instruction):
             return self._instruction(op)
-        is_touch = isinstance(op, Touch)
-        end = op.gpa + op.width if is_touch else access_end(op)
+        end = op.gpa + op.width if isinstance(op, Touch) else access_end(op)
         if self._internal.reached(op.vcpu, op.gpa, end - op.gpa):
             return ()
         accesses = self._accesses[op.as_id]
-        usual = accesses.touch(op) if is_touch else _outcomes(accesses, op)
+        usual = accesses.touch(op) if isinstance(op, Touch) else _outcomes(accesses, op)
         if op.as_id == SMM:
             usual = inside_smm(usual)
         if not is_apic_page(op.gpa, end):

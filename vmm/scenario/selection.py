@@ -45,14 +45,15 @@ class Selection:
             for each in scenarios
             if each.name in chosen
             and (not self.tags or set(self.tags).intersection(each.tags))
-            and not (self._leaves_slow_out and SLOW in each.tags)
+            and not (self.leaves_slow_out and SLOW in each.tags)
         )
         if not found:
             raise SelectionError(f"no scenario is left of {self._in_words()}")
         return found
 
     @property
-    def _leaves_slow_out(self) -> bool:
+    def leaves_slow_out(self) -> bool:
+        """Whether nobody asked for what is tagged as slow."""
         return not (self.patterns or self.tags or self.everything)
 
     def _check_tags(self, scenarios: Collection[Scenario]) -> None:

@@ -233,7 +233,7 @@ def test_many_that_did_not_run_are_named_by_the_first_and_the_last(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = tuple(make(f"s{number}") for number in range(12))
-    monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: many)
+    monkeypatch.setattr("vmm.catalogue.catalogue", lambda features, with_large=True: many)
     kernel.histories["s2"] = KeyboardInterrupt
     result = vmm("check")
     assert "left out: 10 scenarios did not run (interrupted): all from s2 to s11\n" in result.stdout

@@ -9,11 +9,15 @@ from click.testing import Result
 
 from tests.ideal import ideal_history
 from tests.played import SCENARIOS, Kernel, make, named, played, vmm
+from vmm.catalogue import catalogue, large_scenarios
 from vmm.cli.journal import UNDER_WAY
+from vmm.cli.selection import select, selected
 from vmm.execution.runner import Record
 from vmm.scenario.codec import history_lines, scenario_text
+from vmm.scenario.features import Features
 from vmm.scenario.history import Header
 from vmm.scenario.operations import Scenario
+from vmm.scenario.selection import Selection
 
 SLOW = make("racing-move", "racing", "slow")
 
@@ -22,7 +26,9 @@ SLOW = make("racing-move", "racing", "slow")
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = played(monkeypatch)
     kernel.features = msgspec.structs.replace(kernel.features, hugetlb_pages=0)
-    monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: (*SCENARIOS, SLOW))
+    monkeypatch.setattr(
+        "vmm.catalogue.catalogue", lambda features, with_large=True: (*SCENARIOS, SLOW)
+    )
     return kernel
 
 
@@ -184,3 +190,25 @@ def test_nothing_is_written_of_histories_that_cannot_be_read(
     file.write_text("{}\n")
     assert vmm("judge", file, "--html", page).exit_code == 2
     assert not page.exists()
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(),
+        Selection(everything=True),
+        Selection(patterns=("table-*",)),
+        Selection(tags=("table",)),
+        Selection(exclude=("table-filled-and-*",)),
+    ],
+    ids=str,
+)
+def test_what_is_left_out_beforehand_is_not_what_anybody_asks_for(selection: Selection) -> None:
+    features = Features(nr_memslots=509)
+    assert selected(features, selection) == select(catalogue(features), selection)
+
+
+def test_large_scenarios_are_slow_ones() -> None:
+    large = large_scenarios(Features(nr_memslots=509))
+    assert large
+    assert all("slow" in scenario.tags for scenario in large)

@@ -97,7 +97,9 @@ def test_what_does_not_fit_is_skipped_before_it_begins(monkeypatch: pytest.Monke
     kernel: Kernel = played(monkeypatch)
     filled = tuple(Mapping(name, SPARSE_PAGES) for name in "abcdefgh")
     large = msgspec.structs.replace(named("move-up"), mappings=filled)
-    monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: (named("create-one"), large))
+    monkeypatch.setattr(
+        "vmm.catalogue.catalogue", lambda features, with_large=True: (named("create-one"), large)
+    )
     monkeypatch.setattr(FreeMemory, "size_bytes", lambda memory: 1024 * MIB)
     result = vmm("check")
     assert result.exit_code == 0
