@@ -12,6 +12,8 @@ from vmm.verdict.known_issues import issues_met
 USUAL_LANES = 2
 """So many scenarios run at the same time, where there are so many CPUs."""
 
+_OF_OTHERS = (Race, Lives, Churn)
+
 _LONG = 10_000
 """A scenario of so many operations is begun early: else the others end, and wait for it."""
 
@@ -39,14 +41,19 @@ def usual_lanes() -> int:
 def needs_the_machine(scenario: Scenario, host: dict[str, str]) -> bool:
     """Return whether a scenario must run alone.
 
-    Races want all CPUs; the kernel's memory is not to change by others; huge pages are few; and
-    what is expected to make the kernel complain must not be taken for somebody else's fault.
+    Races want all CPUs; the kernel's memory is not to change by others while it is looked at; huge
+    pages are few; and what is expected to make the kernel complain must not be taken for somebody
+    else's fault.
     """
     return (
-        any(isinstance(op, Race | Lives | Churn) for op in scenario.operations)
+        any(_wants_the_machine(op) for op in scenario.operations if isinstance(op, _OF_OTHERS))
         or any(mapping.kind == "hugetlb" for mapping in scenario.mappings)
-        or any(issue.log for issue in issues_met(scenario, host))
+        or bool(issues_met(scenario, host, lambda issue: bool(issue.log)))
     )
+
+
+def _wants_the_machine(op: Race | Lives | Churn) -> bool:
+    return not isinstance(op, Lives) or op.watch == "kernel"
 
 
 def order(scenarios: Sequence[Scenario], indices: Sequence[int]) -> list[int]:

@@ -22,6 +22,7 @@ from vmm.scenario.operations import (
     CreateIrqchip,
     CreateVcpu,
     EnableCap,
+    Execute,
     Inspect,
     Instruction,
     Mapping,
@@ -46,6 +47,7 @@ MAX_BATCH = 1023
 """So many touches at most are made in one KVM_RUN: a guest's mailbox holds no more."""
 
 
+_ACCESSES = (Touch, Sweep, Execute, Race)
 _SURVEYED = (SetUserMemoryRegion, Race)
 _BEFORE_VCPUS = (EnableCap, SetTssAddr, SetIdentityMapAddr, CreateIrqchip, CreateVcpu)
 
@@ -164,7 +166,8 @@ def why_not(scenario: Scenario, features: Features) -> str:
 
 def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
     """Return what a scenario's accesses need that lies beyond the guests' reach, as a phrase."""
-    highest = max((access_end(op) for op in scenario.operations), default=0)
+    accesses = (op for op in scenario.operations if isinstance(op, _ACCESSES))
+    highest = max(map(access_end, accesses), default=0)
     if highest <= touch_limit:
         if touch_limit <= REAL_MODE_END and any(map(_is_long, scenario.operations)):
             return "guests in 64-bit mode"

@@ -29,7 +29,7 @@ def _needs(scenario: Scenario) -> tuple[str, ...]:
         "collapse": "collapse" in changes,
         "ksm": "merge" in changes,
         "failing_allocations": any(
-            isinstance(op, SetUserMemoryRegion) and op.fail_nth for op in operations
+            op.fail_nth for op in operations if isinstance(op, SetUserMemoryRegion)
         ),
     }
     return tuple(name for name, needed in needs.items() if needed)

@@ -23,7 +23,19 @@ from vmm.model.rings import RING_EXACT
 from vmm.model.rule import Rule
 from vmm.scenario.endings import ENDLESS, HUNG
 from vmm.scenario.history import History
-from vmm.scenario.operations import AnyOperation, Scenario
+from vmm.scenario.operations import (
+    AnyOperation,
+    ClearDirtyLog,
+    CreateIrqchip,
+    HarvestDirtyRing,
+    PreFaultMemory,
+    Scenario,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
+    SetTssAddr,
+    SetUserMemoryRegion2,
+    Touch,
+)
 from vmm.scenario.underway import under_way
 from vmm.verdict import deeds
 from vmm.verdict.judge import Status, Verdict
@@ -95,11 +107,19 @@ class KnownIssue:
 
 
 class Known(NamedTuple):
-    """An issue, whether a scenario does what it takes, and whether it may show at an operation."""
+    """An issue, whether a scenario does what it takes, and whether it may show at an operation.
+
+    A scenario without any operation of the kinds ``takes`` does not.
+    """
 
     issue: KnownIssue
+    takes: frozenset[type[AnyOperation]]
     meets: Callable[[Scenario], bool]
     shows_at: Callable[[Scenario, int, AnyOperation], bool]
+
+
+def _kinds(*operations: type[AnyOperation]) -> frozenset[type[AnyOperation]]:
+    return frozenset(operations)
 
 
 KNOWN = (
@@ -116,6 +136,7 @@ KNOWN = (
             "is harvested and reset",
             log=r"WARNING: .*kvm_dirty_ring_push",
         ),
+        _kinds(HarvestDirtyRing),
         deeds.overruns_a_ring,
         deeds.is_harvest,
     ),
@@ -130,6 +151,7 @@ KNOWN = (
             "0x7fffffffffffe000 and 0x7ffffffffffff000; at 0x7fffffffffffd000, and at "
             "2^63, it answers EINVAL; mended by eba85fee7fc6",
         ),
+        _kinds(SetUserMemoryRegion2),
         deeds.binds_beyond_all,
         deeds.is_bound_beyond_all,
     ),
@@ -146,6 +168,7 @@ KNOWN = (
             "for a KVM_CREATE_VCPU whose APIC page has no room; both calls are EEXIST, as "
             "they ought to be",
         ),
+        _kinds(SetTssAddr, SetIdentityMapAddr, CreateIrqchip),
         deeds.has_no_room_for_internal_slots,
         deeds.is_close,
     ),
@@ -162,6 +185,7 @@ KNOWN = (
             "addresses up, and the border that the first is rounded to is where the last "
             "one is; rounded down, none is lost",
         ),
+        _kinds(ClearDirtyLog),
         deeds.clears_into_a_huge_page,
         deeds.is_log_read,
     ),
@@ -178,6 +202,7 @@ KNOWN = (
             "gpa that it read as MMIO before the slot was there; without that first read "
             "it reads the zeros of the guest_memfd (private-and-shared-memory)",
         ),
+        _kinds(SetMemoryAttributes),
         deeds.reads_private_memory_over_mmio,
         deeds.is_touched_over_mmio,
     ),
@@ -193,6 +218,7 @@ KNOWN = (
             "passes on 6.1.192; mended by b3e6212dea2e",
             outcome="MMIO",
         ),
+        _kinds(Touch),
         deeds.switches_spaces_over_mmio,
         deeds.is_touched_over_mmio_in_smm,
     ),
@@ -208,6 +234,7 @@ KNOWN = (
             "by 20a6cff3b283",
             hangs=True,
         ),
+        _kinds(PreFaultMemory),
         deeds.maps_ahead_after_a_deletion,
         deeds.is_mapped_ahead_after_a_deletion,
     ),
@@ -261,23 +288,33 @@ KNOWN = (
 KNOWN_ISSUES = tuple(known.issue for known in KNOWN)
 
 
-def issues_met(scenario: Scenario, host: Mapping[str, str]) -> tuple[KnownIssue, ...]:
-    """Return the issues that a scenario may fail by on a host.
+def issues_met(
+    scenario: Scenario,
+    host: Mapping[str, str],
+    among: Callable[[KnownIssue], bool] = lambda _: True,
+) -> tuple[KnownIssue, ...]:
+    """Return the issues, ``among`` some of them, that a scenario may fail by on a host.
 
     ``host`` is what a history says of it; its ``vendor`` is the module under /sys/module that does
     the work.
     """
-    return tuple(k.issue for k in KNOWN if k.issue.concerns(host) and k.meets(scenario))
+    possible = [known for known in KNOWN if known.issue.concerns(host) and among(known.issue)]
+    kinds = frozenset(map(type, scenario.operations)) if possible else frozenset()
+    return tuple(
+        known.issue
+        for known in possible
+        if not known.takes.isdisjoint(kinds) and known.meets(scenario)
+    )
 
 
 def weighed(verdict: Verdict, history: History) -> tuple[Verdict, KnownIssue | None]:
     """Return what a verdict on a history means, and the issue that makes it so."""
     scenario, host = history.header.scenario, history.header.host
     if verdict.status is Status.PASSED:
-        for issue in issues_met(scenario, host):
-            if issue.vendor and issue.vendor == host.get("vendor"):
-                reason = f"{issue.name} does not show any more"
-                return _as(verdict, Status.PASSES_NOW, reason), issue
+        vendor = host.get("vendor")
+        for issue in issues_met(scenario, host, lambda issue: issue.vendor == vendor != ""):
+            reason = f"{issue.name} does not show any more"
+            return _as(verdict, Status.PASSES_NOW, reason), issue
         return verdict, None
     place = _place(verdict, history)
     if place is None:

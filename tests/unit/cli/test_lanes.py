@@ -73,7 +73,8 @@ def test_process_names_fit_into_what_the_kernel_keeps() -> None:
     ("scenario", "alone"),
     [
         (make("move-up"), False),
-        (Scenario("s", (Lives("closed", 2),)), True),
+        (Scenario("s", (Lives("closed", 2),)), False),
+        (Scenario("s", (Lives("closed", 2, "kernel"),)), True),
         (Scenario("s", (Churn(5, 3),)), True),
         (Scenario("s", (), (Mapping("a", 512, "hugetlb"),)), True),
         *((each, True) for each in known.scenarios(FEATURES)),
