@@ -62,7 +62,6 @@ PRIVATE = documented(
     "api.rst 4.140; kvm_gmem_get_pfn",
 )
 
-_FAULTING = frozenset((HVA_ABSENT, HVA_WRITE_PROTECTED))
 _FILL = bytes([MMIO_FILL])
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 
@@ -122,7 +121,8 @@ class Accesses:
             usual = _answered(op, pieces, usual)
         elif rule is not HVA_WRITE_PROTECTED and (pieces[0].changed or pieces[-1].changed):
             usual = Allowed(usual.outcome, HOST_FOLLOWS, usual.adopt)
-        if rule in _FAULTING and _may_fault(pieces, write):
+        may_fault = rule is HVA_ABSENT or rule is HVA_WRITE_PROTECTED
+        if may_fault and _may_fault(pieces, write):
             return (usual, Allowed(Stopped("EFAULT"), rule))
         return (usual,)
 

@@ -39,11 +39,10 @@ class Contents:
     def read(self, mapping: str, offset: int, length: int) -> bytes:
         """Return ``length`` bytes; they may span pages."""
         line, at = divmod(offset, _LINE_BYTES)
-        if at + length <= _LINE_BYTES:  # As nearly all touches are.
-            store, line = self._kept(mapping, line)
-            held = self._lines.get((store, line))
+        if at + length <= _LINE_BYTES and self._host.are_plain:  # As nearly all touches are.
+            held = self._lines.get((mapping, line))
             if held is None:
-                return self._fresh(store, line * _LINE_BYTES + at, length)
+                return self._fresh(mapping, offset, length)
             return held[at : at + length]
         last = (offset + length - 1) // _LINE_BYTES
         data = b"".join([self._line(mapping, each) for each in range(line, last + 1)])
@@ -186,13 +185,14 @@ class Contents:
 
     def _write(self, mapping: str, line: int, at: int, data: bytes) -> None:
         end = at + len(data)
-        if not self._host.are_plain:
-            self._copy_on_write(mapping, line // _LINES)
-        key = self._kept(mapping, line)
-        held = self._held(*key)
         if self._host.are_plain:
+            key = mapping, line
+            held = self._held(mapping, line)
             self._note(mapping, line, held, at, end)
         else:
+            self._copy_on_write(mapping, line // _LINES)
+            key = self._kept(mapping, line)
+            held = self._held(*key)
             for viewer in self._viewers(mapping, line, key):
                 self._note(*viewer, held, at, end)
         self._lines[key] = held[:at] + data + held[end:]

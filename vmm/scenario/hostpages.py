@@ -104,11 +104,8 @@ class HostPages:
         self._nothing: dict[str, set[int]] = {}
         self._reading: set[PageKey] = set()
         self._ends: dict[str, int] = {}
-
-    @property
-    def are_plain(self) -> bool:
+        self.are_plain = not self._usual
         """Whether each page shows what goes by its own name, and nothing else shows that."""
-        return not (self._usual or self._shown)
 
     def shown(self, mapping: str, page: int) -> Shown | None:
         """Return what a page shows; None for what goes by its own name."""
@@ -235,6 +232,7 @@ class HostPages:
             self._shown[key] = shown
             if shown.file:
                 self._mapped_over.setdefault((shown.file, shown.page), set()).add(key)
+        self.are_plain = not (self._usual or self._shown)
 
     def _is_cut(self, mapping: str, page: int) -> bool:
         shown = self._shown.get((mapping, page))

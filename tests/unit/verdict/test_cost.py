@@ -55,7 +55,7 @@ def calls_of_judging(history: History) -> int:
 
 @pytest.mark.parametrize(
     ("gpa", "access", "most"),
-    [(_GPA, "read", 20), (_GPA, "write", 22), (_GPA << 1, "read", 19), (_GPA << 1, "write", 19)],
+    [(_GPA, "read", 20), (_GPA, "write", 24), (_GPA << 1, "read", 19), (_GPA << 1, "write", 19)],
     ids=("reads memory", "writes memory", "reads a hole", "writes a hole"),
 )
 def test_a_touch_takes_few_calls(gpa: int, access: str, most: int) -> None:
