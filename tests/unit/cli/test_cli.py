@@ -446,7 +446,9 @@ def test_a_kernel_that_is_known_to_hang_costs_seconds_and_no_other_scenario(
     kernel.histories["hangs"] = msgspec.structs.replace(
         history, events=history.events[:first], end=ended
     )
-    monkeypatch.setattr("vmm.catalogue.catalogue", lambda features: (scenario, *SCENARIOS))
+    monkeypatch.setattr(
+        "vmm.catalogue.catalogue", lambda features, with_large=True: (scenario, *SCENARIOS)
+    )
     monkeypatch.setattr("vmm.cli.execution.MAX_HANGS", 1)
     result = vmm("check", "--patience", "30")
     assert "4 passed, 1 known" in result.stdout
