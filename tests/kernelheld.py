@@ -47,6 +47,9 @@ LAYOUT = TreeLayout(
     slot_flags=256,
     slot_id=260,
     slot_as_id=262,
+    slot_dirty_bitmap=192,
+    slot_lpage_info=224,
+    kvm_indirect_shadow_pages=8500,
 )
 
 
@@ -68,6 +71,9 @@ ARRAY_LAYOUT = ArrayLayout(
     slot_flags=120,
     slot_id=124,
     slot_as_id=126,
+    slot_dirty_bitmap=16,
+    slot_lpage_info=48,
+    kvm_indirect_shadow_pages=8500,
 )
 
 

@@ -33,7 +33,7 @@ class Looks:
         self._asked += 1
         return self._vm * 100 + self._asked if as_id < 2 else None
 
-    def slots(self, as_id: int, before: int) -> KernelTrees | None:
+    def slots(self, as_id: int, before: int, slot_id: int) -> KernelTrees | None:
         return KernelTrees(before, as_id, (), EMPTY, EMPTY)
 
 

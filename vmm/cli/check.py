@@ -223,7 +223,7 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:
         def done(checked: Checked) -> None:
             if checked.verdict.status is Status.SKIPPED:
                 bar.advance()
-            lab.end(checked)
+                lab.skip(checked.scenario)
             told.reporter.done(checked)
 
         def begin(scenario: Scenario) -> None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 
 from vmm.lab.log import SIGN
 from vmm.scenario.operations import Scenario
-from vmm.verdict.result import Checked
 
 LOG = "/dev/kmsg"
 
@@ -26,9 +25,9 @@ class Live:
         """Say that a scenario begins."""
         self.say(f"begin {scenario.name}")
 
-    def end(self, checked: Checked) -> None:
-        """Say that there is a verdict on it."""
-        self.say(f"end {checked.scenario.name}")
+    def skip(self, scenario: Scenario) -> None:
+        """Say that a scenario does not run."""
+        self.say(f"skip {scenario.name}")
 
     def say(self, text: str) -> None:
         """Write a line of the lab's. That it cannot be written is no reason to stop."""

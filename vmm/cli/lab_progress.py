@@ -35,7 +35,7 @@ class Progress:
 
     def tell(self, reports: Reports) -> None:
         """Say how far a check is, if that is new."""
-        text = f"{reports.ended} of {reports.scenarios} scenarios, {reports.under_way}"
+        text = f"{reports.begun} of {reports.scenarios} scenarios, {reports.under_way}"
         if not reports.under_way or text == self._said:
             return
         now = time.monotonic()
@@ -100,7 +100,7 @@ def judge_what_ran(histories: Path, words: tuple[str, ...], outcome: Outcome) ->
     last = _under_way(headers, outcome)
     with histories.open("ab") as file:
         file.write(last)
-    say(f"what ran until then ({outcome.reports.ended} of {outcome.reports.scenarios}):")
+    say(f"what ran until then ({outcome.reports.begun} of {outcome.reports.scenarios} had begun):")
     command = [sys.executable, "-P", "-m", "vmm.cli", "judge", str(histories)]
     subprocess.run([*command, *_formats(words)], check=False)
 

@@ -60,7 +60,7 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.plan import Step, batches, steps
 from vmm.scenario.reached import reached_pages
-from vmm.scenario.slots import as_id_of
+from vmm.scenario.slots import as_id_of, id_of
 
 Record = Callable[[Event], None]
 Own = Callable[[], AbstractContextManager[None]]
@@ -178,7 +178,7 @@ class _Execution:
         before = self._looks.generation(as_id)
         outcome = machine.set_region(op)
         if before is not None:
-            self.looked = self._looks.slots(as_id, before)
+            self.looked = self._looks.slots(as_id, before, id_of(op.slot))
         return outcome
 
     def close(self) -> None:

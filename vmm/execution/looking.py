@@ -16,8 +16,8 @@ class Looks(Protocol):
     def generation(self, as_id: int) -> int | None:
         """Return the generation of an address space; None if it is not to be looked at now."""
 
-    def slots(self, as_id: int, before: int) -> KernelSlots | None:
-        """Return what the kernel holds of it; None if that is too much to look at."""
+    def slots(self, as_id: int, before: int, slot_id: int) -> KernelSlots | None:
+        """Return what the kernel holds of it, most of a slot; None if that is too much."""
 
 
 LookAt = Callable[[int], Looks]

@@ -26,7 +26,7 @@ class Reports:
     """What a log says so far. ``complaint`` is the kernel's first since it booted, and its place.
 
     ``has_begun`` is true of a complaint that came after the command had begun. Of ``scenarios``
-    that the command runs there are verdicts on ``ended``; ``under_way`` is the one that began last.
+    that the command runs have ``begun`` or are skipped; ``under_way`` is the one that began last.
     """
 
     is_ready: bool = False
@@ -37,7 +37,7 @@ class Reports:
     has_begun: bool = False
     has_panicked: bool = False
     scenarios: int = 0
-    ended: int = 0
+    begun: int = 0
     under_way: str = ""
     parameters: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -103,8 +103,9 @@ class LogReader:
                 self.reports.scenarios = int(rest)
             case "begin":
                 self.reports.under_way = rest
-            case "end":
-                self.reports.ended += 1
+                self.reports.begun += 1
+            case "skip":
+                self.reports.begun += 1
             case "ready":
                 self.reports.is_ready = True
             case "over":

@@ -13,8 +13,9 @@ from vmm.model.kernelslots import (
 from vmm.model.model import Model
 from vmm.model.regions import GFN_LIMIT, NO_MEMORY, Memslot
 from vmm.model.rule import Rule
+from vmm.model.slotstate import KERNEL_DIRTY, KERNEL_LARGE_PAGES, state_flaw
 from vmm.scenario.history import Event
-from vmm.scenario.kernelslots import KernelTrees
+from vmm.scenario.kernelslots import KernelSlots, KernelTrees
 from vmm.scenario.operations import SetUserMemoryRegion
 from vmm.scenario.slots import as_id_of, id_of
 
@@ -54,7 +55,22 @@ class KernelSide:
             flaw = array_flaw(kernel, wanted, self._held)
         change = change_of(self._old, self._present(event))
         is_undone = self._old is not None and decided in _LATE
-        return flaw or generation_flaw(kernel, change, len(spaces), is_undone)
+        return (
+            flaw
+            or generation_flaw(kernel, change, len(spaces), is_undone)
+            or self._state_flaw(kernel, self._present(event))
+        )
+
+    def _state_flaw(self, kernel: KernelSlots, wanted: Memslot | None) -> KernelFlaw | None:
+        """Return what is wrong with what belongs to the slot that the event is about."""
+        state = kernel.changed
+        if state is None or wanted is None:
+            return None
+        found = [slot for slot in kernel.slots if slot.slot_id == state.slot_id]
+        if len(found) != 1 or state.slot_id != wanted.slot_id:
+            return None
+        self.rules |= {KERNEL_DIRTY.name, KERNEL_LARGE_PAGES.name}
+        return state_flaw(state, found[0], wanted, self._model.has_ring)
 
     def _present(self, event: Event) -> Memslot | None:
         op = event.operation

@@ -188,6 +188,11 @@ class Model:
         """The memslots of each address space, by as_id."""
         return self._spaces
 
+    @property
+    def has_ring(self) -> bool:
+        """Whether a dirty ring is in the place of dirty bitmaps."""
+        return self._tracking.ring is not None
+
     def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
         """Return the outcomes that the rules allow in this state; none where they are unknown."""
         match operation:

@@ -17,6 +17,7 @@ from vmm.model import (
     prefault,
     regions,
     rings,
+    slotstate,
     userend,
 )
 from vmm.model.races import judge as races, rings as race_rings
@@ -37,7 +38,7 @@ _MODULES = (
         races,
         race_rings,
     ),
-    *(internal, ioapic, prefault, attributes, allowed, kernelslots, kernelarray),
+    *(internal, ioapic, prefault, attributes, allowed, kernelslots, kernelarray, slotstate),
 )
 
 
@@ -49,5 +50,10 @@ def all_rules() -> tuple[Rule, ...]:
 
 def rules_of_outcomes() -> tuple[Rule, ...]:
     """Return the rules that decide outcomes: all but those of what the kernel holds (white box)."""
-    held = (kernelslots.KERNEL_TREES, kernelslots.KERNEL_GENERATION, kernelarray.KERNEL_ARRAY)
+    held = {
+        rule
+        for module in (kernelslots, kernelarray, slotstate)
+        for rule in vars(module).values()
+        if isinstance(rule, Rule)
+    }
     return tuple(each for each in all_rules() if each not in held)

@@ -24,6 +24,22 @@ class KernelSlot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     flags: int
 
 
+class SlotState(msgspec.Struct, frozen=True, gc=False):
+    """What belongs to the slot that an operation was about, after it, where there is one.
+
+    ``dirty`` are the pages whose bit is set in its dirty bitmap; None where that was too long to be
+    read. ``large`` has, for pages of 2 MiB and of 1 GiB, (index, count) of some of them: how often
+    it is counted that no such page may be mapped there (`disallow_lpage`). ``is_shadowing`` is
+    whether the kernel shadows page tables of the guest, which counts, too.
+    """
+
+    slot_id: int
+    has_bitmap: bool
+    dirty: tuple[int, ...] | None
+    large: tuple[tuple[tuple[int, int], ...], ...]
+    is_shadowing: bool
+
+
 class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A node of a red-black tree; the neighbours are slots, as ``slot`` is."""
 
@@ -72,6 +88,7 @@ class KernelTrees(msgspec.Struct, frozen=True, gc=False, tag="trees", tag_field=
     slots: tuple[KernelSlot, ...]
     active: SlotSet
     inactive: SlotSet
+    changed: SlotState | None = None
 
     @property
     def generation(self) -> int:
@@ -93,6 +110,7 @@ class KernelArray(msgspec.Struct, frozen=True, gc=False, tag="array", tag_field=
     used_slots: int
     lru_slot: int
     id_to_index: tuple[tuple[int, int], ...]
+    changed: SlotState | None = None
 
 
 KernelSlots: TypeAlias = KernelTrees | KernelArray

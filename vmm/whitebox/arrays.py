@@ -5,14 +5,18 @@ from array import array
 from vmm.scenario.kernelslots import KernelArray
 from vmm.whitebox.layout import ArrayLayout
 from vmm.whitebox.reading import MOST_SLOTS, S32, U64, Read, TooManyError, slot_from
+from vmm.whitebox.state import read_state
 
 _UNUSED = -1
 
 
 def read_array(
-    read: Read, layout: ArrayLayout, active: int, as_id: int, before: int
+    read: Read, layout: ArrayLayout, vm: int, active: int, as_id: int, before: int, slot_id: int
 ) -> KernelArray:
-    """Return what the array at an address holds. Raises TooManyError, and OSError."""
+    """Return what the array at an address holds, and more of one slot.
+
+    Raises TooManyError, and OSError.
+    """
     head = read(active, layout.set_entries)
     used = int(S32.unpack_from(head, layout.set_used_slots)[0])
     if used > MOST_SLOTS:
@@ -23,6 +27,11 @@ def read_array(
     slots = tuple(slot_from(entries, layout, at * layout.slot_size) for at in range(max(used, 0)))
     start = layout.set_id_to_index
     table = array("h", head[start : start + 2 * layout.set_ids])
+    found = [number for number, slot in enumerate(slots) if slot.slot_id == slot_id]
+    state = None
+    if len(found) == 1:
+        at = found[0] * layout.slot_size
+        state = read_state(read, layout, vm, entries[at : at + layout.slot_size])
     return KernelArray(
         before=before,
         as_id=as_id,
@@ -31,6 +40,7 @@ def read_array(
         used_slots=used,
         lru_slot=int(S32.unpack_from(head, layout.set_lru_slot)[0]),
         id_to_index=_used_ids(table, [slot.slot_id for slot in slots]),
+        changed=state,
     )
 
 

@@ -68,6 +68,9 @@ class TreeLayout(msgspec.Struct, frozen=True, tag="trees", forbid_unknown_fields
     slot_flags: int
     slot_id: int
     slot_as_id: int
+    slot_dirty_bitmap: int
+    slot_lpage_info: int
+    kvm_indirect_shadow_pages: int
 
 
 class ArrayLayout(msgspec.Struct, frozen=True, tag="array", forbid_unknown_fields=True):
@@ -93,6 +96,9 @@ class ArrayLayout(msgspec.Struct, frozen=True, tag="array", forbid_unknown_field
     slot_flags: int
     slot_id: int
     slot_as_id: int
+    slot_dirty_bitmap: int
+    slot_lpage_info: int
+    kvm_indirect_shadow_pages: int
 
 
 Layout: TypeAlias = TreeLayout | ArrayLayout
@@ -105,14 +111,17 @@ def layout_of(structure: Callable[[str], Structure]) -> Layout:
     for memslots that are neither trees nor an array with used_slots.
     """
     kvm, sets, slot = map(structure, ("kvm", "kvm_memslots", "kvm_memory_slot"))
+    arch = (structure("kvm_arch"), structure("kvm_arch_memory_slot"))
     if "gfn_tree" in sets.offsets:
-        return _trees(kvm, sets, slot)
+        return _trees(kvm, sets, slot, *arch)
     if "id_to_index" in sets.offsets and "used_slots" in sets.offsets:
-        return _array(kvm, sets, slot)
+        return _array(kvm, sets, slot, *arch)
     raise ValueError("this kernel's memslots are neither trees nor an array of used_slots")
 
 
-def _trees(kvm: Structure, sets: Structure, slot: Structure) -> TreeLayout:
+def _trees(
+    kvm: Structure, sets: Structure, slot: Structure, of_kvm: Structure, of_slot: Structure
+) -> TreeLayout:
     rooms = {"id_node": _HLIST_NODE, "hva_node": _NODE, "gfn_node": _RB_NODE}
     for name, size in rooms.items():
         if slot.room(name) != 2 * size:
@@ -146,10 +155,15 @@ def _trees(kvm: Structure, sets: Structure, slot: Structure) -> TreeLayout:
         slot_flags=slot.at("flags"),
         slot_id=slot.at("id"),
         slot_as_id=slot.at("as_id"),
+        slot_dirty_bitmap=slot.at("dirty_bitmap"),
+        slot_lpage_info=slot.at("arch") + of_slot.at("lpage_info"),
+        kvm_indirect_shadow_pages=kvm.at("arch") + of_kvm.at("indirect_shadow_pages"),
     )
 
 
-def _array(kvm: Structure, sets: Structure, slot: Structure) -> ArrayLayout:
+def _array(
+    kvm: Structure, sets: Structure, slot: Structure, of_kvm: Structure, of_slot: Structure
+) -> ArrayLayout:
     # The second name came with 87689270b10f.
     lru_slot = sets.at("lru_slot", "last_used_slot")
     return ArrayLayout(
@@ -171,4 +185,7 @@ def _array(kvm: Structure, sets: Structure, slot: Structure) -> ArrayLayout:
         slot_flags=slot.at("flags"),
         slot_id=slot.at("id"),
         slot_as_id=slot.at("as_id"),
+        slot_dirty_bitmap=slot.at("dirty_bitmap"),
+        slot_lpage_info=slot.at("arch") + of_slot.at("lpage_info"),
+        kvm_indirect_shadow_pages=kvm.at("arch") + of_kvm.at("indirect_shadow_pages"),
     )

@@ -41,14 +41,14 @@ class Reader:
             return None
         return self._u64(self._active(as_id) + self._layout.set_generation)
 
-    def slots(self, as_id: int, before: int) -> KernelSlots | None:
-        """Return what the kernel holds; None for more than MOST_SLOTS slots.
+    def slots(self, as_id: int, before: int, slot_id: int) -> KernelSlots | None:
+        """Return what the kernel holds, most of a slot; None for more than MOST_SLOTS slots.
 
         To find that out costs as much as to read so many: each time that there are too many, twice
         as many operations as the time before are passed over, up to _MOST_LEFT_OUT.
         """
         try:
-            found = self._found(as_id, before)
+            found = self._found(as_id, before, slot_id)
         except TooManyError:
             self._seldom[as_id].too_many()
             return None
@@ -57,11 +57,11 @@ class Reader:
         self._seldom[as_id].looked(len(found.slots) // _SELDOM if over else 0)
         return found
 
-    def _found(self, as_id: int, before: int) -> KernelTrees | KernelArray:
+    def _found(self, as_id: int, before: int, slot_id: int) -> KernelTrees | KernelArray:
         active, layout = self._active(as_id), self._layout
         if isinstance(layout, TreeLayout):
-            return read_trees(self._read, layout, self._vm, active, as_id, before)
-        return read_array(self._read, layout, active, as_id, before)
+            return read_trees(self._read, layout, self._vm, active, as_id, before, slot_id)
+        return read_array(self._read, layout, self._vm, active, as_id, before, slot_id)
 
     def _active(self, as_id: int) -> int:
         return self._u64(self._vm + self._layout.kvm_memslots + 8 * as_id)

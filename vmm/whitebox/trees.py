@@ -23,15 +23,18 @@ from vmm.whitebox.reading import (
     TooManyError,
     slot_from,
 )
+from vmm.whitebox.state import read_state
 
 _RB_BLACK = 1
 _THREE_WORDS = Struct("<QQQ")
 
 
 def read_trees(
-    read: Read, layout: TreeLayout, vm: int, active: int, as_id: int, before: int
+    read: Read, layout: TreeLayout, vm: int, active: int, as_id: int, before: int, slot_id: int
 ) -> KernelTrees:
     """Return what both copies hold; ``active`` is the address of that in use.
+
+    ``slot_id`` is the slot of which more is read.
 
     Raises TooManyError, and OSError where a copy is not to be had.
     """
@@ -39,8 +42,10 @@ def read_trees(
     known = _Slots(memory, layout)
     first = vm + layout.kvm_sets + 2 * as_id * layout.set_size
     other = first if active != first else first + layout.set_size
-    copies = [_Copy(memory, layout, known, each).read() for each in (active, other)]
-    return KernelTrees(before, as_id, tuple(known.read), *copies)
+    in_use, spare = (_Copy(memory, layout, known, each).read() for each in (active, other))
+    data = known.with_id(slot_id)
+    state = None if data is None else read_state(memory, layout, vm, data)
+    return KernelTrees(before, as_id, tuple(known.read), in_use, spare, state)
 
 
 class _Slots:
@@ -69,6 +74,11 @@ class _Slots:
     def number(self, address: int) -> int:
         """Return the number of a slot that may not have been met."""
         return self._numbers.get(address, ELSEWHERE)
+
+    def with_id(self, slot_id: int) -> bytes | None:
+        """Return the bytes of the slot with an id, if there is just one."""
+        found = [number for number, slot in enumerate(self.read) if slot.slot_id == slot_id]
+        return self._bytes[found[0]] if len(found) == 1 else None
 
     def bytes_of(self, number: int) -> bytes:
         return self._bytes[number]

@@ -76,7 +76,6 @@ report("ready")
 report("scenarios 3")
 for name in ("move-up", "move-down"):
     report(f"begin {name}")
-    report(f"end {name}")
 open(asked[asked.index("--histories") + 1], "wb").write(open("RECORDED", "rb").read())
 report("begin move-between-two")
 say("last words")

@@ -52,7 +52,7 @@ def read(memory: Memory) -> KernelArray:
     reader = Reader(memory.read, AT, VM_LIST, PID)
     before = reader.generation(0)
     assert before is not None
-    found = reader.slots(0, before)
+    found = reader.slots(0, before, -1)
     assert isinstance(found, KernelArray)
     return found
 
@@ -82,4 +82,4 @@ def test_a_count_below_zero_is_read_as_it_is() -> None:
 def test_too_many_entries_are_not_read() -> None:
     memory = Memory(held_array([], 6, 6))
     pack_into("<i", memory.data, SET + AT.set_used_slots, MOST_SLOTS + 1)
-    assert Reader(memory.read, AT, VM_LIST, PID).slots(0, 6) is None
+    assert Reader(memory.read, AT, VM_LIST, PID).slots(0, 6, -1) is None

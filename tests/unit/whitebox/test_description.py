@@ -43,22 +43,30 @@ def btf(
     return header + types + own
 
 
+ARCH: dict[str, tuple[int, Members]] = {
+    "kvm_arch": (600, {"n_used_mmu_pages": 0, "indirect_shadow_pages": 24}),
+    "kvm_arch_memory_slot": (48, {"rmap": 0, "lpage_info": 24, "gfn_track": 40}),
+}
+
 TREES: dict[str, tuple[int, Members]] = {
     "kvm": (9000, {"lock": 0, "": 8, "vm_list": 16, "userspace_pid": 40, "__memslots": 64}
-            | {"memslots": 8192, "xarray": 8208}),
+            | {"memslots": 8192, "xarray": 8208, "arch": 8476}),
     "kvm_memslots": (1072, {"generation": 0, "last_used_slot": 8, "hva_tree": 16, "gfn_tree": 32}
                      | {"id_hash": 40, "node_idx": 1064}),
     "kvm_memory_slot": (296, {"id_node": 0, "hva_node": 32, "gfn_node": 128, "base_gfn": 176}
-                        | {"npages": 184, "dirty_bitmap": 192, "userspace_addr": 248}
+                        | {"npages": 184, "dirty_bitmap": 192, "arch": 200, "userspace_addr": 248}
                         | {"flags": 256, "id": 260, "as_id": 262}),
+    **ARCH,
 }  # fmt: skip
 
 ARRAY: dict[str, tuple[int, Members]] = {
-    "kvm": (9000, {"lock": 0, "vm_list": 16, "userspace_pid": 40, "memslots": 64, "vcpus": 80}),
+    "kvm": (9000, {"lock": 0, "vm_list": 16, "userspace_pid": 40, "memslots": 64, "vcpus": 80}
+            | {"arch": 8476}),
     "kvm_memslots": (1048, {"generation": 0, "id_to_index": 8, "lru_slot": 1032}
                      | {"used_slots": 1036, "memslots": 1040}),
     "kvm_memory_slot": (136, {"base_gfn": 0, "npages": 8, "dirty_bitmap": 16, "arch": 24}
                         | {"userspace_addr": 112, "flags": 120, "id": 124, "as_id": 126}),
+    **ARCH,
 }  # fmt: skip
 
 OTHERS = (

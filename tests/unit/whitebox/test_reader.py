@@ -20,7 +20,7 @@ SLOTS = [
 def read(memory: Memory) -> KernelTrees:
     reader = Reader(memory.read, LAYOUT, VM_LIST, memory.pid)
     assert reader.generation(0) is not None
-    found = reader.slots(0, 6)
+    found = reader.slots(0, 6, -1)
     assert isinstance(found, KernelTrees)
     return found
 
@@ -113,9 +113,9 @@ def test_a_wrong_node_idx_is_read_as_it_is() -> None:
 def test_too_many_slots_are_not_looked_at() -> None:
     many = [KernelSlot(number, 0, number, 1, number << 12, 0) for number in range(MOST_SLOTS + 1)]
     memory = Memory(held(many, 6, 8))
-    assert Reader(memory.read, LAYOUT, VM_LIST, memory.pid).slots(0, 6) is None
+    assert Reader(memory.read, LAYOUT, VM_LIST, memory.pid).slots(0, 6, -1) is None
     memory = Memory(held(many[:-1], 6, 8))
-    assert Reader(memory.read, LAYOUT, VM_LIST, memory.pid).slots(0, 6) is not None
+    assert Reader(memory.read, LAYOUT, VM_LIST, memory.pid).slots(0, 6, -1) is not None
 
 
 def test_too_many_slots_are_counted_ever_more_seldom() -> None:
@@ -131,7 +131,7 @@ def test_too_many_slots_are_counted_ever_more_seldom() -> None:
     looked = []
     for number in range(20):
         reads.clear()
-        assert reader.generation(0) is None or reader.slots(0, 6) is None
+        assert reader.generation(0) is None or reader.slots(0, 6, -1) is None
         looked += [number] if reads else []
     assert looked == [0, 2, 5, 10, 19]
 
@@ -143,7 +143,7 @@ def test_many_slots_are_looked_at_ever_more_seldom_once_enough_have_been() -> No
     looked = []
     for number in range(200):
         if reader.generation(0) is not None:
-            assert reader.slots(0, 6) is not None
+            assert reader.slots(0, 6, -1) is not None
             looked.append(number)
     freely = FREELY // count + 1
     assert looked[:freely] == [*range(freely)]

@@ -1,0 +1,62 @@
+"""What belongs to one slot besides its fields: its dirty bitmap, and where no large page may be."""
+
+from collections.abc import Iterator
+from struct import Struct
+
+from vmm.scenario.kernelslots import SlotState
+from vmm.whitebox.layout import Layout
+from vmm.whitebox.reading import S32, U32, U64, Read, slot_from
+
+MOST_DIRTY_PAGES = 1 << 15
+"""Of a slot with more pages the dirty bitmap is not read."""
+
+_LEVELS = (9, 18)
+"""Shifts from a gfn to a page of 2 MiB, and of 1 GiB."""
+
+_ENDS = 16
+"""So many counts are read at each end of a slot."""
+
+_MIXED = 1 << 31
+"""KVM_LPAGE_MIXED_FLAG: shared and private pages; it is no count."""
+
+
+def read_state(read: Read, layout: Layout, vm: int, slot: bytes) -> SlotState:
+    """Return the state of the slot with these bytes. Raises OSError."""
+    fields = slot_from(slot, layout)
+    bitmap = int(U64.unpack_from(slot, layout.slot_dirty_bitmap)[0])
+    dirty: tuple[int, ...] | None = ()
+    if bitmap:
+        fits = fields.npages <= MOST_DIRTY_PAGES
+        dirty = tuple(_bits(read(bitmap, -(-fields.npages // 64) * 8))) if fits else None
+    large = []
+    for number, shift in enumerate(_LEVELS):
+        info = int(U64.unpack_from(slot, layout.slot_lpage_info + 8 * number)[0])
+        last = fields.base_gfn + fields.npages - 1
+        count = (last >> shift) - (fields.base_gfn >> shift) + 1
+        large.append(tuple(_counts(read, info, count)))
+    shadows = read(vm + layout.kvm_indirect_shadow_pages, 4)
+    is_shadowing = bool(U32.unpack(shadows)[0])
+    return SlotState(fields.slot_id, bool(bitmap), dirty, tuple(large), is_shadowing)
+
+
+def _bits(data: bytes) -> Iterator[int]:
+    """Yield the numbers of the bits that are set."""
+    bits = int.from_bytes(data, "little")
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
+
+
+def _counts(read: Read, info: int, count: int) -> Iterator[tuple[int, int]]:
+    """Yield (index, count) at both ends of an array of struct kvm_lpage_info."""
+    if not info or count <= 0:
+        return
+    ends = (range(min(count, _ENDS)), range(max(count - _ENDS, _ENDS), count))
+    for indexes in ends:
+        if not len(indexes):
+            continue
+        data = read(info + 4 * indexes[0], 4 * len(indexes))
+        values = Struct(f"<{len(indexes)}I").unpack(data)
+        for index, value in zip(indexes, values, strict=True):
+            yield index, S32.unpack(U32.pack(value & ~_MIXED))[0]
