@@ -22,6 +22,7 @@ HISTORIES = "histories.jsonl"
 _OPTION = "--histories"
 _OURS = ".vmm-lab-"
 _SAY_EVERY_S = 30.0
+_GOOD = ("PASSED", "SKIPPED")
 
 
 class Progress:
@@ -102,7 +103,11 @@ def judge_what_ran(histories: Path, words: tuple[str, ...], outcome: Outcome) ->
         file.write(last)
     say(f"what ran until then ({outcome.reports.begun} of {outcome.reports.scenarios} had begun):")
     command = [sys.executable, "-P", "-m", "vmm.cli", "judge", str(histories)]
-    subprocess.run([*command, *_formats(words)], check=False)
+    done = subprocess.run([*command, *_formats(words)], capture_output=True, text=True, check=False)
+    for line in done.stdout.splitlines():
+        if not line.startswith(_GOOD) or {"-v", "--verbose"}.intersection(words):
+            click.echo(line)
+    click.echo(done.stderr, nl=False, err=True)
 
 
 def _under_way(headers: list[Header], outcome: Outcome) -> bytes:
