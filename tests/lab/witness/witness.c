@@ -47,6 +47,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <signal.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -55,6 +56,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -245,8 +247,8 @@ void need_vcpu(void)
     need(run != MAP_FAILED, "mmap of kvm_run");
     need(ioctl(vcpu, KVM_GET_SREGS, &special) == 0, "KVM_GET_SREGS");
     special.cs.base = GUEST_GPA;
-    special.ds.limit = special.ss.limit = 0xffffffff;
-    special.ds.g = special.ss.g = 1;
+    special.ds.limit = special.es.limit = special.ss.limit = 0xffffffff;
+    special.ds.g = special.es.g = special.ss.g = special.ss.db = 1;
     need(ioctl(vcpu, KVM_SET_SREGS, &special) == 0, "KVM_SET_SREGS");
     if (!ring_bytes)
         return;
@@ -275,6 +277,73 @@ static void access_gpa(uint64_t gpa, int write)
     }
     need(ioctl(vcpu, KVM_GET_REGS, &registers) == 0, "KVM_GET_REGS");
     printf(" exit %u eax %llx", run->exit_reason, (unsigned long long)registers.rax);
+    show_written_pages();
+}
+
+static uint64_t number(char words[][32], int count, int at)
+{
+    return at < count ? strtoull(words[at], NULL, 16) : 0;
+}
+
+static void wake(int signal)
+{
+    (void)signal;
+}
+
+/* Some instructions never come back outside of memory: that is an answer, too. */
+static void limit_run(int microseconds)
+{
+    const struct itimerval every = {
+        .it_value.tv_usec = microseconds, .it_interval.tv_usec = microseconds,
+    };
+    struct sigaction action = {.sa_handler = wake};
+
+    sigaction(SIGPROF, &action, NULL);
+    setitimer(ITIMER_PROF, &every, NULL);
+}
+
+/* insn CODE GPA [BX AX CX DX SI down]: one instruction, and a halt after it. */
+static void run_insn(char words[][32], int count)
+{
+    uint64_t gpa = number(words, count, 2);
+    uint8_t *to = guest + 0x8000;
+    uint32_t sum = 0;
+    struct kvm_regs registers = {
+        .rip = 0x8000, .rflags = count > 8 ? 0x402 : 2, .rdi = gpa,
+        .rbx = number(words, count, 3), .rax = number(words, count, 4),
+        .rcx = number(words, count, 5), .rdx = number(words, count, 6),
+        .rsi = number(words, count, 7), .rbp = 0x77, .rsp = gpa + 0x20,
+    };
+
+    for (const char *digits = words[1]; *digits; digits += 2)
+        sscanf(digits, "%2hhx", to++);
+    *to = 0xf4;
+    need_vcpu();
+    need(ioctl(vcpu, KVM_SET_REGS, &registers) == 0, "KVM_SET_REGS");
+    limit_run(100000);
+    for (int exits = 0; exits < 16; exits++) {
+        if (ioctl(vcpu, KVM_RUN, 0)) {
+            limit_run(0);
+            show_error(errno);
+            return;
+        }
+        if (run->exit_reason != KVM_EXIT_MMIO)
+            break;
+        printf(" mmio %s %llx/%u", run->mmio.is_write ? "write" : "read",
+               (unsigned long long)run->mmio.phys_addr, run->mmio.len);
+        for (unsigned i = 0; i < run->mmio.len && run->mmio.is_write; i++)
+            printf("%s%02x", i ? "" : " ", run->mmio.data[i]);
+        if (!run->mmio.is_write)
+            memset(run->mmio.data, 0x5a, sizeof(run->mmio.data));
+    }
+    limit_run(0);
+    need(ioctl(vcpu, KVM_GET_REGS, &registers) == 0, "KVM_GET_REGS");
+    for (uint64_t i = 0; i < POOL_PAGES * PAGE; i++)
+        sum = (sum ^ pool[i]) * 16777619;
+    printf(" exit %u ax %x bx %x cx %x sp %x di %x flags %x sum %x", run->exit_reason,
+           (uint32_t)registers.rax, (uint32_t)registers.rbx, (uint32_t)registers.rcx,
+           (uint32_t)registers.rsp, (uint32_t)registers.rdi,
+           (uint32_t)registers.rflags & 0x8d5, sum);
     show_written_pages();
 }
 
@@ -589,9 +658,9 @@ static void refuse_file(void)
 
 static void play_operation(char *text)
 {
-    char words[8][32];
-    int count = sscanf(text, "%31s %31s %31s %31s %31s %31s %31s %31s", words[0], words[1],
-                       words[2], words[3], words[4], words[5], words[6], words[7]);
+    char words[9][32];
+    int count = sscanf(text, "%31s %31s %31s %31s %31s %31s %31s %31s %31s", words[0], words[1],
+                       words[2], words[3], words[4], words[5], words[6], words[7], words[8]);
 
     if (count > 1 && !strcmp(words[0], "thread"))
         play_elsewhere(strstr(text, "thread") + strlen("thread"));
@@ -615,6 +684,8 @@ static void play_operation(char *text)
         set_many(atoi(words[1]), 0);
     else if (count == 2 && (!strcmp(words[0], "read") || !strcmp(words[0], "write")))
         access_gpa(gpa_of(words[1]), words[0][0] == 'w');
+    else if (count >= 3 && !strcmp(words[0], "insn"))
+        run_insn(words, count);
     else if (count == 3 && !strcmp(words[0], "drop"))
         show_error(madvise(pool + pages(words[1]), pages(words[2]), MADV_DONTNEED) ? errno : 0);
     else if (count == 2 && !strcmp(words[0], "log"))

@@ -109,6 +109,7 @@ static int create_vcpu(struct vm *vm, void *argument)
     forget(fd);
     vcpu = calloc(1, sizeof(*vcpu));
     vcpu->vm = vm;
+    vcpu->fd = fd;
     pthread_mutex_lock(&tables_lock);
     vm->references++;
     pthread_mutex_unlock(&tables_lock);

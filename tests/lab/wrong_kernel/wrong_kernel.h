@@ -117,6 +117,7 @@ struct vm {
     struct region stash;
     bool armed;   /* and one mark */
     unsigned runs_left; /* KVM_RUNs until it heals what it broke last */
+    uint64_t noted; /* a gpa of the page whose bit is to be wrong, or 0 */
     uint64_t tss; /* where the TSS is, or 0 */
     uint64_t ring_bytes; /* of each vCPU's dirty ring; 0 is none */
     bool has_run;        /* a vCPU of it, the last time in this thread */
@@ -127,8 +128,30 @@ struct vm {
     struct slot slots[MAX_SLOTS];
 };
 
+/* What an instruction of a guest is; bits, so that a fault can name several. */
+enum insn_kind {
+    CMPXCHG = 1, XADD = 2, PAIR = 4, BTS = 8, XCHG = 16, UPDATE = 32, INC = 64,
+    PUSH = 128, POP = 256, PUSHA = 512, CALL = 1024, ENTER = 2048, TABLE = 4096,
+    MOVS = 8192, STOS = 16384, SCAS = 32768, CMPS = 65536,
+    UPDATES = CMPXCHG | XADD | PAIR | BTS | XCHG | UPDATE | INC,
+    STACK = PUSH | POP | PUSHA | CALL | ENTER,
+    STRINGS = MOVS | STOS | SCAS | CMPS,
+};
+
+/* One instruction in real mode: its memory is at gpa, and held this before it. */
+struct insn {
+    bool under_way;
+    unsigned kind;
+    bool locked, down;
+    uint64_t width, gpa, size, source;
+    struct kvm_regs before, after;
+    uint8_t old[0x4000];
+};
+
 struct vcpu {
     struct vm *vm;
+    int fd;
+    struct insn insn;    /* where the fault in force looks at instructions */
     struct kvm_run *run; /* the caller's own mapping, or NULL while it has none */
     struct kvm_dirty_gfn *ring; /* a mapping of ours, where the fault in force looks at it */
     uint64_t entries;    /* of the ring: how many the fault has seen, and the last of them */
@@ -312,7 +335,7 @@ void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
-    ahead_faults[], leak_faults[], patch_faults[], host_faults[];
+    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], host_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */
@@ -335,6 +358,14 @@ struct slot *slot_at(struct vm *vm, uint64_t gpa);
 struct slot *next_above(struct vm *vm, uint64_t gpa);
 struct slot *next_below(struct vm *vm, uint64_t gpa);
 bool may_touch(const struct slot *slot);
+/* insn.c: single instructions. begin_insn() is a hook, the others are asked by leave(). */
+int begin_insn(struct vcpu *vcpu);
+struct insn *ended_insn(struct vcpu *vcpu, unsigned kinds);
+struct insn *exiting_insn(struct vcpu *vcpu, unsigned kinds, bool write);
+void unwrite(struct vcpu *vcpu, const struct insn *insn, uint64_t first, uint64_t size);
+void put_registers(struct vcpu *vcpu, struct insn *insn);
+void read_guest(struct vm *vm, uint64_t gpa, uint8_t *data, uint64_t size);
+void write_guest(struct vm *vm, uint64_t gpa, const uint8_t *data, uint64_t size);
 bool readable(uint64_t hva, void *copy, size_t size);
 void overwrite(uint64_t hva, void *data, size_t size);
 

@@ -1,0 +1,181 @@
+/* One instruction of a guest in real mode: what it is, where its memory is, and what that held. */
+#include "wrong_kernel.h"
+
+#include <string.h>
+#include <sys/ioctl.h>
+
+/* A slot that the guest may write to, or any for code; the guest's own slot is one, too. */
+static const struct slot *holder(struct vm *vm, uint64_t gpa)
+{
+    for (uint32_t i = 0; i < vm->nr_used; i++) {
+        const struct slot *slot = &vm->slots[vm->used[i]];
+        if (gpa >= slot->known.gpa && gpa < end_of(&slot->known))
+            return slot;
+    }
+    return NULL;
+}
+
+static bool read_byte(struct vm *vm, uint64_t gpa, uint8_t *byte)
+{
+    const struct slot *slot = holder(vm, gpa);
+
+    return slot && readable(slot->known.hva + gpa - slot->known.gpa, byte, 1);
+}
+
+void write_guest(struct vm *vm, uint64_t gpa, const uint8_t *data, uint64_t size)
+{
+    for (uint64_t i = 0; i < size; i++) {
+        const struct slot *slot = holder(vm, gpa + i);
+        if (slot && may_touch(slot) && !(slot->known.flags & KVM_MEM_READONLY))
+            overwrite(slot->known.hva + gpa + i - slot->known.gpa, (void *)(data + i), 1);
+    }
+}
+
+void read_guest(struct vm *vm, uint64_t gpa, uint8_t *data, uint64_t size)
+{
+    for (uint64_t i = 0; i < size; i++)
+        if (!read_byte(vm, gpa + i, data + i))
+            data[i] = 0;
+}
+
+static unsigned kind_of_two(const uint8_t *code, unsigned reg)
+{
+    switch (code[0]) {
+    case 0xb0: case 0xb1: return CMPXCHG;
+    case 0xc0: case 0xc1: return XADD;
+    case 0xc7: return PAIR;
+    case 0xba: return BTS;
+    case 0x01: return reg < 2 ? TABLE : 0;
+    }
+    return 0;
+}
+
+static unsigned kind_of_one(uint8_t opcode, bool repeated)
+{
+    switch (opcode) {
+    case 0x86: case 0x87: return XCHG;
+    case 0x00: case 0x01: case 0x08: case 0x09: case 0x20: case 0x21: return UPDATE;
+    case 0xf6: case 0xf7: return UPDATE;
+    case 0xfe: case 0xff: return INC;
+    case 0x53: case 0x9c: return PUSH;
+    case 0x5b: return POP;
+    case 0x60: return PUSHA;
+    case 0xe8: return CALL;
+    case 0xc8: return ENTER;
+    case 0xa4: case 0xa5: return MOVS;
+    case 0xaa: case 0xab: return repeated ? STOS : 0;
+    case 0xae: case 0xaf: return repeated ? SCAS : 0;
+    case 0xa6: case 0xa7: return repeated ? CMPS : 0;
+    }
+    return 0;
+}
+
+/* Whether the ModRM byte names memory at [edi], and nothing after it. */
+static bool is_at_di(uint8_t modrm)
+{
+    return modrm >> 6 == 0 && (modrm & 7) == 7;
+}
+
+static void place(struct insn *insn, uint64_t count)
+{
+    uint64_t last = insn->down ? (count - 1) * insn->width : 0;
+
+    insn->gpa = (uint32_t)insn->before.rdi - last;
+    insn->source = (uint32_t)insn->before.rsi - last;
+    insn->size = insn->width * count;
+    if (insn->kind & STACK) {
+        insn->size = insn->kind == PUSHA ? 8 * insn->width : insn->width;
+        insn->gpa = (uint32_t)insn->before.rsp - (insn->kind == POP ? 0 : insn->size);
+    }
+    if (insn->kind == TABLE)
+        insn->size = 6;
+}
+
+static bool decode(struct insn *insn, const uint8_t *code)
+{
+    bool wide = false, repeated = false;
+    uint64_t count = 1;
+    uint8_t opcode;
+
+    for (;; code++) {
+        wide |= *code == 0x66;
+        insn->locked |= *code == 0xf0;
+        repeated |= *code == 0xf3 || *code == 0xf2;
+        if (!memchr("\x66\x67\xf0\xf2\xf3", *code, 5))
+            break;
+    }
+    opcode = code[0] == 0x0f ? code[1] : code[0];
+    insn->kind = code[0] == 0x0f ? kind_of_two(code + 1, code[2] >> 3 & 7)
+                                 : kind_of_one(opcode, repeated);
+    if (insn->kind & (UPDATES | TABLE) && !is_at_di(code[code[0] == 0x0f ? 2 : 1]))
+        return false;
+    insn->width = wide ? 4 : 2;
+    if (!(opcode & 1) && insn->kind & (UPDATES | STRINGS) && insn->kind != BTS)
+        insn->width = 1;
+    if (insn->kind == PAIR)
+        insn->width = 8;
+    insn->locked |= insn->kind == XCHG;
+    insn->down = insn->before.rflags >> 10 & 1;
+    if (repeated && insn->kind & STRINGS)
+        count = (uint32_t)insn->before.rcx;
+    place(insn, count);
+    return insn->kind && count && insn->size <= sizeof(insn->old);
+}
+
+/* Before KVM_RUN: takes the instruction under way, unless it has begun before. */
+int begin_insn(struct vcpu *vcpu)
+{
+    struct insn *insn = &vcpu->insn;
+    struct kvm_sregs special;
+    uint8_t code[16];
+
+    if (insn->under_way)
+        return 0;
+    memset(insn, 0, sizeof(*insn));
+    if (kernel_ioctl(vcpu->fd, KVM_GET_REGS, &insn->before)
+        || kernel_ioctl(vcpu->fd, KVM_GET_SREGS, &special) || special.cr0 >> 31)
+        return 0;
+    read_guest(vcpu->vm, special.cs.base + insn->before.rip, code, sizeof(code));
+    insn->under_way = decode(insn, code);
+    if (insn->under_way)
+        read_guest(vcpu->vm, insn->gpa, insn->old, insn->size);
+    return 0;
+}
+
+/* After KVM_RUN: the instruction that ended with this exit, if it is of these kinds. */
+struct insn *ended_insn(struct vcpu *vcpu, unsigned kinds)
+{
+    struct insn *insn = &vcpu->insn;
+
+    if (!insn->under_way || vcpu->run->exit_reason == KVM_EXIT_MMIO)
+        return NULL;
+    insn->under_way = false;
+    if (kernel_ioctl(vcpu->fd, KVM_GET_REGS, &insn->after))
+        return NULL;
+    return insn->kind & kinds ? insn : NULL;
+}
+
+/* The instruction that exits with MMIO, if it is of these kinds. */
+struct insn *exiting_insn(struct vcpu *vcpu, unsigned kinds, bool write)
+{
+    struct insn *insn = &vcpu->insn;
+    bool is_mmio = vcpu->run->exit_reason == KVM_EXIT_MMIO;
+
+    if (!insn->under_way || !is_mmio) {
+        insn->under_way = false;
+        return NULL;
+    }
+    return insn->kind & kinds && vcpu->run->mmio.is_write == write ? insn : NULL;
+}
+
+/* Puts back what so many bytes of it held. */
+void unwrite(struct vcpu *vcpu, const struct insn *insn, uint64_t first, uint64_t size)
+{
+    write_guest(vcpu->vm, insn->gpa + first, insn->old + first, size);
+}
+
+/* Gives the guest the registers of insn->after. */
+void put_registers(struct vcpu *vcpu, struct insn *insn)
+{
+    kernel_ioctl(vcpu->fd, KVM_SET_REGS, &insn->after);
+}
