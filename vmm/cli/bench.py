@@ -18,6 +18,7 @@ from vmm.cli.errors import Failure, NothingRan, Unusable, usable
 from vmm.cli.host import Host, look_at_host, require_usable
 from vmm.cli.said import tell
 from vmm.cli.writing import written
+from vmm.scenario.reading import FileError, read_whole
 
 if TYPE_CHECKING:
     from vmm.bench.measure import Point
@@ -117,10 +118,10 @@ def _base(pages: int, vcpus: int, huge: bool) -> Setup:
 def _older(path: Path) -> "Bench":
     from vmm.bench.result import BenchFileError, bench_of
 
-    with usable(path):
-        data = path.read_bytes()
     try:
-        return bench_of(data)
+        return bench_of(read_whole(path))
+    except FileError as error:
+        raise Unusable(str(error)) from None
     except BenchFileError as error:
         raise Unusable(f"{path}: {error}") from None
 

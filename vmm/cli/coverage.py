@@ -5,15 +5,15 @@ from pathlib import Path
 import click
 
 from vmm.catalogue.history import BUGS
-from vmm.cli.errors import Unusable, usable
 from vmm.cli.host import look_at_host, remarks_on, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines
+from vmm.cli.results import result_from
 from vmm.cli.said import say
 from vmm.cli.selection import curated
 from vmm.model.rules import rules_of_outcomes
-from vmm.report import json
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
-from vmm.verdict.coverage import CoverageError, Result, cover, result_from
+from vmm.report.resultfile import ResultFile, result_file
+from vmm.verdict.coverage import RanCheck, RanScenario, cover
 from vmm.verdict.ideal import EVERYTHING, PLAIN, rules_met
 
 
@@ -32,7 +32,10 @@ def coverage(ctx: click.Context, result: Path | None, as_json: bool, markdown: b
     Status 3: a rule that this kernel has is not checked; 1, 3 and 4 also as `vmm check` has them.
     """
     found = cover(
-        _run() if result is None else _read(result), rules_of_outcomes(), BUGS, _elsewhere
+        _taken(_run() if result is None else result_from(result)),
+        rules_of_outcomes(),
+        BUGS,
+        _elsewhere,
     )
     if as_json:
         click.echo(coverage_json(found), nl=False)
@@ -43,16 +46,16 @@ def coverage(ctx: click.Context, result: Path | None, as_json: bool, markdown: b
     ctx.exit(found.exit_status)
 
 
-def _read(file: Path) -> Result:
-    with usable(file):
-        text = file.read_bytes()
-    try:
-        return result_from(text, str(file))
-    except CoverageError as error:
-        raise Unusable(str(error)) from None
+def _taken(result: ResultFile) -> RanCheck:
+    """Return what coverage takes of a result."""
+    scenarios = (
+        RanScenario(each.name, each.status, each.reason, each.rules, each.difference)
+        for each in result.scenarios
+    )
+    return RanCheck(result.status, tuple(scenarios), result.features, result.host)
 
 
-def _run() -> Result:
+def _run() -> ResultFile:
     host = look_at_host()
     require_usable(host)
 
@@ -68,7 +71,7 @@ def _run() -> Result:
         )
     for line in remarks_on(run):
         say(line)
-    return result_from(json.run_text(run), "this run")
+    return result_file(run)
 
 
 def _elsewhere() -> dict[str, set[str]]:

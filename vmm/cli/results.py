@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from vmm.cli.errors import Unusable, usable
+from vmm.cli.errors import Unusable
 from vmm.report.resultfile import ResultError, ResultFile, parse_result
+from vmm.scenario.reading import MAX_HISTORY_BYTES, FileError, read_whole
 
 
 def result_from(path: Path) -> ResultFile:
     """Return the result in a file. Raises Unusable."""
-    with usable(path):
-        text = path.read_bytes()
     try:
-        return parse_result(text, str(path))
-    except ResultError as error:
+        return parse_result(read_whole(path, MAX_HISTORY_BYTES), str(path))
+    except (FileError, ResultError) as error:
         raise Unusable(str(error)) from None

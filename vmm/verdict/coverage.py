@@ -8,22 +8,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-import msgspec
-
 from vmm.host.hostinfo import HostInfo
 from vmm.model.rule import Rule
 from vmm.scenario.bugs import Bug, Shown
 from vmm.scenario.features import Features
 from vmm.verdict.judge import Difference, Status
 
-FORMAT = 1
-
 Elsewhere = Callable[[], Mapping[str, Collection[str]]]
 """For each scenario by name, the rules that it meets on some kernel."""
-
-
-class CoverageError(ValueError):
-    """A file that is no result of `vmm check --json`."""
 
 
 class State(Enum):
@@ -37,8 +29,9 @@ class State(Enum):
     GAP = "gap"
 
 
-class ScenarioResult(msgspec.Struct, frozen=True):
-    """What became of one scenario, as `vmm check --json` has it."""
+@dataclass(frozen=True, slots=True)
+class RanScenario:
+    """What became of one scenario: what coverage takes of it."""
 
     name: str
     status: Status
@@ -54,12 +47,12 @@ class ScenarioResult(msgspec.Struct, frozen=True):
         return frozenset(expected.rule for expected in self.difference.expected)
 
 
-class Result(msgspec.Struct, frozen=True):
-    """The part of what `vmm check --json` writes that coverage is made from."""
+@dataclass(frozen=True, slots=True)
+class RanCheck:
+    """A run of scenarios: what coverage takes of it."""
 
-    format: int
     status: Status
-    scenarios: tuple[ScenarioResult, ...]
+    scenarios: tuple[RanScenario, ...]
     features: Features
     host: HostInfo
 
@@ -105,22 +98,8 @@ class Coverage:
         return self.status.exit_status
 
 
-def result_from(text: bytes | str, name: str) -> Result:
-    """Return the result of a check from its JSON; ``name`` stands for the file in errors.
-
-    Raises CoverageError.
-    """
-    try:
-        result = msgspec.json.decode(text, type=Result)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CoverageError(f"{name}: not a result of `vmm check --json`: {error}") from None
-    if result.format != FORMAT:
-        raise CoverageError(f"{name}: format {result.format} is not known here")
-    return result
-
-
 def cover(
-    result: Result, rules: Sequence[Rule], bugs: Sequence[Bug], elsewhere: Elsewhere
+    result: RanCheck, rules: Sequence[Rule], bugs: Sequence[Bug], elsewhere: Elsewhere
 ) -> Coverage:
     """Return what a run has checked; ``elsewhere`` is asked only if a rule decided no event."""
     outcomes = {each.name: each for each in result.scenarios}
@@ -134,7 +113,7 @@ def cover(
     )
 
 
-def _measured(rule: Rule, outcomes: Sequence[ScenarioResult]) -> RuleCoverage | None:
+def _measured(rule: Rule, outcomes: Sequence[RanScenario]) -> RuleCoverage | None:
     """Return what the run itself says of a rule; None if it decided nothing."""
     broken = [each for each in outcomes if rule.name in each.broken]
     if broken:
@@ -146,7 +125,7 @@ def _measured(rule: Rule, outcomes: Sequence[ScenarioResult]) -> RuleCoverage | 
 
 
 def _explained(
-    rule: Rule, outcomes: Mapping[str, ScenarioResult], others: Mapping[str, Collection[str]]
+    rule: Rule, outcomes: Mapping[str, RanScenario], others: Mapping[str, Collection[str]]
 ) -> RuleCoverage:
     """Say why a rule decided nothing: by the scenarios that meet it on other kernels."""
     names = tuple(name for name, rules in others.items() if rule.name in rules)
@@ -161,16 +140,16 @@ def _explained(
     return RuleCoverage(rule, State.NOT_HERE, names, "another rule decides it on this kernel")
 
 
-def _settled(outcome: ScenarioResult | None) -> bool:
+def _settled(outcome: RanScenario | None) -> bool:
     return outcome is not None and outcome.status is not Status.INCONCLUSIVE
 
 
-def _fate(name: str, outcomes: Mapping[str, ScenarioResult]) -> str:
+def _fate(name: str, outcomes: Mapping[str, RanScenario]) -> str:
     outcome = outcomes.get(name)
     return f"{name} {'did not run' if outcome is None else 'is inconclusive'}"
 
 
-def _bug(bug: Bug, outcomes: Mapping[str, ScenarioResult], features: Features) -> BugCoverage:
+def _bug(bug: Bug, outcomes: Mapping[str, RanScenario], features: Features) -> BugCoverage:
     results = tuple(
         (shown.scenario, _result(shown, outcomes.get(shown.scenario), features))
         for shown in bug.shown_by
@@ -178,7 +157,7 @@ def _bug(bug: Bug, outcomes: Mapping[str, ScenarioResult], features: Features) -
     return BugCoverage(bug, _bug_state([status for _, status in results]), results)
 
 
-def _result(shown: Shown, outcome: ScenarioResult | None, features: Features) -> str:
+def _result(shown: Shown, outcome: RanScenario | None, features: Features) -> str:
     """Return a scenario's status; a pass says nothing where the bug could not be met."""
     if outcome is None:
         return State.NOT_RUN.value

@@ -13,7 +13,7 @@ from vmm.catalogue.history import BUGS
 from vmm.cli import coverage
 from vmm.model.rules import rules_of_outcomes
 from vmm.scenario.features import NEEDS, Features
-from vmm.verdict.coverage import Result, State, cover
+from vmm.verdict.coverage import RanCheck, State, cover
 from vmm.verdict.ideal import EVERYTHING, PLAIN, rules_met
 from vmm.verdict.judge import Status
 
@@ -74,7 +74,7 @@ def test_imagined_kernel_lacks_nothing() -> None:
 
 
 def test_no_rule_is_without_a_scenario() -> None:
-    nothing = Result(1, Status.SKIPPED, (), Features(), INFO)
+    nothing = RanCheck(Status.SKIPPED, (), Features(), INFO)
     found = cover(nothing, rules_of_outcomes(), (), coverage._elsewhere)
     assert [each.rule.name for each in found.rules if each.state is State.GAP] == []
 

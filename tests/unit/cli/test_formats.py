@@ -146,6 +146,17 @@ def test_report_draws_a_kept_result(kernel: Kernel, tmp_path: Path) -> None:
     assert "This kernel keeps its promises" in page.read_text()
 
 
+@pytest.mark.parametrize(
+    "command", [("report",), ("coverage",), ("matrix",), ("bench", "--against")]
+)
+def test_a_pipe_is_no_result(tmp_path: Path, command: tuple[str, ...]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    page = () if command[0] in ("coverage", "bench") else ("--html", tmp_path / "page.html")
+    result = vmm(*command, pipe, *page)
+    assert (result.exit_code, result.stderr) == (2, f"vmm: {pipe}: a pipe, not a file\n")
+
+
 @pytest.mark.parametrize("what", ["newer", "broken", "folder", "absent", "unwritable"])
 def test_report_of_what_cannot_be_used_is_one_line(tmp_path: Path, what: str) -> None:
     kept, page = tmp_path / "r.json", tmp_path / "out" / "r.html"

@@ -12,42 +12,40 @@ from vmm.scenario.bugs import Bug, Shown
 from vmm.scenario.features import Features
 from vmm.verdict.coverage import (
     Coverage,
-    CoverageError,
-    Result,
-    ScenarioResult,
+    RanCheck,
+    RanScenario,
     State,
     cover,
-    result_from,
 )
 from vmm.verdict.judge import Difference, Expected, Status
 
-PASSED = ScenarioResult("up", Status.PASSED, rules=("move",))
+PASSED = RanScenario("up", Status.PASSED, rules=("move",))
 
 
-def differing(name: str, *rules: str, status: Status = Status.DIFFERS) -> ScenarioResult:
+def differing(name: str, *rules: str, status: Status = Status.DIFFERS) -> RanScenario:
     expected = tuple(Expected("success", rule, "", "", "") for rule in rules)
-    return ScenarioResult(name, status, difference=Difference(0, 0, "", expected, "EEXIST", ()))
+    return RanScenario(name, status, difference=Difference(0, 0, "", expected, "EEXIST", ()))
 
 
 def covered(
-    *outcomes: ScenarioResult,
+    *outcomes: RanScenario,
     elsewhere: Mapping[str, tuple[str, ...]] | None = None,
     bugs: tuple[Bug, ...] = (),
     status: Status = Status.PASSED,
     features: Features | None = None,
 ) -> Coverage:
-    result = Result(1, status, outcomes, features or Features(), INFO)
+    result = RanCheck(status, outcomes, features or Features(), INFO)
     return cover(result, (MOVE,), bugs, lambda: elsewhere or {})
 
 
-def state(*outcomes: ScenarioResult, **elsewhere: tuple[str, ...]) -> tuple[State, str]:
+def state(*outcomes: RanScenario, **elsewhere: tuple[str, ...]) -> tuple[State, str]:
     (each,) = covered(*outcomes, elsewhere=elsewhere).rules
     return each.state, each.why
 
 
 def test_rule_that_decided_an_event_is_checked() -> None:
-    other = ScenarioResult("other", Status.PASSED, rules=("hole",))
-    again = ScenarioResult("again", Status.INCONCLUSIVE, rules=("hole", "move"))
+    other = RanScenario("other", Status.PASSED, rules=("hole",))
+    again = RanScenario("again", Status.INCONCLUSIVE, rules=("hole", "move"))
     (each,) = covered(other, PASSED, again).rules
     assert (each.state, each.scenarios, each.why) == (State.CHECKED, ("up", "again"), "")
 
@@ -58,8 +56,8 @@ def test_rule_that_the_kernel_broke_is_not_a_checked_one() -> None:
 
 
 def test_rule_of_scenarios_that_were_skipped_is_not_here() -> None:
-    skipped = ScenarioResult("down", Status.SKIPPED, "needs KVM_CAP_X")
-    passed = ScenarioResult("up", Status.PASSED, rules=("hole",))
+    skipped = RanScenario("down", Status.SKIPPED, "needs KVM_CAP_X")
+    passed = RanScenario("up", Status.PASSED, rules=("hole",))
     assert state(passed, skipped, up=("move",), down=("move",)) == (
         State.NOT_HERE,
         "needs KVM_CAP_X",
@@ -67,7 +65,7 @@ def test_rule_of_scenarios_that_were_skipped_is_not_here() -> None:
 
 
 def test_rule_that_another_one_stands_in_for_is_not_here() -> None:
-    passed = ScenarioResult("up", Status.PASSED, rules=("hole",))
+    passed = RanScenario("up", Status.PASSED, rules=("hole",))
     assert state(passed, up=("move",)) == (
         State.NOT_HERE,
         "another rule decides it on this kernel",
@@ -75,8 +73,8 @@ def test_rule_that_another_one_stands_in_for_is_not_here() -> None:
 
 
 def test_rule_whose_scenario_did_not_come_to_an_end_is_not_run() -> None:
-    skipped = ScenarioResult("down", Status.SKIPPED, "needs KVM_CAP_X")
-    hung = ScenarioResult("up", Status.INCONCLUSIVE, "hung")
+    skipped = RanScenario("down", Status.SKIPPED, "needs KVM_CAP_X")
+    hung = RanScenario("up", Status.INCONCLUSIVE, "hung")
     both = {"down": ("move",), "up": ("move",)}
     assert state(skipped, **both) == (State.NOT_RUN, "up did not run")
     assert state(skipped, hung, **both) == (State.NOT_RUN, "up is inconclusive")
@@ -90,24 +88,24 @@ def test_other_kernels_are_not_imagined_without_need() -> None:
     def never() -> dict[str, tuple[str, ...]]:
         raise AssertionError
 
-    cover(Result(1, Status.PASSED, (PASSED,), Features(), INFO), (MOVE,), (), never)
+    cover(RanCheck(Status.PASSED, (PASSED,), Features(), INFO), (MOVE,), (), never)
 
 
 @pytest.mark.parametrize(
     ("status", "outcome", "met", "exit_status"),
     [
         (Status.PASSED, PASSED, "up", 0),
-        (Status.PASSED, ScenarioResult("up", Status.PASSED), "up", 0),
-        (Status.PASSED, ScenarioResult("up", Status.PASSED), "down", 3),
-        (Status.PASSED, ScenarioResult("up", Status.PASSED), "", 3),
+        (Status.PASSED, RanScenario("up", Status.PASSED), "up", 0),
+        (Status.PASSED, RanScenario("up", Status.PASSED), "down", 3),
+        (Status.PASSED, RanScenario("up", Status.PASSED), "", 3),
         (Status.DIFFERS, PASSED, "up", 1),
-        (Status.DIFFERS, ScenarioResult("up", Status.PASSED), "", 1),
+        (Status.DIFFERS, RanScenario("up", Status.PASSED), "", 1),
         (Status.INCONCLUSIVE, PASSED, "up", 3),
-        (Status.SKIPPED, ScenarioResult("up", Status.SKIPPED), "up", 4),
+        (Status.SKIPPED, RanScenario("up", Status.SKIPPED), "up", 4),
     ],
 )
 def test_exit_status_is_0_only_if_every_rule_of_this_kernel_is_checked(
-    status: Status, outcome: ScenarioResult, met: str, exit_status: int
+    status: Status, outcome: RanScenario, met: str, exit_status: int
 ) -> None:
     assert covered(outcome, elsewhere={met: ("move",)}, status=status).exit_status == exit_status
 
@@ -129,14 +127,14 @@ BUG = Bug(("abc",), "wrong", (SHOWN, Shown("down", "so would this")))
     ],
 )
 def test_bug_is_what_its_scenarios_say(up: Status, down: Status | None, expected: State) -> None:
-    outcomes = [ScenarioResult("up", up), *([] if down is None else [ScenarioResult("down", down)])]
+    outcomes = [RanScenario("up", up), *([] if down is None else [RanScenario("down", down)])]
     (each,) = covered(*outcomes, bugs=(BUG,), features=Features(guest_memfd=True)).bugs
     assert each.state is expected
     assert [name for name, _ in each.results] == ["up", "down"]
 
 
 def test_pass_says_nothing_of_a_bug_that_this_kernel_could_not_show() -> None:
-    (each,) = covered(PASSED, ScenarioResult("down", Status.SKIPPED), bugs=(BUG,)).bugs
+    (each,) = covered(PASSED, RanScenario("down", Status.SKIPPED), bugs=(BUG,)).bugs
     assert each.state is State.NOT_HERE
     assert each.results == (("up", "not here"), ("down", "skipped"))
 
@@ -188,22 +186,3 @@ def test_json_holds_everything() -> None:
         "status": "differs",
     }
     assert data["bugs"][1]["gap"] == "why not"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (b"hello", "f: not a result of `vmm check --json`: "),
-        (b"\xff", "f: not a result of `vmm check --json`: "),
-        (b"{}", "f: not a result of `vmm check --json`: "),
-        (
-            msgspec.json.encode(Result(9, Status.PASSED, (), Features(), INFO)),
-            "f: format 9 is not known here",
-        ),
-    ],
-)
-def test_file_that_is_no_result_is_told(text: bytes, message: str) -> None:
-    with pytest.raises(CoverageError) as error:
-        result_from(text, "f")
-    assert str(error.value).startswith(message)
-    assert "\n" not in str(error.value)
