@@ -17,7 +17,7 @@
  *
  *   CR3      gpa of the guest's slot + GUEST_PAGE_TABLES
  *   CS       64 bits; the other segments are flat
- *   RIP      GUEST_TOUCHES or one of guest_labels.long_sweep_*
+ *   RIP      GUEST_TOUCHES or one of guest_labels.long_sweeps
  *   RFLAGS   0x2, as above
  *
  * The page tables map the guest's slot to virtual address 0, so that an offset is an address
@@ -80,13 +80,18 @@
 /* Where a page that can be executed carries its stub: the same place in every page. */
 #define GUEST_STUB_PAGE_OFFSET 0x800
 
-/* What a touch does: the index of its template.  A read or a write, and its width. */
-#define GUEST_TOUCH_READ_1 0
-#define GUEST_TOUCH_READ_2 1
-#define GUEST_TOUCH_READ_4 2
-#define GUEST_TOUCH_WRITE_1 3
-#define GUEST_TOUCH_WRITE_2 4
-#define GUEST_TOUCH_WRITE_4 5
+/*
+ * What touch and sweep do: a read or a write, and its width in bytes.  It is the index of a touch's
+ * template and of a sweep's code, and everybody else makes the names, widths and directions from
+ * these lines.  A list of templates ends with the end record's.
+ */
+#define GUEST_ACCESS_READ_1 0
+#define GUEST_ACCESS_READ_2 1
+#define GUEST_ACCESS_READ_4 2
+#define GUEST_ACCESS_WRITE_1 3
+#define GUEST_ACCESS_WRITE_2 4
+#define GUEST_ACCESS_WRITE_4 5
+#define GUEST_ACCESSES 6
 #define GUEST_TOUCH_END 6
 #define GUEST_TOUCH_TEMPLATES 7
 
@@ -120,7 +125,7 @@ struct guest_touch {
 
 /*
  * One string instruction over `count` elements, address upward; `code` is one of
- * guest_labels.sweep_read_*, .sweep_write_* and, for the end record, .sweep_end.  A write (rep stos) stores
+ * guest_labels.sweeps and, for the end record, .sweep_end.  A write (rep stos) stores
  * `value` at each element from `destination` on and ignores `source`; a read (rep movs)
  * copies from `source` to `destination` and ignores `value`.  Both are gpas; a read's
  * destination is meant to lie in the buffer of the guest's slot.  `remaining` is what is
@@ -146,18 +151,8 @@ struct guest_labels {
     uint16_t sweep_entry;
     uint16_t sweep_skip;
     uint16_t sweep_end;
-    uint16_t sweep_read_1;
-    uint16_t sweep_read_2;
-    uint16_t sweep_read_4;
-    uint16_t sweep_write_1;
-    uint16_t sweep_write_2;
-    uint16_t sweep_write_4;
-    uint16_t long_sweep_read_1;
-    uint16_t long_sweep_read_2;
-    uint16_t long_sweep_read_4;
-    uint16_t long_sweep_write_1;
-    uint16_t long_sweep_write_2;
-    uint16_t long_sweep_write_4;
+    uint16_t sweeps[GUEST_ACCESSES];
+    uint16_t long_sweeps[GUEST_ACCESSES];
     uint16_t long_sweep_end;
     uint16_t stub_size;
     uint16_t stub_identity;

@@ -28,6 +28,22 @@ guest_image_end:
         .2byte  \label - guest_image
         .endm
 
+        /* Each at the place that its access has in the contract, whatever the order here. */
+        .macro  offsets_of_accesses prefix
+        .set    accesses, .
+        offset_of_access \prefix\()_read_1, GUEST_ACCESS_READ_1
+        offset_of_access \prefix\()_read_2, GUEST_ACCESS_READ_2
+        offset_of_access \prefix\()_read_4, GUEST_ACCESS_READ_4
+        offset_of_access \prefix\()_write_1, GUEST_ACCESS_WRITE_1
+        offset_of_access \prefix\()_write_2, GUEST_ACCESS_WRITE_2
+        offset_of_access \prefix\()_write_4, GUEST_ACCESS_WRITE_4
+        .endm
+
+        .macro  offset_of_access label, access
+        .org    accesses + 2 * \access
+        offset_of \label
+        .endm
+
         .globl  guest_labels
         .balign 2
 guest_labels:                           /* The order of struct guest_labels. */
@@ -35,18 +51,8 @@ guest_labels:                           /* The order of struct guest_labels. */
         offset_of sweep_entry
         offset_of sweep_skip
         offset_of sweep_end
-        offset_of sweep_read_1
-        offset_of sweep_read_2
-        offset_of sweep_read_4
-        offset_of sweep_write_1
-        offset_of sweep_write_2
-        offset_of sweep_write_4
-        offset_of long_sweep_read_1
-        offset_of long_sweep_read_2
-        offset_of long_sweep_read_4
-        offset_of long_sweep_write_1
-        offset_of long_sweep_write_2
-        offset_of long_sweep_write_4
+        offsets_of_accesses sweep
+        offsets_of_accesses long_sweep
         offset_of long_sweep_end
         .2byte  guest_stub_end - guest_stub
         .2byte  stub_identity - guest_stub

@@ -30,37 +30,33 @@ STUB_PAGE_OFFSET: Final[int] = lib.GUEST_STUB_PAGE_OFFSET
 STUB_SIZE_BYTES: Final[int] = _LABELS.stub_size
 
 
-class TouchCode(IntEnum):
-    """What a touch does: one access, of this many bytes."""
+class Access(IntEnum):
+    """What touch and sweep do: a read or a write, of this many bytes."""
 
-    READ_1 = lib.GUEST_TOUCH_READ_1
-    READ_2 = lib.GUEST_TOUCH_READ_2
-    READ_4 = lib.GUEST_TOUCH_READ_4
-    WRITE_1 = lib.GUEST_TOUCH_WRITE_1
-    WRITE_2 = lib.GUEST_TOUCH_WRITE_2
-    WRITE_4 = lib.GUEST_TOUCH_WRITE_4
-
-
-class SweepCode(IntEnum):
-    """What a sweep does: a string instruction over elements of this many bytes."""
-
-    READ_1 = _LABELS.sweep_read_1
-    READ_2 = _LABELS.sweep_read_2
-    READ_4 = _LABELS.sweep_read_4
-    WRITE_1 = _LABELS.sweep_write_1
-    WRITE_2 = _LABELS.sweep_write_2
-    WRITE_4 = _LABELS.sweep_write_4
+    READ_1 = lib.GUEST_ACCESS_READ_1
+    READ_2 = lib.GUEST_ACCESS_READ_2
+    READ_4 = lib.GUEST_ACCESS_READ_4
+    WRITE_1 = lib.GUEST_ACCESS_WRITE_1
+    WRITE_2 = lib.GUEST_ACCESS_WRITE_2
+    WRITE_4 = lib.GUEST_ACCESS_WRITE_4
 
 
-class LongSweep(IntEnum):
-    """What a sweep does in 64-bit mode: where it is entered."""
+ACCESSES: Final = {
+    (access.name.rpartition("_")[0].lower(), int(access.name.rpartition("_")[2])): access
+    for access in Access
+}
+"""Each access by what it is, "read" or "write", and its width in bytes."""
 
-    READ_1 = _LABELS.long_sweep_read_1
-    READ_2 = _LABELS.long_sweep_read_2
-    READ_4 = _LABELS.long_sweep_read_4
-    WRITE_1 = _LABELS.long_sweep_write_1
-    WRITE_2 = _LABELS.long_sweep_write_2
-    WRITE_4 = _LABELS.long_sweep_write_4
+WIDTHS: Final = tuple(width for _, width in sorted(ACCESSES, key=lambda key: ACCESSES[key]))
+"""The width in bytes of each access."""
+
+WRITES: Final = frozenset(access for (what, _), access in ACCESSES.items() if what == "write")
+
+SWEEPS: Final[tuple[int, ...]] = tuple(_LABELS.sweeps)
+"""The code of a sweep that makes each access."""
+
+LONG_SWEEPS: Final[tuple[int, ...]] = tuple(_LABELS.long_sweeps)
+"""Where a sweep of each access is entered in 64-bit mode."""
 
 
 def code() -> bytes:

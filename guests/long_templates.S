@@ -13,34 +13,34 @@
         .globl  guest_long_touch_templates
 guest_long_touch_templates:
 
-        long_template GUEST_TOUCH_READ_1
+        long_template GUEST_ACCESS_READ_1
         fill    DS_PREFIX, 1
         movb    ANYWHERE, %cl
         fill    DS_PREFIX, 1
         movb    %cl, ANYWHERE
 
-        long_template GUEST_TOUCH_READ_2
+        long_template GUEST_ACCESS_READ_2
         movw    ANYWHERE, %cx
         movw    %cx, ANYWHERE
 
-        long_template GUEST_TOUCH_READ_4
+        long_template GUEST_ACCESS_READ_4
         fill    DS_PREFIX, 1
         movl    ANYWHERE, %ecx
         fill    DS_PREFIX, 1
         movl    %ecx, ANYWHERE
 
-        long_template GUEST_TOUCH_WRITE_1
+        long_template GUEST_ACCESS_WRITE_1
         fill    DS_PREFIX, 1
         movb    $0, ANYWHERE
         fill    DS_PREFIX, 6
         nop
 
-        long_template GUEST_TOUCH_WRITE_2
+        long_template GUEST_ACCESS_WRITE_2
         movw    $0, ANYWHERE
         fill    DS_PREFIX, 5
         nop
 
-        long_template GUEST_TOUCH_WRITE_4
+        long_template GUEST_ACCESS_WRITE_4
         fill    DS_PREFIX, 1
         movl    $0, ANYWHERE
         fill    DS_PREFIX, 3

@@ -10,7 +10,7 @@ from struct import Struct, unpack_from
 from typing import Any, Final, NamedTuple
 
 from guests._image import ffi, lib
-from guests.image import SweepCode, TouchCode
+from guests.image import ACCESSES, SWEEPS, WIDTHS, WRITES, Access
 
 MAX_TOUCHES: Final[int] = lib.GUEST_MAX_TOUCHES
 MAX_SWEEPS: Final[int] = lib.GUEST_MAX_SWEEPS
@@ -35,39 +35,16 @@ _CURSOR: Final = Struct("<H")
 _SWEEP_CURSOR: Final[int] = lib.GUEST_SWEEP_CURSOR
 _SWEEP_END: Final[int] = lib.guest_labels.sweep_end
 
-TOUCH_WIDTHS: Final = {
-    TouchCode.READ_1: 1,
-    TouchCode.READ_2: 2,
-    TouchCode.READ_4: 4,
-    TouchCode.WRITE_1: 1,
-    TouchCode.WRITE_2: 2,
-    TouchCode.WRITE_4: 4,
-}
-"""Bytes that a touch accesses."""
-
-SWEEP_WIDTHS: Final = {
-    SweepCode.READ_1: 1,
-    SweepCode.READ_2: 2,
-    SweepCode.READ_4: 4,
-    SweepCode.WRITE_1: 1,
-    SweepCode.WRITE_2: 2,
-    SweepCode.WRITE_4: 4,
-}
-"""Bytes of one element of a sweep."""
-
-_TOUCH_WRITES: Final = frozenset({TouchCode.WRITE_1, TouchCode.WRITE_2, TouchCode.WRITE_4})
-_SWEEP_READS: Final = frozenset({SweepCode.READ_1, SweepCode.READ_2, SweepCode.READ_4})
-
 
 class Touch(NamedTuple):
     """One access at ``gpa``.  ``value`` is what a write stores: its low bytes."""
 
     gpa: int
-    code: TouchCode
+    code: Access
     value: int = 0
 
 
-PlainTouch = tuple[int, TouchCode, int]
+PlainTouch = tuple[int, Access, int]
 """The same without names, which is quicker to make."""
 
 
@@ -80,7 +57,7 @@ class Sweep:
     """
 
     gpa: int
-    code: SweepCode
+    code: Access
     count: int
     value: int = 0
     buffer_offset: int = 0
@@ -90,16 +67,16 @@ class Sweep:
 class _Templates:
     """The records of one mode: (head, tail, mask of the value in the tail) of each touch."""
 
-    records: dict[TouchCode, tuple[int, int, int]]
+    records: dict[Access, tuple[int, int, int]]
     end: bytes
     result_shift: int
 
 
 def _templates(source: Any, result_shift: int) -> _Templates:
     records = {}
-    for code, width in TOUCH_WIDTHS.items():
+    for (_, width), code in ACCESSES.items():
         template = source[code]
-        value_bytes = width if code in _TOUCH_WRITES else 0
+        value_bytes = width if code in WRITES else 0
         records[code] = (template.head, template.tail, (1 << 8 * value_bytes) - 1)
     return _Templates(records, bytes(ffi.buffer(source + lib.GUEST_TOUCH_END)), result_shift)
 
@@ -136,7 +113,7 @@ def _encode_touches(view: memoryview, touches: Sequence[PlainTouch], templates: 
     result = _TOUCH_RESULTS
     for gpa, code, value in touches:
         if gpa > _GPA_END - _WIDEST_BYTES:
-            _check_end(gpa, TOUCH_WIDTHS[code])
+            _check_end(gpa, WIDTHS[code])
         head, tail, mask = records[code]
         operand = value & mask if mask else result << result_shift
         pack_into(view, offset, head, gpa, tail | operand)
@@ -186,15 +163,15 @@ def encode_sweeps(view: memoryview, slot_gpa: int, sweeps: Sequence[Sweep]) -> N
         raise ValueError(f"{len(sweeps)} sweeps, and the mailbox holds {MAX_SWEEPS}")
     offset = _SWEEPS
     for sweep in sweeps:
-        size_bytes = sweep.count * SWEEP_WIDTHS[sweep.code]
+        size_bytes = sweep.count * WIDTHS[sweep.code]
         _check_end(sweep.gpa, size_bytes)
         destination, source = sweep.gpa, 0
-        if sweep.code in _SWEEP_READS:
+        if sweep.code not in WRITES:
             if not 0 <= sweep.buffer_offset <= SWEEP_BUFFER_SIZE_BYTES - size_bytes:
                 raise ValueError(f"{sweep} leaves the buffer")
             destination = slot_gpa + SWEEP_BUFFER_OFFSET + sweep.buffer_offset
             source = sweep.gpa
-        fields = (destination, source, sweep.count, sweep.value, sweep.count, sweep.code, 0)
+        fields = (destination, source, sweep.count, sweep.value, sweep.count, SWEEPS[sweep.code], 0)
         _SWEEP.pack_into(view, offset, *fields)
         offset += _SWEEP.size
     _SWEEP.pack_into(view, offset, 0, 0, 0, 0, 0, _SWEEP_END, 0)

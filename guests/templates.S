@@ -37,37 +37,37 @@
         .globl  guest_touch_templates
 guest_touch_templates:
 
-        template GUEST_TOUCH_READ_1
+        template GUEST_ACCESS_READ_1
         fill    DS_PREFIX, 2
         addr32 movb ANYWHERE, %al
         fill    SS_PREFIX, 4
         movb    %al, %ss:0
 
-        template GUEST_TOUCH_READ_2
+        template GUEST_ACCESS_READ_2
         fill    DS_PREFIX, 2
         addr32 movw ANYWHERE, %ax
         fill    SS_PREFIX, 4
         movw    %ax, %ss:0
 
-        template GUEST_TOUCH_READ_4
+        template GUEST_ACCESS_READ_4
         fill    DS_PREFIX, 1
         addr32 movl ANYWHERE, %eax
         fill    SS_PREFIX, 3
         movl    %eax, %ss:0
 
-        template GUEST_TOUCH_WRITE_1
+        template GUEST_ACCESS_WRITE_1
         fill    DS_PREFIX, 1
         addr32 movb $0, ANYWHERE
         fill    DS_PREFIX, 6
         nop
 
-        template GUEST_TOUCH_WRITE_2
+        template GUEST_ACCESS_WRITE_2
         fill    DS_PREFIX, 1
         addr32 movw $0, ANYWHERE
         fill    DS_PREFIX, 5
         nop
 
-        template GUEST_TOUCH_WRITE_4
+        template GUEST_ACCESS_WRITE_4
         addr32 movl $0, ANYWHERE
         fill    DS_PREFIX, 3
         nop

@@ -7,7 +7,7 @@ from typing import Self
 import pytest
 
 from guests import image, mailbox
-from guests.image import SweepCode, TouchCode
+from guests.image import Access
 from guests.mailbox import Sweep, Touch
 from kvm_abi.uapi import MemFlag
 from vmm.kvm.exits import Io, Mmio, VcpuExit
@@ -18,8 +18,8 @@ PAGE = 0x1000
 GUEST_SLOT = 0
 GUEST_GPAS = (0xFFFF_0000, 0x7FFF_0000, 0x1_0000)
 
-R1, R2, R4 = TouchCode.READ_1, TouchCode.READ_2, TouchCode.READ_4
-W1, W2, W4 = TouchCode.WRITE_1, TouchCode.WRITE_2, TouchCode.WRITE_4
+R1, R2, R4 = Access.READ_1, Access.READ_2, Access.READ_4
+W1, W2, W4 = Access.WRITE_1, Access.WRITE_2, Access.WRITE_4
 
 
 class Bench:
@@ -98,10 +98,10 @@ def test_read_of_each_width(anywhere: Bench, offset: int) -> None:
 @pytest.mark.parametrize("offset", [1, 8, PAGE - 4, PAGE - 1, PAGE - 3])
 @pytest.mark.parametrize("code", [W1, W2, W4])
 def test_write_of_each_width_changes_no_other_byte(
-    anywhere: Bench, offset: int, code: TouchCode
+    anywhere: Bench, offset: int, code: Access
 ) -> None:
     memory = anywhere.add(1, 0x10_0000, 2 * PAGE)
-    width = mailbox.TOUCH_WIDTHS[code]
+    width = image.WIDTHS[code]
     assert anywhere.touch([Touch(0x10_0000 + offset, code, 0x98BA_DCFE)]).run() == []
     expected = bytearray(2 * PAGE)
     expected[offset : offset + width] = bytes.fromhex("fedcba98")[:width]
@@ -166,7 +166,7 @@ def test_mmio_exits_and_goes_on_with_the_hosts_data(anywhere: Bench) -> None:
 def test_rip_tells_the_touch_of_each_mmio_exit(anywhere: Bench) -> None:
     anywhere.add(1, 0x10_0000, PAGE)
     inside, outside = 0x10_0000, 0x20_0000
-    batch = [Touch(outside, code) for code in TouchCode]
+    batch = [Touch(outside, code) for code in Access]
     batch += [Touch(inside, R4), Touch(outside, W4), Touch(outside, R4), Touch(outside, R1)]
     anywhere.touch(batch)
     indices = []
@@ -216,10 +216,10 @@ def test_touch_given_up_is_skipped(anywhere: Bench) -> None:
     assert mailbox.decode_touches(anywhere.view, 2) == [0, 0x0403_0201]
 
 
-@pytest.mark.parametrize("code", [SweepCode.WRITE_1, SweepCode.WRITE_2, SweepCode.WRITE_4])
-def test_sweep_writes_over_slot_borders(anywhere: Bench, code: SweepCode) -> None:
+@pytest.mark.parametrize("code", [Access.WRITE_1, Access.WRITE_2, Access.WRITE_4])
+def test_sweep_writes_over_slot_borders(anywhere: Bench, code: Access) -> None:
     memories = [anywhere.add(1 + i, 0x10_0000 + i * 2 * PAGE, 2 * PAGE) for i in range(3)]
-    width = mailbox.SWEEP_WIDTHS[code]
+    width = image.WIDTHS[code]
     count = (4 * PAGE - 16) // width
     # The elements straddle the borders where they are wider than a byte.
     first = PAGE + 8 - width // 2
@@ -230,12 +230,12 @@ def test_sweep_writes_over_slot_borders(anywhere: Bench, code: SweepCode) -> Non
     assert mailbox.decode_sweeps(anywhere.view, 1) == [0]
 
 
-@pytest.mark.parametrize("code", [SweepCode.READ_1, SweepCode.READ_2, SweepCode.READ_4])
-def test_sweep_reads_over_a_slot_border(anywhere: Bench, code: SweepCode) -> None:
+@pytest.mark.parametrize("code", [Access.READ_1, Access.READ_2, Access.READ_4])
+def test_sweep_reads_over_a_slot_border(anywhere: Bench, code: Access) -> None:
     content = bytes(i * 7 % 251 for i in range(2 * PAGE))
     anywhere.add(1, 0x10_0000, PAGE).write(0, content[:PAGE])
     anywhere.add(2, 0x10_0000 + PAGE, PAGE).write(0, content[PAGE:])
-    width = mailbox.SWEEP_WIDTHS[code]
+    width = image.WIDTHS[code]
     size_bytes = (PAGE // width) * width
     first = PAGE // 2 - 1
     sweep = Sweep(0x10_0000 + first, code, size_bytes // width, buffer_offset=4)
@@ -248,8 +248,8 @@ def test_sweep_reads_over_a_slot_border(anywhere: Bench, code: SweepCode) -> Non
 def test_sweep_into_a_hole_exits_for_each_element(anywhere: Bench) -> None:
     memory = anywhere.add(1, 0x10_0000, PAGE)
     end = 0x10_0000 + PAGE
-    write = Sweep(end - 2, SweepCode.WRITE_1, 4, value=0x55)
-    read = Sweep(end - 2, SweepCode.READ_2, 3)
+    write = Sweep(end - 2, Access.WRITE_1, 4, value=0x55)
+    read = Sweep(end - 2, Access.READ_2, 3)
     exits = anywhere.sweep([write, read]).run(b"\xaa\xbb")
     assert accesses(exits) == [(end, b"\x55"), (end + 1, b"\x55"), (end, 2), (end + 2, 2)]
     assert memory.read(PAGE - 3, 3) == b"\0\x55\x55"
@@ -258,19 +258,19 @@ def test_sweep_into_a_hole_exits_for_each_element(anywhere: Bench) -> None:
 
 def test_next_batch_of_sweeps_without_setting_registers(anywhere: Bench) -> None:
     memory = anywhere.add(1, 0x10_0000, PAGE)
-    sweeps = [Sweep(0x10_0000 + i, SweepCode.WRITE_1, 1, i + 1) for i in range(mailbox.MAX_SWEEPS)]
+    sweeps = [Sweep(0x10_0000 + i, Access.WRITE_1, 1, i + 1) for i in range(mailbox.MAX_SWEEPS)]
     assert anywhere.sweep(sweeps).run() == []
     assert memory.read(0, len(sweeps)) == bytes(range(1, len(sweeps) + 1))
     assert mailbox.sweep_index(anywhere.view) == len(sweeps)
-    mailbox.encode_sweeps(anywhere.view, anywhere.gpa, [Sweep(0x10_0000, SweepCode.WRITE_4, 1, 0)])
+    mailbox.encode_sweeps(anywhere.view, anywhere.gpa, [Sweep(0x10_0000, Access.WRITE_4, 1, 0)])
     assert anywhere.run() == []
     assert memory.read(0, 5) == b"\0\0\0\0\x05"
 
 
 def test_sweep_given_up_is_skipped(anywhere: Bench) -> None:
     memory = anywhere.add(1, 0x10_0000, PAGE)
-    hole = Sweep(0x10_0000 + PAGE - 2, SweepCode.WRITE_1, 4, 0x55)
-    anywhere.sweep([hole, Sweep(0x10_0000, SweepCode.WRITE_1, 4, 0x66)])
+    hole = Sweep(0x10_0000 + PAGE - 2, Access.WRITE_1, 4, 0x55)
+    anywhere.sweep([hole, Sweep(0x10_0000, Access.WRITE_1, 4, 0x66)])
     assert isinstance(anywhere.vcpu.run(), Mmio)
     assert mailbox.sweep_index(anywhere.view) == 0
     anywhere.vcpu.finish_exit()
@@ -320,7 +320,7 @@ def test_execute_in_a_hole_and_then_in_a_slot(bench: Bench) -> None:
 def test_guests_take_turns_on_one_vcpu(bench: Bench) -> None:
     memory = bench.add(1, 0x10_0000, PAGE)
     assert bench.touch([Touch(0x10_0000, W4, 0x11)]).run() == []
-    assert bench.sweep([Sweep(0x10_0001, SweepCode.WRITE_1, 3, 0x22)]).run() == []
+    assert bench.sweep([Sweep(0x10_0001, Access.WRITE_1, 3, 0x22)]).run() == []
     put_stub(memory, 0, 0xCAFE_F00D)
     assert executed(bench.execute(0x10_0000)) == 0xCAFE_F00D
     assert bench.touch([Touch(0x10_0000, R4)]).run() == []

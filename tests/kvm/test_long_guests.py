@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from guests import image, mailbox
-from guests.image import LongSweep, TouchCode
+from guests.image import Access
 from guests.mailbox import Touch
 from guests.windows import Windows
 from kvm_abi.uapi import MemFlag
@@ -21,8 +21,8 @@ GUEST_GPA = 0x1_0000
 GIB = 1 << 30
 FOUR_GIB = 4 * GIB
 
-R1, R2, R4 = TouchCode.READ_1, TouchCode.READ_2, TouchCode.READ_4
-W1, W2, W4 = TouchCode.WRITE_1, TouchCode.WRITE_2, TouchCode.WRITE_4
+R1, R2, R4 = Access.READ_1, Access.READ_2, Access.READ_4
+W1, W2, W4 = Access.WRITE_1, Access.WRITE_2, Access.WRITE_4
 
 
 class Bench:
@@ -55,8 +55,10 @@ class Bench:
         self.vcpu.enter_long_mode(self.windows.cr3, Registers(rip=image.TOUCH_ENTRY))
         return self.run(mmio_data)
 
-    def sweep(self, code: LongSweep, destination: int, source: int, count: int) -> list[Mmio]:
-        registers = Registers(rip=code, rdi=destination, rsi=source, rcx=count, rax=0x4433_2211)
+    def sweep(self, code: Access, destination: int, source: int, count: int) -> list[Mmio]:
+        registers = Registers(
+            rip=image.LONG_SWEEPS[code], rdi=destination, rsi=source, rcx=count, rax=0x4433_2211
+        )
         self.vcpu.enter_long_mode(self.windows.cr3, registers)
         return self.run(b"\xaa\xbb\xcc\xdd")
 
@@ -99,10 +101,10 @@ def test_read_of_each_width(bench: Bench, gpa: int, offset: int) -> None:
 @pytest.mark.parametrize("offset", [1, PAGE - 4, PAGE - 1, PAGE - 3])
 @pytest.mark.parametrize("code", [W1, W2, W4])
 def test_write_of_each_width_changes_no_other_byte(
-    bench: Bench, gpa: int, offset: int, code: TouchCode
+    bench: Bench, gpa: int, offset: int, code: Access
 ) -> None:
     memory = bench.add(1, gpa, 2 * PAGE)
-    width = mailbox.TOUCH_WIDTHS[code]
+    width = image.WIDTHS[code]
     assert bench.touch([Touch(gpa + offset, code, 0x98BA_DCFE)]) == []
     expected = bytearray(2 * PAGE)
     expected[offset : offset + width] = bytes.fromhex("fedcba98")[:width]
@@ -137,7 +139,7 @@ def test_mmio_exits_at_the_gpa_and_goes_on_with_the_hosts_data(bench: Bench, gpa
 def test_rip_tells_the_touch_of_each_mmio_exit(bench: Bench, gpa: int) -> None:
     bench.add(1, gpa, PAGE)
     outside = gpa + 4 * PAGE
-    codes = [*TouchCode, None, W4, R4, R1]
+    codes = [*Access, None, W4, R4, R1]
     bench.encode([Touch(outside, code) if code is not None else Touch(gpa, R4) for code in codes])
     bench.vcpu.enter_long_mode(bench.windows.cr3, Registers(rip=image.TOUCH_ENTRY))
     indices = []
@@ -184,10 +186,10 @@ def test_a_vcpu_that_has_cached_a_place_sees_it_move(bench: Bench, gpa: int) -> 
         assert mailbox.decode_touches(bench.view, 2) == [0, 0x0403_0201]
 
 
-@pytest.mark.parametrize("code", [LongSweep.WRITE_1, LongSweep.WRITE_2, LongSweep.WRITE_4])
-def test_sweep_writes_over_slot_borders(bench: Bench, gpa: int, code: LongSweep) -> None:
+@pytest.mark.parametrize("code", [Access.WRITE_1, Access.WRITE_2, Access.WRITE_4])
+def test_sweep_writes_over_slot_borders(bench: Bench, gpa: int, code: Access) -> None:
     memories = [bench.add(1 + i, gpa + i * PAGE, PAGE) for i in range(3)]
-    width = mailbox.SWEEP_WIDTHS[image.SweepCode[code.name]]
+    width = image.WIDTHS[code]
     count = (2 * PAGE - 16) // width
     first = 8 - width // 2
     assert bench.sweep(code, bench.windows.address(gpa) + first, 0, count) == []
@@ -196,10 +198,10 @@ def test_sweep_writes_over_slot_borders(bench: Bench, gpa: int, code: LongSweep)
     assert b"".join(memory.read(0, PAGE) for memory in memories) == bytes(expected)
 
 
-@pytest.mark.parametrize("code", [LongSweep.READ_1, LongSweep.READ_2, LongSweep.READ_4])
-def test_sweep_reads_slot_and_hole(bench: Bench, gpa: int, code: LongSweep) -> None:
+@pytest.mark.parametrize("code", [Access.READ_1, Access.READ_2, Access.READ_4])
+def test_sweep_reads_slot_and_hole(bench: Bench, gpa: int, code: Access) -> None:
     bench.add(1, gpa, PAGE).write(PAGE - 4, b"\x01\x02\x03\x04")
-    width = mailbox.SWEEP_WIDTHS[image.SweepCode[code.name]]
+    width = image.WIDTHS[code]
     source = bench.windows.address(gpa) + PAGE - 4
     exits = bench.sweep(code, mailbox.SWEEP_BUFFER_OFFSET, source, 8 // width)
     assert [each.gpa for each in exits] == list(range(gpa + PAGE, gpa + PAGE + 4, width))

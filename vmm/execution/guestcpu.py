@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from guests import image, mailbox
-from guests.image import LongSweep, SweepCode, TouchCode
+from guests.image import ACCESSES, LONG_SWEEPS, WIDTHS
 from guests.mailbox import PlainTouch
 from guests.windows import Windows
 from kvm_abi.raw import KvmError, PassedMmio
@@ -51,23 +51,6 @@ from vmm.scenario.operations import (
     Sweep,
     Touch,
 )
-
-_TOUCH_CODES = {
-    ("read", 1): TouchCode.READ_1,
-    ("read", 2): TouchCode.READ_2,
-    ("read", 4): TouchCode.READ_4,
-    ("write", 1): TouchCode.WRITE_1,
-    ("write", 2): TouchCode.WRITE_2,
-    ("write", 4): TouchCode.WRITE_4,
-}
-_SWEEP_CODES = {
-    ("read", 1): SweepCode.READ_1,
-    ("read", 2): SweepCode.READ_2,
-    ("read", 4): SweepCode.READ_4,
-    ("write", 1): SweepCode.WRITE_1,
-    ("write", 2): SweepCode.WRITE_2,
-    ("write", 4): SweepCode.WRITE_4,
-}
 
 _MOST_INTERRUPTIONS = 100
 """So many signals may come while a guest runs: more, and the kernel has made them up."""
@@ -122,7 +105,7 @@ class GuestCpu:
         There may be up to ``mailbox.MAX_TOUCHES`` of them, all in one address space.
         """
         self.look_at(touches[0].as_id)
-        records = [(t.gpa, _TOUCH_CODES[t.access, t.width], t.value) for t in touches]
+        records = [(t.gpa, ACCESSES[t.access, t.width], t.value) for t in touches]
         if max(records)[0] < _SURELY_REAL:
             return self._touch_real(records)
         outcomes: list[AnyOutcome] = []
@@ -223,7 +206,7 @@ class GuestCpu:
         ]
 
     def _sweep_real(self, op: Sweep) -> tuple[_Exits, _Stops]:
-        code = _SWEEP_CODES[op.access, op.width]
+        code = ACCESSES[op.access, op.width]
         sweep = mailbox.Sweep(op.gpa, code, op.count, op.value)
         mailbox.encode_sweeps(self._view, self._gpa, [sweep])
         if self._ready != (self._enter_real, image.SWEEP_ENTRY):
@@ -234,7 +217,7 @@ class GuestCpu:
     def _sweep_long(self, op: Sweep) -> tuple[_Exits, _Stops]:
         address = self._windows.address(op.gpa)
         registers = Registers(
-            rip=LongSweep[_SWEEP_CODES[op.access, op.width].name],
+            rip=LONG_SWEEPS[ACCESSES[op.access, op.width]],
             rdi=mailbox.SWEEP_BUFFER_OFFSET if op.access == "read" else address,
             rsi=address,
             rcx=op.count,
@@ -351,7 +334,7 @@ def _only_one(_: int) -> int:
 
 
 def _leaves_real_mode(touch: PlainTouch) -> bool:
-    return touch[0] + mailbox.TOUCH_WIDTHS[touch[1]] > REAL_MODE_END
+    return touch[0] + WIDTHS[touch[1]] > REAL_MODE_END
 
 
 def _errno_name(error: OSError) -> str:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import IO, cast
 
 from vmm.replay.trace import MAX_TEXT, TraceError
+from vmm.scenario.reading import FileError, opened as opened_file
 
 MAX_LINE_BYTES = 1 << 16
+_NO_NUMBER = re.compile(rb"[0-9]{40,}")
+"""More digits than any number of a call has; Python refuses to read thousands of them."""
 _GZIP = b"\x1f\x8b"
 _STYLING = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
 
@@ -29,13 +32,15 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield sys.stdin.buffer
         return
     try:
-        with path.open("rb") as file:
-            is_packed = file.read(2) == _GZIP
         with ExitStack() as stack:
+            file = stack.enter_context(opened_file(path))
+            is_packed = file.peek(2)[:2] == _GZIP
             if is_packed:
-                yield cast(IO[bytes], stack.enter_context(gzip.open(path, "rb")))
+                yield cast(IO[bytes], stack.enter_context(gzip.open(file, "rb")))
             else:
-                yield stack.enter_context(path.open("rb"))
+                yield file
+    except FileError as error:
+        raise TraceError(str(error)) from None
     except (OSError, EOFError) as error:
         what = getattr(error, "strerror", None) or str(error)
         raise TraceError(f"{path}: {what}") from None
@@ -49,6 +54,7 @@ def numbered(stream: IO[bytes]) -> Iterator[tuple[int, str]]:
         is_whole = line.endswith(b"\n")
         while not is_whole and (rest := stream.readline(MAX_LINE_BYTES)):
             is_whole = rest.endswith(b"\n")
+        line = _NO_NUMBER.sub(b"?", line)
         if b"\x1b" in line:
             line = _STYLING.sub(b"", line)
         text = line.decode("ascii", "backslashreplace").rstrip()

@@ -51,6 +51,15 @@ FALLOC_PUNCH_HOLE = 2
 FALLOC_FLAGS = {"FALLOC_FL_KEEP_SIZE": 1, "FALLOC_FL_PUNCH_HOLE": 2, "FALLOC_FL_ZERO_RANGE": 16}
 
 
+def literal(text: str) -> int:
+    """Return a number as C writes it: decimal, octal or hexadecimal."""
+    sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
+    if digits[:2] in ("0x", "0X"):
+        return sign * int(digits[2:], 16)
+    is_octal = digits.startswith("0") and not set(digits) & {"8", "9"}
+    return sign * int(digits, 8 if is_octal else 10)
+
+
 def request_in(text: str) -> str:
     """Return the name of KVM's request that is the second argument of an ioctl; "" if it is none.
 
@@ -63,7 +72,7 @@ def request_in(text: str) -> str:
     if ioc is not None:
         return _named(int(ioc[1], 16), int(ioc[2], 16))
     if number is not None:
-        value = int(number[1], 0)
+        value = literal(number[1])
         return _named(value >> 8 & 0xFF, value & 0xFF)
     return name[0] if name is not None else ""
 
@@ -77,5 +86,5 @@ def bits_in(text: str, names: dict[str, int]) -> int:
     total = 0
     for part in re.sub(r"/\*.*?\*/", "", text).split("|"):
         number = _NUMBER.match(part)
-        total |= int(number[1], 0) if number is not None else names.get(part.strip(), 0)
+        total |= literal(number[1]) if number is not None else names.get(part.strip(), 0)
     return total

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 from vmm.replay.lines import shown
+from vmm.replay.numbers import literal
 from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, Unread
 from vmm.scenario.operations import READONLY
 
@@ -48,7 +49,7 @@ class _Reader:
         self._readonly: dict[tuple[str, int], bool] = {}
 
     def take(self, line: Line, head: str, text: str) -> None:
-        fields = {_NAMES.get(name, name): int(value, 0) for name, value in _FIELD.findall(text)}
+        fields = {_NAMES.get(name, name): literal(value) for name, value in _FIELD.findall(text)}
         pid = _PID.search(head) or _PID.search(text)
         vm = self._vm(line, pid[0] if pid is not None else "")
         missing = [name for name in _NEEDED if name not in fields]

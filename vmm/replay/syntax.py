@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from vmm.replay.numbers import literal
+
 MAX_PID = 1 << 22
 
 _PREFIX = re.compile(
@@ -154,7 +156,7 @@ def _returned(text: str, name: str | None) -> tuple[int | None, int]:
     """Return what a call returned, and the errno; None where neither is known."""
     if text == "?":
         return None, 0
-    value = int(text, 0)
+    value = literal(text)
     if value != -1 or name is None:
         return value, 0
     known = getattr(errno, name, None)
@@ -196,7 +198,7 @@ def number_of(text: str) -> int | None:
     if plain == "NULL":
         return 0
     try:
-        return int(plain, 8 if re.fullmatch(r"0[0-7]+", plain) else 0)
+        return literal(plain)
     except ValueError:
         return None
 

@@ -4,8 +4,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from vmm.scenario.shown import shown
 
@@ -65,7 +65,7 @@ def lines_of(path: Path, most_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """Yield a regular file, open for reading. Raises FileError.
 
     A pipe or a device may never end, or never begin: opening does not wait for a writer.
@@ -88,14 +88,14 @@ def _refuse_special(path: Path, mode: int) -> None:
         raise FileError(path, f"{_KINDS.get(kind, 'something else')}, not a file")
 
 
-def _read(file: BinaryIO, path: Path, most_bytes: int) -> bytes:
+def _read(file: BufferedReader, path: Path, most_bytes: int) -> bytes:
     try:
         return file.read(most_bytes)
     except OSError as error:
         raise FileError(path, _why(error)) from None
 
 
-def _read_line(file: BinaryIO, path: Path, most_bytes: int) -> bytes:
+def _read_line(file: BufferedReader, path: Path, most_bytes: int) -> bytes:
     try:
         return file.readline(most_bytes)
     except OSError as error:

@@ -7,21 +7,21 @@ from hypothesis import given, strategies as st
 
 from guests import image, mailbox
 from guests._image import ffi, lib
-from guests.image import SweepCode, TouchCode
+from guests.image import Access
 from guests.mailbox import Sweep, Touch
 from vmm.scenario import content
 
 U32 = st.integers(0, 0xFFFF_FFFF)
-TOUCHES = st.builds(Touch, st.integers(0, 0xFFFF_FFFC), st.sampled_from(TouchCode), U32)
-READS = {TouchCode.READ_1, TouchCode.READ_2, TouchCode.READ_4}
+TOUCHES = st.builds(Touch, st.integers(0, 0xFFFF_FFFC), st.sampled_from(Access), U32)
+READS = {Access.READ_1, Access.READ_2, Access.READ_4}
 
 ACCESSES = {
-    TouchCode.READ_1: "3e3e67a0",  # mov al, [gpa]
-    TouchCode.READ_2: "3e3e67a1",  # mov ax, [gpa]
-    TouchCode.READ_4: "3e6766a1",  # mov eax, [gpa]
-    TouchCode.WRITE_1: "3e67c605",  # mov byte [gpa], value
-    TouchCode.WRITE_2: "3e67c705",  # mov word [gpa], value
-    TouchCode.WRITE_4: "6766c705",  # mov dword [gpa], value
+    Access.READ_1: "3e3e67a0",  # mov al, [gpa]
+    Access.READ_2: "3e3e67a1",  # mov ax, [gpa]
+    Access.READ_4: "3e6766a1",  # mov eax, [gpa]
+    Access.WRITE_1: "3e67c605",  # mov byte [gpa], value
+    Access.WRITE_2: "3e67c705",  # mov word [gpa], value
+    Access.WRITE_4: "6766c705",  # mov dword [gpa], value
 }
 
 
@@ -51,7 +51,7 @@ def test_image_is_followed_by_nothing_in_its_page() -> None:
 
 
 def test_labels_lie_in_the_image_and_differ() -> None:
-    labels = [image.SWEEP_ENTRY, image.SWEEP_SKIP, lib.guest_labels.sweep_end, *SweepCode]
+    labels = [image.SWEEP_ENTRY, image.SWEEP_SKIP, lib.guest_labels.sweep_end, *image.SWEEPS]
     assert len(set(labels)) == len(labels)
     assert all(0 < label < len(image.code()) for label in labels)
 
@@ -62,8 +62,8 @@ def test_structures_are_what_the_mailbox_packs() -> None:
     assert ffi.offsetof("struct guest_sweep", "remaining") == lib.GUEST_SWEEP_REMAINING
 
 
-@pytest.mark.parametrize("code", TouchCode)
-def test_touch_is_one_instruction_of_its_width(code: TouchCode) -> None:
+@pytest.mark.parametrize("code", Access)
+def test_touch_is_one_instruction_of_its_width(code: Access) -> None:
     view = slot()
     mailbox.encode_touches(view, [Touch(0x1234_5678, code)])
     record = touch_record(view, 0)
@@ -77,7 +77,7 @@ def test_touches_hold_what_was_asked(touches: list[Touch]) -> None:
     mailbox.encode_touches(view, touches)
     for index, (gpa, code, value) in enumerate(touches):
         record = touch_record(view, index)
-        width = mailbox.TOUCH_WIDTHS[code]
+        width = image.WIDTHS[code]
         assert int.from_bytes(record[4:8], "little") == gpa
         if code in READS:
             result = int.from_bytes(record[14:16], "little")
@@ -91,7 +91,7 @@ def test_touches_hold_what_was_asked(touches: list[Touch]) -> None:
 @given(st.lists(U32, max_size=40))
 def test_results_come_back_in_order(values: list[int]) -> None:
     view = slot()
-    mailbox.encode_touches(view, [Touch(0, TouchCode.READ_4)] * len(values))
+    mailbox.encode_touches(view, [Touch(0, Access.READ_4)] * len(values))
     assert mailbox.decode_touches(view, len(values)) == [0] * len(values)
     for index, value in enumerate(values):
         result = int.from_bytes(touch_record(view, index)[14:16], "little")
@@ -101,7 +101,7 @@ def test_results_come_back_in_order(values: list[int]) -> None:
 
 def test_a_full_mailbox_of_touches_stays_in_its_place() -> None:
     view = slot()
-    mailbox.encode_touches(view, [Touch(0, TouchCode.READ_4)] * mailbox.MAX_TOUCHES)
+    mailbox.encode_touches(view, [Touch(0, Access.READ_4)] * mailbox.MAX_TOUCHES)
     assert changed(view) == (lib.GUEST_TOUCH_RESULTS, lib.GUEST_PAGE_TABLES - 1)
     assert len(mailbox.decode_touches(view, mailbox.MAX_TOUCHES)) == mailbox.MAX_TOUCHES
 
@@ -110,15 +110,15 @@ def test_too_many_touches_are_refused() -> None:
     view = slot()
     count = mailbox.MAX_TOUCHES + 1
     with pytest.raises(ValueError, match="mailbox holds"):
-        mailbox.encode_touches(view, [Touch(0, TouchCode.READ_4)] * count)
+        mailbox.encode_touches(view, [Touch(0, Access.READ_4)] * count)
     with pytest.raises(ValueError, match="mailbox holds"):
         mailbox.decode_touches(view, count)
     assert bytes(view) == bytes(slot())
 
 
-@pytest.mark.parametrize("code", TouchCode)
-def test_touch_may_reach_4_gib_but_not_beyond(code: TouchCode) -> None:
-    last = (1 << 32) - mailbox.TOUCH_WIDTHS[code]
+@pytest.mark.parametrize("code", Access)
+def test_touch_may_reach_4_gib_but_not_beyond(code: Access) -> None:
+    last = (1 << 32) - image.WIDTHS[code]
     mailbox.encode_touches(slot(), [Touch(last, code)])
     with pytest.raises(ValueError, match="beyond 4 GiB"):
         mailbox.encode_touches(slot(), [Touch(last + 1, code)])
@@ -126,7 +126,7 @@ def test_touch_may_reach_4_gib_but_not_beyond(code: TouchCode) -> None:
 
 def test_a_negative_gpa_is_refused() -> None:
     with pytest.raises(struct.error):
-        mailbox.encode_touches(slot(), [Touch(-1, TouchCode.READ_1)])
+        mailbox.encode_touches(slot(), [Touch(-1, Access.READ_1)])
 
 
 @given(st.integers(0, mailbox.MAX_TOUCHES - 1), st.integers(0, lib.GUEST_TOUCH_SIZE - 1))
@@ -146,19 +146,19 @@ def sweep_fields(view: memoryview, index: int) -> tuple[int, ...]:
 
 def test_sweeps_hold_what_was_asked() -> None:
     view = slot()
-    write = Sweep(0x1000, SweepCode.WRITE_2, 8, value=0xBEEF)
-    read = Sweep(0x2000, SweepCode.READ_4, 3, buffer_offset=16)
+    write = Sweep(0x1000, Access.WRITE_2, 8, value=0xBEEF)
+    read = Sweep(0x2000, Access.READ_4, 3, buffer_offset=16)
     mailbox.encode_sweeps(view, 0x7FFF_0000, [write, read])
     buffer = 0x7FFF_0000 + lib.GUEST_SWEEP_BUFFER
-    assert sweep_fields(view, 0) == (0x1000, 0, 8, 0xBEEF, 8, SweepCode.WRITE_2, 0)
-    assert sweep_fields(view, 1) == (buffer + 16, 0x2000, 3, 0, 3, SweepCode.READ_4, 0)
+    assert sweep_fields(view, 0) == (0x1000, 0, 8, 0xBEEF, 8, image.SWEEPS[Access.WRITE_2], 0)
+    assert sweep_fields(view, 1) == (buffer + 16, 0x2000, 3, 0, 3, image.SWEEPS[Access.READ_4], 0)
     assert sweep_fields(view, 2)[5] == lib.guest_labels.sweep_end
     assert mailbox.decode_sweeps(view, 2) == [8, 3]
 
 
 def test_a_full_mailbox_of_sweeps_stays_in_its_place() -> None:
     view = slot()
-    sweeps = [Sweep(0, SweepCode.WRITE_1, 1)] * mailbox.MAX_SWEEPS
+    sweeps = [Sweep(0, Access.WRITE_1, 1)] * mailbox.MAX_SWEEPS
     mailbox.encode_sweeps(view, 0, sweeps)
     first, last = changed(view)
     assert first == lib.GUEST_SWEEPS
@@ -169,9 +169,9 @@ def test_a_full_mailbox_of_sweeps_stays_in_its_place() -> None:
         mailbox.decode_sweeps(view, len(sweeps) + 1)
 
 
-@pytest.mark.parametrize("code", [SweepCode.READ_1, SweepCode.READ_2, SweepCode.READ_4])
-def test_reading_sweep_stays_in_the_buffer(code: SweepCode) -> None:
-    count = mailbox.SWEEP_BUFFER_SIZE_BYTES // mailbox.SWEEP_WIDTHS[code]
+@pytest.mark.parametrize("code", [Access.READ_1, Access.READ_2, Access.READ_4])
+def test_reading_sweep_stays_in_the_buffer(code: Access) -> None:
+    count = mailbox.SWEEP_BUFFER_SIZE_BYTES // image.WIDTHS[code]
     mailbox.encode_sweeps(slot(), 0, [Sweep(0, code, count)])
     for outside in (
         Sweep(0, code, count + 1),
@@ -182,9 +182,9 @@ def test_reading_sweep_stays_in_the_buffer(code: SweepCode) -> None:
             mailbox.encode_sweeps(slot(), 0, [outside])
 
 
-@pytest.mark.parametrize("code", SweepCode)
-def test_sweep_may_reach_4_gib_but_not_beyond(code: SweepCode) -> None:
-    size_bytes = 4 * mailbox.SWEEP_WIDTHS[code]
+@pytest.mark.parametrize("code", Access)
+def test_sweep_may_reach_4_gib_but_not_beyond(code: Access) -> None:
+    size_bytes = 4 * image.WIDTHS[code]
     mailbox.encode_sweeps(slot(), 0, [Sweep((1 << 32) - size_bytes, code, 4)])
     with pytest.raises(ValueError, match="beyond 4 GiB"):
         mailbox.encode_sweeps(slot(), 0, [Sweep((1 << 32) - size_bytes + 1, code, 4)])

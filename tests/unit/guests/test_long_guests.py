@@ -5,19 +5,19 @@ from hypothesis import given, strategies as st
 
 from guests import image, mailbox
 from guests._image import lib
-from guests.image import LongSweep, TouchCode
+from guests.image import Access
 from guests.mailbox import Touch
 from guests.windows import WINDOW_STEP_BYTES, WINDOWS, NoWindowError, Windows
 
 SLOT_GPA = 0x7FFF_0000
 GPAS = st.integers(0, (1 << 52) - 1)
 ACCESSES = {
-    TouchCode.READ_1: ("3e8a0c25", "3e880c25"),  # mov cl, [address]; mov [result], cl
-    TouchCode.READ_2: ("668b0c25", "66890c25"),  # mov cx, [address]; mov [result], cx
-    TouchCode.READ_4: ("3e8b0c25", "3e890c25"),  # mov ecx, [address]; mov [result], ecx
-    TouchCode.WRITE_1: ("3ec60425", ""),  # mov byte [address], value
-    TouchCode.WRITE_2: ("66c70425", ""),  # mov word [address], value
-    TouchCode.WRITE_4: ("3ec70425", ""),  # mov dword [address], value
+    Access.READ_1: ("3e8a0c25", "3e880c25"),  # mov cl, [address]; mov [result], cl
+    Access.READ_2: ("668b0c25", "66890c25"),  # mov cx, [address]; mov [result], cx
+    Access.READ_4: ("3e8b0c25", "3e890c25"),  # mov ecx, [address]; mov [result], ecx
+    Access.WRITE_1: ("3ec60425", ""),  # mov byte [address], value
+    Access.WRITE_2: ("66c70425", ""),  # mov word [address], value
+    Access.WRITE_4: ("3ec70425", ""),  # mov dword [address], value
 }
 
 
@@ -39,15 +39,15 @@ def translate(view: memoryview, cr3: int, address: int) -> int | None:
         table, shift = base, shift - 9
 
 
-@pytest.mark.parametrize("code", TouchCode)
-def test_touch_is_one_instruction_of_its_width(code: TouchCode) -> None:
+@pytest.mark.parametrize("code", Access)
+def test_touch_is_one_instruction_of_its_width(code: Access) -> None:
     view = slot()
     mailbox.encode_long_touches(view, [Touch(0x0234_5678, code, 0x98BA_DCFE)])
     start = mailbox.touch_offset(0)
     record = bytes(view[start : start + lib.GUEST_TOUCH_SIZE])
     access, store = ACCESSES[code]
     assert record[:8] == bytes.fromhex(access) + bytes.fromhex("78563402")
-    width = mailbox.TOUCH_WIDTHS[code]
+    width = image.WIDTHS[code]
     if store:
         result = lib.GUEST_TOUCH_RESULTS.to_bytes(4, "little")
         assert record[8:] == bytes.fromhex(store) + result
@@ -65,7 +65,7 @@ def test_the_end_record_jumps_into_the_image() -> None:
     end = int.from_bytes(record[1:5], "little")
     code = image.code()
     assert code[end : end + 2] == bytes((0xE6, image.END_PORT))
-    assert {code[at] for at in LongSweep} == {0xF3, 0x66}  # rep, and an operand of 16 bits
+    assert {code[at] for at in image.LONG_SWEEPS} == {0xF3, 0x66}  # rep, and an operand of 16 bits
 
 
 def test_the_guests_slot_is_at_address_0_and_nothing_else_is_mapped() -> None:

@@ -2,12 +2,14 @@
 
 import errno
 import gzip
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.traced import EINVAL, KVM, TRACES, region, trace_of
 from vmm.replay.lines import MAX_LINE_BYTES, numbered
+from vmm.replay.numbers import literal
 from vmm.replay.reader import read_trace
 from vmm.replay.trace import HostChange, Region, Trace, TraceError, TssAddr, Unread
 
@@ -254,6 +256,28 @@ def test_a_line_without_end_is_cut_and_the_next_has_its_number(tmp_path: Path) -
     with file.open("rb") as stream:
         found = list(numbered(stream))
     assert [(number, len(line)) for number, line in found] == [(1, MAX_LINE_BYTES), (2, len(KVM))]
+
+
+def test_a_number_that_is_none_leaves_a_call_unread(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    file.write_text(f"{KVM}\n{region()}\n{region().rpartition('=')[0]}= {'1' * 5000}\n")
+    first, second = calls(read_trace(file))
+    assert (type(first), type(second)) == (Region, Unread)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0", 0), ("-1", -1), ("0x1F", 31), ("-0x10", -16), ("0644", 0o644), ("089", 89), ("00", 0)],
+)
+def test_numbers_are_read_as_c_has_them(text: str, number: int) -> None:
+    assert literal(text) == number
+
+
+def test_a_pipe_is_no_trace(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(TraceError, match="pipe: a pipe, not a file"):
+        read_trace(pipe)
 
 
 def test_a_packed_trace_reads_like_the_plain_one(tmp_path: Path) -> None:
