@@ -97,4 +97,12 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
 
 def large_scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return those scenarios, all slow, that take a while even to be put together."""
-    return (*internal.slow_scenarios(features), *table.slow_scenarios(features))
+    return (
+        *internal.slow_scenarios(features),
+        *generation.slow_scenarios(features),
+        *table.slow_scenarios(features),
+    )
+
+
+LARGE_NAMES = ("tss-with-a-full-table", "generation-comes-round", "table-filled-and-emptied")
+"""What `large_scenarios` are called."""

@@ -66,7 +66,7 @@ def _comes_round(
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return the scenarios of a kernel."""
+    """Return the scenarios of a kernel, but for the slow ones."""
     return (
         _comes_round(
             "generation-after-powers-of-two",
@@ -74,6 +74,12 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             _TOGGLED.create(),
             *(each for power in _POWERS for each in _until_it_comes_round(1 << power)),
         ),
+    )
+
+
+def slow_scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return those that take a while even to be put together."""
+    return (
         _comes_round(
             "generation-comes-round",
             "When all bits that are kept have come round, what was known to be MMIO is forgotten.",

@@ -1,5 +1,6 @@
 """Which curated scenarios a command is about: the options, and what a shell completes."""
 
+import fnmatch
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -22,10 +23,19 @@ def curated(features: Features = USUAL) -> tuple[Scenario, ...]:
 
 def selected(features: Features, selection: Selection) -> tuple[Scenario, ...]:
     """Return those of a kernel's curated scenarios that are meant. Raises click.UsageError."""
-    from vmm.catalogue import catalogue
+    from vmm.catalogue import LARGE_NAMES, catalogue
 
-    with_large = not selection.leaves_slow_out or bool(selection.exclude)
-    return select(catalogue(features, with_large), selection)
+    small = catalogue(features, with_large=False)
+    patterns = (*selection.patterns, *selection.exclude)
+    names = [scenario.name for scenario in small]
+    # A pattern that matches nothing is told with all names.
+    with_large = (
+        selection.everything
+        or bool(selection.tags)
+        or any(fnmatch.filter(LARGE_NAMES, each) for each in patterns)
+        or not all(fnmatch.filter(names, each) for each in patterns)
+    )
+    return select(catalogue(features) if with_large else small, selection)
 
 
 def complete_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

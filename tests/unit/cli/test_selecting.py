@@ -9,7 +9,7 @@ from click.testing import Result
 
 from tests.ideal import ideal_history
 from tests.played import SCENARIOS, Kernel, make, named, played, vmm
-from vmm.catalogue import catalogue, large_scenarios
+from vmm.catalogue import LARGE_NAMES, catalogue, large_scenarios
 from vmm.cli.journal import UNDER_WAY
 from vmm.cli.selection import select, selected
 from vmm.execution.runner import Record
@@ -200,6 +200,9 @@ def test_nothing_is_written_of_histories_that_cannot_be_read(
         Selection(patterns=("table-*",)),
         Selection(tags=("table",)),
         Selection(exclude=("table-filled-and-*",)),
+        Selection(patterns=("move-*", "delete-twice")),
+        Selection(patterns=("generation-*",)),
+        Selection(exclude=("move-*",)),
     ],
     ids=str,
 )
@@ -210,5 +213,5 @@ def test_what_is_left_out_beforehand_is_not_what_anybody_asks_for(selection: Sel
 
 def test_large_scenarios_are_slow_ones() -> None:
     large = large_scenarios(Features(nr_memslots=509))
-    assert large
+    assert tuple(scenario.name for scenario in large) == LARGE_NAMES
     assert all("slow" in scenario.tags for scenario in large)
