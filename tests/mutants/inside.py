@@ -11,7 +11,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from vmm.cli.main import main as command
 from vmm.cli.whitebox import looking
 from vmm.execution.runner import Worker
 from vmm.host.freememory import FreeMemory
+from vmm.host.health import KernelWatch, Problem
 from vmm.scenario import requirements
 from vmm.scenario.demand import short_of_memory
 from vmm.scenario.endings import DIED, ENDLESS, HUNG
@@ -36,6 +38,7 @@ from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked, judged
 
 SWITCH = Path("/sys/module/kvm/parameters/mutant")
+WARN_AGAIN = Path("/sys/kernel/debug/clear_warn_once")
 _MOST = 400
 
 
@@ -51,6 +54,8 @@ class Prepared:
 def main(arguments: list[str]) -> int:
     """Carry out an order; end early where the kernel is not to be trusted any more."""
     order = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Order)
+    # One that warns goes on, and is asked about the next bug.
+    Path("/proc/sys/kernel/panic_on_warn").write_text("0")
     features = look_at_host(order.patience).features
     white_box = Path(order.white_box) if order.white_box else None
     with looking(white_box is not None, white_box):
@@ -67,7 +72,7 @@ def _carry_out(prepared: Prepared) -> None:
         found = _in_a_child(_limit_s(order, task), partial(_look, task, prepared))
         seconds = round(time.monotonic() - start, 2)
         control = ""
-        if found.how in ("differs", "hung") and found.scenario and task.number:
+        if found.how != "passed" and found.scenario and task.number:
             again = Task(0, (found.scenario,))
             control = _in_a_child(order.limit_s, partial(_look, again, prepared)).how
         say(msgspec.structs.replace(found, number=task.number, seconds=seconds, control=control))
@@ -122,6 +127,8 @@ def _answer(child: int, reader: int, limit_s: float) -> Said:
 
 def _look(task: Task, prepared: Prepared) -> Said:
     """Run scenarios until one notices the bug, then the fuzzer."""
+    with suppress(OSError):
+        WARN_AGAIN.write_text("1")
     SWITCH.write_text(str(task.number))
     unsure: list[str] = []
     end = time.monotonic() + task.check_s
@@ -153,7 +160,7 @@ def _scenarios(task: Task, prepared: Prepared) -> Iterator[Said]:
     chosen = [named[name] for name in task.scenarios if name in named]
     headers = [Header(each, host.features, host.info.in_brief()) for each in chosen]
     memory = FreeMemory()
-    with Worker(headers, patience=patience) as worker:
+    with Worker(headers, patience=patience) as worker, KernelWatch() as watch:
         for index, scenario in enumerate(chosen):
             if (
                 requirements.missing(scenario, host.features)
@@ -165,9 +172,16 @@ def _scenarios(task: Task, prepared: Prepared) -> Iterator[Said]:
             start = time.monotonic()
             worker.start(index)
             said = _said(judged(worker.wait().history()), scenario.name)
+            if problems := watch.news():
+                said = Said("end", 0, scenario.name, "complained", _complaint(problems))
             seconds = round(time.monotonic() - start, 3)
             say(Said("ran", task.number, scenario.name, said.how, seconds=seconds))
             yield said
+
+
+def _complaint(problems: Sequence[Problem]) -> str:
+    lines = [line for problem in problems for line in (*problem.excerpt, problem.what)]
+    return next((each for each in lines if "cut here" not in each), "")[:_MOST]
 
 
 def _said(checked: Checked, name: str) -> Said:

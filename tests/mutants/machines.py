@@ -67,6 +67,10 @@ class _Listener:
             except msgspec.DecodeError:
                 self.other += line + b"\n"
 
+    def take_error(self, data: bytes) -> None:
+        """Take what the machine's program complains of."""
+        self.other = (self.other + data)[-2000:]
+
     def _hear(self, said: Said) -> None:
         match said.kind:
             case "ready":
@@ -140,8 +144,8 @@ def look(
                 how, listener.under_way, msgspec.structs.replace(said, step=_short(outcome.why))
             )
         elif not listener.is_ready:
-            why = outcome.why or listener.other.decode(errors="replace")[-400:]
-            raise LabError(f"the machine did not begin: {why}")
+            printed = listener.other.decode(errors="replace")
+            raise LabError(f"the machine did not begin: {outcome.why} {printed}")
         done = {each.name for each in found}
         fewer = [task for task in left if names[task.number] not in done]
         if len(fewer) == len(left):
@@ -170,7 +174,7 @@ def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Li
         limit_s=limit_s,
         silence_s=_BOOT_S + lookout.limit_s + max(task.fuzz_s for task in tasks),
     )
-    return run(machine, _job(path, folder), folder, listener.take, lambda data: None)
+    return run(machine, _job(path, folder), folder, listener.take, listener.take_error)
 
 
 def _job(order: Path, folder: Path) -> Job:

@@ -16,6 +16,9 @@ _FILE = Mapping("file", 8, "memfd")
 _SHARED = Mapping("shared", 8, "shared")
 _HUGE = Mapping("huge", 1024, "thp")
 
+_LONG = Mapping("long", 600)
+_OF_LONG = (0, 1, 2, 31, 32, 63, 64, 65, 127, 128, 255, 256, 300, 509, 511, 512, 597, 598, 599)
+
 _GFN = 0x100
 _FIRST, _LAST = 1, 4
 """The pages that are changed, in the middle of a slot of six."""
@@ -137,6 +140,21 @@ SCENARIOS = (
             HostWrite(at("a", 3), 0x600D_600D),
             *(read(gfn) for gfn in (_GFN + 1, _GFN + 3, _GFN + 8, _GFN + 10, _GFN + 11)),
             *(read(gfn, 0) for gfn in (_GFN + 3, _GFN + 10)),
+        ),
+    ),
+    Scenario(
+        name="follow-a-long-change",
+        why="Of hundreds of pages that change at once each is followed, and no other.",
+        source=_MMU_NOTIFIER,
+        tags=("follow",),
+        needs=("sync_mmu",),
+        mappings=(_LONG,),
+        survey="none",
+        operations=(
+            Slot(1, 0x203, at("long"), 600).create(),
+            *(write(0x203 + page, page, 0x200) for page in _OF_LONG),
+            ChangeHostMemory(at("long", 1), 598),
+            *(read(0x203 + page, 0x200) for page in _OF_LONG),
         ),
     ),
     Scenario(

@@ -4,6 +4,8 @@ The guest lives in both, and every survey looks at both, so that a vCPU has alwa
 either of them before anything changes.
 """
 
+from collections.abc import Iterator
+
 from vmm.catalogue._build import (
     API,
     API_DIRTY,
@@ -24,6 +26,8 @@ from vmm.scenario.operations import (
     READONLY,
     SMM,
     AnyOperation,
+    AsId,
+    ChangeHostMemory,
     EnableCap,
     Execute,
     HarvestDirtyRing,
@@ -40,6 +44,8 @@ _SMM = SMM << 16
 _ONE = Slot(1, 0x100, at("a"), pages=2)
 _TWIN = Slot(_SMM | 1, 0x100, at("b"), pages=2)
 _SWITCHES = 6
+_AHEAD = 6
+"""So many changes one address space is ahead of the other, which then overtakes it."""
 _HIGH_GFN = 0x140000  # from 5 GiB on, where the guest is in 64-bit mode
 
 
@@ -71,6 +77,17 @@ def _both(gfn: int) -> tuple[AnyOperation, AnyOperation]:
     return read(gfn), read(gfn, as_id=SMM)
 
 
+def _followed() -> Iterator[AnyOperation]:
+    """Write to pages of both address spaces, let the host drop them, and look."""
+    places: tuple[tuple[int, AsId], ...] = ((0x100, 0), (0x108, SMM), (0x110, SMM), (0x118, 0))
+    for gfn, as_id in places:
+        yield from (write(gfn + page, gfn + page, 0x200, as_id=as_id) for page in range(4))
+    yield ChangeHostMemory(at("a", 1), 2)
+    yield ChangeHostMemory(at("b", 1), 6)
+    for gfn, as_id in places:
+        yield from (read(gfn + page, 0x200, as_id=as_id) for page in range(4))
+
+
 _SLOTS = (
     _spaces(
         "spaces-at-one-gpa",
@@ -91,6 +108,38 @@ _SLOTS = (
         _ONE.delete(),
         _TWIN.create(),
         _ONE.delete(),
+    ),
+    _spaces(
+        "spaces-follow-host-memory",
+        "What the host drops is dropped in each address space, and in the one alone that has it.",
+        *creates(
+            Slot(1, 0x100, at("a"), pages=4),
+            Slot(_SMM | 1, 0x108, at("a"), pages=4),
+            Slot(_SMM | 2, 0x110, at("b"), pages=4),
+            Slot(3, 0x118, at("b", 4), pages=4),
+        ),
+        *(touch for _ in range(2) for touch in _followed()),
+        source="kvm_mmu_notifier_invalidate_range_start",
+        survey="none",
+        needs=("sync_mmu",),
+    ),
+    # No survey comes between: what a vCPU has found last is what it meets in the other space.
+    _spaces(
+        "spaces-counting-in-turn",
+        "Changes of each address space are counted apart: a slot found in one is none of the "
+        "other's, however often either has changed.",
+        *(Slot(_SMM | 20 + n, 0x140 + n, at("b", n)).create() for n in range(_AHEAD)),
+        *(
+            operation
+            for n in range(2 * _AHEAD)
+            for operation in (
+                Slot(20 + n, 0x120 + n, at("a", n % 8)).create(),
+                *_both(0x120 + n),
+                *_both(0x140 + n % _AHEAD),
+            )
+        ),
+        source="kvm_swap_active_memslots, kvm_vcpu_gfn_to_memslot",
+        survey="none",
     ),
     _spaces(
         "spaces-apart",
