@@ -43,6 +43,18 @@ def _dirty(
     )
 
 
+def _switched_on(slot: Slot) -> Iterator[AnyOperation]:
+    """Write to every page without a log, then with one, and again after it was read."""
+    logged = replace(slot, flags=LOG_DIRTY_PAGES)
+    yield slot.create()
+    for call in (None, logged.create(), slot.create(), logged.create(), logged.log()):
+        if call is not None:
+            yield call
+        yield from (write(slot.gfn + page, page + 1) for page in range(slot.pages))
+    yield logged.log()
+    yield logged.delete()
+
+
 _WRITTEN = {
     1: (0,),
     63: (0, 62),
@@ -279,6 +291,16 @@ _CHANGES = (
         _LOGGED.log(),
         read(0x100),
         read(0x101),
+    ),
+    _dirty(
+        "dirty-log-switched-on-over-written-pages",
+        "Pages that were written before the log begins are tracked, each of them, each time.",
+        *(
+            operation
+            for pages in (1, 2, 3, 65)
+            for operation in _switched_on(replace(_PLAIN, hva=at("written"), pages=pages))
+        ),
+        mappings=(Mapping("written", 65),),
     ),
     _dirty(
         "dirty-log-after-a-nop",

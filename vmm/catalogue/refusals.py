@@ -33,6 +33,8 @@ _NEW = Slot(3, 0x103, at("a", 4))
 _CALL = _NEW.create()
 _SIZE = PAGE_SIZE_BYTES
 _NEW_GPA = _NEW.gfn * PAGE_SIZE_BYTES
+_FREE = Slot(5, 0x107, at("a", 4)).create()
+_WITHIN_A_PAGE = tuple(1 << bit for bit in range(12))
 _LIVE_GPA = _LIVE.gfn * PAGE_SIZE_BYTES
 
 
@@ -65,6 +67,8 @@ _ALIGNMENT = (
         _CALL,
         but(_LIVE.create(), memory_size=_SIZE // 2),
         but(_LIVE.create(), memory_size=2 * _SIZE + 1),
+        *(but(_FREE, memory_size=bit) for bit in _WITHIN_A_PAGE),
+        *(but(_FREE, memory_size=_SIZE + bit) for bit in _WITHIN_A_PAGE),
     ),
     _refused(
         "refuse-an-unaligned-gpa",
@@ -75,6 +79,7 @@ _ALIGNMENT = (
         but(_LIVE.create(), guest_phys_addr=_LIVE_GPA + 1),
         but(_LIVE.create(), guest_phys_addr=_LIVE_GPA + _SIZE // 2),
         but(_LIVE.delete(), guest_phys_addr=_SIZE - 1),
+        *(but(_FREE, guest_phys_addr=_FREE.guest_phys_addr + bit) for bit in _WITHIN_A_PAGE),
     ),
     _refused(
         "refuse-an-unaligned-hva",
@@ -85,6 +90,7 @@ _ALIGNMENT = (
         but(_LIVE.create(), userspace_addr=Place("a", 1)),
         but(_LIVE.delete(), userspace_addr=Place("a", 1)),
         but(_LIVE.delete(), userspace_addr=Place("a", _SIZE - 1)),
+        *(but(_FREE, userspace_addr=Place("a", 4 * _SIZE + bit)) for bit in _WITHIN_A_PAGE),
     ),
 )
 
