@@ -26,6 +26,29 @@ _PLAIN = replace(_SLOT, flags=0)
 _OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
 _START = _SLOT.gfn * PAGE_SIZE_BYTES
 
+_WIDE = Slot(1, 0x100, at("wide"), 200, LOG_DIRTY_PAGES)
+_AS_WIDE = Slot(2, 0x200, at("as-wide"), 200, LOG_DIRTY_PAGES)
+_RUNS = (
+    *(
+        tuple((_WIDE, page) for page in pages)
+        for pages in (
+            (10, 70, 5),
+            (3, 67),
+            (67, 3),
+            (3, 66),
+            (100, 37, 36),
+            (100, 163, 164, 99),
+            (0, 63, 64, 127, 128, 191, 192),
+            (192, 191, 128, 127, 64, 63, 0),
+            (64, 127, 63, 0),
+        )
+    ),
+    ((_WIDE, 3), (_AS_WIDE, 5)),
+    ((_AS_WIDE, 5), (_WIDE, 3), (_AS_WIDE, 6), (_WIDE, 2)),
+    ((_WIDE, 3), (_WIDE, 4), (_AS_WIDE, 4), (_AS_WIDE, 3), (_WIDE, 60)),
+)
+"""In which order pages are written: the kernel gathers those of a slot that are near."""
+
 _ENTRY_BYTES = 16
 _PIECE = 48
 """Writes in one KVM_RUN where the ring may get full: fewer than are left above its soft limit."""
@@ -76,6 +99,24 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
                 for op in (*writes(_SLOT, *order), HARVEST, RESET)
             ),
             source="kvm_dirty_ring_reset",
+        ),
+        ring_scenario(
+            "ring-reset-of-runs",
+            "Pages are tracked anew that lie a word apart, below others, and in turn in two slots.",
+            enable,
+            *creates(_WIDE, _AS_WIDE),
+            *(
+                op
+                for order in _RUNS
+                for _ in range(2)
+                for op in (
+                    *(each for slot, page in order for each in writes(slot, page)),
+                    HARVEST,
+                    RESET,
+                )
+            ),
+            source="kvm_dirty_ring_reset",
+            mappings=(Mapping("wide", _WIDE.pages), Mapping("as-wide", _AS_WIDE.pages)),
         ),
         ring_scenario(
             "ring-not-reset-yet",

@@ -71,6 +71,24 @@ _BINDING = (
         ONE.delete(),
     ),
     memfd_scenario(
+        "memfd-bind-parts-of-every-size-again",
+        "Of a slot that goes, nothing stays bound: every page of its part can be bound again.",
+        made(),
+        *(
+            operation
+            for page, pages in ((0, 3), (1, 3), (3, 5), (1, 7), (0, 8), (5, 1), (2, 6))
+            for operation in (
+                bound(Slot(1, 0x100, at("a"), pages), page),
+                Slot(1, 0x100, at("a"), pages).delete(),
+                *(
+                    step
+                    for each in range(page, page + pages)
+                    for step in (bound(Slot(2, 0x110, at("a")), each), unbound(TWO))
+                ),
+            )
+        ),
+    ),
+    memfd_scenario(
         "memfd-bind-the-whole-file-and-its-parts",
         "Any page-aligned part can be bound, the last page included, to several slots at once.",
         made(),
@@ -144,6 +162,16 @@ _REFUSING = (
         bound(ONE, memfd="own"),
         CloseGuestMemfd("g"),
         bound(TWO, memfd="own", page=2),
+        tags=("errno", "lifetime"),
+    ),
+    memfd_scenario(
+        "memfd-refuse-an-unbound-one-of-another-vm",
+        "A guest_memfd that no slot has is another VM's all the same.",
+        made(),
+        bound(ONE, page=6),
+        NewVm(),
+        bound(ONE),
+        bound(TWO, page=2),
         tags=("errno", "lifetime"),
     ),
     memfd_scenario(

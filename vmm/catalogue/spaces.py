@@ -5,6 +5,7 @@ either of them before anything changes.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from vmm.catalogue._build import (
     API,
@@ -335,6 +336,23 @@ _DIRTY = (
         write(0x103, 9),
         _LOGGED.delete(),
         _LOGGED_TWIN.log(),
+        _LOGGED.log(),
+        source=API_DIRTY,
+        survey="read",
+    ),
+    _spaces(
+        "spaces-dirty-log-switched-on",
+        "A log that is switched on tracks what was written before, in its own address space.",
+        *creates(replace(_LOGGED, flags=0), replace(_LOGGED_TWIN, flags=0, hva=at("b"))),
+        *(write(0x100 + page, page + 1, as_id=SMM) for page in range(4)),
+        replace(_LOGGED_TWIN, hva=at("b")).create(),
+        *(write(0x100 + page, page + 5, as_id=SMM) for page in range(4)),
+        replace(_LOGGED_TWIN, hva=at("b")).log(),
+        write(0x103, 9, as_id=SMM),
+        replace(_LOGGED_TWIN, hva=at("b")).log(),
+        *(write(0x100 + page, page + 1) for page in range(4)),
+        _LOGGED.create(),
+        *(write(0x100 + page, page + 9) for page in range(4)),
         _LOGGED.log(),
         source=API_DIRTY,
         survey="read",
