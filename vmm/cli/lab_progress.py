@@ -13,10 +13,10 @@ from vmm.cli.lab_machines import say
 from vmm.cli.selection import curated
 from vmm.lab.log import Reports
 from vmm.lab.machine import Backend
-from vmm.lab.run import Outcome
+from vmm.lab.run import INCONCLUSIVE, Outcome
 from vmm.scenario.codec import FileError, history_line
 from vmm.scenario.endings import HUNG
-from vmm.scenario.history import End, Header
+from vmm.scenario.history import INTERRUPTED, End, Header
 
 HISTORIES = "histories.jsonl"
 _OPTION = "--histories"
@@ -31,11 +31,13 @@ class Progress:
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
         self._is_drawn = False
+        self._reports = Reports()
         self._said = ""
         self._said_at = time.monotonic()
 
     def tell(self, reports: Reports) -> None:
         """Say how far a check is, if that is new."""
+        self._reports = reports
         text = f"{reports.begun} of {reports.scenarios} scenarios, {reports.under_way}"
         if not reports.under_way or text == self._said:
             return
@@ -48,6 +50,12 @@ class Progress:
             say(text)
             self._said_at = now
         self._said = text
+
+    def interrupted(self) -> Outcome:
+        """Return what there is to say when somebody interrupts the machine."""
+        name = self._reports.under_way
+        why = f"{INTERRUPTED} in {name}" if name else INTERRUPTED
+        return Outcome(INCONCLUSIVE, why, reports=self._reports)
 
     def clear(self) -> None:
         """Take the line away, since something else is printed."""

@@ -15,7 +15,7 @@ from vmm.lab.debian import RELEASES
 from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
 from vmm.lab.run import run as run_machine
 
-LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 600.0, Backend.KVM: 60.0}
+LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 1800.0, Backend.KVM: 60.0}
 """So long a machine may give no sign of life: on a busy host an emulator has little time."""
 
 _VERDICTS = (0, 1)
@@ -98,7 +98,10 @@ def run(
         start = time.monotonic()
         progress = Progress()
         out, err = (partial(_write, descriptor, progress) for descriptor in (1, 2))
-        outcome = run_machine(machine, job, folder, out, err, progress.tell)
+        try:
+            outcome = run_machine(machine, job, folder, out, err, progress.tell)
+        except KeyboardInterrupt:
+            outcome = progress.interrupted()
         progress.clear()
     if histories is not None:
         histories = kept(histories, folder)

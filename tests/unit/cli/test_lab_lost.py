@@ -1,6 +1,7 @@
 """A machine that is lost in the middle of a check: what ran is judged here. QEMU is played."""
 
 import json
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -103,6 +104,17 @@ def test_what_ran_is_judged_here_when_the_machine_is_lost(
     wanted = ["passed", "passed", "inconclusive"]
     assert statuses == dict(zip(NAMES, wanted, strict=True))
     assert list(Path().iterdir()) == [Path("result.json")], "nothing else is left here"
+
+
+def test_an_interruption_keeps_what_ran_and_says_where(tmp_path: Path) -> None:
+    program = LOST.replace("RECORDED", str(recorded(tmp_path)))
+    program += f"import os; time.sleep(1); os.kill({os.getpid()}, 2); time.sleep(600)"
+    result = lab(tmp_path, program, "--json", "result.json", "move-*")
+    assert result.exit_code == 3, result.output
+    assert "lab: interrupted in move-between-two\n" in result.output
+    assert "lab: status 3 after" in result.output
+    assert f"; logs: {tmp_path}/cache/memslot-vmm/runs/1" in result.output
+    assert len(json.loads(Path("result.json").read_text())["scenarios"]) == 3
 
 
 def test_histories_that_were_asked_for_stay(tmp_path: Path) -> None:
