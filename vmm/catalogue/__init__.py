@@ -40,6 +40,7 @@ from vmm.catalogue import (
     rollback,
     spaces,
     table,
+    two_vms,
     vcpus,
     zero_va,
 )
@@ -85,6 +86,7 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
         *holes.SCENARIOS,
         *prefault.SCENARIOS,
         *rollback.SCENARIOS,
+        *two_vms.scenarios(features),
         *follow.SCENARIOS,
         *follow_files.SCENARIOS,
         *quirks.SCENARIOS,

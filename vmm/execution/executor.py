@@ -54,6 +54,7 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion,
     Sweep,
+    SwitchVm,
     Touch,
     UnmapInternalSlots,
     guest_count,
@@ -150,6 +151,9 @@ class _Execution:
         self._files = MemfdFiles(memory)
         self._leftovers = Leftovers()
         self._made: Machine | None = None
+        self._vm = 0
+        self._others: dict[int, Machine | None] = {}
+        self._guests: dict[int, HostMapping] = {}
 
     @property
     def _machine(self) -> Machine:
@@ -163,7 +167,7 @@ class _Execution:
             self._kvm,
             self._scenario,
             self._memory,
-            self._guest,
+            self._guests.get(self._vm, self._guest),
             self._files,
             self._touch_limit,
             self._clock,
@@ -171,7 +175,7 @@ class _Execution:
 
     def _set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
         machine = self._machine
-        if self._look_at is None:
+        if self._look_at is None or self._others:  # Only the newest VM can be looked at.
             return machine.set_region(op)
         self._looks = self._looks or self._look_at(os.getpid())
         as_id = as_id_of(op.slot)
@@ -182,9 +186,26 @@ class _Execution:
         return outcome
 
     def close(self) -> None:
-        if self._made is not None:
-            self._made.close()
+        for machine in (self._made, *self._machines):
+            if machine is not None:
+                machine.close()
         self._files.close_all()
+        for guest in self._guests.values():
+            guest.close()
+
+    def _switch(self, vm: int) -> Done:
+        """Go on with another VM. Each has a guest, and memory of the guest's, of its own."""
+        self._others[self._vm] = self._made
+        self._vm, self._made = vm, self._others.pop(vm, None)
+        if vm and vm not in self._guests:
+            size_bytes = guest_count(self._scenario) * GUEST_SIZE_BYTES
+            self._guests[vm] = HostMapping.anonymous(size_bytes)
+        return Done()
+
+    @property
+    def _machines(self) -> tuple[Machine | None, ...]:
+        """The machines of the other VMs."""
+        return tuple(self._others.values())
 
     def perform(self, batch: list[Step]) -> list[AnyOutcome]:
         """Return the outcome of each step of a batch."""
@@ -241,6 +262,8 @@ class _Execution:
                 return [self._memory.change(first)]
             case Race():
                 return [run_race(first, self._machine, self._memory)]
+            case SwitchVm():
+                return [self._switch(first.vm)]
             case NewVm():
                 self._memory.end_child()
                 self._machine.close()
@@ -250,6 +273,7 @@ class _Execution:
             case CloseVm():
                 self._memory.end_child()
                 self._machine.close()
-                return [Closed(self._leftovers.found())]
+                alive = any(other is not None and not other.vm.closed for other in self._machines)
+                return [Closed(() if alive else self._leftovers.found())]
             case _:
                 assert_never(first)

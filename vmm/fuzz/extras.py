@@ -46,6 +46,7 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion2,
     Sweep,
+    SwitchVm,
     Touch,
     UnmapInternalSlots,
 )
@@ -105,6 +106,7 @@ class Extras:
             "host": self._host_change,
             "internal": self._internal,
             "ahead": self._pre_fault,
+            "vms": self._switch,
         }
         self._makers: list[Callable[[], Iterator[AnyOperation]]] = [
             makers[taste] for taste in makers if taste in pools.tastes
@@ -252,6 +254,10 @@ class Extras:
         if how in _BACK:
             self._taken[mapping.name] = change
         yield change
+
+    def _switch(self) -> Iterator[AnyOperation]:
+        """Yield a step to another VM; what is remembered is of one of them, and a guess."""
+        yield SwitchVm(self._dice.below(3))
 
     def _may(self, how: HostChangeKind) -> bool:
         needed = {"collapse": self._features.collapse, "merge": self._features.ksm}

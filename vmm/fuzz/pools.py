@@ -109,6 +109,7 @@ def _tastes(dice: Dice, features: Features) -> frozenset[str]:
         "host": features.sync_mmu,
         "internal": features.irqchip,
         "ahead": features.pre_fault,
+        "vms": True,
     }
     usable = [taste for taste, is_there in known.items() if is_there]
     if not usable or not dice.chance(_TASTE_SHARE):

@@ -42,6 +42,11 @@ class Vm(Closing):
             raise ValueError("the VM is closed")
         return self._fd
 
+    @property
+    def closed(self) -> bool:
+        """Whether the VM has been closed."""
+        return self._fd < 0
+
     def close(self) -> None:
         """Close the vCPUs, then the VM. Closing twice is fine."""
         if self._fd < 0:

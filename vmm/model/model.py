@@ -8,7 +8,7 @@ model does not know, it returns none, and the verdict is inconclusive.
 import errno
 from collections.abc import Callable
 from functools import partial
-from typing import Self, assert_never
+from typing import NamedTuple, Self, assert_never
 
 import msgspec
 
@@ -77,6 +77,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
+    SwitchVm,
     Touch,
     UnmapInternalSlots,
     access_end,
@@ -134,6 +135,16 @@ class Followed(msgspec.Struct, frozen=True, gc=False):
         return not (self.fits or self.allowed or self.flaw)
 
 
+class _Vm(NamedTuple):
+    """What a VM has for itself."""
+
+    spaces: tuple[MemslotArray[Memslot], ...]
+    tracking: Tracking
+    internal: InternalSlots
+    accesses: tuple[Accesses, ...]
+    emulated: tuple[Accesses, ...]
+
+
 class Model:
     """The state of one VM and of the host memory that backs it.
 
@@ -162,6 +173,8 @@ class Model:
         memfds = frozenset(mapping.name for mapping in mappings if mapping.kind == "memfd")
         self._memfds = GuestMemfds(self.features, memfds, self._backing, self._contents)
         self._user_end = UserEnd()
+        self._others: dict[int, _Vm] = {}
+        self._vm = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -178,6 +191,19 @@ class Model:
         )
         self._memfds.new_vm()
         self._backing.forget_attributes()
+
+    def _switch(self, vm: int) -> None:
+        """Go on with another VM, and keep what this one is like."""
+        self._others[self._vm] = _Vm(
+            self._spaces, self._tracking, self._internal, self._accesses, self._emulated
+        )
+        self._vm = vm
+        other = self._others.pop(vm, None)
+        if other is None:
+            self._reset()
+        else:
+            self._spaces, self._tracking, self._internal = other[:3]
+            self._accesses, self._emulated = other[3:]
 
     def slots(self, as_id: int = 0) -> MemslotArray[Memslot]:
         """Return the memslots of an address space, from the highest gfn down."""
@@ -251,6 +277,8 @@ class Model:
                 return (Allowed(came, rule, partial(self._change_memory, operation)),)
             case Race():
                 return ()  # Its outcomes depend on what happened: see ``race``.
+            case SwitchVm():
+                return (Allowed(Done(), HARNESS, partial(self._switch, operation.vm)),)
             case NewVm():
                 return (Allowed(Done(), HARNESS, self._reset),)
             case CloseVm():

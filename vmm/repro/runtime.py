@@ -72,6 +72,7 @@ _NEEDS = {
     "harvest": ("collect", "vcpu"),
     "prefault": ("vcpu",),
     "newvm": ("vcpus",),
+    "switchvm": ("vcpus",),
     "internal": ("probe",),
     "lastgfn": ("probe",),
     "closelife": ("lives",),

@@ -42,6 +42,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
+    SwitchVm,
     Touch,
     UnmapInternalSlots,
     pages_of,
@@ -66,6 +67,9 @@ class Statements:
         self.account = Account(names)
         self._names = names
         self._vm_type = vm_type
+        self._vm = 0
+        self._alive = {0}
+        self._as_ids: dict[int, dict[int, int]] = {0: {}}
         self._host = HostPages(names.mappings)
 
     def declarations(self) -> str:
@@ -152,12 +156,19 @@ class Statements:
                 return [account.checked(call, step)]
             case PreFaultMemory():
                 return self._pre_fault(op, step)
+            case SwitchVm():
+                return self._switch(op.vm)
             case NewVm():
+                self._alive.add(self._vm)
                 account.use("newvm")
                 account.as_ids.clear()
                 return ["close_vm();", create_vm(self._vm_type)]
             case CloseVm():
-                account.use("newvm", "traces")
+                self._alive.discard(self._vm)
+                account.use("newvm")
+                if self._alive:
+                    return ["close_vm();"]
+                account.use("traces")
                 return ["close_vm();", "expect_traces(traces_before);"]
             case Lives():
                 return self._lives(op)
@@ -170,6 +181,19 @@ class Statements:
                 )
             case _:
                 assert_never(op)
+
+    def _switch(self, vm: int) -> list[str]:
+        """The guest's memory is that of all VMs: one guest runs at a time."""
+        account = self.account
+        account.use("switchvm")
+        self._as_ids[self._vm] = dict(account.as_ids)
+        is_new = vm not in self._as_ids
+        account.as_ids.clear()
+        account.as_ids.update(self._as_ids.get(vm, {}))
+        self._vm = vm
+        self._alive.update({vm} if is_new else ())
+        self._as_ids.setdefault(vm, {})
+        return [f"switch_vm({vm});", *((create_vm(self._vm_type),) if is_new else ())]
 
     def _region(self, op: SetUserMemoryRegion) -> str:
         account = self.account

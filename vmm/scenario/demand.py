@@ -47,6 +47,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
+    SwitchVm,
     Touch,
     UnmapInternalSlots,
     pages_of,
@@ -275,6 +276,10 @@ class _Account:
                 self._us += 20 * _CALL_US
             case SetTssAddr() | SetIdentityMapAddr() | UnmapInternalSlots() | CreateIrqchip():
                 self._us += _VM_US
+            case SwitchVm():
+                self._us += _VM_US
+                self._bytes += self._scenario.vcpus * _VCPU_BYTES
+                self._survey(1)
             case NewVm():
                 self._us += _VM_US
                 self._survey(1)

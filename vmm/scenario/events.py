@@ -38,6 +38,7 @@ from vmm.scenario.operations import (
     Inspect,
     Race,
     SetUserMemoryRegion,
+    SwitchVm,
     Touch,
     address_spaces,
 )
@@ -89,7 +90,7 @@ class EventChecker:
                 and op.vcpu in range(self._vcpus)
                 and op.as_id in self._spaces
             )
-        return isinstance(op, Inspect | CloseVm) or op in self._guest_slots
+        return isinstance(op, Inspect | CloseVm | SwitchVm) or op in self._guest_slots
 
     def _outcome(self, outcome: AnyOutcome, op: AnyOperation) -> str:
         match outcome:

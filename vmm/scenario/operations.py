@@ -26,6 +26,7 @@ from vmm.scenario.memfd_operations import (
 from vmm.scenario.operation import AsId as AsId, Hex, Operation
 from vmm.scenario.vm_operations import (
     CHURN_GFNS as CHURN_GFNS,
+    MAX_VMS as MAX_VMS,
     CapName as CapName,
     Churn as Churn,
     ChurnKind as ChurnKind,
@@ -39,6 +40,7 @@ from vmm.scenario.vm_operations import (
     PreFaultMemory as PreFaultMemory,
     SetIdentityMapAddr as SetIdentityMapAddr,
     SetTssAddr as SetTssAddr,
+    SwitchVm as SwitchVm,
     UnmapInternalSlots as UnmapInternalSlots,
 )
 
@@ -352,6 +354,7 @@ AnyOperation = (
     | UnmapInternalSlots
     | PreFaultMemory
     | NewVm
+    | SwitchVm
     | CloseVm
 )
 

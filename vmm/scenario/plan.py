@@ -34,6 +34,7 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion,
     Sweep,
+    SwitchVm,
     Touch,
     access_end,
     address_spaces,
@@ -67,6 +68,7 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
     survey = Survey(scenario, touch_limit)
     yield from (Step(-1, slot) for slot in guest_slots(scenario))
     new, written = True, False
+    vms = _Vms()
     for origin, operation in enumerate(scenario.operations):
         if new and not isinstance(operation, _BEFORE_VCPUS):
             # Some of them are refused once a vCPU exists, so that the first look comes later.
@@ -80,13 +82,41 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
             yield from (Step(origin, touch) for touch in survey.round())
             continue
         yield Step(origin, operation)
-        if isinstance(operation, NewVm):
+        if vms.makes_one(operation):
             yield from (Step(origin, slot) for slot in guest_slots(scenario))
             new = True
         written = _may_write(operation) or (written and not isinstance(operation, Inspect))
     yield Step(len(scenario.operations), Inspect())
+    yield from (Step(len(scenario.operations), closing) for closing in vms.close_others())
     yield Step(len(scenario.operations), CloseVm())
     yield Step(len(scenario.operations), Inspect())
+
+
+class _Vms:
+    """Which VMs there are, and which of them is spoken of."""
+
+    def __init__(self) -> None:
+        self._current = 0
+        self._open = {0}
+
+    def makes_one(self, op: AnyOperation) -> bool:
+        """Follow an operation; return whether a VM was made that has no slots yet."""
+        is_new = isinstance(op, NewVm)
+        if isinstance(op, SwitchVm):
+            is_new = op.vm not in self._open
+            self._current = op.vm
+        if is_new:
+            self._open.add(self._current)
+        return is_new
+
+    def close_others(self) -> Iterator[AnyOperation]:
+        """Yield what closes all VMs but the one that is left for the end."""
+        last = self._current
+        for vm in sorted(self._open - {last}):
+            yield SwitchVm(vm)
+            yield CloseVm()
+        if len(self._open) > 1:
+            yield SwitchVm(last)
 
 
 def _may_write(op: AnyOperation) -> bool:

@@ -17,6 +17,7 @@ from vmm.scenario.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
     MAX_GPA_BITS,
+    MAX_VMS,
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     WINDOW_STEP_BYTES,
@@ -52,6 +53,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
+    SwitchVm,
     Touch,
     UnmapInternalSlots,
     address_spaces,
@@ -119,14 +121,21 @@ def validate(scenario: Scenario) -> None:
         raise ScenarioError(f"$.operations: more than {MAX_OPERATIONS}")
     _check_large(scenario)
     checker = _Checker(scenario)
-    is_closed = False
+    closed: set[int] = set()
+    vm = 0
+    switches = any(isinstance(operation, SwitchVm) for operation in scenario.operations)
     for index, operation in enumerate(scenario.operations):
         problem = checker.problem(operation)
-        if is_closed and not isinstance(operation, _WITHOUT_A_VM):
+        if vm in closed and not isinstance(operation, _WITHOUT_A_VM):
             problem = ": the VM is closed; begin with another one (new_vm) before this"
-        is_closed = isinstance(operation, CloseVm) or (
-            is_closed and not isinstance(operation, NewVm)
-        )
+        if isinstance(operation, SwitchVm):
+            vm = operation.vm
+        elif isinstance(operation, CloseVm):
+            closed.add(vm)
+        elif isinstance(operation, NewVm):
+            closed.discard(vm)
+        if switches and (scenario.vm_type or isinstance(operation, _OF_ONE_VM)):
+            problem = ": this is for scenarios of one VM (switch_vm)"
         if scenario.vm_type and isinstance(operation, Execute | Race):
             problem = ": zeros could be executed, and races are not judged ($.vm_type)"
         if scenario.vm_type and isinstance(operation, CreateGuestMemfd) and operation.flags:
@@ -201,8 +210,14 @@ def _check_mappings(mappings: Sequence[Mapping]) -> None:
         raise ScenarioError("$.mappings: only one mapping can be at virtual address 0")
 
 
+_OF_ONE_VM = (
+    *(CreateGuestMemfd, MapGuestMemfd, SetMemoryAttributes, Churn, UnmapInternalSlots),
+    *(SetTssAddr, SetIdentityMapAddr, CreateIrqchip),
+)
+"""What says nothing of which VM it is about, or takes memory that a VM has to itself."""
+
 _WITHOUT_A_VM = (
-    *(CloseVm, NewVm, Lives, Inspect, HostWrite, ChangeHostMemory),
+    *(CloseVm, NewVm, SwitchVm, Lives, Inspect, HostWrite, ChangeHostMemory),
     *(CloseGuestMemfd, MapGuestMemfd, PunchGuestMemfd),
 )
 """What takes no VM, so that it may come between ``close_vm`` and ``new_vm``."""
@@ -332,6 +347,8 @@ class _Checker:
                 self._is_forked = False
                 self._standing.forget()
                 return ""
+            case SwitchVm():
+                return "" if 0 <= op.vm < MAX_VMS else f".vm: not within 0 to {MAX_VMS - 1}"
             case CreateGuestMemfd():
                 return self._memfd(op)
             case CloseGuestMemfd():

@@ -106,5 +106,17 @@ class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
     """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
 
 
+MAX_VMS = 4
+
+
+class SwitchVm(Operation, frozen=True, tag="switch_vm", gc=False):
+    """Go on with VM ``vm``, which is made where there is none yet; 0 is that of the beginning.
+
+    The others live on, on the same mappings.
+    """
+
+    vm: int
+
+
 class CloseVm(Operation, frozen=True, tag="close_vm", gc=False):
     """Close the VM and its vCPUs; what is left of it in the process is the outcome."""

@@ -67,6 +67,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
+    SwitchVm,
     Touch,
     UnmapInternalSlots,
 )
@@ -188,6 +189,8 @@ def operation(op: AnyOperation) -> str:
         case PreFaultMemory():
             where = f"gpa={op.gpa:#x}, size={op.size:#x}, flags={op.flags:#x}"
             return f"{_vcpu(op.vcpu)}: KVM_PRE_FAULT_MEMORY({where})"
+        case SwitchVm():
+            return f"goes on with VM {op.vm}"
         case NewVm():
             return "close the VM and make a new one"
         case CloseVm():

@@ -22,6 +22,7 @@
  *   cover FILE PAGES         map a file over the pages at the start of the pool
  *   show FILE shared|private, unmake FILE   mmap(2) and close(2) of one
  *   vms N                    N VMs are made and closed: which files and how much memory stay?
+ *   switch N                 another VM, made when it is first named
  *   newvm                    the VM is closed, and another one made
  *   shuttle N                a slot is moved N times: how much of the kernel's memory stays?
  *   again N OPERATION        the same N times, unseen: how much of the kernel's memory stays?
@@ -560,6 +561,7 @@ static void drop_vcpu(void)
     munmap(run, (size_t)run_size);
     close(vcpu);
     vcpu = -1;
+    run = NULL;
     ring = NULL;
 }
 
@@ -570,10 +572,49 @@ static void make_vm(void)
     need(set_region(GUEST_ID, GUEST_GPA, GUEST_SIZE, (uint64_t)guest, 0) == 0, "guest's slot");
 }
 
+/* Up to two VMs: what belongs to the one that is not spoken of. */
+static struct {
+    int vm, vcpu;
+    struct kvm_run *run;
+} rest = {-1, -1, NULL};
+static int current;
+
+static void switch_vm(int number)
+{
+    if (number == current)
+        return;
+    int old_vm = vm, old_vcpu = vcpu;
+    struct kvm_run *old_run = run;
+    vm = rest.vm;
+    vcpu = rest.vcpu;
+    run = rest.run;
+    rest.vm = old_vm;
+    rest.vcpu = old_vcpu;
+    rest.run = old_run;
+    current = number;
+    if (vm < 0)
+        make_vm();
+}
+
+static void close_rest(void)
+{
+    if (rest.vm < 0)
+        return;
+    if (rest.run)
+        munmap(rest.run, (size_t)run_size);
+    if (rest.vcpu >= 0)
+        close(rest.vcpu);
+    close(rest.vm);
+    rest.vm = rest.vcpu = -1;
+    rest.run = NULL;
+}
+
 static void play_other(char words[][32], int count)
 {
     if (count == 2 && !strcmp(words[0], "vms")) {
         make_vms(atoi(words[1]));
+    } else if (count == 2 && !strcmp(words[0], "switch")) {
+        switch_vm(atoi(words[1]));
     } else if (count == 1 && !strcmp(words[0], "newvm")) {
         drop_vcpu();
         close(vm);
@@ -727,6 +768,8 @@ static void play(char *script)
     other_vm = -1;
     drop_vcpu();
     close(vm);
+    close_rest();
+    current = 0;
     uncover_pool();
     heal_pool();
 }

@@ -224,6 +224,15 @@ static void hide_last(struct vm *vm, struct slot *slot, uint64_t first, uint64_t
     hide(vm, slot, first + pages - 1, 1);
 }
 
+static bool is_of_another_vm(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    const struct vm *other = next_besides(vm, NULL);
+
+    (void)slot;
+    (void)change;
+    return other && other->serial < vm->serial;
+}
+
 static bool is_second(struct vm *vm, struct slot *slot, const struct host_change *change)
 {
     (void)change;
@@ -309,6 +318,7 @@ BEFORE(miss_unmapping, is_unmapping, keep)
 BEFORE(miss_drop_of_a_copy, is_drop_of_a_copy, keep)
 BEFORE(miss_cut, is_cut, keep)
 BEFORE(miss_in_second, is_second, keep)
+BEFORE(miss_in_another_vm, is_of_another_vm, keep)
 BEFORE(miss_in_readonly, is_readonly, keep)
 BEFORE(miss_in_logged, is_logged, keep)
 BEFORE(miss_in_moved, is_moved, keep)
@@ -402,6 +412,9 @@ const struct fault host_faults[] = {
     CHANGE("host-change-missed-by-second-slot", miss_in_second,
            "Of two slots on the same memory only the one with the lower id follows it.",
            "set 1 100 1 0; set 2 200 1 0; drop 0 1; read 200"),
+    CHANGE("host-change-missed-by-second-vm", miss_in_another_vm,
+           "Of two VMs on the same memory only the first follows it.",
+           "switch 1; set 1 100 1 0; drop 0 1; read 100"),
     CHANGE("host-change-missed-under-readonly", miss_in_readonly,
            "A READONLY slot does not follow its memory.",
            "set 1 100 1 0 ro; drop 0 1; read 100"),

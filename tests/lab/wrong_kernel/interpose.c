@@ -47,6 +47,14 @@ struct vm *vm_of(int fd, uint64_t serial)
     return vm && vm->serial == serial ? vm : NULL;
 }
 
+struct vm *next_besides(const struct vm *vm, const struct vm *after)
+{
+    for (int fd = after ? after->fd + 1 : 0; fd <= highest_vm; fd++)
+        if (vms[fd] && vms[fd] != vm)
+            return vms[fd];
+    return NULL;
+}
+
 /* The descriptor is closed, or was closed behind our back and is somebody else's now. */
 static void forget(int fd)
 {

@@ -335,7 +335,7 @@ void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
-    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], host_faults[];
+    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], host_faults[], others_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */
@@ -392,6 +392,8 @@ void keep_open(int fd);
 
 /* interpose.c: the VM of a descriptor, if it still is this one. */
 struct vm *vm_of(int fd, uint64_t serial);
+/* The VMs besides one, one after the other: NULL begins, and is the end. */
+struct vm *next_besides(const struct vm *vm, const struct vm *after);
 
 /* regions.c, dirty.c: the two ioctls whole. */
 void forward(struct vm *vm, struct call *call);

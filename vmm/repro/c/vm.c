@@ -1,3 +1,27 @@
+/*@ switchvm */
+
+/* What the VMs have for themselves that are not spoken of. */
+static struct {
+	int vm;
+	struct vcpu vcpus[8];
+	uint64_t ring_bytes;	/*+ ring */
+	int harvested;		/*+ harvested */
+} others[4];
+
+static void switch_vm(int number)
+{
+	static int current;
+
+	others[current].vm = vm;
+	memcpy(others[current].vcpus, vcpus, sizeof(vcpus));
+	others[current].ring_bytes = ring_bytes;	/*+ ring */
+	others[current].harvested = harvested;		/*+ harvested */
+	current = number;
+	vm = others[current].vm;
+	memcpy(vcpus, others[current].vcpus, sizeof(vcpus));
+	ring_bytes = others[current].ring_bytes;	/*+ ring */
+	harvested = others[current].harvested;		/*+ harvested */
+}
 /*@ simple */
 
 /* An ioctl of the VM that takes a number; 0 or an errno. */

@@ -1,0 +1,210 @@
+"""VMs that live at the same time, on the same memory, each with slots of its own."""
+
+from vmm.catalogue._build import A, B, Slot, at, creates, read, write
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    AnyOperation,
+    ChangeHostMemory,
+    CloseVm,
+    EnableCap,
+    HarvestDirtyRing,
+    HostWrite,
+    Inspect,
+    NewVm,
+    ResetDirtyRings,
+    Scenario,
+    SwitchVm,
+)
+
+_GFN = 0x100
+_FIRST, _SECOND = SwitchVm(0), SwitchVm(1)
+_HERE = Slot(1, _GFN, at("a"), 4)
+_THERE = Slot(1, _GFN, at("b"), 4)
+_PAGES = range(4)
+_SOURCE = "api.rst 4.35; kvm->memslots is a VM's own"
+
+
+def _reads(gfn: int = _GFN) -> tuple[AnyOperation, ...]:
+    return tuple(read(gfn + page) for page in _PAGES)
+
+
+def _writes(turn: int, gfn: int = _GFN) -> tuple[AnyOperation, ...]:
+    return tuple(write(gfn + page, (turn << 16) + page, 0x200) for page in _PAGES)
+
+
+def _scenario(
+    name: str, why: str, *operations: AnyOperation, needs: tuple[str, ...] = (), source: str = ""
+) -> Scenario:
+    return Scenario(
+        name=f"vms-{name}",
+        why=why,
+        source=source or _SOURCE,
+        tags=("vms",),
+        needs=needs,
+        mappings=(A, B),
+        survey="none",
+        operations=operations,
+    )
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return all scenarios of several VMs at a time."""
+    ring = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes)
+    logged = Slot(1, _GFN, at("a"), 4, LOG_DIRTY_PAGES)
+    return (
+        _scenario(
+            "share-memory",
+            "What the guest of one VM writes the guest of another finds.",
+            _HERE.create(),
+            *_reads(),
+            _SECOND,
+            Slot(7, _GFN + 8, at("a"), 4).create(),
+            *_reads(_GFN + 8),
+            *_writes(1, _GFN + 8),
+            _FIRST,
+            *(read(_GFN + page, 0x200) for page in _PAGES),
+            *_writes(2),
+            _SECOND,
+            *(read(_GFN + 8 + page, 0x200) for page in _PAGES),
+            *_reads(),
+        ),
+        _scenario(
+            "have-slots-of-their-own",
+            "The same ids and gpas are other memory in another VM, whatever changes in one.",
+            _HERE.create(),
+            *_writes(1),
+            _SECOND,
+            *_reads(),
+            _THERE.create(),
+            *_reads(),
+            *_writes(2),
+            _FIRST,
+            *_reads(),
+            _HERE.move(_GFN + 2),
+            *(read(_GFN + page) for page in range(6)),
+            _SECOND,
+            *(read(_GFN + page) for page in range(6)),
+            _THERE.delete(),
+            *_reads(),
+            _FIRST,
+            *_reads(_GFN + 2),
+            Inspect(),
+        ),
+        _scenario(
+            "are-refused-for-themselves",
+            "What overlaps, is there or is not there is a matter of each VM alone.",
+            *creates(_HERE, Slot(2, _GFN + 8, at("b"), 2)),
+            _SECOND,
+            _HERE.delete(),
+            Slot(2, _GFN + 2, at("b"), 4).create(),
+            _HERE.create(),
+            Slot(2, _GFN + 9, at("b"), 4).create(),
+            _FIRST,
+            Slot(2, _GFN + 3, at("b"), 2).create(),
+            Slot(3, _GFN + 9, at("b"), 2).create(),
+            _SECOND,
+            *_reads(_GFN + 8),
+        ),
+        _scenario(
+            "have-logs-of-their-own",
+            "A dirty log names what the guest of its own VM wrote, and nothing of another's.",
+            logged.create(),
+            write(_GFN + 1, 1),
+            _SECOND,
+            logged.create(),
+            write(_GFN + 2, 2),
+            _FIRST,
+            logged.log(),
+            write(_GFN + 3, 3),
+            _SECOND,
+            logged.log(),
+            logged.log(),
+            _FIRST,
+            logged.log(),
+        ),
+        _scenario(
+            "have-rings-of-their-own",
+            "So it is with dirty rings, of which one VM may have some and another none.",
+            ring,
+            logged.create(),
+            write(_GFN + 1, 1),
+            _SECOND,
+            logged.create(),
+            write(_GFN + 2, 2),
+            logged.log(),
+            _FIRST,
+            HarvestDirtyRing(),
+            ResetDirtyRings(),
+            write(_GFN + 3, 3),
+            _SECOND,
+            ResetDirtyRings(),
+            logged.log(),
+            _FIRST,
+            HarvestDirtyRing(),
+            needs=("dirty_ring_bytes",),
+        ),
+        _scenario(
+            "all-follow-the-host",
+            "Memory that the host changes changes for the guests of all VMs.",
+            _HERE.create(),
+            *_reads(),
+            _SECOND,
+            Slot(2, _GFN + 8, at("a"), 4).create(),
+            *_reads(_GFN + 8),
+            ChangeHostMemory(at("a", 1), 2),
+            *_reads(_GFN + 8),
+            _FIRST,
+            *_reads(),
+            ChangeHostMemory(at("a", 2), 2, "forbid"),
+            *_reads(),
+            *_writes(1),
+            _SECOND,
+            *_reads(_GFN + 8),
+            ChangeHostMemory(at("a", 2), 2, "allow"),
+            HostWrite(at("b"), 5),
+            *_reads(_GFN + 8),
+            _FIRST,
+            *_reads(),
+            needs=("sync_mmu",),
+            source="KVM_CAP_SYNC_MMU: each VM has an mmu_notifier",
+        ),
+        _scenario(
+            "outlive-each-other",
+            "When one VM is closed, or made anew, another goes on with its slots.",
+            _HERE.create(),
+            *_writes(1),
+            _SECOND,
+            _HERE.create(),
+            *_writes(2),
+            CloseVm(),
+            _FIRST,
+            *_reads(),
+            _HERE.move(_GFN + 8),
+            *_writes(3, _GFN + 8),
+            _SECOND,
+            NewVm(),
+            *_reads(),
+            _HERE.create(),
+            *_reads(),
+            _FIRST,
+            NewVm(),
+            *_reads(_GFN + 8),
+            _SECOND,
+            *_writes(4),
+            source="kvm_destroy_vm",
+        ),
+        _scenario(
+            "of-which-there-are-four",
+            "Four VMs look at one page through slots of different places.",
+            *(
+                op
+                for vm in range(4)
+                for op in (SwitchVm(vm), Slot(vm, _GFN + vm, at("a"), 1).create(), *_reads())
+            ),
+            *(op for vm in range(4) for op in (SwitchVm(vm), write(_GFN + vm, vm + 1), *_reads())),
+            SwitchVm(2),
+            Slot(2, _GFN + 2, at("a"), 1).delete(),
+            *(op for vm in range(4) for op in (SwitchVm(vm), *_reads())),
+        ),
+    )
