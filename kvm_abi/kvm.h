@@ -18,6 +18,31 @@ struct kvm_userspace_memory_region {
     uint64_t userspace_addr;
 };
 
+/* KVM_REGISTER_COALESCED_MMIO, KVM_UNREGISTER_COALESCED_MMIO */
+struct kvm_coalesced_mmio_zone {
+    uint64_t addr;
+    uint32_t size; /* bytes */
+    uint32_t pio;
+};
+
+/* An entry of the ring of coalesced writes. */
+struct kvm_coalesced_mmio {
+    uint64_t phys_addr;
+    uint32_t len;
+    uint32_t pio;
+    uint8_t data[8];
+};
+
+/* KVM_IOEVENTFD */
+struct kvm_ioeventfd {
+    uint64_t datamatch;
+    uint64_t addr;
+    uint32_t len; /* 1, 2, 4 or 8 bytes; 0: any */
+    int32_t fd;
+    uint32_t flags;
+    uint8_t pad[36];
+};
+
 /* KVM_SET_USER_MEMORY_REGION2 */
 struct kvm_userspace_memory_region2 {
     uint32_t slot;

@@ -56,6 +56,9 @@ class Ioctl(IntEnum):
     SET_IDENTITY_MAP_ADDR = _ioc(_WRITE, 0x48, 8)
     SET_USER_MEMORY_REGION2 = _ioc(_WRITE, 0x49, 160)
     CREATE_IRQCHIP = _io(0x60)
+    REGISTER_COALESCED_MMIO = _ioc(_WRITE, 0x67, 16)
+    UNREGISTER_COALESCED_MMIO = _ioc(_WRITE, 0x68, 16)
+    IOEVENTFD = _ioc(_WRITE, 0x79, 64)
     ENABLE_CAP = _ioc(_WRITE, 0xA3, 104)
     CLEAR_DIRTY_LOG = _ioc(_READ | _WRITE, 0xC0, 24)
     RESET_DIRTY_RINGS = _io(0xC7)
@@ -102,9 +105,11 @@ class Cap(IntEnum):
     NR_VCPUS = 9
     NR_MEMSLOTS = 10
     MP_STATE = 14
+    COALESCED_MMIO = 15
     SYNC_MMU = 16
     DESTROY_MEMORY_REGION_WORKS = 21
     JOIN_MEMORY_REGIONS_WORKS = 30
+    IOEVENTFD = 36
     SET_IDENTITY_MAP_ADDR = 37
     INTERNAL_ERROR_DATA = 40
     VCPU_EVENTS = 41
@@ -181,6 +186,13 @@ class MemoryExitFlag(IntFlag):
     """Flags of KVM_EXIT_MEMORY_FAULT (`KVM_MEMORY_EXIT_FLAG_*`)."""
 
     PRIVATE = 1 << 3
+
+
+class IoEventFdFlag(IntFlag):
+    """Flags of an ioeventfd (`KVM_IOEVENTFD_FLAG_*`)."""
+
+    DATAMATCH = 1 << 0
+    DEASSIGN = 1 << 2
 
 
 class MpState(IntEnum):

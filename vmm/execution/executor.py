@@ -31,6 +31,8 @@ from vmm.scenario.operations import (
     ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
+    CoalesceMmio,
+    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
@@ -41,6 +43,7 @@ from vmm.scenario.operations import (
     HostWrite,
     Inspect,
     Instruction,
+    IoEventFd,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -262,6 +265,12 @@ class _Execution:
                 return [self._memory.change(first)]
             case Race():
                 return [run_race(first, self._machine, self._memory)]
+            case CoalesceMmio():
+                return [self._machine.devices.coalesce(first)]
+            case IoEventFd():
+                return [self._machine.devices.ioeventfd(first)]
+            case CollectMmio():
+                return [self._machine.collect_mmio()]
             case SwitchVm():
                 return [self._switch(first.vm)]
             case NewVm():

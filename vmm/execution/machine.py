@@ -13,6 +13,7 @@ from guests.windows import Windows
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import Cap, Ioctl, VmType
+from vmm.execution.devices import Devices
 from vmm.execution.dirty import UNWRITTEN, bitmap_of, dirty_pages
 from vmm.execution.failing import failing_allocation
 from vmm.execution.guestcpu import GuestCpu
@@ -25,7 +26,7 @@ from vmm.host.child import fork
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
-from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Refused, Unmapped
+from vmm.scenario.history import AnyOutcome, DirtyPages, Done, MmioKept, Refused, Unmapped
 from vmm.scenario.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
@@ -106,10 +107,16 @@ class Machine:
         self._internal_memory = InternalMemory() if unmaps else None
         self.vm = kvm.create_vm(VmType(scenario.vm_type))
         self.rings = RingHost(self.vm)
+        self.devices = Devices(self.vm)
 
     def close(self) -> None:
         """Close the VM and its vCPUs."""
         self.vm.close()
+        self.devices.close()
+
+    def collect_mmio(self) -> MmioKept:
+        """Take what the kernel has kept of writes, and count what was signalled."""
+        return self.devices.collect(next(iter(self._vcpus.values()), None))
 
     def set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
         """Issue KVM_SET_USER_MEMORY_REGION or ..._REGION2."""

@@ -5,7 +5,7 @@ import os
 
 from kvm_abi import raw
 from kvm_abi.raw import Buffer, CData, KvmError, PassedMmio, run_vcpu
-from kvm_abi.uapi import SYNC_X86_REGS, ExitReason, Ioctl, VcpuEventFlag
+from kvm_abi.uapi import PAGE_SIZE_BYTES, SYNC_X86_REGS, ExitReason, Ioctl, VcpuEventFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.dirtyring import DirtyRing
 from vmm.kvm.exits import VcpuExit, decode
@@ -21,6 +21,7 @@ from vmm.kvm.registers import (
     set_long_mode,
 )
 
+_COALESCED_ENTRIES = (PAGE_SIZE_BYTES - 8) // raw.size_of("struct kvm_coalesced_mmio")
 _EXIT_IO = int(ExitReason.IO)
 _MOST_EXITS_OF_AN_INSTRUCTION = 64
 
@@ -93,6 +94,24 @@ class Vcpu(Closing):
         if self._ring is None:
             self._ring = DirtyRing(self.fd, size_bytes)
         return self._ring
+
+    def coalesced_mmio(self, page_offset: int) -> list[tuple[int, bytes]]:
+        """Take (gpa, data) of the writes that the kernel has kept for the VM, in order.
+
+        `page_offset` is the answer of KVM_CAP_COALESCED_MMIO.
+        """
+        address = self._address + page_offset * PAGE_SIZE_BYTES
+        if self._run is None or (page_offset + 1) * PAGE_SIZE_BYTES > self._mmap_size_bytes:
+            raise ValueError("the vCPU is closed, or shares no ring")
+        ends = raw.cast("uint32_t *", address)
+        entries = raw.cast("struct kvm_coalesced_mmio *", address + 8)
+        found = []
+        while ends[0] != ends[1]:
+            entry = entries[ends[0]]
+            data = raw.bytes_of(raw.cast("uint8_t *", raw.address_of(entry.data)), 8)
+            found.append((int(entry.phys_addr), data[: entry.len]))
+            ends[0] = (ends[0] + 1) % _COALESCED_ENTRIES
+        return found
 
     def run(self) -> VcpuExit:
         """Let the guest run until an exit, and return it. Other Python threads go on.

@@ -3,7 +3,7 @@
 import os
 
 from kvm_abi import raw
-from kvm_abi.uapi import SYNC_X86_REGS, Cap, Ioctl
+from kvm_abi.uapi import SYNC_X86_REGS, Cap, Ioctl, IoEventFdFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import PINNED, HostAddress, HostMapping
 from vmm.kvm.vcpu import Vcpu
@@ -204,6 +204,25 @@ class Vm(Closing):
         """Issue KVM_SET_MEMORY_ATTRIBUTES for a range of gpas."""
         wanted = raw.new("struct kvm_memory_attributes *", (address, size_bytes, attributes, flags))
         raw.ioctl(self.fd, Ioctl.SET_MEMORY_ATTRIBUTES, wanted)
+
+    def register_coalesced_mmio(self, gpa: int, size_bytes: int) -> None:
+        """Let writes to a range of gpas be kept; `Vcpu.coalesced_mmio` returns them."""
+        zone = raw.new("struct kvm_coalesced_mmio_zone *", (gpa, size_bytes, 0))
+        raw.ioctl(self.fd, Ioctl.REGISTER_COALESCED_MMIO, zone)
+
+    def unregister_coalesced_mmio(self, gpa: int, size_bytes: int) -> None:
+        """End every range that holds this one."""
+        zone = raw.new("struct kvm_coalesced_mmio_zone *", (gpa, size_bytes, 0))
+        raw.ioctl(self.fd, Ioctl.UNREGISTER_COALESCED_MMIO, zone)
+
+    def ioeventfd(
+        self, eventfd: int, gpa: int, length: int, match: int | None = None, *, on: bool = True
+    ) -> None:
+        """Issue KVM_IOEVENTFD: let writes of so many bytes, of one value or any, signal a file."""
+        flags = IoEventFdFlag.DATAMATCH if match is not None else IoEventFdFlag(0)
+        flags |= IoEventFdFlag(0) if on else IoEventFdFlag.DEASSIGN
+        wanted = raw.new("struct kvm_ioeventfd *", (match or 0, gpa, length, eventfd, flags))
+        raw.ioctl(self.fd, Ioctl.IOEVENTFD, wanted)
 
     def create_irqchip(self) -> None:
         """Give the VM the kernel's interrupt controllers; before any vCPU."""

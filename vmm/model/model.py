@@ -19,6 +19,7 @@ from vmm.model.array import Change, MemslotArray
 from vmm.model.attributes import set_attributes
 from vmm.model.backing import Backing
 from vmm.model.contents import Contents
+from vmm.model.devices import Devices, absorbed
 from vmm.model.dirty import Tracking
 from vmm.model.instructions import outcomes
 from vmm.model.internal import InternalSlots
@@ -52,6 +53,8 @@ from vmm.scenario.operations import (
     ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
+    CoalesceMmio,
+    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
@@ -63,6 +66,7 @@ from vmm.scenario.operations import (
     Hva,
     Inspect,
     Instruction,
+    IoEventFd,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -141,6 +145,7 @@ class _Vm(NamedTuple):
     spaces: tuple[MemslotArray[Memslot], ...]
     tracking: Tracking
     internal: InternalSlots
+    mmio: Devices
     accesses: tuple[Accesses, ...]
     emulated: tuple[Accesses, ...]
 
@@ -181,6 +186,7 @@ class Model:
         """Forget every slot; host memory stays as it is."""
         self._spaces = tuple(MemslotArray[Memslot]() for _ in range(self.features.address_spaces))
         self._tracking = Tracking(self._spaces, self.features)
+        self._mmio = Devices()
         self._internal = InternalSlots(self.features, self._tracking.vcpus, self._is_taken)
         self._accesses, self._emulated = (
             tuple(
@@ -195,15 +201,16 @@ class Model:
     def _switch(self, vm: int) -> None:
         """Go on with another VM, and keep what this one is like."""
         self._others[self._vm] = _Vm(
-            self._spaces, self._tracking, self._internal, self._accesses, self._emulated
+            *(self._spaces, self._tracking, self._internal, self._mmio),
+            *(self._accesses, self._emulated),
         )
         self._vm = vm
         other = self._others.pop(vm, None)
         if other is None:
             self._reset()
         else:
-            self._spaces, self._tracking, self._internal = other[:3]
-            self._accesses, self._emulated = other[3:]
+            self._spaces, self._tracking, self._internal, self._mmio = other[:4]
+            self._accesses, self._emulated = other[4:]
 
     def slots(self, as_id: int = 0) -> MemslotArray[Memslot]:
         """Return the memslots of an address space, from the highest gfn down."""
@@ -224,6 +231,8 @@ class Model:
         match operation:
             case Touch() | Sweep() | Execute() | Instruction():
                 accesses = self._access(operation)
+                if self._mmio.exist:
+                    accesses = absorbed(self._mmio, accesses)
                 if operation.vcpu in self._tracking.vcpus:  # As it nearly always is.
                     return accesses
                 return self._by_vcpu(operation.vcpu, accesses)
@@ -277,6 +286,12 @@ class Model:
                 return (Allowed(came, rule, partial(self._change_memory, operation)),)
             case Race():
                 return ()  # Its outcomes depend on what happened: see ``race``.
+            case CoalesceMmio():
+                return (self._mmio.coalesce(operation),)
+            case IoEventFd():
+                return (self._mmio.ioeventfd(operation),)
+            case CollectMmio():
+                return (self._mmio.collect(),)
             case SwitchVm():
                 return (Allowed(Done(), HARNESS, partial(self._switch, operation.vm)),)
             case NewVm():

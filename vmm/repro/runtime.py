@@ -72,6 +72,8 @@ _NEEDS = {
     "harvest": ("collect", "vcpu"),
     "prefault": ("vcpu",),
     "newvm": ("vcpus",),
+    "kept": ("vcpus",),
+    "signals": ("ioeventfd",),
     "switchvm": ("vcpus",),
     "internal": ("probe",),
     "lastgfn": ("probe",),

@@ -9,7 +9,7 @@ from vmm.repro.cnames import CNames, create_vm, data, flags, unsigned
 from vmm.repro.expectations import Expectation
 from vmm.repro.hostchanges import changes
 from vmm.repro.tracking import clear_log, enable, get_log, harvest
-from vmm.scenario.history import Inspected, PreFaulted, Refused, Unmapped
+from vmm.scenario.history import Inspected, MmioKept, PreFaulted, Refused, Unmapped
 from vmm.scenario.hostpages import HostPages
 from vmm.scenario.operations import (
     MEMFD_INIT_SHARED,
@@ -18,6 +18,8 @@ from vmm.scenario.operations import (
     ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
+    CoalesceMmio,
+    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
@@ -28,6 +30,7 @@ from vmm.scenario.operations import (
     HostWrite,
     Inspect,
     Instruction,
+    IoEventFd,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -68,6 +71,9 @@ class Statements:
         self._names = names
         self._vm_type = vm_type
         self._vm = 0
+        self._events: dict[tuple[int, str], int] = {}
+        self._next_event = 0
+        self._coalesces = False
         self._alive = {0}
         self._as_ids: dict[int, dict[int, int]] = {0: {}}
         self._host = HostPages(names.mappings)
@@ -156,12 +162,25 @@ class Statements:
                 return [account.checked(call, step)]
             case PreFaultMemory():
                 return self._pre_fault(op, step)
+            case CoalesceMmio():
+                account.use("coalesce")
+                self._coalesces = True
+                request = (
+                    "KVM_REGISTER_COALESCED_MMIO" if op.on else "KVM_UNREGISTER_COALESCED_MMIO"
+                )
+                call = f"coalesce_mmio({request}, {unsigned(op.gpa)}, {unsigned(op.size)})"
+                return [account.checked(call, step)]
+            case IoEventFd():
+                return [account.checked(self._ioeventfd(op), step)]
+            case CollectMmio():
+                return self._collect(step)
             case SwitchVm():
                 return self._switch(op.vm)
             case NewVm():
                 self._alive.add(self._vm)
                 account.use("newvm")
                 account.as_ids.clear()
+                self._forget_events()
                 return ["close_vm();", create_vm(self._vm_type)]
             case CloseVm():
                 self._alive.discard(self._vm)
@@ -181,6 +200,42 @@ class Statements:
                 )
             case _:
                 assert_never(op)
+
+    def _ioeventfd(self, op: IoEventFd) -> str:
+        self.account.use("ioeventfd")
+        key = self._vm, op.name
+        if key not in self._events:
+            self._events[key] = self._next_event
+            self._next_event += 1
+        number = self._events[key]
+        names = ["KVM_IOEVENTFD_FLAG_DATAMATCH"] if op.match is not None else []
+        names += [] if op.on else ["KVM_IOEVENTFD_FLAG_DEASSIGN"]
+        flags_ = " | ".join(names) or "0"
+        where = f"{unsigned(op.gpa)}, {unsigned(op.length)}, {unsigned(op.match or 0)}"
+        return f"io_eventfd({number}, {where}, {flags_})"
+
+    def _forget_events(self) -> None:
+        """A VM that is made anew has eventfds of its own."""
+        self._events = {key: number for key, number in self._events.items() if key[0] != self._vm}
+
+    def _collect(self, step: Expectation) -> list[str]:
+        """Eventfds are those of the VM; what a program does not name was not signalled."""
+        lines = []
+        for outcome in (each.outcome for each in step.allowed):
+            if not isinstance(outcome, MmioKept):
+                continue
+            if self._coalesces:
+                self.account.use("kept")
+                for each in outcome.writes:
+                    data_ = data(each.data)
+                    lines.append(f"expect_kept({unsigned(each.gpa)}, {len(each.data)}, {data_});")
+                lines.append("expect_no_more_kept();")
+            counts = dict(outcome.events)
+            for (vm, name), number in self._events.items():
+                if vm == self._vm:
+                    self.account.use("signals")
+                    lines.append(f"expect_signals({number}, {counts.get(name, 0)});")
+        return lines
 
     def _switch(self, vm: int) -> list[str]:
         """The guest's memory is that of all VMs: one guest runs at a time."""

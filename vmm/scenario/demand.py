@@ -22,6 +22,8 @@ from vmm.scenario.operations import (
     ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
+    CoalesceMmio,
+    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
@@ -33,6 +35,7 @@ from vmm.scenario.operations import (
     HostWrite,
     Inspect,
     Instruction,
+    IoEventFd,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -276,6 +279,8 @@ class _Account:
                 self._us += 20 * _CALL_US
             case SetTssAddr() | SetIdentityMapAddr() | UnmapInternalSlots() | CreateIrqchip():
                 self._us += _VM_US
+            case CoalesceMmio() | IoEventFd() | CollectMmio():
+                self._us += 5 * _CALL_US
             case SwitchVm():
                 self._us += _VM_US
                 self._bytes += self._scenario.vcpus * _VCPU_BYTES

@@ -18,6 +18,7 @@ from vmm.scenario.history import (
     HostChange,
     Inspected,
     Mmio,
+    MmioKept,
     PreFaulted,
     Raced,
     Ran,
@@ -116,6 +117,8 @@ class EventChecker:
                 return self._raced(outcome, op)
             case RingsReset(entries, harvested):
                 return _outside("entries", (entries, harvested), _LONG)
+            case MmioKept(writes, events):
+                return _exits(writes) or _outside("events", (n for _, n in events), _LONG)
             case Unmapped(mappings=number):
                 return _outside("mappings", (number,), _WORD)
             case Done() | Stopped() | Closed() | SetUpRefused():

@@ -79,6 +79,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     la57: bool = False  # Part of the format: nothing asks for it yet.
     zero_page: bool = False
     hugetlb_pages: int = 0
+    coalesced_mmio: bool = False
+    ioeventfd: bool = False
     collapse: bool = False
     ksm: bool = False
     protected: PerVm | None = None
@@ -235,6 +237,8 @@ TABLE = (
         "zero_page",
         "the right to map virtual address 0 (CAP_SYS_RAWIO or vm.mmap_min_addr=0)",
     ),
+    Feature("coalesced_mmio", "KVM_CAP_COALESCED_MMIO", Cap.COALESCED_MMIO),
+    Feature("ioeventfd", "KVM_CAP_IOEVENTFD", Cap.IOEVENTFD),
     Feature("collapse", "MADV_COLLAPSE (Linux 6.1)"),
     Feature("ksm", "KSM (1 in /sys/kernel/mm/ksm/run)"),
     Feature("hugetlb_pages", "a free 2 MiB huge page (vm.nr_hugepages)", within=range(1 << 63)),

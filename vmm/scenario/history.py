@@ -225,6 +225,13 @@ class Unmapped(Outcome, frozen=True, tag="unmapped", gc=False):
     mappings: int
 
 
+class MmioKept(Outcome, frozen=True, tag="mmio_kept", gc=False):
+    """The writes that the kernel kept, in order, and how often each eventfd was signalled."""
+
+    writes: tuple[Mmio, ...] = ()
+    events: tuple[tuple[str, int], ...] = ()
+
+
 class SetUpRefused(Outcome, frozen=True, tag="set_up_refused", gc=False):
     """A call that carrying the operation out takes was refused, or answered wrongly.
 
@@ -299,6 +306,7 @@ AnyOutcome = (
     | Raced
     | Closed
     | Unmapped
+    | MmioKept
     | SetUpRefused
 )
 

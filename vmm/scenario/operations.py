@@ -11,6 +11,11 @@ from typing import Literal
 
 import msgspec
 
+from vmm.scenario.device_operations import (
+    CoalesceMmio as CoalesceMmio,
+    CollectMmio as CollectMmio,
+    IoEventFd as IoEventFd,
+)
 from vmm.scenario.instruction_operation import Instruction as Instruction
 from vmm.scenario.instructions import accessed
 from vmm.scenario.memfd_operations import (
@@ -353,6 +358,9 @@ AnyOperation = (
     | CreateVcpu
     | UnmapInternalSlots
     | PreFaultMemory
+    | CoalesceMmio
+    | IoEventFd
+    | CollectMmio
     | NewVm
     | SwitchVm
     | CloseVm

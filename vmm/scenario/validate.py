@@ -27,6 +27,8 @@ from vmm.scenario.operations import (
     ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
+    CoalesceMmio,
+    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
@@ -37,6 +39,7 @@ from vmm.scenario.operations import (
     HostWrite,
     Inspect,
     Instruction,
+    IoEventFd,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -98,6 +101,10 @@ MAX_TOUCHED_WINDOWS = 128
 """Stretches of 2 MiB from 4 GiB on that a scenario touches besides its surveys."""
 
 MAX_VCPUS = 8
+MAX_DEVICES = 400
+"""Ranges that are coalesced, and eventfds on gpas: a kernel has room for 1000."""
+
+MAX_EVENTFDS = 16
 MAX_TIMES = 10_000
 MAX_FAIL_NTH = 100
 _NAME_LENGTH = 64
@@ -267,6 +274,8 @@ class _Checker:
         self._immovable: set[str] = set()
         self._away: dict[str, bytearray] = {}
         self._is_forked = False
+        self._devices = 0
+        self._events: set[str] = set()
         self._aliases = any(m.of or m.kind == "private_file" for m in scenario.mappings)
         self._views = {m.name: {m.name} for m in scenario.mappings}
         for mapping in scenario.mappings:
@@ -346,6 +355,17 @@ class _Checker:
             case NewVm() | CloseVm():
                 self._is_forked = False
                 self._standing.forget()
+                return ""
+            case CoalesceMmio():
+                self._devices += 1
+                if self._devices > MAX_DEVICES:
+                    return f": more than {MAX_DEVICES} of these and of ioeventfd"
+                if not 0 <= op.size < 1 << 32:
+                    return ".size: an unsigned 32-bit number is needed"
+                return _unsigned(op, "gpa")
+            case IoEventFd():
+                return self._ioeventfd(op)
+            case CollectMmio():
                 return ""
             case SwitchVm():
                 return "" if 0 <= op.vm < MAX_VMS else f".vm: not within 0 to {MAX_VMS - 1}"
@@ -472,6 +492,21 @@ class _Checker:
             return f".name: {op.name!r} is taken"
         self._created.add(op.name)
         return _unsigned(op, "size", "flags")
+
+    def _ioeventfd(self, op: IoEventFd) -> str:
+        self._devices += 1
+        self._events.add(op.name)
+        if self._devices > MAX_DEVICES:
+            return f": more than {MAX_DEVICES} of these and of coalesce_mmio"
+        if len(self._events) > MAX_EVENTFDS:
+            return f".name: more than {MAX_EVENTFDS} eventfds"
+        if not is_plain(op.name, _NAME_LENGTH):
+            return f".name: {_A_NAME}"
+        if not 0 <= op.length < 1 << 32:
+            return ".length: an unsigned 32-bit number is needed"
+        if op.match is not None and not 0 <= op.match < 1 << 64:
+            return ".match: an unsigned 64-bit number is needed"
+        return _unsigned(op, "gpa")
 
     def _known_memfd(self, name: str) -> str:
         return "" if name in self._memfds else f".name: no operation creates {name!r}"

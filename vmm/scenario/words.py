@@ -13,6 +13,7 @@ from vmm.scenario.history import (
     HostChange,
     Inspected,
     Mmio,
+    MmioKept,
     PreFaulted,
     Raced,
     Ran,
@@ -41,6 +42,8 @@ from vmm.scenario.operations import (
     ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
+    CoalesceMmio,
+    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
@@ -52,6 +55,7 @@ from vmm.scenario.operations import (
     Hva,
     Inspect,
     Instruction,
+    IoEventFd,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -191,6 +195,16 @@ def operation(op: AnyOperation) -> str:
             return f"{_vcpu(op.vcpu)}: KVM_PRE_FAULT_MEMORY({where})"
         case SwitchVm():
             return f"goes on with VM {op.vm}"
+        case CoalesceMmio():
+            call = "REGISTER" if op.on else "UNREGISTER"
+            return f"KVM_{call}_COALESCED_MMIO(addr={op.gpa:#x}, size={op.size:#x})"
+        case IoEventFd():
+            match = "" if op.match is None else f", datamatch={op.match:#x}"
+            off = "" if op.on else ", DEASSIGN"
+            where = f"addr={op.gpa:#x}, len={op.length}{match}{off}"
+            return f"KVM_IOEVENTFD({where}) for {shown(op.name)}"
+        case CollectMmio():
+            return "host collects coalesced writes, and counts the signals of eventfds"
         case NewVm():
             return "close the VM and make a new one"
         case CloseVm():
@@ -239,6 +253,9 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
         case Closed(left):
             things = _some(map(shown, left), "; ")
             return f"left behind: {things}" if left else "nothing left behind"
+        case MmioKept(writes, events):
+            kept = [f"kept: {_mmio(writes)}" if writes else "no write kept"]
+            return ", ".join([*kept, *(f"{shown(name)} signalled {n} times" for name, n in events)])
         case Unmapped(mappings=number):
             return f"{number} mappings unmapped"
         case SetUpRefused(call, arguments, number, answer):

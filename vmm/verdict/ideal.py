@@ -64,6 +64,8 @@ EVERYTHING = Features(
     failing_allocations=True,
     zero_page=True,
     hugetlb_pages=8,
+    coalesced_mmio=True,
+    ioeventfd=True,
     collapse=True,
     ksm=True,
 )

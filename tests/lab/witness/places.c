@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -129,12 +130,59 @@ static void set_attributes(uint64_t address, uint64_t size, uint64_t bits)
     show_error(ioctl(vm, _IOW(KVMIO, 0xd2, uint64_t[4]), wanted) ? errno : 0);
 }
 
+static int event_file = -1;
+
+static void set_event(char words[][32], int count)
+{
+    struct kvm_ioeventfd wanted = {
+        .addr = pages(words[1]), .len = (uint32_t)atoi(words[2]),
+        .datamatch = count > 3 ? strtoull(words[3], NULL, 16) : 0,
+        .flags = (count > 3 ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0)
+            | (words[0][0] == 'u' ? KVM_IOEVENTFD_FLAG_DEASSIGN : 0),
+    };
+
+    if (event_file < 0)
+        event_file = eventfd(0, EFD_NONBLOCK);
+    wanted.fd = event_file;
+    show_error(ioctl(vm, KVM_IOEVENTFD, &wanted) ? errno : 0);
+}
+
+static void coalesce(char words[][32])
+{
+    struct kvm_coalesced_mmio_zone zone = {
+        .addr = pages(words[1]), .size = (uint32_t)pages(words[2]),
+    };
+    int request = words[0][0] == 'u' ? KVM_UNREGISTER_COALESCED_MMIO : KVM_REGISTER_COALESCED_MMIO;
+
+    show_error(ioctl(vm, (unsigned)request, &zone) ? errno : 0);
+}
+
+static void show_kept(void)
+{
+    struct kvm_coalesced_mmio_ring *ring;
+
+    need_vcpu();
+    ring = (void *)((char *)run + KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE);
+    for (; ring->first != ring->last; ring->first = (ring->first + 1) % 170) {
+        struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[ring->first];
+        uint32_t value;
+        memcpy(&value, entry->data, sizeof(value));
+        printf(" kept %llx/%u %x", (unsigned long long)entry->phys_addr, entry->len, value);
+    }
+}
+
 int play_place(char words[][32], int count)
 {
     static int next_id;
     uint64_t address = count == 2 ? strtoull(words[1], NULL, 16) : 0;
 
-    if (count == 2 && !strcmp(words[0], "readhigh"))
+    if (count >= 3 && (!strcmp(words[0], "event") || !strcmp(words[0], "unevent")))
+        set_event(words, count);
+    else if (count == 3 && (!strcmp(words[0], "coalesce") || !strcmp(words[0], "uncoalesce")))
+        coalesce(words);
+    else if (count == 1 && !strcmp(words[0], "kept"))
+        show_kept();
+    else if (count == 2 && !strcmp(words[0], "readhigh"))
         read_high(pages(words[1]), 1 + next_id++ % 64);
     else if (count == 4 && !strcmp(words[0], "attribute"))
         set_attributes(pages(words[1]), pages(words[2]), strtoull(words[3], NULL, 16));

@@ -22,6 +22,8 @@
  *   cover FILE PAGES         map a file over the pages at the start of the pool
  *   show FILE shared|private, unmake FILE   mmap(2) and close(2) of one
  *   vms N                    N VMs are made and closed: which files and how much memory stay?
+ *   coalesce GPA N, uncoalesce GPA N, kept   KVM_(UN)REGISTER_COALESCED_MMIO, and its ring
+ *   event GPA LENGTH [MATCH], unevent ...    KVM_IOEVENTFD
  *   switch N                 another VM, made when it is first named
  *   newvm                    the VM is closed, and another one made
  *   shuttle N                a slot is moved N times: how much of the kernel's memory stays?
@@ -83,7 +85,7 @@ int kvm, vm;
 static int other_vm = -1, vcpu = -1, run_size, files[MAX_FILES], nr_files;
 static struct kvm_dirty_gfn *ring;
 static uint64_t ring_bytes, harvested;
-static struct kvm_run *run;
+struct kvm_run *run;
 uint8_t *guest, *pool, *shadow;
 static uint8_t *hole;
 static uint64_t covered; /* so many bytes of the pool show a guest_memfd */

@@ -10,6 +10,7 @@
 
 /* The VM that a script plays on; guest is the host's view of the slot at GUEST_GPA. */
 extern int kvm, vm;
+extern struct kvm_run *run;
 extern uint8_t *guest, *pool, *shadow;
 
 void need(int good, const char *what);

@@ -166,6 +166,25 @@ static int place(struct vm *vm, unsigned long request, void *argument)
     return error;
 }
 
+static bool is_of_devices(unsigned long request)
+{
+    return request == KVM_REGISTER_COALESCED_MMIO || request == KVM_UNREGISTER_COALESCED_MMIO
+        || request == KVM_IOEVENTFD;
+}
+
+static int set_device(struct vm *vm, unsigned long request, void *argument)
+{
+    int error;
+
+    pthread_mutex_lock(&vm->lock);
+    if (vm->fault->device)
+        error = vm->fault->device(vm, request, argument);
+    else
+        error = kernel_ioctl(vm->fd, request, argument) ? errno : 0;
+    pthread_mutex_unlock(&vm->lock);
+    return error;
+}
+
 static int answer(int error)
 {
     if (!error)
@@ -210,6 +229,8 @@ int ioctl(int fd, unsigned long request, ...)
         return answer(enable_cap(vm, argument));
     if (vm && request == KVM_RESET_DIRTY_RINGS)
         return reset_rings(vm);
+    if (vm && is_of_devices(request))
+        return answer(set_device(vm, request, argument));
     if (vm && (request == KVM_SET_TSS_ADDR || request == (uint32_t)KVM_SET_IDENTITY_MAP_ADDR
                || request == KVM_CREATE_IRQCHIP))
         return answer(place(vm, request, argument));

@@ -290,6 +290,9 @@ struct fault {
      * errno that is answered with, given the kernel's. */
     int (*placed)(struct vm *, unsigned long request, uint64_t argument, int error);
 
+    /* KVM_(UN)REGISTER_COALESCED_MMIO and KVM_IOEVENTFD in the kernel's place: an errno. */
+    int (*device)(struct vm *, unsigned long request, void *argument);
+
     /* KVM_PRE_FAULT_MEMORY, likewise. */
     int (*ahead)(struct pre_fault *, int error);
 
@@ -335,7 +338,7 @@ void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
-    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], host_faults[], others_faults[];
+    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], host_faults[], others_faults[], device_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */

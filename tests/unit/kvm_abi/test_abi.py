@@ -11,6 +11,7 @@ from typing import Any
 from kvm_abi import raw, uapi
 
 PREFIXES: dict[type[IntEnum] | Any, str] = {
+    uapi.IoEventFdFlag: "KVM_IOEVENTFD_FLAG_",
     uapi.Ioctl: "KVM_",
     uapi.MemFlag: "KVM_MEM_",
     uapi.Cap: "KVM_CAP_",

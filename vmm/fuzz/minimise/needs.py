@@ -11,12 +11,14 @@ from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
     ClearDirtyLog,
+    CoalesceMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     EnableCap,
     Execute,
     HarvestDirtyRing,
     Instruction,
+    IoEventFd,
     PreFaultMemory,
     Race,
     ResetDirtyRings,
@@ -75,6 +77,10 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
             yield "dirty_ring_bytes"
         case EnableCap():
             yield from _of_cap(op)
+        case CoalesceMmio():
+            yield "coalesced_mmio"
+        case IoEventFd():
+            yield "ioeventfd"
         case CreateIrqchip():
             yield from ("irqchip", "internal_apic")
         case SetTssAddr():

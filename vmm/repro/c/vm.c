@@ -22,6 +22,83 @@ static void switch_vm(int number)
 	ring_bytes = others[current].ring_bytes;	/*+ ring */
 	harvested = others[current].harvested;		/*+ harvested */
 }
+/*@ coalesce */
+
+/* KVM_REGISTER_COALESCED_MMIO, or KVM_UNREGISTER_COALESCED_MMIO; 0 or an errno. */
+static int coalesce_mmio(unsigned long request, uint64_t gpa, uint32_t size)
+{
+	struct kvm_coalesced_mmio_zone zone = {.addr = gpa, .size = size};
+
+	return ioctl(vm, request, &zone) ? errno : SUCCESS;
+}
+/*@ kept */
+
+/* The ring of writes that the kernel has kept: every vCPU shows it. */
+static struct kvm_coalesced_mmio_ring *kept_ring(void)
+{
+	int page = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_COALESCED_MMIO);
+
+	for (unsigned i = 0; i < sizeof(vcpus) / sizeof(*vcpus); i++)
+		if (vcpus[i].run)
+			return (void *)((char *)vcpus[i].run + page * PAGE);
+	return NULL;
+}
+
+static void expect_kept(uint64_t gpa, unsigned length, const char *data)
+{
+	struct kvm_coalesced_mmio_ring *ring = kept_ring();
+	struct kvm_coalesced_mmio *entry;
+
+	if (!ring || ring->first == ring->last)
+		leave(WRONG, "a write to 0x%llx was not kept", (unsigned long long)gpa);
+	entry = &ring->coalesced_mmio[ring->first];
+	if (entry->phys_addr != gpa || entry->len != length || memcmp(entry->data, data, length))
+		leave(WRONG, "a write of %u bytes to 0x%llx was kept, expected %u to 0x%llx",
+		      entry->len, (unsigned long long)entry->phys_addr, length,
+		      (unsigned long long)gpa);
+	ring->first = (ring->first + 1) % ((PAGE - sizeof(*ring)) / sizeof(*entry));
+}
+
+static void expect_no_more_kept(void)
+{
+	struct kvm_coalesced_mmio_ring *ring = kept_ring();
+
+	if (ring && ring->first != ring->last)
+		leave(WRONG, "a write was kept that should not have been");
+}
+/*@ ioeventfd */
+
+static struct {
+	bool made;
+	int fd;
+} eventfds[400];
+
+/* KVM_IOEVENTFD; 0 or an errno. */
+static int io_eventfd(unsigned number, uint64_t gpa, uint32_t length, uint64_t match,
+		      unsigned flags)
+{
+	struct kvm_ioeventfd wanted = {
+		.datamatch = match, .addr = gpa, .len = length, .flags = flags,
+	};
+
+	if (!eventfds[number].made)
+		eventfds[number].fd = must(eventfd(0, EFD_NONBLOCK), "eventfd");
+	eventfds[number].made = true;
+	wanted.fd = eventfds[number].fd;
+	return ioctl(vm, KVM_IOEVENTFD, &wanted) ? errno : SUCCESS;
+}
+/*@ signals */
+
+static void expect_signals(unsigned number, uint64_t count)
+{
+	uint64_t found = 0;
+
+	if (read(eventfds[number].fd, &found, sizeof(found)) != sizeof(found))
+		found = 0;
+	if (found != count)
+		leave(WRONG, "eventfd %u was signalled %llu times, expected %llu", number,
+		      (unsigned long long)found, (unsigned long long)count);
+}
 /*@ simple */
 
 /* An ioctl of the VM that takes a number; 0 or an errno. */

@@ -1,0 +1,238 @@
+"""Writes that the kernel keeps or signals, at gpas where slots come and go."""
+
+from typing import Literal
+
+from vmm.catalogue._build import A, Slot, at, read, write
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    CoalesceMmio,
+    CollectMmio,
+    IoEventFd,
+    NewVm,
+    Scenario,
+    SwitchVm,
+    Touch,
+)
+
+_WIDTHS: dict[int, Literal[1, 2, 4]] = {1: 1, 2: 2, 4: 4}
+
+_GFN = 0x100
+_GPA = _GFN * PAGE_SIZE_BYTES
+_SLOT = Slot(1, _GFN, at("a"), 4)
+_ELSEWHERE = Slot(1, _GFN + 0x10, at("a"), 4)
+_COALESCED = "api.rst 4.116; coalesced_mmio_write"
+_EVENTFD = "api.rst 4.59; ioeventfd_write"
+_RING_ENTRIES = 169
+
+
+def _zone(page: int = 0, pages: int = 4, *, on: bool = True) -> CoalesceMmio:
+    return CoalesceMmio(_GPA + page * PAGE_SIZE_BYTES, pages * PAGE_SIZE_BYTES, on)
+
+
+def _event(
+    offset: int = 0x100,
+    length: int = 4,
+    match: int | None = None,
+    *,
+    on: bool = True,
+    name: str = "event",
+) -> IoEventFd:
+    return IoEventFd(name, _GPA + offset, length, match, on)
+
+
+def _write(offset: int, width: int, value: int) -> Touch:
+    return Touch(_GPA + offset, "write", _WIDTHS[width], value)
+
+
+def _writes(turn: int) -> tuple[AnyOperation, ...]:
+    """Write and read around the borders of the zone, and where the eventfd is."""
+    pages = (-1, 0, 1, 3, 4)
+    return (
+        *(write(_GFN + page, (turn << 8) + page & 0xFFFF) for page in pages),
+        *(read(_GFN + page) for page in pages),
+        CollectMmio(),
+    )
+
+
+def _scenario(
+    name: str,
+    why: str,
+    source: str,
+    *operations: AnyOperation,
+    needs: tuple[str, ...] = ("coalesced_mmio",),
+) -> Scenario:
+    return Scenario(
+        name=f"devices-{name}",
+        why=why,
+        source=source,
+        tags=("devices",),
+        needs=needs,
+        mappings=(A,),
+        survey="none",
+        operations=operations,
+    )
+
+
+def _becomes_memory(device: AnyOperation, end: AnyOperation) -> tuple[AnyOperation, ...]:
+    """A device's gpas become a slot's, are moved away from and to, and are a hole again."""
+    calls = (
+        device,
+        _SLOT.create(),
+        _SLOT.move(_ELSEWHERE.gfn),
+        _SLOT.create(),
+        _SLOT.change(LOG_DIRTY_PAGES),
+        _SLOT.delete(),
+        end,
+    )
+    return tuple(op for turn, call in enumerate(calls, 1) for op in (call, *_writes(turn)))
+
+
+_BOTH = ("ioeventfd",)
+
+SCENARIOS = (
+    _scenario(
+        "coalesced-until-a-slot-is-there",
+        "Writes to a coalesced range are kept where there is no memory, and nowhere else.",
+        _COALESCED,
+        *_writes(0),
+        *_becomes_memory(_zone(), _zone(on=False)),
+    ),
+    _scenario(
+        "coalesced-under-readonly",
+        "Writes to a READONLY slot are kept like those to a hole, and memory stays as it was.",
+        _COALESCED,
+        _zone(),
+        Slot(1, _GFN, at("a"), 2, READONLY).create(),
+        *_writes(1),
+        Slot(1, _GFN, at("a"), 2, READONLY).delete(),
+        *_writes(2),
+        needs=("coalesced_mmio", "readonly_mem"),
+    ),
+    _scenario(
+        "coalesced-until-the-ring-is-full",
+        "When the ring is full writes exit again, until it is emptied.",
+        _COALESCED,
+        _zone(),
+        *(write(_GFN, number, 8 * (number % 64)) for number in range(_RING_ENTRIES + 3)),
+        CollectMmio(),
+        write(_GFN, 0x1234),
+        CollectMmio(),
+        CollectMmio(),
+    ),
+    _scenario(
+        "coalesced-in-part",
+        "Each write is kept that lies within the range as a whole, of whatever width.",
+        _COALESCED,
+        CoalesceMmio(_GPA + 0x100, 8),
+        *(
+            _write(offset, width, 0x11223344)
+            for offset, width in ((0x100, 4), (0x104, 4), (0x107, 1), (0x106, 2), (0x108, 1))
+        ),
+        *(
+            _write(offset, width, 0x55667788)
+            for offset, width in ((0xFE, 4), (0x106, 4), (0xFF, 1))
+        ),
+        CollectMmio(),
+    ),
+    _scenario(
+        "ranges-that-end",
+        "A range ends with every other one that holds it, and no other does.",
+        "kvm_vm_ioctl_unregister_coalesced_mmio",
+        _zone(0, 1),
+        _zone(2, 2),
+        *_writes(1),
+        _zone(1, 1, on=False),
+        *_writes(2),
+        _zone(3, 1, on=False),
+        *_writes(3),
+        _zone(0, 1, on=False),
+        *_writes(4),
+    ),
+    _scenario(
+        "eventfd-until-a-slot-is-there",
+        "A write signals an eventfd where there is no memory, and is one to memory elsewhere.",
+        _EVENTFD,
+        *_writes(0),
+        *_becomes_memory(_event(), _event(on=False)),
+        needs=_BOTH,
+    ),
+    _scenario(
+        "eventfd-under-readonly",
+        "A write to a READONLY slot signals an eventfd like one to a hole.",
+        _EVENTFD,
+        _event(),
+        Slot(1, _GFN, at("a"), 2, READONLY).create(),
+        *_writes(1),
+        Slot(1, _GFN, at("a"), 2, READONLY).delete(),
+        *_writes(2),
+        needs=("ioeventfd", "readonly_mem"),
+    ),
+    _scenario(
+        "eventfds-by-length-and-value",
+        "An eventfd is signalled by writes of its length, and of its value if it has one.",
+        _EVENTFD,
+        _event(0x100, 4, 7),
+        _event(0x100, 4, 8, name="other"),
+        _event(0x200, 2),
+        _event(0x300, 0, name="any"),
+        *(
+            _write(offset, width, value)
+            for offset, width, value in (
+                *((0x100, 4, 7), (0x100, 4, 8), (0x100, 4, 9), (0x100, 2, 7), (0x101, 1, 7)),
+                *((0x200, 2, 1), (0x200, 4, 1), (0x200, 1, 1), (0x202, 2, 1)),
+                *((0x300, 1, 1), (0x300, 2, 1), (0x300, 4, 1), (0x301, 1, 1)),
+            )
+        ),
+        CollectMmio(),
+        _event(0x100, 4, 7, on=False),
+        *(_write(0x100, 4, value) for value in (7, 8)),
+        CollectMmio(),
+        needs=_BOTH,
+    ),
+    _scenario(
+        "eventfds-refused",
+        "Two eventfds for one write are EEXIST, one that is not there ENOENT, a bad one EINVAL.",
+        "kvm_assign_ioeventfd, kvm_deassign_ioeventfd_idx",
+        _event(),
+        _event(name="other"),
+        _event(match=5),
+        _event(0x100, 0),
+        _event(0x100, 2),
+        _event(0x100, 3),
+        _event(0x100, 16),
+        _event(0x200, 0, 1),
+        _event(0x200, on=False),
+        _event(0x100, 2, name="other", on=False),
+        _event(0x100, 2, on=False),
+        _event(name="other", on=False),
+        _event(match=5, on=False),
+        IoEventFd("event", (1 << 64) - 2, 4),
+        *_writes(1),
+        _event(on=False),
+        _event(on=False),
+        *_writes(2),
+        needs=_BOTH,
+    ),
+    _scenario(
+        "eventfds-of-another-vm",
+        "An eventfd is that of one VM, and goes with it.",
+        _EVENTFD,
+        _event(),
+        *_writes(1),
+        SwitchVm(1),
+        *_writes(2),
+        _event(name="other"),
+        *_writes(3),
+        SwitchVm(0),
+        *_writes(4),
+        NewVm(),
+        *_writes(5),
+        SwitchVm(1),
+        *_writes(6),
+        needs=_BOTH,
+    ),
+)
+"""All scenarios of devices on gpas where slots come and go."""

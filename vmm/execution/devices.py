@@ -1,0 +1,63 @@
+"""The host's part in writes that the kernel keeps, or that signal an eventfd."""
+
+import os
+from collections.abc import Callable
+
+from kvm_abi.raw import KvmError
+from kvm_abi.uapi import Cap
+from vmm.kvm.vcpu import Vcpu
+from vmm.kvm.vm import Vm
+from vmm.scenario.history import Done, Mmio, MmioKept, Refused
+from vmm.scenario.operations import CoalesceMmio, IoEventFd
+
+
+class Devices:
+    """The eventfds of one VM, by name, and the ring of the writes that it keeps."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+        self._files: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Close all eventfds. The VM must be closed."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def coalesce(self, op: CoalesceMmio) -> Done | Refused:
+        """Issue KVM_REGISTER_COALESCED_MMIO, or its opposite."""
+        vm = self._vm
+        call = vm.register_coalesced_mmio if op.on else vm.unregister_coalesced_mmio
+        return _answer(lambda: call(op.gpa, op.size))
+
+    def ioeventfd(self, op: IoEventFd) -> Done | Refused:
+        """Issue KVM_IOEVENTFD; an eventfd is made when it is first named."""
+        if op.name not in self._files:
+            self._files[op.name] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        file = self._files[op.name]
+        return _answer(lambda: self._vm.ioeventfd(file, op.gpa, op.length, op.match, on=op.on))
+
+    def collect(self, vcpu: Vcpu | None) -> MmioKept:
+        """Take what the kernel has kept, which any vCPU shows, and what was signalled."""
+        offset = self._vm.check_extension(Cap.COALESCED_MMIO)
+        kept = vcpu.coalesced_mmio(offset) if vcpu is not None and offset else ()
+        counts = [(name, _count(file)) for name, file in sorted(self._files.items())]
+        return MmioKept(
+            tuple(Mmio(gpa, True, data) for gpa, data in kept),
+            tuple((name, count) for name, count in counts if count),
+        )
+
+
+def _count(file: int) -> int:
+    try:
+        return os.eventfd_read(file)
+    except BlockingIOError:
+        return 0
+
+
+def _answer(call: Callable[[], None]) -> Done | Refused:
+    try:
+        call()
+    except KvmError as error:
+        return Refused(error.errno or 0)
+    return Done()

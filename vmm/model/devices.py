@@ -1,0 +1,207 @@
+"""What the kernel does with writes to gpas without memory: keep them, or signal an eventfd.
+
+Both are devices on a bus that is asked before an access exits (``vcpu_mmio_write``): at a gpa
+without a slot, and for a write to a READONLY slot. Each fragment of an access, which lies within a
+page, is asked for by itself.
+"""
+
+import errno
+from dataclasses import dataclass, field
+
+from vmm.model.allowed import Allowed
+from vmm.model.rule import documented, source
+from vmm.scenario.history import Done, Mmio, MmioKept, Refused, Touched
+from vmm.scenario.operations import PAGE_SIZE_BYTES, CoalesceMmio, IoEventFd
+
+COALESCED = documented(
+    "coalesced",
+    "a write to a coalesced range that is no memory is kept in the ring, in order, and does not "
+    "exit while there is room; where a slot is, it is memory",
+    "api.rst 4.116 KVM_(UN)REGISTER_COALESCED_MMIO; coalesced_mmio_write",
+)
+EVENT = documented(
+    "ioeventfd",
+    "a write of the right length and value to the gpa of an ioeventfd that is no memory signals "
+    "it, and does not exit; where a slot is, it is memory",
+    "api.rst 4.59 KVM_IOEVENTFD; ioeventfd_in_range",
+)
+EVENT_ARGUMENT = source(
+    "ioeventfd-argument",
+    "the length of an ioeventfd is 0, 1, 2, 4 or 8, and without one there is no value to match: "
+    "EINVAL",
+    "kvm_assign_ioeventfd",
+)
+EVENT_TAKEN = source(
+    "ioeventfd-taken",
+    "an ioeventfd that a write could signal as well as another one is EEXIST",
+    "ioeventfd_check_collision",
+)
+EVENT_ABSENT = source(
+    "ioeventfd-absent",
+    "an ioeventfd that is not there cannot be taken away: ENOENT",
+    "kvm_deassign_ioeventfd_idx",
+)
+
+RING_ENTRIES = 169
+"""What the ring holds: a page, without its head, and without the entry that stays free."""
+
+_LENGTHS = (0, 1, 2, 4, 8)
+_END = 1 << 64
+
+Range = tuple[int, int]
+"""(gpa, size)."""
+
+
+@dataclass(slots=True)
+class Event:
+    """An ioeventfd."""
+
+    name: str
+    gpa: int
+    length: int
+    match: int | None
+
+    def collides(self, other: "Event") -> bool:
+        """Whether one write could be for both."""
+        if self.gpa != other.gpa:
+            return False
+        if not (self.length and other.length):
+            return True
+        return self.length == other.length and (
+            None in (self.match, other.match) or self.match == other.match
+        )
+
+    def takes(self, gpa: int, data: bytes) -> bool:
+        """Whether a write is for it."""
+        if gpa != self.gpa or self.length not in (0, len(data)):
+            return False
+        return self.match is None or int.from_bytes(data, "little") == self.match
+
+
+@dataclass(slots=True)
+class Devices:
+    """The devices of one VM, the ring, and the counts of eventfds."""
+
+    ranges: list[Range] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    kept: list[Mmio] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def exist(self) -> bool:
+        """Whether there are any."""
+        return bool(self.ranges or self.events)
+
+    def coalesce(self, op: CoalesceMmio) -> Allowed:
+        """Return what registering a range, or its end, comes to."""
+
+        def apply() -> None:
+            if op.on:
+                self.ranges.append((op.gpa, op.size))
+            else:
+                self.ranges = [each for each in self.ranges if not _holds(each, op.gpa, op.size)]
+
+        return Allowed(Done(), COALESCED, apply)
+
+    def ioeventfd(self, op: IoEventFd) -> Allowed:
+        """Return what an eventfd at a gpa, or its end, comes to."""
+        event = Event(op.name, op.gpa, op.length, op.match)
+        if not op.on:
+            if event not in self.events:
+                return Allowed(Refused(errno.ENOENT), EVENT_ABSENT)
+            return Allowed(Done(), EVENT, lambda: self.events.remove(event))
+        bad = op.length not in _LENGTHS or op.gpa + op.length >= _END
+        if bad or (not op.length and op.match is not None):
+            return Allowed(Refused(errno.EINVAL), EVENT_ARGUMENT)
+        if any(event.collides(other) for other in self.events):
+            return Allowed(Refused(errno.EEXIST), EVENT_TAKEN)
+        return Allowed(Done(), EVENT, lambda: self.events.append(event))
+
+    def collect(self) -> Allowed:
+        """Return what was kept and signalled since the last time."""
+        events = tuple(sorted((name, count) for name, count in self.counts.items() if count))
+
+        def apply() -> None:
+            self.kept.clear()
+            self.counts.clear()
+
+        rule = EVENT if events and not self.kept else COALESCED
+        return Allowed(MmioKept(tuple(self.kept), events), rule, apply)
+
+    def may_take(self, exits: tuple[Mmio, ...]) -> bool:
+        """Whether a part of what exits is anywhere near a device."""
+        writes = [(each.gpa, len(each.data)) for each in exits if each.write]
+        return any(_meet(place, write) for write in writes for place in self._places)
+
+    def written(self, exit_: Mmio) -> "Taken | None":
+        """Return who takes a write, which lies within a page; None where that is unclear.
+
+        The bus is searched by halves, which may miss one of several devices that overlap.
+        """
+        near = [each for each in self._places if _meet(each, (exit_.gpa, len(exit_.data)))]
+        group = [each for each in self._places if any(_meet(each, other) for other in near)]
+        events = [event for event in self.events if (event.gpa, event.length) in group]
+        if len(set(group)) > 1 or 0 < len(events) < len(group):
+            return None
+        event = next((each for each in events if each.takes(exit_.gpa, exit_.data)), None)
+        holds = any(_holds(each, exit_.gpa, len(exit_.data)) for each in self.ranges)
+        return Taken(event, holds and len(self.kept) < RING_ENTRIES)
+
+    def signal(self, event: Event) -> None:
+        """Note that an eventfd was signalled."""
+        self.counts[event.name] = self.counts.get(event.name, 0) + 1
+
+    @property
+    def _places(self) -> list[Range]:
+        return [*self.ranges, *((each.gpa, each.length) for each in self.events)]
+
+
+@dataclass(slots=True)
+class Taken:
+    """Who takes a write: an eventfd, the ring, or nobody."""
+
+    event: Event | None
+    is_kept: bool
+
+
+def _holds(each: Range, gpa: int, length: int) -> bool:
+    return each[0] <= gpa and gpa + length <= each[0] + each[1] and gpa + length < _END
+
+
+def _meet(one: Range, other: Range) -> bool:
+    """Whether two ranges overlap; one without a length is a place."""
+    return one[0] < other[0] + max(other[1], 1) and other[0] < one[0] + max(one[1], 1)
+
+
+def absorbed(devices: Devices, usual: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
+    """Return the outcomes of an access with what devices take of it; none where that is unclear."""
+    found = [_absorbed(devices, each) for each in usual]
+    return tuple(each for each in found if each is not None) if None not in found else ()
+
+
+def _absorbed(devices: Devices, allowed: Allowed) -> Allowed | None:
+    outcome = allowed.outcome
+    exits: tuple[Mmio, ...] = getattr(outcome, "mmio", ())
+    if not devices.may_take(exits):
+        return allowed
+    if not isinstance(outcome, Touched) or len(exits) != 1 or _crosses_a_page(exits[0]):
+        return None
+    taken = devices.written(exits[0])
+    if taken is None:
+        return None
+    if taken.event is None and not taken.is_kept:
+        return allowed
+
+    def adopt() -> None:
+        allowed.adopt()
+        if taken.event is not None:
+            devices.signal(taken.event)
+        else:
+            devices.kept.append(exits[0])
+
+    return Allowed(Touched(outcome.value), EVENT if taken.event else COALESCED, adopt)
+
+
+def _crosses_a_page(exit_: Mmio) -> bool:
+    last = exit_.gpa + len(exit_.data) - 1
+    return exit_.gpa // PAGE_SIZE_BYTES != last // PAGE_SIZE_BYTES
