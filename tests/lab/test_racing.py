@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.player import Player
-from vmm.catalogue import racing, racing_logs
+from vmm.catalogue import racing, racing_host, racing_logs
 from vmm.scenario.features import Features
 
 FAULTS = {
@@ -34,6 +34,12 @@ FAULTS = {
     "racing-punch": ("host-change-missed-last-page:every=9",),
     "racing-unmap": ("host-change-missed-last-page:every=9",),
     "racing-protect": ("host-change-missed-first-page:every=9",),
+    "racing-write-protect": ("write-protection-missed:every=9", "access-not-given-back:every=9"),
+    "racing-map-over": ("fresh-memory-missed:every=9",),
+    "racing-page-out": ("paged-out-is-lost:every=9",),
+    "racing-migrating": ("old-place-seen-for-20-runs:every=5",),
+    "racing-closed-guest-memfd": ("memfd-delete-refused:every=3",),
+    "racing-punched-guest-memfd": ("memfd-punch-refused:every=9",),
     "racing-slots-and-unmap": ("old-place-seen-for-20-runs:every=5",),
     "racing-slots-logs-and-drop": ("dirty-lowest-lost:every=9", "delete-lost:every=9"),
     "racing-clear": ("clear-lowest-kept:every=9", "log-of-a-running-vcpu-lacks-lowest:every=9"),
@@ -69,7 +75,7 @@ def test_race_sees_what_is_wrong(scenario: str, fault: str, player: Player) -> N
 
 
 def test_every_race_is_in_the_table() -> None:
-    races = (*racing.SCENARIOS, *racing_logs.scenarios(Features()))
+    races = (*racing.SCENARIOS, *racing_host.SCENARIOS, *racing_logs.scenarios(Features()))
     assert {scenario.name for scenario in races} == set(FAULTS)
 
 

@@ -95,7 +95,7 @@ class Machine:
     ) -> None:
         self._clock = clock
         self._memory = memory
-        self._files = files
+        self.files = files
         self._guest = guest
         self._scenario = scenario
         self._guest_gpa = scenario.guest.gpa
@@ -280,7 +280,7 @@ class Machine:
                     op.memory_size,
                     self._address(op),
                     op.guest_memfd_offset,
-                    self._files.number(op),
+                    self.files.number(op),
                 )
             else:
                 self.vm.set_user_memory_region(

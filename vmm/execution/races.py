@@ -32,6 +32,7 @@ from vmm.scenario.history import (
 from vmm.scenario.operations import (
     ChangeHostMemory,
     ClearDirtyLog,
+    CloseGuestMemfd,
     Execute,
     GetDirtyLog,
     GuestThread,
@@ -40,6 +41,7 @@ from vmm.scenario.operations import (
     HostThread,
     HostWrite,
     PreFaultMemory,
+    PunchGuestMemfd,
     Race,
     ResetDirtyRings,
     SetUserMemoryRegion,
@@ -50,7 +52,15 @@ from vmm.scenario.windows import in_window
 _SWITCH_INTERVAL_S = 5e-5
 """How long a thread may keep the others from Python code: the windows are to be short."""
 
-_OtherAction = SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog | HostWrite | ChangeHostMemory
+_OtherAction = (
+    SetUserMemoryRegion
+    | GetDirtyLog
+    | ClearDirtyLog
+    | HostWrite
+    | ChangeHostMemory
+    | CloseGuestMemfd
+    | PunchGuestMemfd
+)
 
 _MANY_TIMES = 8
 """So often in a row no other thread empties a ring before the thread whose vCPU it stopped."""
@@ -161,16 +171,43 @@ class _Guest(_Thread):
         self._cpu = run.machine.racing_cpu(index, self._make_room)
         self._program = thread.program
         self._limit = thread.windows
+        self._migrates = thread.migrates
         self.windows: list[Window] = []
         self.seen: dict[Seen, int] = {}
         self.helped: list[Call] = []
         self._in_vain = 0
+        self._is_over = False
 
     def _work(self) -> None:
         # Host threads stay where this process is: there grace periods of slot changes are short.
         os.sched_setaffinity(0, FOUND)
+        if not self._migrates:
+            self._go_on(self._limit)
+            return
+        while not self._is_over and len(self.windows) < self._limit:
+            self._go_on_elsewhere()
+
+    def _go_on_elsewhere(self) -> None:
+        """Let another thread run the vCPU for some windows, and raise what it raises."""
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                os.sched_setaffinity(0, FOUND)
+                self._go_on(min(self._limit, len(self.windows) + self._migrates))
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+
+    def _go_on(self, limit: int) -> None:
+        """Run windows up to a number of them, or to the end of the race."""
         race, windows = self._race, self.windows
-        for number in range(self._limit):
+        for number in range(len(windows), limit):
             last = race.over
             begin, end, outcomes = self._window(number)
             seen = self.seen.setdefault(outcomes, len(self.seen))
@@ -178,6 +215,7 @@ class _Guest(_Thread):
             race.note_progress()
             if last:
                 # One whole window after all calls: what is left is looked at, too.
+                self._is_over = True
                 break
 
     def _window(self, number: int) -> tuple[int, int, Seen]:
@@ -256,6 +294,10 @@ class _Host(_Thread):
                 return _answer(machine.clear_dirty_log(op))
             case HostWrite():
                 return memory.write(op.place, op.value)
+            case CloseGuestMemfd():
+                return _answer(machine.files.close(op))
+            case PunchGuestMemfd():
+                return _answer(machine.files.punch(op))
             case ChangeHostMemory():
                 memory.change(op)
                 return Done()

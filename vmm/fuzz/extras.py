@@ -28,8 +28,6 @@ from vmm.scenario.operations import (
     CapName,
     ChangeHostMemory,
     CloseGuestMemfd,
-    CoalesceMmio,
-    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
@@ -37,7 +35,6 @@ from vmm.scenario.operations import (
     HarvestDirtyRing,
     HostChangeKind,
     Instruction,
-    IoEventFd,
     MapGuestMemfd,
     Mapping,
     Place,
@@ -110,7 +107,6 @@ class Extras:
             "internal": self._internal,
             "ahead": self._pre_fault,
             "vms": self._switch,
-            "devices": self._device,
         }
         self._makers: list[Callable[[], Iterator[AnyOperation]]] = [
             makers[taste] for taste in makers if taste in pools.tastes
@@ -258,22 +254,6 @@ class Extras:
         if how in _BACK:
             self._taken[mapping.name] = change
         yield change
-
-    def _device(self) -> Iterator[AnyOperation]:
-        """Yield a device where slots come and go, its end, or a look at what it has taken."""
-        dice = self._dice
-        what = dice.random()
-        gpa = dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES
-        if what < 0.4:
-            yield CollectMmio()
-        elif what < 0.7:
-            size = dice.pick((PAGE_SIZE_BYTES, PAGE_SIZE_BYTES, 2 * PAGE_SIZE_BYTES, 8, 0))
-            yield CoalesceMmio(gpa, size, dice.chance(0.7))
-        else:
-            gpa += dice.pick((0, 0x40, 0x100))
-            match = dice.pick((None, None, 0, 1))
-            length = dice.pick((4, 4, 2, 1, 8, 0, 3))
-            yield IoEventFd(dice.pick(("x", "y")), gpa, length, match, dice.chance(0.7))
 
     def _switch(self) -> Iterator[AnyOperation]:
         """Yield a step to another VM; what is remembered is of one of them, and a guess."""

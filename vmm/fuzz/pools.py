@@ -110,7 +110,6 @@ def _tastes(dice: Dice, features: Features) -> frozenset[str]:
         "internal": features.irqchip,
         "ahead": features.pre_fault,
         "vms": True,
-        "devices": features.coalesced_mmio and features.ioeventfd,
     }
     usable = [taste for taste, is_there in known.items() if is_there]
     if not usable or not dice.chance(_TASTE_SHARE):

@@ -8,7 +8,7 @@ import msgspec
 from vmm.model.array import MemslotArray
 from vmm.model.regions import Memslot
 from vmm.model.rule import documented, source
-from vmm.scenario.hostpages import HostPages, PageKey
+from vmm.scenario.hostpages import Access, HostPages, PageKey
 from vmm.scenario.operations import (
     MEMFD_MMAP,
     PAGE_SIZE_BYTES,
@@ -138,12 +138,19 @@ class Backing:
     def follow(self, op: ChangeHostMemory) -> None:
         """Come to what pages show after a change of a race, whose content is judged by itself."""
         self.changed(op)
-        self._host.change(op)
+        # Of memory without a file both are the same: fresh, and its own.
+        fresh = op.how == "map_fresh"
+        self._host.change(msgspec.structs.replace(op, how="map") if fresh else op)
+
+    def access(self, mapping: str, page: int) -> Access:
+        """Return what the host may do with a page."""
+        return self._host.access(mapping, page)
 
     def loses_content(self, op: ChangeHostMemory) -> bool:
         """Whether the pages read as zeros after a change that a race may make."""
         is_own = self._host.is_own(op.place.mapping)
-        return op.how == "punch" or (op.how in ("drop", "unmap", "map") and is_own)
+        how = op.how
+        return how == "punch" or (how in ("drop", "unmap", "map", "map_fresh") and is_own)
 
     def locate(self, hva: Hva, offset: int) -> Place | None:
         """Return where ``offset`` bytes beyond an hva lie; None where no memory is mapped."""

@@ -334,8 +334,11 @@ class _Account:
                 pages = self._slots.get(op.slot, self._most_pages)
                 self._us += times * (_CALL_US + pages * _PAGE_US)
                 self._bytes += times * pages * _ELEMENT_BYTES
-            case HostWrite() | HarvestDirtyRing() | ResetDirtyRings():
+            case HostWrite() | HarvestDirtyRing() | ResetDirtyRings() | CloseGuestMemfd():
                 self._us += times * _CALL_US
+            case PunchGuestMemfd():
+                pages = min(pages_of(op.size), pages_of(self._files.get(op.name, 0)))
+                self._us += times * (_CALL_US + pages * _PAGE_US)
             case _:
                 assert_never(op)
 

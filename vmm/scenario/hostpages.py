@@ -152,6 +152,12 @@ class HostPages:
         """Whether the host may read a page, but not write it."""
         return bool(self._reading) and (mapping, page) in self._reading
 
+    def access(self, mapping: str, page: int) -> Access:
+        """Return what may be done with a page."""
+        if self.is_absent(mapping, page):
+            return "nothing"
+        return "reading" if self.is_read_only(mapping, page) else "everything"
+
     def __contains__(self, key: object) -> bool:
         """Whether a (mapping, page) is absent."""
         return isinstance(key, tuple) and self.is_absent(*key)

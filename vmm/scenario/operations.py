@@ -286,6 +286,8 @@ HostAction = (
     | ResetDirtyRings
     | HostWrite
     | ChangeHostMemory
+    | CloseGuestMemfd
+    | PunchGuestMemfd
 )
 
 
@@ -309,11 +311,12 @@ class GuestThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     One run of the program is a *window*. The n-th one, from 0, writes ``value`` + n, so that every
     write can be told from every other. It ends with the last host thread, at the latest after
-    ``windows`` windows.
+    ``windows`` windows. With ``migrates`` the vCPU goes to another thread after so many windows.
     """
 
     program: tuple[Touch | Execute | PreFaultMemory, ...]
     windows: int = 20_000
+    migrates: int = 0
 
 
 class Race(Operation, frozen=True, tag="race"):

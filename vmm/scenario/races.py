@@ -9,6 +9,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
     ClearDirtyLog,
+    CloseGuestMemfd,
     Execute,
     GetDirtyLog,
     GuestThread,
@@ -18,9 +19,11 @@ from vmm.scenario.operations import (
     HostWrite,
     Place,
     PreFaultMemory,
+    PunchGuestMemfd,
     Race,
     ResetDirtyRings,
     SetUserMemoryRegion,
+    SetUserMemoryRegion2,
     Touch,
     pages_of,
 )
@@ -38,7 +41,10 @@ MAX_HOST_THREADS = 4
 MAX_PAUSE = 100
 
 _BACKED = ("anonymous", "shared", "memfd", "thp", "hugetlb")
-_CHANGES = ("drop", "punch", "unmap", "map", "forbid", "allow")
+_CHANGES = (
+    *("drop", "punch", "unmap", "map", "forbid", "allow"),
+    *("write_protect", "page_out", "collapse", "map_fresh"),
+)
 """The kinds of change that can be judged while others use the memory."""
 
 Mappings = Mapping[str, operations.Mapping]
@@ -120,6 +126,8 @@ def _host_problem(host: HostThread, guests: int, mappings: Mappings) -> str:
             return f".operations[{index}].bitmap: a readable one is needed"
         if isinstance(op, ChangeHostMemory) and op.how not in _CHANGES:
             return f".operations[{index}].how: {op.how!r} is not judged in a race"
+        if _hides_a_file(op, mappings):
+            return f".operations[{index}].how: 'map_fresh' takes anonymous memory in a race"
         if isinstance(op, HarvestDirtyRing) and op.vcpu >= guests:
             return f".operations[{index}].vcpu: the race has {guests}"
         if isinstance(op, HostWrite) and op.place.offset % 4:
@@ -127,6 +135,14 @@ def _host_problem(host: HostThread, guests: int, mappings: Mappings) -> str:
         if isinstance(op, HostWrite) and mappings[op.place.mapping].kind not in _BACKED:
             return f".operations[{index}].place: a mapping with memory is needed"
     return ""
+
+
+def _hides_a_file(op: HostAction, mappings: Mappings) -> bool:
+    return (
+        isinstance(op, ChangeHostMemory)
+        and op.how == "map_fresh"
+        and mappings[op.place.mapping].kind != "anonymous"
+    )
 
 
 def _is_backed(op: SetUserMemoryRegion, mappings: Mappings) -> bool:
@@ -138,6 +154,8 @@ def _guest_problem(number: int, guest: GuestThread) -> str:
     program = guest.program
     if guest.windows < 1:
         return ".windows: at least 1 is needed"
+    if guest.migrates < 0:
+        return ".migrates: 0 or more is needed"
     if not 1 <= len(program) <= MAX_PROGRAM:
         return f".program: 1 to {MAX_PROGRAM} accesses are needed"
     if len(program) > 1 and any(isinstance(op, Execute) for op in program):
@@ -189,6 +207,10 @@ def _changed(op: HostAction) -> Iterator[tuple[str, str, range]]:
             yield "gfn", "", range(first, first + pages_of(op.memory_size))
     elif isinstance(op, GetDirtyLog | ClearDirtyLog):
         yield "slot", "", range(op.slot, op.slot + 1)
+        if isinstance(op, SetUserMemoryRegion2) and isinstance(op.guest_memfd, str):
+            yield "file", op.guest_memfd, range(1)
+    elif isinstance(op, CloseGuestMemfd | PunchGuestMemfd):
+        yield "file", op.name, range(1)
     elif isinstance(op, HarvestDirtyRing):
         yield "ring", "", range(op.vcpu, op.vcpu + 1)
     elif isinstance(op, ResetDirtyRings):
@@ -204,7 +226,7 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
     takes = {
         op.place.mapping
         for op in changes
-        if isinstance(op, ChangeHostMemory) and op.how in ("unmap", "forbid")
+        if isinstance(op, ChangeHostMemory) and op.how in ("unmap", "forbid", "write_protect")
     }
     for op in changes:
         if isinstance(op, HostWrite) and op.place.mapping in takes:
@@ -212,7 +234,7 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
     executes = any(isinstance(op, Execute) for guest in race.guests for op in guest.program)
     loses = any(
         isinstance(op, ChangeHostMemory)
-        and op.how not in ("forbid", "allow")
+        and not CHANGES[op.how].keeps
         and not (op.how != "punch" and mappings[op.place.mapping].kind == "memfd")
         for op in changes
     )

@@ -12,6 +12,8 @@ from vmm.scenario.operations import (
     ClearDirtyLog,
     CloseGuestMemfd,
     CloseVm,
+    CoalesceMmio,
+    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
@@ -23,6 +25,7 @@ from vmm.scenario.operations import (
     HostWrite,
     Inspect,
     Instruction,
+    IoEventFd,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -80,6 +83,9 @@ BOUND: tuple[AnyOperation, ...] = (
     CreateVcpu(),
     UnmapInternalSlots(),
     PreFaultMemory(0, 0x1000),
+    CoalesceMmio(0x1000, 0x1000),
+    IoEventFd("e", 0x1000),
+    CollectMmio(),
 )
 
 

@@ -16,16 +16,19 @@ from vmm.model.races.words import MemoryWords
 from vmm.model.regions import Memslot
 from vmm.model.rule import Rule
 from vmm.scenario.history import Call, DirtyPages, Done, Raced, Refused, RingPages, RingsReset
+from vmm.scenario.hostpages import CHANGES, Access
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
     ChangeHostMemory,
     ClearDirtyLog,
+    CloseGuestMemfd,
     GetDirtyLog,
     HarvestDirtyRing,
     HostAction,
     HostWrite,
+    PunchGuestMemfd,
     Race,
     ResetDirtyRings,
     SetUserMemoryRegion,
@@ -73,7 +76,7 @@ class HostSide:
         """Whether a guest reaches what the rules do not say which memory it is of."""
         self.words = MemoryWords(contents)
         self.places = {gfn: Track(self._reached(gfn)) for gfn in _gfns(race)}
-        self.presence: dict[PageKey, Track[bool]] = {}
+        self.presence: dict[PageKey, Track[Access]] = {}
         self.logs: list[Logging] = []
         self.rules: set[Rule] = set()
         self._changes: list[Interval] = []
@@ -107,6 +110,8 @@ class HostSide:
                 return self._use_ring(op, call)
             case HostWrite():
                 self.words.write(who, op.place.mapping, op.place.offset, interval, op.value)
+            case CloseGuestMemfd() | PunchGuestMemfd():
+                return self._use_file(op, call)
             case ChangeHostMemory():
                 self._change_memory(op, interval, who)
                 self.rules.add(HOST_FOLLOWS)
@@ -201,6 +206,15 @@ class HostSide:
             self._logging(id_of(op.slot)).cleared(interval, pages)
         return None
 
+    def _use_file(self, op: CloseGuestMemfd | PunchGuestMemfd, call: Call) -> Flaw | None:
+        allowed = self._allowed(op)
+        chosen = next((a for a in allowed if a.outcome == call.outcome), None)
+        if chosen is None:
+            return Flaw(op, (call.begin, call.end), allowing(allowed), call.outcome)
+        chosen.adopt()
+        self.rules.add(chosen.rule)
+        return None
+
     def _use_ring(self, op: HarvestDirtyRing | ResetDirtyRings, call: Call) -> Flaw | None:
         """What a harvest finds and a reset counts is judged when all is known."""
         allowed = self._allowed(op)
@@ -217,11 +231,13 @@ class HostSide:
         for page in range(first, first + op.pages):
             if self._backing.loses_content(op):
                 self.words.clear_page(who, mapping, page, interval)
-            was = self._backing.is_absent(mapping, page)
-            track = self.presence.setdefault((mapping, page), Track(not was))
-            if op.how in ("unmap", "forbid", "map", "allow"):
-                track.change(*interval, op.how in ("map", "allow"))
+            before = self._backing.access(mapping, page)
+            self.presence.setdefault((mapping, page), Track(before))
         self._backing.follow(op)
+        for page in range(first, first + op.pages):
+            track, after = self.presence[mapping, page], self._backing.access(mapping, page)
+            if CHANGES[op.how].access is not None:
+                track.change(*interval, after)
 
     def _reached(self, gfn: int) -> MaybeTranslation:
         slot = self._slots.find(gfn)

@@ -35,6 +35,7 @@ from vmm.scenario.history import (
     Stopped,
     Touched,
 )
+from vmm.scenario.hostpages import Access as HostAccess
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -146,13 +147,15 @@ class RaceJudge:
         assert isinstance(op, Touch)
         places = self._host.places[op.gpa // PAGE_SIZE_BYTES].within(*interval)
         memory = [p for p in places if p is not None and self._writable(p, interval)]
-        exits = len(memory) < len(places) or any(self._may_be_absent(p, interval) for p in memory)
+        denied = any(self._may_be_absent(p, interval, writing=True) for p in memory)
+        exits = len(memory) < len(places) or denied
         if outcome == Touched(0) and memory:
             self._note_write(vcpu, op, interval, memory)
             return None
         data = op.value.to_bytes(WORD_BYTES, "little")
         leaving = Touched(0, (Mmio(op.gpa, True, data),))
-        if exits and (outcome == leaving or self._may_fault(outcome, places, interval)):
+        faulted = self._may_fault(outcome, places, interval, writing=True)
+        if exits and (outcome == leaving or faulted):
             return None
         expected: list[Expectation] = [(Touched(0), RACE_REACH)] if memory else []
         return (*expected, (leaving, RACE_REACH)) if exits else tuple(expected)
@@ -234,19 +237,35 @@ class RaceJudge:
             yield Touched(identity(self._mappings.index(place.mapping), place.page)), RACE_REACH
 
     def _writable(self, place: Translation, interval: Interval) -> bool:
-        return not place.readonly and self._may_be_present(place, interval)
+        return not place.readonly and "everything" in self._access(place, interval)
 
     def _may_be_present(self, place: Translation, interval: Interval) -> bool:
-        track = self._host.presence.get((place.mapping, place.page))
-        return track is None or True in track.within(*interval)
+        return any(access != "nothing" for access in self._access(place, interval))
 
-    def _may_be_absent(self, place: Translation, interval: Interval) -> bool:
-        track = self._host.presence.get((place.mapping, place.page))
-        return track is not None and False in track.within(*interval)
+    def _may_be_absent(
+        self, place: Translation, interval: Interval, *, writing: bool = False
+    ) -> bool:
+        denied = ("nothing", "reading") if writing else ("nothing",)
+        return any(access in denied for access in self._access(place, interval))
 
-    def _may_fault(self, outcome: Met, places: list[MaybeTranslation], interval: Interval) -> bool:
+    def _access(self, place: Translation, interval: Interval) -> list[HostAccess]:
+        """Return what the host may have been able to do with a page meanwhile."""
+        track = self._host.presence.get((place.mapping, place.page))
+        return ["everything"] if track is None else track.within(*interval)
+
+    def _may_fault(
+        self,
+        outcome: Met,
+        places: list[MaybeTranslation],
+        interval: Interval,
+        *,
+        writing: bool = False,
+    ) -> bool:
         """Whether this is how hardware says that the host has nothing mapped there."""
-        absent = any(place is not None and self._may_be_absent(place, interval) for place in places)
+        absent = any(
+            place is not None and self._may_be_absent(place, interval, writing=writing)
+            for place in places
+        )
         return absent and isinstance(outcome, Stopped) and outcome.reason == "EFAULT"
 
     def _wrong_rings(self, outcome: Raced) -> Flaw | None:
