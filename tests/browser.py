@@ -3,12 +3,19 @@
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from selenium.common.exceptions import WebDriverException
+from selenium.common.exceptions import (
+    NoSuchElementException,
+    StaleElementReferenceException,
+    TimeoutException,
+    WebDriverException,
+)
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 from urllib3.exceptions import HTTPError
 
 _FLAGS = (
@@ -18,6 +25,7 @@ _FLAGS = (
 )
 
 _ANSWER_LIMIT_S = 50
+_DRAWING_LIMIT_S = 10
 
 
 @contextmanager
@@ -54,6 +62,25 @@ def opened(browser: Chrome, file: Path, fragment: str = "") -> None:
     """Open a page anew."""
     browser.get("about:blank")
     browser.get(file.as_uri() + fragment)
+
+
+def shows(browser: Chrome, selector: str, text: str) -> str:
+    """Wait until an element shows some text, and return all of its text.
+
+    A page draws itself anew some time after a click, so the element is looked for each time.
+    """
+    seen = ""
+
+    def is_there(_: Chrome) -> bool:
+        nonlocal seen
+        seen = browser.find_element(By.CSS_SELECTOR, selector).text
+        return text in seen
+
+    gone = (NoSuchElementException, StaleElementReferenceException)
+    with suppress(TimeoutException):
+        WebDriverWait(browser, _DRAWING_LIMIT_S, 0.02, ignored_exceptions=gone).until(is_there)
+    assert text in seen, f"{selector} shows {seen!r}, not {text!r}"
+    return seen
 
 
 def complaints(browser: Chrome) -> list[str]:

@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
-from tests.browser import chromium, complaints, opened
+from tests.browser import chromium, complaints, opened, shows
 from tests.results import EVERY_KIND, LEFT, passed, run_of
 from vmm.report.html import html_text
 from vmm.report.json import run_text
@@ -57,24 +57,20 @@ def test_a_scenario_is_chosen_and_stepped_with_mouse_and_keyboard(
     browser: Chrome, page: Path
 ) -> None:
     opened(browser, page)
+    slots = ".step [aria-label=Memslots]"
     one(browser, "#list a[data-name='create-one']").click()
-    assert one(browser, "#scenario h2").text == "create-one"
-    seen = [one(browser, "output").text]
-    slots = [one(browser, ".step [aria-label=Memslots]").text]
-    for act in ("key", "button", "row"):
-        if act == "key":
-            one(browser, ".picture").send_keys(Keys.ARROW_RIGHT)
-        elif act == "button":
-            one(browser, "button[aria-label='Next step']").click()
-        else:
-            browser.find_elements(By.CSS_SELECTOR, ".picture .row")[0].click()
-        seen.append(one(browser, "output").text)
-        slots.append(one(browser, ".step [aria-label=Memslots]").text)
-    assert seen == ["Step 1 of 4", "Step 2 of 4", "Step 3 of 4", "Step 0 of 4"]
-    assert "slot 1 new" in slots[0]
-    assert "0x10000..0x11000" in slots[1]
-    assert "slot 1 gone" in slots[2]
-    assert "slot 1" not in slots[3]
+    shows(browser, "#scenario h2", "create-one")
+    shows(browser, "output", "Step 1 of 4")
+    shows(browser, slots, "slot 1 new")
+    one(browser, ".picture").send_keys(Keys.ARROW_RIGHT)
+    shows(browser, "output", "Step 2 of 4")
+    shows(browser, slots, "0x10000..0x11000")
+    one(browser, "button[aria-label='Next step']").click()
+    shows(browser, "output", "Step 3 of 4")
+    shows(browser, slots, "slot 1 gone")
+    browser.find_elements(By.CSS_SELECTOR, ".picture .row")[0].click()
+    shows(browser, "output", "Step 0 of 4")
+    assert "slot 1" not in shows(browser, slots, "slot 400")
     assert browser.current_url.endswith("#s/create-one/0")
     assert complaints(browser) == []
 
