@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -57,6 +58,12 @@ def test_the_manual_page_names_every_command_and_option() -> None:
     for name in COMMANDS:
         assert f'.SS "vmm {name}' in page
     assert ".B \\-\\-histories FILE" in page
+
+
+def test_the_manual_page_that_is_handed_out_is_this_one() -> None:
+    page = Path(__file__).parents[3] / "docs/vmm.1"
+    again = "made by `vmm man > docs/vmm.1`"
+    assert page.read_text() == CliRunner().invoke(main, ["man"]).output, again
 
 
 def test_the_manual_page_is_right_in_the_eyes_of_man() -> None:
