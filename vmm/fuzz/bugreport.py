@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from vmm.host.config import kernel_options
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario import words
 from vmm.scenario.history import AnyOutcome, Done, History, Refused
@@ -24,7 +25,7 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.plan import guest_slots
 from vmm.scenario.shown import shown
-from vmm.verdict.judge import Verdict
+from vmm.verdict.judge import Difference, Verdict
 
 _MOST = 400
 _MAIL_COLUMNS = 75
@@ -52,12 +53,14 @@ class Section:
     kind: str = "list"
 
 
-def subject(verdict: Verdict | None, otherwise: str) -> str:
-    """Return what happened, on one line."""
+def subject(
+    scenario: Scenario, history: History | None, verdict: Verdict | None, otherwise: str
+) -> str:
+    """Return what happened, on one line, and after which change of a slot, if it is none itself."""
     difference = None if verdict is None else verdict.difference
     if difference is None:
         return shown(otherwise, _MOST)
-    what = f"{difference.operation}: {difference.observed}"
+    what = f"{_after(scenario, history, difference)}{difference.operation}: {difference.observed}"
     if difference.expected:
         what += f", where {difference.expected[0].outcome} is right"
     return shown(what, _MOST)
@@ -107,7 +110,8 @@ def markdown(title: str, summary: str, parts: Sequence[Section]) -> str:
 
 def mail(title: str, summary: str, parts: Sequence[Section]) -> str:
     """Return the report as the text of a mail to a list: a subject, and short lines."""
-    text = [f"Subject: [BUG] KVM: memslots: {title}\n", _wrapped(summary.replace("`", ""))]
+    about = _wrapped(summary.replace("`", ""))
+    text = [f"Subject: [BUG] KVM: memslots: {title}\n", f"{about}\n"]
     for part in parts:
         lines = [shown(line, _MOST) for line in part.lines]
         if part.kind == "verbatim":
@@ -132,12 +136,35 @@ def _wrapped(text: str, mark: str = "") -> str:
     )
 
 
+def _after(scenario: Scenario, history: History | None, difference: Difference) -> str:
+    """Return the last change of a slot before what differs, which is no such change itself."""
+    outcomes = _outcomes(scenario, history)
+    slots: dict[int, SetUserMemoryRegion] = {}
+    last = ""
+    for origin, operation in enumerate(scenario.operations[: difference.origin + 1]):
+        if not isinstance(operation, SetUserMemoryRegion):
+            continue
+        if origin == difference.origin and words.operation(operation) == difference.operation:
+            return ""
+        if not isinstance(outcomes.get(origin, Done()), Done):
+            continue
+        change = _change(operation, slots.get(operation.slot))
+        if operation.memory_size:
+            slots[operation.slot] = operation
+        else:
+            slots.pop(operation.slot, None)
+        last = f"after {change} of slot {words.slot_number(operation.slot)}: "
+    return last
+
+
 def _steps(scenario: Scenario, history: History | None) -> Iterator[str]:
-    """Yield each operation: region calls by what they do, and what the kernel refused."""
-    outcomes: dict[int, AnyOutcome] = {}
-    for event in () if history is None else history.events:
-        if (event.operation,) == scenario.operations[event.origin : event.origin + 1]:
-            outcomes.setdefault(event.origin, event.outcome)
+    """Yield each operation: region calls by what they do, and what the kernel refused.
+
+    The tool's own slots come first, as they do in the C program, so that numbers are the same.
+    """
+    for own in guest_slots(scenario):
+        yield f"create, for the test guest itself: {words.operation(own)}"
+    outcomes = _outcomes(scenario, history)
     slots: dict[int, SetUserMemoryRegion] = {}
     for origin, operation in enumerate(scenario.operations):
         outcome = outcomes.get(origin, Done())
@@ -146,6 +173,15 @@ def _steps(scenario: Scenario, history: History | None) -> Iterator[str]:
             slots[operation.slot] = operation
             if not operation.memory_size:
                 del slots[operation.slot]
+
+
+def _outcomes(scenario: Scenario, history: History | None) -> dict[int, AnyOutcome]:
+    """Return what came of each operation itself, by its place."""
+    outcomes: dict[int, AnyOutcome] = {}
+    for event in () if history is None else history.events:
+        if (event.operation,) == scenario.operations[event.origin : event.origin + 1]:
+            outcomes.setdefault(event.origin, event.outcome)
+    return outcomes
 
 
 def _step(
@@ -174,8 +210,8 @@ def _memory(scenario: Scenario) -> Iterator[str]:
     for slot in guest_slots(scenario):
         yield (
             f"{GUEST_MAPPING}: the test guest's own code and data, {GUEST_SIZE_BYTES >> 10} KiB; "
-            f"its memslot {words.slot_number(slot.slot)} at gpa {slot.guest_phys_addr:#x} is "
-            "created before step 1"
+            f"its memslot {words.slot_number(slot.slot)} at gpa {slot.guest_phys_addr:#x} is the "
+            "tool's own, and no other step touches it"
         )
 
 
@@ -191,6 +227,9 @@ def _host(host: HostInfo) -> Iterator[str]:
         told = [f"{name}={parameters[name]}" for name in _CONFIG if name in parameters]
         if told:
             yield f"{module}: {', '.join(told)}"
+    options = kernel_options(host.kernel)
+    if options:
+        yield f"kernel configuration: {', '.join(options)}"
     if host.command_line:
         yield f"kernel command line: {host.command_line}"
     yield f"tool: memslot-vmm {_version()}, started as `{shlex.join(['vmm', *sys.argv[1:]])}`"

@@ -118,7 +118,7 @@ def _fill(
         with suppress(InexpressibleError):  # The history says all the same what happened.
             write_whole(folder / "repro.c", program(history))
     verdict = None if history is None else judge(history)
-    title = bugreport.subject(verdict, str(finding.identity))
+    title = bugreport.subject(finding.scenario, history, verdict, str(finding.identity))
     summary = _summary(finding, verdict)
     files = {path.name for path in folder.iterdir()}
     parts = tuple(bugreport.sections(finding.scenario, history, verdict, host, finding.log, files))

@@ -6,7 +6,7 @@ from tests.ideal import ideal_history
 from vmm.fuzz import bugreport
 from vmm.fuzz.bugreport import Section
 from vmm.host.hostinfo import HostInfo
-from vmm.scenario.history import Touched
+from vmm.scenario.history import Refused, Touched
 from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
 from vmm.verdict.judge import judge
 
@@ -44,22 +44,37 @@ def told() -> tuple[str, tuple[Section, ...]]:
     verdict = judge(history)
     log = ("```", "# forged\x1b[2J\nline")
     parts = bugreport.sections(SCENARIO, history, verdict, HOST, log, {"repro.c", "scenario.json"})
-    return bugreport.subject(verdict, "something"), tuple(parts)
+    return bugreport.subject(SCENARIO, history, verdict, "something"), tuple(parts)
 
 
 def test_the_title_says_what_happened() -> None:
     title, _ = told()
-    assert title.startswith("vCPU 0 reads 4 bytes at gpa 0x100000: ")
+    assert title.startswith("after move of slot 1: vCPU 0 reads 4 bytes at gpa 0x100000: ")
     assert "MMIO" in title.partition(", where ")[2]
     assert title.endswith(" is right")
-    assert bugreport.subject(None, "hung\x1b") == "hung\\x1b"
+    assert bugreport.subject(SCENARIO, None, None, "hung\x1b") == "hung\\x1b"
+
+
+def test_a_call_that_differs_itself_is_its_own_title() -> None:
+    history = ideal_history(SCENARIO)
+    events = tuple(
+        msgspec.structs.replace(event, outcome=Refused(17)) if event.origin == 1 else event
+        for event in history.events
+    )
+    history = msgspec.structs.replace(history, events=events)
+    title = bugreport.subject(SCENARIO, history, judge(history), "something")
+    assert title.startswith("KVM_SET_USER_MEMORY_REGION(slot=1, ")
+    assert title.endswith(": EEXIST, where success is right")
 
 
 def test_steps_are_named_by_what_they_do() -> None:
     _, (steps, memory, *_) = told()
-    assert [line.partition(":")[0] for line in steps.lines[:3]] == ["create", "move", "no change"]
-    assert steps.lines[2].endswith("-> EINVAL")
-    assert steps.lines[4].startswith("delete: ")
+    own, *steps_of_scenario = steps.lines
+    assert own.startswith("create, for the test guest itself: KVM_SET_USER_MEMORY_REGION(slot=400")
+    named = [line.partition(":")[0] for line in steps_of_scenario[:3]]
+    assert named == ["create", "move", "no change"]
+    assert steps_of_scenario[2].endswith("-> EINVAL")
+    assert steps_of_scenario[4].startswith("delete: ")
     assert "2 pages of anonymous memory" in memory.lines[0]
     assert "memslot 400 at gpa 0xffff0000" in memory.lines[1]
 
@@ -87,7 +102,8 @@ def test_nothing_forges_a_line() -> None:
 def test_a_mail_has_a_subject_and_short_lines() -> None:
     title, parts = told()
     text = bugreport.mail(title, "A summary of one line.\n", parts)
-    assert text.startswith("Subject: [BUG] KVM: memslots: vCPU 0 reads")
+    assert text.startswith("Subject: [BUG] KVM: memslots: after move of slot 1: vCPU 0 reads")
+    assert "A summary of one line.\n\nSteps:\n\n" in text
     body = text.partition("Steps:")[2].partition("To see it again:")[0]
     assert max(map(len, body.splitlines())) <= 100
     assert "```" not in text.replace("  ```", "")
