@@ -1,8 +1,7 @@
 """A picture of the costs against the number of slots. Needs matplotlib (the extra ``plot``)."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from vmm.bench.measure import Point
 from vmm.bench.result import Bench
@@ -12,8 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot(bench: Bench, file: Path) -> None:
-    """Write an SVG or PNG, by the file's ending. Raises ImportError, OSError and ValueError."""
+def plot(bench: Bench, file: IO[bytes], kind: str) -> None:
+    """Write a picture of a kind, `svg` or `png`. Raises ImportError, OSError and ValueError."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -36,8 +35,8 @@ def plot(bench: Bench, file: Path) -> None:
             place.axis("off")
         figure.suptitle(f"Linux {bench.kernel}, {bench.backend}: microseconds by number of slots")
         figure.tight_layout()
-        metadata = {"Date": None} if file.suffix == ".svg" else None
-        figure.savefig(file, dpi=144, metadata=metadata)
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(file, format=kind, dpi=144, metadata=metadata)
         pyplot.close(figure)
 
 

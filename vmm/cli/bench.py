@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
@@ -14,10 +15,10 @@ import click
 import msgspec
 
 from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
-from vmm.cli.errors import Failure, NothingRan, Unusable, usable
+from vmm.cli.errors import Failure, NothingRan, Unusable
 from vmm.cli.host import Host, look_at_host, require_usable
 from vmm.cli.said import tell
-from vmm.cli.writing import written
+from vmm.cli.writing import document, written_bytes
 from vmm.scenario.reading import FileError, read_whole
 
 if TYPE_CHECKING:
@@ -83,23 +84,22 @@ def bench(
     host = look_at_host()
     require_usable(host)
     setups = _setups(works or WORKS, counts or _SLOTS, host, base)
-    points, cpu = _measured(setups, rounds, with_c=not no_c)
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    info = host.info
-    result = Bench(info.kernel, info.vendor, info.cpu, cpu, points, version("memslot-vmm"), now)
     to_stdout = str(json_file) == "-"
-    for line in table(result):
-        tell(line, err=to_stdout)
-    if to_stdout:
-        click.echo(text_of(result), nl=False)
-    elif json_file is not None:
-        with written(json_file) as stream:
-            stream.write(text_of(result))
-    if plot is not None:
-        from vmm.bench.plot import plot as draw
+    with ExitStack() as files:  # Opened before anything is measured.
+        kept = files.enter_context(document(str(json_file))) if json_file else None
+        picture = files.enter_context(written_bytes(plot)) if plot else None
+        points, cpu = _measured(setups, rounds, with_c=not no_c)
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        info = host.info
+        result = Bench(info.kernel, info.vendor, info.cpu, cpu, points, version("memslot-vmm"), now)
+        for line in table(result):
+            tell(line, err=to_stdout)
+        if kept is not None:
+            kept.write(text_of(result))
+        if picture is not None and plot is not None:
+            from vmm.bench.plot import plot as draw
 
-        with usable(plot):
-            draw(result, plot)
+            draw(result, picture, plot.suffix.removeprefix("."))
     if before is not None:
         found = changes(before, result)
         for line in compared(found):

@@ -13,6 +13,7 @@ from rich.text import Text
 from vmm.cli.errors import usable
 from vmm.cli.host import USUAL, Host, look_at_host, require_usable
 from vmm.cli.output import console, print_lines, width_of
+from vmm.cli.writing import written
 from vmm.report import terminal
 from vmm.report.demo import WIDTH, in_ascii, opening, scene_lines
 from vmm.report.story import chapters, scenes, story, structure_of
@@ -102,5 +103,5 @@ def _save_picture(lines: list[Text], file: Path) -> None:
     picture = canvas.export_svg(title="vmm demo")
     # Rich's fonts are left out: a viewer would fetch them from elsewhere.
     picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
-    with usable(file):
-        file.write_text(picture, encoding="utf-8")
+    with written(file) as stream:
+        stream.write(picture)

@@ -8,9 +8,10 @@ import click
 import msgspec
 from rich.text import Text
 
-from vmm.cli.errors import Unusable, usable
+from vmm.cli.errors import Unusable
 from vmm.cli.host import Host, exit_status, look_at_host, require_usable
 from vmm.cli.output import console, print_lines, width_of
+from vmm.cli.writing import written
 from vmm.replay.build import Replay, replay_of
 from vmm.replay.judging import Judged, judged
 from vmm.replay.reader import read_trace
@@ -77,6 +78,8 @@ def replayed(
     except TraceError as error:
         raise Unusable(str(error)) from None
     vms = _chosen(trace, number, file)
+    if file is not None and not file.parent.is_dir():
+        raise Unusable(f"{file}: there is no folder {file.parent}")
     host = None if judge_only else look_at_host()
     features = None if host is None or host.info.obstacle else host.features
     statuses: list[Status] = []
@@ -153,8 +156,8 @@ def _trace_line(name: str, line: Line | None) -> Iterator[Text]:
 
 def _write(file: Path, made: Replay, path: Path) -> None:
     _check(made, path)
-    with usable(file):
-        file.write_text(scenario_text(made.scenario), encoding="utf-8")
+    with written(file) as stream:
+        stream.write(scenario_text(made.scenario))
 
 
 def _check(made: Replay, path: Path) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.errors import Unusable, usable
+from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, history_from, holds_history, scenario_from
 from vmm.cli.host import look_at_host
+from vmm.cli.writing import written
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.demand import Limits
 
@@ -38,5 +39,5 @@ def repro(scenario: str, output: Path | None, limits: Limits) -> None:
     if output is None:
         click.echo(text, nl=False)
         return
-    with usable(output):
-        output.write_text(text)
+    with written(output) as stream:
+        stream.write(text)

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 
@@ -20,10 +21,23 @@ def written(path: Path) -> Iterator[IO[str]]:
     there stays when this fails. What is no ordinary file (a pipe, a device) is written as it is.
     Raises Unusable, before the block where the path cannot be written.
     """
+    with written_bytes(path) as raw:
+        stream = TextIOWrapper(raw, encoding="utf-8")
+        try:
+            yield stream
+            with usable(path):
+                stream.flush()
+        finally:
+            stream.detach()
+
+
+@contextmanager
+def written_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file as `written` does, one of bytes."""
     target = Path(os.path.realpath(path))
     with suppress(OSError):
         if not stat.S_ISREG(target.stat().st_mode):
-            with usable(path), target.open("w", encoding="utf-8") as stream:
+            with usable(path), target.open("wb") as stream:
                 yield stream
             return
     with usable(path):
@@ -32,7 +46,7 @@ def written(path: Path) -> Iterator[IO[str]]:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     beside = Path(name)
     try:
-        with open(handle, "w", encoding="utf-8") as stream:
+        with open(handle, "wb") as stream:
             yield stream
         with usable(path):
             beside.chmod(_mode(target))

@@ -1,0 +1,133 @@
+"""Files that are newer, broken, missing or cannot be written: one line, status 2, nothing half."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.ideal import ideal_history
+from tests.played import Kernel, named, played, vmm
+from vmm.scenario.codec import history_lines
+
+NEWER = "format 9 is not known here (this reads format 1): use the version of this program"
+RESULTS = ("report {} --html out.html", "matrix {} --html out.html", "coverage {}")
+HISTORIES = ("judge {}", "judge {} --html out.html", "compare {} {}", "repro {}")
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder to start in, on a kernel that is played."""
+    played(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(folder: Path, command: str) -> str:
+    """Run a command that has to fail with one line and to leave the folder as it was."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    result = vmm(*command.split())
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("vmm: ")
+    assert result.stderr.count("\n") == 1
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    return result.stderr
+
+
+@pytest.mark.parametrize("command", [*RESULTS, "bench --against {}"])
+def test_a_result_of_a_newer_format(folder: Path, command: str) -> None:
+    (folder / "r.json").write_text('{"format": 9, "of": "the future"}')
+    line = refused(folder, command.format("r.json"))
+    assert "format 9 is n" in line
+    assert "this program" in line
+
+
+@pytest.mark.parametrize("command", [*RESULTS, "bench --against {}"])
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"format": 1}', '{"format": "1"}', "\xff"])
+def test_a_broken_result(folder: Path, command: str, text: str) -> None:
+    (folder / "r.json").write_text(text, encoding="latin-1")
+    assert refused(folder, command.format("r.json")).startswith("vmm: r.json: ")
+
+
+@pytest.mark.parametrize("command", HISTORIES)
+def test_a_history_of_a_newer_format(folder: Path, command: str) -> None:
+    (folder / "h.jsonl").write_text('{"type":"history","format":9}\n')
+    assert NEWER in refused(folder, command.format("h.jsonl", "h.jsonl"))
+
+
+@pytest.mark.parametrize("command", HISTORIES)
+@pytest.mark.parametrize("text", ["", "{", '{"type":"history"}\n', '{"type":"history","format":1'])
+def test_a_broken_history(folder: Path, command: str, text: str) -> None:
+    (folder / "h.jsonl").write_text(text)
+    assert refused(folder, command.format("h.jsonl", "h.jsonl")).startswith("vmm: h.jsonl")
+
+
+@pytest.mark.parametrize(
+    "command", [*RESULTS, "bench --against {}", *HISTORIES, "run {}", "replay --judge-only {}"]
+)
+@pytest.mark.parametrize("what", ["empty", "absent"])
+def test_an_empty_folder_and_a_file_that_is_not_there(
+    folder: Path, command: str, what: str
+) -> None:
+    (folder / "empty").mkdir()
+    name = {"empty": "empty", "absent": "absent.json"}[what]
+    assert f"vmm: {name}" in refused(folder, command.format(name, name))
+
+
+WRITING = (
+    "report r.json --html {}",
+    "matrix r.json --html {}",
+    "check --html {}",
+    "check --json {}",
+    "check --histories {}",
+    "check --failed-histories {}",
+    "run move-up --history {}",
+    "run move-up --html {}",
+    "judge h.jsonl --html {}",
+    "repro move-up -o {}",
+    "bench --json {}",
+    "bench --plot {}.svg",
+)
+
+
+@pytest.mark.parametrize("command", WRITING)
+@pytest.mark.parametrize("place", ["absent/out", "r.json/out"])
+def test_a_path_that_cannot_be_written(
+    folder: Path, command: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = played(monkeypatch)
+    monkeypatch.setattr("vmm.cli.bench.look_at_host", kernel.look_at_host)
+    monkeypatch.setattr("vmm.cli.bench._measured", never)
+    vmm("check", "--json", "r.json")
+    kernel.ran.clear()
+    (folder / "h.jsonl").write_bytes(b"".join(history_lines(ideal_history(named("move-up")))))
+    if command.startswith("check --failed") and place.startswith("absent"):
+        pytest.skip("makes the folder")
+    assert place.split("/")[0] in refused(folder, command.format(place))
+    assert kernel.ran == []
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("measured, though nothing can be written")
+
+
+def test_what_was_there_stays_where_writing_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vmm("check", "--json", "r.json")
+    (folder / "page.html").write_text("what was there")
+
+    def failing(result: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vmm.report.html.html_text", failing)
+    assert vmm("report", "r.json", "--html", "page.html").exit_code == 3
+    assert (folder / "page.html").read_text() == "what was there"
+    assert json.loads((folder / "r.json").read_text())["format"] == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["page.html", "r.json"]
+
+
+def test_the_played_kernel_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel: Kernel = played(monkeypatch)
+    assert vmm("check", "-q").exit_code == 0
+    assert kernel.ran
