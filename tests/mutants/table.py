@@ -60,7 +60,7 @@ def _summary(
         f"{len(rows)} bugs, {sum(bool(row.undoes) for row in rows)} of them real fixes undone. "
         f"Of {len(counted)} that were looked for and can be noticed, {len(noticed)} were ({share}) "
         f"from outside, and {len(only_white)} more by the white box alone; "
-        f"{same} cannot be noticed."
+        f"{same} cannot be noticed, and {len(rows) - same - len(counted)} were not looked for."
     )
     if noticed:
         seconds = [found.seconds for found in noticed]
@@ -75,6 +75,8 @@ def _by(row: Mutant, found: Found | None) -> str:
         return f"cannot be noticed: {row.equivalent}"
     if found is None:
         return "(not looked for)"
+    if found.how == "survived" and "there was time" in found.step:
+        return "nothing in the time that there was"
     if found.how not in NOTICED:
         return f"**{found.how}**"
     if found.step.startswith("fuzz:"):

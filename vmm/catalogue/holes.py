@@ -252,6 +252,18 @@ _PRIVATE_MEMORY = (
         Inspect(),
     ),
     _hidden(
+        "private-hole-refused",
+        "A hole is whole pages of the file, which keeps its size; else no private memory is lost.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn, 2),
+        write(ONE.gfn, 0x0107_A011),
+        write(ONE.gfn + 1, 0x0107_A012),
+        *_REFUSED,
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+    ),
+    _hidden(
         "private-hole-beyond-an-offset",
         "A slot that begins within the file loses what the hole takes of it, at its own gfns.",
         made(),
