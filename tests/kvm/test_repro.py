@@ -29,6 +29,7 @@ NAMES = (
     "other-vms-held-by-a-child",
     "apic-page-of-no-apic",
     "instructions-where-a-slot-was",
+    "accesses-of-up-to-16-bytes",
     "instructions-of-64-bits-over-borders",
     "instructions-on-memory-that-is-not-there",
 )

@@ -24,7 +24,7 @@ UPDATES = tuple(
     row
     for row in INSTRUCTIONS.values()
     if not (row.is_stack or row.repeats or row.copies or row.sizes)
-    and row.name not in ("load", "store")
+    and not row.name.startswith(("load", "store"))
 )
 """The instructions that read a place in memory and write it."""
 

@@ -1,5 +1,7 @@
 """Instructions that read memory and write it: on slots, READONLY slots, holes, and borders."""
 
+from collections.abc import Iterable, Iterator
+
 import msgspec
 
 from vmm.catalogue._build import NOWHERE, Slot, at, creates, read
@@ -309,6 +311,61 @@ _LONG = (
 )
 
 
+_ACCESSES = tuple(row for row in INSTRUCTIONS.values() if row.name.startswith(("load", "store")))
+
+
+def _accesses(gpa: int, widths: Iterable[int] = (1, 2, 4, 8, 16)) -> Iterator[Instruction]:
+    """Yield a store, and a load of what was stored, of each width in 64-bit mode."""
+    for width in widths:
+        for row in reversed(_ACCESSES):
+            if width in row.long:
+                yield Instruction(
+                    row.name,
+                    gpa,
+                    width,
+                    0x1122334455667788,
+                    value_high=0x99AABBCCDDEEFF00,
+                    mode="long",
+                )
+
+
+_WIDE = (
+    instruction_scenario(
+        "accesses-of-up-to-16-bytes",
+        "Loads and stores of up to 16 bytes reach a slot, one page or two, and exit in a hole.",
+        *creates(_LOW, _HIGH),
+        *_accesses(gpa_of(0x100, 0x40)),
+        *_accesses(_BORDER - 3, (4, 8, 16)),
+        *_accesses(gpa_of(0x110, 0x40)),
+        tags=("access",),
+    ),
+    instruction_scenario(
+        "accesses-of-up-to-16-bytes-over-borders",
+        "Of 8 or 16 bytes over the border of a slot the part outside exits.",
+        *creates(_HIGH, _RO),
+        *_accesses(_BORDER - 5, (8, 16)),
+        *_accesses(_START - 5, (8, 16)),
+        *_accesses(_END - 5, (8, 16)),
+        *_accesses(gpa_of(0x102, 0x40)),
+        tags=("access", "straddle"),
+        needs=("readonly_mem",),
+    ),
+    instruction_scenario(
+        "accesses-of-up-to-16-bytes-are-logged",
+        "Each page that a store of 8 or 16 bytes writes is in the dirty log, both at a border.",
+        _LOGGED.create(),
+        *_accesses(gpa_of(_LOGGED.gfn + 2, 0x40), (16,)),
+        *_accesses(gpa_of(_LOGGED.gfn + 5) - 4, (8,)),
+        _LOGGED.log(),
+        *_accesses(gpa_of(_LOGGED.gfn + 9) - 4, (16,)),
+        _LOGGED.log(),
+        tags=("access", "dirty"),
+        mappings=(_MEMORY,),
+    ),
+)
+
+
 def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return the scenarios of instructions that read memory and write it."""
-    return (*_ON_MEMORY, *_ON_HOLES, *_ON_READONLY, *_LOGS, _ring(features), _IN_SMM, *_LONG)
+    ring = _ring(features)
+    return (*(*_ON_MEMORY, *_ON_HOLES, *_ON_READONLY, *_LOGS, ring, _IN_SMM, *_LONG, *_WIDE),)

@@ -161,6 +161,10 @@ class Trial:
         """Let what was noted happen."""
         self._commit(self._steps)
 
+    def commit_reads(self) -> None:
+        """Let only that happen which changes no memory."""
+        self._commit((pieces, data) for pieces, data in self._steps if data is None)
+
     def commit_before_fault(self) -> None:
         """Let that happen which comes before the first access to memory that is not there."""
         absent = (
@@ -193,7 +197,7 @@ def outcomes(accesses: Accesses, op: Instruction, devices: bool) -> tuple[Allowe
     if rule is HVA_ABSENT:
         return (usual, *_failures(row, trial)) if trial.fails_by_elements else ()
     if not row.is_emulated:  # A backend may emulate what is in memory, too.
-        return (usual, Allowed(_INTERNAL_ERROR, NOT_EMULATED))
+        return (usual, Allowed(_INTERNAL_ERROR, NOT_EMULATED, trial.commit_reads))
     return (usual,)
 
 

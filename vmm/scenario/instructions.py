@@ -251,6 +251,15 @@ def descriptor_table(op: Instruction) -> tuple[int, int]:
     return op.value & (_mask(4) if op.mode == "real" else _mask(8) >> 17), op.compare & 0xFFFF
 
 
+def _load_pair(cpu: Processor) -> None:
+    value = cpu.read(cpu.di, 16)
+    cpu.bx, cpu.cx = value & _mask(8), value >> 64
+
+
+def _store_pair(cpu: Processor) -> None:
+    cpu.write(cpu.di, 16, cpu.cx << 64 | cpu.bx)
+
+
 def _push(value: Callable[[Processor], int]) -> Effect:
     def effect(cpu: Processor) -> None:
         cpu.sp -= cpu.op.width
@@ -434,6 +443,30 @@ _ROWS = (
     ),
     Row("load", b"\x8b", _load),
     Row("store", b"\x89", _store),
+    Row(
+        "load-vector",
+        b"\x0f\x10",
+        _load_pair,
+        real=(),
+        long=(16,),
+        has_byte_form=False,
+        register=0,
+        wide=0,
+        is_emulated=False,  # Nor is what moves the vector to BX and CX.
+        after=bytes.fromhex("66480f7ec3660f73d80866480f7ec1"),
+    ),
+    Row(
+        "store-vector",
+        b"\x0f\x11",
+        _store_pair,
+        real=(),
+        long=(16,),
+        has_byte_form=False,
+        register=0,
+        wide=0,
+        is_emulated=False,
+        before=bytes.fromhex("66480f6ec366480f6ec9660f6cc1"),
+    ),
     _stack("push", b"\x53", _push(lambda cpu: cpu.bx)),
     _stack("pushf", b"\x9c", _push(lambda cpu: _RESET_FLAGS)),
     _stack("pop", b"\x5b", _pop),

@@ -144,6 +144,17 @@ def test_where_no_memory_is_it_may_exit_or_fail() -> None:
     assert [each.rule.name for each in locked] == ["hva-absent", "hva-absent", "atomic-absent"]
 
 
+def test_what_stops_after_it_was_read_may_be_logged() -> None:
+    made = Model((Mapping("a", 2),), Features(reads_make_dirty=True))
+    made.prefer(SetUserMemoryRegion(1, 0x5000, 0x1000, Place("a"), LOG_DIRTY_PAGES))
+    _, stop = made.allowed(Instruction("load-vector", 0x5000, 16, mode="long"))
+    assert stop.outcome == Stopped("internal-error")
+    stop.adopt()
+    (log,) = made.allowed(GetDirtyLog(1))
+    assert log.outcome.admits(DirtyPages((0,), words=1))
+    assert log.outcome.admits(DirtyPages((), words=1))
+
+
 def test_elements_before_memory_that_is_not_there_are_done() -> None:
     made = model()
     made.prefer(SetUserMemoryRegion(2, 0x6000, 0x1000, Place("none")))

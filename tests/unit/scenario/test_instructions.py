@@ -39,6 +39,8 @@ SOURCES = {
     "bts": "bts{s} $0x1b, (%{di})",
     "load": "mov{s} (%{di}), %{b}",
     "store": "mov{s} %{b}, (%{di})",
+    "load-vector": "movups (%{di}), %xmm0",
+    "store-vector": "movups %xmm0, (%{di})",
     "push": "push{s} %{b}",
     "pushf": "pushf{s}",
     "pop": "pop{s} %{b}",
@@ -92,6 +94,14 @@ def test_the_code_is_that_of_an_assembler(mode: Mode, bits: int) -> None:
         operation = Instruction(row.name, 0x1000, width, value=0x1B, mode=mode)
         right = made[32 * number : 32 * number + 32].rstrip(b"\xcc")
         assert parts(row.code(operation)) == parts(right), sources[number]
+
+
+@pytest.mark.skipif(shutil.which("as") is None, reason="no assembler")
+def test_vectors_come_from_registers_and_go_there() -> None:
+    loaded = "movq %xmm0, %rbx; psrldq $8, %xmm0; movq %xmm0, %rcx"
+    stored = "movq %rbx, %xmm0; movq %rcx, %xmm1; punpcklqdq %xmm1, %xmm0"
+    assert INSTRUCTIONS["load-vector"].after == assemble(loaded, bits=64)
+    assert INSTRUCTIONS["store-vector"].before == assemble(stored, bits=64)
 
 
 def test_the_code_stands_where_the_guest_of_touches_does() -> None:
