@@ -1,12 +1,16 @@
 import errno
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kvm_abi import raw
 from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Ioctl, MapFlag, Protection
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -126,3 +130,19 @@ def test_an_interrupted_run_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_mapping_errors_name_the_call() -> None:
     with pytest.raises(OSError, match="mmap: Invalid argument"):
         raw.map_memory(0, 0, Protection.READ, MapFlag.PRIVATE | MapFlag.ANONYMOUS)
+
+
+def test_a_benchmark_can_time_every_ioctl() -> None:
+    """It puts a stopwatch in the place of each name, which nothing may have fetched before."""
+    source = (ROOT / "kvm_abi" / "calls.c").read_text()
+    functions = r"^static [\w ]+ \*?(abi_\w+)\([^)]*\)\n\{(.*?)^\}"
+    bodies = dict(re.findall(functions, source, re.M | re.S))
+    bodies.pop("abi_next_shared_mapping")  # It asks /proc, not KVM.
+    issuing = {name for name, body in bodies.items() if re.search(r"\bioctl\(", body)}
+    issuing |= {name for name, body in bodies.items() if any(f"{x}(" in body for x in issuing)}
+    assert "abi_run_past_mmio" in issuing
+    assert {getattr(raw, name).__name__ for name in raw.WAYS_IN} == issuing
+    fetching = re.compile(rf"from kvm_abi\.raw import [^)]*\b({'|'.join(raw.WAYS_IN)})\b")
+    for folder in ("kvm_abi", "guests", "vmm"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert not fetching.search(file.read_text()), file
