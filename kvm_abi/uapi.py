@@ -162,13 +162,6 @@ class DirtyLogManual(IntFlag):
     INITIALLY_SET = 1 << 1
 
 
-class DirtyGfnFlag(IntFlag):
-    """State of a dirty ring's entry (`KVM_DIRTY_GFN_F_*`); no flag means empty."""
-
-    DIRTY = 1 << 0
-    RESET = 1 << 1
-
-
 class GuestMemfdFlag(IntFlag):
     """Flags of KVM_CREATE_GUEST_MEMFD (`GUEST_MEMFD_FLAG_*`)."""
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import click
 
 from vmm.cli.errors import Failure
+from vmm.cli.files import allow_large
 from vmm.cli.fleet_option import dask_option
 from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.required import Command, require_run_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
+from vmm.scenario.demand import Limits
 from vmm.verdict import statuses
 from vmm.verdict.judge import Status
 
@@ -70,6 +72,7 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
 @click.option("--merge", is_flag=True, help="Only gather the findings of the folders DIR...")
 @white_box_option
 @debug_info_option
+@allow_large
 @dask_option
 @require_run_option
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
@@ -87,6 +90,7 @@ def fuzz(
     resume: bool,
     minimise: Path | None,
     merge: bool,
+    limits: Limits,
     white_box: bool | None,
     debug_info: Path | None,
     dask: str | None,
@@ -123,7 +127,7 @@ def fuzz(
 
     if minimise is not None:
         with looking(white_box, debug_info):
-            ctx.exit(minimise_one(minimise, host, out))
+            ctx.exit(minimise_one(minimise, host, out, limits))
     first = 0
     if resume:
         if seed is not None or shard != (1, 1):

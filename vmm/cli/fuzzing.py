@@ -25,6 +25,7 @@ from vmm.fuzz.mutate import can_be_mutated
 from vmm.fuzz.novelty import group
 from vmm.fuzz.tally import Plan, Tally
 from vmm.scenario.codec import FileError, scenario_text
+from vmm.scenario.demand import Limits
 from vmm.scenario.operations import Scenario
 from vmm.scenario.shown import shown
 from vmm.verdict.judge import Verdict
@@ -184,11 +185,11 @@ def _keep_under_way(left: Interrupted, out: Path) -> None:
         tell(f"under way: nothing: {left.intent.scenarios[-1].name} was the last to end")
 
 
-def minimise_one(path: Path, host: Host, out: Path) -> int:
-    """Minimise a scenario in a file; return the exit status."""
+def minimise_one(path: Path, host: Host, out: Path, limits: Limits) -> int:
+    """Minimise a scenario in a file, which keeps to ``limits``; return the exit status."""
     from vmm.fuzz.minimise.alone import minimise_scenario
 
-    scenario = scenario_from(str(path))
+    scenario = scenario_from(str(path), limits)
     with usable(out):
         make_writable(out)
         with Interruption() as interruption:

@@ -16,6 +16,7 @@ from vmm.fuzz.files import whole_folder, write_whole
 from vmm.host.hostinfo import HostInfo
 from vmm.repro.emit import InexpressibleError, program
 from vmm.scenario.codec import history_lines, read_scenario, scenario_text
+from vmm.scenario.demand import LARGE
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
@@ -89,7 +90,7 @@ def write(
 
 def length_of(folder: Path) -> int:
     """Return how many operations the scenario of a finding has that was written."""
-    return len(read_scenario(folder / "scenario.json").operations)
+    return len(read_scenario(folder / "scenario.json", LARGE).operations)
 
 
 def swap(known: Path, shorter: Path, target: Path) -> None:

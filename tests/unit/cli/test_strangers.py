@@ -8,6 +8,7 @@ import pytest
 
 from tests.ideal import FEATURES, ideal_history
 from tests.played import Kernel, make, played, vmm, with_outcome
+from vmm.fuzz.minimise import alone
 from vmm.scenario.codec import HistoryText, history_lines, scenario_text
 from vmm.scenario.history import End, Event, History, Refused, Touched
 from vmm.scenario.operations import (
@@ -19,6 +20,7 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.reached import SPARSE_PAGES
+from vmm.verdict.judge import Status, Verdict
 
 HOSTILE = Path(__file__).parent / "hostile"
 
@@ -79,6 +81,18 @@ def test_more_is_allowed_where_it_is_asked_for(kernel: Kernel, tmp_path: Path) -
     assert "may take 100 s, and the limit is 60 s; --allow-large" in refused("run", file)
     assert vmm("run", file, "--allow-large").exit_code == 0
     assert kernel.ran == ["mine"]
+
+
+def test_a_large_scenario_is_minimised_where_that_is_asked_for(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "s.json"
+    file.write_text(scenario_text(Scenario("mine", (Lives("killed", 2000),))))
+    passed = Verdict("mine", Status.PASSED)
+    monkeypatch.setattr(alone, "minimise_scenario", lambda *_: passed)
+    assert "may take 100 s, " in refused("fuzz", "--minimise", file)
+    result = vmm("fuzz", "--minimise", file, "--allow-large", "--out", tmp_path / "out")
+    assert result.stdout == f"{file}: passed: there is nothing to minimise\n"
 
 
 def write(file: Path, *histories: History) -> Path:

@@ -18,7 +18,6 @@ PREFIXES: dict[type[IntEnum] | Any, str] = {
     uapi.VmType: "KVM_X86_",
     uapi.Quirk: "KVM_X86_QUIRK_",
     uapi.DirtyLogManual: "KVM_DIRTY_LOG_",
-    uapi.DirtyGfnFlag: "KVM_DIRTY_GFN_F_",
     uapi.GuestMemfdFlag: "GUEST_MEMFD_FLAG_",
     uapi.MemoryAttribute: "KVM_MEMORY_ATTRIBUTE_",
     uapi.MemoryExitFlag: "KVM_MEMORY_EXIT_FLAG_",

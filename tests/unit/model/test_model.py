@@ -2,6 +2,7 @@
 
 import errno
 
+import msgspec
 import pytest
 
 from tests.ideal import FEATURES
@@ -104,6 +105,23 @@ def test_refusal_names_its_rule_and_changes_nothing(
     assert (choice.outcome, choice.rule.name) == (Refused(number), rule)
     choice.adopt()
     assert [(slot.slot_id, slot.base_gfn) for slot in model.slots()] == [(3, 0x10)]
+
+
+@pytest.mark.parametrize("change", ["create", "move"])
+def test_the_last_gfn_is_the_last_that_a_slot_may_hold(change: str) -> None:
+    features = msgspec.structs.replace(FEATURES, last_gfn=0xFFFFF)
+    model = after(ONE, features=features)
+    slot = 3 if change == "move" else 4
+    assert only(model, region(slot, 0xFFFFF << 12, 2)) == Refused(errno.EINVAL)
+    assert only(model, region(slot, 0xFFFFE << 12, 2)) == Done()
+
+
+def test_below_the_end_of_a_mapping_at_zero_there_is_memory() -> None:
+    mappings = (Mapping("z", 2, "zero"),)
+    model = Model(mappings, FEATURES)
+    only(model, SetUserMemoryRegion(0, 0x10000, 0x4000, 0))
+    ends = [model.allowed(Touch(0x10000 + page * 0x1000))[0].rule.name for page in range(4)]
+    assert ends == ["reach", "reach", "hva-absent", "hva-absent"]
 
 
 def test_addresses_between_the_halves_may_be_accepted_or_refused() -> None:
