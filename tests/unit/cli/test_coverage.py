@@ -102,3 +102,18 @@ def test_page_has_every_rule_and_every_bug() -> None:
     for bug in BUGS:
         assert f"| {', '.join(f'`{commit}`' for commit in bug.commits)} | {bug.wrong} |" in page
         assert all(f"`{shown.scenario}`: {shown.because}" in page for shown in bug.shown_by)
+
+
+def test_page_has_no_rule_and_no_scenario_that_there_is_not() -> None:
+    """Where it has: the same command, with the result of `vmm check --all --json FILE`."""
+    page = PAGE.read_text(encoding="utf-8")
+    rules, _, bugs = page.partition("## Bugs")
+    rows = re.findall(r"^\| [a-z ]+ \| `([^`]+)` \| .* \| ([^|]*) \|$", rules, flags=re.MULTILINE)
+    assert {rule for rule, _ in rows} == {rule.name for rule in rules_of_outcomes()}
+    shown = {name for _, names in rows for name in re.findall("`([a-z0-9-]+)`", names)}
+    scenarios = {scenario.name for scenario in catalogue(EVERYTHING)}
+    assert len(shown) > len(rows) // 2
+    assert shown <= scenarios
+    shows = set(re.findall(r"`([a-z0-9-]+)`: ", bugs))
+    assert len(shows) > 20
+    assert shows <= scenarios
