@@ -70,7 +70,7 @@ def inside_smm(choices: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
     """Return outcomes of an access in SMM by the rule that says which slots a vCPU sees there."""
     plain = (REACH, HOLE)
     return tuple(
-        Allowed(each.outcome, IN_SMM, each.adopt) if each.rule in plain else each
+        Allowed(each.outcome, IN_SMM, each.adopt, each.is_apart) if each.rule in plain else each
         for each in choices
     )
 
@@ -123,7 +123,8 @@ class Accesses:
             usual = Allowed(usual.outcome, HOST_FOLLOWS, usual.adopt)
         may_fault = rule is HVA_ABSENT or rule is HVA_WRITE_PROTECTED
         if may_fault and _may_fault(pieces, write):
-            return (usual, Allowed(Stopped("EFAULT"), rule))
+            is_apart = write and bool(changed_bytes(pieces))
+            return (usual, Allowed(Stopped("EFAULT"), rule, is_apart=is_apart))
         return (usual,)
 
     def sweep(self, op: Sweep) -> tuple[Allowed, ...]:
@@ -154,7 +155,8 @@ class Accesses:
             if write
             else partial(self.was_read, op.vcpu, pieces)
         )
-        return (usual, Allowed(Stopped("EFAULT"), rule, done))
+        is_apart = write and changed_bytes(pieces) != changed_bytes(begun)
+        return (usual, Allowed(Stopped("EFAULT"), rule, done, is_apart))
 
     def execute(self, op: Execute) -> tuple[Allowed, ...]:
         """Return what running the code of a page may come to."""
@@ -262,6 +264,11 @@ def leaves_memory(piece: Piece, write: bool) -> bool:
     return piece.kind != "memory" or (write and (piece.readonly or piece.protected))
 
 
+def changed_bytes(pieces: Iterable[Piece]) -> int:
+    """Return how many bytes of memory a write to the pieces changes."""
+    return sum(piece.length for piece in pieces if not leaves_memory(piece, write=True))
+
+
 def exits_of(pieces: Iterable[Piece], written: bytes | None = None) -> tuple[Mmio, ...]:
     """Return the MMIO exits of an access, adjacent ones joined; ``written`` is None for a read."""
     exits: list[Mmio] = []
@@ -280,10 +287,11 @@ def exits_of(pieces: Iterable[Piece], written: bytes | None = None) -> tuple[Mmi
 
 def _may_fault(pieces: Iterable[Piece], write: bool) -> bool:
     """Whether hardware finds no host memory; a write to a READONLY slot exits before that."""
-    return any(_faults(piece, write) for piece in pieces)
+    return any(faults(piece, write) for piece in pieces)
 
 
-def _faults(piece: Piece, write: bool) -> bool:
+def faults(piece: Piece, write: bool) -> bool:
+    """Whether hardware finds no host memory for an access there."""
     is_denied = piece.kind == "absent" or (write and piece.protected)
     return is_denied and not (write and piece.readonly)
 
@@ -292,7 +300,7 @@ def _before_fault(
     pieces: tuple[Piece, ...], width: int, start_gpa: int, write: bool
 ) -> tuple[Piece, ...]:
     """Return the pieces of the whole elements before the first page without host memory."""
-    fault = next(piece.gpa for piece in pieces if _faults(piece, write))
+    fault = next(piece.gpa for piece in pieces if faults(piece, write))
     whole = (fault - start_gpa) // width * width
     kept: list[Piece] = []
     for piece in pieces:

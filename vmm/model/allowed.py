@@ -15,8 +15,12 @@ def nothing() -> None:
 
 
 class Allowed(msgspec.Struct, frozen=True):
-    """An outcome, the rule that allows it, and what it does to the model's state."""
+    """An outcome, the rule that allows it, and what it does to the model's state.
+
+    ``is_apart`` says of what is no step's first outcome that it leaves other bytes in memory.
+    """
 
     outcome: AnyOutcome
     rule: Rule
     adopt: Callable[[], None] = nothing
+    is_apart: bool = False

@@ -11,7 +11,9 @@ from vmm.model.accesses import (
     READ_ONLY,
     STRADDLE,
     Accesses,
+    changed_bytes,
     exits_of,
+    faults,
     leaves_memory,
 )
 from vmm.model.allowed import Allowed
@@ -58,6 +60,7 @@ ATOMIC_ABSENT = source(
 _FILL = bytes((MMIO_FILL,))
 _INTERNAL_ERROR = Stopped("internal-error")
 _UNKNOWN_KINDS = ("unknown", "fault")
+_Step = tuple[tuple[Piece, ...], bytes | None]
 
 
 class Trial:
@@ -73,7 +76,7 @@ class Trial:
         self.sp, self.bp, self.si, self.di = (begin[name] for name in ("rsp", "rbp", "rsi", "rdi"))
         self.flags = self.undefined = 0
         self.next_ip = CODE_OFFSET + len(self._row.before) + len(self._row.code(op))
-        self._steps: list[tuple[tuple[Piece, ...], bytes | None]] = []
+        self._steps: list[_Step] = []
         self._written: dict[tuple[str, int], int] = {}
         self._exits: list[Mmio] = []
 
@@ -167,19 +170,40 @@ class Trial:
 
     def commit_before_fault(self) -> None:
         """Let that happen which comes before the first access to memory that is not there."""
-        absent = (
-            index
-            for index, (pieces, _) in enumerate(self._steps)
-            if any(piece.kind == "absent" for piece in pieces)
-        )
-        self._commit(self._steps[: next(absent)])
+        self._commit(self._steps[: self._first_fault])
 
-    def _commit(self, steps: Iterable[tuple[tuple[Piece, ...], bytes | None]]) -> None:
+    @property
+    def _first_fault(self) -> int:
+        """The index of the first access that meets no host memory; their number if none does."""
+        return next(
+            (
+                index
+                for index, (pieces, data) in enumerate(self._steps)
+                if any(faults(piece, data is not None) for piece in pieces)
+            ),
+            len(self._steps),
+        )
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes memory."""
+        return _changes(self._steps)
+
+    @property
+    def writes_after_fault(self) -> bool:
+        """Whether it changes memory by what does not happen where it ends at a fault."""
+        return _changes(self._steps[self._first_fault :])
+
+    def _commit(self, steps: Iterable[_Step]) -> None:
         for pieces, data in steps:
             if data is None:
                 self._accesses.was_read(self.op.vcpu, pieces)
             else:
                 self._accesses.written(self.op, pieces, data)
+
+
+def _changes(steps: Iterable[_Step]) -> bool:
+    return any(data is not None and changed_bytes(pieces) for pieces, data in steps)
 
 
 def outcomes(accesses: Accesses, op: Instruction, devices: bool) -> tuple[Allowed, ...]:
@@ -197,15 +221,17 @@ def outcomes(accesses: Accesses, op: Instruction, devices: bool) -> tuple[Allowe
     if rule is HVA_ABSENT:
         return (usual, *_failures(row, trial)) if trial.fails_by_elements else ()
     if not row.is_emulated:  # A backend may emulate what is in memory, too.
-        return (usual, Allowed(_INTERNAL_ERROR, NOT_EMULATED, trial.commit_reads))
+        reads = trial.commit_reads
+        return (usual, Allowed(_INTERNAL_ERROR, NOT_EMULATED, reads, trial.writes))
     return (usual,)
 
 
 def _failures(row: Row, trial: Trial) -> tuple[Allowed, ...]:
     """Return how an instruction fails whose memory is gone."""
-    fault = Allowed(Stopped("EFAULT"), HVA_ABSENT, trial.commit_before_fault)
+    is_apart = trial.writes_after_fault
+    fault = Allowed(Stopped("EFAULT"), HVA_ABSENT, trial.commit_before_fault, is_apart)
     if row.is_locked:
-        return (fault, Allowed(_INTERNAL_ERROR, ATOMIC_ABSENT))
+        return (fault, Allowed(_INTERNAL_ERROR, ATOMIC_ABSENT, is_apart=trial.writes))
     if not row.is_emulated:
-        return (fault, Allowed(_INTERNAL_ERROR, NOT_EMULATED))
+        return (fault, Allowed(_INTERNAL_ERROR, NOT_EMULATED, is_apart=trial.writes))
     return (fault,)

@@ -11,6 +11,7 @@ from vmm.scenario.instructions import AF, CF, OF, PF, SF, ZF
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     READONLY,
+    ChangeHostMemory,
     CreateIrqchip,
     GetDirtyLog,
     Inspect,
@@ -18,6 +19,7 @@ from vmm.scenario.operations import (
     Mapping,
     Place,
     SetUserMemoryRegion,
+    Sweep,
     Touch,
 )
 
@@ -166,6 +168,41 @@ def test_elements_before_memory_that_is_not_there_are_done() -> None:
     fault.adopt()
     assert changes(made) == (HostChange("a", 0xFF8, b"\4\3\2\1" * 2),)
     assert made.allowed(Instruction("pusha", 0x5FF0)) == ()
+
+
+def test_a_write_that_the_host_forbids_fails_and_changes_nothing() -> None:
+    made = model()
+    made.prefer(ChangeHostMemory(Place("a"), 1, "write_protect"))
+    usual, fault = made.allowed(Instruction("or", 0x5000, value=1))
+    assert isinstance(usual.outcome, Ran)
+    assert [each.write for each in usual.outcome.mmio] == [True]
+    assert fault.outcome == Stopped("EFAULT")
+    fault.adopt()
+    assert changes(made) == ()
+
+
+def test_an_end_is_apart_where_it_leaves_other_bytes() -> None:
+    made = model()
+    made.prefer(SetUserMemoryRegion(2, 0x6000, 0x1000, Place("none")))
+    apart = {
+        operation: [each.is_apart for each in made.allowed(operation)]
+        for operation in (
+            Instruction("load-vector", 0x5000, 16, mode="long"),
+            Instruction("store-vector", 0x5000, 16, mode="long"),
+            Instruction("rep-stos", 0x5FF8, count=4),
+            Instruction("store", 0x5FFE),
+            Instruction("store", 0x6000),
+            Touch(0x5FFE, "write"),
+            Touch(0x5FFE),
+            Touch(0x6000, "write"),
+            Sweep(0x5FF8, 4, "write"),
+            Sweep(0x5FFA, 4, "write"),
+            Sweep(0x5FF8, 4),
+        )
+    }
+    assert list(apart.values()) == [
+        [False, end] for end in (False, True, False, True, False, True, *(False,) * 3, True, False)
+    ]
 
 
 def test_what_kvm_cannot_emulate_may_stop_and_what_it_can_may_not() -> None:
