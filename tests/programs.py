@@ -1,6 +1,7 @@
-"""C programs of the curated scenarios: do they compile, and end as ``vmm`` judges the scenarios?
+"""C programs of scenarios: do they compile, and end as ``vmm`` judges the scenarios?
 
-``scripts/repro-sweep`` runs it over the whole catalogue, one scenario after the other.
+``scripts/repro-sweep`` runs it over the whole catalogue, or over random scenarios, one scenario
+after the other.
 """
 
 import shutil
@@ -8,13 +9,15 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmm.catalogue import catalogue
 from vmm.execution.probe.features import probe_features
 from vmm.execution.runner import run_isolated
+from vmm.fuzz.dice import seed_of
+from vmm.fuzz.generate import generate
 from vmm.kvm.system import Kvm
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.features import Features
@@ -85,14 +88,23 @@ def end_of(text: str, folder: Path) -> tuple[int, str]:
     return ended.returncode, ended.stdout.strip()
 
 
-def main(patterns: Sequence[str]) -> int:
+def chosen(arguments: Sequence[str], features: Features) -> Iterator[Scenario]:
+    """Yield the curated scenarios by parts of their names, or random ones by seed and count."""
+    if arguments[:1] == ["--random"]:
+        seed, count = map(int, arguments[1:])
+        yield from (generate(seed_of(seed, number), features) for number in range(count))
+        return
+    for scenario in catalogue(features):
+        if not arguments or any(part in scenario.name for part in arguments):
+            yield scenario
+
+
+def main(arguments: Sequence[str]) -> int:
     """Print what does not agree, and how many do; return 1 if any does not."""
     with Kvm.open() as kvm:
         features = probe_features(kvm)
     count: Counter[str] = Counter()
-    for scenario in catalogue(features):
-        if patterns and not any(pattern in scenario.name for pattern in patterns):
-            continue
+    for scenario in chosen(arguments, features):
         with tempfile.TemporaryDirectory() as folder:
             ran = compare(scenario, features, Path(folder))
         if ran.form:

@@ -1,17 +1,16 @@
 """What the guest does, as C statements, and what is expected of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from vmm.repro.account import Account
 from vmm.repro.cnames import data, unsigned
 from vmm.repro.expectations import Expectation
-from vmm.scenario.history import Mmio, Ran, Stopped, Swept, Touched
+from vmm.scenario.history import AnyOutcome, Mmio, Ran, Stopped, Swept, Touched
 from vmm.scenario.instructions import ARITHMETIC, INSTRUCTIONS, descriptor_table, operands
 from vmm.scenario.operations import REAL_MODE_END, Execute, Instruction, Sweep, Touch, access_end
 
 _Ended = Touched | Swept | Ran
 _UNKNOWN = -1
-_ADDRESSES = ("rsp", "rsi", "rdi")
 _REASONS = {"internal-error": "exit reason 17"}
 """How a program says why a vCPU stopped, where that is not the name that histories have."""
 
@@ -21,11 +20,7 @@ def instruction(account: Account, op: Instruction, step: Expectation) -> list[st
     is_long = op.mode == "long"
     account.use("farinstruction" if is_long else "instruction")
     row = INSTRUCTIONS[op.name]
-    registers = [
-        f".{name} = {_register(value, is_long and name in _ADDRESSES)}"
-        for name, value in operands(op, op.gpa, op.source).items()
-        if value
-    ]
+    registers = [f".{name} = {value}" for name, value in _registers(op)]
     flags = 0x402 if op.down else 2
     code = row.before + row.code(op) + row.after
     values = ", ".join([*registers, f".rflags = {flags:#x}"])
@@ -43,8 +38,24 @@ def instruction(account: Account, op: Instruction, step: Expectation) -> list[st
     ]
 
 
-def _register(value: int, is_address: bool) -> str:
-    return f"address_of({unsigned(value)})" if is_address else unsigned(value)
+def _registers(op: Instruction) -> Iterator[tuple[str, str]]:
+    """Yield the registers that are not 0.
+
+    In 64-bit mode the window is that of the operand's own gpa, wherever in it a pointer begins:
+    the one that begins at a pointer would not reach what is below.
+    """
+    row = INSTRUCTIONS[op.name]
+    places = {"rdi": op.gpa}
+    if row.is_stack:
+        places["rsp"] = op.gpa
+    if row.copies:
+        places["rsi"] = op.source
+    for name, offset in operands(op, 0, 0).items():
+        if name in places and op.mode == "long":
+            address = f"address_of({unsigned(places[name])})"
+            yield name, f"{address} + {offset:#x}" if offset else address
+        elif value := places.get(name, 0) + offset:
+            yield name, unsigned(value)
 
 
 def access(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> list[str]:
@@ -117,6 +128,7 @@ def _accessed(account: Account, step: Expectation) -> list[str]:
     outcomes = [each.outcome for each in step.allowed]
     stops = [each.reason for each in outcomes if isinstance(each, Stopped)]
     usual = [each for each in outcomes if isinstance(each, _Ended)]
+    apart = _apart(step)
     if not outcomes:
         return []
     if any(stop.startswith("private") for stop in stops):
@@ -132,8 +144,31 @@ def _accessed(account: Account, step: Expectation) -> list[str]:
         return lines
     account.use("stopped")
     inner = [f"\t{line}" for line in lines]
-    whether = " && ".join(f'!stopped("{_REASONS.get(stop, stop)}")' for stop in stops)
-    return [f"if ({whether}) {{", *inner, "}"]
+    if any(each in apart for each in usual):
+        account.use("otherend")
+        inner.append("\tleave_at_other_end();")
+    whether = " && ".join(f"!stopped({_why(stop)})" for stop in stops)
+    ends = [each.reason for each in apart if isinstance(each, Stopped)]
+    if ends:
+        account.use("otherstop")
+    leaves = [f"leave_if_stopped({_why(stop)});" for stop in ends]
+    return [*leaves, f"if ({whether}) {{", *inner, "}"]
+
+
+def _why(stop: str) -> str:
+    return f'"{_REASONS.get(stop, stop)}"'
+
+
+def _apart(step: Expectation) -> list[AnyOutcome]:
+    """Return the outcomes that leave other bytes in memory than the one that is built on."""
+    chosen = next((each for each in step.allowed if each.outcome == step.chosen), None)
+    if chosen is None:
+        return []
+    return [
+        each.outcome
+        for each in step.allowed
+        if each is not chosen and (each.is_apart or chosen.is_apart)
+    ]
 
 
 def _one_of(account: Account, step: Expectation, outcomes: list[_Ended]) -> list[str]:

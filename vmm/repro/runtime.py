@@ -19,6 +19,7 @@ _NEEDS = {
     "run": ("vcpu",),
     "privatefault": ("run",),
     "onlystopped": ("stopped",),
+    "otherstop": ("stopped",),
     "real": ("vcpus",),
     "code": ("real", "run"),
     "smm": ("vcpu",),

@@ -16,7 +16,7 @@ from vmm.repro.cnames import CNames
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.repro.requirements import requirements
 from vmm.scenario.features import NEEDS
-from vmm.scenario.history import History, Refused
+from vmm.scenario.history import History, Refused, Stopped
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     REAL_MODE_END,
@@ -25,6 +25,7 @@ from vmm.scenario.operations import (
     Execute,
     GuestThread,
     HostThread,
+    Instruction,
     Mapping,
     NewVm,
     Place,
@@ -199,6 +200,42 @@ def test_of_two_right_answers_the_program_goes_on_from_one() -> None:
     for op, wanted in ((failing, "SUCCESS, ENOMEM"), (noncanonical, "EINVAL, SUCCESS")):
         text = program_of(Scenario("x", (op,), (Mapping("a", 1),), survey="none"), FEATURES)
         assert re.search(rf"expect_this_one\(.*, {wanted}\);", text)
+
+
+def test_pointers_of_64_bits_count_from_the_window_of_their_own_gpa() -> None:
+    border = 2 << 20
+    operations = (
+        Instruction("load", 0, 1, mode="long"),
+        Instruction("push", border - 8, 8, mode="long"),
+        Instruction("movs", border, 8, source=0, mode="long"),
+        Instruction("rep-stos", border - 8, 4, count=3, down=True, mode="long"),
+        Instruction("rep-stos", 0x100000, 4, count=3, down=True),
+    )
+    text = program_of(Scenario("far", operations, survey="none"), FEATURES)
+    load, push, move, down, real = re.findall(r"\(struct kvm_regs\)\{(.*)\}", text)[-5:]
+    assert ".rdi = address_of(0)," in load
+    assert ".rsp = address_of(0x1ffff8) + 0x8," in push
+    assert ".rsi = address_of(0), .rdi = address_of(0x200000)," in move
+    assert ".rdi = address_of(0x1ffff8) + 0x8," in down
+    assert ".rdi = 0x100008," in real
+
+
+def test_a_program_goes_on_from_one_of_two_ends_that_leave_other_bytes() -> None:
+    slot = SetUserMemoryRegion(1, 0x100000, 4096, Place("a"))
+    stores = Instruction("store-vector", 0x100000, 16, mode="long")
+    loads = Instruction("load-vector", 0x100000, 16, mode="long")
+    scenario = Scenario("vector", (slot, stores), (Mapping("a", 1),), survey="none")
+    leaves = 'leave_if_stopped("exit reason 17");'
+    assert leaves in program_of(scenario, FEATURES)
+    reads = msgspec.structs.replace(scenario, operations=(slot, loads))
+    assert leaves not in program_of(reads, FEATURES)
+    history = ideal_history(scenario)
+    at = next(i for i, event in enumerate(history.events) if event.operation == stores)
+    stopped = msgspec.structs.replace(history.events[at], outcome=Stopped("internal-error"))
+    events = (*history.events[:at], stopped)
+    text = program(msgspec.structs.replace(history, events=events))
+    assert leaves not in text
+    assert "\tleave_at_other_end();" in text
 
 
 def test_writes_to_rings_are_made_in_one_run() -> None:
