@@ -61,8 +61,11 @@ def compare(scenario: Scenario, features: Features, folder: Path) -> Ran:
             text = program_of(scenario, features)
         else:
             history = run_isolated(scenario, features, time_limit_s=_TIME_LIMIT_S)
-            expected = _EXPECTED[judge(history).status]
             text = program(history)
+            judged = judge(history).status
+            if judged not in _EXPECTED:
+                return Ran(scenario.name, form=f"the judge says {judged.value}")
+            expected = _EXPECTED[judged]
     except InexpressibleError as error:
         return Ran(scenario.name, form=str(error))
     status, said = end_of(text, folder)
