@@ -1,6 +1,7 @@
 """The registers of a vCPU as values, in the units and under the names of `struct kvm_regs`."""
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from kvm_abi import raw
 from kvm_abi.raw import CData
@@ -32,7 +33,7 @@ class Registers:
     rflags: int = RFLAGS_ALWAYS_SET
 
 
-_NAMES = tuple(field.name for field in fields(Registers))
+_values = attrgetter(*(field.name for field in fields(Registers)))
 
 # Types of an ordinary segment, accessed: execute and read, read and write.
 _CODE = 0xB
@@ -52,12 +53,12 @@ _EFER_LONG = 1 << 8 | 1 << 10  # LME, LMA
 
 def registers_of(regs: CData) -> Registers:
     """Copy a `struct kvm_regs *` out."""
-    return Registers(*(getattr(regs, name) for name in _NAMES))
+    return Registers(*_values(regs))
 
 
 def raw_registers(registers: Registers) -> CData:
     """Return a `struct kvm_regs *` with the same values."""
-    return raw.new("struct kvm_regs *", astuple(registers))
+    return raw.new("struct kvm_regs *", _values(registers))
 
 
 def set_big_real_mode(sregs: CData) -> None:
