@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis repeats itself, and tests that need KVM say so."""
+"""What all tests share: hypothesis repeats itself, and tests say why they are not run."""
 
 import os
 from collections.abc import Iterator
@@ -25,6 +25,20 @@ def why_no_kvm() -> str | None:
     except OSError as error:
         return f"needs KVM: {error}"
     return None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that runs the tests which cost CI too much."""
+    parser.addoption("--long", action="store_true", help="run the tests marked long, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the long tests unless they are asked for, one by one or by ``--long``."""
+    if config.getoption("--long") or any("::" in each for each in config.args):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="long: ./scripts/test --long runs it"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -43,6 +43,11 @@ IMITATED = {
     ("9935df5333aa", "memfd-slot-cannot-become-one"): "memfd-toggle-accepted",
     ("9935df5333aa", "memfd-slot-cannot-change"): "memfd-change-accepted",
     ("530a8ba71b4c", "racing-ring-under-load"): "ring-reset-beside-a-vcpu-one-more",
+    ("910c57dfa4d1", "instructions-are-logged"): "atomic-not-logged",
+    (
+        "910c57dfa4d1",
+        "instructions-that-compare-unequal-are-logged",
+    ): "compared-unequal-not-logged",
     (
         "c87661f855c3",
         "nothing-used-up-by-refused-creations",
