@@ -64,7 +64,13 @@ def altered() -> str:
 COMMANDS_SHOWN = [shown for document in DOCUMENTS for shown in shown_in(document)]
 
 
-@pytest.mark.parametrize("shown", COMMANDS_SHOWN, ids=str)
+@pytest.mark.parametrize(
+    "shown",
+    [
+        pytest.param(each, marks=pytest.mark.long if "howto" in each.document else (), id=str(each))
+        for each in COMMANDS_SHOWN
+    ],
+)
 def test_a_command_that_is_shown_does_what_is_said(shown: Shown, folders: dict[str, Path]) -> None:
     why = why_elsewhere(shown.command)
     if why:

@@ -26,6 +26,7 @@ def tmt(folder: Path, scenarios: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not (BIN / "tmt").exists(), reason="needs tmt: pip install tmt")
 def test_tmt_runs_the_plan_on_this_machine(tmp_path: Path) -> None:
     done = tmt(tmp_path, "move-up*")

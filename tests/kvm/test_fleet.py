@@ -80,6 +80,7 @@ def test_a_task_whose_worker_is_killed_is_named_and_done_elsewhere(client: Clien
     assert reports["long"].status == 0
 
 
+@pytest.mark.long
 def test_one_host_has_one_task_at_a_time(client: Client) -> None:
     reports: dict[str, Report] = {}
     most = 0
@@ -104,6 +105,7 @@ def test_one_host_has_one_task_at_a_time(client: Client) -> None:
     assert most == 1
 
 
+@pytest.mark.long
 def test_a_search_on_a_cluster_is_the_shards_of_one(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +116,7 @@ def test_a_search_on_a_cluster_is_the_shards_of_one(
     assert done.output.count("0 findings in 1 folders") == 2
 
 
+@pytest.mark.long
 def test_what_ends_every_worker_is_given_up(client: Client) -> None:
     reports: dict[str, Report] = {}
     lost: list[str] = []

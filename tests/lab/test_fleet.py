@@ -64,6 +64,7 @@ def found_by_one(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return {path.name for path in out.iterdir()}
 
 
+@pytest.mark.long
 def test_four_hosts_find_what_one_finds_though_one_of_them_dies(
     found_by_one: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

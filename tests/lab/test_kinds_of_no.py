@@ -100,6 +100,11 @@ def test_a_process_that_the_kernel_kills_is_inconclusive(many_runs: Path, tmp_pa
         assert f"INCONCLUSIVE {name}: died: SIGSEGV\n" in result.stdout
         assert "  under way " in result.stdout
     assert "1 passed, 1 inconclusive" in checked.stdout
+
+
+@pytest.mark.long
+def test_a_process_of_a_search_that_the_kernel_kills_is_inconclusive(tmp_path: Path) -> None:
+    kills = MANY_RUNS.format("kill=11")
     fuzzed = vmm(*FUZZ, "--out", tmp_path / "found", call=kills)
     assert fuzzed.returncode == 3, fuzzed.stdout + fuzzed.stderr
     assert " died: SIGSEGV" in fuzzed.stdout

@@ -208,6 +208,7 @@ def test_a_misspelt_fault_ends_the_program(text: str) -> None:
     assert text in played.stderr
 
 
+@pytest.mark.long
 def test_a_full_table_leaves_no_id_to_hide_a_slot_in() -> None:
     # The guest's own slot and the last id make it 32,764. The swap needs a second slot.
     filled = 32762

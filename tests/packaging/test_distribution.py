@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 OURS = {"kvm_abi", "guests", "vmm"}
 MANUAL = "share/man/man1/vmm.1"
 PYTHONS = ("python3.11", "python3.12", "python3.13", "python3.14")
+THIS = "python{}.{}".format(*sys.version_info)
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -103,7 +104,9 @@ def runs(interpreter: Path) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", PYTHONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=() if each == THIS else pytest.mark.long) for each in PYTHONS]
+)
 def test_the_wheel_runs_on_every_python_without_a_compiler(
     dist: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +151,7 @@ def said(vmm: Path, *arguments: str | Path, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_pipx_installs_the_command_and_its_manual(dist: Path, tmp_path: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     folders = {
