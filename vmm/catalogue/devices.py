@@ -90,7 +90,13 @@ def _becomes_memory(device: AnyOperation, end: AnyOperation) -> tuple[AnyOperati
     return tuple(op for turn, call in enumerate(calls, 1) for op in (call, *_writes(turn)))
 
 
-_BOTH = ("ioeventfd",)
+def _under_readonly(device: AnyOperation) -> tuple[AnyOperation, ...]:
+    """A device's gpas become a READONLY slot's, and are a hole again."""
+    slot = Slot(1, _GFN, at("a"), 2, READONLY)
+    return (device, slot.create(), *_writes(1), slot.delete(), *_writes(2))
+
+
+_EVENTFDS = ("ioeventfd",)
 
 SCENARIOS = (
     _scenario(
@@ -104,11 +110,7 @@ SCENARIOS = (
         "coalesced-under-readonly",
         "Writes to a READONLY slot are kept like those to a hole, and memory stays as it was.",
         _COALESCED,
-        _zone(),
-        Slot(1, _GFN, at("a"), 2, READONLY).create(),
-        *_writes(1),
-        Slot(1, _GFN, at("a"), 2, READONLY).delete(),
-        *_writes(2),
+        *_under_readonly(_zone()),
         needs=("coalesced_mmio", "readonly_mem"),
     ),
     _scenario(
@@ -157,17 +159,13 @@ SCENARIOS = (
         _EVENTFD,
         *_writes(0),
         *_becomes_memory(_event(), _event(on=False)),
-        needs=_BOTH,
+        needs=_EVENTFDS,
     ),
     _scenario(
         "eventfd-under-readonly",
         "A write to a READONLY slot signals an eventfd like one to a hole.",
         _EVENTFD,
-        _event(),
-        Slot(1, _GFN, at("a"), 2, READONLY).create(),
-        *_writes(1),
-        Slot(1, _GFN, at("a"), 2, READONLY).delete(),
-        *_writes(2),
+        *_under_readonly(_event()),
         needs=("ioeventfd", "readonly_mem"),
     ),
     _scenario(
@@ -190,7 +188,7 @@ SCENARIOS = (
         _event(0x100, 4, 7, on=False),
         *(_write(0x100, 4, value) for value in (7, 8)),
         CollectMmio(),
-        needs=_BOTH,
+        needs=_EVENTFDS,
     ),
     _scenario(
         "eventfds-refused",
@@ -214,7 +212,7 @@ SCENARIOS = (
         _event(on=False),
         _event(on=False),
         *_writes(2),
-        needs=_BOTH,
+        needs=_EVENTFDS,
     ),
     _scenario(
         "eventfds-of-another-vm",
@@ -232,7 +230,7 @@ SCENARIOS = (
         *_writes(5),
         SwitchVm(1),
         *_writes(6),
-        needs=_BOTH,
+        needs=_EVENTFDS,
     ),
 )
 """All scenarios of devices on gpas where slots come and go."""

@@ -28,6 +28,8 @@ def _bound(number: int) -> SetUserMemoryRegion2:
     return msgspec.structs.replace(made, guest_memfd=f"file{number}")
 
 
+_VCPUS = (reader(0, _GFN, _GFN + 1), writer(1, _GFN, _GFN + 1))
+
 SCENARIOS = (
     race(
         "write-protect",
@@ -42,7 +44,7 @@ SCENARIOS = (
                 rounds=15,
             ),
         ),
-        (reader(0, _GFN, _GFN + 1), writer(1, _GFN, _GFN + 1)),
+        _VCPUS,
         source="KVM_CAP_SYNC_MMU; mmu_invalidate_retry_gfn",
         needs=("sync_mmu",),
     ),
@@ -51,7 +53,7 @@ SCENARIOS = (
         "Fresh memory that is mapped over pages in use is what guests find from then on.",
         (_ONE.create(),),
         (host(change("map_fresh", "a", 0), change("map_fresh", "a", 0, 2), rounds=20),),
-        (reader(0, _GFN, _GFN + 1), writer(1, _GFN, _GFN + 1)),
+        _VCPUS,
         source="KVM_CAP_SYNC_MMU; mmu_invalidate_retry_gfn",
         needs=("sync_mmu",),
     ),
@@ -63,7 +65,7 @@ SCENARIOS = (
             host(change("page_out", "a", 0, 2), change("drop", "a", 1), rounds=20),
             host(_NEXT.create(), _NEXT.delete(), rounds=10),
         ),
-        (reader(0, _GFN, _GFN + 1), writer(1, _GFN, _GFN + 1)),
+        _VCPUS,
         source="KVM_CAP_SYNC_MMU; mmu_notifier_clear_flush_young",
         needs=("sync_mmu",),
     ),

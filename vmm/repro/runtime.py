@@ -23,6 +23,8 @@ _NEEDS = {
     "real": ("vcpus",),
     "code": ("real", "run"),
     "smm": ("vcpu",),
+    "value": ("end",),
+    "registers": ("end",),
     "read": ("code",),
     "write": ("code", "putwrite"),
     "writes": ("code", "putwrite"),

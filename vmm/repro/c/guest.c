@@ -190,10 +190,10 @@ static void leave_at_exits(unsigned exits)
 	if (!access_.stopped && access_.exits == exits)
 		leave(CANNOT_RUN, "this kernel gives the other right answer (%u MMIO exits)", exits);
 }
-/*@ value */
+/*@ end */
 
-/* The end of the access: no other exit, and this value was read (0: nothing was). */
-static void expect_value(uint32_t value)
+/* The access ended by itself, and with no other exit. */
+static void expect_end(void)
 {
 	if (access_.stopped)
 		leave(WRONG, "the vCPU stopped: %s", access_.stopped);
@@ -201,6 +201,13 @@ static void expect_value(uint32_t value)
 		leave(WRONG, "an MMIO %s at gpa 0x%llx that nobody expected",
 		      access_.exit[access_.expected].write ? "write" : "read",
 		      (unsigned long long)access_.exit[access_.expected].gpa);
+}
+/*@ value */
+
+/* The end of the access: no other exit, and this value was read (0: nothing was). */
+static void expect_value(uint32_t value)
+{
+	expect_end();
 	if (access_.value != value)
 		leave(WRONG, "expected 0x%x, got 0x%x", value, access_.value);
 }
@@ -353,12 +360,7 @@ static void expect_registers(uint64_t ax, uint64_t bx, uint64_t cx, uint64_t dx,
 	};
 	static const char *const names[] = {"ax", "bx", "cx", "dx", "sp", "si", "di", "flags"};
 
-	if (access_.stopped)
-		leave(WRONG, "the vCPU stopped: %s", access_.stopped);
-	if (access_.exits > access_.expected)
-		leave(WRONG, "an MMIO %s at gpa 0x%llx that nobody expected",
-		      access_.exit[access_.expected].write ? "write" : "read",
-		      (unsigned long long)access_.exit[access_.expected].gpa);
+	expect_end();
 	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		if ((got[i] ^ want[i]) & register_bits)
 			leave(WRONG, "expected %s=0x%llx, got 0x%llx", names[i],
