@@ -20,7 +20,8 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Touch,
 )
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status
 
 PAGE = PAGE_SIZE_BYTES

@@ -21,7 +21,8 @@ from vmm.report.replay import heading, refusals, remark
 from vmm.scenario import words
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.demand import check_demand
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status, Verdict
 from vmm.verdict.result import Checked
 

@@ -9,6 +9,7 @@ from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import Pools
 from vmm.fuzz.world import World
 from vmm.scenario.features import Features
+from vmm.scenario.limits import MAX_ZERO_PAGES
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
@@ -21,7 +22,6 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion2,
 )
 from vmm.scenario.slots import KERNEL_HALF, MAX_PAGES
-from vmm.scenario.validate import MAX_ZERO_PAGES
 
 _replace = msgspec.structs.replace
 

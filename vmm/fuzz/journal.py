@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from vmm.scenario.operations import Scenario
+from vmm.scenario.problem import ScenarioError
 from vmm.scenario.reading import FileError, read_whole
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.validate import validate
 
 _PATTERN = "under-way-*.journal"
 

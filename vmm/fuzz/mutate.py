@@ -25,7 +25,8 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     address_spaces,
 )
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 
 MAX_BASE_OPERATIONS = 600
 """Scenarios with more operations are not mutated: they are about quantity."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vmm.fuzz.dice import Dice
 from vmm.scenario.features import Features
+from vmm.scenario.limits import MAX_ZERO_PAGES
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     LOG_DIRTY_PAGES,
@@ -16,7 +17,6 @@ from vmm.scenario.operations import (
     Mapping,
     MappingKind,
 )
-from vmm.scenario.validate import MAX_ZERO_PAGES
 
 GUEST = Guest()
 """Where the guest itself lives in every random scenario."""

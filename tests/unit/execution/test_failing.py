@@ -11,7 +11,8 @@ from vmm.execution.failing import can_fail_allocations, failing_allocation
 from vmm.model.model import Model
 from vmm.scenario.history import Done, Refused, Touched
 from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from vmm.scenario.operations import (
     Scenario,
     SetUserMemoryRegion,
 )
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 
 HOST = (Mapping("a", 8),)
 

@@ -28,7 +28,8 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion2,
     Touch,
 )
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 
 PAGE = 4096
 HOST = (Mapping("a", 8), Mapping("file", 1, "memfd"), Mapping("shown", 4, "guest_memfd"))

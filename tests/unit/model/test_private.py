@@ -38,7 +38,8 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion2,
     Touch,
 )
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status, judge
 
 PAGE = 4096

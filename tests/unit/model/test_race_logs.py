@@ -33,7 +33,8 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Touch,
 )
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status, Verdict, judge
 

@@ -27,7 +27,8 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.plan import batches, guest_slots, steps
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 from vmm.verdict.ideal import EVERYTHING, ideal_history
 from vmm.verdict.judge import Status, judge
 

@@ -17,7 +17,8 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.plan import steps
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 
 A = Mapping("a", 2)
 CREATE = SetUserMemoryRegion(1, 0x1000, 0x1000, Place("a"))

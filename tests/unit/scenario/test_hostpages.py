@@ -17,7 +17,8 @@ from vmm.scenario.operations import (
     Race,
     Scenario,
 )
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 
 PAGE = PAGE_SIZE_BYTES
 FILE = Mapping("file", 4, "memfd")

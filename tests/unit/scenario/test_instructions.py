@@ -17,7 +17,8 @@ from vmm.scenario.instructions import (
     operands,
 )
 from vmm.scenario.operations import Instruction, Mapping, Scenario
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 
 SOURCES = {
     "lock-cmpxchg": "lock cmpxchg{s} %{b}, (%{di})",

@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 from tests.ideal import FEATURES, ideal_history
 from vmm.scenario.demand import memory_bytes
 from vmm.scenario.history import Event, HostChange, Inspected
+from vmm.scenario.limits import MAX_SPARSE_PAGES
 from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
@@ -26,6 +27,7 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.plan import steps
+from vmm.scenario.problem import ScenarioError
 from vmm.scenario.reached import (
     MAX_PRE_FAULTED_PAGES,
     SPARSE_PAGES,
@@ -35,7 +37,7 @@ from vmm.scenario.reached import (
     within,
 )
 from vmm.scenario.survey import MAX_SURVEY_WINDOWS
-from vmm.scenario.validate import MAX_SPARSE_PAGES, ScenarioError, is_valid, validate
+from vmm.scenario.validate import is_valid, validate
 from vmm.verdict.judge import Status, judge
 
 GIB = 1 << 30

@@ -17,7 +17,8 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Touch,
 )
-from vmm.scenario.validate import ScenarioError, validate
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 
 CHURN = Churn(7)
 

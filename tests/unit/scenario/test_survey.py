@@ -1,6 +1,7 @@
 """Where a survey looks, below 4 GiB and above."""
 
 from guests.windows import WINDOW_STEP_BYTES as GUEST_STEP, WINDOWS
+from vmm.scenario.limits import MAX_TOUCHED_WINDOWS
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
@@ -15,7 +16,6 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.plan import out_of_reach, reaches_beyond_real_mode
 from vmm.scenario.survey import MAX_SURVEY_PAGES, MAX_SURVEY_WINDOWS, Survey
-from vmm.scenario.validate import MAX_TOUCHED_WINDOWS
 
 PAGE = PAGE_SIZE_BYTES
 TOP = 1 << 52

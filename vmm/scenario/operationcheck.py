@@ -1,0 +1,299 @@
+"""What makes one operation safe to carry out, after those that stand before it."""
+
+from typing import assert_never
+
+import msgspec
+
+from vmm.scenario.expected import expectation_problem
+from vmm.scenario.hostchanges import HostChanges
+from vmm.scenario.instructions import accessed, instruction_problem
+from vmm.scenario.limits import (
+    A_NAME,
+    MAX_ALL_SLOT_PAGES,
+    MAX_ATTRIBUTE_PAGES,
+    MAX_BEFORE_THE_END,
+    MAX_DEVICES,
+    MAX_EVENTFDS,
+    MAX_FAIL_NTH,
+    MAX_SLOT_PAGES,
+    MAX_SWEEP_BYTES,
+    MAX_TIMES,
+    MAX_TOUCHED_WINDOWS,
+    MAX_ZERO_PAGES,
+    NAME_LENGTH,
+    unsigned_problem,
+)
+from vmm.scenario.mappings import place_problem
+from vmm.scenario.memfds import MemfdNames
+from vmm.scenario.operations import (
+    GUEST_SIZE_BYTES,
+    MAX_GPA_BITS,
+    MAX_VMS,
+    PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    WINDOW_STEP_BYTES,
+    AnyOperation,
+    ChangeHostMemory,
+    Churn,
+    ClearDirtyLog,
+    CloseGuestMemfd,
+    CloseVm,
+    CoalesceMmio,
+    CollectMmio,
+    CreateGuestMemfd,
+    CreateIrqchip,
+    CreateVcpu,
+    EnableCap,
+    Execute,
+    GetDirtyLog,
+    HarvestDirtyRing,
+    HostWrite,
+    Inspect,
+    Instruction,
+    IoEventFd,
+    Lives,
+    MapGuestMemfd,
+    NewVm,
+    Place,
+    PreFaultMemory,
+    PunchGuestMemfd,
+    Race,
+    ResetDirtyRings,
+    Scenario,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
+    SetTssAddr,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    Sweep,
+    SwitchVm,
+    Touch,
+    UnmapInternalSlots,
+    address_spaces,
+    guest_count,
+    pages_of,
+)
+from vmm.scenario.races import race_problem
+from vmm.scenario.shown import is_plain
+from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
+from vmm.scenario.standing import MayStand
+
+
+class OperationChecker:
+    """Looks at one operation at a time."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._mappings = {mapping.name: mapping for mapping in scenario.mappings}
+        self._guest = scenario.guest
+        self._vcpus = scenario.vcpus
+        self._slot_pages = 0
+        self._races = False
+        self._windows: set[int] = set()
+        self._devices = 0
+        self._events: set[str] = set()
+        self._guests = guest_count(scenario)
+        self._guest_ids = range(self._guest.slot, self._guest.slot + self._guests)
+        self._spaces = address_spaces(scenario)
+        begin = self._guest.gpa - (self._guests - 1) * GUEST_SIZE_BYTES
+        self._guest_gpas = range(begin, self._guest.gpa + GUEST_SIZE_BYTES)
+        self._standing = MayStand(self._guest_ids, self._guest_gpas)
+        self._changes = HostChanges(scenario.mappings)
+        self._memfds = MemfdNames(scenario)
+
+    def problem(self, op: AnyOperation) -> str:
+        """Return what is wrong, beginning with the field; empty if nothing is."""
+        if op.expect:
+            found = expectation_problem(op, self._races)
+            if found:
+                return found
+        match op:
+            case SetUserMemoryRegion():
+                return self._region(op)
+            case Touch():
+                return self._access(op, op.width, op.value)
+            case Sweep():
+                if not 1 <= op.count * op.width <= MAX_SWEEP_BYTES:
+                    return f".count: a sweep is 1 to {MAX_SWEEP_BYTES:#x} bytes long"
+                return self._access(op, op.count * op.width, op.value)
+            case Execute():
+                if op.gpa % PAGE_SIZE_BYTES:
+                    return ".gpa: a page aligned address is needed"
+                return self._access(op, PAGE_SIZE_BYTES, 0)
+            case Instruction():
+                return instruction_problem(op) or self._accesses(op)
+            case SetTssAddr() | SetIdentityMapAddr():
+                return "" if 0 <= op.gpa < 1 << 64 else ".gpa: 64 bits are needed"
+            case CreateIrqchip():
+                return "" if self._vcpus == 1 else ": $.vcpus must be 1, others would wait"
+            case CreateVcpu():
+                return self._vcpu(op.vcpu)
+            case SetMemoryAttributes():
+                return _attributes(op)
+            case PreFaultMemory():
+                return unsigned_problem(op, "gpa", "size", "flags") or self._vcpu(op.vcpu)
+            case HostWrite():
+                if not 0 <= op.value < 1 << 32:
+                    return ".value: an unsigned 32-bit number is needed"
+                if op.place.mapping in self._changes.taken:
+                    return f".place: an operation takes pages of {op.place.mapping!r} away"
+                return place_problem(op.place, 4, ".place", self._mappings)
+            case ChangeHostMemory():
+                return self._changes.problem(op)
+            case Race():
+                if self._changes.aliases:
+                    return ": races take no mapping that shows another one's file, or its copy"
+                self._races = True
+                found = race_problem(op, self._vcpus, self._mappings, self.problem)
+                self._races = False
+                return found
+            case GetDirtyLog():
+                return "" if 0 <= op.slot < 1 << 32 else ".slot: 32 bits are needed"
+            case ClearDirtyLog():
+                return self._clear(op)
+            case EnableCap():
+                return "" if 0 <= op.argument < 1 << 64 else ".argument: 64 bits are needed"
+            case HarvestDirtyRing():
+                return self._vcpu(op.vcpu)
+            case Lives():
+                return "" if 1 <= op.times <= MAX_TIMES else f".times: not within 1 to {MAX_TIMES}"
+            case Churn():
+                if not 1 <= op.times <= MAX_TIMES:
+                    return f".times: not within 1 to {MAX_TIMES}"
+                return self._standing.problem(op)
+            case NewVm() | CloseVm():
+                self._changes.new_vm()
+                self._standing.forget()
+                return ""
+            case CoalesceMmio():
+                self._devices += 1
+                if self._devices > MAX_DEVICES:
+                    return f": more than {MAX_DEVICES} of these and of ioeventfd"
+                if not 0 <= op.size < 1 << 32:
+                    return ".size: an unsigned 32-bit number is needed"
+                return unsigned_problem(op, "gpa")
+            case IoEventFd():
+                return self._ioeventfd(op)
+            case CollectMmio():
+                return ""
+            case SwitchVm():
+                return "" if 0 <= op.vm < MAX_VMS else f".vm: not within 0 to {MAX_VMS - 1}"
+            case CreateGuestMemfd():
+                return self._memfds.created(op)
+            case CloseGuestMemfd():
+                return self._memfds.known(op.name)
+            case MapGuestMemfd():
+                return self._memfds.known(op.name) or self._memfds.shown(op)
+            case PunchGuestMemfd():
+                return self._memfds.known(op.name) or unsigned_problem(op, "offset", "size")
+            case Inspect() | ResetDirtyRings() | UnmapInternalSlots():
+                return ""
+            case _:
+                assert_never(op)
+
+    def _clear(self, op: ClearDirtyLog) -> str:
+        """A bit is within the words that the kernel reads, and those are within our bitmap."""
+        for field, bits in (("slot", 32), ("first_page", 64), ("num_pages", 32)):
+            if not 0 <= getattr(op, field) < 1 << bits:
+                return f".{field}: an unsigned {bits}-bit number is needed"
+        if op.pages == "all":
+            return ""
+        words = min(-(-op.num_pages // 64), MAX_SLOT_PAGES // 64)
+        if any(not 0 <= page - op.first_page < words * 64 for page in op.pages):
+            return ".pages: not within the words that hold first_page to first_page + num_pages"
+        return ""
+
+    def _vcpu(self, vcpu: int) -> str:
+        return "" if 0 <= vcpu < self._vcpus else f".vcpu: there are {self._vcpus} ($.vcpus)"
+
+    def _ioeventfd(self, op: IoEventFd) -> str:
+        self._devices += 1
+        self._events.add(op.name)
+        if self._devices > MAX_DEVICES:
+            return f": more than {MAX_DEVICES} of these and of coalesce_mmio"
+        if len(self._events) > MAX_EVENTFDS:
+            return f".name: more than {MAX_EVENTFDS} eventfds"
+        if not is_plain(op.name, NAME_LENGTH):
+            return f".name: {A_NAME}"
+        if not 0 <= op.length < 1 << 32:
+            return ".length: an unsigned 32-bit number is needed"
+        if op.match is not None and not 0 <= op.match < 1 << 64:
+            return ".match: an unsigned 64-bit number is needed"
+        return unsigned_problem(op, "gpa")
+
+    def _region(self, op: SetUserMemoryRegion) -> str:
+        self._standing.note(op, once=not self._races)
+        for field in ("slot", "flags"):
+            if not 0 <= getattr(op, field) < 1 << 32:
+                return f".{field}: an unsigned 32-bit number is needed"
+        problem = unsigned_problem(op, "guest_phys_addr", "memory_size")
+        if problem:
+            return problem
+        if not 0 <= op.fail_nth <= MAX_FAIL_NTH:
+            return f".fail_nth: not within 0 to {MAX_FAIL_NTH}"
+        if as_id_of(op.slot) in self._spaces and id_of(op.slot) in self._guest_ids:
+            return f".slot: {op.slot} is the guest's own; take another one, or move $.guest.slot"
+        if MAX_SLOT_PAGES < pages_of(op.memory_size) <= MAX_PAGES:
+            return f".memory_size: a slot has at most {MAX_SLOT_PAGES} pages here"
+        if pages_of(op.memory_size) <= MAX_PAGES:
+            self._slot_pages += pages_of(op.memory_size)
+        if self._slot_pages > MAX_ALL_SLOT_PAGES:
+            return f".memory_size: more than {MAX_ALL_SLOT_PAGES} pages in all slots together"
+        if isinstance(op, SetUserMemoryRegion2):
+            if op.guest_memfd != -1 and not self._memfds.is_file(op.guest_memfd):
+                return (
+                    f".guest_memfd: {op.guest_memfd!r} is neither -1, nor a guest_memfd of the "
+                    "scenario, nor a mapping of kind memfd"
+                )
+            if not 0 <= op.guest_memfd_offset < 1 << 64:
+                return ".guest_memfd_offset: an unsigned 64-bit number is needed"
+        return self._hva(op)
+
+    def _hva(self, op: SetUserMemoryRegion) -> str:
+        """An hva must stay inside its mapping, wherever a kernel could accept the size."""
+        size = op.memory_size if pages_of(op.memory_size) <= MAX_PAGES else 0
+        if isinstance(op.userspace_addr, Place):
+            return place_problem(op.userspace_addr, size, ".userspace_addr", self._mappings)
+        if USER_END <= op.userspace_addr < 1 << 64:
+            return ""
+        # A kernel that takes it lets the guest reach what may be the top of this process's stack.
+        few = USER_END - op.userspace_addr <= MAX_BEFORE_THE_END * PAGE_SIZE_BYTES
+        if few and op.userspace_addr + size > USER_END:
+            return ""
+        if op.userspace_addr == 0 and pages_of(size) <= MAX_ZERO_PAGES:
+            return ""
+        return (
+            f".userspace_addr: {op.userspace_addr:#x} is neither 0 (up to {MAX_ZERO_PAGES} pages) "
+            f"nor {USER_END:#x} or more (nor does it reach beyond that from up to "
+            f"{MAX_BEFORE_THE_END} pages before); name a place in a mapping"
+        )
+
+    def _accesses(self, op: Instruction) -> str:
+        at, *others = accessed(op)
+        found = self._access(op, at[1], 0)
+        for gpa, length in () if found else others:
+            found = self._access(msgspec.structs.replace(op, gpa=gpa), length, 0)
+            found = found.replace(".gpa", ".source", 1)
+        return found
+
+    def _access(self, op: Touch | Sweep | Execute | Instruction, length: int, value: int) -> str:
+        gpa = op.gpa
+        if op.as_id not in self._spaces:
+            return ".as_id: guests look at as_id 1 where $.needs names smm"
+        if not 0 <= gpa <= (1 << MAX_GPA_BITS) - length:
+            return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
+        if gpa + length > REAL_MODE_END or (isinstance(op, Instruction) and op.mode == "long"):
+            self._windows.add(gpa // WINDOW_STEP_BYTES)
+            if len(self._windows) > MAX_TOUCHED_WINDOWS:
+                return f".gpa: more than {MAX_TOUCHED_WINDOWS} stretches of 2 MiB from 4 GiB on"
+        if gpa < self._guest_gpas.stop and gpa + length > self._guest_gpas.start:
+            return f".gpa: the guest's own memory is at {self._guest.gpa:#x}; move $.guest.gpa"
+        if not 0 <= value < 1 << 32:
+            return ".value: an unsigned 32-bit number is needed"
+        return self._vcpu(op.vcpu)
+
+
+def _attributes(op: SetMemoryAttributes) -> str:
+    """The kernel takes memory for each gfn, and time."""
+    if pages_of(op.size) > MAX_ATTRIBUTE_PAGES and op.address + op.size < 1 << 64:
+        return f".size: at most {MAX_ATTRIBUTE_PAGES} pages at once"
+    return unsigned_problem(op, "address", "size", "attributes", "flags")
