@@ -4,23 +4,26 @@ import errno
 import faulthandler
 import os
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.ideal import FEATURES
 from vmm.cli.fuzz import _status
 from vmm.fuzz import driver
+from vmm.fuzz.dice import seed_of
 from vmm.fuzz.driver import Fuzzer
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Journal, read_journal
-from vmm.fuzz.messages import AnyMessage, Differs, Failed, Progress, send
+from vmm.fuzz.messages import AnyMessage, Differs, Ended, Failed, Progress, send
 from vmm.fuzz.minimise.queue import Queue
 from vmm.fuzz.tally import Plan, Tally
-from vmm.fuzz.worker import Assignment
+from vmm.fuzz.worker import Assignment, run_worker
 from vmm.host.child import Child
 from vmm.host.hostinfo import host_facts
 from vmm.kvm.system import Kvm
@@ -133,12 +136,57 @@ def test_worker_that_was_killed_once_is_replaced_and_the_run_is_inconclusive(
         if assignment.first == 0:
             be_killed(assignment, to)
         send(to, Progress(1, 500, 0, {}))
-        signal.pause()
+        send(to, Ended())
 
     tally = run(monkeypatch, Plan(7, tmp_path, operations=100), work)
     assert tally.operations == 500
     assert not tally.ended_early
     assert _status(tally) == 3
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_counted_scenarios_give_the_same_finding_whichever_worker_is_faster(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slow: int
+) -> None:
+    longer = msgspec.structs.replace(SCENARIO, operations=SCENARIO.operations * 2)
+
+    def work(assignment: Assignment, to: Connection) -> None:
+        time.sleep(0.3 if assignment.first == slow else 0)
+        send(to, Differs(longer if assignment.first else SCENARIO, IDENTITY))
+        send(to, Ended())
+
+    queued = []
+    monkeypatch.setattr(Queue, "add", lambda queue, finding: queued.append(finding.scenario))
+    run(monkeypatch, Plan(7, tmp_path, jobs=2, scenarios=2), work)
+    assert queued == [SCENARIO]
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_counted_scenarios_are_the_same_ones_for_any_number_of_jobs(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jobs: int
+) -> None:
+    made = tmp_path / "made"
+
+    def generated(seed: int, *_: object) -> Scenario:
+        with made.open("a") as file:
+            file.write(f"{seed}\n")
+        return SCENARIO
+
+    monkeypatch.setattr("vmm.fuzz.worker.generate", generated)
+    plan = Plan(7, tmp_path / "out", jobs=jobs, shard=(2, 3), scenarios=4)
+    tally = run(monkeypatch, plan, run_worker)
+    assert tally.scenarios == 4
+    wanted = sorted(seed_of(7, 1 + 3 * number) for number in range(4))
+    assert sorted(map(int, made.read_text().split())) == wanted
+
+
+def test_operations_are_shared_among_the_jobs(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("vmm.fuzz.worker.generate", lambda *_: SCENARIO)
+    tally = run(monkeypatch, Plan(7, tmp_path / "out", jobs=2, operations=20), run_worker)
+    assert (tally.scenarios, tally.operations) == (4, 24)  # The guest's slot is three of six.
+    assert not tally.ended_early
 
 
 def test_error_of_ours_costs_a_scenario_and_not_what_was_found(

@@ -19,7 +19,7 @@ from tests.lab.lab import environment
 from vmm.cli.main import main
 
 FAULT = "create-overlap-einval"
-OPERATIONS = 40
+SCENARIOS = 16
 _SHARDS = 4
 _COMMAND = (sys.executable, "-m", "distributed.cli.dask_worker")
 _OPTIONS = ("--nthreads", "1", "--no-nanny", "--no-dashboard")
@@ -50,7 +50,7 @@ def hosts(count: int) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
 
 
 def search(address: str, out: Path) -> Result:
-    options = ("--seed", "3", "--operations", str(OPERATIONS), "--out", str(out))
+    options = ("--seed", "3", "--scenarios", str(SCENARIOS), "--out", str(out))
     return CliRunner().invoke(main, ["fuzz", *options, "--dask", address])
 
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -89,15 +90,35 @@ def _text(name: str, result: ResultFile) -> str:
     return html_text(result)
 
 
-def fuzz_on(
-    address: str, seed: int, seconds: float | None, operations: int | None, out: Path
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """When a search is over; None limits nothing."""
+
+    seconds: float | None
+    operations: int | None
+    scenarios: int | None
+
+    def part(self, parts: int) -> tuple[str, ...]:
+        """Return the options that end one part: all take the whole time, or a share of the work."""
+        options: tuple[str, ...] = ()
+        if self.seconds is not None:
+            options += ("--seconds", str(self.seconds))
+        if self.operations is not None:
+            options += ("--operations", str(-(-self.operations // parts)))
+        if self.scenarios is not None:
+            options += ("--scenarios", str(-(-self.scenarios // parts)))
+        return options
+
+
+def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
     """Search on a cluster; gather findings while they come, and return the exit status."""
     from vmm.cli.fuzzing import merge_folders
     from vmm.fleet.engine import Task
 
-    if seconds is None and operations is None:
-        raise click.UsageError("--dask needs --seconds or --operations: when is a task over?")
+    if not budget.part(1):
+        raise click.UsageError(
+            "--dask needs --seconds, --scenarios or --operations: when is a task over?"
+        )
     found: list[int] = []
 
     def done(task: "Task", host: str, report: "Report") -> None:
@@ -107,25 +128,16 @@ def fuzz_on(
             _unpack(report, Path(folder))
             merge_folders((Path(folder),), out)
 
-    limit_s = _CHECK_S if seconds is None else seconds * 2 + 120
+    limit_s = _CHECK_S if budget.seconds is None else budget.seconds * 2 + 120
     with _fleet(address, limit_s) as fleet:
-        parts = _SHARDS if seconds is None else max(len(fleet.hosts()), 1)
-        budget = _budget(seconds, operations, parts)
-        search = ("fuzz", "--seed", str(seed), "--out", "{out}", *budget)
+        parts = _SHARDS if budget.seconds is None else max(len(fleet.hosts()), 1)
+        search = ("fuzz", "--seed", str(seed), "--out", "{out}", *budget.part(parts))
         tasks = [
             Task(f"shard {part} of {parts}", (*search, "--shard", f"{part}/{parts}"))
             for part in range(1, parts + 1)
         ]
         left = fleet.run(tasks, _told(done))
     return _status(found, left)
-
-
-def _budget(seconds: float | None, operations: int | None, parts: int) -> tuple[str, ...]:
-    """Return the options that end one part: all take the whole time, or a share of the work."""
-    if seconds is not None:
-        return ("--seconds", str(seconds))
-    assert operations is not None
-    return ("--operations", str(-(-operations // parts)))
 
 
 @contextmanager

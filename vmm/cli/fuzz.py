@@ -50,6 +50,9 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
 )
 @click.option("--operations", type=click.IntRange(1), help="End after so many operations.")
 @click.option(
+    "--scenarios", type=click.IntRange(1), help="End after so many: the same ones in each run."
+)
+@click.option(
     "--jobs", type=click.IntRange(1, _MOST_JOBS), help="Worker processes; by default one a CPU."
 )
 @click.option(
@@ -82,6 +85,7 @@ def fuzz(
     seed: int | None,
     seconds: float | None,
     operations: int | None,
+    scenarios: int | None,
     jobs: int | None,
     shard: tuple[int, int],
     findings: int,
@@ -100,8 +104,11 @@ def fuzz(
     """Run random scenarios on this kernel and judge them.
 
     What differs is minimised to the fewest operations, and becomes a folder under --out: a
-    scenario, a C program, a history, and a text in the form of a bug report. Without --seconds
-    and --operations it runs until Ctrl-C.
+    scenario, a C program, a history, and a text in the form of a bug report. Without --seconds,
+    --scenarios and --operations it runs until Ctrl-C.
+
+    With --scenarios and --operations one seed has the same findings in each run, by whichever
+    worker: they are minimised after the last scenario. --operations are shared among --jobs.
 
     When the time is over, what was found is minimised and written for at most a quarter of
     --seconds longer, or 20 s if that is more; what is not minimised by then is left as it was.
@@ -117,9 +124,10 @@ def fuzz(
 
         ctx.exit(merge_folders(folders, out))
     if dask is not None:
-        from vmm.cli.fleet import fuzz_on
+        from vmm.cli.fleet import Budget, fuzz_on
 
-        ctx.exit(fuzz_on(dask, _seed(seed), seconds, operations, out))
+        budget = Budget(seconds, operations, scenarios)
+        ctx.exit(fuzz_on(dask, _seed(seed), budget, out))
     host = look_at_host()
     require_usable(host, required)
     from vmm.cli.fuzzing import minimise_one, run_plan
@@ -140,6 +148,7 @@ def fuzz(
         out=out,
         seconds=seconds,
         operations=operations,
+        scenarios=scenarios,
         jobs=jobs or len(os.sched_getaffinity(0)),
         shard=shard,
         corpus=corpus,

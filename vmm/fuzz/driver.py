@@ -21,6 +21,7 @@ from vmm.fuzz.messages import (
     Best,
     Complains,
     Differs,
+    Ended,
     Failed,
     Fresh,
     Minimised,
@@ -68,6 +69,7 @@ class _Post:
     heard: float
     first: int = 0
     failed: bool = False
+    operations: int = 0
 
 
 class Fuzzer:
@@ -88,6 +90,8 @@ class Fuzzer:
         self._show = show
         self._posts: list[_Post] = []
         self._causes: set[Identity] = set()
+        self._held: list[Differs] = []
+        self._finished = 0
         self._queue = Queue(plan, features, host, self.tally)
         self._name = secrets.token_hex(4)
         self._cpus = sorted(os.sched_getaffinity(0))
@@ -109,12 +113,14 @@ class Fuzzer:
                 while not (self._spent() or interruption.asked):
                     self._turn(watch, self._left_s())
             self._end_workers()
+            self._take_held()
             self._finish(interruption)
         except KeyboardInterrupt:
             interruption.asked = True
         except OSError as error:
             tally.end_early(f"the host: {what_is_short(error)}")
         finally:
+            self._take_held()
             self._end()
         if interruption.asked:
             tally.note("interrupted")
@@ -134,8 +140,8 @@ class Fuzzer:
             self._turn(None, left_s)
             self.tally.overtime = time.monotonic() - begun
 
-    def _post(self, number: int, first: int) -> None:
-        """Let a worker begin with the scenario of an index."""
+    def _post(self, number: int, first: int, done: int = 0) -> None:
+        """Let a worker begin with the scenario of an index, after so many operations."""
         plan = self._plan
         cpu = self._cpus[number % len(self._cpus)]
         journal = journal_path(plan.out, self._name, number)
@@ -150,9 +156,12 @@ class Fuzzer:
             journal=journal,
             cpu=cpu,
             process=name_of(number),
+            end=plan.end,
+            operations=None if plan.share is None else plan.share - done,
         )
         child = Child.start(partial(run_worker, assignment), assignment.process)
-        self._posts.append(_Post(number, child, journal, time.monotonic(), first))
+        post = _Post(number, child, journal, time.monotonic(), first, operations=done)
+        self._posts.append(post)
 
     def _left_s(self) -> float:
         """Return how much time there is, minimising included."""
@@ -166,13 +175,14 @@ class Fuzzer:
         if tally.ended_early or not self._posts or self._is_budget_spent():
             return True
         found = len(tally.findings) + len(tally.again) + self._queue.pending
-        return found >= self._plan.max_findings
+        held = {each.identity.cause for each in self._held}
+        return found + len(held) >= self._plan.max_findings
 
     def _is_budget_spent(self) -> bool:
         plan = self._plan
         if plan.seconds is not None and time.monotonic() - self._started >= plan.seconds:
             return True
-        return plan.operations is not None and self.tally.operations >= plan.operations
+        return plan.counts and self._finished == plan.jobs
 
     def _turn(self, watch: KernelWatch | None, left_s: float) -> None:
         """Hear what there is to hear, look after those who are silent, and show the tally."""
@@ -200,7 +210,18 @@ class Fuzzer:
             self._replace(post, "", watch)
             return
         post.heard = time.monotonic()
-        post.failed |= isinstance(message, Failed)
+        match message:
+            case Ended():
+                self._posts.remove(post)
+                self._end_worker(post)
+                self._finished += 1
+                return
+            case Failed():
+                post.failed = True
+            case Progress(operations=operations):
+                post.operations += operations
+            case _:
+                pass
         self._take(message)
 
     def _take(self, message: AnyMessage) -> None:
@@ -214,12 +235,11 @@ class Fuzzer:
             case Fresh(scenario):
                 if plan.corpus is not None and corpus.keep(plan.corpus, scenario):
                     tally.kept += 1
-            case Differs(scenario, identity):
-                if identity.cause in self._causes:
-                    self._queue.keep_example(scenario, identity)
+            case Differs():
+                if plan.counts:
+                    self._held.append(message)
                 else:
-                    self._causes.add(identity.cause)
-                    self._queue.add(self._finding(scenario, identity))
+                    self._differs(message)
             case Complains(scenario, headline, lines):
                 complaint = Identity("complaint", outcome=headline)
                 if complaint not in self._causes:
@@ -231,8 +251,22 @@ class Fuzzer:
                 else:
                     tally.failure = reason
                     tally.note(f"{scenario.name if scenario else 'a worker'}: internal error")
-            case Best() | Minimised():
-                raise AssertionError("workers do not minimise")
+            case Best() | Minimised() | Ended():
+                raise AssertionError("workers do not minimise, and their end is heard before")
+
+    def _take_held(self) -> None:
+        """Take what differed, the shortest first: which worker was faster must not matter."""
+        for each in sorted(self._held, key=_order):
+            self._differs(each)
+        self._held.clear()
+
+    def _differs(self, message: Differs) -> None:
+        scenario, identity = message.scenario, message.identity
+        if identity.cause in self._causes:
+            self._queue.keep_example(scenario, identity)
+        else:
+            self._causes.add(identity.cause)
+            self._queue.add(self._finding(scenario, identity))
 
     def _finding(
         self,
@@ -276,7 +310,8 @@ class Fuzzer:
         if self._restarts > _MAX_RESTARTS:
             self.tally.end_early(f"{self._restarts} workers hung, died or failed")
             return
-        self._post(post.number, post.first if left is None else left.intent.next_index)
+        first = post.first if left is None else left.intent.next_index
+        self._post(post.number, first, post.operations)
 
     def _ended(
         self, left: Interrupted, how: str, journal: bytes, problems: Sequence[Problem]
@@ -293,9 +328,12 @@ class Fuzzer:
 
     def _end_workers(self) -> None:
         for post in self._posts:
-            post.child.end()
-            post.journal.unlink(missing_ok=True)
+            self._end_worker(post)
         self._posts.clear()
+
+    def _end_worker(self, post: _Post) -> None:
+        post.child.end()
+        post.journal.unlink(missing_ok=True)
 
     def _end(self) -> None:
         """Leave no process and no journal, and keep what was not minimised to its end."""
@@ -303,6 +341,10 @@ class Fuzzer:
         self._queue.close()
         if self._plan.out.exists() and not any(self._plan.out.iterdir()):
             self._plan.out.rmdir()
+
+
+def _order(message: Differs) -> tuple[int, str, str]:
+    return len(message.scenario.operations), message.scenario.name, str(message.identity)
 
 
 def _silence(child: Child) -> str:

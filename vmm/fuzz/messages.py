@@ -42,6 +42,10 @@ class Complains(Message, frozen=True, tag="complains"):
     lines: tuple[str, ...]
 
 
+class Ended(Message, frozen=True, tag="ended"):
+    """A worker has done its share of the budget."""
+
+
 class Best(Message, frozen=True, tag="best"):
     """The smallest scenario so far that differs like the one to be minimised, after these tries."""
 
@@ -71,7 +75,7 @@ class Failed(Message, frozen=True, tag="failed"):
     scenario: Scenario | None = None
 
 
-AnyMessage = Progress | Fresh | Differs | Complains | Best | Minimised | Failed
+AnyMessage = Progress | Fresh | Differs | Complains | Ended | Best | Minimised | Failed
 
 _DECODER = msgspec.json.Decoder(AnyMessage)
 _ENCODER = msgspec.json.Encoder()

@@ -13,6 +13,9 @@ _USUAL_OVERTIME_S = 90.0
 class Plan:
     """What to do; None limits nothing.
 
+    ``scenarios`` are the first ones of the shard, whatever the number of jobs. ``operations`` are
+    shared among the jobs, and each ends with the scenario that is under way then.
+
     ``first`` counts the scenarios of the shard that an earlier run has done.
     """
 
@@ -20,6 +23,7 @@ class Plan:
     out: Path
     seconds: float | None = None
     operations: int | None = None
+    scenarios: int | None = None
     jobs: int = 1
     shard: tuple[int, int] = (1, 1)
     corpus: Path | None = None
@@ -37,7 +41,12 @@ class Plan:
     @property
     def is_bounded(self) -> bool:
         """Whether the run has an end of its own."""
-        return self.seconds is not None or self.operations is not None
+        return self.seconds is not None or self.counts
+
+    @property
+    def counts(self) -> bool:
+        """Whether each job has a share of the work, which is the same in each run."""
+        return self.operations is not None or self.scenarios is not None
 
     @property
     def step(self) -> int:
@@ -46,8 +55,22 @@ class Plan:
 
     def index(self, worker: int) -> int:
         """Return where a worker begins, so that no two workers of any shards share a scenario."""
+        return self._global(self.first + worker)
+
+    @property
+    def end(self) -> int | None:
+        """The index before which all workers end."""
+        return None if self.scenarios is None else self._global(self.first + self.scenarios)
+
+    @property
+    def share(self) -> int | None:
+        """How many operations each job runs."""
+        return None if self.operations is None else -(-self.operations // self.jobs)
+
+    def _global(self, number: int) -> int:
+        """Return the index, among the scenarios of all shards, of one of this shard."""
         shard, shards = self.shard
-        return shard - 1 + shards * (self.first + worker)
+        return shard - 1 + shards * number
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from vmm.fuzz.dice import seed_of
 from vmm.fuzz.endings import what_is_short
 from vmm.fuzz.generate import generate
 from vmm.fuzz.journal import Intent, Journal
-from vmm.fuzz.messages import Complains, Differs, Failed, Fresh, Progress, send
+from vmm.fuzz.messages import Complains, Differs, Ended, Failed, Fresh, Progress, send
 from vmm.fuzz.novelty import Novelty
 from vmm.fuzz.trial import attempt, shortened
 from vmm.host.health import KernelWatch, without_others
@@ -42,7 +42,8 @@ class Assignment:
 
     It runs the scenarios ``first``, ``first + step``, ... of a seed. ``shard`` (I, N) only goes
     into the journal. ``bases`` are what mutations begin with; ``keeps`` asks for what is new.
-    ``process`` is what the kernel's log calls it.
+    ``process`` is what the kernel's log calls it. It has done its share before the scenario
+    ``end``, or when it has run so many ``operations``; None limits nothing.
     """
 
     seed: int
@@ -55,6 +56,8 @@ class Assignment:
     journal: Path
     cpu: int
     process: str
+    end: int | None = None
+    operations: int | None = None
 
 
 def run_worker(assignment: Assignment, to: Connection) -> None:
@@ -93,6 +96,7 @@ class _Worker:
         self._novelty = Novelty()
         self._seen: Counter[Identity] = Counter()
         self._scenarios = self._operations = self._inconclusive = 0
+        self._left = assignment.operations
         self._reported_at = time.monotonic()
         self.scenario: Scenario | None = None
 
@@ -102,21 +106,25 @@ class _Worker:
         gc.freeze()
         for number, scenarios in enumerate(self._intents()):
             for scenario in scenarios:
+                if self._left is not None and self._left <= 0:
+                    break
                 self.scenario = scenario
                 self._run(scenario)
                 self._journal.ended()
             if number % _COLLECT_EVERY == 0:
                 gc.collect()
+        self._report()
+        send(self._to, Ended())
 
     def _intents(self) -> Iterator[tuple[Scenario, ...]]:
         """Yield groups of scenarios that the journal holds."""
         work = self._assignment
         index = work.first
-        while True:
+        while self._may_go_on(index):
             group: list[Scenario] = []
             size = 0
             begun_at = index
-            while size < _INTENT_OPERATIONS:
+            while size < _INTENT_OPERATIONS and self._may_go_on(index):
                 scenario = generate(seed_of(work.seed, index), work.features, work.bases)
                 group.append(scenario)
                 size += len(scenario.operations)
@@ -124,11 +132,17 @@ class _Worker:
             self._journal.begin(Intent(work.seed, work.shard, begun_at, work.step, tuple(group)))
             yield tuple(group)
 
+    def _may_go_on(self, index: int) -> bool:
+        end = self._assignment.end
+        return (end is None or index < end) and (self._left is None or self._left > 0)
+
     def _run(self, scenario: Scenario) -> None:
         self._novelty.begin()
         trial = attempt(self._kvm, scenario, self._assignment.features, self._novelty)
         self._scenarios += 1
         self._operations += trial.events
+        if self._left is not None:
+            self._left -= trial.events
         self._inconclusive += trial.verdict.status is Status.INCONCLUSIVE
         identity = trial.identity
         if trial.verdict.reason.startswith(HOST):
