@@ -5,13 +5,8 @@ from collections.abc import Callable
 from guests import image
 from vmm.kvm.registers import RFLAGS_ALWAYS_SET, Registers
 from vmm.scenario.history import Mmio, Ran
-from vmm.scenario.instructions import (
-    ARITHMETIC,
-    CODE_OFFSET,
-    INSTRUCTIONS,
-    descriptor_table,
-    operands,
-)
+from vmm.scenario.instruction_effects import ARITHMETIC, descriptor_table
+from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, operands
 from vmm.scenario.operations import Instruction
 
 END_LENGTH = 2

@@ -22,14 +22,8 @@ from vmm.model.ioapic import may_answer
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.content import MMIO_FILL
 from vmm.scenario.history import Mmio, Ran, Stopped, joined
-from vmm.scenario.instructions import (
-    ARITHMETIC,
-    CODE_OFFSET,
-    INSTRUCTIONS,
-    Row,
-    accessed,
-    operands,
-)
+from vmm.scenario.instruction_effects import ARITHMETIC
+from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, Row, accessed, operands
 from vmm.scenario.operations import Instruction
 
 INSTRUCTION = documented(

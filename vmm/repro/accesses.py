@@ -6,7 +6,8 @@ from vmm.repro.account import Account
 from vmm.repro.cnames import data, unsigned
 from vmm.repro.expectations import Expectation
 from vmm.scenario.history import AnyOutcome, Mmio, Ran, Stopped, Swept, Touched
-from vmm.scenario.instructions import ARITHMETIC, INSTRUCTIONS, descriptor_table, operands
+from vmm.scenario.instruction_effects import ARITHMETIC, descriptor_table
+from vmm.scenario.instructions import INSTRUCTIONS, operands
 from vmm.scenario.operations import REAL_MODE_END, Execute, Instruction, Sweep, Touch, access_end
 
 _Ended = Touched | Swept | Ran

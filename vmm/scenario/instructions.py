@@ -1,26 +1,20 @@
 """The instructions that a guest can be made to execute: one row each.
 
-A row says how an instruction is encoded and what it does. The latter is the architecture's word
-(Intel SDM volume 2, AMD APM volume 3): which bytes it reads and writes, in which order, and what
-registers and flags are afterwards. What an access comes to in a slot, in a READONLY slot or in a
-hole is no matter of this table: that is the model's.
-
-Operands: the memory is at [DI], or is the stack below SP; a source is in BX, its high half in CX;
-the accumulator is AX, its high half DX; a string instruction copies from [SI].
+A row says how an instruction is encoded, and names its effect (`vmm.scenario.instruction_effects`).
+What an access comes to in a slot, in a READONLY slot or in a hole is no matter of this table: that
+is the model's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
+from vmm.scenario import instruction_effects as effects
+from vmm.scenario.instruction_effects import Effect
 from vmm.scenario.instruction_operation import Instruction, Width
 
 CODE_OFFSET = 0x8000
 """Where in the guest's slot the instruction stands, if nothing comes before it."""
-
-CF, PF, AF, ZF, SF, OF = 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 11
-ARITHMETIC = CF | PF | AF | ZF | SF | OF
-"""The flags that are looked at: all are 0 before an instruction."""
 
 MAX_STRING_BYTES = 0x4000
 """A string instruction goes over so many bytes at most."""
@@ -28,32 +22,6 @@ MAX_STRING_BYTES = 0x4000
 _REAL_MODE_END = 1 << 32
 
 Mode = Literal["real", "long"]
-
-
-class Processor(Protocol):
-    """What an instruction works on. Registers are as wide as the mode has them."""
-
-    op: Instruction
-    ax: int
-    bx: int
-    cx: int
-    dx: int
-    sp: int
-    bp: int
-    si: int
-    di: int
-    flags: int
-    undefined: int
-    next_ip: int
-
-    def read(self, gpa: int, length: int) -> int:
-        """Return so many bytes of memory as a number, the first one lowest."""
-
-    def write(self, gpa: int, length: int, value: int) -> None:
-        """Write the low ``length`` bytes of a number."""
-
-
-Effect = Callable[[Processor], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,202 +98,6 @@ class Row:
 _LOCK = b"\xf0"
 _REP = b"\xf3"
 _REPNE = b"\xf2"
-_RESET_FLAGS = 0x2
-
-
-def _mask(width: int) -> int:
-    return (1 << 8 * width) - 1
-
-
-def _result_flags(value: int, width: int) -> int:
-    """Return SF, ZF and PF of a result."""
-    sign = SF if value >> 8 * width - 1 & 1 else 0
-    even = PF if (value & 0xFF).bit_count() % 2 == 0 else 0
-    return sign | even | (0 if value else ZF)
-
-
-def _added(one: int, other: int, width: int) -> tuple[int, int]:
-    """Return a sum, and all flags of it."""
-    total = one + other
-    value = total & _mask(width)
-    carry = CF if total != value else 0
-    half = AF if (one & 0xF) + (other & 0xF) > 0xF else 0
-    overflow = OF if (one ^ value) & (other ^ value) & 1 << 8 * width - 1 else 0
-    return value, _result_flags(value, width) | carry | half | overflow
-
-
-def _compared(one: int, other: int, width: int) -> int:
-    """Return all flags of ``one`` less ``other``."""
-    value = one - other & _mask(width)
-    borrow = CF if one < other else 0
-    half = AF if one & 0xF < other & 0xF else 0
-    overflow = OF if (one ^ other) & (one ^ value) & 1 << 8 * width - 1 else 0
-    return _result_flags(value, width) | borrow | half | overflow
-
-
-def _cmpxchg(cpu: Processor) -> None:
-    """Where they differ the old value is written back: the destination is written either way."""
-    at, width = cpu.di, cpu.op.width
-    old = cpu.read(at, width)
-    accumulator = cpu.ax & _mask(width)
-    cpu.flags = _compared(accumulator, old, width)
-    cpu.write(at, width, cpu.bx if accumulator == old else old)
-    cpu.ax = old
-
-
-def _cmpxchg_pair(cpu: Processor) -> None:
-    """Like it, on two registers each; of the flags ZF alone changes."""
-    half, at = cpu.op.width // 2, cpu.di
-    bits, mask = 8 * half, _mask(half)
-    old = cpu.read(at, 2 * half)
-    is_equal = old == (cpu.dx & mask) << bits | cpu.ax & mask
-    new = (cpu.cx & mask) << bits | cpu.bx & mask
-    cpu.write(at, 2 * half, new if is_equal else old)
-    cpu.ax, cpu.dx = old & mask, old >> bits
-    cpu.flags = ZF if is_equal else 0
-
-
-def _xadd(cpu: Processor) -> None:
-    at, width = cpu.di, cpu.op.width
-    old = cpu.read(at, width)
-    value, cpu.flags = _added(old, cpu.bx & _mask(width), width)
-    cpu.write(at, width, value)
-    cpu.bx = old
-
-
-def _xchg(cpu: Processor) -> None:
-    at, width = cpu.di, cpu.op.width
-    old = cpu.read(at, width)
-    cpu.write(at, width, cpu.bx)
-    cpu.bx = old
-
-
-def _logic(of: Callable[[int, int], int]) -> Effect:
-    def effect(cpu: Processor) -> None:
-        width = cpu.op.width
-        value = of(cpu.read(cpu.di, width), cpu.bx) & _mask(width)
-        cpu.write(cpu.di, width, value)
-        cpu.flags = _result_flags(value, width)
-        cpu.undefined = AF
-
-    return effect
-
-
-def _add(cpu: Processor) -> None:
-    width = cpu.op.width
-    value, cpu.flags = _added(cpu.read(cpu.di, width), cpu.bx & _mask(width), width)
-    cpu.write(cpu.di, width, value)
-
-
-def _inc(cpu: Processor) -> None:
-    width = cpu.op.width
-    value, flags = _added(cpu.read(cpu.di, width), 1, width)
-    cpu.write(cpu.di, width, value)
-    cpu.flags = flags & ~CF
-
-
-def _not(cpu: Processor) -> None:
-    width = cpu.op.width
-    cpu.write(cpu.di, width, ~cpu.read(cpu.di, width))
-
-
-def _bts(cpu: Processor) -> None:
-    """The immediate counts bits, modulo the width."""
-    width = cpu.op.width
-    old, bit = cpu.read(cpu.di, width), (cpu.op.value & 0xFF) % (8 * width)
-    cpu.write(cpu.di, width, old | 1 << bit)
-    cpu.flags = CF if old >> bit & 1 else 0
-    cpu.undefined = OF | SF | AF | PF
-
-
-def _load(cpu: Processor) -> None:
-    cpu.bx = cpu.read(cpu.di, cpu.op.width)
-
-
-def _store(cpu: Processor) -> None:
-    cpu.write(cpu.di, cpu.op.width, cpu.bx)
-
-
-def descriptor_table(op: Instruction) -> tuple[int, int]:
-    """Return base and limit of the table that an instruction stores: the base is canonical."""
-    return op.value & (_mask(4) if op.mode == "real" else _mask(8) >> 17), op.compare & 0xFFFF
-
-
-def _load_pair(cpu: Processor) -> None:
-    value = cpu.read(cpu.di, 16)
-    cpu.bx, cpu.cx = value & _mask(8), value >> 64
-
-
-def _store_pair(cpu: Processor) -> None:
-    cpu.write(cpu.di, 16, cpu.cx << 64 | cpu.bx)
-
-
-def _push(value: Callable[[Processor], int]) -> Effect:
-    def effect(cpu: Processor) -> None:
-        cpu.sp -= cpu.op.width
-        cpu.write(cpu.sp, cpu.op.width, value(cpu))
-
-    return effect
-
-
-def _pop(cpu: Processor) -> None:
-    cpu.bx = cpu.read(cpu.sp, cpu.op.width)
-    cpu.sp += cpu.op.width
-
-
-def _pusha(cpu: Processor) -> None:
-    """SP is pushed as it was before."""
-    for value in (cpu.ax, cpu.cx, cpu.dx, cpu.bx, cpu.sp, cpu.bp, cpu.si, cpu.di):
-        cpu.sp -= cpu.op.width
-        cpu.write(cpu.sp, cpu.op.width, value)
-
-
-def _store_table(cpu: Processor) -> None:
-    """The limit, and the base as wide as the operand."""
-    base, limit = descriptor_table(cpu.op)
-    cpu.write(cpu.di, 2 + cpu.op.width, base << 16 | limit)
-
-
-def _step(cpu: Processor) -> int:
-    return -cpu.op.width if cpu.op.down else cpu.op.width
-
-
-def _move(cpu: Processor) -> None:
-    width = cpu.op.width
-    cpu.write(cpu.di, width, cpu.read(cpu.si, width))
-    cpu.si += _step(cpu)
-    cpu.di += _step(cpu)
-
-
-def _fill(cpu: Processor) -> None:
-    cpu.write(cpu.di, cpu.op.width, cpu.ax)
-    cpu.di += _step(cpu)
-
-
-def _scan(cpu: Processor) -> None:
-    width = cpu.op.width
-    cpu.flags = _compared(cpu.ax & _mask(width), cpu.read(cpu.di, width), width)
-    cpu.di += _step(cpu)
-
-
-def _compare(cpu: Processor) -> None:
-    width = cpu.op.width
-    cpu.flags = _compared(cpu.read(cpu.si, width), cpu.read(cpu.di, width), width)
-    cpu.si += _step(cpu)
-    cpu.di += _step(cpu)
-
-
-def _repeated(once: Effect, while_zf: bool | None = None) -> Effect:
-    """Return what an effect is when it is repeated CX times, or until ZF is another."""
-
-    def effect(cpu: Processor) -> None:
-        while cpu.cx:
-            once(cpu)
-            cpu.cx -= 1
-            if while_zf is not None and bool(cpu.flags & ZF) is not while_zf:
-                return
-
-    return effect
 
 
 def _string(
@@ -369,7 +141,7 @@ def _table(name: str, register: int) -> Row:
     return Row(
         name,
         b"\x0f\x01",
-        _store_table,
+        effects.store_table,
         real=(4,),
         long=(8,),
         has_byte_form=False,
@@ -381,12 +153,12 @@ def _table(name: str, register: int) -> Row:
 
 
 _ROWS = (
-    Row("lock-cmpxchg", b"\x0f\xb1", _cmpxchg, prefix=_LOCK),
-    Row("cmpxchg", b"\x0f\xb1", _cmpxchg),
+    Row("lock-cmpxchg", b"\x0f\xb1", effects.cmpxchg, prefix=_LOCK),
+    Row("cmpxchg", b"\x0f\xb1", effects.cmpxchg),
     Row(
         "lock-cmpxchg8b",
         b"\x0f\xc7",
-        _cmpxchg_pair,
+        effects.cmpxchg_pair,
         real=(8,),
         long=(8,),
         has_byte_form=False,
@@ -398,7 +170,7 @@ _ROWS = (
     Row(
         "lock-cmpxchg16b",
         b"\x0f\xc7",
-        _cmpxchg_pair,
+        effects.cmpxchg_pair,
         real=(),
         long=(16,),
         has_byte_form=False,
@@ -409,21 +181,21 @@ _ROWS = (
         is_aligned=True,
         is_emulated=False,
     ),
-    Row("lock-xadd", b"\x0f\xc1", _xadd, prefix=_LOCK),
-    Row("xadd", b"\x0f\xc1", _xadd),
-    Row("xchg", b"\x87", _xchg),
-    Row("lock-or", b"\x09", _logic(int.__or__), prefix=_LOCK),
-    Row("or", b"\x09", _logic(int.__or__)),
-    Row("lock-and", b"\x21", _logic(int.__and__), prefix=_LOCK),
-    Row("and", b"\x21", _logic(int.__and__)),
-    Row("add", b"\x01", _add),
-    Row("lock-inc", b"\xff", _inc, register=0, prefix=_LOCK),
-    Row("inc", b"\xff", _inc, register=0),
-    Row("not", b"\xf7", _not, register=2),
+    Row("lock-xadd", b"\x0f\xc1", effects.xadd, prefix=_LOCK),
+    Row("xadd", b"\x0f\xc1", effects.xadd),
+    Row("xchg", b"\x87", effects.xchg),
+    Row("lock-or", b"\x09", effects.logic(int.__or__), prefix=_LOCK),
+    Row("or", b"\x09", effects.logic(int.__or__)),
+    Row("lock-and", b"\x21", effects.logic(int.__and__), prefix=_LOCK),
+    Row("and", b"\x21", effects.logic(int.__and__)),
+    Row("add", b"\x01", effects.add),
+    Row("lock-inc", b"\xff", effects.inc, register=0, prefix=_LOCK),
+    Row("inc", b"\xff", effects.inc, register=0),
+    Row("not", b"\xf7", effects.invert, register=2),
     Row(
         "lock-bts",
         b"\x0f\xba",
-        _bts,
+        effects.bts,
         real=(2, 4),
         long=(2, 4, 8),
         has_byte_form=False,
@@ -434,19 +206,19 @@ _ROWS = (
     Row(
         "bts",
         b"\x0f\xba",
-        _bts,
+        effects.bts,
         real=(2, 4),
         long=(2, 4, 8),
         has_byte_form=False,
         register=5,
         takes_immediate=True,
     ),
-    Row("load", b"\x8b", _load),
-    Row("store", b"\x89", _store),
+    Row("load", b"\x8b", effects.load),
+    Row("store", b"\x89", effects.store),
     Row(
         "load-vector",
         b"\x0f\x10",
-        _load_pair,
+        effects.load_pair,
         real=(),
         long=(16,),
         has_byte_form=False,
@@ -458,7 +230,7 @@ _ROWS = (
     Row(
         "store-vector",
         b"\x0f\x11",
-        _store_pair,
+        effects.store_pair,
         real=(),
         long=(16,),
         has_byte_form=False,
@@ -467,19 +239,21 @@ _ROWS = (
         is_emulated=False,
         before=bytes.fromhex("66480f6ec366480f6ec9660f6cc1"),
     ),
-    _stack("push", b"\x53", _push(lambda cpu: cpu.bx)),
-    _stack("pushf", b"\x9c", _push(lambda cpu: _RESET_FLAGS)),
-    _stack("pop", b"\x5b", _pop),
-    _stack("pusha", b"\x60", _pusha, long=(), times=8),
-    _stack("call", b"\xe8", _push(lambda cpu: cpu.next_ip), (8,), {2: bytes(2), 0: bytes(4)}),
-    _stack("enter", b"\xc8", _push(lambda cpu: cpu.bp), (8,), {0: bytes(3)}),
+    _stack("push", b"\x53", effects.push(lambda cpu: cpu.bx)),
+    _stack("pushf", b"\x9c", effects.push(lambda cpu: effects.RESET_FLAGS)),
+    _stack("pop", b"\x5b", effects.pop),
+    _stack("pusha", b"\x60", effects.pusha, long=(), times=8),
+    _stack(
+        "call", b"\xe8", effects.push(lambda cpu: cpu.next_ip), (8,), {2: bytes(2), 0: bytes(4)}
+    ),
+    _stack("enter", b"\xc8", effects.push(lambda cpu: cpu.bp), (8,), {0: bytes(3)}),
     _table("sgdt", 0),
     _table("sidt", 1),
-    _string("movs", b"\xa5", _move, copies=True, prefix=b""),
-    _string("rep-movs", b"\xa5", _repeated(_move), copies=True),
-    _string("rep-stos", b"\xab", _repeated(_fill)),
-    _string("repne-scas", b"\xaf", _repeated(_scan, while_zf=False), prefix=_REPNE),
-    _string("repe-cmps", b"\xa7", _repeated(_compare, while_zf=True), copies=True),
+    _string("movs", b"\xa5", effects.move, copies=True, prefix=b""),
+    _string("rep-movs", b"\xa5", effects.repeated(effects.move), copies=True),
+    _string("rep-stos", b"\xab", effects.repeated(effects.fill)),
+    _string("repne-scas", b"\xaf", effects.repeated(effects.scan, while_zf=False), prefix=_REPNE),
+    _string("repe-cmps", b"\xa7", effects.repeated(effects.compare, while_zf=True), copies=True),
 )
 
 INSTRUCTIONS: Mapping[str, Row] = {row.name: row for row in _ROWS}

@@ -27,7 +27,8 @@ from vmm.scenario.history import (
     Unmapped,
 )
 from vmm.scenario.hostpages import CHANGES
-from vmm.scenario.instructions import AF, CF, INSTRUCTIONS, OF, PF, SF, ZF
+from vmm.scenario.instruction_effects import AF, CF, OF, PF, SF, ZF
+from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,

@@ -5,7 +5,8 @@ import pytest
 from vmm.execution.instructions import program, ran
 from vmm.kvm.registers import Registers
 from vmm.scenario.history import Ran
-from vmm.scenario.instructions import ZF, Mode
+from vmm.scenario.instruction_effects import ZF
+from vmm.scenario.instructions import Mode
 from vmm.scenario.operations import Instruction
 
 

@@ -7,7 +7,7 @@ from vmm.model.model import Model
 from vmm.scenario.content import identity
 from vmm.scenario.features import Features
 from vmm.scenario.history import DirtyPages, HostChange, Inspected, Mmio, Ran, Stopped
-from vmm.scenario.instructions import AF, CF, OF, PF, SF, ZF
+from vmm.scenario.instruction_effects import AF, CF, OF, PF, SF, ZF
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     READONLY,

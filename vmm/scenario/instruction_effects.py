@@ -1,0 +1,240 @@
+"""What instructions do to memory, registers and flags: the architecture's word.
+
+Each effect says which bytes are read and written, in which order, and what registers and flags
+hold afterwards (Intel SDM volume 2, AMD APM volume 3).
+
+The memory is at [DI], or is the stack below SP; a source is in BX, its high half in CX; the
+accumulator is AX, its high half DX; a string instruction copies from [SI].
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from vmm.scenario.instruction_operation import Instruction
+
+CF, PF, AF, ZF, SF, OF = 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 11
+ARITHMETIC = CF | PF | AF | ZF | SF | OF
+"""The flags that are looked at: all are 0 before an instruction."""
+
+
+class Processor(Protocol):
+    """What an instruction works on. Registers are as wide as the mode has them."""
+
+    op: Instruction
+    ax: int
+    bx: int
+    cx: int
+    dx: int
+    sp: int
+    bp: int
+    si: int
+    di: int
+    flags: int
+    undefined: int
+    next_ip: int
+
+    def read(self, gpa: int, length: int) -> int:
+        """Return so many bytes of memory as a number, the first one lowest."""
+
+    def write(self, gpa: int, length: int, value: int) -> None:
+        """Write the low ``length`` bytes of a number."""
+
+
+Effect = Callable[[Processor], None]
+
+RESET_FLAGS = 0x2
+
+
+def _mask(width: int) -> int:
+    return (1 << 8 * width) - 1
+
+
+def _result_flags(value: int, width: int) -> int:
+    """Return SF, ZF and PF of a result."""
+    sign = SF if value >> 8 * width - 1 & 1 else 0
+    even = PF if (value & 0xFF).bit_count() % 2 == 0 else 0
+    return sign | even | (0 if value else ZF)
+
+
+def _added(one: int, other: int, width: int) -> tuple[int, int]:
+    """Return a sum, and all flags of it."""
+    total = one + other
+    value = total & _mask(width)
+    carry = CF if total != value else 0
+    half = AF if (one & 0xF) + (other & 0xF) > 0xF else 0
+    overflow = OF if (one ^ value) & (other ^ value) & 1 << 8 * width - 1 else 0
+    return value, _result_flags(value, width) | carry | half | overflow
+
+
+def _compared(one: int, other: int, width: int) -> int:
+    """Return all flags of ``one`` less ``other``."""
+    value = one - other & _mask(width)
+    borrow = CF if one < other else 0
+    half = AF if one & 0xF < other & 0xF else 0
+    overflow = OF if (one ^ other) & (one ^ value) & 1 << 8 * width - 1 else 0
+    return _result_flags(value, width) | borrow | half | overflow
+
+
+def cmpxchg(cpu: Processor) -> None:
+    """Where they differ the old value is written back: the destination is written either way."""
+    at, width = cpu.di, cpu.op.width
+    old = cpu.read(at, width)
+    accumulator = cpu.ax & _mask(width)
+    cpu.flags = _compared(accumulator, old, width)
+    cpu.write(at, width, cpu.bx if accumulator == old else old)
+    cpu.ax = old
+
+
+def cmpxchg_pair(cpu: Processor) -> None:
+    """Like it, on two registers each; of the flags ZF alone changes."""
+    half, at = cpu.op.width // 2, cpu.di
+    bits, mask = 8 * half, _mask(half)
+    old = cpu.read(at, 2 * half)
+    is_equal = old == (cpu.dx & mask) << bits | cpu.ax & mask
+    new = (cpu.cx & mask) << bits | cpu.bx & mask
+    cpu.write(at, 2 * half, new if is_equal else old)
+    cpu.ax, cpu.dx = old & mask, old >> bits
+    cpu.flags = ZF if is_equal else 0
+
+
+def xadd(cpu: Processor) -> None:
+    at, width = cpu.di, cpu.op.width
+    old = cpu.read(at, width)
+    value, cpu.flags = _added(old, cpu.bx & _mask(width), width)
+    cpu.write(at, width, value)
+    cpu.bx = old
+
+
+def xchg(cpu: Processor) -> None:
+    at, width = cpu.di, cpu.op.width
+    old = cpu.read(at, width)
+    cpu.write(at, width, cpu.bx)
+    cpu.bx = old
+
+
+def logic(of: Callable[[int, int], int]) -> Effect:
+    def effect(cpu: Processor) -> None:
+        width = cpu.op.width
+        value = of(cpu.read(cpu.di, width), cpu.bx) & _mask(width)
+        cpu.write(cpu.di, width, value)
+        cpu.flags = _result_flags(value, width)
+        cpu.undefined = AF
+
+    return effect
+
+
+def add(cpu: Processor) -> None:
+    width = cpu.op.width
+    value, cpu.flags = _added(cpu.read(cpu.di, width), cpu.bx & _mask(width), width)
+    cpu.write(cpu.di, width, value)
+
+
+def inc(cpu: Processor) -> None:
+    width = cpu.op.width
+    value, flags = _added(cpu.read(cpu.di, width), 1, width)
+    cpu.write(cpu.di, width, value)
+    cpu.flags = flags & ~CF
+
+
+def invert(cpu: Processor) -> None:
+    width = cpu.op.width
+    cpu.write(cpu.di, width, ~cpu.read(cpu.di, width))
+
+
+def bts(cpu: Processor) -> None:
+    """The immediate counts bits, modulo the width."""
+    width = cpu.op.width
+    old, bit = cpu.read(cpu.di, width), (cpu.op.value & 0xFF) % (8 * width)
+    cpu.write(cpu.di, width, old | 1 << bit)
+    cpu.flags = CF if old >> bit & 1 else 0
+    cpu.undefined = OF | SF | AF | PF
+
+
+def load(cpu: Processor) -> None:
+    cpu.bx = cpu.read(cpu.di, cpu.op.width)
+
+
+def store(cpu: Processor) -> None:
+    cpu.write(cpu.di, cpu.op.width, cpu.bx)
+
+
+def descriptor_table(op: Instruction) -> tuple[int, int]:
+    """Return base and limit of the table that an instruction stores: the base is canonical."""
+    return op.value & (_mask(4) if op.mode == "real" else _mask(8) >> 17), op.compare & 0xFFFF
+
+
+def load_pair(cpu: Processor) -> None:
+    value = cpu.read(cpu.di, 16)
+    cpu.bx, cpu.cx = value & _mask(8), value >> 64
+
+
+def store_pair(cpu: Processor) -> None:
+    cpu.write(cpu.di, 16, cpu.cx << 64 | cpu.bx)
+
+
+def push(value: Callable[[Processor], int]) -> Effect:
+    def effect(cpu: Processor) -> None:
+        cpu.sp -= cpu.op.width
+        cpu.write(cpu.sp, cpu.op.width, value(cpu))
+
+    return effect
+
+
+def pop(cpu: Processor) -> None:
+    cpu.bx = cpu.read(cpu.sp, cpu.op.width)
+    cpu.sp += cpu.op.width
+
+
+def pusha(cpu: Processor) -> None:
+    """SP is pushed as it was before."""
+    for value in (cpu.ax, cpu.cx, cpu.dx, cpu.bx, cpu.sp, cpu.bp, cpu.si, cpu.di):
+        cpu.sp -= cpu.op.width
+        cpu.write(cpu.sp, cpu.op.width, value)
+
+
+def store_table(cpu: Processor) -> None:
+    """The limit, and the base as wide as the operand."""
+    base, limit = descriptor_table(cpu.op)
+    cpu.write(cpu.di, 2 + cpu.op.width, base << 16 | limit)
+
+
+def _step(cpu: Processor) -> int:
+    return -cpu.op.width if cpu.op.down else cpu.op.width
+
+
+def move(cpu: Processor) -> None:
+    width = cpu.op.width
+    cpu.write(cpu.di, width, cpu.read(cpu.si, width))
+    cpu.si += _step(cpu)
+    cpu.di += _step(cpu)
+
+
+def fill(cpu: Processor) -> None:
+    cpu.write(cpu.di, cpu.op.width, cpu.ax)
+    cpu.di += _step(cpu)
+
+
+def scan(cpu: Processor) -> None:
+    width = cpu.op.width
+    cpu.flags = _compared(cpu.ax & _mask(width), cpu.read(cpu.di, width), width)
+    cpu.di += _step(cpu)
+
+
+def compare(cpu: Processor) -> None:
+    width = cpu.op.width
+    cpu.flags = _compared(cpu.read(cpu.si, width), cpu.read(cpu.di, width), width)
+    cpu.si += _step(cpu)
+    cpu.di += _step(cpu)
+
+
+def repeated(once: Effect, while_zf: bool | None = None) -> Effect:
+    """Return what an effect is when it is repeated CX times, or until ZF is another."""
+
+    def effect(cpu: Processor) -> None:
+        while cpu.cx:
+            once(cpu)
+            cpu.cx -= 1
+            if while_zf is not None and bool(cpu.flags & ZF) is not while_zf:
+                return
+
+    return effect
