@@ -6,47 +6,33 @@ model does not know, it returns none, and the verdict is inconclusive.
 """
 
 import errno
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Self, assert_never
+from typing import Self, assert_never
 
 import msgspec
 
-from vmm.model.accesses import Accesses, inside_smm
 from vmm.model.allowed import HARNESS, Allowed
-from vmm.model.apicpage import AsEmulated, either, is_apic_page
-from vmm.model.array import Change, MemslotArray
+from vmm.model.apicpage import is_apic_page
+from vmm.model.array import MemslotArray
 from vmm.model.attributes import set_attributes
 from vmm.model.backing import Backing
 from vmm.model.contents import Contents
-from vmm.model.devices import Devices, absorbed
-from vmm.model.dirty import Tracking
-from vmm.model.instructions import outcomes
-from vmm.model.internal import InternalSlots
+from vmm.model.devices import absorbed
 from vmm.model.ioapic import may_answer
-from vmm.model.memfds import GUEST_MEMFD_OVERLAP, GuestMemfds
-from vmm.model.prefault import end_of, refusal
+from vmm.model.memfds import GuestMemfds
 from vmm.model.races.flaw import Flaw
 from vmm.model.races.judge import RaceJudge
 from vmm.model.regions import (
-    HVA_USER,
-    NO_MEMORY,
-    Decision,
     Memslot,
-    decide,
-    refusal_by_argument,
 )
-from vmm.model.rings import RING_EXACT, no_ring_to_reset
+from vmm.model.rings import no_ring_to_reset
 from vmm.model.rule import Rule, documented, source
 from vmm.model.userend import UserEnd
+from vmm.model.vmstate import NOTHING_USED_UP, VmState
 from vmm.scenario.features import Features
-from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Raced, Refused, RingPages
+from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Raced, Refused
 from vmm.scenario.hostpages import HostPages
-from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
-    CHURN_GFNS,
-    GUEST_MEMFD,
-    SMM,
     AnyOperation,
     ChangeHostMemory,
     Churn,
@@ -63,7 +49,6 @@ from vmm.scenario.operations import (
     GetDirtyLog,
     HarvestDirtyRing,
     HostWrite,
-    Hva,
     Inspect,
     Instruction,
     IoEventFd,
@@ -79,17 +64,14 @@ from vmm.scenario.operations import (
     SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
-    SetUserMemoryRegion2,
     Sweep,
     SwitchVm,
     Touch,
     UnmapInternalSlots,
     access_end,
-    pages_of,
 )
 from vmm.scenario.plan import mappings_of
 from vmm.scenario.reached import Reached, reached_pages
-from vmm.scenario.slots import as_id_of, id_of
 
 CONTENT = documented(
     "content",
@@ -106,11 +88,6 @@ VM_GONE = source(
     "vm-gone",
     "a closed VM leaves nothing behind in the process that made it",
     "103c763c72dd; kvm_arch_destroy_vm",
-)
-NOTHING_USED_UP = source(
-    "nothing-used-up",
-    "after any number of VMs, or of changes of slots, the kernel's memory is where it was",
-    "kvm_destroy_vm, kvm_free_memslot",
 )
 
 
@@ -139,19 +116,8 @@ class Followed(msgspec.Struct, frozen=True, gc=False):
         return not (self.fits or self.allowed or self.flaw)
 
 
-class _Vm(NamedTuple):
-    """What a VM has for itself."""
-
-    spaces: tuple[MemslotArray[Memslot], ...]
-    tracking: Tracking
-    internal: InternalSlots
-    mmio: Devices
-    accesses: tuple[Accesses, ...]
-    emulated: tuple[Accesses, ...]
-
-
 class Model:
-    """The state of one VM and of the host memory that backs it.
+    """The state of VMs, and of the host memory that they share.
 
     ``allowed`` changes nothing; what it returns brings the model on, by ``adopt``.
     """
@@ -178,94 +144,82 @@ class Model:
         memfds = frozenset(mapping.name for mapping in mappings if mapping.kind == "memfd")
         self._memfds = GuestMemfds(self.features, memfds, self._backing, self._contents)
         self._user_end = UserEnd()
-        self._others: dict[int, _Vm] = {}
-        self._vm = 0
+        self._others: dict[int, VmState] = {}
+        self._number = 0
         self._reset()
 
     def _reset(self) -> None:
         """Forget every slot; host memory stays as it is."""
-        self._spaces = tuple(MemslotArray[Memslot]() for _ in range(self.features.address_spaces))
-        self._tracking = Tracking(self._spaces, self.features)
-        self._mmio = Devices()
-        self._internal = InternalSlots(self.features, self._tracking.vcpus, self._is_taken)
-        self._accesses, self._emulated = (
-            tuple(
-                Accesses(slots, backing, self._contents, self._tracking, self._has_irqchip)
-                for slots in self._spaces
-            )
-            for backing in (self._backing, AsEmulated(self._backing))
+        self._vm = VmState(
+            self.features, self._backing, self._contents, self._memfds, self._user_end
         )
         self._memfds.new_vm()
         self._backing.forget_attributes()
 
-    def _switch(self, vm: int) -> None:
+    def _switch(self, number: int) -> None:
         """Go on with another VM, and keep what this one is like."""
-        self._others[self._vm] = _Vm(
-            *(self._spaces, self._tracking, self._internal, self._mmio),
-            *(self._accesses, self._emulated),
-        )
-        self._vm = vm
-        other = self._others.pop(vm, None)
+        self._others[self._number] = self._vm
+        self._number = number
+        other = self._others.pop(number, None)
         if other is None:
             self._reset()
         else:
-            self._spaces, self._tracking, self._internal, self._mmio = other[:4]
-            self._accesses, self._emulated = other[4:]
+            self._vm = other
 
     def slots(self, as_id: int = 0) -> MemslotArray[Memslot]:
         """Return the memslots of an address space, from the highest gfn down."""
-        return self._spaces[as_id]
+        return self._vm.spaces[as_id]
 
     @property
     def spaces(self) -> tuple[MemslotArray[Memslot], ...]:
         """The memslots of each address space, by as_id."""
-        return self._spaces
+        return self._vm.spaces
 
     @property
     def has_ring(self) -> bool:
         """Whether a dirty ring is in the place of dirty bitmaps."""
-        return self._tracking.ring is not None
+        return self._vm.tracking.ring is not None
 
     def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
         """Return the outcomes that the rules allow in this state; none where they are unknown."""
         match operation:
             case Touch() | Sweep() | Execute() | Instruction():
-                accesses = self._access(operation)
-                if self._mmio.exist:
-                    accesses = absorbed(self._mmio, accesses)
-                if operation.vcpu in self._tracking.vcpus:  # As it nearly always is.
+                accesses = self._vm.access(operation)
+                if self._vm.mmio.exist:
+                    accesses = absorbed(self._vm.mmio, accesses)
+                if operation.vcpu in self._vm.tracking.vcpus:  # As it nearly always is.
                     return accesses
-                return self._by_vcpu(operation.vcpu, accesses)
+                return self._vm.by_vcpu(operation.vcpu, accesses)
             case SetUserMemoryRegion():
-                return self._region(operation)
+                return self._vm.region(operation)
             case Inspect():
                 return (self._inspect(),)
             case GetDirtyLog():
-                return self._tracking.get(operation)
+                return self._vm.tracking.get(operation)
             case ClearDirtyLog():
-                return self._tracking.clear(operation)
+                return self._vm.tracking.clear(operation)
             case EnableCap():
-                return self._tracking.enable(operation)
+                return self._vm.tracking.enable(operation)
             case HarvestDirtyRing():
-                return self._by_vcpu(operation.vcpu, (self._harvest(operation),))
+                return self._vm.by_vcpu(operation.vcpu, (self._vm.harvest(operation),))
             case ResetDirtyRings():
-                ring = self._tracking.ring
+                ring = self._vm.tracking.ring
                 return no_ring_to_reset(self.features) if ring is None else (ring.reset(),)
             case Lives():
                 rule = VM_GONE if operation.watch == "process" else NOTHING_USED_UP
                 return (Allowed(Closed(), rule),)
             case Churn():
-                return self._churn(operation)
+                return self._vm.churn(operation)
             case SetTssAddr():
-                return (self._internal.set_tss(operation),)
+                return (self._vm.internal.set_tss(operation),)
             case SetIdentityMapAddr():
-                return (self._internal.set_identity_map(operation),)
+                return (self._vm.internal.set_identity_map(operation),)
             case CreateIrqchip():
-                return (self._internal.create_irqchip(operation),)
+                return (self._vm.internal.create_irqchip(operation),)
             case CreateVcpu():
-                return (self._internal.create_vcpu(operation),)
+                return (self._vm.internal.create_vcpu(operation),)
             case UnmapInternalSlots():
-                return (self._internal.unmap(),)
+                return (self._vm.internal.unmap(),)
             case CreateGuestMemfd():
                 return self._memfds.create(operation)
             case CloseGuestMemfd():
@@ -275,7 +229,7 @@ class Model:
             case PunchGuestMemfd():
                 return self._memfds.punch(operation)
             case PreFaultMemory():
-                return self._by_vcpu(operation.vcpu, self._pre_fault(operation))
+                return self._vm.by_vcpu(operation.vcpu, self._vm.pre_fault(operation))
             case SetMemoryAttributes():
                 return set_attributes(operation, self.features, self._vm_type, self._backing)
             case HostWrite():
@@ -287,11 +241,11 @@ class Model:
             case Race():
                 return ()  # Its outcomes depend on what happened: see ``race``.
             case CoalesceMmio():
-                return (self._mmio.coalesce(operation),)
+                return (self._vm.mmio.coalesce(operation),)
             case IoEventFd():
-                return (self._mmio.ioeventfd(operation),)
+                return (self._vm.mmio.ioeventfd(operation),)
             case CollectMmio():
-                return (self._mmio.collect(),)
+                return (self._vm.mmio.collect(),)
             case SwitchVm():
                 return (Allowed(Done(), HARNESS, partial(self._switch, operation.vm)),)
             case NewVm():
@@ -316,7 +270,7 @@ class Model:
                 choice.adopt()
                 return Followed(allowed, choice)
         if not allowed and isinstance(operation, _BY_A_VCPU):
-            self._internal.use_vcpu(operation.vcpu)
+            self._vm.internal.use_vcpu(operation.vcpu)
         return Followed(allowed)
 
     def prefer(self, operation: AnyOperation) -> tuple[Allowed, ...]:
@@ -326,16 +280,15 @@ class Model:
             allowed[0].adopt()
         return allowed
 
-    def _has_irqchip(self) -> bool:
-        return self._internal.irqchip
-
     def _follow_race(self, race: Race, outcome: Raced) -> Followed:
         for vcpu in range(len(race.guests)):
-            self._internal.use_vcpu(vcpu)
-        slots = self._spaces[0]
-        judge = RaceJudge(race, slots, self._backing, self._contents, self._tracking, self.allowed)
+            self._vm.internal.use_vcpu(vcpu)
+        slots = self._vm.spaces[0]
+        judge = RaceJudge(
+            race, slots, self._backing, self._contents, self._vm.tracking, self.allowed
+        )
         flaw = judge.flaw(outcome)
-        if judge.unknown or (self._internal.irqchip and _meets_device(race)):
+        if judge.unknown or (self._vm.internal.irqchip and _meets_device(race)):
             return Followed()
         return Followed(flaw=flaw, raced=frozenset() if flaw else frozenset(judge.rules))
 
@@ -348,134 +301,12 @@ class Model:
         self._backing.changed(op)
         self._contents.change(op)
 
-    def _churn(self, op: Churn) -> tuple[Allowed, ...]:
-        """Return its outcome where slots and place are free; else it is not known."""
-        slots = self._spaces[0]
-        first, count = CHURN_GFNS
-        taken = slots.get(op.slot) or slots.get(op.slot + 1)
-        if taken or slots.overlapping(first, count, op.slot):
-            return ()
-        if op.slot + 1 >= self.features.nr_memslots:
-            return ()
-        return (Allowed(Closed(), NOTHING_USED_UP),)
-
-    def _by_vcpu(self, vcpu: int, allowed: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
-        """Return what a vCPU may come to, which is made where it has not been used yet."""
-        if vcpu in self._tracking.vcpus:
-            return allowed
-        return tuple(
-            msgspec.structs.replace(each, adopt=partial(self._use_first, vcpu, each.adopt))
-            for each in allowed
-        )
-
-    def _use_first(self, vcpu: int, adopt: Callable[[], None]) -> None:
-        self._internal.use_vcpu(vcpu)
-        adopt()
-
-    def _access(self, op: Touch | Sweep | Execute | Instruction) -> tuple[Allowed, ...]:
-        if op.as_id >= len(self._spaces):
-            return ()
-        if isinstance(op, Instruction):
-            return self._instruction(op)
-        end = op.gpa + op.width if isinstance(op, Touch) else access_end(op)
-        if self._internal.reached(op.vcpu, op.gpa, end - op.gpa):
-            return ()
-        accesses = self._accesses[op.as_id]
-        usual = accesses.touch(op) if isinstance(op, Touch) else _outcomes(accesses, op)
-        if op.as_id == SMM:
-            usual = inside_smm(usual)
-        if not is_apic_page(op.gpa, end):
-            return usual
-        if self._internal.irqchip:
-            return ()
-        return either(usual, _outcomes(self._emulated[op.as_id], op))
-
-    def _instruction(self, op: Instruction) -> tuple[Allowed, ...]:
-        for gpa, length in accessed(op):
-            if self._internal.reached(op.vcpu, gpa, length) or is_apic_page(gpa, gpa + length):
-                return ()
-        usual = outcomes(self._accesses[op.as_id], op, self._internal.irqchip)
-        return inside_smm(usual) if op.as_id == SMM else usual
-
-    def _pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
-        refused = refusal(op, self.features)
-        if refused:
-            return refused
-        allowed = self._accesses[0].pre_fault(op)
-        # What stands in the way may be a slot of the kernel's own.
-        in_the_way = (each.outcome for each in allowed)
-        reached = any(self._internal.reached(op.vcpu, end_of(op, o), 1) for o in in_the_way)
-        return () if reached else allowed
-
-    def _region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
-        hva = self._backing.normal(op.userspace_addr)
-        verdict = refusal_by_argument(op, self.features) or self._decide(op, hva)
-        usual = self._outcome(op, hva, verdict)
-        if verdict.rule is not HVA_USER:
-            refused = Refused(errno.EINVAL)
-            found = self._user_end.allowed(op.userspace_addr, op.memory_size, usual, refused)
-            if found != (usual,):
-                return found
-        if op.fail_nth:
-            return (usual, Allowed(Refused(errno.ENOMEM), NO_MEMORY))
-        if verdict.rule is GUEST_MEMFD_OVERLAP:
-            return (usual, Allowed(Refused(errno.EINVAL), verdict.rule))
-        return (usual,)
-
-    def _decide(self, op: SetUserMemoryRegion, hva: Hva) -> Decision:
-        slots = self._spaces[as_id_of(op.slot)]
-        present = slots.get(id_of(op.slot))
-
-        def in_the_way(base_gfn: int, npages: int, besides: int) -> Memslot | None:
-            return slots.overlapping(base_gfn, npages, besides) or self._internal.overlapping(
-                base_gfn, npages
-            )
-
-        return decide(op, hva, present, in_the_way, self._memfds.refusal, self.features)
-
-    def _is_taken(self, base_gfn: int, npages: int) -> bool:
-        return any(slots.overlapping(base_gfn, npages) is not None for slots in self._spaces)
-
-    def _outcome(self, op: SetUserMemoryRegion, hva: Hva, verdict: Decision) -> Allowed:
-        if verdict.errno:
-            return Allowed(Refused(verdict.errno), verdict.rule)
-        if verdict.change is None:
-            return Allowed(Done(), verdict.rule)
-        return Allowed(Done(), verdict.rule, partial(self._apply, op, hva, verdict.change))
-
-    def _apply(self, op: SetUserMemoryRegion, hva: Hva, change: Change) -> None:
-        as_id, slot_id = as_id_of(op.slot), id_of(op.slot)
-        slots = self._spaces[as_id]
-        if change is Change.DELETE:
-            slots.delete(slot_id)
-            self._memfds.unbind(op.slot)
-            self._tracking.changed(op.slot)
-            return
-        old = slots.get(slot_id)
-        new = Memslot(
-            slot_id,
-            pages_of(op.guest_phys_addr),
-            pages_of(op.memory_size),
-            hva,
-            op.flags,
-            as_id=as_id,
-        )
-        self._tracking.begin(new, old)
-        self._tracking.changed(op.slot, new, old)
-        if op.flags & GUEST_MEMFD and isinstance(op, SetUserMemoryRegion2):
-            new.memfd, new.memfd_offset = self._memfds.bind(op), op.guest_memfd_offset
-        slots.update(new, change)
-
     def _host_write(self, op: HostWrite) -> Allowed:
         mapping, offset = op.place.mapping, op.place.offset
         if self._backing.locate(op.place, 0) is None:
             return Allowed(Refused(errno.EFAULT), HARNESS)
         data = op.value.to_bytes(4, "little")
         return Allowed(Done(), HARNESS, partial(self._contents.write, mapping, offset, data))
-
-    def _harvest(self, op: HarvestDirtyRing) -> Allowed:
-        ring = self._tracking.ring
-        return Allowed(RingPages(), RING_EXACT) if ring is None else ring.harvest(op.vcpu)
 
 
 def _meets_device(race: Race) -> bool:
@@ -486,13 +317,3 @@ def _meets_device(race: Race) -> bool:
         for op in guest.program
         if (end := access_end(op))
     )
-
-
-def _outcomes(accesses: Accesses, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
-    match op:
-        case Touch():
-            return accesses.touch(op)
-        case Sweep():
-            return accesses.sweep(op)
-        case Execute():
-            return accesses.execute(op)

@@ -1,0 +1,221 @@
+"""The state of one VM: its slots, and which outcomes what is done to it may have."""
+
+import errno
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from vmm.model.accesses import Accesses, inside_smm
+from vmm.model.allowed import Allowed
+from vmm.model.apicpage import AsEmulated, either, is_apic_page
+from vmm.model.array import Change, MemslotArray
+from vmm.model.backing import Backing
+from vmm.model.contents import Contents
+from vmm.model.devices import Devices
+from vmm.model.dirty import Tracking
+from vmm.model.instructions import outcomes
+from vmm.model.internal import InternalSlots
+from vmm.model.memfds import GUEST_MEMFD_OVERLAP, GuestMemfds
+from vmm.model.prefault import end_of, refusal
+from vmm.model.regions import HVA_USER, NO_MEMORY, Decision, Memslot, decide, refusal_by_argument
+from vmm.model.rings import RING_EXACT
+from vmm.model.rule import source
+from vmm.model.userend import UserEnd
+from vmm.scenario.features import Features
+from vmm.scenario.history import Closed, Done, Refused, RingPages
+from vmm.scenario.instructions import accessed
+from vmm.scenario.operations import (
+    CHURN_GFNS,
+    GUEST_MEMFD,
+    SMM,
+    Churn,
+    Execute,
+    HarvestDirtyRing,
+    Hva,
+    Instruction,
+    PreFaultMemory,
+    SetUserMemoryRegion,
+    SetUserMemoryRegion2,
+    Sweep,
+    Touch,
+    access_end,
+    pages_of,
+)
+from vmm.scenario.slots import as_id_of, id_of
+
+NOTHING_USED_UP = source(
+    "nothing-used-up",
+    "after any number of VMs, or of changes of slots, the kernel's memory is where it was",
+    "kvm_destroy_vm, kvm_free_memslot",
+)
+
+
+class VmState:
+    """What a VM has for itself. What its slots show is the host's: all VMs share that.
+
+    Nothing here changes it but what is returned as ``adopt``.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        backing: Backing,
+        contents: Contents,
+        memfds: GuestMemfds,
+        user_end: UserEnd,
+    ) -> None:
+        self._features = features
+        self._backing = backing
+        self._memfds = memfds
+        self._user_end = user_end
+        self.spaces = tuple(MemslotArray[Memslot]() for _ in range(features.address_spaces))
+        self.tracking = Tracking(self.spaces, features)
+        self.mmio = Devices()
+        self.internal = InternalSlots(features, self.tracking.vcpus, self._is_taken)
+        self._accesses, self._emulated = (
+            tuple(
+                Accesses(slots, shown, contents, self.tracking, self._has_irqchip)
+                for slots in self.spaces
+            )
+            for shown in (backing, AsEmulated(backing))
+        )
+
+    def _has_irqchip(self) -> bool:
+        return self.internal.irqchip
+
+    def by_vcpu(self, vcpu: int, allowed: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
+        """Return what a vCPU may come to, which is made where it has not been used yet."""
+        if vcpu in self.tracking.vcpus:
+            return allowed
+        return tuple(
+            msgspec.structs.replace(each, adopt=partial(self._use_first, vcpu, each.adopt))
+            for each in allowed
+        )
+
+    def _use_first(self, vcpu: int, adopt: Callable[[], None]) -> None:
+        self.internal.use_vcpu(vcpu)
+        adopt()
+
+    def access(self, op: Touch | Sweep | Execute | Instruction) -> tuple[Allowed, ...]:
+        """Return what an access of a guest may come to; none where it is unknown."""
+        if op.as_id >= len(self.spaces):
+            return ()
+        if isinstance(op, Instruction):
+            return self._instruction(op)
+        end = op.gpa + op.width if isinstance(op, Touch) else access_end(op)
+        if self.internal.reached(op.vcpu, op.gpa, end - op.gpa):
+            return ()
+        accesses = self._accesses[op.as_id]
+        usual = accesses.touch(op) if isinstance(op, Touch) else _outcomes(accesses, op)
+        if op.as_id == SMM:
+            usual = inside_smm(usual)
+        if not is_apic_page(op.gpa, end):
+            return usual
+        if self.internal.irqchip:
+            return ()
+        return either(usual, _outcomes(self._emulated[op.as_id], op))
+
+    def _instruction(self, op: Instruction) -> tuple[Allowed, ...]:
+        for gpa, length in accessed(op):
+            if self.internal.reached(op.vcpu, gpa, length) or is_apic_page(gpa, gpa + length):
+                return ()
+        usual = outcomes(self._accesses[op.as_id], op, self.internal.irqchip)
+        return inside_smm(usual) if op.as_id == SMM else usual
+
+    def pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
+        """Return what mapping pages ahead may come to; none where it is unknown."""
+        refused = refusal(op, self._features)
+        if refused:
+            return refused
+        allowed = self._accesses[0].pre_fault(op)
+        # What stands in the way may be a slot of the kernel's own.
+        in_the_way = (each.outcome for each in allowed)
+        reached = any(self.internal.reached(op.vcpu, end_of(op, o), 1) for o in in_the_way)
+        return () if reached else allowed
+
+    def region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
+        """Return what a call about a slot may come to."""
+        hva = self._backing.normal(op.userspace_addr)
+        verdict = refusal_by_argument(op, self._features) or self._decide(op, hva)
+        usual = self._outcome(op, hva, verdict)
+        if verdict.rule is not HVA_USER:
+            refused = Refused(errno.EINVAL)
+            found = self._user_end.allowed(op.userspace_addr, op.memory_size, usual, refused)
+            if found != (usual,):
+                return found
+        if op.fail_nth:
+            return (usual, Allowed(Refused(errno.ENOMEM), NO_MEMORY))
+        if verdict.rule is GUEST_MEMFD_OVERLAP:
+            return (usual, Allowed(Refused(errno.EINVAL), verdict.rule))
+        return (usual,)
+
+    def _decide(self, op: SetUserMemoryRegion, hva: Hva) -> Decision:
+        slots = self.spaces[as_id_of(op.slot)]
+        present = slots.get(id_of(op.slot))
+
+        def in_the_way(base_gfn: int, npages: int, besides: int) -> Memslot | None:
+            return slots.overlapping(base_gfn, npages, besides) or self.internal.overlapping(
+                base_gfn, npages
+            )
+
+        return decide(op, hva, present, in_the_way, self._memfds.refusal, self._features)
+
+    def _outcome(self, op: SetUserMemoryRegion, hva: Hva, verdict: Decision) -> Allowed:
+        if verdict.errno:
+            return Allowed(Refused(verdict.errno), verdict.rule)
+        if verdict.change is None:
+            return Allowed(Done(), verdict.rule)
+        return Allowed(Done(), verdict.rule, partial(self._apply, op, hva, verdict.change))
+
+    def _apply(self, op: SetUserMemoryRegion, hva: Hva, change: Change) -> None:
+        as_id, slot_id = as_id_of(op.slot), id_of(op.slot)
+        slots = self.spaces[as_id]
+        if change is Change.DELETE:
+            slots.delete(slot_id)
+            self._memfds.unbind(op.slot)
+            self.tracking.changed(op.slot)
+            return
+        old = slots.get(slot_id)
+        new = Memslot(
+            slot_id,
+            pages_of(op.guest_phys_addr),
+            pages_of(op.memory_size),
+            hva,
+            op.flags,
+            as_id=as_id,
+        )
+        self.tracking.begin(new, old)
+        self.tracking.changed(op.slot, new, old)
+        if op.flags & GUEST_MEMFD and isinstance(op, SetUserMemoryRegion2):
+            new.memfd, new.memfd_offset = self._memfds.bind(op), op.guest_memfd_offset
+        slots.update(new, change)
+
+    def _is_taken(self, base_gfn: int, npages: int) -> bool:
+        return any(slots.overlapping(base_gfn, npages) is not None for slots in self.spaces)
+
+    def churn(self, op: Churn) -> tuple[Allowed, ...]:
+        """Return its outcome where slots and place are free; else it is not known."""
+        slots = self.spaces[0]
+        first, count = CHURN_GFNS
+        taken = slots.get(op.slot) or slots.get(op.slot + 1)
+        if taken or slots.overlapping(first, count, op.slot):
+            return ()
+        if op.slot + 1 >= self._features.nr_memslots:
+            return ()
+        return (Allowed(Closed(), NOTHING_USED_UP),)
+
+    def harvest(self, op: HarvestDirtyRing) -> Allowed:
+        """Return what a vCPU's dirty ring may hold."""
+        ring = self.tracking.ring
+        return Allowed(RingPages(), RING_EXACT) if ring is None else ring.harvest(op.vcpu)
+
+
+def _outcomes(accesses: Accesses, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
+    match op:
+        case Touch():
+            return accesses.touch(op)
+        case Sweep():
+            return accesses.sweep(op)
+        case Execute():
+            return accesses.execute(op)
