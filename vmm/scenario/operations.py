@@ -16,6 +16,22 @@ from vmm.scenario.device_operations import (
     CollectMmio as CollectMmio,
     IoEventFd as IoEventFd,
 )
+from vmm.scenario.dirty_operations import (
+    ClearDirtyLog as ClearDirtyLog,
+    GetDirtyLog as GetDirtyLog,
+    HarvestDirtyRing as HarvestDirtyRing,
+    ResetDirtyRings as ResetDirtyRings,
+)
+from vmm.scenario.host_operations import (
+    ChangeHostMemory as ChangeHostMemory,
+    HostChangeKind as HostChangeKind,
+    HostWrite as HostWrite,
+    Hva as Hva,
+    Inspect as Inspect,
+    Mapping as Mapping,
+    MappingKind as MappingKind,
+    Place as Place,
+)
 from vmm.scenario.instruction_operation import Instruction as Instruction
 from vmm.scenario.instructions import accessed
 from vmm.scenario.memfd_operations import (
@@ -72,48 +88,6 @@ WINDOW_STEP_BYTES = 1 << 21
 
 MAX_GPA_BITS = 52
 """The most bits that a guest-physical address has on x86."""
-
-MappingKind = Literal[
-    "anonymous",
-    "shared",
-    "memfd",
-    "private_file",
-    "hugetlb",
-    "thp",
-    "zero",
-    "unmapped",
-    "guest_memfd",
-]
-
-
-class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Host memory that a scenario declares.
-
-    ``anonymous``, ``shared`` and ``memfd`` are 4 KiB pages; ``private_file`` maps a memory file
-    with MAP_PRIVATE: what is written stays out of the file; ``hugetlb`` and ``thp`` are 2 MiB
-    aligned; ``zero`` is anonymous memory fixed at virtual address 0; ``unmapped`` is an address
-    range that is reserved, and that nothing can be read from; so is ``guest_memfd`` until
-    ``MapGuestMemfd`` puts a file there.
-
-    ``of`` names a mapping of kind ``memfd`` that stands before: a ``memfd`` or ``private_file``
-    then shows the first pages of its file, too.
-    """
-
-    name: str
-    pages: int
-    kind: MappingKind = "anonymous"
-    of: str = ""
-
-
-class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """An hva by name: a byte offset into a declared mapping."""
-
-    mapping: str
-    offset: Hex = 0
-
-
-Hva = Place | Hex
-"""A userspace address: a place in a mapping, 0, or an address outside the user range."""
 
 
 class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region", gc=False):
@@ -183,98 +157,6 @@ class Execute(Operation, frozen=True, tag="execute", gc=False):
     gpa: Hex
     vcpu: int = 0
     as_id: AsId = 0
-
-
-class HostWrite(Operation, frozen=True, tag="host_write", gc=False):
-    """The host writes four bytes through its own mapping."""
-
-    place: Place
-    value: Hex
-
-
-HostChangeKind = Literal[
-    "drop",
-    "punch",
-    "unmap",
-    "map",
-    "forbid",
-    "allow",
-    "write_protect",
-    "map_fresh",
-    "map_file",
-    "truncate",
-    "extend",
-    "page_out",
-    "collapse",
-    "merge",
-    "move_away",
-    "move_back",
-    "fork",
-    "reap",
-]
-
-
-class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=False):
-    """The host changes ``pages`` pages of a mapping from ``place`` on.
-
-    ``drop`` is MADV_DONTNEED, ``punch`` MADV_REMOVE; ``unmap`` leaves the addresses reserved with
-    nothing mapped there until ``map`` maps them anew (the same pages of a file, else zeros);
-    ``forbid``, ``allow`` and ``write_protect`` are mprotect with PROT_NONE, with PROT_READ and
-    PROT_WRITE, and with PROT_READ. ``map_fresh`` maps anonymous memory over them, ``map_file`` the
-    pages of another file from ``source`` on, which names a mapping of kind ``memfd``; ``truncate``
-    and ``extend`` are ftruncate of the file that a mapping was made for: the pages, which are the
-    last ones, are cut off, and come back as zeros.
-
-    ``page_out`` and ``collapse`` are MADV_PAGEOUT and MADV_COLLAPSE; ``merge`` is MADV_MERGEABLE,
-    and waits for KSM to have looked twice; ``move_away`` moves pages elsewhere (mremap) until
-    ``move_back``. With ``fork`` a child shares all memory until ``reap``, or until the VM's end:
-    what is written is copied, and the outcome of ``reap`` is what the child saw change.
-    """
-
-    place: Place
-    pages: int = 1
-    how: HostChangeKind = "drop"
-    source: Place | None = None
-
-
-class Inspect(Operation, frozen=True, tag="inspect", gc=False):
-    """The host looks at all of its mappings: which bytes changed since the last look?"""
-
-
-class GetDirtyLog(Operation, frozen=True, tag="get_dirty_log", gc=False):
-    """KVM_GET_DIRTY_LOG. ``bitmap`` says whether the kernel may write the bitmap."""
-
-    slot: int
-    bitmap: Literal["writable", "unwritable"] = "writable"
-
-
-class ClearDirtyLog(Operation, frozen=True, tag="clear_dirty_log", gc=False):
-    """KVM_CLEAR_DIRTY_LOG for ``num_pages`` pages from ``first_page`` on.
-
-    ``pages`` are those whose bits are set, counted from the start of the slot; ``all`` sets every
-    bit of the bitmap, those beyond the last page included. ``bitmap`` says whether the kernel may
-    read it.
-    """
-
-    slot: int
-    first_page: int = 0
-    num_pages: int = 0
-    pages: Literal["all"] | tuple[int, ...] = "all"
-    bitmap: Literal["readable", "unreadable"] = "readable"
-
-
-class HarvestDirtyRing(Operation, frozen=True, tag="harvest_dirty_ring", gc=False):
-    """The host reads what is in a vCPU's dirty ring, and marks it as harvested.
-
-    A vCPU that stops at a full ring is helped on at once: its ring is harvested and reset. What
-    was found then is part of the next harvest.
-    """
-
-    vcpu: int = 0
-
-
-class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False):
-    """KVM_RESET_DIRTY_RINGS: what was harvested is tracked anew."""
 
 
 HostAction = (

@@ -1,0 +1,41 @@
+"""Dirty logs and dirty rings, as data."""
+
+from typing import Literal
+
+from vmm.scenario.operation import Operation
+
+
+class GetDirtyLog(Operation, frozen=True, tag="get_dirty_log", gc=False):
+    """KVM_GET_DIRTY_LOG. ``bitmap`` says whether the kernel may write the bitmap."""
+
+    slot: int
+    bitmap: Literal["writable", "unwritable"] = "writable"
+
+
+class ClearDirtyLog(Operation, frozen=True, tag="clear_dirty_log", gc=False):
+    """KVM_CLEAR_DIRTY_LOG for ``num_pages`` pages from ``first_page`` on.
+
+    ``pages`` are those whose bits are set, counted from the start of the slot; ``all`` sets every
+    bit of the bitmap, those beyond the last page included. ``bitmap`` says whether the kernel may
+    read it.
+    """
+
+    slot: int
+    first_page: int = 0
+    num_pages: int = 0
+    pages: Literal["all"] | tuple[int, ...] = "all"
+    bitmap: Literal["readable", "unreadable"] = "readable"
+
+
+class HarvestDirtyRing(Operation, frozen=True, tag="harvest_dirty_ring", gc=False):
+    """The host reads what is in a vCPU's dirty ring, and marks it as harvested.
+
+    A vCPU that stops at a full ring is helped on at once: its ring is harvested and reset. What
+    was found then is part of the next harvest.
+    """
+
+    vcpu: int = 0
+
+
+class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False):
+    """KVM_RESET_DIRTY_RINGS: what was harvested is tracked anew."""
