@@ -33,6 +33,31 @@ class Unusable(Failure):
         super().__init__(shown(message, _MOST))
 
 
+class Misused(click.UsageError, Failure):
+    """Arguments that cannot be used: which command's help says more is on the same line."""
+
+    exit_code = statuses.USAGE
+
+    def __init__(self, error: click.UsageError) -> None:
+        """Take what click says of them."""
+        super().__init__(error.format_message(), error.ctx)
+        path = error.ctx.command_path if error.ctx else "vmm"
+        self.message = f"{shown(self.message, _MOST)} ({path} --help says more)"
+
+    show = Failure.show
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Let a click.UsageError be told in one line; the help of a mere group stays."""
+    try:
+        yield
+    except (Misused, click.exceptions.NoArgsIsHelpError):
+        raise
+    except click.UsageError as error:
+        raise Misused(error) from None
+
+
 class NothingRan(Failure):
     """No scenario could run."""
 

@@ -131,3 +131,32 @@ def test_the_played_kernel_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch
     kernel: Kernel = played(monkeypatch)
     assert vmm("check", "-q").exit_code == 0
     assert kernel.ran
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "chek",
+        "--nonsense",
+        "check --nonsense",
+        "check --format xml",
+        "check --histories .",
+        "check --failed-histories there",
+        "check --jobs 0",
+        "repro move-up -o .",
+        "run move-up --history .",
+        "fuzz --out there",
+        "fuzz --shard 4/3",
+        "report",
+        "lab nonsense",
+        "lab run",
+    ],
+)
+def test_arguments_that_cannot_be_used(folder: Path, command: str) -> None:
+    (folder / "there").touch()
+    assert "--help says more" in refused(folder, command)
+
+
+def test_no_command_at_all_is_answered_with_help(folder: Path) -> None:
+    assert vmm().output.startswith("Usage: vmm ")
+    assert vmm("lab").output.startswith("Usage: vmm lab ")
