@@ -203,12 +203,12 @@ def _written(histories: Path | None) -> AbstractContextManager[IO[bytes] | None]
 
 def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:
     from vmm.cli.execution import execute
-    from vmm.cli.journal import journal_in
+    from vmm.cli.history_files import history_files
     from vmm.cli.lab_live import live
 
     told, (journal, failed) = wanted.told, wanted.folders
     bar = LiveProgress(told.to, len(scenarios))
-    with journal_in(journal, wanted.histories, failed) as kept, live() as lab, bar:
+    with history_files(journal, wanted.histories, failed) as kept, live() as lab, bar:
         lab.say(f"scenarios {len(scenarios)}")
 
         def done(checked: Checked) -> None:

@@ -67,9 +67,9 @@ def run(
     require_usable(host, required)
 
     from vmm.cli.execution import execute
-    from vmm.cli.journal import Journal
+    from vmm.cli.history_files import HistoryFiles
 
-    journal = None if history is None else Journal(history)
+    files = None if history is None else HistoryFiles(history)
     again = "" if scenario == STDIN else f"vmm run {shlex.quote(scenario)}"
     with (
         looking(white_box, debug_info),
@@ -81,7 +81,7 @@ def run(
 
         told.reporter.begin((chosen,), host.info)
         result = execute(
-            (chosen,), host, _ignore, done, journal, patience, with_steps=told.show_steps
+            (chosen,), host, _ignore, done, files, patience, with_steps=told.show_steps
         )
         checked = tuple(replace(each, again=again) for each in result.checked)
         result = replace(result, checked=checked, required=required)
