@@ -87,7 +87,7 @@ def run(
 def judged(machine: Machine, reports: Reports, late: Late, said: list[str]) -> Ending:
     """Return what a machine's log proves; ``said`` is what the emulator itself complained of.
 
-    A command's own status counts only if a sentinel follows it and the kernel complained of nothing.
+    A command's own status counts only if a sentinel follows it and no complaint of the kernel.
     """
     notes = tuple(reports.notes)
     wrong = _wrong_parameter(machine, reports)
