@@ -45,8 +45,8 @@ def _together(points: Sequence[Point]) -> Iterator[str]:
         if creation is not None and creation.c is not None and deletion.c is not None:
             ours = creation.library.median + deletion.library.median
             theirs = creation.c.median + deletion.c.median
-            slots = deletion.setup.slots
-            yield f"create and delete, with {slots} slots: {ours / theirs:.2f} times C"
+            slots = f"{deletion.setup.slots} slot{'s' * (deletion.setup.slots != 1)}"
+            yield f"create and delete, with {slots}: {ours / theirs:.2f} times C"
 
 
 def _but_for_work(setup: Setup) -> Setup:

@@ -77,6 +77,7 @@ def test_what_became_slower_and_quicker_is_said() -> None:
     ("costs", "words"),
     [
         ((10.0, 10.05, 9.9, 10.1), "does not grow from 1 to 1000 slots"),
+        ((10.0, 10.2, 10.3, 10.4), "does not grow from 1 to 1000 slots"),
         ((10.0, 15.0, 20.0, 25.0), "like its logarithm: 2.50 times from 1 to 1000 slots"),
         ((1.0, 3.2, 10.0, 32.0), "grows more slowly than the number of slots: 32.00 times"),
         ((1.0, 10.0, 100.0, 1000.0), "grows in proportion to the number of slots: 1000.00 times"),
