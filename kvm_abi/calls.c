@@ -204,6 +204,39 @@ static uint64_t abi_differences(uint64_t address, const void *from, uint64_t siz
     return count;
 }
 
+static uint64_t abi_news(const uint64_t *watched, uint64_t count, uint64_t *place,
+                         uint64_t block_bytes, uint64_t *found, uint64_t max_found, void *data,
+                         uint64_t max_data)
+{
+    uint64_t at, start, end, used = 0, news = 0;
+    unsigned char *to = data;
+
+    for (; place[0] < count; place[0]++, place[1] = 0) {
+        const uint64_t *stretch = &watched[3 * place[0]];
+        const unsigned char *now = abi_pointer(stretch[0]);
+        unsigned char *then = abi_pointer(stretch[1]);
+
+        for (; place[1] < stretch[2]; place[1] += block_bytes) {
+            if (!memcmp(now + place[1], then + place[1], block_bytes))
+                continue;
+            end = place[1] + block_bytes;
+            for (at = place[1]; at < end; at++) {
+                if (now[at] == then[at])
+                    continue;
+                if (news == max_found || max_data - used < end - at)
+                    return news;
+                for (start = at; at < end && now[at] != then[at]; at++)
+                    to[used++] = then[at] = now[at];
+                found[3 * news] = place[0];
+                found[3 * news + 1] = start;
+                found[3 * news + 2] = at - start;
+                news++;
+            }
+        }
+    }
+    return news;
+}
+
 static int abi_next_shared_mapping(int fd, uint64_t address, uint64_t *place, char *name,
                                    uint32_t name_size)
 {

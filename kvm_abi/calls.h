@@ -52,6 +52,15 @@ int abi_die_with_parent(int parent);
 uint64_t abi_differences(uint64_t address, const void *from, uint64_t size_bytes,
                          uint64_t block_bytes, uint64_t *found, uint64_t max_found);
 
+/* Compares stretches of memory with copies of what they were, from a place on, and brings the copies
+ * up to date. A stretch is three words: its address, that of its copy, and its size, a multiple of
+ * block_bytes. Each of what it finds, max_found at most, is three words as well: the number of the
+ * stretch, the offset and the length; data gets the bytes, max_data of them at most, which is no less
+ * than a block. The place is the number of a stretch and the offset of a block: where to go on from,
+ * and past the last stretch at the end. */
+uint64_t abi_news(const uint64_t *watched, uint64_t count, uint64_t *place, uint64_t block_bytes,
+                  uint64_t *found, uint64_t max_found, void *data, uint64_t max_data);
+
 /* Finds the first shared mapping of a process that ends above an address; fd is its /proc/PID/maps.
  * place gets start and end. Linux 6.11; -ENOENT after the last one. */
 int abi_next_shared_mapping(int fd, uint64_t address, uint64_t *place, char *name,

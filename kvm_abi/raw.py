@@ -6,6 +6,7 @@ An address is an `int` throughout, and 0 is an address like any other.
 
 import errno
 import os
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, Protocol
 
@@ -39,6 +40,9 @@ _PASSED = Struct("<QQII8s")  # rip, gpa, length, whether it is a write, data
 
 _new = _ffi.new
 _FOUND = _ffi.typeof(f"uint64_t[{2 * MAX_DIFFERENCES}]")
+_NEWS = Struct("<QQQ")  # the number of a stretch, offset, length
+_NEWS_BLOCKS = 4
+_NEWS_FOUND = _ffi.typeof(f"uint64_t[{3 * MAX_DIFFERENCES}]")
 _PASSED_ROOM = _ffi.typeof(f"uint64_t[{4 * MAX_PASSED}]")
 _COUNT = _ffi.typeof("uint32_t *")
 _REGION = _ffi.typeof("struct kvm_userspace_memory_region *")
@@ -418,6 +422,48 @@ def differences(address: int, data: bytes | memoryview, block_bytes: int) -> lis
         address, _ffi.from_buffer(data), len(data), block_bytes, found, MAX_DIFFERENCES
     )
     return [(found[2 * index], found[2 * index + 1]) for index in range(count)]
+
+
+class Watched:
+    """Stretches of memory, each with a copy of what it was, that are compared in one call.
+
+    A stretch is its address and the copy, whole blocks of `block_bytes`. The memory is the caller's
+    to keep mapped.
+    """
+
+    def __init__(self, stretches: Sequence[tuple[int, memoryview]], block_bytes: int) -> None:
+        copies = [_ffi.from_buffer(copy) for _, copy in stretches]
+        words: list[int] = []
+        for (address, _), copy in zip(stretches, copies, strict=True):
+            words += address, address_of(copy), len(copy)
+        self._copies = copies  # Kept where they are.
+        self._words = _new("uint64_t[]", words)
+        self._block_bytes = block_bytes
+        self._place = _new("uint64_t[2]")
+        self._found = _new(_NEWS_FOUND)
+        self._data = _new("char[]", _NEWS_BLOCKS * block_bytes)
+
+    def news(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (number of the stretch, offset, bytes) of what differs, and take note of it.
+
+        It ascends; what reaches from one block into the next is told as two.
+        """
+        self._place[0] = self._place[1] = 0
+        while self._place[0] < len(self._copies):
+            count = self._more()
+            at = 0
+            for number, offset, length in _NEWS.iter_unpack(
+                _buffer(self._found, count * _NEWS.size)
+            ):
+                yield number, offset, _buffer(self._data + at, length)[:]
+                at += length
+
+    def _more(self) -> int:
+        count: int = _lib.abi_news(
+            *(self._words, len(self._copies), self._place, self._block_bytes),
+            *(self._found, MAX_DIFFERENCES, self._data, len(self._data)),
+        )
+        return count
 
 
 def shared_mappings(fd: int) -> list[tuple[int, int, str]]:
