@@ -174,6 +174,11 @@ def copy_to(pointer: CData, data: bytes) -> None:
     _ffi.memmove(pointer, data, len(data))
 
 
+def room(data: bytearray) -> CData:
+    """Return a pointer to bytes that the kernel is to change. It keeps them where they are."""
+    return _ffi.from_buffer(data)
+
+
 def memory_of(pointer: CData, size_bytes: int) -> memoryview:
     """Return a writable view of the memory at a pointer. It keeps the pointer alive."""
     return memoryview(_buffer(pointer, size_bytes))
