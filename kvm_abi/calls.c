@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define ABI_KVM_RUN 0xae80
+#define ABI_KVM_EXIT_IO 2
 #define ABI_KVM_EXIT_MMIO 6
 #define ABI_KVM_SET_USER_MEMORY_REGION 0x4020ae46
 #define ABI_KVM_DIRTY_GFN_DIRTY 1
@@ -36,6 +37,7 @@ struct abi_procmap_query {
 static int abi_result(int result) { return result < 0 ? -errno : result; }
 
 #define ABI_WRITTEN_TO 0x40000000
+#define ABI_AT_END 0x20000000
 #define ABI_WATCHED_BYTES 512
 
 static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
@@ -95,8 +97,8 @@ static uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint3
     return harvested;
 }
 
-static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint64_t *passed,
-                             uint32_t room, uint32_t *count)
+static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint16_t end_port,
+                             uint64_t *passed, uint32_t room, uint32_t *count)
 {
     const struct kvm_regs *shared = (const void *)run->s.padding;
     const struct kvm_exit_mmio *mmio = &run->mmio;
@@ -113,6 +115,8 @@ static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint64
         passed[2] = mmio->len | (uint64_t)!!mmio->is_write << 32;
         memcpy(&passed[3], mmio->data, sizeof(mmio->data));
     }
+    if (!result && run->exit_reason == ABI_KVM_EXIT_IO && run->io.port == end_port)
+        result = ABI_AT_END;
     return result;
 }
 

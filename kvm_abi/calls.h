@@ -25,11 +25,13 @@ int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags, uint64_t g
 uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint32_t next, uint64_t *found);
 
 /* Lets a vCPU run past MMIO exits, room of them at most, until an exit of another kind or an error;
- * the guest's reads are answered with the given byte. Answers what the last KVM_RUN answered.
+ * the guest's reads are answered with the given byte. Answers what the last KVM_RUN answered, or
+ * ABI_AT_END where the guest has accessed the port that ends it.
  * Each exit that was passed is four words: RIP where the vCPU shares its registers
  * (KVM_CAP_SYNC_REGS), the gpa, the length with 2^32 added for a write, and the data. */
-int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint64_t *passed,
-                      uint32_t room, uint32_t *count);
+#define ABI_AT_END 0x20000000
+int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint16_t end_port,
+                      uint64_t *passed, uint32_t room, uint32_t *count);
 
 int64_t abi_mmap(uint64_t address, uint64_t size_bytes, int protection, int flags,
                  int fd, int64_t offset_bytes);

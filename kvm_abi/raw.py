@@ -54,6 +54,7 @@ _ioctl_value = _lib.abi_ioctl_value
 _run = _lib.abi_run
 _run_past_mmio = _lib.abi_run_past_mmio
 _harvest = _lib.abi_harvest
+_AT_END = int(_lib.ABI_AT_END)
 
 issue_region = _lib.abi_set_user_memory_region
 """Issue KVM_SET_USER_MEMORY_REGION: fd, slot, flags, guest_phys_addr, memory_size, userspace_addr.
@@ -264,9 +265,28 @@ def run_vcpu(fd: int) -> None:
         raise KvmError(-result, Ioctl.RUN, None, 0)
 
 
-def run_past_mmio(fd: int, run: CData, answer: int, passed: list[PassedMmio], room: int) -> bool:
-    """Issue KVM_RUN again and again until an exit that is not MMIO; False after `room` of those.
+class PassedRoom:
+    """Room for the MMIO exits that one vCPU passes in one call."""
 
+    __slots__ = ("buffer", "count", "words")
+
+    def __init__(self) -> None:
+        self.words, self.count = _new(_PASSED_ROOM), _new(_COUNT)
+        self.buffer = _buffer(self.words)
+
+
+def run_past_mmio(
+    fd: int,
+    run: CData,
+    answer: int,
+    end_port: int,
+    passed: list[PassedMmio],
+    here: PassedRoom,
+    most: int = MAX_PASSED,
+) -> bool | None:
+    """Issue KVM_RUN again and again until an exit that is not MMIO, or after `most` of those.
+
+    Returns True at `end_port`, False at another exit, and None where there may be more MMIO.
     `run` is the `struct kvm_run *` of the vCPU. The guest's reads are answered with bytes of
     `answer`. Each exit that was passed is appended to `passed`, those before an error too; its
     `rip` is true of a vCPU that shares its registers. The last one is completed by the next
@@ -274,16 +294,19 @@ def run_past_mmio(fd: int, run: CData, answer: int, passed: list[PassedMmio], ro
 
     Raises `KvmError` as `ioctl` does.
     """
-    words, count = _new(_PASSED_ROOM), _new(_COUNT)
-    result = _run_past_mmio(fd, run, answer, words, room, count)
-    if count[0]:
-        records = _PASSED.iter_unpack(_buffer(words, count[0] * _PASSED.size))
+    count = here.count
+    result = _run_past_mmio(fd, run, answer, end_port, here.words, most, count)
+    number = count[0]
+    if number:
+        records = _PASSED.iter_unpack(here.buffer[: number * _PASSED.size])
         passed += [(rip, gpa, data[:size], write != 0) for rip, gpa, size, write, data in records]
+    if not result:
+        return None if number == most else False
+    if result == _AT_END:
+        return True
     if result > 0:
         raise _wrong_answer(Ioctl.RUN, result, 0)
-    if result:
-        raise _error(-result, Ioctl.RUN, 0)
-    return bool(count[0] < room)
+    raise _error(-result, Ioctl.RUN, 0)
 
 
 def _error(number: int, request: Ioctl, arg: CData | int) -> KvmError:

@@ -7,7 +7,6 @@ UNWRITTEN = bytes.fromhex("a75d1ec3926b84f1")
 """A word of a bitmap that the kernel has not written: no log of a scenario looks like this."""
 
 
-
 def bitmap_of(op: ClearDirtyLog, size_bytes: int) -> bytes:
     """Return the bits of the pages to clear, from the first page of the operation on."""
     if op.pages == "all":
