@@ -311,8 +311,17 @@ BUGS = (
     Bug(
         ("fcd1ec9cb59c",),
         "with SLOT_ZAP_ALL disabled, shadow pages of the guest's page tables outlived their slot",
+        (
+            Shown(
+                "start-on-tables-that-are-left-without-a-slot-without-quirk",
+                "the guest's page tables are in use when their slot goes; then the VM does",
+            ),
+            Shown(
+                "start-after-tables-of-other-memory-came-without-quirk",
+                "other memory comes where page tables were, and the guest goes on with those",
+            ),
+        ),
         where="with shadow paging (npt=0, ept=0)",
-        gap="the guests' page tables lie in the slot that they run from, which no scenario changes",
     ),
     Bug(
         ("ae431059e75d",),

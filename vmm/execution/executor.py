@@ -56,6 +56,7 @@ from vmm.scenario.operations import (
     SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
+    Start,
     Sweep,
     SwitchVm,
     Touch,
@@ -229,6 +230,8 @@ class _Execution:
                 return [self._machine.execute(first)]
             case Instruction():
                 return [self._machine.instruct(first)]
+            case Start():
+                return [self._machine.start(first)]
             case GetDirtyLog():
                 return [self._machine.get_dirty_log(first)]
             case ClearDirtyLog():

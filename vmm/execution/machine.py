@@ -47,6 +47,7 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Start,
     Sweep,
     Touch,
     UnmapInternalSlots,
@@ -139,6 +140,10 @@ class Machine:
     def instruct(self, op: Instruction) -> AnyOutcome:
         """Let a vCPU execute one instruction."""
         return self._cpu(op.vcpu).instruct(op)
+
+    def start(self, op: Start) -> AnyOutcome:
+        """Let a vCPU go on at an address of the scenario's own."""
+        return self._cpu(op.vcpu).start(op)
 
     def set_memory_attributes(self, op: SetMemoryAttributes) -> AnyOutcome:
         """Issue KVM_SET_MEMORY_ATTRIBUTES."""

@@ -63,7 +63,7 @@ PRIVATE = documented(
 )
 
 _FILL = bytes([MMIO_FILL])
-_CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
+CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 
 
 def inside_smm(choices: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
@@ -165,7 +165,7 @@ class Accesses:
             return ()
         if piece.kind != "memory":
             rule = FETCH_OUTSIDE if piece.kind == "hole" else HVA_ABSENT
-            return tuple(Allowed(Stopped(reason), rule) for reason in _CANNOT_FETCH)
+            return tuple(Allowed(Stopped(reason), rule) for reason in CANNOT_FETCH)
         value = stub_identity(self._contents.read(piece.mapping, piece.offset, piece.length))
         if value is None:
             return ()
@@ -208,6 +208,13 @@ class Accesses:
             if self._reads_make_dirty and piece.kind == "memory":
                 page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
                 self._tracking.read(vcpu, piece.slot, page)
+
+    def was_walked(self, vcpu: int, piece: Piece) -> None:
+        """Note that a page-table entry was used: nested paging may report that as a write."""
+        self.was_read(vcpu, (piece,))
+        if piece.slot is not None:
+            page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
+            self._tracking.read(vcpu, piece.slot, page)
 
     def written(
         self, op: Touch | Sweep | Instruction, pieces: Iterable[Piece], data: bytes

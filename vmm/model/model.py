@@ -64,6 +64,7 @@ from vmm.scenario.operations import (
     SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
+    Start,
     Sweep,
     SwitchVm,
     Touch,
@@ -91,7 +92,7 @@ VM_GONE = source(
 )
 
 
-_BY_A_VCPU = Touch | Sweep | Execute | Instruction | HarvestDirtyRing | PreFaultMemory
+_BY_A_VCPU = Touch | Sweep | Execute | Instruction | Start | HarvestDirtyRing | PreFaultMemory
 
 
 class Followed(msgspec.Struct, frozen=True, gc=False):
@@ -190,6 +191,8 @@ class Model:
                 if operation.vcpu in self._vm.tracking.vcpus:  # As it nearly always is.
                     return accesses
                 return self._vm.by_vcpu(operation.vcpu, accesses)
+            case Start():
+                return self._vm.by_vcpu(operation.vcpu, self._vm.starts.outcomes(operation))
             case SetUserMemoryRegion():
                 return self._vm.region(operation)
             case Inspect():

@@ -21,6 +21,7 @@ from vmm.model.prefault import end_of, refusal
 from vmm.model.regions import HVA_USER, NO_MEMORY, Decision, Memslot, decide, refusal_by_argument
 from vmm.model.rings import RING_EXACT
 from vmm.model.rule import source
+from vmm.model.starts import Starts
 from vmm.model.userend import UserEnd
 from vmm.scenario.features import Features
 from vmm.scenario.history import Closed, Done, Refused, RingPages
@@ -80,6 +81,7 @@ class VmState:
             )
             for shown in (backing, AsEmulated(backing))
         )
+        self.starts = Starts(self._accesses[0], contents, self.internal)
 
     def _has_irqchip(self) -> bool:
         return self.internal.irqchip
@@ -137,17 +139,17 @@ class VmState:
     def region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
         """Return what a call about a slot may come to."""
         hva = self._backing.normal(op.userspace_addr)
-        decision = refusal_by_argument(op, self._features) or self._decide(op, hva)
-        usual = self._outcome(op, hva, decision)
-        if decision.rule is not HVA_USER:
+        verdict = refusal_by_argument(op, self._features) or self._decide(op, hva)
+        usual = self._outcome(op, hva, verdict)
+        if verdict.rule is not HVA_USER:
             refused = Refused(errno.EINVAL)
             found = self._user_end.allowed(op.userspace_addr, op.memory_size, usual, refused)
             if found != (usual,):
                 return found
         if op.fail_nth:
             return (usual, Allowed(Refused(errno.ENOMEM), NO_MEMORY))
-        if decision.rule is GUEST_MEMFD_OVERLAP:
-            return (usual, Allowed(Refused(errno.EINVAL), decision.rule))
+        if verdict.rule is GUEST_MEMFD_OVERLAP:
+            return (usual, Allowed(Refused(errno.EINVAL), verdict.rule))
         return (usual,)
 
     def _decide(self, op: SetUserMemoryRegion, hva: Hva) -> Decision:
@@ -161,12 +163,12 @@ class VmState:
 
         return decide(op, hva, present, in_the_way, self._memfds.refusal, self._features)
 
-    def _outcome(self, op: SetUserMemoryRegion, hva: Hva, decision: Decision) -> Allowed:
-        if decision.errno:
-            return Allowed(Refused(decision.errno), decision.rule)
-        if decision.change is None:
-            return Allowed(Done(), decision.rule)
-        return Allowed(Done(), decision.rule, partial(self._apply, op, hva, decision.change))
+    def _outcome(self, op: SetUserMemoryRegion, hva: Hva, verdict: Decision) -> Allowed:
+        if verdict.errno:
+            return Allowed(Refused(verdict.errno), verdict.rule)
+        if verdict.change is None:
+            return Allowed(Done(), verdict.rule)
+        return Allowed(Done(), verdict.rule, partial(self._apply, op, hva, verdict.change))
 
     def _apply(self, op: SetUserMemoryRegion, hva: Hva, change: Change) -> None:
         as_id, slot_id = as_id_of(op.slot), id_of(op.slot)

@@ -8,7 +8,15 @@ from vmm.repro.expectations import Expectation
 from vmm.scenario.history import AnyOutcome, Mmio, Ran, Stopped, Swept, Touched
 from vmm.scenario.instruction_effects import ARITHMETIC, descriptor_table
 from vmm.scenario.instructions import INSTRUCTIONS, operands
-from vmm.scenario.operations import REAL_MODE_END, Execute, Instruction, Sweep, Touch, access_end
+from vmm.scenario.operations import (
+    REAL_MODE_END,
+    Execute,
+    Instruction,
+    Start,
+    Sweep,
+    Touch,
+    access_end,
+)
 
 _Ended = Touched | Swept | Ran
 _UNKNOWN = -1
@@ -32,7 +40,7 @@ def instruction(account: Account, op: Instruction, step: Expectation) -> list[st
         base, limit = descriptor_table(op)
         tables.append(f"set_tables({unsigned(base)}, {limit:#x});")
     return [
-        *_mode(account, op, step),
+        *_mode(account, op.vcpu, op.as_id, step),
         *tables,
         f"{function}({op.vcpu}, {data(code)}, {len(code)}, (struct kvm_regs){{{values}}});",
         *_accessed(account, step),
@@ -59,6 +67,20 @@ def _registers(op: Instruction) -> Iterator[tuple[str, str]]:
             yield name, unsigned(value)
 
 
+def start(account: Account, op: Start, step: Expectation) -> list[str]:
+    """Return the statements of a start."""
+    if op.tables is None:
+        account.use("startreal")
+        call = f"guest_starts_real({op.vcpu}, {unsigned(op.address)});"
+    else:
+        account.use("start")
+        fields = (("rip", op.address), ("rdi", op.data), ("rcx", op.value))
+        registers = ", ".join(f".{name} = {unsigned(value)}" for name, value in fields if value)
+        tables = unsigned(op.tables)
+        call = f"guest_starts({op.vcpu}, {tables}, (struct kvm_regs){{{registers or '0'}}});"
+    return [*_mode(account, op.vcpu, 0, step), call, *_accessed(account, step)]
+
+
 def access(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> list[str]:
     """Return the statements of an access: in 64-bit mode where real mode does not reach."""
     is_far = access_end(op) > REAL_MODE_END
@@ -66,21 +88,19 @@ def access(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> 
     account.use(f"far{part}" if is_far else part)
     name = f"{function}_far" if is_far else function
     call = f"{name}({op.vcpu}, {unsigned(op.gpa)}{arguments});"
-    return [*_mode(account, op, step), call, *_accessed(account, step)]
+    return [*_mode(account, op.vcpu, op.as_id, step), call, *_accessed(account, step)]
 
 
-def _mode(
-    account: Account, op: Touch | Sweep | Execute | Instruction, step: Expectation
-) -> list[str]:
+def _mode(account: Account, vcpu: int, as_id: int, step: Expectation) -> list[str]:
     """Return the switch to the address space of an access, if the vCPU sees another one."""
-    known = account.as_ids.get(op.vcpu, 0)
+    known = account.as_ids.get(vcpu, 0)
     # A vCPU that stops may leave system management mode by itself.
     may_stop = any(isinstance(each.outcome, Stopped) for each in step.allowed)
-    account.as_ids[op.vcpu] = _UNKNOWN if op.as_id and may_stop else op.as_id
-    if known == op.as_id:
+    account.as_ids[vcpu] = _UNKNOWN if as_id and may_stop else as_id
+    if known == as_id:
         return []
     account.use("smm")
-    return [f"set_smm({op.vcpu}, {'true' if op.as_id else 'false'});"]
+    return [f"set_smm({vcpu}, {'true' if as_id else 'false'});"]
 
 
 def is_plain_write(step: Expectation) -> bool:
@@ -100,7 +120,7 @@ def writes(account: Account, group: Sequence[Expectation]) -> list[str]:
     account.use("writes", "value")
     ops = [step.operation for step in group if isinstance(step.operation, Touch)]
     return [
-        *_mode(account, ops[0], group[0]),
+        *_mode(account, ops[0].vcpu, ops[0].as_id, group[0]),
         f"guest_writes_all({ops[0].vcpu}, {len(ops)}, (struct write[]){{",
         *(f"\t{{{unsigned(op.gpa)}, {op.width}, {unsigned(op.value)}}}," for op in ops),
         "});",

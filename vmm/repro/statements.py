@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import assert_never
 
-from vmm.repro.accesses import access, instruction, writes
+from vmm.repro.accesses import access, instruction, start, writes
 from vmm.repro.account import Account, InexpressibleError
 from vmm.repro.cnames import CNames, create_vm, data, flags, unsigned
 from vmm.repro.expectations import Expectation
@@ -44,6 +44,7 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Start,
     Sweep,
     SwitchVm,
     Touch,
@@ -112,6 +113,8 @@ class Statements:
                 return access(account, op, step)
             case Instruction():
                 return instruction(account, op, step)
+            case Start():
+                return start(account, op, step)
             case HostWrite():
                 if isinstance(step.chosen, Refused):
                     return ["/* Nothing is mapped there, so nothing is written. */"]

@@ -49,6 +49,7 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Start,
     Sweep,
     SwitchVm,
     Touch,
@@ -260,6 +261,9 @@ class _Account:
                 self._survey(1)
             case Touch() | Execute():
                 self._us += _TOUCH_US
+                self._bytes += _TOUCH_BYTES
+            case Start():
+                self._us += 4 * _CALL_US + 8 * _EXIT_US
                 self._bytes += _TOUCH_BYTES
             case Instruction():
                 self._us += 4 * _CALL_US + op.count * _EXIT_US

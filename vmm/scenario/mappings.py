@@ -20,6 +20,7 @@ from vmm.scenario.operations import (
     PreFaultMemory,
     Race,
     Scenario,
+    Start,
     pages_of,
 )
 from vmm.scenario.problem import ScenarioError
@@ -88,6 +89,8 @@ def check_large_mappings(scenario: Scenario) -> None:
         place = f"$.operations[{index}]"
         if isinstance(op, Race):
             raise ScenarioError(f"{place}: races take no mapping of more than {SPARSE_PAGES} pages")
+        if isinstance(op, Start):  # What it reaches is not known beforehand.
+            raise ScenarioError(f"{place}: it takes no mapping of more than {SPARSE_PAGES} pages")
         if isinstance(op, PreFaultMemory) and pages_of(op.size) > MAX_PRE_FAULTED_PAGES:
             limit = f"{MAX_PRE_FAULTED_PAGES} pages with a mapping of more than {SPARSE_PAGES}"
             raise ScenarioError(f"{place}.size: at most {limit}")

@@ -65,6 +65,7 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Start,
     Sweep,
     SwitchVm,
     Touch,
@@ -73,6 +74,7 @@ from vmm.scenario.operations import (
     guest_count,
     pages_of,
 )
+from vmm.scenario.programs import LAST_ADDRESS
 from vmm.scenario.races import race_problem
 from vmm.scenario.shown import is_plain
 from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
@@ -121,6 +123,8 @@ class OperationChecker:
                 return self._access(op, PAGE_SIZE_BYTES, 0)
             case Instruction():
                 return instruction_problem(op) or self._accesses(op)
+            case Start():
+                return _start_problem(op) or self._vcpu(op.vcpu)
             case SetTssAddr() | SetIdentityMapAddr():
                 return "" if 0 <= op.gpa < 1 << 64 else ".gpa: 64 bits are needed"
             case CreateIrqchip():
@@ -290,6 +294,22 @@ class OperationChecker:
         if not 0 <= value < 1 << 32:
             return ".value: an unsigned 32-bit number is needed"
         return self._vcpu(op.vcpu)
+
+
+def _start_problem(op: Start) -> str:
+    """An address is canonical, and the lower half is enough; page tables are whole pages."""
+    if not 0 <= op.value < 1 << 32:
+        return ".value: an unsigned 32-bit number is needed"
+    if op.tables is None:
+        if op.data or op.value:
+            return ".tables: in real mode a vCPU starts at what answers by itself"
+        return "" if 0 <= op.address < REAL_MODE_END else ".address: real mode ends with 4 GiB"
+    if op.tables % PAGE_SIZE_BYTES or not 0 <= op.tables < 1 << MAX_GPA_BITS:
+        return f".tables: the gpa of a page is needed, of {MAX_GPA_BITS} bits at the most"
+    for field in ("address", "data"):
+        if not 0 <= getattr(op, field) <= LAST_ADDRESS:
+            return f".{field}: an address within 0 to {LAST_ADDRESS:#x} is needed"
+    return ""
 
 
 def _attributes(op: SetMemoryAttributes) -> str:

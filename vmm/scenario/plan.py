@@ -33,6 +33,7 @@ from vmm.scenario.operations import (
     SetIdentityMapAddr,
     SetTssAddr,
     SetUserMemoryRegion,
+    Start,
     Sweep,
     SwitchVm,
     Touch,
@@ -206,6 +207,8 @@ def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
 
 
 def _is_long(op: AnyOperation) -> bool:
+    if isinstance(op, Start):
+        return op.tables is not None
     return isinstance(op, Instruction) and op.mode == "long"
 
 

@@ -29,6 +29,7 @@ from vmm.scenario.operations import (
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
+    Start,
     SwitchVm,
     UnmapInternalSlots,
     guest_count,
@@ -70,7 +71,7 @@ def validate(scenario: Scenario) -> None:
             closed.discard(vm)
         if switches and (scenario.vm_type or isinstance(operation, _OF_ONE_VM)):
             problem = ": this is for scenarios of one VM (switch_vm)"
-        if scenario.vm_type and isinstance(operation, Execute | Race):
+        if scenario.vm_type and isinstance(operation, Execute | Start | Race):
             problem = ": zeros could be executed, and races are not judged ($.vm_type)"
         if scenario.vm_type and isinstance(operation, CreateGuestMemfd) and operation.flags:
             problem = ".flags: 0 is needed ($.vm_type)"

@@ -71,6 +71,7 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Start,
     Sweep,
     SwitchVm,
     Touch,
@@ -131,6 +132,8 @@ def operation(op: AnyOperation) -> str:
             return f"{_vcpu(op.vcpu)} executes the page at gpa {op.gpa:#x}{_mode(op.as_id)}"
         case Instruction():
             return _instruction(op)
+        case Start():
+            return _start(op)
         case HostWrite():
             return f"host writes {op.value:#x} to {hva(op.place)}"
         case ChangeHostMemory():
@@ -275,6 +278,17 @@ def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
     beyond = _ranges(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
     lacks = f"; missing {{{missing}}}" if missing else ""
     return lacks + (f"; too many {{{beyond}}}" if beyond else "")
+
+
+def _start(op: Start) -> str:
+    where = f"{_vcpu(op.vcpu)} starts at {op.address:#x}"
+    if op.tables is None:
+        return f"{where} in real mode"
+    given = [
+        f"{name}={value:#x}" for name, value in (("data", op.data), ("value", op.value)) if value
+    ]
+    details = f" ({', '.join(given)})" if given else ""
+    return f"{where} with page tables at gpa {op.tables:#x}{details}"
 
 
 def _instruction(op: Instruction) -> str:

@@ -6,7 +6,7 @@ which is the one with the index ``origin`` or follows it, comes after all that i
 
 from collections.abc import Iterator
 
-from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, TSS_PAGES, DirtyLogManual
+from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, TSS_PAGES, DirtyLogManual, Quirk
 from vmm.scenario.instructions import INSTRUCTIONS, accessed
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
@@ -23,6 +23,8 @@ from vmm.scenario.operations import (
     EnableCap,
     GetDirtyLog,
     HarvestDirtyRing,
+    HostWrite,
+    Inspect,
     Instruction,
     NewVm,
     PreFaultMemory,
@@ -32,6 +34,7 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Start,
     Sweep,
     Touch,
     access_end,
@@ -301,6 +304,41 @@ def enters_narrowly(scenario: Scenario) -> bool:
 def is_entered_narrowly(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
     return isinstance(op, Instruction) and (op.name, op.width) == ("enter", 2)
+
+
+def misses_a_root(scenario: Scenario) -> bool:
+    """Whether a vCPU starts where its page tables were missed before."""
+    return any(_starts_after_a_miss(scenario))
+
+
+def is_started_after_a_miss(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is such a start."""
+    return isinstance(op, Start) and origin in _starts_after_a_miss(scenario)
+
+
+def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
+    """Yield each start of a vCPU that met no memory where its tables are, and does now.
+
+    Nothing but creations of slots has come between, or what zaps only pages of a slot, too.
+    """
+    slots: dict[int, range] = {}
+    missed: dict[int, int | None] = {}
+    zaps_all = True
+    for origin, op in enumerate(scenario.operations):
+        if isinstance(op, SetUserMemoryRegion):
+            if slots.pop(op.slot, None) is not None and zaps_all:
+                missed.clear()
+            if op.memory_size:
+                slots[op.slot] = _gfns(op)
+        elif isinstance(op, Start):
+            is_there = any(pages_of(op.tables or 0) in gfns for gfns in slots.values())
+            if is_there and op.tables is not None and missed.get(op.vcpu) == op.tables:
+                yield origin
+            missed[op.vcpu] = None if is_there else op.tables
+        elif isinstance(op, EnableCap):
+            zaps_all &= (op.cap, op.argument) != ("DISABLE_QUIRKS2", Quirk.SLOT_ZAP_ALL)
+        elif not isinstance(op, GetDirtyLog | HostWrite | Inspect):
+            missed.clear()
 
 
 def _is_touched(scenario: Scenario, gfn: int, vcpu: int, as_id: int, origins: range) -> bool:

@@ -36,7 +36,7 @@ static void make_tables(uint64_t gpa)
     put_entry(PD + 8, (gpa & -STEP) | PRESENT | LARGE);
 }
 
-static void set_cpuid(int vcpu)
+void set_cpuid(int vcpu)
 {
     struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + MAX_CPUID * sizeof(cpuid->entries[0]));
 

@@ -39,6 +39,8 @@
  *   irqchip, vcpu            KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU
  *   ahead GPA N              KVM_PRE_FAULT_MEMORY of N pages
  *   attribute GPA N BITS     KVM_SET_MEMORY_ATTRIBUTES of N pages
+ *   tables PAGE GPA TARGET BITS   page tables, and programs after them, in the pool
+ *   start TABLES ADDRESS [DATA [VALUE]]   a guest with those, at a program of them
  *   thread OPERATION         the same from another thread, which is waited for
  *
  * Numbers are hexadecimal but for ids and N. "1+800" is a page and 0x800 bytes. ID may be
@@ -742,7 +744,7 @@ static void play_operation(char *text)
         harvest_ring();
     else if (count == 1 && !strcmp(words[0], "reset"))
         reset_rings();
-    else if (!play_place(words, count) && !play_host(words, count))
+    else if (!play_place(words, count) && !play_host(words, count) && !play_start(words, count))
         play_other(words, count);
 }
 

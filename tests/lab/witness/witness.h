@@ -19,7 +19,11 @@ uint64_t pages(const char *text);
 void need_vcpu(void);
 
 /* places.c: answers 0 where the words are none of its own. */
+void set_cpuid(int vcpu);
 int play_place(char words[][32], int count);
+
+/* starts.c: likewise. */
+int play_start(char words[][32], int count);
 
 /* host.c: likewise; the pool as it was at first, and whether a page of it may be looked at. */
 int play_host(char words[][32], int count);

@@ -94,6 +94,21 @@ struct hidden {
     uint32_t owner; /* the slot it is a part of, or NO_OWNER: an alias that stays behind */
 };
 
+/* An entry of a guest's page tables, and what its low byte was. */
+struct entry {
+    uint64_t gpa;
+    uint8_t low;
+};
+
+/* A guest that starts with page tables of its own: code and data are gpas, or UINT64_MAX. */
+struct start {
+    bool under_way, stores, loads;
+    uint64_t tables, rip, code, data;
+    struct entry entries[4], data_entries[4];
+    uint8_t old[4]; /* of the data */
+    uint32_t answer;
+};
+
 struct fault;
 
 struct vm {
@@ -119,6 +134,8 @@ struct vm {
     unsigned runs_left; /* KVM_RUNs until it heals what it broke last */
     uint64_t noted; /* a gpa of the page whose bit is to be wrong, or 0 */
     uint64_t tss; /* where the TSS is, or 0 */
+    bool has_answer;
+    struct start answer; /* the last start that came to its end */
     uint64_t ring_bytes; /* of each vCPU's dirty ring; 0 is none */
     bool has_run;        /* a vCPU of it, the last time in this thread */
     pthread_t runner;
@@ -151,6 +168,7 @@ struct insn {
 struct vcpu {
     struct vm *vm;
     int fd;
+    struct start start;
     struct insn insn;    /* where the fault in force looks at instructions */
     struct kvm_run *run; /* the caller's own mapping, or NULL while it has none */
     struct kvm_dirty_gfn *ring; /* a mapping of ours, where the fault in force looks at it */
@@ -338,8 +356,8 @@ void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
-    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[], host_faults[],
-    others_faults[], device_faults[];
+    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], host_faults[], others_faults[], device_faults[],
+    start_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */
@@ -366,6 +384,7 @@ bool may_touch(const struct slot *slot);
 int begin_insn(struct vcpu *vcpu);
 struct insn *ended_insn(struct vcpu *vcpu, unsigned kinds);
 struct insn *exiting_insn(struct vcpu *vcpu, unsigned kinds, bool write);
+void drop_noted(struct vm *vm, struct log *log);
 void unwrite(struct vcpu *vcpu, const struct insn *insn, uint64_t first, uint64_t size);
 void put_registers(struct vcpu *vcpu, struct insn *insn);
 void read_guest(struct vm *vm, uint64_t gpa, uint8_t *data, uint64_t size);

@@ -1,3 +1,7 @@
+/*@ paging */
+
+/* Where in the guest's slot its own page tables are. */
+#define PAGE_TABLES 0xc000u
 /*@ windows */
 
 /*
@@ -5,7 +9,6 @@
  * a multiple of 2 MiB, at the virtual address n * 4 MiB. Entries are only ever added, so that
  * what a vCPU has cached stays cached until KVM takes it away.
  */
-#define PAGE_TABLES 0xc000u
 #define WINDOW_STEP (2ull << 20)
 #define GPA_END (1ull << 52)
 
@@ -59,6 +62,8 @@ static void enter_long(struct vcpu *vcpu, struct kvm_regs *regs)
 	sregs.idt.limit = 0;
 	sregs.cr0 = 0x80010031;		/* PG, WP, NE, ET, PE */
 	sregs.cr3 = GUEST_GPA + PAGE_TABLES;
+	if (own_tables != NO_TABLES)		/*+ starting */
+		sregs.cr3 = own_tables;		/*+ starting */
 	sregs.cr4 = 0x620;		/* PAE, OSFXSR, OSXMMEXCPT */
 	sregs.efer = 0x500;		/* LME, LMA */
 	must(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
@@ -160,6 +165,16 @@ static void guest_executes_far(unsigned cpu, uint64_t gpa)
 
 	enter_long(vcpu(cpu), &regs);
 	run(vcpu(cpu), PORT_EXECUTED);
+}
+/*@ start */
+
+/* The vCPU goes on where `regs` say, with page tables of the scenario's own. */
+static void guest_starts(unsigned cpu, uint64_t tables, struct kvm_regs regs)
+{
+	own_tables = tables;
+	enter_long(vcpu(cpu), &regs);
+	run(vcpu(cpu), PORT_EXECUTED);
+	own_tables = NO_TABLES;
 }
 /*@ farinstruction */
 

@@ -13,6 +13,11 @@ static const char *fault_of(const struct kvm_run *run)
 		 (unsigned long long)fault.gpa, (unsigned long long)fault.size);
 	return reason;
 }
+/*@ starting */
+
+/* The gpa of the scenario's own page tables, while a vCPU uses those. */
+#define NO_TABLES (~0ull)
+static uint64_t own_tables = NO_TABLES;
 /*@ run */
 
 /* No access exits more often, nor with more bytes: one instruction reads and writes 0x4000. */
@@ -83,7 +88,9 @@ static void run(struct vcpu *vcpu, int port)
 		if (vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL	/*+ ring */
 		    && make_room(&vcpu->ring))				/*+ ring */
 			continue;					/*+ ring */
-		if (vcpu->run->exit_reason == KVM_EXIT_MMIO && port == PORT_DONE) {
+		if (vcpu->run->exit_reason == KVM_EXIT_MMIO && (port == PORT_DONE
+			|| own_tables != NO_TABLES	/*+ starting */
+			)) {
 			note_mmio(vcpu->run);
 		} else if (vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->run->io.port == port) {
 			memcpy(&access_.value, (char *)vcpu->run + vcpu->run->io.data_offset,
@@ -332,6 +339,16 @@ static void guest_executes(unsigned cpu, uint32_t gpa)
 	struct kvm_regs regs = {.rip = 0x800};
 
 	enter(vcpu(cpu), gpa, &regs);
+	run(vcpu(cpu), PORT_EXECUTED);
+}
+/*@ startreal */
+
+/* The vCPU goes on at a gpa. */
+static void guest_starts_real(unsigned cpu, uint32_t gpa)
+{
+	struct kvm_regs regs = {.rip = gpa & 0xffff};
+
+	enter(vcpu(cpu), gpa & 0xffff0000, &regs);
 	run(vcpu(cpu), PORT_EXECUTED);
 }
 /*@ cannotfetch */

@@ -15,7 +15,7 @@ UNDER_WAY = "under-way.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryFiles:
+class Journal:
     """Where histories go; None: nowhere.
 
     ``file`` holds the history of the scenario that runs, ``folder`` those of scenarios that did not
@@ -40,10 +40,10 @@ class HistoryFiles:
 
 
 @contextmanager
-def history_files(
+def journal_in(
     folder: Path | None, histories: IO[bytes] | None = None, failed: Path | None = None
-) -> Iterator[HistoryFiles]:
-    """Yield the files for a run of many scenarios; that of the one under way is gone at the end.
+) -> Iterator[Journal]:
+    """Yield a journal for a run of many scenarios; its file is gone when the run has ended.
 
     Without a ``folder`` nothing is on disk while a scenario runs, which costs nothing then;
     ``failed`` is where histories go afterwards of scenarios that did not pass.
@@ -54,7 +54,7 @@ def history_files(
         if failed is not None:
             with usable(failed):
                 failed.mkdir(parents=True, exist_ok=True)
-        yield HistoryFiles(folder=failed, histories=histories)
+        yield Journal(folder=failed, histories=histories)
         return
     file = folder / UNDER_WAY
     with usable(folder):
@@ -65,6 +65,6 @@ def history_files(
             )
         file.touch()
     try:
-        yield HistoryFiles(file, folder, histories)
+        yield Journal(file, folder, histories)
     finally:
         file.unlink(missing_ok=True)

@@ -1,0 +1,349 @@
+/* A guest with page tables of its own in the caller's slots: what it uses is not what is there. */
+#include "wrong_kernel.h"
+
+#include <string.h>
+
+#define PORT_ANSWER 0xe1
+#define DATA_OFFSET 4096u
+#define ADDRESS_BITS 0x000ffffffffff000ull
+#define NOWHERE UINT64_MAX
+
+enum { PRESENT = 1, LARGE = 0x80, ACCESSED = 0x20, DIRTY = 0x40, LEVELS = 4, PAGES_LEVEL = 3 };
+
+/* Whether a gpa is in the slot that the guest of other accesses lives in. */
+static bool is_own(struct vm *vm, uint64_t gpa)
+{
+    for (uint32_t i = 0; i < vm->nr_used; i++) {
+        const struct region *known = &vm->slots[vm->used[i]].known;
+        if (known->size == GUEST_SLOT_BYTES && gpa >= known->gpa && gpa < end_of(known))
+            return true;
+    }
+    return false;
+}
+
+/* Walks the tables; each entry used is noted with what its low byte was. */
+static uint64_t walk(struct vm *vm, uint64_t tables, uint64_t address, struct entry *entries)
+{
+    uint64_t table = tables, entry;
+
+    for (int level = 0; level < LEVELS; level++) {
+        entries[level].gpa = table + (address >> (39 - 9 * level) & 511) * sizeof(entry);
+        if (!slot_at(vm, entries[level].gpa))
+            return NOWHERE;
+        read_guest(vm, entries[level].gpa, (uint8_t *)&entry, sizeof(entry));
+        entries[level].low = (uint8_t)entry;
+        if (!(entry & PRESENT) || entry & LARGE)
+            return NOWHERE;
+        table = entry & ADDRESS_BITS;
+    }
+    return table + address % PAGE_BYTES;
+}
+
+/* Before KVM_RUN: notes a start with page tables that are not in the guest's own slot. */
+static int begin_start(struct vcpu *vcpu)
+{
+    struct start *start = &vcpu->start;
+    struct kvm_sregs special;
+    struct kvm_regs regs;
+    uint8_t opcode = 0;
+
+    if (start->under_way)
+        return 0;
+    memset(start, 0, sizeof(*start));
+    if (kernel_ioctl(vcpu->fd, KVM_GET_REGS, &regs)
+        || kernel_ioctl(vcpu->fd, KVM_GET_SREGS, &special) || !(special.cr0 >> 31))
+        return 0;
+    start->tables = special.cr3 & ADDRESS_BITS;
+    if (is_own(vcpu->vm, start->tables))
+        return 0;
+    start->under_way = true;
+    start->rip = regs.rip;
+    start->code = walk(vcpu->vm, start->tables, regs.rip, start->entries);
+    start->data = walk(vcpu->vm, start->tables, regs.rdi, start->data_entries);
+    if (start->code != NOWHERE)
+        read_guest(vcpu->vm, start->code, &opcode, 1);
+    start->stores = opcode == 0x89;
+    start->loads = opcode == 0x8b;
+    if (start->data != NOWHERE)
+        read_guest(vcpu->vm, start->data, start->old, sizeof(start->old));
+    return 0;
+}
+
+/* After KVM_RUN: the start that ended with this exit. */
+static struct start *ended(struct vcpu *vcpu)
+{
+    struct start *start = &vcpu->start;
+
+    if (!start->under_way || vcpu->run->exit_reason == KVM_EXIT_MMIO)
+        return NULL;
+    start->under_way = false;
+    return start;
+}
+
+static struct start *answered(struct vcpu *vcpu)
+{
+    struct start *start = ended(vcpu);
+    struct kvm_run *run = vcpu->run;
+
+    if (!start || run->exit_reason != KVM_EXIT_IO || run->io.port != PORT_ANSWER)
+        return NULL;
+    memcpy(&start->answer, (char *)run + run->io.data_offset, sizeof(start->answer));
+    return start;
+}
+
+static struct start *stopped(struct vcpu *vcpu)
+{
+    struct start *start = ended(vcpu);
+
+    return start && vcpu->run->exit_reason != KVM_EXIT_IO ? start : NULL;
+}
+
+static void answer(struct vcpu *vcpu, uint32_t word)
+{
+    struct kvm_run *run = vcpu->run;
+
+    run->exit_reason = KVM_EXIT_IO;
+    run->io.direction = KVM_EXIT_IO_OUT;
+    run->io.size = sizeof(word);
+    run->io.port = PORT_ANSWER;
+    run->io.count = 1;
+    run->io.data_offset = DATA_OFFSET;
+    memcpy((char *)run + DATA_OFFSET, &word, sizeof(word));
+}
+
+/* Accessed and dirty bits. */
+
+static uint8_t now(struct vm *vm, const struct entry *entry)
+{
+    uint8_t low;
+
+    read_guest(vm, entry->gpa, &low, 1);
+    return low;
+}
+
+/* Takes a bit back that was set. */
+static bool take_back(struct vcpu *vcpu, const struct entry *entry, uint8_t bit)
+{
+    uint8_t low = now(vcpu->vm, entry);
+
+    if (!(low & ~entry->low & bit) || !strike(vcpu->vm))
+        return false;
+    low &= (uint8_t)~bit;
+    write_guest(vcpu->vm, entry->gpa, &low, 1);
+    return false;
+}
+
+static bool lose_accessed(struct vcpu *vcpu)
+{
+    struct start *start = answered(vcpu);
+
+    return start && take_back(vcpu, &start->entries[PAGES_LEVEL], ACCESSED);
+}
+
+static bool lose_upper_accessed(struct vcpu *vcpu)
+{
+    struct start *start = answered(vcpu);
+
+    return start && take_back(vcpu, &start->entries[0], ACCESSED);
+}
+
+static bool lose_dirty(struct vcpu *vcpu)
+{
+    struct start *start = answered(vcpu);
+
+    return start && start->stores && take_back(vcpu, &start->data_entries[PAGES_LEVEL], DIRTY);
+}
+
+static bool mark_dirty(struct vcpu *vcpu)
+{
+    struct start *start = answered(vcpu);
+    uint8_t low;
+
+    if (!start || !start->loads || start->data == NOWHERE)
+        return false;
+    low = now(vcpu->vm, &start->data_entries[PAGES_LEVEL]);
+    if (low & DIRTY || !strike(vcpu->vm))
+        return false;
+    low |= DIRTY;
+    write_guest(vcpu->vm, start->data_entries[PAGES_LEVEL].gpa, &low, 1);
+    return false;
+}
+
+static bool mark_readonly(struct vcpu *vcpu)
+{
+    struct start *start = ended(vcpu);
+    const struct entry *entry = start ? &start->entries[PAGES_LEVEL] : NULL;
+    struct slot *slot = entry ? slot_at(vcpu->vm, entry->gpa) : NULL;
+    uint8_t low;
+
+    if (!slot || !(slot->known.flags & KVM_MEM_READONLY) || entry->low & ACCESSED)
+        return false;
+    low = entry->low | ACCESSED;
+    if (strike(vcpu->vm))
+        overwrite(slot->known.hva + entry->gpa - slot->known.gpa, &low, 1);
+    return false;
+}
+
+static bool note_tables(struct vcpu *vcpu)
+{
+    struct start *start = answered(vcpu);
+    const struct entry *entry = start ? &start->data_entries[PAGES_LEVEL] : NULL;
+
+    if (entry && start->data != NOWHERE && now(vcpu->vm, entry) != entry->low
+        && strike(vcpu->vm))
+        vcpu->vm->noted = entry->gpa;
+    return false;
+}
+
+static bool lose_store(struct vcpu *vcpu)
+{
+    struct start *start = answered(vcpu);
+
+    if (start && start->stores && slot_at(vcpu->vm, start->data) && strike(vcpu->vm))
+        write_guest(vcpu->vm, start->data, start->old, sizeof(start->old));
+    return false;
+}
+
+static bool note_store(struct vcpu *vcpu)
+{
+    struct start *start = answered(vcpu);
+
+    if (start && start->stores && slot_at(vcpu->vm, start->data) && strike(vcpu->vm))
+        vcpu->vm->noted = start->data;
+    return false;
+}
+
+/* What a vCPU has cached. */
+
+/* Whether the VM's last answer came from the same address and tables. */
+static bool knows(struct vm *vm, const struct start *start)
+{
+    return vm->has_answer && vm->answer.rip == start->rip && vm->answer.tables == start->tables;
+}
+
+static void learn(struct vcpu *vcpu, const struct start *start)
+{
+    if (vcpu->run->exit_reason == KVM_EXIT_IO) {
+        vcpu->vm->has_answer = true;
+        vcpu->vm->answer = *start;
+        memcpy(&vcpu->vm->answer.answer, (char *)vcpu->run + vcpu->run->io.data_offset,
+               sizeof(start->answer));
+    }
+}
+
+static bool replies(struct vcpu *vcpu, bool (*when)(struct vm *, const struct start *))
+{
+    struct start *start = ended(vcpu);
+
+    if (!start)
+        return false;
+    if (knows(vcpu->vm, start) && when(vcpu->vm, start) && strike(vcpu->vm))
+        answer(vcpu, vcpu->vm->answer.answer);
+    else
+        learn(vcpu, start);
+    return false;
+}
+
+static bool has_no_tables(struct vm *vm, const struct start *start)
+{
+    return !slot_at(vm, start->tables);
+}
+
+static bool has_no_code(struct vm *vm, const struct start *start)
+{
+    return start->code != NOWHERE && !slot_at(vm, start->code);
+}
+
+static bool has_other_code(struct vm *vm, const struct start *start)
+{
+    return start->code != NOWHERE && start->code == vm->answer.code && slot_at(vm, start->code);
+}
+
+static bool has_other_tables(struct vm *vm, const struct start *start)
+{
+    return start->code != NOWHERE && start->code != vm->answer.code;
+}
+
+static bool use_former_tables(struct vcpu *vcpu) { return replies(vcpu, has_no_tables); }
+static bool use_former_code(struct vcpu *vcpu) { return replies(vcpu, has_no_code); }
+static bool use_same_code(struct vcpu *vcpu) { return replies(vcpu, has_other_code); }
+static bool use_same_tables(struct vcpu *vcpu) { return replies(vcpu, has_other_tables); }
+
+static bool map_unmapped(struct vcpu *vcpu)
+{
+    struct start *start = stopped(vcpu);
+
+    if (start && slot_at(vcpu->vm, start->tables) && start->code == NOWHERE && strike(vcpu->vm))
+        answer(vcpu, 0);
+    return false;
+}
+
+/* A vCPU that met no tables once finds none any more. */
+static bool stay_without(struct vcpu *vcpu)
+{
+    struct start *start = ended(vcpu);
+
+    if (!start)
+        return false;
+    if (vcpu->run->exit_reason == KVM_EXIT_SHUTDOWN && !slot_at(vcpu->vm, start->tables))
+        vcpu->vm->armed = true;
+    else if (vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->vm->armed && strike(vcpu->vm))
+        vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
+    return false;
+}
+
+#define START(fault_name, function, text, script)                                               \
+    {.name = fault_name, .enter = begin_start, .leave = function, .sentence = text,             \
+     .witness = script}
+#define START_LOG(fault_name, function, text, script)                                           \
+    {.name = fault_name, .enter = begin_start, .leave = function, .log = drop_noted,            \
+     .sentence = text, .witness = script}
+
+/* Pages 0 to 3 of the pool are tables, pages 4 and 5 carry programs that store and load. */
+#define LAID "tables 0 100 104 3; set 1 100 8 0; "
+#define STORES "start 100 0+900 2+40 1234"
+#define LOADS "start 100 1+900 2+40"
+
+const struct fault start_faults[] = {
+    START("accessed-bit-lost", lose_accessed,
+          "The accessed bit of a page that a guest uses is not set in its page tables.",
+          LAID LOADS),
+    START("upper-accessed-bit-lost", lose_upper_accessed,
+          "The accessed bit is not set in the highest of a guest's page tables.", LAID LOADS),
+    START("dirty-bit-lost", lose_dirty,
+          "The dirty bit of a page that a guest writes is not set in its page tables.",
+          LAID STORES),
+    START("dirty-bit-by-a-read", mark_dirty,
+          "A page that a guest reads is dirty in its page tables.", LAID LOADS),
+    START("accessed-bit-in-readonly-tables", mark_readonly,
+          "An accessed bit is set in page tables that lie in a read-only slot.",
+          "tables 0 100 104 3; set 1 100 4 0 ro; " LOADS),
+    START_LOG("tables-not-logged", note_tables,
+              "Page tables in which the processor set a bit are not in the dirty log.",
+              "tables 0 100 104 3; set 1 100 8 0 log; " STORES "; log 1"),
+    START_LOG("paged-store-not-logged", note_store,
+              "What is stored through a guest's page tables is not in the dirty log.",
+              "tables 0 100 104 3; set 1 100 8 0 log; " STORES "; log 1"),
+    START("paged-store-lost", lose_store,
+          "What is stored through a guest's page tables is lost.", LAID STORES "; read 106+40"),
+    START("tables-used-when-gone", use_former_tables,
+          "A guest goes on with page tables whose slot was deleted.",
+          "tables 0 100 104 3; set 1 100 4 0; set 2 104 4 4; " LOADS "; delete 1; " LOADS),
+    START("code-used-when-gone", use_former_code,
+          "A guest goes on with code whose slot was deleted.",
+          "tables 0 100 104 63; set 1 100 4 0; set 2 104 4 4; " LOADS "; delete 2; " LOADS),
+    START("former-code-used", use_same_code,
+          "After other memory came a guest answers what it did before.",
+          "tables 0 100 104 63; set 1 100 4 0; set 2 104 4 4; " LOADS
+          "; delete 2; set 2 104 4 c; " LOADS),
+    START("former-tables-used", use_same_tables,
+          "After other page tables came a guest answers what it did before.",
+          "tables 0 100 104 63; tables 8 100 10c 63; set 1 100 4 0; set 2 104 4 4; " LOADS
+          "; delete 1; set 1 100 4 8; " LOADS),
+    START("unmapped-page-mapped", map_unmapped,
+          "What page tables do not map can be executed.", "set 1 100 8 0; start 100 30+800"),
+    START("tables-never-found-again", stay_without,
+          "A vCPU that met no page tables finds none, even if they are there by then.",
+          "tables 0 100 104 3; set 2 104 4 4; " LOADS "; set 1 100 4 0; " LOADS),
+    {0},
+};

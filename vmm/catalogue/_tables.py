@@ -1,0 +1,63 @@
+"""The words that scenarios of a guest's own page tables are written in."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmm.catalogue._build import at
+from vmm.scenario.content import STUB_OFFSET
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    ChangeHostMemory,
+    Start,
+)
+from vmm.scenario.programs import ACCESSED, DIRTY, PRESENT, WRITABLE, entries
+
+PROGRAM_OFFSET = 0x900
+"""Where in a page a program is put, after the code that every page carries."""
+
+PAGES = 4
+"""Page tables take a page a level."""
+
+PLAIN = PRESENT | WRITABLE
+USED = PLAIN | ACCESSED | DIRTY
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Page tables in pages of a mapping from ``page`` on, that a slot shows from a gfn on.
+
+    They map the pages from address 0 on to ``gfns``; ``bits`` are those of all their entries,
+    ``upper`` those of the levels above pages.
+    """
+
+    mapping: str
+    gfn: int
+    gfns: tuple[int, ...]
+    page: int = 0
+    bits: int = PLAIN
+    upper: int | None = None
+
+    def lay(self) -> Iterator[AnyOperation]:
+        """Yield what the host does to write them."""
+        upper = self.bits if self.upper is None else self.upper
+        yield ChangeHostMemory(at(self.mapping, self.page), PAGES)
+        for level in range(PAGES - 1):
+            below = (self.gfn + level + 1) * PAGE_SIZE_BYTES
+            yield from entries(at(self.mapping, self.page + level), {0: below | upper})
+        pages = {index: gfn * PAGE_SIZE_BYTES | self.bits for index, gfn in enumerate(self.gfns)}
+        yield from entries(at(self.mapping, self.page + PAGES - 1), pages)
+
+    @property
+    def gpa(self) -> int:
+        """The gpa of the highest table."""
+        return self.gfn * PAGE_SIZE_BYTES
+
+    def run(self, page: int, vcpu: int = 0) -> Start:
+        """Start at the code that the page carries to which the tables map one of their own."""
+        return Start(page * PAGE_SIZE_BYTES + STUB_OFFSET, self.gpa, vcpu=vcpu)
+
+    def access(self, code: int, data: int, value: int = 0, vcpu: int = 0) -> Start:
+        """Start at the program in a page, on a word of another one."""
+        address = code * PAGE_SIZE_BYTES + PROGRAM_OFFSET
+        return Start(address, self.gpa, data * PAGE_SIZE_BYTES + 0x40, value, vcpu)

@@ -1,0 +1,358 @@
+"""Page tables and code of a guest's in slots of the scenario, which change under them."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from vmm.catalogue._build import A, B, Slot, at, read
+from vmm.catalogue._tables import PLAIN, PROGRAM_OFFSET, USED, Tables
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    SOMEWHERE,
+    AnyOperation,
+    EnableCap,
+    Guest,
+    Place,
+    Scenario,
+    Start,
+)
+from vmm.scenario.programs import ACCESSED, LOAD, STORE, writes
+
+_SLOT_ZAP_ALL = 1 << 7
+
+_TABLES = Slot(1, 0x100, at("a"), pages=4)
+_CODE = Slot(2, 0x104, at("a", 4), pages=4)
+_GFNS = (0x104, 0x105, 0x106, 0x107)
+_STORE, _LOAD = 0, 1
+"""The pages that the two programs stand in, as the page tables have them."""
+
+_DATA = 2
+_A = Tables("a", 0x100, _GFNS)
+_A_USED = Tables("a", 0x100, _GFNS, bits=USED)
+_B = Tables("b", 0x100, tuple(reversed(_GFNS)))
+_VALUE = 0x1BAD_F00D
+
+_WALK = "FNAME(walk_addr_generic); Intel SDM vol. 3, 4.5"
+_ZAP = "fcd1ec9cb59c; kvm_mmu_zap_memslot"
+_BITS = "api.rst 4.8; update_accessed_dirty_bits; Intel SDM vol. 3, 4.8"
+
+
+def _programs(mapping: str = "a") -> Iterator[AnyOperation]:
+    """Yield what puts the programs into the first two pages after page tables."""
+    for page, program in ((4, STORE), (5, LOAD)):
+        yield from writes(Place(mapping, page * PAGE_SIZE_BYTES + PROGRAM_OFFSET), program)
+
+
+def _start(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = _WALK,
+    needs: tuple[str, ...] = (),
+    vcpus: int = 1,
+    guest: Guest = SOMEWHERE,
+) -> Scenario:
+    return Scenario(
+        name=f"start-{name}",
+        why=why,
+        source=source,
+        tags=("start",),
+        needs=needs,
+        mappings=(A, B),
+        survey="none",
+        vcpus=vcpus,
+        guest=guest,
+        operations=operations,
+    )
+
+
+def _accesses(tables: Tables = _A) -> tuple[AnyOperation, ...]:
+    """Run what a page carries, write a word, and read it and another one."""
+    return (
+        tables.run(3),
+        tables.access(_STORE, _DATA, _VALUE),
+        tables.access(_LOAD, _DATA),
+        tables.access(_LOAD, 3),
+    )
+
+
+_MOVED = Tables("b", 0x200, _GFNS, upper=PLAIN | ACCESSED)
+_MOVING = Slot(1, 0x200, at("b"), pages=4)
+
+_CHANGES = (
+    _start(
+        "with-tables-that-move",
+        "Page tables are used where their slot is now, and nowhere else.",
+        *_MOVED.lay(),
+        *_programs(),
+        _CODE.create(),
+        _MOVING.move(0x300),
+        _MOVED.run(2),
+        Start(_MOVED.run(2).address, 0x300 * PAGE_SIZE_BYTES),
+        read(0x106),
+        _MOVING.create(),
+        *_accesses(_MOVED),
+        _MOVING.move(0x300),
+        _MOVED.run(2),
+        _MOVED.run(3),
+        read(0x106),
+        _MOVING.create(),
+        *_accesses(_MOVED),
+    ),
+    _start(
+        "after-tables-of-other-memory-came",
+        "Page tables in memory that has taken the place of others map what they say.",
+        *_A.lay(),
+        *_B.lay(),
+        *_programs(),
+        _CODE.create(),
+        _TABLES.create(),
+        _A.run(2),
+        _A.run(3),
+        _TABLES.delete(),
+        Slot(1, 0x100, at("b"), pages=4).create(),
+        _A.run(2),
+        _A.run(3),
+        _A.access(3, 1, _VALUE),
+        Slot(1, 0x100, at("b"), pages=4).delete(),
+        _TABLES.create(),
+        _A.run(2),
+        _A.access(_STORE, 3, _VALUE),
+    ),
+    _start(
+        "after-tables-were-missed",
+        "A vCPU that met no page tables goes on once they are there.",
+        *_A.lay(),
+        *_programs(),
+        _CODE.create(),
+        _TABLES.create(),
+        _A.run(2),
+        _TABLES.delete(),
+        _A.run(2),
+        _TABLES.create(),
+        _A.run(2),
+        source="0e3223d8d00a; mmu_alloc_shadow_roots",
+    ),
+    _start(
+        "after-one-table-of-other-memory-came",
+        "Of page tables in two slots one is replaced: the others go on as they were.",
+        *_A.lay(),
+        *_B.lay(),
+        *_programs(),
+        _CODE.create(),
+        Slot(1, 0x100, at("a"), pages=3).create(),
+        Slot(3, 0x103, at("a", 3)).create(),
+        _A.run(2),
+        Slot(3, 0x103, at("a", 3)).delete(),
+        _A.run(2),
+        Slot(3, 0x103, at("b", 3)).create(),
+        _A.run(2),
+        _A.run(3),
+        Slot(3, 0x103, at("b", 3)).delete(),
+        Slot(3, 0x103, at("a", 3)).create(),
+        _A.run(2),
+        _A.access(_LOAD, 3),
+    ),
+    _start(
+        "after-code-moved",
+        "What page tables map is fetched, read and written where its slot is now.",
+        *_A_USED.lay(),
+        *_programs(),
+        _TABLES.create(),
+        _CODE.create(),
+        *_accesses(_A_USED),
+        _A_USED.run(3),
+        _CODE.move(0x105),
+        _A_USED.run(1),
+        _A_USED.run(3),
+        _A_USED.run(0),
+        _CODE.create(),
+        *_accesses(_A_USED),
+        _A_USED.run(3),
+        _CODE.delete(),
+        _A_USED.run(3),
+        Slot(2, 0x104, at("b", 4), pages=4).create(),
+        _A_USED.run(3),
+    ),
+    _start(
+        "on-tables-that-are-left-without-a-slot",
+        "The slot of page tables that are in use goes, then that of the code, then the VM.",
+        *_A.lay(),
+        *_programs(),
+        _TABLES.create(),
+        _CODE.create(),
+        *_accesses(),
+        _TABLES.delete(),
+        _A.run(3),
+        _CODE.delete(),
+        _A.run(3),
+        source=_ZAP,
+    ),
+    _start(
+        "with-readonly-tables",
+        "In a READONLY slot page tables stay as they are.",
+        *_A_USED.lay(),
+        *_programs(),
+        _CODE.create(),
+        _TABLES.change(READONLY),
+        *_accesses(_A_USED),
+        _TABLES.delete(),
+        _TABLES.create(),
+        *_accesses(_A_USED),
+        _TABLES.delete(),
+        _TABLES.change(READONLY),
+        *_accesses(_A_USED),
+        source="ba6a35415455; update_accessed_dirty_bits",
+        needs=("readonly_mem",),
+    ),
+    _start(
+        "with-readonly-tables-not-used-before",
+        "No accessed bit is set in page tables of a READONLY slot; in one that is not, it is.",
+        *_A.lay(),
+        *_programs(),
+        _CODE.create(),
+        _TABLES.change(READONLY),
+        _A.run(3),
+        _A.access(_STORE, _DATA, _VALUE),
+        _TABLES.delete(),
+        _TABLES.create(),
+        _A.run(3),
+        _A.access(_STORE, _DATA, _VALUE),
+        source="ba6a35415455; update_accessed_dirty_bits",
+        needs=("readonly_mem",),
+    ),
+    _start(
+        "with-logged-tables",
+        "Accessed and dirty bits that the processor sets are writes: the log names their pages.",
+        *_A.lay(),
+        *_programs(),
+        _CODE.change(LOG_DIRTY_PAGES),
+        _TABLES.change(LOG_DIRTY_PAGES),
+        _A.run(3),
+        _TABLES.log(),
+        _A.access(_STORE, _DATA, _VALUE),
+        _TABLES.log(),
+        _CODE.log(),
+        _A.access(_LOAD, _DATA),
+        _TABLES.log(),
+        _CODE.log(),
+        source=_BITS,
+    ),
+    _start(
+        "with-tables-logged-in-between",
+        "A log that begins, or begins anew with a move, names the page tables written since.",
+        *_A.lay(),
+        *_programs(),
+        _CODE.create(),
+        _TABLES.create(),
+        _A.run(3),
+        _TABLES.change(LOG_DIRTY_PAGES),
+        _A.access(_STORE, _DATA, _VALUE),
+        _TABLES.log(),
+        _TABLES.move(0x200, LOG_DIRTY_PAGES),
+        _A.run(3),
+        read(0x106),
+        _TABLES.change(LOG_DIRTY_PAGES),
+        _A.access(_STORE, 1, _VALUE),
+        _TABLES.log(),
+        _TABLES.create(),
+        _A.access(_STORE, 3, _VALUE),
+        source=_BITS,
+    ),
+)
+"""Those that are run once more with KVM_X86_QUIRK_SLOT_ZAP_ALL disabled."""
+
+
+def _without_quirk(scenario: Scenario) -> Scenario:
+    return msgspec.structs.replace(
+        scenario,
+        name=f"{scenario.name}-without-quirk",
+        source=_ZAP,
+        tags=(*scenario.tags, "quirks"),
+        needs=(*scenario.needs, "slot_zap_all_quirk"),
+        operations=(EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL), *scenario.operations),
+    )
+
+
+_ROM = Slot(1, 0xFFFF0, at("a"), pages=8)
+_TOP = 0xFFFF_0800
+
+SCENARIOS = (
+    _start(
+        "on-unmapped-addresses",
+        "What page tables do not map faults, and with no interrupt table that is a shutdown.",
+        *Tables("a", 0x100, _GFNS[:3], upper=PLAIN | ACCESSED, bits=USED).lay(),
+        *_programs(),
+        _TABLES.create(),
+        _CODE.create(),
+        _A.run(2),
+        _A.run(3),
+        Start(1 << 21, _A.gpa),
+        Start(1 << 30, _A.gpa),
+        Start(1 << 39, _A.gpa),
+        _A.access(_STORE, 3, _VALUE),
+        _A.access(_STORE, _DATA, _VALUE),
+        source="api.rst 5, KVM_EXIT_SHUTDOWN; Intel SDM vol. 3, 4.7",
+    ),
+    _start(
+        "on-what-is-no-memory",
+        "Behind page tables a hole is MMIO as it is without, and a READONLY slot is read.",
+        *_A_USED.lay(),
+        *_programs(),
+        _TABLES.create(),
+        Slot(2, 0x104, at("a", 4), pages=2).create(),
+        Slot(3, 0x106, at("a", 6), flags=READONLY).create(),
+        _A.access(_LOAD, 3),
+        _A.access(_STORE, 3, _VALUE),
+        _A.access(_STORE, _DATA, _VALUE),
+        _A.access(_LOAD, _DATA),
+        _A.run(3),
+        Slot(4, 0x107, at("b", 7)).create(),
+        _A.access(_STORE, 3, _VALUE),
+        _A.run(3),
+        source="api.rst 5, KVM_EXIT_MMIO",
+        needs=("readonly_mem",),
+    ),
+    *_CHANGES,
+    *map(_without_quirk, _CHANGES),
+    _start(
+        "on-two-vcpus",
+        "What one vCPU knows of page tables is gone for both after a move.",
+        *_A.lay(),
+        *_programs(),
+        _TABLES.create(),
+        _CODE.create(),
+        _A.run(2, 0),
+        _A.run(2, 1),
+        _TABLES.move(0x200),
+        _A.run(2, 1),
+        _A.run(2, 0),
+        _TABLES.create(),
+        _A.run(2, 1),
+        _A.access(_STORE, _DATA, _VALUE, 0),
+        _A.access(_LOAD, _DATA, vcpu=1),
+        vcpus=2,
+    ),
+    _start(
+        "where-firmware-is",
+        "A READONLY slot that ends with 4 GiB, as firmware has it, is run, moved and replaced.",
+        Start(_TOP),
+        _ROM.change(READONLY),
+        Start(_TOP),
+        Start(_TOP + 0x7000),
+        _ROM.delete(),
+        Start(_TOP),
+        Slot(1, 0xFFFF0, at("b"), pages=8, flags=READONLY).create(),
+        Start(_TOP),
+        _ROM.delete(),
+        _ROM.move(0xFFFF8),
+        Start(_TOP + 0x8000),
+        Start(_TOP),
+        source="api.rst 4.35, KVM_MEM_READONLY",
+        needs=("readonly_mem",),
+        guest=Guest(gpa=0x80_0000),
+    ),
+)
+"""All scenarios of vCPUs that start in slots of the scenario."""

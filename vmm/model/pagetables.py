@@ -1,0 +1,180 @@
+"""The guest's own page tables, as they stand in memory: what they translate an address to.
+
+A walk reads an entry of each level at the gpa where a processor reads it, whatever slot is there by
+now. Only 64-bit mode with four levels is walked, as `Vcpu.enter_long_mode` sets it up: entries
+that cannot be executed do not exist there, and nothing is above supervisor.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from vmm.model.accesses import Accesses
+from vmm.model.backing import Piece
+from vmm.model.contents import Contents
+from vmm.model.rule import documented, source
+from vmm.scenario.operations import GUEST_MAPPING, PAGE_SIZE_BYTES, Touch
+from vmm.scenario.programs import (
+    ACCESSED,
+    ADDRESS_BITS,
+    DIRTY,
+    ENTRY_BYTES,
+    LARGE,
+    LEVELS,
+    PRESENT,
+    WRITABLE,
+    index_of,
+    shift_of,
+)
+
+GUEST_TABLES = documented(
+    "guest-tables",
+    "an address of a guest's reaches what its page tables translate it to, in the memory where "
+    "their slots have them by now; accessed and dirty bits are set there, which a dirty log names",
+    "api.rst 4.8, 4.35; Intel SDM vol. 3, 4.8; update_accessed_dirty_bits",
+)
+PAGE_FAULT = documented(
+    "page-fault",
+    "an address that page tables do not map faults, which without an interrupt table is a triple "
+    "fault: KVM_EXIT_SHUTDOWN",
+    "api.rst 5; Intel SDM vol. 3, 4.7, 6.15",
+)
+TABLES_OUTSIDE = source(
+    "tables-outside",
+    "page tables that a gpa without memory is to hold map nothing: the vCPU stops, by a triple "
+    "fault or because nothing can be fetched",
+    "FNAME(walk_addr_generic): kvm_is_error_hva; mmu_check_root; api.rst 5, KVM_EXIT_SHUTDOWN",
+)
+READONLY_TABLES = source(
+    "readonly-tables",
+    "page tables in a READONLY slot are used, and no accessed or dirty bit is set there; where "
+    "nested paging wants them writable the vCPU stops",
+    "ba6a35415455; update_accessed_dirty_bits",
+)
+
+End = Literal["memory", "page-fault", "outside", "unknown"]
+
+_RESERVED = ~(ADDRESS_BITS | 0xFFF)
+_USER_AND_OTHERS = 0xFFF & ~(PRESENT | WRITABLE | LARGE | ACCESSED | DIRTY)
+_READ_ONLY_PIECES = ("hole", "absent")
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An entry that a walk used, and the byte that holds its accessed and dirty bits after it."""
+
+    entry: Piece
+    low: int
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What a walk came to: the gpa if it ended in ``memory``, and what it did to each entry."""
+
+    end: End
+    gpa: int = 0
+    updates: tuple[Update, ...] = ()
+
+    @property
+    def sets_bits(self) -> bool:
+        """Whether a bit is set that was not."""
+        return any(each.is_new for each in self.updates)
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether an entry is in a READONLY slot."""
+        return any(each.entry.readonly for each in self.updates)
+
+
+class PageTables:
+    """Walks page tables, and knows which of them a processor may have cached.
+
+    A kernel sees who writes to page tables only where a guest does, and a processor need not look
+    again at what it knows. So a page of tables that was walked, and has entries now that were
+    others, is one of which it is not known what they come to.
+    """
+
+    def __init__(self, accesses: Accesses, contents: Contents) -> None:
+        self._accesses = accesses
+        self._contents = contents
+        self._walked: dict[tuple[str, int], bytes] = {}
+
+    def walk(self, tables: int, address: int, write: bool) -> Walk:
+        """Return what an address is translated to by the tables at a gpa; nothing is changed."""
+        updates: list[Update] = []
+        table = tables
+        for level in reversed(range(LEVELS)):
+            at = table + index_of(address, level) * ENTRY_BYTES
+            (piece,) = self._accesses.pieces(at, ENTRY_BYTES)
+            if piece.kind in _READ_ONLY_PIECES:
+                return _ended("outside", updates)
+            if piece.kind != "memory" or piece.private or piece.protected or self._is_stale(piece):
+                return Walk("unknown")
+            if piece.mapping == GUEST_MAPPING:
+                return Walk("unknown")
+            data = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
+            entry = int.from_bytes(data, "little")
+            if not entry & PRESENT:
+                return _ended("page-fault", updates)
+            is_last = level == 0 or bool(entry & LARGE)
+            if entry & (_RESERVED | _USER_AND_OTHERS) or (entry & LARGE and level != 1):
+                return Walk("unknown")
+            if write and not entry & WRITABLE:
+                return _ended("page-fault", updates)
+            bits = ACCESSED | (DIRTY if is_last and write else 0)
+            updates.append(Update(piece, (entry | bits) & 0xFF, bits & ~entry != 0))
+            table = entry & ADDRESS_BITS
+            if is_last:
+                within = address & (1 << shift_of(level)) - 1
+                if table & (1 << shift_of(level)) - 1:
+                    return Walk("unknown")  # Reserved bits of a large page.
+                return Walk("memory", table | within, tuple(updates))
+        raise AssertionError("the last level has the last entry")
+
+    def adopt(self, vcpu: int, walks: tuple[Walk, ...], sets_bits: bool) -> None:
+        """Let walks happen: their bits are set, unless they are in READONLY slots."""
+        for walk in walks:
+            for update in walk.updates:
+                self._accesses.was_walked(vcpu, update.entry)
+                if sets_bits and update.is_new:
+                    gpa = update.entry.gpa
+                    byte = Touch(gpa, "write", 1, update.low, vcpu)
+                    pieces = self._accesses.pieces(gpa, 1)
+                    self._accesses.written(byte, pieces, bytes((update.low,)))
+        for walk in walks:
+            for page in self._pages(walk):
+                self._walked[page] = self._read(page)
+
+    def _pages(self, walk: Walk) -> Iterator[tuple[str, int]]:
+        for update in walk.updates:
+            yield update.entry.mapping, update.entry.offset // PAGE_SIZE_BYTES
+
+    def _read(self, page: tuple[str, int]) -> bytes:
+        mapping, number = page
+        return self._contents.read(mapping, number * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
+
+    def _is_stale(self, piece: Piece) -> bool:
+        """Whether a page of tables has lost, or changed, an entry that may be cached."""
+        page = piece.mapping, piece.offset // PAGE_SIZE_BYTES
+        known = self._walked.get(page)
+        if known is None:
+            return False
+        now = self._read(page)
+        if now == known:
+            return False
+        return any(
+            known[at] & PRESENT and known[at : at + ENTRY_BYTES] != now[at : at + ENTRY_BYTES]
+            for at in range(0, PAGE_SIZE_BYTES, ENTRY_BYTES)
+        )
+
+
+def _ended(end: End, updates: list[Update]) -> Walk:
+    """Return the end of a walk that translates nothing.
+
+    Whether the bits of the entries above are set by then is up to who walks: it is not known
+    unless they were set before.
+    """
+    if any(each.is_new and not each.entry.readonly for each in updates):
+        return Walk("unknown")
+    return Walk(end)

@@ -1,0 +1,20 @@
+"""A vCPU that goes on at an address of the scenario's own, as data."""
+
+from vmm.scenario.operation import Hex, Operation
+
+
+class Start(Operation, frozen=True, tag="start", gc=False):
+    """A vCPU goes on at an address, in code that stands in a slot, in one KVM_RUN.
+
+    With ``tables`` it is in 64-bit mode, and they are the gpa of its page tables, which the host
+    has written to memory of the scenario; without, in real mode, where an address is a gpa below
+    4 GiB. Nothing of what it uses is in the guest's own slot. What it executes is the code that
+    every tagged page carries, or one of `vmm.scenario.programs`: those find the address that they
+    access in DI, and a ``value`` in CX. The outcome is the word that the code answers with.
+    """
+
+    address: Hex
+    tables: Hex | None = None
+    data: Hex = 0
+    value: Hex = 0
+    vcpu: int = 0
