@@ -94,6 +94,15 @@ class KvmError(OSError):
 
     `call` is the name of the ioctl, or what else was asked of a file of KVM. The text is made when
     it is asked for: refusals are ordinary outcomes of a test run.
+
+        >>> import errno
+        >>> from vmm import Kvm, KvmError
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     try:
+        ...         vm.set_user_memory_region(0, 0, 0, 0, 0)  # There is no slot to delete.
+        ...     except KvmError as error:
+        ...         print(error.call, error.errno == errno.EINVAL)
+        KVM_SET_USER_MEMORY_REGION True
     """
 
     def __init__(

@@ -49,6 +49,10 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     named so. ``zero_page`` says whether this process may map virtual address 0;
     ``hugetlb_pages`` is the number of free 2 MiB pages; ``collapse`` and ``ksm`` say whether the
     host makes huge pages of small ones when it is asked, and merges pages that are alike.
+
+        >>> from vmm import features_here
+        >>> features_here().nr_memslots >= 32
+        True
     """
 
     nr_memslots: int = 32764
