@@ -383,12 +383,14 @@ def move_pages(address: int, pages: int, to: int) -> None:
     _checked_result("mremap", _lib.abi_move_pages(address, pages, to))
 
 
-def punch_hole(fd: int, offset: int, size_bytes: int, *, keep_size: bool = True) -> None:
+def fallocate(
+    fd: int, offset: int, size_bytes: int, *, punch: bool = True, keep_size: bool = True
+) -> None:
     """Call fallocate(2) with FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE. Raises `OSError`.
 
     Offset and size are taken as the 64 bits that the kernel gets.
     """
-    _checked_result("fallocate", _lib.abi_punch_hole(fd, keep_size, offset, size_bytes))
+    _checked_result("fallocate", _lib.abi_fallocate(fd, punch, keep_size, offset, size_bytes))
 
 
 def map_kvm_file(what: str, fd: int, size_bytes: int, offset_bytes: int = 0) -> int:

@@ -1,5 +1,7 @@
 """VMs that are closed with what they have, and what the next one finds: nothing."""
 
+import msgspec
+
 from vmm.catalogue._build import NOWHERE, A, B, Slot, at, creates, deletes, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -15,6 +17,7 @@ from vmm.scenario.operations import (
 
 _ONE = Slot(1, 0x100, at("a"), pages=2)
 _TWO = Slot(2, 0x104, at("b"), pages=2)
+_BINDING = "kvm_gmem_bind, kvm_gmem_unbind"
 
 
 def _life(
@@ -151,8 +154,18 @@ SCENARIOS = (
     _used_up(
         "A guest_memfd that is refused is let go: closing it ends it, and its memory.",
         Churn(1, 800, "refused-bindings"),
-        source="kvm_gmem_bind, kvm_gmem_unbind",
+        source=_BINDING,
         needs=("user_memory2", "guest_memfd"),
+    ),
+    msgspec.structs.replace(
+        _used_up(
+            "On a VM with private memory: a guest_memfd that is refused is let go.",
+            Churn(1, 800, "refused-bindings"),
+            source=_BINDING,
+            needs=("user_memory2", "sw_protected"),
+        ),
+        name="private-vm-nothing-used-up-by-refused-bindings",
+        vm_type=1,
     ),
     _life(
         "a-thousand-changes-later",

@@ -90,6 +90,16 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     protected: PerVm | None = None
 
     @property
+    def highest_gfn(self) -> int:
+        """The highest gfn that a slot may hold by the rules, whatever a kernel takes.
+
+        Kernels that have one of these came after 86931ff7207b, since which there is a last gfn, and
+        no processor addresses more than 52 bits.
+        """
+        is_newer = self.user_memory2 or self.dirty_ring_acq_rel or self.memory_attributes
+        return min(self.last_gfn, (1 << 40) - 1) if is_newer else self.last_gfn
+
+    @property
     def slot_zap_all_quirk(self) -> bool:
         """Whether a kernel can be told to zap only what belongs to a slot."""
         return bool(self.quirks & Quirk.SLOT_ZAP_ALL)
