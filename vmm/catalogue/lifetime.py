@@ -141,6 +141,15 @@ SCENARIOS = (
         "Thousands of creates, moves, flag changes, refusals and deletions use nothing up.",
         Churn(1, 1000),
     ),
+    msgspec.structs.replace(
+        _used_up(
+            "Nor do they use up page tables where a vCPU reads the slot each time.",
+            Churn(1, 90),
+            source="kvm_tdp_mmu_zap_invalidated_roots, kvm_zap_obsolete_pages",
+        ),
+        name="nothing-used-up-by-mappings",
+        operations=(read(0x100), Churn(1, 90)),
+    ),
     _used_up(
         "A slot that is refused, early or late and with whatever flags, uses nothing up.",
         Churn(1, 1600, "refused-creations"),
