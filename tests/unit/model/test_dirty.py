@@ -272,8 +272,9 @@ def test_vcpu_stops_when_it_enters_with_the_reserve_left(
 ) -> None:
     whole = msgspec.structs.replace(LOGGED, memory_size=257 * 4096)
     model = Model((Mapping("a", 257),), FEATURES)
-    pages = (write(page) for page in range(writes))
-    for operation in (RING, whole, *pages, *(Inspect() for _ in range(rests)), write(writes)):
+    pages = [write(page) for page in range(writes)]
+    rest: list[AnyOperation] = [Inspect()] * rests
+    for operation in (RING, whole, *pages, *rest, write(writes)):
         model.allowed(operation)[0].adopt()
     expected = outcome(model, HARVEST)
     assert isinstance(expected, RingPages)
