@@ -88,12 +88,7 @@ class Ioctl(IntEnum):
 
 
 class MemFlag(IntFlag):
-    """Flags of a memory region (`KVM_MEM_*`).
-
-    >>> from vmm import MemFlag
-    >>> int(MemFlag.LOG_DIRTY_PAGES | MemFlag.READONLY)
-    3
-    """
+    """Flags of a memory region (`KVM_MEM_*`)."""
 
     LOG_DIRTY_PAGES = 1 << 0
     READONLY = 1 << 1
@@ -101,13 +96,7 @@ class MemFlag(IntFlag):
 
 
 class Cap(IntEnum):
-    """Capabilities that bear on memslots (`KVM_CAP_*`), for KVM_CHECK_EXTENSION.
-
-    >>> from vmm import Cap, Kvm
-    >>> with Kvm.open() as kvm:
-    ...     kvm.check_extension(Cap.USER_MEMORY)
-    1
-    """
+    """Capabilities that bear on memslots (`KVM_CAP_*`), for KVM_CHECK_EXTENSION."""
 
     IRQCHIP = 0
     USER_MEMORY = 3
@@ -154,13 +143,7 @@ class Cap(IntEnum):
 
 
 class VmType(IntEnum):
-    """Types of a VM on x86 (`KVM_X86_*_VM`), the argument of KVM_CREATE_VM.
-
-    >>> from vmm import Kvm, VmType
-    >>> with Kvm.open() as kvm, kvm.create_vm(VmType.DEFAULT_VM) as vm:
-    ...     vm.closed
-    False
-    """
+    """Types of a VM on x86 (`KVM_X86_*_VM`), the argument of KVM_CREATE_VM."""
 
     DEFAULT_VM = 0
     SW_PROTECTED_VM = 1
@@ -316,12 +299,7 @@ class StatsBase(IntEnum):
 
 
 class Protection(IntFlag):
-    """What a mapping allows (`PROT_*` of mmap(2)).
-
-    >>> from vmm import HostMapping, Protection
-    >>> with HostMapping.anonymous(0x1000) as memory:
-    ...     memory.protect(0, 0x1000, Protection.READ)
-    """
+    """What a mapping allows (`PROT_*` of mmap(2))."""
 
     NONE = 0
     READ = 1 << 0

@@ -8,12 +8,15 @@ from vmm.catalogue._build import A, B, Slot, at, read
 from vmm.catalogue._tables import PLAIN, PROGRAM_OFFSET, USED, Tables
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
+    NO_SLOT,
     PAGE_SIZE_BYTES,
     READONLY,
     SOMEWHERE,
     AnyOperation,
     EnableCap,
+    Execute,
     Guest,
+    NewVm,
     Place,
     Scenario,
     Start,
@@ -279,6 +282,119 @@ def _without_quirk(scenario: Scenario) -> Scenario:
 _ROM = Slot(1, 0xFFFF0, at("a"), pages=8)
 _TOP = 0xFFFF_0800
 
+_NOWHERE = Guest(slot=NO_SLOT)
+_RESET = 0xFFFF_FFF0
+_ONE = Slot(1, 0x100, at("a"), pages=2)
+_TWO = Slot(2, 0xFFFFE, at("b"), pages=2)
+
+
+def _execute(gfn: int, vcpu: int = 0) -> Execute:
+    return Execute(gfn * PAGE_SIZE_BYTES, vcpu)
+
+
+def _bare(
+    name: str, why: str, *operations: AnyOperation, vcpus: int = 1, source: str = ""
+) -> Scenario:
+    """Return a scenario in which there is no slot but those that its operations create."""
+    return _start(
+        f"without-slots-{name}",
+        why,
+        *operations,
+        source=source or "api.rst 5, KVM_EXIT_INTERNAL_ERROR; 0774a964ef56",
+        vcpus=vcpus,
+        guest=_NOWHERE,
+    )
+
+
+def _emptied() -> Iterator[AnyOperation]:
+    """Yield the deletion of four slots, each with a look at all of them."""
+    for slot in reversed(range(4)):
+        yield Slot(slot, 0x100 + 2 * slot, at("a", slot)).delete()
+        yield from (_execute(0x100 + 2 * other) for other in range(4))
+
+
+_BARE = (
+    _bare(
+        "at-the-reset-vector",
+        "A vCPU without any slot stops where a reset leaves it, and wherever else it starts.",
+        Start(_RESET),
+        Start(_RESET),
+        _execute(0),
+        _execute(0x100),
+        Start(0x800, 0),
+        Start(0x800, 0x1000),
+        Start(_RESET),
+        _ONE.log(),
+    ),
+    _bare(
+        "until-the-first",
+        "The first slot of a VM is found by a vCPU that has met none, and the last one goes.",
+        _execute(0x100),
+        _ONE.create(),
+        _execute(0x100),
+        _execute(0x101),
+        _execute(0x102),
+        _ONE.delete(),
+        _execute(0x100),
+        _execute(0x101),
+        _TWO.create(),
+        _execute(0xFFFFE),
+        Start(_RESET & -PAGE_SIZE_BYTES | 0x800),
+        _execute(0x100),
+        _TWO.move(0x100),
+        _execute(0x100),
+        _execute(0xFFFFE),
+        _TWO.delete(),
+        _execute(0x100),
+        Start(_RESET),
+    ),
+    _bare(
+        "after-the-last",
+        "Slots are deleted from the highest gfn down to none, and nothing is left to be run.",
+        *(Slot(slot, 0x100 + 2 * slot, at("a", slot)).create() for slot in range(4)),
+        *(_execute(0x100 + 2 * slot) for slot in range(4)),
+        *_emptied(),
+        Slot(3, 0x106, at("b", 3)).create(),
+        *(_execute(0x100 + 2 * slot) for slot in range(4)),
+    ),
+    _bare(
+        "but-page-tables-and-code",
+        "Page tables and code are all the slots that there are, and then there are none.",
+        *_A.lay(),
+        *_programs(),
+        _TABLES.create(),
+        _CODE.create(),
+        *_accesses(),
+        _TABLES.delete(),
+        _execute(0x104),
+        _A.run(3),
+        _CODE.delete(),
+        _A.run(3),
+        _execute(0x104),
+        _TABLES.create(),
+        _CODE.create(),
+        _A.run(2),
+        NewVm(),
+        _A.run(2),
+        _execute(0x104),
+        source="0e3223d8d00a; mmu_check_root",
+    ),
+    _bare(
+        "on-two-vcpus",
+        "Two vCPUs stop without a slot, and find the first one.",
+        _execute(0x100, 0),
+        _execute(0x100, 1),
+        _ONE.create(),
+        _execute(0x101, 1),
+        _execute(0x100, 0),
+        _ONE.delete(),
+        _execute(0x100, 0),
+        _execute(0x101, 1),
+        vcpus=2,
+    ),
+)
+"""Those of VMs that have no slot at first, and none in the end."""
+
 SCENARIOS = (
     _start(
         "on-unmapped-addresses",
@@ -354,5 +470,6 @@ SCENARIOS = (
         needs=("readonly_mem",),
         guest=Guest(gpa=0x80_0000),
     ),
+    *_BARE,
 )
 """All scenarios of vCPUs that start in slots of the scenario."""

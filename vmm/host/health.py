@@ -61,12 +61,7 @@ class Roots:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that the kernel complained of; ``excerpt`` is its log, line by line.
-
-    >>> from vmm import Problem
-    >>> Problem("WARNING: at mmu.c:1", ("[ cut here ]", "WARNING: at mmu.c:1")).what
-    'WARNING: at mmu.c:1'
-    """
+    """Something that the kernel complained of; ``excerpt`` is its log, line by line."""
 
     what: str
     excerpt: tuple[str, ...] = ()

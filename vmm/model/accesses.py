@@ -55,6 +55,12 @@ FETCH_OUTSIDE = source(
     "instructions cannot be fetched from a hole: the vCPU stops",
     "api.rst 5, KVM_EXIT_INTERNAL_ERROR",
 )
+NO_MMU_PAGES = source(
+    "no-mmu-pages",
+    "before a VM has had a slot a kernel without TDP has no pages for page tables of its own: "
+    "KVM_RUN is ENOSPC, as the vCPU stops where there is nothing to fetch",
+    "kvm_arch_commit_memory_region, make_mmu_pages_available",
+)
 PRIVATE = documented(
     "private",
     "a private gpa reaches the slot's guest_memfd, which begins as zeros and keeps what is "

@@ -6,7 +6,6 @@ model does not know, it returns none, and the verdict is inconclusive.
 """
 
 import errno
-from collections.abc import Container
 from functools import partial
 from typing import Self, assert_never
 
@@ -17,7 +16,7 @@ from vmm.model.apicpage import is_apic_page
 from vmm.model.array import MemslotArray
 from vmm.model.attributes import set_attributes
 from vmm.model.backing import Backing
-from vmm.model.contents import Contents, PageKey
+from vmm.model.contents import Contents
 from vmm.model.devices import absorbed
 from vmm.model.ioapic import may_answer
 from vmm.model.memfds import GuestMemfds
@@ -193,7 +192,7 @@ class Model:
                     return accesses
                 return self._vm.by_vcpu(operation.vcpu, accesses)
             case Start():
-                return self._vm.by_vcpu(operation.vcpu, self._vm.starts.outcomes(operation))
+                return self._vm.by_vcpu(operation.vcpu, self._vm.start(operation))
             case SetUserMemoryRegion():
                 return self._vm.region(operation)
             case Inspect():
@@ -299,12 +298,7 @@ class Model:
     def _inspect(self) -> Allowed:
         hidden = self._backing.absent
         changes = Inspected(self._contents.changes(hidden))
-        return Allowed(changes, CONTENT, partial(self._inspected, hidden))
-
-    def _inspected(self, hidden: Container[PageKey]) -> None:
-        self._contents.forget_changes(hidden)
-        if self._vm.tracking.ring is not None:
-            self._vm.tracking.ring.rest()
+        return Allowed(changes, CONTENT, partial(self._contents.forget_changes, hidden))
 
     def _change_memory(self, op: ChangeHostMemory) -> None:
         self._backing.changed(op)

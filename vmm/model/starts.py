@@ -68,15 +68,18 @@ class Starts:
 
     def _at_code(self, op: Start, gpa: int, walks: tuple[Walk, ...]) -> _Outcomes:
         """Return what the code at a gpa comes to."""
-        if any(walk.end != "memory" for walk in walks) or gpa % PAGE_SIZE_BYTES > _LAST_OFFSET:
+        if any(walk.end != "memory" for walk in walks):
             return ()
-        (piece,) = self._accesses.pieces(gpa, _LONGEST)
+        (piece,) = self._accesses.pieces(gpa, 1)
         if self._is_unclear(op, piece):
             return ()
         if piece.kind != "memory":
             if any(walk.sets_bits for walk in walks):
                 return ()
             return _stops(FETCH_OUTSIDE if piece.kind == "hole" else HVA_ABSENT)
+        if gpa % PAGE_SIZE_BYTES > _LAST_OFFSET:
+            return ()
+        (piece,) = self._accesses.pieces(gpa, _LONGEST)
         code = self._contents.read(piece.mapping, piece.offset, piece.length)
         identity = stub_identity(code[:STUB_LENGTH])
         if identity is not None:

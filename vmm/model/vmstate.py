@@ -6,7 +6,7 @@ from functools import partial
 
 import msgspec
 
-from vmm.model.accesses import Accesses, inside_smm
+from vmm.model.accesses import NO_MMU_PAGES, Accesses, inside_smm
 from vmm.model.allowed import Allowed
 from vmm.model.apicpage import AsEmulated, either, is_apic_page
 from vmm.model.array import Change, MemslotArray
@@ -24,7 +24,7 @@ from vmm.model.rule import source
 from vmm.model.starts import Starts
 from vmm.model.userend import UserEnd
 from vmm.scenario.features import Features
-from vmm.scenario.history import Closed, Done, Refused, RingPages
+from vmm.scenario.history import Closed, Done, Refused, RingPages, Stopped
 from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     CHURN_GFNS,
@@ -38,6 +38,7 @@ from vmm.scenario.operations import (
     PreFaultMemory,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Start,
     Sweep,
     Touch,
     access_end,
@@ -81,7 +82,8 @@ class VmState:
             )
             for shown in (backing, AsEmulated(backing))
         )
-        self.starts = Starts(self._accesses[0], contents, self.internal)
+        self._had_slots = False
+        self._starts = Starts(self._accesses[0], contents, self.internal)
 
     def _has_irqchip(self) -> bool:
         return self.internal.irqchip
@@ -109,7 +111,10 @@ class VmState:
         if self.internal.reached(op.vcpu, op.gpa, end - op.gpa):
             return ()
         accesses = self._accesses[op.as_id]
-        usual = accesses.touch(op) if isinstance(op, Touch) else _outcomes(accesses, op)
+        if isinstance(op, Touch):
+            usual = accesses.touch(op)
+        else:
+            usual = self._before_slots(_outcomes(accesses, op))
         if op.as_id == SMM:
             usual = inside_smm(usual)
         if not is_apic_page(op.gpa, end):
@@ -117,6 +122,16 @@ class VmState:
         if self.internal.irqchip:
             return ()
         return either(usual, _outcomes(self._emulated[op.as_id], op))
+
+    def start(self, op: Start) -> tuple[Allowed, ...]:
+        """Return what a start of a vCPU may come to; none where it is unknown."""
+        return self._before_slots(self._starts.outcomes(op))
+
+    def _before_slots(self, allowed: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
+        """Return what a vCPU may come to, which in a VM that never had a slot has no memory."""
+        if self._had_slots or not allowed:
+            return allowed
+        return (*allowed, Allowed(Stopped("ENOSPC"), NO_MMU_PAGES))
 
     def _instruction(self, op: Instruction) -> tuple[Allowed, ...]:
         for gpa, length in accessed(op):
@@ -173,6 +188,7 @@ class VmState:
     def _apply(self, op: SetUserMemoryRegion, hva: Hva, change: Change) -> None:
         as_id, slot_id = as_id_of(op.slot), id_of(op.slot)
         slots = self.spaces[as_id]
+        self._had_slots = True
         if change is Change.DELETE:
             slots.delete(slot_id)
             self._memfds.unbind(op.slot)

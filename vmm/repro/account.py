@@ -22,7 +22,7 @@ class Account:
 
     def __init__(self, names: CNames) -> None:
         self.names = names
-        self.used: set[str] = {"mapping", "region", "at"}
+        self.used: set[str] = {"mapping"}
         self.files: set[str] = set()
         self.shared: set[str] = set()
         self.as_ids: dict[int, int] = {}

@@ -34,6 +34,7 @@ from vmm.scenario.operations import (
     Lives,
     MapGuestMemfd,
     NewVm,
+    Place,
     PreFaultMemory,
     PunchGuestMemfd,
     Race,
@@ -269,12 +270,15 @@ class Statements:
         if op.argument == "unreadable":
             self.account.use("badpointer")
             return "set_region_from_nowhere(KVM_SET_USER_MEMORY_REGION)"
+        if isinstance(op.userspace_addr, Place):
+            self.account.use("at")
         fields = (
             f"{unsigned(op.slot) if op.slot >> 16 else op.slot}, {flags(op.flags)}, "
             f"{unsigned(op.guest_phys_addr)}, {unsigned(op.memory_size)}, "
             f"{self._names.hva(op.userspace_addr)}"
         )
         if not isinstance(op, SetUserMemoryRegion2):
+            self.account.use("region")
             return f"set_region({fields})"
         self.account.use("region2")
         file = "-1" if op.guest_memfd == -1 else self._file(op.guest_memfd)
@@ -307,10 +311,9 @@ class Statements:
                 return f"map_guest_memfd({file}, {mapping}, {sharing}, {is_shared})"
             case PunchGuestMemfd():
                 account.use("punchmemfd")
-                named = {"FALLOC_FL_PUNCH_HOLE": op.punch, "FALLOC_FL_KEEP_SIZE": op.keep_size}
-                mode = " | ".join(name for name, is_set in named.items() if is_set) or "0"
+                mode = "FALLOC_FL_PUNCH_HOLE" + (" | FALLOC_FL_KEEP_SIZE" if op.keep_size else "")
                 where = f"{unsigned(op.offset)}, {unsigned(op.size)}"
-                return f"fallocate_guest_memfd({file}, {mode}, {where})"
+                return f"punch_guest_memfd({file}, {mode}, {where})"
 
     def _inspect(self, step: Expectation) -> list[str]:
         lines = []

@@ -11,6 +11,7 @@ from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     CHURN_GFNS,
     GUEST_SIZE_BYTES,
+    NO_SLOT,
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     SOMEWHERE,
@@ -62,6 +63,8 @@ def placed(scenario: Scenario) -> Scenario:
 
 def with_room(scenario: Scenario) -> Scenario:
     """Return a scenario whose guest is out of the way. Raises ScenarioError if there is no room."""
+    if scenario.guest.slot == NO_SLOT:
+        return scenario
     guests = guest_count(scenario)
     gpa = free_gpa(ranges_of(scenario.operations), guests)
     if gpa is None:

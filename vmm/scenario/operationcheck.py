@@ -29,6 +29,7 @@ from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     MAX_GPA_BITS,
     MAX_VMS,
+    NO_SLOT,
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     WINDOW_STEP_BYTES,
@@ -98,6 +99,8 @@ class OperationChecker:
         self._spaces = address_spaces(scenario)
         begin = self._guest.gpa - (self._guests - 1) * GUEST_SIZE_BYTES
         self._guest_gpas = range(begin, self._guest.gpa + GUEST_SIZE_BYTES)
+        if self._guest.slot == NO_SLOT:
+            self._guest_ids = self._guest_gpas = range(0)
         self._standing = MayStand(self._guest_ids, self._guest_gpas)
         self._changes = HostChanges(scenario.mappings)
         self._memfds = MemfdNames(scenario)

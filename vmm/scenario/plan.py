@@ -14,6 +14,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
+    NO_SLOT,
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     AnyOperation,
@@ -165,6 +166,8 @@ def mappings_of(scenario: Scenario) -> tuple[Mapping, ...]:
 
 def guest_slots(scenario: Scenario) -> list[SetUserMemoryRegion]:
     """Return the operations that create the memslots which guests live in."""
+    if scenario.guest.slot == NO_SLOT:
+        return []
     return [
         guest_slot(scenario, number, as_id)
         for as_id in address_spaces(scenario)

@@ -10,6 +10,7 @@ from vmm.scenario.mappings import check_large_mappings, check_mappings
 from vmm.scenario.operationcheck import OperationChecker
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
+    NO_SLOT,
     REAL_MODE_END,
     ChangeHostMemory,
     Churn,
@@ -20,6 +21,7 @@ from vmm.scenario.operations import (
     Execute,
     HostWrite,
     Inspect,
+    Instruction,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -30,8 +32,11 @@ from vmm.scenario.operations import (
     SetMemoryAttributes,
     SetTssAddr,
     Start,
+    Sweep,
     SwitchVm,
+    Touch,
     UnmapInternalSlots,
+    access_end,
     guest_count,
 )
 from vmm.scenario.problem import ScenarioError
@@ -94,9 +99,24 @@ def _check_guest(scenario: Scenario) -> None:
         raise ScenarioError("$.guest.gpa: a multiple of 0x10000 below 4 GiB is needed")
     if guest.gpa < (guest_count(scenario) - 1) * GUEST_SIZE_BYTES:
         raise ScenarioError("$.guest.gpa: the guests of a race live below it, 64 KiB each")
+    if guest.slot == NO_SLOT:
+        _check_without_guest(scenario)
+        return
     last = MAX_SLOTS - guest_count(scenario)
     if not 0 <= guest.slot <= last:
         raise ScenarioError(f"$.guest.slot: not within 0 to {last}: no kernel has more slots")
+
+
+def _check_without_guest(scenario: Scenario) -> None:
+    """What a guest does in its own memory takes a slot to live in."""
+    if scenario.survey != "none":
+        raise ScenarioError("$.survey: 'none' is needed, as $.guest.slot says that there is none")
+    for index, op in enumerate(scenario.operations):
+        if isinstance(op, Touch | Sweep | Instruction | Race) or access_end(op) > REAL_MODE_END:
+            raise ScenarioError(
+                f"$.operations[{index}]: it takes a guest that lives somewhere, and $.guest.slot "
+                "says that there is none; execute (below 4 GiB) and start take none"
+            )
 
 
 _OF_ONE_VM = (

@@ -292,6 +292,53 @@ static bool stay_without(struct vcpu *vcpu)
     return false;
 }
 
+/* VMs without any slot of the caller's, but for that of the guest of other accesses. */
+
+static bool has_none(struct vm *vm)
+{
+    for (uint32_t i = 0; i < vm->nr_used; i++)
+        if (may_touch(&vm->slots[vm->used[i]]))
+            return false;
+    return true;
+}
+
+static bool answers(const struct kvm_run *run)
+{
+    return run->exit_reason == KVM_EXIT_IO && run->io.port == PORT_ANSWER;
+}
+
+static bool run_the_last(struct vcpu *vcpu)
+{
+    struct vm *vm = vcpu->vm;
+    struct kvm_run *run = vcpu->run;
+
+    if (answers(run)) {
+        vm->has_answer = true;
+        memcpy(&vm->answer.answer, (char *)run + run->io.data_offset, sizeof(uint32_t));
+    } else if (vm->has_answer && has_none(vm) && strike(vm)) {
+        answer(vcpu, vm->answer.answer);
+    }
+    return false;
+}
+
+static int note_none(struct vcpu *vcpu)
+{
+    vcpu->vm->armed |= has_none(vcpu->vm);
+    return 0;
+}
+
+static bool miss_the_first(struct vcpu *vcpu)
+{
+    if (answers(vcpu->run) && vcpu->vm->armed && strike(vcpu->vm))
+        vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
+    return false;
+}
+
+static int refuse_to_run(struct vcpu *vcpu)
+{
+    return has_none(vcpu->vm) && strike(vcpu->vm) ? EINVAL : 0;
+}
+
 #define START(fault_name, function, text, script)                                               \
     {.name = fault_name, .enter = begin_start, .leave = function, .sentence = text,             \
      .witness = script}
@@ -345,5 +392,13 @@ const struct fault start_faults[] = {
     START("tables-never-found-again", stay_without,
           "A vCPU that met no page tables finds none, even if they are there by then.",
           "tables 0 100 104 3; set 2 104 4 4; " LOADS "; set 1 100 4 0; " LOADS),
+    {.name = "last-code-stays", .leave = run_the_last,
+     .sentence = "Where the last slot has gone a vCPU answers what it did last.",
+     .witness = "tables 0 100 104 63; set 1 100 8 0; " LOADS "; delete 1; " LOADS},
+    {.name = "first-slot-missed", .enter = note_none, .leave = miss_the_first,
+     .sentence = "A vCPU that ran without any slot stops when it has one.",
+     .witness = "tables 0 100 104 3; " LOADS "; set 1 100 8 0; " LOADS},
+    {.name = "run-refused-without-slots", .enter = refuse_to_run,
+     .sentence = "A vCPU without any slot is not run.", .witness = LOADS},
     {0},
 };

@@ -22,6 +22,7 @@ _UNUSED_RULES = {
     "apic-page": "takes a backend that emulates instructions",
     "atomic-absent": "takes a backend that emulates instructions",
     "not-emulated": "takes a backend that emulates instructions, or hardware that exits",
+    "no-mmu-pages": "takes a kernel without two-dimensional paging",
     "irqchip-known": "takes a kernel without interrupt controllers",
     "cap-known": "takes a kernel without manual protection or without dirty rings",
     "clear-known": "takes a kernel without manual protection",

@@ -21,10 +21,12 @@ from vmm.scenario.operations import (
     READONLY,
     AnyOperation,
     CreateIrqchip,
+    Execute,
     GetDirtyLog,
     HostWrite,
     Inspect,
     Mapping,
+    NewVm,
     Place,
     SetUserMemoryRegion,
     Start,
@@ -230,3 +232,16 @@ def test_with_interrupt_controllers_in_the_kernel_nothing_is_known() -> None:
     made = Model((Mapping("a", 8),), Features())
     only(made, CreateIrqchip())
     assert made.allowed(Start(0x106800)) == ()
+
+
+def test_a_vm_that_never_had_a_slot_may_have_no_memory_for_page_tables() -> None:
+    made = Model((Mapping("a", 8),), Features())
+    for operation in (Execute(0x100000), Start(0x100800), Start(0xFFFF_FFF0)):
+        assert stops(made, operation) == STOPS | {"ENOSPC"}
+    only(made, SetUserMemoryRegion(1, 0x100000, 0x1000, Place("a")))
+    assert outcome(made, Execute(0x100000)) == Touched(identity(0, 0))
+    only(made, SetUserMemoryRegion(1))
+    assert stops(made, Execute(0x100000)) == STOPS
+    assert stops(made, Start(0x800, 0)) == STOPS
+    only(made, NewVm())
+    assert stops(made, Execute(0x100000)) == STOPS | {"ENOSPC"}
