@@ -21,6 +21,7 @@ _WIDEST_BYTES: Final = 4
 
 _TOUCHES: Final[int] = lib.GUEST_TOUCHES
 _TOUCH: Final = Struct("<IIQ")  # struct guest_touch
+_TOUCH_BYTES: Final = _TOUCH.size
 _TOUCH_RESULTS: Final[int] = lib.GUEST_TOUCH_RESULTS
 _TOUCH_RESULT_BYTES: Final = 4
 _RESULT_SHIFT: Final = 48  # The offset of the result ends the tail.
@@ -143,6 +144,12 @@ def touch_index(rip: int) -> int:
     if not 0 <= index < MAX_TOUCHES:
         raise ValueError(f"RIP {rip:#x} is in no touch")
     return index
+
+
+def touch_at(rip: int) -> int:
+    """Return the same, and 0 where RIP is in no touch: where none has begun yet."""
+    index = (rip - _TOUCHES) // _TOUCH_BYTES
+    return index if 0 <= index < MAX_TOUCHES else 0
 
 
 def touch_offset(index: int) -> int:

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define ABI_KVM_RUN 0xae80
+#define ABI_KVM_EXIT_IO 2
 #define ABI_KVM_EXIT_MMIO 6
 #define ABI_KVM_SET_USER_MEMORY_REGION 0x4020ae46
 #define ABI_KVM_DIRTY_GFN_DIRTY 1
@@ -36,6 +37,7 @@ struct abi_procmap_query {
 static int abi_result(int result) { return result < 0 ? -errno : result; }
 
 #define ABI_WRITTEN_TO 0x40000000
+#define ABI_AT_END 0x20000000
 #define ABI_WATCHED_BYTES 512
 
 static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
@@ -95,8 +97,8 @@ static uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint3
     return harvested;
 }
 
-static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint64_t *passed,
-                             uint32_t room, uint32_t *count)
+static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint16_t end_port,
+                             uint64_t *passed, uint32_t room, uint32_t *count)
 {
     const struct kvm_regs *shared = (const void *)run->s.padding;
     const struct kvm_exit_mmio *mmio = &run->mmio;
@@ -113,6 +115,8 @@ static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint64
         passed[2] = mmio->len | (uint64_t)!!mmio->is_write << 32;
         memcpy(&passed[3], mmio->data, sizeof(mmio->data));
     }
+    if (!result && run->exit_reason == ABI_KVM_EXIT_IO && run->io.port == end_port)
+        result = ABI_AT_END;
     return result;
 }
 
@@ -202,6 +206,39 @@ static uint64_t abi_differences(uint64_t address, const void *from, uint64_t siz
         }
     }
     return count;
+}
+
+static uint64_t abi_news(const uint64_t *watched, uint64_t count, uint64_t *place,
+                         uint64_t block_bytes, uint64_t *found, uint64_t max_found, void *data,
+                         uint64_t max_data)
+{
+    uint64_t at, start, end, used = 0, news = 0;
+    unsigned char *to = data;
+
+    for (; place[0] < count; place[0]++, place[1] = 0) {
+        const uint64_t *stretch = &watched[3 * place[0]];
+        const unsigned char *now = abi_pointer(stretch[0]);
+        unsigned char *then = abi_pointer(stretch[1]);
+
+        for (; place[1] < stretch[2]; place[1] += block_bytes) {
+            if (!memcmp(now + place[1], then + place[1], block_bytes))
+                continue;
+            end = place[1] + block_bytes;
+            for (at = place[1]; at < end; at++) {
+                if (now[at] == then[at])
+                    continue;
+                if (news == max_found || max_data - used < end - at)
+                    return news;
+                for (start = at; at < end && now[at] != then[at]; at++)
+                    to[used++] = then[at] = now[at];
+                found[3 * news] = place[0];
+                found[3 * news + 1] = start;
+                found[3 * news + 2] = at - start;
+                news++;
+            }
+        }
+    }
+    return news;
 }
 
 static int abi_next_shared_mapping(int fd, uint64_t address, uint64_t *place, char *name,

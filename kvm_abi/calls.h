@@ -25,11 +25,13 @@ int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags, uint64_t g
 uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint32_t next, uint64_t *found);
 
 /* Lets a vCPU run past MMIO exits, room of them at most, until an exit of another kind or an error;
- * the guest's reads are answered with the given byte. Answers what the last KVM_RUN answered.
+ * the guest's reads are answered with the given byte. Answers what the last KVM_RUN answered, or
+ * ABI_AT_END where the guest has accessed the port that ends it.
  * Each exit that was passed is four words: RIP where the vCPU shares its registers
  * (KVM_CAP_SYNC_REGS), the gpa, the length with 2^32 added for a write, and the data. */
-int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint64_t *passed,
-                      uint32_t room, uint32_t *count);
+#define ABI_AT_END 0x20000000
+int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint16_t end_port,
+                      uint64_t *passed, uint32_t room, uint32_t *count);
 
 int64_t abi_mmap(uint64_t address, uint64_t size_bytes, int protection, int flags,
                  int fd, int64_t offset_bytes);
@@ -51,6 +53,15 @@ int abi_die_with_parent(int parent);
  * where a block ends. size_bytes is a multiple of block_bytes. */
 uint64_t abi_differences(uint64_t address, const void *from, uint64_t size_bytes,
                          uint64_t block_bytes, uint64_t *found, uint64_t max_found);
+
+/* Compares stretches of memory with copies of what they were, from a place on, and brings the copies
+ * up to date. A stretch is three words: its address, that of its copy, and its size, a multiple of
+ * block_bytes. Each of what it finds, max_found at most, is three words as well: the number of the
+ * stretch, the offset and the length; data gets the bytes, max_data of them at most, which is no less
+ * than a block. The place is the number of a stretch and the offset of a block: where to go on from,
+ * and past the last stretch at the end. */
+uint64_t abi_news(const uint64_t *watched, uint64_t count, uint64_t *place, uint64_t block_bytes,
+                  uint64_t *found, uint64_t max_found, void *data, uint64_t max_data);
 
 /* Finds the first shared mapping of a process that ends above an address; fd is its /proc/PID/maps.
  * place gets start and end. Linux 6.11; -ENOENT after the last one. */

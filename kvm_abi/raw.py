@@ -6,6 +6,7 @@ An address is an `int` throughout, and 0 is an address like any other.
 
 import errno
 import os
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, Protocol
 
@@ -39,6 +40,9 @@ _PASSED = Struct("<QQII8s")  # rip, gpa, length, whether it is a write, data
 
 _new = _ffi.new
 _FOUND = _ffi.typeof(f"uint64_t[{2 * MAX_DIFFERENCES}]")
+_NEWS = Struct("<QQQ")  # the number of a stretch, offset, length
+_NEWS_BLOCKS = 4
+_NEWS_FOUND = _ffi.typeof(f"uint64_t[{3 * MAX_DIFFERENCES}]")
 _PASSED_ROOM = _ffi.typeof(f"uint64_t[{4 * MAX_PASSED}]")
 _COUNT = _ffi.typeof("uint32_t *")
 _REGION = _ffi.typeof("struct kvm_userspace_memory_region *")
@@ -50,6 +54,7 @@ _ioctl_value = _lib.abi_ioctl_value
 _run = _lib.abi_run
 _run_past_mmio = _lib.abi_run_past_mmio
 _harvest = _lib.abi_harvest
+_AT_END = int(_lib.ABI_AT_END)
 
 issue_region = _lib.abi_set_user_memory_region
 """Issue KVM_SET_USER_MEMORY_REGION: fd, slot, flags, guest_phys_addr, memory_size, userspace_addr.
@@ -170,6 +175,11 @@ def copy_to(pointer: CData, data: bytes) -> None:
     _ffi.memmove(pointer, data, len(data))
 
 
+def room(data: bytearray) -> CData:
+    """Return a pointer to bytes that the kernel is to change. It keeps them where they are."""
+    return _ffi.from_buffer(data)
+
+
 def memory_of(pointer: CData, size_bytes: int) -> memoryview:
     """Return a writable view of the memory at a pointer. It keeps the pointer alive."""
     return memoryview(_buffer(pointer, size_bytes))
@@ -255,9 +265,28 @@ def run_vcpu(fd: int) -> None:
         raise KvmError(-result, Ioctl.RUN, None, 0)
 
 
-def run_past_mmio(fd: int, run: CData, answer: int, passed: list[PassedMmio], room: int) -> bool:
-    """Issue KVM_RUN again and again until an exit that is not MMIO; False after `room` of those.
+class PassedRoom:
+    """Room for the MMIO exits that one vCPU passes in one call."""
 
+    __slots__ = ("buffer", "count", "words")
+
+    def __init__(self) -> None:
+        self.words, self.count = _new(_PASSED_ROOM), _new(_COUNT)
+        self.buffer = _buffer(self.words)
+
+
+def run_past_mmio(
+    fd: int,
+    run: CData,
+    answer: int,
+    end_port: int,
+    passed: list[PassedMmio],
+    here: PassedRoom,
+    most: int = MAX_PASSED,
+) -> bool | None:
+    """Issue KVM_RUN again and again until an exit that is not MMIO, or after `most` of those.
+
+    Returns True at `end_port`, False at another exit, and None where there may be more MMIO.
     `run` is the `struct kvm_run *` of the vCPU. The guest's reads are answered with bytes of
     `answer`. Each exit that was passed is appended to `passed`, those before an error too; its
     `rip` is true of a vCPU that shares its registers. The last one is completed by the next
@@ -265,16 +294,19 @@ def run_past_mmio(fd: int, run: CData, answer: int, passed: list[PassedMmio], ro
 
     Raises `KvmError` as `ioctl` does.
     """
-    words, count = _new(_PASSED_ROOM), _new(_COUNT)
-    result = _run_past_mmio(fd, run, answer, words, room, count)
-    if count[0]:
-        records = _PASSED.iter_unpack(_buffer(words, count[0] * _PASSED.size))
+    count = here.count
+    result = _run_past_mmio(fd, run, answer, end_port, here.words, most, count)
+    number = count[0]
+    if number:
+        records = _PASSED.iter_unpack(here.buffer[: number * _PASSED.size])
         passed += [(rip, gpa, data[:size], write != 0) for rip, gpa, size, write, data in records]
+    if not result:
+        return None if number == most else False
+    if result == _AT_END:
+        return True
     if result > 0:
         raise _wrong_answer(Ioctl.RUN, result, 0)
-    if result:
-        raise _error(-result, Ioctl.RUN, 0)
-    return bool(count[0] < room)
+    raise _error(-result, Ioctl.RUN, 0)
 
 
 def _error(number: int, request: Ioctl, arg: CData | int) -> KvmError:
@@ -418,6 +450,48 @@ def differences(address: int, data: bytes | memoryview, block_bytes: int) -> lis
         address, _ffi.from_buffer(data), len(data), block_bytes, found, MAX_DIFFERENCES
     )
     return [(found[2 * index], found[2 * index + 1]) for index in range(count)]
+
+
+class Watched:
+    """Stretches of memory, each with a copy of what it was, that are compared in one call.
+
+    A stretch is its address and the copy, whole blocks of `block_bytes`. The memory is the caller's
+    to keep mapped.
+    """
+
+    def __init__(self, stretches: Sequence[tuple[int, memoryview]], block_bytes: int) -> None:
+        copies = [_ffi.from_buffer(copy) for _, copy in stretches]
+        words: list[int] = []
+        for (address, _), copy in zip(stretches, copies, strict=True):
+            words += address, address_of(copy), len(copy)
+        self._copies = copies  # Kept where they are.
+        self._words = _new("uint64_t[]", words)
+        self._block_bytes = block_bytes
+        self._place = _new("uint64_t[2]")
+        self._found = _new(_NEWS_FOUND)
+        self._data = _new("char[]", _NEWS_BLOCKS * block_bytes)
+
+    def news(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (number of the stretch, offset, bytes) of what differs, and take note of it.
+
+        It ascends; what reaches from one block into the next is told as two.
+        """
+        self._place[0] = self._place[1] = 0
+        while self._place[0] < len(self._copies):
+            count = self._more()
+            at = 0
+            for number, offset, length in _NEWS.iter_unpack(
+                _buffer(self._found, count * _NEWS.size)
+            ):
+                yield number, offset, _buffer(self._data + at, length)[:]
+                at += length
+
+    def _more(self) -> int:
+        count: int = _lib.abi_news(
+            *(self._words, len(self._copies), self._place, self._block_bytes),
+            *(self._found, MAX_DIFFERENCES, self._data, len(self._data)),
+        )
+        return count
 
 
 def shared_mappings(fd: int) -> list[tuple[int, int, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import axe_core_python
 import pytest
 from selenium.common.exceptions import (
     NoSuchElementException,
@@ -92,6 +93,28 @@ def complaints(browser: Chrome) -> list[str]:
         if '"Network.requestWillBeSent"' in text and '"type":"Document"' not in text
     ]
     return console + [text for text in loaded if '"url":"data:' not in text]
+
+
+def violations(browser: Chrome) -> list[str]:
+    """Return what axe, which looks for what keeps people out, finds wrong with the page."""
+    script = Path(axe_core_python.__file__).parent / "axe.min.js"
+    browser.execute_script(script.read_text(encoding="utf-8"))
+    found = browser.execute_async_script(
+        "axe.run().then(arguments[0], (error) => arguments[0]({violations: [{id: `${error}`}]}))"
+    )
+    return [
+        f"{each['id']}: {each.get('help')}: {[node['html'] for node in each.get('nodes', ())]}"
+        for each in found["violations"]
+    ]
+
+
+def phone(browser: Chrome, size: int = 390) -> None:
+    """Let the browser be a phone of this width; 0: a desktop again."""
+    if not size:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        return
+    metrics = {"width": size, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
 def _log(browser: Chrome, kind: str) -> list[str]:

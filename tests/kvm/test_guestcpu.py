@@ -11,7 +11,9 @@ from vmm.kvm.system import Kvm
 from vmm.scenario.operations import Scenario, Sweep, Touch
 
 
-def mmio_for_ever(fd: int, run: CData, answer: int, words: CData, room: int, count: CData) -> int:
+def mmio_for_ever(
+    fd: int, run: CData, answer: int, end_port: int, words: CData, room: int, count: CData
+) -> int:
     """Answer every KVM_RUN as a kernel does that completes no MMIO."""
     run.exit_reason = ExitReason.MMIO
     count[0] = room

@@ -1,6 +1,6 @@
 """Every fault of the wrong kernel is caught, and every scenario catches one.
 
-`caught.json` says by which scenarios; scripts/lab-matrix finds that out, and this proves it. What
+`caught.json` says by which scenarios; scripts/caught-table finds that out, and this proves it. What
 is proven is the whole chain: the fault is below everything, at the ioctl.
 """
 

@@ -16,7 +16,7 @@ import pytest
 from vmm.lab.debian import fetched
 from vmm.lab.errors import LabError
 from vmm.lab.machine import QEMU, Backend, Job, Machine
-from vmm.lab.run import Outcome, run
+from vmm.lab.run import Ending, run
 
 KERNEL = "debian-6.12"
 
@@ -80,27 +80,27 @@ def emulators_of(folder: Path) -> list[int]:
     return found
 
 
-def in_machine(kernel: str, folder: Path, script: str, limit_s: float = 120) -> tuple[Outcome, str]:
+def in_machine(kernel: str, folder: Path, script: str, limit_s: float = 120) -> tuple[Ending, str]:
     """Run a shell script in a machine; return what came of it, and what it printed."""
     machine = Machine(fetched(kernel, print), Backend.SVM, limit_s=limit_s)
     logs, printed = folder / "logs", list[bytes]()
     logs.mkdir()
     job = Job(("/bin/sh", "-c", script), folder, {"PATH": "/usr/bin:/bin"})
-    outcome = run(machine, job, logs, printed.append, printed.append)
-    return outcome, b"".join(printed).decode()
+    ending = run(machine, job, logs, printed.append, printed.append)
+    return ending, b"".join(printed).decode()
 
 
 def test_a_panic_in_the_middle_is_a_difference(kernel: str, tmp_path: Path) -> None:
     script = "echo one > kept; echo before; echo c > /proc/sysrq-trigger; sleep 100"
-    outcome, printed = in_machine(kernel, tmp_path, script)
-    assert outcome.status == 1
-    assert "sysrq triggered crash" in outcome.why
+    ending, printed = in_machine(kernel, tmp_path, script)
+    assert ending.status == 1
+    assert "sysrq triggered crash" in ending.why
     assert "before" in printed
     assert (tmp_path / "kept").read_text() == "one\n", "what was written before is kept"
 
 
 def test_a_machine_that_never_ends_is_given_up(kernel: str, tmp_path: Path) -> None:
-    outcome, _ = in_machine(kernel, tmp_path, "sleep 1000", limit_s=20)
-    assert outcome.status == 3
-    assert "gave up after 20 s" in outcome.why
+    ending, _ = in_machine(kernel, tmp_path, "sleep 1000", limit_s=20)
+    assert ending.status == 3
+    assert "gave up after 20 s" in ending.why
     assert not emulators_of(tmp_path)

@@ -18,7 +18,7 @@ from vmm.cli.lab_machines import ROOT, job_of
 from vmm.lab.errors import LabError
 from vmm.lab.kernel import from_path
 from vmm.lab.machine import Backend, Job, Machine
-from vmm.lab.run import DIFFERS, Outcome, run
+from vmm.lab.run import DIFFERS, Ending, run
 
 _HERE = Path(__file__).parent
 _BOOT_S = 300
@@ -135,21 +135,21 @@ def look(
         listener = _Listener(names, take, lookout)
         own = folder / str(boot)
         own.mkdir()
-        outcome = _booted(lookout, left, own, listener)
+        ending = _booted(lookout, left, own, listener)
         if listener.under_way is not None:
             seconds = time.monotonic() - listener.began
             said = Said("end", listener.under_way, listener.doing, seconds=round(seconds, 2))
-            how = "complained" if outcome.status == DIFFERS else "hung"
+            how = "complained" if ending.status == DIFFERS else "hung"
             listener.add(
-                how, listener.under_way, msgspec.structs.replace(said, step=_short(outcome.why))
+                how, listener.under_way, msgspec.structs.replace(said, step=_short(ending.why))
             )
         elif not listener.is_ready:
             printed = listener.other.decode(errors="replace")
-            raise LabError(f"the machine did not begin: {outcome.why} {printed}")
+            raise LabError(f"the machine did not begin: {ending.why} {printed}")
         done = {each.name for each in found}
         fewer = [task for task in left if names[task.number] not in done]
         if len(fewer) == len(left):
-            raise LabError(f"nothing came of {names[left[0].number]}: {outcome.why}")
+            raise LabError(f"no result of {names[left[0].number]}: {ending.why}")
         left = fewer
     return found
 
@@ -158,7 +158,7 @@ def _short(why: str) -> str:
     return why.removeprefix("the kernel complained: ")
 
 
-def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Listener) -> Outcome:
+def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Listener) -> Ending:
     description = folder / "kernel.json"
     description.write_bytes(lookout.description)
     white_box = str(description) if lookout.description else ""

@@ -33,7 +33,9 @@ def plot(bench: Bench, file: IO[bytes], kind: str) -> None:
             _draw(place, work, [p for p in bench.points if p.setup.work == work])
         for place in list(axes.flat)[len(works) :]:
             place.axis("off")
-        figure.suptitle(f"Linux {bench.kernel}, {bench.backend}: microseconds by number of slots")
+        figure.suptitle(f"Linux {bench.kernel}, {bench.backend}: costs by number of slots")
+        figure.supxlabel("slots", fontsize="medium")
+        figure.supylabel("microseconds", fontsize="medium")
         figure.tight_layout()
         metadata = {"Date": None} if kind == "svg" else None
         figure.savefig(file, format=kind, dpi=144, metadata=metadata)

@@ -2,19 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from vmm.bench.measure import Cost, Point
 from vmm.bench.result import Bench, Change, growth
 from vmm.bench.setup import Setup
 
-_HEAD = "work        slots  pages       us       middle half     C us  ratio"
+_HEAD = "work        slots       us       middle half     C us  ratio"
 
 
 def table(bench: Bench) -> Iterator[str]:
-    """Yield the lines of a result: microseconds for one piece of work; then how it grows."""
-    yield _HEAD
+    """Yield the lines of a result: microseconds for one piece of work; then how it grows.
+
+    They are at most 60 columns wide.
+    """
+    kind = None
     for point in bench.points:
+        if _kind(point.setup) != kind:
+            kind = _kind(point.setup)
+            yield f"slots of {kind}"
+            yield _HEAD
         yield _line(point)
-    words = growth(bench.points)
+    words = [*_together(bench.points), *growth(bench.points)]
     if words:
         yield ""
         yield from words
@@ -22,19 +31,44 @@ def table(bench: Bench) -> Iterator[str]:
 
 def _line(point: Point) -> str:
     setup, ours = point.setup, point.library
-    left = f"{setup.work:10} {setup.slots:6} {setup.pages:6} {ours.median:8.2f} {_half(ours):>17}"
+    left = f"{setup.work:10} {setup.slots:6} {_us(ours.median):>8} {_half(ours):>17}"
     if point.c is not None and point.ratio is not None:
-        left += f" {point.c.median:8.2f} {point.ratio:6.2f}"
-    return left + _rest(setup)
+        left += f" {_us(point.c.median):>8} {point.ratio:6.2f}"
+    return left
+
+
+def _together(points: Sequence[Point]) -> Iterator[str]:
+    """Say what a slot's whole life costs next to C: creations and deletions take turns."""
+    creations = {_but_for_work(each.setup): each for each in points if each.setup.work == "create"}
+    for deletion in (each for each in points if each.setup.work == "delete"):
+        creation = creations.get(_but_for_work(deletion.setup))
+        if creation is not None and creation.c is not None and deletion.c is not None:
+            ours = creation.library.median + deletion.library.median
+            theirs = creation.c.median + deletion.c.median
+            slots = f"{deletion.setup.slots} slot{'s' * (deletion.setup.slots != 1)}"
+            yield f"create and delete, with {slots}: {ours / theirs:.2f} times C"
+
+
+def _but_for_work(setup: Setup) -> Setup:
+    return msgspec.structs.replace(setup, work="nop")
 
 
 def _half(cost: Cost) -> str:
-    return f"{cost.low:.2f}..{cost.high:.2f}"
+    return f"{_us(cost.low)}..{_us(cost.high)}"
+
+
+def _us(value: float) -> str:
+    return f"{value:.2f}" if value < 1000 else f"{value:.0f}"
+
+
+def _kind(setup: Setup) -> str:
+    pages = "1 page" if setup.pages == 1 else f"{setup.pages} pages"
+    return pages + _rest(setup)
 
 
 def _rest(setup: Setup) -> str:
-    vcpus = f"  {setup.vcpus} vCPUs" if setup.vcpus > 1 else ""
-    return vcpus + ("  huge pages" if setup.huge else "")
+    vcpus = f", {setup.vcpus} vCPUs" if setup.vcpus > 1 else ""
+    return vcpus + (", huge pages" if setup.huge else "")
 
 
 def compared(found: Sequence[Change]) -> Iterator[str]:

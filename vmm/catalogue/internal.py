@@ -287,10 +287,10 @@ SCENARIOS = (
 
 def slow_scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return what takes long: it fills the kernel's table."""
-    return (_behind_a_full_table(features.nr_memslots),)
+    return (_tss_with_a_full_table(features.nr_memslots),)
 
 
-def _behind_a_full_table(nr_memslots: int) -> Scenario:
+def _tss_with_a_full_table(nr_memslots: int) -> Scenario:
     ids = [number for number in range(nr_memslots) if number != Guest().slot]
     slots = [Slot(number, _TABLE_GFN + 2 * number, at("a")) for number in ids]
     last = slots[-1]

@@ -12,24 +12,21 @@ from vmm.cli.errors import usable
 from vmm.cli.fleet_option import dask_option
 from vmm.cli.formats import (
     Outputs,
+    Requested,
     Wanted,
-    detail_options,
-    format_option,
-    html_option,
-    list_format,
     outputs,
-    wanted_formats,
+    reporting,
 )
 from vmm.cli.host import NOT_ASKED, Host, look_at_host, patience_option, remarks_on
 from vmm.cli.listing import show_list
 from vmm.cli.output import LiveProgress
-from vmm.cli.required import Command, json_option, require_run_option
+from vmm.cli.required import Command, require_run_option
 from vmm.cli.said import OutputLost, say
 from vmm.cli.selection import curated, select, selected, selecting
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.host.hostinfo import host_facts
 from vmm.report.kselftest import kselftest_status
-from vmm.report.text import Detail, text_report
+from vmm.report.text import text_report
 from vmm.scenario.features import Features
 from vmm.scenario.history import INTERRUPTED
 from vmm.scenario.operations import Scenario
@@ -48,9 +45,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
 @click.command(cls=Command)
 @selecting
 @click.option("--list", "only_list", is_flag=True, help="List what would run; run nothing.")
-@format_option
-@json_option
-@html_option
+@reporting
 @click.option(
     "--journal",
     type=click.Path(path_type=Path, file_okay=False),
@@ -88,15 +83,12 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
     help="End when N scenarios differ by one cause (usually 20).",
 )
 @dask_option
-@detail_options
 @click.pass_context
 def check(
     ctx: click.Context,
     selection: Selection,
     only_list: bool,
-    formats: tuple[Wanted, ...],
-    json_file: str | None,
-    html_file: str | None,
+    requested: Requested,
     journal: Path | None,
     failed_histories: Path | None,
     histories: Path | None,
@@ -108,7 +100,6 @@ def check(
     required: int,
     max_differences: int,
     dask: str | None,
-    detail: Detail,
 ) -> None:
     """Run the curated scenarios on this kernel and judge them.
 
@@ -123,9 +114,9 @@ def check(
     what does not pass, and costs nothing.
     """
     if only_list:
-        show_list(selection, list_format(formats, json_file, html_file), patience)
+        show_list(selection, requested.of_list(), patience)
         return
-    chosen = wanted_formats(formats, json_file, html_file)
+    chosen = requested.everything()
     if dask is not None:
         for name in _NOT_WITH_DASK:
             if ctx.params.get(name):
@@ -136,7 +127,7 @@ def check(
     lost: OutputLost | None = None
     with (
         looking(white_box, debug_info),
-        outputs(chosen, partial(text_report, detail=detail)) as told,
+        outputs(chosen, partial(text_report, detail=requested.detail)) as told,
         _written(histories) as file,
     ):
         folders = (journal, failed_histories)
@@ -212,12 +203,12 @@ def _written(histories: Path | None) -> AbstractContextManager[IO[bytes] | None]
 
 def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:
     from vmm.cli.execution import execute
-    from vmm.cli.journal import journal_in
+    from vmm.cli.history_files import history_files
     from vmm.cli.lab_live import live
 
     told, (journal, failed) = wanted.told, wanted.folders
     bar = LiveProgress(told.to, len(scenarios))
-    with journal_in(journal, wanted.histories, failed) as kept, live() as lab, bar:
+    with history_files(journal, wanted.histories, failed) as kept, live() as lab, bar:
         lab.say(f"scenarios {len(scenarios)}")
 
         def done(checked: Checked) -> None:

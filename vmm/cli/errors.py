@@ -1,5 +1,6 @@
 """Expected errors: one line on standard error, and an exit status."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -11,6 +12,7 @@ from vmm.scenario.shown import shown
 from vmm.verdict import statuses
 
 _MOST = 1000
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Failure(click.ClickException):
@@ -31,6 +33,28 @@ class Unusable(Failure):
     def __init__(self, message: str) -> None:
         """Take the message."""
         super().__init__(shown(message, _MOST))
+
+
+class Misused(Failure):
+    """Arguments that cannot be used: the same line says which command's help says more."""
+
+    exit_code = statuses.USAGE
+
+    def __init__(self, error: click.UsageError) -> None:
+        """Take what click says of them."""
+        path = error.ctx.command_path if error.ctx else "vmm"
+        super().__init__(f"{shown(error.format_message(), _MOST)} ({path} --help says more)")
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Let a click.UsageError be told in one line; the help of a mere group stays."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise Misused(error) from None
 
 
 class NothingRan(Failure):
@@ -65,8 +89,10 @@ class InProbing(Failure):
 
 @contextmanager
 def usable(path: object) -> Iterator[None]:
-    """Turn an OSError about a file that the user named into Unusable."""
+    """Turn an OSError about a file that the user named into Unusable; a full disk is the host's."""
     try:
         yield
     except OSError as error:
+        if error.errno in _FULL:
+            raise HostFailed(shown(f"{path}: {error.strerror}", _MOST)) from None
         raise Unusable(f"{path}: {error.strerror}") from None

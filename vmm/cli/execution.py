@@ -8,8 +8,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from vmm.cli import lanes
+from vmm.cli.history_files import HistoryFiles
 from vmm.cli.host import Host, reserved_cpus
-from vmm.cli.journal import Journal
 from vmm.cli.lanes import Lane
 from vmm.cli.said import OutputLost
 from vmm.execution.runner import Record, Worker
@@ -44,7 +44,7 @@ def execute(
     host: Host,
     begin: Begin,
     done: Callable[[Checked], None],
-    journal: Journal | None = None,
+    files: HistoryFiles | None = None,
     patience: float = 1.0,
     jobs: int | None = None,
     max_differences: int | None = None,
@@ -52,20 +52,21 @@ def execute(
 ) -> Run:
     """Run the scenarios; ``begin`` gets each as it begins, ``done`` the results, in order.
 
-    So many ``jobs`` run side by side, as many as is usual here unless told, and one at a time with
-    a journal's file. A scenario is judged while others run, and may take ``patience`` times as long
-    as usual. ``with_steps`` puts into the results what happened at each operation.
+    So many ``jobs`` run side by side, as many as is usual here unless told; one at a time where a
+    file holds the history of the one under way. A scenario is judged while others run, and may take
+    ``patience`` times as long as usual. ``with_steps`` puts into the results what happened at each
+    operation.
 
     The run ends early when it is interrupted, when nobody takes what ``done`` prints, or when
     ``max_differences`` scenarios differ by one cause: what ran is kept, and what did not is named.
     """
     checked: list[Checked] = []
     start = time.monotonic()
-    has_file = journal is not None and journal.file is not None
+    has_file = files is not None and files.file is not None
     count = 1 if has_file else jobs or lanes.usual_lanes()
     early = error = ""
     with reserved_cpus(min(count, len(scenarios))) as cpus, KernelWatch() as watch:
-        execution = _Execution(scenarios, host, watch, begin, journal, max_differences, with_steps)
+        execution = _Execution(scenarios, host, watch, begin, files, max_differences, with_steps)
         try:
             for each in _in_order(execution.results(cpus, patience)):
                 checked.append(each)
@@ -80,8 +81,8 @@ def execute(
     known = {each.scenario.name for each in checked}
     left = tuple(scenario.name for scenario in scenarios if scenario.name not in known)
     early = early or execution.early or (INTERRUPTED if left and not error else "")
-    if journal is not None and journal.failures:
-        early = early or f"{HOST}{journal.failures[0]}"
+    if files is not None and files.failures:
+        early = early or f"{HOST}{files.failures[0]}"
     return Run(
         tuple(checked),
         host.features,
@@ -116,7 +117,7 @@ class _Execution:
         host: Host,
         watch: KernelWatch,
         begin: Begin,
-        journal: Journal | None,
+        files: HistoryFiles | None,
         max_differences: int | None,
         with_steps: bool,
     ) -> None:
@@ -125,7 +126,7 @@ class _Execution:
         self._host = host
         self._watch = watch
         self._begin = begin
-        self._journal = journal
+        self._files = files
         self._facts = host.info.in_brief()
         self._memory = FreeMemory()
         self._waiting = _Waiting()
@@ -141,7 +142,7 @@ class _Execution:
         """Run the scenarios, one on each CPU, and yield each result some time after it ran."""
         self._patience = patience
         headers = [Header(each, self._host.features, self._facts) for each in self._scenarios]
-        file = None if self._journal is None else self._journal.file
+        file = None if self._files is None else self._files.file
         with ExitStack() as stack:
             every: list[Lane] = []
             for number, cpu in enumerate(cpus):
@@ -251,7 +252,7 @@ class _Execution:
         lanes.share_out(self._watch.news(), busy)
         seconds = time.monotonic() - lane.start
         problems = tuple(lane.problems)
-        judging = _judging(record, seconds, problems, self._journal, self._with_steps)
+        judging = _judging(record, seconds, problems, self._files, self._with_steps)
         self._waiting.add(lane.index, judging)
         if record.reason.startswith(HUNG) and self._limit_s(record.header.scenario) is None:
             self._hung()
@@ -288,7 +289,7 @@ def _judging(
     record: Record,
     seconds: float,
     problems: tuple[Problem, ...],
-    journal: Journal | None,
+    files: HistoryFiles | None,
     with_steps: bool,
 ) -> Iterator[Checked | None]:
     """Judge a record bit by bit; an error of ours costs this scenario, and no other."""
@@ -306,9 +307,9 @@ def _judging(
                 checked = replace(checked, steps=recorder.steps())
     except Exception as error:
         checked = replace(broken_off(scenario, error), seconds=seconds, problems=problems)
-    if journal is not None:
+    if files is not None:
         try:
-            journal.keep(record, checked)
+            files.keep(record, checked)
         except OSError as error:
-            journal.failures.append(f"a history could not be kept: {error}")
+            files.failures.append(f"a history could not be kept: {error}")
     yield checked

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from vmm.cli.errors import usable
 from vmm.cli.output import console, print_lines, width_of
+from vmm.cli.required import json_option
 from vmm.cli.writing import written
 from vmm.report.reporter import Reporter, Write, together
 from vmm.report.text import Detail, Print
@@ -46,64 +47,75 @@ class _FormatParam(click.ParamType):  # type: ignore[type-arg]  # In older versi
         return Wanted(name, file or _STDOUT)
 
 
-format_option = click.option(
-    "--format",
-    "formats",
-    type=_FormatParam(),
-    multiple=True,
-    metavar="FORMAT[:FILE]",
-    help=f"Report as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}; several go to a file each.",
-)
-"""The option; a command gets ``formats``, a tuple of `Wanted`."""
-
-html_option = click.option(
-    "--html", "html_file", metavar="FILE", help="Write the whole result as a page."
-)
-
 Text = Callable[[Print, int | None], Reporter]
 """Makes the reporter for people, of what prints lines and of their width."""
 
 
-def detail_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command -v and -q; it gets ``detail``."""
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """What ``--format``, ``--json``, ``--html``, ``-v`` and ``-q`` ask for."""
 
+    formats: tuple[Wanted, ...]
+    json_file: str | None
+    html_file: str | None
+    detail: Detail
+
+    def everything(self) -> tuple[Wanted, ...]:
+        """Return what is to be written where. Text is what nobody has to ask for.
+
+        Raises click.UsageError where two would share a file.
+        """
+        named = (("json", self.json_file), ("html", self.html_file))
+        also = [Wanted(name, file) for name, file in named if file]
+        chosen = (*(self.formats or (Wanted("text"),)), *also)
+        places = [each.file for each in chosen if each != Wanted("text") or self.formats]
+        for each in chosen:
+            if places.count(each.file) > 1:
+                where = "standard output" if each.file == _STDOUT else each.file
+                raise click.UsageError(f"two formats go to {where}: give each a file, FORMAT:FILE")
+        return chosen
+
+    def of_list(self) -> Wanted:
+        """Return the one format of a list. Raises click.UsageError where several are asked for."""
+        chosen = self.everything()
+        if self.json_file is not None and not self.formats:
+            chosen = chosen[1:]  # Text is what nobody has asked for.
+        if len(chosen) != 1:
+            raise click.UsageError("--list has one format")
+        return chosen[0]
+
+
+def reporting(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of reports; it gets ``requested``."""
+
+    @click.option(
+        "--format",
+        "formats",
+        type=_FormatParam(),
+        multiple=True,
+        metavar="FORMAT[:FILE]",
+        help=f"Report as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}; several go to a file each.",
+    )
+    @json_option
+    @click.option("--html", "html_file", metavar="FILE", help="Write the whole result as a page.")
     @click.option("-v", "--verbose", is_flag=True, help="Tell of every scenario.")
     @click.option("-q", "--quiet", is_flag=True, help="A line for each fault, and the counts.")
     @wraps(command)
-    def detailed(*args: Any, verbose: bool, quiet: bool, **options: Any) -> None:
+    def reported(
+        *args: Any,
+        formats: tuple[Wanted, ...],
+        json_file: str | None,
+        html_file: str | None,
+        verbose: bool,
+        quiet: bool,
+        **options: Any,
+    ) -> None:
         if verbose and quiet:
             raise click.UsageError("--verbose and --quiet say the opposite")
         detail = Detail.VERBOSE if verbose else Detail.QUIET if quiet else Detail.USUAL
-        command(*args, detail=detail, **options)
+        command(*args, requested=Requested(formats, json_file, html_file, detail), **options)
 
-    return detailed
-
-
-def wanted_formats(
-    formats: Sequence[Wanted], json_file: str | None, html_file: str | None
-) -> tuple[Wanted, ...]:
-    """Return what is to be written where. Text is what nobody has to ask for.
-
-    Raises click.UsageError where two would share a file.
-    """
-    also = [Wanted(name, f) for name, f in (("json", json_file), ("html", html_file)) if f]
-    chosen = (*(formats or (Wanted("text"),)), *also)
-    places = [each.file for each in chosen if each != Wanted("text") or formats]
-    for each in chosen:
-        if places.count(each.file) > 1:
-            where = "standard output" if each.file == _STDOUT else each.file
-            raise click.UsageError(f"two formats go to {where}: give each a file, FORMAT:FILE")
-    return chosen
-
-
-def list_format(formats: Sequence[Wanted], json_file: str | None, html_file: str | None) -> Wanted:
-    """Return the one format of a list. Raises click.UsageError where several are asked for."""
-    chosen = wanted_formats(formats, json_file, html_file)
-    if json_file is not None and not formats:
-        chosen = chosen[1:]  # Text is what nobody has asked for.
-    if len(chosen) != 1:
-        raise click.UsageError("--list has one format")
-    return chosen[0]
+    return reported
 
 
 @dataclass(frozen=True, slots=True)

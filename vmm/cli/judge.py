@@ -13,17 +13,15 @@ import msgspec
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, histories_from
 from vmm.cli.formats import (
-    Wanted,
-    detail_options,
-    format_option,
-    html_option,
+    Requested,
     outputs,
-    wanted_formats,
+    reporting,
 )
-from vmm.cli.required import Command, json_option
+from vmm.cli.required import Command
 from vmm.cli.said import say
+from vmm.cli.writing import spare
 from vmm.host.hostinfo import host_in_brief
-from vmm.report.text import Detail, single_report
+from vmm.report.text import single_report
 from vmm.scenario.codec import FileError, HistoryText
 from vmm.scenario.demand import Limits
 from vmm.scenario.features import Features
@@ -37,20 +35,14 @@ _NO_HOST: dict[str, str] = {}
 
 @click.command(cls=Command)
 @click.argument("history", metavar="FILE.jsonl|FOLDER", type=click.Path(path_type=Path))
-@format_option
-@json_option
-@html_option
+@reporting
 @allow_large
-@detail_options
 @click.pass_context
 def judge(
     ctx: click.Context,
     history: Path,
-    formats: tuple[Wanted, ...],
-    json_file: str | None,
-    html_file: str | None,
+    requested: Requested,
     limits: Limits,
-    detail: Detail,
 ) -> None:
     """Judge recorded histories again, without a kernel.
 
@@ -60,12 +52,13 @@ def judge(
     Exit status 1 if one of them differs, else 2 if a file cannot be used, else 3 if one is
     inconclusive.
     """
-    wanted = wanted_formats(formats, json_file, html_file)
+    wanted = requested.everything()
+    spare([history], (each.file for each in wanted))
     again = f"vmm judge {shlex.quote(str(history))}"
     headers: list[Header] = []
     every: list[Checked] = []
     problem = ""
-    with outputs(wanted, partial(single_report, detail=detail)) as told:
+    with outputs(wanted, partial(single_report, detail=requested.detail)) as told:
         try:
             for text in histories_from(history, limits):
                 headers.append(text.header)

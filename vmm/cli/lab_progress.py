@@ -13,7 +13,7 @@ from vmm.cli.lab_machines import say
 from vmm.cli.selection import curated
 from vmm.lab.log import Reports
 from vmm.lab.machine import Backend
-from vmm.lab.run import INCONCLUSIVE, Outcome
+from vmm.lab.run import INCONCLUSIVE, Ending
 from vmm.scenario.codec import FileError, history_line
 from vmm.scenario.endings import HUNG
 from vmm.scenario.history import INTERRUPTED, End, Header
@@ -51,11 +51,11 @@ class Progress:
             self._said_at = now
         self._said = text
 
-    def interrupted(self) -> Outcome:
+    def interrupted(self) -> Ending:
         """Return what there is to say when somebody interrupts the machine."""
         name = self._reports.under_way
         why = f"{INTERRUPTED} in {name}" if name else INTERRUPTED
-        return Outcome(INCONCLUSIVE, why, reports=self._reports)
+        return Ending(INCONCLUSIVE, why, reports=self._reports)
 
     def clear(self) -> None:
         """Take the line away, since something else is printed."""
@@ -97,7 +97,7 @@ def kept(histories: Path, folder: Path) -> Path | None:
     return folder / HISTORIES if data else None
 
 
-def judge_what_ran(histories: Path, words: tuple[str, ...], outcome: Outcome) -> None:
+def judge_what_ran(histories: Path, words: tuple[str, ...], ending: Ending) -> None:
     """Judge here what a check left when its machine was lost; the files it was to write are made.
 
     The scenario that was under way is inconclusive, for the reason that the machine gave.
@@ -106,10 +106,10 @@ def judge_what_ran(histories: Path, words: tuple[str, ...], outcome: Outcome) ->
         headers = [each.header for each in histories_from(histories)]
     except FileError:
         return
-    last = _under_way(headers, outcome)
+    last = _under_way(headers, ending)
     with histories.open("ab") as file:
         file.write(last)
-    say(f"what ran until then ({outcome.reports.begun} of {outcome.reports.scenarios} had begun):")
+    say(f"what ran until then ({ending.reports.begun} of {ending.reports.scenarios} had begun):")
     command = [sys.executable, "-P", "-m", "vmm.cli", "judge", str(histories)]
     done = subprocess.run([*command, *_formats(words)], capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
@@ -118,15 +118,15 @@ def judge_what_ran(histories: Path, words: tuple[str, ...], outcome: Outcome) ->
     click.echo(done.stderr, nl=False, err=True)
 
 
-def _under_way(headers: list[Header], outcome: Outcome) -> bytes:
+def _under_way(headers: list[Header], ending: Ending) -> bytes:
     """Return a history of nothing for the scenario that began last, if it has left none."""
-    name, first = outcome.reports.under_way, headers[0]
+    name, first = ending.reports.under_way, headers[0]
     if name in {header.scenario.name for header in headers}:
         return b""
     for scenario in curated(first.features):
         if scenario.name == name:
             begun = Header(scenario, first.features, first.host)
-            return history_line(begun) + history_line(End(f"{HUNG}{outcome.why}"))
+            return history_line(begun) + history_line(End(f"{HUNG}{ending.why}"))
     return b""
 
 

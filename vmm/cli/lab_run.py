@@ -99,20 +99,20 @@ def run(
         progress = Progress()
         out, err = (partial(_write, descriptor, progress) for descriptor in (1, 2))
         try:
-            outcome = run_machine(machine, job, folder, out, err, progress.tell)
+            ending = run_machine(machine, job, folder, out, err, progress.tell)
         except KeyboardInterrupt:
-            outcome = progress.interrupted()
+            ending = progress.interrupted()
         progress.clear()
     if histories is not None:
         histories = kept(histories, folder)
-    for note in outcome.notes:
+    for note in ending.notes:
         say(f"note: {note}")
-    if outcome.why:
-        say(outcome.why)
-    if outcome.why and histories is not None:
-        judge_what_ran(histories, words, outcome)
-    say(f"status {outcome.status} after {time.monotonic() - start:.1f} s; logs: {folder}")
-    ctx.exit(_SKIP if bisect and outcome.status not in _VERDICTS else outcome.status)
+    if ending.why:
+        say(ending.why)
+    if ending.why and histories is not None:
+        judge_what_ran(histories, words, ending)
+    say(f"status {ending.status} after {time.monotonic() - start:.1f} s; logs: {folder}")
+    ctx.exit(_SKIP if bisect and ending.status not in _VERDICTS else ending.status)
 
 
 def _write(descriptor: int, progress: Progress, data: bytes) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 
+from vmm.cli.errors import in_one_line
 from vmm.cli.misspelt import resolved
 from vmm.cli.said import OutputLost, give_up_on, say, taken
-from vmm.cli.width import width_of, wrapped
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.scenario.endings import is_short, of_the_host
 from vmm.verdict import statuses
@@ -48,6 +48,10 @@ COMMANDS = {
 class Commands(click.Group):
     """The group of commands, which also decides what an error's exit status is."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with in_one_line():
+            return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -70,7 +74,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with _as_interruptions():
             try:
-                result = super().invoke(ctx)
+                with in_one_line():
+                    result = super().invoke(ctx)
                 with taken():
                     sys.stdout.flush()
                 return result
@@ -78,10 +83,6 @@ class Commands(click.Group):
                 give_up_on(1)
                 say(lost.message)
                 ctx.exit(lost.exit_code)
-            except click.UsageError as error:
-                width = width_of(2)
-                message = wrapped(error.format_message(), width and width - len("Error: "))
-                raise click.UsageError(message, error.ctx) from None
             except (click.ClickException, click.exceptions.Exit):
                 raise
             except (KeyboardInterrupt, click.Abort):

@@ -6,7 +6,7 @@ import click
 
 from vmm.cli.errors import Unusable, usable
 from vmm.cli.results import result_from
-from vmm.cli.writing import written
+from vmm.cli.writing import spare, written
 
 
 @click.command()
@@ -26,6 +26,7 @@ def matrix(results: tuple[Path, ...], file: str) -> None:
     from vmm.report.matrix import Kept, matrix_text
 
     paths = [path for each in results for path in _files(each)]
+    spare(paths, [file])
     every = [Kept(result_from(path), path.name) for path in paths]
     with written(Path(file)) as stream:
         stream.write(matrix_text(every))

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from vmm.cli.results import result_from
-from vmm.cli.writing import written
+from vmm.cli.writing import spare, written
 
 
 @click.command()
@@ -17,6 +17,7 @@ def report(result: Path, file: str) -> None:
     RESULT.json is what `vmm check --json RESULT.json` wrote. The page is one file that loads
     nothing: every scenario step by step, its slots and what the guest met.
     """
+    spare([result], [file])
     found = result_from(result)
 
     from vmm.report.html import html_text

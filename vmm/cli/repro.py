@@ -7,7 +7,7 @@ import click
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, history_from, holds_history, scenario_from
 from vmm.cli.host import look_at_host
-from vmm.cli.writing import written
+from vmm.cli.writing import spare, written
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.demand import Limits
 
@@ -28,6 +28,8 @@ def repro(scenario: str, output: Path | None, limits: Limits) -> None:
     It is one file, for a compiler and <linux/kvm.h>. Its exit status is 0 if the kernel is right,
     1 if it is wrong, 4 if it cannot run. A program of a history also says what each step gave.
     """
+    if output is not None:
+        spare([Path(scenario)], [str(output)])
     try:
         if holds_history(scenario):
             text = program(history_from(Path(scenario), limits))

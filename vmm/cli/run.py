@@ -10,19 +10,17 @@ import click
 from vmm.cli.errors import usable
 from vmm.cli.files import STDIN, allow_large, scenario_from
 from vmm.cli.formats import (
-    Wanted,
-    detail_options,
-    format_option,
-    html_option,
+    Requested,
     outputs,
-    wanted_formats,
+    reporting,
 )
 from vmm.cli.host import look_at_host, patience_option, remarks_on, require_usable
-from vmm.cli.required import Command, json_option, require_run_option
+from vmm.cli.required import Command, require_run_option
 from vmm.cli.said import say
 from vmm.cli.selection import complete_names
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
-from vmm.report.text import Detail, single_report
+from vmm.cli.writing import spare
+from vmm.report.text import single_report
 from vmm.scenario.demand import Limits
 from vmm.verdict.result import Checked
 
@@ -35,35 +33,32 @@ from vmm.verdict.result import Checked
     metavar="FILE.jsonl",
     help="Write what happens to this file, while it happens.",
 )
-@format_option
-@json_option
-@html_option
+@reporting
 @white_box_option
 @debug_info_option
 @patience_option
 @require_run_option
 @allow_large
-@detail_options
 @click.pass_context
 def run(
     ctx: click.Context,
     scenario: str,
     history: Path | None,
-    formats: tuple[Wanted, ...],
-    json_file: str | None,
-    html_file: str | None,
+    requested: Requested,
     white_box: bool | None,
     debug_info: Path | None,
     patience: float,
     required: int,
     limits: Limits,
-    detail: Detail,
 ) -> None:
     """Run one scenario, from a file or by name, and judge it.
 
     "-" reads the scenario from standard input, as `vmm show` prints one.
     """
-    wanted = wanted_formats(formats, json_file, html_file)
+    wanted = requested.everything()
+    if scenario != STDIN:
+        named = () if history is None else (str(history),)
+        spare([Path(scenario)], (*(each.file for each in wanted), *named))
     chosen = scenario_from(scenario, limits)
     if history is not None:
         with usable(history):
@@ -72,13 +67,13 @@ def run(
     require_usable(host, required)
 
     from vmm.cli.execution import execute
-    from vmm.cli.journal import Journal
+    from vmm.cli.history_files import HistoryFiles
 
-    journal = None if history is None else Journal(history)
+    files = None if history is None else HistoryFiles(history)
     again = "" if scenario == STDIN else f"vmm run {shlex.quote(scenario)}"
     with (
         looking(white_box, debug_info),
-        outputs(wanted, partial(single_report, detail=detail)) as told,
+        outputs(wanted, partial(single_report, detail=requested.detail)) as told,
     ):
 
         def done(checked: Checked) -> None:
@@ -86,7 +81,7 @@ def run(
 
         told.reporter.begin((chosen,), host.info)
         result = execute(
-            (chosen,), host, _ignore, done, journal, patience, with_steps=told.show_steps
+            (chosen,), host, _ignore, done, files, patience, with_steps=told.show_steps
         )
         checked = tuple(replace(each, again=again) for each in result.checked)
         result = replace(result, checked=checked, required=required)

@@ -4,13 +4,13 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 
-from vmm.cli.errors import usable
+from vmm.cli.errors import Unusable, usable
 
 
 @contextmanager
@@ -63,6 +63,14 @@ def document(file: str) -> Iterator[IO[str]]:
         return
     with written(Path(file)) as stream:
         yield stream
+
+
+def spare(inputs: Iterable[Path], outputs: Iterable[str]) -> None:
+    """Refuse to write to what is read. Raises Unusable."""
+    read = [path for path in inputs if path.exists()]
+    for output in outputs:
+        if any(Path(output).exists() and path.samefile(output) for path in read):
+            raise Unusable(f"{output}: this is what is read: write to another file")
 
 
 def _mode(target: Path) -> int:

@@ -21,7 +21,7 @@ from vmm.scenario.operations import (
 
 _PAIR_BYTES = 2 * PAGE_SIZE_BYTES
 _LARGE_BYTES = 1 << 28
-"""Of a slot whose two dirty bitmaps take 16 KiB; nothing is behind its addresses."""
+"""Of a slot whose two dirty bitmaps take 16 KiB; nothing is mapped at its addresses."""
 
 _FIRST, _SECOND, _THIRD = 0x8000, 0xA000, 0xB000
 _BEYOND = 1 << 63

@@ -1,15 +1,10 @@
 """Bitmaps of the dirty log: what is asked to be cleared, and what a kernel wrote into one."""
 
-import re
-
 from vmm.scenario.history import DirtyPages
 from vmm.scenario.operations import ClearDirtyLog
 
 UNWRITTEN = bytes.fromhex("a75d1ec3926b84f1")
 """A word of a bitmap that the kernel has not written: no log of a scenario looks like this."""
-
-_ANY_BIT = re.compile(rb"[^\0]")
-_BITS_OF = [tuple(bit for bit in range(8) if byte & 1 << bit) for byte in range(256)]
 
 
 def bitmap_of(op: ClearDirtyLog, size_bytes: int) -> bytes:
@@ -29,16 +24,28 @@ def dirty_pages(log: bytes) -> DirtyPages:
 
     A word before that one which the kernel has left alone says what its reader would take from it.
     """
-    words = len(log) // len(UNWRITTEN)
-    while words and log[(words - 1) * 8 : words * 8] == UNWRITTEN:
-        words -= 1
+    words = _written_words(log)
     return DirtyPages(_bits(log[: words * 8]), words=words)
+
+
+def _written_words(log: bytes) -> int:
+    """Return how many words there are up to the last one written, in halves: most are not."""
+    least, most = 0, len(log) // 8
+    while least < most:
+        middle = (least + most) // 2
+        if log[middle * 8 : most * 8] == UNWRITTEN * (most - middle):
+            most = middle
+        else:
+            least = middle + 1
+    return most
 
 
 def _bits(bitmap: bytes) -> tuple[int, ...]:
     """Return the numbers of the bits that are set, ascending, in a time linear in the bitmap."""
-    return tuple(
-        byte.start() * 8 + bit
-        for byte in _ANY_BIT.finditer(bitmap)
-        for bit in _BITS_OF[bitmap[byte.start()]]
-    )
+    bits: list[int] = []
+    for number, word in enumerate(memoryview(bitmap).cast("Q")):
+        while word:
+            lowest = word & -word
+            bits.append(number * 64 + lowest.bit_length() - 1)
+            word ^= lowest
+    return tuple(bits)

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from guests import image, mailbox
 from guests.image import ACCESSES, LONG_SWEEPS, WIDTHS
@@ -65,7 +65,10 @@ _SEGMENT_BYTES = 1 << 16
 _SURELY_REAL = REAL_MODE_END - 4
 """A touch that begins before this ends in real mode's reach, however wide it is."""
 
+_NOT_READY, _TOUCHES, _LONG_TOUCHES, _SWEEPS = "", "touches", "touches in 64-bit mode", "sweeps"
+
 AnyExit = TypeVar("AnyExit", bound=VcpuExit | None)
+_Arguments = ParamSpec("_Arguments")
 _Exits = dict[int, list[history.Mmio]]
 _Stops = dict[int, Stopped]
 
@@ -93,7 +96,8 @@ class GuestCpu:
         self._gpa = gpa
         self._view = view
         self._windows = windows
-        self._ready: tuple[Callable[[int], None], int] | None = None
+        self._ready = _NOT_READY
+        """Which guest goes on by itself at the next KVM_RUN, where it ended at its port."""
         self._as_id: AsId = 0
 
     def look_at(self, as_id: AsId) -> None:
@@ -101,7 +105,7 @@ class GuestCpu:
         if as_id != self._as_id:
             self._as_id = as_id
             self._vcpu.set_smm(as_id == SMM)
-            self._ready = None
+            self._ready = _NOT_READY
 
     def touch(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
         """Let the guest make touches in order, and return each outcome.
@@ -139,7 +143,7 @@ class GuestCpu:
             self._enter_long(self._windows.address(op.gpa) + STUB_OFFSET)
         else:
             self._vcpu.enter_big_real_mode(op.gpa, STUB_OFFSET)
-        self._ready = None
+        self._ready = _NOT_READY
         try:
             leaving = self._leave(self._vcpu.run)
         except KvmError as error:
@@ -156,7 +160,7 @@ class GuestCpu:
     def instruct(self, op: Instruction) -> AnyOutcome:
         """Let the guest execute one instruction, and return its outcome."""
         self.look_at(op.as_id)
-        self._ready = None
+        self._ready = _NOT_READY
         is_long = op.mode == "long"
         code = program(op)
         self._view[CODE_OFFSET : CODE_OFFSET + len(code)] = code
@@ -175,7 +179,7 @@ class GuestCpu:
     def start(self, op: Start) -> AnyOutcome:
         """Let the vCPU go on at an address of the scenario's own, and return what it answers."""
         self.look_at(0)
-        self._ready = None
+        self._ready = _NOT_READY
         vcpu = self._vcpu
         if op.tables is None:
             vcpu.enter_big_real_mode(op.address & -_SEGMENT_BYTES, op.address % _SEGMENT_BYTES)
@@ -209,21 +213,23 @@ class GuestCpu:
 
     def _touch_real(self, touches: Sequence[PlainTouch]) -> list[AnyOutcome]:
         mailbox.encode_touches(self._view, touches)
-        return self._run_touches(self._enter_real, len(touches))
+        return self._run_touches(self._enter_real, _TOUCHES, len(touches))
 
     def _touch_long(self, touches: Sequence[PlainTouch]) -> list[AnyOutcome]:
         address = self._windows.address
         mailbox.encode_long_touches(
             self._view, [(address(gpa), code, value) for gpa, code, value in touches]
         )
-        return self._run_touches(self._enter_long, len(touches))
+        return self._run_touches(self._enter_long, _LONG_TOUCHES, len(touches))
 
-    def _run_touches(self, enter: Callable[[int], None], count: int) -> list[AnyOutcome]:
-        if self._ready != (enter, image.TOUCH_ENTRY):
+    def _run_touches(
+        self, enter: Callable[[int], None], ready: str, count: int
+    ) -> list[AnyOutcome]:
+        if self._ready != ready:
             enter(image.TOUCH_ENTRY)
-        self._ready = enter, image.TOUCH_ENTRY
+        self._ready = ready
         exits, stops = self._run(
-            _touch_at,
+            mailbox.touch_at,
             lambda index: enter(mailbox.touch_offset(index + 1)),
             count,
             count,
@@ -232,7 +238,8 @@ class GuestCpu:
         if not exits and not stops:
             return [Touched(value) for value in values]
         return [
-            stops.get(index) or Touched(value, joined(exits.get(index, [])))
+            stops.get(index)
+            or (Touched(value, joined(exits[index])) if index in exits else Touched(value))
             for index, value in enumerate(values)
         ]
 
@@ -240,9 +247,9 @@ class GuestCpu:
         code = ACCESSES[op.access, op.width]
         sweep = mailbox.Sweep(op.gpa, code, op.count, op.value)
         mailbox.encode_sweeps(self._view, self._gpa, [sweep])
-        if self._ready != (self._enter_real, image.SWEEP_ENTRY):
+        if self._ready != _SWEEPS:
             self._enter_real(image.SWEEP_ENTRY)
-        self._ready = self._enter_real, image.SWEEP_ENTRY
+        self._ready = _SWEEPS
         return self._run(_only_one, lambda _: self._enter_real(image.SWEEP_SKIP), 1, op.count)
 
     def _sweep_long(self, op: Sweep) -> tuple[_Exits, _Stops]:
@@ -255,7 +262,7 @@ class GuestCpu:
             rax=op.value,
         )
         self._vcpu.enter_long_mode(self._windows.cr3, registers)
-        self._ready = None
+        self._ready = _NOT_READY
         return self._run(_only_one, lambda _: self._enter_long(image.LONG_SWEEP_END), 1, op.count)
 
     def _stopped_by(self, error: KvmError) -> Stopped:
@@ -282,7 +289,12 @@ class GuestCpu:
     def _enter_long(self, rip: int) -> None:
         self._vcpu.enter_long_mode(self._windows.cr3, Registers(rip=rip))
 
-    def _leave(self, run: Callable[[], AnyExit]) -> AnyExit:
+    def _leave(
+        self,
+        run: Callable[_Arguments, AnyExit],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> AnyExit:
         """Run until an exit that is not a mere pause: a full dirty ring, or a signal.
 
         Raises GuestEndlessError.
@@ -292,7 +304,7 @@ class GuestCpu:
         try:
             while True:
                 try:
-                    leaving = run()
+                    leaving = run(*arguments, **named)
                 except KvmError as error:
                     interruptions += 1
                     if (
@@ -329,9 +341,7 @@ class GuestCpu:
             passed: list[PassedMmio] = []
             stop: Stopped | None
             try:
-                leaving = self._leave(
-                    partial(vcpu.run_past_mmio, MMIO_FILL, passed, image.END_PORT, most)
-                )
+                leaving = self._leave(vcpu.run_past_mmio, MMIO_FILL, passed, image.END_PORT, most)
             except KvmError as error:
                 stop = self._stopped_by(error)
             else:
@@ -346,18 +356,10 @@ class GuestCpu:
             # Never the same one twice, wherever a kernel claims that the guest is.
             given_up = max(index(vcpu.exit_rip()), max(stops, default=-1) + 1)
             if given_up >= count:  # The guest cannot go on at all, not even to its end.
-                self._ready = None
+                self._ready = _NOT_READY
                 return exits, stops
             stops[given_up] = stop
             skip(given_up)
-
-
-def _touch_at(rip: int) -> int:
-    """Return the index of the touch that RIP is in; 0 where none has begun yet."""
-    try:
-        return mailbox.touch_index(rip)
-    except ValueError:
-        return 0
 
 
 def _only_one(_: int) -> int:

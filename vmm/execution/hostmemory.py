@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import assert_never
 
-from kvm_abi.raw import MAX_DIFFERENCES
+from kvm_abi.raw import Watched
 from kvm_abi.uapi import Protection
 from vmm.execution.forked import ForkedChild
 from vmm.execution.samepages import wait_for_scans
@@ -16,6 +16,9 @@ from vmm.scenario.history import Done, HostChange, Inspected, Refused
 from vmm.scenario.hostpages import HostPages
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapping, Place
 from vmm.scenario.reached import Reached, runs_of
+
+_Stretch = tuple[str, HostMapping, int, memoryview]
+"""Neighbouring pages of a mapping: its name, itself, their offset, and what was seen of them."""
 
 
 class HostMemory(Closing):
@@ -28,6 +31,7 @@ class HostMemory(Closing):
         self._mappings: dict[str, HostMapping] = {}
         self._seen: dict[str, list[tuple[int, bytearray]]] = {}
         self._pages = HostPages(mappings, reached)
+        self._watch: _Watch | None = None
         self._child: ForkedChild | None = None
         self._nothing = HostMapping.reserved(PAGE_SIZE_BYTES)
         try:
@@ -80,6 +84,7 @@ class HostMemory(Closing):
         if writable and name not in self._seen:
             pages = range(memory.size_bytes // PAGE_SIZE_BYTES)
             self._seen[name] = [_tag(memory, self._declared[name], pages)]
+            self._watch = None
 
     def _map(self, mapping: Mapping, index: int) -> HostMapping:
         if mapping.of:
@@ -146,6 +151,7 @@ class HostMemory(Closing):
             case _:
                 assert_never(op.how)
         self._pages.change(op)
+        self._watch = None
         return Done()
 
     def end_child(self) -> None:
@@ -170,13 +176,32 @@ class HostMemory(Closing):
 
         Pages that cannot be read are passed over until they can.
         """
+        if self._watch is None:
+            self._watch = _Watch(self._readable())
+        yield from self._watch.changes()
+
+    def _readable(self) -> Iterator[_Stretch]:
         for name, memory in self._mappings.items():
             for first, seen in self._seen.get(name, ()):
                 pages = range(first // PAGE_SIZE_BYTES, (first + len(seen)) // PAGE_SIZE_BYTES)
                 absent = self._pages.absent(name, pages)
                 for start, end in _stretches(first, first + len(seen), absent):
-                    for offset, data in _news(memory, first, seen, start, end):
-                        yield HostChange(name, offset, data)
+                    yield name, memory, start, memoryview(seen)[start - first : end - first]
+
+
+class _Watch:
+    """Compares what can be read with what was seen of it last."""
+
+    def __init__(self, stretches: Iterable[_Stretch]) -> None:
+        self._stretches = list(stretches)
+        addressed = [(memory.address_of(start), seen) for _, memory, start, seen in self._stretches]
+        self._watched = Watched(addressed, PAGE_SIZE_BYTES)
+
+    def changes(self) -> Iterator[HostChange]:
+        stretches = self._stretches
+        for number, offset, data in self._watched.news():
+            name, _, start, _ = stretches[number]
+            yield HostChange(name, start + offset, data)
 
 
 def _stretches(start: int, end: int, absent: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -185,28 +210,6 @@ def _stretches(start: int, end: int, absent: Iterable[int]) -> Iterator[tuple[in
         yield start, page * PAGE_SIZE_BYTES
         start = (page + 1) * PAGE_SIZE_BYTES
     yield start, end
-
-
-def _news(
-    memory: HostMapping, first: int, seen: bytearray, start: int, end: int
-) -> Iterator[tuple[int, bytes]]:
-    """Yield offset and bytes of what differs from what was seen, and take note of it.
-
-    What was ``seen`` begins at the offset ``first``. All is compared about once: after many
-    differences it goes on in the page of the last.
-    """
-    is_more = True
-    while is_more:
-        expected = memoryview(seen)[start - first : end - first]
-        found = memory.differences(expected, PAGE_SIZE_BYTES, start)
-        for at, length in found:
-            offset = start + at
-            data = memory.read(offset, length)
-            seen[offset - first : offset - first + length] = data
-            yield offset, data
-        is_more = len(found) == MAX_DIFFERENCES
-        if is_more:
-            start += found[-1][0] // PAGE_SIZE_BYTES * PAGE_SIZE_BYTES
 
 
 def _map(mapping: Mapping) -> HostMapping:

@@ -1,8 +1,8 @@
 """The intent journal: which scenarios are under way is on disk before they run.
 
 One file a worker, which is locked while the worker lives. It holds one intent, as a line of JSON,
-and after it a full stop for each of its scenarios that ended. What a crash of the machine leaves
-behind names the scenario under way, or the few among which it is.
+and after it a full stop for each of its scenarios that ended. What is left after a crash
+of the machine names the scenario under way, or the few among which it is.
 """
 
 import os

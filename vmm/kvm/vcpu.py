@@ -4,8 +4,8 @@ import errno
 import os
 
 from kvm_abi import raw
-from kvm_abi.raw import Buffer, CData, KvmError, PassedMmio, run_vcpu
-from kvm_abi.uapi import PAGE_SIZE_BYTES, SYNC_X86_REGS, ExitReason, Ioctl, VcpuEventFlag
+from kvm_abi.raw import Buffer, CData, KvmError, PassedMmio, PassedRoom, run_vcpu
+from kvm_abi.uapi import PAGE_SIZE_BYTES, SYNC_X86_REGS, Ioctl, VcpuEventFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.dirtyring import DirtyRing
 from vmm.kvm.exits import VcpuExit, decode
@@ -22,7 +22,6 @@ from vmm.kvm.registers import (
 )
 
 _COALESCED_ENTRIES = (PAGE_SIZE_BYTES - 8) // raw.size_of("struct kvm_coalesced_mmio")
-_EXIT_IO = int(ExitReason.IO)
 _MOST_EXITS_OF_AN_INSTRUCTION = 64
 
 
@@ -58,6 +57,7 @@ class Vcpu(Closing):
         self._regs = raw.new("struct kvm_regs *")
         self._mode_sregs: tuple[CData, CData] | None = None
         self._exit_regs: CData | None = None
+        self._passed = PassedRoom()
 
     @property
     def fd(self) -> int:
@@ -135,15 +135,27 @@ class Vcpu(Closing):
         where this raises what `run` does. From `most` of that on an MMIO exit is returned, too.
         """
         run = self.kvm_run
-        shares_rip = self._exit_regs is not None
-        room = raw.MAX_PASSED if shares_rip else 1
-        while not raw.run_past_mmio(self._fd, run, answer, passed, room):
-            if not shares_rip:
-                passed[-1] = (self.get_rip(), *passed[-1][1:])
+        if self._exit_regs is None:
+            return self._run_past_each(answer, passed, end_port, most)
+        while True:
+            is_end = raw.run_past_mmio(self._fd, run, answer, end_port, passed, self._passed)
+            if is_end:
+                return None
+            if is_end is False or len(passed) >= most:
+                return self.last_exit()
+
+    def _run_past_each(
+        self, answer: int, passed: list[PassedMmio], end_port: int, most: int
+    ) -> VcpuExit | None:
+        """Do the same for a vCPU that is to be asked for RIP at each exit."""
+        run = self.kvm_run
+        while True:
+            is_end = raw.run_past_mmio(self._fd, run, answer, end_port, passed, self._passed, 1)
+            if is_end is not None:
+                return None if is_end else self.last_exit()
+            passed[-1] = (self.get_rip(), *passed[-1][1:])
             if len(passed) >= most:
-                break
-        is_end = run.exit_reason == _EXIT_IO and run.io.port == end_port
-        return None if is_end else self.last_exit()
+                return self.last_exit()
 
     def last_exit(self) -> VcpuExit:
         """Return what `kvm_run` says: after an EFAULT that may be a memory fault."""

@@ -139,11 +139,10 @@ class Vm(Closing):
         the bits of the whole slot, rounded up to 64. `fill` is what each 64-bit word of the bitmap
         holds before.
         """
-        bitmap = raw.new("uint64_t[]", (npages + 63) // 64)
-        raw.copy_to(bitmap, fill * len(bitmap))
-        log = raw.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap})
+        bitmap = bytearray(fill * ((npages + 63) // 64))
+        log = raw.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": raw.room(bitmap)})
         raw.ioctl(self.fd, Ioctl.GET_DIRTY_LOG, log)
-        return raw.bytes_of(bitmap, len(bitmap) * 8)
+        return bytes(bitmap)
 
     def get_dirty_log_to(self, slot: int, address: int) -> None:
         """Issue KVM_GET_DIRTY_LOG with a bitmap at `address`, writable or not.

@@ -67,7 +67,7 @@ def mark(nonce: str) -> str:
 
 
 class Unpacking:
-    """A sink for standard error with files behind a mark; the files are kept until the end."""
+    """A sink for standard error. What follows a mark is files, kept until the end."""
 
     def __init__(self, nonce: str, sink: Sink) -> None:
         self._mark = mark(nonce).encode()

@@ -26,7 +26,7 @@ OF_COMMANDS = frozenset({0, 1, 2, 3, 4, 70})
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Ending:
     """A status as of every command, and why it is not the command's own, if it isn't."""
 
     status: int
@@ -46,7 +46,7 @@ def run(
     out: Sink,
     err: Sink,
     told: Callable[[Reports], None] = _nobody,
-) -> Outcome:
+) -> Ending:
     """Run a command in a machine; ``folder`` gets the logs, ``out`` and ``err`` what it prints.
 
     ``told`` gets what the log says so far, again and again.
@@ -84,43 +84,43 @@ def run(
     return replace(judged(machine, reports, late, said), reports=reports)
 
 
-def judged(machine: Machine, reports: Reports, late: Late, said: list[str]) -> Outcome:
+def judged(machine: Machine, reports: Reports, late: Late, said: list[str]) -> Ending:
     """Return what a machine's log proves; ``said`` is what the emulator itself complained of.
 
-    A command's own status counts only with a sentinel behind it and no complaint of the kernel.
+    A command's own status counts only if a sentinel follows it and no complaint of the kernel.
     """
     notes = tuple(reports.notes)
     wrong = _wrong_parameter(machine, reports)
     if wrong:
-        return Outcome(USAGE, wrong)
+        return Ending(USAGE, wrong)
     if reports.complaint and reports.has_begun:
-        return Outcome(DIFFERS, f"the kernel complained: {reports.complaint}", notes)
+        return Ending(DIFFERS, f"the kernel complained: {reports.complaint}", notes)
     if reports.complaint:
-        return Outcome(INCONCLUSIVE, f"the kernel did not get far: {reports.complaint}", notes)
+        return Ending(INCONCLUSIVE, f"the kernel did not get far: {reports.complaint}", notes)
     if reports.fatal:
-        return Outcome(INCONCLUSIVE, reports.fatal, notes)
+        return Ending(INCONCLUSIVE, reports.fatal, notes)
     last = f"its last line is: {reports.last_line or 'none'}"
     where = f" in {reports.under_way}" if reports.under_way else ""
     if late is Late.DEAD:
         why = f"the machine hangs{where}: no sign of life for {machine.life_s:g} s; {last}"
-        return Outcome(INCONCLUSIVE, why, notes)
+        return Ending(INCONCLUSIVE, why, notes)
     if late is Late.TIME:
         stage = f"the command was still running{where}" if reports.is_ready else "it had not booted"
         if reports.status is not None:
             stage = "the command had ended, but not the machine"
-        return Outcome(INCONCLUSIVE, f"gave up after {_patience(machine)}: {stage}; {last}", notes)
+        return Ending(INCONCLUSIVE, f"gave up after {_patience(machine)}: {stage}; {last}", notes)
     if not reports.is_ready:
         why = said[-1] if said and not reports.last_line else last
-        return Outcome(INCONCLUSIVE, f"the machine stopped before the command began; {why}", notes)
+        return Ending(INCONCLUSIVE, f"the machine stopped before the command began; {why}", notes)
     if reports.status is None:
-        return Outcome(
+        return Ending(
             INCONCLUSIVE, f"the machine stopped{where} without the command's status; {last}", notes
         )
     if not reports.is_over:
-        return Outcome(INCONCLUSIVE, f"the machine stopped before all had ended; {last}", notes)
+        return Ending(INCONCLUSIVE, f"the machine stopped before all had ended; {last}", notes)
     if reports.status not in OF_COMMANDS:
-        return Outcome(INCONCLUSIVE, f"the command ended with status {reports.status}", notes)
-    return Outcome(reports.status, "", notes)
+        return Ending(INCONCLUSIVE, f"the command ended with status {reports.status}", notes)
+    return Ending(reports.status, "", notes)
 
 
 def _patience(machine: Machine) -> str:

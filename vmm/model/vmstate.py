@@ -154,17 +154,17 @@ class VmState:
     def region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
         """Return what a call about a slot may come to."""
         hva = self._backing.normal(op.userspace_addr)
-        verdict = refusal_by_argument(op, self._features) or self._decide(op, hva)
-        usual = self._outcome(op, hva, verdict)
-        if verdict.rule is not HVA_USER:
+        decision = refusal_by_argument(op, self._features) or self._decide(op, hva)
+        usual = self._outcome(op, hva, decision)
+        if decision.rule is not HVA_USER:
             refused = Refused(errno.EINVAL)
             found = self._user_end.allowed(op.userspace_addr, op.memory_size, usual, refused)
             if found != (usual,):
                 return found
         if op.fail_nth:
             return (usual, Allowed(Refused(errno.ENOMEM), NO_MEMORY))
-        if verdict.rule is GUEST_MEMFD_OVERLAP:
-            return (usual, Allowed(Refused(errno.EINVAL), verdict.rule))
+        if decision.rule is GUEST_MEMFD_OVERLAP:
+            return (usual, Allowed(Refused(errno.EINVAL), decision.rule))
         return (usual,)
 
     def _decide(self, op: SetUserMemoryRegion, hva: Hva) -> Decision:
@@ -178,12 +178,12 @@ class VmState:
 
         return decide(op, hva, present, in_the_way, self._memfds.refusal, self._features)
 
-    def _outcome(self, op: SetUserMemoryRegion, hva: Hva, verdict: Decision) -> Allowed:
-        if verdict.errno:
-            return Allowed(Refused(verdict.errno), verdict.rule)
-        if verdict.change is None:
-            return Allowed(Done(), verdict.rule)
-        return Allowed(Done(), verdict.rule, partial(self._apply, op, hva, verdict.change))
+    def _outcome(self, op: SetUserMemoryRegion, hva: Hva, decision: Decision) -> Allowed:
+        if decision.errno:
+            return Allowed(Refused(decision.errno), decision.rule)
+        if decision.change is None:
+            return Allowed(Done(), decision.rule)
+        return Allowed(Done(), decision.rule, partial(self._apply, op, hva, decision.change))
 
     def _apply(self, op: SetUserMemoryRegion, hva: Hva, change: Change) -> None:
         as_id, slot_id = as_id_of(op.slot), id_of(op.slot)

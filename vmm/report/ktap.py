@@ -55,15 +55,16 @@ class _Document:
 
     def _subject(self, subject: str, scenarios: Sequence[Scenario]) -> None:
         self._written += 1
-        self._lines(f"{_INDENT}{line}" for line in self._subtests(scenarios))
+        self._lines(f"{_INDENT}{line}" for line in self._subtests(subject, scenarios))
         results = [self._results.get(scenario.name) for scenario in scenarios]
         skipped = all(each and each.verdict.status is Status.SKIPPED for each in results)
         word = "ok" if all(each and is_ok(each) for each in results) else "not ok"
         directive = " # SKIP all of its scenarios" if skipped else ""
         self._lines([f"{word} {self._written} {name_of(subject)}{directive}"])
 
-    def _subtests(self, scenarios: Sequence[Scenario]) -> Iterator[str]:
+    def _subtests(self, subject: str, scenarios: Sequence[Scenario]) -> Iterator[str]:
         yield VERSION
+        yield f"# Subtest: {name_of(subject)}"
         yield f"1..{len(scenarios)}"
         for number, scenario in enumerate(scenarios, 1):
             name = name_of(scenario.name)

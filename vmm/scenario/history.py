@@ -117,7 +117,7 @@ def joined(exits: Iterable[Mmio]) -> tuple[Mmio, ...]:
     found: list[Mmio] = []
     for each in exits:
         last = found[-1] if found else None
-        if last and last.write == each.write and last.gpa + len(last.data) == each.gpa:
+        if last is not None and last.write == each.write and last.gpa + len(last.data) == each.gpa:
             found[-1] = Mmio(last.gpa, last.write, last.data + each.data)
         else:
             found.append(each)

@@ -101,7 +101,7 @@ static void add_first(struct vm *vm, struct log *log)
         set_bit(log, 0);
 }
 
-/* Behind the last page, where the bitmap has bits that stand for none. */
+/* Beyond the last page, where the bitmap has bits that stand for none. */
 static void add_beyond_end(struct vm *vm, struct log *log)
 {
     if (filled(log) && log->pages % 64 && strike(vm))

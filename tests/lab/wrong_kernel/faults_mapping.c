@@ -52,7 +52,7 @@ static int without_last_page(const struct region *slot, struct region *pieces)
     return add(pieces, 0, part(slot, 0, pages_of(slot) - 1));
 }
 
-static int with_blank_page_behind(const struct region *slot, struct region *pieces)
+static int with_blank_page_more(const struct region *slot, struct region *pieces)
 {
     int count = add(pieces, 0, *slot);
 
@@ -260,8 +260,8 @@ const struct fault mapping_faults[] = {
           "A created slot lacks its last page.", "set 1 100 2 0; read 101"),
     SHAPE("create-first-page-missing", CREATE, NULL, without_first_page,
           "A created slot lacks its first page.", "set 1 100 2 0; read 100"),
-    SHAPE("create-page-long", CREATE, NULL, with_blank_page_behind,
-          "Behind a created slot there is one more page of memory.", "set 1 100 1 0; read 101"),
+    SHAPE("create-page-long", CREATE, NULL, with_blank_page_more,
+          "A created slot has one more page of memory.", "set 1 100 1 0; read 101"),
     SHAPE("create-hva-shifted", CREATE, NULL, rotated,
           "Each page of a created slot shows the next page of its mapping.",
           "set 1 100 2 0; read 100"),

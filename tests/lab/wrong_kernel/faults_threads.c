@@ -73,7 +73,7 @@ const struct fault thread_faults[] = {
      .sentence = "KVM_RESET_DIRTY_RINGS by another thread than the vCPU's counts one too many.",
      .witness = "cap ring 1000; set 1 100 2 0 log; write 100; harvest; thread reset"},
     {.name = "ring-reset-beside-a-vcpu-blinds", .reset = note_reset, .entry = forget_first_page,
-     .sentence = "Behind a reset by another thread than the vCPU's page 0 of a slot is not named.",
+     .sentence = "After a reset by another thread than the vCPU's, page 0 of a slot is not named.",
      .witness = "cap ring 1000; set 1 100 2 0 log; write 101; harvest; thread reset; write 100; "
                 "harvest"},
     {0},

@@ -1,5 +1,5 @@
 /* One instruction of a guest in real mode: what it is, where its memory is, and what that held. */
-#include "wrong_kernel.h"
+#include "insn.h"
 
 #include <string.h>
 #include <sys/ioctl.h>
@@ -178,4 +178,113 @@ void unwrite(struct vcpu *vcpu, const struct insn *insn, uint64_t first, uint64_
 void put_registers(struct vcpu *vcpu, struct insn *insn)
 {
     kernel_ioctl(vcpu->fd, KVM_SET_REGS, &insn->after);
+}
+
+/* What several faults do to an instruction, and to its page in the dirty log. */
+
+struct insn *struck_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when)
+{
+    struct insn *insn = ended_insn(vcpu, kinds);
+
+    return insn && (!when || when(insn)) && strike(vcpu->vm) ? insn : NULL;
+}
+
+bool lose_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when)
+{
+    struct insn *insn = struck_insn(vcpu, kinds, when);
+
+    if (insn)
+        unwrite(vcpu, insn, 0, insn->size);
+    return false;
+}
+
+bool alter_insn(struct vcpu *vcpu, unsigned kinds, uint64_t at, uint8_t bits)
+{
+    struct insn *insn = struck_insn(vcpu, kinds, NULL);
+    uint8_t byte;
+
+    if (!insn)
+        return false;
+    read_guest(vcpu->vm, insn->gpa + at, &byte, 1);
+    byte ^= bits;
+    write_guest(vcpu->vm, insn->gpa + at, &byte, 1);
+    return false;
+}
+
+static __u64 *reg_of(struct kvm_regs *regs, enum reg reg)
+{
+    __u64 *const all[] = {
+        [AX] = &regs->rax, [BX] = &regs->rbx, [CX] = &regs->rcx, [SP] = &regs->rsp,
+        [DI] = &regs->rdi,
+    };
+
+    return all[reg];
+}
+
+bool keep_register(struct vcpu *vcpu, unsigned kinds, insn_is *when, enum reg reg)
+{
+    struct insn *insn = struck_insn(vcpu, kinds, when);
+
+    if (!insn)
+        return false;
+    *reg_of(&insn->after, reg) = *reg_of(&insn->before, reg);
+    put_registers(vcpu, insn);
+    return false;
+}
+
+bool turn_flag(struct vcpu *vcpu, unsigned kinds, uint64_t flag)
+{
+    struct insn *insn = struck_insn(vcpu, kinds, NULL);
+
+    if (!insn)
+        return false;
+    insn->after.rflags ^= flag;
+    put_registers(vcpu, insn);
+    return false;
+}
+
+bool swallow_exit(struct vcpu *vcpu, unsigned kinds, bool write)
+{
+    if (!exiting_insn(vcpu, kinds, write) || !strike(vcpu->vm))
+        return false;
+    if (!write)
+        memset(vcpu->run->mmio.data, 0, sizeof(vcpu->run->mmio.data));
+    return true;
+}
+
+bool note_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when, bool last)
+{
+    struct insn *insn = struck_insn(vcpu, kinds, when);
+
+    if (insn)
+        vcpu->vm->noted = insn->gpa + (last ? insn->size - 1 : 0);
+    return false;
+}
+
+/* The page that was noted, within this log; false if it is of another slot's. */
+static bool take_noted(struct vm *vm, const struct log *log, uint64_t *page)
+{
+    uint64_t gpa = vm->noted;
+
+    if (!gpa || log->error || gpa < log->slot->known.gpa || gpa >= end_of(&log->slot->known))
+        return false;
+    vm->noted = 0;
+    *page = (gpa - log->slot->known.gpa) / PAGE_BYTES;
+    return true;
+}
+
+void drop_noted(struct vm *vm, struct log *log)
+{
+    uint64_t page;
+
+    if (take_noted(vm, log, &page))
+        log->bits[page / 64] &= ~(1ull << (page % 64));
+}
+
+void add_noted(struct vm *vm, struct log *log)
+{
+    uint64_t page;
+
+    if (take_noted(vm, log, &page))
+        log->bits[page / 64] |= 1ull << (page % 64);
 }

@@ -77,6 +77,7 @@ def test_what_became_slower_and_quicker_is_said() -> None:
     ("costs", "words"),
     [
         ((10.0, 10.05, 9.9, 10.1), "does not grow from 1 to 1000 slots"),
+        ((10.0, 10.2, 10.3, 10.4), "does not grow from 1 to 1000 slots"),
         ((10.0, 15.0, 20.0, 25.0), "like its logarithm: 2.50 times from 1 to 1000 slots"),
         ((1.0, 3.2, 10.0, 32.0), "grows more slowly than the number of slots: 32.00 times"),
         ((1.0, 10.0, 100.0, 1000.0), "grows in proportion to the number of slots: 1000.00 times"),
@@ -92,8 +93,22 @@ def test_one_number_of_slots_shows_no_growth() -> None:
     assert growth([point(1.0), msgspec.structs.replace(point(1.0), rounds=5)]) == []
 
 
-def test_the_table_fits_a_terminal_of_eighty_columns() -> None:
-    assert all(len(line) <= 80 for line in table(bench(point(123456.78, 32764, spread=1000))))
+def test_the_table_fits_sixty_columns() -> None:
+    lines = list(table(bench(point(123456.78, 32764, spread=1000), point(999.99, 1, spread=0.5))))
+    assert len(lines) == 6
+    assert all(len(line) <= 60 for line in lines[:4])
+    assert lines[2].split() == ["create", "32764", "123457", "122457..124457", "123457", "1.00"]
+
+
+def test_a_slots_whole_life_is_told_next_to_c() -> None:
+    created, deleted = point(30.0), point(10.0)
+    setup = msgspec.structs.replace(deleted.setup, work="delete")
+    deleted = msgspec.structs.replace(deleted, setup=setup, c=Cost(22.0, 22.0, 22.0))
+    created = msgspec.structs.replace(created, c=Cost(10.0, 10.0, 10.0))
+    assert (
+        list(table(bench(created, deleted)))[-1] == "create and delete, with 8 slots: 1.25 times C"
+    )
+    assert len(list(table(bench(created)))) == 3
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from tests.ideal import ideal_history
 from tests.played import Kernel, named, played, vmm
-from vmm.scenario.codec import history_lines
+from vmm.scenario.codec import history_lines, scenario_text
 
 NEWER = "format 9 is not known here (this reads format 1): use the version of this program"
 RESULTS = ("report {} --html out.html", "matrix {} --html out.html", "coverage {}")
@@ -107,6 +107,34 @@ def test_a_path_that_cannot_be_written(
     assert kernel.ran == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "report r.json --html r.json",
+        "matrix r.json --html ./r.json",
+        "matrix . --html r.json",
+        "judge h.jsonl --html h.jsonl",
+        "judge h.jsonl --format ktap:link",
+        "run s.json --json s.json",
+        "run s.json --history s.json",
+        "repro s.json -o s.json",
+    ],
+)
+def test_what_is_read_is_not_written_over(folder: Path, command: str) -> None:
+    vmm("check", "--json", "r.json")
+    (folder / "s.json").write_text(scenario_text(named("move-up")))
+    (folder / "h.jsonl").write_bytes(b"".join(history_lines(ideal_history(named("move-up")))))
+    (folder / "link").symlink_to("h.jsonl")
+    assert "this is what is read" in refused(folder, command)
+
+
+def test_a_full_disk_is_the_hosts(folder: Path) -> None:
+    for command in ("check --json /dev/full", "check --format ktap:/dev/full"):
+        result = vmm(*command.split())
+        assert result.exit_code == 3
+        assert result.stderr.endswith("vmm: /dev/full: No space left on device\n")
+
+
 def never(*_: object, **__: object) -> None:
     raise AssertionError("measured, though nothing can be written")
 
@@ -131,3 +159,32 @@ def test_the_played_kernel_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch
     kernel: Kernel = played(monkeypatch)
     assert vmm("check", "-q").exit_code == 0
     assert kernel.ran
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "chek",
+        "--nonsense",
+        "check --nonsense",
+        "check --format xml",
+        "check --histories .",
+        "check --failed-histories there",
+        "check --jobs 0",
+        "repro move-up -o .",
+        "run move-up --history .",
+        "fuzz --out there",
+        "fuzz --shard 4/3",
+        "report",
+        "lab nonsense",
+        "lab run",
+    ],
+)
+def test_arguments_that_cannot_be_used(folder: Path, command: str) -> None:
+    (folder / "there").touch()
+    assert "--help says more" in refused(folder, command)
+
+
+def test_no_command_at_all_is_answered_with_help(folder: Path) -> None:
+    assert vmm().output.startswith("Usage: vmm ")
+    assert vmm("lab").output.startswith("Usage: vmm lab ")

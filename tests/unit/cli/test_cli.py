@@ -309,7 +309,7 @@ def test_what_matches_nothing_is_a_usage_error(
 ) -> None:
     result = vmm("check", *args)
     assert result.exit_code == 2
-    assert f"Error: {message}\n" in result.stderr
+    assert result.stderr == f"vmm: {message} (vmm check --help says more)\n"
     assert kernel.ran == []
 
 

@@ -8,7 +8,7 @@ from vmm.cli import lab_run
 from vmm.cli.lab import COMMANDS, lab
 from vmm.cli.lab_matrix import words_of
 from vmm.cli.main import main
-from vmm.lab.run import Outcome
+from vmm.lab.run import Ending
 from vmm.scenario.selection import Selection
 
 
@@ -59,10 +59,10 @@ def test_an_image_that_is_none_is_one_line_and_no_verdict(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 3, 4])
-def test_the_status_is_the_outcome_s_and_125_where_bisect_is_to_skip(
+def test_the_status_is_the_ending_s_and_125_where_bisect_is_to_skip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(lab_run, "run_machine", lambda *_: Outcome(status, "because"))
+    monkeypatch.setattr(lab_run, "run_machine", lambda *_: Ending(status, "because"))
     words = ("run", "--kernel", kernel(tmp_path), "--backend", "svm")
     done = run(*words, "--", "info")
     assert done.exit_code == status

@@ -18,6 +18,14 @@ def test_the_pages_of_a_bitmap_are_those_it_was_made_from(pages: tuple[int, ...]
     assert dirty_pages(log + UNWRITTEN * 5) == DirtyPages(pages, words=3)
 
 
+@pytest.mark.parametrize("words", range(9))
+def test_a_log_ends_with_the_last_word_written_though_one_before_it_was_not(words: int) -> None:
+    log = bytearray(UNWRITTEN * 8)
+    log[words * 8 : words * 8 + 8] = bytes(8) if words < 8 else b""
+    written = words + 1 if words < 8 else 0
+    assert dirty_pages(bytes(log)).words == written
+
+
 def test_pages_count_from_the_first_one_and_end_with_the_bitmap() -> None:
     assert bitmap_of(ClearDirtyLog(1, 64, pages=(64, 71, 72, 128)), 8) == b"\x81\x01" + bytes(6)
     assert bitmap_of(ClearDirtyLog(1), 8) == b"\xff" * 8

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from kvm_abi.raw import Watched
 from vmm.execution.hostmemory import HostMemory
-from vmm.kvm.memory import HostMapping
 from vmm.scenario.content import changed_runs, page_bytes
 from vmm.scenario.history import HostChange
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping, Place
@@ -13,34 +13,27 @@ from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping, 
 PAGES = 300
 
 
-@pytest.fixture
-def compared_from(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The offsets from which memory was compared."""
-    offsets: list[int] = []
-    differences = HostMapping.differences
+def test_a_mapping_of_many_changes_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[tuple[int, int]] = []
+    more = Watched._more
 
-    def noted(
-        memory: HostMapping, data: bytes | memoryview, block_bytes: int, offset: int = 0
-    ) -> list[tuple[int, int]]:
-        offsets.append(offset)
-        return differences(memory, data, block_bytes, offset)
+    def noted(watched: Watched) -> int:
+        places.append((watched._place[0], watched._place[1]))
+        return more(watched)
 
-    monkeypatch.setattr(HostMapping, "differences", noted)
-    return offsets
-
-
-def test_a_mapping_of_many_changes_is_compared_once(compared_from: list[int]) -> None:
-    with HostMemory((Mapping("a", PAGES),)) as memory:
+    monkeypatch.setattr(Watched, "_more", noted)
+    with HostMemory((Mapping("a", PAGES), Mapping("b", 1))) as memory:
         assert list(memory.changes()) == []
-        compared_from.clear()
+        assert places == [(0, 0)]
         memory.change(ChangeHostMemory(Place("a"), PAGES, "drop"))
+        places.clear()
         found = 0
         for change in memory.changes():
             found = max(found, change.offset)
-            assert compared_from[-1] > found - 65 * PAGE_SIZE_BYTES
+            assert places[-1][1] > found - 65 * PAGE_SIZE_BYTES
         assert found // PAGE_SIZE_BYTES == PAGES - 1
-        assert compared_from == sorted(compared_from)
-        assert len(compared_from) > PAGES // 64
+        assert places == sorted(places)
+        assert len(places) > PAGES // 64
         assert list(memory.changes()) == []
 
 

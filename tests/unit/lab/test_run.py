@@ -23,9 +23,9 @@ def test_a_command_s_status_is_the_run_s(status: int) -> None:
 def test_a_pass_with_a_complaint_of_the_kernel_is_a_difference() -> None:
     reports = ended(0)
     reports.complaint, reports.has_begun = "WARNING: CPU: 0", True
-    outcome = judged(MACHINE, reports, Late.NOT, [])
-    assert outcome.status == 1
-    assert "WARNING: CPU: 0" in outcome.why
+    ending = judged(MACHINE, reports, Late.NOT, [])
+    assert ending.status == 1
+    assert "WARNING: CPU: 0" in ending.why
 
 
 def test_a_panic_in_the_middle_is_a_difference() -> None:
@@ -62,14 +62,14 @@ def test_a_panic_at_boot_says_nothing_about_memslots() -> None:
 def test_without_a_whole_sentinel_it_is_inconclusive(
     reports: Reports, late: Late, said: str
 ) -> None:
-    outcome = judged(MACHINE, reports, late, [])
-    assert outcome.status == 3
-    assert said in outcome.why
+    ending = judged(MACHINE, reports, late, [])
+    assert ending.status == 3
+    assert said in ending.why
 
 
 def test_what_the_emulator_says_is_passed_on_where_nothing_booted() -> None:
-    outcome = judged(MACHINE, Reports(), Late.NOT, ["qemu: could not load kernel"])
-    assert "could not load kernel" in outcome.why
+    ending = judged(MACHINE, Reports(), Late.NOT, ["qemu: could not load kernel"])
+    assert "could not load kernel" in ending.why
 
 
 @pytest.mark.parametrize(("value", "status"), [("N", 0), ("0", 0), ("Y", 2), ("-", 2)])

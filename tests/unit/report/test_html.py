@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
-from tests.browser import chromium, complaints, opened, shows
+from tests.browser import chromium, complaints, opened, phone, shows, violations
 from tests.results import EVERY_KIND, LEFT, passed, run_of
 from vmm.report.html import html_text
 from vmm.report.json import run_text
@@ -164,12 +164,28 @@ def contrast(browser: Chrome, selector: str) -> float:
 
 
 def test_a_phone_scrolls_in_one_direction_only(browser: Chrome, page: Path) -> None:
-    size = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    phone(browser, 390)
     opened(browser, page)
     width = browser.execute_script("return document.documentElement.scrollWidth")
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    phone(browser, 0)
     assert width <= 390
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [0, 390])
+def test_axe_finds_nothing_that_keeps_people_out(
+    browser: Chrome, page: Path, colours: str, width: int
+) -> None:
+    feature = {"name": "prefers-color-scheme", "value": colours}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    phone(browser, width)
+    found = []
+    for fragment in ("", "#s/create-one/1", "#s/move-wrong"):
+        opened(browser, page, fragment)
+        found += violations(browser)
+    phone(browser, 0)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert found == []
 
 
 def test_controls_have_names_for_a_screen_reader(browser: Chrome, page: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
-from tests.browser import chromium, complaints, opened
+from tests.browser import chromium, complaints, opened, phone, violations
 from tests.played import vmm
 from tests.results import EVERY_KIND, HOSTILE, LEFT, differs, passed, run_of
 from vmm.report.json import run_text
@@ -41,6 +41,9 @@ def test_kernels_stand_beside_each_other(folder: Path, tmp_path: Path) -> None:
         browser.find_element(By.ID, "unlike").click()
         assert browser.find_element(By.ID, "shown").text == "1 of 12 scenarios"
         assert complaints(browser) == []
+        phone(browser)
+        opened(browser, page)
+        assert violations(browser) == []
     assert HOSTILE.partition("\n")[0] not in page.read_text()
 
 

@@ -34,7 +34,7 @@ def probe_features(
     begin: Callable[[str], object] = lambda step: None,
     reach_limit_s: float = REACH_LIMIT_S,
 ) -> Features:
-    """Return what the kernel behind ``kvm`` and this process can do.
+    """Return what the kernel that ``kvm`` was opened on, and this process, can do.
 
     Makes VMs of its own for what has to be tried; ``begin`` is told each step. Raises `KvmError`
     and `WrongAnswerError`, also for a plain create, touch or delete that does not do what it must.

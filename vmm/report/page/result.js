@@ -31,6 +31,9 @@
   const mono = (text) => make("span", { class: "mono" }, text);
   const rule = (name) => make("a", { href: "#rule-" + name }, name);
 
+  // What may be wider than a phone scrolls by itself, with the keyboard, too.
+  const sideways = (label, ...children) => make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": label }, ...children);
+
   // The filters.
   function filter() {
     const words = document.getElementById("text").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -194,7 +197,7 @@
     for (const slot of old.values()) body.append(row(slot, "", "gone"));
     if (!body.children.length) return make("p", { class: "dim" }, "There is no slot.");
     const head = make("tr", {}, ...["slot", "gpa", "pages", "hva", "flags"].map((name) => make("th", { scope: "col" }, name)));
-    return make("div", { class: "scroll" }, make("table", {}, make("thead", {}, head), body));
+    return sideways("Table of memslots", make("table", {}, make("thead", {}, head), body));
   }
 
   // The kernel's red-black tree of slots by gfn: lower gfns to the left. A knot is [parent, is red].
@@ -220,7 +223,7 @@
         draw("text", { class: "gfn", x: x(at), y: y(at) + 23, "text-anchor": "middle" }, hex(slot[2])));
     });
     return make("div", { class: "tree" }, make("h3", {}, "The kernel's tree by gfn"),
-      make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Tree of slots" }, svg),
+      sideways("Tree of slots", svg),
       make("p", { class: "dim" }, "A red-black tree, as the calls make it: thick is black, dashed is red. Kernels to 5.16 have the array of the table."));
   }
 
@@ -235,7 +238,7 @@
       body.append(make("tr", {}, make("td", { class: "mono" }, where + (as ? " (SMM)" : "")), make("td", {}, ACCESS[access]), make("td", {}, found)));
     }
     const head = make("tr", {}, ...["gpa", "guest", "meets"].map((name) => make("th", { scope: "col" }, name)));
-    return make("div", { class: "scroll" }, make("table", {}, make("thead", {}, head), body));
+    return sideways("Table of touches", make("table", {}, make("thead", {}, head), body));
   }
 
   function difference() {

@@ -15,7 +15,7 @@ UNDER_WAY = "under-way.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class HistoryFiles:
     """Where histories go; None: nowhere.
 
     ``file`` holds the history of the scenario that runs, ``folder`` those of scenarios that did not
@@ -40,10 +40,10 @@ class Journal:
 
 
 @contextmanager
-def journal_in(
+def history_files(
     folder: Path | None, histories: IO[bytes] | None = None, failed: Path | None = None
-) -> Iterator[Journal]:
-    """Yield a journal for a run of many scenarios; its file is gone when the run has ended.
+) -> Iterator[HistoryFiles]:
+    """Yield the files for a run of many scenarios; that of the one under way is gone at the end.
 
     Without a ``folder`` nothing is on disk while a scenario runs, which costs nothing then;
     ``failed`` is where histories go afterwards of scenarios that did not pass.
@@ -54,7 +54,7 @@ def journal_in(
         if failed is not None:
             with usable(failed):
                 failed.mkdir(parents=True, exist_ok=True)
-        yield Journal(folder=failed, histories=histories)
+        yield HistoryFiles(folder=failed, histories=histories)
         return
     file = folder / UNDER_WAY
     with usable(folder):
@@ -65,6 +65,6 @@ def journal_in(
             )
         file.touch()
     try:
-        yield Journal(file, folder, histories)
+        yield HistoryFiles(file, folder, histories)
     finally:
         file.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""How the scripts set up the environment: by uv where it may, else by pip."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def installs(venv: Path, pip_settings: str, uv_status: int = 0) -> tuple[int, list[str]]:
+    """Return the status of an installation by uv, and what it asked for."""
+    programs = {
+        "python": f'#!/bin/sh\n[ "$3" = config ] && echo "{pip_settings}"',
+        "uv": f'#!/bin/sh\necho uv "$@"\nexit {uv_status}',
+    }
+    (venv / "bin").mkdir()
+    for name, text in programs.items():
+        (venv / "bin" / name).write_text(text)
+        (venv / "bin" / name).chmod(0o755)
+    script = f"source {ROOT}/scripts/_env; VENV={venv}; env_install_by_uv '.[dev]' echo pip"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("settings", ["", "global.extra-index-url='file:///more'"])
+def test_many_packages_are_installed_by_uv(tmp_path: Path, settings: str) -> None:
+    status, asked = installs(tmp_path, settings)
+    assert status == 0
+    assert asked[-2] == "pip uv"
+    assert asked[-1].startswith(f"uv pip install --python {tmp_path}/bin/python ")
+    assert asked[-1].endswith(" --editable .[dev]")
+
+
+@pytest.mark.parametrize("setting", ["global.index-url", ":env:.index-url", "install.no-index"])
+def test_an_index_that_only_pip_knows_is_left_to_pip(tmp_path: Path, setting: str) -> None:
+    status, asked = installs(tmp_path, f"{setting}='https://here.example'")
+    assert status != 0
+    assert not any(line.startswith(("pip", "uv")) for line in asked)
+
+
+def test_where_uv_fails_pip_is_asked(tmp_path: Path) -> None:
+    assert installs(tmp_path, "", uv_status=2)[0] != 0
