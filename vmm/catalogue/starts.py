@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from vmm.catalogue._build import A, B, Slot, at, read
+from vmm.catalogue._build import HUGE, A, B, Slot, at, read, write
 from vmm.catalogue._tables import PLAIN, PROGRAM_OFFSET, USED, Tables
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -13,9 +13,11 @@ from vmm.scenario.operations import (
     READONLY,
     SOMEWHERE,
     AnyOperation,
+    ChangeHostMemory,
     EnableCap,
     Execute,
     Guest,
+    Mapping,
     NewVm,
     Place,
     Scenario,
@@ -56,6 +58,7 @@ def _start(
     needs: tuple[str, ...] = (),
     vcpus: int = 1,
     guest: Guest = SOMEWHERE,
+    mappings: tuple[Mapping, ...] = (A, B),
 ) -> Scenario:
     return Scenario(
         name=f"start-{name}",
@@ -63,7 +66,7 @@ def _start(
         source=source,
         tags=("start",),
         needs=needs,
-        mappings=(A, B),
+        mappings=mappings,
         survey="none",
         vcpus=vcpus,
         guest=guest,
@@ -279,6 +282,15 @@ def _without_quirk(scenario: Scenario) -> Scenario:
     )
 
 
+_LARGE = Slot(1, 0x200, at("huge"), pages=HUGE.pages)
+_IN_LARGE = Tables("huge", 0x200, (0x204, 0x205, 0x206, 0x207))
+
+
+def _mapped_to(tables: Tables, page: int, gfn: int) -> AnyOperation:
+    """Let the guest, in real mode, have its page tables map a page to another gfn."""
+    return write(tables.gfn + 3, gfn * PAGE_SIZE_BYTES | PLAIN, 8 * page)
+
+
 _ROM = Slot(1, 0xFFFF0, at("a"), pages=8)
 _TOP = 0xFFFF_0800
 
@@ -433,6 +445,43 @@ SCENARIOS = (
     ),
     *_CHANGES,
     *map(_without_quirk, _CHANGES),
+    _start(
+        "after-the-guest-wrote-its-tables",
+        "What a guest writes to page tables that are in use counts, though it wrote there before.",
+        *_A.lay(),
+        *_programs(),
+        _TABLES.create(),
+        _CODE.create(),
+        _mapped_to(_A, 8, 0x104),
+        _A.run(2),
+        _A.run(8),
+        _mapped_to(_A, 2, 0x107),
+        _A.run(2),
+        _mapped_to(_A, 8, 0x106),
+        _A.run(8),
+        _mapped_to(_A, 2, 0x106),
+        _A.run(2),
+        source="account_shadowed; kvm_mmu_slot_gfn_write_protect",
+    ),
+    _start(
+        "with-tables-in-a-huge-page",
+        "Page tables within a huge page are watched, whatever else of it the guest writes.",
+        *_IN_LARGE.lay(),
+        *_programs("huge"),
+        ChangeHostMemory(at("huge"), 512, "collapse"),
+        _LARGE.create(),
+        write(0x210, _VALUE),
+        _IN_LARGE.run(2),
+        write(0x211, _VALUE),
+        _mapped_to(_IN_LARGE, 2, 0x207),
+        _IN_LARGE.run(2),
+        write(0x212, _VALUE),
+        _mapped_to(_IN_LARGE, 2, 0x206),
+        _IN_LARGE.run(2),
+        read(0x210),
+        source="account_shadowed; kvm_mmu_gfn_disallow_lpage",
+        mappings=(HUGE,),
+    ),
     _start(
         "on-two-vcpus",
         "What one vCPU knows of page tables is gone for both after a move.",

@@ -23,6 +23,7 @@ from vmm.scenario.content import MMIO_FILL, STUB_LENGTH, STUB_OFFSET, run_length
 from vmm.scenario.history import Mmio, Stopped, Swept, Touched, private_fault
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
+    REAL_MODE_END,
     Execute,
     Instruction,
     PreFaultMemory,
@@ -105,6 +106,7 @@ class Accesses:
         self._tracking = tracking
         self._devices = devices
         self._reads_make_dirty = tracking.features.reads_make_dirty
+        self._watch: Callable[[Touch, tuple[Piece, ...], bytes], None] | None = None
 
     def touch(self, op: Touch) -> tuple[Allowed, ...]:
         """Return what one read or write of 1, 2 or 4 bytes may come to."""
@@ -118,7 +120,7 @@ class Accesses:
         if write:
             data = _element(op.value, op.width)
             exits = () if rule is REACH else exits_of(pieces, data)
-            usual = Allowed(Touched(0, exits), rule, partial(self.written, op, pieces, data))
+            usual = Allowed(Touched(0, exits), rule, partial(self._touched, op, pieces, data))
         else:
             value = int.from_bytes(self.read(pieces), "little")
             exits = () if rule is REACH else exits_of(pieces)
@@ -132,6 +134,16 @@ class Accesses:
             is_apart = write and bool(changed_bytes(pieces))
             return (usual, Allowed(Stopped("EFAULT"), rule, is_apart=is_apart))
         return (usual,)
+
+    def watch(self, watch: Callable[[Touch, tuple[Piece, ...], bytes], None]) -> None:
+        """Have each touch of a VM's only vCPU told that wrote in real mode."""
+        self._watch = watch
+
+    def _touched(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
+        self.written(op, pieces, data)
+        alone = set(self._tracking.vcpus) <= {op.vcpu}
+        if self._watch is not None and alone and op.gpa + op.width <= REAL_MODE_END:
+            self._watch(op, pieces, data)
 
     def sweep(self, op: Sweep) -> tuple[Allowed, ...]:
         """Return what a string instruction over ``count`` elements may come to."""

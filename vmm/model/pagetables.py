@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from vmm.model.accesses import Accesses
+from vmm.model.accesses import Accesses, leaves_memory
 from vmm.model.backing import Piece
 from vmm.model.contents import Contents
 from vmm.model.rule import documented, source
@@ -92,13 +92,15 @@ class PageTables:
 
     A kernel sees who writes to page tables only where a guest does, and a processor need not look
     again at what it knows. So a page of tables that was walked, and has entries now that were
-    others, is one of which it is not known what they come to.
+    others, is one of which it is not known what they come to. What the only vCPU has written in
+    real mode is not cached: on its way to 64-bit mode it forgets what it knew.
     """
 
     def __init__(self, accesses: Accesses, contents: Contents) -> None:
         self._accesses = accesses
         self._contents = contents
         self._walked: dict[tuple[str, int], bytes] = {}
+        accesses.watch(self._rewritten)
 
     def walk(self, tables: int, address: int, write: bool) -> Walk:
         """Return what an address is translated to by the tables at a gpa; nothing is changed."""
@@ -145,6 +147,17 @@ class PageTables:
         for walk in walks:
             for page in self._pages(walk):
                 self._walked[page] = self._read(page)
+
+    def _rewritten(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
+        at = 0
+        for piece in pieces:
+            page, begin = (piece.mapping, piece.offset // PAGE_SIZE_BYTES), piece.offset
+            known = self._walked.get(page)
+            if known is not None and piece.kind == "memory" and not leaves_memory(piece, True):
+                begin %= PAGE_SIZE_BYTES
+                part = data[at : at + piece.length]
+                self._walked[page] = known[:begin] + part + known[begin + len(part) :]
+            at += piece.length
 
     def _pages(self, walk: Walk) -> Iterator[tuple[str, int]]:
         for update in walk.updates:

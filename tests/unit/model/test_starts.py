@@ -198,10 +198,23 @@ def test_tables_that_changed_after_they_were_used_are_not_known() -> None:
     assert made.allowed(SET.run(2)) == ()
 
 
-def test_what_a_guest_wrote_to_tables_in_use_is_not_known() -> None:
+def test_what_the_only_vcpu_wrote_to_tables_in_use_counts() -> None:
     made = model(SET)
     only(made, SET.run(2))
-    only(made, Touch(0x103000, "write", value=0x105000 | USED))
+    only(made, Touch(0x103010, "write", value=0x105000 | USED))
+    assert outcome(made, SET.run(2)) == Touched(identity(0, 5))
+
+
+def test_what_others_wrote_to_tables_in_use_is_not_known() -> None:
+    made = model(SET)
+    only(made, SET.run(2))
+    only(made, HostWrite(Place("a", 3 * PAGE_SIZE_BYTES + 3 * 8), 0x105000 | USED))
+    only(made, Touch(0x103010, "write", value=0x105000 | USED))
+    assert made.allowed(SET.run(2)) == ()
+    made = model(SET)
+    only(made, SET.run(2))
+    only(made, SET.run(2, vcpu=1))
+    only(made, Touch(0x103010, "write", value=0x105000 | USED))
     assert made.allowed(SET.run(2)) == ()
 
 
