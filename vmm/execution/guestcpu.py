@@ -5,7 +5,6 @@ What lies below 4 GiB is accessed in big real mode, what reaches beyond in 64-bi
 
 import errno
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import groupby
 from typing import ParamSpec, TypeVar
 
@@ -187,11 +186,10 @@ class GuestCpu:
             registers = Registers(rip=op.address, rdi=op.data, rcx=op.value)
             vcpu.enter_long_mode(op.tables, registers)
         passed: list[PassedMmio] = []
-        run = partial(
-            vcpu.run_past_mmio, MMIO_FILL, passed, image.EXECUTED_PORT, _MOST_EXITS_OF_A_START
-        )
+        port, most = image.EXECUTED_PORT, _MOST_EXITS_OF_A_START
         try:
-            leaving = self._leave(run) or vcpu.last_exit()
+            leaving = self._leave(vcpu.run_past_mmio, MMIO_FILL, passed, port, most)
+            leaving = leaving or vcpu.last_exit()
         except KvmError as error:
             return self._stopped_by(error)
         match leaving:

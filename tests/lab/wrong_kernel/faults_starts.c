@@ -1,5 +1,5 @@
 /* A guest with page tables of its own in the caller's slots: what it uses is not what is there. */
-#include "wrong_kernel.h"
+#include "insn.h"
 
 #include <string.h>
 

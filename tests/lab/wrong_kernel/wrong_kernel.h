@@ -384,7 +384,6 @@ bool may_touch(const struct slot *slot);
 int begin_insn(struct vcpu *vcpu);
 struct insn *ended_insn(struct vcpu *vcpu, unsigned kinds);
 struct insn *exiting_insn(struct vcpu *vcpu, unsigned kinds, bool write);
-void drop_noted(struct vm *vm, struct log *log);
 void unwrite(struct vcpu *vcpu, const struct insn *insn, uint64_t first, uint64_t size);
 void put_registers(struct vcpu *vcpu, struct insn *insn);
 void read_guest(struct vm *vm, uint64_t gpa, uint8_t *data, uint64_t size);
