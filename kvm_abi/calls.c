@@ -166,9 +166,9 @@ static int abi_move_pages(uint64_t address, uint64_t pages, uint64_t to)
 	return 0;
 }
 
-static int abi_punch_hole(int fd, int keep_size, uint64_t offset, uint64_t size_bytes)
+static int abi_fallocate(int fd, int punch, int keep_size, uint64_t offset, uint64_t size_bytes)
 {
-    int mode = FALLOC_FL_PUNCH_HOLE | (keep_size ? FALLOC_FL_KEEP_SIZE : 0);
+    int mode = (punch ? FALLOC_FL_PUNCH_HOLE : 0) | (keep_size ? FALLOC_FL_KEEP_SIZE : 0);
 
     return abi_result(fallocate(fd, mode, (off_t)offset, (off_t)size_bytes));
 }

@@ -42,7 +42,7 @@ int abi_move_pages(uint64_t address, uint64_t pages, uint64_t to);
 
 /* fallocate(2) with FALLOC_FL_PUNCH_HOLE, and with FALLOC_FL_KEEP_SIZE if that is asked for. From
  * 2^63 on, numbers are negative there. */
-int abi_punch_hole(int fd, int keep_size, uint64_t offset, uint64_t size_bytes);
+int abi_fallocate(int fd, int punch, int keep_size, uint64_t offset, uint64_t size_bytes);
 
 /* Has the kernel kill this process when the thread that forked it ends (PR_SET_PDEATHSIG), and does
  * so at once where the parent is another process by now. */

@@ -99,6 +99,15 @@ class KvmError(OSError):
 
     `call` is the name of the ioctl, or what else was asked of a file of KVM. The text is made when
     it is asked for: refusals are ordinary outcomes of a test run.
+
+        >>> import errno
+        >>> from vmm import Kvm, KvmError
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     try:
+        ...         vm.set_user_memory_region(0, 0, 0, 0, 0)  # There is no slot to delete.
+        ...     except KvmError as error:
+        ...         print(error.call, error.errno == errno.EINVAL)
+        KVM_SET_USER_MEMORY_REGION True
     """
 
     def __init__(
@@ -406,12 +415,14 @@ def move_pages(address: int, pages: int, to: int) -> None:
     _checked_result("mremap", _lib.abi_move_pages(address, pages, to))
 
 
-def punch_hole(fd: int, offset: int, size_bytes: int, *, keep_size: bool = True) -> None:
+def fallocate(
+    fd: int, offset: int, size_bytes: int, *, punch: bool = True, keep_size: bool = True
+) -> None:
     """Call fallocate(2) with FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE. Raises `OSError`.
 
     Offset and size are taken as the 64 bits that the kernel gets.
     """
-    _checked_result("fallocate", _lib.abi_punch_hole(fd, keep_size, offset, size_bytes))
+    _checked_result("fallocate", _lib.abi_fallocate(fd, punch, keep_size, offset, size_bytes))
 
 
 def map_kvm_file(what: str, fd: int, size_bytes: int, offset_bytes: int = 0) -> int:

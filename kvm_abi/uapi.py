@@ -88,7 +88,12 @@ class Ioctl(IntEnum):
 
 
 class MemFlag(IntFlag):
-    """Flags of a memory region (`KVM_MEM_*`)."""
+    """Flags of a memory region (`KVM_MEM_*`).
+
+    >>> from vmm import MemFlag
+    >>> int(MemFlag.LOG_DIRTY_PAGES | MemFlag.READONLY)
+    3
+    """
 
     LOG_DIRTY_PAGES = 1 << 0
     READONLY = 1 << 1
@@ -96,7 +101,13 @@ class MemFlag(IntFlag):
 
 
 class Cap(IntEnum):
-    """Capabilities that bear on memslots (`KVM_CAP_*`), for KVM_CHECK_EXTENSION."""
+    """Capabilities that bear on memslots (`KVM_CAP_*`), for KVM_CHECK_EXTENSION.
+
+    >>> from vmm import Cap, Kvm
+    >>> with Kvm.open() as kvm:
+    ...     kvm.check_extension(Cap.USER_MEMORY)
+    1
+    """
 
     IRQCHIP = 0
     USER_MEMORY = 3
@@ -143,7 +154,13 @@ class Cap(IntEnum):
 
 
 class VmType(IntEnum):
-    """Types of a VM on x86 (`KVM_X86_*_VM`), the argument of KVM_CREATE_VM."""
+    """Types of a VM on x86 (`KVM_X86_*_VM`), the argument of KVM_CREATE_VM.
+
+    >>> from vmm import Kvm, VmType
+    >>> with Kvm.open() as kvm, kvm.create_vm(VmType.DEFAULT_VM) as vm:
+    ...     vm.closed
+    False
+    """
 
     DEFAULT_VM = 0
     SW_PROTECTED_VM = 1
@@ -299,7 +316,12 @@ class StatsBase(IntEnum):
 
 
 class Protection(IntFlag):
-    """What a mapping allows (`PROT_*` of mmap(2))."""
+    """What a mapping allows (`PROT_*` of mmap(2)).
+
+    >>> from vmm import HostMapping, Protection
+    >>> with HostMapping.anonymous(0x1000) as memory:
+    ...     memory.protect(0, 0x1000, Protection.READ)
+    """
 
     NONE = 0
     READ = 1 << 0

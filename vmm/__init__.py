@@ -38,8 +38,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kvm_abi.raw import KvmError as KvmError
-    from kvm_abi.uapi import Cap as Cap, MemFlag as MemFlag, VmType as VmType
+    from kvm_abi.uapi import (
+        Cap as Cap,
+        MemFlag as MemFlag,
+        Protection as Protection,
+        VmType as VmType,
+    )
+    from vmm.host.health import Problem as Problem
     from vmm.kvm import exits as exits
+    from vmm.kvm.dirtyring import DirtyRing as DirtyRing
     from vmm.kvm.memory import HostAddress as HostAddress, HostMapping as HostMapping
     from vmm.kvm.registers import Registers as Registers
     from vmm.kvm.system import Kvm as Kvm
@@ -54,33 +61,52 @@ if TYPE_CHECKING:
         run_scenario as run_scenario,
         why_not as why_not,
     )
-    from vmm.scenario import operations as operations
+    from vmm.scenario import history as history, operations as operations
+    from vmm.scenario.features import Features as Features
     from vmm.scenario.history import History as History
-    from vmm.scenario.operations import (
-        Mapping as Mapping,
-        Place as Place,
-        Scenario as Scenario,
-    )
+    from vmm.scenario.operations import Mapping as Mapping, Place as Place, Scenario as Scenario
     from vmm.scenario.problem import ScenarioError as ScenarioError
-    from vmm.verdict.judge import Status as Status, Verdict as Verdict, judge as judge
+    from vmm.verdict.identity import Identity as Identity
+    from vmm.verdict.judge import (
+        Difference as Difference,
+        Expected as Expected,
+        Status as Status,
+        UnderWay as UnderWay,
+        Verdict as Verdict,
+        judge as judge,
+    )
+    from vmm.verdict.known_issues import KnownIssue as KnownIssue
+    from vmm.verdict.refusals import RefusedCalls as RefusedCalls
     from vmm.verdict.result import Checked as Checked
+    from vmm.verdict.steps import Step as Step
 
 _PLACES = {
     "AssemblerError": "vmm.library.guest",
     "Cap": "kvm_abi.uapi",
     "Checked": "vmm.verdict.result",
+    "Difference": "vmm.verdict.judge",
+    "DirtyRing": "vmm.kvm.dirtyring",
+    "Expected": "vmm.verdict.judge",
+    "Features": "vmm.scenario.features",
     "History": "vmm.scenario.history",
     "HostAddress": "vmm.kvm.memory",
     "HostMapping": "vmm.kvm.memory",
+    "Identity": "vmm.verdict.identity",
+    "KnownIssue": "vmm.verdict.known_issues",
     "Kvm": "vmm.kvm.system",
     "KvmError": "kvm_abi.raw",
     "Mapping": "vmm.scenario.operations",
     "MemFlag": "kvm_abi.uapi",
     "Place": "vmm.scenario.operations",
+    "Problem": "vmm.host.health",
+    "Protection": "kvm_abi.uapi",
+    "RefusedCalls": "vmm.verdict.refusals",
     "Registers": "vmm.kvm.registers",
     "Scenario": "vmm.scenario.operations",
     "ScenarioError": "vmm.scenario.problem",
     "Status": "vmm.verdict.judge",
+    "Step": "vmm.verdict.steps",
+    "UnderWay": "vmm.verdict.judge",
     "Vcpu": "vmm.kvm.vcpu",
     "Verdict": "vmm.verdict.judge",
     "Vm": "vmm.kvm.vm",
@@ -90,6 +116,7 @@ _PLACES = {
     "describe": "vmm.library.scenarios",
     "exits": "vmm.kvm",
     "features_here": "vmm.library.scenarios",
+    "history": "vmm.scenario",
     "judge": "vmm.verdict.judge",
     "operations": "vmm.scenario",
     "record_scenario": "vmm.library.scenarios",

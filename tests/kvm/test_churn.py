@@ -38,9 +38,19 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(churning, "growth", once)
 
 
+def _read_by_nobody(gpa: int) -> None:
+    pass
+
+
+def test_a_slot_that_changes_is_read_each_time(vm: Vm, no_measuring: None) -> None:
+    reads: list[int] = []
+    assert churn(vm, Churn(7, 3), reads.append) == Closed()
+    assert reads == [0x8000] * 3
+
+
 @pytest.mark.parametrize("what", KINDS)
 def test_it_leaves_both_slots_absent(vm: Vm, what: ChurnKind, no_measuring: None) -> None:
-    assert churn(vm, Churn(7, 8, what)) == Closed()
+    assert churn(vm, Churn(7, 8, what), _read_by_nobody) == Closed()
     for slot in (7, 8):
         with pytest.raises(KvmError, match="EINVAL"):
             vm.set_user_memory_region(slot, 0, 0, 0, 0)
@@ -50,7 +60,7 @@ def test_it_leaves_both_slots_absent(vm: Vm, what: ChurnKind, no_measuring: None
 def test_a_place_that_is_taken_is_an_outcome(vm: Vm, what: ChurnKind, no_measuring: None) -> None:
     with HostMapping.anonymous(0x5000) as memory:
         vm.set_user_memory_region(1, 0, 0x8000, 0x5000, HostAddress(memory, 0))
-        assert isinstance(churn(vm, Churn(7, 1, what)), Refused)
+        assert isinstance(churn(vm, Churn(7, 1, what), _read_by_nobody), Refused)
         vm.set_user_memory_region(1, 0, 0, 0, 0)
 
 
@@ -83,7 +93,7 @@ def test_calls_that_are_not_refused_are_named(
     what: ChurnKind, named: int, no_measuring: None
 ) -> None:
     vm = Accepting()
-    outcome = churn(cast(Vm, vm), Churn(7, 2, what))
+    outcome = churn(cast(Vm, vm), Churn(7, 2, what), _read_by_nobody)
     assert isinstance(outcome, Closed)
     assert len(outcome.left) == named
     assert all(" that is to be refused: " in each for each in outcome.left)

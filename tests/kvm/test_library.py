@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,16 +18,12 @@ from vmm.execution.probe.child import Trouble
 from vmm.library import scenarios
 from vmm.scenario.history import Done
 
-DOCUMENTED = (
-    "vmm",
-    "vmm.library.guest",
-    "vmm.library.scenarios",
-    "vmm.kvm.exits",
-    "vmm.kvm.memory",
-    "vmm.kvm.system",
-    "vmm.kvm.vcpu",
-    "vmm.kvm.vm",
-    "vmm.verdict.judge",
+PUBLIC = [getattr(vmm, name) for name in vmm.__all__]
+DOCUMENTED = sorted(
+    {
+        "vmm",
+        *(each.__name__ if isinstance(each, ModuleType) else each.__module__ for each in PUBLIC),
+    }
 )
 
 

@@ -75,6 +75,23 @@ def test_a_failure_shows_the_slot_map_and_the_last_exit(tmp_path: Path) -> None:
     )
 
 
+def test_a_fixture_that_fails_shows_the_slot_map_too(tmp_path: Path) -> None:
+    source = """
+        import pytest
+
+        @pytest.fixture
+        def two(guest_memory):
+            guest_memory(0x1000, slot=3)
+            guest_memory(0x1000, slot=4)
+
+        def test_it(two):
+            pass
+    """
+    printed = project(a_project(tmp_path, source))
+    assert "EEXIST" in printed
+    assert printed.partition(" KVM machine 0 ")[2].splitlines()[1].startswith("slot 3: gpa 0x1000")
+
+
 def test_a_deleted_slot_is_not_shown(tmp_path: Path) -> None:
     source = """
         def test_it(vm, guest_memory):

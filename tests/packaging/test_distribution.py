@@ -152,6 +152,21 @@ def said(vmm: Path, *arguments: str | Path, **environment: str) -> str:
 
 
 @pytest.mark.long
+def test_the_wheel_brings_the_pytest_plugin(dist: Path, tmp_path: Path) -> None:
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("needs /dev/kvm")
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    (wheel,) = dist.glob("*.whl")
+    run(python, "-m", "pip", "install", "--quiet", wheel, "pytest")
+    project = shutil.copytree(ROOT / "examples/pytest-project", tmp_path / "project")
+    alone = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
+    printed = run(python, "-m", "pytest", "-p", "no:cacheprovider", "-rA", project, **alone)
+    assert "9 passed, 1 skipped" in printed
+    assert "needs KVM_CAP_NR_MEMSLOTS of 1000000" in printed
+
+
+@pytest.mark.long
 def test_pipx_installs_the_command_and_its_manual(dist: Path, tmp_path: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     folders = {

@@ -15,7 +15,7 @@ def test_pages_are_built_without_a_warning_and_hold_every_public_name(tmp_path: 
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "library" / "index.html").read_text()
     constants = {"Cap", "MemFlag", "VmType"}  # Numbers of the ABI, named as the kernel does.
-    modules = {"exits", "operations"}
+    modules = {"exits", "history", "operations"}
     for name in set(vmm.__all__) - constants - modules:
         assert f'.{name}"' in page, name
     for name in modules | {"SetUserMemoryRegion", "Mmio"}:

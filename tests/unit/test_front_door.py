@@ -13,7 +13,7 @@ import vmm
 def test_every_public_name_is_there_and_documented() -> None:
     for name in vmm.__all__:
         found = getattr(vmm, name)
-        assert found.__doc__, name
+        assert ">>>" in found.__doc__, f"{name} has no example"
         assert name in dir(vmm)
 
 

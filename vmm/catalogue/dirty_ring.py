@@ -26,6 +26,7 @@ _PLAIN = replace(_SLOT, flags=0)
 _OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
 _START = _SLOT.gfn * PAGE_SIZE_BYTES
 
+_LONG = Slot(1, 0x1000, at("long"), 1500, LOG_DIRTY_PAGES)
 _WIDE = Slot(1, 0x100, at("wide"), 200, LOG_DIRTY_PAGES)
 _AS_WIDE = Slot(2, 0x200, at("as-wide"), 200, LOG_DIRTY_PAGES)
 _RUNS = (
@@ -50,6 +51,7 @@ _RUNS = (
 """In which order pages are written: the kernel gathers those of a slot that are near."""
 
 _ENTRY_BYTES = 16
+_RESERVE = 64
 _PIECE = 48
 """Writes in one KVM_RUN where the ring may get full: fewer than are left above its soft limit."""
 
@@ -285,6 +287,22 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
             RESET,
             source="kvm_reset_dirty_gfn",
         ),
+        ring_scenario(
+            "ring-entries-of-a-much-shorter-slot",
+            "Nor does it matter how far beyond the end of the new slot they are.",
+            enable,
+            _LONG.create(),
+            *writes(_LONG, 0, 600, 700, 1400),
+            HARVEST,
+            _LONG.delete(),
+            replace(_LONG, pages=1).create(),
+            RESET,
+            *writes(_LONG, 0),
+            HARVEST,
+            RESET,
+            source="kvm_reset_dirty_gfn",
+            mappings=(Mapping("long", _LONG.pages),),
+        ),
     )
 
 
@@ -387,6 +405,22 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
             *_in_pieces(slot, range(slot.pages)),
             HARVEST,
             RESET,
+            mappings=memory,
+        ),
+        ring_scenario(
+            "ring-keeps-a-reserve",
+            "A vCPU stops while 64 entries are free, which are for what a single exit may write.",
+            enable,
+            slot.create(),
+            *_in_pieces(slot, range(entries - _RESERVE)),
+            Inspect(),
+            *writes(slot, entries - _RESERVE),
+            HARVEST,
+            RESET,
+            *writes(slot, 0),
+            HARVEST,
+            RESET,
+            source="KVM_DIRTY_RING_RSVD_ENTRIES; kvm_dirty_ring_soft_full",
             mappings=memory,
         ),
         ring_scenario(

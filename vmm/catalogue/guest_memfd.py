@@ -23,6 +23,7 @@ from vmm.scenario.operations import (
     READONLY,
     CloseGuestMemfd,
     CreateGuestMemfd,
+    Mapping,
     NewVm,
     Scenario,
 )
@@ -87,6 +88,27 @@ _BINDING = (
                 ),
             )
         ),
+    ),
+    memfd_scenario(
+        "memfd-bind-parts-over-64-pages-again",
+        "The end of a part, too, can be bound again where the part is longer than 64 pages.",
+        made(pages=130),
+        *(
+            operation
+            for page, pages in ((0, 65), (1, 64), (0, 129), (63, 2), (64, 65), (0, 130))
+            for operation in (
+                bound(Slot(1, 0x100, at("long"), pages), page),
+                Slot(1, 0x100, at("long"), pages).delete(),
+                *(
+                    step
+                    for each in sorted({page, page + pages // 2, page + pages - 1})
+                    for step in (bound(Slot(2, 0x200, at("long")), each), unbound(TWO))
+                ),
+            )
+        ),
+        mappings=(Mapping("long", 130),),
+        survey="none",
+        source="kvm_gmem_unbind: xa_store_range, whose entries end at multiples of 64",
     ),
     memfd_scenario(
         "memfd-bind-the-whole-file-and-its-parts",

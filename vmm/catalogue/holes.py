@@ -91,6 +91,21 @@ _REFUSED = (
     PunchGuestMemfd("g", 1, 1, keep_size=False),
 )
 
+_ALLOCATES = (
+    PunchGuestMemfd("g", 0, 2 * _PAGE, punch=False),
+    PunchGuestMemfd("g", 0, 8 * _PAGE, punch=False),
+    PunchGuestMemfd("g", 7 * _PAGE, _PAGE, punch=False),
+    PunchGuestMemfd("g", 7 * _PAGE, 2 * _PAGE, punch=False),
+    PunchGuestMemfd("g", 8 * _PAGE, _PAGE, punch=False),
+    PunchGuestMemfd("g", _PAGE, _LARGEST - _PAGE, punch=False),
+    PunchGuestMemfd("g", _PAGE, _LARGEST, punch=False),
+    PunchGuestMemfd("g", 0, _PAGE, keep_size=False, punch=False),
+    PunchGuestMemfd("g", 8 * _PAGE, _PAGE, keep_size=False, punch=False),
+    PunchGuestMemfd("g", 1, _PAGE, punch=False),
+    PunchGuestMemfd("g", 0, _PAGE + 1, punch=False),
+    PunchGuestMemfd("g", 0, 0, punch=False),
+)
+
 _SHARED_MEMORY = (
     _shared(
         "hole-refused",
@@ -105,6 +120,19 @@ _SHARED_MEMORY = (
         read(0x100),
         Inspect(),
         source="vfs_fallocate, kvm_gmem_fallocate",
+        tags=("errno",),
+    ),
+    _shared(
+        "hole-filled-again",
+        "fallocate makes pages up to the end of the file, and takes none: what is there stays.",
+        *_SHOW,
+        bound(_SEEN),
+        *(write(gfn, 0x0107_0100 + gfn) for gfn in _FOUR),
+        _hole(1),
+        *_ALLOCATES,
+        *(read(gfn) for gfn in _FOUR),
+        Inspect(),
+        source="kvm_gmem_allocate",
         tags=("errno",),
     ),
     _shared(
@@ -262,6 +290,19 @@ _PRIVATE_MEMORY = (
         *_REFUSED,
         read(ONE.gfn),
         read(ONE.gfn + 1),
+    ),
+    _hidden(
+        "private-pages-allocated",
+        "fallocate makes pages up to the end of the file, and takes none: what is there stays.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn, 2),
+        write(ONE.gfn, 0x0107_A021),
+        *_ALLOCATES,
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+        CloseGuestMemfd("g"),
+        _ALLOCATES[0],
     ),
     _hidden(
         "private-hole-beyond-an-offset",

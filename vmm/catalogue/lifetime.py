@@ -1,5 +1,7 @@
 """VMs that are closed with what they have, and what the next one finds: nothing."""
 
+import msgspec
+
 from vmm.catalogue._build import NOWHERE, A, B, Slot, at, creates, deletes, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -15,6 +17,7 @@ from vmm.scenario.operations import (
 
 _ONE = Slot(1, 0x100, at("a"), pages=2)
 _TWO = Slot(2, 0x104, at("b"), pages=2)
+_BINDING = "kvm_gmem_bind, kvm_gmem_unbind"
 
 
 def _life(
@@ -138,6 +141,15 @@ SCENARIOS = (
         "Thousands of creates, moves, flag changes, refusals and deletions use nothing up.",
         Churn(1, 1000),
     ),
+    msgspec.structs.replace(
+        _used_up(
+            "Nor do they use up page tables where a vCPU reads the slot each time.",
+            Churn(1, 90),
+            source="kvm_tdp_mmu_zap_invalidated_roots, kvm_zap_obsolete_pages",
+        ),
+        name="nothing-used-up-by-mappings",
+        operations=(read(0x100), Churn(1, 90)),
+    ),
     _used_up(
         "A slot that is refused, early or late and with whatever flags, uses nothing up.",
         Churn(1, 1600, "refused-creations"),
@@ -151,8 +163,18 @@ SCENARIOS = (
     _used_up(
         "A guest_memfd that is refused is let go: closing it ends it, and its memory.",
         Churn(1, 800, "refused-bindings"),
-        source="kvm_gmem_bind, kvm_gmem_unbind",
+        source=_BINDING,
         needs=("user_memory2", "guest_memfd"),
+    ),
+    msgspec.structs.replace(
+        _used_up(
+            "On a VM with private memory: a guest_memfd that is refused is let go.",
+            Churn(1, 800, "refused-bindings"),
+            source=_BINDING,
+            needs=("user_memory2", "sw_protected"),
+        ),
+        name="private-vm-nothing-used-up-by-refused-bindings",
+        vm_type=1,
     ),
     _life(
         "a-thousand-changes-later",

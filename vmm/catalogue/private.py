@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vmm.catalogue._build import A, B, Slot, at, read, write
+from vmm.catalogue._build import HUGE, A, B, Slot, at, read, write
 from vmm.catalogue._memfd import ONE, TWO, bound, made, unbound
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
@@ -10,6 +10,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     CloseGuestMemfd,
     Inspect,
+    Mapping,
     NewVm,
     PreFaultMemory,
     Scenario,
@@ -38,6 +39,7 @@ def _protected(
     needs: tuple[str, ...] = (),
     tags: tuple[str, ...] = (),
     source: str = _API,
+    mappings: tuple[Mapping, ...] = (A, B),
 ) -> Scenario:
     """Return a scenario on a VM with private memory; only what it names is touched."""
     return Scenario(
@@ -45,7 +47,7 @@ def _protected(
         why=why,
         source=source,
         tags=("private", *tags),
-        mappings=(A, B),
+        mappings=mappings,
         operations=operations,
         needs=("user_memory2", "sw_protected", *needs),
         survey="none",
@@ -74,6 +76,58 @@ _REFUSED = (
     SetMemoryAttributes(ONE.gfn * _PAGE, 0),
     SetMemoryAttributes(_TOP, _PAGE),
     SetMemoryAttributes(_TOP, 2 * _PAGE),
+)
+
+_LARGE = Slot(1, 0x200, at("huge"), pages=512)
+_ODD = _LARGE.gfn + 3
+
+
+def _mixed(name: str, why: str, *operations: AnyOperation) -> Scenario:
+    """Return a scenario with a huge page of shared memory, of which one page is private."""
+    return _protected(
+        name,
+        why,
+        made(pages=_LARGE.pages),
+        *operations,
+        read(_LARGE.gfn + 0x10),
+        read(_ODD),
+        write(_ODD, 0x5EC7_0001),
+        read(_ODD - 1),
+        read(_ODD + 1),
+        read(_ODD),
+        _shared(_ODD),
+        read(_ODD),
+        Inspect(),
+        source="kvm_arch_post_set_memory_attributes, kvm_mmu_init_memslot_memory_attributes",
+        tags=("huge",),
+        mappings=(HUGE,),
+    )
+
+
+_IN_HUGE_PAGES = (
+    _mixed(
+        "private-page-in-a-huge-page",
+        "No huge page is mapped where one of its pages is private, nor stays where one becomes so.",
+        bound(_LARGE),
+        read(_LARGE.gfn + 0x10),
+        _private(_ODD),
+    ),
+    _mixed(
+        "private-page-in-a-huge-page-of-a-new-slot",
+        "A new slot has no huge page where one of its pages is private already.",
+        _private(_ODD),
+        bound(_LARGE),
+    ),
+    _mixed(
+        "private-pages-over-huge-pages-ends",
+        "Of a range that is private only its ends share a huge page with what is not.",
+        bound(_LARGE),
+        read(_LARGE.gfn + 0x10),
+        _private(_LARGE.gfn - 0x10, 0x14),
+        _private(_LARGE.gfn + 0x1F0, 0x20),
+        read(_LARGE.gfn + 0x1F0),
+        read(_LARGE.gfn),
+    ),
 )
 
 SCENARIOS = (
@@ -302,6 +356,43 @@ SCENARIOS = (
         bound(ONE),
         read(ONE.gfn),
     ),
+    _protected(
+        "private-file-closed-and-another-made",
+        "A file made after one was closed is another one, though it may lie where that lay.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn, 2),
+        _private(TWO.gfn, 2),
+        write(ONE.gfn, 0x5EC4_E70D),
+        CloseGuestMemfd("g"),
+        made("h"),
+        bound(TWO, memfd="h"),
+        read(ONE.gfn),
+        write(TWO.gfn, 0x5EC4_E70E),
+        read(ONE.gfn + 1),
+        unbound(ONE),
+        read(TWO.gfn),
+        read(TWO.gfn + 1),
+        source="kvm_gmem_release: a slot does not hold its file",
+        tags=("lifetime",),
+    ),
+    _protected(
+        "private-file-closed-after-refusals",
+        "A binding that was refused does not hold the file: closed, it backs nothing.",
+        made(),
+        bound(ONE),
+        _private(ONE.gfn, 2),
+        write(ONE.gfn, 0x5EC4_E70F),
+        bound(TWO),
+        bound(TWO, page=7),
+        bound(TWO, offset=1),
+        CloseGuestMemfd("g"),
+        read(ONE.gfn),
+        read(ONE.gfn + 1),
+        source="kvm_gmem_bind, kvm_gmem_release",
+        tags=("lifetime",),
+    ),
+    *_IN_HUGE_PAGES,
     _protected(
         "private-file-closed-and-another-bound",
         "A slot whose file is closed goes, and another file is bound in its place: zeros again.",

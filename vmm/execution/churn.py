@@ -34,17 +34,18 @@ _NO_ID = 0xFFFF
 _MEMFD_PAGES = 8
 
 
-def churn(vm: Vm, op: Churn) -> Closed | Refused:
+def churn(vm: Vm, op: Churn, read: Callable[[int], None]) -> Closed | Refused:
     """Change one slot of a VM, or two, again and again; return what that used up.
 
-    A call that is to be refused and is not is named with it.
+    A call that is to be refused and is not is named with it. ``read`` lets a vCPU read at a gpa, so
+    that there is something to unmap.
     """
     with (
         HostMapping.anonymous(_PAIR_BYTES) as pair,
         HostMapping.reserved(_LARGE_BYTES) as large,
         _none_left(vm, op.slot),
     ):
-        churning = _Churn(vm, op.slot, HostAddress(pair, 0), HostAddress(large, 0))
+        churning = _Churn(vm, op.slot, HostAddress(pair, 0), HostAddress(large, 0), read)
         try:
             turn = churning.prepared(op.what)
             return Closed((*growth(turn, op.times), *churning.accepted))
@@ -66,8 +67,16 @@ def _none_left(vm: Vm, slot: int) -> Iterator[None]:
 class _Churn:
     """The turns: each leaves the VM as it was. ``accepted`` are calls that a rule refuses."""
 
-    def __init__(self, vm: Vm, slot: int, pair: HostAddress, large: HostAddress) -> None:
+    def __init__(
+        self,
+        vm: Vm,
+        slot: int,
+        pair: HostAddress,
+        large: HostAddress,
+        read: Callable[[int], None],
+    ) -> None:
         self._vm = vm
+        self._read = read
         self._slot, self._other = slot, slot + 1
         self._pair, self._large = pair, large
         self.accepted: dict[str, None] = {}
@@ -91,9 +100,10 @@ class _Churn:
                 assert_never(what)
 
     def _change(self) -> None:
-        """Create, log, move, refuse and delete one slot of two pages."""
+        """Create, read, log, move, refuse and delete one slot of two pages."""
         set_region, slot, pair = self._vm.set_user_memory_region, self._slot, self._pair
         set_region(slot, 0, _FIRST, _PAIR_BYTES, pair)
+        self._read(_FIRST)
         set_region(slot, LOG_DIRTY_PAGES, _FIRST, _PAIR_BYTES, pair)
         set_region(slot, LOG_DIRTY_PAGES, _SECOND, _PAIR_BYTES, pair)
         for gpa, size_bytes in ((_BEYOND, _PAIR_BYTES), (_SECOND, PAGE_SIZE_BYTES)):

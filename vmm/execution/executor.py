@@ -245,7 +245,7 @@ class _Execution:
             case Lives():
                 return [live(self._kvm, first)]
             case Churn():
-                return [churn(self._machine.vm, first)]
+                return [churn(self._machine.vm, first, self._machine.read_by_a_vcpu)]
             case CreateGuestMemfd():
                 return [self._files.create(self._machine.vm, first)]
             case CloseGuestMemfd():

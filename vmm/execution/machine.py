@@ -129,6 +129,11 @@ class Machine:
         """Let a vCPU make some touches in one KVM_RUN (and one more for each exit)."""
         return self._cpu(vcpu).touch(touches)
 
+    def read_by_a_vcpu(self, gpa: int) -> None:
+        """Let a vCPU read at a gpa, if there is one."""
+        for cpu in list(self._cpus.values())[:1]:
+            cpu.touch([Touch(gpa)])
+
     def sweep(self, op: Sweep) -> AnyOutcome:
         """Let a vCPU execute a string instruction."""
         return self._cpu(op.vcpu).sweep(op)

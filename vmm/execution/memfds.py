@@ -70,7 +70,7 @@ class MemfdFiles:
         """Call fallocate(2)."""
         number = self._numbers.get(op.name, _NOT_OPEN)
         try:
-            raw.punch_hole(number, op.offset, op.size, keep_size=op.keep_size)
+            raw.fallocate(number, op.offset, op.size, punch=op.punch, keep_size=op.keep_size)
         except OSError as error:
             return Refused(error.errno or 0)
         return Done()

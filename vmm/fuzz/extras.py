@@ -288,7 +288,7 @@ class Extras:
         offset, size = first * PAGE_SIZE_BYTES, dice.pick((1, 1, 2, 4)) * PAGE_SIZE_BYTES
         if dice.chance(0.1):
             offset, size = dice.pick(((offset + 1, size), (offset, 0), (1 << 63, size)))
-        return PunchGuestMemfd(name, offset, size, not dice.chance(0.05))
+        return PunchGuestMemfd(name, offset, size, not dice.chance(0.05), not dice.chance(0.1))
 
     def _convert(self) -> SetMemoryAttributes:
         """Return a change of what is private, which VMs without private memory refuse."""

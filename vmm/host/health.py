@@ -61,7 +61,12 @@ class Roots:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that the kernel complained of; ``excerpt`` is its log, line by line."""
+    """Something that the kernel complained of; ``excerpt`` is its log, line by line.
+
+    >>> from vmm import Problem
+    >>> Problem("WARNING: at mmu.c:1", ("[ cut here ]", "WARNING: at mmu.c:1")).what
+    'WARNING: at mmu.c:1'
+    """
 
     what: str
     excerpt: tuple[str, ...] = ()

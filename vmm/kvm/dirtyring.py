@@ -8,6 +8,18 @@ class DirtyRing:
     """The ring of a vCPU, mapped; made by `Vcpu.map_dirty_ring` and closed with the vCPU.
 
     An entry is dirty until it is harvested here; KVM_RESET_DIRTY_RINGS then makes it free again.
+
+        >>> from vmm import Cap, HostAddress, HostMapping, Kvm, MemFlag, assemble
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     memory.write(0, assemble("movb $1, 0x1800; hlt"))
+        ...     vm.enable_cap(Cap.DIRTY_LOG_RING_ACQ_REL, 0x10000)
+        ...     hva, log = HostAddress(memory, 0), MemFlag.LOG_DIRTY_PAGES
+        ...     vm.set_user_memory_region(3, log, 0x1000, 0x1000, hva)
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+        ...     ring = vcpu.map_dirty_ring(0x10000)
+        ...     vcpu.run(), (3, 0) in ring.harvest(), vm.reset_dirty_rings() >= 1
+        (Hlt(), True, True)
     """
 
     def __init__(self, vcpu_fd: int, size_bytes: int) -> None:

@@ -312,7 +312,16 @@ A table is its VM's own: a slot costs nothing more, and only who closes a mappin
 
 @dataclass(frozen=True, slots=True)
 class HostAddress:
-    """An hva inside a mapping, which is pinned for as long as a slot uses it."""
+    """An hva inside a mapping, which is pinned for as long as a slot uses it.
+
+    ``offset`` is bytes from the start of the mapping. ``hva`` raises `ValueError` where the mapping
+    is closed, or ends before it.
+
+        >>> from vmm import HostAddress, HostMapping
+        >>> with HostMapping.anonymous(0x2000) as memory:
+        ...     HostAddress(memory, 0x1000).hva - HostAddress(memory, 0).hva
+        4096
+    """
 
     mapping: HostMapping
     offset: int

@@ -11,7 +11,12 @@ RFLAGS_ALWAYS_SET = 0x2
 
 @dataclass(frozen=True, slots=True)
 class Registers:
-    """The general registers, in the order of the structure."""
+    """The general registers, in the order of the structure.
+
+    >>> from vmm import Registers
+    >>> Registers(rax=7, rip=0x1000).rflags
+    2
+    """
 
     rax: int = 0
     rbx: int = 0

@@ -138,6 +138,20 @@ class Vm(Closing):
         `npages` is at least the size of the slot, which the kernel does not check: it writes
         the bits of the whole slot, rounded up to 64. `fill` is what each 64-bit word of the bitmap
         holds before.
+
+            >>> from vmm import HostAddress, HostMapping, Kvm, MemFlag, assemble
+            >>> from contextlib import ExitStack
+            >>> with ExitStack() as stack:
+            ...     memory = stack.enter_context(HostMapping.anonymous(0x3000))
+            ...     memory.write(0, assemble("movb $1, 0x3800; hlt"))
+            ...     kvm = stack.enter_context(Kvm.open())
+            ...     vm = stack.enter_context(kvm.create_vm())
+            ...     hva, log = HostAddress(memory, 0), MemFlag.LOG_DIRTY_PAGES
+            ...     vm.set_user_memory_region(0, log, 0x1000, 0x3000, hva)
+            ...     vcpu = vm.create_vcpu(0)
+            ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+            ...     vcpu.run(), bool(vm.get_dirty_log(0, npages=3)[0] & 0b100)
+            (Hlt(), True)
         """
         bitmap = bytearray(fill * ((npages + 63) // 64))
         log = raw.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": raw.room(bitmap)})

@@ -7,7 +7,15 @@ from pathlib import Path
 
 
 class AssemblerError(ValueError):
-    """Source that the assembler refuses, with what it says: the line, and why."""
+    """Source that the assembler refuses, with what it says: the line, and why.
+
+    >>> from vmm import AssemblerError, assemble
+    >>> try:
+    ...     assemble("fly %ax")
+    ... except AssemblerError as error:
+    ...     print(str(error).splitlines()[-1])
+    guest:1: Error: no such instruction: `fly %ax'
+    """
 
 
 def assemble(source: str, *, bits: int = 16) -> bytes:

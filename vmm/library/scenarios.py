@@ -68,6 +68,10 @@ def why_not(scenario: Scenario) -> str:
     """Return what this host lacks for a scenario, as a phrase; empty if it can run.
 
     Raises `OSError` where /dev/kvm cannot be used.
+
+        >>> from vmm import curated_scenarios
+        >>> why_not(next(curated_scenarios("move-up")))
+        ''
     """
     features = features_here()
     return plan.why_not(scenario, features) or short_of_memory(scenario, FreeMemory().size_bytes())

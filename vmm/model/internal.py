@@ -184,7 +184,7 @@ class InternalSlots:
         first = pages_of(gpa)
         if self._is_taken(first, npages) or self.overlapping(first, npages) is not None:
             return errno.EEXIST, INTERNAL_OVERLAP
-        if first + npages - 1 > self._features.last_gfn:
+        if first + npages - 1 > self._features.highest_gfn:
             return errno.EINVAL, GFN_LIMIT
         return None
 

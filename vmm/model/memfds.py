@@ -88,8 +88,14 @@ GUEST_MEMFD_PUNCH_RANGE = source(
 )
 GUEST_MEMFD_PUNCH_MODE = source(
     "guest-memfd-punch-mode",
-    "FALLOC_FL_PUNCH_HOLE without FALLOC_FL_KEEP_SIZE is EOPNOTSUPP",
+    "fallocate without FALLOC_FL_KEEP_SIZE is EOPNOTSUPP, with FALLOC_FL_PUNCH_HOLE or without",
     "vfs_fallocate; kvm_gmem_fallocate",
+)
+GUEST_MEMFD_ALLOCATE = source(
+    "guest-memfd-allocate",
+    "fallocate makes the pages that are not there, and what they hold stays; EINVAL beyond the "
+    "end of a guest_memfd, whose size never changes",
+    "kvm_gmem_allocate",
 )
 
 _LARGEST_FILE = (1 << 63) - 1
@@ -145,18 +151,24 @@ class GuestMemfds:
         return _done(GUEST_MEMFD_MMAP, partial(self._map, file, op.mapping))
 
     def punch(self, op: PunchGuestMemfd) -> tuple[Allowed, ...]:
-        """Return what punching a hole may come to, in the order in which the kernel looks."""
+        """Return what a hole, or its opposite, may come to, in the order of the kernel's checks."""
         file = self._opened(op.name)
         if file is None:
             return _refused(errno.EBADF, HARNESS)
         if op.size == 0 or max(op.offset, op.size) > _LARGEST_FILE:
             return _refused(errno.EINVAL, GUEST_MEMFD_PUNCH_RANGE)
-        if not op.keep_size:
+        if op.punch and not op.keep_size:
             return _refused(errno.EOPNOTSUPP, GUEST_MEMFD_PUNCH_MODE)
         if op.offset + op.size > _LARGEST_FILE:
             return _refused(errno.EFBIG, GUEST_MEMFD_PUNCH_RANGE)
+        if not op.keep_size:
+            return _refused(errno.EOPNOTSUPP, GUEST_MEMFD_PUNCH_MODE)
         if op.offset % PAGE_SIZE_BYTES or op.size % PAGE_SIZE_BYTES:
             return _refused(errno.EINVAL, GUEST_MEMFD_PUNCH_RANGE)
+        if not op.punch and op.offset + op.size > file.size:
+            return _refused(errno.EINVAL, GUEST_MEMFD_ALLOCATE)
+        if not op.punch:
+            return _done(GUEST_MEMFD_ALLOCATE, lambda: None)
         first = pages_of(op.offset)
         pages = range(first, first + pages_of(op.size))
         lose = partial(self._contents.lose, file.mapping or file.name, pages)

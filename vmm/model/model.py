@@ -6,6 +6,7 @@ model does not know, it returns none, and the verdict is inconclusive.
 """
 
 import errno
+from collections.abc import Container
 from functools import partial
 from typing import Self, assert_never
 
@@ -16,7 +17,7 @@ from vmm.model.apicpage import is_apic_page
 from vmm.model.array import MemslotArray
 from vmm.model.attributes import set_attributes
 from vmm.model.backing import Backing
-from vmm.model.contents import Contents
+from vmm.model.contents import Contents, PageKey
 from vmm.model.devices import absorbed
 from vmm.model.ioapic import may_answer
 from vmm.model.memfds import GuestMemfds
@@ -298,7 +299,12 @@ class Model:
     def _inspect(self) -> Allowed:
         hidden = self._backing.absent
         changes = Inspected(self._contents.changes(hidden))
-        return Allowed(changes, CONTENT, partial(self._contents.forget_changes, hidden))
+        return Allowed(changes, CONTENT, partial(self._inspected, hidden))
+
+    def _inspected(self, hidden: Container[PageKey]) -> None:
+        self._contents.forget_changes(hidden)
+        if self._vm.tracking.ring is not None:
+            self._vm.tracking.ring.rest()
 
     def _change_memory(self, op: ChangeHostMemory) -> None:
         self._backing.changed(op)

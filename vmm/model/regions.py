@@ -256,7 +256,7 @@ def decide(
             refusal = unbindable(op)
             if refusal is not None:
                 return refusal
-        if base_gfn + npages - 1 > features.last_gfn:
+        if base_gfn + npages - 1 > features.highest_gfn:
             return _refuse(errno.EINVAL, GFN_LIMIT)
     return Decision(0, change, rule)
 

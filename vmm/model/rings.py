@@ -22,7 +22,7 @@ RING_TOO_LARGE = source(
 RING_EXACT = documented(
     "ring-exact",
     "a vCPU's dirty ring names the pages that it wrote since they were reset, and no other; "
-    "where it is full the vCPU stops",
+    "where it is nearly full the vCPU stops",
     "api.rst KVM_CAP_DIRTY_LOG_RING",
 )
 RING_RESET = documented(
@@ -60,6 +60,8 @@ class _Ring:
 
     ``fresh`` is how many entries there may be since the last harvest, ``used`` since the reset.
     ``stopped`` says that the vCPU may have stopped before the reset, and after the harvest.
+    ``rested`` is how many entries there were for certain when the vCPU was last known to be out of
+    the guest, and ``has_stopped`` says that it entered again with too many of them.
     """
 
     pages: set[SlotPage] = field(default_factory=set)
@@ -68,6 +70,8 @@ class _Ring:
     fresh: int = 0
     used: int = 0
     stopped: bool = False
+    rested: int = 0
+    has_stopped: bool = False
 
 
 @dataclass(slots=True)
@@ -87,7 +91,7 @@ class RingState:
 
     def wrote(self, vcpu: int, page: SlotPage, times: int) -> None:
         """Note a write by a vCPU."""
-        ring = self._ring(vcpu)
+        ring = self._entered(vcpu)
         is_tracked = page not in self.untracked and page not in self.unprotected
         if is_tracked or page in ring.known:
             ring.pages.add(page)
@@ -99,13 +103,18 @@ class RingState:
 
     def read(self, vcpu: int, page: SlotPage) -> None:
         """Note a read that may be reported like a write."""
-        ring = self._ring(vcpu)
+        ring = self._entered(vcpu)
         ring.perhaps.add(page)
         if page not in self.untracked and page not in self.unprotected:
             ring.known.add(page)
         self.untracked.add(page)
         ring.fresh += 1
         ring.used += 1
+
+    def rest(self) -> None:
+        """Note that no vCPU is in the guest."""
+        for ring in self._rings.values():
+            ring.rested = len(ring.pages)
 
     def protect_slot(self, number: int) -> None:
         """Note that a slot's pages are not mapped any more, or are protected again."""
@@ -142,7 +151,7 @@ class RingState:
         entries = self.size_bytes // ENTRY_BYTES
         outcome = RingPages(
             tuple(sorted(ring.pages)),
-            full=int(len(ring.pages) > entries),
+            full=int(ring.has_stopped or len(ring.pages) > entries),
             perhaps=tuple(sorted(ring.perhaps - ring.pages)),
             may_be_full=ring.stopped or ring.used >= self.soft_limit,
         )
@@ -155,10 +164,20 @@ class RingState:
     def _ring(self, vcpu: int) -> _Ring:
         return self._rings.setdefault(vcpu, _Ring())
 
+    def _entered(self, vcpu: int) -> _Ring:
+        """Return the ring of a vCPU that enters the guest, unless too few entries are free.
+
+        On every processor 64 are kept for what one exit may write (kvm_dirty_ring_soft_full).
+        """
+        ring = self._ring(vcpu)
+        if ring.rested >= self.size_bytes // ENTRY_BYTES - _RESERVED_ENTRIES:
+            ring.has_stopped = True
+        return ring
+
     def _harvested(self, ring: _Ring) -> None:
         ring.pages, ring.perhaps, ring.known = set(), set(), set()
-        ring.fresh = 0
-        ring.stopped = False
+        ring.fresh = ring.rested = 0
+        ring.stopped = ring.has_stopped = False
 
     def _reset(self) -> None:
         self.untracked = set()

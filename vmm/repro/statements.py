@@ -311,9 +311,10 @@ class Statements:
                 return f"map_guest_memfd({file}, {mapping}, {sharing}, {is_shared})"
             case PunchGuestMemfd():
                 account.use("punchmemfd")
-                mode = "FALLOC_FL_PUNCH_HOLE" + (" | FALLOC_FL_KEEP_SIZE" if op.keep_size else "")
+                named = {"FALLOC_FL_PUNCH_HOLE": op.punch, "FALLOC_FL_KEEP_SIZE": op.keep_size}
+                mode = " | ".join(name for name, is_set in named.items() if is_set) or "0"
                 where = f"{unsigned(op.offset)}, {unsigned(op.size)}"
-                return f"punch_guest_memfd({file}, {mode}, {where})"
+                return f"fallocate_guest_memfd({file}, {mode}, {where})"
 
     def _inspect(self, step: Expectation) -> list[str]:
         lines = []

@@ -49,6 +49,10 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     named so. ``zero_page`` says whether this process may map virtual address 0;
     ``hugetlb_pages`` is the number of free 2 MiB pages; ``collapse`` and ``ksm`` say whether the
     host makes huge pages of small ones when it is asked, and merges pages that are alike.
+
+        >>> from vmm import features_here
+        >>> features_here().nr_memslots >= 32
+        True
     """
 
     nr_memslots: int = 32764
@@ -84,6 +88,16 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     collapse: bool = False
     ksm: bool = False
     protected: PerVm | None = None
+
+    @property
+    def highest_gfn(self) -> int:
+        """The highest gfn that a slot may hold by the rules, whatever a kernel takes.
+
+        Kernels that have one of these came after 86931ff7207b, since which there is a last gfn, and
+        no processor addresses more than 52 bits.
+        """
+        is_newer = self.user_memory2 or self.dirty_ring_acq_rel or self.memory_attributes
+        return min(self.last_gfn, (1 << 40) - 1) if is_newer else self.last_gfn
 
     @property
     def slot_zap_all_quirk(self) -> bool:

@@ -3,6 +3,12 @@
 A history is complete in itself: scenario, features of the kernel, every operation with its
 outcome. It can be judged again, elsewhere and later, without a kernel. Nothing in it can be part
 of a reference cycle, so the garbage collector is spared the sight of it (``gc=False``).
+
+    >>> from vmm import Scenario, history, operations, record_scenario
+    >>> recorded = record_scenario(Scenario("nobody", (operations.Touch(0x1000),)))
+    >>> outcomes = [event.outcome for event in recorded.events]
+    >>> next(each.mmio[0].gpa for each in outcomes if isinstance(each, history.Touched))
+    4096
 """
 
 from collections.abc import Iterable
@@ -346,7 +352,13 @@ class End(msgspec.Struct, frozen=True, tag="end"):
 
 
 class History(msgspec.Struct, frozen=True):
-    """A whole history. ``end`` is None where it was cut off."""
+    """A whole history. ``end`` is None where it was cut off.
+
+    >>> from vmm import Scenario, operations, record_scenario
+    >>> history = record_scenario(Scenario("nobody", (operations.Touch(0x1000),)))
+    >>> history.header.scenario.name, history.end.reason
+    ('nobody', '')
+    """
 
     header: Header
     events: tuple[Event, ...]

@@ -30,6 +30,10 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     ``of`` names a mapping of kind ``memfd`` that stands before: a ``memfd`` or ``private_file``
     then shows the first pages of its file, too.
+
+        >>> from vmm import Mapping
+        >>> Mapping("a", pages=3).kind
+        'anonymous'
     """
 
     name: str
@@ -39,7 +43,12 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """An hva by name: a byte offset into a declared mapping."""
+    """An hva by name: a byte offset into a declared mapping.
+
+    >>> from vmm import Place
+    >>> Place("a", 0x1000)
+    Place(mapping='a', offset=4096)
+    """
 
     mapping: str
     offset: Hex = 0

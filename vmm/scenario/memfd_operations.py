@@ -39,13 +39,15 @@ class MapGuestMemfd(Operation, frozen=True, tag="map_guest_memfd", gc=False):
 class PunchGuestMemfd(Operation, frozen=True, tag="punch_guest_memfd", gc=False):
     """fallocate(2) with FALLOC_FL_PUNCH_HOLE: the host takes pages out of a guest_memfd.
 
-    ``offset`` and ``size`` are in bytes; ``keep_size`` adds FALLOC_FL_KEEP_SIZE.
+    ``offset`` and ``size`` are in bytes; ``keep_size`` adds FALLOC_FL_KEEP_SIZE. Without
+    ``punch`` it is the opposite, without FALLOC_FL_PUNCH_HOLE: pages that are not there are made.
     """
 
     name: str
     offset: Hex
     size: Hex
     keep_size: bool = True
+    punch: bool = True
 
 
 class SetMemoryAttributes(Operation, frozen=True, tag="set_memory_attributes", gc=False):

@@ -5,6 +5,11 @@ One operation mirrors one system call or one action of a guest or of the host. T
 operation is legal in every state and a failing scenario is minimised by leaving operations out.
 
 All of them are imported from here, those of the modules beside this one, too.
+
+    >>> from vmm import Place, operations
+    >>> operations.SetUserMemoryRegion(slot=0, guest_phys_addr=0x10000, memory_size=0x3000,
+    ...                                userspace_addr=Place("a")).flags
+    0
 """
 
 from typing import Literal
@@ -283,6 +288,13 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     ``vm_type`` 1 is KVM_X86_SW_PROTECTED_VM, which has private memory.
     ``needs`` names features without which the scenario is skipped. With ``smm`` among them, guests
     live in both address spaces, and a survey looks at both.
+
+        >>> from vmm import Mapping, Place, Scenario, operations, run_scenario
+        >>> create = operations.SetUserMemoryRegion(0, 0x10000, 0x3000, Place("a"))
+        >>> move = operations.SetUserMemoryRegion(0, 0x11000, 0x3000, Place("a"))
+        >>> scenario = Scenario("move-by-a-page", (create, move), (Mapping("a", 3),))
+        >>> run_scenario(scenario).verdict.status.value
+        'passed'
     """
 
     name: str

@@ -52,6 +52,8 @@ ChurnKind = Literal["changes", "refused-creations", "refused-moves", "refused-bi
 class Churn(Operation, frozen=True, tag="churn", gc=False):
     """A slot is created, logged, moved, refused and deleted, ``times`` times over.
 
+    It is read in between where the VM has a vCPU that was used before.
+
     The other kinds ask for what is to be refused, for every reason there is: creations beside a
     slot that stands in the way, moves of that and of a logged one, or guest_memfds that cannot be
     bound. All of it takes ``slot`` and the next id, and gpas from 0x8000 to 0xd000, which are as

@@ -164,7 +164,8 @@ def operation(op: AnyOperation) -> str:
             names = f"{shown(op.name)} over {shown(op.mapping)}"
             return f"host maps the guest_memfd {names} ({op.sharing})"
         case PunchGuestMemfd():
-            mode = "PUNCH_HOLE|KEEP_SIZE" if op.keep_size else "PUNCH_HOLE"
+            named = {"PUNCH_HOLE": op.punch, "KEEP_SIZE": op.keep_size}
+            mode = "|".join(name for name, is_set in named.items() if is_set) or "0"
             where = f"offset={op.offset:#x}, len={op.size:#x}"
             return f"fallocate({shown(op.name)}, {mode}, {where})"
         case SetMemoryAttributes():

@@ -89,7 +89,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add to a failure the slot map and the last exits of its machines."""
     report = yield
-    if report.when == "call" and report.failed and _devices in item.stash:
+    if report.when != "teardown" and report.failed and _devices in item.stash:
         from vmm.testing.recorded import state_lines
 
         for number, machine in enumerate(item.stash[_devices].machines):

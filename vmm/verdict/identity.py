@@ -17,6 +17,10 @@ class Identity:
     ``operation`` is the kind of the operation, ``rules`` are the names of those that would have
     allowed another outcome, in order, and ``outcome`` is the kind of the one that was observed.
     What is no outcome of an operation (a hang, a complaint of the kernel) has no rules.
+
+        >>> from vmm import Identity
+        >>> print(Identity("Touch", ("hole",), "memory"))
+        Touch hole memory
     """
 
     operation: str

@@ -50,7 +50,12 @@ MISTAKEN = "the kernel is right, and the scenario's author is not: "
 
 
 class Status(Enum):
-    """What a verdict says; the values are what commands print."""
+    """What a verdict says; the values are what commands print.
+
+    >>> from vmm import Status
+    >>> Status.DIFFERS.value, Status.DIFFERS.exit_status
+    ('differs', 1)
+    """
 
     PASSED = "passed"
     DIFFERS = "differs"
@@ -77,7 +82,12 @@ class Status(Enum):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """One outcome that would have been right, and the rule that says so."""
+    """One outcome that would have been right, and the rule that says so: see `Difference`.
+
+    >>> from vmm import Expected
+    >>> Expected("EINVAL", "delete-absent", "deleting an absent slot is EINVAL", "", "").outcome
+    'EINVAL'
+    """
 
     outcome: str
     rule: str
@@ -91,6 +101,18 @@ class Difference(msgspec.Struct, frozen=True):
 
     ``event`` counts the events of the history, ``origin`` the operations of the scenario (-1:
     before the first). ``slot_map`` is what the model holds to exist at that moment.
+
+        >>> from msgspec.structs import replace
+        >>> from vmm import Scenario, history, judge, operations, record_scenario
+        >>> deletion = operations.SetUserMemoryRegion(slot=7)
+        >>> right = record_scenario(Scenario("absent", (deletion,), survey="none"))
+        >>> events = (
+        ...     replace(each, outcome=history.Done()) if each.operation == deletion else each
+        ...     for each in right.events
+        ... )
+        >>> found = judge(replace(right, events=tuple(events))).difference
+        >>> found.origin, found.observed, [each.rule for each in found.expected]
+        (0, 'success', ['delete-absent'])
     """
 
     event: int
@@ -106,6 +128,14 @@ class UnderWay(msgspec.Struct, frozen=True):
     """What had begun when a history broke off: the ``origin`` is counted as in Difference.
 
     ``more`` is how many touches after this one belong to the same KVM_RUN.
+
+        >>> from msgspec.structs import replace
+        >>> from vmm import Scenario, judge, operations, record_scenario
+        >>> deletion = operations.SetUserMemoryRegion(slot=7)
+        >>> whole = record_scenario(Scenario("absent", (deletion,), survey="none"))
+        >>> events = tuple(event for event in whole.events if event.origin < 0)
+        >>> judge(replace(whole, events=events, end=None)).under_way.origin
+        0
     """
 
     origin: int
@@ -118,6 +148,12 @@ class Verdict(msgspec.Struct, frozen=True):
 
     ``rules`` are those that decided at least one event; ``events`` is how many were judged.
     ``refused`` are the region calls that the kernel refused, and the rules that say so.
+
+        >>> from vmm import Scenario, operations, run_scenario
+        >>> deletion = operations.SetUserMemoryRegion(slot=7)
+        >>> verdict = run_scenario(Scenario("absent", (deletion,))).verdict
+        >>> verdict.status.value, [refused.rule for refused in verdict.refused]
+        ('passed', ['delete-absent'])
     """
 
     scenario: str

@@ -69,6 +69,10 @@ class KnownIssue:
     how that is known. ``log`` is a regular expression for a line of what the kernel may complain
     of meanwhile (empty: of nothing). ``outcome`` is the kind of outcome that is seen
     (empty: any). One that ``hangs`` breaks no rule: a call does not come back.
+
+    >>> from vmm import curated_scenarios, run_scenario
+    >>> run_scenario(next(curated_scenarios("move-up"))).issue is None
+    True
     """
 
     name: str

@@ -18,6 +18,12 @@ class RefusedCalls(msgspec.Struct, frozen=True):
     """Region calls that were refused with one errno, by one rule, and rightly so.
 
     ``origin`` and ``operation`` are those of the first, counted as in Difference.
+
+        >>> from vmm import Scenario, operations, run_scenario
+        >>> deletion = operations.SetUserMemoryRegion(slot=7)
+        >>> (refused,) = run_scenario(Scenario("absent", (deletion,) * 2)).verdict.refused
+        >>> refused.errno, refused.rule, refused.count
+        ('EINVAL', 'delete-absent', 2)
     """
 
     errno: str

@@ -23,6 +23,11 @@ class Checked:
     ``ran`` is how many of the scenario's operations were begun; ``issue`` is what is known to be
     wrong with it on this host; ``steps`` are there if they were asked for. ``again`` is the command
     that shows it again, empty where that is `vmm check` with the scenario's name.
+
+        >>> from vmm import Scenario, operations, run_scenario
+        >>> checked = run_scenario(Scenario("nobody", (operations.Touch(0x1000),)))
+        >>> next(step.outcome for step in checked.steps if step.origin == 0)
+        '0xffffffff, MMIO read 0x1000+4 ffffffff'
     """
 
     scenario: Scenario

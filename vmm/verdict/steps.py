@@ -75,6 +75,12 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     and whether the node is red (1) or black (0); there are none once the slots were too many.
     ``touches`` counts those in ``met``. ``differs`` is
     the gfn at which the guest met what no rule allows, -1 if it was no access of one page's.
+
+        >>> from vmm import Scenario, operations, run_scenario
+        >>> deletion = operations.SetUserMemoryRegion(slot=7)
+        >>> steps = run_scenario(Scenario("absent", (deletion,))).steps
+        >>> [(step.outcome, step.rule) for step in steps if step.origin == 0]
+        [('EINVAL', 'delete-absent')]
     """
 
     origin: int

@@ -18,7 +18,8 @@
  *   memfd PAGES FLAGS        KVM_CREATE_GUEST_MEMFD; the files are 0, 1, ...
  *   foreign PAGES            the same in another VM
  *   bind ID GPA SIZE HVA FILE OFFSET [ro]   KVM_SET_USER_MEMORY_REGION2 with a guest_memfd
- *   punch FILE PAGE PAGES [grow]            fallocate(2) with PUNCH_HOLE, grow without KEEP_SIZE
+ *   punch FILE PAGE PAGES [grow|fill]       fallocate(2) with PUNCH_HOLE and KEEP_SIZE; grow: not
+ *                                           with KEEP_SIZE, fill: not with PUNCH_HOLE
  *   cover FILE PAGES         map a file over the pages at the start of the pool
  *   show FILE shared|private, unmake FILE   mmap(2) and close(2) of one
  *   vms N                    N VMs are made and closed: which files and how much memory stay?
@@ -480,10 +481,14 @@ static void uncover_pool(void)
     covered = 0;
 }
 
-static void punch_memfd(int fd, uint64_t offset, uint64_t size, int grow)
+static void punch_memfd(int fd, uint64_t offset, uint64_t size, const char *how)
 {
-    int mode = FALLOC_FL_PUNCH_HOLE | (grow ? 0 : FALLOC_FL_KEEP_SIZE);
+    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 
+    if (!strcmp(how, "grow"))
+        mode &= ~FALLOC_FL_KEEP_SIZE;
+    else if (!strcmp(how, "fill"))
+        mode &= ~FALLOC_FL_PUNCH_HOLE;
     show_error(fallocate(fd, mode, (off_t)offset, (off_t)size) ? errno : 0);
 }
 
@@ -636,7 +641,8 @@ static void play_other(char words[][32], int count)
     } else if (count == 3 && !strcmp(words[0], "cover")) {
         cover_pool(file_of(words[1]), pages(words[2]));
     } else if (count >= 4 && !strcmp(words[0], "punch")) {
-        punch_memfd(file_of(words[1]), pages(words[2]), pages(words[3]), count > 4);
+        punch_memfd(file_of(words[1]), pages(words[2]), pages(words[3]),
+                    count > 4 ? words[4] : "");
     } else if (count == 3 && !strcmp(words[0], "show")) {
         show_memfd(file_of(words[1]), words[2][0] == 's' ? MAP_SHARED : MAP_PRIVATE);
     } else {

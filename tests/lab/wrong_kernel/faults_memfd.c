@@ -151,7 +151,7 @@ static long punch_wrongly(struct vm *vm, int fd, int mode, int64_t offset, int64
 int punch_memfd(int fd, int mode, int64_t offset, int64_t size)
 {
     struct vm *vm = is_memfd((uint32_t)fd) ? vm_of(files[fd].vm_fd, files[fd].serial) : NULL;
-    bool keeps = mode & FALLOC_FL_KEEP_SIZE;
+    bool keeps = mode & FALLOC_FL_KEEP_SIZE, punches = mode & FALLOC_FL_PUNCH_HOLE;
     bool aligned = (offset | size) % PAGE_BYTES == 0 && offset >= 0 && size > 0
                 && size <= INT64_MAX - offset;
     long result;
@@ -162,6 +162,12 @@ int punch_memfd(int fd, int mode, int64_t offset, int64_t size)
     if (!keeps || !aligned) {
         result = syscall(SYS_fallocate, fd, mode, offset, size);
         if (result && wrong_about(vm, aligned ? MEMFD_PUNCH_MODE : MEMFD_PUNCH_RANGE))
+            result = 0;
+    } else if (!punches) {
+        if (wrong_about(vm, MEMFD_ALLOCATE_ZEROS))
+            syscall(SYS_fallocate, fd, mode | FALLOC_FL_PUNCH_HOLE, offset, size);
+        result = syscall(SYS_fallocate, fd, mode, offset, size);
+        if (result && wrong_about(vm, MEMFD_ALLOCATE))
             result = 0;
     } else if (wrong_about(vm, MEMFD_PUNCH)
                || (!is_bound(vm, fd, offset, size) && wrong_about(vm, MEMFD_PUNCH_UNBOUND))) {
@@ -336,6 +342,12 @@ const struct fault memfd_faults[] = {
           "A hole of a bad offset or size is answered with 0.", "memfd 4 0; punch 0 0+800 1"),
     MEMFD("memfd-punch-mode-accepted", MEMFD_PUNCH_MODE, 0,
           "A hole that does not keep the size is answered with 0.", "memfd 4 0; punch 0 0 1 grow"),
+    MEMFD("memfd-allocated-beyond", MEMFD_ALLOCATE, 0,
+          "fallocate beyond the end of a guest_memfd is answered with 0.",
+          "memfd 4 0; punch 0 4 1 fill"),
+    MEMFD("memfd-allocated-anew", MEMFD_ALLOCATE_ZEROS, 0,
+          "fallocate takes the pages that are there, and makes new ones.",
+          "memfd 4 3; cover 0 4; bind 1 100 2 0 0 0; write 100; punch 0 0 1 fill; read 100"),
     MEMFD("memfd-punch-unbound-lost", MEMFD_PUNCH_UNBOUND, 0,
           "A hole where no slot is bound is answered with 0, and not punched.",
           "memfd 4 3; cover 0 4; bind 1 100 2 0 0 0; write 100; delete 1; punch 0 0 1; read 100"),

@@ -24,6 +24,7 @@ from vmm.scenario.operations import (
     EnableCap,
     GetDirtyLog,
     HarvestDirtyRing,
+    Inspect,
     Mapping,
     Place,
     ResetDirtyRings,
@@ -263,6 +264,26 @@ def test_ring_is_full_when_it_can_be(writes: int, least: int, may_be: bool) -> N
     observed = RingPages(expected.pages, full=1)
     assert expected.admits(observed) is may_be
     assert expected.admits(RingPages(expected.pages)) is (least == 0)
+
+
+@pytest.mark.parametrize(("writes", "rests", "least"), [(192, 1, 1), (191, 1, 0), (192, 0, 0)])
+def test_vcpu_stops_when_it_enters_with_the_reserve_left(
+    writes: int, rests: int, least: int
+) -> None:
+    whole = msgspec.structs.replace(LOGGED, memory_size=257 * 4096)
+    model = Model((Mapping("a", 257),), FEATURES)
+    pages = [write(page) for page in range(writes)]
+    rest: list[AnyOperation] = [Inspect()] * rests
+    for operation in (RING, whole, *pages, *rest, write(writes)):
+        model.allowed(operation)[0].adopt()
+    expected = outcome(model, HARVEST)
+    assert isinstance(expected, RingPages)
+    assert expected.full == least
+    for operation in (HARVEST, write(writes)):
+        model.allowed(operation)[0].adopt()
+    again = outcome(model, HARVEST)
+    assert isinstance(again, RingPages)
+    assert again.full == 0
 
 
 def test_processor_log_leaves_less_room_in_the_ring() -> None:

@@ -87,6 +87,13 @@ class After:
         (PunchGuestMemfd("g", 0, 1), Refused(errno.EINVAL)),
         (PunchGuestMemfd("g", 1, PAGE, keep_size=False), Refused(errno.EOPNOTSUPP)),
         (PunchGuestMemfd("g", LARGEST, PAGE, keep_size=False), Refused(errno.EOPNOTSUPP)),
+        (PunchGuestMemfd("g", 0, PAGE, punch=False), Done()),
+        (PunchGuestMemfd("g", 7 * PAGE, PAGE, punch=False), Done()),
+        (PunchGuestMemfd("g", 7 * PAGE, 2 * PAGE, punch=False), Refused(errno.EINVAL)),
+        (PunchGuestMemfd("g", 8 * PAGE, PAGE, punch=False), Refused(errno.EINVAL)),
+        (PunchGuestMemfd("g", 0, 1, punch=False), Refused(errno.EINVAL)),
+        (PunchGuestMemfd("g", LARGEST, PAGE, False, False), Refused(errno.EFBIG)),
+        (PunchGuestMemfd("g", 8 * PAGE, PAGE, False, False), Refused(errno.EOPNOTSUPP)),
     ],
 )
 def test_hole_is_refused_as_the_kernel_looks_at_it(
@@ -101,6 +108,7 @@ def test_hole_is_refused_as_the_kernel_looks_at_it(
     [
         ((MADE, SHOW, BOUND), KEPT),
         ((MADE, SHOW, BOUND, HOLE), GONE),
+        ((MADE, SHOW, BOUND, PunchGuestMemfd("g", 0, 8 * PAGE, punch=False)), KEPT),
         ((MADE, SHOW, HOLE, BOUND), GONE),
         ((MADE, SHOW, BOUND, PunchGuestMemfd("g", 0, LARGEST)), GONE),
         ((MADE, SHOW, BOUND, PunchGuestMemfd("g", 0, PAGE)), KEPT),

@@ -34,6 +34,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion2,
     Touch,
 )
+from vmm.scenario.slots import NO_LAST_GFN
 
 A = Place("a")
 HOST = (Mapping("a", 8), Mapping("none", 2, "unmapped"), Mapping("zero", 2, "zero"))
@@ -105,6 +106,24 @@ def test_refusal_names_its_rule_and_changes_nothing(
     assert (choice.outcome, choice.rule.name) == (Refused(number), rule)
     choice.adopt()
     assert [(slot.slot_id, slot.base_gfn) for slot in model.slots()] == [(3, 0x10)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("user_memory2", True), ("dirty_ring_acq_rel", True), ("memory_attributes", 8)],
+)
+def test_newer_kernels_have_a_last_gfn_whatever_they_take(name: str, value: int) -> None:
+    beyond = region(4, 1 << 52, 1)
+    old = msgspec.structs.replace(
+        FEATURES,
+        last_gfn=NO_LAST_GFN,
+        user_memory2=False,
+        dirty_ring_acq_rel=False,
+        memory_attributes=0,
+    )
+    assert only(after(features=old), beyond) == Done()
+    newer = msgspec.structs.replace(old, **{name: value})
+    assert only(after(features=newer), beyond) == Refused(errno.EINVAL)
 
 
 @pytest.mark.parametrize("change", ["create", "move"])

@@ -139,8 +139,8 @@ static int close_guest_memfd(int *fd)
 }
 /*@ punchmemfd */
 
-/* Takes pages out of a guest_memfd; 0 or an errno. */
-static int punch_guest_memfd(int fd, int mode, uint64_t offset, uint64_t size)
+/* Takes pages out of a guest_memfd, or makes those that are not there; 0 or an errno. */
+static int fallocate_guest_memfd(int fd, int mode, uint64_t offset, uint64_t size)
 {
 	return fallocate(fd, mode, offset, size) ? errno : SUCCESS;
 }
