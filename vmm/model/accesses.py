@@ -120,7 +120,8 @@ class Accesses:
         if write:
             data = _element(op.value, op.width)
             exits = () if rule is REACH else exits_of(pieces, data)
-            usual = Allowed(Touched(0, exits), rule, partial(self._touched, op, pieces, data))
+            effect = self.written if self._watch is None else self._watched
+            usual = Allowed(Touched(0, exits), rule, partial(effect, op, pieces, data))
         else:
             value = int.from_bytes(self.read(pieces), "little")
             exits = () if rule is REACH else exits_of(pieces)
@@ -139,9 +140,9 @@ class Accesses:
         """Have each touch of a VM's only vCPU told that wrote in real mode."""
         self._watch = watch
 
-    def _touched(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
+    def _watched(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
         self.written(op, pieces, data)
-        alone = set(self._tracking.vcpus) <= {op.vcpu}
+        alone = self._tracking.vcpus <= {op.vcpu}
         if self._watch is not None and alone and op.gpa + op.width <= REAL_MODE_END:
             self._watch(op, pieces, data)
 

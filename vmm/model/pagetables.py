@@ -100,7 +100,6 @@ class PageTables:
         self._accesses = accesses
         self._contents = contents
         self._walked: dict[tuple[str, int], bytes] = {}
-        accesses.watch(self._rewritten)
 
     def walk(self, tables: int, address: int, write: bool) -> Walk:
         """Return what an address is translated to by the tables at a gpa; nothing is changed."""
@@ -144,6 +143,8 @@ class PageTables:
                     byte = Touch(gpa, "write", 1, update.low, vcpu)
                     pieces = self._accesses.pieces(gpa, 1)
                     self._accesses.written(byte, pieces, bytes((update.low,)))
+        if walks and not self._walked:  # Few scenarios have any: no touch of the others is told.
+            self._accesses.watch(self._rewritten)
         for walk in walks:
             for page in self._pages(walk):
                 self._walked[page] = self._read(page)
