@@ -81,6 +81,7 @@ _ANSWER_NUMBERS = frozenset(
         Ioctl.CREATE_VCPU,
         Ioctl.CREATE_GUEST_MEMFD,
         Ioctl.RESET_DIRTY_RINGS,
+        Ioctl.SET_MSRS,
     )
 )
 """All others answer 0, or refuse."""

@@ -78,6 +78,7 @@ class Ioctl(IntEnum):
     SET_MP_STATE = _ioc(_WRITE, 0x99, 4)
     GET_VCPU_EVENTS = _ioc(_READ, 0x9F, 64)
     SET_VCPU_EVENTS = _ioc(_WRITE, 0xA0, 64)
+    KVMCLOCK_CTRL = _io(0xAD)
     SMI = _io(0xB7)
     PRE_FAULT_MEMORY = _ioc(_READ | _WRITE, 0xD5, 64)
 
@@ -126,6 +127,7 @@ class Cap(IntEnum):
     VCPU_EVENTS = 41
     MAX_VCPUS = 66
     SYNC_REGS = 74
+    KVMCLOCK_CTRL = 76
     READONLY_MEM = 81
     ENABLE_CAP_VM = 98
     CHECK_EXTENSION_VM = 105
@@ -151,6 +153,24 @@ class Cap(IntEnum):
     VM_TYPES = 235
     PRE_FAULT_MEMORY = 236
     GUEST_MEMFD_FLAGS = 244
+
+
+class ClockMsr(IntEnum):
+    """The MSRs that name where in guest memory KVM writes what time it is (`MSR_KVM_*`)."""
+
+    WALL_CLOCK_NEW = 0x4B564D00
+    SYSTEM_TIME_NEW = 0x4B564D01
+    STEAL_TIME = 0x4B564D03
+
+
+class ParavirtualFeature(IntEnum):
+    """Bits of EAX of the CPUID leaf `PARAVIRTUAL_LEAF` (`KVM_FEATURE_*`)."""
+
+    CLOCKSOURCE2 = 3
+    STEAL_TIME = 5
+
+
+PARAVIRTUAL_LEAF = 0x4000_0001
 
 
 class VmType(IntEnum):

@@ -11,6 +11,7 @@ from vmm.scenario.history import (
     Inspected,
     Mmio,
     MmioKept,
+    MsrsSet,
     PreFaulted,
     Raced,
     Ran,
@@ -54,6 +55,8 @@ def wrong(outcome: AnyOutcome) -> AnyOutcome:
             return Done()
         case Closed():
             return Closed(("open file 9 anon_inode:kvm-vm",))
+        case MsrsSet(number):
+            return MsrsSet(number + 1)
         case Unmapped(number):
             return Unmapped(number + 1)
         case MmioKept(writes, events):

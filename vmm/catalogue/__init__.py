@@ -6,6 +6,7 @@ should answer is the model's business.
 
 from vmm.catalogue import (
     access,
+    clocks,
     create,
     delete,
     devices,
@@ -92,6 +93,7 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
         *rollback.SCENARIOS,
         *two_vms.scenarios(features),
         *devices.SCENARIOS,
+        *clocks.SCENARIOS,
         *follow.SCENARIOS,
         *follow_files.SCENARIOS,
         *quirks.SCENARIOS,

@@ -44,6 +44,7 @@ from vmm.scenario.operations import (
     Inspect,
     Instruction,
     IoEventFd,
+    KvmclockCtrl,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -52,6 +53,7 @@ from vmm.scenario.operations import (
     Race,
     ResetDirtyRings,
     Scenario,
+    SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -272,6 +274,10 @@ class _Execution:
                 return [self._machine.devices.coalesce(first)]
             case IoEventFd():
                 return [self._machine.devices.ioeventfd(first)]
+            case SetClockMsr():
+                return [self._machine.set_clock(first)]
+            case KvmclockCtrl():
+                return [self._machine.pause_clock(first)]
             case CollectMmio():
                 return [self._machine.collect_mmio()]
             case SwitchVm():

@@ -13,6 +13,7 @@ from guests.windows import Windows
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import Cap, Ioctl, VmType
+from vmm.execution.clocks import pause_clock, set_clock
 from vmm.execution.devices import Devices
 from vmm.execution.dirty import UNWRITTEN, bitmap_of, dirty_pages
 from vmm.execution.failing import failing_allocation
@@ -38,10 +39,12 @@ from vmm.scenario.operations import (
     GetDirtyLog,
     HarvestDirtyRing,
     Instruction,
+    KvmclockCtrl,
     Place,
     PreFaultMemory,
     Race,
     Scenario,
+    SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -114,6 +117,16 @@ class Machine:
         """Close the VM and its vCPUs."""
         self.vm.close()
         self.devices.close()
+
+    def set_clock(self, op: SetClockMsr) -> AnyOutcome:
+        """Let KVM write a clock to guest memory, or no longer."""
+        self._cpu(op.vcpu)
+        return set_clock(self._vcpus[op.vcpu], op)
+
+    def pause_clock(self, op: KvmclockCtrl) -> AnyOutcome:
+        """Let the guest's clock tell of a pause."""
+        self._cpu(op.vcpu)
+        return pause_clock(self._vcpus[op.vcpu])
 
     def collect_mmio(self) -> MmioKept:
         """Take what the kernel has kept of writes, and count what was signalled."""

@@ -11,6 +11,7 @@ import msgspec
 
 from kvm_abi.uapi import IDENTITY_MAP_GPA, USUAL_TSS_GPA
 from vmm.fuzz.dice import Dice
+from vmm.fuzz.looks import within_reach
 from vmm.fuzz.pools import SHOWN, Pools
 from vmm.fuzz.world import World
 from vmm.scenario.features import Features
@@ -27,20 +28,27 @@ from vmm.scenario.operations import (
     AnyOperation,
     CapName,
     ChangeHostMemory,
+    Clock,
     CloseGuestMemfd,
+    CoalesceMmio,
+    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
     EnableCap,
     HarvestDirtyRing,
     HostChangeKind,
+    Inspect,
     Instruction,
+    IoEventFd,
+    KvmclockCtrl,
     MapGuestMemfd,
     Mapping,
     Place,
     PreFaultMemory,
     PunchGuestMemfd,
     ResetDirtyRings,
+    SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -71,6 +79,19 @@ _TSS_GPAS = (USUAL_TSS_GPA, USUAL_TSS_GPA, 0xFFFB_8000, 1 << 32)
 _IDENTITY_GPAS = (IDENTITY_MAP_GPA, 0xFFFB_B000)
 """Apart from each other and from what the guest uses, so that no vCPU lacks what it brings."""
 
+
+_CLOCKS: tuple[Clock, ...] = ("system_time", "steal_time", "steal_time", "wall_clock")
+_CLOCK_OFFSETS = (0x400, 0x400, 0x710, 0x7C0, 0xF80)
+"""Where no touch and no code is, and one place that is not aligned as the steal time must be."""
+
+_IDLE_GPA = 0x7000_0040
+"""A vCPU runs that reads here, where random scenarios have no slot."""
+
+_EVENTS = ((0x40, 4), (0x100, 2), (0x200, 0), (0xFFC, 4))
+"""Where in a page eventfds are, and of which length.
+
+One of any length is not beside the end of a range: there kernels lose it, which is known.
+"""
 
 _BACK: dict[HostChangeKind, HostChangeKind] = {
     "unmap": "map",
@@ -107,6 +128,8 @@ class Extras:
             "internal": self._internal,
             "ahead": self._pre_fault,
             "vms": self._switch,
+            "clocks": self._clock,
+            "devices": self._device,
         }
         self._makers: list[Callable[[], Iterator[AnyOperation]]] = [
             makers[taste] for taste in makers if taste in pools.tastes
@@ -254,6 +277,37 @@ class Extras:
         if how in _BACK:
             self._taken[mapping.name] = change
         yield change
+
+    def _clock(self) -> Iterator[AnyOperation]:
+        """Yield a clock that KVM is to write, or its end; a pause; and a run with a look after."""
+        dice, pools = self._dice, self._pools
+        vcpu = dice.below(pools.vcpus)
+        gpa = dice.pick(pools.gfns) * PAGE_SIZE_BYTES + dice.pick(_CLOCK_OFFSETS)
+        if dice.chance(0.5) and within_reach(gpa, PAGE_SIZE_BYTES, pools.reach):
+            clock = dice.pick(_CLOCKS)
+            yield SetClockMsr(clock, gpa, dice.chance(0.9), vcpu)
+        if dice.chance(0.6):
+            yield KvmclockCtrl(vcpu)
+        yield Touch(_IDLE_GPA, vcpu=vcpu)
+        if dice.chance(0.5):
+            yield Inspect()
+
+    def _device(self) -> Iterator[AnyOperation]:
+        """Yield a device where slots come and go, its end, or a look at what it has taken.
+
+        No two overlap that are not the same: which of them a write meets nobody could tell.
+        """
+        dice = self._dice
+        gfn = dice.pick(self._pools.gfns)
+        gpa, is_on = gfn * PAGE_SIZE_BYTES, dice.chance(0.75)
+        if dice.chance(0.4):
+            yield CollectMmio()
+        elif gfn % 2:
+            yield CoalesceMmio(gpa, PAGE_SIZE_BYTES if gfn % 4 == 1 else 0x42, is_on)
+        else:
+            offset, length = dice.pick(_EVENTS)
+            match = dice.pick((None, None, 0, 1)) if length else None
+            yield IoEventFd(dice.pick(("x", "y")), gpa + offset, length, match, is_on)
 
     def _switch(self) -> Iterator[AnyOperation]:
         """Yield a step to another VM; what is remembered is of one of them, and a guess."""

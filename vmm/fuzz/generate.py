@@ -8,6 +8,7 @@ show a difference plainly, long ones reach states that need many steps.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from kvm_abi.uapi import DirtyLogManual
 from vmm.fuzz import pools
@@ -29,6 +30,8 @@ from vmm.scenario.operations import (
 )
 
 _MUTANTS = 0.15
+_ODD = 0x5DEECE66D
+_ODD_SHARE = 0.12
 _CROWDS = 0.05
 _LENGTHS = ((3, 12), (12, 60), (60, 200), (150, 400))
 """How many region calls a scenario has: from, to."""
@@ -45,7 +48,7 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
     name = f"fuzz-{seed:016x}"
     if bases and dice.chance(_MUTANTS):
         return mutate(dice, dice.pick(bases), features, name)
-    drawn = pools.draw(dice, features)
+    drawn = _with_odd_taste(pools.draw(dice, features), features, Dice(seed ^ _ODD))
     composer = _Composer(dice, features, drawn)
     return Scenario(
         name=name,
@@ -59,6 +62,17 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
         needs=_needs(drawn),
         guest=pools.GUEST,
     )
+
+
+def _with_odd_taste(drawn: pools.Pools, features: Features, dice: Dice) -> pools.Pools:
+    """Give some scenarios a taste of those that came later, by dice of their own.
+
+    So that the others are what they were before.
+    """
+    tastes = pools.odd_tastes(features)
+    if drawn.tastes or not tastes or not dice.chance(_ODD_SHARE):
+        return drawn
+    return replace(drawn, tastes=frozenset((dice.pick(tastes),)))
 
 
 def _needs(drawn: pools.Pools) -> tuple[str, ...]:

@@ -50,7 +50,9 @@ class Looks:
         self._other = dice.pick((0.0, 0.05, 0.2))
         self._logs = dice.pick((0.05, 0.3, 0.6))
         self._instructions = 0.0
-        if pools.tastes.isdisjoint(("memfds", "internal")):
+        self._is_plain = not pools.tastes.isdisjoint(("clocks", "devices"))
+        """Whether guests only touch, within a page: more is not judged beside such things."""
+        if pools.tastes.isdisjoint(("memfds", "internal")) and not self._is_plain:
             self._instructions = dice.pick((0.0, 0.05, 0.2, 0.5))
         self._one = Instructions(dice, pools, world)
         self._clears = pools.manual_log or dice.chance(0.1)
@@ -123,7 +125,8 @@ class Looks:
             yield from self._instruction(page, as_id)
             return
         width = dice.pick(_WIDTHS)
-        gpa = page + dice.pick(_STRADDLING if dice.chance(0.1) else _OFFSETS)
+        straddles = dice.chance(0.1) and not self._is_plain
+        gpa = page + dice.pick(_STRADDLING if straddles else _OFFSETS)
         if not within_reach(gpa, width, self._pools.reach):
             return
         if dice.chance(self._writes):
@@ -167,7 +170,7 @@ class Looks:
 
     def _something_else(self, page: int, as_id: AsId) -> Iterator[AnyOperation]:
         dice = self._dice
-        what = dice.below(4)
+        what = 1 if self._is_plain else dice.below(4)
         reach = self._pools.reach
         if what == 0 and self._executes and within_reach(page, PAGE_SIZE_BYTES, reach):
             yield Execute(page, self._vcpu(), as_id)

@@ -117,6 +117,15 @@ def _tastes(dice: Dice, features: Features) -> frozenset[str]:
     return frozenset((dice.pick(usable),))
 
 
+def odd_tastes(features: Features) -> tuple[str, ...]:
+    """Return the tastes of which one comes up now and then where a scenario has no other."""
+    known = {
+        "clocks": features.kvmclock and features.kvmclock_ctrl and features.steal_time,
+        "devices": features.coalesced_mmio and features.ioeventfd,
+    }
+    return tuple(taste for taste, is_there in known.items() if is_there)
+
+
 def is_free(slot: int) -> bool:
     """Return whether a scenario may use this slot number: one id is the guest's own."""
     return slot & 0xFFFF != GUEST.slot

@@ -7,7 +7,14 @@ from typing import Self
 
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError, WrongAnswerError
-from kvm_abi.uapi import API_VERSION, PAGE_SIZE_BYTES, Cap, Ioctl, VmType
+from kvm_abi.uapi import (
+    API_VERSION,
+    PAGE_SIZE_BYTES,
+    PARAVIRTUAL_LEAF,
+    Cap,
+    Ioctl,
+    VmType,
+)
 from vmm.kvm.closing import Closing
 from vmm.kvm.vm import Vm
 
@@ -86,6 +93,14 @@ class Kvm(Closing):
                 answer = f"{cpuid.nent} entries, and there is room for {entries}"
                 raise WrongAnswerError("KVM_GET_SUPPORTED_CPUID", answer)
             return cpuid
+
+    def paravirtual_features(self) -> int:
+        """Return what the supported CPUID says that KVM offers its guests, by `1 << feature`."""
+        cpuid = self.supported_cpuid()
+        for entry in cpuid.entries[0 : cpuid.nent]:
+            if entry.function == PARAVIRTUAL_LEAF:
+                return int(entry.eax)
+        return 0
 
     def supported_gpa_bits(self) -> int:
         """Return how many bits a guest-physical address has by the supported CPUID."""

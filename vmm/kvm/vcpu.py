@@ -292,6 +292,22 @@ class Vcpu(Closing):
         raw.ioctl(self.fd, Ioctl.SET_SREGS, long_mode)
         self.set_regs(registers)
 
+    def set_msr(self, index: int, data: int) -> int:
+        """Issue KVM_SET_MSRS for one MSR, and return how many were set: 1, or 0 if it is refused.
+
+        Raises `KvmError`.
+        """
+        msrs = raw.new("struct kvm_msrs *", {"nmsrs": 1, "entries": 1})
+        msrs.entries[0].index, msrs.entries[0].data = index, data
+        return raw.ioctl(self.fd, Ioctl.SET_MSRS, msrs)
+
+    def tell_of_pause(self) -> None:
+        """Issue KVM_KVMCLOCK_CTRL: the guest's clock says at the next `run` that it was paused.
+
+        Raises `KvmError`, EINVAL where the guest has no such clock.
+        """
+        raw.ioctl(self.fd, Ioctl.KVMCLOCK_CTRL)
+
     def set_smm(self, inside: bool) -> None:
         """Put the vCPU into system management mode, or take it out; its registers stay.
 

@@ -1,7 +1,10 @@
 """What the model knows of host memory: the tags, and every byte written since."""
 
 from collections.abc import Container, Iterable, Iterator
+from typing import NamedTuple
 
+from vmm.model.vague import Vague, blend, mask_of, spans
+from vmm.scenario.clocks import LAYOUTS, ClockWrite, Room
 from vmm.scenario.content import changed_runs, tagged_bytes
 from vmm.scenario.history import HostChange
 from vmm.scenario.hostpages import HostPages, PageKey as PageKey
@@ -18,8 +21,17 @@ _ZEROS = bytes(_LINE_BYTES)
 _LineKey = tuple[str, int]
 """(mapping, file, or what a mapping holds itself; line)."""
 
-_Before = tuple[bytes, int, int]
-"""What a line held at the last look, and between which offsets it may have changed since."""
+
+class _Before(NamedTuple):
+    """What a line held at the last look, and between which offsets it may have changed since.
+
+    Of the bytes in ``vague`` nobody knew what they were.
+    """
+
+    held: bytes
+    start: int
+    end: int
+    vague: int
 
 
 class Contents:
@@ -35,6 +47,7 @@ class Contents:
         self._lines: dict[_LineKey, bytes] = {}
         self._copied: set[PageKey] = set()
         self._before: dict[str, dict[int, _Before]] = {name: {} for name in self._order}
+        self._vague = Vague()
 
     def read(self, mapping: str, offset: int, length: int) -> bytes:
         """Return ``length`` bytes; they may span pages."""
@@ -62,6 +75,32 @@ class Contents:
             offset += take
             left = left[take:]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether each page shows what nothing else does."""
+        return self._host.are_plain
+
+    def kernel_writes(self, write: ClockWrite, *, surely: bool) -> None:
+        """Let KVM write a structure, which is due at the next look where it does so ``surely``."""
+        if not self._vague.masks:
+            # What else was written there since the last look may have been the new version.
+            line = write.offset // _LINE_BYTES
+            surely = surely and line not in self._before.get(write.mapping, ())
+        for first, end in LAYOUTS[write.clock].written:
+            for offset in _line_starts(write.offset + first, write.offset + end):
+                line, at = divmod(offset, _LINE_BYTES)
+                size = min(write.offset + end - offset, _LINE_BYTES - at)
+                self._write(write.mapping, line, at, None, size)
+        self._vague.written(write, surely=surely)
+
+    def is_vague(self, mapping: str, offset: int, length: int) -> bool:
+        """Whether KVM may have written any of these bytes, so that nobody knows what they are."""
+        return bool(self._vague.masks) and any(
+            self._vague.of(self._kept(mapping, start // _LINE_BYTES))
+            & mask_of(start % _LINE_BYTES, min(offset + length - start, _LINE_BYTES))
+            for start in _line_starts(offset, offset + length)
+        )
+
     def lose(self, mapping: str, pages: range) -> None:
         """Let the pages of a range read as zeros, as far as there are any."""
         if mapping in self._sizes:
@@ -70,6 +109,7 @@ class Contents:
             return
         for key in [key for key in self._lines if key[0] == mapping and key[1] // _LINES in pages]:
             del self._lines[key]
+            self._vague.clear(key)
 
     def change(self, op: ChangeHostMemory) -> None:
         """Let the host change what pages show, which may be something else then."""
@@ -121,10 +161,12 @@ class Contents:
         self._copied.discard((mapping, page))
         for line in _lines_of(page):
             self._lines.pop((mapping + _OWN, line), None)
+            self._vague.clear((mapping + _OWN, line))
 
     def _clear(self, store: str, page: int) -> None:
         for line in _lines_of(page):
             self._lines[store, line] = _ZEROS
+            self._vague.clear((store, line))
 
     def changes(self, hidden: Container[PageKey] = ()) -> tuple[HostChange, ...]:
         """Return what differs from what it was at the last ``forget_changes``: runs of a page.
@@ -137,8 +179,11 @@ class Contents:
             for line in sorted(before):
                 if (mapping, line // _LINES) in hidden:
                     continue
-                held, first, end = before[line]
+                held, first, end, vague = before[line]
                 now = self._line(mapping, line)[first:end]
+                if self._vague.masks:
+                    vague |= self._vague.of(self._kept(mapping, line))
+                    held = blend(held, first, now, vague)
                 for at, data in changed_runs(held[first:end], now):
                     start = line * _LINE_BYTES + first + at
                     if start == stop and start % PAGE_SIZE_BYTES:
@@ -149,8 +194,29 @@ class Contents:
                     stop = start + len(data)
         return tuple(found)
 
+    def room(self, hidden: Container[PageKey] = ()) -> tuple[Room, ...]:
+        """Return the bytes that may differ as well, or not, since KVM may have written them."""
+        if not self._vague.masks:
+            return ()
+        return tuple(
+            (mapping, line * _LINE_BYTES + start, end - start)
+            for mapping, before in self._before.items()
+            for line in sorted(before)
+            if (mapping, line // _LINES) not in hidden
+            for start, end in spans(before[line].vague | self._vague.of(self._kept(mapping, line)))
+        )
+
+    def due(self, hidden: Container[PageKey] = ()) -> tuple[ClockWrite, ...]:
+        """Return the structures that KVM must have written since the last look."""
+        return tuple(
+            each
+            for each in self._vague.due
+            if (each.mapping, each.offset // PAGE_SIZE_BYTES) not in hidden
+        )
+
     def forget_changes(self, hidden: Container[PageKey] = ()) -> None:
         """Begin anew, but for hidden pages: ``changes`` compares with what is there now."""
+        self._vague.looked_at()
         for mapping, before in self._before.items():
             if before:
                 self._before[mapping] = {
@@ -183,8 +249,9 @@ class Contents:
             return mapping + _OWN, line
         return shown.file, shown.page * _LINES + within
 
-    def _write(self, mapping: str, line: int, at: int, data: bytes) -> None:
-        end = at + len(data)
+    def _write(self, mapping: str, line: int, at: int, data: bytes | None, size: int = 0) -> None:
+        """Change what is shown in a line; without ``data`` to what nobody knows."""
+        end = at + (size if data is None else len(data))
         if self._host.are_plain:
             key = mapping, line
             held = self._held(mapping, line)
@@ -195,7 +262,13 @@ class Contents:
             held = self._held(*key)
             for viewer in self._viewers(mapping, line, key):
                 self._note(*viewer, held, at, end)
+        if data is None:
+            self._vague.add(key, mask_of(at, end - at))
+            return
         self._lines[key] = held[:at] + data + held[end:]
+        if self._vague.masks and self._vague.of(key) & mask_of(at, end - at):
+            self._vague.settle(key, mask_of(at, end - at))
+            self._vague.doubt(mapping, line // _LINES)
 
     def _copy_on_write(self, mapping: str, page: int) -> None:
         """Give a page that shows a file in private what it holds itself."""
@@ -203,6 +276,8 @@ class Contents:
         if shown is None or not (shown.private and shown.file) or (mapping, page) in self._copied:
             return
         for line in _lines_of(page):
+            if self._vague.masks:
+                self._vague.copy(self._kept(mapping, line), (mapping + _OWN, line))
             self._lines[mapping + _OWN, line] = self._line(mapping, line)
         self._copied.add((mapping, page))
 
@@ -217,6 +292,7 @@ class Contents:
 
     def _will_change(self, mapping: str, page: int) -> None:
         """Note what a page of a mapping shows now, before it shows something else."""
+        self._vague.doubt(mapping, page)
         if mapping in self._order:
             for line in _lines_of(page):
                 self._note(mapping, line, self._line(mapping, line), 0, _LINE_BYTES)
@@ -227,9 +303,16 @@ class Contents:
             return
         noted = before.get(line)
         if noted is None:
-            before[line] = held, start, end
-        elif start < noted[1] or end > noted[2]:
-            before[line] = noted[0], min(start, noted[1]), max(end, noted[2])
+            vague = self._vague.of(self._kept(mapping, line)) if self._vague.masks else 0
+            before[line] = _Before(held, start, end, vague)
+        elif start < noted.start or end > noted.end:
+            start, end = min(start, noted.start), max(end, noted.end)
+            before[line] = _Before(noted.held, start, end, noted.vague)
+
+
+def _line_starts(offset: int, end: int) -> tuple[int, ...]:
+    """Return where the pieces begin that a range of bytes has in its lines."""
+    return (offset, *range((offset // _LINE_BYTES + 1) * _LINE_BYTES, end, _LINE_BYTES))
 
 
 def _lines_of(page: int) -> range:

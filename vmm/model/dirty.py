@@ -164,6 +164,14 @@ class Tracking:
         if self.ring is not None:
             self.ring.read(vcpu, (slot.number, page))
 
+    def kernel_wrote(self, vcpu: int, slot: Memslot, page: int, *, surely: bool) -> None:
+        """Note a write of KVM's own for a vCPU, or that there may have been one."""
+        if slot.dirty is None:
+            return
+        (slot.dirty if surely else slot.perhaps).add(page)
+        if self.ring is not None:
+            self.ring.kernel_wrote(vcpu, (slot.number, page), surely=surely)
+
     def get(self, op: GetDirtyLog) -> tuple[Allowed, ...]:
         """Return what KVM_GET_DIRTY_LOG may come to."""
         slot = self._logged(op.slot)

@@ -17,6 +17,7 @@ from vmm.model.apicpage import is_apic_page
 from vmm.model.array import MemslotArray
 from vmm.model.attributes import set_attributes
 from vmm.model.backing import Backing
+from vmm.model.clocks import CLOCK_WRITES
 from vmm.model.contents import Contents, PageKey
 from vmm.model.devices import absorbed
 from vmm.model.ioapic import may_answer
@@ -53,6 +54,7 @@ from vmm.scenario.operations import (
     Inspect,
     Instruction,
     IoEventFd,
+    KvmclockCtrl,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -61,6 +63,7 @@ from vmm.scenario.operations import (
     PunchGuestMemfd,
     Race,
     ResetDirtyRings,
+    SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -158,6 +161,11 @@ class Model:
         self._memfds.new_vm()
         self._backing.forget_attributes()
 
+    def _close(self) -> None:
+        """Each vCPU is loaded once more before it goes."""
+        self._vm.clocks.may_write()
+        self._reset()
+
     def _switch(self, number: int) -> None:
         """Go on with another VM, and keep what this one is like."""
         self._others[self._number] = self._vm
@@ -189,6 +197,8 @@ class Model:
                 accesses = self._vm.access(operation)
                 if self._vm.mmio.exist:
                     accesses = absorbed(self._vm.mmio, accesses)
+                if self._vm.clocks.exist:
+                    accesses = self._vm.clocks.met(operation, accesses)
                 if operation.vcpu in self._vm.tracking.vcpus:  # As it nearly always is.
                     return accesses
                 return self._vm.by_vcpu(operation.vcpu, accesses)
@@ -250,12 +260,16 @@ class Model:
                 return (self._vm.mmio.ioeventfd(operation),)
             case CollectMmio():
                 return (self._vm.mmio.collect(),)
+            case SetClockMsr():
+                return self._vm.by_vcpu(operation.vcpu, self._vm.clocks.set(operation))
+            case KvmclockCtrl():
+                return self._vm.by_vcpu(operation.vcpu, self._vm.clocks.ctrl(operation))
             case SwitchVm():
                 return (Allowed(Done(), HARNESS, partial(self._switch, operation.vm)),)
             case NewVm():
-                return (Allowed(Done(), HARNESS, self._reset),)
+                return (Allowed(Done(), HARNESS, self._close),)
             case CloseVm():
-                return (Allowed(Closed(), VM_GONE, self._reset),)
+                return (Allowed(Closed(), VM_GONE, self._close),)
             case _:
                 assert_never(operation)
 
@@ -275,6 +289,7 @@ class Model:
                 return Followed(allowed, choice)
         if not allowed and isinstance(operation, _BY_A_VCPU):
             self._vm.internal.use_vcpu(operation.vcpu)
+            self._vm.clocks.may_write(operation.vcpu)
         return Followed(allowed)
 
     def prefer(self, operation: AnyOperation) -> tuple[Allowed, ...]:
@@ -287,6 +302,8 @@ class Model:
     def _follow_race(self, race: Race, outcome: Raced) -> Followed:
         for vcpu in range(len(race.guests)):
             self._vm.internal.use_vcpu(vcpu)
+        if self._vm.clocks.exist:
+            return Followed()
         slots = self._vm.spaces[0]
         judge = RaceJudge(
             race, slots, self._backing, self._contents, self._vm.tracking, self.allowed
@@ -298,8 +315,11 @@ class Model:
 
     def _inspect(self) -> Allowed:
         hidden = self._backing.absent
-        changes = Inspected(self._contents.changes(hidden))
-        return Allowed(changes, CONTENT, partial(self._inspected, hidden))
+        changes = self._contents.changes(hidden)
+        room, due = self._contents.room(hidden), self._contents.due(hidden)
+        rule = CLOCK_WRITES if room or due else CONTENT
+        outcome = Inspected(changes, room, due)
+        return Allowed(outcome, rule, partial(self._inspected, hidden))
 
     def _inspected(self, hidden: Container[PageKey]) -> None:
         self._contents.forget_changes(hidden)

@@ -62,6 +62,7 @@ class _Ring:
     ``stopped`` says that the vCPU may have stopped before the reset, and after the harvest.
     ``rested`` is how many entries there were for certain when the vCPU was last known to be out of
     the guest, and ``has_stopped`` says that it entered again with too many of them.
+    ``clocked`` says that KVM itself writes entries, nobody knows how many.
     """
 
     pages: set[SlotPage] = field(default_factory=set)
@@ -72,6 +73,7 @@ class _Ring:
     stopped: bool = False
     rested: int = 0
     has_stopped: bool = False
+    clocked: bool = False
 
 
 @dataclass(slots=True)
@@ -116,6 +118,12 @@ class RingState:
         for ring in self._rings.values():
             ring.rested = len(ring.pages)
 
+    def kernel_wrote(self, vcpu: int, page: SlotPage, *, surely: bool) -> None:
+        """Note that KVM wrote a page by itself, which it reports whether it is tracked or not."""
+        ring = self._ring(vcpu)
+        (ring.pages if surely else ring.perhaps).add(page)
+        ring.clocked = True
+
     def protect_slot(self, number: int) -> None:
         """Note that a slot's pages are not mapped any more, or are protected again."""
         self.untracked = {page for page in self.untracked if page[0] != number}
@@ -153,7 +161,7 @@ class RingState:
             tuple(sorted(ring.pages)),
             full=int(ring.has_stopped or len(ring.pages) > entries),
             perhaps=tuple(sorted(ring.perhaps - ring.pages)),
-            may_be_full=ring.stopped or ring.used >= self.soft_limit,
+            may_be_full=ring.stopped or ring.clocked or ring.used >= self.soft_limit,
         )
         return Allowed(outcome, RING_EXACT, partial(self._harvested, ring))
 

@@ -1,8 +1,9 @@
 """What a rule is.
 
-``documented`` rules stand in the kernel's Documentation/virt/kvm/api.rst. ``source`` rules are
-known from reading virt/kvm/kvm_main.c and arch/x86/kvm only: they are weaker, and a verdict says
-so. A rule is a constant of the module whose check it decides; files know it by its name.
+``documented`` rules stand in the kernel's Documentation/virt/kvm, in api.rst or x86/msr.rst.
+``source`` rules are known from reading virt/kvm/kvm_main.c and arch/x86/kvm only: they are weaker,
+and a verdict says so. A rule is a constant of the module whose check it decides; files know it by
+its name.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Rule:
 
 
 def documented(name: str, promise: str, cite: str = "api.rst 4.35") -> Rule:
-    """Return a promise that stands in the kernel's api.rst."""
+    """Return a promise that stands in the kernel's api.rst, or where it says."""
     return Rule(name, promise, "documented", cite)
 
 

@@ -11,6 +11,7 @@ from vmm.model.allowed import Allowed
 from vmm.model.apicpage import AsEmulated, either, is_apic_page
 from vmm.model.array import Change, MemslotArray
 from vmm.model.backing import Backing
+from vmm.model.clocks import Clocks
 from vmm.model.contents import Contents
 from vmm.model.devices import Devices
 from vmm.model.dirty import Tracking
@@ -74,6 +75,7 @@ class VmState:
         self.spaces = tuple(MemslotArray[Memslot]() for _ in range(features.address_spaces))
         self.tracking = Tracking(self.spaces, features)
         self.mmio = Devices()
+        self.clocks = Clocks(self.spaces, backing, contents, self.tracking)
         self.internal = InternalSlots(features, self.tracking.vcpus, self._is_taken)
         self._accesses, self._emulated = (
             tuple(

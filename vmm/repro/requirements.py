@@ -22,6 +22,7 @@ _INTERNAL = {
     "internal_identity": "IDENTITY_MAP",
     "internal_apic": "APIC_PAGE",
 }
+_PARAVIRTUAL = {"kvmclock": "CLOCKSOURCE2", "steal_time": "STEAL_TIME"}
 _BY_MAPPING = ("zero_page", "hugetlb_pages", "collapse", "ksm")
 """Needs without which the program cannot map or change its memory, and says so then."""
 
@@ -61,6 +62,9 @@ def _need(need: str, account: Account) -> Iterator[str]:
     if need in _INTERNAL:
         account.use("internal")
         yield f"require_internal({_INTERNAL[need]}, {name});"
+    elif need in _PARAVIRTUAL:
+        account.use("paravirtual")
+        yield f"require_paravirtual(KVM_FEATURE_{_PARAVIRTUAL[need]}, {name});"
     elif need == "failing_allocations":
         account.use("canfail")
         yield "require_failing_allocations();"

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from importlib.resources import files
 
 _FILES = (
-    "base.c", "memory.c", "regions.c", "vcpus.c", "guest.c", "far.c", "dirty.c", "vm.c", "lives.c",
+    "base.c", "memory.c", "regions.c", "vcpus.c", "guest.c", "far.c", "dirty.c", "vm.c", "clocks.c",
+    "lives.c",
 )  # fmt: skip
 
 _NEEDS = {
@@ -81,6 +82,11 @@ _NEEDS = {
     "kept": ("vcpus",),
     "signals": ("ioeventfd",),
     "switchvm": ("vcpus",),
+    "setclock": ("vcpu",),
+    "thisnumber": ("setclock",),
+    "pauseclock": ("vcpu",),
+    "due": ("mapping",),
+    "room": ("mapping",),
     "internal": ("probe",),
     "lastgfn": ("probe",),
     "closelife": ("lives",),

@@ -5,6 +5,7 @@ from typing import assert_never
 
 from vmm.repro.accesses import access, instruction, start, writes
 from vmm.repro.account import Account, InexpressibleError
+from vmm.repro.clocks import clock_writes, set_clock
 from vmm.repro.cnames import CNames, create_vm, data, flags, unsigned
 from vmm.repro.expectations import Expectation
 from vmm.repro.hostchanges import changes
@@ -31,6 +32,7 @@ from vmm.scenario.operations import (
     Inspect,
     Instruction,
     IoEventFd,
+    KvmclockCtrl,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -40,6 +42,7 @@ from vmm.scenario.operations import (
     Race,
     ResetDirtyRings,
     Scenario,
+    SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -178,6 +181,11 @@ class Statements:
                 return [account.checked(self._ioeventfd(op), step)]
             case CollectMmio():
                 return self._collect(step)
+            case SetClockMsr():
+                return set_clock(account, op, step)
+            case KvmclockCtrl():
+                account.use("pauseclock")
+                return [account.checked(f"pause_clock({op.vcpu})", step)]
             case SwitchVm():
                 return self._switch(op.vm)
             case NewVm():
@@ -325,6 +333,7 @@ class Statements:
                     name = self._names.variable(change.mapping)
                     where = f"{name}, {change.offset:#x}, {len(change.data)}"
                     lines.append(f"expect_change({where}, {data(change.data)});")
+                lines += clock_writes(self.account, outcome)
         looks = [
             f"look_at({self._names.variable(mapping.name)});"
             for mapping in self._names.mappings[:-1]

@@ -36,6 +36,7 @@ from vmm.scenario.operations import (
     Inspect,
     Instruction,
     IoEventFd,
+    KvmclockCtrl,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -44,6 +45,7 @@ from vmm.scenario.operations import (
     Race,
     ResetDirtyRings,
     Scenario,
+    SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -283,7 +285,7 @@ class _Account:
                 self._us += 20 * _CALL_US
             case SetTssAddr() | SetIdentityMapAddr() | UnmapInternalSlots() | CreateIrqchip():
                 self._us += _VM_US
-            case CoalesceMmio() | IoEventFd() | CollectMmio():
+            case CoalesceMmio() | IoEventFd() | CollectMmio() | SetClockMsr() | KvmclockCtrl():
                 self._us += 5 * _CALL_US
             case SwitchVm():
                 self._us += _VM_US

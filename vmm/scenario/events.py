@@ -19,6 +19,7 @@ from vmm.scenario.history import (
     Inspected,
     Mmio,
     MmioKept,
+    MsrsSet,
     PreFaulted,
     Raced,
     Ran,
@@ -119,6 +120,8 @@ class EventChecker:
                 return _outside("entries", (entries, harvested), _LONG)
             case MmioKept(writes, events):
                 return _exits(writes) or _outside("events", (n for _, n in events), _LONG)
+            case MsrsSet(number):
+                return _outside("number", (number,), _WORD)
             case Unmapped(mappings=number):
                 return _outside("mappings", (number,), _WORD)
             case Done() | Stopped() | Closed() | SetUpRefused():

@@ -20,6 +20,7 @@ from vmm.scenario.operations import (
     CreateVcpu,
     EnableCap,
     GetDirtyLog,
+    KvmclockCtrl,
     PreFaultMemory,
     ResetDirtyRings,
     Scenario,
@@ -35,7 +36,7 @@ _ERRNOS = frozenset(errno.errorcode.values())
 _CALLS = (
     *(SetUserMemoryRegion, GetDirtyLog, ClearDirtyLog, ResetDirtyRings, EnableCap),
     *(SetTssAddr, SetIdentityMapAddr, CreateIrqchip, CreateVcpu),
-    *(CreateGuestMemfd, SetMemoryAttributes, PreFaultMemory),
+    *(CreateGuestMemfd, SetMemoryAttributes, PreFaultMemory, KvmclockCtrl),
 )
 """Operations that are one call to KVM, which succeeds or says an errno."""
 

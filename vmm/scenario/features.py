@@ -85,6 +85,9 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hugetlb_pages: int = 0
     coalesced_mmio: bool = False
     ioeventfd: bool = False
+    kvmclock: bool = False
+    kvmclock_ctrl: bool = False
+    steal_time: bool = False
     collapse: bool = False
     ksm: bool = False
     protected: PerVm | None = None
@@ -253,6 +256,9 @@ TABLE = (
     ),
     Feature("coalesced_mmio", "KVM_CAP_COALESCED_MMIO", Cap.COALESCED_MMIO),
     Feature("ioeventfd", "KVM_CAP_IOEVENTFD", Cap.IOEVENTFD),
+    Feature("kvmclock", "kvmclock (KVM_FEATURE_CLOCKSOURCE2)"),
+    Feature("kvmclock_ctrl", "KVM_CAP_KVMCLOCK_CTRL", Cap.KVMCLOCK_CTRL),
+    Feature("steal_time", "steal time (KVM_FEATURE_STEAL_TIME)"),
     Feature("collapse", "MADV_COLLAPSE (Linux 6.1)"),
     Feature("ksm", "KSM (1 in /sys/kernel/mm/ksm/run)"),
     Feature("hugetlb_pages", "a free 2 MiB huge page (vm.nr_hugepages)", within=range(1 << 63)),

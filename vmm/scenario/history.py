@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from vmm.scenario.clocks import ClockWrite, Room, fit
 from vmm.scenario.features import Features
 from vmm.scenario.kernelslots import KernelSlots
 from vmm.scenario.operations import FORMAT, AnyOperation, Scenario
@@ -214,9 +215,37 @@ class HostChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Inspected(Outcome, frozen=True, tag="inspected", gc=False):
-    """All changes since the last look, in the order of mappings and offsets."""
+    """All changes since the last look, in the order of mappings and offsets.
+
+    ``room`` and ``due`` are empty in what was observed; the model names there the bytes that KVM
+    itself may have written, and the structures that it must have.
+    """
 
     changes: tuple[HostChange, ...] = ()
+    room: tuple[Room, ...] = ()
+    due: tuple[ClockWrite, ...] = ()
+
+    def admits(self, observed: "AnyOutcome") -> bool:
+        """Whether the same bytes were observed, but for those of KVM's own, and what is due."""
+        if not (self.room or self.due):
+            return self == observed
+        return isinstance(observed, Inspected) and fit(
+            _bytes_of(self.changes), _bytes_of(observed.changes), self.room, self.due
+        )
+
+
+def _bytes_of(changes: Iterable[HostChange]) -> dict[tuple[str, int], int]:
+    return {
+        (change.mapping, change.offset + index): byte
+        for change in changes
+        for index, byte in enumerate(change.data)
+    }
+
+
+class MsrsSet(Outcome, frozen=True, tag="msrs_set", gc=False):
+    """How many MSRs KVM_SET_MSRS has set: fewer than were asked for end at one that it refused."""
+
+    number: int
 
 
 class Closed(Outcome, frozen=True, tag="closed", gc=False):
@@ -313,6 +342,7 @@ AnyOutcome = (
     | Closed
     | Unmapped
     | MmioKept
+    | MsrsSet
     | SetUpRefused
 )
 

@@ -4,6 +4,7 @@ from typing import assert_never
 
 import msgspec
 
+from vmm.scenario.clocks import LAYOUTS
 from vmm.scenario.expected import expectation_problem
 from vmm.scenario.hostchanges import HostChanges
 from vmm.scenario.instructions import accessed, instruction_problem
@@ -52,6 +53,7 @@ from vmm.scenario.operations import (
     Inspect,
     Instruction,
     IoEventFd,
+    KvmclockCtrl,
     Lives,
     MapGuestMemfd,
     NewVm,
@@ -61,6 +63,7 @@ from vmm.scenario.operations import (
     Race,
     ResetDirtyRings,
     Scenario,
+    SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -80,6 +83,8 @@ from vmm.scenario.races import race_problem
 from vmm.scenario.shown import is_plain
 from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
 from vmm.scenario.standing import MayStand
+
+_CLOCK_ALIGNMENT = 4
 
 
 class OperationChecker:
@@ -180,6 +185,10 @@ class OperationChecker:
                 return unsigned_problem(op, "gpa")
             case IoEventFd():
                 return self._ioeventfd(op)
+            case SetClockMsr():
+                return self._clock(op)
+            case KvmclockCtrl():
+                return self._vcpu(op.vcpu)
             case CollectMmio():
                 return ""
             case SwitchVm():
@@ -211,6 +220,17 @@ class OperationChecker:
 
     def _vcpu(self, vcpu: int) -> str:
         return "" if 0 <= vcpu < self._vcpus else f".vcpu: there are {self._vcpus} ($.vcpus)"
+
+    def _clock(self, op: SetClockMsr) -> str:
+        """KVM would write over the guest itself; across pages it writes on some kernels only."""
+        size = LAYOUTS[op.clock].size
+        if op.gpa % _CLOCK_ALIGNMENT or op.gpa % PAGE_SIZE_BYTES + size > PAGE_SIZE_BYTES:
+            return f".gpa: a multiple of {_CLOCK_ALIGNMENT} with {size} bytes before its page's end"
+        if not 0 <= op.gpa < 1 << MAX_GPA_BITS:
+            return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
+        if op.gpa < self._guest_gpas.stop and op.gpa + size > self._guest_gpas.start:
+            return f".gpa: the guest's own memory is at {self._guest.gpa:#x}; move $.guest.gpa"
+        return self._vcpu(op.vcpu)
 
     def _ioeventfd(self, op: IoEventFd) -> str:
         self._devices += 1

@@ -16,6 +16,11 @@ from typing import Literal
 
 import msgspec
 
+from vmm.scenario.clock_operations import (
+    Clock as Clock,
+    KvmclockCtrl as KvmclockCtrl,
+    SetClockMsr as SetClockMsr,
+)
 from vmm.scenario.device_operations import (
     CoalesceMmio as CoalesceMmio,
     CollectMmio as CollectMmio,
@@ -253,6 +258,8 @@ AnyOperation = (
     | CoalesceMmio
     | IoEventFd
     | CollectMmio
+    | SetClockMsr
+    | KvmclockCtrl
     | NewVm
     | SwitchVm
     | CloseVm

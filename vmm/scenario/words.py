@@ -14,6 +14,7 @@ from vmm.scenario.history import (
     Inspected,
     Mmio,
     MmioKept,
+    MsrsSet,
     PreFaulted,
     Raced,
     Ran,
@@ -57,6 +58,7 @@ from vmm.scenario.operations import (
     Inspect,
     Instruction,
     IoEventFd,
+    KvmclockCtrl,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -66,6 +68,7 @@ from vmm.scenario.operations import (
     PunchGuestMemfd,
     Race,
     ResetDirtyRings,
+    SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -86,6 +89,11 @@ _FLAGS = (
 )
 _MEMFD_FLAGS = ((MEMFD_MMAP, "MMAP"), (MEMFD_INIT_SHARED, "INIT_SHARED"))
 _ATTRIBUTES = ((ATTRIBUTE_PRIVATE, "PRIVATE"),)
+_CLOCK_MSRS = {
+    "wall_clock": "WALL_CLOCK_NEW",
+    "system_time": "SYSTEM_TIME_NEW",
+    "steal_time": "STEAL_TIME",
+}
 _REGISTERS = ("ax", "bx", "cx", "dx")
 _POINTERS = ("sp", "si", "di")
 _CPU_FLAGS = ((CF, "CF"), (PF, "PF"), (AF, "AF"), (ZF, "ZF"), (SF, "SF"), (OF, "OF"))
@@ -208,6 +216,12 @@ def operation(op: AnyOperation) -> str:
             off = "" if op.on else ", DEASSIGN"
             where = f"addr={op.gpa:#x}, len={op.length}{match}{off}"
             return f"KVM_IOEVENTFD({where}) for {shown(op.name)}"
+        case SetClockMsr():
+            enable = " | 1" if op.on and op.clock != "wall_clock" else ""
+            data = f"{op.gpa:#x}{enable}" if op.on else "0"
+            return f"{_vcpu(op.vcpu)}: KVM_SET_MSRS(MSR_KVM_{_CLOCK_MSRS[op.clock]} = {data})"
+        case KvmclockCtrl():
+            return f"{_vcpu(op.vcpu)}: KVM_KVMCLOCK_CTRL()"
         case CollectMmio():
             return "host collects coalesced writes, and counts the signals of eventfds"
         case NewVm():
@@ -249,10 +263,8 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             return f"{entries} entries reset, of {harvested} harvested"
         case PreFaulted(gpa, size):
             return f"success, {size:#x} bytes are left from gpa {gpa:#x} on"
-        case Inspected(changes):
-            if not changes:
-                return "no byte changed"
-            return "changed: " + _some(map(_change, changes))
+        case Inspected():
+            return _inspected(result)
         case Raced(calls, windows):
             return f"{sum(map(len, calls))} calls, {sum(map(len, windows))} windows"
         case Closed(left):
@@ -261,6 +273,8 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
         case MmioKept(writes, events):
             kept = [f"kept: {_mmio(writes)}" if writes else "no write kept"]
             return ", ".join([*kept, *(f"{shown(name)} signalled {n} times" for name, n in events)])
+        case MsrsSet(number):
+            return f"{number} MSRs set"
         case Unmapped(mappings=number):
             return f"{number} mappings unmapped"
         case SetUpRefused(call, arguments, number, answer):
@@ -268,6 +282,20 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             return f"{shown(call)}({shown(arguments)}): {shown(came)}"
         case _:
             assert_never(result)
+
+
+def _inspected(result: Inspected) -> str:
+    changes = _some(map(_change, result.changes))
+    texts = [f"changed: {changes}" if changes else "no byte changed"]
+    texts += [
+        f"{each.clock} written at {shown(each.mapping)}+{each.offset:#x}" for each in result.due
+    ]
+    if result.room:
+        places = _some(
+            f"{shown(name)}+{offset:#x} ({size} bytes)" for name, offset, size in result.room
+        )
+        texts.append(f"perhaps written by KVM: {places}")
+    return ", ".join(texts)
 
 
 def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:

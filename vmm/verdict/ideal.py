@@ -66,6 +66,9 @@ EVERYTHING = Features(
     hugetlb_pages=8,
     coalesced_mmio=True,
     ioeventfd=True,
+    kvmclock=True,
+    kvmclock_ctrl=True,
+    steal_time=True,
     collapse=True,
     ksm=True,
 )

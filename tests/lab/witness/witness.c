@@ -25,6 +25,8 @@
  *   vms N                    N VMs are made and closed: which files and how much memory stay?
  *   coalesce GPA N, uncoalesce GPA N, kept   KVM_(UN)REGISTER_COALESCED_MMIO, and its ring
  *   event GPA LENGTH [MATCH], unevent ...    KVM_IOEVENTFD
+ *   clock wall|system|steal GPA [1], unclock CLOCK   KVM_SET_MSRS, on vCPU 0 or 1; unaligned: odd
+ *   pause, bit HVA N         KVM_KVMCLOCK_CTRL; a bit of a byte of the pool
  *   switch N                 another VM, made when it is first named
  *   newvm                    the VM is closed, and another one made
  *   shuttle N                a slot is moved N times: how much of the kernel's memory stays?
@@ -241,12 +243,12 @@ static void show_mmio(uint32_t *answer)
 }
 
 /* A vCPU is made when it is needed: some capabilities must be enabled before. */
-void need_vcpu(void)
+int need_vcpu(void)
 {
     struct kvm_sregs special;
 
     if (vcpu >= 0)
-        return;
+        return vcpu;
     vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
     need(vcpu >= 0, "KVM_CREATE_VCPU");
     run = mmap(NULL, (size_t)run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
@@ -257,10 +259,11 @@ void need_vcpu(void)
     special.ds.g = special.es.g = special.ss.g = special.ss.db = 1;
     need(ioctl(vcpu, KVM_SET_SREGS, &special) == 0, "KVM_SET_SREGS");
     if (!ring_bytes)
-        return;
+        return vcpu;
     ring = mmap(NULL, ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu,
                 KVM_DIRTY_LOG_PAGE_OFFSET * PAGE);
     need(ring != MAP_FAILED, "mmap of the dirty ring");
+    return vcpu;
 }
 
 static void access_gpa(uint64_t gpa, int write)
@@ -750,7 +753,8 @@ static void play_operation(char *text)
         harvest_ring();
     else if (count == 1 && !strcmp(words[0], "reset"))
         reset_rings();
-    else if (!play_place(words, count) && !play_host(words, count) && !play_start(words, count))
+    else if (!play_place(words, count) && !play_host(words, count) && !play_start(words, count)
+             && !play_clock(words, count))
         play_other(words, count);
 }
 

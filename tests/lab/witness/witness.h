@@ -16,7 +16,7 @@ extern uint8_t *guest, *pool, *shadow;
 void need(int good, const char *what);
 void show_error(int error);
 uint64_t pages(const char *text);
-void need_vcpu(void);
+int need_vcpu(void); /* its file */
 
 /* places.c: answers 0 where the words are none of its own. */
 void set_cpuid(int vcpu);
@@ -24,6 +24,9 @@ int play_place(char words[][32], int count);
 
 /* starts.c: likewise. */
 int play_start(char words[][32], int count);
+
+/* clocks.c: likewise. */
+int play_clock(char words[][32], int count);
 
 /* host.c: likewise; the pool as it was at first, and whether a page of it may be looked at. */
 int play_host(char words[][32], int count);

@@ -118,6 +118,7 @@ static int create_vcpu(struct vm *vm, void *argument)
     vcpu = calloc(1, sizeof(*vcpu));
     vcpu->vm = vm;
     vcpu->fd = fd;
+    vcpu->index = (unsigned)(uintptr_t)argument;
     pthread_mutex_lock(&tables_lock);
     vm->references++;
     pthread_mutex_unlock(&tables_lock);
@@ -142,7 +143,9 @@ static int run_vcpu(int fd, struct vcpu *vcpu, void *argument)
     if (error)
         return error;
     do {
+        watch_clocks(vcpu);
         error = kernel_ioctl(fd, KVM_RUN, argument) ? errno : 0;
+        spoil_clocks(vcpu);
         show_entries(vcpu);
         if (!error && vcpu->run)
             spoil_exit(vcpu->run);
@@ -211,6 +214,10 @@ int ioctl(int fd, unsigned long request, ...)
         return answer(run_vcpu(fd, vcpu, argument));
     if (vcpu && request == (uint32_t)PRE_FAULT_MEMORY)
         return answer(pre_fault_memory(fd, vcpu, argument));
+    if (vcpu && request == KVM_SET_MSRS)
+        return set_msrs(vcpu, argument);
+    if (vcpu && request == KVM_KVMCLOCK_CTRL)
+        return answer(pause_clock(vcpu));
     if (request == KVM_CREATE_VM)
         return create_vm(fd, argument);
     if (vm && request == (uint32_t)SET_MEMORY_ATTRIBUTES)

@@ -88,6 +88,19 @@ struct slot {
     struct ghost *ghost;  /* a bitmap that some dirty log faults keep */
 };
 
+/* A clock that KVM writes to guest memory, as the caller set it. */
+enum clock_kind { WALL_CLOCK, SYSTEM_TIME, STEAL_TIME, NR_CLOCKS };
+#define CLOCKS_OF 8 /* vCPUs that have clocks here */
+
+struct clock {
+    enum clock_kind kind;
+    bool was_set, on;
+    uint64_t gpa;
+    uint64_t first;     /* the hva where it was first when its vCPU ran, or 0 */
+    uint64_t now;       /* the hva where it was before this run, or 0 */
+    uint8_t before[64]; /* and what was there */
+};
+
 /* A slot that the caller knows nothing of. */
 struct hidden {
     struct region region;
@@ -140,6 +153,7 @@ struct vm {
     bool has_run;        /* a vCPU of it, the last time in this thread */
     pthread_t runner;
     struct ghost *ghosts;
+    struct clock clocks[CLOCKS_OF][NR_CLOCKS];
     uint32_t used[MAX_SLOTS];
     struct hidden hidden[MAX_SLOTS];
     struct slot slots[MAX_SLOTS];
@@ -169,6 +183,7 @@ struct vcpu {
     struct vm *vm;
     int fd;
     struct start start;
+    unsigned index;
     struct insn insn;    /* where the fault in force looks at instructions */
     struct kvm_run *run; /* the caller's own mapping, or NULL while it has none */
     struct kvm_dirty_gfn *ring; /* a mapping of ours, where the fault in force looks at it */
@@ -313,6 +328,12 @@ struct fault {
     /* KVM_(UN)REGISTER_COALESCED_MMIO and KVM_IOEVENTFD in the kernel's place: an errno. */
     int (*device)(struct vm *, unsigned long request, void *argument);
 
+    /* KVM_SET_MSRS for a clock in the kernel's place: how many are set, or -1. After KVM_RUN, each
+     * clock of the vCPU that was ever set; after KVM_KVMCLOCK_CTRL the errno, given the kernel's. */
+    int (*set_clock)(struct vcpu *, struct clock *, struct kvm_msrs *);
+    void (*clock)(struct vcpu *, struct clock *);
+    int (*pause)(struct vcpu *, int error);
+
     /* KVM_PRE_FAULT_MEMORY, likewise. */
     int (*ahead)(struct pre_fault *, int error);
 
@@ -359,7 +380,7 @@ bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
     ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[], host_faults[],
-    others_faults[], device_faults[], start_faults[];
+    others_faults[], device_faults[], start_faults[], clock_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
  * errno. */
@@ -395,6 +416,12 @@ void overwrite(uint64_t hva, void *data, size_t size);
 
 /* faults_host.c: the mappings that show what of a file is cut off or comes back. */
 void note_resize(int fd, uint64_t size, void (*note)(const struct host_change *));
+
+/* faults_clocks.c: the ioctls whole, and what is done before and after KVM_RUN. */
+int set_msrs(struct vcpu *vcpu, void *argument);
+int pause_clock(struct vcpu *vcpu);
+void watch_clocks(struct vcpu *vcpu);
+void spoil_clocks(struct vcpu *vcpu);
 
 /* faults_ahead.c: the two ioctls whole. */
 int set_attributes(struct vm *vm, void *argument);

@@ -28,6 +28,7 @@ _UNUSED_RULES = {
     "clear-known": "takes a kernel without manual protection",
     "attributes-known": "takes a kernel without memory attributes",
     "pre-fault-known": "takes a kernel without two-dimensional paging",
+    "steal-time-mapped": "takes a kernel from before b043138246a4",
 }
 """Rules that no curated scenario can exercise, and why."""
 

@@ -15,6 +15,8 @@ PREFIXES: dict[type[IntEnum] | Any, str] = {
     uapi.Ioctl: "KVM_",
     uapi.MemFlag: "KVM_MEM_",
     uapi.Cap: "KVM_CAP_",
+    uapi.ClockMsr: "MSR_KVM_",
+    uapi.ParavirtualFeature: "KVM_FEATURE_",
     uapi.VmType: "KVM_X86_",
     uapi.Quirk: "KVM_X86_QUIRK_",
     uapi.DirtyLogManual: "KVM_DIRTY_LOG_",
@@ -173,7 +175,9 @@ def _probe(folder: Path, expressions: list[str]) -> dict[str, int]:
     source = folder / "probe.c"
     source.write_text(
         "#include <stddef.h>\n#include <stdio.h>\n#include <sys/mman.h>\n"
-        "#include <linux/kvm.h>\nint main(void)\n{\n" + "\n".join(lines) + "\nreturn 0;\n}\n"
+        "#include <asm/kvm_para.h>\n#include <linux/kvm.h>\nint main(void)\n{\n"
+        + "\n".join(lines)
+        + "\nreturn 0;\n}\n"
     )
     program = folder / "probe"
     subprocess.run(["cc", "-D_GNU_SOURCE", "-w", "-o", program, source], check=True)

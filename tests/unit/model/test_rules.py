@@ -28,4 +28,5 @@ def test_every_rule_says_what_it_promises_and_where_that_is_written() -> None:
     for rule in all_rules():
         assert rule.promise, rule.name
         assert rule.cite, rule.name
-        assert ("api.rst" in rule.cite) or rule.basis == "source", rule.name
+        written = any(page in rule.cite for page in ("api.rst", "x86/msr.rst"))
+        assert written or rule.basis == "source", rule.name

@@ -26,6 +26,7 @@ from vmm.scenario.operations import (
     Inspect,
     Instruction,
     IoEventFd,
+    KvmclockCtrl,
     Lives,
     MapGuestMemfd,
     Mapping,
@@ -36,6 +37,7 @@ from vmm.scenario.operations import (
     Race,
     ResetDirtyRings,
     Scenario,
+    SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -88,6 +90,8 @@ BOUND: tuple[AnyOperation, ...] = (
     CoalesceMmio(0x1000, 0x1000),
     IoEventFd("e", 0x1000),
     CollectMmio(),
+    SetClockMsr("steal_time", 0x1000),
+    KvmclockCtrl(),
 )
 
 

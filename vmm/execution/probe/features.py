@@ -8,7 +8,7 @@ import msgspec
 
 from kvm_abi import raw
 from kvm_abi.raw import KvmError, WrongAnswerError
-from kvm_abi.uapi import Advice, Cap, VmType
+from kvm_abi.uapi import Advice, Cap, ParavirtualFeature, VmType
 from vmm.execution.failing import can_fail_allocations
 from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
 from vmm.execution.probe.internal import (
@@ -54,8 +54,11 @@ def probe_features(
         internal = makes_tss_slot(kvm), makes_identity_map_slot(kvm), makes_apic_slot(kvm)
         begin("a VM with private memory is created")
         protected = _protected(kvm, has(Cap.VM_TYPES))
+        offers = kvm.paravirtual_features()
         return msgspec.structs.replace(
             says,
+            kvmclock=bool(offers & 1 << ParavirtualFeature.CLOCKSOURCE2),
+            steal_time=bool(offers & 1 << ParavirtualFeature.STEAL_TIME),
             smm=bool(has(Cap.X86_SMM)) and has(Cap.MULTI_ADDRESS_SPACE) > SMM,
             failing_allocations=can_fail_allocations(),
             vm_types=has(Cap.VM_TYPES) or 1,

@@ -19,10 +19,12 @@ from vmm.scenario.operations import (
     HarvestDirtyRing,
     Instruction,
     IoEventFd,
+    KvmclockCtrl,
     PreFaultMemory,
     Race,
     ResetDirtyRings,
     Scenario,
+    SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -81,6 +83,10 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
             yield "coalesced_mmio"
         case IoEventFd():
             yield "ioeventfd"
+        case SetClockMsr(clock=clock):
+            yield "steal_time" if clock == "steal_time" else "kvmclock"
+        case KvmclockCtrl():
+            yield "kvmclock_ctrl"
         case CreateIrqchip():
             yield from ("irqchip", "internal_apic")
         case SetTssAddr():

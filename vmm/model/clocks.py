@@ -1,0 +1,268 @@
+"""What KVM itself writes to guest memory: the wall clock, the system time, the time stolen.
+
+These go to a gpa, as it is mapped in as_id 0 at that moment: never where it was mapped before.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from vmm.model.allowed import Allowed
+from vmm.model.array import MemslotArray
+from vmm.model.backing import Backing
+from vmm.model.contents import Contents
+from vmm.model.dirty import Tracking
+from vmm.model.regions import Memslot
+from vmm.model.rule import documented, source
+from vmm.scenario.clocks import LAYOUTS, STEAL_TIME_BYTES, ClockWrite
+from vmm.scenario.history import AnyOutcome, Done, MsrsSet, Refused, Touched
+from vmm.scenario.instructions import accessed
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    READONLY,
+    Clock,
+    Execute,
+    Instruction,
+    KvmclockCtrl,
+    SetClockMsr,
+    Sweep,
+    Touch,
+)
+
+CLOCK_WRITES = documented(
+    "clock-writes",
+    "wall clock, system time and steal time are written where the gpa is mapped at that moment, "
+    "with an even version, and nowhere else",
+    "x86/msr.rst; kvm_setup_guest_pvclock, record_steal_time, kvm_write_wall_clock; c3c28d24d910",
+)
+CLOCK_MSRS = documented(
+    "clock-msrs",
+    "KVM_SET_MSRS takes the MSRs of the clocks",
+    "api.rst 4.19; x86/msr.rst",
+)
+STEAL_TIME_ALIGNED = documented(
+    "steal-time-aligned",
+    "the steal time is at a multiple of 64 bytes, else KVM_SET_MSRS does not set the MSR",
+    "x86/msr.rst MSR_KVM_STEAL_TIME",
+)
+STEAL_TIME_MAPPED = source(
+    "steal-time-mapped",
+    "where the gpa of the steal time has no slot KVM_SET_MSRS sets the MSR, or does not",
+    "kvm_set_msr_common, before and since b043138246a4",
+)
+KVMCLOCK_CTRL = documented(
+    "kvmclock-ctrl",
+    "KVM_KVMCLOCK_CTRL succeeds where the vCPU has a system time, else EINVAL",
+    "api.rst 4.69; kvm_set_guest_paused",
+)
+_EINVAL = 22
+
+
+@dataclass(slots=True)
+class _Clock:
+    """A clock of a vCPU: ``is_sure`` says that KVM surely took its place; ``asked`` for an update.
+
+    ``stopped`` says that the update is to tell of a pause.
+    """
+
+    gpa: int
+    is_sure: bool
+    asked: bool = True
+    stopped: bool = False
+
+
+class _Target(NamedTuple):
+    """Where a structure goes: a page of a slot, and host memory; surely, or perhaps."""
+
+    slot: Memslot
+    page: int
+    mapping: str
+    offset: int
+    is_sure: bool
+    can_be_written: bool
+
+
+class Clocks:
+    """The clocks of one VM, by vCPU."""
+
+    def __init__(
+        self,
+        spaces: tuple[MemslotArray[Memslot], ...],
+        backing: Backing,
+        contents: Contents,
+        tracking: Tracking,
+    ) -> None:
+        self._spaces = spaces
+        self._slots = spaces[0]
+        self._backing = backing
+        self._contents = contents
+        self._tracking = tracking
+        self._clocks: dict[tuple[int, Clock], _Clock] = {}
+        self.exist = False
+        """Whether KVM may write anything when a vCPU runs."""
+
+    def set(self, op: SetClockMsr) -> tuple[Allowed, ...]:
+        """Return what KVM_SET_MSRS may come to."""
+        adopt = partial(self._set, op)
+        if op.clock != "steal_time" or not op.on:
+            return (Allowed(MsrsSet(1), CLOCK_MSRS, adopt),)
+        if op.gpa % STEAL_TIME_BYTES:
+            return (Allowed(MsrsSet(0), STEAL_TIME_ALIGNED),)
+        done = Allowed(MsrsSet(1), CLOCK_MSRS, adopt)
+        if self._target(op.clock, op.gpa) is not None:
+            return (done,)
+        return (done, Allowed(MsrsSet(0), STEAL_TIME_MAPPED))
+
+    def ctrl(self, op: KvmclockCtrl) -> tuple[Allowed, ...]:
+        """Return what KVM_KVMCLOCK_CTRL may come to."""
+        clock = self._clocks.get((op.vcpu, "system_time"))
+        refused = Allowed(Refused(_EINVAL), KVMCLOCK_CTRL)
+        if clock is None:
+            return (refused,)
+        done = Allowed(Done(), KVMCLOCK_CTRL, partial(self._pause, clock))
+        return (done,) if clock.is_sure else (done, refused)
+
+    def ran(self, vcpu: int) -> None:
+        """Note that a vCPU ran: KVM brings its clocks up to date before the guest goes on."""
+        for kind, clock in self._of(vcpu):
+            is_due = clock.is_sure and (clock.asked or kind == "steal_time")
+            self._write(vcpu, kind, clock, surely=is_due)
+            clock.asked = clock.stopped = False
+
+    def may_write(self, vcpu: int | None = None) -> None:
+        """Note that a vCPU, or any, was loaded: that it was interrupted may be written late."""
+        for number, _ in tuple(self._clocks):
+            if vcpu is None or number == vcpu:
+                for kind, clock in self._of(number):
+                    self._write(number, kind, clock, surely=False)
+
+    def met(
+        self, op: Touch | Sweep | Execute | Instruction, usual: tuple[Allowed, ...]
+    ) -> tuple[Allowed, ...]:
+        """Return the outcomes of an access, before which KVM writes the clocks of the vCPU.
+
+        Nobody knows what a guest reads there; none is returned where more depends on it.
+        """
+        unknown = 0
+        if not usual:
+            return ()
+        if isinstance(op, Touch):
+            if op.access == "read" and self._is_veiled(op.gpa, op.width, op.as_id):
+                unknown = sum(
+                    0xFF << 8 * index
+                    for index in range(op.width)
+                    if self._is_veiled(op.gpa + index, 1, op.as_id)
+                )
+        elif any(self._is_veiled(gpa, length, op.as_id) for gpa, length in _accessed(op)):
+            return ()
+        return tuple(
+            Allowed(
+                _unknown(each.outcome, unknown) if unknown else each.outcome,
+                each.rule,
+                partial(self._run, op.vcpu, each.adopt),
+                each.is_apart,
+            )
+            for each in usual
+        )
+
+    def _run(self, vcpu: int, adopt: Callable[[], None]) -> None:
+        adopt()
+        self.ran(vcpu)
+
+    def _set(self, op: SetClockMsr) -> None:
+        self.may_write(op.vcpu)
+        key = op.vcpu, op.clock
+        self._clocks.pop(key, None)
+        self.exist = bool(self._clocks)
+        if not op.on:
+            return
+        target = self._target(op.clock, op.gpa)
+        clock = _Clock(op.gpa, is_sure=target is not None and target.is_sure)
+        if op.clock == "wall_clock":  # It is written now, and never again.
+            if op.gpa:
+                self._write(op.vcpu, op.clock, clock, surely=clock.is_sure)
+            return
+        if op.clock == "steal_time":
+            clock.is_sure = True  # Its place is looked up whenever it is written.
+        self._clocks[key] = clock
+        self.exist = True
+
+    def _pause(self, clock: _Clock) -> None:
+        clock.asked = clock.stopped = True
+
+    def _of(self, vcpu: int) -> Iterator[tuple[Clock, _Clock]]:
+        for (number, kind), clock in self._clocks.items():
+            if number == vcpu:
+                yield kind, clock
+
+    def _write(self, vcpu: int, kind: Clock, clock: _Clock, *, surely: bool) -> None:
+        target = self._place(kind, clock.gpa)
+        if target is None:
+            return
+        surely = surely and target.is_sure
+        if not target.can_be_written:  # It may be logged all the same (record_steal_time).
+            self._tracking.kernel_wrote(vcpu, target.slot, target.page, surely=False)
+            return
+        write = ClockWrite(target.mapping, target.offset, kind, clock.stopped)
+        self._contents.kernel_writes(write, surely=surely)
+        self._tracking.kernel_wrote(vcpu, target.slot, target.page, surely=surely)
+
+    def _target(self, kind: Clock, gpa: int) -> _Target | None:
+        """Return where a structure at a gpa would be written; None where that cannot be."""
+        target = self._place(kind, gpa)
+        return target if target is not None and target.can_be_written else None
+
+    def _place(self, kind: Clock, gpa: int) -> _Target | None:
+        """Return what a gpa is mapped to; None where there is no slot that could be written."""
+        gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
+        slot = self._slots.find(gfn)
+        if slot is None or slot.flags & READONLY:
+            return None
+        page = gfn - slot.base_gfn
+        place = self._backing.locate(slot.userspace_addr, page * PAGE_SIZE_BYTES + at)
+        if place is None:
+            return _Target(slot, page, "", 0, is_sure=False, can_be_written=False)
+        mapping, offset = place.mapping, place.offset
+        can_be_written = self._backing.access(mapping, offset // PAGE_SIZE_BYTES) == "everything"
+        (piece,) = self._backing.pieces(self._slots, gpa, LAYOUTS[kind].size)
+        # What is private, or of a guest_memfd, KVM reaches through the hva if at all.
+        is_sure = slot.memfd is None and not piece.private
+        return _Target(slot, page, mapping, offset, is_sure, can_be_written)
+
+    def _is_veiled(self, gpa: int, length: int, as_id: int) -> bool:
+        """Whether nobody knows what some bytes hold when a vCPU runs that reads them."""
+        targets = [
+            (target, LAYOUTS[kind].size)
+            for (_, kind), clock in self._clocks.items()
+            if (target := self._target(kind, clock.gpa)) is not None
+        ]
+        for piece in self._backing.pieces(self._spaces[as_id], gpa, length):
+            if piece.kind != "memory":
+                continue
+            start, end = piece.offset, piece.offset + piece.length
+            if self._contents.is_vague(piece.mapping, start, piece.length):
+                return True
+            for target, size in targets:
+                is_there = target.mapping == piece.mapping or not self._contents.is_plain
+                if is_there and target.offset < end and start < target.offset + size:
+                    return True
+        return False
+
+
+def _accessed(op: Sweep | Execute | Instruction) -> Iterator[tuple[int, int]]:
+    """Yield (gpa, length) of what an access reads, or writes after having read it."""
+    match op:
+        case Sweep():
+            if op.access == "read":
+                yield op.gpa, op.count * op.width
+        case Execute():
+            yield op.gpa, PAGE_SIZE_BYTES
+        case Instruction():
+            yield from accessed(op)
+
+
+def _unknown(outcome: AnyOutcome, unknown: int) -> AnyOutcome:
+    if not isinstance(outcome, Touched):
+        return outcome
+    return Touched(outcome.value & ~unknown, outcome.mmio, outcome.unknown | unknown)

@@ -1,0 +1,48 @@
+"""The clocks that KVM writes to guest memory, as C statements."""
+
+from vmm.repro.account import Account
+from vmm.repro.cnames import unsigned
+from vmm.repro.expectations import Expectation
+from vmm.scenario.clocks import LAYOUTS
+from vmm.scenario.history import Inspected, MsrsSet, Refused
+from vmm.scenario.operations import Clock, SetClockMsr
+
+_MSRS: dict[Clock, str] = {
+    "wall_clock": "MSR_KVM_WALL_CLOCK_NEW",
+    "system_time": "MSR_KVM_SYSTEM_TIME_NEW",
+    "steal_time": "MSR_KVM_STEAL_TIME",
+}
+
+
+def set_clock(account: Account, op: SetClockMsr, step: Expectation) -> list[str]:
+    """Return the statements of KVM_SET_MSRS: any number of MSRs that may be set is right."""
+    account.use("setclock")
+    enable = " | KVM_MSR_ENABLED" if op.clock != "wall_clock" else ""
+    data = f"{unsigned(op.gpa)}{enable}" if op.on else "0"
+    call = f"set_msr({op.vcpu}, {_MSRS[op.clock]}, {data})"
+    numbers = [_number(each.outcome) for each in step.allowed]
+    if len(numbers) < 2:
+        return [f"expect_msrs({call}, {number});" for number in numbers] or [f"(void){call};"]
+    chosen = numbers[0] if step.chosen is None else _number(step.chosen)
+    account.use("thisnumber")
+    return [f"expect_this_number({call}, {chosen});"]
+
+
+def _number(outcome: object) -> int:
+    assert isinstance(outcome, MsrsSet | Refused)
+    return outcome.number if isinstance(outcome, MsrsSet) else -1
+
+
+def clock_writes(account: Account, look: Inspected) -> list[str]:
+    """Return what KVM must have written since the last look, and what it may have."""
+    lines = []
+    for write in look.due:
+        account.use("due")
+        name = account.names.variable(write.mapping)
+        at = LAYOUTS[write.clock].version
+        stopped = "true" if write.stopped else "false"
+        lines.append(f"expect_clock({name}, {write.offset:#x}, {at}, {stopped});")
+    for mapping, offset, size in look.room:
+        account.use("room")
+        lines.append(f"may_change({account.names.variable(mapping)}, {offset:#x}, {size});")
+    return lines
