@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from vmm.host.config import kernel_options
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario import words
-from vmm.scenario.history import AnyOutcome, Done, History, Refused
+from vmm.scenario.history import AnyOutcome, Done, History, Refused, Touched
 from vmm.scenario.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
@@ -22,6 +22,7 @@ from vmm.scenario.operations import (
     Mapping,
     Scenario,
     SetUserMemoryRegion,
+    Touch,
 )
 from vmm.scenario.plan import guest_slots
 from vmm.scenario.shown import shown
@@ -56,14 +57,40 @@ class Section:
 def subject(
     scenario: Scenario, history: History | None, verdict: Verdict | None, otherwise: str
 ) -> str:
-    """Return what happened, on one line, and after which change of a slot, if it is none itself."""
+    """Return what happened, as few words as there are, and after which change of a slot.
+
+    Values are left to the text: accesses are told by where they came to, calls by their kind.
+    """
     difference = None if verdict is None else verdict.difference
-    if difference is None:
+    if difference is None or history is None:
         return shown(otherwise, _MOST)
-    what = f"{_after(scenario, history, difference)}{difference.operation}: {difference.observed}"
-    if difference.expected:
-        what += f", where {difference.expected[0].outcome} is right"
-    return shown(what, _MOST)
+    event = history.events[difference.event]
+    expected = difference.expected[0].outcome if difference.expected else ""
+    match event.operation, event.outcome:
+        case SetUserMemoryRegion() as call, outcome:
+            change, _ = _last_change(scenario, history, difference)
+            what = f"{change} of slot {words.slot_number(call.slot)}: {words.outcome(outcome)}"
+            return shown(f"{what} instead of {expected}" if expected else what, _MOST)
+        case Touch() as touch, Touched() as outcome:
+            what = f"{touch.access} at gpa {touch.gpa:#x} {_came_to(outcome, expected)}"
+        case operation, outcome:
+            what = f"{words.operation(operation)}: {words.outcome(outcome)}"
+            what += f" instead of {expected}" if expected else ""
+    change, slot = _last_change(scenario, history, difference)
+    after = f"after {change} of slot {words.slot_number(slot)}, " if change else ""
+    return shown(f"{after}{what}", _MOST)
+
+
+def _came_to(outcome: Touched, expected: str) -> str:
+    """Say where an access came to; ``expected`` is in the words of an outcome."""
+    wanted = "" if not expected else "MMIO" if "MMIO" in expected else "memory"
+    came_to = "MMIO" if outcome.mmio else "memory"
+    if wanted in ("", came_to):
+        return f"meets the wrong {'exits' if outcome.mmio else 'memory'}"
+    return {
+        "MMIO": "exits with MMIO instead of reaching memory",
+        "memory": "reaches memory instead of exiting with MMIO",
+    }[came_to]
 
 
 def sections(
@@ -136,24 +163,26 @@ def _wrapped(text: str, mark: str = "") -> str:
     )
 
 
-def _after(scenario: Scenario, history: History | None, difference: Difference) -> str:
-    """Return the last change of a slot before what differs, which is no such change itself."""
+def _last_change(
+    scenario: Scenario, history: History | None, difference: Difference
+) -> tuple[str, int]:
+    """Return the last change of a slot, and its number; that which differs, if it is one itself."""
     outcomes = _outcomes(scenario, history)
     slots: dict[int, SetUserMemoryRegion] = {}
-    last = ""
+    last = ("", 0)
     for origin, operation in enumerate(scenario.operations[: difference.origin + 1]):
         if not isinstance(operation, SetUserMemoryRegion):
             continue
+        change = _change(operation, slots.get(operation.slot))
         if origin == difference.origin and words.operation(operation) == difference.operation:
-            return ""
+            return change, operation.slot
         if not isinstance(outcomes.get(origin, Done()), Done):
             continue
-        change = _change(operation, slots.get(operation.slot))
         if operation.memory_size:
             slots[operation.slot] = operation
         else:
             slots.pop(operation.slot, None)
-        last = f"after {change} of slot {words.slot_number(operation.slot)}: "
+        last = (change, operation.slot)
     return last
 
 

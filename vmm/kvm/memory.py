@@ -292,8 +292,8 @@ class HostMapping(Closing):
     def _pins(self) -> list[tuple[int, int]]:
         return sorted(
             (vm, slot)
-            for vm, slots in PINNED.items()
-            for slot, mapping in slots.items()
+            for vm, slots in list(PINNED.items())  # Copies: another thread may change them.
+            for slot, mapping in list(slots.items())
             if mapping is self
         )
 

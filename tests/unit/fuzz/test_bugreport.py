@@ -6,7 +6,7 @@ from tests.ideal import ideal_history
 from vmm.fuzz import bugreport
 from vmm.fuzz.bugreport import Section
 from vmm.host.hostinfo import HostInfo
-from vmm.scenario.history import Refused, Touched
+from vmm.scenario.history import Mmio, Refused, Stopped, Touched
 from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
 from vmm.verdict.judge import judge
 
@@ -49,9 +49,9 @@ def told() -> tuple[str, tuple[Section, ...]]:
 
 def test_the_title_says_what_happened() -> None:
     title, _ = told()
-    assert title.startswith("after move of slot 1: vCPU 0 reads 4 bytes at gpa 0x100000: ")
-    assert "MMIO" in title.partition(", where ")[2]
-    assert title.endswith(" is right")
+    assert title == (
+        "after move of slot 1, read at gpa 0x100000 reaches memory instead of exiting with MMIO"
+    )
     assert bugreport.subject(SCENARIO, None, None, "hung\x1b") == "hung\\x1b"
 
 
@@ -63,8 +63,31 @@ def test_a_call_that_differs_itself_is_its_own_title() -> None:
     )
     history = msgspec.structs.replace(history, events=events)
     title = bugreport.subject(SCENARIO, history, judge(history), "something")
-    assert title.startswith("KVM_SET_USER_MEMORY_REGION(slot=1, ")
-    assert title.endswith(": EEXIST, where success is right")
+    assert title == "move of slot 1: EEXIST instead of success"
+
+
+def test_wrong_memory_and_wrong_exits_are_told_apart() -> None:
+    operations = (SCENARIO.operations[0], Touch(0x100_000), Touch(0x300_000))
+    history = ideal_history(msgspec.structs.replace(SCENARIO, operations=operations))
+    titles = []
+    for origin, outcome in (
+        (1, Touched(0x1234)),
+        (1, Touched(0xFFFFFFFF, (Mmio(0x100_000, False, b"\xff" * 4),))),
+        (2, Touched(0xFFFFFFFF, (Mmio(0x300_000, False, b"\xff" * 2),))),
+        (2, Stopped("KVM_EXIT_SHUTDOWN")),
+    ):
+        events = tuple(
+            msgspec.structs.replace(event, outcome=outcome) if event.origin == origin else event
+            for event in history.events
+        )
+        wrong = msgspec.structs.replace(history, events=events)
+        titles.append(bugreport.subject(wrong.header.scenario, wrong, judge(wrong), "something"))
+    assert [title.partition(", ")[2] for title in titles[:3]] == [
+        "read at gpa 0x100000 meets the wrong memory",
+        "read at gpa 0x100000 exits with MMIO instead of reaching memory",
+        "read at gpa 0x300000 meets the wrong exits",
+    ]
+    assert "KVM_EXIT_SHUTDOWN instead of 0xffffffff, MMIO read" in titles[3]
 
 
 def test_steps_are_named_by_what_they_do() -> None:
@@ -102,7 +125,7 @@ def test_nothing_forges_a_line() -> None:
 def test_a_mail_has_a_subject_and_short_lines() -> None:
     title, parts = told()
     text = bugreport.mail(title, "A summary of one line.\n", parts)
-    assert text.startswith("Subject: [BUG] KVM: memslots: after move of slot 1: vCPU 0 reads")
+    assert text.startswith("Subject: [BUG] KVM: memslots: after move of slot 1, read at gpa")
     assert "A summary of one line.\n\nSteps:\n\n" in text
     body = text.partition("Steps:")[2].partition("To see it again:")[0]
     assert max(map(len, body.splitlines())) <= 100
