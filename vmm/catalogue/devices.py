@@ -215,6 +215,16 @@ SCENARIOS = (
         needs=_EVENTFDS,
     ),
     _scenario(
+        "eventfd-of-any-length-after-a-range",
+        "An eventfd of any length is signalled, too, where a coalesced range ends.",
+        "kvm_io_bus_cmp; kvm_io_bus_register_dev",
+        _event(0, 0),
+        _zone(-1, 1),
+        _write(0, 4, 5),
+        CollectMmio(),
+        needs=("ioeventfd", "coalesced_mmio"),
+    ),
+    _scenario(
         "eventfds-of-another-vm",
         "An eventfd is that of one VM, and goes with it.",
         _EVENTFD,

@@ -18,6 +18,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     ClearDirtyLog,
     CloseVm,
+    CoalesceMmio,
     CreateIrqchip,
     CreateVcpu,
     EnableCap,
@@ -26,6 +27,7 @@ from vmm.scenario.operations import (
     HostWrite,
     Inspect,
     Instruction,
+    IoEventFd,
     NewVm,
     PreFaultMemory,
     Scenario,
@@ -339,6 +341,22 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
             zaps_all &= (op.cap, op.argument) != ("DISABLE_QUIRKS2", Quirk.SLOT_ZAP_ALL)
         elif not isinstance(op, GetDirtyLog | HostWrite | Inspect):
             missed.clear()
+
+
+def puts_a_bus_out_of_order(scenario: Scenario) -> bool:
+    """Whether a device of length 0 is where another one ends."""
+    ranges = [
+        (op.gpa, op.size if isinstance(op, CoalesceMmio) else op.length)
+        for op in scenario.operations
+        if isinstance(op, CoalesceMmio | IoEventFd)
+    ]
+    starts = {gpa for gpa, length in ranges if not length}
+    return any(length and gpa + length in starts for gpa, length in ranges)
+
+
+def is_write(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
+    """Whether a guest writes with one touch."""
+    return isinstance(op, Touch) and op.access == "write"
 
 
 def _is_touched(scenario: Scenario, gfn: int, vcpu: int, as_id: int, origins: range) -> bool:

@@ -54,6 +54,7 @@ MEETING = {
     "emulated-descriptor-table-outside-memory": {"sgdt-in-a-hole", "sidt-on-a-readonly-slot"},
     "emulated-pusha-exits-once": {"pusha-in-a-hole", "pusha-on-a-readonly-slot"},
     "emulated-enter-by-stack-size": {"enter-of-16-bits-in-a-hole", "enter-of-16-bits-in-memory"},
+    "io-bus-out-of-order": {"devices-eventfd-of-any-length-after-a-range"},
     "private-memory-after-cached-mmio": {"private-after-cached-mmio"},
 }
 """The curated scenarios that do what it takes, where few do."""
