@@ -65,8 +65,9 @@ def test_the_test_of_lava_reports_each_scenario(tmp_path: Path) -> None:
     test = yaml.safe_load((EXAMPLES / "ci/lava-test.yaml").read_text())
     assert re.match(r"Lava-Test Test Definition 1\.\d", test["metadata"]["format"])
     last = test["run"]["steps"][-1].replace("/tmp/memslots.tap", str(tmp_path / "tap"))
-    (tmp_path / "tap").write_text("TAP version 13\n1..3\nok 1 - move-up\nnot ok 2 - move-down\n"
-                                  "ok 3 - huge # SKIP needs pages\n")  # fmt: skip
+    (tmp_path / "tap").write_text("TAP version 13\n1..4\nok 1 - move-up\nnot ok 2 - move-down\n"
+                                  "ok 3 - huge # SKIP needs pages\n"
+                                  "not ok 4 known # TODO known issue an-issue\n")  # fmt: skip
     (tmp_path / "lava-test-case").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "lava-test-case").chmod(0o755)
     variables = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
@@ -77,4 +78,5 @@ def test_the_test_of_lava_reports_each_scenario(tmp_path: Path) -> None:
         "move-up --result pass",
         "move-down --result fail",
         "huge --result skip",
+        "known --result skip",
     ]
