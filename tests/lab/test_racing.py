@@ -38,6 +38,8 @@ FAULTS = {
     "racing-map-over": ("fresh-memory-missed:every=9",),
     "racing-page-out": ("paged-out-is-lost:every=9",),
     "racing-migrating": ("old-place-seen-for-20-runs:every=5",),
+    "racing-clocks-through-moves": ("clock-not-logged-beside-a-vcpu", "clock-stays-after-move"),
+    "racing-clocks-and-host-memory": ("clock-writes-beyond:every=9", "clock-after-deletion"),
     "racing-closed-guest-memfd": ("memfd-delete-refused:every=3",),
     "racing-punched-guest-memfd": ("memfd-punch-refused:every=9",),
     "racing-slots-and-unmap": ("old-place-seen-for-20-runs:every=5",),

@@ -13,6 +13,7 @@ from vmm.scenario.operations import (
     Mapping,
     Race,
     Scenario,
+    Survey,
     Touch,
 )
 
@@ -60,6 +61,7 @@ def race(
     source: str,
     mappings: tuple[Mapping, ...] = (A, B),
     needs: tuple[str, ...] = (),
+    survey: Survey = "read",
 ) -> Scenario:
     """Return a scenario of one race, with what comes before it and after it."""
     return Scenario(
@@ -69,7 +71,7 @@ def race(
         tags=("racing", "slow"),
         needs=needs,
         mappings=mappings,
-        survey="read",
+        survey=survey,
         vcpus=len(guests),
         operations=(*before, Race(hosts, guests), *after),
     )

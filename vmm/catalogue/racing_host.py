@@ -2,17 +2,21 @@
 
 import msgspec
 
-from vmm.catalogue._build import A, B, Slot, at, second_form
+from vmm.catalogue._build import A, B, Slot, at, read, second_form
 from vmm.catalogue._racing import change, host, race, reader, writer
 from vmm.scenario.operations import (
     GUEST_MEMFD,
+    LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     CloseGuestMemfd,
     CreateGuestMemfd,
     HostThread,
+    Inspect,
+    KvmclockCtrl,
     PunchGuestMemfd,
     Race,
     Scenario,
+    SetClockMsr,
     SetUserMemoryRegion2,
 )
 
@@ -27,6 +31,16 @@ def _bound(number: int) -> SetUserMemoryRegion2:
     made = second_form(_BOUND.change(GUEST_MEMFD))
     return msgspec.structs.replace(made, guest_memfd=f"file{number}")
 
+
+_LOGGED = Slot(1, _GFN, at("a"), 2, LOG_DIRTY_PAGES)
+_PLAIN = Slot(1, _GFN, at("a"), 2)
+_CLOCK_GPA = (_GFN + 1) * PAGE_SIZE_BYTES + 0x400
+_CLOCKS = (
+    SetClockMsr("steal_time", _CLOCK_GPA),
+    SetClockMsr("system_time", _CLOCK_GPA + 0x80, vcpu=1),
+)
+_LOOKS = (KvmclockCtrl(1), read(_GFN + 8), read(_GFN + 8, vcpu=1), Inspect())
+"""Both vCPUs run, and it is looked where their clocks have gone."""
 
 _VCPUS = (reader(0, _GFN, _GFN + 1), writer(1, _GFN, _GFN + 1))
 
@@ -79,6 +93,43 @@ SCENARIOS = (
             msgspec.structs.replace(writer(1, _GFN + 1, _GFN + 5), migrates=2),
         ),
         source="vcpu_load; kvm_arch_vcpu_load",
+    ),
+    race(
+        "clocks-through-moves",
+        "While slots move, what KVM writes of a clock is logged where it goes, and nowhere else.",
+        (_LOGGED.create(), *_CLOCKS),
+        (
+            host(
+                *(_LOGGED.log(), _LOGGED.move(_GFN + 4), _LOGGED.log(), _LOGGED.create()),
+                *(_LOGGED.log(), _PLAIN.create(), _LOGGED.create(), _LOGGED.log()),
+                rounds=10,
+            ),
+            host(_NEXT.create(), _NEXT.delete(), rounds=10),
+        ),
+        (reader(0, _GFN + 8, _GFN + 9), reader(1, _GFN + 8)),
+        *(_PLAIN.create(), *_LOOKS, _LOGGED.move(_GFN + 4), *_LOOKS, _LOGGED.delete(), *_LOOKS),
+        source="7caf9571563e, 8332f0ed4f18; kvm_gpc_refresh, record_steal_time",
+        needs=("kvmclock", "kvmclock_ctrl", "steal_time"),
+        survey="none",
+    ),
+    race(
+        "clocks-and-host-memory",
+        "While a clock's memory goes and comes, KVM writes to what is mapped, and not beside it.",
+        (_ONE.create(), *_CLOCKS),
+        (
+            host(
+                *(change("drop", "a", 0, 2), change("unmap", "a", 1), change("map", "a", 1)),
+                *(change("map_fresh", "a", 1), change("map", "a", 1)),
+                *(change("write_protect", "a", 0, 2), change("allow", "a", 0, 2)),
+                rounds=10,
+            ),
+            host(_ONE.move(_GFN + 1), _ONE.create(), rounds=10),
+        ),
+        (reader(0, _GFN, _GFN + 1), reader(1, _GFN + 8)),
+        *(*_LOOKS, _ONE.delete(), *_LOOKS),
+        source="a3ec2e2b4a2f; gfn_to_pfn_cache_invalidate_start, hva_to_pfn_retry",
+        needs=("sync_mmu", "kvmclock", "kvmclock_ctrl", "steal_time"),
+        survey="none",
     ),
     Scenario(
         name="racing-closed-guest-memfd",

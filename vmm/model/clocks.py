@@ -13,6 +13,7 @@ from vmm.model.array import MemslotArray
 from vmm.model.backing import Backing
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
+from vmm.model.races.clocks import RaceClock
 from vmm.model.regions import Memslot
 from vmm.model.rule import documented, source
 from vmm.scenario.clocks import LAYOUTS, STEAL_TIME_BYTES, ClockWrite
@@ -136,6 +137,14 @@ class Clocks:
             if vcpu is None or number == vcpu:
                 for kind, clock in self._of(number):
                     self._write(number, kind, clock, surely=False)
+
+    def in_race(self) -> tuple[RaceClock, ...]:
+        """Return all clocks, of which nobody knows after a race whether they are asked for."""
+        for clock in self._clocks.values():
+            clock.asked = clock.stopped = False
+        return tuple(
+            RaceClock(vcpu, kind, clock.gpa) for (vcpu, kind), clock in self._clocks.items()
+        )
 
     def met(
         self, op: Touch | Sweep | Execute | Instruction, usual: tuple[Allowed, ...]

@@ -302,14 +302,17 @@ class Model:
     def _follow_race(self, race: Race, outcome: Raced) -> Followed:
         for vcpu in range(len(race.guests)):
             self._vm.internal.use_vcpu(vcpu)
-        if self._vm.clocks.exist:
-            return Followed()
-        slots = self._vm.spaces[0]
+        slots, clocks = self._vm.spaces[0], self._vm.clocks.in_race()
+        tracking = self._vm.tracking
         judge = RaceJudge(
-            race, slots, self._backing, self._contents, self._vm.tracking, self.allowed
+            race, slots, self._backing, self._contents, tracking, self.allowed, clocks
         )
         flaw = judge.flaw(outcome)
-        if judge.unknown or (self._vm.internal.irqchip and _meets_device(race)):
+        if (
+            judge.unknown
+            or (clocks and tracking.ring is not None)
+            or (self._vm.internal.irqchip and _meets_device(race))
+        ):
             return Followed()
         return Followed(flaw=flaw, raced=frozenset() if flaw else frozenset(judge.rules))
 

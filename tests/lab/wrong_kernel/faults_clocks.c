@@ -343,6 +343,13 @@ static void logged_when_off(struct vm *vm, struct log *log)
     change_bits(vm, log, false, set_bit);
 }
 
+/* Only to another thread than the one that ran a vCPU last. */
+static void not_logged_elsewhere(struct vm *vm, struct log *log)
+{
+    if (vm->has_run && !pthread_equal(vm->runner, pthread_self()))
+        change_bits(vm, log, true, clear_bit);
+}
+
 static bool is_clock_entry(struct vcpu *vcpu, const struct kvm_dirty_gfn *entry)
 {
     for (int kind = 0; kind < NR_CLOCKS; kind++) {
@@ -459,6 +466,9 @@ const struct fault clock_faults[] = {
     {.name = "clock-not-logged", .log = not_logged,
      .sentence = "What KVM writes of a clock is not in the dirty log.",
      .witness = "set 1 100 1 0 log; clock steal 100+400; read 200; log 1"},
+    {.name = "clock-not-logged-beside-a-vcpu", .log = not_logged_elsewhere,
+     .sentence = "Another thread than the vCPU's does not find a clock in the dirty log.",
+     .witness = "set 1 100 1 0 log; clock steal 100+400; read 200; thread log 1"},
     {.name = "clock-logged-beside", .log = logged_beside,
      .sentence = "What KVM writes of a clock is in the dirty log as the page after it.",
      .witness = "set 1 100 2 0 log; clock steal 100+400; read 200; log 1"},

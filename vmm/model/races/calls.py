@@ -66,7 +66,9 @@ class HostSide:
         contents: Contents,
         tracking: Tracking,
         allowed: Callable[[AnyOperation], tuple[Allowed, ...]],
+        gfns: Iterable[int] = (),
     ) -> None:
+        """``gfns`` are what else than the guests' programs uses."""
         self._race = race
         self._slots = slots
         self._backing = backing
@@ -75,7 +77,7 @@ class HostSide:
         self.unclear = False
         """Whether a guest reaches what the rules do not say which memory it is of."""
         self.words = MemoryWords(contents)
-        self.places = {gfn: Track(self._reached(gfn)) for gfn in _gfns(race)}
+        self.places = {gfn: Track(self._reached(gfn)) for gfn in (*_gfns(race), *gfns)}
         self.presence: dict[PageKey, Track[Access]] = {}
         self.logs: list[Logging] = []
         self.rules: set[Rule] = set()

@@ -7,7 +7,7 @@ Nothing here needs a kernel.
 """
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
 from vmm.model.allowed import Allowed
@@ -16,6 +16,7 @@ from vmm.model.backing import Backing
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
 from vmm.model.races.calls import HostSide, Interval, MaybeTranslation, Translation
+from vmm.model.races.clocks import RaceClock, RaceClocks
 from vmm.model.races.flaw import Expectation, Flaw
 from vmm.model.races.rings import RACE_RING, RingJudge
 from vmm.model.races.words import WORD_BYTES
@@ -90,20 +91,27 @@ class RaceJudge:
         contents: Contents,
         tracking: Tracking,
         allowed: Callable[[AnyOperation], tuple[Allowed, ...]],
+        clocks: Sequence[RaceClock] = (),
     ) -> None:
         self._race = race
         self._slots = slots
         self._contents = contents
         self._tracking = tracking
         self._mappings = backing.names
-        self._host = HostSide(race, slots, backing, contents, tracking, allowed)
+        gfns = [clock.gpa // PAGE_SIZE_BYTES for clock in clocks]
+        self._host = HostSide(race, slots, backing, contents, tracking, allowed, gfns)
+        self._clocks = RaceClocks(clocks, race, self._host, self._writable, self._surely_writable)
         ring = tracking.ring
         self._rings = None if ring is None else RingJudge(race, ring)
 
     @property
     def unknown(self) -> bool:
         """Whether the model does not know, after ``flaw``, what the guests reach."""
-        return self._host.unclear or (self._maps_ahead and not self._tracking.features.pre_fault)
+        return (
+            self._host.unclear
+            or self._clocks.are_met
+            or (self._maps_ahead and not self._tracking.features.pre_fault)
+        )
 
     @property
     def _maps_ahead(self) -> bool:
@@ -127,7 +135,7 @@ class RaceJudge:
             or self._first_wrong(_accesses(self._race, outcome, writes=True), self._wrong_write)
             or self._first_wrong(_accesses(self._race, outcome, writes=False), self._wrong_read)
             or self._wrong_rings(outcome)
-            or self._wrong_log()
+            or self._wrong_log(outcome)
             or self._wrong_content(outcome.changes)
         )
 
@@ -239,6 +247,9 @@ class RaceJudge:
     def _writable(self, place: Translation, interval: Interval) -> bool:
         return not place.readonly and "everything" in self._access(place, interval)
 
+    def _surely_writable(self, place: Translation, interval: Interval) -> bool:
+        return not place.readonly and not self._may_be_absent(place, interval, writing=True)
+
     def _may_be_present(self, place: Translation, interval: Interval) -> bool:
         return any(access != "nothing" for access in self._access(place, interval))
 
@@ -271,9 +282,10 @@ class RaceJudge:
     def _wrong_rings(self, outcome: Raced) -> Flaw | None:
         return None if self._rings is None else self._rings.flaw(outcome, self._host.logs)
 
-    def _wrong_log(self) -> Flaw | None:
+    def _wrong_log(self, outcome: Raced) -> Flaw | None:
         if self._rings is not None:
             return None
+        self._clocks.note_dirty(outcome, self._note_dirty)
         for log in self._host.logs:
             op = GetDirtyLog(log.slot)
             for read, page in log.invented():
@@ -301,9 +313,12 @@ class RaceJudge:
             found.setdefault(key, bytearray(self._page(*key)))
             found[key][at : at + len(change.data)] = change.data
         end = 1 << 62
+        veiled = self._clocks.words()
         for (mapping, page), data in found.items():
             for at in range(0, PAGE_SIZE_BYTES, WORD_BYTES):
                 offset = page * PAGE_SIZE_BYTES + at
+                if (mapping, offset) in veiled:
+                    continue
                 value = int.from_bytes(data[at : at + WORD_BYTES], "little")
                 right = self._host.words.values(mapping, offset, end, end + 1)
                 if value not in right:
@@ -311,6 +326,8 @@ class RaceJudge:
         for change in changes:
             self._contents.write(change.mapping, change.offset, change.data)
         self._contents.forget_changes()
+        for write in self._clocks.writes():
+            self._contents.kernel_writes(write, surely=False)
         return None
 
     def _page(self, mapping: str, page: int) -> bytes:

@@ -1,0 +1,87 @@
+"""Clocks that KVM writes while slots change: where they may be, and what a log must name."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from vmm.model.races.calls import HostSide, Interval, Translation
+from vmm.model.races.words import WORD_BYTES
+from vmm.scenario.clocks import LAYOUTS, ClockWrite
+from vmm.scenario.history import Raced
+from vmm.scenario.operations import PAGE_SIZE_BYTES, Clock, HostWrite, Race, Touch
+
+_EVER: Interval = (-1, 1 << 62)
+
+
+class RaceClock(NamedTuple):
+    """A clock of a vCPU, at a gpa."""
+
+    vcpu: int
+    clock: Clock
+    gpa: int
+
+
+class RaceClocks:
+    """What KVM may have written in a race, and what it must have.
+
+    ``writable`` says whether memory could be written at some moment of an interval, and
+    ``surely`` whether at every one.
+    """
+
+    def __init__(
+        self,
+        clocks: Iterable[RaceClock],
+        race: Race,
+        host: HostSide,
+        writable: Callable[[Translation, Interval], bool],
+        surely: Callable[[Translation, Interval], bool],
+    ) -> None:
+        self._clocks = tuple(clocks)
+        self._race = race
+        self._host = host
+        self._writable = writable
+        self._surely = surely
+
+    @property
+    def are_met(self) -> bool:
+        """Whether somebody may read or write what KVM does: nobody knows what is there then."""
+        hosts = (op for host in self._race.hosts for op in host.operations)
+        guests = (op for guest in self._race.guests for op in guest.program)
+        used = {op.place.offset % PAGE_SIZE_BYTES for op in hosts if isinstance(op, HostWrite)}
+        used |= {op.gpa % PAGE_SIZE_BYTES for op in guests if isinstance(op, Touch)}
+        return any(
+            at + WORD_BYTES > gpa % PAGE_SIZE_BYTES
+            and at < gpa % PAGE_SIZE_BYTES + LAYOUTS[clock].size
+            for _, clock, gpa in self._clocks
+            for at in used
+        )
+
+    def note_dirty(
+        self, outcome: Raced, note: Callable[[int, Translation, Interval, bool], None]
+    ) -> None:
+        """Note what logs may name, or must: the steal time is written whenever its vCPU runs."""
+        for vcpu, clock, gpa in self._clocks:
+            track = self._host.places[gpa // PAGE_SIZE_BYTES]
+            for window in outcome.windows[vcpu] if vcpu < len(outcome.windows) else ():
+                interval = window.begin, window.end
+                places = track.within(*interval)
+                for place in places:
+                    if place is not None and not place.readonly:
+                        alone = len(places) == 1 and self._surely(place, interval)
+                        note(vcpu, place, interval, alone and clock == "steal_time")
+
+    def writes(self) -> Iterator[ClockWrite]:
+        """Yield each structure that may have been written."""
+        for _, clock, gpa in self._clocks:
+            for place in self._host.places[gpa // PAGE_SIZE_BYTES].within(*_EVER):
+                if place is not None and self._writable(place, _EVER):
+                    offset = place.page * PAGE_SIZE_BYTES + gpa % PAGE_SIZE_BYTES
+                    yield ClockWrite(place.mapping, offset, clock)
+
+    def words(self) -> set[tuple[str, int]]:
+        """Return the words that may hold anything, by mapping and offset."""
+        return {
+            (write.mapping, (write.offset + at) // WORD_BYTES * WORD_BYTES)
+            for write in self.writes()
+            for start, end in LAYOUTS[write.clock].written
+            for at in range(start, end)
+        }
