@@ -29,11 +29,11 @@ NOT_ASKED = "the kernel could not be asked what it can do"
 
 patience_option = click.option(
     "--patience",
-    type=click.FloatRange(min=1),
+    type=click.FloatRange(min=0.1),
     default=1,
     envvar="VMM_PATIENCE",
     metavar="FACTOR",
-    help="Let the kernel take FACTOR times as long, on an emulated machine.",
+    help="Let the kernel take FACTOR times as long: more on an emulated machine.",
 )
 """The option; a command gets ``patience``."""
 

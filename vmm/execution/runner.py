@@ -59,13 +59,16 @@ def run_isolated(
     time_limit_s: float | None = None,
     host: dict[str, str] | None = None,
     journal: Path | None = None,
+    patience: float = 1.0,
 ) -> History:
     """Return the history of a scenario, carried out in a child process of its own.
 
-    ``journal`` is a file to which the history is written as it happens; what was recorded is on
-    disk before the next operation begins. Raises HarnessError where this program is at fault.
+    It may take ``time_limit_s``, or ``patience`` times as long as is usual. ``journal`` is a file
+    to which the history is written as it happens; what was recorded is on disk before the next
+    operation begins. Raises HarnessError where this program is at fault.
     """
-    with Worker([Header(scenario, features, host or {})], journal=journal) as worker:
+    header = Header(scenario, features, host or {})
+    with Worker([header], journal=journal, patience=patience) as worker:
         worker.start(0)
         history = worker.wait(time_limit_s).history()
     if history.end is not None and history.end.reason.startswith(HARNESS):
