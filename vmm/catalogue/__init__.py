@@ -4,6 +4,8 @@ A module is an area. Nothing here executes anything or states an expectation: wh
 should answer is the model's business.
 """
 
+from functools import lru_cache
+
 from vmm.catalogue import (
     access,
     clocks,
@@ -52,6 +54,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 
 
+@lru_cache(maxsize=4)
 def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ...]:
     """Return every curated scenario for a kernel with these features, from simple to large.
 
