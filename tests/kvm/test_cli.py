@@ -1,10 +1,10 @@
 """The commands as a user calls them, on this kernel."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from vmm.scenario.codec import scenario_text
@@ -120,7 +120,7 @@ def test_an_interrupted_run_leaves_the_history_of_what_ran(tmp_path: Path) -> No
         cwd=ROOT,
     ) as process:
         while process.poll() is None and not _is_under_way(history):
-            os.sched_yield()
+            time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=TIME_LIMIT_S)
     assert (process.returncode, errors) == (3, "")

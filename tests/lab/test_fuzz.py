@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from vmm.scenario.codec import read_scenario, scenario_text
 from vmm.scenario.operations import Scenario
 
 FUZZ = (sys.executable, "-m", "vmm.cli", "fuzz")
+PAUSE_S = 0.01
 BUDGET = ("--jobs", "1", "--seconds", "30", "--findings", "1")
 
 
@@ -73,7 +75,7 @@ def test_a_right_kernel_passes_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_corpus_grows_and_is_begun_from(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
-    budget = ("--jobs", "1", "--operations", "1500", "--seconds", "60", "--corpus", str(corpus))
+    budget = ("--jobs", "1", "--operations", "500", "--seconds", "60", "--corpus", str(corpus))
     assert fuzz(tmp_path, "--seed", "2", *budget).returncode == 0
     kept = {path.name for path in corpus.iterdir()}
     assert kept
@@ -91,10 +93,11 @@ def test_what_was_under_way_is_named_after_a_crash(tmp_path: Path) -> None:
     try:
         while sum(path.stat().st_size > 0 for path in out.glob("under-way-*")) < 2:
             assert running.poll() is None
+            time.sleep(PAUSE_S)
     finally:
         os.killpg(running.pid, signal.SIGKILL)  # As when the machine dies: nobody tidies up.
         running.wait()
-    budget = ("--jobs", "1", "--operations", "300", "--seconds", "60")
+    budget = ("--jobs", "1", "--operations", "100", "--seconds", "60")
     later = fuzz(tmp_path, "--seed", "1", *budget)
     assert later.stdout.count("left by a run that broke off") == 2
     resumed = fuzz(tmp_path, "--resume", *budget)
@@ -145,6 +148,7 @@ def test_ctrl_c_ends_with_a_summary(tmp_path: Path) -> None:
     )
     while not any(path.stat().st_size for path in out.glob("under-way-*")):
         assert running.poll() is None
+        time.sleep(PAUSE_S)
     running.send_signal(signal.SIGINT)
     stdout, _ = running.communicate(timeout=30)
     assert "note: interrupted" in stdout
@@ -186,11 +190,12 @@ def test_descriptors_that_run_out_are_the_hosts(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_from_outside_is_no_finding(tmp_path: Path) -> None:
-    command = [*FUZZ, "--jobs", "1", "--seconds", "6", "--out", str(tmp_path / "out")]
+    command = [*FUZZ, "--jobs", "1", "--seconds", "2", "--out", str(tmp_path / "out")]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
     while not any((tmp_path / "out").glob("under-way-*")):
         assert running.poll() is None
+        time.sleep(PAUSE_S)
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
     stdout, _ = running.communicate(timeout=60)
     assert running.returncode == 3, stdout
