@@ -460,4 +460,6 @@ def test_a_kernel_that_is_known_to_hang_costs_seconds_and_no_other_scenario(
 def test_patience_reaches_the_time_limits(kernel: Kernel) -> None:
     assert vmm("check", "--patience", "20").exit_code == 0
     assert kernel.patience == 20
-    assert vmm("check", "--patience", "0.5").exit_code == 2
+    assert vmm("check", "--patience", "0.5").exit_code == 0
+    assert kernel.patience == 0.5
+    assert vmm("check", "--patience", "0.05").exit_code == 2
