@@ -152,9 +152,13 @@ def test_what_has_no_form_in_c_is_said() -> None:
 def test_programs_with_private_memory_compile_and_make_a_vm_that_has_it(tmp_path: Path) -> None:
     private = [each for each in catalogue(EVERYTHING) if each.vm_type]
     assert private
+    compiled = set[str]()
     for scenario in private:
         text = program_of(scenario, EVERYTHING)
-        compiles(text, tmp_path)
+        kinds = set(map(kind_of, scenario.operations))
+        if not kinds <= compiled:
+            compiles(text, tmp_path)
+            compiled |= kinds
         made = re.findall(r"^\tvm = must\(ioctl\(kvm, KVM_CREATE_VM, (.*?)\)", text, re.MULTILINE)
         assert set(made) == {"1 /* KVM_X86_SW_PROTECTED_VM */"}
         assert len(made) == 1 + sum(isinstance(op, NewVm) for op in scenario.operations)
