@@ -30,7 +30,8 @@ class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``undoes`` is the commit of the fix that it undoes; ``npt`` is the parameter of kvm_amd that
     chooses the MMU; ``first`` are patterns of the scenarios that are the likeliest to notice;
-    ``equivalent`` says why nobody can, if that is so.
+    ``equivalent`` says why nobody can, if that is so; ``survives`` why it was not noticed, where
+    that is known.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     npt: int = 1
     first: tuple[str, ...] = ()
     equivalent: str = ""
+    survives: str = ""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

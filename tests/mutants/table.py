@@ -28,39 +28,33 @@ def of_version(version: str) -> Iterator[str]:
     black = [known.get(results.key(row, white=False)) for row in rows]
     white = [known.get(results.key(row, white=True)) for row in rows]
     yield f"\n### Linux {version}\n"
-    yield from _summary(rows, black, white)
+    yield from summary(rows, black, white)
     yield "\n| bug | noticed by | at | after | white box |"
     yield "|---|---|---|---|---|"
     for row, one, other in zip(rows, black, white, strict=True):
-        undoes = f" ({row.undoes} undone)" if row.undoes else ""
-        mmu = ", npt=0" if not row.npt else ""
-        yield (
-            f"| {row.subject}{undoes}{mmu} | {_by(row, one)} | {_at(one)} | {_after(one)} "
-            f"| {_inside(other)} |"
-        )
+        yield f"| {_named(row)} | {_by(row, one)} | {_at(one)} | {_after(one)} | {_inside(other)} |"
 
 
-def _summary(
+def summary(
     rows: Sequence[Mutant], black: Sequence[Found | None], white: Sequence[Found | None]
 ) -> Iterator[str]:
-    counted = [
-        (found, other)
-        for row, found, other in zip(rows, black, white, strict=True)
-        if found is not None and not row.equivalent
+    """Yield what it comes to, and every bug that nothing has noticed, with why."""
+    real = [
+        (row, one, other)
+        for row, one, other in zip(rows, black, white, strict=True)
+        if not row.equivalent
     ]
-    noticed = [found for found, _ in counted if found.how in NOTICED]
-    only_white = [
-        found
-        for found, other in counted
-        if found.how not in NOTICED and other is not None and other.rule.startswith("kernel-")
-    ]
-    same = sum(bool(row.equivalent) for row in rows)
-    share = f"{100 * len(noticed) / len(counted):.1f} %" if counted else "none"
+    noticed = [one for _, one, _ in real if one is not None and one.how in NOTICED]
+    missed = [each for each in real if each[1] is None or each[1].how not in NOTICED]
+    only_white = [row for row, _, other in missed if _is_seen(other)]
+    left = [(row, one) for row, one, other in missed if not _is_seen(other)]
+    same = len(rows) - len(real)
+    undone = sum(bool(row.undoes) for row in rows)
+    caught = len(noticed) + len(only_white)
     yield (
-        f"{len(rows)} bugs, {sum(bool(row.undoes) for row in rows)} of them real fixes undone. "
-        f"Of {len(counted)} that were looked for and can be noticed, {len(noticed)} were ({share}) "
-        f"from outside, and {len(only_white)} more by the white box alone; "
-        f"{same} cannot be noticed, and {len(rows) - same - len(counted)} were not looked for."
+        f"{len(rows)} bugs, {undone} of them real fixes undone; {same} cannot be noticed. Of the "
+        f"other {len(real)}, {caught} were noticed ({100 * caught / max(len(real), 1):.1f} %): "
+        f"{len(noticed)} from outside, and {len(only_white)} by the white box alone."
     )
     if noticed:
         seconds = [found.seconds for found in noticed]
@@ -68,6 +62,20 @@ def _summary(
             f"From the moment when a bug was put to work: {mean(seconds):.1f} s on average, "
             f"{median(seconds):.1f} s in the middle."
         )
+    if left:
+        yield "\nNot noticed:\n"
+    for row, one in left:
+        looked = "it was not looked for" if one is None else f"after {one.seconds:.0f} s"
+        yield f"- {_named(row)}: {row.survives or looked}"
+
+
+def _is_seen(found: Found | None) -> bool:
+    return found is not None and found.how in NOTICED and found.rule.startswith("kernel-")
+
+
+def _named(row: Mutant) -> str:
+    undoes = f" ({row.undoes} undone)" if row.undoes else ""
+    return f"{row.subject}{undoes}{', npt=0' if not row.npt else ''}"
 
 
 def _by(row: Mutant, found: Found | None) -> str:
@@ -75,8 +83,6 @@ def _by(row: Mutant, found: Found | None) -> str:
         return f"cannot be noticed: {row.equivalent}"
     if found is None:
         return "(not looked for)"
-    if found.how == "survived" and "there was time" in found.step:
-        return "nothing in the time that there was"
     if found.how not in NOTICED:
         return f"**{found.how}**"
     if found.step.startswith("fuzz:"):
@@ -107,6 +113,4 @@ def _after(found: Found | None) -> str:
 def _inside(found: Found | None) -> str:
     if found is None:
         return ""
-    if found.rule.startswith("kernel-"):
-        return f"{found.rule} in `{found.scenario}`"
-    return "nothing more"
+    return f"{found.rule} in `{found.scenario}`" if _is_seen(found) else "nothing more"

@@ -157,7 +157,7 @@ SCENARIOS = (
     ),
     _used_up(
         "A move that is refused, before or after the slot was invalidated, uses nothing up.",
-        Churn(1, 240, "refused-moves"),
+        Churn(1, 1000, "refused-moves"),
         source="kvm_set_memslot: kvm_activate_memslot",
     ),
     _used_up(
