@@ -10,6 +10,7 @@ import click
 from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say
 from vmm.cli.lab_progress import Progress, judge_what_ran, kept, with_histories
 from vmm.cli.lab_whitebox import description_of
+from vmm.cli.writing import sweep
 from vmm.lab.cache import new_run_folder
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
@@ -95,7 +96,7 @@ def run(
         folder = new_run_folder()
         what = " ".join((chosen.value, *parameters))
         say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
-        start = time.monotonic()
+        start, began = time.monotonic(), time.time()
         progress = Progress()
         out, err = (partial(_write, descriptor, progress) for descriptor in (1, 2))
         try:
@@ -109,6 +110,7 @@ def run(
         say(f"note: {note}")
     if ending.why:
         say(ending.why)
+        sweep(words, began)
     if ending.why and histories is not None:
         judge_what_ran(histories, words, ending)
     say(f"status {ending.status} after {time.monotonic() - start:.1f} s; logs: {folder}")

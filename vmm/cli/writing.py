@@ -1,6 +1,8 @@
 """Files that a command writes: whole, or not at all."""
 
+import glob
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from vmm.cli.errors import Unusable, usable
+
+_SUFFIX = "?" * 8
+"""What `tempfile` makes names unique with."""
 
 
 @contextmanager
@@ -71,6 +76,19 @@ def spare(inputs: Iterable[Path], outputs: Iterable[str]) -> None:
     for output in outputs:
         if any(Path(output).exists() and path.samefile(output) for path in read):
             raise Unusable(f"{output}: this is what is read: write to another file")
+
+
+def sweep(arguments: Iterable[str], began: float) -> None:
+    """Remove what a process that is gone had begun to write, to the files that it was told of.
+
+    ``began`` is the time at which nothing of it was there yet.
+    """
+    for argument in arguments:
+        named = Path(re.split("[:=]", argument)[-1])
+        with suppress(OSError, ValueError):
+            for beside in named.parent.glob(f".{glob.escape(named.name)}.{_SUFFIX}"):
+                if beside.stat().st_ctime >= began:
+                    beside.unlink()
 
 
 def _mode(target: Path) -> int:

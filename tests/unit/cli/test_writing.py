@@ -1,0 +1,35 @@
+"""What is left of files that a process had begun to write when it was lost."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from vmm.cli.writing import sweep, written
+
+
+def test_what_a_lost_process_had_begun_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    began = time.time() - 1
+    (tmp_path / "logs").mkdir()
+    targets = [tmp_path / "a[1].json", tmp_path / "logs" / "b.xml"]
+    child = os.fork()
+    if not child:
+        with written(targets[0]), written(targets[1]):
+            os._exit(0)
+    os.waitpid(child, 0)
+    mine = tmp_path / ".c.json.12345678"
+    mine.touch()
+    assert len([*tmp_path.rglob(".*")]) == 3
+    sweep(("check", "--json=a[1].json", "junit:logs/b.xml", "", "c"), began)
+    assert [*tmp_path.rglob(".*")] == [mine]
+
+
+def test_what_was_there_before_stays(tmp_path: Path) -> None:
+    other = tmp_path / ".a.json.12345678"
+    other.touch()
+    sweep((f"--json={tmp_path}/a.json",), time.time() + 10)
+    assert other.exists()
