@@ -30,7 +30,7 @@ MANY_RUNS = "KVM_RUN:{}:after=30"
 
 IMPATIENT = (
     "from vmm.execution import runner; import runpy, sys; sys.argv[0] = 'vmm'; "
-    "runner.TIME_LIMIT_S = runner.JOURNAL_TIME_LIMIT_S = 1.0; "
+    "runner.TIME_LIMIT_S = 1.0; "
     "runpy.run_module('vmm.cli', run_name='__main__')"
 )
 """`vmm` with time limits of a second."""

@@ -41,8 +41,8 @@ OPERATION_LIMIT_S = 0.002
 A scenario that may take longer than that has as long as it may take (see `demand`).
 """
 
-JOURNAL_TIME_LIMIT_S = 600.0
-"""A journal waits for its disk at each step, and a scenario may have a hundred thousand."""
+JOURNAL_OPERATION_LIMIT_S = 0.1
+"""Likewise with a journal, which waits for its disk at each step: 10 ms, and a slow one longer."""
 
 _ANSWER = b"x"
 """What a child says at the end of a scenario; what follows is why it could not record the end."""
@@ -119,7 +119,9 @@ class Worker(Closing):
         self._cpu = cpu
         self._tape: Tape = MemoryTape() if journal is None else FileTape(journal)
         self._patience = patience
-        self._time_limit_s = TIME_LIMIT_S if journal is None else JOURNAL_TIME_LIMIT_S
+        self._operation_limit_s = OPERATION_LIMIT_S
+        if journal is not None:
+            self._operation_limit_s = JOURNAL_OPERATION_LIMIT_S
         self._child: Child | None = None
         self._process = process
         self._index = 0
@@ -143,7 +145,7 @@ class Worker(Closing):
         self._tape.clear()
         self._is_under_way = True
         operations = len(self._headers[index].scenario.operations)
-        self._limit_s = (self._time_limit_s + OPERATION_LIMIT_S * operations) * self._patience
+        self._limit_s = (TIME_LIMIT_S + self._operation_limit_s * operations) * self._patience
         self._may_take_longer = limit_s is None
         if limit_s is not None:
             self._limit_s = limit_s
