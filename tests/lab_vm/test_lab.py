@@ -81,7 +81,7 @@ def emulators_of(folder: Path) -> list[int]:
 
 
 def in_machine(kernel: str, folder: Path, script: str, limit_s: float = 120) -> tuple[Ending, str]:
-    """Run a shell script in a machine; return what came of it, and what it printed."""
+    """Run a shell script in a machine; return how it ended, and what it printed."""
     machine = Machine(fetched(kernel, print), Backend.SVM, limit_s=limit_s)
     logs, printed = folder / "logs", list[bytes]()
     logs.mkdir()

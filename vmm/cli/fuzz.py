@@ -66,7 +66,7 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("findings"),
               help="Where findings go; by default findings/.")  # fmt: skip
 @click.option("--corpus", type=click.Path(path_type=Path, file_okay=False),
-              help="Keep scenarios that reach something new, and begin with them.")  # fmt: skip
+              help="Keep scenarios that cover something new, and begin with them.")  # fmt: skip
 @click.option("--resume", is_flag=True,
               help="Name what a crash left under way, and go on after it.")  # fmt: skip
 @click.option("--minimise", "--shrink", "minimise", metavar="SCENARIO.json",

@@ -95,12 +95,12 @@ class _StatusLine:
 
 def _line(tally: Tally) -> str:
     rate = tally.operations / tally.seconds if tally.seconds else 0.0
-    reached = tally.reached
+    covered = tally.covered
     parts = [
         f"{tally.seconds:.0f} s",
         f"{tally.operations:,} operations ({rate:,.0f}/s)",
-        f"{len(group(reached, 'change'))} changes, {len(group(reached, 'refusal'))} refusals, "
-        f"{len(group(reached, 'pair'))} pairs",
+        f"{len(group(covered, 'change'))} changes, {len(group(covered, 'refusal'))} refusals, "
+        f"{len(group(covered, 'pair'))} pairs",
         f"{len(tally.findings)} found",
     ]
     if tally.minimising:
@@ -109,16 +109,16 @@ def _line(tally: Tally) -> str:
 
 
 def _summary(plan: Plan, tally: Tally) -> list[str]:
-    reached = tally.reached
+    covered = tally.covered
     rate = tally.operations / tally.seconds if tally.seconds else 0.0
-    slots = sorted(map(int, group(reached, "slots")))
+    slots = sorted(map(int, group(covered, "slots")))
     lines = [
         f"{tally.scenarios:,} scenarios, {tally.operations:,} operations in {tally.seconds:.1f} s "
         f"({rate:,.0f} a second)" + _overtime(tally),
-        f"reached: {', '.join(group(reached, 'change')) or 'no change'}; "
-        f"{len(group(reached, 'operation'))} kinds of operation; "
-        f"{len(group(reached, 'refusal'))} refusals; {len(group(reached, 'pair'))} pairs of "
-        f"successive calls; {len(group(reached, 'path'))} paths of a slot; "
+        f"covered: {', '.join(group(covered, 'change')) or 'no change'}; "
+        f"{len(group(covered, 'operation'))} kinds of operation; "
+        f"{len(group(covered, 'refusal'))} refusals; {len(group(covered, 'pair'))} pairs of "
+        f"successive calls; {len(group(covered, 'path'))} paths of a slot; "
         f"up to {slots[-1] if slots else 0} slots or more",
     ]
     if plan.corpus is not None:

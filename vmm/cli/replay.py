@@ -183,7 +183,7 @@ def _place(made: Replay, path: Path, problem: str) -> str:
 
 
 def _run(replays: list[Replay], host: Host, path: Path, require_run: bool) -> list[Status]:
-    """Carry the scenarios out on this kernel, and print what came of them."""
+    """Carry the scenarios out on this kernel, and print the verdicts."""
     for made in replays:
         _check(made, path)
     require_usable(host, require_run)

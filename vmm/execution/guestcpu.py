@@ -96,7 +96,7 @@ class GuestCpu:
         self._view = view
         self._windows = windows
         self._ready = _NOT_READY
-        """Which guest goes on by itself at the next KVM_RUN, where it ended at its port."""
+        """The guest that has ended at its port, so that the next KVM_RUN begins it anew."""
         self._as_id: AsId = 0
 
     def look_at(self, as_id: AsId) -> None:
@@ -266,7 +266,7 @@ class GuestCpu:
     def _stopped_by(self, error: KvmError) -> Stopped:
         """Return an errno of KVM_RUN, or the fault on private memory that comes with it.
 
-        Raises what is no answer of KVM_RUN.
+        Errors of other ioctls are raised again.
         """
         if error.request is not Ioctl.RUN:
             raise error
@@ -344,14 +344,14 @@ class GuestCpu:
                 stop = self._stopped_by(error)
             else:
                 stop = None if leaving is None else _stopped(leaving)
-                if isinstance(leaving, Mmio):  # There is no end to it.
+                if isinstance(leaving, Mmio):  # One of more accesses than any guest makes.
                     vcpu.finish_exit()
             for rip, gpa, data, is_write in passed:
                 exits.setdefault(index(rip), []).append(history.Mmio(gpa, is_write, data))
             if stop is None:
                 return exits, stops
             self._stay_in_mode()
-            # Never the same one twice, wherever a kernel claims that the guest is.
+            # A wrong kernel may name the same RIP again: always go on to a later record.
             given_up = max(index(vcpu.exit_rip()), max(stops, default=-1) + 1)
             if given_up >= count:  # The guest cannot go on at all, not even to its end.
                 self._ready = _NOT_READY

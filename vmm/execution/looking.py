@@ -1,6 +1,6 @@
-"""Who looks into the kernel while scenarios run: nobody, unless `looked_at_by` says so.
+"""The reader of the kernel's own memslots while scenarios run; none unless `looked_at_by` sets it.
 
-It holds for this process and for the children that it starts meanwhile.
+It is that of this process, and of the children that it starts meanwhile.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ _now: LookAt | None = None
 
 @contextmanager
 def looked_at_by(look_at: LookAt | None) -> Iterator[None]:
-    """Let somebody look, or nobody, until the block ends."""
+    """Have slots read by ``look_at``, or not at all, until the block ends."""
     global _now
     before, _now = _now, look_at
     try:
@@ -38,5 +38,5 @@ def looked_at_by(look_at: LookAt | None) -> Iterator[None]:
 
 
 def look_at() -> LookAt | None:
-    """Return who looks; None if nobody does."""
+    """Return what reads slots; None if nothing does."""
     return _now

@@ -134,10 +134,10 @@ class _Run:
         with self.progress:
             self.progress.notify_all()
 
-    def wait_until(self, reached: Callable[[], bool]) -> None:
+    def wait_until(self, holds: Callable[[], bool]) -> None:
         """Wait until a condition holds, looking at it whenever a window or a thread has ended."""
         with self.progress:
-            self.progress.wait_for(reached)
+            self.progress.wait_for(holds)
 
 
 class _Thread(threading.Thread):

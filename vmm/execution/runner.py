@@ -180,7 +180,7 @@ class Worker(Closing):
         return self._child is None or self._is_interrupted or self._child.answered(0)
 
     def interrupt(self) -> None:
-        """Put an end to the scenario under way, which `wait` tells."""
+        """Let the next `wait` break the scenario under way off."""
         self._is_interrupted = True
 
     def wait(self, time_limit_s: float | None = None) -> Record:
@@ -223,7 +223,7 @@ class Worker(Closing):
         """Wait for a child's answer; return why there is none, empty if there is."""
         try:
             while not child.answered(self.time_left_s):
-                if not self.time_left_s:  # What is its own was not over when it was looked at.
+                if not self.time_left_s:  # Own work since then may have added some.
                     return f"{HUNG}no end within {self._limit_s:g} s; {child.stack()}"
             return child.connection.recv_bytes().removeprefix(_ANSWER).decode()
         except (EOFError, ConnectionError):
@@ -239,7 +239,7 @@ class Worker(Closing):
         data = data[: data.rfind(b"\n") + 1]
         missing = b"" if data else history_line(self._headers[self._index])
         missing += history_line(End(reason, data.count(b"\n") - 1 if data else 0))
-        with suppress(OSError, OverflowError):  # What has no room there is in the record.
+        with suppress(OSError, OverflowError):  # A full tape: the record has it.
             self._tape.mend()
             self._tape.append(missing)
         return data + missing

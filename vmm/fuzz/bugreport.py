@@ -205,7 +205,7 @@ def _steps(scenario: Scenario, history: History | None) -> Iterator[str]:
 
 
 def _outcomes(scenario: Scenario, history: History | None) -> dict[int, AnyOutcome]:
-    """Return what came of each operation itself, by its place."""
+    """Return the outcome of each operation itself, by its index."""
     outcomes: dict[int, AnyOutcome] = {}
     for event in () if history is None else history.events:
         if (event.operation,) == scenario.operations[event.origin : event.origin + 1]:

@@ -1,4 +1,4 @@
-"""The corpus: a folder of scenarios that reached something new, each named by its content.
+"""The corpus: a folder of scenarios that covered something new, each named by its content.
 
 Several fuzzers may use one folder at once: a file appears whole or not at all, under a name that
 no other content has.

@@ -185,7 +185,7 @@ class Fuzzer:
         return plan.counts and self._finished == plan.jobs
 
     def _turn(self, watch: KernelWatch | None, left_s: float) -> None:
-        """Hear what there is to hear, look after those who are silent, and show the tally."""
+        """Take the workers' messages, look after workers that send none, and show the tally."""
         queue = self._queue
         queue.begin(self._cpus[0], left_s)
         minimiser = queue.connection
@@ -227,11 +227,11 @@ class Fuzzer:
     def _take(self, message: AnyMessage) -> None:
         tally, plan = self.tally, self._plan
         match message:
-            case Progress(scenarios, operations, inconclusive, reached):
+            case Progress(scenarios, operations, inconclusive, covered):
                 tally.scenarios += scenarios
                 tally.operations += operations
                 tally.inconclusive += inconclusive
-                tally.reached.update(reached)
+                tally.covered.update(covered)
             case Fresh(scenario):
                 if plan.corpus is not None and corpus.keep(plan.corpus, scenario):
                     tally.kept += 1
@@ -348,7 +348,7 @@ def _order(message: Differs) -> tuple[int, str, str]:
 
 
 def _silence(child: Child) -> str:
-    """Return how a worker is that nothing was heard of."""
+    """Return the state of a worker that has sent nothing for too long."""
     if child.is_stopped():
         return f"{_STOPPED}: somebody sent SIGSTOP"
     return f"hung: nothing heard for {_SILENCE_S:g} s; {child.stack()}"

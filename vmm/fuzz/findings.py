@@ -1,4 +1,4 @@
-"""What a difference leaves behind: a folder with all that a bug report needs."""
+"""Findings: for each difference a folder with all that a bug report needs."""
 
 import hashlib
 import json
@@ -83,7 +83,7 @@ def write(
     try:
         with whole_folder(target) as scratch:
             _fill(scratch, scenario, history, finding, host)
-    except FileExistsError:  # Another run was faster.
+    except FileExistsError:  # Another run has written the same finding.
         return target, False
     return target, True
 

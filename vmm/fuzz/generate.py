@@ -4,7 +4,7 @@ Most scenarios are a mixture of region calls and looks at memory; some begin wit
 slots; some have a taste for something else besides (``extras.py``); some are curated scenarios
 with a few operations changed. Races, other VMs' lives and churning slots are left to curated
 scenarios: they are about time and quantity, of which random ones have none to spare. Short ones
-show a difference plainly, long ones reach states that need many steps.
+show a difference plainly, long ones get to states that take many steps.
 """
 
 from collections.abc import Iterator, Sequence

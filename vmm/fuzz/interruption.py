@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish that is looked at when there is time, so that nothing is left half done."""
+"""Ctrl-C sets a flag that is looked at between steps, so that nothing is left half done."""
 
 import signal
 from types import FrameType, TracebackType
@@ -8,7 +8,7 @@ from vmm.host.signals import ENDING_SIGNALS
 
 
 class Interruption:
-    """Whether somebody wants us to end. The second time they do, it is a KeyboardInterrupt."""
+    """Whether Ctrl-C was pressed. The second one raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.asked = False

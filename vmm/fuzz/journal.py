@@ -133,7 +133,7 @@ def _is_in_use(path: Path) -> bool:
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return True  # Nobody who may not read it can go on with it.
+        return True  # Not ours to resume.
     try:
         os.lockf(file, os.F_TEST, 0)
     except OSError:

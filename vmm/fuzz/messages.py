@@ -13,16 +13,16 @@ class Message(msgspec.Struct, frozen=True, tag_field="is"):
 
 
 class Progress(Message, frozen=True, tag="progress"):
-    """So much more was done; ``reached`` counts items of ``Novelty``."""
+    """So much more was done; ``covered`` counts items of ``Novelty``."""
 
     scenarios: int
     operations: int
     inconclusive: int
-    reached: dict[str, int]
+    covered: dict[str, int]
 
 
 class Fresh(Message, frozen=True, tag="fresh"):
-    """A scenario reached something new."""
+    """A scenario covered something new."""
 
     scenario: Scenario
 

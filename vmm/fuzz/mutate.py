@@ -1,4 +1,4 @@
-"""Scenarios that somebody wrote, or that reached something, with a few operations changed."""
+"""Scenarios that somebody wrote, or that covered something, with a few operations changed."""
 
 from collections.abc import Sequence
 
@@ -138,7 +138,7 @@ class _Mutation:
         self._operations[at] = msgspec.structs.replace(victim, **{field: value})
 
     def _replay(self, end: int) -> None:
-        """Bring the world to where it is before the operation at ``end``."""
+        """Follow the operations before ``end``, so that the state is the one before it."""
         self._world.clear()
         for op in self._operations[:end]:
             if isinstance(op, SetUserMemoryRegion):

@@ -1,4 +1,4 @@
-"""What random scenarios reached: kinds of change, errnos, successions of changes, slot counts."""
+"""What random scenarios covered: kinds of change, errnos, successions of changes, slot counts."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ _ITEMS = {kind: f"operation:{kind.__name__}" for kind in get_args(AnyOperation)}
 
 
 class Novelty:
-    """Counts what the events of scenarios reached. An item is a string ``group:what``.
+    """Counts what the events of scenarios covered. An item is a string ``group:what``.
 
     Groups are ``operation`` (its type), ``change``, ``refusal`` (rule and errno), ``pair`` (two
     successive calls), ``path`` (the latest changes of one slot) and ``slots`` (how many there
@@ -40,7 +40,7 @@ class Novelty:
 
     @property
     def fresh(self) -> bool:
-        """Whether this scenario reached something that no earlier one did."""
+        """Whether this scenario covered something that no earlier one did."""
         return self._fresh
 
     def see(self, event: Event, rule: str) -> None:
@@ -88,5 +88,5 @@ class Novelty:
 
 
 def group(items: Iterable[str], name: str) -> list[str]:
-    """Return what was reached in one group, sorted."""
+    """Return what was covered in one group, sorted."""
     return sorted(item.partition(":")[2] for item in items if item.startswith(f"{name}:"))

@@ -75,7 +75,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Tally:
-    """What was done so far. ``reached`` counts items of ``Novelty``.
+    """What was done so far. ``covered`` counts items of ``Novelty``.
 
     ``findings`` are new folders, ``again`` those of earlier runs that this one has found, too.
     ``lost`` counts those that could not be written. Each of ``findings`` is a fault: ``also`` has
@@ -89,7 +89,7 @@ class Tally:
     operations: int = 0
     inconclusive: int = 0
     kept: int = 0
-    reached: Counter[str] = field(default_factory=Counter)
+    covered: Counter[str] = field(default_factory=Counter)
     findings: list[Path] = field(default_factory=list)
     again: list[Path] = field(default_factory=list)
     remarks: dict[str, str] = field(default_factory=dict)

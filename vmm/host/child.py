@@ -108,7 +108,7 @@ class Child:
     def end(self) -> str:
         """Make sure that the process is gone; return how it died, "" if it did not by itself.
 
-        A process that cannot be killed, because it hangs in the kernel, is left behind.
+        A process that cannot be killed, because it hangs in the kernel, is left alone.
         """
         if not self._pid:
             return ""

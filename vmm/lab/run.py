@@ -1,4 +1,4 @@
-"""Boots a machine for one command, and says what came of it."""
+"""Boots a machine for one command, and returns how that ended."""
 
 import secrets
 from collections.abc import Callable

@@ -137,7 +137,7 @@ class Accesses:
         return (usual,)
 
     def watch(self, watch: Callable[[Touch, tuple[Piece, ...], bytes], None]) -> None:
-        """Have each touch of a VM's only vCPU told that wrote in real mode."""
+        """Let ``watch`` see each write in real mode that the only vCPU of a VM makes."""
         self._watch = watch
 
     def _watched(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
@@ -255,14 +255,14 @@ class Accesses:
 
 
 def _answered(op: Touch, pieces: tuple[Piece, ...], usual: Allowed) -> Allowed:
-    """Return what a touch comes to parts of which the I/O APIC answers in the kernel."""
+    """Return the outcome of a touch of which the I/O APIC in the kernel may answer a part."""
     write = op.access == "write"
     asked = [each for each in pieces if leaves_memory(each, write) and answers(each)]
     outcome = usual.outcome
     if not asked or not isinstance(outcome, Touched):
         return usual
     data = _element(op.value, op.width) if write else None
-    # The registers begin with a page, and end within it.
+    # The I/O APIC's registers begin where a page does, so only the first piece can lie before.
     exits = () if pieces[0] in asked else exits_of(pieces[:1], data)
     unknown = 0 if write else unknown_bits(op.gpa, asked)
     return Allowed(Touched(outcome.value & ~unknown, exits, unknown), IOAPIC, usual.adopt)
@@ -274,7 +274,7 @@ def _element(value: int, width: int) -> bytes:
 
 
 def _private_fault(op: Touch, piece: Piece) -> tuple[Allowed, ...]:
-    """Return what a touch of private memory comes to that there is none of."""
+    """Return the outcomes of a touch of a private gpa that no guest_memfd backs."""
     rule = PRIVATE_FAULT
     fault = Allowed(private_fault(op.gpa & -PAGE_SIZE_BYTES, PAGE_SIZE_BYTES), rule)
     if piece.slot is not None:

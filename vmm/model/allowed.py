@@ -17,7 +17,7 @@ def nothing() -> None:
 class Allowed(msgspec.Struct, frozen=True):
     """An outcome, the rule that allows it, and what it does to the model's state.
 
-    ``is_apart`` says of what is no step's first outcome that it leaves other bytes in memory.
+    ``is_apart`` marks an alternative that leaves other bytes in memory than the first outcome.
     """
 
     outcome: AnyOutcome

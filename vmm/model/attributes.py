@@ -1,4 +1,4 @@
-"""What KVM_SET_MEMORY_ATTRIBUTES may come to: which gpas are private from then on."""
+"""The outcomes of KVM_SET_MEMORY_ATTRIBUTES, and which gpas are private from then on."""
 
 import errno
 from functools import partial

@@ -79,7 +79,7 @@ class Backing:
     """Finds the host memory of an hva among the mappings that a scenario declares."""
 
     def __init__(self, mappings: tuple[Mapping, ...], host: HostPages) -> None:
-        """``host`` says what each page shows; somebody else brings it on."""
+        """``host`` says what each page shows; it is kept up to date elsewhere."""
         self._host = host
         self._mappings = {mapping.name: mapping for mapping in mappings}
         # Those that have memory, but for what the host takes away later.
@@ -136,7 +136,7 @@ class Backing:
                 self._changed.update(self._host.viewers(*at))
 
     def follow(self, op: ChangeHostMemory) -> None:
-        """Come to what pages show after a change of a race, whose content is judged by itself."""
+        """Take over what pages show after a change in a race; their content is judged elsewhere."""
         self.changed(op)
         # Of memory without a file both are the same: fresh, and its own.
         fresh = op.how == "map_fresh"

@@ -61,7 +61,7 @@ class TssAddr(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unread(msgspec.Struct, frozen=True, gc=False):
-    """A call on memslots of which the trace does not say what was asked, or what came of it.
+    """A call on memslots of which the trace does not say what was asked, or the answer.
 
     ``may_change`` says whether slots may be other ones afterwards.
     """

@@ -1,4 +1,4 @@
-"""What a program checks: the model's allowed outcomes of each step, and what came where it ran."""
+"""What a program checks: the outcomes that the model allows at each step, and those observed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

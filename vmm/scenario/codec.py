@@ -33,7 +33,7 @@ HEADER_BEGINS = b'{"type":"history"'
 _NO_HISTORY = "not a history: the first line is its header"
 
 _TEXT_SHARE = 4
-"""A history whose text takes this part of what its scenario may take of memory is borne."""
+"""The text of a history may take this part, a quarter, of the memory its scenario may take."""
 
 
 def read_scenario(path: Path, limits: Limits = USUAL) -> Scenario:
@@ -91,7 +91,7 @@ def _names_a_place(guest: object) -> bool:
 
 
 def _with_room(scenario: Scenario) -> Scenario:
-    """Return it with its guest out of the way; what else is wrong with it is said first."""
+    """Return it with its guest moved out of the way; other problems are raised before that one."""
     try:
         return with_room(scenario)
     except ScenarioError:
@@ -100,7 +100,7 @@ def _with_room(scenario: Scenario) -> Scenario:
 
 
 def _is_implied(scenario: Scenario) -> bool:
-    """Whether the guest of a file that says nothing of its place would live in this one."""
+    """Whether the guest would be put where it is if the file did not say so."""
     try:
         return with_room(scenario) is scenario
     except ScenarioError:

@@ -95,7 +95,7 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
 
 
 class _Vms:
-    """Which VMs there are, and which of them is spoken of."""
+    """Which VMs exist, and which of them operations are about."""
 
     def __init__(self) -> None:
         self._current = 0

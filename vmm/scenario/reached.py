@@ -40,7 +40,7 @@ MAX_PRE_FAULTED_PAGES = 1 << 15
 """So many pages at most are mapped ahead at once in a scenario that has a sparse mapping."""
 
 _MOST_WORK = 1 << 22
-"""So many pages are looked up at most, some of them again and again."""
+"""At most so many pages are looked up, repetitions counted."""
 
 _HUGE_PAGES = 512
 _DENSE_KINDS = ("unmapped", "guest_memfd", "zero", "hugetlb")

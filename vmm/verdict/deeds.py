@@ -49,7 +49,7 @@ _RING_ENTRY_BYTES = 16
 _HUGE_PAGES = 512
 _WORD = 64
 _ANYWHERE = 1 << 52
-"""A limit of what guests reach that leaves everything in the plan."""
+"""The first gpa that no x86 guest reaches: with this limit a plan leaves no touch out."""
 
 
 def overruns_a_ring(scenario: Scenario) -> bool:

@@ -1,4 +1,4 @@
-"""An ideal kernel: it does what the model would rather see, step by step.
+"""An ideal kernel: it does the first outcome that the model allows, step by step.
 
 It says which rules a scenario meets where it cannot be run, and it is what tests run without one.
 """

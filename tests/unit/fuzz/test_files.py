@@ -192,7 +192,7 @@ def seen(novelty: Novelty, scenario: Scenario) -> None:
         novelty.see(event, judgement.rule)
 
 
-def test_what_was_reached_is_counted() -> None:
+def test_what_was_covered_is_counted() -> None:
     create = SetUserMemoryRegion(1, 0x100000, 4096, Place("a"))
     move = SetUserMemoryRegion(1, 0x200000, 4096, Place("a"))
     delete = SetUserMemoryRegion(1)

@@ -1,4 +1,4 @@
-"""States over time: what something may have been while others changed it."""
+"""States over time: which states something may have had while other threads changed it."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
