@@ -4,7 +4,8 @@
  *
  * Some are answered rightly, but do something else: CREATE:other=1 puts another page of memory in
  * the place of the caller's, NAME:writes=1 writes to the structure that is only read, KVM_RUN:exit=N
- * has that exit reason, whatever the guest met. NR_MEMSLOTS:answer=N is a kernel of so few slots. */
+ * has that exit reason, whatever the guest met; what KVM_GET_REGS:other=1 and KVM_GET_SREGS:other=1
+ * read is zero. NR_MEMSLOTS:answer=N is a kernel of so few slots. */
 #include "wrong_kernel.h"
 
 #include <signal.h>
@@ -70,11 +71,27 @@ static bool is_due(void)
 
 static int create_elsewhere(int fd, const void *argument)
 {
-    struct kvm_userspace_memory_region region = *(const struct kvm_userspace_memory_region *)argument;
+    struct kvm_userspace_memory_region region;
 
+    region = *(const struct kvm_userspace_memory_region *)argument;
     if (region.memory_size == PAGE_BYTES)
         region.userspace_addr = blank_page();
     return kernel_ioctl(fd, SET_REGION, &region);
+}
+
+static int read_zeros(int fd, unsigned long request, void *argument)
+{
+    int result = kernel_ioctl(fd, request, argument);
+
+    memset(argument, 0, _IOC_SIZE(request));
+    return result;
+}
+
+static int call_other(int fd, unsigned long request, void *argument)
+{
+    return request == (uint32_t)KVM_GET_REGS || request == (uint32_t)KVM_GET_SREGS
+               ? read_zeros(fd, request, argument)
+               : create_elsewhere(fd, argument);
 }
 
 static int call_and_write(int fd, unsigned long request, void *argument)
@@ -113,7 +130,7 @@ bool answered_wrongly(int fd, unsigned long request, void *argument, int *result
     if (kind == KILL)
         raise((int)number);
     if (kind == OTHER || kind == WRITES) {
-        *result = kind == OTHER ? create_elsewhere(fd, argument)
+        *result = kind == OTHER ? call_other(fd, request, argument)
                                 : call_and_write(fd, request, argument);
         return true;
     }

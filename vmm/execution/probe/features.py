@@ -17,6 +17,7 @@ from vmm.execution.probe.internal import (
     makes_tss_slot,
 )
 from vmm.execution.probe.reach import REACH_LIMIT_S, touch_limit
+from vmm.execution.probe.registers import check_registers
 from vmm.execution.samepages import merges_pages
 from vmm.kvm.memory import HUGE_PAGE_BYTES, HostAddress, HostMapping
 from vmm.kvm.system import Kvm
@@ -44,6 +45,8 @@ def probe_features(
         has = vm.check_extension
         says = _says(has)
         last_gfn = _last_gfn(vm, page)
+        begin("a vCPU's registers are set, and read back")
+        check_registers(kvm)
         begin("dirty rings of all sizes are enabled")
         ring_bytes = least_ring_bytes(kvm)
         begin("a page is read by a guest, and its dirty log looked at")

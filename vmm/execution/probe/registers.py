@@ -1,0 +1,44 @@
+"""Asks whether a kernel gives a vCPU's registers back as they were set: guests are told by them."""
+
+from dataclasses import fields
+
+from kvm_abi.raw import CData, WrongAnswerError
+from vmm.kvm.registers import Registers, set_descriptor_tables
+from vmm.kvm.system import Kvm
+
+_GENERAL = Registers(*(0x1111_0000 + number for number in range(17)))
+_CODE_BASE = 0x2_0000
+_TABLE = 0x3_0000, 0x123
+
+
+def check_registers(kvm: Kvm) -> None:
+    """Set registers of a vCPU that never runs, and read them back.
+
+    Raises `KvmError`, and `WrongAnswerError` where one is not what it was set to.
+    """
+    with kvm.create_vm() as vm:
+        vcpu = vm.create_vcpu(0)
+        vcpu.enter_big_real_mode(_CODE_BASE, 0)
+        special = vcpu.get_sregs()
+        set_descriptor_tables(special, *_TABLE)
+        vcpu.set_sregs(special)
+        vcpu.set_regs(_GENERAL)
+        _compare("KVM_GET_REGS", _general(vcpu.get_regs()), _general(_GENERAL))
+        wanted = {"cs.base": _CODE_BASE, "ss.base": _CODE_BASE, "ds.base": 0}
+        wanted |= dict(zip(("gdt.base", "gdt.limit"), _TABLE, strict=True))
+        _compare("KVM_GET_SREGS", _special(vcpu.get_sregs(), wanted), wanted)
+
+
+def _general(registers: Registers) -> dict[str, int]:
+    return {field.name: getattr(registers, field.name) for field in fields(registers)}
+
+
+def _special(sregs: CData, names: dict[str, int]) -> dict[str, int]:
+    parts = (name.partition(".") for name in names)
+    return {f"{of}.{what}": int(getattr(getattr(sregs, of), what)) for of, _, what in parts}
+
+
+def _compare(call: str, seen: dict[str, int], wanted: dict[str, int]) -> None:
+    for name, value in wanted.items():
+        if seen[name] != value:
+            raise WrongAnswerError(call, f"{name}={seen[name]:#x}, which was set to {value:#x}")
