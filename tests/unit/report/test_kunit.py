@@ -2,40 +2,24 @@
 
 import importlib
 import io
-import shutil
-import subprocess
 from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
+from tests.kernelsource import extracted
 from tests.results import EVERY_KIND, LEFT, run_of
 from tests.unit.report.test_formats import told
 from vmm.report.ktap import ktap_report
 
-PACKAGE = "linux-source-6.12"
 FOLDER = "tools/testing/kunit"
-FILES = ("kunit_parser.py", "kunit_printer.py")
-EXTRACT = f"""
-set -e
-apt-get download {PACKAGE}
-dpkg-deb --fsys-tarfile {PACKAGE}_*.deb | tar -xO --wildcards './usr/src/{PACKAGE}.tar.xz' |
-    xz -dc | tar -x --strip-components=1 {" ".join(f"{PACKAGE}/{FOLDER}/{name}" for name in FILES)}
-"""
 
 
 @pytest.fixture(scope="module")
 def kunit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The module kunit_parser, which says nothing on standard output."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        pytest.skip("needs apt-get, to have the kernel's sources")
-    folder = tmp_path_factory.mktemp("kernel")
-    done = subprocess.run(
-        ["nice", "bash", "-c", EXTRACT], cwd=folder, capture_output=True, text=True, timeout=600
-    )
-    if "Unable to locate package" in done.stderr:
-        pytest.skip(f"this host's package lists have no {PACKAGE}")
-    assert done.returncode == 0, done.stderr
+    files = (f"{FOLDER}/{name}.py" for name in ("kunit_parser", "kunit_printer"))
+    folder = extracted(tmp_path_factory.mktemp("kernel"), *files)
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(folder / FOLDER)
         parser = importlib.import_module("kunit_parser")
