@@ -142,8 +142,11 @@ class _Version(msgspec.Struct):
 
 
 def schema() -> dict[str, object]:
-    """Return the JSON Schema of a result."""
+    """Return the JSON Schema of a result; examples for the library are left out of it."""
     made = msgspec.json.schema(ResultFile)
+    for definition in made["$defs"].values():
+        if "description" in definition:
+            definition["description"] = definition["description"].partition(">>>")[0].strip()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "memslot-vmm result",
