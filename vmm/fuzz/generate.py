@@ -2,9 +2,9 @@
 
 Most scenarios are a mixture of region calls and looks at memory; some begin with a crowd of
 slots; some have a taste for something else besides (``extras.py``); some are curated scenarios
-with a few operations changed. Races, other VMs' lives and churning slots are left to curated
-scenarios: they are about time and quantity, of which random ones have none to spare. Short ones
-show a difference plainly, long ones get to states that take many steps.
+with a few operations changed; a few are races (``racing.py``). Other VMs' lives and churning slots
+are left to curated scenarios: they are about time and quantity, of which random ones have none to
+spare. Short ones show a difference plainly, long ones get to states that take many steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from vmm.fuzz.dice import Dice
 from vmm.fuzz.extras import Extras
 from vmm.fuzz.looks import Looks
 from vmm.fuzz.mutate import mutate
+from vmm.fuzz.racing import race_scenario
 from vmm.fuzz.world import World
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
@@ -32,6 +33,8 @@ from vmm.scenario.operations import (
 _MUTANTS = 0.15
 _ODD = 0x5DEECE66D
 _ODD_SHARE = 0.12
+_RACES = 0.01
+"""A race takes about as long as fifty other scenarios."""
 _CROWDS = 0.05
 _LENGTHS = ((3, 12), (12, 60), (60, 200), (150, 400))
 """How many region calls a scenario has: from, to."""
@@ -48,7 +51,10 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
     name = f"fuzz-{seed:016x}"
     if bases and dice.chance(_MUTANTS):
         return mutate(dice, dice.pick(bases), features, name)
-    drawn = _with_odd_taste(pools.draw(dice, features), features, Dice(seed ^ _ODD))
+    odd = Dice(seed ^ _ODD)
+    if odd.chance(_RACES):
+        return race_scenario(odd, features, name)
+    drawn = _with_odd_taste(pools.draw(dice, features), features, odd)
     composer = _Composer(dice, features, drawn)
     return Scenario(
         name=name,

@@ -194,6 +194,8 @@ class Clocks:
             return
         if op.clock == "steal_time":
             clock.is_sure = True  # Its place is looked up whenever it is written.
+        else:  # Linux 6.18 gives it a new version at once where it must no longer say "stable".
+            self._write(op.vcpu, op.clock, clock, surely=False)
         self._clocks[key] = clock
         self.exist = True
 

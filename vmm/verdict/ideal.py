@@ -6,6 +6,7 @@ It says which rules a scenario meets where it cannot be run, and it is what test
 from itertools import count, zip_longest
 
 from vmm.model.model import Model
+from vmm.scenario.clocks import LAYOUTS
 from vmm.scenario.features import Features
 from vmm.scenario.history import (
     AnyOutcome,
@@ -17,6 +18,7 @@ from vmm.scenario.history import (
     Event,
     Header,
     History,
+    HostChange,
     Inspected,
     Met,
     Raced,
@@ -78,6 +80,9 @@ PLAIN = Features(nr_memslots=_SLOTS, readonly_mem=False, sync_mmu=False, irqchip
 """A kernel that can do the least: some promises are about what is refused then."""
 
 
+_EVEN = b"\2"
+
+
 def ideal_history(scenario: Scenario, features: Features) -> History:
     """Return the history of a scenario on a kernel that keeps every promise.
 
@@ -95,6 +100,17 @@ def rules_met(scenario: Scenario, features: Features) -> frozenset[str]:
     if any(isinstance(operation, Race) for operation in scenario.operations):
         kernel.rules.update(judge(history).rules)
     return frozenset(kernel.rules)
+
+
+def _seen(outcome: AnyOutcome) -> AnyOutcome:
+    """Return what a host sees where KVM has written its clocks: of each a new version."""
+    if not isinstance(outcome, Inspected):
+        return outcome
+    versions = (
+        HostChange(each.mapping, each.offset + LAYOUTS[each.clock].version, _EVEN)
+        for each in outcome.due
+    )
+    return Inspected((*outcome.changes, *versions))
 
 
 class _Kernel:
@@ -121,7 +137,7 @@ class _Kernel:
     def _next(self, operation: AnyOperation) -> AnyOutcome:
         allowed = self._model.prefer(operation)
         self.rules.update(choice.rule.name for choice in allowed)
-        return allowed[0].outcome
+        return _seen(allowed[0].outcome)
 
     def _race(self, race: Race) -> Raced:
         """Return the outcome of threads that take turns: a call, then a window of each vCPU."""

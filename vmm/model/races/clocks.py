@@ -7,7 +7,7 @@ from vmm.model.races.calls import HostSide, Interval, Translation
 from vmm.model.races.words import WORD_BYTES
 from vmm.scenario.clocks import LAYOUTS, ClockWrite
 from vmm.scenario.history import Raced
-from vmm.scenario.operations import PAGE_SIZE_BYTES, Clock, HostWrite, Race, Touch
+from vmm.scenario.operations import PAGE_SIZE_BYTES, Clock, Execute, HostWrite, Race, Touch
 
 _EVER: Interval = (-1, 1 << 62)
 
@@ -61,13 +61,17 @@ class RaceClocks:
         """Note what logs may name, or must: the steal time is written whenever its vCPU runs."""
         for vcpu, clock, gpa in self._clocks:
             track = self._host.places[gpa // PAGE_SIZE_BYTES]
-            for window in outcome.windows[vcpu] if vcpu < len(outcome.windows) else ():
+            if vcpu >= len(outcome.windows):
+                continue
+            runs = any(isinstance(op, Touch | Execute) for op in self._race.guests[vcpu].program)
+            for window in outcome.windows[vcpu]:
                 interval = window.begin, window.end
                 places = track.within(*interval)
                 for place in places:
                     if place is not None and not place.readonly:
                         alone = len(places) == 1 and self._surely(place, interval)
-                        note(vcpu, place, interval, alone and clock == "steal_time")
+                        sure = alone and runs and clock == "steal_time"
+                        note(vcpu, place, interval, sure)
 
     def writes(self) -> Iterator[ClockWrite]:
         """Yield each structure that may have been written."""

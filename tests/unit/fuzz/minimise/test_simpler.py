@@ -117,7 +117,7 @@ def test_the_second_form_of_a_call_becomes_the_first() -> None:
     assert best.operations == (slot(),)
 
 
-def test_a_race_loses_threads_rounds_and_steps() -> None:
+def test_a_race_loses_threads_and_steps_and_goes_on_for_as_long() -> None:
     host = HostThread((slot(), GetDirtyLog(1), slot()), rounds=500, pause=3)
     guest = GuestThread((Touch(0x100_000), Touch(0x101_000)), windows=9000)
     race = Race((host, HostThread((GetDirtyLog(2),))), (guest, guest))
@@ -133,8 +133,8 @@ def test_a_race_loses_threads_rounds_and_steps() -> None:
     assert isinstance(best, Race)
     assert len(best.hosts) == len(best.guests) == 1
     assert best.hosts[0].operations == (GetDirtyLog(1),)
-    assert (best.hosts[0].rounds, best.hosts[0].pause) == (1, 0)
-    assert best.guests[0].windows == 1
+    assert (best.hosts[0].rounds, best.hosts[0].pause) == (500, 0)
+    assert best.guests[0].windows == 9000
     assert len(best.guests[0].program) == 1
 
 

@@ -1,0 +1,166 @@
+"""Random races: threads that change slots and host memory, each its own, under vCPUs.
+
+A race takes as long as thousands of other operations, so that few scenarios are one.
+"""
+
+from collections.abc import Iterator
+
+from vmm.fuzz.dice import Dice
+from vmm.fuzz.pools import GUEST
+from vmm.scenario.features import Features
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    ChangeHostMemory,
+    GetDirtyLog,
+    GuestThread,
+    HostAction,
+    HostChangeKind,
+    HostThread,
+    HostWrite,
+    Inspect,
+    KvmclockCtrl,
+    Mapping,
+    MappingKind,
+    Place,
+    PreFaultMemory,
+    Race,
+    Scenario,
+    SetClockMsr,
+    SetUserMemoryRegion,
+    Touch,
+)
+
+_PAGES = 6
+_GFN = 0x100
+_AREA_GFNS = 6
+_KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "shared", "memfd")
+_VALUES = 0x4000_0000
+_CLOCK_OFFSET = 0x700
+_KEPT = "kept"
+"""The mapping that the host writes to, and never takes away."""
+
+_PAIRS: tuple[tuple[HostChangeKind, ...], ...] = (
+    *(("drop",), ("punch",), ("unmap", "map"), ("forbid", "allow")),
+    *(("write_protect", "allow"), ("map_fresh", "map"), ("page_out",)),
+)
+"""Changes of host memory, each with what gives it back."""
+
+
+def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
+    """Return a scenario of one race, and looks at what is left."""
+    taken = Mapping("taken", _PAGES, dice.pick(("anonymous", "memfd")))
+    mappings = (Mapping(_KEPT, _PAGES, dice.pick(_KINDS)), taken)
+    vcpus = dice.pick((1, 2, 2))
+    hosts = tuple(_host(dice, features, number, taken) for number in range(dice.between(1, 3)))
+    guests = tuple(_guest(dice, features, vcpu, len(hosts)) for vcpu in range(vcpus))
+    first = tuple(
+        op
+        for host in hosts
+        for op in host.operations[:1]
+        if isinstance(op, SetUserMemoryRegion) and dice.chance(0.7)
+    )
+    clocks = tuple(_clocks(dice, features, vcpus, len(hosts)))
+    looks = tuple(_looks(dice, vcpus, len(hosts), clocks))
+    return Scenario(
+        name=name,
+        operations=(*first, *clocks, Race(hosts, guests), *looks),
+        mappings=mappings,
+        why="A random race.",
+        source="vmm fuzz",
+        tags=("fuzz",),
+        survey="none",
+        vcpus=vcpus,
+        guest=GUEST,
+    )
+
+
+def _host(dice: Dice, features: Features, number: int, taken: Mapping) -> HostThread:
+    """Return a thread with a slot and gpas of its own; the first one changes host memory."""
+    operations: list[HostAction] = []
+    pages = dice.between(1, 3)
+    flags = dice.pick((0, 0, LOG_DIRTY_PAGES, LOG_DIRTY_PAGES))
+    readonly = READONLY if features.readonly_mem and dice.chance(0.15) else 0
+    hva = Place(dice.pick((_KEPT, "taken")), dice.below(_PAGES - pages + 1) * PAGE_SIZE_BYTES)
+    slot = 1 + number
+    for turn in range(dice.between(2, 5)):
+        what = dice.random() if turn else 0.0
+        gfn = _GFN + number * _AREA_GFNS + dice.below(_AREA_GFNS - pages + 1)
+        if what < 0.6:
+            given = flags if dice.chance(0.8) else flags ^ LOG_DIRTY_PAGES
+            operations.append(
+                SetUserMemoryRegion(
+                    slot, gfn * PAGE_SIZE_BYTES, pages * PAGE_SIZE_BYTES, hva, given | readonly
+                )
+            )
+        elif what < 0.75:
+            operations.append(SetUserMemoryRegion(slot))
+        elif what < 0.9:
+            operations.append(GetDirtyLog(slot))
+        elif number:
+            place = Place(_KEPT, dice.below(_PAGES) * PAGE_SIZE_BYTES + 0x300 + 4 * number)
+            operations.append(HostWrite(place, dice.below(_VALUES)))
+        else:
+            operations += _change(dice, features, taken)
+    return HostThread(tuple(operations), dice.between(2, 6), dice.pick((1, 1, 0)))
+
+
+def _change(dice: Dice, features: Features, taken: Mapping) -> Iterator[HostAction]:
+    if not features.sync_mmu:
+        return
+    pair = dice.pick(_PAIRS)
+    if (pair[0] == "map_fresh" and taken.kind != "anonymous") or (
+        pair[0] == "punch" and taken.kind == "anonymous"
+    ):
+        pair = ("drop",)
+    first = dice.below(_PAGES)
+    pages = dice.between(1, min(3, _PAGES - first))
+    for how in pair:
+        yield ChangeHostMemory(Place(taken.name, first * PAGE_SIZE_BYTES), pages, how)
+
+
+def _guest(dice: Dice, features: Features, vcpu: int, hosts: int) -> GuestThread:
+    """Return a thread that reads anywhere, and writes where no other vCPU does."""
+    program: list[Touch | PreFaultMemory] = []
+    for number in range(dice.between(1, 4)):
+        gpa = _gpa(dice, hosts)
+        if features.pre_fault and dice.chance(0.1):
+            program.append(PreFaultMemory(gpa, PAGE_SIZE_BYTES, vcpu=vcpu))
+        elif dice.chance(0.5):
+            program.append(Touch(gpa + dice.pick((0x40, 0x100, 0x200)), vcpu=vcpu))
+        else:
+            value = _VALUES + (vcpu << 24) + (number << 20)
+            offset = 0x200 + 0x10 * vcpu
+            program.append(Touch(gpa + offset, "write", value=value, vcpu=vcpu))
+            program.append(Touch(gpa + offset, vcpu=vcpu))
+    return GuestThread(tuple(program), migrates=dice.pick((0, 0, 0, 1, 5)))
+
+
+def _gpa(dice: Dice, hosts: int) -> int:
+    return (_GFN + dice.below(hosts * _AREA_GFNS)) * PAGE_SIZE_BYTES
+
+
+def _clocks(dice: Dice, features: Features, vcpus: int, hosts: int) -> Iterator[SetClockMsr]:
+    for vcpu in range(vcpus):
+        if features.steal_time and dice.chance(0.3):
+            yield SetClockMsr("steal_time", _gpa(dice, hosts) + _CLOCK_OFFSET, vcpu=vcpu)
+        if features.kvmclock and features.kvmclock_ctrl and dice.chance(0.2):
+            yield SetClockMsr("system_time", _gpa(dice, hosts) + _CLOCK_OFFSET + 0x80, vcpu=vcpu)
+
+
+def _looks(
+    dice: Dice, vcpus: int, hosts: int, clocks: tuple[SetClockMsr, ...]
+) -> Iterator[AnyOperation]:
+    """Yield what shows what is left: of memory, of logs, and of clocks."""
+    yield from (GetDirtyLog(1 + number) for number in range(hosts))
+    asked = {clock.vcpu for clock in clocks if clock.clock == "system_time"}
+    for vcpu in range(vcpus):
+        if vcpu in asked:
+            yield KvmclockCtrl(vcpu)
+        for gfn in range(_GFN, _GFN + hosts * _AREA_GFNS):
+            yield Touch(gfn * PAGE_SIZE_BYTES + 0x40, vcpu=vcpu)
+    yield Inspect()
+    yield from (SetUserMemoryRegion(1 + number) for number in range(hosts) if dice.chance(0.5))
+    yield from (Touch(_gpa(dice, hosts) + 0x40, vcpu=vcpu) for vcpu in range(vcpus))
