@@ -1,4 +1,4 @@
-"""How the scripts set up the environment: by uv where it may, else by pip."""
+"""The scripts: how they set up the environment, by uv where it may, and what they say without."""
 
 import subprocess
 from pathlib import Path
@@ -41,3 +41,11 @@ def test_an_index_that_only_pip_knows_is_left_to_pip(tmp_path: Path, setting: st
 
 def test_where_uv_fails_pip_is_asked(tmp_path: Path) -> None:
     assert installs(tmp_path, "", uv_status=2)[0] != 0
+
+
+@pytest.mark.parametrize("most", [4, 8, 15])
+def test_too_few_descriptors_to_start_python_are_said(most: int) -> None:
+    command = f"ulimit -n {most}; exec {ROOT}/scripts/vmm --version"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "oo few open files" in done.stderr or "Too many open files" in done.stderr

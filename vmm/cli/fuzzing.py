@@ -126,6 +126,8 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
     if tally.inconclusive:
         lines.append(f"{tally.inconclusive:,} of them asked what the model does not know")
     lines += [f"note: {note}" for note in tally.notes]
+    if not (tally.scenarios or tally.notes):
+        lines.append("note: the time was over before a scenario had ended: take more --seconds")
     for path in tally.findings:
         lines.append(f"found: {path} ({tally.remarks[path.name]})")
         lines += [f"  likely the same fault: {other}" for other in tally.also.get(path.name, ())]

@@ -41,3 +41,9 @@ def test_what_the_model_does_not_know_is_counted() -> None:
     lines = _summary(PLAN, Tally(scenarios=9, inconclusive=2))
     assert "2 of them asked what the model does not know" in lines
     assert lines[-1] == "no difference found"
+
+
+def test_a_run_of_no_scenario_says_why() -> None:
+    assert any("the time was over before" in line for line in _summary(PLAN, Tally()))
+    assert _summary(PLAN, Tally(notes=["the disk is full"])).count("note: the disk is full") == 1
+    assert not any("the time was" in line for line in _summary(PLAN, Tally(scenarios=1)))
