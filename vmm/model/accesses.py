@@ -1,10 +1,10 @@
 """What the guest's accesses may come to: values, MMIO exits, dirty pages, or a stopped vCPU."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
-from vmm.model.allowed import Allowed
+from vmm.model.allowed import Allowed, nothing
 from vmm.model.array import MemslotArray
 from vmm.model.backing import (
     HOST_FOLLOWS,
@@ -125,7 +125,8 @@ class Accesses:
         else:
             value = int.from_bytes(self.read(pieces), "little")
             exits = () if rule is REACH else exits_of(pieces)
-            usual = Allowed(Touched(value, exits), rule, partial(self.was_read, op.vcpu, pieces))
+            looked_up = partial(self.was_read, op.vcpu, pieces)
+            usual = Allowed(Touched(value, exits), rule, nothing if rule is HOLE else looked_up)
         if self._devices() and may_answer(op.gpa, op.gpa + op.width):
             usual = _answered(op, pieces, usual)
         elif rule is not HVA_WRITE_PROTECTED and (pieces[0].changed or pieces[-1].changed):
@@ -295,11 +296,15 @@ def changed_bytes(pieces: Iterable[Piece]) -> int:
     return sum(piece.length for piece in pieces if not leaves_memory(piece, write=True))
 
 
-def exits_of(pieces: Iterable[Piece], written: bytes | None = None) -> tuple[Mmio, ...]:
+def exits_of(pieces: Sequence[Piece], written: bytes | None = None) -> tuple[Mmio, ...]:
     """Return the MMIO exits of an access, adjacent ones joined; ``written`` is None for a read."""
+    write = written is not None
+    if len(pieces) == 1:  # As nearly all accesses are.
+        piece = pieces[0]
+        data = _FILL * piece.length if written is None else written[: piece.length]
+        return (Mmio(piece.gpa, write, data),) if leaves_memory(piece, write) else ()
     exits: list[Mmio] = []
     at = 0
-    write = written is not None
     for piece in pieces:
         if leaves_memory(piece, write):
             data = _FILL * piece.length if written is None else written[at : at + piece.length]

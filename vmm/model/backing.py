@@ -121,8 +121,8 @@ class Backing:
 
     @property
     def absent(self) -> Container[PageKey]:
-        """The (mapping, page) that the host has taken away; what changes later shows in it."""
-        return self._host
+        """The (mapping, page) that the host has taken away by now."""
+        return self._host if self._host.hide_any else ()
 
     def changed(self, op: ChangeHostMemory) -> None:
         """Note which pages are no longer what they were when they were mapped."""
@@ -185,7 +185,10 @@ class Backing:
         """Return what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
         gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
         if at + length <= PAGE_SIZE_BYTES:  # As nearly all touches are.
-            return (self._piece(slots.find(gfn), gpa, length),)
+            slot = slots.find(gfn)
+            if slot is None and not self._private:
+                return (Piece(gpa, length, "hole"),)
+            return (self._piece(slot, gpa, length),)
         return tuple(self._page_by_page(slots, gpa, length))
 
     def _page_by_page(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]:

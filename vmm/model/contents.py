@@ -177,7 +177,7 @@ class Contents:
         for mapping, before in self._before.items():
             stop = 0
             for line in sorted(before):
-                if (mapping, line // _LINES) in hidden:
+                if hidden and (mapping, line // _LINES) in hidden:
                     continue
                 held, first, end, vague = before[line]
                 now = self._line(mapping, line)[first:end]
@@ -221,12 +221,14 @@ class Contents:
             if before:
                 self._before[mapping] = {
                     line: held
-                    for line, held in before.items()
+                    for line, held in (before.items() if hidden else ())
                     if (mapping, line // _LINES) in hidden
                 }
 
     def _line(self, mapping: str, line: int) -> bytes:
         """Return what a mapping shows in a line."""
+        if self._host.are_plain:
+            return self._held(mapping, line)
         return self._held(*self._kept(mapping, line))
 
     def _held(self, store: str, line: int) -> bytes:

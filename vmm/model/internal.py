@@ -80,7 +80,8 @@ class InternalSlots:
         self._features = features
         self._vcpus = vcpus
         self._is_taken = is_taken
-        self._slots: dict[str, Memslot] = {}
+        self.slots: dict[str, Memslot] = {}
+        """Those that there are, by name."""
         self._unmapped = 0
         self._identity_gpa = IDENTITY_MAP_GPA
         self.irqchip = False
@@ -88,7 +89,7 @@ class InternalSlots:
 
     def overlapping(self, base_gfn: int, npages: int) -> Memslot | None:
         """Return an internal slot that shares a gfn with [base_gfn, base_gfn + npages)."""
-        for slot in self._slots.values():
+        for slot in self.slots.values():
             if slot.base_gfn < base_gfn + npages and base_gfn < slot.base_gfn + slot.npages:
                 return slot
         return None
@@ -99,7 +100,7 @@ class InternalSlots:
         Where some of them have lost their memory, real mode may, wherever the access goes.
         """
         due = () if vcpu in self._vcpus else self._due()
-        if not self._slots and not due:
+        if not self.slots and not due:
             return False
         if self._unmapped:
             return True
@@ -124,7 +125,7 @@ class InternalSlots:
 
     def unmap(self) -> Allowed:
         """Return what unmapping the memory of all of them comes to: each has a mapping."""
-        number = len(self._slots) - self._unmapped
+        number = len(self.slots) - self._unmapped
         rule = INTERNAL_MEMORY if number else HARNESS
         return Allowed(Unmapped(number), rule, self._note_unmapped)
 
@@ -157,9 +158,9 @@ class InternalSlots:
     def _due(self) -> list[tuple[str, int]]:
         """Return the pages that the next vCPU brings, in the order in which they are made."""
         due: list[tuple[str, int]] = []
-        if self._features.internal_apic and self.irqchip and _APIC_PAGE not in self._slots:
+        if self._features.internal_apic and self.irqchip and _APIC_PAGE not in self.slots:
             due.append((_APIC_PAGE, APIC_GPA))
-        if self._features.internal_identity and _IDENTITY_MAP not in self._slots:
+        if self._features.internal_identity and _IDENTITY_MAP not in self.slots:
             due.append((_IDENTITY_MAP, self._identity_gpa))
         return due
 
@@ -170,7 +171,7 @@ class InternalSlots:
             self._add(name, gpa, 1)
 
     def _place(self, name: str, gpa: int, npages: int, rule: Rule) -> Allowed:
-        if name in self._slots:
+        if name in self.slots:
             return _refused(errno.EEXIST, INTERNAL_ONCE)
         refusal = self._refusal(gpa, npages)
         if refusal is not None:
@@ -189,11 +190,11 @@ class InternalSlots:
         return None
 
     def _add(self, name: str, gpa: int, npages: int) -> None:
-        number = self._features.nr_memslots + len(self._slots)
-        self._slots[name] = Memslot(number, pages_of(gpa), npages, 0, 0)
+        number = self._features.nr_memslots + len(self.slots)
+        self.slots[name] = Memslot(number, pages_of(gpa), npages, 0, 0)
 
     def _note_unmapped(self) -> None:
-        self._unmapped = len(self._slots)
+        self._unmapped = len(self.slots)
 
     def _set_identity_gpa(self, gpa: int) -> None:
         self._identity_gpa = gpa or IDENTITY_MAP_GPA

@@ -19,7 +19,6 @@ from vmm.model.attributes import set_attributes
 from vmm.model.backing import Backing
 from vmm.model.clocks import CLOCK_WRITES
 from vmm.model.contents import Contents, PageKey
-from vmm.model.devices import absorbed
 from vmm.model.ioapic import may_answer
 from vmm.model.memfds import GuestMemfds
 from vmm.model.races.flaw import Flaw
@@ -193,21 +192,16 @@ class Model:
     def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
         """Return the outcomes that the rules allow in this state; none where they are unknown."""
         match operation:
-            case Touch() | Sweep() | Execute() | Instruction():
-                accesses = self._vm.access(operation)
-                if self._vm.mmio.exist:
-                    accesses = absorbed(self._vm.mmio, accesses)
-                if self._vm.clocks.exist:
-                    accesses = self._vm.clocks.met(operation, accesses)
-                if operation.vcpu in self._vm.tracking.vcpus:  # As it nearly always is.
-                    return accesses
-                return self._vm.by_vcpu(operation.vcpu, accesses)
+            case Touch():
+                return self._vm.touch(operation)
             case Start():
                 return self._vm.by_vcpu(operation.vcpu, self._vm.start(operation))
             case SetUserMemoryRegion():
                 return self._vm.region(operation)
             case Inspect():
                 return (self._inspect(),)
+            case Sweep() | Execute() | Instruction():
+                return self._vm.access(operation)
             case GetDirtyLog():
                 return self._vm.tracking.get(operation)
             case ClearDirtyLog():

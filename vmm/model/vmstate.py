@@ -13,7 +13,7 @@ from vmm.model.array import Change, MemslotArray
 from vmm.model.backing import Backing
 from vmm.model.clocks import Clocks
 from vmm.model.contents import Contents
-from vmm.model.devices import Devices
+from vmm.model.devices import Devices, absorbed
 from vmm.model.dirty import Tracking
 from vmm.model.instructions import outcomes
 from vmm.model.internal import InternalSlots
@@ -103,8 +103,31 @@ class VmState:
         self.internal.use_vcpu(vcpu)
         adopt()
 
+    def touch(self, op: Touch) -> tuple[Allowed, ...]:
+        """Return what a touch may come to; none where it is unknown.
+
+        Nearly all operations are touches outside of SMM, where nothing but users' slots is.
+        """
+        if (
+            op.as_id == 0
+            and op.vcpu in self.tracking.vcpus
+            and not (self.internal.slots or self.mmio.ranges or self.mmio.events)
+            and not self.clocks.exist
+            and not is_apic_page(op.gpa, op.gpa + op.width)
+        ):
+            return self._accesses[0].touch(op)
+        return self.access(op)
+
     def access(self, op: Touch | Sweep | Execute | Instruction) -> tuple[Allowed, ...]:
         """Return what an access of a guest may come to; none where it is unknown."""
+        accesses = self._access(op)
+        if self.mmio.exist:
+            accesses = absorbed(self.mmio, accesses)
+        if self.clocks.exist:
+            accesses = self.clocks.met(op, accesses)
+        return self.by_vcpu(op.vcpu, accesses)
+
+    def _access(self, op: Touch | Sweep | Execute | Instruction) -> tuple[Allowed, ...]:
         if op.as_id >= len(self.spaces):
             return ()
         if isinstance(op, Instruction):

@@ -142,6 +142,11 @@ class HostPages:
                 yield mapping.name, page
         yield from self._mapped_over.get((file, page), ())
 
+    @property
+    def hide_any(self) -> bool:
+        """Whether any page is absent."""
+        return bool(self._ends) or any(self._nothing.values())
+
     def is_absent(self, mapping: str, page: int) -> bool:
         """Whether touching a page of the host's would end the process that does it."""
         return page in self._nothing.get(mapping, ()) or (
