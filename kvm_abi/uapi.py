@@ -7,7 +7,8 @@ from enum import IntEnum, IntFlag
 
 API_VERSION = 12
 PAGE_SIZE_BYTES = 4096
-SYNC_X86_REGS = 1  # of kvm_valid_regs: the general registers
+SYNC_X86_REGS = 1  # of kvm_valid_regs and kvm_dirty_regs: the general registers
+SYNC_X86_SREGS = 2  # the special registers
 APIC_GPA = 0xFEE0_0000
 """The page of the local APIC (APIC_DEFAULT_PHYS_BASE)."""
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from kvm_abi import raw
 from kvm_abi.raw import KvmError, PassedMmio
 from kvm_abi.uapi import MemFlag
 from vmm.kvm.exits import Hlt, Io, Mmio
@@ -256,3 +257,45 @@ def test_a_signal_stops_a_spinning_guest(vcpu: Vcpu, code: HostMapping) -> None:
     finally:
         signal.signal(signal.SIGUSR1, previous)
     assert errors == [errno.EINTR]
+
+
+def test_registers_left_to_the_next_run_are_those_it_runs_with(
+    vcpu: Vcpu, code: HostMapping
+) -> None:
+    code.write(0, HLT)
+    code.write(0x20, b"\x66\x40" + HLT)  # inc eax
+    assert vcpu.run() == Hlt()
+    before = vcpu.get_regs()
+    vcpu.enter_flat_real_mode(BASE, Registers(rip=0x20, rax=41, r15=7), at_run=True)
+    assert vcpu.get_regs() == before
+    assert vcpu.run() == Hlt()
+    after = vcpu.exit_registers()
+    assert (after.rax, after.r15, after.rip) == (42, 7, 0x23)
+    assert after == vcpu.get_regs()
+    vcpu.enter_flat_real_mode(BASE, Registers(rip=0x20), at_run=True)
+    assert vcpu.get_regs() == after
+    assert vcpu.run() == Hlt()
+    assert (vcpu.exit_registers().rax, vcpu.exit_registers().rip) == (1, 0x23)
+
+
+@pytest.mark.parametrize("before", [None, (0x2000, 0x7F), (0x1000, 0xFF)])
+def test_a_mode_left_to_the_next_run_is_the_one_it_runs_in(
+    vcpu: Vcpu, code: HostMapping, before: tuple[int, int] | None
+) -> None:
+    code.write(0, HLT)
+    reset = vcpu.get_sregs()
+    vcpu.enter_flat_real_mode(BASE, Registers(), (0x1000, 0xFF))
+    asked = vcpu.get_sregs()
+    vcpu.enter_flat_real_mode(BASE, Registers(), before)
+    if before is None:
+        vcpu.set_sregs(reset)
+    vcpu.enter_flat_real_mode(BASE, Registers(), (0x1000, 0xFF), at_run=True)
+    assert vcpu.run() == Hlt()
+    assert raw.bytes_of(vcpu.get_sregs(), 300) == raw.bytes_of(asked, 300)
+
+
+def test_a_vcpu_that_shares_no_registers_is_set_up_at_once(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, HLT)
+    vcpu._exit_regs = vcpu._next_sregs = None
+    vcpu.enter_flat_real_mode(BASE, Registers(rcx=5), at_run=True)
+    assert vcpu.exit_registers() == vcpu.get_regs() == Registers(rcx=5)

@@ -168,7 +168,7 @@ def test_a_kernel_that_hangs_while_it_is_asked_is_inconclusive(tmp_path: Path) -
 def mode_switches(folder: Path) -> Path:
     """Return a scenario that makes many VMs, and guests that switch modes: more than probing."""
     touches = (Touch(0x10000), Touch(0x1_0000_0000), Touch(0x10000))
-    operations = (*(op for _ in range(20) for op in (NewVm(), *touches)),)
+    operations = (*(op for _ in range(24) for op in (NewVm(), *touches)),)
     file = folder / "switches.json"
     file.write_text(scenario_text(Scenario("switches", operations, survey="none")))
     return file

@@ -97,6 +97,10 @@ class GuestCpu:
         self._windows = windows
         self._ready = _NOT_READY
         """The guest that has ended at its port, so that the next KVM_RUN begins it anew."""
+        self._is_known = False
+        """Whether the last guest was one of ours, and ended as it should: all registers were set up
+        with calls once, and the next guest's can be left to KVM_RUN.
+        """
         self._as_id: AsId = 0
 
     def look_at(self, as_id: AsId) -> None:
@@ -104,7 +108,7 @@ class GuestCpu:
         if as_id != self._as_id:
             self._as_id = as_id
             self._vcpu.set_smm(as_id == SMM)
-            self._ready = _NOT_READY
+            self._ready, self._is_known = _NOT_READY, False
 
     def touch(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
         """Let the guest make touches in order, and return each outcome.
@@ -142,7 +146,7 @@ class GuestCpu:
             self._enter_long(self._windows.address(op.gpa) + STUB_OFFSET)
         else:
             self._vcpu.enter_big_real_mode(op.gpa, STUB_OFFSET)
-        self._ready = _NOT_READY
+        self._ready, self._is_known = _NOT_READY, False
         try:
             leaving = self._leave(self._vcpu.run)
         except KvmError as error:
@@ -164,21 +168,18 @@ class GuestCpu:
         code = program(op)
         self._view[CODE_OFFSET : CODE_OFFSET + len(code)] = code
         begin = registers_of(op, self._windows.address if is_long else int)
-        if is_long:
-            self._vcpu.enter_long_mode(self._windows.cr3, begin, table_of(op))
-        else:
-            self._vcpu.enter_flat_real_mode(self._gpa, begin, table_of(op))
+        (self._go_long if is_long else self._go_flat)(begin, table_of(op))
         end = CODE_OFFSET + len(code) - END_LENGTH
-        leave = self._enter_long if is_long else self._enter_real
+        leave = self._enter_long if is_long else self._enter_flat
         exits, stops = self._run(_only_one, lambda _: leave(end), 1, accesses_of(op))
         if 0 in stops:
             return stops[0]
-        return ran(op, begin, self._vcpu.get_regs(), joined(exits.get(0, [])))
+        return ran(op, begin, self._vcpu.exit_registers(), joined(exits.get(0, [])))
 
     def start(self, op: Start) -> AnyOutcome:
         """Let the vCPU go on at an address of the scenario's own, and return what it answers."""
         self.look_at(0)
-        self._ready = _NOT_READY
+        self._ready, self._is_known = _NOT_READY, False
         vcpu = self._vcpu
         if op.tables is None:
             vcpu.enter_big_real_mode(op.address & -_SEGMENT_BYTES, op.address % _SEGMENT_BYTES)
@@ -259,7 +260,7 @@ class GuestCpu:
             rcx=op.count,
             rax=op.value,
         )
-        self._vcpu.enter_long_mode(self._windows.cr3, registers)
+        self._go_long(registers)
         self._ready = _NOT_READY
         return self._run(_only_one, lambda _: self._enter_long(image.LONG_SWEEP_END), 1, op.count)
 
@@ -282,10 +283,22 @@ class GuestCpu:
             self._vcpu.set_smm(True)
 
     def _enter_real(self, rip: int) -> None:
-        self._vcpu.enter_big_real_mode(self._gpa, rip)
+        """Enter guests whose stack is in their own slot."""
+        self._vcpu.enter_big_real_mode(self._gpa, rip, at_run=self._is_known)
+
+    def _enter_flat(self, rip: int) -> None:
+        self._go_flat(Registers(rip=rip))
 
     def _enter_long(self, rip: int) -> None:
-        self._vcpu.enter_long_mode(self._windows.cr3, Registers(rip=rip))
+        self._go_long(Registers(rip=rip))
+
+    def _go_flat(self, registers: Registers, table: tuple[int, int] | None = None) -> None:
+        known = self._is_known
+        self._vcpu.enter_flat_real_mode(self._gpa, registers, table, at_run=known)
+
+    def _go_long(self, registers: Registers, table: tuple[int, int] | None = None) -> None:
+        known = self._is_known
+        self._vcpu.enter_long_mode(self._windows.cr3, registers, table, at_run=known)
 
     def _leave(
         self,
@@ -349,8 +362,10 @@ class GuestCpu:
             for rip, gpa, data, is_write in passed:
                 exits.setdefault(index(rip), []).append(history.Mmio(gpa, is_write, data))
             if stop is None:
+                self._is_known = True
                 return exits, stops
             self._stay_in_mode()
+            self._is_known = False
             # A wrong kernel may name the same RIP again: always go on to a later record.
             given_up = max(index(vcpu.exit_rip()), max(stops, default=-1) + 1)
             if given_up >= count:  # The guest cannot go on at all, not even to its end.

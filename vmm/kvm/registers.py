@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, fields
 from operator import attrgetter
+from struct import Struct
 
 from kvm_abi import raw
-from kvm_abi.raw import CData
+from kvm_abi.raw import Buffer, CData
 
 RFLAGS_ALWAYS_SET = 0x2
 
@@ -38,6 +39,8 @@ class Registers:
     rflags: int = RFLAGS_ALWAYS_SET
 
 
+_PACKED = Struct("<18Q")  # struct kvm_regs
+
 _values = attrgetter(*(field.name for field in fields(Registers)))
 
 # Types of an ordinary segment, accessed: execute and read, read and write.
@@ -64,6 +67,16 @@ def registers_of(regs: CData) -> Registers:
 def raw_registers(registers: Registers) -> CData:
     """Return a `struct kvm_regs *` with the same values."""
     return raw.new("struct kvm_regs *", _values(registers))
+
+
+def put_registers(memory: Buffer, offset: int, registers: Registers) -> None:
+    """Write a `struct kvm_regs` into memory."""
+    _PACKED.pack_into(memory, offset, *_values(registers))
+
+
+def read_registers(memory: Buffer, offset: int) -> Registers:
+    """Read a `struct kvm_regs` from memory."""
+    return Registers(*_PACKED.unpack_from(memory, offset))
 
 
 def set_big_real_mode(sregs: CData) -> None:

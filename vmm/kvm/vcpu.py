@@ -5,14 +5,15 @@ import os
 
 from kvm_abi import raw
 from kvm_abi.raw import Buffer, CData, KvmError, PassedMmio, PassedRoom, run_vcpu
-from kvm_abi.uapi import PAGE_SIZE_BYTES, SYNC_X86_REGS, Ioctl, VcpuEventFlag
+from kvm_abi.uapi import PAGE_SIZE_BYTES, SYNC_X86_REGS, SYNC_X86_SREGS, Ioctl, VcpuEventFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.dirtyring import DirtyRing
 from vmm.kvm.exits import VcpuExit, decode
 from vmm.kvm.registers import (
-    RFLAGS_ALWAYS_SET,
     Registers,
+    put_registers,
     raw_registers,
+    read_registers,
     registers_of,
     set_big_real_mode,
     set_code_base,
@@ -22,7 +23,11 @@ from vmm.kvm.registers import (
 )
 
 _COALESCED_ENTRIES = (PAGE_SIZE_BYTES - 8) // raw.size_of("struct kvm_coalesced_mmio")
+_REGS_BYTES = raw.size_of("struct kvm_regs")
 _MOST_EXITS_OF_AN_INSTRUCTION = 64
+
+_Mode = tuple[str | int | tuple[int, int] | None, ...]
+"""Which mode the special registers were set to, and where."""
 
 
 class Vcpu(Closing):
@@ -57,6 +62,9 @@ class Vcpu(Closing):
         self._regs = raw.new("struct kvm_regs *")
         self._mode_sregs: tuple[CData, CData] | None = None
         self._exit_regs: CData | None = None
+        self._next_sregs: CData | None = None
+        self._shared_at = 0
+        self._mode: _Mode | None = None
         self._passed = PassedRoom()
 
     @property
@@ -78,7 +86,7 @@ class Vcpu(Closing):
         if self._fd < 0:
             return
         self._run = self._memory = None
-        self._exit_regs = None
+        self._exit_regs = self._next_sregs = None
         if self._ring is not None:
             self._ring.close()
         raw.unmap_memory(self._address, self._mmap_size_bytes)
@@ -224,11 +232,23 @@ class Vcpu(Closing):
         """Let every exit leave the general registers in `kvm_run`; needs KVM_CAP_SYNC_REGS."""
         run = self.kvm_run
         run.kvm_valid_regs = SYNC_X86_REGS
-        self._exit_regs = raw.cast("struct kvm_regs *", raw.address_of(run.s.padding))
+        address = raw.address_of(run.s.padding)  # A struct kvm_sync_regs.
+        self._exit_regs = raw.cast("struct kvm_regs *", address)
+        self._next_sregs = raw.cast("struct kvm_sregs *", address + _REGS_BYTES)
+        self._shared_at = address - self._address
 
     def exit_rip(self) -> int:
         """Return RIP as it was at the exit that `run` has returned: without a system call."""
         return self.get_rip() if self._exit_regs is None else int(self._exit_regs.rip)
+
+    def exit_registers(self) -> Registers:
+        """Return the general registers as they were at the exit that `run` has returned.
+
+        Where they are shared this takes no system call.
+        """
+        if self._exit_regs is None or self._memory is None:
+            return self.get_regs()
+        return read_registers(self._memory, self._shared_at)
 
     def set_rip(self, rip: int) -> None:
         """Change RIP alone."""
@@ -245,52 +265,92 @@ class Vcpu(Closing):
 
     def set_sregs(self, sregs: CData) -> None:
         """Set all special registers from a `struct kvm_sregs *`."""
+        self._mode = None
         raw.ioctl(self.fd, Ioctl.SET_SREGS, sregs)
 
-    def enter_big_real_mode(self, base: int, rip: int) -> None:
+    def enter_big_real_mode(self, base: int, rip: int, *, at_run: bool = False) -> None:
         """Set up real mode with code and stack at `base`, and flat data segments.
 
         `base` is a gpa below 4 GiB, `rip` an offset from it. CS and SS have the limit of real
         mode; the other segments begin at 0 and reach all of the first 4 GiB. General
         registers become 0.
+
+        This and the other modes are set up with KVM_SET_SREGS and KVM_SET_REGS. With `at_run` that
+        is left to the next KVM_RUN, without a system call, where registers are shared: for a guest
+        that comes after one which has left the special registers alone.
         """
+        mode, registers = ("real", base), Registers(rip=rip)
+        if at_run and self._goes_on(mode, registers):
+            return
         real_mode = self._modes()[0]
         set_code_base(real_mode, base)
-        raw.ioctl(self.fd, Ioctl.SET_SREGS, real_mode)
-        regs = raw.new("struct kvm_regs *", {"rip": rip, "rflags": RFLAGS_ALWAYS_SET})
-        raw.ioctl(self.fd, Ioctl.SET_REGS, regs)
+        self._enter(mode, real_mode, registers, at_run)
 
     def enter_flat_real_mode(
-        self, base: int, registers: Registers, table: tuple[int, int] | None = None
+        self,
+        base: int,
+        registers: Registers,
+        table: tuple[int, int] | None = None,
+        *,
+        at_run: bool = False,
     ) -> None:
         """Set up big real mode with code at `base`, and a stack segment that is flat, too.
 
         The stack pointer has 32 bits and is a gpa. `table` is base and limit of both descriptor
         tables.
         """
+        mode = ("flat", base, table)
+        if at_run and self._goes_on(mode, registers):
+            return
         real_mode = raw.new("struct kvm_sregs *", self._modes()[0][0])
         set_code_base(real_mode, base)
         set_flat_stack(real_mode)
         if table is not None:
             set_descriptor_tables(real_mode, *table)
-        raw.ioctl(self.fd, Ioctl.SET_SREGS, real_mode)
-        self.set_regs(registers)
+        self._enter(mode, real_mode, registers, at_run)
 
     def enter_long_mode(
-        self, cr3: int, registers: Registers, table: tuple[int, int] | None = None
+        self,
+        cr3: int,
+        registers: Registers,
+        table: tuple[int, int] | None = None,
+        *,
+        at_run: bool = False,
     ) -> None:
         """Set up 64-bit mode with page tables at the gpa `cr3`, flat segments, and no IDT.
 
         Whatever faults is a triple fault: a `Shutdown`. What CR3 and page-table entries may
         hold depends on the CPUID of the vCPU. `table` is base and limit of both descriptor tables.
         """
+        mode = ("long", cr3, table)
+        if at_run and self._goes_on(mode, registers):
+            return
         long_mode = self._modes()[1]
         if table is not None:
             long_mode = raw.new("struct kvm_sregs *", long_mode[0])
             set_descriptor_tables(long_mode, *table)
         long_mode.cr3 = cr3
-        raw.ioctl(self.fd, Ioctl.SET_SREGS, long_mode)
-        self.set_regs(registers)
+        self._enter(mode, long_mode, registers, at_run)
+
+    def _enter(self, mode: _Mode, sregs: CData, registers: Registers, at_run: bool) -> None:
+        self._mode = mode
+        memory, next_sregs = self._memory, self._next_sregs
+        if at_run and memory is not None and next_sregs is not None:
+            next_sregs[0] = sregs[0]
+            put_registers(memory, self._shared_at, registers)
+            self.kvm_run.kvm_dirty_regs = SYNC_X86_REGS | SYNC_X86_SREGS
+        else:
+            raw.ioctl(self.fd, Ioctl.SET_SREGS, sregs)
+            self.set_regs(registers)
+
+    def _goes_on(self, mode: _Mode, registers: Registers) -> bool:
+        """Leave general registers to the next KVM_RUN, if the vCPU is in the mode already."""
+        memory = self._memory
+        if mode != self._mode or memory is None or self._next_sregs is None:
+            return False
+        put_registers(memory, self._shared_at, registers)
+        self.kvm_run.kvm_dirty_regs |= SYNC_X86_REGS
+        return True
 
     def set_msr(self, index: int, data: int) -> int:
         """Issue KVM_SET_MSRS for one MSR, and return how many were set: 1, or 0 if it is refused.
@@ -314,6 +374,7 @@ class Vcpu(Closing):
         Inside of it a vCPU sees the memslots of as_id 1. An exception that is yet to be delivered,
         as after an instruction that could not be emulated, is forgotten. Needs KVM_CAP_X86_SMM.
         """
+        self._mode = None
         events = raw.new("struct kvm_vcpu_events *", {"flags": VcpuEventFlag.SMM})
         events.smi.smm = inside
         raw.ioctl(self.fd, Ioctl.SET_VCPU_EVENTS, events)
@@ -325,7 +386,8 @@ class Vcpu(Closing):
     def _modes(self) -> tuple[CData, CData]:
         """Return the special registers of big real mode and of 64-bit mode, made from a reset's."""
         if self._mode_sregs is None:
-            real_mode, long_mode = self.get_sregs(), self.get_sregs()
+            real_mode = self.get_sregs()
+            long_mode = raw.new("struct kvm_sregs *", real_mode[0])
             set_big_real_mode(real_mode)
             set_long_mode(long_mode)
             self._mode_sregs = real_mode, long_mode

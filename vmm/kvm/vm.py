@@ -3,10 +3,12 @@
 import os
 
 from kvm_abi import raw
-from kvm_abi.uapi import SYNC_X86_REGS, Cap, Ioctl, IoEventFdFlag
+from kvm_abi.uapi import SYNC_X86_REGS, SYNC_X86_SREGS, Cap, Ioctl, IoEventFdFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import PINNED, HostAddress, HostMapping
 from vmm.kvm.vcpu import Vcpu
+
+_SHARED = SYNC_X86_REGS | SYNC_X86_SREGS
 
 
 class Vm(Closing):
@@ -72,7 +74,7 @@ class Vm(Closing):
         fd = raw.ioctl(self.fd, Ioctl.CREATE_VCPU, vcpu_id)
         vcpu = Vcpu(fd, self._vcpu_mmap_size_bytes)
         self._vcpus.append(vcpu)
-        if self.check_extension(Cap.SYNC_REGS) & SYNC_X86_REGS:
+        if self.check_extension(Cap.SYNC_REGS) & _SHARED == _SHARED:
             vcpu.share_registers()
         return vcpu
 

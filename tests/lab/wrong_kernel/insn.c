@@ -178,6 +178,7 @@ void unwrite(struct vcpu *vcpu, const struct insn *insn, uint64_t first, uint64_
 void put_registers(struct vcpu *vcpu, struct insn *insn)
 {
     kernel_ioctl(vcpu->fd, KVM_SET_REGS, &insn->after);
+    vcpu->run->s.regs.regs = insn->after;
 }
 
 /* What several faults do to an instruction, and to its page in the dirty log. */

@@ -127,6 +127,21 @@ static int create_vcpu(struct vm *vm, void *argument)
     return fd;
 }
 
+/* Gives the vCPU the registers that the caller left to KVM_RUN, so that a fault can ask for them. */
+static int take_registers(struct vcpu *vcpu)
+{
+    struct kvm_run *run = vcpu->run;
+
+    if (run->kvm_dirty_regs & KVM_SYNC_X86_REGS
+        && kernel_ioctl(vcpu->fd, KVM_SET_REGS, &run->s.regs.regs))
+        return errno;
+    if (run->kvm_dirty_regs & KVM_SYNC_X86_SREGS
+        && kernel_ioctl(vcpu->fd, KVM_SET_SREGS, &run->s.regs.sregs))
+        return errno;
+    run->kvm_dirty_regs = 0;
+    return 0;
+}
+
 static int run_vcpu(int fd, struct vcpu *vcpu, void *argument)
 {
     struct vm *vm = vcpu->vm;
@@ -138,6 +153,8 @@ static int run_vcpu(int fd, struct vcpu *vcpu, void *argument)
     vm->has_run = true;
     vm->runner = pthread_self();
     if (fault->enter && vcpu->run)
+        error = take_registers(vcpu);
+    if (!error && fault->enter && vcpu->run)
         error = fault->enter(vcpu);
     pthread_mutex_unlock(&vm->lock);
     if (error)

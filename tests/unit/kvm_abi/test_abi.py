@@ -112,6 +112,7 @@ def _constants() -> dict[str, int]:
         "KVM_API_VERSION": uapi.API_VERSION,
         "KVM_DIRTY_LOG_PAGE_OFFSET": uapi.DIRTY_LOG_PAGE_OFFSET,
         "KVM_SYNC_X86_REGS": uapi.SYNC_X86_REGS,
+        "KVM_SYNC_X86_SREGS": uapi.SYNC_X86_SREGS,
     }
     for enum, prefix in PREFIXES.items():
         for member in enum:
