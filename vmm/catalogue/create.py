@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 from vmm.catalogue._build import API, HUGE, A, B, Slot, at, creates, deletes, read, write
 from vmm.scenario.features import Features
-from vmm.scenario.operations import LOG_DIRTY_PAGES, AnyOperation, Guest, Mapping, Scenario
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    AnyOperation,
+    Guest,
+    Inspect,
+    Mapping,
+    Scenario,
+)
 
 _ROW = tuple(Slot(number, 0xFF + number, at("a", number)) for number in range(1, 5))
 
@@ -134,6 +141,21 @@ _BACKINGS = (
         tags=("create", "huge"),
         mappings=(HUGE,),
         operations=creates(Slot(1, 0x2FE, at("huge", 254), pages=746)),
+    ),
+    Scenario(
+        name="create-huge-pages-touched-in-the-middle",
+        why="Of a huge page each page is reached, whichever of them was touched first.",
+        source="kvm_mmu_hugepage_adjust: fault->pfn &= ~mask",
+        tags=("create", "huge"),
+        mappings=(HUGE,),
+        survey="none",
+        operations=(
+            Slot(1, 0x200, at("huge"), pages=1024).create(),
+            *(read(gfn) for gfn in (0x345, 0x200, 0x344, 0x346, 0x3FF)),
+            *(write(gfn, gfn) for gfn in (0x5AB, 0x400, 0x5AA, 0x5AC, 0x5FF)),
+            *(read(gfn) for gfn in (0x1FF, 0x5AB, 0x400, 0x345, 0x600)),
+            Inspect(),
+        ),
     ),
     Scenario(
         name="create-out-of-line-with-huge-pages",
