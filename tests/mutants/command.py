@@ -26,6 +26,9 @@ from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 
 _LIMIT_S = 600
+_LAST = ("pre-fault-or-not",)
+"""It hangs on 6.12 without a bug (20a6cff3b283)."""
+
 _WHITE_PATTERNS = ("create-*", "move-*", "delete-*", "flags-*", "slot-id*", "spaces-*")
 
 
@@ -168,7 +171,7 @@ def _order(
     cheapest = sorted(scenarios, key=lambda each: _cost(each, costs))
     patterns = (*row.first, *_WHITE_PATTERNS) if white_box else (*row.first, "*")
     names = [each.name for pattern in patterns for each in cheapest if fnmatch(each.name, pattern)]
-    yield from dict.fromkeys(names)
+    yield from sorted(dict.fromkeys(names), key=_LAST.__contains__)
 
 
 def _description(kernel: Built) -> bytes:

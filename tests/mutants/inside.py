@@ -68,16 +68,33 @@ def _carry_out(prepared: Prepared) -> None:
     say(Said("ready"))
     for task in order.tasks:
         say(Said("begin", task.number))
-        start = time.monotonic()
-        found = _in_a_child(_limit_s(order, task), partial(_look, task, prepared))
-        seconds = round(time.monotonic() - start, 2)
-        control = ""
-        if found.how != "passed" and found.scenario and task.number:
-            again = Task(0, (found.scenario,))
-            control = _in_a_child(order.limit_s, partial(_look, again, prepared)).how
+        found, control, seconds = _noticed(task, prepared)
         say(msgspec.structs.replace(found, number=task.number, seconds=seconds, control=control))
         if found.how in ("hung", "error") or control not in ("", "passed"):
             break  # In another machine, the next one has a kernel that is as it should be.
+
+
+def _noticed(task: Task, prepared: Prepared) -> tuple[Said, str, float]:
+    """Return what a bug came to, how what noticed it ended without it, and after how long.
+
+    An issue that is known elsewhere counts, unless it is this kernel's without the bug as well.
+    """
+    limit_s = prepared.order.limit_s
+    seconds = 0.0
+    while True:
+        start = time.monotonic()
+        found = _in_a_child(_limit_s(prepared.order, task), partial(_look, task, prepared))
+        seconds += time.monotonic() - start
+        control = ""
+        if found.how != "passed" and found.scenario and task.number:
+            again = Task(0, (found.scenario,))
+            control = _in_a_child(limit_s, partial(_look, again, prepared)).how
+        if found.how != "known":
+            return found, control, round(seconds, 2)
+        if control != "known":
+            return msgspec.structs.replace(found, how="differs"), control, round(seconds, 2)
+        after = task.scenarios.index(found.scenario) + 1
+        task = msgspec.structs.replace(task, scenarios=task.scenarios[after:])
 
 
 def _limit_s(order: Order, task: Task) -> float:
@@ -131,10 +148,13 @@ def _look(task: Task, prepared: Prepared) -> Said:
         WARN_AGAIN.write_text("1")
     SWITCH.write_text(str(task.number))
     unsure: list[str] = []
+    how = "passed"
     end = time.monotonic() + task.check_s
     for said in _scenarios(task, prepared):
         if said.how == "unsure":
             unsure.append(f"{said.scenario}: {said.step}")
+        elif said.how == "known" and not task.number:
+            how = said.how
         elif said.how != "passed":
             return said
         if time.monotonic() > end:
@@ -144,7 +164,7 @@ def _look(task: Task, prepared: Prepared) -> Said:
         say(Said("fuzzing", task.number))
         if found := _fuzzed(task.fuzz_s):
             return found
-    return Said("end", how="passed", step="; ".join(unsure)[:_MOST])
+    return Said("end", how=how, step="; ".join(unsure)[:_MOST])
 
 
 def _scenarios(task: Task, prepared: Prepared) -> Iterator[Said]:
@@ -187,17 +207,18 @@ def _complaint(problems: Sequence[Problem]) -> str:
 def _said(checked: Checked, name: str) -> Said:
     """Return what a scenario says of the kernel."""
     verdict = checked.verdict
+    how = "known" if verdict.status is Status.KNOWN else "differs"
     match verdict.status:
-        case Status.PASSED | Status.SKIPPED | Status.KNOWN | Status.PASSES_NOW:
+        case Status.PASSED | Status.SKIPPED | Status.PASSES_NOW:
             return Said("end", scenario=name, how="passed")
-        case Status.DIFFERS if verdict.difference is not None:
+        case Status.DIFFERS | Status.KNOWN if verdict.difference is not None:
             difference = verdict.difference
             where = "set-up" if difference.origin < 0 else f"operation {difference.origin + 1}"
             rules = " ".join(sorted({each.rule for each in difference.expected}))
             step = f"{where}, {difference.operation}: {difference.observed}"[:_MOST]
-            return Said("end", scenario=name, how="differs", step=step, rule=rules)
-        case Status.DIFFERS:
-            return Said("end", scenario=name, how="differs", step=verdict.reason[:_MOST])
+            return Said("end", scenario=name, how=how, step=step, rule=rules)
+        case Status.DIFFERS | Status.KNOWN:
+            return Said("end", scenario=name, how=how, step=verdict.reason[:_MOST])
         case Status.INCONCLUSIVE:
             how = "hung" if verdict.reason.startswith((HUNG, DIED, ENDLESS)) else "unsure"
             return Said("end", scenario=name, how=how, step=verdict.reason[:_MOST])

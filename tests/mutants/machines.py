@@ -80,13 +80,13 @@ class _Listener:
             case "running":
                 self.doing = said.scenario
             case "ran":
-                if not said.number and said.how == "passed":
+                if not said.number and said.how in ("passed", "known"):
                     self._ran(said.scenario, said.seconds)
             case "fuzzing":
                 self.doing = "(fuzz)"
             case "end":
                 self.under_way = None
-                how = "survived" if said.how == "passed" else said.how
+                how = "survived" if said.how in ("passed", "known") else said.how
                 self.add(how, said.number, said)
 
     def add(self, how: str, number: int, said: Said) -> None:

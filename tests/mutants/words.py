@@ -31,9 +31,9 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line: ``kind`` is ready, begin, running (a scenario begins), ran (it has passed),
     fuzzing or end.
 
-    At an end, ``how`` is passed, differs, hung, unsure (no verdict, for the model's or the host's
-    sake) or error (of ours). ``control`` says how the scenario that noticed a bug ended right
-    after on the same kernel, with no bug at work.
+    At an end, ``how`` is passed, known (an issue of other kernels, too), differs, hung, unsure (no
+    verdict, for the model's or the host's sake) or error (of ours). ``control`` says how the
+    scenario that noticed a bug ended right after on the same kernel, with no bug at work.
     """
 
     kind: str

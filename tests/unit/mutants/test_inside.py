@@ -1,0 +1,36 @@
+"""What counts as noticed where a scenario meets an issue that is known of other kernels."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from tests.mutants import inside
+from tests.mutants.inside import Prepared
+from tests.mutants.words import Said, Task
+
+PREPARED = cast(Prepared, SimpleNamespace(order=SimpleNamespace(limit_s=1)))
+
+
+@pytest.mark.parametrize(
+    ("answers", "how", "control"),
+    [
+        ([("known", "a"), ("passed", ""), ("differs", "")], "differs", "passed"),
+        ([("known", "a"), ("known", ""), ("differs", "b"), ("passed", "")], "differs", "passed"),
+        ([("known", "a"), ("known", ""), ("passed", "")], "passed", ""),
+        ([("differs", "a"), ("known", "")], "differs", "known"),
+    ],
+)
+def test_a_known_issue_counts_where_only_the_bug_brings_it(
+    answers: list[tuple[str, str]], how: str, control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(answers)
+
+    def in_a_child(limit_s: float, work: Callable[[], Said]) -> Said:
+        said, scenario = left.pop(0)
+        return Said("end", how=said, scenario=scenario)
+
+    monkeypatch.setattr(inside, "_in_a_child", in_a_child)
+    found, found_control, _ = inside._noticed(Task(7, ("a", "b")), PREPARED)
+    assert (found.how, found_control) == (how, control)
