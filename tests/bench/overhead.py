@@ -31,7 +31,7 @@ from vmm.verdict.judge import Judgement
 
 SEED = 1
 COUNT = 30
-LIMIT = 2.0
+LIMIT = 1.4
 _RUNS = 5
 _MAKING, _RUNNING, _JUDGING = "making scenarios", "running them", "judging them"
 _C, _C_IOCTLS = "as C programs", "in their ioctls"
