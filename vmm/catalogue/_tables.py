@@ -9,13 +9,31 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
     ChangeHostMemory,
+    HostWrite,
+    Place,
     Start,
 )
-from vmm.scenario.programs import ACCESSED, DIRTY, PRESENT, WRITABLE, entries
+from vmm.scenario.programs import (
+    ACCESSED,
+    CODE_DESCRIPTOR,
+    CODE_SELECTOR,
+    DIRTY,
+    ENTRY_BYTES,
+    LONG_GATE_BYTES,
+    PRESENT,
+    REAL_GATE_BYTES,
+    VECTOR,
+    WRITABLE,
+    entries,
+    long_gate,
+    real_gate,
+    writes,
+)
 
 PROGRAM_OFFSET = 0x900
 """Where in a page a program is put, after the code that every page carries."""
 
+_STACK_OFFSET = 0x400
 PAGES = 4
 """Page tables take a page a level."""
 
@@ -60,4 +78,37 @@ class Tables:
     def access(self, code: int, data: int, value: int = 0, vcpu: int = 0) -> Start:
         """Start at the program in a page, on a word of another one."""
         address = code * PAGE_SIZE_BYTES + PROGRAM_OFFSET
-        return Start(address, self.gpa, data * PAGE_SIZE_BYTES + 0x40, value, vcpu)
+        return Start(address, self.gpa, data * PAGE_SIZE_BYTES + 0x40, value, vcpu=vcpu)
+
+    def interrupt(self, code: int, table: int, stack: int) -> Start:
+        """Start at the program in a page that raises an interrupt; the stack ends within a page."""
+        return Start(
+            code * PAGE_SIZE_BYTES + PROGRAM_OFFSET,
+            self.gpa,
+            stack=stack * PAGE_SIZE_BYTES + _STACK_OFFSET,
+            interrupts=table * PAGE_SIZE_BYTES,
+        )
+
+
+def real_interrupt(code: int, table: int, stack: int) -> Start:
+    """Start in real mode at the program in a page that raises an interrupt, by gfns."""
+    return Start(
+        code * PAGE_SIZE_BYTES + PROGRAM_OFFSET,
+        stack=stack * PAGE_SIZE_BYTES + _STACK_OFFSET,
+        interrupts=table * PAGE_SIZE_BYTES,
+    )
+
+
+def real_table(place: Place, handler: int) -> Iterator[AnyOperation]:
+    """Yield what writes an interrupt table to a page of which nothing else is left."""
+    yield ChangeHostMemory(place)
+    entry = Place(place.mapping, place.offset + VECTOR * REAL_GATE_BYTES)
+    yield HostWrite(entry, real_gate(handler * PAGE_SIZE_BYTES + STUB_OFFSET))
+
+
+def long_table(place: Place, handler: int) -> Iterator[AnyOperation]:
+    """Yield what writes interrupt and descriptor tables of 64-bit mode to a page, likewise."""
+    yield ChangeHostMemory(place)
+    yield from entries(place, {CODE_SELECTOR // ENTRY_BYTES: CODE_DESCRIPTOR})
+    gate = Place(place.mapping, place.offset + VECTOR * LONG_GATE_BYTES)
+    yield from writes(gate, long_gate(handler * PAGE_SIZE_BYTES + STUB_OFFSET))

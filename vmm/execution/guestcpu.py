@@ -181,11 +181,15 @@ class GuestCpu:
         self.look_at(0)
         self._ready, self._is_known = _NOT_READY, False
         vcpu = self._vcpu
-        if op.tables is None:
+        table = None if op.interrupts is None else (op.interrupts, PAGE_SIZE_BYTES - 1)
+        if op.tables is None and table is None:
             vcpu.enter_big_real_mode(op.address & -_SEGMENT_BYTES, op.address % _SEGMENT_BYTES)
+        elif op.tables is None:
+            registers = Registers(rip=op.address % _SEGMENT_BYTES, rsp=op.stack)
+            vcpu.enter_flat_real_mode(op.address & -_SEGMENT_BYTES, registers, table)
         else:
-            registers = Registers(rip=op.address, rdi=op.data, rcx=op.value)
-            vcpu.enter_long_mode(op.tables, registers)
+            registers = Registers(rip=op.address, rdi=op.data, rcx=op.value, rsp=op.stack)
+            vcpu.enter_long_mode(op.tables, registers, table)
         passed: list[PassedMmio] = []
         port, most = image.EXECUTED_PORT, _MOST_EXITS_OF_A_START
         try:

@@ -21,6 +21,7 @@ from vmm.model import (
     regions,
     rings,
     slotstate,
+    starts,
     userend,
 )
 from vmm.model.races import judge as races, rings as race_rings
@@ -35,6 +36,7 @@ _MODULES = (
         accesses,
         instructions,
         pagetables,
+        starts,
         apicpage,
         model,
         devices,

@@ -16,6 +16,7 @@ from vmm.model.allowed import Allowed
 from vmm.model.apicpage import is_apic_page
 from vmm.model.backing import HVA_ABSENT, Piece
 from vmm.model.contents import Contents
+from vmm.model.instructions import NOT_EMULATED
 from vmm.model.internal import InternalSlots
 from vmm.model.pagetables import (
     GUEST_TABLES,
@@ -25,13 +26,36 @@ from vmm.model.pagetables import (
     PageTables,
     Walk,
 )
-from vmm.model.rule import Rule
+from vmm.model.rule import Rule, documented
 from vmm.scenario.content import STUB_LENGTH, stub_identity
 from vmm.scenario.history import Mmio, Stopped, Touched, joined
 from vmm.scenario.operations import GUEST_MAPPING, PAGE_SIZE_BYTES, Start, Touch
-from vmm.scenario.programs import LOAD, STORE
+from vmm.scenario.programs import (
+    CODE_DESCRIPTOR,
+    CODE_SELECTOR,
+    ENTRY_BYTES,
+    FLAGS,
+    INTERRUPT,
+    INTERRUPT_BYTES,
+    LOAD,
+    LONG_GATE_BYTES,
+    REAL_GATE_BYTES,
+    STACK_SELECTOR,
+    STORE,
+    VECTOR,
+    handler_of,
+)
+
+INTERRUPT_TABLE = documented(
+    "interrupt-table",
+    "an interrupt goes where its table says, in the memory where the slot of that has it by now; "
+    "what is pushed is written as all else is",
+    "api.rst 4.35; Intel SDM vol. 3, 6.12, 20.1.4; emulate_int_real",
+)
 
 _WORD = 4
+_SEGMENT_BYTES = 1 << 16
+_STACK_ALIGNMENT = 16
 _LONGEST = max(STUB_LENGTH, len(STORE))
 _LAST_OFFSET = PAGE_SIZE_BYTES - _LONGEST
 
@@ -84,6 +108,8 @@ class Starts:
         identity = stub_identity(code[:STUB_LENGTH])
         if identity is not None:
             return self._allowed(op, Touched(identity), walks, piece)
+        if code.startswith(INTERRUPT) and op.interrupts is not None:
+            return self._interrupt(op, piece, walks)
         if op.tables is None:
             return ()
         if code.startswith(LOAD):
@@ -92,27 +118,95 @@ class Starts:
             return self._store(op, piece, walks)
         return ()
 
+    def _interrupt(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
+        """Return what an interrupt comes to whose table, stack and handler are all in memory.
+
+        What a processor does where one of them is not, or is of another kind, is not followed.
+        """
+        is_long = op.tables is not None
+        size = LONG_GATE_BYTES if is_long else REAL_GATE_BYTES
+        frame = _frame(op)
+        at = (op.stack & -_STACK_ALIGNMENT if is_long else op.stack) - len(frame)
+        assert op.interrupts is not None
+        gate = self._memory(op, op.interrupts + VECTOR * size, size)
+        stack = self._memory(op, at, len(frame), write=True)
+        descriptor = self._memory(op, op.interrupts + CODE_SELECTOR, ENTRY_BYTES)
+        if gate is None or stack is None or descriptor is None:
+            return ()
+        handler = handler_of(self._accesses.read(gate.pieces))
+        is_code = self._accesses.read(descriptor.pieces) == CODE_DESCRIPTOR.to_bytes(8, "little")
+        if handler is None or (is_long and not is_code):
+            return ()
+        found = self._memory(op, handler, STUB_LENGTH)
+        identity = None if found is None else stub_identity(self._accesses.read(found.pieces))
+        if found is None or identity is None:
+            return ()
+        used = (gate, descriptor, stack, found) if is_long else (gate, stack, found)
+        every = (*walks, *(walk for each in used for walk in each.walks))
+        if any(walk.reads_only for walk in every):
+            return ()
+        effect = partial(self._interrupted, op, every, used, frame, stack)
+        outcome = Allowed(Touched(identity), INTERRUPT_TABLE, effect)
+        if not is_long:
+            return (outcome,)
+        if not _is_settled(every):
+            return ()
+        return (outcome, Allowed(Stopped("internal-error"), NOT_EMULATED, is_apart=True))
+
+    def _interrupted(
+        self,
+        op: Start,
+        walks: tuple[Walk, ...],
+        used: tuple["_Data", ...],
+        frame: bytes,
+        stack: "_Data",
+    ) -> None:
+        self._tables.adopt(op.vcpu, walks, sets_bits=True)
+        for each in used:
+            if each is not stack:
+                self._accesses.was_read(op.vcpu, each.pieces)
+        top = Touch(stack.pieces[0].gpa, "write", 2, vcpu=op.vcpu)
+        self._accesses.written(top, stack.pieces, frame)
+
+    def _memory(self, op: Start, address: int, length: int, write: bool = False) -> "_Data | None":
+        """Return the memory at an address; None where there is none, or it is not known."""
+        if address % PAGE_SIZE_BYTES + length > PAGE_SIZE_BYTES:
+            return None
+        walks: tuple[Walk, ...] = ()
+        gpa = address
+        if op.tables is not None:
+            walks = (self._tables.walk(op.tables, address, write),)
+            if walks[0].end != "memory":
+                return None
+            gpa = walks[0].gpa
+        pieces = self._accesses.pieces(gpa, length)
+        (piece,) = pieces
+        is_there = piece.kind == "memory" and not (write and leaves_memory(piece, write))
+        if not is_there or self._is_unclear(op, piece):
+            return None
+        return _Data(walks, pieces)
+
     def _load(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
         found = self._data(op, write=False)
         if not isinstance(found, _Data):
             return found if _is_settled(walks) else ()
-        walk, pieces = found.walk, found.pieces
+        pieces = found.pieces
         value = int.from_bytes(self._accesses.read(pieces), "little")
         exits = exits_of(pieces)
-        return self._allowed(op, Touched(value, exits), (*walks, walk), code)
+        return self._allowed(op, Touched(value, exits), (*walks, *found.walks), code)
 
     def _store(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
         found = self._data(op, write=True)
         if not isinstance(found, _Data):
             return found if _is_settled(walks) else ()
-        walk, pieces = found.walk, found.pieces
+        pieces = found.pieces
         data = op.value.to_bytes(_WORD, "little")
         (piece,) = pieces
         kept = not leaves_memory(piece, write=True)
         held = data if kept else self._accesses.read(pieces)
         exits: list[Mmio] = [*exits_of(pieces, data), *exits_of(pieces)]
         outcome = Touched(int.from_bytes(held, "little"), joined(exits))
-        return self._allowed(op, outcome, (*walks, walk), code, pieces)
+        return self._allowed(op, outcome, (*walks, *found.walks), code, pieces)
 
     def _data(self, op: Start, write: bool) -> "_Outcomes | _Data":
         """Return where the word that a program accesses is, or how the vCPU stops at it."""
@@ -128,7 +222,7 @@ class Starts:
             return ()
         if leaves_memory(piece, write) and walk.sets_bits:
             return ()  # Where MMIO is remembered by its address nobody walks.
-        return _Data(walk, pieces)
+        return _Data((walk,), pieces)
 
     def _allowed(
         self,
@@ -182,8 +276,18 @@ class Starts:
 class _Data:
     """A word that a program accesses, and the walk that led there."""
 
-    walk: Walk
+    walks: tuple[Walk, ...]
     pieces: tuple[Piece, ...]
+
+
+def _frame(op: Start) -> bytes:
+    """Return what an interrupt pushes, the lowest address first."""
+    after = op.address + INTERRUPT_BYTES
+    if op.tables is None:
+        words = (after % _SEGMENT_BYTES, (op.address & -_SEGMENT_BYTES) >> 4 & 0xFFFF, FLAGS)
+        return b"".join(word.to_bytes(2, "little") for word in words)
+    quads = (after, CODE_SELECTOR, FLAGS, op.stack, STACK_SELECTOR)
+    return b"".join(quad.to_bytes(8, "little") for quad in quads)
 
 
 def _is_settled(walks: tuple[Walk, ...]) -> bool:

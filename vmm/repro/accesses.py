@@ -9,6 +9,7 @@ from vmm.scenario.history import AnyOutcome, Mmio, Ran, Stopped, Swept, Touched
 from vmm.scenario.instruction_effects import ARITHMETIC, descriptor_table
 from vmm.scenario.instructions import INSTRUCTIONS, operands
 from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
     REAL_MODE_END,
     Execute,
     Instruction,
@@ -69,16 +70,26 @@ def _registers(op: Instruction) -> Iterator[tuple[str, str]]:
 
 def start(account: Account, op: Start, step: Expectation) -> list[str]:
     """Return the statements of a start."""
-    if op.tables is None:
+    tables = []
+    if op.interrupts is not None:
+        account.use("tables", "starttables")
+        tables.append(f"set_tables({unsigned(op.interrupts)}, {PAGE_SIZE_BYTES - 1:#x});")
+    if op.tables is None and op.interrupts is None:
         account.use("startreal")
         call = f"guest_starts_real({op.vcpu}, {unsigned(op.address)});"
+    elif op.tables is None:
+        account.use("startflat")
+        call = f"guest_starts_flat({op.vcpu}, {unsigned(op.address)}, {unsigned(op.stack)});"
     else:
         account.use("start")
-        fields = (("rip", op.address), ("rdi", op.data), ("rcx", op.value))
+        fields = (("rip", op.address), ("rdi", op.data), ("rcx", op.value), ("rsp", op.stack))
         registers = ", ".join(f".{name} = {unsigned(value)}" for name, value in fields if value)
-        tables = unsigned(op.tables)
-        call = f"guest_starts({op.vcpu}, {tables}, (struct kvm_regs){{{registers or '0'}}});"
-    return [*_mode(account, op.vcpu, 0, step), call, *_accessed(account, step)]
+        cr3 = unsigned(op.tables)
+        call = f"guest_starts({op.vcpu}, {cr3}, (struct kvm_regs){{{registers or '0'}}});"
+    lines = [*_mode(account, op.vcpu, 0, step), *tables, call]
+    if op.interrupts is not None:
+        lines.append("set_tables(0, 0);")
+    return [*lines, *_accessed(account, step)]
 
 
 def access(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> list[str]:

@@ -51,6 +51,8 @@ _NEEDS = {
     "farexecute": ("long", "windows"),
     "start": ("long", "starting"),
     "startreal": ("real", "run"),
+    "startflat": ("real", "run", "tables"),
+    "starttables": ("tables",),
     "reach": ("farread", "region"),
     "at": ("mapping",),
     "thp": ("mapping",),

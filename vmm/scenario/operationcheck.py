@@ -78,7 +78,7 @@ from vmm.scenario.operations import (
     guest_count,
     pages_of,
 )
-from vmm.scenario.programs import LAST_ADDRESS
+from vmm.scenario.programs import LAST_ADDRESS, LONG_FRAME_BYTES
 from vmm.scenario.races import race_problem
 from vmm.scenario.shown import is_plain
 from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
@@ -323,9 +323,16 @@ def _start_problem(op: Start) -> str:
     """An address is canonical, and the lower half is enough; page tables are whole pages."""
     if not 0 <= op.value < 1 << 32:
         return ".value: an unsigned 32-bit number is needed"
+    if op.stack and op.interrupts is None:
+        return ".stack: an interrupt uses it, and those take a table ('interrupts')"
+    last = REAL_MODE_END - PAGE_SIZE_BYTES if op.tables is None else LAST_ADDRESS
+    if op.interrupts is not None:
+        for field, least in (("stack", LONG_FRAME_BYTES), ("interrupts", 0)):
+            if not least <= getattr(op, field) <= last:
+                return f".{field}: an address within {least:#x} to {last:#x} is needed"
     if op.tables is None:
         if op.data or op.value:
-            return ".tables: in real mode a vCPU starts at what answers by itself"
+            return ".tables: in real mode a vCPU starts at what accesses no data"
         return "" if 0 <= op.address < REAL_MODE_END else ".address: real mode ends with 4 GiB"
     if op.tables % PAGE_SIZE_BYTES or not 0 <= op.tables < 1 << MAX_GPA_BITS:
         return f".tables: the gpa of a page is needed, of {MAX_GPA_BITS} bits at the most"

@@ -14,7 +14,22 @@ LOAD = bytes.fromhex("8b07 e7e1 f4")
 STORE = bytes.fromhex("890f 8b07 e7e1 f4")
 """mov %ecx, (%rdi), and then the same: it writes a word, and reads it."""
 
-LONGEST = max(len(LOAD), len(STORE))
+INTERRUPT = bytes.fromhex("cd20 f4")
+"""int $0x20: the guest raises an interrupt, whose handler is code that a page carries."""
+
+INTERRUPT_BYTES = 2
+VECTOR = INTERRUPT[1]
+REAL_GATE_BYTES, LONG_GATE_BYTES = 4, 16
+"""An entry of an interrupt table: ip and cs in real mode, a gate in 64-bit mode."""
+
+CODE_SELECTOR, STACK_SELECTOR = 0x08, 0x10
+"""What CS and SS hold in 64-bit mode; an interrupt loads the descriptor of the first anew."""
+
+CODE_DESCRIPTOR = 0x0020_9B00_0000_0000
+_INTERRUPT_GATE = 0x8E00
+FLAGS = 0x2
+
+REAL_FRAME_BYTES, LONG_FRAME_BYTES = 6, 40
 
 PRESENT, WRITABLE, LARGE = 1 << 0, 1 << 1, 1 << 7
 ACCESSED, DIRTY = 1 << 5, 1 << 6
@@ -40,6 +55,26 @@ def shift_of(level: int) -> int:
 def index_of(address: int, level: int) -> int:
     """Return the index of an address in the table of a level."""
     return address >> shift_of(level) & (1 << _INDEX_BITS) - 1
+
+
+def real_gate(gpa: int) -> int:
+    """Return an entry of a real-mode table whose handler is at a gpa below 1 MiB."""
+    return (gpa & -PAGE_SIZE_BYTES) >> 4 << 16 | gpa % PAGE_SIZE_BYTES
+
+
+def long_gate(address: int) -> bytes:
+    """Return a gate of 64-bit mode whose handler is at an address below 4 GiB."""
+    low = address & 0xFFFF | CODE_SELECTOR << 16 | _INTERRUPT_GATE << 32
+    return (low | address >> 16 << 48).to_bytes(8, "little") + bytes(8)
+
+
+def handler_of(entry: bytes) -> int | None:
+    """Return where the handler of an entry is: a gpa in real mode; None for a gate of no such."""
+    if len(entry) == REAL_GATE_BYTES:
+        return (int.from_bytes(entry[2:], "little") << 4) + int.from_bytes(entry[:2], "little")
+    low = int.from_bytes(entry[:8], "little")
+    address = low & 0xFFFF | (low >> 48) << 16
+    return address if entry == long_gate(address) else None
 
 
 def writes(place: Place, data: bytes) -> Iterator[HostWrite]:

@@ -11,10 +11,16 @@ class Start(Operation, frozen=True, tag="start", gc=False):
     4 GiB. Nothing of what it uses is in the guest's own slot. What it executes is the code that
     every tagged page carries, or one of `vmm.scenario.programs`: those find the address that they
     access in DI, and a ``value`` in CX. The outcome is the word that the code answers with.
+
+    With ``interrupts``, which is the address of an interrupt table, and in 64-bit mode of a
+    descriptor table in the same place, a program may raise one: what the processor pushes goes
+    below ``stack``.
     """
 
     address: Hex
     tables: Hex | None = None
     data: Hex = 0
     value: Hex = 0
+    stack: Hex = 0
+    interrupts: Hex | None = None
     vcpu: int = 0

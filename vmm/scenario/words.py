@@ -311,6 +311,8 @@ def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
 
 def _start(op: Start) -> str:
     where = f"{_vcpu(op.vcpu)} starts at {op.address:#x}"
+    if op.interrupts is not None:
+        where += f", with interrupts at {op.interrupts:#x} and a stack at {op.stack:#x},"
     if op.tables is None:
         return f"{where} in real mode"
     given = [

@@ -43,6 +43,8 @@
  *   ahead GPA N              KVM_PRE_FAULT_MEMORY of N pages
  *   attribute GPA N BITS     KVM_SET_MEMORY_ATTRIBUTES of N pages
  *   tables PAGE GPA TARGET BITS   page tables, and programs after them, in the pool
+ *   gates PAGE HANDLER       an interrupt table, and after it code, for real mode, in the pool
+ *   interrupt CODE STACK TABLE   an interrupt that is raised there
  *   start TABLES ADDRESS [DATA [VALUE]]   a guest with those, at a program of them
  *   thread OPERATION         the same from another thread, which is waited for
  *
@@ -300,7 +302,7 @@ static void wake(int signal)
 }
 
 /* Some instructions never come back outside of memory: that is an answer, too. */
-static void limit_run(int microseconds)
+void limit_run(int microseconds)
 {
     const struct itimerval every = {
         .it_value.tv_usec = microseconds, .it_interval.tv_usec = microseconds,

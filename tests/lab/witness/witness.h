@@ -20,6 +20,7 @@ int need_vcpu(void); /* its file */
 
 /* places.c: answers 0 where the words are none of its own. */
 void set_cpuid(int vcpu);
+void limit_run(int microseconds);
 int play_place(char words[][32], int count);
 
 /* starts.c: likewise. */

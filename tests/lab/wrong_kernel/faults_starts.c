@@ -7,6 +7,11 @@
 #define DATA_OFFSET 4096u
 #define ADDRESS_BITS 0x000ffffffffff000ull
 #define NOWHERE UINT64_MAX
+#define WORD_BYTES 4
+
+/* In real mode: an entry of an interrupt table, and what is pushed. */
+#define GATE_BYTES 4
+#define FRAME_BYTES 6
 
 enum { PRESENT = 1, LARGE = 0x80, ACCESSED = 0x20, DIRTY = 0x40, LEVELS = 4, PAGES_LEVEL = 3 };
 
@@ -65,7 +70,35 @@ static int begin_start(struct vcpu *vcpu)
     start->stores = opcode == 0x89;
     start->loads = opcode == 0x8b;
     if (start->data != NOWHERE)
-        read_guest(vcpu->vm, start->data, start->old, sizeof(start->old));
+        read_guest(vcpu->vm, start->data, start->old, WORD_BYTES);
+    return 0;
+}
+
+/* Before KVM_RUN: notes an interrupt in real mode whose table is in a slot of the caller's. */
+static int begin_interrupt(struct vcpu *vcpu)
+{
+    struct start *start = &vcpu->start;
+    struct kvm_sregs special;
+    struct kvm_regs regs;
+    uint8_t code[2] = {0};
+    uint16_t gate[2];
+
+    if (start->under_way)
+        return 0;
+    memset(start, 0, sizeof(*start));
+    if (kernel_ioctl(vcpu->fd, KVM_GET_REGS, &regs)
+        || kernel_ioctl(vcpu->fd, KVM_GET_SREGS, &special) || special.cr0 >> 31)
+        return 0;
+    start->rip = special.cs.base + regs.rip;
+    start->tables = special.idt.base;
+    read_guest(vcpu->vm, start->rip, code, sizeof(code));
+    if (code[0] != 0xcd || !slot_at(vcpu->vm, start->tables))
+        return 0;
+    read_guest(vcpu->vm, start->tables + code[1] * GATE_BYTES, (uint8_t *)gate, sizeof(gate));
+    start->code = gate[1] * 16ull + gate[0];
+    start->data = special.ss.base + regs.rsp - FRAME_BYTES;
+    read_guest(vcpu->vm, start->data, start->old, FRAME_BYTES);
+    start->under_way = true;
     return 0;
 }
 
@@ -200,7 +233,7 @@ static bool lose_store(struct vcpu *vcpu)
     struct start *start = answered(vcpu);
 
     if (start && start->stores && slot_at(vcpu->vm, start->data) && strike(vcpu->vm))
-        write_guest(vcpu->vm, start->data, start->old, sizeof(start->old));
+        write_guest(vcpu->vm, start->data, start->old, WORD_BYTES);
     return false;
 }
 
@@ -261,7 +294,7 @@ static bool has_other_code(struct vm *vm, const struct start *start)
 
 static bool has_other_tables(struct vm *vm, const struct start *start)
 {
-    return start->code != NOWHERE && start->code != vm->answer.code;
+    return start->code != NOWHERE && start->code != vm->answer.code && slot_at(vm, start->code);
 }
 
 static bool use_former_tables(struct vcpu *vcpu) { return replies(vcpu, has_no_tables); }
@@ -289,6 +322,26 @@ static bool stay_without(struct vcpu *vcpu)
         vcpu->vm->armed = true;
     else if (vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->vm->armed && strike(vcpu->vm))
         vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
+    return false;
+}
+
+/* Interrupts. */
+
+static bool lose_frame(struct vcpu *vcpu)
+{
+    struct start *start = answered(vcpu);
+
+    if (start && strike(vcpu->vm))
+        write_guest(vcpu->vm, start->data, start->old, FRAME_BYTES);
+    return false;
+}
+
+static bool note_frame(struct vcpu *vcpu)
+{
+    struct start *start = answered(vcpu);
+
+    if (start && strike(vcpu->vm))
+        vcpu->vm->noted = start->data;
     return false;
 }
 
@@ -346,6 +399,14 @@ static int refuse_to_run(struct vcpu *vcpu)
     {.name = fault_name, .enter = begin_start, .leave = function, .log = drop_noted,            \
      .sentence = text, .witness = script}
 
+#define INTERRUPT(fault_name, function, text, script)                                           \
+    {.name = fault_name, .enter = begin_interrupt, .leave = function, .sentence = text,         \
+     .witness = script}
+
+/* An interrupt table, a program that raises an interrupt, and its handler; and a stack. */
+#define GATES "gates 0 12; set 1 10 3 0; set 2 8 1 8; "
+#define RAISE "interrupt 11+900 8+400 10"
+
 /* Pages 0 to 3 of the pool are tables, pages 4 and 5 carry programs that store and load. */
 #define LAID "tables 0 100 104 3; set 1 100 8 0; "
 #define STORES "start 100 0+900 2+40 1234"
@@ -385,13 +446,27 @@ const struct fault start_faults[] = {
           "; delete 2; set 2 104 4 c; " LOADS),
     START("former-tables-used", use_same_tables,
           "After other page tables came a guest answers what it did before.",
-          "tables 0 100 104 63; tables 8 100 10c 63; set 1 100 4 0; set 2 104 4 4; " LOADS
+          "tables 0 100 104 63; tables 8 100 10c 63; set 1 100 4 0; set 2 104 4 4; "
+          "set 3 10c 4 c; write 106+40; " LOADS
           "; delete 1; set 1 100 4 8; " LOADS),
     START("unmapped-page-mapped", map_unmapped,
           "What page tables do not map can be executed.", "set 1 100 8 0; start 100 30+800"),
     START("tables-never-found-again", stay_without,
           "A vCPU that met no page tables finds none, even if they are there by then.",
           "tables 0 100 104 3; set 2 104 4 4; " LOADS "; set 1 100 4 0; " LOADS),
+    INTERRUPT("interrupt-frame-lost", lose_frame,
+              "What an interrupt pushes is lost.", GATES RAISE "; read 8+3fa"),
+    {.name = "interrupt-frame-not-logged", .enter = begin_interrupt, .leave = note_frame,
+     .log = drop_noted, .sentence = "What an interrupt pushes is not in the dirty log.",
+     .witness = "gates 0 12; set 1 10 3 0; set 2 8 1 8 log; " RAISE "; log 2"},
+    INTERRUPT("former-interrupt-table-used", use_same_tables,
+              "After another interrupt table came an interrupt goes where it went before.",
+              "gates 0 12; gates 4 16; set 1 10 1 0; set 2 11 2 1; set 3 15 2 5; set 4 8 1 8; "
+              RAISE "; delete 1; set 1 10 1 4; " RAISE),
+    INTERRUPT("former-handler-used", use_same_code,
+              "After other memory came an interrupt's handler is the one before.",
+              "gates 0 12; gates 4 12; set 1 10 2 0; set 2 12 1 2; set 4 8 1 8; " RAISE
+              "; delete 2; set 2 12 1 6; " RAISE),
     {.name = "last-code-stays", .leave = run_the_last,
      .sentence = "Where the last slot has gone a vCPU answers what it did last.",
      .witness = "tables 0 100 104 63; set 1 100 8 0; " LOADS "; delete 1; " LOADS},

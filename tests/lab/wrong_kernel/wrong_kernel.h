@@ -118,7 +118,7 @@ struct start {
     bool under_way, stores, loads;
     uint64_t tables, rip, code, data;
     struct entry entries[4], data_entries[4];
-    uint8_t old[4]; /* of the data */
+    uint8_t old[8]; /* of the data */
     uint32_t answer;
 };
 

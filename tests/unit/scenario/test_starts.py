@@ -43,6 +43,11 @@ def with_operations(base: Scenario, *operations: AnyOperation) -> Scenario:
         (Start(1 << 32), "address"),
         (Start(0x800, None, 0x1000), "tables"),
         (Start(0x800, vcpu=1), "vcpu"),
+        (Start(0x800, stack=0x1000), "stack"),
+        (Start(0x800, stack=39, interrupts=0), "stack"),
+        (Start(0x800, stack=(1 << 32) - 1, interrupts=0), "stack"),
+        (Start(0x800, stack=0x1000, interrupts=1 << 32), "interrupts"),
+        (Start(0x800, 0, stack=0x1000, interrupts=1 << 47), "interrupts"),
     ],
 )
 def test_a_start_that_cannot_be_is_named_by_its_field(start: Start, field: str) -> None:
@@ -51,7 +56,8 @@ def test_a_start_that_cannot_be_is_named_by_its_field(start: Start, field: str) 
 
 
 def test_a_start_reads_as_it_was_written() -> None:
-    scenario = Scenario("start", (Start(0x800, 0x1000, 0x2040, 7), Start(0xFFFF_FFF0)))
+    interrupt = Start(0x900, stack=0x1400, interrupts=0)
+    scenario = Scenario("start", (Start(0x800, 0x1000, 0x2040, 7), Start(0xFFFF_FFF0), interrupt))
     assert (
         parse_scenario(scenario_text(scenario).encode(), "file").operations == scenario.operations
     )

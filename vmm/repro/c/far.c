@@ -173,6 +173,7 @@ static void guest_starts(unsigned cpu, uint64_t tables, struct kvm_regs regs)
 {
 	own_tables = tables;
 	enter_long(vcpu(cpu), &regs);
+	store_tables(vcpu(cpu));		/*+ starttables */
 	run(vcpu(cpu), PORT_EXECUTED);
 	own_tables = NO_TABLES;
 }

@@ -401,6 +401,22 @@ static void store_tables(struct vcpu *vcpu)
 	sregs.gdt = sregs.idt = tables;
 	must(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
 }
+/*@ startflat */
+
+/* The same with a stack, whose segment is flat, too, and with tables. */
+static void guest_starts_flat(unsigned cpu, uint32_t gpa, uint32_t stack)
+{
+	struct kvm_regs regs = {.rip = gpa & 0xffff, .rsp = stack};
+	struct kvm_sregs sregs;
+
+	enter(vcpu(cpu), gpa & 0xffff0000, &regs);
+	must(ioctl(vcpu(cpu)->fd, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
+	sregs.ss = sregs.ds;
+	sregs.ss.db = 1;
+	must(ioctl(vcpu(cpu)->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
+	store_tables(vcpu(cpu));
+	run(vcpu(cpu), PORT_EXECUTED);
+}
 /*@ oneinstruction */
 
 /* Puts an instruction at 0x8000 of the guest's slot, and after it out PORT_DONE, al. */

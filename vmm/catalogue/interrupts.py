@@ -1,0 +1,164 @@
+"""Interrupt tables, handlers and stacks of a guest's in slots that change under them."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from vmm.catalogue._build import A, B, Slot, at
+from vmm.catalogue._tables import (
+    PROGRAM_OFFSET,
+    USED,
+    Tables,
+    long_table,
+    real_interrupt,
+    real_table,
+)
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    EnableCap,
+    Place,
+    Scenario,
+)
+from vmm.scenario.programs import INTERRUPT, writes
+
+_SLOT_ZAP_ALL = 1 << 7
+
+_SOURCE = "emulate_int_real; Intel SDM vol. 3, 6.12, 20.1.4"
+
+# In real mode all is below 1 MiB: a handler is where 16 bits of segment lead.
+_TABLE = Slot(1, 0x10, at("a"))
+_OTHER_TABLE = Slot(1, 0x10, at("b"))
+_CODE = Slot(2, 0x20, at("a", 1))
+_HANDLERS = Slot(3, 0x30, at("a", 2), pages=2)
+_STACK = Slot(4, 0x40, at("a", 4))
+_INTERRUPT = real_interrupt(0x20, 0x10, 0x40)
+
+_LONG = Tables("b", 0x100, (0x10, 0x20, 0x30, 0x31, 0x40), page=4, bits=USED)
+_LONG_TABLES = Slot(5, 0x100, at("b", 4), pages=4)
+_LONG_INTERRUPT = _LONG.interrupt(1, 0, 4)
+
+
+def _program() -> Iterator[AnyOperation]:
+    return writes(Place("a", PAGE_SIZE_BYTES + PROGRAM_OFFSET), INTERRUPT)
+
+
+def _interrupts(
+    name: str, why: str, *operations: AnyOperation, needs: tuple[str, ...] = ()
+) -> Scenario:
+    return Scenario(
+        name=f"interrupt-{name}",
+        why=why,
+        source=_SOURCE,
+        tags=("start",),
+        needs=needs,
+        mappings=(A, B),
+        survey="none",
+        operations=operations,
+    )
+
+
+_REAL = (
+    *real_table(at("a"), 0x30),
+    *real_table(at("b"), 0x31),
+    *_program(),
+    _TABLE.create(),
+    _CODE.create(),
+    _HANDLERS.create(),
+)
+_IN_64_BITS = (
+    *long_table(at("a"), 2),
+    *long_table(at("b"), 3),
+    *_program(),
+    *_LONG.lay(),
+    _LONG_TABLES.create(),
+    _TABLE.create(),
+    _CODE.create(),
+    _HANDLERS.create(),
+)
+
+
+def _changes(interrupt: AnyOperation) -> tuple[AnyOperation, ...]:
+    """Change all that an interrupt uses, one after the other, and raise it each time."""
+    return (
+        _STACK.change(LOG_DIRTY_PAGES),
+        interrupt,
+        _STACK.log(),
+        _TABLE.delete(),
+        _OTHER_TABLE.create(),
+        interrupt,
+        _OTHER_TABLE.move(0x50),
+        Slot(6, 0x10, at("a")).create(),
+        interrupt,
+        _STACK.log(),
+        _HANDLERS.delete(),
+        Slot(3, 0x30, at("b", 2), pages=2).create(),
+        interrupt,
+        _STACK.delete(),
+        Slot(4, 0x40, at("b", 1), flags=LOG_DIRTY_PAGES).create(),
+        interrupt,
+        _STACK.log(),
+    )
+
+
+def _readonly(interrupt: AnyOperation) -> tuple[AnyOperation, ...]:
+    """Take away the right to write of all that an interrupt only reads."""
+    return (
+        _STACK.create(),
+        interrupt,
+        _TABLE.delete(),
+        _TABLE.change(READONLY),
+        interrupt,
+        _HANDLERS.delete(),
+        _HANDLERS.change(READONLY),
+        interrupt,
+        _TABLE.delete(),
+        Slot(1, 0x10, at("b"), flags=READONLY).create(),
+        interrupt,
+    )
+
+
+_BOTH = (
+    _interrupts(
+        "tables-that-change",
+        "An interrupt goes where its table says that is there now, and pushes where the stack is.",
+        *_REAL,
+        *_changes(_INTERRUPT),
+    ),
+    _interrupts(
+        "tables-that-change-in-64-bits",
+        "The same through gates and descriptors, all of them behind page tables.",
+        *_IN_64_BITS,
+        *_changes(_LONG_INTERRUPT),
+    ),
+    _interrupts(
+        "tables-that-are-readonly",
+        "Interrupt tables and handlers in READONLY slots are read.",
+        *_REAL,
+        *_readonly(_INTERRUPT),
+        needs=("readonly_mem",),
+    ),
+    _interrupts(
+        "tables-that-are-readonly-in-64-bits",
+        "So are they behind page tables.",
+        *_IN_64_BITS,
+        *_readonly(_LONG_INTERRUPT),
+        needs=("readonly_mem",),
+    ),
+)
+
+
+def _without_quirk(scenario: Scenario) -> Scenario:
+    return msgspec.structs.replace(
+        scenario,
+        name=f"{scenario.name}-without-quirk",
+        tags=(*scenario.tags, "quirks"),
+        needs=(*scenario.needs, "slot_zap_all_quirk"),
+        operations=(EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL), *scenario.operations),
+    )
+
+
+SCENARIOS = (*_BOTH, *map(_without_quirk, _BOTH))
+"""All scenarios of interrupts."""
