@@ -25,6 +25,7 @@ from vmm.scenario.programs import (
     VECTOR,
     WRITABLE,
     entries,
+    index_of,
     long_gate,
     real_gate,
     writes,
@@ -45,8 +46,8 @@ USED = PLAIN | ACCESSED | DIRTY
 class Tables:
     """Page tables in pages of a mapping from ``page`` on, that a slot shows from a gfn on.
 
-    They map the pages from address 0 on to ``gfns``; ``bits`` are those of all their entries,
-    ``upper`` those of the levels above pages.
+    They map the pages from the address ``start`` on, which are of one table, to ``gfns``; ``bits``
+    are those of all their entries, ``upper`` those of the levels above pages.
     """
 
     mapping: str
@@ -55,6 +56,7 @@ class Tables:
     page: int = 0
     bits: int = PLAIN
     upper: int | None = None
+    start: int = 0
 
     def lay(self) -> Iterator[AnyOperation]:
         """Yield what the host does to write them."""
@@ -62,8 +64,12 @@ class Tables:
         yield ChangeHostMemory(at(self.mapping, self.page), PAGES)
         for level in range(PAGES - 1):
             below = (self.gfn + level + 1) * PAGE_SIZE_BYTES
-            yield from entries(at(self.mapping, self.page + level), {0: below | upper})
-        pages = {index: gfn * PAGE_SIZE_BYTES | self.bits for index, gfn in enumerate(self.gfns)}
+            index = index_of(self.start, PAGES - 1 - level)
+            yield from entries(at(self.mapping, self.page + level), {index: below | upper})
+        first = index_of(self.start, 0)
+        pages = {
+            index: gfn * PAGE_SIZE_BYTES | self.bits for index, gfn in enumerate(self.gfns, first)
+        }
         yield from entries(at(self.mapping, self.page + PAGES - 1), pages)
 
     @property
@@ -73,20 +79,24 @@ class Tables:
 
     def run(self, page: int, vcpu: int = 0) -> Start:
         """Start at the code that the page carries to which the tables map one of their own."""
-        return Start(page * PAGE_SIZE_BYTES + STUB_OFFSET, self.gpa, vcpu=vcpu)
+        return Start(self.address(page) + STUB_OFFSET, self.gpa, vcpu=vcpu)
+
+    def address(self, page: int) -> int:
+        """Return the address of a page that the tables map."""
+        return self.start + page * PAGE_SIZE_BYTES
 
     def access(self, code: int, data: int, value: int = 0, vcpu: int = 0) -> Start:
         """Start at the program in a page, on a word of another one."""
-        address = code * PAGE_SIZE_BYTES + PROGRAM_OFFSET
-        return Start(address, self.gpa, data * PAGE_SIZE_BYTES + 0x40, value, vcpu=vcpu)
+        address = self.address(code) + PROGRAM_OFFSET
+        return Start(address, self.gpa, self.address(data) + 0x40, value, vcpu=vcpu)
 
     def interrupt(self, code: int, table: int, stack: int) -> Start:
         """Start at the program in a page that raises an interrupt; the stack ends within a page."""
         return Start(
-            code * PAGE_SIZE_BYTES + PROGRAM_OFFSET,
+            self.address(code) + PROGRAM_OFFSET,
             self.gpa,
-            stack=stack * PAGE_SIZE_BYTES + _STACK_OFFSET,
-            interrupts=table * PAGE_SIZE_BYTES,
+            stack=self.address(stack) + _STACK_OFFSET,
+            interrupts=self.address(table),
         )
 
 

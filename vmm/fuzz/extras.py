@@ -13,6 +13,7 @@ from kvm_abi.uapi import IDENTITY_MAP_GPA, USUAL_TSS_GPA
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.looks import within_reach
 from vmm.fuzz.pools import SHOWN, Pools
+from vmm.fuzz.starts import Starts
 from vmm.fuzz.world import World
 from vmm.scenario.features import Features
 from vmm.scenario.hostpages import CHANGES
@@ -121,6 +122,7 @@ class Extras:
         self._taken: dict[str, ChangeHostMemory] = {}
         self._is_forked = False
         self._moves = dice.chance(0.3)
+        self._starts = Starts(dice, pools, world)
         makers = {
             "rings": self._ring,
             "memfds": self._memfd,
@@ -130,6 +132,7 @@ class Extras:
             "vms": self._switch,
             "clocks": self._clock,
             "devices": self._device,
+            "starts": self._starts.next,
         }
         self._makers: list[Callable[[], Iterator[AnyOperation]]] = [
             makers[taste] for taste in makers if taste in pools.tastes
@@ -154,6 +157,8 @@ class Extras:
             acquire = features.dirty_ring_acq_rel and dice.chance(0.3)
             size_bytes = features.dirty_ring_bytes * dice.pick((1, 1, 2))
             yield EnableCap("DIRTY_LOG_RING_ACQ_REL" if acquire else "DIRTY_LOG_RING", size_bytes)
+        if "starts" in self._pools.tastes:
+            yield from self._starts.begin()
 
     def after(self) -> Iterator[AnyOperation]:
         """Yield, now and then, something that a taste is about."""

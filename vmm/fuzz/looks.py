@@ -57,7 +57,7 @@ class Looks:
         self._one = Instructions(dice, pools, world)
         self._clears = pools.manual_log or dice.chance(0.1)
         # Code that could be zeros is not executed, nor a halt where the kernel waits for more.
-        self._executes = pools.tastes.isdisjoint(("memfds", "host", "internal"))
+        self._executes = pools.tastes.isdisjoint(("memfds", "host", "internal", "starts"))
 
     def after(self, call: SetUserMemoryRegion) -> Iterator[AnyOperation]:
         """Yield operations that look at what a call changed, or should have left alone."""

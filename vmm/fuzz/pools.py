@@ -27,7 +27,11 @@ REACH = 1 << 32
 SHOWN = "shown"
 """The mapping that shows the guest_memfd that the host shares."""
 
+TABLES = "tables"
+"""The mapping that holds a guest's own page tables, and code."""
+
 _SHOWN_PAGES = 4
+_TABLE_PAGES = 8
 _HIGH_SHARE = 0.12
 _TASTE_SHARE = 0.3
 _HIGH_GFNS = (1 << 20, 0x12_3400, (1 << 24) - 4, (1 << 28) - 4, 1 << 32)
@@ -110,6 +114,7 @@ def _tastes(dice: Dice, features: Features) -> frozenset[str]:
         "internal": features.irqchip,
         "ahead": features.pre_fault,
         "vms": True,
+        "starts": features.touch_limit > REACH and features.sync_mmu,
     }
     usable = [taste for taste, is_there in known.items() if is_there]
     if not usable or not dice.chance(_TASTE_SHARE):
@@ -196,6 +201,8 @@ def _mappings(
         mappings.append(Mapping("huge", 1024, "thp"))
     if "host" in tastes:
         mappings += _host_mappings(dice, mappings)
+    if "starts" in tastes:
+        mappings.append(Mapping(TABLES, _TABLE_PAGES))
     if "memfds" in tastes and features.guest_memfd_shared and dice.chance(0.7):
         mappings.append(Mapping(SHOWN, _SHOWN_PAGES, "guest_memfd"))
     return tuple(mappings)

@@ -91,9 +91,9 @@ class PageTables:
     """Walks page tables, and knows which of them a processor may have cached.
 
     A kernel sees who writes to page tables only where a guest does, and a processor need not look
-    again at what it knows. So a page of tables that was walked, and has entries now that were
-    others, is one of which it is not known what they come to. What the only vCPU has written in
-    real mode is not cached: on its way to 64-bit mode it forgets what it knew.
+    again at what it knows. So it is not known what an entry comes to that was another one when
+    its page was walked last. What the only vCPU has written in real mode is not cached: on its way
+    to 64-bit mode it forgets what it knew.
     """
 
     def __init__(self, accesses: Accesses, contents: Contents) -> None:
@@ -169,18 +169,13 @@ class PageTables:
         return self._contents.read(mapping, number * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
 
     def _is_stale(self, piece: Piece) -> bool:
-        """Whether a page of tables has lost, or changed, an entry that may be cached."""
-        page = piece.mapping, piece.offset // PAGE_SIZE_BYTES
-        known = self._walked.get(page)
-        if known is None:
+        """Whether an entry may be cached as it was, and is another one now."""
+        page, at = divmod(piece.offset, PAGE_SIZE_BYTES)
+        known = self._walked.get((piece.mapping, page))
+        if known is None or not known[at] & PRESENT:
             return False
-        now = self._read(page)
-        if now == known:
-            return False
-        return any(
-            known[at] & PRESENT and known[at : at + ENTRY_BYTES] != now[at : at + ENTRY_BYTES]
-            for at in range(0, PAGE_SIZE_BYTES, ENTRY_BYTES)
-        )
+        now = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
+        return now != known[at : at + ENTRY_BYTES]
 
 
 def _ended(end: End, updates: list[Update]) -> Walk:

@@ -98,7 +98,7 @@ class Starts:
         if self._is_unclear(op, piece):
             return ()
         if piece.kind != "memory":
-            if any(walk.sets_bits for walk in walks):
+            if not _is_settled(walks):
                 return ()
             return _stops(FETCH_OUTSIDE if piece.kind == "hole" else HVA_ABSENT)
         if gpa % PAGE_SIZE_BYTES > _LAST_OFFSET:

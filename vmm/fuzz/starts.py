@@ -1,0 +1,114 @@
+"""Guests of random scenarios that start with page tables of their own, in slots that change."""
+
+from collections.abc import Iterator
+
+from vmm.catalogue._tables import PLAIN, USED, Tables
+from vmm.fuzz.dice import Dice
+from vmm.fuzz.pools import TABLES, Pools
+from vmm.fuzz.world import World
+from vmm.scenario.content import STUB_OFFSET
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    REAL_MODE_END,
+    AnyOperation,
+    Place,
+    SetUserMemoryRegion,
+    Start,
+)
+from vmm.scenario.programs import LOAD, STORE, writes
+from vmm.scenario.slots import as_id_of
+
+_CODE_PAGES = 4
+"""So many addresses lead to pages that carry code; those after them to any gpa."""
+
+_OTHERS = 4
+_START = 3 << 39 | 3 << 30 | 3 << 21 | 16 << 12
+"""Where the addresses begin: their entries are at none of the offsets that touches write."""
+
+_STORE_AT, _LOAD_AT = 0x900, 0x980
+_WITH_CODE = ("a", "b", TABLES)
+"""The mappings that most slots show: whatever comes where code was has the same programs."""
+
+
+class Starts:
+    """Makes page tables, and what vCPUs do with them."""
+
+    def __init__(self, dice: Dice, pools: Pools, world: World) -> None:
+        self._dice = dice
+        self._pools = pools
+        self._world = world
+        self._tables: Tables | None = None
+
+    def begin(self) -> Iterator[AnyOperation]:
+        """Yield what the host writes, and the slots that show it."""
+        dice = self._dice
+        first = dice.pick(self._pools.gfns)
+        code = range(first + _CODE_PAGES, first + 2 * _CODE_PAGES)
+        apart = [gfn for gfn in self._pools.gfns if not first <= gfn < first + _CODE_PAGES]
+        others = [dice.pick(apart or code) for _ in range(_OTHERS)]
+        bits = dice.pick((PLAIN, USED))
+        self._tables = Tables(TABLES, first, (*code, *others), 0, bits, USED, _START)
+        yield from self._tables.lay()
+        for mapping in self._pools.mappings:
+            begin = _CODE_PAGES if mapping.name == TABLES else 0
+            if mapping.name in _WITH_CODE:
+                for page in range(begin, min(mapping.pages, begin + 2 * _CODE_PAGES)):
+                    for at, program in ((_STORE_AT, STORE), (_LOAD_AT, LOAD)):
+                        place = Place(mapping.name, page * PAGE_SIZE_BYTES + at)
+                        yield from writes(place, program)
+        if dice.chance(0.5):
+            yield self._slot(first, 0, 2 * _CODE_PAGES)
+        else:
+            yield self._slot(first, 0, _CODE_PAGES)
+            yield self._slot(first + _CODE_PAGES, _CODE_PAGES, _CODE_PAGES)
+
+    def next(self) -> Iterator[AnyOperation]:
+        """Yield a start: at a page's code, at a program, or in real mode."""
+        dice, tables = self._dice, self._tables
+        if tables is None or not self._may_start(tables.gfn):
+            return
+        vcpu = dice.below(self._pools.vcpus)
+        what = dice.random()
+        page = dice.below(_CODE_PAGES)
+        data = dice.below(_CODE_PAGES + _OTHERS)
+        if what < 0.4:
+            yield tables.run(page, vcpu)
+        elif what < 0.9:
+            stores = dice.chance(0.5)
+            code = tables.address(page) + (_STORE_AT if stores else _LOAD_AT)
+            value = dice.below(1 << 32) if stores else 0
+            address = tables.address(data) + dice.pick((0x40, 0x100, 0xFFC))
+            yield Start(code, tables.gpa, address, value, vcpu=vcpu)
+        else:
+            gpa = (tables.gfn + _CODE_PAGES + page) * PAGE_SIZE_BYTES + STUB_OFFSET
+            if gpa < REAL_MODE_END:
+                yield Start(gpa, vcpu=vcpu)
+
+    def _may_start(self, gfn: int) -> bool:
+        """Whether no other memory seems to be where the page tables are: nobody knows those."""
+        for page in range(_CODE_PAGES):
+            gpa = (gfn + page) * PAGE_SIZE_BYTES
+            for slot in self._world.slots.values():
+                start, hva = slot.guest_phys_addr, slot.userspace_addr
+                if start <= gpa < start + slot.memory_size and as_id_of(slot.slot) == 0:
+                    wanted = Place(TABLES, page * PAGE_SIZE_BYTES + start - gpa)
+                    if hva != wanted:
+                        return False
+        return True
+
+    def _slot(self, gfn: int, page: int, pages: int) -> SetUserMemoryRegion:
+        """Return the creation of a slot that shows pages of the tables' memory."""
+        flags = self._dice.pick((0, 0, LOG_DIRTY_PAGES))
+        if READONLY in self._pools.flags and self._dice.chance(0.1):
+            flags = READONLY
+        call = SetUserMemoryRegion(
+            self._dice.pick(self._pools.slots),
+            gfn * PAGE_SIZE_BYTES,
+            pages * PAGE_SIZE_BYTES,
+            Place(TABLES, page * PAGE_SIZE_BYTES),
+            flags,
+        )
+        self._world.apply(call)
+        return call
