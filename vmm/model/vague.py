@@ -50,12 +50,11 @@ class Vague:
     def written(self, write: ClockWrite, *, surely: bool) -> None:
         """Note that KVM wrote a structure, or may have."""
         page = write.mapping, write.offset // PAGE_SIZE_BYTES
+        if any(_overlap(each, write) for each in self._due.values()):
+            self.doubt(*page)
         if page in self._doubted or not surely:
             return
         key = write.mapping, write.offset
-        if any(_overlap(each, write) for each in self._due.values()):
-            self.doubt(*page)
-            return
         before = self._due.get(key)
         stopped = write.stopped or (before is not None and before.stopped)
         self._due[key] = msgspec.structs.replace(write, stopped=stopped)

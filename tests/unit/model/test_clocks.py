@@ -158,6 +158,15 @@ def test_what_else_changes_the_same_bytes_leaves_nothing_due() -> None:
     assert dropped.room
 
 
+def test_of_two_clocks_in_one_place_nothing_is_due() -> None:
+    both = (slot(), SetClockMsr("system_time", GPA), SetClockMsr("wall_clock", GPA))
+    assert due(look(*both)) == [("a", 0x1000 + OFFSET)]
+    assert due(look(*both, IDLE)) == []
+    assert due(look(*both, IDLE, Inspect(), IDLE)) == []
+    again = look(*both, IDLE, Inspect(), SetClockMsr("wall_clock", GPA), Touch(0x30_0000))
+    assert due(again) == [], "the system time may have come after it"
+
+
 def test_what_a_guest_reads_of_a_clock_nobody_knows() -> None:
     model = after((slot(), SetClockMsr("steal_time", GPA)))
     (read,) = model.allowed(Touch(GPA - 2))
