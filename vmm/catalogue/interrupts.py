@@ -33,10 +33,10 @@ _TABLE = Slot(1, 0x10, at("a"))
 _OTHER_TABLE = Slot(1, 0x10, at("b"))
 _CODE = Slot(2, 0x20, at("a", 1))
 _HANDLERS = Slot(3, 0x30, at("a", 2), pages=2)
-_STACK = Slot(4, 0x40, at("a", 4))
-_INTERRUPT = real_interrupt(0x20, 0x10, 0x40)
+_STACK = Slot(4, 0x8, at("a", 4))
+_INTERRUPT = real_interrupt(0x20, 0x10, 0x8)
 
-_LONG = Tables("b", 0x100, (0x10, 0x20, 0x30, 0x31, 0x40), page=4, bits=USED)
+_LONG = Tables("b", 0x100, (0x10, 0x20, 0x30, 0x31, 0x8), page=4, bits=USED)
 _LONG_TABLES = Slot(5, 0x100, at("b", 4), pages=4)
 _LONG_INTERRUPT = _LONG.interrupt(1, 0, 4)
 
@@ -97,7 +97,7 @@ def _changes(interrupt: AnyOperation) -> tuple[AnyOperation, ...]:
         Slot(3, 0x30, at("b", 2), pages=2).create(),
         interrupt,
         _STACK.delete(),
-        Slot(4, 0x40, at("b", 1), flags=LOG_DIRTY_PAGES).create(),
+        Slot(4, 0x8, at("b", 1), flags=LOG_DIRTY_PAGES).create(),
         interrupt,
         _STACK.log(),
     )

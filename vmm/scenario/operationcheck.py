@@ -87,6 +87,9 @@ from vmm.scenario.standing import MayStand
 _CLOCK_ALIGNMENT = 4
 
 
+_SEGMENT_END = 0xFFFF
+
+
 class OperationChecker:
     """Looks at one operation at a time."""
 
@@ -327,9 +330,11 @@ def _start_problem(op: Start) -> str:
         return ".stack: an interrupt uses it, and those take a table ('interrupts')"
     last = REAL_MODE_END - PAGE_SIZE_BYTES if op.tables is None else LAST_ADDRESS
     if op.interrupts is not None:
-        for field, least in (("stack", LONG_FRAME_BYTES), ("interrupts", 0)):
-            if not least <= getattr(op, field) <= last:
-                return f".{field}: an address within {least:#x} to {last:#x} is needed"
+        # In real mode some processors push by 16 bits, whatever the stack segment says.
+        end = _SEGMENT_END if op.tables is None else LAST_ADDRESS
+        for field, least, most in (("stack", LONG_FRAME_BYTES, end), ("interrupts", 0, last)):
+            if not least <= getattr(op, field) <= most:
+                return f".{field}: an address within {least:#x} to {most:#x} is needed"
     if op.tables is None:
         if op.data or op.value:
             return ".tables: in real mode a vCPU starts at what accesses no data"

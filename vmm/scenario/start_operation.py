@@ -14,7 +14,7 @@ class Start(Operation, frozen=True, tag="start", gc=False):
 
     With ``interrupts``, which is the address of an interrupt table, and in 64-bit mode of a
     descriptor table in the same place, a program may raise one: what the processor pushes goes
-    below ``stack``.
+    below ``stack``: in real mode within the first 64 KiB, as some push by 16 bits there.
     """
 
     address: Hex

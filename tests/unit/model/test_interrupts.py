@@ -23,8 +23,8 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.programs import INTERRUPT, handler_of, long_gate, real_gate, writes
 
-REAL = real_interrupt(0x21, 0x20, 0x24)
-LONG_TABLES = Tables("b", 0x100, (0x20, 0x21, 0x22, 0x23, 0x24), bits=USED)
+REAL = real_interrupt(0x21, 0x20, 0x4)
+LONG_TABLES = Tables("b", 0x100, (0x20, 0x21, 0x22, 0x23, 0x4), bits=USED)
 LONG = LONG_TABLES.interrupt(1, 0, 4)
 
 
@@ -37,7 +37,7 @@ def model(long: bool = False, flags: int = 0) -> Model:
         *writes(Place("a", PAGE_SIZE_BYTES + 0x900), INTERRUPT),
         *LONG_TABLES.lay(),
         SetUserMemoryRegion(1, 0x20000, 0x4000, Place("a"), flags & READONLY),
-        SetUserMemoryRegion(2, 0x24000, 0x1000, Place("a", 0x4000), flags),
+        SetUserMemoryRegion(2, 0x4000, 0x1000, Place("a", 0x4000), flags),
         SetUserMemoryRegion(3, 0x100000, 0x4000, Place("b")),
         Inspect(),
     ):
@@ -91,7 +91,7 @@ def test_tables_and_handlers_are_only_read(long: bool) -> None:
     interrupt = LONG if long else REAL
     assert made.allowed(interrupt) == ()  # The stack is READONLY, too.
     made.prefer(SetUserMemoryRegion(2))
-    made.prefer(SetUserMemoryRegion(2, 0x24000, 0x1000, Place("a", 0x4000)))
+    made.prefer(SetUserMemoryRegion(2, 0x4000, 0x1000, Place("a", 0x4000)))
     assert first(made, interrupt).outcome == Touched(identity(0, 2))
 
 

@@ -45,7 +45,7 @@ def with_operations(base: Scenario, *operations: AnyOperation) -> Scenario:
         (Start(0x800, vcpu=1), "vcpu"),
         (Start(0x800, stack=0x1000), "stack"),
         (Start(0x800, stack=39, interrupts=0), "stack"),
-        (Start(0x800, stack=(1 << 32) - 1, interrupts=0), "stack"),
+        (Start(0x800, stack=0x10000, interrupts=0), "stack"),
         (Start(0x800, stack=0x1000, interrupts=1 << 32), "interrupts"),
         (Start(0x800, 0, stack=0x1000, interrupts=1 << 47), "interrupts"),
     ],
