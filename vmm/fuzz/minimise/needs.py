@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from kvm_abi.uapi import DirtyLogManual
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     MEMFD_INIT_SHARED,
@@ -34,8 +35,6 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.slots import as_id_of
-
-_INITIALLY_SET = 1 << 1  # KVM_DIRTY_LOG_INITIALLY_SET
 
 
 def used_needs(scenario: Scenario) -> frozenset[str]:
@@ -118,7 +117,7 @@ def _of_cap(op: EnableCap) -> Iterator[str]:
     match op.cap:
         case "MANUAL_DIRTY_LOG_PROTECT2":
             yield "manual_dirty_log"
-            if op.argument & _INITIALLY_SET:
+            if op.argument & DirtyLogManual.INITIALLY_SET:
                 yield "dirty_log_initially_set"
         case "DIRTY_LOG_RING":
             yield "dirty_ring_bytes"
