@@ -19,6 +19,8 @@ from vmm.verdict.judge import Verdict
 from vmm.verdict.result import judged
 
 MOST_LIVES = 200
+PATIENCE = 4
+"""What leaks is waited for as long as it takes to be made, on a busy host, too."""
 
 
 def play() -> None:
@@ -32,7 +34,9 @@ def play() -> None:
         fault, name = line.split()
         os.environ["WRONG_KERNEL"] = "" if fault == "-" else fault
         try:
-            verdict = judged(run_isolated(known[name], features, host=host)).verdict
+            verdict = judged(
+                run_isolated(known[name], features, host=host, patience=PATIENCE)
+            ).verdict
             print(verdict.status.value, _rule(verdict), flush=True)
         except HarnessError as error:
             print("harness", str(error).replace("\n", " "), flush=True)

@@ -64,6 +64,14 @@ NOT_IMITATED = {
     ("20a6cff3b283", "pre-fault-again-after-a-deletion"): "takes KVM_CAP_PRE_FAULT_MEMORY",
     ("b3e6212dea2e", "spaces-switched-between-changes"): "takes system management mode",
     ("817fa998362d", "spaces-execute-on-huge-pages"): "takes system management mode",
+    (
+        "fcd1ec9cb59c",
+        "start-on-tables-that-are-left-without-a-slot-without-quirk",
+    ): "takes shadow pages of the guest's page tables",
+    (
+        "fcd1ec9cb59c",
+        "start-after-tables-of-other-memory-came-without-quirk",
+    ): "takes shadow pages of the guest's page tables",
     ("52ac8b358b0c", "racing-slots-and-unmap"): "takes a vCPU that hangs; the time limit ends it",
 }
 """What the wrong kernel cannot imitate, and why."""

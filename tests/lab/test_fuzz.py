@@ -190,7 +190,8 @@ def test_descriptors_that_run_out_are_the_hosts(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_from_outside_is_no_finding(tmp_path: Path) -> None:
-    command = [*FUZZ, "--jobs", "1", "--seconds", "2", "--out", str(tmp_path / "out")]
+    command = [*FUZZ, "--seed", "1", "--jobs", "1", "--seconds", "2"]
+    command += ["--out", str(tmp_path / "out")]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
     while not any((tmp_path / "out").glob("under-way-*")):
