@@ -13,17 +13,17 @@ from vmm.scenario.operations import (
     READONLY,
     SOMEWHERE,
     AnyOperation,
-    ChangeHostMemory,
     EnableCap,
     Execute,
     Guest,
+    HostWrite,
     Mapping,
     NewVm,
     Place,
     Scenario,
     Start,
 )
-from vmm.scenario.programs import ACCESSED, LOAD, STORE, writes
+from vmm.scenario.programs import ACCESSED, LOAD, STORE, entries, writes
 
 _SLOT_ZAP_ALL = 1 << 7
 
@@ -282,8 +282,9 @@ def _without_quirk(scenario: Scenario) -> Scenario:
     )
 
 
-_LARGE = Slot(1, 0x200, at("huge"), pages=HUGE.pages)
-_IN_LARGE = Tables("huge", 0x200, (0x204, 0x205, 0x206, 0x207))
+_LARGE = Slot(3, 0x200, at("huge"), pages=HUGE.pages)
+_LEAF = Tables("huge", 0x220, _GFNS, page=0x20)
+"""Of these only the lowest level is used: one above it in the same huge page would split that."""
 
 
 def _mapped_to(tables: Tables, page: int, gfn: int) -> AnyOperation:
@@ -465,22 +466,29 @@ SCENARIOS = (
     ),
     _start(
         "with-tables-in-a-huge-page",
-        "Page tables within a huge page are watched, whatever else of it the guest writes.",
-        *_IN_LARGE.lay(),
-        *_programs("huge"),
-        ChangeHostMemory(at("huge"), 512, "collapse"),
+        "A page table within a huge page is watched, whatever else of that the guest writes.",
+        *_A.lay(),
+        *entries(at("a", 2), {0: (_LEAF.gfn + 3) * PAGE_SIZE_BYTES | PLAIN}),
+        *(
+            HostWrite(Place("huge", (_LEAF.page + 3) * PAGE_SIZE_BYTES + 8 * index + half), value)
+            for index, gfn in enumerate(_GFNS)
+            for half, value in ((0, gfn * PAGE_SIZE_BYTES | PLAIN), (4, 0))
+        ),
+        *_programs(),
+        _TABLES.create(),
+        _CODE.create(),
         _LARGE.create(),
-        write(0x210, _VALUE),
-        _IN_LARGE.run(2),
-        write(0x211, _VALUE),
-        _mapped_to(_IN_LARGE, 2, 0x207),
-        _IN_LARGE.run(2),
-        write(0x212, _VALUE),
-        _mapped_to(_IN_LARGE, 2, 0x206),
-        _IN_LARGE.run(2),
-        read(0x210),
+        write(0x310, _VALUE),
+        _A.run(2),
+        write(0x311, _VALUE),
+        _mapped_to(_LEAF, 2, 0x107),
+        _A.run(2),
+        write(0x312, _VALUE),
+        _mapped_to(_LEAF, 2, 0x106),
+        _A.run(2),
+        read(0x310),
         source="account_shadowed; kvm_mmu_gfn_disallow_lpage",
-        mappings=(HUGE,),
+        mappings=(A, HUGE),
     ),
     _start(
         "on-two-vcpus",
