@@ -45,8 +45,14 @@ _ROOM = 64
 
 _LOGGED = Slot(1, 0x100, at("memory"), _ROOM, LOG_DIRTY_PAGES)
 _MEMORY = Mapping("memory", _ROOM)
+_EMULATED = tuple(row for row in UPDATES if row.is_emulated)
 _EMULATED_ATOMIC = "910c57dfa4d1; emulator_cmpxchg_emulated"
 _CMPXCHG = INSTRUCTIONS["lock-cmpxchg"]
+
+
+def _forced(op: Instruction) -> Instruction:
+    """Return the same instruction with the prefix that has KVM emulate it."""
+    return msgspec.structs.replace(op, forced=True)
 
 
 def _on_pages_of_their_own(equal: bool) -> tuple[Instruction, ...]:
@@ -83,6 +89,15 @@ _ON_MEMORY = (
         "Instructions that read and write without a lock do so in a slot's memory.",
         _LOW.create(),
         *every_update(PLAIN, gpa_of(0x100, 0x40), tag(0, 0)),
+    ),
+    instruction_scenario(
+        "instructions-that-kvm-emulates",
+        "KVM's emulator does to a slot's memory what the processor does, over page borders, too.",
+        Slot(1, 0x100, at("a"), 2).create(),
+        *map(_forced, every_update(_EMULATED, gpa_of(0x100, 0x40), tag(0, 0))),
+        *map(_forced, over(_BORDER, _EMULATED)),
+        Inspect(),
+        source=_EMULATED_ATOMIC,
     ),
     instruction_scenario(
         "instructions-over-two-pages",
@@ -210,6 +225,16 @@ _ON_READONLY = (
 )
 
 _LOGS = (
+    _logged(
+        "instructions-that-kvm-emulates-are-logged",
+        "What KVM's emulator writes is in the dirty log, locked or not, equal or not.",
+        _LOGGED.create(),
+        *map(_forced, _on_pages_of_their_own(equal=True)),
+        _LOGGED.log(),
+        *map(_forced, _on_pages_of_their_own(equal=False)),
+        _LOGGED.log(),
+        _LOGGED.log(),
+    ),
     _logged(
         "instructions-are-logged",
         "Each page that an instruction reads and writes is in the dirty log, and no other.",

@@ -117,6 +117,10 @@ def loadable(machine: Machine) -> tuple[modules.Module, ...]:
     return chosen
 
 
+_ALWAYS = {"kvm": ("force_emulation_prefix=1",)}
+"""Parameters of modules: guests may ask for KVM's emulator, where the processor needs it little."""
+
+
 def module_parameters(machine: Machine) -> dict[str, str]:
     """Return those parameters that are a module's: "kvm_amd.npt" and its value."""
     pairs = (each.partition("=") for each in machine.parameters)
@@ -129,7 +133,7 @@ def settings(machine: Machine, job: Job, nonce: str) -> list[initramfs.Setting]:
     own = module_parameters(machine)
     steps = [("nonce", nonce)]
     for module in loadable(machine):
-        words = [module.name]
+        words = [module.name, *_ALWAYS.get(module.name, ())]
         for name, value in own.items():
             owner, _, parameter = name.partition(".")
             words += [f"{parameter}={value}"] * (owner == module.name)

@@ -68,6 +68,9 @@ def _need(need: str, account: Account) -> Iterator[str]:
     elif need == "failing_allocations":
         account.use("canfail")
         yield "require_failing_allocations();"
+    elif need == "forced_emulation":
+        account.use("forced")
+        yield "require_forced_emulation();"
     elif need not in _BY_MAPPING:
         assert row.cap is not None, f"{need} is asked for by nothing"
         if row.bits:

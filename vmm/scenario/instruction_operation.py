@@ -15,7 +15,8 @@ class Instruction(Operation, frozen=True, tag="instruction", gc=False):
     are to it. As a rule ``value`` is what it takes from BX, ``compare`` what AX holds; the high
     halves of both are in CX and DX. A string instruction goes over ``count`` elements from ``gpa``
     on, downward from the last one if ``down``, and copies from ``source``. In ``mode`` real gpas
-    end with 4 GiB.
+    end with 4 GiB. What is ``forced`` KVM emulates, on whatever processor: it has a prefix that
+    asks for it, which kvm.force_emulation_prefix allows.
     """
 
     name: str
@@ -29,5 +30,6 @@ class Instruction(Operation, frozen=True, tag="instruction", gc=False):
     count: int = 1
     down: bool = False
     mode: Literal["real", "long"] = "real"
+    forced: bool = False
     vcpu: int = 0
     as_id: AsId = 0

@@ -16,6 +16,9 @@ from vmm.scenario.instruction_operation import Instruction, Width
 CODE_OFFSET = 0x8000
 """Where in the guest's slot the instruction stands, if nothing comes before it."""
 
+FORCE = bytes.fromhex("0f0b 6b766d")
+"""KVM_FEP: ud2 and "kvm", before what KVM is to emulate where kvm.force_emulation_prefix is set."""
+
 MAX_STRING_BYTES = 0x4000
 """A string instruction goes over so many bytes at most."""
 
@@ -82,7 +85,8 @@ class Row:
         """Return its machine code, without what comes before and after it."""
         is_long = op.mode == "long"
         addresses = self.register is not None or self.repeats or self.copies
-        prefixes = b"\x67" if addresses and not is_long else b""
+        prefixes = FORCE if op.forced else b""
+        prefixes += b"\x67" if addresses and not is_long else b""
         if op.width in (2, 4) and op.width != (4 if is_long else 2) and self.wide:
             prefixes += b"\x66"
         rex = b"\x48" if is_long and op.width == self.wide and not self.is_stack else b""
@@ -287,6 +291,8 @@ def instruction_problem(op: Instruction) -> str:
         return f".count: a string instruction goes over 1 to {MAX_STRING_BYTES:#x} bytes"
     if row.is_aligned and op.gpa % op.width:
         return f".gpa: {op.name} takes a multiple of {op.width}"
+    if op.forced and not row.is_emulated:
+        return f".forced: KVM's emulator does not know {op.name}"
     if op.source and not row.copies:
         return f".source: {op.name} has one place in memory only"
     if op.mode == "real" and any(gpa + length > _REAL_MODE_END for gpa, length in accessed(op)):

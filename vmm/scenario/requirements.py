@@ -1,7 +1,7 @@
 """What a scenario takes of a host and a kernel, whether or not its author has said so."""
 
 from vmm.scenario.features import Features
-from vmm.scenario.operations import ChangeHostMemory, Scenario, SetUserMemoryRegion
+from vmm.scenario.operations import ChangeHostMemory, Instruction, Scenario, SetUserMemoryRegion
 
 _HUGE_PAGE_PAGES = 512
 
@@ -28,6 +28,7 @@ def _needs(scenario: Scenario) -> tuple[str, ...]:
         "zero_page": "zero" in kinds,
         "collapse": "collapse" in changes,
         "ksm": "merge" in changes,
+        "forced_emulation": any(isinstance(op, Instruction) and op.forced for op in operations),
         "failing_allocations": any(
             op.fail_nth for op in operations if isinstance(op, SetUserMemoryRegion)
         ),

@@ -336,7 +336,8 @@ def _instruction(op: Instruction) -> str:
     details = f" ({', '.join(given)})" if given else ""
     where = f"{op.width} bytes at gpa {op.gpa:#x}{_mode(op.as_id)}"
     is_long = " in 64-bit mode" if op.mode == "long" else ""
-    return f"{_vcpu(op.vcpu)} executes {shown(op.name)} on {where}{is_long}{details}"
+    verb = "has KVM emulate" if op.forced else "executes"
+    return f"{_vcpu(op.vcpu)} {verb} {shown(op.name)} on {where}{is_long}{details}"
 
 
 def _ran(ran: Ran) -> str:

@@ -26,7 +26,7 @@ JOB = Job(("/bin/true", "a b\nc"), Path("/srv/here"), {"A": "b c"}, (Path("/srv/
 def test_modules_get_their_own_parameters(machine: Machine) -> None:
     steps = machines.settings(machine, JOB, "n")
     loaded = [value for key, value in steps if key == "module"]
-    assert loaded == ["kvm tdp_mmu=N", "kvm_amd npt=0"]
+    assert loaded == ["kvm force_emulation_prefix=1 tdp_mmu=N", "kvm_amd npt=0"]
     told = [value for key, value in steps if key == "parameter"]
     assert told == ["kvm_amd.npt", "kvm.tdp_mmu"]
 

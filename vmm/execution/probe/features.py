@@ -11,6 +11,7 @@ from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Advice, Cap, ParavirtualFeature, VmType
 from vmm.execution.failing import can_fail_allocations
 from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
+from vmm.execution.probe.emulation import emulates_on_request
 from vmm.execution.probe.internal import (
     makes_apic_slot,
     makes_identity_map_slot,
@@ -77,6 +78,7 @@ def probe_features(
             hugetlb_pages=_free_huge_pages(),
             collapse=_can_collapse(),
             ksm=merges_pages(),
+            forced_emulation=emulates_on_request(reach_limit_s),
             protected=protected,
         )
 

@@ -137,6 +137,18 @@ static int close_guest_memfd(int *fd)
 	*fd = NO_OPEN_FILE;
 	return result;
 }
+/*@ forced */
+
+/* Ends the program where KVM does not look for the prefix that has an instruction emulated. */
+static void require_forced_emulation(void)
+{
+	char value = 0;
+	int file = open("/sys/module/kvm/parameters/force_emulation_prefix", O_RDONLY);
+
+	if (file < 0 || read(file, &value, 1) != 1 || value == '0' || value == 'N')
+		leave(CANNOT_RUN, "kvm.force_emulation_prefix is not set");
+	close(file);
+}
 /*@ punchmemfd */
 
 /* Takes pages out of a guest_memfd, or makes those that are not there; 0 or an errno. */

@@ -1,0 +1,49 @@
+"""Finds out whether KVM emulates an instruction that is asked to be, by letting a guest try."""
+
+from pathlib import Path
+
+from vmm.execution.runner import HarnessError, run_isolated
+from vmm.scenario.features import Features
+from vmm.scenario.history import Ran
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    Instruction,
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+)
+
+_PARAMETER = Path("/sys/module/kvm/parameters/force_emulation_prefix")
+_GPA = 0x10_0000
+
+
+def emulates_on_request(time_limit_s: float) -> bool:
+    """Whether KVM looks for the prefix that asks for emulation, and this backend honours it.
+
+    The parameter is a number, Y or N in older kernels. A backend may not come to see the prefix:
+    the guest has met an undefined instruction then, and stops.
+    """
+    try:
+        value = _PARAMETER.read_text().strip()
+    except OSError:
+        return False
+    return value not in ("0", "N") and _tries(time_limit_s)
+
+
+def _tries(time_limit_s: float) -> bool:
+    scenario = Scenario(
+        name="forced-emulation",
+        survey="none",
+        mappings=(Mapping("a", 1),),
+        operations=(
+            SetUserMemoryRegion(0, _GPA, PAGE_SIZE_BYTES, Place("a")),
+            Instruction("lock-xadd", _GPA, value=1, forced=True),
+        ),
+    )
+    features = Features(forced_emulation=True)
+    try:
+        history = run_isolated(scenario, features, time_limit_s=time_limit_s)
+    except HarnessError:
+        return False
+    return any(isinstance(event.outcome, Ran) for event in history.events)
