@@ -62,6 +62,8 @@ def summary(
             f"From the moment when a bug was put to work: {mean(seconds):.1f} s on average, "
             f"{median(seconds):.1f} s in the middle."
         )
+    if len(left) == len(real):
+        return
     if left:
         yield "\nNot noticed:\n"
     for row, one in left:
