@@ -1,11 +1,17 @@
 """The kernel's tree of slots: right in the eyes of the white box's checks, and of known shapes."""
 
+import gzip
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from vmm.model.gfntree import GfnTree, Knot
 from vmm.model.trees import tree_flaw
-from vmm.scenario.kernelslots import NONE, Node
+from vmm.scenario.codec import histories_in
+from vmm.scenario.history import Done
+from vmm.scenario.kernelslots import NONE, KernelTrees, Node, SlotSet
+from vmm.scenario.operations import PAGE_SIZE_BYTES, SetUserMemoryRegion
 
 
 def nodes(tree: GfnTree) -> list[Node]:
@@ -95,3 +101,40 @@ def test_a_move_erases_and_inserts() -> None:
     assert shape(tree) == "3([1] [2])"
     tree.put(2, 9)
     assert shape(tree) == "3([1] [2])"
+
+
+RECORDED = Path(__file__).with_name("linux-6.12-trees.jsonl.gz")
+"""What `vmm lab run --kernel debian-6.12 -- check ... --histories FILE` has read of a kernel."""
+
+
+def test_it_is_the_tree_that_a_kernel_was_seen_to_hold(tmp_path: Path) -> None:
+    file = tmp_path / "h.jsonl"
+    file.write_bytes(gzip.decompress(RECORDED.read_bytes()))
+    compared = 0
+    for text in histories_in(file):
+        tree = GfnTree()
+        for event in text.history().events:
+            op, kernel = event.operation, event.kernel
+            if not isinstance(op, SetUserMemoryRegion) or not isinstance(kernel, KernelTrees):
+                continue
+            if op.memory_size:
+                tree.put(op.slot, op.guest_phys_addr // PAGE_SIZE_BYTES)
+            else:
+                tree.erase(op.slot)
+            assert event.outcome == Done()
+            for held in (kernel.active, kernel.inactive):
+                assert by_id(kernel, held) == nodes(tree)
+                compared += 1
+    assert compared == 92
+
+
+def by_id(kernel: KernelTrees, held: SlotSet) -> list[Node]:
+    """Return a kernel's nodes, named by their slots' ids."""
+
+    def number(at: int) -> int:
+        return at if at < 0 else kernel.slots[at].slot_id
+
+    return [
+        Node(number(n.slot), number(n.parent), number(n.left), number(n.right), n.black)
+        for n in held.gfn_tree
+    ]
