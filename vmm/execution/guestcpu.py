@@ -196,6 +196,7 @@ class GuestCpu:
             leaving = self._leave(vcpu.run_past_mmio, MMIO_FILL, passed, port, most)
             leaving = leaving or vcpu.last_exit()
         except KvmError as error:
+            vcpu.forget_exceptions()
             return self._stopped_by(error)
         match leaving:
             case Io(port=image.EXECUTED_PORT, data=data, is_write=True):
@@ -203,6 +204,7 @@ class GuestCpu:
                 return Touched(int.from_bytes(data, "little"), exits)
             case Mmio() | Io():  # Code that was written over.
                 vcpu.finish_exit()
+        vcpu.forget_exceptions()
         self._stay_in_mode()
         return _stopped(leaving)
 

@@ -379,6 +379,13 @@ class Vcpu(Closing):
         events.smi.smm = inside
         raw.ioctl(self.fd, Ioctl.SET_VCPU_EVENTS, events)
 
+    def forget_exceptions(self) -> None:
+        """Forget an exception that is yet to be delivered.
+
+        After a triple fault some kernels would deliver the last one to whatever comes next.
+        """
+        raw.ioctl(self.fd, Ioctl.SET_VCPU_EVENTS, raw.new("struct kvm_vcpu_events *"))
+
     def set_cpuid(self, cpuid: CData) -> None:
         """Issue KVM_SET_CPUID2 with a `struct kvm_cpuid2 *`; before the first `run`."""
         raw.ioctl(self.fd, Ioctl.SET_CPUID2, cpuid)

@@ -175,6 +175,7 @@ static void guest_starts(unsigned cpu, uint64_t tables, struct kvm_regs regs)
 	enter_long(vcpu(cpu), &regs);
 	store_tables(vcpu(cpu));		/*+ starttables */
 	run(vcpu(cpu), PORT_EXECUTED);
+	forget_exceptions(vcpu(cpu));
 	own_tables = NO_TABLES;
 }
 /*@ farinstruction */

@@ -105,6 +105,16 @@ static void run(struct vcpu *vcpu, int port)
 		}
 	}
 }
+/*@ forget */
+
+/* After a triple fault some kernels would deliver the last exception to whatever comes next. */
+static void forget_exceptions(struct vcpu *vcpu)
+{
+	struct kvm_vcpu_events events = {0};
+
+	if (access_.stopped)
+		must(ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events), "KVM_SET_VCPU_EVENTS");
+}
 /*@ real */
 
 /* Real mode with code at `base`; data segments reach all of the first 4 GiB. */
@@ -350,6 +360,7 @@ static void guest_starts_real(unsigned cpu, uint32_t gpa)
 
 	enter(vcpu(cpu), gpa & 0xffff0000, &regs);
 	run(vcpu(cpu), PORT_EXECUTED);
+	forget_exceptions(vcpu(cpu));
 }
 /*@ cannotfetch */
 
@@ -416,6 +427,7 @@ static void guest_starts_flat(unsigned cpu, uint32_t gpa, uint32_t stack)
 	must(ioctl(vcpu(cpu)->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
 	store_tables(vcpu(cpu));
 	run(vcpu(cpu), PORT_EXECUTED);
+	forget_exceptions(vcpu(cpu));
 }
 /*@ oneinstruction */
 
