@@ -16,6 +16,15 @@ static _Atomic(struct vcpu *) vcpus[MAX_DESCRIPTORS];
 static pthread_mutex_t tables_lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic int highest_vm;
 
+/* Counted by children, too: one that makes a single VM is not to make the same one each time. */
+static _Atomic uint64_t *last_serial;
+
+static __attribute__((constructor)) void share_serial(void)
+{
+    last_serial = (void *)syscall(SYS_mmap, NULL, PAGE_BYTES, PROT_READ | PROT_WRITE,
+                                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+}
+
 static bool in_tables(int fd)
 {
     return fd >= 0 && fd < MAX_DESCRIPTORS;
@@ -34,10 +43,13 @@ static void put_vm(struct vm *vm)
     free(vm);
 }
 
-static void drop_vcpu(struct vcpu *vcpu)
+static void put_vcpu(struct vcpu *vcpu)
 {
+    if (!vcpu || --vcpu->references)
+        return;
     unmap_ring(vcpu);
     put_vm(vcpu->vm);
+    free(vcpu);
 }
 
 struct vm *vm_of(int fd, uint64_t serial)
@@ -64,8 +76,8 @@ static void forget(int fd)
     put_vm(vms[fd]);
     vms[fd] = NULL;
     if (vcpus[fd])
-        drop_vcpu(vcpus[fd]);
-    free(vcpus[fd]);
+        vcpus[fd]->run = NULL;
+    put_vcpu(vcpus[fd]);
     vcpus[fd] = NULL;
     pthread_mutex_unlock(&tables_lock);
 }
@@ -82,7 +94,6 @@ static uint32_t capability(int fd, long which, uint32_t room)
 
 static int create_vm(int system_fd, void *argument)
 {
-    static _Atomic uint64_t last_serial;
     int fd = kernel_ioctl(system_fd, KVM_CREATE_VM, argument);
     struct vm *vm;
 
@@ -92,7 +103,7 @@ static int create_vm(int system_fd, void *argument)
     /* Megabytes, of which the kernel gives only what is used. */
     vm = calloc(1, sizeof(*vm));
     vm->fd = fd;
-    vm->serial = ++last_serial;
+    vm->serial = ++*last_serial;
     vm->references = 1;
     pthread_mutex_init(&vm->lock, NULL);
     vm->nr_ids = capability(fd, KVM_CAP_NR_MEMSLOTS, SLOTS_PER_SPACE);
@@ -118,6 +129,7 @@ static int create_vcpu(struct vm *vm, void *argument)
     vcpu = calloc(1, sizeof(*vcpu));
     vcpu->vm = vm;
     vcpu->fd = fd;
+    vcpu->references = 1;
     vcpu->index = (unsigned)(uintptr_t)argument;
     pthread_mutex_lock(&tables_lock);
     vm->references++;
@@ -175,6 +187,26 @@ static int run_vcpu(int fd, struct vcpu *vcpu, void *argument)
     return error;
 }
 
+/* The caller may close the vCPU, and its VM, while another thread is in KVM_RUN. */
+static int run_held_vcpu(int fd, void *argument)
+{
+    struct vcpu *vcpu;
+    int error;
+
+    pthread_mutex_lock(&tables_lock);
+    vcpu = vcpus[fd];
+    if (vcpu)
+        vcpu->references++;
+    pthread_mutex_unlock(&tables_lock);
+    if (!vcpu)
+        return EBADF;
+    error = run_vcpu(fd, vcpu, argument);
+    pthread_mutex_lock(&tables_lock);
+    put_vcpu(vcpu);
+    pthread_mutex_unlock(&tables_lock);
+    return error;
+}
+
 static int place(struct vm *vm, unsigned long request, void *argument)
 {
     int error = kernel_ioctl(vm->fd, request, argument) ? errno : 0;
@@ -228,7 +260,7 @@ int ioctl(int fd, unsigned long request, ...)
     if (answered_wrongly(fd, request, argument, &result))
         return result;
     if (request == KVM_RUN && vcpu)
-        return answer(run_vcpu(fd, vcpu, argument));
+        return answer(run_held_vcpu(fd, argument));
     if (vcpu && request == (uint32_t)PRE_FAULT_MEMORY)
         return answer(pre_fault_memory(fd, vcpu, argument));
     if (vcpu && request == KVM_SET_MSRS)

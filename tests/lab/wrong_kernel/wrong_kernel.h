@@ -182,6 +182,7 @@ struct insn {
 struct vcpu {
     struct vm *vm;
     int fd;
+    unsigned references; /* its descriptor's, and one of each KVM_RUN under way */
     struct start start;
     unsigned index;
     struct insn insn;    /* where the fault in force looks at instructions */
