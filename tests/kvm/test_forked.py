@@ -1,5 +1,11 @@
 """A forked child says what it sees change, and holds nothing of a VM."""
 
+import os
+import resource
+import signal
+
+import pytest
+
 from vmm.execution.forked import ForkedChild
 from vmm.execution.leftovers import Leftovers
 from vmm.kvm.memory import HostMapping
@@ -27,3 +33,26 @@ def test_a_child_holds_no_vm(kvm: Kvm) -> None:
             child = ForkedChild([("a", memory, 0)])
         assert leftovers.found() == ()
         assert child.end() == ()
+
+
+def test_what_the_host_has_run_out_of_in_a_child_is_told(kvm: Kvm) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with HostMapping.anonymous(PAGE) as memory:
+        with open("/dev/null", "rb") as probe:
+            first_free = probe.fileno()
+        # Room for the three pipes, but for nothing that the child opens.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + 6, limits[1]))
+        try:
+            child = ForkedChild([("a", memory, 0)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with pytest.raises(OSError, match="Too many open files"):
+            child.end()
+
+
+def test_a_child_that_is_killed_from_outside_is_the_hosts(kvm: Kvm) -> None:
+    with HostMapping.anonymous(PAGE) as memory:
+        child = ForkedChild([("a", memory, 0)])
+        os.kill(child._pid, signal.SIGKILL)
+        with pytest.raises(OSError, match="signal 9 has ended the forked child"):
+            child.end()

@@ -1,5 +1,6 @@
 """A forked child that shares memory with this process, and says what it sees change of it."""
 
+import errno
 import os
 from collections.abc import Iterable
 
@@ -38,28 +39,47 @@ class ForkedChild:
             pipe.read(1)
 
     def end(self) -> tuple[HostChange, ...]:
-        """Let the child look once more, and end; return what has changed for it."""
+        """Let the child look once more, and end; return what has changed for it.
+
+        Raises the `OSError` that it met, and EIO where it was ended from outside.
+        """
         os.close(self._tell)
         with open(self._answer, "rb") as pipe:
             said = pipe.read()
-        os.waitpid(self._pid, 0)
-        return msgspec.json.decode(said, type=tuple[HostChange, ...])
+        _, status = os.waitpid(self._pid, 0)
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            raise OSError(errno.EIO, f"signal {number} has ended the forked child")
+        if not said:
+            raise RuntimeError(f"the forked child failed: exit status {status >> 8}")
+        met = msgspec.json.decode(said, type=tuple[HostChange, ...] | int)
+        if isinstance(met, int):
+            name = errno.errorcode.get(met, str(met))
+            raise OSError(met, f"{name} in a forked child: {os.strerror(met)}")
+        return met
 
 
 def _live(pages: list[Page], told: int, ready: int, say: int) -> None:
     """What the child does: it never returns."""
     status = _FAILED
     try:
+        with open(say, "wb") as pipe:
+            pipe.write(msgspec.json.encode(_seen(pages, told, ready, say)))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _seen(pages: list[Page], told: int, ready: int, say: int) -> tuple[HostChange, ...] | int:
+    """Return what has changed until the parent asks, or the errno of what the host lacks."""
+    try:
         _let_go({told, ready, say})
         before = [memory.read(offset, PAGE_SIZE_BYTES) for _, memory, offset in pages]
         os.write(ready, b"1")
         os.read(told, 1)
-        changes = tuple(_changes(pages, before))
-        with open(say, "wb") as pipe:
-            pipe.write(msgspec.json.encode(changes))
-        status = 0
-    finally:
-        os._exit(status)
+        return tuple(_changes(pages, before))
+    except OSError as error:
+        return error.errno or errno.EIO
 
 
 def _let_go(kept: set[int]) -> None:
