@@ -38,10 +38,11 @@ def test_a_child_holds_no_vm(kvm: Kvm) -> None:
 def test_what_the_host_has_run_out_of_in_a_child_is_told(kvm: Kvm) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with HostMapping.anonymous(PAGE) as memory:
-        with open("/dev/null", "rb") as probe:
-            first_free = probe.fileno()
-        # Room for the three pipes, but for nothing that the child opens.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + 6, limits[1]))
+        # Room for its three pipes, but for nothing that the child opens.
+        room = [end for _ in range(3) for end in os.pipe()]
+        for end in room:
+            os.close(end)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(room) + 1, limits[1]))
         try:
             child = ForkedChild([("a", memory, 0)])
         finally:

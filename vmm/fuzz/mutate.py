@@ -26,6 +26,7 @@ from vmm.scenario.operations import (
     address_spaces,
 )
 from vmm.scenario.problem import ScenarioError
+from vmm.scenario.requirements import missing
 from vmm.scenario.validate import validate
 
 MAX_BASE_OPERATIONS = 600
@@ -50,7 +51,7 @@ def can_be_mutated(scenario: Scenario, features: Features) -> bool:
         # Longer runs of the guest overrun a ring on kvm_pvm: a known issue, found over and over.
         and not any(isinstance(op, HarvestDirtyRing) for op in scenario.operations)
         and not any(_meets_known_issue(op) for op in scenario.operations)
-        and not features.missing(scenario.needs, scenario.vm_type)
+        and not missing(scenario, features)
     )
 
 
