@@ -26,7 +26,7 @@ from vmm.scenario.plan import out_of_reach
 from vmm.verdict.judge import Status, judge
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
-RIGHT, WRONG, CANNOT_RUN = 0, 1, 4
+RIGHT, WRONG, NOT_KNOWN, CANNOT_RUN = 0, 1, 3, 4
 REFUSED = -1
 _TIME_LIMIT_S = 240
 _EXPECTED = {Status.PASSED: RIGHT, Status.DIFFERS: WRONG}
@@ -62,10 +62,13 @@ def compare(scenario: Scenario, features: Features, folder: Path) -> Ran:
         else:
             history = run_isolated(scenario, features, time_limit_s=_TIME_LIMIT_S)
             text = program(history)
-            judged = judge(history).status
-            if judged not in _EXPECTED:
-                return Ran(scenario.name, form=f"the judge says {judged.value}")
-            expected = _EXPECTED[judged]
+            verdict = judge(history)
+            if verdict.reason.startswith("the model does not know"):
+                expected = NOT_KNOWN
+            elif verdict.status in _EXPECTED:
+                expected = _EXPECTED[verdict.status]
+            else:
+                return Ran(scenario.name, form=f"the judge says {verdict.status.value}")
     except InexpressibleError as error:
         return Ran(scenario.name, form=str(error))
     status, said = end_of(text, folder)

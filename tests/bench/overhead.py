@@ -25,9 +25,9 @@ from vmm.fuzz.generate import generate
 from vmm.kvm.system import Kvm
 from vmm.repro.emit import InexpressibleError, program
 from vmm.scenario.features import Features
-from vmm.scenario.history import Event, Header, History
+from vmm.scenario.history import End, Event, Header, History
 from vmm.scenario.operations import Scenario
-from vmm.verdict.judge import Judgement
+from vmm.verdict.judge import Judgement, Status, judge
 
 SEED = 1
 COUNT = 30
@@ -80,15 +80,18 @@ def history_of(kvm: Kvm, scenario: Scenario, features: Features) -> History:
     """Run a scenario: where kernels may differ, its program is to expect what this one does."""
     events: list[Event] = []
     execute(kvm, scenario, features.touch_limit, events.append, lambda: None)
-    return History(Header(scenario, features), tuple(events), None)
+    return History(Header(scenario, features), tuple(events), End(events=len(events)))
 
 
 def compiled(kvm: Kvm, features: Features, count: int, folder: Path) -> list[tuple[int, Path]]:
-    """Return the numbers of scenarios that have a C form, and their programs."""
+    """Return the numbers of scenarios that pass and have a C form, and their programs."""
     programs = []
     for number in range(count):
         try:
-            text = program(history_of(kvm, generate(seed_of(SEED, number), features), features))
+            history = history_of(kvm, generate(seed_of(SEED, number), features), features)
+            if judge(history).status is not Status.PASSED:
+                continue
+            text = program(history)
         except InexpressibleError:
             continue
         programs.append((number, built(folder / f"{number}.c", text)))

@@ -43,7 +43,8 @@ def program_of(scenario: Scenario, features: Features) -> str:
 def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation]) -> str:
     names = CNames(mappings_of(scenario))
     statements = Statements(names, scenario.vm_type)
-    blocks = [_block(group, names, statements) for group in _groups(steps)]
+    known = list(steps)
+    blocks = [_block(group, names, statements) for group in _groups(known)]
     account = statements.account
     bits = gpa_bits(scenario, features)
     if bits:
@@ -66,8 +67,15 @@ def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation
         + "int main(void)\n{\n"
         + setup
         + calls
-        + '\n\tputs("right");\n\treturn RIGHT;\n}\n'
+        + _end(known)
     )
+
+
+def _end(steps: list[Expectation]) -> str:
+    if steps and steps[-1].is_unknown:
+        text = f"right before step {len(steps)}; what may come from there on is not known"
+        return f'\n\tputs("{text}");\n\treturn NOT_KNOWN;\n}}\n'
+    return '\n\tputs("right");\n\treturn RIGHT;\n}\n'
 
 
 def _groups(steps: Iterable[Expectation]) -> Iterator[list[_Numbered]]:
@@ -125,7 +133,7 @@ def _head(scenario: Scenario) -> str:
     lines += [
         "",
         "Build: cc -pthread -o repro repro.c",
-        "Exit status: 0 right, 1 wrong, 4 cannot run here.",
+        "Exit status: 0 right, 1 wrong, 3 not known from some step on, 4 cannot run here.",
     ]
     text = "\n".join(f" * {_safe(line)}".rstrip() for line in lines)
     return f"/* SPDX-License-Identifier: MIT */\n/*\n{text}\n */\n"

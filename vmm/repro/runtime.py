@@ -83,6 +83,7 @@ _NEEDS = {
     "prefault": ("vcpu",),
     "newvm": ("vcpus",),
     "kept": ("vcpus",),
+    "keptwrite": ("kept",),
     "signals": ("ioeventfd",),
     "switchvm": ("vcpus",),
     "setclock": ("vcpu",),

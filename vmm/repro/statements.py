@@ -239,6 +239,7 @@ class Statements:
             if self._coalesces:
                 self.account.use("kept")
                 for each in outcome.writes:
+                    self.account.use("keptwrite")
                     data_ = data(each.data)
                     lines.append(f"expect_kept({unsigned(each.gpa)}, {len(each.data)}, {data_});")
                 lines.append("expect_no_more_kept();")

@@ -21,6 +21,8 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     REAL_MODE_END,
     AnyOperation,
+    CoalesceMmio,
+    CollectMmio,
     EnableCap,
     Execute,
     GuestThread,
@@ -32,6 +34,7 @@ from vmm.scenario.operations import (
     Race,
     ResetDirtyRings,
     Scenario,
+    SetTssAddr,
     SetUserMemoryRegion,
     Touch,
     access_end,
@@ -127,6 +130,22 @@ def test_the_program_of_a_history_says_what_came_and_ends_there() -> None:
     assert "expected: success" in before
     assert "came: success" in before
     assert re.findall(r"step = \d+;", after)[1:] == []
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_a_program_ends_where_the_model_knows_no_more(tmp_path: Path) -> None:
+    operations = (SetTssAddr(0xFFF00000), Touch(0xFFF00000), Touch(0x1000))
+    text = program_of(Scenario("unknown", operations, survey="none"), FEATURES)
+    assert re.findall(r"step = \d+;", text) == ["step = 1;", "step = 2;", "step = 3;"]
+    assert 'puts("right before step 3; what may come from there on is not known");' in text
+    assert text.endswith("return NOT_KNOWN;\n}\n")
+    compiles(text, tmp_path)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_a_program_compiles_that_expects_no_kept_write(tmp_path: Path) -> None:
+    operations = (CoalesceMmio(0x1000, 0x1000), CollectMmio())
+    compiles(program_of(Scenario("none", operations, survey="none"), FEATURES), tmp_path)
 
 
 def test_a_step_is_one_call_with_the_kernels_own_words() -> None:

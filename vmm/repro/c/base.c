@@ -25,7 +25,7 @@
 #define PAGE 4096ull
 #define SUCCESS 0
 
-enum { RIGHT = 0, WRONG = 1, CANNOT_RUN = 4 };
+enum { RIGHT = 0, WRONG = 1, NOT_KNOWN = 3, CANNOT_RUN = 4 };
 
 static int kvm, vm = -1;	/* /dev/kvm, and the VM made from it */
 static int step;		/* the number in the comments of main() */

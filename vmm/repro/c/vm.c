@@ -44,6 +44,15 @@ static struct kvm_coalesced_mmio_ring *kept_ring(void)
 	return NULL;
 }
 
+static void expect_no_more_kept(void)
+{
+	struct kvm_coalesced_mmio_ring *ring = kept_ring();
+
+	if (ring && ring->first != ring->last)
+		leave(WRONG, "a write was kept that should not have been");
+}
+/*@ keptwrite */
+
 static void expect_kept(uint64_t gpa, unsigned length, const char *data)
 {
 	struct kvm_coalesced_mmio_ring *ring = kept_ring();
@@ -57,14 +66,6 @@ static void expect_kept(uint64_t gpa, unsigned length, const char *data)
 		      entry->len, (unsigned long long)entry->phys_addr, length,
 		      (unsigned long long)gpa);
 	ring->first = (ring->first + 1) % ((PAGE - sizeof(*ring)) / sizeof(*entry));
-}
-
-static void expect_no_more_kept(void)
-{
-	struct kvm_coalesced_mmio_ring *ring = kept_ring();
-
-	if (ring && ring->first != ring->last)
-		leave(WRONG, "a write was kept that should not have been");
 }
 /*@ ioeventfd */
 
