@@ -223,13 +223,19 @@ def _at_every_address_bit(features: Features) -> Scenario:
     reach = min(features.last_gfn + 1, features.touch_limit // PAGE_SIZE_BYTES)
     bits = range(_BORDER_GFN.bit_length() - 1, reach.bit_length() - 1)
     twins = [Slot(1 + n, 0x100 | 1 << bit, at("a", n)) for n, bit in enumerate(bits)]
+    looks = [read(slot.gfn) for slot in (Slot(0, 0x100, at("b")), *twins)]
     return _high(
         "high-twins-at-every-address-bit",
         "Each bit of a gpa tells places apart, as far as guests reach, in memory and in exits.",
         Slot(0, 0x100, at("b")).create(),
         *creates(*twins),
-        *deletes(*twins),
+        *looks,
+        *deletes(*twins[::2]),
+        *looks,
+        *deletes(*twins[1::2]),
+        *looks,
         mappings=(Mapping("a", max(len(twins), 1)), B),
+        survey="none",
     )
 
 

@@ -126,7 +126,7 @@ SCENARIOS = (
     _others("A process may be killed while its vCPU is in the guest.", Lives("killed", 3)),
     _others(
         "A process may be killed while the kernel unmaps its own slots' memory for it.",
-        Lives("killed-while-closing", 10),
+        Lives("killed-while-closing", 4),
     ),
     _used_up("A thousand VMs use nothing up.", Lives("closed", 1000, "kernel")),
     _used_up(
