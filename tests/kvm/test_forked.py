@@ -6,8 +6,10 @@ import signal
 
 import pytest
 
+from vmm.execution import forked
 from vmm.execution.forked import ForkedChild
 from vmm.execution.leftovers import Leftovers
+from vmm.host.child import fork
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
 
@@ -35,18 +37,18 @@ def test_a_child_holds_no_vm(kvm: Kvm) -> None:
         assert child.end() == ()
 
 
-def test_what_the_host_has_run_out_of_in_a_child_is_told(kvm: Kvm) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+def test_what_the_host_has_run_out_of_in_a_child_is_told(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork_short_of_descriptors() -> int:
+        pid = fork()
+        if pid == 0:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+        return pid
+
+    monkeypatch.setattr(forked, "fork", fork_short_of_descriptors)
     with HostMapping.anonymous(PAGE) as memory:
-        # Room for its three pipes, but for nothing that the child opens.
-        room = [end for _ in range(3) for end in os.pipe()]
-        for end in room:
-            os.close(end)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(room) + 1, limits[1]))
-        try:
-            child = ForkedChild([("a", memory, 0)])
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        child = ForkedChild([("a", memory, 0)])
         with pytest.raises(OSError, match="Too many open files"):
             child.end()
 

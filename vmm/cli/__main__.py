@@ -14,9 +14,8 @@ from typing import NoReturn
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.verdict.statuses import INCONCLUSIVE, PASSED
 
-
 _COLLECT_AFTER = 100_000
-"""Histories are many objects without cycles: looking for those more often takes a tenth of a run."""
+"""Histories are many objects without cycles: looking for cycles often takes a tenth of a run."""
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
