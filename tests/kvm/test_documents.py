@@ -92,7 +92,7 @@ def test_a_command_that_is_shown_does_what_is_said(shown: Shown, folders: dict[s
     assert done.returncode == shown.status, done.stdout + done.stderr
     if shown.printed and shown.document not in _OF_THEIR_OWN:
         checker = doctest.OutputChecker()
-        printed = done.stdout
+        printed = done.stdout or (done.stderr if shown.status else "")
         example = doctest.Example(shown.command, shown.printed)
         assert checker.check_output(shown.printed, printed, _FLAGS), checker.output_difference(
             example, printed, _FLAGS

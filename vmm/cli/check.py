@@ -1,6 +1,9 @@
 """``vmm check``: run the curated scenarios and judge them."""
 
-from contextlib import AbstractContextManager, nullcontext
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -191,14 +194,27 @@ def _looked_and_ran(selection: Selection, wanted: _Wanted) -> Run:
         begin((), host.info)
         return _nothing(host)
     begin(scenarios, host.info)
+    if wanted.histories is not None and stat.S_ISREG(os.fstat(wanted.histories.fileno()).st_mode):
+        wanted.histories.truncate(0)
     return _run(scenarios, host, wanted)
 
 
-def _written(histories: Path | None) -> AbstractContextManager[IO[bytes] | None]:
+@contextmanager
+def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
+    """Yield the file of all histories; what was there stays until a run begins."""
     if histories is None:
-        return nullcontext(None)
+        yield None
+        return
+    is_new = not histories.exists()
     with usable(histories):
-        return histories.open("wb", buffering=0)
+        stream = histories.open("ab", buffering=0)
+    with stream:
+        try:
+            yield stream
+        except click.ClickException:
+            if is_new and histories.is_file() and not histories.stat().st_size:
+                histories.unlink()
+            raise
 
 
 def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:

@@ -36,22 +36,26 @@ def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> No
     """
     a, b = _sources(first, limits), _sources(second, limits)
     both = [name for name in a if name in b]
-    shown: set[str] = set()
+    kernels: set[str] = set()
+    said: list[str] = []
+    """Told when all is read: a file that is broken further on is one line."""
     differing, unknown = 0, 0
     for name in both:
         one, other = a[name], b[name]
         for line in _kernels(one.header, other.header):
-            if line not in shown:
-                tell(line)
-                shown.add(line)
-        differs, complete = _compare(one, other)
+            if line not in kernels:
+                said.append(line)
+                kernels.add(line)
+        differs, complete = _compare(one, other, said)
         differing += differs
         unknown += not differs and not complete
     for name in (name for name in a if name not in b):
-        tell(f"{name[0]}: not in {second}")
+        said.append(f"{name[0]}: not in {second}")
     for name in (name for name in b if name not in a):
-        tell(f"{name[0]}: not in {first}")
+        said.append(f"{name[0]}: not in {first}")
     unknown += len(a) + len(b) - 2 * len(both)
+    for line in said:
+        tell(line)
     tell(f"{len(both)} scenarios in both, {differing} differ, {unknown} could not be compared")
     ctx.exit(statuses.DIFFERS if differing else statuses.INCONCLUSIVE if unknown else 0)
 
@@ -94,22 +98,22 @@ def _host(header: Header) -> str:
     return ", ".join(map(shown, words))
 
 
-def _compare(one: HistoryText, other: HistoryText) -> tuple[bool, bool]:
-    """Print where two histories part; return whether they differ, and whether all was compared."""
+def _compare(one: HistoryText, other: HistoryText, said: list[str]) -> tuple[bool, bool]:
+    """Add where two histories part; return whether they differ, and whether all was compared."""
     a, b = _whole(one), _whole(other)
     name = a.header.scenario.name
     if _essence(a) != _essence(b):
-        tell(f"{name}: the two scenarios of this name are not the same")
+        said.append(f"{name}: the two scenarios of this name are not the same")
         return False, False
     found = list(partings(a, b))
     if found:
-        tell(f"{name}:")
+        said.append(f"{name}:")
     for parting in found[:_MOST]:
-        tell(f"  step {parting.event}: {parting.operation}")
-        tell(f"    A: {parting.first}")
-        tell(f"    B: {parting.second}")
+        said.append(f"  step {parting.event}: {parting.operation}")
+        said.append(f"    A: {parting.first}")
+        said.append(f"    B: {parting.second}")
     if len(found) > _MOST:
-        tell(f"  ... and {len(found) - _MOST} more")
+        said.append(f"  ... and {len(found) - _MOST} more")
     differs = any(parting.differs for parting in found)
     return differs, len(found) == sum(parting.differs for parting in found)
 

@@ -66,7 +66,7 @@ class Requested:
         Raises click.UsageError where two would share a file.
         """
         named = (("json", self.json_file), ("html", self.html_file))
-        also = [Wanted(name, file) for name, file in named if file]
+        also = [Wanted(name, file) for name, file in named if file is not None]
         chosen = (*(self.formats or (Wanted("text"),)), *also)
         places = [each.file for each in chosen if each != Wanted("text") or self.formats]
         for each in chosen:
@@ -131,17 +131,19 @@ class Outputs:
 
 
 @contextmanager
-def outputs(chosen: Sequence[Wanted], text: Text) -> Iterator[Outputs]:
+def outputs(chosen: Sequence[Wanted], text: Text, *, runs: bool = True) -> Iterator[Outputs]:
     """Open every file before anything runs, and yield what tells all formats.
 
-    The files appear when the block ends without an error; what was there before is gone when it
-    begins, so that nobody takes an old result for this one. Raises Unusable.
+    The files appear when the block ends without an error. Where something ``runs``, what was there
+    before is gone when the reporter begins, so that nobody takes an old result for this one; until
+    then, while arguments and files may prove unusable, it stays. Raises Unusable.
     """
     documents = [each for each in chosen if each.name != "text"]
     taken = any(each.file == _STDOUT for each in documents)
     to = console(stderr=taken)
     with ExitStack() as stack:
-        reporters: list[Reporter] = []
+        olds = [each.file for each in chosen if each.file != _STDOUT] if runs else []
+        reporters: list[Reporter] = [Reporter(lambda *_: _removed(olds), _nothing, _nothing)]
         for each in chosen:
             if each == Wanted("text"):
                 reporters.append(_text(to, text))
@@ -159,10 +161,19 @@ def _opened(stack: ExitStack, file: str) -> IO[str]:
     if file == _STDOUT:
         return sys.stdout
     stream: IO[str] = stack.enter_context(written(Path(file)))
-    if Path(file).is_file():
-        with usable(file):
-            Path(file).resolve().unlink()
     return stream
+
+
+def _removed(files: Sequence[str]) -> None:
+    """Remove what is there of these files. Raises Unusable."""
+    for file in files:
+        if Path(file).is_file():
+            with usable(file):
+                Path(file).resolve().unlink()
+
+
+def _nothing(_: object) -> None:
+    return None
 
 
 def _write(stream: IO[str], text: str) -> None:

@@ -18,7 +18,7 @@ from vmm.fuzz.driver import Fuzzer
 from vmm.fuzz.endings import is_ending
 from vmm.fuzz.files import make_writable, write_whole
 from vmm.fuzz.findings import write
-from vmm.fuzz.gather import findings_in, gather
+from vmm.fuzz.gather import check_finding, findings_in, gather
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Interrupted, left_behind, read_journal
 from vmm.fuzz.mutate import can_be_mutated
@@ -28,6 +28,7 @@ from vmm.scenario.codec import FileError, scenario_text
 from vmm.scenario.demand import Limits
 from vmm.scenario.operations import Scenario
 from vmm.scenario.shown import shown
+from vmm.verdict import statuses
 from vmm.verdict.judge import Verdict
 from vmm.verdict.known_issues import issues_met
 
@@ -206,26 +207,43 @@ def minimise_one(path: Path, host: Host, out: Path, limits: Limits) -> int:
 
 
 def merge_folders(folders: tuple[Path, ...], out: Path) -> int:
-    """Gather the findings of several runs, the same one only once; return the exit status."""
-    gathered = 0
-    for folder in folders:
-        if not folder.exists():
-            tell(f"vmm: {folder}: not there: a run that finds nothing leaves no folder", err=True)
-            continue
-        if not folder.is_dir():
-            raise Unusable(f"{folder}: not a folder")
-        with usable(folder):
-            findings = findings_in(folder)
-        for finding in findings:
-            try:
-                with usable(out):
-                    gather(finding, out)
-            except FileError as error:
-                tell(f"passed over: {error}", err=True)
-                continue
-            gathered += 1
-    kept = sorted(out.glob("*/scenario.json")) if out.is_dir() else []
-    tell(f"{gathered} findings in {len(folders)} folders, {len(kept)} different ones in {out}")
+    """Gather the findings of several runs, the same one only once; return the exit status.
+
+    Of parts of one run those that found nothing have left no folder. Raises Unusable where nothing
+    in any of them is a finding.
+    """
+    findings, others = _sorted_out(folders)
+    if not findings:
+        raise Unusable("; ".join(others))
+    for line in others:
+        tell(f"passed over: {line}", err=True)
+    for finding in findings:
+        with usable(out):
+            gather(finding, out)
+    kept = sorted(out.glob("*/scenario.json"))
+    tell(f"{len(findings)} findings in {len(folders)} folders, {len(kept)} different ones in {out}")
     for path in kept:
         tell(f"found: {shown(str(path.parent))}")
-    return 1 if kept else 0
+    return statuses.DIFFERS
+
+
+def _sorted_out(folders: tuple[Path, ...]) -> tuple[list[Path], list[str]]:
+    """Return the findings in folders, and a line for each thing there that is none."""
+    findings: list[Path] = []
+    others: list[str] = []
+    for folder in folders:
+        if not folder.exists():
+            others.append(f"{folder}: not there: a run that finds nothing leaves no folder")
+            continue
+        with usable(folder):
+            there = findings_in(folder)
+        if not there:
+            others.append(f"{folder}: no finding there (FOLDER/scenario.json)")
+        for path in there:
+            try:
+                check_finding(path)
+            except FileError as error:
+                others.append(str(error))
+            else:
+                findings.append(path)
+    return findings, others

@@ -1,5 +1,6 @@
 """``vmm lab diff``: the same scenarios, curated and random, on two kernels."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def diff(
         raise click.UsageError("give --kernel twice")
     with in_one_line():
         chosen = chosen_backend(backend)
-        names = [name if name in RELEASES else str(Path(name).resolve()) for name in kernels]
+        names = [name if name in RELEASES else os.path.realpath(name) for name in kernels]
         cells = [Cell(name, chosen, parameters) for name in names]
         for cell in cells:
             kernel_of(cell.kernel, None)

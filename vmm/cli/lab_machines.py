@@ -15,7 +15,7 @@ import vmm
 from vmm.cli.said import tell
 from vmm.cli.whitebox import WHERE_IT_CAN
 from vmm.lab.debian import RELEASES, fetched
-from vmm.lab.errors import LabError, MissingError
+from vmm.lab.errors import LabError, MissingError, NoKernelError
 from vmm.lab.kernel import Kernel, from_path
 from vmm.lab.machine import Backend, Job
 from vmm.verdict import statuses
@@ -40,10 +40,19 @@ def in_one_line(status: int | None = None) -> Iterator[None]:
         yield
     except LabError as error:
         tell(f"vmm: {error}", err=True)
-        usual = statuses.NOTHING_RAN if isinstance(error, MissingError) else statuses.INCONCLUSIVE
-        raise click.exceptions.Exit(usual if status is None else status) from None
+        raise click.exceptions.Exit(_status(error) if status is None else status) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _status(error: LabError) -> int:
+    match error:
+        case MissingError():
+            return statuses.NOTHING_RAN
+        case NoKernelError():
+            return statuses.USAGE
+        case _:
+            return statuses.INCONCLUSIVE
 
 
 def say(text: str) -> None:
@@ -58,7 +67,7 @@ def kernel_of(name: str, folder: Path | None) -> Kernel:
             raise click.UsageError("--modules goes with a kernel of your own")
         return fetched(name, say)
     path = Path(name)
-    if not path.exists():
+    if not name or not path.exists():
         known = ", ".join(sorted(RELEASES))
         raise click.UsageError(f"--kernel {name}: no such file or folder, and none of {known}")
     if folder is not None and not folder.is_dir():

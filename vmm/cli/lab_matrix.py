@@ -1,6 +1,7 @@
 """``vmm lab matrix``: the curated scenarios on several kernels, with each of their MMUs."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,7 +65,7 @@ def matrix(
     part. The status is the worst of the cells'.
     """
     chosen = [Backend(name) for name in backends] or list(MMUS)
-    absolute = [name if name in RELEASES else str(Path(name).resolve()) for name in kernels]
+    absolute = [name if name in RELEASES else os.path.realpath(name) for name in kernels]
     cells = cells_of(absolute or list(RELEASES), chosen)
     with in_one_line():
         for name in dict.fromkeys(cell.kernel for cell in cells):

@@ -24,15 +24,18 @@ def findings_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
+def check_finding(path: Path) -> None:
+    """Raise FileError for what is no finding."""
+    if not _is(path, stat.S_ISDIR):
+        raise FileError(path, "not a folder")
+    read_scenario(_regular(path / _SCENARIO))
+
+
 def gather(finding: Path, out: Path) -> None:
     """Copy a finding, unless there is one of its name.
 
-    Regular files are copied, and nothing that a symbolic link points to. Raises FileError for what
-    is no finding, and OSError.
+    Regular files are copied, and nothing that a symbolic link points to. Raises OSError.
     """
-    if not _is(finding, stat.S_ISDIR):
-        raise FileError(finding, "not a folder")
-    read_scenario(_regular(finding / _SCENARIO))
     target = out / finding.name
     if os.path.lexists(target):
         return

@@ -5,5 +5,9 @@ class LabError(Exception):
     """The machine could not be made, or did not get as far as the command: inconclusive."""
 
 
+class NoKernelError(LabError):
+    """A file or folder that was named is no kernel that can be booted."""
+
+
 class MissingError(LabError):
     """This host lacks something; the message names the command that installs it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmm.lab import modules
-from vmm.lab.errors import LabError
+from vmm.lab.errors import LabError, NoKernelError
 
 _MAGIC_AT, _VERSION_AT, _HEADER_SIZE = 0x202, 0x20E, 0x200
 """Documentation/arch/x86/boot.rst: "HdrS", and where the version lies, less 0x200."""
@@ -34,7 +34,7 @@ class Kernel:
 def from_path(path: Path, folder: Path | None = None) -> Kernel:
     """Return the kernel of an image or a build tree; ``folder`` has other modules to use.
 
-    Raises LabError where there is none.
+    Raises NoKernelError where there is none.
     """
     direct = None
     if path.is_dir():
@@ -44,7 +44,7 @@ def from_path(path: Path, folder: Path | None = None) -> Kernel:
         image = path
         found = {} if folder is None else modules.index(folder)
     if folder is not None and not found:
-        raise LabError(f"{folder}: there are no modules here")
+        raise NoKernelError(f"{folder}: there are no modules here")
     return Kernel(str(path), image, release_of(image), found, direct)
 
 
@@ -52,7 +52,7 @@ def _image_of(tree: Path) -> Path:
     for image in (tree / "arch/x86/boot/bzImage", tree / "bzImage", tree / "vmlinux"):
         if image.exists():
             return image
-    raise LabError(f"{tree}: neither a kernel image nor a tree where one was built")
+    raise NoKernelError(f"{tree}: neither a kernel image nor a tree where one was built")
 
 
 def _direct_of(tree: Path) -> Path | None:
@@ -63,14 +63,20 @@ def _direct_of(tree: Path) -> Path | None:
 
 def release_of(image: Path) -> str:
     """Return what `uname -r` will say, from the image."""
+    if not image.is_file():  # Opening a pipe would wait for who writes to it.
+        raise NoKernelError(f"{image}: not a file")
     try:
         with image.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
             release = _release_in(data)
     except (OSError, ValueError) as error:
-        raise LabError(f"{image}: cannot read this kernel image: {error}") from None
+        raise NoKernelError(f"{image}: cannot read this kernel image: {_why(error)}") from None
     if release is None:
-        raise LabError(f"{image}: this is no kernel image for x86 (a bzImage or a vmlinux)")
+        raise NoKernelError(f"{image}: this is no kernel image for x86 (a bzImage or a vmlinux)")
     return release
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _release_in(data: mmap.mmap) -> str | None:

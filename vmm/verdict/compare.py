@@ -55,7 +55,7 @@ def partings(first: History, second: History) -> Iterator[Parting]:
             _end(second, shorter),
             differs=_is_whole(first) and _is_whole(second),
         )
-    elif _reason(first) != _reason(second):
+    elif _reason(first) != _reason(second) or not _is_whole(first):
         whole = _is_whole(first) and _is_whole(second)
         yield Parting(shorter + 1, "the end", _reason(first), _reason(second), differs=whole)
 

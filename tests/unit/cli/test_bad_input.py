@@ -1,6 +1,7 @@
 """Files that are newer, broken, missing or cannot be written: one line, status 2, nothing half."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refused(folder: Path, command: str) -> str:
+def refused(folder: Path, *words: str) -> str:
     """Run a command that has to fail with one line and to leave the folder as it was."""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    result = vmm(*command.split())
+    result = vmm(*(words[0].split() if len(words) == 1 else words))
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert result.stderr.startswith("vmm: ")
@@ -72,6 +73,84 @@ def test_an_empty_folder_and_a_file_that_is_not_there(
     (folder / "empty").mkdir()
     name = {"empty": "empty", "absent": "absent.json"}[what]
     assert f"vmm: {name}" in refused(folder, command.format(name, name))
+
+
+KERNELS = (
+    "lab run --kernel {} -- info",
+    "lab diff --kernel {} --kernel {}",
+    "lab matrix --kernel {}",
+)
+BAD_KERNELS = ("", "empty", "absent", "rubbish", "nothing", "pipe", "loop", "/dev/null")
+
+
+def bad_things(folder: Path) -> None:
+    """Put into a folder what can be named where a file is wanted."""
+    (folder / "empty").mkdir()
+    (folder / "rubbish").write_bytes(bytes(range(256)) * 8)
+    (folder / "nothing").touch()
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "pipe")
+
+
+@pytest.mark.parametrize("command", KERNELS)
+@pytest.mark.parametrize("name", BAD_KERNELS)
+def test_what_is_no_kernel(folder: Path, command: str, name: str) -> None:
+    bad_things(folder)
+    words = [name if word == "{}" else word for word in command.split()]
+    refused(folder, *words)
+
+
+@pytest.mark.parametrize("command", ["check", "check --white-box", "run move-up"])
+@pytest.mark.parametrize("name", ["absent", "empty", "rubbish", "nothing", "pipe", "/dev/null"])
+def test_what_holds_no_debug_information(folder: Path, command: str, name: str) -> None:
+    bad_things(folder)
+    refused(folder, *command.split(), "--debug-info", name)
+
+
+@pytest.mark.parametrize("names", ["empty", "absent", "rubbish", "broken", "empty absent broken"])
+def test_folders_in_which_nothing_is_a_finding(folder: Path, names: str) -> None:
+    bad_things(folder)
+    (folder / "broken" / "a").mkdir(parents=True)
+    (folder / "broken" / "a" / "scenario.json").write_text("{")
+    line = refused(folder, "fuzz", "--merge", *names.split(), "--out", "merged")
+    assert all(name in line for name in names.split())
+    assert not (folder / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "check no-such-name --json old",
+        "check no-such-name --histories old",
+        "check --json old --html absent/page.html",
+        "judge r.json --html old",
+        "judge broken.jsonl --html old",
+        "run r.json --html old",
+        "run no-such-name --json old",
+        "run move-up --debug-info r.json --html old",
+        "check no-such-name --histories new",
+        "compare h.jsonl broken.jsonl",
+    ],
+)
+def test_what_is_there_stays_where_nothing_runs(folder: Path, command: str) -> None:
+    vmm("check", "--json", "r.json")
+    (folder / "old").write_text("what was there")
+    lines = [*history_lines(ideal_history(named("move-up")))]
+    (folder / "h.jsonl").write_bytes(b"".join(lines))
+    (folder / "broken.jsonl").write_bytes(b"".join([*lines[:3], b"{\n", *lines[4:]]))
+    refused(folder, command)
+
+
+def test_what_is_there_is_gone_when_a_run_begins(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = folder / "old"
+    old.write_text("an old result")
+    there: list[bool] = []
+    monkeypatch.setattr("vmm.cli.output.LiveProgress.begin", lambda *_: there.append(old.exists()))
+    vmm("check", "--json", "old")
+    assert there
+    assert not any(there)
 
 
 WRITING = (
