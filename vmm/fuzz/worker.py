@@ -150,8 +150,10 @@ class _Worker:
             raise SystemExit
         if identity is not None and self._seen[identity] < _EXAMPLES:
             self._seen[identity] += 1
+            self._report()  # Before the finding, which may be the last that is waited for.
             send(self._to, Differs(shortened(scenario, trial), identity))
         for problem in without_others(self._watch.news(), self._assignment.process):
+            self._report()
             send(self._to, Complains(scenario, problem.what, problem.excerpt))
         if self._assignment.keeps and self._novelty.fresh and identity is None:
             send(self._to, Fresh(scenario))

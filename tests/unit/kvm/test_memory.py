@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import psutil
@@ -237,3 +238,32 @@ def test_a_mapping_is_no_address() -> None:
     refused = pytest.raises(TypeError, match=r"pass HostAddress\(mapping, offset\)")
     with HostMapping.anonymous(PAGE) as memory, vm, refused:
         vm.set_user_memory_region(0, 0, 0, PAGE, memory)  # type: ignore[arg-type]
+
+
+def test_a_mapping_may_be_closed_while_another_thread_makes_vms_and_slots(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slots: dict[int, HostMapping] = {}
+    monkeypatch.setitem(PINNED, 1 << 20, slots)
+    done = threading.Event()
+
+    def churn(other: HostMapping) -> None:
+        while not done.is_set():
+            for number in range(200):
+                slots[number] = other
+                PINNED[(1 << 20) + 1 + number] = slots
+            for number in range(200):
+                del slots[number], PINNED[(1 << 20) + 1 + number]
+
+    before = sys.getswitchinterval()
+    with HostMapping.anonymous(PAGE) as memory, HostMapping.anonymous(PAGE) as other:
+        thread = threading.Thread(target=churn, args=(other,))
+        thread.start()
+        try:
+            sys.setswitchinterval(1e-6)
+            for _ in range(100):
+                assert memory._pins() == []
+        finally:
+            sys.setswitchinterval(before)
+            done.set()
+            thread.join()
