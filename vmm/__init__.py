@@ -61,8 +61,13 @@ if TYPE_CHECKING:
         run_scenario as run_scenario,
         why_not as why_not,
     )
-    from vmm.scenario import history as history, operations as operations
-    from vmm.scenario.features import Features as Features
+    from vmm.model.rule import Rule as Rule
+    from vmm.scenario import (
+        history as history,
+        kernelslots as kernelslots,
+        operations as operations,
+    )
+    from vmm.scenario.features import Features as Features, PerVm as PerVm
     from vmm.scenario.history import History as History
     from vmm.scenario.operations import Mapping as Mapping, Place as Place, Scenario as Scenario
     from vmm.scenario.problem import ScenarioError as ScenarioError
@@ -78,7 +83,7 @@ if TYPE_CHECKING:
     from vmm.verdict.known_issues import KnownIssue as KnownIssue
     from vmm.verdict.refusals import RefusedCalls as RefusedCalls
     from vmm.verdict.result import Checked as Checked
-    from vmm.verdict.steps import Step as Step
+    from vmm.verdict.steps import Met as Met, SlotShown as SlotShown, Step as Step
 
 _PLACES = {
     "AssemblerError": "vmm.library.guest",
@@ -97,13 +102,17 @@ _PLACES = {
     "KvmError": "kvm_abi.raw",
     "Mapping": "vmm.scenario.operations",
     "MemFlag": "kvm_abi.uapi",
+    "Met": "vmm.verdict.steps",
+    "PerVm": "vmm.scenario.features",
     "Place": "vmm.scenario.operations",
     "Problem": "vmm.host.health",
     "Protection": "kvm_abi.uapi",
     "RefusedCalls": "vmm.verdict.refusals",
     "Registers": "vmm.kvm.registers",
+    "Rule": "vmm.model.rule",
     "Scenario": "vmm.scenario.operations",
     "ScenarioError": "vmm.scenario.problem",
+    "SlotShown": "vmm.verdict.steps",
     "Status": "vmm.verdict.judge",
     "Step": "vmm.verdict.steps",
     "UnderWay": "vmm.verdict.judge",
@@ -118,6 +127,7 @@ _PLACES = {
     "features_here": "vmm.library.scenarios",
     "history": "vmm.scenario",
     "judge": "vmm.verdict.judge",
+    "kernelslots": "vmm.scenario",
     "operations": "vmm.scenario",
     "record_scenario": "vmm.library.scenarios",
     "run_scenario": "vmm.library.scenarios",

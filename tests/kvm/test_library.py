@@ -23,6 +23,12 @@ DOCUMENTED = sorted(
     {
         "vmm",
         *(each.__name__ if isinstance(each, ModuleType) else each.__module__ for each in PUBLIC),
+        *(
+            base.__module__
+            for each in PUBLIC
+            for base in getattr(each, "__mro__", ())
+            if base.__module__.startswith("vmm.") and base.__module__ != "vmm.kvm.closing"
+        ),
     }
 )
 

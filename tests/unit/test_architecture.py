@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vmm": {
         *("kvm_abi", "vmm.kvm", "vmm.scenario.operations", "vmm.scenario.history"),
         *("vmm.scenario.problem", "vmm.scenario.features", "vmm.host.health"),
-        *("vmm.verdict", "vmm.library"),
+        *("vmm.scenario.kernelslots", "vmm.model.rule", "vmm.verdict", "vmm.library"),
     },
 }
 """Folder -> folders, or single modules, that it may import besides itself."""

@@ -36,7 +36,13 @@ class DirtyRing:
         self._next = 0
 
     def close(self) -> None:
-        """Unmap the ring. Closing twice is fine."""
+        """Unmap the ring. Closing twice is fine, and the vCPU does it, too. Raises nothing.
+
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.enable_cap(Cap.DIRTY_LOG_RING_ACQ_REL, 0x10000)
+        ...     vm.create_vcpu(0).map_dirty_ring(0x10000).close()
+        """
         if self._address:
             self._entries = None
             raw.unmap_memory(self._address, self._size_bytes)
@@ -47,6 +53,12 @@ class DirtyRing:
 
         A slot number holds the as_id in its upper 16 bits; a page counts from the slot's start.
         Raises `ValueError` when the ring is closed.
+
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.enable_cap(Cap.DIRTY_LOG_RING_ACQ_REL, 0x10000)
+        ...     vm.create_vcpu(0).map_dirty_ring(0x10000).harvest()
+        []
         """
         if self._entries is None:
             raise ValueError("the dirty ring is closed")

@@ -33,7 +33,12 @@ _UNPACKED_IO, _UNPACKED_MMIO = _IO.unpack_from, _MMIO.unpack_from
 
 
 class Mmio(msgspec.Struct, frozen=True, gc=False):
-    """The guest accessed a gpa without a usable slot. `data` of a read is zeros so far."""
+    r"""The guest accessed a gpa without a usable slot. `data` of a read is zeros so far.
+
+    >>> from vmm import exits
+    >>> exits.Mmio(gpa=0x2000, data=b"\xff", is_write=True).name
+    'mmio'
+    """
 
     name: ClassVar[str] = "mmio"
     gpa: int
@@ -42,7 +47,12 @@ class Mmio(msgspec.Struct, frozen=True, gc=False):
 
 
 class Io(msgspec.Struct, frozen=True, gc=False):
-    """The guest accessed a port, `count` times with `size_bytes` each."""
+    """The guest accessed a port, `count` times with `size_bytes` each.
+
+    >>> from vmm import exits
+    >>> exits.Io(port=0x3f8, data=b"ok", is_write=True, size_bytes=1, count=2).data.decode()
+    'ok'
+    """
 
     name: ClassVar[str] = "io"
     port: int
@@ -54,35 +64,60 @@ class Io(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Hlt:
-    """The guest halted."""
+    """The guest halted.
+
+    >>> from vmm import exits
+    >>> exits.Hlt()
+    Hlt()
+    """
 
     name: ClassVar[str] = "hlt"
 
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """The guest met a triple fault."""
+    """The guest met a triple fault.
+
+    >>> from vmm import exits
+    >>> exits.Shutdown().name
+    'shutdown'
+    """
 
     name: ClassVar[str] = "shutdown"
 
 
 @dataclass(frozen=True, slots=True)
 class Intr:
-    """A signal came."""
+    """A signal came.
+
+    >>> from vmm import exits
+    >>> exits.Intr().name
+    'intr'
+    """
 
     name: ClassVar[str] = "intr"
 
 
 @dataclass(frozen=True, slots=True)
 class DirtyRingFull:
-    """The vCPU's dirty ring reached its soft limit."""
+    """The vCPU's dirty ring reached its soft limit.
+
+    >>> from vmm import exits
+    >>> exits.DirtyRingFull().name
+    'dirty-ring-full'
+    """
 
     name: ClassVar[str] = "dirty-ring-full"
 
 
 @dataclass(frozen=True, slots=True)
 class FailEntry:
-    """The processor refused to enter the guest."""
+    """The processor refused to enter the guest.
+
+    >>> from vmm import exits
+    >>> hex(exits.FailEntry(hardware_reason=0x80000021, cpu=0).hardware_reason)
+    '0x80000021'
+    """
 
     name: ClassVar[str] = "fail-entry"
     hardware_reason: int
@@ -94,6 +129,10 @@ class InternalError:
     """KVM gave up. `suberror` is an `uapi.InternalError` where that is known.
 
     `instruction` holds the bytes that could not be emulated, where KVM reports them.
+
+    >>> from vmm import exits
+    >>> exits.InternalError(suberror=1, data=(), instruction=bytes([0x0f, 0x0b])).instruction.hex()
+    '0f0b'
     """
 
     name: ClassVar[str] = "internal-error"
@@ -104,7 +143,12 @@ class InternalError:
 
 @dataclass(frozen=True, slots=True)
 class MemoryFault:
-    """A guest_memfd access that userspace must resolve. KVM_RUN reports EFAULT with it."""
+    """A guest_memfd access that userspace must resolve. KVM_RUN reports EFAULT with it.
+
+    >>> from vmm import exits
+    >>> exits.MemoryFault(gpa=0x1000, size_bytes=0x1000, flags=8).gpa
+    4096
+    """
 
     name: ClassVar[str] = "memory-fault"
     gpa: int
@@ -114,7 +158,12 @@ class MemoryFault:
 
 @dataclass(frozen=True, slots=True)
 class Hypercall:
-    """The guest made a hypercall that KVM hands on."""
+    """The guest made a hypercall that KVM hands on.
+
+    >>> from vmm import exits
+    >>> exits.Hypercall(number=12, arguments=(0x1000, 1, 0, 0, 0, 0)).number
+    12
+    """
 
     name: ClassVar[str] = "hypercall"
     number: int
@@ -123,7 +172,12 @@ class Hypercall:
 
 @dataclass(frozen=True, slots=True)
 class SystemEvent:
-    """The guest asked for a shutdown, a reset or the like."""
+    """The guest asked for a shutdown, a reset or the like.
+
+    >>> from vmm import exits
+    >>> exits.SystemEvent(type=1, data=()).name
+    'system-event'
+    """
 
     name: ClassVar[str] = "system-event"
     type: int
@@ -132,7 +186,12 @@ class SystemEvent:
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """Any other exit reason, by its number."""
+    """Any other exit reason, by its number.
+
+    >>> from vmm import exits
+    >>> exits.Unsupported(10_000).name
+    'exit-10000'
+    """
 
     reason: int
 
@@ -165,6 +224,13 @@ def decode(run: CData, memory: Buffer) -> VcpuExit:
     """Return what a `struct kvm_run *` says of the last exit.
 
     `memory` is what lies there, beyond the structure, too, where data of port accesses is.
+
+    Raises nothing: what is not known is `Unsupported`.
+
+    >>> from vmm import Kvm
+    >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+    ...     vm.create_vcpu(0).last_exit()  # decode() of what it shares: it has not run yet.
+    Unsupported(reason=0)
     """
     reason, direction, size_bytes, port, count, offset = _UNPACKED_IO(memory)
     if reason == _IO_EXIT:

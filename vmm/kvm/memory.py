@@ -7,23 +7,20 @@ refuses to be closed. A view handed out keeps its memory mapped until the view i
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
 from kvm_abi import raw
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Advice, MapFlag, Protection
-from vmm.kvm.closing import Closing
+from vmm.kvm.hostpages import PRIVATE, READ_WRITE, HostPages
 
 HUGE_PAGE_BYTES = 2 << 20
 
-_READ_WRITE = Protection.READ | Protection.WRITE
 _RESERVED = MapFlag.PRIVATE | MapFlag.ANONYMOUS  # Set aside at once, as hugetlb has to be.
-_PRIVATE = _RESERVED | MapFlag.NORESERVE
 _SHARED = MapFlag.SHARED | MapFlag.ANONYMOUS | MapFlag.NORESERVE
 
 
-class HostMapping(Closing):
+class HostMapping(HostPages):
     """A mapping of this process, unmapped on `close` or at the end of its `with` block.
 
     Make one with the class methods; all sizes are bytes and multiples of the page size, else they
@@ -37,30 +34,47 @@ class HostMapping(Closing):
         b'\\x00\\x00ab'
     """
 
-    def __init__(
-        self, address: int, size_bytes: int, fd: int = -1, *, private: bool = False
-    ) -> None:
-        """Own the mapping at `address`, and the open file `fd` that it maps, `private` or not."""
-        self.address = address
-        self.size_bytes = size_bytes
-        self._fd = fd
-        self._sharing = MapFlag.PRIVATE if private else MapFlag.SHARED
-        self._view: memoryview | None = raw.owned_memory(address, size_bytes)
-        self._elsewhere: HostMapping | None = None
-
     @classmethod
     def anonymous(cls, size_bytes: int) -> Self:
-        """Map private anonymous memory."""
-        return cls(raw.map_memory(0, _whole(size_bytes), _READ_WRITE, _PRIVATE), size_bytes)
+        r"""Map private anonymous memory, of zeros. Raises `ValueError` and `OSError`.
+
+        >>> from vmm import HostMapping
+        >>> with HostMapping.anonymous(0x1000) as memory:
+        ...     memory.read(0, 2)
+        b'\x00\x00'
+        """
+        return cls(raw.map_memory(0, _whole(size_bytes), READ_WRITE, PRIVATE), size_bytes)
 
     @classmethod
     def shared(cls, size_bytes: int) -> Self:
-        """Map shared anonymous memory: a forked child sees the same pages."""
-        return cls(raw.map_memory(0, _whole(size_bytes), _READ_WRITE, _SHARED), size_bytes)
+        """Map shared anonymous memory: a forked child sees the same pages.
+
+        Raises `ValueError` and `OSError`.
+
+        >>> import os
+        >>> from vmm import HostMapping
+        >>> with HostMapping.shared(0x1000) as memory:
+        ...     if not os.fork():
+        ...         memory.write(0, b"child")
+        ...         os._exit(0)
+        ...     os.wait()[1], memory.read(0, 5)
+        (0, b'child')
+        """
+        return cls(raw.map_memory(0, _whole(size_bytes), READ_WRITE, _SHARED), size_bytes)
 
     @classmethod
     def memfd(cls, size_bytes: int) -> Self:
-        """Map a memory file, which stays open as `fd` until the mapping is closed."""
+        """Map a memory file, which stays open as `fd` until the mapping is closed.
+
+        Raises `ValueError` and `OSError`.
+
+        >>> import os
+        >>> from vmm import HostMapping
+        >>> with HostMapping.memfd(0x1000) as memory:
+        ...     memory.write(0, b"x")
+        ...     os.pread(memory.fd, 1, 0)
+        b'x'
+        """
         _whole(size_bytes)
         fd = os.memfd_create("memslot", os.MFD_CLOEXEC)
         try:
@@ -73,12 +87,22 @@ class HostMapping(Closing):
     def of_file(cls, fd: int, size_bytes: int, *, private: bool = False) -> Self:
         """Map the start of an open file, of which the mapping keeps a descriptor of its own.
 
-        What is written to a `private` mapping stays out of the file.
+        What is written to a `private` mapping stays out of the file. Raises `ValueError`
+        and `OSError`.
+
+        >>> import tempfile
+        >>> from vmm import HostMapping
+        >>> with tempfile.TemporaryFile() as file:
+        ...     _ = file.truncate(0x1000)
+        ...     with HostMapping.of_file(file.fileno(), 0x1000) as memory:
+        ...         memory.write(0, b"x")
+        ...     file.read(1)
+        b'x'
         """
         sharing = MapFlag.PRIVATE if private else MapFlag.SHARED
         own = os.dup(fd)
         try:
-            address = raw.map_memory(0, _whole(size_bytes), _READ_WRITE, sharing, own)
+            address = raw.map_memory(0, _whole(size_bytes), READ_WRITE, sharing, own)
         except BaseException:
             os.close(own)
             raise
@@ -88,19 +112,32 @@ class HostMapping(Closing):
     def hugetlb(cls, size_bytes: int) -> Self:
         """Map private reserved huge pages; `size_bytes` is a multiple of theirs.
 
-        Raises ENOMEM where the administrator has set none aside (vm.nr_hugepages).
+        Raises `OSError`, ENOMEM where the administrator has set none aside (vm.nr_hugepages), and
+        `ValueError`.
+
+        >>> import errno
+        >>> from vmm import HostMapping
+        >>> try:
+        ...     HostMapping.hugetlb(2 << 20).close()
+        ... except OSError as error:
+        ...     assert error.errno == errno.ENOMEM
         """
         flags = _RESERVED | MapFlag.HUGETLB
         whole = _whole(size_bytes, HUGE_PAGE_BYTES)
-        return cls(raw.map_memory(0, whole, _READ_WRITE, flags), size_bytes)
+        return cls(raw.map_memory(0, whole, READ_WRITE, flags), size_bytes)
 
     @classmethod
     def transparent_huge(cls, size_bytes: int) -> Self:
         """Map private memory aligned to a huge page, and ask for huge pages.
 
-        Whether huge pages really come is the kernel's choice.
+        Whether huge pages really come is the kernel's choice. Raises `ValueError` and `OSError`.
+
+        >>> from vmm import HostMapping
+        >>> with HostMapping.transparent_huge(4 << 20) as memory:
+        ...     memory.address % (2 << 20)
+        0
         """
-        room = raw.map_memory(0, _whole(size_bytes) + HUGE_PAGE_BYTES, _READ_WRITE, _PRIVATE)
+        room = raw.map_memory(0, _whole(size_bytes) + HUGE_PAGE_BYTES, READ_WRITE, PRIVATE)
         head = -room % HUGE_PAGE_BYTES
         if head:
             raw.unmap_memory(room, head)
@@ -118,19 +155,32 @@ class HostMapping(Closing):
     def at_zero(cls, size_bytes: int) -> Self:
         """Map private memory at virtual address 0.
 
-        Raises EPERM unless vm.mmap_min_addr is 0 or the process has CAP_SYS_RAWIO, and EEXIST
-        where something is mapped there.
+        Raises `OSError`: EPERM unless vm.mmap_min_addr is 0 or the process has CAP_SYS_RAWIO, and
+        EEXIST where something is mapped there; and `ValueError`.
+
+        >>> from vmm import HostMapping
+        >>> try:
+        ...     with HostMapping.at_zero(0x1000) as memory:
+        ...         assert memory.address == 0
+        ... except PermissionError:
+        ...     pass
         """
-        flags = _PRIVATE | MapFlag.FIXED_NOREPLACE
-        return cls(raw.map_memory(0, _whole(size_bytes), _READ_WRITE, flags), size_bytes)
+        flags = PRIVATE | MapFlag.FIXED_NOREPLACE
+        return cls(raw.map_memory(0, _whole(size_bytes), READ_WRITE, flags), size_bytes)
 
     @classmethod
     def reserved(cls, size_bytes: int) -> Self:
         """Reserve addresses that nothing may touch: neither this process nor a guest.
 
-        Reading or writing it through this object ends the process.
+        Reading or writing it through this object ends the process. Raises `ValueError` and
+        `OSError`.
+
+        >>> from vmm import HostMapping
+        >>> with HostMapping.reserved(0x1000) as memory:
+        ...     memory.size_bytes
+        4096
         """
-        flags = _PRIVATE
+        flags = PRIVATE
         return cls(raw.map_memory(0, _whole(size_bytes), Protection.NONE, flags), size_bytes)
 
     def __repr__(self) -> str:
@@ -150,144 +200,22 @@ class HostMapping(Closing):
         """Unmap the memory, as soon as the last view of it is gone. Closing twice is fine.
 
         Raises `RuntimeError` while a slot uses the mapping.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm
+        >>> memory = HostMapping.anonymous(0x1000)
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.set_user_memory_region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        ...     try:
+        ...         memory.close()
+        ...     except RuntimeError as error:
+        ...         print("is in use by slot 0x0 of VM" in str(error))
+        True
+        >>> memory.close()
         """
         users = ", ".join(f"slot {slot:#x} of VM {vm}" for vm, slot in self._pins())
         if users:
             raise RuntimeError(f"{self!r} is in use by {users}")
-        self._view = None
-        if self._elsewhere is not None:
-            self._elsewhere.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def view(self) -> memoryview:
-        """Return a writable view of all bytes. The memory stays mapped while it exists."""
-        if self._view is None:
-            raise ValueError(f"{self!r} is closed")
-        return self._view
-
-    def address_of(self, offset: int) -> int:
-        """Return the hva at `offset`; the end is allowed. Raises `ValueError` outside."""
-        if self._view is None:
-            self.view()
-        if not 0 <= offset <= self.size_bytes:
-            raise ValueError(f"offset {offset:#x} is outside {self!r}")
-        return self.address + offset
-
-    def read(self, offset: int, size_bytes: int) -> bytes:
-        """Copy bytes out. Raises `ValueError` when they are not all inside."""
-        return bytes(self._part(offset, size_bytes))
-
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Copy bytes in. Raises `ValueError` when they do not all fit."""
-        self._part(offset, len(data))[:] = data
-
-    def differences(
-        self, data: bytes | memoryview, block_bytes: int, offset: int = 0
-    ) -> list[tuple[int, int]]:
-        """Return where the bytes from `offset` on differ from `data`: (offset, length), ascending.
-
-        `data` is whole blocks of `block_bytes`, in which what is returned is counted; a stretch
-        ends where its block ends. Of many only the first ones are returned.
-        """
-        self._part(offset, len(data))
-        return raw.differences(self.address + offset, data, block_bytes)
-
-    def discard(self, offset: int, size_bytes: int) -> None:
-        """Drop pages (MADV_DONTNEED): private memory then reads as zero."""
-        self._part(offset, size_bytes)
-        raw.advise_memory(self.address + offset, size_bytes, Advice.DONTNEED)
-
-    def punch(self, offset: int, size_bytes: int) -> None:
-        """Free pages of the file that backs shared memory (MADV_REMOVE): they then read as zero."""
-        self._part(offset, size_bytes)
-        raw.advise_memory(self.address + offset, size_bytes, Advice.REMOVE)
-
-    def page_out(self, offset: int, size_bytes: int) -> None:
-        """Ask for pages to be written to swap or to their file (MADV_PAGEOUT)."""
-        self._part(offset, size_bytes)
-        raw.advise_memory(self.address + offset, size_bytes, Advice.PAGEOUT)
-
-    def collapse(self, offset: int, size_bytes: int) -> None:
-        """Put huge pages in the place of small ones (MADV_COLLAPSE), where that is possible."""
-        self._part(offset, size_bytes)
-        with suppress(OSError):  # EAGAIN, ENOMEM, EBUSY: the kernel may fail to, at any time.
-            raw.advise_memory(self.address + offset, size_bytes, Advice.COLLAPSE)
-
-    def allow_merging(self, offset: int, size_bytes: int) -> None:
-        """Let the kernel merge pages that are alike (MADV_MERGEABLE)."""
-        self._part(offset, size_bytes)
-        raw.advise_memory(self.address + offset, size_bytes, Advice.MERGEABLE)
-
-    def move_away(self, offset: int, size_bytes: int) -> None:
-        """Move what pages hold elsewhere (mremap), and reserve their addresses."""
-        if self._elsewhere is None:
-            self._elsewhere = HostMapping.reserved(self.size_bytes)
-        to = self._elsewhere.address_of(offset)
-        raw.move_pages(self.address_of(offset), size_bytes // PAGE_SIZE_BYTES, to)
-        self.vacate(offset, size_bytes)
-
-    def move_back(self, offset: int, size_bytes: int) -> None:
-        """Move back what `move_away` moved."""
-        if self._elsewhere is None:
-            raise ValueError(f"nothing of {self!r} was moved away")
-        self._part(offset, size_bytes)
-        here, there = self.address_of(offset), self._elsewhere.address_of(offset)
-        raw.move_pages(there, size_bytes // PAGE_SIZE_BYTES, here)
-
-    def spare_huge_pages(self) -> None:
-        """Let a touch of one page take that page only (MADV_NOHUGEPAGE), where pages are huge."""
-        with suppress(OSError):  # A kernel without huge pages does not know how to spare them.
-            raw.advise_memory(self.address, self.size_bytes, Advice.NOHUGEPAGE)
-
-    def vacate(self, offset: int, size_bytes: int) -> None:
-        """Unmap pages, and reserve their addresses in the same call: nothing else gets there."""
-        self._part(offset, size_bytes)
-        flags = _PRIVATE | MapFlag.FIXED
-        raw.map_memory(self.address + offset, size_bytes, Protection.NONE, flags)
-
-    def refill(self, offset: int, size_bytes: int) -> None:
-        """Map pages anew: those of the memory file at this place, or fresh private ones."""
-        self._part(offset, size_bytes)
-        address = self.address + offset
-        if self._fd >= 0:
-            flags = self._sharing | MapFlag.FIXED
-            raw.map_memory(address, size_bytes, _READ_WRITE, flags, self._fd, offset)
-        else:
-            self.freshen(offset, size_bytes)
-
-    def freshen(self, offset: int, size_bytes: int) -> None:
-        """Map private anonymous memory in the place of pages, whatever they showed."""
-        self._part(offset, size_bytes)
-        flags = _PRIVATE | MapFlag.FIXED
-        raw.map_memory(self.address + offset, size_bytes, _READ_WRITE, flags)
-
-    def overlay(self, offset: int, size_bytes: int, fd: int, fd_offset: int) -> None:
-        """Map pages of a file, shared, in the place of pages. The file stays the caller's."""
-        self._part(offset, size_bytes)
-        flags = MapFlag.SHARED | MapFlag.FIXED
-        raw.map_memory(self.address + offset, size_bytes, _READ_WRITE, flags, fd, fd_offset)
-
-    def resize_file(self, size_bytes: int) -> None:
-        """Let the memory file end elsewhere. Touching pages beyond its end ends the process."""
-        os.ftruncate(self._fd, size_bytes)
-
-    def cover(self, fd: int, *, private: bool = False) -> None:
-        """Map the start of a file over the whole mapping, in place of what was there.
-
-        The file stays the caller's to close. Raises `OSError`, and has changed nothing then: a
-        refused MAP_FIXED may leave a hole, so the mapping is tried elsewhere first.
-        """
-        kind = MapFlag.PRIVATE if private else MapFlag.SHARED
-        elsewhere = raw.map_memory(0, self.size_bytes, _READ_WRITE, kind, fd)
-        raw.unmap_memory(elsewhere, self.size_bytes)
-        raw.map_memory(self.address, self.size_bytes, _READ_WRITE, kind | MapFlag.FIXED, fd)
-
-    def protect(self, offset: int, size_bytes: int, protection: Protection) -> None:
-        """Change what pages allow. What they forbid ends the process that does it."""
-        self._part(offset, size_bytes)
-        raw.protect_memory(self.address + offset, size_bytes, protection)
+        super().close()
 
     def _pins(self) -> list[tuple[int, int]]:
         return sorted(
@@ -296,11 +224,6 @@ class HostMapping(Closing):
             for slot, mapping in list(slots.items())
             if mapping is self
         )
-
-    def _part(self, offset: int, size_bytes: int) -> memoryview:
-        if offset < 0 or size_bytes < 0 or offset + size_bytes > self.size_bytes:
-            raise ValueError(f"{size_bytes:#x} bytes at {offset:#x} are outside {self!r}")
-        return self.view()[offset : offset + size_bytes]
 
 
 PINNED: dict[int, Mapping[int, HostMapping]] = {}

@@ -54,7 +54,15 @@ class Kvm(Closing):
 
     @classmethod
     def open(cls, device: Path = DEVICE) -> Self:
-        """Open the device for reading and writing. Raises `OSError`."""
+        """Open the device for reading and writing.
+
+        Raises `OSError` where that is not possible, and what making a `Kvm` raises.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm:
+        ...     kvm.fd > 2
+        True
+        """
         return cls(os.open(device, os.O_RDWR | os.O_CLOEXEC))
 
     @property
@@ -65,19 +73,35 @@ class Kvm(Closing):
         return self._fd
 
     def close(self) -> None:
-        """Close the device. Closing twice is fine."""
+        """Close the device. Closing twice is fine. Raises nothing.
+
+        >>> from vmm import Kvm
+        >>> kvm = Kvm.open()
+        >>> kvm.close()
+        """
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def check_extension(self, cap: Cap | int) -> int:
-        """Return what KVM_CHECK_EXTENSION says of `cap`: 0 where it is absent."""
+        """Return what KVM_CHECK_EXTENSION says of `cap`: 0 where it is absent. Raises `KvmError`.
+
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm:
+        ...     kvm.check_extension(Cap.USER_MEMORY), kvm.check_extension(0x7fffffff)
+        (1, 0)
+        """
         return raw.ioctl(self.fd, Ioctl.CHECK_EXTENSION, int(cap))
 
     def supported_cpuid(self) -> CData:
         """Return what KVM_GET_SUPPORTED_CPUID says, a `struct kvm_cpuid2 *`.
 
         Raises `KvmError`, E2BIG where no number of entries is enough, and `WrongAnswerError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm:
+        ...     kvm.supported_cpuid().nent > 1
+        True
         """
         entries = _FIRST_CPUID_ENTRIES
         while True:
@@ -95,7 +119,15 @@ class Kvm(Closing):
             return cpuid
 
     def paravirtual_features(self) -> int:
-        """Return what the supported CPUID says that KVM offers its guests, by `1 << feature`."""
+        """Return what the supported CPUID says that KVM offers its guests, by `1 << feature`.
+
+        Raises what `supported_cpuid` does.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm:
+        ...     kvm.paravirtual_features() >= 0
+        True
+        """
         cpuid = self.supported_cpuid()
         for entry in cpuid.entries[0 : cpuid.nent]:
             if entry.function == PARAVIRTUAL_LEAF:
@@ -103,7 +135,15 @@ class Kvm(Closing):
         return 0
 
     def supported_gpa_bits(self) -> int:
-        """Return how many bits a guest-physical address has by the supported CPUID."""
+        """Return how many bits a guest-physical address has by the supported CPUID.
+
+        Raises what `supported_cpuid` does.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm:
+        ...     36 <= kvm.supported_gpa_bits() <= 52
+        True
+        """
         cpuid = self.supported_cpuid()
         for entry in cpuid.entries[0 : cpuid.nent]:
             if entry.function == _CPUID_ADDRESS_SIZES:
@@ -113,7 +153,12 @@ class Kvm(Closing):
     def cpuid_with_gpa_bits(self, bits: int) -> CData:
         """Return the supported CPUID with another number of guest-physical address bits.
 
-        The kernel is asked once: this is the longest of all calls that a VM needs.
+        The kernel is asked once: this is the longest of all calls that a VM needs. Raises what
+        `supported_cpuid` does.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.create_vcpu(0).set_cpuid(kvm.cpuid_with_gpa_bits(40))
         """
         if bits not in self._cpuids:
             self._cpuids[bits] = self._new_cpuid(bits)
@@ -127,5 +172,11 @@ class Kvm(Closing):
         return cpuid
 
     def create_vm(self, kind: VmType = VmType.DEFAULT_VM) -> Vm:
-        """Create a VM without memory or vCPUs. Raises `KvmError`."""
+        """Create a VM without memory or vCPUs. Raises `KvmError`, EINVAL for an unknown type.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm:
+        ...     vm = kvm.create_vm()
+        >>> vm.close()  # It lives on without the device.
+        """
         return Vm(raw.ioctl(self.fd, Ioctl.CREATE_VM, int(kind)), self.vcpu_mmap_size_bytes)

@@ -50,7 +50,15 @@ class Vm(Closing):
         return self._fd < 0
 
     def close(self) -> None:
-        """Close the vCPUs, then the VM. Closing twice is fine."""
+        """Close the vCPUs, then the VM. Closing twice is fine. Raises nothing.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm:
+        ...     vm = kvm.create_vm()
+        >>> vm.close()
+        >>> vm.closed
+        True
+        """
         if self._fd < 0:
             return
         for vcpu in self._vcpus:
@@ -61,16 +69,38 @@ class Vm(Closing):
         self._fd = -1
 
     def check_extension(self, cap: Cap | int) -> int:
-        """Return what KVM_CHECK_EXTENSION says of `cap` for this VM: 0 where it is absent."""
+        """Return what KVM_CHECK_EXTENSION says of `cap` for this VM: 0 where it is absent.
+
+        Raises `KvmError`.
+
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.check_extension(Cap.NR_MEMSLOTS) > 32
+        True
+        """
         return raw.ioctl(self.fd, Ioctl.CHECK_EXTENSION, int(cap))
 
     def enable_cap(self, cap: Cap | int, *args: int, flags: int = 0) -> None:
-        """Issue KVM_ENABLE_CAP with up to four arguments."""
+        """Issue KVM_ENABLE_CAP with up to four arguments. Raises `KvmError`.
+
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     offers = vm.check_extension(Cap.MANUAL_DIRTY_LOG_PROTECT2)
+        ...     vm.enable_cap(Cap.MANUAL_DIRTY_LOG_PROTECT2, offers & 1)
+        """
         wanted = raw.new("struct kvm_enable_cap *", (int(cap), flags, args))
         raw.ioctl(self.fd, Ioctl.ENABLE_CAP, wanted)
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
-        """Create a vCPU in the state of a reset."""
+        """Create a vCPU in the state of a reset.
+
+        Raises `KvmError`, EEXIST where there is one of this id.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     hex(vm.create_vcpu(0).get_regs().rip)
+        '0xfff0'
+        """
         fd = raw.ioctl(self.fd, Ioctl.CREATE_VCPU, vcpu_id)
         vcpu = Vcpu(fd, self._vcpu_mmap_size_bytes)
         self._vcpus.append(vcpu)
@@ -91,6 +121,19 @@ class Vm(Closing):
         A `HostAddress` pins its mapping until the slot is deleted or the VM is closed. For a
         plain number, and for the slot's end lying inside the mapping, the caller answers: the
         guest reaches whatever memory of this process is there.
+
+        Raises `KvmError` with the kernel's errno: EINVAL, or EEXIST where another slot is
+        there. Nothing has changed then.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, KvmError
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     here = HostAddress(memory, 0)
+        ...     vm.set_user_memory_region(0, 0, 0x1000, 0x1000, here)
+        ...     try:
+        ...         vm.set_user_memory_region(1, 0, 0x1000, 0x1000, here)
+        ...     except KvmError as error:
+        ...         print(str(error).rpartition(": ")[2])
+        EEXIST File exists
         """
         # Issued more often than any other call: no property, and no call that can be done without.
         fd = self._fd if self._fd >= 0 else self.fd
@@ -118,7 +161,15 @@ class Vm(Closing):
         guest_memfd_offset: int = 0,
         guest_memfd: int = 0,
     ) -> None:
-        """Issue KVM_SET_USER_MEMORY_REGION2: like the first form, with a guest_memfd."""
+        """Issue KVM_SET_USER_MEMORY_REGION2: like the first form, with a guest_memfd.
+
+        Raises `KvmError`, ENOTTY on kernels without it (before Linux 6.8).
+
+        >>> from vmm import Cap, HostAddress, HostMapping, Kvm
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     if vm.check_extension(Cap.USER_MEMORY2):
+        ...         vm.set_user_memory_region2(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        """
         hva = _hva(userspace_addr)
         region = raw.new(
             "struct kvm_userspace_memory_region2 *",
@@ -130,7 +181,16 @@ class Vm(Closing):
     def set_user_memory_region_from(self, address: int) -> None:
         """Issue KVM_SET_USER_MEMORY_REGION with a structure at `address`, readable or not.
 
-        Meant for addresses that the kernel refuses (EFAULT): no mapping is pinned.
+        Meant for addresses that the kernel refuses: no mapping is pinned. Raises `KvmError`, EFAULT
+        for those.
+
+        >>> from vmm import Kvm, KvmError
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     try:
+        ...         vm.set_user_memory_region_from(1)
+        ...     except KvmError as error:
+        ...         print(error)
+        KVM_SET_USER_MEMORY_REGION(0x1): EFAULT Bad address
         """
         raw.ioctl(self.fd, Ioctl.SET_USER_MEMORY_REGION, address)
 
@@ -141,19 +201,21 @@ class Vm(Closing):
         the bits of the whole slot, rounded up to 64. `fill` is what each 64-bit word of the bitmap
         holds before.
 
-            >>> from vmm import HostAddress, HostMapping, Kvm, MemFlag, assemble
-            >>> from contextlib import ExitStack
-            >>> with ExitStack() as stack:
-            ...     memory = stack.enter_context(HostMapping.anonymous(0x3000))
-            ...     memory.write(0, assemble("movb $1, 0x3800; hlt"))
-            ...     kvm = stack.enter_context(Kvm.open())
-            ...     vm = stack.enter_context(kvm.create_vm())
-            ...     hva, log = HostAddress(memory, 0), MemFlag.LOG_DIRTY_PAGES
-            ...     vm.set_user_memory_region(0, log, 0x1000, 0x3000, hva)
-            ...     vcpu = vm.create_vcpu(0)
-            ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
-            ...     vcpu.run(), bool(vm.get_dirty_log(0, npages=3)[0] & 0b100)
-            (Hlt(), True)
+        >>> from vmm import HostAddress, HostMapping, Kvm, MemFlag, assemble
+        >>> from contextlib import ExitStack
+        >>> with ExitStack() as stack:
+        ...     memory = stack.enter_context(HostMapping.anonymous(0x3000))
+        ...     memory.write(0, assemble("movb $1, 0x3800; hlt"))
+        ...     kvm = stack.enter_context(Kvm.open())
+        ...     vm = stack.enter_context(kvm.create_vm())
+        ...     hva, log = HostAddress(memory, 0), MemFlag.LOG_DIRTY_PAGES
+        ...     vm.set_user_memory_region(0, log, 0x1000, 0x3000, hva)
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+        ...     vcpu.run(), bool(vm.get_dirty_log(0, npages=3)[0] & 0b100)
+        (Hlt(), True)
+
+        Raises `KvmError`, ENOENT where the slot keeps no log.
         """
         bitmap = bytearray(fill * ((npages + 63) // 64))
         log = raw.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": raw.room(bitmap)})
@@ -163,7 +225,16 @@ class Vm(Closing):
     def get_dirty_log_to(self, slot: int, address: int) -> None:
         """Issue KVM_GET_DIRTY_LOG with a bitmap at `address`, writable or not.
 
-        Meant for addresses that the kernel refuses (EFAULT).
+        Meant for addresses that the kernel refuses. Raises `KvmError`, EFAULT for those, and ENOENT
+        where the slot keeps no log.
+
+        >>> from vmm import Kvm, KvmError
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     try:
+        ...         vm.get_dirty_log_to(0, 1)
+        ...     except KvmError as error:
+        ...         print(str(error).rpartition(": ")[2])
+        ENOENT No such file or directory
         """
         log = raw.new("struct kvm_dirty_log *", {"slot": slot, "padding2": address})
         raw.ioctl(self.fd, Ioctl.GET_DIRTY_LOG, log)
@@ -171,7 +242,15 @@ class Vm(Closing):
     def clear_dirty_log(self, slot: int, first_page: int, num_pages: int, bitmap: bytes) -> None:
         """Issue KVM_CLEAR_DIRTY_LOG for the pages whose bits are set, from `first_page` on.
 
-        `bitmap` is rounded up to 64 bits. Raises `ValueError` when it is too short.
+        `bitmap` is rounded up to 64 bits. Raises `ValueError` when it is too short, and `KvmError`:
+        EINVAL where `first_page` or `num_pages` are no multiple of 64 short of the slot's end.
+
+        >>> from vmm import Cap, HostAddress, HostMapping, Kvm, MemFlag
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.enable_cap(Cap.MANUAL_DIRTY_LOG_PROTECT2, 1)
+        ...     hva, log = HostAddress(memory, 0), MemFlag.LOG_DIRTY_PAGES
+        ...     vm.set_user_memory_region(0, log, 0x1000, 0x1000, hva)
+        ...     vm.clear_dirty_log(0, first_page=0, num_pages=1, bitmap=vm.get_dirty_log(0, 1))
         """
         if len(bitmap) * 8 < num_pages:
             raise ValueError(f"a bitmap of {len(bitmap)} bytes is too short for {num_pages} pages")
@@ -194,7 +273,15 @@ class Vm(Closing):
         """Issue KVM_CLEAR_DIRTY_LOG with a bitmap at `address`, readable or not.
 
         The kernel reads `num_pages` bits, rounded up to 64, if it finds that the slot has so
-        many: they are the caller's to provide.
+        many: they are the caller's to provide. Raises `KvmError`, EFAULT for what cannot be read.
+
+        >>> from vmm import Kvm, KvmError
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     try:
+        ...         vm.clear_dirty_log_from(0, 0, 1, address=1)
+        ...     except KvmError as error:
+        ...         print(str(error).rpartition(": ")[2])
+        ENOENT No such file or directory
         """
         fields = {
             "slot": slot,
@@ -205,50 +292,127 @@ class Vm(Closing):
         raw.ioctl(self.fd, Ioctl.CLEAR_DIRTY_LOG, raw.new("struct kvm_clear_dirty_log *", fields))
 
     def reset_dirty_rings(self) -> int:
-        """Issue KVM_RESET_DIRTY_RINGS and return how many entries became free again."""
+        """Issue KVM_RESET_DIRTY_RINGS and return how many entries became free again.
+
+        Raises `KvmError` where no ring was enabled: EINVAL, or ENOTTY on kernels before Linux 5.11.
+
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.enable_cap(Cap.DIRTY_LOG_RING_ACQ_REL, 0x10000)
+        ...     vm.reset_dirty_rings()
+        0
+        """
         return raw.ioctl(self.fd, Ioctl.RESET_DIRTY_RINGS)
 
     def create_guest_memfd(self, size_bytes: int, flags: int = 0) -> int:
-        """Issue KVM_CREATE_GUEST_MEMFD and return a file that is the caller's to close."""
+        """Issue KVM_CREATE_GUEST_MEMFD and return a file that is the caller's to close.
+
+        `size_bytes` is a multiple of the page size. Raises `KvmError`.
+
+        >>> import os
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     if vm.check_extension(Cap.GUEST_MEMFD):
+        ...         os.close(vm.create_guest_memfd(0x1000))
+        """
         wanted = raw.new("struct kvm_create_guest_memfd *", (size_bytes, flags))
         return raw.ioctl(self.fd, Ioctl.CREATE_GUEST_MEMFD, wanted)
 
     def set_memory_attributes(
         self, address: int, size_bytes: int, attributes: int, flags: int = 0
     ) -> None:
-        """Issue KVM_SET_MEMORY_ATTRIBUTES for a range of gpas."""
+        """Issue KVM_SET_MEMORY_ATTRIBUTES for a range of gpas, in bytes.
+
+        Attributes of 8 make it private, of 0 shared. Raises `KvmError`, ENOTTY where the kernel
+        does not know it.
+
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     if vm.check_extension(Cap.MEMORY_ATTRIBUTES):
+        ...         vm.set_memory_attributes(0x10000, 0x1000, attributes=0)
+        """
         wanted = raw.new("struct kvm_memory_attributes *", (address, size_bytes, attributes, flags))
         raw.ioctl(self.fd, Ioctl.SET_MEMORY_ATTRIBUTES, wanted)
 
     def register_coalesced_mmio(self, gpa: int, size_bytes: int) -> None:
-        """Let writes to a range of gpas be kept; `Vcpu.coalesced_mmio` returns them."""
+        """Let writes to a range of gpas be kept; `Vcpu.coalesced_mmio` returns them.
+
+        Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.register_coalesced_mmio(0xa0000, size_bytes=0x1000)
+        """
         zone = raw.new("struct kvm_coalesced_mmio_zone *", (gpa, size_bytes, 0))
         raw.ioctl(self.fd, Ioctl.REGISTER_COALESCED_MMIO, zone)
 
     def unregister_coalesced_mmio(self, gpa: int, size_bytes: int) -> None:
-        """End every range that holds this one."""
+        """End every range that holds this one. Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.register_coalesced_mmio(0xa0000, size_bytes=0x1000)
+        ...     vm.unregister_coalesced_mmio(0xa0000, size_bytes=0x1000)
+        """
         zone = raw.new("struct kvm_coalesced_mmio_zone *", (gpa, size_bytes, 0))
         raw.ioctl(self.fd, Ioctl.UNREGISTER_COALESCED_MMIO, zone)
 
     def ioeventfd(
         self, eventfd: int, gpa: int, length: int, match: int | None = None, *, on: bool = True
     ) -> None:
-        """Issue KVM_IOEVENTFD: let writes of so many bytes, of one value or any, signal a file."""
+        """Issue KVM_IOEVENTFD: let writes of so many bytes, of one value or any, signal a file.
+
+        Raises `KvmError`, EEXIST where such a write signals a file already.
+
+        >>> import os
+        >>> from vmm import HostAddress, HostMapping, Kvm, assemble
+        >>> bell = os.eventfd(0)
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     memory.write(0, assemble("movb $1, 0x2000; hlt"))
+        ...     vm.set_user_memory_region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        ...     vm.ioeventfd(bell, gpa=0x2000, length=1)
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+        ...     vcpu.run(), os.eventfd_read(bell)  # The write did not come to us.
+        (Hlt(), 1)
+        >>> os.close(bell)
+        """
         flags = IoEventFdFlag.DATAMATCH if match is not None else IoEventFdFlag(0)
         flags |= IoEventFdFlag(0) if on else IoEventFdFlag.DEASSIGN
         wanted = raw.new("struct kvm_ioeventfd *", (match or 0, gpa, length, eventfd, flags))
         raw.ioctl(self.fd, Ioctl.IOEVENTFD, wanted)
 
     def create_irqchip(self) -> None:
-        """Give the VM the kernel's interrupt controllers; before any vCPU."""
+        """Give the VM the kernel's interrupt controllers; before any vCPU.
+
+        Raises `KvmError`, EEXIST the second time.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.create_irqchip()
+        """
         raw.ioctl(self.fd, Ioctl.CREATE_IRQCHIP)
 
     def set_tss_addr(self, gpa: int) -> None:
-        """Place the three pages that Intel processors without unrestricted guest need."""
+        """Place the three pages that Intel processors without unrestricted guest need.
+
+        Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.set_tss_addr(0xfffbd000)
+        """
         raw.ioctl(self.fd, Ioctl.SET_TSS_ADDR, gpa)
 
     def set_identity_map_addr(self, gpa: int) -> None:
-        """Place the identity map page, for the same processors; before any vCPU."""
+        """Place the identity map page, for the same processors; before any vCPU.
+
+        Raises `KvmError`, EINVAL when there is a vCPU.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.set_identity_map_addr(0xfffbc000)
+        """
         raw.ioctl(self.fd, Ioctl.SET_IDENTITY_MAP_ADDR, raw.new("uint64_t *", gpa))
 
     def _track(self, slot: int, memory_size: int, userspace_addr: HostAddress | int) -> None:

@@ -131,6 +131,8 @@ def run_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> Ch
 def describe(checked: Checked) -> str:
     """Return a result in words, as the command line prints it: lines without an end.
 
+    Raises nothing.
+
     >>> from vmm import Scenario
     >>> print(describe(run_scenario(Scenario("nothing", ()))))
     PASSED       nothing: 4 events judged by 3 rules

@@ -14,7 +14,12 @@ Basis = Literal["documented", "source"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One promise: a name, which is the same in every version, a sentence, and what it rests on."""
+    """One promise: a name, which is the same in every version, a sentence, and what it rests on.
+
+    >>> from vmm import Rule
+    >>> Rule("hole", "a gpa without a slot is MMIO", "documented", "api.rst 5").basis
+    'documented'
+    """
 
     name: str
     promise: str

@@ -19,6 +19,10 @@ class PerVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The defaults are those of a VM with private memory that any host can run: such a VM has no
     system management mode, and so one address space (kvm_arch_nr_memslot_as_ids), whatever the
     system says.
+
+    >>> from vmm import PerVm
+    >>> PerVm().address_spaces
+    1
     """
 
     address_spaces: int = 1
@@ -118,6 +122,12 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return what holds for a VM of a type.
 
         A history of an earlier version does not say what ``protected`` VMs have.
+
+        Raises nothing.
+
+        >>> from vmm import Features, VmType
+        >>> Features(address_spaces=2).of_vm(VmType.SW_PROTECTED_VM).address_spaces
+        1
         """
         if not vm_type:
             return self
@@ -144,6 +154,12 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return what the needed features lack, as one phrase; empty if nothing is missing.
 
         ``vm_type`` is that of the VM that is to have them.
+
+        Raises `KeyError` for a need that there is not.
+
+        >>> from vmm import Features
+        >>> Features().missing(("hugetlb_pages",))
+        'a free 2 MiB huge page (vm.nr_hugepages)'
         """
         has = self.of_vm(vm_type) if needs else self
         of_type = " in a VM of type KVM_X86_SW_PROTECTED_VM" if vm_type else ""

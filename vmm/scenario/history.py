@@ -28,7 +28,14 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="is", omit_defaults=True, g
     """
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether this is the outcome that was observed, or leaves room for it."""
+        """Whether this is the outcome that was observed, or leaves room for it.
+
+        Raises nothing.
+
+        >>> from vmm import history
+        >>> history.Refused(22).admits(history.Refused(22))
+        True
+        """
         return self == observed
 
 
@@ -61,7 +68,14 @@ class Touched(Outcome, frozen=True, tag="touched", gc=False):
     unknown: int = 0
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether the same exits were observed, and the same bits, but for those not known."""
+        """Whether the same exits were observed, and the same bits, but for those not known.
+
+        Raises nothing.
+
+        >>> from vmm import history
+        >>> history.Touched(0x10, unknown=0xf).admits(history.Touched(0x17))
+        True
+        """
         if not self.unknown:
             return self == observed
         return (
@@ -91,7 +105,14 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
     undefined: int = 0
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether the same was observed, but for the flags that are not defined."""
+        """Whether the same was observed, but for the flags that are not defined.
+
+        Raises nothing.
+
+        >>> from vmm import history
+        >>> history.Ran(flags=0, undefined=0x10).admits(history.Ran(flags=0x10))
+        True
+        """
         if not isinstance(observed, Ran):
             return False
         mask = ~self.undefined
@@ -115,7 +136,12 @@ class Stopped(Outcome, frozen=True, tag="stopped", gc=False):
     detail: str = ""
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Why a vCPU stopped has no fixed detail."""
+        """Why a vCPU stopped has no fixed detail. Raises nothing.
+
+        >>> from vmm import history
+        >>> history.Stopped("intr").admits(history.Stopped("intr", "a signal"))
+        True
+        """
         return isinstance(observed, Stopped) and observed.reason == self.reason
 
 
@@ -148,7 +174,14 @@ class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
     words: int | None = None
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether all of ``pages`` were observed, nothing beyond ``perhaps``, and every word."""
+        """Whether all of ``pages`` were observed, nothing beyond ``perhaps``, and every word.
+
+        Raises nothing.
+
+        >>> from vmm import history
+        >>> history.DirtyPages((1,), perhaps=(2,)).admits(history.DirtyPages((1, 2)))
+        True
+        """
         if not isinstance(observed, DirtyPages) or not self.fills(observed):
             return False
         if not self.perhaps:
@@ -156,7 +189,14 @@ class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
         return set(self.pages) <= set(observed.pages) <= {*self.pages, *self.perhaps}
 
     def fills(self, observed: "DirtyPages") -> bool:
-        """Whether as much of the bitmap was written as in what was observed, if both know."""
+        """Whether as much of the bitmap was written as in what was observed, if both know.
+
+        Raises nothing.
+
+        >>> from vmm import history
+        >>> history.DirtyPages(()).fills(history.DirtyPages((), words=1))
+        True
+        """
         return None in (self.words, observed.words) or self.words == observed.words
 
 
@@ -175,7 +215,14 @@ class RingPages(Outcome, frozen=True, tag="ring_pages", gc=False):
     entries: int = 0
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether all of ``pages`` were observed, and nothing beyond ``perhaps``."""
+        """Whether all of ``pages`` were observed, and nothing beyond ``perhaps``.
+
+        Raises nothing.
+
+        >>> from vmm import history
+        >>> history.RingPages(((0, 1),)).admits(history.RingPages(((0, 1), (0, 2))))
+        False
+        """
         return (
             isinstance(observed, RingPages)
             and set(self.pages) <= set(observed.pages) <= {*self.pages, *self.perhaps}
@@ -195,7 +242,12 @@ class RingsReset(Outcome, frozen=True, tag="rings_reset", gc=False):
     harvested: int = 0
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether what was harvested is what was reset."""
+        """Whether what was harvested is what was reset. Raises nothing.
+
+        >>> from vmm import history
+        >>> history.RingsReset(0, 0).admits(history.RingsReset(3, 3))
+        True
+        """
         return isinstance(observed, RingsReset) and observed.entries == observed.harvested
 
 
@@ -226,7 +278,14 @@ class Inspected(Outcome, frozen=True, tag="inspected", gc=False):
     due: tuple[ClockWrite, ...] = ()
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether the same bytes were observed, but for those of KVM's own, and what is due."""
+        """Whether the same bytes were observed, but for those of KVM's own, and what is due.
+
+        Raises nothing.
+
+        >>> from vmm import history
+        >>> history.Inspected(()).admits(history.Inspected(()))
+        True
+        """
         if not (self.room or self.due):
             return self == observed
         return isinstance(observed, Inspected) and fit(

@@ -2,6 +2,13 @@
 
 Nothing here is checked: a wrong kernel may hold anything, and a history may be a stranger's. Slots
 are named by their place in ``KernelSlots.slots``, since two of them may have one id; -1 is none.
+
+    >>> from vmm import kernelslots
+    >>> slot = kernelslots.KernelSlot(
+    ...     slot_id=1, as_id=0, base_gfn=0x10, npages=2, userspace_addr=0x7f0000000000, flags=0
+    ... )
+    >>> hex((slot.base_gfn + slot.npages) << 12)
+    '0x12000'
 """
 
 from typing import TypeAlias

@@ -29,7 +29,13 @@ class Identity:
 
     @classmethod
     def of(cls, operation: AnyOperation, rules: Iterable[Rule], outcome: AnyOutcome) -> Self:
-        """Return the identity of an outcome that none of the rules allows."""
+        """Return the identity of an outcome that none of the rules allows. Raises nothing.
+
+        >>> from vmm import Identity, Rule, history, operations
+        >>> rule = Rule("hole", "a gpa without a slot is MMIO", "documented", "api.rst 5")
+        >>> print(Identity.of(operations.Touch(0x1000), [rule], history.Touched(0)))
+        Touch hole memory
+        """
         names = tuple(sorted({rule.name for rule in rules}))
         return cls(type(operation).__name__, names, outcome_kind(outcome))
 

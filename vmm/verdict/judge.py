@@ -169,6 +169,8 @@ class Verdict(msgspec.Struct, frozen=True):
 def judge(history: History) -> Verdict:
     """Return the verdict on a history, judged as far as it goes. No kernel is needed for it.
 
+    Raises nothing: what the model does not know is `Status.INCONCLUSIVE`, with the reason.
+
     >>> from vmm import Scenario, Status, operations, record_scenario
     >>> history = record_scenario(Scenario("a-hole", (operations.Touch(gpa=0x5000),)))
     >>> judge(history).status is Status.PASSED

@@ -88,7 +88,13 @@ class KnownIssue:
     hangs: bool = False
 
     def is_seen_in(self, verdict: Verdict) -> bool:
-        """Whether this, and nothing else, is what a scenario failed by."""
+        """Whether this, and nothing else, is what a scenario failed by. Raises nothing.
+
+        >>> from vmm import KnownIssue, Status, Verdict
+        >>> issue = KnownIssue("x", "kvm_amd", frozenset({"hole"}), "what", "evidence")
+        >>> issue.is_seen_in(Verdict("move-up", Status.PASSED))
+        False
+        """
         found = verdict.difference
         if found is None:
             return self.hangs and verdict.reason.startswith(NOT_BACK)
@@ -97,14 +103,25 @@ class KnownIssue:
         return {each.rule for each in found.expected} <= self.rules
 
     def concerns(self, host: Mapping[str, str]) -> bool:
-        """Whether what does the work on a host has this, or may have it.
+        """Whether what does the work on a host has this, or may have it. Raises nothing.
 
         Where nobody can tell what does the work (a host without /sys), it may.
+
+        >>> from vmm import KnownIssue
+        >>> issue = KnownIssue("x", "kvm_amd", frozenset({"hole"}), "what", "evidence")
+        >>> issue.concerns({"vendor": "kvm_intel"})
+        False
         """
         return self.vendor in ("", host.get("vendor")) or host.get("vendor") == UNKNOWN_VENDOR
 
     def unexplained(self, problems: Sequence[Problem]) -> tuple[Problem, ...]:
-        """Return the kernel's complaints that this issue does not account for."""
+        """Return the kernel's complaints that this issue does not account for. Raises nothing.
+
+        >>> from vmm import KnownIssue, Problem
+        >>> issue = KnownIssue("x", "", frozenset(), "what", "evidence", log="a stale slot")
+        >>> issue.unexplained([Problem("WARNING", ("kvm: a stale slot",))])
+        ()
+        """
         if not self.log:
             return tuple(problems)
         told = [each for each in problems if each.excerpt]

@@ -40,7 +40,12 @@ _Where = tuple[int, str, int]
 
 
 class SlotShown(msgspec.Struct, frozen=True, array_like=True):
-    """A memslot: its as_id and id, its first gfn and pages, and hva and flags in words."""
+    """A memslot: its as_id and id, its first gfn and pages, and hva and flags in words.
+
+    >>> from vmm import SlotShown
+    >>> SlotShown(as_id=0, slot_id=3, base_gfn=0x10, npages=2, hva="a+0x0", flags="0").npages
+    2
+    """
 
     as_id: int
     slot_id: int
@@ -55,6 +60,10 @@ class Met(msgspec.Struct, frozen=True, array_like=True):
 
     ``access`` is "r", "w" or "x" (executes). ``what`` is "mmio", "memory" (no exit), "stop", or the
     name of the mapping whose page ``first`` the read found at ``gfn``, the next ones after it.
+
+    >>> from vmm import Met
+    >>> Met(as_id=0, gfn=0x10, pages=2, access="r", what="a", first=5).what
+    'a'
     """
 
     as_id: int

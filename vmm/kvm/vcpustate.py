@@ -1,0 +1,382 @@
+"""`VcpuState`: what a vCPU holds: registers, modes, MSRs, CPUID."""
+
+from kvm_abi import raw
+from kvm_abi.raw import Buffer, CData
+from kvm_abi.uapi import SYNC_X86_REGS, SYNC_X86_SREGS, Ioctl, VcpuEventFlag
+from vmm.kvm.closing import Closing
+from vmm.kvm.registers import (
+    Registers,
+    put_registers,
+    raw_registers,
+    read_registers,
+    registers_of,
+    set_big_real_mode,
+    set_code_base,
+    set_descriptor_tables,
+    set_flat_stack,
+    set_long_mode,
+)
+
+_REGS_BYTES = raw.size_of("struct kvm_regs")
+
+_Mode = tuple[str | int | tuple[int, int] | None, ...]
+"""Which mode the special registers were set to, and where."""
+
+
+class VcpuState(Closing):
+    """The state of a vCPU; `vmm.Vcpu` is one that runs, too."""
+
+    def __init__(self, fd: int, address: int, mmap_size_bytes: int) -> None:
+        """Use a vCPU's file, and the memory that it shares with the kernel."""
+        self._fd = fd
+        self._address = address
+        self._run: CData | None = raw.cast("struct kvm_run *", address)
+        self._memory: Buffer | None = raw.shared_memory(address, mmap_size_bytes)
+        self._regs = raw.new("struct kvm_regs *")
+        self._mode_sregs: tuple[CData, CData] | None = None
+        self._exit_regs: CData | None = None
+        self._next_sregs: CData | None = None
+        self._shared_at = 0
+        self._mode: _Mode | None = None
+
+    @property
+    def fd(self) -> int:
+        """The vCPU's file. Raises `ValueError` when the vCPU is closed."""
+        if self._fd < 0:
+            raise ValueError("the vCPU is closed")
+        return self._fd
+
+    @property
+    def kvm_run(self) -> CData:
+        """The `struct kvm_run *` shared with the kernel; not to be kept beyond `close`."""
+        if self._run is None:
+            raise ValueError("the vCPU is closed")
+        return self._run
+
+    def get_regs(self) -> Registers:
+        """Return the general registers. Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     hex(vcpu.get_regs().rip)
+        '0xfff0'
+        """
+        raw.ioctl(self.fd, Ioctl.GET_REGS, self._regs)
+        return registers_of(self._regs)
+
+    def set_regs(self, registers: Registers) -> None:
+        """Set all general registers. Raises `KvmError`.
+
+        >>> from vmm import Kvm, Registers
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.set_regs(Registers(rax=7, rip=0x100))
+        ...     vcpu.get_regs().rax
+        7
+        """
+        raw.ioctl(self.fd, Ioctl.SET_REGS, raw_registers(registers))
+
+    def get_rip(self) -> int:
+        """Return RIP alone: quicker than all registers. Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     hex(vcpu.get_rip())
+        '0xfff0'
+        """
+        raw.ioctl(self.fd, Ioctl.GET_REGS, self._regs)
+        return int(self._regs.rip)
+
+    def share_registers(self) -> None:
+        """Let every exit leave the general registers in `kvm_run`; needs KVM_CAP_SYNC_REGS.
+
+        `Vm.create_vcpu` does it where that is so. Raises `ValueError` when the vCPU is closed.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.share_registers()
+        """
+        run = self.kvm_run
+        run.kvm_valid_regs = SYNC_X86_REGS
+        address = raw.address_of(run.s.padding)  # A struct kvm_sync_regs.
+        self._exit_regs = raw.cast("struct kvm_regs *", address)
+        self._next_sregs = raw.cast("struct kvm_sregs *", address + _REGS_BYTES)
+        self._shared_at = address - self._address
+
+    def exit_rip(self) -> int:
+        """Return RIP as it was at the exit that `run` has returned: without a system call.
+
+        Raises `KvmError` where registers are not shared and the kernel does not tell.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, assemble
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     memory.write(0, assemble("hlt"))
+        ...     vm.set_user_memory_region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+        ...     vcpu.run(), vcpu.exit_rip()
+        (Hlt(), 1)
+        """
+        return self.get_rip() if self._exit_regs is None else int(self._exit_regs.rip)
+
+    def exit_registers(self) -> Registers:
+        """Return the general registers as they were at the exit that `run` has returned.
+
+        Where they are shared this takes no system call. Raises `KvmError` where it does.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, assemble
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     memory.write(0, assemble("mov $5, %ax; hlt"))
+        ...     vm.set_user_memory_region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+        ...     vcpu.run(), vcpu.exit_registers().rax
+        (Hlt(), 5)
+        """
+        if self._exit_regs is None or self._memory is None:
+            return self.get_regs()
+        return read_registers(self._memory, self._shared_at)
+
+    def set_rip(self, rip: int) -> None:
+        """Change RIP alone. Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.set_rip(0x100)
+        ...     hex(vcpu.get_rip())
+        '0x100'
+        """
+        regs = self._regs
+        raw.ioctl(self.fd, Ioctl.GET_REGS, regs)
+        regs.rip = rip
+        raw.ioctl(self.fd, Ioctl.SET_REGS, regs)
+
+    def get_sregs(self) -> CData:
+        """Return a copy of the special registers, a `struct kvm_sregs *`. Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     hex(vcpu.get_sregs().cs.base)
+        '0xffff0000'
+        """
+        sregs = raw.new("struct kvm_sregs *")
+        raw.ioctl(self.fd, Ioctl.GET_SREGS, sregs)
+        return sregs
+
+    def set_sregs(self, sregs: CData) -> None:
+        """Set all special registers from a `struct kvm_sregs *`. Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     sregs = vcpu.get_sregs()
+        ...     sregs.cs.base, sregs.cs.selector = 0x1000, 0x100
+        ...     vcpu.set_sregs(sregs)
+        """
+        self._mode = None
+        raw.ioctl(self.fd, Ioctl.SET_SREGS, sregs)
+
+    def enter_big_real_mode(self, base: int, rip: int, *, at_run: bool = False) -> None:
+        """Set up real mode with code and stack at `base`, and flat data segments.
+
+        `base` is a gpa below 4 GiB, `rip` an offset from it. CS and SS have the limit of real
+        mode; the other segments begin at 0 and reach all of the first 4 GiB. General
+        registers become 0.
+
+        This and the other modes are set up with KVM_SET_SREGS and KVM_SET_REGS. With `at_run` that
+        is left to the next KVM_RUN, without a system call, where registers are shared: for a guest
+        that comes after one which has left the special registers alone. Raises `KvmError`.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, assemble
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     memory.write(0, assemble("mov $0x12345678, %ebx; movb $1, (%ebx)"))
+        ...     vm.set_user_memory_region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+        ...     hex(vcpu.run().gpa)
+        '0x12345678'
+        """
+        mode, registers = ("real", base), Registers(rip=rip)
+        if at_run and self._goes_on(mode, registers):
+            return
+        real_mode = self._modes()[0]
+        set_code_base(real_mode, base)
+        self._enter(mode, real_mode, registers, at_run)
+
+    def enter_flat_real_mode(
+        self,
+        base: int,
+        registers: Registers,
+        table: tuple[int, int] | None = None,
+        *,
+        at_run: bool = False,
+    ) -> None:
+        r"""Set up big real mode with code at `base`, and a stack segment that is flat, too.
+
+        The stack pointer has 32 bits and is a gpa. `table` is base and limit of both descriptor
+        tables. Raises `KvmError`.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, Registers, assemble
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     memory.write(0, assemble("push %ax; hlt"))
+        ...     vm.set_user_memory_region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_flat_real_mode(0x1000, Registers(rax=7, rsp=0x2000))
+        ...     vcpu.run(), memory.read(0xffe, 2)
+        (Hlt(), b'\x07\x00')
+        """
+        mode = ("flat", base, table)
+        if at_run and self._goes_on(mode, registers):
+            return
+        real_mode = raw.new("struct kvm_sregs *", self._modes()[0][0])
+        set_code_base(real_mode, base)
+        set_flat_stack(real_mode)
+        if table is not None:
+            set_descriptor_tables(real_mode, *table)
+        self._enter(mode, real_mode, registers, at_run)
+
+    def enter_long_mode(
+        self,
+        cr3: int,
+        registers: Registers,
+        table: tuple[int, int] | None = None,
+        *,
+        at_run: bool = False,
+    ) -> None:
+        """Set up 64-bit mode with page tables at the gpa `cr3`, flat segments, and no IDT.
+
+        Whatever faults is a triple fault: a `Shutdown`. What CR3 and page-table entries may
+        hold depends on the CPUID of the vCPU. `table` is base and limit of both descriptor tables.
+
+        Raises `KvmError`, EINVAL for a CR3 that the vCPU's CPUID has no room for.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, Registers, assemble
+        >>> with HostMapping.anonymous(0x4000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.set_user_memory_region(0, 0, 0, 0x4000, HostAddress(memory, 0))
+        ...     memory.write(0x1000, (0x2003).to_bytes(8, "little"))  # PML4: present, writable
+        ...     memory.write(0x2000, (0x3003).to_bytes(8, "little"))
+        ...     memory.write(0x3000, (0x83).to_bytes(8, "little"))  # A page of 2 MiB at gpa 0.
+        ...     memory.write(0, assemble("shl $40, %rax; hlt", bits=64))
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.set_cpuid(kvm.supported_cpuid())
+        ...     vcpu.enter_long_mode(cr3=0x1000, registers=Registers(rax=1))
+        ...     vcpu.run(), hex(vcpu.get_regs().rax)
+        (Hlt(), '0x10000000000')
+        """
+        mode = ("long", cr3, table)
+        if at_run and self._goes_on(mode, registers):
+            return
+        long_mode = self._modes()[1]
+        if table is not None:
+            long_mode = raw.new("struct kvm_sregs *", long_mode[0])
+            set_descriptor_tables(long_mode, *table)
+        long_mode.cr3 = cr3
+        self._enter(mode, long_mode, registers, at_run)
+
+    def _enter(self, mode: _Mode, sregs: CData, registers: Registers, at_run: bool) -> None:
+        self._mode = mode
+        memory, next_sregs = self._memory, self._next_sregs
+        if at_run and memory is not None and next_sregs is not None:
+            next_sregs[0] = sregs[0]
+            put_registers(memory, self._shared_at, registers)
+            self.kvm_run.kvm_dirty_regs = SYNC_X86_REGS | SYNC_X86_SREGS
+        else:
+            raw.ioctl(self.fd, Ioctl.SET_SREGS, sregs)
+            self.set_regs(registers)
+
+    def _goes_on(self, mode: _Mode, registers: Registers) -> bool:
+        """Leave general registers to the next KVM_RUN, if the vCPU is in the mode already."""
+        memory = self._memory
+        if mode != self._mode or memory is None or self._next_sregs is None:
+            return False
+        put_registers(memory, self._shared_at, registers)
+        self.kvm_run.kvm_dirty_regs |= SYNC_X86_REGS
+        return True
+
+    def set_msr(self, index: int, data: int) -> int:
+        """Issue KVM_SET_MSRS for one MSR, and return how many were set: 1, or 0 if it is refused.
+
+        Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.set_msr(0xc0000102, 0x1000)  # MSR_KERNEL_GS_BASE
+        1
+        """
+        msrs = raw.new("struct kvm_msrs *", {"nmsrs": 1, "entries": 1})
+        msrs.entries[0].index, msrs.entries[0].data = index, data
+        return raw.ioctl(self.fd, Ioctl.SET_MSRS, msrs)
+
+    def tell_of_pause(self) -> None:
+        """Issue KVM_KVMCLOCK_CTRL: the guest's clock says at the next `run` that it was paused.
+
+        Raises `KvmError`, EINVAL where the guest has no such clock.
+
+        >>> from vmm import Kvm, KvmError
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     try:
+        ...         vcpu.tell_of_pause()
+        ...     except KvmError as error:
+        ...         print(error)
+        KVM_KVMCLOCK_CTRL(): EINVAL Invalid argument
+        """
+        raw.ioctl(self.fd, Ioctl.KVMCLOCK_CTRL)
+
+    def set_smm(self, inside: bool) -> None:
+        """Put the vCPU into system management mode, or take it out; its registers stay.
+
+        Inside of it a vCPU sees the memslots of as_id 1. An exception that is yet to be delivered,
+        as after an instruction that could not be emulated, is forgotten. Needs KVM_CAP_X86_SMM.
+        Raises `KvmError`, EINVAL without that.
+
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     if vm.check_extension(Cap.X86_SMM):
+        ...         vm.create_vcpu(0).set_smm(True)
+        """
+        self._mode = None
+        events = raw.new("struct kvm_vcpu_events *", {"flags": VcpuEventFlag.SMM})
+        events.smi.smm = inside
+        raw.ioctl(self.fd, Ioctl.SET_VCPU_EVENTS, events)
+
+    def forget_exceptions(self) -> None:
+        """Forget an exception that is yet to be delivered.
+
+        After a triple fault some kernels would deliver the last one to whatever comes next. Raises
+        `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.forget_exceptions()
+        """
+        raw.ioctl(self.fd, Ioctl.SET_VCPU_EVENTS, raw.new("struct kvm_vcpu_events *"))
+
+    def set_cpuid(self, cpuid: CData) -> None:
+        """Issue KVM_SET_CPUID2 with a `struct kvm_cpuid2 *`; before the first `run`.
+
+        Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.set_cpuid(kvm.supported_cpuid())
+        """
+        raw.ioctl(self.fd, Ioctl.SET_CPUID2, cpuid)
+
+    def _modes(self) -> tuple[CData, CData]:
+        """Return the special registers of big real mode and of 64-bit mode, made from a reset's."""
+        if self._mode_sregs is None:
+            real_mode = self.get_sregs()
+            long_mode = raw.new("struct kvm_sregs *", real_mode[0])
+            set_big_real_mode(real_mode)
+            set_long_mode(long_mode)
+            self._mode_sregs = real_mode, long_mode
+        return self._mode_sregs
