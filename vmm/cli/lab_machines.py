@@ -12,6 +12,7 @@ from types import FrameType
 import click
 
 import vmm
+from vmm.cli.preloaded import PROGRAM
 from vmm.cli.said import tell
 from vmm.cli.whitebox import WHERE_IT_CAN
 from vmm.lab.debian import RELEASES, fetched
@@ -98,10 +99,12 @@ def job_of(words: tuple[str, ...], backend: Backend, debug_info: Path | None = N
     if debug_info is not None:
         environment["VMM_DEBUG_INFO"] = str(debug_info)
     python = Path(sys.prefix, "bin", "python")
-    command = (str(python), "-P", "-m", "vmm.cli", *words)
+    start = (str(python), "-P", "-m")
+    command = (*start, PROGRAM, *words)
     code = tuple(ROOT / name for name in ("vmm", "kvm_abi", "guests"))
     kept = (*code, ROOT / ".venv") if (ROOT / ".venv").exists() else code
     inputs = tuple(path for word in words if (path := Path(word).absolute()).is_file())
     if debug_info is not None:
         inputs += (debug_info,)
-    return Job(command, folder, environment, kept, code, inputs)
+    preloaded = (*start, "vmm.cli.preloaded")
+    return Job(command, folder, environment, kept, code, inputs, preloaded)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -59,6 +60,7 @@ _SKIP = 125
 @click.option(
     "--bisect", is_flag=True, help="Exit 125, which git bisect skips, where there is no verdict."
 )
+@click.option("--fresh", is_flag=True, help="Boot anew, and keep no state of the machine.")
 @click.argument(
     "words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]..."
 )
@@ -73,6 +75,7 @@ def run(
     memory: int,
     timeout: float,
     bisect: bool,
+    fresh: bool,
     words: tuple[str, ...],
 ) -> None:
     """Boot a kernel and run one of our commands on it.
@@ -93,6 +96,8 @@ def run(
         )
         words, histories = with_histories(words, chosen)
         job = job_of(words, chosen, description_of(machine.kernel))
+        if fresh or bisect:  # Each step of a bisection has another kernel.
+            job = replace(job, preloaded=())
         folder = new_run_folder()
         what = " ".join((chosen.value, *parameters))
         say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")

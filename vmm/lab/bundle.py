@@ -45,17 +45,22 @@ _LIBRARY = re.compile(r"^\t(?:\S+ => )?(/\S+) \(0x", re.MULTILINE)
 def bundled(folders: Iterable[Path], files: Iterable[Path]) -> list[Entry]:
     """Return the interpreter, its library, packages, linked libraries, and what else is named."""
     python = Path(sys.executable).resolve()
-    paths = sysconfig.get_paths()
-    chosen = {python, Path(sys.prefix, "pyvenv.cfg"), *files}
-    chosen.update(_python_files(Path(paths["stdlib"])))
-    chosen.update(_packages(PROJECT))
-    for folder in folders:
-        chosen.update(_python_files(folder))
+    chosen = sources(folders) | set(files)
     chosen.update(_libraries(chosen))
     entries = dict(_entries(chosen))
     link = Path(sys.prefix, "bin", "python")
     entries[str(link)] = (stat.S_IFLNK | 0o777, os.fsencode(python))
     return [(path.lstrip("/"), *entry) for path, entry in sorted(_with_folders(entries).items())]
+
+
+def sources(folders: Iterable[Path]) -> set[Path]:
+    """Return the files of Python, of what the project needs, and of the project's folders."""
+    chosen = {Path(sys.executable).resolve(), Path(sys.prefix, "pyvenv.cfg")}
+    chosen.update(_python_files(Path(sysconfig.get_paths()["stdlib"])))
+    chosen.update(_packages(PROJECT))
+    for folder in folders:
+        chosen.update(_python_files(folder))
+    return chosen
 
 
 def _packages(project: str) -> Iterator[Path]:

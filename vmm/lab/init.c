@@ -1,12 +1,16 @@
 /*
  * The first process of a lab's machine: loads modules, enters the host's files, runs one command
- * and reports its status. Linked statically; it is all of the initramfs but the modules.
+ * and reports its status. Linked statically.
  *
- * What to do stands in /lab.conf: pairs of strings, each ended by a NUL byte; vmm/lab/initramfs.py
- * writes it. Reports go to the kernel's log, so that they and what the kernel says keep their
- * order:
+ * What to do stands in /lab.conf: pairs of strings, each ended by a NUL byte; vmm/lab/settings.py
+ * writes it. More may come over a port of the virtio console: until then nothing of the host's files
+ * is in use, and the machine's state can be kept and restored. A command that is loaded before that
+ * waits for the same pairs on its standard input.
+ *
+ * Reports go to the kernel's log, so that they and what the kernel says keep their order:
  *
  *     memslot-lab NONCE booted          the kernel has; what it complains of from now on is a fault
+ *     memslot-lab NONCE waiting         for more to do
  *     memslot-lab NONCE alive           every few seconds: the kernel runs what is to run
  *     memslot-lab NONCE ready           the command is about to run
  *     memslot-lab NONCE parameter M.P=V what a module's parameter turned out to be
@@ -17,24 +21,30 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/random.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MAX_WORDS 1000
 #define MAX_MODULES 100
+#define MAX_TEXT (256 * 1024)
 #define ALIVE_SECONDS 5
+#define LOADED_FD 3
 
 static const char *nonce = "none";
+static const char *root = "/root";
 static const char *loaded[MAX_MODULES];
 static int loaded_count;
 static int kmsg = -1;
@@ -112,8 +122,18 @@ static void enter_kernels_files(void)
 /* A process that says again and again that there is life; it ends with all others. */
 static void beat(void)
 {
-	if (fork())
+	static pid_t beating;
+
+	if (beating > 0) {
+		kill(beating, SIGKILL);
+		waitpid(beating, NULL, 0);
+	}
+	beating = fork();
+	if (beating)
 		return;
+	for (int fd = 0; fd < 100; fd++) /* Others wait for the ends of pipes. */
+		if (fd != kmsg)
+			close(fd);
 	for (;;) {
 		sleep(ALIVE_SECONDS);
 		report("alive");
@@ -161,7 +181,7 @@ static void share(char *value, int readonly)
 	char *at = strchr(value, ' ');
 
 	*at++ = 0;
-	snprintf(path, sizeof(path), "/root%s", strcmp(at, "/") ? at : "");
+	snprintf(path, sizeof(path), "%s%s", root, strcmp(at, "/") ? at : "");
 	mounted(value, path, "9p", readonly ? MS_RDONLY : 0,
 		readonly ? "trans=virtio,version=9p2000.L,msize=512000,cache=loose"
 			 : "trans=virtio,version=9p2000.L,msize=512000,cache=none");
@@ -175,7 +195,7 @@ static void keep(const char *path, int again)
 	char kept[100], at[4200];
 
 	snprintf(kept, sizeof(kept), "/kept%d", again ? number_again++ : number++);
-	snprintf(at, sizeof(at), "/root%s", path);
+	snprintf(at, sizeof(at), "%s%s", root, path);
 	mkdir(kept, 0755);
 	if (again)
 		mounted(kept, at, NULL, MS_BIND, NULL);
@@ -189,11 +209,37 @@ static void enter_hosts_files(void)
 	char at[100];
 
 	for (unsigned i = 0; i < sizeof(own) / sizeof(*own); i++) {
-		snprintf(at, sizeof(at), "/root%s", own[i]);
+		snprintf(at, sizeof(at), "%s%s", root, own[i]);
 		mounted(own[i], at, NULL, MS_MOVE, NULL);
 	}
-	if (chdir("/root") || chroot("."))
+	if (chdir(root) || chroot("."))
 		fatal("cannot enter the host's files", strerror(errno));
+}
+
+/* The value is seconds since 1970: a machine that is restored has the time at which it was kept. */
+static void set_clock(const char *value)
+{
+	struct timespec now = {.tv_sec = atoll(value)};
+
+	if (clock_settime(CLOCK_REALTIME, &now))
+		report("note cannot set the clock: %s", strerror(errno));
+}
+
+/* The value is 256 random bits as text: machines restored from one state would agree in all. */
+static void stir(const char *value)
+{
+	struct {
+		int bits, size;
+		char data[64];
+	} pool = {.bits = 256, .size = sizeof(pool.data)};
+	int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+
+	strncpy(pool.data, value, sizeof(pool.data));
+	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool))
+		report("note cannot add random bits: %s", strerror(errno));
+	else
+		ioctl(fd, RNDRESEEDCRNG);
+	close(fd);
 }
 
 /* The value is "MODULE.PARAMETER": what it is now, or "-" where there is none. */
@@ -216,7 +262,10 @@ static void tell_parameter(const char *value)
 	report("parameter %s=%s", value, now);
 }
 
-/* A port of the virtio console, which appears some time after its module, or a serial line. */
+/*
+ * A port of the virtio console, which appears some time after its module, or a serial line, as a
+ * descriptor (-1: any).
+ */
 static int port(const char *path, int descriptor)
 {
 	struct termios line;
@@ -234,30 +283,79 @@ static int port(const char *path, int descriptor)
 		cfsetspeed(&line, B115200);
 		tcsetattr(fd, TCSANOW, &line);
 	}
-	if (fd != descriptor) {
+	if (descriptor >= 0 && fd != descriptor) {
 		dup2(fd, descriptor);
 		close(fd);
+		return descriptor;
 	}
-	return descriptor;
+	return fd;
 }
 
-static int run(char **words, char **environment, const char *folder)
+static void become(char **words, char **environment, const char *folder)
+{
+	setsid();
+	if (chdir(folder)) {
+		dprintf(2, "cannot enter %s: %s\n", folder, strerror(errno));
+		_exit(126);
+	}
+	execve(words[0], words, environment);
+	dprintf(2, "cannot run %s: %s\n", words[0], strerror(errno));
+	_exit(127);
+}
+
+/*
+ * Starts a program that loads what takes long, writes a byte to LOADED_FD, and reads what to do
+ * from its standard input. Returns the end to write that to, or -1 where it did not come so far.
+ */
+static int preload(char **words, char **environment, pid_t *child)
+{
+	int orders[2], loaded_ends[2];
+	ssize_t heard;
+	char byte;
+
+	if (pipe(orders) || pipe(loaded_ends))
+		fatal("cannot make pipes", strerror(errno));
+	*child = fork();
+	if (*child < 0)
+		fatal("cannot fork", strerror(errno));
+	if (*child == 0) {
+		close(orders[1]);
+		close(loaded_ends[0]);
+		dup2(orders[0], 0);
+		dup2(loaded_ends[1], LOADED_FD);
+		become(words, environment, "/");
+	}
+	close(orders[0]);
+	close(loaded_ends[1]);
+	heard = read(loaded_ends[0], &byte, 1);
+	close(loaded_ends[0]);
+	if (heard == 1) {
+		fcntl(orders[1], F_SETFD, FD_CLOEXEC);
+		return orders[1];
+	}
+	close(orders[1]);
+	waitpid(*child, NULL, 0);
+	return -1;
+}
+
+static void tell(int fd, const char *text, size_t length)
+{
+	while (length > 0) {
+		ssize_t count = write(fd, text, length);
+
+		if (count <= 0)
+			return; /* It has ended, and its status will say so. */
+		text += count;
+		length -= count;
+	}
+	close(fd);
+}
+
+static int status_of(pid_t child)
 {
 	int status = 0;
-	pid_t ended, child = fork();
+	pid_t ended;
 
-	if (child < 0)
-		fatal("cannot fork", strerror(errno));
-	if (child == 0) {
-		setsid();
-		if (chdir(folder)) {
-			dprintf(2, "cannot enter %s: %s\n", folder, strerror(errno));
-			_exit(126);
-		}
-		execve(words[0], words, environment);
-		dprintf(2, "cannot run %s: %s\n", words[0], strerror(errno));
-		_exit(127);
-	}
 	do {
 		ended = waitpid(-1, &status, 0);
 	} while (ended != child && (ended > 0 || errno == EINTR));
@@ -283,20 +381,26 @@ static char *next(char *at)
 	return at + strlen(at) + 1;
 }
 
-int main(void)
-{
-	static char text[256 * 1024];
-	static char *words[MAX_WORDS + 1], *environment[MAX_WORDS + 1], *parameters[MAX_WORDS];
-	int word_count = 0, variable_count = 0, parameter_count = 0, needs_kvm = 0, has_share = 0;
-	const char *folder = "/", *out = NULL, *err = NULL;
-	ssize_t length;
-	int fd = open("/lab.conf", O_RDONLY | O_CLOEXEC);
+/* What there is to do, as far as it does not happen at once. */
+static struct {
+	char *words[MAX_WORDS + 1], *environment[MAX_WORDS + 1], *parameters[MAX_WORDS];
+	char *preloaded[MAX_WORDS + 1];
+	int word_count, variable_count, parameter_count, preloaded_count, needs_kvm, has_share;
+	const char *folder, *orders;
+} job;
 
-	enter_kernels_files();
-	length = read(fd, text, sizeof(text) - 1);
-	if (length <= 0)
-		fatal("cannot read /lab.conf", strerror(errno));
-	for (char *key = text, *value, *following; key < text + length; key = following) {
+static void put_word(char **words, int *count, char *value)
+{
+	if (*count == MAX_WORDS)
+		fatal("too many words in /lab.conf", value);
+	words[(*count)++] = value;
+}
+
+static void follow(char *text, ssize_t length)
+{
+	char *value, *following;
+
+	for (char *key = text; key < text + length; key = following) {
 		value = next(key);
 		following = next(value);
 		if (!strcmp(key, "nonce")) {
@@ -306,8 +410,14 @@ int main(void)
 			beat();
 		} else if (!strcmp(key, "module"))
 			load(value);
+		else if (!strcmp(key, "clock"))
+			set_clock(value);
+		else if (!strcmp(key, "random"))
+			stir(value);
+		else if (!strcmp(key, "root"))
+			root = value;
 		else if (!strcmp(key, "readonly"))
-			has_share = 1, share(value, 1);
+			job.has_share = 1, share(value, 1);
 		else if (!strcmp(key, "writable"))
 			share(value, 0);
 		else if (!strcmp(key, "keep"))
@@ -315,38 +425,95 @@ int main(void)
 		else if (!strcmp(key, "again"))
 			keep(value, 1);
 		else if (!strcmp(key, "folder"))
-			folder = value;
+			job.folder = value;
 		else if (!strcmp(key, "out"))
-			out = value;
+			port(value, 1);
 		else if (!strcmp(key, "err"))
-			err = value;
+			port(value, 2);
+		else if (!strcmp(key, "orders"))
+			job.orders = value;
 		else if (!strcmp(key, "kvm"))
-			needs_kvm = 1;
-		else if (!strcmp(key, "parameter") && parameter_count < MAX_WORDS)
-			parameters[parameter_count++] = value;
-		else if (!strcmp(key, "variable") && variable_count < MAX_WORDS)
-			environment[variable_count++] = value;
-		else if (!strcmp(key, "word") && word_count < MAX_WORDS)
-			words[word_count++] = value;
-		else
+			job.needs_kvm = 1;
+		else if (!strcmp(key, "parameter"))
+			put_word(job.parameters, &job.parameter_count, value);
+		else if (!strcmp(key, "variable"))
+			put_word(job.environment, &job.variable_count, value);
+		else if (!strcmp(key, "preloaded"))
+			put_word(job.preloaded, &job.preloaded_count, value);
+		else if (!strcmp(key, "word"))
+			put_word(job.words, &job.word_count, value);
+		else if (strcmp(key, "end"))
 			fatal("cannot understand /lab.conf", key);
 	}
-	if (has_share)
+}
+
+/* Reads pairs from a port of the virtio console, the last of which is "end" and nothing. */
+static ssize_t ordered(const char *path, char *text)
+{
+	static const char last[] = "end\0";
+	ssize_t length = 0, count;
+	int fd = port(path, -1);
+
+	while (length < (ssize_t)sizeof(last) ||
+	       memcmp(text + length - sizeof(last), last, sizeof(last))) {
+		count = read(fd, text + length, MAX_TEXT - length);
+		if (count < 0 || length == MAX_TEXT)
+			fatal("cannot read what to do", count < 0 ? strerror(errno) : "it is too long");
+		if (count == 0)
+			usleep(10000); /* Nobody is at the other end yet. */
+		length += count;
+	}
+	close(fd);
+	return length;
+}
+
+int main(void)
+{
+	static char first[MAX_TEXT], then[MAX_TEXT];
+	int orders = -1, fd = open("/lab.conf", O_RDONLY | O_CLOEXEC);
+	ssize_t length;
+	pid_t child = 0;
+
+	signal(SIGPIPE, SIG_IGN);
+	enter_kernels_files();
+	length = read(fd, first, sizeof(first) - 1);
+	if (length <= 0)
+		fatal("cannot read /lab.conf", strerror(errno));
+	close(0);
+	open("/dev/null", O_RDONLY);
+	job.folder = "/";
+	follow(first, length);
+	if (job.orders) {
+		if (job.preloaded_count)
+			orders = preload(job.preloaded, job.environment, &child);
+		if (job.preloaded_count && orders < 0)
+			report("note the command could not be loaded before the machine was kept");
+		memset(job.environment, 0, sizeof(job.environment));
+		job.variable_count = 0;
+		report("waiting");
+		length = ordered(job.orders, then);
+		follow(then, length);
+	}
+	if (job.has_share)
 		enter_hosts_files();
 	/* Where the kernel can inject faults, ordinary allocations shall fail, too. */
 	put("/sys/kernel/debug/failslab/ignore-gfp-wait", "N");
-	for (int i = 0; i < parameter_count; i++)
-		tell_parameter(parameters[i]);
-	if (needs_kvm && access("/dev/kvm", F_OK))
+	for (int i = 0; i < job.parameter_count; i++)
+		tell_parameter(job.parameters[i]);
+	if (job.needs_kvm && access("/dev/kvm", F_OK))
 		fatal("there is no /dev/kvm", "is KVM built in or among the modules?");
-	close(0);
-	open("/dev/null", O_RDONLY);
-	if (out)
-		port(out, 1);
-	if (err)
-		port(err, 2);
 	report("ready");
-	report("status %d", run(words, environment, folder));
+	if (orders >= 0)
+		tell(orders, then, length);
+	else
+		child = fork();
+	if (child < 0)
+		fatal("cannot fork", strerror(errno));
+	if (child == 0) {
+		signal(SIGPIPE, SIG_DFL);
+		become(job.words, job.environment, job.folder);
+	}
+	report("status %d", status_of(child));
 	clean_up();
 	report("over");
 	stop();

@@ -29,6 +29,8 @@ class Reports:
     that the command runs have ``begun`` or are skipped; ``under_way`` is the one that began last.
     """
 
+    has_booted: bool = False
+    is_waiting: bool = False
     is_ready: bool = False
     is_over: bool = False
     status: int | None = None
@@ -97,6 +99,7 @@ class LogReader:
             case "booted":
                 # An emulated processor has its oddities, and kernels warn of them while they boot.
                 self.reports.complaint = ""
+                self.reports.has_booted = True
             case "alive":
                 pass
             case "scenarios" if rest.isdigit():
@@ -106,6 +109,8 @@ class LogReader:
                 self.reports.begun += 1
             case "skip":
                 self.reports.begun += 1
+            case "waiting":
+                self.reports.is_waiting = True
             case "ready":
                 self.reports.is_ready = True
             case "over":

@@ -1,19 +1,17 @@
 """What is booted: a kernel on an emulated or nested processor, with the host's files in it."""
 
-import gzip
 import math
 import os
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from vmm.lab import bochs, initramfs, modules
-from vmm.lab.bundle import bundled
+from vmm.lab import modules
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import Kernel, check_release
-from vmm.lab.log import SIGN
 
 QEMU = "qemu-system-x86_64"
 HUGE_PAGES = 32
@@ -60,6 +58,9 @@ class Job:
     The command starts in ``folder``. Of what lies in there, ``kept`` stays read-only, and is
     faster for it. Where an emulator cannot show the host's files, the machine has the Python of
     this process, ``code`` and ``inputs``.
+
+    ``preloaded`` is a program, of this Python and ``code``, that can be started before the host's
+    files are there: it loads what ``words`` needs, and then does what they say.
     """
 
     words: tuple[str, ...]
@@ -68,6 +69,7 @@ class Job:
     kept: tuple[Path, ...] = ()
     code: tuple[Path, ...] = ()
     inputs: tuple[Path, ...] = ()
+    preloaded: tuple[str, ...] = ()
 
 
 def usable_nesting() -> str:
@@ -117,72 +119,11 @@ def loadable(machine: Machine) -> tuple[modules.Module, ...]:
     return chosen
 
 
-_ALWAYS = {"kvm": ("force_emulation_prefix=1",)}
-"""Parameters of modules: guests may ask for KVM's emulator, where the processor needs it little."""
-
-
 def module_parameters(machine: Machine) -> dict[str, str]:
     """Return those parameters that are a module's: "kvm_amd.npt" and its value."""
     pairs = (each.partition("=") for each in machine.parameters)
     named = {name.replace("-", "_"): value for name, _, value in pairs}
     return {name: value for name, value in named.items() if name.startswith("kvm")}
-
-
-def settings(machine: Machine, job: Job, nonce: str) -> list[initramfs.Setting]:
-    """Return what the init does, one step after the other."""
-    own = module_parameters(machine)
-    steps = [("nonce", nonce)]
-    for module in loadable(machine):
-        words = [module.name, *_ALWAYS.get(module.name, ())]
-        for name, value in own.items():
-            owner, _, parameter = name.partition(".")
-            words += [f"{parameter}={value}"] * (owner == module.name)
-        steps.append(("module", " ".join(words)))
-    if machine.backend is Backend.VMX:
-        ports = ("/dev/ttyS1", "/dev/ttyS2")
-        command = bochs.packing(job.words[0], nonce, job.words)
-    else:
-        ports, command = ("/dev/vport0p1", "/dev/vport0p2"), job.words
-        steps += _shares(job)
-    steps += [("parameter", name) for name in own]
-    steps += [("kvm", "yes"), ("out", ports[0]), ("err", ports[1])]
-    environment = {**job.environment, SIGN: f"memslot-lab {nonce}"}
-    steps += [("variable", f"{name}={value}") for name, value in environment.items()]
-    steps.append(("folder", str(job.folder)))
-    return steps + [("word", word) for word in command]
-
-
-def _shares(job: Job) -> list[initramfs.Setting]:
-    kept = [str(path) for path in job.kept if path.is_relative_to(job.folder)]
-    return [
-        ("readonly", "host /"),
-        *(("keep", path) for path in kept),
-        ("writable", f"share {job.folder}"),
-        *(("again", path) for path in kept),
-    ]
-
-
-def first_files(machine: Machine, job: Job, nonce: str) -> bytes:
-    """Return the initramfs."""
-    files = [initramfs.folder(path) for path in ("dev", "proc", "sys", "root", "modules")]
-    files.append(initramfs.program("init", initramfs.compiled_init()))
-    text = initramfs.settings_text(settings(machine, job, nonce))
-    files.append(initramfs.program("lab.conf", text))
-    files += [
-        initramfs.program(f"modules/{module.name}.ko", module.content)
-        for module in loadable(machine)
-    ]
-    archive = initramfs.archive(files)
-    return archive if machine.backend is not Backend.VMX else _everything(job) + archive
-
-
-def _everything(job: Job) -> bytes:
-    entries = bundled(job.code, job.inputs)
-    places = {str(place) for place in (job.folder, *job.folder.parents)} - {"/"}
-    known = {path for path, _, _ in entries}
-    missing = sorted(place.lstrip("/") for place in places if place.lstrip("/") not in known)
-    packed = gzip.compress(initramfs.archive([*map(initramfs.folder, missing), *entries]), 1)
-    return packed + bytes(-len(packed) % 4)
 
 
 def command_line(machine: Machine) -> str:
@@ -197,38 +138,57 @@ def command_line(machine: Machine) -> str:
     return " ".join([*words, *machine.parameters])
 
 
-def qemu_command(
-    machine: Machine, job: Job, first: Path, log: Path, out: int, err: int
-) -> Sequence[str]:
-    """Return QEMU's command; ``out`` and ``err`` are open pipes for what the job prints."""
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Where an emulator's machine begins and what it is connected to.
+
+    ``first`` is the initramfs, ``log`` gets the kernel's log, ``out`` and ``err`` (descriptors of
+    pipes) what the job prints; ``monitor`` is a socket. What there is to do comes from standard
+    input. ``state`` is that of an equal machine, to begin with.
+    """
+
+    first: Path
+    log: Path
+    out: int
+    err: int
+    monitor: int
+    state: Path | None = None
+
+
+def qemu_command(machine: Machine, job: Job, wiring: Wiring) -> Sequence[str]:
+    """Return QEMU's command."""
     if not shutil.which(QEMU):
         raise MissingError(f"{QEMU} is missing: apt install qemu-system-x86")
-    for path in (job.folder, first, log):
+    for path in (job.folder, wiring.first, wiring.log):
         if "," in str(path):
             raise LabError(f"{path}: QEMU cannot have a comma in a name")
     accelerator = "kvm" if machine.backend is Backend.KVM else "tcg,thread=single"
-    ports = zip(("out", "err"), (out, err), strict=True)
+    image = str(machine.kernel.direct or machine.kernel.image)
+    begin = ["-incoming", f"exec:cat {shlex.quote(str(wiring.state))}"] if wiring.state else []
     return [
         *(QEMU, "-machine", "q35", "-accel", accelerator),
         *("-cpu", "host" if machine.backend is Backend.KVM else "max"),
         *("-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-kernel", str(machine.kernel.direct or machine.kernel.image), "-initrd", str(first)),
+        *("-kernel", image, "-initrd", str(wiring.first)),
         *("-append", command_line(machine)),
-        *("-chardev", f"file,id=log,path={log}", "-serial", "chardev:log"),
+        *("-chardev", f"file,id=log,path={wiring.log}", "-serial", "chardev:log"),
+        *("-chardev", f"socket,id=monitor,fd={wiring.monitor}"),
+        *("-mon", "chardev=monitor,mode=control"),
         *("-device", "virtio-serial-pci"),
-        *_ports(list(ports)),
+        *_port(1, "out", f"file,path=/proc/self/fd/{wiring.out}"),
+        *_port(2, "err", f"file,path=/proc/self/fd/{wiring.err}"),
+        *_port(3, "orders", "stdio,signal=off"),
         *_share("host", Path("/"), readonly=True),
         *_share("share", job.folder, readonly=False),
+        *begin,
     ]
 
 
-def _ports(ports: Sequence[tuple[str, int]]) -> list[str]:
-    words: list[str] = []
-    for number, (name, descriptor) in enumerate(ports, 1):
-        words += ["-chardev", f"file,id={name},path=/proc/self/fd/{descriptor}"]
-        words += ["-device", f"virtserialport,nr={number},chardev={name},name={name}"]
-    return words
+def _port(number: int, name: str, device: str) -> list[str]:
+    kind, _, options = device.partition(",")
+    words = ["-chardev", f"{kind},id={name},{options}"]
+    return [*words, "-device", f"virtserialport,nr={number},chardev={name},name={name}"]
 
 
 def _share(tag: str, folder: Path, *, readonly: bool) -> list[str]:

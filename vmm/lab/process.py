@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import BinaryIO
@@ -28,13 +28,14 @@ def emulator(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start an emulator, and kill it when the block ends or this process dies.
 
-    It has a session of its own, so that Ctrl-C at the terminal reaches this process first.
+    It has a session of its own, so that Ctrl-C at the terminal reaches this process first. Its
+    standard input is a pipe.
     """
     guarded = ["setpriv", "--pdeathsig", "KILL", *command] if shutil.which("setpriv") else command
     try:
         process = subprocess.Popen(
             guarded,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=errors,
             stderr=errors,
             pass_fds=pass_fds,
@@ -47,6 +48,9 @@ def emulator(
     finally:
         process.kill()
         process.wait()
+        assert process.stdin is not None
+        with suppress(OSError):  # Nobody is there any more to read the rest.
+            process.stdin.close()
 
 
 class Pipes:

@@ -1,10 +1,14 @@
 """Boots a machine for one command, and returns how that ended."""
 
 import secrets
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
+from typing import IO
 
 from vmm.lab import bochs
 from vmm.lab.errors import LabError
@@ -13,12 +17,15 @@ from vmm.lab.machine import (
     Backend,
     Job,
     Machine,
+    Wiring,
     command_line,
-    first_files,
     module_parameters,
     qemu_command,
 )
+from vmm.lab.monitor import Monitor
 from vmm.lab.process import Late, Limits, Pipes, Sink, emulator, watch
+from vmm.lab.settings import first_files, orders
+from vmm.lab.snapshot import keep, state_path, used
 
 DIFFERS, USAGE, INCONCLUSIVE = 1, 2, 3
 OF_COMMANDS = frozenset({0, 1, 2, 3, 4, 70})
@@ -49,39 +56,116 @@ def run(
 ) -> Ending:
     """Run a command in a machine; ``folder`` gets the logs, ``out`` and ``err`` what it prints.
 
-    ``told`` gets what the log says so far, again and again.
+    ``told`` gets what the log says so far, again and again. A machine that has the job's program
+    loaded is kept as it is then, and the next run of an equal one begins there.
 
     Raises LabError where nothing could be booted.
     """
+    state = state_path(machine, job)
+    if state is not None and state.exists():
+        used(state)
+        ending = _booted(machine, job, folder, (out, err), told, _Start(restores=state))
+        if ending.reports.has_booted:
+            return ending
+        state.unlink(missing_ok=True)
+    return _booted(machine, job, folder, (out, err), told, _Start(keeps=state))
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Which state a machine begins with, or is to leave."""
+
+    restores: Path | None = None
+    keeps: Path | None = None
+
+
+def _booted(
+    machine: Machine,
+    job: Job,
+    folder: Path,
+    sinks: tuple[Sink, Sink],
+    told: Callable[[Reports], None],
+    start: _Start,
+) -> Ending:
     nonce = secrets.token_hex(4)
     first, log, errors = folder / "initramfs", folder / "kernel.log", folder / "emulator.log"
-    try:
-        first.write_bytes(first_files(machine, job, nonce))
-    except OSError as error:
-        raise LabError(f"{first}: {error.strerror}") from None
-    files = bochs.Unpacking(nonce, err)
-    pipes = Pipes(out, files)
     cd = folder / "cd.iso"
+    files = bochs.Unpacking(nonce, sinks[1])
+    pipes = Pipes(sinks[0], files)
+    out, err = pipes.writers
+    ours, theirs = socket.socketpair()
     try:
+        _write(first, b"" if start.restores else first_files(machine, job, nonce))
         if machine.backend is Backend.VMX:
             bochs.make_cd(cd, machine.kernel.image, first, command_line(machine))
-            command = bochs.command(folder, cd, machine.memory_mib, log, *pipes.writers)
+            command = bochs.command(folder, cd, machine.memory_mib, log, out, err)
+            text = b""
         else:
-            command = list(qemu_command(machine, job, first, log, *pipes.writers))
+            wiring = Wiring(first, log, out, err, theirs.fileno(), start.restores)
+            command = list(qemu_command(machine, job, wiring))
+            text = orders(machine, job, nonce, is_restored=start.restores is not None)
         with (
             errors.open("wb") as file,
-            emulator(command, file, pipes.writers) as process,
+            emulator(command, file, (out, err, theirs.fileno())) as process,
         ):
             pipes.close_writers()
+            theirs.close()
+            assert process.stdin is not None
+            giving = _Orders(process.stdin, text, Monitor(ours), start)
             limits = Limits(machine.limit_s, machine.silence_s, machine.life_s)
-            reports, late = watch(process, pipes, LogReader(log, nonce), limits, told)
+            reports, late = watch(
+                process, pipes, LogReader(log, nonce), limits, partial(giving.heard, told)
+            )
     finally:
         pipes.close()
+        ours.close()
+        theirs.close()
         first.unlink(missing_ok=True)
         cd.unlink(missing_ok=True)
     files.unpack(job.folder)
     said = errors.read_text(errors="replace").strip().splitlines()
     return replace(judged(machine, reports, late, said), reports=reports)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror}") from None
+
+
+class _Orders:
+    """Gives a machine its orders when it waits for them, and has its state kept before."""
+
+    def __init__(self, pipe: IO[bytes], text: bytes, monitor: Monitor, start: _Start) -> None:
+        self._pipe = pipe
+        self._text = text
+        self._monitor = monitor
+        self._start = start
+        if start.restores is not None:
+            self._give()
+
+    def heard(self, told: Callable[[Reports], None], reports: Reports) -> None:
+        """Take what a log says, and tell ``told``."""
+        if reports.is_waiting and self._text:
+            self._keep(reports)
+            self._give()
+        told(reports)
+
+    def _keep(self, reports: Reports) -> None:
+        """Keep the state of a machine that has nothing to complain of."""
+        if self._start.keeps is None or reports.complaint or reports.notes:
+            return
+        try:
+            keep(self._monitor, self._start.keeps)
+        except LabError as error:
+            reports.notes.append(f"this machine's state is not kept: {error}")
+
+    def _give(self) -> None:
+        text, self._text = self._text, b""
+        with suppress(OSError):  # It has ended, and its log says why.
+            self._pipe.write(text)
+            self._pipe.flush()
 
 
 def judged(machine: Machine, reports: Reports, late: Late, said: list[str]) -> Ending:

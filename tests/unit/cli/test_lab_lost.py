@@ -19,12 +19,11 @@ from vmm.scenario.codec import history_lines
 from vmm.scenario.features import Features
 
 PLAYED = """\
-import re, sys, time
+import os, re, sys, time
 words = sys.argv[1:]
 log = open(next(w for w in words if w.startswith("file,id=log")).rpartition("path=")[2], "w")
 first = open(words[words.index("-initrd") + 1], "rb").read()
 nonce = re.search(rb"nonce\\0(\\w+)\\0", first)[1].decode()
-asked = [w.decode() for w in re.findall(rb"word\\0([^\\0]*)\\0", first)]
 def report(text):
     log.write(f"[    1.0] memslot-lab {nonce} {text}\\n")
     log.flush()
@@ -38,6 +37,11 @@ def over(status):
     report("over")
     sys.exit()
 
+report("waiting")
+orders = b""
+while not orders.endswith(b"end\\0\\0"):
+    orders += os.read(0, 65536)
+asked = [w.decode() for w in re.findall(rb"word\\0([^\\0]*)\\0", orders)]
 """
 """The beginning of a program that stands for QEMU: it reads what init is to do, and reports."""
 
@@ -58,7 +62,7 @@ def lab(tmp_path: Path, program: str, *words: str) -> Result:
     file.write_text(f"#!{sys.executable}\n{PLAYED}{textwrap.dedent(program)}")
     file.chmod(0o755)
     image = kernel(tmp_path)
-    options = ("--kernel", image, "--backend", "svm", "--timeout", "20")
+    options = ("--kernel", image, "--backend", "svm", "--timeout", "20", "--fresh")
     return CliRunner().invoke(main, ["lab", "run", *options, "--", "check", *words])
 
 

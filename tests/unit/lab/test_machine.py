@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.lab.test_kernel import image, module
-from vmm.lab import initramfs, machine as machines
+from vmm.lab import initramfs, machine as machines, settings
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import from_path
-from vmm.lab.machine import Backend, Job, Machine
+from vmm.lab.machine import Backend, Job, Machine, Wiring
 
 
 @pytest.fixture
@@ -20,23 +20,30 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(kernel, Backend.SVM, ("kvm_amd.npt=0", "kvm.tdp_mmu=N", "quiet"))
 
 
+WIRING = Wiring(Path("i"), Path("l"), 3, 4, 5)
 JOB = Job(("/bin/true", "a b\nc"), Path("/srv/here"), {"A": "b c"}, (Path("/srv/here/code"),))
 
 
+def ordered(machine: Machine) -> list[tuple[str, str]]:
+    """Return what a machine is told to do."""
+    strings = settings.orders(machine, JOB, "n", is_restored=False).decode().split("\0")[:-1]
+    return list(zip(strings[::2], strings[1::2], strict=True))
+
+
 def test_modules_get_their_own_parameters(machine: Machine) -> None:
-    steps = machines.settings(machine, JOB, "n")
+    steps = settings.first_settings(machine, JOB, "n")
     loaded = [value for key, value in steps if key == "module"]
     assert loaded == ["kvm force_emulation_prefix=1 tdp_mmu=N", "kvm_amd npt=0"]
-    told = [value for key, value in steps if key == "parameter"]
+    told = [value for key, value in ordered(machine) if key == "parameter"]
     assert told == ["kvm_amd.npt", "kvm.tdp_mmu"]
 
 
 def test_only_the_job_s_folder_can_be_written(machine: Machine) -> None:
-    steps = machines.settings(machine, JOB, "n")
+    steps = ordered(machine)
     assert [value for key, value in steps if key == "writable"] == ["share /srv/here"]
     keys = [key for key, _ in steps]
     assert keys.index("keep") < keys.index("writable") < keys.index("again")
-    command = machines.qemu_command(machine, JOB, Path("i"), Path("l"), 3, 4)
+    command = machines.qemu_command(machine, JOB, WIRING)
     shares = [word for word in command if word.startswith("local,")]
     assert [word.endswith("readonly=on") for word in shares] == [True, False]
 
@@ -44,12 +51,12 @@ def test_only_the_job_s_folder_can_be_written(machine: Machine) -> None:
 def test_a_complaint_ends_the_machine(machine: Machine) -> None:
     words = machines.command_line(machine).split()
     assert {"oops=panic", "panic_on_warn=1", "panic=-1", "kvm_amd.npt=0"} <= set(words)
-    assert "-no-reboot" in machines.qemu_command(machine, JOB, Path("i"), Path("l"), 3, 4)
+    assert "-no-reboot" in machines.qemu_command(machine, JOB, WIRING)
 
 
 def test_settings_keep_every_byte_of_a_word(machine: Machine) -> None:
-    text = initramfs.settings_text(machines.settings(machine, JOB, "n"))
-    assert text.endswith(b"word\0/bin/true\0word\0a b\nc\0")
+    text = settings.orders(machine, JOB, "n", is_restored=False)
+    assert text.endswith(b"word\0/bin/true\0word\0a b\nc\0end\0\0")
 
 
 def test_a_nul_byte_is_refused() -> None:
@@ -60,7 +67,7 @@ def test_a_nul_byte_is_refused() -> None:
 def test_a_comma_in_a_folder_s_name_is_refused(machine: Machine) -> None:
     job = Job(("/bin/true",), Path("/a,b"))
     with pytest.raises(LabError, match="comma"):
-        machines.qemu_command(machine, job, Path("i"), Path("l"), 3, 4)
+        machines.qemu_command(machine, job, WIRING)
 
 
 def test_a_backend_that_is_not_there_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,59 @@
+"""Loads what the commands need, and waits: then it is the command that its orders name.
+
+The lab starts it in a machine before the host's files are there, as `vmm/lab/init.c` says. Where
+loading takes seconds, a machine that is kept in this state saves them.
+"""
+
+import importlib
+import os
+import pkgutil
+import random
+import sys
+from collections import defaultdict
+from contextlib import suppress
+from typing import NoReturn
+
+import vmm
+from vmm.cli.__main__ import run
+
+PROGRAM = "vmm.cli"
+"""Orders for this program have it before the command's arguments."""
+
+_LOADED_FD = 3
+_CANNOT_ENTER = 126
+
+
+def main() -> NoReturn:
+    """Be what standard input says, once it has said all."""
+    for module in pkgutil.walk_packages(vmm.__path__, "vmm."):
+        with suppress(ImportError):  # What is optional is not in the machine.
+            importlib.import_module(module.name)
+    os.write(_LOADED_FD, b"1")
+    os.close(_LOADED_FD)
+    text = sys.stdin.buffer.read()
+    orders: defaultdict[str, list[str]] = defaultdict(list)
+    strings = [os.fsdecode(each) for each in text.split(b"\0")[:-1]]
+    for key, value in zip(strings[::2], strings[1::2], strict=True):
+        orders[key].append(value)
+    _enter(orders["root"][-1], orders["folder"][-1])
+    os.environ.clear()
+    for each in orders["variable"]:
+        name, _, value = each.partition("=")
+        os.environ[name] = value
+    words = orders["word"]
+    sys.argv = ["vmm", *words[words.index(PROGRAM) + 1 :]]
+    random.seed()  # What is kept is the same in every machine.
+    run()
+
+
+def _enter(root: str, folder: str) -> None:
+    try:
+        os.chroot(root)
+        os.chdir(folder)
+    except OSError as error:
+        sys.stderr.write(f"cannot enter {folder}: {error.strerror}\n")
+        os._exit(_CANNOT_ENTER)
+
+
+if __name__ == "__main__":
+    main()

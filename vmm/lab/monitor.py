@@ -1,0 +1,58 @@
+"""Talks to QEMU (QMP): has the state of a machine kept."""
+
+import json
+import shlex
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from vmm.lab.errors import LabError
+
+_ANSWER_S = 30.0
+_KEEP_S = 60.0
+_AT_ONCE = 1 << 40
+"""Bytes a second: as fast as can be."""
+
+
+class Monitor:
+    """The end of a connection whose other end is QEMU's, in its mode "control"."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(_ANSWER_S)
+        self._lines = connection.makefile("rwb")
+        self._is_new = True
+
+    def keep(self, path: Path) -> None:
+        """Write the machine's state to a file; the machine goes on. Raises LabError."""
+        where = f"exec:cat > {shlex.quote(str(path))}"
+        self._ask("migrate-set-parameters", {"max-bandwidth": _AT_ONCE})
+        self._ask("migrate", {"uri": where})
+        end = time.monotonic() + _KEEP_S
+        while (now := self._ask("query-migrate", {}))["status"] not in ("completed", "failed"):
+            if time.monotonic() > end:
+                raise LabError("QEMU takes too long to write the machine's state")
+            time.sleep(0.02)
+        if now["status"] == "failed":
+            raise LabError(f"QEMU cannot write the machine's state: {now.get('error-desc', '?')}")
+        self._ask("cont", {})
+
+    def _ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a command."""
+        if self._is_new:
+            self._is_new = False
+            self._lines.readline()  # The greeting.
+            self._ask("qmp_capabilities", {})
+        try:
+            said = json.dumps({"execute": command, "arguments": arguments})
+            self._lines.write(said.encode() + b"\n")
+            self._lines.flush()
+            while line := self._lines.readline():
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise LabError(f"QEMU: {command}: {answer['error'].get('desc', '?')}")
+                if "return" in answer:
+                    return dict(answer["return"])
+        except (OSError, ValueError) as error:
+            raise LabError(f"QEMU: {command}: {error}") from None
+        raise LabError(f"QEMU: {command}: it has ended")

@@ -1,0 +1,121 @@
+"""What a machine's first process is told, which init.c explains, and the machine's first files.
+
+QEMU's machine is told in two parts: until it gets its orders, nothing of the host's files is in
+use, and nothing in it belongs to one command.
+"""
+
+import gzip
+import secrets
+import time
+
+from vmm.lab import bochs, initramfs
+from vmm.lab.bundle import bundled
+from vmm.lab.errors import LabError
+from vmm.lab.log import SIGN
+from vmm.lab.machine import Backend, Job, Machine, loadable, module_parameters
+
+_ALWAYS = {
+    "kvm": ("force_emulation_prefix=1",),  # Guests may ask for its emulator.
+    "kvm_intel": ("pml=0",),  # Bochs logs addresses with their low bits, of which KVM warns.
+}
+"""Parameters of modules, unless told otherwise."""
+
+_ROOT = "/host"
+"""Where the host's files are mounted."""
+
+_MAX_ORDERS = 1 << 16
+"""Bytes that a pipe takes at once, whether or not the machine reads them."""
+
+
+def first_settings(machine: Machine, job: Job, nonce: str) -> list[initramfs.Setting]:
+    """Return what the machine begins with: bochs's is told all of it."""
+    steps = [("nonce", nonce), *_modules(machine)]
+    if machine.backend is Backend.VMX:
+        steps += [("out", "/dev/ttyS1"), ("err", "/dev/ttyS2")]
+        return steps + _command(machine, job, nonce, bochs.packing(job.words[0], nonce, job.words))
+    steps += [("out", "/dev/vport0p1"), ("err", "/dev/vport0p2"), ("orders", "/dev/vport0p3")]
+    if preloads(machine, job):
+        steps += _variables(job) + [("preloaded", word) for word in job.preloaded]
+    return steps
+
+
+def preloads(machine: Machine, job: Job) -> bool:
+    """Return whether the machine has the job's program loaded before it gets orders."""
+    return bool(job.preloaded) and machine.backend is not Backend.VMX and machine.memory_mib >= 1024
+
+
+def orders(machine: Machine, job: Job, nonce: str, *, is_restored: bool) -> bytes:
+    """Return what is to be done then. Raises LabError if that is too long."""
+    steps = [("nonce", nonce)] if is_restored else []
+    steps += [("clock", str(int(time.time()))), ("random", secrets.token_hex(32)), ("root", _ROOT)]
+    steps += [*_shares(job), *_command(machine, job, nonce, job.words), ("end", "")]
+    text = initramfs.settings_text(steps)
+    if len(text) > _MAX_ORDERS:
+        raise LabError(f"the command and its environment have more than {_MAX_ORDERS} bytes")
+    return text
+
+
+def _modules(machine: Machine) -> list[initramfs.Setting]:
+    own = module_parameters(machine)
+    steps = []
+    for module in loadable(machine):
+        words = [module.name, *_ALWAYS.get(module.name, ())]
+        for name, value in own.items():
+            owner, _, parameter = name.partition(".")
+            words += [f"{parameter}={value}"] * (owner == module.name)
+        steps.append(("module", " ".join(words)))
+    return steps
+
+
+def _command(
+    machine: Machine, job: Job, nonce: str, words: tuple[str, ...]
+) -> list[initramfs.Setting]:
+    steps = [("parameter", name) for name in module_parameters(machine)]
+    steps += [("kvm", "yes"), *_variables(job), ("variable", f"{SIGN}=memslot-lab {nonce}")]
+    return [*steps, ("folder", str(job.folder)), *(("word", word) for word in words)]
+
+
+def _variables(job: Job) -> list[initramfs.Setting]:
+    return [("variable", f"{name}={value}") for name, value in job.environment.items()]
+
+
+def _shares(job: Job) -> list[initramfs.Setting]:
+    kept = [str(path) for path in job.kept if path.is_relative_to(job.folder)]
+    return [
+        ("readonly", "host /"),
+        *(("keep", path) for path in kept),
+        ("writable", f"share {job.folder}"),
+        *(("again", path) for path in kept),
+    ]
+
+
+def first_files(machine: Machine, job: Job, nonce: str) -> bytes:
+    """Return the initramfs."""
+    folders = ("dev", "proc", "sys", "root", "modules", _ROOT.lstrip("/"))
+    files = [initramfs.folder(path) for path in folders]
+    files.append(initramfs.program("init", initramfs.compiled_init()))
+    text = initramfs.settings_text(first_settings(machine, job, nonce))
+    files.append(initramfs.program("lab.conf", text))
+    files += [
+        initramfs.program(f"modules/{module.name}.ko", module.content)
+        for module in loadable(machine)
+    ]
+    archive = initramfs.archive(files)
+    if machine.backend is Backend.VMX:
+        return _packed(_everything(job)) + archive
+    if preloads(machine, job):
+        return initramfs.archive(bundled(job.code, ())) + archive
+    return archive
+
+
+def _everything(job: Job) -> bytes:
+    entries = bundled(job.code, job.inputs)
+    places = {str(place) for place in (job.folder, *job.folder.parents)} - {"/"}
+    known = {path for path, _, _ in entries}
+    missing = sorted(place.lstrip("/") for place in places if place.lstrip("/") not in known)
+    return initramfs.archive([*map(initramfs.folder, missing), *entries])
+
+
+def _packed(archive: bytes) -> bytes:
+    packed = gzip.compress(archive, 1)
+    return packed + bytes(-len(packed) % 4)

@@ -1,0 +1,76 @@
+"""States of machines that have booted and loaded a command, and wait for orders.
+
+A state is kept under a name that changes with all that went into the machine: kernel, modules,
+parameters, this Python and its packages, this project, the emulator.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from vmm.lab import initramfs
+from vmm.lab.bundle import sources
+from vmm.lab.cache import cache_folder
+from vmm.lab.errors import LabError
+from vmm.lab.machine import QEMU, Backend, Job, Machine, command_line, loadable
+from vmm.lab.monitor import Monitor
+from vmm.lab.settings import first_settings, preloads
+
+KEPT = 12
+"""So many states stay: each has the bytes of the machine's memory that are in use, 0.2 GB or so."""
+
+_ROOM = 2 << 30
+"""Bytes that have to be free for one more."""
+
+
+def state_path(machine: Machine, job: Job) -> Path | None:
+    """Return where the state of a machine is or would be; None if it cannot have one."""
+    if machine.backend is not Backend.SVM or not preloads(machine, job):
+        return None
+    digest = hashlib.sha256()
+    for part in _parts(machine, job):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return cache_folder() / "snapshots" / digest.hexdigest()
+
+
+def _parts(machine: Machine, job: Job) -> Iterator[bytes]:
+    """Yield all that a machine is made of; files of Python by their times and sizes."""
+    emulator = shutil.which(QEMU)
+    files = sorted({Path(emulator).resolve() if emulator else Path(QEMU), *sources(job.code)})
+    yield (machine.kernel.direct or machine.kernel.image).read_bytes()
+    for module in loadable(machine):
+        yield module.content
+    yield initramfs.compiled_init()
+    yield initramfs.settings_text(first_settings(machine, job, ""))
+    yield f"{machine.cpus} {machine.memory_mib} {command_line(machine)}".encode()
+    for path in files:
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            yield os.fsencode(path) + f" {status.st_size} {status.st_mtime_ns}".encode()
+
+
+def keep(monitor: Monitor, path: Path) -> None:
+    """Keep the state of a machine that waits, and forget the oldest. Raises LabError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(path.parent).free < _ROOM:
+            raise LabError(f"{path.parent}: no room for the machine's state")
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            part = Path(scratch, "state")
+            monitor.keep(part)
+            part.replace(path)
+        states = [each for each in path.parent.iterdir() if each.is_file()]
+        for each in sorted(states, key=lambda each: each.stat().st_mtime)[:-KEPT]:
+            each.unlink(missing_ok=True)
+    except OSError as error:
+        raise LabError(f"{path.parent}: {error.strerror}") from None
+
+
+def used(path: Path) -> None:
+    """Have a state outlast those that are used less."""
+    with suppress(OSError):
+        os.utime(path)
