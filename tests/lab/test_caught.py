@@ -33,6 +33,9 @@ HARMLESS = {
     "generation-comes-round": "131,072 moves below the library take longer than a test may",
     "pusha-in-a-hole": "fails without a fault: em_pusha",
     "pusha-on-a-readonly-slot": "fails without a fault: em_pusha",
+    "pusha-from-a-slot-into-a-hole": "fails without a fault: em_pusha",
+    "popa-in-a-hole": "fails without a fault: em_popa",
+    "popa-from-a-slot-into-a-hole": "fails without a fault: em_popa",
     "enter-of-16-bits-in-a-hole": "fails without a fault: em_enter",
     "enter-of-16-bits-in-memory": "fails without a fault where KVM emulates it: em_enter",
     "devices-eventfd-of-any-length-after-a-range": "fails without a fault: kvm_io_bus_cmp",
@@ -40,6 +43,8 @@ HARMLESS = {
     "instructions-that-kvm-emulates-are-logged": _FORCED,
     "sgdt-in-a-hole": "hangs without a fault: segmented_write_std",
     "sidt-on-a-readonly-slot": "hangs without a fault: segmented_write_std",
+    "fxsave-in-a-hole": "hangs without a fault: segmented_write_std",
+    "state-on-a-readonly-slot": "takes a processor that saves vectors: KVM's emulator does not",
     "memfd-refuse-an-end-beyond-2-to-the-63": "fails without a fault where eba85fee7fc6 is not in",
 }
 """Scenarios that no fault of the wrong kernel makes fail, and why."""

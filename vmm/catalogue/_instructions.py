@@ -23,7 +23,8 @@ FILL = MMIO_FILL * 0x0101_0101
 UPDATES = tuple(
     row
     for row in INSTRUCTIONS.values()
-    if not (row.is_stack or row.repeats or row.copies or row.sizes)
+    if row.register is not None
+    and not (row.is_stack or row.sizes or row.name == "cmp")
     and not row.name.startswith(("load", "store"))
 )
 """The instructions that read a place in memory and write it."""

@@ -181,13 +181,13 @@ _ON_HOLES = (
 )
 
 
-def _readonly(name: str, why: str, *operations: AnyOperation) -> Scenario:
+def _readonly(name: str, why: str, *operations: AnyOperation, slow: bool = False) -> Scenario:
     return instruction_scenario(
         name,
         why,
         *operations,
         source="KVM_CAP_READONLY_MEM",
-        tags=("readonly",),
+        tags=("readonly", "slow") if slow else ("readonly",),
         needs=("readonly_mem",),
     )
 
@@ -336,6 +336,30 @@ _LONG = (
 )
 
 
+_LONG_BORDERS = (
+    instruction_scenario(
+        "instructions-of-64-bits-over-pages-and-slots",
+        "In 64-bit mode, too, the border of two pages, or of two slots, is none.",
+        *creates(Slot(1, 0x100, at("a"), 2), Slot(2, 0x102, at("b"))),
+        *over(_BORDER, UPDATES, "long"),
+        *over(_START, UPDATES, "long"),
+        Inspect(),
+        tags=("straddle", "slow"),
+    ),
+    _readonly(
+        "instructions-of-64-bits-on-a-readonly-slot",
+        "In 64-bit mode an instruction reads a READONLY slot, and exits with what it writes.",
+        *creates(_HIGH, _RO),
+        *every_update(UPDATES, gpa_of(0x102, 0x40), tag(1, 1), "long"),
+        *over(_START, UPDATES, "long", widest=True),
+        *over(gpa_of(0x103), UPDATES, "long", widest=True),
+        *over(_END, UPDATES, "long", widest=True),
+        Inspect(),
+        slow=True,
+    ),
+)
+
+
 _ACCESSES = tuple(row for row in INSTRUCTIONS.values() if row.name.startswith(("load", "store")))
 
 
@@ -393,4 +417,5 @@ _WIDE = (
 def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return the scenarios of instructions that read memory and write it."""
     ring = _ring(features)
-    return (*(*_ON_MEMORY, *_ON_HOLES, *_ON_READONLY, *_LOGS, ring, _IN_SMM, *_LONG, *_WIDE),)
+    in_memory = (*_ON_MEMORY, *_ON_HOLES, *_ON_READONLY, *_LOGS, ring, _IN_SMM)
+    return (*in_memory, *_LONG, *_LONG_BORDERS, *_WIDE)

@@ -1,6 +1,9 @@
 """Instructions of the stack, of strings and of descriptor tables, on slots and where none is."""
 
 from collections.abc import Iterator
+from itertools import product
+
+import msgspec
 
 from vmm.catalogue._build import A, B, Slot, at, creates
 from vmm.catalogue._instructions import MANUALS, gpa_of, instruction_scenario
@@ -70,6 +73,18 @@ def _strings(gpa: int, count: int, *modes: Mode) -> Iterator[Instruction]:
                     )
 
 
+def _comparisons(*places: int) -> Iterator[Instruction]:
+    """Yield comparisons of elements at each place with a copy of it, and with another one."""
+    source = gpa_of(0x110, 0x80)
+    for place, mode in product(places, _BOTH):
+        for width in INSTRUCTIONS["repe-cmps"].widths(mode):
+            compare = Instruction("repe-cmps", place, width, source=source, count=9, mode=mode)
+            yield compare
+            yield Instruction("rep-movs", source, width, source=place, count=9, mode=mode)
+            yield compare
+            yield msgspec.structs.replace(compare, down=True)
+
+
 _STACKS = (
     instruction_scenario(
         "stack-in-memory",
@@ -82,9 +97,11 @@ _STACKS = (
     ),
     instruction_scenario(
         "stack-over-two-slots",
-        "A stack goes on from a slot into the one below.",
-        *creates(_LOW, _HIGH),
+        "A stack goes on from a slot into the one below, and from a page.",
+        *creates(_LOW, Slot(2, 0x101, at("b"), 2)),
         *_stack(_BORDER, *_BOTH),
+        *_stack(_START, *_BOTH),
+        Instruction("pusha", _START - 15, 4, _VALUE, 0x1111, 0x2222, 0x3333),
         Instruction("pusha", _BORDER - 15, 4, _VALUE, 0x1111, 0x2222, 0x3333),
         tags=("stack", "straddle"),
     ),
@@ -160,6 +177,7 @@ _STRINGS = (
         *creates(_LOW, _HIGH, _FAR),
         *_copies(_BORDER - 21, gpa_of(0x111) - 17, 11, *_BOTH),
         *_strings(_BORDER - 21, 11, *_BOTH),
+        *_strings(gpa_of(0x111) - 21, 11, *_BOTH),
         tags=("string", "straddle"),
     ),
     instruction_scenario(
@@ -225,6 +243,38 @@ _STRINGS = (
         needs=("readonly_mem",),
     ),
     instruction_scenario(
+        "strings-of-64-bits-over-readonly-borders",
+        "In 64-bit mode, too, a READONLY slot is read as memory, and exits where it is written.",
+        *creates(_HIGH, _RO, _FAR),
+        *_copies(_START - 7, gpa_of(0x110, 0x80), 4, "long"),
+        *_copies(_END - 7, gpa_of(0x110, 0x80), 4, "long"),
+        *_copies(gpa_of(0x110, 0x80), _START - 7, 4, "long"),
+        *_strings(_START - 7, 4, "long"),
+        *_strings(_END - 7, 4, *_BOTH),
+        *_strings(gpa_of(0x102, 0x80), 4, "long"),
+        *_strings(gpa_of(0x120, 0x80), 4, *_BOTH),
+        tags=("string", "readonly", "slow"),
+        needs=("readonly_mem",),
+    ),
+    instruction_scenario(
+        "strings-that-are-compared",
+        "Elements are compared wherever they are: over borders of slots, READONLY ones and holes.",
+        *creates(_LOW, _HIGH, _RO, _FAR),
+        *_comparisons(
+            gpa_of(0x100, 0x40),
+            _BORDER - 17,
+            gpa_of(0x102, 0x40),
+            gpa_of(0x103) - 17,
+            _START - 17,
+            _END - 17,
+            gpa_of(0x112) - 17,
+            gpa_of(0x113) - 17,
+            gpa_of(0x120, 0x40),
+        ),
+        tags=("string", "readonly", "slow"),
+        needs=("readonly_mem",),
+    ),
+    instruction_scenario(
         "strings-are-logged",
         "The pages that elements were copied to are in the dirty log, and not those read.",
         _LOGGED.create(),
@@ -277,6 +327,11 @@ _KNOWN = (
         "pusha-on-a-readonly-slot",
         "Each of the eight registers that pusha pushes onto a READONLY slot exits.",
         Instruction("pusha", gpa_of(0x102, 0x40), 2, _VALUE, 0x1111, 0x2222, 0x3333),
+    ),
+    _known(
+        "pusha-from-a-slot-into-a-hole",
+        "Of the registers that pusha pushes over a border those outside exit, one by one.",
+        Instruction("pusha", _BORDER - 14, 4, _VALUE, 0x1111, 0x2222, 0x3333),
     ),
     _known(
         "enter-of-16-bits-in-a-hole",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from guests import image
 from vmm.kvm.registers import RFLAGS_ALWAYS_SET, Registers
 from vmm.scenario.history import Mmio, Ran
-from vmm.scenario.instruction_effects import ARITHMETIC, descriptor_table
+from vmm.scenario.instruction_effects import ARITHMETIC, descriptor_table, way
 from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, operands
 from vmm.scenario.operations import Instruction
 
@@ -50,15 +50,9 @@ def ran(op: Instruction, before: Registers, after: Registers, exits: tuple[Mmio,
         after.rbx & mask,
         after.rcx & mask,
         after.rdx & mask,
-        _way(before.rsp, after.rsp, bits),
-        _way(before.rsi, after.rsi, bits),
-        _way(before.rdi, after.rdi, bits),
+        way(before.rsp, after.rsp, op.mode),
+        way(before.rsi, after.rsi, op.mode),
+        way(before.rdi, after.rdi, op.mode),
         after.rflags & ARITHMETIC,
         exits,
     )
-
-
-def _way(before: int, after: int, bits: int) -> int:
-    """Return how far a pointer went, which may be past 0, or past the end of what it can hold."""
-    half = 1 << bits - 1
-    return ((after - before + half) & ((1 << bits) - 1)) - half

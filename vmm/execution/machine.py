@@ -57,7 +57,7 @@ from vmm.scenario.operations import (
     guest_count,
     pages_of,
 )
-from vmm.scenario.plan import reaches_beyond_real_mode
+from vmm.scenario.plan import needs_cpuid
 from vmm.scenario.slots import MAX_PAGES
 
 _CHILD_FAILED = 255
@@ -321,7 +321,7 @@ class Machine:
 
 def _cpuid(kvm: Kvm, scenario: Scenario, touch_limit: int) -> CData | None:
     """Return the CPUID of vCPUs that may use the addresses of a scenario; None for real mode."""
-    if not reaches_beyond_real_mode(scenario):
+    if not needs_cpuid(scenario):
         return None
     return kvm.cpuid_with_gpa_bits((touch_limit - 1).bit_length())
 

@@ -15,6 +15,7 @@ from vmm.fuzz import pools
 from vmm.fuzz.calls import Calls
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.extras import Extras
+from vmm.fuzz.instructions import certain
 from vmm.fuzz.looks import Looks
 from vmm.fuzz.mutate import mutate
 from vmm.fuzz.racing import race_scenario
@@ -50,13 +51,13 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
     dice = Dice(seed)
     name = f"fuzz-{seed:016x}"
     if bases and dice.chance(_MUTANTS):
-        return mutate(dice, dice.pick(bases), features, name)
+        return certain(mutate(dice, dice.pick(bases), features, name), features)
     odd = Dice(seed ^ _ODD)
     if odd.chance(_RACES):
         return race_scenario(odd, features, name)
     drawn = _with_odd_taste(pools.draw(dice, features), features, odd)
     composer = _Composer(dice, features, drawn)
-    return Scenario(
+    made = Scenario(
         name=name,
         operations=tuple(composer.operations()),
         mappings=drawn.mappings,
@@ -68,6 +69,7 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
         needs=_needs(drawn),
         guest=pools.GUEST,
     )
+    return certain(made, features)
 
 
 def _with_odd_taste(drawn: pools.Pools, features: Features, dice: Dice) -> pools.Pools:

@@ -1,21 +1,49 @@
 """Single instructions of random scenarios: any row of the table, on what is likely to be there."""
 
+from collections.abc import Iterator
+
+import msgspec
+
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import Pools
 from vmm.fuzz.world import World
+from vmm.model.model import Model
 from vmm.scenario.content import MMIO_FILL, identity
+from vmm.scenario.features import Features
+from vmm.scenario.history import AnyOutcome, Header, Ran
 from vmm.scenario.instructions import INSTRUCTIONS, MAX_STRING_BYTES, Mode, Row
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
+    READONLY,
     REAL_MODE_END,
+    AnyOperation,
     AsId,
+    Execute,
+    HostWrite,
     Instruction,
+    MappingKind,
     Place,
+    Scenario,
+    Sweep,
 )
+from vmm.scenario.plan import steps
 from vmm.scenario.slots import as_id_of
 
-_ROWS = tuple(row for row in INSTRUCTIONS.values() if not row.stores_table and row.name != "pusha")
-"""Outside of memory the others meet known issues of KVM's emulator, and some of them hang there."""
+_STATES = ("fxsave", "fxsave64", "fxrstor64")
+_IN_MEMORY = tuple(
+    row
+    for row in INSTRUCTIONS.values()
+    if row.cannot_exit or row.name in ("pusha", "popa", *_STATES)
+)
+"""Outside of memory these meet known issues of KVM's emulator, or leave what nobody knows."""
+
+_ROWS = tuple(row for row in INSTRUCTIONS.values() if row not in _IN_MEMORY)
+_IN_MEMORY_SHARE = 0.08
+_STATE_OFFSETS = (0xA00, 0xA00, 0xC00, 0xF00)
+"""Where a state is saved that is in nobody's way: elsewhere much is read, and has to be known."""
+
+_MXCSR, _RESET_MXCSR = 24, 0x1F80
+_PLAIN: tuple[MappingKind, ...] = ("anonymous", "shared", "memfd", "thp", "hugetlb")
 
 _VALUES = 1 << 32
 _FILLED = MMIO_FILL * 0x0101_0101
@@ -30,16 +58,28 @@ class Instructions:
         self._world = world
         self._modes: tuple[Mode, ...] = ("real", "real", "long") if pools.has_long else ("real",)
 
-    def at(self, page: int, vcpu: int, as_id: AsId) -> Instruction:
-        """Return an instruction on a page, or over one of its borders."""
+    def at(self, page: int, vcpu: int, as_id: AsId) -> Iterator[AnyOperation]:
+        """Yield an instruction on a page, or over one of its borders, and what it needs first."""
         dice = self._dice
         mode = dice.pick(self._modes)
         if self._pools.has_long and not _is_low(page):
             mode = "long"
-        row = dice.pick([row for row in _ROWS if row.widths(mode)])
+        rows = _ROWS
+        place = self._memory(page, as_id) if dice.chance(_IN_MEMORY_SHARE) else None
+        if place is not None:
+            rows = _IN_MEMORY
+        row = dice.pick([row for row in rows if row.widths(mode)])
+        operation = self._make(row, mode, page, vcpu, as_id)
+        if row.name == "fxrstor64" and place is not None:  # Another control word is a fault.
+            offset = place.offset + operation.gpa - page + _MXCSR
+            yield HostWrite(Place(place.mapping, offset), _RESET_MXCSR)
+        yield operation
+
+    def _make(self, row: Row, mode: Mode, page: int, vcpu: int, as_id: AsId) -> Instruction:
+        dice = self._dice
         widths = [w for w in row.widths(mode) if (row.name, w) != ("enter", 2)]
         width = dice.pick(widths)
-        offset = dice.pick((0, 0x40, 0x40, 0x100))
+        offset = dice.pick(_STATE_OFFSETS if row.name in _STATES else (0, 0x40, 0x40, 0x100))
         if dice.chance(0.25) and not row.is_aligned:
             offset = PAGE_SIZE_BYTES - dice.between(1, max(width - 1, 1))
         count = self._count(row, width)
@@ -61,6 +101,21 @@ class Instructions:
             vcpu=vcpu,
             as_id=as_id,
         )
+
+    def _memory(self, page: int, as_id: AsId) -> Place | None:
+        """Return the memory of a page, where it and the next one are probably a writable slot's."""
+        if self._pools.tastes:
+            return None
+        kinds = {mapping.name: mapping.kind for mapping in self._pools.mappings}
+        for slot in self._world.slots.values():
+            start, hva = slot.guest_phys_addr, slot.userspace_addr
+            end = start + slot.memory_size
+            if as_id_of(slot.slot) == as_id and start <= page <= end - 2 * PAGE_SIZE_BYTES:
+                if slot.flags & READONLY or not isinstance(hva, Place):
+                    return None
+                if kinds.get(hva.mapping) in _PLAIN:
+                    return Place(hva.mapping, hva.offset + page - start)
+        return None
 
     def _count(self, row: Row, width: int) -> int:
         if not row.repeats:
@@ -91,6 +146,34 @@ class Instructions:
                     number = (hva.offset + page - start) // PAGE_SIZE_BYTES
                     return identity(names.index(hva.mapping), number)
         return _FILLED
+
+
+def certain(scenario: Scenario, features: Features) -> Scenario:
+    """Return a scenario without those instructions that are not in memory after all.
+
+    Nor is there anything in it, then, that reads what nobody knows.
+    """
+    names = {row.name for row in _IN_MEMORY}
+    if not any(isinstance(op, Instruction) and op.name in names for op in scenario.operations):
+        return scenario
+    model = Model.of(Header(scenario, features))
+    doubtful: set[int] = set()
+    for step in steps(scenario, features.touch_limit):
+        op, allowed = step.operation, model.allowed(step.operation)
+        if isinstance(op, Instruction | Sweep | Execute):
+            exits = any(_leaves_memory(each.outcome) for each in allowed)
+            is_risky = isinstance(op, Instruction) and op.name in names
+            if not allowed or (is_risky and exits):
+                doubtful.add(step.origin)
+                continue
+        if allowed:
+            allowed[0].adopt()
+    operations = (op for at, op in enumerate(scenario.operations) if at not in doubtful)
+    return msgspec.structs.replace(scenario, operations=tuple(operations))
+
+
+def _leaves_memory(outcome: AnyOutcome) -> bool:
+    return isinstance(outcome, Ran) and bool(outcome.mmio)
 
 
 def _is_low(page: int) -> bool:

@@ -19,6 +19,7 @@ from vmm.scenario.operations import (
     Execute,
     GetDirtyLog,
     HostWrite,
+    Instruction,
     Place,
     SetUserMemoryRegion,
     Sweep,
@@ -138,10 +139,11 @@ class Looks:
 
     def _instruction(self, page: int, as_id: AsId) -> Iterator[AnyOperation]:
         """Yield an instruction, if it is within reach, and perhaps a look at what it did."""
-        operation = self._one.at(page, self._vcpu(), as_id)
-        reach = self._pools.reach
+        operations = tuple(self._one.at(page, self._vcpu(), as_id))
+        operation, reach = operations[-1], self._pools.reach
+        assert isinstance(operation, Instruction)
         if all(within_reach(gpa, length, reach) for gpa, length in accessed(operation)):
-            yield operation
+            yield from operations
             if self._dice.chance(0.3):
                 gpa = min(operation.gpa, reach - 4)
                 if within_reach(gpa, 4, reach):

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from vmm.fuzz.pools import GUEST
 from vmm.scenario.operations import (
     GUEST_MEMFD,
+    GUEST_SIZE_BYTES,
+    LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
     SetUserMemoryRegion,
@@ -19,6 +22,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.slots import MAX_PAGES, as_id_of
 
 _FORMER_LIMIT = 48
+_FLAGS = LOG_DIRTY_PAGES | READONLY | GUEST_MEMFD
 
 
 @dataclass(slots=True)
@@ -67,7 +71,9 @@ class World:
         start, end = op.guest_phys_addr, op.guest_phys_addr + op.memory_size
         if (start | op.memory_size) % PAGE_SIZE_BYTES or end // PAGE_SIZE_BYTES > self.last_gfn + 1:
             return False
-        if pages_of(op.memory_size) > MAX_PAGES:
+        if pages_of(op.memory_size) > MAX_PAGES or op.flags & ~_FLAGS:
+            return False
+        if start < GUEST.gpa + GUEST_SIZE_BYTES and GUEST.gpa < end:
             return False
         for number, other in self.slots.items():  # A generator would take twice as long.
             place = other.guest_phys_addr

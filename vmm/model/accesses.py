@@ -219,6 +219,23 @@ class Accesses:
                 data += _FILL * piece.length
         return data
 
+    def are_vague(self, pieces: Iterable[Piece]) -> bool:
+        """Whether nobody knows what some of it holds."""
+        contents = self._contents
+        return not contents.knows_all and any(
+            piece.kind == "memory" and contents.is_vague(piece.mapping, piece.offset, piece.length)
+            for piece in pieces
+        )
+
+    def blurred(self, op: Instruction, pieces: Iterable[Piece], *, surely: bool) -> None:
+        """Write what nobody knows where the pieces lie in writable memory, surely or perhaps."""
+        for piece in pieces:
+            if piece.slot is not None and not leaves_memory(piece, write=True):
+                self._slots.hit(piece.slot)
+                self._contents.blur(piece.mapping, piece.offset, piece.length)
+                page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
+                self._tracking.kernel_wrote(op.vcpu, piece.slot, page, surely=surely)
+
     def was_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
         """Note which slots were looked up, and which pages may be reported as read from now on."""
         for piece in pieces:

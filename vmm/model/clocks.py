@@ -163,7 +163,7 @@ class Clocks:
                     for index in range(op.width)
                     if self._is_veiled(op.gpa + index, 1, op.as_id)
                 )
-        elif any(self._is_veiled(gpa, length, op.as_id) for gpa, length in _accessed(op)):
+        elif any(self._is_veiled(gpa, length, op.as_id) for gpa, length in self._accessed(op)):
             return ()
         return tuple(
             Allowed(
@@ -260,17 +260,17 @@ class Clocks:
                     return True
         return False
 
-
-def _accessed(op: Sweep | Execute | Instruction) -> Iterator[tuple[int, int]]:
-    """Yield (gpa, length) of what an access reads, or writes after having read it."""
-    match op:
-        case Sweep():
-            if op.access == "read":
-                yield op.gpa, op.count * op.width
-        case Execute():
-            yield op.gpa, PAGE_SIZE_BYTES
-        case Instruction():
-            yield from accessed(op)
+    def _accessed(self, op: Sweep | Execute | Instruction) -> Iterator[tuple[int, int]]:
+        """Yield (gpa, length) of what an access reads, or writes after having read it."""
+        match op:
+            case Sweep():
+                if op.access == "read":
+                    yield op.gpa, op.count * op.width
+            case Execute():
+                yield op.gpa, PAGE_SIZE_BYTES
+            case Instruction():
+                if self.exist:  # Whether it reads what nobody knows has been asked before.
+                    yield from accessed(op)
 
 
 def _unknown(outcome: AnyOutcome, unknown: int) -> AnyOutcome:

@@ -48,6 +48,8 @@ class Contents:
         self._copied: set[PageKey] = set()
         self._before: dict[str, dict[int, _Before]] = {name: {} for name in self._order}
         self._vague = Vague()
+        self.is_blurred = False
+        """Whether a guest has written what nobody knows."""
 
     def read(self, mapping: str, offset: int, length: int) -> bytes:
         """Return ``length`` bytes; they may span pages."""
@@ -93,8 +95,22 @@ class Contents:
                 self._write(write.mapping, line, at, None, size)
         self._vague.written(write, surely=surely)
 
+    def blur(self, mapping: str, offset: int, length: int) -> None:
+        """Let a guest write bytes that nobody knows."""
+        self.is_blurred = True
+        end = offset + length
+        for start in _line_starts(offset, end):
+            line, at = divmod(start, _LINE_BYTES)
+            self._write(mapping, line, at, None, min(end - start, _LINE_BYTES - at))
+            self._vague.doubt(mapping, line // _LINES)
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether it is known of every byte what it holds."""
+        return not self._vague.masks
+
     def is_vague(self, mapping: str, offset: int, length: int) -> bool:
-        """Whether KVM may have written any of these bytes, so that nobody knows what they are."""
+        """Whether nobody knows what some of these bytes are: KVM may have written them."""
         return bool(self._vague.masks) and any(
             self._vague.of(self._kept(mapping, start // _LINE_BYTES))
             & mask_of(start % _LINE_BYTES, min(offset + length - start, _LINE_BYTES))

@@ -5,6 +5,9 @@ manuals; where those accesses land, and which of them exit, is said here.
 """
 
 from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import msgspec
 
 from vmm.model.accesses import (
     HOLE,
@@ -22,7 +25,7 @@ from vmm.model.ioapic import may_answer
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.content import MMIO_FILL
 from vmm.scenario.history import Mmio, Ran, Stopped, joined
-from vmm.scenario.instruction_effects import ARITHMETIC
+from vmm.scenario.instruction_effects import ARITHMETIC, way
 from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, Row, accessed, operands
 from vmm.scenario.operations import Instruction
 
@@ -41,7 +44,8 @@ READ_THEN_WRITE = source(
 NOT_EMULATED = documented(
     "not-emulated",
     "an instruction that KVM has to emulate, and cannot, stops the vCPU with "
-    "KVM_EXIT_INTERNAL_ERROR: cmpxchg16b that exits, or anywhere on a backend that emulates",
+    "KVM_EXIT_INTERNAL_ERROR: cmpxchg16b, or fxsave of 64 bits, that exits, or anywhere on a "
+    "backend that emulates",
     "api.rst 5, KVM_EXIT_INTERNAL_ERROR; KVM_INTERNAL_ERROR_EMULATION",
 )
 ATOMIC_ABSENT = source(
@@ -54,7 +58,15 @@ ATOMIC_ABSENT = source(
 _FILL = bytes((MMIO_FILL,))
 _INTERNAL_ERROR = Stopped("internal-error")
 _UNKNOWN_KINDS = ("unknown", "fault")
-_Step = tuple[tuple[Piece, ...], bytes | None]
+_Known = Literal["known", "anything", "perhaps"]
+
+
+class _Step(NamedTuple):
+    """An access: what is written, if anything is, and whether it is known what and whether."""
+
+    pieces: tuple[Piece, ...]
+    data: bytes | None
+    is_known: _Known = "known"
 
 
 class Trial:
@@ -73,12 +85,16 @@ class Trial:
         self._steps: list[_Step] = []
         self._written: dict[tuple[str, int], int] = {}
         self._exits: list[Mmio] = []
+        self._perhaps: list[Mmio] = []
+        self._is_vague = False
+        self.is_lost = False
 
     def read(self, gpa: int, length: int) -> int:
         """Return so many bytes of memory as a number; those outside of it exit."""
         pieces = self._accesses.pieces(gpa, length)
-        self._steps.append((pieces, None))
+        self._steps.append(_Step(pieces, None))
         self._exits += exits_of(pieces)
+        self.is_lost |= self._accesses.are_vague(pieces)
         data = bytearray(self._accesses.read(pieces))
         at = 0
         for piece in pieces:
@@ -94,7 +110,7 @@ class Trial:
         """Write the low ``length`` bytes of a number; those outside of writable memory exit."""
         data = (value & (1 << 8 * length) - 1).to_bytes(length, "little")
         pieces = self._accesses.pieces(gpa, length)
-        self._steps.append((pieces, data))
+        self._steps.append(_Step(pieces, data))
         self._exits += exits_of(pieces, data)
         at = 0
         for piece in pieces:
@@ -102,6 +118,18 @@ class Trial:
                 for byte in range(piece.length):
                     self._written[piece.mapping, piece.offset + byte] = data[at + byte]
             at += piece.length
+
+    def write_anything(self, gpa: int, length: int, *, surely: bool = True) -> None:
+        """Write bytes that the architecture leaves open; perhaps none where not ``surely``."""
+        pieces = self._accesses.pieces(gpa, length)
+        data = bytes(length)
+        self._steps.append(_Step(pieces, data, "anything" if surely else "perhaps"))
+        (self._exits if surely else self._perhaps).extend(exits_of(pieces, data))
+        self._is_vague = True
+
+    def lose_track(self) -> None:
+        """Nobody knows what happens."""
+        self.is_lost = True
 
     def run(self) -> Ran:
         """Carry the instruction out, and return what it comes to."""
@@ -112,18 +140,19 @@ class Trial:
             self.bx,
             self.cx,
             self.dx,
-            self.sp - begin["rsp"],
-            self.si - begin["rsi"],
-            self.di - begin["rdi"],
+            way(begin["rsp"], self.sp, self.op.mode),
+            way(begin["rsi"], self.si, self.op.mode),
+            way(begin["rdi"], self.di, self.op.mode),
             self.flags & ARITHMETIC,
             joined(self._exits),
             self.undefined,
+            unknown_exits=self._is_vague and bool(self._exits),
         )
 
     @property
     def pieces(self) -> list[tuple[Piece, bool]]:
         """All that was accessed, and whether it was written."""
-        return [(piece, data is not None) for pieces, data in self._steps for piece in pieces]
+        return [(piece, step.data is not None) for step in self._steps for piece in step.pieces]
 
     @property
     def rule(self) -> Rule:
@@ -134,7 +163,7 @@ class Trial:
             return HVA_ABSENT
         if not self._exits:
             return HOST_FOLLOWS if any(p.changed for p, _ in pieces) else INSTRUCTION
-        if any(len({each.kind for each in step}) > 1 for step, _ in self._steps):
+        if any(len({each.kind for each in step.pieces}) > 1 for step in self._steps):
             return STRADDLE
         if self._is_update:
             return READ_THEN_WRITE
@@ -143,8 +172,8 @@ class Trial:
     @property
     def _is_update(self) -> bool:
         """Whether it reads and writes one place."""
-        writes = [data is not None for _, data in self._steps]
-        return writes == [False, True] and self._steps[0][0] == self._steps[1][0]
+        writes = [step.data is not None for step in self._steps]
+        return writes == [False, True] and self._steps[0].pieces == self._steps[1].pieces
 
     @property
     def fails_by_elements(self) -> bool:
@@ -152,7 +181,22 @@ class Trial:
 
         Elements are done one by one. Of what pushes several registers some may be pushed by then.
         """
-        return self._row.times == 1
+        return self._row.times == 1 and not self._is_vague
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing can be said of what it leaves in memory.
+
+        A processor that saves much at once may have begun when it meets what is no memory.
+        """
+        return self._is_vague and bool(self._exits or self._perhaps) and self.writes
+
+    def with_all_exits(self, usual: Ran) -> Ran | None:
+        """Return the outcome with those exits that there may be besides; None without any."""
+        if not self._perhaps:
+            return None
+        mmio = joined((*self._exits, *self._perhaps))
+        return msgspec.structs.replace(usual, mmio=mmio, unknown_exits=True)
 
     def commit(self) -> None:
         """Let what was noted happen."""
@@ -160,7 +204,7 @@ class Trial:
 
     def commit_reads(self) -> None:
         """Let only that happen which changes no memory."""
-        self._commit((pieces, data) for pieces, data in self._steps if data is None)
+        self._commit(step for step in self._steps if step.data is None)
 
     def commit_before_fault(self) -> None:
         """Let that happen which comes before the first access to memory that is not there."""
@@ -172,8 +216,8 @@ class Trial:
         return next(
             (
                 index
-                for index, (pieces, data) in enumerate(self._steps)
-                if any(faults(piece, data is not None) for piece in pieces)
+                for index, step in enumerate(self._steps)
+                if any(faults(piece, step.data is not None) for piece in step.pieces)
             ),
             len(self._steps),
         )
@@ -189,15 +233,17 @@ class Trial:
         return _changes(self._steps[self._first_fault :])
 
     def _commit(self, steps: Iterable[_Step]) -> None:
-        for pieces, data in steps:
+        for pieces, data, is_known in steps:
             if data is None:
                 self._accesses.was_read(self.op.vcpu, pieces)
-            else:
+            elif is_known == "known":
                 self._accesses.written(self.op, pieces, data)
+            else:
+                self._accesses.blurred(self.op, pieces, surely=is_known == "anything")
 
 
 def _changes(steps: Iterable[_Step]) -> bool:
-    return any(data is not None and changed_bytes(pieces) for pieces, data in steps)
+    return any(step.data is not None and changed_bytes(step.pieces) for step in steps)
 
 
 def outcomes(accesses: Accesses, op: Instruction, devices: bool) -> tuple[Allowed, ...]:
@@ -208,12 +254,18 @@ def outcomes(accesses: Accesses, op: Instruction, devices: bool) -> tuple[Allowe
     trial = Trial(accesses, op)
     outcome = trial.run()
     pieces = [piece for piece, _ in trial.pieces]
+    if trial.is_lost or trial.is_open:
+        return ()
     if any(piece.kind in _UNKNOWN_KINDS or piece.private for piece in pieces):
         return ()
     rule = trial.rule
     usual = Allowed(outcome, rule, trial.commit)
     if rule is HVA_ABSENT:
         return (usual, *_failures(row, trial)) if trial.fails_by_elements else ()
+    more = trial.with_all_exits(outcome)
+    if more is not None:
+        stop = Allowed(_INTERNAL_ERROR, NOT_EMULATED)
+        return (usual, Allowed(more, rule, trial.commit), stop)
     if not row.is_emulated:  # A backend may emulate what is in memory, too.
         reads = trial.commit_reads
         return (usual, Allowed(_INTERNAL_ERROR, NOT_EMULATED, reads, trial.writes))

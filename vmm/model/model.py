@@ -304,6 +304,7 @@ class Model:
         flaw = judge.flaw(outcome)
         if (
             judge.unknown
+            or self._contents.is_blurred
             or (clocks and tracking.ring is not None)
             or (self._vm.internal.irqchip and _meets_device(race))
         ):

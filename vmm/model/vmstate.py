@@ -70,6 +70,7 @@ class VmState:
     ) -> None:
         self._features = features
         self._backing = backing
+        self._contents = contents
         self._memfds = memfds
         self._user_end = user_end
         self.spaces = tuple(MemslotArray[Memslot]() for _ in range(features.address_spaces))
@@ -113,6 +114,7 @@ class VmState:
             and op.vcpu in self.tracking.vcpus
             and not (self.internal.slots or self.mmio.ranges or self.mmio.events)
             and not self.clocks.exist
+            and self._contents.knows_all
             and not is_apic_page(op.gpa, op.gpa + op.width)
         ):
             return self._accesses[0].touch(op)
@@ -123,7 +125,7 @@ class VmState:
         accesses = self._access(op)
         if self.mmio.exist:
             accesses = absorbed(self.mmio, accesses)
-        if self.clocks.exist:
+        if self.clocks.exist or not self._contents.knows_all:
             accesses = self.clocks.met(op, accesses)
         return self.by_vcpu(op.vcpu, accesses)
 
@@ -150,6 +152,8 @@ class VmState:
 
     def start(self, op: Start) -> tuple[Allowed, ...]:
         """Return what a start of a vCPU may come to; none where it is unknown."""
+        if self._contents.is_blurred:
+            return ()
         return self._before_slots(self._starts.outcomes(op))
 
     def _before_slots(self, allowed: tuple[Allowed, ...]) -> tuple[Allowed, ...]:

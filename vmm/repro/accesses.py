@@ -55,11 +55,13 @@ def _registers(op: Instruction) -> Iterator[tuple[str, str]]:
     the one that begins at a pointer would not reach what is below.
     """
     row = INSTRUCTIONS[op.name]
-    places = {"rdi": op.gpa}
+    places = {"rdi": op.source if row.is_stack and row.copies else op.gpa}
     if row.is_stack:
         places["rsp"] = op.gpa
-    if row.copies:
+    elif row.copies:
         places["rsi"] = op.source
+    elif row.loads:
+        places["rsi"] = op.gpa
     for name, offset in operands(op, 0, 0).items():
         if name in places and op.mode == "long":
             address = f"address_of({unsigned(places[name])})"

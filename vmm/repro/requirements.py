@@ -12,7 +12,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     access_end,
 )
-from vmm.scenario.plan import reaches_beyond_real_mode
+from vmm.scenario.plan import needs_cpuid
 
 _NAMED_CAPS_END = 128
 """From this number on, a capability is written as one: older <linux/kvm.h> have no name for it."""
@@ -53,7 +53,7 @@ def reach(scenario: Scenario, account: Account) -> Iterator[str]:
 
 def gpa_bits(scenario: Scenario, features: Features) -> int:
     """Return how many bits the vCPUs' addresses have; 0 where it does not matter."""
-    return (features.touch_limit - 1).bit_length() if reaches_beyond_real_mode(scenario) else 0
+    return (features.touch_limit - 1).bit_length() if needs_cpuid(scenario) else 0
 
 
 def _need(need: str, account: Account) -> Iterator[str]:

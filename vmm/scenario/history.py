@@ -90,7 +90,7 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
 
     ``ax``, ``bx``, ``cx`` and ``dx`` are what those registers held then, ``sp``, ``si`` and ``di``
     how far those went, ``flags`` the arithmetic flags. The model sets in ``undefined`` those flags
-    that may be anything.
+    that may be anything, and ``unknown_exits`` where nobody knows what its exits hold.
     """
 
     ax: int = 0
@@ -103,9 +103,10 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
     flags: int = 0
     mmio: tuple[Mmio, ...] = ()
     undefined: int = 0
+    unknown_exits: bool = False
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether the same was observed, but for the flags that are not defined.
+        """Whether the same was observed, but for flags and exits of which nobody knows more.
 
         Raises nothing.
 
@@ -113,13 +114,15 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
         >>> history.Ran(flags=0, undefined=0x10).admits(history.Ran(flags=0x10))
         True
         """
-        if not isinstance(observed, Ran):
-            return False
-        mask = ~self.undefined
-        flags = observed.flags & mask
-        return msgspec.structs.replace(
-            observed, flags=flags, undefined=0
-        ) == msgspec.structs.replace(self, flags=self.flags & mask, undefined=0)
+        return isinstance(observed, Ran) and self._known(self) == self._known(observed)
+
+    def _known(self, of: "Ran") -> "Ran":
+        """Return what counts of an outcome where this one is expected."""
+        mmio = of.mmio
+        if self.unknown_exits:
+            mmio = tuple(Mmio(each.gpa, each.write, bytes(len(each.data))) for each in mmio)
+        flags = of.flags & ~self.undefined
+        return msgspec.structs.replace(of, flags=flags, mmio=mmio, undefined=0, unknown_exits=False)
 
 
 class Swept(Outcome, frozen=True, tag="swept", gc=False):

@@ -39,6 +39,12 @@ class Processor(Protocol):
     def write(self, gpa: int, length: int, value: int) -> None:
         """Write the low ``length`` bytes of a number."""
 
+    def write_anything(self, gpa: int, length: int, *, surely: bool = True) -> None:
+        """Write bytes that the architecture leaves open; perhaps none where not ``surely``."""
+
+    def lose_track(self) -> None:
+        """Say that nobody knows what happens."""
+
 
 Effect = Callable[[Processor], None]
 
@@ -172,6 +178,11 @@ def store_pair(cpu: Processor) -> None:
     cpu.write(cpu.di, 16, cpu.cx << 64 | cpu.bx)
 
 
+def compare_register(cpu: Processor) -> None:
+    width = cpu.op.width
+    cpu.flags = _compared(cpu.read(cpu.di, width), cpu.bx & _mask(width), width)
+
+
 def push(value: Callable[[Processor], int]) -> Effect:
     def effect(cpu: Processor) -> None:
         cpu.sp -= cpu.op.width
@@ -192,10 +203,74 @@ def pusha(cpu: Processor) -> None:
         cpu.write(cpu.sp, cpu.op.width, value)
 
 
+def popa(cpu: Processor) -> None:
+    """What was pushed of SP is passed over, not read."""
+    width = cpu.op.width
+
+    def popped(register: int) -> int:
+        value = cpu.read(cpu.sp, width)
+        cpu.sp += width
+        return register & ~_mask(width) | value
+
+    cpu.di, cpu.si, cpu.bp = popped(cpu.di), popped(cpu.si), popped(cpu.bp)
+    cpu.sp += width
+    cpu.bx, cpu.dx, cpu.cx, cpu.ax = (popped(each) for each in (cpu.bx, cpu.dx, cpu.cx, cpu.ax))
+
+
+def push_memory(cpu: Processor) -> None:
+    value = cpu.read(cpu.di, cpu.op.width)
+    cpu.sp -= cpu.op.width
+    cpu.write(cpu.sp, cpu.op.width, value)
+
+
+def pop_memory(cpu: Processor) -> None:
+    value = cpu.read(cpu.sp, cpu.op.width)
+    cpu.sp += cpu.op.width
+    cpu.write(cpu.di, cpu.op.width, value)
+
+
+_FNINIT_CONTROL = 0x37F
+_FX_RESERVED, _FX_KEPT = 416, 464
+"""Of its 512 bytes the reserved ones may be written, or not; the last are left to software."""
+
+
+def fxsave(cpu: Processor) -> None:
+    """After fninit, and without CR4.OSFXSR: vector registers may be saved, or not."""
+    cpu.write(cpu.di, 5, _FNINIT_CONTROL)
+    cpu.write_anything(cpu.di + 5, 155)
+    cpu.write_anything(cpu.di + 160, _FX_KEPT - 160, surely=False)
+
+
+def fxsave64(cpu: Processor) -> None:
+    """After fninit, with two quadwords in XMM0; x87 pointers of 64 bits."""
+    cpu.write(cpu.di, 5, _FNINIT_CONTROL)
+    cpu.write_anything(cpu.di + 5, 155)
+    cpu.write(cpu.di + 160, 16, cpu.cx << 64 | cpu.bx)
+    cpu.write_anything(cpu.di + 176, _FX_RESERVED - 176)
+    cpu.write_anything(cpu.di + _FX_RESERVED, _FX_KEPT - _FX_RESERVED, surely=False)
+
+
+def fxrstor64(cpu: Processor) -> None:
+    """XMM0 goes to BX and CX. A reserved bit of MXCSR is an exception."""
+    head = cpu.read(cpu.di, 160)
+    vector = cpu.read(cpu.di + 160, 16)
+    cpu.read(cpu.di + 176, 512 - 176)
+    if head >> 8 * 24 + 16 & 0xFFFF:
+        cpu.lose_track()
+    cpu.bx, cpu.cx = vector & _mask(8), vector >> 64
+
+
 def store_table(cpu: Processor) -> None:
     """The limit, and the base as wide as the operand."""
     base, limit = descriptor_table(cpu.op)
     cpu.write(cpu.di, 2 + cpu.op.width, base << 16 | limit)
+
+
+def way(before: int, after: int, mode: str) -> int:
+    """Return how far a pointer went, which may be past 0, or past the end of what it can hold."""
+    bits = 64 if mode == "long" else 32
+    half = 1 << bits - 1
+    return ((after - before + half) & ((1 << bits) - 1)) - half
 
 
 def _step(cpu: Processor) -> int:
@@ -212,6 +287,11 @@ def move(cpu: Processor) -> None:
 def fill(cpu: Processor) -> None:
     cpu.write(cpu.di, cpu.op.width, cpu.ax)
     cpu.di += _step(cpu)
+
+
+def load_element(cpu: Processor) -> None:
+    cpu.ax = cpu.ax & ~_mask(cpu.op.width) | cpu.read(cpu.si, cpu.op.width)
+    cpu.si += _step(cpu)
 
 
 def scan(cpu: Processor) -> None:

@@ -39,7 +39,15 @@ class Row:
     ``tail`` ends it, by its width if that is its key, else that of 0. ``before`` and ``after`` load
     its operands and store its results where those are in no general registers.
 
+    Its memory is at [DI], or that of the stack: below SP, or from it on if it ``pops``. What
+    ``loads`` has it at [SI]. What ``copies`` has a source, too: at [SI], or an operand of the
+    stack's at [DI].
+
     What ``is_aligned`` faults where its memory is not.
+
+    What ``needs_cpuid`` KVM's emulator takes for undefined where CPUID does not name it.
+
+    What ``cannot_exit`` KVM's emulator stores in a way that reaches memory only.
 
     ``is_emulated`` says whether KVM's emulator knows it (by reading arch/x86/kvm/emulate.c).
     """
@@ -60,10 +68,14 @@ class Row:
     repeats: bool = False
     copies: bool = False
     is_stack: bool = False
+    pops: bool = False
+    loads: bool = False
     is_pair: bool = False
     stores_table: bool = False
+    cannot_exit: bool = False
     is_aligned: bool = False
     is_emulated: bool = True
+    needs_cpuid: bool = False
     before: bytes = b""
     after: bytes = b""
 
@@ -84,7 +96,7 @@ class Row:
     def code(self, op: Instruction) -> bytes:
         """Return its machine code, without what comes before and after it."""
         is_long = op.mode == "long"
-        addresses = self.register is not None or self.repeats or self.copies
+        addresses = self.register is not None or not self.is_stack
         prefixes = FORCE if op.forced else b""
         prefixes += b"\x67" if addresses and not is_long else b""
         if op.width in (2, 4) and op.width != (4 if is_long else 2) and self.wide:
@@ -105,7 +117,12 @@ _REPNE = b"\xf2"
 
 
 def _string(
-    name: str, opcode: bytes, effect: Effect, copies: bool = False, prefix: bytes = _REP
+    name: str,
+    opcode: bytes,
+    effect: Effect,
+    copies: bool = False,
+    prefix: bytes = _REP,
+    loads: bool = False,
 ) -> Row:
     return Row(
         name,
@@ -115,6 +132,7 @@ def _string(
         prefix=prefix,
         repeats=bool(prefix),
         copies=copies,
+        loads=loads,
     )
 
 
@@ -125,7 +143,10 @@ def _stack(
     long: tuple[Width, ...] = (2, 8),
     tail: Mapping[int, bytes] | None = None,
     times: int = 1,
+    pops: bool = False,
+    operand: int | None = None,
 ) -> Row:
+    """A row of the stack: what it pushes, or pops, is at [DI] where ``operand`` says so."""
     return Row(
         name,
         opcode,
@@ -133,10 +154,47 @@ def _stack(
         real=(2, 4),
         long=long,
         has_byte_form=False,
-        register=None,
+        register=operand,
         tail=tail or {},
         times=times,
+        copies=operand is not None,
         is_stack=True,
+        pops=pops,
+    )
+
+
+_FNINIT = bytes.fromhex("dbe3")
+_TO_XMM0 = bytes.fromhex("66480f6ec366480f6ec9660f6cc1")
+_FROM_XMM0 = bytes.fromhex("66480f7ec3660f73d80866480f7ec1")
+"""What makes a vector of BX and CX, and what divides one, which BX and CX get."""
+
+
+def _fx(
+    name: str,
+    register: int,
+    effect: Effect,
+    real: tuple[Width, ...] = (),
+    long: tuple[Width, ...] = (),
+    before: bytes = b"",
+    after: bytes = b"",
+) -> Row:
+    """A row of the x87 and vector state, of which KVM emulates the form of 32 bits only."""
+    return Row(
+        name,
+        b"\x0f\xae",
+        effect,
+        real=real,
+        long=long,
+        has_byte_form=False,
+        register=register,
+        wide=16,
+        sizes={"real": 512, "long": 512},
+        is_aligned=True,
+        is_emulated=bool(real),
+        needs_cpuid=bool(real),
+        cannot_exit=bool(real),
+        before=before,
+        after=after,
     )
 
 
@@ -153,6 +211,7 @@ def _table(name: str, register: int) -> Row:
         wide=16,
         sizes={"real": 6, "long": 10},
         stores_table=True,
+        cannot_exit=True,
     )
 
 
@@ -184,6 +243,17 @@ _ROWS = (
         is_pair=True,
         is_aligned=True,
         is_emulated=False,
+    ),
+    Row(
+        "cmpxchg8b",
+        b"\x0f\xc7",
+        effects.cmpxchg_pair,
+        real=(8,),
+        long=(8,),
+        has_byte_form=False,
+        register=1,
+        wide=0,
+        is_pair=True,
     ),
     Row("lock-xadd", b"\x0f\xc1", effects.xadd, prefix=_LOCK),
     Row("xadd", b"\x0f\xc1", effects.xadd),
@@ -217,6 +287,7 @@ _ROWS = (
         register=5,
         takes_immediate=True,
     ),
+    Row("cmp", b"\x39", effects.compare_register),
     Row("load", b"\x8b", effects.load),
     Row("store", b"\x89", effects.store),
     Row(
@@ -229,7 +300,7 @@ _ROWS = (
         register=0,
         wide=0,
         is_emulated=False,  # Nor is what moves the vector to BX and CX.
-        after=bytes.fromhex("66480f7ec3660f73d80866480f7ec1"),
+        after=_FROM_XMM0,
     ),
     Row(
         "store-vector",
@@ -241,19 +312,29 @@ _ROWS = (
         register=0,
         wide=0,
         is_emulated=False,
-        before=bytes.fromhex("66480f6ec366480f6ec9660f6cc1"),
+        before=_TO_XMM0,
     ),
     _stack("push", b"\x53", effects.push(lambda cpu: cpu.bx)),
     _stack("pushf", b"\x9c", effects.push(lambda cpu: effects.RESET_FLAGS)),
-    _stack("pop", b"\x5b", effects.pop),
+    _stack("push-memory", b"\xff", effects.push_memory, operand=6),
+    _stack("pop", b"\x5b", effects.pop, pops=True),
+    _stack("pop-memory", b"\x8f", effects.pop_memory, pops=True, operand=0),
     _stack("pusha", b"\x60", effects.pusha, long=(), times=8),
+    _stack("popa", b"\x61", effects.popa, long=(), times=8, pops=True),
     _stack(
         "call", b"\xe8", effects.push(lambda cpu: cpu.next_ip), (8,), {2: bytes(2), 0: bytes(4)}
     ),
     _stack("enter", b"\xc8", effects.push(lambda cpu: cpu.bp), (8,), {0: bytes(3)}),
     _table("sgdt", 0),
     _table("sidt", 1),
+    _fx("fxsave", 0, effects.fxsave, real=(16,), before=_FNINIT),
+    _fx("fxsave64", 0, effects.fxsave64, long=(16,), before=_FNINIT + _TO_XMM0),
+    _fx("fxrstor64", 1, effects.fxrstor64, long=(16,), after=_FROM_XMM0),
     _string("movs", b"\xa5", effects.move, copies=True, prefix=b""),
+    _string("lods", b"\xad", effects.load_element, prefix=b"", loads=True),
+    _string("stos", b"\xab", effects.fill, prefix=b""),
+    _string("scas", b"\xaf", effects.scan, prefix=b""),
+    _string("cmps", b"\xa7", effects.compare, copies=True, prefix=b""),
     _string("rep-movs", b"\xa5", effects.repeated(effects.move), copies=True),
     _string("rep-stos", b"\xab", effects.repeated(effects.fill)),
     _string("repne-scas", b"\xaf", effects.repeated(effects.scan, while_zf=False), prefix=_REPNE),
@@ -308,6 +389,11 @@ def operands(op: Instruction, gpa: int, source: int) -> dict[str, int]:
     row = INSTRUCTIONS[op.name]
     size = row.size(op)
     last = size - op.width if op.down else 0
+    top = gpa if row.pops else gpa + size
+    if row.is_stack and row.copies:
+        at_di, at_si = source, 0
+    else:
+        at_di, at_si = gpa + last, source + last if row.copies else gpa if row.loads else 0
     bits = 64 if op.mode == "long" else 32
     mask = (1 << min(8 * op.width // (2 if row.is_pair else 1), bits)) - 1
     return {
@@ -315,8 +401,8 @@ def operands(op: Instruction, gpa: int, source: int) -> dict[str, int]:
         "rbx": op.value & mask,
         "rcx": op.count if row.repeats else op.value_high & mask,
         "rdx": op.compare_high & mask,
-        "rsp": gpa + size if row.is_stack else 0,
+        "rsp": top if row.is_stack else 0,
         "rbp": op.value_high & mask,
-        "rsi": source + last if row.copies else 0,
-        "rdi": gpa + last,
+        "rsi": at_si,
+        "rdi": at_di,
     }

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from vmm.scenario.features import Features
+from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
@@ -188,9 +189,13 @@ def guest_slot(scenario: Scenario, number: int = 0, as_id: AsId = 0) -> SetUserM
     )
 
 
-def reaches_beyond_real_mode(scenario: Scenario) -> bool:
-    """Return whether a survey or an access of a scenario may need a guest in 64-bit mode."""
-    return any(map(_is_beyond_real_mode, scenario.operations))
+def needs_cpuid(scenario: Scenario) -> bool:
+    """Return whether vCPUs need a CPUID.
+
+    A survey or an access may need a guest in 64-bit mode; or KVM's emulator looks an instruction up
+    there.
+    """
+    return any(_is_looked_up(op) or _is_beyond_real_mode(op) for op in scenario.operations)
 
 
 def why_not(scenario: Scenario, features: Features) -> str:
@@ -213,6 +218,10 @@ def _is_long(op: AnyOperation) -> bool:
     if isinstance(op, Start):
         return op.tables is not None
     return isinstance(op, Instruction) and op.mode == "long"
+
+
+def _is_looked_up(op: AnyOperation) -> bool:
+    return isinstance(op, Instruction) and INSTRUCTIONS[op.name].needs_cpuid
 
 
 def _is_beyond_real_mode(op: AnyOperation) -> bool:

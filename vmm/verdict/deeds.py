@@ -260,7 +260,7 @@ def is_mapped_ahead_after_a_deletion(scenario: Scenario, origin: int, op: AnyOpe
 
 
 def stores_a_table(scenario: Scenario) -> bool:
-    """Whether a guest stores the register of a descriptor table where there is no memory."""
+    """Whether a guest stores a descriptor table's register, or its state, where no memory is."""
     return any(is_table_stored(scenario, i, op) for i, op in enumerate(scenario.operations))
 
 
@@ -268,7 +268,7 @@ def is_table_stored(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
     return (
         isinstance(op, Instruction)
-        and INSTRUCTIONS[op.name].stores_table
+        and INSTRUCTIONS[op.name].cannot_exit
         and _leaves_memory(scenario, origin, op)
     )
 
@@ -285,15 +285,32 @@ def is_all_pushed(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     )
 
 
-def _leaves_memory(scenario: Scenario, origin: int, op: Instruction) -> bool:
-    """Whether a byte of an instruction's is not in a writable slot that stands as it was made.
+def pops_all(scenario: Scenario) -> bool:
+    """Whether a guest pops all registers where there is no memory."""
+    return any(is_all_popped(scenario, i, op) for i, op in enumerate(scenario.operations))
+
+
+def is_all_popped(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is such an instruction."""
+    return (
+        isinstance(op, Instruction)
+        and op.name == "popa"
+        and _leaves_memory(scenario, origin, op, write=False)
+    )
+
+
+def _leaves_memory(scenario: Scenario, origin: int, op: Instruction, write: bool = True) -> bool:
+    """Whether a byte of an instruction's is not in a slot that stands as it was made.
+
+    Where it may ``write``, that is in a writable slot.
 
     Where a call may have been refused, moved or deleted a slot, it may be.
     """
     calls = [each for each in scenario.operations[:origin] if isinstance(each, SetUserMemoryRegion)]
     if len({call.slot for call in calls}) < len(calls):
         return True
-    held = {gfn for call in calls if not call.flags & READONLY for gfn in _gfns(call)}
+    usable = [call for call in calls if not (write and call.flags & READONLY)]
+    held = {gfn for call in usable for gfn in _gfns(call)}
     (gpa, length), *_ = accessed(op)
     return not set(range(pages_of(gpa), pages_of(gpa + length - 1) + 1)) <= held
 

@@ -286,12 +286,12 @@ KNOWN = (
             name="emulated-descriptor-table-outside-memory",
             vendor="",
             rules=frozenset(),
-            what="KVM's emulator stores what sgdt and sidt store with segmented_write_std(), which "
-            "cannot exit: where the destination is no memory, or READONLY, the instruction is "
-            "begun again for ever, without an exit",
+            what="KVM's emulator stores what sgdt, sidt and fxsave store with "
+            "segmented_write_std(), which cannot exit: where the destination is no memory, or "
+            "READONLY, the instruction is begun again for ever, without an exit",
             evidence="Linux 6.12 (kvm_amd) and 6.18 (kvm_pvm) do not leave KVM_RUN before a "
             "signal, and RIP stays at the instruction: sgdt-in-a-hole, "
-            "sidt-on-a-readonly-slot",
+            "sidt-on-a-readonly-slot, fxsave-in-a-hole",
             hangs=True,
         ),
         _kinds(Instruction),
@@ -312,6 +312,23 @@ KNOWN = (
         _kinds(Instruction),
         deeds.pushes_all,
         deeds.is_all_pushed,
+    ),
+    Known(
+        KnownIssue(
+            name="emulated-popa-begins-again",
+            vendor="",
+            rules=names(HOLE, STRADDLE),
+            what="em_popa() begins again after each read that exits, with the stack pointer as the "
+            "pops before have left it: it reads further and further up, and so does SP end",
+            evidence="Linux 6.12 (kvm_amd) and 6.18 (kvm_pvm) read 0x110040, 0x110046, 0x11004e, "
+            "0x110058 and on for eight 16-bit words at 0x110040, and leave SP 0x42 further, not "
+            "0x10: "
+            "popa-in-a-hole, popa-from-a-slot-into-a-hole",
+            outcome="MMIO",
+        ),
+        _kinds(Instruction),
+        deeds.pops_all,
+        deeds.is_all_popped,
     ),
     Known(
         KnownIssue(

@@ -351,9 +351,9 @@ static void run_insn(char words[][32], int count)
     need(ioctl(vcpu, KVM_GET_REGS, &registers) == 0, "KVM_GET_REGS");
     for (uint64_t i = 0; i < POOL_PAGES * PAGE; i++)
         sum = (sum ^ pool[i]) * 16777619;
-    printf(" exit %u ax %x bx %x cx %x sp %x di %x flags %x sum %x", run->exit_reason,
+    printf(" exit %u ax %x bx %x cx %x sp %x si %x di %x flags %x sum %x", run->exit_reason,
            (uint32_t)registers.rax, (uint32_t)registers.rbx, (uint32_t)registers.rcx,
-           (uint32_t)registers.rsp, (uint32_t)registers.rdi,
+           (uint32_t)registers.rsp, (uint32_t)registers.rsi, (uint32_t)registers.rdi,
            (uint32_t)registers.rflags & 0x8d5, sum);
     show_written_pages();
 }
@@ -712,6 +712,13 @@ static void refuse_file(void)
     close(files[--nr_files]);
 }
 
+/* cpuid: KVM's emulator takes some instructions only where the processor is said to have them. */
+static void describe_processor(void)
+{
+    need_vcpu();
+    set_cpuid(vcpu);
+}
+
 static void play_operation(char *text)
 {
     char words[9][32];
@@ -740,6 +747,8 @@ static void play_operation(char *text)
         set_many(atoi(words[1]), 0);
     else if (count == 2 && (!strcmp(words[0], "read") || !strcmp(words[0], "write")))
         access_gpa(gpa_of(words[1]), words[0][0] == 'w');
+    else if (count == 1 && !strcmp(words[0], "cpuid"))
+        describe_processor();
     else if (count >= 3 && !strcmp(words[0], "insn"))
         run_insn(words, count);
     else if (count == 3 && !strcmp(words[0], "drop"))

@@ -79,9 +79,9 @@ static bool give_sum(struct vcpu *vcpu)
     return false;
 }
 
-static bool turn_equal(struct vcpu *vcpu) { return turn_flag(vcpu, CMPXCHG, ZF); }
-static bool turn_pair(struct vcpu *vcpu) { return turn_flag(vcpu, PAIR, ZF); }
-static bool turn_bit(struct vcpu *vcpu) { return turn_flag(vcpu, BTS, CF); }
+static bool turn_equal(struct vcpu *vcpu) { return turn_flag(vcpu, CMPXCHG, NULL, ZF); }
+static bool turn_pair(struct vcpu *vcpu) { return turn_flag(vcpu, PAIR, NULL, ZF); }
+static bool turn_bit(struct vcpu *vcpu) { return turn_flag(vcpu, BTS, NULL, CF); }
 
 /* Dirty logs. */
 

@@ -14,7 +14,7 @@ static bool keep_pointer(struct vcpu *vcpu) { return keep_register(vcpu, PUSH, N
 static bool keep_popped(struct vcpu *vcpu) { return keep_register(vcpu, POP, NULL, BX); }
 static bool keep_count(struct vcpu *vcpu) { return keep_register(vcpu, STOS, NULL, CX); }
 static bool keep_destination(struct vcpu *vcpu) { return keep_register(vcpu, MOVS, NULL, DI); }
-static bool turn_found(struct vcpu *vcpu) { return turn_flag(vcpu, SCAS | CMPS, ZF); }
+static bool turn_found(struct vcpu *vcpu) { return turn_flag(vcpu, SCAS | CMPS, NULL, ZF); }
 
 static bool lose_part(struct vcpu *vcpu, unsigned kinds, insn_is *when, bool highest)
 {

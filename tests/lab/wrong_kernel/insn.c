@@ -1,4 +1,4 @@
-/* One instruction of a guest in real mode: what it is, where its memory is, and what that held. */
+/* One instruction of a guest: what it is, where its memory is, and what that held. */
 #include "insn.h"
 
 #include <string.h>
@@ -46,26 +46,31 @@ static unsigned kind_of_two(const uint8_t *code, unsigned reg)
     case 0xc7: return PAIR;
     case 0xba: return BTS;
     case 0x01: return reg < 2 ? TABLE : 0;
+    case 0xae: return reg == 0 ? FXSAVE : 0;
     }
     return 0;
 }
 
-static unsigned kind_of_one(uint8_t opcode, bool repeated)
+static unsigned kind_of_one(uint8_t opcode, unsigned reg)
 {
     switch (opcode) {
+    case 0x38: case 0x39: return COMPARE;
+    case 0x8f: return POPM;
+    case 0x61: return POPA;
     case 0x86: case 0x87: return XCHG;
     case 0x00: case 0x01: case 0x08: case 0x09: case 0x20: case 0x21: return UPDATE;
     case 0xf6: case 0xf7: return UPDATE;
-    case 0xfe: case 0xff: return INC;
+    case 0xfe: case 0xff: return reg == 6 ? PUSHM : INC;
     case 0x53: case 0x9c: return PUSH;
     case 0x5b: return POP;
     case 0x60: return PUSHA;
     case 0xe8: return CALL;
     case 0xc8: return ENTER;
     case 0xa4: case 0xa5: return MOVS;
-    case 0xaa: case 0xab: return repeated ? STOS : 0;
-    case 0xae: case 0xaf: return repeated ? SCAS : 0;
-    case 0xa6: case 0xa7: return repeated ? CMPS : 0;
+    case 0xaa: case 0xab: return STOS;
+    case 0xac: case 0xad: return LODS;
+    case 0xae: case 0xaf: return SCAS;
+    case 0xa6: case 0xa7: return CMPS;
     }
     return 0;
 }
@@ -76,49 +81,84 @@ static bool is_at_di(uint8_t modrm)
     return modrm >> 6 == 0 && (modrm & 7) == 7;
 }
 
-static void place(struct insn *insn, uint64_t count)
+/* The gpa of an address: in 64-bit mode the vCPU's page tables say so. */
+static uint64_t gpa_of_address(const struct vcpu *vcpu, uint64_t address)
+{
+    struct kvm_translation at = {.linear_address = address};
+
+    if (!vcpu->insn.is_long)
+        return (uint32_t)address;
+    if (kernel_ioctl(vcpu->fd, KVM_TRANSLATE, &at) || !at.valid)
+        return 0;
+    return at.physical_address;
+}
+
+static void place(const struct vcpu *vcpu, struct insn *insn, uint64_t count)
 {
     uint64_t last = insn->down ? (count - 1) * insn->width : 0;
 
-    insn->gpa = (uint32_t)insn->before.rdi - last;
-    insn->source = (uint32_t)insn->before.rsi - last;
+    insn->gpa = gpa_of_address(vcpu, insn->before.rdi) - last;
+    insn->source = gpa_of_address(vcpu, insn->before.rsi) - last;
     insn->size = insn->width * count;
+    if (insn->kind == LODS)
+        insn->gpa = insn->source;
+    if (insn->kind & OPERANDS)
+        insn->source = gpa_of_address(vcpu, insn->before.rdi);
     if (insn->kind & STACK) {
-        insn->size = insn->kind == PUSHA ? 8 * insn->width : insn->width;
-        insn->gpa = (uint32_t)insn->before.rsp - (insn->kind == POP ? 0 : insn->size);
+        insn->size = insn->kind & (PUSHA | POPA) ? 8 * insn->width : insn->width;
+        insn->gpa = gpa_of_address(vcpu, insn->before.rsp);
+        insn->gpa -= insn->kind & (POP | POPA | POPM) ? 0 : insn->size;
     }
+    if (insn->kind == FXSAVE)
+        insn->size = 512;
     if (insn->kind == TABLE)
-        insn->size = 6;
+        insn->size = insn->is_long ? 10 : 6;
 }
 
-static bool decode(struct insn *insn, const uint8_t *code)
+/* How wide an operand is that is no byte. */
+static uint64_t width_of(const struct insn *insn, bool has_66, bool has_rex)
 {
-    bool wide = false, repeated = false;
+    if (!insn->is_long)
+        return has_66 ? 4 : 2;
+    if (has_66)
+        return 2;
+    return has_rex || insn->kind & STACK ? 8 : 4;
+}
+
+static bool decode(const struct vcpu *vcpu, struct insn *insn, const uint8_t *code)
+{
+    bool wide = false, has_rex = false;
     uint64_t count = 1;
     uint8_t opcode;
 
+    if (!memcmp(code, "\xdb\xe3", 2)) /* fninit, before what saves the state */
+        code += 2;
     for (;; code++) {
         wide |= *code == 0x66;
         insn->locked |= *code == 0xf0;
-        repeated |= *code == 0xf3 || *code == 0xf2;
+        insn->repeated |= *code == 0xf3 || *code == 0xf2;
         if (!memchr("\x66\x67\xf0\xf2\xf3", *code, 5))
             break;
     }
+    if (insn->is_long && *code == 0x48) {
+        has_rex = true;
+        code++;
+    }
     opcode = code[0] == 0x0f ? code[1] : code[0];
     insn->kind = code[0] == 0x0f ? kind_of_two(code + 1, code[2] >> 3 & 7)
-                                 : kind_of_one(opcode, repeated);
-    if (insn->kind & (UPDATES | TABLE) && !is_at_di(code[code[0] == 0x0f ? 2 : 1]))
+                                 : kind_of_one(opcode, code[1] >> 3 & 7);
+    if (insn->kind & AT_DI && !is_at_di(code[code[0] == 0x0f ? 2 : 1]))
         return false;
-    insn->width = wide ? 4 : 2;
-    if (!(opcode & 1) && insn->kind & (UPDATES | STRINGS) && insn->kind != BTS)
+    insn->width = width_of(insn, wide, has_rex);
+    if (!(opcode & 1) && insn->kind & (UPDATES | STRINGS | COMPARE) && insn->kind != BTS)
         insn->width = 1;
     if (insn->kind == PAIR)
-        insn->width = 8;
+        insn->width = has_rex ? 16 : 8;
     insn->locked |= insn->kind == XCHG;
     insn->down = insn->before.rflags >> 10 & 1;
-    if (repeated && insn->kind & STRINGS)
+    if (insn->repeated && insn->kind & STRINGS)
         count = (uint32_t)insn->before.rcx;
-    place(insn, count);
+    place(vcpu, insn, count);
     return insn->kind && count && insn->size <= sizeof(insn->old);
 }
 
@@ -128,17 +168,25 @@ int begin_insn(struct vcpu *vcpu)
     struct insn *insn = &vcpu->insn;
     struct kvm_sregs special;
     uint8_t code[16];
+    uint64_t at;
 
     if (insn->under_way)
         return 0;
     memset(insn, 0, sizeof(*insn));
     if (kernel_ioctl(vcpu->fd, KVM_GET_REGS, &insn->before)
-        || kernel_ioctl(vcpu->fd, KVM_GET_SREGS, &special) || special.cr0 >> 31)
+        || kernel_ioctl(vcpu->fd, KVM_GET_SREGS, &special))
         return 0;
-    read_guest(vcpu->vm, special.cs.base + insn->before.rip, code, sizeof(code));
-    insn->under_way = decode(insn, code);
+    insn->is_long = special.cr0 >> 31;
+    if (!insn->is_long)
+        at = special.cs.base + insn->before.rip;
+    else
+        at = gpa_of_address(vcpu, insn->before.rip);
+    read_guest(vcpu->vm, at, code, sizeof(code));
+    insn->under_way = decode(vcpu, insn, code);
     if (insn->under_way)
         read_guest(vcpu->vm, insn->gpa, insn->old, insn->size);
+    if (insn->under_way && insn->kind & OPERANDS)
+        read_guest(vcpu->vm, insn->source, insn->operand, insn->width);
     return 0;
 }
 
@@ -150,6 +198,8 @@ struct insn *ended_insn(struct vcpu *vcpu, unsigned kinds)
     if (!insn->under_way || vcpu->run->exit_reason == KVM_EXIT_MMIO)
         return NULL;
     insn->under_way = false;
+    if (vcpu->run->exit_reason == KVM_EXIT_SHUTDOWN)
+        return NULL;
     if (kernel_ioctl(vcpu->fd, KVM_GET_REGS, &insn->after))
         return NULL;
     return insn->kind & kinds ? insn : NULL;
@@ -216,7 +266,7 @@ static __u64 *reg_of(struct kvm_regs *regs, enum reg reg)
 {
     __u64 *const all[] = {
         [AX] = &regs->rax, [BX] = &regs->rbx, [CX] = &regs->rcx, [SP] = &regs->rsp,
-        [DI] = &regs->rdi,
+        [DI] = &regs->rdi, [SI] = &regs->rsi,
     };
 
     return all[reg];
@@ -233,9 +283,9 @@ bool keep_register(struct vcpu *vcpu, unsigned kinds, insn_is *when, enum reg re
     return false;
 }
 
-bool turn_flag(struct vcpu *vcpu, unsigned kinds, uint64_t flag)
+bool turn_flag(struct vcpu *vcpu, unsigned kinds, insn_is *when, uint64_t flag)
 {
-    struct insn *insn = struck_insn(vcpu, kinds, NULL);
+    struct insn *insn = struck_insn(vcpu, kinds, when);
 
     if (!insn)
         return false;

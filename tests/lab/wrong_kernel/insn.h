@@ -7,7 +7,7 @@
 #define ZF 0x40ull
 #define CF 0x1ull
 
-enum reg { AX, BX, CX, SP, DI };
+enum reg { AX, BX, CX, SP, DI, SI };
 
 typedef bool insn_is(const struct insn *);
 
@@ -18,7 +18,7 @@ struct insn *struck_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when);
 bool lose_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when);
 bool alter_insn(struct vcpu *vcpu, unsigned kinds, uint64_t at, uint8_t bits);
 bool keep_register(struct vcpu *vcpu, unsigned kinds, insn_is *when, enum reg reg);
-bool turn_flag(struct vcpu *vcpu, unsigned kinds, uint64_t flag);
+bool turn_flag(struct vcpu *vcpu, unsigned kinds, insn_is *when, uint64_t flag);
 
 /* Whether its exit is not to be seen. */
 bool swallow_exit(struct vcpu *vcpu, unsigned kinds, bool write);

@@ -164,19 +164,24 @@ enum insn_kind {
     CMPXCHG = 1, XADD = 2, PAIR = 4, BTS = 8, XCHG = 16, UPDATE = 32, INC = 64,
     PUSH = 128, POP = 256, PUSHA = 512, CALL = 1024, ENTER = 2048, TABLE = 4096,
     MOVS = 8192, STOS = 16384, SCAS = 32768, CMPS = 65536,
+    LODS = 1 << 17, COMPARE = 1 << 18, PUSHM = 1 << 19, POPM = 1 << 20, POPA = 1 << 21,
+    FXSAVE = 1 << 22,
     UPDATES = CMPXCHG | XADD | PAIR | BTS | XCHG | UPDATE | INC,
-    STACK = PUSH | POP | PUSHA | CALL | ENTER,
-    STRINGS = MOVS | STOS | SCAS | CMPS,
+    OPERANDS = PUSHM | POPM,
+    STACK = PUSH | POP | PUSHA | CALL | ENTER | POPA | OPERANDS,
+    STRINGS = MOVS | STOS | SCAS | CMPS | LODS,
+    AT_DI = UPDATES | TABLE | COMPARE | FXSAVE | OPERANDS,
 };
 
-/* One instruction in real mode: its memory is at gpa, and held this before it. */
+/* One instruction: its memory is at gpa, and held this before it. */
 struct insn {
     bool under_way;
     unsigned kind;
-    bool locked, down;
+    bool locked, down, repeated, is_long;
     uint64_t width, gpa, size, source;
     struct kvm_regs before, after;
     uint8_t old[0x4000];
+    uint8_t operand[8];  /* what its source held, where that is an operand of the stack's */
 };
 
 struct vcpu {
@@ -380,7 +385,8 @@ void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
-    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[], host_faults[],
+    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[], element_faults[],
+    host_faults[],
     others_faults[], device_faults[], start_faults[], clock_faults[];
 
 /* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an

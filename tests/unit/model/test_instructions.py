@@ -1,12 +1,13 @@
 """What instructions come to: read and written memory, exits, logs, and what nobody knows."""
 
+import msgspec
 import pytest
 
 from vmm.model.allowed import Allowed
 from vmm.model.model import Model
 from vmm.scenario.content import identity
 from vmm.scenario.features import Features
-from vmm.scenario.history import DirtyPages, HostChange, Inspected, Mmio, Ran, Stopped
+from vmm.scenario.history import DirtyPages, HostChange, Inspected, Mmio, Ran, Stopped, Touched
 from vmm.scenario.instruction_effects import AF, CF, OF, PF, SF, ZF
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -14,11 +15,13 @@ from vmm.scenario.operations import (
     ChangeHostMemory,
     CreateIrqchip,
     GetDirtyLog,
+    HostWrite,
     Inspect,
     Instruction,
     Mapping,
     Place,
     SetUserMemoryRegion,
+    Start,
     Sweep,
     Touch,
 )
@@ -224,3 +227,99 @@ def test_asking_changes_nothing() -> None:
     made.allowed(Instruction("not", 0x5000))
     (choice,) = made.allowed(Touch(0x5000))
     assert choice.outcome.value == TAG  # type: ignore[union-attr]
+
+
+def test_what_is_popped_is_at_the_gpa() -> None:
+    made = model()
+    assert only(made, Instruction("pop", 0x5000, 4)).outcome == Ran(bx=TAG, sp=4)
+    (choice,) = made.allowed(Instruction("pop", 0x5FFE, 4))
+    assert choice.rule.name == "straddle"
+
+
+def test_popa_passes_over_what_was_pushed_of_sp() -> None:
+    outcome = only(model(), Instruction("popa", 0x6000, 2)).outcome
+    assert isinstance(outcome, Ran)
+    assert outcome.mmio == (Mmio(0x6000, False, b"\xff" * 6), Mmio(0x6008, False, b"\xff" * 8))
+    assert (outcome.ax, outcome.dx, outcome.sp, outcome.di) == (0xFFFF, 0xFFFF, 16, 0x9FFF)
+
+
+def test_an_operand_of_the_stack_is_read_before_it_is_pushed() -> None:
+    made = model()
+    pushed = Instruction("push-memory", 0x7000, 4, source=0x6000)
+    read, written = Mmio(0x6000, False, b"\xff" * 4), Mmio(0x7000, True, b"\xff" * 4)
+    assert only(made, pushed).outcome == Ran(sp=-4, mmio=(read, written))
+    popped = Instruction("pop-memory", 0x6000, 4, source=0x5000)
+    assert only(made, popped).outcome == Ran(sp=4, mmio=(read,))
+    assert changes(made) == (HostChange("a", 0, b"\xff" * 4),)
+
+
+def test_what_only_compares_writes_nothing() -> None:
+    made = model(READONLY)
+    assert only(made, Instruction("cmp", 0x5000, value=TAG)).outcome == Ran(bx=TAG, flags=ZF | PF)
+    assert only(made, Instruction("scas", 0x5000, compare=TAG)).outcome == Ran(
+        ax=TAG, di=4, flags=ZF | PF
+    )
+    assert changes(made) == ()
+
+
+_SAVE = Instruction("fxsave64", 0x5000, 16, TAG, value_high=7, mode="long")
+
+
+def test_of_a_saved_state_some_bytes_are_known_and_others_are_not() -> None:
+    made = model(LOG_DIRTY_PAGES)
+    made.prefer(_SAVE)
+    (log,) = made.allowed(GetDirtyLog(1))
+    assert log.outcome == DirtyPages((0,), words=1)
+    (known,) = made.allowed(Touch(0x5000 + 160, "read"))
+    assert known.outcome == Touched(TAG)
+    (vague,) = made.allowed(Touch(0x5000 + 30, "read"))
+    assert isinstance(vague.outcome, Touched)
+    assert vague.outcome.unknown == 0xFFFF_FFFF
+    (kept,) = made.allowed(Touch(0x5000 + 464, "read"))
+    assert kept.outcome == Touched(TAG)
+    (inspected,) = made.allowed(Inspect())
+    assert isinstance(inspected.outcome, Inspected)
+    assert ("a", 5, 155) in inspected.outcome.room
+    assert ("a", 176, 288) in inspected.outcome.room
+    assert made.allowed(Instruction("xadd", 0x5000 + 30)) == ()
+    assert len(made.allowed(Instruction("store", 0x5000 + 30))) == 1
+
+
+def test_the_second_page_of_a_state_is_perhaps_written() -> None:
+    made = Model((Mapping("a", 2),), Features())
+    made.prefer(SetUserMemoryRegion(1, 0x5000, 0x2000, Place("a"), LOG_DIRTY_PAGES))
+    made.prefer(Instruction("fxsave", 0x5F00, 16))
+    (log,) = made.allowed(GetDirtyLog(1))
+    assert log.outcome == DirtyPages((0,), (1,), words=1)
+
+
+def test_a_state_that_would_exit_is_not_emulated_or_exits_with_what_nobody_knows() -> None:
+    choices = model(READONLY).allowed(_SAVE)
+
+    def which(size: int) -> list[bool]:
+        exits = Ran(bx=TAG, cx=7, mmio=(Mmio(0x5000, True, b"\1" * size),))
+        return [choice.outcome.admits(exits) for choice in choices]
+
+    assert which(416) == [True, False, False]
+    assert which(464) == [False, True, False]
+    assert which(463) == [False, False, False]
+    assert choices[2].outcome == Stopped("internal-error")
+
+
+def test_a_state_over_the_end_of_a_slot_may_have_been_begun() -> None:
+    assert model().allowed(msgspec.structs.replace(_SAVE, gpa=0x5FF0)) == ()
+
+
+def test_a_state_is_restored_where_its_control_word_is_valid() -> None:
+    made = model()
+    assert made.allowed(Instruction("fxrstor64", 0x5000, 16, mode="long")) == ()
+    made.prefer(HostWrite(Place("a", 24), 0x1F80))
+    restored = Instruction("fxrstor64", 0x5000, 16, mode="long")
+    assert made.allowed(restored)[0].outcome == Ran(bx=TAG << 32 | TAG, cx=TAG << 32 | TAG)
+
+
+def test_what_begins_after_a_state_nobody_can_follow() -> None:
+    made = model()
+    assert made.allowed(Start(0x9000))
+    made.prefer(_SAVE)
+    assert made.allowed(Start(0x9000)) == ()

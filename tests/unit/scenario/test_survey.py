@@ -14,7 +14,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Touch,
 )
-from vmm.scenario.plan import out_of_reach, reaches_beyond_real_mode
+from vmm.scenario.plan import needs_cpuid, out_of_reach
 from vmm.scenario.survey import MAX_SURVEY_PAGES, MAX_SURVEY_WINDOWS, Survey
 
 PAGE = PAGE_SIZE_BYTES
@@ -96,10 +96,10 @@ def test_surveys_and_touches_together_fit_into_the_guests_windows() -> None:
 
 def test_64_bit_mode_is_wanted_where_something_reaches_beyond_4_gib() -> None:
     low = scenario((REAL_MODE_END - 2 * PAGE, 1))
-    assert not reaches_beyond_real_mode(low)
-    assert reaches_beyond_real_mode(scenario((REAL_MODE_END - PAGE, 1)))
-    assert reaches_beyond_real_mode(Scenario("s", (Touch(REAL_MODE_END - 1, width=2),)))
-    assert not reaches_beyond_real_mode(Scenario("s", (Execute(REAL_MODE_END - PAGE),)))
+    assert not needs_cpuid(low)
+    assert needs_cpuid(scenario((REAL_MODE_END - PAGE, 1)))
+    assert needs_cpuid(Scenario("s", (Touch(REAL_MODE_END - 1, width=2),)))
+    assert not needs_cpuid(Scenario("s", (Execute(REAL_MODE_END - PAGE),)))
 
 
 def test_an_access_out_of_reach_is_named() -> None:

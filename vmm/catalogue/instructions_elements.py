@@ -1,0 +1,190 @@
+"""Single elements, comparisons and the stack's operands in memory: on slots and where none is."""
+
+from collections.abc import Iterator
+from itertools import product
+
+from vmm.catalogue._build import A, B, Slot, at, creates
+from vmm.catalogue._instructions import MANUALS, gpa_of, instruction_scenario
+from vmm.scenario.instructions import INSTRUCTIONS, Mode
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    READONLY,
+    Inspect,
+    Instruction,
+    Mapping,
+)
+
+_LOW = Slot(1, 0x100, at("a"), 2)
+_HIGH = Slot(2, 0x102, at("b"))
+_RO = Slot(3, 0x103, at("b", 1), 2, READONLY)
+_PAGE, _SLOT = gpa_of(0x101), gpa_of(0x102)
+_START, _END = gpa_of(0x103), gpa_of(0x105)
+_HOLE = gpa_of(0x110)
+_BOTH: tuple[Mode, Mode] = ("long", "real")
+_VALUE, _OTHER = 0x5566_7788_99AA_BBCC, 0x1122_3344_DDEE_FF00
+_MASK = (1 << 64) - 1
+
+_ONE_PLACE = ("load", "store", "lods", "stos", "scas", "cmp")
+_TWO_PLACES = ("movs", "cmps", "push-memory", "pop-memory")
+_LOGGED = Slot(1, 0x100, at("memory"), 64, LOG_DIRTY_PAGES)
+
+
+def _elements(gpa: int, *modes: Mode) -> Iterator[Instruction]:
+    """Yield every instruction on one element, in every width, each at a place of its own."""
+    for mode, name in product(modes, _ONE_PLACE):
+        for width in INSTRUCTIONS[name].widths(mode):
+            yield Instruction(name, gpa, width, _VALUE, _OTHER, mode=mode)
+            gpa += 16
+
+
+def _over(border: int, *modes: Mode) -> Iterator[Instruction]:
+    """Yield the same over a border, wider than a byte, with a value of its own each time."""
+    value = 0
+    for mode, name in product(modes, _ONE_PLACE):
+        for width in INSTRUCTIONS[name].widths(mode)[1:]:
+            value += 0x0101_0101_0101_0101
+            yield Instruction(name, border - 1, width, value, ~value & _MASK, mode=mode)
+
+
+def _copies(gpa: int, source: int, *modes: Mode) -> Iterator[Instruction]:
+    """Yield every instruction of one element in two places, in every width, and a change first."""
+    value = 0
+    for mode, name in product(modes, _TWO_PLACES):
+        for width in INSTRUCTIONS[name].widths(mode):
+            value += 0x0101_0101_0101_0101
+            yield Instruction("store", source, 4, value & 0xFFFF_FFFF)
+            yield Instruction(name, gpa, width, source=source, mode=mode)
+
+
+def _wide_copies(places: tuple[int, ...], *modes: Mode) -> Iterator[Instruction]:
+    """Yield the widest of them from each place to each other."""
+    for gpa, source in product(places, places):
+        for mode, name in product(modes if gpa != source else (), _TWO_PLACES):
+            yield Instruction(
+                name, gpa, INSTRUCTIONS[name].widths(mode)[-1], source=source, mode=mode
+            )
+
+
+def _popa(*gpas: int) -> Iterator[Instruction]:
+    for gpa in gpas:
+        for width in INSTRUCTIONS["popa"].real:
+            yield Instruction("popa", gpa, width, _VALUE, 0x1111, 0x2222, 0x3333)
+
+
+_SLOTS = creates(_LOW, _HIGH, _RO)
+
+SCENARIOS = (
+    instruction_scenario(
+        "elements-in-memory",
+        "What loads, stores or compares one element does so in a slot, over its pages, too.",
+        *creates(_LOW, _HIGH),
+        *_elements(gpa_of(0x100, 0x40), *_BOTH),
+        *_over(_PAGE, *_BOTH),
+        *_over(_SLOT, *_BOTH),
+        Inspect(),
+        tags=("string", "slow"),
+    ),
+    instruction_scenario(
+        "elements-in-a-hole",
+        "Without a slot an element that is loaded or compared exits, and one that is stored.",
+        _LOW.create(),
+        *_elements(_HOLE + 0x40, *_BOTH),
+        *_over(gpa_of(0x100), *_BOTH),
+        *_over(_SLOT, *_BOTH),
+        Inspect(),
+        tags=("string", "mmio", "slow"),
+    ),
+    instruction_scenario(
+        "elements-on-a-readonly-slot",
+        "A READONLY slot is read and compared as memory; an element that is stored exits.",
+        *_SLOTS,
+        *_elements(gpa_of(0x103, 0x40), *_BOTH),
+        *_over(_START, *_BOTH),
+        *_over(gpa_of(0x104), *_BOTH),
+        *_over(_END, *_BOTH),
+        Inspect(),
+        tags=("string", "readonly", "slow"),
+        needs=("readonly_mem",),
+    ),
+    instruction_scenario(
+        "elements-copied-between-slots",
+        "One element goes from slot to slot, by a string instruction or by way of the stack.",
+        *creates(_LOW, _HIGH),
+        *_copies(gpa_of(0x100, 0x40), gpa_of(0x102, 0x80), *_BOTH),
+        *_copies(_PAGE - 1, gpa_of(0x102, 0x81), *_BOTH),
+        *_copies(gpa_of(0x102, 0x40), _PAGE - 1, *_BOTH),
+        *_copies(_SLOT - 1, gpa_of(0x100, 0x80), *_BOTH),
+        *_copies(gpa_of(0x100, 0xC0), _SLOT - 1, *_BOTH),
+        Inspect(),
+        tags=("string", "stack", "straddle", "slow"),
+    ),
+    instruction_scenario(
+        "elements-copied-to-and-from-anywhere",
+        "One element between a slot, a READONLY one, a hole and their borders: each part that is "
+        "outside exits, the read before the write.",
+        *_SLOTS,
+        *_wide_copies(
+            (
+                gpa_of(0x100, 0x40),
+                gpa_of(0x103, 0x40),
+                _HOLE + 0x40,
+                _HOLE + 0x80,
+                _START - 1,
+                gpa_of(0x104) - 1,
+                _END - 1,
+                gpa_of(0x100) - 1,
+            ),
+            *_BOTH,
+        ),
+        Inspect(),
+        tags=("string", "stack", "straddle", "readonly", "slow"),
+        needs=("readonly_mem",),
+    ),
+    instruction_scenario(
+        "elements-are-logged",
+        "Each page that an element is stored to, or copied, pushed or popped to, is in the dirty "
+        "log, and none that is only read or compared.",
+        _LOGGED.create(),
+        *(
+            Instruction(name, gpa_of(0x100 + page, 0x40), 4, _VALUE, _VALUE)
+            for page, name in enumerate(("lods", "scas", "cmp", "stos"), 1)
+        ),
+        *(
+            Instruction(name, gpa_of(0x110 + 2 * page, 0x40), 4, source=gpa_of(0x120 + 2 * page))
+            for page, name in enumerate(_TWO_PLACES)
+        ),
+        Instruction("popa", gpa_of(0x130), 4),
+        _LOGGED.log(),
+        Instruction("stos", gpa_of(0x105) - 2, 4),
+        Instruction("push-memory", gpa_of(0x109) - 2, 4, source=gpa_of(0x120)),
+        _LOGGED.log(),
+        _LOGGED.log(),
+        tags=("string", "stack", "dirty"),
+        mappings=(Mapping("memory", 64),),
+    ),
+    instruction_scenario(
+        "popa-in-memory",
+        "The registers that popa pops come from a slot, a READONLY one, and over their borders.",
+        *_SLOTS,
+        *_popa(gpa_of(0x100, 0x40), _PAGE - 6, _SLOT - 6, _START - 6, gpa_of(0x103, 0x40)),
+        tags=("stack", "readonly", "slow"),
+        needs=("readonly_mem",),
+    ),
+    instruction_scenario(
+        "popa-in-a-hole",
+        "Each of the seven registers that popa pops without a slot exits; SP is passed over.",
+        *_popa(_HOLE + 0x40),
+        source=f"{MANUALS}; em_popa",
+        tags=("stack", "mmio"),
+        mappings=(A, B),
+    ),
+    instruction_scenario(
+        "popa-from-a-slot-into-a-hole",
+        "Of the registers that popa pops those that are in the slot come from memory.",
+        _LOW.create(),
+        *_popa(_SLOT - 6),
+        source=f"{MANUALS}; em_popa",
+        tags=("stack", "straddle", "slow"),
+    ),
+)
+"""All scenarios whose point is one element, or an operand of the stack in memory."""

@@ -1,0 +1,114 @@
+"""The x87 and vector state, which is saved to slots and restored from them."""
+
+from vmm.catalogue._build import Slot, at, creates
+from vmm.catalogue._instructions import MANUALS, gpa_of, instruction_scenario
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    HostWrite,
+    Inspect,
+    Instruction,
+    Mapping,
+    Place,
+)
+
+_LOW = Slot(1, 0x100, at("a"), 2)
+_HIGH = Slot(2, 0x102, at("b"))
+_RO = Slot(3, 0x103, at("b", 1), 2, READONLY)
+_PAGE, _SLOT = gpa_of(0x101), gpa_of(0x102)
+_START, _END = gpa_of(0x103), gpa_of(0x105)
+_HOLE = gpa_of(0x110)
+_VALUE, _HIGHER = 0x5566_7788_99AA_BBCC, 0x1122_3344_DDEE_FF00
+_XMM0 = 160
+_MXCSR = 24
+_RESET_MXCSR = 0x1F80
+_SOURCE = f"{MANUALS}; em_fxsave"
+_LOGGED = Slot(1, 0x100, at("memory"), 20, LOG_DIRTY_PAGES)
+
+
+def _save(gpa: int) -> Instruction:
+    return Instruction("fxsave64", gpa, 16, _VALUE, value_high=_HIGHER, mode="long")
+
+
+def _restore(gpa: int) -> Instruction:
+    return Instruction("fxrstor64", gpa, 16, mode="long")
+
+
+def _save_low(gpa: int) -> Instruction:
+    return Instruction("fxsave", gpa, 16)
+
+
+def _valid(gfn: int, mapping: str, base: int, offset: int = 0) -> HostWrite:
+    """Let what stands at a gpa be a state that can be restored: MXCSR has no reserved bit."""
+    place = (gfn - base) * PAGE_SIZE_BYTES + offset + _MXCSR
+    return HostWrite(Place(mapping, place), _RESET_MXCSR)
+
+
+SCENARIOS = (
+    instruction_scenario(
+        "state-in-memory",
+        "The state that fxsave saves is in the slot, over its pages and borders, and comes back.",
+        *creates(_LOW, _HIGH),
+        _valid(0x102, "b", 0x102, 0x400),
+        _restore(gpa_of(0x102, 0x400)),
+        _valid(0x101, "a", 0x100, 0xF00),
+        _restore(gpa_of(0x101, 0xF00)),
+        _valid(0x100, "a", 0x100, 0xF00),
+        _restore(gpa_of(0x100, 0xF00)),
+        _save_low(gpa_of(0x100, 0x40)),
+        _save_low(_PAGE - 0x40),
+        _save_low(_SLOT - 0x10),
+        Inspect(),
+        _save(_PAGE - 0x600),
+        Instruction("load-vector", _PAGE - 0x600 + _XMM0, 16, mode="long"),
+        *(_save(_PAGE - offset) for offset in (0x10, 0xB0, 0x1C0)),
+        _save(_SLOT - _XMM0),
+        Inspect(),
+        source=_SOURCE,
+        tags=("state", "slow"),
+    ),
+    instruction_scenario(
+        "state-is-logged",
+        "Pages that the state is saved to are in the dirty log, and none that it comes from.",
+        _LOGGED.create(),
+        _save_low(gpa_of(0x101, 0x40)),
+        _save_low(gpa_of(0x104) - 0x20),
+        _LOGGED.log(),
+        _save(gpa_of(0x106, 0x40)),
+        _save(gpa_of(0x109) - 0x1C0),
+        _valid(0x10B, "memory", 0x100),
+        _restore(gpa_of(0x10B)),
+        _LOGGED.log(),
+        _LOGGED.log(),
+        source=_SOURCE,
+        tags=("state", "dirty"),
+        mappings=(Mapping("memory", 20),),
+    ),
+    instruction_scenario(
+        "state-on-a-readonly-slot",
+        "The state is restored from a READONLY slot; where it cannot be saved, or come from, KVM "
+        "says that it cannot emulate this.",
+        *creates(_HIGH, _RO),
+        _valid(0x103, "b", 0x102),
+        _restore(_START),
+        _valid(0x103, "b", 0x102, 0xF80),
+        _restore(gpa_of(0x103, 0xF80)),
+        _save(gpa_of(0x103, 0x40)),
+        _save(_END - 0x200),
+        _save(_HOLE + 0x40),
+        _save(_HOLE + 0xF80),
+        Inspect(),
+        source=_SOURCE,
+        tags=("state", "readonly", "slow"),
+        needs=("readonly_mem",),
+    ),
+    instruction_scenario(
+        "fxsave-in-a-hole",
+        "What fxsave saves without a slot exits, or KVM says that it cannot emulate this.",
+        _save_low(_HOLE + 0x40),
+        source=_SOURCE,
+        tags=("state", "slow"),
+    ),
+)
+"""All scenarios whose point is the state of the x87 and of vectors."""
