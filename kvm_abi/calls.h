@@ -67,3 +67,13 @@ uint64_t abi_news(const uint64_t *watched, uint64_t count, uint64_t *place, uint
  * place gets start and end. Linux 6.11; -ENOENT after the last one. */
 int abi_next_shared_mapping(int fd, uint64_t address, uint64_t *place, char *name,
                             uint32_t name_size);
+
+/* userfaultfd. A thread of C's own answers: it fetches pages, which are dropped first, from a copy
+ * when somebody meets them; or it guards them, holds up who writes to one, and lets him go on. When
+ * it stops, the other pages are fetched, and of those that were guarded bad says, by page, which had
+ * changed without anybody having been held up. All are private anonymous memory. */
+int abi_pager_start(uint64_t start, uint64_t pages, int guards, void **started);
+int abi_pager_stop(void *started, unsigned char *bad);
+
+/* 0 where a process may do that, with what the kernel itself touches, too; else an errno. */
+int abi_can_page(void);

@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Any, Protocol
 
 from kvm_abi._kvm import ffi as _ffi, lib as _lib
-from kvm_abi.uapi import Advice, Ioctl, MapFlag, Protection
+from kvm_abi.uapi import PAGE_SIZE_BYTES, Advice, Ioctl, MapFlag, Protection
 
 # A pointer that cffi owns or a pointer that it was given; its fields are the structure's.
 CData = Any
@@ -504,6 +504,39 @@ class Watched:
             *(self._found, MAX_DIFFERENCES, self._data, len(self._data)),
         )
         return count
+
+
+class Pager:
+    """userfaultfd on private anonymous memory, answered by a thread.
+
+    With ``guards``, who writes to a page is held up first; else pages are dropped, and what they
+    held is fetched when somebody meets them. The memory is the caller's to keep mapped.
+    """
+
+    def __init__(self, address: int, size_bytes: int, *, guards: bool) -> None:
+        """Begin. Raises `OSError`."""
+        self._pages = size_bytes // PAGE_SIZE_BYTES
+        started = _new("void **")
+        result = _lib.abi_pager_start(address, self._pages, guards, started)
+        self._started = started[0]
+        if result and self._started != _ffi.NULL:
+            self.stop()
+        _checked_result("userfaultfd", result)
+
+    def stop(self) -> list[int]:
+        """End, all pages being fetched; return those that changed with nobody being held up.
+
+        Raises `OSError`.
+        """
+        bad = _new("unsigned char[]", self._pages)
+        started, self._started = self._started, _ffi.NULL
+        _checked_result("userfaultfd", _lib.abi_pager_stop(started, bad))
+        return [page for page in range(self._pages) if bad[page]]
+
+
+def can_page() -> bool:
+    """Return whether userfaultfd can be had for what the kernel itself touches, too."""
+    return bool(_lib.abi_can_page() == 0)
 
 
 def shared_mappings(fd: int) -> list[tuple[int, int, str]]:

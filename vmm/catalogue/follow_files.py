@@ -53,6 +53,7 @@ def _follow(
     flags: int = 0,
     needs: tuple[str, ...] = (),
     source: str = _NOTIFIER,
+    slow: bool = False,
 ) -> Scenario:
     """Return a scenario that looks at a slot on each mapping before, between and after changes."""
     slots = [
@@ -69,7 +70,7 @@ def _follow(
         name=f"follow-{name}",
         why=why,
         source=source,
-        tags=("follow",),
+        tags=("follow", "slow") if slow else ("follow",),
         needs=("sync_mmu", *needs),
         mappings=mappings,
         survey="none",
@@ -81,13 +82,15 @@ def _follow(
     )
 
 
-def _first_read(name: str, why: str, mapping: Mapping, *changes: HostChangeKind) -> Scenario:
+def _first_read(
+    name: str, why: str, mapping: Mapping, *changes: HostChangeKind, slow: bool = False
+) -> Scenario:
     """Return a scenario whose guest has only read before each change, and writes after it."""
     return Scenario(
         name=f"follow-{name}",
         why=why,
         source=_NOTIFIER,
-        tags=("follow",),
+        tags=("follow", "slow") if slow else ("follow",),
         needs=("sync_mmu",),
         mappings=(mapping,),
         survey="none",
@@ -296,6 +299,56 @@ SCENARIOS = (
         _change("fork", _A, 0, 1),
         flags=LOG_DIRTY_PAGES,
         source="do_wp_page; mmu_notifier_invalidate_range_start",
+    ),
+    _follow(
+        "pages-that-are-fetched-later",
+        "Pages that userfaultfd fetches when somebody meets them, as after a migration, hold what "
+        "they held.",
+        (_A,),
+        _change("fetch_later", _A, 1, 3),
+        _change("settle", _A, 1, 3),
+        _change("fetch_later", _A, 0, 6),
+        _change("settle", _A, 0, 6),
+        source="Documentation/admin-guide/mm/userfaultfd.rst; hva_to_pfn_slow",
+    ),
+    _first_read(
+        "pages-fetched-after-reads",
+        "Pages that the guest has read are fetched again, by reads and by writes.",
+        _A,
+        "fetch_later",
+        "settle",
+        slow=True,
+    ),
+    _follow(
+        "pages-fetched-in-a-logged-slot",
+        "A page that is fetched is in the dirty log when the guest writes it, and not before.",
+        (_A,),
+        _change("fetch_later", _A, 1, 3),
+        _change("settle", _A, 1, 3),
+        flags=LOG_DIRTY_PAGES,
+        source="Documentation/admin-guide/mm/userfaultfd.rst; hva_to_pfn_slow",
+        slow=True,
+    ),
+    _follow(
+        "pages-that-are-guarded",
+        "Who writes to pages that userfaultfd guards, as for a snapshot, is held up before they "
+        "change, the guest too.",
+        (_A,),
+        _change("guard", _A, 1, 3),
+        _change("settle", _A, 1, 3),
+        _change("guard", _A, 0, 6),
+        _change("settle", _A, 0, 6),
+        source="Documentation/admin-guide/mm/userfaultfd.rst; change_protection",
+    ),
+    _follow(
+        "guarded-pages-in-a-logged-slot",
+        "A write that is held up is in the dirty log once it has happened.",
+        (_A,),
+        _change("guard", _A, 1, 3),
+        _change("settle", _A, 1, 3),
+        flags=LOG_DIRTY_PAGES,
+        source="Documentation/admin-guide/mm/userfaultfd.rst; change_protection",
+        slow=True,
     ),
     Scenario(
         name="follow-collapsed-pages",

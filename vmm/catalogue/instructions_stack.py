@@ -177,7 +177,6 @@ _STRINGS = (
         *creates(_LOW, _HIGH, _FAR),
         *_copies(_BORDER - 21, gpa_of(0x111) - 17, 11, *_BOTH),
         *_strings(_BORDER - 21, 11, *_BOTH),
-        *_strings(gpa_of(0x111) - 21, 11, *_BOTH),
         tags=("string", "straddle"),
     ),
     instruction_scenario(
@@ -253,6 +252,7 @@ _STRINGS = (
         *_strings(_END - 7, 4, *_BOTH),
         *_strings(gpa_of(0x102, 0x80), 4, "long"),
         *_strings(gpa_of(0x120, 0x80), 4, *_BOTH),
+        *_strings(gpa_of(0x111) - 7, 4, *_BOTH),
         tags=("string", "readonly", "slow"),
         needs=("readonly_mem",),
     ),

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import assert_never
 
-from kvm_abi.raw import Watched
+from kvm_abi.raw import Pager, Watched
 from kvm_abi.uapi import Protection
 from vmm.execution.forked import ForkedChild
 from vmm.execution.samepages import wait_for_scans
@@ -33,6 +33,7 @@ class HostMemory(Closing):
         self._pages = HostPages(mappings, reached)
         self._watch: _Watch | None = None
         self._child: ForkedChild | None = None
+        self._pagers: dict[str, Pager] = {}
         self._nothing = HostMapping.reserved(PAGE_SIZE_BYTES)
         try:
             for index, mapping in enumerate(mappings):
@@ -53,6 +54,8 @@ class HostMemory(Closing):
     def close(self) -> None:
         """Unmap everything. The VMs must be closed."""
         self.end_child()
+        while self._pagers:
+            self._pagers.popitem()[1].stop()
         self._nothing.close()
         for memory in self._mappings.values():
             memory.close()
@@ -144,6 +147,11 @@ class HostMemory(Closing):
                 memory.move_away(start, size_bytes)
             case "move_back":
                 memory.move_back(start, size_bytes)
+            case "fetch_later" | "guard":
+                pager = Pager(memory.address_of(start), size_bytes, guards=op.how == "guard")
+                self._pagers[op.place.mapping] = pager
+            case "settle":
+                return self._settle(op)
             case "fork":
                 self._child = ForkedChild(self._own_memory())
             case "reap":
@@ -153,6 +161,14 @@ class HostMemory(Closing):
         self._pages.change(op)
         self._watch = None
         return Done()
+
+    def _settle(self, op: ChangeHostMemory) -> Inspected:
+        """End what userfaultfd is in charge of; say what changed with nobody being held up."""
+        name, first = op.place.mapping, op.place.offset
+        pages = self._pagers.pop(name).stop()
+        memory = self._mappings[name]
+        starts = [first + page * PAGE_SIZE_BYTES for page in pages]
+        return Inspected(tuple(HostChange(name, at, memory.read(at, 4)) for at in starts))
 
     def end_child(self) -> None:
         """Let the forked child end, which holds a VM of this process as long as it lives."""

@@ -102,8 +102,11 @@ _BACK: dict[HostChangeKind, HostChangeKind] = {
     "map_file": "map",
     "truncate": "extend",
     "move_away": "move_back",
+    "fetch_later": "settle",
+    "guard": "settle",
 }
-_NEVER_FIRST = ("map", "allow", "extend", "move_back", "fork", "reap")
+_PAGED: tuple[HostChangeKind, ...] = ("fetch_later", "guard")
+_NEVER_FIRST = ("map", "allow", "extend", "move_back", "settle", "fork", "reap")
 _IMMOVABLE = ("unmap", "forbid", "write_protect", "map_file")
 """After these pages of a mapping are not moved: what it is made of has come apart."""
 
@@ -259,7 +262,8 @@ class Extras:
         if taken is not None:
             yield _replace(taken, how=_BACK[taken.how], source=None)
             return
-        if dice.chance(0.1):
+        is_paged = any(each.how in _PAGED for each in self._taken.values())
+        if dice.chance(0.1) and not is_paged:
             self._is_forked = not self._is_forked
             yield ChangeHostMemory(Place(mapping.name), 1, "fork" if self._is_forked else "reap")
             return
@@ -322,6 +326,8 @@ class Extras:
         needed = {"collapse": self._features.collapse, "merge": self._features.ksm}
         if how == "merge" and not self._dice.chance(0.1):
             return False  # It waits for the kernel.
+        if how in _PAGED:  # Their pages are there, and nobody else's.
+            return self._features.userfaultfd and self._moves and not self._is_forked
         return needed.get(how, True) and how not in (_IMMOVABLE if self._moves else ("move_away",))
 
     def _memfd(self) -> Iterator[AnyOperation]:

@@ -151,6 +151,8 @@ class Contents:
                 pass
             case "page_out" | "collapse" | "merge" | "move_away" | "move_back" | "fork" | "reap":
                 pass  # The same bytes, in other pages or elsewhere.
+            case "fetch_later" | "guard" | "settle":
+                pass  # The same bytes, somewhat later.
         host.change(op)
 
     def _leave(self, mapping: str, pages: Iterable[int]) -> None:

@@ -88,6 +88,13 @@ COPIED = source(
     "of it",
     "hva_to_pfn: FOLL_WRITE; do_wp_page; mmu_notifier_invalidate_range_start",
 )
+GUARDED = source(
+    "guarded",
+    "who writes to memory that the host guards with userfaultfd, a guest too, is held up before "
+    "anything changes",
+    "Documentation/admin-guide/mm/userfaultfd.rst, Write Protect Notifications; "
+    "kvm_mmu_notifier_invalidate_range_start",
+)
 VM_GONE = source(
     "vm-gone",
     "a closed VM leaves nothing behind in the process that made it",
@@ -243,8 +250,8 @@ class Model:
             case HostWrite():
                 return (self._host_write(operation),)
             case ChangeHostMemory():
-                came = Inspected(()) if operation.how == "reap" else Done()
-                rule = COPIED if operation.how == "reap" else HARNESS
+                rule = {"reap": COPIED, "settle": GUARDED}.get(operation.how, HARNESS)
+                came = Done() if rule is HARNESS else Inspected(())
                 return (Allowed(came, rule, partial(self._change_memory, operation)),)
             case Race():
                 return ()  # Its outcomes depend on what happened: see ``race``.
@@ -315,7 +322,8 @@ class Model:
         hidden = self._backing.absent
         changes = self._contents.changes(hidden)
         room, due = self._contents.room(hidden), self._contents.due(hidden)
-        rule = CLOCK_WRITES if room or due else CONTENT
+        is_clocks = bool(due) or (bool(room) and not self._contents.is_blurred)
+        rule = CLOCK_WRITES if is_clocks else CONTENT
         outcome = Inspected(changes, room, due)
         return Allowed(outcome, rule, partial(self._inspected, hidden))
 

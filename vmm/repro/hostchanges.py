@@ -74,6 +74,12 @@ def _call(account: Account, host: HostPages, op: ChangeHostMemory) -> str:
         case "reap":
             account.use("reaps")
             return "host_reaps();"
+        case "fetch_later" | "guard":
+            account.use("pager")
+            return f"host_pages({where}, {'true' if op.how == 'guard' else 'false'});"
+        case "settle":
+            account.use("settles")
+            return f"host_settles({names.variable(op.place.mapping)});"
         case _:
             assert_never(op.how)
 

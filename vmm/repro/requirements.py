@@ -23,7 +23,7 @@ _INTERNAL = {
     "internal_apic": "APIC_PAGE",
 }
 _PARAVIRTUAL = {"kvmclock": "CLOCKSOURCE2", "steal_time": "STEAL_TIME"}
-_BY_MAPPING = ("zero_page", "hugetlb_pages", "collapse", "ksm")
+_BY_MAPPING = ("zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd")
 """Needs without which the program cannot map or change its memory, and says so then."""
 
 _SURE_GPA_END = 1 << 36

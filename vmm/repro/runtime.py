@@ -70,6 +70,8 @@ _NEEDS = {
     "movepages": ("mapping",),
     "forks": ("mapping",),
     "reaps": ("forks",),
+    "pager": ("mapping",),
+    "settles": ("pager",),
     "protect": ("mapping",),
     "change": ("mapping",),
     "look": ("mapping",),

@@ -52,7 +52,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guest cannot reach. ``internal_*`` say whether the kernel makes a slot of its own for what is
     named so. ``zero_page`` says whether this process may map virtual address 0;
     ``hugetlb_pages`` is the number of free 2 MiB pages; ``collapse`` and ``ksm`` say whether the
-    host makes huge pages of small ones when it is asked, and merges pages that are alike;
+    host makes huge pages of small ones when it is asked, and merges pages that are alike,
+    ``userfaultfd`` whether pages can be fetched when they are used, and guarded;
     ``forced_emulation`` whether KVM emulates an instruction that a prefix asks it to.
 
         >>> from vmm import features_here
@@ -95,6 +96,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steal_time: bool = False
     collapse: bool = False
     ksm: bool = False
+    userfaultfd: bool = False
     forced_emulation: bool = False
     protected: PerVm | None = None
 
@@ -279,6 +281,11 @@ TABLE = (
     Feature("steal_time", "steal time (KVM_FEATURE_STEAL_TIME)"),
     Feature("collapse", "MADV_COLLAPSE (Linux 6.1)"),
     Feature("ksm", "KSM (1 in /sys/kernel/mm/ksm/run)"),
+    Feature(
+        "userfaultfd",
+        "userfaultfd for what the kernel touches (CAP_SYS_PTRACE or "
+        "vm.unprivileged_userfaultfd=1, Linux 5.7)",
+    ),
     Feature("forced_emulation", "kvm.force_emulation_prefix=1"),
     Feature("hugetlb_pages", "a free 2 MiB huge page (vm.nr_hugepages)", within=range(1 << 63)),
 )

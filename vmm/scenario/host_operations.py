@@ -84,6 +84,9 @@ HostChangeKind = Literal[
     "move_back",
     "fork",
     "reap",
+    "fetch_later",
+    "guard",
+    "settle",
 ]
 
 
@@ -102,6 +105,11 @@ class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=Fals
     and waits for KSM to have looked twice; ``move_away`` moves pages elsewhere (mremap) until
     ``move_back``. With ``fork`` a child shares all memory until ``reap``, or until the VM's end:
     what is written is copied, and the outcome of ``reap`` is what the child saw change.
+
+    ``fetch_later`` and ``guard`` are userfaultfd, until ``settle`` of the same pages: pages are
+    dropped, and what they held is fetched when somebody meets them, as when a VM has migrated; or
+    who writes to one is held up first, as while a snapshot is taken, and the outcome of ``settle``
+    is what changed with nobody being held up.
     """
 
     place: Place

@@ -26,9 +26,15 @@ class HostChanges:
         self._immovable: set[str] = set()
         self._away: dict[str, bytearray] = {}
         self._is_forked = False
+        self._paged: dict[str, tuple[int, int]] = {}
         self._views = {m.name: {m.name} for m in mappings}
         for mapping in mappings:
             self._views[mapping.of or mapping.name].add(mapping.name)
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether userfaultfd is in charge of any page."""
+        return bool(self._paged)
 
     def new_vm(self) -> None:
         """The end of a VM is that of a forked child, too."""
@@ -50,6 +56,9 @@ class HostChanges:
 
     def _elsewhere_problem(self, op: ChangeHostMemory) -> str:
         """What was moved away is moved back before anything else; so it is with a forked child."""
+        problem = self._paging_problem(op)
+        if problem:
+            return problem
         if op.how in ("fork", "reap"):
             if self._is_forked is (op.how == "fork"):
                 return ".how: 'fork' and 'reap' take turns"
@@ -69,6 +78,23 @@ class HostChanges:
             return ".how: pages that were moved away are moved back first, and no others"
         if op.how in ("move_away", "move_back"):
             away[pages] = bytes((op.how == "move_away",)) * op.pages
+        return ""
+
+    def _paging_problem(self, op: ChangeHostMemory) -> str:
+        """Pages that userfaultfd is in charge of are settled before anything else happens."""
+        name, pages = op.place.mapping, (op.place.offset, op.pages)
+        if op.how == "settle":
+            if self._paged.pop(name, None) != pages:
+                return ".how: 'settle' takes the pages of a 'fetch_later' or 'guard' that stands"
+        elif name in self._paged or (op.how == "fork" and self._paged):
+            return f".how: {op.how!r} has to wait for 'settle'"
+        elif op.how in ("fetch_later", "guard"):
+            is_away = any(self._away.get(name, ()))
+            if self._is_forked or name in self._immovable or is_away:
+                return f".how: an operation takes pages of {name!r} away, or shares them"
+            if not op.pages:
+                return ".pages: one is needed"
+            self._paged[name] = pages
         return ""
 
     def _odd_change_problem(self, op: ChangeHostMemory) -> str:

@@ -56,6 +56,9 @@ CHANGES: dict[HostChangeKind, HostChange] = {
     "move_back": HostChange("mremap back", ("anonymous",), "everything", keeps=True),
     "fork": HostChange("fork", ("thp", *_PROTECTABLE), keeps=True),
     "reap": HostChange("end of the forked child", ("thp", *_PROTECTABLE), keeps=True),
+    "fetch_later": HostChange("userfaultfd for missing pages", ("anonymous",), keeps=True),
+    "guard": HostChange("userfaultfd for writes", ("anonymous",), keeps=True),
+    "settle": HostChange("end of userfaultfd", ("anonymous",), keeps=True),
     "extend": HostChange("ftruncate to full size", ("memfd", "private_file")),
 }
 """Every kind of change, once."""
@@ -211,6 +214,8 @@ class HostPages:
             case "map" | "unmap" | "drop" | "punch" | "forbid" | "allow" | "write_protect":
                 pass
             case "page_out" | "collapse" | "merge" | "move_away" | "move_back" | "fork" | "reap":
+                pass
+            case "fetch_later" | "guard" | "settle":
                 pass
             case _:
                 assert_never(op.how)

@@ -155,6 +155,8 @@ class OperationChecker:
             case ChangeHostMemory():
                 return self._changes.problem(op)
             case Race():
+                if self._changes.is_paged:
+                    return ": pages that userfaultfd is in charge of have to 'settle' first"
                 if self._changes.aliases:
                     return ": races take no mapping that shows another one's file, or its copy"
                 self._races = True

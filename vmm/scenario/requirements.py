@@ -28,6 +28,7 @@ def _needs(scenario: Scenario) -> tuple[str, ...]:
         "zero_page": "zero" in kinds,
         "collapse": "collapse" in changes,
         "ksm": "merge" in changes,
+        "userfaultfd": not changes.isdisjoint(("fetch_later", "guard")),
         "forced_emulation": any(isinstance(op, Instruction) and op.forced for op in operations),
         "failing_allocations": any(
             op.fail_nth for op in operations if isinstance(op, SetUserMemoryRegion)

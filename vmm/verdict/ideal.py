@@ -73,6 +73,7 @@ EVERYTHING = Features(
     steal_time=True,
     collapse=True,
     ksm=True,
+    userfaultfd=True,
     forced_emulation=True,
 )
 """A kernel and a host that lack nothing; fewer slots, so that a full table takes no time."""

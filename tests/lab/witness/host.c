@@ -2,10 +2,16 @@
 #include "witness.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -44,8 +50,91 @@ static void put_file(uint64_t page, uint64_t count, int flags)
     put(page, count, READ_WRITE, flags, file);
 }
 
+/* userfaultfd on pages of the pool, answered by a thread. */
+static struct {
+    int fd, active, guards, stop[2];
+    uint64_t start, size, held;
+    uint8_t *copy;
+    pthread_t thread;
+} pager = {.fd = -1};
+
+static void guard(uint64_t start, uint64_t size, uint64_t mode)
+{
+    struct uffdio_writeprotect protect = {.range = {start, size}, .mode = mode};
+
+    while (ioctl(pager.fd, UFFDIO_WRITEPROTECT, &protect) && errno == EAGAIN)
+        ;
+}
+
+static void *serve(void *unused)
+{
+    struct pollfd ready[2] = {{.fd = pager.fd, .events = POLLIN},
+                              {.fd = pager.stop[0], .events = POLLIN}};
+    struct uffd_msg message;
+
+    while (poll(ready, 2, -1) < 0 || !ready[1].revents)
+        while (read(pager.fd, &message, sizeof(message)) == sizeof(message)) {
+            uint64_t at = message.arg.pagefault.address & -PAGE;
+            struct uffdio_copy copy = {
+                .dst = at, .src = (uint64_t)pager.copy + at - pager.start, .len = PAGE,
+            };
+            pager.held++;
+            if (pager.guards)
+                guard(at, PAGE, 0);
+            else
+                ioctl(pager.fd, UFFDIO_COPY, &copy);
+        }
+    return unused;
+}
+
+static void page_later(uint64_t page, uint64_t count, int guards)
+{
+    struct uffdio_api api = {
+        .api = UFFD_API, .features = guards ? UFFD_FEATURE_PAGEFAULT_FLAG_WP : 0,
+    };
+    struct uffdio_register range = {
+        .range = {(uint64_t)pool + page * PAGE, count * PAGE},
+        .mode = guards ? UFFDIO_REGISTER_MODE_WP : UFFDIO_REGISTER_MODE_MISSING,
+    };
+
+    pager.fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    pager.start = range.range.start;
+    pager.size = range.range.len;
+    pager.guards = guards;
+    pager.held = 0;
+    pager.active = 1;
+    pager.copy = malloc(pager.size);
+    memcpy(pager.copy, pool + page * PAGE, pager.size);
+    need(pager.fd >= 0 && !ioctl(pager.fd, UFFDIO_API, &api)
+             && !ioctl(pager.fd, UFFDIO_REGISTER, &range) && !pipe(pager.stop),
+         "userfaultfd");
+    need(!pthread_create(&pager.thread, NULL, serve, NULL), "a thread");
+    if (guards)
+        guard(pager.start, pager.size, UFFDIO_WRITEPROTECT_MODE_WP);
+    else
+        need(!madvise(pool + page * PAGE, pager.size, MADV_DONTNEED), "MADV_DONTNEED");
+}
+
+static void settle(void)
+{
+    uint8_t seen = 0;
+
+    if (!pager.active)
+        return;
+    for (uint64_t at = 0; at < pager.size && !pager.guards; at += PAGE)
+        seen += *(volatile uint8_t *)(pager.start + at);
+    need(write(pager.stop[1], &seen, 1) == 1, "write");
+    pthread_join(pager.thread, NULL);
+    close(pager.fd);
+    close(pager.stop[0]);
+    close(pager.stop[1]);
+    free(pager.copy);
+    pager.active = 0;
+}
+
 void heal_pool(void)
 {
+    settle();
     if (changed)
         put(0, POOL_PAGES, READ_WRITE, FRESH, -1);
     if (file >= 0)
@@ -115,7 +204,12 @@ int play_host(char words[][32], int count)
         need(!madvise(pool + page * PAGE, many * PAGE, 21), "MADV_PAGEOUT");
     else if (count == 3 && !strcmp(words[0], "collapse"))
         (void)!madvise((void *)((uintptr_t)(pool + page * PAGE) & -(2ul << 20)), 2 << 20, 25);
-    else if (count == 1 && !strcmp(words[0], "forked"))
+    else if (count == 3 && (!strcmp(words[0], "fetch") || !strcmp(words[0], "guard")))
+        page_later(page, many, words[0][0] == 'g');
+    else if (count == 1 && !strcmp(words[0], "settle")) {
+        settle();
+        printf(" held %d", (int)pager.held);
+    } else if (count == 1 && !strcmp(words[0], "forked"))
         fork_once();
     else
         return 0;

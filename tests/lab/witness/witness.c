@@ -35,6 +35,7 @@
  *   refusedfile              a guest_memfd is made, cannot be bound past its end, and is closed
  *   drop PAGE N              MADV_DONTNEED of the pool's pages
  *   protect PAGE N none|ro|rw, fresh PAGE N, unmap PAGE N   mprotect(2), mmap(2) of them
+ *   fetch PAGE N, guard PAGE N, settle   userfaultfd: how often was somebody held up?
  *   moveaway PAGE N, moveback PAGE N, pageout PAGE N, collapse PAGE N, forked   likewise
  *   file PAGE N shared|private, truncate PAGES   a memory file over them, and its size
  *   readhigh GPA             a read of four bytes in 64-bit mode

@@ -213,6 +213,20 @@ static bool is_collapse(struct vm *vm, struct slot *slot, const struct host_chan
     return change->kind == HOST_ADVISES && change->detail == 25; /* MADV_COLLAPSE */
 }
 
+static bool is_fetching(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_FETCHES;
+}
+
+static bool is_guarding(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_GUARDS;
+}
+
 static void show_blank(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
 {
     (void)pages;
@@ -334,6 +348,33 @@ AFTER(hide_moved_back, is_moving_back, hide)
 BEFORE(keep_at_fork, is_fork, keep)
 AFTER(lose_paged_out, is_page_out, show_blank)
 BEFORE(lose_collapsed, is_collapse, hide_last)
+
+BEFORE(keep_while_fetching, is_fetching, keep)
+BEFORE(keep_while_guarded, is_guarding, keep)
+AFTER(hide_while_fetching, is_fetching, hide_last)
+AFTER(hide_while_guarded, is_guarding, hide)
+
+static void withhold_guard(struct vm *vm, const struct host_change *change)
+{
+    if (change->kind == HOST_GUARDS && !change->done && strike(vm))
+        *change->part = 0;
+}
+
+static void withhold_last_guard(struct vm *vm, const struct host_change *change)
+{
+    if (change->kind == HOST_GUARDS && !change->done && strike(vm))
+        *change->part -= PAGE_BYTES;
+}
+
+static void fetch_zeros(struct vm *vm, const struct host_change *change)
+{
+    for (uint32_t i = 0; i < vm->nr_used; i++) {
+        const struct slot *slot = &vm->slots[vm->used[i]];
+        bool shows = change->hva - slot->known.hva < slot->known.size;
+        if (change->kind == HOST_COPIES && !change->done && shows && strike(vm))
+            *change->part = blank_page();
+    }
+}
 
 /* Dirty logs. */
 
@@ -460,6 +501,26 @@ const struct fault host_faults[] = {
     CHANGE("collapse-takes-last-page", lose_collapsed,
            "The last page of what the host makes huge pages of the guest cannot reach.",
            "set 1 100 1 0; collapse 0 1; read 100"),
+    CHANGE("fetching-parts-the-guest", keep_while_fetching,
+           "While pages are fetched later the guest goes on with others.",
+           "set 1 100 1 0; fetch 0 1; write 100"),
+    CHANGE("fetched-last-page-not-seen", hide_while_fetching,
+           "The last of pages that are fetched later the guest cannot reach.",
+           "set 1 100 1 0; fetch 0 1; read 100"),
+    CHANGE("fetched-as-zeros", fetch_zeros, "Pages that are fetched later are zeros.",
+           "set 1 100 1 0; fetch 0 1; read 100"),
+    CHANGE("guarding-parts-the-guest", keep_while_guarded,
+           "While pages are guarded the guest goes on with others.",
+           "set 1 100 1 0; guard 0 1; write 100"),
+    CHANGE("guarded-not-seen", hide_while_guarded,
+           "Pages that are guarded the guest cannot reach.",
+           "set 1 100 1 0; guard 0 1; read 100"),
+    CHANGE("guard-not-set", withhold_guard,
+           "Who writes to guarded pages is not held up.",
+           "set 1 100 1 0; guard 0 1; write 100; settle"),
+    CHANGE("guard-lacks-last-page", withhold_last_guard,
+           "Who writes to the last guarded page is not held up.",
+           "set 1 100 2 0; guard 0 2; write 101; settle"),
     {.name = "fork-stops-the-log", .host_changes = note_fork, .log = forget_noted,
      .sentence = "What is written after a fork is not in the next dirty log.",
      .witness = "set 1 100 1 0 log; forked; write 100; log 1"},

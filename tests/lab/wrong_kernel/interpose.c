@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <linux/userfaultfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -245,6 +246,49 @@ static int answer(int error)
     return -1;
 }
 
+static void note_host_change(const struct host_change *change);
+static void note_done(struct host_change *change);
+
+/* userfaultfd: pages are to be fetched when they are met, or guarded; or one is fetched. */
+static int page_memory(int fd, unsigned long request, void *argument)
+{
+    struct uffdio_writeprotect protect;
+    struct uffdio_register range;
+    struct uffdio_copy copy;
+    struct host_change change = {.fd = -1};
+    int result;
+
+    if (request == (uint32_t)UFFDIO_REGISTER) {
+        range = *(struct uffdio_register *)argument;
+        change.kind = HOST_FETCHES;
+        change.hva = range.range.start;
+        change.size = range.mode == UFFDIO_REGISTER_MODE_MISSING ? range.range.len : 0;
+        argument = &range;
+    } else if (request == (uint32_t)UFFDIO_WRITEPROTECT) {
+        protect = *(struct uffdio_writeprotect *)argument;
+        change.kind = HOST_GUARDS;
+        change.hva = protect.range.start;
+        change.size = protect.mode ? protect.range.len : 0;
+        change.part = (uint64_t *)&protect.range.len;
+        argument = &protect;
+    } else {
+        copy = *(struct uffdio_copy *)argument;
+        change.kind = HOST_COPIES;
+        change.hva = copy.dst;
+        change.size = copy.len;
+        change.part = (uint64_t *)&copy.src;
+        argument = &copy;
+    }
+    if (change.size)
+        note_host_change(&change);
+    if (change.kind == HOST_GUARDS && !protect.range.len)
+        return 0;
+    result = kernel_ioctl(fd, request, argument);
+    if (change.size && !result)
+        note_done(&change);
+    return result;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
     struct vm *vm = in_tables(fd) ? vms[fd] : NULL;
@@ -259,6 +303,9 @@ int ioctl(int fd, unsigned long request, ...)
     request = (uint32_t)request;
     if (answered_wrongly(fd, request, argument, &result))
         return result;
+    if (request == (uint32_t)UFFDIO_REGISTER || request == (uint32_t)UFFDIO_WRITEPROTECT
+        || request == (uint32_t)UFFDIO_COPY)
+        return page_memory(fd, request, argument);
     if (request == KVM_RUN && vcpu)
         return answer(run_held_vcpu(fd, argument));
     if (vcpu && request == (uint32_t)PRE_FAULT_MEMORY)

@@ -285,7 +285,8 @@ struct log {
     int error;
 };
 
-enum host_call { HOST_ADVISES, HOST_MAPS, HOST_PROTECTS, HOST_CUTS, HOST_GROWS, HOST_MOVES, HOST_FORKS };
+enum host_call { HOST_ADVISES, HOST_MAPS, HOST_PROTECTS, HOST_CUTS, HOST_GROWS, HOST_MOVES, HOST_FORKS,
+                 HOST_FETCHES, HOST_GUARDS, HOST_COPIES };
 
 /* What the host does to its own memory: to change it all, or to cut or grow its file. */
 struct host_change {
@@ -294,6 +295,7 @@ struct host_change {
     int detail; /* the advice, the protection, or whether pages come from elsewhere */
     int fd;     /* the file that is mapped or resized, or -1 */
     uint64_t hva, size;
+    uint64_t *part; /* of userfaultfd: what the kernel is told (length, or where a page is from) */
 };
 
 /*

@@ -279,6 +279,7 @@ def test_of_a_saved_state_some_bytes_are_known_and_others_are_not() -> None:
     assert kept.outcome == Touched(TAG)
     (inspected,) = made.allowed(Inspect())
     assert isinstance(inspected.outcome, Inspected)
+    assert inspected.rule.name == "content"
     assert ("a", 5, 155) in inspected.outcome.room
     assert ("a", 176, 288) in inspected.outcome.room
     assert made.allowed(Instruction("xadd", 0x5000 + 30)) == ()

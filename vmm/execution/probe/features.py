@@ -78,6 +78,7 @@ def probe_features(
             hugetlb_pages=_free_huge_pages(),
             collapse=_can_collapse(),
             ksm=merges_pages(),
+            userfaultfd=raw.can_page(),
             forced_emulation=emulates_on_request(reach_limit_s),
             protected=protected,
         )

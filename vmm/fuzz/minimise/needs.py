@@ -62,6 +62,8 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
                 yield "collapse"
             elif op.how == "merge":
                 yield "ksm"
+            elif op.how in ("fetch_later", "guard"):
+                yield "userfaultfd"
         case CreateGuestMemfd(flags=flags):
             yield "guest_memfd"
             if flags & MEMFD_MMAP:

@@ -232,6 +232,124 @@ static void host_reaps(void)
 	if (status)
 		leave(WRONG, "a forked child sees what was written after it was forked");
 }
+/*@ pager */
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+
+/* userfaultfd on pages of a mapping: a thread fetches them, or lets those go on who write them. */
+struct pager {
+	struct mapping *mapping;
+	uint64_t start, pages;
+	bool guards;
+	int fd, stop[2];
+	unsigned char *copy, *met;
+	pthread_t thread;
+};
+static struct pager pagers[256];
+static unsigned pagers_used;
+
+static bool pager_lost(const struct pager *pager, uint64_t page)
+{
+	const unsigned char *now = (const unsigned char *)(uintptr_t)pager->start + page * PAGE;
+
+	return memcmp(now, pager->copy + page * PAGE, PAGE);
+}
+
+static void pager_fetches(struct pager *pager, uint64_t page)
+{
+	struct uffdio_copy copy = {
+		.dst = pager->start + page * PAGE, .len = PAGE,
+		.src = (uintptr_t)pager->copy + page * PAGE,
+	};
+	struct uffdio_range woken = {.start = copy.dst, .len = PAGE};
+
+	while (ioctl(pager->fd, UFFDIO_COPY, &copy) && errno == EAGAIN)
+		;
+	ioctl(pager->fd, UFFDIO_WAKE, &woken);
+}
+
+static int pager_guards(struct pager *pager, uint64_t page, uint64_t pages, uint64_t mode)
+{
+	struct uffdio_writeprotect protect = {
+		.range = {.start = pager->start + page * PAGE, .len = pages * PAGE}, .mode = mode,
+	};
+	int result;
+
+	while ((result = ioctl(pager->fd, UFFDIO_WRITEPROTECT, &protect)) && errno == EAGAIN)
+		;
+	return result;
+}
+
+static void *pager_serves(void *argument)
+{
+	struct pager *pager = argument;
+	struct pollfd ready[2] = {{.fd = pager->fd, .events = POLLIN},
+				  {.fd = pager->stop[0], .events = POLLIN}};
+	struct uffd_msg message;
+
+	while (poll(ready, 2, -1) < 0 || !ready[1].revents)
+		while (read(pager->fd, &message, sizeof(message)) == sizeof(message)) {
+			uint64_t page = (message.arg.pagefault.address - pager->start) / PAGE;
+
+			if (!pager->guards) {
+				pager_fetches(pager, page);
+				continue;
+			}
+			if (!pager->met[page])
+				pager->met[page] = 1 + pager_lost(pager, page);
+			pager_guards(pager, page, 1, 0);
+		}
+	return NULL;
+}
+
+static void host_pages(struct mapping *mapping, uint64_t offset, uint64_t pages, bool guards)
+{
+	struct pager *pager = &pagers[pagers_used++ % 256];
+	struct uffdio_api api = {
+		.api = UFFD_API, .features = guards ? UFFD_FEATURE_PAGEFAULT_FLAG_WP : 0,
+	};
+	struct uffdio_register range = {
+		.range = {.start = (uintptr_t)mapping->host + offset, .len = pages * PAGE},
+		.mode = guards ? UFFDIO_REGISTER_MODE_WP : UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	*pager = (struct pager){
+		.mapping = mapping, .start = range.range.start, .pages = pages, .guards = guards,
+		.copy = malloc(pages * PAGE), .met = calloc(pages, 1),
+	};
+	memcpy(pager->copy, mapping->host + offset, pages * PAGE);
+	pager->fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (pager->fd < 0 || ioctl(pager->fd, UFFDIO_API, &api))
+		leave(CANNOT_RUN, "userfaultfd: %s", strerror(errno));
+	must(ioctl(pager->fd, UFFDIO_REGISTER, &range), "UFFDIO_REGISTER");
+	must(pipe(pager->stop), "pipe");
+	must(-pthread_create(&pager->thread, NULL, pager_serves, pager), "pthread_create");
+	if (guards)
+		must(pager_guards(pager, 0, pages, UFFDIO_WRITEPROTECT_MODE_WP),
+		     "UFFDIO_WRITEPROTECT");
+	else
+		must(madvise(mapping->host + offset, pages * PAGE, MADV_DONTNEED), "MADV_DONTNEED");
+}
+/*@ settles */
+
+static void host_settles(struct mapping *mapping)
+{
+	struct pager *pager = &pagers[(pagers_used - 1) % 256];
+
+	while (pager->mapping != mapping)
+		pager--;
+	pager->mapping = NULL;
+	for (uint64_t page = 0; page < pager->pages && !pager->guards; page++)
+		pager_fetches(pager, page);
+	must(write(pager->stop[1], "", 1), "write");
+	pthread_join(pager->thread, NULL);
+	close(pager->fd);
+	for (uint64_t page = 0; page < pager->pages && pager->guards; page++)
+		if (pager->met[page] ? pager->met[page] > 1 : pager_lost(pager, page))
+			leave(WRONG, "a guarded page was written with nobody being held up");
+}
 /*@ remap */
 
 /* Maps something else in the place of pages: of a file, or fresh memory (fd -1). */
