@@ -174,6 +174,17 @@ _BACKINGS = (
         needs=("hugetlb_pages",),
         operations=creates(Slot(1, 0x200, at("tlb"), pages=512)),
     ),
+    Scenario(
+        name="create-on-a-memfd-of-huge-pages",
+        why="A memory file of huge pages only is reached page by page, out of line, too.",
+        source="edd4fa37baa6; MFD_HUGETLB",
+        tags=("create", "huge", "slow"),
+        mappings=(Mapping("tlb", 1024, "hugetlb_memfd"),),
+        needs=("hugetlb_pages",),
+        operations=creates(
+            Slot(1, 0x200, at("tlb"), pages=512), Slot(2, 0x401, at("tlb", 256), pages=768)
+        ),
+    ),
 )
 
 

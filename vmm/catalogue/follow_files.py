@@ -107,6 +107,7 @@ def _first_read(
 
 
 _HUGE = Mapping("huge", 1024, "thp")
+_HUGE_FILE = Mapping("tlb", 1024, "hugetlb_memfd")
 _HUGE_PAGES = (0, 1, 99, 510, 511, 512, 513, 1023)
 _ALIKE = (1, 2, 4)
 """Pages that hold the same, so that they can be merged."""
@@ -370,6 +371,29 @@ SCENARIOS = (
             *(read(0x200 + page, 0x200) for page in _HUGE_PAGES),
             _change("collapse", _HUGE, 0, 1024),
             *(read(0x200 + page, 0x300) for page in _HUGE_PAGES),
+        ),
+    ),
+    Scenario(
+        name="follow-punched-huge-pages",
+        why="Where a huge page is punched out of its file the guest reads zeros, and gets a new "
+        "one when it writes; its neighbours stay.",
+        source=f"{_NOTIFIER}; hugetlbfs_punch_hole",
+        tags=("follow", "huge", "slow"),
+        needs=("sync_mmu", "hugetlb_pages"),
+        mappings=(_HUGE_FILE,),
+        survey="none",
+        operations=(
+            Slot(1, 0x200, at("tlb"), 1024, LOG_DIRTY_PAGES).create(),
+            *(write(0x200 + page, page + 1, 0x200) for page in _HUGE_PAGES),
+            Slot(1, 0x200, at("tlb"), 1024).log(),
+            _change("punch", _HUGE_FILE, 512, 512),
+            *(read(0x200 + page, 0x200) for page in _HUGE_PAGES),
+            *(write(0x200 + page, page + 2, 0x300) for page in (511, 513)),
+            Slot(1, 0x200, at("tlb"), 1024).log(),
+            Inspect(),
+            _change("punch", _HUGE_FILE, 0, 1024),
+            *(read(0x200 + page, 0x300) for page in _HUGE_PAGES),
+            Inspect(),
         ),
     ),
     Scenario(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from vmm.execution.runner import Worker, first_ended
 from vmm.host.health import Problem, names_child
-from vmm.scenario.operations import Churn, Lives, Race, Scenario
+from vmm.scenario.operations import HUGE_KINDS, Churn, Lives, Race, Scenario
 from vmm.verdict.known_issues import issues_met
 
 USUAL_LANES = 2
@@ -47,7 +47,7 @@ def needs_the_machine(scenario: Scenario, host: dict[str, str]) -> bool:
     """
     return (
         any(_wants_the_machine(op) for op in scenario.operations if isinstance(op, _OF_OTHERS))
-        or any(mapping.kind == "hugetlb" for mapping in scenario.mappings)
+        or any(mapping.kind in HUGE_KINDS for mapping in scenario.mappings)
         or bool(issues_met(scenario, host, lambda issue: bool(issue.log)))
     )
 

@@ -240,6 +240,8 @@ def _map(mapping: Mapping) -> HostMapping:
             return HostMapping.memfd(size_bytes)
         case "hugetlb":
             return HostMapping.hugetlb(size_bytes)
+        case "hugetlb_memfd":
+            return HostMapping.memfd(size_bytes, huge=True)
         case "thp":
             return HostMapping.transparent_huge(size_bytes)
         case "zero":

@@ -36,6 +36,7 @@ _KINDS = {
     "memfd": "a memfd",
     "private_file": "a memory file mapped with MAP_PRIVATE",
     "hugetlb": "2 MiB huge pages",
+    "hugetlb_memfd": "a memfd of 2 MiB huge pages",
     "thp": "anonymous memory, aligned for transparent huge pages",
     "zero": "anonymous memory at virtual address 0",
     "unmapped": "reserved addresses with nothing mapped there",

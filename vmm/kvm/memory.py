@@ -63,10 +63,11 @@ class HostMapping(HostPages):
         return cls(raw.map_memory(0, _whole(size_bytes), READ_WRITE, _SHARED), size_bytes)
 
     @classmethod
-    def memfd(cls, size_bytes: int) -> Self:
+    def memfd(cls, size_bytes: int, *, huge: bool = False) -> Self:
         """Map a memory file, which stays open as `fd` until the mapping is closed.
 
-        Raises `ValueError` and `OSError`.
+        It may be of `huge` pages that are set aside (MFD_HUGETLB), in whole ones. Raises
+        `ValueError`, and `OSError`, ENOMEM where too few of those are free.
 
         >>> import os
         >>> from vmm import HostMapping
@@ -75,8 +76,9 @@ class HostMapping(HostPages):
         ...     os.pread(memory.fd, 1, 0)
         b'x'
         """
-        _whole(size_bytes)
-        fd = os.memfd_create("memslot", os.MFD_CLOEXEC)
+        _whole(size_bytes, HUGE_PAGE_BYTES if huge else PAGE_SIZE_BYTES)
+        pages = os.MFD_HUGETLB | os.MFD_HUGE_2MB if huge else 0
+        fd = os.memfd_create("memslot", os.MFD_CLOEXEC | pages)
         try:
             os.ftruncate(fd, size_bytes)
             return cls.of_file(fd, size_bytes)

@@ -118,6 +118,8 @@ def declaration(mapping: Mapping, account: Account) -> str:
             return _file(mapping, account)
         case "hugetlb":
             return f"map({name}, NULL, {_BOTH}, {_PRIVATE} | MAP_HUGETLB, -1);"
+        case "hugetlb_memfd":
+            return _huge_file(mapping, account)
         case "thp":
             account.use("thp")
             return f"map_huge({name});"
@@ -125,6 +127,12 @@ def declaration(mapping: Mapping, account: Account) -> str:
             return f"map({name}, NULL, {_BOTH}, {_PRIVATE} | MAP_FIXED_NOREPLACE, -1);"
         case "unmapped" | "guest_memfd":
             return f"map({name}, NULL, PROT_NONE, {_PRIVATE} | MAP_NORESERVE, -1);"
+
+
+def _huge_file(mapping: Mapping, account: Account) -> str:
+    """A file of huge pages, which nothing but this mapping shows."""
+    account.use("hugememfd")
+    return f"map_huge_file({account.names.variable(mapping.name)});"
 
 
 def _file(mapping: Mapping, account: Account) -> str:

@@ -57,6 +57,7 @@ _NEEDS = {
     "reach": ("farread", "region"),
     "at": ("mapping",),
     "thp": ("mapping",),
+    "hugememfd": ("mapping",),
     "badpointer": ("nowhere",),
     "mapmemfd": ("mapping",),
     "hostwrite": ("mapping",),

@@ -358,7 +358,7 @@ class _Account:
         """Whether pages show something else afterwards, which is recorded."""
         if CHANGES[op.how].keeps:
             return False
-        is_file = self._kinds[op.place.mapping] in ("shared", "memfd")
+        is_file = self._kinds[op.place.mapping] in ("shared", "memfd", "hugetlb_memfd")
         return not (is_file and op.how in ("drop", "unmap", "map"))
 
     def _pre_fault(self, op: PreFaultMemory) -> None:

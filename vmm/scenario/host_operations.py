@@ -12,6 +12,7 @@ MappingKind = Literal[
     "memfd",
     "private_file",
     "hugetlb",
+    "hugetlb_memfd",
     "thp",
     "zero",
     "unmapped",
@@ -19,14 +20,20 @@ MappingKind = Literal[
 ]
 
 
+HUGE_KINDS: tuple[MappingKind, ...] = ("hugetlb", "hugetlb_memfd")
+"""Memory of huge pages that are set aside (vm.nr_hugepages): it comes, and goes, in whole ones."""
+
+HUGE_PAGE_PAGES = 512
+
+
 class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Host memory that a scenario declares.
 
     ``anonymous``, ``shared`` and ``memfd`` are 4 KiB pages; ``private_file`` maps a memory file
-    with MAP_PRIVATE: what is written stays out of the file; ``hugetlb`` and ``thp`` are 2 MiB
-    aligned; ``zero`` is anonymous memory fixed at virtual address 0; ``unmapped`` is an address
-    range that is reserved, and that nothing can be read from; so is ``guest_memfd`` until
-    ``MapGuestMemfd`` puts a file there.
+    with MAP_PRIVATE: what is written stays out of the file; ``hugetlb``, ``hugetlb_memfd`` (a
+    memory file of huge pages, MFD_HUGETLB) and ``thp`` are 2 MiB aligned; ``zero`` is anonymous
+    memory fixed at virtual address 0; ``unmapped`` is an address range that is reserved, and that
+    nothing can be read from; so is ``guest_memfd`` until ``MapGuestMemfd`` puts a file there.
 
     ``of`` names a mapping of kind ``memfd`` that stands before: a ``memfd`` or ``private_file``
     then shows the first pages of its file, too.

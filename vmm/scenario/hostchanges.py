@@ -2,7 +2,14 @@
 
 from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.mappings import place_problem
-from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping, pages_of
+from vmm.scenario.operations import (
+    HUGE_KINDS,
+    HUGE_PAGE_PAGES,
+    PAGE_SIZE_BYTES,
+    ChangeHostMemory,
+    Mapping,
+    pages_of,
+)
 from vmm.scenario.races import host_change_problem
 from vmm.scenario.reached import SPARSE_PAGES, is_sparse
 
@@ -135,6 +142,8 @@ class HostChanges:
     def _mapped_problem(self, op: ChangeHostMemory) -> str:
         """A file's page that is unmapped, or hidden, is not there again before it is mapped."""
         mapping = self._mappings[op.place.mapping]
+        if mapping.kind in HUGE_KINDS and (pages_of(op.place.offset) | op.pages) % HUGE_PAGE_PAGES:
+            return f".pages: {mapping.kind} memory comes and goes in {HUGE_PAGE_PAGES} pages"
         if mapping.kind not in ("memfd", "private_file"):
             return ""
         shown = self._vacated.setdefault(mapping.name, bytearray(mapping.pages))

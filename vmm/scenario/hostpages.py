@@ -35,12 +35,15 @@ class HostChange(NamedTuple):
 
 
 _FILES: tuple[MappingKind, ...] = ("shared", "memfd")
+_NAMELESS: tuple[MappingKind, ...] = ("shared", "hugetlb_memfd")
+"""Files that nothing but the mapping shows that was made for them."""
+
 _MAPPABLE: tuple[MappingKind, ...] = ("anonymous", "memfd", "private_file")
 _PROTECTABLE: tuple[MappingKind, ...] = ("anonymous", "private_file", *_FILES)
 
 CHANGES: dict[HostChangeKind, HostChange] = {
     "drop": HostChange("MADV_DONTNEED", ("thp", *_PROTECTABLE)),
-    "punch": HostChange("MADV_REMOVE", _FILES),
+    "punch": HostChange("MADV_REMOVE", ("hugetlb_memfd", *_FILES)),
     "unmap": HostChange("munmap", _MAPPABLE, "nothing"),
     "map": HostChange("mmap", _MAPPABLE, "everything"),
     "forbid": HostChange("mprotect(PROT_NONE)", _PROTECTABLE, "nothing", keeps=True),
@@ -100,7 +103,7 @@ class HostPages:
         }
         self._made_for: dict[str, list[Mapping]] = {}
         for mapping in mappings:
-            file = mapping.name if mapping.kind == "shared" else self._files[mapping.name]
+            file = mapping.name if mapping.kind in _NAMELESS else self._files[mapping.name]
             self._made_for.setdefault(file, []).append(mapping)
         self._shown: dict[PageKey, Shown] = {}
         self._mapped_over: dict[PageKey, set[PageKey]] = {}
@@ -120,7 +123,7 @@ class HostPages:
 
     def is_own(self, mapping: str) -> bool:
         """Whether a mapping was made of memory that no file holds."""
-        return self._mappings[mapping].kind not in ("shared", "memfd", "private_file")
+        return self._mappings[mapping].kind not in (*_FILES, *_NAMELESS, "private_file")
 
     def own_pages(self, mapping: str) -> Iterable[int]:
         """Return the pages of a mapping that matter, and that no file or other process has."""

@@ -13,6 +13,8 @@ from vmm.scenario.limits import (
 )
 from vmm.scenario.operations import (
     GUEST_MAPPING,
+    HUGE_KINDS,
+    HUGE_PAGE_PAGES,
     MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
     Mapping,
@@ -57,8 +59,11 @@ def check_mappings(mappings: Sequence[Mapping]) -> None:
             raise ScenarioError(
                 f"{place}.pages: {mapping.pages} is not within 1 to {limit} (all mappings together)"
             )
-        if mapping.kind == "hugetlb" and mapping.pages % 512:
-            raise ScenarioError(f"{place}.pages: hugetlb memory comes in multiples of 512 pages")
+        if mapping.kind in HUGE_KINDS and mapping.pages % HUGE_PAGE_PAGES:
+            raise ScenarioError(
+                f"{place}.pages: {mapping.kind} memory comes in multiples of "
+                f"{HUGE_PAGE_PAGES} pages"
+            )
         if mapping.kind == "private_file" and is_sparse(mapping):
             raise ScenarioError(f"{place}.pages: a private_file has {SPARSE_PAGES} at the most")
         if mapping.of:

@@ -33,6 +33,8 @@ from vmm.scenario.dirty_operations import (
     ResetDirtyRings as ResetDirtyRings,
 )
 from vmm.scenario.host_operations import (
+    HUGE_KINDS as HUGE_KINDS,
+    HUGE_PAGE_PAGES as HUGE_PAGE_PAGES,
     ChangeHostMemory as ChangeHostMemory,
     HostChangeKind as HostChangeKind,
     HostWrite as HostWrite,

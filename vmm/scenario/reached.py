@@ -11,6 +11,7 @@ from itertools import chain
 
 from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
+    HUGE_KINDS,
     PAGE_SIZE_BYTES,
     AnyOperation,
     Execute,
@@ -43,7 +44,7 @@ _MOST_WORK = 1 << 22
 """At most so many pages are looked up, repetitions counted."""
 
 _HUGE_PAGES = 512
-_DENSE_KINDS = ("unmapped", "guest_memfd", "zero", "hugetlb")
+_DENSE_KINDS = ("unmapped", "guest_memfd", "zero", *HUGE_KINDS)
 
 Reached = MappingOf[str, tuple[int, ...]]
 """The pages of each sparse mapping that are reached, ascending."""

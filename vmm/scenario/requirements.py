@@ -1,9 +1,14 @@
 """What a scenario takes of a host and a kernel, whether or not its author has said so."""
 
 from vmm.scenario.features import Features
-from vmm.scenario.operations import ChangeHostMemory, Instruction, Scenario, SetUserMemoryRegion
-
-_HUGE_PAGE_PAGES = 512
+from vmm.scenario.operations import (
+    HUGE_KINDS,
+    HUGE_PAGE_PAGES,
+    ChangeHostMemory,
+    Instruction,
+    Scenario,
+    SetUserMemoryRegion,
+)
 
 
 def missing(scenario: Scenario, features: Features) -> str:
@@ -13,7 +18,7 @@ def missing(scenario: Scenario, features: Features) -> str:
     """
     needs = tuple(dict.fromkeys((*scenario.needs, *_needs(scenario))))
     lacking = features.missing(needs, scenario.vm_type)
-    huge = sum(m.pages for m in scenario.mappings if m.kind == "hugetlb") // _HUGE_PAGE_PAGES
+    huge = sum(m.pages for m in scenario.mappings if m.kind in HUGE_KINDS) // HUGE_PAGE_PAGES
     if not lacking and huge > features.hugetlb_pages:
         return f"{huge} free 2 MiB huge pages (here {features.hugetlb_pages} are free)"
     return lacking
@@ -24,7 +29,7 @@ def _needs(scenario: Scenario) -> tuple[str, ...]:
     operations = scenario.operations
     changes = {op.how for op in operations if isinstance(op, ChangeHostMemory)}
     needs = {
-        "hugetlb_pages": "hugetlb" in kinds,
+        "hugetlb_pages": not kinds.isdisjoint(HUGE_KINDS),
         "zero_page": "zero" in kinds,
         "collapse": "collapse" in changes,
         "ksm": "merge" in changes,

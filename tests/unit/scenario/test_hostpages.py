@@ -26,6 +26,7 @@ COPY = Mapping("copy", 4, "private_file")
 AGAIN = Mapping("again", 3, "memfd", of="file")
 ASIDE = Mapping("aside", 4, "private_file", of="file")
 PLAIN = Mapping("plain", 4)
+HUGE_FILE = Mapping("tlb", 1024, "hugetlb_memfd")
 ALL = (FILE, COPY, AGAIN, ASIDE, PLAIN)
 ZEROS = bytes(PAGE)
 
@@ -137,6 +138,10 @@ def test_what_may_be_read_only_may_be_written_again() -> None:
         ((change("move_away", "plain", 1), change("drop", "plain", 0, 2)), ALL, "moved back first"),
         ((change("move_away", "plain", 1), change("move_back", "plain", 0, 2)), ALL, "no others"),
         ((change("forbid", "plain", 0), change("move_away", "plain", 1)), ALL, "in another way"),
+        ((change("punch", "tlb", 0),), (HUGE_FILE,), "comes and goes in 512 pages"),
+        ((change("punch", "tlb", 256, 512),), (HUGE_FILE,), "comes and goes in 512 pages"),
+        ((change("drop", "tlb", 0, 512),), (HUGE_FILE,), "drop"),
+        ((), (Mapping("tlb", 513, "hugetlb_memfd"),), "in multiples of 512 pages"),
         ((change("settle", "plain", 0),), ALL, "of a 'fetch_later' or 'guard'"),
         ((change("guard", "plain", 0, 2), change("settle", "plain", 0)), ALL, "'settle' takes the"),
         ((change("guard", "plain", 0), change("drop", "plain", 1)), ALL, "wait for 'settle'"),

@@ -16,6 +16,11 @@ REGION = SetUserMemoryRegion(1, 0x10000, 0x1000)
         (Scenario("s", (REGION,)), Features(), ""),
         (Scenario("s", (), (Mapping("a", 512, "hugetlb"),)), Features(), "a free 2 MiB huge page"),
         (
+            Scenario("s", (), (Mapping("a", 1024, "hugetlb_memfd"),)),
+            Features(hugetlb_pages=1),
+            "2 free 2 MiB huge pages",
+        ),
+        (
             Scenario("s", (), (Mapping("a", 1024, "hugetlb"),)),
             Features(hugetlb_pages=1),
             "2 free 2 MiB huge pages (here 1 are free)",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from kvm_abi.uapi import DirtyLogManual
 from vmm.scenario.operations import (
     GUEST_MEMFD,
+    HUGE_KINDS,
     MEMFD_INIT_SHARED,
     MEMFD_MMAP,
     READONLY,
@@ -45,7 +46,7 @@ def used_needs(scenario: Scenario) -> frozenset[str]:
         needs.add("sw_protected")
     if "zero" in kinds:
         needs.add("zero_page")
-    if "hugetlb" in kinds:
+    if not kinds.isdisjoint(HUGE_KINDS):
         needs.add("hugetlb_pages")
     return frozenset(needs)
 

@@ -12,7 +12,7 @@ import msgspec
 
 from vmm.fuzz.minimise.needs import used_needs
 from vmm.scenario.operation import Operation
-from vmm.scenario.operations import AnyOperation, Guest, Mapping, Scenario, Survey
+from vmm.scenario.operations import HUGE_KINDS, AnyOperation, Guest, Mapping, Scenario, Survey
 from vmm.scenario.validate import is_valid
 
 Way = Callable[[Scenario], Iterator[Scenario]]
@@ -100,7 +100,7 @@ def _mapping(name: str, scenario: Scenario) -> Iterator[Scenario]:
 
 def _fewer_pages(scenario: Scenario, mapping: Mapping) -> Iterator[int]:
     """Yield the smallest number of pages that all operations stay within, and ones above it."""
-    step = _LARGE_PAGES if mapping.kind == "hugetlb" else 1
+    step = _LARGE_PAGES if mapping.kind in HUGE_KINDS else 1
     low, high = 1, mapping.pages // step
     while low < high:
         middle = (low + high) // 2

@@ -84,6 +84,19 @@ static void map_huge(struct mapping *mapping)
 	must(madvise(mapping->host, size, MADV_HUGEPAGE), "MADV_HUGEPAGE");
 	fill(mapping);
 }
+/*@ hugememfd */
+#ifndef MFD_HUGETLB
+#define MFD_HUGETLB 4
+#endif
+
+static void map_huge_file(struct mapping *mapping)
+{
+	int fd = memfd_create("memslot", MFD_HUGETLB | 21u << 26);
+
+	if (fd < 0 || ftruncate(fd, mapping->pages * PAGE))
+		leave(CANNOT_RUN, "a file of huge pages: %s", strerror(errno));
+	map(mapping, NULL, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+}
 /*@ at */
 
 static uint64_t at(const struct mapping *mapping, uint64_t offset)
