@@ -18,7 +18,8 @@ from vmm.cli.lab_machines import ROOT, job_of
 from vmm.lab.errors import LabError
 from vmm.lab.kernel import from_path
 from vmm.lab.machine import Backend, Job, Machine
-from vmm.lab.run import DIFFERS, Ending, run
+from vmm.lab.run import Ending, run
+from vmm.verdict.statuses import DIFFERS
 
 _HERE = Path(__file__).parent
 _BOOT_S = 300

@@ -10,13 +10,15 @@ import click
 
 from vmm.cli.files import histories_from
 from vmm.cli.lab_machines import say
+from vmm.cli.said import put
 from vmm.cli.selection import curated
 from vmm.lab.log import Reports
 from vmm.lab.machine import Backend
-from vmm.lab.run import INCONCLUSIVE, Ending
+from vmm.lab.run import Ending
 from vmm.scenario.codec import FileError, history_line
 from vmm.scenario.endings import HUNG
 from vmm.scenario.history import INTERRUPTED, End, Header
+from vmm.verdict.statuses import INCONCLUSIVE
 
 HISTORIES = "histories.jsonl"
 _OPTION = "--histories"
@@ -114,7 +116,7 @@ def judge_what_ran(histories: Path, words: tuple[str, ...], ending: Ending) -> N
     done = subprocess.run([*command, *_formats(words)], capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
         if not line.startswith(_GOOD) or {"-v", "--verbose"}.intersection(words):
-            click.echo(line)
+            put(f"{line}\n")
     click.echo(done.stderr, nl=False, err=True)
 
 

@@ -7,14 +7,13 @@ from collections.abc import Iterable
 import msgspec
 
 from kvm_abi import raw
-from vmm.host.child import fork
+from vmm.host.child import FAILED, fork
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.sharedmemory import shared_mappings
 from vmm.scenario.history import HostChange
 from vmm.scenario.operations import PAGE_SIZE_BYTES
 
 _KVM_FILE = "anon_inode:kvm"
-_FAILED = 70
 
 Page = tuple[str, HostMapping, int]
 """A mapping by name and itself, and the offset of a page in it."""
@@ -61,7 +60,7 @@ class ForkedChild:
 
 def _live(pages: list[Page], told: int, ready: int, say: int) -> None:
     """What the child does: it never returns."""
-    status = _FAILED
+    status = FAILED
     try:
         with open(say, "wb") as pipe:
             pipe.write(msgspec.json.encode(_seen(pages, told, ready, say)))

@@ -13,7 +13,9 @@ from typing import Self
 from kvm_abi import raw
 from vmm.host.signals import ENDING_SIGNALS
 
-_FAILED = 70
+FAILED = os.EX_SOFTWARE
+"""The exit status of a child that ended by an exception."""
+
 _PATIENCE_S = 4.0
 
 
@@ -66,7 +68,7 @@ class Child:
         ours, theirs = Pipe()
         pid = fork()
         if pid == 0:
-            status = _FAILED
+            status = FAILED
             try:
                 ours.close()
                 if name:

@@ -26,10 +26,7 @@ from vmm.lab.monitor import Monitor
 from vmm.lab.process import Late, Limits, Pipes, Sink, emulator, watch
 from vmm.lab.settings import first_files, orders
 from vmm.lab.snapshot import keep, state_path, used
-
-DIFFERS, USAGE, INCONCLUSIVE = 1, 2, 3
-OF_COMMANDS = frozenset({0, 1, 2, 3, 4, 70})
-"""The statuses that a command of ours ends with."""
+from vmm.verdict.statuses import ALL, DIFFERS, INCONCLUSIVE, USAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +199,7 @@ def judged(machine: Machine, reports: Reports, late: Late, said: list[str]) -> E
         )
     if not reports.is_over:
         return Ending(INCONCLUSIVE, f"the machine stopped before all had ended; {last}", notes)
-    if reports.status not in OF_COMMANDS:
+    if reports.status not in ALL:
         return Ending(INCONCLUSIVE, f"the command ended with status {reports.status}", notes)
     return Ending(reports.status, "", notes)
 

@@ -24,3 +24,6 @@ TOO_FEW_RAN = 5
 
 INTERNAL_ERROR = 70
 """An error of this program, which says nothing about the kernel."""
+
+ALL = frozenset((PASSED, DIFFERS, USAGE, INCONCLUSIVE, NOTHING_RAN, TOO_FEW_RAN, INTERNAL_ERROR))
+"""What a command ends with: another status is that of a process which did not get that far."""

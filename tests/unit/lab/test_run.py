@@ -15,7 +15,7 @@ def ended(status: int) -> Reports:
     return Reports(is_ready=True, is_over=True, status=status, parameters={"kvm_amd.npt": "N"})
 
 
-@pytest.mark.parametrize("status", [0, 1, 2, 3, 4, 70])
+@pytest.mark.parametrize("status", [0, 1, 2, 3, 4, 5, 70])
 def test_a_command_s_status_is_the_run_s(status: int) -> None:
     assert judged(MACHINE, ended(status), Late.NOT, []).status == status
 
