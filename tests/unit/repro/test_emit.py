@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kvm_abi import uapi
 from tests.ideal import FEATURES, ideal_history
 from vmm.catalogue import catalogue
 from vmm.repro import runtime
@@ -300,3 +301,12 @@ def test_either_refusal_is_right_where_a_kernel_may_not_know_the_ioctl() -> None
     text = program_of(scenario, without)
     assert "expect_either(reset_dirty_rings(), EINVAL, ENOTTY);" in text
     assert "expect(reset_dirty_rings(), EINVAL);" in program_of(scenario, FEATURES)
+
+
+def test_places_of_the_kernels_own_slots_are_those_of_the_abi() -> None:
+    stated = dict(re.findall(r"#define (\w+_GPA) (0x[0-9a-f]+)ul", runtime.parts()["places"]))
+    assert {name: int(value, 16) for name, value in stated.items()} == {
+        "TSS_GPA": uapi.USUAL_TSS_GPA,
+        "IDENTITY_MAP_GPA": uapi.IDENTITY_MAP_GPA,
+        "APIC_GPA": uapi.APIC_GPA,
+    }

@@ -328,7 +328,7 @@ static void killed_while_closing(void)
 			other = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
 			/* Not every kernel has these two. */
 			ioctl(other, KVM_CREATE_IRQCHIP, 0);
-			ioctl(other, KVM_SET_TSS_ADDR, 0xfffbd000ul);
+			ioctl(other, KVM_SET_TSS_ADDR, TSS_GPA);
 			cpu = must(ioctl(other, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
 			must(write(ends[1], &sign, 1), "write");
 			close(cpu);

@@ -269,6 +269,12 @@ static int try_page(int other, uint64_t gpa)
 
 	return ioctl(other, KVM_SET_USER_MEMORY_REGION, &region) ? errno : SUCCESS;
 }
+/*@ places */
+
+/* Where the slots lie that a kernel makes for itself. */
+#define TSS_GPA 0xfffbd000ul
+#define IDENTITY_MAP_GPA 0xfffbc000ul
+#define APIC_GPA 0xfee00000ul
 /*@ internal */
 
 enum internal { TSS, IDENTITY_MAP, APIC_PAGE };
@@ -276,7 +282,7 @@ enum internal { TSS, IDENTITY_MAP, APIC_PAGE };
 /* A slot that some kernels make for themselves: a user's there is refused. */
 static void require_internal(enum internal which, const char *name)
 {
-	static const uint64_t gpas[] = {0xfffbd000, 0xfffbc000, 0xfee00000};
+	static const uint64_t gpas[] = {TSS_GPA, IDENTITY_MAP_GPA, APIC_GPA};
 	uint64_t gpa = gpas[which];
 	int vcpu = -1, other = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
 
