@@ -8,11 +8,12 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
 from vmm.host.signals import ENDING_SIGNALS
-from vmm.verdict.statuses import INCONCLUSIVE, PASSED
+from vmm.verdict.statuses import INCONCLUSIVE, INTERNAL_ERROR, PASSED
 
 _COLLECT_AFTER = 100_000
 """Histories are many objects without cycles: looking for cycles often takes a tenth of a run."""
@@ -31,15 +32,21 @@ def run() -> NoReturn:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has it so.
             signal.signal(number, _end)
     gc.set_threshold(_COLLECT_AFTER)
-    from vmm.cli.main import main
-
     status: object = PASSED
     try:
+        from vmm.cli.main import main
+
         main(prog_name="vmm")
     except SystemExit as ended:
         status = ended.code
-    except OSError:  # Even the line that says what is wrong could not be written.
+    except OSError as error:  # No module can be read any more, or no line be written.
         status = INCONCLUSIVE
+        with suppress(OSError):
+            os.write(2, f"vmm: the host: {error.strerror}\n".encode())
+    except ImportError as error:  # Python's own status would be 1: a verdict on the kernel.
+        status = INTERNAL_ERROR
+        with suppress(OSError):
+            os.write(2, f"vmm: internal error: {error}\n".encode(errors="replace"))
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
