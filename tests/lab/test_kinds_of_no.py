@@ -145,7 +145,7 @@ def test_a_file_that_may_not_grow_is_the_hosts(tmp_path: Path, history: Path, co
     may_not_grow = limited(resource.RLIMIT_FSIZE, 100)
     result = vmm(command, what, "--json", file, before=may_not_grow)
     assert result.returncode == 3
-    assert result.stderr.splitlines()[-1] == "vmm: the host: [Errno 27] File too large"
+    assert result.stderr.splitlines()[-1] == f"vmm: the host: {file}: File too large (ulimit -f)"
     assert [path for path in tmp_path.iterdir() if path != file] == []
     result = vmm(command, what, before=may_not_grow)
     assert result.returncode == 0

@@ -1,7 +1,6 @@
 """``vmm bench``: what memslot operations cost on this kernel."""
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
 from vmm.cli.errors import Failure, NothingRan, Unusable
 from vmm.cli.host import Host, look_at_host, require_usable
 from vmm.cli.said import tell
-from vmm.cli.writing import document, written_bytes
+from vmm.cli.writing import document, temporary_folder, written_bytes
 from vmm.scenario.reading import FileError, read_whole
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def _measured(
     from vmm.bench.measure import measure, pinned
     from vmm.kvm.system import Kvm
 
-    with tempfile.TemporaryDirectory() as folder, pinned() as cpu, Kvm.open() as kvm:
+    with temporary_folder() as folder, pinned() as cpu, Kvm.open() as kvm:
         program = _program(Path(folder)) if with_c else None
         points = []
         for number, setup in enumerate(setups, 1):

@@ -28,6 +28,7 @@ from vmm.cli.said import OutputLost, say
 from vmm.cli.selection import curated, select, selected, selecting
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.host.hostinfo import host_facts
+from vmm.host.naming import NamedFile
 from vmm.report.kselftest import kselftest_status
 from vmm.report.text import text_report
 from vmm.scenario.features import Features
@@ -207,7 +208,7 @@ def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
         return
     is_new = not histories.exists()
     with usable(histories):
-        stream = histories.open("ab", buffering=0)
+        stream = NamedFile(histories, "ab")
     with stream:
         try:
             yield stream

@@ -3,6 +3,8 @@
 import click
 from click.shell_completion import get_completion_class
 
+from vmm.cli.said import put
+
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -18,4 +20,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None
     script = found(ctx.find_root().command, {}, "vmm", "_VMM_COMPLETE")
-    click.echo(script.source())
+    put(f"{script.source()}\n")

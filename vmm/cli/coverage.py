@@ -8,7 +8,7 @@ from vmm.catalogue.history import BUGS
 from vmm.cli.host import look_at_host, remarks_on, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines
 from vmm.cli.results import result_from
-from vmm.cli.said import say
+from vmm.cli.said import put, say
 from vmm.cli.selection import curated
 from vmm.model.rules import rules_of_outcomes
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
@@ -38,9 +38,9 @@ def coverage(ctx: click.Context, result: Path | None, as_json: bool, markdown: b
         _elsewhere,
     )
     if as_json:
-        click.echo(coverage_json(found), nl=False)
+        put(coverage_json(found))
     elif markdown:
-        click.echo(coverage_markdown(found), nl=False)
+        put(coverage_markdown(found))
     else:
         print_lines(console(), coverage_lines(found))
     ctx.exit(found.exit_status)

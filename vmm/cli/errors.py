@@ -8,6 +8,7 @@ from typing import IO, Any
 import click
 
 from vmm.cli.width import width_of, wrapped
+from vmm.scenario.endings import what_is_short
 from vmm.scenario.shown import shown
 from vmm.verdict import statuses
 
@@ -94,5 +95,6 @@ def usable(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise HostFailed(shown(f"{path}: {error.strerror}", _MOST)) from None
+            error.filename = str(path)
+            raise HostFailed(shown(what_is_short(error), _MOST)) from None
         raise Unusable(f"{path}: {error.strerror}") from None

@@ -17,7 +17,7 @@ from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem
 from vmm.scenario.demand import short_of_memory
-from vmm.scenario.endings import ENDLESS, HOST, HUNG
+from vmm.scenario.endings import ENDLESS, HOST, HUNG, what_is_short
 from vmm.scenario.history import INTERRUPTED, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
@@ -311,5 +311,5 @@ def _judging(
         try:
             files.keep(record, checked)
         except OSError as error:
-            files.failures.append(f"a history could not be kept: {error}")
+            files.failures.append(f"a history could not be kept: {what_is_short(error)}")
     yield checked

@@ -1,6 +1,5 @@
 """`check` and `fuzz` on the hosts of a Dask cluster (``--dask``)."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import msgspec
 from vmm.cli.errors import NothingRan, Unusable
 from vmm.cli.formats import Wanted
 from vmm.cli.said import tell
-from vmm.cli.writing import document
+from vmm.cli.writing import document, temporary_folder
 from vmm.report import json
 from vmm.report.resultfile import ResultError, ResultFile, parse_result
 from vmm.scenario.shown import shown
@@ -124,7 +123,7 @@ def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
     def done(task: "Task", host: str, report: "Report") -> None:
         found.append(report.status)
         _print(host, report)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             _unpack(report, Path(folder))
             merge_folders((Path(folder),), out)
 

@@ -8,6 +8,7 @@ from typing import IO
 
 from vmm.cli.errors import Unusable, usable
 from vmm.execution.runner import Record
+from vmm.host.naming import named
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked
 
@@ -36,7 +37,9 @@ class HistoryFiles:
                 left = left[self.histories.write(left) :]
         passed = checked.verdict.status is Status.PASSED and not checked.failed
         if self.folder is not None and not passed:
-            (self.folder / f"{record.header.scenario.name}.jsonl").write_bytes(record.data)
+            path = self.folder / f"{record.header.scenario.name}.jsonl"
+            with named(path):
+                path.write_bytes(record.data)
 
 
 @contextmanager

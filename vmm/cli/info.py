@@ -5,6 +5,7 @@ import click
 from vmm.cli.errors import NothingRan
 from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.output import console, print_lines
+from vmm.cli.said import put
 from vmm.report import json
 from vmm.report.info import host_report
 
@@ -20,7 +21,7 @@ def info(ctx: click.Context, as_json: bool) -> None:
     usable = not host.info.obstacle
     features = host.features if usable else None
     if as_json:
-        click.echo(json.host_text(host.info, features), nl=False)
+        put(json.host_text(host.info, features))
     else:
         print_lines(console(), host_report(host.info, features))
     ctx.exit(0 if usable else NothingRan.exit_code)

@@ -3,6 +3,7 @@
 import click
 
 from vmm.cli.lab_machines import in_one_line, say
+from vmm.cli.said import put
 from vmm.lab.debian import RELEASES
 from vmm.lab.symbols import fetch_symbols
 
@@ -16,4 +17,4 @@ def symbols(kernel: str) -> None:
     one file is kept.
     """
     with in_one_line():
-        click.echo(str(fetch_symbols(kernel, say)))
+        put(f"{fetch_symbols(kernel, say)}\n")

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import click
 
+from vmm.cli.said import put
+
 _SPECIAL = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti"}
 
 
@@ -12,7 +14,7 @@ _SPECIAL = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "
 @click.pass_context
 def man(ctx: click.Context) -> None:
     """Print this program's manual page: `vmm man | man -l -`."""
-    click.echo("\n".join(page(ctx.find_root())))
+    put("\n".join((*page(ctx.find_root()), "")))
 
 
 def page(root: click.Context) -> Iterator[str]:

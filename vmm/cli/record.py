@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import click
 from vmm.cli.errors import NothingRan, Unusable, usable
 from vmm.cli.replay import replayed
 from vmm.cli.said import tell
+from vmm.cli.writing import temporary_folder
 from vmm.replay.recording import Filter, strace_command
 
 _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
@@ -44,7 +44,7 @@ def record(
         raise NothingRan(_NO_STRACE)
     if shutil.which(command[0]) is None:
         raise Unusable(f"{command[0]}: no such program")
-    with tempfile.TemporaryDirectory(prefix="vmm-record-") as folder:
+    with temporary_folder() as folder:
         trace = output or Path(folder) / "trace"
         with usable(trace):
             status, lines = _recorded(strace, Path(folder) / "fifo", trace, command)

@@ -7,6 +7,7 @@ import click
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, history_from, holds_history, scenario_from
 from vmm.cli.host import look_at_host
+from vmm.cli.said import put
 from vmm.cli.writing import spare, written
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.demand import Limits
@@ -39,7 +40,7 @@ def repro(scenario: str, output: Path | None, limits: Limits) -> None:
     except InexpressibleError as error:
         raise Unusable(f"{scenario}: {error}") from None
     if output is None:
-        click.echo(text, nl=False)
+        put(text)
         return
     with written(output) as stream:
         stream.write(text)

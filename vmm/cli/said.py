@@ -8,6 +8,7 @@ import click
 
 from vmm.cli.errors import HostFailed
 from vmm.cli.width import width_of, wrapped
+from vmm.scenario.endings import what_is_short
 
 
 class OutputLost(HostFailed):
@@ -22,7 +23,7 @@ def taken() -> Iterator[None]:
     except BrokenPipeError:
         raise OutputLost("nobody reads the output any more") from None
     except OSError as error:
-        raise OutputLost(f"the output cannot be written: {error.strerror}") from None
+        raise OutputLost(f"the output cannot be written: {what_is_short(error)}") from None
 
 
 def give_up_on(fd: int) -> None:
@@ -33,8 +34,21 @@ def give_up_on(fd: int) -> None:
 
 
 def tell(line: str, err: bool = False) -> None:
-    """Print a line for people, broken where it is wider than what they look at."""
-    click.echo(wrapped(line, width_of(2 if err else 1)), err=err)
+    """Print a line for people, broken where it is wider than what they look at.
+
+    Raises OutputLost; OSError where standard error goes nowhere.
+    """
+    text = wrapped(line, width_of(2 if err else 1))
+    if err:
+        click.echo(text, err=True)
+    else:
+        put(text + "\n")
+
+
+def put(text: str) -> None:
+    """Print a document to standard output. Raises OutputLost."""
+    with taken():
+        click.echo(text, nl=False)
 
 
 def say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 import click
 
+from vmm.cli.said import put
 from vmm.cli.selection import complete_names, curated, named
 from vmm.scenario.codec import scenario_text
 
@@ -10,4 +11,4 @@ from vmm.scenario.codec import scenario_text
 @click.argument("name", shell_complete=complete_names)
 def show(name: str) -> None:
     """Print a curated scenario as JSON, to be edited and run."""
-    click.echo(scenario_text(named(curated(), name)), nl=False)
+    put(scenario_text(named(curated(), name)))

@@ -8,11 +8,13 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from io import TextIOWrapper
+from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
 from typing import IO
 
-from vmm.cli.errors import Unusable, usable
+from vmm.cli.errors import HostFailed, Unusable, usable
+from vmm.host.naming import NamedFile
+from vmm.scenario.endings import of_the_host
 
 _SUFFIX = "?" * 8
 """What `tempfile` makes names unique with."""
@@ -42,7 +44,7 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
     target = Path(os.path.realpath(path))
     with suppress(OSError):
         if not stat.S_ISREG(target.stat().st_mode):
-            with usable(path), target.open("wb") as stream:
+            with usable(path), NamedFile(target, "wb", path) as raw, BufferedWriter(raw) as stream:
                 yield stream
             return
     with usable(path):
@@ -51,13 +53,24 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     beside = Path(name)
     try:
-        with open(handle, "wb") as stream:
+        with NamedFile(handle, "wb", path) as raw, BufferedWriter(raw) as stream:
             yield stream
         with usable(path):
             beside.chmod(_mode(target))
             beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder that is gone when the block that it is made for ends.
+
+    Raises HostFailed where there is no place for it.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="vmm-")
+    except OSError as error:
+        raise HostFailed(of_the_host(error)) from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from struct import Struct
 
+from vmm.host.naming import named
 from vmm.scenario.reading import MAX_HISTORY_BYTES
 
 _LENGTH = Struct("<Q")
@@ -60,6 +61,7 @@ class FileTape:
     def __init__(self, path: Path) -> None:
         """Create the file, or empty it. Raises OSError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_DSYNC | os.O_CLOEXEC
+        self._path = path
         self._file = os.open(path, flags, 0o644)
 
     def clear(self) -> None:
@@ -69,8 +71,9 @@ class FileTape:
     def append(self, data: bytes) -> None:
         """Append to what is there. Raises OSError, and OverflowError where there is no room."""
         _check_room(os.fstat(self._file).st_size + len(data))
-        while data:
-            data = data[os.write(self._file, data) :]
+        with named(self._path):
+            while data:
+                data = data[os.write(self._file, data) :]
 
     def mend(self) -> None:
         """Take away a last line that is not whole."""

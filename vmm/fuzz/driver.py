@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from vmm.fuzz import corpus
-from vmm.fuzz.endings import ending, what_is_short
+from vmm.fuzz.endings import ending
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Interrupted, journal_path, read_journal
@@ -34,6 +34,7 @@ from vmm.fuzz.worker import Assignment, run_worker
 from vmm.host.child import Child, name_of
 from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo
+from vmm.scenario.endings import what_is_short
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity

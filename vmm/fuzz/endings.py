@@ -18,10 +18,3 @@ def ending(reason: str) -> Identity:
 def is_ending(identity: Identity) -> bool:
     """Whether this is the kind of a run that hung or died."""
     return identity.operation in _ENDINGS
-
-
-def what_is_short(error: BaseException) -> str:
-    """Return what an error says, in words: the file, if it is about one, and the reason."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error) or "out of memory"

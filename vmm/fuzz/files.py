@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vmm.host.naming import named
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file, in place of one that is there. Raises OSError."""
     scratch = _scratch(path)
     try:
         scratch.unlink(missing_ok=True)
-        with scratch.open("x") as file:
+        with named(path), scratch.open("x") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # Else a crash may leave the name, and nothing in it.
         scratch.replace(path)
-    except BaseException as error:
+    except BaseException:
         scratch.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # A full disk does not name one.
         raise
 
 

@@ -14,6 +14,7 @@ from vmm.fuzz import bugreport
 from vmm.fuzz.endings import ended_badly
 from vmm.fuzz.files import whole_folder, write_whole
 from vmm.host.hostinfo import HostInfo
+from vmm.host.naming import named
 from vmm.repro.emit import InexpressibleError, program
 from vmm.scenario.codec import history_lines, read_scenario, scenario_text
 from vmm.scenario.demand import LARGE
@@ -113,7 +114,9 @@ def _fill(
     if finding.log:
         write_whole(folder / "kernel-log.txt", "".join(f"{line}\n" for line in finding.log))
     if finding.journal:
-        (folder / "under-way.journal").write_bytes(finding.journal)
+        journal = folder / "under-way.journal"
+        with named(journal):
+            journal.write_bytes(finding.journal)
     if history is not None:
         write_whole(folder / "history.jsonl", b"".join(history_lines(history)).decode())
         with suppress(InexpressibleError):  # The history says all the same what happened.

@@ -6,12 +6,11 @@ of the machine names the scenario under way, or the few among which it is.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from vmm.host.naming import named
 from vmm.scenario.operations import Scenario
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.reading import FileError, read_whole
@@ -47,7 +46,7 @@ class Journal:
     def begin(self, intent: Intent) -> None:
         """Put the intent on disk, in place of the one before. Raises OSError."""
         line = msgspec.json.encode(intent) + b"\n"
-        with self._named():
+        with named(self._path):
             os.ftruncate(self._file, 0)
             os.lseek(self._file, 0, os.SEEK_SET)
             while line:  # A disk that is nearly full takes a part, and refuses the rest.
@@ -56,17 +55,8 @@ class Journal:
 
     def ended(self) -> None:
         """Note that one more scenario of the intent ended. Raises OSError."""
-        with self._named():
+        with named(self._path):
             os.write(self._file, b".")
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Let errors name the file: the kernel's do not."""
-        try:
-            yield
-        except OSError as error:
-            error.filename = str(self._path)
-            raise
 
     def close(self) -> None:
         """Close the file and remove it: nothing is under way."""

@@ -12,7 +12,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from vmm.fuzz.dice import seed_of
-from vmm.fuzz.endings import what_is_short
 from vmm.fuzz.generate import generate
 from vmm.fuzz.journal import Intent, Journal
 from vmm.fuzz.messages import Complains, Differs, Ended, Failed, Fresh, Progress, send
@@ -20,7 +19,7 @@ from vmm.fuzz.novelty import Novelty
 from vmm.fuzz.trial import attempt, shortened
 from vmm.host.health import KernelWatch, without_others
 from vmm.kvm.system import Kvm
-from vmm.scenario.endings import HOST, is_short
+from vmm.scenario.endings import HOST, is_short, what_is_short
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity

@@ -34,9 +34,22 @@ HOST_SHORT = KERNEL_SHORT | {
 """What a call of this program's own, such as fork(2) or write(2), fails with then."""
 
 
+_LIMITS = {errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u"}
+"""Which limit of a process it is that a call of this program's own has met."""
+
+
 def of_the_host(error: BaseException) -> str:
     """Return why a history ends, or nothing is known, where the host had run out of something."""
-    return HOST + (str(error) or "out of memory")
+    return HOST + what_is_short(error)
+
+
+def what_is_short(error: BaseException) -> str:
+    """Return what an error says, in words: the file, if there is one, the reason and the limit."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error) or "out of memory"
+    file = f"{error.filename}: " if error.filename else ""
+    limit = f" ({_LIMITS[error.errno]})" if error.errno in _LIMITS else ""
+    return f"{file}{error.strerror}{limit}"
 
 
 def is_short(error: BaseException) -> bool:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vmm.cli.writing import sweep, written
+from vmm.cli.errors import HostFailed
+from vmm.cli.writing import sweep, temporary_folder, written
+
+FULL = Path("/dev/full")
 
 
 def test_what_a_lost_process_had_begun_is_removed(
@@ -33,3 +36,18 @@ def test_what_was_there_before_stays(tmp_path: Path) -> None:
     other.touch()
     sweep((f"--json={tmp_path}/a.json",), time.time() + 10)
     assert other.exists()
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_full_disk_is_told_with_the_name_of_the_file(size: int) -> None:
+    with pytest.raises(HostFailed, match="/dev/full: No space left"), written(FULL) as stream:
+        stream.write("x" * size)
+
+
+def test_no_place_for_a_temporary_folder_is_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(HostFailed, match="the host: No usable temporary directory"):
+        temporary_folder()

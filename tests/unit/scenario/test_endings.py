@@ -7,8 +7,15 @@ from vmm.scenario.endings import is_short, of_the_host
 
 def test_what_has_no_words_of_its_own_gets_some() -> None:
     assert of_the_host(MemoryError()) == "the host: out of memory"
+
+
+def test_what_ran_out_is_told_with_the_file_and_the_limit() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    assert of_the_host(full) == "the host: [Errno 28] No space left on device"
+    assert of_the_host(full) == "the host: No space left on device"
+    full = OSError(errno.EFBIG, "File too large", "/tmp/r.json")
+    assert of_the_host(full) == "the host: /tmp/r.json: File too large (ulimit -f)"
+    full = OSError(errno.EMFILE, "Too many open files")
+    assert of_the_host(full) == "the host: Too many open files (ulimit -n)"
 
 
 def test_only_what_runs_out_is_the_hosts() -> None:
