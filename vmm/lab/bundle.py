@@ -78,10 +78,10 @@ def _packages(project: str) -> Iterator[Path]:
         for requirement in package.requires or ():
             if "extra ==" not in requirement and (match := _NAME.match(requirement)):
                 waiting.append(match[0].replace("_", "-").lower())
-        if name == project:
-            continue
         for file in package.files or ():
             parts = file.parts
+            if name == project and file.name != "METADATA":  # Its version is in that.
+                continue
             if ".." in parts or _NOT_NEEDED.intersection(parts) or _LEXERS.match(str(file)):
                 continue
             yield Path(str(file.locate()))

@@ -19,6 +19,7 @@ def test_a_bundle_has_python_its_libraries_and_what_is_named(tmp_path: Path) -> 
     assert (stat.S_ISLNK(link[0]), link[1].decode()) == (True, python)
     names = {Path(path).name for path in files}
     assert {"click", "msgspec", "ld-linux-x86-64.so.2", "encodings"} <= names
+    assert any(path.endswith("dist-info/METADATA") and "memslot_vmm" in path for path in files)
     assert not {"pytest", "mypy", "pip", "tkinter"} & names
 
 
