@@ -46,6 +46,7 @@ from vmm.catalogue import (
     readonly,
     refusals,
     rollback,
+    sizes,
     spaces,
     starts,
     table,
@@ -109,6 +110,7 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
         *racing.SCENARIOS,
         *racing_host.SCENARIOS,
         *racing_logs.scenarios(features),
+        *sizes.SCENARIOS,
         *table.scenarios(features),
         *(large_scenarios(features) if with_large else ()),
     )
