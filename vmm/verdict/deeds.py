@@ -373,6 +373,26 @@ def puts_a_bus_out_of_order(scenario: Scenario) -> bool:
 
 def is_write(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
     """Whether a guest writes with one touch."""
+    return _writes(op)
+
+
+_HALF_A_RING = 85
+"""So many writes in the ring of coalesced MMIO were taken for 170, which it has room for."""
+
+
+def fills_half_a_ring(scenario: Scenario) -> bool:
+    """Whether a guest writes so often that a ring of coalesced MMIO may be half full."""
+    is_kept = any(isinstance(op, CoalesceMmio) for op in scenario.operations)
+    return is_kept and sum(map(_writes, scenario.operations)) > _HALF_A_RING
+
+
+def is_write_to_half_a_ring(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether a guest writes when the ring may be half full."""
+    before = scenario.operations[: max(origin, 0)]
+    return _writes(op) and sum(map(_writes, before)) >= _HALF_A_RING
+
+
+def _writes(op: AnyOperation) -> bool:
     return isinstance(op, Touch) and op.access == "write"
 
 

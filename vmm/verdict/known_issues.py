@@ -283,6 +283,22 @@ KNOWN = (
     ),
     Known(
         KnownIssue(
+            name="coalesced-ring-full-at-half",
+            vendor="",
+            rules=names(COALESCED),
+            what="coalesced_mmio_has_room() takes an unsigned difference modulo 170, which does "
+            "not divide 2^32: where 85 entries are in the ring, it is full, and a write exits",
+            evidence="Linux 6.1.192 (kvm_amd): the 86th write of "
+            "devices-coalesced-until-the-ring-is-full exits; 5.10 computes the same, and 6.12, "
+            "which subtracts nothing, passes",
+            outcome="MMIO",
+        ),
+        _kinds(CoalesceMmio),
+        deeds.fills_half_a_ring,
+        deeds.is_write_to_half_a_ring,
+    ),
+    Known(
+        KnownIssue(
             name="emulated-descriptor-table-outside-memory",
             vendor="",
             rules=frozenset(),

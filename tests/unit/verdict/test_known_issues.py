@@ -64,6 +64,7 @@ MEETING = {
     "emulated-popa-begins-again": {"popa-in-a-hole", "popa-from-a-slot-into-a-hole"},
     "emulated-enter-by-stack-size": {"enter-of-16-bits-in-a-hole", "enter-of-16-bits-in-memory"},
     "io-bus-out-of-order": {"devices-eventfd-of-any-length-after-a-range"},
+    "coalesced-ring-full-at-half": {"devices-coalesced-until-the-ring-is-full"},
     "private-memory-after-cached-mmio": {"private-after-cached-mmio"},
 }
 """The curated scenarios that do what it takes, where few do."""
@@ -252,3 +253,16 @@ def test_mistake_in_kvm_itself_needs_no_remark_where_it_is_mended(name: str) -> 
     scenario = curated(name, EVERYTHING)
     assert issues_met(scenario, {"vendor": "kvm_pvm"})
     assert judged(ideal_history(scenario, EVERYTHING)).verdict.status is Status.PASSED
+
+
+@pytest.mark.parametrize(("nth", "status"), [(84, Status.DIFFERS), (85, Status.KNOWN)])
+def test_a_coalesced_ring_may_be_full_at_half_and_not_before(nth: int, status: Status) -> None:
+    whole = ideal_history(curated("devices-coalesced-until-the-ring-is-full", EVERYTHING))
+    events = list(whole.events)
+    writes = [n for n, event in enumerate(events) if isinstance(event.operation, Touch)]
+    event = events[writes[nth]]
+    assert isinstance(event.operation, Touch)
+    exit_ = Mmio(event.operation.gpa, True, event.operation.value.to_bytes(4, "little"))
+    events[writes[nth]] = msgspec.structs.replace(event, outcome=Touched(0, (exit_,)))
+    history = msgspec.structs.replace(whole, events=tuple(events))
+    assert judged(history).verdict.status is status
