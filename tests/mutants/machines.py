@@ -183,7 +183,9 @@ def _job(order: Path, folder: Path) -> Job:
     python = str(Path(sys.prefix, "bin", "python"))
     words = (python, "-P", "-m", "tests.mutants.inside", str(order))
     job = job_of(("info",), Backend.SVM)
-    return replace(job, words=words, folder=folder, kept=(), environment=_with_root(job))
+    # What is loaded ahead is our own command, and this is another program.
+    environment = _with_root(job)
+    return replace(job, words=words, folder=folder, kept=(), environment=environment, preloaded=())
 
 
 def _with_root(job: Job) -> dict[str, str]:
