@@ -6,8 +6,9 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -15,6 +16,7 @@ from vmm.cli.errors import NothingRan, Unusable, usable
 from vmm.cli.replay import replayed
 from vmm.cli.said import tell
 from vmm.cli.writing import temporary_folder
+from vmm.host.signals import ENDING_SIGNALS
 from vmm.replay.recording import Filter, strace_command
 
 _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
@@ -61,8 +63,9 @@ def _recorded(strace: str, fifo: Path, trace: Path, command: tuple[str, ...]) ->
     source = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     held = os.open(fifo, os.O_WRONLY)  # So that there is no end before strace has begun.
     os.set_blocking(source, True)
-    with open(source, "rb") as lines, trace.open("wb") as kept, _left_to_the_command():
+    with open(source, "rb") as lines, trace.open("wb") as kept, _left_to_the_command() as recorders:
         process = subprocess.Popen(strace_command(strace, str(fifo), command))
+        recorders.append(process.pid)
         waiter = threading.Thread(target=_close_at_end, args=(process, held))
         waiter.start()
         count, keeps = 0, Filter().keeps
@@ -80,10 +83,36 @@ def _close_at_end(process: subprocess.Popen[bytes], fd: int) -> None:
 
 
 @contextmanager
-def _left_to_the_command() -> Iterator[None]:
-    """Let an interruption end the command, and not what is to be said about it."""
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+def _left_to_the_command() -> Iterator[list[int]]:
+    """Let an interruption end the command, and not what is to be said about it.
+
+    Yields a list for the process of strace, which keeps such signals from itself. A terminal sends
+    Ctrl-C to the command, too; what else ends a run comes to this process alone, and is passed on.
+    """
+    recorders: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for pid in _children(recorders):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    for number, handler in before.items():
+        if number == signal.SIGINT:
+            signal.signal(number, lambda *_: None)
+        elif handler is not signal.SIG_IGN:
+            signal.signal(number, pass_on)
     try:
-        yield
+        yield recorders
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _children(parents: list[int]) -> Iterator[int]:
+    """Yield the processes that these have made themselves."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # The name before the last parenthesis may be anything.
+            if int(status.read_text().rpartition(")")[2].split()[1]) in parents:
+                yield int(status.parent.name)

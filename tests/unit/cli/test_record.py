@@ -1,6 +1,9 @@
 """``vmm record``: strace and a VMM that are played by shell scripts."""
 
 import os
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,3 +65,18 @@ def test_a_missing_command_and_one_of_which_nothing_is_recorded(
     empty = vmm("record", "true")
     assert empty.exit_code == 4
     assert "strace recorded nothing" in empty.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_a_run_ends_the_command_and_what_it_did_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    strace(tmp_path, monkeypatch, KVM, region())
+    ended = "import os, sys, time; os.kill(*map(int, sys.argv[1:])); time.sleep(20)"
+    begun = time.monotonic()
+    result = vmm(
+        *("record", "--judge-only", "--", sys.executable, "-c", ended, os.getpid(), int(number))
+    )
+    assert "recorded 2 lines" in result.output
+    assert "PASSED       as traced" in result.output
+    assert time.monotonic() - begun < 10
