@@ -260,6 +260,17 @@ def test_interruption_before_the_wait_ends_the_history_too(
     assert judge(history).reason == "interrupted"
 
 
+def test_a_scenario_that_ended_as_the_interruption_came_is_whole() -> None:
+    with Worker([Header(SCENARIO, FEATURES, {})]) as worker:
+        worker.start(0)
+        while not worker.ended():
+            os.sched_yield()
+        worker.interrupt()
+        record = worker.wait()
+    assert record.reason == "interrupted"
+    assert judge(record.history()).status is Status.PASSED
+
+
 def test_line_that_was_cut_off_does_not_spoil_the_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from vmm.execution.tape import FileTape, MemoryTape, Tape
 from vmm.host.child import Child
 from vmm.kvm.closing import Closing
 from vmm.kvm.system import Kvm
-from vmm.scenario.codec import history_line, parse_history
+from vmm.scenario.codec import has_ended, history_line, parse_history
 from vmm.scenario.demand import demand
 from vmm.scenario.endings import DIED, HARNESS, HUNG, REFUSED, is_short, of_the_host
 from vmm.scenario.features import Features
@@ -232,11 +232,16 @@ class Worker(Closing):
             return INTERRUPTED
 
     def _break_off(self, reason: str) -> bytes:
-        """End the child, and the history of what it was carrying out; return that history."""
+        """End the child, and the history of what it was carrying out; return that history.
+
+        One that the child has ended itself, just now, is whole.
+        """
         self._is_under_way = False
         self._end_child()
         data = self._tape.read()
         data = data[: data.rfind(b"\n") + 1]
+        if has_ended(data):
+            return data
         missing = b"" if data else history_line(self._headers[self._index])
         missing += history_line(End(reason, data.count(b"\n") - 1 if data else 0))
         with suppress(OSError, OverflowError):  # A full tape: the record has it.
@@ -274,7 +279,7 @@ def _serve(
     gc.freeze()  # What is inherited stays: looking at it would copy its pages.
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
-    with suppress(EOFError):
+    with suppress(EOFError, ConnectionError):
         while True:
             order = orders.recv_bytes()
             header_line = history_line(headers[int.from_bytes(order, "little")])

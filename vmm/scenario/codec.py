@@ -110,6 +110,9 @@ def _is_implied(scenario: Scenario) -> bool:
 _ENCODER = msgspec.json.Encoder()
 
 
+_END = b'{"type":"end"'
+
+
 def history_line(part: Header | Event | End) -> bytes:
     """Return one line of a history file; a long event is packed.
 
@@ -117,6 +120,11 @@ def history_line(part: Header | Event | End) -> bytes:
     """
     text = _ENCODER.encode(part)
     return (packed(text) if isinstance(part, Event) else text) + b"\n"
+
+
+def has_ended(data: bytes) -> bool:
+    """Whether the last of these whole lines of a history is its end."""
+    return data[data.rfind(b"\n", 0, -1) + 1 :].startswith(_END)
 
 
 def history_lines(history: History) -> Iterator[bytes]:
@@ -214,7 +222,7 @@ def parse_history(
             continue
         place = f"{name}:{number}"
         try:
-            if line.startswith(b'{"type":"end"'):
+            if line.startswith(_END):
                 end = msgspec.json.decode(line, type=End)
                 _check_end(end, len(events), whole[number - first + 1 :], place)
                 return History(header, tuple(events), end)
