@@ -16,6 +16,7 @@ from vmm.execution.runner import Record, Worker
 from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem
+from vmm.host.signals import is_interruption
 from vmm.scenario.demand import short_of_memory
 from vmm.scenario.endings import ENDLESS, HOST, HUNG, what_is_short
 from vmm.scenario.history import INTERRUPTED, Header
@@ -306,6 +307,8 @@ def _judging(
             if recorder is not None:
                 checked = replace(checked, steps=recorder.steps())
     except Exception as error:
+        if is_interruption(error):
+            raise KeyboardInterrupt from error
         checked = replace(broken_off(scenario, error), seconds=seconds, problems=problems)
     if files is not None:
         try:

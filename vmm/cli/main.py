@@ -18,9 +18,11 @@ import click
 from vmm.cli.errors import in_one_line
 from vmm.cli.misspelt import resolved
 from vmm.cli.said import OutputLost, give_up_on, say, taken
-from vmm.host.signals import ENDING_SIGNALS
+from vmm.host.signals import ENDING_SIGNALS, is_interruption
 from vmm.scenario.endings import is_short, of_the_host
 from vmm.verdict import statuses
+
+_AGAIN_S = 0.01
 
 COMMANDS = {
     "check": "Run the curated scenarios on this kernel and judge them.",
@@ -94,6 +96,9 @@ class Commands(click.Group):
 
 def _failed(error: Exception) -> int:
     """Say what is wrong, and return the status of it."""
+    if is_interruption(error):
+        say("interrupted")
+        return statuses.INCONCLUSIVE
     if isinstance(error, BrokenPipeError) and _is_closed(1):
         give_up_on(1)
         say("nobody reads the output any more")
@@ -115,18 +120,32 @@ def _is_closed(fd: int) -> bool:
 
 @contextmanager
 def _as_interruptions() -> Iterator[None]:
-    """Let what ends a run be a KeyboardInterrupt, as Ctrl-C is, but where it is ignored."""
+    """Let what ends a run be a KeyboardInterrupt, as Ctrl-C is, but where it is ignored.
+
+    Python drops an exception that is raised while it calls a finalizer or a weak reference's
+    callback, as it does at every import: such an interruption comes again, a moment later.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
+    def dropped(what: "sys.UnraisableHookArgs") -> None:
+        if isinstance(what.exc_value, KeyboardInterrupt):
+            signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            hook(what)
+
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
+    before = {number: signal.getsignal(number) for number in (*ENDING_SIGNALS, signal.SIGALRM)}
+    for number in ENDING_SIGNALS:
+        if before[number] is not signal.SIG_IGN:
             signal.signal(number, interrupt)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -1,10 +1,16 @@
 """A program whose own modules cannot be read says so in one line, with a documented status."""
 
+import os
+import signal
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
+from click.testing import CliRunner
 
 from vmm.cli.__main__ import run
+from vmm.cli.main import main
 
 
 class Broken:
@@ -41,3 +47,42 @@ def test_a_start_that_fails_is_no_verdict(
         run()
     assert ended.value.code == status
     assert capfd.readouterr().err.startswith(line)
+
+
+class Finalized:
+    """Is interrupted in its finalizer, where Python drops what is raised."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            pass
+
+
+class Named:
+    """Is interrupted as a class gets it, where Python makes a RuntimeError of what is raised."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            pass
+
+
+def drop() -> None:
+    Finalized()
+    time.sleep(5)
+
+
+def wrap() -> None:
+    type("Owner", (), {"field": Named()})
+    time.sleep(5)
+
+
+@pytest.mark.parametrize("meet", [drop, wrap])
+def test_an_interruption_ends_a_command_wherever_it_comes(
+    meet: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmm.cli.man.page", lambda _: meet())
+    begun = time.monotonic()
+    result = CliRunner().invoke(main, ["man"])
+    assert (result.exit_code, result.stderr) == (3, "vmm: interrupted\n")
+    assert time.monotonic() - begun < 4
