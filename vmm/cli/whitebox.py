@@ -61,6 +61,15 @@ def looking(white_box: bool | None, debug_info: Path | None) -> Iterator[None]:
 
 
 def _check_debug_info(path: Path) -> None:
+    from vmm.whitebox.description import SUFFIX, one_of_ours
+    from vmm.whitebox.errors import CannotLookError
+
+    if path.suffix == SUFFIX:
+        try:
+            one_of_ours(path)
+        except CannotLookError as error:
+            raise Unusable(str(error)) from None
+        return
     try:
         with usable(path), opened_file(path) as file:
             if file.read(len(_ELF)) != _ELF:

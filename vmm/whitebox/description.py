@@ -50,17 +50,19 @@ def described(file: Path | None, release: str) -> tuple[Layout, int]:
 
 
 def _of_file(file: Path) -> Description:
-    if file.suffix != SUFFIX:
-        found = from_debug_info(file)
-    else:
-        try:
-            found = msgspec.json.decode(file.read_bytes(), type=Description)
-        except OSError as error:
-            raise CannotLookError(f"{file}: {error.strerror}") from None
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise CannotLookError(f"{file}: {error}") from None
+    found = from_debug_info(file) if file.suffix != SUFFIX else one_of_ours(file)
     check_build_id(file, found.build_id, BUILD_ID)
     return found
+
+
+def one_of_ours(file: Path) -> Description:
+    """Return what was kept in a file. Raises CannotLookError."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Description)
+    except OSError as error:
+        raise CannotLookError(f"{file}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise CannotLookError(f"{file}: {error}") from None
 
 
 def from_debug_info(file: Path) -> Description:

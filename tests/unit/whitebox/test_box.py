@@ -1,5 +1,6 @@
 """What is missing is said in one line, with a remedy."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,5 +54,12 @@ def test_where_only_the_lab_asks_a_line_says_why_nobody_looks(
 
 def test_nobody_looks_unless_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WHERE_IT_CAN, raising=False)
-    with looking(None, Path("/nowhere")):
+    with looking(None, Path(sys.executable)):
+        assert look_at() is None
+
+
+def test_a_description_of_ours_is_no_elf_file_and_is_taken(tmp_path: Path) -> None:
+    description = tmp_path / "kernel.json"
+    description.write_text("{}")
+    with looking(None, description):
         assert look_at() is None
