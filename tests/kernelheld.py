@@ -27,6 +27,7 @@ LAYOUT = TreeLayout(
     spaces=2,
     set_size=1072,
     set_generation=0,
+    set_last_used=8,
     set_hva_tree=16,
     set_hva_leftmost=24,
     set_gfn_tree=32,
@@ -145,6 +146,7 @@ def held(
             hva_tree,
             intervals_of(hva_tree, hva_root, every),
             tuple((bucket_of(slot.slot_id), number) for number, slot in enumerate(every)),
+            last_used=gfn_root,
         )
 
     active, inactive = copy(generation, node_idx), copy(max(generation - 2, 0), 1 - node_idx)
@@ -202,6 +204,7 @@ class Memory:
         self.word(at + LAYOUT.set_gfn_tree, self._to(each.gfn_root, gfn))
         self.word(at + LAYOUT.set_hva_tree, self._to(each.hva_root, hva))
         self.word(at + LAYOUT.set_hva_leftmost, self._to(each.hva_leftmost, hva))
+        self.word(at + LAYOUT.set_last_used, self._to(each.last_used, 0))
         for node in each.gfn_tree:
             self._node(node, gfn)
         for node, interval in zip(each.hva_tree, each.intervals, strict=True):

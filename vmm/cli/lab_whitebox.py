@@ -12,7 +12,7 @@ from vmm.whitebox.description import Description, from_debug_info
 from vmm.whitebox.errors import CannotLookError
 from vmm.whitebox.symbols import within
 
-_VERSION = "2"
+_VERSION = "3"
 
 
 def description_of(kernel: Kernel) -> Path | None:

@@ -14,7 +14,7 @@ from vmm.model.heldslots import HeldSlots
 from vmm.model.regions import Memslot
 from vmm.model.rule import Rule, source
 from vmm.model.trees import interval_flaw, tree_flaw
-from vmm.scenario.kernelslots import KernelSlots, KernelTrees, SlotSet
+from vmm.scenario.kernelslots import NONE, KernelSlots, KernelTrees, SlotSet
 from vmm.scenario.operations import PAGE_SIZE_BYTES
 
 KERNEL_TREES = source(
@@ -119,6 +119,7 @@ class TreeRules:
             self._gfns_flaw(kernel, each, wanted)
             or self._hvas_flaw(kernel, each)
             or _hash_flaw(kernel, each)
+            or _last_used_flaw(each)
         )
 
     def _gfns_flaw(self, kernel: KernelTrees, each: SlotSet, wanted: list[Memslot]) -> str:
@@ -169,6 +170,13 @@ def _hash_flaw(kernel: KernelTrees, each: SlotSet) -> str:
         if bucket != bucket_of(slot_id):
             return f"id_hash: slot {slot_id} is in bucket {bucket}, not in {bucket_of(slot_id)}"
     return ""
+
+
+def _last_used_flaw(each: SlotSet) -> str:
+    """What a search begins with must be a slot that it may find, or none."""
+    if each.last_used == NONE or any(node.slot == each.last_used for node in each.gfn_tree):
+        return ""
+    return "last_used_slot is none of its slots"
 
 
 def bucket_of(slot_id: int) -> int:

@@ -70,6 +70,7 @@ class SlotSet(msgspec.Struct, frozen=True, gc=False):
 
     ``intervals`` go with the nodes of ``hva_tree``. ``id_hash`` has (bucket, slot) for each entry.
     ``cut`` says where a pointer led nowhere, or to more slots than there may be; empty if none did.
+    ``last_used`` is the slot that was looked up last.
     """
 
     generation: int
@@ -82,6 +83,7 @@ class SlotSet(msgspec.Struct, frozen=True, gc=False):
     intervals: tuple[Interval, ...]
     id_hash: tuple[tuple[int, int], ...]
     cut: str = ""
+    last_used: int = NONE
 
 
 class KernelTrees(msgspec.Struct, frozen=True, gc=False, tag="trees", tag_field="kind"):

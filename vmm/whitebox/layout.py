@@ -69,6 +69,7 @@ class TreeLayout(_Layout, frozen=True, tag="trees"):
     set_id_hash: int
     set_buckets: int
     set_node_idx: int
+    set_last_used: int
     slot_id_node: int
     slot_hva_node: int
     hva_node_size: int
@@ -147,6 +148,7 @@ def _trees(kvm: Structure, sets: Structure, slot: Structure, shared: dict[str, i
         set_id_hash=sets.at("id_hash"),
         set_buckets=sets.room("id_hash") // 8,
         set_node_idx=sets.at("node_idx"),
+        set_last_used=sets.at("last_used_slot"),
         slot_id_node=slot.at("id_node"),
         slot_hva_node=slot.at("hva_node"),
         hva_node_size=_NODE,

@@ -114,6 +114,8 @@ class _Copy:
         gfn_root, gfn_tree = self._tree("gfn_tree", layout.set_gfn_tree, gfn)
         hva_root, hva_tree = self._tree("hva_tree", layout.set_hva_tree, hva)
         leftmost = self._word(layout.set_hva_leftmost)
+        id_hash = tuple(self._hash(layout.slot_id_node + at * layout.hlist_node_size))
+        last_used = self._word(layout.set_last_used)
         return SlotSet(
             generation=self._word(layout.set_generation),
             node_idx=index,
@@ -123,8 +125,9 @@ class _Copy:
             hva_leftmost=self._slots.number(leftmost - hva) if leftmost else NONE,
             hva_tree=hva_tree,
             intervals=tuple(self._interval(node.slot, hva) for node in hva_tree),
-            id_hash=tuple(self._hash(layout.slot_id_node + at * layout.hlist_node_size)),
+            id_hash=id_hash,
             cut=self._cut,
+            last_used=self._slots.number(last_used) if last_used else NONE,
         )
 
     def _word(self, offset: int) -> int:

@@ -123,6 +123,8 @@ FAULTS: list[tuple[Edit, str]] = [
     (with_node("hva_tree", 1, left=-2), "hva_tree: a child of entry 1 is no node of it"),
     (changed(gfn_root=-1), "gfn_tree: its root is none of its nodes"),
     (changed(hva_leftmost=3), "hva_tree: its leftmost is entry 3"),
+    (changed(last_used=-2), "last_used_slot is none of its slots"),
+    (changed(last_used=99), "last_used_slot is none of its slots"),
     (
         with_interval(3, subtree_last=BASE),
         "hva_tree: the subtree of entry 3 ends at 0x7f0000000000, not at 0x7f0000019fff",

@@ -34,6 +34,7 @@ def renamed(kernel: KernelTrees) -> list[tuple[object, ...]]:
             each.node_idx,
             name[each.gfn_root],
             name[each.hva_leftmost],
+            name[each.last_used],
             [
                 [
                     *(name.get(at) for at in (node.slot, node.parent, node.left, node.right)),
@@ -102,6 +103,12 @@ def test_a_leftmost_that_is_no_slot_has_no_number() -> None:
     memory = Memory(held(SLOTS, 6, 8))
     memory.word(memory.set_address(0) + LAYOUT.set_hva_leftmost, 0x1234_5678)
     assert read(memory).active.hva_leftmost == ELSEWHERE
+
+
+def test_a_slot_that_is_gone_and_was_used_last_has_no_number() -> None:
+    memory = Memory(held(SLOTS, 6, 8))
+    memory.word(memory.set_address(1) + LAYOUT.set_last_used, 0x1234_5678)
+    assert read(memory).inactive.last_used == ELSEWHERE
 
 
 def test_a_wrong_node_idx_is_read_as_it_is() -> None:
