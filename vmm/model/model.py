@@ -6,7 +6,7 @@ model does not know, it returns none, and the verdict is inconclusive.
 """
 
 import errno
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from functools import partial
 from typing import Self, assert_never
 
@@ -21,11 +21,10 @@ from vmm.model.clocks import CLOCK_WRITES
 from vmm.model.contents import Contents, PageKey
 from vmm.model.ioapic import may_answer
 from vmm.model.memfds import GuestMemfds
+from vmm.model.races.calls import HostSide
 from vmm.model.races.flaw import Flaw
 from vmm.model.races.judge import RaceJudge
-from vmm.model.regions import (
-    Memslot,
-)
+from vmm.model.regions import Memslot
 from vmm.model.rings import no_ring_to_reset
 from vmm.model.rule import Rule, documented, source
 from vmm.model.userend import UserEnd
@@ -34,6 +33,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Raced, Refused
 from vmm.scenario.hostpages import HostPages
 from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
     AnyOperation,
     ChangeHostMemory,
     Churn,
@@ -299,6 +299,45 @@ class Model:
         if allowed:
             allowed[0].adopt()
         return allowed
+
+    def begin_race(self, race: Race) -> HostSide | None:
+        """Return what plays the calls of a race; None where the model does not know its outcome."""
+        for vcpu in range(len(race.guests)):
+            self._vm.internal.use_vcpu(vcpu)
+        host = HostSide(
+            race,
+            self._vm.spaces[0],
+            self._backing,
+            self._contents,
+            self._vm.tracking,
+            self.allowed,
+        )
+        maps_ahead = any(isinstance(op, PreFaultMemory) for g in race.guests for op in g.program)
+        if (
+            host.unclear
+            or self._vm.clocks.in_race()
+            or (maps_ahead and not self.features.pre_fault)
+            or (self._vm.internal.irqchip and _meets_device(race))
+        ):
+            return None
+        return host
+
+    def end_race(
+        self, written: Iterable[tuple[str, int]], emptied: Iterable[PageKey], size: int = 4
+    ) -> None:
+        """Leave a race that was not run, after its calls.
+
+        ``written`` are the words that nobody knows then, by mapping and offset; ``emptied`` the
+        pages that the host has lost the content of.
+        """
+        for mapping, page in emptied:
+            self._contents.write(mapping, page * PAGE_SIZE_BYTES, bytes(PAGE_SIZE_BYTES))
+        for mapping, offset in written:
+            self._contents.blur(mapping, offset, size)
+        self._contents.forget_changes()
+        for slot in (slot for space in self._vm.spaces for slot in space):
+            if slot.dirty is not None:
+                slot.dirty, slot.perhaps = set(), set(range(slot.npages))
 
     def _follow_race(self, race: Race, outcome: Raced) -> Followed:
         for vcpu in range(len(race.guests)):

@@ -1,16 +1,12 @@
 """What the statements of a program use, and the expressions that several kinds of them share."""
 
+from vmm.repro.answers import errno_of
 from vmm.repro.cnames import CNames, error
 from vmm.repro.expectations import Expectation
-from vmm.scenario.history import AnyOutcome, DirtyPages, Done, PreFaulted, Refused, RingsReset
 from vmm.scenario.slots import as_id_of, id_of
 
 _FEW_SLOTS = 509
 """Every kernel has as many slots of its user's."""
-
-
-class InexpressibleError(ValueError):
-    """A step that has no form in a plain C program."""
 
 
 class Account:
@@ -66,14 +62,3 @@ class Account:
             part, function = ("thisone", "expect_this_one")
         self.use(part)
         return f"{function}({call}, {error(chosen)}, {error(other)});"
-
-
-def errno_of(outcome: AnyOutcome) -> int:
-    """Return the errno that a call comes to; 0 is success."""
-    match outcome:
-        case Refused(number):
-            return number
-        case Done() | DirtyPages() | RingsReset() | PreFaulted():
-            return 0
-        case _:
-            raise InexpressibleError(f"a call that comes to {type(outcome).__name__}")

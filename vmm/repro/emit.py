@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from vmm.repro import expectations, runtime
 from vmm.repro.accesses import is_plain_write
-from vmm.repro.account import Account, InexpressibleError
+from vmm.repro.account import Account
+from vmm.repro.answers import InexpressibleError
 from vmm.repro.cnames import CNames, create_vm
 from vmm.repro.expectations import Expectation
 from vmm.repro.hostchanges import declaration
@@ -15,11 +16,14 @@ from vmm.repro.tracking import RING_CAPS
 from vmm.scenario import words
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
-from vmm.scenario.operations import EnableCap, Mapping, Scenario, Touch
-from vmm.scenario.plan import MAX_BATCH, mappings_of
+from vmm.scenario.operations import EnableCap, Mapping, Race, Scenario, Touch
+from vmm.scenario.plan import MAX_BATCH, guest_mapping, mappings_of
 from vmm.scenario.shown import shown
 
 _STEPS_IN_A_FUNCTION = 300
+_ROUNDS = 20
+"""So many times a program with a race goes through its steps by itself."""
+
 _MOST = 400
 _MOST_OF_A_LINE = 4000
 """So many characters of what a file says of itself, and of a comment's line, are quoted."""
@@ -51,10 +55,16 @@ def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation
         account.use("cpuid")
     setup = _setup(scenario, features, account)
     defines = f"#define GUEST_GPA {scenario.guest.gpa:#x}u\n"
+    defines += f"#define GUEST_PAGES {guest_mapping(scenario).pages}\n"
     if bits:
         defines += f"#define GPA_BITS {bits}\n"
     if "dirty" in account.used:
         defines += f"#define DIRTY_WORDS {statements.dirty_words(scenario)}\n"
+    has_races = "race" in account.used
+    if has_races:
+        account.use("rounds")
+        status = "NOT_KNOWN" if known[-1].is_unknown else "RIGHT"
+        defines += f"#define LAST_STATUS {status}\t/* of a round in which nothing is wrong */\n"
     parts = runtime.select((*account.used, "guest"))
     functions, calls = _functions(blocks)
     return (
@@ -64,10 +74,19 @@ def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation
         + names.declarations()
         + statements.declarations()
         + functions
-        + "int main(void)\n{\n"
-        + setup
-        + calls
+        + (_rounds(setup + calls) if has_races else f"int main(void)\n{{\n{setup}{calls}")
         + _end(known)
+    )
+
+
+def _rounds(statements: str) -> str:
+    """Return what goes through all statements once, and the head of what does so many times."""
+    return (
+        f"static void play(void)\n{{\n{statements}}}\n\n"
+        "int main(int count, char **arguments)\n{\n"
+        f"\tunsigned rounds = count > 1 ? strtoul(arguments[1], NULL, 0) : {_ROUNDS};\n"
+        "\tint status = play_rounds(rounds, play);\n"
+        "\n\tif (status != LAST_STATUS)\n\t\treturn status;\n"
     )
 
 
@@ -130,6 +149,12 @@ def _functions(blocks: list[str]) -> tuple[str, str]:
 def _head(scenario: Scenario) -> str:
     why, source = shown(scenario.why, _MOST), shown(scenario.source, _MOST)
     lines = [scenario.name, "", why, f"Source: {source}"]
+    if any(isinstance(op, Race) for op in scenario.operations):
+        lines += [
+            "",
+            "Its threads meet by chance: it goes through all steps so many times as its argument",
+            f"says, {_ROUNDS} without one, and tells how often they failed.",
+        ]
     lines += [
         "",
         "Build: cc -pthread -o repro repro.c",

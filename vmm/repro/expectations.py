@@ -1,16 +1,18 @@
-"""What a program checks: the outcomes that the model allows at each step, and those observed."""
+"""What a program checks: the outcomes that the model allows at each step, and those observed.
+
+What a race leaves in memory and in logs is another thing each time, so that nobody knows it after
+one: what follows is played on, by what came where it was run.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vmm.model.allowed import Allowed
+from vmm.model.allowed import HARNESS, Allowed
 from vmm.model.model import Model
+from vmm.repro.races import RaceTables, tables_of
 from vmm.scenario.features import Features
-from vmm.scenario.history import AnyOutcome, Header, History
-from vmm.scenario.operations import (
-    AnyOperation,
-    Scenario,
-)
+from vmm.scenario.history import AnyOutcome, Header, History, Raced, RingPages
+from vmm.scenario.operations import AnyOperation, HarvestDirtyRing, Race, Scenario
 from vmm.scenario.plan import steps
 
 
@@ -18,36 +20,83 @@ from vmm.scenario.plan import steps
 class Expectation:
     """A step and its allowed outcomes; ``chosen`` is the one that later steps build on.
 
-    ``came`` is None where the step was not run.
+    ``came`` is None where the step was not run. Of a race there are ``tables`` instead.
     """
 
     operation: AnyOperation
     allowed: tuple[Allowed, ...]
     chosen: AnyOutcome | None
     came: AnyOutcome | None
+    tables: RaceTables | None = None
 
     @property
     def is_unknown(self) -> bool:
         """Whether the model does not know what may come of it, nor of what follows."""
-        return not self.allowed
+        return not self.allowed and self.tables is None
+
+
+class _Player:
+    """Plays steps through the model, and past races."""
+
+    def __init__(self, header: Header) -> None:
+        self._model = Model.of(header)
+        self._raced = False
+        self._logged: set[tuple[int, int]] = set()
+
+    def step(self, operation: AnyOperation, came: AnyOutcome | None) -> Expectation:
+        if isinstance(operation, Race):
+            return self._race(operation, came)
+        allowed = self._model.allowed(operation)
+        if self._raced and self._model.has_ring and isinstance(operation, HarvestDirtyRing):
+            return self._harvest(operation, came)
+        fitting = (a for a in allowed if came is not None and a.outcome.admits(came))
+        chosen = next(fitting, None)
+        if chosen is None and allowed and (came is None or self._raced):
+            chosen = allowed[0]
+        if chosen is not None:
+            chosen.adopt()
+        return Expectation(operation, allowed, chosen.outcome if chosen else None, came)
+
+    def _race(self, race: Race, came: AnyOutcome | None) -> Expectation:
+        host = self._model.begin_race(race)
+        if host is None:
+            return Expectation(race, (), None, came)
+        calls = came.calls if isinstance(came, Raced) else ()
+
+        def met(thread: int, number: int) -> AnyOutcome | None:
+            if thread < len(calls) and number < len(calls[thread]):
+                return calls[thread][number].outcome
+            return None
+
+        tables = tables_of(race, host, met)
+        self._model.end_race(tables.written, tables.emptied())
+        self._raced = True
+        self._logged.update(
+            (slot, page) for slot, pages in tables.slot_pages for page in range(pages)
+        )
+        return Expectation(race, (), None, None, tables)
+
+    def _harvest(self, op: HarvestDirtyRing, came: AnyOutcome | None) -> Expectation:
+        """After a race any page that was ever logged may be in a ring."""
+        outcome = RingPages(perhaps=tuple(sorted(self._logged)), may_be_full=True)
+        return Expectation(op, (Allowed(outcome, HARNESS),), outcome, came)
 
 
 def of_history(history: History) -> Iterator[Expectation]:
     """Yield the steps of a history, up to the first that differs or is unknown."""
-    model = Model.of(history.header)
+    player = _Player(history.header)
     for event in history.events:
-        followed = model.follow(event)
-        chosen = followed.chosen.outcome if followed.chosen else None
-        yield Expectation(event.operation, followed.allowed, chosen, event.outcome)
-        if not followed.fits:
+        step = player.step(event.operation, event.outcome)
+        yield step
+        if step.tables is None and step.chosen is None:
             return
 
 
 def of_scenario(scenario: Scenario, features: Features) -> Iterator[Expectation]:
     """Yield the steps of a scenario on a kernel that keeps every promise, up to an unknown one."""
-    model = Model.of(Header(scenario, features))
+    player = _Player(Header(scenario, features))
     for step in steps(scenario, features.touch_limit):
-        allowed = model.prefer(step.operation)
-        yield Expectation(step.operation, allowed, allowed[0].outcome if allowed else None, None)
-        if not allowed:
+        expectation = player.step(step.operation, None)
+        yield expectation
+        if expectation.is_unknown:
             return

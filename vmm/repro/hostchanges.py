@@ -1,10 +1,11 @@
 """The C statements of what the host does to its memory, and of the mappings it declares."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import assert_never
 
-from vmm.repro.account import Account, InexpressibleError
+from vmm.repro.account import Account
+from vmm.repro.answers import InexpressibleError
 from vmm.scenario.hostpages import HostPages, PageKey, file_of
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping
 from vmm.scenario.reached import is_sparse
@@ -16,13 +17,14 @@ _BOTH = "PROT_READ | PROT_WRITE"
 def changes(account: Account, host: HostPages, op: ChangeHostMemory) -> list[str]:
     """Return the statements of a change, after which ``host`` is where it leads to."""
     before = _absent(account, host)
-    call = _call(account, host, op)
+    call = change_call(account, host, op)
     host.change(op)
     after = _absent(account, host)
     return [call, *_marks(account, before, after)]
 
 
-def _call(account: Account, host: HostPages, op: ChangeHostMemory) -> str:
+def change_call(account: Account, host: HostPages, op: ChangeHostMemory) -> str:
+    """Return the call that makes a change."""
     names = account.names
     where = f"{names.variable(op.place.mapping)}, {op.place.offset:#x}, {op.pages}"
     mapping = next(each for each in names.mappings if each.name == op.place.mapping)
@@ -82,6 +84,14 @@ def _call(account: Account, host: HostPages, op: ChangeHostMemory) -> str:
             return f"host_settles({names.variable(op.place.mapping)});"
         case _:
             assert_never(op.how)
+
+
+def follow(account: Account, host: HostPages, made: Iterable[ChangeHostMemory]) -> list[str]:
+    """Return what says which pages can be looked at after changes that others have made."""
+    before = _absent(account, host)
+    for op in made:
+        host.change(op)
+    return list(_marks(account, before, _absent(account, host)))
 
 
 def _absent(account: Account, host: HostPages) -> set[PageKey]:

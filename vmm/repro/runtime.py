@@ -10,14 +10,15 @@ from importlib.resources import files
 
 _FILES = (
     "base.c", "memory.c", "regions.c", "vcpus.c", "guest.c", "far.c", "dirty.c", "vm.c", "clocks.c",
-    "lives.c",
+    "lives.c", "race.c", "racethreads.c", "racewords.c", "racelogs.c", "racejudge.c",
 )  # fmt: skip
 
 _NEEDS = {
     "vcpus": ("guest",),
     "makevcpu": ("vcpus",),
     "vcpu": ("makevcpu",),
-    "run": ("vcpu",),
+    "finish": ("vcpu",),
+    "run": ("finish",),
     "privatefault": ("run",),
     "onlystopped": ("stopped",),
     "otherstop": ("stopped",),
@@ -111,6 +112,20 @@ _NEEDS = {
     "refuse": ("twoslots",),
     "refusecreations": ("refuse",),
     "refusemoves": ("refuse",),
+    "race": (
+        "real",
+        "finish",
+        "racethreads",
+        "raceguests",
+        "racewindows",
+        "racewords",
+        "racedirty",
+        "racejudge",
+    ),
+    "racering": ("race", "ring", "harvested", "collect", "harvest", "racerings"),
+    "racelog": ("race", "racejudgelogs"),
+    "raceclear": ("race",),
+    "raceahead": ("race", "prefault"),
     "refusebindings": ("twoslots", "region2", "memfd"),
 }
 """What a part builds on."""

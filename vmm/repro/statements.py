@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from vmm.repro.accesses import access, instruction, start, writes
-from vmm.repro.account import Account, InexpressibleError
+from vmm.repro.account import Account
+from vmm.repro.answers import InexpressibleError
 from vmm.repro.clocks import clock_writes, set_clock
 from vmm.repro.cnames import CNames, create_vm, data, flags, unsigned
 from vmm.repro.expectations import Expectation
 from vmm.repro.hostchanges import changes
+from vmm.repro.raceforms import race
 from vmm.repro.tracking import clear_log, enable, get_log, harvest
 from vmm.scenario.history import Inspected, MmioKept, PreFaulted, Refused, Unmapped
 from vmm.scenario.hostpages import HostPages
@@ -28,6 +30,7 @@ from vmm.scenario.operations import (
     Execute,
     GetDirtyLog,
     HarvestDirtyRing,
+    HostAction,
     HostWrite,
     Inspect,
     Instruction,
@@ -79,6 +82,7 @@ class Statements:
         self._events: dict[tuple[int, str], int] = {}
         self._next_event = 0
         self._coalesces = False
+        self._races = 0
         self._alive = {0}
         self._as_ids: dict[int, dict[int, int]] = {0: {}}
         self._host = HostPages(names.mappings)
@@ -206,12 +210,24 @@ class Statements:
             case Churn():
                 return self._churn(op, step)
             case Race():
-                raise InexpressibleError(
-                    "a race has no form in a C program: what its accesses may come to depends on "
-                    "when each call began and ended, so that it takes the judge"
-                )
+                return self._race(step)
             case _:
                 assert_never(op)
+
+    def _race(self, step: Expectation) -> list[str]:
+        if step.tables is None:
+            return ["/* What may come of this race is not known. */"]
+        self._races += 1
+        return race(self.account, self._host, step.tables, self._races, self._host_call)
+
+    def _host_call(self, op: HostAction) -> str:
+        match op:
+            case SetUserMemoryRegion():
+                return self._region(op)
+            case CloseGuestMemfd() | PunchGuestMemfd():
+                return self._memfd(op)
+            case _:
+                raise InexpressibleError(f"{type(op).__name__} in a race")
 
     def _ioeventfd(self, op: IoEventFd) -> str:
         self.account.use("ioeventfd")

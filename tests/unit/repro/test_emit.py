@@ -98,6 +98,7 @@ def test_a_vcpu_that_stopped_is_put_into_smm_again() -> None:
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 def test_the_whole_runtime_compiles(tmp_path: Path) -> None:
     defines = "#define GUEST_GPA 0u\n#define DIRTY_WORDS 4\n#define GPA_BITS 40\n"
+    defines += "#define GUEST_PAGES 16\n#define LAST_STATUS RIGHT\n"
     text = defines + runtime.select((*runtime.parts(), "cpuid"))
     compiles(text, tmp_path, "-Wno-unused-function", "-Wno-unused-variable")
 
@@ -163,9 +164,46 @@ def test_a_step_is_one_call_with_the_kernels_own_words() -> None:
 
 
 def test_what_has_no_form_in_c_is_said() -> None:
-    race = Race((HostThread((SetUserMemoryRegion(1),)),), (GuestThread((Touch(0x100000),)),))
-    with pytest.raises(InexpressibleError, match="it takes the judge"):
-        program_of(Scenario("race", (race,), survey="none"), FEATURES)
+    beyond = Race((HostThread((SetUserMemoryRegion(1),)),), (GuestThread((Touch(1 << 32),)),))
+    with pytest.raises(InexpressibleError, match="beyond 4 GiB"):
+        program_of(Scenario("race", (beyond,), survey="none"), FEATURES)
+
+
+def test_a_race_whose_threads_change_what_one_gpa_reaches_has_no_form_in_c() -> None:
+    away = SetUserMemoryRegion(1, 0x200000, 4096, Place("a"))
+    other = SetUserMemoryRegion(2, 0x100000, 4096, Place("a"))
+    threads = (HostThread((away,)), HostThread((other, SetUserMemoryRegion(2))))
+    race = Race(threads, (GuestThread((Touch(0x100040),)),))
+    first = SetUserMemoryRegion(1, 0x100000, 4096, Place("a"))
+    scenario = Scenario("race", (first, race), (Mapping("a", 4),), survey="none")
+    with pytest.raises(InexpressibleError, match="two threads of a race"):
+        program_of(scenario, FEATURES)
+
+
+def test_what_stands_in_a_race_repeats_after_few_rounds() -> None:
+    slot = SetUserMemoryRegion(1, 0x100000, 4096, Place("a"))
+    thread = HostThread((slot, SetUserMemoryRegion(1)), rounds=1000)
+    race = Race((thread,), (GuestThread((Touch(0x100040),)),))
+    scenario = Scenario("race", (race,), (Mapping("a", 4),), survey="none")
+    text = program_of(scenario, FEATURES)
+    assert "{race_1_host_0, 2, 1000, 0, 5, 3, " in text
+    table = text.split("race_1_host_0_places[] = {")[1].split("}" + ";")[0]
+    assert table.count("&mem_a, 0, 1, 0, false, -1") == 2
+    assert table.count("{0}") == 3
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_races_of_every_kind_compile_without_a_warning(tmp_path: Path) -> None:
+    kinds: dict[frozenset[type], Scenario] = {}
+    for scenario in catalogue(EVERYTHING):
+        for op in scenario.operations:
+            if isinstance(op, Race):
+                hosts = (type(each) for thread in op.hosts for each in thread.operations)
+                steps = (type(each) for guest in op.guests for each in guest.program)
+                kinds.setdefault(frozenset((*hosts, *steps)), scenario)
+    assert kinds
+    for scenario in kinds.values():
+        compiles(program_of(scenario, EVERYTHING), tmp_path)
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")

@@ -15,7 +15,16 @@ from vmm.model.races.tracks import Track
 from vmm.model.races.words import MemoryWords
 from vmm.model.regions import Memslot
 from vmm.model.rule import Rule
-from vmm.scenario.history import Call, DirtyPages, Done, Raced, Refused, RingPages, RingsReset
+from vmm.scenario.history import (
+    Call,
+    CallOutcome,
+    DirtyPages,
+    Done,
+    Raced,
+    Refused,
+    RingPages,
+    RingsReset,
+)
 from vmm.scenario.hostpages import CHANGES, Access
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
@@ -70,9 +79,9 @@ class HostSide:
     ) -> None:
         """``gfns`` are what else than the guests' programs uses."""
         self._race = race
-        self._slots = slots
+        self.slots = slots
         self._backing = backing
-        self._tracking = tracking
+        self.tracking = tracking
         self._allowed = allowed
         self.unclear = False
         """Whether a guest reaches what the rules do not say which memory it is of."""
@@ -94,12 +103,24 @@ class HostSide:
         """Return the first call that the rules do not allow, if there is one."""
         for thread, number, call in _in_order(self._race, outcome.calls):
             operations = self._race.hosts[thread].operations
-            flaw = self._call(operations[number % len(operations)], call, f"host thread {thread}")
+            flaw = self.call(operations[number % len(operations)], call, f"host thread {thread}")
             if flaw is not None:
                 return flaw
         return None
 
-    def _call(self, op: HostAction, call: Call, who: str) -> Flaw | None:
+    def may_come_to(self, op: HostAction) -> tuple[CallOutcome, ...]:
+        """Return the outcomes that the rules allow a call by itself now."""
+        if isinstance(op, HostWrite | ChangeHostMemory):
+            return (Done(),)
+        outcomes = (each.outcome for each in self._allowed(op))
+        return tuple(outcome for outcome in outcomes if isinstance(outcome, CallOutcome))
+
+    def loses_content(self, op: ChangeHostMemory) -> bool:
+        """Whether the pages read as zeros after a change."""
+        return self._backing.loses_content(op)
+
+    def call(self, op: HostAction, call: Call, who: str) -> Flaw | None:
+        """Note a call; return what is wrong with it, if anything is."""
         interval = call.begin, call.end
         match op:
             case SetUserMemoryRegion():
@@ -130,13 +151,13 @@ class HostSide:
     def _region(self, op: SetUserMemoryRegion, call: Call) -> Flaw | None:
         self._changes.append((call.begin, call.end))
         allowed = self._allowed(op)
-        old = self._slots.get(id_of(op.slot))
+        old = self.slots.get(id_of(op.slot))
         chosen = next((a for a in allowed if a.outcome == call.outcome), None)
         if chosen is None:
             return Flaw(op, (call.begin, call.end), allowing(allowed), call.outcome)
         chosen.adopt()
         self.rules.add(chosen.rule)
-        new = self._slots.get(id_of(op.slot))
+        new = self.slots.get(id_of(op.slot))
         if new is old:
             return None
         interval = call.begin, call.end
@@ -159,9 +180,9 @@ class HostSide:
                 logging.tracked = min(logging.tracked, interval[1])
                 return
             self._begin_log(new, interval)
-            if self._tracking.leaves_unprotected(new, old):
+            if self.tracking.leaves_unprotected(new, old):
                 self.logs[-1].tracked = inf
-            if self._tracking.ring is None:
+            if self.tracking.ring is None:
                 for page in new.dirty:
                     self.logs[-1].holds(page)
         elif old is not None and was:
@@ -190,7 +211,7 @@ class HostSide:
             if each.outcome.fills(call.outcome):
                 each.adopt()
                 pages = frozenset(call.outcome.pages)
-                clears = not self._tracking.manual
+                clears = not self.tracking.manual
                 self._logging(id_of(op.slot)).read(interval, pages, clears)
                 return None
         return Flaw(op, interval, allowing(allowed), call.outcome)
@@ -242,7 +263,7 @@ class HostSide:
                 track.change(*interval, after)
 
     def _reached(self, gfn: int) -> MaybeTranslation:
-        slot = self._slots.find(gfn)
+        slot = self.slots.find(gfn)
         if slot is None:
             return None
         page = gfn - slot.base_gfn

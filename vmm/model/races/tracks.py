@@ -25,6 +25,21 @@ class Track(Generic[T]):
         """The state after all changes so far."""
         return self._states[-1]
 
+    @property
+    def first(self) -> T:
+        """The state before all changes."""
+        return self._states[0]
+
+    @property
+    def changes(self) -> int:
+        """How many changes there were so far."""
+        return len(self._begins)
+
+    @property
+    def passes(self) -> bool:
+        """Whether the last change may pass through a state that is neither."""
+        return bool(self._passing and self._passing[-1])
+
     def change(self, begin: int, end: int, state: T, passing: Iterable[T] = ()) -> None:
         """Note a change; ``passing`` are states that it may pass through."""
         self._begins.append(begin)

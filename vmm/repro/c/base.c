@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>	/*+ threads */
+#include <sched.h>	/*+ race */
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -28,12 +29,15 @@
 enum { RIGHT = 0, WRONG = 1, NOT_KNOWN = 3, CANNOT_RUN = 4 };
 
 static int kvm, vm = -1;	/* /dev/kvm, and the VM made from it */
-static int step;		/* the number in the comments of main() */
+static int step;		/* the number in the comments of the steps */
+static bool is_quiet;		/* another round has said what is wrong */	/*+ rounds */
 
 static __attribute__((noreturn, format(printf, 2, 3))) void leave(int status, const char *text, ...)
 {
 	va_list arguments;
 
+	if (is_quiet && status == WRONG)	/*+ rounds */
+		_exit(status);			/*+ rounds */
 	printf("%s at step %d: ", status == WRONG ? "WRONG" : "cannot run", step);
 	va_start(arguments, text);
 	vprintf(text, arguments);

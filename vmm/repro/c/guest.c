@@ -18,6 +18,16 @@ static const char *fault_of(const struct kvm_run *run)
 /* The gpa of the scenario's own page tables, while a vCPU uses those. */
 #define NO_TABLES (~0ull)
 static uint64_t own_tables = NO_TABLES;
+/*@ finish */
+
+/* Completes what an exit left pending, without running on. */
+static void finish(struct vcpu *vcpu)
+{
+	vcpu->run->immediate_exit = 1;
+	for (int i = 0; i < 64 && !ioctl(vcpu->fd, KVM_RUN, 0); i++)
+		;
+	vcpu->run->immediate_exit = 0;
+}
 /*@ run */
 
 /* No access exits more often, nor with more bytes: one instruction reads and writes 0x4000. */
@@ -58,15 +68,6 @@ static void note_mmio(struct kvm_run *run)
 	memcpy(access_.data + access_.bytes, run->mmio.data, run->mmio.len);
 	access_.exit[last].length += run->mmio.len;
 	access_.bytes += run->mmio.len;
-}
-
-/* Completes what an exit left pending, without running on. */
-static void finish(struct vcpu *vcpu)
-{
-	vcpu->run->immediate_exit = 1;
-	for (int i = 0; i < 64 && !ioctl(vcpu->fd, KVM_RUN, 0); i++)
-		;
-	vcpu->run->immediate_exit = 0;
 }
 
 /* Runs until the guest writes to the port. Only what it executes itself may cause MMIO. */

@@ -11,6 +11,7 @@ struct mapping {
 	unsigned char *host;
 	unsigned char *elsewhere;	/* where its pages are moved to */	/*+ movepages */
 	unsigned char *expected; /* what it must look like; NULL if nobody may look */
+	unsigned char *before;	/* what was there when a race began */	/*+ race */
 	bool *absent;		/* pages that the host has taken away */	/*+ hostchange */
 };
 

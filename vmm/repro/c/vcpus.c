@@ -4,7 +4,7 @@
  * The guest's own slot: code at its start, at 0x2000 room for what it copies, and at 0xc000 its
  * page tables where it needs some.
  */
-static struct mapping guest = {.name = "guest", .pages = 16};
+static struct mapping guest = {.name = "guest", .pages = GUEST_PAGES};
 
 #define GUEST_BUFFER 0x2000u
 #define PORT_DONE 0xe0

@@ -1,0 +1,424 @@
+/*@ racejudge */
+
+static unsigned row_after(const struct race_host *host, size_t calls)
+{
+	if (calls < host->rows)
+		return calls;
+	return host->again + (calls - host->again) % (host->rows - host->again);
+}
+
+/* How many calls of a thread had surely taken effect at a moment, or may have. */
+static size_t calls_by(const struct race_worker *host, uint64_t moment, bool surely)
+{
+	size_t low = 0, high = host->count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		const struct race_answer *call = &host->answers[middle];
+
+		if ((surely ? call->end : call->begin) < moment)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+enum { MOST_PLACES = 64 };
+
+struct places {
+	struct place place[MOST_PLACES];
+	unsigned count;
+	bool hole, readonly, denied, absent;
+};
+
+/* What the host could do with a page at some moment: a bit for each `enum reach`. */
+static unsigned reach_of(const struct race *race, int page, uint64_t begin, uint64_t end)
+{
+	unsigned found = 0;
+	int owner = page < 0 ? -1 : race->page_owners[page];
+
+	if (owner < 0)
+		return 1 << EVERYTHING;
+	for (size_t i = calls_by(&race_hosts[owner], begin, true);
+	     i <= calls_by(&race_hosts[owner], end, false); i++) {
+		const struct race_host *host = &race->hosts[owner];
+
+		found |= 1 << host->reach[row_after(host, i) * race->page_count + page];
+	}
+	return found;
+}
+
+static bool is_same(const struct place *one, const struct place *other)
+{
+	return one->mapping == other->mapping && one->page == other->page && one->slot == other->slot
+	       && one->slot_page == other->slot_page && one->readonly == other->readonly;
+}
+
+/* What a view reached in an interval: with `writes`, only what could be written. */
+static struct places reached(const struct race *race, unsigned view, const struct window *within,
+			     bool writes)
+{
+	struct places found = {.count = 0};
+	int owner = race->view_owners[view];
+	unsigned thread = owner < 0 ? 0 : owner;
+	size_t first = 0, last = 0;
+
+	if (owner >= 0) {
+		first = calls_by(&race_hosts[thread], within->begin, true);
+		last = calls_by(&race_hosts[thread], within->end, false);
+	}
+	for (size_t i = first; i <= last; i++) {
+		const struct race_host *host = &race->hosts[thread];
+		unsigned at = row_after(host, i) * race->views + view, j = 0;
+		const struct place *place = &host->places[at];
+		unsigned reach;
+
+		found.hole |= i > first && host->between[at];
+		if (!place->mapping) {
+			found.hole = true;
+			continue;
+		}
+		reach = reach_of(race, place->tracked, within->begin, within->end);
+		found.absent |= reach & 1 << NOTHING;
+		found.denied |= reach & (1 << NOTHING | 1 << READING);
+		found.readonly |= place->readonly;
+		if (writes ? place->readonly || !(reach & 1 << EVERYTHING) : reach == 1 << NOTHING)
+			continue;
+		while (j < found.count && !is_same(&found.place[j], place))
+			j++;
+		if (j == found.count && found.count < MOST_PLACES)
+			found.place[found.count++] = *place;
+	}
+	return found;
+}
+
+static __attribute__((noreturn)) void wrong_access(unsigned cpu, size_t window,
+						   const struct race_step *step,
+						   const struct met *met, const char *why)
+{
+	leave(WRONG, "window %zu of vCPU %u, gpa 0x%llx: %s%s%s, value 0x%x, %u exits (the last one: "
+	      "0x%llx+%u)", window, cpu, (unsigned long long)step->gpa, why,
+	      met->stopped ? "; the vCPU stopped: " : "", met->stopped ? met->stopped : "",
+	      met->value, met->exits, (unsigned long long)met->exit_gpa, met->exit_length);
+}
+
+static bool is_stop(const struct met *met, const char *why)
+{
+	return met->stopped && !strcmp(met->stopped, why);
+}
+
+static bool is_exit(const struct met *met, const struct race_step *step, bool writes, uint32_t data)
+{
+	return !met->stopped && met->exits == 1 && met->exit_gpa == step->gpa
+	       && met->exit_length == 4 && met->exit_writes == writes && met->exit_data == data;
+}
+
+static void judge_write(const struct race *race, unsigned cpu, size_t number,
+			const struct race_step *step, const struct met *met)
+{
+	const struct window *window = &race_guests[cpu].windows[number];
+	struct places found = reached(race, step->view, window, true);
+	uint32_t value = step->value + number;
+
+	if (!met->stopped && !met->exits && found.count) {
+		for (unsigned i = 0; i < found.count; i++) {
+			const struct place *place = &found.place[i];
+
+			note_write(place->mapping, place->page * PAGE + step->gpa % PAGE, false,
+				   window->begin, window->end, value, found.count == 1);
+			note_dirty(place, window->begin, window->end, found.count == 1);
+		}
+		return;
+	}
+	if ((found.hole || found.readonly || found.denied) && is_exit(met, step, true, value))
+		return;
+	if (found.denied && is_stop(met, "EFAULT"))
+		return;
+	wrong_access(cpu, number, step, met, "a write met what it could not meet");
+}
+
+static bool slots_change_within(const struct race *race, const struct window *window)
+{
+	for (unsigned i = 0; i < race->host_count; i++)
+		for (size_t j = calls_by(&race_hosts[i], window->begin, true);
+		     j < calls_by(&race_hosts[i], window->end, false); j++)
+			if (race->hosts[i].operations[j % race->hosts[i].count].action == CALLS)
+				return true;
+	return false;
+}
+
+static bool is_right_ahead(const struct race *race, const struct race_step *step,
+			   const struct met *met, const struct places *found,
+			   const struct window *window)
+{
+	switch (met->error) {
+	case SUCCESS:
+		return found->count && met->left_gpa == step->gpa + PAGE && !met->left_size;
+	case ENOENT:
+		return found->hole;
+	case EFAULT:
+		return found->absent;
+	case EAGAIN:
+		return slots_change_within(race, window);
+	default:
+		return false;
+	}
+}
+
+static bool is_right_read(const struct race_step *step, const struct met *met,
+			  const struct places *found, const struct window *window)
+{
+	if (found->hole || found->absent) {
+		if (is_exit(met, step, false, 0xffffffff) && met->value == 0xffffffff)
+			return true;
+		if (found->absent && is_stop(met, "EFAULT"))
+			return true;
+	}
+	for (unsigned i = 0; i < found->count && !met->stopped && !met->exits; i++) {
+		const struct place *place = &found->place[i];
+
+		if (may_hold(place->mapping, place->page * PAGE + step->gpa % PAGE, window->begin,
+			     window->end, met->value))
+			return true;
+	}
+	return false;
+}
+
+static bool is_right_code(const struct met *met, const struct places *found)
+{
+	if (met->stopped)
+		return found->hole || found->absent;
+	for (unsigned i = 0; i < found->count; i++)
+		if (met->value == word_of(found->place[i].mapping, found->place[i].page))
+			return true;
+	return false;
+}
+
+static void judge_read(const struct race *race, unsigned cpu, size_t number,
+		       const struct race_step *step, const struct met *met)
+{
+	const struct window *window = &race_guests[cpu].windows[number];
+	struct places found = reached(race, step->view, window, false);
+
+	for (unsigned i = 0; race->reads_make_dirty && i < found.count; i++)
+		note_dirty(&found.place[i], window->begin, window->end, false);
+	if (step->kind == READS && !is_right_read(step, met, &found, window))
+		wrong_access(cpu, number, step, met, "a read met what was not there");
+	if (step->kind == EXECUTES && !is_right_code(met, &found))
+		wrong_access(cpu, number, step, met, "code came from where it could not");
+	if (step->kind == MAPS_AHEAD && !is_right_ahead(race, step, met, &found, window))
+		leave(WRONG, "window %zu of vCPU %u: KVM_PRE_FAULT_MEMORY at gpa 0x%llx: %s", number,
+		      cpu, (unsigned long long)step->gpa,
+		      met->error ? strerror(met->error) : "success");
+}
+
+static void judge_accesses(const struct race *race, bool writes)
+{
+	for (unsigned cpu = 0; cpu < race->guest_count; cpu++)
+		for (size_t number = 0; number < race_guests[cpu].count; number++)
+			for (unsigned i = 0; i < race->guests[cpu].count; i++) {
+				const struct race_step *step = &race->guests[cpu].steps[i];
+				const struct met *met =
+					&race_guests[cpu].met[number * race->guests[cpu].count + i];
+
+				if ((step->kind == WRITES) != writes)
+					continue;
+				(writes ? judge_write : judge_read)(race, cpu, number, step, met);
+			}
+}
+
+static void note_log_event(const struct race_call *call, const struct race_answer *answer)
+{
+	struct logging *log;
+
+	switch (call->log) {
+	case BEGINS:
+	case BEGINS_SET:
+	case BEGINS_UNTRACKED:
+		log_begins(call->slot, answer->begin, answer->end, call->log != BEGINS_UNTRACKED);
+		log = logging_of(call->slot);
+		for (uint64_t page = 0; call->log == BEGINS_SET && page < call->slot_pages; page++) {
+			note_page(log, page, answer->begin, answer->end, false);
+			log->writes[log->count - 1].surely = true;
+		}
+		break;
+	case ENDS:
+		log = logging_of(call->slot);
+		log->off_begin = answer->begin;
+		log->off_end = answer->end;
+		break;
+	case BEGINS_ANEW:
+		log = logging_of(call->slot);
+		if (answer->end < log->tracked)
+			log->tracked = answer->end;
+		break;
+	case STAYS:
+		break;
+	}
+}
+
+/* What each call has to answer, and what it changes. */
+static void judge_calls(const struct race *race)
+{
+	for (unsigned i = 0; i < race->host_count; i++)
+		for (size_t j = 0; j < race_hosts[i].count; j++) {
+			const struct race_host *host = &race->hosts[i];
+			const struct race_operation *op = &host->operations[j % host->count];
+			const struct race_answer *answer = &race_hosts[i].answers[j];
+			unsigned row = row_after(host, j + 1);
+			const struct race_call *call = &host->calls[row];
+
+			if (answer->answer != call->expected && answer->answer == call->other)
+				leave(CANNOT_RUN, "this kernel gives the other right answer in a race");
+			if (answer->answer != call->expected)
+				leave(WRONG, "call %zu of host thread %u: expected %s, got %s", j, i,
+				      call->expected ? strerror(call->expected) : "success",
+				      answer->answer ? strerror(answer->answer) : "success");
+			if (op->action == HOST_WRITES)
+				note_write(op->mapping, op->offset, false, answer->begin,
+					   answer->end, op->value, true);
+			for (unsigned page = 0; page < race->page_count; page++)
+				if (host->cleared[row * race->page_count + page])
+					note_write(race->pages[page].mapping,
+						   race->pages[page].page * PAGE, true,
+						   answer->begin, answer->end, 0, true);
+			note_log_event(call, answer);
+			note_log_call(op, answer);
+		}
+}
+
+/* Whether a page can be looked at when all threads have ended. */
+static bool can_be_seen(const struct race *race, const struct mapping *mapping, uint64_t page)
+{
+	for (unsigned i = 0; i < race->page_count; i++)
+		if (race->pages[i].mapping == mapping && race->pages[i].page == page)
+			return !(reach_of(race, i, FOREVER, FOREVER) & 1 << NOTHING);
+	if (mapping->absent && mapping->absent[page])	/*+ hostchange */
+		return false;				/*+ hostchange */
+	return true;
+}
+
+/* Keeps what is in host memory when the race begins, and compares when it has ended. */
+static void keep_memory(const struct race *race)
+{
+	for (unsigned i = 0; i < race->mapping_count; i++) {
+		struct mapping *mapping = race->mappings[i];
+
+		if (!mapping->expected)
+			continue;
+		mapping->before = grown(mapping->before, mapping->pages, PAGE);
+		memcpy(mapping->before, mapping->expected, mapping->pages * PAGE);
+		for (uint64_t page = 0; page < mapping->pages; page++)
+			if (can_be_seen(race, mapping, page))
+				memcpy(mapping->before + page * PAGE, mapping->host + page * PAGE, PAGE);
+	}
+}
+
+/* Whether a race may have written anything to a page. */
+static bool is_written(const struct mapping *mapping, uint64_t page)
+{
+	for (size_t i = 0; i < cell_count; i++)
+		if (cells[i].mapping == mapping && cells[i].offset / PAGE == page)
+			return true;
+	return false;
+}
+
+static void judge_page(struct mapping *mapping, uint64_t page)
+{
+	unsigned char *host = mapping->host + page * PAGE;
+	bool written = is_written(mapping, page);
+
+	for (uint64_t at = page * PAGE; at < (page + 1) * PAGE; at += 4) {
+		uint32_t value;
+
+		memcpy(&value, mapping->host + at, sizeof(value));
+		if (written ? !may_hold(mapping, at, FOREVER - 1, FOREVER, value)
+			    : memcmp(mapping->before + at, &value, sizeof(value)))
+			leave(WRONG, "%s+0x%llx holds 0x%08x when all threads have ended",
+			      mapping->name, (unsigned long long)at, value);
+	}
+	memcpy(mapping->expected + page * PAGE, host, PAGE);
+}
+
+static void judge_memory(const struct race *race)
+{
+	for (unsigned i = 0; i < race->mapping_count; i++)
+		for (uint64_t page = 0; page < race->mappings[i]->pages; page++)
+			if (race->mappings[i]->expected
+			    && can_be_seen(race, race->mappings[i], page))
+				judge_page(race->mappings[i], page);
+}
+
+static void race(const struct race *race)
+{
+	cell_count = logging_count = 0;
+	for (unsigned i = 0; i < race->log_count; i++) {
+		const struct race_log *log = &race->logs[i];
+
+		log_begins(log->slot, 1, 2, log->tracked);
+		for (uint64_t j = 0; j < log->count; j++) {
+			note_page(&loggings[i], log->pages[j].page, 3, 4, false);
+			loggings[i].writes[j].surely = log->pages[j].surely;
+		}
+	}
+	keep_memory(race);
+	run_race(race);
+	judge_calls(race);
+	judge_accesses(race, true);
+	sort_writes();
+	judge_accesses(race, false);
+	judge_logs();			/*+ racelog */
+	judge_rings(race);		/*+ racering */
+	judge_memory(race);
+}
+/*@ rounds */
+
+#define ROUND_LIMIT_S 60
+
+/* Whether a round has ended in time; a vCPU that does not come back is no answer. */
+static bool has_ended(pid_t child, int *status)
+{
+	for (int waited = 0; waited < ROUND_LIMIT_S * 1000; waited++) {
+		if (waitpid(child, status, WNOHANG) == child)
+			return true;
+		usleep(1000);
+	}
+	kill(child, SIGKILL);
+	waitpid(child, status, 0);
+	return false;
+}
+
+/* Goes through all steps so many times, each in a process of its own, and says how often they fail. */
+static int play_rounds(unsigned rounds, void (*play)(void))
+{
+	unsigned wrong = 0, hung = 0, died = 0;
+
+	for (unsigned round = 0; round < rounds; round++) {
+		int status;
+		pid_t child;
+
+		fflush(stdout);
+		child = must(fork(), "fork");
+		if (!child) {
+			is_quiet = wrong > 0;
+			play();
+			fflush(stdout);
+			_exit(LAST_STATUS);
+		}
+		if (!has_ended(child, &status)) {
+			hung++;
+		} else if (!WIFEXITED(status)) {
+			died++;
+		} else if (WEXITSTATUS(status) == WRONG) {
+			wrong++;
+		} else if (WEXITSTATUS(status) != LAST_STATUS) {
+			return WEXITSTATUS(status);
+		}
+	}
+	if (hung || died)
+		printf("%u of %u rounds did not end within %d s, %u died\n", hung, rounds,
+		       ROUND_LIMIT_S, died);
+	printf("wrong in %u of %u rounds (%u %%)\n", wrong, rounds, rounds ? 100 * wrong / rounds : 0);
+	return wrong ? WRONG : hung || died ? NOT_KNOWN : LAST_STATUS;
+}

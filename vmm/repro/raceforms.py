@@ -1,0 +1,277 @@
+"""Races as C text: tables and functions for the parts in ``c/race*.c``."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from vmm.model.races.calls import MaybeTranslation
+from vmm.repro.account import Account
+from vmm.repro.answers import InexpressibleError
+from vmm.repro.cnames import error, unsigned
+from vmm.repro.hostchanges import change_call, follow
+from vmm.repro.races import RaceTables, Row, Table
+from vmm.scenario.hostpages import HostPages
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    REAL_MODE_END,
+    ChangeHostMemory,
+    ClearDirtyLog,
+    Execute,
+    GetDirtyLog,
+    GuestThread,
+    HarvestDirtyRing,
+    HostAction,
+    HostWrite,
+    PreFaultMemory,
+    ResetDirtyRings,
+    Touch,
+    access_end,
+)
+
+_MOST_GUESTS = 8
+_BITS = 64
+_REACH = {"nothing": "NOTHING", "reading": "READING", "everything": "EVERYTHING"}
+
+CallOf = Callable[[HostAction], str]
+"""The C expression of a call to KVM that comes to 0 or an errno."""
+
+
+def race(
+    account: Account, host: HostPages, tables: RaceTables, number: int, call_of: CallOf
+) -> list[str]:
+    """Return the statements of a race; its tables become declarations of the account.
+
+    Raises InexpressibleError.
+    """
+    form = _Form(account, host, tables, f"race_{number}", call_of)
+    account.functions.append(form.text())
+    changes = [
+        op
+        for thread in tables.race.hosts
+        for op in thread.operations
+        if isinstance(op, ChangeHostMemory)
+    ]
+    return [f"race(&race_{number});", *follow(account, host, changes)]
+
+
+class _Form:
+    def __init__(
+        self,
+        account: Account,
+        host: HostPages,
+        tables: RaceTables,
+        name: str,
+        call_of: CallOf,
+    ) -> None:
+        self._account = account
+        self._host = host
+        self._tables = tables
+        self._race = tables.race
+        self._name = name
+        self._call_of = call_of
+        self._sizes: dict[int, int] = {}
+        account.use("race", "threads")
+        if tables.has_ring:
+            account.use("racering")
+        if len(self._race.guests) > _MOST_GUESTS:
+            raise InexpressibleError(f"a race of more than {_MOST_GUESTS} vCPUs")
+        if access_end(self._race) > REAL_MODE_END:
+            raise InexpressibleError("a race beyond 4 GiB")
+
+    def text(self) -> str:
+        """Return all declarations, in the order in which C needs them."""
+        tables, name = self._tables, self._name
+        parts = [self._host_thread(number) for number in range(len(self._race.hosts))]
+        parts += [_program(f"{name}_guest_{n}", tables, g) for n, g in enumerate(self._race.guests)]
+        if any(isinstance(op, PreFaultMemory) for g in self._race.guests for op in g.program):
+            self._account.use("raceahead")
+        hosts = [self._host_row(number) for number in range(len(self._race.hosts))]
+        parts.append(_array(f"static const struct race_host {name}_hosts", hosts))
+        guests = [
+            f"{{{name}_guest_{number}, {len(guest.program)}, {guest.windows}, {guest.migrates}, "
+            f"false}}"
+            for number, guest in enumerate(self._race.guests)
+        ]
+        parts.append(_array(f"static const struct race_guest {name}_guests", guests))
+        parts += self._logs()
+        parts.append(_array(f"static const int {name}_view_owners", map(str, tables.view_owners())))
+        parts.append(_array(f"static const int {name}_page_owners", map(str, tables.page_owners())))
+        mappings = [self._account.names.variable(m.name) for m in self._account.names.mappings[:-1]]
+        parts.append(_array(f"static struct mapping *const {name}_mappings", mappings))
+        pages = [f"{{{self._account.names.variable(m)}, {page}}}" for m, page in tables.pages]
+        parts.append(_array(f"static const struct race_page {name}_pages", pages))
+        counts = (
+            len(hosts),
+            len(guests),
+            len(tables.logs),
+            len(tables.views),
+            len(pages),
+            len(mappings),
+        )
+        parts.append(
+            f"static const struct race {name} = {{\n\t{name}_hosts, {name}_guests, {name}_logs, "
+            f"{name}_view_owners, {name}_page_owners,\n\t{name}_mappings, {name}_pages, "
+            f"{', '.join(map(str, counts))}, {_bool(tables.reads_make_dirty)},\n}};\n\n"
+        )
+        return "".join(parts)
+
+    def _host_thread(self, number: int) -> str:
+        name, table = f"{self._name}_host_{number}", self._tables.threads[number]
+        thread = self._race.hosts[number]
+        functions, operations = [], []
+        for index, op in enumerate(thread.operations):
+            function, row = self._operation(f"{name}_{index}", op, table)
+            functions.append(function)
+            operations.append(row)
+        calls = [_call_row(row) for row in table.rows]
+        places = [self._place(each) for row in table.rows for each in row.places]
+        between = [_bool(each) for row in table.rows for each in row.between]
+        pages = self._tables.pages
+        reach = [_REACH[row.reach[page]] for row in table.rows for page in pages]
+        cleared = [_bool(page in row.cleared) for row in table.rows for page in pages]
+        return "".join(
+            (
+                *functions,
+                _array(f"static const struct race_operation {name}", operations),
+                _array(f"static const struct race_call {name}_calls", calls),
+                _array(f"static const struct place {name}_places", places),
+                _array(f"static const bool {name}_between", between),
+                _array(f"static const unsigned char {name}_reach", reach),
+                _array(f"static const bool {name}_cleared", cleared),
+            )
+        )
+
+    def _host_row(self, number: int) -> str:
+        name, table = f"{self._name}_host_{number}", self._tables.threads[number]
+        thread = self._race.hosts[number]
+        counts = (
+            len(thread.operations),
+            thread.rounds,
+            thread.pause,
+            len(table.rows),
+            table.again,
+        )
+        return (
+            f"{{{name}, {', '.join(map(str, counts))}, {name}_calls, {name}_places, "
+            f"{name}_between, {name}_reach, {name}_cleared}}"
+        )
+
+    def _operation(self, name: str, op: HostAction, table: Table) -> tuple[str, str]:
+        """Return the function of an operation, if it has one, and its row."""
+        names = self._account.names
+        match op:
+            case HostWrite():
+                place = (
+                    f".mapping = {names.variable(op.place.mapping)}, .offset = {op.place.offset:#x}"
+                )
+                return "", f"{{.action = HOST_WRITES, {place}, .value = {unsigned(op.value)}}}"
+            case GetDirtyLog():
+                self._account.use("racelog")
+                self._account.name_slot(op.slot)
+                pages = self._pages_of(op.slot)
+                clears = _bool(not self._tables.manual)
+                where = f".slot = {unsigned(op.slot)}, .pages = {pages}, .clears = {clears}"
+                return "", f"{{.action = READS_LOG, {where}}}"
+            case ClearDirtyLog():
+                self._account.use("raceclear", "racelog")
+                self._account.name_slot(op.slot)
+                bits = _bits(op)
+                fields = (
+                    f".slot = {unsigned(op.slot)}, .pages = {op.num_pages}, .first = "
+                    f"{op.first_page}, .bits = {name}_bits"
+                )
+                array = _array(f"static const uint64_t {name}_bits", map(_word, bits))
+                return array, f"{{.action = CLEARS_LOG, {fields}}}"
+            case HarvestDirtyRing():
+                return "", f"{{.action = HARVESTS, .slot = {op.vcpu}}}"
+            case ResetDirtyRings():
+                return "", "{.action = RESETS}"
+            case ChangeHostMemory():
+                call = change_call(self._account, self._host, op)
+                body = f"\t{call}\n\treturn SUCCESS;\n"
+            case _:
+                body = f"\treturn {self._call_of(op)};\n"
+        return f"static int {name}(void)\n{{\n{body}}}\n\n", f"{{.call = {name}}}"
+
+    def _pages_of(self, slot: int) -> int:
+        """Return how many pages a slot has at most, and one more: a log names none of those."""
+        if not self._sizes:
+            self._sizes = dict(self._tables.slot_pages)
+        return self._sizes.get(slot, 0) + 1
+
+    def _place(self, place: MaybeTranslation) -> str:
+        if place is None:
+            return "{0}"
+        key = place.mapping, place.page
+        tracked = self._tables.pages.index(key) if key in self._tables.pages else -1
+        return (
+            f"{{{self._account.names.variable(place.mapping)}, {place.page}, {place.slot}, "
+            f"{place.slot_page}, {_bool(place.readonly)}, {tracked}}}"
+        )
+
+    def _logs(self) -> Iterator[str]:
+        rows = []
+        for number, (slot, tracked, pages) in enumerate(self._tables.logs):
+            name = f"{self._name}_log_{number}"
+            yield _array(
+                f"static const struct race_log_page {name}",
+                (f"{{{page}, {_bool(surely)}}}" for page, surely in pages),
+            )
+            rows.append(f"{{{slot}, {_bool(tracked)}, {len(pages)}, {name}}}")
+        yield _array(f"static const struct race_log {self._name}_logs", rows)
+
+
+def _program(name: str, tables: RaceTables, guest: GuestThread) -> str:
+    rows = []
+    for step in guest.program:
+        view = tables.views.index(step.gpa // PAGE_SIZE_BYTES)
+        match step:
+            case Touch():
+                kind = "WRITES" if step.access == "write" else "READS"
+                value = unsigned(step.value) if step.access == "write" else "0"
+            case Execute():
+                kind, value = "EXECUTES", "0"
+            case PreFaultMemory():
+                kind, value = "MAPS_AHEAD", "0"
+        rows.append(f"{{{kind}, {unsigned(step.gpa)}, {value}, {view}}}")
+    return _array(f"static const struct race_step {name}", rows)
+
+
+def _call_row(row: Row) -> str:
+    expected = row.answers[0]
+    other = row.answers[1] if len(row.answers) > 1 else expected
+    logged = row.logged
+    return f"{{{error(expected)}, {error(other)}, {logged.event}, {logged.slot}, {logged.pages}}}"
+
+
+def _bits(op: ClearDirtyLog) -> list[int]:
+    words = [0] * (op.num_pages // _BITS + 2)
+    within = range(op.first_page, op.first_page + op.num_pages)
+    for page in within if op.pages == "all" else op.pages:
+        at = page - op.first_page
+        if 0 <= at < len(words) * _BITS:
+            words[at // _BITS] |= 1 << at % _BITS
+    return words
+
+
+def _word(value: int) -> str:
+    return f"{value:#x}ull"
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+_LINE = 90
+
+
+def _array(declaration: str, items: Iterable[str]) -> str:
+    """Return the definition of an array; C has none without an element."""
+    lines: list[str] = []
+    for item in items or ():
+        if lines and len(lines[-1]) + len(item) + 2 < _LINE:
+            lines[-1] += f" {item},"
+        else:
+            lines.append(f"{item},")
+    if not lines:
+        is_structure = "struct" in declaration and "*const" not in declaration
+        lines.append("{0}," if is_structure else "0,")
+    return f"{declaration}[] = {{\n" + "".join(f"\t{line}\n" for line in lines) + "};\n\n"

@@ -1,0 +1,288 @@
+"""Races as C: tables of what each call answers and changes, and the threads' programs.
+
+A program cannot ask the model while it runs. But no two host threads change the same thing, so that
+what stands after the n-th call of one follows from n alone, and repeats after some rounds.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+
+from vmm.model.races.calls import HostSide, MaybeTranslation, Translation
+from vmm.model.races.logs import Logging
+from vmm.repro.answers import InexpressibleError, errno_of
+from vmm.scenario.history import AnyOutcome, Call, CallOutcome, Refused
+from vmm.scenario.hostpages import Access, PageKey
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    ChangeHostMemory,
+    HostAction,
+    HostWrite,
+    Race,
+    Touch,
+)
+
+_MOST_ROUNDS = 8
+"""After so many rounds of a thread what stands has to repeat."""
+
+_LEAST_ROUNDS = 2
+"""So many rounds are made at least where the number depends on other threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What a call does to the log of its slot: the name of the C program for it."""
+
+    event: str = "STAYS"
+    slot: int = 0
+    pages: int = 0
+
+
+@dataclass(slots=True)
+class Row:
+    """What stands after a call of a thread, and what the call may answer (errnos)."""
+
+    answers: tuple[int, ...]
+    places: tuple[MaybeTranslation, ...]
+    between: tuple[bool, ...]
+    reach: dict[PageKey, Access]
+    cleared: tuple[PageKey, ...] = ()
+    logged: Logged = field(default_factory=Logged)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of a thread; from ``again`` on they repeat. The first row stands at the start."""
+
+    rows: tuple[Row, ...]
+    again: int
+
+
+@dataclass(frozen=True, slots=True)
+class RaceTables:
+    """All that a C program has to know of a race."""
+
+    race: Race
+    views: tuple[int, ...]
+    pages: tuple[PageKey, ...]
+    threads: tuple[Table, ...]
+    logs: tuple[tuple[int, bool, tuple[tuple[int, bool], ...]], ...]
+    """(slot, whether writes are noticed, pages that are dirty and whether surely)."""
+    slot_pages: tuple[tuple[int, int], ...]
+    """(slot, its pages at most) of those that stand at some time."""
+    written: frozenset[tuple[str, int]]
+    """Words that threads may write."""
+    manual: bool
+    has_ring: bool
+    reads_make_dirty: bool
+
+    def emptied(self) -> Iterator[PageKey]:
+        """Yield the pages that the host loses the content of."""
+        for table in self.threads:
+            for row in table.rows:
+                yield from row.cleared
+
+    def view_owners(self) -> list[int]:
+        """Return the thread that changes each view, or -1. Raises InexpressibleError."""
+
+        def state(row: Row, at: int) -> object:
+            return row.places[at], row.between[at]
+
+        return [self._owner(partial(state, at=at)) for at in range(len(self.views))]
+
+    def page_owners(self) -> list[int]:
+        """Return the thread that changes each page, or -1. Raises InexpressibleError."""
+
+        def state(row: Row, page: PageKey) -> object:
+            return row.reach.get(page), page in row.cleared
+
+        return [self._owner(partial(state, page=page)) for page in self.pages]
+
+    def _owner(self, state: Callable[[Row], object]) -> int:
+        owners = [
+            number
+            for number, table in enumerate(self.threads)
+            if len({state(row) for row in table.rows}) > 1
+        ]
+        if len(owners) > 1:
+            raise InexpressibleError("two threads of a race change what one gpa reaches")
+        return owners[0] if owners else -1
+
+
+def tables_of(
+    race: Race, host: HostSide, came: Callable[[int, int], AnyOutcome | None]
+) -> RaceTables:
+    """Play the calls of a race, thread by thread, and return what a program has to know.
+
+    ``came`` says what a call of a thread came to where the race was run, None where not.
+    Raises InexpressibleError.
+    """
+    views = tuple(host.places)
+    logs = tuple((log.slot, log.tracked == -3, tuple(_taken_over(log))) for log in host.logs)
+    moments = count(8)
+    players = [_Player(race, host, number, moments, came) for number in range(len(race.hosts))]
+    tables = tuple(
+        player.table(thread.rounds) for player, thread in zip(players, race.hosts, strict=True)
+    )
+    sizes: dict[int, int] = {}
+    for player in players:
+        for slot, size in player.sizes.items():
+            sizes[slot] = max(size, sizes.get(slot, 0))
+    pages = tuple(
+        dict.fromkeys(page for table in tables for row in table.rows for page in row.reach)
+    )
+    for table in tables:
+        _fill(table, pages, host)
+    return RaceTables(
+        race,
+        views,
+        pages,
+        tables,
+        logs,
+        tuple(sizes.items()),
+        frozenset(_written(race, views, tables)),
+        bool(host.tracking.manual),
+        host.tracking.ring is not None,
+        host.tracking.features.reads_make_dirty,
+    )
+
+
+def _taken_over(log: Logging) -> Iterator[tuple[int, bool]]:
+    for page, each in log.writes.items():
+        yield page, any(write.certain for write in each)
+
+
+def _fill(table: Table, pages: Iterable[PageKey], host: HostSide) -> None:
+    """Say of every page what the host can do with it, also before it is changed first."""
+    for page in pages:
+        reach: Access = host.presence[page].first
+        for row in table.rows:
+            reach = row.reach.setdefault(page, reach)
+
+
+class _Player:
+    """Plays the calls of one thread."""
+
+    def __init__(
+        self,
+        race: Race,
+        host: HostSide,
+        number: int,
+        moments: Iterator[int],
+        came: Callable[[int, int], AnyOutcome | None],
+    ) -> None:
+        self._thread = race.hosts[number]
+        self._host = host
+        self._number = number
+        self._moments = moments
+        self._came = came
+        self._made = 0
+        self.sizes: dict[int, int] = {}
+
+    def table(self, rounds: int) -> Table:
+        """Return the table of all rounds; the model stands where the last one ends."""
+        rows = [self._row((0,), ())]
+        known: list[object] = [self._state()]
+        length = len(self._thread.operations)
+        for played in range(1, _MOST_ROUNDS + 1):
+            rows += [self._call(op) for op in self._thread.operations]
+            state = self._state()
+            if (state in known and played >= _LEAST_ROUNDS) or played == rounds:
+                break
+            known.append(state)
+        else:
+            raise InexpressibleError("what a thread of a race changes does not repeat soon")
+        if played == rounds:
+            return Table(tuple(rows), len(rows) - length)
+        first = max(at for at, before in enumerate(known) if before == state)
+        period = played - first
+        if rounds:
+            for _ in range((rounds - played) % period):
+                for op in self._thread.operations:
+                    self._call(op)
+        elif period > 1:
+            raise InexpressibleError("it depends on time what a thread of a race leaves")
+        return Table(tuple(rows), 1 + first * length)
+
+    def _state(self) -> object:
+        slots = [
+            (slot.number, slot.base_gfn, slot.npages, slot.flags, slot.userspace_addr)
+            for slot in self._host.slots
+        ]
+        reach = {page: track.last for page, track in self._host.presence.items()}
+        return slots, reach
+
+    def _call(self, op: HostAction) -> Row:
+        host = self._host
+        logs = [(log, log.off, len(log.anew)) for log in host.logs]
+        changes = {gfn: track.changes for gfn, track in host.places.items()}
+        outcomes = host.may_come_to(op)
+        outcome = self._chosen(outcomes)
+        loses = isinstance(op, ChangeHostMemory) and host.loses_content(op)
+        call = Call(next(self._moments), next(self._moments), outcome)
+        self._made += 1
+        flaw = host.call(op, call, f"host thread {self._number}")
+        assert flaw is None, "an outcome of its own is allowed"
+        between = [
+            host.places[gfn].changes > before and host.places[gfn].passes
+            for gfn, before in changes.items()
+        ]
+        answers = tuple(dict.fromkeys((errno_of(outcome), *map(errno_of, outcomes))))
+        row = self._row(answers, between)
+        if loses:
+            assert isinstance(op, ChangeHostMemory)
+            first = op.place.offset // PAGE_SIZE_BYTES
+            row.cleared = tuple((op.place.mapping, first + at) for at in range(op.pages))
+        row.logged = self._logged(logs)
+        return row
+
+    def _chosen(self, outcomes: Sequence[CallOutcome]) -> CallOutcome:
+        came = self._came(self._number, self._made)
+        if isinstance(came, Refused) and came in outcomes:
+            return came
+        if came is not None and not isinstance(came, Refused):
+            return next((o for o in outcomes if not isinstance(o, Refused)), outcomes[0])
+        return outcomes[0]
+
+    def _row(self, answers: tuple[int, ...], between: Sequence[bool]) -> Row:
+        host = self._host
+        for slot in host.slots:
+            self.sizes[slot.number] = max(slot.npages, self.sizes.get(slot.number, 0))
+        places = tuple(track.last for track in host.places.values())
+        reach = {page: track.last for page, track in host.presence.items()}
+        return Row(answers, places, tuple(between) or (False,) * len(places), reach)
+
+    def _logged(self, before: Sequence[tuple[Logging, object, int]]) -> Logged:
+        host = self._host
+        if len(host.logs) > len(before):
+            new = host.logs[-1]
+            event = "BEGINS" if new.tracked < float("inf") else "BEGINS_UNTRACKED"
+            if new.writes:
+                return Logged("BEGINS_SET", new.slot, len(new.writes))
+            return Logged(event, new.slot)
+        for log, (_, off, anew) in zip(host.logs, before, strict=True):
+            if log.off != off:
+                return Logged("ENDS", log.slot)
+            if len(log.anew) > anew:
+                return Logged("BEGINS_ANEW", log.slot)
+        return Logged()
+
+
+def _written(
+    race: Race, views: tuple[int, ...], tables: tuple[Table, ...]
+) -> Iterator[tuple[str, int]]:
+    for host in race.hosts:
+        for op in host.operations:
+            if isinstance(op, HostWrite):
+                yield op.place.mapping, op.place.offset
+    for guest in race.guests:
+        for step in guest.program:
+            if isinstance(step, Touch) and step.access == "write":
+                at = views.index(step.gpa // PAGE_SIZE_BYTES)
+                for place in {row.places[at] for table in tables for row in table.rows}:
+                    if isinstance(place, Translation) and not place.readonly:
+                        yield (
+                            place.mapping,
+                            place.page * PAGE_SIZE_BYTES + step.gpa % PAGE_SIZE_BYTES,
+                        )
