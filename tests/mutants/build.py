@@ -34,7 +34,7 @@ cd "$SCRATCH/edited"
 find . -type f | while read -r each; do
     cmp -s "$each" "$SOURCE/$each" || cp "$each" "$SOURCE/$each"
 done
-make -C "$BUILD" -j"$JOBS" $TARGETS
+make -C "$BUILD" -j"$JOBS" CFLAGS_MODULE="$FLAGS" $TARGETS
 cd "$BUILD"
 cp $TARGETS "$MODULES"
 """
@@ -59,14 +59,17 @@ def built(version: str, rows: Sequence[Mutant], jobs: int) -> Built:
     tree = _tree(version)
     source = (tree / "source").resolve()
     edited = sources_with(rows, source)
-    digest = hashlib.sha256((tree / ".config").read_bytes())
+    config = (tree / ".config").read_bytes()
+    # The white box has to know the kernel's structures.
+    flags = "" if b"\nCONFIG_DEBUG_INFO=y\n" in config else "-g"
+    digest = hashlib.sha256(config + flags.encode())
     for name, text in sorted(edited.items()):
         digest.update(f"{name}\0{text}\0".encode())
     identity = digest.hexdigest()[:12]
     folder = cache / "mutants" / f"{version}-{identity}"
     if not (folder / "modules").exists():
         scratch = cache / "mutants" / f"{version}-layers"
-        _build(tree, source, edited, scratch, jobs)
+        _build(tree, source, edited, scratch, jobs, flags)
         folder.mkdir(parents=True, exist_ok=True)
         (scratch / "modules").rename(folder / "modules")
     return Built(version, tree, folder / "modules", identity)
@@ -79,7 +82,9 @@ def _tree(version: str) -> Path:
     return tree
 
 
-def _build(tree: Path, source: Path, edited: dict[str, str], scratch: Path, jobs: int) -> None:
+def _build(
+    tree: Path, source: Path, edited: dict[str, str], scratch: Path, jobs: int, flags: str
+) -> None:
     if os.geteuid():
         raise MissingError("mounting an overlay takes root")
     # What is compiled already stays there, unless the tree below has changed.
@@ -97,6 +102,7 @@ def _build(tree: Path, source: Path, edited: dict[str, str], scratch: Path, jobs
         "SCRATCH": scratch,
         "MODULES": scratch / "modules",
         "JOBS": jobs,
+        "FLAGS": flags,
         "TARGETS": " ".join(targets),
     }
     log = scratch.parent / "build.log"
