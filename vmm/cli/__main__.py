@@ -26,8 +26,25 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
         os._exit(INCONCLUSIVE)
 
 
+def _open_standard_streams() -> None:
+    """Let standard streams that were closed lead nowhere, so that no file of ours takes a place.
+
+    Python has no stream for them, and fails where one is flushed, with a status of its own.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # The lowest number that is free.
+            os.set_inheritable(fd, True)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def run() -> NoReturn:
     """Run the command, and end the process with its status."""
+    _open_standard_streams()
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has it so.
             signal.signal(number, _end)

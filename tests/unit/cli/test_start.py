@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -86,3 +87,13 @@ def test_an_interruption_ends_a_command_wherever_it_comes(
     result = CliRunner().invoke(main, ["man"])
     assert (result.exit_code, result.stderr) == (3, "vmm: interrupted\n")
     assert time.monotonic() - begun < 4
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_streams_that_were_closed_change_no_status(closed: tuple[int, ...]) -> None:
+    def close() -> None:
+        for fd in closed:
+            os.close(fd)
+
+    command = [sys.executable, "-P", "-m", "vmm.cli", "show", "move-up"]
+    assert subprocess.run(command, preexec_fn=close, check=False).returncode == 0
