@@ -40,8 +40,9 @@ IS_CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<u
 
 _OF_INTEREST = re.compile(
     r"ioctl|mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|exec"
-    r"|\+\+\+"
+    r"|\+\+\+|^[^(]*<unfinished"
 )
+_ON_SLOTS = (REGION, REGION2, SET_TSS_ADDR)
 _POINTER = "the structure is only a pointer here"
 _MISSING = "a field of the structure is missing"
 _CUT_OFF = "the line is cut off"
@@ -228,19 +229,40 @@ class _Reader:
         return self._new_vm(process, fd, call.number, began_before=True)
 
     def _cut_off(self, item: Unparsed) -> None:
-        opened = file_of(item.text) or file_of(item.text.partition("ioctl(")[2])
-        request = request_in(opened[2]) if item.name == "ioctl" and opened is not None else ""
-        if opened is None or request not in (REGION, REGION2, SET_TSS_ADDR):
+        """Note that a call that may have changed slots cannot be read, where its VM is known."""
+        if item.name not in ("ioctl", ""):
             return
-        process = self._processes.user_of(item.pid, opened[0])
-        file = process.files.get(opened[0])
-        if file is not None and file.vm is not None:
-            line = Line(item.number, item.number, shown(item.text))
-            file.vm.add(Unread(line, request, _CUT_OFF))
+        _, _, begun = item.text.rpartition("ioctl(")
+        parts = split(begun)
+        opened = file_of(parts[0]) if len(parts) > 1 else None
+        if opened is None:  # Even the descriptor may be cut off.
+            files = list(self._processes.of(item.pid).files.values())
+        else:
+            process = self._processes.user_of(item.pid, opened[0])
+            files = [process.files[opened[0]]] if opened[0] in process.files else []
+        request = _request_begun(parts[1:])
+        for vm in {id(file.vm): file.vm for file in files if request}.values():
+            if vm is not None:
+                line = Line(item.number, item.number, shown(item.text))
+                vm.add(Unread(line, request, _CUT_OFF))
 
     def _passed(self, name: str, call: Called) -> None:
         self._trace.passed_over[name] += 1
         self._trace.first_lines.setdefault(name, call.number)
+
+
+def _request_begun(arguments: list[str]) -> str:
+    """Return which request on slots an ioctl's arguments after the first begin with; "" if none."""
+    if not arguments:
+        return REGION
+    begun = arguments[0]
+    request = request_in(begun)
+    if request in _ON_SLOTS:
+        return request
+    if len(arguments) > 1:
+        return ""
+    is_number = begun.startswith(("_IOC", "0"))
+    return REGION if is_number or any(name.startswith(begun) for name in _ON_SLOTS) else ""
 
 
 def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Region | Unread:

@@ -103,6 +103,8 @@ class Joiner:
         if event is not None and event[1] == "+++":
             self._waiting.pop(pid, None)
             return Exited(number, pid)
+        if "(" not in rest and _UNFINISHED.search(rest) is not None:
+            return Unparsed(number, pid, "", line)
         return None
 
     def left(self) -> Iterator[Unparsed]:

@@ -108,6 +108,29 @@ def test_a_call_without_its_end_is_not_read() -> None:
     ]
 
 
+def test_a_call_that_is_cut_off_anywhere_may_have_changed_slots() -> None:
+    whole = region()
+    for end in range(len("9 "), len(whole) - len(" = 0")):
+        *_, last = calls(trace_of(KVM, whole, f"{whole[:end]} <unfinished ...>"))
+        assert isinstance(last, Unread), whole[:end]
+        assert last.may_change
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        "9 ioctl(8, KVM_IRQ_LINE, 0x7ff",
+        "9 ioctl(8, KVM_IRQ",
+        "9 ioctl(5, KVM_SET_USER_MEM",
+        "9 munmap(0x10",
+        "9 futex(0x7f00",
+    ],
+)
+def test_a_call_that_is_cut_off_and_not_on_slots_says_nothing(cut: str) -> None:
+    found = calls(trace_of(KVM, region(), f"{cut} <unfinished ...>"))
+    assert [type(each) for each in found] == [Region]
+
+
 def test_threads_that_the_trace_does_not_introduce_use_the_file_of_their_process() -> None:
     trace = trace_of(KVM, region(head="9 "), "7 ioctl(8, KVM_SET_TSS_ADDR, 0xfffbd000) = 0")
     assert [type(each) for each in calls(trace)] == [Region, TssAddr]
