@@ -311,6 +311,7 @@ SCENARIOS = (
         _change("fetch_later", _A, 0, 6),
         _change("settle", _A, 0, 6),
         source="Documentation/admin-guide/mm/userfaultfd.rst; hva_to_pfn_slow",
+        slow=True,
     ),
     _first_read(
         "pages-fetched-after-reads",
@@ -340,6 +341,7 @@ SCENARIOS = (
         _change("guard", _A, 0, 6),
         _change("settle", _A, 0, 6),
         source="Documentation/admin-guide/mm/userfaultfd.rst; change_protection",
+        slow=True,
     ),
     _follow(
         "guarded-pages-in-a-logged-slot",

@@ -209,7 +209,7 @@ _STRINGS = (
             for way in (1, 3, -2)
             for down in (False, True)
         ),
-        tags=("string",),
+        tags=("string", "slow"),
     ),
     instruction_scenario(
         "strings-between-a-slot-and-a-hole",

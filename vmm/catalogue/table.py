@@ -29,7 +29,7 @@ _SAMPLES = 16
 _DELETED = 512
 """So many slots are deleted in the default tier: each takes as long as two creations."""
 
-_QUICK_SLOTS = 4096
+_QUICK_SLOTS = 3000
 """So many slots, or the whole table of a kernel that has fewer, are in the default tier: filling
 32,764 takes a kernel more than a second."""
 
