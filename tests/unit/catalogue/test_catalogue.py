@@ -149,7 +149,7 @@ def test_refusals_leave_a_live_slot_to_look_at() -> None:
     ("nr_memslots", "name", "filled", "deleted"),
     [
         (509, "table-of-thousands", 509, 512),
-        (32764, "table-of-thousands", 4096, 512),
+        (32764, "table-of-thousands", 3000, 512),
         (509, "table-filled-and-emptied", 509, 1 << 15),
         (32764, "table-filled-and-emptied", 32764, 1 << 15),
     ],
