@@ -76,6 +76,8 @@ def _rendered(source: str, start: int, end: int, places: Sequence[_Place]) -> st
         for each in inner:
             if each.end > place.end:
                 raise EditError(f"{each.edit} overlaps {place.edit}")
+        if inner and _MUTANT.search(place.edit.new) and "$" not in place.edit.new:
+            raise EditError(f"{place.edit}: {inner[0].edit} lies within it: say $ in the new text")
         parts.append(source[at : place.start])
         old = _rendered(source, place.start, place.end, inner)
         parts.append(_side_by_side(place.number, place.edit, old))

@@ -128,6 +128,16 @@ def test_the_rows_are_well_formed(version: str) -> None:
             assert "kvm_mutant" not in change.old + change.new, row.name
 
 
+def test_an_edit_within_one_that_does_not_say_where_is_refused() -> None:
+    source = "int f(int i)\n{\n\treturn i < 3;\n}\n"
+    inner = (2, Edit("a.c", "f", "i < 3", "$ - 1"))
+    with pytest.raises(EditError, match=r"say \$"):
+        edited(source, [(1, Edit("a.c", "f", "i < 3", "i < 3 - MUTANT")), inner])
+    whole = edited(source, [(1, Edit("a.c", "f", "i < 3", "$ - MUTANT")), inner])
+    assert "kvm_mutant == 1" in whole
+    assert "kvm_mutant == 2" in whole
+
+
 @pytest.mark.parametrize("version", versions())
 def test_first_comes_what_there_is(version: str) -> None:
     names = [scenario.name for scenario in catalogue(Features(nr_memslots=509))]
