@@ -14,11 +14,11 @@ from vmm.lab.errors import LabError
 from vmm.lab.log import SIGN
 from vmm.lab.machine import Backend, Job, Machine, loadable, module_parameters
 
-_ALWAYS = {
-    "kvm": ("force_emulation_prefix=1",),  # Guests may ask for its emulator.
-    "kvm_intel": ("pml=0",),  # Bochs logs addresses with their low bits, of which KVM warns.
-}
-"""Parameters of modules, unless told otherwise."""
+_ALWAYS = {"kvm": ("force_emulation_prefix=1",)}
+"""Parameters of modules, unless told otherwise: guests may ask for KVM's emulator."""
+
+_ON_BOCHS = {**_ALWAYS, "kvm_intel": ("pml=0",)}
+"""Bochs logs addresses with their low bits, of which KVM warns."""
 
 _ROOT = "/host"
 """Where the host's files are mounted."""
@@ -57,9 +57,10 @@ def orders(machine: Machine, job: Job, nonce: str, *, is_restored: bool) -> byte
 
 def _modules(machine: Machine) -> list[initramfs.Setting]:
     own = module_parameters(machine)
+    usual = _ON_BOCHS if machine.backend is Backend.VMX else _ALWAYS
     steps = []
     for module in loadable(machine):
-        words = [module.name, *_ALWAYS.get(module.name, ())]
+        words = [module.name, *usual.get(module.name, ())]
         for name, value in own.items():
             owner, _, parameter = name.partition(".")
             words += [f"{parameter}={value}"] * (owner == module.name)

@@ -1,5 +1,6 @@
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def test_modules_get_their_own_parameters(machine: Machine) -> None:
     assert loaded == ["kvm force_emulation_prefix=1 tdp_mmu=N", "kvm_amd npt=0"]
     told = [value for key, value in ordered(machine) if key == "parameter"]
     assert told == ["kvm_amd.npt", "kvm.tdp_mmu"]
+
+
+def test_bochs_logs_no_modified_pages(machine: Machine) -> None:
+    def loaded(backend: Backend, *parameters: str) -> list[str]:
+        told = replace(machine, backend=backend, parameters=parameters)
+        steps = settings.first_settings(told, JOB, "n")
+        return [value for key, value in steps if key == "module" and "intel" in value]
+
+    assert loaded(Backend.VMX) == ["kvm_intel pml=0"]
+    assert loaded(Backend.VMX, "kvm_intel.pml=1") == ["kvm_intel pml=0 pml=1"], "the last counts"
+    assert loaded(Backend.SVM) == []
 
 
 def test_only_the_job_s_folder_can_be_written(machine: Machine) -> None:
