@@ -135,7 +135,7 @@ def test_worker_that_was_killed_once_is_replaced_and_the_run_is_inconclusive(
     def work(assignment: Assignment, to: Connection) -> None:
         if assignment.first == 0:
             be_killed(assignment, to)
-        send(to, Progress(1, 500, 0, {}))
+        send(to, Progress(1, 500, 0, 0, {}))
         send(to, Ended())
 
     tally = run(monkeypatch, Plan(7, tmp_path, operations=100), work)
@@ -214,7 +214,7 @@ def test_run_that_is_interrupted_before_its_budget_ends_is_inconclusive(
         interruption = Interruption()
 
         def work(assignment: Assignment, to: Connection) -> None:
-            send(to, Progress(1, 500, 0, {}))
+            send(to, Progress(1, 500, 0, 0, {}))
             signal.pause()
 
         def hear(messages: Fuzzer, message: AnyMessage, asks: Interruption = interruption) -> None:
@@ -233,7 +233,7 @@ def test_descriptors_that_run_out_are_the_hosts(
 
     monkeypatch.setattr(Child, "start", start)
     tally = run(monkeypatch, Plan(7, tmp_path / "out"), begin)
-    assert tally.notes == ["ended early: the host: Too many open files"]
+    assert tally.notes == ["ended early: the host: Too many open files (ulimit -n)"]
     assert _status(tally) == 3
 
 

@@ -124,6 +124,8 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
     ]
     if plan.corpus is not None:
         lines.append(f"kept {tally.kept} scenarios in {plan.corpus}")
+    if tally.known:
+        lines.append(f"{tally.known:,} of them met what is known to be wrong on this host")
     if tally.inconclusive:
         lines.append(f"{tally.inconclusive:,} of them asked what the model does not know")
     lines += [f"note: {note}" for note in tally.notes]

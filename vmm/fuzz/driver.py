@@ -87,6 +87,7 @@ class Fuzzer:
         self.tally = Tally()
         self._plan = plan
         self._features = features
+        self._facts = host.in_brief()
         self._bases = bases
         self._show = show
         self._posts: list[_Post] = []
@@ -157,6 +158,7 @@ class Fuzzer:
             journal=journal,
             cpu=cpu,
             process=name_of(number),
+            host=self._facts,
             end=plan.end,
             operations=None if plan.share is None else plan.share - done,
         )
@@ -228,10 +230,11 @@ class Fuzzer:
     def _take(self, message: AnyMessage) -> None:
         tally, plan = self.tally, self._plan
         match message:
-            case Progress(scenarios, operations, inconclusive, covered):
+            case Progress(scenarios, operations, inconclusive, known, covered):
                 tally.scenarios += scenarios
                 tally.operations += operations
                 tally.inconclusive += inconclusive
+                tally.known += known
                 tally.covered.update(covered)
             case Fresh(scenario):
                 if plan.corpus is not None and corpus.keep(plan.corpus, scenario):

@@ -18,6 +18,7 @@ class Progress(Message, frozen=True, tag="progress"):
     scenarios: int
     operations: int
     inconclusive: int
+    known: int
     covered: dict[str, int]
 
 

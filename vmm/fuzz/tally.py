@@ -88,6 +88,7 @@ class Tally:
     scenarios: int = 0
     operations: int = 0
     inconclusive: int = 0
+    known: int = 0
     kept: int = 0
     covered: Counter[str] = field(default_factory=Counter)
     findings: list[Path] = field(default_factory=list)

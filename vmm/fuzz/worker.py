@@ -6,7 +6,7 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,7 +23,8 @@ from vmm.scenario.endings import HOST, is_short, what_is_short
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
-from vmm.verdict.judge import Status
+from vmm.verdict.judge import Status, Verdict
+from vmm.verdict.known_issues import issues_met
 
 _INTENT_OPERATIONS = 400
 """Short scenarios share an intent: each one waits for the disk."""
@@ -41,8 +42,9 @@ class Assignment:
 
     It runs the scenarios ``first``, ``first + step``, ... of a seed. ``shard`` (I, N) only goes
     into the journal. ``bases`` are what mutations begin with; ``keeps`` asks for what is new.
-    ``process`` is what the kernel's log calls it. It has done its share before the scenario
-    ``end``, or when it has run so many ``operations``; None limits nothing.
+    ``process`` is what the kernel's log calls it, and ``host`` what known issues depend on. It has
+    done its share before the scenario ``end``, or when it has run so many ``operations``; None
+    limits nothing.
     """
 
     seed: int
@@ -55,6 +57,7 @@ class Assignment:
     journal: Path
     cpu: int
     process: str
+    host: Mapping[str, str]
     end: int | None = None
     operations: int | None = None
 
@@ -94,7 +97,7 @@ class _Worker:
         self._to = to
         self._novelty = Novelty()
         self._seen: Counter[Identity] = Counter()
-        self._scenarios = self._operations = self._inconclusive = 0
+        self._scenarios = self._operations = self._inconclusive = self._known = 0
         self._left = assignment.operations
         self._reported_at = time.monotonic()
         self.scenario: Scenario | None = None
@@ -147,7 +150,9 @@ class _Worker:
         if trial.verdict.reason.startswith(HOST):
             send(self._to, Failed(trial.verdict.reason.removeprefix(HOST), is_host=True))
             raise SystemExit
-        if identity is not None and self._seen[identity] < _EXAMPLES:
+        if identity is not None and self._is_known(scenario, trial.verdict):
+            self._known += 1
+        elif identity is not None and self._seen[identity] < _EXAMPLES:
             self._seen[identity] += 1
             self._report()  # Before the finding, which may be the last that is waited for.
             send(self._to, Differs(shortened(scenario, trial), identity))
@@ -161,7 +166,18 @@ class _Worker:
             self._reported_at = now
             self._report()
 
+    def _is_known(self, scenario: Scenario, verdict: Verdict) -> bool:
+        """Whether a difference is an issue that this host is known to have."""
+        met = issues_met(scenario, self._assignment.host)
+        return any(issue.is_seen_in(verdict) for issue in met)
+
     def _report(self) -> None:
-        done = Progress(self._scenarios, self._operations, self._inconclusive, self._novelty.take())
-        self._scenarios = self._operations = self._inconclusive = 0
+        done = Progress(
+            self._scenarios,
+            self._operations,
+            self._inconclusive,
+            self._known,
+            self._novelty.take(),
+        )
+        self._scenarios = self._operations = self._inconclusive = self._known = 0
         send(self._to, done)

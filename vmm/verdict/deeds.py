@@ -16,18 +16,22 @@ from vmm.scenario.operations import (
     REAL_MODE_END,
     SMM,
     AnyOperation,
+    ChangeHostMemory,
     ClearDirtyLog,
     CloseVm,
     CoalesceMmio,
+    CollectMmio,
     CreateIrqchip,
     CreateVcpu,
     EnableCap,
+    Execute,
     GetDirtyLog,
     HarvestDirtyRing,
     HostWrite,
     Inspect,
     Instruction,
     IoEventFd,
+    KvmclockCtrl,
     NewVm,
     PreFaultMemory,
     Scenario,
@@ -325,6 +329,13 @@ def is_entered_narrowly(_scenario: Scenario, _origin: int, op: AnyOperation) -> 
     return isinstance(op, Instruction) and (op.name, op.width) == ("enter", 2)
 
 
+_LEAVE_ROOTS = (
+    *(ChangeHostMemory, HostWrite, Inspect, GetDirtyLog, CreateVcpu),
+    *(CoalesceMmio, CollectMmio, IoEventFd, KvmclockCtrl),
+)
+"""Operations that run no guest, and after which a vCPU's page tables are where they were."""
+
+
 def misses_a_root(scenario: Scenario) -> bool:
     """Whether a vCPU starts where its page tables were missed before."""
     return any(_starts_after_a_miss(scenario))
@@ -356,7 +367,9 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
             missed[op.vcpu] = None if is_there else op.tables
         elif isinstance(op, EnableCap):
             zaps_all &= (op.cap, op.argument) != ("DISABLE_QUIRKS2", Quirk.SLOT_ZAP_ALL)
-        elif not isinstance(op, GetDirtyLog | HostWrite | Inspect):
+        elif isinstance(op, Touch | Sweep | Execute | Instruction):
+            missed.pop(op.vcpu, None)
+        elif not isinstance(op, _LEAVE_ROOTS):
             missed.clear()
 
 

@@ -37,6 +37,12 @@ def test_an_error_of_this_program_is_no_verdict() -> None:
         _status(Tally(scenarios=9, failure="Traceback"))
 
 
+def test_what_is_known_to_be_wrong_here_is_counted_and_no_finding() -> None:
+    tally = Tally(scenarios=9, known=2)
+    assert any("2 of them met what is known to be wrong" in x for x in _summary(PLAN, tally))
+    assert not tally.differs
+
+
 def test_what_the_model_does_not_know_is_counted() -> None:
     lines = _summary(PLAN, Tally(scenarios=9, inconclusive=2))
     assert "2 of them asked what the model does not know" in lines

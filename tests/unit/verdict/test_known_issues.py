@@ -7,12 +7,21 @@ import pytest
 
 from tests.ideal import FEATURES, ideal_history
 from vmm.catalogue import catalogue
+from vmm.catalogue._build import at
 from vmm.fuzz.mutate import can_be_mutated
 from vmm.host.health import Problem
 from vmm.report.terminal import scenario_report
 from vmm.scenario.features import Features
 from vmm.scenario.history import End, Event, History, Mmio, RingPages, RingsReset, Touched
-from vmm.scenario.operations import HarvestDirtyRing, PreFaultMemory, Scenario, Touch
+from vmm.scenario.operations import (
+    AnyOperation,
+    ChangeHostMemory,
+    HarvestDirtyRing,
+    PreFaultMemory,
+    Scenario,
+    Start,
+    Touch,
+)
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status
 from vmm.verdict.known_issues import KNOWN, KNOWN_ISSUES, Known, issues_met
@@ -123,6 +132,20 @@ def test_an_issue_says_what_breaks_or_that_a_call_hangs(known: Known) -> None:
     assert bool(known.issue.rules) is not known.issue.hangs
     assert known.issue.what
     assert known.issue.evidence
+
+
+def test_a_root_that_was_missed_stays_so_whatever_becomes_of_host_memory() -> None:
+    known = next(each for each in KNOWN if each.issue.name == "pvm-root-is-not-found-again")
+    scenario = curated("start-after-tables-were-missed-without-quirk")
+    assert known.meets(scenario)
+    missed = max(i for i, op in enumerate(scenario.operations) if isinstance(op, Start))
+
+    def with_one_more(op: AnyOperation) -> Scenario:
+        operations = (*scenario.operations[:missed], op, *scenario.operations[missed:])
+        return msgspec.structs.replace(scenario, operations=operations)
+
+    assert known.meets(with_one_more(ChangeHostMemory(at("a"), 1, "drop")))
+    assert not known.meets(with_one_more(Touch(0x100000)))
 
 
 def test_a_name_excuses_nothing() -> None:
