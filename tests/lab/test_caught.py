@@ -68,9 +68,21 @@ def player() -> Iterator[Player]:
         yield process
 
 
-@pytest.mark.parametrize(
-    ("fault", "scenario"), [(fault, name) for fault, names in CAUGHT.items() for name in names]
-)
+_LONG = {
+    ("refused-values-leak", "nothing-used-up-by-refused-creations"),
+    ("move-beyond-last-gfn-leaks", "nothing-used-up-by-refused-moves"),
+}
+"""What takes ten seconds; others of their kind are quicker."""
+
+
+def _pairs() -> Iterator[object]:
+    for fault, names in CAUGHT.items():
+        for name in names:
+            marks = (pytest.mark.long,) if (fault, name) in _LONG else ()
+            yield pytest.param(fault, name, marks=marks)
+
+
+@pytest.mark.parametrize(("fault", "scenario"), _pairs())
 def test_fault_is_caught(
     fault: str,
     scenario: str,
