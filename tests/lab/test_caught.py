@@ -82,7 +82,7 @@ def _pairs() -> Iterator[object]:
             yield pytest.param(fault, name, marks=marks)
 
 
-@pytest.mark.parametrize(("fault", "scenario"), _pairs())
+@pytest.mark.parametrize(("fault", "scenario"), tuple(_pairs()))
 def test_fault_is_caught(
     fault: str,
     scenario: str,
