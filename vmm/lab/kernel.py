@@ -30,6 +30,11 @@ class Kernel:
     direct: Path | None = None
     debug_info: Path | None = None
 
+    @property
+    def started(self) -> Path:
+        """What QEMU starts."""
+        return self.direct or self.image
+
 
 def from_path(path: Path, folder: Path | None = None) -> Kernel:
     """Return the kernel of an image or a build tree; ``folder`` has other modules to use.

@@ -163,14 +163,13 @@ def qemu_command(machine: Machine, job: Job, wiring: Wiring) -> Sequence[str]:
         if "," in str(path):
             raise LabError(f"{path}: QEMU cannot have a comma in a name")
     accelerator = "kvm" if machine.backend is Backend.KVM else "tcg,thread=single"
-    image = str(machine.kernel.direct or machine.kernel.image)
     begin = ["-incoming", f"exec:cat {shlex.quote(str(wiring.state))}"] if wiring.state else []
     return [
         *(QEMU, "-machine", "q35", "-accel", accelerator),
         *("-cpu", "host" if machine.backend is Backend.KVM else "max"),
         *("-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-kernel", image, "-initrd", str(wiring.first)),
+        *("-kernel", str(machine.kernel.started), "-initrd", str(wiring.first)),
         *("-append", command_line(machine)),
         *("-chardev", f"file,id=log,path={wiring.log}", "-serial", "chardev:log"),
         *("-chardev", f"socket,id=monitor,fd={wiring.monitor}"),

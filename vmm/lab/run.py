@@ -19,9 +19,11 @@ from vmm.lab.machine import (
     Machine,
     Wiring,
     command_line,
+    loadable,
     module_parameters,
     qemu_command,
 )
+from vmm.lab.modules import Module
 from vmm.lab.monitor import Monitor
 from vmm.lab.process import Late, Limits, Pipes, Sink, emulator, watch
 from vmm.lab.settings import first_files, orders
@@ -58,20 +60,22 @@ def run(
 
     Raises LabError where nothing could be booted.
     """
-    state = state_path(machine, job)
+    loaded = loadable(machine)
+    state = state_path(machine, job, loaded)
     if state is not None and state.exists():
         used(state)
-        ending = _booted(machine, job, folder, (out, err), told, _Start(restores=state))
+        ending = _booted(machine, job, folder, (out, err), told, _Start(loaded, restores=state))
         if ending.reports.has_booted:
             return ending
         state.unlink(missing_ok=True)
-    return _booted(machine, job, folder, (out, err), told, _Start(keeps=state))
+    return _booted(machine, job, folder, (out, err), told, _Start(loaded, keeps=state))
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Which state a machine begins with, or is to leave."""
+    """The modules of a machine, and which state it begins with, or is to leave."""
 
+    loaded: tuple[Module, ...]
     restores: Path | None = None
     keeps: Path | None = None
 
@@ -92,7 +96,7 @@ def _booted(
     out, err = pipes.writers
     ours, theirs = socket.socketpair()
     try:
-        _write(first, b"" if start.restores else first_files(machine, job, nonce))
+        _write(first, b"" if start.restores else first_files(machine, job, start.loaded, nonce))
         if machine.backend is Backend.VMX:
             bochs.make_cd(cd, machine.kernel.image, first, command_line(machine))
             command = bochs.command(folder, cd, machine.memory_mib, log, out, err)

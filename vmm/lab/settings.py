@@ -7,12 +7,14 @@ use, and nothing in it belongs to one command.
 import gzip
 import secrets
 import time
+from collections.abc import Sequence
 
 from vmm.lab import bochs, initramfs
 from vmm.lab.bundle import bundled
 from vmm.lab.errors import LabError
 from vmm.lab.log import SIGN
-from vmm.lab.machine import Backend, Job, Machine, loadable, module_parameters
+from vmm.lab.machine import Backend, Job, Machine, module_parameters
+from vmm.lab.modules import Module
 
 _ALWAYS = {"kvm": ("force_emulation_prefix=1",)}
 """Parameters of modules, unless told otherwise: guests may ask for KVM's emulator."""
@@ -27,9 +29,11 @@ _MAX_ORDERS = 1 << 16
 """Bytes that a pipe takes at once, whether or not the machine reads them."""
 
 
-def first_settings(machine: Machine, job: Job, nonce: str) -> list[initramfs.Setting]:
-    """Return what the machine begins with: bochs's is told all of it."""
-    steps = [("nonce", nonce), *_modules(machine)]
+def first_settings(
+    machine: Machine, job: Job, loaded: Sequence[Module], nonce: str
+) -> list[initramfs.Setting]:
+    """Return what the machine begins with: modules to load, and what bochs's is to do then."""
+    steps = [("nonce", nonce), *_modules(machine, loaded)]
     if machine.backend is Backend.VMX:
         steps += [("out", "/dev/ttyS1"), ("err", "/dev/ttyS2")]
         return steps + _command(machine, job, nonce, bochs.packing(job.words[0], nonce, job.words))
@@ -55,11 +59,11 @@ def orders(machine: Machine, job: Job, nonce: str, *, is_restored: bool) -> byte
     return text
 
 
-def _modules(machine: Machine) -> list[initramfs.Setting]:
+def _modules(machine: Machine, loaded: Sequence[Module]) -> list[initramfs.Setting]:
     own = module_parameters(machine)
     usual = _ON_BOCHS if machine.backend is Backend.VMX else _ALWAYS
     steps = []
-    for module in loadable(machine):
+    for module in loaded:
         words = [module.name, *usual.get(module.name, ())]
         for name, value in own.items():
             owner, _, parameter = name.partition(".")
@@ -90,17 +94,14 @@ def _shares(job: Job) -> list[initramfs.Setting]:
     ]
 
 
-def first_files(machine: Machine, job: Job, nonce: str) -> bytes:
+def first_files(machine: Machine, job: Job, loaded: Sequence[Module], nonce: str) -> bytes:
     """Return the initramfs."""
     folders = ("dev", "proc", "sys", "root", "modules", _ROOT.lstrip("/"))
     files = [initramfs.folder(path) for path in folders]
     files.append(initramfs.program("init", initramfs.compiled_init()))
-    text = initramfs.settings_text(first_settings(machine, job, nonce))
+    text = initramfs.settings_text(first_settings(machine, job, loaded, nonce))
     files.append(initramfs.program("lab.conf", text))
-    files += [
-        initramfs.program(f"modules/{module.name}.ko", module.content)
-        for module in loadable(machine)
-    ]
+    files += [initramfs.program(f"modules/{module.name}.ko", module.content) for module in loaded]
     archive = initramfs.archive(files)
     if machine.backend is Backend.VMX:
         return _packed(_everything(job)) + archive

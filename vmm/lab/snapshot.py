@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from vmm.lab import initramfs
 from vmm.lab.bundle import sources
 from vmm.lab.cache import cache_folder
 from vmm.lab.errors import LabError
-from vmm.lab.machine import QEMU, Backend, Job, Machine, command_line, loadable
+from vmm.lab.machine import QEMU, Backend, Job, Machine, command_line
+from vmm.lab.modules import Module
 from vmm.lab.monitor import Monitor
 from vmm.lab.settings import first_settings, preloads
 
@@ -27,25 +28,28 @@ _ROOM = 2 << 30
 """Bytes that have to be free for one more."""
 
 
-def state_path(machine: Machine, job: Job) -> Path | None:
-    """Return where the state of a machine is or would be; None if it cannot have one."""
+def state_path(machine: Machine, job: Job, loaded: Sequence[Module]) -> Path | None:
+    """Return where the state of a machine is or would be; None if it cannot have one.
+
+    ``loaded`` are its modules.
+    """
     if machine.backend is not Backend.SVM or not preloads(machine, job):
         return None
     digest = hashlib.sha256()
-    for part in _parts(machine, job):
+    for part in _parts(machine, job, loaded):
         digest.update(len(part).to_bytes(8, "little") + part)
     return cache_folder() / "snapshots" / digest.hexdigest()
 
 
-def _parts(machine: Machine, job: Job) -> Iterator[bytes]:
+def _parts(machine: Machine, job: Job, loaded: Sequence[Module]) -> Iterator[bytes]:
     """Yield all that a machine is made of; files of Python by their times and sizes."""
     emulator = shutil.which(QEMU)
     files = sorted({Path(emulator).resolve() if emulator else Path(QEMU), *sources(job.code)})
-    yield (machine.kernel.direct or machine.kernel.image).read_bytes()
-    for module in loadable(machine):
+    yield machine.kernel.started.read_bytes()
+    for module in loaded:
         yield module.content
     yield initramfs.compiled_init()
-    yield initramfs.settings_text(first_settings(machine, job, ""))
+    yield initramfs.settings_text(first_settings(machine, job, loaded, ""))
     yield f"{machine.cpus} {machine.memory_mib} {command_line(machine)}".encode()
     for path in files:
         with suppress(FileNotFoundError):

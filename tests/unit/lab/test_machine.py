@@ -32,7 +32,7 @@ def ordered(machine: Machine) -> list[tuple[str, str]]:
 
 
 def test_modules_get_their_own_parameters(machine: Machine) -> None:
-    steps = settings.first_settings(machine, JOB, "n")
+    steps = settings.first_settings(machine, JOB, machines.loadable(machine), "n")
     loaded = [value for key, value in steps if key == "module"]
     assert loaded == ["kvm force_emulation_prefix=1 tdp_mmu=N", "kvm_amd npt=0"]
     told = [value for key, value in ordered(machine) if key == "parameter"]
@@ -42,7 +42,7 @@ def test_modules_get_their_own_parameters(machine: Machine) -> None:
 def test_bochs_logs_no_modified_pages(machine: Machine) -> None:
     def loaded(backend: Backend, *parameters: str) -> list[str]:
         told = replace(machine, backend=backend, parameters=parameters)
-        steps = settings.first_settings(told, JOB, "n")
+        steps = settings.first_settings(told, JOB, machines.loadable(told), "n")
         return [value for key, value in steps if key == "module" and "intel" in value]
 
     assert loaded(Backend.VMX) == ["kvm_intel pml=0"]

@@ -8,7 +8,7 @@ from tests.unit.lab.test_kernel import image, module
 from vmm.lab import snapshot
 from vmm.lab.errors import LabError
 from vmm.lab.kernel import from_path
-from vmm.lab.machine import Backend, Job, Machine
+from vmm.lab.machine import Backend, Job, Machine, loadable
 from vmm.lab.monitor import Monitor
 
 
@@ -40,18 +40,22 @@ def job(tmp_path: Path) -> Job:
     return Job(("command",), tmp_path, {}, (), (code,), (), ("waits",))
 
 
+def state_path(machine: Machine, job: Job) -> Path | None:
+    return snapshot.state_path(machine, job, loadable(machine))
+
+
 def test_an_equal_machine_has_the_same_state_for_any_command(machine: Machine, job: Job) -> None:
-    path = snapshot.state_path(machine, job)
+    path = state_path(machine, job)
     other = replace(job, words=("another",), folder=Path("/srv"))
     assert path is not None
-    assert snapshot.state_path(machine, other) == path
+    assert state_path(machine, other) == path
 
 
 def test_what_goes_into_a_machine_tells_its_state_from_others(
     machine: Machine, job: Job, tmp_path: Path
 ) -> None:
     paths = [
-        snapshot.state_path(each, job)
+        state_path(each, job)
         for each in (
             machine,
             replace(machine, parameters=("kvm_amd.npt=0",)),
@@ -59,19 +63,19 @@ def test_what_goes_into_a_machine_tells_its_state_from_others(
             replace(machine, memory_mib=4096),
         )
     ]
-    paths.append(snapshot.state_path(machine, replace(job, preloaded=("another",))))
-    paths.append(snapshot.state_path(machine, replace(job, environment={"A": "b"})))
+    paths.append(state_path(machine, replace(job, preloaded=("another",))))
+    paths.append(state_path(machine, replace(job, environment={"A": "b"})))
     (tmp_path / "code" / "a.py").write_text("12")
-    paths.append(snapshot.state_path(machine, job))
+    paths.append(state_path(machine, job))
     (tmp_path / "code" / "b.py").write_text("")
-    paths.append(snapshot.state_path(machine, job))
+    paths.append(state_path(machine, job))
     module(tmp_path / "m" / "kvm.ko", "other")
     module(tmp_path / "m" / "other.ko")
-    paths.append(snapshot.state_path(machine, job))
+    paths.append(state_path(machine, job))
     image(tmp_path / "bzImage", "6.12.1")
     with (tmp_path / "bzImage").open("ab") as kernel:
         kernel.write(b"more")
-    paths.append(snapshot.state_path(machine, job))
+    paths.append(state_path(machine, job))
     assert None not in paths
     assert len(set(paths)) == len(paths)
 
@@ -82,8 +86,8 @@ def test_what_goes_into_a_machine_tells_its_state_from_others(
 def test_not_every_machine_can_be_kept(
     machine: Machine, job: Job, change: dict[str, object]
 ) -> None:
-    assert snapshot.state_path(replace(machine, **change), job) is None  # type: ignore[arg-type]
-    assert snapshot.state_path(machine, replace(job, preloaded=())) is None
+    assert state_path(replace(machine, **change), job) is None  # type: ignore[arg-type]
+    assert state_path(machine, replace(job, preloaded=())) is None
 
 
 def test_the_states_that_were_not_used_for_longest_go(tmp_path: Path) -> None:
