@@ -363,8 +363,9 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
         elif isinstance(op, Start):
             is_there = any(pages_of(op.tables or 0) in gfns for gfns in slots.values())
             if is_there and op.tables is not None and missed.get(op.vcpu) == op.tables:
-                yield origin
-            missed[op.vcpu] = None if is_there else op.tables
+                yield origin  # And it stays missed.
+            else:
+                missed[op.vcpu] = None if is_there else op.tables
         elif isinstance(op, EnableCap):
             zaps_all &= (op.cap, op.argument) != ("DISABLE_QUIRKS2", Quirk.SLOT_ZAP_ALL)
         elif isinstance(op, Touch | Sweep | Execute | Instruction):

@@ -146,6 +146,9 @@ def test_a_root_that_was_missed_stays_so_whatever_becomes_of_host_memory() -> No
 
     assert known.meets(with_one_more(ChangeHostMemory(at("a"), 1, "drop")))
     assert not known.meets(with_one_more(Touch(0x100000)))
+    last = scenario.operations[missed]
+    assert known.shows_at(scenario, missed, last)
+    assert known.shows_at(with_one_more(last), missed + 1, last), "once more is too late, too"
 
 
 def test_a_name_excuses_nothing() -> None:
