@@ -13,18 +13,23 @@ from vmm.execution.executor import execute
 from vmm.fuzz.novelty import Novelty
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
-from vmm.scenario.history import Event, Header
+from vmm.scenario.history import Event, Header, History
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
-from vmm.verdict.judge import Judgement, Verdict
+from vmm.verdict.judge import Judgement, Status, Verdict
+from vmm.verdict.known_issues import weighed
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The outcome of a scenario, judged up to the first difference."""
+    """The outcome of a scenario, judged up to the first difference.
+
+    It ``is_known`` if that is an issue which the host is known to have.
+    """
 
     verdict: Verdict
     events: int
+    is_known: bool = False
 
     @property
     def identity(self) -> Identity | None:
@@ -33,12 +38,19 @@ class Trial:
 
 
 def attempt(
-    kvm: Kvm, scenario: Scenario, features: Features, novelty: Novelty | None = None
+    kvm: Kvm,
+    scenario: Scenario,
+    features: Features,
+    novelty: Novelty | None = None,
+    host: dict[str, str] | None = None,
 ) -> Trial:
-    """Run a scenario in a fresh VM and judge it up to the first difference."""
+    """Run a scenario in a fresh VM and judge it up to the first difference.
+
+    ``host`` is what a history says of it; without it nothing is known to be wrong.
+    """
     events: list[Event] = []
     reason = execute(kvm, scenario, features.touch_limit, events.append, _nothing)
-    return judged(Header(scenario, features), events, novelty, reason)
+    return judged(Header(scenario, features, host or {}), events, novelty, reason)
 
 
 def judged(
@@ -51,7 +63,12 @@ def judged(
             break
         if novelty is not None:
             novelty.see(event, judgement.rule)
-    return Trial(judgement.verdict(reason), len(events))
+    verdict = judgement.verdict(reason)
+    is_known = False
+    if verdict.difference is not None and header.host:
+        history = History(header, tuple(events), None)
+        is_known = weighed(verdict, history)[0].status is Status.KNOWN
+    return Trial(verdict, len(events), is_known)
 
 
 def _nothing() -> None:

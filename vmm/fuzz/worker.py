@@ -6,7 +6,7 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,8 +23,7 @@ from vmm.scenario.endings import HOST, is_short, what_is_short
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
-from vmm.verdict.judge import Status, Verdict
-from vmm.verdict.known_issues import issues_met
+from vmm.verdict.judge import Status
 
 _INTENT_OPERATIONS = 400
 """Short scenarios share an intent: each one waits for the disk."""
@@ -57,7 +56,7 @@ class Assignment:
     journal: Path
     cpu: int
     process: str
-    host: Mapping[str, str]
+    host: dict[str, str]
     end: int | None = None
     operations: int | None = None
 
@@ -140,7 +139,8 @@ class _Worker:
 
     def _run(self, scenario: Scenario) -> None:
         self._novelty.begin()
-        trial = attempt(self._kvm, scenario, self._assignment.features, self._novelty)
+        work = self._assignment
+        trial = attempt(self._kvm, scenario, work.features, self._novelty, work.host)
         self._scenarios += 1
         self._operations += trial.events
         if self._left is not None:
@@ -150,9 +150,8 @@ class _Worker:
         if trial.verdict.reason.startswith(HOST):
             send(self._to, Failed(trial.verdict.reason.removeprefix(HOST), is_host=True))
             raise SystemExit
-        if identity is not None and self._is_known(scenario, trial.verdict):
-            self._known += 1
-        elif identity is not None and self._seen[identity] < _EXAMPLES:
+        self._known += trial.is_known
+        if identity is not None and not trial.is_known and self._seen[identity] < _EXAMPLES:
             self._seen[identity] += 1
             self._report()  # Before the finding, which may be the last that is waited for.
             send(self._to, Differs(shortened(scenario, trial), identity))
@@ -165,11 +164,6 @@ class _Worker:
         if now - self._reported_at >= _REPORT_EVERY_S:
             self._reported_at = now
             self._report()
-
-    def _is_known(self, scenario: Scenario, verdict: Verdict) -> bool:
-        """Whether a difference is an issue that this host is known to have."""
-        met = issues_met(scenario, self._assignment.host)
-        return any(issue.is_seen_in(verdict) for issue in met)
 
     def _report(self) -> None:
         done = Progress(
