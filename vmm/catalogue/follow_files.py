@@ -106,6 +106,13 @@ def _first_read(
     )
 
 
+def _settled(
+    how: HostChangeKind, page: int, pages: int
+) -> tuple[ChangeHostMemory, ChangeHostMemory]:
+    """Return that userfaultfd is in charge of pages, and the end of that."""
+    return _change(how, _A, page, pages), _change("settle", _A, page, pages)
+
+
 _HUGE = Mapping("huge", 1024, "thp")
 _HUGE_FILE = Mapping("tlb", 1024, "hugetlb_memfd")
 _HUGE_PAGES = (0, 1, 99, 510, 511, 512, 513, 1023)
@@ -306,10 +313,8 @@ SCENARIOS = (
         "Pages that userfaultfd fetches when somebody meets them, as after a migration, hold what "
         "they held.",
         (_A,),
-        _change("fetch_later", _A, 1, 3),
-        _change("settle", _A, 1, 3),
-        _change("fetch_later", _A, 0, 6),
-        _change("settle", _A, 0, 6),
+        *_settled("fetch_later", 1, 3),
+        *_settled("fetch_later", 0, 6),
         source="Documentation/admin-guide/mm/userfaultfd.rst; hva_to_pfn_slow",
         slow=True,
     ),
@@ -325,8 +330,7 @@ SCENARIOS = (
         "pages-fetched-in-a-logged-slot",
         "A page that is fetched is in the dirty log when the guest writes it, and not before.",
         (_A,),
-        _change("fetch_later", _A, 1, 3),
-        _change("settle", _A, 1, 3),
+        *_settled("fetch_later", 1, 3),
         flags=LOG_DIRTY_PAGES,
         source="Documentation/admin-guide/mm/userfaultfd.rst; hva_to_pfn_slow",
         slow=True,
@@ -336,10 +340,8 @@ SCENARIOS = (
         "Who writes to pages that userfaultfd guards, as for a snapshot, is held up before they "
         "change, the guest too.",
         (_A,),
-        _change("guard", _A, 1, 3),
-        _change("settle", _A, 1, 3),
-        _change("guard", _A, 0, 6),
-        _change("settle", _A, 0, 6),
+        *_settled("guard", 1, 3),
+        *_settled("guard", 0, 6),
         source="Documentation/admin-guide/mm/userfaultfd.rst; change_protection",
         slow=True,
     ),
@@ -347,8 +349,7 @@ SCENARIOS = (
         "guarded-pages-in-a-logged-slot",
         "A write that is held up is in the dirty log once it has happened.",
         (_A,),
-        _change("guard", _A, 1, 3),
-        _change("settle", _A, 1, 3),
+        *_settled("guard", 1, 3),
         flags=LOG_DIRTY_PAGES,
         source="Documentation/admin-guide/mm/userfaultfd.rst; change_protection",
         slow=True,

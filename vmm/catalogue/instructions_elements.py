@@ -3,23 +3,17 @@
 from collections.abc import Iterator
 from itertools import product
 
+from vmm.catalogue import _places as places
 from vmm.catalogue._build import A, B, Slot, at, creates
 from vmm.catalogue._instructions import MANUALS, gpa_of, instruction_scenario
 from vmm.scenario.instructions import INSTRUCTIONS, Mode
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
-    READONLY,
     Inspect,
     Instruction,
     Mapping,
 )
 
-_LOW = Slot(1, 0x100, at("a"), 2)
-_HIGH = Slot(2, 0x102, at("b"))
-_RO = Slot(3, 0x103, at("b", 1), 2, READONLY)
-_PAGE, _SLOT = gpa_of(0x101), gpa_of(0x102)
-_START, _END = gpa_of(0x103), gpa_of(0x105)
-_HOLE = gpa_of(0x110)
 _BOTH: tuple[Mode, Mode] = ("long", "real")
 _VALUE, _OTHER = 0x5566_7788_99AA_BBCC, 0x1122_3344_DDEE_FF00
 _MASK = (1 << 64) - 1
@@ -71,26 +65,26 @@ def _popa(*gpas: int) -> Iterator[Instruction]:
             yield Instruction("popa", gpa, width, _VALUE, 0x1111, 0x2222, 0x3333)
 
 
-_SLOTS = creates(_LOW, _HIGH, _RO)
+_SLOTS = creates(places.LOW, places.HIGH, places.RO)
 
 SCENARIOS = (
     instruction_scenario(
         "elements-in-memory",
         "What loads, stores or compares one element does so in a slot, over its pages, too.",
-        *creates(_LOW, _HIGH),
+        *creates(places.LOW, places.HIGH),
         *_elements(gpa_of(0x100, 0x40), *_BOTH),
-        *_over(_PAGE, *_BOTH),
-        *_over(_SLOT, *_BOTH),
+        *_over(places.PAGE, *_BOTH),
+        *_over(places.SLOT, *_BOTH),
         Inspect(),
         tags=("string", "slow"),
     ),
     instruction_scenario(
         "elements-in-a-hole",
         "Without a slot an element that is loaded or compared exits, and one that is stored.",
-        _LOW.create(),
-        *_elements(_HOLE + 0x40, *_BOTH),
+        places.LOW.create(),
+        *_elements(places.HOLE + 0x40, *_BOTH),
         *_over(gpa_of(0x100), *_BOTH),
-        *_over(_SLOT, *_BOTH),
+        *_over(places.SLOT, *_BOTH),
         Inspect(),
         tags=("string", "mmio", "slow"),
     ),
@@ -99,9 +93,9 @@ SCENARIOS = (
         "A READONLY slot is read and compared as memory; an element that is stored exits.",
         *_SLOTS,
         *_elements(gpa_of(0x103, 0x40), *_BOTH),
-        *_over(_START, *_BOTH),
+        *_over(places.START, *_BOTH),
         *_over(gpa_of(0x104), *_BOTH),
-        *_over(_END, *_BOTH),
+        *_over(places.END, *_BOTH),
         Inspect(),
         tags=("string", "readonly", "slow"),
         needs=("readonly_mem",),
@@ -109,12 +103,12 @@ SCENARIOS = (
     instruction_scenario(
         "elements-copied-between-slots",
         "One element goes from slot to slot, by a string instruction or by way of the stack.",
-        *creates(_LOW, _HIGH),
+        *creates(places.LOW, places.HIGH),
         *_copies(gpa_of(0x100, 0x40), gpa_of(0x102, 0x80), *_BOTH),
-        *_copies(_PAGE - 1, gpa_of(0x102, 0x81), *_BOTH),
-        *_copies(gpa_of(0x102, 0x40), _PAGE - 1, *_BOTH),
-        *_copies(_SLOT - 1, gpa_of(0x100, 0x80), *_BOTH),
-        *_copies(gpa_of(0x100, 0xC0), _SLOT - 1, *_BOTH),
+        *_copies(places.PAGE - 1, gpa_of(0x102, 0x81), *_BOTH),
+        *_copies(gpa_of(0x102, 0x40), places.PAGE - 1, *_BOTH),
+        *_copies(places.SLOT - 1, gpa_of(0x100, 0x80), *_BOTH),
+        *_copies(gpa_of(0x100, 0xC0), places.SLOT - 1, *_BOTH),
         Inspect(),
         tags=("string", "stack", "straddle", "slow"),
     ),
@@ -127,11 +121,11 @@ SCENARIOS = (
             (
                 gpa_of(0x100, 0x40),
                 gpa_of(0x103, 0x40),
-                _HOLE + 0x40,
-                _HOLE + 0x80,
-                _START - 1,
+                places.HOLE + 0x40,
+                places.HOLE + 0x80,
+                places.START - 1,
                 gpa_of(0x104) - 1,
-                _END - 1,
+                places.END - 1,
                 gpa_of(0x100) - 1,
             ),
             *_BOTH,
@@ -166,14 +160,20 @@ SCENARIOS = (
         "popa-in-memory",
         "The registers that popa pops come from a slot, a READONLY one, and over their borders.",
         *_SLOTS,
-        *_popa(gpa_of(0x100, 0x40), _PAGE - 6, _SLOT - 6, _START - 6, gpa_of(0x103, 0x40)),
+        *_popa(
+            gpa_of(0x100, 0x40),
+            places.PAGE - 6,
+            places.SLOT - 6,
+            places.START - 6,
+            gpa_of(0x103, 0x40),
+        ),
         tags=("stack", "readonly", "slow"),
         needs=("readonly_mem",),
     ),
     instruction_scenario(
         "popa-in-a-hole",
         "Each of the seven registers that popa pops without a slot exits; SP is passed over.",
-        *_popa(_HOLE + 0x40),
+        *_popa(places.HOLE + 0x40),
         source=f"{MANUALS}; em_popa",
         tags=("stack", "mmio"),
         mappings=(A, B),
@@ -181,8 +181,8 @@ SCENARIOS = (
     instruction_scenario(
         "popa-from-a-slot-into-a-hole",
         "Of the registers that popa pops those that are in the slot come from memory.",
-        _LOW.create(),
-        *_popa(_SLOT - 6),
+        places.LOW.create(),
+        *_popa(places.SLOT - 6),
         source=f"{MANUALS}; em_popa",
         tags=("stack", "straddle", "slow"),
     ),

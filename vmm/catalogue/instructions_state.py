@@ -1,11 +1,12 @@
 """The x87 and vector state, which is saved to slots and restored from them."""
 
+from vmm.catalogue import _places as places
 from vmm.catalogue._build import Slot, at, creates
 from vmm.catalogue._instructions import MANUALS, gpa_of, instruction_scenario
+from vmm.scenario.instruction_effects import MXCSR_OFFSET, RESET_MXCSR
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
-    READONLY,
     HostWrite,
     Inspect,
     Instruction,
@@ -13,16 +14,8 @@ from vmm.scenario.operations import (
     Place,
 )
 
-_LOW = Slot(1, 0x100, at("a"), 2)
-_HIGH = Slot(2, 0x102, at("b"))
-_RO = Slot(3, 0x103, at("b", 1), 2, READONLY)
-_PAGE, _SLOT = gpa_of(0x101), gpa_of(0x102)
-_START, _END = gpa_of(0x103), gpa_of(0x105)
-_HOLE = gpa_of(0x110)
 _VALUE, _HIGHER = 0x5566_7788_99AA_BBCC, 0x1122_3344_DDEE_FF00
 _XMM0 = 160
-_MXCSR = 24
-_RESET_MXCSR = 0x1F80
 _SOURCE = f"{MANUALS}; em_fxsave"
 _LOGGED = Slot(1, 0x100, at("memory"), 20, LOG_DIRTY_PAGES)
 
@@ -41,15 +34,15 @@ def _save_low(gpa: int) -> Instruction:
 
 def _valid(gfn: int, mapping: str, base: int, offset: int = 0) -> HostWrite:
     """Let what stands at a gpa be a state that can be restored: MXCSR has no reserved bit."""
-    place = (gfn - base) * PAGE_SIZE_BYTES + offset + _MXCSR
-    return HostWrite(Place(mapping, place), _RESET_MXCSR)
+    place = (gfn - base) * PAGE_SIZE_BYTES + offset + MXCSR_OFFSET
+    return HostWrite(Place(mapping, place), RESET_MXCSR)
 
 
 SCENARIOS = (
     instruction_scenario(
         "state-in-memory",
         "The state that fxsave saves is in the slot, over its pages and borders, and comes back.",
-        *creates(_LOW, _HIGH),
+        *creates(places.LOW, places.HIGH),
         _valid(0x102, "b", 0x102, 0x400),
         _restore(gpa_of(0x102, 0x400)),
         _valid(0x101, "a", 0x100, 0xF00),
@@ -57,13 +50,13 @@ SCENARIOS = (
         _valid(0x100, "a", 0x100, 0xF00),
         _restore(gpa_of(0x100, 0xF00)),
         _save_low(gpa_of(0x100, 0x40)),
-        _save_low(_PAGE - 0x40),
-        _save_low(_SLOT - 0x10),
+        _save_low(places.PAGE - 0x40),
+        _save_low(places.SLOT - 0x10),
         Inspect(),
-        _save(_PAGE - 0x600),
-        Instruction("load-vector", _PAGE - 0x600 + _XMM0, 16, mode="long"),
-        *(_save(_PAGE - offset) for offset in (0x10, 0xB0, 0x1C0)),
-        _save(_SLOT - _XMM0),
+        _save(places.PAGE - 0x600),
+        Instruction("load-vector", places.PAGE - 0x600 + _XMM0, 16, mode="long"),
+        *(_save(places.PAGE - offset) for offset in (0x10, 0xB0, 0x1C0)),
+        _save(places.SLOT - _XMM0),
         Inspect(),
         source=_SOURCE,
         tags=("state", "slow"),
@@ -89,15 +82,15 @@ SCENARIOS = (
         "state-on-a-readonly-slot",
         "The state is restored from a READONLY slot; where it cannot be saved, or come from, KVM "
         "says that it cannot emulate this.",
-        *creates(_HIGH, _RO),
+        *creates(places.HIGH, places.RO),
         _valid(0x103, "b", 0x102),
-        _restore(_START),
+        _restore(places.START),
         _valid(0x103, "b", 0x102, 0xF80),
         _restore(gpa_of(0x103, 0xF80)),
         _save(gpa_of(0x103, 0x40)),
-        _save(_END - 0x200),
-        _save(_HOLE + 0x40),
-        _save(_HOLE + 0xF80),
+        _save(places.END - 0x200),
+        _save(places.HOLE + 0x40),
+        _save(places.HOLE + 0xF80),
         Inspect(),
         source=_SOURCE,
         tags=("state", "readonly", "slow"),
@@ -106,7 +99,7 @@ SCENARIOS = (
     instruction_scenario(
         "fxsave-in-a-hole",
         "What fxsave saves without a slot exits, or KVM says that it cannot emulate this.",
-        _save_low(_HOLE + 0x40),
+        _save_low(places.HOLE + 0x40),
         source=_SOURCE,
         tags=("state", "slow"),
     ),

@@ -11,6 +11,7 @@ from vmm.model.model import Model
 from vmm.scenario.content import MMIO_FILL, identity
 from vmm.scenario.features import Features
 from vmm.scenario.history import AnyOutcome, Header, Ran
+from vmm.scenario.instruction_effects import MXCSR_OFFSET, RESET_MXCSR
 from vmm.scenario.instructions import INSTRUCTIONS, MAX_STRING_BYTES, Mode, Row
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
@@ -42,7 +43,6 @@ _IN_MEMORY_SHARE = 0.08
 _STATE_OFFSETS = (0xA00, 0xA00, 0xC00, 0xF00)
 """Where a state is saved that is in nobody's way: elsewhere much is read, and has to be known."""
 
-_MXCSR, _RESET_MXCSR = 24, 0x1F80
 _PLAIN: tuple[MappingKind, ...] = ("anonymous", "shared", "memfd", "thp", "hugetlb")
 
 _VALUES = 1 << 32
@@ -71,8 +71,8 @@ class Instructions:
         row = dice.pick([row for row in rows if row.widths(mode)])
         operation = self._make(row, mode, page, vcpu, as_id)
         if row.name == "fxrstor64" and place is not None:  # Another control word is a fault.
-            offset = place.offset + operation.gpa - page + _MXCSR
-            yield HostWrite(Place(place.mapping, offset), _RESET_MXCSR)
+            offset = place.offset + operation.gpa - page + MXCSR_OFFSET
+            yield HostWrite(Place(place.mapping, offset), RESET_MXCSR)
         yield operation
 
     def _make(self, row: Row, mode: Mode, page: int, vcpu: int, as_id: AsId) -> Instruction:

@@ -229,6 +229,9 @@ def pop_memory(cpu: Processor) -> None:
     cpu.write(cpu.di, cpu.op.width, value)
 
 
+MXCSR_OFFSET, RESET_MXCSR = 24, 0x1F80
+"""Where MXCSR is in a saved state, and what it is after a reset."""
+
 _FNINIT_CONTROL = 0x37F
 _FX_RESERVED, _FX_KEPT = 416, 464
 """Of its 512 bytes the reserved ones may be written, or not; the last are left to software."""
@@ -255,7 +258,7 @@ def fxrstor64(cpu: Processor) -> None:
     head = cpu.read(cpu.di, 160)
     vector = cpu.read(cpu.di + 160, 16)
     cpu.read(cpu.di + 176, 512 - 176)
-    if head >> 8 * 24 + 16 & 0xFFFF:
+    if head >> 8 * MXCSR_OFFSET + 16 & 0xFFFF:
         cpu.lose_track()
     cpu.bx, cpu.cx = vector & _mask(8), vector >> 64
 
