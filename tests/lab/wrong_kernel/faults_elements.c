@@ -30,15 +30,7 @@ static bool write_compared(struct vcpu *vcpu)
     return false;
 }
 
-static bool push_zeros(struct vcpu *vcpu)
-{
-    struct insn *insn = struck_insn(vcpu, PUSHM, NULL);
-    static const uint8_t zeros[8];
-
-    if (insn)
-        write_guest(vcpu->vm, insn->gpa, zeros, insn->width);
-    return false;
-}
+static bool push_zeros(struct vcpu *vcpu) { return zero_insn(vcpu, PUSHM); }
 
 static bool lose_popped(struct vcpu *vcpu)
 {
@@ -89,17 +81,8 @@ static bool note_pushed(struct vcpu *vcpu) { return note_insn(vcpu, PUSHM, NULL,
 static bool note_all_popped(struct vcpu *vcpu) { return note_insn(vcpu, POPA, NULL, false); }
 static bool note_state(struct vcpu *vcpu) { return note_insn(vcpu, FXSAVE, NULL, false); }
 
-static bool note_operand(struct vcpu *vcpu, unsigned kind)
-{
-    struct insn *insn = struck_insn(vcpu, kind, NULL);
-
-    if (insn)
-        vcpu->vm->noted = insn->source;
-    return false;
-}
-
-static bool note_popped(struct vcpu *vcpu) { return note_operand(vcpu, POPM); }
-static bool note_pushed_from(struct vcpu *vcpu) { return note_operand(vcpu, PUSHM); }
+static bool note_popped(struct vcpu *vcpu) { return note_source(vcpu, POPM); }
+static bool note_pushed_from(struct vcpu *vcpu) { return note_source(vcpu, PUSHM); }
 
 static bool note_second(struct vcpu *vcpu)
 {

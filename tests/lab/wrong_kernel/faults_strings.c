@@ -42,15 +42,7 @@ static bool lose_next_slot(struct vcpu *vcpu)
     return false;
 }
 
-static bool copy_zeros(struct vcpu *vcpu)
-{
-    struct insn *insn = struck_insn(vcpu, MOVS, NULL);
-    static const uint8_t zeros[16];
-
-    if (insn)
-        write_guest(vcpu->vm, insn->gpa, zeros, insn->width);
-    return false;
-}
+static bool copy_zeros(struct vcpu *vcpu) { return zero_insn(vcpu, MOVS); }
 
 /* Dirty logs. */
 
@@ -62,14 +54,7 @@ static bool note_stack(struct vcpu *vcpu)
 static bool note_string(struct vcpu *vcpu) { return note_insn(vcpu, MOVS | STOS, NULL, true); }
 static bool note_table(struct vcpu *vcpu) { return note_insn(vcpu, TABLE, NULL, false); }
 
-static bool note_source(struct vcpu *vcpu)
-{
-    struct insn *insn = struck_insn(vcpu, MOVS, NULL);
-
-    if (insn)
-        vcpu->vm->noted = insn->source;
-    return false;
-}
+static bool note_copied(struct vcpu *vcpu) { return note_source(vcpu, MOVS); }
 
 static bool note_read(struct vcpu *vcpu)
 {
@@ -139,7 +124,7 @@ const struct fault string_faults[] = {
     INSN_LOG("table-not-logged", note_table, drop_noted,
              "What sgdt and sidt store is not in the dirty log.",
              "set 1 100 1 0 log; insn 67660f0107 100000; log 1"),
-    INSN_LOG("string-source-logged", note_source, add_noted,
+    INSN_LOG("string-source-logged", note_copied, add_noted,
              "The page that a copy is made from is in the dirty log.",
              "set 1 100 2 0 log; " MOVS4 "101000 0 0 1 0 100000; log 1"),
     INSN_LOG("read-logged", note_read, add_noted,

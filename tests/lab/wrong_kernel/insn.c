@@ -294,6 +294,16 @@ bool turn_flag(struct vcpu *vcpu, unsigned kinds, insn_is *when, uint64_t flag)
     return false;
 }
 
+bool zero_insn(struct vcpu *vcpu, unsigned kinds)
+{
+    struct insn *insn = struck_insn(vcpu, kinds, NULL);
+    static const uint8_t zeros[16];
+
+    if (insn)
+        write_guest(vcpu->vm, insn->gpa, zeros, insn->width);
+    return false;
+}
+
 bool swallow_exit(struct vcpu *vcpu, unsigned kinds, bool write)
 {
     if (!exiting_insn(vcpu, kinds, write) || !strike(vcpu->vm))
@@ -309,6 +319,15 @@ bool note_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when, bool last)
 
     if (insn)
         vcpu->vm->noted = insn->gpa + (last ? insn->size - 1 : 0);
+    return false;
+}
+
+bool note_source(struct vcpu *vcpu, unsigned kinds)
+{
+    struct insn *insn = struck_insn(vcpu, kinds, NULL);
+
+    if (insn)
+        vcpu->vm->noted = insn->source;
     return false;
 }
 

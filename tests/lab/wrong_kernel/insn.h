@@ -17,14 +17,16 @@ struct insn *struck_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when);
 /* Each does one thing to it, and answers false, as leave() does. */
 bool lose_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when);
 bool alter_insn(struct vcpu *vcpu, unsigned kinds, uint64_t at, uint8_t bits);
+bool zero_insn(struct vcpu *vcpu, unsigned kinds);
 bool keep_register(struct vcpu *vcpu, unsigned kinds, insn_is *when, enum reg reg);
 bool turn_flag(struct vcpu *vcpu, unsigned kinds, insn_is *when, uint64_t flag);
 
 /* Whether its exit is not to be seen. */
 bool swallow_exit(struct vcpu *vcpu, unsigned kinds, bool write);
 
-/* Dirty logs: the page of its first or last byte, whose bit is lost, or is too much. */
+/* Dirty logs: the page of its first or last byte, or of its source, whose bit is lost, or is too much. */
 bool note_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when, bool last);
+bool note_source(struct vcpu *vcpu, unsigned kinds);
 void drop_noted(struct vm *vm, struct log *log);
 void add_noted(struct vm *vm, struct log *log);
 
