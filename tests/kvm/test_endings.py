@@ -94,12 +94,21 @@ def started() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         process.communicate()
 
 
+def cpu_time_s(process: psutil.Process) -> float:
+    """Return how long a process has run; 0 for one that is gone, as those that ask the host are."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system
+
+
 def with_a_child(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """Wait until a process has children that run a guest, and return them."""
     deadline = time.monotonic() + TIME_LIMIT_S
     while time.monotonic() < deadline:
         children = psutil.Process(process.pid).children(recursive=True)
-        if any(child.cpu_times().user + child.cpu_times().system > 0.3 for child in children):
+        if any(cpu_time_s(child) > 0.3 for child in children):
             return children
         time.sleep(0.05)
     raise AssertionError("no child runs")
