@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.ideal import FEATURES, ideal_history
-from vmm.cli import check, execution, info, lanes, listing, repro, run
+from vmm.cli import carrying, check, info, lanes, listing, repro, run
 from vmm.cli.host import Host
 from vmm.cli.main import main
 from vmm.execution.runner import Record
@@ -152,7 +152,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     monkeypatch.setattr("vmm.catalogue.catalogue", lambda features, with_large=True: SCENARIOS)
     for command in (check, info, listing, repro, run):
         monkeypatch.setattr(command, "look_at_host", kernel.look_at_host)
-    monkeypatch.setattr(execution, "Worker", partial(PlayedWorker, kernel))
+    monkeypatch.setattr(carrying, "Worker", partial(PlayedWorker, kernel))
     monkeypatch.setattr(lanes, "usual_lanes", lambda: 1)
     monkeypatch.setattr(lanes, "first_ended", lambda workers: workers[-1])
     monkeypatch.setattr(KernelWatch, "news", lambda watch: kernel.news())

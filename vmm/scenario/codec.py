@@ -127,6 +127,12 @@ def has_ended(data: bytes) -> bool:
     return data[data.rfind(b"\n", 0, -1) + 1 :].startswith(_END)
 
 
+def ending_of(data: bytes) -> str:
+    """Return why a history ends early, empty where it does not, from the whole lines of it."""
+    last = data[data.rfind(b"\n", 0, -1) + 1 :]
+    return msgspec.json.decode(last, type=End).reason if last.startswith(_END) else ""
+
+
 def history_lines(history: History) -> Iterator[bytes]:
     """Yield the lines of a history file."""
     yield history_line(history.header)

@@ -1,0 +1,133 @@
+"""Judges scenarios that have run, bit by bit, and hands the results on in order."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from vmm.cli.carrying import EarlyEnd, Ran
+from vmm.cli.history_files import HistoryFiles
+from vmm.execution.runner import Record
+from vmm.host.signals import is_interruption
+from vmm.scenario.endings import what_is_short
+from vmm.scenario.operations import Scenario
+from vmm.verdict.identity import Identity
+from vmm.verdict.judge import Status, Verdict, judging
+from vmm.verdict.result import Checked, broken_off, concluded
+from vmm.verdict.steps import StepRecorder
+
+
+class Judge:
+    """A taker that judges; ``done`` gets each result as soon as no earlier one can still come.
+
+    ``early`` is told when ``max_differences`` scenarios differ by one cause. ``with_steps`` puts
+    into the results what happened at each operation.
+    """
+
+    def __init__(
+        self,
+        scenarios: Sequence[Scenario],
+        done: Callable[[Checked], None],
+        early: EarlyEnd,
+        files: HistoryFiles | None = None,
+        max_differences: int | None = None,
+        with_steps: bool = False,
+    ) -> None:
+        self._scenarios = scenarios
+        self._done = done
+        self._early = early
+        self._files = files
+        self._max_differences = max_differences
+        self._with_steps = with_steps
+        self._causes: Counter[Identity] = Counter()
+        self._judging: deque[tuple[int, Iterator[Checked | None]]] = deque()
+        self._results: dict[int, Checked] = {}
+        self.checked: list[Checked] = []
+        """The results that ``done`` was to get, in that order."""
+        self._following = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything waits for its verdict."""
+        return bool(self._judging)
+
+    def work(self) -> None:
+        """Go on with the first that waits."""
+        index, judging = self._judging[0]
+        try:
+            result = next(judging)
+        except KeyboardInterrupt:
+            self._judging.clear()  # This one can't be gone on with, and order is kept.
+            raise
+        if result is not None:
+            self._judging.popleft()
+            self._note(result)
+            self._results[index] = result
+            while self._following in self._results:
+                self._following += 1
+                self._hand_on(self._following - 1)
+
+    def skip(self, index: int, missing: str) -> None:
+        """Take a scenario that does not run, for want of what is ``missing``."""
+        scenario = self._scenarios[index]
+        skipped = Verdict(scenario.name, Status.SKIPPED, f"needs {missing}")
+        self._judging.append((index, iter((Checked(scenario, skipped),))))
+
+    def take(self, ran: Ran) -> None:
+        """Take one that ran."""
+        self._judging.append((ran.index, self._judged(ran)))
+
+    def fail(self, index: int, error: OSError) -> None:
+        """Take one that could not begin."""
+        self._judging.append((index, iter((broken_off(self._scenarios[index], error),))))
+
+    def end(self) -> None:
+        """Do what is left, and hand on all results, though earlier ones are missing."""
+        while self._judging:
+            self.work()
+        for index in sorted(self._results):
+            self._hand_on(index)
+
+    def _hand_on(self, index: int) -> None:
+        checked = self._results.pop(index)
+        self.checked.append(checked)
+        self._done(checked)
+
+    def _note(self, checked: Checked) -> None:
+        """Say that it is enough where so many differ by one cause."""
+        difference = checked.verdict.difference
+        if checked.verdict.status is Status.DIFFERS and difference is not None:
+            cause = difference.identity.cause
+            self._causes[cause] += 1
+            if self._causes[cause] == self._max_differences:
+                wanted = f"--max-differences {self._max_differences}"
+                self._early.because(f"{wanted} for one cause: {cause}")
+
+    def _judged(self, ran: Ran) -> Iterator[Checked | None]:
+        """Judge a record bit by bit; an error of ours costs this scenario, and no other."""
+        scenario = ran.record.header.scenario
+        try:
+            history = ran.record.history()
+            recorder = StepRecorder(history.header) if self._with_steps else None
+            for verdict in judging(history, recorder):
+                if verdict is None:
+                    yield None
+                    continue
+                checked = concluded(history, verdict)
+                checked = replace(checked, seconds=ran.seconds, problems=ran.problems)
+                if recorder is not None:
+                    checked = replace(checked, steps=recorder.steps())
+        except Exception as error:
+            if is_interruption(error):
+                raise KeyboardInterrupt from error
+            checked = broken_off(scenario, error)
+            checked = replace(checked, seconds=ran.seconds, problems=ran.problems)
+        self._keep(ran.record, checked)
+        yield checked
+
+    def _keep(self, record: Record, checked: Checked) -> None:
+        if self._files is None:
+            return
+        try:
+            self._files.keep(record, checked)
+        except OSError as error:
+            self._files.failures.append(f"a history could not be kept: {what_is_short(error)}")
