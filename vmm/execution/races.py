@@ -183,9 +183,9 @@ class _Guest(_Thread):
         os.sched_setaffinity(0, FOUND)
         if not self._migrates:
             self._go_on(self._limit)
-            return
-        while not self._is_over and len(self.windows) < self._limit:
+        while self._migrates and not self._is_over and len(self.windows) < self._limit:
             self._go_on_elsewhere()
+        self._cpu.look_at(0)  # Whoever uses the vCPU next takes it for outside of SMM.
 
     def _go_on_elsewhere(self) -> None:
         """Let another thread run the vCPU for some windows, and raise what it raises."""
@@ -231,8 +231,8 @@ class _Guest(_Thread):
         return begin, moment(), _seen(outcomes)
 
     def _made(self, steps: Sequence[Touch | PreFaultMemory]) -> Iterator[AnyOutcome]:
-        """Touches in a row are one KVM_RUN."""
-        for _, stretch in groupby(steps, type):
+        """Touches in a row that look at one address space are one KVM_RUN."""
+        for _, stretch in groupby(steps, _kind):
             alike = list(stretch)
             touches = [op for op in alike if isinstance(op, Touch)]
             if touches:
@@ -309,6 +309,10 @@ class _Host(_Thread):
         # The window that is under way began before.
         goals = [(g, len(g.windows) + self._thread.pause + 1) for g in self._guests]
         self._race.wait_until(lambda: all(g.ended or len(g.windows) >= goal for g, goal in goals))
+
+
+def _kind(step: Touch | PreFaultMemory) -> int:
+    return step.as_id if isinstance(step, Touch) else -1
 
 
 def _seen(outcomes: Sequence[AnyOutcome]) -> Seen:

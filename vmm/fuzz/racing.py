@@ -3,7 +3,7 @@
 A race takes as long as thousands of other operations, so that few scenarios are one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import GUEST
@@ -12,7 +12,9 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
+    SMM,
     AnyOperation,
+    AsId,
     ChangeHostMemory,
     GetDirtyLog,
     GuestThread,
@@ -32,6 +34,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Touch,
 )
+from vmm.scenario.slots import as_id_of
 
 _PAGES = 6
 _GFN = 0x100
@@ -54,8 +57,11 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
     taken = Mapping("taken", _PAGES, dice.pick(("anonymous", "memfd")))
     mappings = (Mapping(_KEPT, _PAGES, dice.pick(_KINDS)), taken)
     vcpus = dice.pick((1, 2, 2))
-    hosts = tuple(_host(dice, features, number, taken) for number in range(dice.between(1, 3)))
-    guests = tuple(_guest(dice, features, vcpu, len(hosts)) for vcpu in range(vcpus))
+    spaces: Sequence[AsId] = (0, SMM) if features.smm and dice.chance(0.5) else (0,)
+    hosts = tuple(
+        _host(dice, features, number, taken, spaces) for number in range(dice.between(1, 3))
+    )
+    guests = tuple(_guest(dice, features, vcpu, hosts, spaces) for vcpu in range(vcpus))
     first = tuple(
         op
         for host in hosts
@@ -63,7 +69,7 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
         if isinstance(op, SetUserMemoryRegion) and dice.chance(0.7)
     )
     clocks = tuple(_clocks(dice, features, vcpus, len(hosts)))
-    looks = tuple(_looks(dice, vcpus, len(hosts), clocks))
+    looks = tuple(_looks(dice, vcpus, hosts, clocks))
     return Scenario(
         name=name,
         operations=(*first, *clocks, Race(hosts, guests), *looks),
@@ -71,23 +77,31 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
         why="A random race.",
         source="vmm fuzz",
         tags=("fuzz",),
+        needs=("smm",) if SMM in spaces else (),
         survey="none",
         vcpus=vcpus,
         guest=GUEST,
     )
 
 
-def _host(dice: Dice, features: Features, number: int, taken: Mapping) -> HostThread:
-    """Return a thread with a slot and gpas of its own; the first one changes host memory."""
+def _host(
+    dice: Dice, features: Features, number: int, taken: Mapping, spaces: Sequence[AsId]
+) -> HostThread:
+    """Return a thread with a slot and gpas of its own; the first one changes host memory.
+
+    The slot is of one address space: that of as_id 1 lies over the gpas of another thread.
+    """
+    as_id = dice.pick(spaces) if number else 0
     operations: list[HostAction] = []
     pages = dice.between(1, 3)
     flags = dice.pick((0, 0, LOG_DIRTY_PAGES, LOG_DIRTY_PAGES))
     readonly = READONLY if features.readonly_mem and dice.chance(0.15) else 0
     hva = Place(dice.pick((_KEPT, "taken")), dice.below(_PAGES - pages + 1) * PAGE_SIZE_BYTES)
-    slot = 1 + number
+    slot = as_id << 16 | 1 + number
+    area = _GFN + (number - as_id) * _AREA_GFNS
     for turn in range(dice.between(2, 5)):
         what = dice.random() if turn else 0.0
-        gfn = _GFN + number * _AREA_GFNS + dice.below(_AREA_GFNS - pages + 1)
+        gfn = area + dice.below(_AREA_GFNS - pages + 1)
         if what < 0.6:
             given = flags if dice.chance(0.8) else flags ^ LOG_DIRTY_PAGES
             operations.append(
@@ -121,20 +135,27 @@ def _change(dice: Dice, features: Features, taken: Mapping) -> Iterator[HostActi
         yield ChangeHostMemory(Place(taken.name, first * PAGE_SIZE_BYTES), pages, how)
 
 
-def _guest(dice: Dice, features: Features, vcpu: int, hosts: int) -> GuestThread:
+def _guest(
+    dice: Dice,
+    features: Features,
+    vcpu: int,
+    hosts: Sequence[HostThread],
+    spaces: Sequence[AsId],
+) -> GuestThread:
     """Return a thread that reads anywhere, and writes where no other vCPU does."""
     program: list[Touch | PreFaultMemory] = []
     for number in range(dice.between(1, 4)):
-        gpa = _gpa(dice, hosts)
+        gpa, as_id = _gpa(dice, len(hosts)), dice.pick(spaces)
         if features.pre_fault and dice.chance(0.1):
             program.append(PreFaultMemory(gpa, PAGE_SIZE_BYTES, vcpu=vcpu))
         elif dice.chance(0.5):
-            program.append(Touch(gpa + dice.pick((0x40, 0x100, 0x200)), vcpu=vcpu))
+            at = gpa + dice.pick((0x40, 0x100, 0x200))
+            program.append(Touch(at, vcpu=vcpu, as_id=as_id))
         else:
             value = _VALUES + (vcpu << 24) + (number << 20)
-            offset = 0x200 + 0x10 * vcpu
-            program.append(Touch(gpa + offset, "write", value=value, vcpu=vcpu))
-            program.append(Touch(gpa + offset, vcpu=vcpu))
+            at = gpa + 0x200 + 0x10 * vcpu
+            program.append(Touch(at, "write", value=value, vcpu=vcpu, as_id=as_id))
+            program.append(Touch(at, vcpu=vcpu, as_id=as_id))
     return GuestThread(tuple(program), migrates=dice.pick((0, 0, 0, 1, 5)))
 
 
@@ -151,16 +172,29 @@ def _clocks(dice: Dice, features: Features, vcpus: int, hosts: int) -> Iterator[
 
 
 def _looks(
-    dice: Dice, vcpus: int, hosts: int, clocks: tuple[SetClockMsr, ...]
+    dice: Dice,
+    vcpus: int,
+    hosts: Sequence[HostThread],
+    clocks: tuple[SetClockMsr, ...],
 ) -> Iterator[AnyOperation]:
     """Yield what shows what is left: of memory, of logs, and of clocks."""
-    yield from (GetDirtyLog(1 + number) for number in range(hosts))
+    slots = [_slot_of(host) for host in hosts]
+    spaces: list[AsId] = [0, SMM] if any(map(as_id_of, slots)) else [0]
+    yield from map(GetDirtyLog, slots)
     asked = {clock.vcpu for clock in clocks if clock.clock == "system_time"}
     for vcpu in range(vcpus):
         if vcpu in asked:
             yield KvmclockCtrl(vcpu)
-        for gfn in range(_GFN, _GFN + hosts * _AREA_GFNS):
-            yield Touch(gfn * PAGE_SIZE_BYTES + 0x40, vcpu=vcpu)
+        for as_id in spaces:
+            for gfn in range(_GFN, _GFN + len(hosts) * _AREA_GFNS):
+                yield Touch(gfn * PAGE_SIZE_BYTES + 0x40, vcpu=vcpu, as_id=as_id)
     yield Inspect()
-    yield from (SetUserMemoryRegion(1 + number) for number in range(hosts) if dice.chance(0.5))
-    yield from (Touch(_gpa(dice, hosts) + 0x40, vcpu=vcpu) for vcpu in range(vcpus))
+    yield from (SetUserMemoryRegion(slot) for slot in slots if dice.chance(0.5))
+    yield from (Touch(_gpa(dice, len(hosts)) + 0x40, vcpu=vcpu) for vcpu in range(vcpus))
+
+
+def _slot_of(host: HostThread) -> int:
+    """Return the slot that a thread changes: its first operation is about it."""
+    first = host.operations[0]
+    assert isinstance(first, SetUserMemoryRegion)
+    return first.slot

@@ -306,7 +306,7 @@ class Model:
             self._vm.internal.use_vcpu(vcpu)
         host = HostSide(
             race,
-            self._vm.spaces[0],
+            self._vm.spaces,
             self._backing,
             self._contents,
             self._vm.tracking,
@@ -342,10 +342,10 @@ class Model:
     def _follow_race(self, race: Race, outcome: Raced) -> Followed:
         for vcpu in range(len(race.guests)):
             self._vm.internal.use_vcpu(vcpu)
-        slots, clocks = self._vm.spaces[0], self._vm.clocks.in_race()
+        spaces, clocks = self._vm.spaces, self._vm.clocks.in_race()
         tracking = self._vm.tracking
         judge = RaceJudge(
-            race, slots, self._backing, self._contents, tracking, self.allowed, clocks
+            race, spaces, self._backing, self._contents, tracking, self.allowed, clocks
         )
         flaw = judge.flaw(outcome)
         if (

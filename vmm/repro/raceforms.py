@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from vmm.model.races.calls import MaybeTranslation
+from vmm.model.races.calls import MaybeTranslation, view_of
 from vmm.repro.account import Account
 from vmm.repro.answers import InexpressibleError
 from vmm.repro.cnames import error, unsigned
@@ -10,8 +10,8 @@ from vmm.repro.hostchanges import change_call, follow
 from vmm.repro.races import RaceTables, Row, Table
 from vmm.scenario.hostpages import HostPages
 from vmm.scenario.operations import (
-    PAGE_SIZE_BYTES,
     REAL_MODE_END,
+    SMM,
     ChangeHostMemory,
     ClearDirtyLog,
     Execute,
@@ -49,7 +49,15 @@ def race(
         for op in thread.operations
         if isinstance(op, ChangeHostMemory)
     ]
-    return [f"race(&race_{number});", *follow(account, host, changes)]
+    return [*_outside(account, tables), f"race(&race_{number});", *follow(account, host, changes)]
+
+
+def _outside(account: Account, tables: RaceTables) -> Iterator[str]:
+    """Yield what takes vCPUs out of SMM: each begins a race outside of it."""
+    for vcpu in range(len(tables.race.guests)):
+        if account.as_ids.get(vcpu, 0):
+            yield f"set_smm({vcpu}, false);"
+        account.as_ids[vcpu] = 0
 
 
 class _Form:
@@ -83,11 +91,12 @@ class _Form:
         parts += [_program(f"{name}_guest_{n}", tables, g) for n, g in enumerate(self._race.guests)]
         if any(isinstance(op, PreFaultMemory) for g in self._race.guests for op in g.program):
             self._account.use("raceahead")
+        if any(view[0] == SMM for view in tables.views):
+            self._account.use("racesmm")
         hosts = [self._host_row(number) for number in range(len(self._race.hosts))]
         parts.append(_array(f"static const struct race_host {name}_hosts", hosts))
         guests = [
-            f"{{{name}_guest_{number}, {len(guest.program)}, {guest.windows}, {guest.migrates}, "
-            f"false}}"
+            f"{{{name}_guest_{number}, {len(guest.program)}, {guest.windows}, {guest.migrates}}}"
             for number, guest in enumerate(self._race.guests)
         ]
         parts.append(_array(f"static const struct race_guest {name}_guests", guests))
@@ -222,7 +231,7 @@ class _Form:
 def _program(name: str, tables: RaceTables, guest: GuestThread) -> str:
     rows = []
     for step in guest.program:
-        view = tables.views.index(step.gpa // PAGE_SIZE_BYTES)
+        view = tables.views.index(view_of(step))
         match step:
             case Touch():
                 kind = "WRITES" if step.access == "write" else "READS"
@@ -231,7 +240,8 @@ def _program(name: str, tables: RaceTables, guest: GuestThread) -> str:
                 kind, value = "EXECUTES", "0"
             case PreFaultMemory():
                 kind, value = "MAPS_AHEAD", "0"
-        rows.append(f"{{{kind}, {unsigned(step.gpa)}, {value}, {view}}}")
+        inside = _bool(view_of(step)[0] == SMM)
+        rows.append(f"{{{kind}, {unsigned(step.gpa)}, {value}, {view}, {inside}}}")
     return _array(f"static const struct race_step {name}", rows)
 
 

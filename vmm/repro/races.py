@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
-from vmm.model.races.calls import HostSide, MaybeTranslation, Translation
+from vmm.model.races.calls import HostSide, MaybeTranslation, Translation, View, view_of
 from vmm.model.races.logs import Logging
 from vmm.repro.answers import InexpressibleError, errno_of
 from vmm.scenario.history import AnyOutcome, Call, CallOutcome, Refused
@@ -64,7 +64,7 @@ class RaceTables:
     """All that a C program has to know of a race."""
 
     race: Race
-    views: tuple[int, ...]
+    views: tuple[View, ...]
     pages: tuple[PageKey, ...]
     threads: tuple[Table, ...]
     logs: tuple[tuple[int, bool, tuple[tuple[int, bool], ...]], ...]
@@ -216,7 +216,7 @@ class _Player:
     def _call(self, op: HostAction) -> Row:
         host = self._host
         logs = [(log, log.off, len(log.anew)) for log in host.logs]
-        changes = {gfn: track.changes for gfn, track in host.places.items()}
+        changes = {view: track.changes for view, track in host.places.items()}
         outcomes = host.may_come_to(op)
         outcome = self._chosen(outcomes)
         loses = isinstance(op, ChangeHostMemory) and host.loses_content(op)
@@ -225,8 +225,8 @@ class _Player:
         flaw = host.call(op, call, f"host thread {self._number}")
         assert flaw is None, "an outcome of its own is allowed"
         between = [
-            host.places[gfn].changes > before and host.places[gfn].passes
-            for gfn, before in changes.items()
+            host.places[view].changes > before and host.places[view].passes
+            for view, before in changes.items()
         ]
         answers = tuple(dict.fromkeys((errno_of(outcome), *map(errno_of, outcomes))))
         row = self._row(answers, between)
@@ -270,7 +270,7 @@ class _Player:
 
 
 def _written(
-    race: Race, views: tuple[int, ...], tables: tuple[Table, ...]
+    race: Race, views: tuple[View, ...], tables: tuple[Table, ...]
 ) -> Iterator[tuple[str, int]]:
     for host in race.hosts:
         for op in host.operations:
@@ -279,7 +279,7 @@ def _written(
     for guest in race.guests:
         for step in guest.program:
             if isinstance(step, Touch) and step.access == "write":
-                at = views.index(step.gpa // PAGE_SIZE_BYTES)
+                at = views.index(view_of(step))
                 for place in {row.places[at] for table in tables for row in table.rows}:
                     if isinstance(place, Translation) and not place.readonly:
                         yield (

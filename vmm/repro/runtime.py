@@ -126,6 +126,7 @@ _NEEDS = {
     "racelog": ("race", "racejudgelogs"),
     "raceclear": ("race",),
     "raceahead": ("race", "prefault"),
+    "racesmm": ("race", "smm"),
     "refusebindings": ("twoslots", "region2", "memfd"),
 }
 """What a part builds on."""

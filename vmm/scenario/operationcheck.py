@@ -160,7 +160,7 @@ class OperationChecker:
                 if self._changes.aliases:
                     return ": races take no mapping that shows another one's file, or its copy"
                 self._races = True
-                found = race_problem(op, self._vcpus, self._mappings, self.problem)
+                found = race_problem(op, self._vcpus, self._mappings, self._spaces, self.problem)
                 self._races = False
                 return found
             case GetDirtyLog():

@@ -217,10 +217,11 @@ class GuestThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 class Race(Operation, frozen=True, tag="race"):
     """Threads of the host, and vCPUs, that act at the same time.
 
-    The n-th of ``guests`` runs on vCPU n. No two host threads change the same slot, the same gpas
-    or the same host pages, harvest the same ring or reset rings, so that the order of what concerns
-    one of them is known. A vCPU that stops at a full ring harvests it and resets all of them by
-    itself, and in the end all rings are harvested.
+    The n-th of ``guests`` runs on vCPU n, outside of SMM or, where a step's ``as_id`` is 1, within.
+    No two host threads change the same slot, the same gpas of an address space or the same pages,
+    harvest the same ring or reset rings, so that the order of what concerns one of them is known. A
+    vCPU that stops at a full ring harvests it and resets all of them by itself, and in the end all
+    rings are harvested.
     """
 
     hosts: tuple[HostThread, ...] = ()

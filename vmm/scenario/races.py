@@ -1,6 +1,6 @@
 """What makes a race safe to run, and what it must keep to for its outcome to be judged."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from vmm.scenario import operations
 from vmm.scenario.hostpages import CHANGES
@@ -47,6 +47,8 @@ _CHANGES = (
 )
 """The kinds of change that can be judged while others use the memory."""
 
+_OF_A_SLOT = SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog
+
 Mappings = Mapping[str, operations.Mapping]
 
 _Change = tuple[int, int, int, int]
@@ -64,11 +66,16 @@ def host_change_problem(op: ChangeHostMemory, mappings: Mappings) -> str:
 
 
 def race_problem(
-    race: Race, vcpus: int, mappings: Mappings, problem: Callable[[AnyOperation], str]
+    race: Race,
+    vcpus: int,
+    mappings: Mappings,
+    spaces: Sequence[int],
+    problem: Callable[[AnyOperation], str],
 ) -> str:
     """Return what is wrong with a race, beginning with the field; empty if nothing is.
 
-    ``problem`` says the same of an operation by itself.
+    ``spaces`` are the address spaces that guests look at; ``problem`` says the same of an operation
+    by itself.
     """
     if len(race.hosts) > MAX_HOST_THREADS:
         return f".hosts: more than {MAX_HOST_THREADS}"
@@ -81,7 +88,7 @@ def race_problem(
     if race.hosts and not any(host.rounds for host in race.hosts):
         return ".hosts: one has to have a number of rounds"
     for number, host in enumerate(race.hosts):
-        found = _host_problem(host, len(race.guests), mappings)
+        found = _host_problem(host, len(race.guests), mappings, spaces)
         if found:
             return f".hosts[{number}]{found}"
     for number, guest in enumerate(race.guests):
@@ -102,14 +109,14 @@ def _operations(race: Race) -> Iterator[tuple[str, HostAction | Touch | Execute 
             yield f".guests[{number}].program[{index}]", access
 
 
-def _host_problem(host: HostThread, guests: int, mappings: Mappings) -> str:
+def _host_problem(host: HostThread, guests: int, mappings: Mappings, spaces: Sequence[int]) -> str:
     if host.rounds < 0 or not 1 <= max(host.rounds, 1) * len(host.operations) <= MAX_CALLS:
         return f".rounds: 1 to {MAX_CALLS} calls are needed"
     if not 0 <= host.pause <= MAX_PAUSE:
         return f".pause: 0 to {MAX_PAUSE}"
     for index, op in enumerate(host.operations):
-        if isinstance(op, SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog) and as_id_of(op.slot):
-            return f".operations[{index}].slot: one of as_id 0 is needed"
+        if isinstance(op, _OF_A_SLOT) and as_id_of(op.slot) not in spaces:
+            return f".operations[{index}].slot: one of as_id 0 is needed, or $.needs names smm"
         if isinstance(op, SetUserMemoryRegion):
             if op.caller != "owner" or op.argument != "readable":
                 return f".operations[{index}]: its owner makes it, with a readable argument"
@@ -163,8 +170,6 @@ def _guest_problem(number: int, guest: GuestThread) -> str:
     for index, op in enumerate(program):
         if op.vcpu != number:
             return f".program[{index}].vcpu: {number} is needed"
-        if not isinstance(op, PreFaultMemory) and op.as_id:
-            return f".program[{index}].as_id: 0 is needed"
         if isinstance(op, Touch) and (op.width != 4 or op.gpa % 4):
             return f".program[{index}]: aligned accesses of 4 bytes are needed"
         if isinstance(op, PreFaultMemory) and not _is_one_page(op):
@@ -203,8 +208,9 @@ def _changed(op: HostAction) -> Iterator[tuple[str, str, range]]:
     if isinstance(op, SetUserMemoryRegion):
         yield "slot", "", range(op.slot, op.slot + 1)
         first = op.guest_phys_addr // PAGE_SIZE_BYTES
+        space = "in SMM " if as_id_of(op.slot) else ""
         if pages_of(op.memory_size):
-            yield "gfn", "", range(first, first + pages_of(op.memory_size))
+            yield "gfn", space, range(first, first + pages_of(op.memory_size))
     elif isinstance(op, GetDirtyLog | ClearDirtyLog):
         yield "slot", "", range(op.slot, op.slot + 1)
         if isinstance(op, SetUserMemoryRegion2) and isinstance(op.guest_memfd, str):

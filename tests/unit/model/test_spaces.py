@@ -150,11 +150,14 @@ def test_an_ideal_kernel_passes_and_one_that_mixes_them_up_differs() -> None:
         (scenario(Touch(0x1000, as_id=1), needs=()), r"\$.operations\[0\].as_id"),
         (scenario(slot(SMM | 400, "a")), r"\$.operations\[0\].slot"),
         (
-            scenario(Race((HostThread((slot(SMM | 1, "a"),)),), (GuestThread((Touch(0x1000),)),))),
+            scenario(
+                Race((HostThread((slot(SMM | 1, "a"),)),), (GuestThread((Touch(0x1000),)),)),
+                needs=(),
+            ),
             r"hosts\[0\].operations\[0\].slot",
         ),
         (
-            scenario(Race((), (GuestThread((Touch(0x1000, as_id=1),)),))),
+            scenario(Race((), (GuestThread((Touch(0x1000, as_id=1),)),)), needs=()),
             r"guests\[0\].program\[0\].as_id",
         ),
     ],

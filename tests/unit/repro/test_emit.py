@@ -194,13 +194,13 @@ def test_what_stands_in_a_race_repeats_after_few_rounds() -> None:
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 def test_races_of_every_kind_compile_without_a_warning(tmp_path: Path) -> None:
-    kinds: dict[frozenset[type], Scenario] = {}
+    kinds: dict[frozenset[object], Scenario] = {}
     for scenario in catalogue(EVERYTHING):
         for op in scenario.operations:
             if isinstance(op, Race):
                 hosts = (type(each) for thread in op.hosts for each in thread.operations)
                 steps = (type(each) for guest in op.guests for each in guest.program)
-                kinds.setdefault(frozenset((*hosts, *steps)), scenario)
+                kinds.setdefault(frozenset((*hosts, *steps, *scenario.needs)), scenario)
     assert kinds
     for scenario in kinds.values():
         compiles(program_of(scenario, EVERYTHING), tmp_path)

@@ -1,6 +1,6 @@
 """The host's side of a race, played through the model: what stood where, and when."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from typing import NamedTuple, assert_never
 
@@ -33,20 +33,35 @@ from vmm.scenario.operations import (
     ChangeHostMemory,
     ClearDirtyLog,
     CloseGuestMemfd,
+    Execute,
     GetDirtyLog,
     HarvestDirtyRing,
     HostAction,
     HostWrite,
+    PreFaultMemory,
     PunchGuestMemfd,
     Race,
     ResetDirtyRings,
     SetUserMemoryRegion,
+    Touch,
 )
-from vmm.scenario.slots import id_of
+from vmm.scenario.slots import as_id_of, id_of
+
+View = tuple[int, int]
+"""(as_id, gfn): what a vCPU looks at, which in system management mode is as_id 1."""
+
+
+def view_of(op: Touch | Execute | PreFaultMemory) -> View:
+    """Return what a guest's access looks at: pages are mapped ahead outside of SMM."""
+    as_id = 0 if isinstance(op, PreFaultMemory) else op.as_id
+    return as_id, op.gpa // PAGE_SIZE_BYTES
 
 
 class Translation(NamedTuple):
-    """What a gfn reaches: a page of a slot, and the page of a mapping that shows there."""
+    """What a gfn reaches: a page of a slot, and the page of a mapping that shows there.
+
+    ``slot`` is its 32-bit number.
+    """
 
     slot: int
     slot_page: int
@@ -70,34 +85,44 @@ class HostSide:
     def __init__(
         self,
         race: Race,
-        slots: MemslotArray[Memslot],
+        spaces: Sequence[MemslotArray[Memslot]],
         backing: Backing,
         contents: Contents,
         tracking: Tracking,
         allowed: Callable[[AnyOperation], tuple[Allowed, ...]],
         gfns: Iterable[int] = (),
     ) -> None:
-        """``gfns`` are what else than the guests' programs uses."""
+        """``gfns`` are what else than the guests' programs uses, in as_id 0."""
         self._race = race
-        self.slots = slots
+        self._spaces = spaces
         self._backing = backing
         self.tracking = tracking
         self._allowed = allowed
         self.unclear = False
         """Whether a guest reaches what the rules do not say which memory it is of."""
         self.words = MemoryWords(contents)
-        self.places = {gfn: Track(self._reached(gfn)) for gfn in (*_gfns(race), *gfns)}
+        views = (*_views(race), *((0, gfn) for gfn in gfns))
+        self.places = {view: Track(self._reached(view)) for view in views}
         self.presence: dict[PageKey, Track[Access]] = {}
         self.logs: list[Logging] = []
         self.rules: set[Rule] = set()
         self._changes: list[Interval] = []
-        for slot in slots:
+        for slot in self.slots:
             if slot.dirty is not None:
                 self._begin_log(slot, (-4, -3))
                 if tracking.ring is None:
                     self._take_log_over(slot)
-                elif any(page[0] == slot.slot_id for page in tracking.ring.unprotected):
+                elif any(page[0] == slot.number for page in tracking.ring.unprotected):
                     self.logs[-1].tracked = inf
+
+    @property
+    def slots(self) -> Iterator[Memslot]:
+        """The slots of all address spaces."""
+        return (slot for space in self._spaces for slot in space)
+
+    def _slot(self, number: int) -> Memslot | None:
+        as_id = as_id_of(number)
+        return self._spaces[as_id].get(id_of(number)) if as_id < len(self._spaces) else None
 
     def play(self, outcome: Raced) -> Flaw | None:
         """Return the first call that the rules do not allow, if there is one."""
@@ -151,22 +176,24 @@ class HostSide:
     def _region(self, op: SetUserMemoryRegion, call: Call) -> Flaw | None:
         self._changes.append((call.begin, call.end))
         allowed = self._allowed(op)
-        old = self.slots.get(id_of(op.slot))
+        old = self._slot(op.slot)
         chosen = next((a for a in allowed if a.outcome == call.outcome), None)
         if chosen is None:
             return Flaw(op, (call.begin, call.end), allowing(allowed), call.outcome)
         chosen.adopt()
         self.rules.add(chosen.rule)
-        new = self.slots.get(id_of(op.slot))
+        new = self._slot(op.slot)
         if new is old:
             return None
         interval = call.begin, call.end
         moved = old is not None and new is not None and old.base_gfn != new.base_gfn
-        for gfn, track in self.places.items():
-            state = self._reached(gfn)
+        for view, track in self.places.items():
+            if view[0] != as_id_of(op.slot):
+                continue
+            state = self._reached(view)
             # A slot is taken away before it is put elsewhere (kvm_invalidate_memslot).
             passing = (None,) if moved and track.last is not None else ()
-            if state != track.last or (passing and _holds(old, gfn)):
+            if state != track.last or (passing and _holds(old, view[1])):
                 track.change(*interval, state, passing)
         self._switch_log(old, new, interval)
         return None
@@ -175,7 +202,7 @@ class HostSide:
         was = old is not None and old.dirty is not None
         if new is not None and new.dirty is not None:
             if was:
-                logging = self._logging(new.slot_id)
+                logging = self._logging(new.number)
                 logging.anew.append(interval)
                 logging.tracked = min(logging.tracked, interval[1])
                 return
@@ -186,10 +213,10 @@ class HostSide:
                 for page in new.dirty:
                     self.logs[-1].holds(page)
         elif old is not None and was:
-            self._logging(old.slot_id).off = interval
+            self._logging(old.number).off = interval
 
     def _begin_log(self, slot: Memslot, interval: Interval) -> None:
-        self.logs.append(Logging(slot.slot_id, interval, tracked=interval[1]))
+        self.logs.append(Logging(slot.number, interval, tracked=interval[1]))
 
     def _take_log_over(self, slot: Memslot) -> None:
         for page in slot.dirty or ():
@@ -212,7 +239,7 @@ class HostSide:
                 each.adopt()
                 pages = frozenset(call.outcome.pages)
                 clears = not self.tracking.manual
-                self._logging(id_of(op.slot)).read(interval, pages, clears)
+                self._logging(op.slot).read(interval, pages, clears)
                 return None
         return Flaw(op, interval, allowing(allowed), call.outcome)
 
@@ -226,7 +253,7 @@ class HostSide:
         if call.outcome == Done():
             within = range(op.first_page, op.first_page + op.num_pages)
             pages = frozenset(within if op.pages == "all" else op.pages)
-            self._logging(id_of(op.slot)).cleared(interval, pages)
+            self._logging(op.slot).cleared(interval, pages)
         return None
 
     def _use_file(self, op: CloseGuestMemfd | PunchGuestMemfd, call: Call) -> Flaw | None:
@@ -262,8 +289,9 @@ class HostSide:
             if CHANGES[op.how].access is not None:
                 track.change(*interval, after)
 
-    def _reached(self, gfn: int) -> MaybeTranslation:
-        slot = self.slots.find(gfn)
+    def _reached(self, view: View) -> MaybeTranslation:
+        as_id, gfn = view
+        slot = self._spaces[as_id].find(gfn) if as_id < len(self._spaces) else None
         if slot is None:
             return None
         page = gfn - slot.base_gfn
@@ -273,7 +301,7 @@ class HostSide:
             return None
         readonly = bool(slot.flags & READONLY)
         return Translation(
-            slot.slot_id, page, place.mapping, place.offset // PAGE_SIZE_BYTES, readonly
+            slot.number, page, place.mapping, place.offset // PAGE_SIZE_BYTES, readonly
         )
 
 
@@ -281,9 +309,8 @@ def _holds(slot: Memslot | None, gfn: int) -> bool:
     return slot is not None and slot.base_gfn <= gfn < slot.base_gfn + slot.npages
 
 
-def _gfns(race: Race) -> Iterable[int]:
-    accesses = (op for guest in race.guests for op in guest.program)
-    return dict.fromkeys(op.gpa // PAGE_SIZE_BYTES for op in accesses)
+def _views(race: Race) -> Iterable[View]:
+    return dict.fromkeys(view_of(op) for guest in race.guests for op in guest.program)
 
 
 def _in_order(race: Race, calls: tuple[tuple[Call, ...], ...]) -> Iterator[tuple[int, int, Call]]:

@@ -60,7 +60,7 @@ class RaceClocks:
     ) -> None:
         """Note what logs may name, or must: the steal time is written whenever its vCPU runs."""
         for vcpu, clock, gpa in self._clocks:
-            track = self._host.places[gpa // PAGE_SIZE_BYTES]
+            track = self._host.places[0, gpa // PAGE_SIZE_BYTES]
             if vcpu >= len(outcome.windows):
                 continue
             runs = any(isinstance(op, Touch | Execute) for op in self._race.guests[vcpu].program)
@@ -76,7 +76,7 @@ class RaceClocks:
     def writes(self) -> Iterator[ClockWrite]:
         """Yield each structure that may have been written."""
         for _, clock, gpa in self._clocks:
-            for place in self._host.places[gpa // PAGE_SIZE_BYTES].within(*_EVER):
+            for place in self._host.places[0, gpa // PAGE_SIZE_BYTES].within(*_EVER):
                 if place is not None and self._writable(place, _EVER):
                     offset = place.page * PAGE_SIZE_BYTES + gpa % PAGE_SIZE_BYTES
                     yield ClockWrite(place.mapping, offset, clock)

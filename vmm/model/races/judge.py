@@ -15,7 +15,7 @@ from vmm.model.array import MemslotArray
 from vmm.model.backing import Backing
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
-from vmm.model.races.calls import HostSide, Interval, MaybeTranslation, Translation
+from vmm.model.races.calls import HostSide, Interval, MaybeTranslation, Translation, view_of
 from vmm.model.races.clocks import RaceClock, RaceClocks
 from vmm.model.races.flaw import Expectation, Flaw
 from vmm.model.races.rings import RACE_RING, RingJudge
@@ -86,7 +86,7 @@ class RaceJudge:
     def __init__(
         self,
         race: Race,
-        slots: MemslotArray[Memslot],
+        spaces: Sequence[MemslotArray[Memslot]],
         backing: Backing,
         contents: Contents,
         tracking: Tracking,
@@ -94,12 +94,11 @@ class RaceJudge:
         clocks: Sequence[RaceClock] = (),
     ) -> None:
         self._race = race
-        self._slots = slots
         self._contents = contents
         self._tracking = tracking
         self._mappings = backing.names
         gfns = [clock.gpa // PAGE_SIZE_BYTES for clock in clocks]
-        self._host = HostSide(race, slots, backing, contents, tracking, allowed, gfns)
+        self._host = HostSide(race, spaces, backing, contents, tracking, allowed, gfns)
         self._clocks = RaceClocks(clocks, race, self._host, self._writable, self._surely_writable)
         ring = tracking.ring
         self._rings = None if ring is None else RingJudge(race, ring)
@@ -153,7 +152,7 @@ class RaceJudge:
         """Return what would have been right, if this is wrong; note what was written if not."""
         vcpu, _, interval, op, outcome = access
         assert isinstance(op, Touch)
-        places = self._host.places[op.gpa // PAGE_SIZE_BYTES].within(*interval)
+        places = self._host.places[view_of(op)].within(*interval)
         memory = [p for p in places if p is not None and self._writable(p, interval)]
         denied = any(self._may_be_absent(p, interval, writing=True) for p in memory)
         exits = len(memory) < len(places) or denied
@@ -186,7 +185,7 @@ class RaceJudge:
 
     def _wrong_read(self, access: Access) -> tuple[Expectation, ...] | None:
         vcpu, _, interval, op, outcome = access
-        places = self._host.places[op.gpa // PAGE_SIZE_BYTES].within(*interval)
+        places = self._host.places[view_of(op)].within(*interval)
         if self._tracking.features.reads_make_dirty:
             for place in places:
                 if place is not None:
@@ -299,8 +298,8 @@ class RaceJudge:
         return None
 
     def _leave_logs(self) -> None:
-        for slot in self._slots:
-            logs = [log for log in self._host.logs if log.slot == slot.slot_id]
+        for slot in self._host.slots:
+            logs = [log for log in self._host.logs if log.slot == slot.number]
             if slot.dirty is not None and logs:
                 slot.dirty, slot.perhaps = logs[-1].left()
 

@@ -63,12 +63,12 @@ struct race_step {
 	uint64_t gpa;
 	uint32_t value;
 	unsigned view;			/* which gfn, of those that the race uses */
+	bool in_smm;
 };
 
 struct race_guest {
 	const struct race_step *steps;
 	unsigned count, windows, migrates;
-	bool in_smm;
 };
 
 struct race_log_page {
@@ -129,7 +129,7 @@ static struct race_worker {
 	struct window *windows;
 	struct met *met;
 	size_t count, room;
-	bool ended;
+	bool ended, in_smm;
 } race_hosts[4], race_guests[8];
 
 static uint64_t race_moments;

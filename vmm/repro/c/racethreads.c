@@ -58,6 +58,22 @@ static void *run_host(void *argument)
 	return NULL;
 }
 
+/*@ racesmm */
+
+/* Lets a vCPU see as_id 1, or 0. */
+static void race_looks_at(struct race_worker *me, bool in_smm)
+{
+	if (me->in_smm != in_smm)
+		set_smm(me->number, in_smm);
+	me->in_smm = in_smm;
+}
+
+/* Undoes what a stop may have done: a shutdown takes a vCPU out of SMM on AMD. */
+static void race_stays(const struct race_worker *me)
+{
+	if (me->in_smm)
+		set_smm(me->number, true);
+}
 /*@ raceguests */
 
 /* Where the code of a vCPU's program is, and what it reads: each has a slot of its own. */
@@ -175,8 +191,7 @@ static void race_touches(struct race_worker *me, unsigned first, unsigned last, 
 		at = at < next ? next : at >= last ? last - 1 : at;
 		met[at].stopped = why;
 		next = at + 1;
-		if (me->guest->in_smm)				/*+ smm */
-			set_smm(me->number, true);		/*+ smm */
+		race_stays(me);					/*+ racesmm */
 	}
 	for (unsigned i = first; i < last; i++)
 		if (me->guest->steps[i].kind == READS)
@@ -189,8 +204,8 @@ static void race_executes(struct race_worker *me, const struct race_step *step, 
 
 	enter(&vcpus[me->number], step->gpa, &regs);
 	met->stopped = race_runs(me, PORT_EXECUTED, met);
-	if (met->stopped && me->guest->in_smm)		/*+ smm */
-		set_smm(me->number, true);		/*+ smm */
+	if (met->stopped)				/*+ racesmm */
+		race_stays(me);				/*+ racesmm */
 }
 /*@ raceahead */
 
@@ -221,6 +236,7 @@ static void race_window(struct race_worker *me)
 	window->begin = moment();
 	for (unsigned i = 0, last; i < program->count; i = last) {
 		last = i + 1;
+		race_looks_at(me, program->steps[i].in_smm);				/*+ racesmm */
 		if (program->steps[i].kind == EXECUTES) {
 			race_executes(me, &program->steps[i], &met[i]);
 			continue;
@@ -229,7 +245,8 @@ static void race_window(struct race_worker *me)
 			race_maps_ahead(me, &program->steps[i], &met[i]);		/*+ raceahead */
 			continue;							/*+ raceahead */
 		}									/*+ raceahead */
-		while (last < program->count && program->steps[last].kind <= WRITES)
+		while (last < program->count && program->steps[last].kind <= WRITES
+		       && program->steps[last].in_smm == program->steps[i].in_smm)
 			last++;
 		race_touches(me, i, last, me->count, met);
 	}
@@ -293,8 +310,6 @@ static void run_race(const struct race *race)
 			.race = race, .guest = &race->guests[i], .number = i,
 		};
 		vcpu(i);
-		if (race->guests[i].in_smm)	/*+ smm */
-			set_smm(i, true);	/*+ smm */
 		begin(&race_guests[i], run_guest);
 	}
 	for (unsigned i = 0; i < race->host_count; i++) {
@@ -311,8 +326,7 @@ static void run_race(const struct race *race)
 		__atomic_store_n(&hosts_over, true, __ATOMIC_RELEASE);
 	for (unsigned i = 0; i < race->guest_count; i++) {
 		pthread_join(race_guests[i].thread, NULL);
-		if (race->guests[i].in_smm)	/*+ smm */
-			set_smm(i, false);	/*+ smm */
+		race_looks_at(&race_guests[i], false);	/*+ racesmm */
 	}
 	pthread_barrier_destroy(&race_barrier);
 }
