@@ -10,9 +10,6 @@ from guests._image import ffi, lib
 
 _LABELS = lib.guest_labels
 
-SLOT_SIZE_BYTES: Final[int] = lib.GUEST_SLOT_SIZE
-"""Size of the guest's slot, and what its gpa has to be a multiple of."""
-
 TOUCH_ENTRY: Final[int] = lib.GUEST_TOUCHES
 SWEEP_ENTRY: Final[int] = _LABELS.sweep_entry
 SWEEP_SKIP: Final[int] = _LABELS.sweep_skip
@@ -23,11 +20,6 @@ END_PORT: Final[int] = lib.GUEST_PORT_END
 
 EXECUTED_PORT: Final[int] = lib.GUEST_PORT_EXECUTED
 """A page's stub writes the page's identity, four bytes, to this port."""
-
-STUB_PAGE_OFFSET: Final[int] = lib.GUEST_STUB_PAGE_OFFSET
-"""Where in a page its stub stands."""
-
-STUB_SIZE_BYTES: Final[int] = _LABELS.stub_size
 
 
 class Access(IntEnum):
@@ -62,20 +54,3 @@ LONG_SWEEPS: Final[tuple[int, ...]] = tuple(_LABELS.long_sweeps)
 def code() -> bytes:
     """Return the image: the bytes that stand at the start of the guest's slot."""
     return bytes(ffi.buffer(lib.guest_image, _LABELS.image_size))
-
-
-_STUB = bytes(ffi.buffer(lib.guest_stub, STUB_SIZE_BYTES))
-_IDENTITY_BYTES = 4
-_BEFORE = _STUB[: _LABELS.stub_long_identity]
-_BETWEEN = _STUB[_LABELS.stub_long_identity + _IDENTITY_BYTES : _LABELS.stub_identity]
-_BEHIND = _STUB[_LABELS.stub_identity + _IDENTITY_BYTES :]
-
-
-def page_stub(identity: int) -> bytes:
-    """Return the code that answers ``identity`` (32 bits) when its page is executed.
-
-    It belongs at ``STUB_PAGE_OFFSET`` of the page.  Raises OverflowError where the identity
-    does not fit.
-    """
-    operand = identity.to_bytes(_IDENTITY_BYTES, "little")
-    return _BEFORE + operand + _BETWEEN + operand + _BEHIND

@@ -1,13 +1,13 @@
 """The mailboxes of touch and sweep: records written for the guest, and read back.
 
-``view`` is always the whole slot of the guest, ``SLOT_SIZE_BYTES`` writable bytes.  A fuzzer
+``view`` is always the whole slot of the guest, ``GUEST_SLOT_SIZE`` writable bytes.  A fuzzer
 spends its time here, so the records are plain tuples and the loops are short.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct, unpack_from
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from guests._image import ffi, lib
 from guests.image import ACCESSES, SWEEPS, WIDTHS, WRITES, Access
@@ -29,24 +29,13 @@ _LONG_RESULT_SHIFT: Final[int] = 8 * lib.GUEST_LONG_RESULT_BYTE
 
 _SWEEPS: Final[int] = lib.GUEST_SWEEPS
 _SWEEP: Final = Struct("<IIIIIHH")  # struct guest_sweep
-_SWEEP_RESULT: Final = Struct("<16xI4x")  # its remaining
 SWEEP_BUFFER_OFFSET: Final[int] = lib.GUEST_SWEEP_BUFFER
 
-_CURSOR: Final = Struct("<H")
-_SWEEP_CURSOR: Final[int] = lib.GUEST_SWEEP_CURSOR
 _SWEEP_END: Final[int] = lib.guest_labels.sweep_end
 
 
-class Touch(NamedTuple):
-    """One access at ``gpa``.  ``value`` is what a write stores: its low bytes."""
-
-    gpa: int
-    code: Access
-    value: int = 0
-
-
 PlainTouch = tuple[int, Access, int]
-"""The same without names, which is quicker to make."""
+"""One access: (gpa, code, value).  A write stores the low bytes of the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +119,16 @@ def decode_touches(view: memoryview, count: int) -> list[int]:
     It is 0 for a write, and for a read that did not come to its end.  Raises ValueError
     where count exceeds ``MAX_TOUCHES``.
     """
-    _check_count(count, MAX_TOUCHES)
+    if not 0 <= count <= MAX_TOUCHES:
+        raise ValueError(f"{count} records, and the mailbox holds {MAX_TOUCHES}")
     return list(unpack_from(f"<{count}I", view, _TOUCH_RESULTS))
 
 
-def touch_index(rip: int) -> int:
-    """Return the index of the touch under way.
-
-    ``rip`` is RIP when KVM_RUN returned, whether or not it stepped over the access.  At the
-    end of a batch no touch is under way.  Raises ValueError where RIP is in no touch.
-    """
-    index = (rip - _TOUCHES) // _TOUCH.size
-    if not 0 <= index < MAX_TOUCHES:
-        raise ValueError(f"RIP {rip:#x} is in no touch")
-    return index
-
-
 def touch_at(rip: int) -> int:
-    """Return the same, and 0 where RIP is in no touch: where none has begun yet."""
+    """Return the index of the touch under way, and 0 where none has begun yet.
+
+    ``rip`` is RIP when KVM_RUN returned, whether or not it stepped over the access.
+    """
     index = (rip - _TOUCHES) // _TOUCH_BYTES
     return index if 0 <= index < MAX_TOUCHES else 0
 
@@ -184,23 +165,6 @@ def encode_sweeps(view: memoryview, slot_gpa: int, sweeps: Sequence[Sweep]) -> N
     _SWEEP.pack_into(view, offset, 0, 0, 0, 0, 0, _SWEEP_END, 0)
 
 
-def decode_sweeps(view: memoryview, count: int) -> list[int]:
-    """Return how many elements each of the first ``count`` sweeps left undone.
-
-    That is 0 for one that is finished, and all of them for one that is not, or was given up.
-    Raises ValueError where count exceeds ``MAX_SWEEPS``.
-    """
-    _check_count(count, MAX_SWEEPS)
-    records = view[_SWEEPS : _SWEEPS + count * _SWEEP.size]
-    return [remaining for (remaining,) in _SWEEP_RESULT.iter_unpack(records)]
-
-
-def sweep_index(view: memoryview) -> int:
-    """Return the index of the sweep under way: the count of sweeps once all are finished."""
-    offset: int = _CURSOR.unpack_from(view, _SWEEP_CURSOR)[0]
-    return (offset - _SWEEPS) // _SWEEP.size
-
-
 def sweep_buffer(view: memoryview) -> memoryview:
     """Return the part of the slot that reads of sweep are copied to."""
     return view[SWEEP_BUFFER_OFFSET : SWEEP_BUFFER_OFFSET + SWEEP_BUFFER_SIZE_BYTES]
@@ -210,8 +174,3 @@ def _check_end(gpa: int, size_bytes: int) -> None:
     # Beyond the segments' limit the guest would get a fault, for which it has no handler.
     if gpa + size_bytes > _GPA_END:
         raise ValueError(f"{size_bytes} bytes at {gpa:#x} reach beyond 4 GiB")
-
-
-def _check_count(count: int, limit: int) -> None:
-    if not 0 <= count <= limit:
-        raise ValueError(f"{count} records, and the mailbox holds {limit}")

@@ -234,27 +234,6 @@ struct kvm_vcpu_events {
     uint64_t exception_payload;
 };
 
-/* The file of KVM_GET_STATS_FD starts with the header; the offsets in it are
- * bytes from the start of the file, those of a descriptor are bytes from
- * data_offset. Every value is a uint64_t. */
-struct kvm_stats_header {
-    uint32_t flags;
-    uint32_t name_size;
-    uint32_t num_desc;
-    uint32_t id_offset;
-    uint32_t desc_offset;
-    uint32_t data_offset;
-};
-
-struct kvm_stats_desc {
-    uint32_t flags;
-    int16_t exponent;
-    uint16_t size; /* values, not bytes */
-    uint32_t offset;
-    uint32_t bucket_size;
-    char name[]; /* kvm_stats_header.name_size bytes */
-};
-
 /* The arms of kvm_run, named after the exit reason that fills them. */
 struct kvm_exit_unknown {
     uint64_t hardware_exit_reason;

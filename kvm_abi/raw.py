@@ -63,12 +63,6 @@ It answers 0, or what `region_error` takes. It is issued more often than any oth
 no function of Python's around it.
 """
 
-WAYS_IN = (
-    *("_ioctl_struct", "_ioctl_value", "issue_region"),
-    *("_run", "_run_past_mmio"),
-)
-"""The names here of all that issues an ioctl, for a benchmark that times them."""
-
 # Looking these up in their enums is slow, and every ioctl or refusal asks for them.
 _RUN = int(Ioctl.RUN)
 _EINTR = errno.EINTR
@@ -163,11 +157,6 @@ def new(declaration: str, *init: Any) -> CData:
 def size_of(ctype: str | Any) -> int:
     """Return the size in bytes of a type, by its C name or description."""
     return int(_sizeof(ctype))
-
-
-def structures() -> dict[str, Any]:
-    """Return cffi's description of every structure, by its C name, to compare layouts."""
-    return {f"struct {name}": _typeof(f"struct {name}") for name in _ffi.list_types()[1]}
 
 
 def cast(declaration: str, address: int) -> CData:

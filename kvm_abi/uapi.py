@@ -226,16 +226,6 @@ class IoEventFdFlag(IntFlag):
     DEASSIGN = 1 << 2
 
 
-class MpState(IntEnum):
-    """What a vCPU is doing (`KVM_MP_STATE_*`)."""
-
-    RUNNABLE = 0
-    UNINITIALIZED = 1
-    INIT_RECEIVED = 2
-    HALTED = 3
-    SIPI_RECEIVED = 4
-
-
 class VcpuEventFlag(IntFlag):
     """Which fields of `struct kvm_vcpu_events` are to be used (`KVM_VCPUEVENT_VALID_*`)."""
 
@@ -307,33 +297,6 @@ class SystemEvent(IntEnum):
     WAKEUP = 4
     SUSPEND = 5
     SEV_TERM = 6
-
-
-class StatsType(IntEnum):
-    """Bits 0-3 of a statistic's flags (`KVM_STATS_TYPE_*`)."""
-
-    CUMULATIVE = 0
-    INSTANT = 1
-    PEAK = 2
-    LINEAR_HIST = 3
-    LOG_HIST = 4
-
-
-class StatsUnit(IntEnum):
-    """Bits 4-7 of a statistic's flags (`KVM_STATS_UNIT_*`, shifted down)."""
-
-    NONE = 0
-    BYTES = 1
-    SECONDS = 2
-    CYCLES = 3
-    BOOLEAN = 4
-
-
-class StatsBase(IntEnum):
-    """Bits 8-11 of a statistic's flags (`KVM_STATS_BASE_*`, shifted down)."""
-
-    POW10 = 0
-    POW2 = 1
 
 
 class Protection(IntFlag):

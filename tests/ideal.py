@@ -14,4 +14,4 @@ FEATURES = msgspec.structs.replace(
 
 def ideal_history(scenario: Scenario, features: Features = FEATURES) -> History:
     """Return the history of a scenario on a kernel that keeps every promise."""
-    return ideal.ideal_history(scenario, features)
+    return ideal.IdealKernel(scenario, features).history()

@@ -7,12 +7,16 @@ from typing import Self
 import pytest
 
 from guests import image, mailbox
+from guests._image import lib
 from guests.image import Access
-from guests.mailbox import Sweep, Touch
+from guests.mailbox import Sweep
 from kvm_abi.uapi import MemFlag
+from tests.touches import Touch
 from vmm.kvm.exits import Io, Mmio, VcpuExit
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
+from vmm.scenario import content
+from vmm.scenario.operations import GUEST_SIZE_BYTES
 
 PAGE = 0x1000
 GUEST_SLOT = 0
@@ -31,7 +35,7 @@ class Bench:
         self._mappings = stack.enter_context(ExitStack())
         self.vm = stack.enter_context(stack.enter_context(Kvm.open()).create_vm())
         self.vcpu = self.vm.create_vcpu(0)
-        guest = self.add(GUEST_SLOT, gpa, image.SLOT_SIZE_BYTES)
+        guest = self.add(GUEST_SLOT, gpa, GUEST_SIZE_BYTES)
         guest.write(0, image.code())
         self.view = guest.view()
 
@@ -50,6 +54,18 @@ class Bench:
         self.vcpu.enter_big_real_mode(self.gpa, image.SWEEP_ENTRY)
         return self
 
+    def left_undone(self, count: int) -> list[int]:
+        """Return how many elements each of the first ``count`` sweeps left undone."""
+        first = lib.GUEST_SWEEPS + lib.GUEST_SWEEP_REMAINING
+        places = range(first, first + count * lib.GUEST_SWEEP_SIZE, lib.GUEST_SWEEP_SIZE)
+        return [int.from_bytes(self.view[place : place + 4], "little") for place in places]
+
+    def sweep_under_way(self) -> int:
+        """Return the index of the sweep under way: the count of sweeps once all are finished."""
+        cursor = lib.GUEST_SWEEP_CURSOR
+        offset = int.from_bytes(self.view[cursor : cursor + 2], "little")
+        return int(offset - lib.GUEST_SWEEPS) // int(lib.GUEST_SWEEP_SIZE)
+
     def run(self, mmio_data: bytes = b"") -> list[Mmio]:
         """Run to the end of the batch, and return the MMIO exits on the way."""
         exits: list[Mmio] = []
@@ -61,7 +77,7 @@ class Bench:
         return exits
 
     def execute(self, gpa: int) -> VcpuExit:
-        self.vcpu.enter_big_real_mode(gpa, image.STUB_PAGE_OFFSET)
+        self.vcpu.enter_big_real_mode(gpa, content.STUB_OFFSET)
         return self.vcpu.run()
 
 
@@ -171,7 +187,7 @@ def test_rip_tells_the_touch_of_each_mmio_exit(anywhere: Bench) -> None:
     anywhere.touch(batch)
     indices = []
     while isinstance(anywhere.vcpu.run(), Mmio):
-        indices.append(mailbox.touch_index(anywhere.vcpu.get_rip()))
+        indices.append(mailbox.touch_at(anywhere.vcpu.get_rip()))
     assert indices == [0, 1, 2, 3, 4, 5, 7, 8, 9]
 
 
@@ -210,7 +226,7 @@ def test_touch_given_up_is_skipped(anywhere: Bench) -> None:
     assert isinstance(anywhere.vcpu.run(), Mmio)
     anywhere.vcpu.complete_mmio_read(b"\xff\xff\xff\xff")
     anywhere.vcpu.finish_exit()
-    index = mailbox.touch_index(anywhere.vcpu.get_rip())
+    index = mailbox.touch_at(anywhere.vcpu.get_rip())
     anywhere.vcpu.enter_big_real_mode(anywhere.gpa, mailbox.touch_offset(index + 1))
     assert anywhere.run() == []
     assert mailbox.decode_touches(anywhere.view, 2) == [0, 0x0403_0201]
@@ -227,7 +243,7 @@ def test_sweep_writes_over_slot_borders(anywhere: Bench, code: Access) -> None:
     expected = bytearray(6 * PAGE)
     expected[first : first + count * width] = bytes.fromhex("11223344")[:width] * count
     assert b"".join(memory.read(0, 2 * PAGE) for memory in memories) == bytes(expected)
-    assert mailbox.decode_sweeps(anywhere.view, 1) == [0]
+    assert anywhere.left_undone(1) == [0]
 
 
 @pytest.mark.parametrize("code", [Access.READ_1, Access.READ_2, Access.READ_4])
@@ -261,7 +277,7 @@ def test_next_batch_of_sweeps_without_setting_registers(anywhere: Bench) -> None
     sweeps = [Sweep(0x10_0000 + i, Access.WRITE_1, 1, i + 1) for i in range(mailbox.MAX_SWEEPS)]
     assert anywhere.sweep(sweeps).run() == []
     assert memory.read(0, len(sweeps)) == bytes(range(1, len(sweeps) + 1))
-    assert mailbox.sweep_index(anywhere.view) == len(sweeps)
+    assert anywhere.sweep_under_way() == len(sweeps)
     mailbox.encode_sweeps(anywhere.view, anywhere.gpa, [Sweep(0x10_0000, Access.WRITE_4, 1, 0)])
     assert anywhere.run() == []
     assert memory.read(0, 5) == b"\0\0\0\0\x05"
@@ -272,16 +288,16 @@ def test_sweep_given_up_is_skipped(anywhere: Bench) -> None:
     hole = Sweep(0x10_0000 + PAGE - 2, Access.WRITE_1, 4, 0x55)
     anywhere.sweep([hole, Sweep(0x10_0000, Access.WRITE_1, 4, 0x66)])
     assert isinstance(anywhere.vcpu.run(), Mmio)
-    assert mailbox.sweep_index(anywhere.view) == 0
+    assert anywhere.sweep_under_way() == 0
     anywhere.vcpu.finish_exit()
     anywhere.vcpu.enter_big_real_mode(anywhere.gpa, image.SWEEP_SKIP)
     assert anywhere.run() == []
-    assert mailbox.decode_sweeps(anywhere.view, 2) == [4, 0]
+    assert anywhere.left_undone(2) == [4, 0]
     assert (memory.read(0, 5), memory.read(PAGE - 2, 2)) == (b"\x66" * 4 + b"\0", b"\x55\x55")
 
 
 def put_stub(memory: HostMapping, page: int, identity: int) -> None:
-    memory.write(page * PAGE + image.STUB_PAGE_OFFSET, image.page_stub(identity))
+    memory.write(page * PAGE + content.STUB_OFFSET, content.stub(identity))
 
 
 def executed(leaving: VcpuExit) -> int | None:

@@ -8,13 +8,15 @@ import pytest
 
 from guests import image, mailbox
 from guests.image import Access
-from guests.mailbox import Touch
 from guests.windows import Windows
 from kvm_abi.uapi import MemFlag
+from tests.touches import Touch
 from vmm.kvm.exits import Io, Mmio, Shutdown, VcpuExit
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.registers import Registers
 from vmm.kvm.system import Kvm
+from vmm.scenario import content
+from vmm.scenario.operations import GUEST_SIZE_BYTES
 
 PAGE = 0x1000
 GUEST_GPA = 0x1_0000
@@ -35,7 +37,7 @@ class Bench:
         self.vm = stack.enter_context(kvm.create_vm())
         self.vcpu = self.vm.create_vcpu(0)
         self.vcpu.set_cpuid(kvm.supported_cpuid())
-        guest = self.add(0, GUEST_GPA, image.SLOT_SIZE_BYTES)
+        guest = self.add(0, GUEST_GPA, GUEST_SIZE_BYTES)
         guest.write(0, image.code())
         self.view = guest.view()
         self.windows = Windows(self.view, GUEST_GPA)
@@ -74,7 +76,7 @@ class Bench:
         return exits
 
     def execute(self, gpa: int) -> VcpuExit:
-        rip = self.windows.address(gpa) + image.STUB_PAGE_OFFSET
+        rip = self.windows.address(gpa) + content.STUB_OFFSET
         self.vcpu.enter_long_mode(self.windows.cr3, Registers(rip=rip))
         return self.vcpu.run()
 
@@ -144,7 +146,7 @@ def test_rip_tells_the_touch_of_each_mmio_exit(bench: Bench, gpa: int) -> None:
     bench.vcpu.enter_long_mode(bench.windows.cr3, Registers(rip=image.TOUCH_ENTRY))
     indices = []
     while isinstance(bench.vcpu.run(), Mmio):
-        indices.append(mailbox.touch_index(bench.vcpu.get_rip()))
+        indices.append(mailbox.touch_at(bench.vcpu.get_rip()))
     assert indices == [0, 1, 2, 3, 4, 5, 7, 8, 9]
 
 
@@ -213,7 +215,7 @@ def test_execute_answers_the_pages_identity_and_cannot_fetch_from_a_hole(
     bench: Bench, gpa: int
 ) -> None:
     memory = bench.add(1, gpa, PAGE)
-    memory.write(image.STUB_PAGE_OFFSET, image.page_stub(0xCAFE_F00D))
+    memory.write(content.STUB_OFFSET, content.stub(0xCAFE_F00D))
     answer = Io(image.EXECUTED_PORT, bytes.fromhex("0df0feca"), True, 4, 1)
     assert bench.execute(gpa) == answer
     assert not isinstance(bench.execute(gpa + PAGE), Io)

@@ -1,15 +1,13 @@
 """Three loops for a guest in big real mode; all registers are the host's to set."""
 
-PORT = 0x10
-
 RUN = bytes.fromhex("e610 ebfc")
-"""out PORT, al; again."""
+"""out 0x10, al; again."""
 
 MMIO = bytes.fromhex("678a03 ebfb")
 """mov al, [ebx]; again."""
 
 WRITE = bytes.fromhex("678803 6681c300100000 6649 75f2 e610 f4")
-"""mov [ebx], al; add ebx, 4096; dec ecx; jnz; then out PORT, al."""
+"""mov [ebx], al; add ebx, 4096; dec ecx; jnz; then out 0x10, al."""
 
 OFFSETS = {"run": 0x000, "mmio": 0x100, "write": 0x200}
 """Where each loop lies in the code page."""

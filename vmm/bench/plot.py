@@ -1,5 +1,7 @@
 """A picture of the costs against the number of slots. Needs matplotlib (the extra ``plot``)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
@@ -42,7 +44,7 @@ def plot(bench: Bench, file: IO[bytes], kind: str) -> None:
         pyplot.close(figure)
 
 
-def _draw(axes: "Axes", work: Work, points: Sequence[Point]) -> None:
+def _draw(axes: Axes, work: Work, points: Sequence[Point]) -> None:
     points = sorted(points, key=lambda point: point.setup.slots)
     for label, colour, costs in (
         ("library", "tab:blue", [p.library for p in points]),

@@ -5,7 +5,6 @@ from vmm.scenario.operations import LOG_DIRTY_PAGES, READONLY, Scenario
 
 _ONE = Slot(1, 0x100, at("a"), pages=2)
 _TWO = Slot(2, 0x102, at("b"), pages=2)
-_LOGGED = Slot(1, 0x100, at("a"), 2, LOG_DIRTY_PAGES)
 
 _IN_PLACE = (
     Scenario(

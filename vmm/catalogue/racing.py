@@ -22,8 +22,6 @@ _ONE = Slot(1, _GFN, at("a"), pages=2)
 _OTHER = Slot(1, _GFN, at("b"), pages=2)
 _NEXT = Slot(2, _GFN + 8, at("b", 4), pages=2)
 
-_FAR = Slot(7, 0x200, at("a", 4))
-
 
 def _without_quirk(scenario: Scenario) -> Scenario:
     """Return the same race on a VM that zaps only what belongs to the slot."""

@@ -7,9 +7,6 @@ from typing import get_args
 from vmm.scenario.history import Event, Refused
 from vmm.scenario.operations import AnyOperation, NewVm, SetUserMemoryRegion
 
-CHANGES = ("create", "move", "flags-only", "no-change", "delete")
-"""The rules that say a call succeeded, and as what kind of change."""
-
 _PATH_LENGTH = 4
 _ITEMS = {kind: f"operation:{kind.__name__}" for kind in get_args(AnyOperation)}
 

@@ -1,5 +1,7 @@
 """Errors of files, told with the name of the file: write(2) and its like give none."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +33,7 @@ class NamedFile(io.FileIO):
         super().__init__(file, mode)
         self._path = str(path or file)
 
-    def write(self, data: "ReadableBuffer", /) -> int:
+    def write(self, data: ReadableBuffer, /) -> int:
         """Write some of the data, and return how much."""
         with named(self._path):
             return super().write(data)

@@ -1,7 +1,6 @@
 """Reads the kernel's log of a machine: the init's reports, and what the kernel complains of."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,12 +130,3 @@ class LogReader:
 def plain(line: str) -> str:
     """Return a line without its time and without characters that a terminal would obey."""
     return "".join(char for char in _STAMP.sub("", line.strip("\r\n")) if char.isprintable())
-
-
-def tail(path: Path, count: int) -> Iterator[str]:
-    """Return the last lines of a log."""
-    try:
-        lines = path.read_bytes().decode(errors="replace").splitlines()
-    except OSError:
-        return
-    yield from (plain(line) for line in lines[-count:])

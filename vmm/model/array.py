@@ -71,14 +71,13 @@ class MemslotArray(Generic[E]):
     to keep: the kernel, too, checks it before it touches the array.
     """
 
-    __slots__ = ("_by_gfn", "_by_id", "_last_hit", "_last_used_index", "_order")
+    __slots__ = ("_by_gfn", "_by_id", "_last_hit", "_order")
 
     def __init__(self) -> None:
         self._by_id: dict[int, E] = {}
         self._by_gfn: dict[int, E] = {}
         self._order = _SortedGfns()
         self._last_hit: E | None = None
-        self._last_used_index = 0
 
     @property
     def used_slots(self) -> int:
@@ -101,29 +100,12 @@ class MemslotArray(Generic[E]):
         entry = self._by_id.get(slot_id)
         return -1 if entry is None else self._index(entry.base_gfn)
 
-    @property
-    def last_used_index(self) -> int:
-        """Where the latest successful search ended, as an index, whatever is there now.
-
-        A deletion after which it would lie beyond the last entry resets it to 0 (0774a964ef56).
-        """
-        if self._last_hit is not None:
-            return self._index(self._last_hit.base_gfn)
-        return self._last_used_index
-
-    def search(self, gfn: int) -> E | None:
-        """The entry whose slot contains `gfn`, None if no slot does (search_memslots)."""
-        entry = self.find(gfn)
-        if entry is not None:
-            self._last_hit = entry
-        return entry
-
     def hit(self, entry: E) -> None:
-        """Note that a search has found an entry in use."""
+        """Note that an entry in use was found: `find` looks there first."""
         self._last_hit = entry
 
     def find(self, gfn: int) -> E | None:
-        """The same as `search`, without a trace: the last used index stays."""
+        """The entry whose slot contains `gfn`, None if no slot does (search_memslots)."""
         entry = self._last_hit
         if entry is not None and entry.base_gfn <= gfn < entry.base_gfn + entry.npages:
             return entry
@@ -182,10 +164,8 @@ class MemslotArray(Generic[E]):
         Raises ArrayError where the id is unused.
         """
         entry = self._used(slot_id)
-        self._settle_last_used_index()
+        self._last_hit = None
         self._take_out(entry)
-        if self._last_used_index >= self.used_slots:
-            self._last_used_index = 0
 
     def insert_back(self) -> int:
         """The index at which a new slot starts: after the last (kvm_memslot_insert_back)."""
@@ -228,7 +208,7 @@ class MemslotArray(Generic[E]):
         return entry
 
     def _write(self, entry: E) -> None:
-        self._settle_last_used_index()
+        self._last_hit = None
         old = self._by_id.get(entry.slot_id)
         if old is None or old.base_gfn != entry.base_gfn:
             if old is not None:
@@ -241,12 +221,6 @@ class MemslotArray(Generic[E]):
         self._order.remove(entry.base_gfn)
         del self._by_gfn[entry.base_gfn]
         del self._by_id[entry.slot_id]
-
-    def _settle_last_used_index(self) -> None:
-        """Turn the last hit into the index it has: entries are about to shift past it."""
-        if self._last_hit is not None:
-            self._last_used_index = self._index(self._last_hit.base_gfn)
-            self._last_hit = None
 
 
 class _SortedGfns:

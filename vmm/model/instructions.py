@@ -23,7 +23,6 @@ from vmm.model.allowed import Allowed
 from vmm.model.backing import HOST_FOLLOWS, HVA_ABSENT, Piece
 from vmm.model.ioapic import may_answer
 from vmm.model.rule import Rule, documented, source
-from vmm.scenario.content import MMIO_FILL
 from vmm.scenario.history import Mmio, Ran, Stopped, joined
 from vmm.scenario.instruction_effects import ARITHMETIC, way
 from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, Row, accessed, operands
@@ -55,7 +54,6 @@ ATOMIC_ABSENT = source(
     "emulator_cmpxchg_emulated",
 )
 
-_FILL = bytes((MMIO_FILL,))
 _INTERNAL_ERROR = Stopped("internal-error")
 _UNKNOWN_KINDS = ("unknown", "fault")
 _Known = Literal["known", "anything", "perhaps"]

@@ -21,8 +21,6 @@ _MOST_AT_ONCE = 4
 _OWN_PAGES = (0xFEE0_0000, 0xFFFB_C000)
 """Pages of slots that a kernel may have made for itself, with the APIC and the identity map."""
 
-_BEYOND_36_BITS = 1 << 36
-
 
 class Judged(msgspec.Struct, frozen=True):
     """The verdict on a trace; ``line`` is where it differs or ends, if it does.

@@ -27,7 +27,7 @@ CONCERNED = frozenset(
 MEM_FLAGS = {f"KVM_MEM_{flag.name}": int(flag) for flag in MemFlag}
 CAPABILITIES = {f"KVM_CAP_{cap.name}": int(cap) for cap in Cap}
 
-PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
+PROT_READ, PROT_WRITE = 1, 2
 PROTECTIONS = {"PROT_NONE": 0, "PROT_READ": 1, "PROT_WRITE": 2, "PROT_EXEC": 4, "PROT_SEM": 8}
 MAP_SHARED, MAP_FIXED, MAP_ANONYMOUS, MAP_HUGETLB = 1, 0x10, 0x20, 0x40000
 MAP_FLAGS = {

@@ -85,19 +85,11 @@ PLAIN = Features(nr_memslots=_SLOTS, readonly_mem=False, sync_mmu=False, irqchip
 _EVEN = b"\2"
 
 
-def ideal_history(scenario: Scenario, features: Features) -> History:
-    """Return the history of a scenario on a kernel that keeps every promise.
-
-    Raises IndexError for an operation that the model knows no outcome of.
-    """
-    return _Kernel(scenario, features).history()
-
-
 def rules_met(scenario: Scenario, features: Features) -> frozenset[str]:
     """Return the rules that may decide a scenario's events; none if the kernel lacks a need."""
     if features.missing(scenario.needs, scenario.vm_type):
         return frozenset()
-    kernel = _Kernel(scenario, features)
+    kernel = IdealKernel(scenario, features)
     history = kernel.history()
     if any(isinstance(operation, Race) for operation in scenario.operations):
         kernel.rules.update(judge(history).rules)
@@ -115,8 +107,12 @@ def _seen(outcome: AnyOutcome) -> AnyOutcome:
     return Inspected((*outcome.changes, *versions))
 
 
-class _Kernel:
-    """Takes the first outcome that the model allows; ``rules`` are those of all allowed ones."""
+class IdealKernel:
+    """Keeps every promise: it takes the first outcome that the model allows.
+
+    ``rules`` are those of all allowed ones. `history` raises IndexError for an operation that the
+    model knows no outcome of.
+    """
 
     def __init__(self, scenario: Scenario, features: Features) -> None:
         self._header = Header(scenario, features)

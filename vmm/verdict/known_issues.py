@@ -380,8 +380,6 @@ KNOWN = (
 )
 """All known issues, each with what a scenario must do to meet it."""
 
-KNOWN_ISSUES = tuple(known.issue for known in KNOWN)
-
 
 def issues_met(
     scenario: Scenario,

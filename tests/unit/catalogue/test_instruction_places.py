@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 
+from tests.ideal import ideal_history
 from vmm.catalogue import catalogue
 from vmm.scenario.history import Done
 from vmm.scenario.instructions import INSTRUCTIONS, Mode, Row, accessed
@@ -16,7 +17,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
 )
 from vmm.scenario.slots import as_id_of
-from vmm.verdict.ideal import EVERYTHING, ideal_history
+from vmm.verdict.ideal import EVERYTHING
 
 Slots = dict[int, SetUserMemoryRegion]
 

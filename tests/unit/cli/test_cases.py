@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.ideal import ideal_history
 from tests.played import played, vmm
 from vmm.scenario.codec import read_scenario
 from vmm.scenario.history import Refused
-from vmm.verdict.ideal import EVERYTHING, ideal_history
+from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status, judge
 
 CASES = Path(__file__).parents[2] / "cases"

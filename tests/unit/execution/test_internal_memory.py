@@ -10,6 +10,7 @@ import pytest
 
 from kvm_abi import raw
 from kvm_abi.uapi import MapFlag, Protection
+from tests.ideal import ideal_history
 from vmm.catalogue import catalogue
 from vmm.execution.leftovers import InternalMemory, Leftovers
 from vmm.kvm.memory import HostMapping
@@ -27,7 +28,7 @@ from vmm.scenario.operations import (
     Touch,
     UnmapInternalSlots,
 )
-from vmm.verdict.ideal import EVERYTHING, ideal_history
+from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status, judge
 
 PAGE = 4096

@@ -1,5 +1,6 @@
 """Random races: safe to run, judged without an alarm, and made of all that threads may do."""
 
+from tests.ideal import ideal_history
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.minimise.simpler import ways
 from vmm.fuzz.racing import race_scenario
@@ -18,7 +19,7 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.validate import validate
-from vmm.verdict.ideal import EVERYTHING, PLAIN, ideal_history
+from vmm.verdict.ideal import EVERYTHING, PLAIN
 from vmm.verdict.judge import Status, judge
 
 MANY = 60

@@ -6,8 +6,8 @@ from hypothesis import given, strategies as st
 from guests import image, mailbox
 from guests._image import lib
 from guests.image import Access
-from guests.mailbox import Touch
 from guests.windows import WINDOW_STEP_BYTES, WINDOWS, NoWindowError, Windows
+from tests.touches import Touch
 
 SLOT_GPA = 0x7FFF_0000
 GPAS = st.integers(0, (1 << 52) - 1)
@@ -22,7 +22,7 @@ ACCESSES = {
 
 
 def slot() -> memoryview:
-    return memoryview(bytearray(image.SLOT_SIZE_BYTES))
+    return memoryview(bytearray(lib.GUEST_SLOT_SIZE))
 
 
 def translate(view: memoryview, cr3: int, address: int) -> int | None:
@@ -71,9 +71,9 @@ def test_the_end_record_jumps_into_the_image() -> None:
 def test_the_guests_slot_is_at_address_0_and_nothing_else_is_mapped() -> None:
     view = slot()
     windows = Windows(view, SLOT_GPA)
-    for offset in range(0, image.SLOT_SIZE_BYTES, 0x1000):
+    for offset in range(0, lib.GUEST_SLOT_SIZE, 0x1000):
         assert translate(view, windows.cr3, offset) == SLOT_GPA + offset
-    assert translate(view, windows.cr3, image.SLOT_SIZE_BYTES) is None
+    assert translate(view, windows.cr3, lib.GUEST_SLOT_SIZE) is None
     assert translate(view, windows.cr3, 1 << 22) is None
 
 
@@ -99,7 +99,7 @@ def test_what_follows_an_address_follows_the_gpa(gpa: int) -> None:
 def test_no_entry_is_changed_once_it_is_there() -> None:
     view = slot()
     windows = Windows(view, SLOT_GPA)
-    entries = range(lib.GUEST_PAGE_TABLES, image.SLOT_SIZE_BYTES, 8)
+    entries = range(lib.GUEST_PAGE_TABLES, lib.GUEST_SLOT_SIZE, 8)
     for number in range(WINDOWS):
         before = bytes(view)
         windows.address(number * WINDOW_STEP_BYTES)

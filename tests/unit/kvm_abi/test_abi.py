@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kvm_abi import raw, uapi
+from kvm_abi._kvm import ffi
 
 PREFIXES: dict[type[IntEnum] | Any, str] = {
     uapi.IoEventFdFlag: "KVM_IOEVENTFD_FLAG_",
@@ -23,21 +24,16 @@ PREFIXES: dict[type[IntEnum] | Any, str] = {
     uapi.GuestMemfdFlag: "GUEST_MEMFD_FLAG_",
     uapi.MemoryAttribute: "KVM_MEMORY_ATTRIBUTE_",
     uapi.MemoryExitFlag: "KVM_MEMORY_EXIT_FLAG_",
-    uapi.MpState: "KVM_MP_STATE_",
     uapi.VcpuEventFlag: "KVM_VCPUEVENT_VALID_",
     uapi.ExitReason: "KVM_EXIT_",
     uapi.IoDirection: "KVM_EXIT_IO_",
     uapi.InternalError: "KVM_INTERNAL_ERROR_",
     uapi.EmulationFlag: "KVM_INTERNAL_ERROR_EMULATION_FLAG_",
     uapi.SystemEvent: "KVM_SYSTEM_EVENT_",
-    uapi.StatsType: "KVM_STATS_TYPE_",
-    uapi.StatsUnit: "KVM_STATS_UNIT_",
-    uapi.StatsBase: "KVM_STATS_BASE_",
     uapi.Protection: "PROT_",
     uapi.MapFlag: "MAP_",
     uapi.Advice: "MADV_",
 }
-SHIFTS = {uapi.StatsUnit: 4, uapi.StatsBase: 8}
 
 # What came after Linux 6.1, and the macro that came with it: older headers lack both.
 NEWER_STRUCTURES = {
@@ -103,7 +99,7 @@ def test_probe_answers_for_each_name(tmp_path: Path) -> None:
 
 
 def test_every_ioctl_states_the_size_of_its_structure() -> None:
-    sizes = {raw.size_of(name) for name in raw.structures()} | {raw.size_of("uint64_t"), 0}
+    sizes = {raw.size_of(name) for name in _structures()} | {raw.size_of("uint64_t"), 0}
     assert {request.size_bytes for request in uapi.Ioctl} <= sizes
 
 
@@ -116,13 +112,13 @@ def _constants() -> dict[str, int]:
     }
     for enum, prefix in PREFIXES.items():
         for member in enum:
-            constants[prefix + member.name] = member.value << SHIFTS.get(enum, 0)
+            constants[prefix + member.name] = member.value
     return constants
 
 
 def _layouts() -> dict[str, int]:
     """Return every size and offset, by the C expression that says it."""
-    structures = raw.structures()
+    structures = _structures()
     parts = {type_.cname for whole in structures.values() for type_ in _parts(whole)}
     layouts = {}
     for name, whole in structures.items():
@@ -133,6 +129,11 @@ def _layouts() -> dict[str, int]:
                 if size is not None:
                     layouts[f"sizeof((({name} *)0)->{path})"] = size
     return layouts
+
+
+def _structures() -> dict[str, Any]:
+    """Return cffi's description of every structure, by its C name."""
+    return {f"struct {name}": ffi.typeof(f"struct {name}") for name in ffi.list_types()[1]}
 
 
 def _parts(ctype: Any) -> Iterator[Any]:

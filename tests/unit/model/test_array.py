@@ -209,7 +209,9 @@ class Machine(RuleBasedStateMachine):
     @rule(gfn=st.integers(0, GFNS + 4))
     def search(self, gfn: int) -> None:
         by_dictionary = [s for s in self.slots.values() if gfn in pages(s)]
-        found = self.array.search(gfn)
+        found = self.array.find(gfn)
+        if found is not None:
+            self.array.hit(found)
         assert found == self.walks.search(gfn)
         assert found == (by_dictionary[0] if by_dictionary else None)
 
@@ -232,7 +234,6 @@ class Machine(RuleBasedStateMachine):
         assert [array.get(slot_id) for slot_id in range(IDS)] == [
             self.slots.get(slot_id) for slot_id in range(IDS)
         ]
-        assert array.last_used_index == walks.last_used
 
 
 def pages(slot: Slot) -> range:
@@ -271,10 +272,10 @@ def test_search_at_every_border(bases: set[int]) -> None:
     array = filled(*slots)
     for slot in slots:
         first, end = slot.base_gfn, slot.base_gfn + slot.npages
-        assert array.search(first) == array.search(end - 1) == slot
+        assert array.find(first) == array.find(end - 1) == slot
         for outside in (first - 1, end):
             owners = [s for s in slots if outside in pages(s)]
-            assert array.search(outside) == (owners[0] if owners else None)
+            assert array.find(outside) == (owners[0] if owners else None)
 
 
 def test_a_large_array_keeps_its_order_while_its_chunks_split_and_join() -> None:
@@ -293,10 +294,10 @@ def test_a_large_array_keeps_its_order_while_its_chunks_split_and_join() -> None
         below = [array.overlapping(0, s.base_gfn) for s in in_order if s.base_gfn]
         assert [s for s in below if s is not None] == in_order[1:]
     array.update(Slot(1200, 20000), Change.MOVE)
-    assert (array.id_to_index(1200), array.search(20000)) == (0, Slot(1200, 20000))
+    assert (array.id_to_index(1200), array.find(20000)) == (0, Slot(1200, 20000))
     for slot_id in by_id:
         array.delete(slot_id)
-    assert (array.used_slots, list(array), array.search(20000)) == (0, [], None)
+    assert (array.used_slots, list(array), array.find(20000)) == (0, [], None)
 
 
 def test_an_unused_id_warns_and_says_so() -> None:
@@ -347,16 +348,3 @@ def test_what_must_never_reach_the_array(slot: Slot, change: Change, text: str) 
     with pytest.raises(ValueError, match=text):
         array.update(slot, change)
     assert list(array) == [Slot(1, 5)]
-
-
-def test_the_last_used_index_stays_until_a_deletion_makes_it_invalid() -> None:
-    array = filled(Slot(0, 10), Slot(1, 20), Slot(2, 30))
-    assert array.search(10) == Slot(0, 10)
-    assert array.last_used_index == 2
-    array.update(Slot(3, 40), Change.CREATE)
-    assert array.last_used_index == 2
-    array.delete(3)
-    assert array.last_used_index == 2
-    array.delete(0)
-    assert array.last_used_index == 0
-    assert array.search(10) is None

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from tests.ideal import ideal_history
 from vmm.scenario.content import identity
 from vmm.scenario.history import (
     AnyOutcome,
@@ -34,7 +35,7 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.validate import validate
-from vmm.verdict.ideal import EVERYTHING, ideal_history
+from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status, judge
 
 GPA = 0x10_0000

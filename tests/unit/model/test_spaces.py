@@ -5,6 +5,7 @@ import itertools
 import msgspec
 import pytest
 
+from tests.ideal import ideal_history
 from vmm.model.model import Model
 from vmm.scenario import words
 from vmm.scenario.features import Features
@@ -29,7 +30,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.plan import batches, guest_slots, steps
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.validate import validate
-from vmm.verdict.ideal import EVERYTHING, ideal_history
+from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status, judge
 
 SMM = 1 << 16

@@ -4,7 +4,6 @@ import itertools
 
 from hypothesis import given, strategies as st
 
-from guests import image
 from vmm.model.contents import Contents
 from vmm.scenario import content
 from vmm.scenario.operations import PAGE_SIZE_BYTES, Mapping
@@ -29,17 +28,6 @@ def test_page_is_full_of_its_identity_but_for_its_code(mapping: int, page: int, 
     if not content.STUB_OFFSET <= at < content.STUB_OFFSET + len(code):
         word = int.from_bytes(data[at : at + 4], "little")
         assert content.identify(word) == (mapping, page)
-
-
-@given(st.integers(0, (1 << 32) - 1))
-def test_code_is_the_execute_guest(identity: int) -> None:
-    assert content.stub(identity) == image.page_stub(identity)
-    assert content.stub_identity(content.stub(identity)) == identity
-
-
-def test_code_stands_where_the_guests_contract_says() -> None:
-    assert content.STUB_OFFSET == image.STUB_PAGE_OFFSET
-    assert content.STUB_LENGTH == image.STUB_SIZE_BYTES
 
 
 @given(st.integers(0, 9), st.integers(0, 255))

@@ -24,10 +24,10 @@ from vmm.scenario.operations import (
 )
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status
-from vmm.verdict.known_issues import KNOWN, KNOWN_ISSUES, Known, issues_met
+from vmm.verdict.known_issues import KNOWN, Known, issues_met
 from vmm.verdict.result import Checked, judged
 
-ISSUE = KNOWN_ISSUES[0]
+ISSUE = KNOWN[0].issue
 HOST = {"vendor": ISSUE.vendor}
 WARNING = Problem(
     "WARNING: CPU: 0 PID: 7 at virt/kvm/dirty_ring.c:268 kvm_dirty_ring_push+0x1/0x2 [kvm]",

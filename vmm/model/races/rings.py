@@ -26,7 +26,6 @@ RACE_RING = documented(
     "api.rst KVM_CAP_DIRTY_LOG_RING",
 )
 
-Interval = tuple[int, int]
 
 _END = 1 << 62
 _RULE = RACE_RING
