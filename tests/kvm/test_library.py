@@ -14,9 +14,9 @@ import pytest
 
 import vmm
 from vmm import AssemblerError, Mapping, Place, Scenario, ScenarioError, Status, operations
-from vmm.execution.probe.child import Trouble
 from vmm.library import scenarios
 from vmm.scenario.history import Done
+from vmm.scenario.trouble import Trouble
 
 PUBLIC = [getattr(vmm, name) for name in vmm.__all__]
 DOCUMENTED = sorted(

@@ -17,10 +17,10 @@ from vmm.execution.runner import Record, Worker
 from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem
-from vmm.scenario.codec import ending_of
+from vmm.scenario.codec import ending_of, history_line
 from vmm.scenario.demand import short_of_memory
-from vmm.scenario.endings import ENDLESS, HUNG
-from vmm.scenario.history import INTERRUPTED, Header
+from vmm.scenario.endings import ENDLESS, HARNESS, HUNG, is_short, of_the_host
+from vmm.scenario.history import INTERRUPTED, End, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
 from vmm.verdict.known_issues import issues_met
@@ -71,9 +71,6 @@ class Taker(Protocol):
 
     def take(self, ran: Ran) -> None:
         """Take one that ran."""
-
-    def fail(self, index: int, error: OSError) -> None:
-        """Take one that could not begin."""
 
     def end(self) -> None:
         """Do what is left of the work: no more scenarios come."""
@@ -128,6 +125,16 @@ def carry_out(orders: Orders, taker: Taker) -> Carried:
             error = traceback.format_exc()
         weaknesses = tuple(watch.weaknesses)
     return Carried(cpus, weaknesses, time.monotonic() - start, early.why, error)
+
+
+def ended_at_once(header: Header, reason: str) -> Record:
+    """Return the record of a scenario of which nothing was carried out."""
+    return Record(header, history_line(header) + history_line(End(reason)), reason)
+
+
+def _why(error: OSError) -> str:
+    """Return why a scenario could not begin: the host ran out of something, or we failed."""
+    return of_the_host(error) if is_short(error) else HARNESS + traceback.format_exc()
 
 
 class _Carrying:
@@ -212,7 +219,8 @@ class _Carrying:
         try:
             lane.worker.start(index, self._limit_s(scenario))
         except OSError as error:
-            self._taker.fail(index, error)
+            header = Header(scenario, self._orders.host.features, self._facts)
+            self._taker.take(Ran(index, ended_at_once(header, _why(error)), 0.0))
             return False
         lane.start = time.monotonic()
         return True

@@ -1,8 +1,11 @@
-"""``vmm check``: run the curated scenarios and judge them."""
+"""``vmm check``: run the curated scenarios and judge them.
+
+They run on this host, unless the context's object is a `Source` of another.
+"""
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -68,6 +71,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
     metavar="FILE",
     help="Write all histories, for `vmm compare` with another kernel's.",
 )
+@click.option("--transcript", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
 @white_box_option
 @debug_info_option
 @patience_option
@@ -96,6 +100,7 @@ def check(
     journal: Path | None,
     failed_histories: Path | None,
     histories: Path | None,
+    transcript: Path | None,
     white_box: bool | None,
     debug_info: Path | None,
     patience: float,
@@ -120,6 +125,11 @@ def check(
     if only_list:
         show_list(selection, requested.of_list(), patience)
         return
+    if transcript is not None:
+        with looking(white_box, debug_info):
+            _transcribed(transcript, selection, patience, jobs)
+        return
+    source: Source = ctx.obj or _looked_and_ran
     chosen = requested.everything()
     if dask is not None:
         for name in _NOT_WITH_DASK:
@@ -135,11 +145,11 @@ def check(
         _written(histories) as file,
     ):
         folders = (journal, failed_histories)
-        execution = _Wanted(told, folders, file, patience, jobs, max_differences)
+        wanted = Wanting(told, folders, file, patience, jobs, max_differences)
         try:
-            run = _looked_and_ran(selection, execution)
+            run = source(selection, wanted)
         except OutputLost as error:
-            lost, run = error, _nothing(Host(host_facts()), early=error.message)
+            lost, run = error, nothing(Host(host_facts()), early=error.message)
         run = replace(run, required=required)
         try:
             told.reporter.end(run)
@@ -160,7 +170,7 @@ def _on_cluster(address: str, selection: Selection, chosen: tuple[Wanted, ...]) 
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanting:
     """How scenarios are to be run, and where it is told."""
 
     told: Outputs
@@ -171,12 +181,16 @@ class _Wanted:
     max_differences: int
 
 
-def _nothing(host: Host, early: str = "") -> Run:
+Source = Callable[[Selection, Wanting], Run]
+"""Runs scenarios, and tells the reporter how that begins, and each result."""
+
+
+def nothing(host: Host, early: str = "") -> Run:
     """Return a run of nothing: on a host that cannot be used, or because it ended before."""
     return Run((), host.features, host.info, obstacle=host.why_not, early=early)
 
 
-def _looked_and_ran(selection: Selection, wanted: _Wanted) -> Run:
+def _looked_and_ran(selection: Selection, wanted: Wanting) -> Run:
     """Look at the host, choose scenarios, and run them, as far as host and kernel let us."""
     begin = wanted.told.reporter.begin
     try:
@@ -185,7 +199,13 @@ def _looked_and_ran(selection: Selection, wanted: _Wanted) -> Run:
     except KeyboardInterrupt:
         host = Host(host_facts())
         begin((), host.info)
-        return _nothing(host, early=INTERRUPTED)
+        return nothing(host, early=INTERRUPTED)
+    return begun(scenarios, host, wanted) or _run(scenarios, host, wanted)
+
+
+def begun(scenarios: tuple[Scenario, ...], host: Host, wanted: Wanting) -> Run | None:
+    """Tell how a run begins, and empty its files; return the run where it ends at once."""
+    begin = wanted.told.reporter.begin
     if host.trouble is not None:
         begin((host.trouble.scenario,), host.info)
         wanted.told.reporter.done(host.trouble)
@@ -193,11 +213,26 @@ def _looked_and_ran(selection: Selection, wanted: _Wanted) -> Run:
         return Run((host.trouble,), host.features, host.info, not_run=left, early=NOT_ASKED)
     if host.why_not:
         begin((), host.info)
-        return _nothing(host)
+        return nothing(host)
     begin(scenarios, host.info)
     if wanted.histories is not None and stat.S_ISREG(os.fstat(wanted.histories.fileno()).st_mode):
         wanted.histories.truncate(0)
-    return _run(scenarios, host, wanted)
+    return None
+
+
+def _transcribed(path: Path, selection: Selection, patience: float, jobs: int | None) -> None:
+    """Run scenarios, and leave it to who reads the transcript to judge them."""
+    from vmm.cli.carrying import Orders, carry_out
+    from vmm.cli.lab_live import live
+    from vmm.cli.transcript import Transcript
+
+    host = look_at_host(patience)
+    scenarios = selected(host.features, selection)
+    with usable(path), NamedFile(path, "wb") as file, live() as lab:
+        transcript = Transcript(file, host, scenarios, lab)
+        if host.in_vain is None and not host.why_not:
+            orders = Orders(scenarios, host, lab.begin, None, patience, jobs)
+            transcript.close(carry_out(orders, transcript))
 
 
 @contextmanager
@@ -218,7 +253,7 @@ def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
             raise
 
 
-def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: _Wanted) -> Run:
+def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: Wanting) -> Run:
     from vmm.cli.execution import execute
     from vmm.cli.history_files import history_files
     from vmm.cli.lab_live import live

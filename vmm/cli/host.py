@@ -15,6 +15,7 @@ from vmm.report import terminal
 from vmm.scenario.features import Features
 from vmm.scenario.history import SetUpRefused
 from vmm.scenario.slots import LEAST_SLOTS
+from vmm.scenario.trouble import Trouble
 from vmm.verdict import statuses
 from vmm.verdict.judge import Status
 from vmm.verdict.probing import troubled
@@ -40,11 +41,16 @@ patience_option = click.option(
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host, and what its kernel can do; ``trouble`` is the verdict if it cannot be asked."""
+    """A host, and what its kernel can do, or why it was asked in vain."""
 
     info: HostInfo
     features: Features = USUAL
-    trouble: Checked | None = None
+    in_vain: Trouble | None = None
+
+    @property
+    def trouble(self) -> Checked | None:
+        """The verdict on a kernel that was asked in vain."""
+        return None if self.in_vain is None else troubled(self.in_vain)
 
     @property
     def why_not(self) -> str:
@@ -110,7 +116,7 @@ def look_at_host(patience: float = 1.0) -> Host:
     if found.refused == SetUpRefused("KVM_CREATE_VM", errno=errno.EBUSY):
         remedy = "another hypervisor holds the CPU's virtualisation; see the kernel log"
         return Host(replace(facts, obstacle="KVM_CREATE_VM: EBUSY", remedy=remedy))
-    return Host(facts, USUAL, troubled(found.step, found.refused, found.reason))
+    return Host(facts, USUAL, found)
 
 
 @contextmanager

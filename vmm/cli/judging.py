@@ -76,10 +76,6 @@ class Judge:
         """Take one that ran."""
         self._judging.append((ran.index, self._judged(ran)))
 
-    def fail(self, index: int, error: OSError) -> None:
-        """Take one that could not begin."""
-        self._judging.append((index, iter((broken_off(self._scenarios[index], error),))))
-
     def end(self) -> None:
         """Do what is left, and hand on all results, though earlier ones are missing."""
         while self._judging:

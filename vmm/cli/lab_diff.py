@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.lab_machines import in_one_line, kernel_of, say
-from vmm.cli.lab_matrix import lab_task, statuses_in, worst
+from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
+from vmm.cli.lab_matrix import lab_task, statuses_in
 from vmm.cli.output import console, print_lines
 from vmm.cli.said import tell
 from vmm.lab.cells import Cell, run_all, usual_number

@@ -4,7 +4,7 @@ import compileall
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,14 @@ from vmm.verdict import statuses
 ROOT = Path(vmm.__file__).resolve().parents[1]
 PATIENCE = {Backend.SVM: 30, Backend.VMX: 60, Backend.KVM: 4}
 """So many times as long as on hardware a scenario may take."""
+
+_WORST_FIRST = (
+    statuses.INTERNAL_ERROR,
+    statuses.DIFFERS,
+    statuses.USAGE,
+    statuses.INCONCLUSIVE,
+    statuses.NOTHING_RAN,
+)
 
 
 @contextmanager
@@ -108,3 +116,9 @@ def job_of(words: tuple[str, ...], backend: Backend, debug_info: Path | None = N
         inputs += (debug_info,)
     preloaded = (*start, "vmm.cli.preloaded")
     return Job(command, folder, environment, kept, code, inputs, preloaded)
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """Return the status that says most: a difference before what is only inconclusive."""
+    found = set(statuses)
+    return next((status for status in _WORST_FIRST if status in found), 3 if found - {0} else 0)

@@ -3,13 +3,12 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from vmm.cli.errors import Unusable
-from vmm.cli.lab_machines import in_one_line, kernel_of, say
+from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
 from vmm.cli.output import console, print_lines
 from vmm.cli.results import result_from
 from vmm.cli.selection import selecting
@@ -19,8 +18,6 @@ from vmm.lab.machine import Backend
 from vmm.report.cells import Statuses, markdown, table
 from vmm.report.matrix import Kept, matrix_text
 from vmm.scenario.selection import Selection
-
-_WORST_FIRST = (70, 1, 2, 3, 4)
 
 
 @click.command()
@@ -102,12 +99,6 @@ def lab_task(label: str, words: list[str], folder: Path) -> Task:
     for old in folder.glob("*.json"):
         old.unlink()
     return Task(label, (sys.executable, "-P", "-m", "vmm.cli", "lab", *words), folder)
-
-
-def worst(statuses: Iterable[int]) -> int:
-    """Return the status that says most: a difference before what is only inconclusive."""
-    found = set(statuses)
-    return next((status for status in _WORST_FIRST if status in found), 3 if found - {0} else 0)
 
 
 def statuses_in(path: Path) -> Statuses:

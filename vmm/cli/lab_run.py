@@ -2,20 +2,23 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
 
-from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say
-from vmm.cli.lab_progress import Progress, judge_what_ran, kept, with_histories
+from vmm.cli.lab_check import Boot, Place, check_outside, is_judged_outside
+from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say, worst
+from vmm.cli.lab_progress import Progress
 from vmm.cli.lab_whitebox import description_of
 from vmm.cli.writing import sweep
 from vmm.lab.cache import new_run_folder
 from vmm.lab.debian import RELEASES
+from vmm.lab.log import Reports
 from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
-from vmm.lab.run import run as run_machine
+from vmm.lab.run import Ending, run as run_machine
 
 LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 1800.0, Backend.KVM: 60.0}
 """So long a machine may give no sign of life: on a busy host an emulator has little time."""
@@ -94,32 +97,42 @@ def run(
             timeout,
             life_s=LIFE_S[chosen],
         )
-        words, histories = with_histories(words, chosen)
-        job = job_of(words, chosen, description_of(machine.kernel))
-        if fresh or bisect:  # Each step of a bisection has another kernel.
-            job = replace(job, preloaded=())
-        folder = new_run_folder()
-        what = " ".join((chosen.value, *parameters))
-        say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
         start, began = time.monotonic(), time.time()
         progress = Progress()
         out, err = (partial(_write, descriptor, progress) for descriptor in (1, 2))
-        try:
-            ending = run_machine(machine, job, folder, out, err, progress.tell)
-        except KeyboardInterrupt:
-            ending = progress.interrupted()
+        folder = new_run_folder()
+        what = " ".join((chosen.value, *parameters))
+        say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
+
+        def boot(words: tuple[str, ...], told: Callable[[Reports], None]) -> Ending:
+            job = job_of(words, chosen, description_of(machine.kernel))
+            if fresh or bisect:  # Each step of a bisection has another kernel.
+                job = replace(job, preloaded=())
+            return run_machine(machine, job, folder, out, err, told)
+
+        if is_judged_outside(words, chosen):
+            place = Place(machine.kernel.release, folder, progress)
+            status, ending = check_outside(words, boot, place)
+        else:
+            status, ending = _watched(words, boot, progress)
         progress.clear()
-    if histories is not None:
-        histories = kept(histories, folder)
     for note in ending.notes:
         say(f"note: {note}")
     if ending.why:
         say(ending.why)
         sweep(words, began)
-    if ending.why and histories is not None:
-        judge_what_ran(histories, words, ending)
-    say(f"status {ending.status} after {time.monotonic() - start:.1f} s; logs: {folder}")
-    ctx.exit(_SKIP if bisect and ending.status not in _VERDICTS else ending.status)
+        status = worst((status, ending.status))
+    say(f"status {status} after {time.monotonic() - start:.1f} s; logs: {folder}")
+    ctx.exit(_SKIP if bisect and status not in _VERDICTS else status)
+
+
+def _watched(words: tuple[str, ...], boot: Boot, progress: Progress) -> tuple[int, Ending]:
+    """Run a command that does everything in the machine."""
+    try:
+        ending = boot(words, progress.tell)
+    except KeyboardInterrupt:
+        ending = progress.interrupted()
+    return ending.status, ending
 
 
 def _write(descriptor: int, progress: Progress, data: bytes) -> None:

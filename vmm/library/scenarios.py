@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cache
 
 from vmm.catalogue import catalogue
-from vmm.execution.probe.child import Trouble, probe
+from vmm.execution.probe.child import probe
 from vmm.execution.runner import run_isolated
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch
@@ -19,6 +19,7 @@ from vmm.scenario.guestplace import placed
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
 from vmm.scenario.selection import Selection
+from vmm.scenario.trouble import Trouble
 from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status, Verdict
 from vmm.verdict.result import Checked, judged

@@ -5,8 +5,9 @@ import msgspec
 from vmm.model.rule import documented
 from vmm.scenario import words
 from vmm.scenario.endings import HARNESS, HOST, KERNEL_SHORT
-from vmm.scenario.history import Done, SetUpRefused
+from vmm.scenario.history import Done
 from vmm.scenario.operations import Scenario
+from vmm.scenario.trouble import Trouble
 from vmm.verdict.judge import Difference, Expected, Status, Verdict
 from vmm.verdict.result import Checked
 
@@ -21,12 +22,9 @@ PLAIN = documented(
 )
 
 
-def troubled(step: str, refused: SetUpRefused | None, reason: str) -> Checked:
-    """Return what there is to say of a kernel that was asked in vain.
-
-    At ``step`` a call was ``refused`` or answered wrongly, or everything ended for a ``reason``
-    (see `vmm.scenario.endings`).
-    """
+def troubled(trouble: Trouble) -> Checked:
+    """Return what there is to say of a kernel that was asked in vain."""
+    step, refused, reason = trouble.step, trouble.refused, trouble.reason
     verdict = Verdict(PROBING.name, Status.INCONCLUSIVE, f"{reason}; then {step}")
     if reason.startswith(HARNESS):
         verdict = msgspec.structs.replace(verdict, status=Status.INTERNAL_ERROR, reason=reason)

@@ -1,5 +1,6 @@
-"""A machine that is lost in the middle of a check: what ran is judged here. QEMU is played."""
+"""A check whose machine ends, or is lost: what ran is judged here. QEMU is played."""
 
+import errno
 import json
 import os
 import sys
@@ -10,13 +11,22 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.ideal import ideal_history
+from tests.played import with_outcome
 from tests.unit.cli.test_lab import kernel
 from vmm.catalogue import catalogue
+from vmm.cli.carrying import Carried, Ran
+from vmm.cli.files import histories_from
+from vmm.cli.host import Host
+from vmm.cli.lab_live import Live
 from vmm.cli.main import main
+from vmm.cli.transcript import Transcript
+from vmm.execution.runner import Record
+from vmm.host.hostinfo import host_in_brief
 from vmm.lab import machine
 from vmm.lab.machine import QEMU
 from vmm.scenario.codec import history_lines
 from vmm.scenario.features import Features
+from vmm.scenario.history import Header, Refused
 
 PLAYED = """\
 import os, re, sys, time
@@ -66,12 +76,27 @@ def lab(tmp_path: Path, program: str, *words: str) -> Result:
     return CliRunner().invoke(main, ["lab", "run", *options, "--", "check", *words])
 
 
-def recorded(tmp_path: Path) -> Path:
-    """Return a file with the histories of two scenarios on a right kernel."""
+def transcript(
+    tmp_path: Path, closing: Carried | None = None, damage: bytes = b"", is_wrong: bool = False
+) -> Path:
+    """Return what a machine leaves in which two of the scenarios ran."""
     features = Features()
-    chosen = [each for each in catalogue(features) if each.name in NAMES[:2]]
-    file = tmp_path / "recorded.jsonl"
-    file.write_bytes(b"".join(b"".join(history_lines(ideal_history(each))) for each in chosen))
+    host = Host(host_in_brief({"kernel": "6.12.1"}), features)
+    chosen = [each for each in catalogue(features) if each.name in NAMES]
+    file = tmp_path / "transcript"
+    with file.open("wb", buffering=0) as stream:
+        written = Transcript(stream, host, chosen, Live(None, ""))
+        for index, scenario in enumerate(chosen):
+            if scenario.name != NAMES[2]:
+                history = ideal_history(scenario)
+                if is_wrong:
+                    history = with_outcome(history, 0, Refused(errno.EEXIST))
+                data = b"".join(history_lines(history))
+                header = Header(scenario, features, host.info.in_brief())
+                written.take(Ran(index, Record(header, data), 0.5))
+        stream.write(damage)
+        if closing is not None:
+            written.close(closing)
     return file
 
 
@@ -81,7 +106,7 @@ report("ready")
 report("scenarios 3")
 for name in ("move-up", "move-down"):
     report(f"begin {name}")
-open(asked[asked.index("--histories") + 1], "wb").write(open("RECORDED", "rb").read())
+open(asked[asked.index("--transcript") + 1], "wb").write(open("TRANSCRIPT", "rb").read())
 report("begin move-between-two")
 say("last words")
 """
@@ -99,8 +124,8 @@ def test_what_ran_is_judged_here_when_the_machine_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, status: int, why: str
 ) -> None:
     monkeypatch.setattr("vmm.cli.lab_run.LIFE_S", dict.fromkeys(machine.Backend, 1.0))
-    program = LOST.replace("RECORDED", str(recorded(tmp_path))) + end
-    result = lab(tmp_path, program, "--json", "result.json", "move-*")
+    program = LOST.replace("TRANSCRIPT", str(transcript(tmp_path))) + end
+    result = lab(tmp_path, program, "--json", "result.json", *NAMES)
     assert result.exit_code == status, result.output
     assert f"lab: {why}" in result.output, result.output
     told = json.loads(Path("result.json").read_text())
@@ -111,9 +136,9 @@ def test_what_ran_is_judged_here_when_the_machine_is_lost(
 
 
 def test_an_interruption_keeps_what_ran_and_says_where(tmp_path: Path) -> None:
-    program = LOST.replace("RECORDED", str(recorded(tmp_path)))
+    program = LOST.replace("TRANSCRIPT", str(transcript(tmp_path)))
     program += f"import os; time.sleep(1); os.kill({os.getpid()}, 2); time.sleep(600)"
-    result = lab(tmp_path, program, "--json", "result.json", "move-*")
+    result = lab(tmp_path, program, "--json", "result.json", *NAMES)
     assert result.exit_code == 3, result.output
     assert "lab: interrupted in move-between-two\n" in result.output
     assert "lab: status 3 after" in result.output
@@ -122,17 +147,73 @@ def test_an_interruption_keeps_what_ran_and_says_where(tmp_path: Path) -> None:
 
 
 def test_histories_that_were_asked_for_stay(tmp_path: Path) -> None:
-    program = LOST.replace("RECORDED", str(recorded(tmp_path))) + "sys.exit()"
-    result = lab(tmp_path, program, "--histories", "h.jsonl", "--json", "r.json", "move-*")
+    program = LOST.replace("TRANSCRIPT", str(transcript(tmp_path))) + "sys.exit()"
+    result = lab(tmp_path, program, "--histories", "h.jsonl", "--json", "r.json", *NAMES)
     assert result.exit_code == 3, result.output
     assert sorted(path.name for path in Path().iterdir()) == ["h.jsonl", "r.json"]
-    assert Path("h.jsonl").read_bytes() == recorded(tmp_path).read_bytes()
+    histories = histories_from(Path("h.jsonl"))
+    assert [each.header.scenario.name for each in histories] == list(NAMES)
     assert len(json.loads(Path("r.json").read_text())["scenarios"]) == 3
 
 
-def test_a_check_that_ends_leaves_only_what_it_wrote(tmp_path: Path) -> None:
+def ending(tmp_path: Path, damage: bytes = b"", last: str = "over(0)") -> str:
+    """Return the program of a machine that ends as it should."""
+    left = transcript(tmp_path, Carried((0,), ("no log",), 1.0), damage)
+    return f"{LOST.replace('TRANSCRIPT', str(left))}{last}\n"
+
+
+def test_a_check_is_judged_outside_of_its_machine(tmp_path: Path) -> None:
+    result = lab(tmp_path, ending(tmp_path), "-v", *NAMES[:2])
+    assert result.exit_code == 3, result.output
+    assert "other scenarios than this host" in result.output, "what is asked for is checked"
+    result = lab(tmp_path, ending(tmp_path), "-v", *NAMES)
+    assert result.exit_code == 3, result.output
+    assert "1 scenario did not run (interrupted): move-between-two" in result.output
+    assert "no log" in result.output
+    assert not list(Path().iterdir())
+    kept = tmp_path / "cache/memslot-vmm/runs/2/histories.jsonl"
+    assert len(list(histories_from(kept))) == 2
+
+
+def test_enough_that_differ_end_the_machine(tmp_path: Path) -> None:
+    program = LOST.replace("TRANSCRIPT", str(transcript(tmp_path, is_wrong=True)))
+    words = ("--max-differences", "2", "--json", "r.json", *NAMES)
+    result = lab(tmp_path, f"{program}time.sleep(600)", *words)
+    assert result.exit_code == 1, result.output
+    assert "gave up" not in result.output
+    told = json.loads(Path("r.json").read_text())
+    assert [each["status"] for each in told["scenarios"]] == ["differs", "differs"]
+    assert told["early"].startswith("--max-differences 2 for one cause: ")
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (b"\n", "what the machine wrote cannot be read: Input data was truncated"),
+        (b"{}\n", "what the machine wrote cannot be read: Object missing required field `type`"),
+        (b"[" * 5000 + b"\n", "what the machine wrote cannot be read: "),
+        (
+            b'{"type":"ran","index":3,"size_bytes":0,"seconds":0,"reason":"","problems":[]}\n',
+            "what the machine wrote names no scenario: 3",
+        ),
+    ],
+)
+def test_a_damaged_transcript_is_no_verdict(tmp_path: Path, damage: bytes, why: str) -> None:
+    result = lab(tmp_path, ending(tmp_path, damage), *NAMES)
+    assert result.exit_code == 3, result.output
+    assert why in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_machine_whose_check_left_nothing_is_no_pass(tmp_path: Path) -> None:
     program = 'report("booted")\nreport("ready")\nover(0)\n'
-    result = lab(tmp_path, program, "move-*")
-    assert result.exit_code == 0, result.output
-    assert "what ran" not in result.output
+    result = lab(tmp_path, program, "--json", "r.json", "move-*")
+    assert result.exit_code == 3, result.output
+    assert json.loads(Path("r.json").read_text())["early"] == "the machine's check has left nothing"
+
+
+def test_a_check_that_cannot_begin_has_its_own_status(tmp_path: Path) -> None:
+    program = 'report("booted")\nreport("ready")\nover(2)\n'
+    result = lab(tmp_path, program, "--json", "r.json", "move-*")
+    assert result.exit_code == 2, result.output
     assert not list(Path().iterdir())

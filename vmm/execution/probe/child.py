@@ -20,7 +20,7 @@ from vmm.host.child import Child
 from vmm.kvm.system import Kvm
 from vmm.scenario.endings import DIED, HARNESS, HUNG, is_short, of_the_host
 from vmm.scenario.features import Features
-from vmm.scenario.history import SetUpRefused
+from vmm.scenario.trouble import Trouble
 
 TIME_LIMIT_S = 20.0
 
@@ -30,14 +30,6 @@ class Probed(msgspec.Struct, frozen=True, tag="probed"):
 
     capabilities: dict[str, int]
     features: Features
-
-
-class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
-    """What went wrong at which ``step``: a call was ``refused``, or it ended for a ``reason``."""
-
-    step: str
-    refused: SetUpRefused | None = None
-    reason: str = ""
 
 
 class _Begun(msgspec.Struct, frozen=True, tag="begun"):

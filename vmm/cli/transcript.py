@@ -1,0 +1,153 @@
+"""What a run leaves, to be judged elsewhere: a file that can be read while it grows.
+
+A line of JSON for each part; after one that says ``ran``, so many bytes of that scenario's history.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from vmm.cli.carrying import Carried, Ran
+from vmm.cli.host import Host
+from vmm.cli.lab_live import Live
+from vmm.execution.runner import Record
+from vmm.host.health import Problem
+from vmm.host.hostinfo import HostInfo
+from vmm.scenario.features import Features
+from vmm.scenario.history import Header
+from vmm.scenario.operations import Scenario
+from vmm.scenario.trouble import Trouble
+
+
+class BrokenError(Exception):
+    """A transcript that cannot be read."""
+
+
+class Opening(msgspec.Struct, frozen=True, tag="opening"):
+    """The host, and the names of the scenarios that are to run."""
+
+    host: HostInfo
+    features: Features
+    scenarios: tuple[str, ...]
+    in_vain: Trouble | None = None
+
+
+class Skipped(msgspec.Struct, frozen=True, tag="skipped"):
+    """A scenario that does not run, and what is missing."""
+
+    index: int
+    missing: str
+
+
+class _Ran(msgspec.Struct, frozen=True, tag="ran"):
+    """A scenario that ran, all but its history."""
+
+    index: int
+    size_bytes: int
+    seconds: float
+    reason: str
+    problems: tuple[Problem, ...]
+
+
+class Closing(msgspec.Struct, frozen=True, tag="closing"):
+    """Nothing more comes."""
+
+    carried: Carried
+
+
+Part = Opening | Skipped | Ran | Closing
+
+_DECODER: msgspec.json.Decoder[Opening | Skipped | _Ran | Closing] = msgspec.json.Decoder(
+    Opening | Skipped | _Ran | Closing
+)
+
+
+class Transcript:
+    """A taker that writes down what it gets, to an unbuffered file. Methods raise OSError."""
+
+    def __init__(
+        self, file: IO[bytes], host: Host, scenarios: Sequence[Scenario], lab: Live
+    ) -> None:
+        self._file = file
+        self._lab = lab
+        self._scenarios = scenarios
+        lab.say(f"scenarios {len(scenarios)}")
+        names = tuple(scenario.name for scenario in scenarios)
+        self._write(Opening(host.info, host.features, names, host.in_vain))
+
+    has_work = False
+
+    def work(self) -> None:
+        """Do nothing: there is never any work."""
+
+    def skip(self, index: int, missing: str) -> None:
+        """Take a scenario that does not run, for want of what is ``missing``."""
+        self._lab.skip(self._scenarios[index])
+        self._write(Skipped(index, missing))
+
+    def take(self, ran: Ran) -> None:
+        """Take one that ran."""
+        data = ran.record.data
+        part = _Ran(ran.index, len(data), ran.seconds, ran.record.reason, ran.problems)
+        self._write(part, data)
+
+    def end(self) -> None:
+        """Do nothing: all is written."""
+
+    def close(self, carried: Carried) -> None:
+        """Write how it went."""
+        self._write(Closing(carried))
+
+    def _write(self, part: Opening | Skipped | _Ran | Closing, data: bytes = b"") -> None:
+        left = memoryview(msgspec.json.encode(part) + b"\n" + data)
+        while left:
+            left = left[self._file.write(left) :]
+
+
+class Reader:
+    """Reads a transcript while it grows; ``scenarios`` gives those of the names in its opening."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+        self._rest = b""
+        self.headers: tuple[Header, ...] = ()
+        """Those of the scenarios, once their host is known: see `Opening`."""
+
+    def news(self) -> Iterator[Part]:
+        """Yield the parts that have become whole since the last call.
+
+        Raises BrokenError where it is no transcript.
+        """
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+        except FileNotFoundError:
+            return
+        self._read += len(new)
+        self._rest += new
+        while (part := self._next()) is not None:
+            yield part
+
+    def _next(self) -> Part | None:
+        line, newline, rest = self._rest.partition(b"\n")
+        if not newline:
+            return None
+        try:
+            part = _DECODER.decode(line)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BrokenError(f"what the machine wrote cannot be read: {error}") from None
+        if not isinstance(part, _Ran):
+            self._rest = rest
+            return part
+        if len(rest) < part.size_bytes:
+            return None
+        self._rest = rest[part.size_bytes :]
+        if part.index not in range(len(self.headers)):
+            raise BrokenError(f"what the machine wrote names no scenario: {part.index}")
+        header = self.headers[part.index]
+        record = Record(header, rest[: part.size_bytes], part.reason)
+        return Ran(part.index, record, part.seconds, part.problems)
