@@ -28,7 +28,7 @@ from vmm.verdict.known_issues import issues_met
 MAX_HANGS = 3
 """A kernel that hung so often will go on to: what is left does not run, and that is said."""
 
-_KNOWN_HANG_S = 5.0
+_KNOWN_HANG_S = 2.0
 """So long a scenario may take in which some kernels are known to hang, as much again where they may
 be ten times as slow: those are not waited for, and others take less than a second."""
 
