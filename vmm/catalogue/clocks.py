@@ -264,6 +264,33 @@ def _host(clock: Clock) -> Scenario:
     )
 
 
+def _host_beside(clock: Clock) -> Scenario:
+    def over(page: int, pages: int, source: int) -> ChangeHostMemory:
+        return ChangeHostMemory(at("b", page), pages, "map_file", at("file", source))
+
+    first = (_GFN + _PAGE) * PAGE_SIZE_BYTES
+    ranges = ((_PAGE, 1, 3), (_PAGE - 1, 2, 4), (_PAGE, 2, 6), (_PAGE - 1, 1, 8), (_PAGE + 1, 1, 9))
+    return _scenario(
+        "follows-host-memory-at-the-ends-of-a-page",
+        clock,
+        "At either end of a page a clock follows it, wherever the range begins that changes.",
+        over(0, 3, 0),
+        _OTHER.create(),
+        *(
+            op
+            for gpa in (first, _end_of_page(clock))
+            for op in (
+                *(_set(clock, gpa), *_run(clock)),
+                # What was mapped before stays in the file, where a late write to it is seen.
+                *_after_each(clock, *(over(*each) for each in ranges)),
+            )
+        ),
+        source="gfn_to_pfn_cache_invalidate_start",
+        needs=("sync_mmu",),
+        mappings=(A, B, Mapping("file", 10, "memfd")),
+    )
+
+
 def _copied(clock: Clock) -> Scenario:
     return _scenario(
         "copies-what-is-shared-with-a-child",
@@ -370,7 +397,7 @@ def _huge(clock: Clock) -> Scenario:
 
 def _each(clock: Clock) -> Iterator[Scenario]:
     makers = (_moved, _deleted, _hole_first, _places, _shared, _logged, _in_ring, _readonly)
-    others = (_host, _copied, _vcpus, _vms, _in_smm, _huge)
+    others = (_host, _host_beside, _copied, _vcpus, _vms, _in_smm, _huge)
     return (make(clock) for make in (*makers, *others))
 
 

@@ -87,6 +87,9 @@ _STAYING = Scenario(
     ),
 )
 
+_GIANT = 1 << 18
+"""Pages in one of 1 GiB; what is mapped nowhere begins at a multiple of that."""
+
 _BACKINGS = (
     Scenario(
         name="create-against-the-order-of-hvas",
@@ -164,6 +167,23 @@ _BACKINGS = (
         tags=("create", "huge"),
         mappings=(HUGE,),
         operations=creates(Slot(1, 0x201, at("huge"), pages=1024)),
+    ),
+    Scenario(
+        name="create-in-line-with-giant-pages",
+        why="A slot in line with pages of 1 GiB may have one only where it has all of it.",
+        source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
+        tags=("create", "move", "huge"),
+        mappings=(Mapping("nowhere", 2 * _GIANT, "unmapped"),),
+        survey="none",
+        operations=(
+            Slot(1, 4 * _GIANT, at("nowhere"), pages=8).create(),
+            Slot(2, 6 * _GIANT - 8, at("nowhere", _GIANT - 8), pages=8).create(),
+            Slot(3, 7 * _GIANT - 8, at("nowhere", _GIANT - 8), pages=16).create(),
+            Slot(4, 8 * _GIANT, at("nowhere"), pages=_GIANT).create(),
+            Slot(1, 4 * _GIANT, at("nowhere"), pages=8).move(4 * _GIANT + 0x200),
+            Slot(2, 6 * _GIANT - 8, at("nowhere", _GIANT - 8), pages=8).move(11 * _GIANT - 8),
+            Slot(3, 7 * _GIANT - 8, at("nowhere", _GIANT - 8), pages=16).delete(),
+        ),
     ),
     Scenario(
         name="create-on-hugetlb",

@@ -104,7 +104,63 @@ def _mixed(name: str, why: str, *operations: AnyOperation) -> Scenario:
     )
 
 
+_TWO_LARGE = Slot(1, 0x200, at("huge"), pages=1024)
+_BORDERS = (0x1FF, 0x200)
+"""Where the last page of the one and the first page of the other lie in two huge pages."""
+
+
+def _seen_around(page: int, value: int) -> tuple[AnyOperation, ...]:
+    """Touch a page, its huge page first, so that what is mapped for that is what is seen."""
+    gfn, middle = _TWO_LARGE.gfn + page, _TWO_LARGE.gfn + (page & 0x200) + 0x10
+    return read(middle), read(gfn), write(gfn, value), write(middle, value + 1), read(gfn)
+
+
+def _all_but_one(but: int) -> tuple[AnyOperation, ...]:
+    """Leave one page as it is, and make all others of two huge pages private; and shared."""
+    gfn, end = _TWO_LARGE.gfn, _TWO_LARGE.gfn + _TWO_LARGE.pages
+    number = 0x5EC8_0000 + 0x100 * but
+    ranges = [(at, to - at) for at, to in ((gfn, gfn + but), (gfn + but + 1, end)) if to > at]
+    return (
+        _shared(gfn, _TWO_LARGE.pages),
+        *(_private(*each) for each in ranges),
+        # The page left is the first to be touched here: were a huge page mapped, it would be now.
+        read(gfn + but),
+        *_seen_around(but, number),
+        _private(gfn, _TWO_LARGE.pages),
+        *(_shared(*each) for each in ranges),
+        *_seen_around(but, number + 2),
+        Inspect(),
+    )
+
+
 _IN_HUGE_PAGES = (
+    _protected(
+        "private-all-but-a-page-at-an-end-of-a-huge-page",
+        "A huge page is one kind of memory only where its first page and its last one are.",
+        made(pages=_TWO_LARGE.pages),
+        bound(_TWO_LARGE),
+        *(op for page in (0, *_BORDERS, 0x3FF) for op in _all_but_one(page)),
+        source="hugepage_has_attrs",
+        tags=("huge",),
+        mappings=(HUGE,),
+    ),
+    _protected(
+        "private-at-the-ends-of-huge-pages-of-a-new-slot",
+        "A new slot has no huge page where only the first page, or the last one, is private.",
+        made(pages=_TWO_LARGE.pages),
+        *(_private(_TWO_LARGE.gfn + page) for page in _BORDERS),
+        bound(_TWO_LARGE),
+        *(op for page in _BORDERS for op in _seen_around(page, 0x5EC9_0000 + page)),
+        unbound(_TWO_LARGE),
+        _shared(_TWO_LARGE.gfn, _TWO_LARGE.pages),
+        *(_private(_TWO_LARGE.gfn + page) for page in (0, 0x3FF)),
+        bound(_TWO_LARGE),
+        *(op for page in (0, 0x3FF) for op in _seen_around(page, 0x5ECA_0000 + page)),
+        Inspect(),
+        source="kvm_mmu_init_memslot_memory_attributes",
+        tags=("huge",),
+        mappings=(HUGE,),
+    ),
     _mixed(
         "private-page-in-a-huge-page",
         "No huge page is mapped where one of its pages is private, nor stays where one becomes so.",

@@ -10,7 +10,7 @@ from kvm_abi.uapi import Protection
 from vmm.execution.forked import ForkedChild
 from vmm.execution.samepages import wait_for_scans
 from vmm.kvm.closing import Closing
-from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.memory import GIANT_PAGE_BYTES, HostAddress, HostMapping
 from vmm.scenario.content import page_bytes
 from vmm.scenario.history import Done, HostChange, Inspected, Refused
 from vmm.scenario.hostpages import HostPages
@@ -246,7 +246,9 @@ def _map(mapping: Mapping) -> HostMapping:
             return HostMapping.transparent_huge(size_bytes)
         case "zero":
             return HostMapping.at_zero(size_bytes)
-        case "unmapped" | "guest_memfd":
+        case "unmapped":
+            return HostMapping.reserved(size_bytes, aligned_bytes=GIANT_PAGE_BYTES)
+        case "guest_memfd":
             return HostMapping.reserved(size_bytes)
         case "private_file":
             raise AssertionError("its file is filled first")

@@ -15,6 +15,7 @@ from kvm_abi.uapi import PAGE_SIZE_BYTES, Advice, MapFlag, Protection
 from vmm.kvm.hostpages import PRIVATE, READ_WRITE, HostPages
 
 HUGE_PAGE_BYTES = 2 << 20
+GIANT_PAGE_BYTES = 1 << 30
 
 _RESERVED = MapFlag.PRIVATE | MapFlag.ANONYMOUS  # Set aside at once, as hugetlb has to be.
 _SHARED = MapFlag.SHARED | MapFlag.ANONYMOUS | MapFlag.NORESERVE
@@ -139,12 +140,7 @@ class HostMapping(HostPages):
         ...     memory.address % (2 << 20)
         0
         """
-        room = raw.map_memory(0, _whole(size_bytes) + HUGE_PAGE_BYTES, READ_WRITE, PRIVATE)
-        head = -room % HUGE_PAGE_BYTES
-        if head:
-            raw.unmap_memory(room, head)
-        address = room + head
-        raw.unmap_memory(address + size_bytes, HUGE_PAGE_BYTES - head)
+        address = _map_aligned(size_bytes, HUGE_PAGE_BYTES, READ_WRITE)
         mapping = cls(address, size_bytes)
         try:
             raw.advise_memory(address, size_bytes, Advice.HUGEPAGE)
@@ -171,19 +167,18 @@ class HostMapping(HostPages):
         return cls(raw.map_memory(0, _whole(size_bytes), READ_WRITE, flags), size_bytes)
 
     @classmethod
-    def reserved(cls, size_bytes: int) -> Self:
+    def reserved(cls, size_bytes: int, *, aligned_bytes: int = PAGE_SIZE_BYTES) -> Self:
         """Reserve addresses that nothing may touch: neither this process nor a guest.
 
-        Reading or writing it through this object ends the process. Raises `ValueError` and
-        `OSError`.
+        They begin at a multiple of `aligned_bytes`, which are whole pages. Reading or writing it
+        through this object ends the process. Raises `ValueError` and `OSError`.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.reserved(0x1000) as memory:
         ...     memory.size_bytes
         4096
         """
-        flags = PRIVATE
-        return cls(raw.map_memory(0, _whole(size_bytes), Protection.NONE, flags), size_bytes)
+        return cls(_map_aligned(size_bytes, aligned_bytes, Protection.NONE), size_bytes)
 
     def __repr__(self) -> str:
         return f"HostMapping({self.address:#x}, {self.size_bytes:#x} bytes)"
@@ -255,6 +250,19 @@ class HostAddress:
     def hva(self) -> int:
         """The address as a number. Raises `ValueError` outside the mapping."""
         return self.mapping.address_of(self.offset)
+
+
+def _map_aligned(size_bytes: int, aligned_bytes: int, protection: Protection) -> int:
+    """Map private memory at a multiple of ``aligned_bytes``, and return its address."""
+    room = _whole(size_bytes) + aligned_bytes - PAGE_SIZE_BYTES
+    start = raw.map_memory(0, room, protection, PRIVATE)
+    address = start + -start % aligned_bytes
+    if address > start:
+        raw.unmap_memory(start, address - start)
+    end = address + size_bytes
+    if end < start + room:
+        raw.unmap_memory(end, start + room - end)
+    return address
 
 
 def _whole(size_bytes: int, page_bytes: int = PAGE_SIZE_BYTES) -> int:

@@ -116,6 +116,19 @@ def test_reserved_cannot_be_read() -> None:
     assert ended.returncode == -11
 
 
+@pytest.mark.parametrize("aligned_bytes", [PAGE, 2 << 20, 1 << 30])
+def test_reserved_is_aligned_and_leaves_nothing_around(aligned_bytes: int) -> None:
+    before = _mapped_bytes()
+    with HostMapping.reserved(3 * PAGE, aligned_bytes=aligned_bytes) as memory:
+        assert memory.address % aligned_bytes == 0
+        assert _mapped_bytes() - before == 3 * PAGE
+    assert _mapped_bytes() == before
+
+
+def _mapped_bytes() -> int:
+    return psutil.Process().memory_info().vms
+
+
 def test_anonymous_discards_and_protects() -> None:
     with HostMapping.anonymous(2 * PAGE) as memory:
         memory.write(0, b"a" * PAGE * 2)
