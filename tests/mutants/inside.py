@@ -78,9 +78,11 @@ def _noticed(task: Task, prepared: Prepared) -> tuple[Said, str, float]:
     """Return what a bug came to, how what noticed it ended without it, and after how long.
 
     An issue that is known elsewhere counts, unless it is this kernel's without the bug as well.
+    Without a bug at work all scenarios run, whatever they say.
     """
     limit_s = prepared.order.limit_s
     seconds = 0.0
+    failed: list[Said] = []
     while True:
         start = time.monotonic()
         found = _in_a_child(_limit_s(prepared.order, task), partial(_look, task, prepared))
@@ -89,12 +91,23 @@ def _noticed(task: Task, prepared: Prepared) -> tuple[Said, str, float]:
         if found.how != "passed" and found.scenario and task.number:
             again = Task(0, (found.scenario,))
             control = _in_a_child(limit_s, partial(_look, again, prepared)).how
-        if found.how != "known":
-            return found, control, round(seconds, 2)
-        if control != "known":
+        goes_on = found.how == "known" or (not task.number and found.scenario in task.scenarios)
+        if not goes_on:
+            return _in_all(found, failed), control, round(seconds, 2)
+        if task.number and control != "known":
             return msgspec.structs.replace(found, how="differs"), control, round(seconds, 2)
+        if found.how != "known":
+            failed.append(found)
         after = task.scenarios.index(found.scenario) + 1
         task = msgspec.structs.replace(task, scenarios=task.scenarios[after:])
+
+
+def _in_all(found: Said, failed: Sequence[Said]) -> Said:
+    """Return what scenarios came to without a bug, those that did not pass among them."""
+    if not failed:
+        return found
+    steps = [*(f"{each.scenario} {each.how}: {each.step}" for each in failed), found.step]
+    return msgspec.structs.replace(failed[0], step="; ".join(filter(None, steps))[: 4 * _MOST])
 
 
 def _limit_s(order: Order, task: Task) -> float:

@@ -12,6 +12,9 @@ from vmm.lab.cache import cache_folder
 
 _LOCK = threading.Lock()
 
+Costs = dict[str, float | None]
+"""How many seconds a scenario took on the good kernel; None where it did not pass there."""
+
 
 def key(row: Mutant, white: bool) -> str:
     """Return what a result is kept under: it changes with what the bug is."""
@@ -43,12 +46,12 @@ def keep(version: str, name: str, found: Found) -> None:
         scratch.rename(path)
 
 
-def costs(version: str, npt: int) -> dict[str, float]:
-    """Return how many seconds each scenario took on the good kernel."""
+def costs(version: str, npt: int) -> Costs:
+    """Return what scenarios cost on the good kernel."""
     path = _file(f"costs-{version}-npt{npt}.json")
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, float]) if path.exists() else {}
+    return msgspec.json.decode(path.read_bytes(), type=Costs) if path.exists() else {}
 
 
-def keep_costs(version: str, npt: int, costs: dict[str, float]) -> None:
+def keep_costs(version: str, npt: int, costs: Costs) -> None:
     """Keep how long scenarios took."""
     _file(f"costs-{version}-npt{npt}.json").write_bytes(msgspec.json.encode(costs))
