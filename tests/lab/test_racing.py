@@ -35,6 +35,10 @@ FAULTS = {
     "racing-unmap": ("host-change-missed-last-page:every=9",),
     "racing-protect": ("host-change-missed-first-page:every=9",),
     "racing-write-protect": ("write-protection-missed:every=9", "access-not-given-back:every=9"),
+    "racing-two-mappings-of-one-file": (
+        "old-place-seen-for-20-runs:every=5",
+        "host-change-missed-last-page:every=9",
+    ),
     "racing-map-over": ("fresh-memory-missed:every=9",),
     "racing-page-out": ("paged-out-is-lost:every=9",),
     "racing-migrating": ("old-place-seen-for-20-runs:every=5",),

@@ -10,14 +10,18 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     CloseGuestMemfd,
     CreateGuestMemfd,
+    GuestThread,
     HostThread,
+    HostWrite,
     Inspect,
     KvmclockCtrl,
+    Mapping,
     PunchGuestMemfd,
     Race,
     Scenario,
     SetClockMsr,
     SetUserMemoryRegion2,
+    Touch,
 )
 
 _GFN = 0x100
@@ -44,7 +48,37 @@ _LOOKS = (KvmclockCtrl(1), read(_GFN + 8), read(_GFN + 8, vcpu=1), Inspect())
 
 _VCPUS = (reader(0, _GFN, _GFN + 1), writer(1, _GFN, _GFN + 1))
 
+_FILE = Mapping("file", 4, "memfd")
+_AGAIN = Mapping("again", 4, "memfd", of="file")
+_FIRST = Slot(1, _GFN, at("file"), pages=4)
+_SECOND = Slot(2, _GFN + 8, at("again"), pages=4)
+_BOTH = (_GFN, _GFN + 8, _GFN + 1, _GFN + 9)
+
 SCENARIOS = (
+    race(
+        "two-mappings-of-one-file",
+        "What is written or punched through one mapping shows in the other, and what is unmapped "
+        "of one is not of the other.",
+        (_FIRST.create(), _SECOND.create()),
+        (
+            host(change("punch", "file", 0), change("punch", "file", 1, 2), rounds=15),
+            host(change("unmap", "again", 0, 2), change("map", "again", 0, 2), rounds=15),
+            host(HostWrite(at("file", 1), 7), _FIRST.move(_GFN + 4), _FIRST.create(), rounds=15),
+        ),
+        (
+            writer(0, _GFN, _GFN + 9),
+            GuestThread(
+                tuple(
+                    Touch(gfn * PAGE_SIZE_BYTES + offset, vcpu=1)
+                    for gfn in _BOTH
+                    for offset in (0x200, 0)
+                )
+            ),
+        ),
+        source="KVM_CAP_SYNC_MMU; mmu_notifier_invalidate_range_start on each mapping of a file",
+        mappings=(_FILE, _AGAIN),
+        needs=("sync_mmu",),
+    ),
     race(
         "write-protect",
         "Memory that the host may only read is written by no guest from then on.",

@@ -55,11 +55,17 @@ _PAIRS: tuple[tuple[HostChangeKind, ...], ...] = (
 def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
     """Return a scenario of one race, and looks at what is left."""
     taken = Mapping("taken", _PAGES, dice.pick(("anonymous", "memfd")))
-    mappings = (Mapping(_KEPT, _PAGES, dice.pick(_KINDS)), taken)
+    kept = Mapping(_KEPT, _PAGES, dice.pick(_KINDS))
+    again = tuple(
+        Mapping(f"{each.name}-again", _PAGES, "memfd", of=each.name)
+        for each in (kept, taken)
+        if each.kind == "memfd" and dice.chance(0.5)
+    )
+    mappings = (kept, taken, *again)
     vcpus = dice.pick((1, 2, 2))
     spaces: Sequence[AsId] = (0, SMM) if features.smm and dice.chance(0.5) else (0,)
     hosts = tuple(
-        _host(dice, features, number, taken, spaces) for number in range(dice.between(1, 3))
+        _host(dice, features, number, mappings, spaces) for number in range(dice.between(1, 3))
     )
     guests = tuple(_guest(dice, features, vcpu, hosts, spaces) for vcpu in range(vcpus))
     first = tuple(
@@ -85,7 +91,7 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
 
 
 def _host(
-    dice: Dice, features: Features, number: int, taken: Mapping, spaces: Sequence[AsId]
+    dice: Dice, features: Features, number: int, mappings: Sequence[Mapping], spaces: Sequence[AsId]
 ) -> HostThread:
     """Return a thread with a slot and gpas of its own; the first one changes host memory.
 
@@ -96,7 +102,7 @@ def _host(
     pages = dice.between(1, 3)
     flags = dice.pick((0, 0, LOG_DIRTY_PAGES, LOG_DIRTY_PAGES))
     readonly = READONLY if features.readonly_mem and dice.chance(0.15) else 0
-    hva = Place(dice.pick((_KEPT, "taken")), dice.below(_PAGES - pages + 1) * PAGE_SIZE_BYTES)
+    hva = Place(dice.pick(mappings).name, dice.below(_PAGES - pages + 1) * PAGE_SIZE_BYTES)
     slot = as_id << 16 | 1 + number
     area = _GFN + (number - as_id) * _AREA_GFNS
     for turn in range(dice.between(2, 5)):
@@ -117,13 +123,14 @@ def _host(
             place = Place(_KEPT, dice.below(_PAGES) * PAGE_SIZE_BYTES + 0x300 + 4 * number)
             operations.append(HostWrite(place, dice.below(_VALUES)))
         else:
-            operations += _change(dice, features, taken)
+            operations += _change(dice, features, mappings)
     return HostThread(tuple(operations), dice.between(2, 6), dice.pick((1, 1, 0)))
 
 
-def _change(dice: Dice, features: Features, taken: Mapping) -> Iterator[HostAction]:
+def _change(dice: Dice, features: Features, mappings: Sequence[Mapping]) -> Iterator[HostAction]:
     if not features.sync_mmu:
         return
+    taken = dice.pick([each for each in mappings if each.name != _KEPT and each.of != _KEPT])
     pair = dice.pick(_PAIRS)
     if (pair[0] == "map_fresh" and taken.kind != "anonymous") or (
         pair[0] == "punch" and taken.kind == "anonymous"

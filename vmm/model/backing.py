@@ -89,6 +89,18 @@ class Backing:
         self._private: set[int] = set()
         self._zero = next((m for m in mappings if m.kind == "zero"), None)
 
+    def file_of(self, mapping: str) -> str:
+        """Return the mapping whose file one was made to show, which may be itself."""
+        made = self._mappings.get(mapping)
+        return made.of or mapping if made else mapping
+
+    def views(self, mapping: str, page: int) -> Iterator[str]:
+        """Yield the mappings that were made to show what a page of one shows."""
+        file = self.file_of(mapping)
+        for name, made in self._mappings.items():
+            if page < made.pages and self.file_of(name) == file:
+                yield name
+
     @property
     def names(self) -> list[str]:
         """The names of the mappings, in the order in which they are declared."""

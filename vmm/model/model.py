@@ -347,10 +347,11 @@ class Model:
         judge = RaceJudge(
             race, spaces, self._backing, self._contents, tracking, self.allowed, clocks
         )
+        is_blurred = self._contents.is_blurred
         flaw = judge.flaw(outcome)
         if (
             judge.unknown
-            or self._contents.is_blurred
+            or is_blurred
             or (clocks and tracking.ring is not None)
             or (self._vm.internal.irqchip and _meets_device(race))
         ):

@@ -38,11 +38,15 @@ class CNames:
             return unsigned(hva)
         return f"at({self.variable(hva.mapping)}, {hva.offset:#x})"
 
+    def _of(self, mapping: Mapping) -> str:
+        return f", .of = {self.variable(mapping.of)}" if mapping.of else ""
+
     def declarations(self) -> str:
         """Return the variables of all mappings but the guest's own."""
         return "".join(
             f"static struct mapping {self._names[mapping.name]} = "
-            f'{{.name = "{_plain(mapping.name)}", .number = {number}, .pages = {mapping.pages}}};\n'
+            f'{{.name = "{_plain(mapping.name)}", .number = {number}, .pages = {mapping.pages}'
+            f"{self._of(mapping)}}};\n"
             for number, mapping in enumerate(self.mappings)
             if mapping.name != GUEST_MAPPING
         )

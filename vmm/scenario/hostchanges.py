@@ -21,13 +21,13 @@ class HostChanges:
     """Looks at one change of host memory at a time.
 
     ``taken`` names the mappings of which pages are taken away, so that the host must not write
-    them; ``aliases`` says whether any mapping shows another one's file, or a copy of it.
+    them; ``hides`` says whether any mapping shows a copy of a file, or what it was not made for.
     """
 
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
         self._mappings = {mapping.name: mapping for mapping in mappings}
         self.taken: set[str] = set()
-        self.aliases = any(m.of or m.kind == "private_file" for m in mappings)
+        self.hides = any(m.kind == "private_file" for m in mappings)
         self._vacated: dict[str, bytearray] = {}
         self._cut: set[str] = set()
         self._immovable: set[str] = set()
@@ -112,7 +112,7 @@ class HostChanges:
         if op.how in ("drop", "punch", "unmap", "map", "forbid", "allow"):
             return ""
         mapping = self._mappings[name]
-        self.aliases |= not CHANGES[op.how].keeps
+        self.hides |= not CHANGES[op.how].keeps
         if is_sparse(mapping):
             return f".how: {op.how!r} takes a mapping of at most {SPARSE_PAGES} pages"
         if op.source is not None:

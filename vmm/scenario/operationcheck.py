@@ -79,7 +79,7 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.programs import LAST_ADDRESS, LONG_FRAME_BYTES
-from vmm.scenario.races import race_problem
+from vmm.scenario.races import gfns_of, race_problem
 from vmm.scenario.shown import is_plain
 from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
 from vmm.scenario.standing import MayStand
@@ -99,6 +99,7 @@ class OperationChecker:
         self._vcpus = scenario.vcpus
         self._slot_pages = 0
         self._races = False
+        self._named: dict[int, list[range]] = {}
         self._windows: set[int] = set()
         self._devices = 0
         self._events: set[str] = set()
@@ -157,10 +158,12 @@ class OperationChecker:
             case Race():
                 if self._changes.is_paged:
                     return ": pages that userfaultfd is in charge of have to 'settle' first"
-                if self._changes.aliases:
-                    return ": races take no mapping that shows another one's file, or its copy"
+                if self._changes.hides:
+                    return ": races take no mapping of a copy, nor one with other memory over it"
                 self._races = True
-                found = race_problem(op, self._vcpus, self._mappings, self._spaces, self.problem)
+                found = race_problem(
+                    op, self._vcpus, self._mappings, self._spaces, self._named, self.problem
+                )
                 self._races = False
                 return found
             case GetDirtyLog():
@@ -254,6 +257,8 @@ class OperationChecker:
 
     def _region(self, op: SetUserMemoryRegion) -> str:
         self._standing.note(op, once=not self._races)
+        if not self._races and pages_of(op.memory_size):
+            self._named.setdefault(op.slot, []).append(gfns_of(op))
         for field in ("slot", "flags"):
             if not 0 <= getattr(op, field) < 1 << 32:
                 return f".{field}: an unsigned 32-bit number is needed"

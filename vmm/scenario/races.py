@@ -70,12 +70,13 @@ def race_problem(
     vcpus: int,
     mappings: Mappings,
     spaces: Sequence[int],
+    named: Mapping[int, Sequence[range]],
     problem: Callable[[AnyOperation], str],
 ) -> str:
     """Return what is wrong with a race, beginning with the field; empty if nothing is.
 
-    ``spaces`` are the address spaces that guests look at; ``problem`` says the same of an operation
-    by itself.
+    ``spaces`` are the address spaces that guests look at; ``named`` says at which gfns a slot may
+    stand when the race begins; ``problem`` says the same of an operation by itself.
     """
     if len(race.hosts) > MAX_HOST_THREADS:
         return f".hosts: more than {MAX_HOST_THREADS}"
@@ -97,7 +98,7 @@ def race_problem(
             return f".guests[{number}]{found}"
     if sum(guest.windows * len(guest.program) for guest in race.guests) > MAX_ACCESSES:
         return f".guests: more than {MAX_ACCESSES} accesses of all vCPUs (windows times program)"
-    return _disorder(race) or _unreadable(race, mappings)
+    return _disorder(race, named) or _unreadable(race, mappings)
 
 
 def _operations(race: Race) -> Iterator[tuple[str, HostAction | Touch | Execute | PreFaultMemory]]:
@@ -181,7 +182,13 @@ def _is_one_page(op: PreFaultMemory) -> bool:
     return op.size == PAGE_SIZE_BYTES and not op.gpa % PAGE_SIZE_BYTES and not op.flags
 
 
-def _disorder(race: Race) -> str:
+def gfns_of(op: SetUserMemoryRegion) -> range:
+    """Return the gfns that a call names."""
+    first = op.guest_phys_addr // PAGE_SIZE_BYTES
+    return range(first, first + pages_of(op.memory_size))
+
+
+def _disorder(race: Race, named: Mapping[int, Sequence[range]]) -> str:
     """Host threads must not change the same: the order of their calls would be unknown.
 
     What they change are ranges of numbers, which are gone through from the lowest one up.
@@ -189,7 +196,7 @@ def _disorder(race: Race) -> str:
     changes: dict[tuple[str, str], list[_Change]] = {}
     for number, host in enumerate(race.hosts):
         for index, op in enumerate(host.operations):
-            for kind, name, numbers in _changed(op):
+            for kind, name, numbers in _changed(op, named):
                 change = (numbers.start, numbers.stop, number, index)
                 changes.setdefault((kind, name), []).append(change)
     for (kind, name), of_a_kind in changes.items():
@@ -203,14 +210,17 @@ def _disorder(race: Race) -> str:
     return ""
 
 
-def _changed(op: HostAction) -> Iterator[tuple[str, str, range]]:
+def _changed(
+    op: HostAction, named: Mapping[int, Sequence[range]]
+) -> Iterator[tuple[str, str, range]]:
     """Yield the slots, gfns and host pages whose order of changes has to be known."""
     if isinstance(op, SetUserMemoryRegion):
         yield "slot", "", range(op.slot, op.slot + 1)
-        first = op.guest_phys_addr // PAGE_SIZE_BYTES
         space = "in SMM " if as_id_of(op.slot) else ""
         if pages_of(op.memory_size):
-            yield "gfn", space, range(first, first + pages_of(op.memory_size))
+            yield "gfn", space, gfns_of(op)
+        for gfns in named.get(op.slot, ()):  # What it takes away, others may come to.
+            yield "gfn", space, gfns
     elif isinstance(op, GetDirtyLog | ClearDirtyLog):
         yield "slot", "", range(op.slot, op.slot + 1)
         if isinstance(op, SetUserMemoryRegion2) and isinstance(op.guest_memfd, str):

@@ -55,6 +55,7 @@ from vmm.verdict.judge import Status, Verdict, judge
 GPA = 0x10_0000
 A = Mapping("a", 4)
 B = Mapping("b", 4, "memfd")
+AGAIN = Mapping("again", 4, "memfd", of="b")
 DELETE = SetUserMemoryRegion(1)
 LOGGED = SetUserMemoryRegion(1, GPA, 2 * PAGE_SIZE_BYTES, Place("a"), LOG_DIRTY_PAGES)
 CREATE = msgspec.structs.replace(LOGGED, flags=0)
@@ -77,7 +78,7 @@ def played(
 ) -> Verdict:
     """Return the verdict on a race of one host thread and one vCPU that went like this."""
     race = Race((HostThread(host),), (GuestThread((program,)),))
-    scenario = Scenario("race", (first, race), (A, B), survey="none")
+    scenario = Scenario("race", (first, race), (A, B, AGAIN), survey="none")
     history = ideal_history(scenario, FEATURES)
     seen: tuple[Seen, ...] = tuple((outcome,) for *_, outcome in windows)
     outcome: AnyOutcome = Raced(
@@ -264,6 +265,42 @@ def test_a_certain_write_ends_what_was_before() -> None:
     assert set(words.values("a", 0, 50, 60)) == {1, 2, 3}
 
 
+@pytest.mark.parametrize(
+    ("window", "found", "status"),
+    [
+        ((1, 2), Touched(identity(1, 0)), Status.PASSED),
+        ((11, 12), Touched(7), Status.PASSED),
+        ((21, 22), Touched(7), Status.PASSED),
+        ((21, 22), Touched(identity(1, 0)), Status.DIFFERS),
+        ((21, 22), Touched(identity(2, 0)), Status.DIFFERS),
+    ],
+)
+def test_what_is_written_through_one_mapping_of_a_file_shows_in_the_other(
+    window: tuple[int, int], found: Touched, status: Status
+) -> None:
+    first = SetUserMemoryRegion(1, GPA, 2 * PAGE_SIZE_BYTES, Place("again"))
+    written = tuple(HostChange(name, 0, b"\x07\0\0\0") for name in ("b", "again"))
+    call = (Call(10, 20, Done()),)
+    write = HostWrite(Place("b"), 7)
+    assert played(first, (write,), READ, call, ((*window, found),), written).status is status
+    half = played(first, (write,), READ, call, ((*window, found),), written[:1]).status
+    assert half is Status.DIFFERS, "both show it"
+
+
+def test_a_mapping_that_is_unmapped_takes_the_other_one_not_along() -> None:
+    for name, status in (("b", Status.PASSED), ("again", Status.DIFFERS)):
+        first = SetUserMemoryRegion(1, GPA, 2 * PAGE_SIZE_BYTES, Place(name))
+        gone = ChangeHostMemory(Place("b"), 1, "unmap")
+        call = (Call(10, 20, Done()),)
+        assert played(first, (gone,), READ, call, ((21, 22, GONE),)).status is status
+
+
+def test_what_the_host_cannot_look_at_in_the_end_is_held_against_nobody() -> None:
+    gone = ChangeHostMemory(Place("a"), 1, "unmap")
+    call = (Call(10, 20, Done()),)
+    assert played(CREATE, (gone,), WRITE, call, ((5, 15, WROTE),)).status is Status.PASSED
+
+
 def _raced(*hosts: HostThread, program: tuple[Touch | Execute, ...] = (READ,)) -> Scenario:
     return Scenario("race", (Race(hosts, (GuestThread(program),)),), (A, B))
 
@@ -298,6 +335,15 @@ def test_a_race_that_is_not_safe_or_not_clear_is_refused(
 ) -> None:
     with pytest.raises(ScenarioError, match=complaint):
         validate(scenario)
+
+
+def test_no_thread_comes_to_where_another_one_takes_a_slot_away() -> None:
+    other = msgspec.structs.replace(CREATE, slot=2)
+    threads = (HostThread((DELETE,)), HostThread((other,)))
+    race = Race(threads, (GuestThread((READ,)),))
+    validate(Scenario("race", (race,), (A, B)))
+    with pytest.raises(ScenarioError, match="another thread changes gfn 0x100"):
+        validate(Scenario("race", (CREATE, race), (A, B)))
 
 
 def _less(outcome: Raced) -> Raced:

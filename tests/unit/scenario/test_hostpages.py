@@ -150,7 +150,7 @@ def test_what_may_be_read_only_may_be_written_again() -> None:
         ((change("unmap", "plain", 0), change("guard", "plain", 1)), ALL, "away, or shares them"),
         ((change("guard", "plain", 0), Race()), (PLAIN,), "have to 'settle' first"),
         ((change("guard", "file", 0),), ALL, "guard"),
-        ((Race(),), ALL, "races take no mapping"),
+        ((Race(),), ALL, "races take no mapping of a copy"),
         ((), (Mapping("x", 2, "memfd", of="file"),), "no mapping of kind memfd"),
         ((), (FILE, Mapping("x", 2, "anonymous", of="file")), "memfd or private_file is needed"),
         ((), (FILE, Mapping("x", 5, "memfd", of="file")), "'file' has 4"),

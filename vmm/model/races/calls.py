@@ -100,7 +100,7 @@ class HostSide:
         self._allowed = allowed
         self.unclear = False
         """Whether a guest reaches what the rules do not say which memory it is of."""
-        self.words = MemoryWords(contents)
+        self.words = MemoryWords(contents, backing.file_of)
         views = (*_views(race), *((0, gfn) for gfn in gfns))
         self.places = {view: Track(self._reached(view)) for view in views}
         self.presence: dict[PageKey, Track[Access]] = {}

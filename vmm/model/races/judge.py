@@ -96,6 +96,7 @@ class RaceJudge:
         self._race = race
         self._contents = contents
         self._tracking = tracking
+        self._backing = backing
         self._mappings = backing.names
         gfns = [clock.gpa // PAGE_SIZE_BYTES for clock in clocks]
         self._host = HostSide(race, spaces, backing, contents, tracking, allowed, gfns)
@@ -241,7 +242,8 @@ class RaceJudge:
             for reason in _CANNOT_FETCH:
                 yield Stopped(reason), RACE_REACH
         if place is not None and self._may_be_present(place, interval):
-            yield Touched(identity(self._mappings.index(place.mapping), place.page)), RACE_REACH
+            tagged = self._mappings.index(self._backing.file_of(place.mapping))
+            yield Touched(identity(tagged, place.page)), RACE_REACH
 
     def _writable(self, place: Translation, interval: Interval) -> bool:
         return not place.readonly and "everything" in self._access(place, interval)
@@ -305,18 +307,25 @@ class RaceJudge:
 
     def _wrong_content(self, changes: tuple[HostChange, ...]) -> Flaw | None:
         """Compare what is left in the mappings with what was written, and take it over."""
-        found = {key: bytearray(self._page(*key)) for key in self._host.words.pages()}
+        written = [
+            (view, page)
+            for file, page in self._host.words.pages()
+            for view in self._backing.views(file, page)
+        ]
+        found = {
+            key: bytearray(self._page(*key)) for key in written if not self._backing.is_absent(*key)
+        }
         for change in changes:
             page, at = divmod(change.offset, PAGE_SIZE_BYTES)
             key = change.mapping, page
             found.setdefault(key, bytearray(self._page(*key)))
             found[key][at : at + len(change.data)] = change.data
         end = 1 << 62
-        veiled = self._clocks.words()
+        veiled = {(self._backing.file_of(name), at) for name, at in self._clocks.words()}
         for (mapping, page), data in found.items():
             for at in range(0, PAGE_SIZE_BYTES, WORD_BYTES):
                 offset = page * PAGE_SIZE_BYTES + at
-                if (mapping, offset) in veiled:
+                if (self._backing.file_of(mapping), offset) in veiled:
                     continue
                 value = int.from_bytes(data[at : at + WORD_BYTES], "little")
                 right = self._host.words.values(mapping, offset, end, end + 1)
@@ -324,10 +333,27 @@ class RaceJudge:
                     return _wrong_word(mapping, offset, value, right)
         for change in changes:
             self._contents.write(change.mapping, change.offset, change.data)
+        for key in written:
+            if all(self._backing.is_absent(view, key[1]) for view in self._backing.views(*key)):
+                self._leave_unseen(*key)
         self._contents.forget_changes()
         for write in self._clocks.writes():
             self._contents.kernel_writes(write, surely=False)
         return None
+
+    def _leave_unseen(self, mapping: str, page: int) -> None:
+        """Take over what a page holds that the host cannot look at: nobody may know that."""
+        words, end = self._host.words, 1 << 62
+        key = self._backing.file_of(mapping), page
+        if words.is_cleared(key):
+            self._contents.write(mapping, page * PAGE_SIZE_BYTES, bytes(PAGE_SIZE_BYTES))
+        for offset in words.words_of(key):
+            values = words.values(mapping, offset, end, end + 1)
+            if len(values) == 1:
+                data = values[0].to_bytes(WORD_BYTES, "little")
+                self._contents.write(mapping, offset, data)
+            else:
+                self._contents.blur(mapping, offset, WORD_BYTES)
 
     def _page(self, mapping: str, page: int) -> bytes:
         return self._contents.read(mapping, page * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)

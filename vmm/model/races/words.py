@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from vmm.model.contents import Contents, PageKey
@@ -38,10 +38,15 @@ class _Writes:
 
 
 class MemoryWords:
-    """All words that a race writes: by guests, by the host, and with a whole page."""
+    """All words that a race writes: by guests, by the host, and with a whole page.
 
-    def __init__(self, contents: Contents) -> None:
+    Mappings that show the same file have their words in common: ``file_of`` names the one whose
+    file a mapping shows.
+    """
+
+    def __init__(self, contents: Contents, file_of: Callable[[str], str] = str) -> None:
         self._contents = contents
+        self._file_of = file_of
         self._words: dict[tuple[str, int], dict[str, _Writes]] = defaultdict(dict)
         self._pages: dict[PageKey, dict[str, _Writes]] = defaultdict(dict)
 
@@ -55,22 +60,33 @@ class MemoryWords:
         certain: bool = True,
     ) -> None:
         """Note a write of four bytes. The writes of each thread come in order."""
-        _note(self._words[mapping, offset], who, interval, value, certain)
+        _note(self._words[self._file_of(mapping), offset], who, interval, value, certain)
 
     def clear_page(self, who: str, mapping: str, page: int, interval: tuple[int, int]) -> None:
         """Note that a page was replaced by zeros."""
-        _note(self._pages[mapping, page], who, interval, 0, True)
+        _note(self._pages[self._file_of(mapping), page], who, interval, 0, True)
 
     def pages(self) -> set[PageKey]:
-        """Return the pages that may have been written."""
+        """Return the pages that may have been written, by the mapping whose file they are of."""
         words = {(mapping, offset // PAGE_SIZE_BYTES) for mapping, offset in self._words}
         return words | self._pages.keys()
 
+    def words_of(self, page: PageKey) -> Iterator[int]:
+        """Yield the offsets of the words of a page, or of its file, that may have been written."""
+        for mapping, offset in self._words:
+            if (mapping, offset // PAGE_SIZE_BYTES) == page:
+                yield offset
+
+    def is_cleared(self, page: PageKey) -> bool:
+        """Whether a page was replaced by zeros at some time."""
+        return page in self._pages
+
     def values(self, mapping: str, offset: int, begin: int, end: int) -> list[int]:
         """Return what a read from ``begin`` to ``end`` may find in a word."""
-        page = mapping, offset // PAGE_SIZE_BYTES
+        file = self._file_of(mapping)
+        page = file, offset // PAGE_SIZE_BYTES
         writers = [
-            *self._words.get((mapping, offset), {}).values(),
+            *self._words.get((file, offset), {}).values(),
             *self._pages.get(page, {}).values(),
         ]
         floor = max((writes.newest_before(begin) for writes in writers), default=NEVER)

@@ -13,6 +13,7 @@ struct mapping {
 	unsigned char *expected; /* what it must look like; NULL if nobody may look */
 	unsigned char *before;	/* what was there when a race began */	/*+ race */
 	bool *absent;		/* pages that the host has taken away */	/*+ hostchange */
+	const struct mapping *of;	/* whose file it shows; NULL: its own */	/*+ another */
 };
 
 static uint32_t word_of(const struct mapping *mapping, uint64_t page)

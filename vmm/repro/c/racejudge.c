@@ -190,7 +190,7 @@ static bool is_right_code(const struct met *met, const struct places *found)
 	if (met->stopped)
 		return found->hole || found->absent;
 	for (unsigned i = 0; i < found->count; i++)
-		if (met->value == word_of(found->place[i].mapping, found->place[i].page))
+		if (met->value == word_of(file_of(found->place[i].mapping), found->place[i].page))
 			return true;
 	return false;
 }
@@ -319,7 +319,7 @@ static void keep_memory(const struct race *race)
 static bool is_written(const struct mapping *mapping, uint64_t page)
 {
 	for (size_t i = 0; i < cell_count; i++)
-		if (cells[i].mapping == mapping && cells[i].offset / PAGE == page)
+		if (cells[i].mapping == file_of(mapping) && cells[i].offset / PAGE == page)
 			return true;
 	return false;
 }

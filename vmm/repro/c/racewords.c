@@ -17,8 +17,17 @@ static struct cell {
 } *cells;
 static size_t cell_count;
 
+/* Mappings that show one file have their words in common. */
+static const struct mapping *file_of(const struct mapping *mapping)
+{
+	if (mapping->of)			/*+ another */
+		return mapping->of;		/*+ another */
+	return mapping;
+}
+
 static struct cell *cell_of(const struct mapping *mapping, uint64_t offset, bool is_page)
 {
+	mapping = file_of(mapping);
 	for (size_t i = 0; i < cell_count; i++)
 		if (cells[i].mapping == mapping && cells[i].offset == offset
 		    && cells[i].is_page == is_page)
@@ -34,7 +43,7 @@ static void note_write(const struct mapping *mapping, uint64_t offset, bool is_p
 	if (!cell) {
 		cells = grown(cells, cell_count + 1, sizeof(*cells));
 		cell = &cells[cell_count++];
-		*cell = (struct cell){.mapping = mapping, .offset = offset, .is_page = is_page};
+		*cell = (struct cell){.mapping = file_of(mapping), .offset = offset, .is_page = is_page};
 	}
 	if (cell->count == cell->room)
 		cell->writes = grown(cell->writes, cell->room = 2 * cell->room + 64,
