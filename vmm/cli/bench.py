@@ -17,7 +17,7 @@ from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
 from vmm.cli.errors import Failure, NothingRan, Unusable
 from vmm.cli.host import Host, look_at_host, require_usable
 from vmm.cli.said import tell
-from vmm.cli.writing import document, temporary_folder, written_bytes
+from vmm.cli.writing import apart, document, temporary_folder, written_bytes
 from vmm.scenario.reading import FileError, read_whole
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def bench(
     from vmm.bench.result import Bench, changes, text_of
     from vmm.bench.table import compared, table
 
+    apart(str(each) for each in (json_file, plot) if each is not None)
     before = _older(against) if against is not None else None
     if plot is not None:
         _require_plot(plot)

@@ -130,7 +130,7 @@ def check(
             _transcribed(transcript, selection, patience, jobs)
         return
     source: Source = ctx.obj or _looked_and_ran
-    chosen = requested.everything()
+    chosen = requested.everything(histories)
     if dask is not None:
         for name in _NOT_WITH_DASK:
             if ctx.params.get(name):

@@ -14,7 +14,7 @@ from rich.console import Console
 from vmm.cli.errors import usable
 from vmm.cli.output import console, print_lines, width_of
 from vmm.cli.required import json_option
-from vmm.cli.writing import written
+from vmm.cli.writing import apart, written
 from vmm.report.reporter import Reporter, Write, together
 from vmm.report.text import Detail, Print
 
@@ -60,19 +60,16 @@ class Requested:
     html_file: str | None
     detail: Detail
 
-    def everything(self) -> tuple[Wanted, ...]:
+    def everything(self, *others: Path | None) -> tuple[Wanted, ...]:
         """Return what is to be written where. Text is what nobody has to ask for.
 
-        Raises click.UsageError where two would share a file.
+        Raises click.UsageError where two would share a file, the ``others`` of the command too.
         """
         named = (("json", self.json_file), ("html", self.html_file))
         also = [Wanted(name, file) for name, file in named if file is not None]
         chosen = (*(self.formats or (Wanted("text"),)), *also)
         places = [each.file for each in chosen if each != Wanted("text") or self.formats]
-        for each in chosen:
-            if places.count(each.file) > 1:
-                where = "standard output" if each.file == _STDOUT else each.file
-                raise click.UsageError(f"two formats go to {where}: give each a file, FORMAT:FILE")
+        apart((*places, *(str(each) for each in others if each is not None)))
         return chosen
 
     def of_list(self) -> Wanted:

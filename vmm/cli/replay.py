@@ -11,7 +11,7 @@ from rich.text import Text
 from vmm.cli.errors import Unusable
 from vmm.cli.host import Host, exit_status, look_at_host, require_usable
 from vmm.cli.output import console, print_lines, width_of
-from vmm.cli.writing import written
+from vmm.cli.writing import spare, written
 from vmm.replay.build import Replay, replay_of
 from vmm.replay.judging import Judged, judged
 from vmm.replay.reader import read_trace
@@ -79,6 +79,7 @@ def replayed(
     except TraceError as error:
         raise Unusable(str(error)) from None
     vms = _chosen(trace, number, file)
+    spare([path], [str(file)] if file is not None else [])
     if file is not None and not file.parent.is_dir():
         raise Unusable(f"{file}: there is no folder {file.parent}")
     host = None if judge_only else look_at_host()

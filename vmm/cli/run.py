@@ -55,7 +55,7 @@ def run(
 
     "-" reads the scenario from standard input, as `vmm show` prints one.
     """
-    wanted = requested.everything()
+    wanted = requested.everything(history)
     if scenario != STDIN:
         named = () if history is None else (str(history),)
         spare([Path(scenario)], (*(each.file for each in wanted), *named))

@@ -12,10 +12,13 @@ from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
 from typing import IO
 
+import click
+
 from vmm.cli.errors import HostFailed, Unusable, usable
 from vmm.host.naming import NamedFile
 from vmm.scenario.endings import of_the_host
 
+_STDOUT = "-"
 _SUFFIX = "?" * 8
 """What `tempfile` makes names unique with."""
 
@@ -76,7 +79,7 @@ def temporary_folder() -> tempfile.TemporaryDirectory[str]:
 @contextmanager
 def document(file: str) -> Iterator[IO[str]]:
     """Yield what a document is written to: standard output for ``-``, else see `written`."""
-    if file == "-":
+    if file == _STDOUT:
         yield sys.stdout
         return
     with written(Path(file)) as stream:
@@ -89,6 +92,20 @@ def spare(inputs: Iterable[Path], outputs: Iterable[str]) -> None:
     for output in outputs:
         if any(Path(output).exists() and path.samefile(output) for path in read):
             raise Unusable(f"{output}: this is what is read: write to another file")
+
+
+def apart(outputs: Iterable[str]) -> None:
+    """Refuse that two outputs go to one file, however it is named; ``-`` is standard output.
+
+    Raises click.UsageError.
+    """
+    taken: set[str] = set()
+    for output in outputs:
+        place = os.path.realpath("/dev/stdout" if output == _STDOUT else output)
+        if place in taken:
+            where = "standard output" if output == _STDOUT else output
+            raise click.UsageError(f"two outputs go to {where}: give each a file of its own")
+        taken.add(place)
 
 
 def sweep(arguments: Iterable[str], began: float) -> None:

@@ -22,6 +22,12 @@ from vmm.verdict.result import Checked, Run
 _NAME = "memslot-vmm"
 
 
+class _Document(JUnitXml):
+    """One whose root has no count of what was skipped: Jenkins' schema gives it to suites alone."""
+
+    skipped = 0  # In place of what writes the attribute.
+
+
 def junit_report(write: Write) -> Reporter:
     """Return a reporter that writes the whole document at the end."""
     chosen: list[Scenario] = []
@@ -38,7 +44,7 @@ def junit_report(write: Write) -> Reporter:
 def junit_text(scenarios: Sequence[Scenario], run: Run) -> str:
     """Return a run of scenarios as an XML document; one that did not run is an error."""
     results = {checked.scenario.name: checked for checked in run.checked}
-    document = JUnitXml(_NAME)
+    document = _Document(_NAME)
     for subject, members in by_subject(scenarios).items():
         suite = TestSuite(name_of(subject))
         for name, value in _facts(run.host):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.ideal import ideal_history
 from tests.played import Kernel, named, played, vmm
+from tests.traced import KVM, region
 from vmm.scenario.codec import history_lines, scenario_text
 
 NEWER = "format 9 is not known here (this reads format 1): use the version of this program"
@@ -197,6 +198,7 @@ def test_a_path_that_cannot_be_written(
         "run s.json --json s.json",
         "run s.json --history s.json",
         "repro s.json -o s.json",
+        "replay --judge-only t.log --scenario t.log",
     ],
 )
 def test_what_is_read_is_not_written_over(folder: Path, command: str) -> None:
@@ -204,7 +206,15 @@ def test_what_is_read_is_not_written_over(folder: Path, command: str) -> None:
     (folder / "s.json").write_text(scenario_text(named("move-up")))
     (folder / "h.jsonl").write_bytes(b"".join(history_lines(ideal_history(named("move-up")))))
     (folder / "link").symlink_to("h.jsonl")
+    (folder / "t.log").write_text(f"{KVM}\n{region(0)}\n")
     assert "this is what is read" in refused(folder, command)
+
+
+@pytest.mark.parametrize(
+    "command", ["run move-up --history r --json r", "bench --json r.svg --plot ./r.svg"]
+)
+def test_two_outputs_do_not_go_to_one_file(folder: Path, command: str) -> None:
+    assert "two outputs go to" in refused(folder, command)
 
 
 def test_a_full_disk_is_the_hosts(folder: Path) -> None:

@@ -48,9 +48,12 @@ def test_a_format_takes_the_place_of_text_and_json_goes_beside_it(
     [
         (["--format", "xml"], "'xml' is no format; there are text, ktap, "),
         (["--format", "ktap:"], "'ktap:': the name of the file is missing"),
-        (["--format", "ktap", "--format", "tap13"], "two formats go to standard output"),
-        (["--format", "text", "--json", "-"], "two formats go to standard output"),
-        (["--format", "ktap:a", "--format", "tap13:a"], "two formats go to a"),
+        (["--format", "ktap", "--format", "tap13"], "two outputs go to standard output"),
+        (["--format", "text", "--json", "-"], "two outputs go to standard output"),
+        (["--format", "ktap:a", "--format", "tap13:a"], "two outputs go to a"),
+        (["--format", "ktap:a", "--json", "./b/../a"], "two outputs go to ./b/../a"),
+        (["--json", "-", "--html", "/dev/stdout"], "two outputs go to /dev/stdout"),
+        (["--html", "a", "--histories", "a"], "two outputs go to a"),
     ],
 )
 def test_formats_that_cannot_be_written(kernel: Kernel, options: list[str], message: str) -> None:
@@ -58,6 +61,13 @@ def test_formats_that_cannot_be_written(kernel: Kernel, options: list[str], mess
     assert result.exit_code == 2
     assert message in result.stderr
     assert kernel.ran == []
+
+
+def test_two_names_of_one_file_are_one_file(kernel: Kernel, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("a.json")
+    result = vmm("check", "--json", tmp_path / "a.json", "--html", tmp_path / "link")
+    assert (result.exit_code, kernel.ran) == (2, [])
+    assert [each.name for each in tmp_path.iterdir()] == ["link"]
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_runs(
