@@ -3,7 +3,6 @@
 Exit statuses are those of `vmm.verdict.statuses`, everywhere.
 """
 
-import importlib
 import select
 import signal
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import click
 
 from vmm.cli.errors import in_one_line
-from vmm.cli.misspelt import resolved
+from vmm.cli.groups import CommandsByName
 from vmm.cli.said import OutputLost, give_up_on, say, taken
 from vmm.host.signals import ENDING_SIGNALS, is_interruption
 from vmm.scenario.endings import is_short, of_the_host
@@ -47,31 +46,15 @@ COMMANDS = {
 """Each command and its help line; ``vmm.cli.NAME`` holds it as ``NAME``."""
 
 
-class Commands(click.Group):
+class Commands(CommandsByName):
     """The group of commands, which also decides what an error's exit status is."""
+
+    by_name = COMMANDS
+    module = "vmm.cli."
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with in_one_line():
             return super().parse_args(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"vmm.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        return resolved(super().resolve_command, ctx, args, COMMANDS)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         with _as_interruptions():
