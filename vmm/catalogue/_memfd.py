@@ -51,6 +51,29 @@ def unbound(slot: Slot) -> AnyOperation:
     return second_form(slot.delete())
 
 
+def private_vm_scenario(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str,
+    mappings: tuple[Mapping, ...] = (A, B),
+    needs: tuple[str, ...] = (),
+    tags: tuple[str, ...] = (),
+) -> Scenario:
+    """Return a scenario on a VM with private memory; only what it names is touched."""
+    return Scenario(
+        name=name,
+        why=why,
+        source=source,
+        tags=tags,
+        mappings=mappings,
+        operations=operations,
+        needs=("user_memory2", "sw_protected", *needs),
+        survey="none",
+        vm_type=1,
+    )
+
+
 def memfd_scenario(
     name: str,
     why: str,

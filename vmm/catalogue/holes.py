@@ -3,7 +3,16 @@
 from dataclasses import replace
 
 from vmm.catalogue._build import A, Slot, at, read, write
-from vmm.catalogue._memfd import CREATE, ONE, SHARED, SHOWN, bound, made, unbound
+from vmm.catalogue._memfd import (
+    CREATE,
+    ONE,
+    SHARED,
+    SHOWN,
+    bound,
+    made,
+    private_vm_scenario,
+    unbound,
+)
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     PAGE_SIZE_BYTES,
@@ -64,16 +73,14 @@ def _hidden(
     name: str, why: str, *operations: AnyOperation, needs: tuple[str, ...] = ()
 ) -> Scenario:
     """Return a scenario with private memory, which the host punches, but does not see."""
-    return Scenario(
-        name=name,
-        why=why,
+    return private_vm_scenario(
+        name,
+        why,
+        *operations,
         source=CREATE,
-        tags=("guest-memfd", "private"),
         mappings=(A,),
-        operations=operations,
-        needs=("user_memory2", "sw_protected", *needs),
-        survey="none",
-        vm_type=1,
+        needs=needs,
+        tags=("guest-memfd", "private"),
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vmm.catalogue._build import HUGE, A, B, Slot, at, read, write
-from vmm.catalogue._memfd import ONE, TWO, bound, made, unbound
+from vmm.catalogue._memfd import ONE, TWO, bound, made, private_vm_scenario, unbound
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     PAGE_SIZE_BYTES,
@@ -42,16 +42,14 @@ def _protected(
     mappings: tuple[Mapping, ...] = (A, B),
 ) -> Scenario:
     """Return a scenario on a VM with private memory; only what it names is touched."""
-    return Scenario(
-        name=name,
-        why=why,
+    return private_vm_scenario(
+        name,
+        why,
+        *operations,
         source=source,
-        tags=("private", *tags),
         mappings=mappings,
-        operations=operations,
-        needs=("user_memory2", "sw_protected", *needs),
-        survey="none",
-        vm_type=1,
+        needs=needs,
+        tags=("private", *tags),
     )
 
 
