@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from kvm_abi import raw
+from kvm_abi import mman
 from kvm_abi.raw import KvmError
 from vmm.execution import lives
 from vmm.execution.lives import live
@@ -50,10 +50,10 @@ def mapped(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     """Mappings of vCPUs, which stay when the vCPU is closed, and keep its VM alive."""
     mappings: list[tuple[int, int]] = []
     with monkeypatch.context() as patch:
-        patch.setattr("vmm.kvm.vcpu.raw.unmap_memory", lambda *mapping: mappings.append(mapping))
+        patch.setattr("vmm.kvm.vcpu.mman.unmap_memory", lambda *mapping: mappings.append(mapping))
         yield mappings
     for address, size_bytes in mappings:
-        raw.unmap_memory(address, size_bytes)
+        mman.unmap_memory(address, size_bytes)
 
 
 @pytest.mark.parametrize("death", DEATHS)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kvm_abi import raw
+from kvm_abi import mman
 from vmm.host.child import FAILED, fork
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.sharedmemory import shared_mappings
@@ -85,7 +85,7 @@ def _let_go(kept: set[int]) -> None:
     """Close all files but some, and unmap what is mapped of a vCPU."""
     for start, end, name in shared_mappings():
         if _KVM_FILE in name:
-            raw.unmap_memory(start, end - start)
+            mman.unmap_memory(start, end - start)
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in kept:
             try:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import assert_never
 
-from kvm_abi.raw import Pager, Watched
+from kvm_abi.mman import Pager, Watched
 from kvm_abi.uapi import Protection
 from vmm.execution.forked import ForkedChild
 from vmm.execution.samepages import wait_for_scans

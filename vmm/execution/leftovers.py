@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from kvm_abi import raw
+from kvm_abi import mman
 from kvm_abi.uapi import MapFlag, Protection
 from vmm.kvm.sharedmemory import shared_mappings
 
@@ -30,7 +30,7 @@ class InternalMemory:
         ]
         for start, end in found:
             flags = MapFlag.SHARED | MapFlag.ANONYMOUS | MapFlag.FIXED
-            raw.map_memory(start, end - start, Protection.NONE, flags)
+            mman.map_memory(start, end - start, Protection.NONE, flags)
         self._known += found
         return len(found)
 

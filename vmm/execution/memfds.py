@@ -2,7 +2,7 @@
 
 import os
 
-from kvm_abi import raw
+from kvm_abi import mman
 from kvm_abi.raw import KvmError
 from vmm.execution.hostmemory import HostMemory
 from vmm.kvm.vm import Vm
@@ -70,7 +70,7 @@ class MemfdFiles:
         """Call fallocate(2)."""
         number = self._numbers.get(op.name, _NOT_OPEN)
         try:
-            raw.fallocate(number, op.offset, op.size, punch=op.punch, keep_size=op.keep_size)
+            mman.fallocate(number, op.offset, op.size, punch=op.punch, keep_size=op.keep_size)
         except OSError as error:
             return Refused(error.errno or 0)
         return Done()

@@ -1,6 +1,6 @@
 """`DirtyRing`: the pages that one vCPU wrote, as the kernel lists them for userspace."""
 
-from kvm_abi import raw
+from kvm_abi import mman, raw
 from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET, PAGE_SIZE_BYTES
 
 
@@ -45,7 +45,7 @@ class DirtyRing:
         """
         if self._address:
             self._entries = None
-            raw.unmap_memory(self._address, self._size_bytes)
+            mman.unmap_memory(self._address, self._size_bytes)
             self._address = 0
 
     def harvest(self) -> list[tuple[int, int]]:

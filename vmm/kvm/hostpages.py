@@ -3,7 +3,7 @@
 import os
 from contextlib import suppress
 
-from kvm_abi import raw
+from kvm_abi import mman
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Advice, MapFlag, Protection
 from vmm.kvm.closing import Closing
 
@@ -22,7 +22,7 @@ class HostPages(Closing):
         self.size_bytes = size_bytes
         self._fd = fd
         self._sharing = MapFlag.PRIVATE if private else MapFlag.SHARED
-        self._view: memoryview | None = raw.owned_memory(address, size_bytes)
+        self._view: memoryview | None = mman.owned_memory(address, size_bytes)
         self._elsewhere: HostPages | None = None
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class HostPages(Closing):
         [(9, 3)]
         """
         self._part(offset, len(data))
-        return raw.differences(self.address + offset, data, block_bytes)
+        return mman.differences(self.address + offset, data, block_bytes)
 
     def discard(self, offset: int, size_bytes: int) -> None:
         r"""Drop pages (MADV_DONTNEED): private memory then reads as zero.
@@ -123,7 +123,7 @@ class HostPages(Closing):
         b'\x00'
         """
         self._part(offset, size_bytes)
-        raw.advise_memory(self.address + offset, size_bytes, Advice.DONTNEED)
+        mman.advise_memory(self.address + offset, size_bytes, Advice.DONTNEED)
 
     def punch(self, offset: int, size_bytes: int) -> None:
         r"""Free pages of the file that backs shared memory (MADV_REMOVE): they then read as zero.
@@ -138,7 +138,7 @@ class HostPages(Closing):
         b'\x00'
         """
         self._part(offset, size_bytes)
-        raw.advise_memory(self.address + offset, size_bytes, Advice.REMOVE)
+        mman.advise_memory(self.address + offset, size_bytes, Advice.REMOVE)
 
     def page_out(self, offset: int, size_bytes: int) -> None:
         """Ask for pages to be written to swap or to their file (MADV_PAGEOUT).
@@ -153,7 +153,7 @@ class HostPages(Closing):
         b'x'
         """
         self._part(offset, size_bytes)
-        raw.advise_memory(self.address + offset, size_bytes, Advice.PAGEOUT)
+        mman.advise_memory(self.address + offset, size_bytes, Advice.PAGEOUT)
 
     def collapse(self, offset: int, size_bytes: int) -> None:
         """Put huge pages in the place of small ones (MADV_COLLAPSE), where that is possible.
@@ -169,7 +169,7 @@ class HostPages(Closing):
         """
         self._part(offset, size_bytes)
         with suppress(OSError):  # EAGAIN, ENOMEM, EBUSY: the kernel may fail to, at any time.
-            raw.advise_memory(self.address + offset, size_bytes, Advice.COLLAPSE)
+            mman.advise_memory(self.address + offset, size_bytes, Advice.COLLAPSE)
 
     def allow_merging(self, offset: int, size_bytes: int) -> None:
         """Let the kernel merge pages that are alike (MADV_MERGEABLE).
@@ -185,7 +185,7 @@ class HostPages(Closing):
         ...         assert error.errno == errno.EINVAL
         """
         self._part(offset, size_bytes)
-        raw.advise_memory(self.address + offset, size_bytes, Advice.MERGEABLE)
+        mman.advise_memory(self.address + offset, size_bytes, Advice.MERGEABLE)
 
     def move_away(self, offset: int, size_bytes: int) -> None:
         """Move what pages hold elsewhere (mremap), and reserve their addresses.
@@ -201,10 +201,10 @@ class HostPages(Closing):
         b'x'
         """
         if self._elsewhere is None:
-            room = raw.map_memory(0, self.size_bytes, Protection.NONE, PRIVATE)
+            room = mman.map_memory(0, self.size_bytes, Protection.NONE, PRIVATE)
             self._elsewhere = HostPages(room, self.size_bytes)
         to = self._elsewhere.address_of(offset)
-        raw.move_pages(self.address_of(offset), size_bytes // PAGE_SIZE_BYTES, to)
+        mman.move_pages(self.address_of(offset), size_bytes // PAGE_SIZE_BYTES, to)
         self.vacate(offset, size_bytes)
 
     def move_back(self, offset: int, size_bytes: int) -> None:
@@ -223,7 +223,7 @@ class HostPages(Closing):
             raise ValueError(f"nothing of {self!r} was moved away")
         self._part(offset, size_bytes)
         here, there = self.address_of(offset), self._elsewhere.address_of(offset)
-        raw.move_pages(there, size_bytes // PAGE_SIZE_BYTES, here)
+        mman.move_pages(there, size_bytes // PAGE_SIZE_BYTES, here)
 
     def spare_huge_pages(self) -> None:
         """Let a touch of one page take that page only (MADV_NOHUGEPAGE), where pages are huge.
@@ -235,7 +235,7 @@ class HostPages(Closing):
         ...     memory.spare_huge_pages()
         """
         with suppress(OSError):  # A kernel without huge pages does not know how to spare them.
-            raw.advise_memory(self.address, self.size_bytes, Advice.NOHUGEPAGE)
+            mman.advise_memory(self.address, self.size_bytes, Advice.NOHUGEPAGE)
 
     def vacate(self, offset: int, size_bytes: int) -> None:
         r"""Unmap pages, and reserve their addresses in the same call: nothing else gets there.
@@ -250,7 +250,7 @@ class HostPages(Closing):
         """
         self._part(offset, size_bytes)
         flags = PRIVATE | MapFlag.FIXED
-        raw.map_memory(self.address + offset, size_bytes, Protection.NONE, flags)
+        mman.map_memory(self.address + offset, size_bytes, Protection.NONE, flags)
 
     def refill(self, offset: int, size_bytes: int) -> None:
         """Map pages anew: those of the memory file at this place, or fresh private ones.
@@ -269,7 +269,7 @@ class HostPages(Closing):
         address = self.address + offset
         if self._fd >= 0:
             flags = self._sharing | MapFlag.FIXED
-            raw.map_memory(address, size_bytes, READ_WRITE, flags, self._fd, offset)
+            mman.map_memory(address, size_bytes, READ_WRITE, flags, self._fd, offset)
         else:
             self.freshen(offset, size_bytes)
 
@@ -288,7 +288,7 @@ class HostPages(Closing):
         """
         self._part(offset, size_bytes)
         flags = PRIVATE | MapFlag.FIXED
-        raw.map_memory(self.address + offset, size_bytes, READ_WRITE, flags)
+        mman.map_memory(self.address + offset, size_bytes, READ_WRITE, flags)
 
     def overlay(self, offset: int, size_bytes: int, fd: int, fd_offset: int) -> None:
         """Map pages of a file, shared, in the place of pages. The file stays the caller's.
@@ -304,7 +304,7 @@ class HostPages(Closing):
         """
         self._part(offset, size_bytes)
         flags = MapFlag.SHARED | MapFlag.FIXED
-        raw.map_memory(self.address + offset, size_bytes, READ_WRITE, flags, fd, fd_offset)
+        mman.map_memory(self.address + offset, size_bytes, READ_WRITE, flags, fd, fd_offset)
 
     def resize_file(self, size_bytes: int) -> None:
         r"""Let the memory file end elsewhere. Touching pages beyond its end ends the process.
@@ -333,9 +333,9 @@ class HostPages(Closing):
         b'x'
         """
         kind = MapFlag.PRIVATE if private else MapFlag.SHARED
-        elsewhere = raw.map_memory(0, self.size_bytes, READ_WRITE, kind, fd)
-        raw.unmap_memory(elsewhere, self.size_bytes)
-        raw.map_memory(self.address, self.size_bytes, READ_WRITE, kind | MapFlag.FIXED, fd)
+        elsewhere = mman.map_memory(0, self.size_bytes, READ_WRITE, kind, fd)
+        mman.unmap_memory(elsewhere, self.size_bytes)
+        mman.map_memory(self.address, self.size_bytes, READ_WRITE, kind | MapFlag.FIXED, fd)
 
     def protect(self, offset: int, size_bytes: int, protection: Protection) -> None:
         r"""Change what pages allow. What they forbid ends the process that does it.
@@ -349,7 +349,7 @@ class HostPages(Closing):
         b'\x00'
         """
         self._part(offset, size_bytes)
-        raw.protect_memory(self.address + offset, size_bytes, protection)
+        mman.protect_memory(self.address + offset, size_bytes, protection)
 
     def _part(self, offset: int, size_bytes: int) -> memoryview:
         if offset < 0 or size_bytes < 0 or offset + size_bytes > self.size_bytes:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from kvm_abi import raw
+from kvm_abi import mman
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Advice, MapFlag, Protection
 from vmm.kvm.hostpages import PRIVATE, READ_WRITE, HostPages
 
@@ -44,7 +44,7 @@ class HostMapping(HostPages):
         ...     memory.read(0, 2)
         b'\x00\x00'
         """
-        return cls(raw.map_memory(0, _whole(size_bytes), READ_WRITE, PRIVATE), size_bytes)
+        return cls(mman.map_memory(0, _whole(size_bytes), READ_WRITE, PRIVATE), size_bytes)
 
     @classmethod
     def shared(cls, size_bytes: int) -> Self:
@@ -61,7 +61,7 @@ class HostMapping(HostPages):
         ...     os.wait()[1], memory.read(0, 5)
         (0, b'child')
         """
-        return cls(raw.map_memory(0, _whole(size_bytes), READ_WRITE, _SHARED), size_bytes)
+        return cls(mman.map_memory(0, _whole(size_bytes), READ_WRITE, _SHARED), size_bytes)
 
     @classmethod
     def memfd(cls, size_bytes: int, *, huge: bool = False) -> Self:
@@ -105,7 +105,7 @@ class HostMapping(HostPages):
         sharing = MapFlag.PRIVATE if private else MapFlag.SHARED
         own = os.dup(fd)
         try:
-            address = raw.map_memory(0, _whole(size_bytes), READ_WRITE, sharing, own)
+            address = mman.map_memory(0, _whole(size_bytes), READ_WRITE, sharing, own)
         except BaseException:
             os.close(own)
             raise
@@ -127,7 +127,7 @@ class HostMapping(HostPages):
         """
         flags = _RESERVED | MapFlag.HUGETLB
         whole = _whole(size_bytes, HUGE_PAGE_BYTES)
-        return cls(raw.map_memory(0, whole, READ_WRITE, flags), size_bytes)
+        return cls(mman.map_memory(0, whole, READ_WRITE, flags), size_bytes)
 
     @classmethod
     def transparent_huge(cls, size_bytes: int) -> Self:
@@ -143,7 +143,7 @@ class HostMapping(HostPages):
         address = _map_aligned(size_bytes, HUGE_PAGE_BYTES, READ_WRITE)
         mapping = cls(address, size_bytes)
         try:
-            raw.advise_memory(address, size_bytes, Advice.HUGEPAGE)
+            mman.advise_memory(address, size_bytes, Advice.HUGEPAGE)
         except BaseException:
             mapping.close()
             raise
@@ -164,7 +164,7 @@ class HostMapping(HostPages):
         ...     pass
         """
         flags = PRIVATE | MapFlag.FIXED_NOREPLACE
-        return cls(raw.map_memory(0, _whole(size_bytes), READ_WRITE, flags), size_bytes)
+        return cls(mman.map_memory(0, _whole(size_bytes), READ_WRITE, flags), size_bytes)
 
     @classmethod
     def reserved(cls, size_bytes: int, *, aligned_bytes: int = PAGE_SIZE_BYTES) -> Self:
@@ -255,13 +255,13 @@ class HostAddress:
 def _map_aligned(size_bytes: int, aligned_bytes: int, protection: Protection) -> int:
     """Map private memory at a multiple of ``aligned_bytes``, and return its address."""
     room = _whole(size_bytes) + aligned_bytes - PAGE_SIZE_BYTES
-    start = raw.map_memory(0, room, protection, PRIVATE)
+    start = mman.map_memory(0, room, protection, PRIVATE)
     address = start + -start % aligned_bytes
     if address > start:
-        raw.unmap_memory(start, address - start)
+        mman.unmap_memory(start, address - start)
     end = address + size_bytes
     if end < start + room:
-        raw.unmap_memory(end, start + room - end)
+        mman.unmap_memory(end, start + room - end)
     return address
 
 

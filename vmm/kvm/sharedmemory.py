@@ -3,7 +3,7 @@
 import errno
 from pathlib import Path
 
-from kvm_abi import raw
+from kvm_abi import mman
 
 SharedMapping = tuple[int, int, str]
 """Start, end and name, as in /proc/PID/maps."""
@@ -15,7 +15,7 @@ def shared_mappings() -> list[SharedMapping]:
     """Return the shared mappings of this process, ascending."""
     try:
         with _MAPS.open("rb", buffering=0) as maps:
-            return raw.shared_mappings(maps.fileno())
+            return mman.shared_mappings(maps.fileno())
     except OSError as error:
         if error.errno != errno.ENOTTY:
             raise

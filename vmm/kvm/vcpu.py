@@ -3,7 +3,7 @@
 import errno
 import os
 
-from kvm_abi import raw
+from kvm_abi import mman, raw
 from kvm_abi.raw import KvmError, PassedMmio, PassedRoom, run_vcpu
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Ioctl
 from vmm.kvm.dirtyring import DirtyRing
@@ -57,7 +57,7 @@ class Vcpu(VcpuState):
         self._exit_regs = self._next_sregs = None
         if self._ring is not None:
             self._ring.close()
-        raw.unmap_memory(self._address, self._mmap_size_bytes)
+        mman.unmap_memory(self._address, self._mmap_size_bytes)
         os.close(self._fd)
         self._fd = -1
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from kvm_abi.raw import Watched
+from kvm_abi.mman import Watched
 from vmm.execution.hostmemory import HostMemory
 from vmm.scenario.content import changed_runs, page_bytes
 from vmm.scenario.history import HostChange

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kvm_abi import raw
+from kvm_abi import mman
 from kvm_abi.uapi import MapFlag, Protection
 from tests.ideal import ideal_history
 from vmm.catalogue import catalogue
@@ -40,7 +40,7 @@ TSS = SetTssAddr(0xFFF00000)
 @pytest.fixture
 def kernel_made() -> int:
     """The address of three pages as the kernel maps them, made when asked for."""
-    return raw.map_memory(0, 3 * PAGE, BOTH, SHARED)
+    return mman.map_memory(0, 3 * PAGE, BOTH, SHARED)
 
 
 def protection_at(address: int) -> str:
@@ -50,23 +50,23 @@ def protection_at(address: int) -> str:
 
 def test_what_is_new_loses_its_memory_and_keeps_its_place() -> None:
     internal = InternalMemory()
-    address = raw.map_memory(0, 3 * PAGE, BOTH, SHARED)
+    address = mman.map_memory(0, 3 * PAGE, BOTH, SHARED)
     try:
         assert internal.unmap() == 1
         assert protection_at(address) == "---s"
         assert internal.unmap() == 0
     finally:
-        raw.unmap_memory(address, 3 * PAGE)
+        mman.unmap_memory(address, 3 * PAGE)
 
 
 def test_what_was_there_before_stays_even_in_pieces(kernel_made: int) -> None:
     internal = InternalMemory()
-    raw.protect_memory(kernel_made + PAGE, PAGE, Protection.READ)
+    mman.protect_memory(kernel_made + PAGE, PAGE, Protection.READ)
     try:
         assert internal.unmap() == 0
         assert protection_at(kernel_made) == "rw-s"
     finally:
-        raw.unmap_memory(kernel_made, 3 * PAGE)
+        mman.unmap_memory(kernel_made, 3 * PAGE)
 
 
 def test_other_memory_that_is_new_stays() -> None:
@@ -78,10 +78,10 @@ def test_other_memory_that_is_new_stays() -> None:
 
 def test_what_the_kernel_leaves_of_it_is_a_leftover() -> None:
     internal, leftovers = InternalMemory(), Leftovers()
-    address = raw.map_memory(0, 3 * PAGE, BOTH, SHARED)
+    address = mman.map_memory(0, 3 * PAGE, BOTH, SHARED)
     internal.unmap()
     (left,) = leftovers.found()
-    raw.unmap_memory(address, 3 * PAGE)
+    mman.unmap_memory(address, 3 * PAGE)
     assert left.startswith(f"mapping {address:x}-")
     assert leftovers.found() == ()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvm_abi import raw
+from kvm_abi import mman
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.sharedmemory import shared_among, shared_mappings
 
@@ -43,7 +43,7 @@ def test_a_kernel_that_cannot_be_asked_is_read(monkeypatch: pytest.MonkeyPatch) 
     def unknown(_: int) -> list[tuple[int, int, str]]:
         raise OSError(errno.ENOTTY, "PROCMAP_QUERY")
 
-    monkeypatch.setattr(raw, "shared_mappings", unknown)
+    monkeypatch.setattr(mman, "shared_mappings", unknown)
     with mmap.mmap(-1, PAGE):
         assert "/dev/zero (deleted)" in [name for *_, name in shared_mappings()]
 
@@ -52,6 +52,6 @@ def test_another_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: int) -> list[tuple[int, int, str]]:
         raise OSError(errno.EIO, "PROCMAP_QUERY")
 
-    monkeypatch.setattr(raw, "shared_mappings", broken)
+    monkeypatch.setattr(mman, "shared_mappings", broken)
     with pytest.raises(OSError, match="PROCMAP_QUERY"):
         shared_mappings()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from kvm_abi import raw
+from kvm_abi import mman
 from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Advice, Cap, ParavirtualFeature, VmType
 from vmm.execution.failing import can_fail_allocations
@@ -78,7 +78,7 @@ def probe_features(
             hugetlb_pages=_free_huge_pages(),
             collapse=_can_collapse(),
             ksm=merges_pages(),
-            userfaultfd=raw.can_page(),
+            userfaultfd=mman.can_page(),
             forced_emulation=emulates_on_request(reach_limit_s),
             protected=protected,
         )
@@ -138,7 +138,7 @@ def _can_map_zero() -> bool:
 def _can_collapse() -> bool:
     """Whether the kernel knows MADV_COLLAPSE: nothing is mapped at the address that it gets."""
     try:
-        raw.advise_memory(0, HUGE_PAGE_BYTES, Advice.COLLAPSE)
+        mman.advise_memory(0, HUGE_PAGE_BYTES, Advice.COLLAPSE)
     except OSError as error:
         return error.errno != errno.EINVAL
     return True

@@ -1,0 +1,184 @@
+"""System calls on the process's own memory, typed: mmap(2) and its like, and userfaultfd(2).
+
+An address is an `int` throughout, and 0 is an address like any other.
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from struct import Struct
+
+from kvm_abi._kvm import ffi as _ffi, lib as _lib
+from kvm_abi.uapi import PAGE_SIZE_BYTES, Advice, MapFlag, Protection
+
+MAX_DIFFERENCES = 64
+"""So many of them `differences` returns at most."""
+
+_PATH_MAX = 4096
+_NEWS = Struct("<QQQ")  # the number of a stretch, offset, length
+_NEWS_BLOCKS = 4
+_FOUND = _ffi.typeof(f"uint64_t[{2 * MAX_DIFFERENCES}]")
+_NEWS_FOUND = _ffi.typeof(f"uint64_t[{3 * MAX_DIFFERENCES}]")
+_new = _ffi.new
+_buffer = _ffi.buffer
+
+
+def map_memory(
+    address: int,
+    size_bytes: int,
+    protection: Protection,
+    flags: MapFlag,
+    fd: int = -1,
+    offset_bytes: int = 0,
+) -> int:
+    """Call mmap(2) and return the address of the mapping. Raises `OSError`."""
+    result = _lib.abi_mmap(address, size_bytes, protection, flags, fd, offset_bytes)
+    return checked_result("mmap", result)
+
+
+def unmap_memory(address: int, size_bytes: int) -> None:
+    """Call munmap(2). Raises `OSError`."""
+    checked_result("munmap", _lib.abi_munmap(address, size_bytes))
+
+
+def protect_memory(address: int, size_bytes: int, protection: Protection) -> None:
+    """Call mprotect(2). Raises `OSError`."""
+    checked_result("mprotect", _lib.abi_mprotect(address, size_bytes, protection))
+
+
+def advise_memory(address: int, size_bytes: int, advice: Advice) -> None:
+    """Call madvise(2). Raises `OSError`."""
+    checked_result("madvise", _lib.abi_madvise(address, size_bytes, advice))
+
+
+def move_pages(address: int, pages: int, to: int) -> None:
+    """Call mremap(2) for each page: what they hold is at `to` then. Raises `OSError`.
+
+    Where they were, private memory of zeros is left.
+    """
+    checked_result("mremap", _lib.abi_move_pages(address, pages, to))
+
+
+def fallocate(
+    fd: int, offset: int, size_bytes: int, *, punch: bool = True, keep_size: bool = True
+) -> None:
+    """Call fallocate(2) with FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE. Raises `OSError`.
+
+    Offset and size are taken as the 64 bits that the kernel gets.
+    """
+    checked_result("fallocate", _lib.abi_fallocate(fd, punch, keep_size, offset, size_bytes))
+
+
+def owned_memory(address: int, size_bytes: int) -> memoryview:
+    """Return a view of a mapping that is unmapped when no view or slice of it is left."""
+    owner = _ffi.gc(_ffi.cast("char *", address), lambda _: unmap_memory(address, size_bytes))
+    return memoryview(_buffer(owner, size_bytes))
+
+
+def differences(address: int, data: bytes | memoryview, block_bytes: int) -> list[tuple[int, int]]:
+    """Return where memory differs from `data`: (offset, length) in bytes, ascending.
+
+    A stretch ends where a block ends. Of more than `MAX_DIFFERENCES` only the first are returned.
+    """
+    found = _new(_FOUND)
+    count = _lib.abi_differences(
+        address, _ffi.from_buffer(data), len(data), block_bytes, found, MAX_DIFFERENCES
+    )
+    return [(found[2 * index], found[2 * index + 1]) for index in range(count)]
+
+
+class Watched:
+    """Stretches of memory, each with a copy of what it was, that are compared in one call.
+
+    A stretch is its address and the copy, whole blocks of `block_bytes`. The memory is the caller's
+    to keep mapped.
+    """
+
+    def __init__(self, stretches: Sequence[tuple[int, memoryview]], block_bytes: int) -> None:
+        copies = [_ffi.from_buffer(copy) for _, copy in stretches]
+        words: list[int] = []
+        for (address, _), copy in zip(stretches, copies, strict=True):
+            words += address, int(_ffi.cast("uintptr_t", copy)), len(copy)
+        self._copies = copies  # Kept where they are.
+        self._words = _new("uint64_t[]", words)
+        self._block_bytes = block_bytes
+        self._place = _new("uint64_t[2]")
+        self._found = _new(_NEWS_FOUND)
+        self._data = _new("char[]", _NEWS_BLOCKS * block_bytes)
+
+    def news(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (number of the stretch, offset, bytes) of what differs, and take note of it.
+
+        It ascends; what reaches from one block into the next is told as two.
+        """
+        self._place[0] = self._place[1] = 0
+        while self._place[0] < len(self._copies):
+            count = self._more()
+            at = 0
+            for number, offset, length in _NEWS.iter_unpack(
+                _buffer(self._found, count * _NEWS.size)
+            ):
+                yield number, offset, _buffer(self._data + at, length)[:]
+                at += length
+
+    def _more(self) -> int:
+        count: int = _lib.abi_news(
+            *(self._words, len(self._copies), self._place, self._block_bytes),
+            *(self._found, MAX_DIFFERENCES, self._data, len(self._data)),
+        )
+        return count
+
+
+class Pager:
+    """userfaultfd on private anonymous memory, answered by a thread.
+
+    With ``guards``, who writes to a page is held up first; else pages are dropped, and what they
+    held is fetched when somebody meets them. The memory is the caller's to keep mapped.
+    """
+
+    def __init__(self, address: int, size_bytes: int, *, guards: bool) -> None:
+        """Begin. Raises `OSError`."""
+        self._pages = size_bytes // PAGE_SIZE_BYTES
+        started = _new("void **")
+        result = _lib.abi_pager_start(address, self._pages, guards, started)
+        self._started = started[0]
+        if result and self._started != _ffi.NULL:
+            self.stop()
+        checked_result("userfaultfd", result)
+
+    def stop(self) -> list[int]:
+        """End, all pages being fetched; return those that changed with nobody being held up.
+
+        Raises `OSError`.
+        """
+        bad = _new("unsigned char[]", self._pages)
+        started, self._started = self._started, _ffi.NULL
+        checked_result("userfaultfd", _lib.abi_pager_stop(started, bad))
+        return [page for page in range(self._pages) if bad[page]]
+
+
+def can_page() -> bool:
+    """Return whether userfaultfd can be had for what the kernel itself touches, too."""
+    return bool(_lib.abi_can_page() == 0)
+
+
+def shared_mappings(fd: int) -> list[tuple[int, int, str]]:
+    """Return (start, end, name) of a process's shared mappings, ascending.
+
+    `fd` is its `/proc/PID/maps`. Raises `OSError`: ENOTTY before Linux 6.11 (PROCMAP_QUERY).
+    """
+    found: list[tuple[int, int, str]] = []
+    place, name = _new("uint64_t[2]"), _new("char[]", _PATH_MAX)
+    while True:
+        result = _lib.abi_next_shared_mapping(fd, place[1], place, name, _PATH_MAX)
+        if result == -errno.ENOENT:
+            return found
+        checked_result("PROCMAP_QUERY", result)
+        found.append((place[0], place[1], os.fsdecode(_ffi.string(name))))
+
+
+def checked_result(call: str, result: int) -> int:
+    """Return the answer of a system call. Raises `OSError` that names the call where it failed."""
+    if result < 0:
+        raise OSError(-result, f"{call}: {os.strerror(-result)}")
+    return int(result)

@@ -1,0 +1,56 @@
+"""System calls on the process's own memory."""
+
+import pytest
+
+from kvm_abi import mman
+from kvm_abi.uapi import MapFlag, Protection
+from vmm.kvm.memory import HostMapping
+
+
+def test_mapping_errors_name_the_call() -> None:
+    with pytest.raises(OSError, match="mmap: Invalid argument"):
+        mman.map_memory(0, 0, Protection.READ, MapFlag.PRIVATE | MapFlag.ANONYMOUS)
+
+
+needs_paging = pytest.mark.skipif(not mman.can_page(), reason="no userfaultfd for this process")
+
+
+@needs_paging
+def test_pages_are_fetched_when_they_are_met() -> None:
+    with HostMapping.anonymous(0x3000) as memory:
+        memory.write(0x1000, b"first")
+        pager = mman.Pager(memory.address_of(0x1000), 0x2000, guards=False)
+        memory.write(0x1002, b"!!")
+        assert pager.stop() == []
+        assert memory.read(0x1000, 5) == b"fi!!t"
+
+
+@needs_paging
+def test_who_writes_to_a_guarded_page_is_held_up() -> None:
+    with HostMapping.anonymous(0x2000) as memory:
+        memory.write(0, bytes(range(8)))
+        memory.write(0x1000, b"x")
+        pager = mman.Pager(memory.address_of(0), 0x2000, guards=True)
+        memory.write(0, b"other")
+        assert pager.stop() == []
+        assert memory.read(0, 8) == b"other" + bytes((5, 6, 7))
+
+
+@needs_paging
+def test_what_changed_with_nobody_held_up_is_told() -> None:
+    with HostMapping.anonymous(0x2000) as memory:
+        memory.write(0x1000, b"x")
+        pager = mman.Pager(memory.address_of(0), 0x2000, guards=True)
+        memory.discard(0x1000, 0x1000)
+        assert pager.stop() == [1]
+
+
+@needs_paging
+def test_pages_are_in_the_charge_of_one() -> None:
+    with HostMapping.anonymous(0x1000) as memory:
+        memory.write(0, b"x")
+        pager = mman.Pager(memory.address_of(0), 0x1000, guards=True)
+        with pytest.raises(OSError, match="userfaultfd"):
+            mman.Pager(memory.address_of(0), 0x1000, guards=False)
+        assert pager.stop() == []
+        assert memory.read(0, 1) == b"x"
