@@ -10,7 +10,8 @@ from importlib.resources import files
 
 _FILES = (
     "base.c", "memory.c", "regions.c", "vcpus.c", "guest.c", "far.c", "dirty.c", "vm.c", "clocks.c",
-    "lives.c", "race.c", "racethreads.c", "racewords.c", "racelogs.c", "racejudge.c",
+    "growth.c", "lives.c", "churn.c",
+    "race.c", "racethreads.c", "racewords.c", "racelogs.c", "racejudge.c",
 )  # fmt: skip
 
 _NEEDS = {

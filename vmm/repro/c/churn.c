@@ -1,0 +1,159 @@
+/*@ churn */
+
+static uint32_t churned;	/* the slot */
+
+/* Creates, logs, moves, refuses and deletes one slot of two pages between 0x8000 and 0xd000. */
+static void churn(void)
+{
+	static unsigned char memory[3 * PAGE];
+	uint64_t hva = ((uintptr_t)memory + PAGE - 1) & -PAGE;
+	uint32_t slot = churned, logged = KVM_MEM_LOG_DIRTY_PAGES;
+
+	expect(set_region(slot, 0, 0x8000, 2 * PAGE, hva), SUCCESS);
+	expect(set_region(slot, logged, 0x8000, 2 * PAGE, hva), SUCCESS);
+	expect(set_region(slot, logged, 0xa000, 2 * PAGE, hva), SUCCESS);
+	set_region(slot, 0, 1ull << 63, 2 * PAGE, hva);
+	set_region(slot, 0, 0xa000, PAGE, hva);
+	expect(set_region(slot, 0, 0xb000, 2 * PAGE, hva), SUCCESS);
+	expect(set_region(slot, 0, 0, 0, 0), SUCCESS);
+}
+/*@ twoslots */
+
+enum { FIRST = 0x8000, SECOND = 0xa000, THIRD = 0xb000 };
+
+#define PAIR (2 * PAGE)
+#define BEYOND (1ull << 63)	/* the last gfn, where there is one: it is looked at last */
+#define LOGGED KVM_MEM_LOG_DIRTY_PAGES
+#define READ_ONLY KVM_MEM_READONLY
+
+static uint32_t refused;	/* the slot; the next id is used as well */
+static uint64_t pair;		/* two pages */
+
+static void prepare(uint32_t slot)
+{
+	refused = slot;
+	if (!pair)
+		pair = (uintptr_t)mmap(NULL, PAIR, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+static void delete_both(void)
+{
+	set_region(refused, 0, 0, 0, 0);
+	set_region(refused + 1, 0, 0, 0, 0);
+}
+/*@ refuse */
+
+static void refuse(uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t size, uint64_t hva)
+{
+	if (set_region(slot, flags, gpa, size, hva) == SUCCESS)
+		leave(WRONG, "slot %#x, %#llx bytes at %#llx, flags %#x: success", slot,
+		      (unsigned long long)size, (unsigned long long)gpa, flags);
+}
+/*@ refusecreations */
+
+#define LARGE (1ull << 28)	/* of a slot whose two dirty bitmaps take 16 KiB */
+
+static uint64_t large;
+
+/* Asks for a slot for every reason to refuse one. */
+static void refuse_creations(void)
+{
+	static const uint32_t flags[] = {0, LOGGED, READ_ONLY};
+	uint32_t slot = refused, other = refused + 1;
+
+	for (int i = 0; i < 3; i++) {
+		refuse(other, flags[i], FIRST + PAGE, PAIR, pair);
+		refuse(other, flags[i], FIRST, LARGE, large);
+		refuse(other, flags[i], -PAGE, PAIR, pair);
+		refuse(other, flags[i], THIRD, 1ull << 43, 0);
+		if (set_region(other, flags[i], BEYOND, PAIR, pair) == SUCCESS)
+			set_region(other, 0, 0, 0, 0);
+		if (set_region(other, flags[i], BEYOND, LARGE, large) == SUCCESS)
+			set_region(other, 0, 0, 0, 0);
+	}
+	refuse(other, 1u << 30, THIRD, PAIR, pair);
+	refuse(0xffff, LOGGED, THIRD, PAIR, pair);
+	refuse(other | 0xffff0000, LOGGED, THIRD, PAIR, pair);
+	refuse(other, LOGGED, THIRD, PAIR + 1, pair);
+	refuse(other, LOGGED, THIRD + 1, PAIR, pair);
+	refuse(other, LOGGED, THIRD, PAIR, 1);
+	refuse(other, LOGGED, THIRD, PAIR, 1ull << 63);
+	refuse(other, 0, 0, 0, 0);
+	refuse(slot, LOGGED, FIRST, PAGE, pair);
+	refuse(slot, LOGGED, FIRST, PAIR, 0);
+	refuse(slot, LOGGED | READ_ONLY, FIRST, PAIR, pair);
+}
+
+static void prepare_creations(uint32_t slot)
+{
+	prepare(slot);
+	if (!large)
+		large = (uintptr_t)mmap(NULL, LARGE, PROT_NONE,
+					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	expect(set_region(slot, LOGGED, FIRST, PAIR, pair), SUCCESS);
+}
+/*@ refusemoves */
+
+/* Asks for moves of a slot and of a logged one, with and without a change of flags. */
+static void refuse_moves(void)
+{
+	static const uint64_t gpas[] = {FIRST, THIRD};
+	static const uint32_t flags[] = {0, LOGGED};
+
+	for (int which = 0; which < 2; which++)
+		for (int wanted = 0; wanted < 2; wanted++) {
+			uint32_t slot = refused + which;
+			refuse(slot, flags[wanted], gpas[!which], PAIR, pair);
+			refuse(slot, flags[wanted], SECOND, PAGE, pair);
+			refuse(slot, flags[wanted], SECOND, PAIR, 0);
+			if (set_region(slot, flags[wanted], BEYOND, PAIR, pair) == SUCCESS)
+				set_region(slot, flags[which], gpas[which], PAIR, pair);
+		}
+}
+
+static void prepare_moves(uint32_t slot)
+{
+	prepare(slot);
+	expect(set_region(slot, 0, FIRST, PAIR, pair), SUCCESS);
+	expect(set_region(slot + 1, LOGGED, THIRD, PAIR, pair), SUCCESS);
+}
+/*@ refusebindings */
+
+#define GUEST_MEMFD (1u << 2)
+
+static void refuse_binding(uint32_t slot, uint64_t gpa, int memfd, uint64_t offset, uint32_t flags)
+{
+	if (set_region2(slot, GUEST_MEMFD | flags, gpa, PAIR, pair, memfd, offset) == SUCCESS)
+		leave(WRONG, "offset %#llx of a guest_memfd at %#llx: success",
+		      (unsigned long long)offset, (unsigned long long)gpa);
+}
+
+/* Makes a guest_memfd that one slot binds and another one cannot, and closes it. */
+static void refuse_bindings(void)
+{
+	uint32_t slot = refused, other = refused + 1;
+	int memfd = -1;
+
+	expect(create_guest_memfd(&memfd, 8 * PAGE, 0), SUCCESS);
+	expect(set_region2(slot, GUEST_MEMFD, FIRST, PAIR, pair, memfd, 0), SUCCESS);
+	refuse_binding(other, THIRD, memfd, 4 * PAGE, LOGGED);
+	refuse_binding(other, THIRD, memfd, 4 * PAGE, READ_ONLY);
+	refuse_binding(other, FIRST + PAGE, memfd, 4 * PAGE, 0);
+	refuse_binding(other, THIRD, memfd, PAGE, 0);
+	refuse_binding(other, THIRD, memfd, 7 * PAGE, 0);
+	refuse_binding(other, THIRD, memfd, 4 * PAGE + 1, 0);
+	refuse_binding(other, THIRD, memfd, -PAGE, 0);
+	refuse_binding(other, THIRD, vm, 0, 0);
+	refuse_binding(other, THIRD, -1, 0, 0);
+	refuse_binding(slot, THIRD, memfd, 0, 0);
+	if (set_region2(other, GUEST_MEMFD, BEYOND, PAIR, pair, memfd, 4 * PAGE) == SUCCESS)
+		set_region(other, 0, 0, 0, 0);
+	expect(set_region(slot, 0, 0, 0, 0), SUCCESS);
+	close(memfd);
+}
+
+static void prepare_bindings(uint32_t slot)
+{
+	prepare(slot);
+}
