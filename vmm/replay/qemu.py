@@ -2,23 +2,29 @@
 
 Until QEMU 8.2 a line begins with `Slot#N`, the as_id in N's upper half; from 9.0 on with
 `AddrSpace#A Slot#N`, and it names a guest_memfd. scripts/simpletrace.py writes the same fields by
-their own names. What a log puts in front of the event, a pid or a time, does not matter.
+their own names, and the process. A log with times puts the *thread* in front of the event; which
+threads are one process's is not said, and follows from what they do.
 """
 
 import re
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from vmm.replay.lines import shown
 from vmm.replay.numbers import literal
+from vmm.replay.ranges import Ranges
 from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, Unread
 from vmm.scenario.operations import READONLY
 
+MAX_THREADS = 1 << 16
 EVENT = "kvm_set_user_memory"
 IS_EVENT = re.compile(rf"(?:^|[\s:]){EVENT}\s+(?=.*(?:gpa|guest_phys_addr)=)")
 """What a line of QEMU's looks like, for finding out what a file is."""
 
 _EVENT = re.compile(rf"(?:^|[\s:]){EVENT}\s+(.*)$")
-_PID = re.compile(r"(\d+)@\d|\bpid=(\d+)")
+_PID = re.compile(r"\bpid=(\d+)")
+_THREAD = re.compile(r"(?:^|\s)(\d{1,10})@\d+\.\d+:")
 _FIELD = re.compile(r"\b([A-Za-z_]+)[=#](-?(?:0x[0-9a-fA-F]+|\d+))(?![0-9a-zA-Z])")
 _NAMES = {
     "AddrSpace": "as",
@@ -42,58 +48,95 @@ def read_qemu(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
             reader.take(Line(number, number, shown(line)), line[: found.start(1)], found[1])
 
 
+class _Machine:
+    """One VM of a trace, and what tells its threads from another's: its slots and their memory."""
+
+    def __init__(self, vm: TracedVm) -> None:
+        self.vm = vm
+        self.flags: dict[int, int] = {}
+        """The flags of the slots that there are, by slot."""
+
+        self._memory: Ranges[bool] = Ranges()
+
+    def has(self, address: int) -> bool:
+        """Whether a slot has had its memory at a userspace address."""
+        return any(True for _ in self._memory.within(address, address + 1))
+
+    def note(self, region: Region) -> None:
+        """Note what a call that succeeded has done."""
+        if region.memory_size:
+            self.flags[region.slot] = region.flags
+            start = region.userspace_addr
+            self._memory.put(start, start + region.memory_size, True)
+        else:
+            self.flags.pop(region.slot, None)
+
+
 class _Reader:
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        self._vms: dict[str, TracedVm] = {}
-        self._readonly: dict[tuple[str, int], bool] = {}
+        self._machines: dict[str, _Machine] = {}
+        self._threads: dict[str, _Machine] = {}
 
     def take(self, line: Line, head: str, text: str) -> None:
         fields = {_NAMES.get(name, name): literal(value) for name, value in _FIELD.findall(text)}
-        pid = _PID.search(head) or _PID.search(text)
-        vm = self._vm(line, pid[0] if pid is not None else "")
         missing = [name for name in _NEEDED if name not in fields]
-        if missing:
+        region = None if missing else _region(line, fields)
+        machine = self._machine(line, head, text, region)
+        if region is None:
             why = f"the line is cut off, or lacks {', '.join(missing)}"
-            vm.add(Unread(line, EVENT, why))
+            machine.vm.add(Unread(line, EVENT, why))
             return
-        region = _region(line, fields)
-        hidden = self._hidden_delete(vm, region)
-        if hidden is not None:
-            vm.add(hidden)
-        vm.add(region)
-
-    def _vm(self, line: Line, key: str) -> TracedVm:
-        vm = self._vms.get(key)
-        if vm is None:
-            vm = TracedVm(str(len(self._vms) + 1), line.number, calls=[], memory=[])
-            if len(self._vms) < MAX_VMS:
-                self._vms[key] = vm
-                self._trace.vms.append(vm)
-        return vm
-
-    def _hidden_delete(self, vm: TracedVm, region: Region) -> Region | None:
-        """Return the deletion that QEMU makes, and does not trace, where READONLY changes."""
-        key = (vm.name, region.slot)
-        before = self._readonly.get(key)
         if region.errno:
-            return None
-        if not region.memory_size:
-            self._readonly.pop(key, None)
-            return None
-        now = bool(region.flags & READONLY)
-        self._readonly[key] = now
-        if before is None or before == now:
-            return None
-        return Region(
-            region.line,
-            region.slot,
-            region.flags,
-            region.guest_phys_addr,
-            0,
-            region.userspace_addr,
-            second_form=region.second_form,
-        )
+            machine.vm.add(region)
+            return
+        if _deletes_before(machine, region):
+            machine.vm.add(replace(region, memory_size=0))
+        machine.vm.add(region)
+        machine.note(region)
+
+    def _machine(self, line: Line, head: str, text: str, region: Region | None) -> _Machine:
+        process, thread = _PID.search(text), _THREAD.search(head)
+        if process is not None:
+            return self._of_process(process[1], line)
+        if thread is None:
+            return self._of_process("", line)
+        if thread[1] not in self._threads:
+            machine = self._of_new_thread(line, region)
+            if len(self._threads) >= MAX_THREADS:
+                return machine
+            self._threads[thread[1]] = machine
+        return self._threads[thread[1]]
+
+    def _of_process(self, key: str, line: Line) -> _Machine:
+        machine = self._machines.get(key)
+        if machine is None:
+            name = str(len(self._machines) + 1)
+            machine = _Machine(TracedVm(name, line.number, calls=[], memory=[]))
+            if len(self._machines) < MAX_VMS:
+                self._machines[key] = machine
+                self._trace.vms.append(machine.vm)
+        return machine
+
+    def _of_new_thread(self, line: Line, region: Region | None) -> _Machine:
+        """Return whose a thread is: its first call is about memory that its VM knows.
+
+        QEMU's own first call fills slot 0, with memory that nobody knows.
+        """
+        known = list(self._machines.values())
+        for machine in reversed(known):
+            if region is None or machine.has(region.userspace_addr):
+                return machine
+        begins = region is not None and region.slot == 0 and region.memory_size
+        return known[-1] if known and not begins else self._of_process(f"VM {len(known)}", line)
+
+
+def _deletes_before(machine: _Machine, region: Region) -> bool:
+    """Whether QEMU has made a deletion that it does not trace: it does where READONLY changes."""
+    before = machine.flags.get(region.slot)
+    return (
+        before is not None and bool(region.memory_size) and bool((before ^ region.flags) & READONLY)
+    )
 
 
 def _region(line: Line, fields: dict[str, int]) -> Region:

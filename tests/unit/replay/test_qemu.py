@@ -48,9 +48,32 @@ def test_a_guest_memfd_makes_it_the_second_form() -> None:
 
 
 def test_each_process_has_a_vm() -> None:
-    line = _OLD.format(slot=1, ret=0)
-    trace = trace_of(f"1@16.5:{line}", f"2@16.5:{line}", f"1@16.6:{line}")
-    assert [len(vm.calls) for vm in trace.vms] == [2, 1]
+    line = _SIMPLE.format(ret=0)
+    other = line.replace("pid=77", "pid=78")
+    assert [len(vm.calls) for vm in trace_of(line, other, line).vms] == [2, 1]
+
+
+def timed(thread: int, slot: int, hva: int, size: int = 0x1000) -> str:
+    """Return a line as `-msg timestamp=on` has it: the thread and the time are in front."""
+    gpa = 0x10000 * (slot + 1)
+    text = f"Slot#{slot} flags=0x0 gpa={gpa:#x} size={size:#x} ua={hva:#x} ret=0"
+    return f"{thread}@1795794634.459056:kvm_set_user_memory {text}"
+
+
+def test_threads_that_share_memory_are_of_one_vm() -> None:
+    main = [timed(10, 0, 0x7F0000000000), timed(10, 1, 0x7F0000100000)]
+    vcpu = [timed(12, 1, 0x7F0000100000, 0), timed(12, 2, 0x7F0000200000)]
+    device = [timed(13, 3, 0x7F0000300000)]
+    (vm,) = trace_of(*main, *vcpu, *device).vms
+    assert len(vm.calls) == 5
+
+
+def test_threads_of_two_qemus_in_one_log_are_told_apart() -> None:
+    one, two = 0x7F0000000000, 0x7E0000000000
+    first = [timed(10, 0, one), timed(12, 0, one, 0), timed(12, 0, one)]
+    second = [timed(11, 0, two), timed(14, 0, two, 0), timed(14, 0, two)]
+    for order in ([*first, *second], [first[0], second[0], *first[1:], *second[1:]]):
+        assert [len(vm.calls) for vm in trace_of(*order).vms] == [3, 3]
 
 
 def test_qemu_deletes_untold_where_readonly_changes() -> None:
