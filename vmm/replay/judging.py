@@ -36,16 +36,21 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 class _Assumption(msgspec.Struct, frozen=True):
-    """Something that a kernel may have or lack, unless one of ``told_by`` is in the trace."""
+    """Something that a kernel may have or lack, unless ``told_by`` is in the trace.
+
+    ``is_rare`` says that hardly a kernel is so: an answer that needs it is no pass.
+    """
 
     text: str
     changes: dict[str, int]
     told_by: Cap | None = None
+    is_rare: bool = False
 
 
+_NO_READONLY = "no KVM_CAP_READONLY_MEM (before Linux 3.7)"
 _ASSUMPTIONS = (
     _Assumption("KVM_CAP_MULTI_ADDRESS_SPACE of 2", {"address_spaces": 2}, Cap.MULTI_ADDRESS_SPACE),
-    _Assumption("no KVM_CAP_READONLY_MEM", {"readonly_mem": False}, Cap.READONLY_MEM),
+    _Assumption(_NO_READONLY, {"readonly_mem": False}, Cap.READONLY_MEM, is_rare=True),
     _Assumption("KVM_CAP_USER_MEMORY2", {"user_memory2": True}, Cap.USER_MEMORY2),
     _Assumption("KVM_CAP_GUEST_MEMFD", {"guest_memfd": True}, Cap.GUEST_MEMFD),
     _Assumption("KVM_CAP_NR_MEMSLOTS of 509", {"nr_memslots": 509}, Cap.NR_MEMSLOTS),
@@ -81,6 +86,7 @@ class _Judging:
         )
         self._features = _told(replay.vm.capabilities)
         self._assumed: list[str] = []
+        self._unlikely: Line | None = None
 
     def judged(self) -> Judged:
         """Return the verdict."""
@@ -107,6 +113,9 @@ class _Judging:
         elif self._replay.unread:
             line = self._replay.unread[0].line
             reason = f"{len(self._replay.unread)} refused calls are not read"
+        elif self._unlikely is not None:
+            line = self._unlikely
+            reason = "the answer is right on a kernel of the assumed kind alone"
         elif self._short:
             line = self._short[0].line
             reason = "the host of the trace was short of memory, or the call was interrupted"
@@ -137,6 +146,8 @@ class _Judging:
             if self._run(until, features)[1] > index:
                 self._features = features
                 self._assumed.append(assumption.text)
+                if assumption.is_rare:
+                    self._unlikely = self._unlikely or self._steps[index].line
                 return True
         return False
 

@@ -4,11 +4,15 @@ Every line has a number, from 1, and is never longer than a bound: what is beyon
 the call on it then counts as cut off.
 """
 
+import bz2
 import gzip
+import lzma
 import re
 import sys
+import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, cast
 
@@ -18,27 +22,31 @@ from vmm.scenario.reading import FileError, opened as opened_file
 MAX_LINE_BYTES = 1 << 16
 _NO_NUMBER = re.compile(rb"[0-9]{40,}")
 """More digits than any number of a call has; Python refuses to read thousands of them."""
-_GZIP = b"\x1f\x8b"
 _STYLING = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
+
+
+def _unpacked(begun: bytes, file: IO[bytes]) -> IO[bytes]:
+    """Return a file as what it begins with says how to read it."""
+    if begun.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.open(file))
+    if begun.startswith(b"BZh"):
+        return cast(IO[bytes], bz2.open(file))
+    if begun.startswith(b"\xfd7zXZ\x00"):
+        return cast(IO[bytes], lzma.open(file))
+    return file
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a trace for reading: a file, also one that gzip has packed, or standard input ("-").
+    """Open a trace for reading: a file, or standard input ("-").
 
-    Raises TraceError.
+    What gzip, bzip2 or xz have packed is unpacked. Raises TraceError.
     """
-    if str(path) == "-":
-        yield sys.stdin.buffer
-        return
+    is_input = str(path) == "-"
     try:
-        with ExitStack() as stack:
-            file = stack.enter_context(opened_file(path))
-            is_packed = file.peek(2)[:2] == _GZIP
-            if is_packed:
-                yield cast(IO[bytes], stack.enter_context(gzip.open(file, "rb")))
-            else:
-                yield file
+        with nullcontext(sys.stdin.buffer) if is_input else opened_file(path) as file:
+            begun = cast(BufferedReader, file).peek(6)
+            yield _unpacked(begun, file)
     except FileError as error:
         raise TraceError(str(error)) from None
     except (OSError, EOFError) as error:
@@ -46,20 +54,39 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise TraceError(f"{path}: {what}") from None
 
 
-def numbered(stream: IO[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield the number and text of each line that is not empty."""
-    number = 0
-    while line := stream.readline(MAX_LINE_BYTES):
-        number += 1
-        is_whole = line.endswith(b"\n")
-        while not is_whole and (rest := stream.readline(MAX_LINE_BYTES)):
-            is_whole = rest.endswith(b"\n")
-        line = _NO_NUMBER.sub(b"?", line)
-        if b"\x1b" in line:
-            line = _STYLING.sub(b"", line)
-        text = line.decode("ascii", "backslashreplace").rstrip()
-        if text:
-            yield number, text
+class Numbered:
+    """The number and text of each line that is not empty.
+
+    ``cut`` says where a packed file ends too soon (""): what is in front of it has been read. One
+    that is damaged is not believed: OSError.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._number = 0
+        self.cut = ""
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        try:
+            yield from self._lines()
+        except EOFError:
+            self.cut = f"the packed file is cut off after line {self._number}"
+        except (zlib.error, lzma.LZMAError) as error:
+            raise OSError(str(error)) from None
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        readline = self._stream.readline
+        while line := readline(MAX_LINE_BYTES):
+            self._number += 1
+            is_whole = line.endswith(b"\n")
+            while not is_whole and (rest := readline(MAX_LINE_BYTES)):
+                is_whole = rest.endswith(b"\n")
+            line = _NO_NUMBER.sub(b"?", line)
+            if b"\x1b" in line:
+                line = _STYLING.sub(b"", line)
+            text = line.decode("ascii", "backslashreplace").rstrip()
+            if text:
+                yield self._number, text
 
 
 def shown(text: str) -> str:

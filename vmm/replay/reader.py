@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from vmm.replay.lines import numbered, opened, shown
+from vmm.replay.lines import Numbered, opened, shown
+from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
 from vmm.replay.strace import IS_CALL, read_strace
 from vmm.replay.trace import Region, Trace, TraceError
@@ -13,10 +14,15 @@ from vmm.replay.trace import Region, Trace, TraceError
 def read_trace(path: Path) -> Trace:
     """Return what a trace says. Raises TraceError where nothing can be made of it."""
     with opened(path) as stream:
+        lines = Numbered(stream)
         try:
-            trace = read_lines(numbered(stream), str(path))
-        except (OSError, EOFError) as error:
-            raise TraceError(f"{path}: {error}") from None
+            trace = read_lines(iter(lines), str(path))
+        except TraceError as error:
+            raise TraceError(f"{error}; {lines.cut}" if lines.cut else str(error)) from None
+        except OSError as error:
+            raise TraceError(f"{path}: damaged: {error}") from None
+    if lines.cut:
+        trace.notes.append(lines.cut)
     return trace
 
 
@@ -25,6 +31,9 @@ def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
     first, last = "", 0
     for number, line in lines:
         first, last = first or line, number
+        other = other_tool(line)
+        if other:
+            raise TraceError(f"{name}:{number}: {other}")
         if IS_EVENT.search(line):
             trace = Trace(name, "QEMU")
             read_qemu(chain([(number, line)], lines), trace)
@@ -34,7 +43,9 @@ def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
             read_strace(chain([(number, line)], lines), trace)
             break
     else:
-        began = f"; it begins with {shown(first)!r}" if first else ""
+        if not first:
+            raise TraceError(f"{name}: empty")
+        began = f"; it begins with {shown(first)!r}"
         raise TraceError(
             f"{name}: none of its {last} lines is of strace, or of QEMU's -trace "
             f"kvm_set_user_memory{began}"

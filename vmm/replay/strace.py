@@ -2,9 +2,9 @@
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from vmm.replay.lines import shown
+from vmm.replay.lines import MAX_LINE_BYTES, shown
 from vmm.replay.memory_calls import MEMORY_CALLS, memory_of
 from vmm.replay.numbers import (
     CAPABILITIES,
@@ -42,6 +42,8 @@ _OF_INTEREST = re.compile(
     r"ioctl|mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|exec"
     r"|\+\+\+|^[^(]*<unfinished"
 )
+_ALONE = "if `strace -ff -ttt` wrote a file for each thread, `strace-log-merge` joins them"
+_NOTICE = re.compile(r"strace: Process \d+ (?:attached|detached)$")
 _ON_SLOTS = (REGION, REGION2, SET_TSS_ADDR)
 _POINTER = "the structure is only a pointer here"
 _MISSING = "a field of the structure is missing"
@@ -60,7 +62,7 @@ def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
     """Add what strace's lines say to a trace."""
     reader = _Reader(trace)
     joiner = Joiner()
-    for number, line in lines:
+    for number, line in _without_notices(lines):
         trace.lines = number
         if "KVM_RUN" in line or _OF_INTEREST.search(line) is None:
             continue
@@ -69,6 +71,21 @@ def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
             reader.take(item)
     for item in joiner.left():
         reader.take(item)
+
+
+def _without_notices(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Join lines that strace's own notice has cut in two: both go to standard error without -o."""
+    begun, at = "", 0
+    for number, line in lines:
+        whole = begun + line
+        notice = _NOTICE.search(whole)
+        if notice is None:
+            yield number, whole
+            begun = ""
+        elif len(whole) < MAX_LINE_BYTES:
+            begun, at = whole[: notice.start()], number
+    if begun:
+        yield at, begun
 
 
 class _Reader:
@@ -226,6 +243,8 @@ class _Reader:
             file = File(process.vms[0])
             process.open(fd, file)
             return file
+        if not call.pid:
+            self._trace.notes.append(_ALONE)
         return self._new_vm(process, fd, call.number, began_before=True)
 
     def _cut_off(self, item: Unparsed) -> None:

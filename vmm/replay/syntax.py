@@ -40,7 +40,7 @@ _RESULT = re.compile(
 )
 _FIELD = re.compile(r"([a-z_]+)=([^,{}]*)")
 _COMMENT = re.compile(r"\s*/\*.*?\*/")
-_FD = re.compile(r"(-?\d+)(?:<(.*?)>)?(?=\s*(?:,|$|/\*))")
+_FD = re.compile(r"(-?(?:0x[0-9a-f]+|\d+))(?:<(.*?)>)?(?=\s*(?:,|$|/\*))")
 _EVENT = re.compile(r"(\+\+\+|---)\s+(\w+)")
 
 
@@ -191,7 +191,7 @@ def file_of(arguments: str) -> tuple[int, str, str] | None:
     match = _FD.match(arguments)
     if match is None:
         return None
-    return int(match[1]), match[2] or "", arguments[match.end() :].lstrip().removeprefix(",")
+    return literal(match[1]), match[2] or "", arguments[match.end() :].lstrip().removeprefix(",")
 
 
 def number_of(text: str) -> int | None:

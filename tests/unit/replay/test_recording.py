@@ -21,6 +21,9 @@ from vmm.verdict.judge import Status
         ("qemu-pc-seabios.strace.gz", 26),
         ("qemu-q35-ovmf.strace.gz", 12),
         ("gvisor-kvm.strace.gz", 5),
+        ("hyperlight-kvm.strace.gz", 2),
+        ("libkrun-microsandbox.strace.gz", 3),
+        ("qemu-pc-seabios-times.qemu", 37),
     ],
 )
 def test_real_traces_are_judged_without_a_difference(name: str, calls: int) -> None:

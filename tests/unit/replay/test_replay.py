@@ -173,6 +173,18 @@ def test_what_comes_after_a_call_that_is_not_read_is_not_judged() -> None:
     assert status(KVM, region(0), region(1, 0x11000), pointer) is Status.DIFFERS
 
 
+def test_an_answer_that_only_a_rare_kernel_gives_is_no_pass() -> None:
+    refused = region(0, flags="KVM_MEM_READONLY", result=EINVAL)
+    found = judged(replay_in(KVM, refused))
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert (found.line and found.line.number, found.assumed[0][:22]) == (
+        2,
+        "no KVM_CAP_READONLY_ME",
+    )
+    told = "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_READONLY_MEM) = 0"
+    assert status(KVM, told, refused) is Status.PASSED
+
+
 def test_a_difference_in_a_vm_that_is_older_than_the_trace_is_no_verdict() -> None:
     assert status(region(0), region(5, size=0)) is Status.INCONCLUSIVE
 

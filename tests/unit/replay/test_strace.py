@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.traced import EINVAL, KVM, TRACES, region, trace_of
-from vmm.replay.lines import MAX_LINE_BYTES, numbered
+from vmm.replay.lines import MAX_LINE_BYTES, Numbered
 from vmm.replay.numbers import literal
 from vmm.replay.reader import read_trace
 from vmm.replay.trace import HostChange, Region, Trace, TraceError, TssAddr, Unread
@@ -253,7 +253,7 @@ def test_calls_that_say_too_little_are_named_and_counted() -> None:
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ([], "none of its 0 lines is of strace"),
+        ([], "empty"),
         (["\x07evil", "more"], "begins with '\\\\x07evil'"),
         (["7 close(3) = 0"], "no call on a memslot"),
         ([KVM, "7 ioctl(8, 0x4098ae49, 0x7ffd0da8ebc0) = 0"], "trace:2: no call on a memslot can"),
@@ -277,7 +277,7 @@ def test_a_line_without_end_is_cut_and_the_next_has_its_number(tmp_path: Path) -
     file = tmp_path / "trace"
     file.write_bytes(b"x" * (3 * MAX_LINE_BYTES) + b"\n" + KVM.encode())
     with file.open("rb") as stream:
-        found = list(numbered(stream))
+        found = list(Numbered(stream))
     assert [(number, len(line)) for number, line in found] == [(1, MAX_LINE_BYTES), (2, len(KVM))]
 
 
@@ -313,5 +313,27 @@ def test_a_packed_trace_reads_like_the_plain_one(tmp_path: Path) -> None:
 def test_a_packed_trace_that_is_cut_off(tmp_path: Path) -> None:
     packed = tmp_path / "trace.gz"
     packed.write_bytes(gzip.compress((TRACES / "qemu-q35-seabios.strace").read_bytes())[:-900])
-    with pytest.raises(TraceError, match=r"trace\.gz: .*ended"):
+    with pytest.raises(TraceError, match=r"trace\.gz: .* cut off after line 19"):
         read_trace(packed)
+
+
+def test_strace_s_own_notice_within_a_line_is_taken_out() -> None:
+    whole = region(head="[pid 7] ")
+    call, result = whole.rsplit(")", 1)
+    for rest in ([f"){result}"], [" <unfinished ...>", f"[pid 7] <... ioctl resumed>){result}"]):
+        notices = [f"{call}strace: Process 8 attached", "strace: Process 9 attached"]
+        (vm,) = trace_of("[pid 7] " + KVM[2:], *notices, *rest).vms
+        (found,) = vm.calls
+        assert isinstance(found, Region)
+        assert (found.slot, found.errno) == (0, 0)
+
+
+def test_raw_arguments_are_counted_as_not_read() -> None:
+    raw = "7 ioctl(0x8, 0x4020ae46, 0x7ffd48d32ef0) = 0"
+    (vm,) = trace_of("7 ioctl(0x3, 0xae01, 0) = 0x8", raw, region(1)).vms
+    assert [type(call) for call in vm.calls] == [Unread, Region]
+
+
+def test_a_file_of_one_thread_says_what_joins_them() -> None:
+    (note,) = trace_of(region(head="")).notes
+    assert "strace-log-merge" in note

@@ -1,0 +1,44 @@
+"""What is no trace of strace or QEMU, and is often taken for one: told by a line of it."""
+
+import re
+
+_WANTED = (
+    "what is read is `strace -f -o FILE`, QEMU's `-trace kvm_set_user_memory`, or `vmm record`"
+)
+_NOT_SAID = f"which does not say what a memslot call asked for: {_WANTED}"
+
+_FTRACE = (
+    r"# tracer: |CPU \d+ is empty$|cpus=\d+$|\s*\S.*-\d+ +(?:\(.{7}\) )?\[\d{3,}\] .*\d\.\d+: "
+)
+_OTHERS = (
+    (r"[^\"]*\bioctl\(fd: \d", f"this is of `perf trace`, {_NOT_SAID}"),
+    (_FTRACE, f"this is of ftrace or trace-cmd, {_NOT_SAID}"),
+    (
+        r"\s*\S.* \d+(?:/\d+)? +\[\d{3}\] +\d+\.\d+: +(?:\d+ )?[\w-]+:",
+        f"this is of `perf script`, {_NOT_SAID}",
+    ),
+    (r"Attaching \d+ probes?\.\.\.", f"this is of bpftrace, {_NOT_SAID}"),
+    (r"PERFILE2", f"this is of `perf record`, {_NOT_SAID}"),
+    (r"\x17\x08Dtracing", f"this is trace-cmd's trace.dat, {_NOT_SAID}"),
+    (
+        r"(?:\\xff){8}",
+        "this is of QEMU's trace backend `simple`: its scripts/simpletrace.py makes text of it",
+    ),
+    (r"\(\\xb5/\\xfd", "this is packed by zstd: `zstd -dc FILE | vmm replay -`"),
+    (
+        r"PK\x03\x04|7z\\xbc\\xaf|\x04\"M\x18",
+        "this is packed: unpack it first (gzip, bzip2 and xz are read)",
+    ),
+    (
+        r"\\xff\\xfe|\\xfe\\xff",
+        "this is UTF-16: `iconv -f utf-16 -t utf-8 FILE | vmm replay -`",
+    ),
+    (r"\{?\s*\"format\":\s*\d", "this is a scenario: `vmm run FILE`"),
+    (r"\{\"type\":", "this is a history: `vmm judge FILE`"),
+)
+_COMPILED = [(re.compile(pattern), text) for pattern, text in _OTHERS]
+
+
+def other_tool(line: str) -> str:
+    """Return what a line says that it is of, and what to do instead; "" where it may be of ours."""
+    return next((text for pattern, text in _COMPILED if pattern.match(line)), "")
