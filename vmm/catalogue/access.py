@@ -47,7 +47,7 @@ def _access(
 _STRADDLES = (
     _access(
         "straddle-two-pages-of-a-slot",
-        "A page border inside of a slot is no border.",
+        "An access over a page border inside a slot reaches both pages.",
         Slot(1, 0x100, at("a"), pages=2).create(),
         *_straddles(_BORDER),
     ),
@@ -79,7 +79,8 @@ _STRADDLES = (
     ),
     _access(
         "straddle-a-border-that-a-deletion-made",
-        "A border appears where two slots were side by side, and disappears with the second.",
+        "Deleting one of two adjacent slots makes a border, and creating it again removes the "
+        "border.",
         *creates(_LOW, _HIGH),
         Touch(_BORDER - 2),
         _HIGH.delete(),
@@ -146,7 +147,7 @@ _SWEEPS = (
     ),
     _access(
         "sweep-over-a-hole-in-the-middle",
-        "A hole of one page between two slots is not jumped over.",
+        "A string instruction exits for a hole of one page between two slots.",
         *creates(_LOW, _HIGH, _THREE),
         _HIGH.delete(),
         Sweep(_BORDER - 16, 1032),
@@ -169,7 +170,7 @@ _MMIO = (
     ),
     _access(
         "mmio-then-memory-then-mmio",
-        "What was learned about a gpa as MMIO is forgotten with every change of the slots.",
+        "What is cached of a gpa as MMIO is dropped with every change of the slots.",
         read(0x100),
         _LOW.create(),
         read(0x100),

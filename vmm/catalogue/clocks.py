@@ -140,7 +140,8 @@ def _hole_first(clock: Clock) -> Scenario:
     return _scenario(
         "in-a-hole-at-first",
         clock,
-        "A clock of a hole is written nowhere, and to the slot that comes, once it is set again.",
+        "A clock that was set in a hole is written nowhere; set again, it is written to the slot "
+        "that is there now.",
         *_after_each(clock, read(_IDLE_GFN), _set(clock), _SLOT.create(), _set(clock)),
         _set(clock, on=False),
         read(_IDLE_GFN),
@@ -158,7 +159,7 @@ def _places(clock: Clock) -> Scenario:
     return _scenario(
         "at-the-ends-of-pages-and-slots",
         clock,
-        "A clock goes to its bytes, at the ends of a page or a slot too, and to none beyond.",
+        "KVM writes its clock to the clock's own bytes only, also at the ends of a page or a slot.",
         *creates(_SLOT, Slot(2, _GFN + 8, at("b", 2), 2)),
         *_after_each(clock, *(_set(clock, gpa) for gpa in gpas)),
         *_after_each(clock, _set(clock, (_GFN + 9) * PAGE_SIZE_BYTES + _OFFSET), _set(clock)),
@@ -339,7 +340,7 @@ def _vms(clock: Clock) -> Scenario:
     return _scenario(
         "of-each-vm",
         clock,
-        "A clock is that of one VM, goes with it, and is not in the next one.",
+        "A clock belongs to one VM, and goes with it.",
         _SLOT.create(),
         _set(clock),
         *_run(clock),
@@ -387,7 +388,7 @@ def _huge(clock: Clock) -> Scenario:
     return _scenario(
         "in-huge-pages",
         clock,
-        "In a huge page, too, a clock is where its gpa is.",
+        "KVM writes its clock at its gpa also where that lies in a huge page.",
         slot.create(),
         *_after_each(clock, *(_set(clock, gpa) for gpa in gpas)),
         *_after_each(clock, slot.move(gfn + 512), slot.delete()),
@@ -416,7 +417,7 @@ SCENARIOS = (
     _scenario(
         "is-written-at-once",
         "wall_clock",
-        "The wall clock is written when its MSR is, to what is mapped then; never again.",
+        "The wall clock is written once, when its MSR is, to what is mapped at the gpa then.",
         _SLOT.create(),
         *_WALLS,
         GetDirtyLog(2),

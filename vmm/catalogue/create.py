@@ -28,7 +28,7 @@ _PLACES = (
     ),
     Scenario(
         name="create-at-gpa-0",
-        why="The lowest gfn is a gfn like any other, and not a sign that an entry is unused.",
+        why="Gfn 0 is a gfn like any other, and not the mark of an unused entry.",
         source=API,
         tags=("create",),
         mappings=(A,),
@@ -36,7 +36,7 @@ _PLACES = (
     ),
     Scenario(
         name="create-last-page-below-4-gib",
-        why="The highest page that 32 address bits reach is an ordinary place for a slot.",
+        why="The last page below 4 GiB is an ordinary place for a slot.",
         source=API,
         tags=("create",),
         mappings=(A,),
@@ -103,7 +103,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-two-slots-on-the-same-pages",
-        why="Two slots may share host pages, at different offsets: each sees the other's writes.",
+        why="Two slots may share host pages, at different offsets: each shows the other's writes.",
         source=API,
         tags=("create", "hva"),
         mappings=(A,),
@@ -111,7 +111,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-four-slots-on-the-same-pages",
-        why="Any number of slots may have one hva, and go without taking another's memory along.",
+        why="Any number of slots may share an hva; deleting one leaves the memory of the others.",
         source=API,
         tags=("create", "hva", "delete"),
         mappings=(A,),
@@ -119,7 +119,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-on-every-kind-of-4-kib-memory",
-        why="Private, shared and file memory are the same to a slot.",
+        why="A slot works alike on private, shared and file-backed memory.",
         source=API,
         tags=("create", "hva"),
         mappings=(A, Mapping("shared", 2, "shared"), Mapping("file", 2, "memfd")),
@@ -139,7 +139,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-in-line-with-huge-pages",
-        why="A slot in line with huge pages reaches none of theirs that lie beyond its ends.",
+        why="A slot aligned with huge pages reaches nothing of a huge page beyond its own ends.",
         source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
         tags=("create", "huge"),
         mappings=(HUGE,),
@@ -147,7 +147,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-huge-pages-touched-in-the-middle",
-        why="Of a huge page each page is reached, whichever of them was touched first.",
+        why="Every 4 KiB page of a huge page is reached, whichever of them was touched first.",
         source="kvm_mmu_hugepage_adjust: fault->pfn &= ~mask",
         tags=("create", "huge"),
         mappings=(HUGE,),
@@ -162,7 +162,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-out-of-line-with-huge-pages",
-        why="Where gpa and hva are not aligned alike no huge page fits, in the middle neither.",
+        why="Where gpa and hva are not aligned alike no huge page is mapped, even in the middle.",
         source="kvm_alloc_memslot_metadata: (slot->base_gfn ^ ugfn)",
         tags=("create", "huge"),
         mappings=(HUGE,),
@@ -170,7 +170,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-in-line-with-giant-pages",
-        why="A slot in line with pages of 1 GiB may have one only where it has all of it.",
+        why="A 1 GiB page is mapped only where the slot holds all of it.",
         source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
         tags=("create", "move", "huge"),
         mappings=(Mapping("nowhere", 2 * _GIANT, "unmapped"),),
@@ -187,7 +187,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-on-hugetlb",
-        why="Memory of huge pages only is reached page by page like any other.",
+        why="hugetlb memory is reached page by page, like any other.",
         source="edd4fa37baa6",
         tags=("create", "huge"),
         mappings=(Mapping("tlb", 512, "hugetlb"),),
@@ -196,7 +196,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-on-a-memfd-of-huge-pages",
-        why="A memory file of huge pages only is reached page by page, out of line, too.",
+        why="A hugetlb memfd is reached page by page, whatever the alignment of gpa and hva.",
         source="edd4fa37baa6; MFD_HUGETLB",
         tags=("create", "huge", "slow"),
         mappings=(Mapping("tlb", 1024, "hugetlb_memfd"),),
@@ -212,7 +212,7 @@ def _of_sizes(*sizes: int) -> Scenario:
     """Slots of several sizes, each with a hole after it."""
     return Scenario(
         name=f"create-{'-'.join(map(str, sizes))}-pages",
-        why="All pages of a slot are reached, and not one more, whatever their number is.",
+        why="All pages of a slot are reached, and none beyond, whatever their number.",
         source=API,
         tags=("create", "size"),
         mappings=tuple(Mapping(f"of-{pages}", pages) for pages in sizes),
@@ -249,7 +249,7 @@ _SIZES = (
     _of_sizes(513),
     Scenario(
         name="create-thousands-of-pages",
-        why="Each page of a large slot is reached, moved, logged and gone like the first one.",
+        why="Each page of a large slot is reached, moved, logged and deleted like the first one.",
         source=API,
         tags=("create", "size", "move", "dirty", "delete"),
         mappings=(Mapping("large", 4001),),

@@ -68,7 +68,7 @@ _SHAPES = (
     ),
     _ignoring(
         "delete-whatever-the-flags",
-        "Valid flags are ignored, READONLY too, which may not change on a slot that stays.",
+        "Valid flags are ignored, even READONLY, which may not change on a slot that stays.",
         but(_ONE.delete(), flags=LOG_DIRTY_PAGES),
         but(_ONE.delete(), flags=READONLY),
         but(_ONE.delete(), flags=LOG_DIRTY_PAGES | READONLY),
@@ -79,7 +79,7 @@ _SHAPES = (
 _ABSENT = (
     Scenario(
         name="delete-absent",
-        why="There is nothing to delete: EINVAL, in an empty VM as between live slots.",
+        why="Deleting an absent slot is EINVAL, in an empty VM and between live slots.",
         source="f0736cf0550b",
         tags=("delete", "errno"),
         mappings=(A, B),
@@ -110,18 +110,23 @@ def _order(name: str, why: str, *operations: AnyOperation) -> Scenario:
 _ORDERS = (
     _order(
         "delete-from-the-highest-gfn-down",
-        "The front of the array goes again and again, down to none.",
+        "The first entry of the array is deleted again and again, until none is left.",
         *deletes(*reversed(_ROW)),
     ),
     _order(
         "delete-from-the-lowest-gfn-up",
-        "The back of the array goes again and again, and lookups that ended there start anew.",
+        "The last entry of the array is deleted again and again; a lookup that last ended there "
+        "still works.",
         *deletes(*_ROW),
     ),
-    _order("delete-the-middle", "The slots on both sides stay as they are.", _ROW[2].delete()),
+    _order(
+        "delete-the-middle",
+        "Deleting a slot leaves those on both sides as they are.",
+        _ROW[2].delete(),
+    ),
     _order(
         "delete-the-slot-looked-up-last",
-        "The entry that the vCPU found last disappears under it.",
+        "The slot that the vCPU looked up last is deleted.",
         read(_ROW[0].gfn),
         _ROW[0].delete(),
         read(_ROW[0].gfn),
@@ -129,7 +134,7 @@ _ORDERS = (
     ),
     _order(
         "delete-then-create-at-gpa-0",
-        "A slot at gfn 0 stands before the unused entries, and is not lost among them.",
+        "A slot at gfn 0 sorts before the unused entries, and is not lost among them.",
         *deletes(*_ROW[:3]),
         Slot(7, 0, at("b"), pages=2).create(),
     ),
@@ -146,7 +151,7 @@ _AFTERWARDS = (
     ),
     Scenario(
         name="delete-one-of-two-on-one-page",
-        why="The host page stays within reach through the slot that is left.",
+        why="A host page of two slots is still reached through the one that is left.",
         source=API,
         tags=("delete", "hva"),
         mappings=(A,),
@@ -154,7 +159,7 @@ _AFTERWARDS = (
     ),
     Scenario(
         name="delete-then-create-there-with-other-memory",
-        why="No translation of the slot that was there before outlives it.",
+        why="No translation of a slot outlives it: other memory at its gpa is seen at once.",
         source="kvm_arch_flush_shadow_memslot",
         tags=("delete", "create"),
         mappings=(A, B),

@@ -101,7 +101,7 @@ _EVENTFDS = ("ioeventfd",)
 SCENARIOS = (
     _scenario(
         "coalesced-until-a-slot-is-there",
-        "Writes to a coalesced range are kept where there is no memory, and nowhere else.",
+        "Writes to a coalesced range are kept in the ring where no slot is, and nowhere else.",
         _COALESCED,
         *_writes(0),
         *_becomes_memory(_zone(), _zone(on=False)),
@@ -126,7 +126,7 @@ SCENARIOS = (
     ),
     _scenario(
         "coalesced-in-part",
-        "Each write is kept that lies within the range as a whole, of whatever width.",
+        "A write of any width is coalesced if it lies wholly within the range.",
         _COALESCED,
         CoalesceMmio(_GPA + 0x100, 8),
         *(
@@ -141,7 +141,7 @@ SCENARIOS = (
     ),
     _scenario(
         "ranges-that-end",
-        "A range ends with every other one that holds it, and no other does.",
+        "Unregistering a range ends each registered range that contains it, and no other.",
         "kvm_vm_ioctl_unregister_coalesced_mmio",
         _zone(0, 1),
         _zone(2, 2),
@@ -155,7 +155,7 @@ SCENARIOS = (
     ),
     _scenario(
         "eventfd-until-a-slot-is-there",
-        "A write signals an eventfd where there is no memory, and is one to memory elsewhere.",
+        "A write signals an eventfd where no slot is, and goes to memory where one is.",
         _EVENTFD,
         *_writes(0),
         *_becomes_memory(_event(), _event(on=False)),
@@ -192,7 +192,7 @@ SCENARIOS = (
     ),
     _scenario(
         "eventfds-refused",
-        "Two eventfds for one write are EEXIST, one that is not there ENOENT, a bad one EINVAL.",
+        "A second ioeventfd for the same write is EEXIST, an absent one ENOENT, a bad one EINVAL.",
         "kvm_assign_ioeventfd, kvm_deassign_ioeventfd_idx",
         _event(),
         _event(name="other"),
@@ -226,7 +226,7 @@ SCENARIOS = (
     ),
     _scenario(
         "eventfds-of-another-vm",
-        "An eventfd is that of one VM, and goes with it.",
+        "An ioeventfd belongs to one VM, and goes with it.",
         _EVENTFD,
         _event(),
         *_writes(1),

@@ -75,7 +75,7 @@ _SIZED = tuple(
 
 _SIZES = Scenario(
     name="dirty-log-of-every-size",
-    why="The bitmap has a bit for each page, also where it ends within or at a word.",
+    why="The bitmap has a bit for each page, whether it ends within a word or with one.",
     source="76d58e0f07ec, 98938aa8edd6; kvm_dirty_bitmap_bytes",
     tags=("dirty", "size"),
     mappings=(Mapping("big", 513),),
@@ -113,7 +113,7 @@ def _over_the_ends(*widths: Literal[2, 4]) -> Iterator[AnyOperation]:
 _WRITES = (
     _dirty(
         "dirty-log-read-twice",
-        "Reading makes nothing dirty, and a page is reported again only if written again.",
+        "Reading the log dirties nothing, and a page is reported again only if written again.",
         _LOGGED.create(),
         read(0x101),
         _LOGGED.log(),
@@ -161,7 +161,8 @@ _WRITES = (
     ),
     _dirty(
         "dirty-log-of-every-width-at-page-ends",
-        "The last bytes of a page make that page dirty, and the first bytes theirs.",
+        "A write to the last bytes of a page makes that page dirty, one to the first bytes of "
+        "the next that.",
         _LOGGED.create(),
         *_at_page_ends(1, 2, 4),
         source="api.rst 4.8; kvm_write_guest_page",
@@ -242,7 +243,7 @@ _SLOTS = (
     ),
     _dirty(
         "dirty-logs-of-one-page",
-        "Two slots on one host page: dirty is where the guest wrote, not what it wrote to.",
+        "Of two slots on one host page the log of the one that the guest wrote through names it.",
         *creates(_LOGGED, Slot(2, 0x110, at("a"), 4, LOG_DIRTY_PAGES)),
         write(0x102, 1),
         _LOGGED.log(),
@@ -280,7 +281,7 @@ _CHANGES = (
     ),
     _dirty(
         "dirty-log-off-and-on",
-        "A log that was switched off begins anew, and content is kept all along.",
+        "A log that was switched off and on begins empty; the memory's content is kept.",
         _LOGGED.create(),
         write(0x100, 1),
         _PLAIN.create(),
@@ -323,7 +324,7 @@ _CHANGES = (
     ),
     _dirty(
         "dirty-log-carried-by-a-move",
-        "A bitmap that exists goes along with a move, with the pages that are dirty in it.",
+        "A slot that moves takes its dirty bitmap along.",
         _LOGGED.create(),
         write(0x101, 1),
         _LOGGED.move(0x106),
@@ -351,7 +352,7 @@ _CHANGES = (
     ),
     _dirty(
         "dirty-log-of-a-slot-made-anew",
-        "A slot that was deleted and created begins clean, with the same id and place.",
+        "A slot that is deleted and created again begins with an empty log.",
         _LOGGED.create(),
         write(0x101, 1),
         _LOGGED.delete(),
@@ -380,7 +381,8 @@ _CHANGES = (
 _ERRORS = (
     _dirty(
         "dirty-log-of-no-logging-slot",
-        "ENOENT before a slot is there, without LOG_DIRTY_PAGES, after it went, and made anew.",
+        "KVM_GET_DIRTY_LOG is ENOENT before creation, without LOG_DIRTY_PAGES, after deletion, "
+        "and for the slot made anew.",
         _LOGGED.log(),
         _PLAIN.create(),
         _LOGGED.log(),
@@ -409,7 +411,7 @@ _ERRORS = (
     ),
     _dirty(
         "dirty-log-errors-in-order",
-        "An absent slot is ENOENT whatever the bitmap is, and a slot that is none EINVAL.",
+        "An absent slot is ENOENT whatever the bitmap is, and an impossible slot id EINVAL.",
         _PLAIN.create(),
         GetDirtyLog(1, bitmap="unwritable"),
         GetDirtyLog(2, bitmap="unwritable"),

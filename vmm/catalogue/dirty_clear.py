@@ -44,7 +44,7 @@ def _grid(pages: int) -> Scenario:
                 operations += [*writes(slot, *marks)]
     return clearing(
         f"clear-grid-of-{pages}-pages",
-        "What may be cleared begins at a multiple of 64 and ends at one, or with the slot.",
+        "A range to clear begins at a multiple of 64 pages, and ends at one or with the slot.",
         *operations,
         slot.log(),
         source="76d58e0f07ec, 98938aa8edd6; kvm_clear_dirty_log_protect",
@@ -161,7 +161,7 @@ _STATES = (
     ),
     clearing(
         "clear-then-create-anew",
-        "A slot made anew begins clean, and a slot that is gone cannot be cleared.",
+        "A slot made anew begins clean, and a deleted slot cannot be cleared.",
         MANUAL,
         _SMALL.create(),
         *writes(_SMALL, 0, 1),
@@ -208,7 +208,8 @@ _ERRORS = (
     ),
     clearing(
         "clear-errors-of-slots",
-        "ENOENT without a log, EINVAL for what is no slot; a bad first page comes before ENOENT.",
+        "ENOENT without a log, EINVAL for an impossible slot id; a bad first_page is found "
+        "before ENOENT.",
         MANUAL,
         clear(_SMALL, 0, 4),
         clear(_SMALL, 1, 4),
@@ -223,7 +224,7 @@ _ERRORS = (
     ),
     clearing(
         "clear-errors-of-ranges",
-        "EINVAL for what lies beyond the slot, also where adding would wrap; nothing is cleared.",
+        "A range beyond the slot is EINVAL, also where the sum would wrap; nothing is cleared.",
         MANUAL,
         _SLOT.create(),
         *writes(_SLOT, 0, 64, 129),
@@ -239,7 +240,7 @@ _ERRORS = (
     ),
     clearing(
         "clear-from-an-unreadable-bitmap",
-        "EFAULT, and nothing is cleared; of no pages nothing is read.",
+        "An unreadable bitmap is EFAULT, and nothing is cleared; with num_pages 0 it is not read.",
         MANUAL,
         _SLOT.create(),
         *writes(_SLOT, 0, 129),
@@ -264,7 +265,7 @@ def _huge(kind: str, options: EnableCap) -> Scenario:
     how = "" if options is MANUAL else "-initially-set"
     return clearing(
         f"clear-within-huge-pages-{kind}{how}",
-        "Parts of a huge page are cleared and written again: each 4 KiB page for itself.",
+        "Parts of a huge page are cleared and written again, each 4 KiB page by itself.",
         options,
         slot.create(),
         *writes(slot, *marks),
@@ -328,7 +329,7 @@ def _over_border(
 def _across(kind: str, options: EnableCap) -> Scenario:
     return _over_border(
         "clear-across-huge-pages",
-        "A word of the bitmap may lie over two huge pages, and pages of both be cleared.",
+        "A word of the bitmap may span two huge pages, and pages of both be cleared.",
         kind,
         options,
         (_BORDER,),
@@ -340,7 +341,7 @@ def _across(kind: str, options: EnableCap) -> Scenario:
 def _into(kind: str, options: EnableCap) -> Scenario:
     return _over_border(
         "clear-into-a-huge-page",
-        "The last page that is cleared at once may be the first one of a huge page.",
+        "A range to clear may end with the first page of a huge page.",
         kind,
         options,
         (_BORDER - 1, _BORDER),

@@ -54,7 +54,7 @@ SCENARIOS = (
     ),
     clearing(
         "manual-protection-and-an-unwritable-bitmap",
-        "A log that could not be copied out is still there.",
+        "With manual protection a log that could not be copied out is still there.",
         MANUAL,
         _SLOT.create(),
         *writes(_SLOT, 1, 64),
@@ -64,7 +64,7 @@ SCENARIOS = (
     ),
     clearing(
         "manual-protection-switched",
-        "It can be switched on and off at any time, also after vCPUs have run.",
+        "Manual protection can be switched on and off at any time, also after vCPUs have run.",
         _SLOT.create(),
         *writes(_SLOT, 1),
         MANUAL,
@@ -120,7 +120,8 @@ SCENARIOS = (
     ),
     _initially_set(
         "initially-set-by-flags-only",
-        "All pages are dirty whenever logging is switched on, mapped already or not.",
+        "With INITIALLY_SET all pages are dirty whenever logging is switched on, mapped already "
+        "or not.",
         _PLAIN.create(),
         *writes(_SMALL, 1, 2),
         _SMALL.create(),
@@ -134,7 +135,8 @@ SCENARIOS = (
     ),
     _initially_set(
         "initially-set-and-moved",
-        "A move carries the log along; one that switches logging on begins with all pages.",
+        "With INITIALLY_SET a move carries the log along, and one that switches logging on "
+        "begins with all pages.",
         _SMALL.create(),
         clear(_SMALL, 0, 4, 0, 1, 2),
         _SMALL.move(0x108),

@@ -104,7 +104,8 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-reset-of-runs",
-            "Pages are tracked anew that lie a word apart, below others, and in turn in two slots.",
+            "A reset tracks anew pages that lie 64 apart, in descending order, and in two slots "
+            "by turns.",
             enable,
             *creates(_WIDE, _AS_WIDE),
             *(
@@ -122,7 +123,8 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-not-reset-yet",
-            "Between harvest and reset other pages are reported, whatever is said of the same.",
+            "Between harvest and reset writes to other pages are reported; those to the same "
+            "pages may be.",
             enable,
             _SLOT.create(),
             *writes(_SLOT, 0),
@@ -198,7 +200,8 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
     return (
         ring_scenario(
             "ring-beside-other-slots",
-            "Slots that do not log are not in the ring, and those that do under their own ids.",
+            "Slots that do not log are not in the ring; those that do are there under their own "
+            "ids.",
             enable,
             *creates(_SLOT, replace(_OTHER, flags=0), Slot(3, 0x110, at("a", 4), 4, READONLY)),
             Slot(0x1FF, 0x120, at("b", 4), 2, LOG_DIRTY_PAGES).create(),
@@ -211,7 +214,7 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-of-one-host-page",
-            "Two slots on one host page: reported is where the guest wrote, not what it wrote to.",
+            "Of two slots on one host page the ring names the one that the guest wrote through.",
             enable,
             *creates(_SLOT, replace(_OTHER, hva=at("a"))),
             *writes(_SLOT, 2),
@@ -273,7 +276,7 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-entries-of-a-shorter-slot",
-            "To reset entries beyond the end of a new slot, or of no slot at all, is harmless.",
+            "Resetting entries beyond the end of a new slot, or of no slot at all, is harmless.",
             enable,
             _SLOT.create(),
             *writes(_SLOT, 0, 3),
@@ -289,7 +292,7 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-entries-of-a-much-shorter-slot",
-            "Nor does it matter how far beyond the end of the new slot they are.",
+            "Resetting entries far beyond the end of a new slot is harmless.",
             enable,
             _LONG.create(),
             *writes(_LONG, 0, 600, 700, 1400),
@@ -387,7 +390,7 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
     return (
         ring_scenario(
             "ring-goes-round",
-            "Entries are used again when the ring has come round: none is lost at its end.",
+            "The ring wraps round: no entry is lost at its end.",
             enable,
             slot.create(),
             *rounds,
@@ -409,7 +412,8 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-keeps-a-reserve",
-            "A vCPU stops while 64 entries are free, which are for what a single exit may write.",
+            "A vCPU stops while 64 entries are free: what a single exit may write has room in "
+            "them.",
             enable,
             slot.create(),
             *_in_pieces(slot, range(entries - _RESERVE)),

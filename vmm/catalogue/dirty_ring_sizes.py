@@ -71,7 +71,8 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-after-a-vcpu",
-            "EINVAL once a vCPU exists; size comes first, and the dirty log goes on.",
+            "Enabling a ring is EINVAL once a vCPU exists; a bad size is found first, and the "
+            "dirty log goes on.",
             _SLOT.create(),
             *writes(_SLOT, 1),
             enable,
@@ -138,7 +139,8 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-and-initially-set-by-flags-only",
-            "What was mapped before need not be noticed, until the slot moves: then all of it is.",
+            "With a ring and INITIALLY_SET pages mapped before need not be tracked until the "
+            "slot moves; then all are.",
             enable,
             INITIALLY_SET,
             replace(_SLOT, flags=0).create(),

@@ -50,7 +50,7 @@ SCENARIOS = (
     ),
     _execute(
         "execute-over-a-move-onto-itself",
-        "A move by one page puts other instructions where there were some.",
+        "After a move by one page the guest executes what is at each gpa now.",
         _ONE.create(),
         _at(0x101),
         _ONE.move(0x101),
@@ -61,7 +61,7 @@ SCENARIOS = (
     ),
     _execute(
         "execute-only",
-        "The guest does nothing but execute: no access has prepared the way.",
+        "The guest only executes: nothing was read or written there before.",
         _ONE.create(),
         _at(0x100),
         _ONE.move(0x104),
@@ -84,7 +84,7 @@ SCENARIOS = (
     ),
     _execute(
         "execute-after-other-memory-came",
-        "A place that gets other memory executes the instructions of that.",
+        "A gpa that gets other memory executes that memory's instructions.",
         _ONE.create(),
         _at(0x100),
         _ONE.delete(),

@@ -9,7 +9,7 @@ _TWO = Slot(2, 0x102, at("b"), pages=2)
 _IN_PLACE = (
     Scenario(
         name="nop-same-values",
-        why="The values that a slot has change nothing, however often they are set.",
+        why="Setting the values that a slot already has changes nothing, however often.",
         source=API,
         tags=("nop",),
         mappings=(A, B),
@@ -17,7 +17,7 @@ _IN_PLACE = (
     ),
     Scenario(
         name="nop-after-a-move",
-        why="What counts as the same is where the slot is now: the old values move it back.",
+        why="After a move the old values are a move back, and the new ones change nothing.",
         source=API,
         tags=("nop", "move"),
         mappings=(A,),
@@ -36,7 +36,7 @@ _IN_PLACE = (
     ),
     Scenario(
         name="flags-keep-content",
-        why="What the guest wrote before, while and after pages are logged is all there.",
+        why="What the guest wrote before, during and after logging is all there.",
         source=API,
         tags=("flags", "content"),
         mappings=(A,),
@@ -71,7 +71,7 @@ _IN_PLACE = (
 _FORMS = (
     Scenario(
         name="second-form-on-a-slot-of-the-first",
-        why="Both forms speak of the same slots: a nop, a move, a deletion, crosswise.",
+        why="Slots made by either form are set again, moved and deleted by the other.",
         source="api.rst 4.140 KVM_SET_USER_MEMORY_REGION2",
         tags=("second-form", "nop", "move", "delete"),
         mappings=(A, B),

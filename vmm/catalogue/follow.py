@@ -77,9 +77,11 @@ def _follow(
 
 SCENARIOS = (
     _follow("dropped-pages", "Private pages that are dropped read as zeros.", A, "drop"),
-    _follow("dropped-file-pages", "A file's pages that are dropped come back.", _FILE, "drop"),
+    _follow("dropped-file-pages", "Dropped pages of a file show the file again.", _FILE, "drop"),
     _follow("punched-pages", "Pages punched out of a file read as zeros.", _FILE, "punch"),
-    _follow("punched-shared-pages", "So do those of shared memory.", _SHARED, "punch"),
+    _follow(
+        "punched-shared-pages", "Punched pages of shared memory read as zeros.", _SHARED, "punch"
+    ),
     _follow(
         "unmapped-pages",
         "Pages that are unmapped cannot be reached, and read as zeros when mapped anew.",
@@ -96,7 +98,8 @@ SCENARIOS = (
     ),
     _follow(
         "protected-pages",
-        "Pages that are protected cannot be reached until they may be again.",
+        "Pages that the host has protected with PROT_NONE cannot be reached until they are "
+        "allowed again.",
         A,
         "forbid",
         "allow",

@@ -129,7 +129,8 @@ SCENARIOS = (
     ),
     _follow(
         "write-protected-file-pages",
-        "So it is with a file's pages.",
+        "File pages that the host may only read the guest reads, and cannot write until it may "
+        "again.",
         (_FILE,),
         _change("write_protect", _FILE, 0, 2),
         _change("write_protect", _FILE, 4, 2),
@@ -169,7 +170,8 @@ SCENARIOS = (
     ),
     _follow(
         "fresh-memory-over-a-file",
-        "Fresh memory over a file's pages reads as zeros, and the file is whole when it is back.",
+        "Fresh memory over a file's pages reads as zeros; the file is whole when it is mapped "
+        "again.",
         (_FILE,),
         _change("map_fresh", _FILE, 1, 3),
         _change("map", _FILE, 2, 3),
@@ -263,7 +265,8 @@ SCENARIOS = (
     ),
     _follow(
         "a-private-view-of-a-file",
-        "What is written aside stays there; the rest shows what is written to the file.",
+        "Copies of a private mapping keep what was written to them; other pages show what is "
+        "written to the file.",
         (_FILE, _ASIDE),
         _change("drop", _ASIDE, 0, 3),
         _change("punch", _FILE, 1, 3),

@@ -70,7 +70,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
     return (
         _comes_round(
             "generation-after-powers-of-two",
-            "After any power of two of changes a new slot is seen where MMIO was known before.",
+            "After each power of two of memslot changes a new slot is seen where MMIO was cached.",
             _TOGGLED.create(),
             *(each for power in _POWERS for each in _until_it_comes_round(1 << power)),
         ),
@@ -82,7 +82,8 @@ def slow_scenarios(features: Features) -> tuple[Scenario, ...]:
     return (
         _comes_round(
             "generation-comes-round",
-            "When all bits that are kept have come round, what was known to be MMIO is forgotten.",
+            "When the memslot generation wraps in the bits that are cached, no MMIO cached "
+            "before is believed.",
             EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL),
             _TOGGLED.create(),
             *_all_bits(features),

@@ -40,7 +40,8 @@ _MAKING = (
     ),
     memfd_scenario(
         "memfd-refuse-sizes",
-        "The size is whole pages, more than none, and fits into a signed 64-bit number.",
+        "The size of a guest_memfd is a multiple of the page size, not 0, and fits into a signed "
+        "64-bit number.",
         CreateGuestMemfd("none", 0),
         CreateGuestMemfd("byte", 1),
         CreateGuestMemfd("short", PAGE_SIZE_BYTES - 1),
@@ -53,7 +54,8 @@ _MAKING = (
     ),
     memfd_scenario(
         "memfd-flags-as-the-capability-says",
-        "Each flag is taken or refused as KVM_CAP_GUEST_MEMFD_FLAGS says; unknown ones never are.",
+        "Each flag is taken or refused as KVM_CAP_GUEST_MEMFD_FLAGS says; unknown ones are "
+        "refused.",
         *(made(f"bit-{bit}", 1, 1 << bit) for bit in (0, 1, 31, 63)),
         made("both", 1, SHARED),
         source=CREATE,
@@ -73,7 +75,7 @@ _BINDING = (
     ),
     memfd_scenario(
         "memfd-bind-parts-of-every-size-again",
-        "Of a slot that goes, nothing stays bound: every page of its part can be bound again.",
+        "Deleting a slot unbinds all of its part of the file: every page can be bound again.",
         made(),
         *(
             operation
@@ -91,7 +93,7 @@ _BINDING = (
     ),
     memfd_scenario(
         "memfd-bind-parts-over-64-pages-again",
-        "The end of a part, too, can be bound again where the part is longer than 64 pages.",
+        "Deleting a slot of more than 64 pages unbinds its part of the file to the end.",
         made(pages=130),
         *(
             operation
@@ -123,7 +125,7 @@ _BINDING = (
     ),
     memfd_scenario(
         "memfd-two-files",
-        "Slots of two guest_memfds do not stand in each other's way at the same offset.",
+        "Slots of two guest_memfds may be bound at the same offset.",
         made("g"),
         made("h"),
         bound(ONE, memfd="g"),
@@ -155,7 +157,7 @@ _BINDING = (
 _REFUSING = (
     memfd_scenario(
         "memfd-refuse-what-is-not-open",
-        "A number that is no open file is EBADF, be it closed, or never opened.",
+        "A file descriptor that is closed, or was never opened, is EBADF.",
         bound(ONE, memfd="g"),
         made(),
         CloseGuestMemfd("g"),
@@ -188,7 +190,7 @@ _REFUSING = (
     ),
     memfd_scenario(
         "memfd-refuse-an-unbound-one-of-another-vm",
-        "A guest_memfd that no slot has is another VM's all the same.",
+        "A guest_memfd of another VM is refused even if no slot is bound to it.",
         made(),
         bound(ONE, page=6),
         NewVm(),
@@ -198,7 +200,7 @@ _REFUSING = (
     ),
     memfd_scenario(
         "memfd-refuse-past-its-end",
-        "A slot ends where its guest_memfd ends, at the latest.",
+        "A slot beyond the end of its guest_memfd is EINVAL.",
         made(),
         bound(ONE, page=7),
         bound(ONE, page=8),
@@ -209,7 +211,7 @@ _REFUSING = (
     ),
     memfd_scenario(
         "memfd-refuse-bad-offsets",
-        "The offset is page aligned and its end does not wrap, which a deletion must heed, too.",
+        "guest_memfd_offset is page aligned and its end does not wrap, on deletion too.",
         made(),
         bound(ONE, offset=1),
         bound(ONE, offset=PAGE_SIZE_BYTES - 1),
@@ -223,7 +225,7 @@ _REFUSING = (
     ),
     memfd_scenario(
         "memfd-refuse-an-end-beyond-2-to-the-63",
-        "An offset whose end is beyond 2^63 is past the end of every file, not before it.",
+        "An offset whose end is beyond 2^63 is past the end of every file.",
         made(),
         bound(ONE, offset=(1 << 63) - PAGE_SIZE_BYTES),
         bound(ONE),
@@ -232,7 +234,7 @@ _REFUSING = (
     ),
     memfd_scenario(
         "memfd-refuse-overlapping-bindings",
-        "No page of a guest_memfd belongs to two slots: the same, a part, around it, one page.",
+        "Two slots cannot be bound to the same page of a guest_memfd, however they overlap.",
         made(),
         bound(ONE, page=2),
         bound(TWO, page=2),
@@ -309,7 +311,8 @@ _IMMUTABLE = (
 _CLOSING = (
     memfd_scenario(
         "memfd-closed-before-its-slot",
-        "The file goes first: the slot stays, cannot change, shares its memory, and is deleted.",
+        "The file is closed first: the slot stays, cannot change, shows its shared memory, and "
+        "is deleted.",
         made(),
         bound(ONE),
         CloseGuestMemfd("g"),
@@ -326,7 +329,7 @@ _CLOSING = (
     ),
     memfd_scenario(
         "memfd-closed-after-its-slot",
-        "The slot goes first, then the file.",
+        "The slot is deleted first, then the file is closed.",
         made(),
         bound(ONE),
         unbound(ONE),
@@ -358,10 +361,12 @@ def _in_a_private_vm(scenario: Scenario) -> Scenario:
 
     Linux 6.8 to 6.17 make none for an ordinary VM, so that nothing of the above could run there.
     """
+    first, _, rest = scenario.why.partition(" ")
+    said = f"{first if first.isupper() and len(first) > 1 else first.lower()} {rest}"
     return msgspec.structs.replace(
         scenario,
         name=f"private-vm-{scenario.name}",
-        why=f"On a VM with private memory: {scenario.why[0].lower()}{scenario.why[1:]}",
+        why=f"On a VM with private memory: {said}",
         needs=("user_memory2", "sw_protected"),
         vm_type=1,
     )

@@ -51,7 +51,8 @@ SCENARIOS = (
     ),
     memfd_scenario(
         "memfd-mapped-but-private",
-        "With MMAP alone it is mapped, bound and deleted, though the host may not touch it.",
+        "A guest_memfd with MMAP alone is mapped, bound and unbound, though the host may not "
+        "touch it.",
         made(flags=MEMFD_MMAP),
         MapGuestMemfd("g", "shown", "private"),
         MapGuestMemfd("g", "shown"),
@@ -98,7 +99,7 @@ SCENARIOS = (
     ),
     _shared(
         "memfd-shared-by-two-files",
-        "Two files in one VM are two memories.",
+        "Two guest_memfds of one VM show different memory.",
         *_SHOW,
         made("h", flags=SHARED),
         MapGuestMemfd("h", "other-shown"),

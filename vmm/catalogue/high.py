@@ -79,13 +79,13 @@ _PLACES = (
     ),
     _high(
         "high-create-at-1-tib",
-        "A place far above all memory of the host is a place.",
+        "A slot can lie far above the host's own memory.",
         *creates(Slot(1, _TIB_GFN, at("a"), pages=2), Slot(2, _TIB_GFN - 1, at("b"))),
         Slot(1, 0, 0).delete(),
     ),
     _high(
         "high-twins",
-        "Gpas that differ in one bit above bit 31 only are different places.",
+        "Gpas that differ only in one bit above bit 31 are different places.",
         *creates(
             Slot(1, 0x100, at("a")),
             *(Slot(2 + n, 0x100 | 1 << 20 + n, at("b", n)) for n in range(4)),
@@ -95,7 +95,7 @@ _PLACES = (
     ),
     _high(
         "high-create-on-huge-pages",
-        "A slot over huge pages, in line with them, reaches its own pages only.",
+        "Above 4 GiB, too, a slot aligned with huge pages reaches its own pages only.",
         Slot(1, 0x14_0000, at("huge"), pages=513).create(),
         tag="huge",
         mappings=(HUGE,),
@@ -126,7 +126,7 @@ _MOVES = (
     ),
     _high(
         "high-move-again-and-again",
-        "Each high place is left behind completely, by a vCPU that has used it.",
+        "Of the places above 4 GiB that a slot has left, a vCPU that used them reaches none.",
         *(Slot(1, gfn, at("a"), pages=2).create() for gfn in (
             _HIGH_GFN, _TIB_GFN, _HIGH_GFN + 1, _BORDER_GFN, _TIB_GFN, _HIGH_GFN,
         )),
@@ -148,7 +148,7 @@ _MOVES = (
     ),
     _high(
         "high-move-onto-another",
-        "EEXIST, and the slot stays where it was.",
+        "A move onto another slot above 4 GiB is EEXIST, and the slot stays where it was.",
         *creates(_ONE, Slot(2, _TIB_GFN, at("b"), pages=2)),
         _ONE.move(_TIB_GFN - 1),
         _ONE.move(_TIB_GFN + 1),
@@ -226,7 +226,7 @@ def _at_every_address_bit(features: Features) -> Scenario:
     looks = [read(slot.gfn) for slot in (Slot(0, 0x100, at("b")), *twins)]
     return _high(
         "high-twins-at-every-address-bit",
-        "Each bit of a gpa tells places apart, as far as guests reach, in memory and in exits.",
+        "Each address bit that guests reach tells gpas apart, in memory and in MMIO exits.",
         Slot(0, 0x100, at("b")).create(),
         *creates(*twins),
         *looks,

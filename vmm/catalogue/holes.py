@@ -116,7 +116,8 @@ _ALLOCATES = (
 _SHARED_MEMORY = (
     _shared(
         "hole-refused",
-        "A hole is whole pages of an open file, and the file keeps its size; else nothing is lost.",
+        "A hole that is not whole pages of an open file, with KEEP_SIZE, is refused, and nothing "
+        "is lost.",
         *_SHOW,
         bound(_SEEN),
         *(write(gfn, 0x0107_0000 + gfn) for gfn in _FOUR),
@@ -131,7 +132,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-filled-again",
-        "fallocate makes pages up to the end of the file, and takes none: what is there stays.",
+        "fallocate allocates pages up to the end of the file; what is there stays.",
         *_SHOW,
         bound(_SEEN),
         *(write(gfn, 0x0107_0100 + gfn) for gfn in _FOUR),
@@ -144,7 +145,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-in-shared-memory",
-        "The guest finds zeros where it knew a page, and what is around the hole stays.",
+        "The guest finds zeros where it had reached a page; what is around the hole stays.",
         *_SHOW,
         bound(_SEEN),
         *(write(gfn, 0x0107_1000 + gfn) for gfn in _FOUR),
@@ -185,7 +186,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-across-slots",
-        "One hole ends what two slots show, far apart, and not what is before and after it.",
+        "One hole takes pages from two slots, and not those before and after it.",
         *_SHOW,
         bound(_SEEN),
         bound(_PART, page=4),
@@ -196,7 +197,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-that-two-vcpus-knew",
-        "What each vCPU has cached goes, whichever of them wrote the page.",
+        "A hole drops what each vCPU has cached, whichever of them wrote the page.",
         *_SHOW,
         bound(_SEEN),
         write(0x100, 0x0107_5000),
@@ -211,7 +212,8 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-where-no-slot-is-bound",
-        "Pages that no slot holds are punched, too, those beyond the file's end as if they were.",
+        "Pages that no slot is bound to are punched too; beyond the end of the file that "
+        "succeeds, without effect.",
         *_SHOW,
         _hole(7),
         Inspect(),
@@ -228,7 +230,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-between-delete-and-create",
-        "Punched between two slots, the page is zeros in the second one.",
+        "A page that is punched after deletion is zeros in the next slot.",
         *_SHOW,
         bound(_SEEN),
         *(write(gfn, 0x0107_7000 + gfn) for gfn in _FOUR),
@@ -288,7 +290,8 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-hole-refused",
-        "A hole is whole pages of the file, which keeps its size; else no private memory is lost.",
+        "A hole that is not whole pages, with KEEP_SIZE, is refused, and no private memory is "
+        "lost.",
         made(),
         bound(ONE),
         _private(ONE.gfn, 2),
@@ -300,7 +303,7 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-pages-allocated",
-        "fallocate makes pages up to the end of the file, and takes none: what is there stays.",
+        "fallocate allocates pages up to the end of the file; what is there stays.",
         made(),
         bound(ONE),
         _private(ONE.gfn, 2),
@@ -345,7 +348,7 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-hole-between-delete-and-create",
-        "Punched between two slots, the page is zeros in the second one.",
+        "A page that is punched after deletion is zeros in the next slot.",
         made(),
         bound(ONE, page=2),
         _private(ONE.gfn, 2),

@@ -11,7 +11,9 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return the scenarios on particular ids; the last id is the kernel's own."""
     last = features.nr_memslots - 1
     return (
-        _alone("slot-id-0", "The first id is an id, and not a sign of absence.", 0),
+        _alone(
+            "slot-id-0", "Slot id 0 is an id like any other, and not the mark of an absent slot.", 0
+        ),
         _alone("slot-id-508", "The last user slot of kernels that had 509 of them.", 508),
         _alone("slot-id-509", "The first id that newer kernels added, where they did.", 509),
         _alone("slot-id-last", "The last id that KVM_CAP_NR_MEMSLOTS announces.", last),
@@ -46,7 +48,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="slot-id-of-the-guest-elsewhere",
-            why="An id is free wherever the guest's own slot does not have it.",
+            why="Id and gpa of the guest's usual slot are free where the guest lies elsewhere.",
             source=API,
             tags=("ids",),
             mappings=(A, B),

@@ -80,7 +80,8 @@ def _logged(name: str, why: str, *operations: AnyOperation) -> Scenario:
 _ON_MEMORY = (
     instruction_scenario(
         "instructions-locked-in-memory",
-        "Atomic instructions of every width read and write a slot's memory, equal or not.",
+        "Atomic instructions of every width read and write a slot's memory, whether they compare "
+        "equal or not.",
         _LOW.create(),
         *every_update(LOCKED, gpa_of(0x100, 0x40), tag(0, 0)),
     ),
@@ -101,7 +102,7 @@ _ON_MEMORY = (
     ),
     instruction_scenario(
         "instructions-over-two-pages",
-        "A page border inside of a slot is none for an instruction, locked or not.",
+        "An instruction over a page border inside a slot reaches both pages, locked or not.",
         Slot(1, 0x100, at("a"), 2).create(),
         *over(_BORDER, UPDATES),
         tags=("straddle",),
@@ -166,7 +167,7 @@ _ON_HOLES = (
     ),
     instruction_scenario(
         "instructions-where-a-slot-was",
-        "Memory, a hole, memory: each time an instruction goes where the slots are by now.",
+        "Where a slot is deleted and created again an instruction exits, and reaches memory again.",
         *creates(_LOW, _HIGH),
         update(_CMPXCHG, gpa_of(0x101, 0x40), 4, tag(1, 0)),
         _HIGH.delete(),
@@ -227,7 +228,7 @@ _ON_READONLY = (
 _LOGS = (
     _logged(
         "instructions-that-kvm-emulates-are-logged",
-        "What KVM's emulator writes is in the dirty log, locked or not, equal or not.",
+        "What KVM's emulator writes is in the dirty log, locked or not, compared equal or not.",
         _LOGGED.create(),
         *map(_forced, _on_pages_of_their_own(equal=True)),
         _LOGGED.log(),
@@ -339,7 +340,8 @@ _LONG = (
 _LONG_BORDERS = (
     instruction_scenario(
         "instructions-of-64-bits-over-pages-and-slots",
-        "In 64-bit mode, too, the border of two pages, or of two slots, is none.",
+        "In 64-bit mode, too, an instruction over the border of two pages, or of two slots, "
+        "reaches both.",
         *creates(Slot(1, 0x100, at("a"), 2), Slot(2, 0x102, at("b"))),
         *over(_BORDER, UPDATES, "long"),
         *over(_START, UPDATES, "long"),
@@ -381,7 +383,7 @@ def _accesses(gpa: int, widths: Iterable[int] = (1, 2, 4, 8, 16)) -> Iterator[In
 _WIDE = (
     instruction_scenario(
         "accesses-of-up-to-16-bytes",
-        "Loads and stores of up to 16 bytes reach a slot, one page or two, and exit in a hole.",
+        "Loads and stores of up to 16 bytes reach one page of a slot or two, and exit in a hole.",
         *creates(_LOW, _HIGH),
         *_accesses(gpa_of(0x100, 0x40)),
         *_accesses(_BORDER - 3, (4, 8, 16)),

@@ -70,7 +70,7 @@ _SLOTS = creates(places.LOW, places.HIGH, places.RO)
 SCENARIOS = (
     instruction_scenario(
         "elements-in-memory",
-        "What loads, stores or compares one element does so in a slot, over its pages, too.",
+        "Instructions that load, store or compare one element reach a slot, over page borders too.",
         *creates(places.LOW, places.HIGH),
         *_elements(gpa_of(0x100, 0x40), *_BOTH),
         *_over(places.PAGE, *_BOTH),
@@ -80,7 +80,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "elements-in-a-hole",
-        "Without a slot an element that is loaded or compared exits, and one that is stored.",
+        "In a hole an element exits, be it loaded, compared or stored.",
         places.LOW.create(),
         *_elements(places.HOLE + 0x40, *_BOTH),
         *_over(gpa_of(0x100), *_BOTH),
@@ -158,7 +158,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "popa-in-memory",
-        "The registers that popa pops come from a slot, a READONLY one, and over their borders.",
+        "popa reads from a slot, from a READONLY one, and over their borders.",
         *_SLOTS,
         *_popa(
             gpa_of(0x100, 0x40),

@@ -88,7 +88,7 @@ def _comparisons(*places: int) -> Iterator[Instruction]:
 _STACKS = (
     instruction_scenario(
         "stack-in-memory",
-        "What is pushed lies in a slot's memory, and is popped from there.",
+        "push writes to a slot's memory, and pop reads from it.",
         _LOW.create(),
         *_stack(gpa_of(0x100, 0x40), *_BOTH, step=16),
         Instruction("pusha", gpa_of(0x100, 0x400), 2, _VALUE, 0x1111, 0x2222, 0x3333),
@@ -97,7 +97,7 @@ _STACKS = (
     ),
     instruction_scenario(
         "stack-over-two-slots",
-        "A stack goes on from a slot into the one below, and from a page.",
+        "A stack goes on from a slot into the one below, and from page to page.",
         *creates(_LOW, Slot(2, 0x101, at("b"), 2)),
         *_stack(_BORDER, *_BOTH),
         *_stack(_START, *_BOTH),
@@ -107,7 +107,7 @@ _STACKS = (
     ),
     instruction_scenario(
         "stack-in-a-hole",
-        "What is pushed without a slot exits with the value, and what is popped with a read.",
+        "In a hole push exits with the value, and pop with a read.",
         *_stack(gpa_of(0x100, 0x40), *_BOTH, step=16),
         tags=("stack", "mmio"),
     ),
@@ -121,7 +121,7 @@ _STACKS = (
     ),
     instruction_scenario(
         "stack-on-a-readonly-slot",
-        "What is pushed onto a READONLY slot exits, and is not there when it is popped.",
+        "push onto a READONLY slot exits, and pop does not find the value there.",
         *creates(_HIGH, _RO),
         *_stack(gpa_of(0x102, 0x40), *_BOTH, step=16),
         *_stack(_START, *_BOTH),
@@ -131,7 +131,7 @@ _STACKS = (
     ),
     instruction_scenario(
         "stack-is-logged",
-        "The pages that something is pushed onto are in the dirty log, and no other.",
+        "The pages that push writes are in the dirty log, and no other.",
         _LOGGED.create(),
         *_stack(gpa_of(_LOGGED.gfn + 1, 0x80), "real", step=0x1000),
         Instruction("pusha", gpa_of(_LOGGED.gfn + 13) - 8, 4, _VALUE),
@@ -194,7 +194,7 @@ _STRINGS = (
     ),
     instruction_scenario(
         "strings-that-overlap",
-        "Elements that are copied over each other are read as they are by then.",
+        "A copy onto itself reads each element as the copy has left it by then.",
         Slot(1, 0x100, at("a"), 2).create(),
         *(
             Instruction(
@@ -335,12 +335,12 @@ _KNOWN = (
     ),
     _known(
         "enter-of-16-bits-in-a-hole",
-        "enter pushes as much as its operand has, however wide the stack pointer is.",
+        "enter pushes as many bytes as its operand size says, however wide the stack pointer is.",
         Instruction("enter", gpa_of(0x110, 0x40), 2, value_high=0x7788),
     ),
     _known(
         "enter-of-16-bits-in-memory",
-        "enter pushes as much as its operand has, however wide the stack pointer is.",
+        "enter pushes as many bytes as its operand size says, however wide the stack pointer is.",
         Instruction("enter", gpa_of(0x100, 0x40), 2, value_high=0x7788),
     ),
     _known(

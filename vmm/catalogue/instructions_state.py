@@ -41,7 +41,7 @@ def _valid(gfn: int, mapping: str, base: int, offset: int = 0) -> HostWrite:
 SCENARIOS = (
     instruction_scenario(
         "state-in-memory",
-        "The state that fxsave saves is in the slot, over its pages and borders, and comes back.",
+        "fxsave and fxrstor reach a slot's memory, over page and slot borders too.",
         *creates(places.LOW, places.HIGH),
         _valid(0x102, "b", 0x102, 0x400),
         _restore(gpa_of(0x102, 0x400)),

@@ -65,7 +65,7 @@ _AROUND = (
 _TSS_SCENARIOS = (
     _internal(
         "tss-then-slots-over-it",
-        "A user's slot over any page of the TSS is EEXIST; next to it there is room.",
+        "A user slot over any page of the TSS is EEXIST; next to it there is room.",
         _INTERNAL,
         SetTssAddr(_TSS),
         *creates(
@@ -91,7 +91,8 @@ _TSS_SCENARIOS = (
     ),
     _internal(
         "tss-onto-a-slot",
-        "The TSS over any page of a user's slot is EEXIST; once the slot is gone there is room.",
+        "KVM_SET_TSS_ADDR onto any page of a user slot is EEXIST, and succeeds once that is "
+        "deleted.",
         _INTERNAL,
         Slot(1, _TSS_GFN + 2, at("a"), pages=2).create(),
         SetTssAddr(_TSS),
@@ -103,7 +104,7 @@ _TSS_SCENARIOS = (
     ),
     _internal(
         "tss-twice",
-        "The TSS is placed once; a VM that comes after has one of its own.",
+        "The TSS is placed once; the next VM has one of its own.",
         _INTERNAL,
         SetTssAddr(_TSS),
         SetTssAddr(_TSS - 0x10000),
@@ -140,7 +141,8 @@ _IDENTITY_SCENARIOS = (
     ),
     _internal(
         "identity-map-onto-a-slot",
-        "A vCPU whose identity map has no room is EEXIST; once there is room it is made.",
+        "KVM_CREATE_VCPU is EEXIST while a slot lies where the identity map goes, and succeeds "
+        "once that is deleted.",
         _INTERNAL,
         Slot(1, _IDENTITY_MAP >> 12, at("a")).create(),
         SetIdentityMapAddr(_IDENTITY_MAP),
@@ -166,7 +168,7 @@ _IDENTITY_SCENARIOS = (
 _APIC_SCENARIOS = (
     _internal(
         "irqchip-before-and-after-a-vcpu",
-        "Interrupt controllers come once, and before any vCPU.",
+        "KVM_CREATE_IRQCHIP works once, and before any vCPU.",
         "api.rst 4.24 KVM_CREATE_IRQCHIP",
         CreateIrqchip(),
         CreateIrqchip(),
@@ -179,8 +181,8 @@ _APIC_SCENARIOS = (
     ),
     _internal(
         "ioapic-in-the-kernel",
-        "The registers of an I/O APIC in the kernel are no hole, what is beside them is, and a "
-        "slot may lie over them.",
+        "Accesses to the registers of an I/O APIC in the kernel do not exit, those beside them do; "
+        "a slot may lie over them.",
         "api.rst 4.24 KVM_CREATE_IRQCHIP; ioapic_mmio_read, ioapic_mmio_write",
         CreateIrqchip(),
         *(
@@ -206,7 +208,8 @@ _APIC_SCENARIOS = (
     ),
     _internal(
         "apic-page-then-a-slot-over-it",
-        "With a local APIC in the kernel its page may be taken; the pages beside it are free.",
+        "With a local APIC in the kernel a slot over its page may be EEXIST; the pages beside it "
+        "are free.",
         _INTERNAL,
         CreateIrqchip(),
         CreateVcpu(),
@@ -219,7 +222,8 @@ _APIC_SCENARIOS = (
     ),
     _internal(
         "apic-page-of-no-apic",
-        "Without a local APIC in the kernel its page is a place for a slot, but for emulation.",
+        "Without a local APIC in the kernel a slot may lie over its page, which only KVM's "
+        "emulator takes for MMIO.",
         "vcpu_is_mmio_gpa",
         Slot(1, _APIC_GFN - 1, at("a"), pages=3).create(),
         *(
@@ -236,7 +240,8 @@ _APIC_SCENARIOS = (
     ),
     _internal(
         "apic-page-onto-a-slot",
-        "A vCPU whose APIC page has no room is EEXIST; the slot stays, and may go.",
+        "KVM_CREATE_VCPU is EEXIST while a slot lies over the APIC access page; the slot stays, "
+        "and can be deleted.",
         _INTERNAL,
         Slot(1, _APIC_GFN, at("a")).create(),
         CreateIrqchip(),
@@ -251,8 +256,8 @@ _APIC_SCENARIOS = (
 _MEMORY_SCENARIOS = tuple(
     _internal(
         f"{name}-without-its-memory",
-        "The process may unmap the memory of a slot of the kernel's own: the slot stays, others "
-        "come and go, and the VM is closed without a warning.",
+        "The process may unmap the memory of an internal slot: the slot stays, others come and go, "
+        "and the VM is closed without a warning.",
         _INTERNAL,
         *setup,
         UnmapInternalSlots(),
@@ -296,7 +301,7 @@ def _tss_with_a_full_table(nr_memslots: int) -> Scenario:
     last = slots[-1]
     return _internal(
         "tss-with-a-full-table",
-        "Internal slots have ids of their own: every id of the user's may be in use.",
+        "Internal slots have ids of their own: every user slot id may be in use.",
         "6fe639792c7b",
         *creates(*slots),
         SetTssAddr(_TSS),

@@ -123,13 +123,14 @@ def _readonly(interrupt: AnyOperation) -> tuple[AnyOperation, ...]:
 _BOTH = (
     _interrupts(
         "tables-that-change",
-        "An interrupt goes where its table says that is there now, and pushes where the stack is.",
+        "An interrupt reads the table that is there now, and pushes where the stack is now.",
         *_REAL,
         *_changes(_INTERRUPT),
     ),
     _interrupts(
         "tables-that-change-in-64-bits",
-        "The same through gates and descriptors, all of them behind page tables.",
+        "In 64-bit mode an interrupt reads the gates and descriptors that are there now, through "
+        "page tables.",
         *_IN_64_BITS,
         *_changes(_LONG_INTERRUPT),
     ),
@@ -142,7 +143,8 @@ _BOTH = (
     ),
     _interrupts(
         "tables-that-are-readonly-in-64-bits",
-        "So are they behind page tables.",
+        "In 64-bit mode interrupt tables and handlers in READONLY slots are read, through page "
+        "tables.",
         *_IN_64_BITS,
         *_readonly(_LONG_INTERRUPT),
         needs=("readonly_mem",),

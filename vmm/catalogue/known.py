@@ -40,7 +40,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-overrun-by-one-instruction",
-            "A string instruction of more elements than the ring holds takes no page from it.",
+            "A string instruction that dirties more pages than the ring holds loses none of them.",
             enable,
             small.create(),
             *(*writes(small, 0, 2, 4), sweep, HARVEST, RESET) * _ROUNDS,

@@ -58,10 +58,10 @@ def _used_up(
 
 
 SCENARIOS = (
-    _life("close-without-slots", "A VM that never had a slot of ours goes quietly."),
+    _life("close-without-slots", "A VM without user slots is closed without complaint."),
     _life(
         "close-with-live-slots",
-        "Slots go with their VM, and their memory stays the owner's.",
+        "Slots go with their VM; their memory stays mapped and unchanged.",
         *creates(_ONE, _TWO),
     ),
     _life(
@@ -73,7 +73,7 @@ SCENARIOS = (
     ),
     _life(
         "close-with-a-slot-without-memory",
-        "A slot without host memory is no obstacle.",
+        "A VM with a slot without host memory is closed like any other.",
         Slot(1, 0x100, at("nowhere"), pages=2).create(),
         mappings=(NOWHERE,),
     ),
@@ -97,7 +97,7 @@ SCENARIOS = (
     ),
     _life(
         "new-vm-puts-other-memory-there",
-        "No translation of one VM is good in the next.",
+        "The next VM puts other memory at the same gpas, and sees none of the last one's.",
         *creates(_ONE, _TWO),
         NewVm(),
         Slot(2, 0x100, at("b", 4), pages=2).create(),
@@ -105,7 +105,7 @@ SCENARIOS = (
     ),
     _life(
         "new-vm-again-and-again",
-        "VM after VM is closed with a live slot.",
+        "VM after VM is closed with a live slot, and the next one starts empty.",
         *(
             operation
             for gfn in (0x100, 0x101, 0x102, 0x103)
@@ -113,37 +113,41 @@ SCENARIOS = (
         ),
         _ONE.create(),
     ),
-    _others("VMs beside the own one come and go without a trace.", Lives("closed", 20)),
+    _others("Other VMs come and go without any effect on this one.", Lives("closed", 20)),
     _others(
-        "A VM may be closed by another thread than those that made it and ran it.",
+        "A VM may be closed by a thread that neither made nor ran it.",
         Lives("closed-by-another-thread", 5),
     ),
     _others(
-        "A vCPU that is in the guest keeps its closed VM until it comes back.",
+        "A VM that is closed while a vCPU is in KVM_RUN lives until that returns.",
         Lives("closed-while-running", 5),
     ),
-    _others("A forked child may be the last that holds a VM.", Lives("held-by-a-child", 5)),
+    _others(
+        "A forked child may hold the last file descriptor of a VM.", Lives("held-by-a-child", 5)
+    ),
     _others("A process may be killed while its vCPU is in the guest.", Lives("killed", 3)),
     _others(
-        "A process may be killed while the kernel unmaps its own slots' memory for it.",
+        "A process may be killed while the kernel unmaps the memory of internal slots.",
         Lives("killed-while-closing", 4),
     ),
-    _used_up("A thousand VMs use nothing up.", Lives("closed", 1000, "kernel")),
     _used_up(
-        "VMs that are closed while they run use nothing up.",
+        "A thousand VMs, made and closed, leak no kernel memory.", Lives("closed", 1000, "kernel")
+    ),
+    _used_up(
+        "VMs that are closed while they run leak no kernel memory.",
         Lives("closed-while-running", 96, "kernel"),
     ),
     _used_up(
-        "VMs of processes that are killed while they run use nothing up.",
+        "VMs of processes that are killed while they run leak no kernel memory.",
         Lives("killed", 96, "kernel"),
     ),
     _used_up(
-        "Thousands of creates, moves, flag changes, refusals and deletions use nothing up.",
+        "Thousands of creates, moves, flag changes, refusals and deletions leak no kernel memory.",
         Churn(1, 1000),
     ),
     msgspec.structs.replace(
         _used_up(
-            "Nor do they use up page tables where a vCPU reads the slot each time.",
+            "Thousands of changes leak no page tables where a vCPU reads the slot each time.",
             Churn(1, 90),
             source="kvm_tdp_mmu_zap_invalidated_roots, kvm_zap_obsolete_pages",
         ),
@@ -151,24 +155,26 @@ SCENARIOS = (
         operations=(read(0x100), Churn(1, 90)),
     ),
     _used_up(
-        "A slot that is refused, early or late and with whatever flags, uses nothing up.",
+        "A refused creation, refused early or late and with whatever flags, leaks no kernel "
+        "memory.",
         Churn(1, 1600, "refused-creations"),
         source="kvm_prepare_memory_region: kvm_destroy_dirty_bitmap (found by syzbot in 2022)",
     ),
     _used_up(
-        "A move that is refused, before or after the slot was invalidated, uses nothing up.",
+        "A refused move, before or after the slot was invalidated, leaks no kernel memory.",
         Churn(1, 1000, "refused-moves"),
         source="kvm_set_memslot: kvm_activate_memslot",
     ),
     _used_up(
-        "A guest_memfd that is refused is let go: closing it ends it, and its memory.",
+        "A refused binding holds no reference to the guest_memfd: closing it frees it and its "
+        "memory.",
         Churn(1, 800, "refused-bindings"),
         source=_BINDING,
         needs=("user_memory2", "guest_memfd"),
     ),
     msgspec.structs.replace(
         _used_up(
-            "On a VM with private memory: a guest_memfd that is refused is let go.",
+            "On a VM with private memory a refused binding holds no reference to the guest_memfd.",
             Churn(1, 800, "refused-bindings"),
             source=_BINDING,
             needs=("user_memory2", "sw_protected"),

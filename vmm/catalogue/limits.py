@@ -75,7 +75,7 @@ def _arithmetic() -> tuple[Scenario, ...]:
     return (
         _limit(
             "refuse-a-gpa-range-that-wraps",
-            "A slot ends below 2^64, new or moved; one that ends exactly there has wrapped.",
+            "A slot, new or moved, ends below 2^64; one that ends exactly there has wrapped.",
             _SET,
             but(new, guest_phys_addr=_TOP - 2 * PAGE_SIZE_BYTES),
             but(new, guest_phys_addr=_TOP - PAGE_SIZE_BYTES),
@@ -87,7 +87,8 @@ def _arithmetic() -> tuple[Scenario, ...]:
         ),
         _limit(
             "refuse-too-many-pages",
-            "A slot has at most 2^31 - 1 pages, and a count of pages is not cut to 32 bits.",
+            "A slot has at most 2^31 - 1 pages, and the number of pages is not truncated to 32 "
+            "bits.",
             "KVM_MEM_MAX_NR_PAGES",
             but(endless, memory_size=(1 << 31) * PAGE_SIZE_BYTES),
             but(endless, memory_size=((1 << 32) + 1) * PAGE_SIZE_BYTES),
@@ -117,7 +118,7 @@ def _last_gfn(last_gfn: int) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="refuse-to-overlap-at-the-last-gfn",
-            why="Overlap is found above the guest's reach as well: EEXIST, before the limit.",
+            why="Overlap at the last gfn is EEXIST; it is checked before the limit.",
             source=_SET,
             tags=("errno", "limit", "overlap"),
             mappings=(A, B),

@@ -38,20 +38,20 @@ _PLACES = (
     _alone("move-up", "The old gpa is MMIO at once, the new one memory.", _ONE, 0x108),
     _alone(
         "move-down",
-        "The old place is gone for a vCPU that has used it.",
+        "A vCPU that has used the old place no longer reaches it.",
         _ONE,
         0xF0,
         source=_STALE,
     ),
     _alone("move-to-gpa-0-and-away", "Gfn 0 can be moved to, and left.", _ONE, 0, 0x100,
            source="efbeec7098ee"),
-    _alone("move-one-page-by-one", "The new place begins where the old one ends, or ends there.",
+    _alone("move-one-page-by-one", "The new place and the old one are adjacent.",
            Slot(1, 0x100, at("a")), 0x101, 0x100, 0xFF),
     _alone("move-up-over-itself", "A move that overlaps only itself is fine, upward.",
            _WIDE, 0x105, 0x107),
     _alone("move-down-over-itself", "A move that overlaps only itself is fine, downward.",
            _WIDE, 0x103, 0x101),
-    _alone("move-again-and-again-and-back", "Each place is left behind completely.",
+    _alone("move-again-and-again-and-back", "Nothing is left at any place it has been at.",
            _ONE, 0x108, 0x102, 0x109, 0x103, 0x100, source=_STALE),
 )  # fmt: skip
 
@@ -68,9 +68,27 @@ def _past(name: str, why: str, mover: int, *gfns: int) -> Scenario:
 
 
 _NEIGHBOURS = (
-    _past("move-past-one-neighbour", "The slot travels one entry up, and down.", 1, 0x107, 0x103),
-    _past("move-past-all", "The lowest becomes the highest, and the lowest.", 0, 0x10A, 0x100),
-    _past("move-between-two", "A slot fits exactly between two others.", 0, 0x105, 0x107),
+    _past(
+        "move-past-one-neighbour",
+        "The slot passes one entry of the array, upward and downward.",
+        1,
+        0x107,
+        0x103,
+    ),
+    _past(
+        "move-past-all",
+        "The lowest slot becomes the highest, and the lowest again.",
+        0,
+        0x10A,
+        0x100,
+    ),
+    _past(
+        "move-between-two",
+        "A slot moves into the gap between two others, which it fills exactly.",
+        0,
+        0x105,
+        0x107,
+    ),
 )
 
 
@@ -89,7 +107,7 @@ _REFUSED = (
     ),
     Scenario(
         name="move-around-another",
-        why="EEXIST: the place holds a smaller slot.",
+        why="A move to where a smaller slot lies is EEXIST.",
         source=API,
         tags=("move", "errno", "overlap"),
         mappings=(A, B),
@@ -97,7 +115,7 @@ _REFUSED = (
     ),
     Scenario(
         name="move-onto-the-guest",
-        why="EEXIST: the running guest's own slot is a slot like any other.",
+        why="A move onto the running guest's own slot is EEXIST, as onto any other.",
         source=API,
         tags=("move", "errno", "overlap"),
         mappings=(A,),
@@ -146,7 +164,7 @@ _CONTENT = (
     ),
     Scenario(
         name="move-one-of-two-on-one-page",
-        why="The slot that shares the host page stays where it is.",
+        why="Of two slots on one host page one moves, and the other stays where it is.",
         source=API,
         tags=("move", "hva"),
         mappings=(A,),
@@ -154,7 +172,7 @@ _CONTENT = (
     ),
     Scenario(
         name="move-then-create-at-the-old-place",
-        why="The old place is free, for other memory too.",
+        why="The old place is free for another slot, with other memory too.",
         source=_STALE,
         tags=("move", "create"),
         mappings=(A, B),
@@ -170,7 +188,7 @@ _CONTENT = (
     ),
     Scenario(
         name="move-out-of-huge-page-alignment",
-        why="What is kept per huge page is made anew when gpa and hva part by one page.",
+        why="No huge page stays mapped when a move ends the common alignment of gpa and hva.",
         source="edd4fa37baa6",
         tags=("move", "huge"),
         mappings=(HUGE,),
@@ -181,7 +199,7 @@ _CONTENT = (
     ),
     Scenario(
         name="move-into-huge-page-alignment",
-        why="A slot that comes into line with its huge page still reaches its own pages only.",
+        why="A slot that a move aligns with its huge page still reaches its own pages only.",
         source="edd4fa37baa6",
         tags=("move", "huge"),
         mappings=(HUGE,),
@@ -238,7 +256,7 @@ def _limits(last_gfn: int) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="move-to-the-last-gfn-and-back",
-            why="The last place that is legal can be moved to and left.",
+            why="A slot can move to the last legal place, and back.",
             source="kvm_mmu_max_gfn",
             tags=("move", "limit"),
             mappings=(A,),
@@ -246,7 +264,7 @@ def _limits(last_gfn: int) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="move-with-flags-beyond-the-last-gfn",
-            why="A refused move takes its flags back too: the slot does not begin to log.",
+            why="A refused move sets no flags either: the slot does not begin to log.",
             source="kvm_arch_prepare_memory_region",
             tags=("move", "errno", "limit", "dirty"),
             mappings=(A,),

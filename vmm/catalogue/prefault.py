@@ -59,7 +59,8 @@ def _ahead_in(
 _ANYWHERE = (
     _ahead_in(
         "pre-fault-refuse-flags-and-ranges",
-        "No flag is known, and a range is whole pages, more than none, that end before 2^64.",
+        "KVM_PRE_FAULT_MEMORY knows no flags; its range is whole pages, not empty, and ends "
+        "before 2^64.",
         _SLOT.create(),
         PreFaultMemory(0x100 * _PAGE, _PAGE, flags=1),
         PreFaultMemory(0x100 * _PAGE, _PAGE, flags=1 << 63),
@@ -75,7 +76,7 @@ _ANYWHERE = (
     ),
     _ahead_in(
         "pre-fault-or-not",
-        "A slot is mapped ahead, or the kernel says that it cannot, and the guest sees no more.",
+        "A slot is mapped ahead, or the kernel says that it cannot; the guest sees no difference.",
         _SLOT.create(),
         _ahead(0x100, 4),
         read(0x100),
@@ -91,7 +92,7 @@ _ANYWHERE = (
 _PROGRESS = (
     _ahead_in(
         "pre-fault-a-slot-and-its-parts",
-        "The whole slot, each part of it, and what is mapped already: nothing is left of any.",
+        "The whole slot, each part of it, and what is mapped already are mapped ahead to the end.",
         _SLOT.create(),
         _ahead(0x100),
         _ahead(0x102, 2),
@@ -190,7 +191,8 @@ _GOING = (
     ),
     _ahead_in(
         "pre-fault-then-move",
-        "So it is after a move, to a place that overlaps the old one, and back.",
+        "Memory that only the call has mapped is gone from the old place after a move, also one "
+        "onto itself.",
         _SLOT.create(),
         _ahead(0x100, 4),
         _SLOT.move(0x102),
@@ -211,7 +213,7 @@ _GOING = (
     ),
     _ahead_in(
         "pre-fault-of-each-vcpu",
-        "What one vCPU maps ahead goes for all of them.",
+        "What vCPUs have mapped ahead is gone from the old place for all of them after a move.",
         _SLOT.create(),
         _ahead(0x100, 4),
         _ahead(0x100, 4, vcpu=1),

@@ -187,7 +187,7 @@ _IN_HUGE_PAGES = (
 SCENARIOS = (
     Scenario(
         name="attributes-of-an-ordinary-vm",
-        why="An ordinary VM has no attributes to set: none may be set anywhere, if it knows them.",
+        why="An ordinary VM supports no attributes: a kernel that knows them lets none be set.",
         source=_API,
         tags=("private", "errno"),
         mappings=(A, B),
@@ -214,7 +214,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-and-shared-memory",
-        "A private page is zeros at first, and is another one than the shared page at its gpa.",
+        "A private page is zeros at first, and is not the shared page at its gpa.",
         made(),
         bound(ONE),
         read(ONE.gfn),
@@ -274,7 +274,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-without-a-file",
-        "Private memory that no guest_memfd backs is a memory fault, until it is shared again.",
+        "Private memory without a guest_memfd is KVM_EXIT_MEMORY_FAULT, until it is shared again.",
         ONE.create(),
         _private(ONE.gfn),
         read(ONE.gfn),
@@ -289,7 +289,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-after-cached-mmio",
-        "A gpa that the guest knew as MMIO becomes private memory: what was known of it is gone.",
+        "A gpa that was cached as MMIO becomes private memory, and is reached as that.",
         read(ONE.gfn),
         made(),
         bound(ONE),
@@ -301,7 +301,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-and-the-file-closed",
-        "Closed, the file backs nothing: private memory faults, shared memory is as it was.",
+        "When the guest_memfd is closed private memory faults, and shared memory is as it was.",
         made(),
         bound(ONE),
         _private(ONE.gfn),

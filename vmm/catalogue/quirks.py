@@ -28,7 +28,8 @@ def _without_quirk(
 SCENARIOS = (
     _without_quirk(
         "delete-one-slot",
-        "Deletion takes the pages of the slot away, whichever they were, and no others.",
+        "With SLOT_ZAP_ALL disabled deletion still takes all pages of the slot away, and no "
+        "others.",
         _NEXT.create(),
         _ONE.create(),
         _ONE.delete(),
@@ -36,7 +37,8 @@ SCENARIOS = (
     ),
     _without_quirk(
         "move-one-slot",
-        "A move takes the pages of the old place away, and leaves those of the neighbour.",
+        "With SLOT_ZAP_ALL disabled a move still takes the pages of the old place away, and "
+        "leaves the neighbour's.",
         _NEXT.create(),
         _ONE.create(),
         _ONE.move(0x108),
@@ -45,7 +47,7 @@ SCENARIOS = (
     ),
     _without_quirk(
         "move-out-of-huge-page-alignment",
-        "A slot on huge pages is moved by one page, and deleted there.",
+        "With SLOT_ZAP_ALL disabled a slot on huge pages is moved by one page, and deleted there.",
         Slot(1, 0x200, at("huge"), 520).create(),
         Slot(1, 0x201, at("huge"), 520).create(),
         Slot(1, 0x201, at("huge"), 520).delete(),
@@ -53,7 +55,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="quirks-refuse-unknown",
-        why="What is no quirk of the kernel cannot be disabled, and changes nothing.",
+        why="Disabling an unknown quirk is refused, and changes nothing.",
         source="api.rst KVM_CAP_DISABLE_QUIRKS2",
         tags=("quirks", "errno"),
         mappings=(A, B),

@@ -40,7 +40,8 @@ def _without_quirk(scenario: Scenario) -> Scenario:
 
 _REPLACED = race(
     "delete-and-create",
-    "A gpa shows one memory, none, or another: what it shows last is all that is left of it.",
+    "While a slot is deleted and created with other memory the guest sees one, none or the "
+    "other, and no stale one.",
     (_ONE.create(),),
     (host(_ONE.delete(), _OTHER.create(), _OTHER.delete(), _ONE.create(), rounds=15),),
     (reader(0, _GFN, _GFN + 1), writer(1, _GFN, _GFN + 1)),
@@ -49,7 +50,8 @@ _REPLACED = race(
 
 _MOVED = race(
     "move",
-    "A slot that moves takes its memory along, away from those who use it.",
+    "While a slot moves the guest sees its memory at the one place or the other, and nothing "
+    "stale.",
     (_ONE.create(),),
     (host(_ONE.move(_GFN + 4), _ONE.create(), rounds=30),),
     (reader(0, _GFN, _GFN + 4, _GFN + 5), writer(1, _GFN + 1, _GFN + 5)),
@@ -63,7 +65,8 @@ _SLOTS = (
     _without_quirk(_MOVED),
     race(
         "move-onto-itself",
-        "A slot that moves by one page shows in the page between what it moved there.",
+        "While a slot moves by one page the page that both places share shows one content or the "
+        "other.",
         (_ONE.create(),),
         (host(_ONE.move(_GFN + 1), _ONE.create(), rounds=30),),
         (reader(0, _GFN, _GFN + 1, _GFN + 2), writer(1, _GFN + 1)),
@@ -89,7 +92,8 @@ _SLOTS = (
     ),
     race(
         "mmio-under-churn",
-        "A vCPU that knows a gpa for MMIO meets the slot created there, however slots change.",
+        "A vCPU that has a gpa cached as MMIO reaches a slot created there, while other slots "
+        "change.",
         (),
         (
             host(_NEXT.create(), _ONE.create(), _NEXT.delete(), _ONE.delete(), rounds=15),
@@ -252,7 +256,8 @@ _MEMORY = (
     ),
     race(
         "protect",
-        "What the host may not touch the guest may not either, and nothing of it is lost.",
+        "While the host protects pages the guest reaches them only while they are allowed, and "
+        "nothing is lost.",
         (_ONE.create(), Slot(2, _GFN + 8, at("file"), 8).create()),
         (
             host(change("forbid", "a", 1), change("allow", "a", 1), rounds=30),

@@ -247,7 +247,8 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         _ring_race(
             "ring-full-and-harvested",
-            "Nor do they if another thread harvests and resets the same rings meanwhile.",
+            "vCPUs that stop at full rings lose no page if another thread harvests and resets "
+            "the same rings.",
             enable,
             (slot.create(),),
             (toggles, host(RESET, _SECOND, HARVEST, rounds=15, pause=2)),

@@ -84,7 +84,8 @@ SCENARIOS = (
     ),
     _readonly(
         "readonly-sweep-over-its-borders",
-        "A string instruction fills up to the first protected byte, and again from the last.",
+        "A string instruction writes up to the READONLY slot, exits inside it, and writes on "
+        "after it.",
         *creates(_RW_BELOW, _RO, _RW_ABOVE),
         Sweep(_START - 32, 16, "write", 4, 0xD00DD00D),
         Sweep(_END - 32, 16, "write", 4, 0xE00EE00E),
@@ -100,7 +101,7 @@ SCENARIOS = (
     ),
     _readonly(
         "readonly-between-times-writable",
-        "READONLY and writable in turn: no translation of the slot before decides.",
+        "READONLY and writable slots in turn at one gpa: no translation of the one before is left.",
         Slot(1, 0x100, at("a"), pages=2).create(),
         _RO.delete(),
         _RO.create(),

@@ -60,7 +60,8 @@ def _refused(
 _ALIGNMENT = (
     _refused(
         "refuse-an-unaligned-size",
-        "memory_size is whole pages; half a page is neither a creation nor a deletion.",
+        "memory_size is a multiple of the page size; half a page is neither a creation nor a "
+        "deletion.",
         but(_CALL, memory_size=1),
         but(_CALL, memory_size=_SIZE - 1),
         but(_CALL, memory_size=_SIZE + 1),
@@ -118,7 +119,7 @@ _ADDRESSES = (
     ),
     _refused(
         "refuse-an-hva-between-the-halves",
-        "From the end of user memory up to the kernel's half there is nothing to map.",
+        "A non-canonical address, between the user's half and the kernel's, is refused.",
         *creates(*(Slot(10 + n, 0x110 + n, hva) for n, hva in enumerate(_BETWEEN))),
         source="6014bc27561f to 86e6b1547b3d",
     ),
@@ -126,7 +127,8 @@ _ADDRESSES = (
     msgspec.structs.replace(
         _refused(
             "refuse-an-hva-across-the-end-of-user-memory",
-            "Where memory beyond the end of user addresses is refused, so is what reaches there.",
+            "Where an address beyond the end of user addresses is refused, so is a range that "
+            "reaches there.",
             *(
                 call
                 for number, end in enumerate(_USER_ENDS)
@@ -163,7 +165,7 @@ _POINTERS = (
     ),
     _refused(
         "refuse-by-the-first-check-that-fails",
-        "Of several reasons the first decides: EIO, EFAULT, and EINVAL before EEXIST.",
+        "Of several errors the first check decides: EIO, EFAULT, then EINVAL before EEXIST.",
         msgspec.structs.replace(
             but(_CALL, memory_size=1), caller="forked-child", argument="unreadable"
         ),
@@ -289,27 +291,29 @@ def _overlap(name: str, why: str, *slots: Slot) -> Scenario:
 
 
 _OVERLAPS = (
-    _overlap("refuse-the-place-of-another", "EEXIST: the same place, or a part of it.",
+    _overlap("refuse-the-place-of-another", "Overlap with another slot, in part too, is EEXIST.",
              Slot(3, 0x100, at("b", 4), pages=2), Slot(3, 0x101, at("b", 4))),
-    _overlap("refuse-to-share-a-page", "EEXIST by one page at either end; next to it is fine.",
+    _overlap("refuse-to-share-a-page", "One page of overlap is EEXIST; adjacent is fine.",
              Slot(3, 0xFF, at("b", 4), pages=2), Slot(3, 0x101, at("b", 4), pages=2),
              Slot(3, 0xFE, at("b", 4), pages=2), Slot(4, 0x102, at("b", 6), pages=2)),
-    _overlap("refuse-to-lie-around-others", "EEXIST: both slots are inside.",
+    _overlap("refuse-to-lie-around-others", "A slot around two others is EEXIST.",
              Slot(3, 0xFF, at("a"), pages=8)),
-    _overlap("refuse-the-middle-of-another", "EEXIST: the other slot is on both sides.",
+    _overlap("refuse-the-middle-of-another", "A slot in the middle of another is EEXIST.",
              Slot(3, 0x200, at("a"), pages=4), Slot(4, 0x201, at("b", 4)),
              Slot(4, 0x201, at("b", 4), pages=2), Slot(4, 0x202, at("b", 4)),
              Slot(4, 0x200, at("b", 4), pages=4), Slot(4, 0x203, at("b", 4))),
-    _overlap("refuse-the-place-of-a-readonly-slot", "EEXIST, be the new slot READONLY or not.",
+    _overlap("refuse-the-place-of-a-readonly-slot",
+             "Overlap with a READONLY slot is EEXIST, be the new one READONLY or not.",
              Slot(3, 0x200, at("a"), pages=4, flags=READONLY), Slot(4, 0x200, at("b", 4), pages=4),
              Slot(4, 0x201, at("b", 4), flags=READONLY), Slot(4, 0x1FF, at("b", 2), pages=6),
              Slot(4, 0x203, at("b", 4), pages=2)),
-    _overlap("refuse-the-place-of-a-logged-slot", "EEXIST, be the new slot logged or not.",
+    _overlap("refuse-the-place-of-a-logged-slot",
+             "Overlap with a logged slot is EEXIST, be the new one logged or not.",
              Slot(3, 0x200, at("a"), pages=4, flags=LOG_DIRTY_PAGES),
              Slot(4, 0x200, at("b", 4), pages=4, flags=LOG_DIRTY_PAGES),
              Slot(4, 0x201, at("b", 4)), Slot(4, 0x1FF, at("b", 2), pages=6),
              Slot(4, 0x203, at("b", 4), pages=2, flags=LOG_DIRTY_PAGES)),
-    _overlap("refuse-the-place-of-the-guest", "EEXIST: the guest's own slot is one too.",
+    _overlap("refuse-the-place-of-the-guest", "Overlap with the guest's own slot is EEXIST.",
              Slot(3, 0xFFFEF, at("b", 4), pages=2), Slot(3, 0xFFFFF, at("b", 4))),
 )  # fmt: skip
 

@@ -77,7 +77,7 @@ SCENARIOS = (
     ),
     _sized(
         "2-gib-of-huge-pages",
-        "Of 2 GiB on transparent huge pages those alone are filled that somebody reaches.",
+        "A slot of 2 GiB on transparent huge pages reaches its memory.",
         Slot(1, _FOUR_GIB, at("huge"), 2 * _GIB).create(),
         *(write(_FOUR_GIB + page, page + 1) for page in (511, 512, _GIB, 2 * _GIB - 1)),
         Slot(1, _FOUR_GIB, at("huge"), 2 * _GIB).move(_FOUR_GIB + 0x200),

@@ -112,7 +112,7 @@ _SLOTS = (
     ),
     _spaces(
         "spaces-follow-host-memory",
-        "What the host drops is dropped in each address space, and in the one alone that has it.",
+        "Pages that the host drops read as zeros in each address space whose slots show them.",
         *creates(
             Slot(1, 0x100, at("a"), pages=4),
             Slot(_SMM | 1, 0x108, at("a"), pages=4),
@@ -127,8 +127,8 @@ _SLOTS = (
     # No survey comes between: what a vCPU has found last is what it meets in the other space.
     _spaces(
         "spaces-counting-in-turn",
-        "Changes of each address space are counted apart: a slot found in one is none of the "
-        "other's, however often either has changed.",
+        "Each address space has a generation of its own: what a vCPU has cached in one is not used "
+        "in the other, however often either has changed.",
         *(Slot(_SMM | 20 + n, 0x140 + n, at("b", n)).create() for n in range(_AHEAD)),
         *(
             operation
@@ -196,7 +196,7 @@ _SLOTS = (
     ),
     _spaces(
         "spaces-crossing-over",
-        "Two slots take each other's places, each in its own address space.",
+        "Slots of two address spaces move to each other's gpas.",
         _ONE.create(),
         Slot(_SMM | 1, 0x108, at("b"), 2).create(),
         _ONE.move(0x108),
@@ -241,7 +241,8 @@ _MODES = (
     ),
     _spaces(
         "spaces-switched-between-changes",
-        "A vCPU that goes to and fro sees each change, in the address space of the change alone.",
+        "A vCPU that enters and leaves SMM sees each change in the address space that was "
+        "changed, and in no other.",
         *(
             operation
             for turn in range(_SWITCHES)
@@ -412,7 +413,7 @@ def _with_the_last_id(nr_memslots: int) -> Scenario:
     twin = Slot(_SMM | nr_memslots - 1, 0x101, at("b"), 2)
     return _spaces(
         "spaces-with-the-last-id",
-        "Each address space has as many ids, to the last one.",
+        "Each address space has the same slot ids, up to the last.",
         *creates(last, twin),
         Slot(_SMM | nr_memslots, 0x110, at("b")).create(),
         twin.move(0x108),

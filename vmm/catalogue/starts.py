@@ -109,7 +109,7 @@ _CHANGES = (
     ),
     _start(
         "after-tables-of-other-memory-came",
-        "Page tables in memory that has taken the place of others map what they say.",
+        "Page tables are read anew where a slot with other memory has taken their gpa.",
         *_A.lay(),
         *_B.lay(),
         *_programs(),
@@ -129,7 +129,7 @@ _CHANGES = (
     ),
     _start(
         "after-tables-were-missed",
-        "A vCPU that met no page tables goes on once they are there.",
+        "A vCPU whose page tables lay in a hole goes on once a slot holds them.",
         *_A.lay(),
         *_programs(),
         _CODE.create(),
@@ -143,7 +143,7 @@ _CHANGES = (
     ),
     _start(
         "after-one-table-of-other-memory-came",
-        "Of page tables in two slots one is replaced: the others go on as they were.",
+        "Page tables lie in two slots, one of which is replaced: those in the other still hold.",
         *_A.lay(),
         *_B.lay(),
         *_programs(),
@@ -184,7 +184,7 @@ _CHANGES = (
     ),
     _start(
         "on-tables-that-are-left-without-a-slot",
-        "The slot of page tables that are in use goes, then that of the code, then the VM.",
+        "The slot of page tables in use is deleted, then that of the code, then the VM is closed.",
         *_A.lay(),
         *_programs(),
         _TABLES.create(),
@@ -198,7 +198,7 @@ _CHANGES = (
     ),
     _start(
         "with-readonly-tables",
-        "In a READONLY slot page tables stay as they are.",
+        "Page tables in a READONLY slot are used, and stay as they are.",
         *_A_USED.lay(),
         *_programs(),
         _CODE.create(),
@@ -248,7 +248,7 @@ _CHANGES = (
     ),
     _start(
         "with-tables-logged-in-between",
-        "A log that begins, or begins anew with a move, names the page tables written since.",
+        "A log that is switched on, in place or by a move, names the page tables written since.",
         *_A.lay(),
         *_programs(),
         _CODE.create(),
@@ -329,7 +329,7 @@ def _emptied() -> Iterator[AnyOperation]:
 _BARE = (
     _bare(
         "at-the-reset-vector",
-        "A vCPU without any slot stops where a reset leaves it, and wherever else it starts.",
+        "Without any slot a vCPU stops at the reset vector, and wherever else it starts.",
         Start(_RESET),
         Start(_RESET),
         _execute(0),
@@ -341,7 +341,8 @@ _BARE = (
     ),
     _bare(
         "until-the-first",
-        "The first slot of a VM is found by a vCPU that has met none, and the last one goes.",
+        "A vCPU that has run without slots finds the first one, and stops again after the last "
+        "is deleted.",
         _execute(0x100),
         _ONE.create(),
         _execute(0x100),
@@ -363,7 +364,7 @@ _BARE = (
     ),
     _bare(
         "after-the-last",
-        "Slots are deleted from the highest gfn down to none, and nothing is left to be run.",
+        "Slots are deleted from the highest gfn down; without any slot nothing can be executed.",
         *(Slot(slot, 0x100 + 2 * slot, at("a", slot)).create() for slot in range(4)),
         *(_execute(0x100 + 2 * slot) for slot in range(4)),
         *_emptied(),
@@ -372,7 +373,7 @@ _BARE = (
     ),
     _bare(
         "but-page-tables-and-code",
-        "Page tables and code are all the slots that there are, and then there are none.",
+        "The only slots are those of page tables and code, which are deleted in turn.",
         *_A.lay(),
         *_programs(),
         _TABLES.create(),
@@ -411,7 +412,8 @@ _BARE = (
 SCENARIOS = (
     _start(
         "on-unmapped-addresses",
-        "What page tables do not map faults, and with no interrupt table that is a shutdown.",
+        "An address that page tables do not map is a page fault; without an interrupt table that "
+        "is a shutdown.",
         *Tables("a", 0x100, _GFNS[:3], upper=PLAIN | ACCESSED, bits=USED).lay(),
         *_programs(),
         _TABLES.create(),
@@ -427,7 +429,7 @@ SCENARIOS = (
     ),
     _start(
         "on-what-is-no-memory",
-        "Behind page tables a hole is MMIO as it is without, and a READONLY slot is read.",
+        "Through page tables, too, a hole is MMIO, and a READONLY slot is read.",
         *_A_USED.lay(),
         *_programs(),
         _TABLES.create(),
@@ -448,7 +450,7 @@ SCENARIOS = (
     *map(_without_quirk, _CHANGES),
     _start(
         "after-the-guest-wrote-its-tables",
-        "What a guest writes to page tables that are in use counts, though it wrote there before.",
+        "What a guest writes to page tables in use takes effect, also at its second write there.",
         *_A.lay(),
         *_programs(),
         _TABLES.create(),
@@ -466,7 +468,8 @@ SCENARIOS = (
     ),
     _start(
         "with-tables-in-a-huge-page",
-        "A page table within a huge page is watched, whatever else of that the guest writes.",
+        "A write to a page table within a huge page takes effect, whatever else the guest writes "
+        "there.",
         *_A.lay(),
         *entries(at("a", 2), {0: (_LEAF.gfn + 3) * PAGE_SIZE_BYTES | PLAIN}),
         *(
@@ -492,7 +495,7 @@ SCENARIOS = (
     ),
     _start(
         "on-two-vcpus",
-        "What one vCPU knows of page tables is gone for both after a move.",
+        "After a move of page tables no vCPU uses what it has cached of them.",
         *_A.lay(),
         *_programs(),
         _TABLES.create(),

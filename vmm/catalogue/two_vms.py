@@ -71,7 +71,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "have-slots-of-their-own",
-            "The same ids and gpas are other memory in another VM, whatever changes in one.",
+            "The same ids and gpas show other memory in another VM, whatever changes in one.",
             _HERE.create(),
             *_writes(1),
             _SECOND,
@@ -93,7 +93,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "are-refused-for-themselves",
-            "What overlaps, is there or is not there is a matter of each VM alone.",
+            "Overlap and absence are judged within each VM alone.",
             *creates(_HERE, Slot(2, _GFN + 8, at("b"), 2)),
             _SECOND,
             _HERE.delete(),
@@ -125,7 +125,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "have-rings-of-their-own",
-            "So it is with dirty rings, of which one VM may have some and another none.",
+            "A VM may have dirty rings and another none; each ring names what its own VM wrote.",
             ring,
             logged.create(),
             write(_GFN + 1, 1),
@@ -146,7 +146,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "all-follow-the-host",
-            "Memory that the host changes changes for the guests of all VMs.",
+            "Guests of all VMs follow the host's changes to memory that they share.",
             _HERE.create(),
             *_reads(),
             _SECOND,
@@ -196,7 +196,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "of-which-there-are-four",
-            "Four VMs look at one page through slots of different places.",
+            "Four VMs show one host page at different gpas.",
             *(
                 op
                 for vm in range(4)

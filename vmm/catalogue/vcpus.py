@@ -40,7 +40,7 @@ SCENARIOS = (
     ),
     _two(
         "vcpus-create-after-cached-mmio",
-        "A vCPU that got an MMIO exit reaches memory after creation, as one that got none.",
+        "After creation a vCPU that got an MMIO exit reaches memory, as does one that got none.",
         read(0x100, vcpu=0),
         _ONE.create(),
         read(0x100, vcpu=1),
@@ -49,7 +49,7 @@ SCENARIOS = (
     ),
     _two(
         "vcpus-delete-after-cached-memory",
-        "A vCPU that reached memory gets an MMIO exit after deletion, as one that did not.",
+        "After deletion a vCPU that reached memory gets an MMIO exit, as does one that did not.",
         _ONE.create(),
         read(0x100, vcpu=0),
         write(0x101, 0x11112222, vcpu=0),
@@ -71,7 +71,7 @@ SCENARIOS = (
     ),
     _two(
         "vcpus-other-memory-after-cached-memory",
-        "A place that gets other memory shows it to the vCPU that knew the memory before.",
+        "A gpa that gets other memory shows it to a vCPU that has the memory before cached.",
         _ONE.create(),
         read(0x100, vcpu=0),
         _ONE.delete(),
@@ -93,7 +93,7 @@ SCENARIOS = (
     ),
     _two(
         "vcpus-share-a-dirty-log",
-        "The log of a slot holds what any vCPU wrote, once a page.",
+        "The log of a slot holds what any vCPU wrote, each page once.",
         Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES).create(),
         write(0x100, 1, vcpu=0),
         write(0x101, 2, vcpu=1),
@@ -106,7 +106,7 @@ SCENARIOS = (
     ),
     _two(
         "vcpus-log-after-cached-writes",
-        "A vCPU that could write unnoticed is noticed as soon as logging is on.",
+        "A vCPU with writable translations is tracked as soon as logging is on.",
         _ONE.create(),
         write(0x100, 1, vcpu=0),
         _ONE.change(LOG_DIRTY_PAGES),

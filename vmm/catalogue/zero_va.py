@@ -77,7 +77,8 @@ _MAPPED = (
     ),
     _mapped(
         "zero-va-is-immutable",
-        "A slot at address 0 keeps its userspace_addr, and another slot does not come to it.",
+        "A slot at address 0 keeps its userspace_addr, and a slot elsewhere cannot change to "
+        "address 0.",
         *creates(_AT_ZERO, _OTHER),
         Slot(1, 0x100, at("b", 4), pages=2).create(),
         Slot(2, 0x104, at("zero"), pages=2).create(),
@@ -92,7 +93,7 @@ _MAPPED = (
     ),
     _mapped(
         "zero-va-two-slots",
-        "Two slots may both be at address 0; one of them goes, and the other stays.",
+        "Two slots may both be at address 0; one is deleted, and the other stays.",
         *creates(_AT_ZERO, Slot(3, 0x110, at("zero"), pages=2)),
         _AT_ZERO.delete(),
     ),
@@ -146,7 +147,8 @@ _UNMAPPED = (
     ),
     _unmapped(
         "unmapped-zero-va-takes-its-place",
-        "A slot at address 0 is not overlooked when its place is asked for, or its id.",
+        "A slot at address 0 is not overlooked when another is created at its place, or with its "
+        "id.",
         _EMPTY.create(),
         Slot(2, 0x101, at("b")).create(),
         Slot(1, 0x100, at("a"), pages=2).create(),
@@ -159,7 +161,8 @@ _UNMAPPED = (
     ),
     _unmapped(
         "unmapped-hva-in-place-of-memory",
-        "A slot comes back without memory, and with it again: each time that is what counts.",
+        "A slot is created again without memory at its hva, and again with memory: the guest "
+        "sees each in turn.",
         Slot(1, 0x100, at("a"), pages=2).create(),
         _LOST.delete(),
         _LOST.create(),
