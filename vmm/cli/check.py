@@ -29,6 +29,7 @@ from vmm.cli.output import LiveProgress
 from vmm.cli.required import Command, require_run_option
 from vmm.cli.said import OutputLost, say
 from vmm.cli.selection import curated, select, selected, selecting
+from vmm.cli.shard import shard_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.host.hostinfo import host_facts
 from vmm.host.naming import NamedFile
@@ -51,6 +52,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
 
 @click.command(cls=Command)
 @selecting
+@shard_option("what would run")
 @click.option("--list", "only_list", is_flag=True, help="List what would run; run nothing.")
 @reporting
 @click.option(
@@ -95,6 +97,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
 def check(
     ctx: click.Context,
     selection: Selection,
+    shard: tuple[int, int],
     only_list: bool,
     requested: Requested,
     journal: Path | None,
@@ -122,6 +125,7 @@ def check(
     To be sure of that, --journal costs half a millisecond an operation; --failed-histories keeps
     what does not pass, and costs nothing.
     """
+    selection = replace(selection, shard=shard)
     if only_list:
         show_list(selection, requested.of_list(), patience)
         return

@@ -12,6 +12,7 @@ from vmm.cli.files import allow_large
 from vmm.cli.fleet_option import dask_option
 from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.required import Command, require_run_option
+from vmm.cli.shard import shard_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.scenario.demand import Limits
 from vmm.verdict import statuses
@@ -25,13 +26,6 @@ class Broken(Failure):
     """This program failed, which says nothing about the kernel."""
 
     exit_code = statuses.INTERNAL_ERROR
-
-
-def _shard(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, int]:
-    index, slash, count = value.partition("/")
-    if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
-        return int(index), int(count)
-    raise click.BadParameter("I/N is needed, with I from 1 to N, such as 3/16")
 
 
 def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -55,13 +49,7 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
 @click.option(
     "--jobs", type=click.IntRange(1, _MOST_JOBS), help="Worker processes; by default one a CPU."
 )
-@click.option(
-    "--shard",
-    default="1/1",
-    callback=_shard,
-    metavar="I/N",
-    help="One part of N, of the same --seed.",
-)
+@shard_option("the same --seed")
 @click.option("--findings", type=click.IntRange(1), default=20, help="End after so many findings.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("findings"),
               help="Where findings go; by default findings/.")  # fmt: skip

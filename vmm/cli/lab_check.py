@@ -1,67 +1,77 @@
-"""A check whose scenarios run in the lab's machine, and are judged outside of it.
+"""A check whose scenarios run in the lab's machines, and are judged outside of them.
 
 An emulated processor takes long to judge, and a machine that is lost takes no verdict with it.
+Several machines share the scenarios, where this host has CPUs and memory for them.
 """
 
+import math
+import os
 import secrets
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 
-from vmm.cli.carrying import Carried, EarlyEnd, Ran, ended_at_once
-from vmm.cli.check import Wanting, begun, check, nothing
-from vmm.cli.execution import whole_run
-from vmm.cli.history_files import HistoryFiles, history_files
-from vmm.cli.host import Host
-from vmm.cli.judging import Judge
-from vmm.cli.lab_progress import Progress
-from vmm.cli.selection import selected
-from vmm.cli.transcript import BrokenError, Closing, Opening, Part, Reader, Skipped
-from vmm.host.hostinfo import host_in_brief
-from vmm.host.naming import NamedFile
+from vmm.cli.check import Wanting, check
+from vmm.cli.lab_judged import EnoughError, Judged, Part
+from vmm.cli.lab_machines import worst
+from vmm.cli.lab_progress import Progress, interrupted, together
+from vmm.cli.selection import curated, select
 from vmm.lab.log import Reports
-from vmm.lab.machine import Backend
+from vmm.lab.machine import Backend, Machine
 from vmm.lab.run import Ending
-from vmm.scenario.endings import HUNG
-from vmm.scenario.history import INTERRUPTED, Header
-from vmm.scenario.operations import Scenario
 from vmm.scenario.selection import Selection
 from vmm.verdict.result import Run
 from vmm.verdict.statuses import INCONCLUSIVE, PASSED
 
-HISTORIES = "histories.jsonl"
 _OURS = ".vmm-lab-"
 _INSIDE = {"--list", "--dask", "--help", "--journal", "--transcript"}
 """What makes a check one that is not judged outside."""
 
-Boot = Callable[[tuple[str, ...], Callable[[Reports], None]], Ending]
-"""Runs a command in a machine, and lets the second argument hear what the log says."""
+_LEAST = 40
+"""So many scenarios are worth a machine of their own."""
+
+_ROOM_MIB = 1024
+"""What a machine takes besides its memory."""
+
+Command = tuple[tuple[str, ...], Callable[[Reports], None]]
+"""A command for a machine, and what hears what its log says."""
+
+Boot = Callable[[Sequence[Command]], list[Ending]]
+"""Runs commands side by side, in a machine each."""
 
 
-def is_judged_outside(words: tuple[str, ...], backend: Backend) -> bool:
+def is_judged_outside(words: Sequence[str], backend: Backend) -> bool:
     """Whether a command is a check that can be; an emulator without shares has none to write to."""
     options = {word.partition("=")[0] for word in words}
     return words[0] == "check" and backend is not Backend.VMX and not _INSIDE & options
 
 
-class _EnoughError(Exception):
-    """The machine is not needed any more."""
+def usual_machines(machine: Machine) -> int:
+    """Return how many such machines this host can run at the same time."""
+    memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    cpus = len(os.sched_getaffinity(0))
+    return max(1, min(cpus // machine.cpus, memory_mib // (machine.memory_mib + _ROOM_MIB)))
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a check outside works: ``release`` is the kernel's, ``logs`` the folder of the run."""
+    """Where a check is judged: ``release`` is the kernel's, ``logs`` the folder of the run.
+
+    At most so many ``machines`` share its scenarios.
+    """
 
     release: str
     logs: Path
     progress: Progress
+    machines: int
 
 
-def check_outside(words: tuple[str, ...], boot: Boot, place: Place) -> tuple[int, Ending]:
-    """Run a check in a machine and judge it here; return its status, and how the machine ended.
+def check_outside(words: Sequence[str], boot: Boot, place: Place) -> tuple[int, Ending]:
+    """Run a check in machines and judge it here; return its status, and how the machines ended.
 
     Raises click.ClickException as `vmm check` does, and LabError where nothing could be booted.
     """
@@ -78,140 +88,63 @@ def check_outside(words: tuple[str, ...], boot: Boot, place: Place) -> tuple[int
 
 
 class _Outside:
-    """One check: the source of scenarios that run in a machine."""
+    """One check: the source of scenarios that run in machines."""
 
-    def __init__(self, words: tuple[str, ...], boot: Boot, place: Place) -> None:
-        self._words = words
+    def __init__(self, words: Sequence[str], boot: Boot, place: Place) -> None:
+        self._words = tuple(words[1:])
         self._boot = boot
         self._place = place
         self.ending = Ending(INCONCLUSIVE)
 
     def run(self, selection: Selection, wanted: Wanting) -> Run:
-        """Boot the machine, judge what runs in it, and return that.
+        """Boot machines, judge what runs in them, and return that.
 
         Raises click.exceptions.Exit where the command ends by itself before anything begins.
         """
-        progress = self._place.progress
-        file = Path.cwd().resolve() / f"{_OURS}{secrets.token_hex(8)}"
-        words = (self._words[0], "--transcript", str(file), *self._words[1:])
         with ExitStack() as stack:
-            stack.callback(file.unlink, missing_ok=True)
-            judged = _Judged(file, selection, wanted, stack, self._place.logs)
-
-            def heard(reports: Reports) -> None:
-                progress.clear()
-                judged.go_on()
-                progress.tell(reports)
-
+            parts = [Part(self._file(stack)) for _ in range(self._number(selection))]
+            judged = Judged(parts, selection, wanted, self._place.logs, stack)
+            commands = [
+                (self._command(part, number, len(parts)), partial(self._heard, judged, part))
+                for number, part in enumerate(parts, 1)
+            ]
             try:
-                self.ending = self._boot(words, heard)
+                endings = self._boot(commands)
             except KeyboardInterrupt:
-                self.ending = progress.interrupted()
-            except _EnoughError:
-                self.ending = Ending(PASSED)
-            progress.clear()
-            return judged.whole(self.ending, self._place.release)
+                endings = [interrupted(part.reports) for part in parts]
+            except EnoughError:
+                endings = [Ending(PASSED, reports=part.reports) for part in parts]
+            self._place.progress.clear()
+            self.ending = _whole(endings)
+            return judged.whole(endings, self._place.release)
+
+    def _number(self, selection: Selection) -> int:
+        """Return how many machines share the scenarios."""
+        if selection.shard != (1, 1):
+            return 1
+        scenarios = len(select(curated(), selection))
+        return min(self._place.machines, math.ceil(scenarios / _LEAST))
+
+    def _file(self, stack: ExitStack) -> Path:
+        file = Path.cwd().resolve() / f"{_OURS}{secrets.token_hex(8)}"
+        stack.callback(file.unlink, missing_ok=True)
+        return file
+
+    def _command(self, part: Part, number: int, count: int) -> tuple[str, ...]:
+        shard = ("--shard", f"{number}/{count}") if count > 1 else ()
+        return ("check", "--transcript", str(part.file), *shard, *self._words)
+
+    def _heard(self, judged: Judged, part: Part, reports: Reports) -> None:
+        progress = self._place.progress
+        part.reports = reports
+        progress.clear()
+        judged.go_on()
+        progress.tell(together([each.reports for each in judged.parts]))
 
 
-class _Judged:
-    """What has come from the machine, and was judged."""
-
-    def __init__(
-        self, file: Path, selection: Selection, wanted: Wanting, stack: ExitStack, logs: Path
-    ) -> None:
-        self._reader = Reader(file)
-        self._selection = selection
-        self._wanted = wanted
-        self._stack = stack
-        self._logs = logs
-        self._early = EarlyEnd()
-        self._files = HistoryFiles()
-        self._broken = ""
-        self._host: Host | None = None
-        self._scenarios: tuple[Scenario, ...] = ()
-        self._judge = Judge((), wanted.told.reporter.done, self._early)
-        self._carried: Carried | None = None
-        self._names: set[str] = set()
-        self._at_once: Run | None = None
-
-    def go_on(self) -> None:
-        """Judge what is new. Raises _EnoughError where no more is wanted."""
-        if self._broken:
-            return
-        try:
-            for part in self._reader.news():
-                self._take(part)
-        except BrokenError as error:
-            self._broken = str(error)
-        while self._judge.has_work:
-            self._judge.work()
-        if self._early.why:
-            raise _EnoughError
-
-    def _take(self, part: Part) -> None:
-        match part:
-            case Opening():
-                self._open(part)
-            case Skipped(index, missing):
-                self._names.add(self._scenarios[index].name)
-                self._judge.skip(index, missing)
-            case Ran():
-                self._names.add(part.record.header.scenario.name)
-                self._judge.take(part)
-            case Closing(carried):
-                self._carried = carried
-
-    def _open(self, opening: Opening) -> None:
-        wanted = self._wanted
-        host = self._host = Host(opening.host, opening.features, opening.in_vain)
-        scenarios = self._scenarios = selected(host.features, self._selection)
-        if tuple(each.name for each in scenarios) != opening.scenarios:
-            raise BrokenError("the machine has other scenarios than this host")
-        facts = host.info.in_brief()
-        self._reader.headers = tuple(Header(each, host.features, facts) for each in scenarios)
-        self._at_once = begun(scenarios, host, wanted)
-        histories = wanted.histories
-        if histories is None:
-            histories = self._stack.enter_context(NamedFile(self._logs / HISTORIES, "wb"))
-        _, failed = wanted.folders
-        self._files = self._stack.enter_context(history_files(None, histories, failed))
-        self._judge = Judge(
-            scenarios,
-            wanted.told.reporter.done,
-            self._early,
-            self._files,
-            wanted.max_differences,
-            wanted.told.show_steps,
-        )
-
-    def whole(self, ending: Ending, release: str) -> Run:
-        """Return the run of a machine that has ended."""
-        with suppress(_EnoughError):
-            self.go_on()
-        why = self._early.why or self._broken or ending.why
-        if self._host is None:
-            if not why and ending.status != PASSED:  # The command has said it itself.
-                raise click.exceptions.Exit(ending.status)
-            why = why or "the machine's check has left nothing"
-            host = Host(host_in_brief({"kernel": release}))
-            self._wanted.told.reporter.begin((), host.info)
-            return nothing(host, early=why)
-        if self._at_once is not None:
-            return self._at_once
-        if self._carried is None:
-            self._carried = Carried((), (), 0.0, why or f"it ended with status {ending.status}")
-            self._end_under_way(ending)
-        early = self._carried.early or why
-        self._judge.end()
-        carried = replace(self._carried, early=early)
-        return whole_run(self._scenarios, self._host, self._judge, carried, self._files)
-
-    def _end_under_way(self, ending: Ending) -> None:
-        """Let the scenario that began last end as the machine did, if it has left nothing."""
-        name = ending.reports.under_way
-        if not ending.why or name in self._names:
-            return
-        reason = INTERRUPTED if ending.why.startswith(INTERRUPTED) else f"{HUNG}{ending.why}"
-        for index, header in enumerate(self._reader.headers):
-            if header.scenario.name == name:
-                self._judge.take(Ran(index, ended_at_once(header, reason), 0.0))
+def _whole(endings: Sequence[Ending]) -> Ending:
+    """Return how machines have ended that share a check."""
+    whys = dict.fromkeys(ending.why for ending in endings if ending.why)
+    notes = dict.fromkeys(note for ending in endings for note in ending.notes)
+    status = worst(ending.status for ending in endings)
+    return Ending(status, "; ".join(whys), tuple(notes), together([e.reports for e in endings]))

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 
 import click
 
@@ -20,13 +21,11 @@ class Progress:
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
         self._is_drawn = False
-        self._reports = Reports()
         self._said = ""
         self._said_at = time.monotonic()
 
     def tell(self, reports: Reports) -> None:
         """Say how far a check is, if that is new."""
-        self._reports = reports
         text = f"{reports.begun} of {reports.scenarios} scenarios, {reports.under_way}"
         if not reports.under_way or text == self._said:
             return
@@ -40,14 +39,24 @@ class Progress:
             self._said_at = now
         self._said = text
 
-    def interrupted(self) -> Ending:
-        """Return what there is to say when somebody interrupts the machine."""
-        name = self._reports.under_way
-        why = f"{INTERRUPTED} in {name}" if name else INTERRUPTED
-        return Ending(INCONCLUSIVE, why, reports=self._reports)
-
     def clear(self) -> None:
         """Take the line away, since something else is printed."""
         if self._is_drawn:
             click.echo("\r\033[K", nl=False, err=True)
             self._is_drawn = False
+
+
+def interrupted(reports: Reports) -> Ending:
+    """Return what there is to say when somebody interrupts a machine."""
+    name = reports.under_way
+    why = f"{INTERRUPTED} in {name}" if name else INTERRUPTED
+    return Ending(INCONCLUSIVE, why, reports=reports)
+
+
+def together(every: Sequence[Reports]) -> Reports:
+    """Return what machines that share a check's scenarios have told."""
+    return Reports(
+        scenarios=sum(each.scenarios for each in every),
+        begun=sum(each.begun for each in every),
+        under_way=" and ".join(each.under_way for each in every if each.under_way),
+    )

@@ -2,23 +2,30 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
 
-from vmm.cli.lab_check import Boot, Place, check_outside, is_judged_outside
+from vmm.cli.lab_check import (
+    Boot,
+    Command,
+    Place,
+    check_outside,
+    is_judged_outside,
+    usual_machines,
+)
 from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say, worst
-from vmm.cli.lab_progress import Progress
+from vmm.cli.lab_progress import Progress, interrupted
 from vmm.cli.lab_whitebox import description_of
 from vmm.cli.writing import sweep
 from vmm.lab.cache import new_run_folder
 from vmm.lab.debian import RELEASES
 from vmm.lab.log import Reports
 from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
-from vmm.lab.run import Ending, run as run_machine
+from vmm.lab.run import Ending, running, side_by_side
 
 LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 1800.0, Backend.KVM: 60.0}
 """So long a machine may give no sign of life: on a busy host an emulator has little time."""
@@ -63,6 +70,12 @@ _SKIP = 125
 @click.option(
     "--bisect", is_flag=True, help="Exit 125, which git bisect skips, where there is no verdict."
 )
+@click.option(
+    "--at-once",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="So many machines may share a check (usually one a CPU, if there is memory).",
+)
 @click.option("--fresh", is_flag=True, help="Boot anew, and keep no state of the machine.")
 @click.argument(
     "words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]..."
@@ -78,6 +91,7 @@ def run(
     memory: int,
     timeout: float,
     bisect: bool,
+    at_once: int | None,
     fresh: bool,
     words: tuple[str, ...],
 ) -> None:
@@ -104,14 +118,20 @@ def run(
         what = " ".join((chosen.value, *parameters))
         say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
 
-        def boot(words: tuple[str, ...], told: Callable[[Reports], None]) -> Ending:
-            job = job_of(words, chosen, description_of(machine.kernel))
-            if fresh or bisect:  # Each step of a bisection has another kernel.
-                job = replace(job, preloaded=())
-            return run_machine(machine, job, folder, out, err, told)
+        def boot(commands: Sequence[Command]) -> list[Ending]:
+            machines = []
+            for number, (words, told) in enumerate(commands):
+                job = job_of(words, chosen, description_of(machine.kernel))
+                if fresh or bisect:  # Each step of a bisection has another kernel.
+                    job = replace(job, preloaded=())
+                logs = folder / f"machine-{number + 1}" if number else folder
+                logs.mkdir(exist_ok=True)
+                machines.append(running(machine, job, logs, out, err, told, keeps=not number))
+            return side_by_side(machines)
 
         if is_judged_outside(words, chosen):
-            place = Place(machine.kernel.release, folder, progress)
+            number = at_once or usual_machines(machine)
+            place = Place(machine.kernel.release, folder, progress, number)
             status, ending = check_outside(words, boot, place)
         else:
             status, ending = _watched(words, boot, progress)
@@ -128,10 +148,17 @@ def run(
 
 def _watched(words: tuple[str, ...], boot: Boot, progress: Progress) -> tuple[int, Ending]:
     """Run a command that does everything in the machine."""
+    last = Reports()
+
+    def heard(reports: Reports) -> None:
+        nonlocal last
+        last = reports
+        progress.tell(reports)
+
     try:
-        ending = boot(words, progress.tell)
+        (ending,) = boot([(words, heard)])
     except KeyboardInterrupt:
-        ending = progress.interrupted()
+        ending = interrupted(last)
     return ending.status, ending
 
 

@@ -37,7 +37,7 @@ def show_list(selection: Selection, wanted: Wanted, patience: float) -> None:
     elif host.trouble is not None:
         say("on a usual host; this kernel could not be asked: see `vmm info`")
     slow = sum(SLOW in each.tags for each in every)
-    if slow and selection == Selection(exclude=selection.exclude):
+    if slow and selection.leaves_slow_out:
         say(f"{slow} slow scenarios are not among them: --all")
 
 

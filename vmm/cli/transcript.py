@@ -147,7 +147,7 @@ class Reader:
             return None
         self._rest = rest[part.size_bytes :]
         if part.index not in range(len(self.headers)):
-            raise BrokenError(f"what the machine wrote names no scenario: {part.index}")
+            raise BrokenError(f"what the machine wrote has no scenario {part.index}")
         header = self.headers[part.index]
         record = Record(header, rest[: part.size_bytes], part.reason)
         return Ran(part.index, record, part.seconds, part.problems)

@@ -40,8 +40,8 @@ class Cell:
         )
 
     def options(self) -> list[str]:
-        """Return the options of `vmm lab run` that make this machine."""
-        words = ["--kernel", self.kernel, "--backend", self.backend.value]
+        """Return the options of `vmm lab run` that make this machine, and no other beside it."""
+        words = ["--kernel", self.kernel, "--backend", self.backend.value, "--at-once", "1"]
         for each in self.parameters:
             words += ["--param", each]
         return words

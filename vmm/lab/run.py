@@ -2,8 +2,8 @@
 
 import secrets
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
@@ -45,6 +45,10 @@ def _nobody(reports: Reports) -> None:
     """Tell nobody."""
 
 
+Running = Generator[None, None, Ending]
+"""A machine that runs: each step takes a tenth of a second at most, and it ends with its last."""
+
+
 def run(
     machine: Machine,
     job: Job,
@@ -60,15 +64,48 @@ def run(
 
     Raises LabError where nothing could be booted.
     """
+    return side_by_side([running(machine, job, folder, out, err, told)])[0]
+
+
+def side_by_side(machines: Sequence[Running]) -> list[Ending]:
+    """Let several machines run at the same time, and return how each has ended.
+
+    An error in one of them, or an interruption, ends all.
+    """
+    endings: dict[int, Ending] = {}
+    with ExitStack() as stack:
+        going = {number: stack.enter_context(closing(each)) for number, each in enumerate(machines)}
+        while going:
+            for number, each in list(going.items()):
+                try:
+                    next(each)
+                except StopIteration as end:
+                    endings[number] = end.value
+                    del going[number]
+    return [endings[number] for number in range(len(machines))]
+
+
+def running(
+    machine: Machine,
+    job: Job,
+    folder: Path,
+    out: Sink,
+    err: Sink,
+    told: Callable[[Reports], None] = _nobody,
+    keeps: bool = True,
+) -> Running:
+    """Run a command as `run` does, step by step; a state is kept only where one ``keeps``."""
     loaded = loadable(machine)
     state = state_path(machine, job, loaded)
     if state is not None and state.exists():
         used(state)
-        ending = _booted(machine, job, folder, (out, err), told, _Start(loaded, restores=state))
+        start = _Start(loaded, restores=state)
+        ending = yield from _booted(machine, job, folder, (out, err), told, start)
         if ending.reports.has_booted:
             return ending
         state.unlink(missing_ok=True)
-    return _booted(machine, job, folder, (out, err), told, _Start(loaded, keeps=state))
+    start = _Start(loaded, keeps=state if keeps else None)
+    return (yield from _booted(machine, job, folder, (out, err), told, start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +124,7 @@ def _booted(
     sinks: tuple[Sink, Sink],
     told: Callable[[Reports], None],
     start: _Start,
-) -> Ending:
+) -> Running:
     nonce = secrets.token_hex(4)
     first, log, errors = folder / "initramfs", folder / "kernel.log", folder / "emulator.log"
     cd = folder / "cd.iso"
@@ -114,7 +151,7 @@ def _booted(
             assert process.stdin is not None
             giving = _Orders(process.stdin, text, Monitor(ours), start)
             limits = Limits(machine.limit_s, machine.silence_s, machine.life_s)
-            reports, late = watch(
+            reports, late = yield from watch(
                 process, pipes, LogReader(log, nonce), limits, partial(giving.heard, told)
             )
     finally:

@@ -23,13 +23,15 @@ class Selection:
 
     A scenario is meant if its name matches any of ``patterns`` (all do if there are none), if it
     has any of ``tags``, and if its name matches none of ``exclude``. Those that are tagged as slow
-    take a pattern that names them, a tag, or ``everything``.
+    take a pattern that names them, a tag, or ``everything``. Of all these, ``shard`` (which one, of
+    how many) takes one after so many others: together the shards are all.
     """
 
     patterns: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     everything: bool = False
+    shard: tuple[int, int] = (1, 1)
 
     def among(self, scenarios: Collection[Scenario]) -> tuple[Scenario, ...]:
         """Return those of the scenarios that are meant, in their order.
@@ -47,6 +49,8 @@ class Selection:
             and (not self.tags or set(self.tags).intersection(each.tags))
             and not (self.leaves_slow_out and SLOW in each.tags)
         )
+        which, of = self.shard
+        found = found[which - 1 :: of]
         if not found:
             raise SelectionError(f"no scenario is left of {self._in_words()}")
         return found
@@ -66,6 +70,7 @@ class Selection:
         words = [" ".join(self.patterns) or "all"]
         words += [f"with the tag {' or '.join(self.tags)}"] if self.tags else []
         words += [f"without {' '.join(self.exclude)}"] if self.exclude else []
+        words += [f"in shard {self.shard[0]} of {self.shard[1]}"] if self.shard != (1, 1) else []
         return " ".join(words)
 
 

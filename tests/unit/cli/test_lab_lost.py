@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -77,17 +78,22 @@ def lab(tmp_path: Path, program: str, *words: str) -> Result:
 
 
 def transcript(
-    tmp_path: Path, closing: Carried | None = None, damage: bytes = b"", is_wrong: bool = False
+    tmp_path: Path,
+    closing: Carried | None = None,
+    damage: bytes = b"",
+    is_wrong: bool = False,
+    names: Sequence[str] = NAMES,
+    under_way: str = NAMES[2],
 ) -> Path:
-    """Return what a machine leaves in which two of the scenarios ran."""
+    """Return what a machine leaves in which all but one of the scenarios ran."""
     features = Features()
     host = Host(host_in_brief({"kernel": "6.12.1"}), features)
-    chosen = [each for each in catalogue(features) if each.name in NAMES]
-    file = tmp_path / "transcript"
+    chosen = [each for each in catalogue(features) if each.name in names]
+    file = tmp_path / f"transcript-{names[0]}"
     with file.open("wb", buffering=0) as stream:
         written = Transcript(stream, host, chosen, Live(None, ""))
         for index, scenario in enumerate(chosen):
-            if scenario.name != NAMES[2]:
+            if scenario.name != under_way:
                 history = ideal_history(scenario)
                 if is_wrong:
                     history = with_outcome(history, 0, Refused(errno.EEXIST))
@@ -194,7 +200,7 @@ def test_enough_that_differ_end_the_machine(tmp_path: Path) -> None:
         (b"[" * 5000 + b"\n", "what the machine wrote cannot be read: "),
         (
             b'{"type":"ran","index":3,"size_bytes":0,"seconds":0,"reason":"","problems":[]}\n',
-            "what the machine wrote names no scenario: 3",
+            "what the machine wrote has no scenario 3",
         ),
     ],
 )
@@ -203,6 +209,49 @@ def test_a_damaged_transcript_is_no_verdict(tmp_path: Path, damage: bytes, why: 
     assert result.exit_code == 3, result.output
     assert why in result.output
     assert "Traceback" not in result.output
+
+
+def shared(tmp_path: Path, second: str) -> str:
+    """Return the program of two machines that share a check; ``second`` ends the second one."""
+    one = transcript(tmp_path, Carried((0,), (), 1.0), names=(NAMES[0], NAMES[2]), under_way="")
+    two = transcript(tmp_path, names=(NAMES[1],), under_way=NAMES[1] if second != "over(0)" else "")
+    return f"""
+report("booted")
+report("ready")
+report("scenarios 2")
+which = asked[asked.index("--shard") + 1]
+report("begin " + {{"1/2": "{NAMES[0]}", "2/2": "{NAMES[1]}"}}[which])
+left = {{"1/2": "{one}", "2/2": "{two}"}}[which]
+open(asked[asked.index("--transcript") + 1], "wb").write(open(left, "rb").read())
+if which == "1/2":
+    over(0)
+{second}
+"""
+
+
+@pytest.mark.parametrize(
+    ("second", "status", "found"),
+    [
+        ("sys.exit()", 3, ["passed", "inconclusive", "passed"]),
+        ("say('Kernel panic - not syncing: x')", 1, ["passed", "inconclusive", "passed"]),
+        ("over(0)", 3, ["passed", "passed", "passed"]),  # It has no last word.
+    ],
+)
+def test_machines_that_share_a_check_make_one_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str, status: int, found: list[str]
+) -> None:
+    monkeypatch.setattr("vmm.cli.lab_check._LEAST", 2)
+    monkeypatch.setattr("vmm.cli.lab_run.usual_machines", lambda _: 8)
+    result = lab(tmp_path, shared(tmp_path, second), "--json", "r.json", *NAMES)
+    assert result.exit_code == status, result.output
+    told = json.loads(Path("r.json").read_text())
+    assert [each["name"] for each in told["scenarios"]] == list(NAMES)
+    assert [each["status"] for each in told["scenarios"]] == found
+    assert told["early"]
+    assert list(Path().iterdir()) == [Path("r.json")]
+    logs = tmp_path / "cache/memslot-vmm/runs/1"
+    assert (logs / "kernel.log").exists()
+    assert (logs / "machine-2/kernel.log").exists()
 
 
 def test_a_machine_whose_check_left_nothing_is_no_pass(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ def test_a_cell_for_each_kernel_and_each_mmu() -> None:
         *("linux-vmx-ept=1", "linux-vmx-ept=0", "linux-vmx-unrestricted_guest=0"),
     ]
     options = Cell("k", Backend.SVM, ("kvm_amd.npt=0",)).options()
-    assert options == ["--kernel", "k", "--backend", "svm", "--param", "kvm_amd.npt=0"]
+    assert options == [
+        *("--kernel", "k", "--backend", "svm", "--at-once", "1", "--param", "kvm_amd.npt=0")
+    ]
 
 
 def test_every_task_has_its_status_and_its_output(tmp_path: Path) -> None:

@@ -23,7 +23,13 @@ def watched(
     with (tmp_path / "errors").open("wb") as errors, emulator(command, errors, pipes.writers) as it:
         pipes.close_writers()
         limits = Limits(limit_s, silence_s, life_s)
-        reports, late = watch(it, pipes, LogReader(log, NONCE), limits, told.append)
+        watching = watch(it, pipes, LogReader(log, NONCE), limits, told.append)
+        while True:
+            try:
+                next(watching)
+            except StopIteration as end:
+                reports, late = end.value
+                break
     pipes.close()
     assert it.returncode is not None
     assert all(each is reports for each in told)

@@ -14,6 +14,8 @@ EVERY = (UP, DOWN, RACING)
     ("selection", "names"),
     [
         (Selection(), "move-up move-down"),
+        (Selection(everything=True, shard=(1, 2)), "move-up racing-move"),
+        (Selection(everything=True, shard=(2, 2)), "move-down"),
         (Selection(everything=True), "move-up move-down racing-move"),
         (Selection(tags=("racing",)), "racing-move"),
         (Selection(tags=("racing", "bug")), "move-down racing-move"),
@@ -36,6 +38,7 @@ def test_what_is_meant(selection: Selection, names: str) -> None:
         (Selection(tags=("racng",)), "no scenario has the tag 'racng'; the closest: racing"),
         (Selection(tags=("zzz",)), "'zzz'; `vmm check --list` names them all"),
         (Selection(("move-up",), tags=("bug",)), "no scenario is left of move-up with the tag bug"),
+        (Selection(shard=(3, 3)), "no scenario is left of all in shard 3 of 3"),
         (Selection(exclude=("*",)), "no scenario is left of all without *"),
     ],
 )

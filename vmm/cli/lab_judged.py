@@ -1,0 +1,206 @@
+"""Judges what the lab's machines write while scenarios run in them."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import click
+
+from vmm.cli.carrying import Carried, EarlyEnd, Ran, ended_at_once
+from vmm.cli.check import Wanting, begun, nothing
+from vmm.cli.execution import whole_run
+from vmm.cli.history_files import HistoryFiles, history_files
+from vmm.cli.host import Host
+from vmm.cli.judging import Judge
+from vmm.cli.selection import selected
+from vmm.cli.transcript import BrokenError, Closing, Opening, Reader, Skipped
+from vmm.host.hostinfo import host_in_brief
+from vmm.host.naming import NamedFile
+from vmm.lab.log import Reports
+from vmm.lab.run import Ending
+from vmm.scenario.endings import HUNG
+from vmm.scenario.history import INTERRUPTED, Header
+from vmm.scenario.operations import Scenario
+from vmm.scenario.selection import Selection
+from vmm.verdict.result import Run
+from vmm.verdict.statuses import PASSED
+
+HISTORIES = "histories.jsonl"
+
+
+class EnoughError(Exception):
+    """The machines are not needed any more."""
+
+
+@dataclass(slots=True)
+class Part:
+    """One machine: the ``file`` that it writes, and what is known of it.
+
+    ``indices`` are those of its scenarios among all; ``left`` has those of which nothing came yet.
+    """
+
+    file: Path
+    reports: Reports = field(default_factory=Reports)
+    indices: tuple[int, ...] = ()
+    left: set[int] = field(default_factory=set)
+    carried: Carried | None = None
+    reader: Reader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.file)
+
+
+class Judged:
+    """What has come from the machines, and was judged."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        selection: Selection,
+        wanted: Wanting,
+        logs: Path,
+        stack: ExitStack,
+    ) -> None:
+        """Take the files' places: what is opened is closed with the ``stack``."""
+        self.parts = parts
+        self._selection = selection
+        self._wanted = wanted
+        self._stack = stack
+        self._logs = logs
+        self._early = EarlyEnd()
+        self._broken = ""
+        self._check: _Check | None = None
+
+    def go_on(self) -> None:
+        """Judge what is new. Raises EnoughError where no more is wanted."""
+        if self._broken:
+            return
+        for part in self.parts:
+            try:
+                for each in part.reader.news():
+                    self._take(part, each)
+            except BrokenError as error:
+                self._broken = str(error)
+        if self._check is not None:
+            while self._check.judge.has_work:
+                self._check.judge.work()
+        if self._early.why:
+            raise EnoughError
+
+    def _take(self, part: Part, news: Opening | Skipped | Ran | Closing) -> None:
+        if isinstance(news, Opening):
+            self._open(part, news)
+            return
+        if self._check is None:
+            raise BrokenError("what the machine wrote has no beginning")
+        match news:
+            case Closing(carried):
+                part.carried = carried
+            case Skipped(number, missing):
+                self._check.judge.skip(self._came(part, number), missing)
+            case Ran():
+                self._check.judge.take(replace(news, index=self._came(part, news.index)))
+
+    def _came(self, part: Part, number: int) -> int:
+        """Return the index among all of the scenario that is a machine's ``number``."""
+        if number not in range(len(part.indices)) or part.indices[number] not in part.left:
+            raise BrokenError(f"what the machine wrote has no scenario {number}, or twice")
+        part.left.remove(part.indices[number])
+        return part.indices[number]
+
+    def _open(self, part: Part, opening: Opening) -> None:
+        host = Host(opening.host, opening.features, opening.in_vain)
+        if self._check is None:
+            self._check = self._begun(host)
+        scenarios = self._check.scenarios
+        places = {each.name: index for index, each in enumerate(scenarios)}
+        if part.indices or not set(opening.scenarios) <= places.keys():
+            raise BrokenError("the machine has other scenarios than this host")
+        part.indices = tuple(places[name] for name in opening.scenarios)
+        part.left = set(part.indices)
+        facts = host.info.in_brief()
+        part.reader.headers = tuple(
+            Header(scenarios[index], host.features, facts) for index in part.indices
+        )
+
+    def _begun(self, host: Host) -> "_Check":
+        """Begin with the report of a run on the first host that has opened."""
+        wanted = self._wanted
+        scenarios = selected(host.features, self._selection)
+        at_once = begun(scenarios, host, wanted)
+        histories = wanted.histories
+        if histories is None:
+            histories = self._stack.enter_context(NamedFile(self._logs / HISTORIES, "wb"))
+        _, failed = wanted.folders
+        files = self._stack.enter_context(history_files(None, histories, failed))
+        judge = Judge(
+            scenarios,
+            wanted.told.reporter.done,
+            self._early,
+            files,
+            wanted.max_differences,
+            wanted.told.show_steps,
+        )
+        return _Check(host, scenarios, judge, files, at_once)
+
+    def whole(self, endings: Sequence[Ending], release: str) -> Run:
+        """Return the run of machines that have ended.
+
+        Raises click.exceptions.Exit where their command has said itself why it did not begin.
+        """
+        with suppress(EnoughError):
+            self.go_on()
+        whys = (self._early.why, self._broken, *(ending.why for ending in endings))
+        why = next(filter(None, whys), "")
+        if self._check is None:
+            if not why and endings[0].status != PASSED:
+                raise click.exceptions.Exit(endings[0].status)
+            host = Host(host_in_brief({"kernel": release}))
+            self._wanted.told.reporter.begin((), host.info)
+            return nothing(host, early=why or "the machine's check has left nothing")
+        if self._check.at_once is not None:
+            return self._check.at_once
+        for part, ending in zip(self.parts, endings, strict=True):
+            if part.carried is None:
+                early = why or f"the machine's check ended with status {ending.status}"
+                part.carried = Carried((), (), 0.0, early)
+                self._end_under_way(part, ending)
+        self._check.judge.end()
+        every = [part.carried for part in self.parts if part.carried is not None]
+        return self._check.run(_together(every, why))
+
+    def _end_under_way(self, part: Part, ending: Ending) -> None:
+        """Let the scenario that began last end as its machine did, if it has left nothing."""
+        if not ending.why or self._check is None:
+            return
+        reason = INTERRUPTED if ending.why.startswith(INTERRUPTED) else f"{HUNG}{ending.why}"
+        for index, header in zip(part.indices, part.reader.headers, strict=True):
+            if header.scenario.name == ending.reports.under_way and index in part.left:
+                self._check.judge.take(Ran(index, ended_at_once(header, reason), 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """A check that has begun; ``at_once`` is its run where nothing can run."""
+
+    host: Host
+    scenarios: tuple[Scenario, ...]
+    judge: Judge
+    files: HistoryFiles
+    at_once: Run | None
+
+    def run(self, carried: Carried) -> Run:
+        """Return the run, of which all has come that comes."""
+        return whole_run(self.scenarios, self.host, self.judge, carried, self.files)
+
+
+def _together(every: Sequence[Carried], why: str) -> Carried:
+    """Return how machines have run the scenarios that they share."""
+    return Carried(
+        next((each.cpus for each in every if each.cpus), ()),
+        tuple(dict.fromkeys(text for each in every for text in each.weaknesses)),
+        max(each.seconds for each in every),
+        next((each.early for each in every if each.early), why),
+        "".join(each.error for each in every),
+    )

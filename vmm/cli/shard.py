@@ -1,0 +1,18 @@
+"""``--shard``: one part of what a command would do, for one machine of several."""
+
+from collections.abc import Callable
+
+import click
+
+
+def _shard(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, int]:
+    index, slash, count = value.partition("/")
+    if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise click.BadParameter("I/N is needed, with I from 1 to N, such as 3/16")
+
+
+def shard_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option; ``what`` says what there are parts of. A command gets ``shard``."""
+    help_text = f"One part of N, of {what}."
+    return click.option("--shard", default="1/1", callback=_shard, metavar="I/N", help=help_text)
