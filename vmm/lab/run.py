@@ -49,24 +49,6 @@ Running = Generator[None, None, Ending]
 """A machine that runs: each step takes a tenth of a second at most, and it ends with its last."""
 
 
-def run(
-    machine: Machine,
-    job: Job,
-    folder: Path,
-    out: Sink,
-    err: Sink,
-    told: Callable[[Reports], None] = _nobody,
-) -> Ending:
-    """Run a command in a machine; ``folder`` gets the logs, ``out`` and ``err`` what it prints.
-
-    ``told`` gets what the log says so far, again and again. A machine that has the job's program
-    loaded is kept as it is then, and the next run of an equal one begins there.
-
-    Raises LabError where nothing could be booted.
-    """
-    return side_by_side([running(machine, job, folder, out, err, told)])[0]
-
-
 def side_by_side(machines: Sequence[Running]) -> list[Ending]:
     """Let several machines run at the same time, and return how each has ended.
 
@@ -94,7 +76,13 @@ def running(
     told: Callable[[Reports], None] = _nobody,
     keeps: bool = True,
 ) -> Running:
-    """Run a command as `run` does, step by step; a state is kept only where one ``keeps``."""
+    """Run a command in a machine; ``folder`` gets the logs, ``out`` and ``err`` what it prints.
+
+    ``told`` gets what the log says so far, again and again. A machine that has the job's program
+    loaded is kept as it is then, where one ``keeps``: the next run of an equal one begins there.
+
+    Raises LabError where nothing could be booted.
+    """
     loaded = loadable(machine)
     state = state_path(machine, job, loaded)
     if state is not None and state.exists():
