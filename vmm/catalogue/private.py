@@ -76,6 +76,7 @@ _REFUSED = (
     SetMemoryAttributes(_TOP, 2 * _PAGE),
 )
 
+_THREE = (Slot(1, 0x100, at("a")), Slot(2, 0x101, at("b")), Slot(3, 0x103, at("a", 1)))
 _LARGE = Slot(1, 0x200, at("huge"), pages=512)
 _ODD = _LARGE.gfn + 3
 
@@ -303,14 +304,13 @@ SCENARIOS = (
         "private-and-the-file-closed",
         "When the guest_memfd is closed private memory faults, and shared memory is as it was.",
         made(),
-        bound(ONE),
-        _private(ONE.gfn),
-        write(ONE.gfn, 0x5EC4_E708),
+        bound(_FOUR),
+        _private(_FOUR.gfn, 3),
+        *(write(_FOUR.gfn + page, 0x5EC4_E708 + page) for page in range(3)),
         CloseGuestMemfd("g"),
-        read(ONE.gfn),
-        read(ONE.gfn + 1),
-        _shared(ONE.gfn),
-        read(ONE.gfn),
+        *(read(_FOUR.gfn + page) for page in (2, 1, 0, 3)),
+        _shared(_FOUR.gfn),
+        read(_FOUR.gfn),
         source="kvm_gmem_release",
         tags=("lifetime",),
     ),
@@ -391,6 +391,20 @@ SCENARIOS = (
         unbound(TWO),
         bound(TWO, page=5),
         *(read(slot.gfn + page) for slot in (ONE, TWO) for page in (0, 1)),
+    ),
+    _protected(
+        "private-range-over-several-slots",
+        "A range becomes private, and shared, in each of the slots that it lies over.",
+        made(),
+        *(bound(slot, page) for page, slot in enumerate(_THREE)),
+        *(write(slot.gfn, slot.gfn) for slot in _THREE),
+        _private(_THREE[0].gfn - 1, 6),
+        *(read(slot.gfn) for slot in _THREE),
+        *(write(slot.gfn, 0x5ECB_0000 + slot.gfn) for slot in _THREE),
+        _shared(_THREE[0].gfn - 1, 6),
+        *(read(slot.gfn) for slot in _THREE),
+        Inspect(),
+        source="kvm_handle_gfn_range",
     ),
     _protected(
         "private-memory-goes-with-its-slot",

@@ -100,7 +100,7 @@ class _Churn:
                 assert_never(what)
 
     def _change(self) -> None:
-        """Create, read, log, move, refuse and delete one slot of two pages."""
+        """Create, read, log, move, refuse and delete one slot of two pages, logged and not."""
         set_region, slot, pair = self._vm.set_user_memory_region, self._slot, self._pair
         set_region(slot, 0, _FIRST, _PAIR_BYTES, pair)
         self._read(_FIRST)
@@ -110,6 +110,8 @@ class _Churn:
             with suppress(KvmError):
                 set_region(slot, 0, gpa, size_bytes, pair)
         set_region(slot, 0, _THIRD, _PAIR_BYTES, pair)
+        set_region(slot, 0, 0, 0, 0)
+        set_region(slot, LOG_DIRTY_PAGES, _FIRST, _PAIR_BYTES, pair)
         set_region(slot, 0, 0, 0, 0)
 
     def _refuse_creations(self) -> None:

@@ -7,12 +7,13 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import cycle
 from threading import Thread
 from types import TracebackType
 from typing import NoReturn, Self, assert_never
 
 from kvm_abi.raw import KvmError
-from kvm_abi.uapi import USUAL_TSS_GPA
+from kvm_abi.uapi import USUAL_TSS_GPA, Cap
 from vmm.execution.kernelmemory import growth
 from vmm.execution.leftovers import Leftovers
 from vmm.host.child import fork
@@ -23,12 +24,14 @@ from vmm.scenario.history import Closed, Stopped
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
+    SMM,
     Lives,
 )
 
 _COUNTER = 0x100
 _COUNT_FOREVER = b"\xff\x06\x00\x01\xeb\xfa"  # inc word [0x100], and back to it
 _PAGES = 16
+_RING_BYTES = 1 << 14
 _SIGNAL = signal.SIGUSR1
 
 
@@ -42,9 +45,11 @@ def live(kvm: Kvm, op: Lives) -> Closed | Stopped:
     A guest that stops by itself is an outcome, too. Raises `KvmError`: nothing here may be refused.
     """
     leftovers = Leftovers()
+    # A VM with a dirty ring has no dirty bitmaps: each other one has it.
+    rings = cycle((False, kvm.check_extension(Cap.DIRTY_LOG_RING) >= _RING_BYTES))
 
     def turn() -> None:
-        _live_once(kvm, op)
+        _live_once(kvm, op, next(rings))
 
     try:
         left = _repeated(turn, op.times, op.watch == "kernel")
@@ -61,10 +66,10 @@ def _repeated(turn: Callable[[], None], times: int, measured: bool) -> tuple[str
     return ()
 
 
-def _live_once(kvm: Kvm, op: Lives) -> None:
+def _live_once(kvm: Kvm, op: Lives, has_ring: bool) -> None:
     match op.death:
         case "closed":
-            with _Life(kvm) as life:
+            with _Life(kvm, has_ring) as life:
                 life.vm.close()
         case "closed-by-another-thread":
             with _Life(kvm) as life, _Running(life):
@@ -85,13 +90,21 @@ def _live_once(kvm: Kvm, op: Lives) -> None:
 
 
 class _Life(Closing):
-    """A VM with three slots, and a vCPU whose guest counts for ever in memory shared by fork."""
+    """A VM with slots in all address spaces, whose guest counts for ever in memory shared by fork.
 
-    def __init__(self, kvm: Kvm) -> None:
+    Its vCPU has a dirty ring if it ``has_ring``.
+    """
+
+    def __init__(self, kvm: Kvm, has_ring: bool = False) -> None:
         self._memory = HostMapping.shared(_PAGES * PAGE_SIZE_BYTES)
         self._memory.write(0, _COUNT_FOREVER)
         self.vm = kvm.create_vm()
-        for slot, page, pages, flags in ((0, 0, 1, 0), (1, 1, 8, LOG_DIRTY_PAGES), (2, 9, 7, 0)):
+        if has_ring:
+            self.vm.enable_cap(Cap.DIRTY_LOG_RING, _RING_BYTES)
+        slots = [(0, 0, 1, 0), (1, 1, 8, LOG_DIRTY_PAGES), (2, 9, 7, 0)]
+        if self.vm.check_extension(Cap.MULTI_ADDRESS_SPACE) > SMM:
+            slots.append((SMM << 16, 0, 8, LOG_DIRTY_PAGES))
+        for slot, page, pages, flags in slots:
             self.vm.set_user_memory_region(
                 slot,
                 flags,

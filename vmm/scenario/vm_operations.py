@@ -37,7 +37,8 @@ Death = Literal[
 class Lives(Operation, frozen=True, tag="lives", gc=False):
     """Other VMs live and die beside the scenario's, ``times`` of them, one after the other.
 
-    Each has slots, a dirty log, and a vCPU whose guest counts for ever; the outcome is what they
+    Each has slots in every address space, a dirty log, and a vCPU whose guest counts for ever; of
+    those that are ``closed`` every other one has a dirty ring. The outcome is what they
     left behind. With ``kernel`` the memory of the kernel is looked at, too.
     """
 
@@ -52,7 +53,7 @@ ChurnKind = Literal["changes", "refused-creations", "refused-moves", "refused-bi
 class Churn(Operation, frozen=True, tag="churn", gc=False):
     """A slot is created, logged, moved, refused and deleted, ``times`` times over.
 
-    It is read in between where the VM has a vCPU that was used before.
+    It is read in between where the VM has a vCPU that was used before, and deleted logged, too.
 
     The other kinds ask for what is to be refused, for every reason there is: creations beside a
     slot that stands in the way, moves of that and of a logged one, or guest_memfds that cannot be

@@ -16,6 +16,8 @@ static void churn(void)
 	set_region(slot, 0, 0xa000, PAGE, hva);
 	expect(set_region(slot, 0, 0xb000, 2 * PAGE, hva), SUCCESS);
 	expect(set_region(slot, 0, 0, 0, 0), SUCCESS);
+	expect(set_region(slot, logged, 0x8000, 2 * PAGE, hva), SUCCESS);
+	expect(set_region(slot, 0, 0, 0, 0), SUCCESS);
 }
 /*@ twoslots */
 

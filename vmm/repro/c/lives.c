@@ -1,7 +1,9 @@
 /*@ threads */
 /*@ lives */
 
-/* Another VM: three slots, a dirty log, and a vCPU that counts for ever, in memory that forks share. */
+#define RING_BYTES (1 << 14)
+
+/* Another VM: slots in each address space, a dirty log or a ring, and a vCPU that counts for ever. */
 struct life {
 	unsigned char *memory;
 	int vm, vcpu;
@@ -9,18 +11,21 @@ struct life {
 	pthread_t thread;
 };
 
-static void begin_life(struct life *life)
+static void begin_life(struct life *life, int has_ring)
 {
 	static const unsigned char count_for_ever[] = {
 		0xff, 0x06, 0x00, 0x01,		/* inc word [0x100] */
 		0xeb, 0xfa,			/* jmp to the start */
 	};
-	static const struct { unsigned page, pages, flags; } slots[] = {
-		{0, 1, 0}, {1, 8, KVM_MEM_LOG_DIRTY_PAGES}, {9, 7, 0},
+	static const struct { unsigned slot, page, pages, flags; } slots[] = {
+		{0, 0, 1, 0}, {1, 1, 8, KVM_MEM_LOG_DIRTY_PAGES}, {2, 9, 7, 0},
+		{1 << 16, 0, 8, KVM_MEM_LOG_DIRTY_PAGES},
 	};
 	int size = must(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
+	struct kvm_enable_cap ring = {.cap = KVM_CAP_DIRTY_LOG_RING, .args = {RING_BYTES}};
 	struct kvm_regs regs = {.rflags = 2};
 	struct kvm_sregs sregs;
+	int spaces;
 
 	life->memory = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 			    -1, 0);
@@ -28,13 +33,16 @@ static void begin_life(struct life *life)
 		leave(CANNOT_RUN, "mmap: %s", strerror(errno));
 	memcpy(life->memory, count_for_ever, sizeof(count_for_ever));
 	life->vm = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
-	for (unsigned slot = 0; slot < 3; slot++) {
+	if (has_ring)
+		must(ioctl(life->vm, KVM_ENABLE_CAP, &ring), "KVM_CAP_DIRTY_LOG_RING");
+	spaces = ioctl(life->vm, KVM_CHECK_EXTENSION, KVM_CAP_MULTI_ADDRESS_SPACE);
+	for (int i = 0; i < (spaces > 1 ? 4 : 3); i++) {
 		struct kvm_userspace_memory_region region = {
-			.slot = slot,
-			.flags = slots[slot].flags,
-			.guest_phys_addr = slots[slot].page * PAGE,
-			.memory_size = slots[slot].pages * PAGE,
-			.userspace_addr = (uintptr_t)life->memory + slots[slot].page * PAGE,
+			.slot = slots[i].slot,
+			.flags = slots[i].flags,
+			.guest_phys_addr = slots[i].page * PAGE,
+			.memory_size = slots[i].pages * PAGE,
+			.userspace_addr = (uintptr_t)life->memory + slots[i].page * PAGE,
 		};
 
 		must(ioctl(life->vm, KVM_SET_USER_MEMORY_REGION, &region), "a slot");
@@ -65,9 +73,12 @@ static void forget_life(struct life *life)
 
 static void closed(void)
 {
+	static unsigned turn;
 	struct life life;
+	int most = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING);
 
-	begin_life(&life);
+	/* A VM with a dirty ring has no dirty bitmaps: each other one has it. */
+	begin_life(&life, turn++ % 2 && most >= RING_BYTES);
 	close_life(&life);
 	forget_life(&life);
 }
@@ -129,7 +140,7 @@ static void closed_by_another_thread(void)
 	struct life life;
 	pthread_t closer;
 
-	begin_life(&life);
+	begin_life(&life, 0);
 	let_run(&life);
 	stop_running(&life);
 	if (pthread_create(&closer, NULL, close_life_of, &life))
@@ -143,7 +154,7 @@ static void closed_while_running(void)
 {
 	struct life life;
 
-	begin_life(&life);
+	begin_life(&life, 0);
 	let_run(&life);
 	close_life(&life);
 	wait_for_more(&life);
@@ -160,7 +171,7 @@ static void held_by_a_child(void)
 	char none;
 	pid_t child;
 
-	begin_life(&life);
+	begin_life(&life, 0);
 	must(pipe(ends), "pipe");
 	child = must(fork(), "fork");
 	if (!child) {
@@ -186,7 +197,7 @@ static void killed(void)
 	must(pipe(ends), "pipe");
 	child = must(fork(), "fork");
 	if (!child) {
-		begin_life(&life);
+		begin_life(&life, 0);
 		let_run(&life);
 		must(write(ends[1], &sign, 1), "write");
 		for (;;)
