@@ -151,6 +151,53 @@ _BOTH = (
     ),
 )
 
+_OUTSIDE = (
+    _interrupts(
+        "onto-a-stack-in-a-hole",
+        "Each of the three words that an interrupt pushes in a hole exits.",
+        *_REAL,
+        _INTERRUPT,
+        _STACK.create(),
+        _INTERRUPT,
+    ),
+    _interrupts(
+        "onto-a-readonly-stack",
+        "Each of the three words that an interrupt pushes onto a READONLY slot exits.",
+        *_REAL,
+        _STACK.change(READONLY),
+        _INTERRUPT,
+        needs=("readonly_mem",),
+    ),
+    msgspec.structs.replace(
+        _interrupts(
+            "through-a-table-in-a-hole",
+            "An interrupt whose table is in a hole stops the vCPU.",
+            *_REAL,
+            _STACK.create(),
+            _TABLE.delete(),
+            _INTERRUPT,
+        ),
+        tags=("start", "slow"),
+    ),
+    _interrupts(
+        "outside-memory-in-64-bits",
+        "In 64-bit mode an interrupt whose stack or table is in a hole, or whose stack is in a "
+        "READONLY slot, stops the vCPU; with all of them in memory it is delivered.",
+        *_IN_64_BITS,
+        _LONG_INTERRUPT,
+        _STACK.change(READONLY),
+        _LONG_INTERRUPT,
+        _STACK.delete(),
+        _STACK.create(),
+        _LONG_INTERRUPT,
+        _TABLE.delete(),
+        _LONG_INTERRUPT,
+        _OTHER_TABLE.create(),
+        _LONG_INTERRUPT,
+        needs=("readonly_mem",),
+    ),
+)
+
 
 def _without_quirk(scenario: Scenario) -> Scenario:
     return msgspec.structs.replace(
@@ -162,5 +209,5 @@ def _without_quirk(scenario: Scenario) -> Scenario:
     )
 
 
-SCENARIOS = (*_BOTH, *map(_without_quirk, _BOTH))
+SCENARIOS = (*_BOTH, *map(_without_quirk, _BOTH), *_OUTSIDE)
 """All scenarios of interrupts."""

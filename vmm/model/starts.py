@@ -26,7 +26,7 @@ from vmm.model.pagetables import (
     PageTables,
     Walk,
 )
-from vmm.model.rule import Rule, documented
+from vmm.model.rule import Rule, documented, source
 from vmm.scenario.content import STUB_LENGTH, stub_identity
 from vmm.scenario.history import Mmio, Stopped, Touched, joined
 from vmm.scenario.operations import GUEST_MAPPING, PAGE_SIZE_BYTES, Start, Touch
@@ -39,6 +39,7 @@ from vmm.scenario.programs import (
     INTERRUPT_BYTES,
     LOAD,
     LONG_GATE_BYTES,
+    REAL_FRAME_BYTES,
     REAL_GATE_BYTES,
     STACK_SELECTOR,
     STORE,
@@ -51,6 +52,14 @@ INTERRUPT_TABLE = documented(
     "an interrupt goes where its table says, in the memory where the slot of that has it by now; "
     "what is pushed is written as all else is",
     "api.rst 4.35; Intel SDM vol. 3, 6.12, 20.1.4; emulate_int_real",
+)
+
+INTERRUPT_OUTSIDE = source(
+    "interrupt-outside",
+    "each word that an interrupt pushes where no memory is exits; an interrupt that cannot be "
+    "delivered, for want of its table or in 64-bit mode, is KVM_EXIT_INTERNAL_ERROR",
+    "api.rst 5, KVM_EXIT_MMIO, KVM_EXIT_INTERNAL_ERROR; emulate_int_real; "
+    "KVM_INTERNAL_ERROR_DELIVERY_EV",
 )
 
 _WORD = 4
@@ -119,9 +128,9 @@ class Starts:
         return ()
 
     def _interrupt(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
-        """Return what an interrupt comes to whose table, stack and handler are all in memory.
+        """Return what an interrupt comes to whose handler is in memory, or none where its table is.
 
-        What a processor does where one of them is not, or is of another kind, is not followed.
+        What a processor does where one of them is of another kind is not followed.
         """
         is_long = op.tables is not None
         size = LONG_GATE_BYTES if is_long else REAL_GATE_BYTES
@@ -133,25 +142,38 @@ class Starts:
         descriptor = self._memory(op, op.interrupts + CODE_SELECTOR, ENTRY_BYTES)
         if gate is None or stack is None or descriptor is None:
             return ()
+        tables = (gate, descriptor) if is_long else (gate,)
+        if any(each.is_outside for each in tables) or (is_long and stack.is_outside):
+            return self._undelivered((*walks, *(walk for each in tables for walk in each.walks)))
         handler = handler_of(self._accesses.read(gate.pieces))
         is_code = self._accesses.read(descriptor.pieces) == CODE_DESCRIPTOR.to_bytes(8, "little")
         if handler is None or (is_long and not is_code):
             return ()
         found = self._memory(op, handler, STUB_LENGTH)
         identity = None if found is None else stub_identity(self._accesses.read(found.pieces))
-        if found is None or identity is None:
+        if found is None or found.is_outside or identity is None:
             return ()
         used = (gate, descriptor, stack, found) if is_long else (gate, stack, found)
         every = (*walks, *(walk for each in used for walk in each.walks))
         if any(walk.reads_only for walk in every):
             return ()
         effect = partial(self._interrupted, op, every, used, frame, stack)
+        if stack.is_outside:
+            exits = _pushes(stack.pieces[0].gpa, frame)
+            pushed = Allowed(Touched(identity, exits), INTERRUPT_OUTSIDE, effect)
+            return (pushed, Allowed(Stopped("internal-error"), INTERRUPT_OUTSIDE))
         outcome = Allowed(Touched(identity), INTERRUPT_TABLE, effect)
         if not is_long:
             return (outcome,)
         if not _is_settled(every):
             return ()
         return (outcome, Allowed(Stopped("internal-error"), NOT_EMULATED, is_apart=True))
+
+    def _undelivered(self, walks: tuple[Walk, ...]) -> _Outcomes:
+        """Return how an interrupt stops the vCPU; what it pushed before that nobody knows."""
+        if not _is_settled(walks):
+            return ()
+        return (Allowed(Stopped("internal-error"), INTERRUPT_OUTSIDE, is_apart=True),)
 
     def _interrupted(
         self,
@@ -169,7 +191,7 @@ class Starts:
         self._accesses.written(top, stack.pieces, frame)
 
     def _memory(self, op: Start, address: int, length: int, write: bool = False) -> "_Data | None":
-        """Return the memory at an address; None where there is none, or it is not known."""
+        """Return what is at an address, memory or a hole; None where that is not known."""
         if address % PAGE_SIZE_BYTES + length > PAGE_SIZE_BYTES:
             return None
         walks: tuple[Walk, ...] = ()
@@ -181,10 +203,9 @@ class Starts:
             gpa = walks[0].gpa
         pieces = self._accesses.pieces(gpa, length)
         (piece,) = pieces
-        is_there = piece.kind == "memory" and not (write and leaves_memory(piece, write))
-        if not is_there or self._is_unclear(op, piece):
+        if piece.kind == "absent" or piece.protected or self._is_unclear(op, piece):
             return None
-        return _Data(walks, pieces)
+        return _Data(walks, pieces, leaves_memory(piece, write))
 
     def _load(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
         found = self._data(op, write=False)
@@ -274,10 +295,12 @@ class Starts:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """A word that a program accesses, and the walk that led there."""
+    """What a program or an interrupt accesses, and the walk that led there."""
 
     walks: tuple[Walk, ...]
     pieces: tuple[Piece, ...]
+    is_outside: bool = False
+    """Whether it is no memory, or none that may be written so."""
 
 
 def _frame(op: Start) -> bytes:
@@ -288,6 +311,13 @@ def _frame(op: Start) -> bytes:
         return b"".join(word.to_bytes(2, "little") for word in words)
     quads = (after, CODE_SELECTOR, FLAGS, op.stack, STACK_SELECTOR)
     return b"".join(quad.to_bytes(8, "little") for quad in quads)
+
+
+def _pushes(gpa: int, frame: bytes) -> tuple[Mmio, ...]:
+    """Return the exits of pushing a frame of real mode, that of the highest address first."""
+    size = REAL_FRAME_BYTES // 3
+    places = reversed(range(0, REAL_FRAME_BYTES, size))
+    return tuple(Mmio(gpa + place, True, frame[place : place + size]) for place in places)
 
 
 def _is_settled(walks: tuple[Walk, ...]) -> bool:

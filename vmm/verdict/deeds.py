@@ -47,6 +47,7 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.plan import batches, steps
+from vmm.scenario.programs import REAL_FRAME_BYTES, REAL_GATE_BYTES, VECTOR
 from vmm.scenario.slots import as_id_of
 
 _RING_ENTRY_BYTES = 16
@@ -303,6 +304,52 @@ def is_all_popped(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     )
 
 
+def misses_an_interrupt_table(scenario: Scenario) -> bool:
+    """Whether a guest in real mode may raise an interrupt whose table is in no memory."""
+    return any(is_interrupt_without_a_table(scenario, i, op) for i, op in _numbered(scenario))
+
+
+def is_interrupt_without_a_table(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is a start that may raise one."""
+    if not isinstance(op, Start) or op.interrupts is None or op.tables is not None:
+        return False
+    gate = op.interrupts + VECTOR * REAL_GATE_BYTES
+    return not _is_held(scenario, origin, gate, REAL_GATE_BYTES, write=False)
+
+
+def pushes_an_interrupt_outside(scenario: Scenario) -> bool:
+    """Whether a guest in real mode may raise an interrupt whose stack is in no writable memory."""
+    return any(is_interrupt_pushed_outside(scenario, i, op) for i, op in _numbered(scenario))
+
+
+def is_interrupt_pushed_outside(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is a start that may raise one."""
+    if not isinstance(op, Start) or op.interrupts is None or op.tables is not None:
+        return False
+    first = op.stack - REAL_FRAME_BYTES
+    return not _is_held(scenario, origin, first, REAL_FRAME_BYTES, write=True)
+
+
+def _numbered(scenario: Scenario) -> Iterator[tuple[int, AnyOperation]]:
+    return enumerate(scenario.operations)
+
+
+def _is_held(scenario: Scenario, origin: int, gpa: int, length: int, write: bool) -> bool:
+    """Whether slots hold all these bytes, and may be written, before the operation ``origin``.
+
+    That is so if no call was refused.
+    """
+    slots: dict[int, SetUserMemoryRegion] = {}
+    for op in scenario.operations[:origin]:
+        if isinstance(op, NewVm):
+            slots.clear()
+        elif isinstance(op, SetUserMemoryRegion):
+            slots[op.slot] = op
+    held = [_gfns(call) for call in slots.values() if not (write and call.flags & READONLY)]
+    pages = range(pages_of(gpa), pages_of(gpa + length - 1) + 1)
+    return all(any(page in gfns for gfns in held) for page in pages)
+
+
 def _leaves_memory(scenario: Scenario, origin: int, op: Instruction, write: bool = True) -> bool:
     """Whether a byte of an instruction's is not in a slot that stands as it was made.
 
@@ -313,10 +360,8 @@ def _leaves_memory(scenario: Scenario, origin: int, op: Instruction, write: bool
     calls = [each for each in scenario.operations[:origin] if isinstance(each, SetUserMemoryRegion)]
     if len({call.slot for call in calls}) < len(calls):
         return True
-    usable = [call for call in calls if not (write and call.flags & READONLY)]
-    held = {gfn for call in usable for gfn in _gfns(call)}
     (gpa, length), *_ = accessed(op)
-    return not set(range(pages_of(gpa), pages_of(gpa + length - 1) + 1)) <= held
+    return not _is_held(scenario, origin, gpa, length, write)
 
 
 def enters_narrowly(scenario: Scenario) -> bool:

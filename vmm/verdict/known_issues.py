@@ -23,6 +23,7 @@ from vmm.model.model import VM_GONE
 from vmm.model.pagetables import GUEST_TABLES
 from vmm.model.rings import RING_EXACT
 from vmm.model.rule import Rule
+from vmm.model.starts import INTERRUPT_OUTSIDE
 from vmm.scenario.endings import ENDLESS, HUNG
 from vmm.scenario.history import History
 from vmm.scenario.operations import (
@@ -328,6 +329,36 @@ KNOWN = (
         _kinds(Instruction),
         deeds.pushes_all,
         deeds.is_all_pushed,
+    ),
+    Known(
+        KnownIssue(
+            name="emulated-interrupt-exits-once",
+            vendor="",
+            rules=names(INTERRUPT_OUTSIDE),
+            what="emulate_int_real() pushes word after word, and each push that has to exit takes "
+            "the place of the one before: userspace sees the last one alone, that of IP",
+            evidence="Linux 6.18 (kvm_pvm) gives one exit, of the 2 bytes of IP: "
+            "interrupt-onto-a-stack-in-a-hole, interrupt-onto-a-readonly-stack",
+            outcome="MMIO",
+        ),
+        _kinds(Start),
+        deeds.pushes_an_interrupt_outside,
+        deeds.is_interrupt_pushed_outside,
+    ),
+    Known(
+        KnownIssue(
+            name="emulated-interrupt-table-outside-memory",
+            vendor="",
+            rules=frozenset(),
+            what="emulate_int_real() reads the interrupt table with read_std(), which cannot exit: "
+            "where the table is no memory the instruction is begun again for ever, without an exit",
+            evidence="Linux 6.18 (kvm_pvm) does not leave KVM_RUN before a signal: "
+            "interrupt-through-a-table-in-a-hole",
+            hangs=True,
+        ),
+        _kinds(Start),
+        deeds.misses_an_interrupt_table,
+        deeds.is_interrupt_without_a_table,
     ),
     Known(
         KnownIssue(

@@ -7,7 +7,7 @@ from vmm.model.allowed import Allowed
 from vmm.model.model import Model
 from vmm.scenario.content import identity
 from vmm.scenario.features import Features
-from vmm.scenario.history import DirtyPages, HostChange, Inspected, Stopped, Touched
+from vmm.scenario.history import DirtyPages, HostChange, Inspected, Mmio, Stopped, Touched
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -89,10 +89,34 @@ def test_the_table_that_is_there_now_says_where_it_goes() -> None:
 def test_tables_and_handlers_are_only_read(long: bool) -> None:
     made = model(long=long, flags=READONLY)
     interrupt = LONG if long else REAL
-    assert made.allowed(interrupt) == ()  # The stack is READONLY, too.
+    assert first(made, interrupt).rule.name == "interrupt-outside"  # The stack is READONLY, too.
     made.prefer(SetUserMemoryRegion(2))
     made.prefer(SetUserMemoryRegion(2, 0x4000, 0x1000, Place("a", 0x4000)))
     assert first(made, interrupt).outcome == Touched(identity(0, 2))
+
+
+@pytest.mark.parametrize("flags", [READONLY, None])
+def test_each_word_that_is_pushed_outside_of_memory_exits(flags: int | None) -> None:
+    made = model()
+    made.prefer(SetUserMemoryRegion(2))
+    if flags is not None:
+        made.prefer(SetUserMemoryRegion(2, 0x4000, 0x1000, Place("a", 0x4000), flags))
+    usual, other = made.allowed(REAL)
+    words = ((0x43FE, b"\x02\x00"), (0x43FC, b"\x00\x20"), (0x43FA, b"\x02\x19"))
+    exits = tuple(Mmio(gpa, True, data) for gpa, data in words)
+    assert usual.outcome == Touched(identity(0, 2), exits)
+    assert other.outcome == Stopped("internal-error")
+    usual.adopt()
+    assert changes(made) == ()
+
+
+def test_without_its_table_an_interrupt_is_not_delivered() -> None:
+    made = model()
+    made.prefer(SetUserMemoryRegion(1, 0x21000, 0x4000, Place("a"), 0))
+    start = real_interrupt(0x22, 0x20, 0x4)
+    (choice,) = made.allowed(start)
+    assert (choice.outcome, choice.rule.name) == (Stopped("internal-error"), "interrupt-outside")
+    assert choice.is_apart  # It may have been pushed, or not.
 
 
 @pytest.mark.parametrize("slot", [1, 2, 3])

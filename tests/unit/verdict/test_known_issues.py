@@ -70,6 +70,11 @@ MEETING = {
         "pusha-on-a-readonly-slot",
         "pusha-from-a-slot-into-a-hole",
     },
+    "emulated-interrupt-exits-once": {
+        "interrupt-onto-a-stack-in-a-hole",
+        "interrupt-onto-a-readonly-stack",
+    },
+    "emulated-interrupt-table-outside-memory": {"interrupt-through-a-table-in-a-hole"},
     "emulated-popa-begins-again": {"popa-in-a-hole", "popa-from-a-slot-into-a-hole"},
     "emulated-enter-by-stack-size": {"enter-of-16-bits-in-a-hole", "enter-of-16-bits-in-memory"},
     "io-bus-out-of-order": {"devices-eventfd-of-any-length-after-a-range"},
