@@ -18,6 +18,9 @@ from vmm.scenario.operations import PAGE_SIZE_BYTES, Scenario, SetUserMemoryRegi
 from vmm.verdict.judge import Judgement, Status, Verdict
 
 _MOST_AT_ONCE = 4
+_MOST_IDS, _MOST_SPACES = 1 << 16, 16
+"""More than any kernel has: a trace may say anything."""
+
 _OWN_PAGES = (0xFEE0_0000, 0xFFFB_C000)
 """Pages of slots that a kernel may have made for itself, with the APIC and the identity map."""
 
@@ -225,9 +228,13 @@ def _told(capabilities: dict[int, int]) -> Features:
 
     return msgspec.structs.replace(
         usual,
-        nr_memslots=answer(Cap.NR_MEMSLOTS, usual.nr_memslots) or 32,
-        address_spaces=max(1, answer(Cap.MULTI_ADDRESS_SPACE, 1)),
+        nr_memslots=_within(answer(Cap.NR_MEMSLOTS, usual.nr_memslots) or 32, _MOST_IDS),
+        address_spaces=_within(answer(Cap.MULTI_ADDRESS_SPACE, 1), _MOST_SPACES),
         readonly_mem=bool(answer(Cap.READONLY_MEM, 1)),
         user_memory2=bool(answer(Cap.USER_MEMORY2, 0)),
         guest_memfd=bool(answer(Cap.GUEST_MEMFD, 0)),
     )
+
+
+def _within(number: int, most: int) -> int:
+    return max(1, min(number, most))

@@ -185,6 +185,13 @@ def test_an_answer_that_only_a_rare_kernel_gives_is_no_pass() -> None:
     assert status(KVM, told, refused) is Status.PASSED
 
 
+@pytest.mark.parametrize("name", ["KVM_CAP_MULTI_ADDRESS_SPACE", "KVM_CAP_NR_MEMSLOTS"])
+@pytest.mark.parametrize("answer", ["99999999999999", "-7"])
+def test_what_a_trace_says_of_its_kernel_takes_no_memory(name: str, answer: str) -> None:
+    told = f"7 ioctl(3, KVM_CHECK_EXTENSION, {name}) = {answer}"
+    assert status(KVM, told, region(0)) is Status.PASSED
+
+
 def test_a_difference_in_a_vm_that_is_older_than_the_trace_is_no_verdict() -> None:
     assert status(region(0), region(5, size=0)) is Status.INCONCLUSIVE
 
