@@ -46,6 +46,7 @@ _ROOM = 64
 _LOGGED = Slot(1, 0x100, at("memory"), _ROOM, LOG_DIRTY_PAGES)
 _MEMORY = Mapping("memory", _ROOM)
 _EMULATED = tuple(row for row in UPDATES if row.is_emulated)
+_EMULATED_LOCKED = tuple(row for row in _EMULATED if row.is_locked)
 _EMULATED_ATOMIC = "910c57dfa4d1; emulator_cmpxchg_emulated"
 _CMPXCHG = INSTRUCTIONS["lock-cmpxchg"]
 
@@ -53,6 +54,10 @@ _CMPXCHG = INSTRUCTIONS["lock-cmpxchg"]
 def _forced(op: Instruction) -> Instruction:
     """Return the same instruction with the prefix that has KVM emulate it."""
     return msgspec.structs.replace(op, forced=True)
+
+
+def _forced_in_smm(op: Instruction) -> Instruction:
+    return msgspec.structs.replace(op, forced=True, as_id=SMM)
 
 
 def _on_pages_of_their_own(equal: bool) -> tuple[Instruction, ...]:
@@ -99,6 +104,17 @@ _ON_MEMORY = (
         *map(_forced, over(_BORDER, _EMULATED)),
         Inspect(),
         source=_EMULATED_ATOMIC,
+    ),
+    instruction_scenario(
+        "instructions-that-kvm-emulates-in-smm",
+        "KVM's emulator reads and writes the address space that the vCPU is in.",
+        *creates(Slot(1, 0x100, at("a"), 2), Slot(SMM << 16 | 1, 0x100, at("b"), 2)),
+        *map(_forced_in_smm, every_update(_EMULATED_LOCKED, gpa_of(0x100, 0x40), tag(1, 0))),
+        *map(_forced_in_smm, over(_BORDER, _EMULATED, widest=True)),
+        Inspect(),
+        source=_EMULATED_ATOMIC,
+        tags=("smm",),
+        needs=("smm",),
     ),
     instruction_scenario(
         "instructions-over-two-pages",
