@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from vmm.catalogue._tables import PLAIN, USED, Tables
+from vmm.catalogue._tables import PAGES, PLAIN, USED, Tables
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import TABLES, Pools
 from vmm.fuzz.world import World
 from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
+    GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
@@ -17,7 +18,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Start,
 )
-from vmm.scenario.programs import LOAD, STORE, writes
+from vmm.scenario.programs import LOAD, STORE, entries, index_of, writes
 from vmm.scenario.slots import as_id_of
 
 _CODE_PAGES = 4
@@ -40,6 +41,8 @@ class Starts:
         self._pools = pools
         self._world = world
         self._tables: Tables | None = None
+        hidden = ("unmapped", "guest_memfd")
+        self._shown = {each.name for each in pools.mappings if each.kind not in hidden}
 
     def begin(self) -> Iterator[AnyOperation]:
         """Yield what the host writes, and the slots that show it."""
@@ -48,9 +51,13 @@ class Starts:
         code = range(first + _CODE_PAGES, first + 2 * _CODE_PAGES)
         apart = [gfn for gfn in self._pools.gfns if not first <= gfn < first + _CODE_PAGES]
         others = [dice.pick(apart or code) for _ in range(_OTHERS)]
-        bits = dice.pick((PLAIN, USED))
-        self._tables = Tables(TABLES, first, (*code, *others), 0, bits, USED, _START)
+        self._tables = Tables(TABLES, first, tuple(code), 0, dice.pick((PLAIN, USED)), USED, _START)
         yield from self._tables.lay()
+        # Whether a bit is set where an access leaves memory is not known: of those none is to be.
+        after = index_of(_START, 0) + _CODE_PAGES
+        values = {after + n: gfn * PAGE_SIZE_BYTES | USED for n, gfn in enumerate(others)}
+        table = Place(TABLES, (PAGES - 1) * PAGE_SIZE_BYTES)
+        yield from entries(table, values)
         for mapping in self._pools.mappings:
             begin = _CODE_PAGES if mapping.name == TABLES else 0
             if mapping.name in _WITH_CODE:
@@ -73,10 +80,14 @@ class Starts:
         what = dice.random()
         page = dice.below(_CODE_PAGES)
         data = dice.below(_CODE_PAGES + _OTHERS)
+        if what < 0.9 and not self._leads_on(tables, page, writes=False):
+            return
         if what < 0.4:
             yield tables.run(page, vcpu)
         elif what < 0.9:
             stores = dice.chance(0.5)
+            if data < _CODE_PAGES and not self._leads_on(tables, data, stores):
+                return
             code = tables.address(page) + (_STORE_AT if stores else _LOAD_AT)
             value = dice.below(1 << 32) if stores else 0
             address = tables.address(data) + dice.pick((0x40, 0x100, 0xFFC))
@@ -85,6 +96,18 @@ class Starts:
             gpa = (tables.gfn + _CODE_PAGES + page) * PAGE_SIZE_BYTES + STUB_OFFSET
             if gpa < REAL_MODE_END:
                 yield Start(gpa, vcpu=vcpu)
+
+    def _leads_on(self, tables: Tables, page: int, writes: bool) -> bool:
+        """Whether a page of code seems to be memory, or no bit is set on the way to it."""
+        gpa = tables.gfns[page] * PAGE_SIZE_BYTES
+        return tables.bits == USED or any(
+            slot.guest_phys_addr <= gpa < slot.guest_phys_addr + slot.memory_size
+            and as_id_of(slot.slot) == 0
+            and not slot.flags & (GUEST_MEMFD | (READONLY if writes else 0))
+            and isinstance(slot.userspace_addr, Place)
+            and slot.userspace_addr.mapping in self._shown
+            for slot in self._world.slots.values()
+        )
 
     def _may_start(self, gfn: int) -> bool:
         """Whether no other memory seems to be where the page tables are: nobody knows those."""

@@ -16,9 +16,10 @@ from vmm.fuzz.looks import Looks
 from vmm.fuzz.mutate import can_be_mutated
 from vmm.fuzz.pools import Pools
 from vmm.fuzz.world import World
+from vmm.model.model import Model
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.features import Features
-from vmm.scenario.history import Ran
+from vmm.scenario.history import Header, Ran
 from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (
     GUEST_MEMFD,
@@ -45,6 +46,7 @@ from vmm.scenario.operations import (
     Sweep,
     Touch,
 )
+from vmm.scenario.plan import steps
 from vmm.scenario.validate import validate
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status, judge
@@ -271,6 +273,17 @@ def test_what_goes_wrong_outside_of_memory_is_in_memory() -> None:
     outcomes = [e.outcome for e in events if getattr(e.operation, "name", "") in names]
     assert outcomes
     assert all(isinstance(each, Ran) and not each.mmio for each in outcomes)
+
+
+def test_what_stops_on_the_way_through_page_tables_sets_no_bit_there() -> None:
+    """Else it is not known which are set, and nothing of the scenario is judged from there on."""
+    unknown = 0
+    for number in (320, 634, 794, 884, 912, 985, 1043, 1117):
+        scenario = generate(seed_of(11, number), FEATURES)
+        model = Model.of(Header(scenario, FEATURES))
+        plan = steps(scenario, FEATURES.touch_limit)
+        unknown += not all(model.prefer(step.operation) for step in plan)
+    assert not unknown
 
 
 def test_some_guests_start_with_page_tables_of_their_own() -> None:
