@@ -101,7 +101,7 @@ def main(
 
 
 def _is_open(found: Found | None, survivors: bool) -> bool:
-    return found is None or found.how == "error" or (survivors and found.how == "survived")
+    return found is None or found.how == "error" or (survivors and not found.is_noticed)
 
 
 def _look_for(

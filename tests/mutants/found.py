@@ -19,3 +19,8 @@ class Found(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: float = 0.0
     control: str = ""
     white: bool = False
+
+    @property
+    def is_noticed(self) -> bool:
+        """Whether something differs with the bug that does not without it."""
+        return self.how in ("differs", "complained", "hung") and self.control in ("", "passed")

@@ -23,7 +23,7 @@ from vmm.verdict.statuses import DIFFERS
 
 _HERE = Path(__file__).parent
 _BOOT_S = 300
-PATIENCE = 4.0
+PATIENCE = 8.0
 """So many times as long as on hardware a scenario may take, where the emulator has a CPU."""
 
 

@@ -10,7 +10,6 @@ from tests.mutants.rows import Mutant, mutants, versions
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "mutants.md"
 BEGIN, END = "<!-- made by scripts/mutants --table: begin -->", "<!-- end -->"
-NOTICED = ("differs", "complained", "hung")
 
 
 def write() -> None:
@@ -44,8 +43,8 @@ def summary(
         for row, one, other in zip(rows, black, white, strict=True)
         if not row.equivalent
     ]
-    noticed = [one for _, one, _ in real if one is not None and one.how in NOTICED]
-    missed = [each for each in real if each[1] is None or each[1].how not in NOTICED]
+    noticed = [one for _, one, _ in real if one is not None and one.is_noticed]
+    missed = [each for each in real if each[1] is None or not each[1].is_noticed]
     only_white = [row for row, _, other in missed if _is_seen(other)]
     left = [(row, one) for row, one, other in missed if not _is_seen(other)]
     same = len(rows) - len(real)
@@ -72,7 +71,7 @@ def summary(
 
 
 def _is_seen(found: Found | None) -> bool:
-    return found is not None and found.how in NOTICED and found.rule.startswith("kernel-")
+    return found is not None and found.is_noticed and found.rule.startswith("kernel-")
 
 
 def _named(row: Mutant) -> str:
@@ -85,15 +84,15 @@ def _by(row: Mutant, found: Found | None) -> str:
         return f"cannot be noticed: {row.equivalent}"
     if found is None:
         return "(not looked for)"
-    if found.how not in NOTICED:
-        return f"**{found.how}**"
+    if not found.is_noticed:
+        return "**survived**" if found.control else f"**{found.how}**"
     if found.step.startswith("fuzz:"):
         return "`vmm fuzz`"
     return f"`{found.scenario}`" if found.scenario.isascii() and found.scenario else "the machine"
 
 
 def _at(found: Found | None) -> str:
-    if found is None:
+    if found is None or not found.is_noticed:
         return ""
     match found.how:
         case "differs":
@@ -109,7 +108,7 @@ def _at(found: Found | None) -> str:
 
 
 def _after(found: Found | None) -> str:
-    return f"{found.seconds:.1f} s" if found is not None and found.how in NOTICED else ""
+    return f"{found.seconds:.1f} s" if found is not None and found.is_noticed else ""
 
 
 def _inside(found: Found | None) -> str:

@@ -19,18 +19,21 @@ def test_only_what_is_noticed_counts_and_the_rest_is_named_with_why() -> None:
         _row("rare", survives="it takes hours"),
         _row("later"),
         _row("lost"),
+        _row("slow"),
     )
     seen = Found("seen", "complained", "move-up", seconds=3)
     survived = Found("lost", "survived", seconds=30)
-    black = (seen, None, survived, survived, None, survived)
+    slow = Found("slow", "hung", "move-up", seconds=60, control="hung")
+    black = (seen, None, survived, survived, None, survived, slow)
     inside = Found("inside", "differs", "move-up", rule="kernel-trees")
     outside = Found("lost", "differs", "move-up", rule="reach")
-    white = (None, None, inside, None, None, outside)
+    white = (None, None, inside, None, None, outside, None)
     text = "\n".join(summary(rows, black, white))
-    assert "1 cannot be noticed. Of the other 5, 2 were noticed (40.0 %)" in text
+    assert "1 cannot be noticed. Of the other 6, 2 were noticed (33.3 %)" in text
     assert "1 from outside, and 1 by the white box alone" in text
     assert text.endswith(
-        "- rare: it takes hours\n- later: it was not looked for\n- lost: after 30 s"
+        "- rare: it takes hours\n- later: it was not looked for\n"
+        "- lost: after 30 s\n- slow: after 60 s"
     )
 
 
