@@ -76,7 +76,7 @@ def _live_once(kvm: Kvm, op: Lives, has_ring: bool) -> None:
                 pass
             # Here the vCPU has run in one thread, was made in this one, and a third one closes.
         case "closed-while-running":
-            with _Life(kvm) as life, _Running(life) as running:
+            with _Life(kvm, has_ring) as life, _Running(life) as running:
                 life.vm.close()
                 running.wait_for_more()
         case "held-by-a-child":

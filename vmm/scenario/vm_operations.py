@@ -38,7 +38,7 @@ class Lives(Operation, frozen=True, tag="lives", gc=False):
     """Other VMs live and die beside the scenario's, ``times`` of them, one after the other.
 
     Each has slots in every address space, a dirty log, and a vCPU whose guest counts for ever; of
-    those that are ``closed`` every other one has a dirty ring. The outcome is what they
+    those that this process closes every other one has a dirty ring. The outcome is what they
     left behind. With ``kernel`` the memory of the kernel is looked at, too.
     """
 

@@ -69,16 +69,22 @@ static void forget_life(struct life *life)
 {
 	munmap(life->memory, 16 * PAGE);
 }
+/*@ everyother */
+
+/* A VM with a dirty ring has no dirty bitmaps: each other one has it. */
+static int has_ring_next(void)
+{
+	static unsigned turn;
+
+	return turn++ % 2 && ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING) >= RING_BYTES;
+}
 /*@ closed */
 
 static void closed(void)
 {
-	static unsigned turn;
 	struct life life;
-	int most = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING);
 
-	/* A VM with a dirty ring has no dirty bitmaps: each other one has it. */
-	begin_life(&life, turn++ % 2 && most >= RING_BYTES);
+	begin_life(&life, has_ring_next());
 	close_life(&life);
 	forget_life(&life);
 }
@@ -154,7 +160,7 @@ static void closed_while_running(void)
 {
 	struct life life;
 
-	begin_life(&life, 0);
+	begin_life(&life, has_ring_next());
 	let_run(&life);
 	close_life(&life);
 	wait_for_more(&life);
