@@ -53,6 +53,7 @@ from vmm.catalogue import (
     table,
     two_vms,
     vcpus,
+    without_slots,
     zero_va,
 )
 from vmm.scenario.features import Features
@@ -87,6 +88,7 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
         *instructions_elements.SCENARIOS,
         *instructions_state.SCENARIOS,
         *starts.SCENARIOS,
+        *without_slots.SCENARIOS,
         *interrupts.SCENARIOS,
         *vcpus.SCENARIOS,
         *dirty.SCENARIOS,

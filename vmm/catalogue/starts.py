@@ -1,270 +1,225 @@
 """Page tables and code of a guest's in slots of the scenario, which change under them."""
 
-from collections.abc import Iterator
-
 import msgspec
 
-from vmm.catalogue._build import HUGE, A, B, Slot, at, read, write
-from vmm.catalogue._tables import PLAIN, PROGRAM_OFFSET, USED, Tables
+from vmm.catalogue._build import HUGE, A, Slot, at, read, write
+from vmm.catalogue._starts import (
+    CODE,
+    DATA,
+    GFNS,
+    LOADING,
+    STORING,
+    TABLES,
+    USUAL,
+    VALUE,
+    accesses,
+    programs,
+    start_scenario,
+)
+from vmm.catalogue._tables import PLAIN, USED, Tables
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
-    NO_SLOT,
     PAGE_SIZE_BYTES,
     READONLY,
-    SOMEWHERE,
     AnyOperation,
     EnableCap,
-    Execute,
     Guest,
     HostWrite,
-    Mapping,
-    NewVm,
     Place,
     Scenario,
     Start,
 )
-from vmm.scenario.programs import ACCESSED, LOAD, STORE, entries, writes
+from vmm.scenario.programs import ACCESSED, entries
 
 _SLOT_ZAP_ALL = 1 << 7
 
-_TABLES = Slot(1, 0x100, at("a"), pages=4)
-_CODE = Slot(2, 0x104, at("a", 4), pages=4)
-_GFNS = (0x104, 0x105, 0x106, 0x107)
-_STORE, _LOAD = 0, 1
-"""The pages that the two programs stand in, as the page tables have them."""
-
-_DATA = 2
-_A = Tables("a", 0x100, _GFNS)
-_A_USED = Tables("a", 0x100, _GFNS, bits=USED)
-_B = Tables("b", 0x100, tuple(reversed(_GFNS)))
-_VALUE = 0x1BAD_F00D
-
-_WALK = "FNAME(walk_addr_generic); Intel SDM vol. 3, 4.5"
+_A_USED = Tables("a", 0x100, GFNS, bits=USED)
+_B = Tables("b", 0x100, tuple(reversed(GFNS)))
 _ZAP = "fcd1ec9cb59c; kvm_mmu_zap_memslot"
 _BITS = "api.rst 4.8; update_accessed_dirty_bits; Intel SDM vol. 3, 4.8"
 
 
-def _programs(mapping: str = "a") -> Iterator[AnyOperation]:
-    """Yield what puts the programs into the first two pages after page tables."""
-    for page, program in ((4, STORE), (5, LOAD)):
-        yield from writes(Place(mapping, page * PAGE_SIZE_BYTES + PROGRAM_OFFSET), program)
-
-
-def _start(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = _WALK,
-    needs: tuple[str, ...] = (),
-    vcpus: int = 1,
-    guest: Guest = SOMEWHERE,
-    mappings: tuple[Mapping, ...] = (A, B),
-) -> Scenario:
-    return Scenario(
-        name=f"start-{name}",
-        why=why,
-        source=source,
-        tags=("start",),
-        needs=needs,
-        mappings=mappings,
-        survey="none",
-        vcpus=vcpus,
-        guest=guest,
-        operations=operations,
-    )
-
-
-def _accesses(tables: Tables = _A) -> tuple[AnyOperation, ...]:
-    """Run what a page carries, write a word, and read it and another one."""
-    return (
-        tables.run(3),
-        tables.access(_STORE, _DATA, _VALUE),
-        tables.access(_LOAD, _DATA),
-        tables.access(_LOAD, 3),
-    )
-
-
-_MOVED = Tables("b", 0x200, _GFNS, upper=PLAIN | ACCESSED)
+_MOVED = Tables("b", 0x200, GFNS, upper=PLAIN | ACCESSED)
 _MOVING = Slot(1, 0x200, at("b"), pages=4)
 
 _CHANGES = (
-    _start(
+    start_scenario(
         "with-tables-that-move",
         "Page tables are used where their slot is now, and nowhere else.",
         *_MOVED.lay(),
-        *_programs(),
-        _CODE.create(),
+        *programs(),
+        CODE.create(),
         _MOVING.move(0x300),
         _MOVED.run(2),
         Start(_MOVED.run(2).address, 0x300 * PAGE_SIZE_BYTES),
         read(0x106),
         _MOVING.create(),
-        *_accesses(_MOVED),
+        *accesses(_MOVED),
         _MOVING.move(0x300),
         _MOVED.run(2),
         _MOVED.run(3),
         read(0x106),
         _MOVING.create(),
-        *_accesses(_MOVED),
+        *accesses(_MOVED),
     ),
-    _start(
+    start_scenario(
         "after-tables-of-other-memory-came",
         "Page tables are read anew where a slot with other memory has taken their gpa.",
-        *_A.lay(),
+        *USUAL.lay(),
         *_B.lay(),
-        *_programs(),
-        _CODE.create(),
-        _TABLES.create(),
-        _A.run(2),
-        _A.run(3),
-        _TABLES.delete(),
+        *programs(),
+        CODE.create(),
+        TABLES.create(),
+        USUAL.run(2),
+        USUAL.run(3),
+        TABLES.delete(),
         Slot(1, 0x100, at("b"), pages=4).create(),
-        _A.run(2),
-        _A.run(3),
-        _A.access(3, 1, _VALUE),
+        USUAL.run(2),
+        USUAL.run(3),
+        USUAL.access(3, 1, VALUE),
         Slot(1, 0x100, at("b"), pages=4).delete(),
-        _TABLES.create(),
-        _A.run(2),
-        _A.access(_STORE, 3, _VALUE),
+        TABLES.create(),
+        USUAL.run(2),
+        USUAL.access(STORING, 3, VALUE),
     ),
-    _start(
+    start_scenario(
         "after-tables-were-missed",
         "A vCPU whose page tables lay in a hole goes on once a slot holds them.",
-        *_A.lay(),
-        *_programs(),
-        _CODE.create(),
-        _TABLES.create(),
-        _A.run(2),
-        _TABLES.delete(),
-        _A.run(2),
-        _TABLES.create(),
-        _A.run(2),
+        *USUAL.lay(),
+        *programs(),
+        CODE.create(),
+        TABLES.create(),
+        USUAL.run(2),
+        TABLES.delete(),
+        USUAL.run(2),
+        TABLES.create(),
+        USUAL.run(2),
         source="0e3223d8d00a; mmu_alloc_shadow_roots",
     ),
-    _start(
+    start_scenario(
         "after-one-table-of-other-memory-came",
         "Page tables lie in two slots, one of which is replaced: those in the other still hold.",
-        *_A.lay(),
+        *USUAL.lay(),
         *_B.lay(),
-        *_programs(),
-        _CODE.create(),
+        *programs(),
+        CODE.create(),
         Slot(1, 0x100, at("a"), pages=3).create(),
         Slot(3, 0x103, at("a", 3)).create(),
-        _A.run(2),
+        USUAL.run(2),
         Slot(3, 0x103, at("a", 3)).delete(),
-        _A.run(2),
+        USUAL.run(2),
         Slot(3, 0x103, at("b", 3)).create(),
-        _A.run(2),
-        _A.run(3),
+        USUAL.run(2),
+        USUAL.run(3),
         Slot(3, 0x103, at("b", 3)).delete(),
         Slot(3, 0x103, at("a", 3)).create(),
-        _A.run(2),
-        _A.access(_LOAD, 3),
+        USUAL.run(2),
+        USUAL.access(LOADING, 3),
     ),
-    _start(
+    start_scenario(
         "after-code-moved",
         "What page tables map is fetched, read and written where its slot is now.",
         *_A_USED.lay(),
-        *_programs(),
-        _TABLES.create(),
-        _CODE.create(),
-        *_accesses(_A_USED),
+        *programs(),
+        TABLES.create(),
+        CODE.create(),
+        *accesses(_A_USED),
         _A_USED.run(3),
-        _CODE.move(0x105),
+        CODE.move(0x105),
         _A_USED.run(1),
         _A_USED.run(3),
         _A_USED.run(0),
-        _CODE.create(),
-        *_accesses(_A_USED),
+        CODE.create(),
+        *accesses(_A_USED),
         _A_USED.run(3),
-        _CODE.delete(),
+        CODE.delete(),
         _A_USED.run(3),
         Slot(2, 0x104, at("b", 4), pages=4).create(),
         _A_USED.run(3),
     ),
-    _start(
+    start_scenario(
         "on-tables-that-are-left-without-a-slot",
         "The slot of page tables in use is deleted, then that of the code, then the VM is closed.",
-        *_A.lay(),
-        *_programs(),
-        _TABLES.create(),
-        _CODE.create(),
-        *_accesses(),
-        _TABLES.delete(),
-        _A.run(3),
-        _CODE.delete(),
-        _A.run(3),
+        *USUAL.lay(),
+        *programs(),
+        TABLES.create(),
+        CODE.create(),
+        *accesses(),
+        TABLES.delete(),
+        USUAL.run(3),
+        CODE.delete(),
+        USUAL.run(3),
         source=_ZAP,
     ),
-    _start(
+    start_scenario(
         "with-readonly-tables",
         "Page tables in a READONLY slot are used, and stay as they are.",
         *_A_USED.lay(),
-        *_programs(),
-        _CODE.create(),
-        _TABLES.change(READONLY),
-        *_accesses(_A_USED),
-        _TABLES.delete(),
-        _TABLES.create(),
-        *_accesses(_A_USED),
-        _TABLES.delete(),
-        _TABLES.change(READONLY),
-        *_accesses(_A_USED),
+        *programs(),
+        CODE.create(),
+        TABLES.change(READONLY),
+        *accesses(_A_USED),
+        TABLES.delete(),
+        TABLES.create(),
+        *accesses(_A_USED),
+        TABLES.delete(),
+        TABLES.change(READONLY),
+        *accesses(_A_USED),
         source="ba6a35415455; update_accessed_dirty_bits",
         needs=("readonly_mem",),
     ),
-    _start(
+    start_scenario(
         "with-readonly-tables-not-used-before",
         "No accessed bit is set in page tables of a READONLY slot; in one that is not, it is.",
-        *_A.lay(),
-        *_programs(),
-        _CODE.create(),
-        _TABLES.change(READONLY),
-        _A.run(3),
-        _A.access(_STORE, _DATA, _VALUE),
-        _TABLES.delete(),
-        _TABLES.create(),
-        _A.run(3),
-        _A.access(_STORE, _DATA, _VALUE),
+        *USUAL.lay(),
+        *programs(),
+        CODE.create(),
+        TABLES.change(READONLY),
+        USUAL.run(3),
+        USUAL.access(STORING, DATA, VALUE),
+        TABLES.delete(),
+        TABLES.create(),
+        USUAL.run(3),
+        USUAL.access(STORING, DATA, VALUE),
         source="ba6a35415455; update_accessed_dirty_bits",
         needs=("readonly_mem",),
     ),
-    _start(
+    start_scenario(
         "with-logged-tables",
         "Accessed and dirty bits that the processor sets are writes: the log names their pages.",
-        *_A.lay(),
-        *_programs(),
-        _CODE.change(LOG_DIRTY_PAGES),
-        _TABLES.change(LOG_DIRTY_PAGES),
-        _A.run(3),
-        _TABLES.log(),
-        _A.access(_STORE, _DATA, _VALUE),
-        _TABLES.log(),
-        _CODE.log(),
-        _A.access(_LOAD, _DATA),
-        _TABLES.log(),
-        _CODE.log(),
+        *USUAL.lay(),
+        *programs(),
+        CODE.change(LOG_DIRTY_PAGES),
+        TABLES.change(LOG_DIRTY_PAGES),
+        USUAL.run(3),
+        TABLES.log(),
+        USUAL.access(STORING, DATA, VALUE),
+        TABLES.log(),
+        CODE.log(),
+        USUAL.access(LOADING, DATA),
+        TABLES.log(),
+        CODE.log(),
         source=_BITS,
     ),
-    _start(
+    start_scenario(
         "with-tables-logged-in-between",
         "A log that is switched on, in place or by a move, names the page tables written since.",
-        *_A.lay(),
-        *_programs(),
-        _CODE.create(),
-        _TABLES.create(),
-        _A.run(3),
-        _TABLES.change(LOG_DIRTY_PAGES),
-        _A.access(_STORE, _DATA, _VALUE),
-        _TABLES.log(),
-        _TABLES.move(0x200, LOG_DIRTY_PAGES),
-        _A.run(3),
+        *USUAL.lay(),
+        *programs(),
+        CODE.create(),
+        TABLES.create(),
+        USUAL.run(3),
+        TABLES.change(LOG_DIRTY_PAGES),
+        USUAL.access(STORING, DATA, VALUE),
+        TABLES.log(),
+        TABLES.move(0x200, LOG_DIRTY_PAGES),
+        USUAL.run(3),
         read(0x106),
-        _TABLES.change(LOG_DIRTY_PAGES),
-        _A.access(_STORE, 1, _VALUE),
-        _TABLES.log(),
-        _TABLES.create(),
-        _A.access(_STORE, 3, _VALUE),
+        TABLES.change(LOG_DIRTY_PAGES),
+        USUAL.access(STORING, 1, VALUE),
+        TABLES.log(),
+        TABLES.create(),
+        USUAL.access(STORING, 3, VALUE),
         source=_BITS,
     ),
 )
@@ -283,7 +238,7 @@ def _without_quirk(scenario: Scenario) -> Scenario:
 
 
 _LARGE = Slot(3, 0x200, at("huge"), pages=HUGE.pages)
-_LEAF = Tables("huge", 0x220, _GFNS, page=0x20)
+_LEAF = Tables("huge", 0x220, GFNS, page=0x20)
 """Of these only the lowest level is used: one above it in the same huge page would split that."""
 
 
@@ -295,223 +250,109 @@ def _mapped_to(tables: Tables, page: int, gfn: int) -> AnyOperation:
 _ROM = Slot(1, 0xFFFF0, at("a"), pages=8)
 _TOP = 0xFFFF_0800
 
-_NOWHERE = Guest(slot=NO_SLOT)
-_RESET = 0xFFFF_FFF0
-_ONE = Slot(1, 0x100, at("a"), pages=2)
-_TWO = Slot(2, 0xFFFFE, at("b"), pages=2)
-
-
-def _execute(gfn: int, vcpu: int = 0) -> Execute:
-    return Execute(gfn * PAGE_SIZE_BYTES, vcpu)
-
-
-def _bare(
-    name: str, why: str, *operations: AnyOperation, vcpus: int = 1, source: str = ""
-) -> Scenario:
-    """Return a scenario in which there is no slot but those that its operations create."""
-    return _start(
-        f"without-slots-{name}",
-        why,
-        *operations,
-        source=source or "api.rst 5, KVM_EXIT_INTERNAL_ERROR; 0774a964ef56",
-        vcpus=vcpus,
-        guest=_NOWHERE,
-    )
-
-
-def _emptied() -> Iterator[AnyOperation]:
-    """Yield the deletion of four slots, each with a look at all of them."""
-    for slot in reversed(range(4)):
-        yield Slot(slot, 0x100 + 2 * slot, at("a", slot)).delete()
-        yield from (_execute(0x100 + 2 * other) for other in range(4))
-
-
-_BARE = (
-    _bare(
-        "at-the-reset-vector",
-        "Without any slot a vCPU stops at the reset vector, and wherever else it starts.",
-        Start(_RESET),
-        Start(_RESET),
-        _execute(0),
-        _execute(0x100),
-        Start(0x800, 0),
-        Start(0x800, 0x1000),
-        Start(_RESET),
-        _ONE.log(),
-    ),
-    _bare(
-        "until-the-first",
-        "A vCPU that has run without slots finds the first one, and stops again after the last "
-        "is deleted.",
-        _execute(0x100),
-        _ONE.create(),
-        _execute(0x100),
-        _execute(0x101),
-        _execute(0x102),
-        _ONE.delete(),
-        _execute(0x100),
-        _execute(0x101),
-        _TWO.create(),
-        _execute(0xFFFFE),
-        Start(_RESET & -PAGE_SIZE_BYTES | 0x800),
-        _execute(0x100),
-        _TWO.move(0x100),
-        _execute(0x100),
-        _execute(0xFFFFE),
-        _TWO.delete(),
-        _execute(0x100),
-        Start(_RESET),
-    ),
-    _bare(
-        "after-the-last",
-        "Slots are deleted from the highest gfn down; without any slot nothing can be executed.",
-        *(Slot(slot, 0x100 + 2 * slot, at("a", slot)).create() for slot in range(4)),
-        *(_execute(0x100 + 2 * slot) for slot in range(4)),
-        *_emptied(),
-        Slot(3, 0x106, at("b", 3)).create(),
-        *(_execute(0x100 + 2 * slot) for slot in range(4)),
-    ),
-    _bare(
-        "but-page-tables-and-code",
-        "The only slots are those of page tables and code, which are deleted in turn.",
-        *_A.lay(),
-        *_programs(),
-        _TABLES.create(),
-        _CODE.create(),
-        *_accesses(),
-        _TABLES.delete(),
-        _execute(0x104),
-        _A.run(3),
-        _CODE.delete(),
-        _A.run(3),
-        _execute(0x104),
-        _TABLES.create(),
-        _CODE.create(),
-        _A.run(2),
-        NewVm(),
-        _A.run(2),
-        _execute(0x104),
-        source="0e3223d8d00a; mmu_check_root",
-    ),
-    _bare(
-        "on-two-vcpus",
-        "Two vCPUs stop without a slot, and find the first one.",
-        _execute(0x100, 0),
-        _execute(0x100, 1),
-        _ONE.create(),
-        _execute(0x101, 1),
-        _execute(0x100, 0),
-        _ONE.delete(),
-        _execute(0x100, 0),
-        _execute(0x101, 1),
-        vcpus=2,
-    ),
-)
-"""Those of VMs that have no slot at first, and none in the end."""
-
 SCENARIOS = (
-    _start(
+    start_scenario(
         "on-unmapped-addresses",
         "An address that page tables do not map is a page fault; without an interrupt table that "
         "is a shutdown.",
-        *Tables("a", 0x100, _GFNS[:3], upper=PLAIN | ACCESSED, bits=USED).lay(),
-        *_programs(),
-        _TABLES.create(),
-        _CODE.create(),
-        _A.run(2),
-        _A.run(3),
-        Start(1 << 21, _A.gpa),
-        Start(1 << 30, _A.gpa),
-        Start(1 << 39, _A.gpa),
-        _A.access(_STORE, 3, _VALUE),
-        _A.access(_STORE, _DATA, _VALUE),
+        *Tables("a", 0x100, GFNS[:3], upper=PLAIN | ACCESSED, bits=USED).lay(),
+        *programs(),
+        TABLES.create(),
+        CODE.create(),
+        USUAL.run(2),
+        USUAL.run(3),
+        Start(1 << 21, USUAL.gpa),
+        Start(1 << 30, USUAL.gpa),
+        Start(1 << 39, USUAL.gpa),
+        USUAL.access(STORING, 3, VALUE),
+        USUAL.access(STORING, DATA, VALUE),
         source="api.rst 5, KVM_EXIT_SHUTDOWN; Intel SDM vol. 3, 4.7",
     ),
-    _start(
+    start_scenario(
         "on-what-is-no-memory",
         "Through page tables, too, a hole is MMIO, and a READONLY slot is read.",
         *_A_USED.lay(),
-        *_programs(),
-        _TABLES.create(),
+        *programs(),
+        TABLES.create(),
         Slot(2, 0x104, at("a", 4), pages=2).create(),
         Slot(3, 0x106, at("a", 6), flags=READONLY).create(),
-        _A.access(_LOAD, 3),
-        _A.access(_STORE, 3, _VALUE),
-        _A.access(_STORE, _DATA, _VALUE),
-        _A.access(_LOAD, _DATA),
-        _A.run(3),
+        USUAL.access(LOADING, 3),
+        USUAL.access(STORING, 3, VALUE),
+        USUAL.access(STORING, DATA, VALUE),
+        USUAL.access(LOADING, DATA),
+        USUAL.run(3),
         Slot(4, 0x107, at("b", 7)).create(),
-        _A.access(_STORE, 3, _VALUE),
-        _A.run(3),
+        USUAL.access(STORING, 3, VALUE),
+        USUAL.run(3),
         source="api.rst 5, KVM_EXIT_MMIO",
         needs=("readonly_mem",),
     ),
     *_CHANGES,
     *map(_without_quirk, _CHANGES),
-    _start(
+    start_scenario(
         "after-the-guest-wrote-its-tables",
         "What a guest writes to page tables in use takes effect, also at its second write there.",
-        *_A.lay(),
-        *_programs(),
-        _TABLES.create(),
-        _CODE.create(),
-        _mapped_to(_A, 8, 0x104),
-        _A.run(2),
-        _A.run(8),
-        _mapped_to(_A, 2, 0x107),
-        _A.run(2),
-        _mapped_to(_A, 8, 0x106),
-        _A.run(8),
-        _mapped_to(_A, 2, 0x106),
-        _A.run(2),
+        *USUAL.lay(),
+        *programs(),
+        TABLES.create(),
+        CODE.create(),
+        _mapped_to(USUAL, 8, 0x104),
+        USUAL.run(2),
+        USUAL.run(8),
+        _mapped_to(USUAL, 2, 0x107),
+        USUAL.run(2),
+        _mapped_to(USUAL, 8, 0x106),
+        USUAL.run(8),
+        _mapped_to(USUAL, 2, 0x106),
+        USUAL.run(2),
         source="account_shadowed; kvm_mmu_slot_gfn_write_protect",
     ),
-    _start(
+    start_scenario(
         "with-tables-in-a-huge-page",
         "A write to a page table within a huge page takes effect, whatever else the guest writes "
         "there.",
-        *_A.lay(),
+        *USUAL.lay(),
         *entries(at("a", 2), {0: (_LEAF.gfn + 3) * PAGE_SIZE_BYTES | PLAIN}),
         *(
             HostWrite(Place("huge", (_LEAF.page + 3) * PAGE_SIZE_BYTES + 8 * index + half), value)
-            for index, gfn in enumerate(_GFNS)
+            for index, gfn in enumerate(GFNS)
             for half, value in ((0, gfn * PAGE_SIZE_BYTES | PLAIN), (4, 0))
         ),
-        *_programs(),
-        _TABLES.create(),
-        _CODE.create(),
+        *programs(),
+        TABLES.create(),
+        CODE.create(),
         _LARGE.create(),
-        write(0x310, _VALUE),
-        _A.run(2),
-        write(0x311, _VALUE),
+        write(0x310, VALUE),
+        USUAL.run(2),
+        write(0x311, VALUE),
         _mapped_to(_LEAF, 2, 0x107),
-        _A.run(2),
-        write(0x312, _VALUE),
+        USUAL.run(2),
+        write(0x312, VALUE),
         _mapped_to(_LEAF, 2, 0x106),
-        _A.run(2),
+        USUAL.run(2),
         read(0x310),
         source="account_shadowed; kvm_mmu_gfn_disallow_lpage",
         mappings=(A, HUGE),
     ),
-    _start(
+    start_scenario(
         "on-two-vcpus",
         "After a move of page tables no vCPU uses what it has cached of them.",
-        *_A.lay(),
-        *_programs(),
-        _TABLES.create(),
-        _CODE.create(),
-        _A.run(2, 0),
-        _A.run(2, 1),
-        _TABLES.move(0x200),
-        _A.run(2, 1),
-        _A.run(2, 0),
-        _TABLES.create(),
-        _A.run(2, 1),
-        _A.access(_STORE, _DATA, _VALUE, 0),
-        _A.access(_LOAD, _DATA, vcpu=1),
+        *USUAL.lay(),
+        *programs(),
+        TABLES.create(),
+        CODE.create(),
+        USUAL.run(2, 0),
+        USUAL.run(2, 1),
+        TABLES.move(0x200),
+        USUAL.run(2, 1),
+        USUAL.run(2, 0),
+        TABLES.create(),
+        USUAL.run(2, 1),
+        USUAL.access(STORING, DATA, VALUE, 0),
+        USUAL.access(LOADING, DATA, vcpu=1),
         vcpus=2,
     ),
-    _start(
+    start_scenario(
         "where-firmware-is",
         "A READONLY slot that ends with 4 GiB, as firmware has it, is run, moved and replaced.",
         Start(_TOP),
@@ -530,6 +371,5 @@ SCENARIOS = (
         needs=("readonly_mem",),
         guest=Guest(gpa=0x80_0000),
     ),
-    *_BARE,
 )
 """All scenarios of vCPUs that start in slots of the scenario."""

@@ -1,0 +1,70 @@
+"""What scenarios of vCPUs that start at code of their own share: slots, programs, accesses."""
+
+from collections.abc import Iterator
+
+from vmm.catalogue._build import A, B, Slot, at
+from vmm.catalogue._tables import PROGRAM_OFFSET, Tables
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    SOMEWHERE,
+    AnyOperation,
+    Guest,
+    Mapping,
+    Place,
+    Scenario,
+)
+from vmm.scenario.programs import LOAD, STORE, writes
+
+TABLES = Slot(1, 0x100, at("a"), pages=4)
+CODE = Slot(2, 0x104, at("a", 4), pages=4)
+GFNS = (0x104, 0x105, 0x106, 0x107)
+STORING, LOADING = 0, 1
+"""The pages that the two programs stand in, as the page tables have them."""
+
+DATA = 2
+USUAL = Tables("a", 0x100, GFNS)
+VALUE = 0x1BAD_F00D
+
+
+WALK = "FNAME(walk_addr_generic); Intel SDM vol. 3, 4.5"
+
+
+def programs(mapping: str = "a") -> Iterator[AnyOperation]:
+    """Yield what puts the programs into the first two pages after page tables."""
+    for page, program in ((4, STORE), (5, LOAD)):
+        yield from writes(Place(mapping, page * PAGE_SIZE_BYTES + PROGRAM_OFFSET), program)
+
+
+def start_scenario(
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = WALK,
+    needs: tuple[str, ...] = (),
+    vcpus: int = 1,
+    guest: Guest = SOMEWHERE,
+    mappings: tuple[Mapping, ...] = (A, B),
+) -> Scenario:
+    """Return a scenario of vCPUs that start; only what it names is touched."""
+    return Scenario(
+        name=f"start-{name}",
+        why=why,
+        source=source,
+        tags=("start",),
+        needs=needs,
+        mappings=mappings,
+        survey="none",
+        vcpus=vcpus,
+        guest=guest,
+        operations=operations,
+    )
+
+
+def accesses(tables: Tables = USUAL) -> tuple[AnyOperation, ...]:
+    """Run what a page carries, write a word, and read it and another one."""
+    return (
+        tables.run(3),
+        tables.access(STORING, DATA, VALUE),
+        tables.access(LOADING, DATA),
+        tables.access(LOADING, 3),
+    )
