@@ -5,6 +5,8 @@ import re
 
 from vmm.scenario.operations import GUEST_MAPPING, Hva, Mapping
 
+_ESCAPES = tuple(f"\\x{byte:02x}" for byte in range(256))
+
 
 class CNames:
     """Names that a C compiler takes, whatever a scenario calls things."""
@@ -76,7 +78,7 @@ def error(number: int) -> str:
 
 def data(content: bytes) -> str:
     """Return bytes as a string literal."""
-    return '"' + "".join(f"\\x{byte:02x}" for byte in content) + '"'
+    return '"' + "".join(map(_ESCAPES.__getitem__, content)) + '"'
 
 
 def flags(value: int) -> str:

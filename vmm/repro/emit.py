@@ -28,6 +28,8 @@ _MOST = 400
 _MOST_OF_A_LINE = 4000
 """So many characters of what a file says of itself, and of a comment's line, are quoted."""
 
+_MOST_OF_A_PROGRAM = 64 << 20
+
 _Numbered = tuple[int, Expectation]
 
 __all__ = ["InexpressibleError", "program", "program_of"]
@@ -47,13 +49,14 @@ def program_of(scenario: Scenario, features: Features) -> str:
 def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation]) -> str:
     names = CNames(mappings_of(scenario))
     statements = Statements(names, scenario.vm_type)
-    known = list(steps)
-    blocks = [_block(group, names, statements) for group in _groups(known)]
     account = statements.account
+    declarations = [declaration(mapping, account) for mapping in scenario.mappings]
+    known = list(steps)
+    blocks = list(_few(_block(group, names, statements) for group in _groups(known)))
     bits = gpa_bits(scenario, features)
     if bits:
         account.use("cpuid")
-    setup = _setup(scenario, features, account)
+    setup = _setup(scenario, features, account, declarations)
     defines = f"#define GUEST_GPA {scenario.guest.gpa:#x}u\n"
     defines += f"#define GUEST_PAGES {guest_mapping(scenario).pages}\n"
     if bits:
@@ -77,6 +80,16 @@ def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation
         + (_rounds(setup + calls) if has_races else f"int main(void)\n{{\n{setup}{calls}")
         + _end(known)
     )
+
+
+def _few(blocks: Iterable[str]) -> Iterator[str]:
+    """Yield blocks. Raises InexpressibleError where no compiler takes so many, or so long ones."""
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > _MOST_OF_A_PROGRAM:
+            raise InexpressibleError(f"a program of more than {_MOST_OF_A_PROGRAM >> 20} MiB")
+        yield block
 
 
 def _rounds(statements: str) -> str:
@@ -183,12 +196,14 @@ def _safe(text: str) -> str:
     return plain.replace("*/", "* /").replace("/*", "/ *")
 
 
-def _setup(scenario: Scenario, features: Features, account: Account) -> str:
+def _setup(
+    scenario: Scenario, features: Features, account: Account, declarations: Iterable[str]
+) -> str:
     lines = [
         'kvm = must(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");',
         *requirements(scenario, features, account),
         "map(&guest, NULL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);",
-        *(declaration(mapping, account) for mapping in scenario.mappings),
+        *declarations,
         *reach(scenario, account),
     ]
     if "traces" in account.used:

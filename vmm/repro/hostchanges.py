@@ -6,7 +6,7 @@ from typing import assert_never
 
 from vmm.repro.account import Account
 from vmm.repro.answers import InexpressibleError
-from vmm.scenario.hostpages import HostPages, PageKey, file_of
+from vmm.scenario.hostpages import CHANGES, HostPages, PageKey, file_of
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping
 from vmm.scenario.reached import is_sparse
 
@@ -16,10 +16,17 @@ _BOTH = "PROT_READ | PROT_WRITE"
 
 def changes(account: Account, host: HostPages, op: ChangeHostMemory) -> list[str]:
     """Return the statements of a change, after which ``host`` is where it leads to."""
-    before = _absent(account, host)
     call = change_call(account, host, op)
+    if op.how in ("truncate", "extend"):
+        return [call, *follow(account, host, [op])]
+    if CHANGES[op.how].access is None:
+        host.change(op)
+        return [call]
+    name, first = op.place.mapping, op.place.offset // PAGE_SIZE_BYTES
+    pages = range(first, first + op.pages)
+    before = {(name, page) for page in host.absent(name, pages)}
     host.change(op)
-    after = _absent(account, host)
+    after = {(name, page) for page in host.absent(name, pages)}
     return [call, *_marks(account, before, after)]
 
 

@@ -111,6 +111,9 @@ _LOOK_US = 2.0
 _PAGE_US = 1.0
 """What the kernel does for a page that is mapped, unmapped, logged or looked up."""
 
+_SHOWN_US = 15.0
+"""A page that a change may let show something else, for the judge."""
+
 _LOST_US = 150.0
 """A page whose content changed, until it is recorded and judged."""
 
@@ -334,6 +337,8 @@ class _Account:
                 self._us += times * (_CALL_US + (pages + op.pages // _HUGE_PAGES) * _PAGE_US)
                 self._changed += pages
                 self._us += times * _SLOW_US.get(op.how, 0.0)
+                if not CHANGES[op.how].keeps:
+                    self._us += times * pages * _SHOWN_US
                 if self._loses_content(op):
                     self._lost += times * pages * self._views
             case GetDirtyLog() | ClearDirtyLog():

@@ -11,23 +11,26 @@ import pytest
 from kvm_abi import uapi
 from tests.ideal import FEATURES, ideal_history
 from vmm.catalogue import catalogue
-from vmm.repro import runtime
+from vmm.repro import emit, runtime
 from vmm.repro.account import Account
-from vmm.repro.cnames import CNames
+from vmm.repro.cnames import CNames, data
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.repro.requirements import requirements
+from vmm.repro.statements import Statements
 from vmm.scenario.features import NEEDS
 from vmm.scenario.history import History, Refused, Stopped
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     REAL_MODE_END,
     AnyOperation,
+    ChangeHostMemory,
     CoalesceMmio,
     CollectMmio,
     EnableCap,
     Execute,
     GuestThread,
     HostThread,
+    Inspect,
     Instruction,
     Mapping,
     NewVm,
@@ -167,6 +170,31 @@ def test_what_has_no_form_in_c_is_said() -> None:
     beyond = Race((HostThread((SetUserMemoryRegion(1),)),), (GuestThread((Touch(1 << 32),)),))
     with pytest.raises(InexpressibleError, match="beyond 4 GiB"):
         program_of(Scenario("race", (beyond,), survey="none"), FEATURES)
+
+
+def test_memory_that_has_no_form_in_c_is_said_before_any_step_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(Statements, "of", lambda _, step: made.append(step))
+    unmap = ChangeHostMemory(Place("a"), 1 << 15, "unmap")
+    scenario = Scenario("large", (unmap,) * 9, (Mapping("a", 1 << 15, "memfd"),), survey="none")
+    with pytest.raises(InexpressibleError, match="memory of 32768 pages"):
+        program_of(scenario, FEATURES)
+    assert made == []
+
+
+def test_a_program_that_no_compiler_takes_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emit, "_MOST_OF_A_PROGRAM", 1 << 20)
+    lost = (ChangeHostMemory(Place("a"), 96, "drop"), Inspect())
+    program_of(Scenario("some", lost[1:], (Mapping("a", 96),), survey="none"), FEATURES)
+    with pytest.raises(InexpressibleError, match="a program of more than 1 MiB"):
+        program_of(Scenario("much", lost, (Mapping("a", 96),), survey="none"), FEATURES)
+
+
+def test_bytes_are_literals() -> None:
+    assert data(b"\x00\xffA") == '"\\x00\\xff\\x41"'
+    assert data(b"") == '""'
 
 
 def test_a_race_whose_threads_change_what_one_gpa_reaches_has_no_form_in_c() -> None:

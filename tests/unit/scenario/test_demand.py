@@ -131,6 +131,17 @@ def test_what_is_beyond_is_refused_with_the_number_and_the_limit() -> None:
         parse_scenario(text, "f")
 
 
+def test_pages_that_may_show_something_else_count_each_time() -> None:
+    unmap = ChangeHostMemory(Place("a"), SPARSE_PAGES, "unmap")
+    forbid = ChangeHostMemory(Place("a"), SPARSE_PAGES, "forbid")
+    memory = (Mapping("a", SPARSE_PAGES, "memfd"),)
+    seconds = [
+        demand(Scenario("s", (op,) * 300, memory, survey="none")).seconds for op in (forbid, unmap)
+    ]
+    assert seconds[0] < 10
+    assert seconds[1] > 60
+
+
 MANY = 20_000
 
 
