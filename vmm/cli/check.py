@@ -245,14 +245,14 @@ def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
     if histories is None:
         yield None
         return
-    is_new = not histories.exists()
+    is_new = not os.path.exists(histories)
     with usable(histories):
         stream = NamedFile(histories, "ab")
     with stream:
         try:
             yield stream
         except click.ClickException:
-            if is_new and histories.is_file() and not histories.stat().st_size:
+            if is_new and os.path.isfile(histories) and not histories.stat().st_size:
                 histories.unlink()
             raise
 

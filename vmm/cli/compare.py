@@ -1,5 +1,6 @@
 """``vmm compare``: the same scenarios on two kernels."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> No
 
 def _sources(path: Path, limits: Limits) -> dict[_Name, HistoryText]:
     """Return what a file or a folder holds. Raises Unusable."""
-    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    files = sorted(path.rglob("*.jsonl")) if os.path.isdir(path) else [path]
     found: dict[_Name, HistoryText] = {}
     seen: Counter[str] = Counter()
     for file in files:

@@ -1,5 +1,6 @@
 """Scenario and history files that the user names; a bad one is one line and status 2."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,7 @@ def scenario_from(name: str, limits: Limits = USUAL) -> Scenario:
     Raises Unusable.
     """
     path = Path(name)
-    if name != STDIN and not path.exists() and _may_be_curated(name):
+    if name != STDIN and not os.path.exists(path) and _may_be_curated(name):
         try:
             return named(curated(), name)
         except SelectionError as error:
@@ -75,7 +76,7 @@ def _from_stdin() -> bytes:
 def holds_history(name: str) -> bool:
     """Whether a file is a history, whatever it is called."""
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         return name.endswith(".jsonl")
     try:
         with opened(path) as file:
@@ -97,7 +98,7 @@ def histories_from(path: Path, limits: Limits = USUAL) -> Iterator[HistoryText]:
 
     A folder without any, or that cannot be read, is Unusable.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         yield from histories_in(path, limits)
         return
     with usable(path):

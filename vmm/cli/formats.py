@@ -1,5 +1,6 @@
 """``--format``: which formats a run is reported in, and where each goes."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -164,7 +165,7 @@ def _opened(stack: ExitStack, file: str) -> IO[str]:
 def _removed(files: Sequence[str]) -> None:
     """Remove what is there of these files. Raises Unusable."""
     for file in files:
-        if Path(file).is_file():
+        if os.path.isfile(file):
             with usable(file):
                 Path(file).resolve().unlink()
 

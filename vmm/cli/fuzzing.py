@@ -234,11 +234,12 @@ def _sorted_out(folders: tuple[Path, ...]) -> tuple[list[Path], list[str]]:
     findings: list[Path] = []
     others: list[str] = []
     for folder in folders:
-        if not folder.exists():
-            others.append(f"{folder}: not there: a run that finds nothing leaves no folder")
-            continue
         with usable(folder):
-            there = findings_in(folder)
+            try:
+                there = findings_in(folder)
+            except FileNotFoundError:
+                others.append(f"{folder}: not there: a run that finds nothing leaves no folder")
+                continue
         if not there:
             others.append(f"{folder}: no finding there (FOLDER/scenario.json)")
         for path in there:

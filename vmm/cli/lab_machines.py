@@ -76,10 +76,10 @@ def kernel_of(name: str, folder: Path | None) -> Kernel:
             raise click.UsageError("--modules goes with a kernel of your own")
         return fetched(name, say)
     path = Path(name)
-    if not name or not path.exists():
+    if not name or not os.path.exists(path):
         known = ", ".join(sorted(RELEASES))
         raise click.UsageError(f"--kernel {name}: no such file or folder, and none of {known}")
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not os.path.isdir(folder):
         raise click.UsageError(f"--modules {folder}: no such folder")
     return from_path(path.resolve(), folder and folder.resolve())
 
@@ -111,7 +111,7 @@ def job_of(words: tuple[str, ...], backend: Backend, debug_info: Path | None = N
     command = (*start, PROGRAM, *words)
     code = tuple(ROOT / name for name in ("vmm", "kvm_abi", "guests"))
     kept = (*code, ROOT / ".venv") if (ROOT / ".venv").exists() else code
-    inputs = tuple(path for word in words if (path := Path(word).absolute()).is_file())
+    inputs = tuple(Path(word).absolute() for word in words if os.path.isfile(word))
     if debug_info is not None:
         inputs += (debug_info,)
     preloaded = (*start, "vmm.cli.preloaded")

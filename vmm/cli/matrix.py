@@ -1,5 +1,6 @@
 """``vmm matrix``: several results side by side."""
 
+import os
 from pathlib import Path
 
 import click
@@ -34,7 +35,7 @@ def matrix(results: tuple[Path, ...], file: str) -> None:
 
 def _files(path: Path) -> list[Path]:
     """Return a file, or those in a folder. Raises Unusable where it holds none."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
     with usable(path):
         found = sorted(path.glob("*.json"))

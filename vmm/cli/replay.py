@@ -1,5 +1,6 @@
 """``vmm replay``: judge the calls of another VMM's trace, and carry them out here."""
 
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +81,7 @@ def replayed(
         raise Unusable(str(error)) from None
     vms = _chosen(trace, number, file)
     spare([path], [str(file)] if file is not None else [])
-    if file is not None and not file.parent.is_dir():
+    if file is not None and not os.path.isdir(file.parent):
         raise Unusable(f"{file}: there is no folder {file.parent}")
     host = None if judge_only else look_at_host()
     features = None if host is None or host.info.obstacle else host.features

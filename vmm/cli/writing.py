@@ -51,7 +51,7 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
                 yield stream
             return
     with usable(path):
-        if target.exists():
+        if os.path.exists(target):
             target.open("a").close()  # Whether it may be written is its own affair.
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     beside = Path(name)
@@ -88,9 +88,9 @@ def document(file: str) -> Iterator[IO[str]]:
 
 def spare(inputs: Iterable[Path], outputs: Iterable[str]) -> None:
     """Refuse to write to what is read. Raises Unusable."""
-    read = [path for path in inputs if path.exists()]
+    read = [path for path in inputs if os.path.exists(path)]
     for output in outputs:
-        if any(Path(output).exists() and path.samefile(output) for path in read):
+        if any(os.path.exists(output) and path.samefile(output) for path in read):
             raise Unusable(f"{output}: this is what is read: write to another file")
 
 

@@ -90,9 +90,12 @@ def _refuse_special(path: Path, mode: int) -> None:
 
 def _read(file: BufferedReader, path: Path, most_bytes: int) -> bytes:
     try:
-        return file.read(most_bytes)
+        data: bytes | None = file.read(most_bytes)
     except OSError as error:
         raise FileError(path, _why(error)) from None
+    if data is None:  # As of /proc/kmsg: more may come, and is not waited for.
+        raise FileError(path, "there is nothing to read yet")
+    return data
 
 
 def _read_line(file: BufferedReader, path: Path, most_bytes: int) -> bytes:

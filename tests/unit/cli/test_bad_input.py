@@ -274,6 +274,29 @@ def test_arguments_that_cannot_be_used(folder: Path, command: str) -> None:
     assert "--help says more" in refused(folder, command)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *RESULTS,
+        *HISTORIES,
+        "run {}",
+        "run ./{}/x.json",
+        "replay --judge-only {}",
+        "check --histories {}",
+        "check --json {}",
+        "check --journal {}",
+        "check --failed-histories {}",
+        "fuzz --merge {} --out merged",
+        "fuzz --minimise {}",
+        "bench --against {}",
+        "lab run --kernel {} -- info",
+        "lab run --kernel . --modules {} -- info",
+    ],
+)
+def test_a_name_that_no_file_system_takes(folder: Path, command: str) -> None:
+    refused(folder, command.format(*["x" * 300] * 2))
+
+
 def test_no_command_at_all_is_answered_with_help(folder: Path) -> None:
     assert vmm().output.startswith("Usage: vmm ")
     assert vmm("lab").output.startswith("Usage: vmm lab ")

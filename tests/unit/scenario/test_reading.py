@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vmm.scenario import reading
 from vmm.scenario.reading import FileError, lines_of, read_whole
 
 
@@ -24,6 +25,21 @@ def test_what_is_absent_or_cannot_be_a_name_is_refused(tmp_path: Path) -> None:
         read_whole(tmp_path / "none")
     with pytest.raises(FileError, match="null byte"):
         read_whole(Path("a\0b"))
+
+
+def test_a_file_that_has_nothing_to_read_yet_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As /proc/kmsg, which is a regular file by its own word."""
+    monkeypatch.setattr(reading, "_refuse_special", lambda path, mode: None)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = os.open(fifo, os.O_RDWR)
+    try:
+        with pytest.raises(FileError, match="nothing to read yet"):
+            read_whole(fifo)
+    finally:
+        os.close(writer)
 
 
 def test_no_more_is_read_than_is_bearable(tmp_path: Path) -> None:
