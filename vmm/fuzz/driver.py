@@ -6,7 +6,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -270,7 +270,8 @@ class Fuzzer:
             self._queue.keep_example(scenario, identity)
         else:
             self._causes.add(identity.cause)
-            self._queue.add(self._finding(scenario, identity))
+            found = self._finding(scenario, identity)
+            self._queue.add(replace(found, before=message.before))
 
     def _finding(
         self,

@@ -37,7 +37,8 @@ class Finding:
 
     ``found_with`` is how many operations it had when it was found, ``seconds`` when that was.
     It is ``unfinished`` where time ended the minimising. ``log`` are the kernel's words,
-    ``journal`` what the intent journal of a run that hung or died held.
+    ``journal`` what the intent journal of a run that hung or died held. ``before`` it these ran in
+    the same process.
     """
 
     scenario: Scenario
@@ -51,6 +52,7 @@ class Finding:
     log: tuple[str, ...] = ()
     unfinished: bool = False
     journal: bytes = b""
+    before: tuple[Scenario, ...] = ()
 
     @property
     def name(self) -> str:

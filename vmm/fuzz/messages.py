@@ -29,10 +29,11 @@ class Fresh(Message, frozen=True, tag="fresh"):
 
 
 class Differs(Message, frozen=True, tag="differs"):
-    """A scenario differed, in this kind of way."""
+    """A scenario differed, in this kind of way; ``before`` it these ran in the same process."""
 
     scenario: Scenario
     identity: Identity
+    before: tuple[Scenario, ...] = ()
 
 
 class Complains(Message, frozen=True, tag="complains"):

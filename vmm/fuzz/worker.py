@@ -5,7 +5,7 @@ import os
 import signal
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -15,6 +15,7 @@ from vmm.fuzz.dice import seed_of
 from vmm.fuzz.generate import generate
 from vmm.fuzz.journal import Intent, Journal
 from vmm.fuzz.messages import Complains, Differs, Ended, Failed, Fresh, Progress, send
+from vmm.fuzz.minimise.join import MOST_OPERATIONS
 from vmm.fuzz.novelty import Novelty
 from vmm.fuzz.trial import attempt, shortened
 from vmm.host.health import KernelWatch, without_others
@@ -97,6 +98,8 @@ class _Worker:
         self._novelty = Novelty()
         self._seen: Counter[Identity] = Counter()
         self._scenarios = self._operations = self._inconclusive = self._known = 0
+        self._before: deque[Scenario] = deque()
+        self._kept = 0
         self._left = assignment.operations
         self._reported_at = time.monotonic()
         self.scenario: Scenario | None = None
@@ -154,7 +157,9 @@ class _Worker:
         if identity is not None and not trial.is_known and self._seen[identity] < _EXAMPLES:
             self._seen[identity] += 1
             self._report()  # Before the finding, which may be the last that is waited for.
-            send(self._to, Differs(shortened(scenario, trial), identity))
+            before = tuple(self._before)
+            send(self._to, Differs(shortened(scenario, trial), identity, before))
+        self._keep(scenario)
         for problem in without_others(self._watch.news(), self._assignment.process):
             self._report()
             send(self._to, Complains(scenario, problem.what, problem.excerpt))
@@ -164,6 +169,14 @@ class _Worker:
         if now - self._reported_at >= _REPORT_EVERY_S:
             self._reported_at = now
             self._report()
+
+    def _keep(self, scenario: Scenario) -> None:
+        """Keep what ran last: what comes next may differ for that."""
+        before = self._before
+        before.append(scenario)
+        self._kept += len(scenario.operations)
+        while self._kept > MOST_OPERATIONS and len(before) > 1:
+            self._kept -= len(before.popleft().operations)
 
     def _report(self) -> None:
         done = Progress(

@@ -2,7 +2,8 @@
 
 Minimising tries thousands of scenarios in one process. What a kernel remembers of those can make
 the difference; then what was found is minimised again, each try in a process of its own. So a
-program that does nothing else shows it.
+program that does nothing else shows it. Where it differs in no such process, it is joined with what
+ran before it (``join.py``).
 """
 
 import os
@@ -10,12 +11,14 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from itertools import chain
 from multiprocessing.connection import Connection
 
 import msgspec
 
 from vmm.execution.runner import HarnessError, run_isolated
 from vmm.fuzz.messages import Failed, send
+from vmm.fuzz.minimise.join import joins
 from vmm.fuzz.minimise.process import Task, minimise, steady_cause
 from vmm.fuzz.trial import judged
 from vmm.host.child import Child
@@ -30,13 +33,14 @@ class Doubt(msgspec.Struct, frozen=True):
     """What to confirm: the ``best`` that minimising ``task`` came to.
 
     ``is_sure`` says that it differed in every run. ``others`` are further scenarios that
-    differed in this way when they were found.
+    differed in this way when they were found, ``before`` is what ran before the first of them.
     """
 
     best: Scenario
     is_sure: bool
     task: Task
     others: tuple[Scenario, ...]
+    before: tuple[Scenario, ...] = ()
 
 
 def confirm(doubt: Doubt) -> Child:
@@ -64,7 +68,8 @@ def _serve(to: Connection) -> None:
     try:
         if doubt.is_sure and steady_cause(identity_of, doubt.best) == task.cause:
             return
-        for scenario in (task.scenario, *doubt.others):
+        joined = joins(doubt.before, task.scenario)
+        for scenario in chain((task.scenario, *doubt.others), joined):
             cause = steady_cause(identity_of, scenario)
             if cause:  # Perhaps another: what differs first can depend on what ran before.
                 again = msgspec.structs.replace(task, scenario=scenario, identity=cause)

@@ -103,7 +103,9 @@ class Stages(Closing):
         if self._left_s() > 0:
             found = self.finding
             is_sure = 0 < found.runs == found.differed
-            yield confirm(Doubt(found.scenario, is_sure, self._again(), tuple(self._others)))
+            yield confirm(
+                Doubt(found.scenario, is_sure, self._again(), tuple(self._others), found.before)
+            )
         if not self.finding.runs and self._left_s() > 0:
             again = msgspec.structs.replace(self._again(), is_steady=False)
             yield Child.start(partial(run_minimiser, again))
