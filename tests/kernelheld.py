@@ -50,6 +50,7 @@ LAYOUT = TreeLayout(
     slot_as_id=262,
     slot_dirty_bitmap=192,
     slot_lpage_info=224,
+    slot_rmap=200,
     kvm_indirect_shadow_pages=8500,
 )
 
@@ -74,6 +75,7 @@ ARRAY_LAYOUT = ArrayLayout(
     slot_as_id=126,
     slot_dirty_bitmap=16,
     slot_lpage_info=48,
+    slot_rmap=24,
     kvm_indirect_shadow_pages=8500,
 )
 

@@ -1,6 +1,7 @@
 """What the lab knows of a kernel's structures: commands in the machine need not find it out."""
 
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from vmm.whitebox.description import Description, from_debug_info
 from vmm.whitebox.errors import CannotLookError
 from vmm.whitebox.symbols import within
 
-_VERSION = "3"
+_VERSION = "4"
 
 
 def description_of(kernel: Kernel) -> Path | None:
@@ -25,7 +26,8 @@ def description_of(kernel: Kernel) -> Path | None:
     if module is None:
         return None
     state = module.stat()
-    words = (_VERSION, str(module), state.st_size, state.st_mtime_ns)
+    has_drgn = find_spec("drgn") is not None  # Without it less can be known.
+    words = (_VERSION, str(module), state.st_size, state.st_mtime_ns, has_drgn)
     kept = cache_folder() / "white-box" / f"{sha256(repr(words).encode()).hexdigest()}.json"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Follows what the kernel holds along the model, through one history."""
 
+from vmm.model.array import Change
 from vmm.model.heldslots import HeldSlots
 from vmm.model.kernelarray import KERNEL_ARRAY, array_flaw
 from vmm.model.kernelslots import (
@@ -13,7 +14,7 @@ from vmm.model.kernelslots import (
 from vmm.model.model import Model
 from vmm.model.regions import GFN_LIMIT, NO_MEMORY, Memslot
 from vmm.model.rule import Rule
-from vmm.model.slotstate import KERNEL_DIRTY, KERNEL_LARGE_PAGES, state_flaw
+from vmm.model.slotstate import KERNEL_DIRTY, KERNEL_LARGE_PAGES, KERNEL_RMAPS, state_flaw
 from vmm.scenario.history import Event
 from vmm.scenario.kernelslots import KernelSlots, KernelTrees
 from vmm.scenario.operations import SetUserMemoryRegion
@@ -58,10 +59,12 @@ class KernelSide:
         return (
             flaw
             or generation_flaw(kernel, change, len(spaces), is_undone)
-            or self._state_flaw(kernel, self._present(event))
+            or self._state_flaw(kernel, self._present(event), change)
         )
 
-    def _state_flaw(self, kernel: KernelSlots, wanted: Memslot | None) -> KernelFlaw | None:
+    def _state_flaw(
+        self, kernel: KernelSlots, wanted: Memslot | None, change: Change | None
+    ) -> KernelFlaw | None:
         """Return what is wrong with what belongs to the slot that the event is about."""
         state = kernel.changed
         if state is None or wanted is None:
@@ -70,7 +73,10 @@ class KernelSide:
         if len(found) != 1 or state.slot_id != wanted.slot_id:
             return None
         self.rules |= {KERNEL_DIRTY.name, KERNEL_LARGE_PAGES.name}
-        return state_flaw(state, found[0], wanted, self._model.has_ring)
+        is_new = change in (Change.CREATE, Change.MOVE)
+        if is_new and any(rmaps is not None for rmaps in state.rmaps):
+            self.rules |= {KERNEL_RMAPS.name}
+        return state_flaw(state, found[0], wanted, self._model.has_ring, is_new)
 
     def _present(self, event: Event) -> Memslot | None:
         op = event.operation

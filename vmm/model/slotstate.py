@@ -21,14 +21,28 @@ KERNEL_LARGE_PAGES = source(
     "kvm_alloc_memslot_metadata; edd4fa37baa6",
 )
 
+KERNEL_RMAPS = source(
+    "kernel-rmaps",
+    "a slot that was created or moved just now has rmaps of its own, in which nothing is mapped, "
+    "or none of any size",
+    "kvm_alloc_memslot_metadata; memslot_rmap_alloc",
+)
+
 _LEVELS = ((9, "2 MiB"), (18, "1 GiB"))
 
 
 def state_flaw(
-    state: SlotState, held: KernelSlot, wanted: Memslot, has_ring: bool
+    state: SlotState, held: KernelSlot, wanted: Memslot, has_ring: bool, is_new: bool
 ) -> KernelFlaw | None:
-    """Return what is wrong with the state of a slot that the kernel holds as ``held``."""
-    return _dirty_flaw(state, wanted, has_ring) or _large_flaw(state, held)
+    """Return what is wrong with the state of a slot that the kernel holds as ``held``.
+
+    ``is_new`` says that it was created or moved just now.
+    """
+    return (
+        _dirty_flaw(state, wanted, has_ring)
+        or _large_flaw(state, held)
+        or _rmap_flaw(state, is_new)
+    )
 
 
 def _dirty_flaw(state: SlotState, wanted: Memslot, has_ring: bool) -> KernelFlaw | None:
@@ -80,3 +94,17 @@ def _barred(held: KernelSlot, shift: int, indexes: list[int]) -> Iterator[int]:
         yield 0
     if end & mask:
         yield (end - 1 >> shift) - (held.base_gfn >> shift)
+
+
+def _rmap_flaw(state: SlotState, is_new: bool) -> KernelFlaw | None:
+    names = ("4 KiB", *(name for _, name in _LEVELS))
+    sizes = [name for name, rmaps in zip(names, state.rmaps, strict=False) if rmaps is not None]
+    if len(sizes) not in (0, len(state.rmaps)):
+        return KernelFlaw(
+            KERNEL_RMAPS, "rmaps of all sizes of pages, or of none", f"those of {', '.join(sizes)}"
+        )
+    for name, rmaps in zip(names, state.rmaps, strict=False):
+        if is_new and rmaps:
+            expected = f"no page of {name} is mapped in a slot that is new"
+            return KernelFlaw(KERNEL_RMAPS, expected, f"rmap of entry {rmaps[0]} is not empty")
+    return None

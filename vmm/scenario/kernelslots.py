@@ -37,7 +37,9 @@ class SlotState(msgspec.Struct, frozen=True, gc=False):
     ``dirty`` are the pages whose bit is set in its dirty bitmap; None where that was too long to be
     read. ``large`` has, for pages of 2 MiB and of 1 GiB, (index, count) of some of them: how often
     it is counted that no such page may be mapped there (`disallow_lpage`). ``is_shadowing`` is
-    whether the kernel shadows page tables of the guest, which counts, too.
+    whether the kernel shadows page tables of the guest, which counts, too. ``rmaps`` has, for pages
+    of 4 KiB, 2 MiB and 1 GiB, the indexes at which something is mapped, of those that were looked
+    at; None where the kernel keeps no rmaps of that size.
     """
 
     slot_id: int
@@ -45,6 +47,7 @@ class SlotState(msgspec.Struct, frozen=True, gc=False):
     dirty: tuple[int, ...] | None
     large: tuple[tuple[tuple[int, int], ...], ...]
     is_shadowing: bool
+    rmaps: tuple[tuple[int, ...] | None, ...] = ()
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -55,6 +55,7 @@ class _Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slot_as_id: int
     slot_dirty_bitmap: int
     slot_lpage_info: int
+    slot_rmap: int
     kvm_indirect_shadow_pages: int
 
 
@@ -128,6 +129,7 @@ def _shared(structure: Callable[[str], Structure]) -> dict[str, int]:
         "slot_as_id": slot.at("as_id"),
         "slot_dirty_bitmap": slot.at("dirty_bitmap"),
         "slot_lpage_info": slot.at("arch") + of_slot.at("lpage_info"),
+        "slot_rmap": slot.at("arch") + of_slot.at("rmap"),
         "kvm_indirect_shadow_pages": kvm.at("arch") + of_kvm.at("indirect_shadow_pages"),
     }
 

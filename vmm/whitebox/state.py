@@ -1,9 +1,9 @@
-"""What belongs to one slot besides its fields: its dirty bitmap, and where no large page may be."""
+"""What belongs to one slot besides its fields: dirty bitmap, counts of large pages, rmaps."""
 
 from collections.abc import Iterator
-from struct import Struct
+from struct import Struct, calcsize
 
-from vmm.scenario.kernelslots import SlotState
+from vmm.scenario.kernelslots import KernelSlot, SlotState
 from vmm.whitebox.layout import Layout
 from vmm.whitebox.reading import S32, U32, U64, Read, slot_from
 
@@ -31,12 +31,20 @@ def read_state(read: Read, layout: Layout, vm: int, slot: bytes) -> SlotState:
     large = []
     for number, shift in enumerate(_LEVELS):
         info = int(U64.unpack_from(slot, layout.slot_lpage_info + 8 * number)[0])
-        last = fields.base_gfn + fields.npages - 1
-        count = (last >> shift) - (fields.base_gfn >> shift) + 1
-        large.append(tuple(_counts(read, info, count)))
+        large.append(tuple(_counts(read, info, _entries(fields, shift))))
     shadows = read(vm + layout.kvm_indirect_shadow_pages, 4)
     is_shadowing = bool(U32.unpack(shadows)[0])
-    return SlotState(fields.slot_id, bool(bitmap), dirty, tuple(large), is_shadowing)
+    rmaps = []
+    for number, shift in enumerate((0, *_LEVELS)):
+        heads = int(U64.unpack_from(slot, layout.slot_rmap + 8 * number)[0])
+        rmaps.append(_mapped(read, heads, _entries(fields, shift)) if heads else None)
+    return SlotState(fields.slot_id, bool(bitmap), dirty, tuple(large), is_shadowing, tuple(rmaps))
+
+
+def _entries(fields: KernelSlot, shift: int) -> int:
+    """Return how many entries a slot has in an array of one for each page of a size."""
+    last = fields.base_gfn + fields.npages - 1
+    return (last >> shift) - (fields.base_gfn >> shift) + 1
 
 
 def _bits(data: bytes) -> Iterator[int]:
@@ -50,13 +58,21 @@ def _bits(data: bytes) -> Iterator[int]:
 
 def _counts(read: Read, info: int, count: int) -> Iterator[tuple[int, int]]:
     """Yield (index, count) at both ends of an array of struct kvm_lpage_info."""
-    if not info or count <= 0:
-        return
-    ends = (range(min(count, _ENDS)), range(max(count - _ENDS, _ENDS), count))
-    for indexes in ends:
-        if not len(indexes):
-            continue
-        data = read(info + 4 * indexes[0], 4 * len(indexes))
-        values = Struct(f"<{len(indexes)}I").unpack(data)
-        for index, value in zip(indexes, values, strict=True):
+    if info:
+        for index, value in _at_both_ends(read, info, count, "I"):
             yield index, S32.unpack(U32.pack(value & ~_MIXED))[0]
+
+
+def _mapped(read: Read, heads: int, count: int) -> tuple[int, ...]:
+    """Return the indexes, at both ends of an array of struct kvm_rmap_head, of what is mapped."""
+    return tuple(index for index, value in _at_both_ends(read, heads, count, "Q") if value)
+
+
+def _at_both_ends(read: Read, array: int, count: int, kind: str) -> Iterator[tuple[int, int]]:
+    """Yield (index, value) at both ends of an array of numbers of a kind that `struct` knows."""
+    size = calcsize(kind)
+    for indexes in (range(min(count, _ENDS)), range(max(count - _ENDS, _ENDS), count)):
+        if len(indexes):
+            data = read(array + size * indexes[0], size * len(indexes))
+            values = Struct(f"<{len(indexes)}{kind}").unpack(data)
+            yield from zip(indexes, values, strict=True)

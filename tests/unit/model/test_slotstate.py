@@ -32,9 +32,13 @@ def state(
 
 
 def told(
-    found: SlotState, held: KernelSlot, wanted: Memslot, has_ring: bool = False
+    found: SlotState,
+    held: KernelSlot,
+    wanted: Memslot,
+    has_ring: bool = False,
+    is_new: bool = False,
 ) -> tuple[str, str]:
-    flaw = state_flaw(found, held, wanted, has_ring)
+    flaw = state_flaw(found, held, wanted, has_ring, is_new)
     return (flaw.rule.name, flaw.observed) if flaw else ("", "")
 
 
@@ -95,3 +99,17 @@ def test_a_bitmap_is_there_while_pages_are_logged() -> None:
     wanted.dirty = None
     found = told(state((), (), has_bitmap=True), held, wanted)
     assert found == ("kernel-dirty-bitmap", "a dirty bitmap")
+
+
+def test_a_new_slot_has_nothing_in_its_rmaps() -> None:
+    held, wanted = WHOLE
+    right = state(({0: 0, 1: 0}, {0: 1}))
+
+    def of(*rmaps: tuple[int, ...] | None, is_new: bool = True) -> tuple[str, str]:
+        return told(msgspec.structs.replace(right, rmaps=rmaps), held, wanted, is_new=is_new)
+
+    assert of() == of((), (), ()) == of(None, None, None) == ("", "")
+    assert of((3,), (), (), is_new=False) == ("", "")
+    assert of((3, 4), (), ()) == ("kernel-rmaps", "rmap of entry 3 is not empty")
+    assert of((), (), (0,)) == ("kernel-rmaps", "rmap of entry 0 is not empty")
+    assert of((), None, ()) == ("kernel-rmaps", "those of 4 KiB, 1 GiB")
