@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import get_args
 
 import msgspec
 import pytest
@@ -12,7 +13,13 @@ from vmm.catalogue import catalogue
 from vmm.model.rules import rules_of_outcomes
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
-from vmm.scenario.operations import PAGE_SIZE_BYTES, Scenario, SetUserMemoryRegion, Touch
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+)
 from vmm.scenario.validate import validate
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status, Verdict, judge
@@ -46,6 +53,11 @@ _KERNELS = {
 # Fewer slots than kernels have now, so that the full table is judged in no time.
 _FEATURES = msgspec.structs.replace(EVERYTHING, nr_memslots=1024)
 _SCENARIOS = catalogue(_FEATURES)
+
+
+def test_every_operation_is_in_some_scenario() -> None:
+    met = {type(op) for scenario in _SCENARIOS for op in scenario.operations}
+    assert met == set(get_args(AnyOperation))
 
 
 @cache

@@ -20,7 +20,9 @@ from vmm.scenario.codec import (
 from vmm.scenario.history import Refused
 from vmm.scenario.operations import (
     AnyOperation,
+    CoalesceMmio,
     GetDirtyLog,
+    IoEventFd,
     Mapping,
     Place,
     ResetDirtyRings,
@@ -48,6 +50,9 @@ RIGHT = scenario(
     create("EINVAL", gpa=0x10800),
     GetDirtyLog(1, expect="ENOENT"),
     ResetDirtyRings(expect="EINVAL"),
+    IoEventFd("e", 0x20000, 4, expect="success"),
+    IoEventFd("e", 0x20000, 4, expect="EEXIST"),
+    CoalesceMmio(0x30000, 0x1000, expect="success"),
     Touch(0x10000),
 )
 
@@ -137,4 +142,4 @@ def test_other_expectations_are_refused(operation: dict[str, object], complaint:
 def test_corpus_expects_nothing(tmp_path: Path) -> None:
     corpus.keep(tmp_path, RIGHT)
     (loaded,) = corpus.load(tmp_path).scenarios
-    assert [op.expect for op in loaded.operations] == [""] * 6
+    assert [op.expect for op in loaded.operations] == [""] * 9

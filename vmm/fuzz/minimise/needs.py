@@ -1,6 +1,7 @@
 """Which features the operations of a scenario use, whatever it says that it needs."""
 
 from collections.abc import Iterator
+from typing import assert_never
 
 from kvm_abi.uapi import DirtyLogManual
 from vmm.scenario.operations import (
@@ -12,17 +13,29 @@ from vmm.scenario.operations import (
     SMM,
     AnyOperation,
     ChangeHostMemory,
+    Churn,
     ClearDirtyLog,
+    CloseGuestMemfd,
+    CloseVm,
     CoalesceMmio,
+    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
+    CreateVcpu,
     EnableCap,
     Execute,
+    GetDirtyLog,
     HarvestDirtyRing,
+    HostWrite,
+    Inspect,
     Instruction,
     IoEventFd,
     KvmclockCtrl,
+    Lives,
+    MapGuestMemfd,
+    NewVm,
     PreFaultMemory,
+    PunchGuestMemfd,
     Race,
     ResetDirtyRings,
     Scenario,
@@ -32,8 +45,11 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Start,
     Sweep,
+    SwitchVm,
     Touch,
+    UnmapInternalSlots,
 )
 from vmm.scenario.slots import as_id_of
 
@@ -101,6 +117,16 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
                     parts = thread.operations if hasattr(thread, "operations") else thread.program
                     for part in parts:
                         yield from _of_operation(part)
+        case Touch() | Sweep() | Execute() | Instruction() | Start():
+            pass
+        case HostWrite() | Inspect() | GetDirtyLog() | CollectMmio() | UnmapInternalSlots():
+            pass
+        case CloseGuestMemfd() | MapGuestMemfd() | PunchGuestMemfd():
+            pass  # What made the guest_memfd says it.
+        case CreateVcpu() | Lives() | Churn() | NewVm() | SwitchVm() | CloseVm():
+            pass
+        case _:
+            assert_never(op)
 
 
 def _of_region(op: SetUserMemoryRegion) -> Iterator[str]:
