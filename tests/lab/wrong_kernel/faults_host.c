@@ -386,6 +386,24 @@ static void note_pages(struct vm *vm, struct slot *slot, uint64_t first, uint64_
     vm->stashed = true;
 }
 
+static bool is_logged_page_out(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_page_out(vm, slot, change) && is_logged(vm, slot, change);
+}
+
+static bool is_logged_growth(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_growth(vm, slot, change) && is_logged(vm, slot, change);
+}
+
+static bool is_logged_return(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_moving_back(vm, slot, change) && is_logged(vm, slot, change);
+}
+
+AFTER(note_paged_out, is_logged_page_out, note_pages)
+AFTER(note_grown, is_logged_growth, note_pages)
+AFTER(note_moved_back, is_logged_return, note_pages)
 AFTER(note_change, is_logged, note_pages)
 BEFORE(note_fork, is_fork_of_logged, note_pages)
 
@@ -530,6 +548,15 @@ const struct fault host_faults[] = {
     {.name = "host-change-clears-log", .host_changes = note_change, .log = forget_noted,
      .sentence = "Pages that the host changed are in no dirty log, whatever was written before.",
      .witness = "set 1 100 1 0 log; write 100; drop 0 1; log 1"},
+    {.name = "paged-out-stops-the-log", .host_changes = note_paged_out, .log = forget_noted,
+     .sentence = "What is written to pages that were paged out is not in the next dirty log.",
+     .witness = "set 1 100 1 0 log; pageout 0 1; write 100; log 1"},
+    {.name = "growing-stops-the-log", .host_changes = note_grown, .log = forget_noted,
+     .sentence = "What is written to pages of a file that has grown is not in the next dirty log.",
+     .witness = "file 0 1 shared; set 1 100 1 0 log; truncate 0; truncate 1; write 100; log 1"},
+    {.name = "moving-back-stops-the-log", .host_changes = note_moved_back, .log = forget_noted,
+     .sentence = "What is written to pages that were moved back is not in the next dirty log.",
+     .witness = "set 1 100 1 0 log; moveaway 0 1; moveback 0 1; write 100; log 1"},
     {.name = "refused-write-logged", .leave = note_refused_write, .log = log_noted,
      .sentence = "A write to memory that the host may only read is in the dirty log.",
      .witness = "set 1 100 1 0 log; protect 0 1 ro; write 100; log 1"},

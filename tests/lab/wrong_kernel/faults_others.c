@@ -2,6 +2,7 @@
 #include "wrong_kernel.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static void create_everywhere(struct vm *vm, struct call *call)
 {
@@ -56,6 +57,23 @@ static void read_everywhere(struct vm *vm, struct log *log)
     free(bits);
 }
 
+/* What another VM's slot had before one was deleted is not in its next dirty log. */
+static void forget_everywhere(struct vm *vm, struct call *call)
+{
+    if (!did(call, DELETE) || !next_besides(vm, NULL) || !strike(vm))
+        return;
+    for (struct vm *other = next_besides(vm, NULL); other; other = next_besides(vm, other))
+        other->armed = true;
+}
+
+static void empty_once(struct vm *vm, struct log *log)
+{
+    if (log->error || !vm->armed)
+        return;
+    vm->armed = false;
+    memset(log->bits, 0, log->words * sizeof(*log->bits));
+}
+
 static void close_everywhere(struct vm *vm)
 {
     for (struct vm *other = next_besides(vm, NULL); other; other = next_besides(vm, other))
@@ -95,5 +113,8 @@ const struct fault others_faults[] = {
     {.name = "id-taken-by-another-vm", .legal = clashes_with_another_vm, .answer = EEXIST,
      .sentence = "A slot id that another VM uses is EEXIST.",
      .witness = "set 1 100 1 0; switch 1; set 1 200 1 1"},
+    {.name = "delete-empties-every-log", .after = forget_everywhere, .log = empty_once,
+     .sentence = "When a VM deletes a slot, other VMs' next dirty logs are empty.",
+     .witness = "set 1 100 1 0 log; write 100; switch 1; set 1 100 1 0; delete 1; switch 0; log 1"},
     {0},
 };
