@@ -26,6 +26,11 @@ _LONG = pytest.mark.long
         ("racing-dirty-log", "dirty-lowest-lost:every=9"),
         pytest.param("racing-move", "old-place-seen-for-20-runs:every=5", marks=_LONG),
         pytest.param("racing-drop", "host-change-missed-first-page:every=9", marks=_LONG),
+        pytest.param("racing-clocks-through-moves", "clock-not-logged-beside-a-vcpu", marks=_LONG),
+        pytest.param("racing-clocks-and-host-memory", "clock-writes-beyond:every=9", marks=_LONG),
+        pytest.param(
+            "racing-two-mappings-of-one-file", "old-place-seen-for-20-runs:every=5", marks=_LONG
+        ),
         pytest.param("racing-ring", "ring-page-wrong:every=200", marks=_LONG),
     ],
 )

@@ -22,6 +22,7 @@ from vmm.model.contents import Contents, PageKey
 from vmm.model.ioapic import may_answer
 from vmm.model.memfds import GuestMemfds
 from vmm.model.races.calls import HostSide
+from vmm.model.races.clocks import RaceClock, are_met
 from vmm.model.races.flaw import Flaw
 from vmm.model.races.judge import RaceJudge
 from vmm.model.regions import Memslot
@@ -29,6 +30,7 @@ from vmm.model.rings import no_ring_to_reset
 from vmm.model.rule import Rule, documented, source
 from vmm.model.userend import UserEnd
 from vmm.model.vmstate import NOTHING_USED_UP, VmState
+from vmm.scenario.clocks import ClockWrite
 from vmm.scenario.features import Features
 from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Raced, Refused
 from vmm.scenario.hostpages import HostPages
@@ -300,10 +302,14 @@ class Model:
             allowed[0].adopt()
         return allowed
 
-    def begin_race(self, race: Race) -> HostSide | None:
-        """Return what plays the calls of a race; None where the model does not know its outcome."""
+    def begin_race(self, race: Race) -> tuple[HostSide, tuple[RaceClock, ...]] | None:
+        """Return what plays the calls of a race, and the clocks that KVM writes meanwhile.
+
+        None where the model does not know its outcome.
+        """
         for vcpu in range(len(race.guests)):
             self._vm.internal.use_vcpu(vcpu)
+        clocks = self._vm.clocks.in_race()
         host = HostSide(
             race,
             self._vm.spaces,
@@ -311,30 +317,38 @@ class Model:
             self._contents,
             self._vm.tracking,
             self.allowed,
+            [clock.gpa // PAGE_SIZE_BYTES for clock in clocks],
         )
         maps_ahead = any(isinstance(op, PreFaultMemory) for g in race.guests for op in g.program)
         if (
             host.unclear
-            or self._vm.clocks.in_race()
+            or are_met(race, clocks)
+            or (clocks and self._vm.tracking.ring is not None)
             or (maps_ahead and not self.features.pre_fault)
             or (self._vm.internal.irqchip and _meets_device(race))
         ):
             return None
-        return host
+        return host, clocks
 
     def end_race(
-        self, written: Iterable[tuple[str, int]], emptied: Iterable[PageKey], size: int = 4
+        self,
+        written: Iterable[tuple[str, int]],
+        emptied: Iterable[PageKey],
+        clocks: Iterable[ClockWrite] = (),
+        size: int = 4,
     ) -> None:
         """Leave a race that was not run, after its calls.
 
         ``written`` are the words that nobody knows then, by mapping and offset; ``emptied`` the
-        pages that the host has lost the content of.
+        pages that the host has lost the content of, ``clocks`` what KVM may have written.
         """
         for mapping, page in emptied:
             self._contents.write(mapping, page * PAGE_SIZE_BYTES, bytes(PAGE_SIZE_BYTES))
         for mapping, offset in written:
             self._contents.blur(mapping, offset, size)
         self._contents.forget_changes()
+        for write in clocks:
+            self._contents.kernel_writes(write, surely=False)
         for slot in (slot for space in self._vm.spaces for slot in space):
             if slot.dirty is not None:
                 slot.dirty, slot.perhaps = set(), set(range(slot.npages))

@@ -58,9 +58,10 @@ class _Player:
         return Expectation(operation, allowed, chosen.outcome if chosen else None, came)
 
     def _race(self, race: Race, came: AnyOutcome | None) -> Expectation:
-        host = self._model.begin_race(race)
-        if host is None:
+        begun = self._model.begin_race(race)
+        if begun is None:
             return Expectation(race, (), None, came)
+        host, clocks = begun
         calls = came.calls if isinstance(came, Raced) else ()
 
         def met(thread: int, number: int) -> AnyOutcome | None:
@@ -68,8 +69,8 @@ class _Player:
                 return calls[thread][number].outcome
             return None
 
-        tables = tables_of(race, host, met)
-        self._model.end_race(tables.written, tables.emptied())
+        tables = tables_of(race, host, met, clocks)
+        self._model.end_race(tables.written, tables.emptied(), tables.clock_writes)
         self._raced = True
         self._logged.update(
             (slot, page) for slot, pages in tables.slot_pages for page in range(pages)

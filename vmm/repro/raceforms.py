@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from vmm.model.races.calls import MaybeTranslation, view_of
+from vmm.model.races.clocks import words_of
 from vmm.repro.account import Account
 from vmm.repro.answers import InexpressibleError
 from vmm.repro.cnames import error, unsigned
@@ -115,12 +116,33 @@ class _Form:
             len(pages),
             len(mappings),
         )
+        parts += self._clocks()
         parts.append(
             f"static const struct race {name} = {{\n\t{name}_hosts, {name}_guests, {name}_logs, "
             f"{name}_view_owners, {name}_page_owners,\n\t{name}_mappings, {name}_pages, "
-            f"{', '.join(map(str, counts))}, {_bool(tables.reads_make_dirty)},\n}};\n\n"
+            f"{', '.join(map(str, counts))}, {_bool(tables.reads_make_dirty)},"
+            f"{self._clock_fields()}\n}};\n\n"
         )
         return "".join(parts)
+
+    def _clocks(self) -> Iterator[str]:
+        """Yield where KVM writes clocks, and which words of host memory nobody knows then."""
+        tables, name = self._tables, self._name
+        if not tables.clock_writes:
+            return
+        self._account.use("raceclock")
+        clocks = (f"{{{each.vcpu}, {each.view}, {_bool(each.is_sure)}}}" for each in tables.clocks)
+        yield _array(f"static const struct race_clock {name}_clocks", clocks)
+        words = sorted(words_of(tables.clock_writes))
+        veils = (f"{{{self._account.names.variable(m)}, {offset:#x}}}" for m, offset in words)
+        yield _array(f"static const struct race_veil {name}_veils", veils)
+
+    def _clock_fields(self) -> str:
+        tables, name = self._tables, self._name
+        if not tables.clock_writes:
+            return ""
+        words = len(words_of(tables.clock_writes))
+        return f"\n\t{name}_clocks, {name}_veils, {len(tables.clocks)}, {words},"
 
     def _host_thread(self, number: int) -> str:
         name, table = f"{self._name}_host_{number}", self._tables.threads[number]

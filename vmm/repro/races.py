@@ -10,8 +10,10 @@ from functools import partial
 from itertools import count
 
 from vmm.model.races.calls import HostSide, MaybeTranslation, Translation, View, view_of
+from vmm.model.races.clocks import RaceClock, runs_a_vcpu
 from vmm.model.races.logs import Logging
 from vmm.repro.answers import InexpressibleError, errno_of
+from vmm.scenario.clocks import ClockWrite
 from vmm.scenario.history import AnyOutcome, Call, CallOutcome, Refused
 from vmm.scenario.hostpages import Access, PageKey
 from vmm.scenario.operations import (
@@ -60,6 +62,15 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockOf:
+    """A clock of a vCPU: which view it is in, and whether each window of the vCPU writes it."""
+
+    vcpu: int
+    view: int
+    is_sure: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RaceTables:
     """All that a C program has to know of a race."""
 
@@ -76,6 +87,9 @@ class RaceTables:
     manual: bool
     has_ring: bool
     reads_make_dirty: bool
+    clocks: tuple[ClockOf, ...] = ()
+    clock_writes: tuple[ClockWrite, ...] = ()
+    """What KVM may write, wherever its clocks come to be."""
 
     def emptied(self) -> Iterator[PageKey]:
         """Yield the pages that the host loses the content of."""
@@ -111,7 +125,10 @@ class RaceTables:
 
 
 def tables_of(
-    race: Race, host: HostSide, came: Callable[[int, int], AnyOutcome | None]
+    race: Race,
+    host: HostSide,
+    came: Callable[[int, int], AnyOutcome | None],
+    clocks: Sequence[RaceClock] = (),
 ) -> RaceTables:
     """Play the calls of a race, thread by thread, and return what a program has to know.
 
@@ -145,7 +162,27 @@ def tables_of(
         bool(host.tracking.manual),
         host.tracking.ring is not None,
         host.tracking.features.reads_make_dirty,
+        tuple(_clocks(race, views, clocks)),
+        tuple(_clock_writes(views, tables, clocks)),
     )
+
+
+def _clocks(race: Race, views: tuple[View, ...], clocks: Iterable[RaceClock]) -> Iterator[ClockOf]:
+    for vcpu, clock, gpa in clocks:
+        if vcpu < len(race.guests):
+            is_sure = clock == "steal_time" and runs_a_vcpu(race, vcpu)
+            yield ClockOf(vcpu, views.index((0, gpa // PAGE_SIZE_BYTES)), is_sure)
+
+
+def _clock_writes(
+    views: tuple[View, ...], tables: tuple[Table, ...], clocks: Iterable[RaceClock]
+) -> Iterator[ClockWrite]:
+    for _, clock, gpa in clocks:
+        at = views.index((0, gpa // PAGE_SIZE_BYTES))
+        for place in dict.fromkeys(row.places[at] for table in tables for row in table.rows):
+            if isinstance(place, Translation) and not place.readonly:
+                offset = place.page * PAGE_SIZE_BYTES + gpa % PAGE_SIZE_BYTES
+                yield ClockWrite(place.mapping, offset, clock)
 
 
 def _taken_over(log: Logging) -> Iterator[tuple[int, bool]]:

@@ -122,12 +122,14 @@ _NEEDS = {
         "racewords",
         "racedirty",
         "racejudge",
+        "racejudgepages",
     ),
     "racering": ("race", "ring", "harvested", "collect", "harvest", "racerings"),
     "racelog": ("race", "racejudgelogs"),
     "raceclear": ("race",),
     "raceahead": ("race", "prefault"),
     "racesmm": ("race", "smm"),
+    "raceclock": ("race",),
     "refusebindings": ("twoslots", "region2", "memfd"),
 }
 """What a part builds on."""

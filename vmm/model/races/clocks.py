@@ -20,6 +20,34 @@ class RaceClock(NamedTuple):
     gpa: int
 
 
+def are_met(race: Race, clocks: Iterable[RaceClock]) -> bool:
+    """Whether anybody may read or write what KVM does, wherever the clocks come to be."""
+    hosts = (op for host in race.hosts for op in host.operations)
+    guests = (op for guest in race.guests for op in guest.program)
+    used = {op.place.offset % PAGE_SIZE_BYTES for op in hosts if isinstance(op, HostWrite)}
+    used |= {op.gpa % PAGE_SIZE_BYTES for op in guests if isinstance(op, Touch)}
+    return any(
+        at + WORD_BYTES > gpa % PAGE_SIZE_BYTES and at < gpa % PAGE_SIZE_BYTES + LAYOUTS[clock].size
+        for _, clock, gpa in clocks
+        for at in used
+    )
+
+
+def runs_a_vcpu(race: Race, vcpu: int) -> bool:
+    """Whether each window of a vCPU runs it."""
+    return any(isinstance(op, Touch | Execute) for op in race.guests[vcpu].program)
+
+
+def words_of(writes: Iterable[ClockWrite]) -> set[tuple[str, int]]:
+    """Return the words that structures may have been written to, by mapping and offset."""
+    return {
+        (write.mapping, (write.offset + at) // WORD_BYTES * WORD_BYTES)
+        for write in writes
+        for start, end in LAYOUTS[write.clock].written
+        for at in range(start, end)
+    }
+
+
 class RaceClocks:
     """What KVM may have written in a race, and what it must have.
 
@@ -44,16 +72,7 @@ class RaceClocks:
     @property
     def are_met(self) -> bool:
         """Whether somebody may read or write what KVM does: nobody knows what is there then."""
-        hosts = (op for host in self._race.hosts for op in host.operations)
-        guests = (op for guest in self._race.guests for op in guest.program)
-        used = {op.place.offset % PAGE_SIZE_BYTES for op in hosts if isinstance(op, HostWrite)}
-        used |= {op.gpa % PAGE_SIZE_BYTES for op in guests if isinstance(op, Touch)}
-        return any(
-            at + WORD_BYTES > gpa % PAGE_SIZE_BYTES
-            and at < gpa % PAGE_SIZE_BYTES + LAYOUTS[clock].size
-            for _, clock, gpa in self._clocks
-            for at in used
-        )
+        return are_met(self._race, self._clocks)
 
     def note_dirty(
         self, outcome: Raced, note: Callable[[int, Translation, Interval, bool], None]
@@ -63,7 +82,7 @@ class RaceClocks:
             track = self._host.places[0, gpa // PAGE_SIZE_BYTES]
             if vcpu >= len(outcome.windows):
                 continue
-            runs = any(isinstance(op, Touch | Execute) for op in self._race.guests[vcpu].program)
+            runs = runs_a_vcpu(self._race, vcpu)
             for window in outcome.windows[vcpu]:
                 interval = window.begin, window.end
                 places = track.within(*interval)
@@ -83,9 +102,4 @@ class RaceClocks:
 
     def words(self) -> set[tuple[str, int]]:
         """Return the words that may hold anything, by mapping and offset."""
-        return {
-            (write.mapping, (write.offset + at) // WORD_BYTES * WORD_BYTES)
-            for write in self.writes()
-            for start, end in LAYOUTS[write.clock].written
-            for at in range(start, end)
-        }
+        return words_of(self.writes())

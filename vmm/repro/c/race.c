@@ -88,6 +88,18 @@ struct race_page {
 	uint64_t page;
 };
 
+/* A clock of a vCPU, in a view; `surely`: it is written whenever the vCPU runs. */
+struct race_clock {							/*+ raceclock */
+	unsigned cpu, view;						/*+ raceclock */
+	bool surely;							/*+ raceclock */
+};									/*+ raceclock */
+
+/* A word that KVM may write to by itself. */
+struct race_veil {							/*+ raceclock */
+	struct mapping *mapping;					/*+ raceclock */
+	uint64_t offset;						/*+ raceclock */
+};									/*+ raceclock */
+
 struct race {
 	const struct race_host *hosts;
 	const struct race_guest *guests;
@@ -97,6 +109,9 @@ struct race {
 	const struct race_page *pages;
 	unsigned host_count, guest_count, log_count, views, page_count, mapping_count;
 	bool reads_make_dirty;
+	const struct race_clock *clocks;	/*+ raceclock */
+	const struct race_veil *veils;		/*+ raceclock */
+	unsigned clock_count, veil_count;	/*+ raceclock */
 };
 
 struct race_answer {
