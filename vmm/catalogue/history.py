@@ -66,7 +66,7 @@ BUGS = (
                 needs=("internal_apic",),
             ),
         ),
-        where="for the kernel's own slots, with APIC virtualisation",
+        where="for internal slots, with APIC virtualisation",
     ),
     Bug(
         ("fa3d315a4ce2", "09d952c971a5"),
@@ -331,4 +331,4 @@ BUGS = (
         "looked at (memfd-closed-before-its-slot, memfd-closed-after-its-slot)",
     ),
 )
-"""In the order of the kernel's own tale: the array, addresses, logs, and what runs side by side."""
+"""In the order of subjects: the array, addresses, logs, and what runs at the same time."""

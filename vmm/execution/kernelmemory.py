@@ -24,7 +24,7 @@ TOLERANCE_BYTES = 64 << 10
 """Of growth in a round: what the stacks and page tables of others come to, and go."""
 
 ADDRESSES = "VmSize"
-"""What is mapped in this process: what a slot of the kernel's own leaves there adds to it."""
+"""What is mapped in this process: what an internal slot leaves there adds to it."""
 
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")

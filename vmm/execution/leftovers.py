@@ -13,7 +13,7 @@ _KERNEL_MADE = "/dev/zero (deleted)"
 
 
 class InternalMemory:
-    """The memory of slots of the kernel's own: what appears after this object was made."""
+    """The memory of internal slots: what appears after this object was made."""
 
     def __init__(self) -> None:
         self._known = _kernel_made()

@@ -227,7 +227,7 @@ def _run_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
 
 
 def _close_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
-    """Make and close VMs with slots of the kernel's own, with a sign before each end.
+    """Make and close VMs with internal slots, with a sign before each end.
 
     The memory of those slots is unmapped then, for which the kernel has to wait: another thread
     keeps the memory map busy.

@@ -1,8 +1,8 @@
 """What only some random scenarios are about: dirty rings, guest_memfds, the host's own changes of
-its memory, the kernel's own slots, memory mapped ahead. Each of these is a *taste*.
+its memory, internal slots, memory mapped ahead. Each of these is a *subject*.
 
-A taste is what keeps the rest alone, too: code is executed only where no page of it can turn into
-zeros, which the guest would run through for ever.
+Subjects keep each other apart, too: code is executed only where no page of it can turn into zeros,
+which the guest would run through for ever.
 """
 
 from collections.abc import Callable, Iterator
@@ -112,7 +112,7 @@ _IMMOVABLE = ("unmap", "forbid", "write_protect", "map_file")
 
 
 class Extras:
-    """Makes the operations of a scenario's tastes."""
+    """Makes the operations of a scenario's subjects."""
 
     def __init__(self, dice: Dice, features: Features, pools: Pools, world: World) -> None:
         self._dice = dice
@@ -138,7 +138,7 @@ class Extras:
             "starts": self._starts.next,
         }
         self._makers: list[Callable[[], Iterator[AnyOperation]]] = [
-            makers[taste] for taste in makers if taste in pools.tastes
+            makers[subject] for subject in makers if subject in pools.subjects
         ]
 
     def begin(self) -> Iterator[AnyOperation]:
@@ -151,20 +151,20 @@ class Extras:
                 yield self._odd_cap()
         if features.slot_zap_all_quirk and dice.chance(0.1):
             yield EnableCap("DISABLE_QUIRKS2", _ZAP_ALL)
-        if "internal" in self._pools.tastes:
+        if "internal" in self._pools.subjects:
             for _ in range(dice.between(1, 4)):
                 yield from self._internal()
-        if "rings" in self._pools.tastes:
+        if "rings" in self._pools.subjects:
             if dice.chance(0.2):
                 yield EnableCap("DIRTY_LOG_RING", dice.pick(_BAD_RING_SIZES))
             acquire = features.dirty_ring_acq_rel and dice.chance(0.3)
             size_bytes = features.dirty_ring_bytes * dice.pick((1, 1, 2))
             yield EnableCap("DIRTY_LOG_RING_ACQ_REL" if acquire else "DIRTY_LOG_RING", size_bytes)
-        if "starts" in self._pools.tastes:
+        if "starts" in self._pools.subjects:
             yield from self._starts.begin()
 
     def after(self) -> Iterator[AnyOperation]:
-        """Yield, now and then, something that a taste is about."""
+        """Yield, now and then, something that a subject is about."""
         if self._makers and self._dice.chance(0.5):
             yield from self._dice.pick(self._makers)()
         elif self._dice.chance(0.005):
@@ -179,7 +179,7 @@ class Extras:
 
     def meanwhile(self, operation: AnyOperation) -> Iterator[AnyOperation]:
         """Yield the emptying of rings that ``operation`` may have brought near their end."""
-        if "rings" not in self._pools.tastes:
+        if "rings" not in self._pools.subjects:
             return
         if isinstance(operation, Instruction):
             # What it reads and what it writes, each over a border.
@@ -195,9 +195,9 @@ class Extras:
 
     def end(self) -> Iterator[AnyOperation]:
         """Yield what comes last."""
-        if "rings" in self._pools.tastes:
+        if "rings" in self._pools.subjects:
             yield from self._harvest_all()
-        if "internal" in self._pools.tastes and self._dice.chance(0.5):
+        if "internal" in self._pools.subjects and self._dice.chance(0.5):
             yield UnmapInternalSlots()
 
     def _harvest_all(self) -> Iterator[HarvestDirtyRing]:

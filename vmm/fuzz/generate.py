@@ -1,7 +1,7 @@
 """Random scenarios: ``generate`` is a pure function of a seed and of a kernel's features.
 
 Most scenarios are a mixture of region calls and looks at memory; some begin with a crowd of
-slots; some have a taste for something else besides (``extras.py``); some are curated scenarios
+slots; some have a subject for something else besides (``extras.py``); some are curated scenarios
 with a few operations changed; a few are races (``racing.py``). Other VMs' lives and churning slots
 are left to curated scenarios: they are about time and quantity, of which random ones have none to
 spare. Short ones show a difference plainly, long ones get to states that take many steps.
@@ -55,7 +55,7 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
     odd = Dice(seed ^ _ODD)
     if odd.chance(_RACES):
         return race_scenario(odd, features, name)
-    drawn = _with_odd_taste(pools.draw(dice, features), features, odd)
+    drawn = _with_odd_subject(pools.draw(dice, features), features, odd)
     composer = _Composer(dice, features, drawn)
     made = Scenario(
         name=name,
@@ -72,22 +72,22 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
     return certain(made, features)
 
 
-def _with_odd_taste(drawn: pools.Pools, features: Features, dice: Dice) -> pools.Pools:
-    """Give some scenarios a taste of those that came later, by dice of their own.
+def _with_odd_subject(drawn: pools.Pools, features: Features, dice: Dice) -> pools.Pools:
+    """Give some scenarios a subject of those that came later, by dice of their own.
 
     So that the others are what they were before.
     """
-    tastes = pools.odd_tastes(features)
-    if drawn.tastes or not tastes or not dice.chance(_ODD_SHARE):
+    subjects = pools.odd_subjects(features)
+    if drawn.subjects or not subjects or not dice.chance(_ODD_SHARE):
         return drawn
-    return replace(drawn, tastes=frozenset((dice.pick(tastes),)))
+    return replace(drawn, subjects=frozenset((dice.pick(subjects),)))
 
 
 def _needs(drawn: pools.Pools) -> tuple[str, ...]:
     needs = {
         "smm": SMM in drawn.spaces,
-        "dirty_ring_bytes": "rings" in drawn.tastes,
-        "guest_memfd": "memfds" in drawn.tastes,
+        "dirty_ring_bytes": "rings" in drawn.subjects,
+        "guest_memfd": "memfds" in drawn.subjects,
     }
     return tuple(need for need, is_needed in needs.items() if is_needed)
 

@@ -104,7 +104,7 @@ class Instructions:
 
     def _memory(self, page: int, as_id: AsId) -> Place | None:
         """Return the memory of a page, where it and the next one are probably a writable slot's."""
-        if self._pools.tastes:
+        if self._pools.subjects:
             return None
         kinds = {mapping.name: mapping.kind for mapping in self._pools.mappings}
         for slot in self._world.slots.values():
@@ -122,7 +122,7 @@ class Instructions:
             return 1
         # One instruction that overruns a dirty ring is a known issue of kvm_pvm.
         few = self._dice.between(1, 12)
-        return few if "rings" in self._pools.tastes else min(few, MAX_STRING_BYTES // width)
+        return few if "rings" in self._pools.subjects else min(few, MAX_STRING_BYTES // width)
 
     def _value(self) -> int:
         dice = self._dice

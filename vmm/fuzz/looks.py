@@ -51,14 +51,14 @@ class Looks:
         self._other = dice.pick((0.0, 0.05, 0.2))
         self._logs = dice.pick((0.05, 0.3, 0.6))
         self._instructions = 0.0
-        self._is_plain = not pools.tastes.isdisjoint(("clocks", "devices"))
+        self._is_plain = not pools.subjects.isdisjoint(("clocks", "devices"))
         """Whether guests only touch, within a page: more is not judged beside such things."""
-        if pools.tastes.isdisjoint(("memfds", "internal")) and not self._is_plain:
+        if pools.subjects.isdisjoint(("memfds", "internal")) and not self._is_plain:
             self._instructions = dice.pick((0.0, 0.05, 0.2, 0.5))
         self._one = Instructions(dice, pools, world)
         self._clears = pools.manual_log or dice.chance(0.1)
         # Code that could be zeros is not executed, nor a halt where the kernel waits for more.
-        self._executes = pools.tastes.isdisjoint(("memfds", "host", "internal", "starts"))
+        self._executes = pools.subjects.isdisjoint(("memfds", "host", "internal", "starts"))
 
     def after(self, call: SetUserMemoryRegion) -> Iterator[AnyOperation]:
         """Yield operations that look at what a call changed, or should have left alone."""
@@ -184,7 +184,7 @@ class Looks:
             gpa = page + PAGE_SIZE_BYTES - 0x10
             count, width = dice.between(1, 12), dice.pick(_WIDTHS)
             # One instruction that overruns a dirty ring is a known issue of kvm_pvm.
-            if dice.chance(0.2) and "rings" not in self._pools.tastes:
+            if dice.chance(0.2) and "rings" not in self._pools.subjects:
                 count = dice.pick((64, 256, 400))
             if within_reach(gpa, width * count, reach):
                 access: Literal["read", "write"] = "write" if dice.chance(0.4) else "read"

@@ -33,7 +33,7 @@ TABLES = "tables"
 _SHOWN_PAGES = 4
 _TABLE_PAGES = 8
 _HIGH_SHARE = 0.12
-_TASTE_SHARE = 0.3
+_SUBJECT_SHARE = 0.3
 _HIGH_GFNS = (1 << 20, 0x12_3400, (1 << 24) - 4, (1 << 28) - 4, 1 << 32)
 _ALIASED_BITS = (20, 24, 28, 32)
 """Gfns that differ in one of these bits alone are taken for each other if it is lost."""
@@ -58,7 +58,7 @@ class Pools:
     """What a scenario may name. ``gfns`` and ``far_gfns`` are places, within and out of reach.
 
     ``manual_log`` says whether the dirty log is cleared by hand, ``spaces`` which address spaces
-    the guest looks at, ``tastes`` what else the scenario is about, and ``reach`` where the gpas
+    the guest looks at, ``subjects`` what else the scenario is about, and ``reach`` where the gpas
     end that it touches. ``has_long`` says whether there are guests in 64-bit mode.
     """
 
@@ -72,7 +72,7 @@ class Pools:
     vcpus: int = 1
     manual_log: bool = False
     spaces: tuple[AsId, ...] = (0,)
-    tastes: frozenset[str] = frozenset()
+    subjects: frozenset[str] = frozenset()
     reach: int = REACH
     has_long: bool = False
 
@@ -80,12 +80,12 @@ class Pools:
 def draw(dice: Dice, features: Features) -> Pools:
     """Return the pools of one scenario."""
     spaces: tuple[AsId, ...] = (0, SMM) if features.smm and dice.chance(_SMM_SHARE) else (0,)
-    tastes = _tastes(dice, features)
-    is_high = dice.chance(_HIGH_SHARE) and "internal" not in tastes
+    subjects = _subjects(dice, features)
+    is_high = dice.chance(_HIGH_SHARE) and "internal" not in subjects
     reach = features.touch_limit if is_high else REACH
     flags = _flags(dice, features)
     sizes = dice.pick(_SIZES)
-    mappings = _mappings(dice, features, tastes, max(sizes))
+    mappings = _mappings(dice, features, subjects, max(sizes))
     if any(mapping.kind == "thp" for mapping in mappings):
         sizes += (_HUGE_PAGE,)
     return Pools(
@@ -95,17 +95,17 @@ def draw(dice: Dice, features: Features) -> Pools:
         _far_gfns(features),
         sizes,
         mappings,
-        flags + (LOG_DIRTY_PAGES,) * 4 if "rings" in tastes else flags,
+        flags + (LOG_DIRTY_PAGES,) * 4 if "rings" in subjects else flags,
         dice.pick((1, 1, 1, 1, 2, 2, 3)),
-        features.manual_dirty_log and "rings" not in tastes and dice.chance(0.2),
+        features.manual_dirty_log and "rings" not in subjects and dice.chance(0.2),
         spaces,
-        tastes,
+        subjects,
         reach,
         features.touch_limit > REACH,
     )
 
 
-def _tastes(dice: Dice, features: Features) -> frozenset[str]:
+def _subjects(dice: Dice, features: Features) -> frozenset[str]:
     """Return what a scenario is about besides slots: mostly nothing, or one thing."""
     known = {
         "rings": features.dirty_ring_bytes > 0,
@@ -116,19 +116,19 @@ def _tastes(dice: Dice, features: Features) -> frozenset[str]:
         "vms": True,
         "starts": features.touch_limit > REACH and features.sync_mmu,
     }
-    usable = [taste for taste, is_there in known.items() if is_there]
-    if not usable or not dice.chance(_TASTE_SHARE):
+    usable = [subject for subject, is_there in known.items() if is_there]
+    if not usable or not dice.chance(_SUBJECT_SHARE):
         return frozenset()
     return frozenset((dice.pick(usable),))
 
 
-def odd_tastes(features: Features) -> tuple[str, ...]:
-    """Return the tastes of which one comes up now and then where a scenario has no other."""
+def odd_subjects(features: Features) -> tuple[str, ...]:
+    """Return the subjects of which one comes up now and then where a scenario has no other."""
     known = {
         "clocks": features.kvmclock and features.kvmclock_ctrl and features.steal_time,
         "devices": features.coalesced_mmio and features.ioeventfd,
     }
-    return tuple(taste for taste, is_there in known.items() if is_there)
+    return tuple(subject for subject, is_there in known.items() if is_there)
 
 
 def is_free(slot: int) -> bool:
@@ -188,7 +188,7 @@ def _far_gfns(features: Features) -> tuple[int, ...]:
 
 
 def _mappings(
-    dice: Dice, features: Features, tastes: frozenset[str], size: int
+    dice: Dice, features: Features, subjects: frozenset[str], size: int
 ) -> tuple[Mapping, ...]:
     """Return mappings of which one has room for slots of ``size`` pages: all of it is looked at."""
     pages = dice.pick((4, 4, 8)) if size <= _SMALL else size + _SMALL
@@ -197,13 +197,13 @@ def _mappings(
         mappings.append(Mapping("nowhere", 4, "unmapped"))
     if features.zero_page and dice.chance(0.25):
         mappings.append(Mapping("zero", MAX_ZERO_PAGES // 4, "zero"))
-    if dice.chance(0.15 if "host" in tastes else 0.04):
+    if dice.chance(0.15 if "host" in subjects else 0.04):
         mappings.append(Mapping("huge", 1024, "thp"))
-    if "host" in tastes:
+    if "host" in subjects:
         mappings += _host_mappings(dice, mappings)
-    if "starts" in tastes:
+    if "starts" in subjects:
         mappings.append(Mapping(TABLES, _TABLE_PAGES))
-    if "memfds" in tastes and features.guest_memfd_shared and dice.chance(0.7):
+    if "memfds" in subjects and features.guest_memfd_shared and dice.chance(0.7):
         mappings.append(Mapping(SHOWN, _SHOWN_PAGES, "guest_memfd"))
     return tuple(mappings)
 

@@ -41,17 +41,17 @@ IDENTITY_MAP_LATE = documented(
 )
 INTERNAL_OVERLAP = source(
     "internal-overlap",
-    "a slot of the kernel's own and a user's never overlap, whichever came first: EEXIST",
+    "an internal slot and a user slot never overlap, whichever came first: EEXIST",
     "__x86_set_memory_region; 6fe639792c7b",
 )
 INTERNAL_ONCE = source(
     "internal-once",
-    "a slot of the kernel's own is placed once, then EEXIST",
+    "an internal slot is placed once, then EEXIST",
     "__x86_set_memory_region",
 )
 INTERNAL_MEMORY = source(
     "internal-memory",
-    "a slot of the kernel's own has one mapping in the process, for all address spaces",
+    "an internal slot has one mapping in the process, for all address spaces",
     "__x86_set_memory_region",
 )
 IRQCHIP = documented("irqchip", "KVM_CREATE_IRQCHIP gives the VM a local APIC", "api.rst 4.24")

@@ -1,6 +1,6 @@
 """What the kernel's array of memslots must be after a region operation (Linux 5.7 to 5.16).
 
-It is the array of the model, index for index. Slots of the kernel's own, whose ids come after the
+It is the array of the model, index for index. Internal slots, whose ids come after the
 last one of userspace, are none of the model's: they have their places by gfn.
 """
 
@@ -60,7 +60,7 @@ def _entries_flaw(kernel: KernelArray, wanted: MemslotArray[Memslot], held: Held
 
 
 def _indexes_flaw(kernel: KernelArray) -> str:
-    """Whether entries and id_to_index say the same, the kernel's own slots included."""
+    """Whether entries and id_to_index say the same, internal slots included."""
     indexes = dict(kernel.id_to_index)
     for index, slot in enumerate(kernel.slots):
         found = indexes.pop(slot.slot_id, -1)

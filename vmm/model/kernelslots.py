@@ -1,7 +1,7 @@
 """What the kernel must hold of its memslots after a region operation (Linux 5.17 and later).
 
 The model's slots say which entries there are; that the trees and the table hold together, and that
-both copies say the same, is asked of the kernel's data alone. Slots of the kernel's own, whose ids
+both copies say the same, is asked of the kernel's data alone. Internal slots, whose ids
 come after the last one of userspace, are none of the model's, and are asked no more than that.
 """
 

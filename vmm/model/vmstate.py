@@ -175,7 +175,7 @@ class VmState:
         if refused:
             return refused
         allowed = self._accesses[0].pre_fault(op)
-        # What stands in the way may be a slot of the kernel's own.
+        # What stands in the way may be an internal slot.
         in_the_way = (each.outcome for each in allowed)
         reached = any(self.internal.reached(op.vcpu, end_of(op, o), 1) for o in in_the_way)
         return () if reached else allowed

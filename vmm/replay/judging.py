@@ -57,7 +57,7 @@ _ASSUMPTIONS = (
     _Assumption("KVM_CAP_USER_MEMORY2", {"user_memory2": True}, Cap.USER_MEMORY2),
     _Assumption("KVM_CAP_GUEST_MEMFD", {"guest_memfd": True}, Cap.GUEST_MEMFD),
     _Assumption("KVM_CAP_NR_MEMSLOTS of 509", {"nr_memslots": 509}, Cap.NR_MEMSLOTS),
-    _Assumption("a slot of the kernel's own for the TSS", {"internal_tss": True}),
+    _Assumption("an internal slot for the TSS", {"internal_tss": True}),
     _Assumption("gpas of 52 bits", {"last_gfn": (1 << 40) - 1}),
     _Assumption("gpas of 46 bits", {"last_gfn": (1 << 34) - 1}),
     _Assumption("gpas of 39 bits", {"last_gfn": (1 << 27) - 1}),

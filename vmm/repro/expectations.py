@@ -31,7 +31,7 @@ class Expectation:
 
     @property
     def is_unknown(self) -> bool:
-        """Whether the model does not know what may come of it, nor of what follows."""
+        """Whether the model does not know what it may result in, nor what follows."""
         return not self.allowed and self.tables is None
 
 

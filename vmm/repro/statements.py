@@ -216,7 +216,7 @@ class Statements:
 
     def _race(self, step: Expectation) -> list[str]:
         if step.tables is None:
-            return ["/* What may come of this race is not known. */"]
+            return ["/* What this race may result in is not known. */"]
         self._races += 1
         return race(self.account, self._host, step.tables, self._races, self._host_call)
 

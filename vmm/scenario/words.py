@@ -202,7 +202,7 @@ def operation(op: AnyOperation) -> str:
         case CreateVcpu():
             return f"KVM_CREATE_VCPU({op.vcpu})"
         case UnmapInternalSlots():
-            return "munmap on the memory of all slots of the kernel's own"
+            return "munmap on the memory of all internal slots"
         case PreFaultMemory():
             where = f"gpa={op.gpa:#x}, size={op.size:#x}, flags={op.flags:#x}"
             return f"{_vcpu(op.vcpu)}: KVM_PRE_FAULT_MEMORY({where})"

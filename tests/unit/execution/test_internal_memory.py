@@ -1,4 +1,4 @@
-"""The memory of slots of the kernel's own: found as what is new, taken away, and not lost sight of.
+"""The memory of internal slots: found as what is new, taken away, and not lost sight of.
 
 Shared memory of the test's own stands for it: to the process, both look the same.
 """

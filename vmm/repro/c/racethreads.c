@@ -82,7 +82,7 @@ static unsigned char *race_code(unsigned cpu)
 	return guest.host + cpu * 16 * PAGE;
 }
 
-#define RACE_VALUES 0x1000u		/* behind the code */
+#define RACE_VALUES 0x1000u		/* after the code */
 #define RACE_AT 0x1ffcu			/* which step is under way */
 
 static unsigned put(unsigned char *code, const char *bytes, unsigned length, uint32_t a, uint32_t b,
