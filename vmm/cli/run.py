@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.errors import usable
 from vmm.cli.files import STDIN, allow_large, scenario_from
 from vmm.cli.formats import (
     Requested,
@@ -19,7 +18,7 @@ from vmm.cli.required import Command, require_run_option
 from vmm.cli.said import say
 from vmm.cli.selection import complete_names
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
-from vmm.cli.writing import spare
+from vmm.cli.writing import made, spare
 from vmm.report.text import single_report
 from vmm.scenario.demand import Limits
 from vmm.verdict.result import Checked
@@ -61,8 +60,7 @@ def run(
         spare([Path(scenario)], (*(each.file for each in wanted), *named))
     chosen = scenario_from(scenario, limits)
     if history is not None:
-        with usable(history):
-            history.open("a").close()
+        made(history)
     host = look_at_host(patience)
     require_usable(host, required)
 

@@ -17,6 +17,7 @@ import click
 from vmm.cli.errors import HostFailed, Unusable, usable
 from vmm.host.naming import NamedFile
 from vmm.scenario.endings import of_the_host
+from vmm.scenario.reading import kind_of
 
 _STDOUT = "-"
 _SUFFIX = "?" * 8
@@ -84,6 +85,15 @@ def document(file: str) -> Iterator[IO[str]]:
         return
     with written(Path(file)) as stream:
         yield stream
+
+
+def made(path: Path) -> None:
+    """Make a file unless it is there, for what is read while it is written. Raises Unusable."""
+    with usable(path):
+        kind = kind_of(os.stat(path).st_mode) if os.path.exists(path) else ""
+        if kind:
+            raise Unusable(f"{path}: {kind}, not a file: what is written there is read again")
+        path.open("a").close()
 
 
 def spare(inputs: Iterable[Path], outputs: Iterable[str]) -> None:

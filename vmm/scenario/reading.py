@@ -82,10 +82,16 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         yield file
 
 
-def _refuse_special(path: Path, mode: int) -> None:
+def kind_of(mode: int) -> str:
+    """Return what is no regular file, by its ``st_mode``, in words; empty for one that is."""
     kind = stat.S_IFMT(mode)
-    if kind != stat.S_IFREG:
-        raise FileError(path, f"{_KINDS.get(kind, 'something else')}, not a file")
+    return "" if kind == stat.S_IFREG else _KINDS.get(kind, "something else")
+
+
+def _refuse_special(path: Path, mode: int) -> None:
+    kind = kind_of(mode)
+    if kind:
+        raise FileError(path, f"{kind}, not a file")
 
 
 def _read(file: BufferedReader, path: Path, most_bytes: int) -> bytes:

@@ -297,6 +297,12 @@ def test_a_name_that_no_file_system_takes(folder: Path, command: str) -> None:
     refused(folder, command.format(*["x" * 300] * 2))
 
 
+@pytest.mark.parametrize("name", ["/dev/full", "/dev/null", "pipe"])
+def test_a_history_is_written_to_what_can_be_read_again(folder: Path, name: str) -> None:
+    os.mkfifo(folder / "pipe")
+    assert "not a file" in refused(folder, f"run move-up --history {name}")
+
+
 def test_no_command_at_all_is_answered_with_help(folder: Path) -> None:
     assert vmm().output.startswith("Usage: vmm ")
     assert vmm("lab").output.startswith("Usage: vmm lab ")
