@@ -135,6 +135,7 @@ def test_a_scenario_fails_with_its_step_rule_and_slot_map(tmp_path: Path) -> Non
 def test_names_that_do_not_exist_are_told(tmp_path: Path, source: str, message: str) -> None:
     printed = project(a_project(tmp_path, source))
     assert message in printed
+    assert "vmm/testing/" not in printed  # The message, and no traceback through the plugin.
     assert not printed.endswith("status 0")
 
 

@@ -6,6 +6,8 @@ import pytest
 
 PARAMETER = "memslot_scenario_name"
 MARKER = "memslot_scenario"
+_THREADS = "ignore:This process .* is multi-threaded:DeprecationWarning"
+"""Scenarios run in forked processes, beside which pytest-xdist has threads that wait for input."""
 
 
 def memslot_scenario(*patterns: str) -> Callable[..., None]:
@@ -21,11 +23,12 @@ def memslot_scenario(*patterns: str) -> Callable[..., None]:
     def test(memslot_scenario_name: str) -> None:
         run(memslot_scenario_name)
 
-    return pytest.mark.memslot_scenario(*patterns)(test)
+    marked = pytest.mark.memslot_scenario(*patterns)(test)
+    return pytest.mark.filterwarnings(_THREADS)(marked)
 
 
 def names_for(patterns: tuple[str, ...]) -> list[str]:
-    """Return the names of the scenarios that a test is for. Raises `pytest.UsageError`."""
+    """Return the names of the scenarios that a test is for; fail where a pattern matches none."""
     from vmm.catalogue import catalogue
     from vmm.scenario.features import Features
     from vmm.scenario.selection import Selection, SelectionError
@@ -36,7 +39,7 @@ def names_for(patterns: tuple[str, ...]) -> list[str]:
     try:
         found = Selection(patterns, everything=True).among(scenarios)
     except SelectionError as error:
-        raise pytest.UsageError(f"memslot_scenario: {error}") from None
+        pytest.fail(f"memslot_scenario: {error}", pytrace=False)
     return [scenario.name for scenario in found]
 
 
