@@ -275,8 +275,8 @@ def _version() -> str:
 def _again(files: set[str]) -> Iterator[str]:
     """Yield the commands for the files that there are."""
     if "repro.c" in files:
-        yield "cc -o repro repro.c && ./repro; echo $?    # 1: wrong, 0: right, 4: cannot run"
-        script = "BUILD_AND_BOOT ./repro; s=$?; [ $s -eq 4 ] && s=125; exit $s"
+        yield "cc -o repro repro.c && ./repro; echo $?    # 0: right, 1: wrong, else: cannot say"
+        script = "BUILD_AND_BOOT ./repro; s=$?; [ $s -ge 2 ] && s=125; exit $s"
         yield f"git bisect run sh -c '{script}'"
     if "scenario.json" in files:
         yield "vmm run scenario.json"

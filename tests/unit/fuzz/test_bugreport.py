@@ -1,5 +1,8 @@
 """A bug report says what happened, in Markdown and as a mail, and forges nothing."""
 
+import re
+import subprocess
+
 import msgspec
 
 from tests.ideal import ideal_history
@@ -110,6 +113,10 @@ def test_what_matters_of_the_host_and_how_to_bisect_is_said() -> None:
     assert "- kernel command line: quiet\n" in text
     assert "started as `vmm" in text
     assert "git bisect run " in text
+    (script,) = re.findall(r"git bisect run (sh -c '.*')", text)
+    for status, said in {0: 0, 1: 1, 2: 125, 3: 125, 4: 125, 139: 125}.items():
+        ran = script.replace("BUILD_AND_BOOT ./repro", f"(exit {status})")
+        assert subprocess.run(["sh", "-c", ran], check=False).returncode == said
     assert "vmm judge" not in text, "there is no such file"
 
 
