@@ -37,8 +37,8 @@ class _Slower(Failure):
 
 
 @click.command()
-@click.option("--work", "works", type=click.Choice(WORKS), multiple=True,
-              help="Only this work (again: more).")  # fmt: skip
+@click.option("--work", "works", type=click.Choice(WORKS), multiple=True, metavar="WORK",
+              help=f"Only {', '.join(WORKS[:-1])} or {WORKS[-1]} (again: more).")  # fmt: skip
 @click.option("--slots", "counts", multiple=True, metavar="N",
               help="With so many slots, or `all` (again: more).")  # fmt: skip
 @click.option("--pages", type=int, default=64, show_default=True, metavar="N",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+from click.shell_completion import CompletionItem
 from rich.console import Console
 
 from vmm.cli.errors import usable
@@ -46,6 +47,11 @@ class _FormatParam(click.ParamType):  # type: ignore[type-arg]  # In older versi
         if colon and not file:
             self.fail(f"{value!r}: the name of the file is missing", param, ctx)
         return Wanted(name, file or _STDOUT)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in FORMATS if name.startswith(incomplete)]
 
 
 Text = Callable[[Print, int | None], Reporter]

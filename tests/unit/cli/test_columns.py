@@ -64,6 +64,7 @@ def test_help(command: tuple[str, ...]) -> None:
     result = CliRunner().invoke(main, [*command, "--help"], terminal_width=COLUMNS)
     assert result.exit_code == 0
     assert too_wide(result.output) == []
+    assert [line for line in result.output.splitlines() if len(line) > COLUMNS] == []
 
 
 COMMANDS_SHOWN: tuple[tuple[str, ...], ...] = (

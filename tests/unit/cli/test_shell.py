@@ -47,6 +47,7 @@ def test_bash_understands_its_script() -> None:
         (("show", "create-one-p"), "create-one-page"),
         (("check", "--tag", "slo"), "slow"),
         (("check", "--hist"), "--histories"),
+        (("check", "--format", "kt"), "ktap"),
     ],
 )
 def test_commands_scenarios_and_tags_are_completed(words: tuple[str, ...], offered: str) -> None:
