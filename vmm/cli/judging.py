@@ -95,8 +95,10 @@ class Judge:
             cause = difference.identity.cause
             self._causes[cause] += 1
             if self._causes[cause] == self._max_differences:
-                wanted = f"--max-differences {self._max_differences}"
-                self._early.because(f"{wanted} for one cause: {cause}")
+                many = self._max_differences
+                self._early.because(
+                    f"{many} differ by one cause, {cause}: --max-differences {many}"
+                )
 
     def _judged(self, ran: Ran) -> Iterator[Checked | None]:
         """Judge a record bit by bit; an error of ours costs this scenario, and no other."""

@@ -189,7 +189,7 @@ def test_enough_that_differ_end_the_machine(tmp_path: Path) -> None:
     assert "gave up" not in result.output
     told = json.loads(Path("r.json").read_text())
     assert [each["status"] for each in told["scenarios"]] == ["differs", "differs"]
-    assert told["early"].startswith("--max-differences 2 for one cause: ")
+    assert told["early"].startswith("2 differ by one cause, ")
 
 
 @pytest.mark.parametrize(
