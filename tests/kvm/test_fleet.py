@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -124,6 +128,37 @@ def test_what_ends_every_worker_is_given_up(client: Client) -> None:
     task = Task("too slow", ("show", "create-one-page"))
     assert fleet.run([task], told(reports, lost)) == (task,)
     assert lost == ["too slow"] * 3
+
+
+@pytest.mark.long
+def test_a_scheduler_that_is_killed_leaves_its_tasks(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    dask = [sys.executable, "-m", "dask"]
+    here = ("--host", "127.0.0.1", "--no-dashboard")
+    with log.open("w") as out, ExitStack() as stack:
+        command = [*dask, "scheduler", *here, "--port", "0"]
+        scheduler = stack.enter_context(subprocess.Popen(command, stderr=out))
+        stack.callback(scheduler.kill)
+        (address,) = seen(log, r"Scheduler at: +(tcp:\S+)")
+        command = [*dask, "worker", address, *here, "--nworkers", "1", "--nthreads", "1"]
+        worker = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+        stack.callback(worker.terminate)
+        client = stack.enter_context(Client(address))
+        client.wait_for_workers(1)
+        threading.Timer(3, scheduler.kill).start()
+        fleet = Fleet(client, timeout_s=60)
+        task = Task("long", ("fuzz", "--seed", "1", "--seconds", "30", "--out", "{out}"))
+        assert fleet.run([task], told({}, [])) == (task,)
+        assert fleet.scheduler_is_gone
+
+
+def seen(log: Path, pattern: str) -> list[str]:
+    """Return what a pattern finds in a log, as soon as it is there."""
+    for _ in range(600):
+        if found := re.findall(pattern, log.read_text()):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
 
 
 def test_no_scheduler_is_one_line_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def check_on(address: str, names: Sequence[str], formats: Sequence[Wanted]) -> i
     with ExitStack() as files, _fleet(address, _CHECK_S) as fleet:
         documents = [each for each in formats if each.name in _WHOLE]
         streams = [files.enter_context(document(each.file)) for each in documents]
-        left = fleet.run(tasks, _told(done))
+        left = _all_run(fleet, tasks, done)
         if documents and not results:
             raise NothingRan("no host has returned a result")
         for each, stream in zip(documents, streams, strict=True):
@@ -135,8 +135,18 @@ def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
             Task(f"shard {part} of {parts}", (*search, "--shard", f"{part}/{parts}"))
             for part in range(1, parts + 1)
         ]
-        left = fleet.run(tasks, _told(done))
+        left = _all_run(fleet, tasks, done)
     return _status(found, left)
+
+
+def _all_run(
+    fleet: "Fleet", tasks: Sequence["Task"], done: Callable[["Task", str, "Report"], None]
+) -> tuple["Task", ...]:
+    """Run tasks, and return those that could not be."""
+    left = fleet.run(tasks, _told(done))
+    if fleet.scheduler_is_gone:
+        tell("vmm: the scheduler does not answer any more", err=True)
+    return left
 
 
 @contextmanager

@@ -6,8 +6,9 @@ side by side would share their warnings. A task whose worker is gone is tried on
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -37,6 +38,19 @@ class Told:
     lost: Callable[[Task, str, str], None]
 
 
+class _SchedulerLostError(Exception):
+    """The scheduler does not answer any more."""
+
+
+@contextmanager
+def _asked() -> Iterator[None]:
+    """Turn what a call to a scheduler that is gone raises into _SchedulerLostError."""
+    try:
+        yield
+    except (CancelledError, OSError) as error:
+        raise _SchedulerLostError(str(error)) from None
+
+
 @dataclass(slots=True)
 class _Running:
     task: Task
@@ -46,11 +60,15 @@ class _Running:
 
 @dataclass(slots=True)
 class Fleet:
-    """The hosts of a cluster. ``timeout_s`` bounds a task, ``patience_s`` the wait for a worker."""
+    """The hosts of a cluster. ``timeout_s`` bounds a task, ``patience_s`` the wait for a worker.
+
+    ``scheduler_is_gone`` says whether `run` ended since the scheduler no longer answered.
+    """
 
     client: Client
     timeout_s: float
     patience_s: float = 30
+    scheduler_is_gone: bool = False
     _running: dict[Future, _Running] = field(default_factory=dict)
     _numbers: "count[int]" = field(default_factory=count)
     _used: dict[str, int] = field(default_factory=dict)
@@ -63,27 +81,37 @@ class Fleet:
         return found
 
     def run(self, tasks: Sequence[Task], told: Told) -> tuple[Task, ...]:
-        """Run all tasks; return those that could not be: too many workers lost, or none left."""
+        """Run all tasks; return those that could not be.
+
+        Too many workers were lost, or none is left, or the scheduler is gone.
+        """
         waiting = deque(tasks)
         tries = dict.fromkeys(tasks, 0)
         given_up: list[Task] = []
         seen_s = time.monotonic()
         try:
             while waiting or self._running:
-                hosts = self.hosts()
+                with _asked():
+                    hosts = self.hosts()
                 for task, host, why in self._gather(hosts, told):
                     tries[task] += 1
                     told.lost(task, host, why)
                     (given_up if tries[task] >= MOST_TRIES else waiting).append(task)
-                self._submit(hosts, waiting)
+                with _asked():
+                    self._submit(hosts, waiting)
                 if self._running or hosts:
                     seen_s = time.monotonic()
                 elif time.monotonic() - seen_s > self.patience_s:
                     break
-                self._pause()
+                with _asked():
+                    self._pause()
+        except _SchedulerLostError:
+            self.scheduler_is_gone = True
+            given_up += [running.task for running in self._running.values()]
         finally:
-            for future in self._running:
-                future.cancel()
+            with suppress(CancelledError, OSError):
+                for future in self._running:
+                    future.cancel()
             self._running.clear()
         return (*given_up, *waiting)
 
@@ -111,7 +139,7 @@ class Fleet:
                 continue
             worker = min(workers, key=lambda address: self._used.get(address, 0))
             self._used[worker] = self._used.get(worker, 0) + 1
-            task = waiting.popleft()
+            task = waiting[0]
             future = self.client.submit(
                 run,
                 task.command,
@@ -122,7 +150,7 @@ class Fleet:
                 retries=0,
                 pure=False,
             )
-            self._running[future] = _Running(task, host, worker)
+            self._running[future] = _Running(waiting.popleft(), host, worker)
 
     def _pause(self) -> None:
         if not self._running:
