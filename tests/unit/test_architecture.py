@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "vmm.fleet": set(),
     "vmm.bench": {"kvm_abi", "vmm.kvm"},
-    "vmm.lab": {"vmm.verdict.statuses"},
+    "vmm.lab": {"vmm.verdict.statuses", "vmm.host.naming"},
     "vmm.whitebox": {"vmm.scenario.kernelslots"},
     "vmm.cli": {"kvm_abi", "guests", "vmm"},
     "vmm.library": {

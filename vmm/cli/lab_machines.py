@@ -15,10 +15,12 @@ import vmm
 from vmm.cli.preloaded import PROGRAM
 from vmm.cli.said import tell
 from vmm.cli.whitebox import WHERE_IT_CAN
+from vmm.lab.cache import cache_folder
 from vmm.lab.debian import RELEASES, fetched
 from vmm.lab.errors import LabError, MissingError, NoKernelError
 from vmm.lab.kernel import Kernel, from_path
 from vmm.lab.machine import Backend, Job
+from vmm.scenario.endings import what_is_short
 from vmm.verdict import statuses
 
 ROOT = Path(vmm.__file__).resolve().parents[1]
@@ -50,8 +52,23 @@ def in_one_line(status: int | None = None) -> Iterator[None]:
     except LabError as error:
         tell(f"vmm: {error}", err=True)
         raise click.exceptions.Exit(_status(error) if status is None else status) from None
+    except OSError as error:
+        if not _is_of_the_cache(error):
+            raise
+        tell(
+            f"vmm: {what_is_short(error)}: XDG_CACHE_HOME says where the lab keeps files", err=True
+        )
+        raise click.exceptions.Exit(statuses.INCONCLUSIVE if status is None else status) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _is_of_the_cache(error: OSError) -> bool:
+    """Whether an error is about the lab's own files, or the folder that they are to lie in."""
+    if not isinstance(error.filename, str | Path):
+        return False
+    path, cache = Path(error.filename), cache_folder()
+    return path.is_relative_to(cache) or cache.is_relative_to(path)
 
 
 def _status(error: LabError) -> int:

@@ -12,6 +12,7 @@ from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
 from vmm.cli.output import console, print_lines
 from vmm.cli.results import result_from
 from vmm.cli.selection import selecting
+from vmm.cli.writing import written
 from vmm.lab.cells import MMUS, Task, cells_of, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend
@@ -77,10 +78,12 @@ def matrix(
     files = {cell.name: out / cell.name / f"{cell.name}.json" for cell in cells}
     results = {name: statuses_in(path) for name, path in files.items()}
     print_lines(console(), table(results))
-    (out / "matrix.md").write_text(markdown(results))
+    with written(out / "matrix.md") as page:
+        page.write(markdown(results))
     every = [Kept(result_from(path), name) for name, path in files.items() if results[name]]
     if every:
-        (out / "matrix.html").write_text(matrix_text(every))
+        with written(out / "matrix.html") as page:
+            page.write(matrix_text(every))
         say(f"as a page: {out / 'matrix.html'}")
     ctx.exit(worst(statuses.values()))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from vmm.cli.writing import written_bytes
 from vmm.lab.cache import cache_folder
 from vmm.lab.kernel import Kernel
 from vmm.lab.modules import read
@@ -31,7 +32,9 @@ def description_of(kernel: Kernel) -> Path | None:
     kept = cache_folder() / "white-box" / f"{sha256(repr(words).encode()).hexdigest()}.json"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(msgspec.json.encode(_described(kernel, module)))
+        text = msgspec.json.encode(_described(kernel, module))
+        with written_bytes(kept) as file:
+            file.write(text)
     return kept
 
 

@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from vmm.host.naming import named
+
 KEPT_RUNS = 20
 """So many folders of earlier runs stay."""
 
@@ -28,7 +30,9 @@ def new_run_folder() -> Path:
         except FileExistsError:
             number += 1
             continue
-        (runs / str(number) / "pid").write_text(str(os.getpid()))
+        pid = runs / str(number) / "pid"
+        with named(pid):
+            pid.write_text(str(os.getpid()))
         return runs / str(number)
 
 

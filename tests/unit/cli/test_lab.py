@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ from vmm.cli import lab_run
 from vmm.cli.lab import COMMANDS, lab
 from vmm.cli.lab_matrix import words_of
 from vmm.cli.main import main
+from vmm.lab.cache import new_run_folder
 from vmm.lab.run import Ending
 from vmm.scenario.selection import Selection
 
@@ -87,3 +89,24 @@ def test_what_selects_scenarios_reaches_each_machine_of_a_matrix() -> None:
     selection = Selection(("move-*", "table-?"), ("dirty",), ("*huge*",), True)
     words = ["move-*", "table-?", "--tag", "dirty", "--exclude", "*huge*", "--all"]
     assert words_of(selection) == words
+
+
+def test_a_cache_that_cannot_be_made_is_told_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    result = run("run", "--kernel", kernel(tmp_path), "--backend", "svm", "--", "info")
+    assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
+    assert str(tmp_path / "file") in result.stderr
+    assert "XDG_CACHE_HOME says where the lab keeps files" in result.stderr
+
+
+def test_a_full_disk_names_the_file_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        new_run_folder()
+    assert Path(str(caught.value.filename)).name == "pid"
