@@ -55,7 +55,71 @@ HARD = (
 )
 """Faults that take three operations or more to show."""
 
+NEW = (
+    "accessed-bit-lost",
+    "clock-in-two-places",
+    "clock-logged-beside",
+    "clock-of-another-vcpu",
+    "clock-pause-hidden",
+    "clock-pause-refused",
+    "clock-stays-after-move",
+    "clock-version-odd",
+    "clock-writes-flags",
+    "coalesced-value-wrong",
+    "coalesced-write-lost",
+    "compared-unequal-not-logged",
+    "comparison-borrow-turned",
+    "dirty-bit-lost",
+    "drop-takes-the-next-page",
+    "element-comparison-turned",
+    "element-exit-elsewhere",
+    "element-load-exit-swallowed",
+    "eventfd-absent-accepted",
+    "eventfd-bad-length-accepted",
+    "eventfd-ignored",
+    "fork-parts-the-guest",
+    "fork-stops-the-log",
+    "former-interrupt-table-used",
+    "fresh-memory-missed",
+    "interrupt-frame-lost",
+    "log-of-a-running-vcpu-lacks-lowest",
+    "log-of-every-vm",
+    "mapped-anew-not-seen",
+    "move-in-every-vm",
+    "moved-back-not-seen",
+    "old-place-kept-for-a-running-vcpu",
+    "operand-pop-not-logged",
+    "operand-push-keeps-the-pointer",
+    "pair-exit-cut",
+    "pair-high-half-lost",
+    "pop-loads-nothing",
+    "push-keeps-the-pointer",
+    "read-logged",
+    "readonly-update-logged",
+    "refused-write-logged",
+    "ring-reset-beside-a-vcpu-blinds",
+    "search-flag-turned",
+    "slot-in-every-vm",
+    "state-control-altered",
+    "state-not-logged",
+    "string-not-logged",
+    "table-not-logged",
+    "tables-not-logged",
+    "unmapped-page-mapped",
+    "update-reaches-a-deleted-slot",
+    "update-second-page-not-logged",
+    "write-protection-missed",
+    "xchg-keeps-its-register",
+)
+"""Faults drawn by chance of instructions, starts, clocks, devices, host memory, VMs and threads."""
+
 SECONDS = 60
+_ALONE = (
+    "import vmm.cli.fuzzing as fuzzing; fuzzing._bases = lambda plan, host: (); "
+    "from vmm.cli.main import main; main()"
+)
+"""The command, without scenarios that somebody has thought of: none is mutated."""
+
 _MINIMISING_S = 120
 _AFTER = re.compile(r"after ([0-9.]+) s\.$", re.MULTILINE)
 _FOUND = re.compile(r"^found: (\S+) \(in (\d+ of \d+) runs", re.MULTILINE)
@@ -85,13 +149,16 @@ class Row:
 def main(arguments: list[str]) -> int:
     """Print the table; return 1 if a row of it is not as promised."""
     known = {fault.name: fault for fault in faults()}
-    names = list(known) if arguments == ["--all"] else arguments or list(HARD)
+    alone = arguments[:1] == ["--alone"]
+    arguments = arguments[alone:]
+    chosen = {("--all",): tuple(known), ("--new",): NEW, (): HARD}
+    names = chosen.get(tuple(arguments), tuple(arguments))
     print(f"{'wrong kernel':38} {'seed':>10} {'found':>6} {'in all':>6} {'ops':>4} {'least':>5} "
           f"{'C wrong':>7} {'right':>5}  runs")  # fmt: skip
     rows = []
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            row = hunt(known[name], Path(folder))
+            row = hunt(known[name], Path(folder), alone)
         rows.append(row)
         print(f"{name:38} {row.seed:>10} {_seconds(row):>6} {row.seconds:>5.1f}s "
               f"{row.operations:>4} {row.fault.fewest:>5} {row.wrong:>7} {row.right:>5}  "
@@ -102,12 +169,13 @@ def main(arguments: list[str]) -> int:
     return 0 if good == len(rows) else 1
 
 
-def hunt(fault: Fault, folder: Path) -> Row:
-    """Let the fuzzer look for one wrong kernel."""
+def hunt(fault: Fault, folder: Path, alone: bool = False) -> Row:
+    """Let the fuzzer look for one wrong kernel, ``alone`` without any curated scenario."""
     seed = secrets.randbelow(1 << 32)
     start = time.monotonic()
     limits = ["--seconds", str(SECONDS), "--jobs", "1", "--findings", "1"]
-    command = [sys.executable, "-m", "vmm.cli", "fuzz", "--seed", str(seed), *limits]
+    program = ("-c", _ALONE) if alone else ("-m", "vmm.cli")
+    command = [sys.executable, *program, "fuzz", "--seed", str(seed), *limits]
     ran = subprocess.run(
         [*command, "--out", str(folder / "out")],
         env=environment(fault.name),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.fuzz_table import tell
+from tests.lab.fuzz_table import HARD, NEW, tell
 from tests.lab.lab import environment, faults
 from vmm.cli.main import COMMANDS
 from vmm.scenario.codec import read_scenario, scenario_text
@@ -72,6 +72,12 @@ def test_what_depends_on_earlier_vms_is_joined_and_minimised_in_processes_of_the
     assert len(operations) <= 5 + 2, "a slot, three moves, and a touch"
     assert tell(finding / "repro.c", fault, tmp_path) == (1, 0)
     assert "It showed in 10 of 10 runs." in (finding / "report.md").read_text()
+
+
+def test_the_table_names_faults_that_exist() -> None:
+    known = {fault.name for fault in faults()}
+    assert set(HARD) | set(NEW) <= known
+    assert len(NEW) == len(set(NEW)) == 54
 
 
 def test_a_right_kernel_passes_and_leaves_nothing(tmp_path: Path) -> None:
