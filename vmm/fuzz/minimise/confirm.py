@@ -63,7 +63,7 @@ def _serve(to: Connection) -> None:
     os.sched_setaffinity(0, {task.cpu})
 
     def identity_of(scenario: Scenario) -> Identity | None:
-        return _identity_of(scenario, task.features)
+        return _identity_of(scenario, task.features, task.host)
 
     try:
         if doubt.is_sure and steady_cause(identity_of, doubt.best) == task.cause:
@@ -79,13 +79,14 @@ def _serve(to: Connection) -> None:
         send(to, Failed(traceback.format_exc(), scenario=task.scenario))
 
 
-def _identity_of(scenario: Scenario, features: Features) -> Identity | None:
+def _identity_of(scenario: Scenario, features: Features, host: dict[str, str]) -> Identity | None:
     """Return the kind of difference that a scenario shows in a process of its own."""
     try:
-        history = run_isolated(scenario, features, time_limit_s=_TRY_LIMIT_S)
+        history = run_isolated(scenario, features, time_limit_s=_TRY_LIMIT_S, host=host)
     except HarnessError:
         return None
-    return judged(history.header, history.events).identity
+    trial = judged(history.header, history.events)
+    return None if trial.is_known else trial.identity
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ IdentityOf = Callable[[Scenario], Identity | None]
 class Task(msgspec.Struct, frozen=True):
     """What to minimise. ``identity`` is that of its difference, or how its run ended.
 
-    ``is_steady`` asks to minimise only what differs in each of some runs.
+    ``is_steady`` asks to minimise only what differs in each of some runs. With ``host``, which is
+    what a history says of it, what this host is known to get wrong is no difference: a smaller
+    scenario must not come to that.
     """
 
     scenario: Scenario
@@ -46,6 +48,7 @@ class Task(msgspec.Struct, frozen=True):
     time_limit_s: float
     cpu: int
     is_steady: bool = True
+    host: dict[str, str] = {}
 
     @property
     def cause(self) -> Identity:
@@ -102,7 +105,8 @@ def cause_of(identity: Identity | None) -> Identity | None:
 
 def _identity_of(kvm: Kvm, task: Task, scenario: Scenario) -> Identity | None:
     try:
-        return attempt(kvm, scenario, task.features).identity
+        trial = attempt(kvm, scenario, task.features, host=task.host)
+        return None if trial.is_known else trial.identity
     except (OSError, ValueError):
         # A wrong answer can be one that this program has no way to go on from.
         return None

@@ -69,7 +69,8 @@ class Queue:
             self.write(finding)
             return
         others = self._examples[finding.identity.cause]
-        self._stages = Stages(finding, self._features, limit, cpu, others)
+        host = self._host.in_brief()
+        self._stages = Stages(finding, self._features, limit, cpu, others, host)
 
     def hear(self) -> None:
         """Take a message of the process that minimises."""

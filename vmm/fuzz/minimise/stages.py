@@ -33,7 +33,8 @@ class Stages(Closing):
     """Minimises one finding; ``finding`` is what was come to so far.
 
     ``others`` are scenarios that differed likewise when they were found; there may be more of them
-    in the end. What goes wrong with a process is in ``notes``.
+    in the end. What ``host`` is known to get wrong is no difference. What goes wrong with a process
+    is in ``notes``.
     """
 
     def __init__(
@@ -43,12 +44,15 @@ class Stages(Closing):
         time_limit_s: float,
         cpu: int,
         others: Sequence[Scenario] = (),
+        host: dict[str, str] | None = None,
     ) -> None:
         self.finding = replace(found, unfinished=True)
         self.notes: list[str] = []
         self._others = others
         self._deadline = time.monotonic() + time_limit_s
-        self._task = Task(found.scenario, found.identity, features, time_limit_s, cpu)
+        self._task = Task(
+            found.scenario, found.identity, features, time_limit_s, cpu, host=host or {}
+        )
         self._children = self._processes()
         self._child = next(self._children, None)
 
