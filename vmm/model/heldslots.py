@@ -2,6 +2,10 @@
 
 from vmm.model.regions import Memslot
 from vmm.scenario.kernelslots import KernelSlot
+from vmm.scenario.operations import GUEST_MEMFD, MEMFD_MMAP
+
+_GMEM_ONLY = 1 << 17
+"""KVM_MEMSLOT_GMEM_ONLY, since Linux 6.18: all of the slot's memory is that of its guest_memfd."""
 
 
 class HeldSlots:
@@ -23,7 +27,7 @@ class HeldSlots:
             ("as_id", slot.as_id, as_id),
             ("base_gfn", slot.base_gfn, wanted.base_gfn),
             ("npages", slot.npages, wanted.npages),
-            ("flags", slot.flags, wanted.flags),
+            ("flags", slot.flags, wanted.flags | _internal(slot, wanted)),
             ("userspace_addr", slot.userspace_addr, self._address(slot, wanted)),
         )
         for name, observed, expected in pairs:
@@ -36,3 +40,10 @@ class HeldSlots:
         if isinstance(hva, int):
             return hva
         return self._starts.setdefault(hva.mapping, slot.userspace_addr - hva.offset) + hva.offset
+
+
+def _internal(slot: KernelSlot, wanted: Memslot) -> int:
+    """Return the flag that the kernel adds: a guest_memfd that can be mapped backs it alone."""
+    if wanted.memfd is None:  # It is closed, and how it was made is forgotten.
+        return slot.flags & _GMEM_ONLY if wanted.flags & GUEST_MEMFD else 0
+    return _GMEM_ONLY if wanted.memfd.flags & MEMFD_MMAP else 0

@@ -16,10 +16,10 @@ from vmm.model.kernelslots import (
     change_of,
     generation_flaw,
 )
-from vmm.model.regions import Memslot
+from vmm.model.regions import GuestMemfd, Memslot
 from vmm.model.trees import interval_flaw, tree_flaw
 from vmm.scenario.kernelslots import Interval, KernelSlot, KernelTrees, SlotSet
-from vmm.scenario.operations import Place
+from vmm.scenario.operations import GUEST_MEMFD, MEMFD_MMAP, Place
 
 BASE = 0x7F00_0000_0000
 WANTED = [
@@ -49,6 +49,31 @@ def test_what_is_right_passes() -> None:
 
 def test_slots_of_the_kernels_own_are_not_asked_for() -> None:
     assert flaw_of(held([*SLOTS, INTERNAL], 2, 4)) == ""
+
+
+GMEM_ONLY = 1 << 17
+
+
+@pytest.mark.parametrize(
+    ("memfd", "internal", "is_right"),
+    [
+        (GuestMemfd(0x4000, MEMFD_MMAP, 0), GMEM_ONLY, True),
+        (GuestMemfd(0x4000, MEMFD_MMAP, 0), 0, False),
+        (GuestMemfd(0x4000, 0, 0), 0, True),
+        (GuestMemfd(0x4000, 0, 0), GMEM_ONLY, False),
+        (None, 0, True),
+        (None, GMEM_ONLY, False),
+        (None, 1 << 16, False),
+    ],
+)
+def test_the_kernel_marks_slots_that_a_guest_memfd_backs_alone(
+    memfd: GuestMemfd | None, internal: int, is_right: bool
+) -> None:
+    flags = 0 if memfd is None else GUEST_MEMFD
+    wanted = Memslot(1, 0x100, 2, Place("ram"), flags, memfd=memfd)
+    slot = KernelSlot(1, 0, 0x100, 2, BASE, flags | internal)
+    flaw = flaw_of(held([slot], 2, 4), [wanted])
+    assert ("flags is" in flaw, not flaw) == (not is_right, is_right)
 
 
 Edit = Callable[[SlotSet], SlotSet]
