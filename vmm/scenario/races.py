@@ -1,6 +1,7 @@
 """What makes a race safe to run, and what it must keep to for its outcome to be judged."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from vmm.scenario import operations
 from vmm.scenario.hostpages import CHANGES
@@ -195,8 +196,13 @@ def _disorder(race: Race, named: Mapping[int, Sequence[range]]) -> str:
     """
     changes: dict[tuple[str, str], list[_Change]] = {}
     for number, host in enumerate(race.hosts):
+        slots: set[int] = set()
         for index, op in enumerate(host.operations):
-            for kind, name, numbers in _changed(op, named):
+            changed = _changed(op)
+            if isinstance(op, SetUserMemoryRegion) and op.slot not in slots:
+                slots.add(op.slot)
+                changed = chain(changed, _taken_away(op, named))
+            for kind, name, numbers in changed:
                 change = (numbers.start, numbers.stop, number, index)
                 changes.setdefault((kind, name), []).append(change)
     for (kind, name), of_a_kind in changes.items():
@@ -210,17 +216,24 @@ def _disorder(race: Race, named: Mapping[int, Sequence[range]]) -> str:
     return ""
 
 
-def _changed(
-    op: HostAction, named: Mapping[int, Sequence[range]]
+def _space(op: SetUserMemoryRegion) -> str:
+    return "in SMM " if as_id_of(op.slot) else ""
+
+
+def _taken_away(
+    op: SetUserMemoryRegion, named: Mapping[int, Sequence[range]]
 ) -> Iterator[tuple[str, str, range]]:
+    """Yield the gfns that the first call on a slot may take from it: others may come to them."""
+    for gfns in named.get(op.slot, ()):
+        yield "gfn", _space(op), gfns
+
+
+def _changed(op: HostAction) -> Iterator[tuple[str, str, range]]:
     """Yield the slots, gfns and host pages whose order of changes has to be known."""
     if isinstance(op, SetUserMemoryRegion):
         yield "slot", "", range(op.slot, op.slot + 1)
-        space = "in SMM " if as_id_of(op.slot) else ""
         if pages_of(op.memory_size):
-            yield "gfn", space, gfns_of(op)
-        for gfns in named.get(op.slot, ()):  # What it takes away, others may come to.
-            yield "gfn", space, gfns
+            yield "gfn", _space(op), gfns_of(op)
     elif isinstance(op, GetDirtyLog | ClearDirtyLog):
         yield "slot", "", range(op.slot, op.slot + 1)
         if isinstance(op, SetUserMemoryRegion2) and isinstance(op.guest_memfd, str):
