@@ -18,7 +18,7 @@ from vmm.cli.lab_machines import ROOT, job_of
 from vmm.lab.errors import LabError
 from vmm.lab.kernel import from_path
 from vmm.lab.machine import Backend, Job, Machine
-from vmm.lab.run import Ending, running, side_by_side
+from vmm.lab.run import Ending, prepared, running, side_by_side
 from vmm.verdict.statuses import DIFFERS
 
 _HERE = Path(__file__).parent
@@ -176,8 +176,9 @@ def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Li
         limit_s=limit_s,
         silence_s=_BOOT_S + lookout.limit_s + max(task.fuzz_s for task in tasks),
     )
-    machines = [running(machine, _job(path, folder), folder, listener.take, listener.take_error)]
-    return side_by_side(machines)[0]
+    job = _job(path, folder)
+    ready = prepared(machine, job)
+    return side_by_side([running(ready, job, folder, listener.take, listener.take_error)])[0]
 
 
 def _job(order: Path, folder: Path) -> Job:

@@ -5,7 +5,6 @@ Several machines share the scenarios, where this host has CPUs and memory for th
 """
 
 import math
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from vmm.cli.lab_machines import worst
 from vmm.cli.lab_progress import Progress, interrupted, together
 from vmm.cli.selection import curated, select
 from vmm.lab.log import Reports
-from vmm.lab.machine import Backend, Machine
+from vmm.lab.machine import Backend
 from vmm.lab.run import Ending
 from vmm.scenario.selection import Selection
 from vmm.verdict.result import Run
@@ -34,9 +33,6 @@ _INSIDE = {"--list", "--dask", "--help", "--journal", "--transcript"}
 _LEAST = 40
 """So many scenarios are worth a machine of their own."""
 
-_ROOM_MIB = 1024
-"""What a machine takes besides its memory."""
-
 Command = tuple[tuple[str, ...], Callable[[Reports], None]]
 """A command for a machine, and what hears what its log says."""
 
@@ -48,13 +44,6 @@ def is_judged_outside(words: Sequence[str], backend: Backend) -> bool:
     """Whether a command is a check that can be; an emulator without shares has none to write to."""
     options = {word.partition("=")[0] for word in words}
     return words[0] == "check" and backend is not Backend.VMX and not _INSIDE & options
-
-
-def usual_machines(machine: Machine) -> int:
-    """Return how many such machines this host can run at the same time."""
-    memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
-    cpus = len(os.sched_getaffinity(0))
-    return max(1, min(cpus // machine.cpus, memory_mib // (machine.memory_mib + _ROOM_MIB)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,8 @@ def job_of(words: tuple[str, ...], backend: Backend, debug_info: Path | None = N
     return Job(command, folder, environment, kept, code, inputs, preloaded)
 
 
-def worst(statuses: Iterable[int]) -> int:
+def worst(every: Iterable[int]) -> int:
     """Return the status that says most: a difference before what is only inconclusive."""
-    found = set(statuses)
-    return next((status for status in _WORST_FIRST if status in found), 3 if found - {0} else 0)
+    found = set(every)
+    other = statuses.INCONCLUSIVE if found - {statuses.PASSED} else statuses.PASSED
+    return next((status for status in _WORST_FIRST if status in found), other)

@@ -9,23 +9,17 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.lab_check import (
-    Boot,
-    Command,
-    Place,
-    check_outside,
-    is_judged_outside,
-    usual_machines,
-)
+from vmm.cli.lab_check import Boot, Command, Place, check_outside, is_judged_outside
 from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say, worst
 from vmm.cli.lab_progress import Progress, interrupted
 from vmm.cli.lab_whitebox import description_of
 from vmm.cli.writing import sweep
 from vmm.lab.cache import new_run_folder
+from vmm.lab.cells import usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.log import Reports
 from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
-from vmm.lab.run import Ending, running, side_by_side
+from vmm.lab.run import Ending, prepared, running, side_by_side
 
 LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 1800.0, Backend.KVM: 60.0}
 """So long a machine may give no sign of life: on a busy host an emulator has little time."""
@@ -119,18 +113,19 @@ def run(
         say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
 
         def boot(commands: Sequence[Command]) -> list[Ending]:
-            machines = []
-            for number, (words, told) in enumerate(commands):
-                job = job_of(words, chosen, description_of(machine.kernel))
-                if fresh or bisect:  # Each step of a bisection has another kernel.
-                    job = replace(job, preloaded=())
+            description = description_of(machine.kernel)
+            jobs = [job_of(words, chosen, description) for words, _ in commands]
+            if fresh or bisect:  # Each step of a bisection has another kernel.
+                jobs = [replace(job, preloaded=()) for job in jobs]
+            ready, machines = prepared(machine, jobs[0]), []
+            for number, (job, (_, told)) in enumerate(zip(jobs, commands, strict=True)):
                 logs = folder / f"machine-{number + 1}" if number else folder
                 logs.mkdir(exist_ok=True)
-                machines.append(running(machine, job, logs, out, err, told, keeps=not number))
+                machines.append(running(ready, job, logs, out, err, told, keeps=not number))
             return side_by_side(machines)
 
         if is_judged_outside(words, chosen):
-            number = at_once or usual_machines(machine)
+            number = at_once or usual_number(smp, memory)
             place = Place(machine.kernel.release, folder, progress, number)
             status, ending = check_outside(words, boot, place)
         else:

@@ -19,6 +19,9 @@ MMUS: dict[Backend, tuple[tuple[str, ...], ...]] = {
 }
 """The parameters that choose each MMU of a vendor's KVM; the last on Intel has internal slots."""
 
+_ROOM_MIB = 1024
+"""What a machine takes besides its memory."""
+
 _LOOK_S = 0.2
 _END_S = 20
 
@@ -110,7 +113,8 @@ def _start(task: Task) -> subprocess.Popen[bytes]:
         )
 
 
-def usual_number() -> int:
-    """Return how many machines this one can run at a time: one a CPU, and memory for each."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(len(os.sched_getaffinity(0)), memory // (3 << 30)))
+def usual_number(cpus: int = 1, memory_mib: int = 2048) -> int:
+    """Return how many machines with so much each this one can run at a time."""
+    all_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    all_cpus = len(os.sched_getaffinity(0))
+    return max(1, min(all_cpus // cpus, all_mib // (memory_mib + _ROOM_MIB)))

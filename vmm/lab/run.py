@@ -67,8 +67,26 @@ def side_by_side(machines: Sequence[Running]) -> list[Ending]:
     return [endings[number] for number in range(len(machines))]
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A machine, its modules, and where its state is kept or would be; None if it cannot be."""
+
+    machine: Machine
+    loaded: tuple[Module, ...]
+    state: Path | None
+
+
+def prepared(machine: Machine, job: Job) -> Prepared:
+    """Read what equal machines have in common, whatever the words of their jobs are.
+
+    Raises LabError where nothing can be booted.
+    """
+    loaded = loadable(machine)
+    return Prepared(machine, loaded, state_path(machine, job, loaded))
+
+
 def running(
-    machine: Machine,
+    prepared: Prepared,
     job: Job,
     folder: Path,
     out: Sink,
@@ -83,8 +101,7 @@ def running(
 
     Raises LabError where nothing could be booted.
     """
-    loaded = loadable(machine)
-    state = state_path(machine, job, loaded)
+    machine, loaded, state = prepared.machine, prepared.loaded, prepared.state
     if state is not None and state.exists():
         used(state)
         start = _Start(loaded, restores=state)

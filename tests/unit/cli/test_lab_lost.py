@@ -241,7 +241,7 @@ def test_machines_that_share_a_check_make_one_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str, status: int, found: list[str]
 ) -> None:
     monkeypatch.setattr("vmm.cli.lab_check._LEAST", 2)
-    monkeypatch.setattr("vmm.cli.lab_run.usual_machines", lambda _: 8)
+    monkeypatch.setattr("vmm.cli.lab_run.usual_number", lambda *_: 8)
     result = lab(tmp_path, shared(tmp_path, second), "--json", "r.json", *NAMES)
     assert result.exit_code == status, result.output
     told = json.loads(Path("r.json").read_text())
