@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from vmm.cli.carrying import Begin, Carried, EarlyEnd, Orders, carry_out
+from vmm.cli.carrying import Begin, EarlyEnd, Orders, carry_out
 from vmm.cli.history_files import HistoryFiles
 from vmm.cli.host import Host
 from vmm.cli.judging import Judge
-from vmm.scenario.endings import HOST
-from vmm.scenario.history import INTERRUPTED
 from vmm.scenario.operations import Scenario
 from vmm.verdict.result import Checked, Run
 
@@ -37,30 +35,4 @@ def execute(
     judge = Judge(scenarios, done, early, files, max_differences, with_steps)
     journal = None if files is None else files.file
     carried = carry_out(Orders(scenarios, host, begin, journal, patience, jobs, early), judge)
-    return whole_run(scenarios, host, judge, carried, files)
-
-
-def whole_run(
-    scenarios: Sequence[Scenario],
-    host: Host,
-    judge: Judge,
-    carried: Carried,
-    files: HistoryFiles | None,
-) -> Run:
-    """Return what a run has to say that ended as ``carried`` says; what did not run is named."""
-    known = {each.scenario.name for each in judge.checked}
-    left = tuple(scenario.name for scenario in scenarios if scenario.name not in known)
-    early = carried.early or (INTERRUPTED if left and not carried.error else "")
-    if files is not None and files.failures:
-        early = early or f"{HOST}{files.failures[0]}"
-    return Run(
-        tuple(judge.checked),
-        host.features,
-        host.info,
-        carried.weaknesses,
-        left,
-        carried.cpus,
-        carried.seconds,
-        early=early,
-        error=carried.error,
-    )
+    return judge.run(host, carried)

@@ -4,15 +4,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from vmm.cli.carrying import EarlyEnd, Ran
+from vmm.cli.carrying import Carried, EarlyEnd, Ran
 from vmm.cli.history_files import HistoryFiles
+from vmm.cli.host import Host
 from vmm.execution.runner import Record
 from vmm.host.signals import is_interruption
-from vmm.scenario.endings import what_is_short
+from vmm.scenario.endings import HOST, what_is_short
+from vmm.scenario.history import INTERRUPTED
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict, judging
-from vmm.verdict.result import Checked, broken_off, concluded
+from vmm.verdict.result import Checked, Run, broken_off, concluded
 from vmm.verdict.steps import StepRecorder
 
 
@@ -41,8 +43,7 @@ class Judge:
         self._causes: Counter[Identity] = Counter()
         self._judging: deque[tuple[int, Iterator[Checked | None]]] = deque()
         self._results: dict[int, Checked] = {}
-        self.checked: list[Checked] = []
-        """The results that ``done`` was to get, in that order."""
+        self._checked: list[Checked] = []
         self._following = 0
 
     @property
@@ -83,9 +84,31 @@ class Judge:
         for index in sorted(self._results):
             self._hand_on(index)
 
+    def run(self, host: Host, carried: Carried) -> Run:
+        """Return what a run has to say that ended as ``carried`` says; what did not run is named.
+
+        `end` was called, unless the run broke off.
+        """
+        known = {each.scenario.name for each in self._checked}
+        left = tuple(each.name for each in self._scenarios if each.name not in known)
+        early = carried.early or (INTERRUPTED if left and not carried.error else "")
+        if self._files is not None and self._files.failures:
+            early = early or f"{HOST}{self._files.failures[0]}"
+        return Run(
+            tuple(self._checked),
+            host.features,
+            host.info,
+            carried.weaknesses,
+            left,
+            carried.cpus,
+            carried.seconds,
+            early=early,
+            error=carried.error,
+        )
+
     def _hand_on(self, index: int) -> None:
         checked = self._results.pop(index)
-        self.checked.append(checked)
+        self._checked.append(checked)
         self._done(checked)
 
     def _note(self, checked: Checked) -> None:

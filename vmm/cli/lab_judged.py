@@ -9,12 +9,11 @@ import click
 
 from vmm.cli.carrying import Carried, EarlyEnd, Ran, ended_at_once
 from vmm.cli.check import Wanting, begun, nothing
-from vmm.cli.execution import whole_run
-from vmm.cli.history_files import HistoryFiles, history_files
+from vmm.cli.history_files import history_files
 from vmm.cli.host import Host
 from vmm.cli.judging import Judge
 from vmm.cli.selection import selected
-from vmm.cli.transcript import BrokenError, Closing, Opening, Reader, Skipped
+from vmm.cli.transcript import BrokenError, Closing, News, Opening, Reader, Skipped
 from vmm.host.hostinfo import host_in_brief
 from vmm.host.naming import NamedFile
 from vmm.lab.log import Reports
@@ -88,7 +87,7 @@ class Judged:
         if self._early.why:
             raise EnoughError
 
-    def _take(self, part: Part, news: Opening | Skipped | Ran | Closing) -> None:
+    def _take(self, part: Part, news: News) -> None:
         if isinstance(news, Opening):
             self._open(part, news)
             return
@@ -142,7 +141,7 @@ class Judged:
             wanted.max_differences,
             wanted.told.show_steps,
         )
-        return _Check(host, scenarios, judge, files, at_once)
+        return _Check(host, scenarios, judge, at_once)
 
     def whole(self, endings: Sequence[Ending], release: str) -> Run:
         """Return the run of machines that have ended.
@@ -168,7 +167,7 @@ class Judged:
                 self._end_under_way(part, ending)
         self._check.judge.end()
         every = [part.carried for part in self.parts if part.carried is not None]
-        return self._check.run(_together(every, why))
+        return self._check.judge.run(self._check.host, _together(every, why))
 
     def _end_under_way(self, part: Part, ending: Ending) -> None:
         """Let the scenario that began last end as its machine did, if it has left nothing."""
@@ -187,12 +186,7 @@ class _Check:
     host: Host
     scenarios: tuple[Scenario, ...]
     judge: Judge
-    files: HistoryFiles
     at_once: Run | None
-
-    def run(self, carried: Carried) -> Run:
-        """Return the run, of which all has come that comes."""
-        return whole_run(self.scenarios, self.host, self.judge, carried, self.files)
 
 
 def _together(every: Sequence[Carried], why: str) -> Carried:

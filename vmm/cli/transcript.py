@@ -5,7 +5,7 @@ A line of JSON for each part; after one that says ``ran``, so many bytes of that
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 import msgspec
 
@@ -45,7 +45,7 @@ class _Ran(msgspec.Struct, frozen=True, tag="ran"):
     """A scenario that ran, all but its history."""
 
     index: int
-    size_bytes: int
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
     seconds: float
     reason: str
     problems: tuple[Problem, ...]
@@ -57,11 +57,11 @@ class Closing(msgspec.Struct, frozen=True, tag="closing"):
     carried: Carried
 
 
-Part = Opening | Skipped | Ran | Closing
+News = Opening | Skipped | Ran | Closing
+"""What a reader gets."""
 
-_DECODER: msgspec.json.Decoder[Opening | Skipped | _Ran | Closing] = msgspec.json.Decoder(
-    Opening | Skipped | _Ran | Closing
-)
+_Part = Opening | Skipped | _Ran | Closing
+_DECODER: msgspec.json.Decoder[_Part] = msgspec.json.Decoder(_Part)
 
 
 class Transcript:
@@ -100,23 +100,23 @@ class Transcript:
         """Write how it went."""
         self._write(Closing(carried))
 
-    def _write(self, part: Opening | Skipped | _Ran | Closing, data: bytes = b"") -> None:
+    def _write(self, part: _Part, data: bytes = b"") -> None:
         left = memoryview(msgspec.json.encode(part) + b"\n" + data)
         while left:
             left = left[self._file.write(left) :]
 
 
 class Reader:
-    """Reads a transcript while it grows; ``scenarios`` gives those of the names in its opening."""
+    """Reads a transcript while it grows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._read = 0
         self._rest = b""
         self.headers: tuple[Header, ...] = ()
-        """Those of the scenarios, once their host is known: see `Opening`."""
+        """Those of the scenarios that the opening names: whoever takes it says them."""
 
-    def news(self) -> Iterator[Part]:
+    def news(self) -> Iterator[News]:
         """Yield the parts that have become whole since the last call.
 
         Raises BrokenError where it is no transcript.
@@ -128,26 +128,27 @@ class Reader:
         except FileNotFoundError:
             return
         self._read += len(new)
-        self._rest += new
-        while (part := self._next()) is not None:
-            yield part
+        text, at = self._rest + new, 0
+        while found := self._next(text, at):
+            news, at = found
+            yield news
+        self._rest = text[at:]
 
-    def _next(self) -> Part | None:
-        line, newline, rest = self._rest.partition(b"\n")
-        if not newline:
+    def _next(self, text: bytes, at: int) -> tuple[News, int] | None:
+        """Return what begins at a place, and where it ends; None where it is not whole yet."""
+        start = text.find(b"\n", at) + 1
+        if not start:
             return None
         try:
-            part = _DECODER.decode(line)
+            part = _DECODER.decode(text[at:start])
         except (msgspec.DecodeError, RecursionError) as error:
             raise BrokenError(f"what the machine wrote cannot be read: {error}") from None
         if not isinstance(part, _Ran):
-            self._rest = rest
-            return part
-        if len(rest) < part.size_bytes:
+            return part, start
+        end = start + part.size_bytes
+        if len(text) < end:
             return None
-        self._rest = rest[part.size_bytes :]
         if part.index not in range(len(self.headers)):
             raise BrokenError(f"what the machine wrote has no scenario {part.index}")
-        header = self.headers[part.index]
-        record = Record(header, rest[: part.size_bytes], part.reason)
-        return Ran(part.index, record, part.seconds, part.problems)
+        record = Record(self.headers[part.index], text[start:end], part.reason)
+        return Ran(part.index, record, part.seconds, part.problems), end

@@ -202,6 +202,10 @@ def test_enough_that_differ_end_the_machine(tmp_path: Path) -> None:
             b'{"type":"ran","index":3,"size_bytes":0,"seconds":0,"reason":"","problems":[]}\n',
             "what the machine wrote has no scenario 3",
         ),
+        (
+            b'{"type":"ran","index":2,"size_bytes":-1,"seconds":0,"reason":"","problems":[]}\n',
+            "what the machine wrote cannot be read: Expected `int` >= 0",
+        ),
     ],
 )
 def test_a_damaged_transcript_is_no_verdict(tmp_path: Path, damage: bytes, why: str) -> None:
