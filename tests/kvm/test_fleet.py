@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -82,6 +83,54 @@ def test_a_task_whose_worker_is_killed_is_named_and_done_elsewhere(client: Clien
     assert left == ()
     assert lost == ["long"]
     assert reports["long"].status == 0
+
+
+@pytest.mark.long
+def test_a_task_whose_worker_stands_still_is_named_and_done_elsewhere(
+    cluster: LocalCluster,
+) -> None:
+    reports: dict[str, Report] = {}
+    lost: list[tuple[str, float]] = []
+    with Client(cluster) as client, ExitStack() as stack:
+        fleet = Fleet(client, 120, silence_s=3)
+        began_s = time.monotonic()
+
+        def stop_the_busy_one() -> None:
+            for _ in range(300):
+                if busy := [worker for worker, keys in client.processing().items() if keys]:
+                    pid = client.run(os.getpid, workers=busy)[busy[0]]
+                    stack.callback(os.kill, pid, signal.SIGCONT)
+                    os.kill(pid, signal.SIGSTOP)
+                    return
+                time.sleep(0.1)
+
+        stopper = threading.Thread(target=stop_the_busy_one)
+        stopper.start()
+        told = Told(
+            lambda task, host, report: reports.__setitem__(task.name, report),
+            lambda task, host, why: lost.append((why, time.monotonic() - began_s)),
+        )
+        work = ("bench", "--work", "run", "--slots", "1", "--rounds", "90", "--no-c")
+        assert fleet.run([Task("long", work)], told) == ()
+        stopper.join()
+    ((why, after_s),) = lost
+    assert why.endswith("has been silent for 3 s")
+    assert after_s < 40
+    assert reports["long"].status == 0
+
+
+@pytest.mark.long
+def test_a_host_that_is_busy_for_others_has_its_task_wait(client: Client) -> None:
+    reports: dict[str, Report] = {}
+    (host,) = Fleet(client, 20).hosts()
+    task = Task("late", ("show", "create-one-page"))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"\0memslot-vmm fleet {host}")
+        threading.Timer(4, other.close).start()
+        began_s = time.monotonic()
+        assert Fleet(client, 20).run([task], told(reports, [])) == ()
+    assert time.monotonic() - began_s > 4
+    assert reports["late"].status == 0
 
 
 @pytest.mark.long

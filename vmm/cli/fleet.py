@@ -1,7 +1,7 @@
 """`check` and `fuzz` on the hosts of a Dask cluster (``--dask``)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from vmm.cli.errors import NothingRan, Unusable
+from vmm.cli.errors import NothingRan, Unusable, usable
 from vmm.cli.formats import Wanted
 from vmm.cli.said import tell
 from vmm.cli.writing import document, temporary_folder
@@ -51,6 +51,7 @@ def check_on(address: str, names: Sequence[str], formats: Sequence[Wanted]) -> i
     for each in formats:
         if each.name not in _WHOLE and each != Wanted("text"):
             raise click.UsageError(f"--dask does not go with --format {each.name}")
+    _require_engine()
     from vmm.fleet.engine import Task
 
     chunks = [tuple(names[at : at + _AT_ONCE]) for at in range(0, len(names), _AT_ONCE)]
@@ -111,18 +112,24 @@ class Budget:
 
 def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
     """Search on a cluster; gather findings while they come, and return the exit status."""
+    _require_engine()
     from vmm.cli.fuzzing import merge_folders
     from vmm.fleet.engine import Task
+    from vmm.fuzz.files import make_writable
 
     if not budget.part(1):
         raise click.UsageError(
             "--dask needs --seconds, --scenarios or --operations: when is a task over?"
         )
+    with usable(out):
+        make_writable(out)
     found: list[int] = []
 
     def done(task: "Task", host: str, report: "Report") -> None:
         found.append(report.status)
-        _print(host, report)
+        _print(host, report, out)
+        if not report.files:
+            return
         with temporary_folder() as folder:
             _unpack(report, Path(folder))
             merge_folders((Path(folder),), out)
@@ -136,34 +143,43 @@ def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
             for part in range(1, parts + 1)
         ]
         left = _all_run(fleet, tasks, done)
+    with suppress(OSError):
+        out.rmdir()  # Where nothing was found there is no folder.
     return _status(found, left)
 
 
 def _all_run(
     fleet: "Fleet", tasks: Sequence["Task"], done: Callable[["Task", str, "Report"], None]
 ) -> tuple["Task", ...]:
-    """Run tasks, and return those that could not be."""
+    """Run tasks; return those that could not be, each of them named."""
     left = fleet.run(tasks, _told(done))
     if fleet.scheduler_is_gone:
         tell("vmm: the scheduler does not answer any more", err=True)
+    why = "" if fleet.scheduler_is_gone else ": no host was left that could"
+    for task in left:
+        tell(f"vmm: {task.name}: not run{why}", err=True)
     return left
+
+
+def _require_engine() -> None:
+    if find_spec("distributed") is None:
+        raise Unusable("--dask needs dask.distributed: pip install 'memslot-vmm[fleet]'")
 
 
 @contextmanager
 def _fleet(address: str, timeout_s: float) -> Iterator["Fleet"]:
     """Connect to a scheduler. Raises Unusable."""
-    if find_spec("distributed") is None:
-        raise Unusable("--dask needs dask.distributed: pip install 'memslot-vmm[fleet]'")
     from distributed import Client
 
-    from vmm.fleet.engine import Fleet
+    from vmm.fleet.engine import Fleet, quiet
 
-    try:
-        client = Client(address, timeout=_CONNECT_S)
-    except (OSError, ValueError) as error:
-        raise Unusable(f"--dask {shown(address)}: {shown(str(error))}") from None
-    with client:
-        yield Fleet(client, timeout_s)
+    with quiet():
+        try:
+            client = Client(address, timeout=_CONNECT_S)
+        except (OSError, ValueError) as error:
+            raise Unusable(f"--dask {shown(address)}: {shown(str(error))}") from None
+        with client:
+            yield Fleet(client, timeout_s)
 
 
 def _told(done: Callable[["Task", str, "Report"], None]) -> "Told":
@@ -175,16 +191,18 @@ def _told(done: Callable[["Task", str, "Report"], None]) -> "Told":
     return Told(done, lost)
 
 
-def _print(host: str, report: "Report") -> None:
-    for line in report.printed.splitlines():
-        tell(f"{host}: {shown(line, 1000)}")
-    for line in report.complained.splitlines():
-        tell(f"{host}: {shown(line, 1000)}", err=True)
+def _print(host: str, report: "Report", out: Path | None = None) -> None:
+    """Print what a command said, with our folder's name for the one whose files came here."""
+    from vmm.fleet.work import OUT
+
+    for text, err in ((report.printed, False), (report.complained, True)):
+        for line in text.replace(OUT, str(out or OUT)).splitlines():
+            tell(f"{host}: {shown(line, 1000)}", err=err)
+    for name in report.left_out:
+        tell(f"vmm: {host}: {shown(name)}: too large to be sent", err=True)
 
 
 def _status(found: Sequence[int], left: Sequence["Task"]) -> int:
-    for task in left:
-        tell(f"vmm: {task.name}: not run, no host was left that could", err=True)
     for status in _WORST_FIRST[:-1]:
         if status in found:
             return status

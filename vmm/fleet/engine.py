@@ -1,9 +1,11 @@
 """Hands tasks to the hosts of a Dask cluster, one at a time to each, and survives lost hosts.
 
 One at a time, because what a kernel complains of belongs to a host and not to a process: two tasks
-side by side would share their warnings. A task whose worker is gone is tried on another one.
+side by side would share their warnings. A task whose worker is gone or silent is tried
+on another one.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,9 @@ MOST_TRIES = 3
 """A task that loses so many workers may be what ends them: it is given up."""
 
 _POLL_S = 0.5
+
+_ANSWER_S = 30
+"""A scheduler that takes longer for an answer is as good as gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,21 @@ class _SchedulerLostError(Exception):
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Let the engine's own loggers say nothing: what happens is told once, in our words."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
 def _asked() -> Iterator[None]:
     """Turn what a call to a scheduler that is gone raises into _SchedulerLostError."""
     try:
@@ -58,26 +78,50 @@ class _Running:
     worker: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Sign:
+    """The last sign of life of a worker: the scheduler's time of it, and when we learnt of it."""
+
+    stamp: float
+    seen_s: float
+
+
 @dataclass(slots=True)
 class Fleet:
     """The hosts of a cluster. ``timeout_s`` bounds a task, ``patience_s`` the wait for a worker.
 
+    A worker that has given no sign of life for ``silence_s``, since it stands still, is lost.
     ``scheduler_is_gone`` says whether `run` ended since the scheduler no longer answered.
     """
 
     client: Client
     timeout_s: float
     patience_s: float = 30
+    silence_s: float = 30
     scheduler_is_gone: bool = False
     _running: dict[Future, _Running] = field(default_factory=dict)
     _numbers: "count[int]" = field(default_factory=count)
     _used: dict[str, int] = field(default_factory=dict)
+    _signs: dict[str, _Sign] = field(default_factory=dict)
+    _silent: set[str] = field(default_factory=set)
 
     def hosts(self) -> dict[str, list[str]]:
-        """Return the addresses of the workers (`tcp://HOST:PORT`) by host (`tcp://HOST`)."""
+        """Return the addresses of the workers (`tcp://HOST:PORT`) by host (`tcp://HOST`).
+
+        Those that have been silent too long are left out.
+        """
+        asked = self.client.sync(self.client.scheduler.identity, callback_timeout=_ANSWER_S)
+        now_s = time.monotonic()
         found: dict[str, list[str]] = {}
-        for address in self.client.nthreads():
-            found.setdefault(address.rpartition(":")[0], []).append(address)
+        self._silent.clear()
+        for address, worker in asked["workers"].items():
+            sign = self._signs.get(address)
+            if sign is None or sign.stamp != worker["last_seen"]:
+                sign = self._signs[address] = _Sign(worker["last_seen"], now_s)
+            if now_s - sign.seen_s > self.silence_s:
+                self._silent.add(address)
+            else:
+                found.setdefault(address.rpartition(":")[0], []).append(address)
         return found
 
     def run(self, tasks: Sequence[Task], told: Told) -> tuple[Task, ...]:
@@ -123,13 +167,17 @@ class Fleet:
             if future.done():
                 del self._running[future]
                 try:
-                    told.done(running.task, running.host, future.result())
+                    report = future.result()
                 except Exception as error:  # Whatever the cluster, or the worker, has for it.
                     lost.append((running.task, running.host, str(error) or type(error).__name__))
+                else:
+                    told.done(running.task, running.host, report)
             elif running.worker not in there:
                 del self._running[future]
                 future.cancel()
-                lost.append((running.task, running.host, f"the worker {running.worker} is gone"))
+                silent = running.worker in self._silent
+                how = f"has been silent for {self.silence_s:g} s" if silent else "is gone"
+                lost.append((running.task, running.host, f"the worker {running.worker} {how}"))
         return lost
 
     def _submit(self, hosts: dict[str, list[str]], waiting: deque[Task]) -> None:
@@ -144,6 +192,7 @@ class Fleet:
                 run,
                 task.command,
                 self.timeout_s,
+                host,
                 key=f"vmm-{id(self)}-{next(self._numbers)}",
                 workers=[worker],
                 allow_other_workers=False,
