@@ -23,7 +23,6 @@ from vmm.scenario.endings import ENDLESS, HARNESS, HUNG, is_short, of_the_host
 from vmm.scenario.history import INTERRUPTED, End, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
-from vmm.verdict.known_issues import issues_met
 
 MAX_HANGS = 3
 """A kernel that hung so often will go on to: what is left does not run, and that is said."""
@@ -33,6 +32,14 @@ _KNOWN_HANG_S = 2.0
 be ten times as slow: those are not waited for, and others take less than a second."""
 
 Begin = Callable[[Scenario], None]
+Claim = Callable[[int], bool]
+"""Whether this run is the one that takes the scenario of an index: others may have taken it.
+
+Raises OSError where that cannot be known."""
+
+
+def _always(index: int) -> bool:
+    return True
 
 
 @dataclass(slots=True)
@@ -82,7 +89,8 @@ class Orders:
 
     So many ``jobs`` run side by side, as many as is usual here unless told; a scenario may take
     ``patience`` times as long as usual. Where there is a ``journal``, one runs at a time, and that
-    file holds the history of the one under way.
+    file holds the history of the one under way. Others that carry out the same leave to this run
+    what it can ``claim``.
     """
 
     scenarios: Sequence[Scenario]
@@ -92,6 +100,7 @@ class Orders:
     patience: float = 1.0
     jobs: int | None = None
     early: EarlyEnd = field(default_factory=EarlyEnd)
+    claim: Claim = _always
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +189,8 @@ class _Carrying:
         for index, scenario in enumerate(self._scenarios):
             missing = why_not(scenario, features)
             if missing:
-                self._taker.skip(index, missing)
+                if self._is_claimed(index):
+                    self._taker.skip(index, missing)
             elif lanes.needs_the_machine(scenario, self._facts):
                 alone.append(index)
             else:
@@ -189,11 +199,13 @@ class _Carrying:
 
     def _run(self, indices: Sequence[int], every: Sequence[Lane]) -> None:
         """Run some of the scenarios; what others have left is worked on meanwhile."""
-        left = deque(lanes.order(self._scenarios, indices))
+        left = deque(lanes.order(self._scenarios, indices, self._facts))
         idle, busy = deque(every), list[Lane]()
         while busy or (left and not self._early.why):
             while left and idle and not self._early.why:
                 index = left.popleft()
+                if not self._is_claimed(index):
+                    continue
                 missing = short_of_memory(self._scenarios[index], self._memory.size_bytes())
                 if missing:
                     self._taker.skip(index, missing)
@@ -211,6 +223,14 @@ class _Carrying:
                 busy.remove(lane)
                 idle.append(lane)
 
+    def _is_claimed(self, index: int) -> bool:
+        """Whether a scenario is this run's to take; where that cannot be known, the run ends."""
+        try:
+            return self._orders.claim(index)
+        except OSError as error:
+            self._early.because(of_the_host(error))
+            return False
+
     def _start(self, lane: Lane, index: int) -> bool:
         """Begin with a scenario; False if that cannot be."""
         scenario = self._scenarios[index]
@@ -227,7 +247,7 @@ class _Carrying:
 
     def _limit_s(self, scenario: Scenario) -> float | None:
         """Return how long a scenario may take in which some kernels are known to hang."""
-        if any(issue.hangs for issue in issues_met(scenario, self._facts)):
+        if lanes.may_hang(scenario, self._facts):
             return _KNOWN_HANG_S * (1 + self._orders.patience / 10)
         return None
 

@@ -74,6 +74,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
     help="Write all histories, for `vmm compare` with another kernel's.",
 )
 @click.option("--transcript", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
+@click.option("--claims", type=click.Path(path_type=Path, file_okay=False), hidden=True)
 @white_box_option
 @debug_info_option
 @patience_option
@@ -104,6 +105,7 @@ def check(
     failed_histories: Path | None,
     histories: Path | None,
     transcript: Path | None,
+    claims: Path | None,
     white_box: bool | None,
     debug_info: Path | None,
     patience: float,
@@ -131,7 +133,7 @@ def check(
         return
     if transcript is not None:
         with looking(white_box, debug_info):
-            _transcribed(transcript, selection, patience, jobs)
+            _transcribed(transcript, claims, selection, patience, jobs)
         return
     source: Source = ctx.obj or _looked_and_ran
     chosen = requested.everything(histories)
@@ -224,9 +226,15 @@ def begun(scenarios: tuple[Scenario, ...], host: Host, wanted: Wanting) -> Run |
     return None
 
 
-def _transcribed(path: Path, selection: Selection, patience: float, jobs: int | None) -> None:
-    """Run scenarios, and leave it to who reads the transcript to judge them."""
+def _transcribed(
+    path: Path, claims: Path | None, selection: Selection, patience: float, jobs: int | None
+) -> None:
+    """Run scenarios, and leave it to who reads the transcript to judge them.
+
+    Where there is a folder of ``claims``, others take scenarios, too: see `vmm.cli.claims`.
+    """
     from vmm.cli.carrying import Orders, carry_out
+    from vmm.cli.claims import claiming
     from vmm.cli.lab_live import live
     from vmm.cli.transcript import Transcript
 
@@ -236,6 +244,8 @@ def _transcribed(path: Path, selection: Selection, patience: float, jobs: int | 
         transcript = Transcript(file, host, scenarios, lab)
         if host.in_vain is None and not host.why_not:
             orders = Orders(scenarios, host, lab.begin, None, patience, jobs)
+            if claims is not None:
+                orders = replace(orders, claim=claiming(claims))
             transcript.close(carry_out(orders, transcript))
 
 

@@ -5,7 +5,6 @@ Several machines share the scenarios, where this host has CPUs and memory for th
 """
 
 import math
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from pathlib import Path
 import click
 
 from vmm.cli.check import Wanting, check
+from vmm.cli.errors import usable
 from vmm.cli.lab_judged import EnoughError, Judged, Part
 from vmm.cli.lab_machines import worst
 from vmm.cli.lab_progress import Progress, interrupted, together
 from vmm.cli.selection import curated, select
+from vmm.cli.writing import temporary_folder
 from vmm.lab.log import Reports
 from vmm.lab.machine import Backend
 from vmm.lab.run import Ending
@@ -27,7 +28,8 @@ from vmm.verdict.result import Run
 from vmm.verdict.statuses import INCONCLUSIVE, PASSED
 
 _OURS = ".vmm-lab-"
-_INSIDE = {"--list", "--dask", "--help", "--journal", "--transcript"}
+_CLAIMS = "claims"
+_INSIDE = {"--list", "--dask", "--help", "--journal", "--transcript", "--claims"}
 """What makes a check one that is not judged outside."""
 
 _LEAST = 40
@@ -91,11 +93,12 @@ class _Outside:
         Raises click.exceptions.Exit where the command ends by itself before anything begins.
         """
         with ExitStack() as stack:
-            parts = [Part(self._file(stack)) for _ in range(self._number(selection))]
+            folder = _our_folder(stack)
+            parts = [Part(folder / str(number)) for number in range(self._number(selection))]
             judged = Judged(parts, selection, wanted, self._place.logs, stack)
             commands = [
-                (self._command(part, number, len(parts)), partial(self._heard, judged, part))
-                for number, part in enumerate(parts, 1)
+                (self._command(part, folder / _CLAIMS), partial(self._heard, judged, part))
+                for part in parts
             ]
             try:
                 endings = self._boot(commands)
@@ -109,19 +112,12 @@ class _Outside:
 
     def _number(self, selection: Selection) -> int:
         """Return how many machines share the scenarios."""
-        if selection.shard != (1, 1):
-            return 1
         scenarios = len(select(curated(), selection))
         return min(self._place.machines, math.ceil(scenarios / _LEAST))
 
-    def _file(self, stack: ExitStack) -> Path:
-        file = Path.cwd().resolve() / f"{_OURS}{secrets.token_hex(8)}"
-        stack.callback(file.unlink, missing_ok=True)
-        return file
-
-    def _command(self, part: Part, number: int, count: int) -> tuple[str, ...]:
-        shard = ("--shard", f"{number}/{count}") if count > 1 else ()
-        return ("check", "--transcript", str(part.file), *shard, *self._words)
+    def _command(self, part: Part, claims: Path) -> tuple[str, ...]:
+        ours = ("--transcript", str(part.file), "--claims", str(claims))
+        return ("check", *ours, *self._words)
 
     def _heard(self, judged: Judged, part: Part, reports: Reports) -> None:
         progress = self._place.progress
@@ -129,6 +125,17 @@ class _Outside:
         progress.clear()
         judged.go_on()
         progress.tell(together([each.reports for each in judged.parts]))
+
+
+def _our_folder(stack: ExitStack) -> Path:
+    """Make a folder for what machines write, where they may write; it goes with the ``stack``.
+
+    Raises HostFailed.
+    """
+    folder = Path(stack.enter_context(temporary_folder(_OURS, Path.cwd().resolve())))
+    with usable(folder):
+        (folder / _CLAIMS).mkdir()
+    return folder
 
 
 def _whole(endings: Sequence[Ending]) -> Ending:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -34,15 +34,10 @@ class EnoughError(Exception):
 
 @dataclass(slots=True)
 class Part:
-    """One machine: the ``file`` that it writes, and what is known of it.
-
-    ``indices`` are those of its scenarios among all; ``left`` has those of which nothing came yet.
-    """
+    """One machine: the ``file`` that it writes, and what is known of it."""
 
     file: Path
     reports: Reports = field(default_factory=Reports)
-    indices: tuple[int, ...] = ()
-    left: set[int] = field(default_factory=set)
     carried: Carried | None = None
     reader: Reader = field(init=False)
 
@@ -97,31 +92,21 @@ class Judged:
             case Closing(carried):
                 part.carried = carried
             case Skipped(number, missing):
-                self._check.judge.skip(self._came(part, number), missing)
+                self._check.came(number)
+                self._check.judge.skip(number, missing)
             case Ran():
-                self._check.judge.take(replace(news, index=self._came(part, news.index)))
-
-    def _came(self, part: Part, number: int) -> int:
-        """Return the index among all of the scenario that is a machine's ``number``."""
-        if number not in range(len(part.indices)) or part.indices[number] not in part.left:
-            raise BrokenError(f"what the machine wrote has no scenario {number}, or twice")
-        part.left.remove(part.indices[number])
-        return part.indices[number]
+                self._check.came(news.index)
+                self._check.judge.take(news)
 
     def _open(self, part: Part, opening: Opening) -> None:
         host = Host(opening.host, opening.features, opening.in_vain)
         if self._check is None:
             self._check = self._begun(host)
         scenarios = self._check.scenarios
-        places = {each.name: index for index, each in enumerate(scenarios)}
-        if part.indices or not set(opening.scenarios) <= places.keys():
+        if part.reader.headers or opening.scenarios != tuple(each.name for each in scenarios):
             raise BrokenError("the machine has other scenarios than this host")
-        part.indices = tuple(places[name] for name in opening.scenarios)
-        part.left = set(part.indices)
         facts = host.info.in_brief()
-        part.reader.headers = tuple(
-            Header(scenarios[index], host.features, facts) for index in part.indices
-        )
+        part.reader.headers = tuple(Header(each, host.features, facts) for each in scenarios)
 
     def _begun(self, host: Host) -> "_Check":
         """Begin with the report of a run on the first host that has opened."""
@@ -141,7 +126,7 @@ class Judged:
             wanted.max_differences,
             wanted.told.show_steps,
         )
-        return _Check(host, scenarios, judge, at_once)
+        return _Check(host, scenarios, judge, at_once, set(range(len(scenarios))))
 
     def whole(self, endings: Sequence[Ending], release: str) -> Run:
         """Return the run of machines that have ended.
@@ -174,19 +159,29 @@ class Judged:
         if not ending.why or self._check is None:
             return
         reason = INTERRUPTED if ending.why.startswith(INTERRUPTED) else f"{HUNG}{ending.why}"
-        for index, header in zip(part.indices, part.reader.headers, strict=True):
-            if header.scenario.name == ending.reports.under_way and index in part.left:
+        for index, header in enumerate(part.reader.headers):
+            if header.scenario.name == ending.reports.under_way and index in self._check.left:
                 self._check.judge.take(Ran(index, ended_at_once(header, reason), 0.0))
 
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """A check that has begun; ``at_once`` is its run where nothing can run."""
+    """A check that has begun; ``at_once`` is its run where nothing can run.
+
+    ``left`` has the indices of the scenarios of which nothing came yet, from any machine.
+    """
 
     host: Host
     scenarios: tuple[Scenario, ...]
     judge: Judge
     at_once: Run | None
+    left: set[int]
+
+    def came(self, index: int) -> None:
+        """Note that a scenario has run or was skipped. Raises BrokenError if none was awaited."""
+        if index not in self.left:
+            raise BrokenError(f"what the machine wrote has no scenario {index}, or twice")
+        self.left.remove(index)
 
 
 def _together(every: Sequence[Carried], why: str) -> Carried:

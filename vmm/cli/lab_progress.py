@@ -56,7 +56,7 @@ def interrupted(reports: Reports) -> Ending:
 def together(every: Sequence[Reports]) -> Reports:
     """Return what machines that share a check's scenarios have told."""
     return Reports(
-        scenarios=sum(each.scenarios for each in every),
+        scenarios=max(each.scenarios for each in every),
         begun=sum(each.begun for each in every),
         under_way=" and ".join(each.under_way for each in every if each.under_way),
     )

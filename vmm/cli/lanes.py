@@ -1,5 +1,6 @@
 """Scenarios side by side: which may run at the same time, and whom a complaint is about."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -56,14 +57,21 @@ def _wants_the_machine(op: Race | Lives | Churn) -> bool:
     return not isinstance(op, Lives) or op.watch == "kernel"
 
 
-def order(scenarios: Sequence[Scenario], indices: Sequence[int]) -> list[int]:
+def may_hang(scenario: Scenario, host: dict[str, str]) -> bool:
+    """Return whether some kernels are known to hang in a scenario, and this may be one of them."""
+    return any(issue.hangs for issue in issues_met(scenario, host))
+
+
+def order(scenarios: Sequence[Scenario], indices: Sequence[int], host: dict[str, str]) -> list[int]:
     """Return the indices in the order in which their scenarios are begun.
 
     The longest comes first, and so to the first CPU, on which calls wait least.
     """
 
-    def length(index: int) -> int:
+    def length(index: int) -> float:
         operations = len(scenarios[index].operations)
+        if may_hang(scenarios[index], host):
+            return math.inf
         return operations if operations >= _LONG else 0
 
     return sorted(indices, key=length, reverse=True)

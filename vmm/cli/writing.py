@@ -66,13 +66,16 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
         beside.unlink(missing_ok=True)
 
 
-def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+def temporary_folder(
+    prefix: str = "vmm-", place: Path | None = None
+) -> tempfile.TemporaryDirectory[str]:
     """Make a folder that is gone when the block that it is made for ends.
 
-    Raises HostFailed where there is no place for it.
+    It lies in a ``place``, or where temporary files do. Raises HostFailed where there is no place
+    for it.
     """
     try:
-        return tempfile.TemporaryDirectory(prefix="vmm-")
+        return tempfile.TemporaryDirectory(prefix=prefix, dir=place)
     except OSError as error:
         raise HostFailed(of_the_host(error)) from None
 

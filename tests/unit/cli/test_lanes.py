@@ -1,13 +1,18 @@
 """Scenarios side by side: who runs with whom, in which order results come, and who is accused."""
 
+import errno
+from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from tests.ideal import FEATURES
 from tests.played import INFO, SCENARIOS, Kernel, make, played, vmm
-from vmm.catalogue import known
+from vmm.catalogue import catalogue, known
 from vmm.cli import lanes
+from vmm.cli.carrying import Orders, Ran, carry_out
+from vmm.cli.claims import claiming
 from vmm.cli.lanes import Lane
 from vmm.execution.runner import Worker
 from vmm.host.child import name_of
@@ -15,6 +20,28 @@ from vmm.host.health import Problem
 from vmm.scenario.operations import Churn, Lives, Mapping, Scenario
 
 COUNTED = Problem("warn_count went from 0 to 1")
+
+
+class Took:
+    """Takes scenarios, and remembers which."""
+
+    has_work = False
+
+    def __init__(self) -> None:
+        self.skipped: list[int] = []
+        self.ran: list[int] = []
+
+    def work(self) -> None:
+        pass
+
+    def skip(self, index: int, missing: str) -> None:
+        self.skipped.append(index)
+
+    def take(self, ran: Ran) -> None:
+        self.ran.append(ran.index)
+
+    def end(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -89,7 +116,45 @@ def test_some_need_the_machine_to_themselves(scenario: Scenario, alone: bool) ->
 def test_long_scenarios_begin_first() -> None:
     long = Scenario("long", make("x").operations * 5000)
     longest = Scenario("longest", make("x").operations * 5001)
-    assert lanes.order([make("a"), long, make("b"), longest], [0, 1, 2, 3]) == [3, 1, 0, 2]
+    every = [make("a"), long, make("b"), longest]
+    assert lanes.order(every, [0, 1, 2, 3], INFO.in_brief()) == [3, 1, 0, 2]
+
+
+def test_what_may_hang_begins_before_all_others() -> None:
+    long = Scenario("long", make("x").operations * 5000)
+    (hangs,) = (each for each in catalogue(FEATURES) if each.name == "pre-fault-or-not")
+    facts = {**INFO.in_brief(), "kernel": "6.12.0"}
+    assert lanes.order([make("a"), long, hangs], [0, 1, 2], facts) == [2, 1, 0]
+
+
+def test_what_another_run_has_claimed_is_left_to_it(kernel: Kernel) -> None:
+    kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=0)
+    others = {0, 2}
+    claimed: list[int] = []
+
+    def claim(index: int) -> bool:
+        claimed.append(index)
+        return index not in others
+
+    taker = Took()
+    carry_out(Orders(SCENARIOS, kernel.look_at_host(), lambda _: None, jobs=1, claim=claim), taker)
+    assert sorted(claimed) == list(range(len(SCENARIOS))), "each is asked for once"
+    assert (taker.ran, taker.skipped) == ([1], [3])
+
+
+def test_a_claim_that_cannot_be_made_is_the_host_s_failure(kernel: Kernel) -> None:
+    def claim(index: int) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device", "claims/0")
+
+    orders = Orders(SCENARIOS, kernel.look_at_host(), lambda _: None, jobs=1, claim=claim)
+    carried = carry_out(orders, Took())
+    assert carried.early == "the host: claims/0: No space left on device"
+    assert not carried.error
+
+
+def test_a_claim_is_made_once(tmp_path: Path) -> None:
+    one, other = claiming(tmp_path), claiming(tmp_path)
+    assert [one(0), other(0), other(1), one(1), one(0)] == [True, False, True, False, False]
 
 
 def test_results_come_in_order_whoever_ends_first(kernel: Kernel) -> None:
