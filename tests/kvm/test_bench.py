@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from vmm.cli.main import main
 
 QUICK = ("bench", "--rounds", "3", "--slots", "3")
+NOP = (*QUICK, "--work", "nop", "--no-c")
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def test_the_cpu_mask_is_given_back(tmp_path: Path) -> None:
     [
         (("--slots", "many"), "--slots many: a number up to"),
         (("--slots", "99999999"), "--slots 99999999: a number up to"),
+        (("--slots", "9" * 5000), "a number up to"),
         (("--pages", "0"), "1 to 262144 pages"),
         (("--plot", "bench.gif"), "ends in .svg or .png"),
         (("--against", "/nonexistent"), "/nonexistent: No such file or directory"),
@@ -65,6 +67,29 @@ def test_bad_arguments_are_one_line_with_status_2(arguments: tuple[str, ...], wh
     done = CliRunner().invoke(main, ["bench", *arguments])
     assert done.exit_code == 2
     assert why in done.output
+
+
+def test_the_older_result_stays_what_it_was(tmp_path: Path) -> None:
+    base, link = tmp_path / "base.json", tmp_path / "link.json"
+    assert CliRunner().invoke(main, [*NOP, "--json", str(base)]).exit_code == 0
+    before = base.read_bytes()
+    link.symlink_to(base)
+    for output in (("--json", str(base)), ("--json", str(link))):
+        done = CliRunner().invoke(main, [*NOP, "--against", str(base), *output])
+        assert done.exit_code == 2
+        assert done.output == f"vmm: {output[1]}: this is what is read: write to another file\n"
+    assert base.read_bytes() == before
+
+
+def test_a_result_with_nothing_in_common_is_refused_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    base = tmp_path / "base.json"
+    assert CliRunner().invoke(main, [*NOP, "--json", str(base)]).exit_code == 0
+    done = CliRunner().invoke(main, [*NOP, "--pages", "7", "--against", str(base)])
+    assert done.exit_code == 2
+    why = "has nothing of what is measured now, with these options"
+    assert done.output == f"vmm: {base}: {why}\n"
 
 
 PROMISED = {"create and delete": 1.08, "run": 1.15, "mmio": 1.15}

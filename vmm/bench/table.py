@@ -84,3 +84,10 @@ def compared(found: Sequence[Change]) -> Iterator[str]:
         )
     rest = len(found) - len(beyond)
     yield f"{rest} of {len(found)} measurements did not change beyond the noise"
+
+
+def elsewhere(before: Bench, after: Bench) -> Iterator[str]:
+    """Yield a line where the older result is of another kernel, backend or CPU, as it says."""
+    then, now = (f"Linux {b.kernel}, {b.backend}, {b.processor}" for b in (before, after))
+    if then != now:
+        yield f"compared with {then}"

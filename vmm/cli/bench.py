@@ -17,8 +17,9 @@ from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
 from vmm.cli.errors import Failure, NothingRan, Unusable
 from vmm.cli.host import Host, look_at_host, require_usable
 from vmm.cli.said import tell
-from vmm.cli.writing import apart, document, temporary_folder, written_bytes
+from vmm.cli.writing import apart, document, spare, temporary_folder, written_bytes
 from vmm.scenario.reading import FileError, read_whole
+from vmm.scenario.shown import shown
 
 if TYPE_CHECKING:
     from vmm.bench.measure import Point
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _ALL = "all"
 _USED_SLOTS = 2  # The code's, and the one that the work is done on.
 _SLOTS = ("1", "10", "100", "1000", _ALL)
+_MOST_DIGITS = 9
 _PICTURES = (".svg", ".png")
 
 
@@ -74,9 +76,12 @@ def bench(
     follow each other. How each cost grows with the number of slots is said in words.
     """
     from vmm.bench.result import Bench, changes, text_of
-    from vmm.bench.table import compared, table
+    from vmm.bench.table import compared, elsewhere, table
 
-    apart(str(each) for each in (json_file, plot) if each is not None)
+    outputs = [str(each) for each in (json_file, plot) if each is not None]
+    apart(outputs)
+    if against is not None:
+        spare([against], outputs)
     before = _older(against) if against is not None else None
     if plot is not None:
         _require_plot(plot)
@@ -84,6 +89,8 @@ def bench(
     host = look_at_host()
     require_usable(host)
     setups = _setups(works or WORKS, counts or _SLOTS, host, base)
+    if before is not None:
+        _require_common(setups, before, against)
     to_stdout = str(json_file) == "-"
     with ExitStack() as files:  # Opened before anything is measured.
         kept = files.enter_context(document(str(json_file))) if json_file else None
@@ -102,8 +109,8 @@ def bench(
             draw(result, picture, plot.suffix.removeprefix("."))
     if before is not None:
         found = changes(before, result)
-        for line in compared(found):
-            tell(line, err=to_stdout)
+        for line in (*elsewhere(before, result), *compared(found)):
+            tell(shown(line), err=to_stdout)
         if any(change.is_beyond_noise and change.factor > 1 for change in found):
             raise _Slower(f"slower than {against}")
 
@@ -124,6 +131,12 @@ def _older(path: Path) -> "Bench":
         raise Unusable(str(error)) from None
     except BenchFileError as error:
         raise Unusable(f"{path}: {error}") from None
+
+
+def _require_common(setups: Sequence[Setup], before: "Bench", path: Path | None) -> None:
+    measured = {point.setup for point in before.points}
+    if measured.isdisjoint(setups):
+        raise Unusable(f"{path}: has nothing of what is measured now, with these options")
 
 
 def _require_plot(path: Path) -> None:
@@ -151,8 +164,8 @@ def _setups(
 def _count(text: str, most: int) -> int:
     if text == _ALL:
         return most
-    if not text.isdecimal() or int(text) > most:
-        raise click.UsageError(f"--slots {text}: a number up to {most} here, or {_ALL}")
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) > most:
+        raise click.UsageError(f"--slots {shown(text)}: a number up to {most} here, or {_ALL}")
     return int(text)
 
 

@@ -6,7 +6,7 @@ import pytest
 from vmm.bench.measure import Cost, Point
 from vmm.bench.result import Bench, BenchFileError, bench_of, changes, growth, text_of
 from vmm.bench.setup import Setup
-from vmm.bench.table import compared, table
+from vmm.bench.table import compared, elsewhere, table
 
 
 def point(us: float, slots: int = 8, spread: float = 0.1) -> Point:
@@ -125,3 +125,11 @@ def test_a_setup_that_would_cost_the_host_too_much_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=why):
         Setup("create", slots, pages, vcpus)
+
+
+def test_a_result_of_another_kernel_is_named() -> None:
+    here = bench(point(1.0))
+    assert list(elsewhere(here, here)) == []
+    there = msgspec.structs.replace(here, kernel="5.10")
+    (line,) = elsewhere(there, here)
+    assert line.startswith("compared with Linux 5.10, ")
