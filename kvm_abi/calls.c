@@ -183,6 +183,11 @@ static int abi_die_with_parent(int parent)
     return result;
 }
 
+static int abi_name_process(const char *name)
+{
+    return abi_result(prctl(PR_SET_NAME, name));
+}
+
 static uint64_t abi_differences(uint64_t address, const void *from, uint64_t size_bytes,
                                 uint64_t block_bytes, uint64_t *found, uint64_t max_found)
 {

@@ -48,6 +48,9 @@ int abi_fallocate(int fd, int punch, int keep_size, uint64_t offset, uint64_t si
  * so at once where the parent is another process by now. */
 int abi_die_with_parent(int parent);
 
+/* Sets what the kernel's log calls this process (PR_SET_NAME): 15 bytes of the name. */
+int abi_name_process(const char *name);
+
 /* Finds where memory at any address of the process, 0 included, differs from a buffer. Answers
  * the number of stretches, max_found at most; each is an offset and a length in bytes, and ends
  * where a block ends. size_bytes is a multiple of block_bytes. */

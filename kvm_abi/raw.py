@@ -379,3 +379,11 @@ def die_with_parent(parent: int) -> None:
     More exactly: when the thread that forked it is. Raises `OSError`.
     """
     checked_result("prctl(PR_SET_PDEATHSIG)", _lib.abi_die_with_parent(parent))
+
+
+def name_process(name: str) -> None:
+    """Have the kernel call this thread, and what it forks, by 15 bytes of a name.
+
+    Raises `OSError`.
+    """
+    checked_result("prctl(PR_SET_NAME)", _lib.abi_name_process(name.encode()))

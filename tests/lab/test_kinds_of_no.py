@@ -122,6 +122,30 @@ def test_a_host_that_lacks_it_by_its_own_word_runs_nothing(
     assert required.returncode == 5
 
 
+def test_a_host_without_proc_is_used_but_for_what_has_to_look_there(tmp_path: Path) -> None:
+    hidden = ("unshare", "-m", "sh", "-c", f'mount --bind {tmp_path} /proc && exec "$@"', "sh")
+    if subprocess.run([*hidden, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    patterns = (SCENARIO, "other-vms-killed", "follow-pages-that-a-child-shares")
+    result = vmm("check", *patterns, program=(*hidden, *VMM))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "note: no /proc: what a VM leaves in its process is missed" in result.stdout
+    assert "1 passed, 2 skipped" in result.stdout
+    assert "needs /proc/self/maps and /proc/self/fd (a mounted /proc)" in result.stdout
+
+
+@pytest.mark.parametrize("command", [("check",), ("run", SCENARIO), FUZZ], ids=lambda args: args[0])
+def test_another_device_of_that_name_is_no_kernel_that_is_wrong(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    bound = ("unshare", "-m", "sh", "-c", 'mount --bind /dev/null /dev/kvm && exec "$@"', "sh")
+    if subprocess.run([*bound, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    result = vmm(*command, program=(*bound, *VMM), cwd=tmp_path)
+    assert result.returncode == 4, result.stdout + result.stderr
+    assert "nothing could run: /dev/kvm: not character device 10:232; in a con" in result.stderr
+
+
 @pytest.mark.parametrize("command", [("check",), ("run", SCENARIO), FUZZ], ids=lambda args: args[0])
 def test_a_host_without_descriptors_is_inconclusive(
     tmp_path: Path, command: tuple[str, ...]

@@ -197,7 +197,8 @@ class Extras:
         """Yield what comes last."""
         if "rings" in self._pools.subjects:
             yield from self._harvest_all()
-        if "internal" in self._pools.subjects and self._dice.chance(0.5):
+        looks = self._features.process_files
+        if looks and "internal" in self._pools.subjects and self._dice.chance(0.5):
             yield UnmapInternalSlots()
 
     def _harvest_all(self) -> Iterator[HarvestDirtyRing]:
@@ -263,7 +264,7 @@ class Extras:
             yield _replace(taken, how=_BACK[taken.how], source=None)
             return
         is_paged = any(each.how in _PAGED for each in self._taken.values())
-        if dice.chance(0.1) and not is_paged:
+        if dice.chance(0.1) and not is_paged and self._features.process_files:
             self._is_forked = not self._is_forked
             yield ChangeHostMemory(Place(mapping.name), 1, "fork" if self._is_forked else "reap")
             return

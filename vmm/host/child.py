@@ -72,7 +72,7 @@ class Child:
             try:
                 ours.close()
                 if name:
-                    Path("/proc/self/comm").write_text(name)
+                    raw.name_process(name)
                 body(theirs)
                 status = 0
             except SystemExit:

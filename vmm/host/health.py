@@ -185,6 +185,8 @@ class KernelWatch:
         missing = [name for name, value in names.items() if value is None]
         if missing:
             self._weaken(f"not readable: {', '.join(missing)}")
+        if not (self._roots.proc / "self/maps").exists():
+            self._weaken(f"no {self._roots.proc}: what a VM leaves in its process is missed")
         if counters.warnings or (counters.taint or 0) & _WARNED:
             self._weaken(
                 "the kernel has warned before this run: a WARN_ON_ONCE prints once a boot, so that "

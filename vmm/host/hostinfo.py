@@ -6,6 +6,7 @@ The device is opened read-write: neither its name nor its mode says whether it c
 import errno
 import os
 import platform
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from vmm.host.structure import by_release, memslot_structure
 _VENDORS = ("kvm_intel", "kvm_amd", "kvm_pvm")
 _FLAGS = {"kvm_intel": "vmx", "kvm_amd": "svm"}
 _TDP_PARAMETERS = ("ept", "npt", "tdp")
+
+DEVICE_NUMBER = 10, 232
+"""KVM's device is of major MISC_MAJOR, minor KVM_MINOR (linux/miscdevice.h), wherever it is."""
+
 _YES = frozenset(("1", "Y", "y"))
+_MAKE_DEVICE = "in a container, pass it in (`--device /dev/kvm`); else `mknod /dev/kvm c 10 232`"
 
 Modules = dict[str, dict[str, str]]
 """Parameters and their values, by module."""
@@ -27,6 +33,7 @@ class Roots:
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     device: Path = Path("/dev/kvm")
+    number: tuple[int, int] = DEVICE_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +124,16 @@ def _tdp(modules: Modules) -> str:
 
 
 def _obstacle(roots: Roots, modules: Modules, flags: frozenset[str]) -> tuple[str, str]:
-    """Open the device; return why it cannot be used and what to do about it, or nothing."""
-    device = roots.device
+    """Open the device; return why it cannot be used and what to do about it, or nothing.
+
+    Whatever else has its name is not asked: that it does not answer as KVM does is nobody's fault.
+    """
+    device, wanted = roots.device, roots.number
     try:
+        about = device.stat()
+        found = os.major(about.st_rdev), os.minor(about.st_rdev)
+        if not stat.S_ISCHR(about.st_mode) or found != wanted:
+            return f"{device}: not character device {wanted[0]}:{wanted[1]}", _MAKE_DEVICE
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except PermissionError as error:
         return (
@@ -136,10 +150,7 @@ def _obstacle(roots: Roots, modules: Modules, flags: frozenset[str]) -> tuple[st
 
 def _remedy_for_no_device(modules: Modules, flags: frozenset[str]) -> str:
     if _vendor(modules):
-        return (
-            "KVM is loaded, its device is not here: in a container, pass it in "
-            "(`--device /dev/kvm`); else `mknod /dev/kvm c 10 232`"
-        )
+        return f"KVM is loaded, its device is not here: {_MAKE_DEVICE}"
     if {"vmx", "svm"} & flags:
         module = "kvm_intel" if "vmx" in flags else "kvm_amd"
         return (

@@ -23,8 +23,8 @@ _INTERNAL = {
     "internal_apic": "APIC_PAGE",
 }
 _PARAVIRTUAL = {"kvmclock": "CLOCKSOURCE2", "steal_time": "STEAL_TIME"}
-_BY_MAPPING = ("zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd")
-"""Needs without which the program cannot map or change its memory, and says so then."""
+_BY_MAPPING = ("zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd", "process_files")
+"""Needs without which the program cannot map, change or see its memory, and says so then."""
 
 _SURE_GPA_END = 1 << 36
 """Every 64-bit processor has at least so many guest-physical addresses."""

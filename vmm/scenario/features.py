@@ -54,7 +54,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``hugetlb_pages`` is the number of free 2 MiB pages; ``collapse`` and ``ksm`` say whether the
     host makes huge pages of small ones when it is asked, and merges pages that are alike,
     ``userfaultfd`` whether pages can be fetched when they are used, and guarded;
-    ``forced_emulation`` whether KVM emulates an instruction that a prefix asks it to.
+    ``forced_emulation`` whether KVM emulates an instruction that a prefix asks it to, and
+    ``process_files`` whether /proc says what this process has mapped and open.
 
         >>> from vmm import features_here
         >>> features_here().nr_memslots >= 32
@@ -98,6 +99,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ksm: bool = False
     userfaultfd: bool = False
     forced_emulation: bool = False
+    process_files: bool = True
     protected: PerVm | None = None
 
     @property
@@ -287,6 +289,7 @@ TABLE = (
         "vm.unprivileged_userfaultfd=1, Linux 5.7)",
     ),
     Feature("forced_emulation", "kvm.force_emulation_prefix=1"),
+    Feature("process_files", "/proc/self/maps and /proc/self/fd (a mounted /proc)"),
     Feature("hugetlb_pages", "a free 2 MiB huge page (vm.nr_hugepages)", within=range(1 << 63)),
 )
 """Every feature, once. tests/unit/scenario/test_feature_table.py names places that lack one."""

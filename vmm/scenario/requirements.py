@@ -5,10 +5,16 @@ from vmm.scenario.operations import (
     HUGE_KINDS,
     HUGE_PAGE_PAGES,
     ChangeHostMemory,
+    Churn,
     Instruction,
+    Lives,
     Scenario,
     SetUserMemoryRegion,
+    UnmapInternalSlots,
 )
+
+_LOOKS_AT_ITSELF = (Lives, Churn, UnmapInternalSlots)
+"""Operations that are about what they leave in the process of the executor."""
 
 
 def missing(scenario: Scenario, features: Features) -> str:
@@ -34,6 +40,8 @@ def _needs(scenario: Scenario) -> tuple[str, ...]:
         "collapse": "collapse" in changes,
         "ksm": "merge" in changes,
         "userfaultfd": not changes.isdisjoint(("fetch_later", "guard")),
+        "process_files": any(isinstance(op, _LOOKS_AT_ITSELF) for op in operations)
+        or "fork" in changes,
         "forced_emulation": any(isinstance(op, Instruction) and op.forced for op in operations),
         "failing_allocations": any(
             op.fail_nth for op in operations if isinstance(op, SetUserMemoryRegion)

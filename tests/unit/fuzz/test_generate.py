@@ -47,6 +47,7 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.plan import steps
+from vmm.scenario.requirements import missing
 from vmm.scenario.validate import validate
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status, judge
@@ -70,6 +71,14 @@ def followed(scenarios: Iterable[Scenario]) -> list[Scenario]:
 @given(st.integers(0, (1 << 64) - 1), st.sampled_from((FEATURES, OLD)))
 def test_every_scenario_is_valid(seed: int, features: Features) -> None:
     validate(generate(seed, features, BASES))
+
+
+def test_a_host_without_proc_is_not_asked_to_look_there() -> None:
+    lacks = msgspec.structs.replace(EVERYTHING, process_files=False)
+    internal = [generate(seed_of(7, number), EVERYTHING, ()) for number in range(40)]
+    assert any(missing(scenario, lacks) for scenario in internal)
+    without = [generate(seed_of(7, number), lacks, ()) for number in range(40)]
+    assert {missing(scenario, lacks) for scenario in without} == {""}
 
 
 def test_a_seed_gives_the_same_scenario_again() -> None:
@@ -287,7 +296,7 @@ def test_what_stops_on_the_way_through_page_tables_sets_no_bit_there() -> None:
 
 
 def test_some_guests_start_with_page_tables_of_their_own() -> None:
-    made = [generate(seed_of(11, number), FEATURES) for number in range(150)]
+    made = [generate(seed_of(11, number), FEATURES) for number in range(40)]
     starts = [op for s in made for op in s.operations if isinstance(op, Start)]
     assert len(starts) > 20
     assert {op.tables is None for op in starts} == {False, True}

@@ -29,6 +29,8 @@ class FakeKernel:
         self.roots = Roots(base / "proc", base / "sys", base / "kmsg")
         (base / "proc/sys/kernel").mkdir(parents=True)
         (base / "sys/kernel").mkdir(parents=True)
+        (base / "proc/self").mkdir()
+        (base / "proc/self/maps").touch()
         self.set(tainted=0, warn_count=0, oops_count=0)
         self.roots.kmsg.write_bytes(b"4,1,10,-;WARNING: from long ago\n")
 
@@ -156,6 +158,14 @@ def test_counters_that_are_missing_weaken_the_verdict(kernel: FakeKernel) -> Non
     with KernelWatch(kernel.roots) as watch:
         assert watch.news() == ()
         assert watch.weaknesses == ["not readable: /sys/kernel/warn_count, /sys/kernel/oops_count"]
+
+
+def test_a_host_without_proc_weakens_the_verdict(kernel: FakeKernel) -> None:
+    (kernel.roots.proc / "self/maps").unlink()
+    with KernelWatch(kernel.roots) as watch:
+        assert watch.news() == ()
+        (weakness,) = watch.weaknesses
+    assert weakness == f"no {kernel.roots.proc}: what a VM leaves in its process is missed"
 
 
 @pytest.mark.parametrize("spent", [{"warn_count": 3}, {"tainted": 1 << 9}])

@@ -9,15 +9,17 @@ import pytest
 
 from vmm.host.hostinfo import HostInfo, Roots, host_facts
 
+NULL = os.major(os.stat("/dev/null").st_rdev), os.minor(os.stat("/dev/null").st_rdev)
+
 
 class FakeHost:
     """The files that tell of a host's KVM."""
 
     def __init__(self, base: Path) -> None:
-        self.roots = Roots(base / "proc", base / "sys", base / "kvm")
+        self.roots = Roots(base / "proc", base / "sys", base / "kvm", NULL)
         self.roots.proc.mkdir()
         self.cpu("fpu svm")
-        self.roots.device.touch()
+        self.roots.device.symlink_to("/dev/null")
 
     def cpu(self, flags: str) -> None:
         text = f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\n\nprocessor\t: 1\n"
@@ -124,3 +126,18 @@ def test_a_device_that_refuses_is_told_with_its_errno(
     facts = host.facts()
     assert facts.obstacle == f"{host.roots.device}: {os.strerror(number)}"
     assert remedy in facts.remedy
+
+
+@pytest.mark.parametrize("other", ["/dev/zero", "/dev/tty", "/etc/hostname", "/etc"])
+def test_what_has_the_name_of_the_device_and_is_another_is_not_asked(
+    host: FakeHost, other: str
+) -> None:
+    host.roots.device.unlink()
+    host.roots.device.symlink_to(other)
+    facts = host.facts()
+    assert facts.obstacle == f"{host.roots.device}: not character device {NULL[0]}:{NULL[1]}"
+    assert "mknod /dev/kvm c 10 232" in facts.remedy
+
+
+def test_the_device_is_known_by_its_number() -> None:
+    assert Roots().number == (10, 232)

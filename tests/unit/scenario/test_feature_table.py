@@ -29,8 +29,8 @@ from vmm.verdict.ideal import EVERYTHING
 
 FIELDS = {*Features.__struct_fields__} - {"protected"}
 NOT_ASKED_FOR = {"la57"}
-MAPPED = {"zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd"}
-"""A C program needs no statement for them: it maps its memory first."""
+MAPPED = {"zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd", "process_files"}
+"""A C program needs no statement for them: it says so where it cannot map or see its memory."""
 
 
 def tried() -> set[str]:

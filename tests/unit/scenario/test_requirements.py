@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from vmm.scenario.features import Features
-from vmm.scenario.operations import Mapping, Scenario, SetUserMemoryRegion
+from vmm.scenario.operations import Lives, Mapping, Scenario, SetUserMemoryRegion
 from vmm.scenario.requirements import missing
 
 REGION = SetUserMemoryRegion(1, 0x10000, 0x1000)
@@ -32,6 +32,8 @@ REGION = SetUserMemoryRegion(1, 0x10000, 0x1000)
             Features(),
             "failing allocations",
         ),
+        (Scenario("s", (Lives("killed"),)), Features(process_files=False), "/proc/self/maps"),
+        (Scenario("s", (Lives("killed"),)), Features(), ""),
         (Scenario("s", (), needs=("pre_fault",)), Features(), "KVM_CAP_PRE_FAULT_MEMORY"),
     ],
 )

@@ -10,6 +10,7 @@ from kvm_abi import mman
 from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Advice, Cap, ParavirtualFeature, VmType
 from vmm.execution.failing import can_fail_allocations
+from vmm.execution.leftovers import can_look_at_itself
 from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
 from vmm.execution.probe.emulation import emulates_on_request
 from vmm.execution.probe.internal import (
@@ -79,6 +80,7 @@ def probe_features(
             collapse=_can_collapse(),
             ksm=merges_pages(),
             userfaultfd=mman.can_page(),
+            process_files=can_look_at_itself(),
             forced_emulation=emulates_on_request(reach_limit_s),
             protected=protected,
         )

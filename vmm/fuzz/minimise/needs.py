@@ -81,6 +81,8 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
                 yield "ksm"
             elif op.how in ("fetch_later", "guard"):
                 yield "userfaultfd"
+            elif op.how == "fork":
+                yield "process_files"
         case CreateGuestMemfd(flags=flags):
             yield "guest_memfd"
             if flags & MEMFD_MMAP:
@@ -119,11 +121,13 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
                         yield from _of_operation(part)
         case Touch() | Sweep() | Execute() | Instruction() | Start():
             pass
-        case HostWrite() | Inspect() | GetDirtyLog() | CollectMmio() | UnmapInternalSlots():
+        case HostWrite() | Inspect() | GetDirtyLog() | CollectMmio():
             pass
         case CloseGuestMemfd() | MapGuestMemfd() | PunchGuestMemfd():
             pass  # What made the guest_memfd says it.
-        case CreateVcpu() | Lives() | Churn() | NewVm() | SwitchVm() | CloseVm():
+        case UnmapInternalSlots() | Lives() | Churn():
+            yield "process_files"
+        case CreateVcpu() | NewVm() | SwitchVm() | CloseVm():
             pass
         case _:
             assert_never(op)

@@ -19,12 +19,13 @@ static void read_file(const char *path, long long sizes[COUNTERS])
 	char line[256];
 	FILE *file = fopen(path, "r");
 
-	while (file && fgets(line, sizeof(line), file))
+	if (!file)
+		leave(CANNOT_RUN, "%s: %s", path, strerror(errno));
+	while (fgets(line, sizeof(line), file))
 		for (int i = 0; i < COUNTERS; i++)
 			if (!strncmp(line, counted[i], strlen(counted[i])))
 				sizes[i] = atoll(line + strlen(counted[i])) * 1024;
-	if (file)
-		fclose(file);
+	fclose(file);
 }
 
 static void read_counters(long long sizes[COUNTERS])

@@ -181,7 +181,9 @@ static int unmap_internal_slots(void)
 	unsigned count = 0;
 	FILE *maps = fopen("/proc/self/maps", "r");
 
-	while (maps && count < 16 && fgets(line, sizeof(line), maps)) {
+	if (!maps)
+		leave(CANNOT_RUN, "/proc/self/maps: %s", strerror(errno));
+	while (count < 16 && fgets(line, sizeof(line), maps)) {
 		unsigned i = 0;
 
 		if (!strstr(line, "/dev/zero (deleted)")
@@ -192,8 +194,7 @@ static int unmap_internal_slots(void)
 		if (i == known_count && known_count < 256)
 			known[known_count++] = found[count++].start;
 	}
-	if (maps)
-		fclose(maps);
+	fclose(maps);
 	for (unsigned i = 0; vm >= 0 && i < count; i++)
 		mmap((void *)found[i].start, found[i].end - found[i].start, PROT_NONE,
 		     MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
@@ -228,23 +229,23 @@ static int traces(void)
 	DIR *files = opendir("/proc/self/fd");
 	int found = 0;
 
-	while (maps && fgets(line, sizeof(line), maps)) {
+	if (!maps || !files)
+		leave(CANNOT_RUN, "/proc/self/maps and fd: %s", strerror(errno));
+	while (fgets(line, sizeof(line), maps)) {
 		unsigned long start, end;
 
 		if ((strstr(line, "anon_inode:kvm") || strstr(line, "/dev/zero (deleted)"))
 		    && sscanf(line, "%lx-%lx", &start, &end) == 2)
 			found += (end - start) / PAGE;
 	}
-	if (maps)
-		fclose(maps);
-	for (struct dirent *file; files && (file = readdir(files));) {
+	fclose(maps);
+	for (struct dirent *file; (file = readdir(files));) {
 		ssize_t length = readlinkat(dirfd(files), file->d_name, line, sizeof(line) - 1);
 
 		line[length > 0 ? length : 0] = 0;
 		found += !strncmp(line, "anon_inode:kvm", 14);
 	}
-	if (files)
-		closedir(files);
+	closedir(files);
 	return found;
 }
 
