@@ -7,12 +7,15 @@ import msgspec
 
 from vmm.catalogue._build import A, B, Slot, at, creates
 from vmm.catalogue._instructions import MANUALS, gpa_of, instruction_scenario
-from vmm.scenario.instructions import INSTRUCTIONS, Mode
+from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, Mode
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     READONLY,
+    AnyOperation,
+    HostWrite,
     Instruction,
     Mapping,
+    Place,
     Scenario,
 )
 
@@ -20,7 +23,7 @@ _LOW = Slot(1, 0x100, at("a"))
 _HIGH = Slot(2, 0x101, at("b"))
 _RO = Slot(3, 0x102, at("b", 1), 2, READONLY)
 _BORDER, _START, _END = gpa_of(0x101), gpa_of(0x102), gpa_of(0x104)
-_STACK = ("push", "pushf", "pop", "call", "enter")
+_STACK = ("push", "pushf", "pop", "call", "enter", "leave")
 _TABLES = ("sgdt", "sidt")
 _EMULATOR = "arch/x86/kvm/emulate.c"
 _BOTH: tuple[Mode, Mode] = ("real", "long")
@@ -41,6 +44,24 @@ def _stack(gpa: int, *modes: Mode, step: int = 0) -> Iterator[Instruction]:
                     at_gpa = gpa if step else gpa - width // 2
                     yield Instruction(name, at_gpa, width, _VALUE, value_high=7, mode=mode)
                     gpa += step
+
+
+def _returns(*gpas: int, place: Place | None = None, keeps: bool = False) -> Iterator[AnyOperation]:
+    """Yield a return in each mode and width, after what writes its address through ``place``.
+
+    Without one the guest writes it; what ``keeps`` finds what is there from the last return before.
+    """
+    for gpa, mode in product(gpas, _BOTH):
+        for width in INSTRUCTIONS["ret"].widths(mode):
+            op = Instruction("ret", gpa, width, mode=mode)
+            address = CODE_OFFSET + len(INSTRUCTIONS["ret"].code(op))
+            if place is not None:
+                yield HostWrite(place, address)
+                yield HostWrite(Place(place.mapping, place.offset + 4), 0)
+            elif not keeps:
+                yield Instruction("store", gpa, width, address, mode=mode)
+            if not keeps or len(INSTRUCTIONS["ret"].code(op)) == 1:
+                yield op
 
 
 def _tables(gpa: int, step: int = 16) -> Iterator[Instruction]:
@@ -159,6 +180,30 @@ _STACKS = (
         _LOGGED.log(),
         tags=("stack", "dirty"),
         mappings=(Mapping("memory", 20),),
+    ),
+)
+
+_RETURNS = (
+    instruction_scenario(
+        "return-from-memory",
+        "ret goes on where the stack says, in a slot, over a border of two, and in a READONLY one.",
+        *creates(_LOW, _HIGH, _RO),
+        *_returns(gpa_of(0x100, 0x40), _BORDER - 1),
+        *_returns(gpa_of(0x102, 0x40), place=Place("b", 0x1040)),
+        tags=("stack", "readonly"),
+        needs=("readonly_mem",),
+    ),
+    instruction_scenario(
+        "return-where-slots-change",
+        "ret reads the stack where a slot has moved, and where another has taken its place.",
+        _LOW.create(),
+        *_returns(gpa_of(0x100, 0x40)),
+        _LOW.move(0x101),
+        *_returns(gpa_of(0x101, 0x40), keeps=True),
+        _LOW.delete(),
+        Slot(1, 0x101, at("b")).create(),
+        *_returns(gpa_of(0x101, 0x40)),
+        tags=("stack", "slow"),
     ),
 )
 
@@ -357,5 +402,5 @@ _KNOWN = (
     ),
 )
 
-SCENARIOS = (*_STACKS, *_STRINGS, *_KNOWN)
+SCENARIOS = (*_STACKS, *_RETURNS, *_STRINGS, *_KNOWN)
 """All scenarios whose point is a stack, a string or a descriptor table."""

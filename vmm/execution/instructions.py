@@ -6,7 +6,7 @@ from guests import image
 from vmm.kvm.registers import RFLAGS_ALWAYS_SET, Registers
 from vmm.scenario.history import Mmio, Ran
 from vmm.scenario.instruction_effects import ARITHMETIC, descriptor_table, way
-from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, operands
+from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, bp_begin, operands
 from vmm.scenario.operations import Instruction
 
 END_LENGTH = 2
@@ -55,4 +55,5 @@ def ran(op: Instruction, before: Registers, after: Registers, exits: tuple[Mmio,
         way(before.rdi, after.rdi, op.mode),
         after.rflags & ARITHMETIC,
         exits,
+        bp=way(bp_begin(op, before.rsp, before.rbp), after.rbp & mask, op.mode),
     )

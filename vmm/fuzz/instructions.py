@@ -12,7 +12,7 @@ from vmm.scenario.content import MMIO_FILL, identity
 from vmm.scenario.features import Features
 from vmm.scenario.history import AnyOutcome, Header, Ran
 from vmm.scenario.instruction_effects import MXCSR_OFFSET, RESET_MXCSR
-from vmm.scenario.instructions import INSTRUCTIONS, MAX_STRING_BYTES, Mode, Row
+from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, MAX_STRING_BYTES, Mode, Row
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
@@ -34,7 +34,7 @@ _STATES = ("fxsave", "fxsave64", "fxrstor64")
 _IN_MEMORY = tuple(
     row
     for row in INSTRUCTIONS.values()
-    if row.cannot_exit or row.name in ("pusha", "popa", *_STATES)
+    if row.cannot_exit or row.name in ("pusha", "popa", "ret", *_STATES)
 )
 """Outside of memory these meet known issues of KVM's emulator, or leave what nobody knows."""
 
@@ -73,6 +73,9 @@ class Instructions:
         if row.name == "fxrstor64" and place is not None:  # Another control word is a fault.
             offset = place.offset + operation.gpa - page + MXCSR_OFFSET
             yield HostWrite(Place(place.mapping, offset), RESET_MXCSR)
+        if row.name == "ret":  # Where it goes on elsewhere nobody knows.
+            address = CODE_OFFSET + len(row.code(operation))
+            yield msgspec.structs.replace(operation, name="store", value=address)
         yield operation
 
     def _make(self, row: Row, mode: Mode, page: int, vcpu: int, as_id: AsId) -> Instruction:

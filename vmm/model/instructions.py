@@ -25,7 +25,7 @@ from vmm.model.ioapic import may_answer
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.history import Mmio, Ran, Stopped, joined
 from vmm.scenario.instruction_effects import ARITHMETIC, way
-from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, Row, accessed, operands
+from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, Row, accessed, bp_begin, operands
 from vmm.scenario.operations import Instruction
 
 INSTRUCTION = documented(
@@ -79,6 +79,7 @@ class Trial:
         self.ax, self.bx, self.cx, self.dx = (begin[name] for name in ("rax", "rbx", "rcx", "rdx"))
         self.sp, self.bp, self.si, self.di = (begin[name] for name in ("rsp", "rbp", "rsi", "rdi"))
         self.flags = self.undefined = 0
+        self.is_bp_known = True
         self.next_ip = CODE_OFFSET + len(self._row.before) + len(self._row.code(op))
         self._steps: list[_Step] = []
         self._written: dict[tuple[str, int], int] = {}
@@ -145,6 +146,8 @@ class Trial:
             joined(self._exits),
             self.undefined,
             unknown_exits=self._is_vague and bool(self._exits),
+            bp=way(bp_begin(self.op, begin["rsp"], begin["rbp"]), self.bp, self.op.mode),
+            unknown_bp=not self.is_bp_known,
         )
 
     @property

@@ -7,10 +7,11 @@ from vmm.repro.cnames import data, unsigned
 from vmm.repro.expectations import Expectation
 from vmm.scenario.history import AnyOutcome, Mmio, Ran, Stopped, Swept, Touched
 from vmm.scenario.instruction_effects import ARITHMETIC, descriptor_table
-from vmm.scenario.instructions import INSTRUCTIONS, operands
+from vmm.scenario.instructions import INSTRUCTIONS, bp_begin, operands
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
+    AnyOperation,
     Execute,
     Instruction,
     Start,
@@ -58,6 +59,8 @@ def _registers(op: Instruction) -> Iterator[tuple[str, str]]:
     places = {"rdi": op.source if row.is_stack and row.copies else op.gpa}
     if row.is_stack:
         places["rsp"] = op.gpa
+        if row.frame == "leaves":
+            places["rbp"] = op.gpa
     elif row.copies:
         places["rsi"] = op.source
     elif row.loads:
@@ -217,7 +220,7 @@ def _one_of(account: Account, step: Expectation, outcomes: list[_Ended]) -> list
 
 def _usual(account: Account, step: Expectation, outcome: _Ended) -> list[str]:
     if isinstance(outcome, Ran):
-        return _ran(account, outcome)
+        return _ran(account, step, outcome)
     account.use("value", *(("mmio",) if outcome.mmio else ()))
     lines = [_mmio(each) for each in outcome.mmio]
     if isinstance(outcome, Touched) and outcome.unknown:
@@ -234,13 +237,28 @@ def _usual(account: Account, step: Expectation, outcome: _Ended) -> list[str]:
     return lines
 
 
-def _ran(account: Account, ran: Ran) -> list[str]:
+def _ran(account: Account, step: Expectation, ran: Ran) -> list[str]:
     account.use("registers", *(("mmio",) if ran.mmio else ()))
     mask = ARITHMETIC & ~ran.undefined
     ways = ", ".join(map(str, (ran.sp, ran.si, ran.di)))
     held = ", ".join(map(unsigned, (ran.ax, ran.bx, ran.cx, ran.dx)))
-    flags = f"{ran.flags & mask:#x}, {mask:#x}"
-    return [*(_mmio(each) for each in ran.mmio), f"expect_registers({held}, {ways}, {flags});"]
+    rest = f"{_bp(step.operation, ran)}, {ran.flags & mask:#x}, {mask:#x}"
+    return [*(_mmio(each) for each in ran.mmio), f"expect_registers({held}, {ways}, {rest});"]
+
+
+def _bp(op: AnyOperation, ran: Ran) -> str:
+    """Return what BP has to hold: whatever it does where nobody knows."""
+    assert isinstance(op, Instruction)
+    if ran.unknown_bp:
+        return "after_.rbp"
+    match INSTRUCTIONS[op.name].frame:
+        case "makes":
+            return f"before_.rsp + {ran.bp}"
+        case "leaves":
+            kept = (1 << 64) - (1 << 8 * op.width)
+            return f"(before_.rbp & {unsigned(kept)}) + {ran.bp}"
+        case "":
+            return unsigned(bp_begin(op, 0, 0) + ran.bp & (1 << 64) - 1)
 
 
 def _mmio(each: Mmio) -> str:

@@ -89,8 +89,10 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
     """An instruction ended.
 
     ``ax``, ``bx``, ``cx`` and ``dx`` are what those registers held then, ``sp``, ``si`` and ``di``
-    how far those went, ``flags`` the arithmetic flags. The model sets in ``undefined`` those flags
-    that may be anything, and ``unknown_exits`` where nobody knows what its exits hold.
+    how far those went, ``bp`` how far BP is from ``value_high``, from where SP was if it makes a
+    frame, or what it pops if it leaves one; ``flags`` are the arithmetic flags. The model sets in
+    ``undefined`` those flags that may be anything, ``unknown_bp`` where BP may be, and
+    ``unknown_exits`` where nobody knows what its exits hold.
     """
 
     ax: int = 0
@@ -104,6 +106,8 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
     mmio: tuple[Mmio, ...] = ()
     undefined: int = 0
     unknown_exits: bool = False
+    bp: int = 0
+    unknown_bp: bool = False
 
     def admits(self, observed: "AnyOutcome") -> bool:
         """Whether the same was observed, but for flags and exits of which nobody knows more.
@@ -121,8 +125,15 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
         mmio = of.mmio
         if self.unknown_exits:
             mmio = tuple(Mmio(each.gpa, each.write, bytes(len(each.data))) for each in mmio)
-        flags = of.flags & ~self.undefined
-        return msgspec.structs.replace(of, flags=flags, mmio=mmio, undefined=0, unknown_exits=False)
+        return msgspec.structs.replace(
+            of,
+            flags=of.flags & ~self.undefined,
+            bp=0 if self.unknown_bp else of.bp,
+            mmio=mmio,
+            undefined=0,
+            unknown_exits=False,
+            unknown_bp=False,
+        )
 
 
 class Swept(Outcome, frozen=True, tag="swept", gc=False):

@@ -32,6 +32,7 @@ class Processor(Protocol):
     flags: int
     undefined: int
     next_ip: int
+    is_bp_known: bool
 
     def read(self, gpa: int, length: int) -> int:
         """Return so many bytes of memory as a number, the first one lowest."""
@@ -189,6 +190,27 @@ def push(value: Callable[[Processor], int]) -> Effect:
         cpu.write(cpu.sp, cpu.op.width, value(cpu))
 
     return effect
+
+
+def enter(cpu: Processor) -> None:
+    """The manuals differ on how much of BP an operand of 16 bits changes."""
+    push(lambda cpu: cpu.bp)(cpu)
+    cpu.bp = cpu.sp
+    cpu.is_bp_known = cpu.op.width != 2
+
+
+def leave(cpu: Processor) -> None:
+    width = cpu.op.width
+    value = cpu.read(cpu.bp, width)
+    cpu.sp = cpu.bp + width
+    cpu.bp = cpu.bp & ~_mask(width) | value
+
+
+def ret(cpu: Processor) -> None:
+    """Where it goes on is known of the address of what comes next alone."""
+    if cpu.read(cpu.sp, cpu.op.width) != cpu.next_ip:
+        cpu.lose_track()
+    cpu.sp += cpu.op.width
 
 
 def pop(cpu: Processor) -> None:

@@ -24,6 +24,8 @@ MAX_STRING_BYTES = 0x4000
 
 _REAL_MODE_END = 1 << 32
 
+_FRAME_BYTES = 0x40
+
 Mode = Literal["real", "long"]
 
 
@@ -39,9 +41,9 @@ class Row:
     ``tail`` ends it, by its width if that is its key, else that of 0. ``before`` and ``after`` load
     its operands and store its results where those are in no general registers.
 
-    Its memory is at [DI], or that of the stack: below SP, or from it on if it ``pops``. What
-    ``loads`` has it at [SI]. What ``copies`` has a source, too: at [SI], or an operand of the
-    stack's at [DI].
+    Its memory is at [DI], or that of the stack: below SP, or from it on if it ``pops``; from BP on
+    if it leaves a ``frame``. What ``loads`` has it at [SI]. What ``copies`` has a source, too: at
+    [SI], or an operand of the stack's at [DI].
 
     What ``is_aligned`` faults where its memory is not.
 
@@ -69,6 +71,7 @@ class Row:
     copies: bool = False
     is_stack: bool = False
     pops: bool = False
+    frame: Literal["", "makes", "leaves"] = ""
     loads: bool = False
     is_pair: bool = False
     stores_table: bool = False
@@ -145,6 +148,7 @@ def _stack(
     times: int = 1,
     pops: bool = False,
     operand: int | None = None,
+    frame: Literal["", "makes", "leaves"] = "",
 ) -> Row:
     """A row of the stack: what it pushes, or pops, is at [DI] where ``operand`` says so."""
     return Row(
@@ -160,6 +164,7 @@ def _stack(
         copies=operand is not None,
         is_stack=True,
         pops=pops,
+        frame=frame,
     )
 
 
@@ -324,7 +329,9 @@ _ROWS = (
     _stack(
         "call", b"\xe8", effects.push(lambda cpu: cpu.next_ip), (8,), {2: bytes(2), 0: bytes(4)}
     ),
-    _stack("enter", b"\xc8", effects.push(lambda cpu: cpu.bp), (8,), {0: bytes(3)}),
+    _stack("ret", b"\xc3", effects.ret, (8,), pops=True),
+    _stack("enter", b"\xc8", effects.enter, (8,), {0: bytes(3)}, frame="makes"),
+    _stack("leave", b"\xc9", effects.leave, pops=True, frame="leaves"),
     _table("sgdt", 0),
     _table("sidt", 1),
     _fx("fxsave", 0, effects.fxsave, real=(16,), before=_FNINIT),
@@ -395,14 +402,35 @@ def operands(op: Instruction, gpa: int, source: int) -> dict[str, int]:
     else:
         at_di, at_si = gpa + last, source + last if row.copies else gpa if row.loads else 0
     bits = 64 if op.mode == "long" else 32
-    mask = (1 << min(8 * op.width // (2 if row.is_pair else 1), bits)) - 1
+    mask = _mask_of(op)
+    if row.frame == "leaves":  # SP is elsewhere, and comes from BP.
+        top = gpa + _FRAME_BYTES & (1 << bits) - 1
     return {
         "rax": op.compare & mask,
         "rbx": op.value & mask,
         "rcx": op.count if row.repeats else op.value_high & mask,
         "rdx": op.compare_high & mask,
         "rsp": top if row.is_stack else 0,
-        "rbp": op.value_high & mask,
+        "rbp": gpa if row.frame == "leaves" else op.value_high & mask,
         "rsi": at_si,
         "rdi": at_di,
     }
+
+
+def bp_begin(op: Instruction, sp: int, bp: int) -> int:
+    """Return from where it counts how far BP is after an instruction; ``sp``, ``bp`` are before it.
+
+    That is SP where BP becomes a frame's, and what an operand leaves of BP where it was one.
+    """
+    match INSTRUCTIONS[op.name].frame:
+        case "makes":
+            return sp
+        case "leaves":
+            return bp & -(1 << 8 * op.width)
+        case "":
+            return op.value_high & _mask_of(op)
+
+
+def _mask_of(op: Instruction) -> int:
+    bits = 64 if op.mode == "long" else 32
+    return (1 << min(8 * op.width // (2 if INSTRUCTIONS[op.name].is_pair else 1), bits)) - 1

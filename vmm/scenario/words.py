@@ -95,7 +95,7 @@ _CLOCK_MSRS = {
     "steal_time": "STEAL_TIME",
 }
 _REGISTERS = ("ax", "bx", "cx", "dx")
-_POINTERS = ("sp", "si", "di")
+_POINTERS = ("sp", "bp", "si", "di")
 _CPU_FLAGS = ((CF, "CF"), (PF, "PF"), (AF, "AF"), (ZF, "ZF"), (SF, "SF"), (OF, "OF"))
 _MANY = 8
 _MANY_BYTES = 64

@@ -352,9 +352,10 @@ static void run_insn(char words[][32], int count)
     need(ioctl(vcpu, KVM_GET_REGS, &registers) == 0, "KVM_GET_REGS");
     for (uint64_t i = 0; i < POOL_PAGES * PAGE; i++)
         sum = (sum ^ pool[i]) * 16777619;
-    printf(" exit %u ax %x bx %x cx %x sp %x si %x di %x flags %x sum %x", run->exit_reason,
+    printf(" exit %u ax %x bx %x cx %x sp %x bp %x si %x di %x flags %x sum %x", run->exit_reason,
            (uint32_t)registers.rax, (uint32_t)registers.rbx, (uint32_t)registers.rcx,
-           (uint32_t)registers.rsp, (uint32_t)registers.rsi, (uint32_t)registers.rdi,
+           (uint32_t)registers.rsp, (uint32_t)registers.rbp, (uint32_t)registers.rsi,
+           (uint32_t)registers.rdi,
            (uint32_t)registers.rflags & 0x8d5, sum);
     show_written_pages();
 }

@@ -19,6 +19,12 @@ static bool keep_pushing(struct vcpu *vcpu) { return keep_register(vcpu, PUSHM, 
 static bool keep_popping(struct vcpu *vcpu) { return keep_register(vcpu, POPM, NULL, SP); }
 static bool keep_di(struct vcpu *vcpu) { return keep_register(vcpu, POPA, NULL, DI); }
 static bool keep_ax(struct vcpu *vcpu) { return keep_register(vcpu, POPA, NULL, AX); }
+static bool keep_bp(struct vcpu *vcpu) { return keep_register(vcpu, POPA, NULL, BP); }
+static bool keep_frame(struct vcpu *vcpu) { return keep_register(vcpu, LEAVE, NULL, BP); }
+static bool keep_framed(struct vcpu *vcpu) { return keep_register(vcpu, LEAVE, NULL, SP); }
+static bool keep_unframed(struct vcpu *vcpu) { return keep_register(vcpu, ENTER, NULL, BP); }
+static bool keep_returning(struct vcpu *vcpu) { return keep_register(vcpu, RET, NULL, SP); }
+static bool swallow_frame(struct vcpu *vcpu) { return swallow_exit(vcpu, LEAVE, false); }
 static bool keep_all_popping(struct vcpu *vcpu) { return keep_register(vcpu, POPA, NULL, SP); }
 
 static bool write_compared(struct vcpu *vcpu)
@@ -136,6 +142,15 @@ const struct fault element_faults[] = {
          COMPARE4 "100000 5"),
     INSN("comparison-writes", write_compared, "cmp writes what it compares.",
          "set 1 100 1 0; " COMPARE4 "100000 5"),
+    INSN("popa-keeps-bp", keep_bp, "popa leaves BP.", "insn 6661 100000"),
+    INSN("leave-keeps-bp", keep_frame, "leave leaves BP.", "insn 66c9 100000"),
+    INSN("leave-keeps-the-pointer", keep_framed, "leave does not take SP from BP.",
+         "insn 66c9 100000"),
+    INSN("leave-exit-swallowed", swallow_frame, "leave reads zeros where it ought to exit.",
+         "insn 66c9 100000"),
+    INSN("enter-keeps-bp", keep_unframed, "enter leaves BP.", "insn 66c8000000 100000"),
+    INSN("ret-keeps-the-pointer", keep_returning, "ret leaves the stack pointer.",
+         "set 1 100 1 0; insn c3 100000"),
     INSN("comparison-count-kept", keep_elements, "repe cmps leaves its count.",
          "insn 67f366a7 100000 0 0 2 0 100000"),
     INSN("operand-push-lost", lose_pushed, "What is pushed from memory is lost.",

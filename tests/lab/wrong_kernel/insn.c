@@ -66,6 +66,8 @@ static unsigned kind_of_one(uint8_t opcode, unsigned reg)
     case 0x60: return PUSHA;
     case 0xe8: return CALL;
     case 0xc8: return ENTER;
+    case 0xc9: return LEAVE;
+    case 0xc3: return RET;
     case 0xa4: case 0xa5: return MOVS;
     case 0xaa: case 0xab: return STOS;
     case 0xac: case 0xad: return LODS;
@@ -106,8 +108,8 @@ static void place(const struct vcpu *vcpu, struct insn *insn, uint64_t count)
         insn->source = gpa_of_address(vcpu, insn->before.rdi);
     if (insn->kind & STACK) {
         insn->size = insn->kind & (PUSHA | POPA) ? 8 * insn->width : insn->width;
-        insn->gpa = gpa_of_address(vcpu, insn->before.rsp);
-        insn->gpa -= insn->kind & (POP | POPA | POPM) ? 0 : insn->size;
+        insn->gpa = gpa_of_address(vcpu, insn->kind == LEAVE ? insn->before.rbp : insn->before.rsp);
+        insn->gpa -= insn->kind & (POP | POPA | POPM | LEAVE | RET) ? 0 : insn->size;
     }
     if (insn->kind == FXSAVE)
         insn->size = 512;
@@ -266,7 +268,7 @@ static __u64 *reg_of(struct kvm_regs *regs, enum reg reg)
 {
     __u64 *const all[] = {
         [AX] = &regs->rax, [BX] = &regs->rbx, [CX] = &regs->rcx, [SP] = &regs->rsp,
-        [DI] = &regs->rdi, [SI] = &regs->rsi,
+        [DI] = &regs->rdi, [SI] = &regs->rsi, [BP] = &regs->rbp,
     };
 
     return all[reg];

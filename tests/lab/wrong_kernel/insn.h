@@ -7,7 +7,7 @@
 #define ZF 0x40ull
 #define CF 0x1ull
 
-enum reg { AX, BX, CX, SP, DI, SI };
+enum reg { AX, BX, CX, SP, DI, SI, BP };
 
 typedef bool insn_is(const struct insn *);
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmm.execution.instructions import program, ran
+from vmm.execution.instructions import program, ran, registers_of
 from vmm.kvm.registers import Registers
 from vmm.scenario.history import Ran
 from vmm.scenario.instruction_effects import ZF
@@ -26,3 +26,16 @@ def test_upper_halves_do_not_count_in_real_mode() -> None:
 
 def test_a_program_ends_with_the_exit_that_says_so() -> None:
     assert program(Instruction("push", 0x10)).hex() == "6653e6e0"
+
+
+def test_bp_is_counted_from_what_the_instruction_makes_it_of() -> None:
+    assert (
+        ran(Instruction("popa", 0x100, value_high=3), Registers(rbp=3), Registers(rbp=5), ()).bp
+        == 2
+    )
+    enter = Instruction("enter", 0x100, value_high=3)
+    assert ran(enter, Registers(rsp=0x104, rbp=3), Registers(rbp=0x100), ()).bp == -4
+    leave = Instruction("leave", 0x12345, 2)
+    before = registers_of(leave, int)
+    assert ran(leave, before, Registers(rbp=0x1FFFF), ()).bp == 0xFFFF
+    assert ran(leave, before, Registers(rbp=0xFFFF), ()).bp != 0xFFFF

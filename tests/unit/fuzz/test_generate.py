@@ -89,7 +89,7 @@ def test_a_seed_gives_the_same_scenario_on_every_machine() -> None:
     text = "".join(scenario_text(generate(seed_of(1, n), FEATURES)) for n in range(50))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     # Who changes what is generated changes this, too: old seeds then mean something else.
-    assert digest == "deac4ad760f518a8"
+    assert digest == "3a4b165dd4317fe3"
 
 
 def test_chance_is_made_of_what_python_promises_to_keep() -> None:
@@ -287,7 +287,7 @@ def test_what_goes_wrong_outside_of_memory_is_in_memory() -> None:
 def test_what_stops_on_the_way_through_page_tables_sets_no_bit_there() -> None:
     """Else it is not known which are set, and nothing of the scenario is judged from there on."""
     unknown = 0
-    for number in (320, 634, 794, 884, 912, 985, 1043, 1117):
+    for number in (320, 634, 884, 912, 985, 1043, 1117):
         scenario = generate(seed_of(11, number), FEATURES)
         model = Model.of(Header(scenario, FEATURES))
         plan = steps(scenario, FEATURES.touch_limit)

@@ -9,6 +9,7 @@ from vmm.scenario.content import identity
 from vmm.scenario.features import Features
 from vmm.scenario.history import DirtyPages, HostChange, Inspected, Mmio, Ran, Stopped, Touched
 from vmm.scenario.instruction_effects import AF, CF, OF, PF, SF, ZF
+from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     READONLY,
@@ -324,3 +325,41 @@ def test_what_begins_after_a_state_nobody_can_follow() -> None:
     assert made.allowed(Start(0x9000))
     made.prefer(_SAVE)
     assert made.allowed(Start(0x9000)) == ()
+
+
+def test_leave_takes_sp_and_bp_from_the_frame() -> None:
+    made = model()
+    only(made, Instruction("store", 0x5010, 4, 0x1234_5678))
+    choice = only(made, Instruction("leave", 0x5010, 4, value_high=7))
+    assert choice.outcome == Ran(cx=7, sp=4 - 0x40, bp=0x1234_5678)
+    choice = only(made, Instruction("leave", 0x5010, 2))
+    assert choice.outcome == Ran(sp=2 - 0x40, bp=0x5678)
+    choice = only(made, Instruction("leave", 0x9000, 4))
+    exits = (Mmio(0x9000, False, b"\xff" * 4),)
+    assert choice.outcome == Ran(sp=4 - 0x40, bp=-1, mmio=exits)
+
+
+def test_enter_leaves_bp_where_the_frame_begins() -> None:
+    made = model()
+    choice = only(made, Instruction("enter", 0x5010, 4, value_high=0x77))
+    assert choice.outcome == Ran(cx=0x77, sp=-4, bp=-4)
+    assert changes(made)[0] == HostChange("a", 0x10, b"\x77")
+    (choice,) = made.allowed(Instruction("enter", 0x5010, 2))
+    assert choice.outcome.admits(Ran(sp=-2, bp=-2 - 0x10000))
+    assert not choice.outcome.admits(Ran(sp=-4, bp=-2))
+
+
+def test_popa_pops_bp() -> None:
+    made = model()
+    only(made, Instruction("store", 0x5008, 4, 0x55))
+    choice = only(made, Instruction("popa", 0x5000, 4, value_high=5))
+    assert isinstance(choice.outcome, Ran)
+    assert choice.outcome.bp == 0x50
+
+
+def test_ret_goes_on_where_the_stack_says_and_nobody_knows_where_else() -> None:
+    made = model()
+    op = Instruction("ret", 0x5000, 2)
+    assert made.allowed(op) == ()
+    only(made, Instruction("store", 0x5000, 2, CODE_OFFSET + len(INSTRUCTIONS["ret"].code(op))))
+    assert only(made, op).outcome == Ran(sp=2)

@@ -378,16 +378,16 @@ static uint64_t register_bits;
 
 /* The end of an instruction: no other exit, these registers, and these flags of those in `mask`. */
 static void expect_registers(uint64_t ax, uint64_t bx, uint64_t cx, uint64_t dx, int64_t sp,
-			     int64_t si, int64_t di, unsigned flags, unsigned mask)
+			     int64_t si, int64_t di, uint64_t bp, unsigned flags, unsigned mask)
 {
 	const uint64_t want[] = {
-		ax, bx, cx, dx, before_.rsp + sp, before_.rsi + si, before_.rdi + di, flags,
+		ax, bx, cx, dx, before_.rsp + sp, before_.rsi + si, before_.rdi + di, bp, flags,
 	};
 	const uint64_t got[] = {
 		after_.rax, after_.rbx, after_.rcx, after_.rdx, after_.rsp, after_.rsi, after_.rdi,
-		after_.rflags & mask,
+		after_.rbp, after_.rflags & mask,
 	};
-	static const char *const names[] = {"ax", "bx", "cx", "dx", "sp", "si", "di", "flags"};
+	static const char *const names[] = {"ax", "bx", "cx", "dx", "sp", "si", "di", "bp", "flags"};
 
 	expect_end();
 	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
