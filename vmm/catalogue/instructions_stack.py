@@ -187,8 +187,8 @@ _RETURNS = (
     instruction_scenario(
         "return-from-memory",
         "ret goes on where the stack says, in a slot, over a border of two, and in a READONLY one.",
-        *creates(_LOW, _HIGH, _RO),
-        *_returns(gpa_of(0x100, 0x40), _BORDER - 1),
+        *creates(_LOW, _HIGH, _RO, _FAR),
+        *_returns(gpa_of(0x100, 0x40), _BORDER - 1, gpa_of(0x111) - 1),
         *_returns(gpa_of(0x102, 0x40), place=Place("b", 0x1040)),
         tags=("stack", "readonly"),
         needs=("readonly_mem",),

@@ -39,6 +39,7 @@ _LEFT_OUT = {
     "lock-cmpxchg16b": _BYTES_ONLY,
     "pusha": _ALL,
     "popa": _ALL,
+    "ret": "goes on where a hole's bytes say, and nobody knows what stands there",
     "sgdt": _HANGS,
     "sidt": _HANGS,
     "fxsave": _HANGS,
