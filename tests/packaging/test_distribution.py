@@ -6,9 +6,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.packaging.debian import UnavailableError, root_with
 
 ROOT = Path(__file__).parents[2]
 OURS = {"kvm_abi", "guests", "vmm"}
@@ -121,26 +124,53 @@ def test_the_wheel_runs_on_every_python_without_a_compiler(
     assert (tmp_path / "venv" / MANUAL).read_text().startswith(".TH VMM 1")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    every_command_is_there(python.with_name("vmm"), bare)
+    every_command_is_there([str(python.with_name("vmm"))], bare)
 
 
-def every_command_is_there(vmm: Path, bare: dict[str, str]) -> None:
+SUITES = {"3.11": "bookworm", "3.13": "trixie", "3.14": "sid"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("version", "suite"), SUITES.items())
+def test_the_wheel_runs_where_there_is_nothing_but_a_python(
+    dist: Path, tmp_path: Path, version: str, suite: str
+) -> None:
+    if os.geteuid() or not shutil.which("apt-get"):
+        pytest.skip("needs root, and Debian's apt-get")
+    name = f"python{version}"
+    try:
+        root = root_with((name, f"{name}-venv"), suite, tmp_path)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    (wheel,) = dist.glob("*.whl")
+    pip = (sys.executable, "-m", "pip")
+    chosen = ("--only-binary", ":all:", "--python-version", version)
+    run(*pip, "download", "--quiet", *chosen, "--dest", root.path / "wheels", wheel)
+    for tool in ("cc", "gcc", "as", "sh"):
+        assert not (root.path / "usr/bin" / tool).exists()
+    run(*root.command(f"/usr/bin/{name}", "-m", "venv", "/venv"))
+    install = ("-m", "pip", "install", "--quiet", "--no-index", "--find-links", "/wheels")
+    run(*root.command("/venv/bin/python", *install, "memslot-vmm"))
+    every_command_is_there(root.command("/venv/bin/vmm"), {})
+
+
+def every_command_is_there(vmm: Sequence[str], bare: dict[str, str]) -> None:
     """Use an installed command where its sources are not, the lab's commands included."""
-    assert '"create-one-page"' in run(vmm, "show", "create-one-page", **bare)
-    assert '.SS "vmm lab run' in run(vmm, "man", **bare)
+    assert '"create-one-page"' in run(*vmm, "show", "create-one-page", **bare)
+    assert '.SS "vmm lab run' in run(*vmm, "man", **bare)
     assert "/nothing: no such file" in said(vmm, "lab", "run", "--kernel", "/nothing", "--", "info")
     assert "a C compiler" in said(vmm, "lab", "doctor", **bare)
     assert "Create a memslot" in said(vmm, "demo", "2", **bare)
-    checked = said(vmm, "check", "create-one-page", "--html", "result.html", **bare)
+    checked = said(vmm, "check", "create-one-page", "--html", "/dev/null", **bare)
     assert "1 scenario: 1 passed" in checked or "nothing could run" in checked
     for command in ("fuzz", "bench", "replay", "coverage", "lab matrix", "lab diff"):
-        assert "Usage: vmm" in run(vmm, *command.split(), "--help", **bare)
+        assert "Usage: vmm" in run(*vmm, *command.split(), "--help", **bare)
 
 
-def said(vmm: Path, *arguments: str | Path, **environment: str) -> str:
+def said(vmm: Sequence[str], *arguments: str | Path, **environment: str) -> str:
     """Return what a command says, whatever this host lets it do."""
     done = subprocess.run(
-        [str(vmm), *map(str, arguments)],
+        [*vmm, *map(str, arguments)],
         env=os.environ | environment,
         capture_output=True,
         text=True,

@@ -15,7 +15,7 @@ import vmm
 from vmm.cli.preloaded import PROGRAM
 from vmm.cli.said import tell
 from vmm.cli.whitebox import WHERE_IT_CAN
-from vmm.lab.cache import cache_folder
+from vmm.lab.cache import cache_folder, home
 from vmm.lab.debian import RELEASES, fetched
 from vmm.lab.errors import LabError, MissingError, NoKernelError
 from vmm.lab.kernel import Kernel, from_path
@@ -112,7 +112,7 @@ def job_of(words: tuple[str, ...], backend: Backend, debug_info: Path | None = N
         raise click.UsageError("start it in another folder than /: the machine may write to it")
     environment = {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-        "HOME": str(Path.home()),
+        "HOME": str(home()),
         "LANG": os.environ.get("LANG", "C.UTF-8"),
         "TMPDIR": "/dev/shm",
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -12,7 +12,15 @@ KEPT_RUNS = 20
 
 def cache_folder() -> Path:
     """Return the folder, $XDG_CACHE_HOME/memslot-vmm or ~/.cache/memslot-vmm; it may not be."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memslot-vmm"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "memslot-vmm"
+
+
+def home() -> Path:
+    """Return the user's home, which is / for one that the system has no name for."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def new_run_folder() -> Path:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from vmm.lab.cache import cache_folder
 from vmm.lab.kernel import Kernel
 from vmm.lab.log import Reports
 from vmm.lab.machine import Backend, Machine
@@ -77,3 +78,12 @@ def test_a_parameter_that_did_not_take_effect_is_said(value: str, status: int) -
     reports = ended(0)
     reports.parameters = {"kvm_amd.npt": value}
     assert judged(MACHINE, reports, Late.NOT, []).status == status
+
+
+def test_a_user_without_a_name_has_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == Path("/.cache/memslot-vmm")
