@@ -34,7 +34,12 @@ struct abi_procmap_query {
     uint64_t name, build_id;
 };
 
-static int abi_result(int result) { return result < 0 ? -errno : result; }
+#define ABI_NO_ERRNO 4095 /* MAX_ERRNO: of a call that failed without a reason */
+
+static int abi_result(int result)
+{
+    return result < 0 ? -(errno ? errno : ABI_NO_ERRNO) : result;
+}
 
 #define ABI_WRITTEN_TO 0x40000000
 #define ABI_AT_END 0x20000000
@@ -46,6 +51,7 @@ static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
     unsigned long size = _IOC_SIZE(request);
     int result;
 
+    errno = 0;
     if (_IOC_DIR(request) != _IOC_WRITE || size > sizeof(before))
         return abi_result(ioctl(fd, request, arg));
     memcpy(before, arg, size);
@@ -55,12 +61,13 @@ static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
 
 static int abi_ioctl_value(int fd, unsigned long request, unsigned long arg)
 {
+    errno = 0;
     return abi_result(ioctl(fd, request, arg));
 }
 
 static int abi_run(int fd)
 {
-    return abi_result(ioctl(fd, ABI_KVM_RUN, 0));
+    return abi_ioctl_value(fd, ABI_KVM_RUN, 0);
 }
 
 static int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags,

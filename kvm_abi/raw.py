@@ -217,6 +217,23 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     raise _error(-result, request, arg)
 
 
+def new_file(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
+    """Issue a request that opens a file, and return the descriptor.
+
+    Raises what `ioctl` does, and `WrongAnswerError` for a number that is no descriptor of a new
+    file: a VM's and a vCPU's are closed by execve(2), as standard input and output are not.
+    """
+    opened = ioctl(fd, request, arg)
+    try:
+        is_kept = os.get_inheritable(opened) and request is not Ioctl.CREATE_GUEST_MEMFD
+    except OSError:
+        is_kept = True
+    if is_kept:
+        call = _error(0, request, arg)
+        raise WrongAnswerError(call.call, f"{opened}, which is no new file", call.arguments)
+    return opened
+
+
 def _again(fd: int, request: Ioctl, arg: CData | int) -> int:
     """Issue a request until it is not interrupted, and return what the kernel answers."""
     issue = _ioctl_value if type(arg) is int else _ioctl_struct

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvm_abi import raw
-from kvm_abi.raw import KvmError
+from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Cap, Ioctl, MemFlag
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
@@ -168,3 +168,19 @@ def test_every_ioctl_is_issued_with_its_own_number(vm: Vm) -> None:
     with pytest.raises(KvmError) as caught:
         raw.ioctl(vm.fd, Ioctl.RESET_DIRTY_RINGS)
     assert caught.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("bits", "is_possible"), [(31, False), (32, True), (52, True), (255, False)]
+)
+def test_a_processor_of_impossible_addresses_is_a_wrong_answer(
+    monkeypatch: pytest.MonkeyPatch, bits: int, is_possible: bool
+) -> None:
+    with Kvm.open() as kvm:
+        lie = kvm.cpuid_with_gpa_bits(bits)
+        monkeypatch.setattr(kvm, "supported_cpuid", lambda: lie)
+        if is_possible:
+            assert kvm.supported_gpa_bits() == bits
+        else:
+            with pytest.raises(WrongAnswerError, match=f"{bits} bits of a gpa in leaf 0x80000008"):
+                kvm.supported_gpa_bits()

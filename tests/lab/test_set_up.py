@@ -64,7 +64,14 @@ WRONG_AT_ONCE = [
     ("KVM_CREATE_VCPU:errno=22", "KVM_CREATE_VCPU("),
     ("KVM_CREATE_VM:errno=22", "KVM_CREATE_VM("),
     ("KVM_GET_VCPU_MMAP_SIZE:errno=22", "KVM_GET_VCPU_MMAP_SIZE("),
-    ("KVM_GET_VCPU_MMAP_SIZE:answer=0", "KVM_GET_VCPU_MMAP_SIZE(): 0, which is less"),
+    ("KVM_GET_VCPU_MMAP_SIZE:answer=12289", "KVM_GET_VCPU_MMAP_SIZE(): 12289, and not 2 pages"),
+    (
+        "KVM_GET_VCPU_MMAP_SIZE:answer=8192",
+        "(KVM_CAP_COALESCED_MMIO): 2, and a vCPU shares pages",
+    ),
+    ("KVM_CREATE_VCPU:answer=999999", "KVM_CREATE_VCPU(): 999999, which is no new file"),
+    ("KVM_CREATE_VM:answer=1", "KVM_CREATE_VM(): 1, which is no new file"),
+    ("KVM_CHECK_EXTENSION:answer=-1", "KVM_CHECK_EXTENSION(): errno 4095"),
     ("KVM_GET_API_VERSION:answer=13", "KVM_GET_API_VERSION(): 13, and not 12"),
     ("KVM_CHECK_EXTENSION:errno=22", "KVM_CHECK_EXTENSION("),
     ("KVM_GET_SUPPORTED_CPUID:errno=22", "KVM_GET_SUPPORTED_CPUID("),
@@ -72,15 +79,13 @@ WRONG_AT_ONCE = [
     ("KVM_SET_TSS_ADDR:errno=22", "KVM_SET_TSS_ADDR(0xfffbd000"),
     ("KVM_CREATE_IRQCHIP:errno=22", "KVM_CREATE_IRQCHIP("),
     ("CREATE:errno=22", "KVM_SET_USER_MEMORY_REGION(slot=0x0, flags=0x0, "),
-    ("CREATE:errno=14", "KVM_SET_USER_MEMORY_REGION(slot=0x0, flags=0x0, "),
     ("DELETE:errno=22", "memory_size=0x0, userspace_addr=0x0): EINVAL"),
     ("MMAP:errno=13", "mmap of a vCPU("),
     # Interrupted for ever, a number where there is none to give, an argument written to.
     ("KVM_CREATE_VM:errno=4", "KVM_CREATE_VM(): EINTR"),
-    ("KVM_SET_SREGS:errno=4", "KVM_SET_SREGS("),
     ("KVM_GET_SUPPORTED_CPUID:errno=7", "KVM_GET_SUPPORTED_CPUID(nent=0x4000, "),
+    ("KVM_GET_SUPPORTED_CPUID:other=1", "KVM_GET_SUPPORTED_CPUID(): 0 entries"),
     ("KVM_GET_SUPPORTED_CPUID:writes=1", "KVM_GET_SUPPORTED_CPUID(): 2779096485 entries"),
-    ("KVM_SET_REGS:answer=7", "rflags=0x2): 7, and not 0"),
     ("KVM_RUN:answer=7", "KVM_RUN(): 7, and not 0"),
     ("CREATE:answer=7", "memory_size=0x1000, userspace_addr="),
     ("CREATE:writes=1", "its argument, which it only reads, was written to"),
@@ -96,6 +101,7 @@ WRONG_AT_ONCE = [
     ("KVM_RUN:errno=4", "KVM_RUN(): the vCPU stops: EINTR; the guest reads gpa 0x0, in a"),
     ("KVM_RUN:exit=9999", "KVM_RUN(): the vCPU stops: exit-9999"),
     ("KVM_RUN:exit=6", "KVM_RUN(): "),
+    ("KVM_SET_CPUID2:errno=22", "KVM_SET_CPUID2(nent="),
     ("CREATE:other=1", "KVM_RUN(): 0x0, no exit; the guest reads gpa 0x0, in a slot"),
 ]
 OTHERS = (("run", SCENARIO), ("fuzz", "--seconds", "1"), ("info",))
@@ -163,6 +169,13 @@ def test_a_kernel_that_hangs_while_it_is_asked_is_inconclusive(tmp_path: Path) -
     reason = data["scenarios"][0]["reason"]
     assert reason.startswith("hung: no end within 2 s")
     assert "a page is read by a guest" in reason
+
+
+def test_a_kernel_that_shares_less_than_it_says_is_inconclusive(tmp_path: Path) -> None:
+    status, data = checked(tmp_path, f"KVM_GET_VCPU_MMAP_SIZE:answer={1 << 30}")
+    assert (status, data["scenarios"][0]["status"]) == (3, "inconclusive")
+    reason = data["scenarios"][0]["reason"]
+    assert reason == "died: SIGBUS; then the memory is read that a vCPU shares"
 
 
 def mode_switches(folder: Path) -> Path:

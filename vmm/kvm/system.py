@@ -20,9 +20,12 @@ from vmm.kvm.vm import Vm
 
 DEVICE = Path("/dev/kvm")
 
+_LEAST_SHARED_PAGES = 2  # struct kvm_run, and the data of ports (KVM_PIO_PAGE_OFFSET).
+
 _FIRST_CPUID_ENTRIES = 128
 _MOST_CPUID_ENTRIES = 1 << 14
 _LEAST_GPA_BITS = 36  # of a processor that does not say
+_GPA_BITS = range(32, 53)  # What processors that run 64-bit code may have.
 _CPUID_ADDRESS_SIZES = 0x8000_0008  # MAXPHYADDR is in bits 0-7 of EAX.
 
 
@@ -45,8 +48,10 @@ class Kvm(Closing):
                 answer = f"{version}, and not {API_VERSION}, which never changes"
                 raise WrongAnswerError("KVM_GET_API_VERSION", answer)
             self.vcpu_mmap_size_bytes = raw.ioctl(fd, Ioctl.GET_VCPU_MMAP_SIZE)
-            if self.vcpu_mmap_size_bytes < PAGE_SIZE_BYTES:
-                answer = f"{self.vcpu_mmap_size_bytes}, which is less than a page"
+            pages, rest = divmod(self.vcpu_mmap_size_bytes, PAGE_SIZE_BYTES)
+            if rest or pages < _LEAST_SHARED_PAGES:
+                least = f"{_LEAST_SHARED_PAGES} pages or more"
+                answer = f"{self.vcpu_mmap_size_bytes}, and not {least}"
                 raise WrongAnswerError("KVM_GET_VCPU_MMAP_SIZE", answer)
         except BaseException:
             self.close()
@@ -113,7 +118,7 @@ class Kvm(Closing):
                     raise
                 entries *= 2
                 continue
-            if cpuid.nent > entries:
+            if not 0 < cpuid.nent <= entries:
                 answer = f"{cpuid.nent} entries, and there is room for {entries}"
                 raise WrongAnswerError("KVM_GET_SUPPORTED_CPUID", answer)
             return cpuid
@@ -147,7 +152,11 @@ class Kvm(Closing):
         cpuid = self.supported_cpuid()
         for entry in cpuid.entries[0 : cpuid.nent]:
             if entry.function == _CPUID_ADDRESS_SIZES:
-                return int(entry.eax & 0xFF)
+                bits = int(entry.eax & 0xFF)
+                if bits not in _GPA_BITS:
+                    wrong = f"{bits} bits of a gpa in leaf {_CPUID_ADDRESS_SIZES:#x}"
+                    raise WrongAnswerError("KVM_GET_SUPPORTED_CPUID", wrong)
+                return bits
         return _LEAST_GPA_BITS
 
     def cpuid_with_gpa_bits(self, bits: int) -> CData:
@@ -179,4 +188,4 @@ class Kvm(Closing):
         ...     vm = kvm.create_vm()
         >>> vm.close()  # It lives on without the device.
         """
-        return Vm(raw.ioctl(self.fd, Ioctl.CREATE_VM, int(kind)), self.vcpu_mmap_size_bytes)
+        return Vm(raw.new_file(self.fd, Ioctl.CREATE_VM, int(kind)), self.vcpu_mmap_size_bytes)

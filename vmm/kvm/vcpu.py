@@ -33,7 +33,6 @@ class Vcpu(VcpuState):
 
     def __init__(self, fd: int, mmap_size_bytes: int) -> None:
         """Own the vCPU's file, and map the memory that it shares with the kernel."""
-        self._mmap_size_bytes = mmap_size_bytes
         try:
             address = raw.map_kvm_file("a vCPU", fd, mmap_size_bytes)
         except BaseException:

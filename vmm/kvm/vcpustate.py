@@ -2,7 +2,7 @@
 
 from kvm_abi import raw
 from kvm_abi.raw import Buffer, CData
-from kvm_abi.uapi import SYNC_X86_REGS, SYNC_X86_SREGS, Ioctl, VcpuEventFlag
+from kvm_abi.uapi import PAGE_SIZE_BYTES, SYNC_X86_REGS, SYNC_X86_SREGS, Ioctl, VcpuEventFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.registers import (
     Registers,
@@ -32,6 +32,7 @@ class VcpuState(Closing):
         self._address = address
         self._run: CData | None = raw.cast("struct kvm_run *", address)
         self._memory: Buffer | None = raw.shared_memory(address, mmap_size_bytes)
+        self._mmap_size_bytes = mmap_size_bytes
         self._regs = raw.new("struct kvm_regs *")
         self._mode_sregs: tuple[CData, CData] | None = None
         self._exit_regs: CData | None = None
@@ -52,6 +53,22 @@ class VcpuState(Closing):
         if self._run is None:
             raise ValueError("the vCPU is closed")
         return self._run
+
+    def shared_pages(self) -> bytes:
+        """Return the first byte of each page that the vCPU shares with the kernel.
+
+        A page that the kernel has announced and does not have ends the process by SIGBUS. Raises
+        `ValueError` when the vCPU is closed.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     len(vm.create_vcpu(0).shared_pages()) * 0x1000 == kvm.vcpu_mmap_size_bytes
+        True
+        """
+        if self._memory is None:
+            raise ValueError("the vCPU is closed")
+        starts = range(0, self._mmap_size_bytes, PAGE_SIZE_BYTES)
+        return b"".join(self._memory[at : at + 1] for at in starts)
 
     def get_regs(self) -> Registers:
         """Return the general registers. Raises `KvmError`.

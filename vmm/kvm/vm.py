@@ -101,7 +101,7 @@ class Vm(Closing):
         ...     hex(vm.create_vcpu(0).get_regs().rip)
         '0xfff0'
         """
-        fd = raw.ioctl(self.fd, Ioctl.CREATE_VCPU, vcpu_id)
+        fd = raw.new_file(self.fd, Ioctl.CREATE_VCPU, vcpu_id)
         vcpu = Vcpu(fd, self._vcpu_mmap_size_bytes)
         self._vcpus.append(vcpu)
         if self.check_extension(Cap.SYNC_REGS) & _SHARED == _SHARED:
@@ -316,7 +316,7 @@ class Vm(Closing):
         ...         os.close(vm.create_guest_memfd(0x1000))
         """
         wanted = raw.new("struct kvm_create_guest_memfd *", (size_bytes, flags))
-        return raw.ioctl(self.fd, Ioctl.CREATE_GUEST_MEMFD, wanted)
+        return raw.new_file(self.fd, Ioctl.CREATE_GUEST_MEMFD, wanted)
 
     def set_memory_attributes(
         self, address: int, size_bytes: int, attributes: int, flags: int = 0

@@ -33,7 +33,9 @@ class RecordedKvm(Kvm):
 
     def create_vm(self, kind: VmType = VmType.DEFAULT_VM) -> "RecordedVm":
         """Create a VM without memory or vCPUs. Raises `KvmError`."""
-        made = RecordedVm(raw.ioctl(self.fd, Ioctl.CREATE_VM, int(kind)), self.vcpu_mmap_size_bytes)
+        made = RecordedVm(
+            raw.new_file(self.fd, Ioctl.CREATE_VM, int(kind)), self.vcpu_mmap_size_bytes
+        )
         self.machines.append(made)
         return made
 

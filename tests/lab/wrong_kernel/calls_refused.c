@@ -4,8 +4,8 @@
  *
  * Some are answered rightly, but do something else: CREATE:other=1 puts another page of memory in
  * the place of the caller's, NAME:writes=1 writes to the structure that is only read, KVM_RUN:exit=N
- * has that exit reason, whatever the guest met; what KVM_GET_REGS:other=1 and KVM_GET_SREGS:other=1
- * read is zero. NR_MEMSLOTS:answer=N is a kernel of so few slots. */
+ * has that exit reason, whatever the guest met; what KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1
+ * and KVM_GET_SUPPORTED_CPUID:other=1 read is zero. NR_MEMSLOTS:answer=N is a kernel of so few slots. */
 #include "wrong_kernel.h"
 
 #include <signal.h>
@@ -90,6 +90,7 @@ static int read_zeros(int fd, unsigned long request, void *argument)
 static int call_other(int fd, unsigned long request, void *argument)
 {
     return request == (uint32_t)KVM_GET_REGS || request == (uint32_t)KVM_GET_SREGS
+                   || request == (uint32_t)KVM_GET_SUPPORTED_CPUID
                ? read_zeros(fd, request, argument)
                : create_elsewhere(fd, argument);
 }

@@ -82,7 +82,7 @@ def _ask(to: Connection, reach_limit_s: float) -> None:
     except (KvmError, WrongAnswerError) as error:
         send(Trouble(step, set_up_refused(error)))
     except ReachError as error:
-        send(Trouble(step, reason=str(error)))
+        send(Trouble(step, error.refused, "" if error.refused else str(error)))
     except Exception as error:
         reason = of_the_host(error) if is_short(error) else HARNESS + traceback.format_exc()
         send(Trouble(step, reason=reason))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vmm.execution.runner import HarnessError, run_isolated
+from vmm.execution.probe.reach import tried
 from vmm.scenario.features import Features
 from vmm.scenario.history import Ran
 from vmm.scenario.operations import (
@@ -41,9 +41,5 @@ def _tries(time_limit_s: float) -> bool:
             Instruction("lock-xadd", _GPA, value=1, forced=True),
         ),
     )
-    features = Features(forced_emulation=True)
-    try:
-        history = run_isolated(scenario, features, time_limit_s=time_limit_s)
-    except HarnessError:
-        return False
-    return any(isinstance(event.outcome, Ran) for event in history.events)
+    found = tried(scenario, Features(forced_emulation=True), time_limit_s)
+    return any(isinstance(outcome, Ran) for outcome in found)

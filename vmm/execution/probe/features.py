@@ -19,7 +19,7 @@ from vmm.execution.probe.internal import (
     makes_tss_slot,
 )
 from vmm.execution.probe.reach import REACH_LIMIT_S, touch_limit
-from vmm.execution.probe.registers import check_registers
+from vmm.execution.probe.registers import check_registers, check_shared_memory
 from vmm.execution.samepages import merges_pages
 from vmm.kvm.memory import HUGE_PAGE_BYTES, HostAddress, HostMapping
 from vmm.kvm.system import Kvm
@@ -47,6 +47,8 @@ def probe_features(
         has = vm.check_extension
         says = _says(has)
         last_gfn = _last_gfn(vm, page)
+        begin("the memory is read that a vCPU shares")
+        check_shared_memory(kvm)
         begin("a vCPU's registers are set, and read back")
         check_registers(kvm)
         begin("dirty rings of all sizes are enabled")
@@ -57,6 +59,8 @@ def probe_features(
         limit = touch_limit(kvm, last_gfn, reach_limit_s)
         begin("slots are created where the kernel may have its own")
         internal = makes_tss_slot(kvm), makes_identity_map_slot(kvm), makes_apic_slot(kvm)
+        begin("KVM is asked to emulate an instruction")
+        forced_emulation = emulates_on_request(reach_limit_s)
         begin("a VM with private memory is created")
         protected = _protected(kvm, has(Cap.VM_TYPES))
         offers = kvm.paravirtual_features()
@@ -81,7 +85,7 @@ def probe_features(
             ksm=merges_pages(),
             userfaultfd=mman.can_page(),
             process_files=can_look_at_itself(),
-            forced_emulation=emulates_on_request(reach_limit_s),
+            forced_emulation=forced_emulation,
             protected=protected,
         )
 

@@ -7,7 +7,7 @@ from vmm.kvm.system import Kvm
 from vmm.scenario.content import MMIO_FILL, identity
 from vmm.scenario.endings import DIED, HOST, HUNG, REFUSED
 from vmm.scenario.features import Features
-from vmm.scenario.history import Mmio, Touched
+from vmm.scenario.history import AnyOutcome, Mmio, SetUpRefused, Touched
 from vmm.scenario.operations import (
     MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
@@ -23,7 +23,14 @@ REACH_LIMIT_S = 10.0
 
 
 class ReachError(Exception):
-    """The kernel did not come back, or refused what every VMM needs: why a run ended."""
+    """The kernel did not come back, or refused what every VMM needs: why a run ended.
+
+    ``refused`` is the call that was refused, or answered wrongly, if that is why.
+    """
+
+    def __init__(self, reason: str, refused: SetUpRefused | None = None) -> None:
+        super().__init__(reason)
+        self.refused = refused
 
 
 _RESERVED_BYTES = 12 << 30
@@ -81,12 +88,22 @@ def reaches(limit: int, time_limit_s: float = REACH_LIMIT_S) -> bool:
         *(Touched(0, (Mmio(gpa, True, written),)) for gpa in holes),
     ]
     expected = [Touched(identity(0, 0)), *exits]
-    features = Features(touch_limit=limit)
+    found = tried(scenario, Features(touch_limit=limit), time_limit_s)
+    return expected == [outcome for outcome in found if isinstance(outcome, Touched)]
+
+
+def tried(scenario: Scenario, features: Features, time_limit_s: float) -> list[AnyOutcome]:
+    """Run a scenario in a child, and return its outcomes; none where a guest has lost its way.
+
+    Raises `ReachError`.
+    """
     try:
         history = run_isolated(scenario, features, time_limit_s=time_limit_s)
     except HarnessError:
-        return False  # A guest that has shut down may be anywhere.
+        return []  # A guest that has shut down may be anywhere.
+    outcomes = [event.outcome for event in history.events]
     reason = "" if history.end is None else history.end.reason
     if reason.startswith((HUNG, DIED, REFUSED, HOST)):
-        raise ReachError(reason)
-    return expected == [e.outcome for e in history.events if isinstance(e.outcome, Touched)]
+        last = outcomes[-1] if outcomes else None
+        raise ReachError(reason, last if isinstance(last, SetUpRefused) else None)
+    return outcomes

@@ -1,8 +1,9 @@
-"""Asks whether a kernel gives a vCPU's registers back as they were set: guests are told by them."""
+"""Asks whether a vCPU's registers are as they were set, and what it shares is all there."""
 
 from dataclasses import fields
 
 from kvm_abi.raw import CData, WrongAnswerError
+from kvm_abi.uapi import Cap
 from vmm.kvm.registers import Registers, set_descriptor_tables
 from vmm.kvm.system import Kvm
 
@@ -27,6 +28,19 @@ def check_registers(kvm: Kvm) -> None:
         wanted = {"cs.base": _CODE_BASE, "ss.base": _CODE_BASE, "ds.base": 0}
         wanted |= dict(zip(("gdt.base", "gdt.limit"), _TABLE, strict=True))
         _compare("KVM_GET_SREGS", _special(vcpu.get_sregs(), wanted), wanted)
+
+
+def check_shared_memory(kvm: Kvm) -> None:
+    """Read what a vCPU shares with the kernel, which is as large as the kernel says, and no larger.
+
+    Raises `KvmError`, and `WrongAnswerError` where it does not hold what it has to. A page that is
+    not there ends the process by SIGBUS.
+    """
+    with kvm.create_vm() as vm:
+        pages, ring = len(vm.create_vcpu(0).shared_pages()), kvm.check_extension(Cap.COALESCED_MMIO)
+        if ring >= pages:
+            wrong = f"{ring}, and a vCPU shares pages 0 to {pages - 1} (KVM_GET_VCPU_MMAP_SIZE)"
+            raise WrongAnswerError("KVM_CHECK_EXTENSION", wrong, "KVM_CAP_COALESCED_MMIO")
 
 
 def _general(registers: Registers) -> dict[str, int]:
