@@ -29,7 +29,7 @@ MAX_HANGS = 3
 
 _KNOWN_HANG_S = 2.0
 """So long a scenario may take in which some kernels are known to hang, as much again where they may
-be ten times as slow: those are not waited for, and others take less than a second."""
+be twenty times as slow: those are not waited for, and others take less than a tenth of that."""
 
 Begin = Callable[[Scenario], None]
 Claim = Callable[[int], bool]
@@ -248,7 +248,7 @@ class _Carrying:
     def _limit_s(self, scenario: Scenario) -> float | None:
         """Return how long a scenario may take in which some kernels are known to hang."""
         if lanes.may_hang(scenario, self._facts):
-            return _KNOWN_HANG_S * (1 + self._orders.patience / 10)
+            return _KNOWN_HANG_S * (1 + self._orders.patience / 20)
         return None
 
     def _end(self, lane: Lane, busy: Sequence[Lane]) -> None:
