@@ -5,7 +5,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -16,13 +15,14 @@ from tests.mutants import results
 from tests.mutants.build import Built, built
 from tests.mutants.edits import EditError
 from tests.mutants.found import Found
-from tests.mutants.machines import Lookout, look
+from tests.mutants.machines import Lookout, Waiting, look
 from tests.mutants.results import Costs
 from tests.mutants.rows import Mutant, mutants, versions
 from tests.mutants.table import write
 from tests.mutants.words import Task
 from vmm.catalogue import catalogue
 from vmm.lab.errors import LabError
+from vmm.lab.run import side_by_side
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 
@@ -126,9 +126,7 @@ def _look_for(
         )
         for row in wanted
     ]
-    shares = [tasks[number::jobs] for number in range(jobs)]
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda share: _machine(lookout, rows, share), filter(None, shares)))
+    _in_machines(lookout, rows, tasks, min(jobs, len(tasks)))
 
 
 def _good(kernel: Built, rows: Sequence[Mutant], npt: int, fuzz_s: float, again: bool) -> None:
@@ -145,8 +143,7 @@ def _good(kernel: Built, rows: Sequence[Mutant], npt: int, fuzz_s: float, again:
     scenarios = sorted(catalogue(Features(nr_memslots=509)), key=lambda each: _cost(each, costs))
     names = tuple(each.name for each in scenarios if costs.get(each.name) is None)
     lookout = Lookout(kernel, npt, _LIMIT_S, ran=ran)
-    [found] = _machine(lookout, rows, [Task(0, names, fuzz_s, 1e6)])
-    results.keep(kernel.version, f"(none) npt={npt}", found)
+    _in_machines(lookout, rows, [Task(0, names, fuzz_s, 1e6)], 1)
 
 
 def _cost(scenario: Scenario, costs: Costs) -> tuple[bool, float]:
@@ -154,16 +151,23 @@ def _cost(scenario: Scenario, costs: Costs) -> tuple[bool, float]:
     return "slow" in scenario.tags, len(scenario.operations) / 100 if seconds is None else seconds
 
 
-def _machine(lookout: Lookout, rows: Sequence[Mutant], tasks: Sequence[Task]) -> list[Found]:
+def _in_machines(
+    lookout: Lookout, rows: Sequence[Mutant], tasks: Sequence[Task], jobs: int
+) -> None:
+    """Look for bugs in some machines side by side, and keep each result as it comes."""
     white = bool(lookout.description)
-    by_name = {row.name: row for row in rows}
+    keys = {row.name: results.key(row, white) for row in rows}
 
     def keep(found: Found) -> None:
-        if found.name in by_name:
-            results.keep(lookout.built.version, results.key(by_name[found.name], white), found)
+        name = keys.get(found.name, f"{found.name} npt={lookout.npt}")
+        results.keep(lookout.built.version, name, found)
 
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        return look(lookout, rows, tasks, Path(folder), keep)
+    waiting = Waiting(tasks)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as top:
+        folders = [Path(top, str(number)) for number in range(jobs)]
+        for folder in folders:
+            folder.mkdir()
+        side_by_side([look(lookout, rows, waiting, folder, keep) for folder in folders])
 
 
 def _order(

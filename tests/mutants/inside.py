@@ -40,6 +40,7 @@ from vmm.verdict.result import Checked, judged
 SWITCH = Path("/sys/module/kvm/parameters/mutant")
 WARN_AGAIN = Path("/sys/kernel/debug/clear_warn_once")
 _MOST = 400
+_DIFFER = ("differs", "known")
 _AT_ONCE = 16
 """So many scenarios share a child process."""
 
@@ -79,8 +80,9 @@ def _carry_out(prepared: Prepared) -> None:
 def _noticed(task: Task, prepared: Prepared) -> tuple[Said, str, float]:
     """Return what a bug came to, how what noticed it ended without it, and after how long.
 
-    An issue that is known elsewhere counts, unless it is this kernel's without the bug as well.
-    Without a bug at work all scenarios run, whatever they say.
+    What differs without the bug as well says nothing of it, and the next scenario has its turn; an
+    issue that is known elsewhere counts if it is not this kernel's. Without a bug at work all
+    scenarios run, whatever they say.
     """
     limit_s = prepared.order.limit_s
     seconds = 0.0
@@ -88,20 +90,29 @@ def _noticed(task: Task, prepared: Prepared) -> tuple[Said, str, float]:
     while True:
         start = time.monotonic()
         found = _in_a_child(_limit_s(prepared.order, task), partial(_look, task, prepared))
-        seconds += time.monotonic() - start
+        took = time.monotonic() - start
+        seconds += took
         control = ""
         if found.how != "passed" and found.scenario and task.number:
             again = Task(0, (found.scenario,))
             control = _in_a_child(limit_s, partial(_look, again, prepared)).how
-        goes_on = found.how == "known" or (not task.number and found.scenario in task.scenarios)
-        if not goes_on:
+        if not _goes_on(found, control, task):
+            how = "differs" if found.how == "known" else found.how
+            found = msgspec.structs.replace(found, how=how)
             return _in_all(found, failed), control, round(seconds, 2)
-        if task.number and control != "known":
-            return msgspec.structs.replace(found, how="differs"), control, round(seconds, 2)
-        if found.how != "known":
+        if not task.number and found.how != "known":
             failed.append(found)
         after = task.scenarios.index(found.scenario) + 1
-        task = msgspec.structs.replace(task, scenarios=task.scenarios[after:])
+        task = msgspec.structs.replace(
+            task, scenarios=task.scenarios[after:], check_s=max(task.check_s - took, 0)
+        )
+
+
+def _goes_on(found: Said, control: str, task: Task) -> bool:
+    """Return whether what was found says nothing of the bug, and scenarios are left."""
+    if found.scenario not in task.scenarios:
+        return False
+    return not task.number or (found.how in _DIFFER and control in _DIFFER)
 
 
 def _in_all(found: Said, failed: Sequence[Said]) -> Said:

@@ -3,6 +3,7 @@
 import compileall
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -10,19 +11,23 @@ from pathlib import Path
 
 import msgspec
 
+from tests.mutants import preloaded
 from tests.mutants.build import Built
 from tests.mutants.found import Found
+from tests.mutants.preloaded import PROGRAM
 from tests.mutants.rows import Mutant
 from tests.mutants.words import Order, Said, Task
-from vmm.cli.lab_machines import ROOT, job_of
+from vmm.cli.lab_machines import job_of
 from vmm.lab.errors import LabError
 from vmm.lab.kernel import from_path
 from vmm.lab.machine import Backend, Job, Machine
-from vmm.lab.run import Ending, prepared, running, side_by_side
-from vmm.verdict.statuses import DIFFERS
+from vmm.lab.run import Ending, Running, prepared, running
+from vmm.verdict.statuses import DIFFERS, PASSED
 
 _HERE = Path(__file__).parent
 _BOOT_S = 300
+AT_ONCE = 8
+"""So many bugs a machine looks for at most."""
 PATIENCE = 8.0
 """So many times as long as on hardware a scenario may take, where the emulator has a CPU."""
 
@@ -112,32 +117,48 @@ class _Listener:
         print(text[:300], file=sys.stderr, flush=True)
 
 
+class Waiting:
+    """The bugs that are still to be looked for; each machine takes some when it boots."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._left = deque(tasks)
+
+    def take(self) -> list[Task]:
+        """Take some off."""
+        return [self._left.popleft() for _ in range(min(AT_ONCE, len(self._left)))]
+
+    def put_back(self, tasks: Sequence[Task]) -> None:
+        """Take back what a machine did not come to."""
+        self._left.extendleft(reversed(tasks))
+
+
 def look(
     lookout: Lookout,
     rows: Sequence[Mutant],
-    tasks: Sequence[Task],
+    waiting: Waiting,
     folder: Path,
     keep: Callable[[Found], None],
-) -> list[Found]:
+) -> Running:
     """Look for bugs in machines, one after the other; ``folder`` gets orders and logs.
 
     ``keep`` gets each result as it comes.
     """
     names = ["(none)", *(row.name for row in rows)]
-    found: list[Found] = []
-
-    def take(each: Found) -> None:
-        found.append(each)
-        keep(each)
-
-    left = list(tasks)
+    ending = Ending(PASSED)
     for boot in count(1):
-        if not left:
+        tasks = waiting.take()
+        if not tasks:
             break
+        done: set[str] = set()
+
+        def take(each: Found, done: set[str] = done) -> None:
+            done.add(each.name)
+            keep(each)
+
         listener = _Listener(names, take, lookout)
         own = folder / str(boot)
         own.mkdir()
-        ending = _booted(lookout, left, own, listener)
+        ending = yield from _booted(lookout, tasks, own, listener)
         if listener.under_way is not None:
             seconds = time.monotonic() - listener.began
             said = Said("end", listener.under_way, listener.doing, seconds=round(seconds, 2))
@@ -148,19 +169,18 @@ def look(
         elif not listener.is_ready:
             printed = listener.other.decode(errors="replace")
             raise LabError(f"the machine did not begin: {ending.why} {printed}")
-        done = {each.name for each in found}
-        fewer = [task for task in left if names[task.number] not in done]
-        if len(fewer) == len(left):
+        left = [task for task in tasks if names[task.number] not in done]
+        if len(left) == len(tasks):
             raise LabError(f"no result of {names[left[0].number]}: {ending.why}")
-        left = fewer
-    return found
+        waiting.put_back(left)
+    return ending
 
 
 def _short(why: str) -> str:
     return why.removeprefix("the kernel complained: ")
 
 
-def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Listener) -> Ending:
+def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Listener) -> Running:
     description = folder / "kernel.json"
     description.write_bytes(lookout.description)
     white_box = str(description) if lookout.description else ""
@@ -178,18 +198,18 @@ def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Li
     )
     job = _job(path, folder)
     ready = prepared(machine, job)
-    return side_by_side([running(ready, job, folder, listener.take, listener.take_error)])[0]
+    return (yield from running(ready, job, folder, listener.take, listener.take_error))
 
 
 def _job(order: Path, folder: Path) -> Job:
     compileall.compile_dir(_HERE, quiet=2)
-    python = str(Path(sys.prefix, "bin", "python"))
-    words = (python, "-P", "-m", "tests.mutants.inside", str(order))
+    start = (str(Path(sys.prefix, "bin", "python")), "-P", "-m")
     job = job_of(("info",), Backend.SVM)
-    # What is loaded ahead is our own command, and this is another program.
-    environment = _with_root(job)
-    return replace(job, words=words, folder=folder, kept=(), environment=environment, preloaded=())
-
-
-def _with_root(job: Job) -> dict[str, str]:
-    return {**job.environment, "PYTHONPATH": str(ROOT)}
+    return replace(
+        job,
+        words=(*start, PROGRAM, str(order)),
+        folder=folder,
+        kept=(),
+        code=(*job.code, _HERE),
+        preloaded=(*start, preloaded.__name__),
+    )

@@ -25,6 +25,16 @@ _CANNOT_ENTER = 126
 
 def main() -> NoReturn:
     """Be what standard input says, once it has said all."""
+    words = ordered(PROGRAM)
+    sys.argv = ["vmm", *words]
+    run()
+
+
+def ordered(program: str) -> list[str]:
+    """Load the project and wait for orders; return the words that follow a program's name.
+
+    This process is then where the orders say, with their environment.
+    """
     for module in pkgutil.walk_packages(vmm.__path__, "vmm."):
         with suppress(ImportError):  # What is optional is not in the machine.
             importlib.import_module(module.name)
@@ -40,10 +50,9 @@ def main() -> NoReturn:
     for each in orders["variable"]:
         name, _, value = each.partition("=")
         os.environ[name] = value
-    words = orders["word"]
-    sys.argv = ["vmm", *words[words.index(PROGRAM) + 1 :]]
     random.seed()  # What is kept is the same in every machine.
-    run()
+    words = orders["word"]
+    return words[words.index(program) + 1 :]
 
 
 def _enter(root: str, folder: str) -> None:

@@ -20,7 +20,13 @@ PREPARED = cast(Prepared, SimpleNamespace(order=SimpleNamespace(limit_s=1)))
         ([("known", "a"), ("passed", ""), ("differs", "")], "differs", "passed"),
         ([("known", "a"), ("known", ""), ("differs", "b"), ("passed", "")], "differs", "passed"),
         ([("known", "a"), ("known", ""), ("passed", "")], "passed", ""),
-        ([("differs", "a"), ("known", "")], "differs", "known"),
+        ([("differs", "a"), ("known", ""), ("passed", "")], "passed", ""),
+        (
+            [("differs", "a"), ("differs", ""), ("differs", "b"), ("passed", "")],
+            "differs",
+            "passed",
+        ),
+        ([("differs", "a"), ("hung", "")], "differs", "hung"),
     ],
 )
 def test_a_known_issue_counts_where_only_the_bug_brings_it(
