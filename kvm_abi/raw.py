@@ -378,12 +378,18 @@ def _rendered(value: CData, ctype: Any) -> str:
             return f"0x{shown}"
 
 
-def map_kvm_file(what: str, fd: int, size_bytes: int, offset_bytes: int = 0) -> int:
+def map_kvm_file(
+    what: str,
+    fd: int,
+    size_bytes: int,
+    offset_bytes: int = 0,
+    flags: MapFlag = MapFlag.SHARED,
+) -> int:
     """Map memory that a file of KVM shares with userspace, and return its address.
 
     `what` names it in the `KvmError` that a refusal raises: here the answer is KVM's own.
     """
-    protection, flags = Protection.READ | Protection.WRITE, MapFlag.SHARED
+    protection = Protection.READ | Protection.WRITE
     result = int(_lib.abi_mmap(0, size_bytes, protection, flags, fd, offset_bytes))
     if result < 0:
         raise KvmError(-result, f"mmap of {what}", None, f"{size_bytes:#x} at {offset_bytes:#x}")

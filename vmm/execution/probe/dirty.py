@@ -4,8 +4,9 @@ import errno
 
 from guests import image
 from guests.windows import Windows
+from kvm_abi import mman, raw
 from kvm_abi.raw import KvmError, WrongAnswerError
-from kvm_abi.uapi import Cap, MemFlag
+from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET, Cap, MapFlag, MemFlag
 from vmm.execution.guestcpu import GuestCpu
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
@@ -37,6 +38,25 @@ def least_ring_bytes(kvm: Kvm) -> int:
             else:
                 return size_bytes
     return 0
+
+
+def check_ring_mapping(kvm: Kvm, size_bytes: int) -> None:
+    """See that a dirty ring of a size cannot be mapped privately (kvm_vcpu_mmap).
+
+    Raises KvmError or WrongAnswerError where it is not so.
+    """
+    what, start = "a dirty ring, privately", DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE_BYTES
+    with kvm.create_vm() as vm:
+        vm.enable_cap(Cap.DIRTY_LOG_RING, size_bytes)
+        vcpu = vm.create_vcpu(0)
+        try:
+            address = raw.map_kvm_file(what, vcpu.fd, size_bytes, start, flags=MapFlag.PRIVATE)
+        except KvmError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        else:
+            mman.unmap_memory(address, size_bytes)
+            raise WrongAnswerError(f"mmap of {what}", "success")
 
 
 def reads_make_dirty(kvm: Kvm) -> bool:

@@ -11,7 +11,7 @@ from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Advice, Cap, ParavirtualFeature, VmType
 from vmm.execution.failing import can_fail_allocations
 from vmm.execution.leftovers import can_look_at_itself
-from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
+from vmm.execution.probe.dirty import check_ring_mapping, least_ring_bytes, reads_make_dirty
 from vmm.execution.probe.emulation import emulates_on_request
 from vmm.execution.probe.internal import (
     makes_apic_slot,
@@ -53,6 +53,8 @@ def probe_features(
         check_registers(kvm)
         begin("dirty rings of all sizes are enabled")
         ring_bytes = least_ring_bytes(kvm)
+        if ring_bytes:
+            check_ring_mapping(kvm, ring_bytes)
         begin("a page is read by a guest, and its dirty log looked at")
         dirty_by_reading = reads_make_dirty(kvm)
         begin("a guest reads as far as it reaches")
