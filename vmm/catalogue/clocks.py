@@ -414,6 +414,11 @@ _WALLS = tuple(
     for op in (call, Inspect())
 )
 
+_HALVES = (
+    Slot(1, _GFN, at("a"), 2, LOG_DIRTY_PAGES),
+    Slot(2, _GFN + 2, at("a", 2), 2, LOG_DIRTY_PAGES),
+)
+
 SCENARIOS = (
     *(scenario for clock in _BOTH for scenario in _each(clock)),
     _scenario(
@@ -433,6 +438,22 @@ SCENARIOS = (
         Inspect(),
         source="x86/msr.rst; kvm_write_wall_clock",
         needs=("readonly_mem",),
+    ),
+    _scenario(
+        "goes-on-in-the-next-page",
+        "wall_clock",
+        "A wall clock that lies across pages, and slots, is written and logged on either side.",
+        replace(_SLOT, flags=LOG_DIRTY_PAGES).create(),
+        *(
+            op
+            for before in (8, 4)
+            for op in (_set("wall_clock", _GPA - _OFFSET - before), Inspect(), GetDirtyLog(1))
+        ),
+        _SLOT.delete(),
+        *creates(*_HALVES),
+        _set("wall_clock", _HALVES[1].gfn * PAGE_SIZE_BYTES - 8),
+        *(Inspect(), GetDirtyLog(1), GetDirtyLog(2)),
+        source="kvm_write_wall_clock, kvm_write_guest",
     ),
     _scenario(
         "between-pages-that-are-written",

@@ -189,7 +189,9 @@ class Clocks:
         target = self._target(op.clock, op.gpa)
         clock = _Clock(op.gpa, is_sure=target is not None and target.is_sure)
         if op.clock == "wall_clock":  # It is written now, and never again.
-            if op.gpa:
+            if op.gpa and _room(op.gpa) < LAYOUTS[op.clock].size:
+                self._write_across(op.vcpu, op.clock, op.gpa)
+            elif op.gpa:
                 self._write(op.vcpu, op.clock, clock, surely=clock.is_sure)
             return
         if op.clock == "steal_time":
@@ -208,7 +210,7 @@ class Clocks:
                 yield kind, clock
 
     def _write(self, vcpu: int, kind: Clock, clock: _Clock, *, surely: bool) -> None:
-        target = self._place(kind, clock.gpa)
+        target = self._place(clock.gpa, LAYOUTS[kind].size)
         if target is None:
             return
         surely = surely and target.is_sure
@@ -219,13 +221,35 @@ class Clocks:
         self._contents.kernel_writes(write, surely=surely)
         self._tracking.kernel_wrote(vcpu, target.slot, target.page, surely=surely)
 
+    def _write_across(self, vcpu: int, kind: Clock, gpa: int) -> None:
+        """Write a structure that goes on in the next page, page by page (kvm_write_guest)."""
+        first = _room(gpa)
+        pieces = ((gpa, first), (gpa + first, LAYOUTS[kind].size - first))
+        places = [(self._place(at, size), size) for at, size in pieces]
+        (one, _), (other, _) = places
+        if (
+            one is not None
+            and other is not None
+            and all(each.is_sure and each.can_be_written for each in (one, other))
+            and (other.mapping, other.offset) == (one.mapping, one.offset + first)
+        ):
+            self._contents.kernel_writes(ClockWrite(one.mapping, one.offset, kind), surely=True)
+            for place in (one, other):
+                self._tracking.kernel_wrote(vcpu, place.slot, place.page, surely=True)
+            return
+        for target, size in places:  # It may end with the first page that cannot be written.
+            if target is not None:
+                self._tracking.kernel_wrote(vcpu, target.slot, target.page, surely=False)
+            if target is not None and target.can_be_written:
+                self._contents.blur(target.mapping, target.offset, size)
+
     def _target(self, kind: Clock, gpa: int) -> _Target | None:
         """Return where a structure at a gpa would be written; None where that cannot be."""
-        target = self._place(kind, gpa)
+        target = self._place(gpa, min(LAYOUTS[kind].size, _room(gpa)))
         return target if target is not None and target.can_be_written else None
 
-    def _place(self, kind: Clock, gpa: int) -> _Target | None:
-        """Return what a gpa is mapped to; None where there is no slot that could be written."""
+    def _place(self, gpa: int, size: int) -> _Target | None:
+        """Return what bytes of a page are mapped to; None where no slot could be written."""
         gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
         slot = self._slots.find(gfn)
         if slot is None or slot.flags & READONLY:
@@ -236,7 +260,7 @@ class Clocks:
             return _Target(slot, page, "", 0, is_sure=False, can_be_written=False)
         mapping, offset = place.mapping, place.offset
         can_be_written = self._backing.access(mapping, offset // PAGE_SIZE_BYTES) == "everything"
-        (piece,) = self._backing.pieces(self._slots, gpa, LAYOUTS[kind].size)
+        (piece,) = self._backing.pieces(self._slots, gpa, size)
         # What is private, or of a guest_memfd, KVM reaches through the hva if at all.
         is_sure = slot.memfd is None and not piece.private
         return _Target(slot, page, mapping, offset, is_sure, can_be_written)
@@ -277,3 +301,8 @@ def _unknown(outcome: AnyOutcome, unknown: int) -> AnyOutcome:
     if not isinstance(outcome, Touched):
         return outcome
     return Touched(outcome.value & ~unknown, outcome.mmio, outcome.unknown | unknown)
+
+
+def _room(gpa: int) -> int:
+    """Return how many bytes there are up to the end of a page."""
+    return PAGE_SIZE_BYTES - gpa % PAGE_SIZE_BYTES

@@ -200,6 +200,22 @@ def test_it_is_logged_where_it_goes() -> None:
     assert harvest.outcome == RingPages(((1, 1),), may_be_full=True)
 
 
+def test_a_wall_clock_across_pages_goes_on_in_the_next_one() -> None:
+    across = SetClockMsr("wall_clock", 0x10_1FF8)
+    one = slot(flags=LOG_DIRTY_PAGES)
+    looked = look(one, across)
+    assert (looked.room, due(looked)) == ((("a", 0x1FF8, 8), ("a", 0x2000, 4)), [("a", 0x1FF8)])
+    (log,) = after((one, across)).allowed(GetDirtyLog(1))
+    assert log.outcome == DirtyPages((1, 2), (), 1)
+    two = SetUserMemoryRegion(1, 0x10_0000, 0x2000, Place("a"), LOG_DIRTY_PAGES)
+    elsewhere = SetUserMemoryRegion(2, 0x10_2000, 0x2000, Place("b", 0x1000))
+    for more in ((), (elsewhere,)):
+        looked = look(two, *more, across)
+        assert not due(looked)
+        assert ("a", 0x1FF8, 8) in looked.room
+        assert (("b", 0x1000, 4) in looked.room) is bool(more)
+
+
 def test_msrs_and_pauses_that_are_refused() -> None:
     model = after((slot(),))
     set_ = [each.outcome for each in model.allowed(SetClockMsr("steal_time", GPA + 4))]
