@@ -212,6 +212,8 @@ SCENARIOS = (
         _event(on=False),
         _event(on=False),
         *_writes(2),
+        _event(0x300, 4, 7),
+        *(_event(0x300, 4, match, name="other") for match in (7, 8)),
         needs=_EVENTFDS,
     ),
     _scenario(

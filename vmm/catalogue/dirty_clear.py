@@ -66,6 +66,8 @@ _CLEARS = (
         _SLOT.log(),
         clear(_SLOT, 0, 64, 0, 1, 63),
         _SLOT.log(),
+        clear(_SLOT, 0, 130, 127),  # Words of the bitmap before this one clear nothing.
+        _SLOT.log(),
     ),
     clearing(
         "clear-no-page",

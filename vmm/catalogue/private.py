@@ -185,7 +185,16 @@ _IN_HUGE_PAGES = (
     ),
 )
 
+_IN_SPACE_1 = Slot((1 << 16) + 1, 0x110, at("b"), 2)
+
 SCENARIOS = (
+    private_vm_scenario(
+        "private-vm-has-the-spaces-that-it-says",
+        "A VM with private memory takes slots of address space 1 if it says that it has one.",
+        *(ONE.create(), _IN_SPACE_1.create(), _IN_SPACE_1.delete()),
+        source="kvm_arch_nr_memslot_as_ids; eed52e434bc3",
+        tags=("private", "errno"),
+    ),
     Scenario(
         name="attributes-of-an-ordinary-vm",
         why="An ordinary VM supports no attributes: a kernel that knows them lets none be set.",
