@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from vmm.cli.lab_check import Boot, Command, Place, check_outside, is_judged_outside
+from vmm.cli.lab_lines import SharedLines
 from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say, worst
 from vmm.cli.lab_progress import Progress, interrupted
 from vmm.cli.lab_whitebox import description_of
@@ -118,11 +119,16 @@ def run(
             if fresh or bisect:  # Each step of a bisection has another kernel.
                 jobs = [replace(job, preloaded=()) for job in jobs]
             ready, machines = prepared(machine, jobs[0]), []
+            printed = SharedLines(err)
             for number, (job, (_, told)) in enumerate(zip(jobs, commands, strict=True)):
                 logs = folder / f"machine-{number + 1}" if number else folder
                 logs.mkdir(exist_ok=True)
-                machines.append(running(ready, job, logs, out, err, told, keeps=not number))
-            return side_by_side(machines)
+                said = printed.of_one() if len(jobs) > 1 else err
+                machines.append(running(ready, job, logs, out, said, told, keeps=not number))
+            try:
+                return side_by_side(machines)
+            finally:
+                printed.end()
 
         if is_judged_outside(words, chosen):
             number = at_once or usual_number(smp, memory)

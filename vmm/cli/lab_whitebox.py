@@ -14,7 +14,7 @@ from vmm.whitebox.description import Description, from_debug_info
 from vmm.whitebox.errors import CannotLookError
 from vmm.whitebox.symbols import within
 
-_VERSION = "4"
+_VERSION = "5"
 
 
 def description_of(kernel: Kernel) -> Path | None:
@@ -43,8 +43,7 @@ def _described(kernel: Kernel, module: Path) -> Description:
     if module.suffix in (".ko", ".debug"):
         try:
             found = from_debug_info(module)
-        except CannotLookError:
-            pass
-        else:
-            return msgspec.structs.replace(found, vm_list=vm_list)
+        except CannotLookError as error:
+            return Description(vm_list=vm_list, why=str(error))
+        return msgspec.structs.replace(found, vm_list=vm_list)
     return Description(vm_list=vm_list)

@@ -29,12 +29,13 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A layout; ``build_id`` is that of the module ("": unknown).
 
     ``layout`` is None where the kernel's own types are to be asked, ``vm_list`` where its symbols
-    are.
+    are. ``why`` says why there is no layout, where somebody has looked for debug information.
     """
 
     layout: Layout | None = None
     vm_list: Within | None = None
     build_id: str = ""
+    why: str = ""
 
 
 def described(file: Path | None, release: str) -> tuple[Layout, int]:
@@ -44,7 +45,7 @@ def described(file: Path | None, release: str) -> tuple[Layout, int]:
     CannotLookError.
     """
     known = Description() if file is None else _of_file(file)
-    layout = known.layout or _of_this_kernel(release)
+    layout = known.layout or _of_this_kernel(release, known.why)
     vm_list = symbols.vm_list_in() if known.vm_list is None else known.vm_list.address()
     return layout, vm_list
 
@@ -88,8 +89,11 @@ def check_build_id(file: Path, found: str, note: Path) -> None:
         raise CannotLookError(f"{file}: it is not the kvm module that is loaded: another build ID")
 
 
-def _of_this_kernel(release: str) -> Layout:
-    """Return the layout by the kernel's own types, or by debug information in its usual place."""
+def _of_this_kernel(release: str, why: str) -> Layout:
+    """Return the layout by the kernel's own types, or by debug information in its usual place.
+
+    Raises CannotLookError: with ``why`` others had none, if they have said so.
+    """
     base, module = BTF / "vmlinux", BTF / "kvm"
     try:
         types = Btf(base.read_bytes(), module.read_bytes() if module.exists() else b"")
@@ -102,7 +106,15 @@ def _of_this_kernel(release: str) -> Layout:
                 check_build_id(place, found.build_id, BUILD_ID)
                 assert found.layout is not None
                 return found.layout
+        looked = f"(looked for {places[0]} and {places[-1]}); name the file by --debug-info"
         raise CannotLookError(
-            f"no types of Linux {release}: neither in {BTF} ({error}), nor debug information of "
-            f"kvm (looked for {places[0]} and {places[-1]}); name the file by --debug-info"
+            f"no types of Linux {release}: neither in {BTF} ({_reason(error)}), nor debug "
+            f"information of kvm{f': {why}' if why else f' {looked}'}"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong, without the number of an errno."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from tests.kernelheld import ARRAY_LAYOUT, LAYOUT
+from vmm.cli import lab_whitebox
+from vmm.lab.kernel import Kernel
 from vmm.whitebox import description, symbols
 from vmm.whitebox.btf import Btf
 from vmm.whitebox.description import Description, described, from_debug_info
@@ -153,6 +155,21 @@ def test_a_kernel_that_explains_itself(kernel: Path) -> None:
     assert described(file, "6.12") == (LAYOUT, 0xFFFF_FFFF_A000_0070)
 
 
+def test_what_was_looked_into_in_vain_is_told_in_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(lab_whitebox, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "drgn", None)
+    file = tmp_path / "kvm.ko"
+    file.write_bytes(module() + b"\0vermagic=1.2 SMP\0")
+    kept = lab_whitebox.description_of(Kernel("", file, "1.2", {"kvm": file}))
+    assert kept is not None
+    known = description.one_of_ours(kept)
+    assert known.vm_list == symbols.Within(".data", 0x470)
+    assert known.why.startswith("the Python package drgn is missing: pip install")
+
+
 def test_a_file_of_ours_needs_nothing_else(kernel: Path) -> None:
     file = kernel / "ours.json"
     known = Description(ARRAY_LAYOUT, symbols.Within(".data", 0x30), "0a0b")
@@ -168,6 +185,10 @@ def test_what_is_missing_is_said(kernel: Path) -> None:
     with pytest.raises(CannotLookError, match=r"no types of Linux 1\.2: neither in .*btf"):
         described(None, "1.2")
     file = kernel / "ours.json"
+    file.write_bytes(msgspec.json.encode(Description(why="drgn is missing")))
+    with pytest.raises(CannotLookError, match=r"nor debug information of kvm: drgn is missing$"):
+        described(file, "1.2")
+    file.unlink()
     with pytest.raises(CannotLookError, match=r"ours\.json: No such file"):
         described(file, "1.2")
     file.write_text('{"layout": 5}')
