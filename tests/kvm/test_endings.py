@@ -16,6 +16,7 @@ import pytest
 from tests.ideal import FEATURES
 from vmm.execution import runner
 from vmm.execution.runner import run_isolated
+from vmm.host.signals import ENDING_SIGNALS
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
@@ -166,6 +167,21 @@ def test_a_signal_that_comes_first_ends_it_in_one_line() -> None:
     rest = [line for line in process.stderr if not line.startswith("import time:")]
     assert rest == ["vmm: interrupted\n"]
     assert process.wait() == 3
+
+
+@pytest.mark.parametrize("number", ENDING_SIGNALS)
+def test_a_signal_that_has_waited_for_python_ends_it_in_one_line(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [*VMM, "check"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS),
+    )
+    process.send_signal(number)
+    assert process.communicate(timeout=TIME_LIMIT_S) == ("", "vmm: interrupted\n")
+    assert process.returncode == 3
 
 
 @pytest.mark.parametrize(

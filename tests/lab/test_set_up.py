@@ -131,11 +131,13 @@ def test_other_commands_find_a_kernel_wrong_while_it_is_asked(
     assert named in done.stderr
 
 
-@pytest.mark.parametrize("number", [12, 24])
-def test_a_host_without_memory_or_descriptors_is_no_difference(tmp_path: Path, number: int) -> None:
-    status, data = checked(tmp_path, f"KVM_CREATE_VCPU:errno={number}")
+@pytest.mark.parametrize(("call", "number"), [("KVM_RUN", 12), ("KVM_CREATE_VCPU", 24)])
+def test_a_host_without_memory_or_descriptors_is_no_difference(
+    tmp_path: Path, call: str, number: int
+) -> None:
+    status, data = checked(tmp_path, f"{call}:errno={number}")
     assert (status, data["scenarios"][0]["status"]) == (3, "inconclusive")
-    assert data["scenarios"][0]["reason"].startswith("the host: KVM_CREATE_VCPU(): E")
+    assert data["scenarios"][0]["reason"].startswith(f"the host: {call}(): E")
 
 
 def test_a_kernel_without_memslots_by_its_own_word_runs_nothing(tmp_path: Path) -> None:

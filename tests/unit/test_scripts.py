@@ -1,5 +1,6 @@
 """The scripts: how they set up the environment, by uv where it may, and what they say without."""
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -49,3 +50,22 @@ def test_too_few_descriptors_to_start_python_are_said(most: int) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (4, "")
     assert "oo few open files" in done.stderr or "Too many open files" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_python_has_begun_ends_the_command_in_one_line(number: int) -> None:
+    process = subprocess.Popen(
+        [ROOT / "scripts/vmm", "check"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    status = Path(f"/proc/{process.pid}/status")
+    while not handles(status.read_text(), number):
+        pass
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ("", "vmm: interrupted\n")
+    assert process.returncode == 3
+
+
+def handles(status: str, number: int) -> bool:
+    """Whether a process catches a signal by now."""
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)

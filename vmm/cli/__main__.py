@@ -1,7 +1,7 @@
 """Starts the command, which ends with one line and a documented status whatever comes meanwhile.
 
 Python needs a while until the command's own modules are there; a signal that comes before ends the
-program here.
+program here, or has waited since scripts/vmm.
 """
 
 import gc
@@ -48,6 +48,7 @@ def run() -> NoReturn:
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has it so.
             signal.signal(number, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)  # scripts/vmm has let them wait.
     gc.set_threshold(_COLLECT_AFTER)
     status: object = PASSED
     try:
@@ -70,6 +71,8 @@ def run() -> NoReturn:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             status = INCONCLUSIVE
+    for number in ENDING_SIGNALS:  # All is said, and Python would let them end it by their default.
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(status if isinstance(status, int) else PASSED)
 
 

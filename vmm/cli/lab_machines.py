@@ -2,12 +2,10 @@
 
 import compileall
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -38,15 +36,10 @@ _WORST_FIRST = (
 
 @contextmanager
 def in_one_line(status: int | None = None) -> Iterator[None]:
-    """Turn the lab's errors into a line and a status, and SIGTERM into an interruption.
+    """Turn the lab's errors into a line and a status.
 
     ``status`` takes the place of those that say that there is no verdict.
     """
-
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupted)
     try:
         yield
     except LabError as error:
@@ -59,8 +52,6 @@ def in_one_line(status: int | None = None) -> Iterator[None]:
             f"vmm: {what_is_short(error)}: XDG_CACHE_HOME says where the lab keeps files", err=True
         )
         raise click.exceptions.Exit(statuses.INCONCLUSIVE if status is None else status) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _is_of_the_cache(error: OSError) -> bool:

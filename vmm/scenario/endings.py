@@ -23,6 +23,8 @@ HARNESS = "internal error: "
 KERNEL_SHORT = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 """What a kernel answers that has run out: it is no answer to what was asked."""
 
+KERNEL_SHORT_NAMES = {errno.errorcode[number]: number for number in sorted(KERNEL_SHORT)}
+
 HOST_SHORT = KERNEL_SHORT | {
     errno.ENOSPC,
     errno.EDQUOT,

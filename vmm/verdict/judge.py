@@ -13,7 +13,7 @@ from vmm.model.races.flaw import Flaw
 from vmm.model.regions import Memslot
 from vmm.model.rule import Rule, documented
 from vmm.scenario import words
-from vmm.scenario.endings import HARNESS, HOST, KERNEL_SHORT
+from vmm.scenario.endings import HARNESS, HOST, KERNEL_SHORT, KERNEL_SHORT_NAMES
 from vmm.scenario.expected import answer
 from vmm.scenario.history import (
     AnyOutcome,
@@ -25,6 +25,7 @@ from vmm.scenario.history import (
     Raced,
     Refused,
     SetUpRefused,
+    Stopped,
 )
 from vmm.scenario.plan import Step, mappings_of, steps
 from vmm.scenario.underway import under_way
@@ -406,7 +407,9 @@ def _parts(outcome: AnyOutcome) -> int:
 
 
 def _ran_short(outcome: AnyOutcome, allowed: tuple[Allowed, ...]) -> bool:
-    """Whether the kernel had run out of something where it need not have refused."""
+    """Whether the kernel had run out of something where it need not have refused, or stopped."""
+    if isinstance(outcome, Stopped):
+        return outcome.reason in KERNEL_SHORT_NAMES
     return (
         isinstance(outcome, Refused)
         and outcome.errno in KERNEL_SHORT

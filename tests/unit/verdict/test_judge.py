@@ -188,6 +188,9 @@ def test_a_kernel_that_has_run_out_is_no_difference(number: int) -> None:
     assert verdict.status is Status.INCONCLUSIVE
     assert verdict.reason.startswith(f"{HOST}KVM_SET_USER_MEMORY_REGION(slot=0")
     assert verdict.reason.endswith(f": {name}")
+    verdict = judged_with(Stopped(name), create)
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.reason.endswith(f": the vCPU stops: {name}")
 
 
 def test_running_out_is_no_excuse_where_the_call_must_be_refused() -> None:
