@@ -14,7 +14,7 @@ import msgspec
 from vmm.replay.places import Places, guest_for
 from vmm.replay.trace import Call, HostChange, Line, Region, Trace, TracedVm, TssAddr, Unread
 from vmm.scenario.features import Features
-from vmm.scenario.history import Done, Refused
+from vmm.scenario.history import Done, Refused, SetUpRefused
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
@@ -49,7 +49,7 @@ class Step(msgspec.Struct, frozen=True):
     line: Line
     operation: AnyOperation
     asked: AnyOperation | None = None
-    outcome: Done | Refused | None = None
+    outcome: Done | Refused | SetUpRefused | None = None
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -134,7 +134,7 @@ class _Builder:
                     yield from self._change(call)
                 case TssAddr():
                     op = SetTssAddr(call.gpa)
-                    yield Step(call.line, op, op, _outcome(call.errno))
+                    yield Step(call.line, op, op, _outcome(call, "KVM_SET_TSS_ADDR"))
                 case Unread():
                     pass
         for what, count in self._passed.items():
@@ -144,7 +144,8 @@ class _Builder:
         if call.guest_memfd >= 0 and call.flags & GUEST_MEMFD:
             yield from self._memfd(call)
         op = _operation(call, self.places.hva(call))
-        yield Step(call.line, op, _operation(call, call.userspace_addr), _outcome(call.errno))
+        name = f"KVM_SET_USER_MEMORY_REGION{'2' if call.second_form else ''}"
+        yield Step(call.line, op, _operation(call, call.userspace_addr), _outcome(call, name))
 
     def _memfd(self, call: Region) -> Iterator[Step]:
         """Create a guest_memfd before its first use, as large as it has to be."""
@@ -211,8 +212,11 @@ def _memfd_name(call: Region) -> str:
     return f"guest_memfd {call.guest_memfd}"
 
 
-def _outcome(number: int) -> Done | Refused:
-    return Refused(number) if number else Done()
+def _outcome(call: Region | TssAddr, name: str) -> Done | Refused | SetUpRefused:
+    if call.errno:
+        return Refused(call.errno)
+    # These calls answer 0, and nothing else where they succeed.
+    return SetUpRefused(name, answer=str(call.returned)) if call.returned else Done()
 
 
 NO_MEMORY = (errno.ENOMEM, errno.EINTR)

@@ -119,6 +119,9 @@ class _Judging:
         elif self._unlikely is not None:
             line = self._unlikely
             reason = "the answer is right on a kernel of the assumed kind alone"
+        elif self._replay.vm.began_before:
+            line = self._steps[0].line if self._steps else None
+            reason = "the VM is older than the trace: which slots it had is not known"
         elif self._short:
             line = self._short[0].line
             reason = "the host of the trace was short of memory, or the call was interrupted"

@@ -157,4 +157,5 @@ def _region(line: Line, fields: dict[str, int]) -> Region:
         bool(flags & 4),
         memfd,
         fields.get("guest_memfd_offset", 0),
+        returned=max(0, returned),
     )

@@ -210,7 +210,7 @@ class _Reader:
         if gpa is None or call.returned is None:
             file.vm.add(Unread(_line(call), SET_TSS_ADDR, _NO_RESULT, may_change=False))
         else:
-            file.vm.add(TssAddr(_line(call), gpa, call.error))
+            file.vm.add(TssAddr(_line(call), gpa, call.error, max(0, call.returned)))
 
     def _region(self, call: Called, fd: int, request: str, argument: str) -> None:
         file = self._file(call, fd)
@@ -312,6 +312,7 @@ def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Regi
         -1 if memfd is None else memfd,
         number_of(fields.get("guest_memfd_offset", "")) or 0,
         is_foreign,
+        returned=max(0, call.returned or 0),
     )
 
 

@@ -42,6 +42,9 @@ class Region(msgspec.Struct, frozen=True, gc=False):
     is_readable: bool = True
     """Whether the kernel could read the structure."""
 
+    returned: int = 0
+    """The result where the call did not fail."""
+
 
 class HostChange(msgspec.Struct, frozen=True, gc=False):
     """The VMM's process changed ``size`` bytes of its memory from ``start`` on."""
@@ -58,6 +61,7 @@ class TssAddr(msgspec.Struct, frozen=True, gc=False):
     line: Line
     gpa: int
     errno: int = 0
+    returned: int = 0
 
 
 class Unread(msgspec.Struct, frozen=True, gc=False):

@@ -218,3 +218,17 @@ def test_refused_calls_are_named() -> None:
     made = replay_in(KVM, region(0), region(1, 0x11000, result=EEXIST))
     (step,) = made.refused
     assert (step.line.number, step.outcome) == (3, Refused(errno.EEXIST))
+
+
+def test_a_call_that_answers_a_number_where_there_is_none_differs() -> None:
+    assert status(KVM, region()) is Status.PASSED
+    assert status(KVM, region().replace("= 0", "= 1")) is Status.DIFFERS
+    line = "kvm_set_user_memory Slot#0 flags=0x0 gpa=0x0 size=0x1000 ua=0x7f0000000000 ret=1"
+    trace = read_lines(iter([(1, line)]), "t")
+    assert judged(replay_of(trace, trace.vms[0])).verdict.status is Status.DIFFERS
+
+
+def test_what_agrees_of_a_vm_that_is_older_than_the_trace_is_no_pass() -> None:
+    found = judged(replay_in(region(), region(1, 0x10000))).verdict
+    assert found.status is Status.INCONCLUSIVE
+    assert "older than the trace" in found.reason
