@@ -5,6 +5,7 @@ import msgspec
 from vmm.catalogue._build import A, B, Slot, at, read, second_form
 from vmm.catalogue._racing import change, host, race, reader, writer
 from vmm.scenario.operations import (
+    ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -20,6 +21,7 @@ from vmm.scenario.operations import (
     Race,
     Scenario,
     SetClockMsr,
+    SetMemoryAttributes,
     SetUserMemoryRegion2,
     Touch,
 )
@@ -45,6 +47,17 @@ _CLOCKS = (
 )
 _LOOKS = (KvmclockCtrl(1), read(_GFN + 8), read(_GFN + 8, vcpu=1), Inspect())
 """Both vCPUs run, and it is looked where their clocks have gone."""
+
+
+def _attributes(gfn: int, pages: int, *, private: bool = False) -> SetMemoryAttributes:
+    flags = ATTRIBUTE_PRIVATE if private else 0
+    return SetMemoryAttributes(gfn * PAGE_SIZE_BYTES, pages * PAGE_SIZE_BYTES, flags)
+
+
+def _private_one() -> SetUserMemoryRegion2:
+    made = second_form(_ONE.change(GUEST_MEMFD))
+    return msgspec.structs.replace(made, guest_memfd="file0")
+
 
 _VCPUS = (reader(0, _GFN, _GFN + 1), writer(1, _GFN, _GFN + 1))
 
@@ -127,6 +140,49 @@ SCENARIOS = (
             msgspec.structs.replace(writer(1, _GFN + 1, _GFN + 5), migrates=2),
         ),
         source="vcpu_load; kvm_arch_vcpu_load",
+    ),
+    msgspec.structs.replace(
+        race(
+            "attributes",
+            "While gpas become private and shared again a vCPU finds the guest_memfd or the host's "
+            "memory, each as it was left.",
+            (CreateGuestMemfd("file0", 2 * PAGE_SIZE_BYTES), _private_one()),
+            (
+                host(_attributes(_GFN, 2, private=True), _attributes(_GFN, 2), rounds=15),
+                host(HostWrite(at("a", 1), 7), rounds=15),
+            ),
+            _VCPUS,
+            source="api.rst 4.141; kvm_vm_set_mem_attributes, mmu_invalidate_retry_gfn",
+            needs=("sw_protected", "guest_memfd", "user_memory2"),
+            survey="none",
+        ),
+        vm_type=1,
+    ),
+    msgspec.structs.replace(
+        race(
+            "attributes-and-slots",
+            "While a slot goes and comes, its gpas private and shared, a vCPU stops, exits, or "
+            "finds what stands.",
+            (CreateGuestMemfd("file0", 2 * PAGE_SIZE_BYTES), _private_one()),
+            (
+                host(
+                    _attributes(_GFN, 1, private=True),
+                    _ONE.delete(),
+                    _attributes(_GFN, 1),
+                    _private_one(),
+                    _attributes(_GFN + 1, 1, private=True),
+                    PunchGuestMemfd("file0", 0, 2 * PAGE_SIZE_BYTES),
+                    _attributes(_GFN + 1, 1),
+                    rounds=10,
+                ),
+                host(_NEXT.create(), _NEXT.delete(), rounds=10),
+            ),
+            _VCPUS,
+            source="api.rst 4.141; kvm_vm_set_mem_attributes, kvm_gmem_unbind",
+            needs=("sw_protected", "guest_memfd", "user_memory2"),
+            survey="none",
+        ),
+        vm_type=1,
     ),
     race(
         "clocks-through-moves",

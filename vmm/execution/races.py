@@ -44,6 +44,7 @@ from vmm.scenario.operations import (
     PunchGuestMemfd,
     Race,
     ResetDirtyRings,
+    SetMemoryAttributes,
     SetUserMemoryRegion,
     Touch,
 )
@@ -60,6 +61,7 @@ _OtherAction = (
     | ChangeHostMemory
     | CloseGuestMemfd
     | PunchGuestMemfd
+    | SetMemoryAttributes
 )
 
 _MANY_TIMES = 8
@@ -298,6 +300,8 @@ class _Host(_Thread):
                 return _answer(machine.files.close(op))
             case PunchGuestMemfd():
                 return _answer(machine.files.punch(op))
+            case SetMemoryAttributes():
+                return _answer(machine.set_memory_attributes(op))
             case ChangeHostMemory():
                 memory.change(op)
                 return Done()

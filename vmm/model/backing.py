@@ -123,6 +123,10 @@ class Backing:
         else:
             self._private.difference_update(gfns)
 
+    def is_private(self, gfn: int) -> bool:
+        """Whether a gfn of the VM is private."""
+        return gfn in self._private
+
     def forget_attributes(self) -> None:
         """Begin with a new VM, all of whose memory is shared."""
         self._private.clear()
@@ -184,14 +188,10 @@ class Backing:
     def shared(self, slot: Memslot, offset: int) -> Place | None:
         """Return which memory a slot reaches, whatever is taken away; None where that is unclear.
 
-        ``offset`` is in bytes from the start of the slot.
+        ``offset`` is in bytes from the start of the slot; what is private is elsewhere.
         """
         place = self.declared(slot.userspace_addr, offset)
-        if slot.memfd is None:
-            return place
-        # What is private of another guest_memfd depends on the attributes of memory.
-        is_one = bool(slot.memfd.flags & MEMFD_MMAP) and _agrees(slot, offset, place)
-        return place if is_one else None
+        return place if _agrees(slot, offset, place) else None
 
     def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
         """Return what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
@@ -252,7 +252,7 @@ def _agrees(slot: Memslot, offset: int, place: Place | None) -> bool:
     """Whether the hva of a slot with a guest_memfd shows the memory that the MMU maps.
 
     From a guest_memfd that can be mapped the MMU serves every fault, whatever the hva shows;
-    from another one only those on private memory, of which there is none here.
+    from another one only those on private memory, which this is not.
     """
     memfd = slot.memfd
     if memfd is None or not memfd.flags & MEMFD_MMAP:

@@ -287,6 +287,8 @@ class _Player:
         for slot in host.slots:
             self.sizes[slot.number] = max(slot.npages, self.sizes.get(slot.number, 0))
         places = tuple(track.last for track in host.places.values())
+        if not all(map(host.is_host_memory, places)):
+            raise InexpressibleError("a vCPU reaches private memory in a race")
         reach = {page: track.last for page, track in host.presence.items()}
         return Row(answers, places, tuple(between) or (False,) * len(places), reach)
 

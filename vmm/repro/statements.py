@@ -167,10 +167,7 @@ class Statements:
                 ]
                 return [f"expect(unmap_internal_slots() - {number}, 0);" for number in numbers]
             case SetMemoryAttributes():
-                account.use("attributes")
-                fields = (op.address, op.size, op.attributes, op.flags)
-                call = f"set_memory_attributes({', '.join(map(unsigned, fields))})"
-                return [account.checked(call, step)]
+                return [account.checked(self._attributes(op), step)]
             case PreFaultMemory():
                 return self._pre_fault(op, step)
             case CoalesceMmio():
@@ -226,8 +223,15 @@ class Statements:
                 return self._region(op)
             case CloseGuestMemfd() | PunchGuestMemfd():
                 return self._memfd(op)
+            case SetMemoryAttributes():
+                return self._attributes(op)
             case _:
                 raise InexpressibleError(f"{type(op).__name__} in a race")
+
+    def _attributes(self, op: SetMemoryAttributes) -> str:
+        self.account.use("attributes")
+        fields = (op.address, op.size, op.attributes, op.flags)
+        return f"set_memory_attributes({', '.join(map(unsigned, fields))})"
 
     def _ioeventfd(self, op: IoEventFd) -> str:
         self.account.use("ioeventfd")

@@ -347,6 +347,10 @@ class _Account:
                 self._bytes += times * pages * _ELEMENT_BYTES
             case HostWrite() | HarvestDirtyRing() | ResetDirtyRings() | CloseGuestMemfd():
                 self._us += times * _CALL_US
+            case SetMemoryAttributes():
+                pages = pages_of(op.size) if op.address + op.size < 1 << 64 else 0
+                self._us += times * (_CALL_US + pages * _PAGE_US)
+                self._bytes += pages * _ELEMENT_BYTES
             case PunchGuestMemfd():
                 pages = min(pages_of(op.size), pages_of(self._files.get(op.name, 0)))
                 self._us += times * (_CALL_US + pages * _PAGE_US)

@@ -183,6 +183,7 @@ HostAction = (
     | ChangeHostMemory
     | CloseGuestMemfd
     | PunchGuestMemfd
+    | SetMemoryAttributes
 )
 
 

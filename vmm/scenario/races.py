@@ -23,6 +23,7 @@ from vmm.scenario.operations import (
     PunchGuestMemfd,
     Race,
     ResetDirtyRings,
+    SetMemoryAttributes,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Touch,
@@ -240,6 +241,10 @@ def _changed(op: HostAction) -> Iterator[tuple[str, str, range]]:
             yield "file", op.guest_memfd, range(1)
     elif isinstance(op, CloseGuestMemfd | PunchGuestMemfd):
         yield "file", op.name, range(1)
+    elif isinstance(op, SetMemoryAttributes):
+        # What a gpa reaches follows from its slot and its attributes.
+        first = op.address // PAGE_SIZE_BYTES
+        yield "gfn", "", range(first, first + pages_of(op.size))
     elif isinstance(op, HarvestDirtyRing):
         yield "ring", "", range(op.vcpu, op.vcpu + 1)
     elif isinstance(op, ResetDirtyRings):
@@ -269,4 +274,6 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
     )
     if executes and loses:
         return ".hosts: content is lost that a vCPU may execute"
+    if executes and any(isinstance(op, SetMemoryAttributes) for op in changes):
+        return ".hosts: attributes change, and a guest_memfd has no code for a vCPU to execute"
     return ""

@@ -12,6 +12,7 @@ from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     NO_SLOT,
     REAL_MODE_END,
+    AnyOperation,
     ChangeHostMemory,
     Churn,
     CloseGuestMemfd,
@@ -76,8 +77,8 @@ def validate(scenario: Scenario) -> None:
             closed.discard(vm)
         if switches and (scenario.vm_type or isinstance(operation, _OF_ONE_VM)):
             problem = ": this is for scenarios of one VM (switch_vm)"
-        if scenario.vm_type and isinstance(operation, Execute | Start | Race):
-            problem = ": zeros could be executed, and races are not judged ($.vm_type)"
+        if scenario.vm_type and _executes(operation):
+            problem = ": zeros could be executed ($.vm_type)"
         if scenario.vm_type and isinstance(operation, CreateGuestMemfd) and operation.flags:
             problem = ".flags: 0 is needed ($.vm_type)"
         if problem:
@@ -130,3 +131,10 @@ _WITHOUT_A_VM = (
     *(CloseGuestMemfd, MapGuestMemfd, PunchGuestMemfd),
 )
 """What takes no VM, so that it may come between ``close_vm`` and ``new_vm``."""
+
+
+def _executes(op: AnyOperation) -> bool:
+    """Whether a guest executes what it finds in memory."""
+    if isinstance(op, Race):
+        return any(isinstance(step, Execute) for guest in op.guests for step in guest.program)
+    return isinstance(op, Execute | Start)

@@ -42,8 +42,10 @@ from vmm.scenario.operations import (
     PunchGuestMemfd,
     Race,
     ResetDirtyRings,
+    SetMemoryAttributes,
     SetUserMemoryRegion,
     Touch,
+    pages_of,
 )
 from vmm.scenario.slots import as_id_of, id_of
 
@@ -69,6 +71,9 @@ class Translation(NamedTuple):
     page: int
     readonly: bool
 
+
+FAULT = Translation(-1, 0, "", 0, readonly=True)
+"""A private gfn that no open guest_memfd backs."""
 
 MaybeTranslation = Translation | None
 """None is a hole."""
@@ -107,6 +112,7 @@ class HostSide:
         self.logs: list[Logging] = []
         self.rules: set[Rule] = set()
         self._changes: list[Interval] = []
+        self._conversions: list[tuple[range, Interval]] = []
         for slot in self.slots:
             if slot.dirty is not None:
                 self._begin_log(slot, (-4, -3))
@@ -114,6 +120,10 @@ class HostSide:
                     self._take_log_over(slot)
                 elif any(page[0] == slot.number for page in tracking.ring.unprotected):
                     self.logs[-1].tracked = inf
+
+    def is_host_memory(self, place: MaybeTranslation) -> bool:
+        """Whether the host sees what a gfn reaches, as it does not what is private."""
+        return place is None or place.mapping in self._backing.names
 
     @property
     def slots(self) -> Iterator[Memslot]:
@@ -159,7 +169,9 @@ class HostSide:
             case HostWrite():
                 self.words.write(who, op.place.mapping, op.place.offset, interval, op.value)
             case CloseGuestMemfd() | PunchGuestMemfd():
-                return self._use_file(op, call)
+                return self._use_file(op, call, who)
+            case SetMemoryAttributes():
+                return self._convert(op, call)
             case ChangeHostMemory():
                 self._change_memory(op, interval, who)
                 self.rules.add(HOST_FOLLOWS)
@@ -172,6 +184,13 @@ class HostSide:
     def changes_slots_within(self, begin: int, end: int) -> bool:
         """Whether a region call was under way at some moment from ``begin`` to ``end``."""
         return any(first < end and begin < last for first, last in self._changes)
+
+    def converts_within(self, gfn: int, begin: int, end: int) -> bool:
+        """Whether attributes of a gfn were being set at some moment from ``begin`` to ``end``."""
+        return any(
+            gfn in gfns and first < end and begin < last
+            for gfns, (first, last) in self._conversions
+        )
 
     def _region(self, op: SetUserMemoryRegion, call: Call) -> Flaw | None:
         self._changes.append((call.begin, call.end))
@@ -192,7 +211,8 @@ class HostSide:
                 continue
             state = self._reached(view)
             # A slot is taken away before it is put elsewhere (kvm_invalidate_memslot).
-            passing = (None,) if moved and track.last is not None else ()
+            gone = FAULT if self._is_private(view) else None
+            passing = (gone,) if moved and track.last != gone else ()
             if state != track.last or (passing and _holds(old, view[1])):
                 track.change(*interval, state, passing)
         self._switch_log(old, new, interval)
@@ -256,13 +276,33 @@ class HostSide:
             self._logging(op.slot).cleared(interval, pages)
         return None
 
-    def _use_file(self, op: CloseGuestMemfd | PunchGuestMemfd, call: Call) -> Flaw | None:
+    def _use_file(self, op: CloseGuestMemfd | PunchGuestMemfd, call: Call, who: str) -> Flaw | None:
+        flaw = self._adopt(op, call)
+        if flaw is None and call.outcome == Done() and isinstance(op, PunchGuestMemfd):
+            for page in range(pages_of(op.offset), pages_of(op.offset + op.size)):
+                self.words.clear_page(who, op.name, page, (call.begin, call.end))
+        return flaw
+
+    def _convert(self, op: SetMemoryAttributes, call: Call) -> Flaw | None:
+        first = op.address // PAGE_SIZE_BYTES
+        gfns = range(first, first + pages_of(op.size))
+        self._conversions.append((gfns, (call.begin, call.end)))
+        return self._adopt(op, call)
+
+    def _adopt(
+        self, op: CloseGuestMemfd | PunchGuestMemfd | SetMemoryAttributes, call: Call
+    ) -> Flaw | None:
+        """Take over what a call did to files and attributes, and what gfns reach since."""
         allowed = self._allowed(op)
         chosen = next((a for a in allowed if a.outcome == call.outcome), None)
         if chosen is None:
             return Flaw(op, (call.begin, call.end), allowing(allowed), call.outcome)
         chosen.adopt()
         self.rules.add(chosen.rule)
+        for view, track in self.places.items():
+            state = self._reached(view)
+            if state != track.last:
+                track.change(call.begin, call.end, state)
         return None
 
     def _use_ring(self, op: HarvestDirtyRing | ResetDirtyRings, call: Call) -> Flaw | None:
@@ -289,9 +329,14 @@ class HostSide:
             if CHANGES[op.how].access is not None:
                 track.change(*interval, after)
 
+    def _is_private(self, view: View) -> bool:
+        return view[0] == 0 and self._backing.is_private(view[1])
+
     def _reached(self, view: View) -> MaybeTranslation:
         as_id, gfn = view
         slot = self._spaces[as_id].find(gfn) if as_id < len(self._spaces) else None
+        if self._is_private(view):
+            return _private(slot, gfn)
         if slot is None:
             return None
         page = gfn - slot.base_gfn
@@ -303,6 +348,14 @@ class HostSide:
         return Translation(
             slot.number, page, place.mapping, place.offset // PAGE_SIZE_BYTES, readonly
         )
+
+
+def _private(slot: Memslot | None, gfn: int) -> Translation:
+    if slot is None or slot.memfd is None or not slot.memfd.is_open:
+        return FAULT
+    page = gfn - slot.base_gfn
+    at = slot.memfd_offset // PAGE_SIZE_BYTES + page
+    return Translation(slot.number, page, slot.memfd.name, at, readonly=False)
 
 
 def _holds(slot: Memslot | None, gfn: int) -> bool:

@@ -15,7 +15,14 @@ from vmm.model.array import MemslotArray
 from vmm.model.backing import Backing
 from vmm.model.contents import Contents
 from vmm.model.dirty import Tracking
-from vmm.model.races.calls import HostSide, Interval, MaybeTranslation, Translation, view_of
+from vmm.model.races.calls import (
+    FAULT,
+    HostSide,
+    Interval,
+    MaybeTranslation,
+    Translation,
+    view_of,
+)
 from vmm.model.races.clocks import RaceClock, RaceClocks
 from vmm.model.races.flaw import Expectation, Flaw
 from vmm.model.races.rings import RACE_RING, RingJudge
@@ -35,6 +42,7 @@ from vmm.scenario.history import (
     Refused,
     Stopped,
     Touched,
+    private_fault,
 )
 from vmm.scenario.hostpages import Access as HostAccess
 from vmm.scenario.operations import (
@@ -154,6 +162,10 @@ class RaceJudge:
         vcpu, _, interval, op, outcome = access
         assert isinstance(op, Touch)
         places = self._host.places[view_of(op)].within(*interval)
+        fault = self._private_fault(op, places)
+        if outcome == fault or self._is_converted(op, interval, outcome):
+            return None
+        places = [place for place in places if place != FAULT]
         memory = [p for p in places if p is not None and self._writable(p, interval)]
         denied = any(self._may_be_absent(p, interval, writing=True) for p in memory)
         exits = len(memory) < len(places) or denied
@@ -166,7 +178,26 @@ class RaceJudge:
         if exits and (outcome == leaving or faulted):
             return None
         expected: list[Expectation] = [(Touched(0), RACE_REACH)] if memory else []
-        return (*expected, (leaving, RACE_REACH)) if exits else tuple(expected)
+        expected += [(leaving, RACE_REACH)] if exits else []
+        return (*expected, *([(fault, RACE_REACH)] if fault else []))
+
+    def _private_fault(
+        self, op: Touch | Execute | PreFaultMemory, places: Sequence[MaybeTranslation]
+    ) -> Stopped | Refused | None:
+        """Return how a vCPU stops at private memory that is nowhere, if it may have met that."""
+        if FAULT not in places:
+            return None
+        if isinstance(op, PreFaultMemory):
+            return Refused(errno.EFAULT)
+        return private_fault(op.gpa & -PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
+
+    def _is_converted(
+        self, op: Touch | Execute | PreFaultMemory, interval: Interval, outcome: Met
+    ) -> bool:
+        """Whether a vCPU stopped since its gpa was converted between two looks of the kernel's."""
+        gfn, page = op.gpa // PAGE_SIZE_BYTES, op.gpa & -PAGE_SIZE_BYTES
+        stops = (Stopped("EFAULT"), private_fault(page, PAGE_SIZE_BYTES), Refused(errno.EFAULT))
+        return outcome in stops and self._host.converts_within(gfn, *interval)
 
     def _note_write(
         self, vcpu: int, op: Touch, interval: Interval, places: list[Translation]
@@ -191,7 +222,12 @@ class RaceJudge:
             for place in places:
                 if place is not None:
                     self._note_dirty(vcpu, place, interval, False)
+        fault = self._private_fault(op, places)
+        if outcome == fault or self._is_converted(op, interval, outcome):
+            return None
+        places = [place for place in places if place != FAULT]
         expected = [each for place in places for each in self._found(op, place, interval)]
+        expected += [(fault, RACE_REACH)] if fault else []
         if any(outcome == right for right, _ in expected):
             return None
         if isinstance(op, Touch) and self._may_fault(outcome, places, interval):
@@ -242,6 +278,9 @@ class RaceJudge:
             for reason in _CANNOT_FETCH:
                 yield Stopped(reason), RACE_REACH
         if place is not None and self._may_be_present(place, interval):
+            if place.mapping not in self._mappings:
+                self._host.unclear = True  # A guest_memfd has no code of ours.
+                return
             tagged = self._mappings.index(self._backing.file_of(place.mapping))
             yield Touched(identity(tagged, place.page)), RACE_REACH
 
@@ -335,6 +374,9 @@ class RaceJudge:
             self._contents.write(change.mapping, change.offset, change.data)
         for key in written:
             if all(self._backing.is_absent(view, key[1]) for view in self._backing.views(*key)):
+                self._leave_unseen(*key)
+        for key in self._host.words.pages():
+            if key[0] not in self._mappings:  # The host sees nothing of private memory.
                 self._leave_unseen(*key)
         self._contents.forget_changes()
         for write in self._clocks.writes():
