@@ -143,7 +143,12 @@ _BACKINGS = (
         source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
         tags=("create", "huge"),
         mappings=(HUGE,),
-        operations=creates(Slot(1, 0x2FE, at("huge", 254), pages=746)),
+        operations=(
+            Slot(1, 0x2FE, at("huge", 254), pages=746).create(),
+            # All but a page of a huge page, at either end.
+            *creates(Slot(2, 0x801, at("huge", 1), pages=511), Slot(3, 0xC00, at("huge"), 513)),
+            *(read(gfn) for gfn in (0x802, 0x800, 0xE00, 0xE01)),
+        ),
     ),
     Scenario(
         name="create-huge-pages-touched-in-the-middle",
@@ -166,7 +171,10 @@ _BACKINGS = (
         source="kvm_alloc_memslot_metadata: (slot->base_gfn ^ ugfn)",
         tags=("create", "huge"),
         mappings=(HUGE,),
-        operations=creates(Slot(1, 0x201, at("huge"), pages=1024)),
+        operations=creates(
+            Slot(1, 0x201, at("huge"), pages=1024),
+            Slot(2, 0x800, at("huge", 1), pages=512),  # It has all of its last huge page.
+        ),
     ),
     Scenario(
         name="create-in-line-with-giant-pages",

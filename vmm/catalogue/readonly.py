@@ -1,6 +1,6 @@
 """READONLY slots: read as memory, written as MMIO, and side by side with writable ones."""
 
-from vmm.catalogue._build import A, B, Slot, at, creates, read, write
+from vmm.catalogue._build import HUGE, A, B, Slot, at, creates, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -8,6 +8,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     Execute,
     HostWrite,
+    Inspect,
     Place,
     Scenario,
     Sweep,
@@ -48,6 +49,19 @@ SCENARIOS = (
         Touch(_START, width=1),
         Touch(_START + 1, width=2),
         Touch(_END - 4),
+    ),
+    Scenario(
+        name="readonly-on-huge-pages",
+        why="A huge page that was read is not written either.",
+        source=_API,
+        tags=("readonly", "huge"),
+        mappings=(HUGE,),
+        needs=("readonly_mem",),
+        survey="none",
+        operations=(
+            Slot(1, 0x200, at("huge"), 1024, READONLY).create(),
+            *(read(0x345), write(0x345, 0xBAD), write(0x346, 0xBAD), read(0x346), Inspect()),
+        ),
     ),
     _readonly(
         "readonly-shows-what-the-host-writes",

@@ -20,6 +20,7 @@ from vmm.catalogue._build import (
     read,
     write,
 )
+from vmm.catalogue._dirty import API_CLEAR, MANUAL, clear
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -382,6 +383,20 @@ _DIRTY = (
         _LOGGED.log(),
         source=API_DIRTY,
         survey="none",
+    ),
+    _spaces(
+        "spaces-dirty-log-cleared-by-hand",
+        "What is cleared by hand is cleared in its own address space alone.",
+        MANUAL,
+        *creates(_LOGGED, _LOGGED_TWIN),
+        *(write(0x101, 5, as_id=as_id) for as_id in (0, SMM)),
+        *(op for slot in (_LOGGED_TWIN, _LOGGED) for op in (slot.log(), clear(slot, 0, 4))),
+        *(write(0x101, 6, as_id=SMM), clear(_LOGGED, 0, 4)),
+        *(_LOGGED.log(), _LOGGED_TWIN.log(), _LOGGED.delete(), clear(_LOGGED_TWIN, 0, 4)),
+        _LOGGED_TWIN.log(),
+        source=API_CLEAR,
+        survey="none",
+        needs=("manual_dirty_log",),
     ),
     _spaces(
         "spaces-dirty-ring",
