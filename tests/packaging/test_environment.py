@@ -1,5 +1,6 @@
 """What the scripts set up before they start Python."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -25,3 +26,31 @@ def test_bytecode_is_kept_in_the_environment_where_it_may_not_be_beside_the_sour
         ["bash", "-c", _PRINT], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert ran.stdout.strip() == done, ran.stderr
+
+
+_MATCHES = "source scripts/_env; ROOT=$PWD stamp=$0/stamp wanted=x VENV=$0; env_matches; echo $?"
+
+
+def test_what_git_clean_takes_away_is_built_again(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to("/bin/true")
+    (tmp_path / "stamp").write_text("x")
+    checkout = tmp_path / "checkout"
+    (checkout / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/_env", checkout / "scripts")
+    built = [checkout / "kvm_abi/_kvm.abi3.so", checkout / "guests/_image.abi3.so"]
+    for extension in built:
+        extension.parent.mkdir()
+        extension.touch()
+
+    def matches() -> bool:
+        command = ["bash", "-c", _MATCHES, str(tmp_path)]
+        environment = {"PATH": "/usr/bin:/bin"}
+        ran = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+        return ran.stdout.strip() == "0"
+
+    assert matches()
+    for extension in built:
+        extension.unlink()
+        assert not matches()
+        extension.touch()
