@@ -119,9 +119,8 @@ class Judge:
             self._causes[cause] += 1
             if self._causes[cause] == self._max_differences:
                 many = self._max_differences
-                self._early.because(
-                    f"{many} differ by one cause, {cause}: --max-differences {many}"
-                )
+                enough = f"which is enough: --max-differences {many}"
+                self._early.because(f"{many} differ by one cause, {cause}, {enough}")
 
     def _judged(self, ran: Ran) -> Iterator[Checked | None]:
         """Judge a record bit by bit; an error of ours costs this scenario, and no other."""

@@ -409,7 +409,7 @@ def test_many_that_differ_by_one_cause_are_enough(kernel: Kernel, tmp_path: Path
     assert kernel.ran == ["create-one", "create-two"]
     assert result.stdout.count("DIFFERS") == 1
     assert "  so do     1 scenario: create-two\n" in result.stdout
-    why = "1 differ by one cause, SetUserMemoryRegion create: --max-differences 1"
+    why = "1 differ by one cause, SetUserMemoryRegion create, which is enough: --max-differences 1"
     assert f"2 scenarios did not run ({why}): move-up, huge\n" in result.stdout
     assert result_of(file)["early"] == why
 
