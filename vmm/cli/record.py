@@ -54,7 +54,7 @@ def record(
             raise NothingRan(f"strace recorded nothing (its exit status is {status})")
         ended = f"; the command ended with status {status}" if status else ""
         tell(f"recorded {lines} lines{f' in {output}' if output else ''}{ended}")
-        ctx.exit(replayed(trace, judge_only))
+        ctx.exit(replayed((trace,), judge_only))
 
 
 def _recorded(strace: str, fifo: Path, trace: Path, command: tuple[str, ...]) -> tuple[int, int]:

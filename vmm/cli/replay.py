@@ -37,7 +37,13 @@ _WORST = (
 
 
 @click.command()
-@click.argument("trace", metavar="TRACE", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument(
+    "traces",
+    metavar="TRACE",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+)
 @click.option("--judge-only", is_flag=True, help="Run nothing: no /dev/kvm is needed.")
 @click.option(
     "--scenario",
@@ -51,7 +57,7 @@ _WORST = (
 @click.pass_context
 def replay(
     ctx: click.Context,
-    trace: Path,
+    traces: tuple[Path, ...],
     judge_only: bool,
     file: Path | None,
     number: int | None,
@@ -60,15 +66,16 @@ def replay(
     """Judge what strace or QEMU recorded of a VMM, and run it here.
 
     TRACE is the output of `strace -f`, or of QEMU's `-trace kvm_set_user_memory`; "-" reads
-    standard input, and what gzip has packed is unpacked. What the kernel of the trace answered is
-    compared with the model, by line of the trace; then the same calls are made on this kernel, and
-    its memslots are looked at after each of them.
+    standard input, and what gzip has packed is unpacked. The files that `strace -ff -o NAME`
+    writes are one trace: give NAME, their folder, or all of them. What the kernel of the trace
+    answered is compared with the model, by line of the trace; then the same calls are made on this
+    kernel, and its memslots are looked at after each of them.
     """
-    ctx.exit(replayed(trace, judge_only, file, number, require_run))
+    ctx.exit(replayed(traces, judge_only, file, number, require_run))
 
 
 def replayed(
-    path: Path,
+    paths: tuple[Path, ...],
     judge_only: bool,
     file: Path | None = None,
     number: int | None = None,
@@ -76,11 +83,12 @@ def replayed(
 ) -> int:
     """Judge, and run, the VMs of a trace; return the exit status."""
     try:
-        trace = read_trace(path)
+        trace = read_trace(*paths)
     except TraceError as error:
         raise Unusable(str(error)) from None
     vms = _chosen(trace, number, file)
-    spare([path], [str(file)] if file is not None else [])
+    spare(paths, [str(file)] if file is not None else [])
+    path = Path(trace.name)
     if file is not None and not os.path.isdir(file.parent):
         raise Unusable(f"{file}: there is no folder {file.parent}")
     host = None if judge_only else look_at_host()

@@ -5,14 +5,29 @@ from itertools import chain
 from pathlib import Path
 
 from vmm.replay.lines import Numbered, opened, shown
+from vmm.replay.merge import files_of, merged
 from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
 from vmm.replay.strace import IS_CALL, read_strace
 from vmm.replay.trace import Region, Trace, TraceError
 
 
-def read_trace(path: Path) -> Trace:
-    """Return what a trace says. Raises TraceError where nothing can be made of it."""
+def read_trace(*paths: Path) -> Trace:
+    """Return what a trace says. Raises TraceError where nothing can be made of it.
+
+    Several files are those that `strace -ff -o NAME` writes; a folder of them, or NAME, will do.
+    """
+    name, files = files_of(paths)
+    if len(files) > 1:
+        try:
+            trace = read_lines(merged(files), name)
+        except OSError as error:
+            raise TraceError(f"{name}: damaged: {error}") from None
+        trace.notes.append(
+            f"{len(files)} files: lines are counted as `strace-log-merge {name}` prints them"
+        )
+        return trace
+    (path,) = files
     with opened(path) as stream:
         lines = Numbered(stream)
         try:
