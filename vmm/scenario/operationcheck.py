@@ -79,7 +79,7 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.programs import LAST_ADDRESS, LONG_FRAME_BYTES
-from vmm.scenario.races import gfns_of, race_problem
+from vmm.scenario.races import Changed, places_of, race_problem
 from vmm.scenario.shown import is_plain
 from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
 from vmm.scenario.standing import MayStand
@@ -99,7 +99,7 @@ class OperationChecker:
         self._vcpus = scenario.vcpus
         self._slot_pages = 0
         self._races = False
-        self._named: dict[int, list[range]] = {}
+        self._named: dict[int, list[Changed]] = {}
         self._windows: set[int] = set()
         self._devices = 0
         self._events: set[str] = set()
@@ -259,7 +259,7 @@ class OperationChecker:
     def _region(self, op: SetUserMemoryRegion) -> str:
         self._standing.note(op, once=not self._races)
         if not self._races and pages_of(op.memory_size):
-            self._named.setdefault(op.slot, []).append(gfns_of(op))
+            self._named.setdefault(op.slot, []).extend(places_of(op))
         for field in ("slot", "flags"):
             if not 0 <= getattr(op, field) < 1 << 32:
                 return f".{field}: an unsigned 32-bit number is needed"

@@ -53,6 +53,12 @@ _OF_A_SLOT = SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog
 
 Mappings = Mapping[str, operations.Mapping]
 
+Changed = tuple[str, str, range]
+"""What is changed: the kind of thing, where it is, and the numbers of those there."""
+
+_ALL_USERS = (1 << 32) + 1
+"""Of a guest_memfd, while it is open: the slot that binds it, by number, or the host itself."""
+
 _Change = tuple[int, int, int, int]
 """(first, the one after the last, the host thread, and which of its operations it is)."""
 
@@ -72,13 +78,13 @@ def race_problem(
     vcpus: int,
     mappings: Mappings,
     spaces: Sequence[int],
-    named: Mapping[int, Sequence[range]],
+    named: Mapping[int, Sequence[Changed]],
     problem: Callable[[AnyOperation], str],
 ) -> str:
     """Return what is wrong with a race, beginning with the field; empty if nothing is.
 
-    ``spaces`` are the address spaces that guests look at; ``named`` says at which gfns a slot may
-    stand when the race begins; ``problem`` says the same of an operation by itself.
+    ``spaces`` are the address spaces that guests look at; ``named`` says where a slot may stand
+    when the race begins, and what it may bind; ``problem`` says the same of an operation by itself.
     """
     if len(race.hosts) > MAX_HOST_THREADS:
         return f".hosts: more than {MAX_HOST_THREADS}"
@@ -190,7 +196,7 @@ def gfns_of(op: SetUserMemoryRegion) -> range:
     return range(first, first + pages_of(op.memory_size))
 
 
-def _disorder(race: Race, named: Mapping[int, Sequence[range]]) -> str:
+def _disorder(race: Race, named: Mapping[int, Sequence[Changed]]) -> str:
     """Host threads must not change the same: the order of their calls would be unknown.
 
     What they change are ranges of numbers, which are gone through from the lowest one up.
@@ -202,7 +208,8 @@ def _disorder(race: Race, named: Mapping[int, Sequence[range]]) -> str:
             changed = _changed(op)
             if isinstance(op, SetUserMemoryRegion) and op.slot not in slots:
                 slots.add(op.slot)
-                changed = chain(changed, _taken_away(op, named))
+                # What the first call on a slot may take from it: others may come to that.
+                changed = chain(changed, named.get(op.slot, ()))
             for kind, name, numbers in changed:
                 change = (numbers.start, numbers.stop, number, index)
                 changes.setdefault((kind, name), []).append(change)
@@ -221,26 +228,33 @@ def _space(op: SetUserMemoryRegion) -> str:
     return "in SMM " if as_id_of(op.slot) else ""
 
 
-def _taken_away(
-    op: SetUserMemoryRegion, named: Mapping[int, Sequence[range]]
-) -> Iterator[tuple[str, str, range]]:
-    """Yield the gfns that the first call on a slot may take from it: others may come to them."""
-    for gfns in named.get(op.slot, ()):
-        yield "gfn", _space(op), gfns
+def places_of(op: SetUserMemoryRegion) -> Iterator[Changed]:
+    """Yield the gfns that a call names, and the pages of a guest_memfd."""
+    if not pages_of(op.memory_size):
+        return
+    yield "gfn", _space(op), gfns_of(op)
+    if isinstance(op, SetUserMemoryRegion2) and isinstance(op.guest_memfd, str):
+        yield "page", f"{op.guest_memfd}+", _pages(op.guest_memfd_offset, op.memory_size)
 
 
-def _changed(op: HostAction) -> Iterator[tuple[str, str, range]]:
-    """Yield the slots, gfns and host pages whose order of changes has to be known."""
+def _pages(offset: int, size: int) -> range:
+    return range(offset // PAGE_SIZE_BYTES, -(-(offset + size) // PAGE_SIZE_BYTES))
+
+
+def _changed(op: HostAction) -> Iterator[Changed]:
+    """Yield the slots, gfns and pages whose order of changes has to be known."""
     if isinstance(op, SetUserMemoryRegion):
         yield "slot", "", range(op.slot, op.slot + 1)
-        if pages_of(op.memory_size):
-            yield "gfn", _space(op), gfns_of(op)
+        yield from places_of(op)
+        if isinstance(op, SetUserMemoryRegion2) and isinstance(op.guest_memfd, str):
+            yield "file", op.guest_memfd, range(op.slot, op.slot + 1)
     elif isinstance(op, GetDirtyLog | ClearDirtyLog):
         yield "slot", "", range(op.slot, op.slot + 1)
-        if isinstance(op, SetUserMemoryRegion2) and isinstance(op.guest_memfd, str):
-            yield "file", op.guest_memfd, range(1)
-    elif isinstance(op, CloseGuestMemfd | PunchGuestMemfd):
-        yield "file", op.name, range(1)
+    elif isinstance(op, CloseGuestMemfd):
+        yield "file", op.name, range(_ALL_USERS)
+    elif isinstance(op, PunchGuestMemfd):
+        yield "page", f"{op.name}+", _pages(op.offset, op.size)
+        yield "file", op.name, range(_ALL_USERS - 1, _ALL_USERS)
     elif isinstance(op, SetMemoryAttributes):
         # What a gpa reaches follows from its slot and its attributes.
         first = op.address // PAGE_SIZE_BYTES

@@ -31,9 +31,12 @@ from vmm.scenario.history import (
     Window,
 )
 from vmm.scenario.operations import (
+    GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     ChangeHostMemory,
+    CloseGuestMemfd,
+    CreateGuestMemfd,
     Execute,
     GetDirtyLog,
     GuestThread,
@@ -43,9 +46,11 @@ from vmm.scenario.operations import (
     Mapping,
     Place,
     PreFaultMemory,
+    PunchGuestMemfd,
     Race,
     Scenario,
     SetUserMemoryRegion,
+    SetUserMemoryRegion2,
     Touch,
 )
 from vmm.scenario.problem import ScenarioError
@@ -335,6 +340,35 @@ def test_a_race_that_is_not_safe_or_not_clear_is_refused(
 ) -> None:
     with pytest.raises(ScenarioError, match=complaint):
         validate(scenario)
+
+
+def test_the_order_of_changes_to_a_guest_memfd_has_to_be_known() -> None:
+    file = CreateGuestMemfd("f", 8 * PAGE_SIZE_BYTES)
+    size, b = PAGE_SIZE_BYTES, Place("b")
+    first = SetUserMemoryRegion2(1, GPA, size, b, GUEST_MEMFD, guest_memfd="f")
+    second = SetUserMemoryRegion2(
+        2, 2 * GPA, size, b, GUEST_MEMFD, guest_memfd="f", guest_memfd_offset=size
+    )
+    deletion = SetUserMemoryRegion(1)
+    onto = msgspec.structs.replace(second, guest_memfd_offset=0)
+    close = CloseGuestMemfd("f")
+    clear: tuple[tuple[tuple[HostAction, ...], HostAction, HostAction], ...] = (
+        ((), first, second),
+        ((first,), deletion, close),
+    )
+    for before, one, other in clear:
+        race = Race((HostThread((one,)), HostThread((other,))), (GuestThread((READ,)),))
+        validate(Scenario("race", (file, *before, race), (A, B)))
+    unclear: tuple[tuple[tuple[HostAction, ...], HostAction, HostAction], ...] = (
+        ((), first, onto),
+        ((), first, close),
+        ((), first, PunchGuestMemfd("f", 0, PAGE_SIZE_BYTES)),
+        ((first,), deletion, onto),
+    )
+    for before, one, other in unclear:
+        race = Race((HostThread((one,)), HostThread((other,))), (GuestThread((READ,)),))
+        with pytest.raises(ScenarioError, match=r"another thread changes (page f\+|file f)0x[01]"):
+            validate(Scenario("race", (file, *before, race), (A, B)))
 
 
 def test_no_thread_comes_to_where_another_one_takes_a_slot_away() -> None:
