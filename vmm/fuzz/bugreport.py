@@ -48,7 +48,10 @@ _CONFIG = ("tdp_mmu", "ept", "npt", "unrestricted_guest", "avic", "enable_apicv"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the report. ``kind`` says how its lines are set: a list, steps or as they are."""
+    """A part of the report. ``kind`` says how its lines are set: a list, steps or as they are.
+
+    As they are is ``verbatim``, in a mail, too, and ``lines``, which it breaks like all others.
+    """
 
     title: str
     lines: tuple[str, ...]
@@ -113,7 +116,7 @@ def sections(
         )
         yield Section("Expected", expected)
         yield Section("Observed", (f"{difference.operation}: {difference.observed}",))
-        yield Section("Slots at that moment", difference.slot_map or ("(no slot)",), "verbatim")
+        yield Section("Slots at that moment", difference.slot_map or ("(no slot)",), "lines")
     if log:
         yield Section("Kernel log", tuple(log), "verbatim")
     yield Section("Host", tuple(_host(host)))
@@ -128,7 +131,7 @@ def markdown(title: str, summary: str, parts: Sequence[Section]) -> str:
         match part.kind:
             case "steps":
                 body = "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
-            case "verbatim":
+            case "verbatim" | "lines":
                 body = "```\n" + "\n".join(line.replace("```", "'''") for line in lines) + "\n```"
             case _:
                 body = "\n".join(f"- {line}" for line in lines)
@@ -144,6 +147,8 @@ def mail(title: str, summary: str, parts: Sequence[Section]) -> str:
         lines = [shown(line, _MOST) for line in part.lines]
         if part.kind == "verbatim":
             body = "\n".join(f"  {line}" for line in lines)
+        elif part.kind == "lines":
+            body = "\n".join(_wrapped(line, "  ", "      ") for line in lines)
         elif part.kind == "steps":
             marked = ((f"  {number}. ", line) for number, line in enumerate(lines, 1))
             body = "\n".join(_wrapped(line, mark) for mark, line in marked)
@@ -153,12 +158,12 @@ def mail(title: str, summary: str, parts: Sequence[Section]) -> str:
     return "\n".join(text)
 
 
-def _wrapped(text: str, mark: str = "") -> str:
+def _wrapped(text: str, mark: str = "", then: str | None = None) -> str:
     return textwrap.fill(
         " ".join(text.split()),
         _MAIL_COLUMNS,
         initial_indent=mark,
-        subsequent_indent=" " * len(mark),
+        subsequent_indent=" " * len(mark) if then is None else then,
         break_long_words=False,
         break_on_hyphens=False,
     )
@@ -241,8 +246,20 @@ def _memory(scenario: Scenario) -> Iterator[str]:
         yield (
             f"{GUEST_MAPPING}: the test guest's own code and data, {GUEST_SIZE_BYTES >> 10} KiB; "
             f"its memslot {words.slot_number(slot.slot)} at gpa {slot.guest_phys_addr:#x} is the "
-            "tool's own, and no other step touches it"
+            f"tool's own{'' if _meets(scenario, slot) else ', and no other step touches it'}"
         )
+
+
+def _meets(scenario: Scenario, own: SetUserMemoryRegion) -> bool:
+    """Whether a call of the scenario names the tool's slot, or a place where it lies."""
+    first, end = own.guest_phys_addr, own.guest_phys_addr + own.memory_size
+    return any(
+        operation.slot == own.slot
+        or (operation.guest_phys_addr < end and first < operation.guest_phys_addr + size)
+        for operation in scenario.operations
+        if isinstance(operation, SetUserMemoryRegion)
+        for size in [operation.memory_size]
+    )
 
 
 def _mapping(mapping: Mapping) -> str:
@@ -273,12 +290,15 @@ def _version() -> str:
 
 
 def _again(files: set[str]) -> Iterator[str]:
-    """Yield the commands for the files that there are."""
+    """Yield the commands for the files that there are, each short enough for a mail."""
     if "repro.c" in files:
-        yield "cc -o repro repro.c && ./repro; echo $?    # 0: right, 1: wrong, else: cannot say"
-        script = "BUILD_AND_BOOT ./repro; s=$?; [ $s -ge 2 ] && s=125; exit $s"
-        yield f"git bisect run sh -c '{script}'"
+        yield "cc -o repro repro.c && ./repro; echo $?"
+        yield "# 0: right, 1: wrong, more: it cannot say. To bisect where each step boots:"
+        yield "./repro; s=$?; [ $s -ge 2 ] && s=125; exit $s"
     if "scenario.json" in files:
         yield "vmm run scenario.json"
+        yield "# To bisect in a kernel's tree that holds scenario.json, booted under QEMU:"
+        yield "git bisect run sh -c 'make -j8 bzImage modules || exit 125"
+        yield "  vmm lab run --bisect --kernel . -- run scenario.json'"
     if "history.jsonl" in files:
         yield "vmm judge history.jsonl"

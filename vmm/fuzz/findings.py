@@ -152,14 +152,19 @@ def _history(
     return history
 
 
+def _minimised(before: int, after: int, tries: int) -> str:
+    operations = "1 operation" if after == 1 else f"{after} operations"
+    if after == before:
+        return f"None of its {operations} could be left out, in {tries} tries."
+    return f"Minimised from {before} to {operations} in {tries} tries."
+
+
 def _summary(finding: Finding, verdict: Verdict | None) -> str:
     count = len(finding.scenario.operations)
     when = f"on {time.strftime('%Y-%m-%d')}, after {finding.seconds:.1f} s"
     lines = [f"Found by `vmm fuzz` (seed {finding.seed}) {when}."]
     if finding.tries:
-        lines.append(
-            f"Minimised from {finding.found_with} to {count} operations in {finding.tries} tries."
-        )
+        lines.append(_minimised(finding.found_with, count, finding.tries))
     if finding.unfinished:
         lines.append("Time ended the minimising: fewer operations may do.")
     if finding.runs:

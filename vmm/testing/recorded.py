@@ -101,10 +101,11 @@ def state_lines(machine: RecordedVm) -> Iterator[str]:
     """Yield the slot map of a machine, from the highest gpa down, and each vCPU's last exit."""
     regions = sorted(machine.regions.values(), key=lambda each: (each.slot >> 16, -each.gpa))
     for each in regions:
+        pages = each.size_bytes // _PAGE_BYTES
         space = f" of as_id {each.slot >> 16}" if each.slot >> 16 else ""
         yield (
             f"slot {each.slot & 0xFFFF}{space}: gpa {each.gpa:#x}..{each.gpa + each.size_bytes:#x} "
-            f"({each.size_bytes // _PAGE_BYTES} pages) -> hva {each.hva:#x}, flags {each.flags:#x}"
+            f"({pages} page{'s' * (pages != 1)}) -> hva {each.hva:#x}, flags {each.flags:#x}"
         )
     if not regions:
         yield "no memslot"

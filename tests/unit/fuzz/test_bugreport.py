@@ -1,7 +1,7 @@
 """A bug report says what happened, in Markdown and as a mail, and forges nothing."""
 
-import re
 import subprocess
+from pathlib import Path
 
 import msgspec
 
@@ -112,12 +112,26 @@ def test_what_matters_of_the_host_and_how_to_bisect_is_said() -> None:
     assert "- kvm_intel: ept=Y\n" in text
     assert "- kernel command line: quiet\n" in text
     assert "started as `vmm" in text
-    assert "git bisect run " in text
-    (script,) = re.findall(r"git bisect run (sh -c '.*')", text)
-    for status, said in {0: 0, 1: 1, 2: 125, 3: 125, 4: 125, 139: 125}.items():
-        ran = script.replace("BUILD_AND_BOOT ./repro", f"(exit {status})")
-        assert subprocess.run(["sh", "-c", ran], check=False).returncode == said
     assert "vmm judge" not in text, "there is no such file"
+
+
+def test_what_is_said_of_bisecting_does_it(tmp_path: Path) -> None:
+    *_, again = told()[1]
+    assert max(map(len, again.lines)) <= 73, "a mail indents them by 2"
+    (alone,) = (line for line in again.lines if line.startswith("./repro"))
+    for status, said in {0: 0, 1: 1, 2: 125, 3: 125, 4: 125, 139: 125}.items():
+        ran = alone.replace("./repro", f"(exit {status})")
+        assert subprocess.run(["sh", "-c", ran], check=False).returncode == said
+    script = "\n".join(again.lines).partition("git bisect run ")[2]
+    for made, found, said in ((0, 0, 0), (0, 1, 1), (0, 125, 125), (2, 0, 125)):
+        (tmp_path / "make").write_text(f"#!/bin/sh\nexit {made}\n")
+        (tmp_path / "vmm").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/ran\nexit {found}\n')
+        for name in ("make", "vmm"):
+            (tmp_path / name).chmod(0o755)
+        path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        assert subprocess.run(["sh", "-c", script], env=path, check=False).returncode == said
+    lab = (tmp_path / "ran").read_text()
+    assert lab == "lab run --bisect --kernel . -- run scenario.json\n"
 
 
 def test_nothing_forges_a_line() -> None:
@@ -134,6 +148,8 @@ def test_a_mail_has_a_subject_and_short_lines() -> None:
     text = bugreport.mail(title, "A summary of one line.\n", parts)
     assert text.startswith("Subject: [BUG] KVM: memslots: after move of slot 1, read at gpa")
     assert "A summary of one line.\n\nSteps:\n\n" in text
-    body = text.partition("Steps:")[2].partition("To see it again:")[0]
-    assert max(map(len, body.splitlines())) <= 100
+    log, rest = text.partition("Kernel log:")[2].partition("Host:")[::2]
+    assert "forged" in log
+    body = text.partition("Steps:")[2].partition("Kernel log:")[0] + rest
+    assert max(map(len, body.splitlines())) <= 75
     assert "```" not in text.replace("  ```", "")
