@@ -95,6 +95,6 @@ def usable(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            error.filename = str(path)
+            error.filename, error.filename2 = str(path), None
             raise HostFailed(shown(what_is_short(error), _MOST)) from None
         raise Unusable(f"{path}: {error.strerror}") from None

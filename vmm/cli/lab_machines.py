@@ -56,10 +56,9 @@ def in_one_line(status: int | None = None) -> Iterator[None]:
 
 def _is_of_the_cache(error: OSError) -> bool:
     """Whether an error is about the lab's own files, or the folder that they are to lie in."""
-    if not isinstance(error.filename, str | Path):
-        return False
-    path, cache = Path(error.filename), cache_folder()
-    return path.is_relative_to(cache) or cache.is_relative_to(path)
+    cache = cache_folder()
+    names = (name for name in (error.filename2, error.filename) if isinstance(name, str | Path))
+    return any(Path(name).is_relative_to(cache) or cache.is_relative_to(name) for name in names)
 
 
 def _status(error: LabError) -> int:

@@ -38,7 +38,7 @@ def repro(scenario: str, output: Path | None, limits: Limits) -> None:
             chosen = scenario_from(scenario, limits)
             text = program_of(chosen, look_at_host().features)
     except InexpressibleError as error:
-        raise Unusable(f"{scenario}: has no form in C: {error}") from None
+        raise Unusable(f"{scenario}: has no form in C: {error}; `vmm run` runs it") from None
     if output is None:
         put(text)
         return

@@ -23,6 +23,12 @@ def named(path: Path | str) -> Iterator[None]:
         raise
 
 
+def write_named(path: Path, text: str) -> None:
+    """Write a file as `Path.write_text` does. Raises `OSError` with its name, whatever fails."""
+    with named(path):
+        path.write_text(text)
+
+
 class NamedFile(io.FileIO):
     """A file as `io.FileIO` opens it, whose errors say which file it is.
 

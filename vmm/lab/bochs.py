@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from vmm.host.naming import write_named
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.process import Sink
 
@@ -122,7 +123,7 @@ def make_cd(output: Path, kernel: Path, first: Path, command_line: str) -> None:
         shutil.copy(source, tree / name)
     append = f"append initrd=first {command_line}"
     lines = ("default lab", "prompt 0", "label lab", "kernel kernel", append, "")
-    (tree / "isolinux.cfg").write_text("\n".join(lines))
+    write_named(tree / "isolinux.cfg", "\n".join(lines))
     options = ["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot", "-boot-load-size", "4"]
     options.append("-boot-info-table")
     done = subprocess.run(
@@ -163,6 +164,6 @@ def command(folder: Path, cd: Path, memory_mib: int, log: Path, out: int, err: i
         "mouse: enabled=0",
         "",
     )
-    (folder / "bochsrc").write_text("\n".join(lines))
-    (folder / "commands").write_text("continue\n")
+    write_named(folder / "bochsrc", "\n".join(lines))
+    write_named(folder / "commands", "continue\n")
     return [BOCHS, "-q", "-f", str(folder / "bochsrc"), "-rc", str(folder / "commands")]

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from vmm.host.naming import named
+from vmm.host.naming import write_named
 
 KEPT_RUNS = 20
 """So many folders of earlier runs stay."""
@@ -39,14 +39,16 @@ def new_run_folder() -> Path:
             number += 1
             continue
         pid = runs / str(number) / "pid"
-        with named(pid):
-            pid.write_text(str(os.getpid()))
+        write_named(pid, str(os.getpid()))
         return runs / str(number)
 
 
 def is_alive(run: Path) -> bool:
     """Return whether the process that made a run's folder is still there."""
     try:
-        return Path("/proc", (run / "pid").read_text()).exists()
-    except OSError:
+        os.kill(int((run / "pid").read_text()), 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
         return False
+    return True

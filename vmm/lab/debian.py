@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmm.host.naming import write_named
 from vmm.lab import modules
 from vmm.lab.cache import cache_folder
 from vmm.lab.errors import LabError, MissingError
@@ -149,7 +150,7 @@ def _keep(unpacked: Path, kept: Path, packages: list[str]) -> None:
         if path.is_file()
     }
     manifest = {"packages": packages, "sha256": sums}
-    (kept / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    write_named(kept / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ def apt_lists(suites: Sequence[tuple[str, str]], scratch: Path, say: Say) -> Ite
     (lists / "partial").mkdir(parents=True)
     (cache / "archives" / "partial").mkdir(parents=True)
     lines = (f"deb [signed-by={KEYRING}] {site} {suite} main\n" for site, suite in suites)
-    sources.write_text("".join(lines))
+    write_named(sources, "".join(lines))
     settings = {
         "Dir::Etc::SourceList": sources,
         "Dir::Etc::SourceParts": "/dev/null",

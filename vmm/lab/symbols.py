@@ -7,6 +7,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from vmm.host.naming import NamedFile
 from vmm.lab.cache import cache_folder
 from vmm.lab.debian import RELEASES, SYMBOLS, Apt, Say, apt_lists, fetched
 from vmm.lab.errors import LabError
@@ -33,7 +34,7 @@ def fetch_symbols(name: str, say: Say) -> Path:
             assert tar.stdout is not None
             with (
                 tarfile.open(fileobj=tar.stdout, mode="r|") as archive,
-                (folder / SYMBOLS).open("wb") as file,
+                NamedFile(folder / SYMBOLS, "wb") as file,
             ):
                 for member in archive:
                     if member.name == inside and (content := archive.extractfile(member)):

@@ -49,7 +49,9 @@ def what_is_short(error: BaseException) -> str:
     """Return what an error says, in words: the file, if there is one, the reason and the limit."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or "out of memory"
-    file = f"{error.filename}: " if error.filename else ""
+    # What is full is the file that was written, where one was copied to another.
+    name = error.filename2 or error.filename
+    file = f"{name}: " if name else ""
     limit = f" ({_LIMITS[error.errno]})" if error.errno in _LIMITS else ""
     return f"{file}{error.strerror}{limit}"
 

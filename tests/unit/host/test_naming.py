@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.host.naming import NamedFile, named
+from vmm.host.naming import NamedFile, named, write_named
 
 FULL = Path("/dev/full")
 
@@ -15,6 +15,11 @@ def test_a_full_disk_is_told_with_the_file() -> None:
     with NamedFile(FULL, "wb") as file, pytest.raises(OSError, match="/dev/full") as met:
         file.write(b"x")
     assert met.value.errno == errno.ENOSPC
+
+
+def test_a_text_that_cannot_be_written_is_told_with_the_file() -> None:
+    with pytest.raises(OSError, match="/dev/full"):
+        write_named(FULL, "x")
 
 
 def test_a_descriptor_is_told_by_the_name_that_it_is_known_by() -> None:

@@ -14,6 +14,8 @@ def test_what_ran_out_is_told_with_the_file_and_the_limit() -> None:
     assert of_the_host(full) == "the host: No space left on device"
     full = OSError(errno.EFBIG, "File too large", "/tmp/r.json")
     assert of_the_host(full) == "the host: /tmp/r.json: File too large (ulimit -f)"
+    full = OSError(errno.ENOSPC, "No space left on device", "/boot/vmlinuz", None, "/cache/kernel")
+    assert of_the_host(full) == "the host: /cache/kernel: No space left on device"
     full = OSError(errno.EMFILE, "Too many open files")
     assert of_the_host(full) == "the host: Too many open files (ulimit -n)"
 
