@@ -293,7 +293,7 @@ def _again(files: set[str]) -> Iterator[str]:
     """Yield the commands for the files that there are, each short enough for a mail."""
     if "repro.c" in files:
         yield "cc -o repro repro.c && ./repro; echo $?"
-        yield "# 0: right, 1: wrong, more: it cannot say. To bisect where each step boots:"
+        yield "# 0: right, 1: wrong, else: cannot say. To bisect on the machine itself:"
         yield "./repro; s=$?; [ $s -ge 2 ] && s=125; exit $s"
     if "scenario.json" in files:
         yield "vmm run scenario.json"

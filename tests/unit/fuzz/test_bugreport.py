@@ -140,7 +140,7 @@ def test_nothing_forges_a_line() -> None:
     assert "\x1b" not in text
     assert "\n# forged" in text, "within the fence, escaped"
     assert "# forged\\x1b[2J\\nline" in text
-    assert text.count("```") == 2 * sum(part.kind == "verbatim" for part in parts)
+    assert text.count("```") == 2 * sum(part.kind in ("verbatim", "lines") for part in parts)
 
 
 def test_a_mail_has_a_subject_and_short_lines() -> None:
