@@ -297,7 +297,7 @@ def _again(files: set[str]) -> Iterator[str]:
         yield "./repro; s=$?; [ $s -ge 2 ] && s=125; exit $s"
     if "scenario.json" in files:
         yield "vmm run scenario.json"
-        yield "# To bisect in a kernel's tree that holds scenario.json, booted under QEMU:"
+        yield "# To bisect in a kernel's tree, with scenario.json there, under QEMU:"
         yield "git bisect run sh -c 'make -j8 bzImage modules || exit 125"
         yield "  vmm lab run --bisect --kernel . -- run scenario.json'"
     if "history.jsonl" in files:
