@@ -89,7 +89,8 @@ def main(
         wanted = [
             row
             for row in chosen
-            if again or _is_open(known.get(results.key(row, white_box)), survivors)
+            if (again or _is_open(known.get(results.key(row, white_box)), survivors))
+            and (patterns or not row.equivalent)
         ]
         for npt in sorted({row.npt for row in wanted}, reverse=True):
             some = [row for row in wanted if row.npt == npt]

@@ -1,5 +1,7 @@
 """Page tables and code of a guest's in slots of the scenario, which change under them."""
 
+from dataclasses import replace
+
 import msgspec
 
 from vmm.catalogue._build import HUGE, A, Slot, at, read, write
@@ -21,6 +23,7 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
+    SMM,
     AnyOperation,
     EnableCap,
     Guest,
@@ -306,6 +309,19 @@ SCENARIOS = (
         _mapped_to(USUAL, 2, 0x106),
         USUAL.run(2),
         source="account_shadowed; kvm_mmu_slot_gfn_write_protect",
+    ),
+    start_scenario(
+        "after-the-other-space-wrote-beside-its-tables",
+        "Page tables that address space 0 uses stay protected when unused entries of them are "
+        "written in SMM.",
+        *USUAL.lay(),
+        *programs(),
+        *(TABLES.create(), CODE.create(), replace(TABLES, slot=SMM << 16 | 1).create()),
+        USUAL.run(2),
+        *(write(USUAL.gfn + level, 0, 0x800, as_id=SMM) for level in range(3)),
+        USUAL.run(2),
+        source="kvm_gfn_is_write_tracked, mmu_try_to_unsync_pages",
+        needs=("smm",),
     ),
     start_scenario(
         "with-tables-in-a-huge-page",
