@@ -25,6 +25,8 @@ class Account:
         self.names_many_slots = False
         self.names_spaces = False
         self.functions: list[str] = []
+        self.left_logs: set[int] = set()
+        """The slots whose logs are as a race has left them."""
 
     def use(self, *parts: str) -> None:
         """Note that the program needs these parts of the runtime."""

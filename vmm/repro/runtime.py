@@ -127,6 +127,7 @@ _NEEDS = {
     "racering": ("race", "ring", "harvested", "collect", "harvest", "racerings"),
     "racelog": ("race", "racejudgelogs"),
     "raceclear": ("race",),
+    "raceleft": ("racelog", "dirty"),
     "raceahead": ("race", "prefault"),
     "racesmm": ("race", "smm"),
     "raceclock": ("race",),

@@ -116,6 +116,7 @@ class Statements:
         account = self.account
         match op:
             case SetUserMemoryRegion():
+                account.left_logs.discard(op.slot)
                 return [account.checked(self._region(op), step)]
             case Touch() | Sweep() | Execute():
                 return access(account, op, step)
@@ -191,6 +192,7 @@ class Statements:
                 return self._switch(op.vm)
             case NewVm():
                 self._alive.add(self._vm)
+                account.left_logs.clear()
                 account.use("newvm")
                 account.as_ids.clear()
                 self._forget_events()
@@ -215,7 +217,11 @@ class Statements:
         if step.tables is None:
             return ["/* What this race may result in is not known. */"]
         self._races += 1
-        return race(self.account, self._host, step.tables, self._races, self._host_call)
+        account = self.account
+        account.left_logs.clear()
+        if not step.tables.has_ring:
+            account.left_logs.update(slot for slot, _ in step.tables.slot_pages)
+        return race(account, self._host, step.tables, self._races, self._host_call)
 
     def _host_call(self, op: HostAction) -> str:
         match op:
@@ -274,6 +280,7 @@ class Statements:
         """The guest's memory is that of all VMs: one guest runs at a time."""
         account = self.account
         account.use("switchvm")
+        account.left_logs.clear()
         self._as_ids[self._vm] = dict(account.as_ids)
         is_new = vm not in self._as_ids
         account.as_ids.clear()

@@ -35,12 +35,17 @@ def get_log(account: Account, op: GetDirtyLog, step: Expectation) -> list[str]:
         maybe = tuple(sorted(optional - sure))
         # How many words a log has follows from the slot: all outcomes agree about it.
         words = logs[0].words
+        if op.slot in account.left_logs:
+            account.left_logs.discard(op.slot)
+            account.use("raceleft")
+            lines.append(f"expect_race_in_log({unsigned(op.slot)});")
         lines.append(f"expect_dirty({words}, {pages(tuple(sorted(sure)))}, {pages(maybe)});")
     return lines
 
 
 def clear_log(account: Account, op: ClearDirtyLog, step: Expectation) -> list[str]:
     """Return the statements of KVM_CLEAR_DIRTY_LOG."""
+    account.left_logs.discard(op.slot)
     account.use("dirty", "cleardirty", "markall" if op.pages == "all" else "mark")
     account.name_slot(op.slot)
     bitmap = "dirty"

@@ -24,10 +24,12 @@ from vmm.scenario.operations import (
     REAL_MODE_END,
     AnyOperation,
     ChangeHostMemory,
+    ClearDirtyLog,
     CoalesceMmio,
     CollectMmio,
     EnableCap,
     Execute,
+    GetDirtyLog,
     GuestThread,
     HostThread,
     Inspect,
@@ -388,3 +390,22 @@ def test_places_of_the_kernels_own_slots_are_those_of_the_abi() -> None:
         "IDENTITY_MAP_GPA": uapi.IDENTITY_MAP_GPA,
         "APIC_GPA": uapi.APIC_GPA,
     }
+
+
+def test_the_first_log_after_a_race_has_to_name_what_was_written_in_it() -> None:
+    slot = SetUserMemoryRegion(1, 0x100000, 8192, Place("a"), LOG_DIRTY_PAGES)
+    race = Race((HostThread((GetDirtyLog(1),)),), (GuestThread((Touch(0x100040, "write"),)),))
+    left = "\texpect_race_in_log(0x1);\n"
+
+    def text(*after: AnyOperation) -> str:
+        operations = (slot, race, *after)
+        return program_of(Scenario("race", operations, (Mapping("a", 2),)), FEATURES)
+
+    program_text = text(GetDirtyLog(1), GetDirtyLog(1))
+    assert program_text.count(left) == 1
+    log = "\texpect(get_dirty_log(0x1, dirty), SUCCESS);\n"
+    assert f"{log}{left}\texpect_dirty(" in program_text.split("race(&race_1);")[1]
+    assert left not in text(ClearDirtyLog(1, 0, 2), GetDirtyLog(1))
+    assert left not in text(SetUserMemoryRegion(1), slot, GetDirtyLog(1))
+    assert left not in text(NewVm(), slot, GetDirtyLog(1))
+    assert "was written in the race" not in text()

@@ -142,6 +142,30 @@ static void judge_logs(void)
 					expect_no_loss(&loggings[i], read, page);
 			}
 }
+/*@ raceleft */
+
+/* The first log of a slot after a race, in `dirty`: it names what was written and not cleared. */
+static void expect_race_in_log(uint32_t slot)
+{
+	const struct logging *log = NULL;
+
+	for (size_t i = 0; i < logging_count; i++)
+		if (loggings[i].slot == slot && loggings[i].off_end == FOREVER)
+			log = &loggings[i];
+	for (size_t i = 0; log && i < log->count; i++) {
+		const struct page_write *write = &log->writes[i];
+		uint64_t since = log->on_begin - 1;
+
+		for (size_t j = 0; j < log->read_count; j++)
+			if (log->reads[j].clears && log->reads[j].end > since
+			    && names(&log->reads[j], write->page))
+				since = log->reads[j].end;
+		if (write->surely && write->begin > since
+		    && !(dirty[write->page / 64] >> write->page % 64 & 1))
+			leave(WRONG, "page %llu of slot %u was written in the race, and is not in the "
+			      "dirty log", (unsigned long long)write->page, slot);
+	}
+}
 /*@ racerings */
 
 /* Whatever was surely written is in some ring, and nothing else but what may have been. */
