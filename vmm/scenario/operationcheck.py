@@ -79,7 +79,7 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.programs import LAST_ADDRESS, LONG_FRAME_BYTES
-from vmm.scenario.races import Changed, places_of, race_problem
+from vmm.scenario.races import TWO_FILES, Changed, places_of, race_problem
 from vmm.scenario.shown import is_plain
 from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
 from vmm.scenario.standing import MayStand
@@ -159,7 +159,8 @@ class OperationChecker:
                 if self._changes.is_paged:
                     return ": pages that userfaultfd is in charge of have to 'settle' first"
                 if self._changes.hides:
-                    return ": races take no mapping of a copy, nor one with other memory over it"
+                    what = "races take no mapping of a copy, nor one with other memory over it"
+                    return f": {what}: {TWO_FILES}"
                 self._races = True
                 found = race_problem(
                     op, self._vcpus, self._mappings, self._spaces, self._named, self.problem

@@ -43,11 +43,32 @@ MAX_HOST_THREADS = 4
 MAX_PAUSE = 100
 
 _BACKED = ("anonymous", "shared", "memfd", "thp", "hugetlb")
-_CHANGES = (
+JUDGED_CHANGES = (
     *("drop", "punch", "unmap", "map", "forbid", "allow"),
     *("write_protect", "page_out", "collapse", "map_fresh"),
 )
 """The kinds of change that can be judged while others use the memory."""
+
+TWO_FILES = "a page would show one file or another, and of each page the words of one are followed"
+_ALL_VIEWS = "it takes pages from every mapping of the file at once, which may be another thread's"
+_FREE_FOR_A_MOMENT = "mremap leaves addresses free that another thread may be given meanwhile"
+_LOCKS = "a child that is forked while threads run has their locks for ever"
+_PAGER = "which pages a userfaultfd was asked for depends on an order that nobody knows"
+
+NOT_JUDGED: Mapping[str, str] = {
+    "map_file": TWO_FILES,
+    "truncate": _ALL_VIEWS,
+    "extend": _ALL_VIEWS,
+    "merge": "the kernel merges pages when it likes, and long after a race",
+    "move_away": _FREE_FOR_A_MOMENT,
+    "move_back": _FREE_FOR_A_MOMENT,
+    "fork": _LOCKS,
+    "reap": _LOCKS,
+    "fetch_later": _PAGER,
+    "guard": _PAGER,
+    "settle": _PAGER,
+}
+"""Why the other kinds cannot."""
 
 _OF_A_SLOT = SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog
 
@@ -140,10 +161,12 @@ def _host_problem(host: HostThread, guests: int, mappings: Mappings, spaces: Seq
             return f".operations[{index}].bitmap: a writable one is needed"
         if isinstance(op, ClearDirtyLog) and op.bitmap != "readable":
             return f".operations[{index}].bitmap: a readable one is needed"
-        if isinstance(op, ChangeHostMemory) and op.how not in _CHANGES:
-            return f".operations[{index}].how: {op.how!r} is not judged in a race"
+        if isinstance(op, ChangeHostMemory) and op.how not in JUDGED_CHANGES:
+            why = NOT_JUDGED[op.how]
+            return f".operations[{index}].how: {op.how!r} is not judged in a race: {why}"
         if _hides_a_file(op, mappings):
-            return f".operations[{index}].how: 'map_fresh' takes anonymous memory in a race"
+            what = "'map_fresh' takes anonymous memory in a race"
+            return f".operations[{index}].how: {what}: {TWO_FILES}"
         if isinstance(op, HarvestDirtyRing) and op.vcpu >= guests:
             return f".operations[{index}].vcpu: the race has {guests}"
         if isinstance(op, HostWrite) and op.place.offset % 4:

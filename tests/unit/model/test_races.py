@@ -30,6 +30,7 @@ from vmm.scenario.history import (
     Touched,
     Window,
 )
+from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
@@ -41,6 +42,7 @@ from vmm.scenario.operations import (
     GetDirtyLog,
     GuestThread,
     HostAction,
+    HostChangeKind,
     HostThread,
     HostWrite,
     Mapping,
@@ -54,6 +56,7 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.problem import ScenarioError
+from vmm.scenario.races import JUDGED_CHANGES, NOT_JUDGED
 from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status, Verdict, judge
 
@@ -404,3 +407,27 @@ def test_a_spoilt_race_differs(name: str, spoil: Callable[[Raced], Raced]) -> No
     )
     assert judge(history).status is Status.PASSED
     assert judge(msgspec.structs.replace(history, events=events)).status is Status.DIFFERS
+
+
+def test_a_change_of_memory_is_judged_in_a_race_or_it_is_said_why_not() -> None:
+    assert {*JUDGED_CHANGES, *NOT_JUDGED} == set(CHANGES)
+    assert not NOT_JUDGED.keys() & set(JUDGED_CHANGES)
+    assert all(why.count(" ") > 5 for why in NOT_JUDGED.values())
+
+
+@pytest.mark.parametrize("how", ["map_file", "merge", "move_away", "fork", "guard", "fetch_later"])
+def test_what_is_not_judged_in_a_race_is_refused_with_the_reason(how: HostChangeKind) -> None:
+    change = ChangeHostMemory(Place("a"), 1, how, Place("b") if how == "map_file" else None)
+    race = Race((HostThread((change,)),), (GuestThread((READ,)),))
+    scenario = Scenario("race", (race,), (A, B), survey="none", needs=("sync_mmu",))
+    with pytest.raises(ScenarioError) as refused:
+        validate(scenario)
+    assert NOT_JUDGED[how] in str(refused.value)
+
+
+def test_a_race_says_why_it_takes_no_private_copy_of_a_file() -> None:
+    copy = Mapping("copy", 4, "private_file", of="b")
+    slot = SetUserMemoryRegion(1, GPA, PAGE_SIZE_BYTES, Place("copy"))
+    race = Race((HostThread((slot,)),), (GuestThread((READ,)),))
+    with pytest.raises(ScenarioError, match="a page would show one file or another"):
+        validate(Scenario("race", (race,), (B, copy), survey="none"))
