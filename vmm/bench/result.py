@@ -57,7 +57,7 @@ def bench_of(data: bytes) -> Bench:
         if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
             raise BenchFileError(f"format {found} is newer than {FORMAT}: update this program")
         bench = msgspec.json.decode(data, type=Bench)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BenchFileError(f"no result of `vmm bench --json`: {error}") from None
     if bench.format != FORMAT:
         raise BenchFileError(f"format {bench.format} is not {FORMAT}")

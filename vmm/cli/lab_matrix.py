@@ -111,7 +111,7 @@ def statuses_in(path: Path) -> Statuses:
         found = {each["name"]: each["status"] for each in result.get("scenarios", ())}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unusable(f"{path}: {error}") from None
     return found
 

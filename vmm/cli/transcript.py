@@ -141,7 +141,7 @@ class Reader:
             return None
         try:
             part = _DECODER.decode(text[at:start])
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BrokenError(f"what the machine wrote cannot be read: {error}") from None
         if not isinstance(part, _Ran):
             return part, start

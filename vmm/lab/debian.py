@@ -84,7 +84,7 @@ def fetched(name: str, say: Say, refresh: bool = False) -> Kernel:
 def _kept(name: str, kept: Path, say: Say) -> Kernel | None:
     try:
         manifest = json.loads((kept / MANIFEST).read_text())
-        sums: dict[str, str] = manifest["sha256"]
+        sums: dict[str, str] = dict(manifest["sha256"])
         packages: list[str] = manifest["packages"]
     except FileNotFoundError:
         return None

@@ -62,7 +62,7 @@ def one_of_ours(file: Path) -> Description:
         return msgspec.json.decode(file.read_bytes(), type=Description)
     except OSError as error:
         raise CannotLookError(f"{file}: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CannotLookError(f"{file}: {error}") from None
 
 

@@ -31,6 +31,7 @@ def test_a_result_survives_its_file() -> None:
         (b"", "no result of `vmm bench --json`"),
         (b"[]", "no result of `vmm bench --json`"),
         (b"[" * 100_000, "no result of `vmm bench --json`"),
+        (b'{"a": "\xff"}', "no result of `vmm bench --json`"),
         (b'{"format": true}', "no result of `vmm bench --json`"),
         (b'{"format": 2, "more": 1}', "format 2 is newer than 1"),
         (text_of(bench(point(3.0))).replace("3.0", "0.0").encode(), "a number of microseconds"),

@@ -196,6 +196,7 @@ def test_enough_that_differ_end_the_machine(tmp_path: Path) -> None:
     [
         (b"\n", "what the machine wrote cannot be read: Input data was truncated"),
         (b"{}\n", "what the machine wrote cannot be read: Object missing required field `type`"),
+        (b'{"type": "\xff"}\n', "what the machine wrote cannot be read: "),
         (b"[" * 5000 + b"\n", "what the machine wrote cannot be read: "),
         (
             b'{"type":"ran","index":3,"size_bytes":0,"seconds":0,"reason":"","problems":[]}\n',

@@ -255,3 +255,11 @@ def test_the_place_of_the_list_in_its_module() -> None:
     assert symbols.within(module()) == symbols.Within(".data", 0x470)
     assert symbols.within(module().replace(b"vm_list", b"vm_lost")) is None
     assert symbols.within(b"no module") is None
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"why": "\xff"}', b"[" * 100_000, b'{"layout": 1}'])
+def test_a_damaged_description_is_named(tmp_path: Path, damage: bytes) -> None:
+    file = tmp_path / "kvm.json"
+    file.write_bytes(damage)
+    with pytest.raises(CannotLookError, match=r"kvm\.json: "):
+        description.one_of_ours(file)
