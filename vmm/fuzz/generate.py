@@ -18,6 +18,7 @@ from vmm.fuzz.extras import Extras
 from vmm.fuzz.instructions import certain
 from vmm.fuzz.looks import Looks
 from vmm.fuzz.mutate import mutate
+from vmm.fuzz.private import with_private_memory
 from vmm.fuzz.racing import race_scenario
 from vmm.fuzz.world import World
 from vmm.scenario.features import Features
@@ -36,6 +37,9 @@ _ODD = 0x5DEECE66D
 _ODD_SHARE = 0.12
 _RACES = 0.01
 """A race takes about as long as fifty other scenarios."""
+_PRIVATE = 0.6
+"""So many VMs have private memory, of those that bind guest_memfds where the kernel has both."""
+_MORE_PRIVATE = 0.05
 _CROWDS = 0.05
 _LENGTHS = ((3, 12), (12, 60), (60, 200), (150, 400))
 """How many region calls a scenario has: from, to."""
@@ -56,6 +60,8 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
     if odd.chance(_RACES):
         return race_scenario(odd, features, name)
     drawn = _with_odd_subject(pools.draw(dice, features), features, odd)
+    if features.sw_protected and not drawn.subjects and odd.chance(_MORE_PRIVATE):
+        drawn = replace(drawn, subjects=frozenset(("memfds",)))
     composer = _Composer(dice, features, drawn)
     made = Scenario(
         name=name,
@@ -69,6 +75,8 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
         needs=_needs(drawn),
         guest=pools.GUEST,
     )
+    if features.sw_protected and "memfds" in drawn.subjects and odd.chance(_PRIVATE):
+        made = with_private_memory(odd, made)
     return certain(made, features)
 
 

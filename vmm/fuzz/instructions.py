@@ -24,6 +24,7 @@ from vmm.scenario.operations import (
     Instruction,
     MappingKind,
     Place,
+    Race,
     Scenario,
     Sweep,
 )
@@ -157,13 +158,21 @@ def certain(scenario: Scenario, features: Features) -> Scenario:
     Nor is there anything in it, then, that reads what nobody knows.
     """
     names = {row.name for row in _IN_MEMORY}
-    if not any(isinstance(op, Instruction) and op.name in names for op in scenario.operations):
+    is_private = bool(scenario.vm_type)
+    is_risky_at_all = any(
+        isinstance(op, Instruction) and op.name in names for op in scenario.operations
+    )
+    if not (is_private or is_risky_at_all):
         return scenario
     model = Model.of(Header(scenario, features))
     doubtful: set[int] = set()
     for step in steps(scenario, features.touch_limit):
         op, allowed = step.operation, model.allowed(step.operation)
-        if isinstance(op, Instruction | Sweep | Execute):
+        if (
+            is_private and not allowed and not isinstance(op, Race)
+        ):  # As over a border of private memory.
+            doubtful.add(step.origin)
+        elif isinstance(op, Instruction | Sweep | Execute):
             exits = any(_leaves_memory(each.outcome) for each in allowed)
             is_risky = isinstance(op, Instruction) and op.name in names
             if not allowed or (is_risky and exits):

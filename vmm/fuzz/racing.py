@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import GUEST
+from vmm.fuzz.private import FILE, racing_attributes
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -16,6 +17,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     AsId,
     ChangeHostMemory,
+    CreateGuestMemfd,
     GetDirtyLog,
     GuestThread,
     HostAction,
@@ -67,8 +69,13 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
     hosts = tuple(
         _host(dice, features, number, mappings, spaces) for number in range(dice.between(1, 3))
     )
+    is_private = features.sw_protected and features.guest_memfd and dice.chance(0.4)
+    if is_private:
+        spaces = (0,)
+        area = range(_GFN * PAGE_SIZE_BYTES, (_GFN + _AREA_GFNS - 1) * PAGE_SIZE_BYTES)
+        hosts = racing_attributes(dice, hosts[:1], area[::PAGE_SIZE_BYTES])
     guests = tuple(_guest(dice, features, vcpu, hosts, spaces) for vcpu in range(vcpus))
-    first = tuple(
+    first: tuple[AnyOperation, ...] = tuple(
         op
         for host in hosts
         for op in host.operations[:1]
@@ -76,6 +83,10 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
     )
     clocks = tuple(_clocks(dice, features, vcpus, len(hosts)))
     looks = tuple(_looks(dice, vcpus, hosts, clocks))
+    needs: tuple[str, ...] = ("smm",) if SMM in spaces else ()
+    if is_private:
+        first = (CreateGuestMemfd(FILE, _PAGES * PAGE_SIZE_BYTES), *first)
+        clocks, needs = (), ("sw_protected", "guest_memfd", "user_memory2")
     return Scenario(
         name=name,
         operations=(*first, *clocks, Race(hosts, guests), *looks),
@@ -83,7 +94,8 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
         why="A random race.",
         source="vmm fuzz",
         tags=("fuzz",),
-        needs=("smm",) if SMM in spaces else (),
+        needs=needs,
+        vm_type=1 if is_private else 0,
         survey="none",
         vcpus=vcpus,
         guest=GUEST,

@@ -15,7 +15,9 @@ from vmm.scenario.operations import (
     Race,
     Scenario,
     SetClockMsr,
+    SetMemoryAttributes,
     SetUserMemoryRegion,
+    SetUserMemoryRegion2,
     Touch,
 )
 from vmm.scenario.validate import validate
@@ -52,7 +54,8 @@ def test_a_kernel_that_can_do_little_is_asked_for_no_more() -> None:
 def test_all_that_threads_may_do_comes_up() -> None:
     made = races()
     hosts = {type(op) for s in made for host in race_of(s).hosts for op in host.operations}
-    assert hosts == {SetUserMemoryRegion, GetDirtyLog, HostWrite, ChangeHostMemory}
+    slots = {SetUserMemoryRegion, SetUserMemoryRegion2, SetMemoryAttributes}
+    assert hosts == {*slots, GetDirtyLog, HostWrite, ChangeHostMemory}
     guests = {type(op) for s in made for guest in race_of(s).guests for op in guest.program}
     assert guests == {Touch, PreFaultMemory}
     assert any(guest.migrates for s in made for guest in race_of(s).guests)
