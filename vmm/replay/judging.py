@@ -4,6 +4,7 @@ A trace seldom says what its kernel can do. What it leaves open is assumed in th
 one thing at a time, and only where the answers are explained by it; that is said.
 """
 
+import errno
 from collections.abc import Iterator, Sequence
 from itertools import permutations
 
@@ -188,7 +189,7 @@ class _Judging:
         op = step.asked
         if isinstance(op, SetUserMemoryRegion):
             begin, end = op.guest_phys_addr, op.guest_phys_addr + op.memory_size
-            if isinstance(step.outcome, Refused) and any(
+            if step.outcome == Refused(errno.EEXIST) and any(
                 begin < page + PAGE_SIZE_BYTES and page < end for page in _OWN_PAGES
             ):
                 return "the kernel may have a slot of its own there"

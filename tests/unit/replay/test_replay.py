@@ -232,3 +232,9 @@ def test_what_agrees_of_a_vm_that_is_older_than_the_trace_is_no_pass() -> None:
     found = judged(replay_in(region(), region(1, 0x10000))).verdict
     assert found.status is Status.INCONCLUSIVE
     assert "older than the trace" in found.reason
+
+
+def test_a_slot_of_the_kernels_own_explains_that_it_is_in_the_way_and_nothing_else() -> None:
+    apic = 0xFEE00000
+    assert status(KVM, region(0, apic, 0x1000, result=EEXIST)) is Status.INCONCLUSIVE
+    assert status(KVM, region(0, apic, 0x1000, result=EINVAL)) is Status.DIFFERS
