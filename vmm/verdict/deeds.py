@@ -47,7 +47,13 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.plan import batches, steps
-from vmm.scenario.programs import REAL_FRAME_BYTES, REAL_GATE_BYTES, VECTOR
+from vmm.scenario.programs import (
+    LONG_FRAME_BYTES,
+    LONG_GATE_BYTES,
+    REAL_FRAME_BYTES,
+    REAL_GATE_BYTES,
+    VECTOR,
+)
 from vmm.scenario.slots import as_id_of
 
 _RING_ENTRY_BYTES = 16
@@ -328,6 +334,43 @@ def is_interrupt_pushed_outside(scenario: Scenario, origin: int, op: AnyOperatio
         return False
     first = op.stack - REAL_FRAME_BYTES
     return not _is_held(scenario, origin, first, REAL_FRAME_BYTES, write=True)
+
+
+def interrupts_where_none_could_be_delivered(scenario: Scenario) -> bool:
+    """Whether an interrupt is delivered through a page that an earlier one has met as no memory."""
+    return any(is_interrupt_at_cached_mmio(scenario, i, op) for i, op in _numbered(scenario))
+
+
+def is_interrupt_at_cached_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is a start that may deliver one."""
+    if not isinstance(op, Start) or op.interrupts is None:
+        return False
+    earlier = [(i, e) for i, e in enumerate(scenario.operations[:origin]) if isinstance(e, Start)]
+    return any(
+        _delivery_pages(op) & _missed_pages(scenario, i, start)
+        for i, start in earlier
+        if start.interrupts is not None
+    )
+
+
+def _delivery_pages(op: Start) -> set[int]:
+    """Return the pages of the table and the stack of an interrupt, as the guest addresses them."""
+    assert op.interrupts is not None
+    size = REAL_GATE_BYTES if op.tables is None else LONG_GATE_BYTES
+    frame = REAL_FRAME_BYTES if op.tables is None else LONG_FRAME_BYTES
+    gate = op.interrupts + VECTOR * size
+    return {pages_of(at) for at in (gate, op.stack - frame, op.stack - 1)}
+
+
+def _missed_pages(scenario: Scenario, origin: int, op: Start) -> set[int]:
+    """Return those of them that may have no slot; where a guest has page tables, all may."""
+    pages = _delivery_pages(op)
+    if op.tables is not None:
+        return pages
+    size = PAGE_SIZE_BYTES
+    return {
+        page for page in pages if not _is_held(scenario, origin, page * size, size, write=False)
+    }
 
 
 def _numbered(scenario: Scenario) -> Iterator[tuple[int, AnyOperation]]:

@@ -362,6 +362,23 @@ KNOWN = (
     ),
     Known(
         KnownIssue(
+            name="interrupt-through-cached-mmio",
+            vendor="",
+            rules=frozenset(),
+            what="npf_interception() and handle_ept_misconfig() resume the guest where a fault at "
+            "a page known as MMIO cannot be emulated since an interrupt is being delivered: "
+            "the delivery meets the same page for ever, though a slot has been made there since",
+            evidence="Linux 7.2.13 and 7.3.4 (kvm_amd, npt=1) have no exit in 150 s, where 6.12, "
+            "6.18.15 and npt=0 pass: interrupt-onto-a-stack-in-a-hole, "
+            "interrupt-outside-memory-in-64-bits",
+            hangs=True,
+        ),
+        _kinds(Start),
+        deeds.interrupts_where_none_could_be_delivered,
+        deeds.is_interrupt_at_cached_mmio,
+    ),
+    Known(
+        KnownIssue(
             name="emulated-popa-begins-again",
             vendor="",
             rules=names(HOLE, STRADDLE),

@@ -75,6 +75,14 @@ MEETING = {
         "interrupt-onto-a-readonly-stack",
     },
     "emulated-interrupt-table-outside-memory": {"interrupt-through-a-table-in-a-hole"},
+    "interrupt-through-cached-mmio": {
+        "interrupt-onto-a-stack-in-a-hole",
+        "interrupt-outside-memory-in-64-bits",
+        "interrupt-tables-that-are-readonly-in-64-bits",
+        "interrupt-tables-that-are-readonly-in-64-bits-without-quirk",
+        "interrupt-tables-that-change-in-64-bits",
+        "interrupt-tables-that-change-in-64-bits-without-quirk",
+    },
     "emulated-popa-begins-again": {"popa-in-a-hole", "popa-from-a-slot-into-a-hole"},
     "emulated-enter-by-stack-size": {"enter-of-16-bits-in-a-hole", "enter-of-16-bits-in-memory"},
     "io-bus-out-of-order": {"devices-eventfd-of-any-length-after-a-range"},
@@ -193,6 +201,20 @@ def test_a_call_that_hangs_is_known_where_it_is_known_to_hang() -> None:
         whole, events=whole.events[: ahead[1]], end=End("died: signal 11")
     )
     assert judged(crashed).verdict.status is Status.INCONCLUSIVE
+
+
+def test_an_interrupt_hangs_only_where_an_earlier_one_met_no_memory() -> None:
+    scenario = curated("interrupt-onto-a-stack-in-a-hole")
+    whole = ideal_history(scenario)
+    starts = [n for n, e in enumerate(whole.events) if isinstance(e.operation, Start)]
+
+    def endless_at(index: int) -> Status:
+        end = End("endless: the guest has no exit within 5 s")
+        return judged(
+            msgspec.structs.replace(whole, events=whole.events[:index], end=end)
+        ).verdict.status
+
+    assert [endless_at(index) for index in starts] == [Status.INCONCLUSIVE, Status.KNOWN]
 
 
 def test_mmio_remembered_from_smm_is_known_and_wrong_memory_is_not() -> None:
