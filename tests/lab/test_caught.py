@@ -74,6 +74,7 @@ def player() -> Iterator[Player]:
 _LONG = {
     ("refused-values-leak", "nothing-used-up-by-refused-creations"),
     ("move-beyond-last-gfn-leaks", "nothing-used-up-by-refused-moves"),
+    ("killed-vms-kept", "nothing-used-up-by-vms-killed"),
 }
 """What takes ten seconds; others of their kind are quicker."""
 

@@ -82,7 +82,9 @@ def test_race_sees_what_is_wrong(scenario: str, fault: str, player: Player) -> N
 
 def test_every_race_is_in_the_table() -> None:
     races = (*racing.SCENARIOS, *racing_host.SCENARIOS, *racing_logs.scenarios(Features()))
-    assert {scenario.name for scenario in races} == set(FAULTS)
+    # What needs private memory runs on no kernel that is here below the library.
+    here = {scenario.name for scenario in races if "sw_protected" not in scenario.needs}
+    assert here == set(FAULTS)
 
 
 @pytest.mark.parametrize(

@@ -208,8 +208,8 @@ def test_what_is_refused_in_a_scenario_differs_there(tmp_path: Path, call: str, 
 @pytest.mark.parametrize(
     ("call", "after"),
     [
-        ("KVM_CREATE_VCPU", 8),
         ("MMAP", 8),
+        pytest.param("KVM_CREATE_VCPU", 8, marks=pytest.mark.long),
         pytest.param("KVM_SET_SREGS", 20, marks=pytest.mark.long),
         pytest.param("KVM_SET_REGS", 20, marks=pytest.mark.long),
     ],

@@ -209,6 +209,7 @@ def test_pipx_installs_the_command_and_its_manual(dist: Path, tmp_path: Path) ->
     assert (tmp_path / "man" / "man1" / "vmm.1").exists()
 
 
+@pytest.mark.long
 def test_a_checkout_that_cannot_be_written_to_runs_with_its_environment_elsewhere(
     source: Path, tmp_path: Path
 ) -> None:

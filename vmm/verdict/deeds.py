@@ -250,6 +250,10 @@ def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperatio
     return bool(made) and _is_touched(scenario, gfn, op.vcpu, SMM, range(-1, made[-1]))
 
 
+_ENTER_A_GUEST = (PreFaultMemory, Touch, Sweep, Instruction, Execute, Start)
+"""What loads a root of page tables."""
+
+
 def maps_ahead_after_a_deletion(scenario: Scenario) -> bool:
     """Whether memory is mapped ahead, a slot is deleted or moved, and memory is mapped again."""
     return any(
@@ -264,10 +268,8 @@ def is_mapped_ahead_after_a_deletion(scenario: Scenario, origin: int, op: AnyOpe
         return False
     before = scenario.operations[:origin]
     changed = [index for index, each in enumerate(before) if isinstance(each, SetUserMemoryRegion)]
-    return any(
-        isinstance(each, PreFaultMemory | Touch | Sweep)
-        for each in before[: changed[-1] if changed else 0]
-    )
+    earlier = before[: changed[-1] if changed else 0]
+    return any(isinstance(each, _ENTER_A_GUEST) for each in earlier)
 
 
 def stores_a_table(scenario: Scenario) -> bool:
