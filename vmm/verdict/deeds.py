@@ -380,16 +380,13 @@ def _numbered(scenario: Scenario) -> Iterator[tuple[int, AnyOperation]]:
 
 
 def _is_held(scenario: Scenario, origin: int, gpa: int, length: int, write: bool) -> bool:
-    """Whether slots hold all these bytes, and may be written, before the operation ``origin``.
-
-    That is so if no call was refused.
-    """
+    """Whether slots hold all these bytes, and may be written, before the operation ``origin``."""
     slots: dict[int, SetUserMemoryRegion] = {}
     for op in scenario.operations[:origin]:
         if isinstance(op, NewVm):
             slots.clear()
         elif isinstance(op, SetUserMemoryRegion):
-            slots[op.slot] = op
+            _change(slots, op)
     held = [_gfns(call) for call in slots.values() if not (write and call.flags & READONLY)]
     pages = range(pages_of(gpa), pages_of(gpa + length - 1) + 1)
     return all(any(page in gfns for gfns in held) for page in pages)
@@ -441,17 +438,16 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
 
     Nothing but creations of slots has come between, or what zaps only pages of a slot, too.
     """
-    slots: dict[int, range] = {}
+    slots: dict[int, SetUserMemoryRegion] = {}
     missed: dict[int, int | None] = {}
     zaps_all = True
     for origin, op in enumerate(scenario.operations):
         if isinstance(op, SetUserMemoryRegion):
-            if slots.pop(op.slot, None) is not None and zaps_all:
+            is_old = op.slot in slots
+            if _change(slots, op) and is_old and zaps_all:
                 missed.clear()
-            if op.memory_size:
-                slots[op.slot] = _gfns(op)
         elif isinstance(op, Start):
-            is_there = any(pages_of(op.tables or 0) in gfns for gfns in slots.values())
+            is_there = any(pages_of(op.tables or 0) in _gfns(each) for each in slots.values())
             if is_there and op.tables is not None and missed.get(op.vcpu) == op.tables:
                 yield origin  # And it stays missed.
             else:
@@ -513,6 +509,28 @@ def _is_touched(scenario: Scenario, gfn: int, vcpu: int, as_id: int, origins: ra
         ):
             return True
     return False
+
+
+def _change(slots: dict[int, SetUserMemoryRegion], op: SetUserMemoryRegion) -> bool:
+    """Make a call's change; return whether there is one, by the slots that are there alone."""
+    if not op.memory_size:
+        return slots.pop(op.slot, None) is not None
+    old = slots.get(op.slot)
+    if old is not None and _stays(old) != _stays(op):
+        return False
+    others = (each for slot, each in slots.items() if slot != op.slot)
+    if any(
+        as_id_of(each.slot) == as_id_of(op.slot) and _overlap(_gfns(each), _gfns(op))
+        for each in others
+    ):
+        return False
+    slots[op.slot] = op
+    return True
+
+
+def _stays(op: SetUserMemoryRegion) -> tuple[object, ...]:
+    """Return what no call changes of a slot that is there."""
+    return op.memory_size, op.userspace_addr, op.flags & READONLY
 
 
 def _gfns(op: SetUserMemoryRegion) -> range:

@@ -19,6 +19,7 @@ from vmm.scenario.operations import (
     HarvestDirtyRing,
     PreFaultMemory,
     Scenario,
+    SetUserMemoryRegion,
     Start,
     Touch,
 )
@@ -159,6 +160,17 @@ def test_a_root_that_was_missed_stays_so_whatever_becomes_of_host_memory() -> No
 
     assert known.meets(with_one_more(ChangeHostMemory(at("a"), 1, "drop")))
     assert not known.meets(with_one_more(Touch(0x100000)))
+    tables = next(
+        op
+        for op in scenario.operations
+        if isinstance(op, SetUserMemoryRegion) and op.guest_phys_addr == 0x100000
+    )
+    other = msgspec.structs.replace(
+        tables, slot=9, guest_phys_addr=0x900000, memory_size=tables.memory_size + 0x1000
+    )
+    refused = msgspec.structs.replace(tables, slot=9)
+    operations = (other, refused, *scenario.operations)
+    assert known.meets(msgspec.structs.replace(scenario, operations=operations)), "it has not moved"
     last = scenario.operations[missed]
     assert known.shows_at(scenario, missed, last)
     assert known.shows_at(with_one_more(last), missed + 1, last), "once more is too late, too"
