@@ -12,7 +12,6 @@ from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
-    READONLY,
     REAL_MODE_END,
     SMM,
     AnyOperation,
@@ -47,14 +46,8 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.plan import batches, steps
-from vmm.scenario.programs import (
-    LONG_FRAME_BYTES,
-    LONG_GATE_BYTES,
-    REAL_FRAME_BYTES,
-    REAL_GATE_BYTES,
-    VECTOR,
-)
 from vmm.scenario.slots import as_id_of
+from vmm.verdict.slotsbefore import change, gfns_of, is_held, overlap
 
 _RING_ENTRY_BYTES = 16
 _HUGE_PAGES = 512
@@ -108,9 +101,9 @@ def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
     """Whether a kernel may find something where it wants to make a slot for itself."""
     made = list(_internal_slots(scenario))
     return any(
-        any(_overlap(place, users) for users in _users_before(scenario, moment))
+        any(overlap(place, users) for users in _users_before(scenario, moment))
         # Another place for the same slot is refused before memory is mapped.
-        or any(_overlap(place, other) and of is not what for of, _, other in made[:number])
+        or any(overlap(place, other) and of is not what for of, _, other in made[:number])
         for number, (what, moment, place) in enumerate(made)
     )
 
@@ -121,7 +114,7 @@ def _users_before(scenario: Scenario, moment: int) -> Iterator[range]:
         if isinstance(op, NewVm):
             return
         if isinstance(op, SetUserMemoryRegion):
-            yield _gfns(op)
+            yield gfns_of(op)
 
 
 def is_close(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
@@ -220,7 +213,7 @@ def is_touched_over_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> b
         (
             index
             for index, other in enumerate(scenario.operations[: origin + 1])
-            if isinstance(other, SetUserMemoryRegion) and gfn in _gfns(other)
+            if isinstance(other, SetUserMemoryRegion) and gfn in gfns_of(other)
         ),
         None,
     )
@@ -245,7 +238,7 @@ def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperatio
         for index, other in enumerate(scenario.operations[: origin + 1])
         if isinstance(other, SetUserMemoryRegion)
         and as_id_of(other.slot) == SMM
-        and gfn in _gfns(other)
+        and gfn in gfns_of(other)
     ]
     return bool(made) and _is_touched(scenario, gfn, op.vcpu, SMM, range(-1, made[-1]))
 
@@ -312,86 +305,6 @@ def is_all_popped(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     )
 
 
-def misses_an_interrupt_table(scenario: Scenario) -> bool:
-    """Whether a guest in real mode may raise an interrupt whose table is in no memory."""
-    return any(is_interrupt_without_a_table(scenario, i, op) for i, op in _numbered(scenario))
-
-
-def is_interrupt_without_a_table(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is a start that may raise one."""
-    if not isinstance(op, Start) or op.interrupts is None or op.tables is not None:
-        return False
-    gate = op.interrupts + VECTOR * REAL_GATE_BYTES
-    return not _is_held(scenario, origin, gate, REAL_GATE_BYTES, write=False)
-
-
-def pushes_an_interrupt_outside(scenario: Scenario) -> bool:
-    """Whether a guest in real mode may raise an interrupt whose stack is in no writable memory."""
-    return any(is_interrupt_pushed_outside(scenario, i, op) for i, op in _numbered(scenario))
-
-
-def is_interrupt_pushed_outside(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is a start that may raise one."""
-    if not isinstance(op, Start) or op.interrupts is None or op.tables is not None:
-        return False
-    first = op.stack - REAL_FRAME_BYTES
-    return not _is_held(scenario, origin, first, REAL_FRAME_BYTES, write=True)
-
-
-def interrupts_where_none_could_be_delivered(scenario: Scenario) -> bool:
-    """Whether an interrupt is delivered through a page that an earlier one has met as no memory."""
-    return any(is_interrupt_at_cached_mmio(scenario, i, op) for i, op in _numbered(scenario))
-
-
-def is_interrupt_at_cached_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is a start that may deliver one."""
-    if not isinstance(op, Start) or op.interrupts is None:
-        return False
-    earlier = [(i, e) for i, e in enumerate(scenario.operations[:origin]) if isinstance(e, Start)]
-    return any(
-        _delivery_pages(op) & _missed_pages(scenario, i, start)
-        for i, start in earlier
-        if start.interrupts is not None
-    )
-
-
-def _delivery_pages(op: Start) -> set[int]:
-    """Return the pages of the table and the stack of an interrupt, as the guest addresses them."""
-    assert op.interrupts is not None
-    size = REAL_GATE_BYTES if op.tables is None else LONG_GATE_BYTES
-    frame = REAL_FRAME_BYTES if op.tables is None else LONG_FRAME_BYTES
-    gate = op.interrupts + VECTOR * size
-    return {pages_of(at) for at in (gate, op.stack - frame, op.stack - 1)}
-
-
-def _missed_pages(scenario: Scenario, origin: int, op: Start) -> set[int]:
-    """Return those of them that may have no slot; where a guest has page tables, all may."""
-    pages = _delivery_pages(op)
-    if op.tables is not None:
-        return pages
-    size = PAGE_SIZE_BYTES
-    return {
-        page for page in pages if not _is_held(scenario, origin, page * size, size, write=False)
-    }
-
-
-def _numbered(scenario: Scenario) -> Iterator[tuple[int, AnyOperation]]:
-    return enumerate(scenario.operations)
-
-
-def _is_held(scenario: Scenario, origin: int, gpa: int, length: int, write: bool) -> bool:
-    """Whether slots hold all these bytes, and may be written, before the operation ``origin``."""
-    slots: dict[int, SetUserMemoryRegion] = {}
-    for op in scenario.operations[:origin]:
-        if isinstance(op, NewVm):
-            slots.clear()
-        elif isinstance(op, SetUserMemoryRegion):
-            _change(slots, op)
-    held = [_gfns(call) for call in slots.values() if not (write and call.flags & READONLY)]
-    pages = range(pages_of(gpa), pages_of(gpa + length - 1) + 1)
-    return all(any(page in gfns for gfns in held) for page in pages)
-
-
 def _leaves_memory(scenario: Scenario, origin: int, op: Instruction, write: bool = True) -> bool:
     """Whether a byte of an instruction's is not in a slot that stands as it was made.
 
@@ -403,7 +316,7 @@ def _leaves_memory(scenario: Scenario, origin: int, op: Instruction, write: bool
     if len({call.slot for call in calls}) < len(calls):
         return True
     (gpa, length), *_ = accessed(op)
-    return not _is_held(scenario, origin, gpa, length, write)
+    return not is_held(scenario, origin, gpa, length, write)
 
 
 def enters_narrowly(scenario: Scenario) -> bool:
@@ -444,10 +357,10 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
     for origin, op in enumerate(scenario.operations):
         if isinstance(op, SetUserMemoryRegion):
             is_old = op.slot in slots
-            if _change(slots, op) and is_old and zaps_all:
+            if change(slots, op) and is_old and zaps_all:
                 missed.clear()
         elif isinstance(op, Start):
-            is_there = any(pages_of(op.tables or 0) in _gfns(each) for each in slots.values())
+            is_there = any(pages_of(op.tables or 0) in gfns_of(each) for each in slots.values())
             if is_there and op.tables is not None and missed.get(op.vcpu) == op.tables:
                 yield origin  # And it stays missed.
             else:
@@ -509,34 +422,3 @@ def _is_touched(scenario: Scenario, gfn: int, vcpu: int, as_id: int, origins: ra
         ):
             return True
     return False
-
-
-def _change(slots: dict[int, SetUserMemoryRegion], op: SetUserMemoryRegion) -> bool:
-    """Make a call's change; return whether there is one, by the slots that are there alone."""
-    if not op.memory_size:
-        return slots.pop(op.slot, None) is not None
-    old = slots.get(op.slot)
-    if old is not None and _stays(old) != _stays(op):
-        return False
-    others = (each for slot, each in slots.items() if slot != op.slot)
-    if any(
-        as_id_of(each.slot) == as_id_of(op.slot) and _overlap(_gfns(each), _gfns(op))
-        for each in others
-    ):
-        return False
-    slots[op.slot] = op
-    return True
-
-
-def _stays(op: SetUserMemoryRegion) -> tuple[object, ...]:
-    """Return what no call changes of a slot that is there."""
-    return op.memory_size, op.userspace_addr, op.flags & READONLY
-
-
-def _gfns(op: SetUserMemoryRegion) -> range:
-    first = pages_of(op.guest_phys_addr)
-    return range(first, first + pages_of(op.memory_size))
-
-
-def _overlap(one: range, other: range) -> bool:
-    return one.start < other.stop and other.start < one.stop

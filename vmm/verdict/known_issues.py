@@ -44,7 +44,7 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.underway import under_way
-from vmm.verdict import deeds
+from vmm.verdict import deeds, interrupt_deeds
 from vmm.verdict.judge import Status, Verdict
 
 NOT_BACK = (HUNG, ENDLESS)
@@ -342,8 +342,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Start),
-        deeds.pushes_an_interrupt_outside,
-        deeds.is_interrupt_pushed_outside,
+        interrupt_deeds.pushes_an_interrupt_outside,
+        interrupt_deeds.is_interrupt_pushed_outside,
     ),
     Known(
         KnownIssue(
@@ -357,8 +357,8 @@ KNOWN = (
             hangs=True,
         ),
         _kinds(Start),
-        deeds.misses_an_interrupt_table,
-        deeds.is_interrupt_without_a_table,
+        interrupt_deeds.misses_an_interrupt_table,
+        interrupt_deeds.is_interrupt_without_a_table,
     ),
     Known(
         KnownIssue(
@@ -374,8 +374,8 @@ KNOWN = (
             hangs=True,
         ),
         _kinds(Start),
-        deeds.interrupts_where_none_could_be_delivered,
-        deeds.is_interrupt_at_cached_mmio,
+        interrupt_deeds.interrupts_where_none_could_be_delivered,
+        interrupt_deeds.is_interrupt_at_cached_mmio,
     ),
     Known(
         KnownIssue(

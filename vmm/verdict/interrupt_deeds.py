@@ -1,0 +1,84 @@
+"""What a scenario does with interrupts that a known issue depends on: see `vmm.verdict.deeds`."""
+
+from collections.abc import Iterator
+
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    AnyOperation,
+    Scenario,
+    Start,
+    pages_of,
+)
+from vmm.scenario.programs import (
+    LONG_FRAME_BYTES,
+    LONG_GATE_BYTES,
+    REAL_FRAME_BYTES,
+    REAL_GATE_BYTES,
+    VECTOR,
+)
+from vmm.verdict.slotsbefore import is_held
+
+
+def misses_an_interrupt_table(scenario: Scenario) -> bool:
+    """Whether a guest in real mode may raise an interrupt whose table is in no memory."""
+    return any(is_interrupt_without_a_table(scenario, i, op) for i, op in _numbered(scenario))
+
+
+def is_interrupt_without_a_table(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is a start that may raise one."""
+    if not isinstance(op, Start) or op.interrupts is None or op.tables is not None:
+        return False
+    gate = op.interrupts + VECTOR * REAL_GATE_BYTES
+    return not is_held(scenario, origin, gate, REAL_GATE_BYTES, write=False)
+
+
+def pushes_an_interrupt_outside(scenario: Scenario) -> bool:
+    """Whether a guest in real mode may raise an interrupt whose stack is in no writable memory."""
+    return any(is_interrupt_pushed_outside(scenario, i, op) for i, op in _numbered(scenario))
+
+
+def is_interrupt_pushed_outside(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is a start that may raise one."""
+    if not isinstance(op, Start) or op.interrupts is None or op.tables is not None:
+        return False
+    first = op.stack - REAL_FRAME_BYTES
+    return not is_held(scenario, origin, first, REAL_FRAME_BYTES, write=True)
+
+
+def interrupts_where_none_could_be_delivered(scenario: Scenario) -> bool:
+    """Whether an interrupt is delivered through a page that an earlier one has met as no memory."""
+    return any(is_interrupt_at_cached_mmio(scenario, i, op) for i, op in _numbered(scenario))
+
+
+def is_interrupt_at_cached_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is a start that may deliver one."""
+    if not isinstance(op, Start) or op.interrupts is None:
+        return False
+    earlier = [(i, e) for i, e in enumerate(scenario.operations[:origin]) if isinstance(e, Start)]
+    return any(
+        _delivery_pages(op) & _missed_pages(scenario, i, start)
+        for i, start in earlier
+        if start.interrupts is not None
+    )
+
+
+def _delivery_pages(op: Start) -> set[int]:
+    """Return the pages of the table and the stack of an interrupt, as the guest addresses them."""
+    assert op.interrupts is not None
+    size = REAL_GATE_BYTES if op.tables is None else LONG_GATE_BYTES
+    frame = REAL_FRAME_BYTES if op.tables is None else LONG_FRAME_BYTES
+    gate = op.interrupts + VECTOR * size
+    return {pages_of(at) for at in (gate, op.stack - frame, op.stack - 1)}
+
+
+def _missed_pages(scenario: Scenario, origin: int, op: Start) -> set[int]:
+    """Return those of them that may have no slot; where a guest has page tables, all may."""
+    pages = _delivery_pages(op)
+    if op.tables is not None:
+        return pages
+    size = PAGE_SIZE_BYTES
+    return {page for page in pages if not is_held(scenario, origin, page * size, size, write=False)}
+
+
+def _numbered(scenario: Scenario) -> Iterator[tuple[int, AnyOperation]]:
+    return enumerate(scenario.operations)
