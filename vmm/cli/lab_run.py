@@ -113,6 +113,8 @@ def run(
         what = " ".join((chosen.value, *parameters))
         say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
 
+        is_outside = is_judged_outside(words, chosen)
+
         def boot(commands: Sequence[Command]) -> list[Ending]:
             description = description_of(machine.kernel)
             jobs = [job_of(words, chosen, description) for words, _ in commands]
@@ -123,14 +125,14 @@ def run(
             for number, (job, (_, told)) in enumerate(zip(jobs, commands, strict=True)):
                 logs = folder / f"machine-{number + 1}" if number else folder
                 logs.mkdir(exist_ok=True)
-                said = printed.of_one() if len(jobs) > 1 else err
+                said = printed.of_one() if is_outside else err
                 machines.append(running(ready, job, logs, out, said, told, keeps=not number))
             try:
                 return side_by_side(machines)
             finally:
                 printed.end()
 
-        if is_judged_outside(words, chosen):
+        if is_outside:
             number = at_once or usual_number(smp, memory)
             place = Place(machine.kernel.release, folder, progress, number)
             status, ending = check_outside(words, boot, place)
