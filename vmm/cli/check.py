@@ -31,6 +31,7 @@ from vmm.cli.said import OutputLost, say
 from vmm.cli.selection import curated, select, selected, selecting
 from vmm.cli.shard import shard_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
+from vmm.cli.writing import unless_empty
 from vmm.host.hostinfo import host_facts
 from vmm.host.naming import NamedFile
 from vmm.report.kselftest import kselftest_status
@@ -255,16 +256,11 @@ def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
     if histories is None:
         yield None
         return
-    is_new = not os.path.exists(histories)
-    with usable(histories):
-        stream = NamedFile(histories, "ab")
-    with stream:
-        try:
+    with unless_empty(histories):
+        with usable(histories):
+            stream = NamedFile(histories, "ab")
+        with stream:
             yield stream
-        except click.ClickException:
-            if is_new and os.path.isfile(histories) and not histories.stat().st_size:
-                histories.unlink()
-            raise
 
 
 def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: Wanting) -> Run:

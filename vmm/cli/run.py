@@ -60,7 +60,7 @@ def run(
         spare([Path(scenario)], (*(each.file for each in wanted), *named))
     chosen = scenario_from(scenario, limits)
     if history is not None:
-        made(history)
+        ctx.with_resource(made(history))
     host = look_at_host(patience)
     require_usable(host, required)
 

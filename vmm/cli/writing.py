@@ -90,13 +90,32 @@ def document(file: str) -> Iterator[IO[str]]:
         yield stream
 
 
-def made(path: Path) -> None:
-    """Make a file unless it is there, for what is read while it is written. Raises Unusable."""
+@contextmanager
+def made(path: Path) -> Iterator[None]:
+    """Make a file unless it is there, for what is read while it is written. Raises Unusable.
+
+    Where the block leaves it as empty as it was made, it is gone again.
+    """
     with usable(path):
         kind = kind_of(os.stat(path).st_mode) if os.path.exists(path) else ""
         if kind:
             raise Unusable(f"{path}: {kind}, not a file: what is written there is read again")
-        path.open("a").close()
+    with unless_empty(path):
+        with usable(path):
+            path.open("a").close()
+        yield
+
+
+@contextmanager
+def unless_empty(path: Path) -> Iterator[None]:
+    """Remove a file at the end of the block if it is new since then, and empty."""
+    is_new = not os.path.exists(path)
+    try:
+        yield
+    finally:
+        target = os.path.realpath(path)
+        if is_new and os.path.isfile(target) and not os.path.getsize(target):
+            os.unlink(target)
 
 
 def spare(inputs: Iterable[Path], outputs: Iterable[str]) -> None:

@@ -129,6 +129,19 @@ def test_a_difference_is_one_however_few_ran(kernel: Kernel) -> None:
     assert vmm("check", "--require-run", "100").exit_code == 1
 
 
+@pytest.mark.parametrize("command", ["run create-one --history", "check --histories"])
+@pytest.mark.parametrize("old", [None, "", "old"])
+def test_where_nothing_runs_files_of_histories_stay_as_they_were(
+    kernel: Kernel, tmp_path: Path, command: str, old: str | None
+) -> None:
+    kernel.info = dataclasses.replace(INFO, obstacle="/dev/kvm: No such file", remedy="load it")
+    file = tmp_path / "h.jsonl"
+    if old is not None:
+        file.write_text(old)
+    assert vmm(*command.split(), file).exit_code == 4
+    assert [each.read_text() for each in tmp_path.iterdir()] == ([] if old is None else [old])
+
+
 @pytest.mark.parametrize("command", [["check"], ["run", "create-one"]])
 def test_a_host_without_kvm_is_told_why_and_what_to_do(kernel: Kernel, command: list[str]) -> None:
     kernel.info = dataclasses.replace(INFO, obstacle="/dev/kvm: No such file", remedy="load it")
