@@ -170,9 +170,13 @@ def test_a_signal_that_comes_first_ends_it_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("number", ENDING_SIGNALS)
-def test_a_signal_that_has_waited_for_python_ends_it_in_one_line(number: signal.Signals) -> None:
+def test_a_signal_that_has_waited_for_python_is_told_in_the_result(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    file = tmp_path / "result.json"
+    file.write_text("an old one")
     process = subprocess.Popen(
-        [*VMM, "check"],
+        [*VMM, "check", "--json", file],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -181,7 +185,7 @@ def test_a_signal_that_has_waited_for_python_ends_it_in_one_line(number: signal.
     )
     process.send_signal(number)
     assert process.communicate(timeout=TIME_LIMIT_S) == ("", "vmm: interrupted\n")
-    assert process.returncode == 3
+    assert (process.returncode, json.loads(file.read_text())["early"]) == (3, "interrupted")
 
 
 @pytest.mark.parametrize(

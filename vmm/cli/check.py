@@ -31,9 +31,10 @@ from vmm.cli.said import OutputLost, say
 from vmm.cli.selection import curated, select, selected, selecting
 from vmm.cli.shard import shard_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
-from vmm.cli.writing import unless_empty
+from vmm.cli.writing import may_wait, unless_empty
 from vmm.host.hostinfo import host_facts
 from vmm.host.naming import NamedFile
+from vmm.host.signals import release
 from vmm.report.kselftest import kselftest_status
 from vmm.report.text import text_report
 from vmm.scenario.features import Features
@@ -129,6 +130,8 @@ def check(
     what does not pass, and costs nothing.
     """
     selection = replace(selection, shard=shard)
+    if only_list or transcript is not None or dask is not None:
+        release()
     if only_list:
         show_list(selection, requested.of_list(), patience)
         return
@@ -201,11 +204,13 @@ def _looked_and_ran(selection: Selection, wanted: Wanting) -> Run:
     """Look at the host, choose scenarios, and run them, as far as host and kernel let us."""
     begin = wanted.told.reporter.begin
     try:
+        release()
         host = look_at_host(wanted.patience)
         scenarios = selected(host.features, selection)
     except KeyboardInterrupt:
         host = Host(host_facts())
         begin((), host.info)
+        say(INTERRUPTED)
         return nothing(host, early=INTERRUPTED)
     return begun(scenarios, host, wanted) or _run(scenarios, host, wanted)
 
@@ -256,6 +261,7 @@ def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
     if histories is None:
         yield None
         return
+    may_wait(histories)
     with unless_empty(histories):
         with usable(histories):
             stream = NamedFile(histories, "ab")

@@ -1,6 +1,7 @@
 """``vmm run``: run one scenario and judge it."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,18 +11,23 @@ import click
 from vmm.cli.files import STDIN, allow_large, scenario_from
 from vmm.cli.formats import (
     Requested,
+    Wanted,
     outputs,
     reporting,
 )
-from vmm.cli.host import look_at_host, patience_option, remarks_on, require_usable
+from vmm.cli.host import Host, look_at_host, patience_option, remarks_on, require_usable
 from vmm.cli.required import Command, require_run_option
 from vmm.cli.said import say
 from vmm.cli.selection import complete_names
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
-from vmm.cli.writing import made, spare
-from vmm.report.text import single_report
+from vmm.cli.writing import made, may_wait, spare
+from vmm.host.hostinfo import host_facts
+from vmm.host.signals import release
+from vmm.report.text import single_report, text_report
 from vmm.scenario.demand import Limits
-from vmm.verdict.result import Checked
+from vmm.scenario.history import INTERRUPTED
+from vmm.scenario.operations import Scenario
+from vmm.verdict.result import Checked, Run
 
 
 @click.command(cls=Command)
@@ -55,17 +61,24 @@ def run(
     "-" reads the scenario from standard input, as `vmm show` prints one.
     """
     wanted = requested.everything(history)
-    if scenario != STDIN:
+    if scenario == STDIN:
+        release()
+    else:
+        may_wait(Path(scenario))
         named = () if history is None else (str(history),)
         spare([Path(scenario)], (*(each.file for each in wanted), *named))
     chosen = scenario_from(scenario, limits)
     if history is not None:
         ctx.with_resource(made(history))
-    host = look_at_host(patience)
-    require_usable(host, required)
+    try:
+        release()
+        host = look_at_host(patience)
+        require_usable(host, required)
 
-    from vmm.cli.execution import execute
-    from vmm.cli.history_files import HistoryFiles
+        from vmm.cli.execution import execute
+        from vmm.cli.history_files import HistoryFiles
+    except KeyboardInterrupt:
+        ctx.exit(_interrupted(chosen, requested, wanted))
 
     files = None if history is None else HistoryFiles(history)
     again = "" if scenario == STDIN else f"vmm run {shlex.quote(scenario)}"
@@ -87,6 +100,17 @@ def run(
     for line in remarks_on(result):
         say(line)
     ctx.exit(result.exit_status)
+
+
+def _interrupted(chosen: Scenario, requested: Requested, wanted: Sequence[Wanted]) -> int:
+    """Tell of a run that was interrupted before the host was known; return its status."""
+    host = Host(host_facts())
+    run = Run((), host.features, host.info, not_run=(chosen.name,), early=INTERRUPTED)
+    with outputs(wanted, partial(text_report, detail=requested.detail)) as told:
+        told.reporter.begin((), host.info)
+        told.reporter.end(run)
+    say(INTERRUPTED)
+    return run.exit_status
 
 
 def _ignore(_: object) -> None:

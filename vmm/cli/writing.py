@@ -16,6 +16,7 @@ import click
 
 from vmm.cli.errors import HostFailed, Unusable, usable
 from vmm.host.naming import NamedFile
+from vmm.host.signals import release
 from vmm.scenario.endings import of_the_host
 from vmm.scenario.reading import kind_of
 
@@ -48,6 +49,7 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
     target = Path(os.path.realpath(path))
     with suppress(OSError):
         if not stat.S_ISREG(target.stat().st_mode):
+            may_wait(target)
             with usable(path), NamedFile(target, "wb", path) as raw, BufferedWriter(raw) as stream:
                 yield stream
             return
@@ -64,6 +66,12 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
             beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def may_wait(path: Path) -> None:
+    """Release signals before a pipe is opened, which waits for others, and holds no old result."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        release()
 
 
 def temporary_folder(

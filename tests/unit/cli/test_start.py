@@ -1,17 +1,21 @@
 """A program whose own modules cannot be read says so in one line, with a documented status."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from tests.played import played, vmm
 from vmm.cli.__main__ import run
 from vmm.cli.main import main
+from vmm.host.signals import ENDING_SIGNALS
 
 
 class Broken:
@@ -87,6 +91,52 @@ def test_an_interruption_ends_a_command_wherever_it_comes(
     result = CliRunner().invoke(main, ["man"])
     assert (result.exit_code, result.stderr) == (3, "vmm: interrupted\n")
     assert time.monotonic() - begun < 4
+
+
+@pytest.fixture
+def waiting() -> Iterator[None]:
+    """A signal waits, as it does where it came before the command had begun."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    signal.raise_signal(signal.SIGTERM)
+    yield
+    signal.sigtimedwait(ENDING_SIGNALS, 0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.parametrize("command", [("check",), ("run", "create-one")])
+def test_an_interruption_that_has_waited_is_told_in_the_result(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, waiting: None
+) -> None:
+    kernel = played(monkeypatch)
+    file = tmp_path / "result.json"
+    file.write_text("an old one")
+    result = vmm(*command, "--json", file)
+    assert (result.exit_code, result.stderr) == (3, "vmm: interrupted\n")
+    assert kernel.ran == []
+    data = json.loads(file.read_text())
+    assert (data["exit_status"], data["early"]) == (3, "interrupted")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "check --list",
+        "check --transcript pipe",
+        "check --json pipe",
+        "check --histories pipe",
+        "check --white-box",
+        "run -",
+        "run pipe",
+    ],
+)
+def test_no_signal_waits_for_what_may_take_long(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, waiting: None
+) -> None:
+    played(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    result = vmm(*command.split())
+    assert (result.exit_code, result.output) == (3, "vmm: interrupted\n")
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
