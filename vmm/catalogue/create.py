@@ -143,9 +143,16 @@ _BACKINGS = (
         source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
         tags=("create", "huge"),
         mappings=(HUGE,),
+        operations=creates(Slot(1, 0x2FE, at("huge", 254), pages=746)),
+    ),
+    Scenario(
+        name="create-all-but-a-page-of-a-huge-page",
+        why="A slot that has all but the first, or the last, page of a huge page has no other.",
+        source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
+        tags=("create", "huge"),
+        mappings=(HUGE,),
+        survey="none",
         operations=(
-            Slot(1, 0x2FE, at("huge", 254), pages=746).create(),
-            # All but a page of a huge page, at either end.
             *creates(Slot(2, 0x801, at("huge", 1), pages=511), Slot(3, 0xC00, at("huge"), 513)),
             *(read(gfn) for gfn in (0x802, 0x800, 0xE00, 0xE01)),
         ),
