@@ -124,11 +124,17 @@ def test_a_check_of_a_kernel_that_is_wrong_while_it_is_asked_differs(
     [(*wrong, OTHERS[index % len(OTHERS)]) for index, wrong in enumerate(WRONG_AT_ONCE[1::2])],
 )
 def test_other_commands_find_a_kernel_wrong_while_it_is_asked(
-    call: str, named: str, command: tuple[str, ...]
+    tmp_path: Path, call: str, named: str, command: tuple[str, ...]
 ) -> None:
-    done = vmm(call, *command)
+    file = tmp_path / "result.json"
+    wanted = ("--json", str(file)) if command[0] == "run" else ()
+    done = vmm(call, *command, *wanted)
     assert done.returncode == 1
     assert named in done.stderr
+    if wanted:
+        data = json.loads(file.read_text())
+        assert (data["exit_status"], data["not_run"]) == (1, [SCENARIO])
+        assert named in data["scenarios"][0]["difference"]["observed"]
 
 
 @pytest.mark.parametrize(("call", "number"), [("KVM_RUN", 12), ("KVM_CREATE_VCPU", 24)])

@@ -15,7 +15,7 @@ from vmm.cli.formats import (
     outputs,
     reporting,
 )
-from vmm.cli.host import Host, look_at_host, patience_option, remarks_on, require_usable
+from vmm.cli.host import NOT_ASKED, Host, look_at_host, patience_option, remarks_on, require_usable
 from vmm.cli.required import Command, require_run_option
 from vmm.cli.said import say
 from vmm.cli.selection import complete_names
@@ -23,7 +23,7 @@ from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.cli.writing import made, may_wait, spare
 from vmm.host.hostinfo import host_facts
 from vmm.host.signals import release
-from vmm.report.text import single_report, text_report
+from vmm.report.text import single_report
 from vmm.scenario.demand import Limits
 from vmm.scenario.history import INTERRUPTED
 from vmm.scenario.operations import Scenario
@@ -73,12 +73,17 @@ def run(
     try:
         release()
         host = look_at_host(patience)
+        if host.trouble is not None or host.why_not:
+            _written(replace(_in_vain(chosen, host), required=required), wanted)
         require_usable(host, required)
 
         from vmm.cli.execution import execute
         from vmm.cli.history_files import HistoryFiles
     except KeyboardInterrupt:
-        ctx.exit(_interrupted(chosen, requested, wanted))
+        broken_off = _interrupted(chosen)
+        _written(broken_off, wanted)
+        say(INTERRUPTED)
+        ctx.exit(broken_off.exit_status)
 
     files = None if history is None else HistoryFiles(history)
     again = "" if scenario == STDIN else f"vmm run {shlex.quote(scenario)}"
@@ -102,15 +107,28 @@ def run(
     ctx.exit(result.exit_status)
 
 
-def _interrupted(chosen: Scenario, requested: Requested, wanted: Sequence[Wanted]) -> int:
-    """Tell of a run that was interrupted before the host was known; return its status."""
+def _interrupted(scenario: Scenario) -> Run:
+    """Return a run that was interrupted before the host was known."""
     host = Host(host_facts())
-    run = Run((), host.features, host.info, not_run=(chosen.name,), early=INTERRUPTED)
-    with outputs(wanted, partial(text_report, detail=requested.detail)) as told:
-        told.reporter.begin((), host.info)
+    return Run((), host.features, host.info, not_run=(scenario.name,), early=INTERRUPTED)
+
+
+def _in_vain(scenario: Scenario, host: Host) -> Run:
+    """Return a run on a host on which nothing can run."""
+    if host.trouble is None:
+        return Run((), host.features, host.info, obstacle=host.why_not)
+    left = (scenario.name,)
+    return Run((host.trouble,), host.features, host.info, not_run=left, early=NOT_ASKED)
+
+
+def _written(run: Run, wanted: Sequence[Wanted]) -> None:
+    """Write a run in which the scenario did not begin to the files that were asked for."""
+    documents = [each for each in wanted if each != Wanted("text")]
+    with outputs(documents, single_report) as told:
+        told.reporter.begin([each.scenario for each in run.checked], run.host)
+        for each in run.checked:
+            told.reporter.done(each)
         told.reporter.end(run)
-    say(INTERRUPTED)
-    return run.exit_status
 
 
 def _ignore(_: object) -> None:

@@ -129,6 +129,20 @@ def test_a_difference_is_one_however_few_ran(kernel: Kernel) -> None:
     assert vmm("check", "--require-run", "100").exit_code == 1
 
 
+@pytest.mark.parametrize("command", [["check"], ["run", "create-one"]])
+@pytest.mark.parametrize(("required", "status"), [([], 4), (["--require-run"], 5)])
+def test_why_nothing_could_run_is_in_the_result(
+    kernel: Kernel, tmp_path: Path, command: list[str], required: list[str], status: int
+) -> None:
+    kernel.info = dataclasses.replace(INFO, obstacle="/dev/kvm: No such file", remedy="load it")
+    file = tmp_path / "result.json"
+    file.write_text("an old one")
+    assert vmm(*command, "--json", file, *required).exit_code == status
+    data = result_of(file)
+    assert (data["exit_status"], data["scenarios"]) == (status, [])
+    assert data["obstacle"] == "nothing could run: /dev/kvm: No such file; load it"
+
+
 @pytest.mark.parametrize("command", ["run create-one --history", "check --histories"])
 @pytest.mark.parametrize("old", [None, "", "old"])
 def test_where_nothing_runs_files_of_histories_stay_as_they_were(
