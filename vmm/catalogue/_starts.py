@@ -44,13 +44,14 @@ def start_scenario(
     vcpus: int = 1,
     guest: Guest = SOMEWHERE,
     mappings: tuple[Mapping, ...] = (A, B),
+    tags: tuple[str, ...] = (),
 ) -> Scenario:
     """Return a scenario of vCPUs that start; only what it names is touched."""
     return Scenario(
         name=f"start-{name}",
         why=why,
         source=source,
-        tags=("start",),
+        tags=("start", *tags),
         needs=needs,
         mappings=mappings,
         survey="none",

@@ -322,6 +322,7 @@ SCENARIOS = (
         USUAL.run(2),
         source="kvm_gfn_is_write_tracked, mmu_try_to_unsync_pages",
         needs=("smm",),
+        tags=("slow",),  # Linux 5.10 warns: in the lab that ends the machine.
     ),
     start_scenario(
         "with-tables-in-a-huge-page",
