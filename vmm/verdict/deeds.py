@@ -46,8 +46,9 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.plan import batches, steps
+from vmm.scenario.races import gfns_of
 from vmm.scenario.slots import as_id_of
-from vmm.verdict.slotsbefore import change, gfns_of, is_held, overlap
+from vmm.verdict.slotsbefore import Slots, is_held
 
 _RING_ENTRY_BYTES = 16
 _HUGE_PAGES = 512
@@ -101,9 +102,9 @@ def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
     """Whether a kernel may find something where it wants to make a slot for itself."""
     made = list(_internal_slots(scenario))
     return any(
-        any(overlap(place, users) for users in _users_before(scenario, moment))
+        any(_overlap(place, users) for users in _users_before(scenario, moment))
         # Another place for the same slot is refused before memory is mapped.
-        or any(overlap(place, other) and of is not what for of, _, other in made[:number])
+        or any(_overlap(place, other) and of is not what for of, _, other in made[:number])
         for number, (what, moment, place) in enumerate(made)
     )
 
@@ -351,16 +352,16 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
 
     Nothing but creations of slots has come between, or what zaps only pages of a slot, too.
     """
-    slots: dict[int, SetUserMemoryRegion] = {}
+    slots = Slots()
     missed: dict[int, int | None] = {}
     zaps_all = True
     for origin, op in enumerate(scenario.operations):
         if isinstance(op, SetUserMemoryRegion):
-            is_old = op.slot in slots
-            if change(slots, op) and is_old and zaps_all:
+            is_old = slots.has(op.slot)
+            if slots.change(op) and is_old and zaps_all:
                 missed.clear()
         elif isinstance(op, Start):
-            is_there = any(pages_of(op.tables or 0) in gfns_of(each) for each in slots.values())
+            is_there = slots.holds(pages_of(op.tables or 0))
             if is_there and op.tables is not None and missed.get(op.vcpu) == op.tables:
                 yield origin  # And it stays missed.
             else:
@@ -422,3 +423,7 @@ def _is_touched(scenario: Scenario, gfn: int, vcpu: int, as_id: int, origins: ra
         ):
             return True
     return False
+
+
+def _overlap(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from vmm.scenario.operations import (
-    PAGE_SIZE_BYTES,
     AnyOperation,
+    NewVm,
     Scenario,
+    SetUserMemoryRegion,
     Start,
     pages_of,
 )
@@ -16,7 +17,7 @@ from vmm.scenario.programs import (
     REAL_GATE_BYTES,
     VECTOR,
 )
-from vmm.verdict.slotsbefore import is_held
+from vmm.verdict.slotsbefore import Slots, is_held
 
 
 def misses_an_interrupt_table(scenario: Scenario) -> bool:
@@ -47,19 +48,31 @@ def is_interrupt_pushed_outside(scenario: Scenario, origin: int, op: AnyOperatio
 
 def interrupts_where_none_could_be_delivered(scenario: Scenario) -> bool:
     """Whether an interrupt is delivered through a page that an earlier one has met as no memory."""
-    return any(is_interrupt_at_cached_mmio(scenario, i, op) for i, op in _numbered(scenario))
+    return next(_deliveries_at_cached_mmio(scenario), None) is not None
 
 
 def is_interrupt_at_cached_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is a start that may deliver one."""
-    if not isinstance(op, Start) or op.interrupts is None:
-        return False
-    earlier = [(i, e) for i, e in enumerate(scenario.operations[:origin]) if isinstance(e, Start)]
-    return any(
-        _delivery_pages(op) & _missed_pages(scenario, i, start)
-        for i, start in earlier
-        if start.interrupts is not None
-    )
+    return isinstance(op, Start) and origin in _deliveries_at_cached_mmio(scenario)
+
+
+def _deliveries_at_cached_mmio(scenario: Scenario) -> Iterator[int]:
+    """Yield each start whose interrupt goes through a page at which an earlier one had no slot.
+
+    Where a guest has page tables, nobody knows here which pages have one.
+    """
+    slots = Slots()
+    missed: set[int] = set()
+    for origin, op in enumerate(scenario.operations):
+        if isinstance(op, NewVm):
+            slots = Slots()
+        elif isinstance(op, SetUserMemoryRegion):
+            slots.change(op)
+        elif isinstance(op, Start) and op.interrupts is not None:
+            pages = _delivery_pages(op)
+            if pages & missed:
+                yield origin
+            missed.update(page for page in pages if op.tables is not None or not slots.holds(page))
 
 
 def _delivery_pages(op: Start) -> set[int]:
@@ -69,15 +82,6 @@ def _delivery_pages(op: Start) -> set[int]:
     frame = REAL_FRAME_BYTES if op.tables is None else LONG_FRAME_BYTES
     gate = op.interrupts + VECTOR * size
     return {pages_of(at) for at in (gate, op.stack - frame, op.stack - 1)}
-
-
-def _missed_pages(scenario: Scenario, origin: int, op: Start) -> set[int]:
-    """Return those of them that may have no slot; where a guest has page tables, all may."""
-    pages = _delivery_pages(op)
-    if op.tables is not None:
-        return pages
-    size = PAGE_SIZE_BYTES
-    return {page for page in pages if not is_held(scenario, origin, page * size, size, write=False)}
 
 
 def _numbered(scenario: Scenario) -> Iterator[tuple[int, AnyOperation]]:

@@ -1,56 +1,77 @@
 """Which slots there are before an operation, told from a scenario's operations alone."""
 
+from collections import defaultdict
+from dataclasses import dataclass
+
+from vmm.model.array import Change, MemslotArray
 from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
     READONLY,
     NewVm,
     Scenario,
     SetUserMemoryRegion,
     pages_of,
 )
-from vmm.scenario.slots import as_id_of
+from vmm.scenario.slots import as_id_of, id_of
 
 
 def is_held(scenario: Scenario, origin: int, gpa: int, length: int, write: bool) -> bool:
     """Whether slots hold all these bytes, and may be written, before the operation ``origin``."""
-    slots: dict[int, SetUserMemoryRegion] = {}
+    slots = Slots()
     for op in scenario.operations[:origin]:
         if isinstance(op, NewVm):
-            slots.clear()
+            slots = Slots()
         elif isinstance(op, SetUserMemoryRegion):
-            change(slots, op)
-    held = [gfns_of(call) for call in slots.values() if not (write and call.flags & READONLY)]
+            slots.change(op)
     pages = range(pages_of(gpa), pages_of(gpa + length - 1) + 1)
-    return all(any(page in gfns for gfns in held) for page in pages)
+    return all(slots.holds(page, write) for page in pages)
 
 
-def change(slots: dict[int, SetUserMemoryRegion], op: SetUserMemoryRegion) -> bool:
-    """Make a call's change; return whether there is one, by the slots that are there alone."""
-    if not op.memory_size:
-        return slots.pop(op.slot, None) is not None
-    old = slots.get(op.slot)
-    if old is not None and _stays(old) != _stays(op):
-        return False
-    others = (each for slot, each in slots.items() if slot != op.slot)
-    if any(
-        as_id_of(each.slot) == as_id_of(op.slot) and overlap(gfns_of(each), gfns_of(op))
-        for each in others
-    ):
-        return False
-    slots[op.slot] = op
-    return True
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    slot_id: int
+    base_gfn: int
+    npages: int
+    call: SetUserMemoryRegion
+
+
+class Slots:
+    """The slots of a VM, as calls make them; limits of a kernel refuse none."""
+
+    def __init__(self) -> None:
+        self._spaces: defaultdict[int, MemslotArray[_Entry]] = defaultdict(MemslotArray)
+
+    def has(self, slot: int) -> bool:
+        """Whether a slot is there, by its 32-bit number."""
+        return self._spaces[as_id_of(slot)].get(id_of(slot)) is not None
+
+    def holds(self, gfn: int, write: bool = False) -> bool:
+        """Whether a slot of any address space holds a gfn, and may be written."""
+        found = (space.find(gfn) for space in self._spaces.values())
+        return any(e is not None and not (write and e.call.flags & READONLY) for e in found)
+
+    def change(self, op: SetUserMemoryRegion) -> bool:
+        """Make a call's change; return whether there is one, by the slots that are there alone."""
+        space, number = self._spaces[as_id_of(op.slot)], id_of(op.slot)
+        old = space.get(number)
+        if op.memory_size % PAGE_SIZE_BYTES or (not op.memory_size and old is None):
+            return False
+        entry = _Entry(number, pages_of(op.guest_phys_addr), pages_of(op.memory_size), op)
+        if not op.memory_size:
+            space.delete(number)
+            return True
+        if old is not None and _stays(old.call) != _stays(op):
+            return False
+        if space.overlapping(entry.base_gfn, entry.npages, besides=number) is not None:
+            return False
+        if old is None:
+            space.update(entry, Change.CREATE)
+        else:
+            is_moved = old.base_gfn != entry.base_gfn
+            space.update(entry, Change.MOVE if is_moved else Change.FLAGS_ONLY)
+        return True
 
 
 def _stays(op: SetUserMemoryRegion) -> tuple[object, ...]:
     """Return what no call changes of a slot that is there."""
     return op.memory_size, op.userspace_addr, op.flags & READONLY
-
-
-def gfns_of(op: SetUserMemoryRegion) -> range:
-    """Return the gfns of a slot as a call makes it."""
-    first = pages_of(op.guest_phys_addr)
-    return range(first, first + pages_of(op.memory_size))
-
-
-def overlap(one: range, other: range) -> bool:
-    """Whether two ranges have a gfn in common."""
-    return one.start < other.stop and other.start < one.stop
