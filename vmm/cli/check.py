@@ -23,7 +23,7 @@ from vmm.cli.formats import (
     outputs,
     reporting,
 )
-from vmm.cli.host import NOT_ASKED, Host, look_at_host, patience_option, remarks_on
+from vmm.cli.host import Host, in_vain, look_at_host, nothing, patience_option, remarks_on
 from vmm.cli.listing import show_list
 from vmm.cli.output import LiveProgress
 from vmm.cli.required import Command, require_run_option
@@ -195,11 +195,6 @@ Source = Callable[[Selection, Wanting], Run]
 """Runs scenarios, and tells the reporter how that begins, and each result."""
 
 
-def nothing(host: Host, early: str = "") -> Run:
-    """Return a run of nothing: on a host that cannot be used, or because it ended before."""
-    return Run((), host.features, host.info, obstacle=host.why_not, early=early)
-
-
 def _looked_and_ran(selection: Selection, wanted: Wanting) -> Run:
     """Look at the host, choose scenarios, and run them, as far as host and kernel let us."""
     begin = wanted.told.reporter.begin
@@ -218,14 +213,12 @@ def _looked_and_ran(selection: Selection, wanted: Wanting) -> Run:
 def begun(scenarios: tuple[Scenario, ...], host: Host, wanted: Wanting) -> Run | None:
     """Tell how a run begins, and empty its files; return the run where it ends at once."""
     begin = wanted.told.reporter.begin
-    if host.trouble is not None:
-        begin((host.trouble.scenario,), host.info)
-        wanted.told.reporter.done(host.trouble)
-        left = tuple(scenario.name for scenario in scenarios)
-        return Run((host.trouble,), host.features, host.info, not_run=left, early=NOT_ASKED)
-    if host.why_not:
-        begin((), host.info)
-        return nothing(host)
+    vain = in_vain(host, scenarios)
+    if vain is not None:
+        begin([each.scenario for each in vain.checked], host.info)
+        for each in vain.checked:
+            wanted.told.reporter.done(each)
+        return vain
     begin(scenarios, host.info)
     if wanted.histories is not None and stat.S_ISREG(os.fstat(wanted.histories.fileno()).st_mode):
         wanted.histories.truncate(0)

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -14,6 +14,7 @@ from vmm.host.hostinfo import HostInfo, host_facts
 from vmm.report import terminal
 from vmm.scenario.features import Features
 from vmm.scenario.history import SetUpRefused
+from vmm.scenario.operations import Scenario
 from vmm.scenario.slots import LEAST_SLOTS
 from vmm.scenario.trouble import Trouble
 from vmm.verdict import statuses
@@ -57,6 +58,19 @@ class Host:
         """Why nothing can run on this host, and what to do about it; empty if it can."""
         info = self.info
         return f"nothing could run: {info.obstacle}; {info.remedy}" if info.obstacle else ""
+
+
+def nothing(host: Host, early: str = "") -> Run:
+    """Return a run of nothing: on a host that cannot be used, or because it ended before."""
+    return Run((), host.features, host.info, obstacle=host.why_not, early=early)
+
+
+def in_vain(host: Host, scenarios: Sequence[Scenario]) -> Run | None:
+    """Return the run of scenarios on a host on which none can run; None where they can."""
+    if host.trouble is not None:
+        left = tuple(each.name for each in scenarios)
+        return Run((host.trouble,), host.features, host.info, not_run=left, early=NOT_ASKED)
+    return nothing(host) if host.why_not else None
 
 
 def remarks_on(run: Run) -> Iterator[str]:

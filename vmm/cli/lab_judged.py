@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from vmm.cli.carrying import Carried, EarlyEnd, Ran, ended_at_once
-from vmm.cli.check import Wanting, begun, nothing
+from vmm.cli.check import Wanting, begun
 from vmm.cli.history_files import history_files
-from vmm.cli.host import Host
+from vmm.cli.host import Host, nothing
 from vmm.cli.judging import Judge
 from vmm.cli.selection import selected
 from vmm.cli.transcript import BrokenError, Closing, News, Opening, Reader, Skipped

@@ -15,7 +15,7 @@ from vmm.cli.formats import (
     outputs,
     reporting,
 )
-from vmm.cli.host import NOT_ASKED, Host, look_at_host, patience_option, remarks_on, require_usable
+from vmm.cli.host import Host, in_vain, look_at_host, patience_option, remarks_on, require_usable
 from vmm.cli.required import Command, require_run_option
 from vmm.cli.said import say
 from vmm.cli.selection import complete_names
@@ -73,8 +73,9 @@ def run(
     try:
         release()
         host = look_at_host(patience)
-        if host.trouble is not None or host.why_not:
-            _written(replace(_in_vain(chosen, host), required=required), wanted)
+        vain = in_vain(host, (chosen,))
+        if vain is not None:
+            _written(replace(vain, required=required), wanted)
         require_usable(host, required)
 
         from vmm.cli.execution import execute
@@ -111,14 +112,6 @@ def _interrupted(scenario: Scenario) -> Run:
     """Return a run that was interrupted before the host was known."""
     host = Host(host_facts())
     return Run((), host.features, host.info, not_run=(scenario.name,), early=INTERRUPTED)
-
-
-def _in_vain(scenario: Scenario, host: Host) -> Run:
-    """Return a run on a host on which nothing can run."""
-    if host.trouble is None:
-        return Run((), host.features, host.info, obstacle=host.why_not)
-    left = (scenario.name,)
-    return Run((host.trouble,), host.features, host.info, not_run=left, early=NOT_ASKED)
 
 
 def _written(run: Run, wanted: Sequence[Wanted]) -> None:
