@@ -168,9 +168,8 @@ def certain(scenario: Scenario, features: Features) -> Scenario:
     doubtful: set[int] = set()
     for step in steps(scenario, features.touch_limit):
         op, allowed = step.operation, model.allowed(step.operation)
-        if (
-            is_private and not allowed and not isinstance(op, Race)
-        ):  # As over a border of private memory.
+        # As over a border of private memory.
+        if is_private and not allowed and not isinstance(op, Race):
             doubtful.add(step.origin)
         elif isinstance(op, Instruction | Sweep | Execute):
             exits = any(_leaves_memory(each.outcome) for each in allowed)
