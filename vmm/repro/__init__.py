@@ -1,1 +1,1 @@
-"""Scenarios as C programs that need nothing but a compiler and <linux/kvm.h>."""
+"""Scenarios as C programs that need only a compiler and <linux/kvm.h>."""

@@ -1,4 +1,4 @@
-"""What the guest does, as C statements, and what is expected of it."""
+"""C statements for what the guest does, and for what is expected of it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,7 +23,7 @@ from vmm.scenario.operations import (
 _Ended = Touched | Swept | Ran
 _UNKNOWN = -1
 _REASONS = {"internal-error": "exit reason 17"}
-"""How a program says why a vCPU stopped, where that is not the name that histories have."""
+"""The C program's name for a reason why a vCPU stopped, where histories have another name."""
 
 
 def instruction(account: Account, op: Instruction, step: Expectation) -> list[str]:
@@ -52,8 +52,8 @@ def instruction(account: Account, op: Instruction, step: Expectation) -> list[st
 def _registers(op: Instruction) -> Iterator[tuple[str, str]]:
     """Yield the registers that are not 0.
 
-    In 64-bit mode the window is that of the operand's own gpa, wherever in it a pointer begins:
-    the one that begins at a pointer would not reach what is below.
+    In 64-bit mode all addresses are in the window of the operand's own gpa, wherever a pointer into
+    it begins: a window that begins at the pointer would not reach addresses below it.
     """
     row = INSTRUCTIONS[op.name]
     places = {"rdi": op.source if row.is_stack and row.copies else op.gpa}
@@ -98,7 +98,7 @@ def start(account: Account, op: Start, step: Expectation) -> list[str]:
 
 
 def access(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> list[str]:
-    """Return the statements of an access: in 64-bit mode where real mode does not reach."""
+    """Return the statements of an access, in 64-bit mode if real mode does not reach the gpa."""
     is_far = access_end(op) > REAL_MODE_END
     part, function, arguments = _form(op)
     account.use(f"far{part}" if is_far else part)
@@ -108,7 +108,7 @@ def access(account: Account, op: Touch | Sweep | Execute, step: Expectation) -> 
 
 
 def _mode(account: Account, vcpu: int, as_id: int, step: Expectation) -> list[str]:
-    """Return the switch to the address space of an access, if the vCPU sees another one."""
+    """Return the switch to the address space of an access, if the vCPU is in another one."""
     known = account.as_ids.get(vcpu, 0)
     # A vCPU that stops may leave system management mode by itself.
     may_stop = any(isinstance(each.outcome, Stopped) for each in step.allowed)
@@ -120,7 +120,7 @@ def _mode(account: Account, vcpu: int, as_id: int, step: Expectation) -> list[st
 
 
 def is_plain_write(step: Expectation) -> bool:
-    """Whether a step is a write in real mode to memory that is there."""
+    """Whether a step is a write in real mode that must reach memory."""
     op = step.operation
     return (
         isinstance(op, Touch)
@@ -161,7 +161,7 @@ def _form(op: Touch | Sweep | Execute) -> tuple[str, str, str]:
 
 
 def _accessed(account: Account, step: Expectation) -> list[str]:
-    """Return what is expected of an access; hardware and emulators may stop differently."""
+    """Return the checks of an access; hardware and emulators may stop for different reasons."""
     outcomes = [each.outcome for each in step.allowed]
     stops = [each.reason for each in outcomes if isinstance(each, Stopped)]
     usual = [each for each in outcomes if isinstance(each, _Ended)]
@@ -197,7 +197,7 @@ def _why(stop: str) -> str:
 
 
 def _apart(step: Expectation) -> list[AnyOutcome]:
-    """Return the outcomes that leave other bytes in memory than the one that is built on."""
+    """Return the allowed outcomes after which memory differs from what the later steps assume."""
     chosen = next((each for each in step.allowed if each.outcome == step.chosen), None)
     if chosen is None:
         return []
@@ -209,7 +209,7 @@ def _apart(step: Expectation) -> list[AnyOutcome]:
 
 
 def _one_of(account: Account, step: Expectation, outcomes: list[_Ended]) -> list[str]:
-    """Return what is expected where kernels may differ: what follows builds on one outcome."""
+    """Return the checks where kernels may differ: later steps assume one of the outcomes."""
     chosen = next((each for each in outcomes if each == step.chosen), outcomes[0])
     others = {len(each.mmio) for each in outcomes} - {len(chosen.mmio)}
     if others:
@@ -224,7 +224,7 @@ def _usual(account: Account, step: Expectation, outcome: _Ended) -> list[str]:
     account.use("value", *(("mmio",) if outcome.mmio else ()))
     lines = [_mmio(each) for each in outcome.mmio]
     if isinstance(outcome, Touched) and outcome.unknown:
-        return lines  # What a device answers is its own affair.
+        return lines  # The value that a device returns is unknown.
     if isinstance(outcome, Touched):
         return [*lines, f"expect_value({unsigned(outcome.value)});"]
     lines.append("expect_value(0);")
@@ -247,7 +247,7 @@ def _ran(account: Account, step: Expectation, ran: Ran) -> list[str]:
 
 
 def _bp(op: AnyOperation, ran: Ran) -> str:
-    """Return what BP has to hold: whatever it does where nobody knows."""
+    """Return the expected BP as a C expression; BP as it is, where it is unknown."""
     assert isinstance(op, Instruction)
     if ran.unknown_bp:
         return "after_.rbp"

@@ -1,4 +1,4 @@
-"""What the statements of a program use, and the expressions that several kinds of them share."""
+"""What the statements of a program use, and expressions that several kinds of them share."""
 
 from vmm.repro.answers import errno_of
 from vmm.repro.cnames import CNames, error
@@ -6,14 +6,14 @@ from vmm.repro.expectations import Expectation
 from vmm.scenario.slots import as_id_of, id_of
 
 _FEW_SLOTS = 509
-"""Every kernel has as many slots of its user's."""
+"""Every kernel has at least this many user slots."""
 
 
 class Account:
-    """Keeps account of the parts, files and functions that statements use.
+    """Records the parts, files and functions that statements use.
 
     ``shared`` are the guest_memfds that the host may write; ``as_ids`` says which address space
-    each vCPU sees.
+    each vCPU is in.
     """
 
     def __init__(self, names: CNames) -> None:
@@ -33,7 +33,7 @@ class Account:
         self.used.update(parts)
 
     def name_slot(self, slot: int) -> None:
-        """Note a slot number: the outcome of some depends on how many a kernel has."""
+        """Note a slot number: the outcome of a call may depend on how many slots a kernel has."""
         self.names_many_slots |= id_of(slot) >= _FEW_SLOTS - 1
         self.names_spaces |= as_id_of(slot) > 0
 
@@ -45,13 +45,13 @@ class Account:
         return file
 
     def function(self, call: str) -> str:
-        """Return the name of a function that makes a call."""
+        """Add a function that makes a call; return its name."""
         name = f"call_{len(self.functions) + 1}"
         self.functions.append(f"static int {name}(void)\n{{\n\treturn {call};\n}}\n\n")
         return name
 
     def checked(self, call: str, step: Expectation) -> str:
-        """Return a call with the errnos that it may answer."""
+        """Return a call, checked against the errnos that it may return."""
         numbers = list(dict.fromkeys(errno_of(each.outcome) for each in step.allowed))
         if not numbers:
             return f"{call};"

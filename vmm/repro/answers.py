@@ -1,4 +1,4 @@
-"""Calls as C programs see them: what each answers as an errno, and what has no such form."""
+"""The outcome of a call as a C program sees it: an errno."""
 
 from vmm.scenario.history import (
     AnyOutcome,
@@ -12,11 +12,11 @@ from vmm.scenario.history import (
 
 
 class InexpressibleError(ValueError):
-    """A step that has no form in a plain C program."""
+    """A step that a plain C program cannot express."""
 
 
 def errno_of(outcome: AnyOutcome) -> int:
-    """Return the errno that a call comes to; 0 is success."""
+    """Return the errno of an outcome; 0 is success. Raises InexpressibleError."""
     match outcome:
         case Refused(number):
             return number

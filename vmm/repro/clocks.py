@@ -1,4 +1,4 @@
-"""The clocks that KVM writes to guest memory, as C statements."""
+"""C statements for the clocks that KVM writes to guest memory."""
 
 from vmm.repro.account import Account
 from vmm.repro.cnames import unsigned
@@ -15,7 +15,7 @@ _MSRS: dict[Clock, str] = {
 
 
 def set_clock(account: Account, op: SetClockMsr, step: Expectation) -> list[str]:
-    """Return the statements of KVM_SET_MSRS: any number of MSRs that may be set is right."""
+    """Return the statements of KVM_SET_MSRS, and of the check of how many MSRs it set."""
     account.use("setclock")
     enable = " | KVM_MSR_ENABLED" if op.clock != "wall_clock" else ""
     data = f"{unsigned(op.gpa)}{enable}" if op.on else "0"
@@ -34,7 +34,7 @@ def _number(outcome: object) -> int:
 
 
 def clock_writes(account: Account, look: Inspected) -> list[str]:
-    """Return what KVM must have written since the last look, and what it may have."""
+    """Return what KVM must have written, or may have, since host memory was last compared."""
     lines = []
     for write in look.due:
         account.use("due")

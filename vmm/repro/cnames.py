@@ -9,7 +9,7 @@ _ESCAPES = tuple(f"\\x{byte:02x}" for byte in range(256))
 
 
 class CNames:
-    """Names that a C compiler takes, whatever a scenario calls things."""
+    """Valid C names, whatever a scenario calls its mappings and files."""
 
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
         self.mappings = mappings
@@ -31,7 +31,7 @@ class CNames:
         return f"&{self._names[name]}"
 
     def file(self, name: str) -> str:
-        """Return the variable of a file: a memfd, or a guest_memfd."""
+        """Return the variable of the file descriptor of a memfd or guest_memfd."""
         return f"file_{self._name(name).removeprefix('mem_')}"
 
     def hva(self, hva: Hva) -> str:
@@ -44,7 +44,7 @@ class CNames:
         return f", .of = {self.variable(mapping.of)}" if mapping.of else ""
 
     def declarations(self) -> str:
-        """Return the variables of all mappings but the guest's own."""
+        """Return the variables of all mappings except the guest's own."""
         return "".join(
             f"static struct mapping {self._names[mapping.name]} = "
             f'{{.name = "{_plain(mapping.name)}", .number = {number}, .pages = {mapping.pages}'
@@ -59,13 +59,13 @@ def _plain(text: str) -> str:
 
 
 def create_vm(vm_type: int) -> str:
-    """Return the statement that makes a VM of a type."""
+    """Return the statement that creates a VM of a type."""
     kind = f"{vm_type} /* KVM_X86_SW_PROTECTED_VM */" if vm_type else "0"
     return f'vm = must(ioctl(kvm, KVM_CREATE_VM, {kind}), "KVM_CREATE_VM");'
 
 
 def unsigned(value: int) -> str:
-    """Return a number as C has it: in hexadecimal, with a suffix where it needs one."""
+    """Return a number as a C literal: hexadecimal, with a suffix if needed."""
     if value == 0:
         return "0"
     return f"{value:#x}" + ("ull" if value >= 1 << 32 else "u" if value >= 1 << 31 else "")
@@ -93,14 +93,14 @@ def flags(value: int) -> str:
 
 
 def pages(numbers: tuple[int, ...]) -> str:
-    """Return an array of page numbers, and before it how many there are."""
+    """Return two arguments: the count of page numbers, and an array of them."""
     if not numbers:
         return "0, NULL"
     return f"{len(numbers)}, (uint32_t[]){{{', '.join(map(str, numbers))}}}"
 
 
 def slot_pages(numbers: tuple[tuple[int, int], ...]) -> str:
-    """Return an array of slot numbers and pages, and before it how many there are."""
+    """Return two arguments: the count of (slot number, page) pairs, and an array of them."""
     if not numbers:
         return "0, NULL"
     entries = ", ".join(f"{{{unsigned(slot)}, {page}}}" for slot, page in numbers)

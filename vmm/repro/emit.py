@@ -1,4 +1,4 @@
-"""From steps to a C program: one call for each step, and a comment that says what is expected."""
+"""From steps to a C program: each step is a call and a comment that says what is expected."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -22,11 +22,11 @@ from vmm.scenario.shown import shown
 
 _STEPS_IN_A_FUNCTION = 300
 _ROUNDS = 20
-"""So many times a program with a race goes through its steps by itself."""
+"""How many rounds a program with a race plays unless its argument says otherwise."""
 
 _MOST = 400
 _MOST_OF_A_LINE = 4000
-"""So many characters of what a file says of itself, and of a comment's line, are quoted."""
+"""The most characters of a file's own texts, and of a comment's line, that are quoted."""
 
 _MOST_OF_A_PROGRAM = 64 << 20
 
@@ -36,7 +36,7 @@ __all__ = ["InexpressibleError", "program", "program_of"]
 
 
 def program(history: History) -> str:
-    """Return the program of a history, which says what came. Raises InexpressibleError."""
+    """Return the program of a history, with what was observed. Raises InexpressibleError."""
     header = history.header
     return _program(header.scenario, header.features, expectations.of_history(history))
 
@@ -83,7 +83,7 @@ def _program(scenario: Scenario, features: Features, steps: Iterable[Expectation
 
 
 def _few(blocks: Iterable[str]) -> Iterator[str]:
-    """Yield blocks. Raises InexpressibleError where no compiler takes so many, or so long ones."""
+    """Yield blocks. Raises InexpressibleError if there is too much for a compiler."""
     size = 0
     for block in blocks:
         size += len(block)
@@ -93,7 +93,7 @@ def _few(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _rounds(statements: str) -> str:
-    """Return what goes through all statements once, and the head of what does so many times."""
+    """Return a function that plays all statements once, and the head of a main() that loops."""
     return (
         f"static void play(void)\n{{\n{statements}}}\n\n"
         "int main(int count, char **arguments)\n{\n"
@@ -111,9 +111,9 @@ def _end(steps: list[Expectation]) -> str:
 
 
 def _groups(steps: Iterable[Expectation]) -> Iterator[list[_Numbered]]:
-    """Yield the steps, those together that have to be in one KVM_RUN.
+    """Yield the steps, in groups that have to be in one KVM_RUN.
 
-    Of a dirty ring that matters: before each KVM_RUN a kernel looks whether it is full.
+    That matters for a dirty ring: the kernel checks before each KVM_RUN whether the ring is full.
     """
     group: list[_Numbered] = []
     has_rings = False
@@ -137,7 +137,7 @@ def _vcpu(step: Expectation) -> int:
 
 
 def _block(group: list[_Numbered], names: CNames, statements: Statements) -> str:
-    """Return the comment and the statements of steps that are carried out at once."""
+    """Return the comment and the statements of steps that are carried out together."""
     (first, step), (last, _) = group[0], group[-1]
     if first == last:
         return _comment(first, step, names.mappings) + f"\tstep = {first};\n" + statements.of(step)
@@ -147,7 +147,7 @@ def _block(group: list[_Numbered], names: CNames, statements: Statements) -> str
 
 
 def _functions(blocks: list[str]) -> tuple[str, str]:
-    """Return the functions that a long program is split into, and what main() calls."""
+    """Return the functions that a long program is split into, and the calls of them in main()."""
     if len(blocks) <= _STEPS_IN_A_FUNCTION:
         return "", "".join(f"\n{block}" for block in blocks)
     functions, calls = [], []
@@ -165,8 +165,8 @@ def _head(scenario: Scenario) -> str:
     if any(isinstance(op, Race) for op in scenario.operations):
         lines += [
             "",
-            "Its threads meet by chance: it goes through all steps so many times as its argument",
-            f"says, {_ROUNDS} without one, and tells how often they failed.",
+            "Its threads meet by chance: it plays all steps as many times as its argument says",
+            f"({_ROUNDS} without one), and prints how often they failed.",
         ]
     lines += [
         "",
@@ -184,14 +184,14 @@ def _comment(number: int, step: Expectation, mappings: tuple[Mapping, ...]) -> s
     )
     lines = [what, f"expected: {either or 'not known'}"]
     if step.came is not None:
-        lines.append(f"came: {words.outcome(step.came, mappings)}")
+        lines.append(f"observed: {words.outcome(step.came, mappings)}")
         if step.chosen is None and step.allowed:
             lines[-1] += "   <- WRONG"
     return "\t/* " + "\n\t *   ".join(_safe(line) for line in lines) + " */\n"
 
 
 def _safe(text: str) -> str:
-    """Return text that cannot end a comment, nor a line of one."""
+    """Return text that can end neither a comment nor its line."""
     plain = re.sub(r"[^\x20-\x7e]", "?", shown(text, _MOST_OF_A_LINE))
     return plain.replace("*/", "* /").replace("/*", "/ *")
 
@@ -209,6 +209,6 @@ def _setup(
     if "traces" in account.used:
         lines.append("traces_before = traces();")
     if "unmapinternal" in account.used:
-        lines.append("unmap_internal_slots();  /* without a VM it notes what is there */")
+        lines.append("unmap_internal_slots();  /* without a VM: notes those there already */")
     lines.append(create_vm(scenario.vm_type))
     return "".join(f"\t{line}\n" for line in lines)

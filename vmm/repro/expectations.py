@@ -1,7 +1,7 @@
 """What a program checks: the outcomes that the model allows at each step, and those observed.
 
-What a race leaves in memory and in logs is another thing each time, so that nobody knows it after
-one: what follows is played on, by what came where it was run.
+What a race leaves in memory and logs differs each time, so it is unknown afterwards. The steps
+after a race are played on with the outcomes that were observed, if it was run.
 """
 
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from vmm.scenario.plan import steps
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """A step and its allowed outcomes; ``chosen`` is the one that later steps build on.
+    """A step and its allowed outcomes; ``chosen`` is the one that later steps assume.
 
-    ``came`` is None where the step was not run. Of a race there are ``tables`` instead.
+    ``came`` is the observed outcome, None if the step was not run. A race has ``tables`` instead.
     """
 
     operation: AnyOperation
@@ -31,12 +31,12 @@ class Expectation:
 
     @property
     def is_unknown(self) -> bool:
-        """Whether the model does not know what it may result in, nor what follows."""
+        """Whether the model does not know the outcome, nor what follows."""
         return not self.allowed and self.tables is None
 
 
 class _Player:
-    """Plays steps through the model, and past races."""
+    """Plays steps through the model, and goes on after races."""
 
     def __init__(self, header: Header) -> None:
         self._model = Model.of(header)
@@ -94,7 +94,7 @@ def of_history(history: History) -> Iterator[Expectation]:
 
 
 def of_scenario(scenario: Scenario, features: Features) -> Iterator[Expectation]:
-    """Yield the steps of a scenario on a kernel that keeps every promise, up to an unknown one."""
+    """Yield the steps of a scenario on an ideal kernel, up to the first that is unknown."""
     player = _Player(Header(scenario, features))
     for step in steps(scenario, features.touch_limit):
         expectation = player.step(step.operation, None)

@@ -1,4 +1,4 @@
-"""The C statements of what the host does to its memory, and of the mappings it declares."""
+"""C statements for the mappings of a scenario, and for the host's changes to them."""
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -15,7 +15,7 @@ _BOTH = "PROT_READ | PROT_WRITE"
 
 
 def changes(account: Account, host: HostPages, op: ChangeHostMemory) -> list[str]:
-    """Return the statements of a change, after which ``host`` is where it leads to."""
+    """Return the statements of a change, and apply it to ``host``."""
     call = change_call(account, host, op)
     if op.how in ("truncate", "extend"):
         return [call, *follow(account, host, [op])]
@@ -94,7 +94,7 @@ def change_call(account: Account, host: HostPages, op: ChangeHostMemory) -> str:
 
 
 def follow(account: Account, host: HostPages, made: Iterable[ChangeHostMemory]) -> list[str]:
-    """Return what says which pages can be looked at after changes that others have made."""
+    """Apply changes that were made elsewhere; return the marks of pages that they affect."""
     before = _absent(account, host)
     for op in made:
         host.change(op)
@@ -110,7 +110,7 @@ def _absent(account: Account, host: HostPages) -> set[PageKey]:
 
 
 def _marks(account: Account, before: set[PageKey], after: set[PageKey]) -> Iterator[str]:
-    """Yield what says which pages must not be looked at from now on, and which may be."""
+    """Yield the marks of pages that can no longer be read, and of those that can be again."""
     for pages, absent in ((after - before, "true"), (before - after, "false")):
         keys = enumerate(sorted(pages))
         for _, run in groupby(keys, lambda item: (item[1][0], item[1][1] - item[0])):
@@ -122,7 +122,7 @@ def _marks(account: Account, before: set[PageKey], after: set[PageKey]) -> Itera
 
 
 def declaration(mapping: Mapping, account: Account) -> str:
-    """Return the statements that map what a scenario declares. Raises InexpressibleError."""
+    """Return the statements that create a mapping. Raises InexpressibleError."""
     if is_sparse(mapping):
         raise InexpressibleError(f"memory of {mapping.pages} pages, filled where it is touched")
     name = account.names.variable(mapping.name)
@@ -147,13 +147,13 @@ def declaration(mapping: Mapping, account: Account) -> str:
 
 
 def _huge_file(mapping: Mapping, account: Account) -> str:
-    """A file of huge pages, which nothing but this mapping shows."""
+    """Map a file of huge pages, which no other mapping shares."""
     account.use("hugememfd")
     return f"map_huge_file({account.names.variable(mapping.name)});"
 
 
 def _file(mapping: Mapping, account: Account) -> str:
-    """A private mapping is made when its file holds what it is to show."""
+    """Map a file. A private mapping is made once the file is filled."""
     name, file = account.names.variable(mapping.name), account.names.file(file_of(mapping))
     made = ""
     if not mapping.of:

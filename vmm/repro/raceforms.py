@@ -1,4 +1,4 @@
-"""Races as C text: tables and functions for the parts in ``c/race*.c``."""
+"""Races as C text: the tables and functions that the parts ``c/race*.c`` work with."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -32,13 +32,13 @@ _BITS = 64
 _REACH = {"nothing": "NOTHING", "reading": "READING", "everything": "EVERYTHING"}
 
 CallOf = Callable[[HostAction], str]
-"""The C expression of a call to KVM that comes to 0 or an errno."""
+"""Returns the C expression of a call to KVM: 0 or an errno."""
 
 
 def race(
     account: Account, host: HostPages, tables: RaceTables, number: int, call_of: CallOf
 ) -> list[str]:
-    """Return the statements of a race; its tables become declarations of the account.
+    """Return the statements of a race; its tables are added to the account's declarations.
 
     Raises InexpressibleError.
     """
@@ -54,7 +54,7 @@ def race(
 
 
 def _outside(account: Account, tables: RaceTables) -> Iterator[str]:
-    """Yield what takes vCPUs out of SMM: each begins a race outside of it."""
+    """Yield the statements that take vCPUs out of SMM: each begins a race outside of it."""
     for vcpu in range(len(tables.race.guests)):
         if account.as_ids.get(vcpu, 0):
             yield f"set_smm({vcpu}, false);"
@@ -91,7 +91,7 @@ class _Form:
         parts = [self._host_thread(number) for number in range(len(self._race.hosts))]
         parts += [_program(f"{name}_guest_{n}", tables, g) for n, g in enumerate(self._race.guests)]
         if any(isinstance(op, PreFaultMemory) for g in self._race.guests for op in g.program):
-            self._account.use("raceahead")
+            self._account.use("raceprefault")
         if any(view[0] == SMM for view in tables.views):
             self._account.use("racesmm")
         hosts = [self._host_row(number) for number in range(len(self._race.hosts))]
@@ -126,7 +126,7 @@ class _Form:
         return "".join(parts)
 
     def _clocks(self) -> Iterator[str]:
-        """Yield where KVM writes clocks, and which words of host memory nobody knows then."""
+        """Yield the tables of KVM's clocks, and of the words of host memory that KVM may write."""
         tables, name = self._tables, self._name
         if not tables.clock_writes:
             return
@@ -134,15 +134,15 @@ class _Form:
         clocks = (f"{{{each.vcpu}, {each.view}, {_bool(each.is_sure)}}}" for each in tables.clocks)
         yield _array(f"static const struct race_clock {name}_clocks", clocks)
         words = sorted(words_of(tables.clock_writes))
-        veils = (f"{{{self._account.names.variable(m)}, {offset:#x}}}" for m, offset in words)
-        yield _array(f"static const struct race_veil {name}_veils", veils)
+        unknown = (f"{{{self._account.names.variable(m)}, {offset:#x}}}" for m, offset in words)
+        yield _array(f"static const struct race_word {name}_unknown_words", unknown)
 
     def _clock_fields(self) -> str:
         tables, name = self._tables, self._name
         if not tables.clock_writes:
             return ""
         words = len(words_of(tables.clock_writes))
-        return f"\n\t{name}_clocks, {name}_veils, {len(tables.clocks)}, {words},"
+        return f"\n\t{name}_clocks, {name}_unknown_words, {len(tables.clocks)}, {words},"
 
     def _host_thread(self, number: int) -> str:
         name, table = f"{self._name}_host_{number}", self._tables.threads[number]
@@ -223,7 +223,7 @@ class _Form:
         return f"static int {name}(void)\n{{\n{body}}}\n\n", f"{{.call = {name}}}"
 
     def _pages_of(self, slot: int) -> int:
-        """Return how many pages a slot has at most, and one more: a log names none of those."""
+        """Return one page more than the slot ever has: no log may name the last one."""
         if not self._sizes:
             self._sizes = dict(self._tables.slot_pages)
         return self._sizes.get(slot, 0) + 1
@@ -261,7 +261,7 @@ def _program(name: str, tables: RaceTables, guest: GuestThread) -> str:
             case Execute():
                 kind, value = "EXECUTES", "0"
             case PreFaultMemory():
-                kind, value = "MAPS_AHEAD", "0"
+                kind, value = "PRE_FAULTS", "0"
         inside = _bool(view_of(step)[0] == SMM)
         rows.append(f"{{{kind}, {unsigned(step.gpa)}, {value}, {view}, {inside}}}")
     return _array(f"static const struct race_step {name}", rows)
@@ -296,7 +296,7 @@ _LINE = 90
 
 
 def _array(declaration: str, items: Iterable[str]) -> str:
-    """Return the definition of an array; C has none without an element."""
+    """Return the definition of an array, with a dummy element if it is empty, as C requires one."""
     lines: list[str] = []
     for item in items or ():
         if lines and len(lines[-1]) + len(item) + 2 < _LINE:

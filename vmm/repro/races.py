@@ -1,7 +1,7 @@
-"""Races as C: tables of what each call answers and changes, and the threads' programs.
+"""Races as tables for C: what each call returns and changes, and the threads' programs.
 
-A program cannot ask the model while it runs. But no two host threads change the same thing, so that
-what stands after the n-th call of one follows from n alone, and repeats after some rounds.
+A C program cannot ask the model. But no two host threads change the same thing, so the state after
+the n-th call of a thread depends on n alone, and repeats after some rounds.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,15 +26,15 @@ from vmm.scenario.operations import (
 )
 
 _MOST_ROUNDS = 8
-"""After so many rounds of a thread what stands has to repeat."""
+"""The state has to repeat within this many rounds of a thread."""
 
 _LEAST_ROUNDS = 2
-"""So many rounds are made at least where the number depends on other threads."""
+"""The least number of rounds of a thread that goes on until others have ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """What a call does to the log of its slot: the name of the C program for it."""
+    """What a call does to the log of its slot; ``event`` is a constant of the C program."""
 
     event: str = "STAYS"
     slot: int = 0
@@ -43,7 +43,7 @@ class Logged:
 
 @dataclass(slots=True)
 class Row:
-    """What stands after a call of a thread, and what the call may answer (errnos)."""
+    """The state after a call of a thread, and the errnos that the call may return."""
 
     answers: tuple[int, ...]
     places: tuple[MaybeTranslation, ...]
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of a thread; from ``again`` on they repeat. The first row stands at the start."""
+    """The rows of a thread; from ``again`` on they repeat. The first is the state at the start."""
 
     rows: tuple[Row, ...]
     again: int
@@ -63,7 +63,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class ClockOf:
-    """A clock of a vCPU: which view it is in, and whether each window of the vCPU writes it."""
+    """A clock of a vCPU: the view it is in, and whether each window of the vCPU writes it."""
 
     vcpu: int
     view: int
@@ -72,16 +72,16 @@ class ClockOf:
 
 @dataclass(frozen=True, slots=True)
 class RaceTables:
-    """All that a C program has to know of a race."""
+    """All that a C program needs to know of a race."""
 
     race: Race
     views: tuple[View, ...]
     pages: tuple[PageKey, ...]
     threads: tuple[Table, ...]
     logs: tuple[tuple[int, bool, tuple[tuple[int, bool], ...]], ...]
-    """(slot, whether writes are noticed, pages that are dirty and whether surely)."""
+    """(slot, whether writes are tracked, (page, whether it is surely dirty) of each page)."""
     slot_pages: tuple[tuple[int, int], ...]
-    """(slot, its pages at most) of those that stand at some time."""
+    """(slot, the most pages it has) of each slot that exists at some time."""
     written: frozenset[tuple[str, int]]
     """Words that threads may write."""
     manual: bool
@@ -89,10 +89,10 @@ class RaceTables:
     reads_make_dirty: bool
     clocks: tuple[ClockOf, ...] = ()
     clock_writes: tuple[ClockWrite, ...] = ()
-    """What KVM may write, wherever its clocks come to be."""
+    """What KVM may write at any place where its clocks may be."""
 
     def emptied(self) -> Iterator[PageKey]:
-        """Yield the pages that the host loses the content of."""
+        """Yield the pages whose content the host discards."""
         for table in self.threads:
             for row in table.rows:
                 yield from row.cleared
@@ -130,10 +130,10 @@ def tables_of(
     came: Callable[[int, int], AnyOutcome | None],
     clocks: Sequence[RaceClock] = (),
 ) -> RaceTables:
-    """Play the calls of a race, thread by thread, and return what a program has to know.
+    """Play the calls of a race, thread by thread, and return what a C program needs to know.
 
-    ``came`` says what a call of a thread came to where the race was run, None where not.
-    Raises InexpressibleError.
+    ``came`` returns the outcome of a thread's call if the race was run, None if not. Raises
+    InexpressibleError.
     """
     views = tuple(host.places)
     logs = tuple((log.slot, log.tracked == -3, tuple(_taken_over(log))) for log in host.logs)
@@ -191,7 +191,7 @@ def _taken_over(log: Logging) -> Iterator[tuple[int, bool]]:
 
 
 def _fill(table: Table, pages: Iterable[PageKey], host: HostSide) -> None:
-    """Say of every page what the host can do with it, also before it is changed first."""
+    """Complete each row: what access the host has to each page, also before its first change."""
     for page in pages:
         reach: Access = host.presence[page].first
         for row in table.rows:
@@ -218,7 +218,7 @@ class _Player:
         self.sizes: dict[int, int] = {}
 
     def table(self, rounds: int) -> Table:
-        """Return the table of all rounds; the model stands where the last one ends."""
+        """Return the table of all rounds; the model is then in the state after the last."""
         rows = [self._row((0,), ())]
         known: list[object] = [self._state()]
         length = len(self._thread.operations)

@@ -1,4 +1,4 @@
-"""What a kernel must have for a program to mean anything there: checked at its start."""
+"""What a kernel must have for a program to be meaningful: checked when it starts."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.plan import needs_cpuid
 
 _NAMED_CAPS_END = 128
-"""From this number on, a capability is written as one: older <linux/kvm.h> have no name for it."""
+"""Capabilities from this on are written as numbers: older <linux/kvm.h> do not name them."""
 
 _INTERNAL = {
     "internal_tss": "TSS",
@@ -24,14 +24,14 @@ _INTERNAL = {
 }
 _PARAVIRTUAL = {"kvmclock": "CLOCKSOURCE2", "steal_time": "STEAL_TIME"}
 _BY_MAPPING = ("zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd", "process_files")
-"""Needs without which the program cannot map, change or see its memory, and says so then."""
+"""Needs that are not checked first: the program says so when it cannot use its memory."""
 
 _SURE_GPA_END = 1 << 36
-"""Every 64-bit processor has at least so many guest-physical addresses."""
+"""Every 64-bit processor has at least this many bytes of guest-physical addresses."""
 
 
 def requirements(scenario: Scenario, features: Features, account: Account) -> Iterator[str]:
-    """Yield the statements that end a program where its expectations do not hold."""
+    """Yield the statements that end a program where its expectations do not apply."""
     for need in scenario.needs:
         yield from _need(need, account)
     if account.names_many_slots:
@@ -44,7 +44,7 @@ def requirements(scenario: Scenario, features: Features, account: Account) -> It
 
 
 def reach(scenario: Scenario, account: Account) -> Iterator[str]:
-    """Yield the statement that tries whether a guest gets as far as the scenario's."""
+    """Yield the statement that tries whether guests reach the scenario's highest gpa."""
     highest = max((access_end(op) for op in scenario.operations), default=0)
     if highest > REAL_MODE_END:
         account.use("reach")
@@ -52,7 +52,7 @@ def reach(scenario: Scenario, account: Account) -> Iterator[str]:
 
 
 def gpa_bits(scenario: Scenario, features: Features) -> int:
-    """Return how many bits the vCPUs' addresses have; 0 where it does not matter."""
+    """Return the width of the vCPUs' guest-physical addresses; 0 where it does not matter."""
     return (features.touch_limit - 1).bit_length() if needs_cpuid(scenario) else 0
 
 
@@ -91,7 +91,7 @@ def _exactly(account: Account, cap: str, number: int) -> str:
 
 
 def _highest_end(scenario: Scenario) -> int:
-    """Return where the highest region ends whose place a kernel could find good."""
+    """Return the highest end of a region that any call asks for."""
     ends = [
         op.guest_phys_addr + op.memory_size
         for op in scenario.operations

@@ -1,7 +1,7 @@
-"""The C that every emitted program shares, in parts: a program gets those that it uses.
+"""The C code that all programs share, in parts: a program gets those that it uses.
 
-A part begins with a line ``/*@ NAME */``. A line that ends in ``/*+ NAME */`` is there only if
-that part is used, too.
+A part begins with a line ``/*@ NAME */``. A line that ends in ``/*+ NAME */`` is included only if
+that part is, too.
 """
 
 import re
@@ -87,8 +87,8 @@ _NEEDS = {
     "harvest": ("collect", "vcpu"),
     "prefault": ("vcpu",),
     "newvm": ("vcpus",),
-    "kept": ("vcpus",),
-    "keptwrite": ("kept",),
+    "coalesced": ("vcpus",),
+    "coalescedwrite": ("coalesced",),
     "signals": ("ioeventfd",),
     "switchvm": ("vcpus",),
     "setclock": ("vcpu",),
@@ -128,25 +128,25 @@ _NEEDS = {
     "racelog": ("race", "racejudgelogs"),
     "raceclear": ("race",),
     "raceleft": ("racelog", "dirty"),
-    "raceahead": ("race", "prefault"),
+    "raceprefault": ("race", "prefault"),
     "racesmm": ("race", "smm"),
     "raceclock": ("race",),
     "refusebindings": ("twoslots", "region2", "memfd"),
 }
-"""What a part builds on."""
+"""The parts that a part needs."""
 
 _JOINTS = {
     "mapring": {"ring", "makevcpu"},
     "makeroom": {"ring", "run"},
     "setcpuid": {"cpuid", "makevcpu"},
 }
-"""Parts that are there where all of these are used."""
+"""Parts that are included if all of these are."""
 
 _ONLY_WITH = re.compile(r"[ \t]*/\*\+ (\w+) \*/$")
 
 
 def parts() -> dict[str, str]:
-    """Return the parts of the C files by name, in their order."""
+    """Return the parts of the C files by name, in order."""
     folder = files("vmm.repro").joinpath("c")
     found = {}
     for name in _FILES:
@@ -157,7 +157,7 @@ def parts() -> dict[str, str]:
 
 
 def select(used: Iterable[str]) -> str:
-    """Return the parts that are used, and what they build on, as one text."""
+    """Return the parts that are used and those that they need, as one text."""
     wanted: set[str] = {"base"}
     todo = list(used)
     while todo:
@@ -170,7 +170,7 @@ def select(used: Iterable[str]) -> str:
 
 
 def _of(body: str, wanted: set[str]) -> str:
-    """Return a part without the lines that other parts bring."""
+    """Return a part without the lines of parts that are not included."""
     lines = []
     for line in body.splitlines(keepends=True):
         mark = _ONLY_WITH.search(line)

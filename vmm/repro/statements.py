@@ -1,4 +1,4 @@
-"""The C statements of one step: the call, and what is expected of it."""
+"""The C statements of one step: the call, and the check of its outcome."""
 
 from collections.abc import Iterable
 from typing import assert_never
@@ -68,11 +68,11 @@ _DEATHS = {
     "killed": ("killed", "killed"),
     "killed-while-closing": ("killedclosing", "killed_while_closing"),
 }
-"""The part of the runtime, and the function in it, that lets a VM die so."""
+"""For each way in which a VM ends: the part of the runtime, and its function."""
 
 
 class Statements:
-    """Writes the statements of steps; ``account`` is of what they use."""
+    """Writes the statements of steps; ``account`` records what they use."""
 
     def __init__(self, names: CNames, vm_type: int) -> None:
         self.account = Account(names)
@@ -95,7 +95,7 @@ class Statements:
         return f"{files}{before}\n" + "".join(account.functions)
 
     def dirty_words(self, scenario: Scenario) -> int:
-        """Return how many words a bitmap has that is larger than any slot's."""
+        """Return the size in words of a bitmap that is larger than any slot's."""
         sizes = [
             pages_of(op.memory_size)
             for op in scenario.operations
@@ -108,7 +108,7 @@ class Statements:
         return "".join(f"\t{line}\n" for line in self._lines(step))
 
     def of_writes(self, group: list[Expectation]) -> str:
-        """Return the statements of plain writes that are made in one KVM_RUN."""
+        """Return the statements of plain writes in one KVM_RUN."""
         return "".join(f"\t{line}\n" for line in writes(self.account, group))
 
     def _lines(self, step: Expectation) -> Iterable[str]:
@@ -253,22 +253,22 @@ class Statements:
         return f"io_eventfd({number}, {where}, {flags_})"
 
     def _forget_events(self) -> None:
-        """A VM that is made anew has eventfds of its own."""
+        """Forget the eventfds of the current VM: a new one replaces it."""
         self._events = {key: number for key, number in self._events.items() if key[0] != self._vm}
 
     def _collect(self, step: Expectation) -> list[str]:
-        """Eventfds are those of the VM; what a program does not name was not signalled."""
+        """Check the current VM's eventfds: one that no outcome names was not signalled."""
         lines = []
         for outcome in (each.outcome for each in step.allowed):
             if not isinstance(outcome, MmioKept):
                 continue
             if self._coalesces:
-                self.account.use("kept")
+                self.account.use("coalesced")
                 for each in outcome.writes:
-                    self.account.use("keptwrite")
-                    data_ = data(each.data)
-                    lines.append(f"expect_kept({unsigned(each.gpa)}, {len(each.data)}, {data_});")
-                lines.append("expect_no_more_kept();")
+                    self.account.use("coalescedwrite")
+                    arguments = f"{unsigned(each.gpa)}, {len(each.data)}, {data(each.data)}"
+                    lines.append(f"expect_coalesced({arguments});")
+                lines.append("expect_no_more_coalesced();")
             counts = dict(outcome.events)
             for (vm, name), number in self._events.items():
                 if vm == self._vm:
@@ -277,7 +277,7 @@ class Statements:
         return lines
 
     def _switch(self, vm: int) -> list[str]:
-        """The guest's memory is that of all VMs: one guest runs at a time."""
+        """Switch to another VM. All VMs share the guest's memory, since only one runs at a time."""
         account = self.account
         account.use("switchvm")
         account.left_logs.clear()
@@ -321,7 +321,7 @@ class Statements:
         return f"set_region2({fields}, {file}, {unsigned(op.guest_memfd_offset)})"
 
     def _file(self, name: str) -> str:
-        """Return the file of a call: a guest_memfd, or that of a mapping."""
+        """Return the file of a call: a guest_memfd, or a mapping's memfd."""
         if any(mapping.name == name for mapping in self._names.mappings):
             return self._names.file(name)
         return self.account.memfd(name)

@@ -1,4 +1,4 @@
-"""Dirty logs and dirty rings as C statements."""
+"""C statements for dirty logs and dirty rings."""
 
 from vmm.repro.account import Account
 from vmm.repro.cnames import pages, slot_pages, unsigned
@@ -33,7 +33,7 @@ def get_log(account: Account, op: GetDirtyLog, step: Expectation) -> list[str]:
         optional = {page for log in logs for page in (*log.pages, *log.perhaps)}
         sure = set.intersection(*(set(log.pages) for log in logs))
         maybe = tuple(sorted(optional - sure))
-        # How many words a log has follows from the slot: all outcomes agree about it.
+        # The slot determines how many words a log has, so all outcomes agree on it.
         words = logs[0].words
         if op.slot in account.left_logs:
             account.left_logs.discard(op.slot)

@@ -211,7 +211,7 @@ def test_repro_takes_one_history_whatever_the_file_is_called(
 ) -> None:
     one, other = ideal_history(make("one")), ideal_history(make("other"))
     file = write(tmp_path / "h", one)
-    assert "came: success" in vmm("repro", file).stdout
+    assert "observed: success" in vmm("repro", file).stdout
     line = refused("repro", write(file, one, other))
     assert line == f"vmm: {file}: holds several histories: `vmm judge` takes them all\n"
     assert "a history, not a scenario" in refused("run", file)

@@ -134,9 +134,9 @@ def differing() -> History:
 
 def test_the_program_of_a_history_says_what_came_and_ends_there() -> None:
     text = program(differing())
-    before, _, after = text.partition("came: ENOSPC   <- WRONG")
+    before, _, after = text.partition("observed: ENOSPC   <- WRONG")
     assert "expected: success" in before
-    assert "came: success" in before
+    assert "observed: success" in before
     assert re.findall(r"step = \d+;", after)[1:] == []
 
 

@@ -29,8 +29,8 @@
 enum { RIGHT = 0, WRONG = 1, NOT_KNOWN = 3, CANNOT_RUN = 4 };
 
 static int kvm, vm = -1;	/* /dev/kvm, and the VM made from it */
-static int step;		/* the number in the comments of the steps */
-static bool is_quiet;		/* another round has said what is wrong */	/*+ rounds */
+static int step;		/* the number of the current step, as in its comment */
+static bool is_quiet;		/* an earlier round has printed the error */	/*+ rounds */
 
 static __attribute__((noreturn, format(printf, 2, 3))) void leave(int status, const char *text, ...)
 {
@@ -46,7 +46,7 @@ static __attribute__((noreturn, format(printf, 2, 3))) void leave(int status, co
 	exit(status);
 }
 
-/* What the host has to give: without it nothing is said about KVM. */
+/* For calls that the host must grant: their failure says nothing about KVM. */
 static int must(int result, const char *what)
 {
 	if (result < 0)
@@ -70,7 +70,7 @@ static void expect_either(int got, int first, int second)
 }
 /*@ thisone */
 
-/* Both answers are right, but what follows builds on one of them. */
+/* Both answers are right, but the later steps assume the expected one. */
 static void expect_this_one(int got, int expected, int other)
 {
 	if (got == other)
@@ -96,7 +96,7 @@ static void require_bits(int capability, int bits, const char *name)
 }
 /*@ exactly */
 
-/* The expectations below are those of a kernel with exactly this answer. */
+/* The expectations below hold only for a kernel with exactly this value. */
 static void require_exactly(int capability, int value, const char *name)
 {
 	int found = ioctl(kvm, KVM_CHECK_EXTENSION, capability);

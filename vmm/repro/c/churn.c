@@ -2,7 +2,7 @@
 
 static uint32_t churned;	/* the slot */
 
-/* Creates, logs, moves, refuses and deletes one slot of two pages between 0x8000 and 0xd000. */
+/* Creates, logs, moves and deletes a slot of two pages, with calls that may be refused. */
 static void churn(void)
 {
 	static unsigned char memory[3 * PAGE];
@@ -24,11 +24,11 @@ static void churn(void)
 enum { FIRST = 0x8000, SECOND = 0xa000, THIRD = 0xb000 };
 
 #define PAIR (2 * PAGE)
-#define BEYOND (1ull << 63)	/* the last gfn, where there is one: it is looked at last */
+#define BEYOND (1ull << 63)	/* beyond the last gfn, where there is one: checked last */
 #define LOGGED KVM_MEM_LOG_DIRTY_PAGES
 #define READ_ONLY KVM_MEM_READONLY
 
-static uint32_t refused;	/* the slot; the next id is used as well */
+static uint32_t refused;	/* the slot; the next id is used, too */
 static uint64_t pair;		/* two pages */
 
 static void prepare(uint32_t slot)
@@ -54,11 +54,11 @@ static void refuse(uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t size, u
 }
 /*@ refusecreations */
 
-#define LARGE (1ull << 28)	/* of a slot whose two dirty bitmaps take 16 KiB */
+#define LARGE (1ull << 28)	/* a slot of this size has two dirty bitmaps of 8 KiB each */
 
 static uint64_t large;
 
-/* Asks for a slot for every reason to refuse one. */
+/* Tries to create a slot once for each reason to refuse it. */
 static void refuse_creations(void)
 {
 	static const uint32_t flags[] = {0, LOGGED, READ_ONLY};
@@ -97,7 +97,7 @@ static void prepare_creations(uint32_t slot)
 }
 /*@ refusemoves */
 
-/* Asks for moves of a slot and of a logged one, with and without a change of flags. */
+/* Tries bad moves of a plain and of a logged slot, with and without a change of flags. */
 static void refuse_moves(void)
 {
 	static const uint64_t gpas[] = {FIRST, THIRD};
@@ -131,7 +131,7 @@ static void refuse_binding(uint32_t slot, uint64_t gpa, int memfd, uint64_t offs
 		      (unsigned long long)offset, (unsigned long long)gpa);
 }
 
-/* Makes a guest_memfd that one slot binds and another one cannot, and closes it. */
+/* Binds a new guest_memfd to one slot, tries bad bindings to another, and closes it. */
 static void refuse_bindings(void)
 {
 	uint32_t slot = refused, other = refused + 1;

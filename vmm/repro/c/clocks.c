@@ -20,7 +20,7 @@ static __attribute__((unused)) void expect_msrs(int got, int expected)
 }
 /*@ thisnumber */
 
-/* One MSR set, or none: both are right, but what follows builds on one of them. */
+/* One MSR set, or none: both are right, but the later steps assume the expected one. */
 static void expect_this_number(int got, int expected)
 {
 	if (got == !expected)
@@ -36,7 +36,7 @@ static int pause_clock(unsigned cpu)
 }
 /*@ due */
 
-/* KVM has written a clock since the last look: it has a new version, which is even. */
+/* KVM must have written a clock since the last comparison: its version is new and even. */
 static void expect_clock(struct mapping *mapping, uint64_t offset, unsigned version_at, bool stopped)
 {
 	const unsigned char *host = mapping->host + offset, *before = mapping->expected + offset;
@@ -48,12 +48,12 @@ static void expect_clock(struct mapping *mapping, uint64_t offset, unsigned vers
 		leave(WRONG, "the clock at %s+0x%llx has an odd version", mapping->name,
 		      (unsigned long long)offset);
 	if (stopped && !(host[29] & 2))
-		leave(WRONG, "the clock at %s+0x%llx does not tell of the pause", mapping->name,
+		leave(WRONG, "the clock at %s+0x%llx does not report the pause", mapping->name,
 		      (unsigned long long)offset);
 }
 /*@ room */
 
-/* What KVM may have written: whatever is there is right. */
+/* KVM may have written these bytes: any content is right. */
 static void may_change(struct mapping *mapping, uint64_t offset, uint64_t size)
 {
 	memcpy(mapping->expected + offset, mapping->host + offset, size);
@@ -62,7 +62,7 @@ static void may_change(struct mapping *mapping, uint64_t offset, uint64_t size)
 
 #include <asm/kvm_para.h>
 
-/* What KVM offers its guests, by its own word. */
+/* Ends the program unless KVM's CPUID offers guests this feature. */
 static void require_paravirtual(int feature, const char *name)
 {
 	static struct {

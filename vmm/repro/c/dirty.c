@@ -16,7 +16,7 @@ static int get_dirty_log(uint32_t slot, void *bitmap)
 }
 /*@ expectdirty */
 
-/* The log fills so many words; it names these pages, perhaps the optional ones, and no other. */
+/* The log has this many words; it names all of `pages`, maybe some of `perhaps`, no others. */
 static void expect_dirty(unsigned words, unsigned count, const uint32_t *pages,
 			 unsigned optional, const uint32_t *perhaps)
 {
@@ -97,7 +97,7 @@ static int enable_ring(uint32_t cap, uint64_t argument)
 }
 /*@ resetrings */
 
-/* KVM_RESET_DIRTY_RINGS; 0 or an errno. It has to free what was harvested. */
+/* KVM_RESET_DIRTY_RINGS; 0 or an errno. It must reset exactly what was harvested. */
 static int reset_dirty_rings(void)
 {
 	int entries = ioctl(vm, KVM_RESET_DIRTY_RINGS, 0);
@@ -120,8 +120,8 @@ static bool is_among(struct slot_page wanted, unsigned count, const struct slot_
 }
 
 /*
- * Harvests a vCPU's ring. Since the last harvest it has named these pages, perhaps the optional
- * ones, and no other; the vCPU stopped at its full ring so many times, or more if it may.
+ * Harvests a vCPU's ring. Since the last harvest it must have named all of `pages`, maybe some of
+ * `perhaps`, and no others, and been full `full` times, or more if `may_be_full`.
  */
 static void expect_harvest(unsigned cpu, unsigned count, const struct slot_page *pages,
 			   unsigned optional, const struct slot_page *perhaps, unsigned full,

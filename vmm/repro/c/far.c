@@ -1,13 +1,13 @@
 /*@ paging */
 
-/* Where in the guest's slot its own page tables are. */
+/* The offset of the guest's page tables in its slot. */
 #define PAGE_TABLES 0xc000u
 /*@ windows */
 
 /*
- * 64-bit mode. The guest's slot stands at virtual address 0. Window n shows 4 MiB that begin at
- * a multiple of 2 MiB, at the virtual address n * 4 MiB. Entries are only ever added, so that
- * what a vCPU has cached stays cached until KVM takes it away.
+ * 64-bit mode. The guest's slot is mapped at virtual address 0. Window n maps 4 MiB from a
+ * multiple of 2 MiB on, at virtual address n * 4 MiB. Entries are only ever added, so that what a
+ * vCPU has cached stays cached until KVM flushes it.
  */
 #define WINDOW_STEP (2ull << 20)
 #define GPA_END (1ull << 52)
@@ -19,7 +19,7 @@ static uint64_t *table(unsigned level)
 	return (uint64_t *)(guest.host + PAGE_TABLES) + level * 512;
 }
 
-/* The virtual address of a gpa; 2 MiB and more after it follow. */
+/* The virtual address of a gpa; at least 2 MiB are mapped from there on. */
 static uint64_t address_of(uint64_t gpa)
 {
 	static uint64_t starts[256];
@@ -72,7 +72,7 @@ static void enter_long(struct vcpu *vcpu, struct kvm_regs *regs)
 }
 /*@ longcode */
 
-/* The same as run_code() in 64-bit mode. */
+/* run_code() in 64-bit mode. */
 static void run_long(unsigned cpu, const unsigned char *code, unsigned length, struct kvm_regs regs)
 {
 	memcpy(guest.host, code, length);
@@ -168,7 +168,7 @@ static void guest_executes_far(unsigned cpu, uint64_t gpa)
 }
 /*@ start */
 
-/* The vCPU goes on where `regs` say, with page tables of the scenario's own. */
+/* Starts the vCPU at regs.rip in 64-bit mode, with the scenario's page tables. */
 static void guest_starts(unsigned cpu, uint64_t tables, struct kvm_regs regs)
 {
 	own_tables = tables;
@@ -191,10 +191,7 @@ static void guest_runs_far(unsigned cpu, const char *code, unsigned length, stru
 }
 /*@ reach */
 
-/*
- * Whether guests reach this page here is tried in a child: one that cannot takes what runs it
- * along.
- */
+/* Ends the program unless guests reach this page. A child tries it: failing may kill it. */
 static void require_reach(uint64_t page)
 {
 	static unsigned char memory[2 * PAGE];

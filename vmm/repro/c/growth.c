@@ -1,17 +1,17 @@
 /*@ growth */
 
 /*
- * What the kernel's memory is made of, as /proc/meminfo counts it, and what this process has mapped.
- * The former is the whole machine's, so the work is done in rounds, each followed by as long a
- * wait: what others allocate grows during the wait as well, what is freed late is gone after it,
- * and what leaks does neither. The least growth over half of the rounds or more, by either measure,
- * is what the work certainly costs.
+ * The kernel's memory as /proc/meminfo counts it, and what this process has mapped. The former is
+ * machine-wide, so the work is done in rounds, each followed by an equally long wait: what others
+ * allocate also grows during the wait, what is freed late is gone after it, and a leak does
+ * neither. The least average growth over half of the rounds or more, by either measure, is what
+ * the work certainly leaks.
  */
 enum { COUNTERS = 6, ROUNDS = 8, ATTEMPTS = 2, TOLERANCE = 64 << 10 };
 
 static const char *const counted[COUNTERS] = {
 	"SUnreclaim:", "VmallocUsed:", "Percpu:", "KernelStack:", "SecPageTables:",
-	"VmSize:",	/* of /proc/self/status: what the kernel has mapped here and left behind */
+	"VmSize:",	/* of /proc/self/status: mappings that the kernel left here */
 };
 
 static void read_file(const char *path, long long sizes[COUNTERS])
@@ -33,7 +33,7 @@ static void read_counters(long long sizes[COUNTERS])
 	char line[256];
 	FILE *file = fopen("/proc/sys/vm/stat_refresh", "r");
 
-	/* Reading it has each CPU count what it keeps to itself; only an administrator may. */
+	/* Reading it adds the per-CPU counts to the totals; only an administrator may. */
 	if (file && fgets(line, sizeof(line), file))
 		leave(CANNOT_RUN, "/proc/sys/vm/stat_refresh says %s", line);
 	if (file)
@@ -43,7 +43,7 @@ static void read_counters(long long sizes[COUNTERS])
 	read_file("/proc/self/status", sizes);
 }
 
-/* A share of the work, and a wait: how much grew in all, and how much more with the work. */
+/* Works, then waits as long: growth in all, and growth at work minus that of the wait. */
 static void work_a_round(void (*turn)(void), unsigned share, long long grown[2][COUNTERS])
 {
 	long long before[COUNTERS], between[COUNTERS], after[COUNTERS];
@@ -80,14 +80,14 @@ static long long certain(long long rounds[ROUNDS][2][COUNTERS], int counter)
 	return least;
 }
 
-/* Does something so many times, after which the kernel has no less memory than before. */
+/* Does something `times` times: neither the kernel nor this process may grow by it. */
 static void expect_no_growth(void (*turn)(void), unsigned times)
 {
 	static long long rounds[ROUNDS][2][COUNTERS];
 	unsigned share = (times + ROUNDS - 1) / ROUNDS;
 	const char *grown = "";
 
-	work_a_round(turn, share, rounds[0]);	/* What the kernel allocates once. */
+	work_a_round(turn, share, rounds[0]);	/* the kernel allocates some memory once */
 	for (int attempt = 0; attempt < ATTEMPTS && grown; attempt++) {
 		for (int i = 0; i < ROUNDS; i++)
 			work_a_round(turn, share, rounds[i]);

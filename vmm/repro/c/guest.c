@@ -1,6 +1,6 @@
 /*@ privatefault */
 
-/* What EFAULT stands for. <linux/kvm.h> has KVM_EXIT_MEMORY_FAULT only since Linux 6.8. */
+/* The reason of an EFAULT. <linux/kvm.h> has KVM_EXIT_MEMORY_FAULT only since Linux 6.8. */
 static const char *fault_of(const struct kvm_run *run)
 {
 	static char reason[64];
@@ -20,7 +20,7 @@ static const char *fault_of(const struct kvm_run *run)
 static uint64_t own_tables = NO_TABLES;
 /*@ finish */
 
-/* Completes what an exit left pending, without running on. */
+/* Completes the access of an exit without running the guest further. */
 static void finish(struct vcpu *vcpu)
 {
 	vcpu->run->immediate_exit = 1;
@@ -30,10 +30,10 @@ static void finish(struct vcpu *vcpu)
 }
 /*@ run */
 
-/* No access exits more often, nor with more bytes: one instruction reads and writes 0x4000. */
+/* No access has more MMIO exits or bytes: one instruction reads and writes 0x4000 of them. */
 #define MOST_EXITS 0x8000u
 
-/* What the guest's latest access came to. */
+/* The result of the guest's latest access. */
 static struct {
 	const char *stopped;	/* why the vCPU could not go on */
 	uint32_t value;		/* what was read */
@@ -43,7 +43,7 @@ static struct {
 		bool write;
 		unsigned length;
 		unsigned char *data;
-	} exit[MOST_EXITS];	/* MMIO; adjacent ones joined */
+	} exit[MOST_EXITS];	/* MMIO; adjacent exits are joined */
 	unsigned char data[MOST_EXITS];
 } access_;
 
@@ -70,7 +70,7 @@ static void note_mmio(struct kvm_run *run)
 	access_.bytes += run->mmio.len;
 }
 
-/* Runs until the guest writes to the port. Only what it executes itself may cause MMIO. */
+/* Runs until the guest writes to the port. Where its code is under test, MMIO is a stop. */
 static void run(struct vcpu *vcpu, int port)
 {
 	static char reason[32];
@@ -108,7 +108,7 @@ static void run(struct vcpu *vcpu, int port)
 }
 /*@ forget */
 
-/* After a triple fault some kernels would deliver the last exception to whatever comes next. */
+/* After a triple fault some kernels would deliver the last exception in the next run. */
 static void forget_exceptions(struct vcpu *vcpu)
 {
 	struct kvm_vcpu_events events = {0};
@@ -160,7 +160,7 @@ static bool stopped(const char *why)
 }
 /*@ otherstop */
 
-/* A vCPU that stops is right, too, but what follows builds on memory as it is otherwise. */
+/* A stop is right, too, but the later steps assume memory as it is without one. */
 static void leave_if_stopped(const char *why)
 {
 	if (stopped(why))
@@ -169,7 +169,7 @@ static void leave_if_stopped(const char *why)
 }
 /*@ otherend */
 
-/* What follows builds on memory as it is where the vCPU stops. */
+/* No stop is right, too, but the later steps assume memory as a stop leaves it. */
 static void leave_at_other_end(void)
 {
 	leave(CANNOT_RUN, "this kernel gives the other right answer (the vCPU does not stop)");
@@ -184,7 +184,7 @@ static void expect_stopped(const char *why)
 }
 /*@ mmio */
 
-/* The next MMIO exit of the access. */
+/* Expects the next MMIO exit of the access. */
 static void expect_mmio(bool write, uint64_t gpa, unsigned length, const char *data)
 {
 	unsigned at = access_.expected++;
@@ -202,7 +202,7 @@ static void expect_mmio(bool write, uint64_t gpa, unsigned length, const char *d
 }
 /*@ otherexits */
 
-/* An access with so many exits is right, too, but what follows builds on another outcome. */
+/* So many exits are right, too, but the later steps assume another outcome. */
 static void leave_at_exits(unsigned exits)
 {
 	if (!access_.stopped && access_.exits == exits)
@@ -210,19 +210,19 @@ static void leave_at_exits(unsigned exits)
 }
 /*@ end */
 
-/* The access ended by itself, and with no other exit. */
+/* The guest finished the access, without another MMIO exit. */
 static void expect_end(void)
 {
 	if (access_.stopped)
 		leave(WRONG, "the vCPU stopped: %s", access_.stopped);
 	if (access_.exits > access_.expected)
-		leave(WRONG, "an MMIO %s at gpa 0x%llx that nobody expected",
+		leave(WRONG, "unexpected MMIO %s at gpa 0x%llx",
 		      access_.exit[access_.expected].write ? "write" : "read",
 		      (unsigned long long)access_.exit[access_.expected].gpa);
 }
 /*@ value */
 
-/* The end of the access: no other exit, and this value was read (0: nothing was). */
+/* The access ended without another exit, and read this value (0: it read nothing). */
 static void expect_value(uint32_t value)
 {
 	expect_end();
@@ -249,7 +249,7 @@ static void guest_reads(unsigned cpu, uint32_t gpa, unsigned width)
 }
 /*@ putwrite */
 
-/* Puts down the instruction that writes 1, 2 or 4 bytes at a gpa; returns its length. */
+/* Stores the instruction that writes 1, 2 or 4 bytes at a gpa; returns its length. */
 static unsigned put_write(unsigned char *code, uint32_t gpa, unsigned width, uint32_t value)
 {
 	static const unsigned char start[] = {
@@ -335,7 +335,7 @@ static void guest_copies(unsigned cpu, uint32_t gpa, unsigned count, unsigned wi
 }
 /*@ elements */
 
-/* What it read: the same element, so many times, from this element on. */
+/* Expects this value in `times` elements of what the guest copied, from `first` on. */
 static void expect_elements(unsigned first, unsigned times, unsigned width, uint32_t value)
 {
 	for (unsigned i = first; i < first + times; i++)
@@ -354,7 +354,7 @@ static void guest_executes(unsigned cpu, uint32_t gpa)
 }
 /*@ startreal */
 
-/* The vCPU goes on at a gpa. */
+/* Starts the vCPU at a gpa, in real mode. */
 static void guest_starts_real(unsigned cpu, uint32_t gpa)
 {
 	struct kvm_regs regs = {.rip = gpa & 0xffff};
@@ -372,11 +372,11 @@ static void expect_no_fetch(void)
 }
 /*@ registers */
 
-/* The registers before one instruction, and after it; of a guest in real mode 32 bits count. */
+/* The registers before and after one instruction, and their bits that are compared. */
 static struct kvm_regs before_, after_;
 static uint64_t register_bits;
 
-/* The end of an instruction: no other exit, these registers, and these flags of those in `mask`. */
+/* One instruction ended without another exit. sp, si, di: changes; mask: flags that count. */
 static void expect_registers(uint64_t ax, uint64_t bx, uint64_t cx, uint64_t dx, int64_t sp,
 			     int64_t si, int64_t di, uint64_t bp, unsigned flags, unsigned mask)
 {
@@ -399,7 +399,7 @@ static void expect_registers(uint64_t ax, uint64_t bx, uint64_t cx, uint64_t dx,
 
 static struct kvm_dtable tables;
 
-/* What GDTR and IDTR hold at the next instruction. */
+/* Sets what GDTR and IDTR hold from the next instruction, or start, on. */
 static void set_tables(uint64_t base, unsigned limit)
 {
 	tables = (struct kvm_dtable){.base = base, .limit = limit};
@@ -415,7 +415,7 @@ static void store_tables(struct vcpu *vcpu)
 }
 /*@ startflat */
 
-/* The same with a stack, whose segment is flat, too, and with tables. */
+/* Starts the vCPU at a gpa, in real mode, with a flat stack segment and with tables. */
 static void guest_starts_flat(unsigned cpu, uint32_t gpa, uint32_t stack)
 {
 	struct kvm_regs regs = {.rip = gpa & 0xffff, .rsp = stack};
@@ -459,7 +459,7 @@ static void run_instruction(struct vcpu *vcpu)
 }
 /*@ instruction */
 
-/* The guest executes one instruction in real mode, with a stack segment that is flat, too. */
+/* The guest executes one instruction in real mode, with a flat stack segment. */
 static void guest_runs(unsigned cpu, const char *code, unsigned length, struct kvm_regs regs)
 {
 	struct kvm_sregs sregs;

@@ -71,7 +71,7 @@ static void forget_life(struct life *life)
 }
 /*@ everyother */
 
-/* A VM with a dirty ring has no dirty bitmaps: each other one has it. */
+/* Every other VM has a dirty ring, and so no dirty bitmaps. */
 static int has_ring_next(void)
 {
 	static unsigned turn;
@@ -140,7 +140,7 @@ static void *close_life_of(void *life)
 	return NULL;
 }
 
-/* The vCPU has run in one thread, was made in this one, and a third one closes. */
+/* The vCPU is created by this thread, run by another, and closed by a third. */
 static void closed_by_another_thread(void)
 {
 	struct life life;
@@ -169,7 +169,7 @@ static void closed_while_running(void)
 }
 /*@ heldbyachild */
 
-/* A forked child still has the VM open, and lets go last. */
+/* A forked child still holds the VM open, and is the last to close it. */
 static void held_by_a_child(void)
 {
 	struct life life;
@@ -226,8 +226,8 @@ static void *keep_mapping(void *nothing)
 }
 
 /*
- * A process is killed while it closes VMs. Where the kernel has slots of its own their memory is
- * unmapped then, for which it has to wait: another thread keeps the memory map busy.
+ * A process is killed while it closes VMs. A kernel with internal slots then unmaps their memory,
+ * and has to wait for the mmap lock, which another thread keeps busy.
  */
 static void killed_while_closing(void)
 {
@@ -243,7 +243,7 @@ static void killed_while_closing(void)
 			leave(CANNOT_RUN, "pthread_create fails");
 		for (;;) {
 			other = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
-			/* Not every kernel has these two. */
+			/* Some kernels lack these two. */
 			ioctl(other, KVM_CREATE_IRQCHIP, 0);
 			ioctl(other, KVM_SET_TSS_ADDR, TSS_GPA);
 			cpu = must(ioctl(other, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");

@@ -1,19 +1,19 @@
 /*@ mapping */
 
 /*
- * Host memory. Every page is filled with a word of its own, so that the guest's reads tell which
- * page of which mapping they reached; at 0x800 it has code that answers with the same word.
+ * Host memory. Every page is filled with a word that identifies it, so that a guest's read tells
+ * which page of which mapping it reached; the code at 0x800 writes the same word to a port.
  */
 struct mapping {
 	const char *name;
 	unsigned number;
 	uint64_t pages;
 	unsigned char *host;
-	unsigned char *elsewhere;	/* where its pages are moved to */	/*+ movepages */
-	unsigned char *expected; /* what it must look like; NULL if nobody may look */
-	unsigned char *before;	/* what was there when a race began */	/*+ race */
-	bool *absent;		/* pages that the host has taken away */	/*+ hostchange */
-	const struct mapping *of;	/* whose file it shows; NULL: its own */	/*+ another */
+	unsigned char *elsewhere;	/* where pages are moved to */	/*+ movepages */
+	unsigned char *expected; /* the content it must have; NULL if the host cannot read it */
+	unsigned char *before;	/* the content when a race began */	/*+ race */
+	bool *absent;		/* pages that the host cannot read now */	/*+ hostchange */
+	const struct mapping *of;	/* the mapping whose file it maps, if not its own */	/*+ another */
 };
 
 static uint32_t word_of(const struct mapping *mapping, uint64_t page)
@@ -24,7 +24,7 @@ static uint32_t word_of(const struct mapping *mapping, uint64_t page)
 static void fill(struct mapping *mapping)
 {
 	static const unsigned char code[] = {
-		0xb8, 0, 0, 0xeb, 0x08,		/* real mode: mov ax, 0; jmp to its part */
+		0xb8, 0, 0, 0xeb, 0x08,		/* real mode: mov ax, 0; jmp to the real-mode part */
 		0xb8, 0, 0, 0, 0, 0xe7, 0xe1,	/* 64-bit mode: mov eax, the word; out 0xe1, eax */
 		0xf4,				/* hlt */
 		0x66, 0xb8, 0, 0, 0, 0,		/* real mode: mov eax, the word */
@@ -57,7 +57,7 @@ static void map(struct mapping *mapping, unsigned char *at, int protection, int 
 }
 /*@ another */
 
-/* Shows a file that is filled already: a second time, or with copies of one's own. */
+/* Maps a file that is filled already: shared once more, or private. */
 static void map_another(struct mapping *mapping, int sharing, int fd)
 {
 	uint64_t size = mapping->pages * PAGE;
@@ -113,14 +113,14 @@ static void host_writes(struct mapping *mapping, uint64_t offset, uint32_t value
 }
 /*@ change */
 
-/* Bytes that must have changed since the last look at host memory. */
+/* These bytes must have changed since host memory was last compared. */
 static void expect_change(struct mapping *mapping, uint64_t offset, unsigned length, const char *data)
 {
 	memcpy(mapping->expected + offset, data, length);
 }
 /*@ hostchange */
 
-/* What the host does to pages of its own: `absent` is what they are from now on. */
+/* Notes whether the host cannot read these pages (`absent`): then they are not compared. */
 static void mark_absent(struct mapping *mapping, uint64_t offset, uint64_t pages, bool absent)
 {
 	if (!mapping->absent)
@@ -144,7 +144,7 @@ static void host_advises(struct mapping *mapping, uint64_t offset, uint64_t page
 #define MADV_COLLAPSE 25
 #endif
 
-/* The kernel may fail to, at any time; but it has to know what is asked for. */
+/* The advice may fail at any time, but the kernel must know it. */
 static void host_may_advise(struct mapping *mapping, uint64_t offset, uint64_t pages, int advice)
 {
 	if (madvise(NULL, 2 << 20, advice) && errno == EINVAL)
@@ -165,14 +165,14 @@ static long number_in(const char *path)
 	return number;
 }
 
-/* KSM merges a page that is as it was at the look before. */
+/* KSM merges a page only if it has not changed since the previous scan. */
 static void host_merges(struct mapping *mapping, uint64_t offset, uint64_t pages)
 {
 	const char *scans = "/sys/kernel/mm/ksm/full_scans";
 	long goal = number_in(scans) + 3;
 
 	if (number_in("/sys/kernel/mm/ksm/run") != 1)
-		leave(CANNOT_RUN, "KSM is not at work (/sys/kernel/mm/ksm/run)");
+		leave(CANNOT_RUN, "KSM does not run (/sys/kernel/mm/ksm/run)");
 	must(madvise(mapping->host + offset, pages * PAGE, MADV_MERGEABLE), "MADV_MERGEABLE");
 	for (int tries = 0; tries < 200 && number_in(scans) < goal; tries++)
 		usleep(10000);
@@ -182,7 +182,7 @@ static void host_merges(struct mapping *mapping, uint64_t offset, uint64_t pages
 #define MREMAP_DONTUNMAP 4
 #endif
 
-/* Moves what pages hold elsewhere, or back; where they were nothing can be reached. */
+/* Moves pages elsewhere, which leaves their place inaccessible, or back. */
 static void host_moves(struct mapping *mapping, uint64_t offset, uint64_t pages, bool away)
 {
 	int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
@@ -205,7 +205,7 @@ static void host_moves(struct mapping *mapping, uint64_t offset, uint64_t pages,
 static pid_t child;
 static int to_child;
 
-/* A child that shares all memory until it is told to look whether anything has changed. */
+/* Forks a child that keeps all memory as it is now; host_reaps() has it check that. */
 static void host_forks(int count, struct mapping **watched)
 {
 	int down[2], ready[2];
@@ -253,7 +253,7 @@ static void host_reaps(void)
 #include <pthread.h>
 #include <sys/syscall.h>
 
-/* userfaultfd on pages of a mapping: a thread fetches them, or lets those go on who write them. */
+/* userfaultfd on pages of a mapping: a thread fetches them or, if it guards, lets writes go on. */
 struct pager {
 	struct mapping *mapping;
 	uint64_t start, pages;
@@ -363,11 +363,11 @@ static void host_settles(struct mapping *mapping)
 	close(pager->fd);
 	for (uint64_t page = 0; page < pager->pages && pager->guards; page++)
 		if (pager->met[page] ? pager->met[page] > 1 : pager_lost(pager, page))
-			leave(WRONG, "a guarded page was written with nobody being held up");
+			leave(WRONG, "a guarded page was written without a userfaultfd event");
 }
 /*@ remap */
 
-/* Maps something else in the place of pages: of a file, or fresh memory (fd -1). */
+/* Maps a file, or fresh memory (fd -1), in place of pages. */
 static void host_maps(struct mapping *mapping, uint64_t offset, uint64_t pages, int protection,
 		      int flags, int fd, uint64_t file_offset)
 {

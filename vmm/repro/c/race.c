@@ -1,23 +1,23 @@
 /*@ race */
 
 /*
- * Threads of the host and vCPUs act at the same time. Each notes a moment before all it does, and
- * another one after it. When all have ended, every access has to find what its gpa reached at some
- * moment of its own interval, and memory has to hold there what was written by then.
+ * Host threads and vCPUs act at the same time. Each draws a number, a moment, before and after
+ * every action. When all have ended, every access must have met what its gpa reached at some
+ * moment of its own interval, with the content that memory may have had then.
  */
 
 #define FOREVER (1ull << 62)
 
-enum reach { NOTHING, READING, EVERYTHING };	/* what the host itself can do with a page */
+enum reach { NOTHING, READING, EVERYTHING };	/* the host's own access to a page */
 
-/* What a gfn reaches: a page of a slot, and the host's page that shows there. NULL: a hole. */
+/* What a gfn reaches: a page of a slot, and the host page behind it. NULL: a hole. */
 struct place {
 	struct mapping *mapping;
 	uint64_t page;
 	uint32_t slot;
 	uint64_t slot_page;
 	bool readonly;
-	int tracked;		/* among the pages that the race changes, or -1 */
+	int tracked;		/* index among the pages that the race changes, or -1 */
 };
 
 enum action { CALLS, READS_LOG, CLEARS_LOG, HARVESTS, RESETS, HOST_WRITES };
@@ -25,11 +25,11 @@ enum action { CALLS, READS_LOG, CLEARS_LOG, HARVESTS, RESETS, HOST_WRITES };
 struct race_operation {
 	enum action action;
 	int (*call)(void);			/* 0 or an errno */
-	uint32_t slot;				/* of a log; of a ring the vCPU */
-	uint64_t pages;				/* of that slot, or that are cleared */
+	uint32_t slot;				/* whose log; for a ring: the vCPU */
+	uint64_t pages;				/* of that slot, or how many are cleared */
 	uint64_t first;
 	const uint64_t *bits;			/* what is cleared */
-	bool clears;				/* what reads a log clears it, too */
+	bool clears;				/* whether reading the log clears it */
 	struct mapping *mapping;
 	uint64_t offset;
 	uint32_t value;
@@ -37,7 +37,7 @@ struct race_operation {
 
 enum log_event { STAYS, BEGINS, BEGINS_SET, BEGINS_UNTRACKED, ENDS, BEGINS_ANEW };
 
-/* What a call has to answer, and what it does to the log of its slot. */
+/* What a call must return, and what it does to the log of its slot. */
 struct race_call {
 	int expected, other;
 	enum log_event log;
@@ -45,7 +45,7 @@ struct race_call {
 	uint64_t slot_pages;
 };
 
-/* Each row of a table tells what holds after so many calls; from `again` on they repeat. */
+/* Row n of each table holds after n calls; from `again` on the rows repeat. */
 struct race_host {
 	const struct race_operation *operations;
 	unsigned count, rounds, pause, rows, again;
@@ -56,13 +56,13 @@ struct race_host {
 	const bool *cleared;		/* pages whose content a call loses */
 };
 
-enum step_kind { READS, WRITES, EXECUTES, MAPS_AHEAD };
+enum step_kind { READS, WRITES, EXECUTES, PRE_FAULTS };
 
 struct race_step {
 	enum step_kind kind;
 	uint64_t gpa;
 	uint32_t value;
-	unsigned view;			/* which gfn, of those that the race uses */
+	unsigned view;			/* index of its gfn among those that the race uses */
 	bool in_smm;
 };
 
@@ -94,8 +94,8 @@ struct race_clock {							/*+ raceclock */
 	bool surely;							/*+ raceclock */
 };									/*+ raceclock */
 
-/* A word that KVM may write to by itself. */
-struct race_veil {							/*+ raceclock */
+/* A word that KVM may write. */
+struct race_word {							/*+ raceclock */
 	struct mapping *mapping;					/*+ raceclock */
 	uint64_t offset;						/*+ raceclock */
 };									/*+ raceclock */
@@ -103,15 +103,15 @@ struct race_veil {							/*+ raceclock */
 struct race {
 	const struct race_host *hosts;
 	const struct race_guest *guests;
-	const struct race_log *logs;		/* that are kept when the race begins */
+	const struct race_log *logs;		/* those in use when the race begins */
 	const int *view_owners, *page_owners;	/* host threads, or -1 */
 	struct mapping *const *mappings;
 	const struct race_page *pages;
 	unsigned host_count, guest_count, log_count, views, page_count, mapping_count;
 	bool reads_make_dirty;
 	const struct race_clock *clocks;	/*+ raceclock */
-	const struct race_veil *veils;		/*+ raceclock */
-	unsigned clock_count, veil_count;	/*+ raceclock */
+	const struct race_word *unknown_words;		/*+ raceclock */
+	unsigned clock_count, word_count;	/*+ raceclock */
 };
 
 struct race_answer {
@@ -171,7 +171,7 @@ static void *grown(void *old, size_t count, size_t size)
 	void *room = realloc(old, count * size);
 
 	if (!room)
-		leave(CANNOT_RUN, "no memory for what a race met");
+		leave(CANNOT_RUN, "no memory for the results of a race");
 	return room;
 }
 /*@ racering */

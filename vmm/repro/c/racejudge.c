@@ -7,7 +7,7 @@ static unsigned row_after(const struct race_host *host, size_t calls)
 	return host->again + (calls - host->again) % (host->rows - host->again);
 }
 
-/* How many calls of a thread had surely taken effect at a moment, or may have. */
+/* How many calls of a thread had surely, or at most, taken effect at a moment. */
 static size_t calls_by(const struct race_worker *host, uint64_t moment, bool surely)
 {
 	size_t low = 0, high = host->count;
@@ -32,7 +32,7 @@ struct places {
 	bool hole, readonly, denied, absent;
 };
 
-/* What the host could do with a page at some moment: a bit for each `enum reach`. */
+/* What access the host had to a page in an interval: a bit for each `enum reach`. */
 static unsigned reach_of(const struct race *race, int page, uint64_t begin, uint64_t end)
 {
 	unsigned found = 0;
@@ -55,7 +55,7 @@ static bool is_same(const struct place *one, const struct place *other)
 	       && one->slot_page == other->slot_page && one->readonly == other->readonly;
 }
 
-/* What a view reached in an interval: with `writes`, only what could be written. */
+/* What a view may have reached in an interval; with `writes`, only what was writable. */
 static struct places reached(const struct race *race, unsigned view, const struct window *within,
 			     bool writes)
 {
@@ -135,7 +135,7 @@ static void judge_write(const struct race *race, unsigned cpu, size_t number,
 		return;
 	if (found.denied && is_stop(met, "EFAULT"))
 		return;
-	wrong_access(cpu, number, step, met, "a write met what it could not meet");
+	wrong_access(cpu, number, step, met, "no state of its interval explains this write");
 }
 
 static bool slots_change_within(const struct race *race, const struct window *window)
@@ -148,7 +148,7 @@ static bool slots_change_within(const struct race *race, const struct window *wi
 	return false;
 }
 
-static bool is_right_ahead(const struct race *race, const struct race_step *step,
+static bool is_right_pre_fault(const struct race *race, const struct race_step *step,
 			   const struct met *met, const struct places *found,
 			   const struct window *window)
 {
@@ -204,10 +204,10 @@ static void judge_read(const struct race *race, unsigned cpu, size_t number,
 	for (unsigned i = 0; race->reads_make_dirty && i < found.count; i++)
 		note_dirty(&found.place[i], window->begin, window->end, false);
 	if (step->kind == READS && !is_right_read(step, met, &found, window))
-		wrong_access(cpu, number, step, met, "a read met what was not there");
+		wrong_access(cpu, number, step, met, "no state of its interval explains this read");
 	if (step->kind == EXECUTES && !is_right_code(met, &found))
-		wrong_access(cpu, number, step, met, "code came from where it could not");
-	if (step->kind == MAPS_AHEAD && !is_right_ahead(race, step, met, &found, window))
+		wrong_access(cpu, number, step, met, "no state of its interval explains this code");
+	if (step->kind == PRE_FAULTS && !is_right_pre_fault(race, step, met, &found, window))
 		leave(WRONG, "window %zu of vCPU %u: KVM_PRE_FAULT_MEMORY at gpa 0x%llx: %s", number,
 		      cpu, (unsigned long long)step->gpa,
 		      met->error ? strerror(met->error) : "success");
@@ -258,7 +258,7 @@ static void note_log_event(const struct race_call *call, const struct race_answe
 	}
 }
 
-/* What each call has to answer, and what it changes. */
+/* Checks what each call returned, and notes what it changed. */
 static void judge_calls(const struct race *race)
 {
 	for (unsigned i = 0; i < race->host_count; i++)
@@ -288,7 +288,7 @@ static void judge_calls(const struct race *race)
 		}
 }
 
-/* Whether a page can be looked at when all threads have ended. */
+/* Whether the host can read a page when no thread runs. */
 static bool can_be_seen(const struct race *race, const struct mapping *mapping, uint64_t page)
 {
 	for (unsigned i = 0; i < race->page_count; i++)
@@ -299,7 +299,7 @@ static bool can_be_seen(const struct race *race, const struct mapping *mapping, 
 	return true;
 }
 
-/* Keeps what is in host memory when the race begins, and compares when it has ended. */
+/* Saves the content of host memory before a race. */
 static void keep_memory(const struct race *race)
 {
 	for (unsigned i = 0; i < race->mapping_count; i++) {
@@ -326,7 +326,7 @@ static bool is_written(const struct mapping *mapping, uint64_t page)
 
 /*@ raceclock */
 
-/* What logs may name for the clocks, or must: the steal time is written whenever its vCPU runs. */
+/* Notes pages that logs may, or must, name for KVM's clocks: each run writes the steal time. */
 static void judge_clocks(const struct race *race)
 {
 	for (unsigned i = 0; i < race->clock_count; i++) {
@@ -346,11 +346,11 @@ static void judge_clocks(const struct race *race)
 }
 
 /* Whether KVM may have written to a word. */
-static bool is_veiled(const struct race *race, const struct mapping *mapping, uint64_t offset)
+static bool is_unknown_word(const struct race *race, const struct mapping *mapping, uint64_t offset)
 {
-	for (unsigned i = 0; i < race->veil_count; i++)
-		if (file_of(race->veils[i].mapping) == file_of(mapping)
-		    && race->veils[i].offset == offset)
+	for (unsigned i = 0; i < race->word_count; i++)
+		if (file_of(race->unknown_words[i].mapping) == file_of(mapping)
+		    && race->unknown_words[i].offset == offset)
 			return true;
 	return false;
 }
@@ -366,7 +366,7 @@ static void judge_page(const struct race *race, struct mapping *mapping, uint64_
 	for (uint64_t at = page * PAGE; at < (page + 1) * PAGE; at += 4) {
 		uint32_t value;
 
-		if (is_veiled(race, mapping, at))	/*+ raceclock */
+		if (is_unknown_word(race, mapping, at))	/*+ raceclock */
 			continue;			/*+ raceclock */
 		memcpy(&value, mapping->host + at, sizeof(value));
 		if (written ? !may_hold(mapping, at, FOREVER - 1, FOREVER, value)
@@ -413,7 +413,7 @@ static void race(const struct race *race)
 
 #define ROUND_LIMIT_S 60
 
-/* Whether a round has ended in time; a vCPU that does not come back is no answer. */
+/* Waits for a round; kills it and returns false if it does not end in time. */
 static bool has_ended(pid_t child, int *status)
 {
 	for (int waited = 0; waited < ROUND_LIMIT_S * 1000; waited++) {
@@ -426,7 +426,7 @@ static bool has_ended(pid_t child, int *status)
 	return false;
 }
 
-/* Goes through all steps so many times, each in a process of its own, and says how often they fail. */
+/* Plays all steps `rounds` times, each in a child process, and prints how often they fail. */
 static int play_rounds(unsigned rounds, void (*play)(void))
 {
 	unsigned wrong = 0, hung = 0, died = 0;

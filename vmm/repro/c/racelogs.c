@@ -3,7 +3,7 @@
 struct race_read {
 	uint64_t begin, end;
 	const uint64_t *bitmap;
-	uint64_t first, count;		/* the pages that `bitmap` has bits for; NULL: all of them */
+	uint64_t first, count;		/* the pages of `bitmap`; if that is NULL, all are meant */
 	bool names, clears, whole;
 };
 
@@ -12,7 +12,7 @@ struct page_write {
 	bool surely;
 };
 
-/* A time in which a slot was logged. */
+/* A period in which a slot was logged. */
 static struct logging {
 	uint32_t slot;
 	uint64_t on_begin, on_end, off_begin, off_end, tracked;
@@ -84,7 +84,7 @@ static bool names(const struct race_read *read, uint64_t page)
 	return !read->bitmap || read->bitmap[page / 64] >> page % 64 & 1;
 }
 
-/* A read names a page: somebody wrote it since it was cleared. */
+/* A read names this page: it must have been written since it was cleared. */
 static void expect_no_invention(const struct logging *log, const struct race_read *read,
 				uint64_t page)
 {
@@ -105,7 +105,7 @@ static void expect_no_invention(const struct logging *log, const struct race_rea
 	      (unsigned long long)page, log->slot);
 }
 
-/* A read does not name a page: whatever was written had been cleared, or was not over. */
+/* A read does not name this page: all writes to it were cleared, or had not ended. */
 static void expect_no_loss(const struct logging *log, const struct race_read *read, uint64_t page)
 {
 	uint64_t since = log->on_begin - 1;
@@ -144,7 +144,7 @@ static void judge_logs(void)
 }
 /*@ raceleft */
 
-/* The first log of a slot after a race, in `dirty`: it names what was written and not cleared. */
+/* The first log after a race, in `dirty`, must name what was written and not cleared. */
 static void expect_race_in_log(uint32_t slot)
 {
 	const struct logging *log = NULL;
@@ -168,7 +168,7 @@ static void expect_race_in_log(uint32_t slot)
 }
 /*@ racerings */
 
-/* Whatever was surely written is in some ring, and nothing else but what may have been. */
+/* The rings must name every page that was surely written, and none that cannot have been. */
 static void judge_rings(const struct race *race)
 {
 	for (unsigned cpu = 0; cpu < race->guest_count; cpu++)

@@ -16,7 +16,7 @@ static int race_does(const struct race_operation *op, struct race_answer *answer
 	return op->call();
 }
 
-/* Waits until every vCPU has begun and ended so many windows, from now on. */
+/* Waits until every vCPU has completed `windows` more windows. */
 static void wait_for_windows(const struct race *race, unsigned windows)
 {
 	size_t goals[8];
@@ -28,7 +28,7 @@ static void wait_for_windows(const struct race *race, unsigned windows)
 			usleep(10);
 }
 
-/* The host's threads share a CPU: there the grace periods of slot changes are short. */
+/* The host's threads share a CPU, where the grace periods of slot changes are short. */
 static cpu_set_t hosts_cpu;
 
 static void *run_host(void *argument)
@@ -38,7 +38,7 @@ static void *run_host(void *argument)
 
 	sched_setaffinity(0, sizeof(hosts_cpu), &hosts_cpu);
 	pthread_barrier_wait(&race_barrier);
-	wait_for_windows(me->race, 1);	/* the vCPUs know what stands before it changes */
+	wait_for_windows(me->race, 1);	/* the vCPUs meet the slots as they are before any change */
 	for (unsigned round = 0; host->rounds ? round < host->rounds
 					       : round < 2 || !is_over(&hosts_counted); round++)
 		for (unsigned i = 0; i < host->count; i++) {
@@ -60,7 +60,7 @@ static void *run_host(void *argument)
 
 /*@ racesmm */
 
-/* Lets a vCPU see as_id 1, or 0. */
+/* Switches a vCPU to as_id 1, or 0. */
 static void race_looks_at(struct race_worker *me, bool in_smm)
 {
 	if (me->in_smm != in_smm)
@@ -68,7 +68,7 @@ static void race_looks_at(struct race_worker *me, bool in_smm)
 	me->in_smm = in_smm;
 }
 
-/* Undoes what a stop may have done: a shutdown takes a vCPU out of SMM on AMD. */
+/* Puts a vCPU back into SMM after a stop: on AMD, a shutdown leaves it. */
 static void race_stays(const struct race_worker *me)
 {
 	if (me->in_smm)
@@ -76,7 +76,7 @@ static void race_stays(const struct race_worker *me)
 }
 /*@ raceguests */
 
-/* Where the code of a vCPU's program is, and what it reads: each has a slot of its own. */
+/* The code of a vCPU's program and what it reads: 16 pages for each vCPU. */
 static unsigned char *race_code(unsigned cpu)
 {
 	return guest.host + cpu * 16 * PAGE;
@@ -95,7 +95,7 @@ static unsigned put(unsigned char *code, const char *bytes, unsigned length, uin
 	return length + (both ? 8 : 4);
 }
 
-/* Writes the code of touches in a row; `starts` is where each begins. */
+/* Stores the code of consecutive touches; `starts` is where each begins. */
 static void put_touches(const struct race_worker *me, unsigned first, unsigned last, uint32_t window,
 			unsigned *starts)
 {
@@ -130,7 +130,7 @@ static const char *race_stop(const struct kvm_run *run)
 	return "another exit";
 }
 
-/* Runs to a port. Returns NULL, or why the vCPU stopped. `met` is that of the step under way. */
+/* Runs until a write to the port. Returns NULL, or why the vCPU stopped. */
 static const char *race_runs(struct race_worker *me, int port, struct met *met)
 {
 	struct vcpu *vcpu = &vcpus[me->number];
@@ -207,9 +207,9 @@ static void race_executes(struct race_worker *me, const struct race_step *step, 
 	if (met->stopped)				/*+ racesmm */
 		race_stays(me);				/*+ racesmm */
 }
-/*@ raceahead */
+/*@ raceprefault */
 
-static void race_maps_ahead(const struct race_worker *me, const struct race_step *step,
+static void race_pre_faults(const struct race_worker *me, const struct race_step *step,
 			    struct met *met)
 {
 	struct kvm_pre_fault_memory range = {.gpa = step->gpa, .size = PAGE};
@@ -241,10 +241,10 @@ static void race_window(struct race_worker *me)
 			race_executes(me, &program->steps[i], &met[i]);
 			continue;
 		}
-		if (program->steps[i].kind == MAPS_AHEAD) {				/*+ raceahead */
-			race_maps_ahead(me, &program->steps[i], &met[i]);		/*+ raceahead */
-			continue;							/*+ raceahead */
-		}									/*+ raceahead */
+		if (program->steps[i].kind == PRE_FAULTS) {				/*+ raceprefault */
+			race_pre_faults(me, &program->steps[i], &met[i]);		/*+ raceprefault */
+			continue;							/*+ raceprefault */
+		}									/*+ raceprefault */
 		while (last < program->count && program->steps[last].kind <= WRITES
 		       && program->steps[last].in_smm == program->steps[i].in_smm)
 			last++;
@@ -283,7 +283,7 @@ static void *run_guest(void *argument)
 		if (!me->guest->migrates)
 			run_windows(me);
 		else if (pthread_create(&other, NULL, run_windows, me) || pthread_join(other, NULL))
-			leave(CANNOT_RUN, "no thread for a vCPU to go on in");
+			leave(CANNOT_RUN, "cannot create another thread for a vCPU");
 	}
 	__atomic_store_n(&me->ended, true, __ATOMIC_RELEASE);
 	return NULL;
@@ -292,13 +292,13 @@ static void *run_guest(void *argument)
 static void begin(struct race_worker *worker, void *(*work)(void *))
 {
 	if (pthread_create(&worker->thread, NULL, work, worker))
-		leave(CANNOT_RUN, "no thread for a race");
+		leave(CANNOT_RUN, "cannot create a thread for a race");
 }
 
 /* Lets all threads go at once, and waits for them. */
 static void run_race(const struct race *race)
 {
-	race_moments = 8;	/* what was before has lower ones */
+	race_moments = 8;	/* what precedes the race has lower ones */
 	hosts_counted = hosts_over = false;
 	CPU_ZERO(&hosts_cpu);
 	CPU_SET(sched_getcpu(), &hosts_cpu);

@@ -1,8 +1,8 @@
 /*@ racewords */
 
-/* What was written to a word of host memory, or to a whole page at once. */
+/* A write to a word of host memory, or to a whole page at once. */
 struct kept_write {
-	uint64_t begin, end, floor;	/* the begin of the newest write that surely was, by then */
+	uint64_t begin, end, floor;	/* floor: latest begin of the certain writes so far */
 	uint32_t value;
 	bool surely;
 };
@@ -17,7 +17,7 @@ static struct cell {
 } *cells;
 static size_t cell_count;
 
-/* Mappings that show one file have their words in common. */
+/* Mappings of one file share their words. */
 static const struct mapping *file_of(const struct mapping *mapping)
 {
 	if (mapping->of)			/*+ another */
@@ -60,7 +60,7 @@ static int by_end(const void *one, const void *other)
 	return a->end < b->end ? -1 : a->end > b->end;
 }
 
-/* All writes are known: puts them in order. */
+/* Sorts the writes, once all are known. */
 static void sort_writes(void)
 {
 	for (size_t i = 0; i < cell_count; i++) {

@@ -67,7 +67,7 @@ static int set_region_from_nowhere(unsigned long request)
 }
 /*@ failnth */
 
-/* The same call, of which the nth allocation fails. */
+/* Makes a call whose nth allocation fails. */
 static int with_failing_allocation(int (*call)(void), int nth)
 {
 	int result, file = must(open("/proc/thread-self/fail-nth", O_RDWR), "fail-nth");
@@ -81,7 +81,7 @@ static int with_failing_allocation(int (*call)(void), int nth)
 }
 /*@ canfail */
 
-/* Allocations that may wait fail only where the administrator wants that. */
+/* Allocations that may sleep are made to fail only if ignore-gfp-wait is N. */
 static void require_failing_allocations(void)
 {
 	char answer = 0;
@@ -94,7 +94,7 @@ static void require_failing_allocations(void)
 }
 /*@ child */
 
-/* The same call by a child process, to which the VM does not belong. */
+/* Makes a call in a forked child, whose mm is not the VM's. */
 static int in_a_child(int (*call)(void))
 {
 	int status;
@@ -139,7 +139,7 @@ static int close_guest_memfd(int *fd)
 }
 /*@ forced */
 
-/* Ends the program where KVM does not look for the prefix that has an instruction emulated. */
+/* Ends the program unless KVM honours the prefix that forces emulation. */
 static void require_forced_emulation(void)
 {
 	char value = 0;
@@ -151,14 +151,14 @@ static void require_forced_emulation(void)
 }
 /*@ punchmemfd */
 
-/* Takes pages out of a guest_memfd, or makes those that are not there; 0 or an errno. */
+/* Punches pages out of a guest_memfd, or allocates them; 0 or an errno. */
 static int fallocate_guest_memfd(int fd, int mode, uint64_t offset, uint64_t size)
 {
 	return fallocate(fd, mode, offset, size) ? errno : SUCCESS;
 }
 /*@ mapmemfd */
 
-/* Maps a guest_memfd over a reserved mapping, and fills it if the host may; 0 or an errno. */
+/* Maps a guest_memfd over a reserved mapping, and fills it if it is shared; 0 or an errno. */
 static int map_guest_memfd(int fd, struct mapping *mapping, int sharing, bool shared)
 {
 	int both = PROT_READ | PROT_WRITE;

@@ -1,8 +1,8 @@
 /*@ guest */
 
 /*
- * The guest's own slot: code at its start, at 0x2000 room for what it copies, and at 0xc000 its
- * page tables where it needs some.
+ * The guest's own slot: code at its start, a buffer for copies at 0x2000, and at 0xc000 page
+ * tables if it needs them.
  */
 static struct mapping guest = {.name = "guest", .pages = GUEST_PAGES};
 
@@ -36,16 +36,16 @@ struct ring {
 	struct slot_page *pages;
 };
 
-static uint64_t ring_bytes;	/* of each ring to come; 0: there is none */
+static uint64_t ring_bytes;	/* of the rings of vCPUs created from now on; 0: none */
 /*@ harvested */
 
-static int harvested;		/* entries of dirty rings since the last reset */
+static int harvested;		/* ring entries harvested since the last reset */
 /*@ vcpus */
 
 struct vcpu {
 	int fd;
 	struct kvm_run *run;
-	struct kvm_sregs reset;	/* what it was made with */
+	struct kvm_sregs reset;	/* the registers after its creation */
 	struct ring ring;	/*+ ring */
 };
 
@@ -64,7 +64,7 @@ static void map_ring(struct vcpu *vcpu)
 }
 /*@ collect */
 
-/* Reads what is new in a ring, and marks it as harvested. */
+/* Reads the new entries of a ring and marks them as harvested; returns how many. */
 static int collect(struct ring *ring)
 {
 	unsigned size = ring_bytes / sizeof(*ring->entries), count = 0;
@@ -84,7 +84,7 @@ static int collect(struct ring *ring)
 }
 /*@ makeroom */
 
-/* A vCPU stopped at its full ring: that is a pause, if the ring can be emptied. */
+/* Empties a full ring, so that its vCPU can go on; false if there is nothing to harvest. */
 static bool make_room(struct ring *ring)
 {
 	ring->full++;
@@ -95,7 +95,7 @@ static bool make_room(struct ring *ring)
 }
 /*@ setcpuid */
 
-/* A vCPU whose guest-physical addresses have so many bits. */
+/* Gives a vCPU guest-physical addresses of GPA_BITS bits. */
 static void set_cpuid(struct vcpu *vcpu)
 {
 	static struct {
@@ -132,7 +132,7 @@ static int create_vcpu(unsigned number)
 }
 /*@ vcpu */
 
-/* A vCPU is made when it is first used. */
+/* A vCPU is created on first use. */
 static struct vcpu *vcpu(unsigned number)
 {
 	if (!vcpus[number].run) {

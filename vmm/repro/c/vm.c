@@ -1,6 +1,6 @@
 /*@ switchvm */
 
-/* What the VMs have for themselves that are not spoken of. */
+/* The state of the VMs that are not in use now. */
 static struct {
 	int vm;
 	struct vcpu vcpus[8];
@@ -31,10 +31,10 @@ static int coalesce_mmio(unsigned long request, uint64_t gpa, uint32_t size)
 
 	return ioctl(vm, request, &zone) ? errno : SUCCESS;
 }
-/*@ kept */
+/*@ coalesced */
 
-/* The ring of writes that the kernel has kept: every vCPU shows it. */
-static struct kvm_coalesced_mmio_ring *kept_ring(void)
+/* The VM's ring of coalesced MMIO, which is part of every vCPU's mapping. */
+static struct kvm_coalesced_mmio_ring *coalesced_ring(void)
 {
 	int page = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_COALESCED_MMIO);
 
@@ -44,25 +44,25 @@ static struct kvm_coalesced_mmio_ring *kept_ring(void)
 	return NULL;
 }
 
-static void expect_no_more_kept(void)
+static void expect_no_more_coalesced(void)
 {
-	struct kvm_coalesced_mmio_ring *ring = kept_ring();
+	struct kvm_coalesced_mmio_ring *ring = coalesced_ring();
 
 	if (ring && ring->first != ring->last)
-		leave(WRONG, "a write was kept that should not have been");
+		leave(WRONG, "a write was coalesced that should not have been");
 }
-/*@ keptwrite */
+/*@ coalescedwrite */
 
-static void expect_kept(uint64_t gpa, unsigned length, const char *data)
+static void expect_coalesced(uint64_t gpa, unsigned length, const char *data)
 {
-	struct kvm_coalesced_mmio_ring *ring = kept_ring();
+	struct kvm_coalesced_mmio_ring *ring = coalesced_ring();
 	struct kvm_coalesced_mmio *entry;
 
 	if (!ring || ring->first == ring->last)
-		leave(WRONG, "a write to 0x%llx was not kept", (unsigned long long)gpa);
+		leave(WRONG, "a write to 0x%llx was not coalesced", (unsigned long long)gpa);
 	entry = &ring->coalesced_mmio[ring->first];
 	if (entry->phys_addr != gpa || entry->len != length || memcmp(entry->data, data, length))
-		leave(WRONG, "a write of %u bytes to 0x%llx was kept, expected %u to 0x%llx",
+		leave(WRONG, "a write of %u bytes to 0x%llx was coalesced, expected %u to 0x%llx",
 		      entry->len, (unsigned long long)entry->phys_addr, length,
 		      (unsigned long long)gpa);
 	ring->first = (ring->first + 1) % ((PAGE - sizeof(*ring)) / sizeof(*entry));
@@ -150,7 +150,7 @@ struct kvm_pre_fault_memory {
 #define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
 #endif
 
-static struct kvm_pre_fault_memory left;	/* of the latest range that was mapped ahead */
+static struct kvm_pre_fault_memory left;	/* what is left of the latest range */
 
 /* KVM_PRE_FAULT_MEMORY; 0 or an errno. */
 static int pre_fault(unsigned cpu, uint64_t gpa, uint64_t size, uint64_t flags)
@@ -169,11 +169,11 @@ static void expect_left(uint64_t gpa, uint64_t size)
 }
 /*@ unmapinternal */
 
-/* Where memory begins that looks like what the kernel maps for slots of its own. */
+/* The start of each mapping that looks like those the kernel makes for internal slots. */
 static uintptr_t known[256];
 static unsigned known_count;
 
-/* Puts memory without access in the place of such memory that is new, and says how much was. */
+/* Makes new ones inaccessible (without a VM it only notes them); returns how many. */
 static int unmap_internal_slots(void)
 {
 	static char line[512];
@@ -221,7 +221,7 @@ static void close_vm(void)
 }
 /*@ traces */
 
-/* How many pages the process has of mappings like those that the kernel makes for VMs, and files. */
+/* Counts what VMs can leave in the process: pages of the kernel's mappings, and KVM's files. */
 static int traces(void)
 {
 	static char line[512];
@@ -258,7 +258,7 @@ static void expect_traces(int before)
 }
 /*@ probe */
 
-/* Whether a slot of one page at this gpa is taken by a VM that is made for trying; an errno. */
+/* Tries to create a slot of one page at this gpa in another VM; 0 or an errno. */
 static int try_page(int other, uint64_t gpa)
 {
 	static unsigned char memory[2 * PAGE];
@@ -272,7 +272,7 @@ static int try_page(int other, uint64_t gpa)
 }
 /*@ places */
 
-/* Where the slots lie that a kernel makes for itself. */
+/* Where a kernel's internal slots lie. */
 #define TSS_GPA 0xfffbd000ul
 #define IDENTITY_MAP_GPA 0xfffbc000ul
 #define APIC_GPA 0xfee00000ul
@@ -280,7 +280,7 @@ static int try_page(int other, uint64_t gpa)
 
 enum internal { TSS, IDENTITY_MAP, APIC_PAGE };
 
-/* A slot that some kernels make for themselves: a user's there is refused. */
+/* Ends the program unless the kernel has this internal slot: a user's slot there is EEXIST. */
 static void require_internal(enum internal which, const char *name)
 {
 	static const uint64_t gpas[] = {TSS_GPA, IDENTITY_MAP_GPA, APIC_GPA};
@@ -302,7 +302,7 @@ static void require_internal(enum internal which, const char *name)
 }
 /*@ lastgfn */
 
-/* The expectations below are those of a kernel with exactly this last gfn, 2^n - 1. */
+/* The expectations below hold only for a kernel with exactly this last gfn, 2^n - 1. */
 static void require_last_gfn(uint64_t gfn)
 {
 	int other = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
