@@ -1,4 +1,4 @@
-"""Two kernels on the same scenarios: where they differ, whoever is right."""
+"""Compare two kernels on the same scenarios, without asking which is right."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from vmm.scenario.shown import shown
 
 @dataclass(frozen=True, slots=True)
 class Parting:
-    """A step to which two kernels gave different answers. ``event`` counts from 1.
+    """A step at which two kernels gave different answers. ``event`` counts from 1.
 
-    Or, where ``differs`` is false, the step from which on the two cannot be compared.
+    Where ``differs`` is false, the step from which on the two cannot be compared.
     """
 
     event: int
@@ -24,7 +24,7 @@ class Parting:
 
 
 def features_that_differ(first: Features, second: Features) -> list[str]:
-    """Return a line for each feature that the two kernels do not share."""
+    """Return a line for each feature whose value differs."""
     return [
         f"{name}: {getattr(first, name)} and {getattr(second, name)}"
         for name in Features.__struct_fields__
@@ -33,7 +33,7 @@ def features_that_differ(first: Features, second: Features) -> list[str]:
 
 
 def partings(first: History, second: History) -> Iterator[Parting]:
-    """Yield the steps at which two histories differ; where their steps do, the place of that."""
+    """Yield the steps at which two histories differ, up to where their steps diverge."""
     for number, (a, b) in enumerate(zip(first.events, second.events, strict=False), 1):
         if a.operation != b.operation:
             yield Parting(
@@ -71,7 +71,7 @@ def _parting(number: int, a: Event, b: Event, history: History) -> Parting:
 
 
 def _same(a: AnyOutcome, b: AnyOutcome) -> bool:
-    """Whether two outcomes are the same, but for what is never the same twice."""
+    """Whether two outcomes are the same, apart from what varies from run to run."""
     if isinstance(a, Stopped) and isinstance(b, Stopped):
         return a.reason == b.reason
     if isinstance(a, Raced) and isinstance(b, Raced):
@@ -87,7 +87,7 @@ def _end(history: History, shorter: int) -> str:
 
 def _reason(history: History) -> str:
     reason = history.end.reason if history.end else "cut off"
-    # After a semicolon comes what a kernel stack looked like.
+    # What follows the semicolon is the kernel stack.
     return shown(reason.partition(";")[0]) or "ended"
 
 

@@ -1,7 +1,7 @@
 """What a run has checked: every rule and every historic bug against the scenarios that ran.
 
-That is measured. A rule counts as checked if it decided at least one event on this kernel; the
-model is asked only about rules that decided none, for the scenarios that meet them elsewhere.
+Coverage is measured: a rule counts as checked if it decided at least one event on this kernel. Only
+for a rule that decided none is the model asked which scenarios meet it on other kernels.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,11 +15,11 @@ from vmm.scenario.features import Features
 from vmm.verdict.judge import Difference, Status
 
 Elsewhere = Callable[[], Mapping[str, Collection[str]]]
-"""For each scenario by name, the rules that it meets on some kernel."""
+"""Returns, for each scenario by name, the rules that it meets on some kernel."""
 
 
 class State(Enum):
-    """What is to be said of a rule or a bug; the values are what commands print."""
+    """The coverage of a rule or a bug; the values are what commands print."""
 
     CHECKED = "checked"
     DIFFERS = "differs"
@@ -31,7 +31,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RanScenario:
-    """What became of one scenario: what coverage takes of it."""
+    """The result of one scenario, as far as coverage needs it."""
 
     name: str
     status: Status
@@ -49,7 +49,7 @@ class RanScenario:
 
 @dataclass(frozen=True, slots=True)
 class RanCheck:
-    """A run of scenarios: what coverage takes of it."""
+    """A run of scenarios, as far as coverage needs it."""
 
     status: Status
     scenarios: tuple[RanScenario, ...]
@@ -59,7 +59,7 @@ class RanCheck:
 
 @dataclass(frozen=True, slots=True)
 class RuleCoverage:
-    """What is known of a rule. ``why`` says why it is not checked; empty if it is."""
+    """The coverage of a rule. ``why`` says why it is not checked; empty if it is."""
 
     rule: Rule
     state: State
@@ -69,7 +69,7 @@ class RuleCoverage:
 
 @dataclass(frozen=True, slots=True)
 class BugCoverage:
-    """What is known of a bug: the named scenarios with what became of each."""
+    """The coverage of a bug: the scenarios that show it, each with its result."""
 
     bug: Bug
     state: State
@@ -78,7 +78,7 @@ class BugCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Every rule and every bug, and the host where they were looked at."""
+    """The coverage of every rule and every bug, and the host it was measured on."""
 
     rules: tuple[RuleCoverage, ...]
     bugs: tuple[BugCoverage, ...]
@@ -87,12 +87,12 @@ class Coverage:
 
     @property
     def unchecked(self) -> tuple[RuleCoverage, ...]:
-        """The rules of this kernel that nothing has checked."""
+        """The rules that apply to this kernel and that nothing has checked."""
         return tuple(each for each in self.rules if each.state in (State.NOT_RUN, State.GAP))
 
     @property
     def exit_status(self) -> int:
-        """As everywhere: 1 if the kernel differed, 3 if a rule of this kernel is unchecked."""
+        """1 if the kernel differed, 3 if a rule that applies to this kernel is unchecked."""
         if self.unchecked and self.status.exit_status == 0:
             return Status.INCONCLUSIVE.exit_status
         return self.status.exit_status
@@ -101,7 +101,7 @@ class Coverage:
 def cover(
     result: RanCheck, rules: Sequence[Rule], bugs: Sequence[Bug], elsewhere: Elsewhere
 ) -> Coverage:
-    """Return what a run has checked; ``elsewhere`` is asked only if a rule decided no event."""
+    """Return what a run has checked; ``elsewhere`` is called only if a rule decided no event."""
     outcomes = {each.name: each for each in result.scenarios}
     measured = {rule.name: _measured(rule, result.scenarios) for rule in rules}
     others = elsewhere() if None in measured.values() else {}
@@ -114,7 +114,7 @@ def cover(
 
 
 def _measured(rule: Rule, outcomes: Sequence[RanScenario]) -> RuleCoverage | None:
-    """Return what the run itself says of a rule; None if it decided nothing."""
+    """Return what the run itself says about a rule; None if the rule decided nothing."""
     broken = [each for each in outcomes if rule.name in each.broken]
     if broken:
         known = all(each.status is Status.KNOWN for each in broken)
@@ -158,7 +158,7 @@ def _bug(bug: Bug, outcomes: Mapping[str, RanScenario], features: Features) -> B
 
 
 def _result(shown: Shown, outcome: RanScenario | None, features: Features) -> str:
-    """Return a scenario's status; a pass says nothing where the bug could not be met."""
+    """Return a scenario's status; a pass proves nothing if this host lacks what the bug needs."""
     if outcome is None:
         return State.NOT_RUN.value
     if outcome.status is Status.PASSED and features.missing(shown.needs):
@@ -167,7 +167,7 @@ def _result(shown: Shown, outcome: RanScenario | None, features: Features) -> st
 
 
 def _bug_state(statuses: Sequence[str]) -> State:
-    """Return what the weightiest of the statuses says; without any there is a gap."""
+    """Return the state for the gravest of the statuses; GAP if there are none."""
     for status, state in (
         (Status.DIFFERS.value, State.DIFFERS),
         (Status.KNOWN.value, State.KNOWN),

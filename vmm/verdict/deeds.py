@@ -1,7 +1,8 @@
-"""What a scenario does that a known issue depends on, told from its operations alone.
+"""What a scenario must do for a known issue to show, derived from its operations alone.
 
-``meets`` functions say whether a scenario does it at all, ``at`` functions whether an operation,
-which is the one with the index ``origin`` or follows it, comes after all that it takes.
+For each issue one function takes a scenario and says whether it does this at all; another takes an
+operation too, which has the index ``origin`` or is part of the survey after that one, and says
+whether the issue may show there.
 """
 
 from collections.abc import Iterator
@@ -54,11 +55,11 @@ _RING_ENTRY_BYTES = 16
 _HUGE_PAGES = 512
 _WORD = 64
 _ANYWHERE = 1 << 52
-"""The first gpa that no x86 guest reaches: with this limit a plan leaves no touch out."""
+"""The first gpa that no x86 guest reaches: with this limit a plan leaves out no touch."""
 
 
 def overruns_a_ring(scenario: Scenario) -> bool:
-    """Whether a vCPU writes more, in one KVM_RUN, than its dirty ring has entries."""
+    """Whether a vCPU writes more pages in one KVM_RUN than its dirty ring has entries."""
     sizes = [
         op.argument & 0xFFFF_FFFF
         for op in scenario.operations
@@ -73,19 +74,19 @@ def overruns_a_ring(scenario: Scenario) -> bool:
 
 
 def is_harvest(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
-    """Whether a dirty ring is harvested."""
+    """Whether this harvests a dirty ring."""
     return isinstance(op, HarvestDirtyRing)
 
 
 def _written(batch: list[AnyOperation]) -> int:
-    """Return how many entries of a ring the operations of one KVM_RUN may take."""
+    """Return how many ring entries the operations of one KVM_RUN may take."""
     pages = {pages_of(op.gpa) for op in batch if isinstance(op, Touch) and op.access == "write"}
     swept = sum(op.count for op in batch if isinstance(op, Sweep) and op.access == "write")
     return len(pages) + swept
 
 
 def binds_beyond_all(scenario: Scenario) -> bool:
-    """Whether a slot is bound to a place in a guest_memfd whose end is not below 2^63."""
+    """Whether a slot is bound to a range of a guest_memfd that ends at or beyond 2^63."""
     return any(is_bound_beyond_all(scenario, -1, op) for op in scenario.operations)
 
 
@@ -99,7 +100,7 @@ def is_bound_beyond_all(_scenario: Scenario, _origin: int, op: AnyOperation) -> 
 
 
 def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
-    """Whether a kernel may find something where it wants to make a slot for itself."""
+    """Whether something may lie where the kernel wants to make a slot for itself."""
     made = list(_internal_slots(scenario))
     return any(
         any(_overlap(place, users) for users in _users_before(scenario, moment))
@@ -110,7 +111,7 @@ def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
 
 
 def _users_before(scenario: Scenario, moment: int) -> Iterator[range]:
-    """Yield what calls ask for before that moment, the last one first, in the same VM."""
+    """Yield the gfns of the region calls before ``moment`` in the same VM, the last one first."""
     for op in reversed(scenario.operations[:moment]):
         if isinstance(op, NewVm):
             return
@@ -119,12 +120,12 @@ def _users_before(scenario: Scenario, moment: int) -> Iterator[range]:
 
 
 def is_close(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
-    """Whether the VM is closed, and what it has left behind is looked at."""
+    """Whether this closes the VM, after which leftovers are looked for."""
     return isinstance(op, CloseVm)
 
 
 def _internal_slots(scenario: Scenario) -> Iterator[tuple[type[AnyOperation], int, range]]:
-    """Yield (what a kernel makes a slot by, the index of the operation that does it, its gfns)."""
+    """Yield the call that makes the kernel add a slot, the operation at which it does, its gfns."""
     begin = 0
     for origin, op in enumerate(scenario.operations):
         if isinstance(op, NewVm):
@@ -141,7 +142,7 @@ def _internal_slots(scenario: Scenario) -> Iterator[tuple[type[AnyOperation], in
 
 
 def _first_vcpu(scenario: Scenario, begin: int) -> int:
-    """Return the operation that makes a vCPU first, or brings a survey that does."""
+    """Return the index of the operation that creates the first vCPU, or whose survey does."""
     for step in steps(scenario, _ANYWHERE):
         if step.origin >= begin and isinstance(step.operation, CreateVcpu | Touch | Sweep):
             return step.origin
@@ -149,7 +150,7 @@ def _first_vcpu(scenario: Scenario, begin: int) -> int:
 
 
 def clears_into_a_huge_page(scenario: Scenario) -> bool:
-    """Whether a word of an initially set log is cleared up to the first page of a huge page."""
+    """Whether a clear of an initially set log ends, in some word, at a huge page's first page."""
     operations = scenario.operations
     enabled = any(
         isinstance(op, EnableCap)
@@ -172,12 +173,12 @@ def clears_into_a_huge_page(scenario: Scenario) -> bool:
 
 
 def is_log_read(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
-    """Whether a dirty log is read."""
+    """Whether this reads a dirty log."""
     return isinstance(op, GetDirtyLog)
 
 
 def _ends_in_first_page(op: ClearDirtyLog, base_gfn: int) -> bool:
-    """Whether what is cleared of some word ends with the first page of a huge page."""
+    """Whether the pages cleared of some 64-page word end with the first page of a huge page."""
     if op.pages == "all":
         within = range(op.first_page, op.first_page + op.num_pages)
         return any(
@@ -194,7 +195,7 @@ def _ends_in_first_page(op: ClearDirtyLog, base_gfn: int) -> bool:
 
 
 def reads_private_memory_over_mmio(scenario: Scenario) -> bool:
-    """Whether private memory is touched at a gpa that was touched before there was a slot."""
+    """Whether private memory is touched at a gpa that was touched before it had a slot."""
     if not scenario.vm_type or not any(
         isinstance(op, SetMemoryAttributes) and op.attributes & ATTRIBUTE_PRIVATE
         for op in scenario.operations
@@ -206,7 +207,7 @@ def reads_private_memory_over_mmio(scenario: Scenario) -> bool:
 
 
 def is_touched_over_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether a vCPU touches what it touched before the first slot that lies there."""
+    """Whether a vCPU touches a page that it touched before the page's first slot was made."""
     if not isinstance(op, Touch):
         return False
     gfn = pages_of(op.gpa)
@@ -222,7 +223,7 @@ def is_touched_over_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> b
 
 
 def switches_spaces_over_mmio(scenario: Scenario) -> bool:
-    """Whether as_id 1 changes where a vCPU in SMM has met MMIO, and it looks again."""
+    """Whether a vCPU in SMM touches a page again whose slot in as_id 1 was made meanwhile."""
     return "smm" in scenario.needs and any(
         is_touched_over_mmio_in_smm(scenario, origin, op)
         for origin, op in enumerate(scenario.operations)
@@ -230,7 +231,7 @@ def switches_spaces_over_mmio(scenario: Scenario) -> bool:
 
 
 def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether a vCPU in SMM touches a page again, whose slot in as_id 1 was made meanwhile."""
+    """Whether this is such a touch."""
     if not isinstance(op, Touch) or op.as_id != SMM:
         return False
     gfn = pages_of(op.gpa)
@@ -245,11 +246,11 @@ def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperatio
 
 
 _ENTER_A_GUEST = (PreFaultMemory, Touch, Sweep, Instruction, Execute, Start)
-"""What loads a root of page tables."""
+"""Operations that load a root of page tables."""
 
 
 def maps_ahead_after_a_deletion(scenario: Scenario) -> bool:
-    """Whether memory is mapped ahead, a slot is deleted or moved, and memory is mapped again."""
+    """Whether KVM_PRE_FAULT_MEMORY comes after a vCPU ran and slots changed since."""
     return any(
         is_mapped_ahead_after_a_deletion(scenario, origin, op)
         for origin, op in enumerate(scenario.operations)
@@ -257,7 +258,7 @@ def maps_ahead_after_a_deletion(scenario: Scenario) -> bool:
 
 
 def is_mapped_ahead_after_a_deletion(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this maps memory ahead after a change of slots that makes roots obsolete."""
+    """Whether this pre-faults after a region call, which may have made the root obsolete."""
     if not isinstance(op, PreFaultMemory):
         return False
     before = scenario.operations[:origin]
@@ -267,7 +268,7 @@ def is_mapped_ahead_after_a_deletion(scenario: Scenario, origin: int, op: AnyOpe
 
 
 def stores_a_table(scenario: Scenario) -> bool:
-    """Whether a guest stores a descriptor table's register, or its state, where no memory is."""
+    """Whether a guest stores a descriptor table register or FPU state outside memory."""
     return any(is_table_stored(scenario, i, op) for i, op in enumerate(scenario.operations))
 
 
@@ -281,7 +282,7 @@ def is_table_stored(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
 
 
 def pushes_all(scenario: Scenario) -> bool:
-    """Whether a guest pushes all registers where there is no memory."""
+    """Whether a guest executes pusha with its stack outside memory."""
     return any(is_all_pushed(scenario, i, op) for i, op in enumerate(scenario.operations))
 
 
@@ -293,7 +294,7 @@ def is_all_pushed(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
 
 
 def pops_all(scenario: Scenario) -> bool:
-    """Whether a guest pops all registers where there is no memory."""
+    """Whether a guest executes popa with its stack outside memory."""
     return any(is_all_popped(scenario, i, op) for i, op in enumerate(scenario.operations))
 
 
@@ -307,11 +308,10 @@ def is_all_popped(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
 
 
 def _leaves_memory(scenario: Scenario, origin: int, op: Instruction, write: bool = True) -> bool:
-    """Whether a byte of an instruction's is not in a slot that stands as it was made.
+    """Whether a byte that an instruction accesses may lie outside all slots.
 
-    Where it may ``write``, that is in a writable slot.
-
-    Where a call may have been refused, moved or deleted a slot, it may be.
+    If it may ``write``, outside all writable ones. True, too, where a second call for a slot may
+    have been refused, moved it or deleted it: then it is not known here where the slots are.
     """
     calls = [each for each in scenario.operations[:origin] if isinstance(each, SetUserMemoryRegion)]
     if len({call.slot for call in calls}) < len(calls):
@@ -321,7 +321,7 @@ def _leaves_memory(scenario: Scenario, origin: int, op: Instruction, write: bool
 
 
 def enters_narrowly(scenario: Scenario) -> bool:
-    """Whether a guest enters a procedure with 16 bits while its stack pointer has more."""
+    """Whether a guest executes a 16-bit enter, whose stack pointer may be wider."""
     return any(is_entered_narrowly(scenario, -1, op) for op in scenario.operations)
 
 
@@ -334,11 +334,11 @@ _LEAVE_ROOTS = (
     *(ChangeHostMemory, HostWrite, Inspect, GetDirtyLog, CreateVcpu),
     *(CoalesceMmio, CollectMmio, IoEventFd, KvmclockCtrl),
 )
-"""Operations that run no guest, and after which a vCPU's page tables are where they were."""
+"""Operations that run no guest and keep the roots of a vCPU's page tables valid."""
 
 
 def misses_a_root(scenario: Scenario) -> bool:
-    """Whether a vCPU starts where its page tables were missed before."""
+    """Whether a vCPU starts with page tables that it found without memory before."""
     return any(_starts_after_a_miss(scenario))
 
 
@@ -348,9 +348,9 @@ def is_started_after_a_miss(scenario: Scenario, origin: int, op: AnyOperation) -
 
 
 def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
-    """Yield each start of a vCPU that met no memory where its tables are, and does now.
+    """Yield each start of a vCPU whose page tables had no memory at its last start, and have now.
 
-    Nothing but creations of slots has come between, or what zaps only pages of a slot, too.
+    In between, slots were only created, or else only pages of the changed slot were zapped.
     """
     slots = Slots()
     missed: dict[int, int | None] = {}
@@ -363,7 +363,7 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
         elif isinstance(op, Start):
             is_there = slots.holds(pages_of(op.tables or 0))
             if is_there and op.tables is not None and missed.get(op.vcpu) == op.tables:
-                yield origin  # And it stays missed.
+                yield origin  # The vCPU still does not find them.
             else:
                 missed[op.vcpu] = None if is_there else op.tables
         elif isinstance(op, EnableCap):
@@ -375,7 +375,7 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
 
 
 def puts_a_bus_out_of_order(scenario: Scenario) -> bool:
-    """Whether a device of length 0 is where another one ends."""
+    """Whether a device of length 0 lies where another one ends."""
     ranges = [
         (op.gpa, op.size if isinstance(op, CoalesceMmio) else op.length)
         for op in scenario.operations
@@ -391,7 +391,7 @@ def is_write(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
 
 
 _HALF_A_RING = 85
-"""So many writes in the ring of coalesced MMIO were taken for 170, which it has room for."""
+"""A ring of coalesced MMIO with this many entries counted as full; it has room for 170."""
 
 
 def fills_half_a_ring(scenario: Scenario) -> bool:
@@ -411,7 +411,7 @@ def _writes(op: AnyOperation) -> bool:
 
 
 def _is_touched(scenario: Scenario, gfn: int, vcpu: int, as_id: int, origins: range) -> bool:
-    """Whether a vCPU touches a page in one of these operations, or in a survey after them."""
+    """Whether a vCPU touches a page in one of these operations, or in a survey after one."""
     for step in steps(scenario, _ANYWHERE):
         if step.origin >= origins.stop:
             return False

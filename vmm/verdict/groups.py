@@ -1,4 +1,4 @@
-"""Many results of one cause, drawn together: differences by identity, skips by reason."""
+"""Results grouped by cause: differences by identity, skips by reason."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from vmm.verdict.result import Checked
 
 @dataclass(frozen=True, slots=True)
 class Differing:
-    """Scenarios that differ by the same cause: the shortest one, and the others' names."""
+    """Scenarios that differ by the same cause: the shortest, and the names of the others."""
 
     cause: Identity
     shortest: Checked
@@ -18,7 +18,7 @@ class Differing:
 
     @property
     def count(self) -> int:
-        """How many scenarios these are."""
+        """How many scenarios there are in the group."""
         return 1 + len(self.others)
 
 
@@ -33,8 +33,8 @@ class Skipped:
 def differing(checked: Iterable[Checked]) -> tuple[Differing, ...]:
     """Return the scenarios that differ, by cause, in the order in which the causes came up.
 
-    The shortest of a group is the one with the fewest operations up to its difference. The others
-    are named in the order in which they were given.
+    The shortest of a group has the fewest operations up to its difference. The names of the others
+    keep the order of ``checked``.
     """
     groups: dict[Identity, list[Checked]] = {}
     for each in checked:
@@ -60,7 +60,7 @@ def _group(cause: Identity, members: list[Checked]) -> Differing:
 
 
 def _length(checked: Checked) -> tuple[int, int]:
-    """Return how many operations a difference takes, and how many events."""
+    """Return how many operations, and how many events, precede a difference."""
     difference = checked.verdict.difference
     assert difference is not None
     return difference.origin, difference.event

@@ -1,6 +1,6 @@
-"""An ideal kernel: it does the first outcome that the model allows, step by step.
+"""An ideal kernel: at each step it gives the first outcome that the model allows.
 
-It says which rules a scenario meets where it cannot be run, and it is what tests run without one.
+It tells which rules a scenario meets on kernels it cannot run on; tests use it without a kernel.
 """
 
 from itertools import count, zip_longest
@@ -76,17 +76,17 @@ EVERYTHING = Features(
     userfaultfd=True,
     forced_emulation=True,
 )
-"""A kernel and a host that lack nothing; fewer slots, so that a full table takes no time."""
+"""A kernel and a host with every feature, and few slots, so that filling the table is quick."""
 
 PLAIN = Features(nr_memslots=_SLOTS, readonly_mem=False, sync_mmu=False, irqchip=False)
-"""A kernel that can do the least: some promises are about what is refused then."""
+"""A kernel with the fewest features: some rules say what is refused without a feature."""
 
 
 _EVEN = b"\2"
 
 
 def rules_met(scenario: Scenario, features: Features) -> frozenset[str]:
-    """Return the rules that may decide a scenario's events; none if the kernel lacks a need."""
+    """Return the rules that may decide a scenario's events; none if it needs more features."""
     if features.missing(scenario.needs, scenario.vm_type):
         return frozenset()
     kernel = IdealKernel(scenario, features)
@@ -97,7 +97,7 @@ def rules_met(scenario: Scenario, features: Features) -> frozenset[str]:
 
 
 def _seen(outcome: AnyOutcome) -> AnyOutcome:
-    """Return what a host sees where KVM has written its clocks: of each a new version."""
+    """Return what the host sees after KVM has written its clocks: an even version in each."""
     if not isinstance(outcome, Inspected):
         return outcome
     versions = (
@@ -108,10 +108,10 @@ def _seen(outcome: AnyOutcome) -> AnyOutcome:
 
 
 class IdealKernel:
-    """Keeps every promise: it takes the first outcome that the model allows.
+    """A kernel that gives the first outcome that the model allows.
 
-    ``rules`` are those of all allowed ones. `history` raises IndexError for an operation that the
-    model knows no outcome of.
+    ``rules`` are those of all allowed outcomes. `history` raises IndexError for an operation of
+    which the model knows no outcome.
     """
 
     def __init__(self, scenario: Scenario, features: Features) -> None:
@@ -121,7 +121,7 @@ class IdealKernel:
         self._harvested = 0
 
     def history(self) -> History:
-        """Return what the scenario comes to."""
+        """Return the history of the scenario on this kernel."""
         events: list[Event] = []
         header = self._header
         for step in steps(header.scenario, header.features.touch_limit):
@@ -138,7 +138,7 @@ class IdealKernel:
         return _seen(allowed[0].outcome)
 
     def _race(self, race: Race) -> Raced:
-        """Return the outcome of threads that take turns: a call, then a window of each vCPU."""
+        """Return the outcome of a race whose threads take turns: a call, then a window per vCPU."""
         moments = count()
         calls: list[list[Call]] = [[] for _ in race.hosts]
         windows: list[list[Window]] = [[] for _ in race.guests]
@@ -179,7 +179,7 @@ class IdealKernel:
         return outcome
 
     def _harvest(self, vcpu: int) -> RingPages:
-        """Return what is in a ring where every write is reported, tracked anew or not."""
+        """Harvest a ring that reports every write, whether or not the page was protected again."""
         outcome = self._next(HarvestDirtyRing(vcpu))
         assert isinstance(outcome, RingPages)
         pages = tuple(sorted({*outcome.pages, *outcome.perhaps}))

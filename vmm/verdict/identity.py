@@ -1,4 +1,4 @@
-"""What makes two differences the same: what was done, which rules decide it, and what was seen."""
+"""What makes two differences the same: the operation, the rules and the kind of outcome."""
 
 import errno
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ from vmm.scenario.operations import AnyOperation
 class Identity:
     """The kind of a difference.
 
-    ``operation`` is the kind of the operation, ``rules`` are the names of those that would have
-    allowed another outcome, in order, and ``outcome`` is the kind of the one that was observed.
-    What is no outcome of an operation (a hang, a complaint of the kernel) has no rules.
+    ``operation`` is the kind of the operation, ``rules`` are the sorted names of the rules that
+    allow other outcomes, and ``outcome`` is the kind of the outcome that was observed. What is not
+    the outcome of an operation (a hang, a complaint of the kernel) has no rules.
 
         >>> from vmm import Identity
         >>> print(Identity("Touch", ("hole",), "memory"))
@@ -41,7 +41,7 @@ class Identity:
 
     @property
     def cause(self) -> Self:
-        """What differences share that are taken for one: operation and rules, where there are."""
+        """The identity that differences of one cause share: without outcome if there are rules."""
         return replace(self, outcome="") if self.rules else self
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Identity:
 
 
 def outcome_kind(outcome: AnyOutcome) -> str:
-    """Return what kind of outcome this is: an errno's name, or what is like it."""
+    """Return the kind of an outcome: the errno's name, MMIO or memory, or the type's name."""
     match outcome:
         case Refused(number):
             return errno.errorcode.get(number, str(number))

@@ -1,4 +1,4 @@
-"""What a scenario does with interrupts that a known issue depends on: see `vmm.verdict.deeds`."""
+"""Conditions of known issues that concern interrupts: see `vmm.verdict.deeds`."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ from vmm.verdict.slotsbefore import Slots, is_held
 
 
 def misses_an_interrupt_table(scenario: Scenario) -> bool:
-    """Whether a guest in real mode may raise an interrupt whose table is in no memory."""
+    """Whether a guest in real mode may raise an interrupt whose table lies outside memory."""
     return any(is_interrupt_without_a_table(scenario, i, op) for i, op in _numbered(scenario))
 
 
@@ -34,7 +34,7 @@ def is_interrupt_without_a_table(scenario: Scenario, origin: int, op: AnyOperati
 
 
 def pushes_an_interrupt_outside(scenario: Scenario) -> bool:
-    """Whether a guest in real mode may raise an interrupt whose stack is in no writable memory."""
+    """Whether a guest in real mode may raise an interrupt whose stack is not writable memory."""
     return any(is_interrupt_pushed_outside(scenario, i, op) for i, op in _numbered(scenario))
 
 
@@ -47,7 +47,7 @@ def is_interrupt_pushed_outside(scenario: Scenario, origin: int, op: AnyOperatio
 
 
 def interrupts_where_none_could_be_delivered(scenario: Scenario) -> bool:
-    """Whether an interrupt is delivered through a page that an earlier one has met as no memory."""
+    """Whether an interrupt is delivered through a page that had no slot at an earlier delivery."""
     return next(_deliveries_at_cached_mmio(scenario), None) is not None
 
 
@@ -57,9 +57,9 @@ def is_interrupt_at_cached_mmio(scenario: Scenario, origin: int, op: AnyOperatio
 
 
 def _deliveries_at_cached_mmio(scenario: Scenario) -> Iterator[int]:
-    """Yield each start whose interrupt goes through a page at which an earlier one had no slot.
+    """Yield each start whose interrupt goes through a page that had no slot at an earlier one.
 
-    Where a guest has page tables, nobody knows here which pages have one.
+    Where a guest has page tables, it is not known here which pages have a slot: all may lack one.
     """
     slots = Slots()
     missed: set[int] = set()
@@ -76,7 +76,7 @@ def _deliveries_at_cached_mmio(scenario: Scenario) -> Iterator[int]:
 
 
 def _delivery_pages(op: Start) -> set[int]:
-    """Return the pages of the table and the stack of an interrupt, as the guest addresses them."""
+    """Return the pages of an interrupt's table entry and stack frame, by guest address."""
     assert op.interrupts is not None
     size = REAL_GATE_BYTES if op.tables is None else LONG_GATE_BYTES
     frame = REAL_FRAME_BYTES if op.tables is None else LONG_FRAME_BYTES

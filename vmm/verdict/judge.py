@@ -1,4 +1,4 @@
-"""From a history to a verdict: the first event whose outcome no rule allows."""
+"""Judge a history: find the first event whose outcome no rule allows."""
 
 from collections.abc import Iterator
 from enum import Enum
@@ -43,11 +43,11 @@ SET_UP = documented(
     "what every VMM needs to run a guest is not refused: VMs, vCPUs and their registers",
     "api.rst 4",
 )
-"""Not a rule of the model: it is broken by calls that no operation stands for."""
+"""Not a rule of the model: calls that no operation stands for can break it."""
 
 
 MISTAKEN = "the kernel is right, and the scenario's author is not: "
-"""So begins the reason of a verdict on a scenario whose ``expect`` the rules do not share."""
+"""Prefix of the verdict's reason where the rules contradict the ``expect`` of a scenario."""
 
 
 class Status(Enum):
@@ -68,7 +68,7 @@ class Status(Enum):
 
     @property
     def exit_status(self) -> int:
-        """The exit status of a command that has this to say."""
+        """The exit status of a command with this result."""
         match self:
             case Status.PASSED | Status.KNOWN | Status.PASSES_NOW:
                 return statuses.PASSED
@@ -83,7 +83,7 @@ class Status(Enum):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """One outcome that would have been right, and the rule that says so: see `Difference`.
+    """One outcome that would have been right, and the rule that allows it: see `Difference`.
 
     >>> from vmm import Expected
     >>> Expected("EINVAL", "delete-absent", "deleting an absent slot is EINVAL", "", "").outcome
@@ -98,10 +98,10 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """Where kernel and model part.
+    """The first event at which the kernel differs from the model.
 
-    ``event`` counts the events of the history, ``origin`` the operations of the scenario (-1:
-    before the first). ``slot_map`` is what the model holds to exist at that moment.
+    ``event`` is an index into the history's events, ``origin`` into the scenario's operations (-1:
+    before the first). ``slot_map`` lists the slots that exist then according to the model.
 
         >>> from msgspec.structs import replace
         >>> from vmm import Scenario, history, judge, operations, record_scenario
@@ -126,7 +126,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class UnderWay(msgspec.Struct, frozen=True):
-    """What had begun when a history broke off: the ``origin`` is counted as in Difference.
+    """What was under way when a history broke off; ``origin`` as in `Difference`.
 
     ``more`` is how many touches after this one belong to the same KVM_RUN.
 
@@ -145,10 +145,10 @@ class UnderWay(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What is to be said of one scenario on one kernel.
+    """The verdict on one scenario on one kernel.
 
     ``rules`` are those that decided at least one event; ``events`` is how many were judged.
-    ``refused`` are the region calls that the kernel refused, and the rules that say so.
+    ``refused`` counts the region calls that the kernel rightly refused, by errno and rule.
 
         >>> from vmm import Scenario, operations, run_scenario
         >>> deletion = operations.SetUserMemoryRegion(slot=7)
@@ -168,9 +168,9 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judge(history: History) -> Verdict:
-    """Return the verdict on a history, judged as far as it goes. No kernel is needed for it.
+    """Return the verdict on a history, judged as far as it goes. Needs no kernel.
 
-    Raises nothing: what the model does not know is `Status.INCONCLUSIVE`, with the reason.
+    Raises nothing: where the model does not know, the status is `Status.INCONCLUSIVE`.
 
     >>> from vmm import Scenario, Status, operations, record_scenario
     >>> history = record_scenario(Scenario("a-hole", (operations.Touch(gpa=0x5000),)))
@@ -183,10 +183,10 @@ def judge(history: History) -> Verdict:
 
 
 def judging(history: History, recorder: StepRecorder | None = None) -> Iterator[Verdict | None]:
-    """Judge a history bit by bit: yield None after each but the last, and then the verdict.
+    """Judge a history in parts: yield None after each part but the last, then the verdict.
 
-    A ``recorder`` is shown every event that is judged. An event that is out of its place (one is
-    left out before it, comes twice, or in another order) ends the judging: what it met is unknown.
+    A ``recorder`` is given every event that is judged. An event out of sequence (one before it is
+    missing, or it is repeated or reordered) ends the judging: the state is unknown from there.
     """
     judgement = Judgement(history.header)
     plan = steps(history.header.scenario, history.header.features.touch_limit)
@@ -206,10 +206,10 @@ def judging(history: History, recorder: StepRecorder | None = None) -> Iterator[
         judgement.ended(history.end, next(plan, None))
     if recorder is not None:
         recorder.end(judgement.slots())
-    yield _told(history, judgement)
+    yield _with_under_way(history, judgement)
 
 
-def _told(history: History, judgement: "Judgement") -> Verdict:
+def _with_under_way(history: History, judgement: "Judgement") -> Verdict:
     verdict = judgement.verdict(None if history.end is None else history.end.reason)
     begun = under_way(history)
     if not begun:
@@ -221,7 +221,7 @@ def _told(history: History, judgement: "Judgement") -> Verdict:
 
 
 class Judgement:
-    """The judging of one history, event by event."""
+    """Judges one history, event by event."""
 
     def __init__(self, header: Header) -> None:
         self._name = header.scenario.name
@@ -236,34 +236,34 @@ class Judgement:
         self._unknown = ""
         self._mistaken = ""
         self.rule = ""
-        """The rule that decided the event judged last; empty for a race, which has many."""
+        """The rule that decided the last event; empty for a race, which many rules decide."""
 
     def slots(self) -> Iterator[Memslot]:
-        """Yield the slots that exist now, by as_id, and from the highest gfn down."""
+        """Yield the slots that exist now, by as_id and then from the highest gfn down."""
         return (slot for space in self._model.spaces for slot in space)
 
     def is_in_place(self, event: Event, step: Step | None) -> bool:
-        """Whether an event is of the step that comes next; if not, nothing is known from here."""
+        """Whether an event belongs to the next step; if not, the verdict is inconclusive."""
         if step is not None and step.origin == event.origin and step.operation == event.operation:
             return True
         due = "nothing" if step is None else words.operation(step.operation)
         found = words.operation(event.operation)
         self._unknown = (
-            f"event {self._position} is out of its place: {found}, where {due} is due: the history "
+            f"event {self._position} is out of sequence: {found}, where {due} is due: the history "
             "has a hole, or another version planned it"
         )
         return False
 
     def ended(self, end: End | None, step: Step | None) -> None:
-        """Note where a history that says it came to its end lacks the steps from this one on."""
+        """Note if a history that claims to be complete lacks ``step``, which was due next."""
         if end is not None and not end.reason and step is not None and self._difference is None:
             self._unknown = (
-                f"the history ends before {words.operation(step.operation)}, and says that it is "
-                "whole"
+                "the history claims to be complete, but ends before "
+                f"{words.operation(step.operation)}"
             )
 
     def admits(self, event: Event) -> bool:
-        """Judge the next event; False if the model cannot go on beyond it."""
+        """Judge the next event; return False if the model cannot go on after it."""
         if isinstance(event.outcome, SetUpRefused):
             self._set_up_refused(event, event.outcome)
             return False
@@ -300,14 +300,14 @@ class Judgement:
         return followed.fits
 
     def _compare(self, event: Event, followed: Followed) -> None:
-        """Note the first call that the model agrees with, and the scenario's author does not."""
+        """Note the first call whose ``expect`` differs from an outcome that the model allows."""
         expected, observed = event.operation.expect, answer(event.outcome)
         if expected == observed or self._mistaken or followed.chosen is None:
             return
         too = any(answer(each.outcome) == expected for each in followed.allowed)
         self._mistaken = (
             f"{MISTAKEN}operation {event.origin}, {words.operation(event.operation)}, is expected "
-            f"to come to {expected}, and came to {observed}: the rules allow "
+            f"to give {expected}, and gave {observed}: the rules allow "
             f"{'either' if too else 'that'} (by {followed.chosen.rule.name})"
         )
 
@@ -343,7 +343,7 @@ class Judgement:
             self._difference,
             self._events,
             tuple(sorted(self._rules)),
-            refused=self._refusals.told(),
+            refused=self._refusals.counted(),
         )
 
     def _differing(self, event: Event, allowed: tuple[Allowed, ...]) -> Difference:
@@ -402,12 +402,12 @@ class Judgement:
 
 
 def _parts(outcome: AnyOutcome) -> int:
-    """Return how many calls and windows a race had."""
+    """Return how many calls and windows a race has."""
     return sum(map(len, (*outcome.calls, *outcome.windows))) if isinstance(outcome, Raced) else 0
 
 
 def _ran_short(outcome: AnyOutcome, allowed: tuple[Allowed, ...]) -> bool:
-    """Whether the kernel had run out of something where it need not have refused, or stopped."""
+    """Whether the kernel ran out of a resource, where it could have succeeded."""
     if isinstance(outcome, Stopped):
         return outcome.reason in KERNEL_SHORT_NAMES
     return (

@@ -1,9 +1,9 @@
-"""What is known to be wrong somewhere, as data.
+"""Bugs that some kernels are known to have, as data.
 
-A known issue is an expected failure: it is shown as such, whether it still fails or passes now,
-and it never stands for any other difference. What it applies to is decided by what a scenario
-does (``deeds``), the rule that is broken and the operation at which it is, never by a name; whether
-a host has it by what does the work there, never by a version.
+A known issue is an expected failure: it is reported whether it still shows or not, and it never
+excuses any other difference. A scenario meets it by what it does (``deeds``), by the rule that is
+broken and the operation at which it is, never by its name; a host may have it by the module that
+runs its guests, never by its version.
 """
 
 import re
@@ -48,31 +48,31 @@ from vmm.verdict import deeds, interrupt_deeds
 from vmm.verdict.judge import Status, Verdict
 
 NOT_BACK = (HUNG, ENDLESS)
-"""How the reason begins of a run in which a call did not come back, or no guest came out."""
+"""How the reason of a run begins in which a call did not return, or no guest ended."""
 
 UNKNOWN_VENDOR = "unknown"
-"""What a history says of a host on which nobody can tell what does the work."""
+"""The vendor in the history of a host on which nobody can tell which module runs its guests."""
 
 _WARNED = re.compile(r"the kernel is newly tainted \(W: [^;]*\)|warn_count went from \d+ to \d+")
-"""What the counters say of a warning, next to its text in the kernel log."""
+"""What the taint and warning counters say of a warning, besides its text in the kernel log."""
 
 
 def names(*rules: Rule) -> frozenset[str]:
-    """Return rules as files know them."""
+    """Return the names of rules, as files have them."""
     return frozenset(rule.name for rule in rules)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownIssue:
-    """A difference that is expected of some deeds where the module ``vendor`` is in charge.
+    """A difference that is expected of some scenarios where the module ``vendor`` runs the guests.
 
-    With an empty ``vendor`` it is a mistake in KVM itself: any kernel may have it, and one that
-    has not deserves no remark.
+    An empty ``vendor`` means a bug in KVM itself: any kernel may have it, and one that does not is
+    not reported.
 
-    ``rules`` are those that the kernel breaks there; ``what`` says what is wrong, and ``evidence``
-    how that is known. ``log`` is a regular expression for a line of what the kernel may complain
-    of meanwhile (empty: of nothing). ``outcome`` is the kind of outcome that is seen
-    (empty: any). One that ``hangs`` breaks no rule: a call does not come back.
+    ``rules`` are those that the kernel breaks; ``what`` says what is wrong, and ``evidence`` how
+    that is known. ``log`` is a regular expression for the line by which the kernel complains of it
+    (empty: it does not). ``outcome`` is the kind of outcome that is observed (empty: any). An issue
+    that ``hangs`` breaks no rule: a call does not return.
 
     >>> from vmm import curated_scenarios, run_scenario
     >>> run_scenario(next(curated_scenarios("move-up"))).issue is None
@@ -89,7 +89,7 @@ class KnownIssue:
     hangs: bool = False
 
     def is_seen_in(self, verdict: Verdict) -> bool:
-        """Whether this, and nothing else, is what a scenario failed by. Raises nothing.
+        """Whether a scenario failed by this issue, and nothing else. Raises nothing.
 
         >>> from vmm import KnownIssue, Status, Verdict
         >>> issue = KnownIssue("x", "kvm_amd", frozenset({"hole"}), "what", "evidence")
@@ -104,9 +104,9 @@ class KnownIssue:
         return {each.rule for each in found.expected} <= self.rules
 
     def concerns(self, host: Mapping[str, str]) -> bool:
-        """Whether what does the work on a host has this, or may have it. Raises nothing.
+        """Whether the module that runs a host's guests has this, or may have it. Raises nothing.
 
-        Where nobody can tell what does the work (a host without /sys), it may.
+        Where nobody can tell which module that is (a host without /sys), it may.
 
         >>> from vmm import KnownIssue
         >>> issue = KnownIssue("x", "kvm_amd", frozenset({"hole"}), "what", "evidence")
@@ -135,9 +135,9 @@ class KnownIssue:
 
 
 class Known(NamedTuple):
-    """An issue, whether a scenario does what it takes, and whether it may show at an operation.
+    """An issue, whether a scenario meets it, and whether it may show at an operation.
 
-    A scenario without any operation of the kinds ``takes`` does not.
+    Only a scenario with an operation of the kinds ``takes`` can meet it.
     """
 
     issue: KnownIssue
@@ -434,10 +434,10 @@ def issues_met(
     host: Mapping[str, str],
     among: Callable[[KnownIssue], bool] = lambda _: True,
 ) -> tuple[KnownIssue, ...]:
-    """Return the issues, ``among`` some of them, that a scenario may fail by on a host.
+    """Return the issues, of those that ``among`` selects, that a scenario may meet on a host.
 
-    ``host`` is what a history says of it; its ``vendor`` is the module under /sys/module that does
-    the work.
+    ``host`` is what a history says of the host; its ``vendor`` is the module under /sys/module that
+    runs its guests.
     """
     possible = [known for known in KNOWN if known.issue.concerns(host) and among(known.issue)]
     kinds = frozenset(map(type, scenario.operations)) if possible else frozenset()
@@ -449,7 +449,7 @@ def issues_met(
 
 
 def weighed(verdict: Verdict, history: History) -> tuple[Verdict, KnownIssue | None]:
-    """Return what a verdict on a history means, and the issue that makes it so."""
+    """Return the verdict as a known issue changes it, and that issue: None if none applies."""
     scenario, host = history.header.scenario, history.header.host
     if verdict.status is Status.PASSED:
         vendor = host.get("vendor")
@@ -477,7 +477,7 @@ def _as(verdict: Verdict, status: Status, reason: str) -> Verdict:
 
 
 def _place(verdict: Verdict, history: History) -> tuple[int, AnyOperation] | None:
-    """Return the operation that differed, or that did not come back, and its origin."""
+    """Return the operation that differed or did not return, and its origin."""
     if verdict.status is Status.DIFFERS and verdict.difference is not None:
         event = history.events[verdict.difference.event]
         return event.origin, event.operation

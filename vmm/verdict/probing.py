@@ -1,4 +1,4 @@
-"""The verdict on a kernel that refuses, hangs or lies while it is asked what it can do."""
+"""The verdict on a kernel that refuses, hangs or lies while its features are probed."""
 
 import msgspec
 
@@ -23,7 +23,7 @@ PLAIN = documented(
 
 
 def troubled(trouble: Trouble) -> Checked:
-    """Return what there is to say of a kernel that was asked in vain."""
+    """Return the result of a kernel whose features could not be probed."""
     step, refused, reason = trouble.step, trouble.refused, trouble.reason
     verdict = Verdict(PROBING.name, Status.INCONCLUSIVE, f"{reason}; then {step}")
     if reason.startswith(HARNESS):

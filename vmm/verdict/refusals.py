@@ -1,4 +1,4 @@
-"""Which region calls the kernel refused, as the rules say it should, and by which rule."""
+"""Counts the region calls that the kernel rightly refused, by errno and rule."""
 
 import errno
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from vmm.scenario.history import Event, Raced, Refused
 from vmm.scenario.operations import Race, SetUserMemoryRegion
 
 IN_A_RACE = "the rules of a race"
-"""In place of a rule's name: in a race the order of calls decides, not one rule."""
+"""Stands for the rule: in a race the order of the calls decides, not one rule."""
 
 
 class RefusedCalls(msgspec.Struct, frozen=True):
-    """Region calls that were refused with one errno, by one rule, and rightly so.
+    """Region calls that the kernel rightly refused with one errno, by one rule.
 
-    ``origin`` and ``operation`` are those of the first, counted as in Difference.
+    ``origin`` and ``operation`` are those of the first; ``origin`` as in `Difference`.
 
         >>> from vmm import Scenario, operations, run_scenario
         >>> deletion = operations.SetUserMemoryRegion(slot=7)
@@ -41,15 +41,15 @@ class Refusals:
         self._counts: dict[tuple[str, str], int] = {}
 
     def note(self, event: Event, rule: Rule | None) -> None:
-        """Take an event that is right, and the rule that decided it: None for a race."""
+        """Count the refused calls of an event; ``rule`` is the deciding one, None for a race."""
         name = IN_A_RACE if rule is None else rule.name
         for op, number in _refused(event):
             kind = errno.errorcode.get(number, str(number)), name
             self._first.setdefault(kind, (event.origin, op))
             self._counts[kind] = self._counts.get(kind, 0) + 1
 
-    def told(self) -> tuple[RefusedCalls, ...]:
-        """Return what was refused, in the order in which it first came."""
+    def counted(self) -> tuple[RefusedCalls, ...]:
+        """Return the refused calls by kind, in the order in which the kinds first came up."""
         return tuple(
             RefusedCalls(*kind, self._counts[kind], origin, words.operation(op))
             for kind, (origin, op) in self._first.items()
@@ -57,7 +57,7 @@ class Refusals:
 
 
 def _refused(event: Event) -> Iterator[tuple[SetUserMemoryRegion, int]]:
-    """Yield the region calls of an event that were refused, and their errnos."""
+    """Yield the region calls of an event that were refused, each with its errno."""
     op, outcome = event.operation, event.outcome
     if isinstance(op, SetUserMemoryRegion) and isinstance(outcome, Refused):
         yield op, outcome.errno

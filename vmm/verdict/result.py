@@ -1,4 +1,4 @@
-"""What a run of scenarios has to say: the input of every report."""
+"""The result of a run of scenarios: the input of every report."""
 
 import traceback
 from collections import Counter
@@ -18,11 +18,11 @@ from vmm.verdict.steps import Step, StepRecorder
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One scenario, the verdict on it, and what the kernel complained of meanwhile.
+    """One scenario, its verdict, and the kernel's complaints during it.
 
-    ``ran`` is how many of the scenario's operations were begun; ``issue`` is what is known to be
-    wrong with it on this host; ``steps`` are there if they were asked for. ``again`` is the command
-    that shows it again, empty where that is `vmm check` with the scenario's name.
+    ``ran`` is how many of the scenario's operations were begun; ``issue`` is the known issue that
+    explains the verdict; ``steps`` are there if they were asked for. ``again`` is the command that
+    shows the result again, empty where that is `vmm check` with the scenario's name.
 
         >>> from vmm import Scenario, operations, run_scenario
         >>> checked = run_scenario(Scenario("nobody", (operations.Touch(0x1000),)))
@@ -41,21 +41,21 @@ class Checked:
 
     @property
     def unexplained(self) -> tuple[Problem, ...]:
-        """The kernel's complaints, without those of an issue that is known and was seen."""
+        """The kernel's complaints, except those that a known issue accounts for."""
         if self.issue is None or self.verdict.status is not Status.KNOWN:
             return self.problems
         return self.issue.unexplained(self.problems)
 
     @property
     def failed(self) -> bool:
-        """Whether the kernel differed, or complained, and it was not known."""
+        """Whether the kernel differed or complained, and no known issue explains it."""
         return self.verdict.status is Status.DIFFERS or bool(self.unexplained)
 
 
 def broken_off(scenario: Scenario, error: BaseException) -> Checked:
-    """Return what there is to say of a scenario where an error is under way that is no verdict.
+    """Return the result of a scenario that an error ended which is no verdict on the kernel.
 
-    It costs this scenario and no other: the host has run out of something, or this program failed.
+    The host ran out of something, or this program failed. Other scenarios are not affected.
     """
     if is_short(error):
         verdict = Verdict(scenario.name, Status.INCONCLUSIVE, of_the_host(error))
@@ -66,7 +66,7 @@ def broken_off(scenario: Scenario, error: BaseException) -> Checked:
 
 
 def judged(history: History) -> Checked:
-    """Return what there is to say of a history."""
+    """Judge a history and return its result, with its steps."""
     recorder = StepRecorder(history.header)
     *_, verdict = judging(history, recorder)
     assert verdict is not None
@@ -74,7 +74,7 @@ def judged(history: History) -> Checked:
 
 
 def concluded(history: History, verdict: Verdict) -> Checked:
-    """Return what there is to say of a history on which there is a verdict."""
+    """Return the result of a history whose verdict is there already."""
     scenario = history.header.scenario
     verdict, issue = weighed(verdict, history)
     last = history.events[-1].origin if history.events else -1
@@ -85,12 +85,12 @@ def concluded(history: History, verdict: Verdict) -> Checked:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Scenarios that ran.
+    """The result of all scenarios of a run.
 
-    ``weaknesses`` are what could not be watched; ``not_run`` names what an early end left out;
-    ``cpus`` are those that scenarios ran on, one at a time on each. ``obstacle`` says why
-    nothing could run, ``early`` why the run ended before its end; ``error`` is the traceback of an
-    error of this program that belongs to no scenario. So many scenarios are ``required`` to run.
+    ``weaknesses`` name what could not be watched; ``not_run`` names the scenarios that an early end
+    left out; ``cpus`` are those that scenarios ran on, one at a time on each. ``obstacle`` says why
+    nothing could run, ``early`` why the run ended early; ``error`` is the traceback of an error of
+    this program that belongs to no scenario. At least ``required`` scenarios must run.
     """
 
     checked: tuple[Checked, ...]
@@ -112,14 +112,14 @@ class Run:
 
     @property
     def exit_status(self) -> int:
-        """The exit status of a command that has this to say."""
+        """The exit status of a command with this result."""
         status = self.status.exit_status
         is_well = status in (statuses.PASSED, statuses.NOTHING_RAN)
         return statuses.TOO_FEW_RAN if is_well and self.ran < self.required else status
 
     @property
     def status(self) -> Status:
-        """What the whole run says; a complaint of the kernel weighs like a difference."""
+        """The status of the whole run; a complaint of the kernel counts as a difference."""
         found = {each.verdict.status for each in self.checked}
         if any(each.failed for each in self.checked):
             return Status.DIFFERS

@@ -1,4 +1,4 @@
-"""The slots that exist at a moment of a history, as data for reports and as lines of text."""
+"""The slots that exist at a moment of a history, as data and as lines of text for reports."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from vmm.scenario.operations import (
 from vmm.scenario.words import flags, hva, slot_number
 
 _MOST = 1 << 20
-"""Of slots whose tree is followed: histories that are told in chapters are short."""
+"""How many slots the tree may have; the histories of the demo are short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A memslot that exists. ``number`` is its 32-bit number: as_id above, slot id below.
+    """A memslot that exists. ``number`` is its 32-bit number: as_id << 16 | slot id.
 
     ``parent`` is the index of its parent in the kernel's tree by gfn, -1 at the root, and
     ``is_red`` the colour of its node (see `vmm.model.gfntree`).
@@ -36,7 +36,7 @@ class Slot:
 
     @property
     def slot_id(self) -> int:
-        """The lower half of the number."""
+        """The lower 16 bits of the number."""
         return self.number & 0xFFFF
 
 
@@ -57,8 +57,8 @@ def _pages(count: int) -> str:
 def slots_after_each(history: History) -> Iterator[tuple[Event, tuple[Slot, ...]]]:
     """Yield each event with the slots after it, front (highest gfn) first.
 
-    The first event that no rule allows comes last, with the slots before it: what exists after it
-    is not known.
+    Ends with the first event that no rule allows, and the slots before it: the state after it is
+    unknown.
     """
     model, trees = Model.of(history.header), Trees(_MOST)
     for event in history.events:

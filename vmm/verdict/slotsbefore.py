@@ -1,4 +1,4 @@
-"""Which slots there are before an operation, told from a scenario's operations alone."""
+"""Which slots exist before an operation, derived from a scenario's operations alone."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from vmm.scenario.slots import as_id_of, id_of
 
 
 def is_held(scenario: Scenario, origin: int, gpa: int, length: int, write: bool) -> bool:
-    """Whether slots hold all these bytes, and may be written, before the operation ``origin``."""
+    """Whether slots hold all these bytes, writable if ``write``, before operation ``origin``."""
     slots = Slots()
     for op in scenario.operations[:origin]:
         if isinstance(op, NewVm):
@@ -36,22 +36,22 @@ class _Entry:
 
 
 class Slots:
-    """The slots of a VM, as calls make them; limits of a kernel refuse none."""
+    """The slots of a VM after a series of calls, assuming that no limit of a kernel refuses one."""
 
     def __init__(self) -> None:
         self._spaces: defaultdict[int, MemslotArray[_Entry]] = defaultdict(MemslotArray)
 
     def has(self, slot: int) -> bool:
-        """Whether a slot is there, by its 32-bit number."""
+        """Whether a slot exists, by its 32-bit number."""
         return self._spaces[as_id_of(slot)].get(id_of(slot)) is not None
 
     def holds(self, gfn: int, write: bool = False) -> bool:
-        """Whether a slot of any address space holds a gfn, and may be written."""
+        """Whether a slot of any address space holds a gfn, and is writable if ``write``."""
         found = (space.find(gfn) for space in self._spaces.values())
         return any(e is not None and not (write and e.call.flags & READONLY) for e in found)
 
     def change(self, op: SetUserMemoryRegion) -> bool:
-        """Make a call's change; return whether there is one, by the slots that are there alone."""
+        """Apply a call; return whether it changes anything, as far as the other slots decide."""
         space, number = self._spaces[as_id_of(op.slot)], id_of(op.slot)
         old = space.get(number)
         if op.memory_size % PAGE_SIZE_BYTES or (not op.memory_size and old is None):
@@ -73,5 +73,5 @@ class Slots:
 
 
 def _stays(op: SetUserMemoryRegion) -> tuple[object, ...]:
-    """Return what no call changes of a slot that is there."""
+    """Return what no call can change in an existing slot."""
     return op.memory_size, op.userspace_addr, op.flags & READONLY

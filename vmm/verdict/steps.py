@@ -1,7 +1,7 @@
-"""What happened in a scenario, operation by operation, small enough to be kept and drawn.
+"""What happened in a scenario, operation by operation, compact enough to keep and draw.
 
-A history of a survey has thousands of touches. Here pages in a row at which a guest met the same
-are one entry, so that a run of all scenarios is a megabyte or two.
+The history of a survey has thousands of touches. Here adjacent pages at which a guest met the same
+are one entry, so that a run of all scenarios takes a megabyte or two.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,10 +28,10 @@ from vmm.scenario.operations import (
 from vmm.scenario.plan import mappings_of
 
 MOST_STEPS = 120
-"""Of a longer scenario the first steps are kept, and the last."""
+"""A longer scenario keeps its first and its last steps."""
 
 MOST_SLOTS = 64
-"""So many slots of a step are kept, from the front."""
+"""How many slots of a step are kept, from the front (highest gfn)."""
 
 _MOST_NOTES = 12
 
@@ -40,7 +40,7 @@ _Where = tuple[int, str, int]
 
 
 class SlotShown(msgspec.Struct, frozen=True, array_like=True):
-    """A memslot: its as_id and id, its first gfn and pages, and hva and flags in words.
+    """A memslot: as_id, slot id, first gfn and number of pages; hva and flags as text.
 
     >>> from vmm import SlotShown
     >>> SlotShown(as_id=0, slot_id=3, base_gfn=0x10, npages=2, hva="a+0x0", flags="0").npages
@@ -58,8 +58,8 @@ class SlotShown(msgspec.Struct, frozen=True, array_like=True):
 class Met(msgspec.Struct, frozen=True, array_like=True):
     """What a guest met at ``pages`` pages from ``gfn`` on.
 
-    ``access`` is "r", "w" or "x" (executes). ``what`` is "mmio", "memory" (no exit), "stop", or the
-    name of the mapping whose page ``first`` the read found at ``gfn``, the next ones after it.
+    ``access`` is "r", "w" or "x" (executes). ``what`` is "mmio", "memory" (no exit), "stop", or a
+    mapping's name: the guest read its page ``first`` at ``gfn``, and the following pages in order.
 
     >>> from vmm import Met
     >>> Met(as_id=0, gfn=0x10, pages=2, access="r", what="a", first=5).what
@@ -75,15 +75,15 @@ class Met(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An operation of a scenario, and what it led to.
+    """An operation of a scenario and its outcome.
 
-    ``origin`` is its index; -1 is what comes before the first, and their number what comes after
-    the last. ``rule`` decided it. ``slots`` are those after it, by as_id from the front on; None if
-    they are the same as after the step before. ``knots`` are their nodes in the kernel's tree by
-    gfn, which kernels have since 5.17: for each slot, the index of its parent (-1: it is the root),
-    and whether the node is red (1) or black (0); there are none once the slots were too many.
-    ``touches`` counts those in ``met``. ``differs`` is
-    the gfn at which the guest met what no rule allows, -1 if it was no access of one page's.
+    ``origin`` is its index: -1 before the first operation, the number of operations after the last.
+    ``rule`` decided the outcome. ``slots`` are those after it, by as_id and then from the highest
+    gfn down; None if unchanged since the previous step. ``knots`` are the slots' nodes in the
+    kernel's tree by gfn (since Linux 5.17): for each slot the index of its parent (-1: the root)
+    and 1 for a red node, 0 for a black one; empty once there were too many slots.
+    ``touches`` counts the touches in ``met``. ``differs`` is the gfn at which no rule allows what
+    the guest met, -1 if the differing operation was not an access to one page.
 
         >>> from vmm import Scenario, operations, run_scenario
         >>> deletion = operations.SetUserMemoryRegion(slot=7)
@@ -113,7 +113,7 @@ class RuleText(msgspec.Struct, frozen=True):
 
 
 def rule_texts(names: Iterable[str]) -> dict[str, RuleText]:
-    """Return the rules of these names, in the order in which the model has them."""
+    """Return the rules of these names, in the model's order."""
     wanted = set(names)
     return {
         rule.name: RuleText(rule.promise, rule.basis, rule.cite)
@@ -125,7 +125,7 @@ def rule_texts(names: Iterable[str]) -> dict[str, RuleText]:
 class StepRecorder:
     """Collects the steps of one history while it is judged.
 
-    The events of a step are put into words at its end, if it is one that is kept.
+    A step is put into words when it ends, and only if it is kept.
     """
 
     def __init__(self, header: Header) -> None:
@@ -146,19 +146,19 @@ class StepRecorder:
         self._rules: list[str | None] = []
 
     def before(self, event: Event, slots: Iterable[Memslot]) -> None:
-        """Take the slots as they are before an event of another step than the one under way."""
+        """Begin the step of an event; ``slots`` exist before it."""
         self.end(slots)
         self._begin(event.origin)
 
     def add(self, event: Event, rule: str | None) -> None:
-        """Take an event that is judged, and the rule that decided it: None where that ended."""
+        """Add an event, and the rule that decided it: None if no rule allows its outcome."""
         if isinstance(event.operation, SetUserMemoryRegion) and isinstance(event.outcome, Done):
             self._trees.follow(event.operation)
         self._events.append(event)
         self._rules.append(rule)
 
     def end(self, slots: Iterable[Memslot]) -> None:
-        """End the step under way, after which there are these slots."""
+        """End the step under way; ``slots`` exist after it."""
         if self.origin is None:
             return
         if self._is_left_out(self.origin):
@@ -177,7 +177,7 @@ class StepRecorder:
         self._shown = shown
 
     def steps(self) -> tuple[Step, ...]:
-        """Return the steps so far; those in the middle of many are left out."""
+        """Return the steps so far; a long scenario lacks those in the middle."""
         if self._gap is None:
             return tuple(self._steps)
         index, origin = self._gap
@@ -185,17 +185,17 @@ class StepRecorder:
         return (*self._steps[:index], gap, *self._steps[index:])
 
     def _is_left_out(self, origin: int) -> bool:
-        """Whether a step lies in the middle of many, and nothing differs there.
+        """Whether a step is in the middle of a long scenario, and nothing differs there.
 
-        To say what thousands of slots look like costs more than to judge them: so it is known
-        beforehand, by the number of operations.
+        Putting thousands of slots into words costs more than judging them, so this is decided in
+        advance, by the number of operations.
         """
         half = MOST_STEPS // 2
         is_in_the_middle = half <= origin < len(self._operations) - half
         return is_in_the_middle and None not in self._rules
 
     def _step(self, origin: int) -> Step:
-        """Return the step that the events so far are, without its slots."""
+        """Return the step made of the events so far, without its slots."""
         own = self._operations[origin] if 0 <= origin < len(self._operations) else None
         outcome = decided_by = ""
         differs: int | None = None
@@ -223,7 +223,10 @@ class StepRecorder:
         )
 
     def _met(self, touches: Iterable[Event]) -> Iterator[tuple[_Where, tuple[str, int]]]:
-        """Yield at which page each touch met what; there is nothing to say of some."""
+        """Yield each page that was touched and what the guest met there.
+
+        A touch that crosses into another page is left out, unless it stopped the guest.
+        """
         for event in touches:
             op, outcome = event.operation, event.outcome
             if not isinstance(op, Touch | Execute):
@@ -247,7 +250,7 @@ class StepRecorder:
         return what
 
     def _named(self, value: int) -> tuple[str, int]:
-        """Return the mapping and the page that a value identifies."""
+        """Return the mapping and page that a value identifies."""
         index, page = identify(value)
         if 0 <= index < len(self._mappings):
             mapping = self._mappings[index]
@@ -282,7 +285,7 @@ def _shown(slot: Memslot) -> SlotShown:
 
 
 def _runs(met: dict[_Where, tuple[str, int]]) -> Iterator[Met]:
-    """Yield what was met by address space, access and gfn, with pages in a row as one."""
+    """Yield what was met, by address space, access and gfn; adjacent pages become one entry."""
     found: Met | None = None
     for (as_id, access, gfn), (what, first) in sorted(met.items()):
         if found is not None and _goes_on(found, as_id, access, gfn, what, first):

@@ -71,9 +71,9 @@ def test_expectations_are_kept_in_files_and_histories() -> None:
 @pytest.mark.parametrize(
     ("made", "text"),
     [
-        (create("EINVAL"), "is expected to come to EINVAL, and came to success"),
-        (create("success", gpa=0x10800), "is expected to come to success, and came to EINVAL"),
-        (create("EEXIST", gpa=0x10800), "is expected to come to EEXIST, and came to EINVAL"),
+        (create("EINVAL"), "is expected to give EINVAL, and gave success"),
+        (create("success", gpa=0x10800), "is expected to give success, and gave EINVAL"),
+        (create("EEXIST", gpa=0x10800), "is expected to give EEXIST, and gave EINVAL"),
     ],
 )
 def test_wrong_expectation_is_inconclusive_and_the_authors(

@@ -213,14 +213,14 @@ def test_an_event_that_is_left_out_is_missed(index: int) -> None:
     events = (*HISTORY.events[:index], *HISTORY.events[index + 1 :])
     verdict = of_events(events)
     assert verdict.status is Status.INCONCLUSIVE
-    assert "out of its place" in verdict.reason or "says that it is whole" in verdict.reason
+    assert "out of sequence" in verdict.reason or "claims to be complete" in verdict.reason
 
 
 @pytest.mark.parametrize("index", range(len(HISTORY.events)))
 def test_an_event_that_is_repeated_is_noticed(index: int) -> None:
     verdict = of_events((*HISTORY.events[: index + 1], *HISTORY.events[index:]))
     assert verdict.status is Status.INCONCLUSIVE
-    assert f"event {index + 1} is out of its place" in verdict.reason
+    assert f"event {index + 1} is out of sequence" in verdict.reason
 
 
 def test_events_in_another_order_are_noticed() -> None:

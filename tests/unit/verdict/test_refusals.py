@@ -82,7 +82,7 @@ def test_calls_of_a_race_are_counted() -> None:
     calls = tuple(Call(2 * n, 2 * n + 1, each) for n, each in enumerate(outcomes))
     refusals = Refusals()
     refusals.note(Event(0, race, Raced((calls,), ((Window(0, 1, 0),),), ((),))), None)
-    (told,) = refusals.told()
+    (told,) = refusals.counted()
     assert (told.errno, told.rule, told.count) == ("EEXIST", IN_A_RACE, 2)
     assert "0x11000" in told.operation
 
