@@ -15,12 +15,20 @@ from vmm.replay.build import NO_MEMORY, Replay, Step
 from vmm.replay.trace import Line, Unread
 from vmm.scenario.features import Features
 from vmm.scenario.history import Event, Header, Refused
-from vmm.scenario.operations import PAGE_SIZE_BYTES, Scenario, SetUserMemoryRegion
-from vmm.verdict.judge import Judgement, Status, Verdict
+from vmm.scenario.operations import (
+    GUEST_MEMFD,
+    PAGE_SIZE_BYTES,
+    Scenario,
+    SetUserMemoryRegion,
+)
+from vmm.verdict.judge import Difference, Expected, Judgement, Status, Verdict
 
 _MOST_AT_ONCE = 4
 _MOST_IDS, _MOST_SPACES = 1 << 16, 16
 """More than any kernel has: a trace may say anything."""
+
+_OF_THE_SLOT = ("guest-memfd-immutable", "guest-memfd-offset")
+"""Rules on guest_memfds that ask none."""
 
 _OWN_PAGES = (0xFEE0_0000, 0xFFFB_C000)
 """Pages of slots that a kernel may have made for itself, with the APIC and the identity map."""
@@ -101,7 +109,7 @@ class _Judging:
         if verdict.difference is None:
             return self._complete(verdict, assumed)
         step = self._steps[index]
-        doubt = self._doubt(step, index)
+        doubt = self._doubt(step, index, verdict.difference)
         if doubt:
             verdict = msgspec.structs.replace(
                 verdict, status=Status.INCONCLUSIVE, reason=doubt, difference=None
@@ -179,7 +187,7 @@ class _Judging:
     def _overlaps(self, index: int) -> bool:
         return self._steps[index].line.begin < self._steps[index - 1].line.number
 
-    def _doubt(self, step: Step, index: int) -> str:
+    def _doubt(self, step: Step, index: int, difference: Difference) -> str:
         """Return why an answer that differs may be right all the same."""
         if self._replay.vm.began_before:
             return "the VM is older than the trace: which slots it had is not known"
@@ -193,7 +201,7 @@ class _Judging:
                 begin < page + PAGE_SIZE_BYTES and page < end for page in _OWN_PAGES
             ):
                 return "the kernel may have a slot of its own there"
-            if op.flags & 4:
+            if op.flags & GUEST_MEMFD and not all(map(_is_of_the_slot, difference.expected)):
                 return "what became of the guest_memfd is not in the trace"
         return ""
 
@@ -202,6 +210,11 @@ def _event(index: int, step: Step) -> Event:
     assert step.asked is not None
     assert step.outcome is not None
     return Event(index, step.asked, step.outcome)
+
+
+def _is_of_the_slot(expected: Expected) -> bool:
+    """Whether a call is refused for its slot and gpa, whatever its guest_memfd is."""
+    return expected.rule in _OF_THE_SLOT or expected.outcome == "EEXIST"
 
 
 def _is_short_of_memory(step: Step) -> bool:

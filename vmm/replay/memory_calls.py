@@ -142,6 +142,7 @@ MemoryCall = Callable[[Process, Called, Line, PassOver], None]
 
 MEMORY_CALLS: dict[str, MemoryCall] = {
     "mmap": mmap,
+    "mmap2": mmap,  # Of 32-bit programs; strace prints its offset in bytes, too.
     "munmap": munmap,
     "mremap": mremap,
     "madvise": madvise,

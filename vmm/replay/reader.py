@@ -9,7 +9,7 @@ from vmm.replay.merge import files_of, merged
 from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
 from vmm.replay.strace import IS_CALL, read_strace
-from vmm.replay.trace import Region, Trace, TraceError
+from vmm.replay.trace import Region, Trace, TraceError, Unread
 
 
 def read_trace(*paths: Path) -> Trace:
@@ -46,13 +46,13 @@ def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
     first, last = "", 0
     for number, line in lines:
         first, last = first or line, number
-        other = other_tool(line)
-        if other:
-            raise TraceError(f"{name}:{number}: {other}")
-        if IS_EVENT.search(line):
+        if IS_EVENT.search(line):  # QEMU's backend "ftrace" writes it, too.
             trace = Trace(name, "QEMU")
             read_qemu(chain([(number, line)], lines), trace)
             break
+        other = other_tool(line)
+        if other:
+            raise TraceError(f"{name}:{number}: {other}")
         if IS_CALL.match(line):
             trace = Trace(name, "strace")
             read_strace(chain([(number, line)], lines), trace)
@@ -70,10 +70,13 @@ def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
             f"{name}: {trace.lines} lines of {trace.tool}, and no call on a memslot: trace with "
             "`strace -f -e trace=ioctl`, or `vmm record`"
         )
-    if not any(isinstance(call, Region) for vm in trace.vms for call in vm.calls):
-        call = next(call for vm in trace.vms for call in vm.calls)
+    calls = [call for vm in trace.vms for call in vm.calls]
+    if not any(isinstance(call, Region) for call in calls):
+        unread = [call for call in calls if isinstance(call, Unread)]
+        call = unread[0] if unread else calls[0]
+        why = f" ({unread[0].why})" if unread else ""
         raise TraceError(
-            f"{name}:{call.line.number}: no call on a memslot can be read here, of "
-            f"{sum(len(vm.calls) for vm in trace.vms)}: {shown(call.line.text)}"
+            f"{name}:{call.line.number}: no call on a memslot can be read here{why}, of "
+            f"{len(calls)}: {shown(call.line.text)}"
         )
     return trace

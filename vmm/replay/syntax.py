@@ -1,7 +1,8 @@
 """The syntax of strace's lines: who made a call, its name, its arguments and its result.
 
 What strace puts in front of a call depends on its options: a pid, the command's name, one time or
-two, a number or an address. All of them may be there (-f, -Y, -t to -ttt, -r, -n, -i).
+two, a number or an address. All of them may be there (-f, -Y, -t to -ttt, -r, -n, -i). A mail
+quotes with ">", and a system's log has its date, host and program in front.
 """
 
 import errno
@@ -16,6 +17,8 @@ MAX_PID = 1 << 22
 
 _PREFIX = re.compile(
     r"""\s*
+    (?:[>|][\s>|]*)?
+    (?:(?:[A-Z][a-z]{2}\s+\d+\s+\d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+)\s+\S+\s+[\w.-]+\[\d+\]:\s+)?
     (?:\[pid\s+(\d+)(?:<[^>]*>)?\]\s+|(\d+)(?:<[^>]*>)?\s+)?
     (?:
         (?:\d{4}-\d\d-\d\dT[\d:.]+(?:[+-]\d\d:?\d\d|Z)?

@@ -19,7 +19,13 @@ _SIMPLE = (
 )
 
 
-@pytest.mark.parametrize("head", ["", "4711@1690000000.123456:", "2026-11-27T01:02:03.4Z "])
+@pytest.mark.parametrize(
+    "head",
+    [
+        *("", "4711@1690000000.123456:", "2026-11-27T01:02:03.4Z ", "> "),
+        " qemu-system-x86-99 [001] .... 123.000001: tracing_mark_write: ",
+    ],
+)
 @pytest.mark.parametrize(
     ("line", "refused"),
     [

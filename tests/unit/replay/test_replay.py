@@ -238,3 +238,16 @@ def test_a_slot_of_the_kernels_own_explains_that_it_is_in_the_way_and_nothing_el
     apic = 0xFEE00000
     assert status(KVM, region(0, apic, 0x1000, result=EEXIST)) is Status.INCONCLUSIVE
     assert status(KVM, region(0, apic, 0x1000, result=EINVAL)) is Status.DIFFERS
+
+
+def private(gpa: int, result: str, size: int = 0x2000) -> str:
+    line = region(0, gpa, size, HVA, "KVM_MEM_GUEST_MEMFD", result)
+    line = line.replace("REGION,", "REGION2,")
+    return line.replace("}", ", guest_memfd_offset=0, guest_memfd=11}")
+
+
+def test_what_a_slot_forbids_differs_whatever_its_guest_memfd_is() -> None:
+    made = (KVM.replace("VM, 0", "VM, 0x1"), private(0x10000, "0"))
+    assert status(*made, private(0x20000, EINVAL)) is Status.PASSED
+    assert status(*made, private(0x20000, "0")) is Status.DIFFERS
+    assert status(made[0], private(0x10000, EINVAL)) is Status.INCONCLUSIVE

@@ -337,3 +337,14 @@ def test_raw_arguments_are_counted_as_not_read() -> None:
 def test_a_file_of_one_thread_says_what_joins_them() -> None:
     (note,) = trace_of(region(head="")).notes
     assert "strace-log-merge" in note
+
+
+def test_a_trace_of_pointers_alone_says_so() -> None:
+    with pytest.raises(TraceError, match=r"trace:3: no call .* here \(the structure is only a p"):
+        trace_of(KVM, "7 ioctl(8, 0xae47, 0xfeffd000) = 0", "7 ioctl(8, 0x4020ae46, 0x7ffd0d) = 0")
+
+
+def test_memory_of_a_32_bit_program_is_known() -> None:
+    line = "7 mmap2(NULL, 8192, PROT_READ|PROT_WRITE, MAP_SHARED|MAP_ANONYMOUS, -1, 0) = 0xf3600000"
+    (vm,) = trace_of(KVM, line, region(hva=0xF3600000)).vms
+    assert [each.kind for each in vm.memory] == ["shared"]
