@@ -1,1 +1,1 @@
-"""Everything that is data: operations, histories, features, and what follows from data alone."""
+"""All data: operations, histories, features, and everything derived from data alone."""

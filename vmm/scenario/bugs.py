@@ -1,4 +1,4 @@
-"""Bugs that kernels really had, as data: which scenarios would have shown each."""
+"""Bugs of past kernels, as data: which scenarios would have shown each."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class Shown:
 class Bug:
     """A bug that kernels really had.
 
-    ``commits`` are those that mended it, ``where`` says on which hosts it could be met, and
-    ``gap`` why no scenario can show it (empty if one can).
+    ``commits`` fixed it, ``where`` says which hosts were affected, and ``gap`` says why no scenario
+    can show it (empty if one can).
     """
 
     commits: tuple[str, ...]

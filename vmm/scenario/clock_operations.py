@@ -1,4 +1,4 @@
-"""Operations on what KVM itself writes to guest memory: what time it is, as data."""
+"""Operations that make KVM itself write the time to guest memory, as data."""
 
 from typing import Literal
 
@@ -8,11 +8,11 @@ Clock = Literal["wall_clock", "system_time", "steal_time"]
 
 
 class SetClockMsr(Operation, frozen=True, tag="set_clock_msr", gc=False):
-    """KVM_SET_MSRS on a vCPU: KVM is to write ``clock`` to guest memory at ``gpa``, or to stop.
+    """KVM_SET_MSRS on a vCPU: make KVM write ``clock`` to guest memory at ``gpa``, or stop it.
 
-    ``wall_clock`` is written at once, for the whole VM; ``system_time`` (kvmclock) and
+    KVM writes ``wall_clock`` at once, for the whole VM; ``system_time`` (kvmclock) and
     ``steal_time`` when the vCPU runs. The MSRs are MSR_KVM_WALL_CLOCK_NEW, ..._SYSTEM_TIME_NEW and
-    ..._STEAL_TIME. All of it goes to as_id 0.
+    ..._STEAL_TIME. KVM writes to as_id 0 only.
     """
 
     clock: Clock
@@ -22,6 +22,6 @@ class SetClockMsr(Operation, frozen=True, tag="set_clock_msr", gc=False):
 
 
 class KvmclockCtrl(Operation, frozen=True, tag="kvmclock_ctrl", gc=False):
-    """KVM_KVMCLOCK_CTRL: ``system_time`` says that the vCPU was paused when it runs again."""
+    """KVM_KVMCLOCK_CTRL: once the vCPU runs again, ``system_time`` says that it was paused."""
 
     vcpu: int = 0

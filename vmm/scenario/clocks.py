@@ -11,12 +11,12 @@ import msgspec
 from vmm.scenario.clock_operations import Clock
 
 STEAL_TIME_BYTES = 64
-"""MSR_KVM_STEAL_TIME takes a multiple of this."""
+"""MSR_KVM_STEAL_TIME takes a gpa that is a multiple of this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A structure of ``size`` bytes: where its version is, and which (first, end) KVM writes."""
+    """A structure of ``size`` bytes, the offset of its version, and the (first, end) KVM writes."""
 
     size: int
     version: int
@@ -44,7 +44,7 @@ Bytes = Mapping[tuple[str, int], int]
 class ClockWrite(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A structure that KVM must have written since the last look, at an offset into a mapping.
 
-    With ``stopped`` it says, too, that the vCPU was paused.
+    With ``stopped`` the structure must also say that the vCPU was paused.
     """
 
     mapping: str
@@ -54,11 +54,11 @@ class ClockWrite(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 Room = tuple[str, int, int]
-"""Bytes that may have changed, or not: (mapping, offset, length)."""
+"""Bytes that may or may not have changed: (mapping, offset, length)."""
 
 
 def fit(wanted: Bytes, seen: Bytes, room: Iterable[Room], due: Iterable[ClockWrite]) -> bool:
-    """Whether the bytes ``seen`` are those ``wanted``, but for ``room``, with all that is due."""
+    """Whether ``seen`` equals ``wanted`` outside of ``room``, and everything due was written."""
     free = {(name, at) for name, offset, size in room for at in range(offset, offset + size)}
     plain = {key: byte for key, byte in seen.items() if key not in free}
     if plain != {key: byte for key, byte in wanted.items() if key not in free}:
@@ -67,7 +67,7 @@ def fit(wanted: Bytes, seen: Bytes, room: Iterable[Room], due: Iterable[ClockWri
 
 
 def _is_written(write: ClockWrite, seen: Bytes) -> bool:
-    """Whether a new version is there, even as it is where nothing is under way, and fields fit."""
+    """Whether the version changed and is even (no update in progress), and the fields fit."""
 
     def at(offset: int) -> int | None:
         return seen.get((write.mapping, write.offset + offset))

@@ -1,7 +1,7 @@
-"""Scenarios and histories as files: JSON for people, JSON Lines for what happened.
+"""Scenarios and histories as files: a scenario is JSON, a history JSON Lines.
 
-Numbers may be written as hexadecimal strings ("0x10000"); gpas, sizes, addresses and flags are
-written that way. A bad file is a ``FileError``: one line with file, place and remedy.
+In a scenario, gpas, sizes, addresses and flags are hexadecimal strings ("0x10000"); plain numbers
+are read, too. A bad file raises ``FileError``: one line with file, place and remedy.
 """
 
 import json
@@ -33,7 +33,7 @@ HEADER_BEGINS = b'{"type":"history"'
 _NO_HISTORY = "not a history: the first line is its header"
 
 _TEXT_SHARE = 4
-"""The text of a history may take this part, a quarter, of the memory its scenario may take."""
+"""The text of a history may take a quarter of the memory that its scenario may take."""
 
 
 def read_scenario(path: Path, limits: Limits = USUAL) -> Scenario:
@@ -71,7 +71,7 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
 
 
 def scenario_text(scenario: Scenario) -> str:
-    """Return a scenario as JSON, an operation a line."""
+    """Return a scenario as JSON, one operation a line."""
     data = in_hexadecimal(msgspec.to_builtins(scenario))
     if not (_names_a_place(data.get("guest")) or _is_implied(scenario)):
         data["guest"] = {**data.get("guest", {}), "gpa": hex(scenario.guest.gpa)}
@@ -86,12 +86,12 @@ def scenario_text(scenario: Scenario) -> str:
 
 
 def _names_a_place(guest: object) -> bool:
-    """Whether a file says where the guest is: ``{}`` is one in the usual place, named as such."""
+    """Whether a file names the guest's place: ``{}`` names the usual one."""
     return isinstance(guest, dict) and (not guest or "gpa" in guest)
 
 
 def _with_room(scenario: Scenario) -> Scenario:
-    """Return it with its guest moved out of the way; other problems are raised before that one."""
+    """Move the guest out of the way; if there is no room, any other problem is raised instead."""
     try:
         return with_room(scenario)
     except ScenarioError:
@@ -116,19 +116,19 @@ _END = b'{"type":"end"'
 def history_line(part: Header | Event | End) -> bytes:
     """Return one line of a history file; a long event is packed.
 
-    Raises OverflowError for an event that cannot be made short enough to be read again.
+    Raises OverflowError for an event that is too long to be read again even when packed.
     """
     text = _ENCODER.encode(part)
     return (packed(text) if isinstance(part, Event) else text) + b"\n"
 
 
 def has_ended(data: bytes) -> bool:
-    """Whether the last of these whole lines of a history is its end."""
+    """Whether the last line is the end of a history; ``data`` holds whole lines."""
     return data[data.rfind(b"\n", 0, -1) + 1 :].startswith(_END)
 
 
 def ending_of(data: bytes) -> str:
-    """Return why a history ends early, empty where it does not, from the whole lines of it."""
+    """Return why a history ended early, empty if it did not; ``data`` holds whole lines."""
     last = data[data.rfind(b"\n", 0, -1) + 1 :]
     return msgspec.json.decode(last, type=End).reason if last.startswith(_END) else ""
 
@@ -143,9 +143,9 @@ def history_lines(history: History) -> Iterator[bytes]:
 
 
 def read_history(path: Path, limits: Limits = USUAL) -> History:
-    """Return the history in a JSON Lines file that holds one.
+    """Return the one history of a JSON Lines file.
 
-    A last line that is cut off is left out, and ``end`` is None then. Raises FileError.
+    If the last line is cut off, it is ignored and ``end`` is None. Raises FileError.
     """
     found = list(islice(histories_in(path, limits), 2))
     if len(found) != 1:
@@ -154,7 +154,7 @@ def read_history(path: Path, limits: Limits = USUAL) -> History:
 
 
 class HistoryText(msgspec.Struct, frozen=True):
-    """A history in a file of which the header alone is read yet; ``line`` is where it begins."""
+    """A history of which only the header is parsed so far; it begins at ``line`` of the file."""
 
     header: Header
     lines: list[bytes]
@@ -163,15 +163,16 @@ class HistoryText(msgspec.Struct, frozen=True):
     limits: Limits = USUAL
 
     def history(self) -> History:
-        """Return the history, whose events are looked at as a stranger's. Raises FileError."""
+        """Parse and check the events, and return the history. Raises FileError."""
         check = EventChecker(self.header).problem
         return parse_history(self.lines, self.name, self.header, self.line, check, self.limits)
 
 
 def histories_in(path: Path, limits: Limits = USUAL) -> Iterator[HistoryText]:
-    """Yield each history of a file, one at a time in memory, of a scenario within ``limits``.
+    """Yield each history of a file; only one is in memory at a time.
 
-    Raises FileError: CutOffError at the end where the last header is cut off.
+    Raises FileError, also for a scenario beyond ``limits``; CutOffError at the end if the last
+    header is cut off.
     """
     lines: list[bytes] = []
     size, first = 0, 1
@@ -210,11 +211,11 @@ def parse_history(
     check: Callable[[Event], str] | None = None,
     limits: Limits = LARGE,
 ) -> History:
-    """Return the history in the lines of a file; ``name`` stands for it in errors.
+    """Return the history in the lines of a file; ``name`` stands for the file in errors.
 
-    A ``header`` that is known already is not read again; it stands on line ``first``. ``check``
-    says what is wrong with an event, beginning with the field. ``limits`` are for what packed
-    events come to. Raises FileError.
+    A ``header`` that is already parsed is not parsed again; it is on line ``first``. ``check``
+    says what is wrong with an event, beginning with the field. ``limits`` bound the size of
+    unpacked events. Raises FileError.
     """
     whole = list(lines)
     if not whole or not whole[0].strip():
@@ -251,7 +252,10 @@ def parse_history(
 
 
 def _check_end(end: End, events: int, after: list[bytes], place: str) -> None:
-    """A history that came to its end is whole: an end that was forced on it counts nothing."""
+    """Raise FileError unless the end line counts the events and comes last.
+
+    The end of a history that was broken off may hold no count.
+    """
     if (end.events or not end.reason) and end.events != events:
         raise FileError(place, f"the end of {end.events} events, but {events} are in the file")
     if any(line.strip() for line in after):

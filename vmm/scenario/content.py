@@ -1,8 +1,8 @@
-"""What host pages hold: an identity for each, so that a touch proves which page it reached.
+"""What host pages hold: each its own identity, so that a touch proves which page it reached.
 
-Every page is filled with its own 32-bit identity, over and over; at ``STUB_OFFSET`` it carries
-the instructions of the *execute* guest, which answer the identity and halt. An identity tells
-mapping and page apart and can be read back (``identify``).
+Every page is filled with its 32-bit identity, over and over; at ``STUB_OFFSET`` it carries the
+code of the *execute* guest, which answers the identity and halts. An identity encodes mapping and
+page, and ``identify`` decodes it.
 """
 
 import re
@@ -13,7 +13,7 @@ from struct import unpack
 from vmm.scenario.operations import PAGE_SIZE_BYTES
 
 STUB_OFFSET = 0x800
-"""Where in a page its code stands."""
+"""The offset of the code in a page."""
 MMIO_FILL = 0xFF
 """The byte that the executor answers to every MMIO read."""
 
@@ -41,7 +41,7 @@ def identity(mapping: int, page: int) -> int:
 
 
 def identify(word: int) -> tuple[int, int]:
-    """Return the mapping index (-1 or more) and page that a word would be the identity of."""
+    """Return the mapping index (-1 or more) and page whose identity a word would be."""
     number = (word * _UNMIX) & _MASK
     far, index = divmod(number >> _PAGE_BITS, 1 << _MAPPING_BITS)
     return index - 1, far << _PAGE_BITS | number & ((1 << _PAGE_BITS) - 1)
@@ -54,7 +54,7 @@ def stub(page_identity: int) -> bytes:
 
 
 def stub_identity(code: bytes) -> int | None:
-    """Return the identity that ``stub`` code answers with; None if this is not such code."""
+    """Return the identity that ``stub`` code answers with; None for any other code."""
     page_identity = int.from_bytes(code[_REAL_AT : _REAL_AT + 4], "little")
     return page_identity if code == stub(page_identity) else None
 
@@ -71,7 +71,7 @@ def page_bytes(mapping: int, page: int) -> bytes:
 
 
 def tagged_bytes(mapping: int, offset: int, length: int) -> bytes:
-    """Return bytes of a freshly tagged page, from an offset into the mapping on."""
+    """Return ``length`` bytes of a freshly tagged page; ``offset`` is that into the mapping."""
     page, start = divmod(offset, PAGE_SIZE_BYTES)
     end = start + length
     if start < STUB_OFFSET + STUB_LENGTH and end > STUB_OFFSET:
@@ -103,9 +103,6 @@ def changed_runs(old: bytes, new: bytes) -> list[tuple[int, bytes]]:
 
 
 def run_lengths(data: bytes, width: int) -> tuple[tuple[int, int], ...]:
-    """Return elements of ``width`` bytes as (value, how often in a row), in order.
-
-    ``width`` is 1, 2 or 4.
-    """
+    """Return the runs of equal elements as (value, count); ``width`` is 1, 2 or 4 bytes."""
     elements = unpack(f"<{len(data) // width}{_ELEMENTS[width]}", data)
     return tuple((value, sum(1 for _ in run)) for value, run in groupby(elements))

@@ -1,11 +1,11 @@
-"""What a scenario takes of memory and time, from the whole of it, before anything of it is done.
+"""How much memory and time a scenario takes, estimated before it runs.
 
-These are estimates of the worst case, on a slow machine, from the numbers in the scenario alone:
-its mappings, its slots, what the guest looks at after each change, the threads of its races. They
-say which file of a stranger is not run or judged at all; nobody has to believe them otherwise. To
-find them takes a time that is proportional to the scenario's length.
+These are worst cases on a slow machine, computed from the scenario alone: its mappings, its slots,
+what the guest surveys after each change, the threads of its races. They serve one purpose: to
+refuse a stranger's file that would take too much. The estimate itself takes time linear in the
+scenario's length.
 
-The costs below are what Linux 6.18 and this program took on a machine of two small cores, doubled.
+The costs below are twice what Linux 6.18 and this program took on a machine of two small cores.
 """
 
 from collections.abc import Iterator
@@ -66,16 +66,16 @@ from vmm.scenario.survey import Survey
 _HUGE_PAGES = 512
 
 _PROCESS_BYTES = 32 << 20
-"""The process that carries a scenario out."""
+"""The process that executes the scenario."""
 
 _COPIES = 2
-"""Of a page that is filled: what it held at the last look, and what is compared with that."""
+"""Copies of a watched page: its content at the last look, and the one compared with that."""
 
 _MODEL_COPIES = 2
-"""A page that was written, for the judge: what it holds, and what it held at the last look."""
+"""Copies of a written page in the model: what it holds, and what it held at the last look."""
 
 _RECORDED_COPIES = 6
-"""A page whose content changed: in the history, as text, as bytes, and while it is read."""
+"""Copies of a page whose content changed: in the history, as text, as bytes, while it is read."""
 
 _SLOT_BYTES = 24 << 10
 """What a kernel without TDP keeps for the smallest slot: five arrays, each in pages of its own."""
@@ -84,18 +84,18 @@ _SLOT_PAGE_BYTES = 17
 """What a kernel keeps for each page of a slot: its reverse map, its log twice, and some more."""
 
 _CHANGED_BYTES = 400
-"""What this program notes of a page that the host has changed or taken away."""
+"""What this program keeps of a page that the host has changed or taken away."""
 
 _OPERATION_BYTES = 1 << 10
 _TOUCH_BYTES = 700
-"""An operation, or a touch of a survey, with its event, here and there."""
+"""An operation, or a touch of a survey, with its event, in all processes together."""
 
 _ELEMENT_BYTES = 64
 """A page number in a dirty log, an attribute of a gfn, an element of a sweep."""
 
 _WINDOW_BYTES = 300
 _STEP_BYTES = 100
-"""A window of a vCPU in a race, and what a step of it saw."""
+"""A window of a vCPU in a race, and the outcome of one of its steps."""
 
 _VCPU_BYTES = 2 << 20
 
@@ -106,24 +106,24 @@ _TOUCH_US = 40.0
 _ELEMENT_US = 0.5
 _EXIT_US = 10.0
 _LOOK_US = 2.0
-"""At each page of a mapping."""
+"""To look at one page of a mapping."""
 
 _PAGE_US = 1.0
 """What the kernel does for a page that is mapped, unmapped, logged or looked up."""
 
 _SHOWN_US = 15.0
-"""A page that a change may let show something else, for the judge."""
+"""For the judge to follow a page that may show something else after a change."""
 
 _LOST_US = 150.0
-"""A page whose content changed, until it is recorded and judged."""
+"""To record and judge a page whose content changed."""
 
 _LIFE_US = 6_000.0
 _OTHER_LIFE_US = 50_000.0
-"""A VM that lives and is closed, and one that takes another thread or process for its end."""
+"""A VM that this thread closes, and one that another thread or process ends."""
 
 _CHURN_US = 1_500.0
 _WATCHED = 4.5
-"""Where the kernel's memory is looked at, work is done about twice, and each time waited for."""
+"""The factor for watching the kernel's memory: the work is done about twice, with waits."""
 
 _WINDOW_US = 100.0
 _STEP_US = 15.0
@@ -137,7 +137,7 @@ _NEVER_WRITE = (SetUserMemoryRegion, Inspect)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a scenario of a stranger may take."""
+    """What a stranger's scenario may take."""
 
     memory_bytes: int
     seconds: float
@@ -156,7 +156,7 @@ class Demand:
     seconds: float = 0.0
 
     def problem(self, limits: Limits) -> str:
-        """Return what is beyond the limits, and what to do; empty if nothing is."""
+        """Return what exceeds the limits, and the remedy; empty if nothing does."""
         for what, number, limit in (
             ("MiB of memory", self.memory_bytes / (1 << 20), limits.memory_bytes / (1 << 20)),
             ("s", self.seconds, limits.seconds),
@@ -168,19 +168,19 @@ class Demand:
 
 
 def check_demand(scenario: Scenario, limits: Limits = USUAL) -> None:
-    """Raise ScenarioError for a scenario, which is valid, that may take too much."""
+    """Raise ScenarioError if a valid scenario may take too much."""
     problem = demand(scenario).problem(limits)
     if problem:
         raise ScenarioError(f"$: {problem}")
 
 
 def memory_bytes(scenario: Scenario) -> int:
-    """Return what memory carrying out and judging a scenario takes at most, roughly."""
+    """Return roughly how much memory running and judging a scenario takes at most."""
     return demand(scenario).memory_bytes
 
 
 def short_of_memory(scenario: Scenario, free_bytes: int) -> str:
-    """Return what memory a scenario needs and does not find, as a phrase; empty if it does."""
+    """Return how much memory a scenario needs, as a phrase, if it is not free; else empty."""
     needed = memory_bytes(scenario)
     if needed <= free_bytes:
         return ""
@@ -188,7 +188,7 @@ def short_of_memory(scenario: Scenario, free_bytes: int) -> str:
 
 
 def demand(scenario: Scenario) -> Demand:
-    """Return what carrying out and judging a scenario takes at most, roughly."""
+    """Return roughly what running and judging a scenario takes at most."""
     return _Account(scenario).total()
 
 
@@ -225,7 +225,7 @@ class _Account:
         self._views = 1 + sum(bool(mapping.of) for mapping in scenario.mappings)
 
     def total(self) -> Demand:
-        """Return what all of it comes to."""
+        """Return the sum of all costs."""
         scenario = self._scenario
         self._survey(3)  # Before the first change, and at the end.
         for operation in scenario.operations:
@@ -244,9 +244,9 @@ class _Account:
         return Demand(self._bytes, self._us / 1e6)
 
     def _guest_memfd_pages(self) -> int:
-        """Return how many pages of guest_memfds come to exist that no mapping shows.
+        """Return how many pages of guest_memfds are allocated that no mapping shows.
 
-        A guest's access makes one exist, and mapping ahead makes all that slots show.
+        A guest's access allocates one, and pre-faulting all that slots show.
         """
         operations = self._scenario.operations
         shown = sum(
@@ -358,25 +358,25 @@ class _Account:
                 assert_never(op)
 
     def _pages_that_matter(self, op: ChangeHostMemory) -> int:
-        """Return how many pages of a change are filled and watched."""
+        """Return how many of the changed pages are filled and watched."""
         reached = self._reached.get(op.place.mapping)
         first = op.place.offset // PAGE_SIZE_BYTES
         return op.pages if reached is None else len(within(reached, range(first, first + op.pages)))
 
     def _loses_content(self, op: ChangeHostMemory) -> bool:
-        """Whether pages show something else afterwards, which is recorded."""
+        """Whether pages show something else afterwards, so that it is recorded."""
         if CHANGES[op.how].keeps:
             return False
         is_file = self._kinds[op.place.mapping] in ("shared", "memfd", "hugetlb_memfd")
         return not (is_file and op.how in ("drop", "unmap", "map"))
 
     def _pre_fault(self, op: PreFaultMemory) -> None:
-        """It comes to an end where no slot is."""
+        """Add a pre-fault: it ends where there is no slot."""
         pages = min(pages_of(op.size), sum(self._slots.values()))
         self._us += _CALL_US + pages * 3 * _PAGE_US
 
     def _look(self) -> None:
-        """The host looks at its mappings where they may have been written since the last look."""
+        """Add a look at the mappings if something may have been written since the last one."""
         if self._is_written:
             self._us += _CALL_US + self._looked_at * _LOOK_US
         self._is_written = False
@@ -387,7 +387,7 @@ class _Account:
             self._bytes += times * self._survey_touches * _TOUCH_BYTES
 
     def _race(self, race: Race) -> None:
-        """Count all windows that vCPUs may take, each with all that it may see."""
+        """Add all windows that vCPUs may run, each with everything it may see."""
         places = sum(len(guest.program) for guest in race.guests)
         for guest in race.guests:
             steps = len(guest.program)
@@ -403,7 +403,7 @@ class _Account:
 
 
 def _slots(scenario: Scenario) -> dict[int, int]:
-    """Return the most pages that each slot has, by its 32-bit number, as far as a kernel allows."""
+    """Return, by 32-bit slot number, the most pages that each slot has if the kernel accepts it."""
     slots: dict[int, int] = {}
     for op in _region_calls(scenario):
         slots[op.slot] = max(slots.get(op.slot, 0), _pages(op))
@@ -422,6 +422,6 @@ def _region_calls(scenario: Scenario) -> Iterator[SetUserMemoryRegion]:
 
 
 def _pages(op: SetUserMemoryRegion) -> int:
-    """Return how many pages a call may make a slot of: none that a kernel refuses at once."""
+    """Return how many pages a call may give a slot; 0 where a kernel refuses the size at once."""
     pages = pages_of(op.memory_size)
     return pages if pages <= MAX_PAGES else 0

@@ -1,12 +1,13 @@
-"""Operations on what the kernel does with writes to gpas without memory, as data."""
+"""Operations that let the kernel handle writes to gpas without memory, as data."""
 
 from vmm.scenario.operation import Hex, Operation
 
 
 class CoalesceMmio(Operation, frozen=True, tag="coalesce_mmio", gc=False):
-    """KVM_REGISTER_COALESCED_MMIO for a range of gpas: writes there are kept, and do not exit.
+    """KVM_REGISTER_COALESCED_MMIO: the kernel keeps writes to a range of gpas without an exit.
 
-    With ``on`` false it is KVM_UNREGISTER_COALESCED_MMIO: every range that holds this one ends.
+    With ``on`` false it is KVM_UNREGISTER_COALESCED_MMIO: it removes every range that contains this
+    one.
     """
 
     gpa: Hex
@@ -17,8 +18,8 @@ class CoalesceMmio(Operation, frozen=True, tag="coalesce_mmio", gc=False):
 class IoEventFd(Operation, frozen=True, tag="ioeventfd", gc=False):
     """KVM_IOEVENTFD: a write of ``length`` bytes at a gpa signals the eventfd called ``name``.
 
-    With ``match`` a write of that value alone does; with a length of 0 one of any length. With
-    ``on`` false the same ends.
+    With ``match`` only a write of that value does; with a length of 0 a write of any length does.
+    With ``on`` false it removes the same eventfd.
     """
 
     name: str
@@ -29,7 +30,7 @@ class IoEventFd(Operation, frozen=True, tag="ioeventfd", gc=False):
 
 
 class CollectMmio(Operation, frozen=True, tag="collect_mmio", gc=False):
-    """The host takes the writes that the kernel has kept, and how often each eventfd was signalled.
+    """The host reads the writes that the kernel kept, and how often each eventfd was signalled.
 
-    Where no vCPU was used yet there is no ring to look into.
+    Before the first use of a vCPU there is no ring to read.
     """

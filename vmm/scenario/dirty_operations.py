@@ -28,14 +28,14 @@ class ClearDirtyLog(Operation, frozen=True, tag="clear_dirty_log", gc=False):
 
 
 class HarvestDirtyRing(Operation, frozen=True, tag="harvest_dirty_ring", gc=False):
-    """The host reads what is in a vCPU's dirty ring, and marks it as harvested.
+    """The host reads a vCPU's dirty ring, and marks its entries as harvested.
 
-    A vCPU that stops at a full ring is helped on at once: its ring is harvested and reset. What
-    was found then is part of the next harvest.
+    When a vCPU stops at a full ring, the executor harvests and resets that ring at once. What it
+    found is part of the next harvest.
     """
 
     vcpu: int = 0
 
 
 class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False):
-    """KVM_RESET_DIRTY_RINGS: what was harvested is tracked anew."""
+    """KVM_RESET_DIRTY_RINGS: the kernel tracks the harvested pages anew."""

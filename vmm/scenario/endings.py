@@ -1,15 +1,15 @@
-"""Why a history ends before its scenario does: how the reason of its `End` begins."""
+"""Why a history ends before its scenario does: the prefixes of the reason in its `End`."""
 
 import errno
 
 HUNG = "hung: "
-"""The kernel did not come back within the time limit."""
+"""The kernel did not return within the time limit."""
 
 DIED = "died: "
-"""The process that carried the scenario out was killed, or ended."""
+"""The process that executed the scenario was killed, or exited."""
 
 ENDLESS = "endless: "
-"""A guest did not leave KVM_RUN by itself within its time limit, though a signal ends that."""
+"""A guest did not leave KVM_RUN by itself within its time limit, although a signal ends it."""
 
 REFUSED = "refused: "
 """A call that every VMM needs was refused, or answered wrongly: the last event says which."""
@@ -18,10 +18,10 @@ HOST = "the host: "
 """The host had no memory, descriptors or disk left for what this program itself needs."""
 
 HARNESS = "internal error: "
-"""This program failed: the rest is its traceback."""
+"""This program failed; the rest of the reason is its traceback."""
 
 KERNEL_SHORT = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
-"""What a kernel answers that has run out: it is no answer to what was asked."""
+"""What a kernel answers when it has run out of something: no answer to the question asked."""
 
 KERNEL_SHORT_NAMES = {errno.errorcode[number]: number for number in sorted(KERNEL_SHORT)}
 
@@ -33,23 +33,23 @@ HOST_SHORT = KERNEL_SHORT | {
     errno.EIO,
     errno.EAGAIN,
 }
-"""What a call of this program's own, such as fork(2) or write(2), fails with then."""
+"""What a call of this program's own, such as fork(2) or write(2), then fails with."""
 
 
 _LIMITS = {errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u"}
-"""Which limit of a process it is that a call of this program's own has met."""
+"""The limit of a process that a call of this program's own may have met."""
 
 
 def of_the_host(error: BaseException) -> str:
-    """Return why a history ends, or nothing is known, where the host had run out of something."""
+    """Return the reason for an ending that is due to a shortage of the host."""
     return HOST + what_is_short(error)
 
 
 def what_is_short(error: BaseException) -> str:
-    """Return what an error says, in words: the file, if there is one, the reason and the limit."""
+    """Return an error in words: the file, if there is one, the reason and the limit."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or "out of memory"
-    # What is full is the file that was written, where one was copied to another.
+    # Where one file was copied to another, the one that was written is full.
     name = error.filename2 or error.filename
     file = f"{name}: " if name else ""
     limit = f" ({_LIMITS[error.errno]})" if error.errno in _LIMITS else ""
@@ -57,7 +57,7 @@ def what_is_short(error: BaseException) -> str:
 
 
 def is_short(error: BaseException) -> bool:
-    """Whether the host has run out of something, so that neither KVM nor this program failed."""
+    """Whether the host ran out of something, so that neither KVM nor this program is at fault."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, OSError) and error.errno in HOST_SHORT

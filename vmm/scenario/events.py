@@ -1,7 +1,7 @@
-"""What makes the events of a history safe to judge: it may be a stranger's.
+"""Checks that make the events of a stranger's history safe to judge.
 
 An event's operation is one of the scenario, which was checked, or one that a plan adds. Its outcome
-may say anything that a kernel could have answered, but no more than its place has room for.
+may be anything that a kernel could have answered, within the range of each field.
 """
 
 from collections.abc import Iterable
@@ -54,7 +54,7 @@ _MOMENTS = range(1 << 62)
 
 
 class EventChecker:
-    """Looks at the events of one history, in order."""
+    """Checks the events of one history, in order."""
 
     def __init__(self, header: Header) -> None:
         scenario = header.scenario
@@ -69,7 +69,7 @@ class EventChecker:
         self._origin = -1
 
     def problem(self, event: Event) -> str:
-        """Return what is wrong with the next event, beginning with the field; "" if nothing is."""
+        """Return what is wrong with the next event, beginning with the field; empty if nothing."""
         if not self._origin <= event.origin <= len(self._operations):
             return f"origin: {event.origin} comes after {self._origin} (of {self._counted})"
         self._origin = event.origin
@@ -137,7 +137,7 @@ class EventChecker:
         return ""
 
     def _raced(self, raced: Raced, race: Race) -> str:
-        """Every list has the length that the race says, and every index finds something."""
+        """Check that lists have the lengths that the race says, and that indexes are in range."""
         hosts, guests = len(race.hosts), len(race.guests)
         per_guest = (raced.helped, raced.rings)
         if len(raced.calls) != hosts or len(raced.windows) != guests or len(raced.seen) != guests:
@@ -165,7 +165,7 @@ class EventChecker:
         return self._changes(raced.changes)
 
     def _windows(self, raced: Raced, race: Race, vcpu: int) -> str:
-        """Windows of a vCPU come one after the other, and each has seen what its program does."""
+        """Check that a vCPU's windows follow each other, and have an outcome for each step."""
         guest, seen = race.guests[vcpu], raced.seen[vcpu]
         if len(raced.windows[vcpu]) > guest.windows:
             return f".windows[{vcpu}]: more than {guest.windows}"
@@ -188,7 +188,7 @@ class EventChecker:
 
 
 def _calls(calls: Iterable[Call]) -> str:
-    """Calls of a thread come one after the other; in their outcomes only numbers can be wrong."""
+    """Check that a thread's calls follow each other, and the numbers in their outcomes."""
     last = -1
     for number, call in enumerate(calls):
         if not last < call.begin < call.end or call.end not in _MOMENTS:

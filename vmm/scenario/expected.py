@@ -1,4 +1,4 @@
-"""What the author of a scenario expects of an operation, and whether it came."""
+"""What the author of a scenario expects of an operation, and whether that happened."""
 
 import errno
 from typing import assert_never
@@ -60,7 +60,7 @@ _ERRNOS = frozenset(errno.errorcode.values())
 
 
 def _is_call(op: AnyOperation) -> bool:
-    """Whether an operation is one call to KVM, which succeeds or says an errno."""
+    """Whether an operation is one call to KVM, which succeeds or fails with an errno."""
     match op:
         case SetUserMemoryRegion() | GetDirtyLog() | ClearDirtyLog() | ResetDirtyRings():
             return True
@@ -76,7 +76,7 @@ def _is_call(op: AnyOperation) -> bool:
             return False
         case CloseGuestMemfd() | MapGuestMemfd() | PunchGuestMemfd() | UnmapInternalSlots():
             return False
-        case SetClockMsr():  # It answers how many MSRs were set.
+        case SetClockMsr():  # KVM_SET_MSRS returns how many MSRs were set.
             return False
         case Lives() | Churn() | NewVm() | SwitchVm() | CloseVm():
             return False
@@ -98,7 +98,7 @@ def expectation_problem(op: AnyOperation, is_raced: bool) -> str:
 
 
 def answer(outcome: AnyOutcome) -> str:
-    """Return what a call answered, in the words of ``expect``; empty for what is no answer."""
+    """Return what a call answered, in the words of ``expect``; empty for any other outcome."""
     match outcome:
         case Refused(number):
             return errno.errorcode.get(number, str(number))
@@ -109,7 +109,7 @@ def answer(outcome: AnyOutcome) -> str:
 
 
 def without_expectations(scenario: Scenario) -> Scenario:
-    """Return a scenario that expects nothing, so that it may be changed."""
+    """Return a scenario without ``expect``, so that its operations may be changed."""
     operations = tuple(
         msgspec.structs.replace(op, expect="") if op.expect else op for op in scenario.operations
     )

@@ -14,11 +14,10 @@ _SW_PROTECTED = 1 << VmType.SW_PROTECTED_VM
 
 
 class PerVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What KVM_CHECK_EXTENSION answers on a VM of a type of its own, where it depends on the VM.
+    """Answers of KVM_CHECK_EXTENSION on a VM of a non-default type, where they depend on the VM.
 
-    The defaults are those of a VM with private memory that any host can run: such a VM has no
-    system management mode, and so one address space (kvm_arch_nr_memslot_as_ids), whatever the
-    system says.
+    The defaults are those of KVM_X86_SW_PROTECTED_VM: such a VM has no system management mode, and
+    so one address space (kvm_arch_nr_memslot_as_ids), whatever the system says.
 
     >>> from vmm import PerVm
     >>> PerVm().address_spaces
@@ -34,28 +33,27 @@ class PerVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Answers of KVM_CHECK_EXTENSION, and of trying.
+    """What the probe found: answers of KVM_CHECK_EXTENSION, and results of trying.
 
     ``dirty_ring_bytes`` is the size of the smallest dirty ring (0: there is none), and
     ``reads_make_dirty`` says whether the first read of a page is logged like a write.
 
     ``smm`` says whether a vCPU can be in system management mode, where it sees as_id 1.
 
-    ``vm_types`` are bits, and ``memory_attributes`` what some type of VM takes (0: there is no
-    call to set them).
+    ``vm_types`` is a bitmask, and ``memory_attributes`` are those that some type of VM supports (0:
+    the ioctl that sets them does not exist).
 
-    ``protected`` is what differs in VMs of type KVM_X86_SW_PROTECTED_VM; None if nobody asked one.
+    ``protected`` is what differs in VMs of type KVM_X86_SW_PROTECTED_VM; None if none was probed.
 
     ``quirks`` are those that KVM_CAP_DISABLE_QUIRKS2 can disable.
 
     ``last_gfn`` is the highest gfn that a memslot may hold, ``touch_limit`` the first gpa that a
-    guest cannot reach. ``internal_*`` say whether the kernel makes a slot of its own for what is
-    named so. ``zero_page`` says whether this process may map virtual address 0;
-    ``hugetlb_pages`` is the number of free 2 MiB pages; ``collapse`` and ``ksm`` say whether the
-    host makes huge pages of small ones when it is asked, and merges pages that are alike,
-    ``userfaultfd`` whether pages can be fetched when they are used, and guarded;
-    ``forced_emulation`` whether KVM emulates an instruction that a prefix asks it to, and
-    ``process_files`` whether /proc says what this process has mapped and open.
+    guest cannot reach. ``internal_*`` say whether the kernel creates an internal slot of that kind.
+    ``zero_page`` says whether this process may map virtual address 0; ``hugetlb_pages`` is the
+    number of free 2 MiB pages; ``collapse`` says whether MADV_COLLAPSE makes huge pages, ``ksm``
+    whether KSM merges equal pages, ``userfaultfd`` whether it handles missing and write-protected
+    pages; ``forced_emulation`` says whether KVM emulates an instruction with the prefix that asks
+    for it, and ``process_files`` whether /proc shows the mappings and open files of this process.
 
         >>> from vmm import features_here
         >>> features_here().nr_memslots >= 32
@@ -104,9 +102,9 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def highest_gfn(self) -> int:
-        """The highest gfn that a slot may hold by the rules, whatever a kernel takes.
+        """The highest gfn that the rules allow in a slot, whatever a kernel accepts.
 
-        Kernels that have one of these came after 86931ff7207b, since which there is a last gfn, and
+        Kernels with one of these features came after 86931ff7207b, which introduced a last gfn, and
         no processor addresses more than 52 bits.
         """
         is_newer = self.user_memory2 or self.dirty_ring_acq_rel or self.memory_attributes
@@ -114,18 +112,18 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def slot_zap_all_quirk(self) -> bool:
-        """Whether a kernel can be told to zap only what belongs to a slot."""
+        """Whether a kernel can be told to zap only the pages of the slot that changes."""
         return bool(self.quirks & Quirk.SLOT_ZAP_ALL)
 
     @property
     def sw_protected(self) -> bool:
-        """Whether there are VMs with private memory that any host can run."""
+        """Whether VMs of type KVM_X86_SW_PROTECTED_VM exist, and have private memory."""
         return bool(self.vm_types & _SW_PROTECTED) and bool(self.memory_attributes)
 
     def of_vm(self, vm_type: int) -> Self:
-        """Return what holds for a VM of a type.
+        """Return the features of a VM of a type.
 
-        A history of an earlier version does not say what ``protected`` VMs have.
+        Histories of earlier versions have no ``protected``.
 
         Raises nothing.
 
@@ -146,20 +144,20 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def guest_memfd_mmap(self) -> bool:
-        """Whether a guest_memfd can be mapped by the host."""
+        """Whether the host can map a guest_memfd."""
         return bool(self.guest_memfd_flags & GuestMemfdFlag.MMAP)
 
     @property
     def guest_memfd_shared(self) -> bool:
-        """Whether a guest_memfd can be shared with the host from its creation on."""
+        """Whether a guest_memfd can be created as shared with the host."""
         return self.guest_memfd_mmap and bool(self.guest_memfd_flags & GuestMemfdFlag.INIT_SHARED)
 
     def missing(self, needs: tuple[str, ...], vm_type: int = 0) -> str:
-        """Return what the needed features lack, as one phrase; empty if nothing is missing.
+        """Return which needed features are missing, as one phrase; empty if none is.
 
-        ``vm_type`` is that of the VM that is to have them.
+        ``vm_type`` is the type of the VM that needs them.
 
-        Raises `KeyError` for a need that there is not.
+        Raises `KeyError` for an unknown need.
 
         >>> from vmm import Features
         >>> Features().missing(("hugetlb_pages",))
@@ -176,12 +174,12 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """What there is to know of a field or property of `Features`: one row of `TABLE`.
+    """One field or property of `Features`: a row of `TABLE`.
 
-    ``words`` is what it is called for people; where they are empty, no scenario can need it.
-    ``cap`` is the capability that says whether it is there: by all of ``bits`` of the answer, or,
-    with 0, by any of it. ``within`` is what a kernel could answer where the feature is a number;
-    else it is true or false.
+    ``words`` is its name for people; if empty, no scenario can need it. ``cap`` is the capability
+    that says whether the feature exists: all of ``bits`` are set in the answer, or, with 0, any
+    bit. ``within`` is the range of possible answers if the feature is a number; else it is true or
+    false.
     """
 
     name: str
@@ -191,7 +189,7 @@ class Feature:
     within: range | None = None
 
     def answered(self, answer: int) -> bool | int:
-        """Return the value of the feature for what KVM_CHECK_EXTENSION answers for ``cap``."""
+        """Return the value of the feature for an answer of KVM_CHECK_EXTENSION for ``cap``."""
         if self.within is not None:
             return answer
         return answer & self.bits == self.bits if self.bits else bool(answer)
@@ -292,26 +290,26 @@ TABLE = (
     Feature("process_files", "/proc/self/maps and /proc/self/fd (a mounted /proc)"),
     Feature("hugetlb_pages", "a free 2 MiB huge page (vm.nr_hugepages)", within=range(1 << 63)),
 )
-"""Every feature, once. tests/unit/scenario/test_feature_table.py names places that lack one."""
+"""Every feature. tests/unit/scenario/test_feature_table.py names the places that lack one."""
 
 ROWS = {row.name: row for row in TABLE}
 
 _RANGES = {row.name: row.within for row in TABLE if row.within is not None}
 
 NEEDS = {row.name: row.words for row in TABLE if row.words}
-"""Each feature that a scenario may name in ``needs``, and what it is called for people."""
+"""Each feature that a scenario may name in ``needs``, with its name for people."""
 
 _Answers = TypeVar("_Answers", Features, PerVm)
 
 
 def answered(has: Callable[[Cap], int], kind: type[_Answers]) -> _Answers:
-    """Return what KVM_CHECK_EXTENSION says; ``has`` asks it. The rest is left for the probe."""
+    """Return what KVM_CHECK_EXTENSION, called through ``has``, says. The probe adds the rest."""
     answers = {name: ROWS[name].answered(has(cap)) for name, cap in by_capability(kind)}
     return msgspec.convert(answers, kind)
 
 
 def by_capability(kind: type[Features | PerVm]) -> Iterator[tuple[str, Cap]]:
-    """Yield the fields that are answers of KVM_CHECK_EXTENSION, and the capability of each."""
+    """Yield each field that is an answer of KVM_CHECK_EXTENSION, with its capability."""
     for name in kind.__struct_fields__:
         row = ROWS.get(name)
         if row is not None and row.cap is not None:
@@ -319,7 +317,7 @@ def by_capability(kind: type[Features | PerVm]) -> Iterator[tuple[str, Cap]]:
 
 
 def impossible(features: Features) -> Iterator[tuple[str, Feature, str]]:
-    """Yield what no kernel answers: the place of a field, its row, and what is wrong with it."""
+    """Yield each value that no kernel answers: its place, its row, and what is wrong with it."""
     answers = [("$.features", features), ("$.features.protected", features.protected)]
     for place, answer in answers:
         for name, within in _RANGES.items():
@@ -330,6 +328,9 @@ def impossible(features: Features) -> Iterator[tuple[str, Feature, str]]:
 
 
 def check_features(features: Features) -> None:
-    """Raise ScenarioError, with the place, for what no kernel answers: a judge relies on it."""
+    """Raise ScenarioError, with the place, for a value that no kernel answers.
+
+    The judge relies on these ranges.
+    """
     for place, _, wrong in impossible(features):
         raise ScenarioError(f"{place}: {wrong}")

@@ -1,6 +1,6 @@
-"""Where a guest lives that was given no place: where nothing of its scenario goes.
+"""Chooses the gpa of a guest that names none: one that no operation of its scenario uses.
 
-The place depends on the scenario alone. It is the usual one wherever that is free.
+The choice depends on the scenario alone. It is the usual gpa wherever that is free.
 """
 
 from collections.abc import Iterable, Iterator
@@ -42,10 +42,10 @@ Range = tuple[int, int]
 """The first gpa of a range, and the one after its last."""
 
 KERNELS: tuple[Range, ...] = ((0xFEC0_0000, 0xFEF0_0000), (0xFFFB_C000, 0xFFFC_0000))
-"""Where the interrupt controllers answer, and where a kernel may have pages of its own."""
+"""The gpas of the interrupt controllers, and those of internal slots that a kernel may make."""
 
 TSS_BYTES = 4 * PAGE_SIZE_BYTES
-"""What KVM_SET_TSS_ADDR takes: three pages, and one to spare."""
+"""What KVM_SET_TSS_ADDR uses: three pages, and one to spare."""
 
 _NO_ROOM = (
     "$.guest.gpa: the operations leave no {} KiB below 4 GiB free for the guest; name a place, "
@@ -75,10 +75,10 @@ def with_room(scenario: Scenario) -> Scenario:
 
 
 def free_gpa(taken: Iterable[Range], guests: int = 1) -> int | None:
-    """Return a gpa for the first of so many guests; None for no room.
+    """Return a gpa for the first of ``guests`` guests; None if there is no room.
 
-    The usual one if nothing of that is taken, else the highest below 4 GiB with a free page on both
-    sides, else the highest. The others live below the first, one after the other.
+    This is the usual one if all of it is free, else the highest below 4 GiB with a free page on
+    both sides, else the highest. The other guests live below the first, one after the other.
     """
     ranges = sorted(
         (each for each in (*taken, *KERNELS) if each[0] < each[1]),
@@ -97,7 +97,7 @@ def free_gpa(taken: Iterable[Range], guests: int = 1) -> int | None:
 
 
 def _highest(ranges: list[Range], size: int, margin: int) -> int:
-    """Return the highest begin of free gpas below 4 GiB; less than 0 for none."""
+    """Return the highest gpa below 4 GiB with ``size`` free bytes; negative if there is none."""
     gpa = REAL_MODE_END - size
     for start, end in ranges:
         if start - margin < gpa + size and gpa < end + margin:
@@ -106,7 +106,7 @@ def _highest(ranges: list[Range], size: int, margin: int) -> int:
 
 
 def ranges_of(operations: Iterable[AnyOperation]) -> Iterator[Range]:
-    """Yield the gpas that operations name, in whichever address space, of what could succeed."""
+    """Yield the gpas that operations which could succeed name, in any address space."""
     for op in operations:
         match op:
             case SetUserMemoryRegion():
@@ -136,6 +136,6 @@ def ranges_of(operations: Iterable[AnyOperation]) -> Iterator[Range]:
 
 
 def _possible(gpa: int, size: int) -> Iterator[Range]:
-    """Yield a range, or nothing where every kernel refuses it, or it is longer than any slot."""
+    """Yield a range unless every kernel refuses it, or it is longer than any slot."""
     if not (gpa | size) % PAGE_SIZE_BYTES and pages_of(size) <= MAX_PAGES and gpa + size <= 1 << 64:
         yield gpa, gpa + size

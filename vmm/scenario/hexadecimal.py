@@ -1,7 +1,4 @@
-"""Numbers that people read in hexadecimal: in a scenario's file they are strings ("0x10000").
-
-Which ones those are is declared at the field, by its type `Hex`.
-"""
+"""Hexadecimal numbers in a scenario's file: strings ("0x10000") for fields of type `Hex`."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +17,7 @@ _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,32}")
 def in_numbers(value: Any, level: int = 0) -> Any:
     """Return JSON data with the hexadecimal strings of `Hex` fields turned into numbers.
 
-    What is nested deeper than any scenario is left as it is, for the decoder to say where it is.
+    Data nested deeper than any scenario is left alone; the decoder reports its place.
     """
     if level > _MOST_LEVELS:
         return value
@@ -56,9 +53,9 @@ def in_hexadecimal(value: Any) -> Any:
 
 @cache
 def hexadecimal_fields() -> frozenset[str]:
-    """Return the names of the fields of a scenario that are declared as `Hex`.
+    """Return the names of a scenario's fields of type `Hex`.
 
-    A name stands for itself: no structure has a field of the same name that is not `Hex`.
+    The name alone decides: no structure has a field of the same name that is not `Hex`.
     """
     return frozenset(
         field.name
@@ -69,7 +66,7 @@ def hexadecimal_fields() -> frozenset[str]:
 
 
 def structs() -> Iterator[inspect.StructType]:
-    """Yield every structure that a scenario consists of, the scenario itself included."""
+    """Yield every structure in a scenario, the scenario itself included."""
     seen: set[type] = set()
     todo = [inspect.type_info(Scenario)]
     while todo:
@@ -85,7 +82,7 @@ def structs() -> Iterator[inspect.StructType]:
 
 
 def alternatives(kind: inspect.Type) -> tuple[inspect.Type, ...]:
-    """Return the types of which a value has one."""
+    """Return the members of a union, or the type itself."""
     return kind.types if isinstance(kind, inspect.UnionType) else (kind,)
 
 

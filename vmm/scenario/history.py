@@ -1,8 +1,8 @@
-"""What happened: one event for each operation that was carried out.
+"""What happened: one event for each operation that was executed.
 
-A history is complete in itself: scenario, features of the kernel, every operation with its
-outcome. It can be judged again, elsewhere and later, without a kernel. Nothing in it can be part
-of a reference cycle, so the garbage collector is spared the sight of it (``gc=False``).
+A history is self-contained: scenario, features of the kernel, every operation with its outcome. It
+can be judged again, elsewhere and later, without a kernel. Nothing in it can be part of a reference
+cycle, so the garbage collector does not track it (``gc=False``).
 
     >>> from vmm import Scenario, history, operations, record_scenario
     >>> recorded = record_scenario(Scenario("nobody", (operations.Touch(0x1000),)))
@@ -24,11 +24,11 @@ from vmm.scenario.operations import FORMAT, AnyOperation, Scenario
 class Outcome(msgspec.Struct, frozen=True, tag_field="is", omit_defaults=True, gc=False):
     """What all outcomes share: the ``is`` field that tells them apart in JSON.
 
-    The model makes outcomes, too. Some of those leave room: ``admits`` says for what.
+    The model makes outcomes, too. Some of those allow more than one observation: see ``admits``.
     """
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether this is the outcome that was observed, or leaves room for it.
+        """Whether this outcome of the model allows what was observed.
 
         Raises nothing.
 
@@ -40,7 +40,7 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="is", omit_defaults=True, g
 
 
 class Done(Outcome, frozen=True, tag="done", gc=False):
-    """The system call succeeded, or the host did what was asked."""
+    """The system call succeeded, or the host's action was done."""
 
 
 class Refused(Outcome, frozen=True, tag="refused", gc=False):
@@ -50,7 +50,7 @@ class Refused(Outcome, frozen=True, tag="refused", gc=False):
 
 
 class Mmio(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Bytes that the guest wanted from, or gave to, userspace: adjacent exits are joined."""
+    """Bytes that the guest read from or wrote to userspace by MMIO; adjacent exits are joined."""
 
     gpa: int
     write: bool
@@ -60,7 +60,7 @@ class Mmio(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Touched(Outcome, frozen=True, tag="touched", gc=False):
     """A touch or an execution ended. ``value`` is what the guest read (0 for a write).
 
-    ``unknown`` is 0 in what was observed; the model sets there the bits that may be anything.
+    ``unknown`` is 0 in an observation; in the model's outcome it has the bits that may be anything.
     """
 
     value: int
@@ -68,7 +68,7 @@ class Touched(Outcome, frozen=True, tag="touched", gc=False):
     unknown: int = 0
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether the same exits were observed, and the same bits, but for those not known.
+        """Whether the exits are the same, and all bits outside of ``unknown``.
 
         Raises nothing.
 
@@ -88,11 +88,11 @@ class Touched(Outcome, frozen=True, tag="touched", gc=False):
 class Ran(Outcome, frozen=True, tag="ran", gc=False):
     """An instruction ended.
 
-    ``ax``, ``bx``, ``cx`` and ``dx`` are what those registers held then, ``sp``, ``si`` and ``di``
-    how far those went, ``bp`` how far BP is from ``value_high``, from where SP was if it makes a
-    frame, or what it pops if it leaves one; ``flags`` are the arithmetic flags. The model sets in
-    ``undefined`` those flags that may be anything, ``unknown_bp`` where BP may be, and
-    ``unknown_exits`` where nobody knows what its exits hold.
+    ``ax``, ``bx``, ``cx`` and ``dx`` are the values of those registers, ``sp``, ``si`` and ``di``
+    how far those moved. ``bp`` is how far BP is from where `instructions.bp_begin` says: from
+    ``value_high``, or, if the instruction makes a frame, from where SP was. ``flags`` are the
+    arithmetic flags. In the model's outcome ``undefined`` has the flags that may be anything,
+    ``unknown_bp`` says that BP may be anything, and ``unknown_exits`` that the data of exits may.
     """
 
     ax: int = 0
@@ -110,7 +110,7 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
     unknown_bp: bool = False
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether the same was observed, but for flags and exits of which nobody knows more.
+        """Whether the same was observed, apart from what this outcome leaves open.
 
         Raises nothing.
 
@@ -121,7 +121,7 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
         return isinstance(observed, Ran) and self._known(self) == self._known(observed)
 
     def _known(self, of: "Ran") -> "Ran":
-        """Return what counts of an outcome where this one is expected."""
+        """Return an outcome without what this one leaves open."""
         mmio = of.mmio
         if self.unknown_exits:
             mmio = tuple(Mmio(each.gpa, each.write, bytes(len(each.data))) for each in mmio)
@@ -137,20 +137,20 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
 
 
 class Swept(Outcome, frozen=True, tag="swept", gc=False):
-    """A sweep ended. ``runs`` is what it read: (element, how often), in order."""
+    """A sweep ended. ``runs`` is what it read: (element, count), in order."""
 
     runs: tuple[tuple[int, int], ...] = ()
     mmio: tuple[Mmio, ...] = ()
 
 
 class Stopped(Outcome, frozen=True, tag="stopped", gc=False):
-    """The vCPU could not go on: an errno's name or an exit's name, and its detail."""
+    """The vCPU could not continue: the name of an errno or exit, and its detail."""
 
     reason: str
     detail: str = ""
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Why a vCPU stopped has no fixed detail. Raises nothing.
+        """Whether the reason is the same; the detail may be any. Raises nothing.
 
         >>> from vmm import history
         >>> history.Stopped("intr").admits(history.Stopped("intr", "a signal"))
@@ -160,7 +160,7 @@ class Stopped(Outcome, frozen=True, tag="stopped", gc=False):
 
 
 def joined(exits: Iterable[Mmio]) -> tuple[Mmio, ...]:
-    """Join exits that follow each other without a gap: kernels split them differently."""
+    """Join adjacent exits: kernels split accesses differently."""
     found: list[Mmio] = []
     for each in exits:
         last = found[-1] if found else None
@@ -172,15 +172,18 @@ def joined(exits: Iterable[Mmio]) -> tuple[Mmio, ...]:
 
 
 def private_fault(gpa: int, size: int) -> Stopped:
-    """Return that a vCPU met private memory without any: EFAULT with KVM_EXIT_MEMORY_FAULT."""
+    """Return the outcome of an access to a private gpa without private memory.
+
+    It is EFAULT with KVM_EXIT_MEMORY_FAULT.
+    """
     return Stopped(f"private memory-fault at {gpa:#x}+{size:#x}")
 
 
 class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
     """The dirty log: page numbers within the slot, ascending.
 
-    ``perhaps`` is empty in what was observed; the model names there what may be reported, too.
-    ``words`` is how many 64-bit words of the bitmap were written, None where nobody looked.
+    ``perhaps`` is empty in an observation; in the model's outcome it has pages that may be reported
+    besides. ``words`` is how many 64-bit words of the bitmap were written, None if nobody looked.
     """
 
     pages: tuple[int, ...]
@@ -188,7 +191,7 @@ class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
     words: int | None = None
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether all of ``pages`` were observed, nothing beyond ``perhaps``, and every word.
+        """Whether all of ``pages``, nothing beyond ``perhaps``, and all ``words`` were reported.
 
         Raises nothing.
 
@@ -203,7 +206,7 @@ class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
         return set(self.pages) <= set(observed.pages) <= {*self.pages, *self.perhaps}
 
     def fills(self, observed: "DirtyPages") -> bool:
-        """Whether as much of the bitmap was written as in what was observed, if both know.
+        """Whether as many words of the bitmap were written as observed, if both are known.
 
         Raises nothing.
 
@@ -218,8 +221,8 @@ class RingPages(Outcome, frozen=True, tag="ring_pages", gc=False):
     """What a dirty ring held: (slot, page) without repetition, ascending.
 
     ``full`` is how often the vCPU stopped at a full ring since the last harvest; ``entries`` is how
-    many there were now, which the model does not know. It says in ``perhaps`` and ``may_be_full``
-    what else it allows; in ``full`` how often at least.
+    many entries there were. The model does not know ``entries``; its ``full`` is a minimum if
+    ``may_be_full``, and ``perhaps`` has the pages that it allows besides.
     """
 
     pages: tuple[tuple[int, int], ...] = ()
@@ -229,7 +232,7 @@ class RingPages(Outcome, frozen=True, tag="ring_pages", gc=False):
     entries: int = 0
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether all of ``pages`` were observed, and nothing beyond ``perhaps``.
+        """Whether all of ``pages`` and nothing beyond ``perhaps`` was found, and ``full`` fits.
 
         Raises nothing.
 
@@ -246,17 +249,17 @@ class RingPages(Outcome, frozen=True, tag="ring_pages", gc=False):
 
 
 class RingsReset(Outcome, frozen=True, tag="rings_reset", gc=False):
-    """How many entries the kernel says it reset, and how many were harvested since it last did.
+    """How many entries the kernel says it reset, and how many were harvested since the last reset.
 
-    The model knows neither number: that they are equal is what it asks for. In a race ``harvested``
-    is 0: what was harvested by then follows from the moments.
+    The model knows neither number; it requires that they are equal. In a race ``harvested`` is 0:
+    what was harvested by then follows from the moments.
     """
 
     entries: int = 0
     harvested: int = 0
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether what was harvested is what was reset. Raises nothing.
+        """Whether as many entries were reset as harvested. Raises nothing.
 
         >>> from vmm import history
         >>> history.RingsReset(0, 0).admits(history.RingsReset(3, 3))
@@ -266,7 +269,7 @@ class RingsReset(Outcome, frozen=True, tag="rings_reset", gc=False):
 
 
 class PreFaulted(Outcome, frozen=True, tag="pre_faulted", gc=False):
-    """Memory was mapped ahead: what the kernel says is left, ``size`` bytes from ``gpa`` on."""
+    """KVM_PRE_FAULT_MEMORY succeeded; the kernel says that ``size`` bytes from ``gpa`` are left."""
 
     gpa: int
     size: int = 0
@@ -281,10 +284,10 @@ class HostChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Inspected(Outcome, frozen=True, tag="inspected", gc=False):
-    """All changes since the last look, in the order of mappings and offsets.
+    """All changes since the last look, ordered by mapping and offset.
 
-    ``room`` and ``due`` are empty in what was observed; the model names there the bytes that KVM
-    itself may have written, and the structures that it must have.
+    ``room`` and ``due`` are empty in an observation; in the model's outcome ``room`` has the bytes
+    that KVM itself may have written, and ``due`` the structures that it must have written.
     """
 
     changes: tuple[HostChange, ...] = ()
@@ -292,7 +295,7 @@ class Inspected(Outcome, frozen=True, tag="inspected", gc=False):
     due: tuple[ClockWrite, ...] = ()
 
     def admits(self, observed: "AnyOutcome") -> bool:
-        """Whether the same bytes were observed, but for those of KVM's own, and what is due.
+        """Whether the same bytes changed outside of ``room``, and all of ``due`` was written.
 
         Raises nothing.
 
@@ -316,7 +319,7 @@ def _bytes_of(changes: Iterable[HostChange]) -> dict[tuple[str, int], int]:
 
 
 class MsrsSet(Outcome, frozen=True, tag="msrs_set", gc=False):
-    """How many MSRs KVM_SET_MSRS has set: fewer than were asked for end at one that it refused."""
+    """How many MSRs KVM_SET_MSRS has set: it stops at the first one that it refuses."""
 
     number: int
 
@@ -328,7 +331,7 @@ class Closed(Outcome, frozen=True, tag="closed", gc=False):
 
 
 class Unmapped(Outcome, frozen=True, tag="unmapped", gc=False):
-    """The host found, and unmapped, so many mappings that the kernel had made."""
+    """How many mappings of the kernel's making the host found, and unmapped."""
 
     mappings: int
 
@@ -341,11 +344,11 @@ class MmioKept(Outcome, frozen=True, tag="mmio_kept", gc=False):
 
 
 class SetUpRefused(Outcome, frozen=True, tag="set_up_refused", gc=False):
-    """A call that carrying the operation out takes was refused, or answered wrongly.
+    """A call that the executor needs for the operation was refused, or answered wrongly.
 
-    It is none that the operation stands for, but one that every VMM needs, such as KVM_SET_SREGS.
-    ``answer`` says what came instead where that is no errno, and ``errno`` is 0 then. The operation
-    was not carried out, and the scenario ends with it.
+    It is not the operation's own call, but one that every VMM needs, such as KVM_SET_SREGS. If the
+    wrong answer is no errno, ``answer`` has it and ``errno`` is 0. The operation was not executed,
+    and the scenario ends with it.
     """
 
     call: str
@@ -358,10 +361,10 @@ CallOutcome = Done | Refused | DirtyPages | RingPages | RingsReset
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A call of a host thread, and when it began and ended.
+    """A call of a host thread, with the moments of its invocation and response.
 
-    Moments are numbers of one sequence that all threads of a race draw from: what ended with a
-    lower number than another thing began with was over before.
+    Moments are numbers from one sequence that all threads of a race share: if the response of one
+    call has a lower number than the invocation of another, the one was over before the other began.
     """
 
     begin: int
@@ -378,7 +381,7 @@ class Window(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 Met = Touched | Stopped | PreFaulted | Refused
-"""What may result from a step of a vCPU's program."""
+"""The possible outcomes of a step of a vCPU's program."""
 
 Seen = tuple[Met, ...]
 
@@ -386,9 +389,9 @@ Seen = tuple[Met, ...]
 class Raced(Outcome, frozen=True, tag="raced", gc=False):
     """The outcome of a race: the calls of each host thread and the windows of each vCPU, in order.
 
-    ``seen`` are the outcomes of each vCPU's windows, every sequence once; ``changes`` is what
-    differs in the mappings since the last look. ``helped`` are the harvests and resets that each
-    vCPU's thread made at its full ring, ``rings`` what was left in each ring in the end.
+    ``seen`` are the outcomes of each vCPU's windows, each sequence once; ``changes`` is what
+    changed in the mappings since the last look. ``helped`` are the harvests and resets that each
+    vCPU's thread made at its full ring, ``rings`` what was left in each ring at the end.
     """
 
     calls: tuple[tuple[Call, ...], ...] = ()
@@ -423,8 +426,8 @@ AnyOutcome = (
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One operation and its outcome.
 
-    ``origin`` is the index of the scenario's operation that it is or that it follows; -1 before
-    the first one. ``kernel`` is what the kernel held after a region operation; None where nobody
+    ``origin`` is the index of the scenario's operation that this is, or that it follows; -1 before
+    the first one. ``kernel`` has the kernel's own slots after a region operation; None if nobody
     looked.
     """
 
@@ -444,7 +447,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="histo
 
 
 INTERRUPTED = "interrupted"
-"""The reason of a history that somebody broke off."""
+"""The reason of a history that the user broke off."""
 
 
 class End(msgspec.Struct, frozen=True, tag="end"):
@@ -455,7 +458,7 @@ class End(msgspec.Struct, frozen=True, tag="end"):
 
 
 class History(msgspec.Struct, frozen=True):
-    """A whole history. ``end`` is None where it was cut off.
+    """A whole history. ``end`` is None if it was cut off.
 
     >>> from vmm import Scenario, operations, record_scenario
     >>> history = record_scenario(Scenario("nobody", (operations.Touch(0x1000),)))

@@ -1,4 +1,4 @@
-"""Host memory, and operations of the host on it, as data."""
+"""Host memory, and what the host does to it, as data."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ MappingKind = Literal[
 
 
 HUGE_KINDS: tuple[MappingKind, ...] = ("hugetlb", "hugetlb_memfd")
-"""Memory of huge pages that are set aside (vm.nr_hugepages): it comes, and goes, in whole ones."""
+"""Memory made of reserved huge pages (vm.nr_hugepages), mapped and dropped in whole ones."""
 
 HUGE_PAGE_PAGES = 512
 
@@ -29,14 +29,14 @@ HUGE_PAGE_PAGES = 512
 class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Host memory that a scenario declares.
 
-    ``anonymous``, ``shared`` and ``memfd`` are 4 KiB pages; ``private_file`` maps a memory file
-    with MAP_PRIVATE: what is written stays out of the file; ``hugetlb``, ``hugetlb_memfd`` (a
-    memory file of huge pages, MFD_HUGETLB) and ``thp`` are 2 MiB aligned; ``zero`` is anonymous
-    memory fixed at virtual address 0; ``unmapped`` is an address range that is reserved, and that
-    nothing can be read from; so is ``guest_memfd`` until ``MapGuestMemfd`` puts a file there.
+    ``anonymous``, ``shared`` and ``memfd`` are 4 KiB pages; ``private_file`` maps a memfd with
+    MAP_PRIVATE: writes do not reach the file; ``hugetlb``, ``hugetlb_memfd`` (a memfd of huge
+    pages, MFD_HUGETLB) and ``thp`` are 2 MiB aligned; ``zero`` is anonymous memory fixed at virtual
+    address 0; ``unmapped`` is a reserved address range without access; so is ``guest_memfd`` until
+    ``MapGuestMemfd`` maps a file there.
 
-    ``of`` names a mapping of kind ``memfd`` that stands before: a ``memfd`` or ``private_file``
-    then shows the first pages of its file, too.
+    ``of`` names an earlier mapping of kind ``memfd``: a ``memfd`` or ``private_file`` then shows
+    the first pages of that file instead of a file of its own.
 
         >>> from vmm import Mapping
         >>> Mapping("a", pages=3).kind
@@ -101,22 +101,22 @@ class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=Fals
     """The host changes ``pages`` pages of a mapping from ``place`` on.
 
     ``drop`` is MADV_DONTNEED, ``punch`` MADV_REMOVE; ``unmap`` leaves the addresses reserved with
-    nothing mapped there until ``map`` maps them anew (the same pages of a file, else zeros);
+    nothing mapped there until ``map`` maps them again (the same pages of a file, else zeros);
     ``forbid``, ``allow`` and ``write_protect`` are mprotect with PROT_NONE, with PROT_READ and
     PROT_WRITE, and with PROT_READ. ``map_fresh`` maps anonymous memory over them, ``map_file`` the
-    pages of another file from ``source`` on, which names a mapping of kind ``memfd``; ``truncate``
-    and ``extend`` are ftruncate of the file that a mapping was made for: the pages, which are the
-    last ones, are cut off, and come back as zeros.
+    pages of another file: ``source`` is the first, in a mapping of kind ``memfd``. ``truncate`` and
+    ``extend`` are ftruncate of the file that the mapping was created from: it cuts off the pages,
+    which must be the last ones, and brings them back as zeros.
 
     ``page_out`` and ``collapse`` are MADV_PAGEOUT and MADV_COLLAPSE; ``merge`` is MADV_MERGEABLE,
-    and waits for KSM to have looked twice; ``move_away`` moves pages elsewhere (mremap) until
-    ``move_back``. With ``fork`` a child shares all memory until ``reap``, or until the VM's end:
-    what is written is copied, and the outcome of ``reap`` is what the child saw change.
+    and waits until KSM has scanned twice; ``move_away`` moves pages elsewhere (mremap) until
+    ``move_back``. ``fork`` makes a child that shares all memory until ``reap``, or until the VM
+    ends: written pages are copied, and the outcome of ``reap`` is what the child saw change.
 
-    ``fetch_later`` and ``guard`` are userfaultfd, until ``settle`` of the same pages: pages are
-    dropped, and what they held is fetched when somebody meets them, as when a VM has migrated; or
-    who writes to one is held up first, as while a snapshot is taken, and the outcome of ``settle``
-    is what changed with nobody being held up.
+    ``fetch_later`` and ``guard`` use userfaultfd, until ``settle`` of the same pages.
+    ``fetch_later`` drops pages and fetches their content at the first access, as in a post-copy
+    migration. ``guard`` stops every first write to a page, as for a snapshot; the outcome of
+    ``settle`` is what changed without being stopped.
     """
 
     place: Place
@@ -126,4 +126,4 @@ class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=Fals
 
 
 class Inspect(Operation, frozen=True, tag="inspect", gc=False):
-    """The host looks at all of its mappings: which bytes changed since the last look?"""
+    """The host looks for bytes of its mappings that changed since the last look."""

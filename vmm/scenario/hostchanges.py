@@ -1,4 +1,4 @@
-"""What the host may do to a mapping, after all that it did to the scenario's mappings before."""
+"""Checks of what the host does to a mapping, given its earlier changes to all mappings."""
 
 from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.mappings import place_problem
@@ -18,10 +18,10 @@ _ITS_FILE, _VACATED, _HIDDEN = range(3)
 
 
 class HostChanges:
-    """Looks at one change of host memory at a time.
+    """Checks one change of host memory at a time.
 
-    ``taken`` names the mappings of which pages are taken away, so that the host must not write
-    them; ``hides`` says whether any mapping shows a copy of a file, or what it was not made for.
+    ``taken`` names the mappings that lose pages, so that the host must not write to them; ``hides``
+    says whether any mapping shows a copy of a file, or memory other than it was created with.
     """
 
     def __init__(self, mappings: tuple[Mapping, ...]) -> None:
@@ -40,11 +40,11 @@ class HostChanges:
 
     @property
     def is_paged(self) -> bool:
-        """Whether userfaultfd is in charge of any page."""
+        """Whether userfaultfd handles any page."""
         return bool(self._paged)
 
     def new_vm(self) -> None:
-        """The end of a VM is that of a forked child, too."""
+        """Note the end of a VM, which is also that of a forked child."""
         self._is_forked = False
 
     def problem(self, op: ChangeHostMemory) -> str:
@@ -62,7 +62,7 @@ class HostChanges:
         return problem or self._mapped_problem(op)
 
     def _elsewhere_problem(self, op: ChangeHostMemory) -> str:
-        """What was moved away is moved back before anything else; so it is with a forked child."""
+        """Check that moved pages are moved back first, and that fork and reap alternate."""
         problem = self._paging_problem(op)
         if problem:
             return problem
@@ -88,7 +88,7 @@ class HostChanges:
         return ""
 
     def _paging_problem(self, op: ChangeHostMemory) -> str:
-        """Pages that userfaultfd is in charge of are settled before anything else happens."""
+        """Check that pages under userfaultfd are settled before anything else happens to them."""
         name, pages = op.place.mapping, (op.place.offset, op.pages)
         if op.how == "settle":
             if self._paged.pop(name, None) != pages:
@@ -105,7 +105,7 @@ class HostChanges:
         return ""
 
     def _odd_change_problem(self, op: ChangeHostMemory) -> str:
-        """A change may show other memory than a mapping was made for, or cut its file."""
+        """Check a change that shows other memory, or cuts the mapping's file."""
         name = op.place.mapping
         if (op.source is not None) is not (op.how == "map_file"):
             return ".source: what 'map_file' maps, and nothing else, has one"
@@ -140,7 +140,7 @@ class HostChanges:
         return ""
 
     def _mapped_problem(self, op: ChangeHostMemory) -> str:
-        """A file's page that is unmapped, or hidden, is not there again before it is mapped."""
+        """Check that an unmapped or hidden page of a file is mapped before it is used."""
         mapping = self._mappings[op.place.mapping]
         if mapping.kind in HUGE_KINDS and (pages_of(op.place.offset) | op.pages) % HUGE_PAGE_PAGES:
             return f".pages: {mapping.kind} memory comes and goes in {HUGE_PAGE_PAGES} pages"

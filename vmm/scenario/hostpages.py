@@ -1,6 +1,6 @@
-"""What each page of host memory shows, and what may be done with it, as the host changes that.
+"""What each page of host memory shows, and how it may be accessed, after the host's changes.
 
-It follows from a scenario's operations alone, so that executor, model and C programs share it.
+This follows from a scenario's operations alone, so that executor, model and C programs share it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,9 +23,10 @@ Access = Literal["nothing", "reading", "everything"]
 
 
 class HostChange(NamedTuple):
-    """One kind of change: what it is called, which mappings take it, what it leaves to access.
+    """One kind of change: the call, the kinds of mapping it works on, and the access it leaves.
 
-    An ``access`` of None leaves that as it was. What ``keeps`` content shows the same bytes.
+    An ``access`` of None leaves the access as it was. If it ``keeps`` content, pages show the same
+    bytes afterwards.
     """
 
     call: str
@@ -36,7 +37,7 @@ class HostChange(NamedTuple):
 
 _FILES: tuple[MappingKind, ...] = ("shared", "memfd")
 _NAMELESS: tuple[MappingKind, ...] = ("shared", "hugetlb_memfd")
-"""Files that nothing but the mapping shows that was made for them."""
+"""Kinds whose file no other mapping shows."""
 
 _MAPPABLE: tuple[MappingKind, ...] = ("anonymous", "memfd", "private_file")
 _PROTECTABLE: tuple[MappingKind, ...] = ("anonymous", "private_file", *_FILES)
@@ -64,13 +65,13 @@ CHANGES: dict[HostChangeKind, HostChange] = {
     "settle": HostChange("end of userfaultfd", ("anonymous",), keeps=True),
     "extend": HostChange("ftruncate to full size", ("memfd", "private_file")),
 }
-"""Every kind of change, once."""
+"""Every kind of change."""
 
 
 class Shown(NamedTuple):
     """What a page shows: a page of a file, or memory of its own (``file`` is empty).
 
-    What is written to a ``private`` page stays out of the file.
+    Writes to a ``private`` page do not reach the file.
     """
 
     file: str = ""
@@ -82,14 +83,14 @@ _FRESH = Shown()
 
 
 def file_of(mapping: Mapping) -> str:
-    """Return the file that a mapping was made for, by the mapping that brought it; or nothing."""
+    """Return the file that a mapping was created from, by its first mapping; empty for none."""
     return (mapping.of or mapping.name) if mapping.kind in ("memfd", "private_file") else ""
 
 
 class HostPages:
     """What every page shows after the changes so far.
 
-    Of a mapping in ``reached`` those pages alone matter.
+    Only those pages of a mapping matter that ``reached`` has for it, if it has the mapping.
     """
 
     def __init__(self, mappings: tuple[Mapping, ...], reached: Reached | None = None) -> None:
@@ -111,10 +112,10 @@ class HostPages:
         self._reading: set[PageKey] = set()
         self._ends: dict[str, int] = {}
         self.are_plain = not self._usual
-        """Whether each page shows what goes by its own name, and nothing else shows that."""
+        """Whether every page shows its mapping's own memory, which no other page shows."""
 
     def shown(self, mapping: str, page: int) -> Shown | None:
-        """Return what a page shows; None for what goes by its own name."""
+        """Return what a page shows; None for its mapping's own memory."""
         shown = self._shown.get((mapping, page))
         if shown is not None or mapping not in self._usual:
             return shown
@@ -122,18 +123,18 @@ class HostPages:
         return Shown(file, page, private)
 
     def is_own(self, mapping: str) -> bool:
-        """Whether a mapping was made of memory that no file holds."""
+        """Whether a mapping was created from memory that is in no file."""
         return self._mappings[mapping].kind not in (*_FILES, *_NAMELESS, "private_file")
 
     def own_pages(self, mapping: str) -> Iterable[int]:
-        """Return the pages of a mapping that matter, and that no file or other process has."""
+        """Return the pages of a mapping that matter, and are in no file."""
         pages = self._reached.get(mapping, range(self._mappings[mapping].pages))
         if self._mappings[mapping].kind in ("unmapped", "guest_memfd"):
             return ()
         return [page for page in pages if self._is_private(mapping, page)]
 
     def can_be_copied(self, mapping: str) -> bool:
-        """Whether every page of a mapping can be read, and is memory of its own."""
+        """Whether every page of a mapping is readable, and in no file."""
         pages = range(self._mappings[mapping].pages)
         return len(tuple(self.own_pages(mapping))) == len(pages) and not self.absent(mapping, pages)
 
@@ -142,7 +143,7 @@ class HostPages:
         return self.is_own(mapping) if shown is None else not shown.file
 
     def viewers(self, file: str, page: int) -> Iterator[PageKey]:
-        """Yield the pages of mappings that show a page of a file, those with copies included."""
+        """Yield the pages of mappings that show a page of a file, private ones included."""
         for mapping in self._made_for.get(file, ()):
             if page < mapping.pages and (mapping.name, page) not in self._shown:
                 yield mapping.name, page
@@ -154,7 +155,7 @@ class HostPages:
         return bool(self._ends) or any(self._nothing.values())
 
     def is_absent(self, mapping: str, page: int) -> bool:
-        """Whether touching a page of the host's would end the process that does it."""
+        """Whether an access to a page would kill the process."""
         return page in self._nothing.get(mapping, ()) or (
             bool(self._ends) and self._is_cut(mapping, page)
         )
@@ -164,7 +165,7 @@ class HostPages:
         return bool(self._reading) and (mapping, page) in self._reading
 
     def access(self, mapping: str, page: int) -> Access:
-        """Return what may be done with a page."""
+        """Return how a page may be accessed."""
         if self.is_absent(mapping, page):
             return "nothing"
         return "reading" if self.is_read_only(mapping, page) else "everything"
@@ -180,21 +181,21 @@ class HostPages:
         return sorted(page for page in self._nothing.get(mapping, ()) if page in pages)
 
     def pages_of(self, op: ChangeHostMemory) -> Iterable[int]:
-        """Return the pages of a mapping that a change is about, as far as they matter."""
+        """Return the pages that a change affects, as far as they matter."""
         first = op.place.offset // PAGE_SIZE_BYTES
         pages = range(first, first + op.pages)
         reached = self._reached.get(op.place.mapping)
         return pages if reached is None else within(reached, pages)
 
     def cut_off(self, op: ChangeHostMemory) -> Iterator[PageKey]:
-        """Yield the pages of a file that a truncation, or its end, leaves as zeros."""
+        """Yield the pages of a file that are zeros after ``truncate`` or ``extend``."""
         file = self._files[op.place.mapping]
         first = op.place.offset // PAGE_SIZE_BYTES
         for page in range(min(first, self._ends.get(file, first)), first + op.pages):
             yield file, page
 
     def change(self, op: ChangeHostMemory) -> None:
-        """Follow a change."""
+        """Apply a change."""
         name, access = op.place.mapping, CHANGES[op.how].access
         pages = self.pages_of(op)
         if access is not None:
@@ -231,7 +232,7 @@ class HostPages:
             self._reading.difference_update(keys)
 
     def _show_again(self, name: str, pages: Iterable[int], how: HostChangeKind) -> None:
-        """Show what a mapping was made for; what is reserved of one that has no file is fresh."""
+        """Show what a mapping was created from; a reserved page that is in no file is fresh."""
         for page in pages:
             if (name, page) in self._shown:
                 is_reserved = how == "unmap" and self.is_own(name)

@@ -1,9 +1,9 @@
-"""What instructions do to memory, registers and flags: the architecture's word.
+"""What instructions do to memory, registers and flags, by the architecture's manuals.
 
 Each effect says which bytes are read and written, in which order, and what registers and flags
 hold afterwards (Intel SDM volume 2, AMD APM volume 3).
 
-The memory is at [DI], or is the stack below SP; a source is in BX, its high half in CX; the
+The memory operand is at [DI], or on the stack; a source is in BX, its high half in CX; the
 accumulator is AX, its high half DX; a string instruction copies from [SI].
 """
 
@@ -14,11 +14,11 @@ from vmm.scenario.instruction_operation import Instruction
 
 CF, PF, AF, ZF, SF, OF = 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 11
 ARITHMETIC = CF | PF | AF | ZF | SF | OF
-"""The flags that are looked at: all are 0 before an instruction."""
+"""The flags that are compared: all are 0 before an instruction."""
 
 
 class Processor(Protocol):
-    """What an instruction works on. Registers are as wide as the mode has them."""
+    """What an instruction works on. Registers have the width of the mode."""
 
     op: Instruction
     ax: int
@@ -35,16 +35,16 @@ class Processor(Protocol):
     is_bp_known: bool
 
     def read(self, gpa: int, length: int) -> int:
-        """Return so many bytes of memory as a number, the first one lowest."""
+        """Return ``length`` bytes of memory as a little-endian number."""
 
     def write(self, gpa: int, length: int, value: int) -> None:
         """Write the low ``length`` bytes of a number."""
 
     def write_anything(self, gpa: int, length: int, *, surely: bool = True) -> None:
-        """Write bytes that the architecture leaves open; perhaps none where not ``surely``."""
+        """Write bytes that the architecture leaves open; if not ``surely``, perhaps not at all."""
 
     def lose_track(self) -> None:
-        """Say that nobody knows what happens."""
+        """Note that the outcome is unknown."""
 
 
 Effect = Callable[[Processor], None]
@@ -64,7 +64,7 @@ def _result_flags(value: int, width: int) -> int:
 
 
 def _added(one: int, other: int, width: int) -> tuple[int, int]:
-    """Return a sum, and all flags of it."""
+    """Return a sum and its flags."""
     total = one + other
     value = total & _mask(width)
     carry = CF if total != value else 0
@@ -74,7 +74,7 @@ def _added(one: int, other: int, width: int) -> tuple[int, int]:
 
 
 def _compared(one: int, other: int, width: int) -> int:
-    """Return all flags of ``one`` less ``other``."""
+    """Return the flags of ``one`` minus ``other``."""
     value = one - other & _mask(width)
     borrow = CF if one < other else 0
     half = AF if one & 0xF < other & 0xF else 0
@@ -83,7 +83,7 @@ def _compared(one: int, other: int, width: int) -> int:
 
 
 def cmpxchg(cpu: Processor) -> None:
-    """Where they differ the old value is written back: the destination is written either way."""
+    """Compare and exchange: if they differ, it writes the old value back, so it always writes."""
     at, width = cpu.di, cpu.op.width
     old = cpu.read(at, width)
     accumulator = cpu.ax & _mask(width)
@@ -93,7 +93,7 @@ def cmpxchg(cpu: Processor) -> None:
 
 
 def cmpxchg_pair(cpu: Processor) -> None:
-    """Like it, on two registers each; of the flags ZF alone changes."""
+    """Like cmpxchg, on pairs of registers; ZF is the only flag that changes."""
     half, at = cpu.op.width // 2, cpu.di
     bits, mask = 8 * half, _mask(half)
     old = cpu.read(at, 2 * half)
@@ -149,7 +149,7 @@ def invert(cpu: Processor) -> None:
 
 
 def bts(cpu: Processor) -> None:
-    """The immediate counts bits, modulo the width."""
+    """Set the bit that the immediate names, modulo the width."""
     width = cpu.op.width
     old, bit = cpu.read(cpu.di, width), (cpu.op.value & 0xFF) % (8 * width)
     cpu.write(cpu.di, width, old | 1 << bit)
@@ -166,7 +166,7 @@ def store(cpu: Processor) -> None:
 
 
 def descriptor_table(op: Instruction) -> tuple[int, int]:
-    """Return base and limit of the table that an instruction stores: the base is canonical."""
+    """Return base and limit of the table that sgdt or sidt stores; the base is canonical."""
     return op.value & (_mask(4) if op.mode == "real" else _mask(8) >> 17), op.compare & 0xFFFF
 
 
@@ -193,7 +193,7 @@ def push(value: Callable[[Processor], int]) -> Effect:
 
 
 def enter(cpu: Processor) -> None:
-    """The manuals differ on how much of BP an operand of 16 bits changes."""
+    """Push BP and make a frame; the manuals differ on how much of BP a 16-bit operand changes."""
     push(lambda cpu: cpu.bp)(cpu)
     cpu.bp = cpu.sp
     cpu.is_bp_known = cpu.op.width != 2
@@ -207,7 +207,7 @@ def leave(cpu: Processor) -> None:
 
 
 def ret(cpu: Processor) -> None:
-    """Where it goes on is known of the address of what comes next alone."""
+    """Pop the return address; the outcome is known only if that is the next instruction."""
     if cpu.read(cpu.sp, cpu.op.width) != cpu.next_ip:
         cpu.lose_track()
     cpu.sp += cpu.op.width
@@ -219,14 +219,14 @@ def pop(cpu: Processor) -> None:
 
 
 def pusha(cpu: Processor) -> None:
-    """SP is pushed as it was before."""
+    """Push all registers; SP as it was before."""
     for value in (cpu.ax, cpu.cx, cpu.dx, cpu.bx, cpu.sp, cpu.bp, cpu.si, cpu.di):
         cpu.sp -= cpu.op.width
         cpu.write(cpu.sp, cpu.op.width, value)
 
 
 def popa(cpu: Processor) -> None:
-    """What was pushed of SP is passed over, not read."""
+    """Pop all registers; the slot of SP is skipped, not read."""
     width = cpu.op.width
 
     def popped(register: int) -> int:
@@ -252,22 +252,22 @@ def pop_memory(cpu: Processor) -> None:
 
 
 MXCSR_OFFSET, RESET_MXCSR = 24, 0x1F80
-"""Where MXCSR is in a saved state, and what it is after a reset."""
+"""The offset of MXCSR in a saved state, and its value after a reset."""
 
 _FNINIT_CONTROL = 0x37F
 _FX_RESERVED, _FX_KEPT = 416, 464
-"""Of its 512 bytes the reserved ones may be written, or not; the last are left to software."""
+"""Of the 512 bytes, reserved ones may or may not be written; the last are left to software."""
 
 
 def fxsave(cpu: Processor) -> None:
-    """After fninit, and without CR4.OSFXSR: vector registers may be saved, or not."""
+    """Save the state after fninit; without CR4.OSFXSR vector registers may or may not be saved."""
     cpu.write(cpu.di, 5, _FNINIT_CONTROL)
     cpu.write_anything(cpu.di + 5, 155)
     cpu.write_anything(cpu.di + 160, _FX_KEPT - 160, surely=False)
 
 
 def fxsave64(cpu: Processor) -> None:
-    """After fninit, with two quadwords in XMM0; x87 pointers of 64 bits."""
+    """Save the state after fninit, with XMM0 set; x87 pointers have 64 bits."""
     cpu.write(cpu.di, 5, _FNINIT_CONTROL)
     cpu.write_anything(cpu.di + 5, 155)
     cpu.write(cpu.di + 160, 16, cpu.cx << 64 | cpu.bx)
@@ -276,7 +276,7 @@ def fxsave64(cpu: Processor) -> None:
 
 
 def fxrstor64(cpu: Processor) -> None:
-    """XMM0 goes to BX and CX. A reserved bit of MXCSR is an exception."""
+    """Restore the state, and copy XMM0 to BX and CX; reserved bits of MXCSR raise an exception."""
     head = cpu.read(cpu.di, 160)
     vector = cpu.read(cpu.di + 160, 16)
     cpu.read(cpu.di + 176, 512 - 176)
@@ -286,13 +286,13 @@ def fxrstor64(cpu: Processor) -> None:
 
 
 def store_table(cpu: Processor) -> None:
-    """The limit, and the base as wide as the operand."""
+    """Store the limit, and the base with the operand's width."""
     base, limit = descriptor_table(cpu.op)
     cpu.write(cpu.di, 2 + cpu.op.width, base << 16 | limit)
 
 
 def way(before: int, after: int, mode: str) -> int:
-    """Return how far a pointer went, which may be past 0, or past the end of what it can hold."""
+    """Return how far a pointer moved; it may have wrapped."""
     bits = 64 if mode == "long" else 32
     half = 1 << bits - 1
     return ((after - before + half) & ((1 << bits) - 1)) - half
@@ -333,7 +333,7 @@ def compare(cpu: Processor) -> None:
 
 
 def repeated(once: Effect, while_zf: bool | None = None) -> Effect:
-    """Return what an effect is when it is repeated CX times, or until ZF is another."""
+    """Return an effect repeated CX times, or while ZF equals ``while_zf``."""
 
     def effect(cpu: Processor) -> None:
         while cpu.cx:

@@ -1,22 +1,22 @@
-"""One instruction of a guest's, as data: which one it is says the table in `instructions`."""
+"""One instruction of a guest, as data; the table is in `instructions`."""
 
 from typing import Literal
 
 from vmm.scenario.operation import AsId, Hex, Operation
 
 Width = Literal[1, 2, 4, 8, 16]
-"""How many bytes an operand has."""
+"""The bytes of an operand."""
 
 
 class Instruction(Operation, frozen=True, tag="instruction", gc=False):
     """The guest executes one instruction on ``width`` bytes of memory at a gpa, in one KVM_RUN.
 
-    ``name`` is one of `vmm.scenario.instructions.INSTRUCTIONS`, which says what the other fields
-    are to it. As a rule ``value`` is what it takes from BX, ``compare`` what AX holds; the high
-    halves of both are in CX and DX. A string instruction goes over ``count`` elements from ``gpa``
-    on, downward from the last one if ``down``, and copies from ``source``. In ``mode`` real gpas
-    end with 4 GiB. What is ``forced`` KVM emulates, on whatever processor: it has a prefix that
-    asks for it, which kvm.force_emulation_prefix allows.
+    ``name`` is one of `vmm.scenario.instructions.INSTRUCTIONS`, where the row says how the
+    instruction uses the other fields. As a rule ``value`` is in BX and ``compare`` in AX; the high
+    halves of both are in CX and DX. A string instruction works on ``count`` elements from ``gpa``
+    on, downward from the last one if ``down``, and copies from ``source``. In ``mode`` real, gpas
+    end at 4 GiB. If ``forced``, KVM emulates the instruction on every processor: a prefix asks for
+    it, which kvm.force_emulation_prefix enables.
     """
 
     name: str

@@ -1,8 +1,7 @@
-"""The instructions that a guest can be made to execute: one row each.
+"""The instructions that a guest can execute: one row each.
 
 A row says how an instruction is encoded, and names its effect (`vmm.scenario.instruction_effects`).
-What an access comes to in a slot, in a READONLY slot or in a hole is no matter of this table: that
-is the model's.
+What its accesses do in a slot, in a READONLY slot or in a hole, the model says.
 """
 
 from collections.abc import Mapping
@@ -14,13 +13,13 @@ from vmm.scenario.instruction_effects import Effect
 from vmm.scenario.instruction_operation import Instruction, Width
 
 CODE_OFFSET = 0x8000
-"""Where in the guest's slot the instruction stands, if nothing comes before it."""
+"""The offset of the instruction in the guest's slot, if no code comes before it."""
 
 FORCE = bytes.fromhex("0f0b 6b766d")
-"""KVM_FEP: ud2 and "kvm", before what KVM is to emulate where kvm.force_emulation_prefix is set."""
+"""KVM_FEP: ud2 and "kvm", a prefix that makes KVM emulate if kvm.force_emulation_prefix is set."""
 
 MAX_STRING_BYTES = 0x4000
-"""A string instruction goes over so many bytes at most."""
+"""The most bytes that a string instruction works on."""
 
 _REAL_MODE_END = 1 << 32
 
@@ -34,24 +33,22 @@ class Row:
     """An instruction: how it is encoded, and its ``effect``.
 
     ``real`` and ``long`` are the widths that its operand may have in each mode. The ``opcode``
-    follows the prefixes; where there is a form for bytes the lowest bit says that the operand is
-    wider. ``register`` is what the ModRM byte says besides the memory; None if there is no such
-    byte. Of ``sizes`` is how many bytes it takes from the gpa on, where that is not its width.
+    follows the prefixes; if the instruction ``has_byte_form``, the lowest bit of the opcode says
+    that the operand is wider than a byte. ``register`` is the reg field of the ModRM byte; None if
+    there is no such byte. ``sizes`` has the bytes accessed from the gpa on, per mode, if they are
+    not the operand's width.
 
-    ``tail`` ends it, by its width if that is its key, else that of 0. ``before`` and ``after`` load
-    its operands and store its results where those are in no general registers.
+    ``tail`` has the bytes that end the encoding, by width; the key 0 is for all other widths.
+    ``before`` and ``after`` are code that loads operands and stores results if those are not in
+    general registers.
 
-    Its memory is at [DI], or that of the stack: below SP, or from it on if it ``pops``; from BP on
-    if it leaves a ``frame``. What ``loads`` has it at [SI]. What ``copies`` has a source, too: at
-    [SI], or an operand of the stack's at [DI].
+    The memory operand is at [DI], or on the stack: below SP, or from SP on if it ``pops``; from BP
+    on if it leaves a ``frame``. If it ``loads``, the operand is at [SI]. If it ``copies``, it has a
+    source, too: at [SI], or for a stack instruction at [DI].
 
-    What ``is_aligned`` faults where its memory is not.
-
-    What ``needs_cpuid`` KVM's emulator takes for undefined where CPUID does not name it.
-
-    What ``cannot_exit`` KVM's emulator stores in a way that reaches memory only.
-
-    ``is_emulated`` says whether KVM's emulator knows it (by reading arch/x86/kvm/emulate.c).
+    ``is_aligned``: unaligned memory faults. ``needs_cpuid``: KVM's emulator raises #UD unless CPUID
+    has the feature. ``cannot_exit``: KVM's emulator stores in a way that never exits with MMIO.
+    ``is_emulated``: KVM's emulator knows the instruction (by reading arch/x86/kvm/emulate.c).
     """
 
     name: str
@@ -83,7 +80,7 @@ class Row:
     after: bytes = b""
 
     def widths(self, mode: Mode) -> tuple[Width, ...]:
-        """Return the widths that its operand may have in a mode; none if it does not exist."""
+        """Return the widths that its operand may have in a mode; empty if it has no such form."""
         return self.real if mode == "real" else self.long
 
     def size(self, op: Instruction) -> int:
@@ -97,7 +94,7 @@ class Row:
         return self.prefix == _LOCK or self.name == "xchg"
 
     def code(self, op: Instruction) -> bytes:
-        """Return its machine code, without what comes before and after it."""
+        """Return its machine code, without ``before`` and ``after``."""
         is_long = op.mode == "long"
         addresses = self.register is not None or not self.is_stack
         prefixes = FORCE if op.forced else b""
@@ -150,7 +147,7 @@ def _stack(
     operand: int | None = None,
     frame: Literal["", "makes", "leaves"] = "",
 ) -> Row:
-    """A row of the stack: what it pushes, or pops, is at [DI] where ``operand`` says so."""
+    """Return a stack instruction; with ``operand`` (its reg field) it has an operand at [DI]."""
     return Row(
         name,
         opcode,
@@ -171,7 +168,7 @@ def _stack(
 _FNINIT = bytes.fromhex("dbe3")
 _TO_XMM0 = bytes.fromhex("66480f6ec366480f6ec9660f6cc1")
 _FROM_XMM0 = bytes.fromhex("66480f7ec3660f73d80866480f7ec1")
-"""What makes a vector of BX and CX, and what divides one, which BX and CX get."""
+"""Code that copies BX and CX to XMM0, and code that copies XMM0 to BX and CX."""
 
 
 def _fx(
@@ -183,7 +180,7 @@ def _fx(
     before: bytes = b"",
     after: bytes = b"",
 ) -> Row:
-    """A row of the x87 and vector state, of which KVM emulates the form of 32 bits only."""
+    """Return an instruction on the x87 and vector state; KVM emulates only the 32-bit form."""
     return Row(
         name,
         b"\x0f\xae",
@@ -204,7 +201,10 @@ def _fx(
 
 
 def _table(name: str, register: int) -> Row:
-    """A row of a descriptor table's register: ``value`` is its base, ``compare`` its limit."""
+    """Return an instruction that stores a descriptor table register.
+
+    The operation's ``value`` is the base, and its ``compare`` the limit.
+    """
     return Row(
         name,
         b"\x0f\x01",
@@ -304,7 +304,7 @@ _ROWS = (
         has_byte_form=False,
         register=0,
         wide=0,
-        is_emulated=False,  # Nor is what moves the vector to BX and CX.
+        is_emulated=False,  # Nor is the code that copies XMM0.
         after=_FROM_XMM0,
     ),
     Row(
@@ -353,7 +353,7 @@ INSTRUCTIONS: Mapping[str, Row] = {row.name: row for row in _ROWS}
 
 
 def accessed(op: Instruction) -> tuple[tuple[int, int], ...]:
-    """Return the (gpa, length) of what an instruction may read or write; () if there is no such."""
+    """Return each (gpa, length) that an instruction may access; () if its name is unknown."""
     row = INSTRUCTIONS.get(op.name)
     if row is None:
         return ()
@@ -389,9 +389,9 @@ def instruction_problem(op: Instruction) -> str:
 
 
 def operands(op: Instruction, gpa: int, source: int) -> dict[str, int]:
-    """Return what registers hold before an instruction, by their 64-bit names.
+    """Return the registers before an instruction, by their 64-bit names.
 
-    ``gpa`` and ``source`` are where its operands are: addresses as its mode has them.
+    ``gpa`` and ``source`` are the addresses of its operands, as its mode has them.
     """
     row = INSTRUCTIONS[op.name]
     size = row.size(op)
@@ -403,7 +403,7 @@ def operands(op: Instruction, gpa: int, source: int) -> dict[str, int]:
         at_di, at_si = gpa + last, source + last if row.copies else gpa if row.loads else 0
     bits = 64 if op.mode == "long" else 32
     mask = _mask_of(op)
-    if row.frame == "leaves":  # SP is elsewhere, and comes from BP.
+    if row.frame == "leaves":  # It takes SP from BP, so SP points elsewhere before.
         top = gpa + _FRAME_BYTES & (1 << bits) - 1
     return {
         "rax": op.compare & mask,
@@ -418,9 +418,10 @@ def operands(op: Instruction, gpa: int, source: int) -> dict[str, int]:
 
 
 def bp_begin(op: Instruction, sp: int, bp: int) -> int:
-    """Return from where it counts how far BP is after an instruction; ``sp``, ``bp`` are before it.
+    """Return the value that BP after an instruction is relative to, from ``sp`` and ``bp`` before.
 
-    That is SP where BP becomes a frame's, and what an operand leaves of BP where it was one.
+    It is SP if the instruction makes a frame, and the part of BP above the operand's width if it
+    leaves one.
     """
     match INSTRUCTIONS[op.name].frame:
         case "makes":

@@ -1,7 +1,7 @@
-"""What the kernel itself holds of the memslots of an address space, as data.
+"""The kernel's own memslots of an address space, as data.
 
-Nothing here is checked: a wrong kernel may hold anything, and a history may be a stranger's. Slots
-are named by their place in ``KernelSlots.slots``, since two of them may have one id; -1 is none.
+Nothing here is checked: a wrong kernel may hold anything, and a history may be a stranger's. A slot
+is named by its index in ``KernelSlots.slots``, since two may have the same id; -1 is none.
 
     >>> from vmm import kernelslots
     >>> slot = kernelslots.KernelSlot(
@@ -21,7 +21,7 @@ ELSEWHERE = -2
 
 
 class KernelSlot(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One struct kvm_memory_slot; ``userspace_addr`` is an address of the process that ran."""
+    """One struct kvm_memory_slot; ``userspace_addr`` is an address of the recorded process."""
 
     slot_id: int
     as_id: int
@@ -32,14 +32,14 @@ class KernelSlot(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class SlotState(msgspec.Struct, frozen=True, gc=False):
-    """What belongs to the slot that an operation was about, after it, where there is one.
+    """The metadata of the slot that an operation named, after the operation, if it exists.
 
-    ``dirty`` are the pages whose bit is set in its dirty bitmap; None where that was too long to be
-    read. ``large`` has, for pages of 2 MiB and of 1 GiB, (index, count) of some of them: how often
-    it is counted that no such page may be mapped there (`disallow_lpage`). ``is_shadowing`` is
-    whether the kernel shadows page tables of the guest, which counts, too. ``rmaps`` has, for pages
-    of 4 KiB, 2 MiB and 1 GiB, the indexes at which something is mapped, of those that were looked
-    at; None where the kernel keeps no rmaps of that size.
+    ``dirty`` are the pages whose bit is set in its dirty bitmap; None if that was too long to be
+    read. ``large`` has, for pages of 2 MiB and of 1 GiB, (index, count) of some of them, where the
+    count is `disallow_lpage`: how many reasons forbid such a page. ``is_shadowing`` says whether
+    the kernel shadows page tables of the guest, which is one reason. ``rmaps`` has, for pages of
+    4 KiB, 2 MiB and 1 GiB, those indexes among the ones looked at where something is mapped; None
+    if the kernel keeps no rmaps of that size.
     """
 
     slot_id: int
@@ -51,7 +51,7 @@ class SlotState(msgspec.Struct, frozen=True, gc=False):
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A node of a red-black tree; the neighbours are slots, as ``slot`` is."""
+    """A node of a red-black tree; its neighbours are named as slots, like itself."""
 
     slot: int
     parent: int
@@ -61,7 +61,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Interval(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a node of the interval tree of hvas has besides: all bytes, the last one included."""
+    """The interval of a node in the tree of hvas, in bytes; ``last`` is inclusive."""
 
     start: int
     last: int
@@ -71,8 +71,8 @@ class Interval(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class SlotSet(msgspec.Struct, frozen=True, gc=False):
     """One struct kvm_memslots. Nodes are in order (left, itself, right).
 
-    ``intervals`` go with the nodes of ``hva_tree``. ``id_hash`` has (bucket, slot) for each entry.
-    ``cut`` says where a pointer led nowhere, or to more slots than there may be; empty if none did.
+    ``intervals`` correspond to the nodes of ``hva_tree``. ``id_hash`` has (bucket, slot) for each
+    entry. ``cut`` says where a pointer was invalid, or led to too many slots; empty if none did.
     ``last_used`` is the slot that was looked up last.
     """
 

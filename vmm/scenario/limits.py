@@ -1,34 +1,34 @@
-"""How much of each thing a scenario may ask for: more is refused before anything runs."""
+"""Limits of what a scenario may ask for: more is refused before anything runs."""
 
 from vmm.scenario.operations import AnyOperation
 
 MAX_OPERATIONS = 200_000
 MAX_BEFORE_THE_END = 4
-"""So many pages before the end of user addresses a slot may begin that reaches beyond it."""
+"""How many pages before the end of user addresses a slot may begin that reaches beyond it."""
 MAX_MAPPINGS = 255
 MAX_MAPPED_PAGES = 1 << 17
-"""Pages that are filled, in all mappings together: of a large one those that are reached."""
+"""Filled pages of all mappings together; of a large mapping only those that are reached."""
 
 MAX_SPARSE_PAGES = 1 << 24
-"""Pages of one mapping: 64 GiB, of which nothing exists that is not reached."""
+"""Pages of one mapping: 64 GiB, of which only reached pages are allocated."""
 
 MAX_SLOT_PAGES = 1 << 24
 """Pages of one slot: without TDP its metadata are allocated at once, about 10 bytes a page."""
 
 MAX_ALL_SLOT_PAGES = 1 << 28
-"""Pages of all slots that a scenario could create, each operation counted."""
+"""Pages of all slots that a scenario could create, summed over its operations."""
 
 MAX_ATTRIBUTE_PAGES = 1 << 18
-"""Pages of one call that sets attributes: the kernel keeps an entry for each."""
+"""Pages of one KVM_SET_MEMORY_ATTRIBUTES: the kernel keeps an entry for each."""
 
 MAX_ZERO_PAGES = 16
 MAX_SWEEP_BYTES = 0x4000
 MAX_TOUCHED_WINDOWS = 128
-"""Stretches of 2 MiB from 4 GiB on that a scenario touches besides its surveys."""
+"""Stretches of 2 MiB at 4 GiB and above that a scenario touches besides its surveys."""
 
 MAX_VCPUS = 8
 MAX_DEVICES = 400
-"""Ranges that are coalesced, and eventfds on gpas: a kernel has room for 1000."""
+"""Coalesced ranges and ioeventfds: a kernel has room for 1000."""
 
 MAX_EVENTFDS = 16
 MAX_TIMES = 10_000
@@ -38,7 +38,7 @@ A_NAME = f"1 to {NAME_LENGTH} printable characters are needed"
 
 
 def unsigned_problem(op: AnyOperation, *fields: str) -> str:
-    """Return which field of an operation is no unsigned 64-bit number; empty if all are."""
+    """Return which field of an operation is not an unsigned 64-bit number; empty if all are."""
     for field in fields:
         if not 0 <= getattr(op, field) < 1 << 64:
             return f".{field}: an unsigned 64-bit number is needed"

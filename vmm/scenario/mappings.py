@@ -1,4 +1,4 @@
-"""Which mappings a scenario may declare, and which places in them its operations may name."""
+"""Checks of the mappings that a scenario declares, and of the places that operations name."""
 
 from collections import abc
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from vmm.scenario.shown import is_plain
 
 
 def check_mappings(mappings: Sequence[Mapping]) -> None:
-    """Raise ScenarioError unless the mappings are of kinds and sizes that can be had."""
+    """Raise ScenarioError unless the mappings have possible kinds and sizes."""
     names = {GUEST_MAPPING}
     total = 0
     for index, mapping in enumerate(mappings):
@@ -73,7 +73,7 @@ def check_mappings(mappings: Sequence[Mapping]) -> None:
 
 
 def _check_second_view(place: str, mapping: Mapping, before: Sequence[Mapping]) -> None:
-    """A mapping of another one's file shows pages that are there, all of them filled."""
+    """Check a mapping of another mapping's file: the file has the pages, all of them filled."""
     file = next((each for each in before if each.name == mapping.of), None)
     if file is None or file.kind != "memfd" or file.of or is_sparse(file):
         raise ScenarioError(
@@ -87,14 +87,14 @@ def _check_second_view(place: str, mapping: Mapping, before: Sequence[Mapping]) 
 
 
 def check_large_mappings(scenario: Scenario) -> None:
-    """What is filled of large mappings depends on what is reached: bound that."""
+    """Bound how many pages of large mappings are filled, which depends on what is reached."""
     if not any(map(is_sparse, scenario.mappings)):
         return
     for index, op in enumerate(scenario.operations):
         place = f"$.operations[{index}]"
         if isinstance(op, Race):
             raise ScenarioError(f"{place}: races take no mapping of more than {SPARSE_PAGES} pages")
-        if isinstance(op, Start):  # What it reaches is not known beforehand.
+        if isinstance(op, Start):  # What it reaches is not known in advance.
             raise ScenarioError(f"{place}: it takes no mapping of more than {SPARSE_PAGES} pages")
         if isinstance(op, PreFaultMemory) and pages_of(op.size) > MAX_PRE_FAULTED_PAGES:
             limit = f"{MAX_PRE_FAULTED_PAGES} pages with a mapping of more than {SPARSE_PAGES}"
@@ -113,7 +113,7 @@ def check_large_mappings(scenario: Scenario) -> None:
 
 
 def place_problem(place: Place, size: int, field: str, mappings: abc.Mapping[str, Mapping]) -> str:
-    """Return what is wrong with so many bytes of a mapping from a place on; empty if nothing is."""
+    """Return what is wrong with ``size`` bytes of a mapping from a place on; empty if nothing."""
     mapping = mappings.get(place.mapping)
     if mapping is None:
         return f"{field}.mapping: no mapping is named {place.mapping!r}; declare it in $.mappings"

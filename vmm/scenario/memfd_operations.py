@@ -1,4 +1,4 @@
-"""Operations on guest_memfds, and on which gpas show them, as data."""
+"""Operations on guest_memfds and on memory attributes, as data."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ ATTRIBUTE_PRIVATE = 1 << 3
 
 
 class CreateGuestMemfd(Operation, frozen=True, tag="create_guest_memfd", gc=False):
-    """KVM_CREATE_GUEST_MEMFD: a file of ``size`` bytes that the scenario calls ``name``."""
+    """KVM_CREATE_GUEST_MEMFD: create a file of ``size`` bytes that the scenario calls ``name``."""
 
     name: str
     size: Hex
@@ -20,15 +20,15 @@ class CreateGuestMemfd(Operation, frozen=True, tag="create_guest_memfd", gc=Fals
 
 
 class CloseGuestMemfd(Operation, frozen=True, tag="close_guest_memfd", gc=False):
-    """Close the file of a guest_memfd; a mapping of it stays, and so do slots."""
+    """Close a guest_memfd; mappings of it and slots that bind it stay."""
 
     name: str
 
 
 class MapGuestMemfd(Operation, frozen=True, tag="map_guest_memfd", gc=False):
-    """Map a guest_memfd from its start over ``mapping``, and tag its pages if the host may.
+    """Map a guest_memfd from its start over ``mapping``, and tag its pages if the host may write.
 
-    The host may where the file was created with GUEST_MEMFD_FLAG_INIT_SHARED.
+    The host may if the file was created with GUEST_MEMFD_FLAG_INIT_SHARED.
     """
 
     name: str
@@ -37,10 +37,10 @@ class MapGuestMemfd(Operation, frozen=True, tag="map_guest_memfd", gc=False):
 
 
 class PunchGuestMemfd(Operation, frozen=True, tag="punch_guest_memfd", gc=False):
-    """fallocate(2) with FALLOC_FL_PUNCH_HOLE: the host takes pages out of a guest_memfd.
+    """fallocate(2) with FALLOC_FL_PUNCH_HOLE: the host removes pages from a guest_memfd.
 
-    ``offset`` and ``size`` are in bytes; ``keep_size`` adds FALLOC_FL_KEEP_SIZE. Without
-    ``punch`` it is the opposite, without FALLOC_FL_PUNCH_HOLE: pages that are not there are made.
+    ``offset`` and ``size`` are in bytes; ``keep_size`` adds FALLOC_FL_KEEP_SIZE. Without ``punch``,
+    FALLOC_FL_PUNCH_HOLE is left out: the host allocates the pages that are missing.
     """
 
     name: str

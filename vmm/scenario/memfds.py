@@ -1,4 +1,4 @@
-"""Which guest_memfds a scenario creates, and which of its mappings may show one."""
+"""Checks of the guest_memfds that a scenario creates, and of the mappings that show them."""
 
 from vmm.scenario.limits import A_NAME, NAME_LENGTH, unsigned_problem
 from vmm.scenario.operations import PAGE_SIZE_BYTES, CreateGuestMemfd, MapGuestMemfd, Scenario
@@ -6,7 +6,7 @@ from vmm.scenario.shown import is_plain
 
 
 class MemfdNames:
-    """Looks at one operation on a guest_memfd at a time."""
+    """Checks one operation on a guest_memfd at a time."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._mappings = {mapping.name: mapping for mapping in scenario.mappings}
@@ -17,7 +17,7 @@ class MemfdNames:
         self._shown: dict[str, str] = {}
 
     def created(self, op: CreateGuestMemfd) -> str:
-        """Each file has a name of its own, so that leaving operations out keeps names true."""
+        """Check that each file has its own name, so that leaving operations out changes no name."""
         if not is_plain(op.name, NAME_LENGTH):
             return f".name: {A_NAME}"
         if op.name in self._created or op.name in self._mappings:
@@ -29,7 +29,7 @@ class MemfdNames:
         return "" if name in self._memfds else f".name: no operation creates {name!r}"
 
     def shown(self, op: MapGuestMemfd) -> str:
-        """A mapping shows one file only, and lies within it: beyond its end is SIGBUS."""
+        """Check that a mapping shows one file only, and ends within it: beyond is SIGBUS."""
         mapping = self._mappings.get(op.mapping)
         if mapping is None or mapping.kind != "guest_memfd":
             return f".mapping: {op.mapping!r} is no mapping of kind guest_memfd"

@@ -1,4 +1,4 @@
-"""What every operation is."""
+"""The base of all operations."""
 
 from typing import Annotated, Literal
 
@@ -7,7 +7,7 @@ import msgspec
 HEXADECIMAL = "hexadecimal"
 
 Hex = Annotated[int, msgspec.Meta(extra={HEXADECIMAL: True})]
-"""A number that people read in hexadecimal, such as a gpa, a size or flags: in files it is so."""
+"""A number that files hold in hexadecimal, such as a gpa, a size or flags."""
 
 AsId = Literal[0, 1]
 
@@ -23,7 +23,7 @@ class Operation(
     """What all operations share: the ``op`` field that tells them apart in JSON.
 
     ``expect`` is what the author of a scenario expects a call to answer: "success" or the name of
-    an errno. It decides nothing; what differs from it is said.
+    an errno. It decides nothing about the kernel; a different answer is reported.
     """
 
     expect: str = ""

@@ -1,4 +1,4 @@
-"""What makes one operation safe to carry out, after those that stand before it."""
+"""Checks that one operation is safe to execute after those before it."""
 
 from typing import assert_never
 
@@ -91,7 +91,7 @@ _SEGMENT_END = 0xFFFF
 
 
 class OperationChecker:
-    """Looks at one operation at a time."""
+    """Checks one operation at a time."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._mappings = {mapping.name: mapping for mapping in scenario.mappings}
@@ -216,7 +216,7 @@ class OperationChecker:
                 assert_never(op)
 
     def _clear(self, op: ClearDirtyLog) -> str:
-        """A bit is within the words that the kernel reads, and those are within our bitmap."""
+        """Check that bits are within the words that the kernel reads, and those in our bitmap."""
         for field, bits in (("slot", 32), ("first_page", 64), ("num_pages", 32)):
             if not 0 <= getattr(op, field) < 1 << bits:
                 return f".{field}: an unsigned {bits}-bit number is needed"
@@ -231,7 +231,7 @@ class OperationChecker:
         return "" if 0 <= vcpu < self._vcpus else f".vcpu: there are {self._vcpus} ($.vcpus)"
 
     def _clock(self, op: SetClockMsr) -> str:
-        """KVM would write over the guest itself; across pages it writes the wall clock alone."""
+        """Check that KVM does not overwrite the guest; only the wall clock may cross pages."""
         size = LAYOUTS[op.clock].size
         is_across = op.gpa % PAGE_SIZE_BYTES + size > PAGE_SIZE_BYTES
         if op.gpa % _CLOCK_ALIGNMENT or (is_across and op.clock != "wall_clock"):
@@ -288,13 +288,13 @@ class OperationChecker:
         return self._hva(op)
 
     def _hva(self, op: SetUserMemoryRegion) -> str:
-        """An hva must stay inside its mapping, wherever a kernel could accept the size."""
+        """Check that an hva stays inside its mapping if a kernel could accept the size."""
         size = op.memory_size if pages_of(op.memory_size) <= MAX_PAGES else 0
         if isinstance(op.userspace_addr, Place):
             return place_problem(op.userspace_addr, size, ".userspace_addr", self._mappings)
         if USER_END <= op.userspace_addr < 1 << 64:
             return ""
-        # A kernel that takes it lets the guest reach what may be the top of this process's stack.
+        # If a kernel accepts it, the guest may reach the top of this process's stack.
         few = USER_END - op.userspace_addr <= MAX_BEFORE_THE_END * PAGE_SIZE_BYTES
         if few and op.userspace_addr + size > USER_END:
             return ""
@@ -332,14 +332,14 @@ class OperationChecker:
 
 
 def _start_problem(op: Start) -> str:
-    """An address is canonical, and the lower half is enough; page tables are whole pages."""
+    """Check that addresses are canonical, in the lower half, and page tables are whole pages."""
     if not 0 <= op.value < 1 << 32:
         return ".value: an unsigned 32-bit number is needed"
     if op.stack and op.interrupts is None:
         return ".stack: an interrupt uses it, and those take a table ('interrupts')"
     last = REAL_MODE_END - PAGE_SIZE_BYTES if op.tables is None else LAST_ADDRESS
     if op.interrupts is not None:
-        # In real mode some processors push by 16 bits, whatever the stack segment says.
+        # In real mode some processors push with 16-bit SP, whatever the stack segment says.
         end = _SEGMENT_END if op.tables is None else LAST_ADDRESS
         for field, least, most in (("stack", LONG_FRAME_BYTES, end), ("interrupts", 0, last)):
             if not least <= getattr(op, field) <= most:
@@ -357,7 +357,7 @@ def _start_problem(op: Start) -> str:
 
 
 def _attributes(op: SetMemoryAttributes) -> str:
-    """The kernel takes memory for each gfn, and time."""
+    """Bound the pages: the kernel takes memory and time for each gfn."""
     if pages_of(op.size) > MAX_ATTRIBUTE_PAGES and op.address + op.size < 1 << 64:
         return f".size: at most {MAX_ATTRIBUTE_PAGES} pages at once"
     return unsigned_problem(op, "address", "size", "attributes", "flags")

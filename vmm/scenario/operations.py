@@ -1,10 +1,10 @@
 """Operations as data: what a scenario asks of the kernel and of the guest.
 
 One operation mirrors one system call or one action of a guest or of the host. There is no
-"create" and no "move" here: those are what the model derives from its state, so that every
-operation is legal in every state and a failing scenario is minimised by leaving operations out.
+"create" and no "move" here: the model derives those from its state. So every operation is legal in
+every state, and a failing scenario is minimised by leaving operations out.
 
-All of them are imported from here, those of the modules beside this one, too.
+Import all operations from here, those of the neighbouring modules, too.
 
     >>> from vmm import Place, operations
     >>> operations.SetUserMemoryRegion(slot=0, guest_phys_addr=0x10000, memory_size=0x3000,
@@ -91,24 +91,24 @@ GUEST_MAPPING = "guest"
 GUEST_SIZE_BYTES = 64 << 10
 
 REAL_MODE_END = 1 << 32
-"""The first gpa that real mode does not reach: from here on the guest is in 64-bit mode."""
+"""The first gpa that real mode does not reach: for this and higher ones guests use 64-bit mode."""
 
 SMM: Literal[1] = 1
-"""The as_id of what a vCPU sees in system management mode; outside of it that is as_id 0."""
+"""The as_id that a vCPU sees in system management mode; outside of SMM it sees as_id 0."""
 
 WINDOW_STEP_BYTES = 1 << 21
 """A guest in 64-bit mode maps gpas in stretches of this size, of which it has a limited number."""
 
 MAX_GPA_BITS = 52
-"""The most bits that a guest-physical address has on x86."""
+"""The most bits of a gpa on x86."""
 
 
 class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region", gc=False):
     """KVM_SET_USER_MEMORY_REGION, field by field.
 
     ``slot`` holds the as_id in its upper 16 bits. ``caller`` and ``argument`` say who issues the
-    call and with what pointer, for the refusals that depend on it. ``fail_nth`` (1 to 100) lets
-    that allocation of the call fail; the call fails if it makes so many.
+    call and with what pointer, for the refusals that depend on them. ``fail_nth`` n (1 to 100)
+    makes the n-th allocation of the call fail, if the call makes that many.
     """
 
     slot: int
@@ -126,8 +126,8 @@ class SetUserMemoryRegion2(
 ):
     """KVM_SET_USER_MEMORY_REGION2: the same fields and a place in a guest_memfd.
 
-    ``guest_memfd`` is -1, the name of a guest_memfd (a number that is no open file while it is
-    not open), or the name of a mapping of kind ``memfd``, whose file is not a guest_memfd.
+    ``guest_memfd`` is -1, the name of a guest_memfd (passed as a bad fd while it is not open), or
+    the name of a mapping of kind ``memfd``, whose file is not a guest_memfd.
     """
 
     guest_memfd: Literal[-1] | str = -1
@@ -137,8 +137,8 @@ class SetUserMemoryRegion2(
 class Touch(Operation, frozen=True, tag="touch", gc=False):
     """The guest reads or writes ``width`` bytes at a gpa, in one instruction.
 
-    For this and for every other access of a guest's, ``as_id`` is the address space that it is
-    made in: in 1, the vCPU is in system management mode.
+    For this and every other access, ``as_id`` is the address space it goes to: for 1, the vCPU is
+    in system management mode.
     """
 
     gpa: Hex
@@ -162,9 +162,9 @@ class Sweep(Operation, frozen=True, tag="sweep", gc=False):
 
 
 class Execute(Operation, frozen=True, tag="execute", gc=False):
-    """The guest executes the instructions that every tagged host page carries.
+    """The guest executes the code in a tagged host page, which answers the page's identity.
 
-    ``gpa`` is page aligned. The code loads the page's identity and halts.
+    ``gpa`` is page aligned.
     """
 
     gpa: Hex
@@ -188,11 +188,11 @@ HostAction = (
 
 
 class HostThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A thread of the host: it repeats its operations for a number of rounds.
+    """A thread of the host: it repeats its operations ``rounds`` times.
 
     After each operation it waits until every vCPU has begun and ended ``pause`` windows, so that
-    what has settled is looked at; with 0 it does not wait. With ``rounds`` 0 it goes on until
-    those threads have ended that have a number of rounds.
+    guests see the settled state; with 0 it does not wait. With ``rounds`` 0 it repeats them until
+    all threads with a number of rounds have ended.
     """
 
     operations: tuple[HostAction, ...]
@@ -203,11 +203,11 @@ class HostThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 class GuestThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A thread that runs a vCPU: it repeats a program of touches, or of one execution.
 
-    Between touches the thread may map pages ahead, one at a time.
+    Between touches the program may pre-fault pages, one at a time.
 
-    One run of the program is a *window*. The n-th one, from 0, writes ``value`` + n, so that every
-    write can be told from every other. It ends with the last host thread, at the latest after
-    ``windows`` windows. With ``migrates`` the vCPU goes to another thread after so many windows.
+    One run of the program is a *window*. The n-th window, from 0, writes ``value`` + n, so that all
+    writes differ. The thread ends with the last host thread, or after ``windows`` windows. With
+    ``migrates`` n the vCPU moves to another thread after every n windows.
     """
 
     program: tuple[Touch | Execute | PreFaultMemory, ...]
@@ -218,11 +218,11 @@ class GuestThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 class Race(Operation, frozen=True, tag="race"):
     """Threads of the host, and vCPUs, that act at the same time.
 
-    The n-th of ``guests`` runs on vCPU n, outside of SMM or, where a step's ``as_id`` is 1, within.
-    No two host threads change the same slot, the same gpas of an address space or the same pages,
-    harvest the same ring or reset rings, so that the order of what concerns one of them is known. A
-    vCPU that stops at a full ring harvests it and resets all of them by itself, and in the end all
-    rings are harvested.
+    The n-th of ``guests`` runs on vCPU n, in SMM for steps whose ``as_id`` is 1. No two host
+    threads change the same slot, the same gpas of an address space or the same pages, harvest the
+    same ring or reset rings, so that the order of the changes to each of these is known. The thread
+    of a vCPU that stops at a full ring harvests it and resets all rings; at the end all rings are
+    harvested.
     """
 
     hosts: tuple[HostThread, ...] = ()
@@ -275,8 +275,8 @@ Survey = Literal["write", "read", "none"]
 class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The memslot that the guest itself lives in: an ordinary one, 64 KiB, anywhere below 4 GiB.
 
-    ``slot`` is its id in each address space that guests look at. With -1 there is no such slot, and
-    so none that the scenario does not create: vCPUs execute and start in those, and do no more.
+    ``slot`` is its id in each address space that guests access. With -1 there is no such slot: only
+    those of the scenario exist, and vCPUs only ``execute`` and ``start`` in them.
     """
 
     slot: int = 400
@@ -284,21 +284,21 @@ class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 NO_SLOT = -1
-"""The slot of a guest that does not exist."""
+"""The slot of a scenario without guest."""
 
 SOMEWHERE = Guest()
-"""The guest of a scenario that names none: `placed` moves this one out of the way, and no equal."""
+"""The default guest. `placed` moves this object out of the way, but no equal one."""
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Operations on one VM, and the host memory that they use.
 
-    ``survey`` says what the guest does after every change of a region: ``write`` reads and
-    writes every page that any operation of the scenario names, and its neighbours; ``read`` only
-    reads them (for exact dirty logs); ``none`` leaves touching to the scenario.
+    ``survey`` says what the guest does after every region operation: ``write`` reads and writes
+    every page that any operation of the scenario names, and its neighbours; ``read`` only reads
+    them (for exact dirty logs); ``none`` does nothing.
     ``vm_type`` 1 is KVM_X86_SW_PROTECTED_VM, which has private memory.
     ``needs`` names features without which the scenario is skipped. With ``smm`` among them, guests
-    live in both address spaces, and a survey looks at both.
+    have a slot in both address spaces, and surveys visit both.
 
         >>> from vmm import Mapping, Place, Scenario, operations, run_scenario
         >>> create = operations.SetUserMemoryRegion(0, 0x10000, 0x3000, Place("a"))
@@ -323,13 +323,13 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 def guest_count(scenario: Scenario) -> int:
     """Return how many guests run at the same time: each needs a memslot of its own to live in."""
-    if Race not in map(type, scenario.operations):  # As in nearly all: the quickest way to know.
+    if Race not in map(type, scenario.operations):  # The quickest test, true of nearly all.
         return 1
     return max(len(op.guests) for op in scenario.operations if isinstance(op, Race))
 
 
 def address_spaces(scenario: Scenario) -> tuple[AsId, ...]:
-    """Return the address spaces that guests of a scenario look at."""
+    """Return the address spaces that the guests of a scenario access."""
     return (0, SMM) if "smm" in scenario.needs else (0,)
 
 
@@ -339,7 +339,7 @@ def pages_of(size_bytes: int) -> int:
 
 
 def access_end(operation: AnyOperation) -> int:
-    """Return the gpa after what a guest accesses; 0 for what is no access of a guest's."""
+    """Return the gpa after the last byte that a guest accesses; 0 if it accesses none."""
     match operation:
         case Touch():
             return operation.gpa + operation.width

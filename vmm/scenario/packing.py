@@ -1,8 +1,7 @@
-"""Long events as short lines: one that a host made by dropping all of its memory has 90 MB of text.
+"""Compresses long events of a history: dropping all memory makes an event of 90 MB of text.
 
-What a program of ours records it must be able to read again, and a line has a limit. The text of
-an event repeats itself, so that it is compressed where it is long; a reader says how much of it it
-bears.
+We must be able to read what we record, and lines have a limit. The text of an event is repetitive,
+so a long one is compressed; a reader says how much text it accepts.
 """
 
 import zlib
@@ -12,24 +11,24 @@ import msgspec
 from vmm.scenario.reading import MAX_LINE_BYTES
 
 LONG_BYTES = 1 << 20
-"""Lines that are longer than that are packed."""
+"""Longer lines are packed."""
 
 _BEGINS = b'{"type":"packed"'
 _QUICKLY = 1
 
 
 class PackingError(ValueError):
-    """A packed line that holds no text, or more than is borne."""
+    """A packed line that is not valid, or holds more text than is accepted."""
 
 
 class _Packed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="packed"):
-    """A line that is packed: ``event`` is its text, deflated."""
+    """A packed line: ``event`` is its text, deflated."""
 
     event: bytes
 
 
 def packed(text: bytes) -> bytes:
-    """Return the text of an event as a line may hold it. Raises OverflowError for far too long."""
+    """Return the line for an event's text, packed if long. Raises OverflowError if too long."""
     if len(text) <= LONG_BYTES:
         return text
     line = msgspec.json.encode(_Packed(zlib.compress(text, _QUICKLY)))
@@ -44,9 +43,9 @@ def is_packed(line: bytes) -> bool:
 
 
 def unpacked(line: bytes, most_bytes: int) -> bytes:
-    """Return the text that a line holds, of at most so many bytes.
+    """Return the text of a packed line, of at most ``most_bytes``.
 
-    Raises PackingError, and msgspec.DecodeError where the line itself is wrong.
+    Raises PackingError, and msgspec.DecodeError if the line itself is wrong.
     """
     data = msgspec.json.decode(line, type=_Packed).event
     inflating = zlib.decompressobj()

@@ -1,9 +1,9 @@
-"""From a scenario to the steps that are carried out: the guest's slot, surveys, looks, the end.
+"""Turns a scenario into the steps to execute: the guest's slot, surveys, looks, the end.
 
-A survey is made of ordinary operations. Where it touches depends on the scenario alone: every
-page that any region of it names, and the pages next to those, before they are mapped, while they
-are, and after. So a vCPU has always touched a place before it changes, and the kernel's answers
-have no say in what is looked at.
+A survey consists of ordinary operations. Where it touches depends on the scenario alone: every page
+that any of its regions names, and the pages next to those, before they are mapped, while they are,
+and after. So a vCPU has always touched a place before it changes, and the kernel's answers do not
+influence what is looked at.
 """
 
 from collections.abc import Iterable, Iterator
@@ -48,7 +48,7 @@ from vmm.scenario.requirements import missing
 from vmm.scenario.survey import Survey
 
 MAX_BATCH = 1023
-"""So many touches at most are made in one KVM_RUN: a guest's mailbox holds no more."""
+"""The most touches in one KVM_RUN: a guest's mailbox holds no more."""
 
 
 _ACCESSES = (Touch, Sweep, Execute, Race)
@@ -57,14 +57,14 @@ _BEFORE_VCPUS = (EnableCap, SetTssAddr, SetIdentityMapAddr, CreateIrqchip, Creat
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """One operation to carry out, and the index of the scenario's operation that it stems from."""
+    """One operation to execute, and the index of the scenario's operation that it stems from."""
 
     origin: int
     operation: AnyOperation
 
 
 def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
-    """Yield what the executor carries out for a scenario, in order.
+    """Yield what the executor does for a scenario, in order.
 
     ``touch_limit`` is the first gpa that a guest cannot reach.
     """
@@ -74,7 +74,7 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
     vms = _Vms()
     for origin, operation in enumerate(scenario.operations):
         if new and not isinstance(operation, _BEFORE_VCPUS):
-            # Some of them are refused once a vCPU exists, so that the first look comes later.
+            # The first survey makes a vCPU, after which some of _BEFORE_VCPUS are refused.
             yield from (Step(origin - 1, touch) for touch in survey.round())
             new = False
         if isinstance(operation, _SURVEYED):
@@ -96,14 +96,14 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
 
 
 class _Vms:
-    """Which VMs exist, and which of them operations are about."""
+    """The VMs that exist, and the current one."""
 
     def __init__(self) -> None:
         self._current = 0
         self._open = {0}
 
     def makes_one(self, op: AnyOperation) -> bool:
-        """Follow an operation; return whether a VM was made that has no slots yet."""
+        """Note an operation; return whether it makes a VM, which has no slots yet."""
         is_new = isinstance(op, NewVm)
         if isinstance(op, SwitchVm):
             is_new = op.vm not in self._open
@@ -113,7 +113,7 @@ class _Vms:
         return is_new
 
     def close_others(self) -> Iterator[AnyOperation]:
-        """Yield what closes all VMs but the one that is left for the end."""
+        """Yield the operations that close all VMs but the current one."""
         last = self._current
         for vm in sorted(self._open - {last}):
             yield SwitchVm(vm)
@@ -123,16 +123,16 @@ class _Vms:
 
 
 def _may_write(op: AnyOperation) -> bool:
-    """Whether an operation may change host memory: all but a look at it and a guest's read may."""
+    """Whether an operation may change host memory: all but looks and a guest's reads may."""
     if isinstance(op, Touch | Sweep):
         return op.access == "write"
     return not isinstance(op, Inspect)
 
 
 def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
-    """Yield the steps in order, in what is carried out, and recorded, at once.
+    """Yield the steps in order, in groups that are executed and recorded together.
 
-    Touches of one vCPU in one address space are made in one KVM_RUN, everything else alone.
+    Consecutive touches of one vCPU in one address space are one KVM_RUN; other steps stand alone.
     """
     batch: list[Step] = []
     for step in plan:
@@ -179,7 +179,7 @@ def guest_slots(scenario: Scenario) -> list[SetUserMemoryRegion]:
 def guest_slot(scenario: Scenario, number: int = 0, as_id: AsId = 0) -> SetUserMemoryRegion:
     """Return the operation that creates the memslot of a guest in an address space.
 
-    All but the first guest are used in races only; they live below it, one after the other.
+    Only races use more than the first guest; the others live below it, one after the other.
     """
     return SetUserMemoryRegion(
         slot=as_id << 16 | scenario.guest.slot + number,
@@ -190,10 +190,10 @@ def guest_slot(scenario: Scenario, number: int = 0, as_id: AsId = 0) -> SetUserM
 
 
 def needs_cpuid(scenario: Scenario) -> bool:
-    """Return whether vCPUs need a CPUID.
+    """Return whether vCPUs need KVM_SET_CPUID2.
 
-    A survey or an access may need a guest in 64-bit mode; or KVM's emulator looks an instruction up
-    there.
+    They do if a survey or an access may use 64-bit mode, or if KVM's emulator looks up an
+    instruction in CPUID.
     """
     return any(_is_looked_up(op) or _is_beyond_real_mode(op) for op in scenario.operations)
 
@@ -204,7 +204,7 @@ def why_not(scenario: Scenario, features: Features) -> str:
 
 
 def out_of_reach(scenario: Scenario, touch_limit: int) -> str:
-    """Return what a scenario's accesses need that lies beyond the guests' reach, as a phrase."""
+    """Return what a scenario's accesses need and guests cannot reach, as a phrase."""
     accesses = (op for op in scenario.operations if isinstance(op, _ACCESSES))
     highest = max(map(access_end, accesses), default=0)
     if highest <= touch_limit:

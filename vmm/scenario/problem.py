@@ -1,8 +1,8 @@
-"""What a scenario, or a history, is refused for."""
+"""The error for a scenario or a history that is refused."""
 
 
 class ScenarioError(ValueError):
-    """A scenario that must not run, or what cannot be judged; the text begins with the place.
+    """A scenario must not run, or a history cannot be judged; the text begins with the place.
 
     >>> from vmm import Scenario, ScenarioError, operations, run_scenario
     >>> try:

@@ -1,7 +1,7 @@
-"""Code that a host can write to a page for a vCPU to start at, and page tables for it to use.
+"""Code that the host writes to a page for a vCPU to start at, and page tables for it to use.
 
-A program is a few bytes, so that the model knows one when it finds it in memory. Each ends by
-writing EAX to the port of the *execute* guest.
+A program is a few bytes, so that the model recognises it in memory. Each ends by writing EAX to the
+port of the *execute* guest.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,10 +12,10 @@ LOAD = bytes.fromhex("8b07 e7e1 f4")
 """mov (%rdi), %eax: the guest reads a word."""
 
 STORE = bytes.fromhex("890f 8b07 e7e1 f4")
-"""mov %ecx, (%rdi), and then the same: it writes a word, and reads it."""
+"""mov %ecx, (%rdi), then as LOAD: the guest writes a word, and reads it back."""
 
 INTERRUPT = bytes.fromhex("cd20 f4")
-"""int $0x20: the guest raises an interrupt, whose handler is code that a page carries."""
+"""int $0x20: the guest raises an interrupt, whose handler is the code in a page."""
 
 INTERRUPT_BYTES = 2
 VECTOR = INTERRUPT[1]
@@ -23,7 +23,7 @@ REAL_GATE_BYTES, LONG_GATE_BYTES = 4, 16
 """An entry of an interrupt table: ip and cs in real mode, a gate in 64-bit mode."""
 
 CODE_SELECTOR, STACK_SELECTOR = 0x08, 0x10
-"""What CS and SS hold in 64-bit mode; an interrupt loads the descriptor of the first anew."""
+"""CS and SS in 64-bit mode; an interrupt reloads the descriptor of CS."""
 
 CODE_DESCRIPTOR = 0x0020_9B00_0000_0000
 _INTERRUPT_GATE = 0x8E00
@@ -33,22 +33,22 @@ REAL_FRAME_BYTES, LONG_FRAME_BYTES = 6, 40
 
 PRESENT, WRITABLE, LARGE = 1 << 0, 1 << 1, 1 << 7
 ACCESSED, DIRTY = 1 << 5, 1 << 6
-"""Bits of an entry of a page table; the processor sets the last two."""
+"""Bits of a page table entry; the processor sets the last two."""
 
 ADDRESS_BITS = ((1 << 52) - 1) & -PAGE_SIZE_BYTES
 ENTRY_BYTES = 8
 LAST_ADDRESS = (1 << 47) - PAGE_SIZE_BYTES
-"""Addresses end here, a page before those that are not canonical."""
+"""The last address in use: one page before the first that is not canonical."""
 
 LEVELS = 4
-"""Levels of page tables; the index of each has 9 bits of the address."""
+"""Levels of page tables; the index at each level is 9 bits of the address."""
 
 _INDEX_BITS = 9
 _PAGE_BITS = 12
 
 
 def shift_of(level: int) -> int:
-    """Return where in an address the index of a level begins; level 0 is that of pages."""
+    """Return the lowest bit of a level's index in an address; level 0 is that of pages."""
     return _PAGE_BITS + _INDEX_BITS * level
 
 
@@ -69,7 +69,7 @@ def long_gate(address: int) -> bytes:
 
 
 def handler_of(entry: bytes) -> int | None:
-    """Return where the handler of an entry is: a gpa in real mode; None for a gate of no such."""
+    """Return the address of an entry's handler, in real mode a gpa; None if not a valid gate."""
     if len(entry) == REAL_GATE_BYTES:
         return (int.from_bytes(entry[2:], "little") << 4) + int.from_bytes(entry[:2], "little")
     low = int.from_bytes(entry[:8], "little")
@@ -78,14 +78,14 @@ def handler_of(entry: bytes) -> int | None:
 
 
 def writes(place: Place, data: bytes) -> Iterator[HostWrite]:
-    """Yield what writes bytes to host memory: whole words, the last one filled up with zeros."""
+    """Yield the operations that write bytes to host memory, padded with zeros to whole words."""
     for at in range(0, len(data), 4):
         value = int.from_bytes(data[at : at + 4], "little")
         yield HostWrite(Place(place.mapping, place.offset + at), value)
 
 
 def entries(table: Place, values: Mapping[int, int]) -> Iterator[HostWrite]:
-    """Yield what writes entries, by their index, to a page of zeros."""
+    """Yield the operations that write entries, by index, to a page of zeros."""
     for index, value in values.items():
         for at, word in ((0, value & 0xFFFF_FFFF), (4, value >> 32)):
             if word:

@@ -1,4 +1,4 @@
-"""What makes a race safe to run, and what it must keep to for its outcome to be judged."""
+"""Checks that a race is safe to run, and that its outcome can be judged."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -37,7 +37,7 @@ MAX_SLOT_PAGES = 1 << 18
 MAX_CALLS = 20_000
 MAX_PROGRAM = 64
 MAX_ACCESSES = 1 << 20
-"""Accesses that all vCPUs of a race could make: each result is kept."""
+"""The most accesses of all vCPUs of a race: each result is kept."""
 
 MAX_HOST_THREADS = 4
 MAX_PAUSE = 100
@@ -47,7 +47,7 @@ JUDGED_CHANGES = (
     *("drop", "punch", "unmap", "map", "forbid", "allow"),
     *("write_protect", "page_out", "collapse", "map_fresh"),
 )
-"""The kinds of change that can be judged while others use the memory."""
+"""The kinds of change that can be judged while other threads use the memory."""
 
 TWO_FILES = "a page would show one file or another, and of each page the words of one are followed"
 _ALL_VIEWS = "it takes pages from every mapping of the file at once, which may be another thread's"
@@ -68,20 +68,20 @@ NOT_JUDGED: Mapping[str, str] = {
     "guard": _PAGER,
     "settle": _PAGER,
 }
-"""Why the other kinds cannot."""
+"""Why the other kinds of change cannot be judged in a race."""
 
 _OF_A_SLOT = SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog
 
 Mappings = Mapping[str, operations.Mapping]
 
 Changed = tuple[str, str, range]
-"""What is changed: the kind of thing, where it is, and the numbers of those there."""
+"""What is changed: the kind of object, where it is, and the range of numbers there."""
 
 _ALL_USERS = (1 << 32) + 1
-"""Of a guest_memfd, while it is open: the slot that binds it, by number, or the host itself."""
+"""Users of an open guest_memfd: each 32-bit slot number that may bind it, and the host itself."""
 
 _Change = tuple[int, int, int, int]
-"""(first, the one after the last, the host thread, and which of its operations it is)."""
+"""(first, one after the last, host thread, index of its operation)."""
 
 
 def host_change_problem(op: ChangeHostMemory, mappings: Mappings) -> str:
@@ -104,8 +104,9 @@ def race_problem(
 ) -> str:
     """Return what is wrong with a race, beginning with the field; empty if nothing is.
 
-    ``spaces`` are the address spaces that guests look at; ``named`` says where a slot may stand
-    when the race begins, and what it may bind; ``problem`` says the same of an operation by itself.
+    ``spaces`` are the address spaces that guests access; ``named`` has the gfns that a slot may
+    hold when the race begins, and the pages that it may bind; ``problem`` checks one operation by
+    itself.
     """
     if len(race.hosts) > MAX_HOST_THREADS:
         return f".hosts: more than {MAX_HOST_THREADS}"
@@ -220,9 +221,9 @@ def gfns_of(op: SetUserMemoryRegion) -> range:
 
 
 def _disorder(race: Race, named: Mapping[int, Sequence[Changed]]) -> str:
-    """Host threads must not change the same: the order of their calls would be unknown.
+    """Check that no two host threads change the same thing: the order would be unknown.
 
-    What they change are ranges of numbers, which are gone through from the lowest one up.
+    Changes are ranges of numbers, visited from the lowest start up.
     """
     changes: dict[tuple[str, str], list[_Change]] = {}
     for number, host in enumerate(race.hosts):
@@ -231,7 +232,7 @@ def _disorder(race: Race, named: Mapping[int, Sequence[Changed]]) -> str:
             changed = _changed(op)
             if isinstance(op, SetUserMemoryRegion) and op.slot not in slots:
                 slots.add(op.slot)
-                # What the first call on a slot may take from it: others may come to that.
+                # The first call on a slot may free what it held, which others may then take.
                 changed = chain(changed, named.get(op.slot, ()))
             for kind, name, numbers in changed:
                 change = (numbers.start, numbers.stop, number, index)
@@ -279,7 +280,7 @@ def _changed(op: HostAction) -> Iterator[Changed]:
         yield "page", f"{op.name}+", _pages(op.offset, op.size)
         yield "file", op.name, range(_ALL_USERS - 1, _ALL_USERS)
     elif isinstance(op, SetMemoryAttributes):
-        # What a gpa reaches follows from its slot and its attributes.
+        # What a gpa reaches depends on its slot and its attributes.
         first = op.address // PAGE_SIZE_BYTES
         yield "gfn", "", range(first, first + pages_of(op.size))
     elif isinstance(op, HarvestDirtyRing):
@@ -292,7 +293,7 @@ def _changed(op: HostAction) -> Iterator[Changed]:
 
 
 def _unreadable(race: Race, mappings: Mappings) -> str:
-    """The host must not write where a thread takes memory away, nor a vCPU execute zeros."""
+    """Check that the host writes no memory that a thread removes, and no vCPU executes zeros."""
     changes = [op for host in race.hosts for op in host.operations]
     takes = {
         op.place.mapping

@@ -1,8 +1,8 @@
-"""Which pages of large mappings are reached: those alone are filled, and watched.
+"""Which pages of large mappings a scenario may reach: only those are filled, and watched.
 
-A mapping as large as a real machine's memory costs nothing but where something touches it. What
-that may be follows from a scenario alone: each slot that it could make, under each access that it
-makes, surveys included.
+So a mapping as large as a real machine's memory costs only what is touched. The pages follow from
+the scenario alone: every slot that it could create, under every access that it makes, surveys
+included.
 """
 
 from bisect import bisect_left
@@ -35,13 +35,13 @@ from vmm.scenario.slots import MAX_PAGES
 from vmm.scenario.survey import Survey
 
 SPARSE_PAGES = 1 << 14
-"""A mapping of more pages than these is sparse: its pages are filled where they are reached."""
+"""A mapping with more pages than this is sparse: only its reached pages are filled."""
 
 MAX_PRE_FAULTED_PAGES = 1 << 15
-"""So many pages at most are mapped ahead at once in a scenario that has a sparse mapping."""
+"""The most pages that one operation may pre-fault in a scenario that has a sparse mapping."""
 
 _MOST_WORK = 1 << 22
-"""At most so many pages are looked up, repetitions counted."""
+"""The most pages that are looked up, counting repetitions."""
 
 _HUGE_PAGES = 512
 _DENSE_KINDS = ("unmapped", "guest_memfd", "zero", *HUGE_KINDS)
@@ -58,7 +58,7 @@ def is_sparse(mapping: Mapping) -> bool:
 def reached_pages(scenario: Scenario, touch_limit: int) -> Reached:
     """Return which pages of sparse mappings a scenario may reach; ``touch_limit`` as for plans.
 
-    Raises ScenarioError where finding out takes too long.
+    Raises ScenarioError if finding out takes too long.
     """
     sparse = {mapping.name for mapping in scenario.mappings if is_sparse(mapping)}
     if not sparse:
@@ -88,12 +88,12 @@ def reached_pages(scenario: Scenario, touch_limit: int) -> Reached:
 
 
 def within(reached: tuple[int, ...], pages: range) -> tuple[int, ...]:
-    """Return those of ascending page numbers that lie in a range."""
+    """Return those of the ascending page numbers that lie in a range."""
     return reached[bisect_left(reached, pages.start) : bisect_left(reached, pages.stop)]
 
 
 def filled_pages(mapping: Mapping, reached: Reached) -> int:
-    """Return how many pages of a mapping come to be filled, at most."""
+    """Return how many pages of a mapping are filled at most."""
     pages = reached.get(mapping.name)
     if pages is None:
         return mapping.pages
@@ -125,7 +125,7 @@ def _all_operations(operations: Iterable[AnyOperation]) -> Iterator[AnyOperation
 
 
 def _surveyed(scenario: Scenario, touch_limit: int) -> Iterator[int]:
-    """Yield the gfns that a survey touches: what crosses a border is on both of its sides."""
+    """Yield the gfns that a survey touches; an access across a border touches both sides."""
     for touch in Survey(scenario, touch_limit).round():
         yield from _gfns(touch)
 

@@ -1,4 +1,4 @@
-"""Files that the user names, read with care: regular files only, and no more than is bearable."""
+"""Reads files that the user names: regular files only, and only up to a limit."""
 
 import os
 import stat
@@ -10,13 +10,13 @@ from pathlib import Path
 from vmm.scenario.shown import shown
 
 MAX_FILE_BYTES = 32 << 20
-"""Of a file that is read as a whole: a scenario, a result, a journal."""
+"""The limit for a file that is read as a whole: a scenario, a result, a journal."""
 
 MAX_HISTORY_BYTES = 256 << 20
-"""Of one history in a file, and of what is written of one; reading it takes several times that."""
+"""The limit for one history, read or written; reading it takes several times as much memory."""
 
 MAX_LINE_BYTES = 64 << 20
-"""Of a line of a history: a race of the longest kind is recorded on one. See `packing`."""
+"""The limit for one line of a history: enough for the longest race. See `packing`."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -31,16 +31,16 @@ class FileError(ValueError):
     """A file that cannot be used; the text is one line with file, place and remedy."""
 
     def __init__(self, place: object, problem: object) -> None:
-        """Take the place (a path, perhaps with a line) and what is wrong; both may be anything."""
+        """Take the place (a path, perhaps with a line) and the problem; both are escaped."""
         super().__init__(f"{shown(str(place), 300)}: {shown(str(problem), 500)}")
 
 
 class CutOffError(FileError):
-    """A file whose last header is cut off; what comes before it is whole."""
+    """A file whose last header is cut off; everything before it is whole."""
 
 
 def read_whole(path: Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """Return what a regular file holds. Raises FileError."""
+    """Return the content of a regular file. Raises FileError."""
     with opened(path) as file:
         data = _read(file, path, most_bytes + 1)
     if len(data) > most_bytes:
@@ -49,7 +49,7 @@ def read_whole(path: Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
 
 
 def lines_of(path: Path, most_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
-    """Yield the lines of a regular file, without their ends, as ``split(b"\\n")`` has them.
+    """Yield the lines of a regular file without their ends, as ``split(b"\\n")`` does.
 
     So a file that ends with a line feed has an empty last line. Raises FileError.
     """
@@ -68,10 +68,10 @@ def lines_of(path: Path, most_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
 def opened(path: Path) -> Iterator[BufferedReader]:
     """Yield a regular file, open for reading. Raises FileError.
 
-    A pipe or a device may never end, or never begin: opening does not wait for a writer.
+    A pipe or a device is refused, since it may never end; opening does not wait for a writer.
     """
     try:
-        _refuse_special(path, os.stat(path).st_mode)  # Opening a device may do something.
+        _refuse_special(path, os.stat(path).st_mode)  # Opening a device may have side effects.
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:
         if isinstance(error, FileError):
@@ -83,7 +83,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 
 def kind_of(mode: int) -> str:
-    """Return what is no regular file, by its ``st_mode``, in words; empty for one that is."""
+    """Return the kind of a special file, by its ``st_mode``, in words; empty for a regular file."""
     kind = stat.S_IFMT(mode)
     return "" if kind == stat.S_IFREG else _KINDS.get(kind, "something else")
 
@@ -99,7 +99,7 @@ def _read(file: BufferedReader, path: Path, most_bytes: int) -> bytes:
         data: bytes | None = file.read(most_bytes)
     except OSError as error:
         raise FileError(path, _why(error)) from None
-    if data is None:  # As of /proc/kmsg: more may come, and is not waited for.
+    if data is None:  # As for /proc/kmsg: more may come, but we do not wait for it.
         raise FileError(path, "there is nothing to read yet")
     return data
 
@@ -112,5 +112,5 @@ def _read_line(file: BufferedReader, path: Path, most_bytes: int) -> bytes:
 
 
 def _why(error: OSError | ValueError) -> object:
-    """Return what an error says: a name with a null byte in it is refused by Python itself."""
+    """Return what an error says; Python itself raises ValueError for a null byte in a name."""
     return error.strerror if isinstance(error, OSError) else error

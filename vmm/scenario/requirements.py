@@ -1,4 +1,4 @@
-"""What a scenario takes of a host and a kernel, whether or not its author has said so."""
+"""What a scenario needs of a host and a kernel, whether or not it says so in ``needs``."""
 
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
@@ -14,13 +14,13 @@ from vmm.scenario.operations import (
 )
 
 _LOOKS_AT_ITSELF = (Lives, Churn, UnmapInternalSlots)
-"""Operations that are about what they leave in the process of the executor."""
+"""Operations whose outcome is what they leave in the executor's process."""
 
 
 def missing(scenario: Scenario, features: Features) -> str:
     """Return what a scenario lacks on a kernel, as one phrase; empty if nothing is missing.
 
-    Without it the executor could not even begin: what is refused to an operation is an outcome.
+    Without it the executor could not even begin. A refusal of an operation is an outcome instead.
     """
     needs = tuple(dict.fromkeys((*scenario.needs, *_needs(scenario))))
     lacking = features.missing(needs, scenario.vm_type)

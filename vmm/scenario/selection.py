@@ -1,6 +1,6 @@
-"""Which curated scenarios are meant: by name, by tag, without some, and whether slow ones count.
+"""Selects curated scenarios by name and tag, with exclusions, with or without slow ones.
 
-The command line, the library and the pytest plugin all choose here.
+The command line, the library and the pytest plugin all select here.
 """
 
 import difflib
@@ -14,17 +14,17 @@ SLOW = "slow"
 
 
 class SelectionError(ValueError):
-    """A pattern or a tag that matches nothing; the text is one line, with what is closest."""
+    """A pattern or a tag that matches nothing; the text is one line, with the closest matches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What somebody asked for.
+    """What the user asked for.
 
-    A scenario is meant if its name matches any of ``patterns`` (all do if there are none), if it
-    has any of ``tags``, and if its name matches none of ``exclude``. Those that are tagged as slow
-    take a pattern that names them, a tag, or ``everything``. Of all these, ``shard`` (which one, of
-    how many) takes one after so many others: together the shards are all.
+    A scenario is selected if its name matches any of ``patterns`` (or there are none), if it has
+    any of ``tags`` (or there are none), and if its name matches none of ``exclude``. Slow ones need
+    a pattern, a tag or ``everything``. ``shard`` (k, n) keeps every n-th of these, from the k-th
+    on: together the shards are all.
     """
 
     patterns: tuple[str, ...] = ()
@@ -34,9 +34,9 @@ class Selection:
     shard: tuple[int, int] = (1, 1)
 
     def among(self, scenarios: Collection[Scenario]) -> tuple[Scenario, ...]:
-        """Return those of the scenarios that are meant, in their order.
+        """Return the selected scenarios, in their order.
 
-        Raises SelectionError where a pattern or a tag matches nothing, and where nothing is left.
+        Raises SelectionError if a pattern or a tag matches nothing, and if nothing is left.
         """
         names = [scenario.name for scenario in scenarios]
         excluded = matching(self.exclude, names)
@@ -57,7 +57,7 @@ class Selection:
 
     @property
     def leaves_slow_out(self) -> bool:
-        """Whether nobody asked for what is tagged as slow."""
+        """Whether scenarios tagged as slow are not selected."""
         return not (self.patterns or self.tags or self.everything)
 
     def _check_tags(self, scenarios: Collection[Scenario]) -> None:
@@ -75,7 +75,7 @@ class Selection:
 
 
 def matching(patterns: Iterable[str], names: Collection[str]) -> set[str]:
-    """Return the names that match any pattern. Raises SelectionError where one matches nothing."""
+    """Return the names that match any pattern. Raises SelectionError if one matches nothing."""
     found: set[str] = set()
     for pattern in patterns:
         those = fnmatch.filter(names, pattern)
@@ -95,6 +95,6 @@ def named(scenarios: Collection[Scenario], name: str) -> Scenario:
 
 
 def closest(word: str, words: Iterable[str]) -> str:
-    """Return the end of a sentence: which words are like a misspelt one, or where they stand."""
+    """Return the end of a sentence: the words closest to a misspelt one, or where to find them."""
     close = difflib.get_close_matches(word.strip("*?"), list(words), n=3, cutoff=0.5)
     return f"; the closest: {', '.join(close)}" if close else "; `vmm check --list` names them all"

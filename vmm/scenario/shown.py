@@ -1,22 +1,22 @@
-"""How text that stands in a file is shown: on one line, without control, and cut to a length.
+"""Makes text from a file safe to show: one line, no control characters, limited length.
 
 Names, reasons and even the fields of a file are a stranger's words. A terminal obeys escape
 sequences, a report takes a line that begins with `#` for a heading, and text may run from right to
-left. So whatever stands in a file passes through here before anybody sees it.
+left. So all text from a file passes through here before anybody sees it.
 """
 
 MOST = 200
-"""So many characters of one text are shown, as a rule."""
+"""The default limit, in characters."""
 
 _CUT = "..."
 
 
 def shown(text: str, most: int = MOST) -> str:
-    """Return text with all that is not printable escaped as in Python (a line feed is ``\\n``).
+    """Return text with unprintable characters escaped as in Python (a line feed is ``\\n``).
 
-    Printable is what Unicode calls so: no control, no format (such as marks that turn the
-    direction of writing), no line or paragraph separator, no surrogate, and no space but ' '.
-    At most ``most`` characters are returned; text that is cut ends with three dots.
+    Unprintable are control and format characters (such as marks that change the direction of
+    writing), line and paragraph separators, surrogates, and all spaces but ' '. At most ``most``
+    characters are returned; text that is cut ends with three dots.
     """
     head = text[: most + 1]
     if not head.isprintable():

@@ -1,4 +1,4 @@
-"""Which slots may stand at a moment of a scenario, as far as its operations alone tell."""
+"""Which slots may exist at a point of a scenario, as far as its operations alone tell."""
 
 from vmm.scenario.operations import (
     CHURN_GFNS,
@@ -13,10 +13,10 @@ _FIRST, _COUNT = CHURN_GFNS
 
 
 class MayStand:
-    """Each slot that may exist, and whether it may be where a churn takes place.
+    """Each slot that may exist, and whether it may hold gpas that `Churn` uses.
 
-    What churns uses two slot ids and some gpas of its own. Were they in use, its calls would be
-    refused, and what it leaves would not be what it found.
+    A churn uses two slot ids and some gpas of its own. If they were in use, its calls would be
+    refused, and it could not restore what it found.
     """
 
     def __init__(self, guest_ids: range, guest_gpas: range) -> None:
@@ -25,18 +25,18 @@ class MayStand:
         self._places: dict[int, bool] = {}
 
     def note(self, op: SetUserMemoryRegion, *, once: bool) -> None:
-        """Note a call; one in a race may be made again, so that it deletes nothing for ``once``."""
+        """Note a call. In a race (not ``once``) calls repeat, so a deletion proves nothing."""
         if op.memory_size:
             self._places[op.slot] = _meets_churn(op) or self._places.get(op.slot, False)
         elif once and op == SetUserMemoryRegion(op.slot):
             self._places.pop(op.slot, None)
 
     def forget(self) -> None:
-        """Begin with a new VM."""
+        """Forget all slots: the VM is new."""
         self._places.clear()
 
     def problem(self, op: Churn) -> str:
-        """Return what stands in the way of a churn, beginning with the field; empty if nothing."""
+        """Return what is in the way of a churn, beginning with the field; empty if nothing."""
         if not 0 <= op.slot <= MAX_SLOTS - 2:
             return f".slot: it and the next one have to be within 0 to {MAX_SLOTS - 1}"
         for slot in (op.slot, op.slot + 1):

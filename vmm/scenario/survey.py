@@ -1,6 +1,6 @@
-"""Where the guest looks after each change of a region, and what it does there.
+"""Where the guest touches memory after each region operation, and how.
 
-A survey depends on the scenario alone, and on how far guests reach on this kernel.
+A survey depends on the scenario, and on how far guests reach on this kernel, and on nothing else.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,18 +21,18 @@ from vmm.scenario.operations import (
 from vmm.scenario.slots import MAX_PAGES
 
 MAX_SURVEY_PAGES = 2048
-"""A survey of more pages than these visits the ends and the huge-page borders of each region."""
+"""A survey of more pages visits only the ends and the huge-page borders of each region."""
 
 MAX_SURVEY_WINDOWS = 64
-"""A survey visits so many stretches of 2 MiB from 4 GiB on, those that are named first."""
+"""The most stretches of 2 MiB at 4 GiB and above that a survey visits: those named first."""
 
 _HUGE_PAGE_BYTES = 512 * PAGE_SIZE_BYTES
 _GIGABYTE = 1 << 30
 _MAX_BORDERS = 64
-"""A region with more 2 MiB borders inside shows so many of them, from one end to the other."""
+"""The most 2 MiB borders inside a region that are visited, spread from one end to the other."""
 
 _MAX_GIGABYTES = 64
-_READ_OFFSET = 0x40  # where no border write lands, so that the identity stays whole
+_READ_OFFSET = 0x40  # No border write lands here, so that the identity stays intact.
 _WRITE_OFFSET = 0x20
 _VALUE_STEP = 0x9E3779B1
 
@@ -67,7 +67,7 @@ class Survey:
 
     @property
     def touches(self) -> int:
-        """How many touches a round is at most."""
+        """How many touches a round makes at most."""
         places = len(self._pages) + len(self._borders)
         writes = self._mode == "write"
         return places * len(self._spaces) * (self._vcpus + writes)
@@ -108,7 +108,7 @@ def _regions(operations: Iterable[AnyOperation], limit: int) -> Iterator[tuple[i
 
 
 def _pages_around(regions: list[tuple[int, int]]) -> Iterable[int]:
-    """Return the pages in and next to regions, or their landmarks where those are too many."""
+    """Return the pages in and next to regions, or only their landmarks if there are too many."""
     pages: set[int] = set()
     for gpa, size in regions:
         if size <= MAX_SURVEY_PAGES * PAGE_SIZE_BYTES:
@@ -125,7 +125,7 @@ def _both_ends(gpa: int, size: int) -> tuple[int, int, int, int]:
 
 
 def _landmarks(regions: list[tuple[int, int]]) -> Iterable[int]:
-    """Return the pages on both sides of ends, and then of borders, of regions."""
+    """Return the pages on both sides of the ends of regions, then of the borders inside."""
     ends = [end for gpa, size in regions for end in (gpa, gpa + size)]
     gigabytes = [at for region in regions for at in _chosen(*region, _GIGABYTE, _MAX_GIGABYTES)]
     borders = [at for region in regions for at in _chosen(*region, _HUGE_PAGE_BYTES, _MAX_BORDERS)]
@@ -134,9 +134,9 @@ def _landmarks(regions: list[tuple[int, int]]) -> Iterable[int]:
 
 
 def _chosen(gpa: int, size: int, step: int, most: int) -> list[int]:
-    """Return the multiples of ``step`` inside of a region: at most so many, spread evenly.
+    """Return the multiples of ``step`` inside a region, at most ``most`` of them, spread evenly.
 
-    A region that no kernel takes has none.
+    A region that no kernel accepts has none.
     """
     if size > MAX_PAGES * PAGE_SIZE_BYTES:
         return []
@@ -147,7 +147,7 @@ def _chosen(gpa: int, size: int, step: int, most: int) -> list[int]:
 
 
 def _within_windows(pages: Iterable[int]) -> list[int]:
-    """Return pages in ascending order, without those that would take too many windows."""
+    """Return pages in ascending order, without those that would need too many windows."""
     kept: set[int] = set()
     windows: set[int] = set()
     for page in pages:
@@ -161,6 +161,6 @@ def _within_windows(pages: Iterable[int]) -> list[int]:
 
 
 def _borders_of(regions: list[tuple[int, int]], pages: set[int]) -> list[int]:
-    """Return the gpas at which a region begins or ends, between two pages that are visited."""
+    """Return the gpas at which a region begins or ends between two visited pages."""
     ends = {end for gpa, size in regions for end in (gpa, gpa + size)}
     return sorted(end for end in ends if end in pages and end - PAGE_SIZE_BYTES in pages)

@@ -1,4 +1,4 @@
-"""What goes wrong while a kernel is asked what it can do."""
+"""What goes wrong while a kernel's features are probed."""
 
 import msgspec
 
@@ -6,9 +6,9 @@ from vmm.scenario.history import SetUpRefused
 
 
 class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
-    """What went wrong at which ``step``: a call was ``refused``, or it ended for a ``reason``.
+    """What went wrong at a ``step`` of the probe: a call was ``refused``, or the step broke off.
 
-    Reasons are those of `vmm.scenario.endings`.
+    ``reason`` says why it broke off: one of `vmm.scenario.endings`.
     """
 
     step: str

@@ -1,7 +1,7 @@
 """What was under way when a history broke off.
 
-Nothing is recorded of an operation before it is done, and nothing need be: the plan depends on the
-scenario and on what the header says of the kernel alone, so that it tells what came next.
+An operation is recorded only once it is done. That is enough: the plan depends only on the scenario
+and on the features in the header, so it tells what came next.
 """
 
 from vmm.scenario.history import History, SetUpRefused
@@ -9,16 +9,16 @@ from vmm.scenario.plan import Step, batches, steps
 
 
 def under_way(history: History) -> tuple[Step, ...]:
-    """Return the steps that had begun, or were about to, when a history broke off.
+    """Return the steps that had begun, or were about to begin, when a history broke off.
 
-    They are several where touches are made in one KVM_RUN: which of them it was is not known. There
-    are none for a history that came to its end, nor for one that another plan led to.
+    There are several if touches share one KVM_RUN: which of them it was is not known. There are
+    none for a complete history, nor for one that was recorded with a different plan.
     """
     if history.end is not None and not history.end.reason:
         return ()
     header, recorded = history.header, history.events
     if recorded and isinstance(recorded[-1].outcome, SetUpRefused):
-        return ()  # It is known how that ended.
+        return ()  # The last step is recorded, with its outcome.
     done = 0
     for batch in batches(steps(header.scenario, header.features.touch_limit)):
         known = min(len(recorded) - done, len(batch))

@@ -1,7 +1,7 @@
-"""What makes a scenario safe to run: checked before anything is mapped or executed.
+"""Checks that a scenario is safe to run, before anything is mapped or executed.
 
-A scenario can name its own mappings, address 0 and addresses that no process owns; and what it
-takes is bounded. Everything else about its operations is legal: a refusal is an outcome.
+A scenario can name its own mappings, address 0 and addresses that no process owns, and its size is
+bounded. Everything else about its operations is legal: a refusal is an outcome.
 """
 
 from vmm.scenario.features import NEEDS
@@ -109,7 +109,7 @@ def _check_guest(scenario: Scenario) -> None:
 
 
 def _check_without_guest(scenario: Scenario) -> None:
-    """What a guest does in its own memory takes a slot to live in."""
+    """Check that nothing needs a slot for the guest's own code and data."""
     if scenario.survey != "none":
         raise ScenarioError("$.survey: 'none' is needed, as $.guest.slot says that there is none")
     for index, op in enumerate(scenario.operations):
@@ -124,17 +124,17 @@ _OF_ONE_VM = (
     *(CreateGuestMemfd, MapGuestMemfd, SetMemoryAttributes, Churn, UnmapInternalSlots),
     *(SetTssAddr, SetIdentityMapAddr, CreateIrqchip),
 )
-"""What says nothing of which VM it is about, or takes memory that a VM has to itself."""
+"""Operations that do not say which VM they are for, or use memory that one VM has to itself."""
 
 _WITHOUT_A_VM = (
     *(CloseVm, NewVm, SwitchVm, Lives, Inspect, HostWrite, ChangeHostMemory),
     *(CloseGuestMemfd, MapGuestMemfd, PunchGuestMemfd),
 )
-"""What takes no VM, so that it may come between ``close_vm`` and ``new_vm``."""
+"""Operations that need no VM, so that they may come between ``close_vm`` and ``new_vm``."""
 
 
 def _executes(op: AnyOperation) -> bool:
-    """Whether a guest executes what it finds in memory."""
+    """Whether a guest executes code that it finds in memory of the scenario."""
     if isinstance(op, Race):
         return any(isinstance(step, Execute) for guest in op.guests for step in guest.program)
     return isinstance(op, Execute | Start)

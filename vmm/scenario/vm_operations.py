@@ -5,7 +5,7 @@ from typing import Literal
 from vmm.scenario.operation import Hex, Operation
 
 CHURN_GFNS = (0x8, 5)
-"""The first gfn that ``Churn`` uses, and how many."""
+"""The first gfn that ``Churn`` uses, and how many it uses."""
 
 
 CapName = Literal[
@@ -14,10 +14,10 @@ CapName = Literal[
 
 
 class EnableCap(Operation, frozen=True, tag="enable_cap", gc=False):
-    """KVM_ENABLE_CAP on the VM, with the first of its arguments; ``cap`` is without KVM_CAP_.
+    """KVM_ENABLE_CAP on the VM, with its first argument; ``cap`` is the name without KVM_CAP_.
 
-    The first operations of a scenario, and those after a ``NewVm``, come before any vCPU exists
-    where they are of this kind; later ones come after.
+    At the start of a scenario and right after a ``NewVm`` it comes before any vCPU exists;
+    elsewhere after the first one.
     """
 
     cap: CapName
@@ -38,8 +38,8 @@ class Lives(Operation, frozen=True, tag="lives", gc=False):
     """Other VMs live and die beside the scenario's, ``times`` of them, one after the other.
 
     Each has slots in every address space, a dirty log, and a vCPU whose guest counts for ever; of
-    those that this process closes every other one has a dirty ring. The outcome is what they
-    left behind. With ``kernel`` the memory of the kernel is looked at, too.
+    those that this process closes, every other one has a dirty ring. The outcome is what they
+    left behind. ``watch`` "kernel" looks at the kernel's memory, too.
     """
 
     death: Death
@@ -53,12 +53,12 @@ ChurnKind = Literal["changes", "refused-creations", "refused-moves", "refused-bi
 class Churn(Operation, frozen=True, tag="churn", gc=False):
     """A slot is created, logged, moved, refused and deleted, ``times`` times over.
 
-    It is read in between where the VM has a vCPU that was used before, and deleted logged, too.
+    If the VM has a used vCPU, it reads the slot in between. The slot is deleted while logged, too.
 
-    The other kinds ask for what is to be refused, for every reason there is: creations beside a
-    slot that stands in the way, moves of that and of a logged one, or guest_memfds that cannot be
-    bound. All of it takes ``slot`` and the next id, and gpas from 0x8000 to 0xd000, which are as
-    they were when it is over; the outcome is what this used up of the kernel's memory.
+    The other kinds make calls that must be refused, for every reason there is: creations beside a
+    slot that is in the way, moves of that one and of a logged one, or guest_memfds that cannot be
+    bound. All of them use ``slot`` and the next id, and gpas from 0x8000 to 0xd000, and leave those
+    as they found them; the outcome is how much of the kernel's memory they used up.
     """
 
     slot: int
@@ -67,37 +67,37 @@ class Churn(Operation, frozen=True, tag="churn", gc=False):
 
 
 class SetTssAddr(Operation, frozen=True, tag="set_tss_addr", gc=False):
-    """KVM_SET_TSS_ADDR: where three pages lie that some processors need for real mode."""
+    """KVM_SET_TSS_ADDR: the gpa of three pages that some processors need for real mode."""
 
     gpa: Hex
 
 
 class SetIdentityMapAddr(Operation, frozen=True, tag="set_identity_map_addr", gc=False):
-    """KVM_SET_IDENTITY_MAP_ADDR: where a page lies that some processors need without paging."""
+    """KVM_SET_IDENTITY_MAP_ADDR: the gpa of a page that some processors need without paging."""
 
     gpa: Hex
 
 
 class CreateIrqchip(Operation, frozen=True, tag="create_irqchip", gc=False):
-    """KVM_CREATE_IRQCHIP: interrupt controllers in the kernel, and so a local APIC."""
+    """KVM_CREATE_IRQCHIP: interrupt controllers in the kernel, the local APIC included."""
 
 
 class CreateVcpu(Operation, frozen=True, tag="create_vcpu", gc=False):
-    """KVM_CREATE_VCPU. Elsewhere a vCPU is made when it is first used."""
+    """KVM_CREATE_VCPU. Without it, a vCPU is created at its first use."""
 
     vcpu: int = 0
 
 
 class UnmapInternalSlots(Operation, frozen=True, tag="unmap_internal_slots", gc=False):
-    """The host unmaps the memory of every slot that the kernel has made for itself.
+    """The host unmaps the memory of every internal slot.
 
-    That is what has appeared in the process since before the VM. Memory without access takes its
-    place, since the kernel unmaps that place once more when the VM is closed.
+    It finds them by the mappings that have appeared in the process since before the VM. Memory
+    without access takes their place, since the kernel unmaps it again when the VM is closed.
     """
 
 
 class PreFaultMemory(Operation, frozen=True, tag="pre_fault_memory", gc=False):
-    """KVM_PRE_FAULT_MEMORY: a vCPU maps ``size`` bytes from ``gpa`` on ahead of use."""
+    """KVM_PRE_FAULT_MEMORY: map ``size`` bytes from ``gpa`` on before the guest uses them."""
 
     gpa: Hex
     size: Hex
@@ -106,20 +106,20 @@ class PreFaultMemory(Operation, frozen=True, tag="pre_fault_memory", gc=False):
 
 
 class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
-    """Close the VM, whatever slots it has, and go on with a new one on the same mappings."""
+    """Close the VM, whatever slots it has, and continue with a new one on the same mappings."""
 
 
 MAX_VMS = 4
 
 
 class SwitchVm(Operation, frozen=True, tag="switch_vm", gc=False):
-    """Go on with VM ``vm``, which is made where there is none yet; 0 is that of the beginning.
+    """Continue with VM ``vm``, which is created at its first use; 0 is the initial one.
 
-    The others live on, on the same mappings.
+    The others stay open, on the same mappings.
     """
 
     vm: int
 
 
 class CloseVm(Operation, frozen=True, tag="close_vm", gc=False):
-    """Close the VM and its vCPUs; what is left of it in the process is the outcome."""
+    """Close the VM and its vCPUs; the outcome is what it leaves in the process."""

@@ -124,7 +124,7 @@ def slot_number(value: int) -> str:
 
 
 def operation(op: AnyOperation) -> str:
-    """Return one line that says what was asked."""
+    """Return one line that describes an operation."""
     match op:
         case SetUserMemoryRegion():
             return _region(op)
@@ -233,7 +233,7 @@ def operation(op: AnyOperation) -> str:
 
 
 def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
-    """Return one line that says what an operation resulted in.
+    """Return one line that describes an outcome.
 
     With ``mappings``, words that are the identity of a page are named as such.
     """
@@ -299,7 +299,7 @@ def _inspected(result: Inspected) -> str:
 
 
 def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
-    """Return which pages a dirty log lacks or has too many, as the end of a text: "" otherwise."""
+    """Return which pages a dirty log lacks or has too many, as the end of a text; else empty."""
     right = next((each for each in allowed if isinstance(each, DirtyPages)), None)
     if not isinstance(observed, DirtyPages) or right is None:
         return ""
@@ -398,7 +398,7 @@ def _perhaps(text: str) -> str:
 
 
 def _ranges(pages: Iterable[int]) -> str:
-    """Return ascending numbers with those in a row drawn together: 0-3, 7."""
+    """Return ascending numbers with consecutive ones as ranges: 0-3, 7."""
     runs: list[list[int]] = []
     for page in pages:
         if runs and runs[-1][1] == page - 1:
@@ -440,7 +440,7 @@ def _change(change: HostChange) -> str:
 
 
 def _bytes(data: bytes) -> str:
-    """Return bytes in hexadecimal, and of many the first ones and how many there are."""
+    """Return bytes in hexadecimal; if there are many, the first ones and the count."""
     if len(data) <= _MANY_BYTES:
         return data.hex()
     return f"{data[:_MANY_BYTES].hex()}... ({len(data)} bytes)"
