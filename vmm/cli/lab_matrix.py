@@ -7,18 +7,21 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.errors import Unusable
+from vmm.cli.errors import Unusable, usable
+from vmm.cli.lab_cells import Watched, say_what_runs
 from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
 from vmm.cli.output import console, print_lines
 from vmm.cli.results import result_from
-from vmm.cli.selection import selecting
+from vmm.cli.selection import curated, select, selecting
 from vmm.cli.writing import written
 from vmm.lab.cells import MMUS, Task, cells_of, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend
 from vmm.report.cells import Statuses, markdown, table
 from vmm.report.matrix import Kept, matrix_text
+from vmm.scenario.history import INTERRUPTED
 from vmm.scenario.selection import Selection
+from vmm.verdict.statuses import INCONCLUSIVE
 
 
 @click.command()
@@ -65,8 +68,16 @@ def matrix(
     chosen = [Backend(name) for name in backends] or list(MMUS)
     absolute = [name if name in RELEASES else os.path.realpath(name) for name in kernels]
     cells = cells_of(absolute or list(RELEASES), chosen)
+    number = min(at_once or usual_number(), len(cells))
+    scenarios = len(select(curated(), selection))
+    watched = Watched(len(cells))
     with in_one_line():
-        for name in dict.fromkeys(cell.kernel for cell in cells):
+        for name in absolute:
+            kernel_of(name, None)
+        with usable(out):
+            out.mkdir(parents=True, exist_ok=True)
+        say_what_runs(cells, scenarios, number, out)
+        for name in [] if absolute else RELEASES:
             kernel_of(name, None)
         tasks = []
         for cell in cells:
@@ -74,7 +85,12 @@ def matrix(
             words += ["--", "check", "--json", f"{cell.name}.json"]
             words += ["--histories", "histories.jsonl", *words_of(selection)]
             tasks.append(lab_task(cell.name, words, out.resolve() / cell.name))
-        statuses = run_all(tasks, at_once or usual_number(), _tell)
+        try:
+            run_all(tasks, number, watched.ended, watched.look)
+        except KeyboardInterrupt:
+            watched.end()
+            say(f"{INTERRUPTED}: {len(watched.statuses)} of {len(cells)} cells have ended")
+    statuses = [watched.statuses.get(cell.name, INCONCLUSIVE) for cell in cells]
     files = {cell.name: out / cell.name / f"{cell.name}.json" for cell in cells}
     results = {name: statuses_in(path) for name, path in files.items()}
     print_lines(console(), table(results))
@@ -85,7 +101,7 @@ def matrix(
         with written(out / "matrix.html") as page:
             page.write(matrix_text(every))
         say(f"as a page: {out / 'matrix.html'}")
-    ctx.exit(worst(statuses.values()))
+    ctx.exit(worst(statuses))
 
 
 def words_of(selection: Selection) -> list[str]:
@@ -114,7 +130,3 @@ def statuses_in(path: Path) -> Statuses:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unusable(f"{path}: {error}") from None
     return found
-
-
-def _tell(task: Task, status: int, seconds: float) -> None:
-    say(f"{task.label}: status {status} after {seconds:.0f} s ({task.folder}/output.txt)")

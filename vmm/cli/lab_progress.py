@@ -26,8 +26,12 @@ class Progress:
 
     def tell(self, reports: Reports) -> None:
         """Say how far a check is, if that is new."""
-        text = f"{reports.begun} of {reports.scenarios} scenarios, {reports.under_way}"
-        if not reports.under_way or text == self._said:
+        if reports.under_way:
+            self.line(f"{reports.begun} of {reports.scenarios} scenarios, {reports.under_way}")
+
+    def line(self, text: str) -> None:
+        """Say a line of progress, if it is new."""
+        if text == self._said:
             return
         now = time.monotonic()
         if self._is_terminal:

@@ -28,16 +28,20 @@ _END_S = 20
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A machine of the matrix: ``kernel`` is what `vmm lab run --kernel` gets."""
+    """A machine of the matrix: ``kernel`` is what `vmm lab run --kernel` gets.
+
+    ``number`` tells kernels of one name apart, from 2 on.
+    """
 
     kernel: str
     backend: Backend
     parameters: tuple[str, ...]
+    number: int = 1
 
     @property
     def name(self) -> str:
         """A name for people and for a folder."""
-        kernel = self.kernel.rstrip("/").rpartition("/")[2] or "kernel"
+        kernel = _name_of(self.kernel) + (f"-{self.number}" if self.number > 1 else "")
         return "-".join(
             (kernel, self.backend.value, *(p.partition(".")[2] for p in self.parameters))
         )
@@ -60,21 +64,30 @@ class Task:
 
 
 def cells_of(kernels: Sequence[str], backends: Sequence[Backend]) -> list[Cell]:
-    """Return a cell for each kernel and each MMU."""
+    """Return a cell for each kernel and each MMU; a kernel that is named twice has one."""
+    once = list(dict.fromkeys(kernels))
+    names = [_name_of(kernel) for kernel in once]
     return [
-        Cell(kernel, backend, parameters)
-        for kernel in kernels
-        for backend in backends
+        Cell(kernel, backend, parameters, names[: number + 1].count(names[number]))
+        for number, kernel in enumerate(once)
+        for backend in dict.fromkeys(backends)
         for parameters in MMUS[backend]
     ]
 
 
+def _name_of(kernel: str) -> str:
+    return kernel.rstrip("/").rpartition("/")[2] or "kernel"
+
+
 def run_all(
-    tasks: Sequence[Task], at_once: int, done: Callable[[Task, int, float], None]
+    tasks: Sequence[Task],
+    at_once: int,
+    done: Callable[[Task, int, float], None],
+    look: Callable[[Sequence[Task]], None] = lambda _: None,
 ) -> dict[str, int]:
     """Run tasks, some at a time, and return their statuses by label; ``done`` is told each.
 
-    When this is interrupted, none of them is left.
+    ``look`` is told now and then which are under way. When this is interrupted, none is left.
     """
     waiting = list(reversed(tasks))
     running: dict[subprocess.Popen[bytes], tuple[Task, float]] = {}
@@ -85,6 +98,7 @@ def run_all(
                 task = waiting.pop()
                 running[_start(task)] = (task, time.monotonic())
             time.sleep(_LOOK_S)
+            look([task for task, _ in running.values()])
             for process in [each for each in running if each.poll() is not None]:
                 task, start = running.pop(process)
                 statuses[task.label] = process.returncode

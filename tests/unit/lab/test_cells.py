@@ -56,3 +56,23 @@ def test_an_interruption_leaves_none_of_them(tmp_path: Path) -> None:
     assert time.monotonic() - start < 60
     mine = [child for child in psutil.Process().children() if "time.sleep(600)" in child.cmdline()]
     assert not mine
+
+
+def test_kernels_of_one_name_have_cells_of_their_own() -> None:
+    cells = cells_of(["/a/linux", "/b/linux", "/a/linux"], [Backend.SVM])
+    assert [(cell.kernel, cell.name) for cell in cells] == [
+        ("/a/linux", "linux-svm-npt=1"),
+        ("/a/linux", "linux-svm-npt=0"),
+        ("/b/linux", "linux-2-svm-npt=1"),
+        ("/b/linux", "linux-2-svm-npt=0"),
+    ]
+
+
+def test_somebody_is_told_which_are_under_way(tmp_path: Path) -> None:
+    tasks = [task(tmp_path, str(n), "import time; time.sleep(0.3)") for n in range(3)]
+    seen: list[tuple[str, ...]] = []
+    run_all(
+        tasks, 2, lambda *_: None, lambda under_way: seen.append(tuple(t.label for t in under_way))
+    )
+    assert seen[0] == ("0", "1")
+    assert seen[-1] == ("2",)
