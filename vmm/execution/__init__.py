@@ -1,1 +1,1 @@
-"""Carries scenarios out on a real kernel and records what happens. Judges nothing."""
+"""Executes scenarios on a real kernel and records what happens. Judges nothing."""

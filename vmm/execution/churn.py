@@ -1,4 +1,4 @@
-"""Slots that are changed, and refused, again and again: what does that use up?"""
+"""Changes slots, or has them refused, again and again, to see what that uses up."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,11 +21,11 @@ from vmm.scenario.operations import (
 
 _PAIR_BYTES = 2 * PAGE_SIZE_BYTES
 _LARGE_BYTES = 1 << 28
-"""Of a slot whose two dirty bitmaps take 16 KiB; nothing is mapped at its addresses."""
+"""The size of a slot whose two dirty bitmaps take 16 KiB; nothing is mapped at its addresses."""
 
 _FIRST, _SECOND, _THIRD = 0x8000, 0xA000, 0xB000
 _BEYOND = 1 << 63
-"""Beyond the last gfn, where a kernel has one: it is found out last, after all allocations."""
+"""A gpa beyond the last gfn, if there is one: KVM checks that last, after all allocations."""
 
 _UNKNOWN_FLAG = 1 << 30
 _TOO_MANY_BYTES = 1 << 43
@@ -35,10 +35,10 @@ _MEMFD_PAGES = 8
 
 
 def churn(vm: Vm, op: Churn, read: Callable[[int], None]) -> Closed | Refused:
-    """Change one slot of a VM, or two, again and again; return what that used up.
+    """Change one or two slots of a VM again and again; return what that used up.
 
-    A call that is to be refused and is not is named with it. ``read`` lets a vCPU read at a gpa, so
-    that there is something to unmap.
+    The outcome also names calls that must be refused and were not. ``read`` lets a vCPU read at a
+    gpa, so that there is something to unmap.
     """
     with (
         HostMapping.anonymous(_PAIR_BYTES) as pair,
@@ -55,7 +55,7 @@ def churn(vm: Vm, op: Churn, read: Callable[[int], None]) -> Closed | Refused:
 
 @contextmanager
 def _none_left(vm: Vm, slot: int) -> Iterator[None]:
-    """Delete the slots that a turn was about, however it ended."""
+    """Delete the slots of a churn, however it ended."""
     try:
         yield
     finally:
@@ -65,7 +65,7 @@ def _none_left(vm: Vm, slot: int) -> Iterator[None]:
 
 
 class _Churn:
-    """The turns: each leaves the VM as it was. ``accepted`` are calls that a rule refuses."""
+    """The turns; each leaves the VM as it was. ``accepted`` are calls that a rule refuses."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class _Churn:
         self.accepted: dict[str, None] = {}
 
     def prepared(self, what: ChurnKind) -> Callable[[], None]:
-        """Make the slots that stand in the way, and return what is to be done again and again."""
+        """Create the slots that are in the way, and return the turn to repeat."""
         set_region = self._vm.set_user_memory_region
         match what:
             case "changes":
@@ -115,7 +115,7 @@ class _Churn:
         set_region(slot, 0, 0, 0, 0)
 
     def _refuse_creations(self) -> None:
-        """Ask for a slot for every reason to refuse one, with each of the flags."""
+        """Try to create a slot, for every reason to refuse it, with each of the flags."""
         slot, other, pair, large = self._slot, self._other, self._pair, self._large
         page, size = PAGE_SIZE_BYTES, _PAIR_BYTES
         for flags in (0, LOG_DIRTY_PAGES, READONLY):
@@ -139,7 +139,7 @@ class _Churn:
         self._refuse(slot, LOG_DIRTY_PAGES | READONLY, _FIRST, size, pair)
 
     def _refuse_moves(self) -> None:
-        """Ask for moves of a slot and of a logged one, with and without a change of flags."""
+        """Try to move a slot and a logged one, with and without a change of flags."""
         places = ((self._slot, _FIRST, 0), (self._other, _THIRD, LOG_DIRTY_PAGES))
         for slot, gpa, flags in places:
             for wanted in (0, LOG_DIRTY_PAGES):
@@ -147,12 +147,12 @@ class _Churn:
                 self._refuse(slot, wanted, onto, _PAIR_BYTES, self._pair)
                 self._refuse(slot, wanted, _SECOND, PAGE_SIZE_BYTES, self._pair)
                 self._refuse(slot, wanted, _SECOND, _PAIR_BYTES, 0)
-                with suppress(KvmError):  # Where there is no last gfn, it is moved, and back.
+                with suppress(KvmError):  # Where there is no last gfn, it moves there and back.
                     self._set(slot, wanted, _BEYOND, _PAIR_BYTES, self._pair)
                     self._set(slot, flags, gpa, _PAIR_BYTES, self._pair)
 
     def _refuse_bindings(self) -> None:
-        """Make a guest_memfd that one slot binds and another one cannot, and close it."""
+        """Make a guest_memfd, bind it to one slot, try to bind it to another, and close it."""
         vm, slot, other, page = self._vm, self._slot, self._other, PAGE_SIZE_BYTES
         memfd = vm.create_guest_memfd(_MEMFD_PAGES * page)
         try:
@@ -215,7 +215,7 @@ class _Churn:
             self._undo(slot, what, or_undone)
 
     def _undo(self, slot: int, what: str, is_right: bool) -> None:
-        """Delete a slot that was not refused, and take note of it unless that is right."""
+        """Delete a slot that was not refused, and note it unless that ``is_right``."""
         if not is_right:
             self.accepted[f"slot {slot:#x} that is to be refused: {what}"] = None
         self._set(slot, 0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""The host's part in the clocks that KVM writes to guest memory."""
+"""The host's calls for the clocks that KVM writes to guest memory."""
 
 from kvm_abi.raw import KvmError
 from kvm_abi.uapi import ClockMsr
@@ -15,7 +15,7 @@ _ENABLE = 1
 
 
 def set_clock(vcpu: Vcpu, op: SetClockMsr) -> MsrsSet | Refused:
-    """Issue KVM_SET_MSRS. The wall clock has no bit that enables it."""
+    """Issue KVM_SET_MSRS. The wall clock has no enable bit."""
     data = op.gpa if op.clock == "wall_clock" else op.gpa | _ENABLE
     try:
         return MsrsSet(vcpu.set_msr(_MSRS[op.clock], data if op.on else 0))

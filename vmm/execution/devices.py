@@ -1,4 +1,4 @@
-"""The host's part in writes that the kernel keeps, or that signal an eventfd."""
+"""The host's calls for coalesced MMIO and ioeventfds."""
 
 import os
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from vmm.scenario.operations import CoalesceMmio, IoEventFd
 
 
 class Devices:
-    """The eventfds of one VM, by name, and the ring of the writes that it keeps."""
+    """The eventfds of one VM, by name, and its ring of coalesced writes."""
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
@@ -25,20 +25,20 @@ class Devices:
         self._files.clear()
 
     def coalesce(self, op: CoalesceMmio) -> Done | Refused:
-        """Issue KVM_REGISTER_COALESCED_MMIO, or its opposite."""
+        """Issue KVM_REGISTER_COALESCED_MMIO or KVM_UNREGISTER_COALESCED_MMIO."""
         vm = self._vm
         call = vm.register_coalesced_mmio if op.on else vm.unregister_coalesced_mmio
         return _answer(lambda: call(op.gpa, op.size))
 
     def ioeventfd(self, op: IoEventFd) -> Done | Refused:
-        """Issue KVM_IOEVENTFD; an eventfd is made when it is first named."""
+        """Issue KVM_IOEVENTFD; an eventfd is created when it is first named."""
         if op.name not in self._files:
             self._files[op.name] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         file = self._files[op.name]
         return _answer(lambda: self._vm.ioeventfd(file, op.gpa, op.length, op.match, on=op.on))
 
     def collect(self, vcpu: Vcpu | None) -> MmioKept:
-        """Take what the kernel has kept, which any vCPU shows, and what was signalled."""
+        """Read the coalesced writes, through any vCPU, and the counts of the eventfds."""
         offset = self._vm.check_extension(Cap.COALESCED_MMIO)
         kept = vcpu.coalesced_mmio(offset) if vcpu is not None and offset else ()
         counts = [(name, _count(file)) for name, file in sorted(self._files.items())]

@@ -1,10 +1,10 @@
-"""Bitmaps of the dirty log: what is asked to be cleared, and what a kernel wrote into one."""
+"""Bitmaps of the dirty log: those that ask for clearing, and those that a kernel wrote."""
 
 from vmm.scenario.history import DirtyPages
 from vmm.scenario.operations import ClearDirtyLog
 
 UNWRITTEN = bytes.fromhex("a75d1ec3926b84f1")
-"""A word of a bitmap that the kernel has not written: no log of a scenario looks like this."""
+"""Marks a word of a bitmap that the kernel has not written: no scenario's log looks like this."""
 
 
 def bitmap_of(op: ClearDirtyLog, size_bytes: int) -> bytes:
@@ -20,16 +20,17 @@ def bitmap_of(op: ClearDirtyLog, size_bytes: int) -> bytes:
 
 
 def dirty_pages(log: bytes) -> DirtyPages:
-    """Return what a bitmap says that was full of ``UNWRITTEN``: it ends with the last word written.
+    """Return the pages in a bitmap that was filled with ``UNWRITTEN`` before the kernel wrote it.
 
-    A word before that one which the kernel has left alone says what its reader would take from it.
+    It ends with the last word written. Unwritten words before that count as any VMM would read
+    them.
     """
     words = _written_words(log)
     return DirtyPages(_bits(log[: words * 8]), words=words)
 
 
 def _written_words(log: bytes) -> int:
-    """Return how many words there are up to the last one written, in halves: most are not."""
+    """Return how many words there are up to the last one written, by bisection."""
     least, most = 0, len(log) // 8
     while least < most:
         middle = (least + most) // 2
@@ -41,7 +42,7 @@ def _written_words(log: bytes) -> int:
 
 
 def _bits(bitmap: bytes) -> tuple[int, ...]:
-    """Return the numbers of the bits that are set, ascending, in a time linear in the bitmap."""
+    """Return the numbers of the set bits, ascending, in time linear in the bitmap."""
     bits: list[int] = []
     for number, word in enumerate(memoryview(bitmap).cast("Q")):
         while word:

@@ -1,7 +1,6 @@
-"""From a scenario to a history, on the real kernel. It knows no expectation.
+"""Executes a scenario on the real kernel and records a history, without any expectation.
 
-Touches that follow each other on one vCPU are made in one KVM_RUN; every operation has an event
-of its own all the same.
+Consecutive touches by one vCPU share one KVM_RUN, but every operation has its own event.
 """
 
 import os
@@ -82,18 +81,18 @@ def execute(
     guest_limit_s: float = GUEST_LIMIT_S,
     own: Own = nullcontext,
 ) -> str:
-    """Carry a scenario out; ``record`` gets each event as soon as it is complete.
+    """Execute a scenario; ``record`` gets each event as soon as it is complete.
 
-    Returns why it ended early, for an `End`; "" if it did not.
+    Returns why it ended early, for an `End`; empty if it did not.
 
-    ``touch_limit`` is the first gpa that a guest cannot reach; one that has no exit within
+    ``touch_limit`` is the first gpa that a guest cannot reach. A guest without an exit within
     ``guest_limit_s`` ends the scenario.
 
-    ``own`` makes a context for what this program does for itself, and no kernel takes time for.
+    ``own`` makes a context for this program's own work, which time limits do not count.
 
-    ``begin`` is called before everything that may not come back: what was recorded until then
-    ought to be safe. Errors of the harness propagate; the kernel's refusals are outcomes, those of
-    the calls that this program needs for itself included.
+    ``begin`` is called before everything that may not return, to save what was recorded until then.
+    Errors of the harness propagate; the kernel's refusals are outcomes, including those of calls
+    that only this program needs.
     """
     clock = GuestClock(guest_limit_s)
     with own():
@@ -124,14 +123,14 @@ def execute(
 
 
 def set_up_refused(error: KvmError | WrongAnswerError) -> SetUpRefused:
-    """Return the outcome of an operation that a call of the executor's own has put an end to."""
+    """Return the outcome of an operation that failed in one of the executor's own calls."""
     if isinstance(error, WrongAnswerError):
         return SetUpRefused(error.call, error.arguments, answer=error.answer)
     return SetUpRefused(error.call, error.arguments, error.errno or 0)
 
 
 class _Execution:
-    """The machine under way: ``NewVm`` puts another one in its place."""
+    """A scenario under way; ``NewVm`` replaces its machine."""
 
     def __init__(
         self,
@@ -146,7 +145,7 @@ class _Execution:
         self._look_at = look_at()
         self._looks: Looks | None = None
         self.looked: KernelSlots | None = None
-        """What the kernel held after the operation performed last, if that concerned slots."""
+        """The kernel's own slots after the last operation, if it was a region operation."""
         self._clock = clock
         self._own = own
         self._kvm = kvm
@@ -163,7 +162,7 @@ class _Execution:
 
     @property
     def _machine(self) -> Machine:
-        """The machine, which is made when the first operation needs it."""
+        """The machine, created when the first operation needs it."""
         if self._made is None:
             self._made = self._new_machine()
         return self._made
@@ -200,7 +199,7 @@ class _Execution:
             guest.close()
 
     def _switch(self, vm: int) -> Done:
-        """Go on with another VM. Each has a guest, and memory of the guest's, of its own."""
+        """Continue with another VM. Each has its own guest, in its own memory."""
         self._others[self._vm] = self._made
         self._vm, self._made = vm, self._others.pop(vm, None)
         if vm and vm not in self._guests:

@@ -1,7 +1,7 @@
-"""Allocations of the kernel that fail on purpose (Documentation/fault-injection).
+"""Makes allocations of the kernel fail (Documentation/fault-injection).
 
-/proc/thread-self/fail-nth counts the allocations of one thread, so nothing else is hit. Whether
-ordinary allocations are among those that can fail is the administrator's choice.
+/proc/thread-self/fail-nth counts the allocations of one thread, so nothing else is affected. The
+administrator decides whether ordinary allocations can fail.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ IGNORE_WAITING = Path("/sys/kernel/debug/failslab/ignore-gfp-wait")
 
 
 def can_fail_allocations() -> bool:
-    """Tell whether the allocations of a system call can be made to fail."""
+    """Whether the allocations of a system call can be made to fail."""
     try:
         FAIL_NTH.write_bytes(b"0")
         return IGNORE_WAITING.read_bytes().strip() == b"N"
@@ -23,7 +23,7 @@ def can_fail_allocations() -> bool:
 
 @contextmanager
 def failing_allocation(nth: int) -> Iterator[None]:
-    """Let the nth allocation fail that this thread's system calls make here, from 1 on."""
+    """Make the nth allocation of this thread's system calls in the block fail, counted from 1."""
     with FAIL_NTH.open("r+b", buffering=0) as file:
         file.write(str(nth).encode())
         try:

@@ -1,4 +1,4 @@
-"""A forked child that shares memory with this process, and says what it sees change of it."""
+"""A forked child that shares memory with this process, and reports what it sees change."""
 
 import errno
 import os
@@ -16,14 +16,14 @@ from vmm.scenario.operations import PAGE_SIZE_BYTES
 _KVM_FILE = "anon_inode:kvm"
 
 Page = tuple[str, HostMapping, int]
-"""A mapping by name and itself, and the offset of a page in it."""
+"""The name of a mapping, the mapping, and the offset of a page in it."""
 
 
 class ForkedChild:
-    """Lives until `end`. It has let go of every VM of the parent's."""
+    """A child that lives until `end`, and holds no VM of the parent's."""
 
     def __init__(self, pages: Iterable[Page]) -> None:
-        """Fork; ``pages`` are those that the child has to itself from now on."""
+        """Fork; the child watches ``pages``, which are copy-on-write from now on."""
         watched = list(pages)
         ready, tell_ready = os.pipe()
         told, tell = os.pipe()
@@ -38,9 +38,9 @@ class ForkedChild:
             pipe.read(1)
 
     def end(self) -> tuple[HostChange, ...]:
-        """Let the child look once more, and end; return what has changed for it.
+        """Let the child look once more, and exit; return what has changed for it.
 
-        Raises the `OSError` that it met, and EIO where it was ended from outside.
+        Raises the `OSError` that it met, and EIO if something killed it.
         """
         os.close(self._tell)
         with open(self._answer, "rb") as pipe:
@@ -59,7 +59,7 @@ class ForkedChild:
 
 
 def _live(pages: list[Page], told: int, ready: int, say: int) -> None:
-    """What the child does: it never returns."""
+    """Run the child; never returns."""
     status = FAILED
     try:
         with open(say, "wb") as pipe:
@@ -70,7 +70,7 @@ def _live(pages: list[Page], told: int, ready: int, say: int) -> None:
 
 
 def _seen(pages: list[Page], told: int, ready: int, say: int) -> tuple[HostChange, ...] | int:
-    """Return what has changed until the parent asks, or the errno of what the host lacks."""
+    """Return what has changed by the time the parent asks, or the errno of a failure."""
     try:
         _let_go({told, ready, say})
         before = [memory.read(offset, PAGE_SIZE_BYTES) for _, memory, offset in pages]
@@ -82,7 +82,7 @@ def _seen(pages: list[Page], told: int, ready: int, say: int) -> tuple[HostChang
 
 
 def _let_go(kept: set[int]) -> None:
-    """Close all files but some, and unmap what is mapped of a vCPU."""
+    """Close all files but those ``kept``, and unmap the shared pages of vCPUs."""
     for start, end, name in shared_mappings():
         if _KVM_FILE in name:
             mman.unmap_memory(start, end - start)
@@ -91,7 +91,7 @@ def _let_go(kept: set[int]) -> None:
             try:
                 os.close(int(name))
             except OSError:
-                continue  # That of the listing itself.
+                continue  # The descriptor of the listing itself.
 
 
 def _changes(pages: list[Page], before: list[bytes]) -> Iterable[HostChange]:

@@ -1,6 +1,6 @@
 """One vCPU, and the guests that it runs: touch, sweep and execute.
 
-What lies below 4 GiB is accessed in big real mode, what reaches beyond in 64-bit mode.
+Guests access gpas below 4 GiB in big real mode, and higher ones in 64-bit mode.
 """
 
 import errno
@@ -53,16 +53,16 @@ from vmm.scenario.operations import (
 )
 
 _MOST_INTERRUPTIONS = 100
-"""So many signals may come while a guest runs: more, and the kernel has made them up."""
+"""The most EINTRs of one run: if there are more, the kernel has made them up."""
 
 _MOST_EXITS_OF_AN_ACCESS = 8
-"""More MMIO than a byte at a time never comes to an end."""
+"""The most MMIO exits of an access, one a byte: if there are more, they never end."""
 
 _MOST_EXITS_OF_A_START = 16
 _SEGMENT_BYTES = 1 << 16
 
 _SURELY_REAL = REAL_MODE_END - 4
-"""A touch that begins before this ends in real mode's reach, however wide it is."""
+"""A touch of any width that begins before this ends below 4 GiB."""
 
 _NOT_READY, _TOUCHES, _LONG_TOUCHES, _SWEEPS = "", "touches", "touches in 64-bit mode", "sweeps"
 
@@ -75,9 +75,9 @@ _Stops = dict[int, Stopped]
 class GuestCpu:
     """Runs the guests on a vCPU.
 
-    ``view`` is the host's view of the guest's own slot, which begins at ``gpa``; ``windows`` are
-    the VM's. ``make_room`` is asked for help when the vCPU's dirty ring is full; False means that
-    it could not help. ``clock`` ends a guest that never leaves by itself.
+    ``view`` is the host's view of the guest's own slot, which begins at ``gpa``; ``windows`` map
+    high gpas in 64-bit mode. ``make_room`` is called when the vCPU's dirty ring is full; it returns
+    False if it could not help. ``clock`` ends a guest that never leaves by itself.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class GuestCpu:
         self._view = view
         self._windows = windows
         self._ready = _NOT_READY
-        """The guest that has ended at its port, so that the next KVM_RUN begins it anew."""
+        """The guest that ended at its port, so that the next KVM_RUN starts it again."""
         self._is_known = False
-        """Whether the last guest was one of ours, and ended as it should: all registers were set up
-        with calls once, and the next guest's can be left to KVM_RUN.
+        """Whether the last guest was one of ours, and ended as it should. Then all registers were
+        set once by ioctls, and KVM_RUN itself can set those of the next guest.
         """
         self._as_id: AsId = 0
 
     def look_at(self, as_id: AsId) -> None:
-        """Let the vCPU see an address space from now on."""
+        """Switch the vCPU to an address space."""
         if as_id != self._as_id:
             self._as_id = as_id
             self._vcpu.set_smm(as_id == SMM)
@@ -113,7 +113,7 @@ class GuestCpu:
     def touch(self, touches: Sequence[Touch]) -> list[AnyOutcome]:
         """Let the guest make touches in order, and return each outcome.
 
-        There may be up to ``mailbox.MAX_TOUCHES`` of them, all in one address space.
+        There are at most ``mailbox.MAX_TOUCHES``, all in one address space.
         """
         self.look_at(touches[0].as_id)
         records = [(t.gpa, ACCESSES[t.access, t.width], t.value) for t in touches]
@@ -140,7 +140,7 @@ class GuestCpu:
         return Swept(runs, joined(exits.get(0, [])))
 
     def execute(self, op: Execute) -> AnyOutcome:
-        """Let the vCPU run the code that the page at ``op.gpa`` carries."""
+        """Let the vCPU run the code in the page at ``op.gpa``."""
         self.look_at(op.as_id)
         if op.gpa + PAGE_SIZE_BYTES > REAL_MODE_END:
             self._enter_long(self._windows.address(op.gpa) + STUB_OFFSET)
@@ -155,7 +155,7 @@ class GuestCpu:
             case Io(port=image.EXECUTED_PORT, data=data, is_write=True):
                 return Touched(int.from_bytes(data, "little"))
             case Mmio() | Io():
-                # Code that was written over. What is pending would come before the next guest.
+                # The code was overwritten. Finish the exit, or it would affect the next guest.
                 self._vcpu.finish_exit()
         self._stay_in_mode()
         return _stopped(leaving)
@@ -177,7 +177,7 @@ class GuestCpu:
         return ran(op, begin, self._vcpu.exit_registers(), joined(exits.get(0, [])))
 
     def start(self, op: Start) -> AnyOutcome:
-        """Let the vCPU go on at an address of the scenario's own, and return what it answers."""
+        """Let the vCPU start at an address that the scenario chooses, and return its answer."""
         self.look_at(0)
         self._ready, self._is_known = _NOT_READY, False
         vcpu = self._vcpu
@@ -202,14 +202,14 @@ class GuestCpu:
             case Io(port=image.EXECUTED_PORT, data=data, is_write=True):
                 exits = joined(history.Mmio(gpa, write, each) for _, gpa, each, write in passed)
                 return Touched(int.from_bytes(data, "little"), exits)
-            case Mmio() | Io():  # Code that was written over.
+            case Mmio() | Io():  # The code was overwritten.
                 vcpu.finish_exit()
         vcpu.forget_exceptions()
         self._stay_in_mode()
         return _stopped(leaving)
 
     def pre_fault(self, op: PreFaultMemory) -> PreFaulted | Refused:
-        """Issue KVM_PRE_FAULT_MEMORY, for what the vCPU sees outside of SMM."""
+        """Issue KVM_PRE_FAULT_MEMORY, with the vCPU outside of SMM."""
         self.look_at(0)
         try:
             return PreFaulted(*self._vcpu.pre_fault_memory(op.gpa, op.size, op.flags))
@@ -271,7 +271,7 @@ class GuestCpu:
         return self._run(_only_one, lambda _: self._enter_long(image.LONG_SWEEP_END), 1, op.count)
 
     def _stopped_by(self, error: KvmError) -> Stopped:
-        """Return an errno of KVM_RUN, or the fault on private memory that comes with it.
+        """Return the errno of KVM_RUN, or the fault on private memory that comes with it.
 
         Errors of other ioctls are raised again.
         """
@@ -284,12 +284,12 @@ class GuestCpu:
         return Stopped(_errno_name(error))
 
     def _stay_in_mode(self) -> None:
-        """Undo what stopping may have done: a shutdown takes a vCPU out of SMM on AMD."""
+        """Restore SMM after a stop: on AMD, a shutdown takes a vCPU out of SMM."""
         if self._as_id == SMM:
             self._vcpu.set_smm(True)
 
     def _enter_real(self, rip: int) -> None:
-        """Enter guests whose stack is in their own slot."""
+        """Enter a guest at an offset in its own slot, which also holds its stack."""
         self._vcpu.enter_big_real_mode(self._gpa, rip, at_run=self._is_known)
 
     def _enter_flat(self, rip: int) -> None:
@@ -312,7 +312,7 @@ class GuestCpu:
         *arguments: _Arguments.args,
         **named: _Arguments.kwargs,
     ) -> AnyExit:
-        """Run until an exit that is not a mere pause: a full dirty ring, or a signal.
+        """Run until an exit other than a pause (a full dirty ring, or a signal).
 
         Raises GuestEndlessError.
         """
@@ -348,7 +348,7 @@ class GuestCpu:
         """Run one guest to its end; return exits and stops by the index of their record.
 
         ``index`` says which of ``count`` records is under way at a RIP, ``skip`` makes the guest
-        go on after it. The records make so many ``accesses``.
+        continue after it. All records together make at most ``accesses`` accesses.
         """
         vcpu = self._vcpu
         most = accesses * _MOST_EXITS_OF_AN_ACCESS
@@ -363,7 +363,7 @@ class GuestCpu:
                 stop = self._stopped_by(error)
             else:
                 stop = None if leaving is None else _stopped(leaving)
-                if isinstance(leaving, Mmio):  # One of more accesses than any guest makes.
+                if isinstance(leaving, Mmio):  # More exits than any guest has.
                     vcpu.finish_exit()
             for rip, gpa, data, is_write in passed:
                 exits.setdefault(index(rip), []).append(history.Mmio(gpa, is_write, data))
@@ -372,9 +372,9 @@ class GuestCpu:
                 return exits, stops
             self._stay_in_mode()
             self._is_known = False
-            # A wrong kernel may name the same RIP again: always go on to a later record.
+            # A wrong kernel may report the same RIP again: always continue at a later record.
             given_up = max(index(vcpu.exit_rip()), max(stops, default=-1) + 1)
-            if given_up >= count:  # The guest cannot go on at all, not even to its end.
+            if given_up >= count:  # The guest cannot even reach its end.
                 self._ready = _NOT_READY
                 return exits, stops
             stops[given_up] = stop
@@ -394,5 +394,5 @@ def _errno_name(error: OSError) -> str:
 
 
 def _stopped(leaving: VcpuExit) -> Stopped:
-    """Return an exit that ends an access, by its name in lower case with dashes."""
+    """Return the outcome for an exit that ends an access, named in lower case with dashes."""
     return Stopped(leaving.name, repr(leaving))

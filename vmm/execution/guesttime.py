@@ -1,7 +1,7 @@
-"""Ends a guest that never leaves KVM_RUN: a signal comes from time to time, and looks at the clock.
+"""Ends a guest that never leaves KVM_RUN: a periodic signal checks its time.
 
-A kernel that hangs does not come back for a signal; a guest that loops does, and that is another
-ending.
+A kernel that hangs does not return for a signal; a guest that loops does, so the two endings are
+told apart.
 """
 
 import signal
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 GUEST_LIMIT_S = 5.0
-"""What a guest has for what it does between two exits: a thousandth of that is usual."""
+"""The time limit of a guest between two exits, a thousand times what is usual."""
 
 _TICKS = 4
 _SIGNAL = signal.SIGALRM
@@ -23,7 +23,7 @@ class GuestEndlessError(Exception):
 
 
 class GuestClock:
-    """How long the guests of this process run, each in a thread of its own."""
+    """Measures how long the guests of this process run, each in its own thread."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -31,9 +31,9 @@ class GuestClock:
 
     @contextmanager
     def ticking(self) -> Iterator[None]:
-        """Interrupt guests whose time is over during the block, which is in the main thread.
+        """Interrupt guests whose time is over, until the block ends.
 
-        In another thread nothing can be done, and no guest is interrupted.
+        Only the main thread can set this up; in another thread, no guest is interrupted.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -47,11 +47,11 @@ class GuestClock:
             signal.signal(_SIGNAL, before)
 
     def begin(self) -> None:
-        """Count the time of this thread's guest from now on."""
+        """Start the time of this thread's guest."""
         self._since[threading.get_ident()] = time.monotonic()
 
     def end(self) -> None:
-        """This thread's guest has left KVM_RUN."""
+        """Stop the time of this thread's guest, which has left KVM_RUN."""
         self._since.pop(threading.get_ident(), None)
 
     def check(self) -> None:
@@ -63,7 +63,7 @@ class GuestClock:
         return time.monotonic() - self._since.get(thread, time.monotonic()) > self._limit_s
 
     def _tick(self, number: int, frame: FrameType | None) -> None:
-        """Pass the signal on to threads whose guest has run for too long; this one has it."""
+        """Pass the signal on to other threads whose guest has run for too long."""
         for thread in tuple(self._since):
             if thread != threading.main_thread().ident and self._is_over(thread):
                 signal.pthread_kill(thread, _SIGNAL)

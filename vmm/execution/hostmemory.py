@@ -18,14 +18,14 @@ from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Hva, Mapp
 from vmm.scenario.reached import Reached, runs_of
 
 _Stretch = tuple[str, HostMapping, int, memoryview]
-"""Neighbouring pages of a mapping: its name, itself, their offset, and what was seen of them."""
+"""Adjacent pages of a mapping: its name, the mapping, their offset, and their last content."""
 
 
 class HostMemory(Closing):
     """All mappings that a scenario declares; they outlive every VM that uses them."""
 
     def __init__(self, mappings: tuple[Mapping, ...], reached: Reached | None = None) -> None:
-        """Map what is declared; of a mapping in ``reached`` only those pages are filled."""
+        """Create the mappings; of one in ``reached`` only those pages are filled."""
         self._reached = reached or {}
         self._declared = {mapping.name: index for index, mapping in enumerate(mappings)}
         self._mappings: dict[str, HostMapping] = {}
@@ -67,18 +67,18 @@ class HostMemory(Closing):
         return self._nothing.address
 
     def address(self, hva: Hva) -> HostAddress | int:
-        """Return an hva as the VM takes it."""
+        """Return an hva as `Vm` takes it."""
         if isinstance(hva, Place):
             return HostAddress(self._mappings[hva.mapping], hva.offset)
         return hva
 
     def memfd(self, name: str) -> int | None:
-        """Return the file of a mapping of kind ``memfd``; None where there is none."""
+        """Return the file of a mapping of kind ``memfd``; None if it has none."""
         memory = self._mappings.get(name)
         return memory.fd if memory is not None and memory.fd >= 0 else None
 
     def show(self, name: str, fd: int, *, private: bool, writable: bool) -> None:
-        """Put a file in the place of a reserved mapping, and tag its pages where it is writable.
+        """Map a file over a reserved mapping, and tag its pages if it is writable.
 
         Raises OSError.
         """
@@ -98,9 +98,10 @@ class HostMemory(Closing):
         return _map(mapping)
 
     def write(self, place: Place, value: int) -> Done | Refused:
-        """Write four bytes as the host, which ``changes`` reports like any other change.
+        """Write four bytes as the host; ``changes`` reports them like any other change.
 
-        EFAULT where a mapping was reserved and shows nothing yet: writing would end the process.
+        The outcome is EFAULT for a reserved mapping that shows nothing yet: a write would kill the
+        process.
         """
         if place.mapping not in self._seen:
             return Refused(errno.EFAULT)
@@ -108,7 +109,7 @@ class HostMemory(Closing):
         return Done()
 
     def change(self, op: ChangeHostMemory) -> Done | Inspected:
-        """Change what pages of a mapping show, or whether they show anything."""
+        """Change what pages of a mapping show, or how they may be accessed."""
         memory, size_bytes = self._mappings[op.place.mapping], op.pages * PAGE_SIZE_BYTES
         start = op.place.offset
         match op.how:
@@ -163,7 +164,7 @@ class HostMemory(Closing):
         return Done()
 
     def _settle(self, op: ChangeHostMemory) -> Inspected:
-        """End what userfaultfd is in charge of; say what changed with nobody being held up."""
+        """End userfaultfd for pages; return those that changed without a fault being reported."""
         name, first = op.place.mapping, op.place.offset
         pages = self._pagers.pop(name).stop()
         memory = self._mappings[name]
@@ -171,7 +172,7 @@ class HostMemory(Closing):
         return Inspected(tuple(HostChange(name, at, memory.read(at, 4)) for at in starts))
 
     def end_child(self) -> None:
-        """Let the forked child end, which holds a VM of this process as long as it lives."""
+        """End the forked child, if there is one."""
         if self._child is not None:
             self._reap()
 
@@ -181,16 +182,16 @@ class HostMemory(Closing):
         return Inspected(child.end())
 
     def _own_memory(self) -> Iterator[tuple[str, HostMapping, int]]:
-        """Yield the pages that a forked child has to itself, and that can be read."""
+        """Yield the readable pages that a forked child has to itself."""
         for name, memory in self._mappings.items():
             for page in self._pages.own_pages(name):
                 if not self._pages.is_absent(name, page):
                     yield name, memory, page * PAGE_SIZE_BYTES
 
     def changes(self) -> Iterator[HostChange]:
-        """Yield the bytes that differ from what they were at the last call.
+        """Yield the bytes that changed since the last call.
 
-        Pages that cannot be read are passed over until they can.
+        Unreadable pages are skipped until they can be read.
         """
         if self._watch is None:
             self._watch = _Watch(self._readable())
@@ -206,7 +207,7 @@ class HostMemory(Closing):
 
 
 class _Watch:
-    """Compares what can be read with what was seen of it last."""
+    """Compares readable memory with its content at the last look."""
 
     def __init__(self, stretches: Iterable[_Stretch]) -> None:
         self._stretches = list(stretches)
@@ -221,7 +222,7 @@ class _Watch:
 
 
 def _stretches(start: int, end: int, absent: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of what lies between absent pages, which ascend, in bytes."""
+    """Yield start and end, in bytes, of the stretches between absent pages, which ascend."""
     for page in absent:
         yield start, page * PAGE_SIZE_BYTES
         start = (page + 1) * PAGE_SIZE_BYTES
@@ -229,7 +230,7 @@ def _stretches(start: int, end: int, absent: Iterable[int]) -> Iterator[tuple[in
 
 
 def _map(mapping: Mapping) -> HostMapping:
-    """Return a mapping that needs no other one, of memory that is zeros."""
+    """Return a new mapping of zeros; not for kinds that need a file first."""
     size_bytes = mapping.pages * PAGE_SIZE_BYTES
     match mapping.kind:
         case "anonymous":
@@ -257,7 +258,7 @@ def _map(mapping: Mapping) -> HostMapping:
 
 
 def _private_file(index: int, pages: int) -> HostMapping:
-    """Return a private mapping of a file, whose pages hold their identities."""
+    """Return a private mapping of a new file whose pages hold their identities."""
     fd = os.memfd_create("memslot", os.MFD_CLOEXEC)
     try:
         os.ftruncate(fd, pages * PAGE_SIZE_BYTES)
@@ -269,13 +270,13 @@ def _private_file(index: int, pages: int) -> HostMapping:
 
 
 def _tags(_memory: HostMapping, index: int, pages: range) -> tuple[int, bytearray]:
-    """Return the offset and the identities of pages that have them already."""
+    """Return the offset and the content of pages that already hold their identities."""
     tags = bytearray().join([page_bytes(index, page) for page in pages])
     return pages.start * PAGE_SIZE_BYTES, tags
 
 
 def _tag(memory: HostMapping, index: int, pages: range) -> tuple[int, bytearray]:
-    """Write each page's identity into it; return the offset and all that was written there."""
+    """Write each page's identity into it; return the offset and what was written."""
     offset, tags = _tags(memory, index, pages)
     memory.write(offset, tags)
     return offset, tags

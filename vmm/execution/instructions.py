@@ -1,4 +1,4 @@
-"""One instruction as the guest executes it: its program, the registers before, and those after."""
+"""One instruction as the guest executes it: its program, and the registers before and after."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, bp_begin, opera
 from vmm.scenario.operations import Instruction
 
 END_LENGTH = 2
-"""How long the end of a program is: out to the port that says so."""
+"""The bytes of a program's last instruction: out to the port that says that it ended."""
 
 _DIRECTION = 1 << 10
 _END = bytes((0xE6, image.END_PORT))
@@ -18,13 +18,13 @@ _LEAST_ACCESSES = 64
 
 
 def program(op: Instruction) -> bytes:
-    """Return what stands at `CODE_OFFSET` of the guest's slot."""
+    """Return the code for `CODE_OFFSET` of the guest's slot."""
     row = INSTRUCTIONS[op.name]
     return row.before + row.code(op) + row.after + _END
 
 
 def registers_of(op: Instruction, address: Callable[[int], int]) -> Registers:
-    """Return the registers before an instruction; ``address`` is where a gpa is in its mode."""
+    """Return the registers before an instruction; ``address`` maps a gpa to a guest address."""
     has_source = INSTRUCTIONS[op.name].copies
     values = operands(op, address(op.gpa), address(op.source) if has_source else 0)
     flags = RFLAGS_ALWAYS_SET | (_DIRECTION if op.down else 0)
@@ -32,17 +32,17 @@ def registers_of(op: Instruction, address: Callable[[int], int]) -> Registers:
 
 
 def table_of(op: Instruction) -> tuple[int, int] | None:
-    """Return the descriptor table that the registers are to name; None where nothing asks."""
+    """Return the descriptor table to set (base, limit); None if the instruction stores none."""
     return descriptor_table(op) if INSTRUCTIONS[op.name].stores_table else None
 
 
 def accesses_of(op: Instruction) -> int:
-    """Return how many accesses an instruction makes, at most."""
+    """Return how many accesses an instruction makes at most."""
     return _LEAST_ACCESSES + 2 * op.count
 
 
 def ran(op: Instruction, before: Registers, after: Registers, exits: tuple[Mmio, ...]) -> Ran:
-    """Return the outcome of an instruction that came to its end."""
+    """Return the outcome of an instruction that ended."""
     bits = 64 if op.mode == "long" else 32
     mask = (1 << bits) - 1
     return Ran(

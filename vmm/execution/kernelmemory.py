@@ -1,12 +1,12 @@
-"""Does the kernel use up memory, or addresses, for something that is done again and again?
+"""Finds out whether the kernel uses up memory, or addresses, when something is repeated.
 
-/proc/meminfo counts for the whole machine, so one difference says nothing: others allocate, too,
-and much is freed late (RCU). So the work is done in rounds, each followed by as long a wait. What
-others allocate grows during the wait as well, what is freed late is gone after it, and what leaks
-does neither. The least growth over any stretch of half the rounds, by either measure, is what the
-work has certainly cost. A suspicion is measured again all the same. A leak is missed where others
-give back more than it takes: lost VMs, of 40 KiB each, stand out on a busy machine, and less does
-so on an idle one.
+/proc/meminfo counts for the whole machine, so one difference proves nothing: others allocate, too,
+and much is freed late (RCU). So the work is done in rounds, each followed by an equally long wait.
+What others allocate also grows during the wait, and what is freed late is gone after it; a leak
+does neither. The least growth over any stretch of at least half the rounds, by either measure, is
+what the work has certainly cost. A suspicion is nevertheless measured again. A leak is missed if
+others free more than it takes: lost VMs, of 40 KiB each, stand out on a busy machine, smaller leaks
+on an idle one.
 """
 
 import time
@@ -16,15 +16,15 @@ from itertools import combinations
 from pathlib import Path
 
 COUNTED = ("SUnreclaim", "VmallocUsed", "Percpu", "KernelStack", "SecPageTables")
-"""Fields of /proc/meminfo: what slots, vCPUs, VMs and their page tables are made of."""
+"""Fields of /proc/meminfo that slots, vCPUs, VMs and their page tables are counted in."""
 
 ROUNDS = 8
 ATTEMPTS = 2
 TOLERANCE_BYTES = 64 << 10
-"""Of growth in a round: what the stacks and page tables of others come to, and go."""
+"""Growth in a round that is ignored: others' stacks and page tables come and go."""
 
 ADDRESSES = "VmSize"
-"""What is mapped in this process: what an internal slot leaves there adds to it."""
+"""The mapped size of this process: it grows by what an internal slot leaves there."""
 
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
@@ -32,15 +32,15 @@ _REFRESH = Path("/proc/sys/vm/stat_refresh")
 
 Counters = dict[str, int]
 Round = tuple[Counters, Counters]
-"""Growth over work and wait together; and how much more of it came with the work."""
+"""Growth over work and wait together; and growth during the work minus that during the wait."""
 
 
 def growth(
     turn: Callable[[], None], times: int, read: Callable[[], Counters] | None = None
 ) -> tuple[str, ...]:
-    """Do something ``times`` times in rounds; return what grew with each of them, and how much.
+    """Call ``turn`` ``times`` times in rounds; return what grew with each call, and how much.
 
-    One more round goes before, for what the kernel allocates once. ``read`` is for tests.
+    An extra round comes first, for what the kernel allocates only once. ``read`` is for tests.
     """
     counters = read or read_counters
     share = -(-times // ROUNDS)
@@ -58,7 +58,7 @@ def growth(
 
 
 def _round(turn: Callable[[], None], share: int, counters: Callable[[], Counters]) -> Round:
-    """Do a share of the work, wait as long, and return what has grown."""
+    """Do a share of the work, wait equally long, and return what has grown."""
     start_s = time.monotonic()
     before = counters()
     for _ in range(share):
@@ -72,7 +72,7 @@ def _round(turn: Callable[[], None], share: int, counters: Callable[[], Counters
 
 
 def _certain(rounds: list[Round]) -> Counters:
-    """Return by how much each counter has grown in a round of any half of them, at the least."""
+    """Return each counter's least average growth a round, over stretches of at least half."""
     half = ROUNDS // 2
     stretches = [rounds[i:j] for i, j in combinations(range(ROUNDS + 1), 2) if j - i >= half]
     return {
@@ -88,8 +88,8 @@ def _certain(rounds: list[Round]) -> Counters:
 def read_counters() -> Counters:
     """Return the counted fields, and ``ADDRESSES``, in bytes, as far as this kernel has them.
 
-    Each CPU keeps up to half a MiB to itself before it is counted; an administrator's look at
-    stat_refresh has it counted at once.
+    Each CPU keeps up to half a MiB uncounted; a read of stat_refresh by root makes it counted at
+    once.
     """
     with suppress(OSError):
         _REFRESH.read_bytes()

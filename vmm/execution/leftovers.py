@@ -9,11 +9,11 @@ from vmm.kvm.sharedmemory import shared_mappings
 
 _KVM_FILE = "anon_inode:kvm"
 _KERNEL_MADE = "/dev/zero (deleted)"
-"""What the kernel's own mappings of internal slots (vm_mmap of shared memory) look like."""
+"""The name of the kernel's mappings for internal slots (vm_mmap of shared memory)."""
 
 
 def can_look_at_itself() -> bool:
-    """Whether the process can see what it has mapped and open."""
+    """Whether the process can see its own mappings and open files."""
     try:
         _traces()
     except FileNotFoundError:
@@ -22,15 +22,16 @@ def can_look_at_itself() -> bool:
 
 
 class InternalMemory:
-    """The memory of internal slots: what appears after this object was made."""
+    """The memory of internal slots: mappings that appear after this object was made."""
 
     def __init__(self) -> None:
         self._known = _kernel_made()
 
     def unmap(self) -> int:
-        """Put memory without access in the place of what has appeared; return how many there were.
+        """Replace mappings that have appeared by memory without access; return how many.
 
-        It looks like the kernel's, and belongs to the kernel: what is left of it is a leftover.
+        The replacement looks like the kernel's and belongs to the kernel, so that it counts as a
+        leftover if it stays.
         """
         found = [
             (start, end)
@@ -45,9 +46,9 @@ class InternalMemory:
 
 
 class Leftovers:
-    """Compares the process with what it was when this object was made.
+    """Compares the process with its state when this object was made.
 
-    Finds nothing where there is no /proc to look at: `KernelWatch` says that this weakens a run.
+    Without /proc it finds nothing; `KernelWatch` reports that as a weakness of the run.
     """
 
     def __init__(self) -> None:
@@ -66,9 +67,9 @@ def _traces() -> set[str]:
 
 
 def _mappings() -> Iterator[str]:
-    """Yield the mappings of a VM, and those that look like the kernel's; neighbours are one.
+    """Yield the mappings of a VM, and those that look like the kernel's; adjacent ones as one.
 
-    A process that protects a part of its own memory splits the mapping of it.
+    They are joined because mprotect of a part splits a mapping.
     """
     start, end, name = 0, -1, ""
     for first, last, found in shared_mappings():
@@ -85,7 +86,7 @@ def _mappings() -> Iterator[str]:
 
 
 def _kernel_made() -> list[tuple[int, int]]:
-    """Return start and end of the mappings that look as if the kernel had made them."""
+    """Return start and end of the mappings that look like the kernel's."""
     return [(start, end) for start, end, name in shared_mappings() if name == _KERNEL_MADE]
 
 
@@ -95,7 +96,7 @@ def _open_files() -> list[str]:
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
-            continue  # the descriptor of this very listing
+            continue  # The descriptor of the listing itself.
         if target.startswith(_KVM_FILE):
             found.append(f"open file {name} {target}")
     return found

@@ -1,4 +1,4 @@
-"""VMs that live and die beside the scenario's own, each in its own way."""
+"""VMs that live and die beside the scenario's own, in each way that a VM can end."""
 
 import errno
 import os
@@ -29,23 +29,23 @@ from vmm.scenario.operations import (
 )
 
 _COUNTER = 0x100
-_COUNT_FOREVER = b"\xff\x06\x00\x01\xeb\xfa"  # inc word [0x100], and back to it
+_COUNT_FOREVER = b"\xff\x06\x00\x01\xeb\xfa"  # inc word [0x100], then jump back to it
 _PAGES = 16
 _RING_BYTES = 1 << 14
 _SIGNAL = signal.SIGUSR1
 
 
 class _NoLifeError(Exception):
-    """A guest that is to count for ever has stopped, for the kernel's own reason."""
+    """A guest that should count for ever has stopped."""
 
 
 def live(kvm: Kvm, op: Lives) -> Closed | Stopped:
     """Let VMs live and die, and return what they left behind in this process or in the kernel.
 
-    A guest that stops by itself is an outcome, too. Raises `KvmError`: nothing here may be refused.
+    A guest that stops by itself is an outcome, too. Raises `KvmError`: no call here may be refused.
     """
     leftovers = Leftovers()
-    # A VM with a dirty ring has no dirty bitmaps: each other one has it.
+    # A VM with a dirty ring has no dirty bitmaps, so only every other VM has a ring.
     rings = cycle((False, kvm.check_extension(Cap.DIRTY_LOG_RING) >= _RING_BYTES))
 
     def turn() -> None:
@@ -74,7 +74,7 @@ def _live_once(kvm: Kvm, op: Lives, has_ring: bool) -> None:
         case "closed-by-another-thread":
             with _Life(kvm) as life, _Running(life):
                 pass
-            # Here the vCPU has run in one thread, was made in this one, and a third one closes.
+            # One thread has run the vCPU, this one created it, and a third one closes the VM.
         case "closed-while-running":
             with _Life(kvm, has_ring) as life, _Running(life) as running:
                 life.vm.close()
@@ -90,9 +90,9 @@ def _live_once(kvm: Kvm, op: Lives, has_ring: bool) -> None:
 
 
 class _Life(Closing):
-    """A VM with slots in all address spaces, whose guest counts for ever in memory shared by fork.
+    """A VM with slots in all address spaces, whose guest counts for ever in shared memory.
 
-    Its vCPU has a dirty ring if it ``has_ring``.
+    Its vCPU has a dirty ring if ``has_ring``.
     """
 
     def __init__(self, kvm: Kvm, has_ring: bool = False) -> None:
@@ -115,10 +115,10 @@ class _Life(Closing):
         self.vcpu = self.vm.create_vcpu(0)
         self.vcpu.enter_big_real_mode(0, 0)
         self.end = ""
-        """Why the vCPU does not run any more, if it ran until something else than a signal."""
+        """Why the vCPU stopped, if not by a signal."""
 
     def close(self) -> None:
-        """Close the VM, from another thread than the one that made it, and then its memory."""
+        """Close the VM from another thread than the one that created it, then its memory."""
         closing = Thread(target=self.vm.close)
         closing.start()
         closing.join()
@@ -126,7 +126,7 @@ class _Life(Closing):
 
     @property
     def count(self) -> int:
-        """How far the guest has counted; it begins again at 2^16."""
+        """How far the guest has counted, modulo 2^16."""
         return int.from_bytes(self._memory.read(_COUNTER, 2), "little")
 
     def run(self) -> None:
@@ -139,7 +139,7 @@ class _Life(Closing):
 
 
 class _Running:
-    """A life's vCPU in a thread of its own: it has begun, and it is stopped at the end."""
+    """Runs a vCPU in its own thread; the block begins once the guest counts, and stops it."""
 
     def __init__(self, life: _Life) -> None:
         self._life = life
@@ -167,7 +167,7 @@ class _Running:
         signal.signal(_SIGNAL, self._handler)
 
     def wait_for_more(self) -> None:
-        """Wait until the guest has counted on. Raises ``_NoLifeError`` if it does not run."""
+        """Wait until the guest counts further. Raises ``_NoLifeError`` if it does not run."""
         before = self._life.count
         while self._life.count == before:
             if not self._thread.is_alive():
@@ -176,7 +176,7 @@ class _Running:
 
 
 def _held_by_a_child(kvm: Kvm) -> None:
-    """Close a VM that a forked child still has open; the child lets go last."""
+    """Close a VM that a forked child still has open; the child closes it last."""
     with _Life(kvm) as life:
         read_end, write_end = os.pipe()
         child = fork()
@@ -193,7 +193,7 @@ def _held_by_a_child(kvm: Kvm) -> None:
 def _killed(live_on: Callable[[HostMapping, int], NoReturn]) -> None:
     """Kill a process as soon as it gives a sign."""
     with HostMapping.shared(PAGE_SIZE_BYTES) as signs:
-        # Only this process can write to the pipe: the child sees its end.
+        # Only this process holds the write end: the child sees EOF when this process ends.
         read_end, write_end = os.pipe()
         child = fork()
         if child == 0:
@@ -214,8 +214,8 @@ def _killed(live_on: Callable[[HostMapping, int], NoReturn]) -> None:
 def _run_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
     """Run a guest, and give a sign as soon as it counts; never returns.
 
-    ``alive`` is a pipe that ends with the process that is to kill this one, so that none is left
-    to run for ever.
+    ``alive`` is a pipe that reaches EOF if the process that will kill this one ends before it does,
+    so that this one never runs for ever.
     """
     try:
         with _Life(kvm) as life, _Running(life):
@@ -227,10 +227,10 @@ def _run_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
 
 
 def _close_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
-    """Make and close VMs with internal slots, with a sign before each end.
+    """Create and close VMs with internal slots, with a sign before each close.
 
-    The memory of those slots is unmapped then, for which the kernel has to wait: another thread
-    keeps the memory map busy.
+    Closing unmaps the memory of those slots, for which the kernel has to wait: another thread keeps
+    the memory map busy.
     """
     try:
         Thread(target=_keep_mapping, daemon=True).start()

@@ -1,6 +1,6 @@
 """The reader of the kernel's own memslots while scenarios run; none unless `looked_at_by` sets it.
 
-It is that of this process, and of the children that it starts meanwhile.
+It serves this process, and the children that it starts meanwhile.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,13 +11,13 @@ from vmm.scenario.kernelslots import KernelSlots
 
 
 class Looks(Protocol):
-    """Reads what the kernel holds of one VM's memslots (see `vmm.whitebox.reader.Reader`)."""
+    """Reads the kernel's memslots of one VM (see `vmm.whitebox.reader.Reader`)."""
 
     def generation(self, as_id: int) -> int | None:
-        """Return the generation of an address space; None if it is not to be looked at now."""
+        """Return the generation of an address space; None if it should not be read now."""
 
     def slots(self, as_id: int, before: int, slot_id: int) -> KernelSlots | None:
-        """Return what the kernel holds of it, most of a slot; None if that is too much."""
+        """Return the kernel's slots, with the metadata of one; None if there are too many."""
 
 
 LookAt = Callable[[int], Looks]
@@ -28,7 +28,7 @@ _now: LookAt | None = None
 
 @contextmanager
 def looked_at_by(look_at: LookAt | None) -> Iterator[None]:
-    """Have slots read by ``look_at``, or not at all, until the block ends."""
+    """Have ``look_at`` read slots until the block ends; None reads none."""
     global _now
     before, _now = _now, look_at
     try:
@@ -38,5 +38,5 @@ def looked_at_by(look_at: LookAt | None) -> Iterator[None]:
 
 
 def look_at() -> LookAt | None:
-    """Return what reads slots; None if nothing does."""
+    """Return the current reader; None if there is none."""
     return _now

@@ -64,7 +64,7 @@ _CHILD_FAILED = 255
 
 
 class CallerDiedError(Exception):
-    """The forked child that was to make a call was killed by a signal, which is named."""
+    """A signal, named by the text, killed the forked child that was to make a call."""
 
 
 _SET_UP_CALLS = (
@@ -77,7 +77,7 @@ _SET_UP_CALLS = (
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where a guest lives: the gpa and the memory of its slot, and the windows made there."""
+    """Where a guest lives: the gpa and the memory of its slot, and its windows."""
 
     gpa: int
     view: memoryview
@@ -119,17 +119,17 @@ class Machine:
         self.devices.close()
 
     def set_clock(self, op: SetClockMsr) -> AnyOutcome:
-        """Let KVM write a clock to guest memory, or no longer."""
+        """Make KVM write a clock to guest memory, or stop that."""
         self._cpu(op.vcpu)
         return set_clock(self._vcpus[op.vcpu], op)
 
     def pause_clock(self, op: KvmclockCtrl) -> AnyOutcome:
-        """Let the guest's clock tell of a pause."""
+        """Issue KVM_KVMCLOCK_CTRL: the guest's clock reports a pause."""
         self._cpu(op.vcpu)
         return pause_clock(self._vcpus[op.vcpu])
 
     def collect_mmio(self) -> MmioKept:
-        """Take what the kernel has kept of writes, and count what was signalled."""
+        """Read coalesced writes, and count the signals of eventfds."""
         return self.devices.collect(next(iter(self._vcpus.values()), None))
 
     def set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
@@ -139,11 +139,11 @@ class Machine:
         return self._set_region(op)
 
     def touch(self, vcpu: int, touches: Sequence[Touch]) -> list[AnyOutcome]:
-        """Let a vCPU make some touches in one KVM_RUN (and one more for each exit)."""
+        """Let a vCPU make touches in one KVM_RUN (and one more for each exit)."""
         return self._cpu(vcpu).touch(touches)
 
     def read_by_a_vcpu(self, gpa: int) -> None:
-        """Let a vCPU read at a gpa, if there is one."""
+        """Let a vCPU, if there is one, read at a gpa."""
         for cpu in list(self._cpus.values())[:1]:
             cpu.touch([Touch(gpa)])
 
@@ -152,7 +152,7 @@ class Machine:
         return self._cpu(op.vcpu).sweep(op)
 
     def execute(self, op: Execute) -> AnyOutcome:
-        """Let a vCPU execute the code of a page."""
+        """Let a vCPU execute the code in a page."""
         return self._cpu(op.vcpu).execute(op)
 
     def instruct(self, op: Instruction) -> AnyOutcome:
@@ -160,7 +160,7 @@ class Machine:
         return self._cpu(op.vcpu).instruct(op)
 
     def start(self, op: Start) -> AnyOutcome:
-        """Let a vCPU go on at an address of the scenario's own."""
+        """Let a vCPU start at an address that the scenario chooses."""
         return self._cpu(op.vcpu).start(op)
 
     def set_memory_attributes(self, op: SetMemoryAttributes) -> AnyOutcome:
@@ -172,13 +172,13 @@ class Machine:
         return Done()
 
     def pre_fault(self, op: PreFaultMemory) -> AnyOutcome:
-        """Let a vCPU map memory ahead."""
+        """Issue KVM_PRE_FAULT_MEMORY."""
         return self._cpu(op.vcpu).pre_fault(op)
 
     def set_up(
         self, op: SetTssAddr | SetIdentityMapAddr | CreateIrqchip | CreateVcpu
     ) -> AnyOutcome:
-        """Issue a call that brings internal slots about."""
+        """Issue a call that may create internal slots."""
         try:
             match op:
                 case SetTssAddr():
@@ -191,16 +191,16 @@ class Machine:
                     self._new_vcpu(op.vcpu)
         except KvmError as error:
             if error.request not in _SET_UP_CALLS:
-                raise  # It is no answer to the operation, but to what it takes besides.
+                raise  # It answers not the operation's own call, but one that comes with it.
             return Refused(error.errno or 0)
         return Done()
 
     def unmap_internal_slots(self) -> AnyOutcome:
-        """Unmap the memory that the kernel has made for slots of its own."""
+        """Unmap the memory of internal slots."""
         return Unmapped(self._internal_memory.unmap() if self._internal_memory else 0)
 
     def _cpu(self, index: int) -> GuestCpu:
-        """Return a vCPU; it is made when it is first used, so that much can come before it."""
+        """Return a vCPU; it is created at its first use, so that operations can come before it."""
         cpu = self._cpus.get(index)
         if cpu is None:
             make_room = partial(self.rings.make_room, index)
@@ -208,9 +208,9 @@ class Machine:
         return cpu
 
     def racing_cpu(self, index: int, make_room: Callable[[], bool]) -> GuestCpu:
-        """Return a vCPU with a guest of its own, for a thread of its own to use.
+        """Return a vCPU with its own guest, for use in its own thread.
 
-        ``make_room`` is for its full ring. How the other operations left it is forgotten.
+        ``make_room`` handles its full ring. The state of earlier operations is discarded.
         """
         cpu = self._cpus.pop(index, None)
         if cpu is not None:
@@ -254,7 +254,7 @@ class Machine:
 
     @cached_property
     def _log_bytes(self) -> int:
-        """The size of a bitmap that holds the log of any slot that the scenario names."""
+        """The size of a bitmap for the log of any slot that the scenario names."""
         operations = self._scenario.operations
         raced = [host for op in operations if isinstance(op, Race) for host in op.hosts]
         named = chain(operations, *(host.operations for host in raced))
@@ -263,7 +263,7 @@ class Machine:
         return (pages_of(most) + 2 * 64) // 8
 
     def clear_dirty_log(self, op: ClearDirtyLog) -> AnyOutcome:
-        """Issue KVM_CLEAR_DIRTY_LOG with a bitmap that is as large as any log of the scenario."""
+        """Issue KVM_CLEAR_DIRTY_LOG with a bitmap as large as any log of the scenario."""
         bitmap = raw.new("uint8_t[]", self._log_bytes)
         raw.memory_of(bitmap, self._log_bytes)[:] = bitmap_of(op, self._log_bytes)
         readable = op.bitmap == "readable"
@@ -275,7 +275,7 @@ class Machine:
         return Done()
 
     def get_dirty_log(self, op: GetDirtyLog) -> AnyOutcome:
-        """Issue KVM_GET_DIRTY_LOG with a bitmap that is larger than any log of the scenario."""
+        """Issue KVM_GET_DIRTY_LOG with a bitmap larger than any log of the scenario."""
         try:
             if op.bitmap == "unwritable":
                 self.vm.get_dirty_log_to(op.slot, self._memory.inaccessible)
@@ -320,16 +320,16 @@ class Machine:
 
 
 def _cpuid(kvm: Kvm, scenario: Scenario, touch_limit: int) -> CData | None:
-    """Return the CPUID of vCPUs that may use the addresses of a scenario; None for real mode."""
+    """Return the CPUID for a scenario's vCPUs; None if they need none."""
     if not needs_cpuid(scenario):
         return None
     return kvm.cpuid_with_gpa_bits((touch_limit - 1).bit_length())
 
 
 def _in_forked_child(call: Callable[[], AnyOutcome]) -> AnyOutcome:
-    """Let a forked child, whose memory is another mm, make a call, and return its outcome.
+    """Let a forked child, which has another mm, make a call, and return its outcome.
 
-    Raises `CallerDiedError` where something has killed the child.
+    Raises `CallerDiedError` if something killed the child.
     """
     child = fork()
     if child == 0:

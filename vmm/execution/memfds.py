@@ -1,4 +1,4 @@
-"""The guest_memfds of a scenario as open files. They may outlive the VM that they belong to."""
+"""The guest_memfds of a scenario as open files, which may outlive their VM."""
 
 import os
 
@@ -21,7 +21,7 @@ _NOT_OPEN = 1 << 30
 
 
 class MemfdFiles:
-    """The open files, by the names that the scenario gives them."""
+    """The open files, by their names in the scenario."""
 
     def __init__(self, memory: HostMemory) -> None:
         self._memory = memory
@@ -29,7 +29,7 @@ class MemfdFiles:
         self._shared: set[str] = set()
 
     def close_all(self) -> None:
-        """Close what is open."""
+        """Close all open files."""
         for number in self._numbers.values():
             os.close(number)
         self._numbers.clear()
@@ -53,7 +53,7 @@ class MemfdFiles:
         return Done()
 
     def map(self, op: MapGuestMemfd) -> AnyOutcome:
-        """Call mmap(2) over the place that the scenario declares for it."""
+        """Call mmap(2) over the mapping that the scenario declares for it."""
         number = self._numbers.get(op.name, _NOT_OPEN)
         try:
             self._memory.show(

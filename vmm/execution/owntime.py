@@ -1,7 +1,7 @@
-"""How long a child has spent on work of this program's own: a time limit is for the kernel's.
+"""Measures the time that a child spends on this program's own work: time limits do not count it.
 
-Filling and comparing memory takes as long as there is memory. Parent and child share what is
-counted here, so that the parent knows it while it waits.
+Filling and comparing memory takes longer the more there is. Parent and child share the count, so
+that the parent knows it while it waits.
 """
 
 import mmap
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from struct import Struct
 
-_COUNTED = Struct("<QQ")  # ns that have ended, and when the stretch under way began (0: none is)
+_COUNTED = Struct("<QQ")  # ns of completed blocks, and when the current one began (0: none)
 
 
 class OwnTime:
@@ -20,11 +20,11 @@ class OwnTime:
         self._memory = mmap.mmap(-1, _COUNTED.size)
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set the count to 0."""
         _COUNTED.pack_into(self._memory, 0, 0, 0)
 
     def spent_s(self) -> float:
-        """Return how long it was so far, with what is under way."""
+        """Return the seconds so far, including the current block."""
         ended, since = _COUNTED.unpack_from(self._memory)
         under_way = time.monotonic_ns() - since if since else 0
         return float(ended + under_way) / 1e9
@@ -41,5 +41,5 @@ class OwnTime:
             _COUNTED.pack_into(self._memory, 0, ended + time.monotonic_ns() - since, 0)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._memory.close()

@@ -1,7 +1,7 @@
-"""Carries a race out: a thread for each host thread and each vCPU, and the moments of all they do.
+"""Executes a race: a thread for each host thread and each vCPU, with the moments of all they do.
 
-The system calls let other Python threads go on, so the kernel sees them at the same time. A moment
-is drawn before a call begins and after it has ended: what really happens lies between the two.
+System calls release the GIL, so that the kernel gets them at the same time. A moment is taken
+before each invocation and after each response: the call takes effect between the two.
 """
 
 import itertools
@@ -51,7 +51,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.windows import in_window
 
 _SWITCH_INTERVAL_S = 5e-5
-"""How long a thread may keep the others from Python code: the windows are to be short."""
+"""How long a thread may keep the GIL: windows should be short."""
 
 _OtherAction = (
     SetUserMemoryRegion
@@ -65,11 +65,11 @@ _OtherAction = (
 )
 
 _MANY_TIMES = 8
-"""So often in a row no other thread empties a ring before the thread whose vCPU it stopped."""
+"""If so many harvests in a row find a full ring empty, another thread is not the reason."""
 
 
 def run_race(race: Race, machine: Machine, memory: HostMemory) -> Raced:
-    """Let the threads of a race go, wait for all of them, and return what they met.
+    """Run the threads of a race, wait for all of them, and return what they met.
 
     Raises what a thread raised: a fault of this program.
     """
@@ -80,7 +80,7 @@ def run_race(race: Race, machine: Machine, memory: HostMemory) -> Raced:
     with _short_turns():
         for guest in guests:
             guest.start()
-        # The vCPUs know what stands before it changes.
+        # Every vCPU has mapped the initial state before it changes.
         run.wait_until(lambda: all(guest.ended or guest.windows for guest in guests))
         for host in hosts:
             host.start()
@@ -120,24 +120,24 @@ class _Run:
         self.errors: list[BaseException] = []
 
     def harvest(self, vcpu: int) -> Call:
-        """Harvest a ring. The moments are those of nobody else's harvest: their order is known."""
+        """Harvest a ring. Harvests never overlap, so that their order is known."""
         with self._harvesting:
             begin, found = self.moment(), self.machine.rings.harvest(vcpu)
             return Call(begin, self.moment(), found)
 
     def reset(self) -> Call:
-        """Reset all rings. The moments are those of nobody else's reset."""
+        """Reset all rings. Resets never overlap, so that their order is known."""
         with self._resetting:
             begin, outcome = self.moment(), self.machine.rings.reset_meanwhile()
             return Call(begin, self.moment(), outcome)
 
     def note_progress(self) -> None:
-        """Wake those who wait for something."""
+        """Wake all waiting threads."""
         with self.progress:
             self.progress.notify_all()
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Wait until a condition holds, looking at it whenever a window or a thread has ended."""
+        """Wait until a condition holds; it is checked whenever a window or a thread has ended."""
         with self.progress:
             self.progress.wait_for(holds)
 
@@ -181,16 +181,16 @@ class _Guest(_Thread):
         self._is_over = False
 
     def _work(self) -> None:
-        # Host threads stay where this process is: there grace periods of slot changes are short.
+        # Guests use all CPUs; host threads stay on this process's, where grace periods are short.
         os.sched_setaffinity(0, FOUND)
         if not self._migrates:
             self._go_on(self._limit)
         while self._migrates and not self._is_over and len(self.windows) < self._limit:
             self._go_on_elsewhere()
-        self._cpu.look_at(0)  # Whoever uses the vCPU next takes it for outside of SMM.
+        self._cpu.look_at(0)  # The next user expects the vCPU outside of SMM.
 
     def _go_on_elsewhere(self) -> None:
-        """Let another thread run the vCPU for some windows, and raise what it raises."""
+        """Let a new thread run the vCPU for some windows, and raise what it raises."""
         errors: list[BaseException] = []
 
         def work() -> None:
@@ -207,7 +207,7 @@ class _Guest(_Thread):
             raise errors[0]
 
     def _go_on(self, limit: int) -> None:
-        """Run windows up to a number of them, or to the end of the race."""
+        """Run windows until there are ``limit``, or the race is over."""
         race, windows = self._race, self.windows
         for number in range(len(windows), limit):
             last = race.over
@@ -216,7 +216,7 @@ class _Guest(_Thread):
             windows.append(Window(begin, end, seen))
             race.note_progress()
             if last:
-                # One whole window after all calls: what is left is looked at, too.
+                # One whole window has begun after all calls, so the final state is seen, too.
                 self._is_over = True
                 break
 
@@ -233,7 +233,7 @@ class _Guest(_Thread):
         return begin, moment(), _seen(outcomes)
 
     def _made(self, steps: Sequence[Touch | PreFaultMemory]) -> Iterator[AnyOutcome]:
-        """Touches in a row that look at one address space are one KVM_RUN."""
+        """Yield the outcomes of steps; consecutive touches of an address space share a KVM_RUN."""
         for _, stretch in groupby(steps, _kind):
             alike = list(stretch)
             touches = [op for op in alike if isinstance(op, Touch)]
@@ -242,12 +242,12 @@ class _Guest(_Thread):
             yield from (self._cpu.pre_fault(op) for op in alike if isinstance(op, PreFaultMemory))
 
     def _make_room(self) -> bool:
-        """Harvest the ring that stopped the vCPU, and reset all; False if that never helps."""
+        """Harvest the ring that stopped the vCPU, and reset all; False if that does not help."""
         if not self._race.machine.rings.exist:
             return False
         found = self._race.harvest(self._index)
         self.helped += [found, self._race.reset()]
-        # Another thread may have made room before.
+        # Another thread may have emptied it first.
         in_vain = found.outcome == RingPages()
         self._in_vain = self._in_vain + 1 if in_vain else 0
         return self._in_vain < _MANY_TIMES
@@ -309,8 +309,8 @@ class _Host(_Thread):
                 assert_never(op)
 
     def _wait(self) -> None:
-        """Wait until every vCPU has ended so many windows that began after now."""
-        # The window that is under way began before.
+        """Wait until every vCPU has ended ``pause`` windows that begin after now."""
+        # One more, since the current window began earlier.
         goals = [(g, len(g.windows) + self._thread.pause + 1) for g in self._guests]
         self._race.wait_until(lambda: all(g.ended or len(g.windows) >= goal for g, goal in goals))
 
@@ -332,7 +332,7 @@ def _answer(outcome: AnyOutcome) -> CallOutcome:
 
 @contextmanager
 def _short_turns() -> Iterator[None]:
-    """Let threads take turns quickly."""
+    """Make Python switch threads quickly."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:

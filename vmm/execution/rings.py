@@ -1,4 +1,4 @@
-"""The host's part in dirty rings: harvest them, reset them, and help a vCPU on whose is full."""
+"""The host's part in dirty rings: harvest and reset them, also when one is full."""
 
 import threading
 
@@ -10,7 +10,7 @@ from vmm.scenario.history import Refused, RingPages, RingsReset
 
 
 class RingHost:
-    """The rings of a VM's vCPUs; there are none until ``enabled`` says so.
+    """The rings of a VM's vCPUs; there are none until ``enabled`` is called.
 
     Threads may harvest at the same time, also while one of them resets.
     """
@@ -41,7 +41,7 @@ class RingHost:
             self._full[index] = 0
 
     def make_room(self, index: int) -> bool:
-        """Harvest and reset what stopped a vCPU; False if that found nothing to reset."""
+        """Harvest and reset the ring that stopped a vCPU; False if nothing was reset."""
         if index not in self._rings:
             return False
         self._full[index] += 1
@@ -51,7 +51,7 @@ class RingHost:
         return entries > 0
 
     def harvest(self, index: int) -> RingPages:
-        """Return what a vCPU's ring has held since the last time."""
+        """Return what a vCPU's ring has held since the last harvest."""
         if index not in self._rings:
             return RingPages()
         with self._counting:
@@ -72,7 +72,7 @@ class RingHost:
         return RingsReset(entries, harvested)
 
     def reset_meanwhile(self) -> RingsReset | Refused:
-        """Issue it while other threads harvest; only one does this at a time."""
+        """Issue KVM_RESET_DIRTY_RINGS while other threads harvest; one thread at a time."""
         try:
             entries = self._vm.reset_dirty_rings()
         except KvmError as error:

@@ -1,7 +1,7 @@
-"""Runs scenarios in a child process: a hang or a death is an end like any other.
+"""Runs scenarios in a child process, where a hang or a crash is an ending like any other.
 
-The child appends to a tape that outlives it; the parent waits with a time limit and reads what
-there is. So a history is there whatever the kernel did to the child.
+The child appends to a tape that outlives it; the parent waits with a time limit and reads the tape.
+So there is a history whatever the kernel did to the child.
 """
 
 import gc
@@ -36,16 +36,16 @@ from vmm.scenario.plan import steps
 
 TIME_LIMIT_S = 20.0
 OPERATION_LIMIT_S = 0.002
-"""What each operation of a scenario adds to its time limit: a slot ioctl may take a tenth of it.
+"""What each operation adds to a scenario's time limit: ten times what a slot ioctl may take.
 
-A scenario that may take longer than that has as long as it may take (see `demand`).
+If a scenario's estimated demand (see `demand`) is longer, that is its limit.
 """
 
 JOURNAL_OPERATION_LIMIT_S = 0.1
-"""Likewise with a journal, which waits for its disk at each step: 10 ms, and a slow one longer."""
+"""The same with a journal, which waits for its disk at each step: 10 ms, or more if it is slow."""
 
 _ANSWER = b"x"
-"""What a child says at the end of a scenario; what follows is why it could not record the end."""
+"""What a child sends at the end of a scenario, followed by why it could not record the end."""
 
 
 class HarnessError(RuntimeError):
@@ -61,11 +61,11 @@ def run_isolated(
     journal: Path | None = None,
     patience: float = 1.0,
 ) -> History:
-    """Return the history of a scenario, carried out in a child process of its own.
+    """Execute a scenario in its own child process, and return its history.
 
-    It may take ``time_limit_s``, or ``patience`` times as long as is usual. ``journal`` is a file
-    to which the history is written as it happens; what was recorded is on disk before the next
-    operation begins. Raises HarnessError where this program is at fault.
+    It may take ``time_limit_s``, or ``patience`` times the usual limit. ``journal`` is a file to
+    which the history is written as it happens; what was recorded is on disk before the next
+    operation begins. Raises HarnessError if this program fails.
     """
     header = Header(scenario, features, host or {})
     with Worker([header], journal=journal, patience=patience) as worker:
@@ -78,7 +78,7 @@ def run_isolated(
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a scenario has left: its history as bytes, to be read when there is time.
+    """The record of a scenario: its history as bytes, to be parsed later.
 
     ``reason`` says what went wrong with the run itself (see `vmm.scenario.endings`), or that it
     was interrupted.
@@ -95,10 +95,10 @@ class Record:
 
 
 class Worker(Closing):
-    """A child process that carries out scenarios, one after the other, each on a VM of its own.
+    """A child process that executes scenarios, one after the other, each on its own VM.
 
-    A scenario in which it hangs or dies costs no other: the next one gets a new child. A record
-    that `wait` has returned is whole, so that the next scenario can be started before it is read.
+    If it hangs or dies in a scenario, the next one gets a new child. A record that `wait` has
+    returned is complete, so that the next scenario can start before it is parsed.
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class Worker(Closing):
     ) -> None:
         """Take the scenarios that ``start`` will name by index, and a CPU to stay on.
 
-        Time limits that `wait` is not given are ``patience`` times the usual ones. ``process`` is
-        the child's name, for those who read the kernel's log.
+        Without an explicit limit, time limits are ``patience`` times the usual ones. ``process`` is
+        the child's name, as it appears in the kernel's log.
         """
         self._headers = headers
         self._cpu = cpu
@@ -139,7 +139,7 @@ class Worker(Closing):
         self._own.close()
 
     def start(self, index: int, limit_s: float | None = None) -> None:
-        """Let the child begin with a scenario; it may take ``limit_s``, or as long as it may."""
+        """Let the child begin a scenario; it may take ``limit_s``, or else the usual limit."""
         self._index = index
         self._own.reset()
         self._tape.clear()
@@ -153,7 +153,7 @@ class Worker(Closing):
         order = index.to_bytes(4, "little")
         try:
             self._worker().connection.send_bytes(order)
-        except ConnectionError:  # Somebody has ended it since the last scenario.
+        except ConnectionError:  # The child has died since the last scenario.
             self._end_child()
             self._worker().connection.send_bytes(order)
 
@@ -180,11 +180,11 @@ class Worker(Closing):
         return self._child is None or self._is_interrupted or self._child.answered(0)
 
     def interrupt(self) -> None:
-        """Let the next `wait` break the scenario under way off."""
+        """Make the next `wait` break off the scenario under way."""
         self._is_interrupted = True
 
     def wait(self, time_limit_s: float | None = None) -> Record:
-        """Wait for the end of the scenario, and put an end to one that takes too long."""
+        """Wait for the end of the scenario, break it off if it takes too long, and return it."""
         assert self._child is not None, "nothing was started"
         if time_limit_s is not None:
             self._limit_s, self._deadline = time_limit_s, time.monotonic() + time_limit_s
@@ -203,9 +203,10 @@ class Worker(Closing):
         return max(left_s, 0)
 
     def _extend(self) -> float:
-        """Extend the limit to what the scenario may take; return by how much.
+        """Extend the limit to the scenario's estimated demand; return by how much.
 
-        That is computed where the usual limit is over, not for each of thousands of scenarios.
+        The estimate is made only once the usual limit is over, since there are thousands of
+        scenarios.
         """
         self._may_take_longer = False
         may_take_s = demand(self._headers[self._index].scenario).seconds * self._patience
@@ -215,15 +216,15 @@ class Worker(Closing):
         return more_s
 
     def fileno(self) -> int:
-        """Return a file that can be read when the scenario under way has ended."""
+        """Return a descriptor that is readable once the scenario under way has ended."""
         assert self._child is not None, "nothing was started"
         return self._child.connection.fileno()
 
     def _ending(self, child: Child) -> str:
-        """Wait for a child's answer; return why there is none, empty if there is."""
+        """Wait for the child's answer; return why the end is not recorded, empty if it is."""
         try:
             while not child.answered(self.time_left_s):
-                if not self.time_left_s:  # Own work since then may have added some.
+                if not self.time_left_s:  # Our own work meanwhile may have extended it.
                     return f"{HUNG}no end within {self._limit_s:g} s; {child.stack()}"
             return child.connection.recv_bytes().removeprefix(_ANSWER).decode()
         except (EOFError, ConnectionError):
@@ -232,9 +233,9 @@ class Worker(Closing):
             return INTERRUPTED
 
     def _break_off(self, reason: str) -> bytes:
-        """End the child, and the history of what it was carrying out; return that history.
+        """End the child, and the history of the scenario under way; return that history.
 
-        One that the child has ended itself, just now, is whole.
+        It is already complete if the child has just ended it.
         """
         self._is_under_way = False
         self._end_child()
@@ -244,16 +245,16 @@ class Worker(Closing):
             return data
         missing = b"" if data else history_line(self._headers[self._index])
         missing += history_line(End(reason, data.count(b"\n") - 1 if data else 0))
-        with suppress(OSError, OverflowError):  # A full tape: the record has it.
+        with suppress(OSError, OverflowError):  # If the tape is full, the record still has it.
             self._tape.mend()
             self._tape.append(missing)
         return data + missing
 
 
 def first_ended(workers: Sequence[Worker]) -> Worker:
-    """Wait until one of the workers has ended, or has no time left, and return that one.
+    """Wait until a worker's scenario has ended, or its time is over, and return that worker.
 
-    An interruption ends all of them.
+    A KeyboardInterrupt interrupts all of them.
     """
     try:
         while not any(worker.ended() for worker in workers):
@@ -275,8 +276,8 @@ def _serve(
     own: OwnTime,
     orders: Connection,
 ) -> None:
-    """Carry out scenarios until the parent is gone: take an index each time, answer a byte."""
-    gc.freeze()  # What is inherited stays: looking at it would copy its pages.
+    """Execute scenarios until the parent is gone: receive an index each time, send an answer."""
+    gc.freeze()  # A collection would touch, and so copy, the inherited pages.
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
     with suppress(EOFError, ConnectionError):
@@ -288,10 +289,10 @@ def _serve(
 
 
 def _carry_out(header_line: bytes, tape: Tape, guest_limit_s: float, own: OwnTime) -> str:
-    """Run the scenario of a header, and record it on the tape; return why its end is not there."""
+    """Run the scenario of a header and record it; return why its end is missing, else empty."""
     recorder = _Recorder(tape)
-    # A copy of its own: inherited pages are copied one by one as they are used, and each of these
-    # faults makes KVM look for slots that it concerns.
+    # Parse a private copy: inherited pages are copied one by one as they are used, and each of
+    # these faults makes KVM look for affected slots (its MMU notifier).
     header = msgspec.json.decode(header_line, type=Header)
     try:
         tape.append(header_line)
@@ -313,7 +314,7 @@ def _run(
     guest_limit_s: float,
     own: OwnTime,
 ) -> str:
-    """Carry out the scenario of a header; return why it ended early."""
+    """Execute the scenario of a header; return why it ended early, else empty."""
     scenario, touch_limit = header.scenario, header.features.touch_limit
     try:
         kvm = Kvm.open()
@@ -327,7 +328,7 @@ def _run(
 
 
 class _Recorder:
-    """Appends lines to the history, many at once."""
+    """Collects lines of the history, and appends many at once."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape

@@ -1,4 +1,4 @@
-"""KSM, which merges pages that are alike (Documentation/admin-guide/mm/ksm.rst)."""
+"""KSM, which merges equal pages (Documentation/admin-guide/mm/ksm.rst)."""
 
 import time
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 _KSM = Path("/sys/kernel/mm/ksm")
 _LONGEST_S = 2.0
 _LOOKS = 2
-"""A page is merged when it is as it was at the look before."""
+"""KSM merges a page only if it did not change since the scan before."""
 
 
 def merges_pages() -> bool:
-    """Tell whether KSM is at work here."""
+    """Whether KSM is running."""
     try:
         return (_KSM / "run").read_text().strip() == "1"
     except OSError:
@@ -18,7 +18,7 @@ def merges_pages() -> bool:
 
 
 def wait_for_scans() -> None:
-    """Wait until KSM has looked at all pages twice, or not much longer than that takes."""
+    """Wait until KSM has scanned all pages twice, or until that should have happened."""
     end = time.monotonic() + _LONGEST_S
     goal = _scans() + _LOOKS + 1
     while _scans() < goal and time.monotonic() < end:

@@ -1,7 +1,7 @@
-"""What a child process writes a history to, so that it outlives the child.
+"""Where a child process writes a history, so that it outlives the child.
 
-A `FileTape` is on disk before the next operation begins, and survives the host. A `MemoryTape`
-survives the child alone, and costs it no system call.
+A `FileTape` is on disk before the next operation begins, and survives a crash of the host. A
+`MemoryTape` survives only the child, and costs it no system call.
 """
 
 import mmap
@@ -14,11 +14,11 @@ from vmm.scenario.reading import MAX_HISTORY_BYTES
 
 _LENGTH = Struct("<Q")
 _MEMORY_BYTES = MAX_HISTORY_BYTES + _LENGTH.size
-"""Memory is taken for what is written only."""
+"""Memory is allocated only for what is written."""
 
 
 def _check_room(size_bytes: int) -> None:
-    """Raise OverflowError for a history that nobody would read again."""
+    """Raise OverflowError for a history that is too long to be read again."""
     if size_bytes > MAX_HISTORY_BYTES:
         raise OverflowError(f"a history has more than {MAX_HISTORY_BYTES >> 20} MiB")
 
@@ -30,20 +30,20 @@ class MemoryTape:
         self._memory = mmap.mmap(-1, _MEMORY_BYTES)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Remove all data."""
         _LENGTH.pack_into(self._memory, 0, 0)
 
     def append(self, data: bytes) -> None:
-        """Append to what is there. Raises OverflowError where there is no room."""
+        """Append data. Raises OverflowError if there is no room."""
         (length,) = _LENGTH.unpack_from(self._memory)
         start = _LENGTH.size + length
         _check_room(length + len(data))
         self._memory[start : start + len(data)] = data
-        # Last, so that a child that dies in between has written nothing.
+        # The length comes last, so that a child that dies in between has written nothing.
         _LENGTH.pack_into(self._memory, 0, length + len(data))
 
     def mend(self) -> None:
-        """Take away a last line that is not whole: there is none."""
+        """Remove an incomplete last line: there is never one."""
 
     def read(self) -> bytes:
         """Return all that was written."""
@@ -51,7 +51,7 @@ class MemoryTape:
         return self._memory[_LENGTH.size : _LENGTH.size + length]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._memory.close()
 
 
@@ -65,18 +65,18 @@ class FileTape:
         self._file = os.open(path, flags, 0o644)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Remove all data."""
         os.ftruncate(self._file, 0)
 
     def append(self, data: bytes) -> None:
-        """Append to what is there. Raises OSError, and OverflowError where there is no room."""
+        """Append data. Raises OSError, and OverflowError if there is no room."""
         _check_room(os.fstat(self._file).st_size + len(data))
         with named(self._path):
             while data:
                 data = data[os.write(self._file, data) :]
 
     def mend(self) -> None:
-        """Take away a last line that is not whole."""
+        """Remove an incomplete last line."""
         os.ftruncate(self._file, self.read().rfind(b"\n") + 1)
 
     def read(self) -> bytes:

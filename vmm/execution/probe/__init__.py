@@ -1,1 +1,1 @@
-"""What this kernel can do: asked with KVM_CHECK_EXTENSION, and by trying."""
+"""Finds out what this kernel can do, with KVM_CHECK_EXTENSION and by trying."""

@@ -1,7 +1,7 @@
-"""Asks the kernel in a child process, so that one which refuses, hangs or lies is found out.
+"""Probes the kernel in a child process, so that a kernel that refuses, hangs or lies is noticed.
 
-Only a capability of 0, or a device that is not there, is the host's own word that it lacks
-something. Everything else that goes wrong here would go wrong in every scenario, too.
+Only a capability of 0, or a missing device, means that the host lacks something. Everything else
+that goes wrong here would go wrong in every scenario, too.
 """
 
 import time
@@ -33,7 +33,7 @@ class Probed(msgspec.Struct, frozen=True, tag="probed"):
 
 
 class _Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """The next step has begun."""
+    """A step of the probe has begun."""
 
     step: str
 
@@ -43,7 +43,7 @@ _DECODER = msgspec.json.Decoder(_Message)
 
 
 def probe(time_limit_s: float = TIME_LIMIT_S) -> Probed | Trouble:
-    """Return what the kernel of this host can do, or what went wrong when it was asked."""
+    """Return what the kernel of this host can do, or what went wrong in the probe."""
     step = "a process is forked"
     try:
         child = Child.start(lambda to: _ask(to, time_limit_s / 2))
@@ -66,7 +66,7 @@ def probe(time_limit_s: float = TIME_LIMIT_S) -> Probed | Trouble:
 
 
 def _ask(to: Connection, reach_limit_s: float) -> None:
-    """Ask the kernel all that is to be known; the body of the child."""
+    """Probe the kernel and send the result; the body of the child."""
     step = "/dev/kvm is opened"
 
     def send(message: _Message) -> None:

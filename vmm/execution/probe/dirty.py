@@ -1,4 +1,4 @@
-"""Asks a kernel how it tracks dirty pages, by trying."""
+"""Finds out how a kernel tracks dirty pages, by trying."""
 
 import errno
 
@@ -17,14 +17,14 @@ from vmm.scenario.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
 
 _GUEST_GPA = 0x10000
 _LOG_PAGES = 4096
-"""More than the slot has: what a kernel writes beyond the end of its bitmap hurts nothing here."""
+"""More than the slot has, so that a kernel that writes beyond the bitmap's end does no harm."""
 
 
 def least_ring_bytes(kvm: Kvm) -> int:
-    """Return the size of the smallest dirty ring that the kernel takes; 0 if it takes none.
+    """Return the size of the smallest dirty ring that the kernel accepts; 0 if it accepts none.
 
-    It reserves entries for what the processor may log at once, so that this is more than a page
-    on some.
+    The kernel reserves entries for what the processor may log at once, so it can be more than a
+    page.
     """
     with kvm.create_vm() as vm:
         size_bytes = PAGE_SIZE_BYTES
@@ -34,7 +34,7 @@ def least_ring_bytes(kvm: Kvm) -> int:
                 vm.enable_cap(Cap.DIRTY_LOG_RING, size_bytes)
             except KvmError as error:
                 if error.errno != errno.EINVAL or size_bytes * 2 > most:
-                    raise  # It has said how large a ring may be.
+                    raise  # The kernel said that a ring of this size is possible.
                 size_bytes *= 2
             else:
                 return size_bytes
@@ -42,9 +42,9 @@ def least_ring_bytes(kvm: Kvm) -> int:
 
 
 def check_ring_mapping(kvm: Kvm, size_bytes: int) -> None:
-    """See that a dirty ring of a size cannot be mapped privately (kvm_vcpu_mmap).
+    """Check that a dirty ring cannot be mapped privately (kvm_vcpu_mmap).
 
-    Raises KvmError or WrongAnswerError where it is not so.
+    Raises KvmError or WrongAnswerError if it can.
     """
     what, start = "a dirty ring, privately", DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE_BYTES
     with kvm.create_vm() as vm:
@@ -61,7 +61,7 @@ def check_ring_mapping(kvm: Kvm, size_bytes: int) -> None:
 
 
 def reads_make_dirty(kvm: Kvm) -> bool:
-    """Return whether a page appears in the dirty log that the guest has only read."""
+    """Return whether a page that the guest has only read appears in the dirty log."""
     with (
         HostMapping.anonymous(GUEST_SIZE_BYTES) as guest,
         HostMapping.anonymous(PAGE_SIZE_BYTES) as page,

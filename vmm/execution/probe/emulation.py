@@ -1,4 +1,4 @@
-"""Finds out whether KVM emulates an instruction that is asked to be, by letting a guest try."""
+"""Finds out whether KVM emulates an instruction on request, by letting a guest try."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ _GPA = 0x10_0000
 def emulates_on_request(time_limit_s: float) -> bool:
     """Whether KVM looks for the prefix that asks for emulation, and this backend honours it.
 
-    The parameter is a number, Y or N in older kernels. A backend may not come to see the prefix:
-    the guest has met an undefined instruction then, and stops.
+    The parameter is a number; Y or N in older kernels. If a backend never sees the prefix, the
+    guest gets #UD, and stops.
     """
     try:
         value = _PARAMETER.read_text().strip()

@@ -1,4 +1,4 @@
-"""Asks a kernel what it can do: by KVM_CHECK_EXTENSION, and by trying."""
+"""Probes a kernel's features with KVM_CHECK_EXTENSION, and by trying."""
 
 import errno
 from collections.abc import Callable
@@ -39,8 +39,8 @@ def probe_features(
 ) -> Features:
     """Return what the kernel that ``kvm`` was opened on, and this process, can do.
 
-    Makes VMs of its own for what has to be tried; ``begin`` is told each step. Raises `KvmError`
-    and `WrongAnswerError`, also for a plain create, touch or delete that does not do what it must.
+    Creates VMs for what has to be tried; ``begin`` gets the name of each step. Raises `KvmError`
+    and `WrongAnswerError`, also for a plain create, touch or delete that goes wrong.
     """
     begin("slots are created and deleted, to find the last gfn")
     with HostMapping.anonymous(PAGE_SIZE_BYTES) as page, kvm.create_vm() as vm:
@@ -93,7 +93,7 @@ def probe_features(
 
 
 def _says(has: Callable[[Cap], int]) -> Features:
-    """Return what KVM_CHECK_EXTENSION says, which is the basis of all that is tried."""
+    """Return what KVM_CHECK_EXTENSION says, the basis for everything that is tried."""
     says = msgspec.structs.replace(
         answered(has, Features), address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE))
     )
@@ -104,7 +104,7 @@ def _says(has: Callable[[Cap], int]) -> Features:
 
 
 def _protected(kvm: Kvm, vm_types: int) -> PerVm | None:
-    """Return what a VM with private memory answers for itself; None where there are none."""
+    """Return what a VM with private memory answers for itself; None if there are no such VMs."""
     if not vm_types & 1 << VmType.SW_PROTECTED_VM:
         return None
     with kvm.create_vm(VmType.SW_PROTECTED_VM) as vm:
@@ -115,9 +115,9 @@ def _protected(kvm: Kvm, vm_types: int) -> PerVm | None:
 
 
 def _last_gfn(vm: Vm, page: HostMapping) -> int:
-    """Return the highest gfn that a slot may hold: kernels map a power of two of them.
+    """Return the highest gfn that a slot may hold: the number of gfns is a power of two.
 
-    Before 86931ff7207b there was no last one: a slot may end at any gpa below 2^64.
+    Before 86931ff7207b there was no limit: a slot may end at any gpa below 2^64.
     """
     powers = range(_MOST_GFN_BITS - 1, _LEAST_GFN_BITS - 1, -1)
     tried = (NO_LAST_GFN, *((1 << bits) - 1 for bits in powers))
@@ -128,7 +128,7 @@ def _last_gfn(vm: Vm, page: HostMapping) -> int:
             )
         except KvmError as error:
             if error.errno != errno.EINVAL or gfn == tried[-1]:
-                raise  # Every kernel has the lowest ones, and EINVAL for what is beyond.
+                raise  # Every kernel accepts the lowest ones, and answers EINVAL beyond its limit.
             continue
         vm.set_user_memory_region(0, 0, 0, 0, 0)
         return gfn
@@ -144,7 +144,7 @@ def _can_map_zero() -> bool:
 
 
 def _can_collapse() -> bool:
-    """Whether the kernel knows MADV_COLLAPSE: nothing is mapped at the address that it gets."""
+    """Whether the kernel knows MADV_COLLAPSE; nothing is mapped at the address given."""
     try:
         mman.advise_memory(0, HUGE_PAGE_BYTES, Advice.COLLAPSE)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Asks a kernel which slots it makes for itself: a user's slot over one of them is EEXIST."""
+"""Finds out which internal slots a kernel creates: a user's slot over one of them is EEXIST."""
 
 import errno
 
@@ -11,7 +11,7 @@ from vmm.scenario.operations import PAGE_SIZE_BYTES
 
 
 def makes_tss_slot(kvm: Kvm) -> bool:
-    """Return whether KVM_SET_TSS_ADDR makes a slot."""
+    """Return whether KVM_SET_TSS_ADDR creates an internal slot."""
     with kvm.create_vm() as vm:
         if not vm.check_extension(Cap.SET_TSS_ADDR):
             return False
@@ -20,7 +20,7 @@ def makes_tss_slot(kvm: Kvm) -> bool:
 
 
 def makes_identity_map_slot(kvm: Kvm) -> bool:
-    """Return whether the first vCPU brings a slot for the identity map."""
+    """Return whether the first vCPU creates an internal slot for the identity map."""
     with kvm.create_vm() as vm:
         if not vm.check_extension(Cap.SET_IDENTITY_MAP_ADDR):
             return False
@@ -30,7 +30,7 @@ def makes_identity_map_slot(kvm: Kvm) -> bool:
 
 
 def makes_apic_slot(kvm: Kvm) -> bool:
-    """Return whether the first vCPU with a local APIC in the kernel brings a slot for its page."""
+    """Return whether the first vCPU with an in-kernel local APIC creates a slot for its page."""
     with kvm.create_vm() as vm:
         if not vm.check_extension(Cap.IRQCHIP):
             return False

@@ -23,9 +23,9 @@ REACH_LIMIT_S = 10.0
 
 
 class ReachError(Exception):
-    """The kernel did not come back, or refused what every VMM needs: why a run ended.
+    """The run ended early, for this reason: the kernel hung, or refused what every VMM needs.
 
-    ``refused`` is the call that was refused, or answered wrongly, if that is why.
+    ``refused`` is the call that was refused, or answered wrongly, if that is the reason.
     """
 
     def __init__(self, reason: str, refused: SetUpRefused | None = None) -> None:
@@ -34,19 +34,19 @@ class ReachError(Exception):
 
 
 _RESERVED_BYTES = 12 << 30
-"""What AMD processors keep for HyperTransport: below 2^40, or below the last address."""
+"""The range that AMD processors reserve for HyperTransport, below 2^40 or at the last gpa."""
 
 
 _WRITTEN = 0x5A5A_A5A5
 
-_HOLE_BYTES = 1 << 20  # from the hole that is tried to the limit, past the guest's own slot
+_HOLE_BYTES = 1 << 20  # From the tried hole to the limit; leaves room for the guest's own slot.
 
 
 def touch_limit(kvm: Kvm, last_gfn: int, time_limit_s: float = REACH_LIMIT_S) -> int:
     """Return the first gpa that no guest reaches, at most the one after ``last_gfn``.
 
-    A slot may lie where the processor lets no guest go, so that the last page is tried first,
-    and then the last pages of what else is likely. Its effects do not outlive a child.
+    A slot may lie where the processor lets no guest access memory. So the last page is tried first,
+    then those before other likely limits, each in a child process.
     """
     highest = min((last_gfn + 1) * PAGE_SIZE_BYTES, 1 << MAX_GPA_BITS)
     for limit in sorted(set(_candidates(kvm, highest)), reverse=True):
@@ -61,11 +61,11 @@ def _candidates(kvm: Kvm, highest: int) -> Iterator[int]:
 
 
 def reaches(limit: int, time_limit_s: float = REACH_LIMIT_S) -> bool:
-    """Whether a guest can read the last bytes before ``limit``, and the hole before them.
+    """Whether a guest can read the last bytes before ``limit``, and access the hole before them.
 
-    A page of the hole is read again after another one, and written: shadow page tables remember it
-    with the gpa cut to what the host's processor addresses (make_mmio_spte, get_mmio_spte_gfn), and
-    a later exit has that gpa; on Linux 7.2 one that writes.
+    It reads a page of the hole again after another one, and writes it: shadow page tables remember
+    MMIO with the gpa truncated to the bits of the host's processor (make_mmio_spte,
+    get_mmio_spte_gfn), and a later exit has that gpa; on Linux 7.2 only for a write.
     """
     if limit <= REAL_MODE_END:
         return False
@@ -93,14 +93,14 @@ def reaches(limit: int, time_limit_s: float = REACH_LIMIT_S) -> bool:
 
 
 def tried(scenario: Scenario, features: Features, time_limit_s: float) -> list[AnyOutcome]:
-    """Run a scenario in a child, and return its outcomes; none where a guest has lost its way.
+    """Run a scenario in a child, and return its outcomes; none if the guest went astray.
 
     Raises `ReachError`.
     """
     try:
         history = run_isolated(scenario, features, time_limit_s=time_limit_s)
     except HarnessError:
-        return []  # A guest that has shut down may be anywhere.
+        return []  # After a shutdown, the guest's state is undefined.
     outcomes = [event.outcome for event in history.events]
     reason = "" if history.end is None else history.end.reason
     if reason.startswith((HUNG, DIED, REFUSED, HOST)):

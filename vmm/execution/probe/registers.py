@@ -1,4 +1,4 @@
-"""Asks whether a vCPU's registers are as they were set, and what it shares is all there."""
+"""Checks that a vCPU's registers read back as set, and that its shared pages all exist."""
 
 from dataclasses import fields
 
@@ -15,7 +15,7 @@ _TABLE = 0x3_0000, 0x123
 def check_registers(kvm: Kvm) -> None:
     """Set registers of a vCPU that never runs, and read them back.
 
-    Raises `KvmError`, and `WrongAnswerError` where one is not what it was set to.
+    Raises `KvmError`, and `WrongAnswerError` if one differs from what was set.
     """
     with kvm.create_vm() as vm:
         vcpu = vm.create_vcpu(0)
@@ -31,10 +31,10 @@ def check_registers(kvm: Kvm) -> None:
 
 
 def check_shared_memory(kvm: Kvm) -> None:
-    """Read what a vCPU shares with the kernel, which is as large as the kernel says, and no larger.
+    """Read all pages that a vCPU shares with the kernel.
 
-    Raises `KvmError`, and `WrongAnswerError` where it does not hold what it has to. A page that is
-    not there ends the process by SIGBUS.
+    Raises `KvmError`, and `WrongAnswerError` if the ring of coalesced MMIO is not among them. A
+    missing page kills the process by SIGBUS.
     """
     with kvm.create_vm() as vm:
         pages, ring = len(vm.create_vcpu(0).shared_pages()), kvm.check_extension(Cap.COALESCED_MMIO)
