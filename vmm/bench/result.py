@@ -14,7 +14,10 @@ _SURE = 1.05
 
 
 class Bench(msgspec.Struct, frozen=True):
-    """All points that a run measured, and where: the kernel's version, its backend, the CPU."""
+    """All points that a run measured, and where: the kernel's version, its backend, the CPU.
+
+    ``early`` says why there are none, where the run ended before it had measured all.
+    """
 
     kernel: str
     backend: str
@@ -24,6 +27,7 @@ class Bench(msgspec.Struct, frozen=True):
     tool: str = ""
     time: str = ""
     format: int = FORMAT
+    early: str = ""
 
 
 class BenchFileError(ValueError):
@@ -61,6 +65,8 @@ def bench_of(data: bytes) -> Bench:
         raise BenchFileError(f"no result of `vmm bench --json`: {error}") from None
     if bench.format != FORMAT:
         raise BenchFileError(f"format {bench.format} is not {FORMAT}")
+    if bench.early:
+        raise BenchFileError(f"nothing was measured: {bench.early}")
     for point in bench.points:
         if not all(math.isfinite(us) and us > 0 for us in _numbers(point)):
             raise BenchFileError(f"{point.setup.work}: a cost is a number of microseconds above 0")

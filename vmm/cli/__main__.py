@@ -1,7 +1,7 @@
 """Starts the command, which ends with one line and a documented status whatever comes meanwhile.
 
-Python needs a while until the command's own modules are there; a signal that comes before ends the
-program here, or has waited since scripts/vmm. For a command that writes a result it waits longer.
+Python needs a while until the command's own modules are there. A signal that comes meanwhile, or
+has waited since scripts/vmm, waits until the command can tell of it in its result.
 """
 
 import gc
@@ -12,14 +12,11 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from vmm.host.signals import ENDING_SIGNALS, release
+from vmm.host.signals import ENDING_SIGNALS
 from vmm.verdict.statuses import INCONCLUSIVE, INTERNAL_ERROR, PASSED
 
 _COLLECT_AFTER = 100_000
 """Histories are many objects without cycles: looking for cycles often takes a tenth of a run."""
-
-_RELEASING = ("check", "run")
-"""Commands that release the signals themselves, once they can write a result that tells of them."""
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
@@ -51,10 +48,7 @@ def run() -> NoReturn:
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has it so.
             signal.signal(number, _end)
-    if sys.argv[1:2] and sys.argv[1] in _RELEASING:
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-    else:
-        release()  # scripts/vmm has let them wait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     gc.set_threshold(_COLLECT_AFTER)
     status: object = PASSED
     try:

@@ -3,7 +3,8 @@
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
@@ -14,10 +15,13 @@ import click
 import msgspec
 
 from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
+from vmm.cli.command import Command
 from vmm.cli.errors import Failure, NothingRan, Unusable
 from vmm.cli.host import Host, look_at_host, require_usable
 from vmm.cli.said import tell
+from vmm.cli.unfinished import Early, never_stale, not_read, note_told, remove
 from vmm.cli.writing import apart, document, spare, temporary_folder, written_bytes
+from vmm.host.hostinfo import host_facts
 from vmm.scenario.reading import FileError, read_whole
 from vmm.scenario.shown import shown
 
@@ -30,6 +34,29 @@ _USED_SLOTS = 2  # The code's, and the one that the work is done on.
 _SLOTS = ("1", "10", "100", "1000", _ALL)
 _MOST_DIGITS = 9
 _PICTURES = (".svg", ".png")
+_WRITTEN = ("json_file", "plot")
+
+
+class _Bench(Command):
+    """The command: how it ends early is in its result, too."""
+
+    def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
+        """Let the result hold no points where the command fails, and no old picture be there."""
+        files = [str(ctx.params[name]) for name in _WRITTEN if ctx.params.get(name) is not None]
+        others = [value for name, value in ctx.params.items() if name not in _WRITTEN]
+        json_file = str(ctx.params.get("json_file"))
+        return never_stale(not_read(files, others), partial(_told_early, json_file))
+
+
+def _told_early(json_file: str, early: Early, files: Sequence[str]) -> None:
+    from vmm.bench.result import Bench, text_of
+
+    remove(early, [file for file in files if file != json_file])
+    if json_file in files:
+        host = host_facts()
+        why = early.why or early.traceback
+        with document(json_file) as stream:
+            stream.write(text_of(Bench(host.kernel, host.vendor, host.cpu, 0, (), early=why)))
 
 
 class _Slower(Failure):
@@ -38,7 +65,7 @@ class _Slower(Failure):
     exit_code = 1
 
 
-@click.command()
+@click.command(cls=_Bench)
 @click.option("--work", "works", type=click.Choice(WORKS), multiple=True, metavar="WORK",
               help=f"Only {', '.join(WORKS[:-1])} or {WORKS[-1]} (again: more).")  # fmt: skip
 @click.option("--slots", "counts", multiple=True, metavar="N",
@@ -103,6 +130,8 @@ def bench(
             tell(line, err=to_stdout)
         if kept is not None:
             kept.write(text_of(result))
+            if to_stdout:
+                note_told()
         if picture is not None and plot is not None:
             from vmm.bench.plot import plot as draw
 

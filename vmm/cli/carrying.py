@@ -19,8 +19,8 @@ from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem
 from vmm.scenario.codec import ending_of, history_line
 from vmm.scenario.demand import short_of_memory
-from vmm.scenario.endings import ENDLESS, HARNESS, HUNG, is_short, of_the_host
-from vmm.scenario.history import INTERRUPTED, End, Header
+from vmm.scenario.endings import ENDLESS, HARNESS, HUNG, INTERRUPTED, is_short, of_the_host
+from vmm.scenario.history import End, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
 

@@ -18,27 +18,25 @@ from vmm.cli.errors import usable
 from vmm.cli.fleet_option import dask_option
 from vmm.cli.formats import (
     Outputs,
+    Reporting,
     Requested,
     Wanted,
     outputs,
     reporting,
 )
-from vmm.cli.host import Host, in_vain, look_at_host, nothing, patience_option, remarks_on
+from vmm.cli.host import Host, in_vain, look_at_host, patience_option, remarks_on
 from vmm.cli.listing import show_list
 from vmm.cli.output import LiveProgress
-from vmm.cli.required import Command, require_run_option
+from vmm.cli.required import require_run_option
 from vmm.cli.said import OutputLost, say
 from vmm.cli.selection import curated, select, selected, selecting
 from vmm.cli.shard import shard_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
-from vmm.cli.writing import may_wait, unless_empty
-from vmm.host.hostinfo import host_facts
+from vmm.cli.writing import unless_empty
 from vmm.host.naming import NamedFile
-from vmm.host.signals import release
 from vmm.report.kselftest import kselftest_status
 from vmm.report.text import text_report
 from vmm.scenario.features import Features
-from vmm.scenario.history import INTERRUPTED
 from vmm.scenario.operations import Scenario
 from vmm.scenario.selection import Selection
 from vmm.scenario.slots import LEAST_SLOTS
@@ -52,7 +50,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
 """What belongs to the host that scenarios run on."""
 
 
-@click.command(cls=Command)
+@click.command(cls=Reporting)
 @selecting
 @shard_option("what would run")
 @click.option("--list", "only_list", is_flag=True, help="List what would run; run nothing.")
@@ -130,8 +128,6 @@ def check(
     what does not pass, and costs nothing.
     """
     selection = replace(selection, shard=shard)
-    if only_list or transcript is not None or dask is not None:
-        release()
     if only_list:
         show_list(selection, requested.of_list(), patience)
         return
@@ -156,11 +152,7 @@ def check(
     ):
         folders = (journal, failed_histories)
         wanted = Wanting(told, folders, file, patience, jobs, max_differences)
-        try:
-            run = source(selection, wanted)
-        except OutputLost as error:
-            lost, run = error, nothing(Host(host_facts()), early=error.message)
-        run = replace(run, required=required)
+        run = replace(source(selection, wanted), required=required)
         try:
             told.reporter.end(run)
         except OutputLost as error:
@@ -197,16 +189,8 @@ Source = Callable[[Selection, Wanting], Run]
 
 def _looked_and_ran(selection: Selection, wanted: Wanting) -> Run:
     """Look at the host, choose scenarios, and run them, as far as host and kernel let us."""
-    begin = wanted.told.reporter.begin
-    try:
-        release()
-        host = look_at_host(wanted.patience)
-        scenarios = selected(host.features, selection)
-    except KeyboardInterrupt:
-        host = Host(host_facts())
-        begin((), host.info)
-        say(INTERRUPTED)
-        return nothing(host, early=INTERRUPTED)
+    host = look_at_host(wanted.patience)
+    scenarios = selected(host.features, selection)
     return begun(scenarios, host, wanted) or _run(scenarios, host, wanted)
 
 
@@ -254,7 +238,6 @@ def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
     if histories is None:
         yield None
         return
-    may_wait(histories)
     with unless_empty(histories):
         with usable(histories):
             stream = NamedFile(histories, "ab")

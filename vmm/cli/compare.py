@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large
 from vmm.cli.said import tell
@@ -23,7 +24,7 @@ _Name = tuple[str, int]
 """A scenario, and how many of the same name come before it."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("first", metavar="A.jsonl", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B.jsonl", type=click.Path(path_type=Path))
 @allow_large

@@ -3,12 +3,13 @@
 import click
 from click.shell_completion import get_completion_class
 
+from vmm.cli.command import Command
 from vmm.cli.said import put
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

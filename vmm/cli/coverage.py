@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from vmm.catalogue.history import BUGS
+from vmm.cli.command import Command
 from vmm.cli.host import look_at_host, remarks_on, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines
 from vmm.cli.results import result_from
@@ -17,7 +18,7 @@ from vmm.verdict.coverage import RanCheck, RanScenario, cover
 from vmm.verdict.ideal import EVERYTHING, PLAIN, rules_met
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("result", metavar="[RESULT.json]", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print it all as JSON.")
 @click.option("--markdown", is_flag=True, help="Print it as a page of Markdown.")

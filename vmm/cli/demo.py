@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from vmm.cli.command import Command
 from vmm.cli.errors import usable
 from vmm.cli.host import USUAL, Host, look_at_host, require_usable
 from vmm.cli.output import console, print_lines, width_of
@@ -29,7 +30,7 @@ RECORDED = Path(__file__).parents[1] / "report" / "demo.jsonl"
 """A run of the story, for hosts without KVM; ``vmm demo --record`` writes it."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("numbers", nargs=-1, type=click.IntRange(1, CHAPTERS), metavar="[CHAPTER]...")
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), hidden=True)

@@ -76,16 +76,21 @@ class HostFailed(Failure):
     exit_code = statuses.INCONCLUSIVE
 
 
-class InProbing(Failure):
-    """The kernel could not be asked what it can do: ``exit_code`` is its verdict's."""
+class Ended(Failure):
+    """A command ends with a ``status`` that depends on why."""
 
     def __init__(self, message: str, status: int) -> None:
+        """Take the message, and the status."""
         super().__init__(message)
         self.status = status
 
     @property
     def exit_code(self) -> int:  # type: ignore[override]  # click looks at it on the instance.
         return self.status
+
+
+class InProbing(Ended):
+    """The kernel could not be asked what it can do: the status is its verdict's."""
 
 
 @contextmanager

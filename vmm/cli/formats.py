@@ -3,8 +3,8 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import IO, Any
@@ -15,10 +15,15 @@ from rich.console import Console
 
 from vmm.cli.errors import usable
 from vmm.cli.output import console, print_lines, width_of
-from vmm.cli.required import json_option
+from vmm.cli.required import OptionalValues, json_option
+from vmm.cli.unfinished import Early, never_stale, not_read, note_told, remove
 from vmm.cli.writing import apart, written
+from vmm.host.hostinfo import host_facts
 from vmm.report.reporter import Reporter, Write, together
-from vmm.report.text import Detail, Print
+from vmm.report.text import Detail, Print, single_report
+from vmm.scenario.features import Features
+from vmm.verdict import statuses
+from vmm.verdict.result import Run
 
 FORMATS = ("text", "ktap", "tap13", "junit", "json", "html")
 _SHOW_STEPS = ("json", "html")
@@ -122,6 +127,47 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
     return reported
 
 
+_OPTIONS = ("formats", "json_file", "html_file")
+
+
+class Reporting(OptionalValues):
+    """A command with the options of `reporting`: how it ends early is in each file, too."""
+
+    def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
+        """Let files that are asked for hold a run of nothing where the command fails."""
+        wanted = wanted_of(ctx)
+        files = [each.file for each in wanted]
+        if ctx.params.get("only_list"):
+            return never_stale(files, remove)
+        return never_stale(files, partial(told_early, wanted))
+
+
+def wanted_of(ctx: click.Context) -> list[Wanted]:
+    """Return what a command with the options of `reporting` writes, besides text for people."""
+    formats, json_file, html_file = (ctx.params.get(name) for name in _OPTIONS)
+    wanted = Requested(formats or (), json_file, html_file, Detail.USUAL).everything()
+    others = [value for name, value in ctx.params.items() if name not in _OPTIONS]
+    spared = set(not_read([each.file for each in wanted], others))
+    return [each for each in wanted if each != Wanted("text") and each.file in spared]
+
+
+def told_early(wanted: Sequence[Wanted], early: Early, files: Sequence[str]) -> None:
+    """Write a run of nothing to some of the files that are wanted, and why it is one."""
+    run = Run((), Features(), host_facts())
+    match early.status:
+        case statuses.INTERNAL_ERROR:
+            run = replace(run, error=early.traceback or early.why)
+        case statuses.NOTHING_RAN:
+            run = replace(run, obstacle=early.why)
+        case statuses.TOO_FEW_RAN:
+            run = replace(run, obstacle=early.why, required=1)
+        case _:
+            run = replace(run, early=early.why)
+    with outputs([each for each in wanted if each.file in files], single_report) as told:
+        told.reporter.begin((), run.host)
+        told.reporter.end(run)
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """Where a run is reported: ``to`` is the console that people look at meanwhile.
@@ -158,6 +204,8 @@ def outputs(chosen: Sequence[Wanted], text: Text, *, runs: bool = True) -> Itera
             else:
                 reporters.append(_document(each.name)(partial(_write, stream)))
         show_steps = any(each.name in _SHOW_STEPS for each in chosen)
+        if taken:
+            reporters.append(Reporter(_nothing, _nothing, lambda _: note_told()))
         yield Outputs(together(reporters), to, show_steps)
 
 
@@ -176,7 +224,7 @@ def _removed(files: Sequence[str]) -> None:
                 Path(file).resolve().unlink()
 
 
-def _nothing(_: object) -> None:
+def _nothing(*_: object) -> None:
     return None
 
 

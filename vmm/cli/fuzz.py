@@ -11,7 +11,7 @@ from vmm.cli.errors import Failure
 from vmm.cli.files import allow_large
 from vmm.cli.fleet_option import dask_option
 from vmm.cli.host import look_at_host, require_usable
-from vmm.cli.required import Command, require_run_option
+from vmm.cli.required import OptionalValues, require_run_option
 from vmm.cli.shard import shard_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.scenario.demand import Limits
@@ -34,7 +34,7 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
     return value
 
 
-@click.command(cls=Command)
+@click.command(cls=OptionalValues)
 @click.option("--seed", type=click.IntRange(0), help="Give the same scenarios again.")
 @click.option(
     "--seconds",

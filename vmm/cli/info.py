@@ -2,6 +2,7 @@
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.errors import NothingRan
 from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.output import console, print_lines
@@ -10,7 +11,7 @@ from vmm.report import json
 from vmm.report.info import host_report
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print it all as JSON.")
 @click.pass_context
 def info(ctx: click.Context, as_json: bool) -> None:

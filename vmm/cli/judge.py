@@ -13,11 +13,11 @@ import msgspec
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, histories_from
 from vmm.cli.formats import (
+    Reporting,
     Requested,
     outputs,
     reporting,
 )
-from vmm.cli.required import Command
 from vmm.cli.said import say
 from vmm.cli.writing import spare
 from vmm.host.hostinfo import host_in_brief
@@ -33,7 +33,7 @@ from vmm.verdict.result import Checked, Run, broken_off, judged
 _NO_HOST: dict[str, str] = {}
 
 
-@click.command(cls=Command)
+@click.command(cls=Reporting)
 @click.argument("history", metavar="FILE.jsonl|FOLDER", type=click.Path(path_type=Path))
 @reporting
 @allow_large

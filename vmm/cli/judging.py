@@ -9,8 +9,7 @@ from vmm.cli.history_files import HistoryFiles
 from vmm.cli.host import Host
 from vmm.execution.runner import Record
 from vmm.host.signals import is_interruption
-from vmm.scenario.endings import HOST, what_is_short
-from vmm.scenario.history import INTERRUPTED
+from vmm.scenario.endings import HOST, INTERRUPTED, what_is_short
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict, judging

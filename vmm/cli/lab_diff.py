@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
 from vmm.cli.lab_matrix import lab_task, statuses_in
 from vmm.cli.output import console, print_lines
@@ -19,7 +20,7 @@ from vmm.report.cells import table
 HISTORIES = "histories.jsonl"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--kernel", "kernels", multiple=True, required=True, metavar="KERNEL")
 @click.option("--backend", type=click.Choice([each.value for each in Backend]))
 @click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE")

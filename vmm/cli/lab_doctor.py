@@ -2,12 +2,13 @@
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.errors import NothingRan
 from vmm.cli.said import tell
 from vmm.lab.doctor import findings
 
 
-@click.command()
+@click.command(cls=Command)
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
     """Say what the lab needs that this host lacks, and how to install it.

@@ -18,8 +18,8 @@ from vmm.host.hostinfo import host_in_brief
 from vmm.host.naming import NamedFile
 from vmm.lab.log import Reports
 from vmm.lab.run import Ending
-from vmm.scenario.endings import HUNG
-from vmm.scenario.history import INTERRUPTED, Header
+from vmm.scenario.endings import HUNG, INTERRUPTED
+from vmm.scenario.history import Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.selection import Selection
 from vmm.verdict.result import Run

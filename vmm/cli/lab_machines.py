@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 import vmm
+from vmm.cli.errors import Ended
 from vmm.cli.preloaded import PROGRAM
 from vmm.cli.said import tell
 from vmm.cli.whitebox import WHERE_IT_CAN
@@ -34,6 +35,10 @@ _WORST_FIRST = (
 )
 
 
+class LabFailed(Ended):
+    """The lab could not do its part."""
+
+
 @contextmanager
 def in_one_line(status: int | None = None) -> Iterator[None]:
     """Turn the lab's errors into a line and a status.
@@ -43,15 +48,12 @@ def in_one_line(status: int | None = None) -> Iterator[None]:
     try:
         yield
     except LabError as error:
-        tell(f"vmm: {error}", err=True)
-        raise click.exceptions.Exit(_status(error) if status is None else status) from None
+        raise LabFailed(str(error), _status(error) if status is None else status) from None
     except OSError as error:
         if not _is_of_the_cache(error):
             raise
-        tell(
-            f"vmm: {what_is_short(error)}: XDG_CACHE_HOME says where the lab keeps files", err=True
-        )
-        raise click.exceptions.Exit(statuses.INCONCLUSIVE if status is None else status) from None
+        why = f"{what_is_short(error)}: XDG_CACHE_HOME says where the lab keeps files"
+        raise LabFailed(why, statuses.INCONCLUSIVE if status is None else status) from None
 
 
 def _is_of_the_cache(error: OSError) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.errors import Unusable, usable
 from vmm.cli.lab_cells import Watched, say_what_runs
 from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
@@ -19,12 +20,12 @@ from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend
 from vmm.report.cells import Statuses, markdown, table
 from vmm.report.matrix import Kept, matrix_text
-from vmm.scenario.history import INTERRUPTED
+from vmm.scenario.endings import INTERRUPTED
 from vmm.scenario.selection import Selection
 from vmm.verdict.statuses import INCONCLUSIVE
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--kernel",
     "kernels",

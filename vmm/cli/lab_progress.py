@@ -9,7 +9,7 @@ import click
 from vmm.cli.lab_machines import say
 from vmm.lab.log import Reports
 from vmm.lab.run import Ending
-from vmm.scenario.history import INTERRUPTED
+from vmm.scenario.endings import INTERRUPTED
 from vmm.verdict.statuses import INCONCLUSIVE
 
 _SAY_EVERY_S = 30.0

@@ -13,6 +13,7 @@ from vmm.cli.lab_check import Boot, Command, Place, check_outside, is_judged_out
 from vmm.cli.lab_lines import SharedLines
 from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say, worst
 from vmm.cli.lab_progress import Progress, interrupted
+from vmm.cli.lab_results import Inside
 from vmm.cli.lab_whitebox import description_of
 from vmm.cli.writing import sweep
 from vmm.lab.cache import new_run_folder
@@ -25,12 +26,13 @@ from vmm.lab.run import Ending, prepared, running, side_by_side
 LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 1800.0, Backend.KVM: 60.0}
 """So long a machine may give no sign of life: on a busy host an emulator has little time."""
 
+
 _VERDICTS = (0, 1)
 _SKIP = 125
 """What `git bisect run` takes as: try another commit."""
 
 
-@click.command()
+@click.command(cls=Inside)
 @click.option(
     "--kernel",
     "name",

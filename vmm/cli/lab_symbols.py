@@ -2,13 +2,14 @@
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.lab_machines import in_one_line, say
 from vmm.cli.said import put
 from vmm.lab.debian import RELEASES
 from vmm.lab.symbols import fetch_symbols
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("kernel", type=click.Choice(list(RELEASES)))
 def symbols(kernel: str) -> None:
     """Fetch the debug information of one of Debian's kernels, for --white-box.

@@ -3,10 +3,8 @@
 Exit statuses are those of `vmm.verdict.statuses`, everywhere.
 """
 
-import select
 import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -17,8 +15,9 @@ import click
 from vmm.cli.errors import in_one_line
 from vmm.cli.groups import CommandsByName
 from vmm.cli.said import OutputLost, give_up_on, say, taken
-from vmm.host.signals import ENDING_SIGNALS, is_interruption
-from vmm.scenario.endings import is_short, of_the_host
+from vmm.cli.unfinished import early_of
+from vmm.host.signals import ENDING_SIGNALS
+from vmm.scenario.endings import INTERRUPTED
 from vmm.verdict import statuses
 
 _AGAIN_S = 0.01
@@ -71,7 +70,7 @@ class Commands(CommandsByName):
             except (click.ClickException, click.exceptions.Exit):
                 raise
             except (KeyboardInterrupt, click.Abort):
-                say("interrupted")
+                say(INTERRUPTED)
                 ctx.exit(statuses.INCONCLUSIVE)
             except Exception as error:
                 ctx.exit(_failed(error))
@@ -79,26 +78,14 @@ class Commands(CommandsByName):
 
 def _failed(error: Exception) -> int:
     """Say what is wrong, and return the status of it."""
-    if is_interruption(error):
-        say("interrupted")
-        return statuses.INCONCLUSIVE
-    if isinstance(error, BrokenPipeError) and _is_closed(1):
-        give_up_on(1)
-        say("nobody reads the output any more")
-        return statuses.INCONCLUSIVE
-    if is_short(error):
-        give_up_on(1)  # It may be what has no room.
-        say(of_the_host(error))
-        return statuses.INCONCLUSIVE
-    say(f"{traceback.format_exc()}vmm: internal error: this says nothing about the kernel")
-    return statuses.INTERNAL_ERROR
-
-
-def _is_closed(fd: int) -> bool:
-    """Whether the reader of a pipe is gone."""
-    there = select.poll()
-    there.register(fd, 0)
-    return bool(there.poll(0))
+    early = early_of(error)
+    if early.traceback:
+        say(f"{early.traceback}vmm: internal error: this says nothing about the kernel")
+        return early.status
+    if early.why != INTERRUPTED:
+        give_up_on(1)  # It may be what has no room, or no reader.
+    say(early.why)
+    return early.status
 
 
 @contextmanager

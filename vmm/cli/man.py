@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.said import put
 
 _SPECIAL = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti"}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.pass_context
 def man(ctx: click.Context) -> None:
     """Print this program's manual page: `vmm man | man -l -`."""

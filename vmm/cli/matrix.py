@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.errors import Unusable, usable
 from vmm.cli.results import result_from
 from vmm.cli.writing import spare, written
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument(
     "results",
     metavar="RESULT.json...",

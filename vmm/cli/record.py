@@ -12,6 +12,7 @@ from types import FrameType
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.errors import NothingRan, Unusable, usable
 from vmm.cli.replay import replayed
 from vmm.cli.said import tell
@@ -22,7 +23,7 @@ from vmm.replay.recording import Filter, strace_command
 _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(cls=Command, context_settings={"ignore_unknown_options": True})
 @click.option(
     "-o",
     "--output",

@@ -9,6 +9,7 @@ import click
 import msgspec
 from rich.text import Text
 
+from vmm.cli.command import Command
 from vmm.cli.errors import Unusable
 from vmm.cli.host import Host, exit_status, look_at_host, require_usable
 from vmm.cli.output import console, print_lines, width_of
@@ -36,7 +37,7 @@ _WORST = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument(
     "traces",
     metavar="TRACE",

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.results import result_from
 from vmm.cli.writing import spare, written
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("result", metavar="RESULT.json", type=click.Path(path_type=Path))
 @click.option("--html", "file", required=True, metavar="FILE", help="Write the page to this file.")
 def report(result: Path, file: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, history_from, holds_history, scenario_from
 from vmm.cli.host import look_at_host
@@ -13,7 +14,7 @@ from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.demand import Limits
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("scenario", metavar="SCENARIO.json|NAME|HISTORY.jsonl")
 @click.option(
     "-o",

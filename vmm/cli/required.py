@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import click
 
+from vmm.cli.command import Command
 from vmm.verdict import statuses
 
 _REQUIRE = "--require-run"
@@ -11,7 +12,7 @@ _JSON = "--json"
 _STDOUT = "-"
 
 
-class Command(click.Command):
+class OptionalValues(Command):
     """A command with such options: a number of scenarios (else 1), a file (else standard output).
 
     What follows is taken for the value only where it is one: a name may come there, too. With

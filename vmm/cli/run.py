@@ -10,27 +10,24 @@ import click
 
 from vmm.cli.files import STDIN, allow_large, scenario_from
 from vmm.cli.formats import (
+    Reporting,
     Requested,
     Wanted,
     outputs,
     reporting,
 )
-from vmm.cli.host import Host, in_vain, look_at_host, patience_option, remarks_on, require_usable
-from vmm.cli.required import Command, require_run_option
+from vmm.cli.host import in_vain, look_at_host, patience_option, remarks_on, require_usable
+from vmm.cli.required import require_run_option
 from vmm.cli.said import say
 from vmm.cli.selection import complete_names
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
-from vmm.cli.writing import made, may_wait, spare
-from vmm.host.hostinfo import host_facts
-from vmm.host.signals import release
+from vmm.cli.writing import made, spare
 from vmm.report.text import single_report
 from vmm.scenario.demand import Limits
-from vmm.scenario.history import INTERRUPTED
-from vmm.scenario.operations import Scenario
 from vmm.verdict.result import Checked, Run
 
 
-@click.command(cls=Command)
+@click.command(cls=Reporting)
 @click.argument("scenario", metavar="SCENARIO.json|NAME|-", shell_complete=complete_names)
 @click.option(
     "--history",
@@ -61,30 +58,20 @@ def run(
     "-" reads the scenario from standard input, as `vmm show` prints one.
     """
     wanted = requested.everything(history)
-    if scenario == STDIN:
-        release()
-    else:
-        may_wait(Path(scenario))
+    if scenario != STDIN:
         named = () if history is None else (str(history),)
         spare([Path(scenario)], (*(each.file for each in wanted), *named))
     chosen = scenario_from(scenario, limits)
     if history is not None:
         ctx.with_resource(made(history))
-    try:
-        release()
-        host = look_at_host(patience)
-        vain = in_vain(host, (chosen,))
-        if vain is not None:
-            _written(replace(vain, required=required), wanted)
-        require_usable(host, required)
+    host = look_at_host(patience)
+    vain = in_vain(host, (chosen,))
+    if vain is not None:
+        _written(replace(vain, required=required), wanted)
+    require_usable(host, required)
 
-        from vmm.cli.execution import execute
-        from vmm.cli.history_files import HistoryFiles
-    except KeyboardInterrupt:
-        broken_off = _interrupted(chosen)
-        _written(broken_off, wanted)
-        say(INTERRUPTED)
-        ctx.exit(broken_off.exit_status)
+    from vmm.cli.execution import execute
+    from vmm.cli.history_files import HistoryFiles
 
     files = None if history is None else HistoryFiles(history)
     again = "" if scenario == STDIN else f"vmm run {shlex.quote(scenario)}"
@@ -106,12 +93,6 @@ def run(
     for line in remarks_on(result):
         say(line)
     ctx.exit(result.exit_status)
-
-
-def _interrupted(scenario: Scenario) -> Run:
-    """Return a run that was interrupted before the host was known."""
-    host = Host(host_facts())
-    return Run((), host.features, host.info, not_run=(scenario.name,), early=INTERRUPTED)
 
 
 def _written(run: Run, wanted: Sequence[Wanted]) -> None:

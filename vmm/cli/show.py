@@ -2,12 +2,13 @@
 
 import click
 
+from vmm.cli.command import Command
 from vmm.cli.said import put
 from vmm.cli.selection import complete_names, curated, named
 from vmm.scenario.codec import scenario_text
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", shell_complete=complete_names)
 def show(name: str) -> None:
     """Print a curated scenario as JSON, to be edited and run."""

@@ -9,7 +9,6 @@ import click
 
 from vmm.cli.errors import NothingRan, Unusable, usable
 from vmm.cli.said import say
-from vmm.host.signals import release
 from vmm.scenario.reading import FileError, opened as opened_file
 
 WHERE_IT_CAN = "VMM_WHITE_BOX"
@@ -40,8 +39,6 @@ def looking(white_box: bool | None, debug_info: Path | None) -> Iterator[None]:
     printed, and nobody looks. Raises Unusable for a file that can hold no debug information.
     """
     is_usual = white_box is None and bool(os.environ.get(WHERE_IT_CAN))
-    if white_box or is_usual or debug_info is not None:
-        release()  # What describes the kernel may take long to read.
     if debug_info is not None and not is_usual:
         _check_debug_info(debug_info)
     if not white_box and not is_usual:

@@ -16,11 +16,11 @@ import click
 
 from vmm.cli.errors import HostFailed, Unusable, usable
 from vmm.host.naming import NamedFile
-from vmm.host.signals import release
 from vmm.scenario.endings import of_the_host
 from vmm.scenario.reading import kind_of
 
 _STDOUT = "-"
+_OPEN_FILES = "/proc/self/fd"
 _SUFFIX = "?" * 8
 """What `tempfile` makes names unique with."""
 
@@ -49,13 +49,27 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
     target = Path(os.path.realpath(path))
     with suppress(OSError):
         if not stat.S_ISREG(target.stat().st_mode):
-            may_wait(target)
             with usable(path), NamedFile(target, "wb", path) as raw, BufferedWriter(raw) as stream:
                 yield stream
             return
     with usable(path):
         if os.path.exists(target):
             target.open("a").close()  # Whether it may be written is its own affair.
+        handle = _nameless(target)
+    if handle is None:
+        yield from _beside(target, path)
+        return
+    with NamedFile(handle, "wb", path) as raw, BufferedWriter(raw) as stream:
+        yield stream
+        with usable(path):
+            stream.flush()
+            os.fchmod(handle, _mode(target))
+            _name(handle, target)
+
+
+def _beside(target: Path, path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file as `written` does, where the file system has none without a name."""
+    with usable(path):
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     beside = Path(name)
     try:
@@ -68,10 +82,30 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
         beside.unlink(missing_ok=True)
 
 
-def may_wait(path: Path) -> None:
-    """Release signals before a pipe is opened, which waits for others, and holds no old result."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        release()
+def _nameless(target: Path) -> int | None:
+    """Open a file that has no name yet: if this process is killed, nothing is left.
+
+    None where that cannot be, or the name that it is to get is too long.
+    """
+    with suppress(OSError):
+        least = os.pathconf(target.parent, "PC_NAME_MAX") - len(f"..{_SUFFIX}")
+        if os.path.isdir(_OPEN_FILES) and len(os.fsencode(target.name)) <= least:
+            return os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    return None
+
+
+def _name(handle: int, target: Path) -> None:
+    """Let such a file take the place of another one."""
+    # A link cannot replace a file, but what is linked beside it can.
+    name = Path(tempfile.mktemp(prefix=f".{target.name}.", dir=target.parent))
+    here = os.open(target.parent, os.O_PATH)
+    try:
+        # With a folder of its own os.link() follows the symbolic link that an open file is there.
+        os.link(f"{_OPEN_FILES}/{handle}", name.name, dst_dir_fd=here)
+        name.replace(target)
+    finally:
+        os.close(here)
+        name.unlink(missing_ok=True)
 
 
 def temporary_folder(

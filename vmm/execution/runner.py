@@ -28,9 +28,9 @@ from vmm.kvm.closing import Closing
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import has_ended, history_line, parse_history
 from vmm.scenario.demand import demand
-from vmm.scenario.endings import DIED, HARNESS, HUNG, REFUSED, is_short, of_the_host
+from vmm.scenario.endings import DIED, HARNESS, HUNG, INTERRUPTED, REFUSED, is_short, of_the_host
 from vmm.scenario.features import Features
-from vmm.scenario.history import INTERRUPTED, End, Event, Header, History
+from vmm.scenario.history import End, Event, Header, History
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import steps
 

@@ -9,8 +9,8 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def release() -> None:
     """Let the signals come that have waited since the program began. Raises KeyboardInterrupt.
 
-    They wait where a result is to be written, until an interruption can be told in it: until then
-    an old result would stay, as if it were of this run.
+    They wait until an interruption can be told in the command's result: until then an old one would
+    stay, as if it were of this run.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
 

@@ -35,6 +35,8 @@ def tap13_report(write: Write) -> Reporter:
         write("".join(f"{note}\n" for note in notes(run)))
         if written < len(names):
             write(f"Bail out! {len(names) - written} scenarios did not run\n")
+        elif not names and run.status not in (Status.SKIPPED, Status.PASSED):
+            write(f"Bail out! {one_line(run.early) or 'this program failed'}\n")
 
     return Reporter(begin, done, end)
 

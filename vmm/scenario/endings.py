@@ -20,6 +20,9 @@ HOST = "the host: "
 HARNESS = "internal error: "
 """This program failed; the rest of the reason is its traceback."""
 
+INTERRUPTED = "interrupted"
+"""Somebody ended the run: the whole reason."""
+
 KERNEL_SHORT = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 """What a kernel answers when it has run out of something: no answer to the question asked."""
 

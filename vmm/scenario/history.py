@@ -446,10 +446,6 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="histo
     format: int = FORMAT
 
 
-INTERRUPTED = "interrupted"
-"""The reason of a history that the user broke off."""
-
-
 class End(msgspec.Struct, frozen=True, tag="end"):
     """The last line. ``reason`` is empty if the scenario ran to its end."""
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmm.scenario import words
+from vmm.scenario.endings import INTERRUPTED
 from vmm.scenario.features import Features
-from vmm.scenario.history import INTERRUPTED, AnyOutcome, Event, History, Raced, RingsReset, Stopped
+from vmm.scenario.history import AnyOutcome, Event, History, Raced, RingsReset, Stopped
 from vmm.scenario.shown import shown
 
 

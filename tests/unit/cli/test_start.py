@@ -1,6 +1,5 @@
 """A program whose own modules cannot be read says so in one line, with a documented status."""
 
-import json
 import os
 import signal
 import subprocess
@@ -103,20 +102,6 @@ def waiting() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@pytest.mark.parametrize("command", [("check",), ("run", "create-one")])
-def test_an_interruption_that_has_waited_is_told_in_the_result(
-    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, waiting: None
-) -> None:
-    kernel = played(monkeypatch)
-    file = tmp_path / "result.json"
-    file.write_text("an old one")
-    result = vmm(*command, "--json", file)
-    assert (result.exit_code, result.stderr) == (3, "vmm: interrupted\n")
-    assert kernel.ran == []
-    data = json.loads(file.read_text())
-    assert (data["exit_status"], data["early"]) == (3, "interrupted")
-
-
 @pytest.mark.parametrize(
     "command",
     [
@@ -125,6 +110,9 @@ def test_an_interruption_that_has_waited_is_told_in_the_result(
         "check --json pipe",
         "check --histories pipe",
         "check --white-box",
+        "judge pipe",
+        "fuzz --minimise pipe",
+        "info",
         "run -",
         "run pipe",
     ],

@@ -1,6 +1,7 @@
 """What is left of files that a process had begun to write when it was lost."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -12,6 +13,35 @@ from vmm.cli.writing import sweep, temporary_folder, written
 FULL = Path("/dev/full")
 
 
+def lose(first: Path, second: Path) -> None:
+    """Let a process be lost while it writes two files."""
+    child = os.fork()
+    if not child:
+        with written(first) as a, written(second):
+            a.write("x" * 100_000)
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_a_lost_process_leaves_nothing_beside_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text("old")
+    lose(file, tmp_path / "b.json")
+    assert [*tmp_path.iterdir()] == [file]
+
+
+def test_a_file_replaces_another_and_keeps_its_mode(tmp_path: Path) -> None:
+    file, link = tmp_path / "a.json", tmp_path / "link"
+    file.write_text("old")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    with written(link) as stream:
+        stream.write("new")
+        assert file.read_text() == "old"
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o640)
+    assert sorted(tmp_path.iterdir()) == [file, link]
+
+
 def test_what_a_lost_process_had_begun_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -19,11 +49,8 @@ def test_what_a_lost_process_had_begun_is_removed(
     began = time.time() - 1
     (tmp_path / "logs").mkdir()
     targets = [tmp_path / "a[1].json", tmp_path / "logs" / "b.xml"]
-    child = os.fork()
-    if not child:
-        with written(targets[0]), written(targets[1]):
-            os._exit(0)
-    os.waitpid(child, 0)
+    monkeypatch.setattr("vmm.cli.writing._nameless", lambda _: None)
+    lose(*targets)
     mine = tmp_path / ".c.json.12345678"
     mine.touch()
     assert len([*tmp_path.rglob(".*")]) == 3

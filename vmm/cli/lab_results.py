@@ -1,0 +1,41 @@
+"""Results of a command that the lab's machine is to run, where nothing comes of it."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import click
+
+from vmm.cli.command import Command
+from vmm.cli.unfinished import STDOUT
+
+
+class Inside(Command):
+    """A command that runs another one in a machine, as its ``words`` say."""
+
+    def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
+        """Let files of the other one hold why it did not come to its end."""
+        return _never_stale(ctx.params.get("words") or ())
+
+
+def _never_stale(words: Sequence[str]) -> AbstractContextManager[object]:
+    """Return what keeps old results of a command from being taken for this run's.
+
+    What it prints comes from the machine alone.
+    """
+    from vmm.cli.main import main
+
+    name, *arguments = words or ("",)
+    with click.Context(main, info_name="vmm") as ctx:
+        command = main.get_command(ctx, name)
+        if not isinstance(command, Command):
+            return nullcontext()
+        try:
+            inside = command.make_context(name, arguments, ctx, resilient_parsing=True)
+        except click.ClickException:
+            return nullcontext()  # The command says what is wrong with them.
+        for option in ("json_file", "html_file"):
+            if inside.params.get(option) == STDOUT:
+                inside.params[option] = None
+        formats = inside.params.get("formats") or ()
+        inside.params["formats"] = tuple(each for each in formats if each.file != STDOUT)
+        return command.never_stale(inside)

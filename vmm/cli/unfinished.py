@@ -1,0 +1,137 @@
+"""A command that ends before it has a result leaves one all the same, which says why.
+
+So nobody takes the file of an earlier run for this one's. Only where arguments or files prove
+unusable (status 2), nothing has been executed, and what was there stays.
+"""
+
+import os
+import select
+import signal
+import stat
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from vmm.host.signals import ENDING_SIGNALS, is_interruption
+from vmm.scenario.endings import INTERRUPTED, is_short, of_the_host
+from vmm.verdict import statuses
+
+STDOUT = "-"
+_TOLD = f"{__name__}.told"
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """Why a command ended, and with which status; the traceback of an error of ours."""
+
+    why: str
+    status: int = statuses.INCONCLUSIVE
+    traceback: str = ""
+
+
+Tell = Callable[[Early, Sequence[str]], None]
+"""Writes to files, in place of a result, why there is none."""
+
+
+def early_of(error: BaseException) -> Early:
+    """Return what an error says that ends a command."""
+    match error:
+        case click.exceptions.Exit():
+            return Early(f"the command ended with status {error.exit_code}", error.exit_code)
+        case click.ClickException():
+            return Early(error.message, error.exit_code)
+        case KeyboardInterrupt() | click.Abort():
+            return Early(INTERRUPTED)
+        case BrokenPipeError() if is_closed(1):
+            return Early("nobody reads the output any more")
+        case _ if is_interruption(error):
+            return Early(INTERRUPTED)
+        case _ if is_short(error):
+            return Early(of_the_host(error))
+    return Early("", statuses.INTERNAL_ERROR, "".join(traceback.format_exception(error)))
+
+
+@contextmanager
+def never_stale(files: Sequence[str], tell: Tell) -> Iterator[None]:
+    """Let ``tell`` write to those ``files`` that the block has left as they were, where it fails.
+
+    What is no ordinary file (a pipe, a device) is left alone, but for standard output (``-``).
+    """
+    before = {file: _state(file) for file in files if _may_be_written(file)}
+    try:
+        yield
+    except BaseException as error:
+        early = early_of(error)
+        left = [file for file, state in before.items() if _state(file) == state]
+        if left and early.status not in (statuses.PASSED, statuses.USAGE):
+            # What fails here has failed in the block, too, whose error is told.
+            with _undisturbed(), suppress(Exception):
+                tell(early, left)
+        raise
+
+
+def remove(early: Early, files: Sequence[str]) -> None:
+    """Tell by the absence of files that there is no result of this run, as `never_stale` asks."""
+    for file in files:
+        if file != STDOUT:
+            Path(file).resolve().unlink(missing_ok=True)
+
+
+def not_read(files: Sequence[str], parameters: Sequence[object]) -> list[str]:
+    """Return the files but those that other parameters of a command name: it may be to read them.
+
+    Such a command is refused before long; an interruption that comes sooner destroys nothing.
+    """
+    return [file for file in files if not any(_is_same(file, each) for each in parameters)]
+
+
+def note_told() -> None:
+    """Note that a whole result has been printed to standard output."""
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.meta[_TOLD] = True
+
+
+def is_closed(fd: int) -> bool:
+    """Whether the reader of a pipe is gone."""
+    there = select.poll()
+    there.register(fd, 0)
+    return bool(there.poll(0))
+
+
+def _may_be_written(file: str) -> bool:
+    with suppress(OSError, ValueError):
+        return file == STDOUT or stat.S_ISREG(os.stat(file).st_mode)
+    return True
+
+
+def _state(file: str) -> object:
+    """Return what tells whether a file is still the same one."""
+    if file == STDOUT:
+        context = click.get_current_context(silent=True)
+        return context is not None and context.meta.get(_TOLD)
+    with suppress(OSError, ValueError):
+        found = os.stat(file)
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return None
+
+
+def _is_same(file: str, value: object) -> bool:
+    with suppress(OSError, ValueError):
+        return isinstance(value, str | Path) and os.path.samefile(file, value)
+    return False
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let whoever interrupts once more wait until the block has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        yield
+    finally:
+        with suppress(KeyboardInterrupt):
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
