@@ -14,14 +14,33 @@ from importlib.metadata import PackageNotFoundError, version
 from vmm.host.config import kernel_options
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario import words
-from vmm.scenario.history import AnyOutcome, Done, History, Refused, Touched
+from vmm.scenario.history import (
+    AnyOutcome,
+    DirtyPages,
+    Done,
+    Event,
+    History,
+    Inspected,
+    Raced,
+    Ran,
+    Refused,
+    RingPages,
+    Swept,
+    Touched,
+)
 from vmm.scenario.operations import (
     GUEST_MAPPING,
     GUEST_SIZE_BYTES,
     AnyOperation,
+    Execute,
+    GetDirtyLog,
+    HarvestDirtyRing,
+    Instruction,
     Mapping,
+    Place,
     Scenario,
     SetUserMemoryRegion,
+    Sweep,
     Touch,
 )
 from vmm.scenario.plan import guest_slots
@@ -29,6 +48,7 @@ from vmm.scenario.shown import shown
 from vmm.verdict.judge import Difference, Verdict
 
 _MOST = 400
+_MOST_OF_A_TITLE = 150
 _MAIL_COLUMNS = 75
 _KINDS = {
     "anonymous": "anonymous memory",
@@ -67,34 +87,59 @@ def subject(
     """
     difference = None if verdict is None else verdict.difference
     if difference is None or history is None:
-        return shown(otherwise, _MOST)
+        return shown(otherwise, _MOST_OF_A_TITLE)
     event = history.events[difference.event]
     expected = difference.expected[0].outcome if difference.expected else ""
-    match event.operation, event.outcome:
-        case SetUserMemoryRegion() as call, outcome:
-            change, _ = _last_change(scenario, history, difference)
-            what = f"{change} of slot {words.slot_number(call.slot)}: {words.outcome(outcome)}"
-            return shown(f"{what} instead of {expected}" if expected else what, _MOST)
-        case Touch() as touch, Touched() as outcome:
-            what = f"{touch.access} at gpa {touch.gpa:#x} {_came_to(outcome, expected)}"
-        case operation, outcome:
-            what = f"{words.operation(operation)}: {words.outcome(outcome)}"
-            what += f" instead of {expected}" if expected else ""
     change, slot = _last_change(scenario, history, difference)
+    if isinstance(event.operation, SetUserMemoryRegion):
+        outcome = words.outcome(event.outcome)
+        what = f"{change} of slot {words.slot_number(event.operation.slot)}: {outcome}"
+        return shown(_instead(what, expected), _MOST_OF_A_TITLE)
     after = f"after {change} of slot {words.slot_number(slot)}, " if change else ""
-    return shown(f"{after}{what}", _MOST)
+    return shown(f"{after}{_what(event, difference, expected)}", _MOST_OF_A_TITLE)
 
 
-def _came_to(outcome: Touched, expected: str) -> str:
+def _instead(what: str, expected: str) -> str:
+    return f"{what} instead of {expected}" if expected else what
+
+
+def _what(event: Event, difference: Difference, expected: str) -> str:
+    """Say what differs where that is no call that changes slots."""
+    amiss = difference.observed.removeprefix(words.outcome(event.outcome)).removeprefix("; ")
+    match event.operation, event.outcome:
+        case Touch() as op, Touched(mmio=exits):
+            return f"{op.access} at gpa {op.gpa:#x} {_came_to(bool(exits), expected)}"
+        case Execute() as op, Touched(mmio=exits):
+            return f"execution at gpa {op.gpa:#x} {_came_to(bool(exits), expected)}"
+        case Sweep() as op, Swept(mmio=exits):
+            return f"string {op.access} from gpa {op.gpa:#x} on {_came_to(bool(exits), expected)}"
+        case Instruction() as op, Ran(mmio=exits):
+            wrong = "ends with wrong registers, flags or exits"
+            came_to = _came_to(bool(exits), expected, otherwise=wrong)
+            return f"{shown(op.name)} at gpa {op.gpa:#x} {came_to}"
+        case GetDirtyLog() as op, DirtyPages() if amiss:
+            return f"dirty log of slot {words.slot_number(op.slot)}: {amiss}"
+        case HarvestDirtyRing() as op, RingPages() if amiss:
+            return f"dirty ring of vCPU {op.vcpu}: {amiss}"
+        case _, Inspected(changes=changes):
+            if not changes:
+                return "host memory lacks what was written"
+            place = words.hva(Place(changes[0].mapping, changes[0].offset))
+            return f"host memory holds wrong bytes at {place}"
+        case _, Raced():
+            call = difference.operation.partition("; ")[0]
+            return _instead(f"in a race, {call}: {difference.observed}", expected)
+        case operation, outcome:
+            return _instead(f"{words.operation(operation)}: {words.outcome(outcome)}", expected)
+
+
+def _came_to(exits: bool, expected: str, otherwise: str = "") -> str:
     """Say where an access came to; ``expected`` is in the words of an outcome."""
-    wanted = "" if not expected else "MMIO" if "MMIO" in expected else "memory"
-    came_to = "MMIO" if outcome.mmio else "memory"
-    if wanted in ("", came_to):
-        return f"meets the wrong {'exits' if outcome.mmio else 'memory'}"
-    return {
-        "MMIO": "exits with MMIO instead of reaching memory",
-        "memory": "reaches memory instead of exiting with MMIO",
-    }[came_to]
+    if not expected or exits == ("MMIO" in expected):
+        return otherwise or f"meets the wrong {'exits' if exits else 'memory'}"
+    if exits:
+        return "exits with MMIO instead of reaching memory"
+    return "reaches memory instead of exiting with MMIO"
 
 
 def sections(
@@ -263,7 +308,7 @@ def _meets(scenario: Scenario, own: SetUserMemoryRegion) -> bool:
 
 
 def _mapping(mapping: Mapping) -> str:
-    pages = "1 page" if mapping.pages == 1 else f"{mapping.pages} pages"
+    pages = words.counted(mapping.pages, "page")
     whose = f"each that of {shown(mapping.of)}" if mapping.of else "each with its own content"
     return f"{shown(mapping.name)}: {pages} of {_KINDS[mapping.kind]}, {whose}"
 

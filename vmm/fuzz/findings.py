@@ -22,6 +22,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
 from vmm.scenario.shown import shown
+from vmm.scenario.words import counted
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Verdict, judge
 
@@ -153,7 +154,7 @@ def _history(
 
 
 def _minimised(before: int, after: int, tries: int) -> str:
-    operations = "1 operation" if after == 1 else f"{after} operations"
+    operations = counted(after, "operation")
     if after == before:
         return f"None of its {operations} could be left out, in {tries} tries."
     return f"Minimised from {before} to {operations} in {tries} tries."

@@ -16,6 +16,7 @@ from vmm.report.pages import rendered
 from vmm.report.plain import one_line
 from vmm.report.reporter import Reporter, Write, at_the_end
 from vmm.report.resultfile import ResultFile, ScenarioResult, result_file
+from vmm.scenario.words import counted
 from vmm.verdict.judge import Status
 
 _VERDICTS = {
@@ -114,8 +115,7 @@ def _facts(result: ResultFile) -> Iterator[tuple[str, str]]:
 def _notes(result: ResultFile) -> Iterator[str]:
     if result.not_run:
         count, names = len(result.not_run), ", ".join(result.not_run[:8])
-        what = "1 scenario" if count == 1 else f"{count} scenarios"
-        yield f"{what} did not run: {names}{' ...' if count > 8 else ''}"
+        yield f"{counted(count, 'scenario')} did not run: {names}{' ...' if count > 8 else ''}"
     yield from filter(None, (result.obstacle, result.early, *result.error.splitlines()[-1:]))
     if not result.kernel_healthy:
         yield "The kernel complained: see the scenarios marked with ⚠."

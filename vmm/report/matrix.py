@@ -7,6 +7,7 @@ from vmm.report.outcomes import ICONS, kind_of, label_of
 from vmm.report.pages import rendered
 from vmm.report.plain import one_line
 from vmm.report.resultfile import ResultFile, ScenarioResult
+from vmm.scenario.words import counted
 from vmm.verdict.judge import Status
 
 
@@ -24,7 +25,7 @@ def matrix_text(every: Sequence[Kept]) -> str:
     names = dict.fromkeys(name for column in outcomes for name in column)
     rows = [_row(name, [column.get(name) for column in outcomes]) for name in names]
     unlike = sum(bool(row["unlike"]) for row in rows)
-    title = f"{_count(len(names), 'scenario')} on {_count(len(every), 'kernel')}: "
+    title = f"{counted(len(names), 'scenario')} on {counted(len(every), 'kernel')}: "
     alike = "all are alike" if not unlike else f"{unlike} are not alike"
     return rendered("matrix.html", title=title + alike, columns=_columns(every), rows=rows)
 
@@ -68,7 +69,3 @@ def _cell(each: ScenarioResult | None) -> dict[str, str]:
         "label": label_of(kind),
         "reason": one_line(reason),
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -117,6 +117,11 @@ def hva(value: Hva) -> str:
     return f"{value:#x}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things: 1 page, 2 pages."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def slot_number(value: int) -> str:
     """Return a slot id, with its as_id where that is not 0."""
     as_id, slot_id = value >> 16, value & 0xFFFF
@@ -129,7 +134,7 @@ def operation(op: AnyOperation) -> str:
         case SetUserMemoryRegion():
             return _region(op)
         case Touch():
-            what = f"reads {op.width} bytes" if op.access == "read" else _writing(op)
+            what = f"reads {counted(op.width, 'byte')}" if op.access == "read" else _writing(op)
             return f"{_vcpu(op.vcpu)} {what} at gpa {op.gpa:#x}{_mode(op.as_id)}"
         case Sweep():
             what = "reads" if op.access == "read" else f"fills with {op.value:#x}"
@@ -147,9 +152,10 @@ def operation(op: AnyOperation) -> str:
         case ChangeHostMemory():
             source = "" if op.source is None else f" ({hva(op.source)})"
             call = f"{CHANGES[op.how].call}{source}"
-            return f"{call} on {op.pages} pages at {hva(op.place)}"
+            return f"{call} on {counted(op.pages, 'page')} at {hva(op.place)}"
         case Race():
-            return f"{len(op.hosts)} host threads and {len(op.guests)} vCPUs act at the same time"
+            hosts, guests = counted(len(op.hosts), "host thread"), counted(len(op.guests), "vCPU")
+            return f"{hosts} and {guests} act at the same time"
         case Inspect():
             return "host looks for changed bytes in its mappings"
         case GetDirtyLog():
@@ -266,7 +272,8 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
         case Inspected():
             return _inspected(result)
         case Raced(calls, windows):
-            return f"{sum(map(len, calls))} calls, {sum(map(len, windows))} windows"
+            seen = counted(sum(map(len, windows)), "window")
+            return f"{counted(sum(map(len, calls)), 'call')}, {seen}"
         case Closed(left):
             things = _some(map(shown, left), "; ")
             return f"left behind: {things}" if left else "nothing left behind"
@@ -274,9 +281,9 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             kept = [f"kept: {_mmio(writes)}" if writes else "no write kept"]
             return ", ".join([*kept, *(f"{shown(name)} signalled {n} times" for name, n in events)])
         case MsrsSet(number):
-            return f"{number} MSRs set"
+            return f"{counted(number, 'MSR')} set"
         case Unmapped(mappings=number):
-            return f"{number} mappings unmapped"
+            return f"{counted(number, 'mapping')} unmapped"
         case SetUpRefused(call, arguments, number, answer):
             came = answer or errno.errorcode.get(number, f"errno {number}")
             return f"{shown(call)}({shown(arguments)}): {shown(came)}"
@@ -299,14 +306,20 @@ def _inspected(result: Inspected) -> str:
 
 
 def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
-    """Return which pages a dirty log lacks or has too many, as the end of a text; else empty."""
-    right = next((each for each in allowed if isinstance(each, DirtyPages)), None)
-    if not isinstance(observed, DirtyPages) or right is None:
-        return ""
-    missing = _ranges(sorted({*right.pages} - {*observed.pages}))
-    beyond = _ranges(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
-    lacks = f"; missing {{{missing}}}" if missing else ""
-    return lacks + (f"; too many {{{beyond}}}" if beyond else "")
+    """Return which pages a log or ring lacks or has too many, to end a text with; else empty."""
+    for right in allowed:
+        match observed, right:
+            case DirtyPages(), DirtyPages():
+                missing = _ranges(sorted({*right.pages} - {*observed.pages}))
+                beyond = _ranges(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
+            case RingPages(), RingPages():
+                missing = _by_slot(sorted({*right.pages} - {*observed.pages}))
+                beyond = _by_slot(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
+            case _:
+                continue
+        lacks = f"; missing {{{missing}}}" if missing else ""
+        return lacks + (f"; too many {{{beyond}}}" if beyond else "")
+    return ""
 
 
 def _start(op: Start) -> str:
@@ -332,9 +345,9 @@ def _instruction(op: Instruction) -> str:
     if row is not None and row.copies:
         given.append(f"from gpa {op.source:#x}")
     if row is not None and row.repeats:
-        given.append(f"{op.count} times{' downward' if op.down else ''}")
+        given.append(f"{counted(op.count, 'time')}{' downward' if op.down else ''}")
     details = f" ({', '.join(given)})" if given else ""
-    where = f"{op.width} bytes at gpa {op.gpa:#x}{_mode(op.as_id)}"
+    where = f"{counted(op.width, 'byte')} at gpa {op.gpa:#x}{_mode(op.as_id)}"
     is_long = " in 64-bit mode" if op.mode == "long" else ""
     verb = "has KVM emulate" if op.forced else "executes"
     return f"{_vcpu(op.vcpu)} {verb} {shown(op.name)} on {where}{is_long}{details}"
@@ -382,15 +395,19 @@ def _clear(op: ClearDirtyLog) -> str:
 
 
 def _ring(result: RingPages) -> str:
-    by_slot: dict[int, list[int]] = {}
-    for slot, page in result.pages:
-        by_slot.setdefault(slot, []).append(page)
-    slots = _some((f"slot {slot}: {_ranges(pages)}" for slot, pages in by_slot.items()), "; ")
     perhaps = _some(f"{slot}:{page}" for slot, page in result.perhaps)
-    stops = f", full {result.full} times" if result.full else ""
+    stops = f", full {counted(result.full, 'time')}" if result.full else ""
     if result.may_be_full:
         stops += " or more" if stops else ", full or not"
-    return f"dirty ring {{{slots}}}{_perhaps(perhaps)}{stops}"
+    return f"dirty ring {{{_by_slot(result.pages)}}}{_perhaps(perhaps)}{stops}"
+
+
+def _by_slot(found: Iterable[tuple[int, int]]) -> str:
+    """Return the pages of each slot of (slot, page)."""
+    by_slot: dict[int, list[int]] = {}
+    for slot, page in found:
+        by_slot.setdefault(slot, []).append(page)
+    return _some((f"slot {slot}: {_ranges(pages)}" for slot, pages in by_slot.items()), "; ")
 
 
 def _perhaps(text: str) -> str:
@@ -409,7 +426,7 @@ def _ranges(pages: Iterable[int]) -> str:
 
 
 def _writing(op: Touch) -> str:
-    return f"writes {op.value & ((1 << 8 * op.width) - 1):#x} ({op.width} bytes)"
+    return f"writes {op.value & ((1 << 8 * op.width) - 1):#x} ({counted(op.width, 'byte')})"
 
 
 def _vcpu(index: int) -> str:

@@ -12,7 +12,7 @@ from vmm.scenario.operations import (
     Hva,
     SetUserMemoryRegion,
 )
-from vmm.scenario.words import flags, hva, slot_number
+from vmm.scenario.words import counted, flags, hva, slot_number
 
 _MOST = 1 << 20
 """How many slots the tree may have; the histories of the demo are short."""
@@ -44,14 +44,10 @@ def slot_map(slots: Iterable[Memslot]) -> list[str]:
     """Return a line for each slot, front (highest gfn) first."""
     return [
         f"[{index}] slot {slot_number(slot.number)}: gpa {slot.base_gfn * PAGE_SIZE_BYTES:#x}.."
-        f"{(slot.base_gfn + slot.npages) * PAGE_SIZE_BYTES:#x} ({_pages(slot.npages)}) "
+        f"{(slot.base_gfn + slot.npages) * PAGE_SIZE_BYTES:#x} ({counted(slot.npages, 'page')}) "
         f"-> {hva(slot.userspace_addr)}, flags {flags(slot.flags)}"
         for index, slot in enumerate(slots)
     ]
-
-
-def _pages(count: int) -> str:
-    return "1 page" if count == 1 else f"{count} pages"
 
 
 def slots_after_each(history: History) -> Iterator[tuple[Event, tuple[Slot, ...]]]:

@@ -4,13 +4,39 @@ import subprocess
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from tests.ideal import ideal_history
 from vmm.fuzz import bugreport
 from vmm.fuzz.bugreport import Section
 from vmm.host.hostinfo import HostInfo
-from vmm.scenario.history import Mmio, Refused, Stopped, Touched
-from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
+from vmm.scenario.history import (
+    AnyOutcome,
+    DirtyPages,
+    HostChange,
+    Inspected,
+    Mmio,
+    Ran,
+    Refused,
+    RingPages,
+    Stopped,
+    Swept,
+    Touched,
+)
+from vmm.scenario.operations import (
+    AnyOperation,
+    EnableCap,
+    GetDirtyLog,
+    HarvestDirtyRing,
+    Inspect,
+    Instruction,
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    Sweep,
+    Touch,
+)
 from vmm.verdict.judge import judge
 
 HOST = HostInfo(
@@ -91,6 +117,70 @@ def test_wrong_memory_and_wrong_exits_are_told_apart() -> None:
         "read at gpa 0x300000 meets the wrong exits",
     ]
     assert "KVM_EXIT_SHUTDOWN instead of 0xffffffff, MMIO read" in titles[3]
+
+
+def wrong(operations: tuple[AnyOperation, ...], outcome: AnyOutcome) -> str:
+    """Return the title of a bug that gives the last operation this outcome."""
+    scenario = msgspec.structs.replace(SCENARIO, operations=operations)
+    history = ideal_history(scenario)
+    last = next(at for at, it in enumerate(history.events) if it.operation == operations[-1])
+    events = list(history.events)
+    events[last] = msgspec.structs.replace(events[last], outcome=outcome)
+    history = msgspec.structs.replace(history, events=tuple(events))
+    return bugreport.subject(scenario, history, judge(history), "something")
+
+
+LOGGED = SetUserMemoryRegion(1, 0x100_000, 0x2000, Place("a"), flags=1)
+WRITTEN = Touch(0x101_000, "write", value=5)
+
+
+@pytest.mark.parametrize(
+    ("operations", "outcome", "title"),
+    [
+        (
+            (LOGGED, WRITTEN, GetDirtyLog(1)),
+            DirtyPages((), words=1),
+            "dirty log of slot 1: missing {1}",
+        ),
+        (
+            (LOGGED, WRITTEN, GetDirtyLog(1)),
+            DirtyPages((0, 1), words=1),
+            "dirty log of slot 1: too many {0}",
+        ),
+        (
+            (EnableCap("DIRTY_LOG_RING", 0x1000), LOGGED, WRITTEN, HarvestDirtyRing()),
+            RingPages(((1, 0), (1, 1))),
+            "dirty ring of vCPU 0: too many {slot 1: 0}",
+        ),
+        (
+            (LOGGED, WRITTEN, Inspect()),
+            Inspected((HostChange("a", 0x40, b"1"),)),
+            "host memory holds wrong bytes at a+0x40",
+        ),
+        ((LOGGED, WRITTEN, Inspect()), Inspected(), "host memory lacks what was written"),
+        (
+            (LOGGED, Instruction("lock-xadd", 0x101_000, value=1)),
+            Ran(cx=7),
+            "lock-xadd at gpa 0x101000 ends with wrong registers, flags or exits",
+        ),
+        (
+            (LOGGED, Sweep(0x100_000, count=4)),
+            Swept(mmio=(Mmio(0x100_000, False, b"1234"),)),
+            "string read from gpa 0x100000 on exits with MMIO instead of reaching memory",
+        ),
+    ],
+)
+def test_a_title_names_the_page_or_the_place(
+    operations: tuple[AnyOperation, ...], outcome: AnyOutcome, title: str
+) -> None:
+    assert wrong(operations, outcome) == f"after create of slot 1, {title}"
+
+
+def test_a_title_fits_a_subject() -> None:
+    instruction = Instruction("lock-xadd", 0x101_000, value=1)
+    title = wrong((LOGGED, instruction), Stopped("x" * 150, "y" * 150))
+    assert len(title) == 150
+    assert title.endswith("...")
 
 
 def test_steps_are_named_by_what_they_do() -> None:
