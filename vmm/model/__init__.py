@@ -1,1 +1,1 @@
-"""What KVM allows: given the slots as they stand, the outcomes of each operation, and why."""
+"""The model: which outcomes KVM's rules allow each operation, given the current slots, and why."""

@@ -1,4 +1,4 @@
-"""What the guest's accesses may come to: values, MMIO exits, dirty pages, or a stopped vCPU."""
+"""The outcomes of guest accesses: values, MMIO exits, dirty pages, or a stopped vCPU."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -74,7 +74,7 @@ CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 
 
 def inside_smm(choices: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
-    """Return outcomes of an access in SMM by the rule that says which slots a vCPU sees there."""
+    """Return outcomes of an access in SMM, with the rule for SMM in place of the plain rules."""
     plain = (REACH, HOLE)
     return tuple(
         Allowed(each.outcome, IN_SMM, each.adopt, each.is_apart) if each.rule in plain else each
@@ -83,13 +83,13 @@ def inside_smm(choices: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
 
 
 class Pieces(Protocol):
-    """Says what a range of gpas is made of, as `Backing` does."""
+    """Divides a range of gpas into pieces, as `Backing` does."""
 
     def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]: ...
 
 
 class Accesses:
-    """Predicts accesses to one address space, and carries their effects out."""
+    """Predicts accesses to one address space, and applies their effects."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Accesses:
         tracking: Tracking,
         devices: Callable[[], bool],
     ) -> None:
-        """``devices`` says whether there are interrupt controllers in the kernel by now."""
+        """``devices`` says whether the VM has in-kernel interrupt controllers by now."""
         self._slots = slots
         self._backing = backing
         self._contents = contents
@@ -109,7 +109,7 @@ class Accesses:
         self._watch: Callable[[Touch, tuple[Piece, ...], bytes], None] | None = None
 
     def touch(self, op: Touch) -> tuple[Allowed, ...]:
-        """Return what one read or write of 1, 2 or 4 bytes may come to."""
+        """Return the allowed outcomes of one read or write of 1, 2 or 4 bytes."""
         pieces = self._backing.pieces(self._slots, op.gpa, op.width)
         write = op.access == "write"
         rule = _rule(pieces, write)
@@ -138,7 +138,7 @@ class Accesses:
         return (usual,)
 
     def watch(self, watch: Callable[[Touch, tuple[Piece, ...], bytes], None]) -> None:
-        """Let ``watch`` see each write in real mode that the only vCPU of a VM makes."""
+        """Call ``watch`` for each write that a VM's only vCPU makes in real mode."""
         self._watch = watch
 
     def _watched(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
@@ -148,7 +148,7 @@ class Accesses:
             self._watch(op, pieces, data)
 
     def sweep(self, op: Sweep) -> tuple[Allowed, ...]:
-        """Return what a string instruction over ``count`` elements may come to."""
+        """Return the allowed outcomes of a string instruction over ``count`` elements."""
         length = op.count * op.width
         pieces = self._backing.pieces(self._slots, op.gpa, length)
         write = op.access == "write"
@@ -179,7 +179,7 @@ class Accesses:
         return (usual, Allowed(Stopped("EFAULT"), rule, done, is_apart))
 
     def execute(self, op: Execute) -> tuple[Allowed, ...]:
-        """Return what running the code of a page may come to."""
+        """Return the allowed outcomes of running the code in a page."""
         (piece,) = self._backing.pieces(self._slots, op.gpa + STUB_OFFSET, STUB_LENGTH)
         if piece.kind in ("unknown", "fault") or piece.private:
             return ()
@@ -192,13 +192,13 @@ class Accesses:
         return (Allowed(Touched(value), REACH, partial(self.was_read, op.vcpu, (piece,))),)
 
     def pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
-        """Return what mapping a range ahead may come to; a log may take that for a read."""
+        """Return the allowed outcomes of pre-faulting a range; it may be logged like a read."""
         pieces = tuple(self._mappable(op))
         read = partial(self.was_read, op.vcpu, pieces)
         return tuple(Allowed(each.outcome, each.rule, read) for each in progress(op, pieces))
 
     def _mappable(self, op: PreFaultMemory) -> Iterator[Piece]:
-        """Yield the pages of a range up to the first that is no memory, that one included."""
+        """Yield the pages of a range up to and including the first that is not memory."""
         for gpa in range(op.gpa, op.gpa + op.size, PAGE_SIZE_BYTES):
             (piece,) = self._backing.pieces(self._slots, gpa, PAGE_SIZE_BYTES)
             yield piece
@@ -206,11 +206,11 @@ class Accesses:
                 return
 
     def pieces(self, gpa: int, length: int) -> tuple[Piece, ...]:
-        """Return what a range of gpas is made of."""
+        """Return the pieces of a range of gpas."""
         return self._backing.pieces(self._slots, gpa, length)
 
     def read(self, pieces: Iterable[Piece]) -> bytes:
-        """Return what the guest reads there: of all that is no memory, what exits are answered."""
+        """Return what the guest reads there; outside of memory, the answer to MMIO exits."""
         data = b""
         for piece in pieces:
             if piece.kind == "memory":
@@ -220,7 +220,7 @@ class Accesses:
         return data
 
     def are_vague(self, pieces: Iterable[Piece]) -> bool:
-        """Whether nobody knows what some of it holds."""
+        """Whether the content of some of it is unknown."""
         contents = self._contents
         return not contents.knows_all and any(
             piece.kind == "memory" and contents.is_vague(piece.mapping, piece.offset, piece.length)
@@ -228,7 +228,10 @@ class Accesses:
         )
 
     def blurred(self, op: Instruction, pieces: Iterable[Piece], *, surely: bool) -> None:
-        """Write what nobody knows where the pieces lie in writable memory, surely or perhaps."""
+        """Make the content of writable pieces unknown: a write with unknown data, or perhaps none.
+
+        With ``surely`` the write is certain.
+        """
         for piece in pieces:
             if piece.slot is not None and not leaves_memory(piece, write=True):
                 self._slots.hit(piece.slot)
@@ -237,7 +240,7 @@ class Accesses:
                 self._tracking.kernel_wrote(op.vcpu, piece.slot, page, surely=surely)
 
     def was_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
-        """Note which slots were looked up, and which pages may be reported as read from now on."""
+        """Note which slots were looked up, and which pages may be logged because of the read."""
         for piece in pieces:
             if piece.slot is None:
                 continue
@@ -247,7 +250,7 @@ class Accesses:
                 self._tracking.read(vcpu, piece.slot, page)
 
     def was_walked(self, vcpu: int, piece: Piece) -> None:
-        """Note that a page-table entry was used: nested paging may report that as a write."""
+        """Note that a page table entry was used: nested paging may log that as a write."""
         self.was_read(vcpu, (piece,))
         if piece.slot is not None:
             page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
@@ -273,21 +276,21 @@ class Accesses:
 
 
 def _answered(op: Touch, pieces: tuple[Piece, ...], usual: Allowed) -> Allowed:
-    """Return the outcome of a touch of which the I/O APIC in the kernel may answer a part."""
+    """Return the outcome of a touch that the in-kernel I/O APIC may answer in part."""
     write = op.access == "write"
     asked = [each for each in pieces if leaves_memory(each, write) and answers(each)]
     outcome = usual.outcome
     if not asked or not isinstance(outcome, Touched):
         return usual
     data = _element(op.value, op.width) if write else None
-    # The I/O APIC's registers begin where a page does, so only the first piece can lie before.
+    # The I/O APIC's registers begin at a page, so only the first piece can lie before them.
     exits = () if pieces[0] in asked else exits_of(pieces[:1], data)
     unknown = 0 if write else unknown_bits(op.gpa, asked)
     return Allowed(Touched(outcome.value & ~unknown, exits, unknown), IOAPIC, usual.adopt)
 
 
 def _element(value: int, width: int) -> bytes:
-    """Return the low ``width`` bytes of a value, as they stand in memory."""
+    """Return the low ``width`` bytes of a value in memory order."""
     return (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
 
 
@@ -304,7 +307,7 @@ def _private_fault(op: Touch, piece: Piece) -> tuple[Allowed, ...]:
 
 
 def leaves_memory(piece: Piece, write: bool) -> bool:
-    """Whether an access exits there."""
+    """Whether an access to a piece does not reach memory, and so exits or fails."""
     return piece.kind != "memory" or (write and (piece.readonly or piece.protected))
 
 
@@ -316,7 +319,7 @@ def changed_bytes(pieces: Iterable[Piece]) -> int:
 def exits_of(pieces: Sequence[Piece], written: bytes | None = None) -> tuple[Mmio, ...]:
     """Return the MMIO exits of an access, adjacent ones joined; ``written`` is None for a read."""
     write = written is not None
-    if len(pieces) == 1:  # As nearly all accesses are.
+    if len(pieces) == 1:  # The common case.
         piece = pieces[0]
         data = _FILL * piece.length if written is None else written[: piece.length]
         return (Mmio(piece.gpa, write, data),) if leaves_memory(piece, write) else ()
@@ -334,12 +337,15 @@ def exits_of(pieces: Sequence[Piece], written: bytes | None = None) -> tuple[Mmi
 
 
 def _may_fault(pieces: Iterable[Piece], write: bool) -> bool:
-    """Whether hardware finds no host memory; a write to a READONLY slot exits before that."""
+    """Whether an access faults in hardware for want of host memory."""
     return any(faults(piece, write) for piece in pieces)
 
 
 def faults(piece: Piece, write: bool) -> bool:
-    """Whether hardware finds no host memory for an access there."""
+    """Whether an access to a piece faults in hardware for want of host memory.
+
+    A write to a READONLY slot exits before that.
+    """
     is_denied = piece.kind == "absent" or (write and piece.protected)
     return is_denied and not (write and piece.readonly)
 
@@ -347,7 +353,7 @@ def faults(piece: Piece, write: bool) -> bool:
 def _before_fault(
     pieces: tuple[Piece, ...], width: int, start_gpa: int, write: bool
 ) -> tuple[Piece, ...]:
-    """Return the pieces of the whole elements before the first page without host memory."""
+    """Return the pieces of all whole elements before the first page without host memory."""
     fault = next(piece.gpa for piece in pieces if faults(piece, write))
     whole = (fault - start_gpa) // width * width
     kept: list[Piece] = []
@@ -363,7 +369,7 @@ def _before_fault(
 def _rule(pieces: tuple[Piece, ...], write: bool) -> Rule | None:
     """Return the rule that decides an access: that of its most unusual piece.
 
-    None where the rules do not say whose memory it is; REACH where all of it is done in memory.
+    None if the rules do not say which memory it reaches; REACH if all of it is done in memory.
     """
     if len(pieces) == 1:
         piece = pieces[0]

@@ -1,4 +1,4 @@
-"""The page of the local APIC, which the instruction emulator takes for MMIO whatever lies there."""
+"""The page of the local APIC: the instruction emulator treats it as MMIO even if a slot has it."""
 
 import msgspec
 
@@ -21,18 +21,18 @@ _APIC_END = APIC_GPA + PAGE_SIZE_BYTES
 
 
 def is_apic_page(gpa: int, end: int) -> bool:
-    """Whether a range of gpas has a part in the APIC's page."""
+    """Whether a range of gpas overlaps the APIC's page."""
     return gpa < _APIC_END and end > APIC_GPA
 
 
 class AsEmulated:
-    """What an emulated access is made of: the APIC's page is a hole."""
+    """The pieces of an emulated access, for which the APIC's page is a hole."""
 
     def __init__(self, backing: Backing) -> None:
         self._backing = backing
 
     def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
-        """Return what ``Backing.pieces`` does, but for that page."""
+        """Return what ``Backing.pieces`` does, except for that page."""
         return tuple(
             Piece(piece.gpa, piece.length, "hole")
             if is_apic_page(piece.gpa, piece.gpa + 1)
@@ -42,7 +42,7 @@ class AsEmulated:
 
 
 def either(usual: tuple[Allowed, ...], emulated: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
-    """Return what an access may come to that may be emulated, or run on the processor."""
+    """Return the outcomes of an access that is either emulated or executed by the processor."""
     known = {choice.outcome for choice in usual}
     others = (msgspec.structs.replace(choice, rule=APIC_PAGE) for choice in emulated)
     return (*usual, *(choice for choice in others if choice.outcome not in known))

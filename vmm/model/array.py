@@ -2,14 +2,14 @@
 
 The kernel kept a VM's memslots in one array, sorted by base_gfn from the highest (the front,
 index 0) to the lowest, with a table from slot id to index. It changed that array by walking
-from entry to entry, shifting each one as it went. `MemslotArray` answers every question as
-that array would, index for index, at a cost that does not grow with the number of slots:
+from entry to entry, shifting each one as it went. `MemslotArray` returns the same answers and
+indexes, at a cost that hardly grows with the number of slots:
 
 - base_gfns are distinct, so the order of the entries is the order of their base_gfns. Only
   those are kept sorted; an index is the number of higher base_gfns and is never stored.
-- A walk ends where bisection says it ends. So `insert_back`, `move_backward` and
-  `move_forward` only answer the index, and `update` makes the whole change when it writes the
-  slot. Nothing half-shifted can be seen, and an update that is refused has changed nothing.
+- Bisection finds where a walk would end. So `insert_back`, `move_backward` and `move_forward`
+  only return the index, and `update` makes the whole change when it writes the slot. No
+  half-shifted state is visible, and a refused update changes nothing.
 """
 
 import enum
@@ -19,7 +19,7 @@ from typing import Generic, Protocol, TypeVar, assert_never
 
 
 class Entry(Protocol):
-    """What the array needs to know of a memslot: its id, and the gfns it covers."""
+    """What the array needs to know about a memslot: its id, and the gfns it covers."""
 
     @property
     def slot_id(self) -> int: ...
@@ -66,9 +66,9 @@ class ArrayError(Exception):
 class MemslotArray(Generic[E]):
     """The memslots of one address space, each in an entry of the caller's type.
 
-    An entry must not change its slot_id, base_gfn or npages while it is in the array; frozen
-    entries cannot. That slots do not overlap is the caller's promise, which `overlapping` helps
-    to keep: the kernel, too, checks it before it touches the array.
+    An entry must not change its slot_id, base_gfn or npages while it is in the array. The caller
+    must not let slots overlap, and can ask `overlapping`; the kernel, too, checks this before it
+    touches the array.
     """
 
     __slots__ = ("_by_gfn", "_by_id", "_last_hit", "_order")
@@ -88,24 +88,24 @@ class MemslotArray(Generic[E]):
         return len(self._by_id)
 
     def __iter__(self) -> Iterator[E]:
-        """The entries in use from front to back: the highest base_gfn first."""
+        """Yield the entries in use from front to back: the highest base_gfn first."""
         return (self._by_gfn[gfn] for gfn in reversed(self._order))
 
     def get(self, slot_id: int) -> E | None:
-        """The entry of a slot id, None where the id is unused (the kernel's id_to_memslot)."""
+        """Return the entry of a slot id, None if the id is unused (the kernel's id_to_memslot)."""
         return self._by_id.get(slot_id)
 
     def id_to_index(self, slot_id: int) -> int:
-        """The index of a slot id's entry, -1 where the id is unused."""
+        """Return the index of a slot id's entry, -1 if the id is unused."""
         entry = self._by_id.get(slot_id)
         return -1 if entry is None else self._index(entry.base_gfn)
 
     def hit(self, entry: E) -> None:
-        """Note that an entry in use was found: `find` looks there first."""
+        """Note that an entry in use was found; `find` tries it first."""
         self._last_hit = entry
 
     def find(self, gfn: int) -> E | None:
-        """The entry whose slot contains `gfn`, None if no slot does (search_memslots)."""
+        """Return the entry whose slot contains `gfn`, None if no slot does (search_memslots)."""
         entry = self._last_hit
         if entry is not None and entry.base_gfn <= gfn < entry.base_gfn + entry.npages:
             return entry
@@ -118,9 +118,9 @@ class MemslotArray(Generic[E]):
         return entry
 
     def overlapping(self, base_gfn: int, npages: int, besides: int | None = None) -> E | None:
-        """The front-most entry that shares a gfn with [base_gfn, base_gfn + npages).
+        """Return the front-most entry that shares a gfn with [base_gfn, base_gfn + npages).
 
-        The slot with the id `besides` is left out: a slot that moves may overlap itself.
+        The slot with the id `besides` is ignored: a slot that moves may overlap itself.
         """
         found = self._order.highest_up_to(base_gfn + npages - 1)
         if found is not None and self._by_gfn[found].slot_id == besides:
@@ -131,7 +131,7 @@ class MemslotArray(Generic[E]):
         return entry if found + entry.npages > base_gfn else None
 
     def update(self, entry: E, change: Change) -> int:
-        """Change the array as the kernel's update_memslots does; answer the id's index after.
+        """Change the array as the kernel's update_memslots does; return the id's new index.
 
         That index is -1 after DELETE, for which only the entry's slot_id matters. Raises
         ArrayError where the kernel would WARN, and ValueError for what must never reach the
@@ -161,34 +161,34 @@ class MemslotArray(Generic[E]):
     def delete(self, slot_id: int) -> None:
         """Delete a slot: the entries after it shift one to the front (kvm_memslot_delete).
 
-        Raises ArrayError where the id is unused.
+        Raises ArrayError if the id is unused.
         """
         entry = self._used(slot_id)
         self._last_hit = None
         self._take_out(entry)
 
     def insert_back(self) -> int:
-        """The index at which a new slot starts: after the last (kvm_memslot_insert_back)."""
+        """Return the index at which a new slot starts: after the last (kvm_memslot_insert_back)."""
         return self.used_slots
 
     def move_backward(self, entry: E) -> int:
-        """The index to which a used slot travels toward the back, on its way to `entry.base_gfn`.
+        """Return the index that a used slot reaches toward the back, moving to `entry.base_gfn`.
 
         It passes every entry with a higher gfn than its new one (kvm_memslot_move_backward).
-        Raises ArrayError where the id is unused or an equal base_gfn is met.
+        Raises ArrayError if the id is unused or an equal base_gfn is met.
         """
         old = self._used(entry.slot_id)
         if entry.base_gfn >= old.base_gfn:
             return self._index(old.base_gfn)
         if entry.base_gfn in self._by_gfn:
             raise ArrayError(Condition.EQUAL_GFN, entry.slot_id)
-        return self._index(entry.base_gfn) - 1  # Its own old entry is one of the higher.
+        return self._index(entry.base_gfn) - 1  # Its own old entry is among the higher ones.
 
     def move_forward(self, entry: E, start: int) -> int:
-        """The index to which a slot travels from `start` toward the front.
+        """Return the index that a slot reaches from `start` toward the front.
 
         It passes every entry with a lower gfn than its own (kvm_memslot_move_forward). Raises
-        ArrayError where an equal base_gfn is met.
+        ArrayError if an equal base_gfn is met.
         """
         index = self._index(entry.base_gfn)
         if index >= start:
@@ -198,7 +198,7 @@ class MemslotArray(Generic[E]):
         return index
 
     def _index(self, base_gfn: int) -> int:
-        """How many entries have a higher base_gfn."""
+        """Return how many entries have a higher base_gfn."""
         return len(self._by_id) - self._order.count_up_to(base_gfn)
 
     def _used(self, slot_id: int) -> E:
@@ -224,9 +224,9 @@ class MemslotArray(Generic[E]):
 
 
 class _SortedGfns:
-    """Distinct gfns in ascending order, in chunks short enough to shift without being noticed.
+    """Distinct gfns in ascending order, in chunks so short that inserting is cheap.
 
-    A chunk holds the gfns from the fence before it up to the fence after it; `_fences[i]` stands
+    A chunk holds the gfns from the fence before it up to the fence after it; `_fences[i]` is
     between the chunks i and i + 1. No chunk is empty unless it is the only one.
     """
 
@@ -243,12 +243,12 @@ class _SortedGfns:
         return (gfn for chunk in reversed(self._chunks) for gfn in reversed(chunk))
 
     def count_up_to(self, gfn: int) -> int:
-        """How many of the gfns are not higher than `gfn`."""
+        """Return how many of the gfns are not higher than `gfn`."""
         at = bisect_right(self._fences, gfn)
         return sum(self._sizes[:at]) + bisect_right(self._chunks[at], gfn)
 
     def highest_up_to(self, gfn: int) -> int | None:
-        """The highest of the gfns that are not higher than `gfn`, None if there is none."""
+        """Return the highest of the gfns that are not higher than `gfn`, None if there is none."""
         at = bisect_right(self._fences, gfn)
         chunk = self._chunks[at]
         within = bisect_right(chunk, gfn)

@@ -41,7 +41,7 @@ ATTRIBUTES_KNOWN = source(
 def set_attributes(
     op: SetMemoryAttributes, features: Features, vm_type: int, backing: Backing
 ) -> tuple[Allowed, ...]:
-    """Return what the call may come to. Only VMs whose type has private memory take attributes."""
+    """Return the allowed outcomes. Only VMs of a type with private memory accept attributes."""
     if not features.memory_attributes:
         return _refused(errno.ENOTTY, ATTRIBUTES_KNOWN)
     supported = features.memory_attributes if vm_type else 0

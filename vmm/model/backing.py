@@ -1,4 +1,4 @@
-"""Where an access lands: the pieces of memory, hole and nowhere that a range of gpas is made of."""
+"""Where an access lands: divides a range of gpas into pieces of memory, holes and the like."""
 
 from collections.abc import Container, Iterator
 from typing import Literal
@@ -52,11 +52,11 @@ class Piece(msgspec.Struct, frozen=True):
 
     ``changed`` says that the host has done something to the page since it was mapped.
 
-    ``private`` memory is that of a guest_memfd, whose name is the ``mapping``; a ``fault`` is a
-    private page that has none.
+    ``private`` memory belongs to the guest_memfd named by ``mapping``; a ``fault`` is a private
+    page without one.
 
-    ``absent`` is a slot's page for which the host has mapped nothing; of an ``unknown`` one the
-    rules do not say which memory an access reaches. What is ``protected`` the host may only read.
+    ``absent`` is a slot's page where the host has nothing mapped; for an ``unknown`` one the rules
+    do not say which memory an access reaches. The host may only read a ``protected`` page.
     """
 
     gpa: int
@@ -71,7 +71,7 @@ class Piece(msgspec.Struct, frozen=True):
 
     @property
     def readonly(self) -> bool:
-        """Whether the guest may not write here."""
+        """Whether the slot is READONLY."""
         return self.slot is not None and bool(self.slot.flags & READONLY)
 
 
@@ -79,10 +79,10 @@ class Backing:
     """Finds the host memory of an hva among the mappings that a scenario declares."""
 
     def __init__(self, mappings: tuple[Mapping, ...], host: HostPages) -> None:
-        """``host`` says what each page shows; it is kept up to date elsewhere."""
+        """``host`` says what each page shows; its owner updates it."""
         self._host = host
         self._mappings = {mapping.name: mapping for mapping in mappings}
-        # Those that have memory, but for what the host takes away later.
+        # Mappings with memory, apart from pages that the host takes away later.
         self._shown = {m.name for m in mappings if m.kind not in ("unmapped", "guest_memfd")}
         self._is_as_made = True
         self._changed: set[PageKey] = set()
@@ -90,12 +90,12 @@ class Backing:
         self._zero = next((m for m in mappings if m.kind == "zero"), None)
 
     def file_of(self, mapping: str) -> str:
-        """Return the mapping whose file one was made to show, which may be itself."""
+        """Return the mapping whose file a mapping was created to show, which may be itself."""
         made = self._mappings.get(mapping)
         return made.of or mapping if made else mapping
 
     def views(self, mapping: str, page: int) -> Iterator[str]:
-        """Yield the mappings that were made to show what a page of one shows."""
+        """Yield the mappings that were created to show the file page of a mapping's page."""
         file = self.file_of(mapping)
         for name, made in self._mappings.items():
             if page < made.pages and self.file_of(name) == file:
@@ -107,7 +107,7 @@ class Backing:
         return list(self._mappings)
 
     def normal(self, hva: Hva) -> Hva:
-        """Return one form for each address: a place in the mapping at 0 is an integer."""
+        """Return the canonical form of an address: a place in the mapping at 0 is an integer."""
         if isinstance(hva, Place) and self._mappings[hva.mapping].kind == "zero":
             return hva.offset
         return hva
@@ -117,7 +117,7 @@ class Backing:
         self._shown.add(mapping)
 
     def convert(self, gfns: range, is_private: bool) -> None:
-        """Note which gfns of the VM are private from now on, or no longer."""
+        """Make gfns of the VM private, or shared."""
         if is_private:
             self._private.update(gfns)
         else:
@@ -128,20 +128,20 @@ class Backing:
         return gfn in self._private
 
     def forget_attributes(self) -> None:
-        """Begin with a new VM, all of whose memory is shared."""
+        """Make all gfns shared, for a new VM."""
         self._private.clear()
 
     def is_absent(self, mapping: str, page: int) -> bool:
-        """Whether the host has taken away what a page of a mapping showed."""
+        """Whether the host has taken away a page of a mapping."""
         return self._host.is_absent(mapping, page)
 
     @property
     def absent(self) -> Container[PageKey]:
-        """The (mapping, page) that the host has taken away by now."""
+        """Each (mapping, page) that the host has taken away."""
         return self._host if self._host.hide_any else ()
 
     def changed(self, op: ChangeHostMemory) -> None:
-        """Note which pages are no longer what they were when they were mapped."""
+        """Note which pages the host has changed since they were mapped."""
         name = op.place.mapping
         self._is_as_made = False
         self._changed.update((name, page) for page in self._host.pages_of(op))
@@ -152,14 +152,14 @@ class Backing:
                 self._changed.update(self._host.viewers(*at))
 
     def follow(self, op: ChangeHostMemory) -> None:
-        """Take over what pages show after a change in a race; their content is judged elsewhere."""
+        """Apply a change in a race to what pages show; their content is judged elsewhere."""
         self.changed(op)
-        # Of memory without a file both are the same: fresh, and its own.
+        # For memory without a file both are the same: fresh, and its own.
         fresh = op.how == "map_fresh"
         self._host.change(msgspec.structs.replace(op, how="map") if fresh else op)
 
     def access(self, mapping: str, page: int) -> Access:
-        """Return what the host may do with a page."""
+        """Return how the host may access a page."""
         return self._host.access(mapping, page)
 
     def loses_content(self, op: ChangeHostMemory) -> bool:
@@ -169,14 +169,14 @@ class Backing:
         return how == "punch" or (how in ("drop", "unmap", "map", "map_fresh") and is_own)
 
     def locate(self, hva: Hva, offset: int) -> Place | None:
-        """Return where ``offset`` bytes beyond an hva lie; None where no memory is mapped."""
+        """Return the place ``offset`` bytes after an hva; None if no memory is mapped there."""
         place = self.declared(hva, offset)
         if place is None or self.is_absent(place.mapping, place.offset // PAGE_SIZE_BYTES):
             return None
         return place
 
     def declared(self, hva: Hva, offset: int) -> Place | None:
-        """Return the same, whatever the host has taken away."""
+        """Return the same, disregarding what the host has taken away."""
         if isinstance(hva, Place):
             if hva.mapping not in self._shown:
                 return None
@@ -186,17 +186,17 @@ class Backing:
         return None
 
     def shared(self, slot: Memslot, offset: int) -> Place | None:
-        """Return which memory a slot reaches, whatever is taken away; None where that is unclear.
+        """Return the shared memory of a slot, disregarding what is taken away; None if unclear.
 
-        ``offset`` is in bytes from the start of the slot; what is private is elsewhere.
+        ``offset`` is in bytes from the start of the slot.
         """
         place = self.declared(slot.userspace_addr, offset)
         return place if _agrees(slot, offset, place) else None
 
     def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
-        """Return what the ``length`` bytes from ``gpa`` on are made of, page by page, ascending."""
+        """Return the pieces of ``length`` bytes from ``gpa`` on, one for each page, ascending."""
         gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
-        if at + length <= PAGE_SIZE_BYTES:  # As nearly all touches are.
+        if at + length <= PAGE_SIZE_BYTES:  # The common case.
             slot = slots.find(gfn)
             if slot is None and not self._private:
                 return (Piece(gpa, length, "hole"),)
@@ -219,7 +219,7 @@ class Backing:
         offset = gpa - slot.base_gfn * PAGE_SIZE_BYTES
         hva = slot.userspace_addr
         if self._is_as_made and slot.memfd is None and isinstance(hva, Place):
-            if hva.mapping in self._shown:  # As nearly all memory is.
+            if hva.mapping in self._shown:  # The common case.
                 return Piece(gpa, length, "memory", slot, hva.mapping, hva.offset + offset)
             return Piece(gpa, length, "absent", slot)
         place = self.locate(hva, offset)
@@ -251,8 +251,8 @@ def _private_piece(slot: Memslot | None, gpa: int, length: int) -> Piece:
 def _agrees(slot: Memslot, offset: int, place: Place | None) -> bool:
     """Whether the hva of a slot with a guest_memfd shows the memory that the MMU maps.
 
-    From a guest_memfd that can be mapped the MMU serves every fault, whatever the hva shows;
-    from another one only those on private memory, which this is not.
+    If the guest_memfd can be mapped, the MMU serves every fault from it, whatever the hva shows;
+    otherwise only faults on private memory, which this is not.
     """
     memfd = slot.memfd
     if memfd is None or not memfd.flags & MEMFD_MMAP:

@@ -1,6 +1,6 @@
-"""What KVM itself writes to guest memory: the wall clock, the system time, the time stolen.
+"""What KVM itself writes to guest memory: wall clock, system time and steal time.
 
-These go to a gpa, as it is mapped in as_id 0 at that moment: never where it was mapped before.
+KVM writes them to a gpa, as it is mapped in as_id 0 at that moment, not as it was mapped before.
 """
 
 from collections.abc import Callable, Iterator
@@ -62,9 +62,10 @@ _EINVAL = 22
 
 @dataclass(slots=True)
 class _Clock:
-    """A clock of a vCPU: ``is_sure`` says that KVM surely took its place; ``asked`` for an update.
+    """A clock of a vCPU.
 
-    ``stopped`` says that the update is to tell of a pause.
+    ``is_sure`` says that KVM certainly accepted its gpa, ``asked`` that an update is pending, and
+    ``stopped`` that the update must report a pause.
     """
 
     gpa: int
@@ -74,7 +75,7 @@ class _Clock:
 
 
 class _Target(NamedTuple):
-    """Where a structure goes: a page of a slot, and host memory; surely, or perhaps."""
+    """Where KVM writes a structure: a page of a slot, and host memory; if not sure, perhaps."""
 
     slot: Memslot
     page: int
@@ -104,7 +105,7 @@ class Clocks:
         """Whether KVM may write anything when a vCPU runs."""
 
     def set(self, op: SetClockMsr) -> tuple[Allowed, ...]:
-        """Return what KVM_SET_MSRS may come to."""
+        """Return the allowed outcomes of KVM_SET_MSRS."""
         adopt = partial(self._set, op)
         if op.clock != "steal_time" or not op.on:
             return (Allowed(MsrsSet(1), CLOCK_MSRS, adopt),)
@@ -116,7 +117,7 @@ class Clocks:
         return (done, Allowed(MsrsSet(0), STEAL_TIME_MAPPED))
 
     def ctrl(self, op: KvmclockCtrl) -> tuple[Allowed, ...]:
-        """Return what KVM_KVMCLOCK_CTRL may come to."""
+        """Return the allowed outcomes of KVM_KVMCLOCK_CTRL."""
         clock = self._clocks.get((op.vcpu, "system_time"))
         refused = Allowed(Refused(_EINVAL), KVMCLOCK_CTRL)
         if clock is None:
@@ -125,21 +126,21 @@ class Clocks:
         return (done,) if clock.is_sure else (done, refused)
 
     def ran(self, vcpu: int) -> None:
-        """Note that a vCPU ran: KVM brings its clocks up to date before the guest goes on."""
+        """Note that a vCPU ran: KVM updates its clocks before it enters the guest."""
         for kind, clock in self._of(vcpu):
             is_due = clock.is_sure and (clock.asked or kind == "steal_time")
             self._write(vcpu, kind, clock, surely=is_due)
             clock.asked = clock.stopped = False
 
     def may_write(self, vcpu: int | None = None) -> None:
-        """Note that a vCPU, or any, was loaded: that it was interrupted may be written late."""
+        """Note that a vCPU (None: any) was loaded: KVM may write a preemption late."""
         for number, _ in tuple(self._clocks):
             if vcpu is None or number == vcpu:
                 for kind, clock in self._of(number):
                     self._write(number, kind, clock, surely=False)
 
     def in_race(self) -> tuple[RaceClock, ...]:
-        """Return all clocks, of which nobody knows after a race whether they are asked for."""
+        """Return all clocks; after a race nobody knows whether their updates are pending."""
         for clock in self._clocks.values():
             clock.asked = clock.stopped = False
         return tuple(
@@ -149,9 +150,9 @@ class Clocks:
     def met(
         self, op: Touch | Sweep | Execute | Instruction, usual: tuple[Allowed, ...]
     ) -> tuple[Allowed, ...]:
-        """Return the outcomes of an access, before which KVM writes the clocks of the vCPU.
+        """Return the outcomes of an access, before which KVM writes the vCPU's clocks.
 
-        Nobody knows what a guest reads there; none is returned where more depends on it.
+        What a guest reads there is unknown; no outcome is returned if more depends on it.
         """
         unknown = 0
         if not usual:
@@ -188,15 +189,15 @@ class Clocks:
             return
         target = self._target(op.clock, op.gpa)
         clock = _Clock(op.gpa, is_sure=target is not None and target.is_sure)
-        if op.clock == "wall_clock":  # It is written now, and never again.
+        if op.clock == "wall_clock":  # KVM writes it now, and never again.
             if op.gpa and _room(op.gpa) < LAYOUTS[op.clock].size:
                 self._write_across(op.vcpu, op.clock, op.gpa)
             elif op.gpa:
                 self._write(op.vcpu, op.clock, clock, surely=clock.is_sure)
             return
         if op.clock == "steal_time":
-            clock.is_sure = True  # Its place is looked up whenever it is written.
-        else:  # Linux 6.18 gives it a new version at once where it must no longer say "stable".
+            clock.is_sure = True  # KVM looks up the gpa at each write.
+        else:  # Linux 6.18 writes a new version at once if it must no longer say "stable".
             self._write(op.vcpu, op.clock, clock, surely=False)
         self._clocks[key] = clock
         self.exist = True
@@ -214,7 +215,7 @@ class Clocks:
         if target is None:
             return
         surely = surely and target.is_sure
-        if not target.can_be_written:  # It may be logged all the same (record_steal_time).
+        if not target.can_be_written:  # It may be logged nevertheless (record_steal_time).
             self._tracking.kernel_wrote(vcpu, target.slot, target.page, surely=False)
             return
         write = ClockWrite(target.mapping, target.offset, kind, clock.stopped)
@@ -222,7 +223,7 @@ class Clocks:
         self._tracking.kernel_wrote(vcpu, target.slot, target.page, surely=surely)
 
     def _write_across(self, vcpu: int, kind: Clock, gpa: int) -> None:
-        """Write a structure that goes on in the next page, page by page (kvm_write_guest)."""
+        """Write a structure that crosses into the next page, page by page (kvm_write_guest)."""
         first = _room(gpa)
         pieces = ((gpa, first), (gpa + first, LAYOUTS[kind].size - first))
         places = [(self._place(at, size), size) for at, size in pieces]
@@ -237,19 +238,19 @@ class Clocks:
             for place in (one, other):
                 self._tracking.kernel_wrote(vcpu, place.slot, place.page, surely=True)
             return
-        for target, size in places:  # It may end with the first page that cannot be written.
+        for target, size in places:  # KVM may stop at the first page that it cannot write.
             if target is not None:
                 self._tracking.kernel_wrote(vcpu, target.slot, target.page, surely=False)
             if target is not None and target.can_be_written:
                 self._contents.blur(target.mapping, target.offset, size)
 
     def _target(self, kind: Clock, gpa: int) -> _Target | None:
-        """Return where a structure at a gpa would be written; None where that cannot be."""
+        """Return where KVM would write a structure at a gpa; None if it cannot."""
         target = self._place(gpa, min(LAYOUTS[kind].size, _room(gpa)))
         return target if target is not None and target.can_be_written else None
 
     def _place(self, gpa: int, size: int) -> _Target | None:
-        """Return what bytes of a page are mapped to; None where no slot could be written."""
+        """Return where bytes of a page are mapped; None without a writable slot."""
         gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
         slot = self._slots.find(gfn)
         if slot is None or slot.flags & READONLY:
@@ -261,12 +262,12 @@ class Clocks:
         mapping, offset = place.mapping, place.offset
         can_be_written = self._backing.access(mapping, offset // PAGE_SIZE_BYTES) == "everything"
         (piece,) = self._backing.pieces(self._slots, gpa, size)
-        # What is private, or of a guest_memfd, KVM reaches through the hva if at all.
+        # KVM reaches private memory, and slots with a guest_memfd, through the hva if at all.
         is_sure = slot.memfd is None and not piece.private
         return _Target(slot, page, mapping, offset, is_sure, can_be_written)
 
     def _is_veiled(self, gpa: int, length: int, as_id: int) -> bool:
-        """Whether nobody knows what some bytes hold when a vCPU runs that reads them."""
+        """Whether some bytes are unknown when a vCPU reads them."""
         targets = [
             (target, LAYOUTS[kind].size)
             for (_, kind), clock in self._clocks.items()
@@ -285,7 +286,7 @@ class Clocks:
         return False
 
     def _accessed(self, op: Sweep | Execute | Instruction) -> Iterator[tuple[int, int]]:
-        """Yield (gpa, length) of what an access reads, or writes after having read it."""
+        """Yield (gpa, length) of what an access reads, also before it writes it."""
         match op:
             case Sweep():
                 if op.access == "read":
@@ -293,7 +294,7 @@ class Clocks:
             case Execute():
                 yield op.gpa, PAGE_SIZE_BYTES
             case Instruction():
-                if self.exist:  # Whether it reads what nobody knows has been asked before.
+                if self.exist:  # Without clocks, `Trial` has checked for unknown bytes.
                     yield from accessed(op)
 
 
@@ -304,5 +305,5 @@ def _unknown(outcome: AnyOutcome, unknown: int) -> AnyOutcome:
 
 
 def _room(gpa: int) -> int:
-    """Return how many bytes there are up to the end of a page."""
+    """Return how many bytes there are from a gpa to the end of its page."""
     return PAGE_SIZE_BYTES - gpa % PAGE_SIZE_BYTES

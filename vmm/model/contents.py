@@ -1,4 +1,4 @@
-"""What the model knows of host memory: the tags, and every byte written since."""
+"""The content of host memory in the model: the tags, and every byte written since."""
 
 from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
@@ -11,21 +11,21 @@ from vmm.scenario.hostpages import HostPages, PageKey as PageKey
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping
 
 _OWN = "\0"
-"""Ends the name of what a mapping holds itself where it shows a file, or did: no name has it."""
+"""Suffix for a mapping's own pages, where it shows or showed a file; no mapping's name has it."""
 
 _LINE_BYTES = 1024
 _LINES = PAGE_SIZE_BYTES // _LINE_BYTES
 _ZEROS = bytes(_LINE_BYTES)
-"""Pages are kept in lines: most writes are a few bytes, at the ends of a page or at its start."""
+"""Pages are kept in lines: most writes are a few bytes, at the start or the end of a page."""
 
 _LineKey = tuple[str, int]
-"""(mapping, file, or what a mapping holds itself; line)."""
+"""(mapping, file, or mapping with _OWN; line)."""
 
 
 class _Before(NamedTuple):
-    """What a line held at the last look, and between which offsets it may have changed since.
+    """A line at the last look, and the range of offsets that may have changed since.
 
-    Of the bytes in ``vague`` nobody knew what they were.
+    The bytes in the mask ``vague`` were unknown.
     """
 
     held: bytes
@@ -37,7 +37,7 @@ class _Before(NamedTuple):
 class Contents:
     """The bytes of all declared mappings, and of guest_memfds by name.
 
-    What nobody wrote costs nothing. ``host`` says what each page shows: `change` brings both on.
+    Unwritten memory costs nothing. ``host`` says what each page shows; `change` updates it, too.
     """
 
     def __init__(self, mappings: tuple[Mapping, ...], host: HostPages | None = None) -> None:
@@ -49,12 +49,12 @@ class Contents:
         self._before: dict[str, dict[int, _Before]] = {name: {} for name in self._order}
         self._vague = Vague()
         self.is_blurred = False
-        """Whether a guest has written what nobody knows."""
+        """Whether a guest has written unknown data."""
 
     def read(self, mapping: str, offset: int, length: int) -> bytes:
         """Return ``length`` bytes; they may span pages."""
         line, at = divmod(offset, _LINE_BYTES)
-        if at + length <= _LINE_BYTES and self._host.are_plain:  # As nearly all touches are.
+        if at + length <= _LINE_BYTES and self._host.are_plain:  # The common case.
             held = self._lines.get((mapping, line))
             if held is None:
                 return self._fresh(mapping, offset, length)
@@ -64,12 +64,12 @@ class Contents:
         return data[at : at + length]
 
     def write(self, mapping: str, offset: int, data: bytes) -> None:
-        """Change bytes as the guest would; ``changes`` reports them."""
+        """Change bytes; ``changes`` reports them."""
         line, at = divmod(offset, _LINE_BYTES)
         if at + len(data) <= _LINE_BYTES:
             self._write(mapping, line, at, data)
             return
-        left = memoryview(data)  # What is cut off of it is not copied.
+        left = memoryview(data)  # Slices of it are not copied.
         while left:
             line, at = divmod(offset, _LINE_BYTES)
             take = min(len(left), _LINE_BYTES - at)
@@ -79,13 +79,13 @@ class Contents:
 
     @property
     def is_plain(self) -> bool:
-        """Whether each page shows what nothing else does."""
+        """Whether every page shows its mapping's own memory, which no other page shows."""
         return self._host.are_plain
 
     def kernel_writes(self, write: ClockWrite, *, surely: bool) -> None:
-        """Let KVM write a structure, which is due at the next look where it does so ``surely``."""
+        """Let KVM write a structure; if ``surely``, it is due at the next look."""
         if not self._vague.masks:
-            # What else was written there since the last look may have been the new version.
+            # Any other write there since the last look may have been to the version.
             line = write.offset // _LINE_BYTES
             surely = surely and line not in self._before.get(write.mapping, ())
         for first, end in LAYOUTS[write.clock].written:
@@ -96,7 +96,7 @@ class Contents:
         self._vague.written(write, surely=surely)
 
     def blur(self, mapping: str, offset: int, length: int) -> None:
-        """Let a guest write bytes that nobody knows."""
+        """Let a guest write unknown bytes."""
         self.is_blurred = True
         end = offset + length
         for start in _line_starts(offset, end):
@@ -106,11 +106,11 @@ class Contents:
 
     @property
     def knows_all(self) -> bool:
-        """Whether it is known of every byte what it holds."""
+        """Whether every byte is known."""
         return not self._vague.masks
 
     def is_vague(self, mapping: str, offset: int, length: int) -> bool:
-        """Whether nobody knows what some of these bytes are: KVM may have written them."""
+        """Whether some of these bytes are unknown: KVM may have written them."""
         return bool(self._vague.masks) and any(
             self._vague.of(self._kept(mapping, start // _LINE_BYTES))
             & mask_of(start % _LINE_BYTES, min(offset + length - start, _LINE_BYTES))
@@ -118,7 +118,7 @@ class Contents:
         )
 
     def lose(self, mapping: str, pages: range) -> None:
-        """Let the pages of a range read as zeros, as far as there are any."""
+        """Make the existing pages of a range read as zeros."""
         if mapping in self._sizes:
             for page in pages[: max(0, self._sizes[mapping] - pages.start)]:
                 self.write(mapping, page * PAGE_SIZE_BYTES, bytes(PAGE_SIZE_BYTES))
@@ -128,7 +128,7 @@ class Contents:
             self._vague.clear(key)
 
     def change(self, op: ChangeHostMemory) -> None:
-        """Let the host change what pages show, which may be something else then."""
+        """Apply a change of what pages show."""
         host, mapping = self._host, op.place.mapping
         pages = tuple(host.pages_of(op))
         match op.how:
@@ -152,11 +152,11 @@ class Contents:
             case "page_out" | "collapse" | "merge" | "move_away" | "move_back" | "fork" | "reap":
                 pass  # The same bytes, in other pages or elsewhere.
             case "fetch_later" | "guard" | "settle":
-                pass  # The same bytes, somewhat later.
+                pass  # The same bytes, a little later.
         host.change(op)
 
     def _leave(self, mapping: str, pages: Iterable[int]) -> None:
-        """Let go what pages hold themselves: they show their file again, or zeros."""
+        """Drop the pages' own memory: they show their file again, or zeros."""
         for page in pages:
             shown = self._host.shown(mapping, page)
             self._will_change(mapping, page)
@@ -166,7 +166,7 @@ class Contents:
                 self._clear(mapping, page)
 
     def _empty(self, files: Iterable[PageKey], *, copies: bool = False) -> None:
-        """Let pages of files be zeros; with ``copies``, private ones of them go, too."""
+        """Zero pages of files; with ``copies``, drop private copies of them, too."""
         for file, page in files:
             for viewer in self._host.viewers(file, page):
                 self._will_change(*viewer)
@@ -175,7 +175,7 @@ class Contents:
             self._clear(file, page)
 
     def _let_go(self, mapping: str, page: int) -> None:
-        """Forget what a page of a mapping held itself."""
+        """Forget a page's own memory, apart from its file."""
         self._copied.discard((mapping, page))
         for line in _lines_of(page):
             self._lines.pop((mapping + _OWN, line), None)
@@ -187,9 +187,9 @@ class Contents:
             self._vague.clear((store, line))
 
     def changes(self, hidden: Container[PageKey] = ()) -> tuple[HostChange, ...]:
-        """Return what differs from what it was at the last ``forget_changes``: runs of a page.
+        """Return the bytes that changed since the last ``forget_changes``, in runs within a page.
 
-        Pages that are hidden from the host are left out.
+        Pages in ``hidden`` are left out.
         """
         found: list[HostChange] = []
         for mapping, before in self._before.items():
@@ -213,7 +213,7 @@ class Contents:
         return tuple(found)
 
     def room(self, hidden: Container[PageKey] = ()) -> tuple[Room, ...]:
-        """Return the bytes that may differ as well, or not, since KVM may have written them."""
+        """Return the bytes that may or may not have changed, since KVM may have written them."""
         if not self._vague.masks:
             return ()
         return tuple(
@@ -233,7 +233,7 @@ class Contents:
         )
 
     def forget_changes(self, hidden: Container[PageKey] = ()) -> None:
-        """Begin anew, but for hidden pages: ``changes`` compares with what is there now."""
+        """Let ``changes`` compare with the current content from now on, except hidden pages."""
         self._vague.looked_at()
         for mapping, before in self._before.items():
             if before:
@@ -253,12 +253,12 @@ class Contents:
         return self._lines.get((store, line)) or self._fresh(store, line * _LINE_BYTES, _LINE_BYTES)
 
     def _fresh(self, store: str, offset: int, length: int) -> bytes:
-        """Return what is in a line at first: what no mapping shows begins as zeros."""
+        """Return the initial content of a line: tags, or zeros for a guest_memfd."""
         order = self._order.get(store)
         return bytes(length) if order is None else tagged_bytes(order, offset, length)
 
     def _kept(self, mapping: str, line: int) -> _LineKey:
-        """Return where what a mapping shows in a line is kept."""
+        """Return the key under which a mapping's line is kept."""
         if self._host.are_plain:
             return mapping, line
         page, within = divmod(line, _LINES)
@@ -270,7 +270,7 @@ class Contents:
         return shown.file, shown.page * _LINES + within
 
     def _write(self, mapping: str, line: int, at: int, data: bytes | None, size: int = 0) -> None:
-        """Change what is shown in a line; without ``data`` to what nobody knows."""
+        """Change a line as a mapping shows it; without ``data``, to unknown bytes."""
         end = at + (size if data is None else len(data))
         if self._host.are_plain:
             key = mapping, line
@@ -291,7 +291,7 @@ class Contents:
             self._vague.doubt(mapping, line // _LINES)
 
     def _copy_on_write(self, mapping: str, page: int) -> None:
-        """Give a page that shows a file in private what it holds itself."""
+        """Give a page that maps a file privately its own copy."""
         shown = self._host.shown(mapping, page)
         if shown is None or not (shown.private and shown.file) or (mapping, page) in self._copied:
             return
@@ -302,7 +302,7 @@ class Contents:
         self._copied.add((mapping, page))
 
     def _viewers(self, mapping: str, line: int, key: _LineKey) -> Iterator[_LineKey]:
-        """Yield the lines of mappings that show what is kept in a line."""
+        """Yield the lines of mappings that show a kept line."""
         yield mapping, line
         store, (page, within) = key[0], divmod(key[1], _LINES)
         for name, shown in self._host.viewers(store, page):
@@ -311,7 +311,7 @@ class Contents:
                 yield viewer
 
     def _will_change(self, mapping: str, page: int) -> None:
-        """Note what a page of a mapping shows now, before it shows something else."""
+        """Save what a page of a mapping shows now, before it shows something else."""
         self._vague.doubt(mapping, page)
         if mapping in self._order:
             for line in _lines_of(page):
@@ -331,7 +331,7 @@ class Contents:
 
 
 def _line_starts(offset: int, end: int) -> tuple[int, ...]:
-    """Return where the pieces begin that a range of bytes has in its lines."""
+    """Return the start of a range of bytes, and the starts of all further lines in it."""
     return (offset, *range((offset // _LINE_BYTES + 1) * _LINE_BYTES, end, _LINE_BYTES))
 
 

@@ -1,8 +1,8 @@
-"""What the kernel does with writes to gpas without memory: keep them, or signal an eventfd.
+"""Coalesced MMIO and ioeventfds: the kernel keeps a write outside of memory, or signals an eventfd.
 
-Both are devices on a bus that is asked before an access exits (``vcpu_mmio_write``): at a gpa
-without a slot, and for a write to a READONLY slot. Each fragment of an access, which lies within a
-page, is asked for by itself.
+Both are devices on a bus that KVM tries before an access exits (``vcpu_mmio_write``): at a gpa
+without a slot, and for a write to a READONLY slot. KVM tries each fragment of an access, which lies
+within a page, by itself.
 """
 
 import errno
@@ -43,7 +43,7 @@ EVENT_ABSENT = source(
 )
 
 RING_ENTRIES = 169
-"""What the ring holds: a page, without its head, and without the entry that stays free."""
+"""How many entries the ring holds: a page, minus its head and the entry that stays free."""
 
 _LENGTHS = (0, 1, 2, 4, 8)
 _END = 1 << 64
@@ -62,7 +62,7 @@ class Event:
     match: int | None
 
     def collides(self, other: "Event") -> bool:
-        """Whether one write could be for both."""
+        """Whether one write could signal both."""
         if self.gpa != other.gpa:
             return False
         if not (self.length and other.length):
@@ -72,7 +72,7 @@ class Event:
         )
 
     def takes(self, gpa: int, data: bytes) -> bool:
-        """Whether a write is for it."""
+        """Whether a write signals it."""
         if gpa != self.gpa or self.length not in (0, len(data)):
             return False
         return self.match is None or int.from_bytes(data, "little") == self.match
@@ -80,7 +80,7 @@ class Event:
 
 @dataclass(slots=True)
 class Devices:
-    """The devices of one VM, the ring, and the counts of eventfds."""
+    """The devices of one VM, its ring, and the counts of eventfds."""
 
     ranges: list[Range] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Devices:
         return bool(self.ranges or self.events)
 
     def coalesce(self, op: CoalesceMmio) -> Allowed:
-        """Return what registering a range, or its end, comes to."""
+        """Return the outcome of registering or unregistering a range."""
 
         def apply() -> None:
             if op.on:
@@ -104,7 +104,7 @@ class Devices:
         return Allowed(Done(), COALESCED, apply)
 
     def ioeventfd(self, op: IoEventFd) -> Allowed:
-        """Return what an eventfd at a gpa, or its end, comes to."""
+        """Return the outcome of adding or removing an ioeventfd."""
         event = Event(op.name, op.gpa, op.length, op.match)
         if not op.on:
             if event not in self.events:
@@ -118,7 +118,7 @@ class Devices:
         return Allowed(Done(), EVENT, lambda: self.events.append(event))
 
     def collect(self) -> Allowed:
-        """Return what was kept and signalled since the last time."""
+        """Return what was kept and signalled since the last ``collect``."""
         events = tuple(sorted((name, count) for name, count in self.counts.items() if count))
 
         def apply() -> None:
@@ -129,14 +129,14 @@ class Devices:
         return Allowed(MmioKept(tuple(self.kept), events), rule, apply)
 
     def may_take(self, exits: tuple[Mmio, ...]) -> bool:
-        """Whether a part of what exits is anywhere near a device."""
+        """Whether a write among the exits overlaps a device."""
         writes = [(each.gpa, len(each.data)) for each in exits if each.write]
         return any(_meet(place, write) for write in writes for place in self._places)
 
     def written(self, exit_: Mmio) -> "Taken | None":
-        """Return who takes a write, which lies within a page; None where that is unclear.
+        """Return which device takes a write within a page; None if that is unclear.
 
-        The bus is searched by halves, which may miss one of several devices that overlap.
+        KVM bisects the bus, which may miss one of several devices that overlap.
         """
         near = [each for each in self._places if _meet(each, (exit_.gpa, len(exit_.data)))]
         group = [each for each in self._places if any(_meet(each, other) for other in near)]
@@ -158,7 +158,7 @@ class Devices:
 
 @dataclass(slots=True)
 class Taken:
-    """Who takes a write: an eventfd, the ring, or nobody."""
+    """What takes a write: an eventfd, the ring, or nothing."""
 
     event: Event | None
     is_kept: bool
@@ -169,12 +169,12 @@ def _holds(each: Range, gpa: int, length: int) -> bool:
 
 
 def _meet(one: Range, other: Range) -> bool:
-    """Whether two ranges overlap; one without a length is a place."""
+    """Whether two ranges overlap; one without a length counts as one byte."""
     return one[0] < other[0] + max(other[1], 1) and other[0] < one[0] + max(one[1], 1)
 
 
 def absorbed(devices: Devices, usual: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
-    """Return the outcomes of an access with what devices take of it; none where that is unclear."""
+    """Return the outcomes of an access after devices took their part; none if that is unclear."""
     found = [_absorbed(devices, each) for each in usual]
     return tuple(each for each in found if each is not None) if None not in found else ()
 

@@ -1,7 +1,7 @@
-"""Which pages are dirty: logs that the kernel keeps a bit a page in, and rings for each vCPU.
+"""Which pages are dirty: bitmaps with a bit for each page, and a ring for each vCPU.
 
-A kernel that maps a page for the guest's read may map it writable at once, and then reports it
-(``make_spte``; ``Features.reads_make_dirty``). Of such a page the model says "perhaps".
+A kernel that maps a page for a guest's read may map it writable at once, and then logs it
+(``make_spte``; ``Features.reads_make_dirty``). For the model such a page is "perhaps" dirty.
 """
 
 import errno
@@ -99,15 +99,15 @@ MANUAL_PROTECT_ENABLE = int(DirtyLogManual.MANUAL_PROTECT_ENABLE)
 INITIALLY_SET = int(DirtyLogManual.INITIALLY_SET)
 
 _WORD = 64
-"""The bitmap is read and cleared by the word: so many pages."""
+"""Pages in one word of the bitmap: KVM copies and clears whole words."""
 
 
 @dataclass(slots=True)
 class Tracking:
-    """How one VM keeps track of dirty pages.
+    """How one VM tracks dirty pages.
 
-    ``manual`` is what KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 was enabled with; ``ring`` is None while
-    there is none; ``vcpus`` are those that were used, and so created.
+    ``manual`` is the argument that enabled KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2; ``ring`` is None
+    while there is none; ``vcpus`` are those that exist.
     """
 
     spaces: tuple[MemslotArray[Memslot], ...]
@@ -117,27 +117,27 @@ class Tracking:
     vcpus: set[int] = field(default_factory=set)
 
     def begin(self, new: Memslot, old: Memslot | None) -> None:
-        """Give a slot the log that its flags ask for, before it takes the old one's place."""
+        """Give a new slot the log that its flags ask for, before it replaces the old one."""
         if not new.flags & LOG_DIRTY_PAGES:
             return
         if old is not None and old.dirty is not None:
-            # A bitmap that exists is carried along (kvm_prepare_memory_region).
+            # An existing bitmap is kept (kvm_prepare_memory_region).
             new.dirty, new.perhaps = old.dirty, old.perhaps
             return
         both = MANUAL_PROTECT_ENABLE | INITIALLY_SET
         new.dirty = set(range(new.npages)) if self.manual & both == both else set()
 
     def changed(self, number: int, new: Memslot | None = None, old: Memslot | None = None) -> None:
-        """Note that a slot changed: none of its pages is mapped writable any more, as a rule."""
+        """Note that a slot changed: as a rule, none of its pages stays mapped writable."""
         if self.ring is not None:
             self.ring.protect_slot(number)
             if new is not None and self.leaves_unprotected(new, old):
                 self.ring.leave_unprotected(number, new.npages)
 
     def leaves_unprotected(self, new: Memslot | None, old: Memslot | None) -> bool:
-        """Whether logging begins without a page being protected (kvm_mmu_slot_apply_flags).
+        """Whether logging begins without write-protecting pages (kvm_mmu_slot_apply_flags).
 
-        With INITIALLY_SET every page counts as dirty, which a ring does not say.
+        With INITIALLY_SET every page counts as dirty, but no ring reports that.
         """
         return (
             self.ring is not None
@@ -149,7 +149,7 @@ class Tracking:
         )
 
     def wrote(self, vcpu: int, slot: Memslot, page: int, times: int = 1) -> None:
-        """Note a guest's write; ``times`` is how often it may be reported at most."""
+        """Note a guest's write; it is reported at most ``times`` times."""
         if slot.dirty is None:
             return
         slot.dirty.add(page)
@@ -157,7 +157,7 @@ class Tracking:
             self.ring.wrote(vcpu, (slot.number, page), times)
 
     def read(self, vcpu: int, slot: Memslot, page: int) -> None:
-        """Note a guest's read, where such a page may be reported."""
+        """Note a guest's read of a page that may be reported for it."""
         if slot.dirty is None:
             return
         slot.perhaps.add(page)
@@ -165,7 +165,7 @@ class Tracking:
             self.ring.read(vcpu, (slot.number, page))
 
     def kernel_wrote(self, vcpu: int, slot: Memslot, page: int, *, surely: bool) -> None:
-        """Note a write of KVM's own for a vCPU, or that there may have been one."""
+        """Note a write by KVM itself for a vCPU, or, if not ``surely``, a possible one."""
         if slot.dirty is None:
             return
         (slot.dirty if surely else slot.perhaps).add(page)
@@ -173,7 +173,7 @@ class Tracking:
             self.ring.kernel_wrote(vcpu, (slot.number, page), surely=surely)
 
     def get(self, op: GetDirtyLog) -> tuple[Allowed, ...]:
-        """Return what KVM_GET_DIRTY_LOG may come to."""
+        """Return the allowed outcomes of KVM_GET_DIRTY_LOG."""
         slot = self._logged(op.slot)
         if isinstance(slot, Allowed):
             return (slot,)
@@ -181,15 +181,14 @@ class Tracking:
             effect = _keep if self.manual else partial(_doubt, slot)
             return (_refused(errno.EFAULT, DIRTY_BAD_POINTER, effect),)
         dirty = slot.dirty or set()
-        # All bits of the slot are copied out, those that are clear too, and no word beyond them
-        # (kvm_dirty_bitmap_bytes).
+        # KVM copies all words of the slot, and none beyond (kvm_dirty_bitmap_bytes).
         words = -(-slot.npages // _WORD)
         pages = DirtyPages(tuple(sorted(dirty)), tuple(sorted(slot.perhaps - dirty)), words)
         effect = _keep if self.manual else partial(_clear, slot, None)
         return (Allowed(pages, DIRTY_EXACT, effect),)
 
     def clear(self, op: ClearDirtyLog) -> tuple[Allowed, ...]:
-        """Return what KVM_CLEAR_DIRTY_LOG may come to: its checks in the kernel's order."""
+        """Return the allowed outcomes of KVM_CLEAR_DIRTY_LOG: its checks in the kernel's order."""
         if not self.features.manual_dirty_log:
             return (_refused(errno.ENOTTY, CLEAR_KNOWN),)
         slot = self._logged(op.slot, op.first_page)
@@ -205,7 +204,7 @@ class Tracking:
         return (Allowed(Done(), CLEAR, partial(_clear, slot, pages)),)
 
     def enable(self, op: EnableCap) -> tuple[Allowed, ...]:
-        """Return what KVM_ENABLE_CAP may come to."""
+        """Return the allowed outcomes of KVM_ENABLE_CAP."""
         if op.cap == "MANUAL_DIRTY_LOG_PROTECT2":
             return (self._enable_manual(op.argument),)
         if op.cap == "DISABLE_QUIRKS2":
@@ -234,7 +233,7 @@ class Tracking:
         return Allowed(Done(), MANUAL_PROTECT, partial(self._set_manual, options))
 
     def _disable_quirks(self, quirks: int) -> Allowed:
-        """What is not a quirk of this kernel is refused; none of them changes a promise."""
+        """Refuse anything but quirks of this kernel; disabling one changes no promise."""
         if quirks & ~self.features.quirks or not self.features.quirks:
             return _refused(errno.EINVAL, QUIRKS)
         return Allowed(Done(), QUIRKS)
@@ -246,7 +245,7 @@ class Tracking:
         self.ring = RingState(size_bytes, self.features)
 
     def _logged(self, number: int, first_page: int = 0) -> Memslot | Allowed:
-        """Return the slot whose log is meant, or the refusal."""
+        """Return the logged slot with a number, or the refusal."""
         if self.ring is not None:
             return _refused(errno.ENXIO, DIRTY_RING_ONLY)
         as_id, slot_id = as_id_of(number), id_of(number)
@@ -261,7 +260,7 @@ class Tracking:
 
 
 def _keep() -> None:
-    """The log stays as it is."""
+    """Leave the log as it is."""
 
 
 def _refused(number: int, rule: Rule, effect: Callable[[], None] = _keep) -> Allowed:
@@ -270,7 +269,7 @@ def _refused(number: int, rule: Rule, effect: Callable[[], None] = _keep) -> All
 
 
 def _clear(slot: Memslot, pages: set[int] | None) -> None:
-    """Forget these pages, or all."""
+    """Clear these pages in the log; None: all."""
     if pages is None:
         slot.dirty, slot.perhaps = set(), set()
     elif slot.dirty is not None:
@@ -279,6 +278,6 @@ def _clear(slot: Memslot, pages: set[int] | None) -> None:
 
 
 def _doubt(slot: Memslot) -> None:
-    """A log that could not be copied out was cleared before (kvm_get_dirty_log_protect)."""
+    """Make a log uncertain: KVM clears it before it copies it (kvm_get_dirty_log_protect)."""
     slot.perhaps |= slot.dirty or set()
     slot.dirty = set()

@@ -1,9 +1,9 @@
 """The shape of the kernel's tree of slots by gfn (Linux 5.17 and later; a54d738661e0).
 
 It is a red-black tree: creating inserts, deleting erases, a move erases and inserts at the new gfn,
-and new flags take the old node's place. The kernel keeps two copies of it and makes each change in
-both, so both have the same shape. What is done follows from how red-black trees are defined, and
-is the same in `lib/rbtree.c`: the successor takes the place of a node with two children.
+and a flags change replaces the node in place. The kernel keeps two copies of it and makes each
+change in both, so both have the same shape. The algorithm is the usual one, as in `lib/rbtree.c`:
+the successor replaces a node with two children.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ class GfnTree:
             at = knot.right
 
     def put(self, number: int, gfn: int) -> None:
-        """Create a slot at a gfn, or move it there; one that is there already stays."""
+        """Create a slot at a gfn, or move it there; do nothing if it is there already."""
         knot = self._knots.get(number)
         if knot is not None and knot.gfn == gfn:
             return
@@ -77,7 +77,7 @@ class GfnTree:
         self._mend_red(knot)
 
     def _mend_red(self, knot: Knot) -> None:
-        """Let no red node have a red parent; ``knot`` is red and may."""
+        """Restore that no red node has a red parent; the red ``knot`` may have one."""
         while (parent := knot.parent) is not None and not parent.black:
             above = parent.parent
             assert above is not None  # A root is black.
@@ -104,16 +104,16 @@ class GfnTree:
         parent = knot.parent
         self._replace(knot, child)
         if child is not None:
-            child.black = True  # It was red, as the only child of a node.
+            child.black = True  # An only child is red.
         elif knot.black:
             self._mend_black(parent, None)
 
     def _mend_black(self, parent: Knot | None, child: Knot | None) -> None:
-        """Give the paths through ``child`` the black node back that they have lost."""
+        """Restore the black node that the paths through ``child`` have lost."""
         while parent is not None and (child is None or child.black):
             is_left = child is parent.left
             sibling = parent.right if is_left else parent.left
-            assert sibling is not None  # Its side has a black node more.
+            assert sibling is not None  # Its side has one more black node.
             if not sibling.black:
                 sibling.black, parent.black = True, False
                 self._rotate(parent, to_left=is_left)
@@ -137,7 +137,7 @@ class GfnTree:
             child.black = True
 
     def _change_places(self, knot: Knot, successor: Knot) -> None:
-        """Let a node and its successor change places and colours, whatever they hold."""
+        """Swap a node with its successor, colours included."""
         parent, left, right, black = knot.parent, knot.left, knot.right, knot.black
         if right is successor:
             knot.parent, right_of_new = successor, knot
@@ -170,7 +170,7 @@ class GfnTree:
             parent.right = new
 
     def _rotate(self, knot: Knot, *, to_left: bool) -> None:
-        """Let a node sink to a side; its child on the other takes its place."""
+        """Rotate a node to one side; its child on the other side takes its place."""
         child = knot.right if to_left else knot.left
         assert child is not None
         inner = child.left if to_left else child.right
@@ -196,14 +196,14 @@ def _leftmost(knot: Knot) -> Knot:
 
 
 class Trees:
-    """The trees of a VM, followed through its successful region calls while slots are few."""
+    """The trees of a VM, updated by its successful region calls while there are few slots."""
 
     def __init__(self, most: int) -> None:
         self._trees: dict[int, GfnTree] | None = {}
         self._most = most
 
     def follow(self, op: SetUserMemoryRegion) -> None:
-        """Take a region call that has succeeded."""
+        """Apply a region call that has succeeded."""
         if self._trees is None:
             return
         tree = self._trees.setdefault(op.slot >> 16, GfnTree())
@@ -215,11 +215,10 @@ class Trees:
             self._trees = None
 
     def knots(self, slots: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-        """Return for each slot (its 32-bit number, its first gfn) the index of its parent among
-        them, -1 for a root, and 1 for red.
+        """Return, for each slot (32-bit number, first gfn), its parent's index and 1 for red.
 
-        What other calls have made or taken away is put in or taken out first. Nothing is returned
-        where there are more slots than are followed.
+        The index is among ``slots``, -1 for a root. Slots that other calls have created or deleted
+        are added or removed first. Nothing is returned if there are too many slots to follow.
         """
         if self._trees is None or len(slots) > self._most:
             self._trees = None

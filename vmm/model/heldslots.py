@@ -1,4 +1,4 @@
-"""Compares a slot that the kernel holds with one of the model, over one history."""
+"""Compares the kernel's own slots with those of the model, over one history."""
 
 from vmm.model.regions import Memslot
 from vmm.scenario.kernelslots import KernelSlot
@@ -9,16 +9,14 @@ _GMEM_ONLY = 1 << 17
 
 
 class HeldSlots:
-    """Where a mapping lies in the process is learnt from the first slot there, and is the same for
-    every other.
-    """
+    """Learns a mapping's address from the first slot there, and expects it for every other."""
 
     def __init__(self, nr_memslots: int) -> None:
         self._nr_memslots = nr_memslots
         self._starts: dict[str, int] = {}
 
     def users(self, slots: list[KernelSlot]) -> list[KernelSlot]:
-        """Return the slots that are not the kernel's own, whose ids come after the last one."""
+        """Return the user's slots, without internal ones, whose ids are above the user's last."""
         return [slot for slot in slots if slot.slot_id in range(self._nr_memslots)]
 
     def flaw(self, as_id: int, slot: KernelSlot, wanted: Memslot) -> str:
@@ -43,7 +41,7 @@ class HeldSlots:
 
 
 def _internal(slot: KernelSlot, wanted: Memslot) -> int:
-    """Return the flag that the kernel adds: a guest_memfd that can be mapped backs it alone."""
-    if wanted.memfd is None:  # It is closed, and how it was made is forgotten.
+    """Return the flag that the kernel adds if a mappable guest_memfd is the only backing."""
+    if wanted.memfd is None:  # It is closed, and its flags are forgotten.
         return slot.flags & _GMEM_ONLY if wanted.flags & GUEST_MEMFD else 0
     return _GMEM_ONLY if wanted.memfd.flags & MEMFD_MMAP else 0

@@ -1,7 +1,7 @@
-"""What one instruction of a guest may come to: its accesses in order, played on what is known.
+"""The outcomes of one instruction of a guest: its accesses, simulated in order.
 
-What it reads and writes says the table of `vmm.scenario.instructions`, by the architecture's
-manuals; where those accesses land, and which of them exit, is said here.
+The table of `vmm.scenario.instructions` says what it reads and writes, by the architecture's
+manuals; this module says where those accesses land, and which of them exit.
 """
 
 from collections.abc import Iterable
@@ -60,7 +60,7 @@ _Known = Literal["known", "anything", "perhaps"]
 
 
 class _Step(NamedTuple):
-    """An access: what is written, if anything is, and whether it is known what and whether."""
+    """An access: the data if it writes, and whether the data, and the write, are certain."""
 
     pieces: tuple[Piece, ...]
     data: bytes | None
@@ -68,7 +68,7 @@ class _Step(NamedTuple):
 
 
 class Trial:
-    """A processor that notes what it does to memory; nothing is changed before `commit`."""
+    """A processor that records what it does to memory; nothing changes before `commit`."""
 
     def __init__(self, accesses: Accesses, op: Instruction) -> None:
         self.op = op
@@ -89,7 +89,7 @@ class Trial:
         self.is_lost = False
 
     def read(self, gpa: int, length: int) -> int:
-        """Return so many bytes of memory as a number; those outside of it exit."""
+        """Return ``length`` bytes of memory as a number; those outside of memory exit."""
         pieces = self._accesses.pieces(gpa, length)
         self._steps.append(_Step(pieces, None))
         self._exits += exits_of(pieces)
@@ -119,7 +119,7 @@ class Trial:
             at += piece.length
 
     def write_anything(self, gpa: int, length: int, *, surely: bool = True) -> None:
-        """Write bytes that the architecture leaves open; perhaps none where not ``surely``."""
+        """Write bytes that the architecture leaves open; if not ``surely``, perhaps not at all."""
         pieces = self._accesses.pieces(gpa, length)
         data = bytes(length)
         self._steps.append(_Step(pieces, data, "anything" if surely else "perhaps"))
@@ -127,11 +127,11 @@ class Trial:
         self._is_vague = True
 
     def lose_track(self) -> None:
-        """Nobody knows what happens."""
+        """Note that the outcome is unknown."""
         self.is_lost = True
 
     def run(self) -> Ran:
-        """Carry the instruction out, and return what it comes to."""
+        """Simulate the instruction, and return its outcome."""
         self._row.effect(self)
         begin = self._begin
         return Ran(
@@ -152,7 +152,7 @@ class Trial:
 
     @property
     def pieces(self) -> list[tuple[Piece, bool]]:
-        """All that was accessed, and whether it was written."""
+        """Each piece that was accessed, and whether it was written."""
         return [(piece, step.data is not None) for step in self._steps for piece in step.pieces]
 
     @property
@@ -172,48 +172,49 @@ class Trial:
 
     @property
     def _is_update(self) -> bool:
-        """Whether it reads and writes one place."""
+        """Whether it reads and then writes the same place."""
         writes = [step.data is not None for step in self._steps]
         return writes == [False, True] and self._steps[0].pieces == self._steps[1].pieces
 
     @property
     def fails_by_elements(self) -> bool:
-        """Whether it is known what is done before it meets memory that is not there.
+        """Whether it is known what it does before it meets missing memory.
 
-        Elements are done one by one. Of what pushes several registers some may be pushed by then.
+        Elements of a string are done one by one. An instruction that pushes several registers may
+        have pushed some.
         """
         return self._row.times == 1 and not self._is_vague
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing can be said of what it leaves in memory.
+        """Whether it is unknown what it leaves in memory.
 
-        A processor that saves much at once may have begun when it meets what is no memory.
+        A processor that saves much at once may already have begun when it leaves memory.
         """
         return self._is_vague and bool(self._exits or self._perhaps) and self.writes
 
     def with_all_exits(self, usual: Ran) -> Ran | None:
-        """Return the outcome with those exits that there may be besides; None without any."""
+        """Return the outcome with all possible further exits; None if there are none."""
         if not self._perhaps:
             return None
         mmio = joined((*self._exits, *self._perhaps))
         return msgspec.structs.replace(usual, mmio=mmio, unknown_exits=True)
 
     def commit(self) -> None:
-        """Let what was noted happen."""
+        """Apply all recorded accesses."""
         self._commit(self._steps)
 
     def commit_reads(self) -> None:
-        """Let only that happen which changes no memory."""
+        """Apply only the reads."""
         self._commit(step for step in self._steps if step.data is None)
 
     def commit_before_fault(self) -> None:
-        """Let that happen which comes before the first access to memory that is not there."""
+        """Apply the accesses before the first one to missing memory."""
         self._commit(self._steps[: self._first_fault])
 
     @property
     def _first_fault(self) -> int:
-        """The index of the first access that meets no host memory; their number if none does."""
+        """The index of the first access to missing host memory; the number of accesses if none."""
         return next(
             (
                 index
@@ -230,7 +231,7 @@ class Trial:
 
     @property
     def writes_after_fault(self) -> bool:
-        """Whether it changes memory by what does not happen where it ends at a fault."""
+        """Whether it would change memory at or after a fault that ends it."""
         return _changes(self._steps[self._first_fault :])
 
     def _commit(self, steps: Iterable[_Step]) -> None:
@@ -248,7 +249,7 @@ def _changes(steps: Iterable[_Step]) -> bool:
 
 
 def outcomes(accesses: Accesses, op: Instruction, devices: bool) -> tuple[Allowed, ...]:
-    """Return what an instruction may come to; ``devices``: whether the kernel has any."""
+    """Return the allowed outcomes; ``devices``: whether there are in-kernel irqchips."""
     if devices and any(may_answer(gpa, gpa + length) for gpa, length in accessed(op)):
         return ()
     row = INSTRUCTIONS[op.name]
@@ -274,7 +275,7 @@ def outcomes(accesses: Accesses, op: Instruction, devices: bool) -> tuple[Allowe
 
 
 def _failures(row: Row, trial: Trial) -> tuple[Allowed, ...]:
-    """Return how an instruction fails whose memory is gone."""
+    """Return the failures of an instruction whose memory is missing."""
     is_apart = trial.writes_after_fault
     fault = Allowed(Stopped("EFAULT"), HVA_ABSENT, trial.commit_before_fault, is_apart)
     if row.is_locked:

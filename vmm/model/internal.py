@@ -1,7 +1,7 @@
-"""The slots that the kernel makes for itself: the TSS, the identity map, and the APIC's page.
+"""Internal slots, which the kernel creates itself: the TSS, the identity map, and the APIC's page.
 
-Where a kernel has them (not every backend does) they have ids above the last one of the user's,
-lie in every address space, and may not overlap a user's slot, whichever came first.
+Where a kernel has them (not every backend does), their ids are above the user's last one, they
+exist in every address space, and may not overlap a user's slot, whichever came first.
 """
 
 import errno
@@ -73,19 +73,19 @@ IsTaken = Callable[[int, int], bool]
 
 
 class InternalSlots:
-    """The internal slots of one VM, and the calls that bring them about."""
+    """The internal slots of one VM, and the calls that create them."""
 
     def __init__(self, features: Features, vcpus: set[int], is_taken: IsTaken) -> None:
-        """``vcpus`` are those that exist; this object adds the ones that ``CreateVcpu`` makes."""
+        """``vcpus`` are those that exist; this object adds to the set."""
         self._features = features
         self._vcpus = vcpus
         self._is_taken = is_taken
         self.slots: dict[str, Memslot] = {}
-        """Those that there are, by name."""
+        """Those that exist, by name."""
         self._unmapped = 0
         self._identity_gpa = IDENTITY_MAP_GPA
         self.irqchip = False
-        """Whether there is a local APIC in the kernel."""
+        """Whether the VM has in-kernel interrupt controllers."""
 
     def overlapping(self, base_gfn: int, npages: int) -> Memslot | None:
         """Return an internal slot that shares a gfn with [base_gfn, base_gfn + npages)."""
@@ -95,9 +95,9 @@ class InternalSlots:
         return None
 
     def reached(self, vcpu: int, gpa: int, length: int) -> bool:
-        """Whether an access depends on an internal slot, whose content is the kernel's own affair.
+        """Whether an access depends on an internal slot, whose content the model does not know.
 
-        Where some of them have lost their memory, real mode may, wherever the access goes.
+        If some of them have lost their memory, any access in real mode may depend on that.
         """
         due = () if vcpu in self._vcpus else self._due()
         if not self.slots and not due:
@@ -110,7 +110,7 @@ class InternalSlots:
         return self.overlapping(first, last - first + 1) is not None
 
     def set_tss(self, op: SetTssAddr) -> Allowed:
-        """Return what KVM_SET_TSS_ADDR comes to."""
+        """Return the outcome of KVM_SET_TSS_ADDR."""
         if op.gpa > _LAST_TSS_GPA:
             return _refused(errno.EINVAL, TSS_RANGE)
         if not self._features.internal_tss:
@@ -118,19 +118,19 @@ class InternalSlots:
         return self._place(_TSS, op.gpa, TSS_PAGES, TSS)
 
     def set_identity_map(self, op: SetIdentityMapAddr) -> Allowed:
-        """Return what KVM_SET_IDENTITY_MAP_ADDR comes to; the page is made with the first vCPU."""
+        """Return the outcome of KVM_SET_IDENTITY_MAP_ADDR; the first vCPU creates the page."""
         if self._vcpus:
             return _refused(errno.EINVAL, IDENTITY_MAP_LATE)
         return Allowed(Done(), IDENTITY_MAP, partial(self._set_identity_gpa, op.gpa))
 
     def unmap(self) -> Allowed:
-        """Return what unmapping the memory of all of them comes to: each has a mapping."""
+        """Return the outcome of unmapping the memory of all of them: each has one mapping."""
         number = len(self.slots) - self._unmapped
         rule = INTERNAL_MEMORY if number else HARNESS
         return Allowed(Unmapped(number), rule, self._note_unmapped)
 
     def create_irqchip(self, _: CreateIrqchip) -> Allowed:
-        """Return what KVM_CREATE_IRQCHIP comes to."""
+        """Return the outcome of KVM_CREATE_IRQCHIP."""
         if not self._features.irqchip:
             return _refused(errno.ENOTTY, IRQCHIP_KNOWN)
         if self.irqchip:
@@ -140,7 +140,7 @@ class InternalSlots:
         return Allowed(Done(), IRQCHIP, self._add_irqchip)
 
     def create_vcpu(self, op: CreateVcpu) -> Allowed:
-        """Return what KVM_CREATE_VCPU comes to: internal slots that have no room prevent it."""
+        """Return the outcome of KVM_CREATE_VCPU: it fails if an internal slot has no room."""
         if op.vcpu in self._vcpus:
             return _refused(errno.EEXIST, VCPU_ONCE)
         for name, gpa in self._due():
@@ -150,13 +150,13 @@ class InternalSlots:
         return Allowed(Done(), VCPU, partial(self.use_vcpu, op.vcpu))
 
     def use_vcpu(self, vcpu: int) -> None:
-        """Note that a vCPU exists: the first one brings internal slots with it."""
+        """Note that a vCPU exists: the first one creates internal slots."""
         if vcpu not in self._vcpus:
             self._make_due()
             self._vcpus.add(vcpu)
 
     def _due(self) -> list[tuple[str, int]]:
-        """Return the pages that the next vCPU brings, in the order in which they are made."""
+        """Return the internal pages that the next vCPU creates, in order."""
         due: list[tuple[str, int]] = []
         if self._features.internal_apic and self.irqchip and _APIC_PAGE not in self.slots:
             due.append((_APIC_PAGE, APIC_GPA))
@@ -179,7 +179,7 @@ class InternalSlots:
         return Allowed(Done(), rule, partial(self._add, name, gpa, npages))
 
     def _refusal(self, gpa: int, npages: int) -> tuple[int, Rule] | None:
-        """Return why the kernel refuses itself a slot, if it does: an errno and a rule."""
+        """Return errno and rule if the kernel cannot create an internal slot; else None."""
         if gpa % PAGE_SIZE_BYTES:
             return errno.EINVAL, GPA_ALIGNED
         first = pages_of(gpa)

@@ -1,8 +1,8 @@
-"""The I/O APIC that KVM_CREATE_IRQCHIP makes: its registers are answered in the kernel.
+"""The I/O APIC of KVM_CREATE_IRQCHIP, whose registers the kernel answers.
 
-It is asked where an access finds no memory: at a gpa without a slot, and for a write to a READONLY
-slot. A device answers an access, or its part of a page, that lies within its registers as a whole
-(``kvm_io_bus_cmp``). Of what else that call makes, the PIC and the PIT have ports only.
+KVM tries it where an access finds no memory: at a gpa without a slot, and for a write to a READONLY
+slot. A device answers an access, or the part of it in one page, that lies entirely within its
+registers (``kvm_io_bus_cmp``). The PIC and the PIT, which that call creates, too, only have ports.
 """
 
 from collections.abc import Iterable
@@ -26,12 +26,12 @@ def answers(piece: Piece) -> bool:
 
 
 def may_answer(gpa: int, end: int) -> bool:
-    """Whether a range of gpas has a part in the registers."""
+    """Whether a range of gpas overlaps the registers."""
     return gpa < _END and end > IOAPIC_GPA
 
 
 def unknown_bits(gpa: int, pieces: Iterable[Piece]) -> int:
-    """Return which bits of what a read from ``gpa`` on finds are those of some pieces."""
+    """Return the bits that some pieces contribute to a value read from ``gpa`` on."""
     mask = 0
     for piece in pieces:
         mask |= ((1 << 8 * piece.length) - 1) << 8 * (piece.gpa - gpa)

@@ -1,7 +1,7 @@
 """What the kernel's array of memslots must be after a region operation (Linux 5.7 to 5.16).
 
-It is the array of the model, index for index. Internal slots, whose ids come after the
-last one of userspace, are none of the model's: they have their places by gfn.
+It equals the model's array, index for index. Internal slots, whose ids are above the user's last
+one, are not in the model's array; the kernel sorts them in by gfn.
 """
 
 from itertools import pairwise
@@ -25,7 +25,7 @@ KERNEL_ARRAY = source(
 def array_flaw(
     kernel: KernelArray, wanted: MemslotArray[Memslot], held: HeldSlots
 ) -> KernelFlaw | None:
-    """Return what is wrong with what the kernel holds, where it is to hold ``wanted``."""
+    """Return what is wrong with the kernel's array, which must hold ``wanted``."""
     observed = (
         _entries_flaw(kernel, wanted, held) or _indexes_flaw(kernel) or _model_flaw(kernel, wanted)
     )
@@ -37,7 +37,7 @@ def array_flaw(
 
 
 def _entries_flaw(kernel: KernelArray, wanted: MemslotArray[Memslot], held: HeldSlots) -> str:
-    """Each entry in use, and their order."""
+    """Check each entry in use, and their order."""
     if kernel.used_slots != len(kernel.slots):
         return f"used_slots is {kernel.used_slots}"
     for one, other in pairwise(kernel.slots):
@@ -60,7 +60,7 @@ def _entries_flaw(kernel: KernelArray, wanted: MemslotArray[Memslot], held: Held
 
 
 def _indexes_flaw(kernel: KernelArray) -> str:
-    """Whether entries and id_to_index say the same, internal slots included."""
+    """Check that entries and id_to_index agree, internal slots included."""
     indexes = dict(kernel.id_to_index)
     for index, slot in enumerate(kernel.slots):
         found = indexes.pop(slot.slot_id, -1)
@@ -72,7 +72,7 @@ def _indexes_flaw(kernel: KernelArray) -> str:
 
 
 def _model_flaw(kernel: KernelArray, wanted: MemslotArray[Memslot]) -> str:
-    """Where all slots are the model's, every index is."""
+    """Check the indexes against the model, if there are no internal slots."""
     if kernel.used_slots != wanted.used_slots:
         return ""
     for slot_id, index in kernel.id_to_index:

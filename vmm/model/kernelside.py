@@ -1,4 +1,4 @@
-"""Follows what the kernel holds along the model, through one history."""
+"""Compares the kernel's own slots with the model's, through one history (white box)."""
 
 from vmm.model.array import Change
 from vmm.model.heldslots import HeldSlots
@@ -21,11 +21,11 @@ from vmm.scenario.operations import SetUserMemoryRegion
 from vmm.scenario.slots import as_id_of, id_of
 
 _LATE = (GFN_LIMIT, NO_MEMORY)
-"""What refuses when the slot may have been taken out, and is put back."""
+"""Rules that refuse after the kernel may have removed the slot, so that it is put back."""
 
 
 class KernelSide:
-    """Looks at events that have a ``kernel``; the model is brought on by somebody else."""
+    """Checks events that have a ``kernel``; the caller makes the model follow them."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -33,14 +33,14 @@ class KernelSide:
         self._trees = TreeRules(self._held)
         self._old: Memslot | None = None
         self.rules: frozenset[str] = frozenset()
-        """The rules that have decided anything so far."""
+        """The rules that were checked so far."""
 
     def before(self, event: Event) -> None:
-        """Note the slot that an event is about, before the model follows it."""
+        """Note the slot of an event, before the model follows the event."""
         self._old = self._present(event)
 
     def flaw(self, event: Event, decided: Rule) -> KernelFlaw | None:
-        """Return what the kernel holds wrongly after an event that ``decided`` allows."""
+        """Return what is wrong with the kernel's slots after an event that ``decided`` allows."""
         kernel, op = event.kernel, event.operation
         if kernel is None or not isinstance(op, SetUserMemoryRegion):
             return None
@@ -65,7 +65,7 @@ class KernelSide:
     def _state_flaw(
         self, kernel: KernelSlots, wanted: Memslot | None, change: Change | None
     ) -> KernelFlaw | None:
-        """Return what is wrong with what belongs to the slot that the event is about."""
+        """Return what is wrong with the metadata of the slot that the event is about."""
         state = kernel.changed
         if state is None or wanted is None:
             return None

@@ -1,8 +1,8 @@
-"""What the kernel must hold of its memslots after a region operation (Linux 5.17 and later).
+"""What the kernel's trees of memslots must be after a region operation (Linux 5.17 and later).
 
-The model's slots say which entries there are; that the trees and the table hold together, and that
-both copies say the same, is asked of the kernel's data alone. Internal slots, whose ids
-come after the last one of userspace, are none of the model's, and are asked no more than that.
+The entries must be the model's slots. That the trees and the table are consistent, and that both
+copies are equal, is checked on the kernel's data alone. Internal slots, whose ids are above the
+user's last one, are not in the model, and get only these checks.
 """
 
 from itertools import pairwise
@@ -36,7 +36,7 @@ _BUCKET_BITS = 7
 
 
 class KernelFlaw(msgspec.Struct, frozen=True):
-    """What is wrong with what the kernel holds: the rule, what it should be, what it is."""
+    """What is wrong with the kernel's own slots: the rule, what they should be, what they are."""
 
     rule: Rule
     expected: str
@@ -44,7 +44,7 @@ class KernelFlaw(msgspec.Struct, frozen=True):
 
 
 def change_of(old: Memslot | None, new: Memslot | None) -> Change | None:
-    """Return which change has led from one state of a slot to another; None for none."""
+    """Return which change leads from one state of a slot to another; None if none does."""
     if old is None:
         return None if new is None else Change.CREATE
     if new is None:
@@ -59,8 +59,8 @@ def generation_flaw(
 ) -> KernelFlaw | None:
     """Return what is wrong with the generation after a change among ``spaces`` address spaces.
 
-    ``is_undone`` is whether a refusal may have come after the slot was taken out, so that it was
-    put back: two changes, too.
+    ``is_undone`` says that a refusal may have come after the kernel had removed the slot, so that
+    it was put back: that is two changes, too.
     """
     now = kernel.generation
     if now & UPDATE_IN_PROGRESS:
@@ -80,7 +80,7 @@ def generation_flaw(
 
 
 class TreeRules:
-    """Compares the trees that the kernel holds with the model, over one history."""
+    """Compares the kernel's trees with the model, over one history."""
 
     def __init__(self, held: HeldSlots) -> None:
         self._held = held
@@ -123,7 +123,7 @@ class TreeRules:
         )
 
     def _gfns_flaw(self, kernel: KernelTrees, each: SlotSet, wanted: list[Memslot]) -> str:
-        """By gfn: the order, and each slot as the model has it."""
+        """Check the tree by gfn: its order, and each slot against the model."""
         found = [kernel.slots[node.slot] for node in each.gfn_tree]
         for one, other in pairwise(found):
             if one.base_gfn + one.npages > other.base_gfn:
@@ -173,7 +173,7 @@ def _hash_flaw(kernel: KernelTrees, each: SlotSet) -> str:
 
 
 def _last_used_flaw(each: SlotSet) -> str:
-    """What a search begins with must be a slot that it may find, or none."""
+    """Check that the slot where a search begins is in the tree, or none."""
     if each.last_used == NONE or any(node.slot == each.last_used for node in each.gfn_tree):
         return ""
     return "last_used_slot is none of its slots"

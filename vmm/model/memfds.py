@@ -1,4 +1,4 @@
-"""What the model knows of guest_memfds: which are open, mapped and bound, and what is refused."""
+"""The model's guest_memfds: which are open, mapped and bound, and which calls are refused."""
 
 import errno
 from collections.abc import Callable
@@ -107,7 +107,7 @@ class GuestMemfds:
     def __init__(
         self, features: Features, memfds: frozenset[str], backing: Backing, contents: Contents
     ) -> None:
-        """``memfds`` are the names of files that are open, but are no guest_memfds."""
+        """``memfds`` are the names of open files that are not guest_memfds."""
         self._features = features
         self._memfds = memfds
         self._backing = backing
@@ -116,13 +116,13 @@ class GuestMemfds:
         self._vm = 0
 
     def new_vm(self) -> None:
-        """Forget every binding: the slots are gone. Files stay, as another VM's."""
+        """Forget every binding: the slots are gone. Files stay, but belong to the old VM."""
         self._vm += 1
         for file in self._files.values():
             file.bindings.clear()
 
     def create(self, op: CreateGuestMemfd) -> tuple[Allowed, ...]:
-        """Return what KVM_CREATE_GUEST_MEMFD may come to."""
+        """Return the allowed outcomes of KVM_CREATE_GUEST_MEMFD."""
         if not self._features.guest_memfd:
             return ()
         if op.flags & ~self._features.guest_memfd_flags:
@@ -133,14 +133,14 @@ class GuestMemfds:
         return _done(GUEST_MEMFD_CREATE, partial(self._files.__setitem__, op.name, file))
 
     def close(self, op: CloseGuestMemfd) -> tuple[Allowed, ...]:
-        """Return what closing the file may come to."""
+        """Return the allowed outcomes of closing the file."""
         file = self._opened(op.name)
         if file is None:
             return _refused(errno.EBADF, HARNESS)
         return _done(GUEST_MEMFD_CLOSE, partial(_close, file))
 
     def map(self, op: MapGuestMemfd) -> tuple[Allowed, ...]:
-        """Return what mapping the file may come to."""
+        """Return the allowed outcomes of mapping the file."""
         file = self._opened(op.name)
         if file is None:
             return _refused(errno.EBADF, HARNESS)
@@ -151,7 +151,7 @@ class GuestMemfds:
         return _done(GUEST_MEMFD_MMAP, partial(self._map, file, op.mapping))
 
     def punch(self, op: PunchGuestMemfd) -> tuple[Allowed, ...]:
-        """Return what a hole, or its opposite, may come to, in the order of the kernel's checks."""
+        """Return the allowed outcomes of fallocate(2), in the order of the kernel's checks."""
         file = self._opened(op.name)
         if file is None:
             return _refused(errno.EBADF, HARNESS)
@@ -175,7 +175,7 @@ class GuestMemfds:
         return _done(GUEST_MEMFD_PUNCH, lose)
 
     def refusal(self, op: SetUserMemoryRegion2) -> Decision | None:
-        """Return why a slot cannot be bound to the file that it names; None if it can."""
+        """Return why a slot cannot bind the file that it names; None if it can."""
         name = op.guest_memfd
         if name in self._memfds:
             return Decision(errno.EINVAL, None, GUEST_MEMFD_NOT_ONE)
@@ -195,13 +195,13 @@ class GuestMemfds:
         return None
 
     def bind(self, op: SetUserMemoryRegion2) -> GuestMemfd:
-        """Note that a slot holds pages of the file that it names, which is returned."""
+        """Note that a slot binds pages of the file that it names; return the file."""
         file = self._files[str(op.guest_memfd)]
         file.bindings[op.slot] = _pages(op)
         return file
 
     def unbind(self, slot: int) -> None:
-        """Forget what a slot, by its 32-bit number, held."""
+        """Forget what a slot, by its 32-bit number, was bound to."""
         for file in self._files.values():
             file.bindings.pop(slot, None)
 

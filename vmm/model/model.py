@@ -1,8 +1,8 @@
-"""The oracle: which outcomes of an operation the rules allow, and what each of them means.
+"""The oracle: which outcomes of an operation the rules allow, and the state after each.
 
-Written from the documented API and the kernel's source, never from what one host answers. Where
-the rules allow several outcomes all are returned, and the one observed is adopted; where the
-model does not know, it returns none, and the verdict is inconclusive.
+It is written from the documented API and the kernel's source, never from what one host answers. If
+the rules allow several outcomes, it returns all, and the observed one is adopted; if it does not
+know, it returns none, and the verdict is inconclusive.
 """
 
 import errno
@@ -108,9 +108,9 @@ _BY_A_VCPU = Touch | Sweep | Execute | Instruction | Start | HarvestDirtyRing | 
 
 
 class Followed(msgspec.Struct, frozen=True, gc=False):
-    """What the model makes of an event: the ``allowed`` outcomes, and the one that was ``chosen``.
+    """The model's answer to an event: the ``allowed`` outcomes, and the ``chosen`` one.
 
-    Of a race there is a ``flaw`` in their place, or the rules that decided it (``raced``).
+    For a race it has instead a ``flaw``, or the rules that decided it (``raced``).
     """
 
     allowed: tuple[Allowed, ...] = ()
@@ -125,19 +125,19 @@ class Followed(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def unknown(self) -> bool:
-        """Whether the model does not know what may happen there."""
+        """Whether the model does not know which outcomes are allowed."""
         return not (self.fits or self.allowed or self.flaw)
 
 
 class Model:
     """The state of VMs, and of the host memory that they share.
 
-    ``allowed`` changes nothing; what it returns brings the model on, by ``adopt``.
+    ``allowed`` changes nothing; the ``adopt`` of a returned outcome changes the state.
     """
 
     @classmethod
     def of(cls, header: Header) -> Self:
-        """Return the model of what a history's header says, before its first event."""
+        """Return the model for a history's header, before its first event."""
         scenario = header.scenario
         reached = reached_pages(scenario, header.features.touch_limit)
         return cls(mappings_of(scenario), header.features, scenario.vm_type, reached)
@@ -170,12 +170,12 @@ class Model:
         self._backing.forget_attributes()
 
     def _close(self) -> None:
-        """Each vCPU is loaded once more before it goes."""
+        """Close the VM, which loads each vCPU once more."""
         self._vm.clocks.may_write()
         self._reset()
 
     def _switch(self, number: int) -> None:
-        """Go on with another VM, and keep what this one is like."""
+        """Continue with another VM, and keep the state of this one."""
         self._others[self._number] = self._vm
         self._number = number
         other = self._others.pop(number, None)
@@ -195,11 +195,11 @@ class Model:
 
     @property
     def has_ring(self) -> bool:
-        """Whether a dirty ring is in the place of dirty bitmaps."""
+        """Whether dirty rings replace dirty bitmaps."""
         return self._vm.tracking.ring is not None
 
     def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
-        """Return the outcomes that the rules allow in this state; none where they are unknown."""
+        """Return the outcomes that the rules allow in this state; none if they are unknown."""
         match operation:
             case Touch():
                 return self._vm.touch(operation)
@@ -277,16 +277,16 @@ class Model:
                 assert_never(operation)
 
     def follow(self, event: Event) -> Followed:
-        """Come to the state after an event, by the first outcome that leaves room for its own.
+        """Adopt the first allowed outcome that admits the event's own.
 
-        Where no outcome does, the state stays as it was, but that a vCPU was used may count.
+        If none does, the state stays as it was, except that a vCPU may now have been used.
         """
         operation, outcome = event.operation, event.outcome
         if isinstance(outcome, Raced) and isinstance(operation, Race):
             return self._follow_race(operation, outcome)
         allowed = self.allowed(operation)
         for choice in allowed:
-            # What is equal is admitted, whatever the kind of outcome, and found out sooner.
+            # Equal outcomes are always admitted, and comparing is quicker.
             if choice.outcome == outcome or choice.outcome.admits(outcome):
                 choice.adopt()
                 return Followed(allowed, choice)
@@ -296,16 +296,16 @@ class Model:
         return Followed(allowed)
 
     def prefer(self, operation: AnyOperation) -> tuple[Allowed, ...]:
-        """Come to the state that the first allowed outcome leads to, and return all of them."""
+        """Adopt the first allowed outcome, and return all of them."""
         allowed = self.allowed(operation)
         if allowed:
             allowed[0].adopt()
         return allowed
 
     def begin_race(self, race: Race) -> tuple[HostSide, tuple[RaceClock, ...]] | None:
-        """Return what plays the calls of a race, and the clocks that KVM writes meanwhile.
+        """Return the `HostSide` that applies a race's calls, and the clocks that KVM writes.
 
-        None where the model does not know its outcome.
+        None if the model does not know the outcome of the race.
         """
         for vcpu in range(len(race.guests)):
             self._vm.internal.use_vcpu(vcpu)
@@ -337,10 +337,10 @@ class Model:
         clocks: Iterable[ClockWrite] = (),
         size: int = 4,
     ) -> None:
-        """Leave a race that was not run, after its calls.
+        """Go to the state after a race that was not run, once its calls are applied.
 
-        ``written`` are the words that nobody knows then, by mapping and offset; ``emptied`` the
-        pages that the host has lost the content of, ``clocks`` what KVM may have written.
+        ``written`` are the words that are unknown then, by mapping and offset; ``emptied`` are
+        the pages that are zeros now, ``clocks`` what KVM may have written.
         """
         for mapping, page in emptied:
             self._contents.write(mapping, page * PAGE_SIZE_BYTES, bytes(PAGE_SIZE_BYTES))
@@ -399,7 +399,7 @@ class Model:
 
 
 def _meets_device(race: Race) -> bool:
-    """Whether a guest of a race may ask an interrupt controller in the kernel."""
+    """Whether a guest of a race may access an in-kernel interrupt controller."""
     return any(
         may_answer(op.gpa, end) or is_apic_page(op.gpa, end)
         for guest in race.guests

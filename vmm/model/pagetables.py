@@ -1,8 +1,8 @@
-"""The guest's own page tables, as they stand in memory: what they translate an address to.
+"""Walks the guest's own page tables in memory.
 
-A walk reads an entry of each level at the gpa where a processor reads it, whatever slot is there by
-now. Only 64-bit mode with four levels is walked, as `Vcpu.enter_long_mode` sets it up: entries
-that cannot be executed do not exist there, and nothing is above supervisor.
+A walk reads an entry of each level at the gpa where a processor reads it, through the current slot
+there. Only 64-bit mode with four levels is walked, as `Vcpu.enter_long_mode` sets it up: without
+no-execute entries, and with all code in supervisor mode.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ _READ_ONLY_PIECES = ("hole", "absent")
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """An entry that a walk used, and the byte that holds its accessed and dirty bits after it."""
+    """An entry that a walk used, and its low byte, with accessed and dirty bits, after the walk."""
 
     entry: Piece
     low: int
@@ -70,7 +70,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """What a walk came to: the gpa if it ended in ``memory``, and what it did to each entry."""
+    """The result of a walk: the gpa if it ended in ``memory``, and what it did to each entry."""
 
     end: End
     gpa: int = 0
@@ -78,7 +78,7 @@ class Walk:
 
     @property
     def sets_bits(self) -> bool:
-        """Whether a bit is set that was not."""
+        """Whether it sets a bit that was clear."""
         return any(each.is_new for each in self.updates)
 
     @property
@@ -88,12 +88,11 @@ class Walk:
 
 
 class PageTables:
-    """Walks page tables, and knows which of them a processor may have cached.
+    """Walks page tables, and knows which entries a processor may have cached.
 
-    A kernel sees who writes to page tables only where a guest does, and a processor need not look
-    again at what it knows. So it is not known what an entry comes to that was another one when
-    its page was walked last. What the only vCPU has written in real mode is not cached: on its way
-    to 64-bit mode it forgets what it knew.
+    A kernel notices writes to page tables only by guests, and a processor need not reread a cached
+    entry. So the result is unknown if an entry has changed since its page was last walked. Writes
+    by a VM's only vCPU in real mode are an exception: entering 64-bit mode flushes what was cached.
     """
 
     def __init__(self, accesses: Accesses, contents: Contents) -> None:
@@ -102,7 +101,7 @@ class PageTables:
         self._walked: dict[tuple[str, int], bytes] = {}
 
     def walk(self, tables: int, address: int, write: bool) -> Walk:
-        """Return what an address is translated to by the tables at a gpa; nothing is changed."""
+        """Translate an address by the tables at a gpa; nothing is changed."""
         updates: list[Update] = []
         table = tables
         for level in reversed(range(LEVELS)):
@@ -134,7 +133,7 @@ class PageTables:
         raise AssertionError("the last level has the last entry")
 
     def adopt(self, vcpu: int, walks: tuple[Walk, ...], sets_bits: bool) -> None:
-        """Let walks happen: their bits are set, unless they are in READONLY slots."""
+        """Apply walks: with ``sets_bits``, set accessed and dirty bits in their entries."""
         for walk in walks:
             for update in walk.updates:
                 self._accesses.was_walked(vcpu, update.entry)
@@ -143,7 +142,7 @@ class PageTables:
                     byte = Touch(gpa, "write", 1, update.low, vcpu)
                     pieces = self._accesses.pieces(gpa, 1)
                     self._accesses.written(byte, pieces, bytes((update.low,)))
-        if walks and not self._walked:  # Few scenarios have any: no touch of the others is told.
+        if walks and not self._walked:  # Watching costs time, and few scenarios have any walk.
             self._accesses.watch(self._rewritten)
         for walk in walks:
             for page in self._pages(walk):
@@ -169,7 +168,7 @@ class PageTables:
         return self._contents.read(mapping, number * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
 
     def _is_stale(self, piece: Piece) -> bool:
-        """Whether an entry may be cached as it was, and is another one now."""
+        """Whether an entry has changed, and a processor may have cached the old one."""
         page, at = divmod(piece.offset, PAGE_SIZE_BYTES)
         known = self._walked.get((piece.mapping, page))
         if known is None or not known[at] & PRESENT:
@@ -179,10 +178,10 @@ class PageTables:
 
 
 def _ended(end: End, updates: list[Update]) -> Walk:
-    """Return the end of a walk that translates nothing.
+    """Return the result of a walk that translates nothing.
 
-    Whether the bits of the entries above are set by then is up to who walks: it is not known
-    unless they were set before.
+    Whether the accessed bits of the higher entries are set by then depends on the walker, so the
+    result is unknown unless they were set before.
     """
     if any(each.is_new and not each.entry.readonly for each in updates):
         return Walk("unknown")

@@ -1,4 +1,4 @@
-"""What KVM_PRE_FAULT_MEMORY may come to: it maps slots page by page, up to what it cannot map."""
+"""The outcomes of KVM_PRE_FAULT_MEMORY, which maps page by page until it meets an obstacle."""
 
 import errno
 from collections.abc import Iterable
@@ -46,7 +46,7 @@ _REFUSED_BY = {
 
 
 def refusal(op: PreFaultMemory, features: Features) -> tuple[Allowed, ...]:
-    """Return the refusals that do not depend on what the range holds; none if there is none."""
+    """Return the refusals that do not depend on what is in the range; empty if there are none."""
     if op.flags:
         return (Allowed(Refused(errno.EINVAL), PRE_FAULT_FLAGS),)
     unaligned = op.gpa % PAGE_SIZE_BYTES or op.size % PAGE_SIZE_BYTES
@@ -59,9 +59,9 @@ def refusal(op: PreFaultMemory, features: Features) -> tuple[Allowed, ...]:
 
 
 def progress(op: PreFaultMemory, pieces: Iterable[Piece]) -> tuple[Allowed, ...]:
-    """Return the outcome for a range; none where that is not known.
+    """Return the outcome for a range; none if it is unknown.
 
-    ``pieces`` are its pages, up to the first that is no memory.
+    ``pieces`` are its pages, up to and including the first that is not memory.
     """
     *_, last = pieces
     if last.kind == "unknown":
@@ -72,7 +72,7 @@ def progress(op: PreFaultMemory, pieces: Iterable[Piece]) -> tuple[Allowed, ...]
 
 
 def end_of(op: PreFaultMemory, outcome: AnyOutcome) -> int:
-    """Return the last gpa of what was mapped or was in the way."""
+    """Return the last gpa that was mapped, or the gpa of the obstacle."""
     if not isinstance(outcome, PreFaulted):
         return op.gpa
     return outcome.gpa if outcome.size else outcome.gpa - 1

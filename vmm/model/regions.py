@@ -1,4 +1,4 @@
-"""What KVM_SET_USER_MEMORY_REGION does: its checks in order, and the kind of change."""
+"""The outcome of KVM_SET_USER_MEMORY_REGION: its checks in order, and the kind of change."""
 
 import errno
 from collections.abc import Callable
@@ -121,10 +121,10 @@ NO_MEMORY = source(
 
 @dataclass(slots=True)
 class GuestMemfd:
-    """A guest_memfd as the model knows it. ``vm`` is the number of the VM that it belongs to.
+    """A guest_memfd in the model. ``vm`` is the number of the VM that it belongs to.
 
-    ``mapping`` shows its pages to the host ("": none does yet); ``bindings`` are the pages that
-    slots hold, by the slot's 32-bit number.
+    ``mapping`` shows its pages to the host ("": none does yet); ``bindings`` are the pages bound to
+    each slot, by the slot's 32-bit number.
     """
 
     size: int
@@ -138,9 +138,9 @@ class GuestMemfd:
 
 @dataclass(slots=True)
 class Memslot:
-    """A slot as the model knows it. ``dirty`` is None where LOG_DIRTY_PAGES is off.
+    """A slot in the model. ``dirty`` is None if LOG_DIRTY_PAGES is off.
 
-    ``perhaps`` are pages that may be reported as dirty, for a reason that is no write.
+    ``perhaps`` are pages that may be reported as dirty for a reason other than a certain write.
     ``memfd`` is what a slot with GUEST_MEMFD is bound to, from ``memfd_offset`` (bytes) on.
     """
 
@@ -157,7 +157,7 @@ class Memslot:
 
     @property
     def number(self) -> int:
-        """The slot's 32-bit number, as calls and dirty rings have it."""
+        """The slot's 32-bit number, as in calls and dirty rings."""
         return self.as_id << 16 | self.slot_id
 
 
@@ -170,14 +170,14 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 Overlapping = Callable[[int, int, int], Memslot | None]
-"""(base_gfn, npages, slot id to leave out) -> a slot in the way."""
+"""(base_gfn, npages, slot id to ignore) -> a slot in the way."""
 
 Unbindable = Callable[[SetUserMemoryRegion2], Decision | None]
-"""Why a new slot cannot be bound to the guest_memfd that the call names."""
+"""Returns why a new slot cannot bind the guest_memfd that the call names; None if it can."""
 
 
 def refusal_by_argument(op: SetUserMemoryRegion, features: Features) -> Decision | None:
-    """Return the refusal that depends on the arguments alone, by the first check that fails."""
+    """Return the refusal by the first check that fails on the arguments alone."""
     second_form = isinstance(op, SetUserMemoryRegion2)
     memfd_offset = op.guest_memfd_offset if isinstance(op, SetUserMemoryRegion2) else 0
     flags = op.flags & 0xFFFF_FFFF
@@ -232,9 +232,9 @@ def decide(
     unbindable: Unbindable,
     features: Features,
 ) -> Decision:
-    """Return what the kernel does with arguments that are valid in themselves.
+    """Return what the kernel does with arguments that are valid by themselves.
 
-    ``hva`` is the operation's userspace address in the form in which slots keep theirs.
+    ``hva`` is the operation's userspace address in canonical form (`Backing.normal`).
     """
     if op.memory_size == 0:
         if present is None:

@@ -1,4 +1,4 @@
-"""Dirty rings: each vCPU reports the pages that it wrote, once for each time they are tracked."""
+"""Dirty rings: each vCPU reports a page that it wrote, once until the page is reset."""
 
 import errno
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ ENTRY_BYTES = 16
 LEAST_BYTES = 4096
 _RESERVED_ENTRIES = 64
 _MOST_RESERVED_ENTRIES = _RESERVED_ENTRIES + 512
-"""With PML the processor's own log has to fit in above the soft limit, too."""
+"""With PML, the processor's own log must also fit above the soft limit."""
 
 SlotPage = tuple[int, int]
 
@@ -59,10 +59,10 @@ class _Ring:
     """What one vCPU's ring holds for certain, and perhaps; ``known`` are pages that it read.
 
     ``fresh`` is how many entries there may be since the last harvest, ``used`` since the reset.
-    ``stopped`` says that the vCPU may have stopped before the reset, and after the harvest.
-    ``rested`` is how many entries there were for certain when the vCPU was last known to be out of
-    the guest, and ``has_stopped`` says that it entered again with too many of them.
-    ``clocked`` says that KVM itself writes entries, nobody knows how many.
+    ``stopped`` says that the vCPU may have stopped between the harvest and the reset.
+    ``rested`` is how many entries there certainly were when the vCPU was last known to be out of
+    the guest, and ``has_stopped`` says that it then entered again with too many of them.
+    ``clocked`` says that KVM itself adds an unknown number of entries.
     """
 
     pages: set[SlotPage] = field(default_factory=set)
@@ -81,8 +81,8 @@ class RingState:
     """The rings of a VM.
 
     ``untracked`` are pages that were reported and not reset since: they are mapped writable, and
-    another write to them need not be reported, whichever vCPU makes it. ``unprotected`` are pages
-    that were mapped writable before they were logged, and may be so still.
+    further writes to them, by any vCPU, need not be reported. ``unprotected`` are pages that were
+    mapped writable before logging began, and may still be.
     """
 
     size_bytes: int
@@ -119,23 +119,23 @@ class RingState:
             ring.rested = len(ring.pages)
 
     def kernel_wrote(self, vcpu: int, page: SlotPage, *, surely: bool) -> None:
-        """Note that KVM wrote a page by itself, which it reports whether it is tracked or not."""
+        """Note that KVM itself wrote a page, which it reports whether it is tracked or not."""
         ring = self._ring(vcpu)
         (ring.pages if surely else ring.perhaps).add(page)
         ring.clocked = True
 
     def protect_slot(self, number: int) -> None:
-        """Note that a slot's pages are not mapped any more, or are protected again."""
+        """Note that a slot's pages are unmapped, or write-protected again."""
         self.untracked = {page for page in self.untracked if page[0] != number}
         self.unprotected = {page for page in self.unprotected if page[0] != number}
 
     def leave_unprotected(self, number: int, npages: int) -> None:
-        """Note that a slot is logged from now on, while its pages stay mapped as they were."""
+        """Note that logging of a slot begins while its pages stay mapped as they were."""
         self.unprotected.update((number, page) for page in range(npages))
 
     @property
     def soft_limit(self) -> int:
-        """The fewest entries that a vCPU may stop at."""
+        """The fewest entries at which a vCPU may stop."""
         plain = self.features.dirty_ring_bytes <= LEAST_BYTES
         reserved = _RESERVED_ENTRIES if plain else _MOST_RESERVED_ENTRIES
         return self.size_bytes // ENTRY_BYTES - reserved
@@ -146,7 +146,7 @@ class RingState:
         return set(ring.pages), set(ring.perhaps)
 
     def settle(self, used: dict[int, int], untracked: set[SlotPage]) -> None:
-        """Note that the rings of these vCPUs are empty, and how many entries are not reset yet."""
+        """Note that the rings of these vCPUs are empty, with ``used`` entries not yet reset."""
         for vcpu, entries in used.items():
             self._rings[vcpu] = _Ring(used=entries)
         self.untracked = untracked
@@ -166,16 +166,16 @@ class RingState:
         return Allowed(outcome, RING_EXACT, partial(self._harvested, ring))
 
     def reset(self) -> Allowed:
-        """Return what KVM_RESET_DIRTY_RINGS comes to."""
+        """Return the outcome of KVM_RESET_DIRTY_RINGS."""
         return Allowed(RingsReset(), RING_RESET, self._reset)
 
     def _ring(self, vcpu: int) -> _Ring:
         return self._rings.setdefault(vcpu, _Ring())
 
     def _entered(self, vcpu: int) -> _Ring:
-        """Return the ring of a vCPU that enters the guest, unless too few entries are free.
+        """Return the ring of a vCPU that enters the guest; note a stop if too few entries are free.
 
-        On every processor 64 are kept for what one exit may write (kvm_dirty_ring_soft_full).
+        On every processor 64 are reserved for what one exit may log (kvm_dirty_ring_soft_full).
         """
         ring = self._ring(vcpu)
         if ring.rested >= self.size_bytes // ENTRY_BYTES - _RESERVED_ENTRIES:
@@ -196,10 +196,10 @@ class RingState:
 
 
 def no_ring_to_reset(features: Features) -> tuple[Allowed, ...]:
-    """Return what KVM_RESET_DIRTY_RINGS comes to in a VM without rings.
+    """Return the allowed outcomes of KVM_RESET_DIRTY_RINGS in a VM without rings.
 
-    A kernel from before dirty rings does not know the ioctl. Which one it is is not asked: a later
-    kernel built without rings has a capability of 0, too.
+    A kernel from before dirty rings does not know the ioctl; a later kernel built without rings
+    does. Both have a capability of 0, so both answers are allowed.
     """
     numbers = (errno.EINVAL,) if features.dirty_ring_bytes else (errno.EINVAL, errno.ENOTTY)
     return tuple(Allowed(Refused(number), RING_ABSENT) for number in numbers)

@@ -1,4 +1,4 @@
-"""All rules: each stands beside the check that uses it, as a `Rule` in that module."""
+"""All rules. Each is a `Rule` in the module that applies it."""
 
 from vmm.model import (
     accesses,
@@ -51,13 +51,13 @@ _MODULES = (
 
 
 def all_rules() -> tuple[Rule, ...]:
-    """Return every rule once, by subject, and as its module has them."""
+    """Return every rule once, by subject, in the order of its module."""
     found = (each for module in _MODULES for each in vars(module).values())
     return tuple(dict.fromkeys(each for each in found if isinstance(each, Rule)))
 
 
 def rules_of_outcomes() -> tuple[Rule, ...]:
-    """Return the rules that decide outcomes: all but those of what the kernel holds (white box)."""
+    """Return the rules that decide outcomes: all but those on the kernel's slots (white box)."""
     held = {
         rule
         for module in (kernelslots, kernelarray, slotstate)

@@ -1,4 +1,4 @@
-"""What must belong to a slot besides its fields after a region operation (white box)."""
+"""What the metadata of a slot must be after a region operation (white box)."""
 
 from collections.abc import Iterator
 
@@ -34,9 +34,9 @@ _LEVELS = ((9, "2 MiB"), (18, "1 GiB"))
 def state_flaw(
     state: SlotState, held: KernelSlot, wanted: Memslot, has_ring: bool, is_new: bool
 ) -> KernelFlaw | None:
-    """Return what is wrong with the state of a slot that the kernel holds as ``held``.
+    """Return what is wrong with the metadata of a slot, which the kernel holds as ``held``.
 
-    ``is_new`` says that it was created or moved just now.
+    ``is_new`` says that it was just created or moved.
     """
     return (
         _dirty_flaw(state, wanted, has_ring)
@@ -71,7 +71,7 @@ def _large_flaw(state: SlotState, held: KernelSlot) -> KernelFlaw | None:
     for (shift, name), counts in zip(_LEVELS, state.large, strict=False):
         barred = set(_barred(held, shift, [index for index, _ in counts]))
         for index, count in counts:
-            # Page tables that are shadowed count, too, and only they.
+            # Shadowed page tables are the only other thing that counts.
             is_wrong = count < 1 if index in barred else count and not state.is_shadowing
             if is_wrong:
                 expected = "at least 1" if index in barred else "0"
@@ -84,7 +84,7 @@ def _large_flaw(state: SlotState, held: KernelSlot) -> KernelFlaw | None:
 
 
 def _barred(held: KernelSlot, shift: int, indexes: list[int]) -> Iterator[int]:
-    """Yield those indexes at which no page of a size may be mapped."""
+    """Yield the indexes at which no page of a size may be mapped."""
     mask = (1 << shift) - 1
     if (held.base_gfn ^ held.userspace_addr // PAGE_SIZE_BYTES) & mask:
         yield from indexes

@@ -1,4 +1,4 @@
-"""What a vCPU comes to that goes on at an address of the scenario's own."""
+"""The outcomes of `Start`: a vCPU starts at an address that the scenario chooses."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -72,7 +72,7 @@ _Outcomes = tuple[Allowed, ...]
 
 
 class Starts:
-    """Predicts starts in one VM, and carries their effects out."""
+    """Predicts starts in one VM, and applies their effects."""
 
     def __init__(self, accesses: Accesses, contents: Contents, internal: InternalSlots) -> None:
         self._accesses = accesses
@@ -81,7 +81,7 @@ class Starts:
         self._tables = PageTables(accesses, contents)
 
     def outcomes(self, op: Start) -> _Outcomes:
-        """Return what a start may come to; none where that is not known."""
+        """Return the allowed outcomes of a start; none if they are unknown."""
         if self._internal.irqchip:
             return ()
         if op.tables is None:
@@ -90,7 +90,7 @@ class Starts:
         return self._fault(op, walk) or self._at_code(op, walk.gpa, (walk,))
 
     def _fault(self, op: Start, walk: Walk) -> _Outcomes:
-        """Return how a walk stops the vCPU; none where it does not, or where that is not known."""
+        """Return how a walk stops the vCPU; none if it does not, or if that is unknown."""
         match walk.end:
             case "page-fault":
                 return (Allowed(Stopped("shutdown"), PAGE_FAULT),)
@@ -100,7 +100,7 @@ class Starts:
                 return ()
 
     def _at_code(self, op: Start, gpa: int, walks: tuple[Walk, ...]) -> _Outcomes:
-        """Return what the code at a gpa comes to."""
+        """Return the allowed outcomes of the code at a gpa."""
         if any(walk.end != "memory" for walk in walks):
             return ()
         (piece,) = self._accesses.pieces(gpa, 1)
@@ -128,9 +128,10 @@ class Starts:
         return ()
 
     def _interrupt(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
-        """Return what an interrupt comes to whose handler is in memory, or none where its table is.
+        """Return the allowed outcomes of an interrupt.
 
-        What a processor does where one of them is of another kind is not followed.
+        They are known if its handler is in memory, or if no memory holds its table. Other
+        combinations are not modelled.
         """
         is_long = op.tables is not None
         size = LONG_GATE_BYTES if is_long else REAL_GATE_BYTES
@@ -170,7 +171,7 @@ class Starts:
         return (outcome, Allowed(Stopped("internal-error"), NOT_EMULATED, is_apart=True))
 
     def _undelivered(self, walks: tuple[Walk, ...]) -> _Outcomes:
-        """Return how an interrupt stops the vCPU; what it pushed before that nobody knows."""
+        """Return how an interrupt stops the vCPU; what it has pushed by then is unknown."""
         if not _is_settled(walks):
             return ()
         return (Allowed(Stopped("internal-error"), INTERRUPT_OUTSIDE, is_apart=True),)
@@ -191,7 +192,7 @@ class Starts:
         self._accesses.written(top, stack.pieces, frame)
 
     def _memory(self, op: Start, address: int, length: int, write: bool = False) -> "_Data | None":
-        """Return what is at an address, memory or a hole; None where that is not known."""
+        """Return what is at an address, memory or a hole; None if it is unknown."""
         if address % PAGE_SIZE_BYTES + length > PAGE_SIZE_BYTES:
             return None
         walks: tuple[Walk, ...] = ()
@@ -230,7 +231,7 @@ class Starts:
         return self._allowed(op, outcome, (*walks, *found.walks), code, pieces)
 
     def _data(self, op: Start, write: bool) -> "_Outcomes | _Data":
-        """Return where the word that a program accesses is, or how the vCPU stops at it."""
+        """Return the word that a program accesses, or how the vCPU stops there."""
         assert op.tables is not None
         if op.data % PAGE_SIZE_BYTES > PAGE_SIZE_BYTES - _WORD:
             return ()
@@ -242,7 +243,7 @@ class Starts:
         if self._is_unclear(op, piece) or piece.kind == "absent" or piece.protected:
             return ()
         if leaves_memory(piece, write) and walk.sets_bits:
-            return ()  # Where MMIO is remembered by its address nobody walks.
+            return ()  # If KVM has cached the address as MMIO, it does not walk.
         return _Data((walk,), pieces)
 
     def _allowed(
@@ -253,7 +254,7 @@ class Starts:
         code: Piece,
         written: tuple[Piece, ...] = (),
     ) -> _Outcomes:
-        """Return an outcome with what it takes: walks, fetches, and perhaps a word written."""
+        """Return an outcome with its effects: walks, fetches, and perhaps a written word."""
         if not walks:
             return (Allowed(outcome, REACH, partial(self._run, op, walks, code, written, False)),)
         if not any(walk.reads_only for walk in walks):
@@ -283,7 +284,7 @@ class Starts:
             self._accesses.written(word, written, data)
 
     def _is_unclear(self, op: Start, piece: Piece) -> bool:
-        """Whether the rules do not say what is there."""
+        """Whether the rules do not say what is at a piece."""
         return (
             piece.kind in ("unknown", "fault")
             or piece.private
@@ -300,11 +301,11 @@ class _Data:
     walks: tuple[Walk, ...]
     pieces: tuple[Piece, ...]
     is_outside: bool = False
-    """Whether it is no memory, or none that may be written so."""
+    """Whether the access does not reach memory."""
 
 
 def _frame(op: Start) -> bytes:
-    """Return what an interrupt pushes, the lowest address first."""
+    """Return what an interrupt pushes, lowest address first."""
     after = op.address + INTERRUPT_BYTES
     if op.tables is None:
         words = (after % _SEGMENT_BYTES, (op.address & -_SEGMENT_BYTES) >> 4 & 0xFFFF, FLAGS)
@@ -314,14 +315,14 @@ def _frame(op: Start) -> bytes:
 
 
 def _pushes(gpa: int, frame: bytes) -> tuple[Mmio, ...]:
-    """Return the exits of pushing a frame of real mode, that of the highest address first."""
+    """Return the exits of pushing a real-mode frame, highest address first."""
     size = REAL_FRAME_BYTES // 3
     places = reversed(range(0, REAL_FRAME_BYTES, size))
     return tuple(Mmio(gpa + place, True, frame[place : place + size]) for place in places)
 
 
 def _is_settled(walks: tuple[Walk, ...]) -> bool:
-    """Whether no walk sets a bit: of one that is stopped it is not known which are set."""
+    """Whether no walk sets a bit; if a walk is stopped, it is unknown which ones are set."""
     return not any(walk.sets_bits for walk in walks)
 
 

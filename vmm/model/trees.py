@@ -1,7 +1,7 @@
-"""What makes a red-black tree, and an interval tree, right: pure functions of recorded nodes.
+"""Checks of red-black trees and interval trees: pure functions of recorded nodes.
 
-Each answers what is wrong, in a few words, or nothing (""). No node is believed: neighbours may be
-missing, and trees may have circles.
+Each returns what is wrong, in a few words, or "". Nodes are not trusted: neighbours may be missing,
+and trees may have cycles.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from vmm.scenario.kernelslots import NONE, Interval, Node
 
 
 def tree_flaw(nodes: Sequence[Node], root: int) -> str:
-    """Return what is wrong with the shape or the colours of a red-black tree, given in order."""
+    """Return what is wrong with the shape or the colours of a red-black tree; nodes in order."""
     by_slot = {node.slot: node for node in nodes}
     if len(by_slot) != len(nodes):
         return "a slot is in it twice"
@@ -27,7 +27,7 @@ def tree_flaw(nodes: Sequence[Node], root: int) -> str:
 
 
 def _walk_flaw(by_slot: dict[int, Node], nodes: Sequence[Node], root: int) -> str:
-    """Go through the tree from its root, in order; depths are those of black nodes."""
+    """Check the tree by an in-order walk from its root, counting black nodes on each path."""
     order: list[int] = []
     heights: set[int] = set()
     stack: list[tuple[Node, int]] = []

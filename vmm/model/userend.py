@@ -1,4 +1,4 @@
-"""Where user addresses end on a kernel: not known beforehand, but learned from its answers."""
+"""The end of user addresses on a kernel, learned from its answers."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ HVA_NONCANONICAL = source(
 
 
 class UserEnd:
-    """The highest end of memory that was taken, and the lowest that was refused, above USER_END."""
+    """The highest end of memory that was accepted, and the lowest refused, above USER_END."""
 
     def __init__(self) -> None:
         self._taken = USER_END
@@ -29,7 +29,7 @@ class UserEnd:
     def allowed(
         self, hva: Hva, size_bytes: int, usual: Allowed, refused: AnyOutcome
     ) -> tuple[Allowed, ...]:
-        """Return what a call may come to whose usual outcome is known but for this."""
+        """Return the allowed outcomes of a call, given its outcome without this limit."""
         if not isinstance(hva, int) or hva >= KERNEL_HALF or hva + max(size_bytes, 1) <= USER_END:
             return (usual,)
         end = hva + size_bytes

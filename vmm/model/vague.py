@@ -1,4 +1,4 @@
-"""Which bytes of memory KVM may have written by itself: nobody knows what they hold.
+"""Unknown bytes of memory, such as those that KVM may have written by itself.
 
 Masks are integers with a bit for each byte of a line.
 """
@@ -14,11 +14,11 @@ _Key = tuple[str, int]
 
 
 class Vague:
-    """The bytes nobody knows, by line as they are kept, and the structures that are due.
+    """The unknown bytes, by line as `Contents` keeps them, and the structures that are due.
 
-    A structure is due when KVM must have given it a new version since the last look; that cannot be
-    told where something else has changed the same page since then. While ``masks`` is empty there
-    is nothing to ask.
+    A structure is due if KVM must have given it a new version since the last look; this cannot be
+    told if something else has changed the same page since then. While ``masks`` is empty, every
+    byte is known.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class Vague:
         self._doubted: set[_Key] = set()
 
     def of(self, line: _Key) -> int:
-        """Return the bytes of a line that nobody knows."""
+        """Return the unknown bytes of a line."""
         return self.masks.get(line, 0)
 
     def add(self, line: _Key, mask: int) -> None:
-        """Note that KVM may write these bytes."""
+        """Note that these bytes are unknown."""
         self.masks[line] = self.masks.get(line, 0) | mask
 
     def settle(self, line: _Key, mask: int) -> None:
@@ -44,11 +44,11 @@ class Vague:
         self.masks.pop(line, None)
 
     def copy(self, line: _Key, to: _Key) -> None:
-        """Note that a line holds what another one does."""
+        """Note that a line was copied to another one."""
         self.masks[to] = self.of(line)
 
     def written(self, write: ClockWrite, *, surely: bool) -> None:
-        """Note that KVM wrote a structure, or may have."""
+        """Note that KVM wrote a structure, or, if not ``surely``, may have."""
         page = write.mapping, write.offset // PAGE_SIZE_BYTES
         if any(_overlap(each, write) for each in self._due.values()):
             self.doubt(*page)
@@ -60,7 +60,7 @@ class Vague:
         self._due[key] = msgspec.structs.replace(write, stopped=stopped)
 
     def doubt(self, mapping: str, page: int) -> None:
-        """Note that a page changed in another way: what is in it cannot be due before a look."""
+        """Note that a page changed in another way: nothing in it is due before the next look."""
         if not self.masks:
             return
         self._doubted.add((mapping, page))
@@ -75,13 +75,13 @@ class Vague:
         return tuple(self._due.values())
 
     def looked_at(self) -> None:
-        """Begin anew: whatever is due was seen."""
+        """Note a look at memory: nothing is due any more."""
         self._due.clear()
         self._doubted.clear()
 
 
 def mask_of(start: int, size: int) -> int:
-    """Return the bytes of a line from ``start`` on."""
+    """Return the mask of ``size`` bytes of a line from ``start`` on."""
     return ((1 << size) - 1) << start
 
 
@@ -98,7 +98,7 @@ def spans(mask: int) -> Iterator[tuple[int, int]]:
 
 
 def blend(held: bytes, first: int, now: bytes, mask: int) -> bytes:
-    """Return a line with the bytes in ``mask`` as they are ``now``, which begins at ``first``."""
+    """Return ``held`` with the bytes in ``mask`` taken from ``now``, which begins at ``first``."""
     blended = bytearray(held)
     for start, end in spans(mask):
         begin, stop = max(start, first), min(end, first + len(now))
@@ -108,7 +108,7 @@ def blend(held: bytes, first: int, now: bytes, mask: int) -> bytes:
 
 
 def _overlap(one: ClockWrite, other: ClockWrite) -> bool:
-    """Whether two structures, which are not the same one, share bytes."""
+    """Whether two different structures share bytes."""
     if one.mapping != other.mapping or (one.offset, one.clock) == (other.offset, other.clock):
         return False
     return (

@@ -1,4 +1,4 @@
-"""The state of one VM: its slots, and which outcomes what is done to it may have."""
+"""The state of one VM: its slots, and the allowed outcomes of operations on it."""
 
 import errno
 from collections.abc import Callable
@@ -55,9 +55,9 @@ NOTHING_USED_UP = source(
 
 
 class VmState:
-    """What a VM has for itself. What its slots show is the host's: all VMs share that.
+    """The state that a VM has for itself. All VMs share the host memory that slots show.
 
-    Nothing here changes it but what is returned as ``adopt``.
+    Methods that return `Allowed` change nothing; their ``adopt`` does.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class VmState:
         return self.internal.irqchip
 
     def by_vcpu(self, vcpu: int, allowed: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
-        """Return what a vCPU may come to, which is made where it has not been used yet."""
+        """Return the outcomes of an operation by a vCPU, which is created at its first use."""
         if vcpu in self.tracking.vcpus:
             return allowed
         return tuple(
@@ -105,9 +105,9 @@ class VmState:
         adopt()
 
     def touch(self, op: Touch) -> tuple[Allowed, ...]:
-        """Return what a touch may come to; none where it is unknown.
+        """Return the allowed outcomes of a touch; none if they are unknown.
 
-        Nearly all operations are touches outside of SMM, where nothing but users' slots is.
+        The common case comes first: a touch outside of SMM, with nothing but user slots.
         """
         if (
             op.as_id == 0
@@ -121,7 +121,7 @@ class VmState:
         return self.access(op)
 
     def access(self, op: Touch | Sweep | Execute | Instruction) -> tuple[Allowed, ...]:
-        """Return what an access of a guest may come to; none where it is unknown."""
+        """Return the allowed outcomes of a guest's access; none if they are unknown."""
         accesses = self._access(op)
         if self.mmio.exist:
             accesses = absorbed(self.mmio, accesses)
@@ -151,13 +151,13 @@ class VmState:
         return either(usual, _outcomes(self._emulated[op.as_id], op))
 
     def start(self, op: Start) -> tuple[Allowed, ...]:
-        """Return what a start of a vCPU may come to; none where it is unknown."""
+        """Return the allowed outcomes of a start; none if they are unknown."""
         if self._contents.is_blurred:
             return ()
         return self._before_slots(self._starts.outcomes(op))
 
     def _before_slots(self, allowed: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
-        """Return what a vCPU may come to, which in a VM that never had a slot has no memory."""
+        """Return outcomes, with ENOSPC added if the VM has never had a slot."""
         if self._had_slots or not allowed:
             return allowed
         return (*allowed, Allowed(Stopped("ENOSPC"), NO_MMU_PAGES))
@@ -170,18 +170,18 @@ class VmState:
         return inside_smm(usual) if op.as_id == SMM else usual
 
     def pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
-        """Return what mapping pages ahead may come to; none where it is unknown."""
+        """Return the allowed outcomes of pre-faulting; none if they are unknown."""
         refused = refusal(op, self._features)
         if refused:
             return refused
         allowed = self._accesses[0].pre_fault(op)
-        # What stands in the way may be an internal slot.
+        # The obstacle may be an internal slot.
         in_the_way = (each.outcome for each in allowed)
         reached = any(self.internal.reached(op.vcpu, end_of(op, o), 1) for o in in_the_way)
         return () if reached else allowed
 
     def region(self, op: SetUserMemoryRegion) -> tuple[Allowed, ...]:
-        """Return what a call about a slot may come to."""
+        """Return the allowed outcomes of a region call."""
         hva = self._backing.normal(op.userspace_addr)
         decision = refusal_by_argument(op, self._features) or self._decide(op, hva)
         usual = self._outcome(op, hva, decision)
@@ -242,7 +242,7 @@ class VmState:
         return any(slots.overlapping(base_gfn, npages) is not None for slots in self.spaces)
 
     def churn(self, op: Churn) -> tuple[Allowed, ...]:
-        """Return its outcome where slots and place are free; else it is not known."""
+        """Return the outcome of a churn if its slots and gpas are free; else it is unknown."""
         slots = self.spaces[0]
         first, count = CHURN_GFNS
         taken = slots.get(op.slot) or slots.get(op.slot + 1)

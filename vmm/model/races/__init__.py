@@ -1,1 +1,1 @@
-"""Races: threads of the host and vCPUs that act at the same time, and the judging of it."""
+"""Judges races: host threads and vCPUs that act at the same time."""

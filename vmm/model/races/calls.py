@@ -1,4 +1,4 @@
-"""The host's side of a race, played through the model: what stood where, and when."""
+"""The host's side of a race, applied to the model: which state held where, and when."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
@@ -50,17 +50,17 @@ from vmm.scenario.operations import (
 from vmm.scenario.slots import as_id_of, id_of
 
 View = tuple[int, int]
-"""(as_id, gfn): what a vCPU looks at, which in system management mode is as_id 1."""
+"""(as_id, gfn) of an access; as_id is 1 in system management mode."""
 
 
 def view_of(op: Touch | Execute | PreFaultMemory) -> View:
-    """Return what a guest's access looks at: pages are mapped ahead outside of SMM."""
+    """Return the view of a guest's access; pre-faulting is done outside of SMM."""
     as_id = 0 if isinstance(op, PreFaultMemory) else op.as_id
     return as_id, op.gpa // PAGE_SIZE_BYTES
 
 
 class Translation(NamedTuple):
-    """What a gfn reaches: a page of a slot, and the page of a mapping that shows there.
+    """What a gfn reaches: a page of a slot, and the page of the mapping there.
 
     ``slot`` is its 32-bit number.
     """
@@ -82,9 +82,9 @@ Interval = tuple[int, int]
 
 
 class HostSide:
-    """Plays the calls of the host threads in the order in which they began.
+    """Applies the calls of the host threads in the order of their invocations.
 
-    No two threads change the same thing, so that this order says what each call met.
+    No two threads change the same thing, so this order determines the state that each call met.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class HostSide:
         allowed: Callable[[AnyOperation], tuple[Allowed, ...]],
         gfns: Iterable[int] = (),
     ) -> None:
-        """``gfns`` are what else than the guests' programs uses, in as_id 0."""
+        """``gfns`` of as_id 0 are followed besides those that the guests' programs access."""
         self._race = race
         self._spaces = spaces
         self._backing = backing
         self.tracking = tracking
         self._allowed = allowed
         self.unclear = False
-        """Whether a guest reaches what the rules do not say which memory it is of."""
+        """Whether a guest accesses a gfn for which the rules do not say which memory it reaches."""
         self.words = MemoryWords(contents, backing.file_of)
         views = (*_views(race), *((0, gfn) for gfn in gfns))
         self.places = {view: Track(self._reached(view)) for view in views}
@@ -122,7 +122,7 @@ class HostSide:
                     self.logs[-1].tracked = inf
 
     def is_host_memory(self, place: MaybeTranslation) -> bool:
-        """Whether the host sees what a gfn reaches, as it does not what is private."""
+        """Whether a gfn reaches memory that the host can see, or a hole; not private memory."""
         return place is None or place.mapping in self._backing.names
 
     @property
@@ -135,7 +135,7 @@ class HostSide:
         return self._spaces[as_id].get(id_of(number)) if as_id < len(self._spaces) else None
 
     def play(self, outcome: Raced) -> Flaw | None:
-        """Return the first call that the rules do not allow, if there is one."""
+        """Apply all calls; return the first one that the rules do not allow, if there is one."""
         for thread, number, call in _in_order(self._race, outcome.calls):
             operations = self._race.hosts[thread].operations
             flaw = self.call(operations[number % len(operations)], call, f"host thread {thread}")
@@ -144,7 +144,7 @@ class HostSide:
         return None
 
     def may_come_to(self, op: HostAction) -> tuple[CallOutcome, ...]:
-        """Return the outcomes that the rules allow a call by itself now."""
+        """Return the outcomes that the rules allow for a call in the current state."""
         if isinstance(op, HostWrite | ChangeHostMemory):
             return (Done(),)
         outcomes = (each.outcome for each in self._allowed(op))
@@ -155,7 +155,7 @@ class HostSide:
         return self._backing.loses_content(op)
 
     def call(self, op: HostAction, call: Call, who: str) -> Flaw | None:
-        """Note a call; return what is wrong with it, if anything is."""
+        """Apply a call; return what is wrong with it, if anything is."""
         interval = call.begin, call.end
         match op:
             case SetUserMemoryRegion():
@@ -182,7 +182,7 @@ class HostSide:
         return Flaw(op, interval, ((Done(), HARNESS),), call.outcome)
 
     def changes_slots_within(self, begin: int, end: int) -> bool:
-        """Whether a region call was under way at some moment from ``begin`` to ``end``."""
+        """Whether a region call was in progress at some moment from ``begin`` to ``end``."""
         return any(first < end and begin < last for first, last in self._changes)
 
     def converts_within(self, gfn: int, begin: int, end: int) -> bool:
@@ -210,7 +210,7 @@ class HostSide:
             if view[0] != as_id_of(op.slot):
                 continue
             state = self._reached(view)
-            # A slot is taken away before it is put elsewhere (kvm_invalidate_memslot).
+            # A move invalidates the slot before it puts it elsewhere (kvm_invalidate_memslot).
             gone = FAULT if self._is_private(view) else None
             passing = (gone,) if moved and track.last != gone else ()
             if state != track.last or (passing and _holds(old, view[1])):
@@ -292,7 +292,7 @@ class HostSide:
     def _adopt(
         self, op: CloseGuestMemfd | PunchGuestMemfd | SetMemoryAttributes, call: Call
     ) -> Flaw | None:
-        """Take over what a call did to files and attributes, and what gfns reach since."""
+        """Apply a call to files or attributes, and note what gfns reach since."""
         allowed = self._allowed(op)
         chosen = next((a for a in allowed if a.outcome == call.outcome), None)
         if chosen is None:
@@ -306,7 +306,7 @@ class HostSide:
         return None
 
     def _use_ring(self, op: HarvestDirtyRing | ResetDirtyRings, call: Call) -> Flaw | None:
-        """What a harvest finds and a reset counts is judged when all is known."""
+        """Check that the kind of answer is right; `RingJudge` judges its content later."""
         allowed = self._allowed(op)
         kind = type(allowed[0].outcome)
         if kind in (RingPages, RingsReset) and isinstance(call.outcome, kind):
@@ -367,7 +367,7 @@ def _views(race: Race) -> Iterable[View]:
 
 
 def _in_order(race: Race, calls: tuple[tuple[Call, ...], ...]) -> Iterator[tuple[int, int, Call]]:
-    """Yield (host thread, number of the call, call) in the order in which they began."""
+    """Yield (host thread, number of the call, call) in the order of invocation."""
     each = (
         (thread, number, call)
         for thread, made in enumerate(calls[: len(race.hosts)])

@@ -1,4 +1,4 @@
-"""Clocks that KVM writes while slots change: where they may be, and what a log must name."""
+"""Clocks that KVM writes during a race: where they may be, and what logs must name."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class RaceClock(NamedTuple):
 
 
 def are_met(race: Race, clocks: Iterable[RaceClock]) -> bool:
-    """Whether anybody may read or write what KVM does, wherever the clocks come to be."""
+    """Whether any access may hit bytes of a clock, wherever its gpa is mapped."""
     hosts = (op for host in race.hosts for op in host.operations)
     guests = (op for guest in race.guests for op in guest.program)
     used = {op.place.offset % PAGE_SIZE_BYTES for op in hosts if isinstance(op, HostWrite)}
@@ -39,7 +39,7 @@ def runs_a_vcpu(race: Race, vcpu: int) -> bool:
 
 
 def words_of(writes: Iterable[ClockWrite]) -> set[tuple[str, int]]:
-    """Return the words that structures may have been written to, by mapping and offset."""
+    """Return the words that the structures cover, by mapping and offset."""
     return {
         (write.mapping, (write.offset + at) // WORD_BYTES * WORD_BYTES)
         for write in writes
@@ -49,10 +49,10 @@ def words_of(writes: Iterable[ClockWrite]) -> set[tuple[str, int]]:
 
 
 class RaceClocks:
-    """What KVM may have written in a race, and what it must have.
+    """What KVM may have written, and must have written, in a race.
 
-    ``writable`` says whether memory could be written at some moment of an interval, and
-    ``surely`` whether at every one.
+    ``writable`` says whether memory was writable at some moment of an interval, and ``surely``
+    whether it was at every moment.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class RaceClocks:
 
     @property
     def are_met(self) -> bool:
-        """Whether somebody may read or write what KVM does: nobody knows what is there then."""
+        """Whether any access may hit bytes of a clock, so that its value is unknown."""
         return are_met(self._race, self._clocks)
 
     def note_dirty(
         self, outcome: Raced, note: Callable[[int, Translation, Interval, bool], None]
     ) -> None:
-        """Note what logs may name, or must: the steal time is written whenever its vCPU runs."""
+        """Note what logs may or must name: KVM writes the steal time whenever its vCPU runs."""
         for vcpu, clock, gpa in self._clocks:
             track = self._host.places[0, gpa // PAGE_SIZE_BYTES]
             if vcpu >= len(outcome.windows):

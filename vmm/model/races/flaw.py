@@ -1,4 +1,4 @@
-"""What is wrong in a race, as data: the first thing found."""
+"""What is wrong in a race, as data."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Expectation = tuple[AnyOutcome, Rule]
 class Flaw:
     """An operation within a race whose outcome no rule allows, and its interval.
 
-    ``note`` says where in the race it is, and what else was going on.
+    ``note`` says where in the race it is, and what else was in progress.
     """
 
     operation: AnyOperation
@@ -27,5 +27,5 @@ class Flaw:
 
 
 def allowing(allowed: Iterable[Allowed]) -> tuple[Expectation, ...]:
-    """Return what an operation by itself may come to, as expectations."""
+    """Return allowed outcomes as expectations."""
     return tuple((each.outcome, each.rule) for each in allowed)

@@ -1,9 +1,8 @@
-"""Judges a race: whether it is linearizable, by the intervals of all that was done.
+"""Judges whether a race is linearizable, by the intervals of all calls and accesses.
 
 A call takes effect at an unknown moment between its invocation and its response, and so does an
-access within its window. An access whose interval overlaps with a call's may find the state before
-the call, and the state after it; one that overlaps with no call finds the state after the last.
-Nothing here needs a kernel.
+access within its window. An access whose interval overlaps that of a call may find the state before
+or after the call; one that overlaps no call finds the state after the last one.
 """
 
 import errno
@@ -114,7 +113,7 @@ class RaceJudge:
 
     @property
     def unknown(self) -> bool:
-        """Whether the model does not know, after ``flaw``, what the guests reach."""
+        """Whether the model does not know what the guests reach; valid after ``flaw``."""
         return (
             self._host.unclear
             or self._clocks.are_met
@@ -128,7 +127,7 @@ class RaceJudge:
 
     @property
     def rules(self) -> set[Rule]:
-        """The rules that decided something, after ``flaw``."""
+        """The rules that decided something; valid after ``flaw``."""
         used = {RACE_REACH, RACE_CONTENT, *self._host.rules}
         if self._maps_ahead:
             used.add(RACE_PRE_FAULT)
@@ -137,7 +136,7 @@ class RaceJudge:
         return used | {RACE_DIRTY} if self._host.logs else used
 
     def flaw(self, outcome: Raced) -> Flaw | None:
-        """Return the first thing that is wrong, by kind; None if nothing is."""
+        """Return the first thing that is wrong, in order of kinds; None if nothing is."""
         return (
             self._host.play(outcome)
             or self._first_wrong(_accesses(self._race, outcome, writes=True), self._wrong_write)
@@ -158,7 +157,7 @@ class RaceJudge:
         return None
 
     def _wrong_write(self, access: Access) -> tuple[Expectation, ...] | None:
-        """Return what would have been right, if this is wrong; note what was written if not."""
+        """If a write's outcome is wrong, return the right ones; otherwise note the write."""
         vcpu, _, interval, op, outcome = access
         assert isinstance(op, Touch)
         places = self._host.places[view_of(op)].within(*interval)
@@ -184,7 +183,7 @@ class RaceJudge:
     def _private_fault(
         self, op: Touch | Execute | PreFaultMemory, places: Sequence[MaybeTranslation]
     ) -> Stopped | Refused | None:
-        """Return how a vCPU stops at private memory that is nowhere, if it may have met that."""
+        """Return how a vCPU stops at a private gpa without private memory; None if it met none."""
         if FAULT not in places:
             return None
         if isinstance(op, PreFaultMemory):
@@ -194,7 +193,7 @@ class RaceJudge:
     def _is_converted(
         self, op: Touch | Execute | PreFaultMemory, interval: Interval, outcome: Met
     ) -> bool:
-        """Whether a vCPU stopped since its gpa was converted between two looks of the kernel's."""
+        """Whether a vCPU stopped because its gpa was converted while the kernel handled a fault."""
         gfn, page = op.gpa // PAGE_SIZE_BYTES, op.gpa & -PAGE_SIZE_BYTES
         stops = (Stopped("EFAULT"), private_fault(page, PAGE_SIZE_BYTES), Refused(errno.EFAULT))
         return outcome in stops and self._host.converts_within(gfn, *interval)
@@ -300,7 +299,7 @@ class RaceJudge:
         return any(access in denied for access in self._access(place, interval))
 
     def _access(self, place: Translation, interval: Interval) -> list[HostAccess]:
-        """Return what the host may have been able to do with a page meanwhile."""
+        """Return how the host may have been able to access a page during an interval."""
         track = self._host.presence.get((place.mapping, place.page))
         return ["everything"] if track is None else track.within(*interval)
 
@@ -312,7 +311,7 @@ class RaceJudge:
         *,
         writing: bool = False,
     ) -> bool:
-        """Whether this is how hardware says that the host has nothing mapped there."""
+        """Whether the outcome is EFAULT, and the host may have had nothing mapped there."""
         absent = any(
             place is not None and self._may_be_absent(place, interval, writing=writing)
             for place in places
@@ -345,7 +344,7 @@ class RaceJudge:
                 slot.dirty, slot.perhaps = logs[-1].left()
 
     def _wrong_content(self, changes: tuple[HostChange, ...]) -> Flaw | None:
-        """Compare what is left in the mappings with what was written, and take it over."""
+        """Compare the final content of the mappings with what was written, and adopt it."""
         written = [
             (view, page)
             for file, page in self._host.words.pages()
@@ -384,7 +383,7 @@ class RaceJudge:
         return None
 
     def _leave_unseen(self, mapping: str, page: int) -> None:
-        """Take over what a page holds that the host cannot look at: nobody may know that."""
+        """Adopt the content of a page that the host cannot read, which may be unknown."""
         words, end = self._host.words, 1 << 62
         key = self._backing.file_of(mapping), page
         if words.is_cleared(key):
@@ -402,7 +401,7 @@ class RaceJudge:
 
 
 def _accesses(race: Race, outcome: Raced, *, writes: bool) -> Iterator[Access]:
-    """Yield the accesses of all windows that write, or those that do not, vCPU by vCPU."""
+    """Yield all writes, or all other accesses, of all windows, vCPU by vCPU."""
     for vcpu, (guest, windows, seen) in enumerate(
         zip(race.guests, outcome.windows, outcome.seen, strict=True)
     ):

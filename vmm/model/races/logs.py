@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 BEFORE = (-2, -1)
-"""The moments of what happened before the race."""
+"""The interval of everything that happened before the race."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Clear:
-    """Pages that were cleared: by KVM_CLEAR_DIRTY_LOG, or as a log was read that clears itself.
+    """Pages that were cleared by KVM_CLEAR_DIRTY_LOG, or by a KVM_GET_DIRTY_LOG that clears.
 
-    The latter clears what it names, and shows that nothing else was dirty: ``whole``.
+    The latter clears the pages it names, and shows that no other was dirty: ``whole``.
     """
 
     begin: int
@@ -34,7 +34,7 @@ class Clear:
 
 @dataclass(frozen=True, slots=True)
 class PageWrite:
-    """A guest's write to a page of the slot; one that is not certain may not have been made."""
+    """A guest's write to a page of the slot; if not certain, it may have gone elsewhere."""
 
     begin: int
     end: int
@@ -44,10 +44,10 @@ class PageWrite:
 
 @dataclass(slots=True)
 class Logging:
-    """A time in which a slot was logged: from a call on, to another one or beyond the race.
+    """A period in which a slot was logged: from one call to another, or beyond the race.
 
-    ``tracked`` is the moment from which on every write is noticed, ``anew`` the moments of the
-    calls after which every page is tracked as if for the first time.
+    From the moment ``tracked`` on, every write is noticed; ``anew`` are the intervals of calls
+    after which every page is tracked as if for the first time.
     """
 
     slot: int
@@ -60,18 +60,18 @@ class Logging:
     writes: dict[int, list[PageWrite]] = field(default_factory=lambda: defaultdict(list))
 
     def wrote(self, page: int, interval: tuple[int, int], certain: bool, vcpu: int = 0) -> None:
-        """Note a write, if it may have been made in this time."""
+        """Note a write, if it may have been made in this period."""
         begin, end = interval
         if end > self.on[0] and begin < self.off[1]:
             sure = certain and begin > self.tracked and end < self.off[0]
             self.writes[page].append(PageWrite(begin, end, sure, vcpu))
 
     def holds(self, page: int) -> None:
-        """Note a page that is dirty from the start, though nobody wrote it."""
+        """Note a page that is dirty from the start without a write."""
         self.writes[page].append(PageWrite(*self.on, certain=True, vcpu=0))
 
     def read(self, interval: tuple[int, int], pages: frozenset[int], clears: bool) -> None:
-        """Note what a log named, and whether it was cleared thereby."""
+        """Note which pages a KVM_GET_DIRTY_LOG named, and whether it cleared them."""
         self.reads.append(Read(*interval, pages))
         if clears:
             self.clears.append(Clear(*interval, pages, whole=True))
@@ -81,7 +81,7 @@ class Logging:
         self.clears.append(Clear(*interval, pages))
 
     def invented(self) -> Iterator[tuple[Read, int]]:
-        """Yield pages that a read named though nobody wrote them since they were cleared."""
+        """Yield pages that a read named although nobody wrote them since they were cleared."""
         for read in self.reads:
             for page in sorted(read.pages):
                 since = self._cleared_by(page, read.begin)
@@ -90,7 +90,7 @@ class Logging:
                     yield read, page
 
     def lost(self) -> Iterator[tuple[Read, int, PageWrite]]:
-        """Yield writes that a later read does not name, though nothing cleared their page."""
+        """Yield writes that a later read does not name, although nothing cleared their page."""
         for page, writes in self._in_order():
             for read in self.reads:
                 if page not in read.pages:
@@ -110,12 +110,12 @@ class Logging:
         return dirty, perhaps
 
     def _in_order(self) -> Iterator[tuple[int, list[PageWrite]]]:
-        """Yield each page with the writes to it that are certain, in the order of their begins."""
+        """Yield each page with its certain writes, in the order of invocation."""
         for page, writes in self.writes.items():
             yield page, sorted((w for w in writes if w.certain), key=lambda write: write.begin)
 
     def _cleared_by(self, page: int, moment: float) -> int:
-        """Return from when on a page was written that is dirty at a moment, if it is."""
+        """Return the moment after which a page must have been written to be dirty at ``moment``."""
         over = (
             clear.begin
             for clear in self.clears
@@ -124,10 +124,10 @@ class Logging:
         return max(over, default=self.on[0])
 
     def _standing(self, page: int, writes: list[PageWrite], moment: float) -> PageWrite | None:
-        """Return a write that was over before a moment, and that no clearing can have undone.
+        """Return a write that was over before a moment, and that no clear can have removed.
 
-        A clearing takes effect at an unknown moment of its interval, and may forget what is
-        written until its response: that is content which the host reads afterwards.
+        A clear takes effect at an unknown moment of its interval, and may drop writes until its
+        response: the host reads their content only afterwards.
         """
         since = max(
             (c.end for c in self.clears if c.begin < moment and page in c.pages),

@@ -1,7 +1,7 @@
-"""Dirty rings that are harvested and reset while vCPUs write.
+"""Judges dirty rings that are harvested and reset while vCPUs write.
 
-A write is in the ring of its vCPU, unless its page was in some ring already and not reset since:
-then the entry that is there stands for it, too.
+A write adds an entry to its vCPU's ring, unless some ring already has an entry for the page that
+was not reset since: then that entry covers this write, too.
 """
 
 from bisect import bisect_left, bisect_right
@@ -46,7 +46,7 @@ class _Reset:
 
 
 class _Sums:
-    """Numbers of entries by moment, and how many there were before one."""
+    """Sums numbers of entries up to a moment."""
 
     def __init__(self, numbers: Iterable[tuple[int, int]]) -> None:
         in_order = sorted(numbers)
@@ -59,7 +59,7 @@ class _Sums:
 
 @dataclass(slots=True)
 class _Ring:
-    """One vCPU's ring: its harvests in order, and in which of them a page is named."""
+    """One vCPU's ring: its harvests in order, and which of them name a page."""
 
     harvests: list[_Harvest]
     begins: list[int] = field(init=False)
@@ -77,7 +77,7 @@ class _Ring:
     def names(self, page: SlotPage, since: float, until: float) -> bool:
         """Whether a harvest that ended after ``since`` names a page.
 
-        It is the first that began after ``until``, or one before that.
+        The last harvest that counts is the first one that began after ``until``.
         """
         numbers = self.named.get(page, ())
         index = bisect_left(numbers, bisect_right(self.ends, since))
@@ -85,7 +85,7 @@ class _Ring:
 
 
 class RingJudge:
-    """Judges the rings of one race, and leaves the model's as they are after it."""
+    """Judges the rings of one race, and updates the model's rings to the state after it."""
 
     def __init__(self, race: Race, state: RingState) -> None:
         self._race = race
@@ -134,7 +134,7 @@ class RingJudge:
         self._latest = list(accumulate((reset.begin for reset in self._resets), max))
 
     def _writes(self, logs: Iterable[Logging]) -> dict[tuple[int, SlotPage], list[PageWrite]]:
-        """Return all writes by vCPU and page, in the order in which they began."""
+        """Return all writes by vCPU and page, in the order of invocation."""
         found: dict[tuple[int, SlotPage], list[PageWrite]] = defaultdict(list)
         for log in logs:
             for page, writes in log.writes.items():
@@ -147,7 +147,7 @@ class RingJudge:
     def _wrong_counts(self) -> Iterator[Flaw]:
         """Yield resets that took more or fewer entries than were harvested by then."""
         if self._untracked:
-            return  # How many entries were harvested before is not known.
+            return  # It is unknown how many entries were harvested before the race.
         harvests = [each for ring in self._rings for each in ring.harvests]
         harvested = _Sums((each.end, each.found.entries) for each in harvests)
         begun = _Sums((each.begin, each.found.entries) for each in harvests)
@@ -167,7 +167,7 @@ class RingJudge:
                 )
 
     def _full_too_early(self, outcome: Raced) -> Iterator[Flaw]:
-        """Yield stops at a ring that cannot have been full."""
+        """Yield stops at a full ring that cannot have been full."""
         for vcpu, (helped, windows) in enumerate(
             zip(outcome.helped, outcome.windows, strict=False)
         ):
@@ -189,7 +189,7 @@ class RingJudge:
                 last = call.end
 
     def _used(self, vcpu: int, since: int, until: int) -> int:
-        """Return how many entries a ring can have held at a moment after ``since``."""
+        """Return how many entries a ring can have held at most from ``since`` to ``until``."""
         reset = self._settled(since)
         return sum(
             each.found.entries
@@ -198,12 +198,12 @@ class RingJudge:
         )
 
     def _settled(self, moment: float) -> float:
-        """Return the begin of the last reset that was over by then: what came before was reset."""
+        """Return the latest begin of a reset that was over by then: earlier harvests are reset."""
         index = bisect_left(self._resets, moment, key=lambda reset: reset.end)
         return self._latest[index - 1] if index else -inf
 
     def _invented(self, writes: dict[tuple[int, SlotPage], list[PageWrite]]) -> Iterator[Flaw]:
-        """Yield harvests that name a page which their vCPU has not written since the one before."""
+        """Yield harvests that name a page that the vCPU has not written since the previous one."""
         for vcpu, ring in enumerate(self._rings):
             since: float = -inf
             known = set().union(*self._before[vcpu])
@@ -226,7 +226,7 @@ class RingJudge:
     def _lost(
         self, logs: Iterable[Logging], writes: dict[tuple[int, SlotPage], list[PageWrite]]
     ) -> Iterator[Flaw]:
-        """Yield writes that no entry stands for."""
+        """Yield writes that no entry covers."""
         for log in logs:
             for number, made in log.writes.items():
                 page = log.slot, number
@@ -244,10 +244,10 @@ class RingJudge:
         write: PageWrite,
         writes: dict[tuple[int, SlotPage], list[PageWrite]],
     ) -> bool:
-        """Whether some ring names a page for this write.
+        """Whether an entry in some ring covers this write.
 
-        The entry was made before the write, or with it; or by another vCPU that wrote the page at
-        the same time, when that has come back.
+        The entry was made before or by the write; or by another vCPU that wrote the page at the
+        same time, at the latest when that write ended.
         """
         since = max(
             self._settled(write.begin),
@@ -267,7 +267,7 @@ class RingJudge:
         return False
 
     def _leave(self) -> None:
-        """Leave the model's rings empty, and untracked what has surely not been reset since."""
+        """Empty the model's rings, and mark as untracked the pages that were surely not reset."""
         reset = self._settled(inf)
         used: dict[int, int] = {}
         untracked = set() if self._resets else set(self._untracked)

@@ -1,4 +1,4 @@
-"""States over time: which states something may have had while other threads changed it."""
+"""States over time: which states an object may have had while other threads changed it."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Track(Generic[T]):
-    """The states of one thing. Changes follow each other: the intervals of no two overlap.
+    """The states of one object. The intervals of changes never overlap.
 
     Each change takes effect at an unknown moment of its interval, from invocation to response.
     Moments count upward; no two invocations or responses share one.
@@ -32,12 +32,12 @@ class Track(Generic[T]):
 
     @property
     def changes(self) -> int:
-        """How many changes there were so far."""
+        """The number of changes so far."""
         return len(self._begins)
 
     @property
     def passes(self) -> bool:
-        """Whether the last change may pass through a state that is neither."""
+        """Whether the last change may pass through an intermediate state."""
         return bool(self._passing and self._passing[-1])
 
     def change(self, begin: int, end: int, state: T, passing: Iterable[T] = ()) -> None:
@@ -48,7 +48,7 @@ class Track(Generic[T]):
         self._passing.append(tuple(passing))
 
     def within(self, begin: int, end: int) -> list[T]:
-        """Return every state that may have been at some moment from ``begin`` to ``end``, once."""
+        """Return every state that may have held at some moment from ``begin`` to ``end``, once."""
         index = bisect_left(self._ends, begin)
         states = [self._states[index]]
         while index < len(self._begins) and self._begins[index] < end:

@@ -1,4 +1,4 @@
-"""The values that a word of host memory may hold, when several threads write it."""
+"""The values that a word of host memory may hold while several threads write it."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -15,7 +15,7 @@ NEVER = -1
 
 @dataclass(slots=True)
 class _Writes:
-    """What one thread writes to one place, in order. A write that is not certain may be none."""
+    """One thread's writes to one place, in order. An uncertain write may have gone elsewhere."""
 
     begins: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
@@ -23,14 +23,14 @@ class _Writes:
     certain: list[bool] = field(default_factory=list)
 
     def newest_before(self, moment: int) -> int:
-        """Return when the last certain write that ended before a moment began, or NEVER."""
+        """Return the begin of the last certain write that ended before a moment, or NEVER."""
         for index in range(bisect_left(self.ends, moment) - 1, -1, -1):
             if self.certain[index]:
                 return self.begins[index]
         return NEVER
 
     def values_between(self, floor: int, end: int) -> Iterator[int]:
-        """Yield what was written by writes that ended after ``floor`` and began before ``end``."""
+        """Yield the values of writes that ended after ``floor`` and began before ``end``."""
         for index in range(bisect_left(self.begins, end) - 1, -1, -1):
             if self.ends[index] <= floor:
                 return
@@ -38,10 +38,10 @@ class _Writes:
 
 
 class MemoryWords:
-    """All words that a race writes: by guests, by the host, and with a whole page.
+    """All words that a race writes, by guests, by the host, and by zeroing whole pages.
 
-    Mappings that show the same file have their words in common: ``file_of`` names the one whose
-    file a mapping shows.
+    Mappings of the same file share their words: ``file_of`` names the mapping whose file a mapping
+    shows.
     """
 
     def __init__(self, contents: Contents, file_of: Callable[[str], str] = str) -> None:
@@ -67,18 +67,18 @@ class MemoryWords:
         _note(self._pages[self._file_of(mapping), page], who, interval, 0, True)
 
     def pages(self) -> set[PageKey]:
-        """Return the pages that may have been written, by the mapping whose file they are of."""
+        """Return the pages that may have been written, by the mapping whose file holds them."""
         words = {(mapping, offset // PAGE_SIZE_BYTES) for mapping, offset in self._words}
         return words | self._pages.keys()
 
     def words_of(self, page: PageKey) -> Iterator[int]:
-        """Yield the offsets of the words of a page, or of its file, that may have been written."""
+        """Yield the offsets of the words of a page that may have been written."""
         for mapping, offset in self._words:
             if (mapping, offset // PAGE_SIZE_BYTES) == page:
                 yield offset
 
     def is_cleared(self, page: PageKey) -> bool:
-        """Whether a page was replaced by zeros at some time."""
+        """Whether a page was replaced by zeros at some point."""
         return page in self._pages
 
     def values(self, mapping: str, offset: int, begin: int, end: int) -> list[int]:
