@@ -1,7 +1,7 @@
-"""Starts the command, which ends with one line and a documented status whatever comes meanwhile.
+"""Entry point: whatever happens, the command ends with one line and a documented exit status.
 
-Python needs a while until the command's own modules are there. A signal that comes meanwhile, or
-has waited since scripts/vmm, waits until the command can tell of it in its result.
+Python takes a while to import the command's modules. A signal that arrives meanwhile, or is blocked
+since scripts/vmm, stays blocked until the command can report it in its result.
 """
 
 import gc
@@ -16,7 +16,7 @@ from vmm.host.signals import ENDING_SIGNALS
 from vmm.verdict.statuses import INCONCLUSIVE, INTERNAL_ERROR, PASSED
 
 _COLLECT_AFTER = 100_000
-"""Histories are many objects without cycles: looking for cycles often takes a tenth of a run."""
+"""Histories are many objects without cycles: the usual threshold costs a tenth of a run."""
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
@@ -27,15 +27,15 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Let standard streams that were closed lead nowhere, so that no file of ours takes a place.
+    """Open closed standard streams on /dev/null, so that no file of ours gets their number.
 
-    Python has no stream for them, and fails where one is flushed, with a status of its own.
+    Python has no stream object for a closed one, and fails with its own exit status on flushing it.
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # The lowest number that is free.
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number.
             os.set_inheritable(fd, True)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
@@ -46,7 +46,7 @@ def run() -> NoReturn:
     """Run the command, and end the process with its status."""
     _open_standard_streams()
     for number in ENDING_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has it so.
+        if signal.getsignal(number) is not signal.SIG_IGN:  # Ignored under nohup(1).
             signal.signal(number, _end)
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     gc.set_threshold(_COLLECT_AFTER)

@@ -18,7 +18,7 @@ from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
 from vmm.cli.command import Command
 from vmm.cli.errors import Failure, NothingRan, Unusable
 from vmm.cli.host import Host, look_at_host, require_usable
-from vmm.cli.said import tell
+from vmm.cli.printing import tell
 from vmm.cli.unfinished import Early, never_stale, not_read, note_told, remove
 from vmm.cli.writing import apart, document, spare, temporary_folder, written_bytes
 from vmm.host.hostinfo import host_facts
@@ -60,16 +60,16 @@ def _told_early(json_file: str, early: Early, files: Sequence[str]) -> None:
 
 
 class _Slower(Failure):
-    """Something became slower than in the older result."""
+    """Something is slower than in the older result."""
 
     exit_code = 1
 
 
 @click.command(cls=_Bench)
 @click.option("--work", "works", type=click.Choice(WORKS), multiple=True, metavar="WORK",
-              help=f"Only {', '.join(WORKS[:-1])} or {WORKS[-1]} (again: more).")  # fmt: skip
+              help=f"Only {', '.join(WORKS[:-1])} or {WORKS[-1]} (may be repeated).")  # fmt: skip
 @click.option("--slots", "counts", multiple=True, metavar="N",
-              help="With so many slots, or `all` (again: more).")  # fmt: skip
+              help="With N slots, or `all` (may be repeated).")  # fmt: skip
 @click.option("--pages", type=int, default=64, show_default=True, metavar="N",
               help="Pages of each slot.")  # fmt: skip
 @click.option("--vcpus", type=int, default=1, show_default=True, metavar="N",
@@ -98,9 +98,9 @@ def bench(
 ) -> None:
     """Measure what memslot operations cost, next to the same work in C.
 
-    Each costs microseconds: the median of the rounds, and between which values the middle half of
-    them lies. C does the same work in the same run on the same CPU; the ratio compares rounds that
-    follow each other. How each cost grows with the number of slots is said in words.
+    Costs are in microseconds: the median of the rounds, and the range of their middle half. C does
+    the same work in the same run on the same CPU; the ratio compares rounds that follow each other.
+    How each cost grows with the number of slots is said in words.
     """
     from vmm.bench.result import Bench, changes, text_of
     from vmm.bench.table import compared, elsewhere, table
@@ -178,7 +178,7 @@ def _require_plot(path: Path) -> None:
 def _setups(
     works: Sequence[str], counts: Sequence[str], host: Host, base: Setup
 ) -> tuple[Setup, ...]:
-    """Return what is to be measured; work that the kernel does not have is left out by name."""
+    """Return what to measure; work that the kernel lacks is left out with a message."""
     most = min(host.features.nr_memslots - _USED_SLOTS, MAX_FILLED_PAGES // base.pages)
     numbers = sorted({_count(count, most) for count in counts})
     if not host.features.dirty_ring_bytes and "dirty-ring" in works:

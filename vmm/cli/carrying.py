@@ -1,4 +1,4 @@
-"""Carries scenarios out, some side by side; the kernel's health is watched."""
+"""Runs scenarios, some side by side, while the kernel's health is watched."""
 
 import time
 import traceback
@@ -12,7 +12,7 @@ from typing import Protocol
 from vmm.cli import lanes
 from vmm.cli.host import Host, reserved_cpus
 from vmm.cli.lanes import Lane
-from vmm.cli.said import OutputLost
+from vmm.cli.printing import OutputLost
 from vmm.execution.runner import Record, Worker
 from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory
@@ -25,17 +25,18 @@ from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
 
 MAX_HANGS = 3
-"""A kernel that hung so often will go on to: what is left does not run, and that is said."""
+"""A kernel that hung this often will hang again: the remaining scenarios are left out, by name."""
 
 _KNOWN_HANG_S = 2.0
-"""So long a scenario may take in which some kernels are known to hang, as much again where they may
-be twenty times as slow: those are not waited for, and others take less than a tenth of that."""
+"""Time limit of a scenario in which some kernels are known to hang; doubled at a patience of 20. On
+other kernels such a scenario takes less than a tenth of that."""
 
 Begin = Callable[[Scenario], None]
 Claim = Callable[[int], bool]
-"""Whether this run is the one that takes the scenario of an index: others may have taken it.
+"""Whether this run gets the scenario with an index; other runs may have claimed it.
 
-Raises OSError where that cannot be known."""
+Raises OSError if that cannot be known.
+"""
 
 
 def _always(index: int) -> bool:
@@ -44,18 +45,18 @@ def _always(index: int) -> bool:
 
 @dataclass(slots=True)
 class EarlyEnd:
-    """Whether scenarios that have not begun are left out, and why: the first reason counts."""
+    """Whether scenarios that have not begun are left out, and why; the first reason counts."""
 
     why: str = ""
 
     def because(self, why: str) -> None:
-        """Leave out what has not begun."""
+        """Leave out the scenarios that have not begun."""
         self.why = self.why or why
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A scenario that has run, in so many ``seconds``, and the kernel's complaints meanwhile."""
+    """A scenario that ran for ``seconds``, and the kernel's complaints during it."""
 
     index: int
     record: Record
@@ -64,33 +65,32 @@ class Ran:
 
 
 class Taker(Protocol):
-    """Takes what scenarios leave, and has work with it that may wait until others have begun."""
+    """Receives what scenarios leave; its work on that can be done while others run."""
 
     @property
     def has_work(self) -> bool:
-        """Whether there is work."""
+        """Whether there is work to do."""
 
     def work(self) -> None:
-        """Do a bit of the work that there is."""
+        """Do a part of the work."""
 
     def skip(self, index: int, missing: str) -> None:
-        """Take a scenario that does not run, for want of what is ``missing``."""
+        """Receive a scenario that does not run because of what is ``missing``."""
 
     def take(self, ran: Ran) -> None:
-        """Take one that ran."""
+        """Receive a scenario that ran."""
 
     def end(self) -> None:
-        """Do what is left of the work: no more scenarios come."""
+        """Finish the work: no more scenarios follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What is to be carried out: ``begin`` gets each of the scenarios as it begins.
+    """What to run, and how: ``begin`` gets each scenario as it begins.
 
-    So many ``jobs`` run side by side, as many as is usual here unless told; a scenario may take
-    ``patience`` times as long as usual. Where there is a ``journal``, one runs at a time, and that
-    file holds the history of the one under way. Others that carry out the same leave to this run
-    what it can ``claim``.
+    ``jobs`` scenarios run side by side (None: the usual number); each may take ``patience`` times
+    as long as usual. With a ``journal`` one runs at a time, and that file holds the history of the
+    one under way. If other runs share the scenarios, this one runs those that it can ``claim``.
     """
 
     scenarios: Sequence[Scenario]
@@ -115,10 +115,10 @@ class Carried:
 
 
 def carry_out(orders: Orders, taker: Taker) -> Carried:
-    """Run scenarios, and let ``taker`` have each; its work is done while others run.
+    """Run scenarios and pass each to ``taker``, which works on it while others run.
 
-    The run ends early when it is interrupted, when nobody takes what is printed, or when somebody
-    says so: what ran is taken all the same.
+    The run ends early when it is interrupted, when its output is lost, or when ``orders.early``
+    says so; what has run is passed on all the same.
     """
     start = time.monotonic()
     count = 1 if orders.journal is not None else orders.jobs or lanes.usual_lanes()
@@ -137,7 +137,7 @@ def carry_out(orders: Orders, taker: Taker) -> Carried:
 
 
 def ended_at_once(header: Header, reason: str) -> Record:
-    """Return the record of a scenario of which nothing was carried out."""
+    """Return the record of a scenario that could not begin."""
     return Record(header, history_line(header) + history_line(End(reason)), reason)
 
 
@@ -147,7 +147,7 @@ def _why(error: OSError) -> str:
 
 
 class _Carrying:
-    """The scenarios of one run, and how far they are."""
+    """The scenarios of one run, and its progress."""
 
     def __init__(self, orders: Orders, watch: KernelWatch, taker: Taker) -> None:
         self._orders = orders
@@ -182,7 +182,7 @@ class _Carrying:
             taker.end()
 
     def _runnable(self) -> tuple[list[int], list[int]]:
-        """Return what runs alone, and what does not; what is skipped has been taken."""
+        """Return the scenarios that must run alone, and the others; those skipped are passed on."""
         alone: list[int] = []
         together: list[int] = []
         features = self._orders.host.features
@@ -198,7 +198,7 @@ class _Carrying:
         return alone, together
 
     def _run(self, indices: Sequence[int], every: Sequence[Lane]) -> None:
-        """Run some of the scenarios; what others have left is worked on meanwhile."""
+        """Run some of the scenarios; the taker works on those that have ended meanwhile."""
         left = deque(lanes.order(self._scenarios, indices, self._facts))
         idle, busy = deque(every), list[Lane]()
         while busy or (left and not self._early.why):
@@ -224,7 +224,7 @@ class _Carrying:
                 idle.append(lane)
 
     def _is_claimed(self, index: int) -> bool:
-        """Whether a scenario is this run's to take; where that cannot be known, the run ends."""
+        """Whether this run gets a scenario; if that cannot be known, the run ends."""
         try:
             return self._orders.claim(index)
         except OSError as error:
@@ -232,7 +232,7 @@ class _Carrying:
             return False
 
     def _start(self, lane: Lane, index: int) -> bool:
-        """Begin with a scenario; False if that cannot be."""
+        """Start a scenario; return False if that fails."""
         scenario = self._scenarios[index]
         self._orders.begin(scenario)
         lane.index, lane.scenario, lane.problems = index, scenario.name, []
@@ -246,13 +246,13 @@ class _Carrying:
         return True
 
     def _limit_s(self, scenario: Scenario) -> float | None:
-        """Return how long a scenario may take in which some kernels are known to hang."""
+        """Return the time limit of a scenario in which a kernel may be known to hang, else None."""
         if lanes.may_hang(scenario, self._facts):
             return _KNOWN_HANG_S * (1 + self._orders.patience / 20)
         return None
 
     def _end(self, lane: Lane, busy: Sequence[Lane]) -> None:
-        """Take what a scenario has left, and the kernel's complaints of all that are under way."""
+        """Pass on what a scenario has left, and give the kernel's complaints to those under way."""
         record = lane.worker.wait()
         lanes.share_out(self._watch.news(), busy)
         seconds = time.monotonic() - lane.start
@@ -265,6 +265,6 @@ class _Carrying:
             self._early.because(INTERRUPTED)
 
     def _hung(self, record: Record) -> bool:
-        """Whether the kernel or its guest did not come back, and is not known for that."""
+        """Whether the kernel or its guest did not return, and is not known for that."""
         reason = record.reason or ending_of(record.data)
         return reason.startswith((HUNG, ENDLESS)) and self._limit_s(record.header.scenario) is None

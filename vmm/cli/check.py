@@ -1,6 +1,6 @@
 """``vmm check``: run the curated scenarios and judge them.
 
-They run on this host, unless the context's object is a `Source` of another.
+They run on this host, unless the click context's ``obj`` is another `Source`.
 """
 
 import os
@@ -24,11 +24,11 @@ from vmm.cli.formats import (
     outputs,
     reporting,
 )
-from vmm.cli.host import Host, in_vain, look_at_host, patience_option, remarks_on
+from vmm.cli.host import Host, look_at_host, nothing_can_run, patience_option, remarks_on
 from vmm.cli.listing import show_list
 from vmm.cli.output import LiveProgress
+from vmm.cli.printing import OutputLost, say
 from vmm.cli.required import require_run_option
-from vmm.cli.said import OutputLost, say
 from vmm.cli.selection import curated, select, selected, selecting
 from vmm.cli.shard import shard_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
@@ -44,10 +44,10 @@ from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked, Run
 
 _FEW_SLOTS = Features(nr_memslots=LEAST_SLOTS)
-"""Scenarios are called the same on every kernel, and a table of few slots is soon made."""
+"""Scenario names are the same on every kernel, and with few slots the catalogue is made faster."""
 
 _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "kselftest", "required")
-"""What belongs to the host that scenarios run on."""
+"""Options that concern the host that scenarios run on."""
 
 
 @click.command(cls=Reporting)
@@ -59,13 +59,13 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
     "--journal",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Keep histories: of what does not pass, and on disk, of what runs.",
+    help="Keep histories: of what does not pass and, on disk, of what is under way.",
 )
 @click.option(
     "--failed-histories",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Keep histories of what does not pass, once it has ended.",
+    help="Keep histories of what does not pass, written when it has ended.",
 )
 @click.option(
     "--histories",
@@ -82,7 +82,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
     "--jobs",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Run so many scenarios side by side, where they allow it (usually 2).",
+    help="Run N scenarios side by side, where they allow it (usually 2).",
 )
 @click.option("--kselftest", is_flag=True, help="Exit as a selftest of the kernel does.")
 @require_run_option
@@ -135,7 +135,7 @@ def check(
         with looking(white_box, debug_info):
             _transcribed(transcript, claims, selection, patience, jobs)
         return
-    source: Source = ctx.obj or _looked_and_ran
+    source: Source = ctx.obj or _run_on_this_host
     chosen = requested.everything(histories)
     if dask is not None:
         for name in _NOT_WITH_DASK:
@@ -151,7 +151,7 @@ def check(
         _written(histories) as file,
     ):
         folders = (journal, failed_histories)
-        wanted = Wanting(told, folders, file, patience, jobs, max_differences)
+        wanted = RunOptions(told, folders, file, patience, jobs, max_differences)
         run = replace(source(selection, wanted), required=required)
         try:
             told.reporter.end(run)
@@ -172,8 +172,8 @@ def _on_cluster(address: str, selection: Selection, chosen: tuple[Wanted, ...]) 
 
 
 @dataclass(frozen=True, slots=True)
-class Wanting:
-    """How scenarios are to be run, and where it is told."""
+class RunOptions:
+    """How to run scenarios, and where to report them."""
 
     told: Outputs
     folders: tuple[Path | None, Path | None]
@@ -183,21 +183,21 @@ class Wanting:
     max_differences: int
 
 
-Source = Callable[[Selection, Wanting], Run]
-"""Runs scenarios, and tells the reporter how that begins, and each result."""
+Source = Callable[[Selection, RunOptions], Run]
+"""Runs scenarios, and reports the beginning and each result."""
 
 
-def _looked_and_ran(selection: Selection, wanted: Wanting) -> Run:
-    """Look at the host, choose scenarios, and run them, as far as host and kernel let us."""
+def _run_on_this_host(selection: Selection, wanted: RunOptions) -> Run:
+    """Look at the host, choose scenarios and run them, as far as host and kernel allow."""
     host = look_at_host(wanted.patience)
     scenarios = selected(host.features, selection)
     return begun(scenarios, host, wanted) or _run(scenarios, host, wanted)
 
 
-def begun(scenarios: tuple[Scenario, ...], host: Host, wanted: Wanting) -> Run | None:
-    """Tell how a run begins, and empty its files; return the run where it ends at once."""
+def begun(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Run | None:
+    """Report the beginning of a run, empty its history file; return the run if nothing can run."""
     begin = wanted.told.reporter.begin
-    vain = in_vain(host, scenarios)
+    vain = nothing_can_run(host, scenarios)
     if vain is not None:
         begin([each.scenario for each in vain.checked], host.info)
         for each in vain.checked:
@@ -212,9 +212,9 @@ def begun(scenarios: tuple[Scenario, ...], host: Host, wanted: Wanting) -> Run |
 def _transcribed(
     path: Path, claims: Path | None, selection: Selection, patience: float, jobs: int | None
 ) -> None:
-    """Run scenarios, and leave it to who reads the transcript to judge them.
+    """Run scenarios and write a transcript, for another process to judge.
 
-    Where there is a folder of ``claims``, others take scenarios, too: see `vmm.cli.claims`.
+    With a folder of ``claims`` other machines share the scenarios: see `vmm.cli.claims`.
     """
     from vmm.cli.carrying import Orders, carry_out
     from vmm.cli.claims import claiming
@@ -225,7 +225,7 @@ def _transcribed(
     scenarios = selected(host.features, selection)
     with usable(path), NamedFile(path, "wb") as file, live() as lab:
         transcript = Transcript(file, host, scenarios, lab)
-        if host.in_vain is None and not host.why_not:
+        if host.probe_failure is None and not host.why_not:
             orders = Orders(scenarios, host, lab.begin, None, patience, jobs)
             if claims is not None:
                 orders = replace(orders, claim=claiming(claims))
@@ -234,7 +234,7 @@ def _transcribed(
 
 @contextmanager
 def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
-    """Yield the file of all histories; what was there stays until a run begins."""
+    """Yield the file of all histories; its old content stays until the run begins."""
     if histories is None:
         yield None
         return
@@ -245,7 +245,7 @@ def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
             yield stream
 
 
-def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: Wanting) -> Run:
+def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Run:
     from vmm.cli.execution import execute
     from vmm.cli.history_files import history_files
     from vmm.cli.lab_live import live

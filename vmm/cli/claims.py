@@ -1,7 +1,7 @@
-"""Who takes which scenario, where several machines share the scenarios of one check.
+"""Which machine runs which scenario, when several machines share one check.
 
-A claim is a file in a folder that all of them see, which only the first can make: a machine that is
-quick, or whose scenarios are short, takes more of them.
+A claim is a file in a shared folder, which only the first machine can create. So a machine that is
+faster, or has shorter scenarios, runs more of them.
 """
 
 import os
@@ -12,7 +12,7 @@ from vmm.cli.carrying import Claim
 
 
 def claiming(folder: Path) -> Claim:
-    """Return what claims scenarios in a folder, by their indices."""
+    """Return a function that claims scenarios by index, in a folder."""
     return partial(_claimed, folder)
 
 

@@ -1,4 +1,4 @@
-"""What all commands have in common."""
+"""The base class of commands."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,14 +9,14 @@ from vmm.host.signals import release
 
 
 class Command(click.Command):
-    """A command that no old result outlives, however early it ends."""
+    """A command after which no result of an earlier run is left, however early it ends."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; signals that have waited for it come now."""
+        """Run the command; from here on signals are no longer blocked."""
         with self.never_stale(ctx):
             release()
             return super().invoke(ctx)
 
     def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
-        """Return what keeps old results from being taken for this run's: see `unfinished`."""
+        """Return a guard against taking an old result for this run's: see `unfinished`."""
         return nullcontext()

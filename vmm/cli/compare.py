@@ -10,7 +10,7 @@ import click
 from vmm.cli.command import Command
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large
-from vmm.cli.said import tell
+from vmm.cli.printing import tell
 from vmm.scenario.codec import CutOffError, FileError, HistoryText, histories_in
 from vmm.scenario.demand import Limits
 from vmm.scenario.history import Header, History
@@ -21,7 +21,7 @@ from vmm.verdict.compare import features_that_differ, partings
 _MOST = 20
 
 _Name = tuple[str, int]
-"""A scenario, and how many of the same name come before it."""
+"""A scenario's name, and how many of the same name come before it."""
 
 
 @click.command(cls=Command)
@@ -30,7 +30,7 @@ _Name = tuple[str, int]
 @allow_large
 @click.pass_context
 def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> None:
-    """Say where the same scenarios went differently, whoever is right.
+    """Say where two kernels differ on the same scenarios.
 
     Each is a file of histories, such as `vmm check --histories` and `vmm run --history` write, or a
     folder of such files. Exit status 1 if a scenario differs; 3 if none does, but some could not be
@@ -40,7 +40,7 @@ def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> No
     both = [name for name in a if name in b]
     kernels: set[str] = set()
     said: list[str] = []
-    """Told when all is read: a file that is broken further on is one line."""
+    """Printed at the end: if a file turns out to be broken, that one line is all."""
     differing, unknown = 0, 0
     for name in both:
         one, other = a[name], b[name]
@@ -63,7 +63,7 @@ def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> No
 
 
 def _sources(path: Path, limits: Limits) -> dict[_Name, HistoryText]:
-    """Return what a file or a folder holds. Raises Unusable."""
+    """Return the histories of a file or a folder. Raises Unusable."""
     files = sorted(path.rglob("*.jsonl")) if os.path.isdir(path) else [path]
     found: dict[_Name, HistoryText] = {}
     seen: Counter[str] = Counter()
@@ -87,7 +87,7 @@ def _in_file(file: Path, limits: Limits) -> Iterator[HistoryText]:
 
 
 def _kernels(a: Header, b: Header) -> Iterator[str]:
-    """Yield what the two kernels are, and what only one of them can do."""
+    """Yield which kernels the two are, and the features that differ."""
     yield f"A: {_host(a)}"
     yield f"B: {_host(b)}"
     for line in features_that_differ(a.features, b.features):
@@ -101,7 +101,7 @@ def _host(header: Header) -> str:
 
 
 def _compare(one: HistoryText, other: HistoryText, said: list[str]) -> tuple[bool, bool]:
-    """Add where two histories part; return whether they differ, and whether all was compared."""
+    """Add the differences; return whether there are any, and whether all was comparable."""
     a, b = _whole(one), _whole(other)
     name = a.header.scenario.name
     if _essence(a) != _essence(b):
@@ -128,6 +128,6 @@ def _whole(text: HistoryText) -> History:
 
 
 def _essence(history: History) -> tuple[object, ...]:
-    """Return what makes a scenario do what it does."""
+    """Return what determines what a scenario does."""
     scenario = history.header.scenario
     return scenario.operations, scenario.mappings, scenario.guest, scenario.vcpus, scenario.survey

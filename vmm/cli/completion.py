@@ -1,10 +1,10 @@
-"""``vmm completion``: what a shell needs to complete commands, options, scenarios and tags."""
+"""``vmm completion``: shell completion of commands, options, scenarios and tags."""
 
 import click
 from click.shell_completion import get_completion_class
 
 from vmm.cli.command import Command
-from vmm.cli.said import put
+from vmm.cli.printing import put
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -13,7 +13,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes a shell complete commands and scenarios.
+    """Print a shell's completion script for commands and scenarios.
 
     bash: eval "$(vmm completion bash)" in ~/.bashrc; zsh likewise in ~/.zshrc;
     fish: vmm completion fish >~/.config/fish/completions/vmm.fish

@@ -8,8 +8,8 @@ from vmm.catalogue.history import BUGS
 from vmm.cli.command import Command
 from vmm.cli.host import look_at_host, remarks_on, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines
+from vmm.cli.printing import put, say
 from vmm.cli.results import result_from
-from vmm.cli.said import put, say
 from vmm.cli.selection import curated
 from vmm.model.rules import rules_of_outcomes
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
@@ -48,7 +48,7 @@ def coverage(ctx: click.Context, result: Path | None, as_json: bool, markdown: b
 
 
 def _taken(result: ResultFile) -> RanCheck:
-    """Return what coverage takes of a result."""
+    """Return the parts of a result that coverage uses."""
     scenarios = (
         RanScenario(each.name, each.status, each.reason, each.rules, each.difference)
         for each in result.scenarios
@@ -76,7 +76,7 @@ def _run() -> ResultFile:
 
 
 def _elsewhere() -> dict[str, set[str]]:
-    """Return the rules that each scenario meets, on a kernel with everything or on a plain one."""
+    """Return the rules that each scenario meets on a kernel with all features, or the fewest."""
     met: dict[str, set[str]] = {}
     for features in (EVERYTHING, PLAIN):
         for scenario in curated(features):

@@ -27,7 +27,7 @@ CHAPTERS = len(chapters(USUAL))
 
 
 RECORDED = Path(__file__).parents[1] / "report" / "demo.jsonl"
-"""A run of the story, for hosts without KVM; ``vmm demo --record`` writes it."""
+"""A recorded run, for hosts without KVM; ``vmm demo --record`` writes it."""
 
 
 @click.command(cls=Command)
@@ -79,7 +79,7 @@ def _run(host: Host) -> History:
 
 
 def _heading(history: History, obstacle: str, width: int) -> Iterator[Text]:
-    """Yield on which kernel this runs, or ran."""
+    """Yield the kernel that this runs, or ran, on."""
     host = history.header.host
     kernel = f"Linux {host.get('kernel', 'unknown')}, {host.get('vendor', 'unknown')}"
     if obstacle:
@@ -102,7 +102,7 @@ def _save_picture(lines: list[Text], file: Path) -> None:
     canvas = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     print_lines(canvas, lines)
     picture = canvas.export_svg(title="vmm demo")
-    # Rich's fonts are left out: a viewer would fetch them from elsewhere.
+    # Without Rich's fonts, which a viewer would download.
     picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
     with written(file) as stream:
         stream.write(picture)

@@ -17,7 +17,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Failure(click.ClickException):
-    """Prints ``vmm: MESSAGE``; subclasses say with which exit status."""
+    """Prints ``vmm: MESSAGE``; subclasses define the exit status."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""
@@ -27,7 +27,7 @@ class Failure(click.ClickException):
 
 
 class Unusable(Failure):
-    """A file that cannot be used. The message may quote the file: it is shown on one line."""
+    """A file cannot be used. The message, which may quote the file, is shown on one line."""
 
     exit_code = statuses.USAGE
 
@@ -37,7 +37,7 @@ class Unusable(Failure):
 
 
 class Misused(Failure):
-    """Arguments that cannot be used: the same line says which command's help says more."""
+    """Arguments cannot be used: the line names the command whose help to read."""
 
     exit_code = statuses.USAGE
 
@@ -49,7 +49,7 @@ class Misused(Failure):
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Let a click.UsageError be told in one line; the help of a mere group stays."""
+    """Report a click.UsageError in one line, except the help of a group without a command."""
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
@@ -71,13 +71,13 @@ class TooFewRan(Failure):
 
 
 class HostFailed(Failure):
-    """The host has run out of something, or nobody takes what is printed."""
+    """The host ran out of something, or the output cannot be written."""
 
     exit_code = statuses.INCONCLUSIVE
 
 
 class Ended(Failure):
-    """A command ends with a ``status`` that depends on why."""
+    """A command ends with a ``status`` that depends on the reason."""
 
     def __init__(self, message: str, status: int) -> None:
         """Take the message, and the status."""
@@ -90,12 +90,12 @@ class Ended(Failure):
 
 
 class InProbing(Ended):
-    """The kernel could not be asked what it can do: the status is its verdict's."""
+    """The kernel could not be probed; the status is that of the verdict on this."""
 
 
 @contextmanager
 def usable(path: object) -> Iterator[None]:
-    """Turn an OSError about a file that the user named into Unusable; a full disk is the host's."""
+    """Turn an OSError about a file that the user named into Unusable, or HostFailed if full."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Executes scenarios, some side by side, and judges them."""
+"""Runs scenarios, some side by side, and judges them."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,13 +23,12 @@ def execute(
 ) -> Run:
     """Run the scenarios; ``begin`` gets each as it begins, ``done`` the results, in order.
 
-    So many ``jobs`` run side by side, as many as is usual here unless told; one at a time where a
-    file holds the history of the one under way. A scenario is judged while others run, and may take
-    ``patience`` times as long as usual. ``with_steps`` puts into the results what happened at each
-    operation.
+    ``jobs`` scenarios run side by side (None: the usual number), but one at a time if ``files`` has
+    a file for the history of the one under way. A scenario is judged while others run, and may take
+    ``patience`` times as long as usual. ``with_steps`` adds the steps to the results.
 
-    The run ends early when it is interrupted, when nobody takes what ``done`` prints, or when
-    ``max_differences`` scenarios differ by one cause: what ran is kept, and what did not is named.
+    The run ends early when it is interrupted, when the output of ``done`` is lost, or when
+    ``max_differences`` scenarios differ by one cause: what ran is kept, and the rest is named.
     """
     early = EarlyEnd()
     judge = Judge(scenarios, done, early, files, max_differences, with_steps)

@@ -33,11 +33,11 @@ allow_large = click.option(
     help=f"Take files that need more than {USUAL.memory_bytes >> 30} GiB or {USUAL.seconds:.0f} s: "
     f"up to {LARGE.memory_bytes >> 30} GiB, {LARGE.seconds / 3600:.0f} h.",
 )
-"""An option of commands that take files: ``limits`` is what a scenario may take."""
+"""The option of commands that read scenarios: ``limits`` is what a scenario may take."""
 
 
 STDIN = "-"
-"""The name that stands for standard input."""
+"""The name that means standard input."""
 
 
 def scenario_from(name: str, limits: Limits = USUAL) -> Scenario:
@@ -60,12 +60,12 @@ def scenario_from(name: str, limits: Limits = USUAL) -> Scenario:
 
 
 def _may_be_curated(name: str) -> bool:
-    """Whether this may be the name of a scenario: it is no path, and no file's name."""
+    """Whether this may be a scenario's name, rather than a path or file name."""
     return bool(name) and not any(each in name for each in "/.\0")
 
 
 def _from_stdin() -> bytes:
-    """Return what standard input holds, as far as it is bearable. Raises FileError."""
+    """Return the content of standard input, up to a limit. Raises FileError."""
     data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         limit = f"larger than {MAX_FILE_BYTES >> 20} MiB, which is all that is read"
@@ -74,7 +74,7 @@ def _from_stdin() -> bytes:
 
 
 def holds_history(name: str) -> bool:
-    """Whether a file is a history, whatever it is called."""
+    """Whether a file holds a history, whatever its name."""
     path = Path(name)
     if not os.path.isfile(path):
         return name.endswith(".jsonl")
@@ -82,11 +82,11 @@ def holds_history(name: str) -> bool:
         with opened(path) as file:
             return file.read(len(HEADER_BEGINS)) == HEADER_BEGINS or name.endswith(".jsonl")
     except (FileError, OSError):
-        return False  # Reading it as a scenario says why.
+        return False  # Reading it as a scenario reports why.
 
 
 def history_from(path: Path, limits: Limits = USUAL) -> History:
-    """Return the history in a file that holds one, as far as it goes."""
+    """Return the history in a file, as far as it goes. Raises Unusable."""
     try:
         return read_history(path, limits)
     except FileError as error:
@@ -94,9 +94,9 @@ def history_from(path: Path, limits: Limits = USUAL) -> History:
 
 
 def histories_from(path: Path, limits: Limits = USUAL) -> Iterator[HistoryText]:
-    """Yield what a file of histories, or a folder of such files, holds. Raises FileError.
+    """Yield the histories in a file, or in the files of a folder. Raises FileError.
 
-    A folder without any, or that cannot be read, is Unusable.
+    Raises Unusable for a folder that has none, or cannot be read.
     """
     if not os.path.isdir(path):
         yield from histories_in(path, limits)

@@ -12,7 +12,7 @@ import msgspec
 
 from vmm.cli.errors import NothingRan, Unusable, usable
 from vmm.cli.formats import Wanted
-from vmm.cli.said import tell
+from vmm.cli.printing import tell
 from vmm.cli.writing import document, temporary_folder
 from vmm.report import json
 from vmm.report.resultfile import ResultError, ResultFile, parse_result
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from vmm.fleet.work import Report
 
 _WHOLE = ("json", "html")
-"""Formats that are made of a whole result."""
+"""Formats that are made from a whole result."""
 
 _AT_ONCE = 24
-"""So many scenarios are one task: a host that dies costs no more of them."""
+"""Scenarios a task: a host that dies loses no more than these."""
 
 _SHARDS = 8
-"""So many tasks are one search; not the number of workers, so that any number finds the same."""
+"""Tasks a search: independent of the number of workers, so that any number finds the same."""
 
 _CONNECT_S = 20
 _CHECK_S = 1800
@@ -44,9 +44,10 @@ _WORST_FIRST = (
 
 
 def check_on(address: str, names: Sequence[str], formats: Sequence[Wanted]) -> int:
-    """Check scenarios on a cluster; print what is worth it, and return the exit status.
+    """Check scenarios on a cluster; print what the hosts print, and return the exit status.
 
-    The merged result is written where ``formats`` say, all of them before the first task is given.
+    The merged result goes to the files in ``formats``, which are opened before the first task is
+    sent.
     """
     for each in formats:
         if each.name not in _WHOLE and each != Wanted("text"):
@@ -92,14 +93,14 @@ def _text(name: str, result: ResultFile) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When a search is over; None limits nothing."""
+    """When a search ends; None is no limit."""
 
     seconds: float | None
     operations: int | None
     scenarios: int | None
 
     def part(self, parts: int) -> tuple[str, ...]:
-        """Return the options that end one part: all take the whole time, or a share of the work."""
+        """Return the options that end one part: the whole time, but a share of the work."""
         options: tuple[str, ...] = ()
         if self.seconds is not None:
             options += ("--seconds", str(self.seconds))
@@ -111,7 +112,7 @@ class Budget:
 
 
 def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
-    """Search on a cluster; gather findings while they come, and return the exit status."""
+    """Search on a cluster; gather findings as they arrive, and return the exit status."""
     _require_engine()
     from vmm.cli.fuzzing import merge_folders
     from vmm.fleet.engine import Task
@@ -144,14 +145,14 @@ def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
         ]
         left = _all_run(fleet, tasks, done)
     with suppress(OSError):
-        out.rmdir()  # Where nothing was found there is no folder.
+        out.rmdir()  # Fails unless nothing was found.
     return _status(found, left)
 
 
 def _all_run(
     fleet: "Fleet", tasks: Sequence["Task"], done: Callable[["Task", str, "Report"], None]
 ) -> tuple["Task", ...]:
-    """Run tasks; return those that could not be, each of them named."""
+    """Run tasks; name and return those that could not run."""
     left = fleet.run(tasks, _told(done))
     if fleet.scheduler_is_gone:
         tell("vmm: the scheduler does not answer any more", err=True)
@@ -192,7 +193,7 @@ def _told(done: Callable[["Task", str, "Report"], None]) -> "Told":
 
 
 def _print(host: str, report: "Report", out: Path | None = None) -> None:
-    """Print what a command said, with our folder's name for the one whose files came here."""
+    """Print a command's output, with our folder in place of the worker's."""
     from vmm.fleet.work import OUT
 
     for text, err in ((report.printed, False), (report.complained, True)):
@@ -212,7 +213,7 @@ def _status(found: Sequence[int], left: Sequence["Task"]) -> int:
 
 
 def _unpack(report: "Report", folder: Path) -> None:
-    """Write a report's files below a folder, whatever a worker calls them."""
+    """Write a report's files below a folder; names that lead out of it are refused."""
     for name, data in report.files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
@@ -224,9 +225,9 @@ def _unpack(report: "Report", folder: Path) -> None:
 
 
 def _merged(results: Sequence[ResultFile], names: Sequence[str]) -> ResultFile:
-    """Return one result of several, with scenarios in the order of the catalogue.
+    """Merge results into one, with scenarios in the order of the catalogue.
 
-    Host and features are the first one's; another kernel among them is a weakness, by name.
+    Host and features are those of the first; other kernels among them are reported as a weakness.
     """
     first = results[0]
     order = {name: place for place, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""``--dask``: an option that costs nothing where it is not given."""
+"""``--dask``: in a module of its own, so that commands need not import the fleet."""
 
 import click
 

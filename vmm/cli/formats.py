@@ -1,4 +1,4 @@
-"""``--format``: which formats a run is reported in, and where each goes."""
+"""``--format``: the formats of a report, and where each goes."""
 
 import os
 import sys
@@ -60,12 +60,12 @@ class _FormatParam(click.ParamType):  # type: ignore[type-arg]  # In older versi
 
 
 Text = Callable[[Print, int | None], Reporter]
-"""Makes the reporter for people, of what prints lines and of their width."""
+"""Makes the text reporter, from a function that prints lines and the width to wrap at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """What ``--format``, ``--json``, ``--html``, ``-v`` and ``-q`` ask for."""
+    """The values of ``--format``, ``--json``, ``--html``, ``-v`` and ``-q``."""
 
     formats: tuple[Wanted, ...]
     json_file: str | None
@@ -73,9 +73,9 @@ class Requested:
     detail: Detail
 
     def everything(self, *others: Path | None) -> tuple[Wanted, ...]:
-        """Return what is to be written where. Text is what nobody has to ask for.
+        """Return the formats and their files; text on standard output is the default.
 
-        Raises click.UsageError where two would share a file, the ``others`` of the command too.
+        Raises click.UsageError if two share a file, including the command's ``others``.
         """
         named = (("json", self.json_file), ("html", self.html_file))
         also = [Wanted(name, file) for name, file in named if file is not None]
@@ -85,17 +85,17 @@ class Requested:
         return chosen
 
     def of_list(self) -> Wanted:
-        """Return the one format of a list. Raises click.UsageError where several are asked for."""
+        """Return the one format of a list. Raises click.UsageError if there are several."""
         chosen = self.everything()
         if self.json_file is not None and not self.formats:
-            chosen = chosen[1:]  # Text is what nobody has asked for.
+            chosen = chosen[1:]  # The default text.
         if len(chosen) != 1:
             raise click.UsageError("--list has one format")
         return chosen[0]
 
 
 def reporting(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of reports; it gets ``requested``."""
+    """Add the options of reports to a command, which gets ``requested``."""
 
     @click.option(
         "--format",
@@ -170,9 +170,9 @@ def told_early(wanted: Sequence[Wanted], early: Early, files: Sequence[str]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where a run is reported: ``to`` is the console that people look at meanwhile.
+    """The reports of a run; ``to`` is the console for people.
 
-    ``show_steps`` says whether any of the formats shows what happened at each operation.
+    ``show_steps`` says whether any of the formats shows the steps.
     """
 
     reporter: Reporter
@@ -182,11 +182,11 @@ class Outputs:
 
 @contextmanager
 def outputs(chosen: Sequence[Wanted], text: Text, *, runs: bool = True) -> Iterator[Outputs]:
-    """Open every file before anything runs, and yield what tells all formats.
+    """Open all files before anything runs, and yield a reporter to all formats.
 
-    The files appear when the block ends without an error. Where something ``runs``, what was there
-    before is gone when the reporter begins, so that nobody takes an old result for this one; until
-    then, while arguments and files may prove unusable, it stays. Raises Unusable.
+    The files appear when the block ends without an error. If something ``runs``, old files are
+    removed when the reporter begins, so that nobody takes an old result for this one; before that,
+    while arguments and files may still prove unusable, they stay. Raises Unusable.
     """
     documents = [each for each in chosen if each.name != "text"]
     taken = any(each.file == _STDOUT for each in documents)
@@ -217,7 +217,7 @@ def _opened(stack: ExitStack, file: str) -> IO[str]:
 
 
 def _removed(files: Sequence[str]) -> None:
-    """Remove what is there of these files. Raises Unusable."""
+    """Remove those of these files that exist. Raises Unusable."""
     for file in files:
         if os.path.isfile(file):
             with usable(file):
@@ -238,7 +238,7 @@ def _text(to: Console, text: Text) -> Reporter:
 
 
 def _document(name: str) -> Callable[[Write], Reporter]:
-    """Return what makes the reporter of a format; its libraries are imported when it is wanted."""
+    """Return what makes the reporter of a format; its libraries are imported only then."""
     match name:
         case "ktap":
             from vmm.report.ktap import ktap_report as made

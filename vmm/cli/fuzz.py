@@ -19,7 +19,7 @@ from vmm.verdict import statuses
 from vmm.verdict.judge import Status
 
 _MOST_JOBS = 16 * len(os.sched_getaffinity(0))
-"""More of them only take memory: each worker is a process of some 50 MB."""
+"""More only take memory: each worker is a process of about 50 MB."""
 
 
 class Broken(Failure):
@@ -35,16 +35,16 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
 
 
 @click.command(cls=OptionalValues)
-@click.option("--seed", type=click.IntRange(0), help="Give the same scenarios again.")
+@click.option("--seed", type=click.IntRange(0), help="Generate the same scenarios again.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
     callback=_time,
     help="End after this time (see above).",
 )
-@click.option("--operations", type=click.IntRange(1), help="End after so many operations.")
+@click.option("--operations", type=click.IntRange(1), help="End after this many operations.")
 @click.option(
-    "--scenarios", type=click.IntRange(1), help="End after so many: the same ones in each run."
+    "--scenarios", type=click.IntRange(1), help="End after this many: the same ones in each run."
 )
 @click.option(
     "--jobs", type=click.IntRange(1, _MOST_JOBS), help="Worker processes; by default one a CPU."

@@ -1,4 +1,4 @@
-"""What the options of ``vmm fuzz`` come to, and what is said of it."""
+"""Carries out what the options of ``vmm fuzz`` ask for, and prints the results."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from vmm.cli.errors import Unusable, usable
 from vmm.cli.files import scenario_from
 from vmm.cli.host import Host
 from vmm.cli.output import console
-from vmm.cli.said import tell
+from vmm.cli.printing import tell
 from vmm.cli.selection import curated
 from vmm.fuzz import corpus
 from vmm.fuzz.driver import Fuzzer
@@ -48,7 +48,7 @@ def run_plan(plan: Plan, host: Host) -> Tally:
         for path in left_behind(plan.out):
             left = "left by a run that broke off: --resume says what was under way"
             tell(f"{shown(str(path))}: {left}")
-        sys.stdout.flush()  # What is buffered would be printed once more by each forked child.
+        sys.stdout.flush()  # Or each forked child would print the buffer again.
         status = _StatusLine(Live(console=to, auto_refresh=False, transient=True))
         with status.live:
             fuzzer = Fuzzer(plan, host.features, host.info, bases, status.draw)
@@ -63,12 +63,12 @@ def _part(plan: Plan) -> str:
 
 
 def _bases(plan: Plan, host: Host) -> tuple[Scenario, ...]:
-    """Return what mutations begin with: curated scenarios, and the corpus."""
+    """Return the scenarios that mutation starts from: curated ones, and the corpus."""
     facts = host.info.in_brief()
     bases = [
         scenario
         for scenario in curated(host.features)
-        # What is known to be wrong here would be found for ever.
+        # Issues that are known here would be found over and over.
         if can_be_mutated(scenario, host.features) and not issues_met(scenario, facts)
     ]
     if plan.corpus is not None:
@@ -80,7 +80,7 @@ def _bases(plan: Plan, host: Host) -> tuple[Scenario, ...]:
 
 
 class _StatusLine:
-    """One line that stays, drawn only when it is asked for: no thread may run while we fork."""
+    """A status line, drawn only on request: no thread may run while we fork."""
 
     def __init__(self, live: Live) -> None:
         self.live = live
@@ -147,11 +147,11 @@ def _overtime(tally: Tally) -> str:
 
 
 def resumed(out: Path) -> tuple[int, tuple[int, int], int]:
-    """Say what was under way, keep it as files; return seed, shard, and how much of it was done.
+    """Save what was under way as files; return seed, shard, and how many scenarios were done.
 
-    Where there are several seeds, the latest run is the one to go on with. Its scenarios up to the
-    last one under way count as done: a slower worker may have left some out, but none of those
-    that a crash stopped runs again.
+    If there are several seeds, the latest run is resumed. Its scenarios up to the last one under
+    way count as done: a slower worker may have left some out, but none that a crash stopped runs
+    again.
     """
     going_on: Intent | None = None
     done = 0
@@ -191,7 +191,7 @@ def _keep_under_way(left: Interrupted, out: Path) -> None:
 
 
 def minimise_one(path: Path, host: Host, out: Path, limits: Limits) -> int:
-    """Minimise a scenario in a file, which keeps to ``limits``; return the exit status."""
+    """Minimise the scenario in a file, within ``limits``; return the exit status."""
     from vmm.fuzz.minimise.alone import minimise_scenario
 
     scenario = scenario_from(str(path), limits)
@@ -209,10 +209,9 @@ def minimise_one(path: Path, host: Host, out: Path, limits: Limits) -> int:
 
 
 def merge_folders(folders: tuple[Path, ...], out: Path) -> int:
-    """Gather the findings of several runs, the same one only once; return the exit status.
+    """Gather the findings of several runs, duplicates only once; return the exit status.
 
-    Of parts of one run those that found nothing have left no folder. Raises Unusable where nothing
-    in any of them is a finding.
+    Shards that found nothing leave no folder. Raises Unusable if no folder has a finding.
     """
     findings, others = _sorted_out(folders)
     if not findings:
@@ -230,7 +229,7 @@ def merge_folders(folders: tuple[Path, ...], out: Path) -> int:
 
 
 def _sorted_out(folders: tuple[Path, ...]) -> tuple[list[Path], list[str]]:
-    """Return the findings in folders, and a line for each thing there that is none."""
+    """Return the findings in folders, and a line for everything else there."""
     findings: list[Path] = []
     others: list[str] = []
     for folder in folders:

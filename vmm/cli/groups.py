@@ -8,13 +8,13 @@ import click
 
 
 class CommandsByName(click.Group):
-    """A group whose help shows ``by_name``. A misspelt name is answered with the closest."""
+    """A group whose help shows ``by_name``; a misspelt name is answered with the closest ones."""
 
     by_name: Mapping[str, str]
     """Each command and its help line."""
 
     module: str
-    """What precedes a command's name in the name of its module, which holds it by that name."""
+    """Prefix of a command's module, which holds the command under its name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.by_name)

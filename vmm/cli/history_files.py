@@ -1,4 +1,4 @@
-"""Where histories are written while scenarios run, so that they outlast a crash of the host."""
+"""Files that histories are written to while scenarios run, so that they survive a host crash."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ UNDER_WAY = "under-way.jsonl"
 class HistoryFiles:
     """Where histories go; None: nowhere.
 
-    ``file`` holds the history of the scenario that runs, ``folder`` those of scenarios that did not
+    ``file`` holds the history of the scenario under way, ``folder`` those of scenarios that did not
     pass, and ``histories`` is an unbuffered file of all of them.
     """
 
@@ -27,7 +27,7 @@ class HistoryFiles:
     folder: Path | None = None
     histories: IO[bytes] | None = None
     failures: list[str] = field(default_factory=list)
-    """What could not be kept, and why."""
+    """Which histories could not be written, and why."""
 
     def keep(self, record: Record, checked: Checked) -> None:
         """Keep the history of a scenario that ran. Raises OSError."""
@@ -46,12 +46,12 @@ class HistoryFiles:
 def history_files(
     folder: Path | None, histories: IO[bytes] | None = None, failed: Path | None = None
 ) -> Iterator[HistoryFiles]:
-    """Yield the files for a run of many scenarios; that of the one under way is gone at the end.
+    """Yield the files for a run of many scenarios; that of the one under way is removed at the end.
 
-    Without a ``folder`` nothing is on disk while a scenario runs, which costs nothing then;
-    ``failed`` is where histories go afterwards of scenarios that did not pass.
+    Without a ``folder`` nothing is written while a scenario runs, which costs nothing; ``failed``
+    is the folder for histories of scenarios that did not pass.
 
-    Raises Unusable if a folder cannot be used, or holds what a run that broke off has left.
+    Raises Unusable if a folder cannot be used, or holds the file of a run that broke off.
     """
     if folder is None:
         if failed is not None:

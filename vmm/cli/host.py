@@ -1,4 +1,4 @@
-"""Opens this host's KVM for a command, or says why that cannot be."""
+"""Finds out what this host's KVM can do, or why it cannot be used."""
 
 import errno
 import os
@@ -23,10 +23,10 @@ from vmm.verdict.probing import troubled
 from vmm.verdict.result import Checked, Run
 
 USUAL = Features()
-"""What kernels can usually do, for a host whose kernel cannot be asked."""
+"""The features that kernels usually have, for a host whose kernel cannot be probed."""
 
 NOT_ASKED = "the kernel could not be asked what it can do"
-"""Why nothing runs where there is `Host.trouble`."""
+"""Why nothing runs if there is `Host.trouble`."""
 
 
 patience_option = click.option(
@@ -42,16 +42,16 @@ patience_option = click.option(
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host, and what its kernel can do, or why it was asked in vain."""
+    """A host and its kernel's features, or why these could not be probed."""
 
     info: HostInfo
     features: Features = USUAL
-    in_vain: Trouble | None = None
+    probe_failure: Trouble | None = None
 
     @property
     def trouble(self) -> Checked | None:
-        """The verdict on a kernel that was asked in vain."""
-        return None if self.in_vain is None else troubled(self.in_vain)
+        """The verdict on a kernel that could not be probed."""
+        return None if self.probe_failure is None else troubled(self.probe_failure)
 
     @property
     def why_not(self) -> str:
@@ -61,12 +61,12 @@ class Host:
 
 
 def nothing(host: Host, early: str = "") -> Run:
-    """Return a run of nothing: on a host that cannot be used, or because it ended before."""
+    """Return a run of nothing: on a host that cannot be used, or because it ended ``early``."""
     return Run((), host.features, host.info, obstacle=host.why_not, early=early)
 
 
-def in_vain(host: Host, scenarios: Sequence[Scenario]) -> Run | None:
-    """Return the run of scenarios on a host on which none can run; None where they can."""
+def nothing_can_run(host: Host, scenarios: Sequence[Scenario]) -> Run | None:
+    """Return the run of scenarios on a host where none can run; None if they can."""
     if host.trouble is not None:
         left = tuple(each.name for each in scenarios)
         return Run((host.trouble,), host.features, host.info, not_run=left, early=NOT_ASKED)
@@ -74,7 +74,7 @@ def in_vain(host: Host, scenarios: Sequence[Scenario]) -> Run | None:
 
 
 def remarks_on(run: Run) -> Iterator[str]:
-    """Yield what is to be said on standard error of a run, whatever its formats are."""
+    """Yield what to say about a run on standard error, whatever its formats are."""
     if run.error:
         yield f"{run.error}vmm: internal error: this says nothing about the kernel"
     if run.obstacle:
@@ -105,7 +105,7 @@ def exit_status(status: Status, required: bool) -> int:
 def look_at_host(patience: float = 1.0) -> Host:
     """Return this host; its ``info.obstacle`` says why its KVM cannot be used.
 
-    The kernel may take ``patience`` times as long as usual to say what it can do.
+    Probing may take ``patience`` times as long as usual.
     """
     facts = host_facts()
     if facts.obstacle:
@@ -135,11 +135,11 @@ def look_at_host(patience: float = 1.0) -> Host:
 
 @contextmanager
 def reserved_cpus(count: int) -> Iterator[tuple[int, ...]]:
-    """Yield CPUs for scenarios to run on, and stay away from them meanwhile, if others are left.
+    """Yield CPUs for scenarios to run on, and keep this process off them, if there are others.
 
-    They are the lowest ones that are allowed, and the first of them over again where they are too
-    few. Slot-changing ioctls wait for an SRCU grace period, which takes up to five times longer on
-    a small idle host if it is not the first CPU that waits.
+    They are the lowest allowed ones; if there are too few, the first one repeatedly. Slot-changing
+    ioctls wait for an SRCU grace period, which takes up to five times longer on a small idle host
+    if it is not the first CPU that waits.
     """
     allowed = os.sched_getaffinity(0)
     cpus = sorted(allowed)[:count]

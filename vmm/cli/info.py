@@ -6,7 +6,7 @@ from vmm.cli.command import Command
 from vmm.cli.errors import NothingRan
 from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.output import console, print_lines
-from vmm.cli.said import put
+from vmm.cli.printing import put
 from vmm.report import json
 from vmm.report.info import host_report
 
@@ -15,7 +15,7 @@ from vmm.report.info import host_report
 @click.option("--json", "as_json", is_flag=True, help="Print it all as JSON.")
 @click.pass_context
 def info(ctx: click.Context, as_json: bool) -> None:
-    """Say whether this host can do it, and what its kernel offers."""
+    """Say whether scenarios can run here, and what the kernel offers."""
     host = look_at_host()
     if host.trouble is not None:
         require_usable(host)

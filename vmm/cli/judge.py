@@ -18,7 +18,7 @@ from vmm.cli.formats import (
     outputs,
     reporting,
 )
-from vmm.cli.said import say
+from vmm.cli.printing import say
 from vmm.cli.writing import spare
 from vmm.host.hostinfo import host_in_brief
 from vmm.report.text import single_report
@@ -65,7 +65,7 @@ def judge(
                 every.append(replace(_judged(text), again=again))
         except FileError as error:
             problem = str(error)
-        run = _run(headers, tuple(_told_apart(every)), problem)
+        run = _run(headers, tuple(_uniquely_named(every)), problem)
         told.reporter.begin([each.scenario for each in run.checked], run.host)
         for each in run.checked:
             told.reporter.done(each)
@@ -78,7 +78,7 @@ def judge(
 
 
 def _judged(text: HistoryText) -> Checked:
-    """Judge a history; an error of ours costs this one alone. Raises FileError."""
+    """Judge a history; an error of this program affects this one alone. Raises FileError."""
     try:
         return judged(text.history())
     except FileError:
@@ -88,7 +88,7 @@ def _judged(text: HistoryText) -> Checked:
 
 
 def _run(headers: list[Header], every: tuple[Checked, ...], problem: str) -> Run:
-    """Return histories as one run, on the host of the first; other hosts weaken it, by name."""
+    """Return histories as one run, on the host of the first; other kernels are a weakness."""
     hosts = [header.host for header in headers] or [_NO_HOST]
     kernels = sorted({host.get("kernel", "unknown") for host in hosts})
     mixed = (f"histories of several kernels: {', '.join(kernels)}",) if len(kernels) > 1 else ()
@@ -96,8 +96,8 @@ def _run(headers: list[Header], every: tuple[Checked, ...], problem: str) -> Run
     return Run(every, features, host_in_brief(hosts[0]), mixed, early=problem)
 
 
-def _told_apart(every: list[Checked]) -> Iterator[Checked]:
-    """Yield results whose names differ: a scenario that comes again gets a number."""
+def _uniquely_named(every: list[Checked]) -> Iterator[Checked]:
+    """Yield results with unique names: a scenario that comes again gets a number."""
     seen: Counter[str] = Counter()
     for each in every:
         name = each.scenario.name

@@ -1,4 +1,4 @@
-"""Judges scenarios that have run, bit by bit, and hands the results on in order."""
+"""Judges scenarios that have run, in parts, and passes the results on in order."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +18,10 @@ from vmm.verdict.steps import StepRecorder
 
 
 class Judge:
-    """A taker that judges; ``done`` gets each result as soon as no earlier one can still come.
+    """A taker that judges; ``done`` gets each result once all earlier ones were passed on.
 
-    ``early`` is told when ``max_differences`` scenarios differ by one cause. ``with_steps`` puts
-    into the results what happened at each operation.
+    ``early`` is told when ``max_differences`` scenarios differ by one cause. ``with_steps`` adds
+    the steps to the results.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Judge:
         return bool(self._judging)
 
     def work(self) -> None:
-        """Go on with the first that waits."""
+        """Judge a part of the first history that waits."""
         index, judging = self._judging[0]
         try:
             result = next(judging)
         except KeyboardInterrupt:
-            self._judging.clear()  # This one can't be gone on with, and order is kept.
+            self._judging.clear()  # The first cannot be resumed, and results keep their order.
             raise
         if result is not None:
             self._judging.popleft()
@@ -67,26 +67,26 @@ class Judge:
                 self._hand_on(self._following - 1)
 
     def skip(self, index: int, missing: str) -> None:
-        """Take a scenario that does not run, for want of what is ``missing``."""
+        """Receive a scenario that does not run because of what is ``missing``."""
         scenario = self._scenarios[index]
         skipped = Verdict(scenario.name, Status.SKIPPED, f"needs {missing}")
         self._judging.append((index, iter((Checked(scenario, skipped),))))
 
     def take(self, ran: Ran) -> None:
-        """Take one that ran."""
+        """Receive a scenario that ran."""
         self._judging.append((ran.index, self._judged(ran)))
 
     def end(self) -> None:
-        """Do what is left, and hand on all results, though earlier ones are missing."""
+        """Judge what is left, and pass on all results, even if earlier ones are missing."""
         while self._judging:
             self.work()
         for index in sorted(self._results):
             self._hand_on(index)
 
     def run(self, host: Host, carried: Carried) -> Run:
-        """Return what a run has to say that ended as ``carried`` says; what did not run is named.
+        """Return the result of a run that went as ``carried`` says; what did not run is named.
 
-        `end` was called, unless the run broke off.
+        `end` must have been called, unless the run broke off.
         """
         known = {each.scenario.name for each in self._checked}
         left = tuple(each.name for each in self._scenarios if each.name not in known)
@@ -111,7 +111,7 @@ class Judge:
         self._done(checked)
 
     def _note(self, checked: Checked) -> None:
-        """Say that it is enough where so many differ by one cause."""
+        """Count a difference; end the run when there are enough of one cause."""
         difference = checked.verdict.difference
         if checked.verdict.status is Status.DIFFERS and difference is not None:
             cause = difference.identity.cause
@@ -122,7 +122,7 @@ class Judge:
                 self._early.because(f"{many} differ by one cause, {cause}, {enough}")
 
     def _judged(self, ran: Ran) -> Iterator[Checked | None]:
-        """Judge a record bit by bit; an error of ours costs this scenario, and no other."""
+        """Judge a record in parts; an error of this program affects this scenario alone."""
         scenario = ran.record.header.scenario
         try:
             history = ran.record.history()

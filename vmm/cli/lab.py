@@ -7,7 +7,7 @@ from vmm.cli.groups import CommandsByName
 COMMANDS = {
     "run": "Boot a kernel and run one of our commands on it.",
     "matrix": "Run the curated scenarios on several kernels, with each of their MMUs.",
-    "diff": "Run the same scenarios, curated and random, on two kernels, and say where they part.",
+    "diff": "Run the same scenarios, curated and random, on two kernels; say where they differ.",
     "symbols": "Fetch the debug information of one of Debian's kernels, for --white-box.",
     "doctor": "Say what the lab needs that this host lacks, and how to install it.",
 }

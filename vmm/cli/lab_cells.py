@@ -1,4 +1,4 @@
-"""What a run of many machines says: what it will run and for how long, and how far it is."""
+"""The progress of a run of many machines: what will run, how long it takes, and how far it is."""
 
 import os
 import re
@@ -16,7 +16,7 @@ _COSTS: dict[Backend, tuple[float, float]] = {
     Backend.VMX: (60, 1.0),
     Backend.KVM: (5, 0.05),
 }
-"""Seconds until the first scenario, and for each, where nothing else runs (docs/lab.md)."""
+"""Seconds until the first scenario, and for each scenario, on an idle host (docs/lab.md)."""
 
 _TAIL = 4096
 _OURS = ("lab: ", "vmm: ")
@@ -25,13 +25,13 @@ _SAID = re.compile(rb"lab: (\d+ of \d+) scenarios")
 
 
 def estimate_s(cell: Cell, scenarios: int) -> float:
-    """Return about how long a cell takes where nothing else is under way."""
+    """Return roughly how long a cell takes on an idle host."""
     start, each = _COSTS[cell.backend]
     return start + each * scenarios
 
 
 def say_what_runs(cells: Sequence[Cell], scenarios: int, at_once: int, out: Path) -> None:
-    """Say what will run, and about how long: a line for all of it, and one for each cell."""
+    """Print what will run, and how long it takes: a line for all of it, and one for each cell."""
     each = [estimate_s(cell, scenarios) for cell in cells]
     whole = max(sum(each) / at_once, *each, 0)
     number = f"{scenarios} scenario" + "s" * (scenarios != 1)
@@ -43,7 +43,7 @@ def say_what_runs(cells: Sequence[Cell], scenarios: int, at_once: int, out: Path
 
 
 def about(seconds: float) -> str:
-    """Return a time as an estimate is said."""
+    """Return a duration as the text of an estimate."""
     if seconds < 90:
         return f"about {max(10, round(seconds, -1)):.0f} s"
     minutes = round(seconds / 60)
@@ -51,7 +51,7 @@ def about(seconds: float) -> str:
 
 
 class Watched:
-    """The cells of a run, of which those that have ended and those under way are told."""
+    """The cells of a run, with those that have ended and those under way."""
 
     def __init__(self, cells: int) -> None:
         self._cells = cells
@@ -59,12 +59,12 @@ class Watched:
         self.statuses: dict[str, int] = {}
 
     def look(self, under_way: Sequence[Task]) -> None:
-        """Say how far the machines are that are under way."""
+        """Show how far the machines under way are."""
         said = ", ".join(f"{task.label} {how_far(task)}" for task in under_way)
         self._progress.line(f"{len(self.statuses)} of {self._cells} cells; {said}")
 
     def ended(self, task: Task, status: int, seconds: float) -> None:
-        """Say that a machine has ended."""
+        """Print that a machine has ended."""
         self._progress.clear()
         self.statuses[task.label] = status
         output = task.folder / "output.txt"
@@ -73,18 +73,18 @@ class Watched:
             say(f"  {why}")
 
     def end(self) -> None:
-        """Take the line away."""
+        """Erase the progress line."""
         self._progress.clear()
 
 
 def how_far(task: Task) -> str:
-    """Return how far a machine is, as the end of its output says."""
+    """Return how far a machine is, according to the end of its output."""
     found = _SAID.findall(_end_of(task.folder / "output.txt"))
     return found[-1].decode() if found else "begun"
 
 
 def _why(output: Path) -> str:
-    """Return what a machine said before the line with its status."""
+    """Return what a machine printed before the line with its status."""
     lines = _end_of(output).decode(errors="replace").splitlines()
     said = [line for line in lines if line.startswith(_OURS) and not _STATUS.match(line)]
     return said[-1].partition(": ")[2] if said else ""

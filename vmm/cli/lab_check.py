@@ -1,7 +1,7 @@
-"""A check whose scenarios run in the lab's machines, and are judged outside of them.
+"""A check whose scenarios run in the lab's machines and are judged on the host.
 
-An emulated processor takes long to judge, and a machine that is lost takes no verdict with it.
-Several machines share the scenarios, where this host has CPUs and memory for them.
+Judging is slow on an emulated processor, and a machine that dies takes no verdict with it. Several
+machines share the scenarios if the host has CPUs and memory for them.
 """
 
 import math
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.check import Wanting, check
+from vmm.cli.check import RunOptions, check
 from vmm.cli.errors import usable
 from vmm.cli.lab_judged import EnoughError, Judged, Part
 from vmm.cli.lab_machines import worst
@@ -30,20 +30,20 @@ from vmm.verdict.statuses import INCONCLUSIVE, PASSED
 _OURS = ".vmm-lab-"
 _CLAIMS = "claims"
 _INSIDE = {"--list", "--dask", "--help", "--journal", "--transcript", "--claims"}
-"""What makes a check one that is not judged outside."""
+"""Options with which a check is not judged outside."""
 
 _LEAST = 40
-"""So many scenarios are worth a machine of their own."""
+"""Scenarios that are worth a machine of their own."""
 
 Command = tuple[tuple[str, ...], Callable[[Reports], None]]
-"""A command for a machine, and what hears what its log says."""
+"""A command for a machine, and a function that gets the reports of its log."""
 
 Boot = Callable[[Sequence[Command]], list[Ending]]
-"""Runs commands side by side, in a machine each."""
+"""Runs commands side by side, each in a machine of its own."""
 
 
 def is_judged_outside(words: Sequence[str], backend: Backend) -> bool:
-    """Whether a command is a check that can be; an emulator without shares has none to write to."""
+    """Whether a command is a check that can be; an emulator without shared folders cannot."""
     options = {word.partition("=")[0] for word in words}
     return words[0] == "check" and backend is not Backend.VMX and not _INSIDE & options
 
@@ -52,7 +52,7 @@ def is_judged_outside(words: Sequence[str], backend: Backend) -> bool:
 class Place:
     """Where a check is judged: ``release`` is the kernel's, ``logs`` the folder of the run.
 
-    At most so many ``machines`` share its scenarios.
+    At most ``machines`` share its scenarios.
     """
 
     release: str
@@ -62,14 +62,14 @@ class Place:
 
 
 def check_outside(words: Sequence[str], boot: Boot, place: Place) -> tuple[int, Ending]:
-    """Run a check in machines and judge it here; return its status, and how the machines ended.
+    """Run a check in machines and judge it here; return its status and how the machines ended.
 
-    Raises click.ClickException as `vmm check` does, and LabError where nothing could be booted.
+    Raises click.ClickException as `vmm check` does, and LabError if nothing could be booted.
     """
     outside = _Outside(words, boot, place)
     ctx = check.make_context("vmm check", list(words[1:]), obj=outside.run)
     for option in ("white_box", "debug_info"):
-        ctx.params[option] = None  # The machine's kernel is meant.
+        ctx.params[option] = None  # They are meant for the machine's kernel.
     try:
         with ctx:
             check.invoke(ctx)
@@ -79,7 +79,7 @@ def check_outside(words: Sequence[str], boot: Boot, place: Place) -> tuple[int, 
 
 
 class _Outside:
-    """One check: the source of scenarios that run in machines."""
+    """A check whose scenarios run in machines."""
 
     def __init__(self, words: Sequence[str], boot: Boot, place: Place) -> None:
         self._words = tuple(words[1:])
@@ -87,17 +87,17 @@ class _Outside:
         self._place = place
         self.ending = Ending(INCONCLUSIVE)
 
-    def run(self, selection: Selection, wanted: Wanting) -> Run:
-        """Boot machines, judge what runs in them, and return that.
+    def run(self, selection: Selection, wanted: RunOptions) -> Run:
+        """Boot machines, judge what runs in them, and return the run.
 
-        Raises click.exceptions.Exit where the command ends by itself before anything begins.
+        Raises click.exceptions.Exit if the command ends before anything begins.
         """
         with ExitStack() as stack:
             folder = _our_folder(stack)
             parts = [Part(folder / str(number)) for number in range(self._number(selection))]
             judged = Judged(parts, selection, wanted, self._place.logs, stack)
             commands = [
-                (self._command(part, folder / _CLAIMS), partial(self._heard, judged, part))
+                (self._command(part, folder / _CLAIMS), partial(self._on_reports, judged, part))
                 for part in parts
             ]
             try:
@@ -119,7 +119,7 @@ class _Outside:
         ours = ("--transcript", str(part.file), "--claims", str(claims))
         return ("check", *ours, *self._words)
 
-    def _heard(self, judged: Judged, part: Part, reports: Reports) -> None:
+    def _on_reports(self, judged: Judged, part: Part, reports: Reports) -> None:
         progress = self._place.progress
         part.reports = reports
         progress.clear()
@@ -128,7 +128,7 @@ class _Outside:
 
 
 def _our_folder(stack: ExitStack) -> Path:
-    """Make a folder for what machines write, where they may write; it goes with the ``stack``.
+    """Make a folder, removed with the ``stack``, that machines may write to.
 
     Raises HostFailed.
     """
@@ -139,7 +139,7 @@ def _our_folder(stack: ExitStack) -> Path:
 
 
 def _whole(endings: Sequence[Ending]) -> Ending:
-    """Return how machines have ended that share a check."""
+    """Return how all machines that share a check ended."""
     whys = dict.fromkeys(ending.why for ending in endings if ending.why)
     notes = dict.fromkeys(note for ending in endings for note in ending.notes)
     status = worst(ending.status for ending in endings)

@@ -11,7 +11,7 @@ from vmm.cli.command import Command
 from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
 from vmm.cli.lab_matrix import lab_task, statuses_in
 from vmm.cli.output import console, print_lines
-from vmm.cli.said import tell
+from vmm.cli.printing import tell
 from vmm.lab.cells import Cell, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend, chosen_backend
@@ -30,7 +30,7 @@ HISTORIES = "histories.jsonl"
     type=click.IntRange(min=0),
     default=2000,
     show_default=True,
-    help="So many operations of random scenarios, too.",
+    help="Operations of random scenarios to run, too.",
 )
 @click.option("--timeout", type=click.FloatRange(min=1), default=3600, metavar="S")
 @click.option(
@@ -53,9 +53,9 @@ def diff(
     out: Path,
     patterns: tuple[str, ...],
 ) -> None:
-    """Run the same scenarios, curated and random, on two kernels, and say where they part.
+    """Run the same scenarios, curated and random, on two kernels; say where they differ.
 
-    Status 1 if they part anywhere, or one of them differs from the model.
+    Status 1 if they differ anywhere, from each other or from the model.
     """
     if len(kernels) != 2:
         raise click.UsageError("give --kernel twice")

@@ -4,7 +4,7 @@ import click
 
 from vmm.cli.command import Command
 from vmm.cli.errors import NothingRan
-from vmm.cli.said import tell
+from vmm.cli.printing import tell
 from vmm.lab.doctor import findings
 
 

@@ -1,4 +1,4 @@
-"""Judges what the lab's machines write while scenarios run in them."""
+"""Judges what the lab's machines write, while scenarios run in them."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vmm.cli.carrying import Carried, EarlyEnd, Ran, ended_at_once
-from vmm.cli.check import Wanting, begun
+from vmm.cli.check import RunOptions, begun
 from vmm.cli.history_files import history_files
 from vmm.cli.host import Host, nothing
 from vmm.cli.judging import Judge
@@ -29,7 +29,7 @@ HISTORIES = "histories.jsonl"
 
 
 class EnoughError(Exception):
-    """The machines are not needed any more."""
+    """The machines are no longer needed."""
 
 
 @dataclass(slots=True)
@@ -46,17 +46,17 @@ class Part:
 
 
 class Judged:
-    """What has come from the machines, and was judged."""
+    """What the machines have written so far, judged."""
 
     def __init__(
         self,
         parts: Sequence[Part],
         selection: Selection,
-        wanted: Wanting,
+        wanted: RunOptions,
         logs: Path,
         stack: ExitStack,
     ) -> None:
-        """Take the files' places: what is opened is closed with the ``stack``."""
+        """Files that are opened are closed with the ``stack``."""
         self.parts = parts
         self._selection = selection
         self._wanted = wanted
@@ -67,7 +67,7 @@ class Judged:
         self._check: _Check | None = None
 
     def go_on(self) -> None:
-        """Judge what is new. Raises EnoughError where no more is wanted."""
+        """Judge what is new. Raises EnoughError if no more is wanted."""
         if self._broken:
             return
         for part in self.parts:
@@ -99,7 +99,7 @@ class Judged:
                 self._check.judge.take(news)
 
     def _open(self, part: Part, opening: Opening) -> None:
-        host = Host(opening.host, opening.features, opening.in_vain)
+        host = Host(opening.host, opening.features, opening.probe_failure)
         if self._check is None:
             self._check = self._begun(host)
         scenarios = self._check.scenarios
@@ -109,7 +109,7 @@ class Judged:
         part.reader.headers = tuple(Header(each, host.features, facts) for each in scenarios)
 
     def _begun(self, host: Host) -> "_Check":
-        """Begin with the report of a run on the first host that has opened."""
+        """Begin the report of the run, on the first machine that has opened its transcript."""
         wanted = self._wanted
         scenarios = selected(host.features, self._selection)
         at_once = begun(scenarios, host, wanted)
@@ -131,7 +131,7 @@ class Judged:
     def whole(self, endings: Sequence[Ending], release: str) -> Run:
         """Return the run of machines that have ended.
 
-        Raises click.exceptions.Exit where their command has said itself why it did not begin.
+        Raises click.exceptions.Exit if their command itself said why it did not begin.
         """
         with suppress(EnoughError):
             self.go_on()
@@ -155,7 +155,7 @@ class Judged:
         return self._check.judge.run(self._check.host, _together(every, why))
 
     def _end_under_way(self, part: Part, ending: Ending) -> None:
-        """Let the scenario that began last end as its machine did, if it has left nothing."""
+        """Let the scenario that was under way end as its machine did, if it left nothing."""
         if not ending.why or self._check is None:
             return
         reason = INTERRUPTED if ending.why.startswith(INTERRUPTED) else f"{HUNG}{ending.why}"
@@ -166,9 +166,9 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """A check that has begun; ``at_once`` is its run where nothing can run.
+    """A check that has begun; ``at_once`` is its run if nothing can run.
 
-    ``left`` has the indices of the scenarios of which nothing came yet, from any machine.
+    ``left`` has the indices of scenarios that no machine has reported yet.
     """
 
     host: Host
@@ -178,14 +178,14 @@ class _Check:
     left: set[int]
 
     def came(self, index: int) -> None:
-        """Note that a scenario has run or was skipped. Raises BrokenError if none was awaited."""
+        """Note that a scenario ran or was skipped. Raises BrokenError if it was not expected."""
         if index not in self.left:
             raise BrokenError(f"what the machine wrote has no scenario {index}, or twice")
         self.left.remove(index)
 
 
 def _together(every: Sequence[Carried], why: str) -> Carried:
-    """Return how machines have run the scenarios that they share."""
+    """Return how the machines, together, ran the scenarios that they share."""
     return Carried(
         next((each.cpus for each in every if each.cpus), ()),
         tuple(dict.fromkeys(text for each in every for text in each.weaknesses)),

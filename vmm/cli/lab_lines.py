@@ -1,10 +1,10 @@
-"""What machines that share a check print: whole lines, and what several say alike once."""
+"""What machines that share a check print: whole lines, and identical ones only once."""
 
 from vmm.lab.process import Sink
 
 
 class SharedLines:
-    """Hands lines of several machines on to a ``sink``."""
+    """Passes the lines of several machines to a ``sink``."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -12,25 +12,25 @@ class SharedLines:
         self._every: list[_Lines] = []
 
     def of_one(self) -> Sink:
-        """Return what takes the bytes that one more machine prints."""
+        """Return a sink for the output of one more machine."""
         lines = _Lines(self)
         self._every.append(lines)
         return lines.take
 
     def end(self) -> None:
-        """Hand on what has no end of its line."""
+        """Pass on incomplete last lines."""
         for lines in self._every:
             lines.take(b"\n" if lines.rest else b"")
 
     def say(self, line: bytes) -> None:
-        """Hand a line on, unless it has been."""
+        """Pass a line on, unless it was already."""
         if line not in self._said:
             self._said.add(line)
             self._sink(line)
 
 
 class _Lines:
-    """The lines of one machine; ``rest`` is the beginning of one."""
+    """The lines of one machine; ``rest`` is the incomplete last one."""
 
     def __init__(self, shared: SharedLines) -> None:
         self._shared = shared

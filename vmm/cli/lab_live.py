@@ -1,7 +1,7 @@
-"""What a check in the lab's machine tells outside: which scenario is under way.
+"""Tells the lab, from inside a machine, which scenario is under way.
 
-It stands in the kernel's log, among what the kernel says, so that a machine that dies or hangs has
-said it before.
+It does so in the kernel's log, in order with the kernel's own messages, so that it is known of a
+machine that dies or hangs.
 """
 
 import os
@@ -15,22 +15,22 @@ LOG = "/dev/kmsg"
 
 
 class Live:
-    """Writes lines, or nothing outside of the lab."""
+    """Writes lines to the lab; writes nothing outside of the lab."""
 
     def __init__(self, log: int | None, sign: str) -> None:
         self._log = log
         self._sign = sign
 
     def begin(self, scenario: Scenario) -> None:
-        """Say that a scenario begins."""
+        """Report that a scenario begins."""
         self.say(f"begin {scenario.name}")
 
     def skip(self, scenario: Scenario) -> None:
-        """Say that a scenario does not run."""
+        """Report that a scenario does not run."""
         self.say(f"skip {scenario.name}")
 
     def say(self, text: str) -> None:
-        """Write a line of the lab's. That it cannot be written is no reason to stop."""
+        """Write a line for the lab; a failure is ignored."""
         if self._log is not None:
             with suppress(OSError):
                 os.write(self._log, f"<1>{self._sign} {text}".encode())
@@ -38,7 +38,7 @@ class Live:
 
 @contextmanager
 def live() -> Iterator[Live]:
-    """Yield what tells the lab, where this is one."""
+    """Yield what writes to the lab, if this is one of its machines."""
     sign = os.environ.get(SIGN)
     if not sign:
         yield Live(None, "")

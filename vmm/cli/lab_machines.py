@@ -1,4 +1,4 @@
-"""What the lab's commands share: kernels by name, the project inside the machine, statuses."""
+"""What the lab's commands share: kernels by name, the project inside machines, statuses."""
 
 import compileall
 import os
@@ -12,7 +12,7 @@ import click
 import vmm
 from vmm.cli.errors import Ended
 from vmm.cli.preloaded import PROGRAM
-from vmm.cli.said import tell
+from vmm.cli.printing import tell
 from vmm.cli.whitebox import WHERE_IT_CAN
 from vmm.lab.cache import cache_folder, home
 from vmm.lab.debian import RELEASES, fetched
@@ -24,7 +24,7 @@ from vmm.verdict import statuses
 
 ROOT = Path(vmm.__file__).resolve().parents[1]
 PATIENCE = {Backend.SVM: 30, Backend.VMX: 60, Backend.KVM: 4}
-"""So many times as long as on hardware a scenario may take."""
+"""How many times as long as on hardware a scenario may take."""
 
 _WORST_FIRST = (
     statuses.INTERNAL_ERROR,
@@ -43,7 +43,7 @@ class LabFailed(Ended):
 def in_one_line(status: int | None = None) -> Iterator[None]:
     """Turn the lab's errors into a line and a status.
 
-    ``status`` takes the place of those that say that there is no verdict.
+    ``status``, if given, replaces the statuses that mean that there is no verdict.
     """
     try:
         yield
@@ -57,7 +57,7 @@ def in_one_line(status: int | None = None) -> Iterator[None]:
 
 
 def _is_of_the_cache(error: OSError) -> bool:
-    """Whether an error is about the lab's own files, or the folder that they are to lie in."""
+    """Whether an error concerns the lab's cache folder, its files or its parents."""
     cache = cache_folder()
     names = (name for name in (error.filename2, error.filename) if isinstance(name, str | Path))
     return any(Path(name).is_relative_to(cache) or cache.is_relative_to(name) for name in names)
@@ -74,7 +74,7 @@ def _status(error: LabError) -> int:
 
 
 def say(text: str) -> None:
-    """Print a line about the lab itself; what the command prints is kept apart."""
+    """Print a line about the lab itself, on standard error."""
     tell(f"lab: {text}", err=True)
 
 
@@ -94,9 +94,9 @@ def kernel_of(name: str, folder: Path | None) -> Kernel:
 
 
 def job_of(words: tuple[str, ...], backend: Backend, debug_info: Path | None = None) -> Job:
-    """Return one of our commands as a job: it starts where we are, and its files land here.
+    """Return one of our commands as a job: it starts in this folder, and its files land here.
 
-    It looks into the kernel where it can, with ``debug_info``.
+    It looks into the kernel (white box) if it can, with ``debug_info``.
     """
     compileall.compile_dir(ROOT / "vmm", quiet=2)
     folder = Path.cwd().resolve()
@@ -128,7 +128,7 @@ def job_of(words: tuple[str, ...], backend: Backend, debug_info: Path | None = N
 
 
 def worst(every: Iterable[int]) -> int:
-    """Return the status that says most: a difference before what is only inconclusive."""
+    """Return the gravest status: a difference before what is only inconclusive."""
     found = set(every)
     other = statuses.INCONCLUSIVE if found - {statuses.PASSED} else statuses.PASSED
     return next((status for status in _WORST_FIRST if status in found), other)

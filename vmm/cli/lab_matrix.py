@@ -19,7 +19,7 @@ from vmm.lab.cells import MMUS, Task, cells_of, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend
 from vmm.report.cells import Statuses, markdown, table
-from vmm.report.matrix import Kept, matrix_text
+from vmm.report.matrix import SavedResult, matrix_text
 from vmm.scenario.endings import INTERRUPTED
 from vmm.scenario.selection import Selection
 from vmm.verdict.statuses import INCONCLUSIVE
@@ -31,7 +31,7 @@ from vmm.verdict.statuses import INCONCLUSIVE
     "kernels",
     multiple=True,
     metavar="KERNEL",
-    help="As of `vmm lab run`, several times; all of Debian's unless given.",
+    help="As for `vmm lab run`, may be repeated; by default all of Debian's.",
 )
 @click.option(
     "--backend",
@@ -40,7 +40,7 @@ from vmm.verdict.statuses import INCONCLUSIVE
     type=click.Choice([backend.value for backend in MMUS]),
     help="Only the MMUs of one vendor.",
 )
-@click.option("--at-once", type=click.IntRange(1, 64), metavar="N", help="So many at a time.")
+@click.option("--at-once", type=click.IntRange(1, 64), metavar="N", help="Run N at a time.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=3600, metavar="S")
 @click.option(
     "--out",
@@ -64,7 +64,7 @@ def matrix(
     """Run the curated scenarios on several kernels, with each of their MMUs.
 
     The table shows what did not pass, or is known, in any cell; a star marks a row in which cells
-    part. The status is the worst of the cells'.
+    differ. The status is the worst of the cells'.
     """
     chosen = [Backend(name) for name in backends] or list(MMUS)
     absolute = [name if name in RELEASES else os.path.realpath(name) for name in kernels]
@@ -97,7 +97,7 @@ def matrix(
     print_lines(console(), table(results))
     with written(out / "matrix.md") as page:
         page.write(markdown(results))
-    every = [Kept(result_from(path), name) for name, path in files.items() if results[name]]
+    every = [SavedResult(result_from(path), name) for name, path in files.items() if results[name]]
     if every:
         with written(out / "matrix.html") as page:
             page.write(matrix_text(every))
@@ -106,7 +106,7 @@ def matrix(
 
 
 def words_of(selection: Selection) -> list[str]:
-    """Return a selection as a command line has it."""
+    """Return a selection as command-line arguments."""
     words = [*selection.patterns]
     for option, values in (("--tag", selection.tags), ("--exclude", selection.exclude)):
         for value in values:
@@ -115,14 +115,14 @@ def words_of(selection: Selection) -> list[str]:
 
 
 def lab_task(label: str, words: list[str], folder: Path) -> Task:
-    """Return a `vmm lab` command as a task; old results of it are removed."""
+    """Return a `vmm lab` command as a task; its old results are removed."""
     for old in folder.glob("*.json"):
         old.unlink()
     return Task(label, (sys.executable, "-P", "-m", "vmm.cli", "lab", *words), folder)
 
 
 def statuses_in(path: Path) -> Statuses:
-    """Return a result's statuses by scenario; none where there is no result."""
+    """Return a result's statuses by scenario; none if there is no result."""
     try:
         result = json.loads(path.read_text() or "{}")
         found = {each["name"]: each["status"] for each in result.get("scenarios", ())}

@@ -1,4 +1,4 @@
-"""How far a command in the lab's machine is, as its log says."""
+"""Shows the progress of a command in the lab's machine, as its log reports it."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ _SAY_EVERY_S = 30.0
 
 
 class Progress:
-    """One line that is drawn again and again on a terminal; elsewhere a line now and then."""
+    """A line that is redrawn on a terminal; elsewhere a new line every 30 s."""
 
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
@@ -25,7 +25,7 @@ class Progress:
         self._said_at = time.monotonic()
 
     def tell(self, reports: Reports) -> None:
-        """Say how far a check is, if that is new."""
+        """Show how far a check is, if that has changed."""
         if reports.under_way:
             self.line(f"{reports.begun} of {reports.scenarios} scenarios, {reports.under_way}")
 
@@ -44,21 +44,21 @@ class Progress:
         self._said = text
 
     def clear(self) -> None:
-        """Take the line away, since something else is printed."""
+        """Erase the line before something else is printed."""
         if self._is_drawn:
             click.echo("\r\033[K", nl=False, err=True)
             self._is_drawn = False
 
 
 def interrupted(reports: Reports) -> Ending:
-    """Return what there is to say when somebody interrupts a machine."""
+    """Return the ending of a machine that was interrupted."""
     name = reports.under_way
     why = f"{INTERRUPTED} in {name}" if name else INTERRUPTED
     return Ending(INCONCLUSIVE, why, reports=reports)
 
 
 def together(every: Sequence[Reports]) -> Reports:
-    """Return what machines that share a check's scenarios have told."""
+    """Return the joint reports of machines that share a check's scenarios."""
     return Reports(
         scenarios=max(each.scenarios for each in every),
         begun=sum(each.begun for each in every),

@@ -24,12 +24,12 @@ from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
 from vmm.lab.run import Ending, prepared, running, side_by_side
 
 LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 1800.0, Backend.KVM: 60.0}
-"""So long a machine may give no sign of life: on a busy host an emulator has little time."""
+"""How long a machine may show no sign of life; an emulator is slow on a busy host."""
 
 
 _VERDICTS = (0, 1)
 _SKIP = 125
-"""What `git bisect run` takes as: try another commit."""
+"""`git bisect run` takes this status as: try another commit."""
 
 
 @click.command(cls=Inside)
@@ -50,7 +50,7 @@ _SKIP = 125
 @click.option(
     "--backend",
     type=click.Choice([each.value for each in Backend]),
-    help="Whose virtualisation; kvm where this host's nests, else svm, unless told.",
+    help="Whose virtualisation; by default kvm if this host's nests, else svm.",
 )
 @click.option(
     "--param",
@@ -71,9 +71,9 @@ _SKIP = 125
     "--at-once",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="So many machines may share a check (usually one a CPU, if there is memory).",
+    help="At most N machines share a check (usually one a CPU, memory permitting).",
 )
-@click.option("--fresh", is_flag=True, help="Boot anew, and keep no state of the machine.")
+@click.option("--fresh", is_flag=True, help="Boot anew, and save no state of the machine.")
 @click.argument(
     "words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]..."
 )
@@ -152,7 +152,7 @@ def run(
 
 
 def _watched(words: tuple[str, ...], boot: Boot, progress: Progress) -> tuple[int, Ending]:
-    """Run a command that does everything in the machine."""
+    """Run a command whose work is all done inside the machine."""
     last = Reports()
 
     def heard(reports: Reports) -> None:

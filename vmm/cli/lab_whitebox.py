@@ -1,4 +1,4 @@
-"""What the lab knows of a kernel's structures: commands in the machine need not find it out."""
+"""What the lab knows of a kernel's structures, so that commands in a machine need not find out."""
 
 from hashlib import sha256
 from importlib.util import find_spec
@@ -18,10 +18,10 @@ _VERSION = "5"
 
 
 def description_of(kernel: Kernel) -> Path | None:
-    """Return a file for `--debug-info`, made once and kept; None for a kernel without a module.
+    """Return a file for `--debug-info`, made once and cached; None for a kernel without a module.
 
-    Where the module has no debug information, the file says where its list of VMs is, and the
-    kernel's own types say the rest.
+    If the module has no debug information, the file says where its list of VMs is, and the kernel's
+    own types provide the rest.
     """
     module = kernel.debug_info or kernel.modules.get("kvm")
     if module is None:

@@ -1,4 +1,4 @@
-"""Scenarios side by side: which may run at the same time, and whom a complaint is about."""
+"""Which scenarios may run side by side, and which of them a complaint of the kernel concerns."""
 
 import math
 import os
@@ -11,19 +11,19 @@ from vmm.scenario.operations import HUGE_KINDS, Churn, Lives, Race, Scenario
 from vmm.verdict.known_issues import issues_met
 
 USUAL_LANES = 2
-"""So many scenarios run at the same time, where there are so many CPUs."""
+"""How many scenarios run side by side, if there are as many CPUs."""
 
 _OF_OTHERS = (Race, Lives, Churn)
 
 _LONG = 10_000
-"""A scenario of so many operations is begun early: else the others end, and wait for it."""
+"""A scenario with this many operations is begun early, so that it is not waited for at the end."""
 
 
 @dataclass(slots=True)
 class Lane:
-    """A worker, and the scenario that it carries out.
+    """A worker and the scenario that it runs.
 
-    ``process`` is the name by which the kernel's complaints call the worker.
+    ``process`` is the worker's name in the kernel's complaints.
     """
 
     worker: Worker
@@ -35,16 +35,15 @@ class Lane:
 
 
 def usual_lanes() -> int:
-    """Return how many lanes there are, unless somebody wants to have it otherwise."""
+    """Return the default number of lanes."""
     return min(USUAL_LANES, len(os.sched_getaffinity(0)))
 
 
 def needs_the_machine(scenario: Scenario, host: dict[str, str]) -> bool:
     """Return whether a scenario must run alone.
 
-    Races want all CPUs; the kernel's memory is not to change by others while it is looked at; huge
-    pages are few; and what is expected to make the kernel complain must not be taken for somebody
-    else's fault.
+    Races want all CPUs; nobody else may change the kernel's memory while it is measured; huge pages
+    are few; and expected complaints of the kernel must not be blamed on other scenarios.
     """
     return (
         any(_wants_the_machine(op) for op in scenario.operations if isinstance(op, _OF_OTHERS))
@@ -58,14 +57,14 @@ def _wants_the_machine(op: Race | Lives | Churn) -> bool:
 
 
 def may_hang(scenario: Scenario, host: dict[str, str]) -> bool:
-    """Return whether some kernels are known to hang in a scenario, and this may be one of them."""
+    """Return whether the kernel may be one that is known to hang in a scenario."""
     return any(issue.hangs for issue in issues_met(scenario, host))
 
 
 def order(scenarios: Sequence[Scenario], indices: Sequence[int], host: dict[str, str]) -> list[int]:
-    """Return the indices in the order in which their scenarios are begun.
+    """Return the indices in the order in which to begin the scenarios.
 
-    The longest comes first, and so to the first CPU, on which calls wait least.
+    The longest come first, and so on the first CPU, on which calls wait least.
     """
 
     def length(index: int) -> float:
@@ -78,7 +77,7 @@ def order(scenarios: Sequence[Scenario], indices: Sequence[int], host: dict[str,
 
 
 def next_ended(busy: Sequence[Lane]) -> Lane:
-    """Wait until a lane's scenario ends, or has taken too long, and return the lane."""
+    """Wait until a lane's scenario ends or exceeds its time limit, and return the lane."""
     if len(busy) == 1:
         return busy[0]
     workers = [lane.worker for lane in busy]
@@ -86,10 +85,10 @@ def next_ended(busy: Sequence[Lane]) -> Lane:
 
 
 def share_out(problems: Sequence[Problem], busy: Sequence[Lane]) -> None:
-    """Give each complaint of the kernel to the scenarios under way that it may be about.
+    """Give each complaint of the kernel to the scenarios under way that it may concern.
 
-    The kernel's log names the process that made it complain. Its counters name none: they go with
-    what the log says, and where it says nothing they concern all.
+    The kernel's log names the process that caused it. Its counters name none: they go with what the
+    log says, and if it says nothing they concern all.
     """
     accused: list[Lane] = []
     for problem in sorted(problems, key=lambda problem: not problem.excerpt):

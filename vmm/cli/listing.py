@@ -5,7 +5,7 @@ import click
 from vmm.cli.formats import Wanted
 from vmm.cli.host import look_at_host
 from vmm.cli.output import console, print_lines, width_of
-from vmm.cli.said import say
+from vmm.cli.printing import say
 from vmm.cli.selection import curated, select
 from vmm.cli.writing import document
 from vmm.host.freememory import FreeMemory
@@ -18,7 +18,7 @@ from vmm.scenario.selection import SLOW, Selection
 
 
 def show_list(selection: Selection, wanted: Wanted, patience: float) -> None:
-    """List the scenarios that are meant, as text or as JSON; nothing runs."""
+    """List the selected scenarios as text or JSON; nothing runs."""
     if wanted.name not in ("text", "json"):
         raise click.UsageError(f"--list is text or json, not {wanted.name}")
     host = look_at_host(patience)

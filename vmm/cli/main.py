@@ -1,6 +1,6 @@
-"""The ``vmm`` command. A subcommand's module is imported when it runs, so that help is instant.
+"""The ``vmm`` command. A subcommand's module is imported when it runs, so that help is fast.
 
-Exit statuses are those of `vmm.verdict.statuses`, everywhere.
+The exit statuses are those of `vmm.verdict.statuses`.
 """
 
 import signal
@@ -14,7 +14,7 @@ import click
 
 from vmm.cli.errors import in_one_line
 from vmm.cli.groups import CommandsByName
-from vmm.cli.said import OutputLost, give_up_on, say, taken
+from vmm.cli.printing import OutputLost, give_up_on, output_checked, say
 from vmm.cli.unfinished import early_of
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.scenario.endings import INTERRUPTED
@@ -29,16 +29,16 @@ COMMANDS = {
     "replay": "Judge what strace or QEMU recorded of a VMM, and run it here.",
     "fuzz": "Run random scenarios on this kernel and judge them.",
     "repro": "Turn a scenario into a C program that needs nothing else.",
-    "compare": "Say where the same scenarios went differently, whoever is right.",
+    "compare": "Say where two kernels differ on the same scenarios.",
     "coverage": "Say which rules and historic bugs a run checks, and by what.",
     "judge": "Judge recorded histories again, without a kernel.",
     "matrix": "Compare the results of kernels on one page of HTML.",
-    "report": "Draw a result that was kept as a page of HTML.",
+    "report": "Draw a saved result as a page of HTML.",
     "show": "Print a curated scenario as JSON, to be edited and run.",
-    "info": "Say whether this host can do it, and what its kernel offers.",
+    "info": "Say whether scenarios can run here, and what the kernel offers.",
     "bench": "Measure what memslot operations cost, next to the same work in C.",
     "lab": "Run commands on other kernels, in machines of their own.",
-    "completion": "Print what makes a shell complete commands and scenarios.",
+    "completion": "Print a shell's completion script for commands and scenarios.",
     "man": "Print this program's manual page: `vmm man | man -l -`.",
     "demo": "Show what a memslot is, step by step, on this kernel.",
 }
@@ -46,7 +46,7 @@ COMMANDS = {
 
 
 class Commands(CommandsByName):
-    """The group of commands, which also decides what an error's exit status is."""
+    """The group of commands, which also maps errors to exit statuses."""
 
     by_name = COMMANDS
     module = "vmm.cli."
@@ -60,7 +60,7 @@ class Commands(CommandsByName):
             try:
                 with in_one_line():
                     result = super().invoke(ctx)
-                with taken():
+                with output_checked():
                     sys.stdout.flush()
                 return result
             except OutputLost as lost:
@@ -77,7 +77,7 @@ class Commands(CommandsByName):
 
 
 def _failed(error: Exception) -> int:
-    """Say what is wrong, and return the status of it."""
+    """Print what is wrong, and return its status."""
     early = early_of(error)
     if early.traceback:
         say(f"{early.traceback}vmm: internal error: this says nothing about the kernel")
@@ -90,10 +90,10 @@ def _failed(error: Exception) -> int:
 
 @contextmanager
 def _as_interruptions() -> Iterator[None]:
-    """Let what ends a run be a KeyboardInterrupt, as Ctrl-C is, but where it is ignored.
+    """Raise KeyboardInterrupt for all signals that end a run, as for Ctrl-C, unless ignored.
 
-    Python drops an exception that is raised while it calls a finalizer or a weak reference's
-    callback, as it does at every import: such an interruption comes again, a moment later.
+    Python drops an exception raised in a finalizer or a weak reference's callback, which it calls
+    at every import: such an interruption is repeated a moment later.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""``vmm man``: the manual page, made from the help of every command."""
+"""``vmm man``: the manual page, made from the help of all commands."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 
 from vmm.cli.command import Command
-from vmm.cli.said import put
+from vmm.cli.printing import put
 
 _SPECIAL = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti"}
 
@@ -19,7 +19,7 @@ def man(ctx: click.Context) -> None:
 
 
 def page(root: click.Context) -> Iterator[str]:
-    """Yield the lines of the page in roff (man(7)), of a context of the whole group."""
+    """Yield the page's lines in roff (man(7)); ``root`` is the context of the whole group."""
     group = root.command
     assert isinstance(group, click.Group)
     yield '.TH VMM 1 "" "memslot\\-vmm" "User Commands"'
@@ -58,6 +58,6 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _roff(text: str) -> str:
-    """Escape text; a dot or an apostrophe at the start of a line would be a request."""
+    """Escape text; a dot at the start of a line would be a request."""
     escaped = "".join(_SPECIAL.get(each, each) for each in text).replace('"', "\\(dq")
     return "\\&" + escaped if escaped.startswith(".") else escaped

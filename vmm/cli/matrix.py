@@ -25,17 +25,17 @@ def matrix(results: tuple[Path, ...], file: str) -> None:
 
     Each is a file that `vmm check --json` wrote, or a folder of such files.
     """
-    from vmm.report.matrix import Kept, matrix_text
+    from vmm.report.matrix import SavedResult, matrix_text
 
     paths = [path for each in results for path in _files(each)]
     spare(paths, [file])
-    every = [Kept(result_from(path), path.name) for path in paths]
+    every = [SavedResult(result_from(path), path.name) for path in paths]
     with written(Path(file)) as stream:
         stream.write(matrix_text(every))
 
 
 def _files(path: Path) -> list[Path]:
-    """Return a file, or those in a folder. Raises Unusable where it holds none."""
+    """Return a file, or the result files in a folder. Raises Unusable if it has none."""
     if not os.path.isdir(path):
         return [path]
     with usable(path):

@@ -1,4 +1,4 @@
-"""Printing: lines of styled text, and live progress where somebody looks on."""
+"""Printing: lines of styled text, and live progress on a terminal."""
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from vmm.cli.said import taken
+from vmm.cli.printing import output_checked
 from vmm.cli.width import width_of as columns_of
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave the exit status to the command line; rich would make it 1, a verdict here."""
+        """Leave the exit status to the command; rich would make it 1, which is a verdict here."""
         raise
 
 
@@ -24,23 +24,23 @@ def console(stderr: bool = False) -> Console:
 
 
 def width_of(to: Console) -> int | None:
-    """Return where lines are to be wrapped: None in a file or a pipe, where people grep."""
+    """Return the width to wrap at: None in a file or a pipe, where people grep."""
     if to.is_terminal:
         return to.width
     return columns_of(2 if to.stderr else 1) if isinstance(to, _Console) else None
 
 
 def print_lines(to: Console, lines: Iterable[Text]) -> None:
-    """Print lines, those that are too wide for a terminal on several. Raises OutputLost."""
+    """Print lines, wrapping those too wide for a terminal. Raises OutputLost."""
     width = width_of(to)
-    with taken():
+    with output_checked():
         for line in lines:
             for piece in _broken(line, width):
                 to.print(piece, soft_wrap=True)
 
 
 def _broken(line: Text, width: int | None) -> Iterator[Text]:
-    """Break a line between words; what continues it is indented by two columns more."""
+    """Break a line between words; continuations are indented by two more columns."""
     begin = len(line.plain) - len(line.plain.lstrip())
     hanging = Text(" " * (begin + 2))
     while width is not None and line.cell_len > width:
@@ -56,9 +56,9 @@ def _broken(line: Text, width: int | None) -> Iterator[Text]:
 
 
 class LiveProgress:
-    """Shows how many scenarios have begun and which was the last; nothing without a terminal.
+    """Shows how many scenarios have begun, and the current one; nothing without a terminal.
 
-    It is drawn when something happens and never by a thread: scenarios run in forked children.
+    It is drawn on each event and never by a thread, since scenarios run in forked children.
     """
 
     def __init__(self, to: Console, total: int) -> None:
@@ -86,9 +86,9 @@ class LiveProgress:
         self._bar.stop()
 
     def begin(self, name: str) -> None:
-        """Say what runs now."""
+        """Show which scenario runs now."""
         self._bar.update(self._task, description=name, advance=1, refresh=True)
 
     def advance(self) -> None:
-        """Count one that does not begin at all."""
+        """Count a scenario that does not run."""
         self._bar.update(self._task, advance=1)

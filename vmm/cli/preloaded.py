@@ -1,7 +1,7 @@
-"""Loads what the commands need, and waits: then it is the command that its orders name.
+"""Imports all modules, waits for orders, and then runs the command that they name.
 
-The lab starts it in a machine before the host's files are there, as `vmm/lab/init.c` says. Where
-loading takes seconds, a machine that is kept in this state saves them.
+The lab starts it in a machine before the host's files are there: see `vmm/lab/init.c`. Importing
+takes seconds there, which a snapshot of a machine in this state saves.
 """
 
 import importlib
@@ -17,26 +17,26 @@ import vmm
 from vmm.cli.__main__ import run
 
 PROGRAM = "vmm.cli"
-"""Orders for this program have it before the command's arguments."""
+"""In the orders, the word before the command's arguments."""
 
 _LOADED_FD = 3
 _CANNOT_ENTER = 126
 
 
 def main() -> NoReturn:
-    """Be what standard input says, once it has said all."""
+    """Wait for orders on standard input, and run their command."""
     words = ordered(PROGRAM)
     sys.argv = ["vmm", *words]
     run()
 
 
 def ordered(program: str) -> list[str]:
-    """Load the project and wait for orders; return the words that follow a program's name.
+    """Import the project and wait for orders; return the words after a program's name.
 
-    This process is then where the orders say, with their environment.
+    The process then has the root, folder and environment that the orders name.
     """
     for module in pkgutil.walk_packages(vmm.__path__, "vmm."):
-        with suppress(ImportError):  # What is optional is not in the machine.
+        with suppress(ImportError):  # Optional dependencies are not in the machine.
             importlib.import_module(module.name)
     os.write(_LOADED_FD, b"1")
     os.close(_LOADED_FD)
@@ -50,7 +50,7 @@ def ordered(program: str) -> list[str]:
     for each in orders["variable"]:
         name, _, value = each.partition("=")
         os.environ[name] = value
-    random.seed()  # What is kept is the same in every machine.
+    random.seed()  # The snapshot has the same state in every machine.
     words = orders["word"]
     return words[words.index(program) + 1 :]
 

@@ -1,4 +1,4 @@
-"""``vmm record``: run a VMM under strace, and judge and carry out what it did."""
+"""``vmm record``: run a VMM under strace, judge what it did, and repeat it."""
 
 import os
 import shutil
@@ -14,8 +14,8 @@ import click
 
 from vmm.cli.command import Command
 from vmm.cli.errors import NothingRan, Unusable, usable
+from vmm.cli.printing import tell
 from vmm.cli.replay import replayed
-from vmm.cli.said import tell
 from vmm.cli.writing import temporary_folder
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.replay.recording import Filter, strace_command
@@ -59,10 +59,10 @@ def record(
 
 
 def _recorded(strace: str, fifo: Path, trace: Path, command: tuple[str, ...]) -> tuple[int, int]:
-    """Run the command; write what is kept of its trace. Return its status and the lines kept."""
+    """Run the command, keep what matters of its trace; return its status and the lines kept."""
     os.mkfifo(fifo, 0o600)
     source = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    held = os.open(fifo, os.O_WRONLY)  # So that there is no end before strace has begun.
+    held = os.open(fifo, os.O_WRONLY)  # Else the file would end before strace has opened it.
     os.set_blocking(source, True)
     with open(source, "rb") as lines, trace.open("wb") as kept, _left_to_the_command() as recorders:
         process = subprocess.Popen(strace_command(strace, str(fifo), command))
@@ -85,10 +85,10 @@ def _close_at_end(process: subprocess.Popen[bytes], fd: int) -> None:
 
 @contextmanager
 def _left_to_the_command() -> Iterator[list[int]]:
-    """Let an interruption end the command, and not what is to be said about it.
+    """Let an interruption end the command, but not this program.
 
-    Yields a list for the process of strace, which keeps such signals from itself. A terminal sends
-    Ctrl-C to the command, too; what else ends a run comes to this process alone, and is passed on.
+    Yields a list for the pid of strace, which blocks such signals. A terminal sends Ctrl-C to the
+    command, too; other ending signals reach only this process, which passes them on.
     """
     recorders: list[int] = []
 
@@ -111,9 +111,9 @@ def _left_to_the_command() -> Iterator[list[int]]:
 
 
 def _children(parents: list[int]) -> Iterator[int]:
-    """Yield the processes that these have made themselves."""
+    """Yield the children of these processes."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            # The name before the last parenthesis may be anything.
+            # The name, in parentheses, may contain anything.
             if int(status.read_text().rpartition(")")[2].split()[1]) in parents:
                 yield int(status.parent.name)

@@ -1,4 +1,4 @@
-"""``vmm replay``: judge the calls of another VMM's trace, and carry them out here."""
+"""``vmm replay``: judge the calls in a trace of another VMM, and repeat them here."""
 
 import os
 import shlex
@@ -82,7 +82,7 @@ def replayed(
     number: int | None = None,
     require_run: bool = False,
 ) -> int:
-    """Judge, and run, the VMs of a trace; return the exit status."""
+    """Judge and run the VMs of a trace; return the exit status."""
     try:
         trace = read_trace(*paths)
     except TraceError as error:
@@ -173,7 +173,7 @@ def _write(file: Path, made: Replay, path: Path) -> None:
 
 
 def _check(made: Replay, path: Path) -> None:
-    """Refuse a scenario that is not safe to run, as one from a stranger is refused."""
+    """Raise Unusable for a scenario that is not safe to run."""
     problem = made.obstacle
     try:
         validate(made.scenario)
@@ -185,7 +185,7 @@ def _check(made: Replay, path: Path) -> None:
 
 
 def _place(made: Replay, path: Path, problem: str) -> str:
-    """Return a problem with the line of the trace where it says which operation it is with."""
+    """Return a problem with the line of the trace whose operation it concerns."""
     head, _, rest = problem.partition("]")
     index = head.removeprefix("$.operations[")
     if index.isdecimal() and int(index) < len(made.steps):
@@ -194,7 +194,7 @@ def _place(made: Replay, path: Path, problem: str) -> str:
 
 
 def _run(replays: list[Replay], host: Host, path: Path, require_run: bool) -> list[Status]:
-    """Carry the scenarios out on this kernel, and print the verdicts."""
+    """Run the scenarios on this kernel, and print the verdicts."""
     for made in replays:
         _check(made, path)
     require_usable(host, require_run)
@@ -224,7 +224,7 @@ def _run(replays: list[Replay], host: Host, path: Path, require_run: bool) -> li
 
 
 def _line_of(made: Replay, verdict: Verdict) -> Line | None:
-    """Return the line of the trace that a difference or an end of a run belongs to."""
+    """Return the line of the trace that belongs to a difference or to what was under way."""
     begun = verdict.difference or verdict.under_way
     if begun is None or not 0 <= begun.origin < len(made.steps):
         return None

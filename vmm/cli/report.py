@@ -1,4 +1,4 @@
-"""``vmm report``: a result that was kept, as a page to look at."""
+"""``vmm report``: draw a saved result as a page."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from vmm.cli.writing import spare, written
 @click.argument("result", metavar="RESULT.json", type=click.Path(path_type=Path))
 @click.option("--html", "file", required=True, metavar="FILE", help="Write the page to this file.")
 def report(result: Path, file: str) -> None:
-    """Draw a result that was kept as a page of HTML.
+    """Draw a saved result as a page of HTML.
 
     RESULT.json is what `vmm check --json RESULT.json` wrote. The page is one file that loads
     nothing: every scenario step by step, its slots and what the guest met.

@@ -8,7 +8,7 @@ from vmm.cli.command import Command
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, history_from, holds_history, scenario_from
 from vmm.cli.host import look_at_host
-from vmm.cli.said import put
+from vmm.cli.printing import put
 from vmm.cli.writing import spare, written
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.demand import Limits

@@ -1,4 +1,4 @@
-"""Options whose value may be left out: ``--require-run [N]`` and ``--json [FILE]``."""
+"""Options whose value is optional: ``--require-run [N]`` and ``--json [FILE]``."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ _STDOUT = "-"
 
 
 class OptionalValues(Command):
-    """A command with such options: a number of scenarios (else 1), a file (else standard output).
+    """A command with such options: a number of scenarios (default 1), a file (default stdout).
 
-    What follows is taken for the value only where it is one: a name may come there, too. With
-    ``--list`` a file is what has a dot or a slash in its name.
+    The next argument is the value only if it can be one, since a scenario's name may follow
+    instead. With ``--list`` a file must have a dot or a slash in its name.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join an option and its value to one argument."""
+        """Join each such option and its value to one argument."""
         joined: list[str] = []
         left = list(args)
         while left:
@@ -39,7 +39,7 @@ class OptionalValues(Command):
 
 
 def _value(option: str, following: Sequence[str], args: Sequence[str]) -> str | None:
-    """Return the value of an option, whether or not it follows; None of any other argument."""
+    """Return the value of such an option, given or default; None for any other argument."""
     after = following[0] if following else ""
     if option == _REQUIRE:
         return after if after.isdecimal() else "1"
@@ -60,9 +60,9 @@ require_run_option = click.option(
     metavar="[N]",
     help=f"Fail (status {statuses.TOO_FEW_RAN}) if fewer than N (or 1) scenarios run.",
 )
-"""The option; a command of the class above gets ``required``, 0 where it is not given."""
+"""The option; a `Command` gets ``required``, 0 if it is not given."""
 
 json_option = click.option(
     _JSON, "json_file", metavar="[FILE]", help="Write the whole result (usually to stdout)."
 )
-"""The option; a command of the class above gets ``json_file``, None where it is not given."""
+"""The option; a `Command` gets ``json_file``, None if it is not given."""

@@ -16,9 +16,9 @@ from vmm.cli.formats import (
     outputs,
     reporting,
 )
-from vmm.cli.host import in_vain, look_at_host, patience_option, remarks_on, require_usable
+from vmm.cli.host import look_at_host, nothing_can_run, patience_option, remarks_on, require_usable
+from vmm.cli.printing import say
 from vmm.cli.required import require_run_option
-from vmm.cli.said import say
 from vmm.cli.selection import complete_names
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.cli.writing import made, spare
@@ -65,7 +65,7 @@ def run(
     if history is not None:
         ctx.with_resource(made(history))
     host = look_at_host(patience)
-    vain = in_vain(host, (chosen,))
+    vain = nothing_can_run(host, (chosen,))
     if vain is not None:
         _written(replace(vain, required=required), wanted)
     require_usable(host, required)
@@ -96,7 +96,7 @@ def run(
 
 
 def _written(run: Run, wanted: Sequence[Wanted]) -> None:
-    """Write a run in which the scenario did not begin to the files that were asked for."""
+    """Write a run in which the scenario did not begin to the requested files."""
     documents = [each for each in wanted if each != Wanted("text")]
     with outputs(documents, single_report) as told:
         told.reporter.begin([each.scenario for each in run.checked], run.host)

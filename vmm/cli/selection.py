@@ -1,4 +1,4 @@
-"""Which curated scenarios a command is about: the options, and what a shell completes."""
+"""Which curated scenarios a command is for: the options, and shell completion."""
 
 import fnmatch
 from collections.abc import Callable, Collection, Iterator
@@ -15,20 +15,20 @@ from vmm.scenario.selection import Selection, SelectionError, named as _named
 
 
 def curated(features: Features = USUAL) -> tuple[Scenario, ...]:
-    """Return the curated scenarios for a kernel; by default for one of the usual kind."""
+    """Return the curated scenarios for a kernel, by default one with the usual features."""
     from vmm.catalogue import catalogue
 
     return catalogue(features)
 
 
 def selected(features: Features, selection: Selection) -> tuple[Scenario, ...]:
-    """Return those of a kernel's curated scenarios that are meant. Raises click.UsageError."""
+    """Return the selected ones of a kernel's curated scenarios. Raises click.UsageError."""
     from vmm.catalogue import LARGE_NAMES, catalogue
 
     small = catalogue(features, with_large=False)
     patterns = (*selection.patterns, *selection.exclude)
     names = [scenario.name for scenario in small]
-    # A pattern that matches nothing is told with all names.
+    # The error for a pattern that matches nothing names all scenarios.
     with_large = (
         selection.everything
         or bool(selection.tags)
@@ -39,18 +39,18 @@ def selected(features: Features, selection: Selection) -> tuple[Scenario, ...]:
 
 
 def complete_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names of scenarios that begin like this, for a shell's completion."""
+    """Return the scenario names with this prefix, for shell completion."""
     return [each.name for each in curated() if each.name.startswith(incomplete)]
 
 
 def complete_tags(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the tags that begin like this, for a shell's completion."""
+    """Return the tags with this prefix, for shell completion."""
     tags = {tag for each in curated() for tag in each.tags}
     return sorted(tag for tag in tags if tag.startswith(incomplete))
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command what chooses scenarios; it gets ``selection``."""
+    """Add the options that select scenarios to a command, which gets ``selection``."""
 
     @click.argument(
         "patterns", nargs=-1, metavar="[NAME-PATTERN]...", shell_complete=complete_names
@@ -60,14 +60,14 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         "tags",
         multiple=True,
         metavar="TAG",
-        help="Only scenarios with this tag (again: or that one).",
+        help="Only scenarios with this tag (may be repeated).",
         shell_complete=complete_tags,
     )
     @click.option(
         "--exclude",
         multiple=True,
         metavar="PATTERN",
-        help="Not those whose name matches (again: nor those).",
+        help="Leave out those whose name matches (may be repeated).",
         shell_complete=complete_names,
     )
     @click.option("--all", "everything", is_flag=True, help="Slow scenarios, too.")
@@ -87,13 +87,13 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def select(scenarios: Collection[Scenario], selection: Selection) -> tuple[Scenario, ...]:
-    """Return the scenarios that are meant. Raises click.UsageError."""
+    """Return the selected scenarios. Raises click.UsageError."""
     with _as_usage():
         return selection.among(scenarios)
 
 
 def named(scenarios: Collection[Scenario], name: str) -> Scenario:
-    """Return the scenario of this name. Raises click.UsageError if there is none."""
+    """Return the scenario with this name. Raises click.UsageError if there is none."""
     with _as_usage():
         return _named(scenarios, name)
 

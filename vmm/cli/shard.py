@@ -1,4 +1,4 @@
-"""``--shard``: one part of what a command would do, for one machine of several."""
+"""``--shard``: run one part of the work, on one of several machines."""
 
 from collections.abc import Callable
 
@@ -13,6 +13,6 @@ def _shard(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int
 
 
 def shard_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the option; ``what`` says what there are parts of. A command gets ``shard``."""
+    """Return the option; its help says that ``what`` is split. A command gets ``shard``."""
     help_text = f"One part of N, of {what}."
     return click.option("--shard", default="1/1", callback=_shard, metavar="I/N", help=help_text)

@@ -1,6 +1,6 @@
-"""What a run leaves, to be judged elsewhere: a file that can be read while it grows.
+"""The transcript of a run that is judged elsewhere: a file that can be read while it grows.
 
-A line of JSON for each part; after one that says ``ran``, so many bytes of that scenario's history.
+Each part is a line of JSON; a line ``ran`` is followed by the bytes of that scenario's history.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,12 +26,12 @@ class BrokenError(Exception):
 
 
 class Opening(msgspec.Struct, frozen=True, tag="opening"):
-    """The host, and the names of the scenarios that are to run."""
+    """The host, and the names of the scenarios that will run."""
 
     host: HostInfo
     features: Features
     scenarios: tuple[str, ...]
-    in_vain: Trouble | None = None
+    probe_failure: Trouble | None = None
 
 
 class Skipped(msgspec.Struct, frozen=True, tag="skipped"):
@@ -42,7 +42,7 @@ class Skipped(msgspec.Struct, frozen=True, tag="skipped"):
 
 
 class _Ran(msgspec.Struct, frozen=True, tag="ran"):
-    """A scenario that ran, all but its history."""
+    """A scenario that ran, without its history."""
 
     index: int
     size_bytes: Annotated[int, msgspec.Meta(ge=0)]
@@ -52,20 +52,20 @@ class _Ran(msgspec.Struct, frozen=True, tag="ran"):
 
 
 class Closing(msgspec.Struct, frozen=True, tag="closing"):
-    """Nothing more comes."""
+    """The last part."""
 
     carried: Carried
 
 
 News = Opening | Skipped | Ran | Closing
-"""What a reader gets."""
+"""The parts as a reader gets them."""
 
 _Part = Opening | Skipped | _Ran | Closing
 _DECODER: msgspec.json.Decoder[_Part] = msgspec.json.Decoder(_Part)
 
 
 class Transcript:
-    """A taker that writes down what it gets, to an unbuffered file. Methods raise OSError."""
+    """A taker that writes what it gets to an unbuffered file. Methods raise OSError."""
 
     def __init__(
         self, file: IO[bytes], host: Host, scenarios: Sequence[Scenario], lab: Live
@@ -75,7 +75,7 @@ class Transcript:
         self._scenarios = scenarios
         lab.say(f"scenarios {len(scenarios)}")
         names = tuple(scenario.name for scenario in scenarios)
-        self._write(Opening(host.info, host.features, names, host.in_vain))
+        self._write(Opening(host.info, host.features, names, host.probe_failure))
 
     has_work = False
 
@@ -83,21 +83,21 @@ class Transcript:
         """Do nothing: there is never any work."""
 
     def skip(self, index: int, missing: str) -> None:
-        """Take a scenario that does not run, for want of what is ``missing``."""
+        """Write down a scenario that does not run because of what is ``missing``."""
         self._lab.skip(self._scenarios[index])
         self._write(Skipped(index, missing))
 
     def take(self, ran: Ran) -> None:
-        """Take one that ran."""
+        """Write down a scenario that ran."""
         data = ran.record.data
         part = _Ran(ran.index, len(data), ran.seconds, ran.record.reason, ran.problems)
         self._write(part, data)
 
     def end(self) -> None:
-        """Do nothing: all is written."""
+        """Do nothing: everything is written already."""
 
     def close(self, carried: Carried) -> None:
-        """Write how it went."""
+        """Write how the run went."""
         self._write(Closing(carried))
 
     def _write(self, part: _Part, data: bytes = b"") -> None:
@@ -114,12 +114,12 @@ class Reader:
         self._read = 0
         self._rest = b""
         self.headers: tuple[Header, ...] = ()
-        """Those of the scenarios that the opening names: whoever takes it says them."""
+        """The headers of the scenarios; set by whoever reads the opening."""
 
     def news(self) -> Iterator[News]:
-        """Yield the parts that have become whole since the last call.
+        """Yield the parts that were completed since the last call.
 
-        Raises BrokenError where it is no transcript.
+        Raises BrokenError if the file is not a transcript.
         """
         try:
             with self._path.open("rb") as file:
@@ -135,7 +135,7 @@ class Reader:
         self._rest = text[at:]
 
     def _next(self, text: bytes, at: int) -> tuple[News, int] | None:
-        """Return what begins at a place, and where it ends; None where it is not whole yet."""
+        """Return the part that begins at ``at``, and its end; None if it is incomplete."""
         start = text.find(b"\n", at) + 1
         if not start:
             return None

@@ -1,7 +1,7 @@
-"""A command that ends before it has a result leaves one all the same, which says why.
+"""A command that ends without a result writes one that says why.
 
-So nobody takes the file of an earlier run for this one's. Only where arguments or files prove
-unusable (status 2), nothing has been executed, and what was there stays.
+So nobody takes the file of an earlier run for this one's. Only if arguments or files prove unusable
+(status 2) was nothing executed, and the old file stays.
 """
 
 import os
@@ -26,7 +26,7 @@ _TOLD = f"{__name__}.told"
 
 @dataclass(frozen=True, slots=True)
 class Early:
-    """Why a command ended, and with which status; the traceback of an error of ours."""
+    """Why a command ended early, and with which status; ``traceback`` is that of our own error."""
 
     why: str
     status: int = statuses.INCONCLUSIVE
@@ -38,7 +38,7 @@ Tell = Callable[[Early, Sequence[str]], None]
 
 
 def early_of(error: BaseException) -> Early:
-    """Return what an error says that ends a command."""
+    """Return what an error that ends a command means."""
     match error:
         case click.exceptions.Exit():
             return Early(f"the command ended with status {error.exit_code}", error.exit_code)
@@ -57,9 +57,9 @@ def early_of(error: BaseException) -> Early:
 
 @contextmanager
 def never_stale(files: Sequence[str], tell: Tell) -> Iterator[None]:
-    """Let ``tell`` write to those ``files`` that the block has left as they were, where it fails.
+    """If the block fails, let ``tell`` write to those ``files`` that the block left unchanged.
 
-    What is no ordinary file (a pipe, a device) is left alone, but for standard output (``-``).
+    What is not a regular file (a pipe, a device) is left alone, except standard output (``-``).
     """
     before = {file: _state(file) for file in files if _may_be_written(file)}
     try:
@@ -75,22 +75,22 @@ def never_stale(files: Sequence[str], tell: Tell) -> Iterator[None]:
 
 
 def remove(early: Early, files: Sequence[str]) -> None:
-    """Tell by the absence of files that there is no result of this run, as `never_stale` asks."""
+    """Remove files, whose absence then says that this run has no result: see `never_stale`."""
     for file in files:
         if file != STDOUT:
             Path(file).resolve().unlink(missing_ok=True)
 
 
 def not_read(files: Sequence[str], parameters: Sequence[object]) -> list[str]:
-    """Return the files but those that other parameters of a command name: it may be to read them.
+    """Return the files except those that other parameters name, and so perhaps ask to read.
 
-    Such a command is refused before long; an interruption that comes sooner destroys nothing.
+    Such a command is refused soon after; an interruption before that destroys nothing.
     """
     return [file for file in files if not any(_is_same(file, each) for each in parameters)]
 
 
 def note_told() -> None:
-    """Note that a whole result has been printed to standard output."""
+    """Note that a whole result was printed to standard output."""
     context = click.get_current_context(silent=True)
     if context is not None:
         context.meta[_TOLD] = True
@@ -110,7 +110,7 @@ def _may_be_written(file: str) -> bool:
 
 
 def _state(file: str) -> object:
-    """Return what tells whether a file is still the same one."""
+    """Return a value that changes when a file does."""
     if file == STDOUT:
         context = click.get_current_context(silent=True)
         return context is not None and context.meta.get(_TOLD)
@@ -128,7 +128,7 @@ def _is_same(file: str, value: object) -> bool:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let whoever interrupts once more wait until the block has ended."""
+    """Delay further interruptions to the end of the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
         yield

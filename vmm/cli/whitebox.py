@@ -1,4 +1,4 @@
-"""``--white-box``: look at what the kernel holds, while a scenario runs."""
+"""``--white-box``: read the kernel's own memslots while scenarios run."""
 
 import os
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from vmm.cli.errors import NothingRan, Unusable, usable
-from vmm.cli.said import say
+from vmm.cli.printing import say
 from vmm.scenario.reading import FileError, opened as opened_file
 
 WHERE_IT_CAN = "VMM_WHITE_BOX"
-"""The variable by which the lab asks for it where nobody says anything else."""
+"""The environment variable by which the lab asks for it unless the user decides."""
 
 _ELF = b"\x7fELF"
 
@@ -33,10 +33,10 @@ debug_info_option = click.option(
 
 @contextmanager
 def looking(white_box: bool | None, debug_info: Path | None) -> Iterator[None]:
-    """Let scenarios be run with a look at the kernel's memslots, if somebody asked for it.
+    """Let scenarios run with a look at the kernel's memslots, if it was asked for.
 
-    Raises NothingRan with a line that says what is missing; where only the lab asked, that line is
-    printed, and nobody looks. Raises Unusable for a file that can hold no debug information.
+    Raises NothingRan with what is missing; if only the lab asked, prints that and does not look.
+    Raises Unusable for a file that cannot hold debug information.
     """
     is_usual = white_box is None and bool(os.environ.get(WHERE_IT_CAN))
     if debug_info is not None and not is_usual:

@@ -1,15 +1,15 @@
-"""How wide what people read may be. Imports nothing heavy."""
+"""How wide output for people may be. Imports nothing heavy."""
 
 import os
 import textwrap
 
 
 def width_of(stream: int) -> int | None:
-    """Return where lines to a standard stream are wrapped, in columns; None: nowhere.
+    """Return the columns at which lines to a standard stream are wrapped; None: not at all.
 
-    COLUMNS says so, else a terminal. In a file or a pipe, where people grep, lines stay whole.
-    COLUMNS and LINES together are what readline leaves to the children of a program that uses it:
-    that is the size of a terminal, and counts where there is one.
+    That is COLUMNS, else the terminal's width. In a file or a pipe, where people grep, lines stay
+    whole. COLUMNS together with LINES is what readline exports to the children of a program that
+    uses it: that is a terminal's size, and counts only if the stream is a terminal.
     """
     said = os.environ.get("COLUMNS", "")
     if said.isdecimal() and int(said) and (os.isatty(stream) or "LINES" not in os.environ):
@@ -21,7 +21,7 @@ def width_of(stream: int) -> int | None:
 
 
 def wrapped(line: str, width: int | None) -> str:
-    """Return a line, broken where it is too wide; what continues it is indented."""
+    """Return a line, wrapped if it is too wide, with continuations indented."""
     if width is None or len(line) <= width:
         return line
     indent = " " * (len(line) - len(line.lstrip()) + 2)

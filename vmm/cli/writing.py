@@ -1,4 +1,4 @@
-"""Files that a command writes: whole, or not at all."""
+"""Files that a command writes: completely, or not at all."""
 
 import glob
 import os
@@ -22,16 +22,16 @@ from vmm.scenario.reading import kind_of
 _STDOUT = "-"
 _OPEN_FILES = "/proc/self/fd"
 _SUFFIX = "?" * 8
-"""What `tempfile` makes names unique with."""
+"""What `tempfile` appends to make names unique."""
 
 
 @contextmanager
 def written(path: Path) -> Iterator[IO[str]]:
-    """Yield a text file that takes the place of ``path`` when the block has ended without an error.
+    """Yield a text file that replaces ``path`` when the block ends without an error.
 
-    Until then it lies beside it under another name, so that nobody reads half of it, and what was
-    there stays when this fails. What is no ordinary file (a pipe, a device) is written as it is.
-    Raises Unusable, before the block where the path cannot be written.
+    Until then nobody can read half of it, and the old file stays if this fails. What is not a
+    regular file (a pipe, a device) is written directly. Raises Unusable, before the block if the
+    path cannot be written.
     """
     with written_bytes(path) as raw:
         stream = TextIOWrapper(raw, encoding="utf-8")
@@ -45,7 +45,7 @@ def written(path: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def written_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file as `written` does, one of bytes."""
+    """Yield a binary file, as `written` does."""
     target = Path(os.path.realpath(path))
     with suppress(OSError):
         if not stat.S_ISREG(target.stat().st_mode):
@@ -68,7 +68,7 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _beside(target: Path, path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file as `written` does, where the file system has none without a name."""
+    """Yield a file as `written` does, on a file system without unnamed files."""
     with usable(path):
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     beside = Path(name)
@@ -83,9 +83,9 @@ def _beside(target: Path, path: Path) -> Iterator[IO[bytes]]:
 
 
 def _nameless(target: Path) -> int | None:
-    """Open a file that has no name yet: if this process is killed, nothing is left.
+    """Open a file that has no name yet, so that nothing is left if this process is killed.
 
-    None where that cannot be, or the name that it is to get is too long.
+    None if that is not possible, or the temporary name beside the target would be too long.
     """
     with suppress(OSError):
         least = os.pathconf(target.parent, "PC_NAME_MAX") - len(f"..{_SUFFIX}")
@@ -95,7 +95,7 @@ def _nameless(target: Path) -> int | None:
 
 
 def _name(handle: int, target: Path) -> None:
-    """Let such a file take the place of another one."""
+    """Let an unnamed file replace the target."""
     # A link cannot replace a file, but what is linked beside it can.
     name = Path(tempfile.mktemp(prefix=f".{target.name}.", dir=target.parent))
     here = os.open(target.parent, os.O_PATH)
@@ -111,10 +111,9 @@ def _name(handle: int, target: Path) -> None:
 def temporary_folder(
     prefix: str = "vmm-", place: Path | None = None
 ) -> tempfile.TemporaryDirectory[str]:
-    """Make a folder that is gone when the block that it is made for ends.
+    """Return a context manager for a folder that is removed at the end.
 
-    It lies in a ``place``, or where temporary files do. Raises HostFailed where there is no place
-    for it.
+    It is created in ``place``, or where temporary files go. Raises HostFailed if it cannot be.
     """
     try:
         return tempfile.TemporaryDirectory(prefix=prefix, dir=place)
@@ -124,7 +123,7 @@ def temporary_folder(
 
 @contextmanager
 def document(file: str) -> Iterator[IO[str]]:
-    """Yield what a document is written to: standard output for ``-``, else see `written`."""
+    """Yield the stream for a document: standard output for ``-``, else see `written`."""
     if file == _STDOUT:
         yield sys.stdout
         return
@@ -134,9 +133,9 @@ def document(file: str) -> Iterator[IO[str]]:
 
 @contextmanager
 def made(path: Path) -> Iterator[None]:
-    """Make a file unless it is there, for what is read while it is written. Raises Unusable.
+    """Create a file, if there is none, that is read while it is written. Raises Unusable.
 
-    Where the block leaves it as empty as it was made, it is gone again.
+    If it is new and still empty at the end of the block, it is removed again.
     """
     with usable(path):
         kind = kind_of(os.stat(path).st_mode) if os.path.exists(path) else ""
@@ -150,7 +149,7 @@ def made(path: Path) -> Iterator[None]:
 
 @contextmanager
 def unless_empty(path: Path) -> Iterator[None]:
-    """Remove a file at the end of the block if it is new since then, and empty."""
+    """Remove a file at the end of the block if it was created in the block and is empty."""
     is_new = not os.path.exists(path)
     try:
         yield
@@ -161,7 +160,7 @@ def unless_empty(path: Path) -> Iterator[None]:
 
 
 def spare(inputs: Iterable[Path], outputs: Iterable[str]) -> None:
-    """Refuse to write to what is read. Raises Unusable."""
+    """Refuse to write to a file that is read. Raises Unusable."""
     read = [path for path in inputs if os.path.exists(path)]
     for output in outputs:
         if any(os.path.exists(output) and path.samefile(output) for path in read):
@@ -169,7 +168,7 @@ def spare(inputs: Iterable[Path], outputs: Iterable[str]) -> None:
 
 
 def apart(outputs: Iterable[str]) -> None:
-    """Refuse that two outputs go to one file, however it is named; ``-`` is standard output.
+    """Refuse two outputs to one file, whatever its names; ``-`` is standard output.
 
     Raises click.UsageError.
     """
@@ -183,9 +182,9 @@ def apart(outputs: Iterable[str]) -> None:
 
 
 def sweep(arguments: Iterable[str], began: float) -> None:
-    """Remove what a process that is gone had begun to write, to the files that it was told of.
+    """Remove the unfinished files of a process that was killed, for the files among its arguments.
 
-    ``began`` is the time at which nothing of it was there yet.
+    ``began`` is a time before the process started.
     """
     for argument in arguments:
         named = Path(re.split("[:=]", argument)[-1])
@@ -196,7 +195,7 @@ def sweep(arguments: Iterable[str], began: float) -> None:
 
 
 def _mode(target: Path) -> int:
-    """Return the permissions of a file, or those that a new one gets."""
+    """Return the permissions of a file, or those that a new one would get."""
     with suppress(OSError):
         return stat.S_IMODE(target.stat().st_mode)
     mask = os.umask(0)

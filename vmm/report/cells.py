@@ -1,11 +1,11 @@
-"""A table of the same scenarios in several machines: scenario against cell."""
+"""A table of the same scenarios on several machines: a row a scenario, a column a cell."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.text import Text
 
 Statuses = Mapping[str, str]
-"""Scenario -> status, as of one cell's result."""
+"""Scenario -> status, from one cell's result."""
 
 _MARKS = {
     "passed": ("ok", "green"),
@@ -18,15 +18,15 @@ _ABSENT = ("not run", "bold magenta")
 
 
 def parts(scenario: str, cells: Sequence[Statuses]) -> bool:
-    """Return whether cells that ran a scenario, each to an end, say different things of it."""
+    """Return whether the cells' statuses of a scenario differ, skips aside."""
     said = {cell.get(scenario, "not run") for cell in cells} - {"skipped"}
     return len(said) > 1
 
 
 def table(results: Mapping[str, Statuses]) -> Iterator[Text]:
-    """Yield a legend, a row for each scenario that is not simply good everywhere, and counts.
+    """Yield a legend, a row for each scenario that did not pass everywhere, and counts.
 
-    Cells are columns A, B, ...; a row in which they part is marked with a star.
+    Cells are columns A, B, ...; a star marks a row in which they differ.
     """
     letters = {cell: _letter(number) for number, cell in enumerate(results)}
     for cell, statuses in results.items():
@@ -64,7 +64,7 @@ def _letter(number: int) -> str:
 
 
 def markdown(results: Mapping[str, Statuses]) -> str:
-    """Return the same as Markdown."""
+    """Return the same table as Markdown."""
     cells = list(results.values())
     names = list(dict.fromkeys(name for statuses in cells for name in statuses))
     rows = [name for name in names if parts(name, cells) or not _is_good(name, cells)]

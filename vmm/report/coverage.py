@@ -1,4 +1,4 @@
-"""What is checked, by what, and where there is a gap: as lines of text, Markdown or JSON."""
+"""Coverage as text, Markdown or JSON: what is checked, by what, and where there are gaps."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ _SHOWN_IN_MARKDOWN = 3
 
 
 def coverage_lines(coverage: Coverage) -> list[Text]:
-    """Return the whole table, a line for each rule and each bug, and what it amounts to."""
+    """Return a line for each rule and each bug, the host, and counts."""
     rules, bugs = coverage.rules, coverage.bugs
     names = max((len(each.rule.name) for each in rules), default=0)
     commits = max((len(" ".join(each.bug.commits)) for each in bugs), default=0)
@@ -39,7 +39,7 @@ def coverage_lines(coverage: Coverage) -> list[Text]:
 
 
 def coverage_markdown(coverage: Coverage) -> str:
-    """Return the whole table as a page of Markdown."""
+    """Return the whole table as a Markdown page."""
     return "\n".join(
         [
             "# What is checked, and by what",
@@ -73,7 +73,7 @@ def coverage_markdown(coverage: Coverage) -> str:
 
 
 def coverage_json(coverage: Coverage) -> str:
-    """Return all of it, every scenario's name included."""
+    """Return the whole table as JSON, with all scenario names."""
     data = {
         "format": json.FORMAT,
         "exit_status": coverage.exit_status,

@@ -1,4 +1,4 @@
-"""Draws the demo's scenes: guest-physical memory, the slot array, and what a touch met."""
+"""Draws the demo's scenes: guest-physical memory, the array or tree of slots, what a touch met."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +21,11 @@ from vmm.scenario.operations import (
 from vmm.verdict.slotmap import Slot
 
 WIDTH = 80
-"""So many columns are used where there are so many; 60 suffice."""
+"""The most columns that are used; 60 suffice."""
 
 _MARGIN = 9
 _CELL, _NARROW_CELL = 4, 3
-_RULED = 4  # every so many pages their gpa is shown
+_RULED = 4  # The gpa of every fourth page is shown.
 _KNOT = 13
 _TERMS = (
     ("gpa", "a guest-physical address: where the guest believes its memory to be"),
@@ -43,7 +43,7 @@ _ASCII = str.maketrans("·━─▼└┘┌┐┴→●○", ".=-v\\//\\+>*o")
 
 
 def opening(mappings: tuple[Mapping, ...], structure: str, width: int = WIDTH) -> list[Text]:
-    """Return what to know before the first scene, in so many columns."""
+    """Return what to know before the first scene, at most ``width`` columns wide."""
     legend = Text("  Our memory: ")
     for mapping in mappings:
         legend.append_text(_host_pages(mapping)).append(f" {mapping.name}   ")
@@ -87,7 +87,7 @@ def scene_lines(scene: Scene, structure: str, width: int = WIDTH) -> list[Text]:
 
 
 def in_ascii(line: Text) -> Text:
-    """Return a line without characters that an old terminal lacks, styles included."""
+    """Return a line, styles included, with ASCII in place of what an old terminal lacks."""
     plain = line.copy()
     plain.plain = line.plain.translate(_ASCII)
     return plain
@@ -133,7 +133,7 @@ def _array(slots: Sequence[Slot]) -> Text:
 
 
 def _tree(slots: Sequence[Slot]) -> Iterator[Text]:
-    """Yield a red-black tree, a line for the nodes of one depth and one for what hangs them."""
+    """Yield a red-black tree: a line for the nodes of each depth, and one for their branches."""
     order = sorted(range(len(slots)), key=lambda at: slots[at].base_gfn)
     columns = {at: place * _KNOT + _KNOT // 2 for place, at in enumerate(order)}
 

@@ -1,4 +1,4 @@
-"""A run as one page of HTML that needs nothing else: the verdict, and every scenario drawn."""
+"""A run as one self-contained HTML page: the verdict, and every scenario drawn."""
 
 import re
 import shlex
@@ -69,7 +69,7 @@ def html_text(result: ResultFile) -> str:
 
 
 def _verdict(status: Status, counted: Counter[str]) -> tuple[str, str]:
-    """Return the heading, and the kind whose colour it has: a known issue is no promise kept."""
+    """Return the heading, and the kind whose colour it has: with known issues that of "known"."""
     known = counted["known"]
     if status is Status.PASSED and known:
         issues = "1 known issue" if known == 1 else f"{known} known issues"
@@ -78,7 +78,7 @@ def _verdict(status: Status, counted: Counter[str]) -> tuple[str, str]:
 
 
 def json_for_script(value: object) -> Markup:
-    """Return JSON that may stand in a script element: nothing in it can end the element."""
+    """Return JSON that is safe inside a script element: nothing in it can end the element."""
     return Markup(encoded(value).decode().replace("<", "\\u003c"))
 
 
@@ -136,7 +136,7 @@ def _shown(each: ScenarioResult) -> dict[str, Any]:
 
 
 def _printable(value: Any) -> Any:
-    """Return data whose texts hold printable characters only."""
+    """Return the same data with only printable characters in its texts."""
     match value:
         case str():
             return one_line(value)
@@ -153,7 +153,7 @@ def _basis(basis: str) -> str:
 
 
 def _cite(cite: str) -> list[dict[str, str]]:
-    """Return a citation in pieces; those that stand somewhere have an address."""
+    """Return a citation in pieces; those that name a document or a commit have a link."""
     pieces = [piece for piece in _CITED.split(cite) if piece]
     return [{"text": piece, "href": _address(piece)} for piece in pieces]
 

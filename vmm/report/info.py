@@ -1,4 +1,4 @@
-"""What is known of a host, for people."""
+"""What is known about a host, as text."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ _COLUMN = 14
 
 
 def host_report(info: HostInfo, features: Features | None) -> list[Text]:
-    """Return what a host is and can do; ``features`` is None where its kernel was not asked."""
+    """Return what a host is and can do; ``features`` is None if its kernel was not probed."""
     lines = [*_verdict(info), Text("")]
     virtual = " (a virtual machine)" if info.hypervisor else ""
     lines.append(_line("kernel", f"Linux {info.kernel}, {info.machine}"))

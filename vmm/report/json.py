@@ -19,7 +19,7 @@ def json_report(write: Write) -> Reporter:
 
 
 def run_text(run: Run) -> str:
-    """Return the whole result, a scenario a line: see `vmm.report.resultfile`."""
+    """Return the whole result, one scenario a line: see `vmm.report.resultfile`."""
     lines: list[bytes] = []
     result = result_file(run)
     for name in result.__struct_fields__:
@@ -33,7 +33,7 @@ def run_text(run: Run) -> str:
 
 
 def list_text(scenarios: Iterable[tuple[Scenario, str]]) -> str:
-    """Return scenarios, each with what it lacks on this host (empty if it runs)."""
+    """Return a list of scenarios, each with what it lacks on this host (empty if it runs)."""
     listed = [
         {"name": each.name, "why": each.why, "tags": each.tags, "skipped": lack}
         for each, lack in scenarios
@@ -42,20 +42,20 @@ def list_text(scenarios: Iterable[tuple[Scenario, str]]) -> str:
 
 
 def host_text(info: HostInfo, features: Features | None) -> str:
-    """Return what is known of a host, and whether scenarios can run there."""
+    """Return what is known about a host, and whether scenarios can run there."""
     return text({"format": FORMAT, "usable": not info.obstacle, "host": info, "features": features})
 
 
 def text(value: object) -> str:
-    """Return anything made of dataclasses and structures as indented JSON, in ASCII.
+    """Return dataclasses and structures as indented ASCII JSON.
 
-    So what a file or a kernel says cannot steer a terminal that the JSON is shown on.
+    ASCII, so that nothing quoted from a file or a kernel can control the terminal.
     """
     return json.dumps(msgspec.json.decode(encoded(value)), indent=2) + "\n"
 
 
 def encoded(value: object) -> bytes:
-    """Return JSON; halves of characters, which files can hold and UTF-8 cannot, are escaped."""
+    """Return JSON; lone surrogates, which files can hold but UTF-8 cannot encode, are escaped."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:

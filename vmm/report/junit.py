@@ -1,7 +1,7 @@
-"""A run as JUnit XML, for the CI servers that read it: a suite for each subject.
+"""A run as JUnit XML, for CI servers: a test suite for each subject.
 
-What differs is a failure, and what is inconclusive an error; a known issue that shows is skipped,
-with the type ``xfail``, as pytest has it. What the kernel logged is in ``system-out``.
+A difference is a failure, an inconclusive verdict an error; a known issue that shows is skipped
+with type ``xfail``, as in pytest. What the kernel logged is in ``system-out``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ _RUN = "run"
 
 
 class _Document(JUnitXml):
-    """One whose root has no count of what was skipped: Jenkins' schema gives it to suites alone."""
+    """A document whose root has no count of skips: Jenkins' schema allows it on suites only."""
 
-    skipped = 0  # In place of what writes the attribute.
+    skipped = 0  # Replaces the property that would write the attribute.
 
 
 def junit_report(write: Write) -> Reporter:
@@ -43,7 +43,7 @@ def junit_report(write: Write) -> Reporter:
 
 
 def junit_text(scenarios: Sequence[Scenario], run: Run) -> str:
-    """Return a run of scenarios as an XML document; one that did not run is an error."""
+    """Return a run of scenarios as an XML document; a scenario that did not run is an error."""
     results = {checked.scenario.name: checked for checked in run.checked}
     document = _Document(_NAME)
     for subject, members in by_subject(scenarios).items():

@@ -1,18 +1,18 @@
-"""The exit statuses of the kernel's selftests, for those who run this as one of them."""
+"""The exit statuses of the kernel's selftests, for running `vmm check` as one of them."""
 
 from vmm.report.ktap import is_ok
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Run
 
 PASS, FAIL, XFAIL, XPASS, SKIP = range(5)
-"""KSFT_PASS and so on, as tools/testing/selftests/kselftest.h numbers them."""
+"""KSFT_PASS and so on, as in tools/testing/selftests/kselftest.h."""
 
 
 def kselftest_status(run: Run) -> int:
-    """Return a run's exit status: that of its one scenario, or what many amount to.
+    """Return a run's exit status as a kselftest.
 
-    As kselftest counts, one failure makes a run fail, and one pass without any failure makes it
-    pass. What is inconclusive, or did not run, is a failure.
+    As in kselftest, any failure makes the run fail; else one pass makes it pass. A scenario that is
+    inconclusive, or did not run, is a failure.
     """
     too_few = run.ran < run.required
     if run.not_run or run.error or too_few or not all(map(is_ok, run.checked)):

@@ -1,8 +1,8 @@
-"""A run as KTAP version 1, as the kernel's Documentation/dev-tools/ktap.rst has it.
+"""A run as KTAP version 1 (Documentation/dev-tools/ktap.rst).
 
 Subjects are tests, and scenarios their subtests. A known issue that shows is ``ok`` with the
-directive XFAIL, as kselftest has it; what is inconclusive is ``not ok``, with TIMEOUT if it hung
-and ERROR if not.
+directive XFAIL, as in kselftest; an inconclusive scenario is ``not ok``, with TIMEOUT if it hung,
+else ERROR.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ _INDENT = "  "
 
 
 def ktap_report(write: Write) -> Reporter:
-    """Return a reporter that writes each subject when the last of its scenarios has ended."""
+    """Return a reporter that writes each subject once all of its scenarios have ended."""
     document = _Document(write)
     return Reporter(document.begin, document.done, document.end)
 
@@ -82,18 +82,18 @@ class _Document:
 
 
 def nothing_planned(host: HostInfo) -> str:
-    """Return the plan of a run without scenarios: a skip if it is for the host's sake."""
+    """Return the plan of a run without scenarios: a skip if the host is the reason."""
     return f"1..0 # SKIP {name_of(host.obstacle)}" if host.obstacle else "1..0"
 
 
 def notes(run: Run) -> Iterator[str]:
-    """Yield as diagnostics what weakens a run, and what ended it early."""
+    """Yield, as diagnostics, what weakens a run and what ended it early."""
     texts = (*run.weaknesses, run.early, *run.error.splitlines())
     return (f"# note: {one_line(text)}" for text in texts if text)
 
 
 def is_ok(checked: Checked) -> bool:
-    """Whether a result is no failure: a known issue and a skip are none."""
+    """Whether a result counts as ok, as passes, skips and known issues do."""
     match checked.verdict.status:
         case Status.PASSED | Status.PASSES_NOW | Status.KNOWN | Status.SKIPPED:
             return not checked.failed
@@ -102,12 +102,12 @@ def is_ok(checked: Checked) -> bool:
 
 
 def name_of(text: str) -> str:
-    """Return text as a test's description or its directive's reason: neither can hold ``#``."""
+    """Return text fit for a description or a directive's reason: neither may contain ``#``."""
     return one_line(text).replace("#", "_")
 
 
 def reason_of(checked: Checked) -> str:
-    """Return why a result is what it is, for a directive: an issue's name is stable."""
+    """Return the reason for a directive; a known issue is named, since its name is stable."""
     if checked.verdict.status is Status.INTERNAL_ERROR:
         return "this program failed, which says nothing about the kernel"
     if checked.issue is not None and checked.verdict.status is Status.KNOWN:

@@ -1,4 +1,4 @@
-"""Several results side by side as a page: kernel and backend against scenario."""
+"""Several results side by side as a page: a row a scenario, a column a kernel and backend."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from vmm.verdict.judge import Status
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A result, and the name of the file that it was kept in."""
+class SavedResult:
+    """A result, and the name of its file."""
 
     result: ResultFile
     file: str
 
 
-def matrix_text(every: Sequence[Kept]) -> str:
-    """Return the page. Rows are in the order of the first result; others' own come after them."""
+def matrix_text(every: Sequence[SavedResult]) -> str:
+    """Return the page. Rows follow the first result; scenarios that only others have come last."""
     outcomes = [{each.name: each for each in kept.result.scenarios} for kept in every]
     names = dict.fromkeys(name for column in outcomes for name in column)
     rows = [_row(name, [column.get(name) for column in outcomes]) for name in names]
@@ -30,7 +30,7 @@ def matrix_text(every: Sequence[Kept]) -> str:
     return rendered("matrix.html", title=title + alike, columns=_columns(every), rows=rows)
 
 
-def _columns(every: Sequence[Kept]) -> list[dict[str, object]]:
+def _columns(every: Sequence[SavedResult]) -> list[dict[str, object]]:
     hosts = [(kept.result.host.kernel, kept.result.host.vendor) for kept in every]
     return [
         {

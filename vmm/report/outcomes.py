@@ -1,4 +1,4 @@
-"""What pages call the outcomes, and the sign that each of them has."""
+"""The names and icons of outcomes on pages."""
 
 from vmm.report.resultfile import ScenarioResult
 from vmm.verdict.judge import Status
@@ -13,11 +13,11 @@ ICONS = {
     "passed": "✓",
     "skipped": "·",
 }
-"""The kinds of outcomes, the weightiest first, each with a sign that needs no colour."""
+"""The kinds of outcomes, the gravest first, each with an icon that needs no colour."""
 
 
 def kind_of(each: ScenarioResult) -> str:
-    """Return the kind of a scenario's outcome; a complaint of the kernel is one of its own."""
+    """Return the kind of a scenario's outcome; a complaint of the kernel has its own kind."""
     if each.failed and each.status is not Status.DIFFERS:
         return "unhealthy"
     return each.status.value.replace(" ", "-")

@@ -1,4 +1,4 @@
-"""The templates of pages: each becomes one file that loads nothing."""
+"""The page templates: each becomes one self-contained file."""
 
 from functools import cache
 
@@ -6,9 +6,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def rendered(template: str, **values: object) -> str:
-    """Return a page made from a template of the folder ``page``; all values are escaped.
+    """Return a page made from a template in ``page/``; all values are escaped.
 
-    Halves of characters, which files can hold and UTF-8 cannot, are escaped, too.
+    Lone surrogates, which files can hold but UTF-8 cannot encode, are escaped, too.
     """
     text = _templates().get_template(template).render(**values)
     return text.encode("utf-8", "backslashreplace").decode()

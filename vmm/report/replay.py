@@ -1,4 +1,4 @@
-"""A trace in words: what was read of it, and where its kernel differs from the model."""
+"""A trace as text: what was read from it, and what its kernel refused."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,18 +12,18 @@ _LABEL_WIDTH = 10
 
 
 def heading(name: str, text: str) -> Text:
-    """Return the line that a VM of a trace begins with."""
+    """Return the heading of a VM of a trace."""
     return Text(name, style="bold").append(f": {text}", style="not bold")
 
 
 def remark(label: str, text: str, style: str = "") -> Text:
-    """Return one line of what is to be said of a trace."""
+    """Return one labelled line about a trace."""
     line = Text(f"  {label:<{_LABEL_WIDTH}}", style="dim")
     return line.append(text, style=f"not dim {style}".strip())
 
 
 def refusals(calls: Iterable[tuple[int, AnyOperation, str]]) -> Iterator[Text]:
-    """Yield lines on the calls that were refused, each with its line and the errno."""
+    """Yield lines on refused calls, given as (line of the trace, operation, errno)."""
     every = list(calls)
     for number, operation, error in every[:_MANY]:
         yield remark("refused", f"line {number}: {words.operation(operation)} = {error}")

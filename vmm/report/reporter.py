@@ -1,8 +1,8 @@
-"""What a format is: three functions, told of a run's beginning, of each result, and of its end.
+"""A report format is three functions: for the beginning of a run, each result, and the end.
 
-The formats are the files beside this one. Each has a function that takes where it is to write and
-returns a `Reporter`. Results come in the order of the scenarios that ``begin`` was told of, so that
-what is written is the same for the same results, however the run went.
+Each format is a module beside this one, with a function that takes where to write and returns a
+`Reporter`. Results come in the order of the scenarios that ``begin`` got, so the same results
+always give the same report.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,14 +14,14 @@ from vmm.scenario.operations import Scenario
 from vmm.verdict.result import Checked, Run
 
 Write = Callable[[str], object]
-"""Takes text, line ends included."""
+"""Writes text, line ends included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """A format under way.
+    """A report in progress.
 
-    ``begin`` gets the scenarios that are to run and the host, ``done`` each result in that order,
+    ``begin`` gets the scenarios that will run and the host, ``done`` each result in that order,
     ``end`` the whole run, once.
     """
 
@@ -31,14 +31,14 @@ class Reporter:
 
 
 def at_the_end(write: Write, render: Callable[[Run], str]) -> Reporter:
-    """Return the reporter of a format that is one document: it is written when all is known."""
+    """Return the reporter of a format that is written as one document at the end."""
     return Reporter(
         lambda scenarios, host: None, lambda checked: None, lambda run: _ignored(write(render(run)))
     )
 
 
 def together(reporters: Iterable[Reporter]) -> Reporter:
-    """Return what tells several reporters: one that fails keeps nothing from the others."""
+    """Return a reporter that passes everything to several; one that fails does not stop others."""
     every = tuple(reporters)
 
     def begin(scenarios: Sequence[Scenario], host: HostInfo) -> None:
@@ -54,7 +54,7 @@ def together(reporters: Iterable[Reporter]) -> Reporter:
 
 
 def _all(calls: Iterable[Callable[[], object]]) -> None:
-    """Make all calls, and raise then what the first of them raised that did."""
+    """Make all calls, then raise the first exception that any of them raised."""
     raised: Exception | None = None
     for call in calls:
         try:
@@ -71,7 +71,7 @@ def subject_of(scenario: Scenario) -> str:
 
 
 def by_subject(scenarios: Iterable[Scenario]) -> dict[str, list[Scenario]]:
-    """Return scenarios by their subject, subjects in the order in which they appear."""
+    """Return scenarios by subject, in the order in which the subjects appear."""
     subjects: dict[str, list[Scenario]] = {}
     for scenario in scenarios:
         subjects.setdefault(subject_of(scenario), []).append(scenario)

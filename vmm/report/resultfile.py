@@ -1,7 +1,7 @@
 """The result of a run as `--format json` has it: the one type that is written, read and published.
 
-``docs/result.schema.json`` is made from it. A reader refuses a file of another format, and
-everything that does not belong there.
+``docs/result.schema.json`` is made from it. A reader refuses a file of another format, or with
+other types.
 """
 
 import json
@@ -26,17 +26,17 @@ FORMAT: Literal[1] = 1
 
 
 class ResultError(ValueError):
-    """A file that is no result; the text is one line with file, place and remedy."""
+    """A file that is not a result; the text is one line with file, place and remedy."""
 
 
 class ScenarioResult(msgspec.Struct, frozen=True):
-    """What is to be said of one scenario.
+    """The result of one scenario.
 
-    ``reason`` says why it is not simply passed or differing. ``rules`` decided at least one of its
-    ``events``. ``kernel_complaints`` came while it ran. ``failed`` says whether the kernel differed
-    or complained, and it was not known. ``steps`` are for pictures: see `Step`. ``refused`` are the
-    region calls that the kernel refused as the rules say. ``again`` is the command that shows it
-    again.
+    ``reason`` explains a status that is neither a plain pass nor a difference. ``rules`` decided at
+    least one of its ``events``. The kernel complained of ``kernel_complaints`` while it ran.
+    ``failed`` says whether the kernel differed or complained and no known issue explains it.
+    ``steps`` are for drawing: see `Step`. ``refused`` are the region calls that the kernel rightly
+    refused. ``again`` is the command that shows the result again.
     """
 
     name: str
@@ -59,18 +59,18 @@ class ScenarioResult(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """What wrote a result."""
+    """The program that wrote a result."""
 
     name: str = "memslot-vmm"
     version: str = ""
 
 
 class ResultFile(msgspec.Struct, frozen=True):
-    """A whole run: scenarios in the order in which they stand in the catalogue.
+    """The result of a whole run; scenarios are in the order of the catalogue.
 
     ``not_run`` names those that an early end left out, ``weaknesses`` what could not be watched.
     ``rules`` are all that a scenario of this run names. ``obstacle`` says why nothing could run,
-    ``early`` why the run ended early, ``error`` is the traceback of an error of this program that
+    ``early`` why the run ended early; ``error`` is the traceback of an error of this program that
     belongs to no scenario. ``time`` is when the result was written, in ISO 8601.
     """
 
@@ -96,7 +96,7 @@ class ResultFile(msgspec.Struct, frozen=True):
 
 
 def result_file(run: Run) -> ResultFile:
-    """Return a run in the form in which it is written."""
+    """Return a run as it is written."""
     return ResultFile(
         format=FORMAT,
         status=run.status,
@@ -121,7 +121,7 @@ def result_file(run: Run) -> ResultFile:
 
 
 def parse_result(text: bytes, name: str) -> ResultFile:
-    """Return the result in a file's text; ``name`` stands for the file in errors.
+    """Return the result in a file's text; errors call the file ``name``.
 
     Raises ResultError.
     """
@@ -142,7 +142,7 @@ class _Version(msgspec.Struct):
 
 
 def schema() -> dict[str, object]:
-    """Return the JSON Schema of a result; examples for the library are left out of it."""
+    """Return the JSON Schema of a result, without the docstrings' examples."""
     made = msgspec.json.schema(ResultFile)
     for definition in made["$defs"].values():
         if "description" in definition:

@@ -1,6 +1,6 @@
-"""The demo's story: one scenario in chapters, and what its history looks like chapter by chapter.
+"""The demo's story: a scenario in chapters, and its history chapter by chapter.
 
-The story is run and judged like any other scenario, so that what it shows is what this kernel did.
+The story is run and judged like any other scenario, so what it shows is what this kernel did.
 """
 
 from collections import deque
@@ -46,7 +46,7 @@ _IN_THE_TREE = {
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """One step of the story: what to know, and what is done."""
+    """One step of the story: a text, and the operations."""
 
     title: str
     words: str
@@ -55,7 +55,7 @@ class Chapter:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A chapter as it went: its events, and the slots after them, front (highest gfn) first."""
+    """A chapter that was run: its events, and the slots after them, front (highest gfn) first."""
 
     number: int
     chapter: Chapter
@@ -65,9 +65,9 @@ class Scene:
 
 
 def chapters(features: Features, structure: str = TREE) -> tuple[Chapter, ...]:
-    """Return the story for a kernel, which keeps slots in an array or a tree (`structure`).
+    """Return the story for a kernel that keeps slots in an array or a tree (`structure`).
 
-    It ends differently where address 0 cannot be mapped.
+    One chapter differs where address 0 cannot be mapped.
     """
     said = _IN_THE_ARRAY if structure == ARRAY else _IN_THE_TREE
     return (
@@ -134,7 +134,7 @@ def story(features: Features) -> Scenario:
 
 
 def scenes(history: History) -> Iterator[Scene]:
-    """Yield each chapter as it went, as far as the history goes and the model can follow."""
+    """Yield each chapter as it went, as far as the history and the model go."""
     scenario, features = history.header.scenario, history.header.features
     mappings = (*scenario.mappings, Mapping(GUEST_MAPPING, pages_of(GUEST_SIZE_BYTES)))
     told = chapters(features, structure_of(history))

@@ -1,6 +1,6 @@
-"""A run as TAP version 13: a flat list of scenarios, which know SKIP and TODO only.
+"""A run as TAP version 13: a flat list of scenarios, with SKIP and TODO as the only directives.
 
-A known issue that shows is ``not ok`` with the directive TODO, as TAP has it.
+A known issue that shows is ``not ok`` with the directive TODO, as in TAP.
 """
 
 from collections.abc import Sequence

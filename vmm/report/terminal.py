@@ -1,4 +1,4 @@
-"""Verdicts in words, for a terminal or a log file: lines of styled text."""
+"""Verdicts as lines of styled text, for a terminal or a log file."""
 
 import textwrap
 from collections import Counter
@@ -30,14 +30,13 @@ _INDENT = "  "
 _MANY = 8
 _MOST = 4000
 _MOST_OF_WHY = 400
-"""So many characters of a line, and of what a file says of itself, are shown."""
+"""The most characters shown of a line, and of a scenario file's own text."""
 
 
 def scenario_report(checked: Checked, again: str, width: int | None) -> list[Text]:
-    """Return what is to be said of one scenario; nothing if it passed.
+    """Return the report on one scenario; nothing if it passed.
 
-    ``again`` is the command that shows it again; lines are wrapped at ``width`` columns, or not
-    at all.
+    ``again`` is the command that shows it again; lines are wrapped at ``width`` columns if given.
     """
     verdict = checked.verdict
     lines: list[Text] = []
@@ -63,7 +62,7 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
 
 
 def headline(checked: Checked, width: int | None) -> list[Text]:
-    """Return one line on a scenario: its verdict, and what it rests on."""
+    """Return a short report on a scenario: its verdict and the reason."""
     difference = checked.verdict.difference
     text = checked.verdict.reason
     if difference is not None and not text:
@@ -75,7 +74,7 @@ def headline(checked: Checked, width: int | None) -> list[Text]:
 
 
 def counts(found: Mapping[Status, int]) -> Text:
-    """Return how many histories got which verdict, in one line."""
+    """Return one line that says how many histories got which verdict."""
     line = Text(_plural(sum(found.values()), "history", "histories"), style="bold")
     parts = [
         Text(f"{found[status]} {status.value}", style=STYLES[status])
@@ -86,7 +85,7 @@ def counts(found: Mapping[Status, int]) -> Text:
 
 
 def skipped(group: Skipped, width: int | None) -> list[Text]:
-    """Return a line for scenarios that were skipped for one reason."""
+    """Return a line on scenarios that were skipped for one reason."""
     count = len(group.names)
     name = group.names[0] if count == 1 else f"{count} scenarios"
     head = f"{Status.SKIPPED.value.upper():<{_TITLE_WIDTH}} "
@@ -98,7 +97,7 @@ def skipped(group: Skipped, width: int | None) -> list[Text]:
 
 
 def others(group: Differing, width: int | None) -> list[Text]:
-    """Return the names of scenarios that differ as one that was shown does; nothing if none do."""
+    """Return the names of scenarios that differ by the same cause as the one shown."""
     if not group.others:
         return []
     text = f"{_plural(len(group.others), 'scenario')}: {', '.join(group.others)}"
@@ -106,7 +105,7 @@ def others(group: Differing, width: int | None) -> list[Text]:
 
 
 def summary(run: Run, width: int | None) -> list[Text]:
-    """Return the last lines of a run of many: remarks, and the counts."""
+    """Return the last lines of a run of many scenarios: remarks, and the counts."""
     line = Text(_plural(len(run.checked), "scenario"), style="bold")
     parts = [
         Text(f"{count} {status.value}", style=STYLES[status])
@@ -129,7 +128,7 @@ def summary(run: Run, width: int | None) -> list[Text]:
 
 
 def remarks(run: Run, width: int | None) -> list[Text]:
-    """Return what weakens the verdict, and what an interruption or many hangs left out."""
+    """Return what weakens the verdict, and what an early end left out."""
     lines: list[Text] = []
     for weakness in run.weaknesses:
         lines += _labelled("note:", weakness, width)
@@ -164,7 +163,7 @@ def single(checked: Checked, again: str, width: int | None) -> list[Text]:
 
 
 def refused_in(run: Run, width: int | None) -> list[Text]:
-    """Return which region calls were refused in a run: how many, by which rules, and the first."""
+    """Return the region calls that were refused in a run: counts, rules, and the first."""
     lines: list[Text] = []
     for value in _refused(run.checked):
         lines += _labelled("refused:" if not lines else " " * len("refused:"), value, width)
@@ -172,7 +171,7 @@ def refused_in(run: Run, width: int | None) -> list[Text]:
 
 
 def _refused(found: Iterable[Checked]) -> list[str]:
-    """Return which region calls the kernel refused as it should: how many, why, and the first."""
+    """Return the region calls that were rightly refused: counts, rules, and the first."""
     every = [(each, calls) for each in found for calls in each.verdict.refused]
     if not every:
         return []
@@ -244,7 +243,7 @@ def _under_way(scenario: Scenario, begun: UnderWay) -> list[str]:
 
 
 def _step(scenario: Scenario, origin: int, operation: str) -> list[str]:
-    """Return the operation that a step follows, and the step itself where it is another."""
+    """Return the operation that a step belongs to, and the step itself if it is another."""
     count = len(scenario.operations)
     if not 0 <= origin < count:
         when = "before the first operation" if origin < 0 else "at the end"
@@ -281,7 +280,7 @@ def _field(label: str, values: Iterable[str], width: int | None, style: str = ""
 
 
 def _labelled(label: str, text: str, width: int | None) -> Iterator[Text]:
-    """Yield a remark that stands on its own."""
+    """Yield a remark on the whole run."""
     used = len(label) + 1
     for number, piece in enumerate(_pieces(text, width, used)):
         head = f"{label} " if number == 0 else " " * used
@@ -289,9 +288,9 @@ def _labelled(label: str, text: str, width: int | None) -> Iterator[Text]:
 
 
 def _pieces(text: str, width: int | None, used: int, hanging: bool = False) -> list[str]:
-    """Break a line where a terminal would; ``hanging`` indents what continues an inner line.
+    """Wrap a line; ``hanging`` indents what continues an inner line.
 
-    Whatever is said of a scenario comes through here, so that nothing in it forges a line.
+    All text about a scenario passes through here, so that nothing in it can forge a line.
     """
     text = shown(text, _MOST)
     if width is None:

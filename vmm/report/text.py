@@ -1,4 +1,4 @@
-"""A run for people: what does not pass, and what it amounts to."""
+"""A run as text for people: what did not pass, and a summary."""
 
 import shlex
 from collections.abc import Callable, Iterable
@@ -14,13 +14,13 @@ from vmm.verdict.probing import PROBING
 from vmm.verdict.result import Checked, Run
 
 Print = Callable[[Iterable[Text]], object]
-"""Takes lines of styled text."""
+"""Prints lines of styled text."""
 
 _UNDECIDED = (Status.INCONCLUSIVE, Status.INTERNAL_ERROR)
 
 
 class Detail(Enum):
-    """How much is told: a line for each fault, what did not pass, or every result."""
+    """How much is shown: a line for each fault, what did not pass, or every result."""
 
     QUIET = "quiet"
     USUAL = "usual"
@@ -30,9 +30,9 @@ class Detail(Enum):
 def text_report(show: Print, width: int | None, detail: Detail = Detail.USUAL) -> Reporter:
     """Return a reporter of what did not pass, wrapped at ``width`` columns if given.
 
-    Scenarios that differ by one cause are told of together at the end, and so are skips. Verbose,
-    each result is shown at once, and refused region calls are counted at the end. Quiet, what is
-    wrong has one line each, and the run the line with the counts.
+    Scenarios that differ by one cause are shown together at the end, and so are skips. VERBOSE
+    shows each result at once, and refused region calls at the end. QUIET shows one line for each
+    fault, and the line with the counts.
     """
     if detail is Detail.QUIET:
         return _quiet_report(show, width)
@@ -59,7 +59,7 @@ def text_report(show: Print, width: int | None, detail: Detail = Detail.USUAL) -
 
 
 def single_report(show: Print, width: int | None, detail: Detail = Detail.USUAL) -> Reporter:
-    """Return a reporter of all results, those that passed included, one after the other."""
+    """Return a reporter that shows every result in turn, passes included."""
 
     def done(checked: Checked) -> None:
         if detail is Detail.QUIET:
@@ -88,7 +88,7 @@ def _quiet_report(show: Print, width: int | None) -> Reporter:
 
 
 def _is_grouped(checked: Checked) -> bool:
-    """Whether a result is told of at the end. What the kernel complained of is told at once."""
+    """Whether a result is shown at the end, with others; one with complaints is shown at once."""
     verdict = checked.verdict
     return not checked.problems and (
         verdict.status is Status.SKIPPED or verdict.status is Status.DIFFERS
@@ -96,7 +96,7 @@ def _is_grouped(checked: Checked) -> bool:
 
 
 def check_again(checked: Checked) -> str:
-    """Return the command that shows a result again: of a curated scenario, or of another."""
+    """Return the command that shows a result again."""
     if checked.again:
         return checked.again
     if checked.scenario == PROBING:

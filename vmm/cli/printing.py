@@ -1,4 +1,4 @@
-"""What is printed may go nowhere: a full disk, or a reader that is gone. Imports nothing heavy."""
+"""Printing that survives a full disk or a reader that is gone. Imports nothing heavy."""
 
 import os
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from vmm.scenario.endings import what_is_short
 
 
 class OutputLost(HostFailed):
-    """What is printed goes nowhere."""
+    """Output cannot be written."""
 
 
 @contextmanager
-def taken() -> Iterator[None]:
-    """Turn the failure of what is printed in the block into OutputLost."""
+def output_checked() -> Iterator[None]:
+    """Turn a failure to write output in the block into OutputLost."""
     try:
         yield
     except BrokenPipeError:
@@ -27,16 +27,16 @@ def taken() -> Iterator[None]:
 
 
 def give_up_on(fd: int) -> None:
-    """Let what Python still holds for a standard stream go nowhere."""
+    """Discard what Python still buffers for a standard stream."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, fd)
     os.close(null)
 
 
 def tell(line: str, err: bool = False) -> None:
-    """Print a line for people, broken where it is wider than what they look at.
+    """Print a line for people, wrapped at the terminal's width.
 
-    Raises OutputLost; OSError where standard error goes nowhere.
+    Raises OutputLost; OSError if standard error cannot be written.
     """
     text = wrapped(line, width_of(2 if err else 1))
     if err:
@@ -47,12 +47,12 @@ def tell(line: str, err: bool = False) -> None:
 
 def put(text: str) -> None:
     """Print a document to standard output. Raises OutputLost."""
-    with taken():
+    with output_checked():
         click.echo(text, nl=False)
 
 
 def say(line: str) -> None:
-    """Print a line about ourselves on standard error; nothing happens where that is lost."""
+    """Print a line about this program on standard error; a failure is ignored."""
     try:
         for number, each in enumerate(line.split("\n")):
             tell(each if number else f"vmm: {each}", err=True)
