@@ -1,1 +1,1 @@
-"""The host a run takes place on: its kernel log, its free memory, its child processes."""
+"""The host of a run: kernel log, free memory, child processes."""

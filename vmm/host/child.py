@@ -1,4 +1,4 @@
-"""`Child`: a forked process, the connection to it, and an end that is noticed."""
+"""`Child`: a forked process with a connection to it, whose end is noticed."""
 
 import os
 import select
@@ -14,7 +14,7 @@ from kvm_abi import raw
 from vmm.host.signals import ENDING_SIGNALS
 
 FAILED = os.EX_SOFTWARE
-"""The exit status of a child that ended by an exception."""
+"""The exit status of a child that ended with an exception."""
 
 _PATIENCE_S = 4.0
 
@@ -25,14 +25,13 @@ def name_of(number: int) -> str:
 
 
 def fork() -> int:
-    """Fork; the child dies with this process, and leaves `ENDING_SIGNALS` to it.
+    """Fork; the child dies with this process, and ignores `ENDING_SIGNALS`.
 
-    They may come to a whole group of processes: the parent ends its children when it has kept what
-    they recorded. A child that goes on as something else than a part of this program is not for
-    this function.
+    These signals may reach a whole process group; the parent ends its children once it has saved
+    what they recorded. Do not use this function for a child that executes another program.
     """
     parent = os.getpid()
-    # The child must not meet a handler of the parent's before it has put it away.
+    # The child must not run a handler of the parent's before it ignores the signals.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
         pid = os.fork()
@@ -46,9 +45,9 @@ def fork() -> int:
 
 
 class Child:
-    """A forked process. ``connection`` is our end of what it was given the other end of.
+    """A forked process. ``connection`` is our end of the connection to it.
 
-    When the connection is at its end the process is gone, or about to be.
+    At EOF on the connection, the process is gone, or about to be.
     """
 
     def __init__(self, pid: int, connection: Connection) -> None:
@@ -61,9 +60,9 @@ class Child:
 
     @classmethod
     def start(cls, body: Callable[[Connection], None], name: str = "") -> Self:
-        """Fork a process that ends with ``body``. This one must not have other threads.
+        """Fork a process that runs ``body`` and exits. This process must have no other threads.
 
-        ``name`` is what the kernel's log calls the new process, and what that forks in its turn.
+        ``name`` is the name of the new process, and of its own children, in the kernel's log.
         """
         ours, theirs = Pipe()
         pid = fork()
@@ -85,7 +84,7 @@ class Child:
         return cls(pid, ours)
 
     def answered(self, time_limit_s: float) -> bool:
-        """Whether there is a message, or the connection is at its end, within a time."""
+        """Whether a message, or EOF, arrives within a time."""
         return bool(self._heard.poll(time_limit_s * 1000))
 
     def stack(self) -> str:
@@ -100,7 +99,7 @@ class Child:
         return "kernel stack: " + ("; ".join(filter(None, stacks)) or "none, it runs in user space")
 
     def is_stopped(self) -> bool:
-        """Whether somebody has stopped the process (SIGSTOP), so that it does nothing."""
+        """Whether the process is stopped (SIGSTOP)."""
         try:
             stat = Path(f"/proc/{self._pid}/stat").read_text()
         except OSError:
@@ -108,13 +107,13 @@ class Child:
         return stat.rpartition(")")[2].split()[0] in ("T", "t")
 
     def end(self) -> str:
-        """Make sure that the process is gone; return how it died, "" if it did not by itself.
+        """Make sure that the process is gone; return how it died by itself, "" if it did not.
 
         A process that cannot be killed, because it hangs in the kernel, is left alone.
         """
         if not self._pid:
             return ""
-        # A process that dies closes its files some time before it can be waited for.
+        # A dying process closes its files a while before it can be waited for.
         is_leaving = bool(self._hung_up.poll(0))
         self.connection.close()
         status = self._status(_PATIENCE_S if is_leaving else 0)
@@ -129,7 +128,7 @@ class Child:
         return f"died: exit status {status}" if status else ""
 
     def _status(self, time_limit_s: float) -> int | None:
-        """Return the exit status, that of a signal being negative; None if it does not end."""
+        """Return the exit status, negative for a signal; None if the process does not end."""
         if time_limit_s:
             pidfd = os.pidfd_open(self._pid)
             try:

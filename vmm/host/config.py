@@ -1,4 +1,4 @@
-"""The options of the running kernel that matter to whoever looks for a fault in its memslots."""
+"""The options of the running kernel that matter when debugging its memslots."""
 
 import gzip
 import re
@@ -13,9 +13,9 @@ _WANTED = re.compile(
 
 
 def kernel_options(release: str, root: Path = Path("/")) -> tuple[str, ...]:
-    """Return the options that are on, without `CONFIG_` and `=y`; nothing where none can be read.
+    """Return the enabled options, without `CONFIG_` and `=y`; empty if they cannot be read.
 
-    The kernel itself may tell (IKCONFIG); else distributions keep the file beside its image.
+    They come from the kernel itself (IKCONFIG), or from the file beside its image.
     """
     try:
         text = gzip.decompress((root / "proc/config.gz").read_bytes()).decode()

@@ -1,6 +1,6 @@
-"""The CPUs that this process was given, before it moved itself to some of them."""
+"""The CPUs that this process was started on, before it pins itself to some of them."""
 
 import os
 
 FOUND = frozenset(os.sched_getaffinity(0))
-"""What stood when the program began: whoever started it may have kept it from the others."""
+"""The affinity at start, which may be a part of all CPUs."""

@@ -1,4 +1,4 @@
-"""How much memory may be taken before the kernel kills somebody for it."""
+"""How much memory this process can take before the OOM killer acts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,13 +7,13 @@ _MACHINE = "MemAvailable:"
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 _UNLIMITED_BYTES = 1 << 60
-"""Version 1 has no word for "unlimited", but a number that nobody means."""
+"""A limit of this much or more means "unlimited", for which cgroup version 1 has no word."""
 
 
 class FreeMemory:
-    """Reads what is free: of the machine, and of the control groups that limit this process.
+    """Reads the free memory of the machine, and of the control groups that limit this process.
 
-    What cannot be read limits nothing. ``proc`` and ``cgroups`` are for tests.
+    A file that cannot be read sets no limit. ``proc`` and ``cgroups`` are for tests.
     """
 
     def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
@@ -25,7 +25,7 @@ class FreeMemory:
         ]
 
     def size_bytes(self) -> int:
-        """Return what can be taken now, with what caches would give back."""
+        """Return the bytes that are free now, including caches that can be dropped."""
         available_kib = _field(self._meminfo, _MACHINE)
         free = [_UNLIMITED_BYTES if available_kib is None else available_kib << 10]
         for folder, (limit, usage, droppable) in self._groups:
@@ -35,9 +35,9 @@ class FreeMemory:
 
 
 def _groups(memberships: str, cgroups: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """Yield the folders of the groups that this process is in, and what their files are called.
+    """Yield the folders of this process's groups, with the names of their files.
 
-    From within a container a group may not be where its path says, but at the root.
+    In a container, a group may be at the root instead of at its path.
     """
     for line in memberships.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -53,13 +53,13 @@ def _groups(memberships: str, cgroups: Path) -> Iterator[tuple[Path, tuple[str, 
 
 
 def _number(file: Path) -> int:
-    """Return the number in a file; one that limits nothing where there is none."""
+    """Return the number in a file; `_UNLIMITED_BYTES` if there is none."""
     text = _text(file).strip()
     return int(text) if text.isdigit() else _UNLIMITED_BYTES
 
 
 def _field(file: Path, name: str) -> int | None:
-    """Return the number after a name in a file, None where there is none."""
+    """Return the number after a name in a file, None if there is none."""
     for line in _text(file).splitlines():
         if line.startswith(f"{name} "):
             return int(line.split()[1])

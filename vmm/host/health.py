@@ -2,8 +2,8 @@
 
 A wrong answer is one kind of failure; a WARN, a BUG, an oops or a taint is another, and shows only
 in ``/proc/sys/kernel/tainted``, ``/sys/kernel/warn_count`` and ``oops_count`` (both since Linux
-6.2), and in the kernel log. ``KernelWatch`` reads all of them again and again at a cost of tens
-of microseconds, so that a complaint can be tied to what was being done.
+6.2), and in the kernel log. ``KernelWatch`` reads all of them often, for tens of microseconds each
+time, so that a complaint can be attributed to what was being done.
 """
 
 import errno
@@ -47,12 +47,12 @@ _CUT_HERE = "[ cut here ]"
 _CHILD = re.compile(r"\bvmm\d+-\d+\b")
 _END_TRACE = "end trace"
 _EXCERPT_LINES = 40
-_RECORD_BYTES = 1 << 13  # more than the longest record that /dev/kmsg hands out
+_RECORD_BYTES = 1 << 13  # More than the longest record of /dev/kmsg.
 
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """Where the kernel's files are; tests put their own there."""
+    """Where the kernel's files are; tests use their own."""
 
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
@@ -61,7 +61,7 @@ class Roots:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that the kernel complained of; ``excerpt`` is its log, line by line.
+    """A complaint of the kernel; ``excerpt`` is its log, line by line.
 
     >>> from vmm import Problem
     >>> Problem("WARNING: at mmu.c:1", ("[ cut here ]", "WARNING: at mmu.c:1")).what
@@ -75,7 +75,8 @@ class Problem:
 def without_others(problems: Sequence[Problem], name: str) -> tuple[Problem, ...]:
     """Return the complaints that may be about a child of this name (see `vmm.host.child.name_of`).
 
-    Those are left out whose log names another child, and the counters that go with them.
+    Complaints whose log names another child are left out, and so are counters if nothing else is
+    left.
     """
     told = [problem for problem in problems if problem.excerpt]
     ours = [problem for problem in told if not _names_another(problem, name)]
@@ -99,7 +100,7 @@ def _children(problem: Problem) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """The numbers that tell of complaints; None for those that cannot be read."""
+    """The kernel's counts of complaints; None for those that cannot be read."""
 
     taint: int | None
     warnings: int | None
@@ -107,9 +108,9 @@ class Counters:
 
 
 class KernelWatch:
-    """Watches the kernel from its creation on. A context manager: it holds the log open.
+    """Watches the kernel from its creation on. A context manager: it keeps the log open.
 
-    ``weaknesses`` says what could not be watched, or would not have been seen.
+    ``weaknesses`` says what could not be watched, or would have been missed.
     """
 
     def __init__(self, roots: Roots = Roots()) -> None:
@@ -132,13 +133,13 @@ class KernelWatch:
         self.close()
 
     def close(self) -> None:
-        """Let go of the kernel log."""
+        """Close the kernel log."""
         if self._log >= 0:
             os.close(self._log)
             self._log = -1
 
     def news(self) -> tuple[Problem, ...]:
-        """Return what the kernel has complained of since the last call; nothing if all is well."""
+        """Return the kernel's complaints since the last call; empty if there are none."""
         before, self._counters = self._counters, read_counters(self._roots)
         problems = [
             Problem(lines[0] if _CUT_HERE not in lines[0] or len(lines) == 1 else lines[1], lines)
@@ -154,7 +155,7 @@ class KernelWatch:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno == errno.EPIPE:  # Overwritten: the next read goes on after it.
+                if error.errno == errno.EPIPE:  # Overwritten: the next read continues after it.
                     self._weaken("part of the kernel log was overwritten before it was read")
                     continue
                 self.close()
@@ -196,7 +197,7 @@ class KernelWatch:
 
 
 def read_counters(roots: Roots = Roots()) -> Counters:
-    """Return the kernel's counters as they are now."""
+    """Return the kernel's counters."""
     return Counters(
         _number(roots.proc / "sys/kernel/tainted"),
         _number(roots.sys / "kernel/warn_count"),
@@ -207,9 +208,9 @@ def read_counters(roots: Roots = Roots()) -> Counters:
 def kernel_messages(data: bytes) -> list[str]:
     """Return the messages in records of /dev/kmsg that the kernel itself logged.
 
-    A record is ``PREFIX,SEQUENCE,TIME,FLAGS;MESSAGE``, and lines that begin with a space go on
-    with it. The prefix holds the facility above its low three bits: 0 is the kernel, and anything
-    else was written by a process, which may say what it likes.
+    A record is ``PREFIX,SEQUENCE,TIME,FLAGS;MESSAGE``; lines that begin with a space continue it.
+    The prefix holds the facility above its low three bits: 0 is the kernel; anything else was
+    written by a process, and may say anything.
     """
     messages = []
     for line in data.decode(errors="replace").splitlines():
@@ -221,7 +222,7 @@ def kernel_messages(data: bytes) -> list[str]:
 
 
 def excerpts(lines: list[str]) -> list[tuple[str, ...]]:
-    """Return the stretches of a kernel log that are complaints: cut here to end trace."""
+    """Return the complaints in a kernel log, from "cut here" to "end trace"."""
     found: list[list[str]] = []
     open_excerpt: list[str] | None = None
     for line in lines:
@@ -254,7 +255,7 @@ def _counted(before: Counters, after: Counters) -> list[Problem]:
 
 def _number(path: Path) -> int | None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # A fifth of what read_text costs.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # It costs a fifth of read_text.
         try:
             return int(os.read(fd, 64))
         finally:

@@ -1,6 +1,6 @@
-"""Facts about this host and its KVM, and why it cannot be used where it cannot.
+"""Facts about this host and its KVM, and why KVM cannot be used, if it cannot.
 
-The device is opened read-write: neither its name nor its mode says whether it can be used.
+To find out, the device is opened read-write: its name and its mode prove nothing.
 """
 
 import errno
@@ -17,7 +17,7 @@ _FLAGS = {"kvm_intel": "vmx", "kvm_amd": "svm"}
 _TDP_PARAMETERS = ("ept", "npt", "tdp")
 
 DEVICE_NUMBER = 10, 232
-"""KVM's device is of major MISC_MAJOR, minor KVM_MINOR (linux/miscdevice.h), wherever it is."""
+"""KVM's device number, MISC_MAJOR and KVM_MINOR (linux/miscdevice.h), wherever the device is."""
 
 _YES = frozenset(("1", "Y", "y"))
 _MAKE_DEVICE = "in a container, pass it in (`--device /dev/kvm`); else `mknod /dev/kvm c 10 232`"
@@ -38,10 +38,10 @@ class Roots:
 
 @dataclass(frozen=True, slots=True)
 class HostInfo:
-    """What is known of a host.
+    """What is known about a host.
 
-    ``vendor`` is the module that does the work (empty if none is loaded), ``modules`` its and
-    kvm's parameters, ``tdp`` "on", "off" or "unknown", with the parameter that says so.
+    ``vendor`` is the KVM module in charge (empty if none is loaded), ``modules`` has its and
+    kvm's parameters, ``tdp`` is "on", "off" or "unknown", with the parameter that says so.
     ``obstacle`` says why KVM cannot be used, and ``remedy`` what to do; both are empty if it can.
     ``capabilities`` are the answers of KVM_CHECK_EXTENSION by name, and ``command_line`` is the
     kernel's. ``memslots`` is "array" or "tree": how the kernel keeps them.
@@ -61,7 +61,7 @@ class HostInfo:
     memslots: str = ""
 
     def in_brief(self) -> dict[str, str]:
-        """Return what every history carries along."""
+        """Return the facts that every history contains."""
         return {
             "kernel": self.kernel,
             "machine": self.machine,
@@ -73,7 +73,7 @@ class HostInfo:
 
 
 def host_in_brief(facts: dict[str, str]) -> HostInfo:
-    """Return a host of which only this is known: see `HostInfo.in_brief`."""
+    """Return a host from the facts in a history: see `HostInfo.in_brief`."""
     kernel, machine, cpu, vendor, tdp = (
         facts.get(name, "unknown") for name in ("kernel", "machine", "cpu", "vendor", "tdp")
     )
@@ -83,7 +83,7 @@ def host_in_brief(facts: dict[str, str]) -> HostInfo:
 
 
 def host_facts(roots: Roots = Roots()) -> HostInfo:
-    """Return what can be known of this host without asking KVM itself."""
+    """Return what can be known about this host without calling KVM."""
     cpu, flags = _cpu(roots.proc)
     modules = _modules(roots.sys, flags)
     hypervisor = "hypervisor" in flags
@@ -124,9 +124,9 @@ def _tdp(modules: Modules) -> str:
 
 
 def _obstacle(roots: Roots, modules: Modules, flags: frozenset[str]) -> tuple[str, str]:
-    """Open the device; return why it cannot be used and what to do about it, or nothing.
+    """Open the device; return why it cannot be used and the remedy; both empty if it can.
 
-    Whatever else has its name is not asked: that it does not answer as KVM does is nobody's fault.
+    A file with its name but another device number is not opened.
     """
     device, wanted = roots.device, roots.number
     try:
@@ -179,7 +179,7 @@ def _cpu(proc: Path) -> tuple[str, frozenset[str]]:
 def _modules(sys: Path, flags: frozenset[str]) -> Modules:
     """Return the parameters of kvm and of every kvm_* module that is loaded or built in.
 
-    Built in, Intel's and AMD's are both there, and the one for the other CPU does nothing.
+    If built in, both Intel's and AMD's exist; the one for the other CPU is left out.
     """
     idle = {name for name, flag in _FLAGS.items() if flag not in flags}
     if len(idle) == len(_FLAGS):

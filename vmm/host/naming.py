@@ -1,4 +1,4 @@
-"""Errors of files, told with the name of the file: write(2) and its like give none."""
+"""Adds file names to errors: those of write(2) and the like have none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def named(path: Path | str) -> Iterator[None]:
-    """Let an OSError of the block that names no file name this one."""
+    """Add this file name to an OSError of the block that has none."""
     try:
         yield
     except OSError as error:
@@ -24,15 +24,15 @@ def named(path: Path | str) -> Iterator[None]:
 
 
 def write_named(path: Path, text: str) -> None:
-    """Write a file as `Path.write_text` does. Raises `OSError` with its name, whatever fails."""
+    """Write a file like `Path.write_text`; every `OSError` has its name."""
     with named(path):
         path.write_text(text)
 
 
 class NamedFile(io.FileIO):
-    """A file as `io.FileIO` opens it, whose errors say which file it is.
+    """An `io.FileIO` whose errors have the file's name.
 
-    ``path`` is the name to tell where ``file`` is a descriptor.
+    ``path`` is that name if ``file`` is a descriptor.
     """
 
     def __init__(self, file: Path | int, mode: str, path: Path | None = None) -> None:
@@ -40,6 +40,6 @@ class NamedFile(io.FileIO):
         self._path = str(path or file)
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write some of the data, and return how much."""
+        """Write some of the data, and return how many bytes."""
         with named(self._path):
             return super().write(data)

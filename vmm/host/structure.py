@@ -1,7 +1,7 @@
 """How the running kernel keeps memslots: a sorted array (to Linux 5.16), or trees (since 5.17).
 
 Only pictures depend on it: both make the same promises. The kernel's own type information (BTF)
-says so; where there is none, its version does, which a kernel with newer parts may belie.
+says which; without BTF we guess from the version, which a kernel with backports may belie.
 """
 
 import re
@@ -13,7 +13,7 @@ _FIRST_WITH_TREES = (5, 17)
 
 
 def memslot_structure(sys: Path, release: str) -> str:
-    """Return `TREE` or `ARRAY`, or an empty string where nothing says so."""
+    """Return `TREE` or `ARRAY`, or an empty string if it is unknown."""
     for name in ("kvm", "vmlinux"):
         try:
             types = (sys / "kernel" / "btf" / name).read_bytes()
@@ -26,7 +26,7 @@ def memslot_structure(sys: Path, release: str) -> str:
 
 
 def by_release(release: str) -> str:
-    """Return what a kernel of this release usually has; an empty string for what is no release."""
+    """Return what a kernel of this release usually has; empty if it is not a release."""
     numbers = re.match(r"(\d+)\.(\d+)", release)
     if numbers is None:
         return ""

@@ -1,1 +1,1 @@
-"""Safe objects over the ABI: the system, its VMs and vCPUs, one value per exit, host mappings."""
+"""Safe objects over the ABI: KVM, its VMs and vCPUs, exits as values, host mappings."""

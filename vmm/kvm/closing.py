@@ -1,11 +1,11 @@
-"""`Closing`: what every resource shares that a ``with`` block closes at its end."""
+"""`Closing`: the base of resources that a ``with`` block closes."""
 
 from types import TracebackType
 from typing import Self
 
 
 class Closing:
-    """Has a ``close`` that gives back what it holds."""
+    """A context manager that calls ``close`` at the end."""
 
     def __enter__(self) -> Self:
         return self
@@ -22,9 +22,9 @@ class Closing:
         try:
             self.close()
         except Exception as refusal:
-            # What went wrong first says more than what cannot be closed because of it.
+            # The first error says more than a close that fails because of it.
             error.add_note(f"not closed either: {refusal}")
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the resource."""
         raise NotImplementedError

@@ -1,13 +1,13 @@
-"""`DirtyRing`: the pages that one vCPU wrote, as the kernel lists them for userspace."""
+"""`DirtyRing`: the ring in which the kernel lists the pages that one vCPU wrote."""
 
 from kvm_abi import mman, raw
 from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET, PAGE_SIZE_BYTES
 
 
 class DirtyRing:
-    """The ring of a vCPU, mapped; made by `Vcpu.map_dirty_ring` and closed with the vCPU.
+    """The mapped ring of a vCPU, created by `Vcpu.map_dirty_ring` and closed with the vCPU.
 
-    An entry is dirty until it is harvested here; KVM_RESET_DIRTY_RINGS then makes it free again.
+    An entry is dirty until `harvest` returns it; KVM_RESET_DIRTY_RINGS then frees it.
 
         >>> from vmm import Cap, HostAddress, HostMapping, Kvm, MemFlag, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -25,7 +25,7 @@ class DirtyRing:
     def __init__(self, vcpu_fd: int, size_bytes: int) -> None:
         """Map the ring of a vCPU's file. Raises `OSError`.
 
-        `size_bytes` is what KVM_CAP_DIRTY_LOG_RING was enabled with.
+        `size_bytes` is the size with which KVM_CAP_DIRTY_LOG_RING was enabled.
         """
         self._size_bytes = size_bytes
         self._address = raw.map_kvm_file(
@@ -36,7 +36,7 @@ class DirtyRing:
         self._next = 0
 
     def close(self) -> None:
-        """Unmap the ring. Closing twice is fine, and the vCPU does it, too. Raises nothing.
+        """Unmap the ring. Closing twice is fine; the vCPU closes it, too. Raises nothing.
 
         >>> from vmm import Cap, Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:

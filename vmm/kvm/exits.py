@@ -1,7 +1,7 @@
 """Why KVM_RUN returned: one value for each exit reason, copied out of `kvm_run`.
 
-A value stays true when the vCPU runs on. A reason that is not known here becomes
-`Unsupported`, so that a newer kernel surprises nobody.
+A value stays valid when the vCPU runs again. An unknown reason becomes `Unsupported`, so that
+newer kernels work, too.
 
     >>> from vmm import exits
     >>> match exits.Mmio(gpa=0x2000, data=b"\\xff", is_write=True):
@@ -26,14 +26,14 @@ _MAX_INTERNAL_DATA = 16
 _OUT = int(IoDirection.OUT)
 _IO_EXIT, _MMIO_EXIT = int(ExitReason.IO), int(ExitReason.MMIO)
 
-# What `struct kvm_run` says of the two most frequent exits, read in one go.
+# The fields of `struct kvm_run` for the two most frequent exits, unpacked at once.
 _IO = Struct("<8xI20xBBHIQ")  # exit_reason, direction, size, port, count, data_offset
 _MMIO = Struct("<32xQ8sIB")  # phys_addr, data, len, is_write
 _UNPACKED_IO, _UNPACKED_MMIO = _IO.unpack_from, _MMIO.unpack_from
 
 
 class Mmio(msgspec.Struct, frozen=True, gc=False):
-    r"""The guest accessed a gpa without a usable slot. `data` of a read is zeros so far.
+    r"""The guest accessed a gpa without a usable slot. For a read, `data` is zeros.
 
     >>> from vmm import exits
     >>> exits.Mmio(gpa=0x2000, data=b"\xff", is_write=True).name
@@ -76,7 +76,7 @@ class Hlt:
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """The guest met a triple fault.
+    """The guest had a triple fault.
 
     >>> from vmm import exits
     >>> exits.Shutdown().name
@@ -88,7 +88,7 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Intr:
-    """A signal came.
+    """A signal arrived.
 
     >>> from vmm import exits
     >>> exits.Intr().name
@@ -126,9 +126,9 @@ class FailEntry:
 
 @dataclass(frozen=True, slots=True)
 class InternalError:
-    """KVM gave up. `suberror` is an `uapi.InternalError` where that is known.
+    """KVM gave up. `suberror` is an `uapi.InternalError`, if known.
 
-    `instruction` holds the bytes that could not be emulated, where KVM reports them.
+    `instruction` has the bytes that could not be emulated, if KVM reports them.
 
     >>> from vmm import exits
     >>> exits.InternalError(suberror=1, data=(), instruction=bytes([0x0f, 0x0b])).instruction.hex()
@@ -143,7 +143,7 @@ class InternalError:
 
 @dataclass(frozen=True, slots=True)
 class MemoryFault:
-    """A guest_memfd access that userspace must resolve. KVM_RUN reports EFAULT with it.
+    """A fault, as on guest_memfd memory, that userspace must resolve. KVM_RUN fails with EFAULT.
 
     >>> from vmm import exits
     >>> exits.MemoryFault(gpa=0x1000, size_bytes=0x1000, flags=8).gpa
@@ -158,7 +158,7 @@ class MemoryFault:
 
 @dataclass(frozen=True, slots=True)
 class Hypercall:
-    """The guest made a hypercall that KVM hands on.
+    """The guest made a hypercall that KVM forwards to userspace.
 
     >>> from vmm import exits
     >>> exits.Hypercall(number=12, arguments=(0x1000, 1, 0, 0, 0, 0)).number
@@ -221,15 +221,15 @@ VcpuExit = (
 
 
 def decode(run: CData, memory: Buffer) -> VcpuExit:
-    """Return what a `struct kvm_run *` says of the last exit.
+    """Return the last exit, from a `struct kvm_run *`.
 
-    `memory` is what lies there, beyond the structure, too, where data of port accesses is.
+    `memory` is all memory from the structure on; the data of port accesses follows it.
 
-    Raises nothing: what is not known is `Unsupported`.
+    Raises nothing: an unknown reason is `Unsupported`.
 
     >>> from vmm import Kvm
     >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
-    ...     vm.create_vcpu(0).last_exit()  # decode() of what it shares: it has not run yet.
+    ...     vm.create_vcpu(0).last_exit()  # It calls decode(); the vCPU has not run yet.
     Unsupported(reason=0)
     """
     reason, direction, size_bytes, port, count, offset = _UNPACKED_IO(memory)

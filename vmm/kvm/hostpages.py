@@ -1,4 +1,4 @@
-"""`HostPages`: reading, writing and changing the pages of a mapping, whoever made it."""
+"""`HostPages`: reads, writes and changes the pages of a mapping."""
 
 import os
 from contextlib import suppress
@@ -12,7 +12,7 @@ PRIVATE = MapFlag.PRIVATE | MapFlag.ANONYMOUS | MapFlag.NORESERVE
 
 
 class HostPages(Closing):
-    """The pages of a mapping; `vmm.HostMapping` makes mappings, and closes them."""
+    """The pages of a mapping; `vmm.HostMapping` creates and closes mappings."""
 
     def __init__(
         self, address: int, size_bytes: int, fd: int = -1, *, private: bool = False
@@ -97,9 +97,9 @@ class HostPages(Closing):
     ) -> list[tuple[int, int]]:
         """Return where the bytes from `offset` on differ from `data`: (offset, length), ascending.
 
-        `data` is whole blocks of `block_bytes`, in which what is returned is counted; a stretch
-        ends where its block ends. Of many only the first ones are returned. Raises `ValueError`
-        where the data reaches beyond the mapping.
+        `data` consists of whole blocks of `block_bytes`; no stretch crosses the end of a block.
+        Returned offsets count from `offset`. If there are very many, only the first are returned.
+        Raises `ValueError` if the data reaches beyond the mapping.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.anonymous(0x1000) as memory:
@@ -126,7 +126,7 @@ class HostPages(Closing):
         mman.advise_memory(self.address + offset, size_bytes, Advice.DONTNEED)
 
     def punch(self, offset: int, size_bytes: int) -> None:
-        r"""Free pages of the file that backs shared memory (MADV_REMOVE): they then read as zero.
+        r"""Free pages of the file behind shared memory (MADV_REMOVE): they then read as zero.
 
         Raises `ValueError` outside, and `OSError`.
 
@@ -141,7 +141,7 @@ class HostPages(Closing):
         mman.advise_memory(self.address + offset, size_bytes, Advice.REMOVE)
 
     def page_out(self, offset: int, size_bytes: int) -> None:
-        """Ask for pages to be written to swap or to their file (MADV_PAGEOUT).
+        """Ask the kernel to write pages to swap or to their file (MADV_PAGEOUT).
 
         Raises `ValueError` outside, and `OSError`.
 
@@ -156,9 +156,9 @@ class HostPages(Closing):
         mman.advise_memory(self.address + offset, size_bytes, Advice.PAGEOUT)
 
     def collapse(self, offset: int, size_bytes: int) -> None:
-        """Put huge pages in the place of small ones (MADV_COLLAPSE), where that is possible.
+        """Replace small pages by huge ones (MADV_COLLAPSE), if possible.
 
-        Raises `ValueError` outside, and nothing where the kernel cannot.
+        Raises `ValueError` outside, but nothing if the kernel cannot do it.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.transparent_huge(2 << 20) as memory:
@@ -168,11 +168,11 @@ class HostPages(Closing):
         b'x'
         """
         self._part(offset, size_bytes)
-        with suppress(OSError):  # EAGAIN, ENOMEM, EBUSY: the kernel may fail to, at any time.
+        with suppress(OSError):  # EAGAIN, ENOMEM, EBUSY: the kernel may fail at any time.
             mman.advise_memory(self.address + offset, size_bytes, Advice.COLLAPSE)
 
     def allow_merging(self, offset: int, size_bytes: int) -> None:
-        """Let the kernel merge pages that are alike (MADV_MERGEABLE).
+        """Let the kernel merge equal pages (MADV_MERGEABLE).
 
         Raises `ValueError` outside, and `OSError`, EINVAL on a kernel without KSM.
 
@@ -188,14 +188,14 @@ class HostPages(Closing):
         mman.advise_memory(self.address + offset, size_bytes, Advice.MERGEABLE)
 
     def move_away(self, offset: int, size_bytes: int) -> None:
-        """Move what pages hold elsewhere (mremap), and reserve their addresses.
+        """Move pages elsewhere (mremap), and reserve their addresses.
 
         Raises `ValueError` outside, and `OSError`.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.anonymous(0x1000) as memory:
         ...     memory.write(0, b"x")
-        ...     memory.move_away(0, 0x1000)  # A guest that touches it now meets nothing.
+        ...     memory.move_away(0, 0x1000)  # A guest that touches it now finds no memory.
         ...     memory.move_back(0, 0x1000)
         ...     memory.read(0, 1)
         b'x'
@@ -210,7 +210,7 @@ class HostPages(Closing):
     def move_back(self, offset: int, size_bytes: int) -> None:
         r"""Move back what `move_away` moved.
 
-        Raises `ValueError` outside, and where nothing was moved, and `OSError`.
+        Raises `ValueError` outside, and if nothing was moved, and `OSError`.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.anonymous(0x1000) as memory:
@@ -226,7 +226,7 @@ class HostPages(Closing):
         mman.move_pages(there, size_bytes // PAGE_SIZE_BYTES, here)
 
     def spare_huge_pages(self) -> None:
-        """Let a touch of one page take that page only (MADV_NOHUGEPAGE), where pages are huge.
+        """Let a touch of one page allocate only that page (MADV_NOHUGEPAGE).
 
         Raises nothing.
 
@@ -234,11 +234,11 @@ class HostPages(Closing):
         >>> with HostMapping.anonymous(4 << 20) as memory:
         ...     memory.spare_huge_pages()
         """
-        with suppress(OSError):  # A kernel without huge pages does not know how to spare them.
+        with suppress(OSError):  # A kernel without huge pages does not know this advice.
             mman.advise_memory(self.address, self.size_bytes, Advice.NOHUGEPAGE)
 
     def vacate(self, offset: int, size_bytes: int) -> None:
-        r"""Unmap pages, and reserve their addresses in the same call: nothing else gets there.
+        r"""Unmap pages, and reserve their addresses in the same call, so that nothing takes them.
 
         Raises `ValueError` outside, and `OSError`.
 
@@ -253,7 +253,7 @@ class HostPages(Closing):
         mman.map_memory(self.address + offset, size_bytes, Protection.NONE, flags)
 
     def refill(self, offset: int, size_bytes: int) -> None:
-        """Map pages anew: those of the memory file at this place, or fresh private ones.
+        """Map pages again: those of the file at this offset, or fresh private ones.
 
         Raises `ValueError` outside, and `OSError`.
 
@@ -274,7 +274,7 @@ class HostPages(Closing):
             self.freshen(offset, size_bytes)
 
     def freshen(self, offset: int, size_bytes: int) -> None:
-        r"""Map private anonymous memory in the place of pages, whatever they showed.
+        r"""Replace pages by private anonymous memory.
 
         Raises `ValueError` outside, and `OSError`.
 
@@ -291,7 +291,7 @@ class HostPages(Closing):
         mman.map_memory(self.address + offset, size_bytes, READ_WRITE, flags)
 
     def overlay(self, offset: int, size_bytes: int, fd: int, fd_offset: int) -> None:
-        """Map pages of a file, shared, in the place of pages. The file stays the caller's.
+        """Replace pages by shared ones of a file, which stays the caller's to close.
 
         Raises `ValueError` outside, and `OSError`.
 
@@ -307,9 +307,9 @@ class HostPages(Closing):
         mman.map_memory(self.address + offset, size_bytes, READ_WRITE, flags, fd, fd_offset)
 
     def resize_file(self, size_bytes: int) -> None:
-        r"""Let the memory file end elsewhere. Touching pages beyond its end ends the process.
+        r"""Resize the mapped file. Touching pages beyond its end kills the process.
 
-        Raises `OSError`, EBADF where there is no file.
+        Raises `OSError`, EBADF if there is no file.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.memfd(0x2000) as memory:
@@ -320,10 +320,10 @@ class HostPages(Closing):
         os.ftruncate(self._fd, size_bytes)
 
     def cover(self, fd: int, *, private: bool = False) -> None:
-        """Map the start of a file over the whole mapping, in place of what was there.
+        """Replace the whole mapping by the start of a file.
 
-        The file stays the caller's to close. Raises `OSError`, and has changed nothing then: a
-        refused MAP_FIXED may leave a hole, so the mapping is tried elsewhere first.
+        The file stays the caller's to close. If it raises `OSError`, nothing has changed: since a
+        refused MAP_FIXED may leave a hole, it tries to map the file elsewhere first.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.anonymous(0x1000) as memory, HostMapping.memfd(0x1000) as file:
@@ -338,7 +338,7 @@ class HostPages(Closing):
         mman.map_memory(self.address, self.size_bytes, READ_WRITE, kind | MapFlag.FIXED, fd)
 
     def protect(self, offset: int, size_bytes: int, protection: Protection) -> None:
-        r"""Change what pages allow. What they forbid ends the process that does it.
+        r"""Change the protection of pages. A forbidden access kills the process.
 
         Raises `ValueError` outside, and `OSError`.
 

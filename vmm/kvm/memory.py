@@ -2,7 +2,7 @@
 
 A slot reaches its memory through an address, so a mapping must outlive the slots that use
 it. Each `Vm` pins the mapping of a slot for as long as the slot exists, and a pinned mapping
-refuses to be closed. A view handed out keeps its memory mapped until the view is gone.
+refuses to be closed. A view keeps its memory mapped until the view is gone.
 """
 
 import os
@@ -17,16 +17,16 @@ from vmm.kvm.hostpages import PRIVATE, READ_WRITE, HostPages
 HUGE_PAGE_BYTES = 2 << 20
 GIANT_PAGE_BYTES = 1 << 30
 
-_RESERVED = MapFlag.PRIVATE | MapFlag.ANONYMOUS  # Set aside at once, as hugetlb has to be.
+_RESERVED = MapFlag.PRIVATE | MapFlag.ANONYMOUS  # Reserved at once, as hugetlb must be.
 _SHARED = MapFlag.SHARED | MapFlag.ANONYMOUS | MapFlag.NORESERVE
 
 
 class HostMapping(HostPages):
     """A mapping of this process, unmapped on `close` or at the end of its `with` block.
 
-    Make one with the class methods; all sizes are bytes and multiples of the page size, else they
-    raise `ValueError`, and all of them raise `OSError` where the kernel refuses. Offsets are bytes
-    from the start.
+    Create one with the class methods. All sizes are bytes and multiples of the page size, else the
+    methods raise `ValueError`; they raise `OSError` if the kernel refuses. Offsets are bytes from
+    the start.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.anonymous(0x2000) as memory:
@@ -37,7 +37,7 @@ class HostMapping(HostPages):
 
     @classmethod
     def anonymous(cls, size_bytes: int) -> Self:
-        r"""Map private anonymous memory, of zeros. Raises `ValueError` and `OSError`.
+        r"""Map private anonymous memory, which is zeros. Raises `ValueError` and `OSError`.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.anonymous(0x1000) as memory:
@@ -65,10 +65,10 @@ class HostMapping(HostPages):
 
     @classmethod
     def memfd(cls, size_bytes: int, *, huge: bool = False) -> Self:
-        """Map a memory file, which stays open as `fd` until the mapping is closed.
+        """Map a memfd, which stays open as `fd` until the mapping is closed.
 
-        It may be of `huge` pages that are set aside (MFD_HUGETLB), in whole ones. Raises
-        `ValueError`, and `OSError`, ENOMEM where too few of those are free.
+        With `huge` it consists of reserved huge pages (MFD_HUGETLB). Raises `ValueError`, and
+        `OSError`, ENOMEM if too few of those are free.
 
         >>> import os
         >>> from vmm import HostMapping
@@ -88,10 +88,9 @@ class HostMapping(HostPages):
 
     @classmethod
     def of_file(cls, fd: int, size_bytes: int, *, private: bool = False) -> Self:
-        """Map the start of an open file, of which the mapping keeps a descriptor of its own.
+        """Map the start of an open file; the mapping keeps its own descriptor.
 
-        What is written to a `private` mapping stays out of the file. Raises `ValueError`
-        and `OSError`.
+        Writes to a `private` mapping do not reach the file. Raises `ValueError` and `OSError`.
 
         >>> import tempfile
         >>> from vmm import HostMapping
@@ -113,9 +112,9 @@ class HostMapping(HostPages):
 
     @classmethod
     def hugetlb(cls, size_bytes: int) -> Self:
-        """Map private reserved huge pages; `size_bytes` is a multiple of theirs.
+        """Map private reserved huge pages; `size_bytes` is a multiple of their size.
 
-        Raises `OSError`, ENOMEM where the administrator has set none aside (vm.nr_hugepages), and
+        Raises `OSError`, ENOMEM if the administrator has reserved too few (vm.nr_hugepages), and
         `ValueError`.
 
         >>> import errno
@@ -133,7 +132,7 @@ class HostMapping(HostPages):
     def transparent_huge(cls, size_bytes: int) -> Self:
         """Map private memory aligned to a huge page, and ask for huge pages.
 
-        Whether huge pages really come is the kernel's choice. Raises `ValueError` and `OSError`.
+        The kernel decides whether it uses huge pages. Raises `ValueError` and `OSError`.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.transparent_huge(4 << 20) as memory:
@@ -154,7 +153,7 @@ class HostMapping(HostPages):
         """Map private memory at virtual address 0.
 
         Raises `OSError`: EPERM unless vm.mmap_min_addr is 0 or the process has CAP_SYS_RAWIO, and
-        EEXIST where something is mapped there; and `ValueError`.
+        EEXIST if something is mapped there; and `ValueError`.
 
         >>> from vmm import HostMapping
         >>> try:
@@ -168,10 +167,10 @@ class HostMapping(HostPages):
 
     @classmethod
     def reserved(cls, size_bytes: int, *, aligned_bytes: int = PAGE_SIZE_BYTES) -> Self:
-        """Reserve addresses that nothing may touch: neither this process nor a guest.
+        """Reserve addresses that neither this process nor a guest can access.
 
-        They begin at a multiple of `aligned_bytes`, which are whole pages. Reading or writing it
-        through this object ends the process. Raises `ValueError` and `OSError`.
+        They begin at a multiple of `aligned_bytes`, which is whole pages. Reading or writing them
+        through this object kills the process. Raises `ValueError` and `OSError`.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.reserved(0x1000) as memory:
@@ -190,7 +189,7 @@ class HostMapping(HostPages):
 
     @property
     def fd(self) -> int:
-        """The memory file that is mapped, or -1."""
+        """The descriptor of the mapped file, or -1."""
         return self._fd
 
     def close(self) -> None:
@@ -224,9 +223,10 @@ class HostMapping(HostPages):
 
 
 PINNED: dict[int, Mapping[int, HostMapping]] = {}
-"""The mappings that slots use, by the file of their VM and their slot number.
+"""The mappings that slots use, by the descriptor of their VM and their slot number.
 
-A table is its VM's own: a slot costs nothing more, and only who closes a mapping looks at all.
+Each table belongs to its VM, so that a slot costs nothing extra; only closing a mapping searches
+all tables.
 """
 
 
@@ -234,8 +234,8 @@ A table is its VM's own: a slot costs nothing more, and only who closes a mappin
 class HostAddress:
     """An hva inside a mapping, which is pinned for as long as a slot uses it.
 
-    ``offset`` is bytes from the start of the mapping. ``hva`` raises `ValueError` where the mapping
-    is closed, or ends before it.
+    ``offset`` is bytes from the start of the mapping. ``hva`` raises `ValueError` if the mapping is
+    closed, or ends before it.
 
         >>> from vmm import HostAddress, HostMapping
         >>> with HostMapping.anonymous(0x2000) as memory:

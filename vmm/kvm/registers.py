@@ -1,4 +1,4 @@
-"""The registers of a vCPU as values, in the units and under the names of `struct kvm_regs`."""
+"""The registers of a vCPU as values, with the names and units of `struct kvm_regs`."""
 
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -43,13 +43,13 @@ _PACKED = Struct("<18Q")  # struct kvm_regs
 
 _values = attrgetter(*(field.name for field in fields(Registers)))
 
-# Types of an ordinary segment, accessed: execute and read, read and write.
+# Types of ordinary segments, accessed: execute and read; read and write.
 _CODE = 0xB
 _DATA = 0x3
 _FLAT_LIMIT = 0xFFFF_FFFF
 _REAL_LIMIT = 0xFFFF
 
-# Names of segments that no descriptor table holds: nothing ever loads one.
+# Selectors without a descriptor table: nothing ever loads them.
 _CODE_SELECTOR = 0x08
 _DATA_SELECTOR = 0x10
 
@@ -60,7 +60,7 @@ _EFER_LONG = 1 << 8 | 1 << 10  # LME, LMA
 
 
 def registers_of(regs: CData) -> Registers:
-    """Copy a `struct kvm_regs *` out."""
+    """Return a copy of a `struct kvm_regs *`."""
     return Registers(*_values(regs))
 
 
@@ -101,7 +101,7 @@ def set_flat_stack(sregs: CData) -> None:
 
 
 def set_descriptor_tables(sregs: CData, base: int, limit: int) -> None:
-    """Let GDTR and IDTR hold the same."""
+    """Set GDTR and IDTR to the same base and limit."""
     for table in (sregs.gdt, sregs.idt):
         table.base, table.limit = base, limit
 
@@ -109,7 +109,7 @@ def set_descriptor_tables(sregs: CData, base: int, limit: int) -> None:
 def set_long_mode(sregs: CData) -> None:
     """Turn the reset state in a `struct kvm_sregs *` into 64-bit mode, for any CR3.
 
-    Segments are flat, the code is the most privileged, and no interrupt table exists.
+    Segments are flat, the code has privilege level 0, and there is no interrupt table.
     """
     for name in ("cs", "ds", "es", "fs", "gs", "ss"):
         segment = getattr(sregs, name)
@@ -122,8 +122,8 @@ def set_long_mode(sregs: CData) -> None:
 
 
 def set_code_base(sregs: CData, base: int) -> None:
-    """Let CS and SS begin at a gpa below 4 GiB."""
-    # The selector matters to no one but a processor that derives the base from it.
+    """Set the base of CS and SS to a gpa below 4 GiB."""
+    # The selector only matters to a processor that derives the base from it.
     selector = base >> 4 & 0xFFFF
     sregs.cs.base, sregs.cs.selector = base, selector
     sregs.ss.base, sregs.ss.selector = base, selector

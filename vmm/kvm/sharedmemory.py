@@ -1,4 +1,4 @@
-"""The shared mappings of this process, those that the kernel made for it included."""
+"""The shared mappings of this process, including those that the kernel created."""
 
 import errno
 from pathlib import Path
@@ -23,7 +23,7 @@ def shared_mappings() -> list[SharedMapping]:
 
 
 def shared_among(maps: str) -> list[SharedMapping]:
-    """Return the same from the text of the file: the longer way, for kernels before 6.11."""
+    """Return the same from the text of the file: slower, for kernels before 6.11."""
     found = []
     for line in maps.splitlines():
         place, permissions, *_, name = f"{line} ".split(" ", 5)

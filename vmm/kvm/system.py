@@ -1,4 +1,4 @@
-"""`Kvm`: the KVM of this host, as /dev/kvm offers it."""
+"""`Kvm`: the KVM of this host, through /dev/kvm."""
 
 import errno
 import os
@@ -20,17 +20,17 @@ from vmm.kvm.vm import Vm
 
 DEVICE = Path("/dev/kvm")
 
-_LEAST_SHARED_PAGES = 2  # struct kvm_run, and the data of ports (KVM_PIO_PAGE_OFFSET).
+_LEAST_SHARED_PAGES = 2  # struct kvm_run, and the data of port accesses (KVM_PIO_PAGE_OFFSET).
 
 _FIRST_CPUID_ENTRIES = 128
 _MOST_CPUID_ENTRIES = 1 << 14
-_LEAST_GPA_BITS = 36  # of a processor that does not say
-_GPA_BITS = range(32, 53)  # What processors that run 64-bit code may have.
+_LEAST_GPA_BITS = 36  # For a processor that does not say.
+_GPA_BITS = range(32, 53)  # Possible for a processor that runs 64-bit code.
 _CPUID_ADDRESS_SIZES = 0x8000_0008  # MAXPHYADDR is in bits 0-7 of EAX.
 
 
 class Kvm(Closing):
-    """An open /dev/kvm. The VMs made from it live on when it is closed.
+    """An open /dev/kvm. Its VMs stay open when it is closed.
 
     >>> from vmm import Cap, Kvm
     >>> with Kvm.open() as kvm:
@@ -39,7 +39,7 @@ class Kvm(Closing):
     """
 
     def __init__(self, fd: int) -> None:
-        """Own `fd`. Raises `KvmError`, and `WrongAnswerError` for what is no KVM known here."""
+        """Own `fd`. Raises `KvmError`, and `WrongAnswerError` if it does not answer like KVM."""
         self._fd = fd
         self._cpuids: dict[int, CData] = {}
         try:
@@ -61,7 +61,7 @@ class Kvm(Closing):
     def open(cls, device: Path = DEVICE) -> Self:
         """Open the device for reading and writing.
 
-        Raises `OSError` where that is not possible, and what making a `Kvm` raises.
+        Raises `OSError` if that fails, and what making a `Kvm` raises.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm:
@@ -72,7 +72,7 @@ class Kvm(Closing):
 
     @property
     def fd(self) -> int:
-        """The file of the device. Raises `ValueError` when it is closed."""
+        """The descriptor of the device. Raises `ValueError` when it is closed."""
         if self._fd < 0:
             raise ValueError("the device is closed")
         return self._fd
@@ -89,7 +89,7 @@ class Kvm(Closing):
             self._fd = -1
 
     def check_extension(self, cap: Cap | int) -> int:
-        """Return what KVM_CHECK_EXTENSION says of `cap`: 0 where it is absent. Raises `KvmError`.
+        """Return the answer of KVM_CHECK_EXTENSION for `cap`: 0 if absent. Raises `KvmError`.
 
         >>> from vmm import Cap, Kvm
         >>> with Kvm.open() as kvm:
@@ -99,9 +99,9 @@ class Kvm(Closing):
         return raw.ioctl(self.fd, Ioctl.CHECK_EXTENSION, int(cap))
 
     def supported_cpuid(self) -> CData:
-        """Return what KVM_GET_SUPPORTED_CPUID says, a `struct kvm_cpuid2 *`.
+        """Return the answer of KVM_GET_SUPPORTED_CPUID, a `struct kvm_cpuid2 *`.
 
-        Raises `KvmError`, E2BIG where no number of entries is enough, and `WrongAnswerError`.
+        Raises `KvmError`, E2BIG if no number of entries is enough, and `WrongAnswerError`.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm:
@@ -124,7 +124,7 @@ class Kvm(Closing):
             return cpuid
 
     def paravirtual_features(self) -> int:
-        """Return what the supported CPUID says that KVM offers its guests, by `1 << feature`.
+        """Return the paravirtual features in the supported CPUID, as bits `1 << feature`.
 
         Raises what `supported_cpuid` does.
 
@@ -140,7 +140,7 @@ class Kvm(Closing):
         return 0
 
     def supported_gpa_bits(self) -> int:
-        """Return how many bits a guest-physical address has by the supported CPUID.
+        """Return how many bits a guest-physical address has, by the supported CPUID.
 
         Raises what `supported_cpuid` does.
 
@@ -162,8 +162,8 @@ class Kvm(Closing):
     def cpuid_with_gpa_bits(self, bits: int) -> CData:
         """Return the supported CPUID with another number of guest-physical address bits.
 
-        The kernel is asked once: this is the longest of all calls that a VM needs. Raises what
-        `supported_cpuid` does.
+        The kernel is asked only once, as this is the slowest of all calls that a VM needs. Raises
+        what `supported_cpuid` does.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -186,6 +186,6 @@ class Kvm(Closing):
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm:
         ...     vm = kvm.create_vm()
-        >>> vm.close()  # It lives on without the device.
+        >>> vm.close()  # It does not need the device.
         """
         return Vm(raw.new_file(self.fd, Ioctl.CREATE_VM, int(kind)), self.vcpu_mmap_size_bytes)

@@ -1,4 +1,4 @@
-"""`Vcpu`: registers, and running until something happens."""
+"""`Vcpu`: runs a guest until an exit."""
 
 import errno
 import os
@@ -15,10 +15,10 @@ _MOST_EXITS_OF_AN_INSTRUCTION = 64
 
 
 class Vcpu(VcpuState):
-    """A vCPU of a VM, made by `Vm.create_vcpu`; closed by hand, or with its VM.
+    """A vCPU, created by `Vm.create_vcpu`; closed by `close`, or with its VM.
 
-    One thread uses it at a time, but for `request_immediate_exit`. What the kernel refuses
-    raises `KvmError`; using it after `close` raises `ValueError`.
+    Only one thread may use it at a time, except for `request_immediate_exit`. A refusal by the
+    kernel raises `KvmError`; use after `close` raises `ValueError`.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> code = assemble("in $0x60, %al; hlt")
@@ -32,7 +32,7 @@ class Vcpu(VcpuState):
     """
 
     def __init__(self, fd: int, mmap_size_bytes: int) -> None:
-        """Own the vCPU's file, and map the memory that it shares with the kernel."""
+        """Own the vCPU's descriptor, and map the memory that it shares with the kernel."""
         try:
             address = raw.map_kvm_file("a vCPU", fd, mmap_size_bytes)
         except BaseException:
@@ -43,7 +43,7 @@ class Vcpu(VcpuState):
         self._passed = PassedRoom()
 
     def close(self) -> None:
-        """Unmap the shared memory and close the file. Closing twice is fine. Raises nothing.
+        """Unmap the shared memory and close the descriptor. Closing twice is fine. Raises nothing.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -61,10 +61,10 @@ class Vcpu(VcpuState):
         self._fd = -1
 
     def map_dirty_ring(self, size_bytes: int) -> DirtyRing:
-        """Map the vCPU's dirty ring, which is closed with it.
+        """Map the vCPU's dirty ring, which is closed with the vCPU.
 
-        `size_bytes` is what the VM's KVM_CAP_DIRTY_LOG_RING was enabled with before the vCPU was
-        made: without it the mapping has no memory, and touching it is SIGBUS. Raises `KvmError`.
+        `size_bytes` is the size with which the VM's KVM_CAP_DIRTY_LOG_RING was enabled before the
+        vCPU was created: without that, touching the mapping is SIGBUS. Raises `KvmError`.
 
         >>> from vmm import Cap, Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -77,10 +77,10 @@ class Vcpu(VcpuState):
         return self._ring
 
     def coalesced_mmio(self, page_offset: int) -> list[tuple[int, bytes]]:
-        r"""Take (gpa, data) of the writes that the kernel has kept for the VM, in order.
+        r"""Remove the coalesced writes from the VM's ring, and return (gpa, data) in order.
 
         `page_offset` is the answer of KVM_CAP_COALESCED_MMIO, in pages. Raises `ValueError`
-        where the vCPU is closed, or the offset lies outside of what it shares.
+        if the vCPU is closed, or the offset lies outside of its shared pages.
 
         >>> from vmm import Cap, HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -106,11 +106,11 @@ class Vcpu(VcpuState):
         return found
 
     def run(self) -> VcpuExit:
-        r"""Let the guest run until an exit, and return it. Other Python threads go on.
+        r"""Let the guest run until an exit, and return it. Other Python threads keep running.
 
-        Raises `KvmError`: EFAULT where the guest reached memory that the host cannot give
-        (`kvm_run` may hold a memory fault then), EINTR when a signal or
-        `request_immediate_exit` stopped it; and `ValueError` when the vCPU is closed.
+        Raises `KvmError`: EFAULT if the guest accessed memory that the host does not have
+        (`kvm_run` may then hold a memory fault), EINTR if a signal or `request_immediate_exit`
+        stopped it; and `ValueError` when the vCPU is closed.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -132,9 +132,9 @@ class Vcpu(VcpuState):
     ) -> VcpuExit | None:
         r"""Let the guest run until an exit that is not MMIO; return it, or None at `end_port`.
 
-        Its reads are answered with bytes of `answer`. What it passed is appended to `passed`, as
-        (RIP, gpa, data, whether it is a write), also where it raises. From `most`
-        of that on an MMIO exit is returned, too. Raises what `run` does.
+        MMIO reads are answered with bytes of `answer`. Each MMIO exit is appended to `passed`, as
+        (RIP, gpa, data, is_write), even if the method raises. Once there are `most` of them, an
+        MMIO exit is returned, too. Raises what `run` does.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -162,7 +162,7 @@ class Vcpu(VcpuState):
     def _run_past_each(
         self, answer: int, passed: list[PassedMmio], end_port: int, most: int
     ) -> VcpuExit | None:
-        """Do the same for a vCPU that is to be asked for RIP at each exit."""
+        """Do the same for a vCPU that does not share registers: ask for RIP at each exit."""
         run = self.kvm_run
         while True:
             is_end = raw.run_past_mmio(self._fd, run, answer, end_port, passed, self._passed, 1)
@@ -173,7 +173,7 @@ class Vcpu(VcpuState):
                 return self.last_exit()
 
     def last_exit(self) -> VcpuExit:
-        """Return what `kvm_run` says: after an EFAULT that may be a memory fault.
+        """Return the exit in `kvm_run`: after an EFAULT it may be a memory fault.
 
         Raises `ValueError` when the vCPU is closed.
 
@@ -191,9 +191,9 @@ class Vcpu(VcpuState):
         return decode(run, memory)
 
     def pre_fault_memory(self, gpa: int, size_bytes: int, flags: int = 0) -> tuple[int, int]:
-        """Map guest memory ahead, and return the gpa and the size in bytes of what is left of it.
+        """Issue KVM_PRE_FAULT_MEMORY; return gpa and size in bytes of the part not yet mapped.
 
-        Raises `KvmError`, and then nothing was mapped: ENOENT where a page has no slot.
+        If it raises `KvmError`, nothing was mapped: ENOENT if the first page has no slot.
 
         >>> from vmm import Cap, HostAddress, HostMapping, Kvm
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -206,10 +206,10 @@ class Vcpu(VcpuState):
         return int(wanted.gpa), int(wanted.size)
 
     def request_immediate_exit(self, wanted: bool = True) -> None:
-        """Let KVM_RUN return with EINTR before it enters the guest, until taken back.
+        """Let KVM_RUN return with EINTR before it enters the guest, until called with False.
 
-        To stop a guest that runs already, another thread then sends its thread a signal. Raises
-        `ValueError` when the vCPU is closed.
+        To stop a running guest, also send its thread a signal. Raises `ValueError` when the vCPU is
+        closed.
 
         >>> from vmm import Kvm, KvmError
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -224,10 +224,10 @@ class Vcpu(VcpuState):
         self.kvm_run.immediate_exit = wanted
 
     def finish_exit(self) -> None:
-        """Complete a pending MMIO or port access without running on.
+        """Complete a pending MMIO or port access without running further.
 
-        What else the same instruction accesses outside memory is completed, too: reads get what
-        the exit before left. Raises `KvmError`.
+        Further exits of the same instruction are completed, too: their reads get the data left by
+        the exit before. Raises `KvmError`.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -253,9 +253,9 @@ class Vcpu(VcpuState):
             run.immediate_exit = 0
 
     def complete_mmio_read(self, data: bytes) -> None:
-        r"""Give what a pending MMIO read returns. It takes effect at the next `run`.
+        r"""Set the data that a pending MMIO read returns. It takes effect at the next `run`.
 
-        Raises `ValueError` unless `data` has the length of the exit's.
+        Raises `ValueError` unless `data` has the length of the access.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:

@@ -1,4 +1,4 @@
-"""`VcpuState`: what a vCPU holds: registers, modes, MSRs, CPUID."""
+"""`VcpuState`: the state of a vCPU: registers, modes, MSRs, CPUID."""
 
 from kvm_abi import raw
 from kvm_abi.raw import Buffer, CData
@@ -20,14 +20,14 @@ from vmm.kvm.registers import (
 _REGS_BYTES = raw.size_of("struct kvm_regs")
 
 _Mode = tuple[str | int | tuple[int, int] | None, ...]
-"""Which mode the special registers were set to, and where."""
+"""The mode that the special registers were set to, and its parameters."""
 
 
 class VcpuState(Closing):
-    """The state of a vCPU; `vmm.Vcpu` is one that runs, too."""
+    """The state of a vCPU; `vmm.Vcpu` adds running it."""
 
     def __init__(self, fd: int, address: int, mmap_size_bytes: int) -> None:
-        """Use a vCPU's file, and the memory that it shares with the kernel."""
+        """Use a vCPU's descriptor, and the memory that it shares with the kernel."""
         self._fd = fd
         self._address = address
         self._run: CData | None = raw.cast("struct kvm_run *", address)
@@ -42,14 +42,14 @@ class VcpuState(Closing):
 
     @property
     def fd(self) -> int:
-        """The vCPU's file. Raises `ValueError` when the vCPU is closed."""
+        """The vCPU's descriptor. Raises `ValueError` when the vCPU is closed."""
         if self._fd < 0:
             raise ValueError("the vCPU is closed")
         return self._fd
 
     @property
     def kvm_run(self) -> CData:
-        """The `struct kvm_run *` shared with the kernel; not to be kept beyond `close`."""
+        """The `struct kvm_run *` shared with the kernel; do not use it after `close`."""
         if self._run is None:
             raise ValueError("the vCPU is closed")
         return self._run
@@ -57,7 +57,7 @@ class VcpuState(Closing):
     def shared_pages(self) -> bytes:
         """Return the first byte of each page that the vCPU shares with the kernel.
 
-        A page that the kernel has announced and does not have ends the process by SIGBUS. Raises
+        A page that the kernel has announced but does not have kills the process by SIGBUS. Raises
         `ValueError` when the vCPU is closed.
 
         >>> from vmm import Kvm
@@ -95,7 +95,7 @@ class VcpuState(Closing):
         raw.ioctl(self.fd, Ioctl.SET_REGS, raw_registers(registers))
 
     def get_rip(self) -> int:
-        """Return RIP alone: quicker than all registers. Raises `KvmError`.
+        """Return only RIP, which is quicker than all registers. Raises `KvmError`.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -109,7 +109,7 @@ class VcpuState(Closing):
     def share_registers(self) -> None:
         """Let every exit leave the general registers in `kvm_run`; needs KVM_CAP_SYNC_REGS.
 
-        `Vm.create_vcpu` does it where that is so. Raises `ValueError` when the vCPU is closed.
+        `Vm.create_vcpu` calls it if that is available. Raises `ValueError` when the vCPU is closed.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -124,9 +124,9 @@ class VcpuState(Closing):
         self._shared_at = address - self._address
 
     def exit_rip(self) -> int:
-        """Return RIP as it was at the exit that `run` has returned: without a system call.
+        """Return RIP at the last exit; without a system call if registers are shared.
 
-        Raises `KvmError` where registers are not shared and the kernel does not tell.
+        Raises `KvmError` if they are not shared, and the kernel refuses.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -140,9 +140,9 @@ class VcpuState(Closing):
         return self.get_rip() if self._exit_regs is None else int(self._exit_regs.rip)
 
     def exit_registers(self) -> Registers:
-        """Return the general registers as they were at the exit that `run` has returned.
+        """Return the general registers at the last exit.
 
-        Where they are shared this takes no system call. Raises `KvmError` where it does.
+        If they are shared, this needs no system call; otherwise it may raise `KvmError`.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -158,7 +158,7 @@ class VcpuState(Closing):
         return read_registers(self._memory, self._shared_at)
 
     def set_rip(self, rip: int) -> None:
-        """Change RIP alone. Raises `KvmError`.
+        """Change only RIP. Raises `KvmError`.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -205,9 +205,9 @@ class VcpuState(Closing):
         mode; the other segments begin at 0 and reach all of the first 4 GiB. General
         registers become 0.
 
-        This and the other modes are set up with KVM_SET_SREGS and KVM_SET_REGS. With `at_run` that
-        is left to the next KVM_RUN, without a system call, where registers are shared: for a guest
-        that comes after one which has left the special registers alone. Raises `KvmError`.
+        This and the other modes are set up with KVM_SET_SREGS and KVM_SET_REGS. With `at_run`, and
+        if registers are shared, the next KVM_RUN sets them instead, without a system call: use it
+        only if the guest before did not change the special registers. Raises `KvmError`.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -233,10 +233,10 @@ class VcpuState(Closing):
         *,
         at_run: bool = False,
     ) -> None:
-        r"""Set up big real mode with code at `base`, and a stack segment that is flat, too.
+        r"""Set up big real mode with code at `base`, and a flat stack segment.
 
         The stack pointer has 32 bits and is a gpa. `table` is base and limit of both descriptor
-        tables. Raises `KvmError`.
+        tables (GDTR and IDTR). Raises `KvmError`.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, Registers, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -267,10 +267,10 @@ class VcpuState(Closing):
     ) -> None:
         """Set up 64-bit mode with page tables at the gpa `cr3`, flat segments, and no IDT.
 
-        Whatever faults is a triple fault: a `Shutdown`. What CR3 and page-table entries may
-        hold depends on the CPUID of the vCPU. `table` is base and limit of both descriptor tables.
+        Without a table, every fault is a triple fault: a `Shutdown`. The valid bits of CR3 and page
+        table entries depend on the vCPU's CPUID. `table` is base and limit of GDTR and IDTR.
 
-        Raises `KvmError`, EINVAL for a CR3 that the vCPU's CPUID has no room for.
+        Raises `KvmError`, EINVAL for a CR3 with more address bits than the vCPU's CPUID has.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, Registers, assemble
         >>> with HostMapping.anonymous(0x4000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -307,7 +307,7 @@ class VcpuState(Closing):
             self.set_regs(registers)
 
     def _goes_on(self, mode: _Mode, registers: Registers) -> bool:
-        """Leave general registers to the next KVM_RUN, if the vCPU is in the mode already."""
+        """Let the next KVM_RUN set the general registers, if the vCPU is already in the mode."""
         memory = self._memory
         if mode != self._mode or memory is None or self._next_sregs is None:
             return False
@@ -331,9 +331,9 @@ class VcpuState(Closing):
         return raw.ioctl(self.fd, Ioctl.SET_MSRS, msrs)
 
     def tell_of_pause(self) -> None:
-        """Issue KVM_KVMCLOCK_CTRL: the guest's clock says at the next `run` that it was paused.
+        """Issue KVM_KVMCLOCK_CTRL: at the next `run` the guest's clock says that it was paused.
 
-        Raises `KvmError`, EINVAL where the guest has no such clock.
+        Raises `KvmError`, EINVAL if the guest has no such clock.
 
         >>> from vmm import Kvm, KvmError
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -349,9 +349,9 @@ class VcpuState(Closing):
     def set_smm(self, inside: bool) -> None:
         """Put the vCPU into system management mode, or take it out; its registers stay.
 
-        Inside of it a vCPU sees the memslots of as_id 1. An exception that is yet to be delivered,
-        as after an instruction that could not be emulated, is forgotten. Needs KVM_CAP_X86_SMM.
-        Raises `KvmError`, EINVAL without that.
+        In SMM a vCPU sees the memslots of as_id 1. A pending exception, as after an instruction
+        that could not be emulated, is discarded. Needs KVM_CAP_X86_SMM. Raises `KvmError`, EINVAL
+        without that.
 
         >>> from vmm import Cap, Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -364,10 +364,10 @@ class VcpuState(Closing):
         raw.ioctl(self.fd, Ioctl.SET_VCPU_EVENTS, events)
 
     def forget_exceptions(self) -> None:
-        """Forget an exception that is yet to be delivered.
+        """Discard a pending exception.
 
-        After a triple fault some kernels would deliver the last one to whatever comes next. Raises
-        `KvmError`.
+        After a triple fault, some kernels would deliver the last exception to the next guest.
+        Raises `KvmError`.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -389,7 +389,7 @@ class VcpuState(Closing):
         raw.ioctl(self.fd, Ioctl.SET_CPUID2, cpuid)
 
     def _modes(self) -> tuple[CData, CData]:
-        """Return the special registers of big real mode and of 64-bit mode, made from a reset's."""
+        """Return the special registers of big real mode and of 64-bit mode, made from a reset."""
         if self._mode_sregs is None:
             real_mode = self.get_sregs()
             long_mode = raw.new("struct kvm_sregs *", real_mode[0])

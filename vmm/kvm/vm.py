@@ -1,4 +1,4 @@
-"""`Vm`: a virtual machine, its memory regions and its dirty logs."""
+"""`Vm`: a virtual machine, with its memory regions and dirty logs."""
 
 import os
 
@@ -12,10 +12,10 @@ _SHARED = SYNC_X86_REGS | SYNC_X86_SREGS
 
 
 class Vm(Closing):
-    """A VM. Closing it closes its vCPUs and lets go of the memory that its slots used.
+    """A VM. Closing it closes its vCPUs and unpins the memory that its slots used.
 
     A slot number holds the slot id in bits 0-15 and the as_id in bits 16-31. Sizes, offsets
-    and guest addresses are bytes. What the kernel refuses raises `KvmError` with its errno.
+    and guest addresses are bytes. A refusal by the kernel raises `KvmError` with its errno.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, KvmError
         >>> with HostMapping.anonymous(0x2000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -30,7 +30,7 @@ class Vm(Closing):
     """
 
     def __init__(self, fd: int, vcpu_mmap_size_bytes: int) -> None:
-        """Own the VM's file. A vCPU's file is mapped with `vcpu_mmap_size_bytes`."""
+        """Own the VM's descriptor. `vcpu_mmap_size_bytes` is the size of a vCPU's mapping."""
         self._fd = fd
         self._vcpu_mmap_size_bytes = vcpu_mmap_size_bytes
         self._vcpus: list[Vcpu] = []
@@ -39,7 +39,7 @@ class Vm(Closing):
 
     @property
     def fd(self) -> int:
-        """The VM's file. Raises `ValueError` when the VM is closed."""
+        """The VM's descriptor. Raises `ValueError` when the VM is closed."""
         if self._fd < 0:
             raise ValueError("the VM is closed")
         return self._fd
@@ -69,7 +69,7 @@ class Vm(Closing):
         self._fd = -1
 
     def check_extension(self, cap: Cap | int) -> int:
-        """Return what KVM_CHECK_EXTENSION says of `cap` for this VM: 0 where it is absent.
+        """Return the answer of KVM_CHECK_EXTENSION for `cap` on this VM: 0 if absent.
 
         Raises `KvmError`.
 
@@ -92,9 +92,9 @@ class Vm(Closing):
         raw.ioctl(self.fd, Ioctl.ENABLE_CAP, wanted)
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
-        """Create a vCPU in the state of a reset.
+        """Create a vCPU in its reset state.
 
-        Raises `KvmError`, EEXIST where there is one of this id.
+        Raises `KvmError`, EEXIST if the id exists.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -118,12 +118,12 @@ class Vm(Closing):
     ) -> None:
         """Issue KVM_SET_USER_MEMORY_REGION. A `memory_size` of 0 deletes the slot.
 
-        A `HostAddress` pins its mapping until the slot is deleted or the VM is closed. For a
-        plain number, and for the slot's end lying inside the mapping, the caller answers: the
+        A `HostAddress` pins its mapping until the slot is deleted or the VM is closed. The caller
+        is responsible for a plain number, and for the slot's end being inside the mapping: the
         guest reaches whatever memory of this process is there.
 
-        Raises `KvmError` with the kernel's errno: EINVAL, or EEXIST where another slot is
-        there. Nothing has changed then.
+        Raises `KvmError` with the kernel's errno, such as EINVAL, or EEXIST if another slot is in
+        the way. Then nothing has changed.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, KvmError
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -135,7 +135,7 @@ class Vm(Closing):
         ...         print(str(error).rpartition(": ")[2])
         EEXIST File exists
         """
-        # Issued more often than any other call: no property, and no call that can be done without.
+        # This is the most frequent call, so it avoids properties and needless calls.
         fd = self._fd if self._fd >= 0 else self.fd
         if type(userspace_addr) is HostAddress:
             mapping = userspace_addr.mapping
@@ -181,7 +181,7 @@ class Vm(Closing):
     def set_user_memory_region_from(self, address: int) -> None:
         """Issue KVM_SET_USER_MEMORY_REGION with a structure at `address`, readable or not.
 
-        Meant for addresses that the kernel refuses: no mapping is pinned. Raises `KvmError`, EFAULT
+        It is for addresses that the kernel refuses: no mapping is pinned. Raises `KvmError`, EFAULT
         for those.
 
         >>> from vmm import Kvm, KvmError
@@ -195,11 +195,11 @@ class Vm(Closing):
         raw.ioctl(self.fd, Ioctl.SET_USER_MEMORY_REGION, address)
 
     def get_dirty_log(self, slot: int, npages: int, fill: bytes = bytes(8)) -> bytes:
-        """Issue KVM_GET_DIRTY_LOG and return one bit a page, little endian.
+        """Issue KVM_GET_DIRTY_LOG and return a bitmap with one bit per page, little endian.
 
-        `npages` is at least the size of the slot, which the kernel does not check: it writes
-        the bits of the whole slot, rounded up to 64. `fill` is what each 64-bit word of the bitmap
-        holds before.
+        `npages` must be at least the size of the slot, which the kernel does not check: it writes
+        the bits of the whole slot, rounded up to 64. Each 64-bit word of the bitmap holds `fill`
+        before the call.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, MemFlag, assemble
         >>> from contextlib import ExitStack
@@ -215,7 +215,7 @@ class Vm(Closing):
         ...     vcpu.run(), bool(vm.get_dirty_log(0, npages=3)[0] & 0b100)
         (Hlt(), True)
 
-        Raises `KvmError`, ENOENT where the slot keeps no log.
+        Raises `KvmError`, ENOENT if the slot is not logged.
         """
         bitmap = bytearray(fill * ((npages + 63) // 64))
         log = raw.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": raw.room(bitmap)})
@@ -225,8 +225,8 @@ class Vm(Closing):
     def get_dirty_log_to(self, slot: int, address: int) -> None:
         """Issue KVM_GET_DIRTY_LOG with a bitmap at `address`, writable or not.
 
-        Meant for addresses that the kernel refuses. Raises `KvmError`, EFAULT for those, and ENOENT
-        where the slot keeps no log.
+        It is for addresses that the kernel refuses. Raises `KvmError`, EFAULT for those, and ENOENT
+        if the slot is not logged.
 
         >>> from vmm import Kvm, KvmError
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -242,8 +242,9 @@ class Vm(Closing):
     def clear_dirty_log(self, slot: int, first_page: int, num_pages: int, bitmap: bytes) -> None:
         """Issue KVM_CLEAR_DIRTY_LOG for the pages whose bits are set, from `first_page` on.
 
-        `bitmap` is rounded up to 64 bits. Raises `ValueError` when it is too short, and `KvmError`:
-        EINVAL where `first_page` or `num_pages` are no multiple of 64 short of the slot's end.
+        `bitmap` is padded to 64 bits. Raises `ValueError` when it is too short, and `KvmError`:
+        EINVAL if `first_page` is not a multiple of 64, or `num_pages` is not and ends before the
+        slot does.
 
         >>> from vmm import Cap, HostAddress, HostMapping, Kvm, MemFlag
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -272,8 +273,8 @@ class Vm(Closing):
     ) -> None:
         """Issue KVM_CLEAR_DIRTY_LOG with a bitmap at `address`, readable or not.
 
-        The kernel reads `num_pages` bits, rounded up to 64, if it finds that the slot has so
-        many: they are the caller's to provide. Raises `KvmError`, EFAULT for what cannot be read.
+        The kernel reads `num_pages` bits, rounded up to 64, if the slot has that many pages; the
+        caller must provide them. Raises `KvmError`, EFAULT if they cannot be read.
 
         >>> from vmm import Kvm, KvmError
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -292,9 +293,9 @@ class Vm(Closing):
         raw.ioctl(self.fd, Ioctl.CLEAR_DIRTY_LOG, raw.new("struct kvm_clear_dirty_log *", fields))
 
     def reset_dirty_rings(self) -> int:
-        """Issue KVM_RESET_DIRTY_RINGS and return how many entries became free again.
+        """Issue KVM_RESET_DIRTY_RINGS and return how many entries it freed.
 
-        Raises `KvmError` where no ring was enabled: EINVAL, or ENOTTY on kernels before Linux 5.11.
+        Raises `KvmError` if no ring was enabled: EINVAL, or ENOTTY on kernels before Linux 5.11.
 
         >>> from vmm import Cap, Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -305,7 +306,7 @@ class Vm(Closing):
         return raw.ioctl(self.fd, Ioctl.RESET_DIRTY_RINGS)
 
     def create_guest_memfd(self, size_bytes: int, flags: int = 0) -> int:
-        """Issue KVM_CREATE_GUEST_MEMFD and return a file that is the caller's to close.
+        """Issue KVM_CREATE_GUEST_MEMFD and return a descriptor that the caller must close.
 
         `size_bytes` is a multiple of the page size. Raises `KvmError`.
 
@@ -323,8 +324,8 @@ class Vm(Closing):
     ) -> None:
         """Issue KVM_SET_MEMORY_ATTRIBUTES for a range of gpas, in bytes.
 
-        Attributes of 8 make it private, of 0 shared. Raises `KvmError`, ENOTTY where the kernel
-        does not know it.
+        Attributes of 8 make them private, of 0 shared. Raises `KvmError`, ENOTTY if the kernel
+        does not know the ioctl.
 
         >>> from vmm import Cap, Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -335,7 +336,7 @@ class Vm(Closing):
         raw.ioctl(self.fd, Ioctl.SET_MEMORY_ATTRIBUTES, wanted)
 
     def register_coalesced_mmio(self, gpa: int, size_bytes: int) -> None:
-        """Let writes to a range of gpas be kept; `Vcpu.coalesced_mmio` returns them.
+        """Coalesce writes to a range of gpas; `Vcpu.coalesced_mmio` returns them.
 
         Raises `KvmError`.
 
@@ -347,7 +348,7 @@ class Vm(Closing):
         raw.ioctl(self.fd, Ioctl.REGISTER_COALESCED_MMIO, zone)
 
     def unregister_coalesced_mmio(self, gpa: int, size_bytes: int) -> None:
-        """End every range that holds this one. Raises `KvmError`.
+        """Remove every coalesced range that contains this one. Raises `KvmError`.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -360,9 +361,11 @@ class Vm(Closing):
     def ioeventfd(
         self, eventfd: int, gpa: int, length: int, match: int | None = None, *, on: bool = True
     ) -> None:
-        """Issue KVM_IOEVENTFD: let writes of so many bytes, of one value or any, signal a file.
+        """Issue KVM_IOEVENTFD: a write of `length` bytes at a gpa signals an eventfd.
 
-        Raises `KvmError`, EEXIST where such a write signals a file already.
+        With `match`, only a write of that value does. With `on` false, the eventfd is removed.
+
+        Raises `KvmError`, EEXIST if such a write already signals an eventfd.
 
         >>> import os
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
@@ -383,7 +386,7 @@ class Vm(Closing):
         raw.ioctl(self.fd, Ioctl.IOEVENTFD, wanted)
 
     def create_irqchip(self) -> None:
-        """Give the VM the kernel's interrupt controllers; before any vCPU.
+        """Create in-kernel interrupt controllers; call it before creating vCPUs.
 
         Raises `KvmError`, EEXIST the second time.
 
@@ -405,7 +408,7 @@ class Vm(Closing):
         raw.ioctl(self.fd, Ioctl.SET_TSS_ADDR, gpa)
 
     def set_identity_map_addr(self, gpa: int) -> None:
-        """Place the identity map page, for the same processors; before any vCPU.
+        """Place the identity map page, for the same processors; call it before creating vCPUs.
 
         Raises `KvmError`, EINVAL when there is a vCPU.
 
@@ -416,9 +419,9 @@ class Vm(Closing):
         raw.ioctl(self.fd, Ioctl.SET_IDENTITY_MAP_ADDR, raw.new("uint64_t *", gpa))
 
     def _track(self, slot: int, memory_size: int, userspace_addr: HostAddress | int) -> None:
-        """Pin and unpin as a successful call has it.
+        """Pin or unpin a mapping after a successful call.
 
-        A plain number leaves the pin of a slot alone: an existing slot cannot change its hva.
+        A plain number does not unpin: an existing slot cannot change its hva.
         """
         if memory_size == 0:
             self._pinned.pop(slot, None)
