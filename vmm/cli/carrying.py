@@ -23,6 +23,7 @@ from vmm.scenario.endings import ENDLESS, HARNESS, HUNG, INTERRUPTED, is_short, 
 from vmm.scenario.history import End, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
+from vmm.verdict.known_issues import issues_met
 
 MAX_HANGS = 3
 """A kernel that hung this often will hang again: the remaining scenarios are left out, by name."""
@@ -158,6 +159,8 @@ class _Carrying:
         self._facts = orders.host.info.in_brief()
         self._memory = FreeMemory()
         self._hangs = 0
+        self._may_hang: set[int] = set()
+        """The scenarios in which some kernels are known to hang, and this may be one of them."""
 
     def run(self, cpus: Sequence[int]) -> None:
         """Run the scenarios, one at a time on each CPU."""
@@ -191,30 +194,23 @@ class _Carrying:
             if missing:
                 if self._is_claimed(index):
                     self._taker.skip(index, missing)
-            elif lanes.needs_the_machine(scenario, self._facts):
-                alone.append(index)
-            else:
-                together.append(index)
+                continue
+            issues = issues_met(scenario, self._facts)
+            if any(issue.hangs for issue in issues):
+                self._may_hang.add(index)
+            group = alone if lanes.needs_the_machine(scenario, issues) else together
+            group.append(index)
         return alone, together
 
     def _run(self, indices: Sequence[int], every: Sequence[Lane]) -> None:
         """Run some of the scenarios; the taker works on those that have ended meanwhile."""
-        left = deque(lanes.order(self._scenarios, indices, self._facts))
+        left = lanes.Queue(self._scenarios, indices, self._may_hang)
         idle, busy = deque(every), list[Lane]()
         while busy or (left and not self._early.why):
             while left and idle and not self._early.why:
-                index = left.popleft()
-                if not self._is_claimed(index):
-                    continue
-                missing = short_of_memory(self._scenarios[index], self._memory.size_bytes())
-                if missing:
-                    self._taker.skip(index, missing)
-                    continue
-                lane = idle.popleft()
-                if self._start(lane, index):
-                    busy.append(lane)
-                else:
-                    idle.append(lane)
+                lane = idle[0]
+                if self._begin(lane, left.take(first=lane is every[0])):
+                    busy.append(idle.popleft())
             while self._taker.has_work and not any(lane.worker.ended() for lane in busy):
                 self._taker.work()
             if busy:
@@ -222,6 +218,16 @@ class _Carrying:
                 self._end(lane, busy)
                 busy.remove(lane)
                 idle.append(lane)
+
+    def _begin(self, lane: Lane, index: int) -> bool:
+        """Begin with a scenario in a lane; False if that does not run here."""
+        if not self._is_claimed(index):
+            return False
+        missing = short_of_memory(self._scenarios[index], self._memory.size_bytes())
+        if missing:
+            self._taker.skip(index, missing)
+            return False
+        return self._start(lane, index)
 
     def _is_claimed(self, index: int) -> bool:
         """Whether this run gets a scenario; if that cannot be known, the run ends."""
@@ -237,7 +243,7 @@ class _Carrying:
         self._orders.begin(scenario)
         lane.index, lane.scenario, lane.problems = index, scenario.name, []
         try:
-            lane.worker.start(index, self._limit_s(scenario))
+            lane.worker.start(index, self._limit_s(index))
         except OSError as error:
             header = Header(scenario, self._orders.host.features, self._facts)
             self._taker.take(Ran(index, ended_at_once(header, _why(error)), 0.0))
@@ -245,9 +251,9 @@ class _Carrying:
         lane.start = time.monotonic()
         return True
 
-    def _limit_s(self, scenario: Scenario) -> float | None:
+    def _limit_s(self, index: int) -> float | None:
         """Return the time limit of a scenario in which a kernel may be known to hang, else None."""
-        if lanes.may_hang(scenario, self._facts):
+        if index in self._may_hang:
             return _KNOWN_HANG_S * (1 + self._orders.patience / 20)
         return None
 
@@ -257,14 +263,14 @@ class _Carrying:
         lanes.share_out(self._watch.news(), busy)
         seconds = time.monotonic() - lane.start
         self._taker.take(Ran(lane.index, record, seconds, tuple(lane.problems)))
-        if self._hung(record):
+        if lane.index not in self._may_hang and _hung(record):
             self._hangs += 1
             if self._hangs == MAX_HANGS:
                 self._early.because(f"{MAX_HANGS} scenarios hung")
         if record.reason == INTERRUPTED:
             self._early.because(INTERRUPTED)
 
-    def _hung(self, record: Record) -> bool:
-        """Whether the kernel or its guest did not return, and is not known for that."""
-        reason = record.reason or ending_of(record.data)
-        return reason.startswith((HUNG, ENDLESS)) and self._limit_s(record.header.scenario) is None
+
+def _hung(record: Record) -> bool:
+    """Whether the kernel or its guest did not return."""
+    return (record.reason or ending_of(record.data)).startswith((HUNG, ENDLESS))

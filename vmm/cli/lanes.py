@@ -1,14 +1,21 @@
 """Which scenarios may run side by side, and which of them a complaint of the kernel concerns."""
 
-import math
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from vmm.execution.runner import Worker, first_ended
 from vmm.host.health import Problem, names_child
-from vmm.scenario.operations import HUGE_KINDS, Churn, Lives, Race, Scenario
-from vmm.verdict.known_issues import issues_met
+from vmm.scenario.operations import (
+    HUGE_KINDS,
+    Churn,
+    Lives,
+    Race,
+    Scenario,
+    SetUserMemoryRegion,
+)
+from vmm.verdict.known_issues import KnownIssue
 
 USUAL_LANES = 2
 """How many scenarios run side by side, if there are as many CPUs."""
@@ -17,6 +24,9 @@ _OF_OTHERS = (Race, Lives, Churn)
 
 _LONG = 10_000
 """A scenario with this many operations is begun early, so that it is not waited for at the end."""
+
+_MANY_CHANGES = 100
+"""Likewise a scenario with this many region calls, each of which waits for an SRCU grace period."""
 
 
 @dataclass(slots=True)
@@ -39,8 +49,8 @@ def usual_lanes() -> int:
     return min(USUAL_LANES, len(os.sched_getaffinity(0)))
 
 
-def needs_the_machine(scenario: Scenario, host: dict[str, str]) -> bool:
-    """Return whether a scenario must run alone.
+def needs_the_machine(scenario: Scenario, issues: Collection[KnownIssue]) -> bool:
+    """Return whether a scenario, which may meet these known ``issues``, must run alone.
 
     Races want all CPUs; nobody else may change the kernel's memory while it is measured; huge pages
     are few; and expected complaints of the kernel must not be blamed on other scenarios.
@@ -48,7 +58,7 @@ def needs_the_machine(scenario: Scenario, host: dict[str, str]) -> bool:
     return (
         any(_wants_the_machine(op) for op in scenario.operations if isinstance(op, _OF_OTHERS))
         or any(mapping.kind in HUGE_KINDS for mapping in scenario.mappings)
-        or bool(issues_met(scenario, host, lambda issue: bool(issue.log)))
+        or any(issue.log for issue in issues)
     )
 
 
@@ -56,24 +66,39 @@ def _wants_the_machine(op: Race | Lives | Churn) -> bool:
     return not isinstance(op, Lives) or op.watch == "kernel"
 
 
-def may_hang(scenario: Scenario, host: dict[str, str]) -> bool:
-    """Return whether the kernel may be one that is known to hang in a scenario."""
-    return any(issue.hangs for issue in issues_met(scenario, host))
+class Queue:
+    """Indices of the scenarios that have yet to begin.
 
-
-def order(scenarios: Sequence[Scenario], indices: Sequence[int], host: dict[str, str]) -> list[int]:
-    """Return the indices in the order in which to begin the scenarios.
-
-    The longest come first, and so on the first CPU, on which calls wait least.
+    Scenarios that may hang come first, then long ones. Those with many region calls are for the
+    first lane, on whose CPU such calls wait least (see `vmm.cli.host.reserved_cpus`); other lanes
+    take them when nothing else is left.
     """
 
-    def length(index: int) -> float:
-        operations = len(scenarios[index].operations)
-        if may_hang(scenarios[index], host):
-            return math.inf
-        return operations if operations >= _LONG else 0
+    def __init__(
+        self, scenarios: Sequence[Scenario], indices: Sequence[int], may_hang: Collection[int]
+    ) -> None:
+        def begins(index: int) -> tuple[bool, int]:
+            operations = len(scenarios[index].operations)
+            return index not in may_hang, -operations if operations >= _LONG else 0
 
-    return sorted(indices, key=length, reverse=True)
+        changes = {index: _changes(scenarios[index]) for index in indices if index not in may_hang}
+        many = [index for index, number in changes.items() if number >= _MANY_CHANGES]
+        self._many = deque(sorted(many, key=lambda index: -changes[index]))
+        self._others = deque(sorted((each for each in indices if each not in many), key=begins))
+
+    def __bool__(self) -> bool:
+        return bool(self._many or self._others)
+
+    def take(self, *, first: bool) -> int:
+        """Return the next index, for the ``first`` lane or another."""
+        if first and self._many:
+            return self._many.popleft()
+        return self._others.popleft() if self._others else self._many.pop()
+
+
+def _changes(scenario: Scenario) -> int:
+    """Return how many region calls a scenario makes."""
+    return sum(isinstance(op, SetUserMemoryRegion) for op in scenario.operations)
 
 
 def next_ended(busy: Sequence[Lane]) -> Lane:

@@ -1,6 +1,7 @@
 """Scenarios side by side: who runs with whom, in which order results come, and who is accused."""
 
 import errno
+from itertools import chain, repeat
 from pathlib import Path
 from typing import cast
 
@@ -9,15 +10,23 @@ import pytest
 
 from tests.ideal import FEATURES
 from tests.played import INFO, SCENARIOS, Kernel, make, played, vmm
-from vmm.catalogue import catalogue, known
+from vmm.catalogue import known
 from vmm.cli import lanes
 from vmm.cli.carrying import Orders, Ran, carry_out
 from vmm.cli.claims import claiming
-from vmm.cli.lanes import Lane
+from vmm.cli.lanes import Lane, Queue
 from vmm.execution.runner import Worker
 from vmm.host.child import name_of
 from vmm.host.health import Problem
-from vmm.scenario.operations import Churn, Lives, Mapping, Scenario
+from vmm.scenario.operations import (
+    Churn,
+    Lives,
+    Mapping,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+)
+from vmm.verdict.known_issues import issues_met
 
 COUNTED = Problem("warn_count went from 0 to 1")
 
@@ -55,6 +64,15 @@ def busy(*scenarios: str) -> list[Lane]:
         Lane(worker, f"vmm77-{number}", scenario=scenario)
         for number, scenario in enumerate(scenarios)
     ]
+
+
+def taken(queue: Queue, *by: str) -> list[int]:
+    """Return in which order lanes take all that there is, the last of them what is left."""
+    order = []
+    turns = chain(by, repeat(by[-1]))
+    while queue:
+        order.append(queue.take(first=next(turns) == "first"))
+    return order
 
 
 def splat(process: str) -> Problem:
@@ -110,21 +128,30 @@ def test_process_names_fit_into_what_the_kernel_keeps() -> None:
 )
 def test_some_need_the_machine_to_themselves(scenario: Scenario, alone: bool) -> None:
     facts = {**INFO.in_brief(), "vendor": "kvm_pvm"}
-    assert lanes.needs_the_machine(scenario, facts) is alone
+    assert lanes.needs_the_machine(scenario, issues_met(scenario, facts)) is alone
 
 
 def test_long_scenarios_begin_first() -> None:
-    long = Scenario("long", make("x").operations * 5000)
-    longest = Scenario("longest", make("x").operations * 5001)
-    every = [make("a"), long, make("b"), longest]
-    assert lanes.order(every, [0, 1, 2, 3], INFO.in_brief()) == [3, 1, 0, 2]
+    long = Scenario("long", (Touch(0),) * 10_000)
+    longest = Scenario("longest", (Touch(0),) * 10_001)
+    queue = Queue([make("a"), long, make("b"), longest], [0, 1, 2, 3], ())
+    assert taken(queue, "other") == [3, 1, 0, 2]
 
 
 def test_what_may_hang_begins_before_all_others() -> None:
-    long = Scenario("long", make("x").operations * 5000)
-    (hangs,) = (each for each in catalogue(FEATURES) if each.name == "pre-fault-or-not")
-    facts = {**INFO.in_brief(), "kernel": "6.12.0"}
-    assert lanes.order([make("a"), long, hangs], [0, 1, 2], facts) == [2, 1, 0]
+    long = Scenario("long", (Touch(0),) * 10_000)
+    queue = Queue([make("a"), long, make("hangs")], [0, 1, 2], {2})
+    assert taken(queue, "first") == [2, 1, 0]
+
+
+def test_the_first_lane_begins_with_what_changes_many_slots() -> None:
+    some = Scenario("some", (SetUserMemoryRegion(1),) * 99)
+    many = Scenario("many", (SetUserMemoryRegion(1),) * 100)
+    more = Scenario("more", (SetUserMemoryRegion(1), Touch(0)) * 101)
+    every = [make("a"), some, many, more, make("b")]
+    lanes_taking = ("first", "other", "first", "other", "first")
+    assert taken(Queue(every, range(5), ()), *lanes_taking) == [3, 0, 2, 1, 4]
+    assert taken(Queue(every, range(5), ()), "other") == [0, 1, 4, 2, 3], "none is left over"
 
 
 def test_what_another_run_has_claimed_is_left_to_it(kernel: Kernel) -> None:
