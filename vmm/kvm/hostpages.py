@@ -322,8 +322,8 @@ class HostPages(Closing):
     def cover(self, fd: int, *, private: bool = False) -> None:
         """Replace the whole mapping by the start of a file.
 
-        The file stays the caller's to close. If it raises `OSError`, nothing has changed: since a
-        refused MAP_FIXED may leave a hole, it tries to map the file elsewhere first.
+        The file stays the caller's to close. Raises `OSError`, and then nothing has changed: since
+        a refused MAP_FIXED may leave a hole, it first tries to map the file elsewhere.
 
         >>> from vmm import HostMapping
         >>> with HostMapping.anonymous(0x1000) as memory, HostMapping.memfd(0x1000) as file:

@@ -193,7 +193,7 @@ class Vcpu(VcpuState):
     def pre_fault_memory(self, gpa: int, size_bytes: int, flags: int = 0) -> tuple[int, int]:
         """Issue KVM_PRE_FAULT_MEMORY; return gpa and size in bytes of the part not yet mapped.
 
-        If it raises `KvmError`, nothing was mapped: ENOENT if the first page has no slot.
+        Raises `KvmError`, and then nothing was mapped: ENOENT if the first page has no slot.
 
         >>> from vmm import Cap, HostAddress, HostMapping, Kvm
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:

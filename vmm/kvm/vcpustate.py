@@ -142,7 +142,7 @@ class VcpuState(Closing):
     def exit_registers(self) -> Registers:
         """Return the general registers at the last exit.
 
-        If they are shared, this needs no system call; otherwise it may raise `KvmError`.
+        If they are shared, this needs no system call. Raises `KvmError` if they are not.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
