@@ -48,7 +48,7 @@ SCENARIO = Scenario(
 IDENTITY = Identity("SetUserMemoryRegion", ("create",), "Done")
 INTENT = Intent(7, (1, 1), 0, 1, (SCENARIO,))
 HOST = host_facts()
-TAKE = Fuzzer._take
+HANDLE = Fuzzer._handle
 
 
 def run(
@@ -218,10 +218,10 @@ def test_run_that_is_interrupted_before_its_budget_ends_is_inconclusive(
             signal.pause()
 
         def hear(messages: Fuzzer, message: AnyMessage, asks: Interruption = interruption) -> None:
-            TAKE(messages, message)
+            HANDLE(messages, message)
             asks.asked = True
 
-        monkeypatch.setattr(Fuzzer, "_take", hear)
+        monkeypatch.setattr(Fuzzer, "_handle", hear)
         assert _status(run(monkeypatch, plan, work, interruption)) == status
 
 

@@ -1,1 +1,1 @@
-"""Random scenarios: made, run, judged, minimised, and turned into a C program."""
+"""Random scenarios: generated, run, judged, minimised, and turned into a C program."""

@@ -1,7 +1,7 @@
-"""A finding as a bug report: what kernel maintainers ask for, in Markdown and as plain text.
+"""A finding as a bug report, in Markdown and as plain text, with what kernel maintainers ask for.
 
-Both forms are made from the same sections. Whatever may stem from a file of somebody else's (a
-scenario that was given to be minimised, a kernel's log) is shown escaped, a line at a time.
+Both forms are made from the same sections. Text that may come from a stranger's file (a scenario to
+be minimised, a kernel log) is escaped, line by line.
 """
 
 import shlex
@@ -63,14 +63,15 @@ _KINDS = {
     "guest_memfd": "a guest_memfd, once it is mapped there",
 }
 _CONFIG = ("tdp_mmu", "ept", "npt", "unrestricted_guest", "avic", "enable_apicv", "nx_huge_pages")
-"""Parameters of KVM's modules that decide how it handles memslots."""
+"""Module parameters that decide how KVM handles memslots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
     """A part of the report. ``kind`` says how its lines are set: a list, steps or as they are.
 
-    As they are is ``verbatim``, in a mail, too, and ``lines``, which it breaks like all others.
+    As they are means ``verbatim``, also in a mail, or ``lines``, which a mail wraps like all
+    others.
     """
 
     title: str
@@ -81,9 +82,9 @@ class Section:
 def subject(
     scenario: Scenario, history: History | None, verdict: Verdict | None, otherwise: str
 ) -> str:
-    """Return what happened, as few words as there are, and after which change of a slot.
+    """Return in a few words what happened, and after which change of a slot.
 
-    Values are left to the text: accesses are told by where they came to, calls by their kind.
+    Values are left to the text: accesses are described by where they ended, calls by their kind.
     """
     difference = None if verdict is None else verdict.difference
     if difference is None or history is None:
@@ -150,7 +151,7 @@ def sections(
     log: Sequence[str],
     files: set[str],
 ) -> Iterator[Section]:
-    """Yield what follows the summary."""
+    """Yield the sections after the summary."""
     yield Section("Steps", tuple(_steps(scenario, history)), "steps")
     yield Section("Memory", tuple(_memory(scenario)))
     if verdict is not None and verdict.difference is not None:
@@ -185,7 +186,7 @@ def markdown(title: str, summary: str, parts: Sequence[Section]) -> str:
 
 
 def mail(title: str, summary: str, parts: Sequence[Section]) -> str:
-    """Return the report as the text of a mail to a list: a subject, and short lines."""
+    """Return the report as a mail to a list: a subject and short lines."""
     about = _wrapped(summary.replace("`", ""))
     text = [f"Subject: [BUG] KVM: memslots: {title}\n", f"{about}\n"]
     for part in parts:
@@ -217,7 +218,7 @@ def _wrapped(text: str, mark: str = "", then: str | None = None) -> str:
 def _last_change(
     scenario: Scenario, history: History | None, difference: Difference
 ) -> tuple[str, int]:
-    """Return the last change of a slot, and its number; that which differs, if it is one itself."""
+    """Return the last change of a slot up to the difference, and the slot."""
     outcomes = _outcomes(scenario, history)
     slots: dict[int, SetUserMemoryRegion] = {}
     last = ("", 0)
@@ -240,7 +241,7 @@ def _last_change(
 def _steps(scenario: Scenario, history: History | None) -> Iterator[str]:
     """Yield each operation: region calls by what they do, and what the kernel refused.
 
-    The tool's own slots come first, as they do in the C program, so that numbers are the same.
+    The tool's own slots come first, as in the C program, so that the numbers are the same.
     """
     for own in guest_slots(scenario):
         yield f"create, for the test guest itself: {words.operation(own)}"
@@ -256,7 +257,7 @@ def _steps(scenario: Scenario, history: History | None) -> Iterator[str]:
 
 
 def _outcomes(scenario: Scenario, history: History | None) -> dict[int, AnyOutcome]:
-    """Return the outcome of each operation itself, by its index."""
+    """Return the outcome of each operation by its index, without those of surveys."""
     outcomes: dict[int, AnyOutcome] = {}
     for event in () if history is None else history.events:
         if (event.operation,) == scenario.operations[event.origin : event.origin + 1]:
@@ -274,7 +275,7 @@ def _step(
 
 
 def _change(operation: SetUserMemoryRegion, old: SetUserMemoryRegion | None) -> str:
-    """Return what the kernel calls a change (kvm_mr_change)."""
+    """Return the kind of a change (kvm_mr_change)."""
     if not operation.memory_size:
         return "delete"
     if old is None:
@@ -296,7 +297,7 @@ def _memory(scenario: Scenario) -> Iterator[str]:
 
 
 def _meets(scenario: Scenario, own: SetUserMemoryRegion) -> bool:
-    """Whether a call of the scenario names the tool's slot, or a place where it lies."""
+    """Whether a call of the scenario names the tool's slot, or overlaps it."""
     first, end = own.guest_phys_addr, own.guest_phys_addr + own.memory_size
     return any(
         operation.slot == own.slot
@@ -335,7 +336,7 @@ def _version() -> str:
 
 
 def _again(files: set[str]) -> Iterator[str]:
-    """Yield the commands for the files that there are, each short enough for a mail."""
+    """Yield the commands for the files that exist, each short enough for a mail."""
     if "repro.c" in files:
         yield "cc -o repro repro.c && ./repro; echo $?"
         yield "# 0: right, 1: wrong, else: cannot say. To bisect on the machine itself:"

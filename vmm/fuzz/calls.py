@@ -1,4 +1,4 @@
-"""Random region calls: what each kind of change needs, and every way to ask for too much."""
+"""Random region calls: each kind of change, and each way to have one refused."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -37,7 +37,7 @@ Call = Callable[[], SetUserMemoryRegion]
 
 
 class Calls:
-    """Makes the region calls of one scenario, in a mixture of its own."""
+    """Makes the region calls of one scenario, each kind with a random weight."""
 
     def __init__(self, dice: Dice, features: Features, pools: Pools, world: World) -> None:
         self._dice = dice
@@ -52,7 +52,7 @@ class Calls:
         self._second_form = features.user_memory2 and dice.chance(0.1)
 
     def next(self) -> SetUserMemoryRegion:
-        """Return a call, and note in the world what it probably does."""
+        """Return a call, and apply its likely effect to the world."""
         call = self._dice.pick(self._mixture)()
         if self._second_form and self._dice.chance(0.3):
             call = self._second(call)
@@ -62,7 +62,7 @@ class Calls:
         return call
 
     def _second(self, call: SetUserMemoryRegion) -> SetUserMemoryRegion2:
-        """Return a call in the second form, whose own fields count for nothing without the flag."""
+        """Return a call in the second form, whose own fields are ignored without GUEST_MEMFD."""
         if isinstance(call, SetUserMemoryRegion2):
             return call
         offset = 0
@@ -83,13 +83,13 @@ class Calls:
         )
 
     def create_at(self, slot: int, gfn: int) -> SetUserMemoryRegion:
-        """Return the creation of a slot of one page, and note it."""
+        """Return the creation of a slot of one page, and apply it to the world."""
         call = self._region(slot, gfn, 1)
         self._world.apply(call)
         return call
 
     def _mix(self) -> list[Call]:
-        """Return the calls to pick from: each scenario likes some kinds more than others."""
+        """Return the kinds of calls to pick from, repeated by their weights."""
         usual: tuple[Call, ...] = (self._create, self._move, self._delete, self._flags)
         rare: tuple[Call, ...] = (self._again, self._altered, self._overlapping, self._invalid)
         mixture = list(usual)
@@ -100,7 +100,7 @@ class Calls:
         return mixture
 
     def _create(self) -> SetUserMemoryRegion:
-        """Return a creation, if an unused id comes up; else a call about a used one."""
+        """Return a creation, of a slot id that is unused if possible; else it is for a used one."""
         pools, dice = self._pools, self._dice
         slot = dice.pick(pools.slots)
         if slot in self._world.slots:
@@ -138,7 +138,7 @@ class Calls:
         return self._used() or self._create()
 
     def _altered(self) -> SetUserMemoryRegion:
-        """Return a present slot with another hva, size or READONLY bit, which is refused."""
+        """Return a call that changes a slot's hva, size or READONLY bit, which is refused."""
         old = self._used()
         if old is None:
             return self._create()
@@ -164,7 +164,7 @@ class Calls:
         return self._region(self._dice.pick(self._pools.slots), gfn, 1)
 
     def _invalid(self) -> SetUserMemoryRegion:
-        """Return a call that one of the checks refuses; about a present slot, if there is one."""
+        """Return a call that one of the checks refuses, for a present slot if there is one."""
         dice, pools = self._dice, self._pools
         base = self._used() or self._create()
         if dice.chance(0.3):
@@ -201,7 +201,7 @@ class Calls:
         return _replace(base, userspace_addr=Place(mapping.name, _HALF_PAGE), memory_size=size)
 
     def _beyond(self, base: SetUserMemoryRegion) -> SetUserMemoryRegion:
-        """Return a call beyond the last gfn: of a move, the kernel finds out late."""
+        """Return a call beyond the last gfn, which the kernel finds late if it is a move."""
         if self._dice.chance(0.1):
             return _replace(base, caller="forked-child")
         gfn = self._features.last_gfn + self._dice.pick((0, 1))
@@ -215,7 +215,7 @@ class Calls:
         return self._dice.pick(list(slots.values())) if slots else None
 
     def _gfn(self) -> int:
-        """Return a place: of the window, next to a slot, where one used to be, or out of reach."""
+        """Return a gfn: in the window, next to a slot, of a former slot, or out of reach."""
         dice, world = self._dice, self._world
         how = dice.random()
         if how < 0.15 and world.former:
@@ -230,7 +230,7 @@ class Calls:
         return dice.pick(self._pools.gfns)
 
     def _destination(self, old: SetUserMemoryRegion) -> int:
-        """Return where to move a slot: often by one page, or past its neighbours."""
+        """Return the gfn to move a slot to: often one page away, or past its neighbours."""
         gfn = old.guest_phys_addr // PAGE_SIZE_BYTES
         if self._dice.chance(0.15):
             return gfn + 1 if gfn == 0 or self._dice.chance(0.5) else gfn - 1

@@ -1,7 +1,7 @@
-"""The corpus: a folder of scenarios that covered something new, each named by its content.
+"""The corpus: a folder of scenarios that covered something new, named by their content.
 
-Several fuzzers may use one folder at once: a file appears whole or not at all, under a name that
-no other content has.
+Several fuzzers may share a folder: a file appears completely or not at all, under a name that
+belongs to its content.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A corpus as it was read; ``passed_over`` has a line for each entry that is no scenario."""
+    """A corpus as read; ``passed_over`` has a line for each file that is not a scenario."""
 
     scenarios: tuple[Scenario, ...]
     passed_over: tuple[str, ...]
 
 
 def load(folder: Path) -> Loaded:
-    """Return the scenarios of a folder; none if it does not exist.
+    """Return the scenarios in a folder; none if it does not exist.
 
-    They will be changed, so that what their authors expect is left out.
+    They will be mutated, so the ``expect`` of their operations is removed.
     """
     scenarios: list[Scenario] = []
     passed_over: list[str] = []
@@ -43,7 +43,7 @@ def load(folder: Path) -> Loaded:
 
 
 def keep(folder: Path, scenario: Scenario) -> bool:
-    """Add a scenario; False if the corpus has it. Raises OSError."""
+    """Add a scenario; return False if the corpus has it. Raises OSError."""
     path = folder / f"{content_name(scenario)}.json"
     if path.exists():
         return False
@@ -53,12 +53,12 @@ def keep(folder: Path, scenario: Scenario) -> bool:
 
 
 def file_name(scenario: Scenario) -> str:
-    """Return a name for a scenario's file: its own where that is plainly a file's name."""
+    """Return a file name for a scenario: its own name if that is a plain file name."""
     name = scenario.name
     return name if _FILE_NAME.fullmatch(name) else content_name(scenario)
 
 
 def content_name(scenario: Scenario) -> str:
-    """Return a name that depends on what a scenario does, whatever it is called."""
+    """Return a name that depends on what a scenario does, not on what it is called."""
     bare = msgspec.structs.replace(scenario, name="", why="", source="", tags=())
     return hashlib.sha256(msgspec.json.encode(bare)).hexdigest()[:16]

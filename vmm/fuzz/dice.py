@@ -1,7 +1,7 @@
-"""Chance that is the same on every machine and with every Python.
+"""Pseudo-random choices that are the same on every machine and with every Python.
 
-Of ``random.Random`` only ``random()`` is promised to yield the same numbers for ever; everything
-here is made from it, which is also the fastest way.
+Of ``random.Random``, only ``random()`` is guaranteed to give the same numbers in every version;
+everything here is made from it, which is also fastest.
 """
 
 import random
@@ -15,7 +15,7 @@ _SEED_BITS = 64
 
 
 class Dice:
-    """A stream of choices that depends on the seed alone."""
+    """A stream of choices that depends only on the seed."""
 
     __slots__ = ("random",)
 
@@ -23,7 +23,7 @@ class Dice:
         self.random = random.Random(seed).random
 
     def pick(self, items: Sequence[T]) -> T:
-        """Return one of the items, each as likely as the others."""
+        """Return one of the items, each equally likely."""
         return items[int(self.random() * len(items))]
 
     def below(self, end: int) -> int:
@@ -40,5 +40,5 @@ class Dice:
 
 
 def seed_of(run_seed: int, number: int) -> int:
-    """Return the seed of the scenario ``number`` of a run: 64 bits that nothing else gets."""
+    """Return the seed of the scenario ``number`` of a run: 64 bits, different for each."""
     return ((run_seed * _MIX) ^ (number * 0xD1B54A32D192ED03)) & ((1 << _SEED_BITS) - 1)

@@ -1,4 +1,4 @@
-"""The run: workers, their watch, the budget, and what they find."""
+"""The run of a fuzzer: its workers, the watch over them, the budget, and what they find."""
 
 import math
 import os
@@ -41,7 +41,7 @@ from vmm.verdict.identity import Identity
 
 _TICK_S = 0.1
 _SILENCE_S = 30.0
-"""So long may a worker say nothing: the longest scenarios take a second or two."""
+"""How long a worker may send nothing: the longest scenarios take a second or two."""
 
 _MAX_RESTARTS = 8
 _STOPPED = "stopped"
@@ -57,24 +57,24 @@ _FROM_OUTSIDE = tuple(
         signal.SIGXCPU,
     )
 )
-"""Deaths that say nothing of KVM, unless the kernel complains: an oops ends a process so, too."""
+"""Deaths that say nothing about KVM unless the kernel complains: an oops looks the same."""
 
 
 @dataclass(slots=True)
-class _Post:
-    """A worker's place: it survives the process."""
+class _WorkerState:
+    """A worker's state, which survives its process."""
 
     number: int
     child: Child
     journal: Path
-    heard: float
+    last_message: float
     first: int = 0
     failed: bool = False
     operations: int = 0
 
 
 class Fuzzer:
-    """One run of ``vmm fuzz``. ``show`` draws the tally as it is; it must not start threads."""
+    """One run of ``vmm fuzz``. ``show`` draws the tally; it must not start threads."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Fuzzer:
         self._facts = host.in_brief()
         self._bases = bases
         self._show = show
-        self._posts: list[_Post] = []
+        self._workers: list[_WorkerState] = []
         self._causes: set[Identity] = set()
         self._held: list[Differs] = []
         self._finished = 0
@@ -101,9 +101,10 @@ class Fuzzer:
         self._started = time.monotonic()
 
     def run(self, interruption: Interruption) -> Tally:
-        """Run until the budget is spent, something stops it, or somebody interrupts it.
+        """Run until the budget is spent, something stops it, or it is interrupted.
 
-        What was found is minimised and written for some time longer; not after an interruption.
+        Afterwards, unless interrupted, what was found is minimised and written for some time
+        longer.
         """
         tally = self.tally
         self._plan.out.mkdir(parents=True, exist_ok=True)
@@ -111,18 +112,18 @@ class Fuzzer:
             with KernelWatch() as watch:
                 for number in range(self._plan.jobs):
                     if not interruption.asked:
-                        self._post(number, self._plan.index(number))
+                        self._start_worker(number, self._plan.index(number))
                 while not (self._spent() or interruption.asked):
-                    self._turn(watch, self._left_s())
+                    self._poll(watch, self._left_s())
             self._end_workers()
-            self._take_held()
+            self._handle_held()
             self._finish(interruption)
         except KeyboardInterrupt:
             interruption.asked = True
         except OSError as error:
             tally.end_early(f"the host: {what_is_short(error)}")
         finally:
-            self._take_held()
+            self._handle_held()
             self._end()
         if interruption.asked:
             tally.note("interrupted")
@@ -130,7 +131,7 @@ class Fuzzer:
         return tally
 
     def _finish(self, interruption: Interruption) -> None:
-        """Minimise and write what was found, in what is left of the budget and some time longer."""
+        """Minimise and write what was found, in the rest of the budget and the overtime."""
         begun = time.monotonic()
         counted_from = begun
         if self._plan.seconds is not None:
@@ -139,11 +140,11 @@ class Fuzzer:
             left_s = counted_from + self._plan.overtime_s - time.monotonic()
             if left_s <= 0:
                 return
-            self._turn(None, left_s)
+            self._poll(None, left_s)
             self.tally.overtime = time.monotonic() - begun
 
-    def _post(self, number: int, first: int, done: int = 0) -> None:
-        """Let a worker begin with the scenario of an index, after so many operations."""
+    def _start_worker(self, number: int, first: int, done: int = 0) -> None:
+        """Start a worker at the scenario ``first``, with ``done`` operations of its share done."""
         plan = self._plan
         cpu = self._cpus[number % len(self._cpus)]
         journal = journal_path(plan.out, self._name, number)
@@ -163,11 +164,11 @@ class Fuzzer:
             operations=None if plan.share is None else plan.share - done,
         )
         child = Child.start(partial(run_worker, assignment), assignment.process)
-        post = _Post(number, child, journal, time.monotonic(), first, operations=done)
-        self._posts.append(post)
+        worker = _WorkerState(number, child, journal, time.monotonic(), first, operations=done)
+        self._workers.append(worker)
 
     def _left_s(self) -> float:
-        """Return how much time there is, minimising included."""
+        """Return how much time is left, minimising included."""
         plan = self._plan
         if plan.seconds is None:
             return math.inf
@@ -175,7 +176,7 @@ class Fuzzer:
 
     def _spent(self) -> bool:
         tally = self.tally
-        if tally.ended_early or not self._posts or self._is_budget_spent():
+        if tally.ended_early or not self._workers or self._is_budget_spent():
             return True
         found = len(tally.findings) + len(tally.again) + self._queue.pending
         held = {each.identity.cause for each in self._held}
@@ -187,47 +188,47 @@ class Fuzzer:
             return True
         return plan.counts and self._finished == plan.jobs
 
-    def _turn(self, watch: KernelWatch | None, left_s: float) -> None:
-        """Take the workers' messages, look after workers that send none, and show the tally."""
+    def _poll(self, watch: KernelWatch | None, left_s: float) -> None:
+        """Handle the messages of workers, check workers that send none, and show the tally."""
         queue = self._queue
         queue.begin(self._cpus[0], left_s)
         minimiser = queue.connection
-        listening = [post.child.connection for post in self._posts]
+        listening = [worker.child.connection for worker in self._workers]
         ready = wait([*listening, minimiser] if minimiser else listening, _TICK_S)
-        for post in tuple(self._posts):
-            if post.child.connection in ready:
-                self._hear(post, watch)
-            elif time.monotonic() - post.heard > _SILENCE_S:
-                self._replace(post, _silence(post.child), watch)
+        for worker in tuple(self._workers):
+            if worker.child.connection in ready:
+                self._receive(worker, watch)
+            elif time.monotonic() - worker.last_message > _SILENCE_S:
+                self._replace(worker, _silence(worker.child), watch)
         if minimiser in ready:
-            queue.hear()
-        queue.look_after()
-        if self._posts:
+            queue.receive()
+        queue.check_time()
+        if self._workers:
             self.tally.seconds = time.monotonic() - self._started
         self._show(self.tally)
 
-    def _hear(self, post: _Post, watch: KernelWatch | None) -> None:
+    def _receive(self, worker: _WorkerState, watch: KernelWatch | None) -> None:
         try:
-            message = receive(post.child.connection)
+            message = receive(worker.child.connection)
         except EOFError:
-            self._replace(post, "", watch)
+            self._replace(worker, "", watch)
             return
-        post.heard = time.monotonic()
+        worker.last_message = time.monotonic()
         match message:
             case Ended():
-                self._posts.remove(post)
-                self._end_worker(post)
+                self._workers.remove(worker)
+                self._end_worker(worker)
                 self._finished += 1
                 return
             case Failed():
-                post.failed = True
+                worker.failed = True
             case Progress(operations=operations):
-                post.operations += operations
+                worker.operations += operations
             case _:
                 pass
-        self._take(message)
+        self._handle(message)
 
-    def _take(self, message: AnyMessage) -> None:
+    def _handle(self, message: AnyMessage) -> None:
         tally, plan = self.tally, self._plan
         match message:
             case Progress(scenarios, operations, inconclusive, known, covered):
@@ -256,10 +257,10 @@ class Fuzzer:
                     tally.failure = reason
                     tally.note(f"{scenario.name if scenario else 'a worker'}: internal error")
             case Best() | Minimised() | Ended():
-                raise AssertionError("workers do not minimise, and their end is heard before")
+                raise AssertionError("workers do not minimise, and their end is handled before")
 
-    def _take_held(self) -> None:
-        """Take what differed, the shortest first: which worker was faster must not matter."""
+    def _handle_held(self) -> None:
+        """Handle the differences that were held, shortest first, whichever worker was faster."""
         for each in sorted(self._held, key=_order):
             self._differs(each)
         self._held.clear()
@@ -290,14 +291,14 @@ class Fuzzer:
             journal=journal,
         )
 
-    def _replace(self, post: _Post, how: str, watch: KernelWatch | None) -> None:
-        """Put another process in the place of one that is gone or hangs."""
-        self._posts.remove(post)
-        died = post.child.end()
+    def _replace(self, worker: _WorkerState, how: str, watch: KernelWatch | None) -> None:
+        """Replace a worker process that died or hangs."""
+        self._workers.remove(worker)
+        died = worker.child.end()
         how = how if how.startswith(_STOPPED) else died or how
-        left = read_journal(post.journal) if post.journal.exists() else None
-        journal = b"" if left is None else post.journal.read_bytes()
-        post.journal.unlink(missing_ok=True)  # A process that cannot be killed keeps it locked.
+        left = read_journal(worker.journal) if worker.journal.exists() else None
+        journal = b"" if left is None else worker.journal.read_bytes()
+        worker.journal.unlink(missing_ok=True)  # A process that cannot be killed keeps it locked.
         if self.tally.ended_early:
             return
         problems = watch.news() if watch else ()
@@ -305,7 +306,7 @@ class Fuzzer:
         if from_outside:
             self.tally.note(f"{_OUTSIDE}: {how}; what ran then is left out")
             self.tally.disturbed = True
-        elif not post.failed:
+        elif not worker.failed:
             if not how or left is None:
                 self.tally.failure = f"a worker ended without a word{how and ': '}{how}"
                 self.tally.ended_early = True
@@ -315,33 +316,33 @@ class Fuzzer:
         if self._restarts > _MAX_RESTARTS:
             self.tally.end_early(f"{self._restarts} workers hung, died or failed")
             return
-        first = post.first if left is None else left.intent.next_index
-        self._post(post.number, first, post.operations)
+        first = worker.first if left is None else left.intent.next_index
+        self._start_worker(worker.number, first, worker.operations)
 
     def _ended(
         self, left: Interrupted, how: str, journal: bytes, problems: Sequence[Problem]
     ) -> None:
-        """Tell what a worker has met that hung or died."""
+        """Note what a worker was running when it hung or died."""
         scenario = left.under_way[0] if left.under_way else left.intent.scenarios[-1]
         self.tally.note(f"{scenario.name} {how}")
         lines = (how, *(line for problem in problems for line in problem.excerpt))
         finding = self._finding(scenario, ending(how), lines, journal)
         if how.endswith("cannot be killed"):
-            self._queue.write(finding, time_limit_s=0.0)  # It would hang there, too.
+            self._queue.write(finding, time_limit_s=0.0)  # Running it again would hang, too.
         else:
             self._queue.add(finding)
 
     def _end_workers(self) -> None:
-        for post in self._posts:
-            self._end_worker(post)
-        self._posts.clear()
+        for worker in self._workers:
+            self._end_worker(worker)
+        self._workers.clear()
 
-    def _end_worker(self, post: _Post) -> None:
-        post.child.end()
-        post.journal.unlink(missing_ok=True)
+    def _end_worker(self, worker: _WorkerState) -> None:
+        worker.child.end()
+        worker.journal.unlink(missing_ok=True)
 
     def _end(self) -> None:
-        """Leave no process and no journal, and keep what was not minimised to its end."""
+        """End all processes, remove journals, and write what was not minimised."""
         self._end_workers()
         self._queue.close()
         if self._plan.out.exists() and not any(self._plan.out.iterdir()):

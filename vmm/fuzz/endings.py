@@ -1,4 +1,4 @@
-"""Runs that did not come to their end: their kind stands where that of a difference would."""
+"""Runs that hung or died: their kind takes the place of a difference's identity."""
 
 from vmm.verdict.identity import Identity
 
@@ -6,15 +6,15 @@ _ENDINGS = ("hung", "died")
 
 
 def ended_badly(reason: str) -> bool:
-    """Whether this is why a run hung or died."""
+    """Whether a reason says that a run hung or died."""
     return reason.startswith(_ENDINGS)
 
 
 def ending(reason: str) -> Identity:
-    """Return the kind of a run that hung or died: its first word."""
+    """Return the identity of a run that hung or died: the first word of the reason."""
     return Identity(reason.partition(":")[0])
 
 
 def is_ending(identity: Identity) -> bool:
-    """Whether this is the kind of a run that hung or died."""
+    """Whether this is the identity of a run that hung or died."""
     return identity.operation in _ENDINGS

@@ -1,8 +1,8 @@
-"""What only some random scenarios are about: dirty rings, guest_memfds, the host's own changes of
-its memory, internal slots, memory mapped ahead. Each of these is a *subject*.
+"""Operations that only some random scenarios have: on dirty rings, guest_memfds, host memory,
+internal slots, pre-faulted memory and more. Each of these is a *subject*.
 
-Subjects keep each other apart, too: code is executed only where no page of it can turn into zeros,
-which the guest would run through for ever.
+Having one subject at most also keeps them apart: code is executed only where none of its pages can
+turn into zeros, which the guest would run through for ever.
 """
 
 from collections.abc import Callable, Iterator
@@ -63,8 +63,10 @@ from vmm.scenario.operations import (
 _replace = msgspec.structs.replace
 
 _MOST_WRITES = 60
-"""Between two resets of dirty rings. Runs that overrun a ring are a known issue of kvm_pvm, which
-would be found over and over."""
+"""Writes between two resets of dirty rings.
+
+Overruns are a known issue of kvm_pvm, which would be found over and over.
+"""
 
 _ZAP_ALL = 1 << 7  # KVM_X86_QUIRK_SLOT_ZAP_ALL
 _NOT_A_QUIRK = 1 << 62
@@ -74,24 +76,24 @@ _MANUAL_OPTIONS = (0, 1, 1, 2, 3, 4, 5, 7, 1 << 32 | 1, 1 << 63)
 _FILE_PAGES = (1, 2, 4, 8)
 _BAD_FILE_SIZES = (0, 0x200, PAGE_SIZE_BYTES + 1, 1 << 63)
 _SHARED = "shared"
-"""The file that the mapping ``SHOWN`` shows."""
+"""The guest_memfd that the mapping ``SHOWN`` maps."""
 
 _TSS_GPAS = (USUAL_TSS_GPA, USUAL_TSS_GPA, 0xFFFB_8000, 1 << 32)
 _IDENTITY_GPAS = (IDENTITY_MAP_GPA, 0xFFFB_B000)
-"""Apart from each other and from what the guest uses, so that no vCPU lacks what it brings."""
+"""Apart from each other and from the guest's memory, so that no vCPU is affected by them."""
 
 
 _CLOCKS: tuple[Clock, ...] = ("system_time", "steal_time", "steal_time", "wall_clock")
 _CLOCK_OFFSETS = (0x400, 0x400, 0x710, 0x7C0, 0xF80)
-"""Where no touch and no code is, and one place that is not aligned as the steal time must be."""
+"""Where there is no touch and no code; one of them is not aligned as steal time must be."""
 
 _IDLE_GPA = 0x7000_0040
-"""A vCPU runs that reads here, where random scenarios have no slot."""
+"""A touch here lets a vCPU run; random scenarios have no slot here."""
 
 _EVENTS = ((0x40, 4), (0x100, 2), (0x200, 0), (0xFFC, 4))
-"""Where in a page eventfds are, and of which length.
+"""Offset in a page, and length, of eventfds.
 
-One of any length is not beside the end of a range: there kernels lose it, which is known.
+One of any length is not placed at the end of a range, where some kernels lose it: a known issue.
 """
 
 _BACK: dict[HostChangeKind, HostChangeKind] = {
@@ -108,7 +110,7 @@ _BACK: dict[HostChangeKind, HostChangeKind] = {
 _PAGED: tuple[HostChangeKind, ...] = ("fetch_later", "guard")
 _NEVER_FIRST = ("map", "allow", "extend", "move_back", "settle", "fork", "reap")
 _IMMOVABLE = ("unmap", "forbid", "write_protect", "map_file")
-"""After these pages of a mapping are not moved: what it is made of has come apart."""
+"""After these a mapping's pages are not moved: it is no longer a single mapping."""
 
 
 class Extras:
@@ -142,7 +144,7 @@ class Extras:
         ]
 
     def begin(self) -> Iterator[AnyOperation]:
-        """Yield what comes before any vCPU of a VM."""
+        """Yield what has to come before any vCPU of a VM."""
         dice, features = self._dice, self._features
         self._writes = 0
         self._is_forked = False
@@ -164,7 +166,7 @@ class Extras:
             yield from self._starts.begin()
 
     def after(self) -> Iterator[AnyOperation]:
-        """Yield, now and then, something that a subject is about."""
+        """Yield, now and then, an operation of a subject."""
         if self._makers and self._dice.chance(0.5):
             yield from self._dice.pick(self._makers)()
         elif self._dice.chance(0.005):
@@ -178,11 +180,11 @@ class Extras:
             yield self._dice.pick(stray)
 
     def meanwhile(self, operation: AnyOperation) -> Iterator[AnyOperation]:
-        """Yield the emptying of rings that ``operation`` may have brought near their end."""
+        """Yield the emptying of dirty rings that ``operation`` may have nearly filled."""
         if "rings" not in self._pools.subjects:
             return
         if isinstance(operation, Instruction):
-            # What it reads and what it writes, each over a border.
+            # What it reads and what it writes, each possibly across a page border.
             self._writes += 4 * INSTRUCTIONS[operation.name].times * operation.count
         elif not isinstance(operation, Touch | Sweep):
             return
@@ -194,7 +196,7 @@ class Extras:
             yield ResetDirtyRings()
 
     def end(self) -> Iterator[AnyOperation]:
-        """Yield what comes last."""
+        """Yield the last operations."""
         if "rings" in self._pools.subjects:
             yield from self._harvest_all()
         looks = self._features.process_files
@@ -205,9 +207,9 @@ class Extras:
         return (HarvestDirtyRing(vcpu) for vcpu in range(self._pools.vcpus))
 
     def _odd_cap(self) -> EnableCap:
-        """Return a capability with any argument, most of which most kernels refuse.
+        """Return an enabled capability with arguments that most kernels refuse.
 
-        Of rings only the largest is enabled: a small one would run over where nobody empties it.
+        Of ring sizes only the largest is valid: a small ring that nobody empties would overrun.
         """
         dice, features = self._dice, self._features
         what = dice.random()
@@ -253,9 +255,9 @@ class Extras:
         yield PreFaultMemory(gpa, size, flags, dice.below(self._pools.vcpus))
 
     def _host_change(self) -> Iterator[AnyOperation]:
-        """Yield a change of some pages, or take back what a change has taken away.
+        """Yield a change of some pages, or undo the last change of a mapping.
 
-        The first mapping keeps its pages: the host writes there.
+        The first mapping keeps its pages, since the host writes there.
         """
         dice = self._dice
         mapping = dice.pick([each for each in self._pools.mappings if _changes(each)])
@@ -289,7 +291,7 @@ class Extras:
         yield change
 
     def _clock(self) -> Iterator[AnyOperation]:
-        """Yield a clock that KVM is to write, or its end; a pause; and a run with a look after."""
+        """Yield the start or end of a clock, a pause, and a run with a look at memory after it."""
         dice, pools = self._dice, self._pools
         vcpu = dice.below(pools.vcpus)
         gpa = dice.pick(pools.gfns) * PAGE_SIZE_BYTES + dice.pick(_CLOCK_OFFSETS)
@@ -303,9 +305,9 @@ class Extras:
             yield Inspect()
 
     def _device(self) -> Iterator[AnyOperation]:
-        """Yield a device where slots come and go, its end, or a look at what it has taken.
+        """Yield a device where slots come and go, its end, or a look at what devices received.
 
-        No two overlap that are not the same: which of them a write meets nobody could tell.
+        Different devices do not overlap: it would be unknown which of them a write meets.
         """
         dice = self._dice
         gfn = dice.pick(self._pools.gfns)
@@ -320,14 +322,14 @@ class Extras:
             yield IoEventFd(dice.pick(("x", "y")), gpa + offset, length, match, is_on)
 
     def _switch(self) -> Iterator[AnyOperation]:
-        """Yield a step to another VM; what is remembered is of one of them, and a guess."""
+        """Yield a switch to another VM; what this generator knows of slots is then only a guess."""
         yield SwitchVm(self._dice.below(3))
 
     def _may(self, how: HostChangeKind) -> bool:
         needed = {"collapse": self._features.collapse, "merge": self._features.ksm}
         if how == "merge" and not self._dice.chance(0.1):
-            return False  # It waits for the kernel.
-        if how in _PAGED:  # Their pages are there, and nobody else's.
+            return False  # It is slow, since it waits for the kernel.
+        if how in _PAGED:  # Their pages must be present, and not shared with a child.
             return self._features.userfaultfd and self._moves and not self._is_forked
         return needed.get(how, True) and how not in (_IMMOVABLE if self._moves else ("move_away",))
 
@@ -348,7 +350,7 @@ class Extras:
             yield self._bind(dice.pick(list(self._files)))
 
     def _hole(self, name: str) -> PunchGuestMemfd:
-        """Return a hole in a file: of pages that it has, but for a bad one now and then."""
+        """Return a hole in a file, now and then with invalid arguments."""
         dice = self._dice
         first = dice.below(self._files[name])
         offset, size = first * PAGE_SIZE_BYTES, dice.pick((1, 1, 2, 4)) * PAGE_SIZE_BYTES
@@ -357,7 +359,7 @@ class Extras:
         return PunchGuestMemfd(name, offset, size, not dice.chance(0.05), not dice.chance(0.1))
 
     def _convert(self) -> SetMemoryAttributes:
-        """Return a change of what is private, which VMs without private memory refuse."""
+        """Return a change of private attributes, which VMs without private memory refuse."""
         dice = self._dice
         address = dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES
         size = dice.pick((1, 1, 2, 4)) * PAGE_SIZE_BYTES
@@ -367,7 +369,7 @@ class Extras:
         return SetMemoryAttributes(address, size, attributes, int(dice.chance(0.05)))
 
     def _create(self) -> Iterator[AnyOperation]:
-        """Yield the creation of a file; the one that is shared with the host is shown at once."""
+        """Yield the creation of a file; the one shared with the host is mapped at once."""
         dice = self._dice
         pages = dice.pick(_FILE_PAGES)
         shown = next((m for m in self._pools.mappings if m.name == SHOWN), None)
@@ -388,9 +390,9 @@ class Extras:
         yield CreateGuestMemfd(name, pages * PAGE_SIZE_BYTES)
 
     def _bind(self, name: str) -> SetUserMemoryRegion2:
-        """Return a slot on some pages of a file; of the shown one at the address that shows them.
+        """Return a slot on some pages of a file; of the shared file, at the address that maps it.
 
-        Elsewhere nobody could tell what the guest would reach.
+        With any other address it would be unknown what the guest reaches.
         """
         dice, pools = self._dice, self._pools
         known, is_shown = self._files[name], name == _SHARED

@@ -1,4 +1,4 @@
-"""Files that others read while we write: each is seen whole or not at all, after a crash, too."""
+"""Files that are read while we write: they appear complete or not at all, even after a crash."""
 
 import errno
 import os
@@ -11,14 +11,14 @@ from vmm.host.naming import named
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file, in place of one that is there. Raises OSError."""
+    """Write a file, replacing an existing one. Raises OSError."""
     scratch = _scratch(path)
     try:
         scratch.unlink(missing_ok=True)
         with named(path), scratch.open("x") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())  # Else a crash may leave the name, and nothing in it.
+            os.fsync(file.fileno())  # Or a crash may leave the name with no content.
         scratch.replace(path)
     except BaseException:
         scratch.unlink(missing_ok=True)
@@ -27,9 +27,9 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder, which has its name when the block ends.
+    """Yield a new folder, which gets its name when the block ends.
 
-    Raises FileExistsError where there is such a folder by then, and OSError.
+    Raises FileExistsError if there is such a folder by then, and OSError.
     """
     scratch = _scratch(path)
     scratch.mkdir(parents=True)
@@ -47,7 +47,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def make_writable(folder: Path) -> None:
-    """Make a folder if there is none, and try to write there. Raises OSError."""
+    """Create a folder if there is none, and check that it is writable. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     trial = folder / "trial"
     scratch = _scratch(trial)

@@ -1,4 +1,4 @@
-"""Findings: for each difference a folder with all that a bug report needs."""
+"""Findings: each difference gets a folder with all that a bug report needs."""
 
 import hashlib
 import json
@@ -29,17 +29,17 @@ from vmm.verdict.judge import Verdict, judge
 _DIFFERENT_TRIES = 10
 
 ALSO = "also"
-"""The folder, within one of a finding, that holds others of the same fault."""
+"""Subfolder of a finding for other findings of the same fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A difference, minimised: ``differed`` of ``runs`` runs of the scenario showed it.
 
-    ``found_with`` is how many operations it had when it was found, ``seconds`` when that was.
-    It is ``unfinished`` where time ended the minimising. ``log`` are the kernel's words,
-    ``journal`` what the intent journal of a run that hung or died held. ``before`` it these ran in
-    the same process.
+    ``found_with`` is how many operations it had when it was found, after ``seconds``.
+    ``unfinished`` says that time ended the minimising. ``log`` has the kernel's messages,
+    ``journal`` the intent journal of a run that hung or died. The scenarios ``before`` ran before
+    it in the same process.
     """
 
     scenario: Scenario
@@ -57,7 +57,7 @@ class Finding:
 
     @property
     def name(self) -> str:
-        """A name that the same finding gets again."""
+        """A name that depends only on the kind of finding, so that the same one gets it again."""
         words = "-".join(str(self.identity).lower().replace("|", " ").split())
         shape = [type(operation).__name__ for operation in self.scenario.operations]
         digest = hashlib.sha256(json.dumps([str(self.identity), shape]).encode()).hexdigest()[:8]
@@ -65,7 +65,7 @@ class Finding:
 
     @property
     def remark(self) -> str:
-        """How reliably it shows, and how small it is."""
+        """How reliably it shows, and whether it is fully minimised."""
         rate = f"in {self.differed} of {self.runs} runs" if self.runs else "not run again"
         return rate + ("; not fully minimised" if self.unfinished else "")
 
@@ -73,9 +73,9 @@ class Finding:
 def write(
     folder: Path, finding: Finding, features: Features, host: HostInfo, time_limit_s: float
 ) -> tuple[Path, bool]:
-    """Write the folder of a finding, and return it, and whether it is new. Raises OSError.
+    """Write the folder of a finding; return it, and whether it is new. Raises OSError.
 
-    ``time_limit_s`` is for running its scenario once more, which gives its history.
+    ``time_limit_s`` is for running its scenario once more, to get a history.
     """
     target = folder / finding.name
     if target.exists():
@@ -87,18 +87,18 @@ def write(
     try:
         with whole_folder(target) as scratch:
             _fill(scratch, scenario, history, finding, host)
-    except FileExistsError:  # Another run has written the same finding.
+    except FileExistsError:  # Another run has just written the same finding.
         return target, False
     return target, True
 
 
 def length_of(folder: Path) -> int:
-    """Return how many operations the scenario of a finding has that was written."""
+    """Return how many operations the scenario of a written finding has."""
     return len(read_scenario(folder / "scenario.json", LARGE).operations)
 
 
 def swap(known: Path, shorter: Path, target: Path) -> None:
-    """Make a finding that lies within another one the outer, under the name ``target``.
+    """Make a finding inside another one the outer one, under the name ``target``.
 
     Raises OSError.
     """
@@ -122,7 +122,7 @@ def _fill(
             journal.write_bytes(finding.journal)
     if history is not None:
         write_whole(folder / "history.jsonl", b"".join(history_lines(history)).decode())
-        with suppress(InexpressibleError):  # The history says all the same what happened.
+        with suppress(InexpressibleError):  # The history still says what happened.
             write_whole(folder / "repro.c", program(history))
     verdict = None if history is None else judge(history)
     title = bugreport.subject(finding.scenario, history, verdict, str(finding.identity))
@@ -136,7 +136,7 @@ def _fill(
 def _history(
     scenario: Scenario, features: Features, host: HostInfo, finding: Finding, time_limit_s: float
 ) -> History | None:
-    """Return a history that shows the difference; one that comes and goes is tried for again."""
+    """Return a history that shows the difference, after several tries if needed."""
     history = None
     deadline = time.monotonic() + time_limit_s
     for _ in range(_DIFFERENT_TRIES):

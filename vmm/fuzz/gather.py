@@ -1,4 +1,4 @@
-"""Findings of other runs, gathered into one folder: they may be a stranger's."""
+"""Gathers the findings of other runs, perhaps a stranger's, in one folder."""
 
 import os
 import shutil
@@ -17,15 +17,15 @@ _MAX_FILE_BYTES = 256 << 20
 
 
 def findings_in(folder: Path) -> list[Path]:
-    """Return what may be findings: the folders in a folder. Raises OSError.
+    """Return the possible findings in a folder: its subfolders. Raises OSError.
 
-    Those that somebody was killed while writing are left out.
+    Those that a killed process left unfinished are not among them.
     """
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def check_finding(path: Path) -> None:
-    """Raise FileError for what is no finding."""
+    """Raise FileError for what is not a finding."""
     if not _is(path, stat.S_ISDIR):
         raise FileError(path, "not a folder")
     read_scenario(_regular(path / _SCENARIO))
@@ -34,7 +34,7 @@ def check_finding(path: Path) -> None:
 def gather(finding: Path, out: Path) -> None:
     """Copy a finding, unless there is one of its name.
 
-    Regular files are copied, and nothing that a symbolic link points to. Raises OSError.
+    Only regular files are copied, nothing that a symbolic link points to. Raises OSError.
     """
     target = out / finding.name
     if os.path.lexists(target):
@@ -54,7 +54,7 @@ def _copy(path: Path, folder: Path) -> None:
 
 
 def _others(finding: Path) -> list[Path]:
-    """Return the folders of findings that are kept with this one."""
+    """Return the folders of the other findings of the same fault."""
     if not _is(finding / ALSO, stat.S_ISDIR):
         return []
     return [path for path in sorted((finding / ALSO).iterdir()) if _is(path, stat.S_ISDIR)]
@@ -67,7 +67,7 @@ def _regular(path: Path) -> Path:
 
 
 def _is(path: Path, kind: Callable[[int], bool]) -> bool:
-    """Whether a path itself, and not what it points to, is of a kind."""
+    """Whether a path itself, not what it links to, is of a kind."""
     try:
         return kind(path.lstat().st_mode)
     except OSError:

@@ -1,10 +1,10 @@
-"""Random scenarios: ``generate`` is a pure function of a seed and of a kernel's features.
+"""Random scenarios: ``generate`` is a pure function of a seed and a kernel's features.
 
-Most scenarios are a mixture of region calls and looks at memory; some begin with a crowd of
-slots; some have a subject for something else besides (``extras.py``); some are curated scenarios
-with a few operations changed; a few are races (``racing.py``). Other VMs' lives and churning slots
-are left to curated scenarios: they are about time and quantity, of which random ones have none to
-spare. Short ones show a difference plainly, long ones get to states that take many steps.
+Most scenarios mix region calls and looks at memory; some begin with a crowd of slots; some have
+another subject besides (``extras.py``); some are mutations of curated scenarios; a few are races
+(``racing.py``). Other VMs' lives and churning slots are left to curated scenarios, since they need
+time and quantity. Short scenarios show a difference plainly, long ones reach states that take many
+steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ _ODD_SHARE = 0.12
 _RACES = 0.01
 """A race takes about as long as fifty other scenarios."""
 _PRIVATE = 0.6
-"""So many VMs have private memory, of those that bind guest_memfds where the kernel has both."""
+"""The share of private-memory VMs, of those that bind guest_memfds, if the kernel has both."""
 _MORE_PRIVATE = 0.05
 _CROWDS = 0.05
 _LENGTHS = ((3, 12), (12, 60), (60, 200), (150, 400))
@@ -50,7 +50,7 @@ _CROWD_GFN = 0x2000
 def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> Scenario:
     """Return the scenario of a seed; it is valid, and the same on every machine.
 
-    ``bases`` are scenarios of which some of the result are mutations.
+    Some results are mutations of one of ``bases``.
     """
     dice = Dice(seed)
     name = f"fuzz-{seed:016x}"
@@ -81,9 +81,9 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
 
 
 def _with_odd_subject(drawn: pools.Pools, features: Features, dice: Dice) -> pools.Pools:
-    """Give some scenarios a subject of those that came later, by dice of their own.
+    """Give some scenarios one of the newer subjects, drawn with separate dice.
 
-    So that the others are what they were before.
+    So all other scenarios of a seed stay as they were.
     """
     subjects = pools.odd_subjects(features)
     if drawn.subjects or not subjects or not dice.chance(_ODD_SHARE):
@@ -101,7 +101,7 @@ def _needs(drawn: pools.Pools) -> tuple[str, ...]:
 
 
 class _Composer:
-    """Strings calls and looks together."""
+    """Puts calls and looks together."""
 
     def __init__(self, dice: Dice, features: Features, drawn: pools.Pools) -> None:
         self._dice = dice
@@ -113,7 +113,7 @@ class _Composer:
         self._extras = Extras(dice, features, drawn, self._world)
 
     def operations(self) -> Iterator[AnyOperation]:
-        """Yield all operations, and in between what keeps dirty rings from running over."""
+        """Yield all operations, and in between what keeps dirty rings from overrunning."""
         for operation in self._composed():
             yield operation
             yield from self._extras.meanwhile(operation)
@@ -157,7 +157,7 @@ class _Composer:
         return EnableCap("MANUAL_DIRTY_LOG_PROTECT2", argument)
 
     def _crowd(self, size: int) -> Iterator[AnyOperation]:
-        """Yield the creation of many slots of one page, with ids and gfns that ascend."""
+        """Yield creations of many one-page slots, with ascending ids and gfns."""
         stride = self._dice.pick((1, 2))
         first = self._dice.pick((1000, 600, self._features.nr_memslots - size - 1))
         first = min(first, max(self._features.nr_memslots - size - 1, 0))

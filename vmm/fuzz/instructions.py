@@ -1,4 +1,4 @@
-"""Single instructions of random scenarios: any row of the table, on what is likely to be there."""
+"""Single instructions in random scenarios: any row of the table, on data that is likely there."""
 
 from collections.abc import Iterator
 
@@ -37,12 +37,12 @@ _IN_MEMORY = tuple(
     for row in INSTRUCTIONS.values()
     if row.cannot_exit or row.name in ("pusha", "popa", "ret", *_STATES)
 )
-"""Outside of memory these meet known issues of KVM's emulator, or leave what nobody knows."""
+"""Outside memory these meet known issues of KVM's emulator, or have unknown effects."""
 
 _ROWS = tuple(row for row in INSTRUCTIONS.values() if row not in _IN_MEMORY)
 _IN_MEMORY_SHARE = 0.08
 _STATE_OFFSETS = (0xA00, 0xA00, 0xC00, 0xF00)
-"""Where a state is saved that is in nobody's way: elsewhere much is read, and has to be known."""
+"""Where FPU state is saved: other places are read often, so their content must stay known."""
 
 _PLAIN: tuple[MappingKind, ...] = ("anonymous", "shared", "memfd", "thp", "hugetlb")
 
@@ -60,7 +60,7 @@ class Instructions:
         self._modes: tuple[Mode, ...] = ("real", "real", "long") if pools.has_long else ("real",)
 
     def at(self, page: int, vcpu: int, as_id: AsId) -> Iterator[AnyOperation]:
-        """Yield an instruction on a page, or over one of its borders, and what it needs first."""
+        """Yield an instruction on a page or across one of its borders, and what it needs first."""
         dice = self._dice
         mode = dice.pick(self._modes)
         if self._pools.has_long and not _is_low(page):
@@ -71,10 +71,10 @@ class Instructions:
             rows = _IN_MEMORY
         row = dice.pick([row for row in rows if row.widths(mode)])
         operation = self._make(row, mode, page, vcpu, as_id)
-        if row.name == "fxrstor64" and place is not None:  # Another control word is a fault.
+        if row.name == "fxrstor64" and place is not None:  # Another MXCSR would be a fault.
             offset = place.offset + operation.gpa - page + MXCSR_OFFSET
             yield HostWrite(Place(place.mapping, offset), RESET_MXCSR)
-        if row.name == "ret":  # Where it goes on elsewhere nobody knows.
+        if row.name == "ret":  # Another return address would lead to unknown code.
             address = CODE_OFFSET + len(row.code(operation))
             yield msgspec.structs.replace(operation, name="store", value=address)
         yield operation
@@ -107,7 +107,7 @@ class Instructions:
         )
 
     def _memory(self, page: int, as_id: AsId) -> Place | None:
-        """Return the memory of a page, where it and the next one are probably a writable slot's."""
+        """Return the memory of a page, if it and the next are probably in a writable slot."""
         if self._pools.subjects:
             return None
         kinds = {mapping.name: mapping.kind for mapping in self._pools.mappings}
@@ -138,7 +138,7 @@ class Instructions:
         return (self._dice.pick(usable) if usable else 0) + 0x40
 
     def _word(self, page: int, as_id: AsId) -> int:
-        """Return what a fresh page holds that is probably there, or a hole."""
+        """Return the word that a fresh page probably holds there, or that a hole reads as."""
         for slot in self._world.slots.values():
             start = slot.guest_phys_addr
             hva = slot.userspace_addr
@@ -153,9 +153,9 @@ class Instructions:
 
 
 def certain(scenario: Scenario, features: Features) -> Scenario:
-    """Return a scenario without those instructions that are not in memory after all.
+    """Return a scenario without instructions that might leave memory but must not.
 
-    Nor is there anything in it, then, that reads what nobody knows.
+    Nor does it then read what is unknown.
     """
     names = {row.name for row in _IN_MEMORY}
     is_private = bool(scenario.vm_type)
@@ -168,7 +168,7 @@ def certain(scenario: Scenario, features: Features) -> Scenario:
     doubtful: set[int] = set()
     for step in steps(scenario, features.touch_limit):
         op, allowed = step.operation, model.allowed(step.operation)
-        # As over a border of private memory.
+        # For example across a border of private memory.
         if is_private and not allowed and not isinstance(op, Race):
             doubtful.add(step.origin)
         elif isinstance(op, Instruction | Sweep | Execute):

@@ -1,4 +1,4 @@
-"""Ctrl-C sets a flag that is looked at between steps, so that nothing is left half done."""
+"""Ctrl-C sets a flag that is checked between steps, so that nothing is left half done."""
 
 import signal
 from types import FrameType, TracebackType
@@ -8,7 +8,7 @@ from vmm.host.signals import ENDING_SIGNALS
 
 
 class Interruption:
-    """Whether Ctrl-C was pressed. The second one raises KeyboardInterrupt."""
+    """Whether Ctrl-C was pressed. A second one raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.asked = False

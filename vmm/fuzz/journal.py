@@ -1,8 +1,8 @@
 """The intent journal: which scenarios are under way is on disk before they run.
 
-One file a worker, which is locked while the worker lives. It holds one intent, as a line of JSON,
-and after it a full stop for each of its scenarios that ended. What is left after a crash
-of the machine names the scenario under way, or the few among which it is.
+Each worker has one file, locked while it lives. It holds one intent as a line of JSON, followed by
+a full stop for each of its scenarios that ended. After a crash of the machine it names the scenario
+that was under way, or the few that may have been.
 """
 
 import os
@@ -30,7 +30,7 @@ class Intent(msgspec.Struct, frozen=True):
 
     @property
     def next_index(self) -> int:
-        """The index at which this worker would go on."""
+        """The index at which this worker would continue."""
         return self.first + self.step * len(self.scenarios)
 
 
@@ -38,18 +38,18 @@ class Journal:
     """The journal of one worker."""
 
     def __init__(self, path: Path) -> None:
-        """Open, or make, the file. Raises OSError, if somebody else has it, too."""
+        """Open or create the file. Raises OSError, also if another process has it locked."""
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         os.lockf(self._file, os.F_TLOCK, 0)
 
     def begin(self, intent: Intent) -> None:
-        """Put the intent on disk, in place of the one before. Raises OSError."""
+        """Write an intent to disk, replacing the previous one. Raises OSError."""
         line = msgspec.json.encode(intent) + b"\n"
         with named(self._path):
             os.ftruncate(self._file, 0)
             os.lseek(self._file, 0, os.SEEK_SET)
-            while line:  # A disk that is nearly full takes a part, and refuses the rest.
+            while line:  # A nearly full disk takes a part and refuses the rest.
                 line = line[os.write(self._file, line) :]
             os.fdatasync(self._file)
 
@@ -59,27 +59,27 @@ class Journal:
             os.write(self._file, b".")
 
     def close(self) -> None:
-        """Close the file and remove it: nothing is under way."""
+        """Close and remove the file: nothing is under way."""
         os.close(self._file)
         self._path.unlink(missing_ok=True)
 
 
 class Interrupted(msgspec.Struct, frozen=True):
-    """What a journal says: its intent, and the scenarios of it that did not end."""
+    """The content of a journal: the intent, and its scenarios that did not end."""
 
     intent: Intent
     under_way: tuple[Scenario, ...]
 
 
 def journal_path(folder: Path, run: str, worker: int) -> Path:
-    """Return where a worker keeps its journal; ``run`` tells runs at the same time apart."""
+    """Return a worker's journal; ``run`` distinguishes runs at the same time."""
     return folder / _PATTERN.replace("*", f"{run}-{worker}")
 
 
 def read_journal(path: Path) -> Interrupted | None:
-    """Return what a journal says; None if its intent did not come to disk.
+    """Return the content of a journal; None if its intent was not written completely.
 
-    Its scenarios are as safe to run as those of any file. Raises FileError.
+    Its scenarios are validated like those of any file. Raises FileError.
     """
     line, _, ended = read_whole(path).partition(b"\n")
     try:
@@ -94,7 +94,7 @@ def read_journal(path: Path) -> Interrupted | None:
 
 
 def _check(intent: Intent) -> None:
-    """Raise ScenarioError for numbers that no run of ours has, or a scenario that must not run."""
+    """Raise ScenarioError for numbers that no run has, or a scenario that must not run."""
     index, count = intent.shard
     if not 1 <= index <= count or intent.seed < 0 or intent.first < 0 or intent.step < 1:
         raise ScenarioError("$: no seed, shard, first and step of a run")
@@ -110,14 +110,14 @@ def _check(intent: Intent) -> None:
 def left_behind(folder: Path) -> tuple[Path, ...]:
     """Return the journals of runs that did not end by themselves, the latest last.
 
-    Those of runs that go on are not among them.
+    Those of runs still going on are not among them.
     """
     left = [path for path in folder.glob(_PATTERN) if not _is_in_use(path)]
     return tuple(sorted(left, key=lambda path: (path.stat().st_mtime_ns, path.name)))
 
 
 def _is_in_use(path: Path) -> bool:
-    """Whether somebody has the file locked. A link, a pipe or a folder is nobody's journal."""
+    """Whether another process has the file locked. A link, a pipe or a folder is not a journal."""
     if path.is_symlink() or not path.is_file():
         return True
     try:

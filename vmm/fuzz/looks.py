@@ -28,19 +28,19 @@ from vmm.scenario.operations import (
 from vmm.scenario.slots import as_id_of
 
 _OFFSETS = (0, 0x40, 0x40, 0x100, 0xFFC)
-"""Where in a page to touch: not where its code stands, so that it can be executed."""
+"""Offsets in a page to touch, away from its code, which may be executed."""
 
 _STRADDLING = (0xFFD, 0xFFE, 0xFFF)
 _WIDTHS: tuple[Literal[1, 2, 4], ...] = (4, 4, 4, 2, 1)
 _WORD_BORDERS = (63, 64)
-"""Pages beside which another word of a dirty bitmap begins."""
+"""Pages next to which another word of a dirty bitmap begins."""
 
 _ALL_LIMIT = 600
 _VALUES = 1 << 32
 
 
 class Looks:
-    """Makes the touches of one scenario, and whatever else looks at memory."""
+    """Makes the touches of one scenario, and other looks at memory."""
 
     def __init__(self, dice: Dice, pools: Pools, world: World) -> None:
         self._dice = dice
@@ -52,16 +52,16 @@ class Looks:
         self._logs = dice.pick((0.05, 0.3, 0.6))
         self._instructions = 0.0
         self._is_plain = not pools.subjects.isdisjoint(("clocks", "devices"))
-        """Whether guests only touch, within a page: more is not judged beside such things."""
+        """Whether guests only touch, within a page: near clocks or devices only that is judged."""
         if pools.subjects.isdisjoint(("memfds", "internal")) and not self._is_plain:
             self._instructions = dice.pick((0.0, 0.05, 0.2, 0.5))
         self._one = Instructions(dice, pools, world)
         self._clears = pools.manual_log or dice.chance(0.1)
-        # Code that could be zeros is not executed, nor a halt where the kernel waits for more.
+        # Code that could be zeros is not executed, nor hlt if an in-kernel APIC would wait there.
         self._executes = pools.subjects.isdisjoint(("memfds", "host", "internal", "starts"))
 
     def after(self, call: SetUserMemoryRegion) -> Iterator[AnyOperation]:
-        """Yield operations that look at what a call changed, or should have left alone."""
+        """Yield looks at what a call changed, or should have left alone."""
         dice = self._dice
         pages = self._around(call)
         for _ in range(dice.between(1, self._eagerness)):
@@ -76,7 +76,7 @@ class Looks:
             yield from self._something_else(dice.pick(pages), self._as_id(call))
 
     def everywhere(self) -> Iterator[Touch]:
-        """Yield a read of every page that matters: what there is, and what there was."""
+        """Yield a read of every page that matters: of present and former slots, and the window."""
         pages = dict.fromkeys([*self._world.pages(), *self._world.former, *self._window()])
         return reads(list(pages)[:_ALL_LIMIT], self._pools)
 
@@ -84,7 +84,7 @@ class Looks:
         return (gfn * PAGE_SIZE_BYTES for gfn in self._pools.gfns)
 
     def _around(self, call: SetUserMemoryRegion) -> list[int]:
-        """Return pages worth a look, the likelier ones more than once."""
+        """Return pages worth a look, likelier ones more than once."""
         world, dice = self._world, self._dice
         start = call.guest_phys_addr & -PAGE_SIZE_BYTES
         last = start + max(call.memory_size & -PAGE_SIZE_BYTES, PAGE_SIZE_BYTES) - PAGE_SIZE_BYTES
@@ -107,14 +107,14 @@ class Looks:
         return usable or [dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES]
 
     def _inside(self, region: SetUserMemoryRegion) -> Iterator[int]:
-        """Yield a page of a region that is neither its first nor its last: often at a border."""
+        """Yield a page of a region, neither first nor last, often at a bitmap's word border."""
         npages = region.memory_size // PAGE_SIZE_BYTES
         if npages > 2:
             page = self._dice.pick((1, npages - 2, *_WORD_BORDERS, self._dice.below(npages)))
             yield (region.guest_phys_addr & -PAGE_SIZE_BYTES) + page % npages * PAGE_SIZE_BYTES
 
     def _as_id(self, call: SetUserMemoryRegion) -> AsId:
-        """Return where to look: of two address spaces, more often where the call was."""
+        """Return the address space to look at, of two more often that of the call."""
         spaces = self._pools.spaces
         if len(spaces) == 1:
             return spaces[0]
@@ -138,7 +138,7 @@ class Looks:
             yield Touch(gpa, width=width, vcpu=self._vcpu(), as_id=as_id)
 
     def _instruction(self, page: int, as_id: AsId) -> Iterator[AnyOperation]:
-        """Yield an instruction, if it is within reach, and perhaps a look at what it did."""
+        """Yield an instruction, if it is within reach, and perhaps a look at its effect."""
         operations = tuple(self._one.at(page, self._vcpu(), as_id))
         operation, reach = operations[-1], self._pools.reach
         assert isinstance(operation, Instruction)
@@ -150,13 +150,13 @@ class Looks:
                     yield Touch(gpa, vcpu=self._vcpu(), as_id=as_id)
 
     def _vcpu(self) -> int:
-        """Return which vCPU touches: of several, the first one most often."""
+        """Return which vCPU touches: usually the first."""
         if self._pools.vcpus == 1 or self._dice.chance(0.7):
             return 0
         return self._dice.below(self._pools.vcpus)
 
     def _clear(self, slot: int) -> ClearDirtyLog:
-        """Return a clearing of some pages of a log: from the first, to the end, or beyond it."""
+        """Return a clear of part of a log: from the first page, to the end, or beyond it."""
         dice = self._dice
         known = self._world.slots.get(slot)
         npages = known.memory_size // PAGE_SIZE_BYTES if known else 1
@@ -193,14 +193,14 @@ class Looks:
 
 
 def within_reach(gpa: int, length: int, reach: int = REACH) -> bool:
-    """Return whether the guest may touch these bytes: below ``reach``, and not its own slot's."""
+    """Return whether the guest may touch these bytes: below ``reach``, outside its own slot."""
     if not 0 <= gpa <= reach - length:
         return False
     return gpa + length <= GUEST.gpa or gpa >= GUEST.gpa + GUEST_SIZE_BYTES
 
 
 def reads(pages: Collection[int], pools: Pools) -> Iterator[Touch]:
-    """Yield a read of each page that is within reach, in each of the address spaces."""
+    """Yield a read of each page that is within reach, in each address space."""
     return (
         Touch(page + 0x40, as_id=as_id)
         for as_id in pools.spaces

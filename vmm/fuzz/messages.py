@@ -1,4 +1,4 @@
-"""What workers tell the process that watches them."""
+"""Messages from workers and minimisers to the process that watches them."""
 
 from multiprocessing.connection import Connection
 
@@ -9,11 +9,11 @@ from vmm.verdict.identity import Identity
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="is"):
-    """What all messages share."""
+    """The base of all messages."""
 
 
 class Progress(Message, frozen=True, tag="progress"):
-    """So much more was done; ``covered`` counts items of ``Novelty``."""
+    """What was done since the last such message; ``covered`` counts items of ``Novelty``."""
 
     scenarios: int
     operations: int
@@ -29,7 +29,7 @@ class Fresh(Message, frozen=True, tag="fresh"):
 
 
 class Differs(Message, frozen=True, tag="differs"):
-    """A scenario differed, in this kind of way; ``before`` it these ran in the same process."""
+    """A scenario differed; ``before`` ran before it in the same process."""
 
     scenario: Scenario
     identity: Identity
@@ -49,7 +49,7 @@ class Ended(Message, frozen=True, tag="ended"):
 
 
 class Best(Message, frozen=True, tag="best"):
-    """The smallest scenario so far that differs like the one to be minimised, after these tries."""
+    """The smallest scenario so far that still differs the same way, after ``tries`` tries."""
 
     scenario: Scenario
     tries: int
@@ -58,7 +58,7 @@ class Best(Message, frozen=True, tag="best"):
 class Minimised(Message, frozen=True, tag="minimised"):
     """The end of minimising: ``differed`` of ``runs`` runs of the result differed.
 
-    It is ``unfinished`` where time ended it.
+    ``unfinished`` says that time ended it.
     """
 
     scenario: Scenario
@@ -70,7 +70,7 @@ class Minimised(Message, frozen=True, tag="minimised"):
 
 
 class Failed(Message, frozen=True, tag="failed"):
-    """A process cannot go on: ``reason`` is a traceback, or what the host has run out of."""
+    """A process cannot go on: ``reason`` is a traceback, or what the host ran out of."""
 
     reason: str
     is_host: bool = False
@@ -84,7 +84,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def send(to: Connection, message: AnyMessage) -> None:
-    """Send a message; nothing happens if nobody listens any more."""
+    """Send a message; exit if nobody reads it any more."""
     try:
         to.send_bytes(_ENCODER.encode(message))
     except BrokenPipeError:
@@ -95,6 +95,6 @@ def receive(origin: Connection) -> AnyMessage:
     """Return the next message. Raises EOFError when the sender is gone."""
     try:
         message: AnyMessage = _DECODER.decode(origin.recv_bytes())
-    except OSError:  # It was killed in the middle of a message.
+    except OSError:  # The sender was killed in the middle of a message.
         raise EOFError from None
     return message

@@ -1,4 +1,4 @@
-"""Scenarios that somebody wrote, or that covered something, with a few operations changed."""
+"""Mutations: curated scenarios, or those of the corpus, with a few operations changed."""
 
 from collections.abc import Sequence
 
@@ -48,7 +48,7 @@ def can_be_mutated(scenario: Scenario, features: Features) -> bool:
         and scenario.guest == pools.GUEST
         and not any(isinstance(op, _SLOW) for op in scenario.operations)
         and not any(isinstance(op, Race) for op in scenario.operations)
-        # Longer runs of the guest overrun a ring on kvm_pvm: a known issue, found over and over.
+        # Longer guest runs would overrun a ring on kvm_pvm: a known issue, found over and over.
         and not any(isinstance(op, HarvestDirtyRing) for op in scenario.operations)
         and not any(_meets_known_issue(op) for op in scenario.operations)
         and not missing(scenario, features)
@@ -56,14 +56,14 @@ def can_be_mutated(scenario: Scenario, features: Features) -> bool:
 
 
 def _meets_known_issue(op: AnyOperation) -> bool:
-    """Whether this is an instruction that KVM's emulator is known to get wrong outside memory."""
+    """Whether KVM's emulator is known to get this instruction wrong outside memory."""
     return isinstance(op, Instruction) and (
         INSTRUCTIONS[op.name].stores_table or op.name in ("pusha", "enter")
     )
 
 
 def mutate(dice: Dice, base: Scenario, features: Features, name: str) -> Scenario:
-    """Return a valid mutation of a scenario, under another name; itself if none comes out."""
+    """Return a valid mutation of a scenario under another name; the scenario if none is found."""
     for _ in range(_TRIES):
         mutation = _Mutation(dice, base, features)
         for _ in range(dice.pick(_ROUNDS)):
@@ -90,7 +90,7 @@ class _Mutation:
         self._calls = Calls(dice, features, self._pools, self._world)
 
     def change(self) -> None:
-        """Leave out, repeat, exchange, alter or add something."""
+        """Remove, repeat, swap, alter or add an operation."""
         operations, dice = self._operations, self._dice
         what = dice.below(6)
         at = dice.below(len(operations) + 1)
@@ -109,7 +109,7 @@ class _Mutation:
             operations.insert(at, self._calls.next())
 
     def scenario(self, name: str) -> Scenario:
-        """Return the mutation, with looks of its own where a survey would cost too much."""
+        """Return the mutation; if a survey would cost too much, with looks of its own instead."""
         base = self._base
         survey = base.survey
         operations = tuple(self._operations)
@@ -129,7 +129,7 @@ class _Mutation:
         )
 
     def _alter(self, at: int) -> None:
-        """Give one field of a region call the value that another one has."""
+        """Give one field of a region call the value that it has in another one."""
         regions = [op for op in self._operations if isinstance(op, SetUserMemoryRegion)]
         victim = self._operations[at]
         if not regions or not isinstance(victim, SetUserMemoryRegion):
@@ -139,7 +139,7 @@ class _Mutation:
         self._operations[at] = msgspec.structs.replace(victim, **{field: value})
 
     def _replay(self, end: int) -> None:
-        """Follow the operations before ``end``, so that the state is the one before it."""
+        """Apply the operations before ``end`` to the world."""
         self._world.clear()
         for op in self._operations[:end]:
             if isinstance(op, SetUserMemoryRegion):
@@ -162,7 +162,7 @@ class _Mutation:
 
 
 def _pools_of(base: Scenario, drawn: pools.Pools) -> pools.Pools:
-    """Return pools with the scenario's own slots, places and mappings."""
+    """Return pools with the scenario's own slots, gfns and mappings."""
     regions = [op for op in base.operations if isinstance(op, SetUserMemoryRegion)]
     slots = [op.slot for op in regions if pools.is_free(op.slot)]
     gfns = [op.guest_phys_addr // PAGE_SIZE_BYTES for op in regions]

@@ -1,4 +1,4 @@
-"""What random scenarios covered: kinds of change, errnos, successions of changes, slot counts."""
+"""Coverage of random scenarios: kinds of change, errnos, sequences of changes, slot counts."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ class Novelty:
     """Counts what the events of scenarios covered. An item is a string ``group:what``.
 
     Groups are ``operation`` (its type), ``change``, ``refusal`` (rule and errno), ``pair`` (two
-    successive calls), ``path`` (the latest changes of one slot) and ``slots`` (how many there
-    were at once, as the power of two below).
+    successive calls), ``path`` (the latest changes of one slot) and ``slots`` (the most slots at
+    once, rounded down to a power of two).
     """
 
     def __init__(self, known: Iterable[str] = ()) -> None:
@@ -31,7 +31,7 @@ class Novelty:
         self._live: set[int] = set()
 
     def begin(self) -> None:
-        """Go on with another scenario."""
+        """Begin with another scenario."""
         self._begin()
         self._fresh = False
 
@@ -78,12 +78,12 @@ class Novelty:
             self._fresh = True
 
     def take(self) -> dict[str, int]:
-        """Return what was counted since the last call."""
+        """Return the counts since the last call."""
         taken = dict(self.items)
         self.items.clear()
         return taken
 
 
 def group(items: Iterable[str], name: str) -> list[str]:
-    """Return what was covered in one group, sorted."""
+    """Return the items of one group, sorted."""
     return sorted(item.partition(":")[2] for item in items if item.startswith(f"{name}:"))

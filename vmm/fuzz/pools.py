@@ -22,10 +22,10 @@ GUEST = Guest()
 """Where the guest itself lives in every random scenario."""
 
 REACH = 1 << 32
-"""Most random scenarios touch gpas below this: the guest reaches those in every mode."""
+"""Most random scenarios touch gpas below this, which guests reach in every mode."""
 
 SHOWN = "shown"
-"""The mapping that shows the guest_memfd that the host shares."""
+"""The mapping of the guest_memfd that is shared with the host."""
 
 TABLES = "tables"
 """The mapping that holds a guest's own page tables, and code."""
@@ -36,10 +36,10 @@ _HIGH_SHARE = 0.12
 _SUBJECT_SHARE = 0.3
 _HIGH_GFNS = (1 << 20, 0x12_3400, (1 << 24) - 4, (1 << 28) - 4, 1 << 32)
 _ALIASED_BITS = (20, 24, 28, 32)
-"""Gfns that differ in one of these bits alone are taken for each other if it is lost."""
+"""Gfns that differ only in one of these bits are confused by a kernel that loses it."""
 
 _SMM_SHARE = 0.3
-"""How many scenarios look at both address spaces, where there are two."""
+"""The share of scenarios that look at both address spaces, if there are two."""
 
 _OLD_LIMIT = 509
 """The number of user slots of kernels before 5.11: the ids around it are borders."""
@@ -55,11 +55,11 @@ _KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "anonymous", "share
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """What a scenario may name. ``gfns`` and ``far_gfns`` are places, within and out of reach.
+    """What a scenario may name. ``gfns`` are within the guest's reach, ``far_gfns`` are not.
 
     ``manual_log`` says whether the dirty log is cleared by hand, ``spaces`` which address spaces
-    the guest looks at, ``subjects`` what else the scenario is about, and ``reach`` where the gpas
-    end that it touches. ``has_long`` says whether there are guests in 64-bit mode.
+    the guest looks at, ``subjects`` what else the scenario is about; touched gpas are below
+    ``reach``. ``has_long`` says whether there are guests in 64-bit mode.
     """
 
     slots: tuple[int, ...]
@@ -106,7 +106,7 @@ def draw(dice: Dice, features: Features) -> Pools:
 
 
 def _subjects(dice: Dice, features: Features) -> frozenset[str]:
-    """Return what a scenario is about besides slots: mostly nothing, or one thing."""
+    """Return what a scenario is about besides slots: usually nothing, or one subject."""
     known = {
         "rings": features.dirty_ring_bytes > 0,
         "memfds": features.guest_memfd and features.user_memory2,
@@ -123,7 +123,7 @@ def _subjects(dice: Dice, features: Features) -> frozenset[str]:
 
 
 def odd_subjects(features: Features) -> tuple[str, ...]:
-    """Return the subjects of which one comes up now and then where a scenario has no other."""
+    """Return the subjects that are drawn now and then for a scenario without another."""
     known = {
         "clocks": features.kvmclock and features.kvmclock_ctrl and features.steal_time,
         "devices": features.coalesced_mmio and features.ioeventfd,
@@ -177,7 +177,7 @@ def _gfns(dice: Dice, reach: int) -> tuple[int, ...]:
 
 
 def _far_gfns(features: Features) -> tuple[int, ...]:
-    """Return places out of reach: the guest's own, above 4 GiB, at the last gfn, beyond."""
+    """Return gfns out of reach: the guest's own, above 4 GiB, at the last gfn, beyond it."""
     guest = GUEST.gpa // PAGE_SIZE_BYTES
     last = features.last_gfn
     reach = REACH // PAGE_SIZE_BYTES
@@ -190,7 +190,7 @@ def _far_gfns(features: Features) -> tuple[int, ...]:
 def _mappings(
     dice: Dice, features: Features, subjects: frozenset[str], size: int
 ) -> tuple[Mapping, ...]:
-    """Return mappings of which one has room for slots of ``size`` pages: all of it is looked at."""
+    """Return mappings, one with room for slots of ``size`` pages and few more: all are compared."""
     pages = dice.pick((4, 4, 8)) if size <= _SMALL else size + _SMALL
     mappings = [Mapping("a", pages, dice.pick(_KINDS)), Mapping("b", 4, dice.pick(_KINDS))]
     if dice.chance(0.25):
@@ -209,7 +209,7 @@ def _mappings(
 
 
 def _host_mappings(dice: Dice, mappings: Sequence[Mapping]) -> Iterator[Mapping]:
-    """Yield a copy of a file, and another mapping of a file that there is."""
+    """Yield a private mapping of a file, and a second mapping of an existing file."""
     if dice.chance(0.5):
         yield Mapping("copy", 4, "private_file")
     files = [mapping for mapping in mappings if mapping.kind == "memfd"]

@@ -1,7 +1,7 @@
-"""Random VMs with private memory, where the kernel has them: what others do, as far as that goes.
+"""Random VMs with private memory, if the kernel has it: other scenarios, as far as that works.
 
-Nothing is executed that stands in memory, since a guest_memfd has no code, and what instructions
-do to private memory nobody judges.
+Nothing in memory is executed, since a guest_memfd has no code, and the effect of instructions on
+private memory is not modelled.
 """
 
 import msgspec
@@ -34,9 +34,9 @@ _LEFT_OUT = (Execute, Start, Instruction, Sweep, SwitchVm, MapGuestMemfd, Change
 
 
 def with_private_memory(dice: Dice, scenario: Scenario) -> Scenario:
-    """Return a scenario on a VM with private memory, some of which it begins with.
+    """Return a scenario on a VM with private memory, some of it private from the start.
 
-    The scenario itself where that cannot be.
+    Returns the scenario itself if that is not possible.
     """
     if "smm" in scenario.needs:
         return scenario
@@ -53,7 +53,7 @@ def with_private_memory(dice: Dice, scenario: Scenario) -> Scenario:
 def racing_attributes(
     dice: Dice, hosts: tuple[HostThread, ...], gpas: range
 ) -> tuple[HostThread, ...]:
-    """Return threads of which the first converts gpas of its own, and whose slot a file backs."""
+    """Return threads whose first one converts gpas of its own, on a slot with a guest_memfd."""
     first, *others = hosts
     operations: list[HostAction] = []
     for op in first.operations:
@@ -67,7 +67,7 @@ def racing_attributes(
 
 
 def bound(op: SetUserMemoryRegion) -> SetUserMemoryRegion:
-    """Return the same call of a slot that a guest_memfd backs; a deletion as it is."""
+    """Return a call for the same slot, bound to a guest_memfd; a deletion is not changed."""
     if not op.memory_size:
         return op
     return SetUserMemoryRegion2(

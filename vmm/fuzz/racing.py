@@ -1,6 +1,6 @@
-"""Random races: threads that change slots and host memory, each its own, under vCPUs.
+"""Random races: host threads that each change their own slots and memory, while vCPUs run.
 
-A race takes as long as thousands of other operations, so that few scenarios are one.
+A race takes as long as thousands of other operations, so few scenarios are races.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,17 +45,17 @@ _KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "shared", "memfd")
 _VALUES = 0x4000_0000
 _CLOCK_OFFSET = 0x700
 _KEPT = "kept"
-"""The mapping that the host writes to, and never takes away."""
+"""The mapping that the host writes to and never takes away."""
 
 _PAIRS: tuple[tuple[HostChangeKind, ...], ...] = (
     *(("drop",), ("punch",), ("unmap", "map"), ("forbid", "allow")),
     *(("write_protect", "allow"), ("map_fresh", "map"), ("page_out",)),
 )
-"""Changes of host memory, each with what gives it back."""
+"""Changes of host memory, each with the one that undoes it."""
 
 
 def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
-    """Return a scenario of one race, and looks at what is left."""
+    """Return a scenario with one race, and looks at the result."""
     taken = Mapping("taken", _PAGES, dice.pick(("anonymous", "memfd")))
     kept = Mapping(_KEPT, _PAGES, dice.pick(_KINDS))
     again = tuple(
@@ -107,7 +107,7 @@ def _host(
 ) -> HostThread:
     """Return a thread with a slot and gpas of its own; the first one changes host memory.
 
-    The slot is of one address space: that of as_id 1 lies over the gpas of another thread.
+    A slot in as_id 1 overlaps the gpas of another thread's slot in as_id 0.
     """
     as_id = dice.pick(spaces) if number else 0
     operations: list[HostAction] = []
@@ -196,7 +196,7 @@ def _looks(
     hosts: Sequence[HostThread],
     clocks: tuple[SetClockMsr, ...],
 ) -> Iterator[AnyOperation]:
-    """Yield what shows what is left: of memory, of logs, and of clocks."""
+    """Yield looks at the result of a race: memory, logs and clocks."""
     slots = [_slot_of(host) for host in hosts]
     spaces: list[AsId] = [0, SMM] if any(map(as_id_of, slots)) else [0]
     yield from map(GetDirtyLog, slots)
@@ -213,7 +213,7 @@ def _looks(
 
 
 def _slot_of(host: HostThread) -> int:
-    """Return the slot that a thread changes: its first operation is about it."""
+    """Return the slot that a thread changes, which its first operation names."""
     first = host.operations[0]
     assert isinstance(first, SetUserMemoryRegion)
     return first.slot

@@ -1,4 +1,4 @@
-"""Guests of random scenarios that start with page tables of their own, in slots that change."""
+"""Random guests that start with page tables of their own, in slots that change."""
 
 from collections.abc import Iterator
 
@@ -22,19 +22,19 @@ from vmm.scenario.programs import LOAD, STORE, entries, index_of, writes
 from vmm.scenario.slots import as_id_of
 
 _CODE_PAGES = 4
-"""So many addresses lead to pages that carry code; those after them to any gpa."""
+"""How many addresses map pages with code; those after them map any gpa."""
 
 _OTHERS = 4
 _START = 3 << 39 | 3 << 30 | 3 << 21 | 16 << 12
-"""Where the addresses begin: their entries are at none of the offsets that touches write."""
+"""The first mapped address: its table entries are at offsets that no touch writes."""
 
 _STORE_AT, _LOAD_AT = 0x900, 0x980
 _WITH_CODE = ("a", "b", TABLES)
-"""The mappings that most slots show: whatever comes where code was has the same programs."""
+"""The mappings of most slots: they hold the same programs, so that code may be replaced."""
 
 
 class Starts:
-    """Makes page tables, and what vCPUs do with them."""
+    """Makes page tables, and starts of vCPUs with them."""
 
     def __init__(self, dice: Dice, pools: Pools, world: World) -> None:
         self._dice = dice
@@ -45,7 +45,7 @@ class Starts:
         self._shown = {each.name for each in pools.mappings if each.kind not in hidden}
 
     def begin(self) -> Iterator[AnyOperation]:
-        """Yield what the host writes, and the slots that show it."""
+        """Yield what the host writes, and the slots that map it."""
         dice = self._dice
         first = dice.pick(self._pools.gfns)
         code = range(first + _CODE_PAGES, first + 2 * _CODE_PAGES)
@@ -53,7 +53,7 @@ class Starts:
         others = [dice.pick(apart or code) for _ in range(_OTHERS)]
         self._tables = Tables(TABLES, first, tuple(code), 0, dice.pick((PLAIN, USED)), USED, _START)
         yield from self._tables.lay()
-        # Whether a bit is set where an access leaves memory is not known: of those none is to be.
+        # Whether accessed and dirty bits are set outside memory is unknown, so all are set here.
         after = index_of(_START, 0) + _CODE_PAGES
         values = {after + n: gfn * PAGE_SIZE_BYTES | USED for n, gfn in enumerate(others)}
         table = Place(TABLES, (PAGES - 1) * PAGE_SIZE_BYTES)
@@ -98,7 +98,7 @@ class Starts:
                 yield Start(gpa, vcpu=vcpu)
 
     def _leads_on(self, tables: Tables, page: int, writes: bool) -> bool:
-        """Whether a page of code seems to be memory, or no bit is set on the way to it."""
+        """Whether a page seems to be in memory, or the walk to it sets no bits."""
         gpa = tables.gfns[page] * PAGE_SIZE_BYTES
         return tables.bits == USED or any(
             slot.guest_phys_addr <= gpa < slot.guest_phys_addr + slot.memory_size
@@ -110,7 +110,7 @@ class Starts:
         )
 
     def _may_start(self, gfn: int) -> bool:
-        """Whether no other memory seems to be where the page tables are: nobody knows those."""
+        """Whether no other memory seems to be where the page tables are: its content is unknown."""
         for page in range(_CODE_PAGES):
             gpa = (gfn + page) * PAGE_SIZE_BYTES
             for slot in self._world.slots.values():
@@ -122,7 +122,7 @@ class Starts:
         return True
 
     def _slot(self, gfn: int, page: int, pages: int) -> SetUserMemoryRegion:
-        """Return the creation of a slot that shows pages of the tables' memory."""
+        """Return the creation of a slot that maps pages of the tables' memory."""
         flags = self._dice.pick((0, 0, LOG_DIRTY_PAGES))
         if READONLY in self._pools.flags and self._dice.chance(0.1):
             flags = READONLY

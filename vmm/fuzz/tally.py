@@ -1,4 +1,4 @@
-"""What a run of ``vmm fuzz`` is to do, and what it did so far."""
+"""What a run of ``vmm fuzz`` is to do, and what it has done so far."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ _USUAL_OVERTIME_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do; None limits nothing.
+    """What to do; None is no limit.
 
     ``scenarios`` are the first ones of the shard, whatever the number of jobs. ``operations`` are
-    shared among the jobs, and each ends with the scenario that is under way then.
+    shared among the jobs; each finishes the scenario that is under way when its share is done.
 
-    ``first`` counts the scenarios of the shard that an earlier run has done.
+    ``first`` is how many scenarios of the shard an earlier run has done.
     """
 
     seed: int
@@ -33,28 +33,28 @@ class Plan:
 
     @property
     def overtime_s(self) -> float:
-        """How long what was found may be minimised and written when the budget is spent."""
+        """How long findings may be minimised and written after the budget is spent."""
         if self.seconds is None:
             return _USUAL_OVERTIME_S
         return max(self.seconds * _OVERTIME_SHARE, _LEAST_OVERTIME_S)
 
     @property
     def is_bounded(self) -> bool:
-        """Whether the run has an end of its own."""
+        """Whether the run ends by itself."""
         return self.seconds is not None or self.counts
 
     @property
     def counts(self) -> bool:
-        """Whether each job has a share of the work, which is the same in each run."""
+        """Whether each job has a fixed share of the work, the same in each run."""
         return self.operations is not None or self.scenarios is not None
 
     @property
     def step(self) -> int:
-        """How far the scenarios of one worker lie apart."""
+        """The distance between the scenarios of one worker."""
         return self.shard[1] * self.jobs
 
     def index(self, worker: int) -> int:
-        """Return where a worker begins, so that no two workers of any shards share a scenario."""
+        """Return a worker's first scenario; no two workers of any shards share a scenario."""
         return self._global(self.first + worker)
 
     @property
@@ -68,7 +68,7 @@ class Plan:
         return None if self.operations is None else -(-self.operations // self.jobs)
 
     def _global(self, number: int) -> int:
-        """Return the index, among the scenarios of all shards, of one of this shard."""
+        """Return the index among the scenarios of all shards, of one of this shard."""
         shard, shards = self.shard
         return shard - 1 + shards * number
 
@@ -77,12 +77,12 @@ class Plan:
 class Tally:
     """What was done so far. ``covered`` counts items of ``Novelty``.
 
-    ``findings`` are new folders, ``again`` those of earlier runs that this one has found, too.
-    ``lost`` counts those that could not be written. Each of ``findings`` is a fault: ``also`` has
-    the other findings of it, by the name of its folder, and ``remarks`` say how reliably they show.
+    ``findings`` are new folders, ``again`` those of earlier runs that this one found, too. ``lost``
+    counts findings that could not be written. Each of ``findings`` is one fault: ``also`` has the
+    other findings of it, by the name of its folder, and ``remarks`` say how reliably they show.
 
-    ``differs`` says whether one of them is a difference, or a complaint of the kernel; what hung
-    or died is none. ``disturbed`` says whether somebody killed or stopped what was at work.
+    ``differs`` says whether one of them is a difference or a complaint of the kernel, rather than a
+    run that hung or died. ``disturbed`` says whether somebody killed or stopped a worker.
     """
 
     scenarios: int = 0
@@ -106,11 +106,11 @@ class Tally:
     minimising: str = ""
 
     def end_early(self, why: str) -> None:
-        """Say why the budget is not spent."""
+        """Note why the budget is not spent."""
         self.ended_early = True
         self.note(f"ended early: {why}")
 
     def note(self, text: str) -> None:
-        """Remember a remark for the summary, once."""
+        """Add a remark to the summary, once."""
         if text not in self.notes:
             self.notes.append(text)

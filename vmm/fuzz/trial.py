@@ -1,7 +1,7 @@
-"""One scenario on the real kernel, judged, in this very process.
+"""Runs one scenario on the real kernel in this process, and judges it.
 
-A fork for each scenario would cost more than the scenario. Whoever calls this is a process that
-may hang or die with the kernel, and that somebody watches.
+A fork for each scenario would cost more than the scenario. The caller must be a process that may
+hang or die with the kernel, and that another one watches.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from vmm.verdict.known_issues import weighed
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The outcome of a scenario, judged up to the first difference.
+    """The result of a scenario, judged up to the first difference.
 
-    It ``is_known`` if that is an issue which the host is known to have.
+    ``is_known`` says that the difference is an issue which this host is known to have.
     """
 
     verdict: Verdict
@@ -33,7 +33,7 @@ class Trial:
 
     @property
     def identity(self) -> Identity | None:
-        """The kind of difference; None if there is none."""
+        """The identity of the difference; None if there is none."""
         return None if self.verdict.difference is None else self.verdict.difference.identity
 
 
@@ -44,9 +44,9 @@ def attempt(
     novelty: Novelty | None = None,
     host: dict[str, str] | None = None,
 ) -> Trial:
-    """Run a scenario in a fresh VM and judge it up to the first difference.
+    """Run a scenario in a new VM and judge it up to the first difference.
 
-    ``host`` is what a history says of it; without it nothing is known to be wrong.
+    ``host`` is what a history says of it; without it no issue is known.
     """
     events: list[Event] = []
     reason = execute(kvm, scenario, features.touch_limit, events.append, _nothing)
@@ -56,7 +56,7 @@ def attempt(
 def judged(
     header: Header, events: Sequence[Event], novelty: Novelty | None = None, reason: str = ""
 ) -> Trial:
-    """Judge what happened up to the first difference; ``reason`` says why it ended early."""
+    """Judge events up to the first difference; ``reason`` says why they ended early."""
     judgement = Judgement(header)
     for event in events:
         if not judgement.admits(event):
@@ -72,13 +72,13 @@ def judged(
 
 
 def _nothing() -> None:
-    """Nothing has to be made safe: the intent journal names the scenario."""
+    """Flush nothing before an operation: the intent journal names the scenario."""
 
 
 def shortened(scenario: Scenario, trial: Trial) -> Scenario:
-    """Return a scenario without what it does after the operation that differed.
+    """Return a scenario without the operations after the one that differed.
 
-    One with a survey is returned as it is: where a survey looks is up to all of its operations.
+    One with a survey is not changed: where a survey looks depends on all operations.
     """
     if trial.verdict.difference is None or scenario.survey != "none":
         return scenario

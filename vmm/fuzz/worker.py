@@ -1,4 +1,4 @@
-"""A worker: a process that makes scenarios, runs and judges them, and tells what it found."""
+"""A worker: a process that generates scenarios, runs and judges them, and reports what it found."""
 
 import gc
 import os
@@ -27,10 +27,10 @@ from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status
 
 _INTENT_OPERATIONS = 400
-"""Short scenarios share an intent: each one waits for the disk."""
+"""Short scenarios share an intent, since each intent waits for the disk."""
 
 _EXAMPLES = 6
-"""So many scenarios of a kind are told: one may differ only after what ran before it."""
+"""How many scenarios of one kind are reported: one may differ only after what ran before."""
 
 _REPORT_EVERY_S = 0.25
 _COLLECT_EVERY = 64
@@ -38,13 +38,13 @@ _COLLECT_EVERY = 64
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a worker is to do.
+    """What a worker has to do.
 
-    It runs the scenarios ``first``, ``first + step``, ... of a seed. ``shard`` (I, N) only goes
-    into the journal. ``bases`` are what mutations begin with; ``keeps`` asks for what is new.
-    ``process`` is what the kernel's log calls it, and ``host`` what known issues depend on. It has
-    done its share before the scenario ``end``, or when it has run so many ``operations``; None
-    limits nothing.
+    It runs the scenarios ``first``, ``first + step``, ... of a seed. ``shard`` (I, N) is only for
+    the journal. Mutations start from ``bases``; ``keeps`` asks it to report scenarios that cover
+    something new. ``process`` is its name in the kernel's log, and ``host`` decides which issues
+    are known. It stops before the scenario ``end``, or after this many ``operations``; None is no
+    limit.
     """
 
     seed: int
@@ -63,8 +63,8 @@ class Assignment:
 
 
 def run_worker(assignment: Assignment, to: Connection) -> None:
-    """Run scenarios until somebody ends this process; the body of a worker."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent answers it.
+    """Run scenarios until this process is ended; the body of a worker."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent handles it.
     os.sched_setaffinity(0, {assignment.cpu})
     worker = None
     try:
@@ -80,7 +80,7 @@ def run_worker(assignment: Assignment, to: Connection) -> None:
 
 
 class _Worker:
-    """The loop, and what it has to tell."""
+    """The loop of a worker, and what it has to report."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class _Worker:
         self.scenario: Scenario | None = None
 
     def run(self) -> None:
-        # Cycles are few: collecting them is left to a quiet moment.
+        # Reference cycles are few: they are collected between intents.
         gc.disable()
         gc.freeze()
         for number, scenarios in enumerate(self._intents()):
@@ -121,7 +121,7 @@ class _Worker:
         send(self._to, Ended())
 
     def _intents(self) -> Iterator[tuple[Scenario, ...]]:
-        """Yield groups of scenarios that the journal holds."""
+        """Yield groups of scenarios that the journal names."""
         work = self._assignment
         index = work.first
         while self._may_go_on(index):
@@ -156,7 +156,7 @@ class _Worker:
         self._known += trial.is_known
         if identity is not None and not trial.is_known and self._seen[identity] < _EXAMPLES:
             self._seen[identity] += 1
-            self._report()  # Before the finding, which may be the last that is waited for.
+            self._report()  # Before the finding, after which the parent may stop listening.
             before = tuple(self._before)
             send(self._to, Differs(shortened(scenario, trial), identity, before))
         self._keep(scenario)
@@ -171,7 +171,7 @@ class _Worker:
             self._report()
 
     def _keep(self, scenario: Scenario) -> None:
-        """Keep what ran last: what comes next may differ for that."""
+        """Keep what ran last: a later difference may depend on it."""
         before = self._before
         before.append(scenario)
         self._kept += len(scenario.operations)

@@ -1,7 +1,7 @@
 """What a generator remembers of the slots that its scenario makes: a sketch, not a model.
 
-It guesses which calls succeed, so that later operations can aim at what is there, and at what
-used to be. A wrong guess costs a good aim and nothing else.
+It guesses which calls succeed, so that later operations aim at slots that exist, and at former
+ones. A wrong guess only costs aim.
 """
 
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ _FLAGS = LOG_DIRTY_PAGES | READONLY | GUEST_MEMFD
 
 @dataclass(slots=True)
 class World:
-    """The slots that probably exist, by slot number, and gpas at which memory used to be.
+    """The slots that probably exist, by slot number, and gpas where memory used to be.
 
-    ``left`` is the slot whose place became free last, as it was.
+    ``left`` is the slot that was deleted or moved last, as it was before.
     """
 
     last_gfn: int
@@ -38,15 +38,15 @@ class World:
     left: SetUserMemoryRegion | None = None
 
     def clear(self) -> None:
-        """Forget all slots: their places are former ones."""
+        """Forget all slots: their gpas are former ones now."""
         for slot in self.slots.values():
             self._leave(slot)
         self.slots.clear()
 
     def apply(self, op: SetUserMemoryRegion) -> None:
-        """Take note of a call that may succeed."""
+        """Apply a call that may succeed."""
         if op.caller != "owner" or op.argument != "readable":
-            return  # Nor is it to be what later calls are made from.
+            return  # It fails, and later calls must not be derived from it.
         if op.fail_nth:
             op = msgspec.structs.replace(op, fail_nth=0)
         old = self.slots.get(op.slot)
@@ -60,7 +60,7 @@ class World:
                 self._leave(old)
 
     def pages(self) -> Iterator[int]:
-        """Yield the first and the last page of every slot, and the pages around it."""
+        """Yield the first and last page of every slot, and the page after it."""
         for slot in self.slots.values():
             end = slot.guest_phys_addr + slot.memory_size
             yield slot.guest_phys_addr
@@ -75,7 +75,7 @@ class World:
             return False
         if start < GUEST.gpa + GUEST_SIZE_BYTES and GUEST.gpa < end:
             return False
-        for number, other in self.slots.items():  # A generator would take twice as long.
+        for number, other in self.slots.items():  # A generator expression takes twice as long.
             place = other.guest_phys_addr
             overlaps = place < end and start < place + other.memory_size
             if overlaps and number != op.slot and as_id_of(number) == as_id_of(op.slot):

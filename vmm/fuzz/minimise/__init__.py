@@ -1,1 +1,1 @@
-"""Minimises a difference: the fewest operations and the simplest values that still show it."""
+"""Minimises a difference to the fewest operations and the simplest values that still show it."""

@@ -1,4 +1,4 @@
-"""Minimises one scenario, for whoever has only that."""
+"""Minimises a single scenario (``vmm fuzz --minimise``)."""
 
 import os
 
@@ -19,7 +19,7 @@ _TICK_S = 0.1
 def minimise_scenario(
     scenario: Scenario, features: Features, interruption: Interruption
 ) -> Finding | Verdict:
-    """Return a scenario minimised, as far as nobody interrupts it; its verdict if nothing differs.
+    """Return a scenario minimised, until interrupted; its verdict if nothing differs.
 
     Raises HarnessError.
     """
@@ -35,6 +35,6 @@ def minimise_scenario(
     with Stages(found, features, _TIME_LIMIT_S, min(os.sched_getaffinity(0))) as stages:
         while stages.connection is not None and not interruption.asked:
             if stages.answered(_TICK_S):
-                stages.hear()
-            stages.look_after()
+                stages.receive()
+            stages.check_time()
     return stages.finding

@@ -1,9 +1,9 @@
-"""A new process, in which KVM was never used, finds out whether what is left differs there, too.
+"""Confirms a result in a new process, in which KVM was never used.
 
-Minimising tries thousands of scenarios in one process. What a kernel remembers of those can make
-the difference; then what was found is minimised again, each try in a process of its own. So a
-program that does nothing else shows it. Where it differs in no such process, it is joined with what
-ran before it (``join.py``).
+Minimising tries thousands of scenarios in one process, and what the kernel remembers of those can
+make the difference. If the result does not differ in a new process, the scenario is minimised
+again, with a process for each try, so that a program that does nothing else shows it. If it differs
+in no such process, it is joined with what ran before it (``join.py``).
 """
 
 import os
@@ -30,10 +30,10 @@ _TRY_LIMIT_S = 10.0
 
 
 class Doubt(msgspec.Struct, frozen=True):
-    """What to confirm: the ``best`` that minimising ``task`` came to.
+    """What to confirm: ``best``, the result of minimising ``task``.
 
-    ``is_sure`` says that it differed in every run. ``others`` are further scenarios that
-    differed in this way when they were found, ``before`` is what ran before the first of them.
+    ``is_sure`` says that it differed in every run. ``others`` are further scenarios that differed
+    in this way when they were found; ``before`` is what ran before the first of them.
     """
 
     best: Scenario
@@ -44,9 +44,9 @@ class Doubt(msgspec.Struct, frozen=True):
 
 
 def confirm(doubt: Doubt) -> Child:
-    """Start the process. It says what a minimiser says, and nothing where there is no doubt."""
+    """Start the process. It sends what a minimiser sends, or nothing if the result is confirmed."""
     child = Child.start(_begin_anew)
-    with suppress(BrokenPipeError):  # It was killed: what it says is at an end, as when it ends.
+    with suppress(BrokenPipeError):  # It was killed: the caller sees the end of its messages.
         child.connection.send_bytes(msgspec.json.encode(doubt))
     return child
 
@@ -57,7 +57,7 @@ def _begin_anew(to: Connection) -> None:
 
 
 def _serve(to: Connection) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent answers it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent handles it.
     doubt = msgspec.json.decode(to.recv_bytes(), type=Doubt)
     task = doubt.task
     os.sched_setaffinity(0, {task.cpu})
@@ -71,7 +71,7 @@ def _serve(to: Connection) -> None:
         joined = joins(doubt.before, task.scenario)
         for scenario in chain((task.scenario, *doubt.others), joined):
             cause = steady_cause(identity_of, scenario)
-            if cause:  # Perhaps another: what differs first can depend on what ran before.
+            if cause:  # Maybe another: which difference is first can depend on what ran before.
                 again = msgspec.structs.replace(task, scenario=scenario, identity=cause)
                 minimise(again, to, identity_of)
                 return
@@ -80,7 +80,7 @@ def _serve(to: Connection) -> None:
 
 
 def _identity_of(scenario: Scenario, features: Features, host: dict[str, str]) -> Identity | None:
-    """Return the kind of difference that a scenario shows in a process of its own."""
+    """Return the identity of the difference that a scenario shows in a process of its own."""
     try:
         history = run_isolated(scenario, features, time_limit_s=_TRY_LIMIT_S, host=host)
     except HarnessError:

@@ -1,8 +1,8 @@
-"""Which findings are of one fault: the same calls, which only another look at memory shows.
+"""Which findings belong to one fault: the same calls, shown by different looks at memory.
 
-A slot that stays where it was after a move is seen by a read, by a write, by a string instruction,
-by executing there: four kinds of difference, one fault. What their minimised scenarios share are
-the calls; looks are left out. It is a guess, so nothing is thrown away for it.
+A slot that stays at its old place after a move is seen by a read, a write, a string instruction or
+code: four kinds of difference, one fault. Their minimised scenarios share the calls; looks are left
+out. This is a guess, so nothing is thrown away because of it.
 """
 
 from collections.abc import Iterator
@@ -28,21 +28,21 @@ _NAMES = {kind.__name__ for kind in _LOOKS}
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What findings of one fault share; ``identity`` is None where a look shows it."""
+    """What findings of one fault share; ``identity`` is None if a look shows the fault."""
 
     calls: tuple[str, ...]
     identity: Identity | None = None
 
 
 def fault_of(scenario: Scenario, identity: Identity) -> Fault:
-    """Return the fault that a minimised scenario is taken to show."""
+    """Return the fault that a minimised scenario probably shows."""
     calls = tuple(_calls(scenario))
     is_seen = identity.operation in _NAMES and bool(calls) and scenario.survey == "none"
     return Fault(calls, None if is_seen else identity.cause)
 
 
 def _calls(scenario: Scenario) -> Iterator[str]:
-    """Yield what a scenario does besides looking: what each region call does, if it succeeds."""
+    """Yield what a scenario does besides looking; for region calls, what they do on success."""
     slots: dict[int, SetUserMemoryRegion] = {}
     for operation in scenario.operations:
         if isinstance(operation, SetUserMemoryRegion):

@@ -1,7 +1,7 @@
-"""Joins scenarios that ran in one process, one after the other, to one of several VMs.
+"""Joins scenarios that ran one after the other in a process into one with several VMs.
 
-A kernel that goes wrong at each so manyth call, whatever the VM, may do so in a scenario that by
-itself makes too few. With what ran before it, it makes them in a process of its own, too.
+A kernel that fails on every n-th call, in whatever VM, may do so in a scenario that makes too few
+calls by itself. Together with what ran before it, it fails in a process of its own, too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,16 +13,16 @@ from vmm.scenario.operations import NewVm, Race, Scenario
 from vmm.scenario.validate import is_valid
 
 MOST_OPERATIONS = 2000
-"""So many operations of what ran before are kept: more take too long to be minimised."""
+"""How many operations of what ran before are kept: more would take too long to minimise."""
 
 _NAMES_A_FILE = ("create_guest_memfd", "close_guest_memfd", "map_guest_memfd", "punch_guest_memfd")
 _NAMES = ("mapping", "guest_memfd", "of")
 
 
 def joins(before: Sequence[Scenario], scenario: Scenario) -> Iterator[Scenario]:
-    """Yield a scenario with more and more of those before it, which come in the order they ran.
+    """Yield a scenario joined with more and more of those before it, given in the order they ran.
 
-    What cannot be joined is left out: races, VMs of another type, and surveys.
+    Races, VMs of another type and scenarios with a survey cannot be joined, and are left out.
     """
     joined, count, due = scenario, 0, 1
     if not _can_be_joined(scenario):
@@ -47,7 +47,7 @@ def _can_be_joined(scenario: Scenario) -> bool:
 
 
 def _after(one: Scenario, other: Scenario, number: int) -> Scenario:
-    """Return a scenario whose first VM does what one did, with memory of its own."""
+    """Return a scenario whose first VM does what ``one`` did, with memory of its own."""
     if one.guest != other.guest:
         return other
     shared = _at_zero(one, other)
@@ -63,7 +63,7 @@ def _after(one: Scenario, other: Scenario, number: int) -> Scenario:
 
 
 def _at_zero(one: Scenario, other: Scenario) -> dict[str, str]:
-    """Return which mapping of the one is which of the other: there is one at address 0 only."""
+    """Return which mapping of ``one`` is which of ``other``: only one can be at address 0."""
     return {
         mine.name: theirs.name
         for mine in one.mappings
@@ -73,7 +73,7 @@ def _at_zero(one: Scenario, other: Scenario) -> dict[str, str]:
 
 
 def _renamed(scenario: Scenario, prefix: str, shared: dict[str, str]) -> Scenario:
-    """Return a scenario whose mappings and files have a prefix to their names."""
+    """Return a scenario with a prefix to the names of its mappings and files."""
     built = cast("dict[str, Any]", msgspec.to_builtins(scenario))
     named = [*built.get("mappings", ())]
     named += [op for op in built["operations"] if op["op"] in _NAMES_A_FILE]

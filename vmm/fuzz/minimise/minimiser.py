@@ -1,13 +1,13 @@
 """Minimises a scenario to the fewest operations and the simplest values that still differ.
 
-Hypothesis does the work. A scenario is written as a sequence of choices, which is handed to
-Hypothesis as an example that it once found; Hypothesis shortens it and lowers its numbers for as
-long as what it stands for still differs. A choice is first whether a piece of the scenario
-stays, in smaller and smaller pieces; then the type of an operation, and for each of its fields
-an index into a pool of values, the simplest first. What no choice stands for goes last: features
-that are not needed, vCPUs, pages of mappings, threads of races (``simpler.py``).
+Hypothesis does the work. A scenario is encoded as a sequence of choices, which Hypothesis gets as
+an example that it once found; it shortens the sequence and lowers its numbers as long as the
+decoded scenario still differs. The first choices are whether a piece of the scenario stays, in
+smaller and smaller pieces; then the type of an operation, and for each field an index into a pool
+of values, the simplest first. What no choice encodes is reduced last: features that are not needed,
+vCPUs, pages of mappings, threads of races (``simpler.py``).
 
-Nothing here knows an operation by name, so that a new one is minimised like all others.
+Nothing here knows an operation by name, so a new one is minimised like all others.
 """
 
 import math
@@ -27,7 +27,7 @@ from vmm.scenario.plan import guest_slots, steps
 from vmm.scenario.validate import is_valid
 
 MAX_FLAT_OPERATIONS = 1500
-"""Hypothesis shortens sequences of some thousand choices; longer ones it does not take."""
+"""Hypothesis shortens sequences of some thousand choices; it refuses longer ones."""
 
 _KEY = b"scenario"
 _MAX_PIECES = 48
@@ -36,10 +36,10 @@ Improved = Callable[[Scenario], None]
 
 
 class Minimiser:
-    """Minimises one scenario. ``differs`` runs a scenario in a fresh VM.
+    """Minimises one scenario. ``differs`` runs a scenario in a new VM.
 
-    ``touch_limit`` is the first gpa that the guest does not reach; ``time_limit_s`` ends the tries,
-    and where it did the result is ``unfinished``.
+    ``touch_limit`` is the first gpa that the guest does not reach. ``time_limit_s`` ends the tries;
+    the result is then ``unfinished``.
     """
 
     def __init__(self, differs: Differs, touch_limit: int, time_limit_s: float) -> None:
@@ -51,10 +51,10 @@ class Minimiser:
         self.unfinished = False
 
     def minimise(self, scenario: Scenario, improved: Improved) -> Scenario:
-        """Return the smallest scenario found; ``improved`` is told of each step to it.
+        """Return the smallest scenario found; ``improved`` gets each one on the way.
 
-        First whole operations go, those of the survey included; then values become simple, and
-        last goes what surrounds the operations.
+        First whole operations are removed, those of the survey included; then values are
+        simplified, and last everything around the operations.
         """
         best = self._without(scenario, improved)
         flat = flattened(best, self._touch_limit)
@@ -63,7 +63,7 @@ class Minimiser:
         return self._simplified(self._by_hypothesis(Values(best), improved), improved)
 
     def _without(self, best: Scenario, improved: Improved) -> Scenario:
-        """Return a scenario without what is not needed: large pieces are tried first."""
+        """Return a scenario without unneeded pieces; large pieces are tried first."""
         size = len(best.operations)
         while size > 1:
             size = min(size // 2, math.ceil(len(best.operations) / _MAX_PIECES)) or 1
@@ -71,7 +71,7 @@ class Minimiser:
         return best
 
     def _simplified(self, best: Scenario, improved: Improved) -> Scenario:
-        """Return a scenario after every way to make one simpler, until none of them does."""
+        """Return a scenario simplified in every way, until no way simplifies it further."""
         before = None
         while best is not before:
             before = best
@@ -99,7 +99,7 @@ class Minimiser:
             return True
 
         database = InMemoryExampleDatabase()
-        # One choice too many: Hypothesis does not shrink again what it holds to be its own result.
+        # One choice more: Hypothesis does not shrink an example that it takes for its own result.
         database.save(_KEY, choices_to_bytes([*choices, False]))
         quietly = settings(
             database=database,
@@ -109,7 +109,7 @@ class Minimiser:
             phases=(Phase.reuse, Phase.shrink),
             verbosity=Verbosity.quiet,
         )
-        # Of a difference that comes and goes, what was found until it did not is kept.
+        # If a difference comes and goes, what was found before it went is kept.
         with suppress(HypothesisException):
             hypothesis_find(space.scenarios(), condition, settings=quietly, database_key=_KEY)
         return best

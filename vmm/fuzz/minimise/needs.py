@@ -1,4 +1,4 @@
-"""Which features the operations of a scenario use, whatever it says that it needs."""
+"""Which features the operations of a scenario use, whatever its ``needs`` say."""
 
 from collections.abc import Iterator
 from typing import assert_never
@@ -55,7 +55,7 @@ from vmm.scenario.slots import as_id_of
 
 
 def used_needs(scenario: Scenario) -> frozenset[str]:
-    """Return those of ``needs`` without which the scenario would be another one."""
+    """Return those of ``needs`` without which it would be a different scenario."""
     needs = {need for operation in scenario.operations for need in _of_operation(operation)}
     kinds = {mapping.kind for mapping in scenario.mappings}
     if scenario.vm_type:
@@ -124,7 +124,7 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
         case HostWrite() | Inspect() | GetDirtyLog() | CollectMmio():
             pass
         case CloseGuestMemfd() | MapGuestMemfd() | PunchGuestMemfd():
-            pass  # What made the guest_memfd says it.
+            pass  # The creation of the guest_memfd has the need.
         case UnmapInternalSlots() | Lives() | Churn():
             yield "process_files"
         case CreateVcpu() | NewVm() | SwitchVm() | CloseVm():

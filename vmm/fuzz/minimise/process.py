@@ -1,4 +1,4 @@
-"""The process that minimises a difference, and says how reliably what is left still differs."""
+"""The process that minimises a difference, and measures how reliably the result differs."""
 
 import os
 import signal
@@ -23,23 +23,23 @@ from vmm.verdict.judge import judge
 
 _RATE_RUNS = 10
 _RATE_S = 10.0
-"""So long may it take to find a rate: what hangs takes its time."""
+"""Time limit for measuring the rate, since runs that hang take long."""
 
 _HANG_LIMIT_S = 5.0
 _STEADY_RUNS = 3
 _RACE_PLAYS = 3
-"""So often in a row a smaller race has to differ: what is left is to show it nearly always."""
+"""How often in a row a smaller race must differ, so that the result shows it nearly always."""
 
 
 IdentityOf = Callable[[Scenario], Identity | None]
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What to minimise. ``identity`` is that of its difference, or how its run ended.
+    """What to minimise. ``identity`` is that of its difference, or of how its run ended.
 
-    ``is_steady`` asks to minimise only what differs in each of some runs. With ``host``, which is
-    what a history says of it, what this host is known to get wrong is no difference: a smaller
-    scenario must not come to that.
+    ``is_steady`` asks to minimise only what differs in each of a few runs. With ``host``, which is
+    what a history says of it, issues known on this host are no difference: a smaller scenario must
+    not end up with one of those.
     """
 
     scenario: Scenario
@@ -57,8 +57,8 @@ class Task(msgspec.Struct, frozen=True):
 
 
 def run_minimiser(task: Task, to: Connection) -> None:
-    """Minimise, tell of every improvement, and of the result; the body of a process."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent answers it.
+    """Minimise; send every improvement, and the result. The body of a process."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent handles it.
     os.sched_setaffinity(0, {task.cpu})
     try:
         if is_ending(task.identity):
@@ -73,7 +73,7 @@ def run_minimiser(task: Task, to: Connection) -> None:
 
 
 def minimise(task: Task, to: Connection, identity_of: IdentityOf) -> None:
-    """Minimise; ``identity_of`` runs a scenario and says how it differs, None if it does not."""
+    """Minimise; ``identity_of`` runs a scenario and returns how it differs, None if it does not."""
 
     def differs(scenario: Scenario) -> bool:
         is_race = any(isinstance(op, Race) for op in scenario.operations)
@@ -93,13 +93,13 @@ def minimise(task: Task, to: Connection, identity_of: IdentityOf) -> None:
 
 
 def steady_cause(identity_of: IdentityOf, scenario: Scenario) -> Identity | None:
-    """Return the cause that some runs share; None where they share nothing."""
+    """Return the cause that all of a few runs share; None if they differ."""
     causes = {cause_of(identity_of(scenario)) for _ in range(_STEADY_RUNS)}
     return causes.pop() if len(causes) == 1 else None
 
 
 def cause_of(identity: Identity | None) -> Identity | None:
-    """Return what two differences must share to be taken for the same."""
+    """Return what two differences must share to count as the same."""
     return None if identity is None else identity.cause
 
 
@@ -108,7 +108,7 @@ def _identity_of(kvm: Kvm, task: Task, scenario: Scenario) -> Identity | None:
         trial = attempt(kvm, scenario, task.features, host=task.host)
         return None if trial.is_known else trial.identity
     except (OSError, ValueError):
-        # A wrong answer can be one that this program has no way to go on from.
+        # After a wrong answer of the kernel this program may be unable to go on.
         return None
 
 

@@ -1,4 +1,4 @@
-"""What becomes of what was found: one after the other is minimised, in a process, and written."""
+"""The queue of findings: each is minimised, in a process of its own, and then written."""
 
 from collections import defaultdict, deque
 from dataclasses import replace
@@ -17,14 +17,14 @@ from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
 
 _WRITING_S = 10.0
-"""So long may it take to run a finding once more, for its history."""
+"""Time limit for running a finding once more to get its history."""
 
 _MOST_EXAMPLES = 8
 _HURRIED_S = 2.0
 
 
 class Queue:
-    """Minimises findings and writes them. ``hear`` is to be called when ``connection`` has news."""
+    """Minimises findings and writes them. Call ``receive`` when ``connection`` is readable."""
 
     def __init__(self, plan: Plan, features: Features, host: HostInfo, tally: Tally) -> None:
         self._plan = plan
@@ -43,23 +43,23 @@ class Queue:
 
     @property
     def connection(self) -> Connection | None:
-        """What the process that minimises says; None while there is none."""
+        """Messages of the minimising process; None if there is none."""
         return None if self._stages is None else self._stages.connection
 
     def add(self, finding: Finding) -> None:
-        """Take a finding, to be minimised when its turn comes."""
+        """Add a finding, to be minimised in turn."""
         self._waiting.append(replace(finding, unfinished=True))
 
     def keep_example(self, scenario: Scenario, identity: Identity) -> None:
-        """Keep another scenario of a kind that was found before, should that one not do."""
+        """Keep another scenario of a known kind, in case the first one cannot be confirmed."""
         examples = self._examples[identity.cause]
         if len(examples) < _MOST_EXAMPLES:
             examples.append(scenario)
 
     def begin(self, cpu: int, left_s: float) -> None:
-        """Begin with the next finding, if none is being minimised.
+        """Begin with the next finding, unless one is being minimised.
 
-        ``left_s`` is how much time there is for all that wait.
+        ``left_s`` is the time that is left for all waiting ones.
         """
         if self._stages is not None or not self._waiting:
             return
@@ -72,11 +72,11 @@ class Queue:
         host = self._host.in_brief()
         self._stages = Stages(finding, self._features, limit, cpu, others, host)
 
-    def hear(self) -> None:
-        """Take a message of the process that minimises."""
+    def receive(self) -> None:
+        """Handle a message of the minimising process."""
         assert self._stages is not None
         try:
-            self._stages.hear()
+            self._stages.receive()
         except HarnessError as error:
             self._tally.failure = str(error)
         finding = self._stages.finding
@@ -84,10 +84,10 @@ class Queue:
         self._tally.minimising = f"{finding.identity}: {count} operations"
         self._finish_if_over()
 
-    def look_after(self) -> None:
-        """Put an end to a process that minimises for too long: it hangs."""
+    def check_time(self) -> None:
+        """End a minimising process that takes too long, since it hangs."""
         if self._stages is not None:
-            self._stages.look_after()
+            self._stages.check_time()
             self._finish_if_over()
 
     def write(self, finding: Finding, time_limit_s: float = _WRITING_S) -> None:
@@ -110,7 +110,7 @@ class Queue:
             self._join(fault, known, path)
 
     def _join(self, fault: Fault, known: Path, path: Path) -> None:
-        """Put the shorter of two findings of one fault first; the others are kept with it."""
+        """Put the shorter of two findings of one fault first, and keep the other inside it."""
         tally = self._tally
         first = self._plan.out / path.name
         if length_of(path) >= length_of(known) or first.exists():
@@ -124,7 +124,7 @@ class Queue:
         tally.also[first.name] = sorted((first / ALSO).iterdir())
 
     def close(self) -> None:
-        """Leave no process, and write what was not minimised to its end as it is."""
+        """End the process, and write what was not fully minimised as it is."""
         if self._stages is not None:
             self._waiting.appendleft(self._end_stages(self._stages))
         while self._waiting:
@@ -137,13 +137,13 @@ class Queue:
 
     def _finish_if_over(self) -> None:
         if self._stages is not None and self._stages.connection is None:
-            # Before it is written: what cannot be written is tried once more at the end.
+            # Queued until it is written: if that fails, it is tried once more at the end.
             self._waiting.appendleft(self._end_stages(self._stages))
             self.write(self._waiting[0])
             self._waiting.popleft()
 
     def _end_stages(self, stages: Stages) -> Finding:
-        """Leave no process, and return what was come to."""
+        """End the process, and return the finding so far."""
         stages.close()
         self._stages = None
         self._tally.minimising = ""

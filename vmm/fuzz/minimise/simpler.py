@@ -1,7 +1,7 @@
-"""Scenarios one step simpler than one: without what surrounds its operations, field by field.
+"""Scenarios that are one step simpler: with less around the operations, or simpler fields.
 
-A `Way` looks at one part of a scenario and yields candidates, the boldest first. Each of them is
-less than the scenario by some measure, so that taking one after the other comes to an end.
+A `Way` looks at one part of a scenario and yields candidates, the boldest first. Each is smaller
+than the scenario by some measure, so that repeating this ends.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ Way = Callable[[Scenario], Iterator[Scenario]]
 
 _LARGE_PAGES = 512
 _MOST_OPERATIONS = 100
-"""Each operation of a longer scenario is not looked at by itself: that takes hours."""
+"""In a longer scenario single operations are not tried: that would take hours."""
 
 _POOLED = frozenset(
     (
@@ -27,7 +27,7 @@ _POOLED = frozenset(
         *("rounds", "windows"),
     )
 )
-"""Fields that are not better for being less: a short race shows less often what it may show."""
+"""Fields that are not better for being smaller: a shorter race shows a difference less often."""
 
 _BITS = frozenset(("flags", "argument", "attributes"))
 _SURVEYS: tuple[Survey, ...] = ("none", "read", "write")
@@ -48,7 +48,7 @@ def ways(scenario: Scenario) -> Iterator[Way]:
 
 
 def with_operations(base: Scenario, operations: tuple[AnyOperation, ...]) -> Scenario:
-    """Return a scenario of other operations, and of the mappings that they use."""
+    """Return a scenario with other operations, and only the mappings that they use."""
     used = {name for op in operations for name in _names(op)}
     used |= {mapping.of for mapping in base.mappings if mapping.name in used}
     mappings = tuple(mapping for mapping in base.mappings if mapping.name in used)
@@ -66,7 +66,7 @@ def _survey(scenario: Scenario) -> Iterator[Scenario]:
 
 
 def _needs(scenario: Scenario) -> Iterator[Scenario]:
-    """What operations use stays needed: a kernel without it must not be held to the rest."""
+    """Keep needs that operations use: a kernel without the feature must not be judged."""
     used = used_needs(scenario)
     for need in scenario.needs:
         if need not in used:
@@ -86,7 +86,7 @@ def _guest(scenario: Scenario) -> Iterator[Scenario]:
 
 
 def _mapping(name: str, scenario: Scenario) -> Iterator[Scenario]:
-    """Yield ordinary memory in place of a mapping, and fewer pages, of the smallest size first."""
+    """Yield the scenario with ordinary memory as a mapping, and with fewer pages, fewest first."""
     for mapping in scenario.mappings:
         if mapping.name == name:
             if mapping.kind != "anonymous":
@@ -99,7 +99,7 @@ def _mapping(name: str, scenario: Scenario) -> Iterator[Scenario]:
 
 
 def _fewer_pages(scenario: Scenario, mapping: Mapping) -> Iterator[int]:
-    """Yield the smallest number of pages that all operations stay within, and ones above it."""
+    """Yield the smallest number of pages that all operations stay within, and larger ones."""
     step = _LARGE_PAGES if mapping.kind in HUGE_KINDS else 1
     low, high = 1, mapping.pages // step
     while low < high:
@@ -129,7 +129,7 @@ def _operation(index: int, scenario: Scenario) -> Iterator[Scenario]:
 
 
 def _plainer(operation: AnyOperation) -> Iterator[AnyOperation]:
-    """Yield an operation as the one that it extends, if what it adds has its defaults."""
+    """Yield an operation as the one that it extends, if its additional fields are defaults."""
     base: type[Any] = type(operation).__bases__[0]
     if base is Operation:
         return
@@ -139,7 +139,7 @@ def _plainer(operation: AnyOperation) -> Iterator[AnyOperation]:
 
 
 def _less(name: str, value: Any) -> Iterator[Any]:
-    """Yield what is less than the value of a field, by whatever it consists of."""
+    """Yield smaller values of a field, by what it consists of."""
     match value:
         case bool():
             return
@@ -174,7 +174,7 @@ def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Yield all that an operation names: mappings, alone or in a place, and whatever else."""
+    """Yield all names in an operation: mappings, alone or in a place, and others."""
     match value:
         case str():
             yield value

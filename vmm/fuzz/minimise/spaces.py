@@ -1,4 +1,4 @@
-"""Scenarios near one, as choices of Hypothesis: without some pieces, and of simpler values."""
+"""Scenarios near a given one, encoded as Hypothesis choices: fewer pieces, simpler values."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from vmm.scenario.operations import PAGE_SIZE_BYTES, AnyOperation, Place, Scenar
 
 _PLACES = ("guest_phys_addr", "gpa")
 _OWN = frozenset(("slot", "memory_size", "userspace_addr", *_PLACES))
-"""Fields with a pool of their own; a gpa is a page and an offset. All others share one."""
+"""Fields with a pool of their own; a gpa is a page and an offset. All others share one pool."""
 
 _SIMPLE_GFN = 0x100
 _POOL_STEP = 1 << 12
@@ -19,7 +19,7 @@ _Rest = tuple[int, tuple[tuple[str, Any], ...]]
 
 
 class Made:
-    """A scenario that Hypothesis made. It writes down whatever it makes: this is short."""
+    """A scenario that Hypothesis made, with a short repr: Hypothesis logs everything it makes."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -34,17 +34,17 @@ class Space(Protocol):
     base: Scenario
 
     def choices(self) -> Sequence[_Choice]:
-        """Return the choices that stand for ``base``."""
+        """Return the choices that encode ``base``."""
 
     def rank(self, scenario: Scenario) -> Any:
-        """Return what is less for a better scenario."""
+        """Return a value that is smaller for a better scenario."""
 
     def scenarios(self) -> st.SearchStrategy[Made]:
-        """Return the strategy that makes scenarios of choices."""
+        """Return the strategy that decodes choices to scenarios."""
 
 
 class Pieces:
-    """Scenarios without some pieces of one: a choice says whether a piece stays."""
+    """Scenarios without some pieces of ``base``: a choice says whether a piece stays."""
 
     def __init__(self, base: Scenario, size: int) -> None:
         self.base = base
@@ -69,7 +69,7 @@ class Pieces:
 
 
 class Values:
-    """Scenarios made of the values of one scenario, and of some simpler ones."""
+    """Scenarios made of the values of ``base``, and of some simpler ones."""
 
     def __init__(self, base: Scenario) -> None:
         self.base = base
@@ -116,7 +116,7 @@ class Values:
         return [*parts, (self._rests[type(op)], _rest(op))]
 
     def scenarios(self) -> st.SearchStrategy[Made]:
-        """Return the strategy whose choices ``encode`` writes."""
+        """Return the strategy that decodes what ``_encode`` wrote."""
         operations = [self._operation(kind) for kind in self._types]
         last = len(operations) - 1
 
@@ -149,8 +149,8 @@ class Values:
 class _Pool:
     """Values, the simplest first, and the choice of one of them.
 
-    The choices of different pools are different numbers: Hypothesis lowers equal ones together,
-    and so all mentions of one value become simpler at once.
+    Different pools use different numbers as choices: Hypothesis lowers equal numbers together, so
+    that all uses of one value become simpler at once.
     """
 
     def __init__(self, number: int, values: list[Any]) -> None:
@@ -165,7 +165,7 @@ class _Pool:
 
 
 def _rest(op: AnyOperation) -> _Rest:
-    """Return the offset of an operation's gpa within its page, and the fields without a pool."""
+    """Return the offset of an operation's gpa in its page, and the fields without an own pool."""
     offset = 0
     others: list[tuple[str, Any]] = []
     for name in op.__struct_fields__:

@@ -1,8 +1,8 @@
-"""The way of one finding to the fewest operations: processes, one after the other.
+"""The stages in which one finding is minimised, each a process.
 
-The first minimises it, each try a VM of its own in that one process. The second, in which KVM was
-never used, says whether the result differs there, too; where it does not, it minimises anew, a
-process a try. What stayed without a result by then is minimised once more, unsteady as it may be.
+The first minimises it; each try is a VM of its own in that process. The second, in which KVM was
+never used, checks whether the result differs there, too; if not, it minimises again, with a process
+for each try. If there is no result by then, it is minimised once more, however unsteady it is.
 """
 
 import time
@@ -26,15 +26,14 @@ from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 
 _GRACE_S = 30.0
-"""So long may a process take beyond the limit: for what it is trying, and to find the rate."""
+"""How long a process may exceed the limit: to finish a try, and to measure the rate."""
 
 
 class Stages(Closing):
-    """Minimises one finding; ``finding`` is what was come to so far.
+    """Minimises one finding; ``finding`` is the result so far.
 
-    ``others`` are scenarios that differed likewise when they were found; there may be more of them
-    in the end. What ``host`` is known to get wrong is no difference. What goes wrong with a process
-    is in ``notes``.
+    ``others`` are scenarios that differed likewise when they were found; the list may grow. Issues
+    that ``host`` is known to have are no difference. ``notes`` say how a process failed.
     """
 
     def __init__(
@@ -58,15 +57,15 @@ class Stages(Closing):
 
     @property
     def connection(self) -> Connection | None:
-        """What the process of this stage says; None when all stages are over."""
+        """Messages of the current stage's process; None when all stages are over."""
         return None if self._child is None else self._child.connection
 
     def answered(self, time_limit_s: float) -> bool:
-        """Whether there is something to hear within a time."""
+        """Whether a message arrives within a time limit."""
         return self._child is not None and self._child.answered(time_limit_s)
 
-    def hear(self) -> None:
-        """Take a message. Raises HarnessError where this program is at fault."""
+    def receive(self) -> None:
+        """Handle a message. Raises HarnessError if this program is at fault."""
         assert self._child is not None
         try:
             message = receive(self._child.connection)
@@ -82,13 +81,13 @@ class Stages(Closing):
             case other:
                 raise HarnessError(f"a minimiser said {type(other).__name__}")
 
-    def look_after(self) -> None:
-        """Put an end to a process that takes too long: it hangs."""
+    def check_time(self) -> None:
+        """End a process that takes too long, since it hangs."""
         if self._left_s() < -_GRACE_S:
             self.close()
 
     def close(self) -> None:
-        """Leave no process."""
+        """End the process."""
         if self._child is None:
             return
         how = self._child.end()
@@ -100,9 +99,9 @@ class Stages(Closing):
         return self._deadline - time.monotonic()
 
     def _processes(self) -> Iterator[Child]:
-        """Yield processes, each started when the one before has ended, while there is time."""
+        """Yield processes, each started when the previous one has ended, while there is time."""
         yield Child.start(partial(run_minimiser, self._task))
-        if is_ending(self._task.identity):  # Each try has had a process of its own.
+        if is_ending(self._task.identity):  # Each try had a process of its own already.
             return
         if self._left_s() > 0:
             found = self.finding
@@ -119,7 +118,7 @@ class Stages(Closing):
 
 
 def _improved(found: Finding, message: Best | Minimised) -> Finding:
-    """Return a finding as a process says that it is now."""
+    """Return a finding updated by a message."""
     news: dict[str, Any] = msgspec.structs.asdict(message)
     if isinstance(message, Best):
         news |= {"differed": 0, "runs": 0, "unfinished": True}
