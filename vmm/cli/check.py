@@ -91,7 +91,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
     type=click.IntRange(1),
     default=20,
     metavar="N",
-    help="End when N scenarios differ by one cause (usually 20).",
+    help="End when N scenarios differ, or have no verdict, by one cause (usually 20).",
 )
 @dask_option
 @click.pass_context

@@ -9,19 +9,22 @@ from vmm.cli.history_files import HistoryFiles
 from vmm.cli.host import Host
 from vmm.execution.runner import Record
 from vmm.host.signals import is_interruption
-from vmm.scenario.endings import HOST, INTERRUPTED, what_is_short
+from vmm.scenario.endings import DIED, HOST, INTERRUPTED, what_is_short
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict, judging
 from vmm.verdict.result import Checked, Run, broken_off, concluded
 from vmm.verdict.steps import StepRecorder
 
+_NOT_ITS_OWN = (HOST, DIED)
+"""Why a scenario may have no verdict that others will meet, too."""
+
 
 class Judge:
     """A taker that judges; ``done`` gets each result once all earlier ones were passed on.
 
-    ``early`` is told when ``max_differences`` scenarios differ by one cause. ``with_steps`` adds
-    the steps to the results.
+    ``early`` is told when ``max_differences`` scenarios differ by one cause, or the host fails so
+    many. ``with_steps`` puts into the results what happened at each operation.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class Judge:
         self._files = files
         self._max_differences = max_differences
         self._with_steps = with_steps
-        self._causes: Counter[Identity] = Counter()
+        self._causes: Counter[Identity | str] = Counter()
         self._judging: deque[tuple[int, Iterator[Checked | None]]] = deque()
         self._results: dict[int, Checked] = {}
         self._checked: list[Checked] = []
@@ -111,15 +114,19 @@ class Judge:
         self._done(checked)
 
     def _note(self, checked: Checked) -> None:
-        """Count a difference; end the run when there are enough of one cause."""
-        difference = checked.verdict.difference
-        if checked.verdict.status is Status.DIFFERS and difference is not None:
-            cause = difference.identity.cause
+        """Count a difference, or a failure of the host; end the run when one cause has enough."""
+        verdict, many = checked.verdict, self._max_differences
+        cause: Identity | str = ""
+        if verdict.status is Status.DIFFERS and verdict.difference is not None:
+            cause = verdict.difference.identity.cause
+        elif verdict.status is Status.INCONCLUSIVE and verdict.reason.startswith(_NOT_ITS_OWN):
+            cause = verdict.reason.partition("(")[0]
+        if cause:
             self._causes[cause] += 1
-            if self._causes[cause] == self._max_differences:
-                many = self._max_differences
+            if self._causes[cause] == many:
+                word = "end" if isinstance(cause, str) else "differ"
                 enough = f"which is enough: --max-differences {many}"
-                self._early.because(f"{many} differ by one cause, {cause}, {enough}")
+                self._early.because(f"{many} {word} by one cause, {cause}, {enough}")
 
     def _judged(self, ran: Ran) -> Iterator[Checked | None]:
         """Judge a record in parts; an error of this program affects this scenario alone."""

@@ -441,6 +441,19 @@ def test_many_that_differ_by_one_cause_are_enough(kernel: Kernel, tmp_path: Path
     assert result_of(file)["early"] == why
 
 
+@pytest.mark.parametrize("reason", ["the host: KVM_CREATE_VM({}): ENOMEM", "died: SIGKILL"])
+def test_a_host_that_fails_many_for_one_reason_is_enough(
+    kernel: Kernel, tmp_path: Path, reason: str
+) -> None:
+    for number, name in enumerate(("create-one", "create-two", "move-up")):
+        kernel.end(name, reason.format(number), 1)
+    file = tmp_path / "result.json"
+    assert vmm("check", "--max-differences", "2", "--json", file).exit_code == 3
+    why = f"2 end by one cause, {reason.partition('(')[0]}, which is enough: --max-differences 2"
+    assert result_of(file)["early"] == why
+    assert result_of(file)["not_run"] == ["huge"]
+
+
 def test_verbose_tells_of_each(kernel: Kernel) -> None:
     kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=0)
     for name in ("create-one", "create-two"):
