@@ -101,6 +101,8 @@ WRONG_AT_ONCE = [
     ("KVM_RUN:errno=4", "KVM_RUN(): the vCPU stops: EINTR; the guest reads gpa 0x0, in a"),
     ("KVM_RUN:exit=9999", "KVM_RUN(): the vCPU stops: exit-9999"),
     ("KVM_RUN:exit=6", "KVM_RUN(): "),
+    ("KVM_RUN:exit=2:after=1", "KVM_RUN(): the vCPU stops: io (Io(port="),
+    ("KVM_RUN:exit=8:after=1", "KVM_RUN(): no access to the page before gpa 0x"),
     ("KVM_SET_CPUID2:errno=22", "KVM_SET_CPUID2(nent="),
     ("CREATE:other=1", "KVM_RUN(): 0x0, no exit; the guest reads gpa 0x0, in a slot"),
 ]

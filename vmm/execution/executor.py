@@ -9,19 +9,20 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import assert_never, cast
 
 from kvm_abi.raw import KvmError, WrongAnswerError
+from vmm.execution.callers import CallerDiedError, set_up_refused
 from vmm.execution.churn import churn
 from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock, GuestEndlessError
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import Leftovers
 from vmm.execution.lives import live
 from vmm.execution.looking import Looks, look_at
-from vmm.execution.machine import CallerDiedError, Machine
+from vmm.execution.machine import Machine
 from vmm.execution.memfds import MemfdFiles
 from vmm.execution.races import run_race
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
 from vmm.scenario.endings import DIED, ENDLESS, REFUSED
-from vmm.scenario.history import AnyOutcome, Closed, Done, Event, Inspected, SetUpRefused
+from vmm.scenario.history import AnyOutcome, Closed, Done, Event, Inspected
 from vmm.scenario.kernelslots import KernelSlots
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
@@ -120,13 +121,6 @@ def execute(
         finally:
             execution.close()
     return ""
-
-
-def set_up_refused(error: KvmError | WrongAnswerError) -> SetUpRefused:
-    """Return the outcome of an operation that failed in one of the executor's own calls."""
-    if isinstance(error, WrongAnswerError):
-        return SetUpRefused(error.call, error.arguments, answer=error.answer)
-    return SetUpRefused(error.call, error.arguments, error.errno or 0)
 
 
 class _Execution:

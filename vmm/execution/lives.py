@@ -14,6 +14,8 @@ from typing import NoReturn, Self, assert_never
 
 from kvm_abi.raw import KvmError
 from kvm_abi.uapi import USUAL_TSS_GPA, Cap
+from vmm.execution import callers
+from vmm.execution.callers import NoLifeError
 from vmm.execution.kernelmemory import growth
 from vmm.execution.leftovers import Leftovers
 from vmm.host.child import fork
@@ -35,10 +37,6 @@ _RING_BYTES = 1 << 14
 _SIGNAL = signal.SIGUSR1
 
 
-class _NoLifeError(Exception):
-    """A guest that should count for ever has stopped."""
-
-
 def live(kvm: Kvm, op: Lives) -> Closed | Stopped:
     """Let VMs live and die, and return what they left behind in this process or in the kernel.
 
@@ -53,7 +51,7 @@ def live(kvm: Kvm, op: Lives) -> Closed | Stopped:
 
     try:
         left = _repeated(turn, op.times, op.watch == "kernel")
-    except _NoLifeError as error:
+    except NoLifeError as error:
         return Stopped("the guest of another VM", str(error))
     return Closed((*left, *leftovers.found()))
 
@@ -150,7 +148,7 @@ class _Running:
         self._thread.start()
         try:
             self.wait_for_more()
-        except _NoLifeError:
+        except NoLifeError:
             signal.signal(_SIGNAL, self._handler)
             raise
         return self
@@ -167,11 +165,11 @@ class _Running:
         signal.signal(_SIGNAL, self._handler)
 
     def wait_for_more(self) -> None:
-        """Wait until the guest counts further. Raises ``_NoLifeError`` if it does not run."""
+        """Wait until the guest counts further. Raises ``NoLifeError`` if it does not run."""
         before = self._life.count
         while self._life.count == before:
             if not self._thread.is_alive():
-                raise _NoLifeError(self._life.end)
+                raise NoLifeError(self._life.end)
             os.sched_yield()
 
 
@@ -194,19 +192,29 @@ def _killed(live_on: Callable[[HostMapping, int], NoReturn]) -> None:
     """Kill a process as soon as it gives a sign."""
     with HostMapping.shared(PAGE_SIZE_BYTES) as signs:
         # Only this process holds the write end: the child sees EOF when this process ends.
-        read_end, write_end = os.pipe()
+        alive, ours = os.pipe()
+        told, telling = os.pipe()
         child = fork()
         if child == 0:
-            os.close(write_end)
-            live_on(signs, read_end)
-        os.close(read_end)
+            os.close(ours)
+            try:
+                live_on(signs, alive)
+            except BaseException as error:
+                callers.tell(telling, error)
+            finally:
+                os._exit(1)
+        os.close(alive)
+        os.close(telling)
         try:
             while signs.read(0, 1) == b"\0":
-                if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                    raise _NoLifeError("the process that is to be killed ended by itself")
+                if ended := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    exited = ended.si_code == os.CLD_EXITED
+                    status = ended.si_status if exited else -ended.si_status
+                    raise callers.failure_of(told, status)
                 os.sched_yield()
         finally:
-            os.close(write_end)
+            os.close(ours)
+            os.close(told)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
 
@@ -217,12 +225,9 @@ def _run_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
     ``alive`` is a pipe that reaches EOF if the process that will kill this one ends before it does,
     so that this one never runs for ever.
     """
-    try:
-        with _Life(kvm) as life, _Running(life):
-            signs.write(0, b"\1")
-            os.read(alive, 1)
-            os._exit(1)
-    finally:
+    with _Life(kvm) as life, _Running(life):
+        signs.write(0, b"\1")
+        os.read(alive, 1)
         os._exit(1)
 
 
@@ -232,17 +237,15 @@ def _close_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
     Closing unmaps the memory of those slots, for which the kernel has to wait: another thread keeps
     the memory map busy.
     """
-    try:
-        Thread(target=_keep_mapping, daemon=True).start()
-        while not select.select([alive], [], [], 0)[0]:
-            with kvm.create_vm() as vm:
-                for set_up in (vm.create_irqchip, partial(vm.set_tss_addr, USUAL_TSS_GPA)):
-                    with suppress(KvmError):  # Not every kernel has them.
-                        set_up()
-                vm.create_vcpu(0)
-                signs.write(0, b"\1")
-    finally:
-        os._exit(1)
+    Thread(target=_keep_mapping, daemon=True).start()
+    while not select.select([alive], [], [], 0)[0]:
+        with kvm.create_vm() as vm:
+            for set_up in (vm.create_irqchip, partial(vm.set_tss_addr, USUAL_TSS_GPA)):
+                with suppress(KvmError):  # Not every kernel has them.
+                    set_up()
+            vm.create_vcpu(0)
+            signs.write(0, b"\1")
+    os._exit(1)
 
 
 def _keep_mapping() -> None:

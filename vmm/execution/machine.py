@@ -1,8 +1,6 @@
 """A VM with its vCPUs and its guest: operations become system calls and guest runs."""
 
 import os
-import signal
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,6 +11,7 @@ from guests.windows import Windows
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import Cap, Ioctl, VmType
+from vmm.execution import callers
 from vmm.execution.clocks import pause_clock, set_clock
 from vmm.execution.devices import Devices
 from vmm.execution.dirty import UNWRITTEN, bitmap_of, dirty_pages
@@ -61,10 +60,6 @@ from vmm.scenario.plan import needs_cpuid
 from vmm.scenario.slots import MAX_PAGES
 
 _CHILD_FAILED = 255
-
-
-class CallerDiedError(Exception):
-    """A signal, named by the text, killed the forked child that was to make a call."""
 
 
 _SET_UP_CALLS = (
@@ -329,19 +324,24 @@ def _cpuid(kvm: Kvm, scenario: Scenario, touch_limit: int) -> CData | None:
 def _in_forked_child(call: Callable[[], AnyOutcome]) -> AnyOutcome:
     """Let a forked child, which has another mm, make a call, and return its outcome.
 
-    Raises `CallerDiedError` if something killed the child.
+    Raises `CallerDiedError` if something killed the child, and what it has failed by.
     """
-    child = fork()
-    if child == 0:
-        try:
-            outcome = call()
-            os._exit(outcome.errno if isinstance(outcome, Refused) else 0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(_CHILD_FAILED)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status < 0:
-        raise CallerDiedError(signal.Signals(-status).name)
-    if status == _CHILD_FAILED:
-        raise RuntimeError(f"the forked child failed: exit status {status}")
+    told, telling = os.pipe()
+    try:
+        child = fork()
+        if child == 0:
+            status = _CHILD_FAILED
+            try:
+                outcome = call()
+                status = outcome.errno if isinstance(outcome, Refused) else 0
+            except BaseException as error:
+                callers.tell(telling, error)
+            finally:
+                os._exit(status)
+        os.close(telling)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status < 0 or status == _CHILD_FAILED:
+            raise callers.failure_of(told, status)
+    finally:
+        os.close(told)
     return Refused(status) if status else Done()

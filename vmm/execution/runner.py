@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 
 from kvm_abi.raw import KvmError, WrongAnswerError
-from vmm.execution.executor import execute, set_up_refused
+from vmm.execution.callers import set_up_refused
+from vmm.execution.executor import execute
 from vmm.execution.guesttime import GUEST_LIMIT_S
 from vmm.execution.owntime import OwnTime
 from vmm.execution.tape import FileTape, MemoryTape, Tape

@@ -13,7 +13,7 @@ import msgspec
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Cap
-from vmm.execution.executor import set_up_refused
+from vmm.execution.callers import set_up_refused
 from vmm.execution.probe.features import probe_features
 from vmm.execution.probe.reach import ReachError
 from vmm.host.child import Child

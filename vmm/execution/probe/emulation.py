@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from vmm.execution.probe.reach import tried
+from vmm.execution.probe.touches import is_fault, wrong_touch
 from vmm.scenario.features import Features
-from vmm.scenario.history import Ran
+from vmm.scenario.history import Ran, Stopped
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     Instruction,
@@ -41,5 +42,12 @@ def _tries(time_limit_s: float) -> bool:
             Instruction("lock-xadd", _GPA, value=1, forced=True),
         ),
     )
-    found = tried(scenario, Features(forced_emulation=True), time_limit_s)
-    return any(isinstance(outcome, Ran) for outcome in found)
+    for outcome in tried(scenario, Features(forced_emulation=True), time_limit_s):
+        match outcome:
+            case Ran():
+                return True
+            case Stopped() if not is_fault(outcome):
+                raise wrong_touch(
+                    outcome, f"the guest executes lock xadd at gpa {_GPA:#x}, in a slot"
+                )
+    return False

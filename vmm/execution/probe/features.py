@@ -46,7 +46,7 @@ def probe_features(
     with HostMapping.anonymous(PAGE_SIZE_BYTES) as page, kvm.create_vm() as vm:
         has = vm.check_extension
         says = _says(has)
-        last_gfn = _last_gfn(vm, page)
+        last_gfn = _last_gfn(vm, page, kvm.supported_gpa_bits())
         begin("the memory is read that a vCPU shares")
         check_shared_memory(kvm)
         begin("a vCPU's registers are set, and read back")
@@ -114,12 +114,14 @@ def _protected(kvm: Kvm, vm_types: int) -> PerVm | None:
         )
 
 
-def _last_gfn(vm: Vm, page: HostMapping) -> int:
+def _last_gfn(vm: Vm, page: HostMapping, gpa_bits: int) -> int:
     """Return the highest gfn that a slot may hold: the number of gfns is a power of two.
 
-    Before 86931ff7207b there was no limit: a slot may end at any gpa below 2^64.
+    Before 86931ff7207b there was no limit: a slot may end at any gpa below 2^64. A gpa of guests
+    has ``gpa_bits`` by the supported CPUID; slots may lie wherever guests have one.
     """
-    powers = range(_MOST_GFN_BITS - 1, _LEAST_GFN_BITS - 1, -1)
+    least = max(gpa_bits - PAGE_SIZE_BYTES.bit_length() + 1, _LEAST_GFN_BITS)
+    powers = range(_MOST_GFN_BITS - 1, least - 1, -1)
     tried = (NO_LAST_GFN, *((1 << bits) - 1 for bits in powers))
     for gfn in tried:
         try:
