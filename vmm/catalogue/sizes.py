@@ -4,6 +4,7 @@ from vmm.catalogue._build import API, Slot, at, creates, read, write
 from vmm.scenario.operations import (
     READONLY,
     AnyOperation,
+    ChangeHostMemory,
     HostWrite,
     Mapping,
     Place,
@@ -15,10 +16,14 @@ _BIG = Mapping("big", 64 * _GIB)
 _RAM = Mapping("ram", 4 * _GIB)
 _ROM = Mapping("rom", 64)
 _HUGE = Mapping("huge", 2 * _GIB, "thp")
+_LONG = Mapping("long", 4 * _GIB + 8)
 
 _FOUR_GIB = 4 * _GIB
 _SLOT = Slot(1, _FOUR_GIB, at("big"), 64 * _GIB)
 _PAGES = (0, 511, 512, _GIB - 1, _GIB, 33 * _GIB + 7, 63 * _GIB, 64 * _GIB - 1)
+
+_FOLLOWING = Slot(1, _FOUR_GIB, at("long"), 4 * _GIB + 8)
+_ITS_PAGES = (0, 7, 8, 9, 2 * _GIB, 4 * _GIB - 1, 4 * _GIB, 4 * _GIB + 6, 4 * _GIB + 7)
 
 _LOW = Slot(0, 0, at("ram"), 0xA0)
 _SHADOW = Slot(1, 0xC0, at("ram", 0xC0), 0x40)
@@ -29,12 +34,13 @@ _FIRMWARE = Slot(4, 0xE_0000, at("rom"), 64, READONLY)
 
 def _sized(name: str, why: str, *operations: AnyOperation, mapping: Mapping) -> Scenario:
     mappings = (mapping, _ROM) if mapping is _RAM else (mapping,)
+    needs = {_RAM: ("readonly_mem",), _LONG: ("sync_mmu",)}.get(mapping, ())
     return Scenario(
         name=f"sizes-{name}",
         why=why,
         source=API,
         tags=("create", "large", "slow"),
-        needs=("readonly_mem",) if mapping is _RAM else (),
+        needs=needs,
         mappings=mappings,
         operations=operations,
     )
@@ -55,6 +61,19 @@ SCENARIOS = (
         _SLOT.delete(),
         *(read(_FOUR_GIB + 1 + page) for page in _PAGES),
         mapping=_BIG,
+    ),
+    _sized(
+        "more-than-4-gib-followed",
+        "A slot of more than 4 GiB follows its mapping at both ends, and wherever it is used.",
+        _FOLLOWING.create(),
+        *(write(_FOUR_GIB + page, page + 1) for page in _ITS_PAGES),
+        *(ChangeHostMemory(at("long", page), 1, "drop") for page in _ITS_PAGES),
+        *(read(_FOUR_GIB + page) for page in _ITS_PAGES),
+        _FOLLOWING.move(_FOUR_GIB + 1),
+        *(write(_FOUR_GIB + 1 + page, page + 2) for page in _ITS_PAGES),
+        ChangeHostMemory(at("long"), 4 * _GIB + 8, "drop"),
+        *(read(_FOUR_GIB + 1 + page) for page in _ITS_PAGES),
+        mapping=_LONG,
     ),
     _sized(
         "q35-of-4-gib",
