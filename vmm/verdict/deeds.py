@@ -17,6 +17,7 @@ from vmm.scenario.operations import (
     SMM,
     AnyOperation,
     ChangeHostMemory,
+    Churn,
     ClearDirtyLog,
     CloseVm,
     CoalesceMmio,
@@ -34,6 +35,7 @@ from vmm.scenario.operations import (
     KvmclockCtrl,
     NewVm,
     PreFaultMemory,
+    Race,
     Scenario,
     SetIdentityMapAddr,
     SetMemoryAttributes,
@@ -245,12 +247,14 @@ def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperatio
     return bool(made) and _is_touched(scenario, gfn, op.vcpu, SMM, range(-1, made[-1]))
 
 
-_ENTER_A_GUEST = (PreFaultMemory, Touch, Sweep, Instruction, Execute, Start)
+_ENTER_A_GUEST = (PreFaultMemory, Touch, Sweep, Instruction, Execute, Start, Race, Churn)
 """Operations that load a root of page tables."""
+
+_CHANGE_SLOTS = (SetUserMemoryRegion, Race, Churn)
 
 
 def maps_ahead_after_a_deletion(scenario: Scenario) -> bool:
-    """Whether KVM_PRE_FAULT_MEMORY comes after a vCPU ran and slots changed since."""
+    """Whether KVM_PRE_FAULT_MEMORY comes after a vCPU ran and slots changed since, or meanwhile."""
     return any(
         is_mapped_ahead_after_a_deletion(scenario, origin, op)
         for origin, op in enumerate(scenario.operations)
@@ -259,10 +263,17 @@ def maps_ahead_after_a_deletion(scenario: Scenario) -> bool:
 
 def is_mapped_ahead_after_a_deletion(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this pre-faults after a region call, which may have made the root obsolete."""
-    if not isinstance(op, PreFaultMemory):
+    if isinstance(op, Race):
+        programs = [step for guest in op.guests for step in guest.program]
+        if not any(isinstance(step, PreFaultMemory) for step in programs):
+            return False
+        calls = [each for host in op.hosts for each in host.operations]
+        if any(isinstance(each, SetUserMemoryRegion) for each in calls):
+            return True
+    elif not isinstance(op, PreFaultMemory):
         return False
     before = scenario.operations[:origin]
-    changed = [index for index, each in enumerate(before) if isinstance(each, SetUserMemoryRegion)]
+    changed = [index for index, each in enumerate(before) if isinstance(each, _CHANGE_SLOTS)]
     earlier = before[: changed[-1] if changed else 0]
     return any(isinstance(each, _ENTER_A_GUEST) for each in earlier)
 

@@ -16,8 +16,11 @@ from vmm.scenario.history import End, Event, History, Mmio, RingPages, RingsRese
 from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
+    GuestThread,
     HarvestDirtyRing,
+    HostThread,
     PreFaultMemory,
+    Race,
     Scenario,
     SetUserMemoryRegion,
     Start,
@@ -213,6 +216,24 @@ def test_a_call_that_hangs_is_known_where_it_is_known_to_hang() -> None:
         whole, events=whole.events[: ahead[1]], end=End("died: signal 11")
     )
     assert judged(crashed).verdict.status is Status.INCONCLUSIVE
+
+
+def test_a_race_hangs_where_it_maps_ahead_while_slots_change() -> None:
+    known = next(each for each in KNOWN if each.issue.name == "pre-fault-with-an-obsolete-root")
+    slot = SetUserMemoryRegion(1, memory_size=0x1000, guest_phys_addr=0x8000)
+    changes = HostThread((slot, msgspec.structs.replace(slot, memory_size=0)))
+    ahead = GuestThread((Touch(0x8000), PreFaultMemory(0x8000, 0x1000)))
+    alone = GuestThread((Touch(0x8000),))
+
+    def meets(*operations: AnyOperation) -> bool:
+        scenario, last = Scenario("made-up", operations), len(operations) - 1
+        return known.meets(scenario) and known.shows_at(scenario, last, operations[last])
+
+    assert meets(Race((changes,), (ahead,)))
+    assert not meets(Race((changes,), (alone,)))
+    assert not meets(Race((), (ahead,)))
+    assert meets(Touch(0x8000), slot, Race((), (ahead,)))
+    assert meets(Race((changes,), (alone,)), slot, PreFaultMemory(0x8000, 0x1000))
 
 
 def test_an_interrupt_hangs_only_where_an_earlier_one_met_no_memory() -> None:
