@@ -23,6 +23,7 @@ LAYOUT = TreeLayout(
     kvm_vm_list=16,
     kvm_userspace_pid=40,
     kvm_sets=64,
+    kvm_slot_pages=8464,
     kvm_memslots=8192,
     spaces=2,
     set_size=1072,

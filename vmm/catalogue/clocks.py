@@ -154,13 +154,15 @@ def _hole_first(clock: Clock) -> Scenario:
 def _places(clock: Clock) -> Scenario:
     size = LAYOUTS[clock].size
     gpas = [
-        *(_GFN * PAGE_SIZE_BYTES, _end_of_page(clock), (_GFN + 4) * PAGE_SIZE_BYTES - size),
+        *(_GFN * PAGE_SIZE_BYTES, _GFN * PAGE_SIZE_BYTES + 0x80),
+        *(_end_of_page(clock), (_GFN + 4) * PAGE_SIZE_BYTES - size),
         *((_GFN - 1) * PAGE_SIZE_BYTES + 0x40, (_GFN + 4) * PAGE_SIZE_BYTES),
     ]
     return _scenario(
         "at-the-ends-of-pages-and-slots",
         clock,
-        "KVM writes its clock to the clock's own bytes only, also at the ends of a page or a slot.",
+        "KVM writes its clock to the clock's own bytes only, also at the ends of a page or a slot, "
+        "and where they are now on a page that they stay on.",
         *creates(_SLOT, Slot(2, _GFN + 8, at("b", 2), 2)),
         *_after_each(clock, *(_set(clock, gpa) for gpa in gpas)),
         *_after_each(clock, _set(clock, (_GFN + 9) * PAGE_SIZE_BYTES + _OFFSET), _set(clock)),

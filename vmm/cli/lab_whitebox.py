@@ -14,7 +14,7 @@ from vmm.whitebox.description import Description, from_debug_info
 from vmm.whitebox.errors import CannotLookError
 from vmm.whitebox.symbols import within
 
-_VERSION = "5"
+_VERSION = "6"
 
 
 def description_of(kernel: Kernel) -> Path | None:

@@ -5,11 +5,13 @@ from vmm.model.heldslots import HeldSlots
 from vmm.model.kernelarray import KERNEL_ARRAY, array_flaw
 from vmm.model.kernelslots import (
     KERNEL_GENERATION,
+    KERNEL_PAGE_COUNT,
     KERNEL_TREES,
     KernelFlaw,
     TreeRules,
     change_of,
     generation_flaw,
+    page_count_flaw,
 )
 from vmm.model.model import Model
 from vmm.model.regions import GFN_LIMIT, NO_MEMORY, Memslot
@@ -49,8 +51,12 @@ class KernelSide:
             return None
         wanted = spaces[as_id_of(op.slot)]
         if isinstance(kernel, KernelTrees):
-            self.rules = frozenset((KERNEL_TREES.name, KERNEL_GENERATION.name))
-            flaw = self._trees.flaw(kernel, list(wanted))
+            self.rules = frozenset(
+                (KERNEL_TREES.name, KERNEL_GENERATION.name, KERNEL_PAGE_COUNT.name)
+            )
+            flaw = self._trees.flaw(kernel, list(wanted)) or page_count_flaw(
+                kernel, self._pages(kernel)
+            )
         else:
             self.rules = frozenset((KERNEL_ARRAY.name, KERNEL_GENERATION.name))
             flaw = array_flaw(kernel, wanted, self._held)
@@ -61,6 +67,15 @@ class KernelSide:
             or generation_flaw(kernel, change, len(spaces), is_undone)
             or self._state_flaw(kernel, self._present(event), change)
         )
+
+    def _pages(self, kernel: KernelTrees) -> int:
+        """Return how many pages all slots have; each address space has the same internal ones."""
+        found = [kernel.slots[node.slot] for node in kernel.active.gfn_tree]
+        internal = sum(slot.npages for slot in found) - sum(
+            slot.npages for slot in self._held.users(found)
+        )
+        spaces = self._model.spaces
+        return len(spaces) * internal + sum(slot.npages for space in spaces for slot in space)
 
     def _state_flaw(
         self, kernel: KernelSlots, wanted: Memslot | None, change: Change | None

@@ -29,6 +29,12 @@ KERNEL_GENERATION = source(
     "its flags change, by twice as much when one is deleted or moved, and else not at all",
     "361209e054a2; kvm_swap_active_memslots",
 )
+KERNEL_PAGE_COUNT = source(
+    "kernel-page-count",
+    "the kernel counts as many pages in slots as there are, in all address spaces together: a "
+    "creation adds a slot's, a deletion takes them away, nothing else changes the count",
+    "kvm_commit_memory_region: nr_memslot_pages",
+)
 
 UPDATE_IN_PROGRESS = 1 << 63
 _GOLDEN_RATIO_32 = 0x61C88647
@@ -77,6 +83,13 @@ def generation_flaw(
         return None
     wanted = " or ".join(f"{kernel.before + each}" for each in allowed)
     return KernelFlaw(KERNEL_GENERATION, f"generation {wanted}", f"generation {now}")
+
+
+def page_count_flaw(kernel: KernelTrees, pages: int) -> KernelFlaw | None:
+    """Return what is wrong with the number of pages that the kernel counts in all slots."""
+    if kernel.pages in (None, pages):
+        return None
+    return KernelFlaw(KERNEL_PAGE_COUNT, f"{pages} pages in all slots", f"{kernel.pages}")
 
 
 class TreeRules:

@@ -92,7 +92,8 @@ class SlotSet(msgspec.Struct, frozen=True, gc=False):
 class KernelTrees(msgspec.Struct, frozen=True, gc=False, tag="trees", tag_field="kind"):
     """Linux 5.17 and later: both copies after a region operation, the one in use first.
 
-    ``before`` is the generation that was in use before the operation.
+    ``before`` is the generation that was in use before the operation. ``pages`` is how many pages
+    the kernel counts in all slots of the VM; None where it is not known where it keeps that.
     """
 
     before: int
@@ -101,6 +102,7 @@ class KernelTrees(msgspec.Struct, frozen=True, gc=False, tag="trees", tag_field=
     active: SlotSet
     inactive: SlotSet
     changed: SlotState | None = None
+    pages: int | None = None
 
     @property
     def generation(self) -> int:

@@ -63,6 +63,7 @@ class TreeLayout(_Layout, frozen=True, tag="trees"):
     """Linux 5.17 and later: offsets of fields, named as STRUCTURE_FIELD, and sizes."""
 
     kvm_sets: int
+    kvm_slot_pages: int
     set_size: int
     set_hva_tree: int
     set_hva_leftmost: int
@@ -143,6 +144,7 @@ def _trees(kvm: Structure, sets: Structure, slot: Structure, shared: dict[str, i
     return TreeLayout(
         **shared,
         kvm_sets=kvm.at("__memslots"),
+        kvm_slot_pages=kvm.at("nr_memslot_pages"),
         set_size=sets.size,
         set_hva_tree=hva_tree,
         set_hva_leftmost=hva_tree + 8,

@@ -45,7 +45,8 @@ def read_trees(
     in_use, spare = (_Copy(memory, layout, known, each).read() for each in (active, other))
     data = known.with_id(slot_id)
     state = None if data is None else read_state(memory, layout, vm, data)
-    return KernelTrees(before, as_id, tuple(known.read), in_use, spare, state)
+    (pages,) = U64.unpack(memory(vm + layout.kvm_slot_pages, 8))
+    return KernelTrees(before, as_id, tuple(known.read), in_use, spare, state, pages)
 
 
 class _Slots:

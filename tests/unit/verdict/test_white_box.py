@@ -58,7 +58,10 @@ def looked_at(history: History) -> History:
         slots = [
             KernelSlot(s.slot_id, s.as_id, s.base_gfn, s.npages, address(s), s.flags) for s in space
         ]
-        events.append(msgspec.structs.replace(event, kernel=held(slots, before, generation)))
+        kernel = held(slots, before, generation)
+        pages = sum(slot.npages for space in model.spaces for slot in space)
+        kernel = msgspec.structs.replace(kernel, pages=pages)
+        events.append(msgspec.structs.replace(event, kernel=kernel))
     return msgspec.structs.replace(history, events=tuple(events))
 
 
@@ -98,6 +101,34 @@ def test_a_wrong_generation_is_named_at_its_ioctl(name: str) -> None:
         assert found.difference is not None
         assert found.difference.event == index
         assert [each.rule for each in found.difference.expected] == ["kernel-generation"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_number_of_pages_is_named_at_its_ioctl(name: str) -> None:
+    history = looked_at(ideal_history(scenario_named(name)))
+    for index, kernel in region_events(history):
+        assert kernel.pages is not None
+        for pages in (kernel.pages - 1, kernel.pages + 1):
+            wrong = msgspec.structs.replace(kernel, pages=pages)
+            found = judge(with_kernel(history, index, wrong))
+            assert found.difference is not None
+            assert found.difference.event == index
+            assert found.difference.identity.rules == ("kernel-page-count",)
+        unknown = msgspec.structs.replace(kernel, pages=None)
+        assert judge(with_kernel(history, index, unknown)).status is Status.PASSED
+
+
+def test_internal_slots_count_in_each_address_space() -> None:
+    history = looked_at(ideal_history(scenario_named("move-up")))
+    spaces = len(Model.of(history.header).spaces)
+    index, kernel = region_events(history)[-1]
+    internal = KernelSlot(0x7FFF, 0, 0xFEE00, 3, 0x7F00_0000_0000, 0)
+    now = kernel.active.generation
+    right = held([*kernel.slots, internal], kernel.before, now)
+    assert kernel.pages is not None
+    for more, status in ((3 * spaces, Status.PASSED), (0, Status.DIFFERS)):
+        counted = msgspec.structs.replace(right, pages=kernel.pages + more)
+        assert judge(with_kernel(history, index, counted)).status is status
 
 
 @pytest.mark.parametrize("name", NAMES)

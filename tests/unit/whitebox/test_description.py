@@ -52,7 +52,7 @@ ARCH: dict[str, tuple[int, Members]] = {
 
 TREES: dict[str, tuple[int, Members]] = {
     "kvm": (9000, {"lock": 0, "": 8, "vm_list": 16, "userspace_pid": 40, "__memslots": 64}
-            | {"memslots": 8192, "xarray": 8208, "arch": 8476}),
+            | {"memslots": 8192, "xarray": 8208, "nr_memslot_pages": 8464, "arch": 8476}),
     "kvm_memslots": (1072, {"generation": 0, "last_used_slot": 8, "hva_tree": 16, "gfn_tree": 32}
                      | {"id_hash": 40, "node_idx": 1064}),
     "kvm_memory_slot": (296, {"id_node": 0, "hva_node": 32, "gfn_node": 128, "base_gfn": 176}

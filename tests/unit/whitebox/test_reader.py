@@ -53,7 +53,10 @@ def renamed(kernel: KernelTrees) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("node_idx", [0, 1])
 def test_all_of_both_copies_is_read(node_idx: int) -> None:
     kernel = held(SLOTS, 6, 8, node_idx)
-    found = read(Memory(kernel))
+    memory = Memory(kernel)
+    memory.word(memory.vm + LAYOUT.kvm_slot_pages, 45)
+    found = read(memory)
+    assert found.pages == 45
     assert set(found.slots) == set(SLOTS)
     assert renamed(found) == renamed(kernel)
     assert found.before == 6
