@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vmm.catalogue._build import Slot, at, creates, read, write
+from vmm.catalogue._build import HUGE, Slot, at, creates, read, write
 from vmm.catalogue._dirty import HARVEST, RESET, ring_scenario, writes
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
@@ -54,6 +54,35 @@ _ENTRY_BYTES = 16
 _RESERVE = 64
 _PIECE = 48
 """Writes in one KVM_RUN where the ring may get full: fewer than are left above its soft limit."""
+
+
+def _on_huge_pages(enable: EnableCap) -> Scenario:
+    slot = Slot(1, 0x200, at("huge"), 1024)
+    logged = replace(slot, flags=LOG_DIRTY_PAGES)
+    pages = (1023, 0, 512, 511, 7)
+
+    def written(value: int) -> tuple[AnyOperation, ...]:
+        return (*writes(slot, *pages, value=value), HARVEST, RESET)
+
+    return ring_scenario(
+        "ring-on-huge-pages",
+        "Where memory is huge pages, too, the ring names the small pages that were written, and "
+        "those alone, whether the slot was logged from the start or is since.",
+        enable,
+        logged.create(),
+        *written(1),
+        *written(2),
+        slot.create(),
+        *(write(slot.gfn + page, 3 + page) for page in (1, 600)),
+        HARVEST,
+        logged.create(),
+        *written(4),
+        *writes(slot, 8, 513),
+        HARVEST,
+        RESET,
+        source="kvm_mmu_hugepage_adjust; kvm_dirty_ring_push",
+        mappings=(HUGE,),
+    )
 
 
 def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
@@ -121,6 +150,7 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
             source="kvm_dirty_ring_reset",
             mappings=(Mapping("wide", _WIDE.pages), Mapping("as-wide", _AS_WIDE.pages)),
         ),
+        _on_huge_pages(enable),
         ring_scenario(
             "ring-not-reset-yet",
             "Between harvest and reset writes to other pages are reported; those to the same "

@@ -35,6 +35,16 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             operations=tuple(_at_every_bit(last)),
         ),
         Scenario(
+            name="slot-ids-alike",
+            why="Slots whose ids differ in one bit only are two slots: neither takes the other's "
+            "place, be it made there or moved.",
+            source=f"{API}; kvm_check_memslot_overlap",
+            tags=("ids", "create", "move", "overlap"),
+            mappings=(A, B),
+            survey="none",
+            operations=tuple(_alike(last)),
+        ),
+        Scenario(
             name="slot-ids-against-the-order-of-gfns",
             why="The order of ids and the order of gfns have nothing to do with each other.",
             source="id_to_index",
@@ -91,6 +101,16 @@ def _at_every_bit(last: int) -> Iterator[AnyOperation]:
     yield from map(read, pages)
     yield from deletes(*slots)
     yield from map(read, pages)
+
+
+def _alike(last: int) -> Iterator[AnyOperation]:
+    one = Slot(3, 0x100, at("a"), pages=4)
+    yield from (one.create(), read(0x102))
+    for bit in range(2, last.bit_length()):
+        other = Slot(3 | 1 << bit, 0x102, at("b"), pages=4)
+        if other.slot <= last:
+            yield from (other.create(), other.move(0x110), other.move(0x102), one.move(0x112))
+            yield from (read(0x102), read(0x112), other.delete())
 
 
 def _spread(last: int) -> tuple[Slot, ...]:
