@@ -227,11 +227,10 @@ def parse_history(
     for number, line in enumerate(whole[1:], first + 1):
         if not line.strip():
             continue
-        place = f"{name}:{number}"
         try:
             if line.startswith(_END):
                 end = msgspec.json.decode(line, type=End)
-                _check_end(end, len(events), whole[number - first + 1 :], place)
+                _check_end(end, len(events), whole[number - first + 1 :], f"{name}:{number}")
                 return History(header, tuple(events), end)
             if is_packed(line):
                 text = unpacked(line, room)
@@ -239,14 +238,13 @@ def parse_history(
                 line = text
             event = decoder.decode(line)
         except PackingError as error:
-            raise FileError(place, error) from None
+            raise FileError(f"{name}:{number}", error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if number - first + 1 == len(whole):
                 break
-            raise FileError(place, error) from None
-        problem = check(event) if check else ""
-        if problem:
-            raise FileError(place, f"$.{problem}")
+            raise FileError(f"{name}:{number}", error) from None
+        if check and (problem := check(event)):
+            raise FileError(f"{name}:{number}", f"$.{problem}")
         events.append(event)
     return History(header, tuple(events), None)
 
