@@ -36,7 +36,7 @@ from vmm.verdict.slotmap import slot_map
 from vmm.verdict.steps import StepRecorder
 
 _MAP_LINES = 24
-_BIT_EVENTS = 256
+_BIT_EVENTS = 64
 
 SET_UP = documented(
     "set-up",
