@@ -1,8 +1,8 @@
 """Builds ``guests._image``: the assembled guests, and their contract as Python values.
 
-The declarations are taken from ``contract.h`` itself, so that the assembler, the C compiler
-and Python cannot disagree.  Building needs a C compiler whose driver assembles ``.S`` files
-(gcc or clang); the build has to hand such files on to it.
+The declarations come from ``contract.h`` itself, so that the assembler, the C compiler and
+Python cannot disagree.  Building needs a C compiler whose driver assembles ``.S`` files
+(gcc or clang), and a build system that passes such files to it.
 """
 
 import re
@@ -26,8 +26,8 @@ INCLUDED = (
 def declarations(header: str) -> str:
     """Return the part of ``contract.h`` that cffi's parser understands.
 
-    That is every ``#define`` of a number, and what stands between ``#ifndef __ASSEMBLER__``
-    and its ``#endif``.
+    That is every ``#define`` of a number, and the text between ``#ifndef __ASSEMBLER__`` and
+    its ``#endif``.
     """
     numbers = re.findall(r"^#define GUEST_\w+ \w+$", header, flags=re.MULTILINE)
     c_only = header.partition("#ifndef __ASSEMBLER__\n")[2].partition("#endif")[0]

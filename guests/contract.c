@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Ties the numbers that the assembler uses to the structures that Python uses. */
+/* Checks that the assembler's numbers match the structures that Python uses. */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,7 +11,7 @@ _Static_assert(sizeof(struct guest_touch) == GUEST_TOUCH_SIZE, "size of a touch"
 _Static_assert(sizeof(struct guest_sweep) == GUEST_SWEEP_SIZE, "size of a sweep");
 _Static_assert(offsetof(struct guest_sweep, remaining) == GUEST_SWEEP_REMAINING, "remaining");
 
-/* No record of touch crosses a page, which would cost an emulator a second fetch. */
+/* No record of touch crosses a page, which would make an emulator fetch twice. */
 _Static_assert(GUEST_TOUCHES % GUEST_TOUCH_SIZE == 0, "aligned touches");
 
 /* The parts follow each other and fit; each list has room for its end record. */

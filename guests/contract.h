@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The contract between the guests and the host: the one place that says it.
+ * The contract between the guests and the host, defined here only.
  *
  * The assembler sources, the compiled module and (through cffi) Python all read this file.
  *
@@ -20,35 +20,35 @@
  *   RIP      GUEST_TOUCHES or one of guest_labels.long_sweeps
  *   RFLAGS   0x2, as above
  *
- * The page tables map the guest's slot to virtual address 0, so that an offset is an address
- * here, and anything else through *windows*: window n, from 1 to GUEST_WINDOWS, maps 4 MiB
- * that begin at a multiple of 2 MiB to the virtual address n * GUEST_WINDOW_SIZE.  Windows
- * begin every 2 MiB but are twice as large, so that what straddles a border lies whole in
- * one.  The records below then hold virtual addresses where they say gpa.  The host fills a
- * window's entries in when it is first needed, and never changes them after: an entry that
- * was not present is nowhere cached, and nothing is lost of what else the vCPU has cached.
+ * The page tables map the guest's slot to virtual address 0, so that an offset is an
+ * address, and everything else through *windows*: window n, from 1 to GUEST_WINDOWS, maps
+ * 4 MiB that begin at a multiple of 2 MiB to the virtual address n * GUEST_WINDOW_SIZE.
+ * Windows begin every 2 MiB but are twice as large, so that an access across a border lies
+ * entirely in one.  In this mode the records below hold virtual addresses instead of gpas.
+ * The host fills in a window's entries when it is first needed, and never changes them
+ * afterwards: an entry that was not present is cached nowhere, so that nothing needs to be
+ * flushed and the vCPU keeps everything else it has cached.
  *
- * The slot begins with the image (guest_image); after it lie the mailboxes.  All integers
+ * The slot begins with the image (guest_image), followed by the mailboxes.  All integers
  * are little endian.  An offset is a distance in bytes from the start of the slot, and is
  * what RIP holds.
  *
- * The guests use no memory outside their slot besides what a record asks for.  A record
- * must not reach beyond 0xffffffff: that is a fault, and nobody handles it.
+ * The guests access memory outside their slot only where a record asks for it.  A record
+ * must not reach beyond 0xffffffff: that is a fault, which nothing handles.
  *
- * Both mailboxes are used alike.  The host writes records, and after them an end record,
- * then enters KVM_RUN.
+ * Both mailboxes are used in the same way.  The host writes records, then an end record, and
+ * enters KVM_RUN.
  *
- *   - Whatever KVM_RUN hands out (an MMIO exit, say) belongs to the record under way; those
- *     before it are finished.  In touch, the record under way is the one RIP lies in; sweep
- *     keeps its offset in GUEST_SWEEP_CURSOR.  An MMIO exit is completed by the next
- *     KVM_RUN, as usual.
+ *   - Any exit of KVM_RUN (an MMIO exit, say) belongs to the current record; those before it
+ *     are finished.  In touch, the current record is the one that RIP is in; sweep keeps its
+ *     offset in GUEST_SWEEP_CURSOR.  The next KVM_RUN completes an MMIO exit, as usual.
  *   - At the end the guest writes one byte to the port GUEST_PORT_END (KVM_EXIT_IO).  The
- *     next KVM_RUN starts over with whatever the mailbox then holds: no register needs to
- *     be set between two batches.
- *   - When a record cannot be finished (KVM_RUN fails with EFAULT, or reports an internal
- *     error) the host gives it up and goes on: in touch by setting RIP to the next record,
- *     in sweep by setting it to .sweep_skip; no other register matters.  Not while an MMIO
- *     exit is pending: KVM_RUN with immediate_exit set completes it first.
+ *     next KVM_RUN starts again with the mailbox as it then is: no register needs to be set
+ *     between two batches.
+ *   - If a record cannot be finished (KVM_RUN fails with EFAULT, or reports an internal
+ *     error), the host skips it: in touch by setting RIP to the next record, in sweep by
+ *     setting RIP to .sweep_skip; no other register matters.  This must not be done while an
+ *     MMIO exit is pending: KVM_RUN with immediate_exit set completes it first.
  */
 #ifndef GUESTS_CONTRACT_H
 #define GUESTS_CONTRACT_H
@@ -65,7 +65,7 @@
 #define GUEST_TOUCHES 0x8000
 #define GUEST_PAGE_TABLES 0xc000
 
-/* One table of each level; the last but one holds the windows, two entries of 2 MiB each. */
+/* One table of each level; the second last holds the windows, two entries of 2 MiB each. */
 #define GUEST_PAGE_TABLES_SIZE 0x4000
 #define GUEST_WINDOW_SIZE 0x400000
 #define GUEST_WINDOWS 255
@@ -77,13 +77,13 @@
 #define GUEST_PORT_END 0xe0
 #define GUEST_PORT_EXECUTED 0xe1
 
-/* Where a page that can be executed carries its stub: the same place in every page. */
+/* The offset of the stub in every page that can be executed. */
 #define GUEST_STUB_PAGE_OFFSET 0x800
 
 /*
- * What touch and sweep do: a read or a write, and its width in bytes.  It is the index of a touch's
- * template and of a sweep's code, and everybody else makes the names, widths and directions from
- * these lines.  A list of templates ends with the end record's.
+ * What touch and sweep do: a read or a write, and its width in bytes.  The number is the index of a
+ * touch's template and of a sweep's code; Python derives names, widths and directions from these
+ * lines.  A list of templates ends with that of the end record.
  */
 #define GUEST_ACCESS_READ_1 0
 #define GUEST_ACCESS_READ_2 1
@@ -97,7 +97,7 @@
 
 #define GUEST_LONG_RESULT_BYTE 4
 
-/* Sizes and fields of the records below, for the assembler; contract.c compares them. */
+/* Sizes and offsets of the records below, for the assembler; contract.c checks them. */
 #define GUEST_TOUCH_SIZE 16
 #define GUEST_SWEEP_SIZE 24
 #define GUEST_SWEEP_REMAINING 16
@@ -129,8 +129,8 @@ struct guest_touch {
  * `value` at each element from `destination` on and ignores `source`; a read (rep movs)
  * copies from `source` to `destination` and ignores `value`.  Both are gpas; a read's
  * destination is meant to lie in the buffer of the guest's slot.  `remaining` is what is
- * left of `count`: the guest writes it (0) when the record is finished, and leaves what the
- * host had put there when the record is given up.
+ * left of `count`: the guest writes it (0) when the record is finished, and leaves the host's
+ * value if the record is skipped.
  */
 struct guest_sweep {
     uint32_t destination;
@@ -143,8 +143,8 @@ struct guest_sweep {
 };
 
 /*
- * Offsets within the image, written by the assembler; those of the stub are distances from
- * its start.  It holds the identity twice: for real mode and for 64-bit mode.
+ * Offsets within the image, written by the assembler; those of the stub are relative to its
+ * start.  The stub holds the identity twice: for real mode and for 64-bit mode.
  */
 struct guest_labels {
     uint16_t image_size;

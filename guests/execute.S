@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * execute: what a page carries so that executing it tells which page it is.
+ * execute: code in every page that tells which page was executed.
  *
  * The host puts a copy, with the page's identity patched in twice, at GUEST_STUB_PAGE_OFFSET
- * of each page.  To execute a page it sets RIP to that offset, from a CS.base that is the
- * page's gpa in real mode and from the page's virtual address in 64-bit mode; nothing else
- * about the registers matters.  The stub answers with KVM_EXIT_IO: four bytes to the port
- * GUEST_PORT_EXECUTED, the identity (EAX holds it too).  The exit's data make it unnecessary
- * to read the registers.
+ * of each page.  To execute a page it sets RIP to that offset, relative to a CS.base that is
+ * the page's gpa in real mode, or to the page's virtual address in 64-bit mode; other
+ * registers do not matter.  The stub answers with KVM_EXIT_IO: it writes the identity, four
+ * bytes, to the port GUEST_PORT_EXECUTED.  EAX holds it, too, but the exit's data make it
+ * unnecessary to read the registers.
  *
  * The same bytes run in both modes: the first instruction has an immediate of two bytes in
- * real mode and of four in 64-bit mode, and so skips the jump that real mode meets.
+ * real mode and of four in 64-bit mode, where it swallows the jump that real mode executes.
  */
 
         .globl  guest_stub
@@ -27,7 +27,7 @@ guest_stub:
         .code16
 stub_real:
         movl    $0, %eax
-        .set    stub_identity, . - 4    /* The immediate ends the instruction. */
+        .set    stub_identity, . - 4    /* The immediate is the end of the instruction. */
         outl    %eax, $GUEST_PORT_EXECUTED
         hlt
 guest_stub_end:

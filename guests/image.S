@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Everything that is assembled: the image that stands at the start of the guest's slot, the
- * templates of touch, the stub for pages that are executed, and the labels the host needs.
+ * Everything that is assembled: the image at the start of the guest's slot, the templates of
+ * touch, the stub for pages that are executed, and the labels that the host needs.
  *
- * No code holds an address, only distances from the start of the slot, and so runs at any
- * gpa.
+ * No code contains an address, only offsets from the start of the slot, so that it runs at
+ * any gpa.
  */
 #include "contract.h"
 
         .section .rodata
-        .code16                         /* Files for 64-bit mode say so, and return to it. */
+        .code16                         /* Files for 64-bit mode switch, and switch back. */
 
         .globl  guest_image
 guest_image:
@@ -17,7 +17,7 @@ guest_image:
 #include "sweep.S"
 #include "long.S"
 guest_image_end:
-        /* Refused by the assembler if the image does not fit in front of the mailboxes. */
+        /* The assembler refuses this if the image does not fit before the mailboxes. */
         .org    guest_image + GUEST_IMAGE_SIZE_MAX
 
 #include "templates.S"
@@ -28,7 +28,7 @@ guest_image_end:
         .2byte  \label - guest_image
         .endm
 
-        /* Each at the place that its access has in the contract, whatever the order here. */
+        /* Each at its access's index in the contract, whatever the order here. */
         .macro  offsets_of_accesses prefix
         .set    accesses, .
         offset_of_access \prefix\()_read_1, GUEST_ACCESS_READ_1
@@ -46,7 +46,7 @@ guest_image_end:
 
         .globl  guest_labels
         .balign 2
-guest_labels:                           /* The order of struct guest_labels. */
+guest_labels:                           /* In the order of struct guest_labels. */
         offset_of guest_image_end
         offset_of sweep_entry
         offset_of sweep_skip

@@ -1,4 +1,4 @@
-"""What the guests are made of, as numbers and bytes.  ``contract.h`` says what they mean.
+"""The guests as numbers and bytes.  ``contract.h`` says what they mean.
 
 Offsets are in bytes from the start of the guest's slot.
 """
@@ -16,7 +16,7 @@ SWEEP_SKIP: Final[int] = _LABELS.sweep_skip
 LONG_SWEEP_END: Final[int] = _LABELS.long_sweep_end
 
 END_PORT: Final[int] = lib.GUEST_PORT_END
-"""touch and sweep write one byte to this port when the mailbox is worked through."""
+"""touch and sweep write one byte to this port at the end of the mailbox."""
 
 EXECUTED_PORT: Final[int] = lib.GUEST_PORT_EXECUTED
 """A page's stub writes the page's identity, four bytes, to this port."""
@@ -37,7 +37,7 @@ ACCESSES: Final = {
     (access.name.rpartition("_")[0].lower(), int(access.name.rpartition("_")[2])): access
     for access in Access
 }
-"""Each access by what it is, "read" or "write", and its width in bytes."""
+"""Each access by direction, "read" or "write", and width in bytes."""
 
 WIDTHS: Final = tuple(width for _, width in sorted(ACCESSES, key=lambda key: ACCESSES[key]))
 """The width in bytes of each access."""
@@ -45,12 +45,12 @@ WIDTHS: Final = tuple(width for _, width in sorted(ACCESSES, key=lambda key: ACC
 WRITES: Final = frozenset(access for (what, _), access in ACCESSES.items() if what == "write")
 
 SWEEPS: Final[tuple[int, ...]] = tuple(_LABELS.sweeps)
-"""The code of a sweep that makes each access."""
+"""The offset of the sweep code for each access."""
 
 LONG_SWEEPS: Final[tuple[int, ...]] = tuple(_LABELS.long_sweeps)
-"""Where a sweep of each access is entered in 64-bit mode."""
+"""The entry point of a sweep in 64-bit mode for each access."""
 
 
 def code() -> bytes:
-    """Return the image: the bytes that stand at the start of the guest's slot."""
+    """Return the image: the bytes at the start of the guest's slot."""
     return bytes(ffi.buffer(lib.guest_image, _LABELS.image_size))

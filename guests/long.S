@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * touch and sweep in 64-bit mode.  The guest's slot stands at virtual address 0.
+ * touch and sweep in 64-bit mode.  The guest's slot is at virtual address 0.
  */
         .code64
 
@@ -8,7 +8,7 @@ long_touch_end:
         outb    %al, $GUEST_PORT_END
         jmp     guest_image + GUEST_TOUCHES
 
-        /* The host has loaded the operands, and loads them anew for the next sweep. */
+        /* The host loads the operands before each sweep. */
 long_sweep_read_1:
         rep movsb
         jmp     long_sweep_end
@@ -33,6 +33,6 @@ long_sweep_write_4:
         rep stosl
 long_sweep_end:
         outb    %al, $GUEST_PORT_END
-        hlt                             /* Never run into what follows. */
+        hlt                             /* Never run into the data that follows. */
 
         .code16

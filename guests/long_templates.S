@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The records of touch in 64-bit mode: what templates.S says holds here too, but that the
- * offset of a read's result begins at byte 12, because an address has 32 bits.
+ * The records of touch in 64-bit mode.  What templates.S says applies here, too, except that
+ * the offset of a read's result begins at byte 12, because an address has 32 bits.
  */
         .code64
 
@@ -48,7 +48,7 @@ guest_long_touch_templates:
 
         long_template GUEST_TOUCH_END
         movl    $long_touch_end - guest_image, %eax
-        jmp     *%rax                   /* The slot stands at address 0. */
+        jmp     *%rax                   /* The slot is at address 0. */
 
         .org    guest_long_touch_templates + GUEST_TOUCH_TEMPLATES * GUEST_TOUCH_SIZE
 

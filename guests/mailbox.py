@@ -1,7 +1,7 @@
 """The mailboxes of touch and sweep: records written for the guest, and read back.
 
 ``view`` is always the whole slot of the guest, ``GUEST_SLOT_SIZE`` writable bytes.  A fuzzer
-spends its time here, so the records are plain tuples and the loops are short.
+spends much time here, so the records are plain tuples and the loops are short.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class _Templates:
-    """The records of one mode: (head, tail, mask of the value in the tail) of each touch."""
+    """The records of one mode: (head, tail, mask of the value in the tail) for each access."""
 
     records: dict[Access, tuple[int, int, int]]
     end: bytes
@@ -116,8 +116,8 @@ def _encode_touches(view: memoryview, touches: Sequence[PlainTouch], templates: 
 def decode_touches(view: memoryview, count: int) -> list[int]:
     """Return what the first ``count`` touches read, zero extended.
 
-    It is 0 for a write, and for a read that did not come to its end.  Raises ValueError
-    where count exceeds ``MAX_TOUCHES``.
+    It is 0 for a write, and for a read that was not finished.  Raises ValueError if count
+    exceeds ``MAX_TOUCHES``.
     """
     if not 0 <= count <= MAX_TOUCHES:
         raise ValueError(f"{count} records, and the mailbox holds {MAX_TOUCHES}")
@@ -125,9 +125,9 @@ def decode_touches(view: memoryview, count: int) -> list[int]:
 
 
 def touch_at(rip: int) -> int:
-    """Return the index of the touch under way, and 0 where none has begun yet.
+    """Return the index of the current touch, and 0 if none has begun yet.
 
-    ``rip`` is RIP when KVM_RUN returned, whether or not it stepped over the access.
+    ``rip`` is RIP when KVM_RUN returned, whether or not it is already past the access.
     """
     index = (rip - _TOUCHES) // _TOUCH_BYTES
     return index if 0 <= index < MAX_TOUCHES else 0
@@ -136,16 +136,16 @@ def touch_at(rip: int) -> int:
 def touch_offset(index: int) -> int:
     """Return the RIP at which the touch ``index`` begins.
 
-    To give up a touch, go on at the one after it; after the last one the batch ends.
+    To skip a touch, continue at the next one; after the last one the batch ends.
     """
     return _TOUCHES + index * _TOUCH.size
 
 
 def encode_sweeps(view: memoryview, slot_gpa: int, sweeps: Sequence[Sweep]) -> None:
-    """Fill the mailbox of sweep; ``slot_gpa`` is where the guest's slot is.
+    """Fill the mailbox of sweep; ``slot_gpa`` is the gpa of the guest's slot.
 
     Raises ValueError for more than ``MAX_SWEEPS``, one that reaches beyond 4 GiB, or a read
-    that leaves the buffer, and struct.error for a field that is no 32-bit number.
+    that leaves the buffer, and struct.error for a field that is not a 32-bit number.
     """
     if len(sweeps) > MAX_SWEEPS:
         raise ValueError(f"{len(sweeps)} sweeps, and the mailbox holds {MAX_SWEEPS}")
@@ -171,6 +171,6 @@ def sweep_buffer(view: memoryview) -> memoryview:
 
 
 def _check_end(gpa: int, size_bytes: int) -> None:
-    # Beyond the segments' limit the guest would get a fault, for which it has no handler.
+    # Beyond the segments' limit the guest would fault, and it has no handler.
     if gpa + size_bytes > _GPA_END:
         raise ValueError(f"{size_bytes} bytes at {gpa:#x} reach beyond 4 GiB")

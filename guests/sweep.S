@@ -3,16 +3,16 @@
  * sweep: one string instruction per record of the mailbox.
  *
  * The mailbox is the stack: SP walks the records upward, pops load the operands, and `ret`
- * takes the record's code as its return address, which is both the dispatch and the loop.
+ * uses the record's code as its return address, which is both the dispatch and the loop.
  *
- *   esp  the record (its upper half is zero), and after it while the record's code runs
+ *   esp  the record (upper half zero); the end of the record while its code runs
  *   edi  destination
  *   esi  source
  *   ecx  elements left
  *   eax  the value
  */
 
-        /* A field of the record under way, seen from after the record. */
+        /* A field of the current record, relative to its end. */
 #define FIELD(offset) (offset) - GUEST_SWEEP_SIZE(%esp)
 
         .macro  sweep_next
@@ -21,13 +21,13 @@
         popl    %esi
         popl    %ecx
         popl    %eax
-        popl    %edx                    /* Remaining: only ever written. */
-        ret     $2                      /* Takes the code, and drops the reserved word. */
+        popl    %edx                    /* `remaining`, which is never read. */
+        ret     $2                      /* Jumps to the code, and drops the reserved word. */
         .endm
 
 sweep_end:
         outb    %al, $GUEST_PORT_END
-        /* The next KVM_RUN goes on here: a new batch. */
+        /* The next KVM_RUN continues here, with a new batch. */
 sweep_entry:
         cld
         movl    $GUEST_SWEEPS, %esp
@@ -60,7 +60,7 @@ sweep_done:
         movl    %ecx, FIELD(GUEST_SWEEP_REMAINING)
         sweep_next
 
-        /* The host may have set all registers: only the cursor says which record it was. */
+        /* The host may have set all registers: only the cursor tells the current record. */
 sweep_skip:
         cld
         movzwl  %ss:GUEST_SWEEP_CURSOR, %esp

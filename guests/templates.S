@@ -2,19 +2,19 @@
 /*
  * The records of touch: one memory access each.
  *
- * Where KVM emulates each instruction, their number is what a touch costs.  So there is no
- * loop that reads records: the records are the program.  The host copies one of these
- * templates for each touch, with its operands patched in, and the guest runs down the list.
+ * If KVM emulates each instruction, a touch costs as much as it has instructions.  So there
+ * is no loop that reads records: the records are the program.  The host copies one of these
+ * templates for each touch, with its operands patched in, and the guest executes the list.
  *
- *   bytes 0 to 3    how the access begins: prefixes and opcode
+ *   bytes 0 to 3    the start of the access: prefixes and opcode
  *   bytes 4 to 7    the gpa
  *   bytes 8 to 15   a write: the value first; a read: the offset of its result last
  *
- * A record does not end with the access itself, a write has a nop after it: whether RIP
- * stands at the access or past it when KVM_RUN returns, it is inside the record.
+ * A record does not end with the access itself; a write has a nop after it.  So when KVM_RUN
+ * returns, RIP is inside the record, whether it is at the access or past it.
  *
- * The result of a read keeps the width of the access, and the host clears it beforehand:
- * there is nothing to extend.
+ * The result of a read has the width of the access; the host clears it beforehand, so that
+ * it needs no extension.
  */
 
         .set    ANYWHERE, 0             /* Patched; addr32 makes it 32 bits wide. */
@@ -23,7 +23,7 @@
         .org    guest_touch_templates + \number * GUEST_TOUCH_SIZE
         .endm
 
-        /* Prefixes without effect: the fields stand where they belong, a record is full. */
+        /* Prefixes without effect, so that fields are at their offsets and a record is full. */
         .macro  fill prefix, count
         .rept   \count
         .byte   \prefix
@@ -74,6 +74,6 @@ guest_touch_templates:
 
         template GUEST_TOUCH_END
         movw    $touch_end - guest_image, %ax
-        jmp     *%ax                    /* An offset, wherever the record stands. */
+        jmp     *%ax                    /* An offset, wherever the record is. */
 
         .org    guest_touch_templates + GUEST_TOUCH_TEMPLATES * GUEST_TOUCH_SIZE

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * touch: the list of touches is a program that the host writes (templates.S); here is what
- * it ends in.  This part is no record, because the next KVM_RUN goes on in it, after the
- * host has overwritten the records.
+ * touch: the list of touches is a program that the host writes (templates.S); this is its
+ * end.  It is not a record, because the next KVM_RUN continues in it after the host has
+ * overwritten the records.
  */
 
 touch_end:

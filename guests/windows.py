@@ -1,4 +1,4 @@
-"""The page tables of 64-bit mode: windows, made as they are needed.
+"""The page tables of 64-bit mode: windows, created on demand.
 
 ``contract.h`` says what a window is and why its entries never change.
 """
@@ -9,7 +9,7 @@ from typing import Final
 from guests._image import lib
 
 WINDOWS: Final[int] = lib.GUEST_WINDOWS
-"""How many windows there are."""
+"""The number of windows."""
 
 WINDOW_STEP_BYTES: Final = 1 << 21
 """Windows begin at multiples of this; each is twice as large."""
@@ -33,14 +33,14 @@ class Windows:
     """The windows of one VM. Its vCPUs share them."""
 
     def __init__(self, view: memoryview, slot_gpa: int) -> None:
-        """Write the page tables of a guest whose slot is at ``slot_gpa``; no window is made yet.
+        """Write the page tables of a guest whose slot is at ``slot_gpa``, without any window.
 
         ``view`` is the whole slot. No vCPU may have used its page tables before.
         """
         self._view = view
         self._bases: dict[int, int] = {}
         self.cr3: int = slot_gpa + _TABLES
-        """What the vCPU's CR3 has to be."""
+        """The value for the vCPU's CR3."""
 
         view[_TABLES : _TABLES + lib.GUEST_PAGE_TABLES_SIZE] = bytes(lib.GUEST_PAGE_TABLES_SIZE)
         for level in range(3):
@@ -49,7 +49,7 @@ class Windows:
             self._set(3, page, slot_gpa + page * _PAGE_BYTES)
 
     def address(self, gpa: int) -> int:
-        """Return a virtual address of a gpa below 2^52; 2 MiB and more after it follow.
+        """Return a virtual address of a gpa below 2^52; at least 2 MiB after it are mapped, too.
 
         Raises NoWindowError.
         """

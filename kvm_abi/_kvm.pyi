@@ -1,5 +1,5 @@
 from typing import Any
 
-# What cffi generates has no types: kvm_abi/raw.py gives it some.
+# The module that cffi generates is untyped; kvm_abi/raw.py and mman.py add types.
 ffi: Any
 lib: Any

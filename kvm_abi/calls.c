@@ -1,8 +1,8 @@
 /*
  * Included by the module that kvm_abi/_build.py generates.
  *
- * The functions are called through their ordinary symbols of libc, so a library
- * in LD_PRELOAD can stand between this program and the kernel.
+ * System calls go through libc's ordinary symbols, so that a library in
+ * LD_PRELOAD can intercept them.
  */
 
 #include <errno.h>
@@ -34,7 +34,7 @@ struct abi_procmap_query {
     uint64_t name, build_id;
 };
 
-#define ABI_NO_ERRNO 4095 /* MAX_ERRNO: of a call that failed without a reason */
+#define ABI_NO_ERRNO 4095 /* MAX_ERRNO: for a call that failed without setting errno */
 
 static int abi_result(int result)
 {
@@ -93,8 +93,8 @@ static uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint3
     for (harvested = 0; harvested < count; harvested++, next++, found += 2) {
         volatile struct kvm_dirty_gfn *entry = &entries[next % count];
 
-        /* The kernel writes an entry before its flags, and x86 keeps the order of loads and stores;
-         * the compiler keeps that of volatile accesses. */
+        /* The kernel writes an entry before its flags. x86 keeps the order of loads and stores, and
+         * the compiler that of volatile accesses. */
         if (entry->flags != ABI_KVM_DIRTY_GFN_DIRTY)
             break;
         found[0] = entry->slot;
@@ -127,8 +127,8 @@ static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint16
     return result;
 }
 
-/* The compiler may assume that no object lives at address 0; here one can.
- * An address that has passed through the asm is one it knows nothing about. */
+/* The compiler may assume that there is no object at address 0, but here there can be.
+ * It knows nothing about an address that comes out of asm. */
 static void *abi_pointer(uint64_t address)
 {
     __asm__("" : "+r"(address));
@@ -159,8 +159,8 @@ static int abi_madvise(uint64_t address, uint64_t size_bytes, int advice)
 }
 
 /*
- * Moves what pages hold elsewhere, page by page, since neighbours may be mapped apart. Something is
- * mapped where they were at every moment, and where they go to.
+ * Moves pages elsewhere, one by one, since adjacent pages may be separate mappings. At every moment
+ * something is mapped at both the old and the new addresses.
  */
 static int abi_move_pages(uint64_t address, uint64_t pages, uint64_t to)
 {
@@ -184,7 +184,7 @@ static int abi_die_with_parent(int parent)
 {
     int result = abi_result(prctl(PR_SET_PDEATHSIG, SIGKILL));
 
-    /* It may have died before the kernel was asked. */
+    /* The parent may have died before the prctl. */
     if (!result && getppid() != parent)
         raise(SIGKILL);
     return result;

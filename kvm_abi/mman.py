@@ -1,6 +1,6 @@
-"""System calls on the process's own memory, typed: mmap(2) and its like, and userfaultfd(2).
+"""System calls on the process's own memory, typed: mmap(2) and the like, and userfaultfd(2).
 
-An address is an `int` throughout, and 0 is an address like any other.
+Addresses are `int`; 0 is an address like any other.
 """
 
 import errno
@@ -12,7 +12,7 @@ from kvm_abi._kvm import ffi as _ffi, lib as _lib
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Advice, MapFlag, Protection
 
 MAX_DIFFERENCES = 64
-"""So many of them `differences` returns at most."""
+"""The most stretches that `differences` returns."""
 
 _PATH_MAX = 4096
 _NEWS = Struct("<QQQ")  # the number of a stretch, offset, length
@@ -52,9 +52,9 @@ def advise_memory(address: int, size_bytes: int, advice: Advice) -> None:
 
 
 def move_pages(address: int, pages: int, to: int) -> None:
-    """Call mremap(2) for each page: what they hold is at `to` then. Raises `OSError`.
+    """Call mremap(2) for each page, moving it to `to`. Raises `OSError`.
 
-    Where they were, private memory of zeros is left.
+    Private memory of zeros stays at the old addresses.
     """
     checked_result("mremap", _lib.abi_move_pages(address, pages, to))
 
@@ -64,13 +64,13 @@ def fallocate(
 ) -> None:
     """Call fallocate(2) with FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE. Raises `OSError`.
 
-    Offset and size are taken as the 64 bits that the kernel gets.
+    Offset and size are unsigned 64-bit numbers, passed to the kernel bit for bit.
     """
     checked_result("fallocate", _lib.abi_fallocate(fd, punch, keep_size, offset, size_bytes))
 
 
 def owned_memory(address: int, size_bytes: int) -> memoryview:
-    """Return a view of a mapping that is unmapped when no view or slice of it is left."""
+    """Return a view of a mapping; it is unmapped once no view or slice of it is left."""
     owner = _ffi.gc(_ffi.cast("char *", address), lambda _: unmap_memory(address, size_bytes))
     return memoryview(_buffer(owner, size_bytes))
 
@@ -78,7 +78,7 @@ def owned_memory(address: int, size_bytes: int) -> memoryview:
 def differences(address: int, data: bytes | memoryview, block_bytes: int) -> list[tuple[int, int]]:
     """Return where memory differs from `data`: (offset, length) in bytes, ascending.
 
-    A stretch ends where a block ends. Of more than `MAX_DIFFERENCES` only the first are returned.
+    No stretch crosses the end of a block. At most `MAX_DIFFERENCES` are returned, the first ones.
     """
     found = _new(_FOUND)
     count = _lib.abi_differences(
@@ -88,10 +88,10 @@ def differences(address: int, data: bytes | memoryview, block_bytes: int) -> lis
 
 
 class Watched:
-    """Stretches of memory, each with a copy of what it was, that are compared in one call.
+    """Stretches of memory that are compared with copies of their old content in one call.
 
-    A stretch is its address and the copy, whole blocks of `block_bytes`. The memory is the caller's
-    to keep mapped.
+    A stretch is its address and the copy, in whole blocks of `block_bytes`. The caller must keep
+    the memory mapped.
     """
 
     def __init__(self, stretches: Sequence[tuple[int, memoryview]], block_bytes: int) -> None:
@@ -99,7 +99,7 @@ class Watched:
         words: list[int] = []
         for (address, _), copy in zip(stretches, copies, strict=True):
             words += address, int(_ffi.cast("uintptr_t", copy)), len(copy)
-        self._copies = copies  # Kept where they are.
+        self._copies = copies  # Keeps the copies at their addresses.
         self._words = _new("uint64_t[]", words)
         self._block_bytes = block_bytes
         self._place = _new("uint64_t[2]")
@@ -107,9 +107,9 @@ class Watched:
         self._data = _new("char[]", _NEWS_BLOCKS * block_bytes)
 
     def news(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield (number of the stretch, offset, bytes) of what differs, and take note of it.
+        """Yield (number of the stretch, offset, bytes) for each difference, and update the copies.
 
-        It ascends; what reaches from one block into the next is told as two.
+        They ascend; a difference that crosses the end of a block is split there.
         """
         self._place[0] = self._place[1] = 0
         while self._place[0] < len(self._copies):
@@ -130,14 +130,14 @@ class Watched:
 
 
 class Pager:
-    """userfaultfd on private anonymous memory, answered by a thread.
+    """userfaultfd on private anonymous memory, served by a thread.
 
-    With ``guards``, who writes to a page is held up first; else pages are dropped, and what they
-    held is fetched when somebody meets them. The memory is the caller's to keep mapped.
+    With ``guards``, the first write to a page faults first; else pages are dropped, and their
+    content is fetched at the first access. The caller must keep the memory mapped.
     """
 
     def __init__(self, address: int, size_bytes: int, *, guards: bool) -> None:
-        """Begin. Raises `OSError`."""
+        """Start. Raises `OSError`."""
         self._pages = size_bytes // PAGE_SIZE_BYTES
         started = _new("void **")
         result = _lib.abi_pager_start(address, self._pages, guards, started)
@@ -147,7 +147,7 @@ class Pager:
         checked_result("userfaultfd", result)
 
     def stop(self) -> list[int]:
-        """End, all pages being fetched; return those that changed with nobody being held up.
+        """Fetch all remaining pages and stop; return guarded pages that changed without a fault.
 
         Raises `OSError`.
         """
@@ -158,7 +158,7 @@ class Pager:
 
 
 def can_page() -> bool:
-    """Return whether userfaultfd can be had for what the kernel itself touches, too."""
+    """Return whether this process may use userfaultfd, also for faults in the kernel."""
     return bool(_lib.abi_can_page() == 0)
 
 
@@ -178,7 +178,7 @@ def shared_mappings(fd: int) -> list[tuple[int, int, str]]:
 
 
 def checked_result(call: str, result: int) -> int:
-    """Return the answer of a system call. Raises `OSError` that names the call where it failed."""
+    """Return the result of a system call. Raises `OSError`, which names the call, if it failed."""
     if result < 0:
         raise OSError(-result, f"{call}: {os.strerror(-result)}")
     return int(result)

@@ -1,7 +1,7 @@
 /*
- * Included by the module that kvm_abi/_build.py generates: userfaultfd, with a thread that answers.
+ * Included by the module that kvm_abi/_build.py generates: userfaultfd, with a thread that serves it.
  *
- * The thread is C's own: whoever waits for a page may hold what Python's threads need.
+ * The thread is written in C, since a thread that waits for a page may hold the GIL.
  */
 
 #include <linux/userfaultfd.h>
@@ -14,11 +14,11 @@
 
 struct abi_pager {
     int fd, stop[2];
-    int guards;           /* writes are held up; else pages are fetched when they are missing */
+    int guards;           /* write faults; else missing pages are fetched */
     uint64_t start, pages;
-    unsigned char *copy;  /* what the pages held at first */
-    unsigned char *met;   /* by page: whether it was guarded, and somebody has written to it */
-    unsigned char *bad;   /* by page: whether it had changed before anybody was held up */
+    unsigned char *copy;  /* the initial content of the pages */
+    unsigned char *met;   /* by page: whether there was a write fault */
+    unsigned char *bad;   /* by page: whether it had changed before the fault */
     pthread_t thread;
 };
 
@@ -40,7 +40,7 @@ static int abi_fetch(struct abi_pager *pager, uint64_t page)
     do
         result = abi_uffd(pager, UFFDIO_COPY, &copy);
     while (result == -EAGAIN);
-    if (result == -EEXIST) /* Two met it at once. */
+    if (result == -EEXIST) /* Two threads faulted at once. */
         result = abi_uffd(pager, UFFDIO_WAKE, &woken);
     return result;
 }
@@ -137,7 +137,7 @@ static int abi_pager_begin(struct abi_pager *pager)
     result = abi_pager_register(pager);
     if (result)
         return result;
-    sigfillset(&every); /* Signals are for the threads that are there already. */
+    sigfillset(&every); /* The existing threads handle signals. */
     pthread_sigmask(SIG_SETMASK, &every, &before);
     result = -pthread_create(&pager->thread, NULL, abi_serve, pager);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -1,7 +1,7 @@
 """System calls on KVM's files, typed; those on the process's own memory are in `mman`.
 
-These two alone import the compiled module: `Any` is tolerated here and nowhere else.
-An address is an `int` throughout, and 0 is an address like any other.
+Only these two import the compiled module: `Any` is tolerated here and nowhere else.
+Addresses are `int`; 0 is an address like any other.
 """
 
 import errno
@@ -13,12 +13,12 @@ from kvm_abi._kvm import ffi as _ffi, lib as _lib
 from kvm_abi.mman import checked_result
 from kvm_abi.uapi import Ioctl, MapFlag, Protection
 
-# A pointer that cffi owns or a pointer that it was given; its fields are the structure's.
+# A pointer, owned by cffi or not; its attributes are the fields of the structure.
 CData = Any
 
 
 class Buffer(Protocol):
-    """What `struct.unpack_from` reads, and slices copy: cffi's buffers are of this kind."""
+    """What `struct.unpack_from` reads, and slicing copies, such as cffi's buffers."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
@@ -26,10 +26,10 @@ class Buffer(Protocol):
 
 
 PassedMmio = tuple[int, int, bytes, bool]
-"""An MMIO exit after which the guest went on: (rip, gpa, data, is_write)."""
+"""An MMIO exit that `run_past_mmio` has passed: (rip, gpa, data, is_write)."""
 
 MAX_PASSED = 64
-"""So many MMIO exits `run_past_mmio` passes at most."""
+"""The most MMIO exits that one `run_past_mmio` passes."""
 
 _MAX_RENDERED_BYTES = 64
 _PASSED = Struct("<QQII8s")  # rip, gpa, length, whether it is a write, data
@@ -51,11 +51,10 @@ _AT_END = int(_lib.ABI_AT_END)
 issue_region = _lib.abi_set_user_memory_region
 """Issue KVM_SET_USER_MEMORY_REGION: fd, slot, flags, guest_phys_addr, memory_size, userspace_addr.
 
-It answers 0, or what `region_error` takes. It is issued more often than any other call, so it has
-no function of Python's around it.
+It returns 0, or what `region_error` takes. As the most frequent call it has no Python wrapper.
 """
 
-# Looking these up in their enums is slow, and every ioctl or refusal asks for them.
+# Enum lookups are slow, and every ioctl or refusal needs these.
 _RUN = int(Ioctl.RUN)
 _EINTR = errno.EINTR
 _ANSWER_NUMBERS = frozenset(
@@ -70,22 +69,22 @@ _ANSWER_NUMBERS = frozenset(
         Ioctl.SET_MSRS,
     )
 )
-"""All others answer 0, or refuse."""
+"""The requests that return a number; all others return 0, or fail."""
 
 _MOST_INTERRUPTIONS = 1000
-"""So many times in a row no signal comes: the kernel makes them up."""
+"""If there are so many EINTRs in a row, the kernel makes them up."""
 
 _SIZES_BYTES = {request: request.size_bytes for request in Ioctl}
 
-# The pointer type last seen with each request, whose size was found right.
+# The pointer type last seen with each request, whose size was right.
 _checked: dict[Ioctl, Any] = {}
 
 
 class KvmError(OSError):
     """A call that KVM refused: `errno`, `call`, and the arguments in its text.
 
-    `call` is the name of the ioctl, or what else was asked of a file of KVM. The text is made when
-    it is asked for: refusals are ordinary outcomes of a test run.
+    `call` is the name of the ioctl, or another call on a file of KVM. The text is made only on
+    demand, since refusals are ordinary outcomes of a test run.
 
         >>> import errno
         >>> from vmm import Kvm, KvmError
@@ -108,7 +107,7 @@ class KvmError(OSError):
 
     @property
     def call(self) -> str:
-        """What was called: `KVM_` and the name of the request, or `mmap of ...`."""
+        """The call: `KVM_` and the name of the request, or `mmap of ...`."""
         return f"KVM_{self._call.name}" if isinstance(self._call, Ioctl) else self._call
 
     @property
@@ -129,7 +128,7 @@ class KvmError(OSError):
 
 
 class WrongAnswerError(RuntimeError):
-    """A call that KVM did not refuse, but answered in a way that no kernel may."""
+    """A call that KVM did not refuse, but answered as no kernel may."""
 
     def __init__(self, call: str, answer: str, arguments: str = "") -> None:
         super().__init__(f"{call}({arguments}) answers {answer}")
@@ -141,7 +140,7 @@ class WrongAnswerError(RuntimeError):
 def new(declaration: str, *init: Any) -> CData:
     """Allocate a structure, zeroed or from a tuple, list or dictionary, and return its pointer.
 
-    `declaration` is C, of the pointer or of an array: `"struct kvm_regs *"`, `"uint8_t[64]"`.
+    `declaration` is a C pointer or array type: `"struct kvm_regs *"`, `"uint8_t[64]"`.
     """
     return _new(declaration, *init)
 
@@ -152,12 +151,12 @@ def size_of(ctype: str | Any) -> int:
 
 
 def cast(declaration: str, address: int) -> CData:
-    """Return a pointer to `address`. Its target is the caller's to keep alive."""
+    """Return a pointer to `address`. The caller must keep its target alive."""
     return _ffi.cast(declaration, address)
 
 
 def address_of(pointer: CData) -> int:
-    """Return the address that a pointer or an array holds."""
+    """Return the address in a pointer, or of an array."""
     return int(_ffi.cast("uintptr_t", pointer))
 
 
@@ -167,7 +166,7 @@ def copy_to(pointer: CData, data: bytes) -> None:
 
 
 def room(data: bytearray) -> CData:
-    """Return a pointer to bytes that the kernel is to change. It keeps them where they are."""
+    """Return a pointer to bytes for the kernel to change. It keeps them at their address."""
     return _ffi.from_buffer(data)
 
 
@@ -184,7 +183,7 @@ def bytes_of(pointer: CData, size_bytes: int, offset: int = 0) -> bytes:
 def shared_memory(address: int, size_bytes: int) -> Buffer:
     """Return memory as a buffer that is read in place; a slice of it is a copy, as `bytes`.
 
-    The memory is the caller's to keep mapped.
+    The caller must keep the memory mapped.
     """
     buffer: Buffer = _buffer(_ffi.cast("char *", address), size_bytes)
     return buffer
@@ -193,14 +192,13 @@ def shared_memory(address: int, size_bytes: int) -> Buffer:
 def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     """Issue `request` and return its result, 0 or positive.
 
-    `arg` is a pointer to the structure that the request takes, or an `int` proper (not an
-    enum). A number goes to the kernel as it is, even when the request takes a structure: then
-    it is an address that the caller answers for.
+    `arg` is a pointer to the structure that the request takes, or an exact `int` (not an enum). A
+    number goes to the kernel as it is, even if the request takes a structure: then it is an
+    address for which the caller is responsible.
 
-    Raises `KvmError` with the kernel's errno, and `TypeError` when the size of the structure
-    is not the one that the request's number states. Interrupted calls are issued again
-    (after Python's signal handlers have run), but for KVM_RUN, whose EINTR is an answer.
-    Raises `WrongAnswerError` for a number from a request that has none to give.
+    Raises `KvmError` with the kernel's errno, and `TypeError` if the size of the structure differs
+    from that in the request's number. Interrupted calls are issued again, except KVM_RUN, whose
+    EINTR is an answer. Raises `WrongAnswerError` if a request that returns no number returns one.
     """
     if type(arg) is int:  # isinstance() would ask a structure for its class, field by field.
         result = _ioctl_value(fd, request, arg)
@@ -220,8 +218,8 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
 def new_file(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     """Issue a request that opens a file, and return the descriptor.
 
-    Raises what `ioctl` does, and `WrongAnswerError` for a number that is no descriptor of a new
-    file: a VM's and a vCPU's are closed by execve(2), as standard input and output are not.
+    Raises what `ioctl` does, and `WrongAnswerError` for a number that is not the descriptor of a
+    new file: those of VMs and vCPUs are close-on-exec, unlike standard input and output.
     """
     opened = ioctl(fd, request, arg)
     try:
@@ -235,7 +233,7 @@ def new_file(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
 
 
 def _again(fd: int, request: Ioctl, arg: CData | int) -> int:
-    """Issue a request until it is not interrupted, and return what the kernel answers."""
+    """Issue a request until it is not interrupted, and return the kernel's answer."""
     issue = _ioctl_value if type(arg) is int else _ioctl_struct
     result = -_EINTR
     for _ in range(_MOST_INTERRUPTIONS):
@@ -246,7 +244,7 @@ def _again(fd: int, request: Ioctl, arg: CData | int) -> int:
 
 
 def region_error(result: int, *region: int) -> Exception:
-    """Return what `issue_region`, with this slot and the numbers after it, has to raise."""
+    """Return the error for a result of `issue_region`; ``region`` are its arguments after fd."""
     arg = _new(_REGION, region)
     if result > 0:
         return _wrong_answer(Ioctl.SET_USER_MEMORY_REGION, result, arg)
@@ -254,7 +252,7 @@ def region_error(result: int, *region: int) -> Exception:
 
 
 def harvest(entries: CData, count: int, first: int) -> list[tuple[int, int]]:
-    """Return (slot, page) of each dirty entry of a ring from `first` on, and mark it for the reset.
+    """Return (slot, page) of each dirty entry of a ring from `first` on, and mark it for reset.
 
     `entries` is the `struct kvm_dirty_gfn *` of a ring of `count` entries, a power of two.
     """
@@ -265,7 +263,7 @@ def harvest(entries: CData, count: int, first: int) -> list[tuple[int, int]]:
 
 
 def run_vcpu(fd: int) -> None:
-    """Issue KVM_RUN: what `ioctl` does with it, as the shortest way there is."""
+    """Issue KVM_RUN: like `ioctl`, but faster."""
     result = _run(fd)
     if result:
         if result > 0:
@@ -274,7 +272,7 @@ def run_vcpu(fd: int) -> None:
 
 
 class PassedRoom:
-    """Room for the MMIO exits that one vCPU passes in one call."""
+    """A buffer for the MMIO exits that one vCPU passes in one call."""
 
     __slots__ = ("buffer", "count", "words")
 
@@ -292,13 +290,12 @@ def run_past_mmio(
     here: PassedRoom,
     most: int = MAX_PASSED,
 ) -> bool | None:
-    """Issue KVM_RUN again and again until an exit that is not MMIO, or after `most` of those.
+    """Issue KVM_RUN repeatedly, until an exit that is not MMIO, or `most` MMIO exits.
 
-    Returns True at `end_port`, False at another exit, and None where there may be more MMIO.
-    `run` is the `struct kvm_run *` of the vCPU. The guest's reads are answered with bytes of
-    `answer`. Each exit that was passed is appended to `passed`, those before an error too; its
-    `rip` is true of a vCPU that shares its registers. The last one is completed by the next
-    KVM_RUN.
+    Returns True at `end_port`, False at another exit, and None if there may be more MMIO. `run` is
+    the `struct kvm_run *` of the vCPU. MMIO reads are answered with bytes of `answer`. Each passed
+    exit is appended to `passed`, even before an error; its `rip` is valid if the vCPU shares its
+    registers. The next KVM_RUN completes the last exit.
 
     Raises `KvmError` as `ioctl` does.
     """
@@ -345,7 +342,7 @@ def _check_size(request: Ioctl, arg: CData) -> None:
 
 
 def _fields(value: CData, ctype: Any) -> str:
-    """Render a structure; arms of a union that hold nothing but room are left out."""
+    """Render a structure, without padding and reserved fields."""
     if ctype.kind == "primitive":
         return hex(value)
     return ", ".join(
@@ -356,7 +353,7 @@ def _fields(value: CData, ctype: Any) -> str:
 
 
 def _named_fields(ctype: Any) -> list[tuple[str, Any]]:
-    """Return the fields that can be asked for by name: those of unnamed arms included."""
+    """Return the named fields, including those of unnamed unions and structures."""
     fields: list[tuple[str, Any]] = []
     for name, field in ctype.fields:
         fields.extend(_named_fields(field.type) if not name else [(name, field)])
@@ -387,7 +384,7 @@ def map_kvm_file(
 ) -> int:
     """Map memory that a file of KVM shares with userspace, and return its address.
 
-    `what` names it in the `KvmError` that a refusal raises: here the answer is KVM's own.
+    A refusal is KVM's own, so it raises `KvmError`, in which `what` names the memory.
     """
     protection = Protection.READ | Protection.WRITE
     result = int(_lib.abi_mmap(0, size_bytes, protection, flags, fd, offset_bytes))
@@ -397,15 +394,15 @@ def map_kvm_file(
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when `parent`, which has forked it, is gone.
+    """Make the kernel kill this process when `parent`, which has forked it, ends.
 
-    More exactly: when the thread that forked it is. Raises `OSError`.
+    More precisely: when the thread that forked it ends. Raises `OSError`.
     """
     checked_result("prctl(PR_SET_PDEATHSIG)", _lib.abi_die_with_parent(parent))
 
 
 def name_process(name: str) -> None:
-    """Have the kernel call this thread, and what it forks, by 15 bytes of a name.
+    """Set the name of this thread, and of what it forks, to 15 bytes of a name.
 
     Raises `OSError`.
     """

@@ -1,4 +1,4 @@
-"""The constants of KVM's ABI as enums: no compiled code is needed to read them.
+"""The constants of KVM's ABI as enums; they need no compiled code.
 
 Names are the kernel's without their prefix. Source: Documentation/virt/kvm/api.rst.
 """
@@ -7,21 +7,21 @@ from enum import IntEnum, IntFlag
 
 API_VERSION = 12
 PAGE_SIZE_BYTES = 4096
-SYNC_X86_REGS = 1  # of kvm_valid_regs and kvm_dirty_regs: the general registers
+SYNC_X86_REGS = 1  # In kvm_valid_regs and kvm_dirty_regs: the general registers
 SYNC_X86_SREGS = 2  # the special registers
 APIC_GPA = 0xFEE0_0000
 """The page of the local APIC (APIC_DEFAULT_PHYS_BASE)."""
 
 IOAPIC_GPA = 0xFEC0_0000
 IOAPIC_SIZE_BYTES = 0x100
-"""The registers of the I/O APIC that KVM_CREATE_IRQCHIP makes (IOAPIC_MEM_LENGTH)."""
+"""The registers of the in-kernel I/O APIC (IOAPIC_MEM_LENGTH)."""
 
 TSS_PAGES = 3
 USUAL_TSS_GPA = 0xFFFB_D000
-"""Where VMMs place the TSS of KVM_SET_TSS_ADDR: next to the page of the identity map."""
+"""Where VMMs usually place the TSS of KVM_SET_TSS_ADDR: after the page of the identity map."""
 
 IDENTITY_MAP_GPA = 0xFFFB_C000
-"""Where the page of the identity map lies (VMX_EPT_IDENTITY_PAGETABLE_ADDR)."""
+"""The default gpa of the identity map (VMX_EPT_IDENTITY_PAGETABLE_ADDR)."""
 
 DIRTY_LOG_PAGE_OFFSET = 64  # pages into the mmap of a vCPU where its dirty ring starts
 
@@ -41,7 +41,7 @@ def _ioc(direction: int, number: int, size_bytes: int) -> int:
 class Ioctl(IntEnum):
     """The request numbers. The third argument of `_ioc` is the size of the structure."""
 
-    # Hashing an Enum runs Python code; here every ioctl looks its request up.
+    # Hashing an Enum runs Python code, and every ioctl looks up its request.
     __hash__ = int.__hash__
 
     GET_API_VERSION = _io(0x00)
@@ -103,7 +103,7 @@ class MemFlag(IntFlag):
 
 
 class Cap(IntEnum):
-    """Capabilities that bear on memslots (`KVM_CAP_*`), for KVM_CHECK_EXTENSION.
+    """Capabilities that concern memslots (`KVM_CAP_*`), for KVM_CHECK_EXTENSION.
 
     >>> from vmm import Cap, Kvm
     >>> with Kvm.open() as kvm:
@@ -157,7 +157,7 @@ class Cap(IntEnum):
 
 
 class ClockMsr(IntEnum):
-    """The MSRs that name where in guest memory KVM writes what time it is (`MSR_KVM_*`)."""
+    """The MSRs that hold the gpas to which KVM writes the time (`MSR_KVM_*`)."""
 
     WALL_CLOCK_NEW = 0x4B564D00
     SYSTEM_TIME_NEW = 0x4B564D01
@@ -188,7 +188,7 @@ class VmType(IntEnum):
 
 
 class Quirk(IntFlag):
-    """The quirk that bears on memslots (`KVM_X86_QUIRK_*`), for `Cap.DISABLE_QUIRKS2`."""
+    """The quirk that concerns memslots (`KVM_X86_QUIRK_*`), for `Cap.DISABLE_QUIRKS2`."""
 
     SLOT_ZAP_ALL = 1 << 7
 
@@ -227,7 +227,7 @@ class IoEventFdFlag(IntFlag):
 
 
 class VcpuEventFlag(IntFlag):
-    """Which fields of `struct kvm_vcpu_events` are to be used (`KVM_VCPUEVENT_VALID_*`)."""
+    """Which fields of `struct kvm_vcpu_events` are valid (`KVM_VCPUEVENT_VALID_*`)."""
 
     SMM = 1 << 3
 
@@ -267,7 +267,7 @@ class ExitReason(IntEnum):
 
 
 class IoDirection(IntEnum):
-    """Which way a port access goes (`KVM_EXIT_IO_*`)."""
+    """The direction of a port access (`KVM_EXIT_IO_*`)."""
 
     IN = 0
     OUT = 1
@@ -283,7 +283,7 @@ class InternalError(IntEnum):
 
 
 class EmulationFlag(IntFlag):
-    """Which fields an emulation failure carries (`KVM_INTERNAL_ERROR_EMULATION_FLAG_*`)."""
+    """Which fields of an emulation failure are valid (`KVM_INTERNAL_ERROR_EMULATION_FLAG_*`)."""
 
     INSTRUCTION_BYTES = 1 << 0
 
@@ -300,7 +300,7 @@ class SystemEvent(IntEnum):
 
 
 class Protection(IntFlag):
-    """What a mapping allows (`PROT_*` of mmap(2)).
+    """The protection of a mapping (`PROT_*` of mmap(2)).
 
     >>> from vmm import HostMapping, Protection
     >>> with HostMapping.anonymous(0x1000) as memory:
@@ -327,7 +327,7 @@ class MapFlag(IntFlag):
 
 
 class Advice(IntEnum):
-    """What is said of a mapping (`MADV_*` of madvise(2))."""
+    """Advice about memory (`MADV_*` of madvise(2))."""
 
     DONTNEED = 4
     REMOVE = 9

@@ -1,1 +1,1 @@
-"""Traces of other VMMs: what strace or QEMU wrote, read as a stream and made into a scenario."""
+"""Turns traces of other VMMs, by strace or QEMU, into scenarios, reading them as streams."""

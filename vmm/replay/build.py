@@ -1,7 +1,7 @@
-"""From the calls of one VM in a trace to a scenario, and to what its kernel answered.
+"""Turns the calls of one VM in a trace into a scenario, and into what its kernel answered.
 
-Host memory is declared where userspace ranges of slots overlap, at its true size. What the trace
-shows of its kind is kept, and so is where it lies within a 2 MiB page.
+Overlapping userspace ranges of slots become one mapping of the true size. It has the kind of memory
+that the trace shows, and the same offset within a 2 MiB page.
 """
 
 import errno
@@ -40,10 +40,10 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One operation of a scenario, and the line of the trace that it is.
+    """One operation of a scenario, and its line in the trace.
 
-    ``asked`` is the same with the addresses that the trace has, and ``outcome`` what its kernel
-    answered; both are None for what is no call on slots.
+    ``asked`` is the same operation with the addresses of the trace, and ``outcome`` what its kernel
+    answered; both are None if it is not a call on slots.
     """
 
     line: Line
@@ -55,8 +55,8 @@ class Step(msgspec.Struct, frozen=True):
 class Replay(msgspec.Struct, frozen=True):
     """A VM of a trace as a scenario. Each step is the operation of the same index.
 
-    ``unread`` are its calls that carry too little; ``notes`` say what was changed or left out;
-    ``obstacle`` says why the scenario cannot be run ("": it can).
+    ``unread`` are calls for which the trace says too little; ``notes`` say what was changed or left
+    out; ``obstacle`` says why the scenario cannot be run ("": it can).
     """
 
     vm: TracedVm
@@ -78,7 +78,7 @@ class Replay(msgspec.Struct, frozen=True):
 
 
 def replay_of(trace: Trace, vm: TracedVm, features: Features | None = None) -> Replay:
-    """Return a VM of a trace as a scenario, for a host with some features where it is to run."""
+    """Return a VM of a trace as a scenario; ``features`` are those of the host that will run it."""
     builder = _Builder(vm, features)
     steps = tuple(builder.steps())
     regions = [call for call in vm.calls if isinstance(call, Region)]
@@ -98,7 +98,7 @@ def replay_of(trace: Trace, vm: TracedVm, features: Features | None = None) -> R
 
 
 def _needs(regions: list[Region], features: Features | None) -> tuple[str, ...]:
-    """Return what must be there; guests look at as_id 1 only where they can."""
+    """Return the features that the calls need; smm only if ``features`` has it."""
     flags = 0
     for region in regions:
         flags |= 0 if region.errno else region.flags
@@ -148,7 +148,7 @@ class _Builder:
         yield Step(call.line, op, _operation(call, call.userspace_addr), _outcome(call, name))
 
     def _memfd(self, call: Region) -> Iterator[Step]:
-        """Create a guest_memfd before its first use, as large as it has to be."""
+        """Create a guest_memfd before its first use, as large as its largest use."""
         if call.guest_memfd in self._memfds:
             return
         self._memfds.add(call.guest_memfd)
@@ -176,7 +176,7 @@ class _Builder:
                 yield Step(call.line, op)
 
     def _may(self, op: ChangeHostMemory, mapping: Mapping) -> bool:
-        """Whether what a change takes is there: of a memory file what is unmapped is not."""
+        """Whether a change is possible: some need pages of a memfd that are still mapped."""
         if mapping.kind != "memfd":
             return True
         first = op.place.offset // PAGE_SIZE_BYTES
@@ -215,9 +215,9 @@ def _memfd_name(call: Region) -> str:
 def _outcome(call: Region | TssAddr, name: str) -> Done | Refused | SetUpRefused:
     if call.errno:
         return Refused(call.errno)
-    # These calls answer 0, and nothing else where they succeed.
+    # If these calls succeed, they return 0 and nothing else.
     return SetUpRefused(name, answer=str(call.returned)) if call.returned else Done()
 
 
 NO_MEMORY = (errno.ENOMEM, errno.EINTR)
-"""What says more about a host than about its kernel's rules."""
+"""Errors that say nothing about a kernel's rules, only about its host."""

@@ -1,7 +1,7 @@
-"""What the kernel of a trace answered, against the model: no /dev/kvm is needed.
+"""Judges what the kernel of a trace answered, without /dev/kvm.
 
-A trace seldom says what its kernel can do. What it leaves open is assumed in the kernel's favour,
-one thing at a time, and only where the answers are explained by it; that is said.
+A trace rarely says what its kernel can do. What it leaves open is assumed in the kernel's favour,
+one feature at a time, and only if that explains the answers; the verdict names the assumptions.
 """
 
 import errno
@@ -25,20 +25,20 @@ from vmm.verdict.judge import Difference, Expected, Judgement, Status, Verdict
 
 _MOST_AT_ONCE = 4
 _MOST_IDS, _MOST_SPACES = 1 << 16, 16
-"""More than any kernel has: a trace may say anything."""
+"""More than any kernel has, since a trace may say anything."""
 
 _OF_THE_SLOT = ("guest-memfd-immutable", "guest-memfd-offset")
-"""Rules on guest_memfds that ask none."""
+"""Rules for slots with a guest_memfd that do not depend on the file."""
 
 _OWN_PAGES = (0xFEE0_0000, 0xFFFB_C000)
-"""Pages of slots that a kernel may have made for itself, with the APIC and the identity map."""
+"""Pages of possible internal slots: the APIC page and the identity map."""
 
 
 class Judged(msgspec.Struct, frozen=True):
     """The verdict on a trace; ``line`` is where it differs or ends, if it does.
 
     ``scenario`` holds the calls that were judged, with the addresses of the trace. ``assumed``
-    says what was taken to hold for the trace's kernel, though it does not say so.
+    says what was assumed about the trace's kernel.
     """
 
     scenario: Scenario
@@ -48,9 +48,9 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 class _Assumption(msgspec.Struct, frozen=True):
-    """Something that a kernel may have or lack, unless ``told_by`` is in the trace.
+    """A feature that a kernel may have or lack, unless the trace has the answer for ``told_by``.
 
-    ``is_rare`` says that hardly a kernel is so: an answer that needs it is no pass.
+    ``is_rare`` says that hardly any kernel is like that: a trace that needs it does not pass.
     """
 
     text: str
@@ -81,7 +81,7 @@ def judged(replay: Replay) -> Judged:
 
 
 class _Judging:
-    """Goes through the answers; where they differ it looks for what explains them."""
+    """Judges the answers in order; if one differs, it looks for an explanation."""
 
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
@@ -117,7 +117,7 @@ class _Judging:
         return Judged(self._scenario, verdict, step.line, assumed)
 
     def _complete(self, verdict: Verdict, assumed: tuple[str, ...]) -> Judged:
-        """Return the verdict where nothing differs: it is no pass if something was not judged."""
+        """Return the verdict if nothing differs: not a pass if something was not judged."""
         reason, line = "", None
         if self._end is not None:
             line = self._end.line
@@ -141,7 +141,7 @@ class _Judging:
         return Judged(self._scenario, verdict, line, assumed)
 
     def _run(self, steps: Sequence[Step], features: Features) -> tuple[Verdict, int]:
-        """Judge steps in order; return the verdict, and how many were as the model has it."""
+        """Judge steps in order; return the verdict, and how many agreed with the model."""
         judgement = Judgement(Header(self._scenario, features))
         for index, step in enumerate(steps):
             if not judgement.admits(_event(index, step)):
@@ -149,7 +149,7 @@ class _Judging:
         return judgement.verdict(""), len(steps)
 
     def _explained(self, index: int) -> bool:
-        """Assume what explains the answer at an index, if anything does."""
+        """Assume a feature that explains the answer at an index; return whether there is one."""
         until = self._steps[: index + 1]
         for assumption in _ASSUMPTIONS:
             told = assumption.told_by
@@ -167,7 +167,7 @@ class _Judging:
         return False
 
     def _reordered(self, index: int) -> bool:
-        """Take calls that were under way at the same time in another order, if one fits."""
+        """Reorder concurrent calls around an index; return whether another order fits."""
         first = index
         while first and self._steps[first].line.begin < self._steps[first - 1].line.number:
             first -= 1
@@ -188,7 +188,7 @@ class _Judging:
         return self._steps[index].line.begin < self._steps[index - 1].line.number
 
     def _doubt(self, step: Step, index: int, difference: Difference) -> str:
-        """Return why an answer that differs may be right all the same."""
+        """Return why an answer that differs may nevertheless be right."""
         if self._replay.vm.began_before:
             return "the VM is older than the trace: which slots it had is not known"
         around = range(max(1, index), min(index + 2, len(self._steps)))
@@ -213,7 +213,7 @@ def _event(index: int, step: Step) -> Event:
 
 
 def _is_of_the_slot(expected: Expected) -> bool:
-    """Whether a call is refused for its slot and gpa, whatever its guest_memfd is."""
+    """Whether the expected refusal is due to slot and gpa, whatever the guest_memfd is."""
     return expected.rule in _OF_THE_SLOT or expected.outcome == "EEXIST"
 
 
@@ -226,7 +226,7 @@ def _unread_change(replay: Replay) -> Unread | None:
 
 
 def _is_possible(order: Sequence[Step]) -> bool:
-    """Whether no call of an order had ended before one in front of it began."""
+    """Whether no call in an order ended before an earlier one in that order began."""
     return all(later.line.number >= earlier.line.begin for earlier, later in _pairs(order))
 
 
@@ -237,7 +237,7 @@ def _pairs(order: Sequence[Step]) -> Iterator[tuple[Step, Step]]:
 
 
 def _told(capabilities: dict[int, int]) -> Features:
-    """Return what a trace says about its kernel, and for the rest what is usual."""
+    """Return the features that a trace tells, and defaults for the rest."""
     usual = Features()
 
     def answer(cap: Cap, otherwise: int) -> int:

@@ -1,7 +1,7 @@
-"""The lines of a trace as a stream, however long it is; terminal colours are left out.
+"""Reads the lines of a trace as a stream of any length, without terminal colours.
 
-Every line has a number, from 1, and is never longer than a bound: what is beyond is dropped, and
-the call on it then counts as cut off.
+Every line has a number, from 1. A line longer than a limit is cut, and the call on it counts as cut
+off.
 """
 
 import bz2
@@ -21,12 +21,12 @@ from vmm.scenario.reading import FileError, opened as opened_file
 
 MAX_LINE_BYTES = 1 << 16
 _NO_NUMBER = re.compile(rb"[0-9]{40,}")
-"""More digits than any number of a call has; Python refuses to read thousands of them."""
+"""More digits than any number in a call has; Python refuses to parse thousands of digits."""
 _STYLING = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
 
 
 def _unpacked(begun: bytes, file: IO[bytes]) -> IO[bytes]:
-    """Return a file as what it begins with says how to read it."""
+    """Return a file, unpacked if its first bytes say that it is packed."""
     if begun.startswith(b"\x1f\x8b"):
         return cast(IO[bytes], gzip.open(file))
     if begun.startswith(b"BZh"):
@@ -40,7 +40,7 @@ def _unpacked(begun: bytes, file: IO[bytes]) -> IO[bytes]:
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a trace for reading: a file, or standard input ("-").
 
-    What gzip, bzip2 or xz have packed is unpacked. Raises TraceError.
+    It is unpacked if gzip, bzip2 or xz have packed it. Raises TraceError.
     """
     is_input = str(path) == "-"
     try:
@@ -55,10 +55,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 class Numbered:
-    """The number and text of each line that is not empty.
+    """Yields the number and text of each line that is not empty.
 
-    ``cut`` says where a packed file ends too soon (""): what is in front of it has been read. One
-    that is damaged is not believed: OSError.
+    ``cut`` says where a packed file ends too early ("": it does not); everything before has been
+    read. A damaged file raises OSError.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -90,7 +90,7 @@ class Numbered:
 
 
 def shown(text: str) -> str:
-    """Return a line of a trace as it may be printed: escaped, and cut to a length."""
+    """Return a line of a trace in printable form: escaped, and cut to a length."""
     cut = text[:MAX_TEXT].strip()
     safe = "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
     return safe + "..." if len(text) > MAX_TEXT else safe

@@ -1,4 +1,4 @@
-"""What system calls do to a process's memory: which of it bears on the memory of slots."""
+"""What system calls do to a process's memory, as far as it concerns the memory of slots."""
 
 from collections.abc import Callable
 
@@ -24,14 +24,14 @@ from vmm.replay.trace import HostChange, Line, Memory
 from vmm.scenario.operations import HostChangeKind, MappingKind
 
 PassOver = Callable[[str], None]
-"""Takes the name of a call that bears on the memory of slots, and that cannot be told."""
+"""Takes the name of a call that concerns the memory of slots, but cannot be expressed."""
 
 _LAST = 1 << 64
 _MADV_FREE = 8
 
 
 def mmap(process: Process, call: Called, line: Line, _: PassOver) -> None:
-    """Note new memory; where slots had theirs, it takes part."""
+    """Note new memory, and a change if it replaces memory of slots."""
     size, prot, flags, descriptor, offset = (split(call.arguments) + [""] * 6)[1:6]
     length, start = number_of(size), call.returned
     if length is None or start is None:
@@ -65,7 +65,7 @@ def munmap(process: Process, call: Called, line: Line, _: PassOver) -> None:
 
 
 def mremap(process: Process, call: Called, line: Line, pass_over: PassOver) -> None:
-    """Note that memory is elsewhere now, or longer or shorter."""
+    """Note that memory was moved or resized."""
     old, old_size, new_size = ([number_of(each) for each in split(call.arguments)] + [None] * 3)[:3]
     if old is None or old_size is None or new_size is None or call.returned is None:
         return
@@ -80,7 +80,7 @@ def mremap(process: Process, call: Called, line: Line, pass_over: PassOver) -> N
 
 
 def madvise(process: Process, call: Called, line: Line, pass_over: PassOver) -> None:
-    """Note what advice drops, and what is to have huge pages."""
+    """Note what is dropped, and what should have huge pages."""
     start, length = _range(call)
     advice = split(call.arguments)[2:3]
     value = bits_in(advice[0] if advice else "", ADVICE)
@@ -97,7 +97,7 @@ def madvise(process: Process, call: Called, line: Line, pass_over: PassOver) -> 
 
 
 def mprotect(process: Process, call: Called, line: Line, pass_over: PassOver) -> None:
-    """Note what may no longer be read, and what may be again."""
+    """Note what becomes unreadable, and what becomes readable again."""
     start, length = _range(call)
     allows = bits_in((split(call.arguments) + [""] * 3)[2], PROTECTIONS)
     is_readable = bool(allows & PROT_READ)
@@ -112,7 +112,7 @@ def mprotect(process: Process, call: Called, line: Line, pass_over: PassOver) ->
 
 
 def fallocate(process: Process, call: Called, line: Line, _: PassOver) -> None:
-    """Note what is punched out of a file, wherever it is mapped."""
+    """Note what is punched out of a file, in all its mappings."""
     opened = file_of(call.arguments)
     if opened is None:
         return
@@ -131,7 +131,7 @@ def fallocate(process: Process, call: Called, line: Line, _: PassOver) -> None:
 
 
 def memfd_create(process: Process, call: Called, _: Line, __: PassOver) -> None:
-    """Note a memory file."""
+    """Note a new memfd."""
     flags = split(call.arguments)[-1]
     bits = bits_in(flags, {"MFD_HUGETLB": MFD_HUGETLB})
     if call.returned is not None:
@@ -142,7 +142,7 @@ MemoryCall = Callable[[Process, Called, Line, PassOver], None]
 
 MEMORY_CALLS: dict[str, MemoryCall] = {
     "mmap": mmap,
-    "mmap2": mmap,  # Of 32-bit programs; strace prints its offset in bytes, too.
+    "mmap2": mmap,  # From 32-bit programs; strace prints its offset in bytes, too.
     "munmap": munmap,
     "mremap": mremap,
     "madvise": madvise,
@@ -150,11 +150,11 @@ MEMORY_CALLS: dict[str, MemoryCall] = {
     "fallocate": fallocate,
     "memfd_create": memfd_create,
 }
-"""System calls that succeeded, by name."""
+"""The handlers of successful system calls, by name."""
 
 
 def memory_of(process: Process, start: int, end: int) -> list[Memory]:
-    """Return what a process has mapped at a range, as far as the trace shows it."""
+    """Return what a process has mapped in a range, as far as the trace shows it."""
     return [
         Memory(begin, stop, mapped.kind if mapped.is_readable else "unmapped")
         for begin, stop, mapped in process.memory.within(start, end)
@@ -167,7 +167,7 @@ def _range(call: Called) -> tuple[int, int]:
 
 
 def _change(process: Process, line: Line, start: int, size: int, how: HostChangeKind) -> None:
-    """Let a change take part in those VMs of the process whose slots have had memory there."""
+    """Add a change to all VMs of the process, if their slots have had memory there."""
     touched = list(process.slots.within(start, start + size))
     for vm in process.vms if touched else ():
         vm.add(HostChange(line, start, size, how))

@@ -1,7 +1,7 @@
-"""The files of `strace -ff -o NAME`, one a thread (NAME.PID), as the one stream that they are.
+"""Merges the files of `strace -ff -o NAME`, one for each thread (NAME.PID), into one stream.
 
-Their lines are in order by the times in front of them, which -tt and -ttt write exactly enough, and
-are numbered as `strace-log-merge NAME` prints them: pid, time, call.
+Their lines are ordered by their timestamps, which -tt and -ttt write with enough precision, and
+numbered as `strace-log-merge NAME` prints them: pid, time, call.
 """
 
 import re
@@ -15,7 +15,7 @@ from vmm.replay.lines import Numbered, opened
 from vmm.replay.trace import TraceError
 
 MAX_FILES = 500
-"""So many files are open at a time."""
+"""The most files that are open at a time."""
 
 _OF_A_THREAD = re.compile(r"(.+)\.([0-9]{1,7})$")
 _TIME = re.compile(r"\s*(?:\d{4}-\d\d-\d\dT)?(?:(\d{9,}\.\d+)|(\d\d):(\d\d):(\d\d\.\d+))\s")
@@ -30,10 +30,10 @@ class _Line(NamedTuple):
 
 
 def files_of(paths: Sequence[Path]) -> tuple[str, list[Path]]:
-    """Return the name of a trace, and its files: more than one of what `strace -ff` wrote.
+    """Return the name of a trace, and its files: several if `strace -ff` wrote them.
 
-    ``paths`` is a file, the NAME of `strace -ff -o NAME`, a folder of such files, or several of
-    them. Raises TraceError.
+    ``paths`` is a file, the NAME of `strace -ff -o NAME`, a folder of such files, or several such
+    files. Raises TraceError.
     """
     if len(paths) > 1:
         names = {_name_of(path) for path in paths}
@@ -43,12 +43,12 @@ def files_of(paths: Sequence[Path]) -> tuple[str, list[Path]]:
     (path,) = paths
     try:
         return _found(path)
-    except OSError:  # Whoever opens it says why.
+    except OSError:  # Opening it will report the error.
         return str(path), [path]
 
 
 def _found(path: Path) -> tuple[str, list[Path]]:
-    """Return the same of one path; TraceError is what is wrong with a folder."""
+    """Return the same for one path. Raises TraceError for an unsuitable folder."""
     if path.is_dir():
         files = _bounded(_threads_in(path))
         if len({_name_of(file) for file in files}) != 1:
@@ -83,7 +83,7 @@ def _bounded(files: list[Path]) -> list[Path]:
 def merged(files: Sequence[Path]) -> Iterator[tuple[int, str]]:
     """Yield the lines of all files in the order of their times, numbered from 1.
 
-    Raises TraceError where a file says no times, OSError where one is damaged.
+    Raises TraceError if a file has no timestamps, OSError if one is damaged.
     """
     with ExitStack() as stack:
         streams = [
@@ -102,7 +102,7 @@ def _timed(index: int, file: Path, lines: Numbered) -> Iterator[_Line]:
         time = _TIME.match(text)
         if time is not None:
             now = float(time[1]) if time[1] else _of_the_day(time[2], time[3], time[4]) + days
-            if now < before - _DAY_S / 2:  # -tt says the time of the day alone.
+            if now < before - _DAY_S / 2:  # -tt writes only the time of day: this is the next day.
                 days += _DAY_S
                 now += _DAY_S
             before = max(before, now)

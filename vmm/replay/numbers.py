@@ -1,4 +1,4 @@
-"""The numbers and names that stand in traces: requests, capabilities, and flags of system calls."""
+"""Numbers and names in traces: requests, capabilities, and flags of system calls."""
 
 import re
 
@@ -22,7 +22,7 @@ CONCERNED = frozenset(
         *("ENABLE_CAP", "CREATE_GUEST_MEMFD", "SET_MEMORY_ATTRIBUTES", "PRE_FAULT_MEMORY"),
     )
 )
-"""Requests that bear on memslots and are given by a pointer to what strace does not print."""
+"""Requests that concern memslots, but take a pointer to a structure that strace does not print."""
 
 MEM_FLAGS = {f"KVM_MEM_{flag.name}": int(flag) for flag in MemFlag}
 CAPABILITIES = {f"KVM_CAP_{cap.name}": int(cap) for cap in Cap}
@@ -61,7 +61,7 @@ def literal(text: str) -> int:
 
 
 def request_in(text: str) -> str:
-    """Return the name of KVM's request that is the second argument of an ioctl; "" if it is none.
+    """Return the name of the KVM request in the second argument of an ioctl; "" if it is none.
 
     strace writes it by name, as a number (-X raw), as both (-X verbose), or as `_IOC(...)`.
     """
@@ -82,7 +82,7 @@ def _named(kind: int, number: int) -> str:
 
 
 def bits_in(text: str, names: dict[str, int]) -> int:
-    """Return the flags of a text that are known by name, or all of them where it has numbers."""
+    """Return the flags in a text: numbers, and the names that are known."""
     total = 0
     for part in re.sub(r"/\*.*?\*/", "", text).split("|"):
         number = _NUMBER.match(part)

@@ -1,4 +1,4 @@
-"""What is no trace of strace or QEMU, and is often taken for one: told by a line of it."""
+"""Recognises files that are not traces of strace or QEMU, but are often taken for one."""
 
 import re
 
@@ -40,5 +40,5 @@ _COMPILED = [(re.compile(pattern), text) for pattern, text in _OTHERS]
 
 
 def other_tool(line: str) -> str:
-    """Return what a line says that it is of, and what to do instead; "" where it may be of ours."""
+    """Return which other tool wrote a line, and what to do instead; "" if none is recognised."""
     return next((text for pattern, text in _COMPILED if pattern.match(line)), "")

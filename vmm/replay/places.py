@@ -1,4 +1,4 @@
-"""Where things lie: the host memory of a trace's slots, and room for a guest between them."""
+"""Finds the host memory of a trace's slots, and room for a guest between the slots."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ from vmm.scenario.slots import MAX_PAGES, USER_END, id_of
 
 HUGE_BYTES = 512 * PAGE_SIZE_BYTES
 _ELSEWHERE = "elsewhere"
-"""A page for addresses that no slot has memory at: those that deletions name."""
+"""A page for addresses where no slot has memory, such as those that deletions name."""
 
 _GUEST_SLOTS = (*range(400, 509), *range(399, -1, -1), *range(509, 32764))
 
@@ -35,7 +35,7 @@ class _Range(msgspec.Struct, frozen=True):
 
 
 class Places:
-    """Finds the host addresses of a trace in mappings that a scenario declares."""
+    """Translates the host addresses of a trace to places in mappings of the scenario."""
 
     def __init__(self, vm: TracedVm, features: Features | None) -> None:
         self._free_huge_pages = None if features is None else features.hugetlb_pages
@@ -49,13 +49,13 @@ class Places:
 
     @property
     def mappings(self) -> tuple[Mapping, ...]:
-        """The mappings that the places of a scenario are in."""
+        """The mappings of the scenario."""
         named = tuple(each.mapping for each in self._ranges)
         elsewhere = (Mapping(_ELSEWHERE, 1, "unmapped"),) if self._needs_elsewhere else ()
         return named + elsewhere
 
     def hva(self, call: Region) -> Hva:
-        """Return where a call's userspace address is in a scenario."""
+        """Return a call's userspace address as the scenario has it."""
         address = call.userspace_addr
         index = bisect_right(self._starts, address) - 1
         if index >= 0 and address < self._ranges[index].end:
@@ -67,7 +67,7 @@ class Places:
         return Place(_ELSEWHERE, address % PAGE_SIZE_BYTES)
 
     def parts(self, start: int, size: int) -> Iterator[tuple[Mapping, int, int]]:
-        """Yield (mapping, offset, size) of what a range of addresses has in each mapping."""
+        """Yield (mapping, offset, size) for the part of a range of addresses in each mapping."""
         first = max(0, bisect_right(self._starts, start) - 1)
         for each in self._ranges[first:]:
             if each.start >= start + size:
@@ -86,7 +86,7 @@ class Places:
         return _Range(start, end, base, Mapping(f"m{number}", pages, kind))
 
     def _kind(self, kind: MappingKind, pages: int) -> MappingKind:
-        """Take transparent huge pages where this host has not set enough aside."""
+        """Return the kind of memory to use: thp for hugetlb if too few huge pages are free."""
         if kind != "hugetlb" or self._free_huge_pages is None:
             return kind
         if -(-pages // 512) <= self._free_huge_pages:
@@ -97,7 +97,7 @@ class Places:
 
 
 def _memory(call: Region) -> tuple[int, int]:
-    """Return the whole pages that a slot would have its memory in; an empty range for none."""
+    """Return the page-aligned range of a slot's memory; an empty range if it has none."""
     start = call.userspace_addr & -PAGE_SIZE_BYTES
     end = call.userspace_addr + call.memory_size
     if not 0 < end <= USER_END or pages_of(call.memory_size) > MAX_PAGES:
@@ -106,7 +106,7 @@ def _memory(call: Region) -> tuple[int, int]:
 
 
 def _kind_of(vm: TracedVm, start: int, end: int) -> MappingKind:
-    """Return the kind of memory at a range: the one that most of it had first."""
+    """Return the kind that most of a range's memory had when slots first used it."""
     weights: dict[MappingKind, int] = {}
     for each in vm.memory:
         size = min(end, each.end) - max(start, each.start)
@@ -119,7 +119,7 @@ def _kind_of(vm: TracedVm, start: int, end: int) -> MappingKind:
 
 
 def guest_for(regions: Iterable[Region], tss_gpas: Iterable[int]) -> Guest | None:
-    """Return a place and a slot for the guest that no call of a trace names; None for no room."""
+    """Return a gpa and a slot for the guest that no call of the trace uses; None if no room."""
     calls = list(regions)
     ids = {id_of(call.slot) for call in calls}
     slot = next((each for each in _GUEST_SLOTS if each not in ids), None)

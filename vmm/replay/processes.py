@@ -1,7 +1,7 @@
-"""The processes of a trace: their open files, their memory, and the VMs that they made.
+"""The processes of a trace: their open files, their memory, and the VMs that they created.
 
-A trace may lack the calls that say which threads belong together (`strace -e trace=ioctl`). Then a
-thread belongs to the process that has the VM whose file it uses.
+A trace may lack the calls that say which threads belong together (`strace -e trace=ioctl`). Then we
+assign a thread to the process that has the VM whose descriptor it uses.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ MAX_FILES = 1 << 16
 
 
 class File(msgspec.Struct, eq=False):
-    """An open file description: a VM, a file that has memory, or any other."""
+    """An open file description: a VM, a file that can be mapped, or any other."""
 
     vm: TracedVm | None = None
     is_huge: bool = False
@@ -25,7 +25,7 @@ class File(msgspec.Struct, eq=False):
 
 
 class Mapped(msgspec.Struct, frozen=True):
-    """What a range of a process's addresses shows; ``offset`` is that of its start in the file."""
+    """A mapped range of a process; ``offset`` is the file offset of its start."""
 
     kind: MappingKind
     start: int
@@ -44,10 +44,10 @@ class Process:
         self.capabilities: dict[int, int] = {}
         self.vms: list[TracedVm] = []
         self.slots: Ranges[bool] = Ranges()
-        """Where the slots of its VMs have had their memory so far."""
+        """The ranges where slots of its VMs have had memory so far."""
 
     def forked(self, leader: int, *, shares_memory: bool) -> "Process":
-        """Return a child with the same files; without the same memory it is foreign to the VMs."""
+        """Return a child with the same files; if it does not share memory, it is foreign to VMs."""
         child = Process(leader)
         for fd, file in self.files.items():
             is_foreign = file.is_foreign or not shares_memory
@@ -60,13 +60,13 @@ class Process:
             self.files[fd] = file
 
     def learn(self, capability: int, answer: int) -> None:
-        """Note what the kernel says for all VMs."""
+        """Note an answer of KVM_CHECK_EXTENSION for the system, and so for all VMs."""
         self.capabilities[capability] = answer
         for vm in self.vms:
             vm.capabilities.setdefault(capability, answer)
 
     def replaced(self) -> None:
-        """Note that another program runs: KVM's files are closed then, and memory is anew."""
+        """Note an execve: KVM's descriptors are closed, and the memory is new."""
         self.files = {fd: file for fd, file in self.files.items() if file.vm is None}
         self.memory, self.slots = Ranges(), Ranges()
         self.vms, self.capabilities = [], {}
@@ -81,7 +81,7 @@ class Processes:
         self._guessed: set[int] = set()
 
     def of(self, pid: int) -> Process:
-        """Return the process of a thread; an unknown one belongs to the first, until it is told."""
+        """Return the process of a thread; guess the first process for an unknown thread."""
         process = self._by_pid.get(pid)
         if process is None:
             process = self._all[0] if self._all else self._new(pid)
@@ -90,19 +90,19 @@ class Processes:
         return process
 
     def user_of(self, pid: int, fd: int) -> Process:
-        """Return the process of a thread that uses the file of a VM."""
+        """Return the process of a thread that uses a VM's descriptor."""
         process = self.of(pid)
         if pid not in self._guessed:
             return process
         having = [each for each in self._all if self._has_vm(each, fd)]
         if having:
             older = [each for each in having if each.leader <= pid] or having
-            # A process is older than its threads.
+            # A process is older than its threads, so its pid is usually lower.
             process = self._by_pid[pid] = max(older, key=lambda each: each.leader)
         return process
 
     def maker_of(self, pid: int, fd: int) -> Process:
-        """Return the process of a thread that makes a VM whose file is ``fd``."""
+        """Return the process of a thread that creates a VM with descriptor ``fd``."""
         process = self.of(pid)
         if pid in self._guessed and pid != process.leader and self._has_vm(process, fd):
             process = self._by_pid[pid] = self._new(pid)
@@ -121,7 +121,7 @@ class Processes:
             self._all.append(self._by_pid[child])
 
     def exited(self, pid: int) -> None:
-        """Note that a thread has ended: its pid may be another's later."""
+        """Note that a thread has ended; its pid may be reused."""
         self._by_pid.pop(pid, None)
         self._guessed.discard(pid)
 

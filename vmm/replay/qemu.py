@@ -1,9 +1,9 @@
-"""What QEMU's `-trace kvm_set_user_memory` wrote.
+"""Reads the output of QEMU's `-trace kvm_set_user_memory`.
 
 Until QEMU 8.2 a line begins with `Slot#N`, the as_id in N's upper half; from 9.0 on with
 `AddrSpace#A Slot#N`, and it names a guest_memfd. scripts/simpletrace.py writes the same fields by
-their own names, and the process. A log with times puts the *thread* in front of the event; which
-threads are one process's is not said, and follows from what they do.
+their own names, and the process. A log with timestamps has the *thread* before the event; which
+threads belong to one process must be inferred from their calls.
 """
 
 import re
@@ -20,7 +20,7 @@ from vmm.scenario.operations import READONLY
 MAX_THREADS = 1 << 16
 EVENT = "kvm_set_user_memory"
 IS_EVENT = re.compile(rf"(?:^|[\s:]){EVENT}\s+(?=.*(?:gpa|guest_phys_addr)=)")
-"""What a line of QEMU's looks like, for finding out what a file is."""
+"""Matches a line of QEMU's trace, to recognise the file."""
 
 _EVENT = re.compile(rf"(?:^|[\s:]){EVENT}\s+(.*)$")
 _PID = re.compile(r"\bpid=(\d+)")
@@ -39,7 +39,7 @@ _NEEDED = ("slot", "flags", "gpa", "size", "ua", "ret")
 
 
 def read_qemu(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
-    """Add what the lines of a QEMU trace say to a trace."""
+    """Read the lines of a QEMU trace into ``trace``."""
     reader = _Reader(trace)
     for number, line in lines:
         trace.lines = number
@@ -49,21 +49,21 @@ def read_qemu(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
 
 
 class _Machine:
-    """One VM of a trace, and what tells its threads from another's: its slots and their memory."""
+    """One VM of a trace, with its slots and their memory, by which its threads are recognised."""
 
     def __init__(self, vm: TracedVm) -> None:
         self.vm = vm
         self.flags: dict[int, int] = {}
-        """The flags of the slots that there are, by slot."""
+        """The flags of the existing slots, by slot number."""
 
         self._memory: Ranges[bool] = Ranges()
 
     def has(self, address: int) -> bool:
-        """Whether a slot has had its memory at a userspace address."""
+        """Whether a slot has had memory at a userspace address."""
         return any(True for _ in self._memory.within(address, address + 1))
 
     def note(self, region: Region) -> None:
-        """Note what a call that succeeded has done."""
+        """Note the effect of a successful call."""
         if region.memory_size:
             self.flags[region.slot] = region.flags
             start = region.userspace_addr
@@ -119,9 +119,9 @@ class _Reader:
         return machine
 
     def _of_new_thread(self, line: Line, region: Region | None) -> _Machine:
-        """Return whose a thread is: its first call is about memory that its VM knows.
+        """Return the VM of a new thread: the one that knows the memory of its first call.
 
-        QEMU's own first call fills slot 0, with memory that nobody knows.
+        The first call for a new VM creates slot 0, with memory that no VM knows.
         """
         known = list(self._machines.values())
         for machine in reversed(known):
@@ -132,7 +132,7 @@ class _Reader:
 
 
 def _deletes_before(machine: _Machine, region: Region) -> bool:
-    """Whether QEMU has made a deletion that it does not trace: it does where READONLY changes."""
+    """Whether QEMU has deleted the slot without tracing it: it does if READONLY changes."""
     before = machine.flags.get(region.slot)
     return (
         before is not None and bool(region.memory_size) and bool((before ^ region.flags) & READONLY)
@@ -143,7 +143,7 @@ def _region(line: Line, fields: dict[str, int]) -> Region:
     memfd = fields.get("guest_memfd", -1)
     memfd = -1 if memfd == 0xFFFF_FFFF else memfd
     returned = fields["ret"]
-    if returned >= 1 << 31:  # As simpletrace.py writes a negative number.
+    if returned >= 1 << 31:  # simpletrace.py writes negative numbers as unsigned.
         returned -= 1 << (64 if returned >= 1 << 32 else 32)
     flags = fields["flags"]
     return Region(

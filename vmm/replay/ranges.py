@@ -1,4 +1,4 @@
-"""Ranges of addresses: which of them something is known of."""
+"""Maps ranges of addresses to values."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from typing import Generic, TypeVar
 _V = TypeVar("_V")
 
 MAX_RANGES = 1 << 17
-"""More than the kernel lets a process have (vm.max_map_count); what is beyond is forgotten."""
+"""More than the kernel allows a process (vm.max_map_count); further ranges are ignored."""
 
 
 class Ranges(Generic[_V]):
-    """Ranges that do not overlap, each with a value; a new one takes the place of what is there."""
+    """Ranges that do not overlap, each with a value; a new range replaces what was there."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -19,7 +19,7 @@ class Ranges(Generic[_V]):
         self._values: list[_V] = []
 
     def put(self, start: int, end: int, value: _V) -> None:
-        """Let a range have a value, whatever it had before."""
+        """Set the value of a range."""
         self.clear(start, end)
         if start < end and len(self._starts) < MAX_RANGES:
             self._insert(bisect_left(self._starts, start), start, end, value)
@@ -39,7 +39,7 @@ class Ranges(Generic[_V]):
             self._insert(first, head[0], start, head[1])
 
     def within(self, start: int, end: int) -> Iterator[tuple[int, int, _V]]:
-        """Yield what is known of a range, cut to it, in ascending order."""
+        """Yield (start, end, value) of the parts within a range, ascending."""
         first = bisect_right(self._ends, start)
         last = bisect_left(self._starts, end)
         for index in range(first, last):
@@ -55,7 +55,7 @@ class Ranges(Generic[_V]):
 
 
 def joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges with those that overlap made one, ascending; empty ones are left out."""
+    """Return ranges with overlapping ones merged, ascending, without empty ones."""
     whole: list[tuple[int, int]] = []
     for start, end in sorted(each for each in ranges if each[0] < each[1]):
         if whole and start < whole[-1][1]:

@@ -1,4 +1,4 @@
-"""Reads a trace, whichever tool wrote it: that is found out from the first line that tells."""
+"""Reads a trace of strace or QEMU: the first line that is recognised decides which."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -13,9 +13,9 @@ from vmm.replay.trace import Region, Trace, TraceError, Unread
 
 
 def read_trace(*paths: Path) -> Trace:
-    """Return what a trace says. Raises TraceError where nothing can be made of it.
+    """Read a trace. Raises TraceError if it cannot be used.
 
-    Several files are those that `strace -ff -o NAME` writes; a folder of them, or NAME, will do.
+    Several files are those that `strace -ff -o NAME` writes; a folder of them, or NAME, works, too.
     """
     name, files = files_of(paths)
     if len(files) > 1:
@@ -42,7 +42,7 @@ def read_trace(*paths: Path) -> Trace:
 
 
 def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
-    """Return what numbered lines say; ``name`` stands for the file. Raises TraceError."""
+    """Read numbered lines; ``name`` stands for the file in errors. Raises TraceError."""
     first, last = "", 0
     for number, line in lines:
         first, last = first or line, number

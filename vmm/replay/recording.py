@@ -1,6 +1,6 @@
-"""Recording a VMM with strace: which calls are traced, and which lines are kept.
+"""Records a VMM with strace: which calls to trace, and which lines to keep.
 
-strace can choose system calls, and not requests of ioctl: KVM_RUN alone would be millions of lines.
+strace can select system calls, but not ioctl requests: KVM_RUN alone would be millions of lines.
 """
 
 import re
@@ -27,20 +27,20 @@ _FCNTL = re.compile(r"\d+\s+fcntl\((?!.*F_DUPFD)")
 
 
 def strace_command(strace: str, output: str, command: Sequence[str]) -> list[str]:
-    """Return the arguments that run a command, all its processes included, under strace."""
+    """Return the command line that runs a command and all its child processes under strace."""
     traced = f"trace={','.join(_CALLS)}"
     options = ["-f", "-qq", "-y", "-s", "0", "-e", traced, "-e", "signal=none", "-o", output]
     return [strace, *options, "--", *command]
 
 
 class Filter:
-    """Keeps the lines that say something about memslots and their memory, both halves of a call."""
+    """Keeps the lines about memslots and their memory, both halves of an interrupted call."""
 
     def __init__(self) -> None:
         self._begun: set[str] = set()
 
     def keeps(self, line: str) -> bool:
-        """Whether a line of strace's is to be kept."""
+        """Whether to keep a line of strace."""
         if "ioctl" not in line:
             return _FCNTL.match(line) is None
         resumed = _RESUMED.match(line)

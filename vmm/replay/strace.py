@@ -1,4 +1,4 @@
-"""What strace wrote: system calls, of which those of KVM and of its memory are understood."""
+"""Reads strace's output: the system calls on KVM, and those on the memory of slots."""
 
 import errno
 import re
@@ -36,7 +36,7 @@ from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, TssAddr, Un
 from vmm.scenario.slots import USER_END
 
 IS_CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<unfinished \.\.\.>")
-"""What a line of strace's looks like, for finding out what a file is."""
+"""Matches a line of strace, to recognise the file."""
 
 _OF_INTEREST = re.compile(
     r"ioctl|mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|exec"
@@ -55,11 +55,11 @@ _CLONES = {"clone": 0, "clone3": 0, "fork": 0, "vfork": CLONE_VM}
 _CLONE_FLAGS = {"CLONE_VM": CLONE_VM, "CLONE_FILES": CLONE_FILES}
 _FIELDS = ("slot", "guest_phys_addr", "memory_size", "userspace_addr")
 _BY_ITSELF = (errno.EFAULT, errno.ENOTTY)
-"""Errors that do not depend on what is in the structure."""
+"""Errors that do not depend on the content of the structure."""
 
 
 def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
-    """Add what strace's lines say to a trace."""
+    """Read the lines of strace into ``trace``."""
     reader = _Reader(trace)
     joiner = Joiner()
     for number, line in _without_notices(lines):
@@ -74,7 +74,7 @@ def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
 
 
 def _without_notices(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Join lines that strace's own notice has cut in two: both go to standard error without -o."""
+    """Join lines that a notice of strace has split: without -o, both go to standard error."""
     begun, at = "", 0
     for number, line in lines:
         whole = begun + line
@@ -89,7 +89,7 @@ def _without_notices(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, st
 
 
 class _Reader:
-    """Takes calls in the order in which they ended."""
+    """Processes calls in the order in which they ended."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
@@ -229,7 +229,7 @@ class _Reader:
             process.slots.put(start, end, True)
 
     def _file(self, call: Called, fd: int) -> File | None:
-        """Return the file of a VM: one that the trace does not open began before it."""
+        """Return a VM's file; if the trace did not create it, the VM is older than the trace."""
         process = self._processes.user_of(call.pid, fd)
         file = process.files.get(fd)
         if file is not None and file.vm is not None:
@@ -248,7 +248,7 @@ class _Reader:
         return self._new_vm(process, fd, call.number, began_before=True)
 
     def _cut_off(self, item: Unparsed) -> None:
-        """Note that a call that may have changed slots cannot be read, where its VM is known."""
+        """Note a cut-off call that may have changed slots, if its VM is known."""
         if item.name not in ("ioctl", ""):
             return
         _, _, begun = item.text.rpartition("ioctl(")
@@ -271,7 +271,7 @@ class _Reader:
 
 
 def _request_begun(arguments: list[str]) -> str:
-    """Return which request on slots an ioctl's arguments after the first begin with; "" if none."""
+    """Return the request on slots that an ioctl's cut-off arguments may name; "" if none."""
     if not arguments:
         return REGION
     begun = arguments[0]
@@ -285,7 +285,7 @@ def _request_begun(arguments: list[str]) -> str:
 
 
 def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Region | Unread:
-    """Return a call on a slot; where its structure is not printed, an errno may say enough."""
+    """Return a call on a slot; if its structure is not printed, the errno may be enough."""
     line, second = _line(call), request == REGION2
     fields = fields_of(argument)
     flags = bits_in(fields["flags"], MEM_FLAGS) if "flags" in fields else None

@@ -1,8 +1,8 @@
-"""The syntax of strace's lines: who made a call, its name, its arguments and its result.
+"""Parses strace's lines: the pid, the name of the call, its arguments and its result.
 
-What strace puts in front of a call depends on its options: a pid, the command's name, one time or
-two, a number or an address. All of them may be there (-f, -Y, -t to -ttt, -r, -n, -i). A mail
-quotes with ">", and a system's log has its date, host and program in front.
+The prefix of a line depends on strace's options: a pid, the command's name, one or two times, a
+number or an address, or all of these (-f, -Y, -t to -ttt, -r, -n, -i). A mail may quote the line
+with ">", and a system log puts date, host and program before it.
 """
 
 import errno
@@ -48,7 +48,7 @@ _EVENT = re.compile(r"(\+\+\+|---)\s+(\w+)")
 
 
 class Called(msgspec.Struct, frozen=True, gc=False):
-    """One whole call. ``result`` is None where the trace does not say; so is ``returned`` then.
+    """One whole call. ``returned`` is None if the trace does not say.
 
     ``begin`` is the line on which it began, ``number`` that on which it ended.
     """
@@ -65,14 +65,14 @@ class Called(msgspec.Struct, frozen=True, gc=False):
 
 
 class Exited(msgspec.Struct, frozen=True, gc=False):
-    """A process, or a thread, has ended."""
+    """A process or a thread has ended."""
 
     number: int
     pid: int
 
 
 class Unparsed(msgspec.Struct, frozen=True, gc=False):
-    """A line that is cut off within a call: the name, and what there is of it."""
+    """A line that is cut off within a call: the call's name, and the rest of the line."""
 
     number: int
     pid: int
@@ -84,13 +84,13 @@ Item = Called | Exited | Unparsed
 
 
 class Joiner:
-    """Makes whole calls of lines: what was "unfinished" waits until it is "resumed"."""
+    """Joins lines to whole calls: an "unfinished" one waits until it is "resumed"."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[int, str, str]] = {}
 
     def item(self, number: int, line: str) -> Item | None:
-        """Return what a line completes; None if that is nothing."""
+        """Return the item that a line completes; None if it completes none."""
         prefix = _PREFIX.match(line)
         assert prefix is not None
         pid = int(prefix[1] or prefix[2] or 0)
@@ -125,7 +125,7 @@ class Joiner:
 
     def _resumed(self, number: int, pid: int, name: str, rest: str, line: str) -> Item | None:
         begin, begun, text = self._waiting.pop(pid, (0, "", ""))
-        if begun != name:  # It began before the trace did, or with a line that was skipped.
+        if begun != name:  # It began before the trace, or on a line that was skipped.
             return None
         unfinished = _UNFINISHED.search(rest)
         if unfinished is not None:
@@ -158,7 +158,7 @@ def _whole(number: int, begin: int, pid: int, name: str, rest: str, line: str) -
 
 
 def _returned(text: str, name: str | None) -> tuple[int | None, int]:
-    """Return what a call returned, and the errno; None where neither is known."""
+    """Return what a call returned, and the errno; None if neither is known."""
     if text == "?":
         return None, 0
     value = literal(text)
@@ -169,7 +169,7 @@ def _returned(text: str, name: str | None) -> tuple[int | None, int]:
 
 
 def split(arguments: str) -> list[str]:
-    """Return the arguments of a call, taken apart at the commas outside of brackets and quotes."""
+    """Split the arguments of a call at commas outside of brackets and quotes."""
     parts: list[str] = []
     depth, start, quoted, escaped = 0, 0, False, False
     for at, char in enumerate(arguments):
@@ -190,7 +190,7 @@ def split(arguments: str) -> list[str]:
 
 
 def file_of(arguments: str) -> tuple[int, str, str] | None:
-    """Return the fd that arguments begin with, what -y says of it, and the other arguments."""
+    """Return the fd at the start of arguments, what -y says about it, and the other arguments."""
     match = _FD.match(arguments)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""What a trace says, as data: the calls of each VM that bear on its memslots, with their lines."""
+"""A trace as data: the calls of each VM that concern its memslots, with their lines."""
 
 from collections import Counter
 
@@ -7,16 +7,16 @@ import msgspec
 from vmm.scenario.operations import HostChangeKind, MappingKind
 
 MAX_TEXT = 240
-"""So much of a line of the trace is kept, to be shown."""
+"""How many characters of a line are kept, to be shown."""
 
 MAX_CALLS = 200_000
-"""So many calls of one VM are kept, as many as a scenario may have operations."""
+"""How many calls of one VM are kept: as many as a scenario may have operations."""
 
 MAX_VMS = 1000
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
-    """Where a call stands: the line on which it ended, the one on which it began, and its text."""
+    """The place of a call: the line on which it ended, the one on which it began, and its text."""
 
     number: int
     begin: int
@@ -37,13 +37,13 @@ class Region(msgspec.Struct, frozen=True, gc=False):
     guest_memfd: int = -1
     guest_memfd_offset: int = 0
     is_foreign: bool = False
-    """Whether a process made the call that had inherited the VM from another."""
+    """Whether a process that had inherited the VM from another one made the call."""
 
     is_readable: bool = True
     """Whether the kernel could read the structure."""
 
     returned: int = 0
-    """The result where the call did not fail."""
+    """The result if the call did not fail."""
 
 
 class HostChange(msgspec.Struct, frozen=True, gc=False):
@@ -65,9 +65,9 @@ class TssAddr(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unread(msgspec.Struct, frozen=True, gc=False):
-    """A call on memslots of which the trace does not say what was asked, or the answer.
+    """A call on memslots whose arguments or result are not in the trace.
 
-    ``may_change`` says whether slots may be other ones afterwards.
+    ``may_change`` says whether it may have changed slots.
     """
 
     line: Line
@@ -80,7 +80,7 @@ Call = Region | HostChange | TssAddr | Unread
 
 
 class Memory(msgspec.Struct, frozen=True, gc=False):
-    """What the VMM had mapped at a range of addresses when a slot first reached it."""
+    """What the VMM had mapped in a range of addresses when a slot first used it."""
 
     start: int
     end: int
@@ -91,7 +91,7 @@ class TracedVm(msgspec.Struct):
     """One VM of a trace. ``began_before`` says that it is older than the trace.
 
     ``capabilities`` are answers of KVM_CHECK_EXTENSION, by the number of the capability.
-    ``left_out`` counts the calls that are beyond what is kept.
+    ``left_out`` counts the calls beyond MAX_CALLS.
     """
 
     name: str
@@ -112,10 +112,10 @@ class TracedVm(msgspec.Struct):
 
 
 class Trace(msgspec.Struct):
-    """All that was understood of a trace.
+    """Everything that was understood of a trace.
 
-    ``vms`` are in the order in which they were made. ``passed_over`` counts the calls, by name,
-    that bear on memory and say too little, with the line of the first.
+    ``vms`` are in the order of their creation. ``passed_over`` counts, by name, the calls that
+    concern memory but cannot be replayed; ``first_lines`` has the line of the first.
     """
 
     name: str
@@ -128,4 +128,4 @@ class Trace(msgspec.Struct):
 
 
 class TraceError(ValueError):
-    """A trace of which nothing can be made; the text is one line with file and place."""
+    """A trace that cannot be used; the text is one line with file and place."""

@@ -1,4 +1,4 @@
-"""The array of an address space's memslots, from bytes (Linux 5.7 to 5.16)."""
+"""Reads the array of an address space's memslots (Linux 5.7 to 5.16)."""
 
 from array import array
 
@@ -13,7 +13,7 @@ _UNUSED = -1
 def read_array(
     read: Read, layout: ArrayLayout, vm: int, active: int, as_id: int, before: int, slot_id: int
 ) -> KernelArray:
-    """Return what the array at an address holds, and more of one slot.
+    """Return the array at address ``active``, with the metadata of slot ``slot_id``.
 
     Raises TooManyError, and OSError.
     """
@@ -45,7 +45,7 @@ def read_array(
 
 
 def _used_ids(table: "array[int]", likely: list[int]) -> tuple[tuple[int, int], ...]:
-    """Return the ids whose index is not -1; usually they are those of the entries."""
+    """Return (id, index) for each index that is not -1; usually these are the entries' ids."""
     ids = sorted({each for each in likely if each in range(len(table)) and table[each] != _UNUSED})
     if len(table) - table.count(_UNUSED) != len(ids):
         ids = [each for each, index in enumerate(table) if index != _UNUSED]

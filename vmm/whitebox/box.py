@@ -15,7 +15,7 @@ from vmm.whitebox.reader import NotFoundError, Reader
 
 @dataclass(frozen=True, slots=True)
 class WhiteBox:
-    """The kernel's memory and what lies where in it. Child processes may use it."""
+    """The kernel's memory, and the layout of its memslots. Child processes may use it."""
 
     memory: Kcore
     layout: Layout

@@ -1,7 +1,7 @@
-"""The kernel's own types, as it has them in /sys/kernel/btf (CONFIG_DEBUG_INFO_BTF_MODULES).
+"""The kernel's own types, from /sys/kernel/btf (CONFIG_DEBUG_INFO_BTF_MODULES).
 
-A module's types refer to those of the kernel by number, and share its strings; of the latter only
-those are needed here: where a member lies is said by the structure itself. Format:
+A module's types refer to the kernel's types by number, and to its strings. Only the strings are
+needed here, since a structure itself has the offsets of its members. Format:
 Documentation/bpf/btf.rst.
 """
 
@@ -16,13 +16,13 @@ _TYPE = Struct("<III")
 _MEMBER = Struct("<III")
 _STRUCT, _UNION, _ENUM, _FUNC_PROTO, _DATASEC, _ENUM64 = 4, 5, 6, 13, 15, 19
 _EACH = {_STRUCT: 12, _UNION: 12, _ENUM: 8, _FUNC_PROTO: 8, _DATASEC: 12, _ENUM64: 12}
-"""So many bytes for each of `vlen` things that come after a type of a kind."""
+"""Bytes for each of the `vlen` items that follow a type, by its kind."""
 _ALWAYS = {1: 4, 3: 12, 14: 4, 17: 4}
-"""INT, ARRAY, VAR and DECL_TAG."""
+"""Bytes that follow an INT, ARRAY, VAR or DECL_TAG."""
 
 
 class Btf:
-    """The types of a module, over those of the kernel."""
+    """The types of a module, on top of those of the kernel."""
 
     def __init__(self, base: bytes, module: bytes = b"") -> None:
         """Raises ValueError."""
@@ -38,7 +38,7 @@ class Btf:
 
 
 class _Part:
-    """What one file has."""
+    """The types of one file."""
 
     def __init__(self, data: bytes, before: bytes) -> None:
         if len(data) < _HEADER.size:
@@ -51,7 +51,7 @@ class _Part:
         self._strings = before + self.own
 
     def structures(self, name: str) -> Iterator[Structure]:
-        """Yield the structures of a name."""
+        """Yield the structures with a name."""
         wanted = self._places_of(name)
         at, end = 0, len(self._types) - _TYPE.size
         while at <= end:
@@ -63,7 +63,7 @@ class _Part:
             at += _EACH.get(kind, 0) * count + _ALWAYS.get(kind, 0)
 
     def _places_of(self, name: str) -> set[int]:
-        """Return where a string stands: a module may have one again that the kernel has."""
+        """Return the offsets of a string: a module may repeat one of the kernel's."""
         sought, found = b"\0" + name.encode() + b"\0", set()
         at = self._strings.find(sought)
         while at >= 0:
@@ -75,7 +75,7 @@ class _Part:
         for number in range(count):
             name_at, _, offset = _MEMBER.unpack_from(self._types, at + number * _MEMBER.size)
             bits = offset & 0xFFFFFF if has_bitfields else offset
-            # One that has no name still says where the member before it ends.
+            # A member without a name still marks the end of the one before it.
             yield self._string(name_at) or f"{number}", bits // 8
 
     def _string(self, at: int) -> str:

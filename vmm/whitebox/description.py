@@ -1,7 +1,7 @@
-"""What explains the kernel's memory: the layout of its structures, and where its list of VMs is.
+"""What is needed to read the kernel's memory: the layout of its structures, and its list of VMs.
 
-It comes from the kernel itself (BTF), from a file with debug information, or from what was made
-from one before: a small file of JSON, for machines on which drgn takes long.
+It comes from the kernel itself (BTF), from a file with debug information, or from a small JSON file
+that was made from one earlier, for machines on which drgn is slow.
 """
 
 from pathlib import Path
@@ -28,8 +28,8 @@ _PLACES = (
 class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A layout; ``build_id`` is that of the module ("": unknown).
 
-    ``layout`` is None where the kernel's own types are to be asked, ``vm_list`` where its symbols
-    are. ``why`` says why there is no layout, where somebody has looked for debug information.
+    If ``layout`` is None, use the kernel's own types; if ``vm_list`` is None, use its symbols.
+    ``why`` says why there is no layout, if a search for debug information has failed.
     """
 
     layout: Layout | None = None
@@ -41,7 +41,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def described(file: Path | None, release: str) -> tuple[Layout, int]:
     """Return the layout of the running kernel's structures, and the address of its list of VMs.
 
-    ``file`` has debug information, or is one of ours; None: whatever there is. Raises
+    ``file`` has debug information, or is our JSON file; None: use what this host has. Raises
     CannotLookError.
     """
     known = Description() if file is None else _of_file(file)
@@ -57,7 +57,7 @@ def _of_file(file: Path) -> Description:
 
 
 def one_of_ours(file: Path) -> Description:
-    """Return what was kept in a file. Raises CannotLookError."""
+    """Return the description in our JSON file. Raises CannotLookError."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Description)
     except OSError as error:
@@ -67,9 +67,9 @@ def one_of_ours(file: Path) -> Description:
 
 
 def from_debug_info(file: Path) -> Description:
-    """Return what a kvm.ko (or a vmlinux with KVM in it) says of itself.
+    """Return the description of a kvm.ko (or a vmlinux with KVM built in).
 
-    Raises CannotLookError: without drgn, for a file that has no types, or types of other memslots.
+    Raises CannotLookError: without drgn, and for a file without types or with unknown memslots.
     """
     try:
         structure, build_id = structures_in(file)
@@ -81,7 +81,7 @@ def from_debug_info(file: Path) -> Description:
 
 
 def check_build_id(file: Path, found: str, note: Path) -> None:
-    """Compare build IDs: the kernel tells that of the module it has loaded, if it has any.
+    """Compare a build ID with that of the loaded module, if both exist.
 
     Raises CannotLookError.
     """
@@ -90,9 +90,9 @@ def check_build_id(file: Path, found: str, note: Path) -> None:
 
 
 def _of_this_kernel(release: str, why: str) -> Layout:
-    """Return the layout by the kernel's own types, or by debug information in its usual place.
+    """Return the layout from the kernel's own types, or from debug information in a usual place.
 
-    Raises CannotLookError: with ``why`` others had none, if they have said so.
+    Raises CannotLookError; its text has ``why`` debug information was not found, if given.
     """
     base, module = BTF / "vmlinux", BTF / "kvm"
     try:

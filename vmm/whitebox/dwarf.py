@@ -1,4 +1,4 @@
-"""The structures of a kernel from the debug information (DWARF) of its kvm module, by drgn."""
+"""The structures of a kernel, read by drgn from the debug information (DWARF) of its kvm module."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +8,9 @@ from vmm.whitebox.layout import Structure
 
 
 def structures_in(file: Path) -> tuple[Callable[[str], Structure], bytes | None]:
-    """Return what finds structures in a kvm.ko (or a vmlinux with KVM in it), and its build ID.
+    """Return a function that finds structures in a kvm.ko (or a vmlinux), and its build ID.
 
-    Raises CannotLookError without drgn, and OSError, ValueError or LookupError for a file that is
-    not one.
+    Raises CannotLookError without drgn, and OSError, ValueError or LookupError for any other file.
     """
     if not file.is_file():
         raise CannotLookError(f"{file}: no such file, to take debug information from")
@@ -29,7 +28,7 @@ def structures_in(file: Path) -> tuple[Callable[[str], Structure], bytes | None]
         found = program.type(f"struct {name}")
         if found.size is None or found.members is None:
             raise LookupError(f"no struct {name}")
-        # One that has no name still says where the member before it ends.
+        # A member without a name still marks the end of the one before it.
         return Structure(
             found.size,
             {

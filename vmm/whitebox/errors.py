@@ -1,5 +1,5 @@
-"""What may be missing."""
+"""The error of the white box."""
 
 
 class CannotLookError(Exception):
-    """The kernel's memory, or what explains it, is not to be had here: one line, with a remedy."""
+    """The kernel's memory, or its layout, is not available: one line, with a remedy."""

@@ -1,7 +1,7 @@
 """The running kernel's memory, through /proc/kcore: an ELF file whose segments are addresses.
 
-drgn reads it, too, but takes ten seconds to begin in an emulated machine (it looks up every
-symbol of the kernel), and a child process that it was opened for has to begin again.
+drgn reads it, too, but takes ten seconds to start in an emulated machine (it looks up every symbol
+of the kernel), and must start again in each child process.
 """
 
 import os
@@ -15,10 +15,10 @@ _LOAD = 1
 
 
 class Kcore:
-    """An open /proc/kcore. Children may go on using it."""
+    """An open /proc/kcore. Child processes may use it."""
 
     def __init__(self, path: Path = Path("/proc/kcore")) -> None:
-        """Raises OSError, and ValueError for a file that is none."""
+        """Raises OSError, and ValueError if the file is not a 64-bit ELF file."""
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._segments = self._found()

@@ -1,7 +1,7 @@
-"""Where the fields of the kernel's structures lie, in bytes.
+"""The offsets of fields in the kernel's structures, in bytes.
 
-Whatever knows the structures (`dwarf`, `btf`) says where the members of one are; everything else
-follows from that, lengths of arrays included: an array ends where the next member begins.
+`dwarf` or `btf` gives the offsets of a structure's members; everything else follows from them, even
+the lengths of arrays: an array ends where the next member begins.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,20 +18,20 @@ _HLIST_NODE = 16
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """The size of a structure, and where its named members lie."""
+    """The size of a structure, and the offsets of its members."""
 
     size: int
     offsets: Mapping[str, int]
 
     def at(self, *names: str) -> int:
-        """Return where a member is, by the first of its names that there is. Raises KeyError."""
+        """Return a member's offset, by the first of its names that exists. Raises KeyError."""
         for name in names:
             if name in self.offsets:
                 return self.offsets[name]
         raise KeyError(names[0])
 
     def room(self, name: str) -> int:
-        """Return how many bytes there are up to the next member."""
+        """Return how many bytes there are from a member to the next one."""
         start = self.at(name)
         return min((each for each in self.offsets.values() if each > start), default=self.size) - (
             start
@@ -39,7 +39,7 @@ class Structure:
 
 
 class _Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What every kernel has: offsets of fields, named as STRUCTURE_FIELD, and sizes."""
+    """Common to all kernels: offsets of fields, named STRUCTURE_FIELD, and sizes."""
 
     kvm_vm_list: int
     kvm_userspace_pid: int
@@ -60,7 +60,7 @@ class _Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TreeLayout(_Layout, frozen=True, tag="trees"):
-    """Linux 5.17 and later: offsets of fields, named as STRUCTURE_FIELD, and sizes."""
+    """Linux 5.17 and later: offsets of fields, named STRUCTURE_FIELD, and sizes."""
 
     kvm_sets: int
     kvm_slot_pages: int
@@ -82,7 +82,7 @@ class TreeLayout(_Layout, frozen=True, tag="trees"):
 
 
 class ArrayLayout(_Layout, frozen=True, tag="array"):
-    """Linux 5.7 to 5.16: offsets of fields, named as STRUCTURE_FIELD, and sizes.
+    """Linux 5.7 to 5.16: offsets of fields, named STRUCTURE_FIELD, and sizes.
 
     ``set_ids`` is the length of id_to_index.
     """
@@ -98,10 +98,10 @@ Layout: TypeAlias = TreeLayout | ArrayLayout
 
 
 def layout_of(structure: Callable[[str], Structure]) -> Layout:
-    """Return the layout that a kernel's structures have.
+    """Return the layout of a kernel's structures.
 
-    ``structure`` finds one by its name. Raises LookupError for what is missing, and ValueError
-    for memslots that are neither trees nor an array with used_slots.
+    ``structure`` finds one by its name. Raises LookupError if one or a member is missing, and
+    ValueError for memslots that are neither trees nor an array with used_slots.
     """
     kvm, sets, slot = map(structure, ("kvm", "kvm_memslots", "kvm_memory_slot"))
     if "gfn_tree" in sets.offsets:
@@ -164,12 +164,12 @@ def _trees(kvm: Structure, sets: Structure, slot: Structure, shared: dict[str, i
 
 
 def _array(sets: Structure, shared: dict[str, int]) -> ArrayLayout:
-    # The second name came with 87689270b10f.
+    # 87689270b10f renamed it.
     lru_slot = sets.at("lru_slot", "last_used_slot")
     return ArrayLayout(
         **shared,
         set_id_to_index=sets.at("id_to_index"),
-        # SHRT_MAX slots at most; padding may come after them.
+        # There are at most SHRT_MAX ids; padding may follow.
         set_ids=min(sets.room("id_to_index") // 2, 0x7FFF),
         set_lru_slot=lru_slot,
         set_used_slots=sets.at("used_slots"),

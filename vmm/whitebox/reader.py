@@ -1,7 +1,7 @@
-"""From bytes of the kernel's memory to what it holds of memslots. It believes no pointer.
+"""Reads memslots from the kernel's memory. It trusts no pointer.
 
-``read`` takes an address and a size, and raises OSError where there is no memory. Nothing in here
-knows where the bytes come from: a test may make them.
+``read`` takes an address and a size, and raises OSError where there is no memory. The bytes may
+come from anywhere: a test can make them.
 """
 
 from vmm.scenario.kernelslots import KernelArray, KernelSlots, KernelTrees
@@ -11,10 +11,10 @@ from vmm.whitebox.reading import S32, U64, Read, TooManyError
 from vmm.whitebox.trees import read_trees
 
 FREELY = 4096
-"""So many slots are looked at in a VM, those of each look counted, before looks grow seldom."""
+"""How many slots are read in a VM, summed over all looks, before some operations are skipped."""
 
 _SELDOM = 8
-"""Then a look at so many slots is followed by one operation that is not looked at."""
+"""From then on, one operation is skipped for every so many slots that a look has read."""
 
 _MOST_LEFT_OUT = 1024
 _MOST_VMS = 4096
@@ -25,7 +25,7 @@ class NotFoundError(Exception):
 
 
 class Reader:
-    """Reads the memslots of one VM: the newest that a process has made."""
+    """Reads the memslots of one VM: the newest one of a process."""
 
     def __init__(self, read: Read, layout: Layout, vm_list: int, pid: int) -> None:
         """Raises NotFoundError."""
@@ -36,16 +36,16 @@ class Reader:
         self._looked_at = 0
 
     def generation(self, as_id: int) -> int | None:
-        """Return the generation in use; None where this operation is not to be looked at."""
+        """Return the generation in use; None if this operation is skipped."""
         if as_id >= self._layout.spaces or self._seldom[as_id].passes_over():
             return None
         return self._u64(self._active(as_id) + self._layout.set_generation)
 
     def slots(self, as_id: int, before: int, slot_id: int) -> KernelSlots | None:
-        """Return what the kernel holds, most of a slot; None for more than MOST_SLOTS slots.
+        """Return the kernel's slots, with one's metadata; None if there are more than MOST_SLOTS.
 
-        To find that out costs as much as to read so many: each time that there are too many, twice
-        as many operations as the time before are passed over, up to _MOST_LEFT_OUT.
+        Finding that out costs as much as reading MOST_SLOTS slots. So each time that there are too
+        many, twice as many operations are skipped as the time before, up to _MOST_LEFT_OUT.
         """
         try:
             found = self._found(as_id, before, slot_id)
@@ -71,7 +71,7 @@ class Reader:
 
 
 class _Seldom:
-    """Which operations of an address space are not looked at."""
+    """Decides which operations of an address space are skipped."""
 
     def __init__(self) -> None:
         self._left = 0
@@ -91,7 +91,7 @@ class _Seldom:
 
 
 def _newest_vm(read: Read, layout: Layout, vm_list: int, pid: int) -> int:
-    """Return the address of the first VM of a process in the list: new ones come to its front."""
+    """Return the address of the first VM of a process in the list: new VMs go to its front."""
     at = vm_list
     for _ in range(_MOST_VMS):
         (at,) = U64.unpack(read(at, 8))

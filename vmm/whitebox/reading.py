@@ -1,4 +1,4 @@
-"""What both kinds of readers share: how bytes are had, and a slot from its bytes."""
+"""What the readers of trees and of arrays share: reading memory, and decoding a slot."""
 
 from collections.abc import Callable
 from struct import Struct
@@ -9,7 +9,7 @@ from vmm.whitebox.layout import ArrayLayout, TreeLayout
 Read = Callable[[int, int], bytes]
 
 MOST_SLOTS = 256
-"""An address space with more is not looked at: each operation would copy all of them."""
+"""An address space with more is not read: each operation would copy all of them."""
 
 U64, U32, S32 = Struct("<Q"), Struct("<I"), Struct("<i")
 S16, U16 = Struct("<h"), Struct("<H")
@@ -17,11 +17,11 @@ _PAGE = 4096
 
 
 class TooManyError(Exception):
-    """There are more slots than are looked at."""
+    """There are more slots than MOST_SLOTS."""
 
 
 class Pages:
-    """Memory read by the page, once each: slots lie close together, and a call costs the most."""
+    """Reads each page of memory once: slots are close together, and system calls cost most."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
@@ -43,7 +43,7 @@ class Pages:
 
 
 def slot_from(data: bytes, layout: TreeLayout | ArrayLayout, at: int = 0) -> KernelSlot:
-    """Return the slot whose bytes begin at a place."""
+    """Return the slot whose bytes begin at offset ``at``."""
     return KernelSlot(
         S16.unpack_from(data, at + layout.slot_id)[0],
         U16.unpack_from(data, at + layout.slot_as_id)[0],

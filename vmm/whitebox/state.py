@@ -1,4 +1,4 @@
-"""What belongs to one slot besides its fields: dirty bitmap, counts of large pages, rmaps."""
+"""Reads the metadata of one slot: dirty bitmap, counts of large pages, rmaps."""
 
 from collections.abc import Iterator
 from struct import Struct, calcsize
@@ -8,20 +8,20 @@ from vmm.whitebox.layout import Layout
 from vmm.whitebox.reading import S32, U32, U64, Read, slot_from
 
 MOST_DIRTY_PAGES = 1 << 15
-"""Of a slot with more pages the dirty bitmap is not read."""
+"""The dirty bitmap of a slot with more pages is not read."""
 
 _LEVELS = (9, 18)
 """Shifts from a gfn to a page of 2 MiB, and of 1 GiB."""
 
 _ENDS = 16
-"""So many counts are read at each end of a slot."""
+"""How many entries are read at each end of a slot."""
 
 _MIXED = 1 << 31
-"""KVM_LPAGE_MIXED_FLAG: shared and private pages; it is no count."""
+"""KVM_LPAGE_MIXED_FLAG: shared and private pages; it is not part of the count."""
 
 
 def read_state(read: Read, layout: Layout, vm: int, slot: bytes) -> SlotState:
-    """Return the state of the slot with these bytes. Raises OSError."""
+    """Return the metadata of the slot with these bytes. Raises OSError."""
     fields = slot_from(slot, layout)
     bitmap = int(U64.unpack_from(slot, layout.slot_dirty_bitmap)[0])
     dirty: tuple[int, ...] | None = ()
@@ -42,7 +42,7 @@ def read_state(read: Read, layout: Layout, vm: int, slot: bytes) -> SlotState:
 
 
 def _entries(fields: KernelSlot, shift: int) -> int:
-    """Return how many entries a slot has in an array of one for each page of a size."""
+    """Return how many entries a slot's array has with one for each page of a size."""
     last = fields.base_gfn + fields.npages - 1
     return (last >> shift) - (fields.base_gfn >> shift) + 1
 
@@ -64,12 +64,12 @@ def _counts(read: Read, info: int, count: int) -> Iterator[tuple[int, int]]:
 
 
 def _mapped(read: Read, heads: int, count: int) -> tuple[int, ...]:
-    """Return the indexes, at both ends of an array of struct kvm_rmap_head, of what is mapped."""
+    """Return the indexes of non-empty entries at both ends of an array of struct kvm_rmap_head."""
     return tuple(index for index, value in _at_both_ends(read, heads, count, "Q") if value)
 
 
 def _at_both_ends(read: Read, array: int, count: int, kind: str) -> Iterator[tuple[int, int]]:
-    """Yield (index, value) at both ends of an array of numbers of a kind that `struct` knows."""
+    """Yield (index, value) at both ends of an array of numbers in `struct` format ``kind``."""
     size = calcsize(kind)
     for indexes in (range(min(count, _ENDS)), range(max(count - _ENDS, _ENDS), count)):
         if len(indexes):

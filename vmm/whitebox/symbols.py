@@ -1,7 +1,8 @@
-"""Where the kernel's list of VMs is: from /proc/kallsyms, or from the module's file and its place.
+"""The address of the kernel's list of VMs, from /proc/kallsyms, or from the module's file and /sys.
 
-A kernel with CONFIG_KALLSYMS_ALL names it among a hundred thousand others, which takes seconds on
-an emulated machine; the module's file says where in its section it is, and /sys where that is.
+With CONFIG_KALLSYMS_ALL, /proc/kallsyms has it among a hundred thousand symbols, which takes
+seconds on an emulated machine; the module's file has its offset in a section, and /sys the
+section's address.
 """
 
 from pathlib import Path
@@ -28,7 +29,7 @@ class Within(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offset: int
 
     def address(self, sections: Path = SECTIONS) -> int:
-        """Return where it is in the running kernel. Raises CannotLookError."""
+        """Return its address in the running kernel. Raises CannotLookError."""
         place = sections / self.section
         try:
             start = int(place.read_text(), 16)
@@ -40,7 +41,7 @@ class Within(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def within(module: bytes) -> Within | None:
-    """Return where in a kvm.ko its list of VMs is; None for what is no such module."""
+    """Return where the list of VMs is in a kvm.ko; None if it is not such a module."""
     if len(module) < _HEADER.size or module[:6] != b"\x7fELF\x02\x01":
         return None
     _, _, _, _, _, table, _, _, _, _, size, count, names = _HEADER.unpack_from(module)
@@ -55,7 +56,7 @@ def within(module: bytes) -> Within | None:
     for section in sections:
         if section[1] != _SYMTAB:
             continue
-        # The name is looked for, and then the symbol that has it: there are thousands.
+        # Find the name first, then its symbol among thousands.
         strings = sections[section[6]]
         found = module.find(b"\0" + _NAME + b"\0", strings[4], strings[4] + strings[5])
         for at in range(section[4], section[4] + section[5], _SYMBOL.size) if found >= 0 else ():
@@ -66,7 +67,7 @@ def within(module: bytes) -> Within | None:
 
 
 def vm_list_in(symbols: Path = SYMBOLS) -> int:
-    """Return the address of the list of VMs, as /proc/kallsyms has it. Raises CannotLookError."""
+    """Return the address of the list of VMs from /proc/kallsyms. Raises CannotLookError."""
     rest = b""
     try:
         with symbols.open("rb", buffering=_BLOCK) as file:

@@ -1,4 +1,4 @@
-"""The two copies of an address space's memslots, from bytes (Linux 5.17 and later)."""
+"""Reads the two copies of an address space's memslots (Linux 5.17 and later)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,11 +32,10 @@ _THREE_WORDS = Struct("<QQQ")
 def read_trees(
     read: Read, layout: TreeLayout, vm: int, active: int, as_id: int, before: int, slot_id: int
 ) -> KernelTrees:
-    """Return what both copies hold; ``active`` is the address of that in use.
+    """Return both copies, with the metadata of slot ``slot_id``.
 
-    ``slot_id`` is the slot of which more is read.
-
-    Raises TooManyError, and OSError where a copy is not to be had.
+    ``active`` is the address of the copy in use. Raises TooManyError, and OSError if a copy cannot
+    be read.
     """
     memory = Pages(read).read
     known = _Slots(memory, layout)
@@ -73,11 +72,11 @@ class _Slots:
         return number
 
     def number(self, address: int) -> int:
-        """Return the number of a slot that may not have been met."""
+        """Return the number of a slot; ELSEWHERE if it has not been met."""
         return self._numbers.get(address, ELSEWHERE)
 
     def with_id(self, slot_id: int) -> bytes | None:
-        """Return the bytes of the slot with an id, if there is just one."""
+        """Return the bytes of the slot with an id, if there is exactly one."""
         found = [number for number, slot in enumerate(self.read) if slot.slot_id == slot_id]
         return self._bytes[found[0]] if len(found) == 1 else None
 
@@ -87,7 +86,7 @@ class _Slots:
 
 @dataclass(frozen=True, slots=True)
 class _Pointers:
-    """What an rb_node holds, as the kernel does."""
+    """The fields of an rb_node, as addresses."""
 
     parent: int
     left: int
@@ -96,7 +95,7 @@ class _Pointers:
 
 
 class _Copy:
-    """One struct kvm_memslots under way."""
+    """Reads one struct kvm_memslots."""
 
     def __init__(self, read: Read, layout: TreeLayout, slots: _Slots, address: int) -> None:
         self._layout = layout
@@ -108,7 +107,7 @@ class _Copy:
     def read(self) -> SlotSet:
         layout = self._layout
         index = int(S32.unpack_from(self._data, layout.set_node_idx)[0])
-        # A wrong index would lead outside of the slots' arrays of two.
+        # A wrong index would lead outside of the slots' arrays of two nodes.
         at = index if index in (0, 1) else 0
         hva = layout.slot_hva_node + at * layout.hva_node_size
         gfn = layout.slot_gfn_node + at * layout.rb_node_size
@@ -135,7 +134,7 @@ class _Copy:
         return int(U64.unpack_from(self._data, offset)[0])
 
     def _tree(self, name: str, root: int, member: int) -> tuple[int, tuple[Node, ...]]:
-        """Return the root and the nodes in order, none twice; ``member`` is where a slot has it."""
+        """Return the root and the nodes in order; ``member`` is the node's offset in a slot."""
         top = self._word(root)
         order: list[tuple[int, _Pointers]] = []
         met: set[int] = set()
@@ -188,6 +187,6 @@ class _Copy:
 
 
 def _pointers(data: bytes, member: int) -> _Pointers:
-    """Return what a struct rb_node holds: parent and colour in one word, right, left."""
+    """Decode a struct rb_node: parent and colour in one word, right, left."""
     parent, right, left = _THREE_WORDS.unpack_from(data, member)
     return _Pointers(parent & ~3, left, right, bool(parent & _RB_BLACK))
