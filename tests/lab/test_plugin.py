@@ -119,6 +119,18 @@ def test_a_scenario_fails_with_its_step_rule_and_slot_map(tmp_path: Path) -> Non
     assert "  slots     [0] slot 400: gpa 0xffff0000" in printed
 
 
+def test_scenarios_are_tests_of_a_class_too(tmp_path: Path) -> None:
+    source = """
+        from vmm.testing import memslot_scenario
+
+        class TestMoves:
+            test_it = memslot_scenario("move-up*")
+    """
+    printed = project(a_project(tmp_path, source))
+    assert printed.endswith("status 0"), printed
+    assert "PASSED test_it.py::TestMoves::test_it[move-up-over-itself]" in printed
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

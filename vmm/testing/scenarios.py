@@ -1,7 +1,5 @@
 """`memslot_scenario`: curated scenarios as tests."""
 
-from collections.abc import Callable
-
 import pytest
 
 PARAMETER = "memslot_scenario_name"
@@ -10,8 +8,8 @@ _THREADS = "ignore:This process .* is multi-threaded:DeprecationWarning"
 """Scenarios run in forked processes, beside which pytest-xdist has threads that wait for input."""
 
 
-def memslot_scenario(*patterns: str) -> Callable[..., None]:
-    """Return a test for each curated scenario whose name matches a pattern.
+def memslot_scenario(*patterns: str) -> "staticmethod[..., None]":
+    """Return a test for each curated scenario whose name matches a pattern, in a module or a class.
 
         test_moves = memslot_scenario("move-*", "zero-va-*")
 
@@ -24,7 +22,12 @@ def memslot_scenario(*patterns: str) -> Callable[..., None]:
         run(memslot_scenario_name)
 
     marked = pytest.mark.memslot_scenario(*patterns)(test)
-    return pytest.mark.filterwarnings(_THREADS)(marked)
+    marked = pytest.mark.filterwarnings(_THREADS)(marked)
+    # Static: as a method of a class it would take the class's object for its parameter. In a class
+    # pytest looks for marks at the function, in a module at what is around it.
+    static = staticmethod(marked)
+    vars(static)["pytestmark"] = vars(marked)["pytestmark"]
+    return static
 
 
 def names_for(patterns: tuple[str, ...]) -> list[str]:
