@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vmm.cli.errors import usable
 from vmm.cli.output import console, print_lines, width_of
-from vmm.cli.required import OptionalValues, json_option
+from vmm.cli.required import FILE, OptionalValues, json_option
 from vmm.cli.unfinished import Early, never_stale, not_read, note_told, remove
 from vmm.cli.writing import apart, written
 from vmm.host.hostinfo import host_facts
@@ -106,7 +106,13 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         help=f"Report as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}; several go to a file each.",
     )
     @json_option
-    @click.option("--html", "html_file", metavar="FILE", help="Write the whole result as a page.")
+    @click.option(
+        "--html",
+        "html_file",
+        type=FILE,
+        metavar="FILE",
+        help="Write the whole result as a page.",
+    )
     @click.option("-v", "--verbose", is_flag=True, help="Tell of every scenario.")
     @click.option("-q", "--quiet", is_flag=True, help="A line for each fault, and the counts.")
     @wraps(command)

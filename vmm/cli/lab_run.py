@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from vmm.cli.lab_check import Boot, Command, Place, check_outside, is_judged_outside
 from vmm.cli.lab_lines import SharedLines
@@ -32,6 +33,14 @@ _SKIP = 125
 """`git bisect run` takes this status as: try another commit."""
 
 
+def _complete_kernels(
+    ctx: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the releases that begin like this; where there is none it is an image or a tree."""
+    names = [each for each in RELEASES if each.startswith(incomplete)]
+    return [CompletionItem(each) for each in names] or [CompletionItem(incomplete, type="file")]
+
+
 @click.command(cls=Inside)
 @click.option(
     "--kernel",
@@ -39,6 +48,7 @@ _SKIP = 125
     default="debian",
     show_default=True,
     metavar="KERNEL",
+    shell_complete=_complete_kernels,
     help=f"An image, a build tree, or one of {', '.join(RELEASES)} (the first is the newest).",
 )
 @click.option(

@@ -7,6 +7,7 @@ import click
 
 from vmm.cli.command import Command
 from vmm.cli.errors import Unusable, usable
+from vmm.cli.required import FILE
 from vmm.cli.results import result_from
 from vmm.cli.writing import spare, written
 
@@ -19,7 +20,14 @@ from vmm.cli.writing import spare, written
     required=True,
     type=click.Path(path_type=Path),
 )
-@click.option("--html", "file", required=True, metavar="FILE", help="Write the page to this file.")
+@click.option(
+    "--html",
+    "file",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="Write the page to this file.",
+)
 def matrix(results: tuple[Path, ...], file: str) -> None:
     """Compare the results of kernels on one page of HTML.
 

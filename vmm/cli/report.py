@@ -5,13 +5,21 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Command
+from vmm.cli.required import FILE
 from vmm.cli.results import result_from
 from vmm.cli.writing import spare, written
 
 
 @click.command(cls=Command)
 @click.argument("result", metavar="RESULT.json", type=click.Path(path_type=Path))
-@click.option("--html", "file", required=True, metavar="FILE", help="Write the page to this file.")
+@click.option(
+    "--html",
+    "file",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="Write the page to this file.",
+)
 def report(result: Path, file: str) -> None:
     """Draw a saved result as a page of HTML.
 

@@ -9,13 +9,18 @@ from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, history_from, holds_history, scenario_from
 from vmm.cli.host import look_at_host
 from vmm.cli.printing import put
+from vmm.cli.selection import complete_names_or_files
 from vmm.cli.writing import spare, written
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.demand import Limits
 
 
 @click.command(cls=Command)
-@click.argument("scenario", metavar="SCENARIO.json|NAME|HISTORY.jsonl")
+@click.argument(
+    "scenario",
+    metavar="SCENARIO.json|NAME|HISTORY.jsonl",
+    shell_complete=complete_names_or_files,
+)
 @click.option(
     "-o",
     "output",

@@ -62,7 +62,14 @@ require_run_option = click.option(
 )
 """The option; a `Command` gets ``required``, 0 if it is not given."""
 
+FILE = click.Path(readable=False, allow_dash=True)
+"""A file that is written, as text: of a path nothing is asked here, and shells complete it."""
+
 json_option = click.option(
-    _JSON, "json_file", metavar="[FILE]", help="Write the whole result (usually to stdout)."
+    _JSON,
+    "json_file",
+    type=FILE,
+    metavar="[FILE]",
+    help="Write the whole result (usually to stdout).",
 )
 """The option; a `Command` gets ``json_file``, None if it is not given."""

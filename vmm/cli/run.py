@@ -19,7 +19,7 @@ from vmm.cli.formats import (
 from vmm.cli.host import look_at_host, nothing_can_run, patience_option, remarks_on, require_usable
 from vmm.cli.printing import say
 from vmm.cli.required import require_run_option
-from vmm.cli.selection import complete_names
+from vmm.cli.selection import complete_names_or_files
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.cli.writing import made, spare
 from vmm.report.text import single_report
@@ -28,7 +28,7 @@ from vmm.verdict.result import Checked, Run
 
 
 @click.command(cls=Reporting)
-@click.argument("scenario", metavar="SCENARIO.json|NAME|-", shell_complete=complete_names)
+@click.argument("scenario", metavar="SCENARIO.json|NAME|-", shell_complete=complete_names_or_files)
 @click.option(
     "--history",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from vmm.cli.host import USUAL
 from vmm.scenario.features import Features
@@ -41,6 +42,14 @@ def selected(features: Features, selection: Selection) -> tuple[Scenario, ...]:
 def complete_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the scenario names with this prefix, for shell completion."""
     return [each.name for each in curated() if each.name.startswith(incomplete)]
+
+
+def complete_names_or_files(
+    ctx: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the names that begin like this; where there is none it is a file's."""
+    names = complete_names(ctx, parameter, incomplete)
+    return [CompletionItem(each) for each in names] or [CompletionItem(incomplete, type="file")]
 
 
 def complete_tags(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,36 @@ def completed(*words: str) -> list[str]:
     return [line.removeprefix("plain,") for line in done.stdout.splitlines()]
 
 
+_ASKED = {
+    "bash": """
+        COMP_WORDS=(vmm check zero-va-gpa); COMP_CWORD=2
+        $(complete -p vmm | sed 's/.*-F \\([^ ]*\\) .*/\\1/') vmm zero-va-gpa
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """,
+    "fish": "complete -C 'vmm check zero-va-gpa'",
+    "zsh": """
+        compadd() { name=${@[-1]}; print -r -l -- ${(P)name} }
+        words=(vmm check zero-va-gpa); CURRENT=3
+        _vmm_completion
+    """,
+}
+_BEFORE = {"zsh": "compdef() { : }\n"}
+"""What has each shell complete, where there is nobody to press a key."""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_offers_what_this_program_says(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    script = CliRunner().invoke(main, ["completion", shell]).output
+    done = subprocess.run(
+        [shell, "-c", f"{_BEFORE.get(shell, '')}{script}\n{textwrap.dedent(_ASKED[shell])}"],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "zero-va-gpa-0-slot-0" in done.stdout.splitlines(), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_gets_a_script_that_asks_this_program(shell: str) -> None:
     done = CliRunner().invoke(main, ["completion", shell])
@@ -48,6 +79,14 @@ def test_bash_understands_its_script() -> None:
         (("check", "--tag", "slo"), "slow"),
         (("check", "--hist"), "--histories"),
         (("check", "--format", "kt"), "ktap"),
+        (("check", "--json", "re"), "file,re"),
+        (("check", "--html", "re"), "file,re"),
+        (("report", "re"), "file,re"),
+        (("run", "create-one-p"), "create-one-page"),
+        (("run", "./mine"), "file,./mine"),
+        (("repro", "create-one-p"), "create-one-page"),
+        (("lab", "run", "--kernel", "debian-5"), "debian-5.10"),
+        (("lab", "run", "--kernel", "~/li"), "file,~/li"),
     ],
 )
 def test_commands_scenarios_and_tags_are_completed(words: tuple[str, ...], offered: str) -> None:
