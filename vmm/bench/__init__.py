@@ -1,1 +1,1 @@
-"""What memslot operations cost on this kernel, through the library and in C, side by side."""
+"""Measures what memslot operations cost on this kernel, through the library and in C."""

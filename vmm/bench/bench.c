@@ -1,11 +1,11 @@
 /*
  * SPDX-License-Identifier: MIT
  *
- * The work of vmm/bench/library.py in C: what the kernel's part of it costs.
+ * The work of vmm/bench/library.py in C, to measure the kernel's share of its cost.
  *
  * bench WORK SLOTS PAGES VCPUS HUGE: makes the VM, then reads lines from stdin. A line is a number:
- * the work is done so many times, and the nanoseconds are printed. Ends with its input.
- * Numbers of places and sizes come from vmm/bench/setup.py, code from vmm/bench/guest.py (-D).
+ * the work is done this many times, and the nanoseconds are printed. Ends at the end of its input.
+ * Addresses and sizes come from vmm/bench/setup.py, code from vmm/bench/guest.py (-D).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -171,7 +171,7 @@ static uint64_t enter(unsigned long times)
 
 	for (; times; times--) {
 		CALL(vcpu, KVM_RUN, 0);
-		/* What a caller wants to know of an exit. */
+		/* A caller would look at the exit reason. */
 		seen = run->exit_reason == KVM_EXIT_MMIO ? run->mmio.phys_addr : run->io.port;
 	}
 	return now() - begun;

@@ -1,4 +1,4 @@
-"""Three loops for a guest in big real mode; all registers are the host's to set."""
+"""Three loops for a guest in big real mode; the host sets all registers."""
 
 RUN = bytes.fromhex("e610 ebfc")
 """out 0x10, al; again."""
@@ -10,7 +10,7 @@ WRITE = bytes.fromhex("678803 6681c300100000 6649 75f2 e610 f4")
 """mov [ebx], al; add ebx, 4096; dec ecx; jnz; then out 0x10, al."""
 
 OFFSETS = {"run": 0x000, "mmio": 0x100, "write": 0x200}
-"""Where each loop lies in the code page."""
+"""Offset of each loop in the code page."""
 
 
 def code_page() -> bytes:

@@ -25,7 +25,7 @@ from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
 
 Round = Callable[[int], int]
-"""Does the work so many times and returns nanoseconds."""
+"""Does the work this many times and returns nanoseconds."""
 
 _LOG = int(MemFlag.LOG_DIRTY_PAGES)
 _clock = time.perf_counter_ns
@@ -33,7 +33,7 @@ _clock = time.perf_counter_ns
 
 @contextmanager
 def ready(kvm: Kvm, setup: Setup) -> Iterator[Round]:
-    """Make the VM of a setup; yield what does its work. Raises KvmError."""
+    """Make the VM of a setup; yield a function that does its work. Raises KvmError."""
     with ExitStack() as stack:
         size_bytes = setup.pages * PAGE_BYTES
         memory = stack.enter_context(_memory(size_bytes, setup.huge))
@@ -68,7 +68,7 @@ class _Work:
         self._size_bytes = setup.pages * PAGE_BYTES
 
     def round(self) -> Round:
-        """Return the work of the setup, after what has to stand before it."""
+        """Prepare the work of the setup, and return it."""
         match self._setup.work:
             case "create":
                 return lambda times: self._create_and_delete(times)[0]

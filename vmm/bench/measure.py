@@ -1,4 +1,4 @@
-"""Rounds through the library and in C, in turn, on one CPU."""
+"""Alternates rounds through the library and in C, on one CPU."""
 
 import os
 import statistics
@@ -14,13 +14,13 @@ from vmm.bench.setup import Setup
 from vmm.kvm.system import Kvm
 
 ROUND_NS = 20_000_000
-"""A round is long enough for the clock, and short enough that both ways see the same machine."""
+"""Long enough for the clock, and short enough that both ways see the same state of the host."""
 
 _FEWEST, _MOST = 16, 20_000
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """Microseconds for one piece of work: the median of the rounds, and the middle half."""
+    """Microseconds for one piece of work: the median of the rounds, and their middle half."""
 
     median: float
     low: float
@@ -28,7 +28,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """What one setup cost. ``ratio``: ours to C's, the median of pairs of rounds."""
+    """The cost of one setup. ``ratio`` is library to C, the median over pairs of rounds."""
 
     setup: Setup
     rounds: int
@@ -39,7 +39,7 @@ class Point(msgspec.Struct, frozen=True):
 
 @contextmanager
 def pinned() -> Iterator[int]:
-    """Keep this process on its lowest CPU, and give back the mask that it had."""
+    """Pin this process to its lowest CPU in the block."""
     before = os.sched_getaffinity(0)
     cpu = min(before)
     os.sched_setaffinity(0, {cpu})
@@ -50,7 +50,7 @@ def pinned() -> Iterator[int]:
 
 
 def measure(kvm: Kvm, setup: Setup, rounds: int, program: Path | None) -> Point:
-    """Measure one setup. Raises KvmError, and RuntimeError where only C was refused."""
+    """Measure one setup. Raises KvmError, and RuntimeError if only the C program is refused."""
     with ExitStack() as stack:
         ours = stack.enter_context(library.ready(kvm, setup))
         ways: list[Round] = [ours]
@@ -66,7 +66,7 @@ def measure(kvm: Kvm, setup: Setup, rounds: int, program: Path | None) -> Point:
 
 
 def _times(ways: Sequence[Round]) -> int:
-    """Return how often a round repeats the work; an even number, at the cost of a first round."""
+    """Return how often a round repeats the work, an even number; runs one round to find it."""
     cost_ns = max(way(_FEWEST) for way in ways) / _FEWEST
     return int(min(max(ROUND_NS / max(cost_ns, 1), _FEWEST), _MOST)) // 2 * 2
 

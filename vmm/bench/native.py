@@ -1,4 +1,4 @@
-"""The same work in C: compiled here, kept running beside ours, and asked for rounds."""
+"""The same work in C: compiled here, run next to ours, and asked for rounds."""
 
 import shutil
 import subprocess
@@ -44,9 +44,9 @@ def compiled(folder: Path) -> Path:
 
 @contextmanager
 def ready(program: Path, setup: Setup) -> Iterator[Round]:
-    """Start the program for a setup; yield what asks it for rounds. It inherits our CPU mask.
+    """Start the program for a setup; yield a function that runs rounds. It inherits our CPU mask.
 
-    A round raises RuntimeError with what the program said when it could not go on.
+    A round raises RuntimeError with the program's message if it could not go on.
     """
     words = [setup.work, str(setup.slots), str(setup.pages), str(setup.vcpus), str(int(setup.huge))]
     with subprocess.Popen(

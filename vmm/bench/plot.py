@@ -1,4 +1,4 @@
-"""A picture of the costs against the number of slots. Needs matplotlib (the extra ``plot``)."""
+"""Plots the costs against the number of slots. Needs matplotlib (the extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plot(bench: Bench, file: IO[bytes], kind: str) -> None:
-    """Write a picture of a kind, `svg` or `png`. Raises ImportError, OSError and ValueError."""
+    """Write a picture as `svg` or `png`. Raises ImportError, OSError and ValueError."""
     import matplotlib as mpl
 
     mpl.use("agg")

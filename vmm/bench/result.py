@@ -10,13 +10,13 @@ from vmm.bench.setup import WORDS, Setup, Work
 
 FORMAT = 1
 _SURE = 1.05
-"""A median has to differ by this factor, besides lying outside the other's middle half."""
+"""Medians must differ by this factor, and their middle halves must not overlap."""
 
 
 class Bench(msgspec.Struct, frozen=True):
-    """All points that a run measured, and where: the kernel's version, its backend, the CPU.
+    """All points of a run, and where: the kernel's version, its backend, the CPU.
 
-    ``early`` says why there are none, where the run ended before it had measured all.
+    ``early`` says why there are none, if the run ended early.
     """
 
     kernel: str
@@ -31,11 +31,11 @@ class Bench(msgspec.Struct, frozen=True):
 
 
 class BenchFileError(ValueError):
-    """A file that is no result of ``vmm bench --json``; the text says why."""
+    """A file that is not a result of ``vmm bench --json``; the text says why."""
 
 
 class Change(msgspec.Struct, frozen=True):
-    """How the cost of one setup changed: ``factor`` is above 1 where it became slower."""
+    """How the cost of one setup changed: ``factor`` is above 1 if it became slower."""
 
     setup: Setup
     before_us: float
@@ -81,8 +81,8 @@ def _numbers(point: Point) -> list[float]:
 def changes(before: Bench, after: Bench) -> list[Change]:
     """Return what both have measured; the greatest factor first.
 
-    Beyond the noise is a median that lies outside the middle half of the other's rounds, both
-    ways, and differs by 5 % at least.
+    A change is beyond the noise if the middle halves of the rounds do not overlap and the medians
+    differ by at least 5 %.
     """
     old = {point.setup: point.library for point in before.points}
     found = []
@@ -97,7 +97,7 @@ def changes(before: Bench, after: Bench) -> list[Change]:
 
 
 def growth(points: Sequence[Point]) -> list[str]:
-    """Say in words how each cost grows with the number of slots, where several were measured."""
+    """Say in words how each cost grows with the number of slots, if several were measured."""
     lines = []
     works: dict[Work, list[Point]] = {}
     for point in points:
@@ -115,7 +115,7 @@ def _but_for_slots(setup: Setup) -> Setup:
 
 
 def _growth(points: Sequence[Point]) -> str:
-    """Compare the ends by the exponent of a power law, fitted to medians by least squares."""
+    """Compare the ends by the exponent of a power law, fitted to the medians by least squares."""
     first, last = points[0], points[-1]
     span = f"from {first.setup.slots} to {last.setup.slots} slots"
     factor = last.library.median / first.library.median

@@ -23,14 +23,14 @@ PAGE_BYTES = 4096
 HUGE_PAGE_BYTES = 2 << 20
 CODE_GPA = 0x1000
 WORK_GPA = 2 << 20
-"""Where the slot lies that the work is done on; it has to end below 4 GiB, for its guest."""
+"""Where the slot under test lies; it must end below 4 GiB, for its guest."""
 
 OTHER_GPA = 1 << 31
 """Where ``move`` moves it, and back."""
 
 HOLE_GPA = 0xD000_0000
 FILL_GPA = 1 << 32
-"""The slots that are only there lie from here on, a page apart."""
+"""The other slots lie from here on, one page apart."""
 
 MAX_PAGES = 1 << 18
 MAX_FILLED_PAGES = 1 << 24
@@ -43,8 +43,8 @@ RING_BYTES = 64 << 10
 class Setup(msgspec.Struct, frozen=True, order=True):
     """One measurement: the work, and how many slots, pages a slot and vCPUs the VM has.
 
-    ``slots`` counts those that are only there: the code's slot and the one that the work is done
-    on come on top. ``huge`` asks for transparent huge pages.
+    ``slots`` does not count the code's slot and the slot under test. ``huge`` asks for transparent
+    huge pages.
     """
 
     work: Work
@@ -54,7 +54,7 @@ class Setup(msgspec.Struct, frozen=True, order=True):
     huge: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError where the host would have to pay too much, or the guest cannot reach."""
+        """Raise ValueError for what the host should not pay for, or the guest cannot reach."""
         if not 1 <= self.pages <= MAX_PAGES:
             raise ValueError(f"a slot has 1 to {MAX_PAGES} pages here, not {self.pages}")
         if not 0 <= self.slots <= MAX_FILLED_PAGES // self.pages:

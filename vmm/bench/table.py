@@ -12,7 +12,7 @@ _HEAD = "work        slots       us       middle half     C us  ratio"
 
 
 def table(bench: Bench) -> Iterator[str]:
-    """Yield the lines of a result: microseconds for one piece of work; then how it grows.
+    """Yield a result as lines: microseconds for one piece of work; then how it grows.
 
     They are at most 60 columns wide.
     """
@@ -38,7 +38,7 @@ def _line(point: Point) -> str:
 
 
 def _together(points: Sequence[Point]) -> Iterator[str]:
-    """Say what a slot's whole life costs next to C: creations and deletions take turns."""
+    """Yield what creating and deleting a slot costs relative to C, since the two alternate."""
     creations = {_but_for_work(each.setup): each for each in points if each.setup.work == "create"}
     for deletion in (each for each in points if each.setup.work == "delete"):
         creation = creations.get(_but_for_work(deletion.setup))
@@ -87,7 +87,7 @@ def compared(found: Sequence[Change]) -> Iterator[str]:
 
 
 def elsewhere(before: Bench, after: Bench) -> Iterator[str]:
-    """Yield a line where the older result is of another kernel, backend or CPU, as it says."""
+    """Yield a line if the older result is from another kernel, backend or CPU."""
     then, now = (f"Linux {b.kernel}, {b.backend}, {b.processor}" for b in (before, after))
     if then != now:
         yield f"compared with {then}"

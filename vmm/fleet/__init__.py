@@ -1,1 +1,1 @@
-"""More than one machine: commands of this program as tasks of a Dask cluster, one a host."""
+"""Runs commands of this program as tasks of a Dask cluster, one at a time on each host."""

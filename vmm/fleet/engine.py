@@ -1,8 +1,7 @@
-"""Hands tasks to the hosts of a Dask cluster, one at a time to each, and survives lost hosts.
+"""Gives tasks to the hosts of a Dask cluster, one at a time to each, and survives lost hosts.
 
-One at a time, because what a kernel complains of belongs to a host and not to a process: two tasks
-side by side would share their warnings. A task whose worker is gone or silent is tried
-on another one.
+One at a time, because the kernel's complaints belong to a host, not to a process: two tasks side by
+side would share their warnings. A task whose worker is gone or silent is tried on another one.
 """
 
 import logging
@@ -19,17 +18,17 @@ from distributed import Client, Future, wait
 from vmm.fleet.work import Report, run
 
 MOST_TRIES = 3
-"""A task that loses so many workers may be what ends them: it is given up."""
+"""A task that loses this many workers may be the cause: it is given up."""
 
 _POLL_S = 0.5
 
 _ANSWER_S = 30
-"""A scheduler that takes longer for an answer is as good as gone."""
+"""A scheduler that takes longer to answer is considered gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A command of this program, by a name for people."""
+    """A command of this program, with a name for people."""
 
     name: str
     command: tuple[str, ...]
@@ -37,19 +36,19 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a caller is told while tasks run: each that ended, and each that lost its worker."""
+    """Callbacks while tasks run: for each that ended, and each that lost its worker."""
 
     done: Callable[[Task, str, Report], None]
     lost: Callable[[Task, str, str], None]
 
 
 class _SchedulerLostError(Exception):
-    """The scheduler does not answer any more."""
+    """The scheduler no longer answers."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let the engine's own loggers say nothing: what happens is told once, in our words."""
+    """Silence Dask's own loggers: events are reported once, by us."""
     names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -64,7 +63,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _asked() -> Iterator[None]:
-    """Turn what a call to a scheduler that is gone raises into _SchedulerLostError."""
+    """Turn the errors of calls to a lost scheduler into _SchedulerLostError."""
     try:
         yield
     except (CancelledError, OSError) as error:
@@ -80,7 +79,7 @@ class _Running:
 
 @dataclass(frozen=True, slots=True)
 class _Sign:
-    """The last sign of life of a worker: the scheduler's time of it, and when we learnt of it."""
+    """The last sign of life of a worker: the scheduler's timestamp, and when we learnt of it."""
 
     stamp: float
     seen_s: float
@@ -88,10 +87,10 @@ class _Sign:
 
 @dataclass(slots=True)
 class Fleet:
-    """The hosts of a cluster. ``timeout_s`` bounds a task, ``patience_s`` the wait for a worker.
+    """The hosts of a cluster. ``timeout_s`` limits a task, ``patience_s`` the wait for a worker.
 
-    A worker that has given no sign of life for ``silence_s``, since it stands still, is lost.
-    ``scheduler_is_gone`` says whether `run` ended since the scheduler no longer answered.
+    A worker without a sign of life for ``silence_s`` is lost. ``scheduler_is_gone`` says whether
+    `run` ended because the scheduler no longer answered.
     """
 
     client: Client
@@ -125,9 +124,9 @@ class Fleet:
         return found
 
     def run(self, tasks: Sequence[Task], told: Told) -> tuple[Task, ...]:
-        """Run all tasks; return those that could not be.
+        """Run all tasks; return those that could not run.
 
-        Too many workers were lost, or none is left, or the scheduler is gone.
+        These lost too many workers, or no worker was left, or the scheduler was gone.
         """
         waiting = deque(tasks)
         tries = dict.fromkeys(tasks, 0)
@@ -160,7 +159,7 @@ class Fleet:
         return (*given_up, *waiting)
 
     def _gather(self, hosts: dict[str, list[str]], told: Told) -> list[tuple[Task, str, str]]:
-        """Take what has ended; return each task that lost its worker, its host, and why."""
+        """Collect finished tasks; return each task that lost its worker, its host, and why."""
         there = {address for addresses in hosts.values() for address in addresses}
         lost = []
         for future, running in list(self._running.items()):
@@ -168,7 +167,7 @@ class Fleet:
                 del self._running[future]
                 try:
                     report = future.result()
-                except Exception as error:  # Whatever the cluster, or the worker, has for it.
+                except Exception as error:  # Whatever the cluster or the worker raises.
                     lost.append((running.task, running.host, str(error) or type(error).__name__))
                 else:
                     told.done(running.task, running.host, report)

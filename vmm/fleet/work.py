@@ -1,4 +1,4 @@
-"""What a worker of the cluster does: run one command of this program, and send back all of it."""
+"""The work of a cluster's worker: run one command of this program, and return its results."""
 
 import os
 import subprocess
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 OUT = "{out}"
-"""Stands in a command for a folder of the worker's own, whose files come back."""
+"""Placeholder in a command for a folder on the worker, whose files are returned."""
 
 MOST_BYTES = 64 << 20
-"""So much of files, and of text, one task sends back at most."""
+"""The most bytes of files, and of text, that one task returns."""
 
 _MORTAL = """
 import socket, sys, time
@@ -27,18 +27,18 @@ while True:
 from vmm.cli.__main__ import run
 run()
 """
-"""The command, which ends with the worker that started it: nobody else would end it.
+"""The command, which ends with the worker that started it, since nobody else would end it.
 
-It holds a name, of which there is one on a host, and waits for it while another command does: that
-of a worker which stands still, or another user's.
+It holds a name that only one process on a host can have, and waits while another command has it: a
+stalled worker's, or another user's.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a command ended: its exit status, what it printed, and the files it left in ``OUT``.
+    """How a command ended: its exit status, its output, and the files it left in ``OUT``.
 
-    A name in ``files`` is a path relative to ``OUT``. ``left_out`` names files that did not fit.
+    Names in ``files`` are relative to ``OUT``. ``left_out`` names files that did not fit.
     """
 
     status: int
@@ -49,11 +49,11 @@ class Report:
 
 
 def run(command: tuple[str, ...], timeout_s: float, host: str) -> Report:
-    """Run a command of this program, and return what came back. Its end is ours, too.
+    """Run a command of this program and return its report. It ends when this process ends.
 
-    It waits until no other task runs on the host, by the name that the cluster has for it.
+    It waits until no other task runs on the host, which the cluster knows as ``host``.
 
-    Raises subprocess.TimeoutExpired, and OSError where this host cannot start it.
+    Raises subprocess.TimeoutExpired, and OSError if the host cannot start it.
     """
     with tempfile.TemporaryDirectory(prefix="vmm-fleet-") as folder:
         words = [word.replace(OUT, folder) for word in command]
@@ -69,7 +69,7 @@ def run(command: tuple[str, ...], timeout_s: float, host: str) -> Report:
 
 
 def _text(printed: bytes, folder: str) -> str:
-    """Return what was printed, with ``OUT`` for the folder, which is gone when it is read."""
+    """Return output with ``OUT`` in place of the folder, which is gone when the output is read."""
     return printed[-MOST_BYTES:].decode(errors="replace").replace(folder, OUT)
 
 

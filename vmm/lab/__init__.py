@@ -1,1 +1,1 @@
-"""Boots a kernel in an emulated or nested machine, and runs a command of ours in it."""
+"""Boots a kernel in an emulated or nested machine, and runs one of our commands in it."""

@@ -1,6 +1,6 @@
-"""Bochs, which emulates Intel's virtualisation: no shares, so all files are in the initramfs.
+"""Bochs, which emulates Intel's virtualisation. It shares no folders: the initramfs has all files.
 
-What the command writes comes back with what it prints on standard error, following a mark.
+Files that the command writes come back on its standard error, after a mark.
 """
 
 import io
@@ -58,17 +58,17 @@ sys.exit(status if status >= 0 else 128 - status)
 
 
 def packing(python: str, nonce: str, words: Sequence[str]) -> tuple[str, ...]:
-    """Return a command that runs another and then sends back the files that it has made."""
+    """Return a command that runs another one and then sends back the files that it wrote."""
     return (python, "-c", _PACK, mark(nonce), *words)
 
 
 def mark(nonce: str) -> str:
-    """Return what stands between a command's standard error and its files."""
+    """Return the mark between a command's standard error and its files."""
     return f"\n--- memslot-lab {nonce} files ---\n"
 
 
 class Unpacking:
-    """A sink for standard error. What follows a mark is files, kept until the end."""
+    """A sink for standard error: what follows the mark is files, which are kept until the end."""
 
     def __init__(self, nonce: str, sink: Sink) -> None:
         self._mark = mark(nonce).encode()
@@ -77,7 +77,7 @@ class Unpacking:
         self._files: list[bytes] | None = None
 
     def __call__(self, data: bytes) -> None:
-        """Pass on what is not files; what may be the start of the mark waits for more."""
+        """Pass on text; hold back what may be the start of the mark."""
         if self._files is not None:
             self._files.append(data)
             return
@@ -93,7 +93,7 @@ class Unpacking:
             self._sink(text)
 
     def unpack(self, folder: Path) -> None:
-        """Write the files where they belong. Raises LabError where they are damaged."""
+        """Write the files to their places. Raises LabError if they are damaged."""
         if self._held:
             self._sink(self._held)
         if self._files is None:
@@ -106,7 +106,7 @@ class Unpacking:
 
 
 def make_cd(output: Path, kernel: Path, first: Path, command_line: str) -> None:
-    """Make a CD that boots a kernel."""
+    """Make a CD that boots a kernel. Raises MissingError and LabError."""
     for path, package in PACKAGES.items():
         if not path.exists():
             raise MissingError(f"{path} is missing: apt install {package}")
@@ -139,7 +139,7 @@ def make_cd(output: Path, kernel: Path, first: Path, command_line: str) -> None:
 
 
 def command(folder: Path, cd: Path, memory_mib: int, log: Path, out: int, err: int) -> list[str]:
-    """Write the configuration and return bochs' command."""
+    """Write the configuration and return the command that starts bochs."""
     if not shutil.which(BOCHS):
         raise MissingError(f"{BOCHS} is missing: apt install bochs bochsbios vgabios")
     lines = (

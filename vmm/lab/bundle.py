@@ -1,6 +1,6 @@
-"""The Python that runs here, and the project, as files of an initramfs.
+"""This Python and the project, as files of an initramfs.
 
-For emulators that cannot show the guest the host's files. Everything is where it is on the host.
+For emulators that cannot share the host's files. Everything has the same path as on the host.
 """
 
 import os
@@ -29,21 +29,21 @@ _NOT_NEEDED = frozenset(
 _NOT_LINKED = re.compile(
     r"_(tkinter|sqlite3|ssl|dbm|gdbm|curses|curses_panel|test.*|xx.*)\..*so|nis\..*so"
 )
-"""Modules of the standard library that bring large libraries with them."""
+"""Modules of the standard library that need large libraries."""
 
 _LARGE = 1 << 17
-"""Bytes from which a library is likely to carry what only a debugger reads."""
+"""A library with more bytes than this probably contains debug information."""
 
 _LEXERS = re.compile(r"pygments/(lexers|styles|formatters)/(?!__init__|_mapping)")
-"""Most of the bytes of a package that is there for one of its functions."""
+"""Most of the bytes of a package of which only one function is used."""
 
 _NAME = re.compile(r"[\w.-]+")
 _LIBRARY = re.compile(r"^\t(?:\S+ => )?(/\S+) \(0x", re.MULTILINE)
-"""How `ldd` names a library that a program is linked with."""
+"""A linked library in the output of `ldd`."""
 
 
 def bundled(folders: Iterable[Path], files: Iterable[Path]) -> list[Entry]:
-    """Return the interpreter, its library, packages, linked libraries, and what else is named."""
+    """Return the interpreter, its library, packages, linked libraries, and the named files."""
     python = Path(sys.executable).resolve()
     chosen = sources(folders) | set(files)
     chosen.update(_libraries(chosen))
@@ -54,7 +54,7 @@ def bundled(folders: Iterable[Path], files: Iterable[Path]) -> list[Entry]:
 
 
 def sources(folders: Iterable[Path]) -> set[Path]:
-    """Return the files of Python, of what the project needs, and of the project's folders."""
+    """Return the files of Python, of the packages that the project needs, and of its folders."""
     chosen = {Path(sys.executable).resolve(), Path(sys.prefix, "pyvenv.cfg")}
     chosen.update(_python_files(Path(sysconfig.get_paths()["stdlib"])))
     chosen.update(_packages(PROJECT))
@@ -64,7 +64,7 @@ def sources(folders: Iterable[Path]) -> set[Path]:
 
 
 def _packages(project: str) -> Iterator[Path]:
-    """Yield the files of all packages that a project needs, its own apart."""
+    """Yield the files of all packages that a project needs, without its own."""
     waiting, known = [project], set[str]()
     while waiting:
         name = waiting.pop()
@@ -74,13 +74,13 @@ def _packages(project: str) -> Iterator[Path]:
         try:
             package = distribution(name)
         except PackageNotFoundError:
-            continue  # For another Python or system.
+            continue  # It is for another Python or system.
         for requirement in package.requires or ():
             if "extra ==" not in requirement and (match := _NAME.match(requirement)):
                 waiting.append(match[0].replace("_", "-").lower())
         for file in package.files or ():
             parts = file.parts
-            if name == project and file.name != "METADATA":  # Its version is in that.
+            if name == project and file.name != "METADATA":  # The version is in METADATA.
                 continue
             if ".." in parts or _NOT_NEEDED.intersection(parts) or _LEXERS.match(str(file)):
                 continue
@@ -88,7 +88,7 @@ def _packages(project: str) -> Iterator[Path]:
 
 
 def _python_files(top: Path) -> Iterator[Path]:
-    """Yield a package's files, or a module that is one file, without tests and caches."""
+    """Yield a package's files without tests and caches, or a module's single file."""
     if top.is_file():
         yield top
         return
@@ -106,7 +106,7 @@ def _libraries(files: Iterable[Path]) -> set[Path]:
 
 
 def _entries(files: Iterable[Path]) -> Iterator[tuple[str, tuple[int, bytes]]]:
-    """Yield files; Python's compiled ones take the place of sources: nothing compares times then.
+    """Yield files, with compiled modules instead of their sources, so that no times are compared.
 
     Packages that read their own sources keep them.
     """

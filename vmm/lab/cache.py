@@ -1,4 +1,4 @@
-"""Where the lab keeps what is slow to get: kernels, lists of packages, logs of runs."""
+"""The lab's cache for what is slow to get: kernels, package lists, logs of runs."""
 
 import os
 import shutil
@@ -7,16 +7,16 @@ from pathlib import Path
 from vmm.host.naming import write_named
 
 KEPT_RUNS = 20
-"""So many folders of earlier runs stay."""
+"""How many folders of earlier runs are kept."""
 
 
 def cache_folder() -> Path:
-    """Return the folder, $XDG_CACHE_HOME/memslot-vmm or ~/.cache/memslot-vmm; it may not be."""
+    """Return $XDG_CACHE_HOME/memslot-vmm or ~/.cache/memslot-vmm, which may not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "memslot-vmm"
 
 
 def home() -> Path:
-    """Return the user's home, which is / for one that the system has no name for."""
+    """Return the user's home, or / if the system has none."""
     try:
         return Path.home()
     except RuntimeError:
@@ -24,7 +24,7 @@ def home() -> Path:
 
 
 def new_run_folder() -> Path:
-    """Make a folder for one run's logs, and forget the oldest ones."""
+    """Make a folder for one run's logs, and remove the oldest ones."""
     runs = cache_folder() / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     earlier = sorted((int(path.name), path) for path in runs.iterdir() if path.name.isdigit())
@@ -44,7 +44,7 @@ def new_run_folder() -> Path:
 
 
 def is_alive(run: Path) -> bool:
-    """Return whether the process that made a run's folder is still there."""
+    """Return whether the process that made a run's folder still exists."""
     try:
         os.kill(int((run / "pid").read_text()), 0)
     except PermissionError:

@@ -1,4 +1,4 @@
-"""Several machines, some at a time: each is a process of its own, with a folder for its files."""
+"""Several machines, some at a time: each is a process with its own folder for files."""
 
 import os
 import subprocess
@@ -17,10 +17,10 @@ MMUS: dict[Backend, tuple[tuple[str, ...], ...]] = {
         ("kvm_intel.unrestricted_guest=0",),
     ),
 }
-"""The parameters that choose each MMU of a vendor's KVM; the last on Intel has internal slots."""
+"""The parameters that select each MMU of a vendor's KVM; the last on Intel has internal slots."""
 
 _ROOM_MIB = 1024
-"""What a machine takes besides its memory."""
+"""What a machine takes in addition to its memory."""
 
 _LOOK_S = 0.2
 _END_S = 20
@@ -28,9 +28,9 @@ _END_S = 20
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A machine of the matrix: ``kernel`` is what `vmm lab run --kernel` gets.
+    """A machine of the matrix: ``kernel`` is the value for `vmm lab run --kernel`.
 
-    ``number`` tells kernels of one name apart, from 2 on.
+    ``number`` distinguishes kernels of the same name, from 2 on.
     """
 
     kernel: str
@@ -47,7 +47,7 @@ class Cell:
         )
 
     def options(self) -> list[str]:
-        """Return the options of `vmm lab run` that make this machine, and no other beside it."""
+        """Return the options of `vmm lab run` that start this machine and no others."""
         words = ["--kernel", self.kernel, "--backend", self.backend.value, "--at-once", "1"]
         for each in self.parameters:
             words += ["--param", each]
@@ -56,7 +56,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One `vmm lab run`; its files, and what it prints as ``output.txt``, go to ``folder``."""
+    """One `vmm lab run`; its files, and its output as ``output.txt``, go to ``folder``."""
 
     label: str
     command: Sequence[str]
@@ -64,7 +64,7 @@ class Task:
 
 
 def cells_of(kernels: Sequence[str], backends: Sequence[Backend]) -> list[Cell]:
-    """Return a cell for each kernel and each MMU; a kernel that is named twice has one."""
+    """Return a cell for each kernel and each MMU; kernels that are named twice count once."""
     once = list(dict.fromkeys(kernels))
     names = [_name_of(kernel) for kernel in once]
     return [
@@ -85,9 +85,9 @@ def run_all(
     done: Callable[[Task, int, float], None],
     look: Callable[[Sequence[Task]], None] = lambda _: None,
 ) -> dict[str, int]:
-    """Run tasks, some at a time, and return their statuses by label; ``done`` is told each.
+    """Run tasks, some at a time, and return their statuses by label; ``done`` gets each result.
 
-    ``look`` is told now and then which are under way. When this is interrupted, none is left.
+    ``look`` regularly gets the tasks under way. If this is interrupted, all of them are ended.
     """
     waiting = list(reversed(tasks))
     running: dict[subprocess.Popen[bytes], tuple[Task, float]] = {}
@@ -128,7 +128,7 @@ def _start(task: Task) -> subprocess.Popen[bytes]:
 
 
 def usual_number(cpus: int = 1, memory_mib: int = 2048) -> int:
-    """Return how many machines with so much each this one can run at a time."""
+    """Return how many machines of this size this host can run at a time."""
     all_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     all_cpus = len(os.sched_getaffinity(0))
     return max(1, min(all_cpus // cpus, all_mib // (memory_mib + _ROOM_MIB)))

@@ -1,8 +1,8 @@
 """Debian's kernels: packages unpacked into the cache, never installed.
 
-apt fetches them with lists of their own, so that the system's lists and sources stay as they are,
-and checks what it fetches against Debian's signatures. What is kept is the image, its
-configuration and the modules that a lab can need; a manifest with checksums shows damage later.
+apt fetches them with separate package lists, so that the system's lists and sources do not change,
+and checks Debian's signatures. The image, its configuration and the modules that a lab can need are
+kept, with a manifest of checksums that reveals damage later.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ WANTED = (
     *("virtio_pci", "virtio_console", "9pnet_virtio", "9p"),
     *("ata_piix", "sr_mod", "sd_mod", "isofs"),
 )
-"""Modules that are kept, with all that they need."""
+"""Modules that are kept, with all modules that they need."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Debian's suites that have a kernel, and what its version begins with ("": the newest)."""
+    """Debian's suites that have a kernel, and the prefix of its version ("": the newest)."""
 
     series: str
     suites: tuple[tuple[str, str], ...]
@@ -51,13 +51,13 @@ RELEASES = {
     "debian-6.1": Release("6.1.", ((ARCHIVE, "bookworm"), (SECURITY, "bookworm-security"))),
     "debian-5.10": Release("5.10.", ((ARCHIVE, "bullseye"), (SECURITY, "bullseye-security"))),
 }
-"""What `--kernel` calls them; "debian" is the newest that Debian has."""
+"""The names for `--kernel`; "debian" is the newest kernel that Debian has."""
 
 Say = Callable[[str], None]
 
 
 def fetched(name: str, say: Say, refresh: bool = False) -> Kernel:
-    """Return one of RELEASES, from the cache unless it is not there, damaged or to be fresh."""
+    """Return one of RELEASES, from the cache unless it is missing, damaged or to be refreshed."""
     kept = cache_folder() / "debian" / name
     if not refresh and (kernel := _kept(name, kept, say)):
         return kernel
@@ -155,18 +155,18 @@ def _keep(unpacked: Path, kept: Path, packages: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Apt:
-    """apt with lists of its own."""
+    """apt with separate package lists."""
 
     options: tuple[str, ...]
 
     def run(self, program: str, *arguments: str, folder: Path | None = None) -> str:
-        """Run apt-get or apt-cache and return its output; raise LabError if it fails."""
+        """Run apt-get or apt-cache and return its output. Raises LabError."""
         return _output(program, *self.options, *arguments, folder=folder)
 
 
 @contextmanager
 def apt_lists(suites: Sequence[tuple[str, str]], scratch: Path, say: Say) -> Iterator[Apt]:
-    """Fetch the lists of some suites into a folder of their own."""
+    """Fetch the package lists of some suites into a scratch folder."""
     lists, cache, sources = scratch / "lists", scratch / "cache", scratch / "sources.list"
     (lists / "partial").mkdir(parents=True)
     (cache / "archives" / "partial").mkdir(parents=True)
@@ -191,7 +191,7 @@ def apt_lists(suites: Sequence[tuple[str, str]], scratch: Path, say: Say) -> Ite
 
 
 def source_package(name: str, folder: Path) -> None:
-    """Fetch a package of a kernel's source, such as linux-source-6.12, into a folder."""
+    """Download a kernel source package, such as linux-source-6.12, to a folder."""
     version = name.rpartition("-")[2]
     suites = RELEASES.get(f"debian-{version}", RELEASES["debian"]).suites
     with apt_lists(suites, folder, lambda _: None) as apt:
@@ -199,15 +199,15 @@ def source_package(name: str, folder: Path) -> None:
 
 
 def _newest(series: str, apt: Apt) -> tuple[str, ...]:
-    """Return the packages of the newest plain kernel: one, or since Linux 6.17 or so two."""
+    """Return the packages of the newest plain kernel: one, or two since about Linux 6.17."""
     names = apt.run("apt-cache", "pkgnames", "linux-").split()
     return newest_of(series, names)
 
 
 def newest_of(series: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Choose among packages' names; "cloud" and "rt" kernels are others, with no 9p in the former.
+    """Choose among package names; "cloud" and "rt" kernels do not count (the former lack 9p).
 
-    Raises LabError where there is none.
+    Raises LabError if there is none.
     """
     version = rf"({re.escape(series)}\d[\w.+~-]*?)"
     whole = _by_version(rf"linux-image-{version}-amd64-unsigned", names)

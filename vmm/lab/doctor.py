@@ -17,9 +17,9 @@ _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is needed: what for, and "" or what is missing with its remedy.
+    """One requirement: what for, and what is missing with its remedy, or "".
 
-    ``is_vital`` is true of what every `vmm lab run` needs.
+    ``is_vital`` marks what every `vmm lab run` needs.
     """
 
     what: str
@@ -29,7 +29,7 @@ class Finding:
 
 
 def findings() -> Iterator[Finding]:
-    """Look at this host; nothing is installed or fetched."""
+    """Look at this host; install and fetch nothing."""
     yield _program(QEMU, "qemu-system-x86", "boots kernels, emulates AMD's virtualisation", True)
     yield _init()
     yield _program("bochs", "bochs", "emulates Intel's virtualisation (--backend vmx)")

@@ -1,4 +1,4 @@
-"""What can go wrong before there is a verdict. Each is one line for a person."""
+"""Errors before there is a verdict; each message is one line for people."""
 
 
 class LabError(Exception):
@@ -6,7 +6,7 @@ class LabError(Exception):
 
 
 class NoKernelError(LabError):
-    """A file or folder that was named is no kernel that can be booted."""
+    """The named file or folder is not a kernel that can be booted."""
 
 
 class MissingError(LabError):

@@ -2,21 +2,21 @@
  * The first process of a lab's machine: loads modules, enters the host's files, runs one command
  * and reports its status. Linked statically.
  *
- * What to do stands in /lab.conf: pairs of strings, each ended by a NUL byte; vmm/lab/settings.py
- * writes it. More may come over a port of the virtio console: until then nothing of the host's files
- * is in use, and the machine's state can be kept and restored. A command that is loaded before that
- * waits for the same pairs on its standard input.
+ * What to do is in /lab.conf: pairs of strings, each ended by a NUL byte, written by
+ * vmm/lab/settings.py. More may come over a port of the virtio console: until then none of the
+ * host's files is in use, and the machine's state can be saved and restored. A command that is
+ * loaded before that waits for the same pairs on its standard input.
  *
- * Reports go to the kernel's log, so that they and what the kernel says keep their order:
+ * Reports go to the kernel's log, in order with the kernel's own messages:
  *
- *     memslot-lab NONCE booted          the kernel has; what it complains of from now on is a fault
- *     memslot-lab NONCE waiting         for more to do
- *     memslot-lab NONCE alive           every few seconds: the kernel runs what is to run
+ *     memslot-lab NONCE booted          the kernel has: its complaints count from now on
+ *     memslot-lab NONCE waiting         for orders
+ *     memslot-lab NONCE alive           every few seconds, as long as the kernel runs processes
  *     memslot-lab NONCE ready           the command is about to run
- *     memslot-lab NONCE parameter M.P=V what a module's parameter turned out to be
- *     memslot-lab NONCE fatal WHY       it could not be run
- *     memslot-lab NONCE status N        it has ended
- *     memslot-lab NONCE over            nothing of it is left, KVM's modules included
+ *     memslot-lab NONCE parameter M.P=V the value that a module's parameter has
+ *     memslot-lab NONCE fatal WHY       the command could not be run
+ *     memslot-lab NONCE status N        the command has ended
+ *     memslot-lab NONCE over            nothing is left of it, and KVM's modules are unloaded
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -119,7 +119,7 @@ static void enter_kernels_files(void)
 	mount("pts", "/dev/pts", "devpts", 0, NULL);
 }
 
-/* A process that says again and again that there is life; it ends with all others. */
+/* Starts a process that regularly reports a sign of life; it ends with all others. */
 static void beat(void)
 {
 	static pid_t beating;
@@ -131,7 +131,7 @@ static void beat(void)
 	beating = fork();
 	if (beating)
 		return;
-	for (int fd = 0; fd < 100; fd++) /* Others wait for the ends of pipes. */
+	for (int fd = 0; fd < 100; fd++) /* Or readers of pipes would wait for it. */
 		if (fd != kmsg)
 			close(fd);
 	for (;;) {
@@ -140,7 +140,7 @@ static void beat(void)
 	}
 }
 
-/* The value is the module's name, then a space and its parameters, if any. */
+/* The value is the module's name and, after spaces, its parameters. */
 static void load(char *value)
 {
 	char path[300], what[400];
@@ -172,8 +172,8 @@ static void load(char *value)
 }
 
 /*
- * The value is "TAG PATH": a folder of the host, at the same path. What is written must be there
- * at once: a cache would lose it in a panic, and would hide that the host's disk is full.
+ * The value is "TAG PATH": a folder of the host, at the same path. Writes are not cached: a cache
+ * would lose them in a panic, and would hide that the host's disk is full.
  */
 static void share(char *value, int readonly)
 {
@@ -187,7 +187,7 @@ static void share(char *value, int readonly)
 			 : "trans=virtio,version=9p2000.L,msize=512000,cache=none");
 }
 
-/* A folder as it was before something was mounted over it; the last of two calls brings it back. */
+/* Keeps a folder before something is mounted over it; a second call restores it. */
 static void keep(const char *path, int again)
 {
 	static int number;
@@ -216,7 +216,7 @@ static void enter_hosts_files(void)
 		fatal("cannot enter the host's files", strerror(errno));
 }
 
-/* The value is seconds since 1970: a machine that is restored has the time at which it was kept. */
+/* The value is seconds since 1970: a restored machine has the time at which it was saved. */
 static void set_clock(const char *value)
 {
 	struct timespec now = {.tv_sec = atoll(value)};
@@ -225,7 +225,7 @@ static void set_clock(const char *value)
 		report("note cannot set the clock: %s", strerror(errno));
 }
 
-/* The value is 256 random bits as text: machines restored from one state would agree in all. */
+/* The value is 256 random bits as text, which machines restored from one state would share. */
 static void stir(const char *value)
 {
 	struct {
@@ -242,7 +242,7 @@ static void stir(const char *value)
 	close(fd);
 }
 
-/* The value is "MODULE.PARAMETER": what it is now, or "-" where there is none. */
+/* The value is "MODULE.PARAMETER": reports its value, or "-" if there is none. */
 static void tell_parameter(const char *value)
 {
 	char path[300], now[100] = "-";
@@ -304,8 +304,8 @@ static void become(char **words, char **environment, const char *folder)
 }
 
 /*
- * Starts a program that loads what takes long, writes a byte to LOADED_FD, and reads what to do
- * from its standard input. Returns the end to write that to, or -1 where it did not come so far.
+ * Starts a program that loads what takes long, writes a byte to LOADED_FD, and reads its orders
+ * from standard input. Returns the end of the pipe to write them to, or -1 if it failed before.
  */
 static int preload(char **words, char **environment, pid_t *child)
 {
@@ -344,7 +344,7 @@ static void tell(int fd, const char *text, size_t length)
 		ssize_t count = write(fd, text, length);
 
 		if (count <= 0)
-			return; /* It has ended, and its status will say so. */
+			return; /* It has ended, and its status will tell. */
 		text += count;
 		length -= count;
 	}
@@ -362,7 +362,7 @@ static int status_of(pid_t child)
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* Ends what is left, and takes the modules out again: a VM that leaks keeps KVM in use. */
+/* Ends what is left, and unloads the modules: a leaked VM would keep KVM in use. */
 static void clean_up(void)
 {
 	tcdrain(1);
@@ -381,7 +381,7 @@ static char *next(char *at)
 	return at + strlen(at) + 1;
 }
 
-/* What there is to do, as far as it does not happen at once. */
+/* Settings that take effect later. */
 static struct {
 	char *words[MAX_WORDS + 1], *environment[MAX_WORDS + 1], *parameters[MAX_WORDS];
 	char *preloaded[MAX_WORDS + 1];
@@ -447,7 +447,7 @@ static void follow(char *text, ssize_t length)
 	}
 }
 
-/* Reads pairs from a port of the virtio console, the last of which is "end" and nothing. */
+/* Reads pairs from a port of the virtio console, up to "end" with an empty value. */
 static ssize_t ordered(const char *path, char *text)
 {
 	static const char last[] = "end\0";
@@ -460,7 +460,7 @@ static ssize_t ordered(const char *path, char *text)
 		if (count < 0 || length == MAX_TEXT)
 			fatal("cannot read what to do", count < 0 ? strerror(errno) : "it is too long");
 		if (count == 0)
-			usleep(10000); /* Nobody is at the other end yet. */
+			usleep(10000); /* The other end is not open yet. */
 		length += count;
 	}
 	close(fd);
@@ -487,7 +487,7 @@ int main(void)
 		if (job.preloaded_count)
 			orders = preload(job.preloaded, job.environment, &child);
 		if (job.preloaded_count && orders < 0)
-			report("note the command could not be loaded before the machine was kept");
+			report("note the command could not be loaded before the machine was saved");
 		memset(job.environment, 0, sizeof(job.environment));
 		job.variable_count = 0;
 		report("waiting");
@@ -496,7 +496,7 @@ int main(void)
 	}
 	if (job.has_share)
 		enter_hosts_files();
-	/* Where the kernel can inject faults, ordinary allocations shall fail, too. */
+	/* With fault injection, allocations that may sleep shall fail, too. */
 	put("/sys/kernel/debug/failslab/ignore-gfp-wait", "N");
 	for (int i = 0; i < job.parameter_count; i++)
 		tell_parameter(job.parameters[i]);

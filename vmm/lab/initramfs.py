@@ -1,4 +1,4 @@
-"""The first files of the machine: an init, what it is to do, and modules. Format: cpio, newc."""
+"""The machine's initramfs: an init, its settings, and modules. Format: cpio, newc."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ Setting = tuple[str, str]
 
 
 Entry = tuple[str, int, bytes]
-"""A path, a mode with the kind of file, and the content (of a link: where it leads)."""
+"""A path, a mode with the file type, and the content (for a link: its target)."""
 
 
 def archive(files: Iterable[Entry]) -> bytes:
@@ -52,7 +52,7 @@ def program(path: str, content: bytes) -> Entry:
 
 
 def settings_text(settings: Sequence[Setting]) -> bytes:
-    """Return /lab.conf."""
+    """Return the content of /lab.conf. Raises LabError for a NUL byte."""
     words = [os.fsencode(word) for setting in settings for word in setting]
     if any(b"\0" in word for word in words):
         raise LabError("an argument holds a NUL byte")
@@ -60,7 +60,7 @@ def settings_text(settings: Sequence[Setting]) -> bytes:
 
 
 def compiled_init() -> bytes:
-    """Return the init program, compiled once and kept in the cache."""
+    """Return the init program, compiled once and cached. Raises MissingError."""
     source = SOURCE.read_bytes()
     kept = cache_folder() / "init" / hashlib.sha256(source).hexdigest()
     if not kept.exists():

@@ -10,17 +10,17 @@ from vmm.lab import modules
 from vmm.lab.errors import LabError, NoKernelError
 
 _MAGIC_AT, _VERSION_AT, _HEADER_SIZE = 0x202, 0x20E, 0x200
-"""Documentation/arch/x86/boot.rst: "HdrS", and where the version lies, less 0x200."""
+"""Documentation/arch/x86/boot.rst: where "HdrS" is, and the version's offset, less 0x200."""
 
 _BANNER = re.compile(rb"Linux version (\S+) \(")
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """``modules`` are names and files; ``label`` is what the user called it.
+    """``modules`` maps names to files; ``label`` is what the user called the kernel.
 
-    ``debug_info`` is a kvm.ko with debug information, where that which is loaded has none.
-    ``direct`` is the same kernel, not packed, where QEMU can start that: nothing unpacks it first.
+    ``debug_info`` is a kvm.ko with debug information, if the one that is loaded has none.
+    ``direct`` is the same kernel uncompressed, if QEMU can start that, which saves unpacking it.
     """
 
     label: str
@@ -32,14 +32,14 @@ class Kernel:
 
     @property
     def started(self) -> Path:
-        """What QEMU starts."""
+        """The file that QEMU starts."""
         return self.direct or self.image
 
 
 def from_path(path: Path, folder: Path | None = None) -> Kernel:
     """Return the kernel of an image or a build tree; ``folder`` has other modules to use.
 
-    Raises NoKernelError where there is none.
+    Raises NoKernelError if there is none.
     """
     direct = None
     if path.is_dir():
@@ -67,8 +67,8 @@ def _direct_of(tree: Path) -> Path | None:
 
 
 def release_of(image: Path) -> str:
-    """Return what `uname -r` will say, from the image."""
-    if not image.is_file():  # Opening a pipe would wait for who writes to it.
+    """Return what `uname -r` will print, from the image. Raises NoKernelError."""
+    if not image.is_file():  # Opening a pipe would wait for a writer.
         raise NoKernelError(f"{image}: not a file")
     try:
         with image.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
@@ -96,7 +96,7 @@ def _release_in(data: mmap.mmap) -> str | None:
 
 
 def check_release(kernel: Kernel, chosen: tuple[modules.Module, ...]) -> None:
-    """Raise LabError if modules are of another version, which the kernel would refuse later."""
+    """Raise LabError if modules are for another kernel, which would refuse them later."""
     for module in chosen:
         if module.release != kernel.release:
             raise LabError(

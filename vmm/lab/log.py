@@ -1,11 +1,11 @@
-"""Reads the kernel's log of a machine: the init's reports, and what the kernel complains of."""
+"""Reads the kernel log of a machine: the init's reports, and the kernel's complaints."""
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 SIGN = "VMM_LAB"
-"""The variable by which a command in the machine knows how a line of the lab begins."""
+"""The environment variable that tells a command in the machine the prefix of the lab's lines."""
 
 _COMPLAINT = re.compile(
     r"Kernel panic - not syncing|WARNING: |BUG: |Oops: |kernel BUG at|general protection fault"
@@ -13,7 +13,7 @@ _COMPLAINT = re.compile(
     r"|BUG kvm|Objects remaining|possible circular locking|INFO: possible|suspicious RCU usage"
 )
 _STALL = re.compile(r"soft lockup|rcu.*stall|blocked for more than|hrtimer: interrupt took")
-"""On an emulated machine these say how busy the host is."""
+"""On an emulated machine these only say how busy the host is."""
 
 _FATAL = re.compile(r"Kernel panic - not syncing")
 _STAMP = re.compile(r"^\[ *\d+\.\d+\](\[[ TC]*\d+\])? ?")
@@ -22,10 +22,10 @@ _WHERE = re.compile(r"RIP: 0010:([a-z_]\S+\+0x\S+)")
 
 @dataclass(slots=True)
 class Reports:
-    """What a log says so far. ``complaint`` is the kernel's first since it booted, and its place.
+    """What a log says so far. ``complaint`` is the kernel's first since it booted, with its place.
 
-    ``has_begun`` is true of a complaint that came after the command had begun. Of ``scenarios``
-    that the command runs have ``begun`` or are skipped; ``under_way`` is the one that began last.
+    ``has_begun`` says that the complaint came after the command had begun. Of the command's
+    ``scenarios``, ``begun`` have begun or were skipped; ``under_way`` is the one that began last.
     """
 
     has_booted: bool = False
@@ -52,12 +52,12 @@ class LogReader:
         self._path = path
         self._sign = f"memslot-lab {nonce} "
         self.size = 0
-        """So many bytes were read."""
+        """How many bytes were read."""
         self._rest = b""
         self.reports = Reports()
 
     def read(self) -> Reports:
-        """Take what is new, and return all that is known."""
+        """Read what is new, and return all that is known."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self.size)
@@ -71,7 +71,7 @@ class LogReader:
         return self.reports
 
     def close(self) -> Reports:
-        """Take the last line too, though it has no end."""
+        """Read the last line, too, though it is incomplete."""
         reports = self.read()
         self._take(plain(self._rest.decode(errors="replace")))
         self._rest = b""
@@ -96,7 +96,7 @@ class LogReader:
         kind, _, rest = report.partition(" ")
         match kind:
             case "booted":
-                # An emulated processor has its oddities, and kernels warn of them while they boot.
+                # Kernels warn about an emulated processor's peculiarities while they boot.
                 self.reports.complaint = ""
                 self.reports.has_booted = True
             case "alive":
@@ -128,5 +128,5 @@ class LogReader:
 
 
 def plain(line: str) -> str:
-    """Return a line without its time and without characters that a terminal would obey."""
+    """Return a line without its timestamp and without control characters."""
     return "".join(char for char in _STAMP.sub("", line.strip("\r\n")) if char.isprintable())

@@ -1,4 +1,4 @@
-"""What is booted: a kernel on an emulated or nested processor, with the host's files in it."""
+"""The machine to boot: a kernel on an emulated or nested processor, with the host's files in it."""
 
 import math
 import os
@@ -15,11 +15,11 @@ from vmm.lab.kernel import Kernel, check_release
 
 QEMU = "qemu-system-x86_64"
 HUGE_PAGES = 32
-"""Free huge pages of 2 MiB in the machine: some scenarios need them."""
+"""Free 2 MiB huge pages in the machine, which some scenarios need."""
 
 
 class Backend(StrEnum):
-    """Whose virtualisation the kernel's KVM has under it."""
+    """Whose virtualisation the machine's KVM uses."""
 
     SVM = "svm"
     VMX = "vmx"
@@ -35,10 +35,10 @@ SAYS = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """``parameters`` go to the kernel's command line: MODULE.NAME=VALUE is a module's, too.
+    """``parameters`` go to the kernel's command line; MODULE.NAME=VALUE also goes to the module.
 
-    It is given up after ``limit_s``, when it has printed nothing for ``silence_s``, and when it has
-    given no sign of life for ``life_s``: one comes every five seconds.
+    The machine is ended after ``limit_s``, after ``silence_s`` without output, and after ``life_s``
+    without a sign of life, of which there is one every five seconds.
     """
 
     kernel: Kernel
@@ -53,14 +53,14 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A command to run: on the host's files, which are read-only but for ``folder``.
+    """A command to run on the host's files, which are read-only except ``folder``.
 
-    The command starts in ``folder``. Of what lies in there, ``kept`` stays read-only, and is
-    faster for it. Where an emulator cannot show the host's files, the machine has the Python of
-    this process, ``code`` and ``inputs``.
+    The command starts in ``folder``. ``kept`` paths in it stay read-only, which is faster. If an
+    emulator cannot share the host's files, the machine has the Python of this process, ``code`` and
+    ``inputs``.
 
     ``preloaded`` is a program, of this Python and ``code``, that can be started before the host's
-    files are there: it loads what ``words`` needs, and then does what they say.
+    files are there: it imports what ``words`` need, and then does what they say.
     """
 
     words: tuple[str, ...]
@@ -73,7 +73,7 @@ class Job:
 
 
 def usable_nesting() -> str:
-    """Return "" if this host's KVM can be used by a KVM in a guest, or why it can't."""
+    """Return "" if a guest's KVM can use this host's KVM, else the reason."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "/dev/kvm cannot be used here"
     for vendor in ("kvm_amd", "kvm_intel"):
@@ -86,10 +86,9 @@ def usable_nesting() -> str:
 
 
 def chosen_backend(name: str | None) -> Backend:
-    """Return the backend of a name, or the host's own KVM where it nests, else the emulated SVM.
+    """Return the named backend, or the default: the host's KVM if it nests, else emulated SVM.
 
-    Raises MissingError if a backend that was asked for is not to be had: another is never
-    taken silently.
+    Raises MissingError if a named backend is not available: another one is never used silently.
     """
     if name is None:
         return Backend.SVM if usable_nesting() else Backend.KVM
@@ -100,7 +99,7 @@ def chosen_backend(name: str | None) -> Backend:
 
 
 def wanted_modules(backend: Backend) -> tuple[str, ...]:
-    """Return the modules that a machine needs if they are not built in, in order."""
+    """Return the modules that a machine needs unless they are built in, in order."""
     shares = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p")
     match backend:
         case Backend.SVM:
@@ -113,22 +112,22 @@ def wanted_modules(backend: Backend) -> tuple[str, ...]:
 
 
 def loadable(machine: Machine) -> tuple[modules.Module, ...]:
-    """Return the modules to load, in order. Raises LabError if they are another kernel's."""
+    """Return the modules to load, in order. Raises LabError if they are for another kernel."""
     chosen = modules.in_order(machine.kernel.modules, wanted_modules(machine.backend))
     check_release(machine.kernel, chosen)
     return chosen
 
 
 def module_parameters(machine: Machine) -> dict[str, str]:
-    """Return those parameters that are a module's: "kvm_amd.npt" and its value."""
+    """Return the parameters that are a module's, such as "kvm_amd.npt", with their values."""
     pairs = (each.partition("=") for each in machine.parameters)
     named = {name.replace("-", "_"): value for name, _, value in pairs}
     return {name: value for name, value in named.items() if name.startswith("kvm")}
 
 
 def command_line(machine: Machine) -> str:
-    """Return the kernel's: any complaint ends the machine at once, and is on the serial line."""
-    warns = machine.backend is Backend.VMX  # Bochs is no processor that kernels know.
+    """Return the kernel's command line: any warning ends the machine at once, and is in its log."""
+    warns = machine.backend is Backend.VMX  # Kernels warn about bochs's processor.
     words = [
         *("console=ttyS0,115200", "oops=panic", "panic=-1", "reboot=t"),
         *(("loglevel=5",) if warns else ("panic_on_warn=1",)),
@@ -140,11 +139,11 @@ def command_line(machine: Machine) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Where an emulator's machine begins and what it is connected to.
+    """Where a machine begins, and its connections.
 
     ``first`` is the initramfs, ``log`` gets the kernel's log, ``out`` and ``err`` (descriptors of
-    pipes) what the job prints; ``monitor`` is a socket. What there is to do comes from standard
-    input. ``state`` is that of an equal machine, to begin with.
+    pipes) the job's output; ``monitor`` is a socket. Orders come on standard input. ``state`` is
+    the saved state of an equal machine, to start from.
     """
 
     first: Path
@@ -156,7 +155,7 @@ class Wiring:
 
 
 def qemu_command(machine: Machine, job: Job, wiring: Wiring) -> Sequence[str]:
-    """Return QEMU's command."""
+    """Return the command that starts QEMU. Raises MissingError and LabError."""
     if not shutil.which(QEMU):
         raise MissingError(f"{QEMU} is missing: apt install qemu-system-x86")
     for path in (job.folder, wiring.first, wiring.log):

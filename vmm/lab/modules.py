@@ -1,4 +1,4 @@
-"""Kernel modules as files: what each needs, and for which kernel it was built."""
+"""Kernel modules as files: what each needs, and which kernel it was built for."""
 
 import gzip
 import lzma
@@ -15,15 +15,15 @@ from vmm.lab.errors import LabError, MissingError
 _SUFFIX = re.compile(r"\.ko(\.xz|\.gz|\.zst)?$")
 _FACT = re.compile(rb"(?:^|\0)(depends|vermagic)=([^\0]*)(?=\0)")
 _LARGE = 1 << 20
-"""Bytes from which a module is likely to carry what only a debugger reads."""
+"""A module with more bytes than this probably contains debug information."""
 
 Index = Mapping[str, Path]
-"""Modules' names, with underscores, and their files."""
+"""Module names, with underscores, and their files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module that can be loaded: ``content`` is the file, uncompressed."""
+    """A module that can be loaded: ``content`` is the uncompressed file."""
 
     name: str
     content: bytes
@@ -32,14 +32,14 @@ class Module:
 
 
 def name_of(file: str) -> str | None:
-    """Return the name of the module that a file's name stands for, if it is one."""
+    """Return the name of the module in a file of this name; None if it is not a module."""
     return _SUFFIX.sub("", file).replace("-", "_") if _SUFFIX.search(file) else None
 
 
 def index(folder: Path) -> dict[str, Path]:
-    """Return the modules of a folder: one of modules_install, a build tree, or just files.
+    """Return the modules in a folder: from modules_install, a build tree, or just files.
 
-    A build tree lists its modules, so that it need not be gone through.
+    A build tree has a list of its modules, so it is not searched.
     """
     order = folder / "modules.order"
     if (folder / "Module.symvers").exists() and order.exists():
@@ -52,7 +52,7 @@ def index(folder: Path) -> dict[str, Path]:
 
 
 def read(name: str, path: Path) -> Module:
-    """Read a module; what only a debugger needs is left out."""
+    """Read a module without its debug information. Raises LabError."""
     try:
         content = _uncompressed(path)
     except (OSError, EOFError, lzma.LZMAError) as error:
@@ -79,7 +79,7 @@ def _uncompressed(path: Path) -> bytes:
 
 
 def stripped(path: Path, option: str) -> bytes:
-    """Return a file without what `strip OPTION` takes out."""
+    """Return a file as `strip OPTION` leaves it."""
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch, "module")
         _output_of("strip", "binutils", option, "-o", str(output), str(path))
@@ -98,7 +98,7 @@ def _output_of(program: str, package: str, *arguments: str) -> bytes:
 def in_order(modules: Index, wanted: Iterable[str]) -> tuple[Module, ...]:
     """Return the wanted modules and all that they need, in the order to load them.
 
-    Those that are not there are taken to be built in.
+    Modules that are not found are taken to be built in.
     """
     chosen: dict[str, Module] = {}
 

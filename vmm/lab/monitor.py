@@ -1,4 +1,4 @@
-"""Talks to QEMU (QMP): has the state of a machine kept."""
+"""Talks to QEMU (QMP) to save the state of a machine."""
 
 import json
 import shlex
@@ -12,11 +12,11 @@ from vmm.lab.errors import LabError
 _ANSWER_S = 30.0
 _KEEP_S = 60.0
 _AT_ONCE = 1 << 40
-"""Bytes a second: as fast as can be."""
+"""Bytes a second: no limit in practice."""
 
 
 class Monitor:
-    """The end of a connection whose other end is QEMU's, in its mode "control"."""
+    """Our end of a connection to QEMU's monitor in mode "control"."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(_ANSWER_S)
@@ -38,7 +38,7 @@ class Monitor:
         self._ask("cont", {})
 
     def _ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer to a command."""
+        """Return the answer to a command. Raises LabError."""
         if self._is_new:
             self._is_new = False
             self._lines.readline()  # The greeting.

@@ -1,4 +1,4 @@
-"""Runs an emulator: passes on what the guest prints, watches the kernel's log and the time."""
+"""Runs an emulator: passes on the guest's output, and watches the kernel's log and the time."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from vmm.lab.log import LogReader, Reports
 
 _LOOK_S = 0.1
 _GRACE_S = 10
-"""So long an emulator may take to end after its guest has."""
+"""How long an emulator may take to end after its guest has."""
 
 Sink = Callable[[bytes], None]
 
@@ -26,10 +26,10 @@ Sink = Callable[[bytes], None]
 def emulator(
     command: Sequence[str], errors: BinaryIO, pass_fds: Sequence[int]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start an emulator, and kill it when the block ends or this process dies.
+    """Start an emulator; kill it when the block ends or this process dies.
 
-    It has a session of its own, so that Ctrl-C at the terminal reaches this process first. Its
-    standard input is a pipe.
+    It has its own session, so that Ctrl-C at the terminal reaches this process first. Its standard
+    input is a pipe.
     """
     guarded = ["setpriv", "--pdeathsig", "KILL", *command] if shutil.which("setpriv") else command
     try:
@@ -49,12 +49,12 @@ def emulator(
         process.kill()
         process.wait()
         assert process.stdin is not None
-        with suppress(OSError):  # Nobody is there any more to read the rest.
+        with suppress(OSError):  # The reader of the rest is gone.
             process.stdin.close()
 
 
 class Pipes:
-    """Pipes that an emulator writes to; what comes is handed on at once."""
+    """Pipes that an emulator writes to; their data is passed on at once."""
 
     def __init__(self, *sinks: Sink) -> None:
         self._selector = selectors.DefaultSelector()
@@ -66,13 +66,13 @@ class Pipes:
             self.writers.append(writer)
 
     def close_writers(self) -> None:
-        """Leave writing to the emulator."""
+        """Close our copies of the writing ends."""
         for writer in self.writers:
             os.close(writer)
         self.writers.clear()
 
     def pass_on(self, seconds: float) -> bool:
-        """Hand on what comes within some time; return whether anything did."""
+        """Pass on the data that comes within some time; return whether there was any."""
         if not self._selector.get_map():
             time.sleep(seconds)
             return False
@@ -88,7 +88,7 @@ class Pipes:
         return has_any
 
     def close(self) -> None:
-        """Close all that is left."""
+        """Close everything that is left."""
         self.close_writers()
         for key in list(self._selector.get_map().values()):
             self._selector.unregister(key.fd)
@@ -97,7 +97,7 @@ class Pipes:
 
 
 class Late(Enum):
-    """Why a machine was not waited for any longer."""
+    """Why a machine was ended."""
 
     NOT = "it was"
     TIME = "its time is over"
@@ -122,8 +122,8 @@ def watch(
 ) -> Generator[None, None, tuple[Reports, Late]]:
     """Wait until the machine has ended; return what its log says, and whether it was late.
 
-    ``told`` gets what is known whenever the log has grown. A generator: others have their turn
-    after each look, which takes a tenth of a second at most.
+    ``told`` gets the reports whenever the log has grown. This is a generator, so that others have
+    their turn after each look, which takes a tenth of a second at most.
     """
     printed = heard = time.monotonic()
     end = heard + limits.total_s

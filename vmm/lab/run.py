@@ -33,7 +33,7 @@ from vmm.verdict.statuses import ALL, DIFFERS, INCONCLUSIVE, USAGE
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A status as of every command, and why it is not the command's own, if it isn't."""
+    """The exit status, and ``why`` if it is not the command's own."""
 
     status: int
     why: str = ""
@@ -42,15 +42,15 @@ class Ending:
 
 
 def _nobody(reports: Reports) -> None:
-    """Tell nobody."""
+    """Ignore the reports."""
 
 
 Running = Generator[None, None, Ending]
-"""A machine that runs: each step takes a tenth of a second at most, and it ends with its last."""
+"""A running machine: each step takes a tenth of a second at most, and the last one ends it."""
 
 
 def side_by_side(machines: Sequence[Running]) -> list[Ending]:
-    """Let several machines run at the same time, and return how each has ended.
+    """Run several machines at the same time, and return how each ended.
 
     An error in one of them, or an interruption, ends all.
     """
@@ -69,7 +69,7 @@ def side_by_side(machines: Sequence[Running]) -> list[Ending]:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A machine, its modules, and where its state is kept or would be; None if it cannot be."""
+    """A machine, its modules, and the path of its saved state; None if it cannot have one."""
 
     machine: Machine
     loaded: tuple[Module, ...]
@@ -77,9 +77,9 @@ class Prepared:
 
 
 def prepared(machine: Machine, job: Job) -> Prepared:
-    """Read what equal machines have in common, whatever the words of their jobs are.
+    """Read what equal machines have in common, whatever their jobs' commands are.
 
-    Raises LabError where nothing can be booted.
+    Raises LabError if nothing can be booted.
     """
     loaded = loadable(machine)
     return Prepared(machine, loaded, state_path(machine, job, loaded))
@@ -94,12 +94,12 @@ def running(
     told: Callable[[Reports], None] = _nobody,
     keeps: bool = True,
 ) -> Running:
-    """Run a command in a machine; ``folder`` gets the logs, ``out`` and ``err`` what it prints.
+    """Run a command in a machine; ``folder`` gets the logs, ``out`` and ``err`` its output.
 
-    ``told`` gets what the log says so far, again and again. A machine that has the job's program
-    loaded is kept as it is then, where one ``keeps``: the next run of an equal one begins there.
+    ``told`` gets the reports whenever the log has grown. If it ``keeps`` states, a machine that has
+    loaded the job's program is saved then, and the next run of an equal one starts from there.
 
-    Raises LabError where nothing could be booted.
+    Raises LabError if nothing could be booted.
     """
     machine, loaded, state = prepared.machine, prepared.loaded, prepared.state
     if state is not None and state.exists():
@@ -115,7 +115,7 @@ def running(
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """The modules of a machine, and which state it begins with, or is to leave."""
+    """The modules of a machine, and which state it starts from, or is to save."""
 
     loaded: tuple[Module, ...]
     restores: Path | None = None
@@ -178,7 +178,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 class _Orders:
-    """Gives a machine its orders when it waits for them, and has its state kept before."""
+    """Gives a machine its orders when it waits for them, after saving its state."""
 
     def __init__(self, pipe: IO[bytes], text: bytes, monitor: Monitor, start: _Start) -> None:
         self._pipe = pipe
@@ -189,14 +189,14 @@ class _Orders:
             self._give()
 
     def heard(self, told: Callable[[Reports], None], reports: Reports) -> None:
-        """Take what a log says, and tell ``told``."""
+        """Handle reports, and pass them on to ``told``."""
         if reports.is_waiting and self._text:
             self._keep(reports)
             self._give()
         told(reports)
 
     def _keep(self, reports: Reports) -> None:
-        """Keep the state of a machine that has nothing to complain of."""
+        """Save the state of a machine, unless its kernel complained."""
         if self._start.keeps is None or reports.complaint or reports.notes:
             return
         try:
@@ -212,9 +212,10 @@ class _Orders:
 
 
 def judged(machine: Machine, reports: Reports, late: Late, said: list[str]) -> Ending:
-    """Return what a machine's log proves; ``said`` is what the emulator itself complained of.
+    """Return what a machine's log proves; ``said`` is the emulator's own output.
 
-    A command's own status counts only if a sentinel follows it and no complaint of the kernel.
+    The command's status counts only if the final report follows it, without a complaint of the
+    kernel.
     """
     notes = tuple(reports.notes)
     wrong = _wrong_parameter(machine, reports)

@@ -1,7 +1,7 @@
-"""What a machine's first process is told, which init.c explains, and the machine's first files.
+"""The settings of a machine's first process, which init.c explains, and the initramfs.
 
-QEMU's machine is told in two parts: until it gets its orders, nothing of the host's files is in
-use, and nothing in it belongs to one command.
+A QEMU machine gets them in two parts: until it has its orders, none of the host's files is in use,
+and nothing in it depends on the command.
 """
 
 import gzip
@@ -17,22 +17,22 @@ from vmm.lab.machine import Backend, Job, Machine, module_parameters
 from vmm.lab.modules import Module
 
 _ALWAYS = {"kvm": ("force_emulation_prefix=1",)}
-"""Parameters of modules, unless told otherwise: guests may ask for KVM's emulator."""
+"""Default module parameters, which let guests ask for KVM's emulator."""
 
 _ON_BOCHS = {**_ALWAYS, "kvm_intel": ("pml=0",)}
-"""Bochs logs addresses with their low bits, of which KVM warns."""
+"""Bochs logs addresses with their low bits (PML), about which KVM warns."""
 
 _ROOT = "/host"
 """Where the host's files are mounted."""
 
 _MAX_ORDERS = 1 << 16
-"""Bytes that a pipe takes at once, whether or not the machine reads them."""
+"""Bytes that a pipe holds even if the machine does not read them."""
 
 
 def first_settings(
     machine: Machine, job: Job, loaded: Sequence[Module], nonce: str
 ) -> list[initramfs.Setting]:
-    """Return what the machine begins with: modules to load, and what bochs's is to do then."""
+    """Return the first settings: modules to load, and, on bochs, everything else."""
     steps = [("nonce", nonce), *_modules(machine, loaded)]
     if machine.backend is Backend.VMX:
         steps += [("out", "/dev/ttyS1"), ("err", "/dev/ttyS2")]
@@ -44,12 +44,12 @@ def first_settings(
 
 
 def preloads(machine: Machine, job: Job) -> bool:
-    """Return whether the machine has the job's program loaded before it gets orders."""
+    """Return whether the machine loads the job's program before it gets orders."""
     return bool(job.preloaded) and machine.backend is not Backend.VMX and machine.memory_mib >= 1024
 
 
 def orders(machine: Machine, job: Job, nonce: str, *, is_restored: bool) -> bytes:
-    """Return what is to be done then. Raises LabError if that is too long."""
+    """Return the orders. Raises LabError if they are too long."""
     steps = [("nonce", nonce)] if is_restored else []
     steps += [("clock", str(int(time.time()))), ("random", secrets.token_hex(32)), ("root", _ROOT)]
     steps += [*_shares(job), *_command(machine, job, nonce, job.words), ("end", "")]

@@ -1,7 +1,7 @@
-"""States of machines that have booted and loaded a command, and wait for orders.
+"""Saved states of machines that have booted, loaded a command and wait for orders.
 
-A state is kept under a name that changes with all that went into the machine: kernel, modules,
-parameters, this Python and its packages, this project, the emulator.
+The name of a state depends on everything that the machine is made of: kernel, modules, parameters,
+this Python and its packages, this project, the emulator.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from vmm.lab.monitor import Monitor
 from vmm.lab.settings import first_settings, preloads
 
 KEPT = 12
-"""So many states stay: each has the bytes of the machine's memory that are in use, 0.2 GB or so."""
+"""How many states are kept; each takes the memory that the machine uses, about 0.2 GB."""
 
 _ROOM = 2 << 30
-"""Bytes that have to be free for one more."""
+"""Bytes that must be free to save another one."""
 
 
 def state_path(machine: Machine, job: Job, loaded: Sequence[Module]) -> Path | None:
-    """Return where the state of a machine is or would be; None if it cannot have one.
+    """Return the path of a machine's state, whether or not it exists; None if it cannot have one.
 
     ``loaded`` are its modules.
     """
@@ -42,7 +42,7 @@ def state_path(machine: Machine, job: Job, loaded: Sequence[Module]) -> Path | N
 
 
 def _parts(machine: Machine, job: Job, loaded: Sequence[Module]) -> Iterator[bytes]:
-    """Yield all that a machine is made of; files of Python by their times and sizes."""
+    """Yield everything that a machine is made of; Python's files by their times and sizes."""
     emulator = shutil.which(QEMU)
     files = sorted({Path(emulator).resolve() if emulator else Path(QEMU), *sources(job.code)})
     yield machine.kernel.started.read_bytes()
@@ -58,7 +58,7 @@ def _parts(machine: Machine, job: Job, loaded: Sequence[Module]) -> Iterator[byt
 
 
 def keep(monitor: Monitor, path: Path) -> None:
-    """Keep the state of a machine that waits, and forget the oldest. Raises LabError."""
+    """Save the state of a waiting machine, and remove the oldest states. Raises LabError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(path.parent).free < _ROOM:
@@ -75,6 +75,6 @@ def keep(monitor: Monitor, path: Path) -> None:
 
 
 def used(path: Path) -> None:
-    """Have a state outlast those that are used less."""
+    """Note the use of a state, so that others are removed before it."""
     with suppress(OSError):
         os.utime(path)

@@ -1,4 +1,4 @@
-"""Debug information of Debian's kernels, for those that cannot explain themselves."""
+"""Debug information of Debian's kernels, for those without type information (BTF)."""
 
 import re
 import shutil
@@ -14,9 +14,9 @@ from vmm.lab.errors import LabError
 
 
 def fetch_symbols(name: str, say: Say) -> Path:
-    """Return kvm.ko with debug information, of the kernel that is kept: fetched where it is not.
+    """Return the kvm.ko with debug information of the cached kernel, fetched if needed.
 
-    Its package takes nearly a gigabyte, of which this file is kept. Raises LabError.
+    The package takes nearly a gigabyte, of which only this file is kept. Raises LabError.
     """
     kernel = fetched(name, say)
     if kernel.debug_info is not None:

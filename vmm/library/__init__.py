@@ -1,1 +1,1 @@
-"""What the front door `vmm` offers besides the objects over the ABI: scenarios, and guests."""
+"""What `vmm` exports besides the objects over the ABI: running scenarios, assembling guests."""

@@ -1,4 +1,4 @@
-"""Guests of one's own, from a few lines of assembler."""
+"""Custom guests, from a few lines of assembler."""
 
 import shutil
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class AssemblerError(ValueError):
-    """Source that the assembler refuses, with what it says: the line, and why.
+    """The assembler refuses the source; the text is its message, with the line.
 
     >>> from vmm import AssemblerError, assemble
     >>> try:
@@ -19,14 +19,14 @@ class AssemblerError(ValueError):
 
 
 def assemble(source: str, *, bits: int = 16) -> bytes:
-    """Return the machine code of x86 source in AT&T syntax, as GNU as takes it.
+    """Return the machine code of x86 source in AT&T syntax, as GNU as reads it.
 
-    The code runs wherever it is put: labels are relative to its first byte, at offset 0. `bits` is
-    the mode that the guest is in when it gets there: 16 (real mode), 32 or 64.
+    The code runs wherever it is placed: labels are relative to its first byte, at offset 0. `bits`
+    is the mode in which the guest executes it: 16 (real mode), 32 or 64.
 
-    Needs `as` and `objcopy` (GNU binutils, which every C compiler brings along).
+    Needs `as` and `objcopy` (GNU binutils, which come with every C compiler).
 
-    Raises `AssemblerError` for wrong source, `FileNotFoundError` where a tool is missing, and
+    Raises `AssemblerError` for wrong source, `FileNotFoundError` if a tool is missing, and
     `ValueError` for other `bits`.
 
         >>> assemble("mov $0x42, %al; hlt").hex()

@@ -1,4 +1,4 @@
-"""Scenarios from a program of one's own: recorded on this kernel, and judged."""
+"""Runs scenarios from a program: records them on this kernel, and judges them."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,10 +27,10 @@ from vmm.verdict.result import Checked, judged
 
 @cache
 def features_here() -> Features:
-    """Return what this kernel and this process can do; it is asked once, in a child process.
+    """Return what this kernel and this process can do, probed once, in a child process.
 
-    Raises `OSError` where /dev/kvm cannot be used, and `RuntimeError` for a kernel that refuses
-    what every VMM needs, or does not come back: `vmm check` tells more of it then.
+    Raises `OSError` if /dev/kvm cannot be used, and `RuntimeError` if the kernel refuses what every
+    VMM needs, or hangs: `vmm check` then reports more.
 
         >>> features_here().nr_memslots > 32
         True
@@ -56,8 +56,8 @@ def _host() -> HostInfo:
 def curated_scenarios(pattern: str = "*") -> Iterator[Scenario]:
     """Yield the curated scenarios for this kernel whose name matches a pattern, such as `move-*`.
 
-    Those tagged `slow` are among them. Raises `OSError` where /dev/kvm cannot be used, and
-    `ValueError`, which names the closest, for a pattern that matches nothing.
+    Includes those tagged `slow`. Raises `OSError` if /dev/kvm cannot be used, and `ValueError`,
+    with the closest names, for a pattern that matches nothing.
 
         >>> next(curated_scenarios("move-*")).name
         'move-up'
@@ -68,7 +68,7 @@ def curated_scenarios(pattern: str = "*") -> Iterator[Scenario]:
 def why_not(scenario: Scenario) -> str:
     """Return what this host lacks for a scenario, as a phrase; empty if it can run.
 
-    Raises `OSError` where /dev/kvm cannot be used.
+    Raises `OSError` if /dev/kvm cannot be used.
 
         >>> from vmm import curated_scenarios
         >>> why_not(next(curated_scenarios("move-up")))
@@ -79,13 +79,13 @@ def why_not(scenario: Scenario) -> str:
 
 
 def record_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> History:
-    """Carry out a scenario on this kernel, in a process of its own, and return what happened.
+    """Run a scenario on this kernel, in a process of its own, and return its history.
 
-    A guest or a call that never ends is an end like any other, after `time_limit_s` seconds:
-    `History.end.reason` says so. Unless given, these are 20 and 2 ms for each operation, or what
-    the scenario may take by its size where that is more.
+    A guest or a call that never ends is stopped after `time_limit_s` seconds: `History.end.reason`
+    says so. The default is 20 seconds plus 2 ms for each operation, or what the scenario may take
+    by its size if that is more.
 
-    Raises `vmm.ScenarioError` for a scenario that is not safe to run, and `OSError` where /dev/kvm
+    Raises `vmm.ScenarioError` for a scenario that is not safe to run, and `OSError` if /dev/kvm
     cannot be used.
 
         >>> from vmm import Scenario, judge, operations
@@ -101,13 +101,13 @@ def record_scenario(scenario: Scenario, *, time_limit_s: float | None = None) ->
 
 
 def run_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> Checked:
-    """Carry out a scenario on this kernel, and judge it.
+    """Run a scenario on this kernel, and judge it.
 
-    The result holds the verdict, what the kernel complained of meanwhile, and each operation with
-    the memslots after it and what the guest met (`Checked.steps`). Where the host lacks something
-    the verdict is `Status.SKIPPED`, with the reason. `describe` puts a result into words.
+    The result has the verdict, the kernel's complaints during it, and each operation with the
+    memslots after it and what the guest met (`Checked.steps`). If the host lacks something the
+    verdict is `Status.SKIPPED`, with the reason. `describe` turns a result into text.
 
-    Raises what `record_scenario` does.
+    Raises what `record_scenario` raises.
 
         >>> from vmm import Mapping, Place, Scenario, operations
         >>> create = operations.SetUserMemoryRegion(
@@ -130,7 +130,7 @@ def run_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> Ch
 
 
 def describe(checked: Checked) -> str:
-    """Return a result in words, as the command line prints it: lines without an end.
+    """Return a result as text, as the command line prints it, without a final newline.
 
     Raises nothing.
 

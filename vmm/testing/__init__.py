@@ -1,4 +1,4 @@
-"""The pytest plugin, for tests of one's own; `memslot_scenario` is imported from here."""
+"""The pytest plugin; tests import `memslot_scenario` from here."""
 
 from vmm.testing.scenarios import memslot_scenario
 

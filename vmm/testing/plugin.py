@@ -1,7 +1,7 @@
-"""The pytest plugin: fixtures for machines, curated scenarios as tests, and what a failure shows.
+"""The pytest plugin: fixtures for VMs, curated scenarios as tests, and details on failures.
 
-It is loaded in every pytest run where this package is installed, and imports next to nothing until
-a fixture is used. Where /dev/kvm cannot be used its tests are skipped with the reason; with
+It is loaded in every pytest run where this package is installed, and imports almost nothing until a
+fixture is used. Where /dev/kvm cannot be used its tests are skipped with the reason; with
 ``VMM_REQUIRE_KVM`` set in the environment they fail.
 """
 
@@ -31,7 +31,7 @@ _devices = pytest.StashKey["RecordedKvm"]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell pytest the markers."""
+    """Register the markers."""
     config.addinivalue_line(
         "markers",
         f"{_CAPABILITY}(name, at_least=1): skip unless KVM_CHECK_EXTENSION says so much of "
@@ -48,7 +48,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what this kernel has no capability for, and scenarios where there is no KVM."""
+    """Skip tests whose capability this kernel lacks, and scenarios if there is no KVM."""
     markers = list(item.iter_markers(_CAPABILITY))
     if not markers and item.get_closest_marker(MARKER) is None:
         return
@@ -71,7 +71,7 @@ def _require(device: "Kvm", name: str, at_least: int = 1) -> None:
 
 
 def _opened() -> "RecordedKvm":
-    """Open the device; skip the test, or fail it, where that cannot be."""
+    """Open the device, or else skip the test, or fail it."""
     try:
         from vmm.testing.recorded import RecordedKvm
 
@@ -87,7 +87,7 @@ def _opened() -> "RecordedKvm":
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add to a failure the slot map and the last exits of its machines."""
+    """Add the slot map and the last exits of the test's VMs to a failure."""
     report = yield
     if report.when != "teardown" and report.failed and _devices in item.stash:
         from vmm.testing.recorded import state_lines
@@ -99,7 +99,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def kvm(request: pytest.FixtureRequest) -> Iterator["Kvm"]:
-    """The KVM of this host. The memslots of its VMs are shown where the test fails."""
+    """The KVM of this host. If the test fails, the memslots of its VMs are shown."""
     with _opened() as device:
         request.node.stash[_devices] = device
         yield device
@@ -107,7 +107,7 @@ def kvm(request: pytest.FixtureRequest) -> Iterator["Kvm"]:
 
 @pytest.fixture
 def _mappings() -> Iterator[ExitStack]:
-    """What is closed after the machine that uses it."""
+    """Memory that is closed after the VM that uses it."""
     with ExitStack() as stack:
         yield stack
 
@@ -121,7 +121,7 @@ def vm(_mappings: ExitStack, kvm: "Kvm") -> Iterator["Vm"]:
 
 @pytest.fixture
 def vcpu(vm: "Vm") -> "Vcpu":
-    """The VM's vCPU 0, in the state of a reset; closed with the VM."""
+    """The VM's vCPU 0, in its reset state; closed with the VM."""
     return vm.create_vcpu(0)
 
 
@@ -129,8 +129,8 @@ def vcpu(vm: "Vm") -> "Vcpu":
 def guest_memory(vm: "Vm", _mappings: ExitStack) -> GuestMemory:
     """A function that gives the VM memory.
 
-    ``guest_memory(gpa, size_bytes, slot=None, flags=0, content=b"")`` creates a memslot, the next
-    one from 0 on unless told, over new anonymous memory that begins with ``content``, and returns
+    ``guest_memory(gpa, size_bytes, slot=None, flags=0, content=b"")`` creates a memslot (by default
+    the lowest free slot id) over new anonymous memory that begins with ``content``, and returns
     that memory, a `HostMapping`. It is closed after the VM.
     """
     from vmm.kvm.memory import HostAddress, HostMapping

@@ -1,4 +1,4 @@
-"""Machines that remember their memslots, so that a failure can show them."""
+"""VMs that remember their memslots, so that a failure can show them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _PAGE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A memslot that was made."""
+    """A memslot that was created."""
 
     slot: int
     flags: int
@@ -25,7 +25,7 @@ class Region:
 
 
 class RecordedKvm(Kvm):
-    """Makes machines that remember their memslots, and knows all of them."""
+    """Creates VMs that remember their memslots, and keeps a list of them."""
 
     def __init__(self, fd: int) -> None:
         self.machines: list[RecordedVm] = []
@@ -49,7 +49,7 @@ class RecordedVm(Vm):
         self.vcpus: dict[int, Vcpu] = {}
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
-        """Create a vCPU in the state of a reset."""
+        """Create a vCPU in its reset state."""
         self.vcpus[vcpu_id] = vcpu = super().create_vcpu(vcpu_id)
         return vcpu
 
@@ -61,7 +61,7 @@ class RecordedVm(Vm):
         memory_size: int,
         userspace_addr: HostAddress | int,
     ) -> None:
-        """Issue KVM_SET_USER_MEMORY_REGION, and remember what it made."""
+        """Issue KVM_SET_USER_MEMORY_REGION, and remember the slot."""
         super().set_user_memory_region(slot, flags, guest_phys_addr, memory_size, userspace_addr)
         self._remember(slot, flags, guest_phys_addr, memory_size, userspace_addr)
 
@@ -75,7 +75,7 @@ class RecordedVm(Vm):
         guest_memfd_offset: int = 0,
         guest_memfd: int = 0,
     ) -> None:
-        """Issue KVM_SET_USER_MEMORY_REGION2, and remember what it made."""
+        """Issue KVM_SET_USER_MEMORY_REGION2, and remember the slot."""
         super().set_user_memory_region2(
             slot,
             flags,
@@ -98,7 +98,7 @@ class RecordedVm(Vm):
 
 
 def state_lines(machine: RecordedVm) -> Iterator[str]:
-    """Yield the slot map of a machine, from the highest gpa down, and each vCPU's last exit."""
+    """Yield the slot map of a VM, from the highest gpa down, and each vCPU's last exit."""
     regions = sorted(machine.regions.values(), key=lambda each: (each.slot >> 16, -each.gpa))
     for each in regions:
         pages = each.size_bytes // _PAGE_BYTES

@@ -5,7 +5,7 @@ import pytest
 PARAMETER = "memslot_scenario_name"
 MARKER = "memslot_scenario"
 _THREADS = "ignore:This process .* is multi-threaded:DeprecationWarning"
-"""Scenarios run in forked processes, beside which pytest-xdist has threads that wait for input."""
+"""Scenarios run in forked processes, while pytest-xdist has a thread that waits for input."""
 
 
 def memslot_scenario(*patterns: str) -> "staticmethod[..., None]":
@@ -31,13 +31,13 @@ def memslot_scenario(*patterns: str) -> "staticmethod[..., None]":
 
 
 def names_for(patterns: tuple[str, ...]) -> list[str]:
-    """Return the names of the scenarios that a test is for; fail where a pattern matches none."""
+    """Return the names of the scenarios for a test; fail if a pattern matches none."""
     from vmm.catalogue import catalogue
     from vmm.scenario.features import Features
     from vmm.scenario.selection import Selection, SelectionError
     from vmm.scenario.slots import LEAST_SLOTS
 
-    # Names do not depend on the kernel, and a table of few slots is soon made.
+    # Names do not depend on the kernel, and with few slots the catalogue is made faster.
     scenarios = catalogue(Features(nr_memslots=LEAST_SLOTS))
     try:
         found = Selection(patterns, everything=True).among(scenarios)
@@ -47,7 +47,7 @@ def names_for(patterns: tuple[str, ...]) -> list[str]:
 
 
 def run(name: str) -> None:
-    """Run a curated scenario, and skip or fail as its result says."""
+    """Run a curated scenario; skip or fail according to its result."""
     from vmm.library.scenarios import curated_scenarios, describe, run_scenario
     from vmm.verdict.judge import Status
 
