@@ -1,4 +1,4 @@
-"""A headless Chromium that tests can drive; where it is missing they are skipped by name."""
+"""A headless Chromium for tests, which are skipped if it is missing."""
 
 import shutil
 import socket
@@ -31,7 +31,7 @@ _DRAWING_LIMIT_S = 10
 
 @contextmanager
 def chromium(width: int = 1400, height: int = 1000) -> Iterator[Chrome]:
-    """Yield a browser; skip the test where there is none."""
+    """Yield a browser; skip the test if there is none."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
         pytest.skip("needs Chromium and its driver: apt install chromium chromium-driver")
@@ -48,7 +48,7 @@ def chromium(width: int = 1400, height: int = 1000) -> Iterator[Chrome]:
 
 
 def _started(options: ChromeOptions, driver: str) -> Chrome:
-    """Start the browser, a second time if it does not answer: under load it may hang then."""
+    """Start the browser, twice if needed: under load it may hang."""
     usual = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_ANSWER_LIMIT_S)
     try:
@@ -60,7 +60,7 @@ def _started(options: ChromeOptions, driver: str) -> Chrome:
 
 
 def opened(browser: Chrome, file: Path, fragment: str = "") -> None:
-    """Open a page anew."""
+    """Open a page afresh."""
     browser.get("about:blank")
     browser.get(file.as_uri() + fragment)
 
@@ -68,7 +68,7 @@ def opened(browser: Chrome, file: Path, fragment: str = "") -> None:
 def shows(browser: Chrome, selector: str, text: str) -> str:
     """Wait until an element shows some text, and return all of its text.
 
-    A page draws itself anew some time after a click, so the element is looked for each time.
+    A page redraws itself some time after a click, so the element is looked up each time.
     """
     seen = ""
 
@@ -85,7 +85,7 @@ def shows(browser: Chrome, selector: str, text: str) -> str:
 
 
 def complaints(browser: Chrome) -> list[str]:
-    """Return what the console shows, and what the page tried to load besides itself."""
+    """Return the console's messages, and what the page tried to load besides itself."""
     console, requests = (_log(browser, kind) for kind in ("browser", "performance"))
     loaded = [
         text
@@ -96,7 +96,7 @@ def complaints(browser: Chrome) -> list[str]:
 
 
 def violations(browser: Chrome) -> list[str]:
-    """Return what axe, which looks for what keeps people out, finds wrong with the page."""
+    """Return the accessibility violations that axe finds in the page."""
     script = Path(axe_core_python.__file__).parent / "axe.min.js"
     browser.execute_script(script.read_text(encoding="utf-8"))
     found = browser.execute_async_script(
@@ -109,7 +109,7 @@ def violations(browser: Chrome) -> list[str]:
 
 
 def phone(browser: Chrome, size: int = 390) -> None:
-    """Let the browser be a phone of this width; 0: a desktop again."""
+    """Emulate a phone of this width; 0: a desktop again."""
     if not size:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         return

@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis repeats itself, and tests say why they are not run."""
+"""Shared by all tests: hypothesis is deterministic, and skipped tests say why."""
 
 import os
 from collections.abc import Iterator
@@ -28,12 +28,12 @@ def why_no_kvm() -> str | None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that runs the tests which cost CI too much."""
+    """Add the option that runs the tests which take too long for CI."""
     parser.addoption("--long", action="store_true", help="run the tests marked long, too")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the long tests unless they are asked for, one by one or by ``--long``."""
+    """Skip long tests unless they are asked for, one by one or by ``--long``."""
     if config.getoption("--long") or any("::" in each for each in config.args):
         return
     for item in items:
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that needs KVM where there is none, or fail it where there has to be."""
+    """Skip a test that needs KVM if there is none, or fail it if KVM is required."""
     if not any(folder in item.path.parents for folder in _NEED_KVM):
         return
     reason = why_no_kvm()

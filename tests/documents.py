@@ -1,4 +1,4 @@
-"""The commands that documents show, and what they say is printed."""
+"""The commands that documents show, and the output that they show for them."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _STATUS = re.compile(r"\s+# status (\d+)$")
 
 @dataclass(frozen=True)
 class Shown:
-    """A command in a block, its exit status, and the lines that are shown of what it prints."""
+    """A command in a block, its exit status, and the lines of its output that are shown."""
 
     document: str
     line: int
@@ -31,7 +31,7 @@ class Shown:
 
 
 def shown_in(document: Path) -> Iterator[Shown]:
-    """Yield the commands of a document's blocks: those after a prompt."""
+    """Yield the commands in a document's blocks: those after a prompt."""
     name = str(document.relative_to(ROOT))
     command: tuple[int, str] | None = None
     printed: list[str] = []

@@ -1,4 +1,4 @@
-"""The kernel that tests run on where there is none: an ideal one that can do nearly everything."""
+"""The ideal kernel that tests run on without /dev/kvm; it has nearly all features."""
 
 import msgspec
 
@@ -13,5 +13,5 @@ FEATURES = msgspec.structs.replace(
 
 
 def ideal_history(scenario: Scenario, features: Features = FEATURES) -> History:
-    """Return the history of a scenario on a kernel that keeps every promise."""
+    """Return the history of a scenario on an ideal kernel."""
     return ideal.IdealKernel(scenario, features).history()

@@ -1,4 +1,4 @@
-"""Makes what a kernel holds of memslots: right, so that tests can make it wrong; and its memory."""
+"""The kernel's own memslots for tests: correct ones, which tests can corrupt, and their memory."""
 
 from collections.abc import Iterable
 from struct import pack_into
@@ -84,14 +84,14 @@ ARRAY_LAYOUT = ArrayLayout(
 def held_array(
     slots: Iterable[KernelSlot], before: int, generation: int, lru_slot: int = 0
 ) -> KernelArray:
-    """Return what a right kernel with an array holds of some slots."""
+    """Return what a correct kernel with an array holds for some slots."""
     every = tuple(sorted(slots, key=lambda slot: -slot.base_gfn))
     indexes = tuple(sorted((slot.slot_id, index) for index, slot in enumerate(every)))
     return KernelArray(before, 0, every, generation, len(every), lru_slot, indexes)
 
 
 def balanced(order: list[int]) -> tuple[int, tuple[Node, ...]]:
-    """Return a red-black tree of slots in an order: red where its deepest level is not full."""
+    """Return a red-black tree of slots in order, with red nodes on an incomplete deepest level."""
     nodes: dict[int, Node] = {}
     full = (len(order) + 1).bit_length() - 1
 
@@ -132,7 +132,7 @@ def intervals_of(
 def held(
     slots: Iterable[KernelSlot], before: int, generation: int, node_idx: int = 0
 ) -> KernelTrees:
-    """Return what a right kernel holds of some slots."""
+    """Return what a correct kernel holds for some slots."""
     every = tuple(slots)
     numbers = range(len(every))
     gfn_root, gfn_tree = balanced(sorted(numbers, key=lambda each: every[each].base_gfn))
@@ -157,7 +157,7 @@ def held(
 
 
 class Memory:
-    """A kernel's memory with one VM, made from what it is to hold."""
+    """A kernel's memory with one VM, made from what the kernel is to hold."""
 
     vm = 0x10000
     pid = 77
@@ -175,7 +175,7 @@ class Memory:
         self.word(self.vm + LAYOUT.kvm_memslots, self.set_address(kernel.active.node_idx))
 
     def read(self, address: int, size: int) -> bytes:
-        """Return bytes of it. Raises OSError."""
+        """Return some bytes. Raises OSError."""
         if address < 0x1000 or address + size > len(self.data):
             raise OSError(f"the kernel has no memory at {address:#x}")
         return bytes(self.data[address : address + size])
@@ -185,11 +185,11 @@ class Memory:
         pack_into("<Q", self.data, address, value)
 
     def set_address(self, index: int) -> int:
-        """Return where the copy with a node_idx is."""
+        """Return the address of the copy with a node_idx."""
         return self.vm + LAYOUT.kvm_sets + index * LAYOUT.set_size
 
     def slot_address(self, number: int) -> int:
-        """Return where a slot is."""
+        """Return the address of a slot."""
         return self._addresses[number]
 
     def _slot(self, at: int, slot: KernelSlot) -> None:

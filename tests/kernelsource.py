@@ -1,4 +1,4 @@
-"""Files of the kernel's own sources, as Debian packs them: what tests hold ours against."""
+"""Files of the kernel's sources, from Debian's package, for tests that compare with them."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ PACKAGE = "linux-source-6.12"
 
 
 def extracted(folder: Path, *files: str) -> Path:
-    """Unpack some files of the kernel's tree below a folder, and return it; else skip the test."""
+    """Unpack some files of the kernel's tree into a folder, and return it; else skip the test."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         pytest.skip("needs apt-get, to have the kernel's sources")
     script = f"""

@@ -1,6 +1,6 @@
-"""Mutated files through the commands: every end is a documented one, and comes soon.
+"""Puts mutated files through the commands: they end soon, with a documented status.
 
-By hand, for an hour or a number of them: ``python -m tests.mutations 20000 SEED``.
+To run more by hand: ``python -m tests.mutations 20000 SEED``.
 """
 
 import copy
@@ -67,7 +67,7 @@ _OPERATIONS: tuple[dict[str, Any], ...] = (
 
 
 class Mutator:
-    """Files by kind, each changed in one to three places. The same seed gives the same ones."""
+    """Files by kind, each changed in one to three places. The same seed gives the same files."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -79,7 +79,7 @@ class Mutator:
         return self._text(self._mutated(data))
 
     def history(self) -> bytes:
-        """Return a history whose lines are changed, left out, repeated, or in another order."""
+        """Return a history whose lines are changed, removed, repeated or reordered."""
         history = ideal_history(self._one(lambda s: len(s.operations) < 12), EVERYTHING)
         lines = [json.loads(line) for line in history_lines(history)]
         for _ in range(self._random.randint(1, 3)):
@@ -177,7 +177,7 @@ KINDS = (*COMMANDS, "journal")
 
 
 def tried(mutator: Mutator, kind: str, file: Path) -> list[str]:
-    """Put one mutated file through its commands; return what was wrong."""
+    """Put one mutated file through its commands; return what went wrong."""
     file.write_bytes(getattr(mutator, kind)())
     if kind == "journal":
         try:
@@ -209,7 +209,7 @@ def _wrong(result: Result, seconds: float) -> Iterator[str]:
 
 
 def run(count: int, seed: int) -> int:
-    """Try so many files of each kind; print and keep what goes wrong, and return how often."""
+    """Try ``count`` files of each kind; print and keep failures, and return their number."""
     mutator, found = Mutator(seed), Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         for number in range(count):
@@ -225,7 +225,7 @@ def run(count: int, seed: int) -> int:
 
 
 def _host(patience: float = 1.0) -> Host:
-    """Return a host that has everything: this one's kernel is not asked."""
+    """Return a host with all features: this host's kernel is not probed."""
     return Host(INFO, EVERYTHING)
 
 

@@ -1,4 +1,4 @@
-"""A kernel that is played: the commands run on it without /dev/kvm."""
+"""A simulated kernel, so that commands run without /dev/kvm."""
 
 import errno
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ INFO = HostInfo("6.99", "x86_64", "A CPU", False, "kvm_amd", "on (kvm_amd.npt=1)
 
 
 class Kernel:
-    """Plays the kernel: an ideal one, but for what a test changes."""
+    """Plays the kernel: an ideal one, except for what a test changes."""
 
     def __init__(self) -> None:
         self.features = FEATURES
@@ -69,7 +69,7 @@ class Kernel:
         return Host(self.info, self.features)
 
     def play(self, header: Header, journal: Path | None) -> Record:
-        """Return the record of a scenario, or raise what was put in its place."""
+        """Return the record of a scenario, or raise what a test set for it."""
         scenario = header.scenario
         history = self.histories.get(scenario.name) or ideal_history(scenario, header.features)
         if isinstance(history, type):
@@ -96,7 +96,7 @@ class Kernel:
 
 
 class PlayedWorker:
-    """Stands in for `runner.Worker`: scenarios end as soon as they are waited for."""
+    """Replaces `runner.Worker`: scenarios end as soon as they are waited for."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ def with_outcome(history: History, origin: int, outcome: Refused | Touched | Rac
 
 
 def played(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    """Put a played kernel in the place of the real one, for every command."""
+    """Replace the real kernel by a simulated one, for every command."""
     kernel = Kernel()
     monkeypatch.setattr("vmm.catalogue.catalogue", lambda features, with_large=True: SCENARIOS)
     for command in (check, info, listing, repro, run):
@@ -160,6 +160,6 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 
 def vmm(*args: object, stdin: str = "", **environment: str) -> Result:
-    """Run a command, with standard input and more environment."""
+    """Run a command, with standard input and additional environment variables."""
     words = [str(arg) for arg in args]
     return CliRunner(env=environment).invoke(main, words, prog_name="vmm", input=stdin)

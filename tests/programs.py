@@ -1,7 +1,6 @@
 """C programs of scenarios: do they compile, and end as ``vmm`` judges the scenarios?
 
-``scripts/repro-sweep`` runs it over the whole catalogue, or over random scenarios, one scenario
-after the other.
+``scripts/repro-sweep`` runs it on all curated or on random scenarios, one after the other.
 """
 
 import shutil
@@ -34,9 +33,9 @@ _EXPECTED = {Status.PASSED: RIGHT, Status.DIFFERS: WRONG}
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What became of a scenario's program: exit statuses, -1 where the compiler refused it.
+    """The result of a scenario's program: exit statuses, -1 if the compiler refused it.
 
-    ``form`` is why there is none; "" if there is one.
+    ``form`` says why there is no program; "" if there is one.
     """
 
     scenario: str
@@ -47,12 +46,12 @@ class Ran:
 
     @property
     def good(self) -> bool:
-        """Whether the program says what ``vmm`` says."""
+        """Whether the program agrees with ``vmm``."""
         return self.status == self.expected or bool(self.form)
 
 
 def compare(scenario: Scenario, features: Features, folder: Path) -> Ran:
-    """Run a scenario, and its program; what ``vmm`` leaves out, a program has to refuse."""
+    """Run a scenario and its program; a program must refuse to run what ``vmm`` skips."""
     expected = CANNOT_RUN
     try:
         if features.missing(scenario.needs, scenario.vm_type) or out_of_reach(
@@ -76,7 +75,7 @@ def compare(scenario: Scenario, features: Features, folder: Path) -> Ran:
 
 
 def end_of(text: str, folder: Path) -> tuple[int, str]:
-    """Compile a program and run it; return its exit status, and what it said."""
+    """Compile and run a program; return its exit status and output."""
     source, binary = folder / "repro.c", folder / "repro"
     source.write_text(text)
     strict = ("-Wall", "-Wextra", "-Werror", "-pthread")
@@ -95,7 +94,7 @@ def end_of(text: str, folder: Path) -> tuple[int, str]:
 
 
 def chosen(arguments: Sequence[str], features: Features) -> Iterator[Scenario]:
-    """Yield the curated scenarios by parts of their names, or random ones by seed and count."""
+    """Yield curated scenarios by parts of their names, or random ones by seed and count."""
     if arguments[:1] == ["--random"]:
         seed, count = map(int, arguments[1:])
         yield from (generate(seed_of(seed, number), features) for number in range(count))
@@ -106,7 +105,7 @@ def chosen(arguments: Sequence[str], features: Features) -> Iterator[Scenario]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what does not agree, and how many do; return 1 if any does not."""
+    """Print disagreements, and counts of all results; return 1 if there is a disagreement."""
     with Kvm.open() as kvm:
         features = probe_features(kvm)
     count: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""A run that holds a result of every kind, with hostile text, for the tests of reports."""
+"""A run with a result of every kind, and with hostile text, for tests of reports."""
 
 import dataclasses
 import errno
@@ -15,7 +15,7 @@ from vmm.verdict.known_issues import KnownIssue
 from vmm.verdict.result import Checked, Run, judged
 
 HOSTILE = "bad\x1b[2J\nok 1 forged # SKIP\r<b>&amp; \ud800\u202e"
-"""What a file or a kernel's log may hold."""
+"""Text that a file or a kernel's log may contain."""
 
 ISSUE = KnownIssue("an-issue", "", frozenset(("create",)), "w", "e")
 
@@ -44,14 +44,14 @@ def skipped(name: str, reason: str, *tags: str) -> Checked:
 
 
 def of_status(checked: Checked, status: Status, issue: KnownIssue | None = ISSUE) -> Checked:
-    """Return a result that is weighed by a known issue."""
+    """Return a result as a known issue changes it."""
     reason = f"{ISSUE.name}: {ISSUE.what}"
     verdict = msgspec.structs.replace(checked.verdict, status=status, reason=reason)
     return dataclasses.replace(checked, verdict=verdict, issue=issue)
 
 
 def crashed(name: str, *tags: str) -> Checked:
-    """Return a result that an error of this program stands for."""
+    """Return the result of a scenario that ended with an error of this program."""
     reason = "harness: Traceback (most recent call last):\n  in f\nAssertionError: oops"
     return Checked(make(name, *tags), Verdict(name, Status.INTERNAL_ERROR, reason))
 

@@ -1,4 +1,4 @@
-"""Touches for the guests' mailbox, with names in place of positions."""
+"""Touches for the guests' mailbox, with named fields."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from guests.image import Access
 
 
 class Touch(NamedTuple):
-    """One access at ``gpa``. ``value`` is what a write stores: its low bytes."""
+    """One access at ``gpa``. A write stores the low bytes of ``value``."""
 
     gpa: int
     code: Access

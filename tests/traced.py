@@ -1,4 +1,4 @@
-"""Traces for tests, from lines."""
+"""Traces for tests, made from lines."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ EEXIST = "-1 EEXIST (File exists)"
 
 
 def trace_of(*lines: str) -> Trace:
-    """Return what lines of a trace say."""
+    """Return the trace with these lines."""
     return read_lines(iter(enumerate(lines, 1)), "trace")
 
 

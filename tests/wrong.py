@@ -1,4 +1,4 @@
-"""Answers that are wrong by as little as possible."""
+"""Outcomes that are wrong by as little as possible."""
 
 import msgspec
 

@@ -1,4 +1,5 @@
-"""The table of wrong kernels: found or not, how soon, how small, and whether the C program tells.
+"""Which faults of the wrong kernel the fuzzer finds, how soon, and whether the C program shows
+them.
 
 ``scripts/fuzz-table`` runs it. Each fault gets a random seed, one process and a minute.
 """
@@ -111,14 +112,14 @@ NEW = (
     "write-protection-missed",
     "xchg-keeps-its-register",
 )
-"""Faults drawn by chance of instructions, starts, clocks, devices, host memory, VMs and threads."""
+"""Randomly chosen faults of instructions, starts, clocks, devices, host memory, VMs and threads."""
 
 SECONDS = 60
 _ALONE = (
     "import vmm.cli.fuzzing as fuzzing; fuzzing._bases = lambda plan, host: (); "
     "from vmm.cli.main import main; main()"
 )
-"""The command, without scenarios that somebody has thought of: none is mutated."""
+"""The command without curated scenarios: none is mutated."""
 
 _MINIMISING_S = 120
 _AFTER = re.compile(r"after ([0-9.]+) s\.$", re.MULTILINE)
@@ -127,7 +128,7 @@ _FOUND = re.compile(r"^found: (\S+) \(in (\d+ of \d+) runs", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one wrong kernel; ``found_s`` until it was found, ``seconds`` in all."""
+    """The result for one wrong kernel; it was found after ``found_s``, of ``seconds`` in all."""
 
     fault: Fault
     seed: int
@@ -141,13 +142,13 @@ class Row:
 
     @property
     def good(self) -> bool:
-        """Whether all that is promised holds."""
+        """Whether the result is as expected."""
         small = self.operations <= self.fault.fewest + 2
         return self.found and small and (self.wrong, self.right) == (1, 0)
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table; return 1 if a row of it is not as promised."""
+    """Print the table; return 1 if a row is not as expected."""
     known = {fault.name: fault for fault in faults()}
     alone = arguments[:1] == ["--alone"]
     arguments = arguments[alone:]
@@ -170,7 +171,7 @@ def main(arguments: list[str]) -> int:
 
 
 def hunt(fault: Fault, folder: Path, alone: bool = False) -> Row:
-    """Let the fuzzer look for one wrong kernel, ``alone`` without any curated scenario."""
+    """Run the fuzzer on one wrong kernel; if ``alone``, without curated scenarios."""
     seed = secrets.randbelow(1 << 32)
     start = time.monotonic()
     limits = ["--seconds", str(SECONDS), "--jobs", "1", "--findings", "1"]

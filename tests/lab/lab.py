@@ -1,7 +1,7 @@
-"""The Python face of the wrong kernel: build it, list its faults, run programs against it.
+"""The Python side of the wrong kernel: builds it, lists its faults, runs programs on it.
 
-The library under `wrong_kernel/` is preloaded into a program and gives it deliberately wrong
-answers in the kernel's place; `witness/` is a plain C program that shows each of them.
+The library in `wrong_kernel/` is preloaded into a program and gives deliberately wrong answers in
+place of the kernel; `witness/` is a plain C program that shows each of them.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ _COUNTED = ("fill", "empty")
 class Fault:
     """One way in which the kernel can be wrong.
 
-    `name` is what WRONG_KERNEL takes, also as `name:after=N` (asleep for the VM's first N
-    successful changes) or `name:every=N` (only at each Nth occasion). `witness` is the shortest
+    `name` is a value of WRONG_KERNEL, also as `name:after=N` (inactive for the VM's first N
+    successful changes) or `name:every=N` (only on every Nth occasion). `witness` is the shortest
     sequence of operations that shows it, in the language of `witness/witness.c`.
     """
 
@@ -49,7 +49,7 @@ def _count(operation: str) -> int:
 
 @cache
 def build() -> Path:
-    """Compile the library to preload, unless its sources are as they were. Needs gcc."""
+    """Compile the library to preload, unless its sources are unchanged. Needs gcc."""
     return _compile("wrong_kernel", ".so", _SHARED)
 
 
@@ -60,7 +60,7 @@ def build_witness() -> Path:
 
 
 def faults() -> tuple[Fault, ...]:
-    """Return every fault that the library knows, in its own order."""
+    """Return all faults of the library, in its order."""
     listing = subprocess.run(
         ["/bin/true"], env=environment("list"), capture_output=True, text=True, check=True
     )
@@ -72,13 +72,13 @@ def environment(
 ) -> dict[str, str]:
     """Return an environment in which programs meet this fault; by default none.
 
-    ``call`` is another class of fault: how a call that every VMM needs is answered, whatever the
-    VM. ``KVM_SET_SREGS:errno=22:after=3`` refuses all but the first three; ``answer=N``,
-    ``hang=1``, ``kill=N``, ``writes=1``, and of some calls ``other=1`` and ``exit=N`` stand in the
-    place of ``errno=N``: `calls_refused.c` says what they are.
+    ``call`` is another class of fault: the answer to a call that every VMM needs, in any VM.
+    ``KVM_SET_SREGS:errno=22:after=3`` refuses all but the first three; ``answer=N``, ``hang=1``,
+    ``kill=N``, ``writes=1``, and for some calls ``other=1`` and ``exit=N`` can replace ``errno=N``:
+    `calls_refused.c` explains them.
 
-    A program that is under way may choose another one: WRONG_KERNEL is read anew whenever a VM
-    is made. A name that does not exist ends the program with status 2.
+    A running program may choose another fault: WRONG_KERNEL is read whenever a VM is created. An
+    unknown name ends the program with status 2.
     """
     return {**base, "LD_PRELOAD": str(build()), "WRONG_KERNEL": fault, "WRONG_CALL": call}
 

@@ -1,7 +1,7 @@
-"""Plays scenarios against wrong kernels: `python -m tests.lab.play`, preloaded with the library.
+"""Plays scenarios on wrong kernels: `python -m tests.lab.play`, with the library preloaded.
 
-Reads lines of ``fault scenario`` and answers each with ``status rule``: the verdict, and by which
-rule the kernel was found wrong (- if it was not). An error of the harness is ``harness why``.
+Reads lines of ``fault scenario`` and answers each with ``status rule``: the verdict, and the rule
+that the kernel broke (- if none). An error of the harness is ``harness why``.
 """
 
 import os
@@ -20,7 +20,7 @@ from vmm.verdict.result import judged
 
 MOST_LIVES = 200
 PATIENCE = 4
-"""What leaks is waited for as long as it takes to be made, on a busy host, too."""
+"""Leaks are measured with a wait as long as the work, also on a busy host."""
 
 
 def play() -> None:
@@ -43,7 +43,7 @@ def play() -> None:
 
 
 def _shortened(scenario: Scenario) -> Scenario:
-    """Let fewer VMs live and die: a fault that keeps them shows with hundreds."""
+    """Limit the number of VMs that live and die: a fault that keeps them shows with hundreds."""
     operations = tuple(
         msgspec.structs.replace(op, times=min(op.times, MOST_LIVES))
         if isinstance(op, Lives)

@@ -1,4 +1,4 @@
-"""A process that plays scenarios against wrong kernels, one after the other."""
+"""A process that plays scenarios on wrong kernels, one after the other."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ class Player:
         self._process.communicate()
 
     def play(self, fault: str, scenario: str) -> str:
-        """Return the verdict's status and rule; ``-`` is no fault."""
+        """Return the verdict's status and rule; ``-`` means no fault."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{fault} {scenario}\n")

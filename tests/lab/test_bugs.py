@@ -1,6 +1,6 @@
-"""Each scenario that is said to show a historic bug fails where the wrong kernel imitates it.
+"""Each scenario that claims to show a historic bug fails on a wrong kernel that imitates the bug.
 
-The wrong kernel answers as the bug showed itself: what is proven is that the scenario looks there.
+The wrong kernel answers as the buggy one did, which proves that the scenario looks there.
 """
 
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ IMITATED = {
         "nothing-used-up-by-refused-creations",
     ): "creation-beyond-last-gfn-leaks-its-log",
 }
-"""The fault that does what the bug did, by the bug's first commit and the scenario."""
+"""The fault that imitates a bug, by the bug's first commit and the scenario."""
 
 NOT_IMITATED = {
     ("e0135a104c52", "apic-page-then-a-slot-over-it"): "takes an internal slot",

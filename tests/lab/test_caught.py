@@ -1,7 +1,7 @@
 """Every fault of the wrong kernel is caught, and every scenario catches one.
 
-`caught.json` says by which scenarios; scripts/caught-table finds that out, and this proves it. What
-is proven is the whole chain: the fault is below everything, at the ioctl.
+`caught.json` says by which scenarios; scripts/caught-table makes it, and this proves it. That tests
+the whole chain, since the fault is below everything, at the ioctl.
 """
 
 import json
@@ -61,7 +61,7 @@ def features() -> Features:
 
 @pytest.fixture(scope="module")
 def scenarios(features: Features) -> dict[str, Scenario]:
-    """Every scenario by its name, whether this host can run it or not."""
+    """Every scenario by name, whether or not this host can run it."""
     return {scenario.name: scenario for scenario in catalogue(features)}
 
 
@@ -76,7 +76,7 @@ _LONG = {
     ("move-beyond-last-gfn-leaks", "nothing-used-up-by-refused-moves"),
     ("killed-vms-kept", "nothing-used-up-by-vms-killed"),
 }
-"""What takes ten seconds; others of their kind are quicker."""
+"""Takes ten seconds; others of the same kind are quicker."""
 
 
 def _pairs() -> Iterator[object]:
@@ -97,7 +97,7 @@ def test_fault_is_caught(
     lacking = missing(scenarios[scenario], features)
     if lacking:
         pytest.skip(f"{scenario} needs {lacking}")
-    # Memory of the whole machine is looked at: what others give back can hide a loss, once.
+    # The whole machine's memory is measured: what others free can hide a leak, once.
     plays = 4 if scenario.startswith("nothing-used-up-") else 1
     verdicts: list[str] = []
     while len(verdicts) < plays and not (verdicts and verdicts[-1].startswith("differs ")):

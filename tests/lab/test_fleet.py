@@ -1,6 +1,6 @@
-"""`vmm fuzz --dask` on a cluster whose kernel is wrong: four hosts find what one finds.
+"""`vmm fuzz --dask` on a cluster with a wrong kernel: four hosts find what one finds.
 
-Each worker has an address of its own in 127.0.0.0/8, so the four of them are four hosts.
+Each worker has its own address in 127.0.0.0/8, so the four of them count as four hosts.
 """
 
 import signal
@@ -27,7 +27,7 @@ _OPTIONS = ("--nthreads", "1", "--no-nanny", "--no-dashboard")
 
 @contextmanager
 def hosts(count: int) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
-    """Yield a scheduler's address, and so many workers on a kernel that is wrong."""
+    """Yield a scheduler's address, and ``count`` workers on a wrong kernel."""
     with ExitStack() as stack:
         cluster = stack.enter_context(
             LocalCluster(n_workers=0, processes=True, dashboard_address=None)

@@ -1,4 +1,4 @@
-"""The whole chain: a wrong kernel is found, minimised, written up, and told by its C program."""
+"""The whole chain: a wrong kernel is found, minimised, reported, and shown by its C program."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_a_wrong_kernel_is_found_minimised_and_told(name: str, tmp_path: Path) -
 def test_what_depends_on_earlier_vms_is_joined_and_minimised_in_processes_of_their_own(
     seed: str, tmp_path: Path
 ) -> None:
-    """Each third move of a process goes wrong: of one try it depends on those before."""
+    """Every third move in a process goes wrong, so that a try depends on the previous ones."""
     fault = "move-leaves-alias:every=3:joint=1"
     ran = fuzz(tmp_path, "--seed", seed, *BUDGET, fault=fault)
     assert ran.returncode == 1, ran.stdout + ran.stderr
@@ -109,7 +109,7 @@ def test_what_was_under_way_is_named_after_a_crash(tmp_path: Path) -> None:
             assert running.poll() is None
             time.sleep(PAUSE_S)
     finally:
-        os.killpg(running.pid, signal.SIGKILL)  # As when the machine dies: nobody tidies up.
+        os.killpg(running.pid, signal.SIGKILL)  # As if the machine crashed: nothing is cleaned up.
         running.wait()
     budget = ("--jobs", "1", "--operations", "100", "--seconds", "60")
     later = fuzz(tmp_path, "--seed", "1", *budget)

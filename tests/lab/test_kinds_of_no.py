@@ -1,8 +1,8 @@
-"""The table of the kinds of "no", each met for real: a row by a command that takes it.
+"""The table of the kinds of "no", each for real: a row by a command that meets it.
 
-What ``check``, ``run``, ``judge`` and ``fuzz`` say of it is one exit status, and never another's.
-A kernel that is wrong is in `test_caught.py` and `test_set_up.py`, what somebody does to workers of
-``fuzz`` in `test_fuzz.py`, signals and our own files in `tests/kvm/test_endings.py`.
+``check``, ``run``, ``judge`` and ``fuzz`` have one exit status for each kind, and never another's.
+Wrong kernels are in `test_caught.py` and `test_set_up.py`, interference with workers of ``fuzz`` in
+`test_fuzz.py`, signals and our own files in `tests/kvm/test_endings.py`.
 """
 
 import os
@@ -25,7 +25,7 @@ SCENARIO = "create-one-page"
 MANY = "move-up"
 FUZZ = ("fuzz", "--seconds", "0.5", "--jobs", "1", "--seed", "1")
 MANY_RUNS = "KVM_RUN:{}:after=30"
-"""More KVM_RUNs than it takes to ask what a kernel can do."""
+"""Strikes after more KVM_RUNs than probing takes."""
 
 
 IMPATIENT = (
@@ -63,7 +63,7 @@ def limited(kind: int, limit: int) -> Callable[[], None]:
 
 @pytest.fixture
 def many_runs(tmp_path: Path) -> Path:
-    """A scenario in which vCPUs run more often than `MANY_RUNS` spares."""
+    """A scenario in which vCPUs run so often that `MANY_RUNS` strikes."""
     operations = (op for _ in range(20) for op in (NewVm(), Touch(0x10000), Touch(1 << 32)))
     file = tmp_path / "many.json"
     file.write_text(scenario_text(Scenario("many", tuple(operations), survey="none")))
@@ -72,7 +72,7 @@ def many_runs(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a right kernel did."""
+    """The history of a correct kernel."""
     file = tmp_path_factory.mktemp("right") / "history.jsonl"
     assert vmm("run", SCENARIO, "--history", file).returncode == 0
     return file

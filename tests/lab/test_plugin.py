@@ -1,4 +1,4 @@
-"""The pytest plugin, as a project that has installed it uses it: pytest in a process of its own."""
+"""The pytest plugin as a project uses it that has installed it: pytest in its own process."""
 
 import os
 import re
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def project(folder: Path, *options: str, **variables: str) -> str:
-    """Run pytest in a folder, and return what it prints."""
+    """Run pytest in a folder, and return its output."""
     variables = {"VMM_REQUIRE_KVM": "", **variables}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *options]
     done = subprocess.run(
@@ -32,7 +32,7 @@ def project(folder: Path, *options: str, **variables: str) -> str:
 
 
 def a_project(folder: Path, source: str, conftest: str = "") -> Path:
-    """Write a project of one test file."""
+    """Write a project with one test file."""
     (folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
     (folder / "test_it.py").write_text(textwrap.dedent(source))
     (folder / "conftest.py").write_text(textwrap.dedent(conftest))

@@ -1,8 +1,8 @@
-"""Every race fails on a kernel that is wrong now and then, and passes on one that is right.
+"""Every race fails on a kernel that is wrong now and then, and passes on a correct one.
 
-The faults strike at each so manyth occasion, heal by themselves, or strike only where a call comes
-from another thread than the vCPU's: what is proven is that the windows are short enough for a
-single wrong answer to be seen.
+The faults strike on every n-th occasion, heal by themselves, or strike only if a call comes from
+another thread than the vCPU's. That proves that windows are short enough to see a single wrong
+answer.
 """
 
 from collections.abc import Iterator

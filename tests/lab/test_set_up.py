@@ -1,7 +1,7 @@
-"""A kernel that refuses what every VMM needs, or lies or hangs while it is asked what it can do.
+"""A kernel that refuses what every VMM needs, or lies or hangs while it is probed.
 
-Whatever the command, that is a difference, or inconclusive, and named with its arguments; never an
-error of this program, nor a host that lacks something.
+For every command that is a difference, or inconclusive, and named with its arguments; it is never
+an error of this program, nor taken for a host that lacks something.
 """
 
 import json
@@ -113,7 +113,7 @@ OTHERS = (("run", SCENARIO), ("fuzz", "--seconds", "1"), ("info",))
 def test_a_check_of_a_kernel_that_is_wrong_while_it_is_asked_differs(
     tmp_path: Path, call: str, named: str
 ) -> None:
-    """Every command asks first of all, in the same way: half of the calls meet this one."""
+    """Every command probes first, in the same way: half of the calls are tried with this one."""
     status, data = checked(tmp_path, call)
     (probing,) = data["scenarios"]
     assert (status, probing["name"], probing["status"]) == (1, "probing", "differs")
@@ -189,7 +189,7 @@ def test_a_kernel_that_shares_less_than_it_says_is_inconclusive(tmp_path: Path) 
 
 
 def mode_switches(folder: Path) -> Path:
-    """Return a scenario that makes many VMs, and guests that switch modes: more than probing."""
+    """Return a scenario with many VMs, and guests that switch modes: more than probing does."""
     touches = (Touch(0x10000), Touch(0x1_0000_0000), Touch(0x10000))
     operations = (*(op for _ in range(24) for op in (NewVm(), *touches)),)
     file = folder / "switches.json"

@@ -1,7 +1,7 @@
-"""The wrong kernel is wrong where it says so, and nowhere else.
+"""The wrong kernel is wrong where it claims to be, and nowhere else.
 
-Every fault names a witness: the shortest operations that show it. A plain C program plays them,
-so that nothing of the VMM under test takes part.
+Every fault has a witness: the shortest operations that show it. A plain C program plays them, so
+that no code of the VMM under test takes part.
 """
 
 import os
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 NO_FAULT = "-"
 PLAYS = 3
-"""Of what shows in the kernel's memory, which others take and give back as well."""
+"""Tries for effects on the kernel's memory, which others allocate and free, too."""
 
 
 def play(
@@ -47,7 +47,7 @@ def all_faults() -> tuple[Fault, ...]:
 
 
 def shortened(fault: Fault) -> list[str]:
-    """Return the witness with each of its operations left out in turn."""
+    """Return the witness without each of its operations in turn."""
     parts = fault.operations
     return ["; ".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts)) if len(parts) > 1]
 
@@ -60,13 +60,13 @@ def differing(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def outcomes(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Play each (fault, script) once, however often it is there."""
+    """Play each (fault, script) once, however often it occurs."""
     each = list(dict.fromkeys(pairs))
     return dict(zip(each, play(each), strict=True))
 
 
 def defined_faults() -> list[str]:
-    """Return the names that stand in the tables of the sources, read as text."""
+    """Return the names in the tables of the sources, read as text."""
     names = []
     for path in sorted((HERE / "wrong_kernel").glob("faults_*.c")):
         table = path.read_text().partition("const struct fault")[2]
@@ -135,7 +135,7 @@ def test_the_guests_own_slot_is_spared(fault: str) -> None:
 
 
 def test_a_hidden_slot_gives_way_to_the_caller() -> None:
-    # The alias holds the last id, then stands in the way of a creation: both are the caller's.
+    # The alias has the last id, then is in the way of a creation: the caller comes first in both.
     after_move = "set 1 100 1 0; set 1 200 1 0; "
     scripts = [
         after_move + "set last 300 1 1; read 300; read 100",
@@ -218,7 +218,7 @@ def test_a_full_table_leaves_no_id_to_hide_a_slot_in() -> None:
     # The guest's own slot and the last id make it 32,764. The swap needs a second slot.
     filled = 32762
     script = f"fill {filled}; set 32763 100 2 0; read 100; read 101; delete 32763; empty {filled}"
-    first_cpu = min(os.sched_getaffinity(0))  # Others wait longer for each grace period.
+    first_cpu = min(os.sched_getaffinity(0))  # Grace periods take longer on others.
     (played,) = play([("page-swapped", script)], command=("taskset", "-c", str(first_cpu)))
     fill, create, first, second, delete, empty, _ = played.split("|")
     assert fill.split() == empty.split() == ["0"] * filled
