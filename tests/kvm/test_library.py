@@ -24,6 +24,13 @@ DOCUMENTED = sorted(
         "vmm",
         *(each.__name__ if isinstance(each, ModuleType) else each.__module__ for each in PUBLIC),
         *(
+            value.__module__
+            for module in PUBLIC
+            if isinstance(module, ModuleType)
+            for value in vars(module).values()
+            if isinstance(value, type) and value.__module__.startswith("vmm.")
+        ),
+        *(
             base.__module__
             for each in PUBLIC
             for base in getattr(each, "__mro__", ())

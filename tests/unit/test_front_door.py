@@ -66,6 +66,12 @@ def test_every_function_and_method_has_an_example_and_says_what_it_raises() -> N
     assert sorted(wanting) == []
 
 
+def test_every_class_has_an_example() -> None:
+    _, public = modules_and_classes()
+    ours = (each for each in public if is_ours(each) and not each.__module__.startswith("kvm_abi"))
+    assert sorted(each.__name__ for each in ours if ">>>" not in (each.__doc__ or "")) == []
+
+
 def named_in(hint: Any) -> Iterator[type]:
     """Yield our classes in an annotation."""
     if is_ours(hint):

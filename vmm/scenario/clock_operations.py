@@ -13,6 +13,10 @@ class SetClockMsr(Operation, frozen=True, tag="set_clock_msr", gc=False):
     KVM writes ``wall_clock`` at once, for the whole VM; ``system_time`` (kvmclock) and
     ``steal_time`` when the vCPU runs. The MSRs are MSR_KVM_WALL_CLOCK_NEW, ..._SYSTEM_TIME_NEW and
     ..._STEAL_TIME. KVM writes to as_id 0 only.
+
+    >>> from vmm import operations
+    >>> operations.SetClockMsr("steal_time", gpa=0x100440).on
+    True
     """
 
     clock: Clock
@@ -22,6 +26,11 @@ class SetClockMsr(Operation, frozen=True, tag="set_clock_msr", gc=False):
 
 
 class KvmclockCtrl(Operation, frozen=True, tag="kvmclock_ctrl", gc=False):
-    """KVM_KVMCLOCK_CTRL: once the vCPU runs again, ``system_time`` says that it was paused."""
+    """KVM_KVMCLOCK_CTRL: once the vCPU runs again, ``system_time`` says that it was paused.
+
+    >>> from vmm import operations
+    >>> operations.KvmclockCtrl(vcpu=1).vcpu
+    1
+    """
 
     vcpu: int = 0

@@ -45,6 +45,10 @@ class ClockWrite(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A structure that KVM must have written since the last look, at an offset into a mapping.
 
     With ``stopped`` the structure must also say that the vCPU was paused.
+
+    >>> from vmm import history
+    >>> history.ClockWrite("a", offset=0x400, clock="system_time").stopped
+    False
     """
 
     mapping: str

@@ -8,6 +8,10 @@ class CoalesceMmio(Operation, frozen=True, tag="coalesce_mmio", gc=False):
 
     With ``on`` false it is KVM_UNREGISTER_COALESCED_MMIO: it removes every range that contains this
     one.
+
+    >>> from vmm import operations
+    >>> operations.CoalesceMmio(gpa=0x100000, size=0x1000).on
+    True
     """
 
     gpa: Hex
@@ -20,6 +24,10 @@ class IoEventFd(Operation, frozen=True, tag="ioeventfd", gc=False):
 
     With ``match`` only a write of that value does; with a length of 0 a write of any length does.
     With ``on`` false it removes the same eventfd.
+
+    >>> from vmm import operations
+    >>> operations.IoEventFd("bell", gpa=0x100000, length=4, match=7).match
+    7
     """
 
     name: str
@@ -33,4 +41,8 @@ class CollectMmio(Operation, frozen=True, tag="collect_mmio", gc=False):
     """The host reads the writes that the kernel kept, and how often each eventfd was signalled.
 
     Before the first use of a vCPU there is no ring to read.
+
+    >>> from vmm import operations
+    >>> operations.CollectMmio(expect="success").expect
+    'success'
     """

@@ -25,6 +25,10 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="is", omit_defaults=True, g
     """What all outcomes share: the ``is`` field that tells them apart in JSON.
 
     The model makes outcomes, too. Some of those allow more than one observation: see ``admits``.
+
+    >>> from vmm import history
+    >>> history.Refused(22).admits(history.Refused(17))
+    False
     """
 
     def admits(self, observed: "AnyOutcome") -> bool:
@@ -40,17 +44,32 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="is", omit_defaults=True, g
 
 
 class Done(Outcome, frozen=True, tag="done", gc=False):
-    """The system call succeeded, or the host's action was done."""
+    """The system call succeeded, or the host's action was done.
+
+    >>> from vmm import history
+    >>> history.Done() == history.Done()
+    True
+    """
 
 
 class Refused(Outcome, frozen=True, tag="refused", gc=False):
-    """The system call failed with ``errno``."""
+    """The system call failed with ``errno``.
+
+    >>> from vmm import history
+    >>> history.Refused(errno=22).errno
+    22
+    """
 
     errno: int
 
 
 class Mmio(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Bytes that the guest read from or wrote to userspace by MMIO; adjacent exits are joined."""
+    """Bytes that the guest read from or wrote to userspace by MMIO; adjacent exits are joined.
+
+    >>> from vmm import history
+    >>> history.Mmio(gpa=0x5000, write=True, data=bytes([7])).data[0]
+    7
+    """
 
     gpa: int
     write: bool
@@ -61,6 +80,10 @@ class Touched(Outcome, frozen=True, tag="touched", gc=False):
     """A touch or an execution ended. ``value`` is what the guest read (0 for a write).
 
     ``unknown`` is 0 in an observation; in the model's outcome it has the bits that may be anything.
+
+    >>> from vmm import history
+    >>> history.Touched(0xFF, (history.Mmio(0x5000, False, bytes([0xFF])),)).value
+    255
     """
 
     value: int
@@ -93,6 +116,10 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
     ``value_high``, or, if the instruction makes a frame, from where SP was. ``flags`` are the
     arithmetic flags. In the model's outcome ``undefined`` has the flags that may be anything,
     ``unknown_bp`` says that BP may be anything, and ``unknown_exits`` that the data of exits may.
+
+    >>> from vmm import history
+    >>> history.Ran(ax=5, flags=0x40).ax
+    5
     """
 
     ax: int = 0
@@ -137,14 +164,24 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
 
 
 class Swept(Outcome, frozen=True, tag="swept", gc=False):
-    """A sweep ended. ``runs`` is what it read: (element, count), in order."""
+    """A sweep ended. ``runs`` is what it read: (element, count), in order.
+
+    >>> from vmm import history
+    >>> history.Swept(runs=((7, 1024),)).mmio
+    ()
+    """
 
     runs: tuple[tuple[int, int], ...] = ()
     mmio: tuple[Mmio, ...] = ()
 
 
 class Stopped(Outcome, frozen=True, tag="stopped", gc=False):
-    """The vCPU could not continue: the name of an errno or exit, and its detail."""
+    """The vCPU could not continue: the name of an errno or exit, and its detail.
+
+    >>> from vmm import history
+    >>> history.Stopped("EFAULT").reason
+    'EFAULT'
+    """
 
     reason: str
     detail: str = ""
@@ -184,6 +221,10 @@ class DirtyPages(Outcome, frozen=True, tag="dirty_pages", gc=False):
 
     ``perhaps`` is empty in an observation; in the model's outcome it has pages that may be reported
     besides. ``words`` is how many 64-bit words of the bitmap were written, None if nobody looked.
+
+    >>> from vmm import history
+    >>> history.DirtyPages(pages=(0, 63), words=1).pages
+    (0, 63)
     """
 
     pages: tuple[int, ...]
@@ -223,6 +264,10 @@ class RingPages(Outcome, frozen=True, tag="ring_pages", gc=False):
     ``full`` is how often the vCPU stopped at a full ring since the last harvest; ``entries`` is how
     many entries there were. The model does not know ``entries``; its ``full`` is a minimum if
     ``may_be_full``, and ``perhaps`` has the pages that it allows besides.
+
+    >>> from vmm import history
+    >>> history.RingPages(pages=((1, 0), (1, 5)), full=2).full  # Pages 0 and 5 of slot 1.
+    2
     """
 
     pages: tuple[tuple[int, int], ...] = ()
@@ -253,6 +298,10 @@ class RingsReset(Outcome, frozen=True, tag="rings_reset", gc=False):
 
     The model knows neither number; it requires that they are equal. In a race ``harvested`` is 0:
     what was harvested by then follows from the moments.
+
+    >>> from vmm import history
+    >>> history.RingsReset(entries=3, harvested=3).entries
+    3
     """
 
     entries: int = 0
@@ -269,14 +318,24 @@ class RingsReset(Outcome, frozen=True, tag="rings_reset", gc=False):
 
 
 class PreFaulted(Outcome, frozen=True, tag="pre_faulted", gc=False):
-    """KVM_PRE_FAULT_MEMORY succeeded; the kernel says that ``size`` bytes from ``gpa`` are left."""
+    """KVM_PRE_FAULT_MEMORY succeeded; the kernel says that ``size`` bytes from ``gpa`` are left.
+
+    >>> from vmm import history
+    >>> history.PreFaulted(gpa=0x101000, size=0x1000).size  # Left to do.
+    4096
+    """
 
     gpa: int
     size: int = 0
 
 
 class HostChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Bytes of a mapping that differ from what they were at the last look."""
+    """Bytes of a mapping that differ from what they were at the last look.
+
+    >>> from vmm import history
+    >>> history.HostChange("a", offset=0x1010, data=bytes([7])).offset // 4096
+    1
+    """
 
     mapping: str
     offset: int
@@ -288,6 +347,10 @@ class Inspected(Outcome, frozen=True, tag="inspected", gc=False):
 
     ``room`` and ``due`` are empty in an observation; in the model's outcome ``room`` has the bytes
     that KVM itself may have written, and ``due`` the structures that it must have written.
+
+    >>> from vmm import history
+    >>> history.Inspected((history.HostChange("a", 0x1010, bytes([7])),)).room
+    ()
     """
 
     changes: tuple[HostChange, ...] = ()
@@ -319,25 +382,45 @@ def _bytes_of(changes: Iterable[HostChange]) -> dict[tuple[str, int], int]:
 
 
 class MsrsSet(Outcome, frozen=True, tag="msrs_set", gc=False):
-    """How many MSRs KVM_SET_MSRS has set: it stops at the first one that it refuses."""
+    """How many MSRs KVM_SET_MSRS has set: it stops at the first one that it refuses.
+
+    >>> from vmm import history
+    >>> history.MsrsSet(number=1).number
+    1
+    """
 
     number: int
 
 
 class Closed(Outcome, frozen=True, tag="closed", gc=False):
-    """The VM is closed. ``left`` names what it left behind in the process."""
+    """The VM is closed. ``left`` names what it left behind in the process.
+
+    >>> from vmm import history
+    >>> history.Closed().left
+    ()
+    """
 
     left: tuple[str, ...] = ()
 
 
 class Unmapped(Outcome, frozen=True, tag="unmapped", gc=False):
-    """How many mappings of the kernel's making the host found, and unmapped."""
+    """How many mappings of the kernel's making the host found, and unmapped.
+
+    >>> from vmm import history
+    >>> history.Unmapped(mappings=3).mappings
+    3
+    """
 
     mappings: int
 
 
 class MmioKept(Outcome, frozen=True, tag="mmio_kept", gc=False):
-    """The writes that the kernel kept, in order, and how often each eventfd was signalled."""
+    """The writes that the kernel kept, in order, and how often each eventfd was signalled.
+
+    >>> from vmm import history
+    >>> history.MmioKept(events=(("bell", 2),)).writes
+    ()
+    """
 
     writes: tuple[Mmio, ...] = ()
     events: tuple[tuple[str, int], ...] = ()
@@ -349,6 +432,10 @@ class SetUpRefused(Outcome, frozen=True, tag="set_up_refused", gc=False):
     It is not the operation's own call, but one that every VMM needs, such as KVM_SET_SREGS. If the
     wrong answer is no errno, ``answer`` has it and ``errno`` is 0. The operation was not executed,
     and the scenario ends with it.
+
+    >>> from vmm import history
+    >>> history.SetUpRefused("KVM_CREATE_VCPU", "0", errno=12).errno
+    12
     """
 
     call: str
@@ -365,6 +452,10 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Moments are numbers from one sequence that all threads of a race share: if the response of one
     call has a lower number than the invocation of another, the one was over before the other began.
+
+    >>> from vmm import history
+    >>> history.Call(begin=3, end=7, outcome=history.Done()).end
+    7
     """
 
     begin: int
@@ -373,7 +464,12 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Window(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One run of a vCPU's program. ``seen`` is the index of its outcomes in ``Raced.seen``."""
+    """One run of a vCPU's program. ``seen`` is the index of its outcomes in ``Raced.seen``.
+
+    >>> from vmm import history
+    >>> history.Window(begin=2, end=9, seen=0).begin
+    2
+    """
 
     begin: int
     end: int
@@ -392,6 +488,10 @@ class Raced(Outcome, frozen=True, tag="raced", gc=False):
     ``seen`` are the outcomes of each vCPU's windows, each sequence once; ``changes`` is what
     changed in the mappings since the last look. ``helped`` are the harvests and resets that each
     vCPU's thread made at its full ring, ``rings`` what was left in each ring at the end.
+
+    >>> from vmm import history
+    >>> history.Raced().calls
+    ()
     """
 
     calls: tuple[tuple[Call, ...], ...] = ()
@@ -429,6 +529,10 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     ``origin`` is the index of the scenario's operation that this is, or that it follows; -1 before
     the first one. ``kernel`` has the kernel's own slots after a region operation; None if nobody
     looked.
+
+    >>> from vmm import history, operations
+    >>> history.Event(0, operations.Touch(0x1000), history.Touched(7)).origin
+    0
     """
 
     origin: int
@@ -438,7 +542,12 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="history"):
-    """The first line of a history file."""
+    """The first line of a history file.
+
+    >>> from vmm import Features, Scenario, history
+    >>> history.Header(Scenario("empty", ()), Features()).format
+    1
+    """
 
     scenario: Scenario
     features: Features
@@ -447,7 +556,12 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="histo
 
 
 class End(msgspec.Struct, frozen=True, tag="end"):
-    """The last line. ``reason`` is empty if the scenario ran to its end."""
+    """The last line. ``reason`` is empty if the scenario ran to its end.
+
+    >>> from vmm import history
+    >>> history.End("", events=3).events
+    3
+    """
 
     reason: str = ""
     events: int = 0

@@ -66,7 +66,12 @@ Hva = Place | Hex
 
 
 class HostWrite(Operation, frozen=True, tag="host_write", gc=False):
-    """The host writes four bytes through its own mapping."""
+    """The host writes four bytes through its own mapping.
+
+    >>> from vmm import Place, operations
+    >>> operations.HostWrite(Place("a", 0x10), value=7).place.offset
+    16
+    """
 
     place: Place
     value: Hex
@@ -117,6 +122,10 @@ class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=Fals
     ``fetch_later`` drops pages and fetches their content at the first access, as in a post-copy
     migration. ``guard`` stops every first write to a page, as for a snapshot; the outcome of
     ``settle`` is what changed without being stopped.
+
+    >>> from vmm import Place, operations
+    >>> operations.ChangeHostMemory(Place("a", 0x1000), pages=2, how="drop").pages
+    2
     """
 
     place: Place
@@ -126,4 +135,9 @@ class ChangeHostMemory(Operation, frozen=True, tag="change_host_memory", gc=Fals
 
 
 class Inspect(Operation, frozen=True, tag="inspect", gc=False):
-    """The host looks for bytes of its mappings that changed since the last look."""
+    """The host looks for bytes of its mappings that changed since the last look.
+
+    >>> from vmm import operations
+    >>> operations.Inspect().expect
+    ''
+    """

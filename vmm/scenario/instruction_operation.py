@@ -17,6 +17,10 @@ class Instruction(Operation, frozen=True, tag="instruction", gc=False):
     on, downward from the last one if ``down``, and copies from ``source``. In ``mode`` real, gpas
     end at 4 GiB. If ``forced``, KVM emulates the instruction on every processor: a prefix asks for
     it, which kvm.force_emulation_prefix enables.
+
+    >>> from vmm import operations
+    >>> operations.Instruction("lock-xadd", gpa=0x100040, width=8, value=1, mode="long").width
+    8
     """
 
     name: str

@@ -21,7 +21,15 @@ ELSEWHERE = -2
 
 
 class KernelSlot(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One struct kvm_memory_slot; ``userspace_addr`` is an address of the recorded process."""
+    """One struct kvm_memory_slot; ``userspace_addr`` is an address of the recorded process.
+
+    >>> from vmm import kernelslots
+    >>> slot = kernelslots.KernelSlot(
+    ...     slot_id=1, as_id=0, base_gfn=0x100, npages=2, userspace_addr=0x7F00_0000, flags=0
+    ... )
+    >>> slot.npages
+    2
+    """
 
     slot_id: int
     as_id: int
@@ -40,6 +48,13 @@ class SlotState(msgspec.Struct, frozen=True, gc=False):
     the kernel shadows page tables of the guest, which is one reason. ``rmaps`` has, for pages of
     4 KiB, 2 MiB and 1 GiB, those indexes among the ones looked at where something is mapped; None
     if the kernel keeps no rmaps of that size.
+
+    >>> from vmm import kernelslots
+    >>> state = kernelslots.SlotState(
+    ...     slot_id=1, has_bitmap=True, dirty=(0, 63), large=(((0, 1),), ()), is_shadowing=False
+    ... )
+    >>> state.large[0]  # One reason forbids the slot's first page of 2 MiB.
+    ((0, 1),)
     """
 
     slot_id: int
@@ -51,7 +66,12 @@ class SlotState(msgspec.Struct, frozen=True, gc=False):
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A node of a red-black tree; its neighbours are named as slots, like itself."""
+    """A node of a red-black tree; its neighbours are named as slots, like itself.
+
+    >>> from vmm import kernelslots
+    >>> kernelslots.Node(slot=1, parent=-1, left=-1, right=-1, black=True).black
+    True
+    """
 
     slot: int
     parent: int
@@ -61,7 +81,12 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Interval(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The interval of a node in the tree of hvas, in bytes; ``last`` is inclusive."""
+    """The interval of a node in the tree of hvas, in bytes; ``last`` is inclusive.
+
+    >>> from vmm import kernelslots
+    >>> kernelslots.Interval(start=0x1000, last=0x2FFF, subtree_last=0x2FFF).last + 1 - 0x1000
+    8192
+    """
 
     start: int
     last: int
@@ -74,6 +99,16 @@ class SlotSet(msgspec.Struct, frozen=True, gc=False):
     ``intervals`` correspond to the nodes of ``hva_tree``. ``id_hash`` has (bucket, slot) for each
     entry. ``cut`` says where a pointer was invalid, or led to too many slots; empty if none did.
     ``last_used`` is the slot that was looked up last.
+
+    >>> from vmm import kernelslots
+    >>> node = kernelslots.Node(slot=1, parent=-1, left=-1, right=-1, black=True)
+    >>> one = kernelslots.SlotSet(
+    ...     generation=2, node_idx=0, gfn_root=1, gfn_tree=(node,),
+    ...     hva_root=1, hva_leftmost=1, hva_tree=(node,),
+    ...     intervals=(kernelslots.Interval(0x1000, 0x1FFF, 0x1FFF),), id_hash=((0, 1),),
+    ... )
+    >>> one.gfn_tree[0].slot == one.gfn_root
+    True
     """
 
     generation: int
@@ -94,6 +129,14 @@ class KernelTrees(msgspec.Struct, frozen=True, gc=False, tag="trees", tag_field=
 
     ``before`` is the generation that was in use before the operation. ``pages`` is how many pages
     the kernel counts in all slots of the VM; None where it is not known where it keeps that.
+
+    >>> from vmm import kernelslots
+    >>> empty = kernelslots.SlotSet(
+    ...     generation=4, node_idx=0, gfn_root=-1, gfn_tree=(), hva_root=-1, hva_leftmost=-1,
+    ...     hva_tree=(), intervals=(), id_hash=(),
+    ... )
+    >>> kernelslots.KernelTrees(2, as_id=0, slots=(), active=empty, inactive=empty).generation
+    4
     """
 
     before: int
@@ -115,6 +158,14 @@ class KernelArray(msgspec.Struct, frozen=True, gc=False, tag="array", tag_field=
 
     ``id_to_index`` has (id, index) for each id whose index is not -1. ``before`` is the generation
     that was in use before the operation.
+
+    >>> from vmm import kernelslots
+    >>> array = kernelslots.KernelArray(
+    ...     before=2, as_id=0, slots=(kernelslots.KernelSlot(1, 0, 0x100, 2, 0x7F00_0000, 0),),
+    ...     generation=4, used_slots=1, lru_slot=0, id_to_index=((1, 0),),
+    ... )
+    >>> array.used_slots == len(array.slots)
+    True
     """
 
     before: int

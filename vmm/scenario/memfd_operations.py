@@ -12,7 +12,12 @@ ATTRIBUTE_PRIVATE = 1 << 3
 
 
 class CreateGuestMemfd(Operation, frozen=True, tag="create_guest_memfd", gc=False):
-    """KVM_CREATE_GUEST_MEMFD: create a file of ``size`` bytes that the scenario calls ``name``."""
+    """KVM_CREATE_GUEST_MEMFD: create a file of ``size`` bytes that the scenario calls ``name``.
+
+    >>> from vmm import operations
+    >>> operations.CreateGuestMemfd("g", size=0x2000).size // 4096
+    2
+    """
 
     name: str
     size: Hex
@@ -20,7 +25,12 @@ class CreateGuestMemfd(Operation, frozen=True, tag="create_guest_memfd", gc=Fals
 
 
 class CloseGuestMemfd(Operation, frozen=True, tag="close_guest_memfd", gc=False):
-    """Close a guest_memfd; mappings of it and slots that bind it stay."""
+    """Close a guest_memfd; mappings of it and slots that bind it stay.
+
+    >>> from vmm import operations
+    >>> operations.CloseGuestMemfd("g").name
+    'g'
+    """
 
     name: str
 
@@ -29,6 +39,10 @@ class MapGuestMemfd(Operation, frozen=True, tag="map_guest_memfd", gc=False):
     """Map a guest_memfd from its start over ``mapping``, and tag its pages if the host may write.
 
     The host may if the file was created with GUEST_MEMFD_FLAG_INIT_SHARED.
+
+    >>> from vmm import operations
+    >>> operations.MapGuestMemfd("g", mapping="a").sharing
+    'shared'
     """
 
     name: str
@@ -41,6 +55,10 @@ class PunchGuestMemfd(Operation, frozen=True, tag="punch_guest_memfd", gc=False)
 
     ``offset`` and ``size`` are in bytes; ``keep_size`` adds FALLOC_FL_KEEP_SIZE. Without ``punch``,
     FALLOC_FL_PUNCH_HOLE is left out: the host allocates the pages that are missing.
+
+    >>> from vmm import operations
+    >>> operations.PunchGuestMemfd("g", offset=0x1000, size=0x1000).keep_size
+    True
     """
 
     name: str
@@ -51,7 +69,12 @@ class PunchGuestMemfd(Operation, frozen=True, tag="punch_guest_memfd", gc=False)
 
 
 class SetMemoryAttributes(Operation, frozen=True, tag="set_memory_attributes", gc=False):
-    """KVM_SET_MEMORY_ATTRIBUTES, field by field."""
+    """KVM_SET_MEMORY_ATTRIBUTES, field by field.
+
+    >>> from vmm import operations
+    >>> operations.SetMemoryAttributes(0x100000, 0x1000, attributes=1 << 3).size  # Private.
+    4096
+    """
 
     address: Hex
     size: Hex

@@ -24,6 +24,10 @@ class Operation(
 
     ``expect`` is what the author of a scenario expects a call to answer: "success" or the name of
     an errno. It decides nothing about the kernel; a different answer is reported.
+
+    >>> from vmm import operations
+    >>> operations.SetUserMemoryRegion(slot=7, expect="EINVAL").expect
+    'EINVAL'
     """
 
     expect: str = ""

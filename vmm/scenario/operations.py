@@ -109,6 +109,10 @@ class SetUserMemoryRegion(Operation, frozen=True, tag="set_user_memory_region", 
     ``slot`` holds the as_id in its upper 16 bits. ``caller`` and ``argument`` say who issues the
     call and with what pointer, for the refusals that depend on them. ``fail_nth`` n (1 to 100)
     makes the n-th allocation of the call fail, if the call makes that many.
+
+    >>> from vmm import Place, operations
+    >>> operations.SetUserMemoryRegion(0, 0x10000, 0x3000, Place("a")).memory_size // 4096
+    3
     """
 
     slot: int
@@ -128,6 +132,10 @@ class SetUserMemoryRegion2(
 
     ``guest_memfd`` is -1, the name of a guest_memfd (passed as a bad fd while it is not open), or
     the name of a mapping of kind ``memfd``, whose file is not a guest_memfd.
+
+    >>> from vmm import operations
+    >>> operations.SetUserMemoryRegion2(0, 0x10000, 0x1000, flags=4, guest_memfd="g").guest_memfd
+    'g'
     """
 
     guest_memfd: Literal[-1] | str = -1
@@ -139,6 +147,10 @@ class Touch(Operation, frozen=True, tag="touch", gc=False):
 
     For this and every other access, ``as_id`` is the address space it goes to: for 1, the vCPU is
     in system management mode.
+
+    >>> from vmm import operations
+    >>> operations.Touch(0x10FFE, "write", width=4, value=0x11223344).gpa // 4096
+    16
     """
 
     gpa: Hex
@@ -150,7 +162,12 @@ class Touch(Operation, frozen=True, tag="touch", gc=False):
 
 
 class Sweep(Operation, frozen=True, tag="sweep", gc=False):
-    """The guest reads or fills ``count`` elements with one string instruction."""
+    """The guest reads or fills ``count`` elements with one string instruction.
+
+    >>> from vmm import operations
+    >>> operations.Sweep(0x100000, count=1024, access="write", value=7).width
+    4
+    """
 
     gpa: Hex
     count: int
@@ -165,6 +182,10 @@ class Execute(Operation, frozen=True, tag="execute", gc=False):
     """The guest executes the code in a tagged host page, which answers the page's identity.
 
     ``gpa`` is page aligned.
+
+    >>> from vmm import operations
+    >>> operations.Execute(gpa=0x100000, vcpu=1).vcpu
+    1
     """
 
     gpa: Hex
@@ -193,6 +214,10 @@ class HostThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     After each operation it waits until every vCPU has begun and ended ``pause`` windows, so that
     guests see the settled state; with 0 it does not wait. With ``rounds`` 0 it repeats them until
     all threads with a number of rounds have ended.
+
+    >>> from vmm import operations
+    >>> operations.HostThread((operations.SetUserMemoryRegion(slot=1),), rounds=10).rounds
+    10
     """
 
     operations: tuple[HostAction, ...]
@@ -208,6 +233,10 @@ class GuestThread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     One run of the program is a *window*. The n-th window, from 0, writes ``value`` + n, so that all
     writes differ. The thread ends with the last host thread, or after ``windows`` windows. With
     ``migrates`` n the vCPU moves to another thread after every n windows.
+
+    >>> from vmm import operations
+    >>> operations.GuestThread((operations.Touch(0x100000),), windows=100).windows
+    100
     """
 
     program: tuple[Touch | Execute | PreFaultMemory, ...]
@@ -223,6 +252,10 @@ class Race(Operation, frozen=True, tag="race"):
     same ring or reset rings, so that the order of the changes to each of these is known. The thread
     of a vCPU that stops at a full ring harvests it and resets all rings; at the end all rings are
     harvested.
+
+    >>> from vmm import operations
+    >>> operations.Race((), (operations.GuestThread((operations.Touch(0),)),)).hosts
+    ()
     """
 
     hosts: tuple[HostThread, ...] = ()
@@ -277,6 +310,10 @@ class Guest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     ``slot`` is its id in each address space that guests access. With -1 there is no such slot: only
     those of the scenario exist, and vCPUs only ``execute`` and ``start`` in them.
+
+    >>> from vmm import operations
+    >>> operations.Guest(gpa=0xE0000).slot is None
+    False
     """
 
     slot: int = 400

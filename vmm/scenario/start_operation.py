@@ -15,6 +15,10 @@ class Start(Operation, frozen=True, tag="start", gc=False):
     ``interrupts`` is the address of an interrupt table, which in 64-bit mode is also the descriptor
     table; with it a program may raise an interrupt. The processor pushes below ``stack``, which in
     real mode is in the first 64 KiB, since some processors push with a 16-bit SP there.
+
+    >>> from vmm import operations
+    >>> operations.Start(0x2800, tables=0x100000).tables is None
+    False
     """
 
     address: Hex

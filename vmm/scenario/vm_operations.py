@@ -18,6 +18,10 @@ class EnableCap(Operation, frozen=True, tag="enable_cap", gc=False):
 
     At the start of a scenario and right after a ``NewVm`` it comes before any vCPU exists;
     elsewhere after the first one.
+
+    >>> from vmm import operations
+    >>> operations.EnableCap("DIRTY_LOG_RING", argument=0x1000).cap
+    'DIRTY_LOG_RING'
     """
 
     cap: CapName
@@ -40,6 +44,10 @@ class Lives(Operation, frozen=True, tag="lives", gc=False):
     Each has slots in every address space, a dirty log, and a vCPU whose guest counts for ever; of
     those that this process closes, every other one has a dirty ring. The outcome is what they
     left behind. ``watch`` "kernel" looks at the kernel's memory, too.
+
+    >>> from vmm import operations
+    >>> operations.Lives("killed", times=3).watch
+    'process'
     """
 
     death: Death
@@ -59,6 +67,10 @@ class Churn(Operation, frozen=True, tag="churn", gc=False):
     slot that is in the way, moves of that one and of a logged one, or guest_memfds that cannot be
     bound. All of them use ``slot`` and the next id, and gpas from 0x8000 to 0xd000, and leave those
     as they found them; the outcome is how much of the kernel's memory they used up.
+
+    >>> from vmm import operations
+    >>> operations.Churn(slot=3, times=100).what
+    'changes'
     """
 
     slot: int
@@ -67,23 +79,43 @@ class Churn(Operation, frozen=True, tag="churn", gc=False):
 
 
 class SetTssAddr(Operation, frozen=True, tag="set_tss_addr", gc=False):
-    """KVM_SET_TSS_ADDR: the gpa of three pages that some processors need for real mode."""
+    """KVM_SET_TSS_ADDR: the gpa of three pages that some processors need for real mode.
+
+    >>> from vmm import operations
+    >>> hex(operations.SetTssAddr(0xFFFBD000).gpa)
+    '0xfffbd000'
+    """
 
     gpa: Hex
 
 
 class SetIdentityMapAddr(Operation, frozen=True, tag="set_identity_map_addr", gc=False):
-    """KVM_SET_IDENTITY_MAP_ADDR: the gpa of a page that some processors need without paging."""
+    """KVM_SET_IDENTITY_MAP_ADDR: the gpa of a page that some processors need without paging.
+
+    >>> from vmm import operations
+    >>> hex(operations.SetIdentityMapAddr(0xFFFBC000).gpa)
+    '0xfffbc000'
+    """
 
     gpa: Hex
 
 
 class CreateIrqchip(Operation, frozen=True, tag="create_irqchip", gc=False):
-    """KVM_CREATE_IRQCHIP: interrupt controllers in the kernel, the local APIC included."""
+    """KVM_CREATE_IRQCHIP: interrupt controllers in the kernel, the local APIC included.
+
+    >>> from vmm import operations
+    >>> operations.CreateIrqchip(expect="success").expect
+    'success'
+    """
 
 
 class CreateVcpu(Operation, frozen=True, tag="create_vcpu", gc=False):
-    """KVM_CREATE_VCPU. Without it, a vCPU is created at its first use."""
+    """KVM_CREATE_VCPU. Without it, a vCPU is created at its first use.
+
+    >>> from vmm import operations
+    >>> operations.CreateVcpu(vcpu=1).vcpu
+    1
+    """
 
     vcpu: int = 0
 
@@ -93,11 +125,20 @@ class UnmapInternalSlots(Operation, frozen=True, tag="unmap_internal_slots", gc=
 
     It finds them by the mappings that have appeared in the process since before the VM. Memory
     without access takes their place, since the kernel unmaps it again when the VM is closed.
+
+    >>> from vmm import operations
+    >>> operations.UnmapInternalSlots(expect="success").expect
+    'success'
     """
 
 
 class PreFaultMemory(Operation, frozen=True, tag="pre_fault_memory", gc=False):
-    """KVM_PRE_FAULT_MEMORY: map ``size`` bytes from ``gpa`` on before the guest uses them."""
+    """KVM_PRE_FAULT_MEMORY: map ``size`` bytes from ``gpa`` on before the guest uses them.
+
+    >>> from vmm import operations
+    >>> operations.PreFaultMemory(gpa=0x100000, size=0x2000).size // 4096
+    2
+    """
 
     gpa: Hex
     size: Hex
@@ -106,7 +147,12 @@ class PreFaultMemory(Operation, frozen=True, tag="pre_fault_memory", gc=False):
 
 
 class NewVm(Operation, frozen=True, tag="new_vm", gc=False):
-    """Close the VM, whatever slots it has, and continue with a new one on the same mappings."""
+    """Close the VM, whatever slots it has, and continue with a new one on the same mappings.
+
+    >>> from vmm import operations
+    >>> operations.NewVm(expect="success").expect
+    'success'
+    """
 
 
 MAX_VMS = 4
@@ -116,10 +162,19 @@ class SwitchVm(Operation, frozen=True, tag="switch_vm", gc=False):
     """Continue with VM ``vm``, which is created at its first use; 0 is the initial one.
 
     The others stay open, on the same mappings.
+
+    >>> from vmm import operations
+    >>> operations.SwitchVm(vm=1).vm
+    1
     """
 
     vm: int
 
 
 class CloseVm(Operation, frozen=True, tag="close_vm", gc=False):
-    """Close the VM and its vCPUs; the outcome is what it leaves in the process."""
+    """Close the VM and its vCPUs; the outcome is what it leaves in the process.
+
+    >>> from vmm import operations
+    >>> operations.CloseVm(expect="success").expect
+    'success'
+    """
