@@ -1,7 +1,7 @@
-"""The curated scenarios: what is run on every kernel, one behaviour each, as data.
+"""The curated scenarios, one behaviour each, as data; they are run on every kernel.
 
-A module is an area. Nothing here executes anything or states an expectation: what the kernel
-should answer is the model's business.
+Each module is an area. Nothing here executes anything or states an expectation: the model says what
+the kernel should answer.
 """
 
 from functools import lru_cache
@@ -64,8 +64,8 @@ from vmm.scenario.operations import Scenario
 def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ...]:
     """Return every curated scenario for a kernel with these features, from simple to large.
 
-    Names are unique. A scenario that needs what the kernel lacks is in it all the same: its
-    ``needs`` say so. Those of ``large_scenarios`` can be left out, to save the time.
+    Names are unique. Scenarios that need what the kernel lacks are included: their ``needs`` say
+    so. Without ``with_large``, ``large_scenarios`` are left out, to save time.
     """
     return (
         *create.scenarios(features),
@@ -121,7 +121,7 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
 
 
 def large_scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return those scenarios, all slow, that take a while even to be put together."""
+    """Return those scenarios, all tagged slow, that take a while even to construct."""
     return (
         *internal.slow_scenarios(features),
         *generation.slow_scenarios(features),
@@ -130,4 +130,4 @@ def large_scenarios(features: Features) -> tuple[Scenario, ...]:
 
 
 LARGE_NAMES = ("tss-with-a-full-table", "generation-comes-round", "table-filled-and-emptied")
-"""What `large_scenarios` are called."""
+"""The names of `large_scenarios`."""

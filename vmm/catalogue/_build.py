@@ -1,7 +1,7 @@
-"""The words that scenarios are written in: a slot by what it is, and shorthands for touches.
+"""Helpers that scenarios are written with: slots, and shorthands for touches.
 
-Places are counted in pages here (gfns and page numbers), because that is how memslots are
-thought of; what is refused for not being page aligned is said with ``but``.
+Places are in pages here (gfns and page numbers), as one thinks of memslots; calls that are refused
+for not being page aligned are written with ``but``.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def at(mapping: str, page: int = 0) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A memslot as a scenario means it; its methods are the calls that bring it about."""
+    """A memslot of a scenario; its methods are the calls on it."""
 
     slot: int
     gfn: int
@@ -51,7 +51,7 @@ class Slot:
     flags: int = 0
 
     def create(self) -> SetUserMemoryRegion:
-        """Set the slot as it stands: a creation, or a nop where it exists like this."""
+        """Set the slot with these values: a creation, or a nop if it already has them."""
         return SetUserMemoryRegion(
             slot=self.slot,
             guest_phys_addr=self.gfn * PAGE_SIZE_BYTES,
@@ -61,17 +61,17 @@ class Slot:
         )
 
     def move(self, gfn: int, flags: int | None = None) -> SetUserMemoryRegion:
-        """Set the slot at another gfn, and with other flags where they are given."""
+        """Set the slot at another gfn, with other flags if given."""
         return Slot(
             self.slot, gfn, self.hva, self.pages, self.flags if flags is None else flags
         ).create()
 
     def change(self, flags: int) -> SetUserMemoryRegion:
-        """Set the slot where it stands, with other flags."""
+        """Set the slot at its gfn, with other flags."""
         return self.move(self.gfn, flags)
 
     def delete(self) -> SetUserMemoryRegion:
-        """Set memory_size 0, and leave 0 in every field that a deletion ignores."""
+        """Set memory_size 0, and 0 in every field that a deletion ignores."""
         return SetUserMemoryRegion(slot=self.slot)
 
     def log(self) -> GetDirtyLog:
@@ -87,7 +87,7 @@ def but(
     userspace_addr: Hva | None = None,
     flags: int | None = None,
 ) -> R:
-    """Return a region operation with other fields, in bytes, whatever they are worth."""
+    """Return a region operation with other fields, in bytes, valid or not."""
     fields = {
         "guest_phys_addr": guest_phys_addr,
         "memory_size": memory_size,

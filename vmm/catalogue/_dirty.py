@@ -1,4 +1,4 @@
-"""The words that scenarios about clearing dirty logs and about dirty rings share."""
+"""Helpers for scenarios about clearing dirty logs, and about dirty rings."""
 
 from vmm.catalogue._build import A, B, Slot, write
 from vmm.scenario.operations import (
@@ -33,7 +33,7 @@ def clearing(
     mappings: tuple[Mapping, ...] = (MEMORY,),
     needs: tuple[str, ...] = ("manual_dirty_log",),
 ) -> Scenario:
-    """Return a scenario about clearing a log by hand."""
+    """Return a scenario about clearing a log with KVM_CLEAR_DIRTY_LOG."""
     return Scenario(
         name=name,
         why=why,
@@ -70,10 +70,10 @@ def ring_scenario(
 
 
 def writes(slot: Slot, *pages: int, vcpu: int = 0, value: int = 1) -> tuple[AnyOperation, ...]:
-    """Let the guest write to pages of a slot, a value to each that depends on the page."""
+    """Let the guest write to pages of a slot, to each a value that depends on the page."""
     return tuple(write(slot.gfn + page, value + page, vcpu=vcpu) for page in pages)
 
 
 def clear(slot: Slot, first: int, count: int, *pages: int) -> ClearDirtyLog:
-    """Clear pages of a slot, counted from its start: all of the range if none is given."""
+    """Clear pages of a slot, counted from its start; all of the range if none are given."""
     return ClearDirtyLog(slot.slot, first, count, pages or "all")

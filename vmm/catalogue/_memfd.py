@@ -1,4 +1,4 @@
-"""What scenarios with a guest_memfd share: files, slots of them, and the calls between them."""
+"""Helpers for scenarios with a guest_memfd: files, slots, and the calls that bind them."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def made(name: str = "g", pages: int = 8, flags: int = 0) -> CreateGuestMemfd:
 def bound(
     slot: Slot, page: int = 0, memfd: str = "g", offset: int | None = None
 ) -> SetUserMemoryRegion2:
-    """Set a slot that is bound to a guest_memfd from ``page``, or a byte offset, on."""
+    """Create a slot that is bound to a guest_memfd from ``page``, or a byte offset, on."""
     call = second_form(
         replace(slot, flags=slot.flags | GUEST_MEMFD).create(),
         page * PAGE_SIZE_BYTES if offset is None else offset,
@@ -47,7 +47,7 @@ def bound(
 
 
 def unbound(slot: Slot) -> AnyOperation:
-    """Delete a slot by the second form of the call."""
+    """Delete a slot with KVM_SET_USER_MEMORY_REGION2."""
     return second_form(slot.delete())
 
 
@@ -60,7 +60,7 @@ def private_vm_scenario(
     needs: tuple[str, ...] = (),
     tags: tuple[str, ...] = (),
 ) -> Scenario:
-    """Return a scenario on a VM with private memory; only what it names is touched."""
+    """Return a scenario on a VM with private memory, without surveys."""
     return Scenario(
         name=name,
         why=why,

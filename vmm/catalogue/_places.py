@@ -1,4 +1,4 @@
-"""Two slots that touch, a READONLY one above them, and their borders, for single instructions."""
+"""Two adjacent slots, a READONLY one above them, and their borders, for single instructions."""
 
 from vmm.catalogue._build import Slot, at
 from vmm.catalogue._instructions import gpa_of
@@ -12,9 +12,9 @@ PAGE = gpa_of(0x101)
 """The border of two pages of a slot."""
 
 SLOT = gpa_of(0x102)
-"""That of two slots."""
+"""The border of two slots."""
 
 START, END = gpa_of(0x103), gpa_of(0x105)
-"""Those of the READONLY slot."""
+"""The borders of the READONLY slot."""
 
 HOLE = gpa_of(0x110)

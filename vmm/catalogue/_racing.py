@@ -1,4 +1,4 @@
-"""The words that races are written in: threads by what they do, and what is around them."""
+"""Helpers for scenarios of races."""
 
 from vmm.catalogue._build import A, B, at, read, write
 from vmm.scenario.operations import (
@@ -18,16 +18,16 @@ from vmm.scenario.operations import (
 )
 
 _VALUES = 0x4000_0000
-"""What vCPU 0 writes begins here; each other one begins so much later."""
+"""The first value that vCPU 0 writes; each further vCPU starts 2^24 higher."""
 
 
 def reader(vcpu: int, *gfns: int) -> GuestThread:
-    """Read a word of each page."""
+    """Return a vCPU that reads a word of each page."""
     return GuestThread(tuple(read(gfn, vcpu=vcpu) for gfn in gfns))
 
 
 def writer(vcpu: int, *gfns: int) -> GuestThread:
-    """Read and write a word of each page that nobody else writes, and read its identity."""
+    """Return a vCPU that reads and writes its own word in each page, and reads its identity."""
     offset = 0x200 + 0x10 * vcpu
     program: list[Touch] = []
     for number, gfn in enumerate(gfns):
@@ -37,12 +37,12 @@ def writer(vcpu: int, *gfns: int) -> GuestThread:
 
 
 def executor(vcpu: int, gfn: int) -> GuestThread:
-    """Execute the code of a page."""
+    """Return a vCPU that executes the code in a page."""
     return GuestThread((Execute(gfn * PAGE_SIZE_BYTES, vcpu),))
 
 
 def host(*operations: HostAction, rounds: int, pause: int = 1) -> HostThread:
-    """Repeat operations; after each, by default, the vCPUs look at what has settled."""
+    """Return a thread that repeats operations, and by default waits for the vCPUs after each."""
     return HostThread(operations, rounds, pause)
 
 

@@ -1,4 +1,4 @@
-"""What scenarios of vCPUs that start at code of their own share: slots, programs, accesses."""
+"""Helpers for scenarios with `Start`: slots, programs, accesses."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ TABLES = Slot(1, 0x100, at("a"), pages=4)
 CODE = Slot(2, 0x104, at("a", 4), pages=4)
 GFNS = (0x104, 0x105, 0x106, 0x107)
 STORING, LOADING = 0, 1
-"""The pages that the two programs stand in, as the page tables have them."""
+"""The pages of the two programs, as numbered by the page tables."""
 
 DATA = 2
 USUAL = Tables("a", 0x100, GFNS)
@@ -30,7 +30,7 @@ WALK = "FNAME(walk_addr_generic); Intel SDM vol. 3, 4.5"
 
 
 def programs(mapping: str = "a") -> Iterator[AnyOperation]:
-    """Yield what puts the programs into the first two pages after page tables."""
+    """Yield the operations that write the programs to the first two pages after page tables."""
     for page, program in ((4, STORE), (5, LOAD)):
         yield from writes(Place(mapping, page * PAGE_SIZE_BYTES + PROGRAM_OFFSET), program)
 
@@ -46,7 +46,7 @@ def start_scenario(
     mappings: tuple[Mapping, ...] = (A, B),
     tags: tuple[str, ...] = (),
 ) -> Scenario:
-    """Return a scenario of vCPUs that start; only what it names is touched."""
+    """Return a scenario of vCPUs that start, without surveys."""
     return Scenario(
         name=f"start-{name}",
         why=why,
@@ -62,7 +62,7 @@ def start_scenario(
 
 
 def accesses(tables: Tables = USUAL) -> tuple[AnyOperation, ...]:
-    """Run what a page carries, write a word, and read it and another one."""
+    """Run the code in a page, write a word, and read it and another one."""
     return (
         tables.run(3),
         tables.access(STORING, DATA, VALUE),

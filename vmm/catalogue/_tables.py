@@ -1,4 +1,4 @@
-"""The words that scenarios of a guest's own page tables are written in."""
+"""Helpers for scenarios of a guest's own page tables."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ from vmm.scenario.programs import (
 )
 
 PROGRAM_OFFSET = 0x900
-"""Where in a page a program is put, after the code that every page carries."""
+"""The offset of a program in a page, after the code in every page."""
 
 _STACK_OFFSET = 0x400
 PAGES = 4
-"""Page tables take a page a level."""
+"""Page tables take one page for each level."""
 
 PLAIN = PRESENT | WRITABLE
 USED = PLAIN | ACCESSED | DIRTY
@@ -44,10 +44,10 @@ USED = PLAIN | ACCESSED | DIRTY
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Page tables in pages of a mapping from ``page`` on, that a slot shows from a gfn on.
+    """Page tables in pages of a mapping from ``page`` on, which a slot shows from ``gfn`` on.
 
-    They map the pages from the address ``start`` on, which are of one table, to ``gfns``; ``bits``
-    are those of all their entries, ``upper`` those of the levels above pages.
+    They map the pages from the address ``start`` on, which are in one table, to ``gfns``; ``bits``
+    are those of all entries, ``upper``, if given, those of the levels above pages.
     """
 
     mapping: str
@@ -59,7 +59,7 @@ class Tables:
     start: int = 0
 
     def lay(self) -> Iterator[AnyOperation]:
-        """Yield what the host does to write them."""
+        """Yield the host's operations that write the tables."""
         upper = self.bits if self.upper is None else self.upper
         yield ChangeHostMemory(at(self.mapping, self.page), PAGES)
         for level in range(PAGES - 1):
@@ -78,7 +78,7 @@ class Tables:
         return self.gfn * PAGE_SIZE_BYTES
 
     def run(self, page: int, vcpu: int = 0) -> Start:
-        """Start at the code that the page carries to which the tables map one of their own."""
+        """Start at the code in a page that the tables map."""
         return Start(self.address(page) + STUB_OFFSET, self.gpa, vcpu=vcpu)
 
     def address(self, page: int) -> int:
@@ -86,12 +86,12 @@ class Tables:
         return self.start + page * PAGE_SIZE_BYTES
 
     def access(self, code: int, data: int, value: int = 0, vcpu: int = 0) -> Start:
-        """Start at the program in a page, on a word of another one."""
+        """Start at the program in page ``code``, which accesses a word in page ``data``."""
         address = self.address(code) + PROGRAM_OFFSET
         return Start(address, self.gpa, self.address(data) + 0x40, value, vcpu=vcpu)
 
     def interrupt(self, code: int, table: int, stack: int) -> Start:
-        """Start at the program in a page that raises an interrupt; the stack ends within a page."""
+        """Start at the program in a page that raises an interrupt; the stack is within a page."""
         return Start(
             self.address(code) + PROGRAM_OFFSET,
             self.gpa,
@@ -101,7 +101,7 @@ class Tables:
 
 
 def real_interrupt(code: int, table: int, stack: int) -> Start:
-    """Start in real mode at the program in a page that raises an interrupt, by gfns."""
+    """Start in real mode at the program in a page that raises an interrupt; all pages by gfn."""
     return Start(
         code * PAGE_SIZE_BYTES + PROGRAM_OFFSET,
         stack=stack * PAGE_SIZE_BYTES + _STACK_OFFSET,
@@ -110,14 +110,14 @@ def real_interrupt(code: int, table: int, stack: int) -> Start:
 
 
 def real_table(place: Place, handler: int) -> Iterator[AnyOperation]:
-    """Yield what writes an interrupt table to a page of which nothing else is left."""
+    """Yield the operations that zero a page and write an interrupt table to it."""
     yield ChangeHostMemory(place)
     entry = Place(place.mapping, place.offset + VECTOR * REAL_GATE_BYTES)
     yield HostWrite(entry, real_gate(handler * PAGE_SIZE_BYTES + STUB_OFFSET))
 
 
 def long_table(place: Place, handler: int) -> Iterator[AnyOperation]:
-    """Yield what writes interrupt and descriptor tables of 64-bit mode to a page, likewise."""
+    """Yield the same for an interrupt and descriptor table of 64-bit mode."""
     yield ChangeHostMemory(place)
     yield from entries(place, {CODE_SELECTOR // ENTRY_BYTES: CODE_DESCRIPTOR})
     gate = Place(place.mapping, place.offset + VECTOR * LONG_GATE_BYTES)

@@ -24,7 +24,7 @@ _WIDTHS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
 
 
 def _straddles(border: int) -> Iterator[Touch]:
-    """Yield a write and a read for each way to lie across a border, or just beside it."""
+    """Yield a write and a read for each position across a border, or just beside it."""
     for width in _WIDTHS:
         for before in range(width + 1):
             yield Touch(border - before, "write", width, 0xF1E2D3C4 ^ (width << 4 | before))
@@ -47,13 +47,13 @@ def _access(
 _STRADDLES = (
     _access(
         "straddle-two-pages-of-a-slot",
-        "An access over a page border inside a slot reaches both pages.",
+        "An access across a page border inside a slot reaches both pages.",
         Slot(1, 0x100, at("a"), pages=2).create(),
         *_straddles(_BORDER),
     ),
     _access(
         "straddle-two-slots",
-        "An access over the border of two slots reaches memory of both, and does not exit.",
+        "An access across the border of two slots reaches memory of both, and does not exit.",
         *creates(_LOW, _HIGH),
         *_straddles(_BORDER),
     ),
@@ -65,14 +65,14 @@ _STRADDLES = (
     ),
     _access(
         "straddle-slot-and-hole",
-        "Of an access over the end of a slot only the part outside exits.",
+        "If an access crosses the end of a slot, only the part outside exits.",
         _LOW.create(),
         *_straddles(_BORDER),
         source=_SPLIT,
     ),
     _access(
         "straddle-hole-and-slot",
-        "Of an access over the start of a slot only the part outside exits.",
+        "If an access crosses the start of a slot, only the part outside exits.",
         _HIGH.create(),
         *_straddles(_BORDER),
         source=_SPLIT,
@@ -116,7 +116,7 @@ _SWEEPS = (
     ),
     _access(
         "sweep-over-two-slots",
-        "A string instruction goes on in the next slot.",
+        "A string instruction continues in the next slot.",
         *creates(_LOW, _HIGH),
         Sweep(_BORDER - 64, 128, "write", 1, 0x7E),
         Sweep(_BORDER - 64, 32),
@@ -137,7 +137,7 @@ _SWEEPS = (
     ),
     _access(
         "sweep-from-a-hole-into-a-slot",
-        "After exits the instruction goes on in memory.",
+        "After exits the instruction continues in memory.",
         _HIGH.create(),
         Sweep(_BORDER - 32, 16, "write", 4, 0x31415926),
         Sweep(_BORDER - 32, 16),
@@ -170,7 +170,7 @@ _MMIO = (
     ),
     _access(
         "mmio-then-memory-then-mmio",
-        "What is cached of a gpa as MMIO is dropped with every change of the slots.",
+        "A gpa that is cached as MMIO is forgotten at every change of the slots.",
         read(0x100),
         _LOW.create(),
         read(0x100),
@@ -195,4 +195,4 @@ _MMIO = (
 )
 
 SCENARIOS = (*_MMIO, *_STRADDLES, *_SWEEPS)
-"""All scenarios whose point is how an access is divided."""
+"""All scenarios about how an access is split."""

@@ -1,4 +1,4 @@
-"""What KVM itself writes to guest memory: clocks, where slots come, move and go."""
+"""Clocks that KVM itself writes to guest memory, while slots are created, moved and deleted."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,7 +40,7 @@ _GPA = (_GFN + _PAGE) * PAGE_SIZE_BYTES + _OFFSET
 _SOURCE = "x86/msr.rst; kvm_setup_guest_pvclock, record_steal_time"
 _STALE = "7caf9571563e, 8332f0ed4f18, 52491a38b2c2: gfn-to-pfn caches of clocks that were stale"
 _IDLE_GFN = 0x300
-"""No slot is here: a vCPU that reads it runs, and meets nothing else."""
+"""A gfn without a slot: a vCPU that reads it runs, and accesses nothing else."""
 
 _BOTH: tuple[Clock, Clock] = ("system_time", "steal_time")
 _NEEDS = {
@@ -55,7 +55,7 @@ def _set(clock: Clock, gpa: int = _GPA, *, on: bool = True, vcpu: int = 0) -> Se
 
 
 def _run(clock: Clock, vcpu: int = 0, as_id: AsId = 0) -> tuple[AnyOperation, ...]:
-    """Let a vCPU run, so that its clock is written; of the system time that must be asked for."""
+    """Let a vCPU run, so that KVM writes its clock; the system time must be requested first."""
     asks = (KvmclockCtrl(vcpu),) if clock == "system_time" else ()
     return (*asks, read(_IDLE_GFN, vcpu=vcpu, as_id=as_id), Inspect())
 
@@ -97,7 +97,7 @@ def _moved(clock: Clock) -> Scenario:
     return _scenario(
         "where-the-slot-is-now",
         clock,
-        "After a move KVM writes its clock to what is mapped at the gpa then, or nowhere.",
+        "After a move KVM writes its clock to what is then mapped at the gpa, or nowhere.",
         *creates(_SLOT),
         _set(clock),
         *_run(clock),
@@ -118,7 +118,7 @@ def _deleted(clock: Clock) -> Scenario:
     return _scenario(
         "never-into-what-is-gone",
         clock,
-        "After a deletion KVM writes its clock nowhere, and then to the slot that comes there.",
+        "After a deletion KVM writes its clock nowhere, then to a new slot at that gpa.",
         *creates(_SLOT),
         _set(clock),
         *_run(clock),
@@ -173,7 +173,7 @@ def _shared(clock: Clock) -> Scenario:
     return _scenario(
         "in-memory-of-two-slots",
         clock,
-        "A clock's page is seen in each slot on it, also when the one that it is in goes.",
+        "A clock's page is seen through each slot on it, even if the clock's own slot is deleted.",
         *creates(_SLOT, Slot(2, _AWAY, at("a"), 4)),
         _set(clock),
         *_run(clock),
@@ -199,7 +199,7 @@ def _logged(clock: Clock) -> Scenario:
     return _scenario(
         "is-logged",
         clock,
-        "What KVM writes is in the dirty log of the slot that it is in at that moment.",
+        "KVM's own write is in the dirty log of the slot that has the gpa at that moment.",
         log.create(),
         _set(clock),
         *_run(clock),
@@ -218,7 +218,7 @@ def _in_ring(clock: Clock) -> Scenario:
     return _scenario(
         "is-in-the-ring",
         clock,
-        "What KVM writes for a vCPU is in its dirty ring, with the slot that it is in.",
+        "KVM's own write for a vCPU is in its dirty ring, with the slot that has the gpa.",
         EnableCap("DIRTY_LOG_RING", 4096),
         log.create(),
         _set(clock),
@@ -254,7 +254,7 @@ def _host(clock: Clock) -> Scenario:
     return _scenario(
         "follows-host-memory",
         clock,
-        "KVM writes its clock to what the host's mapping shows then: other pages, or none.",
+        "KVM writes its clock to what the host's mapping then shows: other pages, or none.",
         _OTHER.create(),
         _set(clock),
         *_run(clock),
@@ -277,7 +277,7 @@ def _host_beside(clock: Clock) -> Scenario:
     return _scenario(
         "follows-host-memory-at-the-ends-of-a-page",
         clock,
-        "At either end of a page a clock follows it, wherever the range begins that changes.",
+        "A clock at either end of a page follows the page, wherever the changed range begins.",
         over(0, 3, 0),
         _OTHER.create(),
         *(
@@ -285,7 +285,7 @@ def _host_beside(clock: Clock) -> Scenario:
             for gpa in (first, _end_of_page(clock))
             for op in (
                 *(_set(clock, gpa), *_run(clock)),
-                # What was mapped before stays in the file, where a late write to it is seen.
+                # The pages mapped before stay in the file, where a late write would be seen.
                 *_after_each(clock, *(over(*each) for each in ranges)),
             )
         ),
@@ -300,7 +300,7 @@ def _copied(clock: Clock) -> Scenario:
     return _scenario(
         "copies-what-is-shared-with-a-child",
         clock,
-        "KVM's own write to memory that a forked child shares, or to a copy of a file, is private.",
+        "KVM's own write to memory shared with a forked child, or to a copy of a file, is private.",
         *creates(_SLOT, Slot(2, _GFN + 8, at("copy"), 4)),
         _set(clock),
         *_run(clock),
@@ -322,7 +322,7 @@ def _vcpus(clock: Clock) -> Scenario:
     return _scenario(
         "of-each-vcpu",
         clock,
-        "Each vCPU has a clock of its own, which is written when that vCPU runs.",
+        "Each vCPU has its own clock, which KVM writes when that vCPU runs.",
         _SLOT.create(),
         _set(clock),
         _set(clock, other, vcpu=1),
@@ -392,7 +392,7 @@ def _huge(clock: Clock) -> Scenario:
     return _scenario(
         "in-huge-pages",
         clock,
-        "KVM writes its clock at its gpa also where that lies in a huge page.",
+        "KVM writes its clock at its gpa also in a huge page.",
         slot.create(),
         *_after_each(clock, *(_set(clock, gpa) for gpa in gpas)),
         *_after_each(clock, slot.move(gfn + 512), slot.delete()),
@@ -426,7 +426,7 @@ SCENARIOS = (
     _scenario(
         "is-written-at-once",
         "wall_clock",
-        "The wall clock is written once, when its MSR is, to what is mapped at the gpa then.",
+        "KVM writes the wall clock once, when its MSR is set, to what is then mapped at the gpa.",
         _SLOT.create(),
         *_WALLS,
         GetDirtyLog(2),
@@ -444,7 +444,7 @@ SCENARIOS = (
     _scenario(
         "goes-on-in-the-next-page",
         "wall_clock",
-        "A wall clock that lies across pages, and slots, is written and logged on either side.",
+        "A wall clock across two pages, or two slots, is written and logged on both sides.",
         replace(_SLOT, flags=LOG_DIRTY_PAGES).create(),
         *(
             op
@@ -483,7 +483,7 @@ SCENARIOS = (
     _scenario(
         "paused-without-one",
         "system_time",
-        "KVM_KVMCLOCK_CTRL is EINVAL where the vCPU has no system time, or has it no longer.",
+        "KVM_KVMCLOCK_CTRL is EINVAL if the vCPU has no system time, or no longer has one.",
         _SLOT.create(),
         KvmclockCtrl(),
         _set("system_time"),

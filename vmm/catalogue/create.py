@@ -28,7 +28,7 @@ _PLACES = (
     ),
     Scenario(
         name="create-at-gpa-0",
-        why="Gfn 0 is a gfn like any other, and not the mark of an unused entry.",
+        why="Gfn 0 is a gfn like any other, and does not mark an unused entry.",
         source=API,
         tags=("create",),
         mappings=(A,),
@@ -77,7 +77,7 @@ _CHURN = tuple(Slot(2, gfn, at("b", gfn % 8)) for gfn in range(0x104, 0x10A))
 
 _STAYING = Scenario(
     name="create-and-stay-while-others-come-and-go",
-    why="A slot that nobody changes is the same after any number of changes beside it.",
+    why="A slot that nobody changes stays the same after any number of changes beside it.",
     source=API,
     tags=("create", "delete"),
     mappings=(A, B),
@@ -88,7 +88,7 @@ _STAYING = Scenario(
 )
 
 _GIANT = 1 << 18
-"""Pages in one of 1 GiB; what is mapped nowhere begins at a multiple of that."""
+"""Pages in a 1 GiB page; the hva of unmapped memory begins at a multiple of that."""
 
 _BACKINGS = (
     Scenario(
@@ -147,7 +147,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-all-but-a-page-of-a-huge-page",
-        why="A slot that has all but the first, or the last, page of a huge page has no other.",
+        why="A slot with all but the first, or the last, page of a huge page reaches just those.",
         source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
         tags=("create", "huge"),
         mappings=(HUGE,),
@@ -174,7 +174,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-out-of-line-with-huge-pages",
-        why="Where gpa and hva are not aligned alike no huge page is mapped, even in the middle.",
+        why="If gpa and hva are aligned differently, no huge page is mapped, even in the middle.",
         source="kvm_alloc_memslot_metadata: (slot->base_gfn ^ ugfn)",
         tags=("create", "huge"),
         mappings=(HUGE,),
@@ -185,7 +185,7 @@ _BACKINGS = (
     ),
     Scenario(
         name="create-in-line-with-giant-pages",
-        why="A 1 GiB page is mapped only where the slot holds all of it.",
+        why="A 1 GiB page is mapped only if the slot holds all of it.",
         source="kvm_alloc_memslot_metadata: disallow_lpage at the ends",
         tags=("create", "move", "huge"),
         mappings=(Mapping("nowhere", 2 * _GIANT, "unmapped"),),
@@ -224,7 +224,7 @@ _BACKINGS = (
 
 
 def _of_sizes(*sizes: int) -> Scenario:
-    """Slots of several sizes, each with a hole after it."""
+    """Return a scenario with slots of several sizes, each with a hole after it."""
     return Scenario(
         name=f"create-{'-'.join(map(str, sizes))}-pages",
         why="All pages of a slot are reached, and none beyond, whatever their number.",
@@ -241,7 +241,7 @@ def _of_sizes(*sizes: int) -> Scenario:
 
 
 def _page_by_page(pages: int) -> Iterator[AnyOperation]:
-    """A slot too large for a survey to visit each of its pages, and of the page after it."""
+    """Touch each page of a slot too large for a survey to visit them all, and the page after it."""
     slot = Slot(1, 0x1000, at("large"), pages)
     elsewhere = 0x4001
     yield slot.create()
@@ -275,10 +275,10 @@ _SIZES = (
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return all creations; one is at the last gfn that the kernel has."""
+    """Return all scenarios of creation; one is at the kernel's last gfn."""
     last = Scenario(
         name="create-at-the-last-gfn",
-        why="The last gfn that the MMU maps is legal, and no other slot suffers.",
+        why="A slot may hold the last gfn that the MMU maps, and no other slot is affected.",
         source="kvm_mmu_max_gfn",
         tags=("create", "limit"),
         mappings=(A, B),

@@ -1,4 +1,4 @@
-"""Deletion by memory_size 0: what it looks at, what it ignores, and what may come after it."""
+"""Deletion by memory_size 0: what it checks, what it ignores, and what may follow it."""
 
 from vmm.catalogue._build import (
     API,
@@ -167,7 +167,7 @@ _AFTERWARDS = (
     ),
     Scenario(
         name="delete-then-reuse-the-id-elsewhere",
-        why="An id carries neither place nor size nor memory over to its next slot.",
+        why="A new slot keeps neither place nor size nor memory of the old one with its id.",
         source=API,
         tags=("delete", "create"),
         mappings=(A, B),
@@ -205,4 +205,4 @@ _AFTERWARDS = (
 )
 
 SCENARIOS = (*_SHAPES, *_ABSENT, *_ORDERS, *_AFTERWARDS)
-"""All deletions."""
+"""All scenarios of deletion."""

@@ -1,4 +1,4 @@
-"""Writes that the kernel keeps or signals, at gpas where slots come and go."""
+"""Coalesced MMIO and ioeventfds at gpas where slots are created and deleted."""
 
 from typing import Literal
 
@@ -48,7 +48,7 @@ def _write(offset: int, width: int, value: int) -> Touch:
 
 
 def _writes(turn: int) -> tuple[AnyOperation, ...]:
-    """Write and read around the borders of the zone, and where the eventfd is."""
+    """Write and read around the borders of the zone, and at the eventfd."""
     pages = (-1, 0, 1, 3, 4)
     return (
         *(write(_GFN + page, (turn << 8) + page & 0xFFFF) for page in pages),
@@ -77,7 +77,7 @@ def _scenario(
 
 
 def _becomes_memory(device: AnyOperation, end: AnyOperation) -> tuple[AnyOperation, ...]:
-    """A device's gpas become a slot's, are moved away from and to, and are a hole again."""
+    """Put a slot over a device's gpas, move it away and back, and delete it."""
     calls = (
         device,
         _SLOT.create(),
@@ -91,7 +91,7 @@ def _becomes_memory(device: AnyOperation, end: AnyOperation) -> tuple[AnyOperati
 
 
 def _under_readonly(device: AnyOperation) -> tuple[AnyOperation, ...]:
-    """A device's gpas become a READONLY slot's, and are a hole again."""
+    """Put a READONLY slot over a device's gpas, and delete it."""
     slot = Slot(1, _GFN, at("a"), 2, READONLY)
     return (device, slot.create(), *_writes(1), slot.delete(), *_writes(2))
 
@@ -101,7 +101,7 @@ _EVENTFDS = ("ioeventfd",)
 SCENARIOS = (
     _scenario(
         "coalesced-until-a-slot-is-there",
-        "Writes to a coalesced range are kept in the ring where no slot is, and nowhere else.",
+        "Writes to a coalesced range are kept in the ring where there is no slot, and only there.",
         _COALESCED,
         *_writes(0),
         *_becomes_memory(_zone(), _zone(on=False)),
@@ -115,7 +115,7 @@ SCENARIOS = (
     ),
     _scenario(
         "coalesced-until-the-ring-is-full",
-        "When the ring is full writes exit again, until it is emptied.",
+        "When the ring is full, writes exit again until it is emptied.",
         _COALESCED,
         _zone(),
         *(write(_GFN, number, 8 * (number % 64)) for number in range(_RING_ENTRIES + 3)),
@@ -155,7 +155,7 @@ SCENARIOS = (
     ),
     _scenario(
         "eventfd-until-a-slot-is-there",
-        "A write signals an eventfd where no slot is, and goes to memory where one is.",
+        "A write signals an eventfd where there is no slot, and goes to memory where there is one.",
         _EVENTFD,
         *_writes(0),
         *_becomes_memory(_event(), _event(on=False)),
@@ -218,7 +218,7 @@ SCENARIOS = (
     ),
     _scenario(
         "eventfd-of-any-length-after-a-range",
-        "An eventfd of any length is signalled, too, where a coalesced range ends.",
+        "An eventfd of any length is signalled even at the end of a coalesced range.",
         "kvm_io_bus_cmp; kvm_io_bus_register_dev",
         _event(0, 0),
         _zone(-1, 1),
@@ -245,4 +245,4 @@ SCENARIOS = (
         needs=_EVENTFDS,
     ),
 )
-"""All scenarios of devices on gpas where slots come and go."""
+"""All scenarios of devices on gpas where slots are created and deleted."""

@@ -1,4 +1,4 @@
-"""KVM_GET_DIRTY_LOG: exactly the pages that the guest wrote since the last time."""
+"""KVM_GET_DIRTY_LOG: exactly the pages that the guest wrote since the last call."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -66,7 +66,7 @@ _WRITTEN = {
     512: (255, 256, 511),
     513: (0, 511, 512),
 }
-"""Which pages of slots of these sizes are written first: those at the ends of words, mostly."""
+"""The pages that are written first in slots of these sizes: mostly those at the ends of words."""
 
 _SIZED = tuple(
     Slot(pages, 0x100 + sum(size for size in _WRITTEN if size < pages), at("big"), pages)
@@ -120,7 +120,7 @@ _WRITES = (
         write(0x101, 7),
         _LOGGED.log(),
         _LOGGED.log(),
-        # The value that is there already is a write all the same.
+        # Writing the value that is already there is a write, too.
         write(0x101, 7),
         _LOGGED.log(),
     ),
@@ -152,7 +152,7 @@ _WRITES = (
     ),
     _dirty(
         "dirty-log-over-the-end",
-        "Of a write over the end of a slot the part inside makes its page dirty.",
+        "If a write crosses the end of a slot, the part inside makes its page dirty.",
         _LOGGED.create(),
         Touch(_START + 4 * PAGE_SIZE_BYTES - 1, "write", 4, 0x778899AA),
         _LOGGED.log(),
@@ -161,15 +161,15 @@ _WRITES = (
     ),
     _dirty(
         "dirty-log-of-every-width-at-page-ends",
-        "A write to the last bytes of a page makes that page dirty, one to the first bytes of "
-        "the next that.",
+        "A write to the last bytes of a page makes that page dirty, and one to the first bytes "
+        "of the next page the next one.",
         _LOGGED.create(),
         *_at_page_ends(1, 2, 4),
         source="api.rst 4.8; kvm_write_guest_page",
     ),
     _dirty(
         "dirty-log-of-emulated-writes",
-        "Writes that leave the slot are emulated: what lands inside is logged all the same.",
+        "Writes that cross the end of a slot are emulated; the part inside is logged, too.",
         _LOGGED.create(),
         *_over_the_ends(2, 4),
         source="emulator_write_phys",
@@ -207,7 +207,7 @@ _WRITES = (
     ),
     _dirty(
         "dirty-log-on-transparent-huge-pages",
-        "Logging is by the 4 KiB page, also where the host's page is huge.",
+        "Logging is by 4 KiB pages, even if the host's page is huge.",
         Slot(1, 0x200, at("huge"), 520, LOG_DIRTY_PAGES).create(),
         *(write(0x200 + page, page) for page in (0, 255, 511, 512, 519)),
         GetDirtyLog(1),
@@ -243,7 +243,7 @@ _SLOTS = (
     ),
     _dirty(
         "dirty-logs-of-one-page",
-        "Of two slots on one host page the log of the one that the guest wrote through names it.",
+        "If two slots share a host page, only the log of the slot that the guest wrote to has it.",
         *creates(_LOGGED, Slot(2, 0x110, at("a"), 4, LOG_DIRTY_PAGES)),
         write(0x102, 1),
         _LOGGED.log(),
@@ -363,7 +363,7 @@ _CHANGES = (
     ),
     _dirty(
         "dirty-log-ends-with-its-slot",
-        "A slot without LOG_DIRTY_PAGES has no log, though its id, or its place, had one before.",
+        "A slot without LOG_DIRTY_PAGES has no log, even if its id, or its place, had one before.",
         _LOGGED.create(),
         write(0x101, 1),
         _LOGGED.delete(),
@@ -382,7 +382,7 @@ _ERRORS = (
     _dirty(
         "dirty-log-of-no-logging-slot",
         "KVM_GET_DIRTY_LOG is ENOENT before creation, without LOG_DIRTY_PAGES, after deletion, "
-        "and for the slot made anew.",
+        "and for a slot that is created again.",
         _LOGGED.log(),
         _PLAIN.create(),
         _LOGGED.log(),
@@ -392,7 +392,7 @@ _ERRORS = (
         _LOGGED.log(),
         _LOGGED.delete(),
         _LOGGED.log(),
-        # Logging goes with the slot that was logged, and not with its id.
+        # Logging belongs to the deleted slot, not to its id.
         _LOGGED.create(),
         _LOGGED.delete(),
         _PLAIN.create(),
@@ -400,7 +400,7 @@ _ERRORS = (
     ),
     _dirty(
         "dirty-log-to-an-unwritable-bitmap",
-        "EFAULT where the bitmap cannot be written; logging goes on.",
+        "EFAULT if the bitmap cannot be written; logging continues.",
         _LOGGED.create(),
         write(0x101, 1),
         GetDirtyLog(1, bitmap="unwritable"),
@@ -411,7 +411,7 @@ _ERRORS = (
     ),
     _dirty(
         "dirty-log-errors-in-order",
-        "An absent slot is ENOENT whatever the bitmap is, and an impossible slot id EINVAL.",
+        "An absent slot is ENOENT, whatever the bitmap, and an impossible slot id is EINVAL.",
         _PLAIN.create(),
         GetDirtyLog(1, bitmap="unwritable"),
         GetDirtyLog(2, bitmap="unwritable"),
@@ -421,4 +421,4 @@ _ERRORS = (
 )
 
 SCENARIOS = (_SIZES, *_WRITES, *_SLOTS, *_CHANGES, *_ERRORS)
-"""All scenarios whose point is the dirty log."""
+"""All scenarios about the dirty log."""

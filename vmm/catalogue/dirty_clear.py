@@ -1,4 +1,4 @@
-"""KVM_CLEAR_DIRTY_LOG: which ranges may be cleared, and that nothing else is."""
+"""KVM_CLEAR_DIRTY_LOG: which ranges may be cleared, and that nothing else is cleared."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,11 +28,11 @@ _OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
 
 _SIZES = (1, 63, 64, 65, 127, 128, 130, 512, 513)
 _BORDERS = (0, 1, 62, 63, 64, 65, 127, 128, 129, 191, 192, 511, 512)
-"""Pages around the borders of words, and so first pages worth trying."""
+"""Pages around the borders of words, which are worth clearing from."""
 
 
 def _grid(pages: int) -> Scenario:
-    """Clear from every interesting page on, every interesting number of pages."""
+    """Clear every interesting number of pages, from every interesting page on."""
     slot = replace(_SLOT, pages=pages)
     marks = sorted({page for page in (*_BORDERS, pages - 1) if page < pages})
     operations: list[AnyOperation] = [MANUAL, slot.create(), *writes(slot, *marks)]
@@ -40,11 +40,11 @@ def _grid(pages: int) -> Scenario:
         for count in sorted({0, 1, 63, 64, 65, 128, max(pages - first, 0), pages + 1}):
             operations += [clear(slot, first, count), slot.log()]
             if first % 64 == 0 and 0 < count <= pages - first:
-                # Some of these were cleared: dirty them again, and see that they are.
+                # Some of these were cleared: make them dirty again, and check.
                 operations += [*writes(slot, *marks)]
     return clearing(
         f"clear-grid-of-{pages}-pages",
-        "A range to clear begins at a multiple of 64 pages, and ends at one or with the slot.",
+        "A range to clear begins at a multiple of 64 pages, and ends at one or at the slot's end.",
         *operations,
         slot.log(),
         source="76d58e0f07ec, 98938aa8edd6; kvm_clear_dirty_log_protect",
@@ -54,7 +54,7 @@ def _grid(pages: int) -> Scenario:
 _CLEARS = (
     clearing(
         "clear-one-page",
-        "A bit clears its page alone, which is dirty again when it is written again.",
+        "A bit clears only its page, which is dirty again when it is written again.",
         MANUAL,
         _SLOT.create(),
         *writes(_SLOT, 0, 63, 64, 65, 127, 128, 129),
@@ -98,7 +98,7 @@ _CLEARS = (
     ),
     clearing(
         "clear-after-a-later-write",
-        "What was written between reading the log and clearing it is cleared as well.",
+        "Pages written between reading the log and clearing it are cleared as well.",
         MANUAL,
         _SLOT.create(),
         *writes(_SLOT, 5),
@@ -121,7 +121,7 @@ _CLEARS = (
     ),
     clearing(
         "clear-without-manual-protection",
-        "Clearing is possible without manual protection, too: what is left is reported.",
+        "Clearing works without manual protection, too; the remaining pages are reported.",
         _SLOT.create(),
         *writes(_SLOT, 0, 64, 129),
         clear(_SLOT, 64, 64, 64),
@@ -148,7 +148,7 @@ _CLEARS = (
 _STATES = (
     clearing(
         "clear-then-move",
-        "What was cleared before a move stays clean, what was not stays dirty.",
+        "Pages that were cleared before a move stay clean, the others stay dirty.",
         MANUAL,
         _SMALL.create(),
         *writes(_SMALL, 0, 1, 2),
@@ -163,7 +163,7 @@ _STATES = (
     ),
     clearing(
         "clear-then-create-anew",
-        "A slot made anew begins clean, and a deleted slot cannot be cleared.",
+        "A slot that is created again begins clean, and a deleted slot cannot be cleared.",
         MANUAL,
         _SMALL.create(),
         *writes(_SMALL, 0, 1),
@@ -178,7 +178,7 @@ _STATES = (
     ),
     clearing(
         "clear-with-logging-off-and-on",
-        "Without LOG_DIRTY_PAGES there is nothing to clear, and logging begins anew.",
+        "Without LOG_DIRTY_PAGES there is nothing to clear, and logging begins again empty.",
         MANUAL,
         _SMALL.create(),
         *writes(_SMALL, 0, 1),
@@ -226,7 +226,7 @@ _ERRORS = (
     ),
     clearing(
         "clear-errors-of-ranges",
-        "A range beyond the slot is EINVAL, also where the sum would wrap; nothing is cleared.",
+        "A range beyond the slot is EINVAL, even if the sum would wrap; nothing is cleared.",
         MANUAL,
         _SLOT.create(),
         *writes(_SLOT, 0, 64, 129),
@@ -294,14 +294,14 @@ _OFFSET = 31
 _WORD = 960
 _BORDER = 1024 - _OFFSET
 _SPREAD = Slot(1, 0x200 + _OFFSET, at("memory", _OFFSET), 1536 - _OFFSET)
-"""A slot no word of whose bitmap begins where a huge page does. Only the first page that is the
-slot's alone and the next one can be mapped whole; their border lies within a word."""
+"""A slot in whose bitmap no word begins at a huge page. Only the first huge page that lies entirely
+in the slot, and the next one, can be mapped as huge; their border lies within a word."""
 
 
 def _over_border(
     name: str, why: str, kind: str, options: EnableCap, *cleared: tuple[int, ...]
 ) -> Scenario:
-    """Clear pages of the word that a border of two huge pages runs through, and write to them."""
+    """Clear pages in the word that spans two huge pages, and write to them."""
     logged = replace(_SPREAD, flags=LOG_DIRTY_PAGES)
     needs = ["manual_dirty_log" if options is MANUAL else "dirty_log_initially_set"]
     if kind == "hugetlb":
@@ -309,7 +309,7 @@ def _over_border(
 
     def rounds() -> Iterator[AnyOperation]:
         for number, pages in enumerate(cleared):
-            # Without the log each huge page is mapped whole again.
+            # Without the log, each huge page is mapped as huge again.
             yield _SPREAD.create()
             yield from writes(_SPREAD, _WORD, _BORDER, value=number)
             yield logged.create()
@@ -331,7 +331,7 @@ def _over_border(
 def _across(kind: str, options: EnableCap) -> Scenario:
     return _over_border(
         "clear-across-huge-pages",
-        "A word of the bitmap may span two huge pages, and pages of both be cleared.",
+        "A word of the bitmap may span two huge pages, and pages of both may be cleared.",
         kind,
         options,
         (_BORDER,),
@@ -363,4 +363,4 @@ SCENARIOS = (
         for options in (MANUAL, INITIALLY_SET)
     ),
 )
-"""All scenarios about clearing a log by hand."""
+"""All scenarios about KVM_CLEAR_DIRTY_LOG."""

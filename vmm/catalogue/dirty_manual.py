@@ -1,4 +1,4 @@
-"""Manual protection: a log that is cleared by KVM_CLEAR_DIRTY_LOG alone, and how it begins."""
+"""Manual protection: a log that only KVM_CLEAR_DIRTY_LOG clears, and how it begins."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def _initially_set(name: str, why: str, *operations: AnyOperation) -> Scenario:
 SCENARIOS = (
     clearing(
         "manual-protection-keeps-the-log",
-        "With manual protection reading the log clears nothing.",
+        "With manual protection, reading the log clears nothing.",
         MANUAL,
         _SLOT.create(),
         *writes(_SLOT, 1, 64),
@@ -54,7 +54,7 @@ SCENARIOS = (
     ),
     clearing(
         "manual-protection-and-an-unwritable-bitmap",
-        "With manual protection a log that could not be copied out is still there.",
+        "With manual protection, a log that could not be copied to userspace is kept.",
         MANUAL,
         _SLOT.create(),
         *writes(_SLOT, 1, 64),
@@ -107,7 +107,7 @@ SCENARIOS = (
     ),
     _initially_set(
         "initially-set",
-        "With INITIALLY_SET a log begins with all pages, and is exact once they are cleared.",
+        "With INITIALLY_SET, a log begins with all pages, and is exact once they are cleared.",
         _SMALL.create(),
         _SMALL.log(),
         *writes(_SMALL, 1),
@@ -120,7 +120,7 @@ SCENARIOS = (
     ),
     _initially_set(
         "initially-set-by-flags-only",
-        "With INITIALLY_SET all pages are dirty whenever logging is switched on, mapped already "
+        "With INITIALLY_SET, all pages are dirty whenever logging is switched on, whether mapped "
         "or not.",
         _PLAIN.create(),
         *writes(_SMALL, 1, 2),
@@ -135,8 +135,8 @@ SCENARIOS = (
     ),
     _initially_set(
         "initially-set-and-moved",
-        "With INITIALLY_SET a move carries the log along, and one that switches logging on "
-        "begins with all pages.",
+        "With INITIALLY_SET, a move keeps the log, and a move that switches logging on begins "
+        "with all pages.",
         _SMALL.create(),
         clear(_SMALL, 0, 4, 0, 1, 2),
         _SMALL.move(0x108),
@@ -150,7 +150,7 @@ SCENARIOS = (
     ),
     _initially_set(
         "initially-set-for-new-slots-only",
-        "What is logged already stays as it is when INITIALLY_SET is switched on and off.",
+        "An existing log stays as it is when INITIALLY_SET is switched on and off.",
         MANUAL,
         _SMALL.create(),
         *writes(_SMALL, 1),

@@ -48,12 +48,12 @@ _RUNS = (
     ((_AS_WIDE, 5), (_WIDE, 3), (_AS_WIDE, 6), (_WIDE, 2)),
     ((_WIDE, 3), (_WIDE, 4), (_AS_WIDE, 4), (_AS_WIDE, 3), (_WIDE, 60)),
 )
-"""In which order pages are written: the kernel gathers those of a slot that are near."""
+"""Orders of writing pages: a reset gathers entries for nearby pages of a slot."""
 
 _ENTRY_BYTES = 16
 _RESERVE = 64
 _PIECE = 48
-"""Writes in one KVM_RUN where the ring may get full: fewer than are left above its soft limit."""
+"""Writes in one KVM_RUN when the ring may get full: fewer than fit above its soft limit."""
 
 
 def _on_huge_pages(enable: EnableCap) -> Scenario:
@@ -66,8 +66,8 @@ def _on_huge_pages(enable: EnableCap) -> Scenario:
 
     return ring_scenario(
         "ring-on-huge-pages",
-        "Where memory is huge pages, too, the ring names the small pages that were written, and "
-        "those alone, whether the slot was logged from the start or is since.",
+        "Even if memory is huge pages, the ring names exactly the small pages that were written, "
+        "whether the slot was logged from the start or later.",
         enable,
         logged.create(),
         *written(1),
@@ -89,7 +89,7 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
     return (
         ring_scenario(
             "ring-names-what-was-written",
-            "The ring holds the pages that the vCPU wrote, and not those that it only read.",
+            "The ring holds the pages that the vCPU wrote, but not those that it only read.",
             enable,
             _SLOT.create(),
             HARVEST,
@@ -120,7 +120,7 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-reset-in-any-order",
-            "Pages that were written downwards, or to and fro, are tracked anew like others.",
+            "Pages that were written in descending or mixed order are tracked again like others.",
             enable,
             _SLOT.create(),
             *(
@@ -133,8 +133,8 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-reset-of-runs",
-            "A reset tracks anew pages that lie 64 apart, in descending order, and in two slots "
-            "by turns.",
+            "A reset tracks pages again that are 64 apart, in descending order, and alternately "
+            "in two slots.",
             enable,
             *creates(_WIDE, _AS_WIDE),
             *(
@@ -153,7 +153,7 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
         _on_huge_pages(enable),
         ring_scenario(
             "ring-not-reset-yet",
-            "Between harvest and reset writes to other pages are reported; those to the same "
+            "Between harvest and reset, writes to other pages are reported; writes to the same "
             "pages may be.",
             enable,
             _SLOT.create(),
@@ -168,7 +168,7 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-reset-of-nothing",
-            "A reset takes what was harvested, and nothing else: entries that wait are kept.",
+            "A reset frees what was harvested, and nothing else: other entries stay.",
             enable,
             RESET,
             _SLOT.create(),
@@ -180,7 +180,7 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-of-writes-of-every-width",
-            "One byte is enough, and a write over a page's or a slot's end makes two dirty.",
+            "One byte is enough, and a write across a page's or a slot's end makes two dirty.",
             enable,
             *creates(_SLOT, _OTHER),
             Touch(_START + PAGE_SIZE_BYTES - 1, "write", 1, 0x5A),
@@ -230,8 +230,7 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
     return (
         ring_scenario(
             "ring-beside-other-slots",
-            "Slots that do not log are not in the ring; those that do are there under their own "
-            "ids.",
+            "Slots that are not logged are not in the ring; logged ones are, under their own ids.",
             enable,
             *creates(_SLOT, replace(_OTHER, flags=0), Slot(3, 0x110, at("a", 4), 4, READONLY)),
             Slot(0x1FF, 0x120, at("b", 4), 2, LOG_DIRTY_PAGES).create(),
@@ -244,7 +243,7 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-of-one-host-page",
-            "Of two slots on one host page the ring names the one that the guest wrote through.",
+            "If two slots share a host page, the ring names the slot that the guest wrote to.",
             enable,
             *creates(_SLOT, replace(_OTHER, hva=at("a"))),
             *writes(_SLOT, 2),
@@ -256,7 +255,7 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-while-slots-change",
-            "Entries wait until they are harvested, whatever becomes of their slot meanwhile.",
+            "Entries stay until they are harvested, whatever happens to their slot meanwhile.",
             enable,
             *creates(_SLOT, _OTHER),
             *writes(_SLOT, 1),
@@ -272,7 +271,8 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-with-logging-off-and-on",
-            "Without LOG_DIRTY_PAGES nothing is reported; with it everything is, mapped or not.",
+            "Without LOG_DIRTY_PAGES nothing is reported; with it everything is, also pages that "
+            "were mapped before.",
             enable,
             _PLAIN.create(),
             *writes(_SLOT, 0, 1),
@@ -290,7 +290,7 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-of-a-slot-made-anew",
-            "A slot made anew with the same id is tracked from its first write on.",
+            "A slot that is created again with the same id is tracked from its first write on.",
             enable,
             _SLOT.create(),
             *writes(_SLOT, 1),
@@ -344,7 +344,7 @@ def _vcpus(enable: EnableCap) -> tuple[Scenario, ...]:
     return (
         ring_scenario(
             "ring-of-each-vcpu",
-            "Each vCPU has a ring of its own, with what it wrote itself.",
+            "Each vCPU has its own ring, with what it wrote itself.",
             enable,
             *creates(_SLOT, _OTHER),
             *writes(_SLOT, 0, 1),
@@ -362,7 +362,7 @@ def _vcpus(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-harvested-of-one-vcpu",
-            "A reset takes what was harvested of one vCPU and leaves what waits in another's ring.",
+            "A reset frees what was harvested from one vCPU and leaves entries in another's ring.",
             enable,
             _SLOT.create(),
             *writes(_SLOT, 0),
@@ -379,7 +379,7 @@ def _vcpus(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-of-one-page-written-by-two",
-            "A page that two vCPUs wrote is in one ring at least, and after a reset again.",
+            "A page that two vCPUs wrote is in at least one ring, and again after a reset.",
             enable,
             _SLOT.create(),
             *writes(_SLOT, 1),
@@ -397,7 +397,7 @@ def _vcpus(enable: EnableCap) -> tuple[Scenario, ...]:
 
 
 def _in_pieces(slot: Slot, pages: range) -> tuple[AnyOperation, ...]:
-    """Write pages in several KVM_RUNs: what is between them ends each."""
+    """Write pages in several KVM_RUNs: an operation in between ends each."""
     operations: list[AnyOperation] = []
     for page in pages:
         operations.append(write(slot.gfn + page, page + 1))
@@ -420,7 +420,7 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
     return (
         ring_scenario(
             "ring-goes-round",
-            "The ring wraps round: no entry is lost at its end.",
+            "The ring wraps around: no entry is lost at its end.",
             enable,
             slot.create(),
             *rounds,
@@ -429,7 +429,7 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-full",
-            "A vCPU stops when its ring is nearly full, and goes on when there is room again.",
+            "A vCPU stops when its ring is nearly full, and continues when there is room again.",
             enable,
             slot.create(),
             *_in_pieces(slot, range(slot.pages)),
@@ -442,8 +442,8 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-keeps-a-reserve",
-            "A vCPU stops while 64 entries are free: what a single exit may write has room in "
-            "them.",
+            "A vCPU stops while 64 entries are still free: they are for what a single exit may "
+            "write.",
             enable,
             slot.create(),
             *_in_pieces(slot, range(entries - _RESERVE)),
@@ -478,7 +478,7 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return the scenarios whose point is the dirty ring."""
+    """Return the scenarios about the dirty ring."""
     enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes or PAGE_SIZE_BYTES)
     return (
         *_contents(enable),

@@ -1,4 +1,4 @@
-"""Enabling the dirty ring: when, of which size, and what it takes the place of."""
+"""Enabling the dirty ring: when, with which size, and what it replaces."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ _SET_AND_RING = "kvm_mmu_slot_apply_flags; kvm_prepare_memory_region"
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return the scenarios whose point is how a ring is enabled."""
+    """Return the scenarios about enabling a ring."""
     most = features.dirty_ring_max_bytes
     enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes or PAGE_SIZE_BYTES)
 
@@ -72,7 +72,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ring_scenario(
             "ring-after-a-vcpu",
             "Enabling a ring is EINVAL once a vCPU exists; a bad size is found first, and the "
-            "dirty log goes on.",
+            "dirty log continues.",
             _SLOT.create(),
             *writes(_SLOT, 1),
             enable,
@@ -84,7 +84,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-acquire-release",
-            "The capability of its other name makes the same ring, and only one of them can.",
+            "The other capability enables the same ring, and only one of them can be enabled.",
             acq_rel,
             enable,
             _SLOT.create(),
@@ -123,7 +123,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-and-initially-set",
-            "A ring cannot begin with all pages: it names what is written, and no other.",
+            "A ring cannot begin with all pages: it names only pages that are written.",
             enable,
             INITIALLY_SET,
             _SLOT.create(),
@@ -139,7 +139,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-and-initially-set-by-flags-only",
-            "With a ring and INITIALLY_SET pages mapped before need not be tracked until the "
+            "With a ring and INITIALLY_SET, pages mapped before need not be tracked until the "
             "slot moves; then all are.",
             enable,
             INITIALLY_SET,
@@ -179,7 +179,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         ring_scenario(
             "ring-enabled-over-logged-slots",
-            "A slot that has a dirty log already is tracked by the ring from then on.",
+            "A slot that already has a dirty log is tracked by the ring from then on.",
             _SLOT.create(),
             enable,
             RESET,

@@ -1,4 +1,4 @@
-"""Instructions from inside a slot: they are fetched from where the slot is."""
+"""Execution of instructions in a slot: they are fetched from where the slot is now."""
 
 from vmm.catalogue._build import HUGE, A, B, Slot, at, read
 from vmm.scenario.operations import (
@@ -84,7 +84,7 @@ SCENARIOS = (
     ),
     _execute(
         "execute-after-other-memory-came",
-        "A gpa that gets other memory executes that memory's instructions.",
+        "At a gpa that gets other memory, the guest executes that memory's instructions.",
         _ONE.create(),
         _at(0x100),
         _ONE.delete(),
@@ -105,4 +105,4 @@ SCENARIOS = (
         survey="none",
     ),
 )
-"""All scenarios whose point is execution."""
+"""All scenarios about execution."""

@@ -1,4 +1,4 @@
-"""What changes nothing or only flags, and the two forms of the call."""
+"""Calls that change nothing, or only flags, and the two forms of the call."""
 
 from vmm.catalogue._build import API, A, B, Slot, at, creates, read, second_form, write
 from vmm.scenario.operations import LOG_DIRTY_PAGES, READONLY, Scenario
@@ -36,7 +36,7 @@ _IN_PLACE = (
     ),
     Scenario(
         name="flags-keep-content",
-        why="What the guest wrote before, during and after logging is all there.",
+        why="Everything that the guest wrote before, during and after logging is kept.",
         source=API,
         tags=("flags", "content"),
         mappings=(A,),
@@ -71,7 +71,7 @@ _IN_PLACE = (
 _FORMS = (
     Scenario(
         name="second-form-on-a-slot-of-the-first",
-        why="Slots made by either form are set again, moved and deleted by the other.",
+        why="Slots created by either form can be set again, moved and deleted by the other.",
         source="api.rst 4.140 KVM_SET_USER_MEMORY_REGION2",
         tags=("second-form", "nop", "move", "delete"),
         mappings=(A, B),
