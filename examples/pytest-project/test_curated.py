@@ -1,4 +1,4 @@
-"""Scenarios that come with the package, each as a test."""
+"""Curated scenarios, each as a test."""
 
 from vmm.testing import memslot_scenario
 

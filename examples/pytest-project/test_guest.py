@@ -1,4 +1,4 @@
-"""Guests of one's own on machines of one's own."""
+"""Custom guests in custom VMs."""
 
 import pytest
 
@@ -9,7 +9,7 @@ CODE_GPA = 0x1000
 
 @pytest.fixture
 def started(guest_memory, vcpu):
-    """A function that puts code in front of the vCPU."""
+    """A function that lets the vCPU start at some code."""
 
     def start(source):
         guest_memory(CODE_GPA, content=assemble(source))

@@ -10,7 +10,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-/* A vCPU besides the one that runs: it goes with the VM. */
+/* A second vCPU, which is closed with the VM. */
 static int second_vcpu(void)
 {
     int vcpu = ioctl(vm, KVM_CREATE_VCPU, 1);

@@ -1,4 +1,4 @@
-/* What the host does to the pool besides dropping pages of it. */
+/* Changes of the pool by the host, other than dropping pages. */
 #include "witness.h"
 
 #include <errno.h>
@@ -153,7 +153,7 @@ static uint8_t *elsewhere(void)
     return room;
 }
 
-/* Nothing is mapped where the pages were. */
+/* Nothing is mapped in place of the pages. */
 static void move(uint64_t page, uint64_t count, uint8_t *from, uint8_t *to)
 {
     size_t size = count * PAGE;
@@ -165,7 +165,7 @@ static void move(uint64_t page, uint64_t count, uint8_t *from, uint8_t *to)
     need(mmap(from, size, PROT_NONE, FRESH | MAP_FIXED, -1, 0) == from, "mmap");
 }
 
-/* The child is gone at once: what it shared is the parent's alone then. */
+/* The child ends at once, and then the parent alone has the shared pages. */
 static void fork_once(void)
 {
     pid_t child = fork();

@@ -1,4 +1,4 @@
-/* Accesses from 4 GiB on, and what is set up besides slots. */
+/* Accesses from 4 GiB on, and internal slots. */
 #include "witness.h"
 
 #include <errno.h>
@@ -16,7 +16,7 @@
 #define PRESENT 0x63
 #define LARGE 0x80
 
-/* The guest's slot has these at the end; virtual addresses 0 and STEP show two places. */
+/* At the end of the guest's slot; virtual addresses 0 and STEP map two places. */
 enum { CODE = 0x1000, PML4 = 0xd000, PDPT = 0xe000, PD = 0xf000 };
 
 /* 64-bit mode: eax = [rbx]; hlt. */
@@ -89,7 +89,7 @@ static void read_high(uint64_t gpa, int id)
     close(vcpu);
 }
 
-/* The kernel's own mappings look like those of shared memory without a file. */
+/* The kernel's own mappings look like shared anonymous memory. */
 static int shared_mappings(void)
 {
     char line[512];

@@ -1,4 +1,4 @@
-/* A guest in 64-bit mode with page tables of its own, in the pool. */
+/* A guest in 64-bit mode with its own page tables, in the pool. */
 #include "witness.h"
 
 #include <linux/kvm.h>
@@ -122,7 +122,7 @@ static void interrupt(int id, uint64_t code, uint64_t stack, uint64_t table)
 
     need(vcpu >= 0 && run != MAP_FAILED, "a vCPU");
     enter_real(vcpu, code, stack, table);
-    limit_run(20000); /* Without a table some kernels never leave it. */
+    limit_run(20000); /* Without a table some kernels never exit. */
     if (ioctl(vcpu, KVM_RUN, 0) == 0)
         show(run);
     limit_run(0);

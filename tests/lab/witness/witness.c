@@ -1,8 +1,8 @@
 /*
  * Plays short scripts of memslot operations on /dev/kvm, and prints the outcome of each.
  *
- * It knows neither a right nor a wrong answer: a script played with a fault and without one
- * shows the fault by its two outputs. One line of input is a fault's name ("-" for none), a tab
+ * It does not know which answers are right: a script that is played with a fault and without
+ * one shows the fault by its two outputs. One line of input is a fault's name ("-" for none), a tab
  * and a script; one line of output is what happened. Each script has a VM of its own.
  *
  *   set ID GPA SIZE HVA [log|ro|ro+log|unknown]   KVM_SET_USER_MEMORY_REGION, in pages
@@ -96,7 +96,7 @@ static uint64_t ring_bytes, harvested;
 struct kvm_run *run;
 uint8_t *guest, *pool, *shadow;
 static uint8_t *hole;
-static uint64_t covered; /* so many bytes of the pool show a guest_memfd */
+static uint64_t covered; /* bytes of the pool that map a guest_memfd */
 
 void need(int good, const char *what)
 {
@@ -151,7 +151,7 @@ static int set_region(uint32_t id, uint64_t gpa, uint64_t size, uint64_t hva, ui
     return ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) ? errno : 0;
 }
 
-/* The last page below the last gfn, which is found by asking: a slot too high is EINVAL. */
+/* The last page up to the last gfn, found by trying: a slot beyond it is EINVAL. */
 static uint64_t last_page(void)
 {
     for (int bits = 52; bits > 32; bits--) {
@@ -220,7 +220,7 @@ static int set_in_child(char words[][32], int count)
     return WEXITSTATUS(status);
 }
 
-/* What the guest wrote is looked for in all the memory that it could have reached. */
+/* Looks for what the guest wrote in all memory that it could have reached. */
 static void show_written_pages(void)
 {
     for (uint64_t page = 0; page < POOL_PAGES; page++) {
@@ -245,7 +245,7 @@ static void show_mmio(uint32_t *answer)
         memcpy(run->mmio.data, answer, sizeof(*answer));
 }
 
-/* A vCPU is made when it is needed: some capabilities must be enabled before. */
+/* A vCPU is created on first use: some capabilities must be enabled before. */
 int need_vcpu(void)
 {
     struct kvm_sregs special;
@@ -302,7 +302,7 @@ static void wake(int signal)
     (void)signal;
 }
 
-/* Some instructions never come back outside of memory: that is an answer, too. */
+/* Some instructions never exit outside memory: that is a result, too. */
 void limit_run(int microseconds)
 {
     const struct itimerval every = {
@@ -588,7 +588,7 @@ static void make_vm(void)
     need(set_region(GUEST_ID, GUEST_GPA, GUEST_SIZE, (uint64_t)guest, 0) == 0, "guest's slot");
 }
 
-/* Up to two VMs: what belongs to the one that is not spoken of. */
+/* Up to two VMs: the state of the one that is not in use. */
 static struct {
     int vm, vcpu;
     struct kvm_run *run;
@@ -681,7 +681,7 @@ static void play_elsewhere(char *text)
     pthread_join(thread, NULL);
 }
 
-/* What the operation prints itself is no matter here. */
+/* The operation's own output is ignored. */
 static void play_again(int times, const char *text)
 {
     FILE *seen = stdout;
@@ -714,7 +714,7 @@ static void refuse_file(void)
     close(files[--nr_files]);
 }
 
-/* cpuid: KVM's emulator takes some instructions only where the processor is said to have them. */
+/* cpuid: KVM's emulator accepts some instructions only if CPUID has them. */
 static void describe_processor(void)
 {
     need_vcpu();

@@ -1,4 +1,4 @@
-/* What the parts of the witness share. */
+/* Shared by the parts of the witness. */
 #ifndef WITNESS_H
 #define WITNESS_H
 
@@ -18,7 +18,7 @@ void show_error(int error);
 uint64_t pages(const char *text);
 int need_vcpu(void); /* its file */
 
-/* places.c: answers 0 where the words are none of its own. */
+/* places.c: returns 0 if the words are not for it. */
 void set_cpuid(int vcpu);
 void limit_run(int microseconds);
 int play_place(char words[][32], int count);
@@ -29,7 +29,7 @@ int play_start(char words[][32], int count);
 /* clocks.c: likewise. */
 int play_clock(char words[][32], int count);
 
-/* host.c: likewise; the pool as it was at first, and whether a page of it may be looked at. */
+/* host.c: likewise; the initial pool, and whether a page of it can be read. */
 int play_host(char words[][32], int count);
 void heal_pool(void);
 int may_look_at(uint64_t page);

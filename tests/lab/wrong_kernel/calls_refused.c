@@ -1,11 +1,10 @@
-/* Calls that a VMM needs for itself, answered wrongly whatever the VM: WRONG_CALL=NAME:errno=N,
- * NAME:answer=N, NAME:hang=1 or NAME:kill=SIGNAL, each with :after=N for the N calls before that
- * are right.
+/* Calls that every VMM makes, answered wrongly in any VM: WRONG_CALL=NAME:errno=N, NAME:answer=N,
+ * NAME:hang=1 or NAME:kill=SIGNAL, each with :after=N to answer the first N calls correctly.
  *
- * Some are answered rightly, but do something else: CREATE:other=1 puts another page of memory in
- * the place of the caller's, NAME:writes=1 writes to the structure that is only read, KVM_RUN:exit=N
- * has that exit reason, whatever the guest met; what KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1
- * and KVM_GET_SUPPORTED_CPUID:other=1 read is zero. NR_MEMSLOTS:answer=N is a kernel of so few slots. */
+ * Others return correctly, but do something else: CREATE:other=1 uses another page of memory than
+ * the caller's, NAME:writes=1 writes to the structure that is only read, KVM_RUN:exit=N has that
+ * exit reason, whatever the guest met; KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and
+ * KVM_GET_SUPPORTED_CPUID:other=1 read zeros. NR_MEMSLOTS:answer=N is a kernel with N slots. */
 #include "wrong_kernel.h"
 
 #include <signal.h>
@@ -103,7 +102,7 @@ static int call_and_write(int fd, unsigned long request, void *argument)
     return result;
 }
 
-/* Is this about a slot that a kernel of fewer slots has not? All these structures begin with it. */
+/* Whether a kernel with fewer slots lacks this slot. All these structures begin with it. */
 static bool lacks_slot(unsigned long request, const void *argument)
 {
     uint32_t slot;
@@ -114,7 +113,7 @@ static bool lacks_slot(unsigned long request, const void *argument)
            && readable((uint64_t)argument, &slot, sizeof(slot)) && (slot & 0xffff) >= number;
 }
 
-/* Does the call get another answer than the kernel's? Then it is in *result, and errno is set. */
+/* Whether the call gets another answer than the kernel's: in *result and errno. */
 bool answered_wrongly(int fd, unsigned long request, void *argument, int *result)
 {
     if (lacks_slot(request, argument)) {
@@ -141,7 +140,7 @@ bool answered_wrongly(int fd, unsigned long request, void *argument, int *result
     return true;
 }
 
-/* A vCPU has left the guest. */
+/* A vCPU has exited. */
 void spoil_exit(struct kvm_run *run)
 {
     if (kind == EXIT && is_due())

@@ -1,4 +1,4 @@
-/* KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG: the caller's call, with the fault in it. */
+/* KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG, with the fault applied. */
 #include "wrong_kernel.h"
 
 #include <stdlib.h>
@@ -9,7 +9,7 @@ static bool test_bit(const uint64_t *bits, uint64_t bit)
     return bits[bit / 64] >> (bit % 64) & 1;
 }
 
-/* Adds a piece's dirty pages at their place in the log of the slot that it is a part of. */
+/* Adds a piece's dirty pages to the log of the slot that it is a part of. */
 static void add_piece(const struct log *log, const struct region *piece, const uint64_t *bits)
 {
     uint64_t first = (piece->gpa - log->slot->known.gpa) / PAGE_BYTES;
@@ -19,7 +19,7 @@ static void add_piece(const struct log *log, const struct region *piece, const u
             log->bits[(first + page) / 64] |= 1ull << ((first + page) % 64);
 }
 
-/* A slot laid out of several has several logs; the caller gets one. */
+/* A slot made of several pieces has several logs; the caller gets one. */
 static void compose(struct vm *vm, const struct log *log)
 {
     uint64_t *bits = calloc(log->words + 1, sizeof(*bits));
@@ -38,7 +38,7 @@ static void compose(struct vm *vm, const struct log *log)
     free(bits);
 }
 
-/* A bitmap beside the slot's own, cleared when it is first asked for. */
+/* A second bitmap for the slot, zero when first used. */
 uint64_t *ghost_of(struct vm *vm, const struct log *log)
 {
     struct ghost *ghost = log->slot->ghost;

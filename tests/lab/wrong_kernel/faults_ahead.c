@@ -1,4 +1,4 @@
-/* Memory mapped ahead, and attributes: what is taken that is bad, or done where it cannot be. */
+/* KVM_PRE_FAULT_MEMORY and KVM_SET_MEMORY_ATTRIBUTES accept bad calls, or do impossible ones. */
 #include "wrong_kernel.h"
 
 static int take_anything(struct pre_fault *range, int error)

@@ -1,4 +1,4 @@
-/* Wrong answers: refusals that are none, or have another errno, and legal calls refused. */
+/* Wrong answers: refusals missing or with another errno, and legal calls refused. */
 #include "wrong_kernel.h"
 
 #include <cpuid.h>
@@ -160,7 +160,7 @@ static bool creates_id_0(struct vm *vm, struct call *call)
     return creates(vm, call) && call->asked.id == 0;
 }
 
-/* The last gfn is a matter of MAXPHYADDR with two-dimensional paging, else of 52 bits. */
+/* The last gfn depends on MAXPHYADDR with TDP, else it has 52 bits as a gpa. */
 static bool reaches_last_gfn(struct vm *vm, struct call *call)
 {
     unsigned int eax = 36, ebx, ecx, edx;

@@ -6,7 +6,7 @@ static bool wants(const struct call *call, unsigned changes)
     return call->change & changes;
 }
 
-/* Answers 0 and does nothing. */
+/* Returns 0 and does nothing. */
 static void swallow(struct call *call)
 {
     call->withheld = true;
@@ -141,7 +141,7 @@ static void win_overlap(struct vm *vm, struct call *call)
         lose(vm, other);
 }
 
-/* Done late: what the call before this one asked for is done now. */
+/* Done late: does now what the previous call asked for. */
 
 static void do_stashed(struct vm *vm)
 {

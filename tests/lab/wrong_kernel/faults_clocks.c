@@ -11,7 +11,7 @@
 static const uint64_t sizes[] = {[WALL_CLOCK] = 12, [SYSTEM_TIME] = 32, [STEAL_TIME] = 64};
 static const uint64_t versions_at[] = {[WALL_CLOCK] = 0, [SYSTEM_TIME] = 0, [STEAL_TIME] = 8};
 
-/* Where a clock goes, or 0: a hole, or memory that is not to be written. */
+/* The hva of a clock, or 0: a hole, or memory that must not be written. */
 static uint64_t hva_of_clock(struct vm *vm, uint64_t gpa, uint32_t spared_flags)
 {
     struct slot *slot = slot_at(vm, gpa);
@@ -122,7 +122,7 @@ void spoil_clocks(struct vcpu *vcpu)
     pthread_mutex_unlock(&vm->lock);
 }
 
-/* What may be done to a structure. */
+/* Ways to corrupt a structure. */
 
 static void renew(const struct clock *clock, uint64_t hva)
 {
@@ -253,7 +253,7 @@ static void write_others(struct vcpu *vcpu, struct clock *clock)
         renew(other, hva_of_clock(vcpu->vm, other->gpa, KVM_MEM_READONLY));
 }
 
-/* The clock of a VM that is gone is written when the next one's vCPU runs. */
+/* The clock of a closed VM is written when the next VM's vCPU runs. */
 static struct clock left_over;
 
 static void leave_over(struct vm *vm)
@@ -277,7 +277,7 @@ static void keep_place(struct vcpu *vcpu, struct clock *clock)
     (void)clock;
 }
 
-/* Host memory has changed: the pages that were there before are written, which nobody sees. */
+/* Host memory has changed: KVM writes to the former pages, which nobody sees. */
 static void note_change(struct vm *vm, const struct host_change *change)
 {
     for (int kind = 0; kind < NR_CLOCKS; kind++) {
@@ -343,7 +343,7 @@ static void logged_when_off(struct vm *vm, struct log *log)
     change_bits(vm, log, false, set_bit);
 }
 
-/* Only to another thread than the one that ran a vCPU last. */
+/* Only for another thread than the one that ran a vCPU last. */
 static void not_logged_elsewhere(struct vm *vm, struct log *log)
 {
     if (vm->has_run && !pthread_equal(vm->runner, pthread_self()))

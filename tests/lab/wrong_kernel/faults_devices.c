@@ -1,4 +1,4 @@
-/* Wrong about writes that are kept or signalled: coalesced MMIO, and ioeventfds. */
+/* Wrong coalesced MMIO and ioeventfds. */
 #include "wrong_kernel.h"
 
 #include <string.h>
@@ -111,7 +111,7 @@ static int accept_bad(struct vm *vm, unsigned long request, void *argument)
     return accept_any(vm, request, argument, EINVAL);
 }
 
-/* The last range, or eventfd, is known: slots that come to lie there meet it. */
+/* Remembers the last range or eventfd: slots that are created there meet it. */
 
 static int note_device(struct vm *vm, unsigned long request, void *argument)
 {
@@ -158,7 +158,7 @@ static bool refuse_over_device(struct vm *vm, struct call *call)
     return call->change & (CREATE | MOVE) && lies_over_device(vm, &call->asked);
 }
 
-/* What the ring holds. */
+/* The content of the ring. */
 
 static struct kvm_coalesced_mmio *newest(struct vcpu *vcpu, struct kvm_coalesced_mmio_ring **ring)
 {

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* The words of the bitmap, where the kernel filled one in. */
+/* The words of the bitmap, if the kernel filled it. */
 static uint64_t filled(const struct log *log)
 {
     return log->error ? 0 : log->words;
@@ -101,7 +101,7 @@ static void add_first(struct vm *vm, struct log *log)
         set_bit(log, 0);
 }
 
-/* Beyond the last page, where the bitmap has bits that stand for none. */
+/* A bit beyond the last page. */
 static void add_beyond_end(struct vm *vm, struct log *log)
 {
     if (filled(log) && log->pages % 64 && strike(vm))
@@ -133,7 +133,7 @@ static void leave_as_it_was(struct vm *vm, struct log *log)
         log->bits[0] = log->before;
 }
 
-/* All callers of ours have room for it. */
+/* All our callers have room for it. */
 static void write_on(struct vm *vm, struct log *log)
 {
     if (filled(log) && strike(vm))
@@ -182,7 +182,7 @@ static void never_clear(struct vm *vm, struct log *log)
     }
 }
 
-/* A page is reported once, and never again: nobody protected it anew. */
+/* A page is reported once only: it is not write-protected again. */
 static void report_once(struct vm *vm, struct log *log)
 {
     uint64_t *before;
@@ -276,7 +276,7 @@ static void unlogged_einval(struct vm *vm, struct log *log)
         log->error = EINVAL;
 }
 
-/* Where the kernel clears only when it is told to. */
+/* With manual clearing. */
 static void clear_nothing(struct vm *vm, struct kvm_clear_dirty_log *clear, struct slot *slot)
 {
     static uint64_t none[4096];

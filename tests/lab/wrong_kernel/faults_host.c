@@ -1,4 +1,4 @@
-/* Wrong about what the host does to memory under a slot: not followed, or by too much. */
+/* A slot does not follow changes of its host memory, or follows too far. */
 #include "wrong_kernel.h"
 
 #include <stdio.h>
@@ -9,7 +9,7 @@
 typedef bool (*which)(struct vm *, struct slot *, const struct host_change *);
 typedef void (*what)(struct vm *, struct slot *, uint64_t first, uint64_t pages);
 
-/* A slot shows some pages from elsewhere (hva 0: nowhere), and its others as they are. */
+/* A slot maps some pages from elsewhere (hva 0: nowhere), and the others unchanged. */
 static void show(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages, uint64_t hva)
 {
     const uint64_t starts[] = {0, first, first + pages, pages_of(&slot->known)};
@@ -59,7 +59,7 @@ static void blank_next(struct vm *vm, struct slot *slot, uint64_t first, uint64_
         show(vm, slot, first + pages, 1, blank_page());
 }
 
-/* Does something to each slot that shows memory which changes. */
+/* Does something to each slot whose memory changes. */
 static void each(struct vm *vm, const struct host_change *change, which is_meant, what is_done)
 {
     for (uint32_t i = 0; i < vm->nr_used; i++) {
@@ -289,7 +289,7 @@ static bool is_any(struct vm *vm, struct slot *slot, const struct host_change *c
     return true;
 }
 
-/* Which mappings show the part of a file that its new size cuts off, or brings back? */
+/* Finds mappings of the part of a file that its new size cuts off, or brings back. */
 void note_resize(int fd, uint64_t size, void (*note)(const struct host_change *))
 {
     FILE *maps = fopen("/proc/self/maps", "r");

@@ -139,7 +139,7 @@ static bool land_on_readonly(struct vcpu *vcpu)
     return false;
 }
 
-/* The slot that was deleted here last. */
+/* The slot that was last deleted here. */
 static struct slot *former(struct vm *vm, uint64_t gpa)
 {
     for (uint32_t id = 0; vm->count.deletes && id < vm->nr_ids; id++) {

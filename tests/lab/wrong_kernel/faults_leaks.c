@@ -1,13 +1,13 @@
-/* What a refused call has allocated by then, and never gives back. */
+/* A refused call leaks what it has allocated. */
 #include "wrong_kernel.h"
 
 #include <sys/socket.h>
 
 #define PIECE_BYTES 3000
-#define SLOT_BYTES (8 * PIECE_BYTES) /* with what it knows of its pages */
-#define CHANGE_BYTES (5 * SLOT_BYTES) /* changes take long, so that fewer are made */
+#define SLOT_BYTES (8 * PIECE_BYTES) /* including its per-page metadata */
+#define CHANGE_BYTES (5 * SLOT_BYTES) /* changes are slow, so that fewer are made */
 
-/* A message that nobody receives is memory of the kernel's. */
+/* A message that nobody receives takes kernel memory. */
 static void leak(uint64_t bytes)
 {
     static char piece[PIECE_BYTES];
@@ -55,7 +55,7 @@ static void leak_new_log_of_move(struct vm *vm, struct call *call)
         leak(log_bytes(call) + CHANGE_BYTES);
 }
 
-/* Of whatever is wrong with the values alone, or with them beside the slot that there is. */
+/* Refusals for wrong values, alone or compared with the present slot. */
 static void leak_argument(struct vm *vm, struct call *call)
 {
     if (call->refusal > BAD_POINTER && call->refusal < CREATE_OVERLAPS && strike(vm))

@@ -1,4 +1,4 @@
-/* VMs that do not go when they are closed: found in the process, or in the kernel's memory only. */
+/* VMs that outlive their closing, as seen in the process or only in the kernel's memory. */
 #include "wrong_kernel.h"
 
 #include <sys/mman.h>
@@ -8,8 +8,8 @@
 
 #define QUEUE_BYTES (1 << 30)
 
-/* What is sent here and never received stays open, out of everybody's sight, and for children,
- * too: whoever preloads this library first has made it. */
+/* A file that is sent here and never received stays open, invisibly, and for children, too: the
+ * first process with this library creates the socket. */
 static int queue[2];
 
 static __attribute__((constructor)) void open_queue(void)
@@ -56,7 +56,7 @@ static void leave_file(struct vm *vm)
     (void)!syscall(SYS_dup, vm->fd);
 }
 
-/* Unlike a slot's memory that the kernel made for itself: nothing tells whose it is. */
+/* Unlike the memory of an internal slot, nothing tells whose this is. */
 static void leave_memory(struct vm *vm, struct call *call)
 {
     if (did(call, MOVE) && strike(vm))
@@ -74,7 +74,7 @@ static void write_on_leaving(struct vm *vm)
     }
 }
 
-/* Memory of the kernel is lost by losing a VM: nothing smaller stands out so clearly. */
+/* Kernel memory is leaked by leaking a VM: nothing smaller shows as clearly. */
 static void lose_memory(struct vm *vm, struct call *call)
 {
     static int any = -1;

@@ -1,4 +1,4 @@
-/* Wrong mappings that a single change shows: what a slot, created or moved, really reaches. */
+/* Wrong mappings that a single creation or move shows. */
 #include "wrong_kernel.h"
 
 /* The part of a slot from one of its pages on. */
@@ -12,7 +12,7 @@ static struct region part(const struct region *slot, uint64_t first, uint64_t co
     return piece;
 }
 
-/* One page of a slot that shows another page of its host mapping. */
+/* One page of a slot that maps another page of its host mapping. */
 static struct region page_showing(const struct region *slot, uint64_t page, uint64_t shown)
 {
     struct region piece = part(slot, page, 1);
@@ -79,7 +79,7 @@ static int swapped_middle(const struct region *slot, struct region *pieces)
     return add(pieces, count, part(slot, page + 2, pages - page - 2));
 }
 
-/* Page i shows i + 1, and the last one the first: nothing outside the mapping is reached. */
+/* Page i maps i + 1, and the last one the first: nothing outside the mapping is reached. */
 static int rotated(const struct region *slot, struct region *pieces)
 {
     uint64_t pages = pages_of(slot);

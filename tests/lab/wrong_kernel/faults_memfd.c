@@ -1,4 +1,4 @@
-/* Wrong answers about guest_memfds: making, mapping, binding and closing them. */
+/* Wrong answers for guest_memfds: creating, mapping, binding and closing them. */
 #include "wrong_kernel.h"
 
 #include <fcntl.h>
@@ -9,12 +9,12 @@
 
 #define MAX_FILES 65536
 
-/* KVM_CREATE_GUEST_MEMFD's structure. */
+/* struct kvm_create_guest_memfd. */
 struct wanted {
     uint64_t size, flags, reserved[6];
 };
 
-/* A descriptor that is a guest_memfd; serial 0: it is none. */
+/* A descriptor that is a guest_memfd; serial 0: it is not one. */
 static struct {
     uint64_t serial; /* of its VM */
     int vm_fd;
@@ -25,7 +25,7 @@ static bool is_memfd(uint32_t fd)
     return fd < MAX_FILES && files[fd].serial;
 }
 
-/* Is it the fault in force that answers wrongly here, and now? */
+/* Whether the active fault answers wrongly here and now. */
 static bool wrong_about(struct vm *vm, enum memfd_case which)
 {
     return which && vm->fault->memfd == which && strike(vm);
@@ -82,7 +82,7 @@ void forget_memfd(int fd)
     pthread_mutex_unlock(&vm->lock);
 }
 
-/* Replaces the answer to an mmap, *mapped, where the fault is about it. */
+/* Replaces the result of an mmap, *mapped, if the fault concerns it. */
 void wrong_mmap(int fd, int flags, size_t size, void **mapped)
 {
     struct vm *vm = is_memfd((uint32_t)fd) ? vm_of(files[fd].vm_fd, files[fd].serial) : NULL;
@@ -118,7 +118,7 @@ static bool is_bound(const struct vm *vm, int fd, int64_t offset, int64_t size)
     return false;
 }
 
-/* Puts a copy of what a slot shows in its place; where the host cannot read it, none. */
+/* Replaces a slot's memory by a copy, if the host can read it. */
 static void show_copy(struct vm *vm, const struct slot *slot)
 {
     struct region region = slot->known;
@@ -236,7 +236,7 @@ static void misplace(struct vm *vm, struct call *call)
         call->sent.guest_memfd_offset = 0;
 }
 
-/* A region call with a guest_memfd, or about a slot that has one. */
+/* A region call with a guest_memfd, or for a slot that has one. */
 void set_memfd_region(struct vm *vm, struct call *call)
 {
     enum change change = call->change;

@@ -1,4 +1,4 @@
-/* Wrong about VMs that live at the same time: what one does shows in another. */
+/* Several VMs at a time: what one does shows in another. */
 #include "wrong_kernel.h"
 
 #include <stdlib.h>
@@ -38,7 +38,7 @@ static void move_everywhere(struct vm *vm, struct call *call)
     }
 }
 
-/* A dirty log that is read takes the same slot's of another VM along. */
+/* Reading a dirty log also clears that of the same slot in another VM. */
 static void read_everywhere(struct vm *vm, struct log *log)
 {
     uint64_t *bits;
@@ -57,7 +57,7 @@ static void read_everywhere(struct vm *vm, struct log *log)
     free(bits);
 }
 
-/* What another VM's slot had before one was deleted is not in its next dirty log. */
+/* Pages of another VM's slot that were dirty at a deletion are missing from its next log. */
 static void forget_everywhere(struct vm *vm, struct call *call)
 {
     if (!did(call, DELETE) || !next_besides(vm, NULL) || !strike(vm))

@@ -1,6 +1,6 @@
 /*
- * Wrong as a patch to the kernel might make it: a check that looks at less than it should, state of
- * a slot that outlives the slot, a bitmap walked by the wrong word.
+ * Wrong as a kernel patch might be: a check that looks at too little, state of a slot that outlives
+ * the slot, a bitmap walked by the wrong word.
  */
 #include "wrong_kernel.h"
 
@@ -11,7 +11,7 @@ static bool overlaps(const struct region *one, const struct region *other)
     return one->gpa < end_of(other) && other->gpa < end_of(one);
 }
 
-/* Legal calls that a check too many refuses. */
+/* Legal calls that an additional check refuses. */
 
 static bool deletes_logged(struct vm *vm, struct call *call)
 {
@@ -110,7 +110,7 @@ static bool moves_where_one_was(struct vm *vm, struct call *call)
         && call->asked.id != vm->stash.id;
 }
 
-/* Refusals that are none, as the check sees a part of what it should. Nothing is done. */
+/* Missing refusals, since a check sees only a part. Nothing is done. */
 
 static void accept_if(struct vm *vm, struct call *call, enum refusal why, bool condition)
 {
@@ -202,7 +202,7 @@ static void accept_second_delete(struct vm *vm, struct call *call)
     accept_if(vm, call, ABSENT_DELETE, call->slot && call->slot->lives);
 }
 
-/* What was a former slot's is a new one's. */
+/* State of a former slot belongs to a new one. */
 
 static void keep_flag(struct vm *vm, struct call *call, uint32_t flag)
 {

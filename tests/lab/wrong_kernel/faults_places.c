@@ -1,4 +1,4 @@
-/* Wrong about special places: gpas from 4 GiB on, and what is set up besides slots. */
+/* Wrong at special places: gpas from 4 GiB on, and internal slots. */
 #include "wrong_kernel.h"
 
 #include <sys/mman.h>

@@ -1,9 +1,9 @@
-/* What takes effect late, and heals by itself: only who looks meanwhile sees it. */
+/* Changes that take effect late: only visible until then. */
 #include "wrong_kernel.h"
 
 #include <sys/mman.h>
 
-#define RUNS 20 /* of any vCPU, until what was done late is done */
+#define RUNS 20 /* of any vCPU, until the change takes effect */
 
 /* A deleted or moved slot whose old place stays readable for a while. */
 
@@ -60,7 +60,7 @@ static bool show_in_time(struct vcpu *vcpu)
     return false;
 }
 
-/* A slot that does not follow its host mapping: a page goes on showing what it held. */
+/* A slot that does not follow its host mapping: a page keeps its former content. */
 
 static void keep_page_of(struct vm *vm, struct slot *slot, uint64_t hva)
 {

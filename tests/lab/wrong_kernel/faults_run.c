@@ -62,7 +62,7 @@ static bool answer_read(struct vcpu *vcpu)
     return exits_mmio(vcpu) && !vcpu->run->mmio.is_write && strike(vcpu->vm) && answer_zeros(vcpu);
 }
 
-/* Only at gpas that had memory once: the last slot deleted. */
+/* Only at gpas that had memory before: those of the last slot deleted. */
 static bool answer_read_of_deleted(struct vcpu *vcpu)
 {
     struct vm *vm = vcpu->vm;
@@ -105,7 +105,7 @@ static bool land_readonly_write(struct vcpu *vcpu)
     return false;
 }
 
-/* What a slot maps whose userspace_addr has no memory: it must fail, or exit. */
+/* A touch of a slot without memory, which must fail or exit. */
 static bool fill_unmapped(struct vcpu *vcpu)
 {
     struct slot *slot = exits_mmio(vcpu) ? slot_at(vcpu->vm, vcpu->run->mmio.phys_addr) : NULL;
@@ -131,7 +131,7 @@ static int refuse_first_run(struct vcpu *vcpu)
     return EFAULT;
 }
 
-/* Creation that the first KVM_RUN after it does not see yet. */
+/* A creation that the next KVM_RUN does not see yet. */
 
 static void hide_created(struct vm *vm, struct call *call)
 {
@@ -157,7 +157,7 @@ static bool show_created(struct vcpu *vcpu)
     return false;
 }
 
-/* Deletion and moving that the first KVM_RUN after it does not see yet. */
+/* A deletion or move that the next KVM_RUN does not see yet. */
 
 static void keep_memory(struct vm *vm, struct call *call)
 {

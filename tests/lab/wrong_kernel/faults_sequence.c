@@ -1,4 +1,4 @@
-/* What a change leaves behind, or does to another slot; and refusals that did something. */
+/* Changes that leave something behind or affect another slot; refusals with an effect. */
 #include "wrong_kernel.h"
 
 #define FIRST_REPLACED_AFTER 10
@@ -44,7 +44,7 @@ static void show_first_page(struct vm *vm, struct slot *slot, uint64_t hva)
     lay(vm, slot, pieces, pieces[1].size ? 2 : 1);
 }
 
-/* What stays behind. */
+/* Left-overs. */
 
 static void leave_deleted(struct vm *vm, struct call *call)
 {
@@ -76,7 +76,7 @@ static void leave_deleted_moved(struct vm *vm, struct call *call)
         leave_alias(vm, call->old);
 }
 
-/* The slot as it stood before the move; what overlaps its new place cannot stay. */
+/* The slot as before the move, except where it overlaps its new place. */
 static void leave_moved(struct vm *vm, struct call *call)
 {
     if (did(call, MOVE) && strike(vm))
@@ -95,7 +95,7 @@ static void leave_third_move(struct vm *vm, struct call *call)
         leave_alias(vm, call->old);
 }
 
-/* Bits from 4 GiB on are lost of the new place. */
+/* The new gpa loses its bits from 4 GiB on. */
 static void alias_second_move_low(struct vm *vm, struct call *call)
 {
     struct region low = call->asked;
@@ -125,7 +125,7 @@ static void show_former_life(struct vm *vm, struct call *call)
         show_first_page(vm, slot, slot->former_hva);
 }
 
-/* What happens to another slot. */
+/* Effects on another slot. */
 
 static void lose_if_live(struct vm *vm, struct slot *slot)
 {
@@ -233,7 +233,7 @@ static void replace_first(struct vm *vm, struct call *call)
     }
 }
 
-/* Refusals that did something. */
+/* Refusals with an effect. */
 
 static void lose_refused(struct vm *vm, struct call *call)
 {

@@ -1,4 +1,4 @@
-/* A guest with page tables of its own in the caller's slots: what it uses is not what is there. */
+/* A guest with its own page tables in the caller's slots uses other content than is there. */
 #include "insn.h"
 
 #include <string.h>
@@ -9,13 +9,13 @@
 #define NOWHERE UINT64_MAX
 #define WORD_BYTES 4
 
-/* In real mode: an entry of an interrupt table, and what is pushed. */
+/* In real mode: the sizes of an interrupt table's entry, and of a stack frame. */
 #define GATE_BYTES 4
 #define FRAME_BYTES 6
 
 enum { PRESENT = 1, LARGE = 0x80, ACCESSED = 0x20, DIRTY = 0x40, LEVELS = 4, PAGES_LEVEL = 3 };
 
-/* Whether a gpa is in the slot that the guest of other accesses lives in. */
+/* Whether a gpa is in the guest's own slot. */
 static bool is_own(struct vm *vm, uint64_t gpa)
 {
     for (uint32_t i = 0; i < vm->nr_used; i++) {
@@ -26,7 +26,7 @@ static bool is_own(struct vm *vm, uint64_t gpa)
     return false;
 }
 
-/* Walks the tables; each entry used is noted with what its low byte was. */
+/* Walks the tables, and notes each entry used with its low byte. */
 static uint64_t walk(struct vm *vm, uint64_t tables, uint64_t address, struct entry *entries)
 {
     uint64_t table = tables, entry;
@@ -154,7 +154,7 @@ static uint8_t now(struct vm *vm, const struct entry *entry)
     return low;
 }
 
-/* Takes a bit back that was set. */
+/* Clears a bit that was set. */
 static bool take_back(struct vcpu *vcpu, const struct entry *entry, uint8_t bit)
 {
     uint8_t low = now(vcpu->vm, entry);
@@ -246,7 +246,7 @@ static bool note_store(struct vcpu *vcpu)
     return false;
 }
 
-/* What a vCPU has cached. */
+/* A vCPU's caches. */
 
 /* Whether the VM's last answer came from the same address and tables. */
 static bool knows(struct vm *vm, const struct start *start)
@@ -311,7 +311,7 @@ static bool map_unmapped(struct vcpu *vcpu)
     return false;
 }
 
-/* A vCPU that met no tables once finds none any more. */
+/* A vCPU that once met no tables never finds any. */
 static bool stay_without(struct vcpu *vcpu)
 {
     struct start *start = ended(vcpu);
@@ -345,7 +345,7 @@ static bool note_frame(struct vcpu *vcpu)
     return false;
 }
 
-/* VMs without any slot of the caller's, but for that of the guest of other accesses. */
+/* VMs without slots of the caller, except the guest's own. */
 
 static bool has_none(struct vm *vm)
 {

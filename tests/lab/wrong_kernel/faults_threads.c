@@ -1,4 +1,4 @@
-/* What is wrong only where a call comes from another thread than the one that ran a vCPU last. */
+/* Wrong only if a call comes from another thread than the one that ran a vCPU last. */
 #include "wrong_kernel.h"
 
 #include <string.h>
@@ -52,7 +52,7 @@ static int note_reset(struct vm *vm)
     return count;
 }
 
-/* What becomes an entry like the last one is not missed there, for it was named already. */
+/* An entry like the last one would not be missed, since its page is named already. */
 static void forget_first_page(struct vcpu *vcpu, struct kvm_dirty_gfn *entry)
 {
     if (vcpu->vm->armed && !entry->offset && vcpu->last.offset)

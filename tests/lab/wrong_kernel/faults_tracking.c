@@ -1,4 +1,4 @@
-/* Wrong tracking of dirty pages: clearing by hand, capabilities, and dirty rings. */
+/* Wrong dirty tracking: manual clearing, capabilities, and dirty rings. */
 #include "wrong_kernel.h"
 
 #include <string.h>
@@ -236,7 +236,7 @@ static void hide_entry(struct vcpu *vcpu, struct kvm_dirty_gfn *entry)
         entry->flags = 0;
 }
 
-/* Not once it was reset: in its place stands what was reported before. */
+/* Not after a reset, when the entry before it is an old one. */
 static void report_once(struct vcpu *vcpu, struct kvm_dirty_gfn *entry)
 {
     struct log log = {.slot = slot_of(vcpu->vm, entry->slot), .words = 64};

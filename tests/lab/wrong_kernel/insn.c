@@ -1,10 +1,10 @@
-/* One instruction of a guest: what it is, where its memory is, and what that held. */
+/* One instruction of a guest: its kind, its memory, and the content before it. */
 #include "insn.h"
 
 #include <string.h>
 #include <sys/ioctl.h>
 
-/* A slot that the guest may write to, or any for code; the guest's own slot is one, too. */
+/* A slot that the guest may write to, or any slot for code, the guest's own included. */
 static const struct slot *holder(struct vm *vm, uint64_t gpa)
 {
     for (uint32_t i = 0; i < vm->nr_used; i++) {
@@ -83,7 +83,7 @@ static bool is_at_di(uint8_t modrm)
     return modrm >> 6 == 0 && (modrm & 7) == 7;
 }
 
-/* The gpa of an address: in 64-bit mode the vCPU's page tables say so. */
+/* The gpa of an address, in 64-bit mode by the vCPU's page tables. */
 static uint64_t gpa_of_address(const struct vcpu *vcpu, uint64_t address)
 {
     struct kvm_translation at = {.linear_address = address};
@@ -117,7 +117,7 @@ static void place(const struct vcpu *vcpu, struct insn *insn, uint64_t count)
         insn->size = insn->is_long ? 10 : 6;
 }
 
-/* How wide an operand is that is no byte. */
+/* The width of an operand that is not a byte. */
 static uint64_t width_of(const struct insn *insn, bool has_66, bool has_rex)
 {
     if (!insn->is_long)
@@ -133,7 +133,7 @@ static bool decode(const struct vcpu *vcpu, struct insn *insn, const uint8_t *co
     uint64_t count = 1;
     uint8_t opcode;
 
-    if (!memcmp(code, "\xdb\xe3", 2)) /* fninit, before what saves the state */
+    if (!memcmp(code, "\xdb\xe3", 2)) /* fninit, which precedes fxsave */
         code += 2;
     for (;; code++) {
         wide |= *code == 0x66;
@@ -164,7 +164,7 @@ static bool decode(const struct vcpu *vcpu, struct insn *insn, const uint8_t *co
     return insn->kind && count && insn->size <= sizeof(insn->old);
 }
 
-/* Before KVM_RUN: takes the instruction under way, unless it has begun before. */
+/* Before KVM_RUN: notes the instruction under way, unless it began earlier. */
 int begin_insn(struct vcpu *vcpu)
 {
     struct insn *insn = &vcpu->insn;
@@ -220,7 +220,7 @@ struct insn *exiting_insn(struct vcpu *vcpu, unsigned kinds, bool write)
     return insn->kind & kinds && vcpu->run->mmio.is_write == write ? insn : NULL;
 }
 
-/* Puts back what so many bytes of it held. */
+/* Restores `size` bytes of its memory. */
 void unwrite(struct vcpu *vcpu, const struct insn *insn, uint64_t first, uint64_t size)
 {
     write_guest(vcpu->vm, insn->gpa + first, insn->old + first, size);
@@ -233,7 +233,7 @@ void put_registers(struct vcpu *vcpu, struct insn *insn)
     vcpu->run->s.regs.regs = insn->after;
 }
 
-/* What several faults do to an instruction, and to its page in the dirty log. */
+/* Shared by faults: effects on an instruction, and on its page in the dirty log. */
 
 struct insn *struck_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when)
 {

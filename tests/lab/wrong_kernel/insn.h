@@ -14,17 +14,17 @@ typedef bool insn_is(const struct insn *);
 /* The instruction that ended, if it is of these kinds and the fault strikes; else NULL. */
 struct insn *struck_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when);
 
-/* Each does one thing to it, and answers false, as leave() does. */
+/* Each does one thing to it, and returns false, for leave(). */
 bool lose_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when);
 bool alter_insn(struct vcpu *vcpu, unsigned kinds, uint64_t at, uint8_t bits);
 bool zero_insn(struct vcpu *vcpu, unsigned kinds);
 bool keep_register(struct vcpu *vcpu, unsigned kinds, insn_is *when, enum reg reg);
 bool turn_flag(struct vcpu *vcpu, unsigned kinds, insn_is *when, uint64_t flag);
 
-/* Whether its exit is not to be seen. */
+/* Whether to hide its exit. */
 bool swallow_exit(struct vcpu *vcpu, unsigned kinds, bool write);
 
-/* Dirty logs: the page of its first or last byte, or of its source, whose bit is lost, or is too much. */
+/* Dirty logs: the bit of the page of its first or last byte, or of its source, is lost or added. */
 bool note_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when, bool last);
 bool note_source(struct vcpu *vcpu, unsigned kinds);
 void drop_noted(struct vm *vm, struct log *log);

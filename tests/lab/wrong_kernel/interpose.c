@@ -1,4 +1,4 @@
-/* The libc functions that the program calls in the kernel's place. */
+/* The libc functions that the program calls instead of the kernel. */
 #include "wrong_kernel.h"
 
 #include <dlfcn.h>
@@ -17,7 +17,7 @@ static _Atomic(struct vcpu *) vcpus[MAX_DESCRIPTORS];
 static pthread_mutex_t tables_lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic int highest_vm;
 
-/* Counted by children, too: one that makes a single VM is not to make the same one each time. */
+/* Shared with children, so that each child's first VM has another number. */
 static _Atomic uint64_t *last_serial;
 
 static __attribute__((constructor)) void share_serial(void)
@@ -68,7 +68,7 @@ struct vm *next_besides(const struct vm *vm, const struct vm *after)
     return NULL;
 }
 
-/* The descriptor is closed, or was closed behind our back and is somebody else's now. */
+/* The descriptor is closed, or was closed unnoticed and is another file now. */
 static void forget(int fd)
 {
     if (!in_tables(fd) || (!vms[fd] && !vcpus[fd]))
@@ -83,7 +83,7 @@ static void forget(int fd)
     pthread_mutex_unlock(&tables_lock);
 }
 
-/* What the VM has of something, from 1 to what the mirror has room for. */
+/* How many the VM has, from 1 to what the mirror has room for. */
 static uint32_t capability(int fd, long which, uint32_t room)
 {
     int found = kernel_ioctl(fd, KVM_CHECK_EXTENSION, (void *)which);
@@ -101,7 +101,7 @@ static int create_vm(int system_fd, void *argument)
     if (!in_tables(fd))
         return fd;
     forget(fd);
-    /* Megabytes, of which the kernel gives only what is used. */
+    /* Megabytes, but only what is used takes memory. */
     vm = calloc(1, sizeof(*vm));
     vm->fd = fd;
     vm->serial = ++*last_serial;
@@ -140,7 +140,7 @@ static int create_vcpu(struct vm *vm, void *argument)
     return fd;
 }
 
-/* Gives the vCPU the registers that the caller left to KVM_RUN, so that a fault can ask for them. */
+/* Sets the registers that the caller left in kvm_run, so that a fault can read them. */
 static int take_registers(struct vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
@@ -249,7 +249,7 @@ static int answer(int error)
 static void note_host_change(const struct host_change *change);
 static void note_done(struct host_change *change);
 
-/* userfaultfd: pages are to be fetched when they are met, or guarded; or one is fetched. */
+/* userfaultfd: pages are registered to be fetched or guarded; or one is fetched. */
 static int page_memory(int fd, unsigned long request, void *argument)
 {
     struct uffdio_writeprotect protect;
@@ -340,7 +340,7 @@ int ioctl(int fd, unsigned long request, ...)
     return kernel_ioctl(fd, request, argument);
 }
 
-/* Memory that slots may show is about to change, or has. */
+/* Memory of slots is about to change, or has changed. */
 static void note_host_change(const struct host_change *change)
 {
     for (int fd = 0; fd <= highest_vm; fd++) {
@@ -362,7 +362,7 @@ static void note_done(struct host_change *change)
     errno = error;
 }
 
-/* Watched for the place where the caller maps struct kvm_run. */
+/* Finds out where the caller maps struct kvm_run. */
 void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset)
 {
     void *mapped;

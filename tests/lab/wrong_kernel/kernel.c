@@ -1,4 +1,4 @@
-/* What really happens: the system call, hidden slots, and slots made to look wrong. */
+/* The system call itself, hidden slots, and slots that are made wrong. */
 #include "wrong_kernel.h"
 
 #include <sys/mman.h>
@@ -26,7 +26,7 @@ static int kernel_delete(struct vm *vm, uint32_t id)
     return kernel_set(vm, (struct region){.id = id});
 }
 
-/* An anonymous page of our own: what a guest sees where content was lost. */
+/* An anonymous page of our own, which a guest sees where content was lost. */
 uint64_t blank_page(void)
 {
     static void *page;
@@ -68,7 +68,7 @@ static void drop_hidden(struct vm *vm, uint32_t index)
         slot_of(vm, vm->hidden[index].region.id)->hidden_plus1 = index + 1;
 }
 
-/* Adds a slot that the caller knows nothing of; its id is chosen here. */
+/* Adds a slot that the caller does not know, with an id chosen here. */
 bool add_alias(struct vm *vm, struct region region, uint32_t owner)
 {
     uint32_t id;
@@ -83,7 +83,7 @@ bool add_alias(struct vm *vm, struct region region, uint32_t owner)
     return true;
 }
 
-/* Makes room for the caller: what was left in this range is forgotten. */
+/* Makes room for the caller: removes aliases in this range. */
 bool drop_aliases_over(struct vm *vm, uint64_t gpa, uint64_t size)
 {
     bool dropped = false;
@@ -98,7 +98,7 @@ bool drop_aliases_over(struct vm *vm, uint64_t gpa, uint64_t size)
     return dropped;
 }
 
-/* The caller wants this id: a hidden slot that holds it goes elsewhere, if it can. */
+/* The caller wants this id: a hidden slot that has it gets another one, if possible. */
 void free_id(struct vm *vm, uint32_t id)
 {
     struct slot *slot = slot_of(vm, id);
@@ -107,7 +107,7 @@ void free_id(struct vm *vm, uint32_t id)
         return;
     struct hidden hidden = vm->hidden[slot->hidden_plus1 - 1];
     drop_hidden(vm, slot->hidden_plus1 - 1);
-    slot->live = true; /* so that it does not get the same id again */
+    slot->live = true; /* or it would get the same id again */
     add_alias(vm, hidden.region, hidden.owner);
     slot->live = false;
 }
@@ -119,7 +119,7 @@ static void drop_pieces(struct vm *vm, uint32_t owner)
             drop_hidden(vm, i);
 }
 
-/* Puts these regions into the kernel in place of what the caller believes. */
+/* Creates these regions in the kernel in place of the slot that the caller knows. */
 void lay(struct vm *vm, struct slot *slot, const struct region *pieces, int count)
 {
     drop_pieces(vm, slot->known.id);
@@ -136,7 +136,7 @@ void lay(struct vm *vm, struct slot *slot, const struct region *pieces, int coun
     slot->laid = true;
 }
 
-/* Makes the kernel's picture of the slot right again. */
+/* Makes the slot correct in the kernel again. */
 void restore(struct vm *vm, struct slot *slot)
 {
     if (!slot->laid)
@@ -145,7 +145,7 @@ void restore(struct vm *vm, struct slot *slot)
     slot->laid = false;
 }
 
-/* Nothing of the slot is left, and the caller does not know. */
+/* Removes the slot from the kernel without the caller's knowledge. */
 void lose(struct vm *vm, struct slot *slot)
 {
     lay(vm, slot, NULL, 0);

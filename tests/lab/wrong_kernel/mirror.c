@@ -1,4 +1,4 @@
-/* The mirror: the slots as a right kernel's answers make the caller believe them to be. */
+/* The mirror: the slots as the caller knows them, given the answers of a correct kernel. */
 #include "wrong_kernel.h"
 
 #include <string.h>
@@ -17,7 +17,7 @@ struct slot *slot_of(struct vm *vm, uint32_t id)
     return &vm->slots[space * SLOTS_PER_SPACE + low];
 }
 
-/* Copies memory that may not be there: a caller's bad pointer is the kernel's to refuse. */
+/* Copies memory that may be inaccessible: a bad pointer is for the kernel to refuse. */
 bool readable(uint64_t hva, void *copy, size_t size)
 {
     struct iovec to = {.iov_base = copy, .iov_len = size};
@@ -26,7 +26,7 @@ bool readable(uint64_t hva, void *copy, size_t size)
     return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == (ssize_t)size;
 }
 
-/* Writes to memory that may be protected: where it is, nothing happens. */
+/* Writes to memory that may be protected: if it is, nothing happens. */
 void overwrite(uint64_t hva, void *data, size_t size)
 {
     struct iovec from = {.iov_base = data, .iov_len = size};
@@ -35,7 +35,7 @@ void overwrite(uint64_t hva, void *data, size_t size)
     (void)!process_vm_writev(getpid(), &from, 1, &to, 1, 0);
 }
 
-/* The first rows, which look at the call alone. */
+/* The first checks, which look only at the call. */
 static enum refusal refusal_of_values(const struct vm *vm, const struct call *call)
 {
     const struct region *asked = &call->asked;
@@ -64,7 +64,7 @@ static enum refusal refusal_of_values(const struct vm *vm, const struct call *ca
     return NOT_REFUSED;
 }
 
-/* The later rows, which compare it with the slot that has the id. */
+/* The later checks, which compare it with the slot that has the id. */
 static enum refusal refusal_of_change(const struct call *call)
 {
     const struct region *asked = &call->asked, *old = &call->old;
@@ -95,7 +95,7 @@ static enum change change_of(const struct call *call)
     return call->asked.flags != call->old.flags ? FLAGS_ONLY : NOTHING;
 }
 
-/* Reads the caller's structure and says what it asks for; false where it cannot be read. */
+/* Reads the caller's structure and finds what it asks for; false if it cannot be read. */
 bool open_call(struct vm *vm, struct call *call, unsigned long request, const void *argument)
 {
     size_t size = request == SET_REGION2 ? sizeof(struct region2) : sizeof(struct region);
@@ -117,7 +117,7 @@ bool open_call(struct vm *vm, struct call *call, unsigned long request, const vo
     return true;
 }
 
-/* Names the refusals that only the kernel's answer shows. */
+/* Names refusals that only the kernel's answer reveals. */
 void name_refusal(struct call *call)
 {
     bool move = call->change == MOVE;
@@ -154,7 +154,7 @@ static void leave_slot(struct vm *vm, struct slot *slot)
     slot->former_hva = slot->known.hva;
 }
 
-/* Brings the mirror up to what the caller now believes. The guest's own slot is no change. */
+/* Updates the mirror after a call. The guest's own slot is not counted as a change. */
 void remember(struct vm *vm, struct call *call)
 {
     struct slot *slot = call->slot;
@@ -192,7 +192,7 @@ bool may_touch(const struct slot *slot)
     return slot && slot->known.size != GUEST_SLOT_BYTES && !slot->untouchable;
 }
 
-/* The live slots of the first address space; any order, and a walk over all of them. */
+/* Finds live slots of the first address space, which are unordered, by walking over all. */
 struct slot *slot_at(struct vm *vm, uint64_t gpa)
 {
     for (uint32_t i = 0; i < vm->nr_used; i++) {

@@ -1,7 +1,7 @@
 /* KVM_SET_USER_MEMORY_REGION and its second form: the caller's call, with the fault in it. */
 #include "wrong_kernel.h"
 
-/* Sends the call; what a fault left behind gives way to it. */
+/* Sends the call; left-overs of a fault give way to it. */
 static int send_call(struct vm *vm, struct call *call)
 {
     struct region *sent = &call->sent.region;
@@ -23,7 +23,7 @@ void forward(struct vm *vm, struct call *call)
 
     if (slot && slot->laid) {
         if (call->refusal) {
-            /* Only the slot made right could be refused rightly, and that would heal it. */
+            /* Only a repaired slot could be refused correctly, and it must not be repaired. */
             call->error = EINVAL;
             return;
         }

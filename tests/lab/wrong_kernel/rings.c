@@ -1,4 +1,4 @@
-/* KVM_ENABLE_CAP, KVM_RESET_DIRTY_RINGS and the dirty rings: the caller's, with the fault in them. */
+/* KVM_ENABLE_CAP, KVM_RESET_DIRTY_RINGS and the dirty rings, with the fault applied. */
 #include "wrong_kernel.h"
 
 #include <sys/mman.h>
@@ -10,7 +10,7 @@ static bool is_ring(uint32_t cap)
     return cap == KVM_CAP_DIRTY_LOG_RING || cap == KVM_CAP_DIRTY_LOG_RING_ACQ_REL;
 }
 
-/* Sends the call, and remembers what it made of the VM. */
+/* Sends the call, and remembers its effect on the VM. */
 int forward_cap(struct vm *vm, struct kvm_enable_cap *cap)
 {
     int error = kernel_ioctl(vm->fd, KVM_ENABLE_CAP, cap) ? errno : 0;
@@ -38,7 +38,7 @@ int enable_cap(struct vm *vm, void *argument)
     return error;
 }
 
-/* Answers how many entries, or -1 with errno. */
+/* Returns how many entries were reset, or -1 with errno. */
 int reset_rings(struct vm *vm)
 {
     int count;
@@ -52,7 +52,7 @@ int reset_rings(struct vm *vm)
     return count;
 }
 
-/* A view of the ring of our own: what is changed here the caller finds changed. */
+/* Our own mapping of the ring: what is changed here the caller sees, too. */
 void map_ring(struct vcpu *vcpu, int fd)
 {
     void *mapped;
@@ -71,7 +71,7 @@ void unmap_ring(struct vcpu *vcpu)
         syscall(SYS_munmap, vcpu->ring, vcpu->vm->ring_bytes);
 }
 
-/* Shows the fault each entry that came since the last time. */
+/* Passes each entry since the last call to the fault. */
 void show_entries(struct vcpu *vcpu)
 {
     uint64_t count = vcpu->vm->ring_bytes / sizeof(*vcpu->ring);

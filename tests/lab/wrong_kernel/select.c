@@ -1,4 +1,4 @@
-/* Which fault is in force: WRONG_KERNEL=name[:after=N][:every=N][:joint=1], read for each new
+/* Which fault is active: WRONG_KERNEL=name[:after=N][:every=N][:joint=1], read for each new
  * VM. Joint occasions are counted for all VMs of the process together. */
 #include "wrong_kernel.h"
 
@@ -29,7 +29,7 @@ static const struct fault *find_fault(const char *name, size_t length)
     return NULL;
 }
 
-/* A misspelt fault must not look like a right kernel. */
+/* A misspelt fault must not look like a correct kernel. */
 static void give_up(const char *text)
 {
     fprintf(stderr, "wrong_kernel: WRONG_KERNEL=%s: no such fault or parameter\n", text);
@@ -71,7 +71,7 @@ void select_fault(struct vm *vm)
     vm->awake = !vm->sleeps_for;
 }
 
-/* An occasion for the fault has come: does it take it? */
+/* Whether the fault strikes on this occasion. */
 bool strike(struct vm *vm)
 {
     uint64_t *occasions = vm->is_joint ? &all_occasions : &vm->occasions;

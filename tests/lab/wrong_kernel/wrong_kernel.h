@@ -1,17 +1,17 @@
 /*
  * A deliberately wrong kernel.
  *
- * This library stands between a program and the kernel (LD_PRELOAD), forwards the KVM ioctls
- * and mangles one thing on the way: an errno, a mapping, a dirty bit, an MMIO exit. It proves
- * that a checker of KVM sees what it claims to see.
+ * This library sits between a program and the kernel (LD_PRELOAD), forwards the KVM ioctls and
+ * corrupts one thing on the way: an errno, a mapping, a dirty bit, an MMIO exit. It proves that a
+ * checker of KVM sees what it claims to see.
  *
- * For every VM it keeps a mirror: the slots as the caller must believe them to be after a right
- * kernel's answers, and what really stands in the kernel under each id. Where the two differ on
- * purpose the difference is made of real slots: the slot's own id, and hidden slots at ids from
- * the top of the range downward that the caller does not use.
+ * For every VM it keeps a mirror: the slots as the caller must believe them to be, given a correct
+ * kernel, and what each id really is in the kernel. Where the two differ on purpose, the difference
+ * is made of real slots: the slot's own id, and hidden slots with ids that the caller does not use,
+ * from the highest downward.
  *
- * A call about a slot of exactly 64 KiB is never touched: that is the size of the slot that holds
- * the guest's own code, without which nothing could be observed.
+ * A call for a slot of exactly 64 KiB is never altered: that is the size of the slot with the
+ * guest's own code, without which nothing could be observed.
  */
 #ifndef WRONG_KERNEL_H
 #define WRONG_KERNEL_H
@@ -71,20 +71,20 @@ struct ghost {
 };
 
 struct slot {
-    bool live;            /* the caller believes that it exists */
-    bool laid;            /* the kernel's picture of it is wrong on purpose */
-    bool shaped;          /* and is to be made wrong again after each change */
+    bool live;            /* it exists as far as the caller knows */
+    bool laid;            /* it is different in the kernel, on purpose */
+    bool shaped;          /* and made different again after each change */
     bool untouchable;     /* guest_memfd: forwarded, never mangled */
     struct region known;  /* as the caller knows it, or last knew it */
-    struct region real;   /* what stands in the kernel under this id; size 0: nothing */
-    uint32_t memfd;       /* its guest_memfd, where it is untouchable, */
-    uint64_t memfd_offset; /* and the place in it */
-    uint32_t used_index;  /* where vm->used names it */
-    uint32_t hidden_plus1; /* the hidden slot that holds this id, or 0 */
+    struct region real;   /* the kernel's slot with this id; size 0: none */
+    uint32_t memfd;       /* its guest_memfd, if it is untouchable, */
+    uint64_t memfd_offset; /* and the offset in it */
+    uint32_t used_index;  /* its index in vm->used */
+    uint32_t hidden_plus1; /* index + 1 of the hidden slot with this id, or 0 */
     uint32_t lives;       /* how many times it was created */
     uint32_t moves;       /* since it was created */
     uint32_t flag_changes; /* since it was created */
-    uint64_t former_hva;  /* of its previous life */
+    uint64_t former_hva;  /* of the previous slot with this id */
     struct ghost *ghost;  /* a bitmap that some dirty log faults keep */
 };
 
@@ -96,29 +96,29 @@ struct clock {
     enum clock_kind kind;
     bool was_set, on;
     uint64_t gpa;
-    uint64_t first;     /* the hva where it was first when its vCPU ran, or 0 */
-    uint64_t now;       /* the hva where it was before this run, or 0 */
-    uint8_t before[64]; /* and what was there */
+    uint64_t first;     /* its hva when its vCPU ran first, or 0 */
+    uint64_t now;       /* its hva before this run, or 0 */
+    uint8_t before[64]; /* and the content there */
 };
 
-/* A slot that the caller knows nothing of. */
+/* A slot that the caller does not know. */
 struct hidden {
     struct region region;
-    uint32_t owner; /* the slot it is a part of, or NO_OWNER: an alias that stays behind */
+    uint32_t owner; /* the slot it is a part of, or NO_OWNER: a left-over alias */
 };
 
-/* An entry of a guest's page tables, and what its low byte was. */
+/* An entry of a guest's page tables, and its former low byte. */
 struct entry {
     uint64_t gpa;
     uint8_t low;
 };
 
-/* A guest that starts with page tables of its own: code and data are gpas, or UINT64_MAX. */
+/* A guest that starts with its own page tables: code and data are gpas, or UINT64_MAX. */
 struct start {
     bool under_way, stores, loads;
     uint64_t tables, rip, code, data;
     struct entry entries[4], data_entries[4];
-    uint8_t old[8]; /* of the data */
+    uint8_t old[8]; /* the former data */
     uint32_t answer;
 };
 
@@ -126,13 +126,13 @@ struct fault;
 
 struct vm {
     int fd;
-    uint64_t serial; /* of all VMs that the program makes, from 1 */
+    uint64_t serial; /* counts the VMs of the program, from 1 */
     int references; /* the VM's descriptor and those of its vCPUs */
     pthread_mutex_t lock;
     const struct fault *fault;
-    uint64_t sleeps_for; /* so many changes before the fault wakes */
+    uint64_t sleeps_for; /* changes until the fault becomes active */
     bool awake;
-    uint64_t every;      /* it strikes at each so manyth occasion */
+    uint64_t every;      /* it strikes on every n-th occasion */
     uint64_t occasions;
     bool is_joint;
     uint32_t nr_ids;    /* of each address space */
@@ -141,16 +141,16 @@ struct vm {
     uint32_t nr_hidden;
     uint32_t next_hidden_id;
     struct { uint64_t changes, creates, deletes, moves, refused_creates, refusals; } count;
-    bool stashed; /* the fault in force keeps one region for later */
+    bool stashed; /* the active fault keeps one region for later */
     struct region stash;
-    bool armed;   /* and one mark */
-    unsigned runs_left; /* KVM_RUNs until it heals what it broke last */
-    uint64_t noted; /* a gpa of the page whose bit is to be wrong, or 0 */
-    uint64_t tss; /* where the TSS is, or 0 */
+    bool armed;   /* and one flag */
+    unsigned runs_left; /* KVM_RUNs until it repairs what it broke last */
+    uint64_t noted; /* a gpa of the page whose dirty bit will be wrong, or 0 */
+    uint64_t tss; /* the gpa of the TSS, or 0 */
     bool has_answer;
-    struct start answer; /* the last start that came to its end */
+    struct start answer; /* the last start that ended */
     uint64_t ring_bytes; /* of each vCPU's dirty ring; 0 is none */
-    bool has_run;        /* a vCPU of it, the last time in this thread */
+    bool has_run;        /* a vCPU of it ran, last in the thread `runner` */
     pthread_t runner;
     struct ghost *ghosts;
     struct clock clocks[CLOCKS_OF][NR_CLOCKS];
@@ -159,7 +159,7 @@ struct vm {
     struct slot slots[MAX_SLOTS];
 };
 
-/* What an instruction of a guest is; bits, so that a fault can name several. */
+/* The kind of a guest's instruction; bits, so that a fault can name several. */
 enum insn_kind {
     CMPXCHG = 1, XADD = 2, PAIR = 4, BTS = 8, XCHG = 16, UPDATE = 32, INC = 64,
     PUSH = 128, POP = 256, PUSHA = 512, CALL = 1024, ENTER = 2048, TABLE = 4096,
@@ -173,7 +173,7 @@ enum insn_kind {
     AT_DI = UPDATES | TABLE | COMPARE | FXSAVE | OPERANDS,
 };
 
-/* One instruction: its memory is at gpa, and held this before it. */
+/* One instruction: its memory is at gpa, with this content before it. */
 struct insn {
     bool under_way;
     unsigned kind;
@@ -181,23 +181,23 @@ struct insn {
     uint64_t width, gpa, size, source;
     struct kvm_regs before, after;
     uint8_t old[0x4000];
-    uint8_t operand[8];  /* what its source held, where that is an operand of the stack's */
+    uint8_t operand[8];  /* the former content of its source, if that is a stack operand */
 };
 
 struct vcpu {
     struct vm *vm;
     int fd;
-    unsigned references; /* its descriptor's, and one of each KVM_RUN under way */
+    unsigned references; /* one for its descriptor, and one for each KVM_RUN under way */
     struct start start;
     unsigned index;
-    struct insn insn;    /* where the fault in force looks at instructions */
-    struct kvm_run *run; /* the caller's own mapping, or NULL while it has none */
-    struct kvm_dirty_gfn *ring; /* a mapping of ours, where the fault in force looks at it */
-    uint64_t entries;    /* of the ring: how many the fault has seen, and the last of them */
+    struct insn insn;    /* if the active fault looks at instructions */
+    struct kvm_run *run; /* the caller's mapping, or NULL if it has none */
+    struct kvm_dirty_gfn *ring; /* our own mapping, if the active fault looks at it */
+    uint64_t entries;    /* ring entries that the fault has seen, and the last of them */
     struct kvm_dirty_gfn last;
 };
 
-/* Why a right kernel refuses, in the order in which it looks. */
+/* Why a correct kernel refuses, in the order of its checks. */
 enum refusal {
     NOT_REFUSED,
     FOREIGN_PROCESS,
@@ -221,7 +221,7 @@ enum refusal {
     MOVE_BEYOND_LAST_GFN,
 };
 
-/* What about a guest_memfd is answered wrongly: a refusal, a success, or what it does. */
+/* Which call on a guest_memfd goes wrong: a refusal, a success, or its effect. */
 enum memfd_case {
     MEMFD_NOTHING,
     MEMFD_SIZE,
@@ -237,7 +237,7 @@ enum memfd_case {
     MEMFD_FLAGS_BESIDE,
     MEMFD_CHANGE,
     MEMFD_TOGGLE,
-    MEMFD_PLACE, /* refused for its place, which is no matter of the guest_memfd */
+    MEMFD_PLACE, /* refused for its gpa, not for its guest_memfd */
     MEMFD_MAKE,
     MEMFD_MMAP,
     MEMFD_BIND,
@@ -259,18 +259,18 @@ enum memfd_case {
     MEMFD_KEPT_OPEN,
 };
 
-/* What a right kernel takes a legal call for; bits, so that a fault can name several. */
+/* The change that a legal call makes; bits, so that a fault can name several. */
 enum change { REFUSED = 0, CREATE = 1, DELETE = 2, MOVE = 4, FLAGS_ONLY = 8, NOTHING = 16 };
 
 /* One KVM_SET_USER_MEMORY_REGION under way. */
 struct call {
     unsigned long request;
-    struct region2 sent;  /* what goes to the kernel; begins as what was asked */
+    struct region2 sent;  /* what is sent to the kernel; initially what was asked */
     struct region asked;
-    struct region old;    /* the slot before the call, where it was live */
+    struct region old;    /* the slot before the call, if it was live */
     struct slot *slot;    /* NULL where the id has none */
     enum refusal refusal;
-    enum change change;   /* REFUSED where refusal says why */
+    enum change change;   /* REFUSED if refusal says why */
     bool withheld;        /* not to be sent: error is the answer */
     int error;            /* 0 or an errno */
 };
@@ -281,25 +281,25 @@ struct log {
     struct slot *slot; /* NULL where the id has none */
     uint64_t *bits;
     uint64_t pages, words;
-    uint64_t before; /* what the first word held */
+    uint64_t before; /* the first word before the call */
     int error;
 };
 
 enum host_call { HOST_ADVISES, HOST_MAPS, HOST_PROTECTS, HOST_CUTS, HOST_GROWS, HOST_MOVES, HOST_FORKS,
                  HOST_FETCHES, HOST_GUARDS, HOST_COPIES };
 
-/* What the host does to its own memory: to change it all, or to cut or grow its file. */
+/* A change of host memory, or of the size of its file. */
 struct host_change {
     enum host_call kind;
     bool done;
-    int detail; /* the advice, the protection, or whether pages come from elsewhere */
+    int detail; /* the advice, the protection, or whether pages are moved back */
     int fd;     /* the file that is mapped or resized, or -1 */
     uint64_t hva, size;
-    uint64_t *part; /* of userfaultfd: what the kernel is told (length, or where a page is from) */
+    uint64_t *part; /* for userfaultfd: an argument of the ioctl (length, or a page's source) */
 };
 
 /*
- * One way to be wrong. Every hook is optional, and runs with the VM locked.
+ * One way to be wrong. All hooks are optional, and run with the VM locked.
  *
  * witness: the shortest operations that show it, in the language of witness.c.
  */
@@ -309,35 +309,35 @@ struct fault {
     const char *witness;
     uint64_t every; /* default of the parameter of that name; 0 is 1 */
 
-    /* A refusal, or a legal call, that is answered with this instead. */
+    /* A refusal, or a legal call, that gets this answer instead. */
     enum refusal refusal;
     bool (*legal)(struct vm *, struct call *);
-    enum memfd_case memfd; /* likewise; the ordinary hooks spare slots with a guest_memfd */
+    enum memfd_case memfd; /* likewise; the other hooks do not see slots with a guest_memfd */
     int answer;
 
     /* Region calls: before() may change call->sent or withhold it, after() sees the answer. */
     void (*before)(struct vm *, struct call *);
     void (*after)(struct vm *, struct call *);
 
-    /* What slots look like in the kernel from one of these changes on: shape() fills up to
-     * MAX_PIECES regions and answers how many, or -1 to leave the slot alone. */
+    /* How a slot is laid out in the kernel after one of these changes: shape() fills up to
+     * MAX_PIECES regions and returns how many, or -1 to leave the slot alone. */
     unsigned shapes_on;
     bool (*shape_when)(struct vm *, struct call *);
     int (*shape)(const struct region *, struct region *pieces);
 
-    /* The VM itself: it is made, and its file is about to be closed. */
+    /* The VM was created; its file is about to be closed. */
     void (*made)(struct vm *);
     void (*closing)(struct vm *);
 
-    /* KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR and KVM_CREATE_IRQCHIP, after the call: the
-     * errno that is answered with, given the kernel's. */
+    /* KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR and KVM_CREATE_IRQCHIP, after the call: returns
+     * the answer, given the kernel's (an errno). */
     int (*placed)(struct vm *, unsigned long request, uint64_t argument, int error);
 
-    /* KVM_(UN)REGISTER_COALESCED_MMIO and KVM_IOEVENTFD in the kernel's place: an errno. */
+    /* KVM_(UN)REGISTER_COALESCED_MMIO and KVM_IOEVENTFD in place of the kernel: an errno. */
     int (*device)(struct vm *, unsigned long request, void *argument);
 
-    /* KVM_SET_MSRS for a clock in the kernel's place: how many are set, or -1. After KVM_RUN, each
-     * clock of the vCPU that was ever set; after KVM_KVMCLOCK_CTRL the errno, given the kernel's. */
+    /* KVM_SET_MSRS for a clock in place of the kernel: how many are set, or -1. After KVM_RUN: each
+     * clock of the vCPU that was ever set. After KVM_KVMCLOCK_CTRL: the errno, given the kernel's. */
     int (*set_clock)(struct vcpu *, struct clock *, struct kvm_msrs *);
     void (*clock)(struct vcpu *, struct clock *);
     int (*pause)(struct vcpu *, int error);
@@ -351,22 +351,22 @@ struct fault {
     /* Dirty log: after the kernel's answer. */
     void (*log)(struct vm *, struct log *);
     void (*clear_log)(struct vm *, struct kvm_clear_dirty_log *, struct slot *);
-    /* After the call: the errno that is answered with, given the kernel's; slot may be NULL. */
+    /* After the call: returns the answer, given the kernel's (an errno); slot may be NULL. */
     int (*cleared)(struct vm *, struct kvm_clear_dirty_log *, struct slot *, int error);
 
-    /* KVM_ENABLE_CAP and KVM_RESET_DIRTY_RINGS in the kernel's place (the latter answers like
+    /* KVM_ENABLE_CAP and KVM_RESET_DIRTY_RINGS in place of the kernel (the latter returns like
      * ioctl), and each new entry of a dirty ring before the caller sees it. */
     int (*enable_manual)(struct vm *, struct kvm_enable_cap *);
     int (*enable_ring)(struct vm *, struct kvm_enable_cap *);
     int (*reset)(struct vm *);
     void (*entry)(struct vcpu *, struct kvm_dirty_gfn *);
 
-    /* KVM_RUN: enter() may answer in the kernel's place (an errno), leave() changes the exit
-     * and answers whether the vCPU is to be entered again, out of the caller's sight. */
+    /* KVM_RUN: enter() may answer in place of the kernel (an errno); leave() may change the exit,
+     * and returns whether to enter the vCPU again, unseen by the caller. */
     int (*enter)(struct vcpu *);
     bool (*leave)(struct vcpu *);
 
-    /* The caller is about to change what its own memory shows, and, once more, has done so. */
+    /* The caller is about to change its own memory; called again when it has. */
     void (*host_changes)(struct vm *vm, const struct host_change *);
 };
 
@@ -378,11 +378,11 @@ void map_ring(struct vcpu *vcpu, int fd);
 void unmap_ring(struct vcpu *vcpu);
 void show_entries(struct vcpu *vcpu);
 
-/* calls_refused.c: calls that no operation stands for; a request of 0 is mmap of a vCPU. */
+/* calls_refused.c: calls that every VMM makes; request 0 is mmap of a vCPU. */
 bool answered_wrongly(int fd, unsigned long request, void *argument, int *result);
 void spoil_exit(struct kvm_run *run);
 
-/* select.c: which fault is in force. */
+/* select.c: which fault is active. */
 void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
@@ -391,8 +391,7 @@ extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequ
     host_faults[],
     others_faults[], device_faults[], start_faults[], clock_faults[];
 
-/* kernel.c: the system call itself, and what a fault may really do to a VM. All answer 0 or an
- * errno. */
+/* kernel.c: the system call itself, and what a fault may do to a VM. All return 0 or an errno. */
 int kernel_ioctl(int fd, unsigned long request, void *argument);
 int kernel_set(struct vm *vm, struct region region);
 bool add_alias(struct vm *vm, struct region region, uint32_t owner);
@@ -403,7 +402,7 @@ void restore(struct vm *vm, struct slot *slot);
 void lose(struct vm *vm, struct slot *slot);
 uint64_t blank_page(void);
 
-/* mirror.c: what the caller believes. */
+/* mirror.c: the slots as the caller knows them. */
 struct slot *slot_of(struct vm *vm, uint32_t id);
 bool open_call(struct vm *vm, struct call *call, unsigned long request, const void *argument);
 void name_refusal(struct call *call);
@@ -412,7 +411,7 @@ struct slot *slot_at(struct vm *vm, uint64_t gpa);
 struct slot *next_above(struct vm *vm, uint64_t gpa);
 struct slot *next_below(struct vm *vm, uint64_t gpa);
 bool may_touch(const struct slot *slot);
-/* insn.c: single instructions. begin_insn() is a hook, the others are asked by leave(). */
+/* insn.c: single instructions. begin_insn() is a hook, leave() calls the others. */
 int begin_insn(struct vcpu *vcpu);
 struct insn *ended_insn(struct vcpu *vcpu, unsigned kinds);
 struct insn *exiting_insn(struct vcpu *vcpu, unsigned kinds, bool write);
@@ -423,20 +422,20 @@ void write_guest(struct vm *vm, uint64_t gpa, const uint8_t *data, uint64_t size
 bool readable(uint64_t hva, void *copy, size_t size);
 void overwrite(uint64_t hva, void *data, size_t size);
 
-/* faults_host.c: the mappings that show what of a file is cut off or comes back. */
+/* faults_host.c: the mappings of the part of a file that is cut off or comes back. */
 void note_resize(int fd, uint64_t size, void (*note)(const struct host_change *));
 
-/* faults_clocks.c: the ioctls whole, and what is done before and after KVM_RUN. */
+/* faults_clocks.c: the complete ioctls, and the work before and after KVM_RUN. */
 int set_msrs(struct vcpu *vcpu, void *argument);
 int pause_clock(struct vcpu *vcpu);
 void watch_clocks(struct vcpu *vcpu);
 void spoil_clocks(struct vcpu *vcpu);
 
-/* faults_ahead.c: the two ioctls whole. */
+/* faults_ahead.c: the two complete ioctls. */
 int set_attributes(struct vm *vm, void *argument);
 int pre_fault_memory(int fd, struct vcpu *vcpu, struct pre_fault *range);
 
-/* faults_memfd.c: all that concerns a guest_memfd. */
+/* faults_memfd.c: everything on guest_memfds. */
 int create_memfd(struct vm *vm, const void *argument);
 void forget_memfd(int fd);
 void wrong_mmap(int fd, int flags, size_t size, void **mapped);
@@ -446,16 +445,16 @@ void set_memfd_region(struct vm *vm, struct call *call);
 
 extern const struct fault race_faults[], thread_faults[]; /* faults_races.c, faults_threads.c */
 
-/* faults_lives.c: a socket whose messages nobody receives, and a file that is sent there. */
+/* faults_lives.c: a socket whose messages nobody receives; sends it a file to keep it open. */
 int lost_and_found(void);
 void keep_open(int fd);
 
-/* interpose.c: the VM of a descriptor, if it still is this one. */
+/* interpose.c: the VM of a descriptor, if it still is the one with this serial. */
 struct vm *vm_of(int fd, uint64_t serial);
-/* The VMs besides one, one after the other: NULL begins, and is the end. */
+/* Iterates over the other VMs: starts after NULL, and ends with NULL. */
 struct vm *next_besides(const struct vm *vm, const struct vm *after);
 
-/* regions.c, dirty.c: the two ioctls whole. */
+/* regions.c, dirty.c: the complete ioctls. */
 void forward(struct vm *vm, struct call *call);
 int set_region(struct vm *vm, unsigned long request, void *argument);
 uint64_t *ghost_of(struct vm *vm, const struct log *log);
