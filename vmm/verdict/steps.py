@@ -14,7 +14,17 @@ from vmm.model.regions import Memslot
 from vmm.model.rules import all_rules
 from vmm.scenario import words
 from vmm.scenario.content import identify
-from vmm.scenario.history import AnyOutcome, Done, Event, Header, Stopped, Touched
+from vmm.scenario.history import (
+    AnyOutcome,
+    Done,
+    Event,
+    Header,
+    Ran,
+    Stopped,
+    Swept,
+    Touched,
+)
+from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -34,6 +44,9 @@ MOST_SLOTS = 64
 """How many slots of a step are kept, from the front (highest gfn)."""
 
 _MOST_NOTES = 12
+
+_MOST_PAGES = 512
+"""Of what one instruction goes over so many pages are kept."""
 
 _Where = tuple[int, str, int]
 """An address space, an access and a gfn."""
@@ -58,7 +71,8 @@ class SlotShown(msgspec.Struct, frozen=True, array_like=True):
 class Met(msgspec.Struct, frozen=True, array_like=True):
     """What a guest met at ``pages`` pages from ``gfn`` on.
 
-    ``access`` is "r", "w" or "x" (executes). ``what`` is "mmio", "memory" (no exit), "stop", or a
+    ``access`` is "r", "w", "x" (executes), or "i": an instruction that reads, writes, or both.
+    ``what`` is "mmio", "memory" (no exit), "stop", or a
     mapping's name: the guest read its page ``first`` at ``gfn``, and the following pages in order.
 
     >>> from vmm import Met
@@ -209,7 +223,7 @@ class StepRecorder:
                 outcome, decided_by = words.outcome(event.outcome, self._mappings), rule or ""
             elif rule is None or not isinstance(op, Touch | Execute | Inspect):
                 notes.append(event)
-            if isinstance(op, Touch | Execute):
+            if isinstance(op, Touch | Execute | Instruction | Sweep):
                 touches.append(event)
         return Step(
             origin,
@@ -222,20 +236,24 @@ class StepRecorder:
             differs=differs,
         )
 
-    def _met(self, touches: Iterable[Event]) -> Iterator[tuple[_Where, tuple[str, int]]]:
-        """Yield each page that was touched and what the guest met there.
-
-        A touch that crosses into another page is left out, unless it stopped the guest.
-        """
-        for event in touches:
+    def _met(self, events: Iterable[Event]) -> Iterator[tuple[_Where, tuple[str, int]]]:
+        """Yield at which page each access met what; there is nothing to say of some."""
+        for event in events:
             op, outcome = event.operation, event.outcome
-            if not isinstance(op, Touch | Execute):
-                continue
-            gfn, offset = divmod(op.gpa, PAGE_SIZE_BYTES)
-            access = op.access[0] if isinstance(op, Touch) else "x"
-            is_whole = isinstance(op, Execute) or offset + op.width <= PAGE_SIZE_BYTES
-            if is_whole or isinstance(outcome, Stopped):
-                yield (op.as_id, access, gfn), self._what(access, outcome)
+            match op:
+                case Touch() | Execute():
+                    gfn, offset = divmod(op.gpa, PAGE_SIZE_BYTES)
+                    access = op.access[0] if isinstance(op, Touch) else "x"
+                    is_whole = isinstance(op, Execute) or offset + op.width <= PAGE_SIZE_BYTES
+                    if is_whole or isinstance(outcome, Stopped):
+                        yield (op.as_id, access, gfn), self._what(access, outcome)
+                case Instruction():
+                    yield from _met_by_many(op.as_id, "i", accessed(op), outcome)
+                case Sweep():
+                    every = ((op.gpa, op.count * op.width),)
+                    yield from _met_by_many(op.as_id, op.access[0], every, outcome)
+                case _:
+                    pass
 
     def _what(self, access: str, outcome: AnyOutcome) -> tuple[str, int]:
         if not isinstance(outcome, Touched):
@@ -261,6 +279,29 @@ class StepRecorder:
     def _note(self, event: Event) -> str:
         text = words.outcome(event.outcome, self._mappings)
         return f"{words.operation(event.operation)}: {text}"
+
+
+def _met_by_many(
+    as_id: int, access: str, ranges: Iterable[tuple[int, int]], outcome: AnyOutcome
+) -> Iterator[tuple[_Where, tuple[str, int]]]:
+    """Yield what accesses to (gpa, length) met: where there was no exit it was memory."""
+    exits = outcome.mmio if isinstance(outcome, Ran | Swept) else ()
+    met: set[int] = set()
+    for each in exits:
+        for gfn in _gfns(each.gpa, len(each.data)):
+            met.add(gfn)
+            yield (as_id, "w" if each.write else "r", gfn), ("mmio", 0)
+    what = "memory" if isinstance(outcome, Ran | Swept) else "stop"
+    for gpa, length in ranges:
+        for gfn in _gfns(gpa, length):
+            if gfn not in met:
+                yield (as_id, access, gfn), (what, 0)
+
+
+def _gfns(gpa: int, length: int) -> range:
+    """Return the pages of a range: of a long one the first."""
+    first = gpa // PAGE_SIZE_BYTES
+    return range(first, min((gpa + length - 1) // PAGE_SIZE_BYTES + 1, first + _MOST_PAGES))
 
 
 def _outside(origin: int) -> str:

@@ -12,7 +12,14 @@ from tests.results import EVERY_KIND, LEFT, passed, run_of
 from vmm.report import resultfile
 from vmm.report.json import run_text
 from vmm.report.resultfile import ResultError, parse_result, result_file, schema
-from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion
+from vmm.scenario.operations import (
+    Instruction,
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    Sweep,
+)
 from vmm.verdict.result import judged
 
 ROOT = Path(__file__).parents[3]
@@ -66,6 +73,26 @@ def test_steps_say_what_happened() -> None:
 
 def tuple_of(met: object) -> tuple[object, ...]:
     return tuple(getattr(met, name) for name in met.__struct_fields__)  # type: ignore[attr-defined]
+
+
+def test_steps_say_what_instructions_met() -> None:
+    scenario = Scenario(
+        "instructions",
+        (
+            SetUserMemoryRegion(1, 0x10_000, 0x1000, Place("a")),
+            Instruction("lock-xadd", 0x10_040, value=1),
+            Instruction("lock-xadd", 0x20_040, value=1),
+            Sweep(0xF_800, count=0x400),
+        ),
+        (Mapping("a", 1),),
+        survey="none",
+    )
+    steps = judged(ideal_history(scenario)).steps
+    inside, outside, sweep = ([tuple_of(met) for met in step.met] for step in steps[2:5])
+    assert inside == [(0, 0x10, 1, "i", "memory", 0)]
+    assert outside == [(0, 0x20, 1, "r", "mmio", 0), (0, 0x20, 1, "w", "mmio", 0)]
+    assert sweep == [(0, 0xF, 1, "r", "mmio", 0), (0, 0x10, 1, "r", "memory", 0)]
+    assert [step.touches for step in steps[2:5]] == [1, 1, 1]
 
 
 def test_a_difference_marks_its_step() -> None:

@@ -120,6 +120,7 @@
     const name = "mark" + ring + off;
     if (access === "r") return draw("circle", { class: name, cx: x, cy: y, r: 3 });
     if (access === "w") return draw("rect", { class: name, x: x - 2.7, y: y - 2.7, width: 5.4, height: 5.4 });
+    if (access === "i") return draw("path", { class: name, d: `M${x} ${y - 3.8}l3.8 3.8l-3.8 3.8l-3.8 -3.8z` });
     return draw("path", { class: name, d: `M${x - 3} ${y - 3.2}l6.4 3.2l-6.4 3.2z` });
   }
 
@@ -179,7 +180,7 @@
     };
     return make("figcaption", {}, "Steps go down, guest-physical memory to the right (not to scale).",
       one("r", "memory", "read memory"), one("r", "mmio", "read: MMIO exit"), one("w", "memory", "wrote memory"),
-      one("w", "mmio", "write: MMIO exit"), one("x", "memory", "executed"), one("r", "stop", "vCPU stopped"));
+      one("w", "mmio", "write: MMIO exit"), one("x", "memory", "executed"), one("i", "memory", "memory of an instruction"), one("r", "stop", "vCPU stopped"));
   }
 
   function slotTable(slots, before, palette) {
@@ -227,10 +228,10 @@
       make("p", { class: "dim" }, "A red-black tree, as the calls make it: thick is black, dashed is red. Kernels to 5.16 have the array of the table."));
   }
 
-  const ACCESS = { r: "reads", w: "writes", x: "executes" };
-  const WHAT = { mmio: "MMIO exit: no usable slot", memory: "memory, no exit", stop: "the vCPU stops" };
+  const ACCESS = { r: "reads", w: "writes", x: "executes", i: "uses" };
+  const WHAT = { mmio: "MMIO exit: no usable slot", memory: "no exit", stop: "the vCPU stops" };
   function metTable(each) {
-    if (!each.met || !each.met.length) return make("p", { class: "dim" }, "The guest touches nothing here.");
+    if (!each.met || !each.met.length) return make("p", { class: "dim" }, "There is no touch to show.");
     const body = make("tbody");
     for (const [as, from, pages, access, what, first] of each.met) {
       const found = WHAT[what] || `page${pages > 1 ? `s ${first} to ${first + pages - 1}` : ` ${first}`} of ${what}`;
