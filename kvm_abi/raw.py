@@ -18,11 +18,13 @@ CData = Any
 
 
 class Buffer(Protocol):
-    """What `struct.unpack_from` reads, and slicing copies, such as cffi's buffers."""
+    """What `struct.unpack_from` reads, and slicing copies and fills, such as cffi's buffers."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
     def __getitem__(self, part: slice, /) -> bytes: ...
+
+    def __setitem__(self, part: slice, data: bytes, /) -> None: ...
 
 
 PassedMmio = tuple[int, int, bytes, bool]

@@ -36,6 +36,7 @@ HARMLESS = {
     "pusha-from-a-slot-into-a-hole": "fails without a fault: em_pusha",
     "popa-in-a-hole": "fails without a fault: em_popa",
     "popa-from-a-slot-into-a-hole": "fails without a fault: em_popa",
+    "ports-downward-in-a-hole": "fails without a fault: pio_in_emulated",
     "enter-of-16-bits-in-a-hole": "fails without a fault: em_enter",
     "enter-of-16-bits-in-memory": "fails without a fault where KVM emulates it: em_enter",
     "devices-eventfd-of-any-length-after-a-range": "fails without a fault: kvm_io_bus_cmp",

@@ -17,6 +17,7 @@ from kvm_abi.uapi import Ioctl, MemoryExitFlag
 from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock
 from vmm.execution.instructions import (
     END_LENGTH,
+    Port,
     accesses_of,
     program,
     ran,
@@ -171,10 +172,12 @@ class GuestCpu:
         (self._go_long if is_long else self._go_flat)(begin, table_of(op))
         end = CODE_OFFSET + len(code) - END_LENGTH
         leave = self._enter_long if is_long else self._enter_flat
-        exits, stops = self._run(_only_one, lambda _: leave(end), 1, accesses_of(op))
+        port = Port(op)
+        exits, stops = self._run(_only_one, lambda _: leave(end), 1, accesses_of(op), port)
         if 0 in stops:
             return stops[0]
-        return ran(op, begin, self._vcpu.exit_registers(), joined(exits.get(0, [])))
+        after = self._vcpu.exit_registers()
+        return ran(op, begin, after, joined(exits.get(0, [])), port)
 
     def start(self, op: Start) -> AnyOutcome:
         """Let the vCPU start at an address that the scenario chooses, and return its answer."""
@@ -344,11 +347,13 @@ class GuestCpu:
         skip: Callable[[int], None],
         count: int,
         accesses: int,
+        port: Port | None = None,
     ) -> tuple[_Exits, _Stops]:
         """Run one guest to its end; return exits and stops by the index of their record.
 
         ``index`` says which of ``count`` records is under way at a RIP, ``skip`` makes the guest
-        continue after it. All records together make at most ``accesses`` accesses.
+        continue after it. All records together make at most ``accesses`` accesses; an instruction
+        may use a ``port`` besides.
         """
         vcpu = self._vcpu
         most = accesses * _MOST_EXITS_OF_AN_ACCESS
@@ -357,16 +362,20 @@ class GuestCpu:
         while True:
             passed: list[PassedMmio] = []
             stop: Stopped | None
+            is_served = False
             try:
                 leaving = self._leave(vcpu.run_past_mmio, MMIO_FILL, passed, image.END_PORT, most)
             except KvmError as error:
                 stop = self._stopped_by(error)
             else:
-                stop = None if leaving is None else _stopped(leaving)
+                is_served = port is not None and port.serve(leaving, vcpu.complete_port_read)
+                stop = None if leaving is None or is_served else _stopped(leaving)
                 if isinstance(leaving, Mmio):  # More exits than any guest has.
                     vcpu.finish_exit()
             for rip, gpa, data, is_write in passed:
                 exits.setdefault(index(rip), []).append(history.Mmio(gpa, is_write, data))
+            if is_served:
+                continue
             if stop is None:
                 self._is_known = True
                 return exits, stops

@@ -3,10 +3,17 @@
 from collections.abc import Callable
 
 from guests import image
+from vmm.kvm.exits import Io, VcpuExit
 from vmm.kvm.registers import RFLAGS_ALWAYS_SET, Registers
 from vmm.scenario.history import Mmio, Ran
 from vmm.scenario.instruction_effects import ARITHMETIC, descriptor_table, way
-from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, bp_begin, operands
+from vmm.scenario.instructions import (
+    CODE_OFFSET,
+    DATA_PORT,
+    INSTRUCTIONS,
+    bp_begin,
+    operands,
+)
 from vmm.scenario.operations import Instruction
 
 END_LENGTH = 2
@@ -15,6 +22,8 @@ END_LENGTH = 2
 _DIRECTION = 1 << 10
 _END = bytes((0xE6, image.END_PORT))
 _LEAST_ACCESSES = 64
+_MOST_TIMES = 4
+"""KVM's emulator reads a port ahead, and may do so again."""
 
 
 def program(op: Instruction) -> bytes:
@@ -41,7 +50,40 @@ def accesses_of(op: Instruction) -> int:
     return _LEAST_ACCESSES + 2 * op.count
 
 
-def ran(op: Instruction, before: Registers, after: Registers, exits: tuple[Mmio, ...]) -> Ran:
+class Port:
+    """The port that an instruction reads, or writes to."""
+
+    def __init__(self, op: Instruction) -> None:
+        self._kind = INSTRUCTIONS[op.name].port
+        self._each = (op.value & (1 << 8 * op.width) - 1).to_bytes(op.width, "little")
+        self._left = _LEAST_ACCESSES + _MOST_TIMES * op.count
+        self.sent = b""
+        self.taken = 0
+
+    def serve(self, leaving: VcpuExit | None, complete_read: Callable[[bytes], None]) -> bool:
+        """Do what an exit asks of the port; False if it does not, or has asked enough."""
+        if not isinstance(leaving, Io) or leaving.port != DATA_PORT or not self._kind:
+            return False
+        is_as_asked = leaving.is_write == (self._kind == "to")
+        self._left -= leaving.count
+        is_whole = len(leaving.data) == leaving.count * len(self._each) > 0
+        if not is_as_asked or not is_whole or self._left < 0:
+            return False
+        if leaving.is_write:
+            self.sent += leaving.data
+        else:
+            complete_read(self._each * leaving.count)
+            self.taken += len(leaving.data)
+        return True
+
+
+def ran(
+    op: Instruction,
+    before: Registers,
+    after: Registers,
+    exits: tuple[Mmio, ...],
+    port: Port | None = None,
+) -> Ran:
     """Return the outcome of an instruction that ended."""
     bits = 64 if op.mode == "long" else 32
     mask = (1 << bits) - 1
@@ -56,4 +98,6 @@ def ran(op: Instruction, before: Registers, after: Registers, exits: tuple[Mmio,
         after.rflags & ARITHMETIC,
         exits,
         bp=way(bp_begin(op, before.rsp, before.rbp), after.rbp & mask, op.mode),
+        sent=b"" if port is None else port.sent,
+        taken=0 if port is None else port.taken,
     )

@@ -252,6 +252,29 @@ class Vcpu(VcpuState):
         finally:
             run.immediate_exit = 0
 
+    def complete_port_read(self, data: bytes) -> None:
+        r"""Give what a pending read of a port returns. It takes effect at the next `run`.
+
+        Raises `ValueError` unless `data` has the length of the exit's.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, assemble
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     memory.write(0, assemble("in $0x60, %al; hlt"))
+        ...     vm.set_user_memory_region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+        ...     reason = vcpu.run()
+        ...     vcpu.complete_port_read(b"A")
+        ...     reason.port, vcpu.run(), vcpu.get_regs().rax & 0xff
+        (96, Hlt(), 65)
+        """
+        run, memory = self.kvm_run, self._memory
+        assert memory is not None
+        size_bytes = run.io.size * run.io.count
+        if len(data) != size_bytes:
+            raise ValueError(f"{len(data)} bytes for a port read of {size_bytes}")
+        memory[run.io.data_offset : run.io.data_offset + size_bytes] = data
+
     def complete_mmio_read(self, data: bytes) -> None:
         r"""Set the data that a pending MMIO read returns. It takes effect at the next `run`.
 

@@ -85,6 +85,7 @@ class Trial:
         self._written: dict[tuple[str, int], int] = {}
         self._exits: list[Mmio] = []
         self._perhaps: list[Mmio] = []
+        self._sent, self._taken = b"", 0
         self._is_vague = False
         self.is_lost = False
 
@@ -126,6 +127,15 @@ class Trial:
         (self._exits if surely else self._perhaps).extend(exits_of(pieces, data))
         self._is_vague = True
 
+    def take(self, length: int) -> int:
+        """Read bytes from a port, which has the same for each element."""
+        self._taken += length
+        return self.op.value
+
+    def send(self, data: bytes) -> None:
+        """Write to a port."""
+        self._sent += data
+
     def lose_track(self) -> None:
         """Note that the outcome is unknown."""
         self.is_lost = True
@@ -148,6 +158,8 @@ class Trial:
             unknown_exits=self._is_vague and bool(self._exits),
             bp=way(bp_begin(self.op, begin["rsp"], begin["rbp"]), self.bp, self.op.mode),
             unknown_bp=not self.is_bp_known,
+            sent=self._sent,
+            taken=self._taken,
         )
 
     @property

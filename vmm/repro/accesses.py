@@ -37,6 +37,9 @@ def instruction(account: Account, op: Instruction, step: Expectation) -> list[st
     values = ", ".join([*registers, f".rflags = {flags:#x}"])
     function = "guest_runs_far" if is_long else "guest_runs"
     tables: list[str] = []
+    if row.port:
+        account.use("ports")
+        tables.append(f"port_gives({unsigned(op.value & (1 << 8 * op.width) - 1)}, {op.width});")
     if row.stores_table:
         account.use("tables")
         base, limit = descriptor_table(op)
@@ -243,7 +246,10 @@ def _ran(account: Account, step: Expectation, ran: Ran) -> list[str]:
     ways = ", ".join(map(str, (ran.sp, ran.si, ran.di)))
     held = ", ".join(map(unsigned, (ran.ax, ran.bx, ran.cx, ran.dx)))
     rest = f"{_bp(step.operation, ran)}, {ran.flags & mask:#x}, {mask:#x}"
-    return [*(_mmio(each) for each in ran.mmio), f"expect_registers({held}, {ways}, {rest});"]
+    lines = [*(_mmio(each) for each in ran.mmio), f"expect_registers({held}, {ways}, {rest});"]
+    if isinstance(step.operation, Instruction) and INSTRUCTIONS[step.operation.name].port:
+        lines.append(f"expect_port({len(ran.sent)}, {data(ran.sent)}, {ran.taken});")
+    return lines
 
 
 def _bp(op: AnyOperation, ran: Ran) -> str:

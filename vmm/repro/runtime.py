@@ -21,6 +21,8 @@ _NEEDS = {
     "finish": ("vcpu",),
     "run": ("finish",),
     "privatefault": ("run",),
+    "ports": ("expectport",),
+    "expectport": ("end",),
     "onlystopped": ("stopped",),
     "otherstop": ("stopped",),
     "real": ("vcpus",),

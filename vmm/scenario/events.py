@@ -212,7 +212,7 @@ def _ring(ring: RingPages) -> str:
 
 
 def _ran(ran: Ran) -> str:
-    registers = (ran.ax, ran.bx, ran.cx, ran.dx, ran.flags, ran.undefined)
+    registers = (ran.ax, ran.bx, ran.cx, ran.dx, ran.flags, ran.undefined, ran.taken)
     ways = (abs(way) for way in (ran.sp, ran.bp, ran.si, ran.di))
     return _outside("registers", (*registers, *ways), _LONG)
 

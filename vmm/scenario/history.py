@@ -114,8 +114,9 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
     ``ax``, ``bx``, ``cx`` and ``dx`` are the values of those registers, ``sp``, ``si`` and ``di``
     how far those moved. ``bp`` is how far BP is from where `instructions.bp_begin` says: from
     ``value_high``, or, if the instruction makes a frame, from where SP was. ``flags`` are the
-    arithmetic flags. In the model's outcome ``undefined`` has the flags that may be anything,
-    ``unknown_bp`` says that BP may be anything, and ``unknown_exits`` that the data of exits may.
+    arithmetic flags, ``sent`` the bytes written to a port, ``taken`` how many were read from it. In
+    the model's outcome ``undefined`` has the flags that may be anything, ``unknown_bp`` says that
+    BP may be anything, and ``unknown_exits`` that the data of exits may.
 
     >>> from vmm import history
     >>> history.Ran(ax=5, flags=0x40).ax
@@ -135,6 +136,8 @@ class Ran(Outcome, frozen=True, tag="ran", gc=False):
     unknown_exits: bool = False
     bp: int = 0
     unknown_bp: bool = False
+    sent: bytes = b""
+    taken: int = 0
 
     def admits(self, observed: "AnyOutcome") -> bool:
         """Whether the same was observed, apart from what this outcome leaves open.

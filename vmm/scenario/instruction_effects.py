@@ -43,6 +43,12 @@ class Processor(Protocol):
     def write_anything(self, gpa: int, length: int, *, surely: bool = True) -> None:
         """Write bytes that the architecture leaves open; if not ``surely``, perhaps not at all."""
 
+    def take(self, length: int) -> int:
+        """Read so many bytes from the port that stands in DX."""
+
+    def send(self, data: bytes) -> None:
+        """Write to the port that stands in DX."""
+
     def lose_track(self) -> None:
         """Note that the outcome is unknown."""
 
@@ -316,6 +322,17 @@ def fill(cpu: Processor) -> None:
 
 def load_element(cpu: Processor) -> None:
     cpu.ax = cpu.ax & ~_mask(cpu.op.width) | cpu.read(cpu.si, cpu.op.width)
+    cpu.si += _step(cpu)
+
+
+def take_in(cpu: Processor) -> None:
+    cpu.write(cpu.di, cpu.op.width, cpu.take(cpu.op.width))
+    cpu.di += _step(cpu)
+
+
+def send_out(cpu: Processor) -> None:
+    width = cpu.op.width
+    cpu.send(cpu.read(cpu.si, width).to_bytes(width, "little"))
     cpu.si += _step(cpu)
 
 

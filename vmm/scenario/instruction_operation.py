@@ -14,9 +14,9 @@ class Instruction(Operation, frozen=True, tag="instruction", gc=False):
     ``name`` is one of `vmm.scenario.instructions.INSTRUCTIONS`, where the row says how the
     instruction uses the other fields. As a rule ``value`` is in BX and ``compare`` in AX; the high
     halves of both are in CX and DX. A string instruction works on ``count`` elements from ``gpa``
-    on, downward from the last one if ``down``, and copies from ``source``. In ``mode`` real, gpas
-    end at 4 GiB. If ``forced``, KVM emulates the instruction on every processor: a prefix asks for
-    it, which kvm.force_emulation_prefix enables.
+    on, downward from the last one if ``down``, and copies from ``source``; a port that it reads
+    gives ``value`` for each. In ``mode`` real, gpas end at 4 GiB. If ``forced``, KVM emulates the
+    instruction on every processor: a prefix asks for it, which kvm.force_emulation_prefix enables.
 
     >>> from vmm import operations
     >>> operations.Instruction("lock-xadd", gpa=0x100040, width=8, value=1, mode="long").width

@@ -18,6 +18,9 @@ CODE_OFFSET = 0x8000
 FORCE = bytes.fromhex("0f0b 6b766d")
 """KVM_FEP: ud2 and "kvm", a prefix that makes KVM emulate if kvm.force_emulation_prefix is set."""
 
+DATA_PORT = 0xE2
+"""The port that ins reads, and outs writes to."""
+
 MAX_STRING_BYTES = 0x4000
 """The most bytes that a string instruction works on."""
 
@@ -46,6 +49,8 @@ class Row:
     on if it leaves a ``frame``. If it ``loads``, the operand is at [SI]. If it ``copies``, it has a
     source, too: at [SI], or for a stack instruction at [DI].
 
+    ``port``: the instruction reads memory and writes to a port, or reads from it and writes memory.
+
     ``is_aligned``: unaligned memory faults. ``needs_cpuid``: KVM's emulator raises #UD unless CPUID
     has the feature. ``cannot_exit``: KVM's emulator stores in a way that never exits with MMIO.
     ``is_emulated``: KVM's emulator knows the instruction (by reading arch/x86/kvm/emulate.c).
@@ -70,6 +75,7 @@ class Row:
     pops: bool = False
     frame: Literal["", "makes", "leaves"] = ""
     loads: bool = False
+    port: Literal["", "from", "to"] = ""
     is_pair: bool = False
     stores_table: bool = False
     cannot_exit: bool = False
@@ -123,16 +129,19 @@ def _string(
     copies: bool = False,
     prefix: bytes = _REP,
     loads: bool = False,
+    port: Literal["", "from", "to"] = "",
 ) -> Row:
     return Row(
         name,
         opcode,
         effect,
+        long=(1, 2, 4) if port else (1, 2, 4, 8),
         register=None,
         prefix=prefix,
         repeats=bool(prefix),
         copies=copies,
         loads=loads,
+        port=port,
     )
 
 
@@ -342,10 +351,14 @@ _ROWS = (
     _string("stos", b"\xab", effects.fill, prefix=b""),
     _string("scas", b"\xaf", effects.scan, prefix=b""),
     _string("cmps", b"\xa7", effects.compare, copies=True, prefix=b""),
+    _string("ins", b"\x6d", effects.take_in, prefix=b"", port="from"),
+    _string("outs", b"\x6f", effects.send_out, prefix=b"", loads=True, port="to"),
     _string("rep-movs", b"\xa5", effects.repeated(effects.move), copies=True),
     _string("rep-stos", b"\xab", effects.repeated(effects.fill)),
     _string("repne-scas", b"\xaf", effects.repeated(effects.scan, while_zf=False), prefix=_REPNE),
     _string("repe-cmps", b"\xa7", effects.repeated(effects.compare, while_zf=True), copies=True),
+    _string("rep-ins", b"\x6d", effects.repeated(effects.take_in), port="from"),
+    _string("rep-outs", b"\x6f", effects.repeated(effects.send_out), loads=True, port="to"),
 )
 
 INSTRUCTIONS: Mapping[str, Row] = {row.name: row for row in _ROWS}
@@ -400,7 +413,7 @@ def operands(op: Instruction, gpa: int, source: int) -> dict[str, int]:
     if row.is_stack and row.copies:
         at_di, at_si = source, 0
     else:
-        at_di, at_si = gpa + last, source + last if row.copies else gpa if row.loads else 0
+        at_di, at_si = gpa + last, source + last if row.copies else gpa + last if row.loads else 0
     bits = 64 if op.mode == "long" else 32
     mask = _mask_of(op)
     if row.frame == "leaves":  # It takes SP from BP, so SP points elsewhere before.
@@ -409,7 +422,7 @@ def operands(op: Instruction, gpa: int, source: int) -> dict[str, int]:
         "rax": op.compare & mask,
         "rbx": op.value & mask,
         "rcx": op.count if row.repeats else op.value_high & mask,
-        "rdx": op.compare_high & mask,
+        "rdx": DATA_PORT if row.port else op.compare_high & mask,
         "rsp": top if row.is_stack else 0,
         "rbp": gpa if row.frame == "leaves" else op.value_high & mask,
         "rsi": at_si,

@@ -359,7 +359,9 @@ def _ran(ran: Ran) -> str:
     registers += [f"{name}{getattr(ran, name):+#x}" for name in _POINTERS if getattr(ran, name)]
     names = [name for bit, name in _CPU_FLAGS if ran.flags & ~ran.undefined & bit]
     undefined = [f"{name}?" for bit, name in _CPU_FLAGS if ran.undefined & bit]
-    text = " ".join([*registers, f"flags {{{' '.join([*names, *undefined])}}}"])
+    port = [f"sent={ran.sent.hex()}"] if ran.sent else []
+    port += [f"taken={ran.taken:#x}"] if ran.taken else []
+    text = " ".join([*registers, *port, f"flags {{{' '.join([*names, *undefined])}}}"])
     return f"{text}, {_mmio(ran.mmio)}" if ran.mmio else f"{text}, no exit"
 
 

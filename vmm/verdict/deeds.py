@@ -318,6 +318,20 @@ def is_all_popped(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     )
 
 
+def takes_down(scenario: Scenario) -> bool:
+    """Whether a guest executes rep ins, downward, outside memory."""
+    return any(is_taken_down(scenario, i, op) for i, op in enumerate(scenario.operations))
+
+
+def is_taken_down(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is such an instruction."""
+    return (
+        isinstance(op, Instruction)
+        and (op.name, op.down) == ("rep-ins", True)
+        and _leaves_memory(scenario, origin, op)
+    )
+
+
 def _leaves_memory(scenario: Scenario, origin: int, op: Instruction, write: bool = True) -> bool:
     """Whether a byte that an instruction accesses may lie outside all slots.
 

@@ -397,6 +397,22 @@ KNOWN = (
     ),
     Known(
         KnownIssue(
+            name="port-is-read-again",
+            vendor="",
+            rules=names(HOLE, READ_ONLY, STRADDLE),
+            what="pio_in_emulated() reads a port ahead for a repeated ins; going down, where each "
+            "element that exits ends the emulator's work, what is ahead is dropped, and the port "
+            "is read again",
+            evidence="Linux 6.18 (kvm_pvm) takes 15 elements from the port for 5 that go down "
+            "into a hole: ports-downward-in-a-hole",
+            outcome="MMIO",
+        ),
+        _kinds(Instruction),
+        deeds.takes_down,
+        deeds.is_taken_down,
+    ),
+    Known(
+        KnownIssue(
             name="emulated-enter-by-stack-size",
             vendor="",
             rules=names(HOLE, READ_ONLY, STRADDLE, INSTRUCTION),

@@ -339,6 +339,12 @@ static void run_insn(char words[][32], int count)
             show_error(errno);
             return;
         }
+        if (run->exit_reason == KVM_EXIT_IO) {
+            uint8_t *at = (uint8_t *)run + run->io.data_offset;
+            printf(" port %u*%u %02x", run->io.count, run->io.size, at[0]);
+            memset(at, 0x3c, run->io.direction == KVM_EXIT_IO_IN ? run->io.count * run->io.size : 0);
+            continue;
+        }
         if (run->exit_reason != KVM_EXIT_MMIO)
             break;
         printf(" mmio %s %llx/%u", run->mmio.is_write ? "write" : "read",

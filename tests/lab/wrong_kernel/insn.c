@@ -68,6 +68,8 @@ static unsigned kind_of_one(uint8_t opcode, unsigned reg)
     case 0xc8: return ENTER;
     case 0xc9: return LEAVE;
     case 0xc3: return RET;
+    case 0x6c: case 0x6d: return INS;
+    case 0x6e: case 0x6f: return OUTS;
     case 0xa4: case 0xa5: return MOVS;
     case 0xaa: case 0xab: return STOS;
     case 0xac: case 0xad: return LODS;
@@ -102,7 +104,7 @@ static void place(const struct vcpu *vcpu, struct insn *insn, uint64_t count)
     insn->gpa = gpa_of_address(vcpu, insn->before.rdi) - last;
     insn->source = gpa_of_address(vcpu, insn->before.rsi) - last;
     insn->size = insn->width * count;
-    if (insn->kind == LODS)
+    if (insn->kind & (LODS | OUTS))
         insn->gpa = insn->source;
     if (insn->kind & OPERANDS)
         insn->source = gpa_of_address(vcpu, insn->before.rdi);
@@ -157,6 +159,8 @@ static bool decode(const struct vcpu *vcpu, struct insn *insn, const uint8_t *co
     if (insn->kind == PAIR)
         insn->width = has_rex ? 16 : 8;
     insn->locked |= insn->kind == XCHG;
+    if (insn->kind & PORTS && insn->before.rdx != DATA_PORT)
+        return false;
     insn->down = insn->before.rflags >> 10 & 1;
     if (insn->repeated && insn->kind & STRINGS)
         count = (uint32_t)insn->before.rcx;
@@ -192,12 +196,20 @@ int begin_insn(struct vcpu *vcpu)
     return 0;
 }
 
+/* Whether an instruction that has begun asks a port for data, or sends some there. */
+bool is_at_port(const struct vcpu *vcpu)
+{
+    return vcpu->insn.under_way && vcpu->insn.kind & PORTS
+           && vcpu->run->exit_reason == KVM_EXIT_IO
+           && vcpu->run->io.port == DATA_PORT;
+}
+
 /* After KVM_RUN: the instruction that ended with this exit, if it is of these kinds. */
 struct insn *ended_insn(struct vcpu *vcpu, unsigned kinds)
 {
     struct insn *insn = &vcpu->insn;
 
-    if (!insn->under_way || vcpu->run->exit_reason == KVM_EXIT_MMIO)
+    if (!insn->under_way || vcpu->run->exit_reason == KVM_EXIT_MMIO || is_at_port(vcpu))
         return NULL;
     insn->under_way = false;
     if (vcpu->run->exit_reason == KVM_EXIT_SHUTDOWN)
@@ -213,6 +225,8 @@ struct insn *exiting_insn(struct vcpu *vcpu, unsigned kinds, bool write)
     struct insn *insn = &vcpu->insn;
     bool is_mmio = vcpu->run->exit_reason == KVM_EXIT_MMIO;
 
+    if (is_at_port(vcpu))
+        return NULL;
     if (!insn->under_way || !is_mmio) {
         insn->under_way = false;
         return NULL;

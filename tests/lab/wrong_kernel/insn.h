@@ -6,6 +6,7 @@
 
 #define ZF 0x40ull
 #define CF 0x1ull
+#define DATA_PORT 0xe2
 
 enum reg { AX, BX, CX, SP, DI, SI, BP };
 
@@ -13,6 +14,8 @@ typedef bool insn_is(const struct insn *);
 
 /* The instruction that ended, if it is of these kinds and the fault strikes; else NULL. */
 struct insn *struck_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when);
+
+bool is_at_port(const struct vcpu *vcpu);
 
 /* Each does one thing to it, and returns false, for leave(). */
 bool lose_insn(struct vcpu *vcpu, unsigned kinds, insn_is *when);

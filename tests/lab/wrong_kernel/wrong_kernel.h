@@ -165,11 +165,12 @@ enum insn_kind {
     PUSH = 128, POP = 256, PUSHA = 512, CALL = 1024, ENTER = 2048, TABLE = 4096,
     MOVS = 8192, STOS = 16384, SCAS = 32768, CMPS = 65536,
     LODS = 1 << 17, COMPARE = 1 << 18, PUSHM = 1 << 19, POPM = 1 << 20, POPA = 1 << 21,
-    FXSAVE = 1 << 22, LEAVE = 1 << 23, RET = 1 << 24,
+    FXSAVE = 1 << 22, LEAVE = 1 << 23, RET = 1 << 24, INS = 1 << 25, OUTS = 1 << 26,
     UPDATES = CMPXCHG | XADD | PAIR | BTS | XCHG | UPDATE | INC,
     OPERANDS = PUSHM | POPM,
     STACK = PUSH | POP | PUSHA | CALL | ENTER | POPA | LEAVE | RET | OPERANDS,
-    STRINGS = MOVS | STOS | SCAS | CMPS | LODS,
+    PORTS = INS | OUTS,
+    STRINGS = MOVS | STOS | SCAS | CMPS | LODS | PORTS,
     AT_DI = UPDATES | TABLE | COMPARE | FXSAVE | OPERANDS,
 };
 
@@ -387,9 +388,8 @@ void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
-    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[], element_faults[],
-    host_faults[],
-    others_faults[], device_faults[], start_faults[], clock_faults[];
+    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[], port_faults[],
+    element_faults[], host_faults[], others_faults[], device_faults[], start_faults[], clock_faults[];
 
 /* kernel.c: the system call itself, and what a fault may do to a VM. All return 0 or an errno. */
 int kernel_ioctl(int fd, unsigned long request, void *argument);

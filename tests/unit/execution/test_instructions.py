@@ -2,11 +2,12 @@
 
 import pytest
 
-from vmm.execution.instructions import program, ran, registers_of
+from vmm.execution.instructions import Port, program, ran, registers_of
+from vmm.kvm.exits import Io, Mmio
 from vmm.kvm.registers import Registers
 from vmm.scenario.history import Ran
 from vmm.scenario.instruction_effects import ZF
-from vmm.scenario.instructions import Mode
+from vmm.scenario.instructions import DATA_PORT, Mode
 from vmm.scenario.operations import Instruction
 
 
@@ -39,3 +40,30 @@ def test_bp_is_counted_from_what_the_instruction_makes_it_of() -> None:
     before = registers_of(leave, int)
     assert ran(leave, before, Registers(rbp=0x1FFFF), ()).bp == 0xFFFF
     assert ran(leave, before, Registers(rbp=0xFFFF), ()).bp != 0xFFFF
+
+
+def test_a_port_gives_each_element_the_value_and_keeps_what_is_sent() -> None:
+    given: list[bytes] = []
+    source = Port(Instruction("rep-ins", 0x100, 2, value=0x5_1234, count=3))
+    assert source.serve(Io(DATA_PORT, bytes(4), False, 2, 2), given.append)
+    assert (given, source.taken) == ([b"\x34\x12\x34\x12"], 4)
+    sink = Port(Instruction("rep-outs", 0x100, 1, count=3))
+    assert sink.serve(Io(DATA_PORT, b"ab", True, 1, 2), given.append)
+    assert sink.serve(Io(DATA_PORT, b"c", True, 1, 1), given.append)
+    assert (sink.sent, len(given)) == (b"abc", 1)
+
+
+@pytest.mark.parametrize(
+    "leaving",
+    [
+        Mmio(DATA_PORT, b"a", True),
+        Io(DATA_PORT + 1, b"a", True, 1, 1),
+        Io(DATA_PORT, b"a", False, 1, 1),
+        Io(DATA_PORT, b"ab", True, 2, 1),
+        Io(DATA_PORT, b"a", True, 1, 2),
+        Io(DATA_PORT, b"", True, 1, 0),
+        Io(DATA_PORT, bytes(1000), True, 1, 1000),
+    ],
+)
+def test_a_port_serves_nothing_else(leaving: Io | Mmio) -> None:
+    assert not Port(Instruction("outs", 0x100, 1)).serve(leaving, lambda _: None)

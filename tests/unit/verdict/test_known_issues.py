@@ -87,6 +87,7 @@ MEETING = {
         "interrupt-tables-that-change-in-64-bits",
         "interrupt-tables-that-change-in-64-bits-without-quirk",
     },
+    "port-is-read-again": {"ports-downward-in-a-hole"},
     "emulated-popa-begins-again": {"popa-in-a-hole", "popa-from-a-slot-into-a-hole"},
     "emulated-enter-by-stack-size": {"enter-of-16-bits-in-a-hole", "enter-of-16-bits-in-memory"},
     "io-bus-out-of-order": {"devices-eventfd-of-any-length-after-a-range"},

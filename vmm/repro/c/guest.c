@@ -28,6 +28,44 @@ static void finish(struct vcpu *vcpu)
 		;
 	vcpu->run->immediate_exit = 0;
 }
+/*@ ports */
+
+/* The port that ins reads and outs writes to. */
+#define PORT_DATA 0xe2
+static struct {
+	uint32_t value;			/* what each element is that is read */
+	unsigned width, sent, taken;
+	unsigned char data[0x4000];
+} port_;
+
+static void port_gives(uint32_t value, unsigned width)
+{
+	port_.value = value;
+	port_.width = width;
+	port_.sent = port_.taken = 0;
+}
+
+/* Serves an exit for the port; false if it is none. */
+static bool at_port(struct kvm_run *run)
+{
+	unsigned char *data = (unsigned char *)run + run->io.data_offset;
+	unsigned bytes = run->io.size * run->io.count;
+
+	if (run->exit_reason != KVM_EXIT_IO || run->io.port != PORT_DATA)
+		return false;
+	if (run->io.size != port_.width || port_.taken + bytes > 0x80000
+	    || port_.sent + bytes > sizeof(port_.data))
+		leave(WRONG, "an access of %u bytes to the port", bytes);
+	if (run->io.direction == KVM_EXIT_IO_OUT) {
+		memcpy(port_.data + port_.sent, data, bytes);
+		port_.sent += bytes;
+	} else {
+		for (unsigned at = 0; at < bytes; at += port_.width)
+			memcpy(data + at, &port_.value, port_.width);
+		port_.taken += bytes;
+	}
+	return true;
+}
 /*@ run */
 
 /* No access has more MMIO exits or bytes: one instruction reads and writes 0x4000 of them. */
@@ -89,6 +127,8 @@ static void run(struct vcpu *vcpu, int port)
 		if (vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL	/*+ ring */
 		    && make_room(&vcpu->ring))				/*+ ring */
 			continue;					/*+ ring */
+		if (at_port(vcpu->run))	/*+ ports */
+			continue;	/*+ ports */
 		if (vcpu->run->exit_reason == KVM_EXIT_MMIO && (port == PORT_DONE
 			|| own_tables != NO_TABLES	/*+ starting */
 			)) {
@@ -219,6 +259,16 @@ static void expect_end(void)
 		leave(WRONG, "unexpected MMIO %s at gpa 0x%llx",
 		      access_.exit[access_.expected].write ? "write" : "read",
 		      (unsigned long long)access_.exit[access_.expected].gpa);
+}
+/*@ expectport */
+
+static void expect_port(unsigned sent, const char *data, unsigned taken)
+{
+	if (port_.sent != sent || memcmp(port_.data, data, sent))
+		leave(WRONG, "expected %u bytes sent to the port, got %u, or others", sent,
+		      port_.sent);
+	if (port_.taken != taken)
+		leave(WRONG, "expected %u bytes taken from the port, got %u", taken, port_.taken);
 }
 /*@ value */
 
