@@ -1,4 +1,4 @@
-"""A slot follows its host mapping: what the host does to its memory the guest sees at once."""
+"""A slot follows its host mapping: the guest sees at once what the host does to its memory."""
 
 from vmm.catalogue._build import A, B, Slot, at, creates, read, write
 from vmm.scenario.operations import (
@@ -30,7 +30,7 @@ _MMU_NOTIFIER = "KVM_CAP_SYNC_MMU; kvm_mmu_notifier_invalidate_range_start"
 
 
 def _looks(turn: int) -> tuple[AnyOperation, ...]:
-    """Read and write every page of the slot: those that change, and their neighbours."""
+    """Read and write every page of the slot: the changed pages, and their neighbours."""
     pages = range(6)
     return (
         *(read(_GFN + page) for page in pages),
@@ -51,9 +51,9 @@ def _follow(
     *changes: HostChangeKind,
     made: tuple[AnyOperation, ...] = (),
 ) -> Scenario:
-    """Return a scenario that looks at a slot before the changes, and after each of them.
+    """Return a scenario that accesses a slot before the changes, and after each of them.
 
-    ``made`` brings the slot about, where that takes more than its creation.
+    ``made`` creates the slot, if that takes more than one operation.
     """
     return Scenario(
         name=f"follow-{name}",
@@ -84,14 +84,14 @@ SCENARIOS = (
     ),
     _follow(
         "unmapped-pages",
-        "Pages that are unmapped cannot be reached, and read as zeros when mapped anew.",
+        "Pages that are unmapped cannot be reached, and read as zeros when mapped again.",
         A,
         "unmap",
         "map",
     ),
     _follow(
         "unmapped-file-pages",
-        "A file's pages that are unmapped cannot be reached, and come back when mapped anew.",
+        "A file's pages that are unmapped cannot be reached, and come back when mapped again.",
         _FILE,
         "unmap",
         "map",
@@ -106,7 +106,7 @@ SCENARIOS = (
     ),
     _follow(
         "after-moves",
-        "A slot that was moved follows its mapping where it is now, all of it.",
+        "After moves every page of a slot still follows its mapping.",
         A,
         "drop",
         "unmap",
@@ -115,7 +115,7 @@ SCENARIOS = (
     ),
     _follow(
         "after-other-flags",
-        "A slot whose flags have changed follows its mapping, all of it.",
+        "After changes of flags every page of a slot still follows its mapping.",
         A,
         "drop",
         "unmap",
@@ -147,7 +147,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="follow-a-long-change",
-        why="Of hundreds of pages that change at once each is followed, and no other.",
+        why="When hundreds of pages change at once, the slot follows all of them, and no other.",
         source=_MMU_NOTIFIER,
         tags=("follow",),
         needs=("sync_mmu",),
@@ -177,4 +177,4 @@ SCENARIOS = (
         ),
     ),
 )
-"""All scenarios in which the host changes its memory under a slot."""
+"""All scenarios in which the host changes the memory of a slot."""

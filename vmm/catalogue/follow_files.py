@@ -1,4 +1,4 @@
-"""A slot follows its host mapping where other memory is mapped there, or its file changes."""
+"""A slot follows its host mapping when other memory is mapped there, or its file changes."""
 
 from vmm.catalogue._build import Slot, at, creates, read, write
 from vmm.scenario.operations import (
@@ -36,7 +36,7 @@ def _over(mapping: Mapping, page: int, pages: int, source: int = 0) -> ChangeHos
 
 
 def _looks(turn: int, gfn: int = _GFN) -> tuple[AnyOperation, ...]:
-    """Read and write every page of a slot: those that change, and their neighbours."""
+    """Read and write every page of a slot: the changed pages, and their neighbours."""
     return (
         *(read(gfn + page) for page in _PAGES),
         *(write(gfn + page, (turn << 16) + page, 0x200) for page in _PAGES),
@@ -55,7 +55,7 @@ def _follow(
     source: str = _NOTIFIER,
     slow: bool = False,
 ) -> Scenario:
-    """Return a scenario that looks at a slot on each mapping before, between and after changes."""
+    """Return a scenario that accesses a slot on each mapping before, between and after changes."""
     slots = [
         Slot(number + 1, _GFN + 0x10 * number, at(mapping.name), 6, flags)
         for number, mapping in enumerate(mappings)
@@ -85,7 +85,7 @@ def _follow(
 def _first_read(
     name: str, why: str, mapping: Mapping, *changes: HostChangeKind, slow: bool = False
 ) -> Scenario:
-    """Return a scenario whose guest has only read before each change, and writes after it."""
+    """Return a scenario whose guest only reads before the first change, and writes after each."""
     return Scenario(
         name=f"follow-{name}",
         why=why,
@@ -109,7 +109,7 @@ def _first_read(
 def _settled(
     how: HostChangeKind, page: int, pages: int
 ) -> tuple[ChangeHostMemory, ChangeHostMemory]:
-    """Return that userfaultfd is in charge of pages, and the end of that."""
+    """Return two operations: register pages with userfaultfd, and settle them again."""
     return _change(how, _A, page, pages), _change("settle", _A, page, pages)
 
 
@@ -117,20 +117,21 @@ _HUGE = Mapping("huge", 1024, "thp")
 _HUGE_FILE = Mapping("tlb", 1024, "hugetlb_memfd")
 _HUGE_PAGES = (0, 1, 99, 510, 511, 512, 513, 1023)
 _ALIKE = (1, 2, 4)
-"""Pages that hold the same, so that they can be merged."""
+"""Pages with equal content, which can be merged."""
 
 SCENARIOS = (
     _follow(
         "write-protected-pages",
-        "Pages that the host may only read the guest reads, and cannot write until it may again.",
+        "The guest reads pages that the host may only read, and cannot write them until it may "
+        "again.",
         (_A,),
         _change("write_protect", _A, 1, 3),
         _change("allow", _A, 1, 3),
     ),
     _follow(
         "write-protected-file-pages",
-        "File pages that the host may only read the guest reads, and cannot write until it may "
-        "again.",
+        "The guest reads file pages that the host may only read, and cannot write them until it "
+        "may again.",
         (_FILE,),
         _change("write_protect", _FILE, 0, 2),
         _change("write_protect", _FILE, 4, 2),
@@ -138,14 +139,14 @@ SCENARIOS = (
     ),
     _first_read(
         "write-protected-after-reads",
-        "Pages that the guest has only read are written where the host may, and nowhere else.",
+        "The guest can write pages that it has read only if the host may write them.",
         _A,
         "write_protect",
         "allow",
     ),
     _follow(
         "write-protected-and-logged",
-        "What is not written to protected pages is in no dirty log.",
+        "A write that fails on a protected page is in no dirty log.",
         (_A,),
         _change("write_protect", _A, 1, 3),
         _change("allow", _A, 2, 1),
@@ -179,7 +180,7 @@ SCENARIOS = (
     ),
     _follow(
         "fresh-memory-in-a-logged-slot",
-        "Pages that the host exchanges are in no dirty log; what is written to new ones is.",
+        "Pages that the host replaces are in no dirty log, but guest writes to the new ones are.",
         (_FILE,),
         _change("map_fresh", _FILE, 0, 2),
         _change("map", _FILE, 1, 1),
@@ -197,7 +198,7 @@ SCENARIOS = (
     ),
     _follow(
         "a-file-over-itself",
-        "Pages of a file mapped over others of the same file are both of them.",
+        "A page of a file mapped over another page of it is seen in both places.",
         (_FILE,),
         _over(_FILE, 0, 2, 4),
         _change("punch", _FILE, 4, 1),
@@ -205,7 +206,7 @@ SCENARIOS = (
     ),
     _follow(
         "dropped-pages-of-a-private-file",
-        "What was written to a private mapping of a file is gone when it is dropped: the file "
+        "When a private mapping of a file is dropped, what was written to it is gone and the file "
         "shows again, as when a snapshot is restored.",
         (_COPY,),
         _change("drop", _COPY, 1, 3),
@@ -230,7 +231,7 @@ SCENARIOS = (
     ),
     _follow(
         "a-private-file-in-a-logged-slot",
-        "Copies that a private mapping makes are in the dirty log when the guest made them.",
+        "Copies in a private mapping are in the dirty log if a guest write made them.",
         (_COPY,),
         _change("drop", _COPY, 1, 3),
         flags=LOG_DIRTY_PAGES,
@@ -254,7 +255,7 @@ SCENARIOS = (
     ),
     _follow(
         "two-mappings-of-a-file",
-        "Slots on two mappings of one file are the same memory, whatever is done by either.",
+        "Slots on two mappings of one file are the same memory, whatever is done through either.",
         (_FILE, _AGAIN),
         _change("unmap", _FILE, 1, 2),
         _change("punch", _AGAIN, 2, 2),
@@ -274,7 +275,7 @@ SCENARIOS = (
     ),
     _follow(
         "paged-out-pages",
-        "Pages that the host writes to swap, or to their file, are there when they are used.",
+        "Pages that the host wrote to swap, or to their file, come back when they are used.",
         (_A, _FILE, _COPY),
         _change("page_out", _A, 0, 6),
         _change("page_out", _FILE, 1, 3),
@@ -283,7 +284,7 @@ SCENARIOS = (
     ),
     _follow(
         "paged-out-pages-in-a-logged-slot",
-        "What is written to pages that were in swap, or in their file, is in the dirty log.",
+        "A write to a page that was in swap, or in its file, is in the dirty log.",
         (_A, _FILE),
         _change("page_out", _A, 0, 6),
         _change("page_out", _FILE, 1, 3),
@@ -293,7 +294,7 @@ SCENARIOS = (
     ),
     _follow(
         "moved-pages-in-a-logged-slot",
-        "What is written to pages that mremap has moved back is in the dirty log, and no other.",
+        "A write to a page that mremap has moved back is in the dirty log, and no other page is.",
         (_A,),
         _change("move_away", _A, 1, 3),
         _change("move_back", _A, 1, 3),
@@ -302,7 +303,7 @@ SCENARIOS = (
     ),
     _follow(
         "a-truncated-file-in-a-logged-slot",
-        "What is written to pages of a file that has grown again is in the dirty log.",
+        "A write to a page of a file that has grown again is in the dirty log.",
         (_FILE,),
         _change("truncate", _FILE, 2, 4),
         _change("extend", _FILE, 2, 4),
@@ -322,8 +323,8 @@ SCENARIOS = (
     ),
     _follow(
         "pages-that-a-child-shares",
-        "What is written while a forked child shares the memory is copied: the slot shows the "
-        "copy, the child what was there.",
+        "A page that is written while a forked child shares it is copied: the slot shows the "
+        "copy, the child the old content.",
         (_A, _COPY, _FILE),
         _change("fork", _A, 0, 1),
         _change("drop", _COPY, 1, 2),
@@ -342,8 +343,8 @@ SCENARIOS = (
     ),
     _follow(
         "pages-that-are-fetched-later",
-        "Pages that userfaultfd fetches when somebody meets them, as after a migration, hold what "
-        "they held.",
+        "Pages that userfaultfd fetches at the first access, as after a migration, keep their "
+        "content.",
         (_A,),
         *_settled("fetch_later", 1, 3),
         *_settled("fetch_later", 0, 6),
@@ -352,7 +353,7 @@ SCENARIOS = (
     ),
     _first_read(
         "pages-fetched-after-reads",
-        "Pages that the guest has read are fetched again, by reads and by writes.",
+        "Pages that the guest has read before are fetched again, by reads and by writes.",
         _A,
         "fetch_later",
         "settle",
@@ -360,7 +361,7 @@ SCENARIOS = (
     ),
     _follow(
         "pages-fetched-in-a-logged-slot",
-        "A page that is fetched is in the dirty log when the guest writes it, and not before.",
+        "A fetched page is in the dirty log once the guest writes it, and not before.",
         (_A,),
         *_settled("fetch_later", 1, 3),
         flags=LOG_DIRTY_PAGES,
@@ -369,7 +370,7 @@ SCENARIOS = (
     ),
     _follow(
         "pages-that-are-guarded",
-        "Who writes to pages that userfaultfd guards, as for a snapshot, is held up before they "
+        "Any writer to pages that userfaultfd guards, as for a snapshot, is stopped before they "
         "change, the guest too.",
         (_A,),
         *_settled("guard", 1, 3),
@@ -379,7 +380,7 @@ SCENARIOS = (
     ),
     _follow(
         "guarded-pages-in-a-logged-slot",
-        "A write that is held up is in the dirty log once it has happened.",
+        "A write that userfaultfd has stopped is in the dirty log once it is done.",
         (_A,),
         *_settled("guard", 1, 3),
         flags=LOG_DIRTY_PAGES,
@@ -388,7 +389,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="follow-collapsed-pages",
-        why="Small pages that the host makes a huge page of are where they were.",
+        why="Small pages that the host collapses into a huge page keep their place and content.",
         source="MADV_COLLAPSE; collapse_huge_page, mmu_notifier_invalidate_range_start",
         tags=("follow", "huge"),
         needs=("sync_mmu", "collapse"),
@@ -410,7 +411,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="follow-punched-huge-pages",
-        why="Where a huge page is punched out of its file the guest reads zeros, and gets a new "
+        why="The guest reads zeros where a huge page is punched out of its file, and gets a new "
         "one when it writes; its neighbours stay.",
         source=f"{_NOTIFIER}; hugetlbfs_punch_hole",
         tags=("follow", "huge", "slow"),
@@ -433,7 +434,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="follow-merged-pages",
-        why="Pages that KSM has made one of come apart when one of them is written.",
+        why="Pages that KSM has merged are separate again when one of them is written.",
         source="Documentation/admin-guide/mm/ksm.rst; write_protect_page, replace_page",
         tags=("follow", "slow"),
         needs=("sync_mmu", "ksm"),
@@ -456,7 +457,8 @@ SCENARIOS = (
     ),
     Scenario(
         name="follow-a-file-that-is-written-elsewhere",
-        why="A private page that nobody wrote shows what the host and another slot write.",
+        why="A page of a private mapping that nobody wrote shows what the host and another slot "
+        "write to the file.",
         source=_NOTIFIER,
         tags=("follow",),
         needs=("sync_mmu",),
@@ -477,4 +479,4 @@ SCENARIOS = (
         ),
     ),
 )
-"""All scenarios of other memory under a slot."""
+"""All scenarios in which other memory is mapped under a slot, or its file changes."""

@@ -1,7 +1,7 @@
-"""The generation of the slots, which page tables keep a part of: changes until it comes round.
+"""The memslot generation, whose low bits MMIO SPTEs hold: changes until they wrap.
 
-What is known to be MMIO is kept with the low bits of the generation, and stands as long as these
-stay the same. So after a power of two of changes it must not be taken for what was then.
+A cached MMIO SPTE is valid as long as its bits equal those of the current generation. After a
+power of two of changes they may be equal again, but an old SPTE must not become valid.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ _TOGGLED = Slot(1, 0x100, at("a"))
 _COMES = Slot(2, 0x200, at("b"))
 _POWERS = range(1, 10)
 _ALL_BITS = 19
-"""So many bits of the generation are kept by Linux 6.12."""
+"""The number of bits of the generation that an MMIO SPTE of Linux 6.12 holds."""
 
 
 def _until_it_comes_round(changes: int) -> Iterator[AnyOperation]:
-    """Know a hole, change flags, and create a slot there with the last of so many changes."""
+    """Read a hole, change flags, and create a slot there with the last of ``changes``."""
     yield read(_COMES.gfn)
     flags = (LOG_DIRTY_PAGES, 0)
     yield from (_TOGGLED.change(flags[number % 2]) for number in range(changes - 1))
@@ -32,9 +32,10 @@ def _until_it_comes_round(changes: int) -> Iterator[AnyOperation]:
 
 
 def _all_bits(features: Features) -> Iterator[AnyOperation]:
-    """Know a hole, move a slot to and fro, each of which counts twice, and create one there.
+    """Read a hole, move a slot to and fro, and create a slot in the hole.
 
-    Each address space takes its turn in counting: with one alone this is half of the way round.
+    A move is two changes. Each change adds the number of address spaces to the generation; if
+    there is only one, this is half of the way round.
     """
     changes = (1 << _ALL_BITS) // max(features.address_spaces, 2)
     yield read(_COMES.gfn)
@@ -66,7 +67,7 @@ def _comes_round(
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return the scenarios of a kernel, but for the slow ones."""
+    """Return the scenarios of a kernel, except the slow ones."""
     return (
         _comes_round(
             "generation-after-powers-of-two",
@@ -78,12 +79,12 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
 
 
 def slow_scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return those that take a while even to be put together."""
+    """Return those that take a while even to construct."""
     return (
         _comes_round(
             "generation-comes-round",
             "When the memslot generation wraps in the bits that are cached, no MMIO cached "
-            "before is believed.",
+            "before is used.",
             EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL),
             _TOGGLED.create(),
             *_all_bits(features),

@@ -1,4 +1,4 @@
-"""Slots with a guest_memfd: what can be made, bound and closed, and in which order."""
+"""Slots with a guest_memfd: what can be created, bound and closed, and in which order."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ from vmm.scenario.operations import (
 _MAKING = (
     memfd_scenario(
         "memfd-create-and-close",
-        "A guest_memfd of one page, and a large one of which nothing is used, come and go.",
+        "A guest_memfd of one page, and a large unused one, are created and closed.",
         made("small", 1),
         made("large", 1 << 24),
         CloseGuestMemfd("small"),
@@ -135,7 +135,7 @@ _BINDING = (
     ),
     memfd_scenario(
         "memfd-flag-clear-ignores-the-file",
-        "Without GUEST_MEMFD the second form is the first: file and offset do not matter.",
+        "Without GUEST_MEMFD the second form acts like the first: file and offset are ignored.",
         msgspec.structs.replace(
             second_form(ONE.create()), guest_memfd="never", guest_memfd_offset=1
         ),
@@ -145,7 +145,8 @@ _BINDING = (
     ),
     memfd_scenario(
         "memfd-stays-behind-when-its-slot-goes",
-        "What a deleted slot held of the file can be bound again, by any id and anywhere.",
+        "The pages of the file that a deleted slot held can be bound again, by any id and at any "
+        "gfn.",
         made(),
         bound(ONE, page=2),
         unbound(ONE),
@@ -168,7 +169,7 @@ _REFUSING = (
     ),
     memfd_scenario(
         "memfd-refuse-another-file",
-        "An open file that KVM_CREATE_GUEST_MEMFD did not make is EINVAL.",
+        "An open file that KVM_CREATE_GUEST_MEMFD did not create is EINVAL.",
         bound(ONE, memfd="ordinary"),
         made(),
         bound(ONE),
@@ -177,7 +178,7 @@ _REFUSING = (
     ),
     memfd_scenario(
         "memfd-refuse-one-of-another-vm",
-        "A guest_memfd belongs to the VM that made it, also when that VM is closed.",
+        "A guest_memfd belongs to the VM that created it, even after that VM is closed.",
         made(),
         bound(ONE),
         NewVm(),
@@ -247,7 +248,7 @@ _REFUSING = (
     ),
     memfd_scenario(
         "memfd-refuse-flags-beside-it",
-        "GUEST_MEMFD excludes READONLY and LOG_DIRTY_PAGES even with a good file.",
+        "GUEST_MEMFD excludes READONLY and LOG_DIRTY_PAGES even with a valid file.",
         made(),
         bound(replace(ONE, flags=READONLY)),
         bound(replace(ONE, flags=LOG_DIRTY_PAGES)),
@@ -257,7 +258,7 @@ _REFUSING = (
     ),
     memfd_scenario(
         "memfd-refusal-binds-nothing",
-        "A creation refused for its place, before or after the file is bound, leaves it free.",
+        "A creation refused for its gfn, before or after the file is bound, leaves the file free.",
         made(),
         bound(ONE),
         bound(replace(TWO, gfn=0x101), page=2),
@@ -275,7 +276,7 @@ _REFUSING = (
 _IMMUTABLE = (
     memfd_scenario(
         "memfd-slot-cannot-change",
-        "A slot with a guest_memfd is neither moved nor changed, nor set again as it stands.",
+        "A slot with a guest_memfd cannot be moved, changed, or set again with the same values.",
         made(),
         bound(ONE),
         bound(ONE),
@@ -297,7 +298,7 @@ _IMMUTABLE = (
     ),
     memfd_scenario(
         "memfd-slot-cannot-become-one",
-        "GUEST_MEMFD cannot be set on a slot that is there, be it in place or by a move.",
+        "GUEST_MEMFD cannot be set on an existing slot, neither in place nor by a move.",
         made(),
         second_form(ONE.create()),
         bound(ONE),
@@ -311,8 +312,8 @@ _IMMUTABLE = (
 _CLOSING = (
     memfd_scenario(
         "memfd-closed-before-its-slot",
-        "The file is closed first: the slot stays, cannot change, shows its shared memory, and "
-        "is deleted.",
+        "If the file is closed first, the slot stays, cannot change, shows its shared memory, "
+        "and can be deleted.",
         made(),
         bound(ONE),
         CloseGuestMemfd("g"),
@@ -340,7 +341,7 @@ _CLOSING = (
     ),
     memfd_scenario(
         "memfd-closed-after-its-vm",
-        "A guest_memfd outlives its VM, and slots that hold its pages: closing it ends both.",
+        "A guest_memfd outlives its VM and the slots that hold its pages, until it is closed.",
         made(),
         bound(ONE),
         bound(TWO, page=4),
@@ -357,9 +358,9 @@ _ORDINARY_VMS = (*_MAKING, *_BINDING, *_REFUSING, *_IMMUTABLE, *_CLOSING)
 
 
 def _in_a_private_vm(scenario: Scenario) -> Scenario:
-    """Return the same on a VM of the type that has guest_memfds on every kernel which knows them.
+    """Return the same on a VM with private memory, which has guest_memfds since Linux 6.8.
 
-    Linux 6.8 to 6.17 make none for an ordinary VM, so that nothing of the above could run there.
+    Linux 6.8 to 6.17 refuse them to an ordinary VM, so none of the above could run there.
     """
     first, _, rest = scenario.why.partition(" ")
     said = f"{first if first.isupper() and len(first) > 1 else first.lower()} {rest}"
@@ -373,7 +374,7 @@ def _in_a_private_vm(scenario: Scenario) -> Scenario:
 
 
 def _fits_a_private_vm(scenario: Scenario) -> bool:
-    """Whether nothing is asked of the guest_memfd that such a VM has not."""
+    """Whether each guest_memfd is one that such a VM can create."""
     return not any(isinstance(op, CreateGuestMemfd) and op.flags for op in scenario.operations)
 
 
@@ -381,4 +382,4 @@ SCENARIOS = (
     *_ORDINARY_VMS,
     *(_in_a_private_vm(each) for each in _ORDINARY_VMS if _fits_a_private_vm(each)),
 )
-"""All scenarios whose point is a guest_memfd."""
+"""All scenarios about creating, binding and closing a guest_memfd."""

@@ -1,4 +1,4 @@
-"""Slots whose guest_memfd holds shared memory, which the host maps, too."""
+"""Slots whose guest_memfd holds shared memory, which the host also maps."""
 
 from vmm.catalogue._build import A, Slot, at, read, write
 from vmm.catalogue._memfd import (
@@ -41,7 +41,7 @@ def _shared(name: str, why: str, *operations: AnyOperation, source: str = CREATE
 SCENARIOS = (
     memfd_scenario(
         "memfd-refuse-to-be-mapped",
-        "A guest_memfd that was made without MMAP cannot be mapped: ENODEV.",
+        "A guest_memfd that was created without MMAP cannot be mapped: ENODEV.",
         made(),
         MapGuestMemfd("g", "shown"),
         MapGuestMemfd("g", "shown", "private"),
@@ -68,7 +68,7 @@ SCENARIOS = (
     ),
     _shared(
         "memfd-shared-with-the-host",
-        "Guest and host see one memory: every page of the file, whichever writes to it.",
+        "Guest and host see the same memory in every page of the file, whichever of them writes.",
         *_SHOW,
         bound(_SEEN),
         write(0x100, 0xCAFE0001),
@@ -78,7 +78,7 @@ SCENARIOS = (
     ),
     _shared(
         "memfd-shared-parts-in-another-order",
-        "Slots show the part of the file that they are bound to, wherever they lie.",
+        "Slots show the part of the file that they are bound to, at any gfn.",
         *_SHOW,
         bound(Slot(1, 0x104, at("shown"), pages=2)),
         bound(Slot(2, 0x100, at("shown", 6), pages=2), page=6),
@@ -89,7 +89,7 @@ SCENARIOS = (
     ),
     _shared(
         "memfd-shared-content-stays-with-the-file",
-        "Deleted and bound elsewhere, the file shows what the guest wrote before.",
+        "When its slot is deleted, and it is bound elsewhere, the file shows what the guest wrote.",
         *_SHOW,
         bound(_SEEN),
         write(0x102, 0x5AFE5AFE),
@@ -108,7 +108,7 @@ SCENARIOS = (
     ),
     _shared(
         "memfd-shared-and-closed",
-        "The host's mapping keeps a closed file: guest and host go on, new slots are EBADF.",
+        "The host's mapping keeps a closed file: guest and host still use it, new slots are EBADF.",
         *_SHOW,
         bound(_SEEN),
         CloseGuestMemfd("g"),
@@ -130,4 +130,4 @@ SCENARIOS = (
         source="kvm_gmem_release",
     ),
 )
-"""All scenarios whose point is a guest_memfd that the host maps."""
+"""All scenarios about a guest_memfd that the host maps."""

@@ -1,4 +1,4 @@
-"""From 4 GiB on: places that take a guest in 64-bit mode, up to the last one."""
+"""Gpas from 4 GiB on, which only a guest in 64-bit mode reaches, up to the last gfn."""
 
 from vmm.catalogue._build import API, HUGE, A, B, Slot, at, creates, deletes, read, write
 from vmm.scenario.features import Features
@@ -45,13 +45,13 @@ def _high(
         needs=needs,
         survey=survey,
         vcpus=vcpus,
-        guest=Guest(gpa=0x10000),  # Out of the way of the border.
+        guest=Guest(gpa=0x10000),  # Away from the border.
         operations=operations,
     )
 
 
 def _straddling() -> tuple[AnyOperation, ...]:
-    """A write and a read of four bytes for each way to lie across the border, or beside it."""
+    """Return a write and a read of four bytes for each position across the border or beside it."""
     return tuple(
         operation
         for before in range(5)
@@ -85,7 +85,7 @@ _PLACES = (
     ),
     _high(
         "high-twins",
-        "Gpas that differ only in one bit above bit 31 are different places.",
+        "Gpas that differ only in one bit above bit 31 are different gpas.",
         *creates(
             Slot(1, 0x100, at("a")),
             *(Slot(2 + n, 0x100 | 1 << 20 + n, at("b", n)) for n in range(4)),
@@ -95,7 +95,7 @@ _PLACES = (
     ),
     _high(
         "high-create-on-huge-pages",
-        "Above 4 GiB, too, a slot aligned with huge pages reaches its own pages only.",
+        "Above 4 GiB, too, a slot aligned with huge pages reaches only its own pages.",
         Slot(1, 0x14_0000, at("huge"), pages=513).create(),
         tag="huge",
         mappings=(HUGE,),
@@ -105,7 +105,7 @@ _PLACES = (
 _MOVES = (
     _high(
         "high-move-from-below-and-back",
-        "A slot moves across 4 GiB, takes its content along, and leaves nothing behind.",
+        "A slot moves across 4 GiB with its content, and leaves nothing behind.",
         Slot(1, 0x100, at("a"), pages=2).create(),
         write(0x101, 0xC0FFEE11),
         Slot(1, _HIGH_GFN, at("a"), pages=2).create(),
@@ -118,7 +118,7 @@ _MOVES = (
     ),
     _high(
         "high-move-over-the-border-by-one-page",
-        "A move that overlaps itself lets pages cross 4 GiB in both directions.",
+        "Moves onto overlapping gfns take pages across 4 GiB in both directions.",
         Slot(1, _BORDER_GFN - 3, at("a"), pages=3).create(),
         *(Slot(1, _BORDER_GFN + n, at("a"), pages=3).create() for n in (-2, -1, 0, -1)),
         source=_STALE,
@@ -126,18 +126,18 @@ _MOVES = (
     ),
     _high(
         "high-move-again-and-again",
-        "Of the places above 4 GiB that a slot has left, a vCPU that used them reaches none.",
+        "A vCPU that used a slot above 4 GiB reaches none of the gpas that the slot has left.",
         *(Slot(1, gfn, at("a"), pages=2).create() for gfn in (
             _HIGH_GFN, _TIB_GFN, _HIGH_GFN + 1, _BORDER_GFN, _TIB_GFN, _HIGH_GFN,
         )),
-        # What the bits below 4 GiB of a place name is another place.
+        # The gpa's bits below 4 GiB alone are another gpa.
         Touch((_HIGH_GFN + 1) % _BORDER_GFN * PAGE_SIZE_BYTES),
         source=_STALE,
         tag="move",
     ),
     _high(
         "high-move-with-two-vcpus",
-        "A move is seen by every vCPU that had used the place, and so is what takes it.",
+        "Every vCPU that used a slot sees that it has moved, and that another takes its place.",
         *creates(_ONE, Slot(2, 0x100, at("b"), pages=2)),
         _ONE.move(_TIB_GFN),
         Slot(2, _HIGH_GFN, at("b"), pages=2).create(),
@@ -172,7 +172,7 @@ _ACCESS = (
     ),
     _high(
         "high-execute-then-move-then-execute",
-        "After a move the instructions are at the new place, and gone from the old one.",
+        "After a move the instructions are at the new gpa, and gone from the old one.",
         _ONE.create(),
         Execute((_HIGH_GFN + 1) * PAGE_SIZE_BYTES),
         _ONE.move(_HIGH_GFN + 0x1000),
@@ -193,7 +193,7 @@ _ACCESS = (
     ),
     _high(
         "high-dirty-log",
-        "The dirty log names the pages that were written, over a move too.",
+        "The dirty log names the pages that were written, across a move, too.",
         Slot(1, _BORDER_GFN - 2, at("a"), 4, LOG_DIRTY_PAGES).create(),
         Touch(_BORDER - 2, "write", value=0x11223344),
         Slot(1, 0, 0).log(),
@@ -209,7 +209,7 @@ _ACCESS = (
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return what there is to say of places from 4 GiB on; the last one depends on the kernel."""
+    """Return all scenarios about gpas from 4 GiB on; the last gfn depends on the kernel."""
     return (
         *_PLACES,
         *_MOVES,
@@ -226,7 +226,7 @@ def _at_every_address_bit(features: Features) -> Scenario:
     looks = [read(slot.gfn) for slot in (Slot(0, 0x100, at("b")), *twins)]
     return _high(
         "high-twins-at-every-address-bit",
-        "Each address bit that guests reach tells gpas apart, in memory and in MMIO exits.",
+        "Gpas that differ in any one address bit are different, in memory and in MMIO exits.",
         Slot(0, 0x100, at("b")).create(),
         *creates(*twins),
         *looks,
@@ -244,7 +244,7 @@ def _at_the_end(last_gfn: int) -> tuple[Scenario, ...]:
     return (
         _high(
             "high-refused-move-beyond-the-last-gfn",
-            "The move fails after the slot was invalidated: the high place is put back.",
+            "If a move fails after the slot was invalidated, the slot is put back at its high gfn.",
             high.create(),
             high.move(last_gfn),
             high.move(last_gfn + 1),

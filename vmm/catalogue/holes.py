@@ -1,4 +1,4 @@
-"""Holes in guest_memfds: what the host takes out of a file is gone for whoever knew it."""
+"""Holes in guest_memfds: pages that the host punches out of a file are gone for every vCPU."""
 
 from dataclasses import replace
 
@@ -39,7 +39,6 @@ _FOUR = range(0x100, 0x104)
 
 
 def _hole(page: int, pages: int = 1) -> PunchGuestMemfd:
-    """Punch pages out of the file."""
     return PunchGuestMemfd("g", page * _PAGE, pages * _PAGE)
 
 
@@ -55,7 +54,7 @@ def _shared(
     tags: tuple[str, ...] = (),
     vcpus: int = 1,
 ) -> Scenario:
-    """Return a scenario with a guest_memfd that the host maps; only what it names is touched."""
+    """Return a scenario with a guest_memfd that the host maps, without surveys."""
     return Scenario(
         name=name,
         why=why,
@@ -72,7 +71,7 @@ def _shared(
 def _hidden(
     name: str, why: str, *operations: AnyOperation, needs: tuple[str, ...] = ()
 ) -> Scenario:
-    """Return a scenario with private memory, which the host punches, but does not see."""
+    """Return a scenario with private memory, which the host punches, but cannot read."""
     return private_vm_scenario(
         name,
         why,
@@ -116,8 +115,8 @@ _ALLOCATES = (
 _SHARED_MEMORY = (
     _shared(
         "hole-refused",
-        "A hole that is not whole pages of an open file, with KEEP_SIZE, is refused, and nothing "
-        "is lost.",
+        "Only holes of whole pages, with KEEP_SIZE, in an open file are accepted; a refusal "
+        "changes nothing.",
         *_SHOW,
         bound(_SEEN),
         *(write(gfn, 0x0107_0000 + gfn) for gfn in _FOUR),
@@ -132,7 +131,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-filled-again",
-        "fallocate allocates pages up to the end of the file; what is there stays.",
+        "fallocate allocates pages up to the end of the file; existing pages stay.",
         *_SHOW,
         bound(_SEEN),
         *(write(gfn, 0x0107_0100 + gfn) for gfn in _FOUR),
@@ -145,7 +144,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-in-shared-memory",
-        "The guest finds zeros where it had reached a page; what is around the hole stays.",
+        "The guest reads zeros in the hole, where it had used pages; the pages around it stay.",
         *_SHOW,
         bound(_SEEN),
         *(write(gfn, 0x0107_1000 + gfn) for gfn in _FOUR),
@@ -159,7 +158,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-that-the-host-sees-first",
-        "The host's mapping shows zeros, too, and the guest what the host writes to them.",
+        "The host's mapping shows zeros, too, and the guest reads what the host then writes.",
         *_SHOW,
         bound(_SEEN),
         read(0x103),
@@ -173,7 +172,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-under-a-string-instruction",
-        "A string instruction goes from a page into the hole after it and out of that again.",
+        "A string instruction runs from a page into the hole after it, and out of it again.",
         *_SHOW,
         bound(_SEEN),
         Sweep(0x100 * _PAGE + 0xFF0, 8),
@@ -186,7 +185,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-across-slots",
-        "One hole takes pages from two slots, and not those before and after it.",
+        "One hole takes pages from two slots, but not those before and after it.",
         *_SHOW,
         bound(_SEEN),
         bound(_PART, page=4),
@@ -212,7 +211,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-where-no-slot-is-bound",
-        "Pages that no slot is bound to are punched too; beyond the end of the file that "
+        "Pages that no slot is bound to are punched, too; a hole beyond the end of the file "
         "succeeds, without effect.",
         *_SHOW,
         _hole(7),
@@ -230,7 +229,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-between-delete-and-create",
-        "A page that is punched after deletion is zeros in the next slot.",
+        "A page that is punched after a deletion reads as zeros in the next slot.",
         *_SHOW,
         bound(_SEEN),
         *(write(gfn, 0x0107_7000 + gfn) for gfn in _FOUR),
@@ -255,7 +254,7 @@ _SHARED_MEMORY = (
     ),
     _shared(
         "hole-in-the-file-of-a-vm-that-is-gone",
-        "The next VM takes the host's mapping as ordinary memory: it follows the hole, too.",
+        "A slot of the next VM on the host's mapping, as ordinary memory, follows the hole, too.",
         *_SHOW,
         bound(_SEEN),
         write(0x101, 0x0107_9000),
@@ -272,7 +271,7 @@ _SHARED_MEMORY = (
 _PRIVATE_MEMORY = (
     _hidden(
         "private-hole",
-        "Private memory is zeros again, the page beside it and the shared one at the gpa are not.",
+        "Punched private memory is zeros; the next page, and the shared one at that gpa, are kept.",
         made(),
         bound(ONE),
         write(ONE.gfn, 0x0107_A000),
@@ -290,8 +289,8 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-hole-refused",
-        "A hole that is not whole pages, with KEEP_SIZE, is refused, and no private memory is "
-        "lost.",
+        "Only holes of whole pages, with KEEP_SIZE, are accepted; a refusal loses no private "
+        "memory.",
         made(),
         bound(ONE),
         _private(ONE.gfn, 2),
@@ -303,7 +302,7 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-pages-allocated",
-        "fallocate allocates pages up to the end of the file; what is there stays.",
+        "fallocate allocates pages up to the end of the file; existing pages stay.",
         made(),
         bound(ONE),
         _private(ONE.gfn, 2),
@@ -316,7 +315,7 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-hole-beyond-an-offset",
-        "A slot that begins within the file loses what the hole takes of it, at its own gfns.",
+        "A slot that begins within the file loses exactly the punched pages, at its own gfns.",
         made(),
         bound(ONE, page=4),
         _private(ONE.gfn, 2),
@@ -332,7 +331,8 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-hole-while-the-gpa-is-shared",
-        "The file is punched though nothing of it is mapped: private again, the page is zeros.",
+        "The file is punched even while its gpas are shared: made private again, the page is "
+        "zeros.",
         made(),
         bound(ONE),
         _private(ONE.gfn, 2),
@@ -348,7 +348,7 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-hole-between-delete-and-create",
-        "A page that is punched after deletion is zeros in the next slot.",
+        "A page that is punched after a deletion reads as zeros in the next slot.",
         made(),
         bound(ONE, page=2),
         _private(ONE.gfn, 2),
@@ -362,7 +362,7 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-hole-in-memory-mapped-ahead",
-        "What was mapped ahead is no longer there, and can be mapped ahead again.",
+        "A punched page that was mapped ahead reads as zeros, and can be mapped ahead again.",
         made(),
         bound(ONE),
         _private(ONE.gfn, 2),

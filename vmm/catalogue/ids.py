@@ -1,4 +1,4 @@
-"""Slot ids: the first, those around the limit of old kernels, the last; and one left unused."""
+"""Slot ids: the first, those around the limit of old kernels, the last, and one left unused."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,14 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
     last = features.nr_memslots - 1
     return (
         _alone(
-            "slot-id-0", "Slot id 0 is an id like any other, and not the mark of an absent slot.", 0
+            "slot-id-0", "Slot id 0 is an id like any other, and does not mark an absent slot.", 0
         ),
         _alone("slot-id-508", "The last user slot of kernels that had 509 of them.", 508),
         _alone("slot-id-509", "The first id that newer kernels added, where they did.", 509),
         _alone("slot-id-last", "The last id that KVM_CAP_NR_MEMSLOTS announces.", last),
         Scenario(
             name="slot-ids-of-all-kinds",
-            why="Ids far apart do not disturb each other, in whatever order they come and go.",
+            why="Ids far apart do not affect each other, in any order of creation and deletion.",
             source="KVM_CAP_NR_MEMSLOTS; id_to_index",
             tags=("ids", "create", "delete"),
             mappings=(A,),
@@ -27,7 +27,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="slot-ids-of-every-bit",
-            why="Slots of two pages reach both of them, and a move takes both along, at any id.",
+            why="At any id, a slot of two pages reaches both of them, and a move takes both along.",
             source="KVM_CAP_NR_MEMSLOTS; id_to_memslot",
             tags=("ids", "create", "move", "delete"),
             mappings=(Mapping("pages", 2 * last.bit_length()),),
@@ -36,8 +36,8 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="slot-ids-alike",
-            why="Slots whose ids differ in one bit only are two slots: neither takes the other's "
-            "place, be it made there or moved.",
+            why="Slots whose ids differ in only one bit are two slots: neither can be created at, "
+            "or moved to, the other's gfns.",
             source=f"{API}; kvm_check_memslot_overlap",
             tags=("ids", "create", "move", "overlap"),
             mappings=(A, B),
@@ -46,7 +46,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="slot-ids-against-the-order-of-gfns",
-            why="The order of ids and the order of gfns have nothing to do with each other.",
+            why="The order of ids and the order of gfns are independent.",
             source="id_to_index",
             tags=("ids", "create", "move"),
             mappings=(A,),
@@ -58,7 +58,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="slot-id-of-the-guest-elsewhere",
-            why="Id and gpa of the guest's usual slot are free where the guest lies elsewhere.",
+            why="Id and gpa of the guest's usual slot are free if the guest lies elsewhere.",
             source=API,
             tags=("ids",),
             mappings=(A, B),
@@ -79,7 +79,7 @@ def _alone(name: str, why: str, slot: int) -> Scenario:
         tags=("ids", "create", "move", "delete"),
         mappings=(A, B),
         operations=(
-            # A neighbouring id that must not be mistaken for it.
+            # Another id that must not be mistaken for it.
             Slot(7, 0x106, at("b")).create(),
             mine.create(),
             mine.move(0x103),
