@@ -1,5 +1,7 @@
 """The scripts: how they set up the environment, by uv where it may, and what they say without."""
 
+import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+OLD = '{"format": 1, "status": "passed", "exit_status": 0}'
 
 
 def installs(venv: Path, pip_settings: str, uv_status: int = 0) -> tuple[int, list[str]]:
@@ -53,9 +56,16 @@ def test_too_few_descriptors_to_start_python_are_said(most: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_before_python_has_begun_ends_the_command_in_one_line(number: int) -> None:
+def test_a_signal_before_python_has_begun_is_told_in_the_result(
+    number: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(OLD)
     process = subprocess.Popen(
-        [ROOT / "scripts/vmm", "check"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [ROOT / "scripts/vmm", "check", "--json", file],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     status = Path(f"/proc/{process.pid}/status")
     while not handles(status.read_text(), number):
@@ -63,6 +73,34 @@ def test_a_signal_before_python_has_begun_ends_the_command_in_one_line(number: i
     process.send_signal(number)
     assert process.communicate(timeout=60) == ("", "vmm: interrupted\n")
     assert process.returncode == 3
+    assert json.loads(file.read_text())["early"] == "interrupted"
+
+
+@pytest.mark.parametrize("option", ["--json={}", "--json {}"])
+def test_a_set_up_that_is_interrupted_leaves_no_older_result(option: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(OLD)
+    process = subprocess.Popen(
+        [ROOT / "scripts/vmm", "check", *option.format(file).split()],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "VMM_VENV": str(tmp_path / "venv")},
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("setting up ")
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1] == "vmm: interrupted\n"
+    assert (process.returncode, file.exists()) == (3, False)
+
+
+def test_where_python_cannot_be_started_only_an_older_result_goes(tmp_path: Path) -> None:
+    result, scenario = tmp_path / "result.json", tmp_path / "scenario.json"
+    for file, text in ((result, OLD), (scenario, '{"format": 1, "name": "mine"}')):
+        file.write_text(text)
+        command = f"ulimit -n 8; exec {ROOT}/scripts/vmm run --json {file}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+        assert done.returncode == 4
+    assert [*tmp_path.iterdir()] == [scenario]
 
 
 def handles(status: str, number: int) -> bool:
