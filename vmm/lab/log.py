@@ -17,6 +17,7 @@ _STALL = re.compile(r"soft lockup|rcu.*stall|blocked for more than|hrtimer: inte
 
 _FATAL = re.compile(r"Kernel panic - not syncing")
 _STAMP = re.compile(r"^\[ *\d+\.\d+\](\[[ TC]*\d+\])? ?")
+_NOT_LOADED = re.compile(r"module (\w+) does not load")
 _WHERE = re.compile(r"RIP: 0010:([a-z_]\S+\+0x\S+)")
 
 
@@ -117,7 +118,7 @@ class LogReader:
             case "status" if rest.isdigit():
                 self.reports.status = int(rest)
             case "fatal":
-                self.reports.fatal = rest
+                self.reports.fatal = rest + _in_the_kernels_words(rest, self.reports.last_line)
             case "parameter":
                 name, _, value = rest.partition("=")
                 self.reports.parameters[name] = value
@@ -125,6 +126,13 @@ class LogReader:
                 self.reports.notes.append(rest)
             case _:
                 self.reports.notes.append(f"not understood: {report}")
+
+
+def _in_the_kernels_words(report: str, last_line: str) -> str:
+    """Return what the kernel said of a module just before it was reported not to load."""
+    module = _NOT_LOADED.match(report)
+    names = (module[1], module[1].replace("_", "-")) if module else ()
+    return f" ({last_line})" if any(f"{name}: " in last_line for name in names) else ""
 
 
 def plain(line: str) -> str:

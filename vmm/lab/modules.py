@@ -98,7 +98,8 @@ def _output_of(program: str, package: str, *arguments: str) -> bytes:
 def in_order(modules: Index, wanted: Iterable[str]) -> tuple[Module, ...]:
     """Return the wanted modules and all that they need, in the order to load them.
 
-    Modules that are not found are taken to be built in.
+    Wanted modules that are not found are taken to be built in. What a module says it needs is none
+    of those: it must be there. Raises LabError.
     """
     chosen: dict[str, Module] = {}
 
@@ -107,6 +108,8 @@ def in_order(modules: Index, wanted: Iterable[str]) -> tuple[Module, ...]:
             return
         module = read(name, modules[name])
         for needed in module.needs:
+            if needed not in modules:
+                raise LabError(f"{modules[name]}: it needs the module {needed}, which is missing")
             add(needed, (*path, name))
         chosen[name] = module
 

@@ -101,3 +101,9 @@ def test_a_vmlinux_is_booted_only_where_the_tree_says_that_it_boots(tmp_path: Pa
 def test_a_folder_without_a_kernel_is_said(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="neither a kernel image nor a tree"):
         from_path(tmp_path)
+
+
+def test_what_a_module_needs_must_be_there(tmp_path: Path) -> None:
+    path = module(tmp_path / "kvm-amd.ko", needs="kvm")
+    with pytest.raises(LabError, match=rf"{path}: it needs the module kvm, which is missing"):
+        modules.in_order(modules.index(tmp_path), ["kvm_amd"])

@@ -88,3 +88,19 @@ def test_how_far_a_check_is(tmp_path: Path) -> None:
     assert (reports.scenarios, reports.begun, reports.under_way) == (3, 3, "move-down")
     assert not reports.notes
     assert not reports.last_line
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("kvm_amd: `7' invalid for parameter `npt'", " (kvm_amd: `7' invalid for parameter `npt')"),
+        ("something else", ""),
+    ],
+)
+def test_why_a_module_does_not_load_is_said_in_the_kernels_words(
+    tmp_path: Path, said: str, told: str
+) -> None:
+    file = tmp_path / "log"
+    why = "module kvm_amd does not load: Invalid argument"
+    file.write_text(f"{said}\nmemslot-lab N fatal {why}\n")
+    assert LogReader(file, "N").read().fatal == why + told

@@ -29,6 +29,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("kvm", "kvm-amd", "kvm-intel"):
         module(tmp_path / "m" / f"{name}.ko")
+    module(tmp_path / "m" / "other.ko")
     return Machine(from_path(image(tmp_path / "bzImage", "6.12.1"), tmp_path / "m"), Backend.SVM)
 
 
@@ -70,7 +71,6 @@ def test_what_goes_into_a_machine_tells_its_state_from_others(
     (tmp_path / "code" / "b.py").write_text("")
     paths.append(state_path(machine, job))
     module(tmp_path / "m" / "kvm.ko", "other")
-    module(tmp_path / "m" / "other.ko")
     paths.append(state_path(machine, job))
     image(tmp_path / "bzImage", "6.12.1")
     with (tmp_path / "bzImage").open("ab") as kernel:
