@@ -13,6 +13,7 @@ from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
+    READONLY,
     REAL_MODE_END,
     SMM,
     AnyOperation,
@@ -245,6 +246,42 @@ def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperatio
         and gfn in gfns_of(other)
     ]
     return bool(made) and _is_touched(scenario, gfn, op.vcpu, SMM, range(-1, made[-1]))
+
+
+def writes_where_mmio_was(scenario: Scenario) -> bool:
+    """Whether a guest writes to a READONLY slot on a page that it has met as MMIO.
+
+    True only where some host memory is missing; else there is nothing to see of it.
+    """
+    calls = [op for op in scenario.operations if isinstance(op, SetUserMemoryRegion)]
+    absent = {each.name for each in scenario.mappings if each.kind == "unmapped"}
+    is_missing = any(isinstance(op, ChangeHostMemory) for op in scenario.operations) or any(
+        isinstance(call.userspace_addr, int) or call.userspace_addr.mapping in absent
+        for call in calls
+    )
+    if not is_missing or not any(call.flags & READONLY for call in calls):
+        return False
+    return any(
+        is_written_where_mmio_was(scenario, step.origin, step.operation)
+        for step in steps(scenario, _ANYWHERE)
+    )
+
+
+def is_written_where_mmio_was(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this writes through a READONLY slot that was made since the vCPU touched the page."""
+    if not isinstance(op, Touch | Sweep) or op.access != "write":
+        return False
+    gfns = range(pages_of(op.gpa), pages_of(access_end(op) - 1) + 1)
+    return any(
+        isinstance(call, SetUserMemoryRegion)
+        and call.flags & READONLY
+        and as_id_of(call.slot) == op.as_id
+        and any(
+            gfn in gfns_of(call) and _is_touched(scenario, gfn, op.vcpu, op.as_id, range(-1, made))
+            for gfn in gfns
+        )
+        for made, call in enumerate(scenario.operations[: origin + 1])
+    )
 
 
 _ENTER_A_GUEST = (PreFaultMemory, Touch, Sweep, Instruction, Execute, Start, Race, Churn)

@@ -12,7 +12,7 @@ from vmm.fuzz.mutate import can_be_mutated
 from vmm.host.health import Problem
 from vmm.report.terminal import scenario_report
 from vmm.scenario.features import Features
-from vmm.scenario.history import End, Event, History, Mmio, RingPages, RingsReset, Touched
+from vmm.scenario.history import End, Event, History, Mmio, RingPages, RingsReset, Stopped, Touched
 from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
@@ -235,6 +235,28 @@ def test_a_race_hangs_where_it_maps_ahead_while_slots_change() -> None:
     assert not meets(Race((), (ahead,)))
     assert meets(Touch(0x8000), slot, Race((), (ahead,)))
     assert meets(Race((changes,), (alone,)), slot, PreFaultMemory(0x8000, 0x1000))
+
+
+def test_a_write_taken_for_a_read_is_known_on_intel_alone() -> None:
+    scenario = curated("unmapped-hva-readonly")
+    whole = ideal_history(scenario)
+    index = next(
+        n
+        for n, event in enumerate(whole.events)
+        if event.origin == 0
+        and isinstance(event.operation, Touch)
+        and (event.operation.access, event.operation.gpa) == ("write", 0x100020)
+    )
+    events = list(whole.events)
+    events[index] = msgspec.structs.replace(events[index], outcome=Stopped("EFAULT"))
+    end = msgspec.structs.replace(whole, events=tuple(events[: index + 1]))
+
+    def on(vendor: str) -> Status:
+        host = {**whole.header.host, "vendor": vendor}
+        header = msgspec.structs.replace(whole.header, host=host)
+        return judged(msgspec.structs.replace(end, header=header)).verdict.status
+
+    assert (on("kvm_intel"), on("kvm_amd")) == (Status.KNOWN, Status.DIFFERS)
 
 
 def test_an_interrupt_hangs_only_where_an_earlier_one_met_no_memory() -> None:
