@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from vmm.cli.printing import output_checked
 from vmm.cli.width import width_of as columns_of
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class _Console(Console):
@@ -62,19 +64,11 @@ class LiveProgress:
     """
 
     def __init__(self, to: Console, total: int) -> None:
-        self._bar = Progress(
-            BarColumn(bar_width=24, complete_style="cyan", finished_style="cyan"),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}", markup=False),
-            console=to,
-            auto_refresh=False,
-            transient=True,
-            disable=not to.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=total)
+        self._bar = _bar(to, total) if to.is_terminal else None
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._bar is not None:
+            self._bar.start()
         return self
 
     def __exit__(
@@ -83,12 +77,31 @@ class LiveProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def begin(self, name: str) -> None:
         """Show which scenario runs now."""
-        self._bar.update(self._task, description=name, advance=1, refresh=True)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=name, advance=1, refresh=True)
 
     def advance(self) -> None:
         """Count a scenario that does not run."""
-        self._bar.update(self._task, advance=1)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], advance=1)
+
+
+def _bar(to: Console, total: int) -> "Progress":
+    """Return a bar with one task. A command without a terminal does not import what it takes."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    bar = Progress(
+        BarColumn(bar_width=24, complete_style="cyan", finished_style="cyan"),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=to,
+        auto_refresh=False,
+        transient=True,
+    )
+    bar.add_task("", total=total)
+    return bar

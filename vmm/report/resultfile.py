@@ -7,7 +7,6 @@ other types.
 import json
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Literal
 
 import msgspec
@@ -97,6 +96,8 @@ class ResultFile(msgspec.Struct, frozen=True):
 
 def result_file(run: Run) -> ResultFile:
     """Return a run as it is written."""
+    from importlib.metadata import version
+
     return ResultFile(
         format=FORMAT,
         status=run.status,
