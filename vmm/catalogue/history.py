@@ -1,4 +1,4 @@
-"""Bugs that kernels really had, and the scenarios that would have shown them."""
+"""Bugs that kernels had, and the scenarios that would have shown them."""
 
 from vmm.scenario.bugs import Bug, Shown
 
@@ -9,60 +9,60 @@ BUGS = (
         (
             Shown(
                 "delete-then-create-at-gpa-0",
-                "the entry that the deletion freed has gfn 0 as well, and the new slot must stand "
-                "before it to be found",
+                "the entry that the deletion freed has gfn 0 as well, and the new slot must be "
+                "sorted before it to be found",
             ),
             Shown("create-at-gpa-0", "all entries after the first few are unused, with gfn 0"),
         ),
     ),
     Bug(
         ("edd4fa37baa6",),
-        "a moved slot kept what was known of the huge pages at its old alignment",
+        "a moved slot kept the huge page information of its old alignment",
         (
             Shown(
                 "move-out-of-huge-page-alignment",
-                "with the old knowledge 2 MiB are mapped at once, which now shows the guest every "
-                "page's neighbour",
+                "with the old information 2 MiB are mapped at once, which now shows the guest "
+                "the neighbour of each page",
             ),
             Shown(
                 "move-into-huge-page-alignment",
-                "the reverse map of the old place is one huge page too short for the new one",
+                "the reverse map for the old gfn is one huge page too short for the new one",
             ),
         ),
         where="where the guest's memory may be mapped by huge pages",
     ),
     Bug(
         ("0774a964ef56",),
-        "the slot looked up last was still looked up by its index after that had gone",
+        "the index of the slot looked up last was still used after it had become invalid",
         (
             Shown(
                 "delete-from-the-lowest-gfn-up",
-                "the last entry is found, deleted, and then is the first to be asked, beyond the "
+                "the last entry is found and deleted; the next lookup begins there, beyond the "
                 "end of the array",
             ),
             Shown(
                 "delete-the-slot-looked-up-last",
-                "the index stays that of the deleted slot while lookups go on",
+                "the index stays that of the deleted slot while lookups continue",
             ),
             Shown(
                 "delete-from-the-highest-gfn-down",
-                "every entry in use shifts by one with each deletion, under the index",
+                "each deletion shifts every entry in use by one, but not the index",
             ),
         ),
         where="in the kernels that had the array (Linux 4.17 to 5.16)",
     ),
     Bug(
         ("e0135a104c52",),
-        "deletion looked at an address that nothing was to be read from, and was refused",
+        "deletion checked an address that it does not use, and was refused",
         (
             Shown(
                 "delete-whatever-the-hva",
-                "any legal address must do, be it 0, another slot's, or one without memory",
+                "any legal address must be accepted: 0, another slot's, or one without memory",
             ),
             Shown(
                 "apic-page-then-a-slot-over-it",
-                "the kernel's own deletion of the APIC page failed: its memory is left when the "
-                "VM is closed",
+                "the kernel's own deletion of the APIC page failed: its memory stays when the VM "
+                "is closed",
                 needs=("internal_apic",),
             ),
         ),
@@ -70,12 +70,12 @@ BUGS = (
     ),
     Bug(
         ("fa3d315a4ce2", "09d952c971a5"),
-        "addresses of the kernel were accepted as the guest's memory (CVE-2013-1943)",
+        "kernel addresses were accepted as the guest's memory (CVE-2013-1943)",
         (
             Shown("refuse-a-kernel-hva", "creation succeeds instead of EINVAL"),
             Shown(
                 "refuse-a-kernel-hva-on-deletion",
-                "the check came to stand before all else, so that a deletion meets it, too",
+                "the fix put the check first, so that it applies to deletions, too",
             ),
         ),
     ),
@@ -94,14 +94,14 @@ BUGS = (
             Shown("move-up", "the guest still reads memory at the old gpa, which it had used"),
             Shown(
                 "vcpus-move-after-cached-memory",
-                "so does each vCPU that had used it",
+                "each vCPU that had used the old gpa does",
             ),
         ),
         where="anywhere; for the IOMMU's mappings, with an assigned device",
     ),
     Bug(
         ("75d61fbcf563",),
-        "READONLY could be toggled on a slot that was there",
+        "READONLY could be toggled on an existing slot",
         (
             Shown("refuse-readonly-on", "the call succeeds instead of EINVAL"),
             Shown("refuse-readonly-off", "the call succeeds instead of EINVAL"),
@@ -113,7 +113,7 @@ BUGS = (
         (
             Shown(
                 "tss-with-a-full-table",
-                "with every id in use the private slot has none left but a user's",
+                "with every id in use, the private slot could only take a user's",
                 needs=("internal_tss",),
             ),
             Shown(
@@ -121,7 +121,7 @@ BUGS = (
                 "the ids of the private slots are above KVM_CAP_NR_MEMSLOTS, and not the user's",
             ),
         ),
-        where="where the kernel makes a slot for the TSS (kvm_intel.unrestricted_guest=0)",
+        where="where the kernel creates a slot for the TSS (kvm_intel.unrestricted_guest=0)",
     ),
     Bug(
         ("103c763c72dd",),
@@ -129,40 +129,41 @@ BUGS = (
         (
             Shown(
                 "other-vms-killed-while-closing",
-                "a process that is killed while it waits for its memory map makes that unmapping "
-                "fail: now and then, so that a warning of the kernel is sure in many runs only",
+                "a process that is killed while it waits for its mmap lock makes that unmapping "
+                "fail, but not always: many runs are needed to see the kernel's warning",
                 needs=("internal_tss",),
             ),
         ),
-        where="where the kernel makes slots of its own",
+        where="where the kernel creates internal slots",
     ),
     Bug(
         ("152482580a1b", "ddfd1730fd82"),
-        "what a vCPU knew to be MMIO was kept under the number of slots that were being changed",
+        "a vCPU cached MMIO with the generation of slots that were still being changed",
         (
             Shown(
                 "racing-mmio-under-churn",
-                "a vCPU that meets the gpa while slots change remembers the wrong number, and "
-                "still gets MMIO exits when the creation has returned",
+                "a vCPU that accesses the gpa while slots change caches the wrong generation, and "
+                "still gets MMIO exits after the creation has returned",
             ),
             Shown(
                 "vcpus-create-after-cached-mmio",
-                "so does a vCPU that was not running, if the number was wrong from the start",
+                "a vCPU that was not running does, if its generation was wrong from the start",
             ),
             Shown(
                 "mmio-then-memory-then-mmio",
-                "so does the only vCPU, when slots come and go again and again",
+                "the only vCPU does, when slots are created and deleted again and again",
             ),
         ),
-        where="where MMIO is remembered in page tables (TDP or shadow paging)",
+        where="where MMIO is cached in page tables (TDP or shadow paging)",
     ),
     Bug(
         ("76d58e0f07ec", "98938aa8edd6"),
-        "the end of a slot that is no multiple of 64 pages could not be cleared, or too much was",
+        "the end of a slot whose size is not a multiple of 64 pages could not be cleared, or too "
+        "much was cleared",
         (
-            Shown("clear-grid-of-65-pages", "the last page has a word of its own: EINVAL"),
-            Shown("clear-grid-of-130-pages", "so have the last two"),
-            Shown("clear-errors-of-ranges", "what lies beyond the slot is taken instead of EINVAL"),
+            Shown("clear-grid-of-65-pages", "the last page has its own word: EINVAL"),
+            Shown("clear-grid-of-130-pages", "the last two pages have their own word: EINVAL"),
+            Shown("clear-errors-of-ranges", "a range beyond the slot succeeds instead of EINVAL"),
         ),
         where="with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
     ),
@@ -172,40 +173,41 @@ BUGS = (
         (
             Shown(
                 "clear-within-huge-pages-thp-initially-set",
-                "of pages that are cleared and written again, some are missing and others reported",
+                "after pages are cleared and written again, some are missing in the log, and "
+                "others are reported",
             ),
-            Shown("clear-within-huge-pages-thp", "so it is where the log began clean"),
-            Shown("clear-within-huge-pages-hugetlb", "so it is on reserved huge pages"),
+            Shown("clear-within-huge-pages-thp", "the same, for a log that began clean"),
+            Shown("clear-within-huge-pages-hugetlb", "the same, on reserved huge pages"),
         ),
         where="where the guest's memory may be mapped by huge pages",
     ),
     Bug(
         ("d012a06ab1d2", "aa8d1f48d353"),
-        "zapping only the pages of the slot that goes broke guests with assigned devices",
+        "zapping only the deleted slot's pages broke guests with assigned devices",
         (
             Shown(
                 "racing-delete-and-create-without-zap-all",
-                "a translation that was left shows the memory of the slot before, on a VM that "
-                "zaps so",
+                "a stale translation shows the memory of the deleted slot, on a VM that zaps only "
+                "its pages",
             ),
-            Shown("racing-move-without-zap-all", "so it does after a move, on such a VM"),
+            Shown("racing-move-without-zap-all", "the same after a move, on such a VM"),
             Shown(
                 "delete-then-create-there-with-other-memory",
-                "so it does on a kernel that always zaps so",
+                "the same on a kernel that always zaps only its pages",
             ),
-            Shown("move-then-create-at-the-old-place", "so it does after a move on such a kernel"),
+            Shown("move-then-create-at-the-old-place", "the same after a move on such a kernel"),
         ),
         where="in Linux 5.3, and where KVM_X86_QUIRK_SLOT_ZAP_ALL is disabled",
     ),
     Bug(
         ("52ac8b358b0c",),
-        "slots changed between the begin and the end of an invalidation of their memory, and its "
-        "count never came back to zero: vCPUs hang",
+        "slots changed between begin and end of an invalidation of their memory, and its count "
+        "never returned to zero: vCPUs hang",
         (
             Shown(
                 "racing-slots-and-unmap",
-                "one thread unmaps and maps what another thread's slots show: the vCPU that waits "
-                "for the count does not come back within the time limit",
+                "one thread unmaps and maps memory that another thread's slots show: the vCPU "
+                "that waits for the count does not return within the time limit",
             ),
         ),
     ),
@@ -215,41 +217,41 @@ BUGS = (
         (
             Shown(
                 "racing-pre-fault-and-delete",
-                "the call tries again for ever while the slot is invalid, and the deletion waits "
-                "for it: neither returns within the time limit",
+                "the call retries for ever while the slot is invalid, and the deletion waits for "
+                "it: neither returns within the time limit",
             ),
         ),
         where="with KVM_CAP_PRE_FAULT_MEMORY",
     ),
     Bug(
         ("9935df5333aa",),
-        "GUEST_MEMFD could be set on a slot that was there: use after free",
+        "GUEST_MEMFD could be set on an existing slot: use after free",
         (
             Shown("memfd-slot-cannot-become-one", "the call succeeds instead of EINVAL"),
-            Shown("memfd-slot-cannot-change", "so it does where the flag is taken away"),
+            Shown("memfd-slot-cannot-change", "the same where the flag is cleared"),
         ),
         where="with KVM_CAP_GUEST_MEMFD",
     ),
     Bug(
         ("530a8ba71b4c",),
-        "one reset of dirty rings could go on without bound, and its count be cut off",
+        "one reset of dirty rings could run without bound, and its count overflow",
         (
             Shown(
                 "racing-ring-under-load",
-                "a reset that does not end while entries are harvested and written anew does not "
-                "come back within the time limit, and a count that is cut off is not what was "
-                "harvested; 2^31 entries of one reset take longer than anybody waits",
+                "a reset that does not end while entries are written and harvested does not "
+                "return within the time limit, and a count that overflowed is not the number of "
+                "harvested entries; 2^31 entries in one reset would take too long to test",
             ),
         ),
         where="with KVM_CAP_DIRTY_LOG_RING",
     ),
     Bug(
         ("b3e6212dea2e",),
-        "what a vCPU knew to be MMIO was compared with the number of changes of as_id 0 only",
+        "MMIO that a vCPU had cached was compared with the generation of as_id 0 only",
         (
             Shown(
                 "spaces-switched-between-changes",
-                "a slot that comes in as_id 1 is still MMIO to a vCPU that met the gpa there",
+                "a slot that is created in as_id 1 is still MMIO to a vCPU that had used its gpa",
                 needs=("smm",),
             ),
         ),
@@ -269,12 +271,12 @@ BUGS = (
     ),
     Bug(
         ("20a6cff3b283",),
-        "memory was mapped ahead for ever, where the vCPU's page tables were out of date",
+        "mapping memory ahead never ended if the vCPU's page tables were out of date",
         (
             Shown(
                 "pre-fault-again-after-a-deletion",
-                "a deletion makes them so, and the vCPU does not run before the next call, which "
-                "does not come back within the time limit",
+                "after a deletion they are, and the vCPU does not run before the next call, which "
+                "does not return within the time limit",
                 needs=("pre_fault",),
             ),
         ),
@@ -282,12 +284,12 @@ BUGS = (
     ),
     Bug(
         ("817fa998362d",),
-        "the slot of a huge page that may be made whole again was looked for in as_id 0 only",
+        "the slot of a huge page to be restored was looked up in as_id 0 only",
         (
             Shown(
                 "spaces-execute-on-huge-pages",
-                "where the pages that were split for execution are recovered meanwhile, there is "
-                "no slot in as_id 0 at the gfn, and the kernel warns, or dies",
+                "if huge pages that were split for execution are recovered meanwhile, there is no "
+                "slot in as_id 0 at the gfn, and the kernel warns, or dies",
                 needs=("smm",),
             ),
         ),
@@ -295,15 +297,15 @@ BUGS = (
     ),
     Bug(
         ("910c57dfa4d1",),
-        "what the kernel wrote for a locked instruction of the guest was not in the dirty log",
+        "pages that KVM wrote for a locked instruction of the guest were not in the dirty log",
         (
             Shown(
                 "instructions-are-logged",
-                "each atomic instruction writes a page of its own, which the log must name",
+                "each atomic instruction writes its own page, which the log must name",
             ),
             Shown(
                 "instructions-that-compare-unequal-are-logged",
-                "a comparison that fails is a write all the same",
+                "a comparison that fails is a write, too",
             ),
         ),
         where="where the kernel emulates instructions",
@@ -314,21 +316,21 @@ BUGS = (
         (
             Shown(
                 "start-on-tables-that-are-left-without-a-slot-without-quirk",
-                "the guest's page tables are in use when their slot goes; then the VM does",
+                "the guest's page tables are in use when their slot is deleted, then the VM closed",
             ),
             Shown(
                 "start-after-tables-of-other-memory-came-without-quirk",
-                "other memory comes where page tables were, and the guest goes on with those",
+                "other memory replaces page tables, but the guest still uses the old ones",
             ),
         ),
         where="with shadow paging (npt=0, ept=0)",
     ),
     Bug(
         ("ae431059e75d",),
-        "a slot that went while its guest_memfd was being closed stayed in the file's bindings",
+        "a slot deleted while its guest_memfd was being closed stayed in the file's bindings",
         where="with KVM_CAP_GUEST_MEMFD",
-        gap="threads of a race close no guest_memfd; one after the other, in either order, it is "
-        "looked at (memfd-closed-before-its-slot, memfd-closed-after-its-slot)",
+        gap="threads of a race close no guest_memfd; only closing it before or after the deletion "
+        "is checked (memfd-closed-before-its-slot, memfd-closed-after-its-slot)",
     ),
 )
-"""In the order of subjects: the array, addresses, logs, and what runs at the same time."""
+"""In the order of subjects: the slot array, addresses, logs, and races."""

@@ -41,7 +41,7 @@ _BORDER = gpa_of(0x101)
 _START = gpa_of(0x102)
 _END = gpa_of(0x104)
 _ROOM = 64
-"""Pages of which each instruction gets one of its own."""
+"""The number of pages, of which each instruction gets one of its own."""
 
 _LOGGED = Slot(1, 0x100, at("memory"), _ROOM, LOG_DIRTY_PAGES)
 _MEMORY = Mapping("memory", _ROOM)
@@ -52,7 +52,7 @@ _CMPXCHG = INSTRUCTIONS["lock-cmpxchg"]
 
 
 def _forced(op: Instruction) -> Instruction:
-    """Return the same instruction with the prefix that has KVM emulate it."""
+    """Return the same instruction with the prefix that makes KVM emulate it."""
     return msgspec.structs.replace(op, forced=True)
 
 
@@ -61,7 +61,7 @@ def _forced_in_smm(op: Instruction) -> Instruction:
 
 
 def _on_pages_of_their_own(equal: bool) -> tuple[Instruction, ...]:
-    """Return each instruction on a page of its own; a comparison fails or is equal."""
+    """Return each instruction on a page of its own; its comparison succeeds if ``equal``."""
     found = []
     for page, row in enumerate(UPDATES, 1):
         width = row.real[-1] if row.real else 0
@@ -98,7 +98,7 @@ _ON_MEMORY = (
     ),
     instruction_scenario(
         "instructions-that-kvm-emulates",
-        "KVM's emulator does to a slot's memory what the processor does, over page borders, too.",
+        "KVM's emulator does to a slot's memory what the processor does, across page borders, too.",
         Slot(1, 0x100, at("a"), 2).create(),
         *map(_forced, every_update(_EMULATED, gpa_of(0x100, 0x40), tag(0, 0))),
         *map(_forced, over(_BORDER, _EMULATED)),
@@ -118,21 +118,21 @@ _ON_MEMORY = (
     ),
     instruction_scenario(
         "instructions-over-two-pages",
-        "An instruction over a page border inside a slot reaches both pages, locked or not.",
+        "An instruction across a page border inside a slot reaches both pages, locked or not.",
         Slot(1, 0x100, at("a"), 2).create(),
         *over(_BORDER, UPDATES),
         tags=("straddle",),
     ),
     instruction_scenario(
         "instructions-over-two-slots",
-        "An instruction over the border of two slots reads and writes memory of both.",
+        "An instruction across the border of two slots reads and writes memory of both.",
         *creates(_LOW, _HIGH),
         *over(_BORDER, UPDATES),
         tags=("straddle",),
     ),
     instruction_scenario(
         "instructions-after-a-move",
-        "An instruction follows a slot that moves: it exits at the old place, and not at the new.",
+        "After a move an instruction exits at the slot's old gpa, and not at the new one.",
         _LOW.create(),
         *every_update(LOCKED[:2], gpa_of(0x100, 0x40), tag(0, 0)),
         _LOW.move(0x110),
@@ -183,7 +183,8 @@ _ON_HOLES = (
     ),
     instruction_scenario(
         "instructions-where-a-slot-was",
-        "Where a slot is deleted and created again an instruction exits, and reaches memory again.",
+        "An instruction exits where a slot was deleted, and reaches memory when it is created "
+        "again.",
         *creates(_LOW, _HIGH),
         update(_CMPXCHG, gpa_of(0x101, 0x40), 4, tag(1, 0)),
         _HIGH.delete(),
@@ -226,7 +227,7 @@ _ON_READONLY = (
     ),
     _readonly(
         "instructions-over-readonly-borders",
-        "The part in a READONLY slot is read there and exits when it is written.",
+        "The part in a READONLY slot is read as memory, and exits when it is written.",
         *creates(_HIGH, _RO),
         *over(_START, UPDATES, widest=True),
         *over(gpa_of(0x103), UPDATES, widest=True),
@@ -244,7 +245,8 @@ _ON_READONLY = (
 _LOGS = (
     _logged(
         "instructions-that-kvm-emulates-are-logged",
-        "What KVM's emulator writes is in the dirty log, locked or not, compared equal or not.",
+        "Pages that KVM's emulator writes are in the dirty log, locked or not, even if the "
+        "comparison fails.",
         _LOGGED.create(),
         *map(_forced, _on_pages_of_their_own(equal=True)),
         _LOGGED.log(),
@@ -264,7 +266,7 @@ _LOGS = (
     ),
     _logged(
         "instructions-that-compare-unequal-are-logged",
-        "A comparison that fails writes the old value back: a write all the same, which is logged.",
+        "A comparison that fails writes the old value back, and that write is logged.",
         _LOGGED.create(),
         *_on_pages_of_their_own(equal=False),
         _LOGGED.log(),
@@ -272,7 +274,7 @@ _LOGS = (
     ),
     _logged(
         "instructions-over-two-pages-are-logged",
-        "An instruction over a page border makes both pages dirty.",
+        "An instruction across a page border makes both pages dirty.",
         _LOGGED.create(),
         *over(gpa_of(_LOGGED.gfn + 3), LOCKED, widest=True),
         _LOGGED.log(),
@@ -281,7 +283,7 @@ _LOGS = (
     ),
     _logged(
         "instructions-are-logged-after-a-switch",
-        "Logging that begins while pages are mapped sees what an atomic instruction writes next.",
+        "If logging is switched on while pages are mapped, the next atomic writes are logged.",
         msgspec.structs.replace(_LOGGED.create(), flags=0),
         *_on_pages_of_their_own(equal=True),
         _LOGGED.create(),
@@ -344,7 +346,7 @@ _LONG = (
     ),
     instruction_scenario(
         "instructions-of-64-bits-over-borders",
-        "In 64-bit mode an instruction is divided at the border of slot and hole.",
+        "In 64-bit mode an instruction is split at the border of a slot and a hole.",
         *creates(_LOW, Slot(2, 0x102, at("b"))),
         *over(_BORDER, UPDATES, "long", widest=True),
         *over(_START, UPDATES, "long", widest=True),
@@ -356,7 +358,7 @@ _LONG = (
 _LONG_BORDERS = (
     instruction_scenario(
         "instructions-of-64-bits-over-pages-and-slots",
-        "In 64-bit mode, too, an instruction over the border of two pages, or of two slots, "
+        "In 64-bit mode, too, an instruction across the border of two pages, or of two slots, "
         "reaches both.",
         *creates(Slot(1, 0x100, at("a"), 2), Slot(2, 0x102, at("b"))),
         *over(_BORDER, UPDATES, "long"),
@@ -382,7 +384,7 @@ _ACCESSES = tuple(row for row in INSTRUCTIONS.values() if row.name.startswith(("
 
 
 def _accesses(gpa: int, widths: Iterable[int] = (1, 2, 4, 8, 16)) -> Iterator[Instruction]:
-    """Yield a store, and a load of what was stored, of each width in 64-bit mode."""
+    """Yield a store, and a load of the stored value, of each width in 64-bit mode."""
     for width in widths:
         for row in reversed(_ACCESSES):
             if width in row.long:
@@ -399,7 +401,7 @@ def _accesses(gpa: int, widths: Iterable[int] = (1, 2, 4, 8, 16)) -> Iterator[In
 _WIDE = (
     instruction_scenario(
         "accesses-of-up-to-16-bytes",
-        "Loads and stores of up to 16 bytes reach one page of a slot or two, and exit in a hole.",
+        "Loads and stores of up to 16 bytes reach one or two pages of a slot, and exit in a hole.",
         *creates(_LOW, _HIGH),
         *_accesses(gpa_of(0x100, 0x40)),
         *_accesses(_BORDER - 3, (4, 8, 16)),
@@ -408,7 +410,7 @@ _WIDE = (
     ),
     instruction_scenario(
         "accesses-of-up-to-16-bytes-over-borders",
-        "Of 8 or 16 bytes over the border of a slot the part outside exits.",
+        "If 8 or 16 bytes cross the border of a slot, the part outside exits.",
         *creates(_HIGH, _RO),
         *_accesses(_BORDER - 5, (8, 16)),
         *_accesses(_START - 5, (8, 16)),
@@ -433,7 +435,7 @@ _WIDE = (
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return the scenarios of instructions that read memory and write it."""
+    """Return the scenarios of instructions that read and write memory."""
     ring = _ring(features)
     in_memory = (*_ON_MEMORY, *_ON_HOLES, *_ON_READONLY, *_LOGS, ring, _IN_SMM)
     return (*in_memory, *_LONG, *_LONG_BORDERS, *_WIDE)

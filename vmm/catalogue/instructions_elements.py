@@ -1,4 +1,4 @@
-"""Single elements, comparisons and the stack's operands in memory: on slots and where none is."""
+"""Single elements, comparisons and stack operands in memory: on slots and in holes."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -24,7 +24,7 @@ _LOGGED = Slot(1, 0x100, at("memory"), 64, LOG_DIRTY_PAGES)
 
 
 def _elements(gpa: int, *modes: Mode) -> Iterator[Instruction]:
-    """Yield every instruction on one element, in every width, each at a place of its own."""
+    """Yield every instruction on one element, in every width, each at its own place."""
     for mode, name in product(modes, _ONE_PLACE):
         for width in INSTRUCTIONS[name].widths(mode):
             yield Instruction(name, gpa, width, _VALUE, _OTHER, mode=mode)
@@ -32,7 +32,7 @@ def _elements(gpa: int, *modes: Mode) -> Iterator[Instruction]:
 
 
 def _over(border: int, *modes: Mode) -> Iterator[Instruction]:
-    """Yield the same over a border, wider than a byte, with a value of its own each time."""
+    """Yield the same across a border, in each width above a byte, each with its own value."""
     value = 0
     for mode, name in product(modes, _ONE_PLACE):
         for width in INSTRUCTIONS[name].widths(mode)[1:]:
@@ -41,7 +41,7 @@ def _over(border: int, *modes: Mode) -> Iterator[Instruction]:
 
 
 def _copies(gpa: int, source: int, *modes: Mode) -> Iterator[Instruction]:
-    """Yield every instruction of one element in two places, in every width, and a change first."""
+    """Yield every instruction on two elements, in every width, each after a store to the source."""
     value = 0
     for mode, name in product(modes, _TWO_PLACES):
         for width in INSTRUCTIONS[name].widths(mode):
@@ -51,7 +51,7 @@ def _copies(gpa: int, source: int, *modes: Mode) -> Iterator[Instruction]:
 
 
 def _wide_copies(places: tuple[int, ...], *modes: Mode) -> Iterator[Instruction]:
-    """Yield the widest of them from each place to each other."""
+    """Yield the widest of these from each place to each other."""
     for gpa, source in product(places, places):
         for mode, name in product(modes if gpa != source else (), _TWO_PLACES):
             yield Instruction(
@@ -70,7 +70,7 @@ _SLOTS = creates(places.LOW, places.HIGH, places.RO)
 SCENARIOS = (
     instruction_scenario(
         "elements-in-memory",
-        "Instructions that load, store or compare one element reach a slot, over page borders too.",
+        "Instructions on one element reach a slot's memory, across page and slot borders, too.",
         *creates(places.LOW, places.HIGH),
         *_elements(gpa_of(0x100, 0x40), *_BOTH),
         *_over(places.PAGE, *_BOTH),
@@ -80,7 +80,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "elements-in-a-hole",
-        "In a hole an element exits, be it loaded, compared or stored.",
+        "An element in a hole exits, whether it is loaded, compared or stored.",
         places.LOW.create(),
         *_elements(places.HOLE + 0x40, *_BOTH),
         *_over(gpa_of(0x100), *_BOTH),
@@ -90,7 +90,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "elements-on-a-readonly-slot",
-        "A READONLY slot is read and compared as memory; an element that is stored exits.",
+        "Elements in a READONLY slot are loaded and compared as memory; a store exits.",
         *_SLOTS,
         *_elements(gpa_of(0x103, 0x40), *_BOTH),
         *_over(places.START, *_BOTH),
@@ -102,7 +102,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "elements-copied-between-slots",
-        "One element goes from slot to slot, by a string instruction or by way of the stack.",
+        "One element is copied from slot to slot, by a string instruction or over the stack.",
         *creates(places.LOW, places.HIGH),
         *_copies(gpa_of(0x100, 0x40), gpa_of(0x102, 0x80), *_BOTH),
         *_copies(places.PAGE - 1, gpa_of(0x102, 0x81), *_BOTH),
@@ -114,8 +114,8 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "elements-copied-to-and-from-anywhere",
-        "One element between a slot, a READONLY one, a hole and their borders: each part that is "
-        "outside exits, the read before the write.",
+        "When one element is copied between slots, READONLY slots, holes and their borders, each "
+        "part outside exits, the read before the write.",
         *_SLOTS,
         *_wide_copies(
             (
@@ -158,7 +158,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "popa-in-memory",
-        "popa reads from a slot, from a READONLY one, and over their borders.",
+        "popa reads from a slot, from a READONLY one, and across their borders.",
         *_SLOTS,
         *_popa(
             gpa_of(0x100, 0x40),
@@ -172,7 +172,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "popa-in-a-hole",
-        "Each of the seven registers that popa pops without a slot exits; SP is passed over.",
+        "Each of the seven registers that popa pops in a hole exits; SP is skipped.",
         *_popa(places.HOLE + 0x40),
         source=f"{MANUALS}; em_popa",
         tags=("stack", "mmio"),
@@ -180,11 +180,11 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "popa-from-a-slot-into-a-hole",
-        "Of the registers that popa pops those that are in the slot come from memory.",
+        "If popa reads across the end of a slot, registers inside it are read from memory.",
         places.LOW.create(),
         *_popa(places.SLOT - 6),
         source=f"{MANUALS}; em_popa",
         tags=("stack", "straddle", "slow"),
     ),
 )
-"""All scenarios whose point is one element, or an operand of the stack in memory."""
+"""All scenarios of one element, or of a stack operand in memory."""

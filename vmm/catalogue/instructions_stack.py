@@ -1,4 +1,4 @@
-"""Instructions of the stack, of strings and of descriptor tables, on slots and where none is."""
+"""Instructions on the stack, on strings and on descriptor tables, on slots and in holes."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -33,9 +33,9 @@ _LOGGED = Slot(1, 0x100, at("memory"), 20, LOG_DIRTY_PAGES)
 
 
 def _stack(gpa: int, *modes: Mode, step: int = 0) -> Iterator[Instruction]:
-    """Yield every instruction of the stack in every width, the next one ``step`` bytes further.
+    """Yield every stack instruction in every width, each ``step`` bytes after the one before.
 
-    enter is left out where its operand is not as wide as the stack pointer (see below).
+    enter with a 16-bit operand is left out, see `_KNOWN`.
     """
     for mode in modes:
         for name in _STACK:
@@ -47,9 +47,10 @@ def _stack(gpa: int, *modes: Mode, step: int = 0) -> Iterator[Instruction]:
 
 
 def _returns(*gpas: int, place: Place | None = None, keeps: bool = False) -> Iterator[AnyOperation]:
-    """Yield a return in each mode and width, after what writes its address through ``place``.
+    """Yield a return in each mode and width, after a write of its address.
 
-    Without one the guest writes it; what ``keeps`` finds what is there from the last return before.
+    The host writes it to ``place``; if that is None, the guest does, unless ``keeps`` says that
+    the address of an earlier return is still there.
     """
     for gpa, mode in product(gpas, _BOTH):
         for width in INSTRUCTIONS["ret"].widths(mode):
@@ -84,7 +85,7 @@ def _copies(gpa: int, source: int, count: int, *modes: Mode) -> Iterator[Instruc
 
 
 def _strings(gpa: int, count: int, *modes: Mode) -> Iterator[Instruction]:
-    """Yield what fills and searches elements of every width, upward and downward."""
+    """Yield instructions that fill and search elements of every width, upward and downward."""
     for mode in modes:
         for width in INSTRUCTIONS["rep-stos"].widths(mode):
             for down in (True, False):
@@ -95,7 +96,7 @@ def _strings(gpa: int, count: int, *modes: Mode) -> Iterator[Instruction]:
 
 
 def _comparisons(*places: int) -> Iterator[Instruction]:
-    """Yield comparisons of elements at each place with a copy of it, and with another one."""
+    """Yield comparisons of elements at each place, before and after they were copied from it."""
     source = gpa_of(0x110, 0x80)
     for place, mode in product(places, _BOTH):
         for width in INSTRUCTIONS["repe-cmps"].widths(mode):
@@ -118,7 +119,7 @@ _STACKS = (
     ),
     instruction_scenario(
         "stack-over-two-slots",
-        "A stack goes on from a slot into the one below, and from page to page.",
+        "A stack continues from a slot into the one below, and from page to page.",
         *creates(_LOW, Slot(2, 0x101, at("b"), 2)),
         *_stack(_BORDER, *_BOTH),
         *_stack(_START, *_BOTH),
@@ -134,7 +135,7 @@ _STACKS = (
     ),
     instruction_scenario(
         "stack-from-a-slot-into-a-hole",
-        "Of a value that is pushed over the end of a slot the part outside exits.",
+        "If a value is pushed across the end of a slot, the part outside exits.",
         *creates(_LOW, Slot(5, 0x102, at("b"))),
         *_stack(_BORDER, *_BOTH),
         *_stack(_START, *_BOTH),
@@ -142,7 +143,7 @@ _STACKS = (
     ),
     instruction_scenario(
         "stack-on-a-readonly-slot",
-        "push onto a READONLY slot exits, and pop does not find the value there.",
+        "push onto a READONLY slot exits, and pop does not read the pushed value there.",
         *creates(_HIGH, _RO),
         *_stack(gpa_of(0x102, 0x40), *_BOTH, step=16),
         *_stack(_START, *_BOTH),
@@ -152,7 +153,7 @@ _STACKS = (
     ),
     instruction_scenario(
         "stack-is-logged",
-        "The pages that push writes are in the dirty log, and no other.",
+        "The pages that push writes are in the dirty log, and no others.",
         _LOGGED.create(),
         *_stack(gpa_of(_LOGGED.gfn + 1, 0x80), "real", step=0x1000),
         Instruction("pusha", gpa_of(_LOGGED.gfn + 13) - 8, 4, _VALUE),
@@ -164,7 +165,7 @@ _STACKS = (
     ),
     instruction_scenario(
         "descriptor-tables-in-memory",
-        "sgdt and sidt store limit and base in a slot's memory, over page and slot borders too.",
+        "sgdt and sidt store limit and base in a slot's memory, across page and slot borders, too.",
         *creates(Slot(1, 0x100, at("a"), 2), Slot(2, 0x102, at("b"))),
         *_tables(gpa_of(0x100, 0x40)),
         *_tables(_BORDER - 5, step=0),
@@ -186,7 +187,7 @@ _STACKS = (
 _RETURNS = (
     instruction_scenario(
         "return-from-memory",
-        "ret goes on where the stack says, in a slot, over a border of two, and in a READONLY one.",
+        "ret returns to the address on the stack, in a slot, across two, and in a READONLY one.",
         *creates(_LOW, _HIGH, _RO, _FAR),
         *_returns(gpa_of(0x100, 0x40), _BORDER - 1, gpa_of(0x111) - 1),
         *_returns(gpa_of(0x102, 0x40), place=Place("b", 0x1040)),
@@ -195,7 +196,7 @@ _RETURNS = (
     ),
     instruction_scenario(
         "return-where-slots-change",
-        "ret reads the stack where a slot has moved, and where another has taken its place.",
+        "ret reads the stack where its slot has moved, and where another slot took its place.",
         _LOW.create(),
         *_returns(gpa_of(0x100, 0x40)),
         _LOW.move(0x101),
@@ -218,7 +219,7 @@ _STRINGS = (
     ),
     instruction_scenario(
         "strings-over-borders-of-slots",
-        "A string instruction goes on in the next slot, whichever way it goes.",
+        "A string instruction continues in the next slot, upward and downward.",
         *creates(_LOW, _HIGH, _FAR),
         *_copies(_BORDER - 21, gpa_of(0x111) - 17, 11, *_BOTH),
         *_strings(_BORDER - 21, 11, *_BOTH),
@@ -226,7 +227,7 @@ _STRINGS = (
     ),
     instruction_scenario(
         "strings-over-many-slots",
-        "One instruction copies over several slots and pages, in both directions.",
+        "One instruction copies across several slots and pages, in both directions.",
         *creates(_LOW, _HIGH, Slot(3, 0x102, at("b", 1)), _FAR),
         Instruction("rep-movs", gpa_of(0x100, 0x800), 4, source=gpa_of(0x110, 0x7FE), count=2048),
         Instruction(
@@ -239,7 +240,7 @@ _STRINGS = (
     ),
     instruction_scenario(
         "strings-that-overlap",
-        "A copy onto itself reads each element as the copy has left it by then.",
+        "A copy onto overlapping memory reads elements that it has itself written before.",
         Slot(1, 0x100, at("a"), 2).create(),
         *(
             Instruction(
@@ -258,7 +259,7 @@ _STRINGS = (
     ),
     instruction_scenario(
         "strings-between-a-slot-and-a-hole",
-        "What is copied from a hole exits element by element, as does what is copied into one.",
+        "A copy from a hole, or into one, exits for each element.",
         _LOW.create(),
         *_copies(gpa_of(0x100, 0x80), gpa_of(0x110, 0x80), 3, *_BOTH),
         *_copies(gpa_of(0x110, 0x80), gpa_of(0x100, 0x181), 3, *_BOTH),
@@ -268,7 +269,8 @@ _STRINGS = (
     ),
     instruction_scenario(
         "strings-from-a-slot-into-a-hole",
-        "Elements outside exit, those inside are in memory, and one that straddles is divided.",
+        "Elements outside the slot exit, those inside are in memory, and one across the end is "
+        "split.",
         _LOW.create(),
         *_copies(_BORDER - 7, gpa_of(0x100, 0x80), 4, *_BOTH),
         *_copies(gpa_of(0x100) - 7, gpa_of(0x100, 0x80), 4, *_BOTH),
@@ -277,7 +279,7 @@ _STRINGS = (
     ),
     instruction_scenario(
         "strings-over-readonly-borders",
-        "A string instruction reads a READONLY slot as memory, and exits where it writes to it.",
+        "A string instruction reads a READONLY slot as memory, and exits when it writes there.",
         *creates(_HIGH, _RO, _FAR),
         *_copies(_START - 7, gpa_of(0x110, 0x80), 4, "real"),
         *_copies(_END - 7, gpa_of(0x110, 0x80), 4, "real"),
@@ -288,7 +290,7 @@ _STRINGS = (
     ),
     instruction_scenario(
         "strings-of-64-bits-over-readonly-borders",
-        "In 64-bit mode, too, a READONLY slot is read as memory, and exits where it is written.",
+        "In 64-bit mode, too, a READONLY slot is read as memory, and exits when it is written.",
         *creates(_HIGH, _RO, _FAR),
         *_copies(_START - 7, gpa_of(0x110, 0x80), 4, "long"),
         *_copies(_END - 7, gpa_of(0x110, 0x80), 4, "long"),
@@ -303,7 +305,7 @@ _STRINGS = (
     ),
     instruction_scenario(
         "strings-that-are-compared",
-        "Elements are compared wherever they are: over borders of slots, READONLY ones and holes.",
+        "Elements are compared anywhere: across borders of slots, READONLY slots and holes.",
         *creates(_LOW, _HIGH, _RO, _FAR),
         *_comparisons(
             gpa_of(0x100, 0x40),
@@ -321,7 +323,7 @@ _STRINGS = (
     ),
     instruction_scenario(
         "strings-are-logged",
-        "The pages that elements were copied to are in the dirty log, and not those read.",
+        "The pages that elements were copied to are in the dirty log, but not those only read.",
         _LOGGED.create(),
         Instruction(
             "rep-movs",
@@ -365,7 +367,7 @@ def _known(name: str, why: str, *operations: Instruction, slow: bool = False) ->
 _KNOWN = (
     _known(
         "pusha-in-a-hole",
-        "Each of the eight registers that pusha pushes without a slot exits.",
+        "Each of the eight registers that pusha pushes in a hole exits.",
         Instruction("pusha", gpa_of(0x110, 0x40), 4, _VALUE, 0x1111, 0x2222, 0x3333),
     ),
     _known(
@@ -375,7 +377,7 @@ _KNOWN = (
     ),
     _known(
         "pusha-from-a-slot-into-a-hole",
-        "Of the registers that pusha pushes over a border those outside exit, one by one.",
+        "If pusha pushes across the border of a slot, registers outside it exit one by one.",
         Instruction("pusha", _BORDER - 14, 4, _VALUE, 0x1111, 0x2222, 0x3333),
     ),
     _known(
@@ -390,7 +392,7 @@ _KNOWN = (
     ),
     _known(
         "sgdt-in-a-hole",
-        "What sgdt stores without a slot exits.",
+        "What sgdt stores in a hole exits.",
         Instruction("sgdt", gpa_of(0x110, 0x40), 4, 0x1234_5678, 0xABCD),
         slow=True,
     ),
@@ -403,4 +405,4 @@ _KNOWN = (
 )
 
 SCENARIOS = (*_STACKS, *_RETURNS, *_STRINGS, *_KNOWN)
-"""All scenarios whose point is a stack, a string or a descriptor table."""
+"""All scenarios about the stack, strings and descriptor tables."""

@@ -1,4 +1,4 @@
-"""The x87 and vector state, which is saved to slots and restored from them."""
+"""The x87 and vector state, saved to slots and restored from them."""
 
 from vmm.catalogue import _places as places
 from vmm.catalogue._build import Slot, at, creates
@@ -33,7 +33,7 @@ def _save_low(gpa: int) -> Instruction:
 
 
 def _valid(gfn: int, mapping: str, base: int, offset: int = 0) -> HostWrite:
-    """Let what stands at a gpa be a state that can be restored: MXCSR has no reserved bit."""
+    """Make the memory at a gpa a state that can be restored: MXCSR without reserved bits."""
     place = (gfn - base) * PAGE_SIZE_BYTES + offset + MXCSR_OFFSET
     return HostWrite(Place(mapping, place), RESET_MXCSR)
 
@@ -41,7 +41,7 @@ def _valid(gfn: int, mapping: str, base: int, offset: int = 0) -> HostWrite:
 SCENARIOS = (
     instruction_scenario(
         "state-in-memory",
-        "fxsave and fxrstor reach a slot's memory, over page and slot borders too.",
+        "fxsave and fxrstor reach a slot's memory, across page and slot borders, too.",
         *creates(places.LOW, places.HIGH),
         _valid(0x102, "b", 0x102, 0x400),
         _restore(gpa_of(0x102, 0x400)),
@@ -63,7 +63,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "state-is-logged",
-        "Pages that the state is saved to are in the dirty log, and none that it comes from.",
+        "Pages that the state is saved to are in the dirty log, but not those it is restored from.",
         _LOGGED.create(),
         _save_low(gpa_of(0x101, 0x40)),
         _save_low(gpa_of(0x104) - 0x20),
@@ -80,8 +80,8 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "state-on-a-readonly-slot",
-        "The state is restored from a READONLY slot; where it cannot be saved, or come from, KVM "
-        "says that it cannot emulate this.",
+        "The state is restored from a READONLY slot; where it cannot be saved or restored, KVM "
+        "reports that it cannot emulate the instruction.",
         *creates(places.HIGH, places.RO),
         _valid(0x103, "b", 0x102),
         _restore(places.START),
@@ -98,10 +98,10 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "fxsave-in-a-hole",
-        "What fxsave saves without a slot exits, or KVM says that it cannot emulate this.",
+        "fxsave to a hole exits, or KVM reports that it cannot emulate the instruction.",
         _save_low(places.HOLE + 0x40),
         source=_SOURCE,
         tags=("state", "slow"),
     ),
 )
-"""All scenarios whose point is the state of the x87 and of vectors."""
+"""All scenarios about the x87 and vector state."""

@@ -1,6 +1,6 @@
-"""Slots that the kernel makes for itself: TSS, identity map and APIC page, against user's slots.
+"""The kernel's internal slots (TSS, identity map, APIC page) together with user slots.
 
-A backend may have none of them; then the same calls succeed, and nothing is in the way.
+A backend may have none of them; then the same calls succeed, and no user slot is refused.
 """
 
 from typing import Literal
@@ -44,7 +44,7 @@ def _internal(
     tags: tuple[str, ...] = (),
     needs: tuple[str, ...] = (),
 ) -> Scenario:
-    # What is in an internal slot is the kernel's own affair: nobody looks there.
+    # The content of an internal slot is not specified, so no survey reads it.
     return Scenario(
         name=name,
         why=why,
@@ -65,7 +65,7 @@ _AROUND = (
 _TSS_SCENARIOS = (
     _internal(
         "tss-then-slots-over-it",
-        "A user slot over any page of the TSS is EEXIST; next to it there is room.",
+        "A user slot over any page of the TSS is EEXIST; the pages next to it are free.",
         _INTERNAL,
         SetTssAddr(_TSS),
         *creates(
@@ -181,8 +181,8 @@ _APIC_SCENARIOS = (
     ),
     _internal(
         "ioapic-in-the-kernel",
-        "Accesses to the registers of an I/O APIC in the kernel do not exit, those beside them do; "
-        "a slot may lie over them.",
+        "Accesses to the registers of an I/O APIC in the kernel do not exit, accesses beside them "
+        "do; a slot may lie over them.",
         "api.rst 4.24 KVM_CREATE_IRQCHIP; ioapic_mmio_read, ioapic_mmio_write",
         CreateIrqchip(),
         *(
@@ -256,8 +256,8 @@ _APIC_SCENARIOS = (
 _MEMORY_SCENARIOS = tuple(
     _internal(
         f"{name}-without-its-memory",
-        "The process may unmap the memory of an internal slot: the slot stays, others come and go, "
-        "and the VM is closed without a warning.",
+        "The process may unmap the memory of an internal slot: the slot stays, others can be "
+        "created and deleted, and the VM is closed without a warning.",
         _INTERNAL,
         *setup,
         UnmapInternalSlots(),
@@ -291,7 +291,7 @@ SCENARIOS = (
 
 
 def slow_scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return what takes long: it fills the kernel's table."""
+    """Return the scenario that takes long because it uses every slot id."""
     return (_tss_with_a_full_table(features.nr_memslots),)
 
 
@@ -301,7 +301,7 @@ def _tss_with_a_full_table(nr_memslots: int) -> Scenario:
     last = slots[-1]
     return _internal(
         "tss-with-a-full-table",
-        "Internal slots have ids of their own: every user slot id may be in use.",
+        "Internal slots have their own ids, so the TSS is placed even if all user ids are in use.",
         "6fe639792c7b",
         *creates(*slots),
         SetTssAddr(_TSS),

@@ -1,4 +1,4 @@
-"""Interrupt tables, handlers and stacks of a guest's in slots that change under them."""
+"""A guest's interrupt tables, handlers and stacks in slots that are changed."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ _SLOT_ZAP_ALL = 1 << 7
 
 _SOURCE = "emulate_int_real; Intel SDM vol. 3, 6.12, 20.1.4"
 
-# In real mode all is below 1 MiB: a handler is where 16 bits of segment lead.
+# All gfns are below 1 MiB: a real-mode handler is at a segment of 16 bits.
 _TABLE = Slot(1, 0x10, at("a"))
 _OTHER_TABLE = Slot(1, 0x10, at("b"))
 _CODE = Slot(2, 0x20, at("a", 1))
@@ -81,7 +81,7 @@ _IN_64_BITS = (
 
 
 def _changes(interrupt: AnyOperation) -> tuple[AnyOperation, ...]:
-    """Change all that an interrupt uses, one after the other, and raise it each time."""
+    """Change each slot that an interrupt uses, and raise the interrupt after each change."""
     return (
         _STACK.change(LOG_DIRTY_PAGES),
         interrupt,
@@ -104,7 +104,7 @@ def _changes(interrupt: AnyOperation) -> tuple[AnyOperation, ...]:
 
 
 def _readonly(interrupt: AnyOperation) -> tuple[AnyOperation, ...]:
-    """Take away the right to write of all that an interrupt only reads."""
+    """Make each slot READONLY that an interrupt only reads, and raise the interrupt."""
     return (
         _STACK.create(),
         interrupt,
@@ -123,14 +123,14 @@ def _readonly(interrupt: AnyOperation) -> tuple[AnyOperation, ...]:
 _BOTH = (
     _interrupts(
         "tables-that-change",
-        "An interrupt reads the table that is there now, and pushes where the stack is now.",
+        "An interrupt uses the current table, handler and stack after each change of their slots.",
         *_REAL,
         *_changes(_INTERRUPT),
     ),
     _interrupts(
         "tables-that-change-in-64-bits",
-        "In 64-bit mode an interrupt reads the gates and descriptors that are there now, through "
-        "page tables.",
+        "In 64-bit mode an interrupt uses the current gates, descriptors and stack, through page "
+        "tables.",
         *_IN_64_BITS,
         *_changes(_LONG_INTERRUPT),
     ),
@@ -197,7 +197,7 @@ _OUTSIDE = (
 
 
 def _slow(scenario: Scenario) -> Scenario:
-    """Mark one whose guest has no exit on some kernels: its time limit is waited for."""
+    """Tag a scenario as slow: on some kernels its guest never exits, and it runs into its limit."""
     return msgspec.structs.replace(scenario, tags=(*scenario.tags, "slow"))
 
 

@@ -1,4 +1,4 @@
-"""Scenarios that a backend is known to fail; vmm/known_issues.py says which, and why."""
+"""Scenarios that a backend is known to fail; vmm/verdict/known_issues.py says which, and why."""
 
 from vmm.catalogue._build import Slot, at
 from vmm.catalogue._dirty import HARVEST, RESET, ring_scenario, writes
@@ -15,7 +15,7 @@ from vmm.scenario.operations import (
 _ENTRY_BYTES = 16
 _BEYOND = 44
 _ROUNDS = 10
-"""An interrupt at the right moment saves a ring, but not so many times in a row."""
+"""Repetitions: an interrupt at the right moment prevents an overrun, but not every time."""
 
 _SOURCE = "kvm_dirty_ring_check_request; kvm_dirty_ring_push"
 
@@ -26,7 +26,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
     entries = enable.argument // _ENTRY_BYTES
     large = Slot(1, 0x1000, at("memory"), entries + entries // 4, LOG_DIRTY_PAGES)
     small = Slot(1, 0x1000, at("memory"), 8, LOG_DIRTY_PAGES)
-    # Not twice as many elements: a ring that was overrun by so much is full for ever.
+    # Fewer than twice as many elements as entries: a ring overrun by more stays full for ever.
     sweep = Sweep((small.gfn + 6) * PAGE_SIZE_BYTES, entries + _BEYOND, "write", 1, 0x5E)
     return (
         ring_scenario(
