@@ -134,6 +134,9 @@ def command_line(machine: Machine) -> str:
         *("printk.devkmsg=on", f"hugepages={HUGE_PAGES}", "nokaslr", "mitigations=off"),
         *("random.trust_cpu=on", "no_timer_check", "rdinit=/init"),
     ]
+    if machine.backend is not Backend.KVM:
+        # What has not run for long on an emulated processor says how busy this host is.
+        words += ["rcupdate.rcu_cpu_stall_suppress=1", "nosoftlockup"]
     return " ".join([*words, *machine.parameters])
 
 

@@ -66,6 +66,16 @@ def test_a_complaint_ends_the_machine(machine: Machine) -> None:
     assert "-no-reboot" in machines.qemu_command(machine, JOB, WIRING)
 
 
+def test_a_stall_is_a_complaint_only_where_the_processor_is_real(machine: Machine) -> None:
+    def watches(backend: Backend) -> bool:
+        words = machines.command_line(replace(machine, backend=backend)).split()
+        quiet = {"rcupdate.rcu_cpu_stall_suppress=1", "nosoftlockup"}
+        assert quiet <= set(words) or not quiet & set(words)
+        return not quiet & set(words)
+
+    assert [watches(each) for each in Backend] == [each is Backend.KVM for each in Backend]
+
+
 def test_settings_keep_every_byte_of_a_word(machine: Machine) -> None:
     text = settings.orders(machine, JOB, "n", is_restored=False)
     assert text.endswith(b"word\0/bin/true\0word\0a b\nc\0end\0\0")
