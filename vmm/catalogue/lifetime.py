@@ -1,4 +1,4 @@
-"""VMs that are closed with what they have, and what the next one finds: nothing."""
+"""VMs that are closed with all their slots; the next VM has none of them."""
 
 import msgspec
 
@@ -58,15 +58,15 @@ def _used_up(
 
 
 SCENARIOS = (
-    _life("close-without-slots", "A VM without user slots is closed without complaint."),
+    _life("close-without-slots", "A VM without user slots is closed without errors."),
     _life(
         "close-with-live-slots",
-        "Slots go with their VM; their memory stays mapped and unchanged.",
+        "Slots end with their VM; their memory stays mapped and unchanged.",
         *creates(_ONE, _TWO),
     ),
     _life(
         "close-with-a-moved-and-a-logging-slot",
-        "What a move and a dirty log allocated goes with the VM.",
+        "Kernel memory that a move and a dirty log allocated is freed with the VM.",
         *creates(_ONE, _TWO),
         _ONE.move(0x108),
         _TWO.change(LOG_DIRTY_PAGES),
@@ -79,7 +79,7 @@ SCENARIOS = (
     ),
     _life(
         "new-vm-has-no-slots",
-        "The slots of a VM that was closed are absent in the next: MMIO, and nothing to delete.",
+        "The next VM has none of a closed VM's slots: reads exit, and there is nothing to delete.",
         *creates(_ONE, _TWO),
         NewVm(),
         read(0x100),
@@ -88,7 +88,7 @@ SCENARIOS = (
     ),
     _life(
         "new-vm-takes-the-same-slots",
-        "The same ids, places and memory are free for the next VM, and content is still there.",
+        "The next VM can use the same ids, gfns and memory, whose content is still there.",
         _ONE.create(),
         write(0x101, 0x0DDC0FFE),
         NewVm(),
@@ -97,7 +97,7 @@ SCENARIOS = (
     ),
     _life(
         "new-vm-puts-other-memory-there",
-        "The next VM puts other memory at the same gpas, and sees none of the last one's.",
+        "The next VM has other memory at the same gpas, and sees none of the last one's.",
         *creates(_ONE, _TWO),
         NewVm(),
         Slot(2, 0x100, at("b", 4), pages=2).create(),
@@ -113,13 +113,13 @@ SCENARIOS = (
         ),
         _ONE.create(),
     ),
-    _others("Other VMs come and go without any effect on this one.", Lives("closed", 20)),
+    _others("Other VMs are created and closed without effect on this one.", Lives("closed", 20)),
     _others(
-        "A VM may be closed by a thread that neither made nor ran it.",
+        "A VM may be closed by a thread that neither created nor ran it.",
         Lives("closed-by-another-thread", 5),
     ),
     _others(
-        "A VM that is closed while a vCPU is in KVM_RUN lives until that returns.",
+        "A VM that is closed while a vCPU is in KVM_RUN exists until KVM_RUN returns.",
         Lives("closed-while-running", 5),
     ),
     _others(
@@ -131,7 +131,7 @@ SCENARIOS = (
         Lives("killed-while-closing", 4),
     ),
     _used_up(
-        "A thousand VMs, made and closed, leak no kernel memory.", Lives("closed", 1000, "kernel")
+        "Creating and closing 1000 VMs leaks no kernel memory.", Lives("closed", 1000, "kernel")
     ),
     _used_up(
         "VMs that are closed while they run leak no kernel memory.",
@@ -147,7 +147,7 @@ SCENARIOS = (
     ),
     msgspec.structs.replace(
         _used_up(
-            "Thousands of changes leak no page tables where a vCPU reads the slot each time.",
+            "Thousands of changes leak no page tables if a vCPU reads the slot after each.",
             Churn(1, 90),
             source="kvm_tdp_mmu_zap_invalidated_roots, kvm_zap_obsolete_pages",
         ),
@@ -155,8 +155,7 @@ SCENARIOS = (
         operations=(read(0x100), Churn(1, 90)),
     ),
     _used_up(
-        "A refused creation, refused early or late and with whatever flags, leaks no kernel "
-        "memory.",
+        "A refused creation, refused early or late and with any flags, leaks no kernel memory.",
         Churn(1, 1600, "refused-creations"),
         source="kvm_prepare_memory_region: kvm_destroy_dirty_bitmap (found by syzbot in 2022)",
     ),
@@ -184,7 +183,7 @@ SCENARIOS = (
     ),
     _life(
         "a-thousand-changes-later",
-        "After many changes each kind of change still does what it did before.",
+        "After many changes each kind of change still works.",
         Churn(1, 100),
         *creates(_ONE, _TWO),
         _ONE.change(LOG_DIRTY_PAGES),
@@ -199,7 +198,7 @@ SCENARIOS = (
     ),
     _life(
         "memory-outlives-the-vm",
-        "The host writes to memory that a closed VM had, and the next VM shows it.",
+        "The host writes to memory that a closed VM had, and the next VM reads it.",
         _ONE.create(),
         NewVm(),
         HostWrite(at("a", 1), 0x5AFE5AFE),
@@ -207,4 +206,4 @@ SCENARIOS = (
         read(0x101, 0),
     ),
 )
-"""All scenarios whose point is the end of a VM."""
+"""All scenarios about the end of a VM."""

@@ -1,4 +1,4 @@
-"""Refusals at the limits of numbers: slot ids, address spaces, sizes and gfns."""
+"""Refusals at the limits of slot ids, address spaces, sizes and gfns."""
 
 from vmm.catalogue._build import API, A, B, Slot, at, but, creates
 from vmm.scenario.features import Features
@@ -24,7 +24,7 @@ def _limit(name: str, why: str, source: str, *operations: AnyOperation) -> Scena
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return the refusals around the limits that a kernel announces, and those of arithmetic."""
+    """Return the refusals around the limits that a kernel announces, and around wrapping sums."""
     return (
         *_slot_numbers(features.nr_memslots, features.address_spaces),
         *_arithmetic(),
@@ -70,18 +70,18 @@ def _slot_numbers(nr_memslots: int, address_spaces: int) -> tuple[Scenario, ...]
 
 def _arithmetic() -> tuple[Scenario, ...]:
     new = Slot(2, _GFN, at("b"), pages=2).create()
-    # No memory backs these: the kernel must not get as far as to look.
+    # No memory backs these: the kernel must refuse them before it would use the memory.
     endless = but(Slot(2, 0, 0).create(), guest_phys_addr=_HIGH_GPA)
     return (
         _limit(
             "refuse-a-gpa-range-that-wraps",
-            "A slot, new or moved, ends below 2^64; one that ends exactly there has wrapped.",
+            "A slot, new or moved, ends below 2^64; a slot that ends exactly there has wrapped.",
             _SET,
             but(new, guest_phys_addr=_TOP - 2 * PAGE_SIZE_BYTES),
             but(new, guest_phys_addr=_TOP - PAGE_SIZE_BYTES),
             but(_LIVE.create(), guest_phys_addr=_TOP - 2 * PAGE_SIZE_BYTES),
             but(_LIVE.create(), guest_phys_addr=_TOP - PAGE_SIZE_BYTES),
-            # This one does not wrap; it is beyond what any MMU maps.
+            # This one does not wrap, but is beyond the last gfn of any MMU.
             but(new, guest_phys_addr=_TOP - 3 * PAGE_SIZE_BYTES),
             new,
         ),
@@ -108,11 +108,11 @@ def _last_gfn(last_gfn: int) -> tuple[Scenario, ...]:
     return (
         _limit(
             "refuse-a-gfn-beyond-the-last",
-            "A slot lies within what the MMU maps, to its last page.",
+            "A slot must not extend beyond the last gfn that the MMU maps.",
             "kvm_arch_prepare_memory_region: kvm_mmu_max_gfn",
             Slot(2, last_gfn + 1, at("b")).create(),
             Slot(2, last_gfn, at("b"), pages=2).create(),
-            # None of them left the id in use.
+            # The refused calls left the id unused.
             Slot(2, last_gfn, at("b")).delete(),
             Slot(2, last_gfn - 1, at("b"), pages=2).create(),
         ),

@@ -1,4 +1,4 @@
-"""MOVE: another guest_phys_addr for a slot that is there, and the moves that are refused."""
+"""MOVE: another guest_phys_addr for an existing slot, and the moves that are refused."""
 
 from vmm.catalogue._build import (
     API,
@@ -38,20 +38,20 @@ _PLACES = (
     _alone("move-up", "The old gpa is MMIO at once, the new one memory.", _ONE, 0x108),
     _alone(
         "move-down",
-        "A vCPU that has used the old place no longer reaches it.",
+        "A vCPU that has used the slot no longer reaches memory at the old gpa.",
         _ONE,
         0xF0,
         source=_STALE,
     ),
     _alone("move-to-gpa-0-and-away", "Gfn 0 can be moved to, and left.", _ONE, 0, 0x100,
            source="efbeec7098ee"),
-    _alone("move-one-page-by-one", "The new place and the old one are adjacent.",
+    _alone("move-one-page-by-one", "A slot can move to the gfn next to it.",
            Slot(1, 0x100, at("a")), 0x101, 0x100, 0xFF),
-    _alone("move-up-over-itself", "A move that overlaps only itself is fine, upward.",
+    _alone("move-up-over-itself", "A slot can move up by less than its own size.",
            _WIDE, 0x105, 0x107),
-    _alone("move-down-over-itself", "A move that overlaps only itself is fine, downward.",
+    _alone("move-down-over-itself", "A slot can move down by less than its own size.",
            _WIDE, 0x103, 0x101),
-    _alone("move-again-and-again-and-back", "Nothing is left at any place it has been at.",
+    _alone("move-again-and-again-and-back", "A slot leaves nothing behind at any gpa it had.",
            _ONE, 0x108, 0x102, 0x109, 0x103, 0x100, source=_STALE),
 )  # fmt: skip
 
@@ -66,7 +66,7 @@ def _past(name: str, why: str, mover: int, *gfns: int) -> Scenario:
         operations=(
             *creates(*_ROW),
             *(_ROW[mover].move(gfn) for gfn in gfns),
-            _ROW[2].delete(),  # An id leads to its slot also where another has passed it.
+            _ROW[2].delete(),  # The id must still lead to its slot after another has passed it.
         ),
     )
 
@@ -99,7 +99,7 @@ _NEIGHBOURS = (
 _REFUSED = (
     Scenario(
         name="move-onto-another",
-        why="EEXIST for one page at either end as for all: rolled back, and the next move works.",
+        why="A move that overlaps another slot, by one page or all, is EEXIST; the next one works.",
         source="api.rst 4.35; __kvm_set_memory_region",
         tags=("move", "errno", "overlap"),
         mappings=(A, B),
@@ -111,7 +111,7 @@ _REFUSED = (
     ),
     Scenario(
         name="move-around-another",
-        why="A move to where a smaller slot lies is EEXIST.",
+        why="A move to gfns that include a smaller slot is EEXIST.",
         source=API,
         tags=("move", "errno", "overlap"),
         mappings=(A, B),
@@ -135,7 +135,7 @@ _REFUSED = (
     ),
     Scenario(
         name="move-to-where-a-deletion-made-room",
-        why="A place that was refused becomes free with the slot that held it.",
+        why="A move that was refused succeeds once the slot in its way is deleted.",
         source=API,
         tags=("move", "delete", "overlap"),
         mappings=(A, B),
@@ -168,7 +168,7 @@ _CONTENT = (
     ),
     Scenario(
         name="move-one-of-two-on-one-page",
-        why="Of two slots on one host page one moves, and the other stays where it is.",
+        why="If two slots share host pages and one moves, the other stays where it is.",
         source=API,
         tags=("move", "hva"),
         mappings=(A,),
@@ -176,7 +176,7 @@ _CONTENT = (
     ),
     Scenario(
         name="move-then-create-at-the-old-place",
-        why="The old place is free for another slot, with other memory too.",
+        why="The old place is free for another slot, even with other memory.",
         source=_STALE,
         tags=("move", "create"),
         mappings=(A, B),
@@ -203,7 +203,7 @@ _CONTENT = (
     ),
     Scenario(
         name="move-into-huge-page-alignment",
-        why="A slot that a move aligns with its huge page still reaches its own pages only.",
+        why="A slot that a move aligns with its huge page still reaches only its own pages.",
         source="edd4fa37baa6",
         tags=("move", "huge"),
         mappings=(HUGE,),
@@ -236,7 +236,7 @@ _CONTENT = (
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return all moves; those at the limit are made for the kernel's last gfn."""
+    """Return all scenarios of moves; those at the limit depend on the kernel's last gfn."""
     return (*_PLACES, *_NEIGHBOURS, *_REFUSED, *_CONTENT, *_limits(features.last_gfn))
 
 
@@ -245,7 +245,7 @@ def _limits(last_gfn: int) -> tuple[Scenario, ...]:
     return (
         Scenario(
             name="move-beyond-the-last-gfn",
-            why="The move fails after the slot was invalidated, so the kernel puts it back.",
+            why="If a move fails after the slot was invalidated, the kernel puts the slot back.",
             source="kvm_arch_prepare_memory_region",
             tags=("move", "errno", "limit"),
             mappings=(A, B),
@@ -260,7 +260,7 @@ def _limits(last_gfn: int) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="move-to-the-last-gfn-and-back",
-            why="A slot can move to the last legal place, and back.",
+            why="A slot can move to the last legal gfn, and back.",
             source="kvm_mmu_max_gfn",
             tags=("move", "limit"),
             mappings=(A,),

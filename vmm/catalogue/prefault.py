@@ -1,4 +1,4 @@
-"""Memory that is mapped ahead of its use: how far it goes, and that it goes with its slot."""
+"""KVM_PRE_FAULT_MEMORY maps memory ahead of its use: how far, and that it ends with its slot."""
 
 from dataclasses import replace
 
@@ -28,7 +28,6 @@ _LARGE = Slot(3, 0x200, at("huge"), pages=1024)
 
 
 def _ahead(gfn: int, pages: int = 1, vcpu: int = 0) -> PreFaultMemory:
-    """Map pages ahead."""
     return PreFaultMemory(gfn * _PAGE, pages * _PAGE, vcpu=vcpu)
 
 
@@ -42,7 +41,7 @@ def _ahead_in(
     tags: tuple[str, ...] = (),
     vcpus: int = 1,
 ) -> Scenario:
-    """Return a scenario in which nothing is touched but by its own operations."""
+    """Return a scenario of mapping ahead, without surveys."""
     return Scenario(
         name=name,
         why=why,
@@ -59,7 +58,7 @@ def _ahead_in(
 _ANYWHERE = (
     _ahead_in(
         "pre-fault-refuse-flags-and-ranges",
-        "KVM_PRE_FAULT_MEMORY knows no flags; its range is whole pages, not empty, and ends "
+        "KVM_PRE_FAULT_MEMORY accepts no flags; its range is whole pages, not empty, and ends "
         "before 2^64.",
         _SLOT.create(),
         PreFaultMemory(0x100 * _PAGE, _PAGE, flags=1),
@@ -76,7 +75,7 @@ _ANYWHERE = (
     ),
     _ahead_in(
         "pre-fault-or-not",
-        "A slot is mapped ahead, or the kernel says that it cannot; the guest sees no difference.",
+        "A slot is mapped ahead, or the kernel cannot do that; the guest sees no difference.",
         _SLOT.create(),
         _ahead(0x100, 4),
         read(0x100),
@@ -92,7 +91,7 @@ _ANYWHERE = (
 _PROGRESS = (
     _ahead_in(
         "pre-fault-a-slot-and-its-parts",
-        "The whole slot, each part of it, and what is mapped already are mapped ahead to the end.",
+        "The whole slot, any part of it, and pages mapped before are mapped ahead to the end.",
         _SLOT.create(),
         _ahead(0x100),
         _ahead(0x102, 2),
@@ -116,7 +115,7 @@ _PROGRESS = (
     ),
     _ahead_in(
         "pre-fault-up-to-a-hole",
-        "What lies beyond the slot is left, and where the range begins in a hole it is ENOENT.",
+        "Mapping ahead stops at the end of the slot, and is ENOENT if the range begins in a hole.",
         _SLOT.create(),
         _ahead(0x0FF, 2),
         _ahead(0x100, 5),
@@ -138,7 +137,7 @@ _PROGRESS = (
     ),
     _ahead_in(
         "pre-fault-huge-pages",
-        "A huge page that is mapped for one of its pages is no reason to go beyond the range.",
+        "Mapping ahead stops at the end of the range, even if it maps a huge page across it.",
         _LARGE.create(),
         _ahead(0x3FF),
         _ahead(0x3FE, 4),
@@ -165,7 +164,7 @@ _PROGRESS = (
 _GOING = (
     _ahead_in(
         "pre-fault-then-delete",
-        "Memory that nobody but the call has mapped is gone with its slot.",
+        "Memory that only the call has mapped is gone with its slot.",
         _SLOT.create(),
         _ahead(0x100, 4),
         _SLOT.delete(),
@@ -178,7 +177,7 @@ _GOING = (
     ),
     _ahead_in(
         "pre-fault-again-after-a-deletion",
-        "The call ends, again and again, when a slot has gone since the vCPU last ran.",
+        "The call returns each time, even if a slot was deleted since the vCPU last ran.",
         _SLOT.create(),
         _NEXT.create(),
         read(0x100),
@@ -191,8 +190,8 @@ _GOING = (
     ),
     _ahead_in(
         "pre-fault-then-move",
-        "Memory that only the call has mapped is gone from the old place after a move, also one "
-        "onto itself.",
+        "Memory that only the call has mapped is gone from the old place after a move, even one "
+        "that overlaps it.",
         _SLOT.create(),
         _ahead(0x100, 4),
         _SLOT.move(0x102),
@@ -204,7 +203,7 @@ _GOING = (
     ),
     _ahead_in(
         "pre-fault-a-hole-then-create",
-        "A hole that the call has met is memory once a slot is there.",
+        "A hole that the call has reported is memory once a slot is created there.",
         _ahead(0x100),
         _SLOT.create(),
         read(0x100),
@@ -213,7 +212,7 @@ _GOING = (
     ),
     _ahead_in(
         "pre-fault-of-each-vcpu",
-        "What vCPUs have mapped ahead is gone from the old place for all of them after a move.",
+        "After a move no vCPU reaches pages at the old place, whichever vCPU mapped them ahead.",
         _SLOT.create(),
         _ahead(0x100, 4),
         _ahead(0x100, 4, vcpu=1),
@@ -231,7 +230,7 @@ _GOING = (
 _BESIDE = (
     _ahead_in(
         "pre-fault-and-the-dirty-log",
-        "Mapping ahead is no write: the log names what is written, before and after it.",
+        "Mapping ahead is no write: the log names only pages written before or after it.",
         replace(_SLOT, flags=LOG_DIRTY_PAGES).create(),
         write(0x100, 0x0A4EAD03),
         _SLOT.log(),
@@ -246,7 +245,7 @@ _BESIDE = (
     ),
     _ahead_in(
         "pre-fault-then-log",
-        "What was mapped ahead, writable, is tracked when the log begins.",
+        "Pages that were mapped ahead, writable, are tracked when logging begins.",
         _SLOT.create(),
         _ahead(0x100, 4),
         _SLOT.change(LOG_DIRTY_PAGES),
@@ -269,7 +268,7 @@ _BESIDE = (
     ),
     _ahead_in(
         "pre-fault-then-change-the-memory",
-        "What was mapped ahead follows the host's mapping, and ends where that has a gap.",
+        "Memory mapped ahead follows the host's mapping; mapping ahead stops at a gap in it.",
         _SLOT.create(),
         _ahead(0x100, 4),
         ChangeHostMemory(at("a", 1)),
@@ -294,7 +293,7 @@ _BESIDE = (
 _RACING = (
     Scenario(
         name="racing-pre-fault-and-delete",
-        why="Memory is mapped ahead while its slot goes and comes back: both calls return.",
+        why="If memory is mapped ahead while its slot is deleted and created, both calls return.",
         source="3ccbf6f47098",
         tags=("racing", "slow", "pre-fault"),
         mappings=(A, B),

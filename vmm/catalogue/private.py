@@ -41,7 +41,7 @@ def _protected(
     source: str = _API,
     mappings: tuple[Mapping, ...] = (A, B),
 ) -> Scenario:
-    """Return a scenario on a VM with private memory; only what it names is touched."""
+    """Return a scenario on a VM with private memory, without surveys."""
     return private_vm_scenario(
         name,
         why,
@@ -82,7 +82,7 @@ _ODD = _LARGE.gfn + 3
 
 
 def _mixed(name: str, why: str, *operations: AnyOperation) -> Scenario:
-    """Return a scenario with a huge page of shared memory, of which one page is private."""
+    """Return a scenario in which one page of a huge page is private, the others are shared."""
     return _protected(
         name,
         why,
@@ -105,24 +105,24 @@ def _mixed(name: str, why: str, *operations: AnyOperation) -> Scenario:
 
 _TWO_LARGE = Slot(1, 0x200, at("huge"), pages=1024)
 _BORDERS = (0x1FF, 0x200)
-"""Where the last page of the one and the first page of the other lie in two huge pages."""
+"""The last page of the first huge page, and the first page of the second."""
 
 
 def _seen_around(page: int, value: int) -> tuple[AnyOperation, ...]:
-    """Touch a page, its huge page first, so that what is mapped for that is what is seen."""
+    """Touch a page after another page of its huge page, for which a huge page may be mapped."""
     gfn, middle = _TWO_LARGE.gfn + page, _TWO_LARGE.gfn + (page & 0x200) + 0x10
     return read(middle), read(gfn), write(gfn, value), write(middle, value + 1), read(gfn)
 
 
 def _all_but_one(but: int) -> tuple[AnyOperation, ...]:
-    """Leave one page as it is, and make all others of two huge pages private; and shared."""
+    """Make all pages of two huge pages but one private, then all but that one shared."""
     gfn, end = _TWO_LARGE.gfn, _TWO_LARGE.gfn + _TWO_LARGE.pages
     number = 0x5EC8_0000 + 0x100 * but
     ranges = [(at, to - at) for at, to in ((gfn, gfn + but), (gfn + but + 1, end)) if to > at]
     return (
         _shared(gfn, _TWO_LARGE.pages),
         *(_private(*each) for each in ranges),
-        # The page left is the first to be touched here: were a huge page mapped, it would be now.
+        # The one page is touched first: if a huge page is mapped at all, it is mapped here.
         read(gfn + but),
         *_seen_around(but, number),
         _private(gfn, _TWO_LARGE.pages),
@@ -135,7 +135,7 @@ def _all_but_one(but: int) -> tuple[AnyOperation, ...]:
 _IN_HUGE_PAGES = (
     _protected(
         "private-all-but-a-page-at-an-end-of-a-huge-page",
-        "A huge page is one kind of memory only where its first page and its last one are.",
+        "No huge page is mapped where only the first, or the last, page differs in its attribute.",
         made(pages=_TWO_LARGE.pages),
         bound(_TWO_LARGE),
         *(op for page in (0, *_BORDERS, 0x3FF) for op in _all_but_one(page)),
@@ -162,7 +162,7 @@ _IN_HUGE_PAGES = (
     ),
     _mixed(
         "private-page-in-a-huge-page",
-        "No huge page is mapped where one of its pages is private, nor stays where one becomes so.",
+        "A huge page is not mapped, and does not stay mapped, where one of its pages is private.",
         bound(_LARGE),
         read(_LARGE.gfn + 0x10),
         _private(_ODD),
@@ -175,7 +175,7 @@ _IN_HUGE_PAGES = (
     ),
     _mixed(
         "private-pages-over-huge-pages-ends",
-        "Of a range that is private only its ends share a huge page with what is not.",
+        "A private range may begin and end within huge pages that are otherwise shared.",
         bound(_LARGE),
         read(_LARGE.gfn + 0x10),
         _private(_LARGE.gfn - 0x10, 0x14),
@@ -190,14 +190,14 @@ _IN_SPACE_1 = Slot((1 << 16) + 1, 0x110, at("b"), 2)
 SCENARIOS = (
     private_vm_scenario(
         "private-vm-has-the-spaces-that-it-says",
-        "A VM with private memory takes slots of address space 1 if it says that it has one.",
+        "A VM with private memory accepts slots of address space 1 if it reports that it has one.",
         *(ONE.create(), _IN_SPACE_1.create(), _IN_SPACE_1.delete()),
         source="kvm_arch_nr_memslot_as_ids; eed52e434bc3",
         tags=("private", "errno"),
     ),
     Scenario(
         name="attributes-of-an-ordinary-vm",
-        why="An ordinary VM supports no attributes: a kernel that knows them lets none be set.",
+        why="An ordinary VM supports no attributes: none can be set.",
         source=_API,
         tags=("private", "errno"),
         mappings=(A, B),
@@ -212,7 +212,7 @@ SCENARIOS = (
     ),
     _protected(
         "attributes-refused",
-        "Flags, unknown attributes and ranges that are no whole pages are EINVAL.",
+        "Flags, unknown attributes and ranges that are not whole pages are EINVAL.",
         made(),
         bound(ONE),
         *_REFUSED,
@@ -243,7 +243,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-by-the-page",
-        "Attributes are those of each page: a string instruction crosses them, as a touch does.",
+        "Each page has its own attributes; accesses and string instructions may cross the border.",
         made(),
         bound(replace(ONE, pages=4), page=3),
         _private(ONE.gfn + 1, 2),
@@ -257,7 +257,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-set-before-the-slot",
-        "Attributes belong to the gpa: they are there before the slot, and after it.",
+        "Attributes belong to the gpa: they exist before the slot, and after it.",
         _private(ONE.gfn, 4),
         made(),
         bound(ONE),
@@ -271,7 +271,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-content-stays-with-the-file",
-        "Bound elsewhere, the file shows what was written through another slot.",
+        "A file that is bound elsewhere shows what was written through another slot.",
         made(),
         bound(ONE, page=2),
         _private(ONE.gfn, 2),
@@ -299,7 +299,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-after-cached-mmio",
-        "A gpa that was cached as MMIO becomes private memory, and is reached as that.",
+        "A gpa that was cached as MMIO becomes private memory, and is then accessed as that.",
         read(ONE.gfn),
         made(),
         bound(ONE),
@@ -311,7 +311,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-and-the-file-closed",
-        "When the guest_memfd is closed private memory faults, and shared memory is as it was.",
+        "When the guest_memfd is closed, private memory faults, and shared memory is unchanged.",
         made(),
         bound(_FOUR),
         _private(_FOUR.gfn, 3),
@@ -338,7 +338,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-mapped-ahead",
-        "Private memory is mapped ahead like shared memory, and not where there is none.",
+        "Private memory is mapped ahead like shared memory, but not where there is none.",
         made(),
         bound(ONE),
         _private(ONE.gfn + 1, 2),
@@ -353,7 +353,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-range-split-and-joined",
-        "A range of private pages is shared in the middle, then at either end, then is one again.",
+        "A private range is made shared in the middle, then at either end, then private again.",
         made(),
         bound(_FOUR),
         *_rewritten(0, _private(_FOUR.gfn, 4)),
@@ -365,7 +365,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-converted-to-and-fro",
-        "A page that is converted shows what it held before as private, and as shared, each time.",
+        "Each time a page is converted, it shows what it last held as private, or as shared.",
         made(),
         bound(ONE),
         *(
@@ -386,7 +386,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-two-slots-of-one-file",
-        "Each of two slots reaches its own part of the file, and keeps it when the other goes.",
+        "Each of two slots reaches its own part of the file, even when the other is deleted.",
         made(),
         bound(ONE, page=4),
         bound(TWO, page=2),
@@ -403,7 +403,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-range-over-several-slots",
-        "A range becomes private, and shared, in each of the slots that it lies over.",
+        "A range becomes private, and shared again, in each of the slots in it.",
         made(),
         *(bound(slot, page) for page, slot in enumerate(_THREE)),
         *(write(slot.gfn, slot.gfn) for slot in _THREE),
@@ -435,7 +435,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-file-closed-and-another-made",
-        "A file made after one was closed is another one, though it may lie where that lay.",
+        "A file created after another was closed is not that file, even at the same address.",
         made(),
         bound(ONE),
         _private(ONE.gfn, 2),
@@ -455,7 +455,7 @@ SCENARIOS = (
     ),
     _protected(
         "private-file-closed-after-refusals",
-        "A binding that was refused does not hold the file: closed, it backs nothing.",
+        "A refused binding does not hold the file: once it is closed, it backs no memory.",
         made(),
         bound(ONE),
         _private(ONE.gfn, 2),
@@ -472,7 +472,7 @@ SCENARIOS = (
     *_IN_HUGE_PAGES,
     _protected(
         "private-file-closed-and-another-bound",
-        "A slot whose file is closed goes, and another file is bound in its place: zeros again.",
+        "After a slot whose file was closed is deleted, another file bound there reads as zeros.",
         made(),
         bound(ONE),
         _private(ONE.gfn, 2),
@@ -489,4 +489,4 @@ SCENARIOS = (
         tags=("lifetime",),
     ),
 )
-"""All scenarios in which memory has attributes."""
+"""All scenarios of memory attributes."""

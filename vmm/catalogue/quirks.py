@@ -1,4 +1,4 @@
-"""KVM_CAP_DISABLE_QUIRKS2: where a change of a slot zaps only what belongs to the slot."""
+"""KVM_CAP_DISABLE_QUIRKS2: VMs on which a change of a slot zaps only the slot's own pages."""
 
 from vmm.catalogue._build import HUGE, A, B, Slot, at
 from vmm.scenario.operations import AnyOperation, EnableCap, Mapping, Scenario
@@ -28,8 +28,7 @@ def _without_quirk(
 SCENARIOS = (
     _without_quirk(
         "delete-one-slot",
-        "With SLOT_ZAP_ALL disabled deletion still takes all pages of the slot away, and no "
-        "others.",
+        "With SLOT_ZAP_ALL disabled, deletion still removes all pages of the slot, and no others.",
         _NEXT.create(),
         _ONE.create(),
         _ONE.delete(),
@@ -37,8 +36,8 @@ SCENARIOS = (
     ),
     _without_quirk(
         "move-one-slot",
-        "With SLOT_ZAP_ALL disabled a move still takes the pages of the old place away, and "
-        "leaves the neighbour's.",
+        "With SLOT_ZAP_ALL disabled, a move still removes the pages at the old place, but not the "
+        "neighbour's.",
         _NEXT.create(),
         _ONE.create(),
         _ONE.move(0x108),
@@ -47,7 +46,7 @@ SCENARIOS = (
     ),
     _without_quirk(
         "move-out-of-huge-page-alignment",
-        "With SLOT_ZAP_ALL disabled a slot on huge pages is moved by one page, and deleted there.",
+        "With SLOT_ZAP_ALL disabled, a slot on huge pages is moved by one page, and deleted there.",
         Slot(1, 0x200, at("huge"), 520).create(),
         Slot(1, 0x201, at("huge"), 520).create(),
         Slot(1, 0x201, at("huge"), 520).delete(),
@@ -67,4 +66,4 @@ SCENARIOS = (
         ),
     ),
 )
-"""All scenarios about quirks, but for the races."""
+"""All scenarios about quirks, except the races."""

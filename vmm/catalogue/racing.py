@@ -24,10 +24,10 @@ _NEXT = Slot(2, _GFN + 8, at("b", 4), pages=2)
 
 
 def _without_quirk(scenario: Scenario) -> Scenario:
-    """Return the same race on a VM that zaps only what belongs to the slot."""
+    """Return the same race on a VM that zaps only the slot's own pages."""
     return Scenario(
         name=f"{scenario.name}-without-zap-all",
-        why=f"{scenario.why[:-1]}, also where only what belongs to the slot is zapped.",
+        why=f"{scenario.why[:-1]}, even if only the slot's own pages are zapped.",
         source="d012a06ab1d2, aa8d1f48d353; KVM_X86_QUIRK_SLOT_ZAP_ALL",
         tags=scenario.tags,
         needs=(*scenario.needs, "slot_zap_all_quirk"),
@@ -40,8 +40,8 @@ def _without_quirk(scenario: Scenario) -> Scenario:
 
 _REPLACED = race(
     "delete-and-create",
-    "While a slot is deleted and created with other memory the guest sees one, none or the "
-    "other, and no stale one.",
+    "While a slot is deleted and created with other memory, the guest sees one, none or the "
+    "other, but nothing stale.",
     (_ONE.create(),),
     (host(_ONE.delete(), _OTHER.create(), _OTHER.delete(), _ONE.create(), rounds=15),),
     (reader(0, _GFN, _GFN + 1), writer(1, _GFN, _GFN + 1)),
@@ -50,8 +50,7 @@ _REPLACED = race(
 
 _MOVED = race(
     "move",
-    "While a slot moves the guest sees its memory at the one place or the other, and nothing "
-    "stale.",
+    "While a slot moves, the guest sees its memory at one place or the other, and nothing stale.",
     (_ONE.create(),),
     (host(_ONE.move(_GFN + 4), _ONE.create(), rounds=30),),
     (reader(0, _GFN, _GFN + 4, _GFN + 5), writer(1, _GFN + 1, _GFN + 5)),
@@ -65,8 +64,7 @@ _SLOTS = (
     _without_quirk(_MOVED),
     race(
         "move-onto-itself",
-        "While a slot moves by one page the page that both places share shows one content or the "
-        "other.",
+        "While a slot moves by one page, the gfn in both places shows one page of it or the other.",
         (_ONE.create(),),
         (host(_ONE.move(_GFN + 1), _ONE.create(), rounds=30),),
         (reader(0, _GFN, _GFN + 1, _GFN + 2), writer(1, _GFN + 1)),
@@ -74,7 +72,7 @@ _SLOTS = (
     ),
     race(
         "execute",
-        "Code is fetched from what a slot shows, or not at all.",
+        "Code is fetched from memory that a slot shows at that moment, or not at all.",
         (_ONE.create(),),
         (
             host(
@@ -109,7 +107,7 @@ _SLOTS = (
     ),
     race(
         "neighbours-stay",
-        "While one slot comes and goes, and another moves, the one between them never fails.",
+        "While one slot is deleted and created, and another moves, the slot between never fails.",
         creates(_ONE, replace(_NEXT, gfn=_GFN + 2)),
         (
             host(_ONE.delete(), _ONE.create(), rounds=60, pause=0),
@@ -125,7 +123,7 @@ _SLOTS = (
     ),
     race(
         "two-slots-on-one-page",
-        "What is written through one slot shows in the other one, while either moves.",
+        "A write through one of two slots on one page is seen through both, while they move.",
         creates(_ONE, Slot(2, _GFN + 8, at("a"), pages=2)),
         (
             host(_ONE.move(_GFN + 4), _ONE.create(), rounds=30),
@@ -177,7 +175,7 @@ _DIRTY = (
     ),
     race(
         "dirty-log-through-moves",
-        "A log that moves with its slot holds what was written at either place.",
+        "A log that moves with its slot names the pages written at either place.",
         (_LOGGED.create(),),
         (host(_LOGGED.move(_GFN + 8), _LOGGED.log(), _LOGGED.create(), _LOGGED.log(), rounds=20),),
         (writer(0, _GFN, _GFN + 8), writer(1, _GFN + 1, _GFN + 9)),
@@ -205,7 +203,7 @@ _DIRTY = (
 _MEMORY = (
     race(
         "drop",
-        "Pages that the host drops are zeros for the guest, and then what is written to them.",
+        "Pages that the host drops read as zeros, and then as what is written to them.",
         (_ONE.create(),),
         (
             host(
@@ -225,7 +223,7 @@ _MEMORY = (
     ),
     race(
         "punch",
-        "Pages that are punched out of a file are zeros for the guest, first and last included.",
+        "Pages that are punched out of a file read as zeros, the first and the last included.",
         (Slot(1, _GFN, at("file"), 8).create(),),
         (
             host(change("punch", "file", 0), change("punch", "file", 6, 2), rounds=25),
@@ -238,7 +236,7 @@ _MEMORY = (
     ),
     race(
         "unmap",
-        "What the host unmaps the guest cannot reach; what it maps anew is what the guest sees.",
+        "The guest cannot reach pages that the host unmaps, and sees those that it maps again.",
         (_ONE.create(), Slot(2, _GFN + 8, at("file"), 8).create()),
         (
             host(
@@ -256,8 +254,8 @@ _MEMORY = (
     ),
     race(
         "protect",
-        "While the host protects pages the guest reaches them only while they are allowed, and "
-        "nothing is lost.",
+        "While the host protects and allows pages, the guest reaches them only while allowed, and "
+        "no write is lost.",
         (_ONE.create(), Slot(2, _GFN + 8, at("file"), 8).create()),
         (
             host(change("forbid", "a", 1), change("allow", "a", 1), rounds=30),
@@ -270,7 +268,7 @@ _MEMORY = (
     ),
     race(
         "slots-and-unmap",
-        "Slots change while another thread unmaps what they show: no hang, and nothing stale.",
+        "Slots change while another thread unmaps their memory: no hang, and nothing stale.",
         (_ONE.create(),),
         (
             host(_ONE.delete(), _ONE.create(), _ONE.move(_GFN + 4), _ONE.create(), rounds=15),
@@ -282,7 +280,7 @@ _MEMORY = (
     ),
     race(
         "slots-logs-and-drop",
-        "All at once: slots come and go, logs are read, and pages dropped.",
+        "Slots are created and deleted, logs read, and pages dropped, all at the same time.",
         creates(_LOGGED, _NEXT),
         (
             host(_NEXT.delete(), _NEXT.create(), rounds=20),
@@ -297,4 +295,4 @@ _MEMORY = (
 )
 
 SCENARIOS = (*_SLOTS, *_DIRTY, *_MEMORY)
-"""All races."""
+"""All races of slots, dirty logs and host memory."""

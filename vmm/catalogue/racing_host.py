@@ -46,7 +46,7 @@ _CLOCKS = (
     SetClockMsr("system_time", _CLOCK_GPA + 0x80, vcpu=1),
 )
 _LOOKS = (KvmclockCtrl(1), read(_GFN + 8), read(_GFN + 8, vcpu=1), Inspect())
-"""Both vCPUs run, and it is looked where their clocks have gone."""
+"""Both vCPUs run, and mappings are inspected for the writes of their clocks."""
 
 
 def _attributes(gfn: int, pages: int, *, private: bool = False) -> SetMemoryAttributes:
@@ -70,8 +70,8 @@ _BOTH = (_GFN, _GFN + 8, _GFN + 1, _GFN + 9)
 SCENARIOS = (
     race(
         "two-mappings-of-one-file",
-        "What is written or punched through one mapping shows in the other, and what is unmapped "
-        "of one is not of the other.",
+        "A write to, or hole in, a file through one mapping is seen in the other, but pages that "
+        "are unmapped from one stay mapped in the other.",
         (_FIRST.create(), _SECOND.create()),
         (
             host(change("punch", "file", 0), change("punch", "file", 1, 2), rounds=15),
@@ -94,7 +94,7 @@ SCENARIOS = (
     ),
     race(
         "write-protect",
-        "Memory that the host may only read is written by no guest from then on.",
+        "No guest writes to memory once the host may only read it.",
         (_ONE.create(),),
         (
             host(
@@ -111,7 +111,7 @@ SCENARIOS = (
     ),
     race(
         "map-over",
-        "Fresh memory that is mapped over pages in use is what guests find from then on.",
+        "Once fresh memory is mapped over pages in use, guests see that memory.",
         (_ONE.create(),),
         (host(change("map_fresh", "a", 0), change("map_fresh", "a", 0, 2), rounds=20),),
         _VCPUS,
@@ -120,7 +120,7 @@ SCENARIOS = (
     ),
     race(
         "page-out",
-        "Pages that the host pages out, and gives to the guest again, are what they were.",
+        "Pages that the host pages out, and in again, keep their content.",
         (_ONE.create(),),
         (
             host(change("page_out", "a", 0, 2), change("drop", "a", 1), rounds=20),
@@ -132,7 +132,7 @@ SCENARIOS = (
     ),
     race(
         "migrating",
-        "A vCPU that goes from thread to thread meets what stands, as if it were in one.",
+        "A vCPU that migrates between threads sees the current slots, as if it stayed in one.",
         (_ONE.create(),),
         (host(_ONE.move(_GFN + 4), _ONE.create(), _ONE.delete(), _ONE.create(), rounds=10),),
         (
@@ -144,8 +144,8 @@ SCENARIOS = (
     msgspec.structs.replace(
         race(
             "attributes",
-            "While gpas become private and shared again a vCPU finds the guest_memfd or the host's "
-            "memory, each as it was left.",
+            "While gpas become private and shared again, a vCPU sees the guest_memfd or the host's "
+            "memory, each with its last content.",
             (CreateGuestMemfd("file0", 2 * PAGE_SIZE_BYTES), _private_one()),
             (
                 host(_attributes(_GFN, 2, private=True), _attributes(_GFN, 2), rounds=15),
@@ -161,8 +161,8 @@ SCENARIOS = (
     msgspec.structs.replace(
         race(
             "attributes-and-slots",
-            "While a slot goes and comes, its gpas private and shared, a vCPU stops, exits, or "
-            "finds what stands.",
+            "While a slot is deleted and created, and its gpas become private and shared, a vCPU "
+            "stops, exits, or sees the current memory.",
             (CreateGuestMemfd("file0", 2 * PAGE_SIZE_BYTES), _private_one()),
             (
                 host(
@@ -186,7 +186,8 @@ SCENARIOS = (
     ),
     race(
         "clocks-through-moves",
-        "While slots move, what KVM writes of a clock is logged where it goes, and nowhere else.",
+        "While slots move, KVM's writes of a clock are logged in the slot written to, and only "
+        "there.",
         (_LOGGED.create(), *_CLOCKS),
         (
             host(
@@ -204,7 +205,7 @@ SCENARIOS = (
     ),
     race(
         "clocks-and-host-memory",
-        "While a clock's memory goes and comes, KVM writes to what is mapped, and not beside it.",
+        "While a clock's memory is unmapped and mapped, KVM writes only to what is mapped there.",
         (_ONE.create(), *_CLOCKS),
         (
             host(
@@ -223,7 +224,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="racing-closed-guest-memfd",
-        why="A guest_memfd is closed, or punched, while a slot that is bound to it goes.",
+        why="A guest_memfd is closed while a slot that is bound to it is deleted.",
         source="ae431059e75d; kvm_gmem_release, kvm_gmem_unbind",
         tags=("racing", "slow"),
         needs=("guest_memfd", "user_memory2"),
@@ -250,7 +251,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="racing-punched-guest-memfd",
-        why="Holes are punched in a guest_memfd while slots that are bound to it come and go.",
+        why="Holes are punched in guest_memfds while a slot on one of them is bound and deleted.",
         source="kvm_gmem_punch_hole, kvm_gmem_unbind",
         tags=("racing", "slow"),
         needs=("guest_memfd", "user_memory2"),
@@ -277,4 +278,4 @@ SCENARIOS = (
         ),
     ),
 )
-"""All races of this kind."""
+"""All races with the host's memory, guest_memfds and migration."""

@@ -1,4 +1,4 @@
-"""Races over what tells of dirty pages: logs that are cleared by hand, and dirty rings."""
+"""Races of dirty logs that KVM_CLEAR_DIRTY_LOG clears, and of dirty rings."""
 
 from dataclasses import replace
 
@@ -38,11 +38,11 @@ _LARGE = Slot(1, _GFN, at("memory"), 130, LOG_DIRTY_PAGES)
 _NEXT = Slot(2, _GFN + 8, at("b", 4), 2, LOG_DIRTY_PAGES)
 
 _ELSEWHERE = 0x200
-"""Where most pages of a slot are out of the reach of the vCPUs, and stay as they are."""
+"""The gfn of a move after which the vCPUs no longer write to most pages of the slot."""
 
 _SECOND = HarvestDirtyRing(1)
 _FILLED = 48
-"""Pages that a window writes to fill a ring: fewer than are left above its soft limit."""
+"""Pages that one window writes to fill a ring: fewer than fit above its soft limit."""
 
 
 def _clear(slot: Slot) -> ClearDirtyLog:
@@ -52,7 +52,7 @@ def _clear(slot: Slot) -> ClearDirtyLog:
 _CLEARED = (
     race(
         "clear",
-        "What is written is named until it is cleared, and then not until it is written again.",
+        "A written page is in the log until it is cleared, and then only if written again.",
         (MANUAL, _ONE.create()),
         (
             host(
@@ -75,7 +75,7 @@ _CLEARED = (
     ),
     race(
         "clear-parts",
-        "To clear some pages leaves the others as they are, though no vCPU writes them any more.",
+        "Clearing some pages leaves the others dirty, even if no vCPU writes them any more.",
         (MANUAL, _LARGE.create()),
         (
             host(
@@ -101,7 +101,7 @@ _CLEARED = (
     ),
     race(
         "initially-set",
-        "Whenever logging begins all pages are dirty, and once cleared those that are written.",
+        "When logging begins all pages are dirty; after they are cleared, only written ones are.",
         (INITIALLY_SET, _PLAIN.create()),
         (
             host(
@@ -172,7 +172,7 @@ def _harvests(rounds: int) -> HostThread:
 
 
 def _filler(vcpu: int, slot: Slot) -> GuestThread:
-    """Write to so many pages that a few windows fill a ring, where each is tracked anew."""
+    """Write to so many pages that a few windows fill a ring, if each page is tracked again."""
     value = 0x5000_0000 + (vcpu << 24)
     offset = 0x200 + 0x10 * vcpu
     return GuestThread(
@@ -195,7 +195,7 @@ def _rings(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         _ring_race(
             "ring-through-moves",
-            "Rings name what was written at either place of a slot that moves to and fro.",
+            "Rings name the pages written at either place of a slot that moves to and fro.",
             enable,
             (_ONE.create(),),
             (_harvests(20), host(_ONE.move(_GFN + 8), _ONE.create(), rounds=20)),
@@ -203,7 +203,8 @@ def _rings(enable: EnableCap) -> tuple[Scenario, ...]:
         ),
         _ring_race(
             "ring-delete-and-create",
-            "A slot made anew is tracked from its first write on, and its neighbour goes on.",
+            "A slot that is created again is tracked from its first write on, and its neighbour "
+            "stays tracked.",
             enable,
             (_ONE.create(), _NEXT.create()),
             (_harvests(20), host(_ONE.delete(), _ONE.create(), rounds=25)),
@@ -220,7 +221,7 @@ def _rings(enable: EnableCap) -> tuple[Scenario, ...]:
         *_full(enable),
         _ring_race(
             "ring-under-load",
-            "However fast entries are harvested, each reset ends, and takes what was harvested.",
+            "However fast entries are harvested, each reset ends, and frees the harvested entries.",
             enable,
             (_ONE.create(), _NEXT.create()),
             (HostThread((HARVEST, _SECOND), rounds=0), host(RESET, rounds=150, pause=0)),
@@ -231,14 +232,14 @@ def _rings(enable: EnableCap) -> tuple[Scenario, ...]:
 
 
 def _full(enable: EnableCap) -> tuple[Scenario, ...]:
-    """Return races in which a vCPU's ring gets full, with nobody but itself to empty it, or not."""
+    """Return races in which a vCPU's ring gets full; in one another thread empties it, too."""
     slot = Slot(1, _GFN, at("memory"), 130, LOG_DIRTY_PAGES)
     toggles = host(replace(slot, flags=0).create(), slot.create(), rounds=40)
     guests = (_filler(0, slot), writer(1, _GFN, _GFN + 129))
     return (
         _ring_race(
             "ring-full",
-            "vCPUs that stop at full rings, and empty them by themselves, lose no page.",
+            "vCPUs that stop at full rings, and empty them themselves, lose no page.",
             enable,
             (slot.create(),),
             (toggles,),
@@ -259,6 +260,6 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return the races over logs and rings."""
+    """Return the races of logs and rings."""
     enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes or PAGE_SIZE_BYTES)
     return (*_CLEARED, *_rings(enable))
