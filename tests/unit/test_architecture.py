@@ -32,9 +32,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("vmm.execution", "vmm.model", "vmm.verdict", "vmm.repro"),
     },
     "vmm.fleet": set(),
-    "vmm.bench": {"kvm_abi", "vmm.kvm"},
+    "vmm.bench": {"kvm_abi", "vmm.kvm", "vmm.scenario.undecodable"},
     "vmm.lab": {"vmm.verdict.statuses", "vmm.host.naming"},
-    "vmm.whitebox": {"vmm.scenario.kernelslots"},
+    "vmm.whitebox": {"vmm.scenario.kernelslots", "vmm.scenario.undecodable"},
     "vmm.cli": {"kvm_abi", "guests", "vmm"},
     "vmm.library": {
         *("vmm.kvm", "vmm.host", "vmm.scenario", "vmm.catalogue", "vmm.execution"),

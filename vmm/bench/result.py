@@ -7,6 +7,7 @@ import msgspec
 
 from vmm.bench.measure import Point
 from vmm.bench.setup import WORDS, Setup, Work
+from vmm.scenario.undecodable import UNDECODABLE
 
 FORMAT = 1
 _SURE = 1.05
@@ -61,7 +62,7 @@ def bench_of(data: bytes) -> Bench:
         if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
             raise BenchFileError(f"format {found} is newer than {FORMAT}: update this program")
         bench = msgspec.json.decode(data, type=Bench)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise BenchFileError(f"no result of `vmm bench --json`: {error}") from None
     if bench.format != FORMAT:
         raise BenchFileError(f"format {bench.format} is not {FORMAT}")

@@ -29,7 +29,7 @@ from vmm.verdict.statuses import INCONCLUSIVE, PASSED
 
 _OURS = ".vmm-lab-"
 _CLAIMS = "claims"
-_INSIDE = {"--list", "--dask", "--help", "--journal", "--transcript", "--claims"}
+_INSIDE = {"--list", "--dask", "--help", "--journal", "--transcript"}
 """Options with which a check is not judged outside."""
 
 _LEAST = 40

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import click
@@ -14,6 +16,7 @@ from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
 from vmm.cli.output import console, print_lines
 from vmm.cli.results import result_from
 from vmm.cli.selection import curated, select, selecting
+from vmm.cli.unfinished import never_stale, remove
 from vmm.cli.writing import written
 from vmm.lab.cells import MMUS, Task, cells_of, run_all, usual_number
 from vmm.lab.debian import RELEASES
@@ -24,8 +27,19 @@ from vmm.scenario.endings import INTERRUPTED
 from vmm.scenario.selection import Selection
 from vmm.verdict.statuses import INCONCLUSIVE
 
+_PAGES = ("matrix.md", "matrix.html")
 
-@click.command(cls=Command)
+
+class _Matrix(Command):
+    """The command: without a new table there is no old one."""
+
+    def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
+        """Remove the pages of an earlier run if the command fails before it has written its own."""
+        out = ctx.params.get("out") or Path()
+        return never_stale([str(out / name) for name in _PAGES], remove)
+
+
+@click.command(cls=_Matrix)
 @click.option(
     "--kernel",
     "kernels",
@@ -95,11 +109,11 @@ def matrix(
     files = {cell.name: out / cell.name / f"{cell.name}.json" for cell in cells}
     results = {name: statuses_in(path) for name, path in files.items()}
     print_lines(console(), table(results))
-    with written(out / "matrix.md") as page:
+    with written(out / _PAGES[0]) as page:
         page.write(markdown(results))
     every = [SavedResult(result_from(path), name) for name, path in files.items() if results[name]]
     if every:
-        with written(out / "matrix.html") as page:
+        with written(out / _PAGES[1]) as page:
             page.write(matrix_text(every))
         say(f"as a page: {out / 'matrix.html'}")
     ctx.exit(worst(statuses))
@@ -116,8 +130,9 @@ def words_of(selection: Selection) -> list[str]:
 
 def lab_task(label: str, words: list[str], folder: Path) -> Task:
     """Return a `vmm lab` command as a task; its old results are removed."""
-    for old in folder.glob("*.json"):
+    for old in (*folder.glob("*.json"), *folder.glob("*.jsonl")):
         old.unlink()
+    shutil.rmtree(folder / "findings", ignore_errors=True)
     return Task(label, (sys.executable, "-P", "-m", "vmm.cli", "lab", *words), folder)
 
 

@@ -19,6 +19,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.history import Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.trouble import Trouble
+from vmm.scenario.undecodable import UNDECODABLE
 
 
 class BrokenError(Exception):
@@ -141,7 +142,7 @@ class Reader:
             return None
         try:
             part = _DECODER.decode(text[at:start])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise BrokenError(f"what the machine wrote cannot be read: {error}") from None
         if not isinstance(part, _Ran):
             return part, start

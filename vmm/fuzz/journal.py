@@ -14,6 +14,7 @@ from vmm.host.naming import named
 from vmm.scenario.operations import Scenario
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.reading import FileError, read_whole
+from vmm.scenario.undecodable import UNDECODABLE
 from vmm.scenario.validate import validate
 
 _PATTERN = "under-way-*.journal"
@@ -84,7 +85,7 @@ def read_journal(path: Path) -> Interrupted | None:
     line, _, ended = read_whole(path).partition(b"\n")
     try:
         intent = msgspec.json.decode(line, type=Intent)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
     try:
         _check(intent)

@@ -15,6 +15,7 @@ from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo
 from vmm.report.text import check_again
 from vmm.scenario.features import Features
+from vmm.scenario.undecodable import UNDECODABLE
 from vmm.verdict.judge import Difference, Status, UnderWay
 from vmm.verdict.known_issues import KnownIssue
 from vmm.verdict.refusals import RefusedCalls
@@ -130,7 +131,7 @@ def parse_result(text: bytes, name: str) -> ResultFile:
         found = msgspec.json.decode(text, type=_Version).format
         if found == FORMAT:
             return msgspec.json.decode(text, type=ResultFile)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ResultError(f"{name}: not a result of `vmm check --json`: {error}") from None
     raise ResultError(
         f"{name}: format {found} is not known here (this reads format {FORMAT}): "

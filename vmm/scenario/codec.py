@@ -27,6 +27,7 @@ from vmm.scenario.reading import (
     lines_of,
     read_whole,
 )
+from vmm.scenario.undecodable import UNDECODABLE
 from vmm.scenario.validate import validate
 
 HEADER_BEGINS = b'{"type":"history"'
@@ -63,10 +64,10 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
         check_demand(scenario, limits)
     except (msgspec.ValidationError, ScenarioError) as error:
         raise FileError(name, error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FileError(name, f"not JSON: {error}") from None
     except RecursionError:
         raise FileError(name, "nested too deep: a scenario has a few levels") from None
+    except UNDECODABLE as error:
+        raise FileError(name, f"not JSON: {error}") from None
     return scenario
 
 
@@ -239,7 +240,7 @@ def parse_history(
             event = decoder.decode(line)
         except PackingError as error:
             raise FileError(f"{name}:{number}", error) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             if number - first + 1 == len(whole):
                 break
             raise FileError(f"{name}:{number}", error) from None
@@ -273,7 +274,7 @@ def _header(line: bytes, place: str, limits: Limits = LARGE) -> Header:
         check_features(header.features)
     except (msgspec.ValidationError, ScenarioError) as error:
         raise FileError(place, error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise FileError(place, f"not JSON: {error}") from None
     return header
 
@@ -281,7 +282,7 @@ def _header(line: bytes, place: str, limits: Limits = LARGE) -> Header:
 def _why_no_header(line: bytes) -> str:
     try:
         msgspec.json.decode(line, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         return f"not JSON: {error}: "
     return ""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from vmm.scenario.undecodable import UNDECODABLE
 from vmm.whitebox import symbols
 from vmm.whitebox.btf import Btf
 from vmm.whitebox.dwarf import structures_in
@@ -62,7 +63,7 @@ def one_of_ours(file: Path) -> Description:
         return msgspec.json.decode(file.read_bytes(), type=Description)
     except OSError as error:
         raise CannotLookError(f"{file}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise CannotLookError(f"{file}: {error}") from None
 
 

@@ -13,6 +13,7 @@ from tests.played import played, vmm
 from vmm.bench.result import BenchFileError, bench_of
 from vmm.cli.command import Command
 from vmm.cli.errors import HostFailed, NothingRan, Unusable
+from vmm.cli.lab_matrix import lab_task
 from vmm.cli.main import COMMANDS, main
 from vmm.cli.unfinished import Early, never_stale, not_read
 from vmm.host.signals import ENDING_SIGNALS
@@ -173,6 +174,29 @@ def test_a_kernel_that_is_not_to_be_had_is_in_the_result(
         assert not file.exists()
     else:
         assert json.loads(file.read_text())["early"] == "the archive does not answer"
+
+
+def test_a_matrix_without_its_kernels_leaves_no_older_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise LabError("the archive does not answer")
+
+    monkeypatch.setattr("vmm.cli.lab_matrix.kernel_of", fail)
+    pages = [tmp_path / name for name in ("matrix.md", "matrix.html")]
+    for page in pages:
+        page.write_text(OLD)
+    assert vmm("lab", "matrix", "--kernel", tmp_path, "--out", tmp_path).exit_code == 3
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_a_machine_has_left_before_is_no_result_of_this_one(tmp_path: Path) -> None:
+    finding = tmp_path / "findings" / "0-create"
+    finding.mkdir(parents=True)
+    for path in (tmp_path / "r.json", tmp_path / "h.jsonl", finding / "scenario.json"):
+        path.write_text(OLD)
+    lab_task("A", [], tmp_path)
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
