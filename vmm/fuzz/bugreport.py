@@ -29,7 +29,6 @@ from vmm.scenario.history import (
     Touched,
 )
 from vmm.scenario.operations import (
-    GUEST_MAPPING,
     GUEST_SIZE_BYTES,
     AnyOperation,
     Execute,
@@ -38,6 +37,7 @@ from vmm.scenario.operations import (
     Instruction,
     Mapping,
     Place,
+    Race,
     Scenario,
     SetUserMemoryRegion,
     Sweep,
@@ -49,6 +49,7 @@ from vmm.verdict.judge import Difference, Verdict
 
 _MOST = 400
 _MOST_OF_A_TITLE = 150
+_MOST_OF_A_THREAD = 24
 _MAIL_COLUMNS = 75
 _KINDS = {
     "anonymous": "anonymous memory",
@@ -129,6 +130,8 @@ def _what(event: Event, difference: Difference, expected: str) -> str:
             return f"host memory holds wrong bytes at {place}"
         case _, Raced():
             call = difference.operation.partition("; ")[0]
+            if " at gpa " in call:
+                return f"in a race, {call}: {_came_to('MMIO' in difference.observed, expected)}"
             return _instead(f"in a race, {call}: {difference.observed}", expected)
         case operation, outcome:
             return _instead(f"{words.operation(operation)}: {words.outcome(outcome)}", expected)
@@ -152,7 +155,12 @@ def sections(
     files: set[str],
 ) -> Iterator[Section]:
     """Yield the sections after the summary."""
-    yield Section("Steps", tuple(_steps(scenario, history)), "steps")
+    steps = tuple(_steps(scenario, history))
+    yield Section("Steps", steps, "steps")
+    before = len(steps) - len(scenario.operations)
+    for number, operation in enumerate(scenario.operations, before + 1):
+        if isinstance(operation, Race):
+            yield Section(f"Threads of step {number}", tuple(_threads(operation)), "lines")
     yield Section("Memory", tuple(_memory(scenario)))
     if verdict is not None and verdict.difference is not None:
         difference = verdict.difference
@@ -256,6 +264,30 @@ def _steps(scenario: Scenario, history: History | None) -> Iterator[str]:
                 del slots[operation.slot]
 
 
+def _threads(race: Race) -> Iterator[str]:
+    """Yield what each thread of a race does: a title, and a line for each of its operations."""
+    for number, host in enumerate(race.hosts):
+        waits = f", with {words.counted(host.pause, 'window')} of each vCPU between" * bool(
+            host.pause
+        )
+        times = words.counted(host.rounds, "time") if host.rounds else "until the others end"
+        yield f"host thread {number}, {times}{waits}:"
+        for operation in host.operations[:_MOST_OF_A_THREAD]:
+            yield f"- {words.operation(operation)}"
+        yield from _left_out(len(host.operations))
+    for number, guest in enumerate(race.guests):
+        moves = f", on another thread after every {guest.migrates}" if guest.migrates else ""
+        yield f"vCPU {number}, up to {words.counted(guest.windows, 'window')}{moves}, in each:"
+        for step in guest.program[:_MOST_OF_A_THREAD]:
+            yield f"- {words.operation(step).removeprefix(f'vCPU {step.vcpu}').lstrip(': ')}"
+        yield from _left_out(len(guest.program))
+
+
+def _left_out(count: int) -> Iterator[str]:
+    if count > _MOST_OF_A_THREAD:
+        yield f"- and {count - _MOST_OF_A_THREAD} more: see scenario.json"
+
+
 def _outcomes(scenario: Scenario, history: History | None) -> dict[int, AnyOutcome]:
     """Return the outcome of each operation by its index, without those of surveys."""
     outcomes: dict[int, AnyOutcome] = {}
@@ -290,8 +322,9 @@ def _memory(scenario: Scenario) -> Iterator[str]:
         yield _mapping(mapping)
     for slot in guest_slots(scenario):
         yield (
-            f"{GUEST_MAPPING}: the test guest's own code and data, {GUEST_SIZE_BYTES >> 10} KiB; "
-            f"its memslot {words.slot_number(slot.slot)} at gpa {slot.guest_phys_addr:#x} is the "
+            f"{words.hva(slot.userspace_addr)}: the test guest's own code and data, "
+            f"{GUEST_SIZE_BYTES >> 10} KiB; its memslot {words.slot_number(slot.slot)} at gpa "
+            f"{slot.guest_phys_addr:#x} is the "
             f"tool's own{'' if _meets(scenario, slot) else ', and no other step touches it'}"
         )
 

@@ -157,13 +157,19 @@ def _minimised(before: int, after: int, tries: int) -> str:
     operations = counted(after, "operation")
     if after == before:
         return f"None of its {operations} could be left out, in {tries} tries."
+    if after > before:
+        return f"Its surveys are operations now: {operations}, after {tries} tries."
     return f"Minimised from {before} to {operations} in {tries} tries."
 
 
 def _summary(finding: Finding, verdict: Verdict | None) -> str:
     count = len(finding.scenario.operations)
-    when = f"on {time.strftime('%Y-%m-%d')}, after {finding.seconds:.1f} s"
-    lines = [f"Found by `vmm fuzz` (seed {finding.seed}) {when}."]
+    today = time.strftime("%Y-%m-%d")
+    lines = [
+        f"Found by `vmm fuzz` (seed {finding.seed}) on {today}, after {finding.seconds:.1f} s."
+        if finding.seconds
+        else f"Minimised by `vmm fuzz` on {today}, from a scenario that was given."
+    ]
     if finding.tries:
         lines.append(_minimised(finding.found_with, count, finding.tries))
     if finding.unfinished:

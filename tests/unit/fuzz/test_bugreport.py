@@ -9,6 +9,7 @@ import pytest
 from tests.ideal import ideal_history
 from vmm.fuzz import bugreport
 from vmm.fuzz.bugreport import Section
+from vmm.fuzz.findings import Finding, _summary
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario.history import (
     AnyOutcome,
@@ -27,16 +28,21 @@ from vmm.scenario.operations import (
     AnyOperation,
     EnableCap,
     GetDirtyLog,
+    GuestThread,
     HarvestDirtyRing,
+    HostThread,
     Inspect,
     Instruction,
     Mapping,
     Place,
+    PreFaultMemory,
+    Race,
     Scenario,
     SetUserMemoryRegion,
     Sweep,
     Touch,
 )
+from vmm.verdict.identity import Identity
 from vmm.verdict.judge import judge
 
 HOST = HostInfo(
@@ -195,6 +201,34 @@ def test_steps_are_named_by_what_they_do() -> None:
     assert "memslot 400 at gpa 0xffff0000" in memory.lines[1]
 
 
+def test_what_the_threads_of_a_race_do_is_said() -> None:
+    moves = (
+        SetUserMemoryRegion(1, 0x200_000, 0x1000, Place("a")),
+        SetUserMemoryRegion(1, 0x100_000, 0x1000, Place("a")),
+    )
+    guests = (
+        GuestThread((Touch(0x200_000),), windows=1),
+        GuestThread((PreFaultMemory(0x100_000, 0x1000), Touch(0x100_000)) * 20, migrates=7),
+    )
+    race = Race((HostThread(moves, rounds=30, pause=1), HostThread((), rounds=0)), guests)
+    scenario = Scenario("race", (SCENARIO.operations[0], race), SCENARIO.mappings)
+    parts = tuple(bugreport.sections(scenario, None, None, HOST, (), set()))
+    (threads,) = (part for part in parts if "Threads" in part.title)
+    steps = parts[0].lines
+    assert threads.title == f"Threads of step {len(steps)}"
+    assert steps[-1] == "2 host threads and 2 vCPUs act at the same time"
+    assert threads.lines[0] == "host thread 0, 30 times, with 1 window of each vCPU between:"
+    assert threads.lines[2].startswith("- KVM_SET_USER_MEMORY_REGION(slot=1, flags=0, guest_phys_a")
+    assert threads.lines[3:7] == (
+        "host thread 1, until the others end:",
+        "vCPU 0, up to 1 window, in each:",
+        "- reads 4 bytes at gpa 0x200000",
+        "vCPU 1, up to 20000 windows, on another thread after every 7, in each:",
+    )
+    assert threads.lines[7].startswith("- KVM_PRE_FAULT_MEMORY(gpa=0x100000")
+    assert threads.lines[-1] == "- and 16 more: see scenario.json"
+
+
 def test_what_matters_of_the_host_and_how_to_bisect_is_said() -> None:
     title, parts = told()
     text = bugreport.markdown(title, "summary\n", parts)
@@ -222,6 +256,28 @@ def test_what_is_said_of_bisecting_does_it(tmp_path: Path) -> None:
         assert subprocess.run(["sh", "-c", script], env=path, check=False).returncode == said
     lab = (tmp_path / "ran").read_text()
     assert lab == "lab run --bisect --kernel . -- run scenario.json\n"
+
+
+@pytest.mark.parametrize(
+    ("found_with", "seconds", "said"),
+    [
+        (
+            9,
+            1.25,
+            ("Found by `vmm fuzz` (seed 3) on ", "after 1.2 s.", "from 9 to 5 operations in 7"),
+        ),
+        (5, 1.25, ("after 1.2 s.", "None of its 5 operations could be left out, in 7 tries.")),
+        (2, 0, ("from a scenario that was given.", "now: 5 operations, after 7 tries.")),
+    ],
+)
+def test_the_summary_says_how_it_was_found(
+    found_with: int, seconds: float, said: tuple[str, ...]
+) -> None:
+    identity = Identity("kind", ("rule",), "outcome")
+    finding = Finding(SCENARIO, identity, 3, found_with=found_with, tries=7, seconds=seconds)
+    summary = _summary(finding, None)
+    assert all(each in summary for each in said), summary
+    assert ("seed" in summary) == bool(seconds)
 
 
 def test_nothing_forges_a_line() -> None:
