@@ -25,6 +25,7 @@ from vmm.scenario.operations import (
     READONLY,
     SMM,
     AnyOperation,
+    ChangeHostMemory,
     EnableCap,
     Guest,
     HostWrite,
@@ -250,6 +251,10 @@ def _mapped_to(tables: Tables, page: int, gfn: int) -> AnyOperation:
     return write(tables.gfn + 3, gfn * PAGE_SIZE_BYTES | PLAIN, 8 * page)
 
 
+_ALIASES = range(DATA, DATA + 19)
+_OFTEN = Tables("a", 0x100, (*GFNS[:DATA], *(GFNS[DATA] for _ in _ALIASES)), bits=USED)
+"""Nineteen addresses have one page: the kernel keeps up to 14 of them in a block."""
+
 _ROM = Slot(1, 0xFFFF0, at("a"), pages=8)
 _TOP = 0xFFFF_0800
 
@@ -323,6 +328,25 @@ SCENARIOS = (
         source="kvm_gfn_is_write_tracked, mmu_try_to_unsync_pages",
         needs=("smm",),
         tags=("slow",),  # Linux 5.10 warns: in the lab that ends the machine.
+    ),
+    start_scenario(
+        "with-a-page-mapped-many-times",
+        "A page that page tables map to many addresses follows the host, and goes with its slot, "
+        "at each of them.",
+        *_OFTEN.lay(),
+        *programs(),
+        TABLES.create(),
+        CODE.create(),
+        *(_OFTEN.access(LOADING, page) for page in _ALIASES),
+        ChangeHostMemory(at("a", 6), 1, "drop"),
+        *(_OFTEN.access(LOADING, page) for page in _ALIASES[::6]),
+        _OFTEN.access(STORING, _ALIASES[1], VALUE),
+        *(_OFTEN.access(LOADING, page) for page in _ALIASES),
+        CODE.delete(),
+        Slot(2, 0x104, at("a", 4), pages=2).create(),
+        *(_OFTEN.access(LOADING, page) for page in _ALIASES[::6]),
+        source="pte_list_add, kvm_zap_all_rmap_sptes",
+        needs=("sync_mmu",),
     ),
     start_scenario(
         "with-tables-in-a-huge-page",
