@@ -1,7 +1,7 @@
-"""Races over both address spaces: SMRAM is opened, closed and moved while vCPUs run in SMM.
+"""Races of both address spaces: SMRAM is opened, closed and moved while vCPUs run in SMM.
 
-QEMU does that with its TSEG: memory that as_id 0 has no more once the firmware has closed it, and
-that vCPUs in system management mode go on with.
+QEMU does that with its TSEG: once the firmware has closed it, as_id 0 no longer has that memory,
+but vCPUs in system management mode still use it.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ _LOGGED_TSEG = replace(_TSEG, flags=LOG_DIRTY_PAGES)
 
 
 def _inside_and_outside(vcpu: int, *gfns: int) -> GuestThread:
-    """Read and write a word of each page that nobody else writes, in SMM and outside of it."""
+    """Return a vCPU that reads and writes its own word in each page, in SMM and outside of it."""
     program: list[Touch] = []
     spaces: tuple[AsId, ...] = (SMM, 0)
     for as_id in spaces:
@@ -36,8 +36,8 @@ def _inside_and_outside(vcpu: int, *gfns: int) -> GuestThread:
 SCENARIOS: tuple[Scenario, ...] = (
     race(
         "smram-opened-and-closed",
-        "While as_id 0 opens and closes SMRAM, a vCPU in SMM finds it all the time, whatever it "
-        "met outside.",
+        "While SMRAM is opened and closed in as_id 0, a vCPU in SMM always reaches it, whatever "
+        "it has accessed outside SMM.",
         creates(_OPEN, _TSEG),
         (host(_OPEN.delete(), _OPEN.create(), rounds=15),),
         (_inside_and_outside(0, _GFN), _inside_and_outside(1, _GFN + 1)),
@@ -46,7 +46,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     race(
         "smram-replaced",
-        "SMRAM that goes, moves and comes with other memory is seen so in SMM, and outside not.",
+        "When SMRAM is deleted, moved, or created with other memory, vCPUs see that only in SMM.",
         creates(_OPEN, _TSEG),
         (
             host(_TSEG.delete(), _OTHER.create(), _OTHER.move(_GFN + 1), _OTHER.delete(),
@@ -59,7 +59,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     race(
         "logs-of-both-spaces",
-        "Each address space's log names what was written through its own slot, on the same memory.",
+        "If both address spaces show one memory, each slot's log names the writes through it.",
         creates(_LOGGED, _LOGGED_TSEG),
         (
             host(_LOGGED.log(), rounds=15),
@@ -73,4 +73,4 @@ SCENARIOS: tuple[Scenario, ...] = (
         needs=("smm",),
     ),
 )  # fmt: skip
-"""All races over two address spaces."""
+"""All races of two address spaces."""

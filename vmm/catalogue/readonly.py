@@ -37,7 +37,7 @@ def _readonly(name: str, why: str, *operations: AnyOperation, source: str = _API
 
 SCENARIOS = (
     _readonly(
-        "readonly-create", "Reads reach memory; writes exit and leave it alone.", _RO.create()
+        "readonly-create", "Reads reach memory; writes exit and change nothing.", _RO.create()
     ),
     _readonly(
         "readonly-every-width",
@@ -52,7 +52,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="readonly-on-huge-pages",
-        why="A huge page that was read is not written either.",
+        why="A write to a huge page of a READONLY slot exits even after the page was read.",
         source=_API,
         tags=("readonly", "huge"),
         mappings=(HUGE,),
@@ -65,7 +65,7 @@ SCENARIOS = (
     ),
     _readonly(
         "readonly-shows-what-the-host-writes",
-        "The host is not bound by READONLY: the guest reads what it wrote.",
+        "READONLY does not bind the host: the guest reads what the host writes.",
         _RO.create(),
         read(0x101),
         HostWrite(Place("a", PAGE_SIZE_BYTES + 0x100), 0xFACE0FF5),
@@ -73,7 +73,7 @@ SCENARIOS = (
     ),
     _readonly(
         "readonly-and-writable-slot-on-one-page",
-        "READONLY is a property of the slot: through the other slot the same page is written.",
+        "READONLY is a property of the slot: the same page can be written through another slot.",
         *creates(_RO, Slot(2, 0x110, at("a"), pages=2)),
         write(0x110, 0xABCD1234),
         read(0x100),
@@ -82,7 +82,7 @@ SCENARIOS = (
     ),
     _readonly(
         "readonly-between-writable-slots",
-        "Accesses over the borders of a READONLY slot are divided exactly there.",
+        "Accesses across the borders of a READONLY slot are split exactly there.",
         *creates(_RW_BELOW, _RO, _RW_ABOVE),
         *(Touch(_START - n, "write", 4, 0xA1A2A3A0 + n) for n in (1, 2, 3)),
         *(Touch(_END - n, "write", 4, 0xB1B2B3B0 + n) for n in (1, 2, 3)),
@@ -91,14 +91,14 @@ SCENARIOS = (
     ),
     _readonly(
         "readonly-next-to-a-hole",
-        "A write over the end of a READONLY slot exits for both its parts.",
+        "A write across the end of a READONLY slot into a hole exits for both its parts.",
         _RO.create(),
         *(Touch(_END - n, "write", 4, 0xC1C2C3C0 + n) for n in (1, 2, 3)),
         *(Touch(_END - n) for n in (1, 2, 3)),
     ),
     _readonly(
         "readonly-sweep-over-its-borders",
-        "A string instruction writes up to the READONLY slot, exits inside it, and writes on "
+        "A string instruction writes up to the READONLY slot, exits inside it, and continues "
         "after it.",
         *creates(_RW_BELOW, _RO, _RW_ABOVE),
         Sweep(_START - 32, 16, "write", 4, 0xD00DD00D),
@@ -115,7 +115,7 @@ SCENARIOS = (
     ),
     _readonly(
         "readonly-between-times-writable",
-        "READONLY and writable slots in turn at one gpa: no translation of the one before is left.",
+        "When READONLY and writable slots alternate at one gpa, no stale translation remains.",
         Slot(1, 0x100, at("a"), pages=2).create(),
         _RO.delete(),
         _RO.create(),
@@ -131,4 +131,4 @@ SCENARIOS = (
         source="api.rst 4.8 KVM_GET_DIRTY_LOG",
     ),
 )
-"""All scenarios whose point is READONLY."""
+"""All scenarios about READONLY."""

@@ -1,4 +1,4 @@
-"""Refusals: each errno at its border, next to live slots that must not notice."""
+"""Refusals: each errno at its border, next to live slots that must stay unchanged."""
 
 from dataclasses import replace
 
@@ -60,8 +60,7 @@ def _refused(
 _ALIGNMENT = (
     _refused(
         "refuse-an-unaligned-size",
-        "memory_size is a multiple of the page size; half a page is neither a creation nor a "
-        "deletion.",
+        "memory_size must be a multiple of the page size; half a page neither creates nor deletes.",
         but(_CALL, memory_size=1),
         but(_CALL, memory_size=_SIZE - 1),
         but(_CALL, memory_size=_SIZE + 1),
@@ -73,7 +72,7 @@ _ALIGNMENT = (
     ),
     _refused(
         "refuse-an-unaligned-gpa",
-        "guest_phys_addr is page aligned, to create, to move and to delete.",
+        "guest_phys_addr must be page aligned, to create, to move and to delete.",
         but(_CALL, guest_phys_addr=_NEW_GPA + 1),
         but(_CALL, guest_phys_addr=_NEW_GPA + _SIZE - 1),
         _CALL,
@@ -84,7 +83,7 @@ _ALIGNMENT = (
     ),
     _refused(
         "refuse-an-unaligned-hva",
-        "userspace_addr is page aligned, even on deletion, which ignores where it points to.",
+        "userspace_addr must be page aligned, even on deletion, which ignores where it points.",
         but(_CALL, userspace_addr=Place("a", 1)),
         but(_CALL, userspace_addr=Place("a", _SIZE - 1)),
         but(_CALL, userspace_addr=Place("a", _SIZE)),
@@ -98,14 +97,14 @@ _ALIGNMENT = (
 _KERNEL_HALF = (1 << 63, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_8100_0000, (1 << 64) - _SIZE)
 _BETWEEN = (0x7FFF_FFFF_F000, 1 << 47, 1 << 56, (1 << 63) - _SIZE)
 _USER_ENDS = (0x7FFF_FFFF_F000, (1 << 56) - _SIZE)
-"""With four levels of page tables, and with five: the last page below is kept free."""
+"""With four and with five levels of page tables; the last page below the end is unusable."""
 
 _CVE = "fa3d315a4ce2, 09d952c971a5 (CVE-2013-1943)"
 
 _ADDRESSES = (
     _refused(
         "refuse-a-kernel-hva",
-        "An address of the kernel's half would let the guest read and write the kernel.",
+        "An address in the kernel's half is refused: the guest could read and write the kernel.",
         *(but(_CALL, userspace_addr=hva) for hva in _KERNEL_HALF),
         *(but(_LIVE.create(), userspace_addr=hva) for hva in _KERNEL_HALF),
         but(_CALL, userspace_addr=(1 << 63) - _SIZE, memory_size=2 * _SIZE),
@@ -113,7 +112,7 @@ _ADDRESSES = (
     ),
     _refused(
         "refuse-a-kernel-hva-on-deletion",
-        "A deletion with an address that is no user address is refused, and deletes nothing.",
+        "A deletion with an address that is not a user address is refused, and deletes nothing.",
         *(but(_LIVE.delete(), userspace_addr=hva) for hva in _KERNEL_HALF),
         source="e0135a104c52; __kvm_set_memory_region",
     ),
@@ -123,12 +122,12 @@ _ADDRESSES = (
         *creates(*(Slot(10 + n, 0x110 + n, hva) for n, hva in enumerate(_BETWEEN))),
         source="6014bc27561f to 86e6b1547b3d",
     ),
-    # No guest looks at these slots: what this process has there is its own.
+    # No survey: these slots may show the guest arbitrary memory of this process.
     msgspec.structs.replace(
         _refused(
             "refuse-an-hva-across-the-end-of-user-memory",
-            "Where an address beyond the end of user addresses is refused, so is a range that "
-            "reaches there.",
+            "If addresses beyond the end of user addresses are refused, so are ranges that reach "
+            "there.",
             *(
                 call
                 for number, end in enumerate(_USER_ENDS)
@@ -147,7 +146,7 @@ _ADDRESSES = (
 _POINTERS = (
     _refused(
         "refuse-another-process",
-        "A VM serves only the process that made it: no create, move, nop or delete for a child.",
+        "A VM serves only the process that created it: a child's creates, moves and deletes fail.",
         *(
             msgspec.structs.replace(call, caller="forked-child")
             for call in (_CALL, _LIVE.move(0x102), _LIVE.create(), _LIVE.delete())
@@ -156,7 +155,7 @@ _POINTERS = (
     ),
     _refused(
         "refuse-an-unreadable-argument",
-        "An argument that cannot be read is EFAULT, and does nothing.",
+        "A call whose argument cannot be read is EFAULT, and does nothing.",
         *(
             msgspec.structs.replace(call, argument="unreadable")
             for call in (_CALL, _LIVE.move(0x102), _LIVE.delete())
@@ -165,7 +164,7 @@ _POINTERS = (
     ),
     _refused(
         "refuse-by-the-first-check-that-fails",
-        "Of several errors the first check decides: EIO, EFAULT, then EINVAL before EEXIST.",
+        "With several errors the first check decides: EIO, EFAULT, then EINVAL before EEXIST.",
         msgspec.structs.replace(
             but(_CALL, memory_size=1), caller="forked-child", argument="unreadable"
         ),
@@ -180,7 +179,7 @@ _POINTERS = (
         ),
         msgspec.structs.replace(but(_CALL, memory_size=1), argument="unreadable"),
         but(_CALL, guest_phys_addr=_LIVE_GPA, flags=1 << 3),
-        # Another size and onto another slot.
+        # Both another size and an overlap.
         replace(_LIVE, pages=1).move(_OTHER.gfn),
     ),
 )
@@ -190,7 +189,7 @@ _UNKNOWN_FLAGS = (GUEST_MEMFD, 1 << 3, 1 << 31, 0xFFFF_FFFF, GUEST_MEMFD | LOG_D
 _FLAGS = (
     _refused(
         "refuse-unknown-flags",
-        "The first form takes two flags and no other, to create, to change and to delete.",
+        "The first form accepts two flags and no other, to create, to change and to delete.",
         *(but(_CALL, flags=flags) for flags in _UNKNOWN_FLAGS),
         but(_CALL, flags=LOG_DIRTY_PAGES),
         *(but(_LIVE.create(), flags=flags) for flags in _UNKNOWN_FLAGS),
@@ -215,7 +214,7 @@ _FLAGS = (
     ),
     _refused(
         "refuse-a-guest-memfd-offset",
-        "The offset into a guest_memfd is page aligned, and its end does not wrap.",
+        "The offset into a guest_memfd must be page aligned, and its end must not wrap.",
         second_form(but(_CALL, flags=GUEST_MEMFD), guest_memfd_offset=1),
         second_form(but(_CALL, flags=GUEST_MEMFD), guest_memfd_offset=(1 << 64) - _SIZE),
         needs=("user_memory2", "guest_memfd"),
@@ -223,7 +222,7 @@ _FLAGS = (
     ),
     _refused(
         "refuse-a-guest-memfd-that-is-not-open",
-        "A guest_memfd of -1 is no file: EBADF.",
+        "A guest_memfd of -1 is EBADF.",
         second_form(but(_CALL, flags=GUEST_MEMFD)),
         source="kvm_gmem_bind",
         needs=("user_memory2", "guest_memfd"),
@@ -231,7 +230,7 @@ _FLAGS = (
     ),
     Scenario(
         name="readonly-as-the-capability-says",
-        why="READONLY is a flag where KVM_CAP_READONLY_MEM says so, and an unknown one elsewhere.",
+        why="READONLY is accepted if KVM_CAP_READONLY_MEM says so; else it is an unknown flag.",
         source=API,
         tags=("readonly", "flags"),
         mappings=(A,),
@@ -264,7 +263,7 @@ _IMMUTABLE = (
     ),
     _refused(
         "refuse-readonly-on",
-        "READONLY cannot be set on a slot that is there, be it in place or by a move.",
+        "READONLY cannot be set on an existing slot, neither in place nor by a move.",
         _LIVE.change(READONLY),
         _LIVE.change(READONLY | LOG_DIRTY_PAGES),
         _LIVE.move(0x102, READONLY),
@@ -274,7 +273,7 @@ _IMMUTABLE = (
     ),
     _refused(
         "refuse-readonly-off",
-        "READONLY cannot be cleared on a slot that is there, be it in place or by a move.",
+        "READONLY cannot be cleared on an existing slot, neither in place nor by a move.",
         _RO.create(),
         _RO.change(0),
         _RO.change(LOG_DIRTY_PAGES),
@@ -291,9 +290,9 @@ def _overlap(name: str, why: str, *slots: Slot) -> Scenario:
 
 
 _OVERLAPS = (
-    _overlap("refuse-the-place-of-another", "Overlap with another slot, in part too, is EEXIST.",
+    _overlap("refuse-the-place-of-another", "Overlap with another slot, even in part, is EEXIST.",
              Slot(3, 0x100, at("b", 4), pages=2), Slot(3, 0x101, at("b", 4))),
-    _overlap("refuse-to-share-a-page", "One page of overlap is EEXIST; adjacent is fine.",
+    _overlap("refuse-to-share-a-page", "One page of overlap is EEXIST; adjacent slots are fine.",
              Slot(3, 0xFF, at("b", 4), pages=2), Slot(3, 0x101, at("b", 4), pages=2),
              Slot(3, 0xFE, at("b", 4), pages=2), Slot(4, 0x102, at("b", 6), pages=2)),
     _overlap("refuse-to-lie-around-others", "A slot around two others is EEXIST.",
@@ -303,12 +302,12 @@ _OVERLAPS = (
              Slot(4, 0x201, at("b", 4), pages=2), Slot(4, 0x202, at("b", 4)),
              Slot(4, 0x200, at("b", 4), pages=4), Slot(4, 0x203, at("b", 4))),
     _overlap("refuse-the-place-of-a-readonly-slot",
-             "Overlap with a READONLY slot is EEXIST, be the new one READONLY or not.",
+             "Overlap with a READONLY slot is EEXIST, whether the new one is READONLY or not.",
              Slot(3, 0x200, at("a"), pages=4, flags=READONLY), Slot(4, 0x200, at("b", 4), pages=4),
              Slot(4, 0x201, at("b", 4), flags=READONLY), Slot(4, 0x1FF, at("b", 2), pages=6),
              Slot(4, 0x203, at("b", 4), pages=2)),
     _overlap("refuse-the-place-of-a-logged-slot",
-             "Overlap with a logged slot is EEXIST, be the new one logged or not.",
+             "Overlap with a logged slot is EEXIST, whether the new one is logged or not.",
              Slot(3, 0x200, at("a"), pages=4, flags=LOG_DIRTY_PAGES),
              Slot(4, 0x200, at("b", 4), pages=4, flags=LOG_DIRTY_PAGES),
              Slot(4, 0x201, at("b", 4)), Slot(4, 0x1FF, at("b", 2), pages=6),
@@ -319,4 +318,4 @@ _OVERLAPS = (
 
 
 SCENARIOS = (*_ALIGNMENT, *_ADDRESSES, *_POINTERS, *_FLAGS, *_IMMUTABLE, *_OVERLAPS)
-"""All refusals but those at limits that differ from kernel to kernel."""
+"""All refusals except those at limits that differ from kernel to kernel."""

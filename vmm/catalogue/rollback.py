@@ -1,4 +1,4 @@
-"""Calls that fail half-way: what they had done already must be undone."""
+"""Calls that fail half-way: the kernel must undo what they have done."""
 
 from collections.abc import Iterator
 
@@ -13,14 +13,14 @@ from vmm.scenario.operations import (
 )
 
 _ALLOCATIONS = 12
-"""More than any of these calls makes for itself."""
+"""More than any of these calls makes."""
 
 _ONE = Slot(1, 0x100, at("a"), pages=2)
 _TWO = Slot(2, 0x104, at("b"), pages=2)
 
 
 def _failing(call: SetUserMemoryRegion) -> Iterator[SetUserMemoryRegion]:
-    """Yield the call again and again: its first allocation fails, its second, and so on."""
+    """Yield the call repeatedly: its first allocation fails, then its second, and so on."""
     for nth in range(1, _ALLOCATIONS + 1):
         yield msgspec.structs.replace(call, fail_nth=nth)
 
@@ -40,21 +40,21 @@ def _short_of_memory(name: str, why: str, *operations: AnyOperation) -> Scenario
 SCENARIOS = (
     _short_of_memory(
         "create",
-        "A creation that finds no memory leaves no slot, and the next one succeeds.",
+        "A creation that cannot allocate memory leaves no slot, and the next one succeeds.",
         *creates(_TWO),
         *_failing(_ONE.create()),
         _ONE.create(),
     ),
     _short_of_memory(
         "move",
-        "A move that finds no memory leaves the slot where it is, and reachable.",
+        "A move that cannot allocate memory leaves the slot where it is, and reachable.",
         *creates(_ONE, _TWO),
         *_failing(_ONE.move(0x108)),
         _ONE.move(0x108),
     ),
     _short_of_memory(
         "log",
-        "LOG_DIRTY_PAGES that finds no memory for its bitmap is not set.",
+        "LOG_DIRTY_PAGES is not set if its bitmap cannot be allocated.",
         *creates(_ONE, _TWO),
         *_failing(_ONE.change(LOG_DIRTY_PAGES)),
         _ONE.change(LOG_DIRTY_PAGES),
@@ -62,10 +62,10 @@ SCENARIOS = (
     ),
     _short_of_memory(
         "delete",
-        "A deletion that finds no memory leaves the slot, whole.",
+        "A deletion that cannot allocate memory leaves the whole slot.",
         *creates(_ONE, _TWO),
         *_failing(_ONE.delete()),
         _TWO.delete(),
     ),
 )
-"""All scenarios in which allocations of the kernel fail."""
+"""All scenarios in which kernel allocations fail."""

@@ -1,4 +1,4 @@
-"""Slots as large as machines have them, of whose memory what nobody looks at costs nothing."""
+"""Slots as large as those of real machines; memory that nobody touches costs nothing."""
 
 from vmm.catalogue._build import API, Slot, at, creates, read, write
 from vmm.scenario.operations import (
@@ -49,8 +49,8 @@ def _sized(name: str, why: str, *operations: AnyOperation, mapping: Mapping) -> 
 SCENARIOS = (
     _sized(
         "64-gib-in-a-slot",
-        "A slot of 64 GiB reaches its memory at both ends, at the borders of huge pages, and where "
-        "it is used; moved, too.",
+        "A slot of 64 GiB reaches its memory at both ends, at borders of huge pages and between, "
+        "even after a move.",
         _SLOT.create(),
         *(write(_FOUR_GIB + page, page + 1) for page in _PAGES),
         HostWrite(Place("big", (40 * _GIB + 3) << 12), 0x4040),
@@ -64,7 +64,7 @@ SCENARIOS = (
     ),
     _sized(
         "more-than-4-gib-followed",
-        "A slot of more than 4 GiB follows its mapping at both ends, and wherever it is used.",
+        "A slot of more than 4 GiB follows its mapping at both ends and in between.",
         _FOLLOWING.create(),
         *(write(_FOUR_GIB + page, page + 1) for page in _ITS_PAGES),
         *(ChangeHostMemory(at("long", page), 1, "drop") for page in _ITS_PAGES),
@@ -104,4 +104,4 @@ SCENARIOS = (
         mapping=_HUGE,
     ),
 )
-"""All scenarios whose point is the size of a slot."""
+"""All scenarios about the size of a slot."""

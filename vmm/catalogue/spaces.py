@@ -1,7 +1,7 @@
-"""Two address spaces: as_id 1 is what a vCPU sees in system management mode, and nothing else.
+"""Two address spaces: in system management mode a vCPU sees as_id 1, and nothing else.
 
-The guest lives in both, and every survey looks at both, so that a vCPU has always met a gpa in
-either of them before anything changes.
+The guest's own slot is in both, and every survey reads both, so that a vCPU has always accessed
+a gpa in each of them before anything changes.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ _ONE = Slot(1, 0x100, at("a"), pages=2)
 _TWIN = Slot(_SMM | 1, 0x100, at("b"), pages=2)
 _SWITCHES = 6
 _AHEAD = 6
-"""So many changes one address space is ahead of the other, which then overtakes it."""
+"""The number of changes that one address space is ahead of the other, which then overtakes it."""
 _HIGH_GFN = 0x140000  # from 5 GiB on, where the guest is in 64-bit mode
 
 
@@ -80,7 +80,7 @@ def _both(gfn: int) -> tuple[AnyOperation, AnyOperation]:
 
 
 def _followed() -> Iterator[AnyOperation]:
-    """Write to pages of both address spaces, let the host drop them, and look."""
+    """Write to pages of both address spaces, let the host drop some, and read them."""
     places: tuple[tuple[int, AsId], ...] = ((0x100, 0), (0x108, SMM), (0x110, SMM), (0x118, 0))
     for gfn, as_id in places:
         yield from (write(gfn + page, gfn + page, 0x200, as_id=as_id) for page in range(4))
@@ -103,7 +103,7 @@ _SLOTS = (
     ),
     _spaces(
         "spaces-with-one-id",
-        "One id names two slots: deletion in one address space leaves the other's.",
+        "One id names two slots: deletion in one address space leaves the slot in the other.",
         *creates(_ONE, _TWIN),
         _TWIN.delete(),
         _TWIN.delete(),
@@ -125,11 +125,11 @@ _SLOTS = (
         survey="none",
         needs=("sync_mmu",),
     ),
-    # No survey comes between: what a vCPU has found last is what it meets in the other space.
+    # No survey, so that a vCPU goes to the other space with exactly these reads cached.
     _spaces(
         "spaces-counting-in-turn",
-        "Each address space has a generation of its own: what a vCPU has cached in one is not used "
-        "in the other, however often either has changed.",
+        "Each address space has its own generation: what a vCPU has cached in one is not used in "
+        "the other, however often either has changed.",
         *(Slot(_SMM | 20 + n, 0x140 + n, at("b", n)).create() for n in range(_AHEAD)),
         *(
             operation
@@ -145,7 +145,7 @@ _SLOTS = (
     ),
     _spaces(
         "spaces-apart",
-        "A slot of as_id 1 alone is a hole outside of system management mode.",
+        "A slot only in as_id 1 is a hole outside system management mode.",
         _TWIN.create(),
         write(0x100, 7),
         write(0x100, 8, as_id=SMM),
@@ -155,7 +155,7 @@ _SLOTS = (
     ),
     _spaces(
         "spaces-move-in-one",
-        "A move in one address space leaves the other as it is, and meets no slot of it.",
+        "A move in one address space leaves the other unchanged, and overlaps no slot of it.",
         *creates(_ONE, _TWIN),
         _TWIN.move(0x101),
         _ONE.move(0x101),
@@ -164,7 +164,7 @@ _SLOTS = (
     ),
     _spaces(
         "spaces-overlap-in-one",
-        "EEXIST is about the slots of one address space.",
+        "Only slots of the same address space make an overlap EEXIST.",
         *creates(_ONE, _TWIN, Slot(_SMM | 2, 0x110, at("b", 4))),
         Slot(_SMM | 2, 0x101, at("b", 4)).create(),
         Slot(_SMM | 3, 0x101, at("b", 5)).create(),
@@ -184,7 +184,7 @@ _SLOTS = (
     ),
     _spaces(
         "spaces-over-the-same-memory",
-        "Slots of both address spaces may show the same memory: what one writes the other reads.",
+        "Slots of both address spaces may show the same memory: each reads what the other writes.",
         *creates(_ONE, Slot(_SMM | 2, 0x100, at("a"), 2), Slot(_SMM | 3, 0x108, at("a"), 2)),
         write(0x100, 0x11111111),
         *_both(0x100),
@@ -207,7 +207,7 @@ _SLOTS = (
     ),
     _spaces(
         "spaces-without-host-memory",
-        "Where one address space's slot has no host memory, the other's is reached all the same.",
+        "A slot is reached even if the other address space's slot at its gpa has no host memory.",
         *creates(_ONE, Slot(_SMM | 1, 0x100, at("nowhere"), 2)),
         *_both(0x100),
         Slot(_SMM | 1, 0, 0).delete(),
@@ -229,7 +229,7 @@ _SLOTS = (
 _MODES = (
     _spaces(
         "spaces-execute-on-huge-pages",
-        "Code in a huge page of as_id 1 alone is executed there, and nothing is in as_id 0.",
+        "Code in a huge page that only as_id 1 has is executed there, and as_id 0 has a hole.",
         Slot(_SMM | 1, 0x200, at("huge"), pages=512).create(),
         *(Execute((0x200 + page) * PAGE_SIZE_BYTES, as_id=SMM) for page in (0, 1, 511)),
         *_both(0x200),
@@ -259,7 +259,7 @@ _MODES = (
     ),
     _spaces(
         "spaces-memory-over-remembered-mmio",
-        "What is remembered as MMIO in one address space is memory in the other, and stays both.",
+        "A gpa that is cached as MMIO in one address space is memory in the other.",
         _ONE.create(),
         *_both(0x100) * 3,
         _ONE.delete(),
@@ -282,7 +282,7 @@ _MODES = (
     ),
     _spaces(
         "spaces-swept",
-        "A string instruction over a slot's end stays within its address space.",
+        "A string instruction across a slot's end stays within its address space.",
         *creates(_ONE, Slot(_SMM | 1, 0x101, at("b"), 2)),
         *(
             Sweep(0x101FE0, 16, access, value=0x5A5A5A5A, as_id=as_id)
@@ -309,7 +309,7 @@ _MODES = (
     ),
     _spaces(
         "spaces-of-the-next-vm",
-        "A VM that comes after has neither the slots of as_id 1 nor what was seen there.",
+        "The next VM has no slots of as_id 1, and nothing cached from there.",
         *creates(_ONE, _TWIN),
         *_both(0x100),
         NewVm(),
@@ -325,7 +325,7 @@ _LOGGED_TWIN = Slot(_SMM | 1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
 _DIRTY = (
     _spaces(
         "spaces-dirty-log-of-one",
-        "A write is logged in the slot that it went through, in no other on the same memory.",
+        "A write is logged only in the slot that it went through, not in others on that memory.",
         *creates(_LOGGED, _LOGGED_TWIN),
         write(0x101, 5),
         _LOGGED_TWIN.log(),
@@ -344,7 +344,7 @@ _DIRTY = (
     ),
     _spaces(
         "spaces-dirty-log-switched-on",
-        "A log that is switched on tracks what was written before, in its own address space.",
+        "A log that is switched on tracks pages written before, in its own address space.",
         *creates(replace(_LOGGED, flags=0), replace(_LOGGED_TWIN, flags=0, hva=at("b"))),
         *(write(0x100 + page, page + 1, as_id=SMM) for page in range(4)),
         replace(_LOGGED_TWIN, hva=at("b")).create(),
@@ -386,7 +386,7 @@ _DIRTY = (
     ),
     _spaces(
         "spaces-dirty-log-cleared-by-hand",
-        "What is cleared by hand is cleared in its own address space alone.",
+        "KVM_CLEAR_DIRTY_LOG clears pages only in the slot's own address space.",
         MANUAL,
         *creates(_LOGGED, _LOGGED_TWIN),
         *(write(0x101, 5, as_id=as_id) for as_id in (0, SMM)),
@@ -419,7 +419,7 @@ _DIRTY = (
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return what there is to say of address spaces; one scenario uses the kernel's last id."""
+    """Return all scenarios of address spaces; one uses the kernel's last id."""
     return (*_SLOTS, *_MODES, *_DIRTY, _with_the_last_id(features.nr_memslots))
 
 

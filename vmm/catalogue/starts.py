@@ -1,4 +1,4 @@
-"""Page tables and code of a guest's in slots of the scenario, which change under them."""
+"""A guest's page tables and code in slots of the scenario, which are changed."""
 
 from dataclasses import replace
 
@@ -68,7 +68,7 @@ _CHANGES = (
     ),
     start_scenario(
         "after-tables-of-other-memory-came",
-        "Page tables are read anew where a slot with other memory has taken their gpa.",
+        "Page tables are read again after a slot with other memory has taken their gpa.",
         *USUAL.lay(),
         *_B.lay(),
         *programs(),
@@ -88,7 +88,7 @@ _CHANGES = (
     ),
     start_scenario(
         "after-tables-were-missed",
-        "A vCPU whose page tables lay in a hole goes on once a slot holds them.",
+        "A vCPU that stopped because its page tables lay in a hole runs once a slot holds them.",
         *USUAL.lay(),
         *programs(),
         CODE.create(),
@@ -102,7 +102,7 @@ _CHANGES = (
     ),
     start_scenario(
         "after-one-table-of-other-memory-came",
-        "Page tables lie in two slots, one of which is replaced: those in the other still hold.",
+        "If page tables lie in two slots and one is replaced, those in the other are still used.",
         *USUAL.lay(),
         *_B.lay(),
         *programs(),
@@ -122,7 +122,7 @@ _CHANGES = (
     ),
     start_scenario(
         "after-code-moved",
-        "What page tables map is fetched, read and written where its slot is now.",
+        "Memory that page tables map is fetched, read and written where its slot is now.",
         *_A_USED.lay(),
         *programs(),
         TABLES.create(),
@@ -157,7 +157,7 @@ _CHANGES = (
     ),
     start_scenario(
         "with-readonly-tables",
-        "Page tables in a READONLY slot are used, and stay as they are.",
+        "Page tables in a READONLY slot are used, and stay unchanged.",
         *_A_USED.lay(),
         *programs(),
         CODE.create(),
@@ -174,7 +174,7 @@ _CHANGES = (
     ),
     start_scenario(
         "with-readonly-tables-not-used-before",
-        "No accessed bit is set in page tables of a READONLY slot; in one that is not, it is.",
+        "Accessed bits are set in page tables in a writable slot, but not in a READONLY one.",
         *USUAL.lay(),
         *programs(),
         CODE.create(),
@@ -227,7 +227,7 @@ _CHANGES = (
         source=_BITS,
     ),
 )
-"""Those that are run once more with KVM_X86_QUIRK_SLOT_ZAP_ALL disabled."""
+"""Scenarios that are also run with KVM_X86_QUIRK_SLOT_ZAP_ALL disabled."""
 
 
 def _without_quirk(scenario: Scenario) -> Scenario:
@@ -243,11 +243,11 @@ def _without_quirk(scenario: Scenario) -> Scenario:
 
 _LARGE = Slot(3, 0x200, at("huge"), pages=HUGE.pages)
 _LEAF = Tables("huge", 0x220, GFNS, page=0x20)
-"""Of these only the lowest level is used: one above it in the same huge page would split that."""
+"""Only the lowest level of these is used: a level above it would split the huge page."""
 
 
 def _mapped_to(tables: Tables, page: int, gfn: int) -> AnyOperation:
-    """Let the guest, in real mode, have its page tables map a page to another gfn."""
+    """Let the guest, in real mode, change its page tables to map a page to another gfn."""
     return write(tables.gfn + 3, gfn * PAGE_SIZE_BYTES | PLAIN, 8 * page)
 
 
@@ -261,8 +261,8 @@ _TOP = 0xFFFF_0800
 SCENARIOS = (
     start_scenario(
         "on-unmapped-addresses",
-        "An address that page tables do not map is a page fault; without an interrupt table that "
-        "is a shutdown.",
+        "An address that page tables do not map is a page fault, and without an interrupt table a "
+        "shutdown.",
         *Tables("a", 0x100, GFNS[:3], upper=PLAIN | ACCESSED, bits=USED).lay(),
         *programs(),
         TABLES.create(),
@@ -299,7 +299,7 @@ SCENARIOS = (
     *map(_without_quirk, _CHANGES),
     start_scenario(
         "after-the-guest-wrote-its-tables",
-        "What a guest writes to page tables in use takes effect, also at its second write there.",
+        "A guest's write to page tables in use takes effect, and so does a second one.",
         *USUAL.lay(),
         *programs(),
         TABLES.create(),
@@ -317,8 +317,8 @@ SCENARIOS = (
     ),
     start_scenario(
         "after-the-other-space-wrote-beside-its-tables",
-        "Page tables that address space 0 uses stay protected when unused entries of them are "
-        "written in SMM.",
+        "Page tables that address space 0 uses stay write-protected when unused entries in them "
+        "are written in SMM.",
         *USUAL.lay(),
         *programs(),
         *(TABLES.create(), CODE.create(), replace(TABLES, slot=SMM << 16 | 1).create()),
@@ -327,7 +327,7 @@ SCENARIOS = (
         USUAL.run(2),
         source="kvm_gfn_is_write_tracked, mmu_try_to_unsync_pages",
         needs=("smm",),
-        tags=("slow",),  # Linux 5.10 warns: in the lab that ends the machine.
+        tags=("slow",),  # Linux 5.10 warns, which ends the lab's machine.
     ),
     start_scenario(
         "with-a-page-mapped-many-times",
@@ -377,7 +377,7 @@ SCENARIOS = (
     ),
     start_scenario(
         "on-two-vcpus",
-        "After a move of page tables no vCPU uses what it has cached of them.",
+        "After a move of page tables no vCPU uses translations that it cached from them.",
         *USUAL.lay(),
         *programs(),
         TABLES.create(),
@@ -395,7 +395,7 @@ SCENARIOS = (
     ),
     start_scenario(
         "where-firmware-is",
-        "A READONLY slot that ends with 4 GiB, as firmware has it, is run, moved and replaced.",
+        "Code in a READONLY slot that ends at 4 GiB, like firmware, is run, moved and replaced.",
         Start(_TOP),
         _ROM.change(READONLY),
         Start(_TOP),

@@ -27,22 +27,22 @@ _ROUNDS = 8
 _BEYOND = 600
 _SAMPLES = 16
 _DELETED = 512
-"""So many slots are deleted in the default tier: each takes as long as two creations."""
+"""Slots that are deleted in the default tier; each deletion takes as long as two creations."""
 
 _QUICK_SLOTS = 3000
-"""So many slots, or the whole table of a kernel that has fewer, are in the default tier: filling
-32,764 takes a kernel more than a second."""
+"""Slots in the default tier, or the whole table if it is smaller: filling 32,764 takes a kernel
+more than a second."""
 
 
 _HUNDRED = tuple(Slot(number, 0x100 + 2 * number, at("a", 2 * number), 2) for number in range(100))
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return what needs many slots; the last scenario has all of a kernel that has few."""
+    """Return the scenarios with many slots; the last fills the table of a kernel with few."""
     return (
         Scenario(
             name="table-of-a-hundred",
-            why="Both pages of each of a hundred slots are found, side by side, in either order.",
+            why="Both pages of each of a hundred adjacent slots are found, in either order.",
             source="kvm_memslot_move_forward; search_memslots",
             tags=("table", "create", "delete"),
             mappings=(Mapping("a", 200),),
@@ -56,7 +56,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="table-beyond-509-slots",
-            why="More slots than the 509 of older kernels are found, the last created first.",
+            why="Slots beyond the 509 of older kernels are found, the last created first.",
             source="4fc096a99e01: the limit was 509 on x86 before",
             tags=("table", "create"),
             mappings=(Mapping("pages", _HOST_PAGES),),
@@ -65,7 +65,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="table-of-thousands",
-            why="Each of thousands of slots is found, and finding outlasts random deletions.",
+            why="Each of thousands of slots is found, even after random deletions.",
             source="KVM_CAP_NR_MEMSLOTS; kvm_memslot_move_forward, kvm_memslot_delete",
             tags=("table", "create", "delete"),
             mappings=(Mapping("pages", _HOST_PAGES),),
@@ -77,11 +77,11 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
 
 
 def slow_scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return what takes long: all slots of a table, each of which is deleted."""
+    """Return the scenario that takes long: it fills the whole table and empties it."""
     return (
         Scenario(
             name="table-filled-and-emptied",
-            why="Every slot of a full table is found, until it is deleted, in random order.",
+            why="Every slot of a full table is found until it is deleted, in random order.",
             source="KVM_CAP_NR_MEMSLOTS; kvm_memslot_move_forward, kvm_memslot_delete",
             tags=("table", "create", "delete", "slow"),
             mappings=(Mapping("pages", _HOST_PAGES),),
@@ -99,7 +99,7 @@ def _fill_and_read(nr_memslots: int) -> Iterator[AnyOperation]:
 
 
 def _fill_and_empty(nr_memslots: int, most_deleted: int) -> Iterator[AnyOperation]:
-    """Yield what fills so much of the table, and deletes so many of its slots, in rounds."""
+    """Fill the table up to ``nr_memslots``, and delete up to ``most_deleted`` slots in rounds."""
     chance = random.Random(_SEED)
     slots = _slots(nr_memslots, chance)
     yield from slots
@@ -119,7 +119,7 @@ def _fill_and_empty(nr_memslots: int, most_deleted: int) -> Iterator[AnyOperatio
 
 
 def _slots(nr_memslots: int, chance: random.Random) -> list[SetUserMemoryRegion]:
-    """Return one-page slots for all ids but the guest's, with gfns side by side, in no order."""
+    """Return one-page slots for all ids but the guest's, at adjacent gfns in random order."""
     ids = [slot for slot in range(nr_memslots) if slot != _GUEST.slot]
     gfns = list(range(_FIRST_GFN, _FIRST_GFN + len(ids)))
     chance.shuffle(gfns)
@@ -139,7 +139,7 @@ def _delete(slot: SetUserMemoryRegion) -> SetUserMemoryRegion:
 
 
 def _move_in_a_full_table(slot: SetUserMemoryRegion) -> Iterator[AnyOperation]:
-    """A move needs no free id: there is none."""
+    """Yield a move and back; no id is free, and none is needed."""
     yield but(slot, guest_phys_addr=0x200 * PAGE_SIZE_BYTES)
     yield read(0x200)
     yield _read(slot)

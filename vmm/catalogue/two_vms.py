@@ -1,4 +1,4 @@
-"""VMs that live at the same time, on the same memory, each with slots of its own."""
+"""VMs that exist at the same time, on the same memory, each with its own slots."""
 
 from vmm.catalogue._build import A, B, Slot, at, creates, read, write
 from vmm.scenario.features import Features
@@ -49,13 +49,13 @@ def _scenario(
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return all scenarios of several VMs at a time."""
+    """Return all scenarios of several VMs at the same time."""
     ring = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes)
     logged = Slot(1, _GFN, at("a"), 4, LOG_DIRTY_PAGES)
     return (
         _scenario(
             "share-memory",
-            "What the guest of one VM writes the guest of another finds.",
+            "The guest of one VM reads what the guest of another writes to the same memory.",
             _HERE.create(),
             *_reads(),
             _SECOND,
@@ -71,7 +71,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "have-slots-of-their-own",
-            "The same ids and gpas show other memory in another VM, whatever changes in one.",
+            "The same ids and gpas show other memory in each VM, whatever changes in the other.",
             _HERE.create(),
             *_writes(1),
             _SECOND,
@@ -93,7 +93,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "are-refused-for-themselves",
-            "Overlap and absence are judged within each VM alone.",
+            "Only a VM's own slots decide whether a slot overlaps or is absent.",
             *creates(_HERE, Slot(2, _GFN + 8, at("b"), 2)),
             _SECOND,
             _HERE.delete(),
@@ -108,7 +108,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "have-logs-of-their-own",
-            "A dirty log names what the guest of its own VM wrote, and nothing of another's.",
+            "A dirty log names what the guest of its own VM wrote, and nothing that another wrote.",
             logged.create(),
             write(_GFN + 1, 1),
             _SECOND,
@@ -125,8 +125,8 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "change-beside-a-log",
-            "A dirty log names what its guest wrote, whatever becomes of another VM's slots on "
-            "the same memory meanwhile.",
+            "A dirty log names what its guest wrote, however another VM's slots on the same "
+            "memory change meanwhile.",
             logged.create(),
             write(_GFN + 1, 1),
             _SECOND,
@@ -150,7 +150,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "have-rings-of-their-own",
-            "A VM may have dirty rings and another none; each ring names what its own VM wrote.",
+            "One VM may have dirty rings and another none; each ring names what its own VM wrote.",
             ring,
             logged.create(),
             write(_GFN + 1, 1),
@@ -196,7 +196,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         _scenario(
             "outlive-each-other",
-            "When one VM is closed, or made anew, another goes on with its slots.",
+            "When one VM is closed, or created again, another keeps its slots.",
             _HERE.create(),
             *_writes(1),
             _SECOND,

@@ -1,4 +1,4 @@
-"""Several vCPUs: a change reaches those that had touched the place and those that had not."""
+"""Several vCPUs: a change reaches those that had touched a gpa and those that had not."""
 
 from vmm.catalogue._build import A, B, Slot, at, creates, read, write
 from vmm.scenario.operations import (
@@ -71,7 +71,7 @@ SCENARIOS = (
     ),
     _two(
         "vcpus-other-memory-after-cached-memory",
-        "A gpa that gets other memory shows it to a vCPU that has the memory before cached.",
+        "A gpa that gets other memory shows it even to a vCPU that has cached the old memory.",
         _ONE.create(),
         read(0x100, vcpu=0),
         _ONE.delete(),
@@ -83,7 +83,7 @@ SCENARIOS = (
     ),
     _two(
         "vcpus-share-what-they-write",
-        "What one vCPU writes the other one reads, through another slot too.",
+        "One vCPU reads what the other writes, even through another slot.",
         *creates(_ONE, Slot(2, 0x110, at("a"), pages=2)),
         write(0x100, 0xAAAA0001, vcpu=0),
         read(0x100, vcpu=1),
@@ -93,7 +93,7 @@ SCENARIOS = (
     ),
     _two(
         "vcpus-share-a-dirty-log",
-        "The log of a slot holds what any vCPU wrote, each page once.",
+        "The log of a slot names the pages that any vCPU wrote, each page once.",
         Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES).create(),
         write(0x100, 1, vcpu=0),
         write(0x101, 2, vcpu=1),
@@ -120,7 +120,7 @@ SCENARIOS = (
     ),
     _two(
         "vcpus-execute-after-a-move",
-        "Neither vCPU fetches from the old place, whether it had run there or not.",
+        "After a move neither vCPU fetches from the old place, whether it had run there or not.",
         _ONE.create(),
         Execute(0x100 * PAGE_SIZE_BYTES, vcpu=0),
         _ONE.move(0x104),

@@ -1,4 +1,4 @@
-"""vCPUs of VMs that have no slot at first, and none in the end: the guest has none of its own."""
+"""VMs without any slot, at first and in the end: the guest's own slot does not exist."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ def _execute(gfn: int, vcpu: int = 0) -> Execute:
 def _bare(
     name: str, why: str, *operations: AnyOperation, vcpus: int = 1, source: str = ""
 ) -> Scenario:
-    """Return a scenario in which there is no slot but those that its operations create."""
+    """Return a scenario whose only slots are those that its operations create."""
     return start_scenario(
         f"without-slots-{name}",
         why,
@@ -40,7 +40,7 @@ def _bare(
 
 
 def _emptied() -> Iterator[AnyOperation]:
-    """Yield the deletion of four slots, each with a look at all of them."""
+    """Yield the deletion of four slots, after each of which code in all four is executed."""
     for slot in reversed(range(4)):
         yield Slot(slot, 0x100 + 2 * slot, at("a", slot)).delete()
         yield from (_execute(0x100 + 2 * other) for other in range(4))
@@ -49,7 +49,7 @@ def _emptied() -> Iterator[AnyOperation]:
 SCENARIOS = (
     _bare(
         "at-the-reset-vector",
-        "Without any slot a vCPU stops at the reset vector, and wherever else it starts.",
+        "Without any slot a vCPU stops at the reset vector, and at any other address.",
         Start(_RESET),
         Start(_RESET),
         _execute(0),
@@ -61,7 +61,7 @@ SCENARIOS = (
     ),
     _bare(
         "until-the-first",
-        "A vCPU that has run without slots finds the first one, and stops again after the last "
+        "A vCPU that has run without slots runs in the first one, and stops again after the last "
         "is deleted.",
         _execute(0x100),
         _ONE.create(),
@@ -84,7 +84,7 @@ SCENARIOS = (
     ),
     _bare(
         "after-the-last",
-        "Slots are deleted from the highest gfn down; without any slot nothing can be executed.",
+        "When slots are deleted from the highest gfn down, code in the others can still run.",
         *(Slot(slot, 0x100 + 2 * slot, at("a", slot)).create() for slot in range(4)),
         *(_execute(0x100 + 2 * slot) for slot in range(4)),
         *_emptied(),
@@ -93,7 +93,7 @@ SCENARIOS = (
     ),
     _bare(
         "but-page-tables-and-code",
-        "The only slots are those of page tables and code, which are deleted in turn.",
+        "The only slots hold page tables and code, and are deleted in turn.",
         *USUAL.lay(),
         *programs(),
         TABLES.create(),
@@ -115,7 +115,7 @@ SCENARIOS = (
     ),
     _bare(
         "on-two-vcpus",
-        "Two vCPUs stop without a slot, and find the first one.",
+        "Two vCPUs stop without a slot, and run in the first one.",
         _execute(0x100, 0),
         _execute(0x100, 1),
         _ONE.create(),
@@ -127,4 +127,4 @@ SCENARIOS = (
         vcpus=2,
     ),
 )
-"""All scenarios of VMs that run out of slots."""
+"""All scenarios of VMs without slots."""

@@ -1,4 +1,4 @@
-"""Userspace address 0: legal, whether memory is there or not; and addresses without memory."""
+"""Userspace address 0, which is legal with and without memory; and addresses without memory."""
 
 from vmm.catalogue._build import (
     NOWHERE,
@@ -45,7 +45,7 @@ def _mapped(
 _MAPPED = (
     _mapped(
         "zero-va-create-and-touch",
-        "What the guest writes to the memory at address 0 is there, and stays.",
+        "The guest reads back what it writes to memory at address 0.",
         _AT_ZERO.create(),
         write(0x100, 0x0BADF00D, offset=0),
         read(0x100, offset=0),
@@ -61,7 +61,7 @@ _MAPPED = (
     ),
     _mapped(
         "zero-va-delete",
-        "A slot at address 0 can be deleted, and once only.",
+        "A slot at address 0 can be deleted, but only once.",
         *creates(_AT_ZERO, _OTHER),
         _AT_ZERO.delete(),
         _AT_ZERO.delete(),
@@ -85,7 +85,7 @@ _MAPPED = (
     ),
     _mapped(
         "zero-va-flags",
-        "A slot at address 0 is present to a change of flags and to a nop.",
+        "A slot at address 0 counts as existing for a change of flags and for a nop.",
         _AT_ZERO.create(),
         _AT_ZERO.change(LOG_DIRTY_PAGES),
         _AT_ZERO.change(LOG_DIRTY_PAGES),
@@ -99,7 +99,7 @@ _MAPPED = (
     ),
     _mapped(
         "zero-va-gpa-0-slot-0",
-        "Zero in each field that could mean unused: id, gpa and hva.",
+        "A slot whose id, gpa and hva are all 0 can be created, moved and deleted.",
         Slot(0, 0, at("zero"), pages=1).create(),
         Slot(0, 0, at("zero"), pages=1).move(2),
         Slot(0, 0, at("zero"), pages=1).move(0),
@@ -134,12 +134,12 @@ def _unmapped(
 _UNMAPPED = (
     _unmapped(
         "unmapped-zero-va",
-        "Creation at address 0 succeeds without memory there; only the guest's touch fails.",
+        "Creation at address 0 succeeds without memory there; only the guest's access fails.",
         *creates(_EMPTY, _OTHER),
     ),
     _unmapped(
         "unmapped-zero-va-move-and-delete",
-        "A slot without memory is a slot: it moves, is deleted, and then is absent.",
+        "A slot without memory can be moved and deleted, and is then absent.",
         _EMPTY.create(),
         _EMPTY.move(0x102),
         _EMPTY.delete(),
@@ -147,7 +147,7 @@ _UNMAPPED = (
     ),
     _unmapped(
         "unmapped-zero-va-takes-its-place",
-        "A slot at address 0 is not overlooked when another is created at its place, or with its "
+        "A slot at address 0 is not overlooked when another is created at its gpas, or with its "
         "id.",
         _EMPTY.create(),
         Slot(2, 0x101, at("b")).create(),
@@ -161,8 +161,8 @@ _UNMAPPED = (
     ),
     _unmapped(
         "unmapped-hva-in-place-of-memory",
-        "A slot is created again without memory at its hva, and again with memory: the guest "
-        "sees each in turn.",
+        "When a slot is created again without memory at its hva, and again with memory, the "
+        "guest sees each in turn.",
         Slot(1, 0x100, at("a"), pages=2).create(),
         _LOST.delete(),
         _LOST.create(),
@@ -171,20 +171,20 @@ _UNMAPPED = (
     ),
     _unmapped(
         "unmapped-hva-readonly",
-        "A write to a READONLY slot is MMIO, even where there is no memory to protect.",
+        "A write to a READONLY slot is MMIO, even if its hva has no memory.",
         Slot(1, 0x100, at("nowhere"), 2, READONLY).create(),
         needs=("readonly_mem",),
     ),
     _unmapped(
         "unmapped-hva-is-never-dirty",
-        "A page that could not be written is not reported as written.",
+        "A page that could not be written is not in the dirty log.",
         Slot(1, 0x100, at("nowhere"), 2, LOG_DIRTY_PAGES).create(),
         write(0x101, 0x12345678),
         _LOST.log(),
     ),
     _unmapped(
         "unmapped-hva-cannot-be-executed",
-        "Where there is no memory there are no instructions: the vCPU stops, and goes on later.",
+        "A vCPU that executes a page without memory stops, and can run again elsewhere.",
         *creates(_LOST, _OTHER),
         Execute(0x100 * PAGE_SIZE_BYTES),
         read(0x104),
