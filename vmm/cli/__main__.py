@@ -73,6 +73,7 @@ def run() -> NoReturn:
             status = INCONCLUSIVE
     for number in ENDING_SIGNALS:  # All is said, and Python would let them end it by their default.
         signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # Python would look for cycles among all objects once more before it ends.
     sys.exit(status if isinstance(status, int) else PASSED)
 
 
