@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests import zygote
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.operations import ChangeHostMemory, Mapping, Place, Scenario
 
@@ -40,15 +40,15 @@ def test_every_file_is_looked_at() -> None:
 
 
 def run(file: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "vmm.cli", "run", file, *options],
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT_S,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200"},
-        check=False,
+    return zygote.vmm(
+        "run", file, *options, timeout=TIME_LIMIT_S, env={**os.environ, "COLUMNS": "200"}
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _started() -> None:
+    """Start what runs the commands, and stays."""
+    zygote.vmm("--version")
 
 
 @pytest.mark.parametrize("name", RIGHT)

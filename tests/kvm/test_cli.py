@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.zygote import vmm
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
 
@@ -29,17 +30,6 @@ SLOW = Scenario(
     survey="none",
 )
 """Takes long enough to be interrupted."""
-
-
-def vmm(*args: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*VMM, *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT_S,
-        cwd=ROOT,
-        check=False,
-    )
 
 
 def test_info_says_that_this_host_can() -> None:

@@ -1,13 +1,13 @@
 """Every format at once, of scenarios that run on the real kernel."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
 from junitparser import JUnitXml
 from tap.parser import Parser
+
+from tests.zygote import vmm
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["create-one-page", "delete-twice", "move-up"]
@@ -17,8 +17,7 @@ def test_every_format_tells_of_the_same_run(tmp_path: Path) -> None:
     formats = ("text", "ktap", "tap13", "junit", "json", "html")
     files = {name: tmp_path / f"result.{name}" for name in formats}
     options = [f"--format={name}:{file}" for name, file in files.items()]
-    command = [sys.executable, "-m", "vmm.cli", "check", *NAMES, *options, "--kselftest"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = vmm("check", *NAMES, *options, "--kselftest")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "3 scenarios: 3 passed" in files["text"].read_text()
     ktap = files["ktap"].read_text()

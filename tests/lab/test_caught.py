@@ -5,8 +5,6 @@ the whole chain, since the fault is below everything, at the ioctl.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 
 from tests.lab import lab
 from tests.lab.player import Player
+from tests.zygote import vmm
 from vmm.catalogue import catalogue
 from vmm.execution.probe.features import probe_features
 from vmm.kvm.system import Kvm
@@ -125,12 +124,8 @@ def test_without_a_fault_the_library_changes_nothing(player: Player) -> None:
 
 
 def test_check_fails_on_a_wrong_kernel_and_says_why() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "vmm.cli", "check", "move-then-delete-then-create", "--require-run"],
-        env=lab.environment("delete-lost"),
-        capture_output=True,
-        text=True,
-    )
+    scenario = "move-then-delete-then-create"
+    result = vmm("check", scenario, "--require-run", env=lab.environment("delete-lost"))
     assert result.returncode == 1, result.stderr
     assert "DIFFERS" in result.stdout
     assert "hole" in result.stdout

@@ -13,6 +13,7 @@ import pytest
 
 from tests.lab.fuzz_table import HARD, NEW, tell
 from tests.lab.lab import environment, faults
+from tests.zygote import vmm
 from vmm.cli.main import COMMANDS
 from vmm.scenario.codec import read_scenario, scenario_text
 from vmm.scenario.operations import Scenario
@@ -23,14 +24,8 @@ BUDGET = ("--jobs", "1", "--seconds", "30", "--findings", "1")
 
 
 def fuzz(folder: Path, *arguments: str, fault: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*FUZZ, "--out", str(folder / "out"), *arguments],
-        env=environment(fault) if fault else dict(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    env = environment(fault) if fault else os.environ
+    return vmm("fuzz", "--out", folder / "out", *arguments, env=env, timeout=110)
 
 
 @pytest.mark.parametrize("name", ["move-leaves-alias", "dirty-lost-after-flags-only"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import zygote
 from tests.lab import lab
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.operations import NewVm, Scenario, Touch
@@ -43,16 +44,20 @@ def vmm(
     before: Callable[[], None] | None = None,
     program: tuple[str, ...] = VMM,
 ) -> "subprocess.CompletedProcess[str]":
-    result = subprocess.run(
-        [*program, *map(str, args)],
-        env={**lab.environment(call=call), "PYTHONPATH": str(ROOT)},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT_S,
-        check=False,
-        preexec_fn=before,
-    )
+    env = {**lab.environment(call=call), "PYTHONPATH": str(ROOT)}
+    if before is None and program is VMM:
+        result = zygote.vmm(*args, env=env, cwd=cwd)
+    else:
+        result = subprocess.run(
+            [*program, *map(str, args)],
+            env=env,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=TIME_LIMIT_S,
+            check=False,
+            preexec_fn=before,
+        )
     assert "Traceback" not in result.stdout + result.stderr
     return result
 

@@ -8,11 +8,13 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import zygote
 from tests.lab import lab
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.operations import NewVm, Scenario, Touch
@@ -25,15 +27,12 @@ IMPATIENT = (
     "from vmm.execution.probe import child; import runpy, sys; sys.argv[0] = 'vmm'; "
     "child.TIME_LIMIT_S = 2.0; runpy.run_module('vmm.cli', run_name='__main__')"
 )
-"""`vmm` with two seconds for probing."""
 
 
-def vmm(
-    call: str, *args: object, program: tuple[str, str] = ("-m", "vmm.cli")
-) -> "subprocess.CompletedProcess[str]":
-    """Run a command on a kernel that answers a call wrongly."""
-    result = subprocess.run(
-        [sys.executable, *program, *map(str, args)],
+def impatient(call: str, *args: object) -> "subprocess.CompletedProcess[str]":
+    """Do what `vmm` does, with two seconds for probing."""
+    return subprocess.run(
+        [sys.executable, "-c", IMPATIENT, *map(str, args)],
         env=lab.environment(call=call),
         cwd=lab.HERE.parent.parent,
         capture_output=True,
@@ -41,17 +40,29 @@ def vmm(
         timeout=TIME_LIMIT_S,
         check=False,
     )
+
+
+def vmm(call: str, *args: object) -> "subprocess.CompletedProcess[str]":
+    """Run a command on a kernel that answers a call wrongly."""
+    return good(zygote.vmm(*args, env=lab.environment(call=call)))
+
+
+def good(result: "subprocess.CompletedProcess[str]") -> "subprocess.CompletedProcess[str]":
+    """Return what a command came to, which must be no error of its own."""
     assert "Traceback" not in result.stdout + result.stderr
     assert "internal error" not in result.stdout + result.stderr
     return result
 
 
 def checked(
-    tmp_path: Path, call: str, *args: object, program: tuple[str, str] = ("-m", "vmm.cli")
+    tmp_path: Path,
+    call: str,
+    *args: object,
+    command: Callable[..., "subprocess.CompletedProcess[str]"] = vmm,
 ) -> tuple[int, dict[str, Any]]:
     """Return exit status and JSON of `vmm check` on such a kernel."""
     file = tmp_path / "result.json"
-    result = vmm(call, "check", *args, "--json", file, program=program)
+    result = good(command(call, "check", *args, "--json", file))
     data: dict[str, Any] = json.loads(file.read_text())
     assert data["exit_status"] == result.returncode
     return result.returncode, data
@@ -174,7 +185,7 @@ def test_a_kernel_in_use_by_another_hypervisor_runs_nothing(tmp_path: Path) -> N
 
 
 def test_a_kernel_that_hangs_while_it_is_asked_is_inconclusive(tmp_path: Path) -> None:
-    status, data = checked(tmp_path, "KVM_RUN:hang=1", program=("-c", IMPATIENT))
+    status, data = checked(tmp_path, "KVM_RUN:hang=1", command=impatient)
     assert (status, data["scenarios"][0]["status"]) == (3, "inconclusive")
     reason = data["scenarios"][0]["reason"]
     assert reason.startswith("hung: no end within 2 s")
