@@ -60,5 +60,7 @@ def _draw(axes: Axes, work: Work, points: Sequence[Point]) -> None:
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_title(work)
     axes.set_xscale("symlog", linthresh=1)
+    every = sorted({point.setup.slots for point in points})
+    axes.set_xticks(every, labels=[f"{slots:,}" for slots in every])
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)

@@ -76,14 +76,13 @@ def compared(found: Sequence[Change]) -> Iterator[str]:
     beyond = [change for change in found if change.is_beyond_noise]
     for change in beyond:
         word = "slower" if change.factor > 1 else "quicker"
-        factor = change.factor if change.factor > 1 else 1 / change.factor
         setup = change.setup
+        slots = "1 slot" if setup.slots == 1 else f"{setup.slots} slots"
         yield (
-            f"{word} by {(factor - 1) * 100:.0f} %: {setup.work} with {setup.slots} slots of "
+            f"{word} by {abs(change.factor - 1) * 100:.0f} %: {setup.work} with {slots} of "
             f"{setup.pages} pages{_rest(setup)}: {change.before_us:.2f} -> {change.after_us:.2f} us"
         )
-    rest = len(found) - len(beyond)
-    yield f"{rest} of {len(found)} measurements did not change beyond the noise"
+    yield f"{len(beyond)} of {len(found)} measurements changed beyond the noise"
 
 
 def elsewhere(before: Bench, after: Bench) -> Iterator[str]:

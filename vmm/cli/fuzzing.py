@@ -114,7 +114,8 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
     rate = tally.operations / tally.seconds if tally.seconds else 0.0
     slots = sorted(map(int, group(covered, "slots")))
     lines = [
-        f"{tally.scenarios:,} scenarios, {tally.operations:,} operations in {tally.seconds:.1f} s "
+        f"{tally.scenarios:,} scenario{'s' * (tally.scenarios != 1)}, "
+        f"{tally.operations:,} operations in {tally.seconds:.1f} s "
         f"({rate:,.0f} a second)" + _overtime(tally),
         f"covered: {', '.join(group(covered, 'change')) or 'no change'}; "
         f"{len(group(covered, 'operation'))} kinds of operation; "

@@ -68,9 +68,9 @@ def test_what_became_slower_and_quicker_is_said() -> None:
     new = bench(point(15.0, slots=1), point(5.0, slots=2), point(10.0, slots=3))
     lines = list(compared(changes(old, new)))
     assert lines == [
-        "slower by 50 %: create with 1 slots of 64 pages: 10.00 -> 15.00 us",
-        "quicker by 100 %: create with 2 slots of 64 pages: 10.00 -> 5.00 us",
-        "1 of 3 measurements did not change beyond the noise",
+        "slower by 50 %: create with 1 slot of 64 pages: 10.00 -> 15.00 us",
+        "quicker by 50 %: create with 2 slots of 64 pages: 10.00 -> 5.00 us",
+        "2 of 3 measurements changed beyond the noise",
     ]
 
 
