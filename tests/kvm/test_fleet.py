@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
 from vmm.cli.main import main
-from vmm.fleet.engine import Fleet, Task, Told
+from vmm.fleet.engine import Callbacks, Fleet, Task
 from vmm.fleet.work import Report
 
 NAMES = ("create-one-page", "move-up", "delete-whatever-the-hva")
@@ -40,9 +40,9 @@ def client(cluster: LocalCluster) -> Iterator[Client]:
         yield made
 
 
-def told(reports: dict[str, Report], lost: list[str]) -> Told:
+def callbacks(reports: dict[str, Report], lost: list[str]) -> Callbacks:
     """Return what notes who ended and who lost a worker."""
-    return Told(
+    return Callbacks(
         lambda task, host, report: reports.__setitem__(task.name, report),
         lambda task, host, why: lost.append(task.name),
     )
@@ -78,7 +78,7 @@ def test_a_task_whose_worker_is_killed_is_named_and_done_elsewhere(client: Clien
 
     killer = threading.Thread(target=kill_the_busy_one)
     killer.start()
-    left = fleet.run(tasks, told(reports, lost))
+    left = fleet.run(tasks, callbacks(reports, lost))
     killer.join()
     assert left == ()
     assert lost == ["long"]
@@ -106,12 +106,12 @@ def test_a_task_whose_worker_stands_still_is_named_and_done_elsewhere(
 
         stopper = threading.Thread(target=stop_the_busy_one)
         stopper.start()
-        told = Told(
+        callbacks = Callbacks(
             lambda task, host, report: reports.__setitem__(task.name, report),
             lambda task, host, why: lost.append((why, time.monotonic() - began_s)),
         )
         work = ("bench", "--work", "run", "--slots", "1", "--rounds", "90", "--no-c")
-        assert fleet.run([Task("long", work)], told) == ()
+        assert fleet.run([Task("long", work)], callbacks) == ()
         stopper.join()
     ((why, after_s),) = lost
     assert why.endswith("has been silent for 3 s")
@@ -128,7 +128,7 @@ def test_a_host_that_is_busy_for_others_has_its_task_wait(client: Client) -> Non
         other.bind(f"\0memslot-vmm fleet {host}")
         threading.Timer(4, other.close).start()
         began_s = time.monotonic()
-        assert Fleet(client, 20).run([task], told(reports, [])) == ()
+        assert Fleet(client, 20).run([task], callbacks(reports, [])) == ()
     assert time.monotonic() - began_s > 4
     assert reports["late"].status == 0
 
@@ -149,7 +149,7 @@ def test_one_host_has_one_task_at_a_time(client: Client) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     left = fleet.run(
-        [Task(str(n), ("show", "create-one-page")) for n in range(6)], told(reports, [])
+        [Task(str(n), ("show", "create-one-page")) for n in range(6)], callbacks(reports, [])
     )
     stop.set()
     watcher.join()
@@ -175,7 +175,7 @@ def test_what_ends_every_worker_is_given_up(client: Client) -> None:
     lost: list[str] = []
     fleet = Fleet(client, timeout_s=0.01)
     task = Task("too slow", ("show", "create-one-page"))
-    assert fleet.run([task], told(reports, lost)) == (task,)
+    assert fleet.run([task], callbacks(reports, lost)) == (task,)
     assert lost == ["too slow"] * 3
 
 
@@ -197,7 +197,7 @@ def test_a_scheduler_that_is_killed_leaves_its_tasks(tmp_path: Path) -> None:
         threading.Timer(3, scheduler.kill).start()
         fleet = Fleet(client, timeout_s=60)
         task = Task("long", ("fuzz", "--seed", "1", "--seconds", "30", "--out", "{out}"))
-        assert fleet.run([task], told({}, [])) == (task,)
+        assert fleet.run([task], callbacks({}, [])) == (task,)
         assert fleet.scheduler_is_gone
 
 

@@ -57,7 +57,7 @@ def run() -> NoReturn:
         main(prog_name="vmm")
     except SystemExit as ended:
         status = ended.code
-    except OSError as error:  # No module can be read any more, or no line be written.
+    except OSError as error:  # Modules can no longer be read, or output not be written.
         status = INCONCLUSIVE
         with suppress(OSError):
             os.write(2, f"vmm: the host: {error.strerror}\n".encode())
@@ -71,7 +71,7 @@ def run() -> NoReturn:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             status = INCONCLUSIVE
-    for number in ENDING_SIGNALS:  # All is said, and Python would let them end it by their default.
+    for number in ENDING_SIGNALS:  # All is done, and Python restores their default actions.
         signal.signal(number, signal.SIG_IGN)
     gc.freeze()  # Python would look for cycles among all objects once more before it ends.
     sys.exit(status if isinstance(status, int) else PASSED)

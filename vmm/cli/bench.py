@@ -19,7 +19,7 @@ from vmm.cli.command import Command
 from vmm.cli.errors import Failure, NothingRan, Unusable
 from vmm.cli.host import Host, look_at_host, require_usable
 from vmm.cli.printing import tell
-from vmm.cli.unfinished import Early, never_stale, not_read, note_told, remove
+from vmm.cli.unfinished import Early, never_stale, not_read, note_printed, remove
 from vmm.cli.writing import apart, document, spare, temporary_folder, written_bytes
 from vmm.host.hostinfo import host_facts
 from vmm.scenario.reading import FileError, read_whole
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vmm.bench.result import Bench
 
 _ALL = "all"
-_USED_SLOTS = 2  # The code's, and the one that the work is done on.
+_USED_SLOTS = 2  # The code's, and the slot under test.
 _SLOTS = ("1", "10", "100", "1000", _ALL)
 _MOST_DIGITS = 9
 _PICTURES = (".svg", ".png")
@@ -38,17 +38,17 @@ _WRITTEN = ("json_file", "plot")
 
 
 class _Bench(Command):
-    """The command: how it ends early is in its result, too."""
+    """The command, which writes to its result why it ended early."""
 
     def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
-        """Let the result hold no points where the command fails, and no old picture be there."""
+        """If the command fails, write a result without points, and remove an old picture."""
         files = [str(ctx.params[name]) for name in _WRITTEN if ctx.params.get(name) is not None]
         others = [value for name, value in ctx.params.items() if name not in _WRITTEN]
         json_file = str(ctx.params.get("json_file"))
-        return never_stale(not_read(files, others), partial(_told_early, json_file))
+        return never_stale(not_read(files, others), partial(_write_early, json_file))
 
 
-def _told_early(json_file: str, early: Early, files: Sequence[str]) -> None:
+def _write_early(json_file: str, early: Early, files: Sequence[str]) -> None:
     from vmm.bench.result import Bench, text_of
 
     remove(early, [file for file in files if file != json_file])
@@ -131,7 +131,7 @@ def bench(
         if kept is not None:
             kept.write(text_of(result))
             if to_stdout:
-                note_told()
+                note_printed()
         if picture is not None and plot is not None:
             from vmm.bench.plot import plot as draw
 

@@ -178,7 +178,7 @@ class _Carrying:
                     process=name,
                 )
                 every.append(Lane(stack.enter_context(worker), name))
-            with suppress(KeyboardInterrupt):  # What has run is taken all the same.
+            with suppress(KeyboardInterrupt):  # What has run still counts.
                 alone, together = self._runnable()
                 self._run(together, every)
                 self._run(alone, every[:1])

@@ -147,14 +147,14 @@ def check(
     lost: OutputLost | None = None
     with (
         looking(white_box, debug_info),
-        outputs(chosen, partial(text_report, detail=requested.detail)) as told,
+        outputs(chosen, partial(text_report, detail=requested.detail)) as reports,
         _written(histories) as file,
     ):
         folders = (journal, failed_histories)
-        wanted = RunOptions(told, folders, file, patience, jobs, max_differences)
+        wanted = RunOptions(reports, folders, file, patience, jobs, max_differences)
         run = replace(source(selection, wanted), required=required)
         try:
-            told.reporter.end(run)
+            reports.reporter.end(run)
         except OutputLost as error:
             lost = error
     if lost is not None:
@@ -175,7 +175,7 @@ def _on_cluster(address: str, selection: Selection, chosen: tuple[Wanted, ...]) 
 class RunOptions:
     """How to run scenarios, and where to report them."""
 
-    told: Outputs
+    reports: Outputs
     folders: tuple[Path | None, Path | None]
     histories: IO[bytes] | None
     patience: float
@@ -196,12 +196,12 @@ def _run_on_this_host(selection: Selection, wanted: RunOptions) -> Run:
 
 def begun(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Run | None:
     """Report the beginning of a run, empty its history file; return the run if nothing can run."""
-    begin = wanted.told.reporter.begin
+    begin = wanted.reports.reporter.begin
     vain = nothing_can_run(host, scenarios)
     if vain is not None:
         begin([each.scenario for each in vain.checked], host.info)
         for each in vain.checked:
-            wanted.told.reporter.done(each)
+            wanted.reports.reporter.done(each)
         return vain
     begin(scenarios, host.info)
     if wanted.histories is not None and stat.S_ISREG(os.fstat(wanted.histories.fileno()).st_mode):
@@ -250,8 +250,8 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Run
     from vmm.cli.history_files import history_files
     from vmm.cli.lab_live import live
 
-    told, (journal, failed) = wanted.told, wanted.folders
-    bar = LiveProgress(told.to, len(scenarios))
+    reports, (journal, failed) = wanted.reports, wanted.folders
+    bar = LiveProgress(reports.to, len(scenarios))
     with history_files(journal, wanted.histories, failed) as kept, live() as lab, bar:
         lab.say(f"scenarios {len(scenarios)}")
 
@@ -259,7 +259,7 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Run
             if checked.verdict.status is Status.SKIPPED:
                 bar.advance()
                 lab.skip(checked.scenario)
-            told.reporter.done(checked)
+            reports.reporter.done(checked)
 
         def begin(scenario: Scenario) -> None:
             lab.begin(scenario)
@@ -274,5 +274,5 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Run
             wanted.patience,
             wanted.jobs,
             wanted.max_differences,
-            with_steps=told.show_steps,
+            with_steps=reports.show_steps,
         )

@@ -28,8 +28,8 @@ def coverage(ctx: click.Context, result: Path | None, as_json: bool, markdown: b
 
     RESULT.json is what `vmm check --json RESULT.json` wrote; without it, every scenario runs.
 
-    A rule is checked if it decided something that happened. Those of other kernels are not here,
-    nor those of what the kernel itself holds (`--white-box`).
+    A rule is checked if it decided something that happened. Rules of other kernels are not listed,
+    nor are those about the kernel's own structures (`--white-box`).
     Status 3: a rule that this kernel has is not checked; 1, 3 and 4 also as `vmm check` has them.
     """
     found = cover(

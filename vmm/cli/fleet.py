@@ -20,7 +20,7 @@ from vmm.scenario.shown import shown
 from vmm.verdict import statuses
 
 if TYPE_CHECKING:
-    from vmm.fleet.engine import Fleet, Task, Told
+    from vmm.fleet.engine import Callbacks, Fleet, Task
     from vmm.fleet.work import Report
 
 _WHOLE = ("json", "html")
@@ -153,7 +153,7 @@ def _all_run(
     fleet: "Fleet", tasks: Sequence["Task"], done: Callable[["Task", str, "Report"], None]
 ) -> tuple["Task", ...]:
     """Run tasks; name and return those that could not run."""
-    left = fleet.run(tasks, _told(done))
+    left = fleet.run(tasks, _callbacks(done))
     if fleet.scheduler_is_gone:
         tell("vmm: the scheduler does not answer any more", err=True)
     why = "" if fleet.scheduler_is_gone else ": no host was left that could"
@@ -183,13 +183,13 @@ def _fleet(address: str, timeout_s: float) -> Iterator["Fleet"]:
             yield Fleet(client, timeout_s)
 
 
-def _told(done: Callable[["Task", str, "Report"], None]) -> "Told":
-    from vmm.fleet.engine import Told
+def _callbacks(done: Callable[["Task", str, "Report"], None]) -> "Callbacks":
+    from vmm.fleet.engine import Callbacks
 
     def lost(task: "Task", host: str, why: str) -> None:
         tell(f"vmm: {host} lost {task.name} ({shown(why)}): tried elsewhere", err=True)
 
-    return Told(done, lost)
+    return Callbacks(done, lost)
 
 
 def _print(host: str, report: "Report", out: Path | None = None) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from vmm.cli.errors import usable
 from vmm.cli.output import console, print_lines, width_of
 from vmm.cli.required import FILE, OptionalValues, json_option
-from vmm.cli.unfinished import Early, never_stale, not_read, note_told, remove
+from vmm.cli.unfinished import Early, never_stale, not_read, note_printed, remove
 from vmm.cli.writing import apart, written
 from vmm.host.hostinfo import host_facts
 from vmm.report.reporter import Reporter, Write, together
@@ -48,7 +48,7 @@ class _FormatParam(click.ParamType):  # type: ignore[type-arg]  # In older versi
             return value
         name, colon, file = str(value).partition(":")
         if name not in FORMATS:
-            self.fail(f"{name!r} is no format; there are {', '.join(FORMATS)}", param, ctx)
+            self.fail(f"{name!r} is not a format; there are {', '.join(FORMATS)}", param, ctx)
         if colon and not file:
             self.fail(f"{value!r}: the name of the file is missing", param, ctx)
         return Wanted(name, file or _STDOUT)
@@ -113,7 +113,7 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         metavar="FILE",
         help="Write the whole result as a page.",
     )
-    @click.option("-v", "--verbose", is_flag=True, help="Tell of every scenario.")
+    @click.option("-v", "--verbose", is_flag=True, help="Show every scenario.")
     @click.option("-q", "--quiet", is_flag=True, help="A line for each fault, and the counts.")
     @wraps(command)
     def reported(
@@ -126,7 +126,7 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         **options: Any,
     ) -> None:
         if verbose and quiet:
-            raise click.UsageError("--verbose and --quiet say the opposite")
+            raise click.UsageError("--verbose and --quiet exclude each other")
         detail = Detail.VERBOSE if verbose else Detail.QUIET if quiet else Detail.USUAL
         command(*args, requested=Requested(formats, json_file, html_file, detail), **options)
 
@@ -137,15 +137,15 @@ _OPTIONS = ("formats", "json_file", "html_file")
 
 
 class Reporting(OptionalValues):
-    """A command with the options of `reporting`: how it ends early is in each file, too."""
+    """A command with the options of `reporting`, which writes to each file why it ended early."""
 
     def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
-        """Let files that are asked for hold a run of nothing where the command fails."""
+        """If the command fails, write a run of nothing to the files that were asked for."""
         wanted = wanted_of(ctx)
         files = [each.file for each in wanted]
         if ctx.params.get("only_list"):
             return never_stale(files, remove)
-        return never_stale(files, partial(told_early, wanted))
+        return never_stale(files, partial(write_early, wanted))
 
 
 def wanted_of(ctx: click.Context) -> list[Wanted]:
@@ -157,8 +157,8 @@ def wanted_of(ctx: click.Context) -> list[Wanted]:
     return [each for each in wanted if each != Wanted("text") and each.file in spared]
 
 
-def told_early(wanted: Sequence[Wanted], early: Early, files: Sequence[str]) -> None:
-    """Write a run of nothing to some of the files that are wanted, and why it is one."""
+def write_early(wanted: Sequence[Wanted], early: Early, files: Sequence[str]) -> None:
+    """Write a run of nothing, with the reason, to some of the files that were asked for."""
     run = Run((), Features(), host_facts())
     match early.status:
         case statuses.INTERNAL_ERROR:
@@ -169,9 +169,9 @@ def told_early(wanted: Sequence[Wanted], early: Early, files: Sequence[str]) -> 
             run = replace(run, obstacle=early.why, required=1)
         case _:
             run = replace(run, early=early.why)
-    with outputs([each for each in wanted if each.file in files], single_report) as told:
-        told.reporter.begin((), run.host)
-        told.reporter.end(run)
+    with outputs([each for each in wanted if each.file in files], single_report) as reports:
+        reports.reporter.begin((), run.host)
+        reports.reporter.end(run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def outputs(chosen: Sequence[Wanted], text: Text, *, runs: bool = True) -> Itera
                 reporters.append(_document(each.name)(partial(_write, stream)))
         show_steps = any(each.name in _SHOW_STEPS for each in chosen)
         if taken:
-            reporters.append(Reporter(_nothing, _nothing, lambda _: note_told()))
+            reporters.append(Reporter(_nothing, _nothing, lambda _: note_printed()))
         yield Outputs(together(reporters), to, show_steps)
 
 

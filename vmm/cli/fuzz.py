@@ -50,13 +50,13 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
     "--jobs", type=click.IntRange(1, _MOST_JOBS), help="Worker processes; by default one a CPU."
 )
 @shard_option("the same --seed")
-@click.option("--findings", type=click.IntRange(1), default=20, help="End after so many findings.")
+@click.option("--findings", type=click.IntRange(1), default=20, help="End after this many.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("findings"),
               help="Where findings go; by default findings/.")  # fmt: skip
 @click.option("--corpus", type=click.Path(path_type=Path, file_okay=False),
               help="Keep scenarios that cover something new, and begin with them.")  # fmt: skip
 @click.option("--resume", is_flag=True,
-              help="Name what a crash left under way, and go on after it.")  # fmt: skip
+              help="Name what was under way at a crash, and go on after it.")  # fmt: skip
 @click.option("--minimise", "--shrink", "minimise", metavar="SCENARIO.json",
               type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Only minimise this scenario.")  # fmt: skip

@@ -58,7 +58,7 @@ def judge(
     headers: list[Header] = []
     every: list[Checked] = []
     problem = ""
-    with outputs(wanted, partial(single_report, detail=requested.detail), runs=False) as told:
+    with outputs(wanted, partial(single_report, detail=requested.detail), runs=False) as reports:
         try:
             for text in histories_from(history, limits):
                 headers.append(text.header)
@@ -66,12 +66,12 @@ def judge(
         except FileError as error:
             problem = str(error)
         run = _run(headers, tuple(_uniquely_named(every)), problem)
-        told.reporter.begin([each.scenario for each in run.checked], run.host)
+        reports.reporter.begin([each.scenario for each in run.checked], run.host)
         for each in run.checked:
-            told.reporter.done(each)
+            reports.reporter.done(each)
         if problem and run.status is not Status.DIFFERS:
             raise Unusable(problem)
-        told.reporter.end(run)
+        reports.reporter.end(run)
     if problem:
         say(problem)
     ctx.exit(statuses.PASSED if run.status is Status.SKIPPED else run.exit_status)

@@ -17,14 +17,14 @@ from vmm.verdict.result import Checked, Run, broken_off, concluded
 from vmm.verdict.steps import StepRecorder
 
 _NOT_ITS_OWN = (HOST, DIED)
-"""Why a scenario may have no verdict that others will meet, too."""
+"""Reasons for having no verdict that other scenarios will probably share."""
 
 
 class Judge:
     """A taker that judges; ``done`` gets each result once all earlier ones were passed on.
 
-    ``early`` is told when ``max_differences`` scenarios differ by one cause, or the host fails so
-    many. ``with_steps`` puts into the results what happened at each operation.
+    ``early`` ends the run when ``max_differences`` scenarios differ by one cause, or the host fails
+    that many. ``with_steps`` puts into the results what happened at each operation.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from vmm.lab.doctor import findings
 def doctor(ctx: click.Context) -> None:
     """Say what the lab needs that this host lacks, and how to install it.
 
-    The exit status is 4 where no kernel could be booted at all.
+    The exit status is 4 if no kernel could be booted at all.
     """
     vital = False
     for each in findings():

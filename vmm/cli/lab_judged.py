@@ -92,10 +92,10 @@ class Judged:
             case Closing(carried):
                 part.carried = carried
             case Skipped(number, missing):
-                self._check.came(number)
+                self._check.note(number)
                 self._check.judge.skip(number, missing)
             case Ran():
-                self._check.came(news.index)
+                self._check.note(news.index)
                 self._check.judge.take(news)
 
     def _open(self, part: Part, opening: Opening) -> None:
@@ -120,11 +120,11 @@ class Judged:
         files = self._stack.enter_context(history_files(None, histories, failed))
         judge = Judge(
             scenarios,
-            wanted.told.reporter.done,
+            wanted.reports.reporter.done,
             self._early,
             files,
             wanted.max_differences,
-            wanted.told.show_steps,
+            wanted.reports.show_steps,
         )
         return _Check(host, scenarios, judge, at_once, set(range(len(scenarios))))
 
@@ -141,7 +141,7 @@ class Judged:
             if not why and endings[0].status != PASSED:
                 raise click.exceptions.Exit(endings[0].status)
             host = Host(host_in_brief({"kernel": release}))
-            self._wanted.told.reporter.begin((), host.info)
+            self._wanted.reports.reporter.begin((), host.info)
             return nothing(host, early=why or "the machine's check has left nothing")
         if self._check.at_once is not None:
             return self._check.at_once
@@ -155,7 +155,7 @@ class Judged:
         return self._check.judge.run(self._check.host, _together(every, why))
 
     def _end_under_way(self, part: Part, ending: Ending) -> None:
-        """Let the scenario that was under way end as its machine did, if it left nothing."""
+        """If the scenario under way left no history, end it as its machine ended."""
         if not ending.why or self._check is None:
             return
         reason = INTERRUPTED if ending.why.startswith(INTERRUPTED) else f"{HUNG}{ending.why}"
@@ -177,7 +177,7 @@ class _Check:
     at_once: Run | None
     left: set[int]
 
-    def came(self, index: int) -> None:
+    def note(self, index: int) -> None:
         """Note that a scenario ran or was skipped. Raises BrokenError if it was not expected."""
         if index not in self.left:
             raise BrokenError(f"what the machine wrote has no scenario {index}, or twice")

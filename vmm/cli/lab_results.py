@@ -1,4 +1,4 @@
-"""Results of a command that the lab's machine is to run, where nothing comes of it."""
+"""The result files of a command in a lab machine, for when the machine leaves none."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,14 +13,14 @@ class Inside(Command):
     """A command that runs another one in a machine, as its ``words`` say."""
 
     def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
-        """Let files of the other one hold why it did not come to its end."""
+        """Guard the result files of the other command: see `vmm.cli.unfinished`."""
         return _never_stale(ctx.params.get("words") or ())
 
 
 def _never_stale(words: Sequence[str]) -> AbstractContextManager[object]:
-    """Return what keeps old results of a command from being taken for this run's.
+    """Return the guard of a command's result files.
 
-    What it prints comes from the machine alone.
+    Standard output is left out: only the machine writes to it.
     """
     from vmm.cli.main import main
 
@@ -32,7 +32,7 @@ def _never_stale(words: Sequence[str]) -> AbstractContextManager[object]:
         try:
             inside = command.make_context(name, arguments, ctx, resilient_parsing=True)
         except click.ClickException:
-            return nullcontext()  # The command says what is wrong with them.
+            return nullcontext()  # The command itself will say what is wrong.
         for option in ("json_file", "html_file"):
             if inside.params.get(option) == STDOUT:
                 inside.params[option] = None

@@ -36,7 +36,7 @@ _SKIP = 125
 def _complete_kernels(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Return the releases that begin like this; where there is none it is an image or a tree."""
+    """Return the releases with this prefix; if there are none, shells complete paths."""
     names = [each for each in RELEASES if each.startswith(incomplete)]
     return [CompletionItem(each) for each in names] or [CompletionItem(incomplete, type="file")]
 

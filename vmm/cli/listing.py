@@ -25,13 +25,13 @@ def show_list(selection: Selection, wanted: Wanted, patience: float) -> None:
     every = curated(host.features)
     chosen = select(every, selection)
     free_bytes = FreeMemory().size_bytes()
-    told = [(each, _lack(each, host.features, free_bytes)) for each in chosen]
+    listed = [(each, _lack(each, host.features, free_bytes)) for each in chosen]
     if wanted.name == "json":
         with document(wanted.file) as stream:
-            stream.write(json.list_text(told))
+            stream.write(json.list_text(listed))
     else:
         to = console()
-        print_lines(to, terminal.listing(told, width_of(to)))
+        print_lines(to, terminal.listing(listed, width_of(to)))
     if host.why_not:
         say(f"on a usual host; here {host.why_not}")
     elif host.trouble is not None:

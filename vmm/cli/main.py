@@ -83,7 +83,7 @@ def _failed(error: Exception) -> int:
         say(f"{early.traceback}vmm: internal error: this says nothing about the kernel")
         return early.status
     if early.why != INTERRUPTED:
-        give_up_on(1)  # It may be what has no room, or no reader.
+        give_up_on(1)  # It may be what failed: full, or without a reader.
     say(early.why)
     return early.status
 

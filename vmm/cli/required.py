@@ -63,7 +63,7 @@ require_run_option = click.option(
 """The option; a `Command` gets ``required``, 0 if it is not given."""
 
 FILE = click.Path(readable=False, allow_dash=True)
-"""A file that is written, as text: of a path nothing is asked here, and shells complete it."""
+"""The name of an output file, as text: not checked here; shells complete it."""
 
 json_option = click.option(
     _JSON,

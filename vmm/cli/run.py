@@ -77,19 +77,19 @@ def run(
     again = "" if scenario == STDIN else f"vmm run {shlex.quote(scenario)}"
     with (
         looking(white_box, debug_info),
-        outputs(wanted, partial(single_report, detail=requested.detail)) as told,
+        outputs(wanted, partial(single_report, detail=requested.detail)) as reports,
     ):
 
         def done(checked: Checked) -> None:
-            told.reporter.done(replace(checked, again=again))
+            reports.reporter.done(replace(checked, again=again))
 
-        told.reporter.begin((chosen,), host.info)
+        reports.reporter.begin((chosen,), host.info)
         result = execute(
-            (chosen,), host, _ignore, done, files, patience, with_steps=told.show_steps
+            (chosen,), host, _ignore, done, files, patience, with_steps=reports.show_steps
         )
         checked = tuple(replace(each, again=again) for each in result.checked)
         result = replace(result, checked=checked, required=required)
-        told.reporter.end(result)
+        reports.reporter.end(result)
     for line in remarks_on(result):
         say(line)
     ctx.exit(result.exit_status)
@@ -98,11 +98,11 @@ def run(
 def _written(run: Run, wanted: Sequence[Wanted]) -> None:
     """Write a run in which the scenario did not begin to the requested files."""
     documents = [each for each in wanted if each != Wanted("text")]
-    with outputs(documents, single_report) as told:
-        told.reporter.begin([each.scenario for each in run.checked], run.host)
+    with outputs(documents, single_report) as reports:
+        reports.reporter.begin([each.scenario for each in run.checked], run.host)
         for each in run.checked:
-            told.reporter.done(each)
-        told.reporter.end(run)
+            reports.reporter.done(each)
+        reports.reporter.end(run)
 
 
 def _ignore(_: object) -> None:

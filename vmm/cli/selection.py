@@ -47,7 +47,7 @@ def complete_names(ctx: click.Context, parameter: click.Parameter, incomplete: s
 def complete_names_or_files(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Return the names that begin like this; where there is none it is a file's."""
+    """Return the scenario names with this prefix; if there are none, shells complete files."""
     names = complete_names(ctx, parameter, incomplete)
     return [CompletionItem(each) for each in names] or [CompletionItem(incomplete, type="file")]
 

@@ -21,7 +21,7 @@ from vmm.scenario.endings import INTERRUPTED, is_short, of_the_host
 from vmm.verdict import statuses
 
 STDOUT = "-"
-_TOLD = f"{__name__}.told"
+_PRINTED = f"{__name__}.printed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def never_stale(files: Sequence[str], tell: Tell) -> Iterator[None]:
         early = early_of(error)
         left = [file for file, state in before.items() if _state(file) == state]
         if left and early.status not in (statuses.PASSED, statuses.USAGE):
-            # What fails here has failed in the block, too, whose error is told.
+            # The block's own error is the one to report.
             with _undisturbed(), suppress(Exception):
                 tell(early, left)
         raise
@@ -89,11 +89,11 @@ def not_read(files: Sequence[str], parameters: Sequence[object]) -> list[str]:
     return [file for file in files if not any(_is_same(file, each) for each in parameters)]
 
 
-def note_told() -> None:
+def note_printed() -> None:
     """Note that a whole result was printed to standard output."""
     context = click.get_current_context(silent=True)
     if context is not None:
-        context.meta[_TOLD] = True
+        context.meta[_PRINTED] = True
 
 
 def is_closed(fd: int) -> bool:
@@ -113,7 +113,7 @@ def _state(file: str) -> object:
     """Return a value that changes when a file does."""
     if file == STDOUT:
         context = click.get_current_context(silent=True)
-        return context is not None and context.meta.get(_TOLD)
+        return context is not None and context.meta.get(_PRINTED)
     with suppress(OSError, ValueError):
         found = os.stat(file)
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

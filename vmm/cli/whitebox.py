@@ -33,7 +33,7 @@ debug_info_option = click.option(
 
 @contextmanager
 def looking(white_box: bool | None, debug_info: Path | None) -> Iterator[None]:
-    """Let scenarios run with a look at the kernel's memslots, if it was asked for.
+    """Read the kernel's memslots while scenarios run in the block, if that was asked for.
 
     Raises NothingRan with what is missing; if only the lab asked, prints that and does not look.
     Raises Unusable for a file that cannot hold debug information.

@@ -54,7 +54,7 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
             return
     with usable(path):
         if os.path.exists(target):
-            target.open("a").close()  # Whether it may be written is its own affair.
+            target.open("a").close()  # Replacing alone would ignore its permissions.
         handle = _nameless(target)
     if handle is None:
         yield from _beside(target, path)
@@ -96,11 +96,11 @@ def _nameless(target: Path) -> int | None:
 
 def _name(handle: int, target: Path) -> None:
     """Let an unnamed file replace the target."""
-    # A link cannot replace a file, but what is linked beside it can.
+    # link(2) cannot replace a file: link beside it, then rename.
     name = Path(tempfile.mktemp(prefix=f".{target.name}.", dir=target.parent))
     here = os.open(target.parent, os.O_PATH)
     try:
-        # With a folder of its own os.link() follows the symbolic link that an open file is there.
+        # Given a dir_fd, os.link() follows the symbolic link in /proc that leads to the file.
         os.link(f"{_OPEN_FILES}/{handle}", name.name, dst_dir_fd=here)
         name.replace(target)
     finally:

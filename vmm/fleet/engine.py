@@ -35,7 +35,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Callbacks:
     """Callbacks while tasks run: for each that ended, and each that lost its worker."""
 
     done: Callable[[Task, str, Report], None]
@@ -123,7 +123,7 @@ class Fleet:
                 found.setdefault(address.rpartition(":")[0], []).append(address)
         return found
 
-    def run(self, tasks: Sequence[Task], told: Told) -> tuple[Task, ...]:
+    def run(self, tasks: Sequence[Task], callbacks: Callbacks) -> tuple[Task, ...]:
         """Run all tasks; return those that could not run.
 
         These lost too many workers, or no worker was left, or the scheduler was gone.
@@ -136,9 +136,9 @@ class Fleet:
             while waiting or self._running:
                 with _asked():
                     hosts = self.hosts()
-                for task, host, why in self._gather(hosts, told):
+                for task, host, why in self._gather(hosts, callbacks):
                     tries[task] += 1
-                    told.lost(task, host, why)
+                    callbacks.lost(task, host, why)
                     (given_up if tries[task] >= MOST_TRIES else waiting).append(task)
                 with _asked():
                     self._submit(hosts, waiting)
@@ -158,7 +158,9 @@ class Fleet:
             self._running.clear()
         return (*given_up, *waiting)
 
-    def _gather(self, hosts: dict[str, list[str]], told: Told) -> list[tuple[Task, str, str]]:
+    def _gather(
+        self, hosts: dict[str, list[str]], callbacks: Callbacks
+    ) -> list[tuple[Task, str, str]]:
         """Collect finished tasks; return each task that lost its worker, its host, and why."""
         there = {address for addresses in hosts.values() for address in addresses}
         lost = []
@@ -170,7 +172,7 @@ class Fleet:
                 except Exception as error:  # Whatever the cluster or the worker raises.
                     lost.append((running.task, running.host, str(error) or type(error).__name__))
                 else:
-                    told.done(running.task, running.host, report)
+                    callbacks.done(running.task, running.host, report)
             elif running.worker not in there:
                 del self._running[future]
                 future.cancel()

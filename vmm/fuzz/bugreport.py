@@ -106,19 +106,19 @@ def _instead(what: str, expected: str) -> str:
 
 
 def _what(event: Event, difference: Difference, expected: str) -> str:
-    """Say what differs where that is no call that changes slots."""
+    """Say what differs at an operation that does not change slots."""
     amiss = difference.observed.removeprefix(words.outcome(event.outcome)).removeprefix("; ")
     match event.operation, event.outcome:
         case Touch() as op, Touched(mmio=exits):
-            return f"{op.access} at gpa {op.gpa:#x} {_came_to(bool(exits), expected)}"
+            return f"{op.access} at gpa {op.gpa:#x} {_ended(bool(exits), expected)}"
         case Execute() as op, Touched(mmio=exits):
-            return f"execution at gpa {op.gpa:#x} {_came_to(bool(exits), expected)}"
+            return f"execution at gpa {op.gpa:#x} {_ended(bool(exits), expected)}"
         case Sweep() as op, Swept(mmio=exits):
-            return f"string {op.access} from gpa {op.gpa:#x} on {_came_to(bool(exits), expected)}"
+            return f"string {op.access} from gpa {op.gpa:#x} on {_ended(bool(exits), expected)}"
         case Instruction() as op, Ran(mmio=exits):
             wrong = "ends with wrong registers, flags or exits"
-            came_to = _came_to(bool(exits), expected, otherwise=wrong)
-            return f"{shown(op.name)} at gpa {op.gpa:#x} {came_to}"
+            how = _ended(bool(exits), expected, otherwise=wrong)
+            return f"{shown(op.name)} at gpa {op.gpa:#x} {how}"
         case GetDirtyLog() as op, DirtyPages() if amiss:
             return f"dirty log of slot {words.slot_number(op.slot)}: {amiss}"
         case HarvestDirtyRing() as op, RingPages() if amiss:
@@ -131,14 +131,14 @@ def _what(event: Event, difference: Difference, expected: str) -> str:
         case _, Raced():
             call = difference.operation.partition("; ")[0]
             if " at gpa " in call:
-                return f"in a race, {call}: {_came_to('MMIO' in difference.observed, expected)}"
+                return f"in a race, {call}: {_ended('MMIO' in difference.observed, expected)}"
             return _instead(f"in a race, {call}: {difference.observed}", expected)
         case operation, outcome:
             return _instead(f"{words.operation(operation)}: {words.outcome(outcome)}", expected)
 
 
-def _came_to(exits: bool, expected: str, otherwise: str = "") -> str:
-    """Say where an access came to; ``expected`` is in the words of an outcome."""
+def _ended(exits: bool, expected: str, otherwise: str = "") -> str:
+    """Say how an access ended; ``expected`` is an outcome in words."""
     if not expected or exits == ("MMIO" in expected):
         return otherwise or f"meets the wrong {'exits' if exits else 'memory'}"
     if exits:

@@ -44,7 +44,7 @@ class Calls:
         self._features = features
         self._pools = pools
         self._world = world
-        # What shows a guest_memfd is for slots that are bound to it.
+        # A mapping of a guest_memfd is for slots that are bound to it.
         ordinary = tuple(each for each in pools.mappings if each.kind != "guest_memfd")
         self._mappings = ordinary or pools.mappings
         self._files = tuple(each.name for each in pools.mappings if each.kind == "memfd")

@@ -181,7 +181,7 @@ def apt_lists(suites: Sequence[tuple[str, str]], scratch: Path, say: Say) -> Ite
         "Acquire::Languages": "none",
         "APT::Architecture": "amd64",
         "APT::Get::AllowUnauthenticated": "false",
-        # What apt-file has every update fetch: long, and of no use here.
+        # apt-file makes every update fetch this: large, and not needed here.
         "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled": "false",
     }
     apt = Apt(("-q", *(f"-o{key}={value}" for key, value in settings.items())))

@@ -118,12 +118,12 @@ def watch(
     pipes: Pipes,
     log: LogReader,
     limits: Limits,
-    told: Callable[[Reports], None],
+    on_reports: Callable[[Reports], None],
 ) -> Generator[None, None, tuple[Reports, Late]]:
     """Wait until the machine has ended; return what its log says, and whether it was late.
 
-    ``told`` gets the reports whenever the log has grown. This is a generator, so that others have
-    their turn after each look, which takes a tenth of a second at most.
+    ``on_reports`` gets the reports whenever the log has grown. This is a generator, so that others
+    have their turn after each look, which takes a tenth of a second at most.
     """
     printed = heard = time.monotonic()
     end = heard + limits.total_s
@@ -134,7 +134,7 @@ def watch(
         now = time.monotonic()
         printed = now if has_printed else printed
         if log.size != size:
-            told(reports)
+            on_reports(reports)
         if log.size != size or has_printed or not reports.is_ready:
             heard, size = now, log.size
         if reports.is_over or reports.fatal or reports.has_panicked:

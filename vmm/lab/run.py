@@ -91,13 +91,13 @@ def running(
     folder: Path,
     out: Sink,
     err: Sink,
-    told: Callable[[Reports], None] = _nobody,
+    on_reports: Callable[[Reports], None] = _nobody,
     keeps: bool = True,
 ) -> Running:
     """Run a command in a machine; ``folder`` gets the logs, ``out`` and ``err`` its output.
 
-    ``told`` gets the reports whenever the log has grown. If it ``keeps`` states, a machine that has
-    loaded the job's program is saved then, and the next run of an equal one starts from there.
+    ``on_reports`` gets the reports whenever the log has grown. If it ``keeps`` states, a machine
+    that has loaded the job's program is saved then, and the next run of an equal one starts there.
 
     Raises LabError if nothing could be booted.
     """
@@ -105,12 +105,12 @@ def running(
     if state is not None and state.exists():
         used(state)
         start = _Start(loaded, restores=state)
-        ending = yield from _booted(machine, job, folder, (out, err), told, start)
+        ending = yield from _booted(machine, job, folder, (out, err), on_reports, start)
         if ending.reports.has_booted:
             return ending
         state.unlink(missing_ok=True)
     start = _Start(loaded, keeps=state if keeps else None)
-    return (yield from _booted(machine, job, folder, (out, err), told, start))
+    return (yield from _booted(machine, job, folder, (out, err), on_reports, start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def _booted(
     job: Job,
     folder: Path,
     sinks: tuple[Sink, Sink],
-    told: Callable[[Reports], None],
+    on_reports: Callable[[Reports], None],
     start: _Start,
 ) -> Running:
     nonce = secrets.token_hex(4)
@@ -157,7 +157,7 @@ def _booted(
             giving = _Orders(process.stdin, text, Monitor(ours), start)
             limits = Limits(machine.limit_s, machine.silence_s, machine.life_s)
             reports, late = yield from watch(
-                process, pipes, LogReader(log, nonce), limits, partial(giving.heard, told)
+                process, pipes, LogReader(log, nonce), limits, partial(giving.handle, on_reports)
             )
     finally:
         pipes.close()
@@ -188,12 +188,12 @@ class _Orders:
         if start.restores is not None:
             self._give()
 
-    def heard(self, told: Callable[[Reports], None], reports: Reports) -> None:
-        """Handle reports, and pass them on to ``told``."""
+    def handle(self, on_reports: Callable[[Reports], None], reports: Reports) -> None:
+        """Handle reports, and pass them on to ``on_reports``."""
         if reports.is_waiting and self._text:
             self._keep(reports)
             self._give()
-        told(reports)
+        on_reports(reports)
 
     def _keep(self, reports: Reports) -> None:
         """Save the state of a machine, unless its kernel complained."""

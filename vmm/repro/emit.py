@@ -183,8 +183,8 @@ def _comment(number: int, step: Expectation, mappings: tuple[Mapping, ...]) -> s
         dict.fromkeys(words.outcome(each.outcome, mappings) for each in step.allowed)
     )
     lines = [what, f"expected: {either or 'not known'}"]
-    if step.came is not None:
-        lines.append(f"observed: {words.outcome(step.came, mappings)}")
+    if step.observed is not None:
+        lines.append(f"observed: {words.outcome(step.observed, mappings)}")
         if step.chosen is None and step.allowed:
             lines[-1] += "   <- WRONG"
     return "\t/* " + "\n\t *   ".join(_safe(line) for line in lines) + " */\n"

@@ -20,13 +20,13 @@ from vmm.scenario.plan import steps
 class Expectation:
     """A step and its allowed outcomes; ``chosen`` is the one that later steps assume.
 
-    ``came`` is the observed outcome, None if the step was not run. A race has ``tables`` instead.
+    ``observed`` is None if the step was not run. A race has ``tables`` instead.
     """
 
     operation: AnyOperation
     allowed: tuple[Allowed, ...]
     chosen: AnyOutcome | None
-    came: AnyOutcome | None
+    observed: AnyOutcome | None
     tables: RaceTables | None = None
 
     @property
@@ -43,26 +43,26 @@ class _Player:
         self._raced = False
         self._logged: set[tuple[int, int]] = set()
 
-    def step(self, operation: AnyOperation, came: AnyOutcome | None) -> Expectation:
+    def step(self, operation: AnyOperation, observed: AnyOutcome | None) -> Expectation:
         if isinstance(operation, Race):
-            return self._race(operation, came)
+            return self._race(operation, observed)
         allowed = self._model.allowed(operation)
         if self._raced and self._model.has_ring and isinstance(operation, HarvestDirtyRing):
-            return self._harvest(operation, came)
-        fitting = (a for a in allowed if came is not None and a.outcome.admits(came))
+            return self._harvest(operation, observed)
+        fitting = (a for a in allowed if observed is not None and a.outcome.admits(observed))
         chosen = next(fitting, None)
-        if chosen is None and allowed and (came is None or self._raced):
+        if chosen is None and allowed and (observed is None or self._raced):
             chosen = allowed[0]
         if chosen is not None:
             chosen.adopt()
-        return Expectation(operation, allowed, chosen.outcome if chosen else None, came)
+        return Expectation(operation, allowed, chosen.outcome if chosen else None, observed)
 
-    def _race(self, race: Race, came: AnyOutcome | None) -> Expectation:
+    def _race(self, race: Race, observed: AnyOutcome | None) -> Expectation:
         begun = self._model.begin_race(race)
         if begun is None:
-            return Expectation(race, (), None, came)
+            return Expectation(race, (), None, observed)
         host, clocks = begun
-        calls = came.calls if isinstance(came, Raced) else ()
+        calls = observed.calls if isinstance(observed, Raced) else ()
 
         def met(thread: int, number: int) -> AnyOutcome | None:
             if thread < len(calls) and number < len(calls[thread]):
@@ -77,10 +77,10 @@ class _Player:
         )
         return Expectation(race, (), None, None, tables)
 
-    def _harvest(self, op: HarvestDirtyRing, came: AnyOutcome | None) -> Expectation:
+    def _harvest(self, op: HarvestDirtyRing, observed: AnyOutcome | None) -> Expectation:
         """After a race any page that was ever logged may be in a ring."""
         outcome = RingPages(perhaps=tuple(sorted(self._logged)), may_be_full=True)
-        return Expectation(op, (Allowed(outcome, HARNESS),), outcome, came)
+        return Expectation(op, (Allowed(outcome, HARNESS),), outcome, observed)
 
 
 def of_history(history: History) -> Iterator[Expectation]:

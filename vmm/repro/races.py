@@ -127,18 +127,18 @@ class RaceTables:
 def tables_of(
     race: Race,
     host: HostSide,
-    came: Callable[[int, int], AnyOutcome | None],
+    observed: Callable[[int, int], AnyOutcome | None],
     clocks: Sequence[RaceClock] = (),
 ) -> RaceTables:
     """Play the calls of a race, thread by thread, and return what a C program needs to know.
 
-    ``came`` returns the outcome of a thread's call if the race was run, None if not. Raises
+    ``observed`` returns the outcome of a thread's call if the race was run, None if not. Raises
     InexpressibleError.
     """
     views = tuple(host.places)
     logs = tuple((log.slot, log.tracked == -3, tuple(_taken_over(log))) for log in host.logs)
     moments = count(8)
-    players = [_Player(race, host, number, moments, came) for number in range(len(race.hosts))]
+    players = [_Player(race, host, number, moments, observed) for number in range(len(race.hosts))]
     tables = tuple(
         player.table(thread.rounds) for player, thread in zip(players, race.hosts, strict=True)
     )
@@ -207,13 +207,13 @@ class _Player:
         host: HostSide,
         number: int,
         moments: Iterator[int],
-        came: Callable[[int, int], AnyOutcome | None],
+        observed: Callable[[int, int], AnyOutcome | None],
     ) -> None:
         self._thread = race.hosts[number]
         self._host = host
         self._number = number
         self._moments = moments
-        self._came = came
+        self._observed = observed
         self._made = 0
         self.sizes: dict[int, int] = {}
 
@@ -275,10 +275,10 @@ class _Player:
         return row
 
     def _chosen(self, outcomes: Sequence[CallOutcome]) -> CallOutcome:
-        came = self._came(self._number, self._made)
-        if isinstance(came, Refused) and came in outcomes:
-            return came
-        if came is not None and not isinstance(came, Refused):
+        observed = self._observed(self._number, self._made)
+        if isinstance(observed, Refused) and observed in outcomes:
+            return observed
+        if observed is not None and not isinstance(observed, Refused):
             return next((o for o in outcomes if not isinstance(o, Refused)), outcomes[0])
         return outcomes[0]
 

@@ -23,8 +23,8 @@ def memslot_scenario(*patterns: str) -> "staticmethod[..., None]":
 
     marked = pytest.mark.memslot_scenario(*patterns)(test)
     marked = pytest.mark.filterwarnings(_THREADS)(marked)
-    # Static: as a method of a class it would take the class's object for its parameter. In a class
-    # pytest looks for marks at the function, in a module at what is around it.
+    # Static, or in a class ``self`` would be the parameter. Pytest reads the marks of the function
+    # in a class, but those of the staticmethod in a module.
     static = staticmethod(marked)
     vars(static)["pytestmark"] = vars(marked)["pytestmark"]
     return static

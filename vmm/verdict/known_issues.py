@@ -1,9 +1,9 @@
 """Bugs that some kernels are known to have, as data.
 
 A known issue is an expected failure: it is reported whether it still shows or not, and it never
-excuses any other difference. A scenario meets it by what it does (``deeds``), by the rule that is
-broken and the operation at which it is, never by its name; a host may have it by the module that
-runs its guests, never by its version.
+excuses any other difference. Whether a scenario meets it depends on what the scenario does
+(`vmm.verdict.conditions`), on the rule that is broken and at which operation, never on its name;
+whether a host may have it, on the module that runs its guests, never on its version.
 """
 
 import re
@@ -47,7 +47,7 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.underway import under_way
-from vmm.verdict import deeds, interrupt_deeds
+from vmm.verdict import conditions, interrupt_conditions
 from vmm.verdict.judge import Status, Verdict
 
 NOT_BACK = (HUNG, ENDLESS)
@@ -168,8 +168,8 @@ KNOWN = (
             log=r"WARNING: .*kvm_dirty_ring_push",
         ),
         _kinds(HarvestDirtyRing),
-        deeds.overruns_a_ring,
-        deeds.is_harvest,
+        conditions.overruns_a_ring,
+        conditions.is_harvest,
     ),
     Known(
         KnownIssue(
@@ -183,8 +183,8 @@ KNOWN = (
             "2^63, it answers EINVAL; mended by eba85fee7fc6",
         ),
         _kinds(SetUserMemoryRegion2),
-        deeds.binds_beyond_all,
-        deeds.is_bound_beyond_all,
+        conditions.binds_beyond_all,
+        conditions.is_bound_beyond_all,
     ),
     Known(
         KnownIssue(
@@ -200,8 +200,8 @@ KNOWN = (
             "they ought to be",
         ),
         _kinds(SetTssAddr, SetIdentityMapAddr, CreateIrqchip),
-        deeds.has_no_room_for_internal_slots,
-        deeds.is_close,
+        conditions.has_no_room_for_internal_slots,
+        conditions.is_close,
     ),
     Known(
         KnownIssue(
@@ -217,8 +217,8 @@ KNOWN = (
             "one is; rounded down, none is lost",
         ),
         _kinds(ClearDirtyLog),
-        deeds.clears_into_a_huge_page,
-        deeds.is_log_read,
+        conditions.clears_into_a_huge_page,
+        conditions.is_log_read,
     ),
     Known(
         KnownIssue(
@@ -234,8 +234,8 @@ KNOWN = (
             "it reads the zeros of the guest_memfd (private-and-shared-memory)",
         ),
         _kinds(SetMemoryAttributes),
-        deeds.reads_private_memory_over_mmio,
-        deeds.is_touched_over_mmio,
+        conditions.reads_private_memory_over_mmio,
+        conditions.is_touched_over_mmio,
     ),
     Known(
         KnownIssue(
@@ -250,8 +250,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Touch),
-        deeds.switches_spaces_over_mmio,
-        deeds.is_touched_over_mmio_in_smm,
+        conditions.switches_spaces_over_mmio,
+        conditions.is_touched_over_mmio_in_smm,
     ),
     Known(
         KnownIssue(
@@ -266,8 +266,8 @@ KNOWN = (
             hangs=True,
         ),
         _kinds(PreFaultMemory, Race),
-        deeds.maps_ahead_after_a_deletion,
-        deeds.is_mapped_ahead_after_a_deletion,
+        conditions.prefaults_after_a_deletion,
+        conditions.is_prefault_after_a_deletion,
     ),
     Known(
         KnownIssue(
@@ -282,8 +282,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(CoalesceMmio, IoEventFd),
-        deeds.puts_a_bus_out_of_order,
-        deeds.is_write,
+        conditions.puts_a_bus_out_of_order,
+        conditions.is_write,
     ),
     Known(
         KnownIssue(
@@ -298,8 +298,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(CoalesceMmio),
-        deeds.fills_half_a_ring,
-        deeds.is_write_to_half_a_ring,
+        conditions.fills_half_a_ring,
+        conditions.is_write_to_half_a_ring,
     ),
     Known(
         KnownIssue(
@@ -315,8 +315,8 @@ KNOWN = (
             hangs=True,
         ),
         _kinds(Instruction),
-        deeds.stores_a_table,
-        deeds.is_table_stored,
+        conditions.stores_a_table,
+        conditions.is_table_stored,
     ),
     Known(
         KnownIssue(
@@ -330,8 +330,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Instruction),
-        deeds.pushes_all,
-        deeds.is_all_pushed,
+        conditions.pushes_all,
+        conditions.is_all_pushed,
     ),
     Known(
         KnownIssue(
@@ -345,8 +345,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Start),
-        interrupt_deeds.pushes_an_interrupt_outside,
-        interrupt_deeds.is_interrupt_pushed_outside,
+        interrupt_conditions.pushes_an_interrupt_outside,
+        interrupt_conditions.is_interrupt_pushed_outside,
     ),
     Known(
         KnownIssue(
@@ -360,8 +360,8 @@ KNOWN = (
             hangs=True,
         ),
         _kinds(Start),
-        interrupt_deeds.misses_an_interrupt_table,
-        interrupt_deeds.is_interrupt_without_a_table,
+        interrupt_conditions.misses_an_interrupt_table,
+        interrupt_conditions.is_interrupt_without_a_table,
     ),
     Known(
         KnownIssue(
@@ -377,8 +377,8 @@ KNOWN = (
             hangs=True,
         ),
         _kinds(Start),
-        interrupt_deeds.interrupts_where_none_could_be_delivered,
-        interrupt_deeds.is_interrupt_at_cached_mmio,
+        interrupt_conditions.interrupts_where_none_could_be_delivered,
+        interrupt_conditions.is_interrupt_at_cached_mmio,
     ),
     Known(
         KnownIssue(
@@ -394,8 +394,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Instruction),
-        deeds.pops_all,
-        deeds.is_all_popped,
+        conditions.pops_all,
+        conditions.is_all_popped,
     ),
     Known(
         KnownIssue(
@@ -410,8 +410,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Instruction),
-        deeds.takes_down,
-        deeds.is_taken_down,
+        conditions.takes_down,
+        conditions.is_taken_down,
     ),
     Known(
         KnownIssue(
@@ -425,8 +425,8 @@ KNOWN = (
             "processor carries it out, in memory, it is 2",
         ),
         _kinds(Instruction),
-        deeds.enters_narrowly,
-        deeds.is_entered_narrowly,
+        conditions.enters_narrowly,
+        conditions.is_entered_narrowly,
     ),
     Known(
         KnownIssue(
@@ -443,8 +443,8 @@ KNOWN = (
             outcome="Stopped",
         ),
         _kinds(SetUserMemoryRegion, SetUserMemoryRegion2),
-        deeds.writes_where_mmio_was,
-        deeds.is_written_where_mmio_was,
+        conditions.writes_where_mmio_was,
+        conditions.is_written_where_mmio_was,
     ),
     Known(
         KnownIssue(
@@ -459,8 +459,8 @@ KNOWN = (
             outcome="Stopped",
         ),
         _kinds(Start),
-        deeds.misses_a_root,
-        deeds.is_started_after_a_miss,
+        conditions.misses_a_root,
+        conditions.is_started_after_a_miss,
     ),
 )
 """All known issues, each with what a scenario must do to meet it."""

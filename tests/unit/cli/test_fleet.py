@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vmm.cli.main import main
-from vmm.fleet.engine import Task, Told, quiet
+from vmm.fleet.engine import Callbacks, Task, quiet
 from vmm.fleet.work import Report
 
 
@@ -25,11 +25,11 @@ class Played:
     def hosts(self) -> dict[str, list[str]]:
         return {"tcp://h": ["tcp://h:1"]}
 
-    def run(self, tasks: Sequence[Task], told: Told) -> tuple[Task, ...]:
+    def run(self, tasks: Sequence[Task], callbacks: Callbacks) -> tuple[Task, ...]:
         if self.scheduler_is_gone:
             return tuple(tasks)
         for task in tasks:
-            told.done(task, "tcp://h", self.report)
+            callbacks.done(task, "tcp://h", self.report)
         return ()
 
 

@@ -46,7 +46,7 @@ def test_a_format_takes_the_place_of_text_and_json_goes_beside_it(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--format", "xml"], "'xml' is no format; there are text, ktap, "),
+        (["--format", "xml"], "'xml' is not a format; there are text, ktap, "),
         (["--format", "ktap:"], "'ktap:': the name of the file is missing"),
         (["--format", "ktap", "--format", "tap13"], "two outputs go to standard output"),
         (["--format", "text", "--json", "-"], "two outputs go to standard output"),

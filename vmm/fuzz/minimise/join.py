@@ -63,7 +63,7 @@ def _after(one: Scenario, other: Scenario, number: int) -> Scenario:
 
 
 def _at_zero(one: Scenario, other: Scenario) -> dict[str, str]:
-    """Return which mapping of ``one`` is which of ``other``: only one can be at address 0."""
+    """Pair the mappings at address 0, which both must share, by their names."""
     return {
         mine.name: theirs.name
         for mine in one.mappings

@@ -290,15 +290,15 @@ _ENTER_A_GUEST = (PreFaultMemory, Touch, Sweep, Instruction, Execute, Start, Rac
 _CHANGE_SLOTS = (SetUserMemoryRegion, Race, Churn)
 
 
-def maps_ahead_after_a_deletion(scenario: Scenario) -> bool:
+def prefaults_after_a_deletion(scenario: Scenario) -> bool:
     """Whether KVM_PRE_FAULT_MEMORY comes after a vCPU ran and slots changed since, or meanwhile."""
     return any(
-        is_mapped_ahead_after_a_deletion(scenario, origin, op)
+        is_prefault_after_a_deletion(scenario, origin, op)
         for origin, op in enumerate(scenario.operations)
     )
 
 
-def is_mapped_ahead_after_a_deletion(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+def is_prefault_after_a_deletion(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this pre-faults after a region call, which may have made the root obsolete."""
     if isinstance(op, Race):
         programs = [step for guest in op.guests for step in guest.program]

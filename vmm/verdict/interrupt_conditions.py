@@ -1,4 +1,4 @@
-"""Conditions of known issues that concern interrupts: see `vmm.verdict.deeds`."""
+"""Conditions of known issues that concern interrupts: see `vmm.verdict.conditions`."""
 
 from collections.abc import Iterator
 
