@@ -44,7 +44,7 @@ IN_SMM = source(
 )
 STRADDLE = source(
     "straddle",
-    "an access over the end of a slot is split: the part inside is done in memory",
+    "an access across the end of a slot is split: the part inside is done in memory",
     "emulator_read_write: one fragment a page",
 )
 READ_ONLY = documented(
@@ -58,8 +58,8 @@ FETCH_OUTSIDE = source(
 )
 NO_MMU_PAGES = source(
     "no-mmu-pages",
-    "before a VM has had a slot a kernel without TDP has no pages for page tables of its own: "
-    "KVM_RUN is ENOSPC, as the vCPU stops where there is nothing to fetch",
+    "before a VM has had a slot, a kernel without TDP has no pages for its own page tables: "
+    "KVM_RUN is ENOSPC, where otherwise the vCPU would stop because nothing can be fetched",
     "kvm_arch_commit_memory_region, make_mmu_pages_available",
 )
 PRIVATE = documented(

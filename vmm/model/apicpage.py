@@ -12,8 +12,8 @@ from vmm.scenario.operations import PAGE_SIZE_BYTES
 
 APIC_PAGE = source(
     "apic-page",
-    "the instruction emulator takes the APIC's page, 0xfee00000, for MMIO even where a slot "
-    "lies there",
+    "the instruction emulator treats the APIC's page, 0xfee00000, as MMIO even if a slot lies "
+    "there",
     "vcpu_is_mmio_gpa",
 )
 

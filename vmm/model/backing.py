@@ -21,20 +21,20 @@ from vmm.scenario.operations import (
 
 HVA_ABSENT = source(
     "hva-absent",
-    "where no host memory is mapped the access fails: EFAULT, or an MMIO exit from a "
-    "backend that emulates instructions",
+    "if no host memory is mapped, the access fails: EFAULT, or an MMIO exit from a backend that "
+    "emulates instructions",
     "kvm_handle_error_pfn; hva_to_pfn",
 )
 HVA_WRITE_PROTECTED = source(
     "hva-write-protected",
-    "where the host may only read its memory the guest reads it, and a write fails as where "
-    "nothing is mapped",
+    "if the host may only read its memory, the guest can read it, and a write fails as if "
+    "nothing were mapped",
     "hva_to_pfn: FOLL_WRITE for a write fault; kvm_handle_error_pfn",
 )
 PRIVATE_FAULT = documented(
     "private-fault",
-    "a private gpa that no open guest_memfd backs is EFAULT with KVM_EXIT_MEMORY_FAULT; "
-    "without a slot it may be MMIO yet, where a vCPU knew it as that",
+    "a private gpa that no open guest_memfd backs is EFAULT with KVM_EXIT_MEMORY_FAULT; without "
+    "a slot it may still be MMIO, if a vCPU has cached it as that",
     "api.rst 5, KVM_EXIT_MEMORY_FAULT; kvm_mmu_faultin_pfn_gmem, kvm_mmu_page_fault",
 )
 HOST_FOLLOWS = documented(

@@ -49,12 +49,12 @@ STEAL_TIME_ALIGNED = documented(
 )
 STEAL_TIME_MAPPED = source(
     "steal-time-mapped",
-    "where the gpa of the steal time has no slot KVM_SET_MSRS sets the MSR, or does not",
+    "if the gpa of the steal time has no slot, KVM_SET_MSRS may set the MSR or not",
     "kvm_set_msr_common, before and since b043138246a4",
 )
 KVMCLOCK_CTRL = documented(
     "kvmclock-ctrl",
-    "KVM_KVMCLOCK_CTRL succeeds where the vCPU has a system time, else EINVAL",
+    "KVM_KVMCLOCK_CTRL succeeds if the vCPU has a system time, else EINVAL",
     "api.rst 4.69; kvm_set_guest_paused",
 )
 _EINVAL = 22

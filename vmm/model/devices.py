@@ -15,14 +15,14 @@ from vmm.scenario.operations import PAGE_SIZE_BYTES, CoalesceMmio, IoEventFd
 
 COALESCED = documented(
     "coalesced",
-    "a write to a coalesced range that is no memory is kept in the ring, in order, and does not "
-    "exit while there is room; where a slot is, it is memory",
+    "a write to a coalesced range outside memory is kept in the ring, in order, and does not "
+    "exit while there is room; in a slot it goes to memory",
     "api.rst 4.116 KVM_(UN)REGISTER_COALESCED_MMIO; coalesced_mmio_write",
 )
 EVENT = documented(
     "ioeventfd",
-    "a write of the right length and value to the gpa of an ioeventfd that is no memory signals "
-    "it, and does not exit; where a slot is, it is memory",
+    "a write of the right length and value to the gpa of an ioeventfd outside memory signals it, "
+    "and does not exit; in a slot it goes to memory",
     "api.rst 4.59 KVM_IOEVENTFD; ioeventfd_in_range",
 )
 EVENT_ARGUMENT = source(
@@ -33,12 +33,12 @@ EVENT_ARGUMENT = source(
 )
 EVENT_TAKEN = source(
     "ioeventfd-taken",
-    "an ioeventfd that a write could signal as well as another one is EEXIST",
+    "an ioeventfd is EEXIST if one write could signal both it and an existing one",
     "ioeventfd_check_collision",
 )
 EVENT_ABSENT = source(
     "ioeventfd-absent",
-    "an ioeventfd that is not there cannot be taken away: ENOENT",
+    "deassigning an ioeventfd that does not exist is ENOENT",
     "kvm_deassign_ioeventfd_idx",
 )
 

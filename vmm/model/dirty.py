@@ -22,8 +22,8 @@ from vmm.scenario.slots import as_id_of, id_of
 
 DIRTY_EXACT = documented(
     "dirty-exact",
-    "the dirty log names the pages that the guest wrote since they were cleared, and no "
-    "other, but where the first read maps a page writable (make_spte)",
+    "the dirty log names the pages that the guest wrote since they were cleared, and no other, "
+    "except where the first read maps a page writable (make_spte)",
     "api.rst 4.8",
 )
 DIRTY_ABSENT = documented(
@@ -43,7 +43,7 @@ DIRTY_BAD_POINTER = source(
 )
 DIRTY_RING_ONLY = source(
     "dirty-ring-only",
-    "where only a dirty ring is enabled the dirty log is ENXIO",
+    "if only a dirty ring is enabled, the dirty log is ENXIO",
     "kvm_use_dirty_bitmap",
 )
 CLEAR = documented(
@@ -85,7 +85,7 @@ MANUAL_PROTECT = documented(
 )
 QUIRKS = documented(
     "quirks",
-    "KVM_CAP_DISABLE_QUIRKS2 takes what KVM_CHECK_EXTENSION names, else EINVAL",
+    "KVM_CAP_DISABLE_QUIRKS2 accepts the quirks that KVM_CHECK_EXTENSION names, else EINVAL",
     "api.rst KVM_CAP_DISABLE_QUIRKS2",
 )
 RING_BEFORE_VCPUS = documented(

@@ -63,7 +63,11 @@ IRQCHIP_LATE = source(
     "kvm_arch_vm_ioctl",
 )
 VCPU = documented("vcpu", "KVM_CREATE_VCPU adds a vCPU", "api.rst 4.7")
-VCPU_ONCE = source("vcpu-once", "an id of a vCPU that exists is EEXIST", "kvm_vm_ioctl_create_vcpu")
+VCPU_ONCE = source(
+    "vcpu-once",
+    "creating a vCPU with the id of an existing one is EEXIST",
+    "kvm_vm_ioctl_create_vcpu",
+)
 
 _LAST_TSS_GPA = (1 << 32) - TSS_PAGES * PAGE_SIZE_BYTES
 _APIC_PAGE, _TSS, _IDENTITY_MAP = "APIC page", "TSS", "identity map"

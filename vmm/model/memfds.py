@@ -46,7 +46,7 @@ GUEST_MEMFD_OVERLAP = documented(
 )
 GUEST_MEMFD_CREATE = documented(
     "guest-memfd-create",
-    "a guest_memfd of whole pages is made",
+    "a guest_memfd of whole pages is created",
     "api.rst 4.142",
 )
 GUEST_MEMFD_SIZE = source(
@@ -93,8 +93,8 @@ GUEST_MEMFD_PUNCH_MODE = source(
 )
 GUEST_MEMFD_ALLOCATE = source(
     "guest-memfd-allocate",
-    "fallocate makes the pages that are not there, and what they hold stays; EINVAL beyond the "
-    "end of a guest_memfd, whose size never changes",
+    "fallocate allocates the pages that are missing, and keeps existing content; EINVAL beyond "
+    "the end of a guest_memfd, whose size never changes",
     "kvm_gmem_allocate",
 )
 

@@ -86,13 +86,13 @@ CONTENT = documented(
 )
 COPIED = source(
     "copied",
-    "what a guest writes to memory that a forked child shares is copied first: the child sees none "
-    "of it",
+    "a page that a guest writes while a forked child shares it is copied first: the child does "
+    "not see the write",
     "hva_to_pfn: FOLL_WRITE; do_wp_page; mmu_notifier_invalidate_range_start",
 )
 GUARDED = source(
     "guarded",
-    "who writes to memory that the host guards with userfaultfd, a guest too, is held up before "
+    "a write to memory that the host guards with userfaultfd, even a guest's, is stopped before "
     "anything changes",
     "Documentation/admin-guide/mm/userfaultfd.rst, Write Protect Notifications; "
     "kvm_mmu_notifier_invalidate_range_start",

@@ -29,8 +29,8 @@ from vmm.scenario.programs import (
 
 GUEST_TABLES = documented(
     "guest-tables",
-    "an address of a guest's reaches what its page tables translate it to, in the memory where "
-    "their slots have them by now; accessed and dirty bits are set there, which a dirty log names",
+    "a guest's address reaches what its page tables translate it to, as their slots show them "
+    "now; accessed and dirty bits are set there, and a dirty log names those pages",
     "api.rst 4.8, 4.35; Intel SDM vol. 3, 4.8; update_accessed_dirty_bits",
 )
 PAGE_FAULT = documented(
@@ -41,14 +41,14 @@ PAGE_FAULT = documented(
 )
 TABLES_OUTSIDE = source(
     "tables-outside",
-    "page tables that a gpa without memory is to hold map nothing: the vCPU stops, by a triple "
-    "fault or because nothing can be fetched",
+    "page tables at a gpa without memory map nothing: the vCPU stops, by a triple fault or "
+    "because nothing can be fetched",
     "FNAME(walk_addr_generic): kvm_is_error_hva; mmu_check_root; api.rst 5, KVM_EXIT_SHUTDOWN",
 )
 READONLY_TABLES = source(
     "readonly-tables",
-    "page tables in a READONLY slot are used, and no accessed or dirty bit is set there; where "
-    "nested paging wants them writable the vCPU stops",
+    "page tables in a READONLY slot are used, and no accessed or dirty bit is set there; if "
+    "nested paging needs them writable, the vCPU stops",
     "ba6a35415455; update_accessed_dirty_bits",
 )
 

@@ -24,7 +24,7 @@ from vmm.scenario.slots import KERNEL_HALF, MAX_PAGES, as_id_of, id_of
 
 FOREIGN_PROCESS = source(
     "foreign-process",
-    "a VM answers EIO to any process but the one that made it",
+    "a VM answers EIO to any process but the one that created it",
     "kvm_vm_ioctl: kvm->mm != current->mm",
 )
 BAD_POINTER = source(

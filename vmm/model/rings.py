@@ -21,8 +21,8 @@ RING_TOO_LARGE = source(
 )
 RING_EXACT = documented(
     "ring-exact",
-    "a vCPU's dirty ring names the pages that it wrote since they were reset, and no other; "
-    "where it is nearly full the vCPU stops",
+    "a vCPU's dirty ring names the pages that it wrote since they were reset, and no other; when "
+    "it is nearly full, the vCPU stops",
     "api.rst KVM_CAP_DIRTY_LOG_RING",
 )
 RING_RESET = documented(
@@ -32,7 +32,7 @@ RING_RESET = documented(
 )
 RING_ABSENT = source(
     "ring-absent",
-    "KVM_RESET_DIRTY_RINGS without rings is EINVAL; ENOTTY where kernels know of none",
+    "KVM_RESET_DIRTY_RINGS without rings is EINVAL, or ENOTTY on kernels that have no dirty rings",
     "kvm_vm_ioctl_reset_dirty_pages; fb04a1eddb1a added it in Linux 5.11",
 )
 

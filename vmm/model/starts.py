@@ -49,15 +49,15 @@ from vmm.scenario.programs import (
 
 INTERRUPT_TABLE = documented(
     "interrupt-table",
-    "an interrupt goes where its table says, in the memory where the slot of that has it by now; "
-    "what is pushed is written as all else is",
+    "an interrupt goes where its table says, as the table's slot shows it now; what it pushes is "
+    "written like any other data",
     "api.rst 4.35; Intel SDM vol. 3, 6.12, 20.1.4; emulate_int_real",
 )
 
 INTERRUPT_OUTSIDE = source(
     "interrupt-outside",
-    "each word that an interrupt pushes where no memory is exits; an interrupt that cannot be "
-    "delivered, for want of its table or in 64-bit mode, is KVM_EXIT_INTERNAL_ERROR",
+    "each word that an interrupt pushes outside memory exits; an interrupt that cannot be "
+    "delivered, without its table or in 64-bit mode, is KVM_EXIT_INTERNAL_ERROR",
     "api.rst 5, KVM_EXIT_MMIO, KVM_EXIT_INTERNAL_ERROR; emulate_int_real; "
     "KVM_INTERNAL_ERROR_DELIVERY_EV",
 )

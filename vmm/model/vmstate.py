@@ -49,7 +49,7 @@ from vmm.scenario.slots import as_id_of, id_of
 
 NOTHING_USED_UP = source(
     "nothing-used-up",
-    "after any number of VMs, or of changes of slots, the kernel's memory is where it was",
+    "after any number of VMs, or of changes of slots, the kernel uses as much memory as before",
     "kvm_destroy_vm, kvm_free_memslot",
 )
 

@@ -58,25 +58,25 @@ from vmm.scenario.windows import in_window
 
 RACE_REACH = source(
     "race-reach",
-    "an access finds what its gpa reaches at a moment of its interval: a call that is under way "
-    "has taken effect or has not, one that has returned has",
+    "an access sees what its gpa reaches at some moment of its interval: a call under way has "
+    "taken effect or has not, one that has returned has",
     "kvm_swap_active_memslots: synchronize_srcu; mmu_invalidate_retry_gfn; api.rst 4.35",
 )
 RACE_CONTENT = source(
     "race-content",
-    "after a race memory holds what was written last, and what nobody wrote is whole",
+    "after a race memory holds what was written last, and memory that nobody wrote is unchanged",
     "kvm_vcpu_write_guest; api.rst 4.35",
 )
 RACE_DIRTY = documented(
     "race-dirty",
-    "of logs that are read and cleared while vCPUs write, each names pages that were "
-    "written since they were cleared, and every write is named until its page is cleared",
+    "when logs are read and cleared while vCPUs write, each names only pages that were written "
+    "since they were cleared, and every write is named until its page is cleared",
     "api.rst 4.8, 4.117",
 )
 RACE_PRE_FAULT = source(
     "race-pre-fault",
-    "what is mapped ahead while its slot changes is mapped, has no slot, or is EAGAIN, and "
-    "neither call waits for the other",
+    "a page that is mapped ahead while its slot changes is mapped, has no slot, or is EAGAIN, "
+    "and neither call waits for the other",
     "3ccbf6f47098; kvm_mmu_faultin_pfn",
 )
 

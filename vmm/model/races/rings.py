@@ -20,9 +20,9 @@ from vmm.scenario.operations import HarvestDirtyRing, Race, ResetDirtyRings
 
 RACE_RING = documented(
     "race-ring",
-    "of rings that are harvested and reset while vCPUs write, each names pages that its "
-    "vCPU wrote since the harvest before, and every write is named that took place after "
-    "the reset of its page; a vCPU stops only where its ring is nearly full",
+    "when rings are harvested and reset while vCPUs write, each names only pages that its vCPU "
+    "wrote since the harvest before, and every write after the reset of its page is named; a "
+    "vCPU stops only if its ring is nearly full",
     "api.rst KVM_CAP_DIRTY_LOG_RING",
 )
 
