@@ -370,6 +370,9 @@ def _version() -> str:
 
 def _again(files: set[str]) -> Iterator[str]:
     """Yield the commands for the files that exist, each short enough for a mail."""
+    named = [each for each in ("repro.c", "scenario.json", "history.jsonl") if each in files]
+    if named:
+        yield f"# Attached, or beside this text: {', '.join(named)}"
     if "repro.c" in files:
         yield "cc -o repro repro.c && ./repro; echo $?"
         yield "# 0: right, 1: wrong, else: cannot say. To bisect on the machine itself:"

@@ -237,6 +237,7 @@ def test_what_matters_of_the_host_and_how_to_bisect_is_said() -> None:
     assert "- kernel command line: quiet\n" in text
     assert "started as `vmm" in text
     assert "vmm judge" not in text, "there is no such file"
+    assert "# Attached, or beside this text: repro.c, scenario.json\n" in text
 
 
 def test_what_is_said_of_bisecting_does_it(tmp_path: Path) -> None:
