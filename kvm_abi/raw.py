@@ -18,7 +18,7 @@ CData = Any
 
 
 class Buffer(Protocol):
-    """What `struct.unpack_from` reads, and slicing copies and fills, such as cffi's buffers."""
+    """A buffer, such as cffi's, for `struct.unpack_from`, that slices can be read from and set."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
 

@@ -1,4 +1,4 @@
-"""String instructions between a port and memory: KVM carries them out itself on any processor."""
+"""String instructions between a port and memory, which KVM emulates on any processor."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -21,7 +21,7 @@ _SLOTS = creates(places.LOW, places.HIGH, places.RO)
 def _each(*gpas: int, down: bool = True, modes: tuple[Mode, ...] = _BOTH) -> Iterator[Instruction]:
     """Yield every instruction in every width, upward and perhaps downward, at each place.
 
-    What is taken from the port is another value each time.
+    Each instruction reads another value from the port.
     """
     value = _VALUE
     for mode, gpa in product(modes, gpas):
@@ -44,8 +44,8 @@ def _over(*borders: int, down: bool = True) -> Iterator[Instruction]:
 SCENARIOS = (
     instruction_scenario(
         "ports-and-memory",
-        "ins writes to a slot what a port gives, and outs sends what a slot holds, over borders "
-        "too.",
+        "ins writes what it reads from a port to a slot, and outs sends what a slot holds, across "
+        "borders, too.",
         *creates(places.LOW, places.HIGH),
         *_each(gpa_of(0x100, 0x40), modes=("real",)),
         *_each(places.SLOT - 7, modes=("long",)),
@@ -65,7 +65,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "ports-in-a-hole",
-        "What ins takes from a port exits where no slot is, and what outs sends is read by exits.",
+        "In a hole ins exits with what it reads from a port, and outs exits to read what it sends.",
         places.LOW.create(),
         *_each(places.HOLE + 0x40, down=False),
         *_over(places.SLOT, gpa_of(0x100), down=False),
@@ -76,7 +76,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "ports-and-a-readonly-slot",
-        "outs sends what a READONLY slot holds; what ins takes exits there, and changes nothing.",
+        "outs sends what a READONLY slot holds; ins exits there, and changes nothing.",
         *_SLOTS,
         *_each(gpa_of(0x103, 0x40), down=False),
         *_over(places.START, places.END, down=False),
@@ -87,8 +87,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "ports-are-logged",
-        "The pages that ins writes are in the dirty log, all of a longer one; what outs reads is "
-        "not.",
+        "All pages that ins writes are in the dirty log, but not those that outs only reads.",
         _LOGGED.create(),
         Instruction("ins", gpa_of(0x102, 0x40), 4, _VALUE),
         Instruction("outs", gpa_of(0x104, 0x40), 4),
@@ -104,7 +103,7 @@ SCENARIOS = (
     ),
     instruction_scenario(
         "ports-downward-in-a-hole",
-        "ins that goes down takes each element from the port once, where it exits, too.",
+        "A downward ins reads each element from the port once, even if the element exits.",
         places.LOW.create(),
         Instruction("rep-ins", places.HOLE + 0x40, 4, _VALUE, count=_COUNT, down=True),
         Instruction("rep-ins", places.SLOT - 6, 4, _VALUE, count=_COUNT, down=True),

@@ -253,7 +253,7 @@ def _mapped_to(tables: Tables, page: int, gfn: int) -> AnyOperation:
 
 _ALIASES = range(DATA, DATA + 19)
 _OFTEN = Tables("a", 0x100, (*GFNS[:DATA], *(GFNS[DATA] for _ in _ALIASES)), bits=USED)
-"""Nineteen addresses have one page: the kernel keeps up to 14 of them in a block."""
+"""Nineteen addresses map one page; a block of the kernel's rmap holds up to 14 of them."""
 
 _ROM = Slot(1, 0xFFFF0, at("a"), pages=8)
 _TOP = 0xFFFF_0800
@@ -331,8 +331,8 @@ SCENARIOS = (
     ),
     start_scenario(
         "with-a-page-mapped-many-times",
-        "A page that page tables map to many addresses follows the host, and goes with its slot, "
-        "at each of them.",
+        "A page that page tables map at many addresses follows the host, and is gone with its "
+        "slot, at each of them.",
         *_OFTEN.lay(),
         *programs(),
         TABLES.create(),

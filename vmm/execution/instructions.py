@@ -23,7 +23,7 @@ _DIRECTION = 1 << 10
 _END = bytes((0xE6, image.END_PORT))
 _LEAST_ACCESSES = 64
 _MOST_TIMES = 4
-"""KVM's emulator reads a port ahead, and may do so again."""
+"""The most times that an element is read: KVM's emulator reads a port ahead, perhaps again."""
 
 
 def program(op: Instruction) -> bytes:
@@ -61,7 +61,7 @@ class Port:
         self.taken = 0
 
     def serve(self, leaving: VcpuExit | None, complete_read: Callable[[bytes], None]) -> bool:
-        """Do what an exit asks of the port; False if it does not, or has asked enough."""
+        """Serve an exit for the port; return False if it is none, or one too many."""
         if not isinstance(leaving, Io) or leaving.port != DATA_PORT or not self._kind:
             return False
         is_as_asked = leaving.is_write == (self._kind == "to")

@@ -100,7 +100,7 @@ class Instructions:
             compare_high=int.from_bytes(data[half : 2 * half], "little") if row.is_pair else 0,
             source=self._source(mode) if row.copies else 0,
             count=count,
-            # Where it exits, what goes down takes too much from a port: a known issue.
+            # A downward ins that exits reads the port too often: a known issue.
             down=row.repeats and row.port != "from" and dice.chance(0.4),
             mode=mode,
             vcpu=vcpu,

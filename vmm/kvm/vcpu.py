@@ -253,7 +253,7 @@ class Vcpu(VcpuState):
             run.immediate_exit = 0
 
     def complete_port_read(self, data: bytes) -> None:
-        r"""Give what a pending read of a port returns. It takes effect at the next `run`.
+        r"""Set the data that a pending read of a port returns. It takes effect at the next `run`.
 
         Raises `ValueError` unless `data` has the length of the exit's.
 

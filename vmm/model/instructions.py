@@ -128,7 +128,7 @@ class Trial:
         self._is_vague = True
 
     def take(self, length: int) -> int:
-        """Read bytes from a port, which has the same for each element."""
+        """Read bytes from a port, which returns the same value for each element."""
         self._taken += length
         return self.op.value
 

@@ -44,10 +44,10 @@ class Processor(Protocol):
         """Write bytes that the architecture leaves open; if not ``surely``, perhaps not at all."""
 
     def take(self, length: int) -> int:
-        """Read so many bytes from the port that stands in DX."""
+        """Read ``length`` bytes from the port in DX."""
 
     def send(self, data: bytes) -> None:
-        """Write to the port that stands in DX."""
+        """Write to the port in DX."""
 
     def lose_track(self) -> None:
         """Note that the outcome is unknown."""

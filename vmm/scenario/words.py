@@ -102,7 +102,7 @@ _MANY_BYTES = 64
 
 
 def flags(value: int, names_of: tuple[tuple[int, str], ...] = _FLAGS) -> str:
-    """Return flags by name, joined by ``|``; what has no name in hexadecimal."""
+    """Return flags by name, joined by ``|``; bits without a name in hexadecimal."""
     names = [name for bit, name in names_of if value & bit]
     rest = value & ~sum(bit for bit, _ in names_of)
     if rest or not names:
@@ -123,7 +123,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def slot_number(value: int) -> str:
-    """Return a slot id, with its as_id where that is not 0."""
+    """Return a slot id, with its as_id if that is not 0."""
     as_id, slot_id = value >> 16, value & 0xFFFF
     return f"{slot_id} of as_id {as_id}" if as_id else str(slot_id)
 
@@ -196,9 +196,7 @@ def operation(op: AnyOperation) -> str:
                 return (
                     f"slot {slot} is created, logged, moved, refused and deleted, {op.times} times"
                 )
-            return (
-                f"slot {slot} and the next are about {op.what.replace('-', ' ')}, {op.times} times"
-            )
+            return f"{op.what.replace('-', ' ')} of slot {slot} and the next, {op.times} times"
         case SetTssAddr():
             return f"KVM_SET_TSS_ADDR({op.gpa:#x})"
         case SetIdentityMapAddr():
@@ -213,7 +211,7 @@ def operation(op: AnyOperation) -> str:
             where = f"gpa={op.gpa:#x}, size={op.size:#x}, flags={op.flags:#x}"
             return f"{_vcpu(op.vcpu)}: KVM_PRE_FAULT_MEMORY({where})"
         case SwitchVm():
-            return f"goes on with VM {op.vm}"
+            return f"continue with VM {op.vm}"
         case CoalesceMmio():
             call = "REGISTER" if op.on else "UNREGISTER"
             return f"KVM_{call}_COALESCED_MMIO(addr={op.gpa:#x}, size={op.size:#x})"
