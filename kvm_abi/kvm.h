@@ -5,7 +5,7 @@
  *
  * kvm_abi/_build.py gives this one text both to cffi and to the C compiler, so
  * it keeps to what both understand: no preprocessor, array sizes as literals.
- * ioctl numbers and constants stand in uapi.py. tests/unit/test_abi.py compares
+ * ioctl numbers and constants are in uapi.py. tests/unit/test_abi.py compares
  * all of it with the installed header.
  */
 

@@ -344,7 +344,7 @@ def _vms(clock: Clock) -> Scenario:
     return _scenario(
         "of-each-vm",
         clock,
-        "A clock belongs to one VM, and goes with it.",
+        "A clock belongs to one VM, and ends with it.",
         _SLOT.create(),
         _set(clock),
         *_run(clock),

@@ -228,7 +228,7 @@ SCENARIOS = (
     ),
     _scenario(
         "eventfds-of-another-vm",
-        "An ioeventfd belongs to one VM, and goes with it.",
+        "An ioeventfd belongs to one VM, and ends with it.",
         _EVENTFD,
         _event(),
         *_writes(1),

@@ -69,7 +69,7 @@ _MANY_TIMES = 8
 
 
 def run_race(race: Race, machine: Machine, memory: HostMemory) -> Raced:
-    """Run the threads of a race, wait for all of them, and return what they met.
+    """Run the threads of a race, wait for all of them, and return their outcomes.
 
     Raises what a thread raised: a fault of this program.
     """

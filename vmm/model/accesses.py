@@ -99,7 +99,7 @@ class Accesses:
         tracking: Tracking,
         devices: Callable[[], bool],
     ) -> None:
-        """``devices`` says whether the VM has in-kernel interrupt controllers by now."""
+        """``devices`` says whether the VM now has in-kernel interrupt controllers."""
         self._slots = slots
         self._backing = backing
         self._contents = contents
@@ -337,12 +337,12 @@ def exits_of(pieces: Sequence[Piece], written: bytes | None = None) -> tuple[Mmi
 
 
 def _may_fault(pieces: Iterable[Piece], write: bool) -> bool:
-    """Whether an access faults in hardware for want of host memory."""
+    """Whether an access faults in hardware because host memory is missing."""
     return any(faults(piece, write) for piece in pieces)
 
 
 def faults(piece: Piece, write: bool) -> bool:
-    """Whether an access to a piece faults in hardware for want of host memory.
+    """Whether an access to a piece faults in hardware because host memory is missing.
 
     A write to a READONLY slot exits before that.
     """

@@ -190,7 +190,7 @@ class Trial:
 
     @property
     def fails_by_elements(self) -> bool:
-        """Whether it is known what it does before it meets missing memory.
+        """Whether it is known what it does before it reaches missing memory.
 
         Elements of a string are done one by one. An instruction that pushes several registers may
         have pushed some.

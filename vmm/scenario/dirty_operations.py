@@ -51,7 +51,7 @@ class HarvestDirtyRing(Operation, frozen=True, tag="harvest_dirty_ring", gc=Fals
 
 
 class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False):
-    """KVM_RESET_DIRTY_RINGS: the kernel tracks the harvested pages anew.
+    """KVM_RESET_DIRTY_RINGS: the kernel tracks the harvested pages again.
 
     >>> from vmm import operations
     >>> operations.ResetDirtyRings(expect="EINVAL").expect  # Where no ring was enabled.

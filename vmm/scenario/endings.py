@@ -40,7 +40,7 @@ HOST_SHORT = KERNEL_SHORT | {
 
 
 _LIMITS = {errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u"}
-"""The limit of a process that a call of this program's own may have met."""
+"""The resource limit that may have made a call of this program's own fail."""
 
 
 def of_the_host(error: BaseException) -> str:

@@ -112,7 +112,7 @@ def reaches(limit: int, time_limit_s: float = REACH_LIMIT_S) -> bool:
 
 
 def _right(touch: Touch, gpa: int) -> Touched:
-    """Return what a touch meets; in the hole an exit at a gpa."""
+    """Return the right outcome of a touch; in the hole, an exit at a gpa."""
     if touch.gpa % PAGE_SIZE_BYTES:
         return Touched(identity(0, 0))
     if touch.access == "write":
@@ -121,7 +121,7 @@ def _right(touch: Touch, gpa: int) -> Touched:
 
 
 def _is_truncated(touch: Touch, outcome: AnyOutcome) -> bool:
-    """Whether a touch of the hole meets the right exit, but for upper bits of its gpa."""
+    """Whether a touch of the hole has the right exit, except for upper bits of its gpa."""
     if not isinstance(outcome, Touched) or len(outcome.mmio) != 1:
         return False
     gpa = outcome.mmio[0].gpa

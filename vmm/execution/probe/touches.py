@@ -1,4 +1,4 @@
-"""What a guest may meet that touches memory for the probe."""
+"""Outcomes of the probe's touches of memory: faults, and answers against the rules."""
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Ioctl
@@ -7,7 +7,7 @@ from vmm.scenario.endings import KERNEL_SHORT_NAMES
 from vmm.scenario.history import AnyOutcome, Stopped
 
 FAULT = "shutdown"
-"""Why a vCPU stops whose guest meets a fault: ours have no handlers."""
+"""The reason for which a vCPU stops at a fault: our guests have no handlers."""
 
 
 def wrong_touch(outcome: AnyOutcome, what: str) -> KvmError | WrongAnswerError:
@@ -19,5 +19,5 @@ def wrong_touch(outcome: AnyOutcome, what: str) -> KvmError | WrongAnswerError:
 
 
 def is_fault(outcome: AnyOutcome) -> bool:
-    """Whether the guest met a fault."""
+    """Whether the guest had a fault."""
     return isinstance(outcome, Stopped) and outcome.reason == FAULT
