@@ -27,6 +27,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
     EnableCap,
+    GetDirtyLog,
     Guest,
     HostWrite,
     Place,
@@ -255,6 +256,10 @@ _ALIASES = range(DATA, DATA + 19)
 _OFTEN = Tables("a", 0x100, (*GFNS[:DATA], *(GFNS[DATA] for _ in _ALIASES)), bits=USED)
 """Nineteen addresses map one page; a block of the kernel's rmap holds up to 14 of them."""
 
+_LOGGED = Slot(3, 0x110, at("b"), pages=8, flags=LOG_DIRTY_PAGES)
+_BESIDE = Tables("a", 0x100, (*GFNS, *GFNS, *range(0x110, 0x118)), bits=USED)
+"""Eight entries of a page table that lie in one line of memory have one slot's pages."""
+
 _ROM = Slot(1, 0xFFFF0, at("a"), pages=8)
 _TOP = 0xFFFF_0800
 
@@ -347,6 +352,24 @@ SCENARIOS = (
         *(_OFTEN.access(LOADING, page) for page in _ALIASES[::6]),
         source="pte_list_add, kvm_zap_all_rmap_sptes",
         needs=("sync_mmu",),
+    ),
+    start_scenario(
+        "beside-logged-pages",
+        "A page that page tables call dirty, beside one that is accessed, is not logged for that.",
+        *_BESIDE.lay(),
+        *programs(),
+        *(TABLES.create(), CODE.create(), _LOGGED.create()),
+        _BESIDE.access(LOADING, 10),
+        GetDirtyLog(3),
+        _BESIDE.access(STORING, 13, VALUE),
+        _BESIDE.access(LOADING, 14),
+        *(GetDirtyLog(3), GetDirtyLog(3)),
+        replace(_LOGGED, flags=0).create(),
+        _BESIDE.access(STORING, 8, VALUE),
+        *(_LOGGED.create(), GetDirtyLog(3)),
+        _BESIDE.access(STORING, 15, VALUE),
+        GetDirtyLog(3),
+        source="FNAME(pte_prefetch), gfn_to_memslot_dirty_bitmap",
     ),
     start_scenario(
         "with-tables-in-a-huge-page",
