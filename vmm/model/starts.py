@@ -116,7 +116,7 @@ class Starts:
         code = self._contents.read(piece.mapping, piece.offset, piece.length)
         identity = stub_identity(code[:STUB_LENGTH])
         if identity is not None:
-            return self._allowed(op, Touched(identity), walks, piece)
+            return self._allowed(op, Touched(identity), walks, (piece,))
         if code.startswith(INTERRUPT) and op.interrupts is not None:
             return self._interrupt(op, piece, walks)
         if op.tables is None:
@@ -215,7 +215,7 @@ class Starts:
         pieces = found.pieces
         value = int.from_bytes(self._accesses.read(pieces), "little")
         exits = exits_of(pieces)
-        return self._allowed(op, Touched(value, exits), (*walks, *found.walks), code)
+        return self._allowed(op, Touched(value, exits), (*walks, *found.walks), (code, *pieces))
 
     def _store(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
         found = self._data(op, write=True)
@@ -228,7 +228,7 @@ class Starts:
         held = data if kept else self._accesses.read(pieces)
         exits: list[Mmio] = [*exits_of(pieces, data), *exits_of(pieces)]
         outcome = Touched(int.from_bytes(held, "little"), joined(exits))
-        return self._allowed(op, outcome, (*walks, *found.walks), code, pieces)
+        return self._allowed(op, outcome, (*walks, *found.walks), (code,), pieces)
 
     def _data(self, op: Start, write: bool) -> "_Outcomes | _Data":
         """Return the word that a program accesses, or how the vCPU stops there."""
@@ -251,19 +251,19 @@ class Starts:
         op: Start,
         outcome: Touched,
         walks: tuple[Walk, ...],
-        code: Piece,
+        read: tuple[Piece, ...],
         written: tuple[Piece, ...] = (),
     ) -> _Outcomes:
-        """Return an outcome with its effects: walks, fetches, and perhaps a written word."""
+        """Return an outcome with its effects: walks, what was fetched or read, a written word."""
         if not walks:
-            return (Allowed(outcome, REACH, partial(self._run, op, walks, code, written, False)),)
+            return (Allowed(outcome, REACH, partial(self._run, op, walks, read, written, False)),)
         if not any(walk.reads_only for walk in walks):
-            effect = partial(self._run, op, walks, code, written, True)
+            effect = partial(self._run, op, walks, read, written, True)
             return (Allowed(outcome, GUEST_TABLES, effect),)
         if any(each.is_new and not each.entry.readonly for walk in walks for each in walk.updates):
             return ()
         usual = Allowed(
-            outcome, READONLY_TABLES, partial(self._run, op, walks, code, written, False)
+            outcome, READONLY_TABLES, partial(self._run, op, walks, read, written, False)
         )
         is_apart = changed_bytes(written) > 0
         return (usual, *_stops(READONLY_TABLES, is_apart))
@@ -272,12 +272,12 @@ class Starts:
         self,
         op: Start,
         walks: tuple[Walk, ...],
-        code: Piece,
+        read: tuple[Piece, ...],
         written: tuple[Piece, ...],
         sets_bits: bool,
     ) -> None:
         self._tables.adopt(op.vcpu, walks, sets_bits)
-        self._accesses.was_read(op.vcpu, (code,))
+        self._accesses.was_read(op.vcpu, read)
         if written:
             data = op.value.to_bytes(_WORD, "little")
             word = Touch(written[0].gpa, "write", 4, op.value, op.vcpu)

@@ -41,9 +41,9 @@ WORD = VALUE.to_bytes(4, "little")
 STOPS = {"internal-error", "EFAULT", "shutdown", "fail-entry"}
 
 
-def model(tables: Tables = TABLES, flags: int = 0) -> Model:
+def model(tables: Tables = TABLES, flags: int = 0, features: Features | None = None) -> Model:
     """Return the model of a VM with page tables in slot 1, and code and data in slot 2."""
-    made = Model((Mapping("a", 8), Mapping("b", 4)), Features())
+    made = Model((Mapping("a", 8), Mapping("b", 4)), features or Features())
     programs = [
         *writes(Place("a", 4 * PAGE_SIZE_BYTES + 0x900), STORE),
         *writes(Place("a", 5 * PAGE_SIZE_BYTES + 0x900), LOAD),
@@ -123,6 +123,15 @@ def test_tables_are_in_the_log_once_a_bit_is_set_and_may_be_later() -> None:
     assert outcome(made, GetDirtyLog(2)) == DirtyPages((), (), 1)
     only(made, TABLES.access(0, 2, VALUE))
     assert outcome(made, GetDirtyLog(2)) == DirtyPages((2,), (), 1)
+
+
+def test_what_is_read_may_be_logged_where_reads_make_dirty() -> None:
+    made = model(SET, LOG_DIRTY_PAGES, Features(reads_make_dirty=True))
+    only(made, SET.access(1, 2))
+    assert outcome(made, GetDirtyLog(2)) == DirtyPages((), (1, 2), 1)
+    made = model(SET, LOG_DIRTY_PAGES)
+    only(made, SET.access(1, 2))
+    assert outcome(made, GetDirtyLog(2)) == DirtyPages((), (), 1)
 
 
 def test_readonly_tables_are_used_without_a_mark_or_stop_the_vcpu() -> None:
