@@ -27,7 +27,8 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="slot-ids-of-every-bit",
-            why="At any id, a slot of two pages reaches both of them, and a move takes both along.",
+            why="At any id, one used before too, a slot of two pages reaches both of them, and a "
+            "move takes both along.",
             source="KVM_CAP_NR_MEMSLOTS; id_to_memslot",
             tags=("ids", "create", "move", "delete"),
             mappings=(Mapping("pages", 2 * last.bit_length()),),
@@ -100,6 +101,8 @@ def _at_every_bit(last: int) -> Iterator[AnyOperation]:
     yield from (slot.move(slot.gfn + 2) for slot in reversed(slots))
     yield from map(read, pages)
     yield from deletes(*slots)
+    yield from map(read, pages)
+    yield from creates(*reversed(slots))
     yield from map(read, pages)
 
 

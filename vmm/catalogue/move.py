@@ -214,7 +214,7 @@ _CONTENT = (
     ),
     Scenario(
         name="move-readonly",
-        why="A READONLY slot can move, and is READONLY at its new place.",
+        why="A READONLY slot can move, is READONLY at its new place, and gone from the old.",
         source=API,
         tags=("move", "readonly"),
         mappings=(A,),
@@ -222,6 +222,7 @@ _CONTENT = (
         operations=(
             Slot(1, 0x100, at("a"), 2, READONLY).create(),
             Slot(1, 0x100, at("a"), 2, READONLY).move(0x101),
+            Slot(1, 0x100, at("a"), 2, READONLY).move(0x108),
         ),
     ),
     Scenario(

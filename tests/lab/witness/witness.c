@@ -41,6 +41,7 @@
  *   readhigh GPA             a read of four bytes in 64-bit mode
  *   tss GPA, identity GPA    KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR, in bytes
  *   irqchip, vcpu            KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU
+ *   second                   the vCPU that is made is vCPU 1
  *   ahead GPA N              KVM_PRE_FAULT_MEMORY of N pages
  *   attribute GPA N BITS     KVM_SET_MEMORY_ATTRIBUTES of N pages
  *   tables PAGE GPA TARGET BITS   page tables, and programs after them, in the pool
@@ -51,7 +52,8 @@
  *
  * Numbers are hexadecimal but for ids and N. "1+800" is a page and 0x800 bytes. ID may be
  * "last", "beyond" or "1/1" (address space 1); GPA "last", "beyond" or "top"; HVA, else a page
- * of the pool, "null", "hole" or "kernel". FILE may be "none" or "other" (no guest_memfd).
+ * of the pool, "null", "hole" or "kernel". FILE may be "none" or "other" (no guest_memfd), or
+ * "plain": the second form without one.
  */
 #include "witness.h"
 
@@ -90,7 +92,7 @@ struct region2 {
 };
 
 int kvm, vm;
-static int other_vm = -1, vcpu = -1, run_size, files[MAX_FILES], nr_files;
+static int other_vm = -1, vcpu = -1, vcpu_id, run_size, files[MAX_FILES], nr_files;
 static struct kvm_dirty_gfn *ring;
 static uint64_t ring_bytes, harvested;
 struct kvm_run *run;
@@ -252,7 +254,7 @@ int need_vcpu(void)
 
     if (vcpu >= 0)
         return vcpu;
-    vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+    vcpu = ioctl(vm, KVM_CREATE_VCPU, vcpu_id);
     need(vcpu >= 0, "KVM_CREATE_VCPU");
     run = mmap(NULL, (size_t)run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
     need(run != MAP_FAILED, "mmap of kvm_run");
@@ -455,13 +457,16 @@ static int file_of(const char *text)
 
 static void bind_memfd(char words[][32], int count)
 {
+    bool is_plain = !strcmp(words[5], "plain");
     struct region2 call = {
         .region = {
-            .slot = id_of(words[1]), .flags = 1u << 2 | (count > 7 ? flags_of(words[7]) : 0),
+            .slot = id_of(words[1]),
+            .flags = (is_plain ? 0 : 1u << 2) | (count > 7 ? flags_of(words[7]) : 0),
             .guest_phys_addr = gpa_of(words[2]), .memory_size = pages(words[3]),
             .userspace_addr = hva_of(words[4]),
         },
-        .guest_memfd = (uint32_t)file_of(words[5]), .guest_memfd_offset = pages(words[6]),
+        .guest_memfd = is_plain ? 0 : (uint32_t)file_of(words[5]),
+        .guest_memfd_offset = pages(words[6]),
     };
 
     show_error(ioctl(vm, _IOW(KVMIO, 0x49, struct region2), &call) ? errno : 0);
@@ -755,6 +760,8 @@ static void play_operation(char *text)
         set_many(atoi(words[1]), 0);
     else if (count == 2 && (!strcmp(words[0], "read") || !strcmp(words[0], "write")))
         access_gpa(gpa_of(words[1]), words[0][0] == 'w');
+    else if (count == 1 && !strcmp(words[0], "second"))
+        vcpu_id = 1;
     else if (count == 1 && !strcmp(words[0], "cpuid"))
         describe_processor();
     else if (count >= 3 && !strcmp(words[0], "insn"))
@@ -787,6 +794,7 @@ static void play(char *script)
     }
     memcpy(shadow, pool, POOL_PAGES * PAGE);
     ring_bytes = harvested = 0;
+    vcpu_id = 0;
     make_vm();
     for (char *text = strtok_r(script, ";", &rest); text; text = strtok_r(NULL, ";", &rest)) {
         play_operation(text);

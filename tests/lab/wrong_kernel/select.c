@@ -17,7 +17,7 @@ static const struct fault *const tables[] = {
     memfd_faults, lives_faults, tracking_faults, places_faults, ahead_faults,
     leak_faults, patch_faults, insn_faults, string_faults, port_faults, element_faults, host_faults,
     others_faults,
-    device_faults, start_faults, clock_faults,
+    device_faults, start_faults, clock_faults, state_faults,
 };
 #define NR_TABLES (sizeof(tables) / sizeof(tables[0]))
 
