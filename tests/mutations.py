@@ -146,15 +146,17 @@ class Mutator:
             case 1 if isinstance(parent, list):
                 parent.insert(key, copy.deepcopy(value))
             case 1:
-                parent[f"{key}x"] = value
+                parent[f"{key}x"] = copy.deepcopy(value)
             case 2 if isinstance(value, int):
                 parent[key] = value + random.choice((-4096, -1, 1, 4096, 1 << 32, 1 << 40))
             case 3 if isinstance(value, list):
                 parent[key] = value * random.choice((0, 2, 50))
             case 4 if isinstance(value, list) and all(isinstance(each, dict) for each in value):
-                value.insert(random.randrange(len(value) + 1), random.choice(_OPERATIONS))
+                value.insert(
+                    random.randrange(len(value) + 1), copy.deepcopy(random.choice(_OPERATIONS))
+                )
             case _:
-                parent[key] = random.choice(_VALUES)
+                parent[key] = copy.deepcopy(random.choice(_VALUES))
 
 
 def _places(data: Any) -> Iterator[tuple[Any, Any]]:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, assert_never, get_args
 
 import click
 from click.shell_completion import CompletionItem
@@ -25,7 +25,8 @@ from vmm.scenario.features import Features
 from vmm.verdict import statuses
 from vmm.verdict.result import Run
 
-FORMATS = ("text", "ktap", "tap13", "junit", "json", "html")
+Format = Literal["text", "ktap", "tap13", "junit", "json", "html"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 _SHOW_STEPS = ("json", "html")
 _STDOUT = "-"
 
@@ -34,7 +35,7 @@ _STDOUT = "-"
 class Wanted:
     """A format, and the file that it goes to (``-``: standard output)."""
 
-    name: str
+    name: Format
     file: str = _STDOUT
 
 
@@ -46,9 +47,10 @@ class _FormatParam(click.ParamType):  # type: ignore[type-arg]  # In older versi
     ) -> Wanted:
         if isinstance(value, Wanted):
             return value
-        name, colon, file = str(value).partition(":")
-        if name not in FORMATS:
-            self.fail(f"{name!r} is not a format; there are {', '.join(FORMATS)}", param, ctx)
+        word, colon, file = str(value).partition(":")
+        name = next((each for each in FORMATS if each == word), None)
+        if name is None:
+            self.fail(f"{word!r} is not a format; there are {', '.join(FORMATS)}", param, ctx)
         if colon and not file:
             self.fail(f"{value!r}: the name of the file is missing", param, ctx)
         return Wanted(name, file or _STDOUT)
@@ -77,6 +79,7 @@ class Requested:
 
         Raises click.UsageError if two share a file, including the command's ``others``.
         """
+        named: tuple[tuple[Format, str | None], ...]
         named = (("json", self.json_file), ("html", self.html_file))
         also = [Wanted(name, file) for name, file in named if file is not None]
         chosen = (*(self.formats or (Wanted("text"),)), *also)
@@ -243,7 +246,7 @@ def _text(to: Console, text: Text) -> Reporter:
     return text(partial(print_lines, to), width_of(to))
 
 
-def _document(name: str) -> Callable[[Write], Reporter]:
+def _document(name: Format) -> Callable[[Write], Reporter]:
     """Return what makes the reporter of a format; its libraries are imported only then."""
     match name:
         case "ktap":
@@ -256,6 +259,8 @@ def _document(name: str) -> Callable[[Write], Reporter]:
             from vmm.report.json import json_report as made
         case "html":
             from vmm.report.html import html_report as made
+        case "text":
+            raise AssertionError("text is for people: see `_text`")
         case _:
-            raise AssertionError(name)
+            assert_never(name)
     return made

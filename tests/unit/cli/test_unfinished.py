@@ -13,6 +13,7 @@ from tests.played import played, vmm
 from vmm.bench.result import BenchFileError, bench_of
 from vmm.cli.command import Command
 from vmm.cli.errors import HostFailed, NothingRan, Unusable
+from vmm.cli.formats import FORMATS
 from vmm.cli.lab_matrix import lab_task
 from vmm.cli.main import COMMANDS, main
 from vmm.cli.unfinished import Early, never_stale, not_read
@@ -99,10 +100,9 @@ def test_a_picture_of_an_older_run_is_gone(tmp_path: Path, waiting: None) -> Non
 
 
 def test_each_format_tells_of_it(tmp_path: Path, waiting: None) -> None:
-    formats = ("ktap", "tap13", "junit", "html", "text")
-    words = [word for each in formats for word in ("--format", f"{each}:{tmp_path}/{each}")]
+    words = [word for each in FORMATS for word in ("--format", f"{each}:{tmp_path}/{each}")]
     assert vmm("check", *words).exit_code == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(formats)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FORMATS)
     for path in tmp_path.iterdir():
         assert "interrupted" in path.read_text(), path.name
 

@@ -1,6 +1,8 @@
 """The guests' code and mailboxes, as bytes; tests/kvm has them run."""
 
+import re
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
@@ -44,6 +46,12 @@ def touch_record(view: memoryview, index: int) -> bytes:
 
 def test_image_fits_in_front_of_the_mailboxes() -> None:
     assert 0 < len(image.code()) <= lib.GUEST_IMAGE_SIZE_MAX
+
+
+def test_every_source_is_in_the_image() -> None:
+    folder = Path(image.__file__).parent
+    included = set(re.findall(r'#include "(.*\.S)"', (folder / "image.S").read_text()))
+    assert included == {path.name for path in folder.glob("*.S")} - {"image.S"}
 
 
 def test_image_is_followed_by_nothing_in_its_page() -> None:
