@@ -45,11 +45,11 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.plan import guest_slots
 from vmm.scenario.shown import shown
+from vmm.scenario.threadwords import threads
 from vmm.verdict.judge import Difference, Verdict
 
 _MOST = 400
 _MOST_OF_A_TITLE = 150
-_MOST_OF_A_THREAD = 24
 _MAIL_COLUMNS = 75
 _KINDS = {
     "anonymous": "anonymous memory",
@@ -160,7 +160,7 @@ def sections(
     before = len(steps) - len(scenario.operations)
     for number, operation in enumerate(scenario.operations, before + 1):
         if isinstance(operation, Race):
-            yield Section(f"Threads of step {number}", tuple(_threads(operation)), "lines")
+            yield Section(f"Threads of step {number}", tuple(threads(operation)), "lines")
     yield Section("Memory", tuple(_memory(scenario)))
     if verdict is not None and verdict.difference is not None:
         difference = verdict.difference
@@ -262,30 +262,6 @@ def _steps(scenario: Scenario, history: History | None) -> Iterator[str]:
             slots[operation.slot] = operation
             if not operation.memory_size:
                 del slots[operation.slot]
-
-
-def _threads(race: Race) -> Iterator[str]:
-    """Yield what each thread of a race does: a title, and a line for each of its operations."""
-    for number, host in enumerate(race.hosts):
-        waits = f", with {words.counted(host.pause, 'window')} of each vCPU between" * bool(
-            host.pause
-        )
-        times = words.counted(host.rounds, "time") if host.rounds else "until the others end"
-        yield f"host thread {number}, {times}{waits}:"
-        for operation in host.operations[:_MOST_OF_A_THREAD]:
-            yield f"- {words.operation(operation)}"
-        yield from _left_out(len(host.operations))
-    for number, guest in enumerate(race.guests):
-        moves = f", on another thread after every {guest.migrates}" if guest.migrates else ""
-        yield f"vCPU {number}, up to {words.counted(guest.windows, 'window')}{moves}, in each:"
-        for step in guest.program[:_MOST_OF_A_THREAD]:
-            yield f"- {words.operation(step).removeprefix(f'vCPU {step.vcpu}').lstrip(': ')}"
-        yield from _left_out(len(guest.program))
-
-
-def _left_out(count: int) -> Iterator[str]:
-    if count > _MOST_OF_A_THREAD:
-        yield f"- and {count - _MOST_OF_A_THREAD} more: see scenario.json"
 
 
 def _outcomes(scenario: Scenario, history: History | None) -> dict[int, AnyOutcome]:

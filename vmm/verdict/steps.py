@@ -31,11 +31,13 @@ from vmm.scenario.operations import (
     Execute,
     Inspect,
     Instruction,
+    Race,
     SetUserMemoryRegion,
     Sweep,
     Touch,
 )
 from vmm.scenario.plan import mappings_of
+from vmm.scenario.threadwords import threads
 
 MOST_STEPS = 120
 """A longer scenario keeps its first and its last steps."""
@@ -232,7 +234,10 @@ class StepRecorder:
             decided_by,
             met=tuple(_runs(dict(self._met(touches)))),
             touches=len(touches),
-            notes=tuple(map(self._note, notes[:_MOST_NOTES])),
+            notes=(
+                *(threads(own) if isinstance(own, Race) else ()),
+                *map(self._note, notes[:_MOST_NOTES]),
+            ),
             differs=differs,
         )
 

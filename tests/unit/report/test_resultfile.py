@@ -13,12 +13,15 @@ from vmm.report import resultfile
 from vmm.report.json import run_text
 from vmm.report.resultfile import ResultError, parse_result, result_file, schema
 from vmm.scenario.operations import (
+    GuestThread,
     Instruction,
     Mapping,
     Place,
+    Race,
     Scenario,
     SetUserMemoryRegion,
     Sweep,
+    Touch,
 )
 from vmm.verdict.result import judged
 
@@ -93,6 +96,14 @@ def test_steps_say_what_instructions_met() -> None:
     assert outside == [(0, 0x20, 1, "r", "mmio", 0), (0, 0x20, 1, "w", "mmio", 0)]
     assert sweep == [(0, 0xF, 1, "r", "mmio", 0), (0, 0x10, 1, "r", "memory", 0)]
     assert [step.touches for step in steps[2:5]] == [1, 1, 1]
+
+
+def test_the_step_of_a_race_says_what_its_threads_do() -> None:
+    race = Race((), (GuestThread((Touch(0x10_000),), windows=2),))
+    (step,) = (
+        each for each in judged(ideal_history(Scenario("race", (race,)))).steps if each.origin == 0
+    )
+    assert step.notes[:2] == ("vCPU 0, up to 2 windows, in each:", "- reads 4 bytes at gpa 0x10000")
 
 
 def test_a_difference_marks_its_step() -> None:
