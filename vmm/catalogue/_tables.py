@@ -34,7 +34,7 @@ from vmm.scenario.programs import (
 PROGRAM_OFFSET = 0x900
 """The offset of a program in a page, after the code in every page."""
 
-_STACK_OFFSET = 0x400
+STACK_OFFSET = 0x400
 PAGES = 4
 """Page tables take one page for each level."""
 
@@ -95,7 +95,7 @@ class Tables:
         return Start(
             self.address(code) + PROGRAM_OFFSET,
             self.gpa,
-            stack=self.address(stack) + _STACK_OFFSET,
+            stack=self.address(stack) + STACK_OFFSET,
             interrupts=self.address(table),
         )
 
@@ -104,7 +104,7 @@ def real_interrupt(code: int, table: int, stack: int) -> Start:
     """Start in real mode at the program in a page that raises an interrupt; all pages by gfn."""
     return Start(
         code * PAGE_SIZE_BYTES + PROGRAM_OFFSET,
-        stack=stack * PAGE_SIZE_BYTES + _STACK_OFFSET,
+        stack=stack * PAGE_SIZE_BYTES + STACK_OFFSET,
         interrupts=table * PAGE_SIZE_BYTES,
     )
 

@@ -34,17 +34,23 @@ from vmm.scenario.programs import (
     CODE_DESCRIPTOR,
     CODE_SELECTOR,
     ENTRY_BYTES,
+    FAR_CALL,
+    FAR_CALL_BYTES,
     FLAGS,
     INTERRUPT,
     INTERRUPT_BYTES,
     LOAD,
+    LONG_FRAME_BYTES,
     LONG_GATE_BYTES,
+    LONG_RETURN,
     REAL_FRAME_BYTES,
     REAL_GATE_BYTES,
+    RETURN,
     STACK_SELECTOR,
     STORE,
     VECTOR,
     handler_of,
+    return_frame,
 )
 
 INTERRUPT_TABLE = documented(
@@ -119,6 +125,10 @@ class Starts:
             return self._allowed(op, Touched(identity), walks, (piece,))
         if code.startswith(INTERRUPT) and op.interrupts is not None:
             return self._interrupt(op, piece, walks)
+        if code.startswith(LONG_RETURN if op.tables is not None else RETURN):
+            return self._return(op, piece, walks)
+        if op.tables is None and code.startswith(FAR_CALL) and op.interrupts is not None:
+            return self._far_call(op, piece, code)
         if op.tables is None:
             return ()
         if code.startswith(LOAD):
@@ -169,6 +179,75 @@ class Starts:
         if not _is_settled(every):
             return ()
         return (outcome, Allowed(Stopped("internal-error"), NOT_EMULATED, is_apart=True))
+
+    def _return(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
+        """Return what an iret comes to whose stack and target are in memory.
+
+        What else there may be on the stack than a plain return to code is not followed.
+        """
+        is_long = op.tables is not None
+        if op.interrupts is None:
+            return ()
+        size = LONG_FRAME_BYTES if is_long else REAL_FRAME_BYTES
+        stack = self._memory(op, op.stack, size)
+        descriptor = self._memory(op, op.interrupts + CODE_SELECTOR, ENTRY_BYTES)
+        if stack is None or stack.is_outside or (is_long and _is_outside(descriptor)):
+            return ()
+        frame = self._accesses.read(stack.pieces)
+        target = int.from_bytes(frame[:8], "little") if is_long else handler_of(frame[:4])
+        if target is None or frame != return_frame(target, is_long=is_long):
+            return ()
+        used: tuple[_Data, ...] = (stack,)
+        if is_long:
+            assert descriptor is not None
+            held = self._accesses.read(descriptor.pieces)
+            if held != CODE_DESCRIPTOR.to_bytes(8, "little"):
+                return ()
+            used = (stack, descriptor)
+        reached = self._reached(op, target, walks, used)
+        if reached is None:
+            return ()
+        identity, every, used = reached
+        effect = partial(self._read_all, op, every, used)
+        outcome = Allowed(Touched(identity), INTERRUPT_TABLE, effect)
+        if not is_long:
+            return (outcome,)
+        if not _is_settled(every):
+            return ()
+        return (outcome, Allowed(Stopped("internal-error"), NOT_EMULATED))
+
+    def _far_call(self, op: Start, code: Piece, held: bytes) -> _Outcomes:
+        """Return what a far call comes to whose stack and target are in memory."""
+        after = (op.address + FAR_CALL_BYTES) % _SEGMENT_BYTES
+        frame = after.to_bytes(2, "little") + _code_segment(op).to_bytes(2, "little")
+        target = handler_of(held[len(FAR_CALL) : FAR_CALL_BYTES])
+        stack = self._memory(op, op.stack - len(frame), len(frame), write=True)
+        if target is None or stack is None or stack.is_outside:
+            return ()
+        reached = self._reached(op, target, (), (stack,))
+        if reached is None:
+            return ()
+        identity, every, used = reached
+        effect = partial(self._interrupted, op, every, used, frame, stack)
+        return (Allowed(Touched(identity), INTERRUPT_TABLE, effect),)
+
+    def _reached(
+        self, op: Start, target: int, walks: tuple[Walk, ...], used: tuple["_Data", ...]
+    ) -> "tuple[int, tuple[Walk, ...], tuple[_Data, ...]] | None":
+        """Return the identity of the code at a target, all walks, and all that is used."""
+        found = self._memory(op, target, STUB_LENGTH)
+        if found is None or found.is_outside:
+            return None
+        identity = stub_identity(self._accesses.read(found.pieces))
+        every = (*walks, *(walk for each in (*used, found) for walk in each.walks))
+        if identity is None or any(walk.reads_only for walk in every):
+            return None
+        return identity, every, (*used, found)
+
+    def _read_all(self, op: Start, walks: tuple[Walk, ...], used: tuple["_Data", ...]) -> None:
+        self._tables.adopt(op.vcpu, walks, sets_bits=True)
+        for each in used:
+            self._accesses.was_read(op.vcpu, each.pieces)
 
     def _undelivered(self, walks: tuple[Walk, ...]) -> _Outcomes:
         """Return how an interrupt stops the vCPU; what it has pushed by then is unknown."""
@@ -304,11 +383,20 @@ class _Data:
     """Whether the access does not reach memory."""
 
 
+def _is_outside(data: _Data | None) -> bool:
+    return data is None or data.is_outside
+
+
+def _code_segment(op: Start) -> int:
+    """Return what CS holds in real mode."""
+    return (op.address & -_SEGMENT_BYTES) >> 4 & 0xFFFF
+
+
 def _frame(op: Start) -> bytes:
     """Return what an interrupt pushes, lowest address first."""
     after = op.address + INTERRUPT_BYTES
     if op.tables is None:
-        words = (after % _SEGMENT_BYTES, (op.address & -_SEGMENT_BYTES) >> 4 & 0xFFFF, FLAGS)
+        words = (after % _SEGMENT_BYTES, _code_segment(op), FLAGS)
         return b"".join(word.to_bytes(2, "little") for word in words)
     quads = (after, CODE_SELECTOR, FLAGS, op.stack, STACK_SELECTOR)
     return b"".join(quad.to_bytes(8, "little") for quad in quads)

@@ -17,6 +17,13 @@ STORE = bytes.fromhex("890f 8b07 e7e1 f4")
 INTERRUPT = bytes.fromhex("cd20 f4")
 """int $0x20: the guest raises an interrupt, whose handler is the code in a page."""
 
+RETURN, LONG_RETURN = bytes.fromhex("cf f4"), bytes.fromhex("48cf f4")
+"""iret and iretq: the guest returns to code that a page carries, by what its stack holds."""
+
+FAR_CALL = b"\x9a"
+"""lcall $cs, $ip in real mode: the guest calls code that a page carries."""
+
+FAR_CALL_BYTES = 5
 INTERRUPT_BYTES = 2
 VECTOR = INTERRUPT[1]
 REAL_GATE_BYTES, LONG_GATE_BYTES = 4, 16
@@ -55,6 +62,19 @@ def shift_of(level: int) -> int:
 def index_of(address: int, level: int) -> int:
     """Return the index of an address in the table of a level."""
     return address >> shift_of(level) & (1 << _INDEX_BITS) - 1
+
+
+def far_call(gpa: int) -> bytes:
+    """Return a program that calls code at a gpa below 1 MiB."""
+    return FAR_CALL + real_gate(gpa).to_bytes(REAL_GATE_BYTES, "little") + b"\xf4"
+
+
+def return_frame(address: int, *, is_long: bool) -> bytes:
+    """Return what a stack holds for a return to an address: a gpa below 1 MiB in real mode."""
+    if not is_long:
+        return real_gate(address).to_bytes(REAL_GATE_BYTES, "little") + FLAGS.to_bytes(2, "little")
+    quads = (address, CODE_SELECTOR, FLAGS, 0, 0)
+    return b"".join(quad.to_bytes(8, "little") for quad in quads)
 
 
 def real_gate(gpa: int) -> int:
