@@ -92,9 +92,9 @@ def main(
             if (again or _is_open(known.get(results.key(row, white_box)), survivors))
             and (patterns or not row.equivalent)
         ]
-        for npt in sorted({row.npt for row in wanted}, reverse=True):
-            some = [row for row in wanted if row.npt == npt]
-            _look_for(kernel, rows, some, npt, white_box, check_s, fuzz_s, jobs)
+        for npt, cpus in sorted({(row.npt, row.cpus) for row in wanted}, reverse=True):
+            some = [row for row in wanted if (row.npt, row.cpus) == (npt, cpus)]
+            _look_for(kernel, rows, some, white_box, check_s, fuzz_s, jobs)
     except (LabError, EditError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
@@ -109,13 +109,14 @@ def _look_for(
     kernel: Built,
     rows: Sequence[Mutant],
     wanted: Sequence[Mutant],
-    npt: int,
     white_box: bool,
     check_s: float,
     fuzz_s: float,
     jobs: int,
 ) -> None:
-    lookout = Lookout(kernel, npt, _LIMIT_S, _description(kernel) if white_box else b"")
+    description = _description(kernel) if white_box else b""
+    npt = wanted[0].npt
+    lookout = Lookout(kernel, npt, _LIMIT_S, description, cpus=wanted[0].cpus)
     scenarios = catalogue(Features(nr_memslots=509))
     costs = results.costs(kernel.version, npt)
     tasks = [

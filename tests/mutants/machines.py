@@ -45,6 +45,7 @@ class Lookout:
     description: bytes = b""
     ran: Callable[[str, float | None], None] = lambda name, seconds: None
     """Gets each scenario that ran on the good kernel, and how long it took; None: not passed."""
+    cpus: int = 1
 
 
 class _Listener:
@@ -193,6 +194,7 @@ def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Li
         kernel,
         Backend.SVM,
         (f"kvm_amd.npt={lookout.npt}",),
+        lookout.cpus,
         limit_s=limit_s,
         silence_s=_BOOT_S + lookout.limit_s + max(task.fuzz_s for task in tasks),
     )
