@@ -247,6 +247,9 @@ _LEAF = Tables("huge", 0x220, GFNS, page=0x20)
 """Only the lowest level of these is used: a level above it would split the huge page."""
 
 
+_INSIDE = Tables("huge", 0x220, GFNS, page=0x20, bits=USED)
+
+
 def _mapped_to(tables: Tables, page: int, gfn: int) -> AnyOperation:
     """Let the guest, in real mode, change its page tables to map a page to another gfn."""
     return write(tables.gfn + 3, gfn * PAGE_SIZE_BYTES | PLAIN, 8 * page)
@@ -396,6 +399,20 @@ SCENARIOS = (
         USUAL.run(2),
         read(0x310),
         source="account_shadowed; kvm_mmu_gfn_disallow_lpage",
+        mappings=(A, HUGE),
+    ),
+    start_scenario(
+        "and-leave-tables-in-large-pages",
+        "Pages that were page tables are such as any other once nothing shadows them.",
+        *_INSIDE.lay(),
+        *programs(),
+        *(_LARGE.create(), CODE.create()),
+        _INSIDE.run(2),
+        CODE.delete(),
+        _LARGE.create(),
+        CODE.create(),
+        _INSIDE.run(2),
+        source="account_shadowed, unaccount_shadowed",
         mappings=(A, HUGE),
     ),
     start_scenario(
