@@ -1,5 +1,6 @@
 """Shared by all tests: hypothesis is deterministic, and skipped tests say why."""
 
+import gc
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -12,6 +13,9 @@ from vmm.kvm.system import Kvm
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
+
+# As seldom as the program does: collecting garbage took a tenth of the time of the unit tests.
+gc.set_threshold(100_000)
 
 _TESTS = Path(__file__).parent
 _NEED_KVM = (_TESTS / "kvm", _TESTS / "lab")

@@ -4,6 +4,7 @@ Reads lines of ``fault scenario`` and answers each with ``status rule``: the ver
 that the kernel broke (- if none). An error of the harness is ``harness why``.
 """
 
+import gc
 import os
 import sys
 
@@ -30,6 +31,7 @@ def play() -> None:
         features = probe_features(kvm)
     host = host_facts().in_brief()
     known = {scenario.name: _shortened(scenario) for scenario in catalogue(features)}
+    gc.freeze()  # The catalogue stays, so collections need not look at it.
     for line in sys.stdin:
         fault, name = line.split()
         os.environ["WRONG_KERNEL"] = "" if fault == "-" else fault
