@@ -405,8 +405,8 @@ KNOWN = (
             what="pio_in_emulated() reads a port ahead for a repeated ins; going down, where each "
             "element that exits ends the emulator's work, what is ahead is dropped, and the port "
             "is read again",
-            evidence="Linux 6.18 (kvm_pvm) takes 15 elements from the port for 5 that go down "
-            "into a hole: ports-downward-in-a-hole",
+            evidence="Linux 6.12 (kvm_amd) and 6.18 (kvm_pvm) take 15 elements from the port for 5 "
+            "that go down into a hole: ports-downward-in-a-hole",
             outcome="MMIO",
         ),
         _kinds(Instruction),
