@@ -11,6 +11,7 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.programs import (
+    INTERRUPT,
     LONG_FRAME_BYTES,
     LONG_GATE_BYTES,
     REAL_FRAME_BYTES,
@@ -18,6 +19,8 @@ from vmm.scenario.programs import (
     VECTOR,
 )
 from vmm.verdict.slotsbefore import Slots, is_held
+
+_RAISES = int.from_bytes(INTERRUPT[:2], "little")
 
 
 def misses_an_interrupt_table(scenario: Scenario) -> bool:
@@ -28,6 +31,8 @@ def misses_an_interrupt_table(scenario: Scenario) -> bool:
 def is_interrupt_without_a_table(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is a start that may raise one."""
     if not isinstance(op, Start) or op.interrupts is None or op.tables is not None:
+        return False
+    if not _raises(scenario):
         return False
     gate = op.interrupts + VECTOR * REAL_GATE_BYTES
     return not is_held(scenario, origin, gate, REAL_GATE_BYTES, write=False)
@@ -41,6 +46,8 @@ def pushes_an_interrupt_outside(scenario: Scenario) -> bool:
 def is_interrupt_pushed_outside(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is a start that may raise one."""
     if not isinstance(op, Start) or op.interrupts is None or op.tables is not None:
+        return False
+    if not _raises(scenario):
         return False
     first = op.stack - REAL_FRAME_BYTES
     return not is_held(scenario, origin, first, REAL_FRAME_BYTES, write=True)
@@ -61,6 +68,8 @@ def _deliveries_at_cached_mmio(scenario: Scenario) -> Iterator[int]:
 
     Where a guest has page tables, it is not known here which pages have a slot: all may lack one.
     """
+    if not _raises(scenario):
+        return
     slots = Slots()
     missed: set[int] = set()
     for origin, op in enumerate(scenario.operations):
@@ -82,6 +91,11 @@ def _delivery_pages(op: Start) -> set[int]:
     frame = REAL_FRAME_BYTES if op.tables is None else LONG_FRAME_BYTES
     gate = op.interrupts + VECTOR * size
     return {pages_of(at) for at in (gate, op.stack - frame, op.stack - 1)}
+
+
+def _raises(scenario: Scenario) -> bool:
+    """Whether the program that raises an interrupt is written: others return, or call far."""
+    return any(getattr(op, "value", 0) & 0xFFFF == _RAISES for op in scenario.operations)
 
 
 def _numbered(scenario: Scenario) -> Iterator[tuple[int, AnyOperation]]:
