@@ -11,7 +11,7 @@ from vmm.scenario import words
 from vmm.scenario.endings import HARNESS
 from vmm.scenario.operations import Scenario
 from vmm.scenario.shown import shown
-from vmm.verdict.groups import Differing, Skipped
+from vmm.verdict.groups import Alike, Skipped
 from vmm.verdict.judge import Difference, Expected, Status, UnderWay
 from vmm.verdict.result import Checked, Run
 
@@ -96,12 +96,13 @@ def skipped(group: Skipped, width: int | None) -> list[Text]:
     return lines
 
 
-def others(group: Differing, width: int | None) -> list[Text]:
-    """Return the names of scenarios that differ by the same cause as the one shown."""
+def others(group: Alike, width: int | None) -> list[Text]:
+    """Return the names of scenarios that come to the same as the one shown, by the same cause."""
     if not group.others:
         return []
+    label = "so do" if group.shortest.verdict.status is Status.DIFFERS else "also in"
     text = f"{_plural(len(group.others), 'scenario')}: {', '.join(group.others)}"
-    return list(_field("so do", [text], width))
+    return list(_field(label, [text], width))
 
 
 def summary(run: Run, width: int | None) -> list[Text]:

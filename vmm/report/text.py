@@ -30,9 +30,9 @@ class Detail(Enum):
 def text_report(show: Print, width: int | None, detail: Detail = Detail.USUAL) -> Reporter:
     """Return a reporter of what did not pass, wrapped at ``width`` columns if given.
 
-    Scenarios that differ by one cause are shown together at the end, and so are skips. VERBOSE
-    shows each result at once, and refused region calls at the end. QUIET shows one line for each
-    fault, and the line with the counts.
+    Scenarios that differ by one cause, or meet one known issue, are shown together at the end, and
+    so are skips. VERBOSE shows each result at once, and refused region calls at the end. QUIET
+    shows one line for each fault, and the line with the counts.
     """
     if detail is Detail.QUIET:
         return _quiet_report(show, width)
@@ -42,14 +42,18 @@ def text_report(show: Print, width: int | None, detail: Detail = Detail.USUAL) -
         if verbose or not _is_grouped(checked):
             show(terminal.scenario_report(checked, check_again(checked), width))
 
+    def show_alike(alike: Iterable[groups.Alike]) -> None:
+        for group in alike:
+            show(terminal.scenario_report(group.shortest, check_again(group.shortest), width))
+            show(terminal.others(group, width))
+
     def end(run: Run) -> None:
         if not verbose:
-            for skips in groups.skipped(run.checked):
+            grouped = [each for each in run.checked if _is_grouped(each)]
+            show_alike(groups.known(grouped))
+            for skips in groups.skipped(grouped):
                 show(terminal.skipped(skips, width))
-            for group in groups.differing(run.checked):
-                again = check_again(group.shortest)
-                show(terminal.scenario_report(group.shortest, again, width))
-                show(terminal.others(group, width))
+            show_alike(groups.differing(grouped))
         else:
             show(terminal.refused_in(run, width))
         if run.checked or run.not_run:
@@ -89,9 +93,10 @@ def _quiet_report(show: Print, width: int | None) -> Reporter:
 
 def _is_grouped(checked: Checked) -> bool:
     """Whether a result is shown at the end, with others; one with complaints is shown at once."""
-    verdict = checked.verdict
-    return not checked.problems and (
-        verdict.status is Status.SKIPPED or verdict.status is Status.DIFFERS
+    return not checked.problems and checked.verdict.status in (
+        Status.SKIPPED,
+        Status.DIFFERS,
+        Status.KNOWN,
     )
 
 

@@ -1,25 +1,18 @@
-"""Results grouped by cause: differences by identity, skips by reason."""
+"""Results grouped by cause: differences by identity, known issues by name, skips by reason."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked
 
 
 @dataclass(frozen=True, slots=True)
-class Differing:
-    """Scenarios that differ by the same cause: the shortest, and the names of the others."""
+class Alike:
+    """Scenarios that come to the same by one cause: the shortest, and the names of the others."""
 
-    cause: Identity
     shortest: Checked
     others: tuple[str, ...]
-
-    @property
-    def count(self) -> int:
-        """How many scenarios there are in the group."""
-        return 1 + len(self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +23,26 @@ class Skipped:
     names: tuple[str, ...]
 
 
-def differing(checked: Iterable[Checked]) -> tuple[Differing, ...]:
-    """Return the scenarios that differ, by cause, in the order in which the causes came up.
+def differing(checked: Iterable[Checked]) -> tuple[Alike, ...]:
+    """Return the scenarios that differ, grouped by cause, in the order in which causes occur.
 
     The shortest of a group has the fewest operations up to its difference. The names of the others
     keep the order of ``checked``.
     """
-    groups: dict[Identity, list[Checked]] = {}
-    for each in checked:
-        if each.verdict.status is Status.DIFFERS and each.verdict.difference is not None:
-            groups.setdefault(each.verdict.difference.identity.cause, []).append(each)
-    return tuple(_group(cause, members) for cause, members in groups.items())
+    return _alike(
+        (each.verdict.difference.identity.cause, each)
+        for each in checked
+        if each.verdict.status is Status.DIFFERS and each.verdict.difference is not None
+    )
+
+
+def known(checked: Iterable[Checked]) -> tuple[Alike, ...]:
+    """Return the scenarios that a known issue explains, grouped by issue, as `differing` does."""
+    return _alike(
+        (each.issue and each.issue.name, each)
+        for each in checked
+        if each.verdict.status is Status.KNOWN
+    )
 
 
 def skipped(checked: Iterable[Checked]) -> tuple[Skipped, ...]:
@@ -53,14 +55,21 @@ def skipped(checked: Iterable[Checked]) -> tuple[Skipped, ...]:
     return tuple(Skipped(reason, tuple(names)) for reason, names in by_count)
 
 
-def _group(cause: Identity, members: list[Checked]) -> Differing:
+def _alike(keyed: Iterable[tuple[Hashable, Checked]]) -> tuple[Alike, ...]:
+    groups: dict[Hashable, list[Checked]] = {}
+    for key, each in keyed:
+        groups.setdefault(key, []).append(each)
+    return tuple(_alike_group(members) for members in groups.values())
+
+
+def _alike_group(members: list[Checked]) -> Alike:
     shortest = min(members, key=_length)
-    others = tuple(each.scenario.name for each in members if each is not shortest)
-    return Differing(cause, shortest, others)
+    return Alike(shortest, tuple(each.scenario.name for each in members if each is not shortest))
 
 
 def _length(checked: Checked) -> tuple[int, int]:
-    """Return how many operations, and how many events, precede a difference."""
-    difference = checked.verdict.difference
-    assert difference is not None
-    return difference.origin, difference.event
+    """Return how many operations, and how many events, precede the end of a verdict."""
+    verdict = checked.verdict
+    if verdict.difference is None:
+        return checked.ran, verdict.events
+    return verdict.difference.origin, verdict.difference.event

@@ -1,6 +1,7 @@
 """What makes differences the same, and how results are drawn together."""
 
 import errno
+from dataclasses import replace
 
 import msgspec
 
@@ -8,9 +9,10 @@ from tests.ideal import ideal_history
 from vmm.model.regions import CREATE, DELETE, MOVE
 from vmm.scenario.history import Done, History, Mmio, Refused, Touched
 from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
-from vmm.verdict.groups import differing, skipped
+from vmm.verdict.groups import differing, known, skipped
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict
+from vmm.verdict.known_issues import KNOWN, KnownIssue
 from vmm.verdict.result import Checked, judged
 
 SLOT = SetUserMemoryRegion(0, 0x10000, 0x1000, Place("a"))
@@ -68,8 +70,19 @@ def test_differences_are_grouped_by_cause_with_the_shortest_first() -> None:
     by_delete, by_touch = differing(checked)
     assert by_delete.shortest.scenario.name == "short"
     assert by_delete.others == ("long", "middle")
-    assert by_delete.cause == Identity("SetUserMemoryRegion", ("delete",))
-    assert (by_touch.shortest.scenario.name, by_touch.count) == ("other", 1)
+    assert (by_touch.shortest.scenario.name, by_touch.others) == ("other", ())
+
+
+def test_what_is_known_is_grouped_by_issue_with_the_shortest_first() -> None:
+    def of(issue: KnownIssue, name: str, count: int) -> Checked:
+        found = judged(history_of(name, count, SetUserMemoryRegion))
+        verdict = msgspec.structs.replace(found.verdict, status=Status.KNOWN)
+        return replace(found, verdict=verdict, issue=issue)
+
+    one, two = (each.issue for each in KNOWN[:2])
+    by_one, by_two = known([of(one, "long", 3), of(two, "other", 1), of(one, "short", 1)])
+    assert (by_one.shortest.scenario.name, by_one.others) == ("short", ("long",))
+    assert (by_two.shortest.scenario.name, by_two.others) == ("other", ())
 
 
 def test_skips_are_grouped_by_reason_the_most_frequent_first() -> None:
