@@ -49,6 +49,7 @@ _run = _lib.abi_run
 _run_past_mmio = _lib.abi_run_past_mmio
 _harvest = _lib.abi_harvest
 _AT_END = int(_lib.ABI_AT_END)
+_WRITTEN_TO = int(_lib.ABI_WRITTEN_TO)
 
 issue_region = _lib.abi_set_user_memory_region
 """Issue KVM_SET_USER_MEMORY_REGION: fd, slot, flags, guest_phys_addr, memory_size, userspace_addr.
@@ -200,7 +201,8 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
 
     Raises `KvmError` with the kernel's errno, and `TypeError` if the size of the structure differs
     from that in the request's number. Interrupted calls are issued again, except KVM_RUN, whose
-    EINTR is an answer. Raises `WrongAnswerError` if a request that returns no number returns one.
+    EINTR is an answer. Raises `WrongAnswerError` if a request that returns no number returns one,
+    or if the kernel writes to a structure that it only reads.
     """
     if type(arg) is int:  # isinstance() would ask a structure for its class, field by field.
         result = _ioctl_value(fd, request, arg)
@@ -208,6 +210,8 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
         if _checked.get(request) is not _typeof(arg):
             _check_size(request, arg)
         result = _ioctl_struct(fd, request, arg)
+        if result == _WRITTEN_TO:
+            raise _wrong_answer(request, result, arg)
     if result == -_EINTR and request != _RUN:
         result = _again(fd, request, arg)
     if result > 0 and request not in _ANSWER_NUMBERS:
@@ -325,7 +329,7 @@ def _error(number: int, request: Ioctl, arg: CData | int) -> KvmError:
 def _wrong_answer(request: Ioctl, result: int, arg: CData | int) -> WrongAnswerError:
     call = _error(0, request, arg)
     answer = f"{result}, and not 0"
-    if result == _lib.ABI_WRITTEN_TO:
+    if result == _WRITTEN_TO:
         answer = "its argument, which it only reads, was written to"
     return WrongAnswerError(call.call, answer, call.arguments)
 

@@ -199,6 +199,25 @@ def test_a_kernel_that_shares_less_than_it_says_is_inconclusive(tmp_path: Path) 
     assert reason == "died: SIGBUS; then the memory is read that a vCPU shares"
 
 
+@pytest.mark.parametrize(
+    ("call", "scenario"),
+    [
+        ("KVM_CREATE_GUEST_MEMFD", "memfd-create-and-close"),
+        ("KVM_CLEAR_DIRTY_LOG", "clear-grid-of-64-pages"),
+    ],
+)
+def test_a_kernel_that_writes_to_what_it_only_reads_differs(
+    tmp_path: Path, call: str, scenario: str
+) -> None:
+    """The numbers of these requests say that the kernel writes to their argument."""
+    status, data = checked(tmp_path, f"{call}:writes=1", scenario)
+    (result,) = data["scenarios"]
+    if result["status"] == "skipped":
+        pytest.skip(result["reason"])
+    assert (status, result["status"]) == (1, "differs")
+    assert "its argument, which it only reads, was written to" in result["difference"]["observed"]
+
+
 def mode_switches(folder: Path) -> Path:
     """Return a scenario with many VMs, and guests that switch modes: more than probing does."""
     touches = (Touch(0x10000), Touch(0x1_0000_0000), Touch(0x10000))
