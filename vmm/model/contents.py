@@ -48,6 +48,8 @@ class Contents:
         self._copied: set[PageKey] = set()
         self._before: dict[str, dict[int, _Before]] = {name: {} for name in self._order}
         self._vague = Vague()
+        self._was_vague = False
+        """Whether a line that may have changed since the last look had unknown bytes then."""
         self.is_blurred = False
         """Whether a guest has written unknown data."""
 
@@ -192,6 +194,7 @@ class Contents:
         Pages in ``hidden`` are left out.
         """
         found: list[HostChange] = []
+        is_vague = bool(self._vague.masks) or self._was_vague
         for mapping, before in self._before.items():
             stop = 0
             for line in sorted(before):
@@ -199,7 +202,7 @@ class Contents:
                     continue
                 held, first, end, vague = before[line]
                 now = self._line(mapping, line)[first:end]
-                if self._vague.masks:
+                if is_vague:
                     vague |= self._vague.of(self._kept(mapping, line))
                     held = blend(held, first, now, vague)
                 for at, data in changed_runs(held[first:end], now):
@@ -214,7 +217,7 @@ class Contents:
 
     def room(self, hidden: Container[PageKey] = ()) -> tuple[Room, ...]:
         """Return the bytes that may or may not have changed, since KVM may have written them."""
-        if not self._vague.masks:
+        if not (self._vague.masks or self._was_vague):
             return ()
         return tuple(
             (mapping, line * _LINE_BYTES + start, end - start)
@@ -235,6 +238,7 @@ class Contents:
     def forget_changes(self, hidden: Container[PageKey] = ()) -> None:
         """Let ``changes`` compare with the current content from now on, except hidden pages."""
         self._vague.looked_at()
+        self._was_vague = self._was_vague and bool(hidden)
         for mapping, before in self._before.items():
             if before:
                 self._before[mapping] = {
@@ -325,6 +329,7 @@ class Contents:
         if noted is None:
             vague = self._vague.of(self._kept(mapping, line)) if self._vague.masks else 0
             before[line] = _Before(held, start, end, vague)
+            self._was_vague |= bool(vague)
         elif start < noted.start or end > noted.end:
             start, end = min(start, noted.start), max(end, noted.end)
             before[line] = _Before(noted.held, start, end, noted.vague)

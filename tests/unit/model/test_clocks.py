@@ -103,6 +103,16 @@ def test_of_the_steal_time_three_fields_are_written() -> None:
     assert not looked.admits(seen(start + 8, b"\2\0\0\0x"))
 
 
+def test_unknown_bytes_that_the_host_drops_may_have_been_zeros_before() -> None:
+    drop = ChangeHostMemory(Place("a", PAGE_SIZE_BYTES))
+    looked = look(slot(), SetClockMsr("steal_time", GPA), IDLE, Inspect(), drop)
+    start = 0x1000 + OFFSET
+    assert looked.room == (("a", start, 12), ("a", start + 16, 1))
+    changed = {each.offset + index for each in looked.changes for index in range(len(each.data))}
+    assert changed
+    assert not changed & {*range(start, start + 12), start + 16}
+
+
 def test_the_system_time_is_due_when_it_was_asked_for_and_tells_of_a_pause() -> None:
     started = (slot(), SetClockMsr("system_time", GPA), IDLE, Inspect())
     again = look(*started, IDLE)
