@@ -5,17 +5,15 @@ operation too, which has the index ``origin`` or is part of the survey after tha
 whether the issue may show there.
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 
 from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, TSS_PAGES, DirtyLogManual, Quirk
 from vmm.scenario.instructions import INSTRUCTIONS, accessed
 from vmm.scenario.operations import (
-    ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
-    READONLY,
     REAL_MODE_END,
-    SMM,
     AnyOperation,
     ChangeHostMemory,
     Churn,
@@ -39,20 +37,18 @@ from vmm.scenario.operations import (
     Race,
     Scenario,
     SetIdentityMapAddr,
-    SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Start,
     Sweep,
     Touch,
-    access_end,
     pages_of,
 )
 from vmm.scenario.plan import batches, steps
 from vmm.scenario.races import gfns_of
-from vmm.scenario.slots import as_id_of
-from vmm.verdict.slotsbefore import Slots, is_held
+from vmm.verdict.pages import Pages
+from vmm.verdict.slotsbefore import Slots, is_any, slots_before
 
 _RING_ENTRY_BYTES = 16
 _HUGE_PAGES = 512
@@ -104,22 +100,24 @@ def is_bound_beyond_all(_scenario: Scenario, _origin: int, op: AnyOperation) -> 
 
 def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
     """Whether something may lie where the kernel wants to make a slot for itself."""
-    made = list(_internal_slots(scenario))
-    return any(
-        any(_overlap(place, users) for users in _users_before(scenario, moment))
+    places: defaultdict[int, list[range]] = defaultdict(list)
+    owners: dict[int, type[AnyOperation]] = {}
+    for what, moment, place in _internal_slots(scenario):
+        places[moment].append(place)
         # Another place for the same slot is refused before memory is mapped.
-        or any(_overlap(place, other) and of is not what for of, _, other in made[:number])
-        for number, (what, moment, place) in enumerate(made)
-    )
-
-
-def _users_before(scenario: Scenario, moment: int) -> Iterator[range]:
-    """Yield the gfns of the region calls before ``moment`` in the same VM, the last one first."""
-    for op in reversed(scenario.operations[:moment]):
+        if any(owners.setdefault(gfn, what) is not what for gfn in place):
+            return True
+    users, named = Pages(), set[int]()
+    for moment, op in enumerate((*scenario.operations, CloseVm())):
+        for place in places.get(moment, ()):
+            if users.overlaps(place) or not named.isdisjoint(place[1:]):
+                return True
         if isinstance(op, NewVm):
-            return
-        if isinstance(op, SetUserMemoryRegion):
-            yield gfns_of(op)
+            users, named = Pages(), set()
+        elif isinstance(op, SetUserMemoryRegion):
+            users.add(gfns_of(op))
+            named.add(gfns_of(op).start)  # Of a call without pages, too.
+    return False
 
 
 def is_close(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
@@ -129,7 +127,8 @@ def is_close(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
 
 def _internal_slots(scenario: Scenario) -> Iterator[tuple[type[AnyOperation], int, range]]:
     """Yield the call that makes the kernel add a slot, the operation at which it does, its gfns."""
-    begin = 0
+    makers = _makers_of_vcpus(scenario)
+    begin, first_vcpu = 0, -2
     for origin, op in enumerate(scenario.operations):
         if isinstance(op, NewVm):
             begin = origin + 1
@@ -138,18 +137,18 @@ def _internal_slots(scenario: Scenario) -> Iterator[tuple[type[AnyOperation], in
             if op.gpa + TSS_PAGES * PAGE_SIZE_BYTES <= REAL_MODE_END:
                 yield SetTssAddr, origin, range(first, first + TSS_PAGES)
         elif isinstance(op, SetIdentityMapAddr | CreateIrqchip):
-            moment = _first_vcpu(scenario, begin)
+            while first_vcpu < begin:
+                first_vcpu = next(makers, len(scenario.operations))
             gpa = APIC_GPA if isinstance(op, CreateIrqchip) else op.gpa or IDENTITY_MAP_GPA
-            if moment > origin:  # Else it is refused.
-                yield type(op), moment, range(pages_of(gpa), pages_of(gpa) + 1)
+            if first_vcpu > origin:  # Else it is refused.
+                yield type(op), first_vcpu, range(pages_of(gpa), pages_of(gpa) + 1)
 
 
-def _first_vcpu(scenario: Scenario, begin: int) -> int:
-    """Return the index of the operation that creates the first vCPU, or whose survey does."""
+def _makers_of_vcpus(scenario: Scenario) -> Iterator[int]:
+    """Yield the index of each operation that creates a vCPU if there is none, or whose survey."""
     for step in steps(scenario, _ANYWHERE):
-        if step.origin >= begin and isinstance(step.operation, CreateVcpu | Touch | Sweep):
-            return step.origin
-    return len(scenario.operations)
+        if isinstance(step.operation, CreateVcpu | Touch | Sweep):
+            yield step.origin
 
 
 def clears_into_a_huge_page(scenario: Scenario) -> bool:
@@ -166,12 +165,12 @@ def clears_into_a_huge_page(scenario: Scenario) -> bool:
     bases: dict[int, set[int]] = {}
     for op in operations:
         if isinstance(op, SetUserMemoryRegion) and op.memory_size:
-            bases.setdefault(op.slot, set()).add(pages_of(op.guest_phys_addr))
+            bases.setdefault(op.slot, set()).add(pages_of(op.guest_phys_addr) % _HUGE_PAGES)
     return any(
-        _ends_in_first_page(op, base)
+        (1 - end) % _HUGE_PAGES in bases[op.slot]
         for op in operations
-        if isinstance(op, ClearDirtyLog)
-        for base in bases.get(op.slot, ())
+        if isinstance(op, ClearDirtyLog) and op.slot in bases
+        for end in _word_ends(op)
     )
 
 
@@ -180,108 +179,22 @@ def is_log_read(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
     return isinstance(op, GetDirtyLog)
 
 
-def _ends_in_first_page(op: ClearDirtyLog, base_gfn: int) -> bool:
-    """Whether the pages cleared of some 64-page word end with the first page of a huge page."""
+def _word_ends(op: ClearDirtyLog) -> Iterator[int]:
+    """Yield the page after those cleared of each 64-page word of which more than one is.
+
+    Of many words in a row, only so many that all that follows repeats in another huge page.
+    """
     if op.pages == "all":
         within = range(op.first_page, op.first_page + op.num_pages)
-        return any(
-            (base_gfn + min(word + _WORD, within.stop) - 1) % _HUGE_PAGES == 0
-            and min(word + _WORD, within.stop) - word > 1
-            for word in within[::_WORD]
-        )
-    words: dict[int, list[int]] = {}
+        words = within[::_WORD]
+        for word in (*words[: _HUGE_PAGES // _WORD], *words[-1:]):
+            if min(word + _WORD, within.stop) - word > 1:
+                yield min(word + _WORD, within.stop)
+        return
+    cleared: dict[int, list[int]] = {}
     for page in op.pages:
-        words.setdefault(page // _WORD, []).append(page)
-    return any(
-        len(pages) > 1 and (base_gfn + max(pages)) % _HUGE_PAGES == 0 for pages in words.values()
-    )
-
-
-def reads_private_memory_over_mmio(scenario: Scenario) -> bool:
-    """Whether private memory is touched at a gpa that was touched before it had a slot."""
-    if not scenario.vm_type or not any(
-        isinstance(op, SetMemoryAttributes) and op.attributes & ATTRIBUTE_PRIVATE
-        for op in scenario.operations
-    ):
-        return False
-    return any(
-        is_touched_over_mmio(scenario, origin, op) for origin, op in enumerate(scenario.operations)
-    )
-
-
-def is_touched_over_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether a vCPU touches a page that it touched before the page's first slot was made."""
-    if not isinstance(op, Touch):
-        return False
-    gfn = pages_of(op.gpa)
-    made = next(
-        (
-            index
-            for index, other in enumerate(scenario.operations[: origin + 1])
-            if isinstance(other, SetUserMemoryRegion) and gfn in gfns_of(other)
-        ),
-        None,
-    )
-    return made is not None and _is_touched(scenario, gfn, op.vcpu, 0, range(-1, made))
-
-
-def switches_spaces_over_mmio(scenario: Scenario) -> bool:
-    """Whether a vCPU in SMM touches a page again whose slot in as_id 1 was made meanwhile."""
-    return "smm" in scenario.needs and any(
-        is_touched_over_mmio_in_smm(scenario, origin, op)
-        for origin, op in enumerate(scenario.operations)
-    )
-
-
-def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is such a touch."""
-    if not isinstance(op, Touch) or op.as_id != SMM:
-        return False
-    gfn = pages_of(op.gpa)
-    made = [
-        index
-        for index, other in enumerate(scenario.operations[: origin + 1])
-        if isinstance(other, SetUserMemoryRegion)
-        and as_id_of(other.slot) == SMM
-        and gfn in gfns_of(other)
-    ]
-    return bool(made) and _is_touched(scenario, gfn, op.vcpu, SMM, range(-1, made[-1]))
-
-
-def writes_where_mmio_was(scenario: Scenario) -> bool:
-    """Whether a guest writes to a READONLY slot on a page that it has met as MMIO.
-
-    True only where some host memory is missing; else there is nothing to see of it.
-    """
-    calls = [op for op in scenario.operations if isinstance(op, SetUserMemoryRegion)]
-    absent = {each.name for each in scenario.mappings if each.kind == "unmapped"}
-    is_missing = any(isinstance(op, ChangeHostMemory) for op in scenario.operations) or any(
-        isinstance(call.userspace_addr, int) or call.userspace_addr.mapping in absent
-        for call in calls
-    )
-    if not is_missing or not any(call.flags & READONLY for call in calls):
-        return False
-    return any(
-        is_written_where_mmio_was(scenario, step.origin, step.operation)
-        for step in steps(scenario, _ANYWHERE)
-    )
-
-
-def is_written_where_mmio_was(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this writes through a READONLY slot that was made since the vCPU touched the page."""
-    if not isinstance(op, Touch | Sweep) or op.access != "write":
-        return False
-    gfns = range(pages_of(op.gpa), pages_of(access_end(op) - 1) + 1)
-    return any(
-        isinstance(call, SetUserMemoryRegion)
-        and call.flags & READONLY
-        and as_id_of(call.slot) == op.as_id
-        and any(
-            gfn in gfns_of(call) and _is_touched(scenario, gfn, op.vcpu, op.as_id, range(-1, made))
-            for gfn in gfns
-        )
-        for made, call in enumerate(scenario.operations[: origin + 1])
-    )
+        cleared.setdefault(page // _WORD, []).append(page)
+    yield from (max(pages) + 1 for pages in cleared.values() if len(pages) > 1)
 
 
 _ENTER_A_GUEST = (PreFaultMemory, Touch, Sweep, Instruction, Execute, Start, Race, Churn)
@@ -292,14 +205,18 @@ _CHANGE_SLOTS = (SetUserMemoryRegion, Race, Churn)
 
 def prefaults_after_a_deletion(scenario: Scenario) -> bool:
     """Whether KVM_PRE_FAULT_MEMORY comes after a vCPU ran and slots changed since, or meanwhile."""
+    change = _first_change_of_a_root(scenario)
     return any(
-        is_prefault_after_a_deletion(scenario, origin, op)
-        for origin, op in enumerate(scenario.operations)
+        _prefaults_after(change, origin, op) for origin, op in enumerate(scenario.operations)
     )
 
 
 def is_prefault_after_a_deletion(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this pre-faults after a region call, which may have made the root obsolete."""
+    return _prefaults_after(_first_change_of_a_root(scenario), origin, op)
+
+
+def _prefaults_after(change: int, origin: int, op: AnyOperation) -> bool:
     if isinstance(op, Race):
         programs = [step for guest in op.guests for step in guest.program]
         if not any(isinstance(step, PreFaultMemory) for step in programs):
@@ -309,77 +226,93 @@ def is_prefault_after_a_deletion(scenario: Scenario, origin: int, op: AnyOperati
             return True
     elif not isinstance(op, PreFaultMemory):
         return False
-    before = scenario.operations[:origin]
-    changed = [index for index, each in enumerate(before) if isinstance(each, _CHANGE_SLOTS)]
-    earlier = before[: changed[-1] if changed else 0]
-    return any(isinstance(each, _ENTER_A_GUEST) for each in earlier)
+    return change < origin
+
+
+def _first_change_of_a_root(scenario: Scenario) -> int:
+    """Return the index of the first operation that changes slots after a vCPU has run."""
+    has_run = False
+    for origin, op in enumerate(scenario.operations):
+        if has_run and isinstance(op, _CHANGE_SLOTS):
+            return origin
+        has_run |= isinstance(op, _ENTER_A_GUEST)
+    return len(scenario.operations)
 
 
 def stores_a_table(scenario: Scenario) -> bool:
     """Whether a guest stores a descriptor table register or FPU state outside memory."""
-    return any(is_table_stored(scenario, i, op) for i, op in enumerate(scenario.operations))
+    return is_any(_tables_stored(scenario))
 
 
 def is_table_stored(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
-    return (
-        isinstance(op, Instruction)
-        and INSTRUCTIONS[op.name].cannot_exit
-        and _leaves_memory(scenario, origin, op)
-    )
+    return isinstance(op, Instruction) and origin in _tables_stored(scenario)
+
+
+def _tables_stored(scenario: Scenario) -> Iterator[int]:
+    return _leaving_memory(scenario, lambda op: INSTRUCTIONS[op.name].cannot_exit)
 
 
 def pushes_all(scenario: Scenario) -> bool:
     """Whether a guest executes pusha with its stack outside memory."""
-    return any(is_all_pushed(scenario, i, op) for i, op in enumerate(scenario.operations))
+    return is_any(_all_pushed(scenario))
 
 
 def is_all_pushed(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
-    return (
-        isinstance(op, Instruction) and op.name == "pusha" and _leaves_memory(scenario, origin, op)
-    )
+    return isinstance(op, Instruction) and origin in _all_pushed(scenario)
+
+
+def _all_pushed(scenario: Scenario) -> Iterator[int]:
+    return _leaving_memory(scenario, lambda op: op.name == "pusha")
 
 
 def pops_all(scenario: Scenario) -> bool:
     """Whether a guest executes popa with its stack outside memory."""
-    return any(is_all_popped(scenario, i, op) for i, op in enumerate(scenario.operations))
+    return is_any(_all_popped(scenario))
 
 
 def is_all_popped(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
-    return (
-        isinstance(op, Instruction)
-        and op.name == "popa"
-        and _leaves_memory(scenario, origin, op, write=False)
-    )
+    return isinstance(op, Instruction) and origin in _all_popped(scenario)
+
+
+def _all_popped(scenario: Scenario) -> Iterator[int]:
+    return _leaving_memory(scenario, lambda op: op.name == "popa", write=False)
 
 
 def takes_down(scenario: Scenario) -> bool:
     """Whether a guest executes rep ins, downward, outside memory."""
-    return any(is_taken_down(scenario, i, op) for i, op in enumerate(scenario.operations))
+    return is_any(_taken_down(scenario))
 
 
 def is_taken_down(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
-    return (
-        isinstance(op, Instruction)
-        and (op.name, op.down) == ("rep-ins", True)
-        and _leaves_memory(scenario, origin, op)
-    )
+    return isinstance(op, Instruction) and origin in _taken_down(scenario)
 
 
-def _leaves_memory(scenario: Scenario, origin: int, op: Instruction, write: bool = True) -> bool:
-    """Whether a byte that an instruction accesses may lie outside all slots.
+def _taken_down(scenario: Scenario) -> Iterator[int]:
+    return _leaving_memory(scenario, lambda op: (op.name, op.down) == ("rep-ins", True))
 
-    If it may ``write``, outside all writable ones. True, too, where a second call for a slot may
+
+def _leaving_memory(
+    scenario: Scenario, concerns: Callable[[Instruction], bool], write: bool = True
+) -> Iterator[int]:
+    """Yield each instruction of which a byte that it accesses may lie outside all slots.
+
+    If it may ``write``, outside all writable ones. It may, too, where a second call for a slot may
     have been refused, moved it or deleted it: then it is not known here where the slots are.
     """
-    calls = [each for each in scenario.operations[:origin] if isinstance(each, SetUserMemoryRegion)]
-    if len({call.slot for call in calls}) < len(calls):
-        return True
-    (gpa, length), *_ = accessed(op)
-    return not is_held(scenario, origin, gpa, length, write)
+    called: set[int] = set()
+    is_known = True
+    for origin, (op, slots) in enumerate(slots_before(scenario)):
+        if isinstance(op, SetUserMemoryRegion):
+            is_known &= op.slot not in called
+            called.add(op.slot)
+        elif isinstance(op, Instruction) and concerns(op):
+            (gpa, length), *_ = accessed(op)
+            if not (is_known and slots.hold(gpa, length, write)):
+                yield origin
 
 
 def enters_narrowly(scenario: Scenario) -> bool:
@@ -401,7 +334,7 @@ _LEAVE_ROOTS = (
 
 def misses_a_root(scenario: Scenario) -> bool:
     """Whether a vCPU starts with page tables that it found without memory before."""
-    return any(_starts_after_a_miss(scenario))
+    return is_any(_starts_after_a_miss(scenario))
 
 
 def is_started_after_a_miss(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
@@ -470,22 +403,3 @@ def is_write_to_half_a_ring(scenario: Scenario, origin: int, op: AnyOperation) -
 
 def _writes(op: AnyOperation) -> bool:
     return isinstance(op, Touch) and op.access == "write"
-
-
-def _is_touched(scenario: Scenario, gfn: int, vcpu: int, as_id: int, origins: range) -> bool:
-    """Whether a vCPU touches a page in one of these operations, or in a survey after one."""
-    for step in steps(scenario, _ANYWHERE):
-        if step.origin >= origins.stop:
-            return False
-        op = step.operation
-        if (
-            isinstance(op, Touch | Sweep)
-            and (op.vcpu, op.as_id) == (vcpu, as_id)
-            and pages_of(op.gpa) <= gfn <= pages_of(access_end(op) - 1)
-        ):
-            return True
-    return False
-
-
-def _overlap(one: range, other: range) -> bool:
-    return one.start < other.stop and other.start < one.stop

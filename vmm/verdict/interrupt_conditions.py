@@ -4,9 +4,7 @@ from collections.abc import Iterator
 
 from vmm.scenario.operations import (
     AnyOperation,
-    NewVm,
     Scenario,
-    SetUserMemoryRegion,
     Start,
     pages_of,
 )
@@ -18,44 +16,56 @@ from vmm.scenario.programs import (
     REAL_GATE_BYTES,
     VECTOR,
 )
-from vmm.verdict.slotsbefore import Slots, is_held
+from vmm.verdict.slotsbefore import Slots, is_any, slots_before
 
 _RAISES = int.from_bytes(INTERRUPT[:2], "little")
 
 
 def misses_an_interrupt_table(scenario: Scenario) -> bool:
     """Whether a guest in real mode may raise an interrupt whose table lies outside memory."""
-    return any(is_interrupt_without_a_table(scenario, i, op) for i, op in _numbered(scenario))
+    return is_any(_interrupts_without_a_table(scenario))
 
 
 def is_interrupt_without_a_table(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is a start that may raise one."""
-    if not isinstance(op, Start) or op.interrupts is None or op.tables is not None:
-        return False
-    if not _raises(scenario):
-        return False
-    gate = op.interrupts + VECTOR * REAL_GATE_BYTES
-    return not is_held(scenario, origin, gate, REAL_GATE_BYTES, write=False)
+    return isinstance(op, Start) and origin in _interrupts_without_a_table(scenario)
+
+
+def _interrupts_without_a_table(scenario: Scenario) -> Iterator[int]:
+    for origin, op, slots in _real_interrupts(scenario):
+        gate = (op.interrupts or 0) + VECTOR * REAL_GATE_BYTES
+        if not slots.hold(gate, REAL_GATE_BYTES, write=False):
+            yield origin
 
 
 def pushes_an_interrupt_outside(scenario: Scenario) -> bool:
     """Whether a guest in real mode may raise an interrupt whose stack is not writable memory."""
-    return any(is_interrupt_pushed_outside(scenario, i, op) for i, op in _numbered(scenario))
+    return is_any(_interrupts_pushed_outside(scenario))
 
 
 def is_interrupt_pushed_outside(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is a start that may raise one."""
-    if not isinstance(op, Start) or op.interrupts is None or op.tables is not None:
-        return False
+    return isinstance(op, Start) and origin in _interrupts_pushed_outside(scenario)
+
+
+def _interrupts_pushed_outside(scenario: Scenario) -> Iterator[int]:
+    for origin, op, slots in _real_interrupts(scenario):
+        if not slots.hold(op.stack - REAL_FRAME_BYTES, REAL_FRAME_BYTES, write=True):
+            yield origin
+
+
+def _real_interrupts(scenario: Scenario) -> Iterator[tuple[int, Start, Slots]]:
+    """Yield each start in real mode that may raise an interrupt, and the slots before it."""
     if not _raises(scenario):
-        return False
-    first = op.stack - REAL_FRAME_BYTES
-    return not is_held(scenario, origin, first, REAL_FRAME_BYTES, write=True)
+        return
+    for origin, (op, slots) in enumerate(slots_before(scenario)):
+        if isinstance(op, Start) and op.interrupts is not None and op.tables is None:
+            yield origin, op, slots
 
 
 def interrupts_where_none_could_be_delivered(scenario: Scenario) -> bool:
     """Whether an interrupt is delivered through a page that had no slot at an earlier delivery."""
-    return next(_deliveries_at_cached_mmio(scenario), None) is not None
+    return is_any(_deliveries_at_cached_mmio(scenario))
 
 
 def is_interrupt_at_cached_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
@@ -70,14 +80,9 @@ def _deliveries_at_cached_mmio(scenario: Scenario) -> Iterator[int]:
     """
     if not _raises(scenario):
         return
-    slots = Slots()
     missed: set[int] = set()
-    for origin, op in enumerate(scenario.operations):
-        if isinstance(op, NewVm):
-            slots = Slots()
-        elif isinstance(op, SetUserMemoryRegion):
-            slots.change(op)
-        elif isinstance(op, Start) and op.interrupts is not None:
+    for origin, (op, slots) in enumerate(slots_before(scenario)):
+        if isinstance(op, Start) and op.interrupts is not None:
             pages = _delivery_pages(op)
             if pages & missed:
                 yield origin
@@ -96,7 +101,3 @@ def _delivery_pages(op: Start) -> set[int]:
 def _raises(scenario: Scenario) -> bool:
     """Whether the program that raises an interrupt is written: others return, or call far."""
     return any(getattr(op, "value", 0) & 0xFFFF == _RAISES for op in scenario.operations)
-
-
-def _numbered(scenario: Scenario) -> Iterator[tuple[int, AnyOperation]]:
-    return enumerate(scenario.operations)

@@ -47,7 +47,7 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.scenario.underway import under_way
-from vmm.verdict import conditions, interrupt_conditions
+from vmm.verdict import conditions, interrupt_conditions, mmio_conditions
 from vmm.verdict.judge import Status, Verdict
 
 NOT_BACK = (HUNG, ENDLESS)
@@ -234,8 +234,8 @@ KNOWN = (
             "it reads the zeros of the guest_memfd (private-and-shared-memory)",
         ),
         _kinds(SetMemoryAttributes),
-        conditions.reads_private_memory_over_mmio,
-        conditions.is_touched_over_mmio,
+        mmio_conditions.reads_private_memory_over_mmio,
+        mmio_conditions.is_touched_over_mmio,
     ),
     Known(
         KnownIssue(
@@ -250,8 +250,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Touch),
-        conditions.switches_spaces_over_mmio,
-        conditions.is_touched_over_mmio_in_smm,
+        mmio_conditions.switches_spaces_over_mmio,
+        mmio_conditions.is_touched_over_mmio_in_smm,
     ),
     Known(
         KnownIssue(
@@ -443,8 +443,8 @@ KNOWN = (
             outcome="Stopped",
         ),
         _kinds(SetUserMemoryRegion, SetUserMemoryRegion2),
-        conditions.writes_where_mmio_was,
-        conditions.is_written_where_mmio_was,
+        mmio_conditions.writes_where_mmio_was,
+        mmio_conditions.is_written_where_mmio_was,
     ),
     Known(
         KnownIssue(

@@ -1,30 +1,20 @@
 """Which slots exist before an operation, derived from a scenario's operations alone."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmm.model.array import Change, MemslotArray
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
+    AnyOperation,
     NewVm,
     Scenario,
     SetUserMemoryRegion,
     pages_of,
 )
 from vmm.scenario.slots import as_id_of, id_of
-
-
-def is_held(scenario: Scenario, origin: int, gpa: int, length: int, write: bool) -> bool:
-    """Whether slots hold all these bytes, writable if ``write``, before operation ``origin``."""
-    slots = Slots()
-    for op in scenario.operations[:origin]:
-        if isinstance(op, NewVm):
-            slots = Slots()
-        elif isinstance(op, SetUserMemoryRegion):
-            slots.change(op)
-    pages = range(pages_of(gpa), pages_of(gpa + length - 1) + 1)
-    return all(slots.holds(page, write) for page in pages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +40,11 @@ class Slots:
         found = (space.find(gfn) for space in self._spaces.values())
         return any(e is not None and not (write and e.call.flags & READONLY) for e in found)
 
+    def hold(self, gpa: int, length: int, write: bool) -> bool:
+        """Whether slots hold all these bytes, and are writable if ``write``."""
+        pages = range(pages_of(gpa), pages_of(gpa + length - 1) + 1)
+        return all(self.holds(page, write) for page in pages)
+
     def change(self, op: SetUserMemoryRegion) -> bool:
         """Apply a call; return whether it changes anything, as far as the other slots decide."""
         space, number = self._spaces[as_id_of(op.slot)], id_of(op.slot)
@@ -70,6 +65,22 @@ class Slots:
             is_moved = old.base_gfn != entry.base_gfn
             space.update(entry, Change.MOVE if is_moved else Change.FLAGS_ONLY)
         return True
+
+
+def slots_before(scenario: Scenario) -> Iterator[tuple[AnyOperation, Slots]]:
+    """Yield each operation, and the slots before it, which the next one changes."""
+    slots = Slots()
+    for op in scenario.operations:
+        yield op, slots
+        if isinstance(op, NewVm):
+            slots = Slots()
+        elif isinstance(op, SetUserMemoryRegion):
+            slots.change(op)
+
+
+def is_any(origins: Iterator[int]) -> bool:
+    """Whether there is any operation, be it the one with the index 0."""
+    return next(origins, None) is not None
 
 
 def _stays(op: SetUserMemoryRegion) -> tuple[object, ...]:

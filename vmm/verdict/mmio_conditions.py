@@ -1,0 +1,182 @@
+"""Conditions of known issues that concern what a vCPU remembers of pages that it met as MMIO.
+
+See `vmm.verdict.conditions`. A scenario is followed once, whatever its length.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from vmm.scenario.operations import (
+    ATTRIBUTE_PRIVATE,
+    READONLY,
+    SMM,
+    AnyOperation,
+    ChangeHostMemory,
+    Scenario,
+    SetMemoryAttributes,
+    SetUserMemoryRegion,
+    Sweep,
+    Touch,
+    access_end,
+    pages_of,
+)
+from vmm.scenario.plan import Step, steps
+from vmm.scenario.races import gfns_of
+from vmm.scenario.slots import as_id_of
+from vmm.verdict.pages import Pages
+
+_ANYWHERE = 1 << 52
+"""The first gpa that no x86 guest reaches: with this limit a plan leaves out no touch."""
+
+_Named = Callable[[SetUserMemoryRegion], Iterable[tuple[int, range]]]
+"""The pages that a call gives to a slot, as far as an issue is concerned: as_id and gfns."""
+
+
+def reads_private_memory_over_mmio(scenario: Scenario) -> bool:
+    """Whether private memory is touched at a gpa that was touched before it had a slot."""
+    if not scenario.vm_type or not any(
+        isinstance(op, SetMemoryAttributes) and op.attributes & ATTRIBUTE_PRIVATE
+        for op in scenario.operations
+    ):
+        return False
+    return _any_own(scenario, _FirstCalls(), _is_touched_over_mmio)
+
+
+def is_touched_over_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether a vCPU touches a page that it touched before the page's first slot was made."""
+    return _is_touched_over_mmio(_known_at(scenario, origin, _FirstCalls()), op)
+
+
+def switches_spaces_over_mmio(scenario: Scenario) -> bool:
+    """Whether a vCPU in SMM touches a page again whose slot in as_id 1 was made meanwhile."""
+    return "smm" in scenario.needs and _any_own(scenario, _all_calls, _is_touched_in_smm)
+
+
+def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is such a touch."""
+    return _is_touched_in_smm(_known_at(scenario, origin, _all_calls), op)
+
+
+def writes_where_mmio_was(scenario: Scenario) -> bool:
+    """Whether a guest writes to a READONLY slot on a page that it has met as MMIO.
+
+    True only where some host memory is missing; else there is nothing to see of it.
+    """
+    calls = [op for op in scenario.operations if isinstance(op, SetUserMemoryRegion)]
+    absent = {each.name for each in scenario.mappings if each.kind == "unmapped"}
+    is_missing = any(isinstance(op, ChangeHostMemory) for op in scenario.operations) or any(
+        isinstance(call.userspace_addr, int) or call.userspace_addr.mapping in absent
+        for call in calls
+    )
+    if not is_missing or not any(call.flags & READONLY for call in calls):
+        return False
+    met = _Met(scenario, _readonly_calls)
+    for step in steps(scenario, _ANYWHERE):
+        met.follow(step)
+        if _is_written(met, step.operation):
+            return True
+    return False
+
+
+def is_written_where_mmio_was(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this writes through a READONLY slot that was made since the vCPU touched the page."""
+    return _is_written(_known_at(scenario, origin, _readonly_calls), op)
+
+
+class _Met:
+    """The pages that each vCPU touched, in each address space, before a call named them."""
+
+    def __init__(self, scenario: Scenario, named: _Named) -> None:
+        self._operations = scenario.operations
+        self._named = named
+        self._touched: defaultdict[tuple[int, int], Pages] = defaultdict(Pages)
+        self._named_since: defaultdict[tuple[int, int], Pages] = defaultdict(Pages)
+
+    def follow(self, step: Step) -> None:
+        """Take the next step of the scenario into account."""
+        op = step.operation
+        if isinstance(op, Touch | Sweep):
+            self._touched[op.as_id, op.vcpu].add(_accessed(op))
+        elif isinstance(op, SetUserMemoryRegion) and self.is_own(step):
+            for as_id, gfns in self._named(op):
+                self._name(as_id, gfns)
+
+    def is_own(self, step: Step) -> bool:
+        """Whether a step is the scenario's, and no survey's or slot for a guest to live in."""
+        own = self._operations
+        return 0 <= step.origin < len(own) and step.operation is own[step.origin]
+
+    def has(self, as_id: int, vcpu: int, gfns: range) -> bool:
+        """Whether any of these pages was touched before a call named it."""
+        return self._named_since[as_id, vcpu].overlaps(gfns)
+
+    def _name(self, as_id: int, gfns: range) -> None:
+        for (space, vcpu), touched in self._touched.items():
+            if space == as_id:
+                for each in touched.take(gfns):
+                    self._named_since[space, vcpu].add(each)
+
+
+class _FirstCalls:
+    """The pages that no call has named before, all as those of as_id 0."""
+
+    def __init__(self) -> None:
+        self._made = Pages()
+
+    def __call__(self, call: SetUserMemoryRegion) -> Iterable[tuple[int, range]]:
+        gfns = gfns_of(call)
+        fresh = self._made.missing(gfns)
+        self._made.add(gfns)
+        return [(0, each) for each in fresh]
+
+
+def _all_calls(call: SetUserMemoryRegion) -> Iterable[tuple[int, range]]:
+    return [(as_id_of(call.slot), gfns_of(call))]
+
+
+def _readonly_calls(call: SetUserMemoryRegion) -> Iterable[tuple[int, range]]:
+    return _all_calls(call) if call.flags & READONLY else ()
+
+
+def _is_touched_over_mmio(met: _Met, op: AnyOperation) -> bool:
+    return isinstance(op, Touch) and met.has(0, op.vcpu, _first_page(op))
+
+
+def _is_touched_in_smm(met: _Met, op: AnyOperation) -> bool:
+    return isinstance(op, Touch) and op.as_id == SMM and met.has(SMM, op.vcpu, _first_page(op))
+
+
+def _is_written(met: _Met, op: AnyOperation) -> bool:
+    if not isinstance(op, Touch | Sweep) or op.access != "write":
+        return False
+    return met.has(op.as_id, op.vcpu, _accessed(op))
+
+
+def _any_own(
+    scenario: Scenario, named: _Named, shows: Callable[[_Met, AnyOperation], bool]
+) -> bool:
+    """Whether an issue may show at any of the scenario's own operations."""
+    met = _Met(scenario, named)
+    for step in steps(scenario, _ANYWHERE):
+        met.follow(step)
+        if met.is_own(step) and shows(met, step.operation):
+            return True
+    return False
+
+
+def _known_at(scenario: Scenario, origin: int, named: _Named) -> _Met:
+    """Return what is known after an operation and its survey."""
+    met = _Met(scenario, named)
+    for step in steps(scenario, _ANYWHERE):
+        if step.origin > origin:
+            break
+        met.follow(step)
+    return met
+
+
+def _first_page(op: Touch) -> range:
+    return range(pages_of(op.gpa), pages_of(op.gpa) + 1)
+
+
+def _accessed(op: Touch | Sweep) -> range:
+    return range(pages_of(op.gpa), pages_of(access_end(op) - 1) + 1)
