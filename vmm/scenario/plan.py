@@ -69,7 +69,8 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
     ``touch_limit`` is the first gpa that a guest cannot reach.
     """
     survey = Survey(scenario, touch_limit)
-    yield from (Step(-1, slot) for slot in guest_slots(scenario))
+    slots = guest_slots(scenario)
+    yield from (Step(-1, slot) for slot in slots)
     new, written = True, False
     vms = _Vms()
     for origin, operation in enumerate(scenario.operations):
@@ -86,7 +87,7 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
             continue
         yield Step(origin, operation)
         if vms.makes_one(operation):
-            yield from (Step(origin, slot) for slot in guest_slots(scenario))
+            yield from (Step(origin, slot) for slot in slots)
             new = True
         written = _may_write(operation) or (written and not isinstance(operation, Inspect))
     yield Step(len(scenario.operations), Inspect())

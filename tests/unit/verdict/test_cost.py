@@ -37,6 +37,7 @@ from vmm.scenario.operations import (
     Sweep,
     Touch,
 )
+from vmm.scenario.plan import steps
 from vmm.scenario.programs import INTERRUPT
 from vmm.verdict.judge import Judgement, Status
 from vmm.verdict.known_issues import KNOWN
@@ -198,3 +199,11 @@ def test_known_issues_take_a_time_in_proportion_to_a_scenario(kind: str) -> None
         if not known.takes.isdisjoint(kinds):
             few = instructions_of(known.meets, short)
             assert instructions_of(known.meets, long) < few * (_LONGER + 1), known.issue.name
+
+
+def test_where_guests_live_is_found_once_for_all_vms() -> None:
+    scenario = Scenario("vms", (NewVm(), NewVm()), survey="none")
+    made = [each.operation for each in steps(scenario, 1 << 20)]
+    slots = [op for op in made if isinstance(op, SetUserMemoryRegion)]
+    assert len(slots) == 3
+    assert all(op is slots[0] for op in slots)
