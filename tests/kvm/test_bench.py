@@ -14,13 +14,12 @@ QUICK = ("bench", "--rounds", "3", "--slots", "3")
 NOP = (*QUICK, "--work", "nop", "--no-c")
 
 
-@pytest.fixture
-def result(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of every kind of work, with few slots."""
-    file = tmp_path / "bench.json"
-    done = CliRunner().invoke(
-        main, [*QUICK, "--json", str(file), "--plot", str(tmp_path / "b.svg")]
-    )
+    file = tmp_path_factory.mktemp("bench") / "bench.json"
+    plot = file.with_name("b.svg")
+    done = CliRunner().invoke(main, [*QUICK, "--json", str(file), "--plot", str(plot)])
     assert done.exit_code == 0, done.output
     return file
 
@@ -36,12 +35,15 @@ def test_every_work_is_measured_through_the_library_and_in_c(result: Path) -> No
     assert "<svg" in result.with_name("b.svg").read_text()
 
 
-def test_what_is_slower_than_an_older_result_ends_with_status_1(result: Path) -> None:
+def test_what_is_slower_than_an_older_result_ends_with_status_1(
+    result: Path, tmp_path: Path
+) -> None:
     old = json.loads(result.read_text())
     for point in old["points"]:
         point["library"] = {"median": 0.001, "low": 0.001, "high": 0.001}
-    result.write_text(json.dumps(old))
-    done = CliRunner().invoke(main, [*QUICK, "--work", "nop", "--against", str(result)])
+    base = tmp_path / "old.json"
+    base.write_text(json.dumps(old))
+    done = CliRunner().invoke(main, [*QUICK, "--work", "nop", "--against", str(base)])
     assert done.exit_code == 1
     assert "slower by" in done.output
 

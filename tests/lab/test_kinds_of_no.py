@@ -17,7 +17,7 @@ import pytest
 from tests import zygote
 from tests.lab import lab
 from vmm.scenario.codec import scenario_text
-from vmm.scenario.operations import NewVm, Scenario, Touch
+from vmm.scenario.operations import Scenario, Touch
 
 VMM = (sys.executable, "-m", "vmm.cli")
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ MANY_RUNS = "KVM_RUN:{}:after=30"
 
 IMPATIENT = (
     "from vmm.execution import runner; import runpy, sys; sys.argv[0] = 'vmm'; "
-    "runner.TIME_LIMIT_S = 1.0; "
+    "runner.TIME_LIMIT_S = 1.0; runner.JOURNAL_OPERATION_LIMIT_S = 0.01; "
     "runpy.run_module('vmm.cli', run_name='__main__')"
 )
 """`vmm` with time limits of a second."""
@@ -69,7 +69,7 @@ def limited(kind: int, limit: int) -> Callable[[], None]:
 @pytest.fixture
 def many_runs(tmp_path: Path) -> Path:
     """A scenario in which vCPUs run so often that `MANY_RUNS` strikes."""
-    operations = (op for _ in range(20) for op in (NewVm(), Touch(0x10000), Touch(1 << 32)))
+    operations = (op for _ in range(30) for op in (Touch(0x10000), Touch(1 << 32)))
     file = tmp_path / "many.json"
     file.write_text(scenario_text(Scenario("many", tuple(operations), survey="none")))
     return file
