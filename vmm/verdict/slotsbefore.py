@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmm.model.array import Change, MemslotArray
+from vmm.model.regions import refusal_by_argument
+from vmm.scenario.features import Features
 from vmm.scenario.operations import (
-    PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
     NewVm,
@@ -14,7 +15,14 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     pages_of,
 )
-from vmm.scenario.slots import as_id_of, id_of
+from vmm.scenario.slots import MAX_SLOTS, as_id_of, id_of
+
+_GENEROUS = Features(nr_memslots=MAX_SLOTS, address_spaces=2, user_memory2=True, guest_memfd=True)
+"""A kernel that refuses no arguments but those that every kernel refuses."""
+
+_FEWEST_GFNS = 1 << (36 - 12)
+"""The gfns of a processor with the fewest bits of physical address: some kernels refuse further
+ones, so that a slot there may not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +57,17 @@ class Slots:
         """Apply a call; return whether it changes anything, as far as the other slots decide."""
         space, number = self._spaces[as_id_of(op.slot)], id_of(op.slot)
         old = space.get(number)
-        if op.memory_size % PAGE_SIZE_BYTES or (not op.memory_size and old is None):
+        if refusal_by_argument(op, _GENEROUS) or (not op.memory_size and old is None):
             return False
         entry = _Entry(number, pages_of(op.guest_phys_addr), pages_of(op.memory_size), op)
         if not op.memory_size:
             space.delete(number)
             return True
         if old is not None and _stays(old.call) != _stays(op):
-            return False
+            if old.base_gfn + old.npages <= _FEWEST_GFNS:
+                return False
+            space.delete(number)
+            old = None
         if space.overlapping(entry.base_gfn, entry.npages, besides=number) is not None:
             return False
         if old is None:
