@@ -114,6 +114,17 @@ def test_worker_that_fails_is_a_finding_with_journal_and_log(
     assert _status(tally) == 3
 
 
+def test_a_worker_that_hangs_when_the_time_is_over_is_a_finding(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(driver, "_SILENCE_S", 0.5)
+    tally = run(monkeypatch, Plan(7, tmp_path, seconds=0.1), hang)
+    (finding,) = tally.findings
+    assert finding.name.startswith("hung")
+    assert tally.notes[0].startswith("harmless hung: nothing heard for 0.5 s")
+    assert _status(tally) == 3
+
+
 @pytest.mark.parametrize("work", [be_killed, be_stopped])
 def test_worker_that_somebody_killed_or_stopped_is_no_finding(
     monkeypatch: pytest.MonkeyPatch,

@@ -115,6 +115,8 @@ class Fuzzer:
                         self._start_worker(number, self._plan.index(number))
                 while not (self._spent() or interruption.asked):
                     self._poll(watch, self._left_s())
+                if self._is_budget_spent():
+                    self._hear_all(watch, interruption)
             self._end_workers()
             self._handle_held()
             self._finish(interruption)
@@ -129,6 +131,16 @@ class Fuzzer:
             tally.note("interrupted")
             tally.ended_early |= self._plan.is_bounded and not self._is_budget_spent()
         return tally
+
+    def _hear_all(self, watch: KernelWatch, interruption: Interruption) -> None:
+        """Wait for one more message of each worker: one that sends none hangs."""
+        over = time.monotonic()
+        while self._workers and not (interruption.asked or self.tally.ended_early):
+            self._poll(watch, self._left_s())
+            for worker in tuple(self._workers):
+                if worker.last_message > over:
+                    self._workers.remove(worker)
+                    self._end_worker(worker)
 
     def _finish(self, interruption: Interruption) -> None:
         """Minimise and write what was found, in the rest of the budget and the overtime."""
@@ -315,6 +327,8 @@ class Fuzzer:
         self._restarts += 1
         if self._restarts > _MAX_RESTARTS:
             self.tally.end_early(f"{self._restarts} workers hung, died or failed")
+            return
+        if self._is_budget_spent():
             return
         first = worker.first if left is None else left.intent.next_index
         self._start_worker(worker.number, first, worker.operations)
