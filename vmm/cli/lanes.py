@@ -84,7 +84,8 @@ class Queue:
         changes = {index: _changes(scenarios[index]) for index in indices if index not in may_hang}
         many = [index for index, number in changes.items() if number >= _MANY_CHANGES]
         self._many = deque(sorted(many, key=lambda index: -changes[index]))
-        self._others = deque(sorted((each for each in indices if each not in many), key=begins))
+        others = (each for each in indices if changes.get(each, 0) < _MANY_CHANGES)
+        self._others = deque(sorted(others, key=begins))
 
     def __bool__(self) -> bool:
         return bool(self._many or self._others)

@@ -75,7 +75,7 @@ def headline(checked: Checked, width: int | None) -> list[Text]:
 
 def counts(found: Mapping[Status, int]) -> Text:
     """Return one line that says how many histories got which verdict."""
-    line = Text(_plural(sum(found.values()), "history", "histories"), style="bold")
+    line = Text(words.counted(sum(found.values()), "history", "histories"), style="bold")
     parts = [
         Text(f"{found[status]} {status.value}", style=STYLES[status])
         for status in Status
@@ -101,13 +101,13 @@ def others(group: Alike, width: int | None) -> list[Text]:
     if not group.others:
         return []
     label = "so do" if group.shortest.verdict.status is Status.DIFFERS else "also in"
-    text = f"{_plural(len(group.others), 'scenario')}: {', '.join(group.others)}"
+    text = f"{words.counted(len(group.others), 'scenario')}: {', '.join(group.others)}"
     return list(_field(label, [text], width))
 
 
 def summary(run: Run, width: int | None) -> list[Text]:
     """Return the last lines of a run of many scenarios: remarks, and the counts."""
-    line = Text(_plural(len(run.checked), "scenario"), style="bold")
+    line = Text(words.counted(len(run.checked), "scenario"), style="bold")
     parts = [
         Text(f"{count} {status.value}", style=STYLES[status])
         for status, count in run.counts.items()
@@ -138,7 +138,7 @@ def remarks(run: Run, width: int | None) -> list[Text]:
         if len(run.not_run) > _MANY:
             names = f"all from {run.not_run[0]} to {run.not_run[-1]}"
         why = f" ({run.early})" if run.early else ""
-        left = f"{_plural(len(run.not_run), 'scenario')} did not run{why}: {names}"
+        left = f"{words.counted(len(run.not_run), 'scenario')} did not run{why}: {names}"
         lines += _labelled("left out:", left, width)
     elif run.early:
         lines += _labelled("note:", run.early, width)
@@ -149,8 +149,8 @@ def single(checked: Checked, again: str, width: int | None) -> list[Text]:
     """Return the whole report on one scenario, a pass included."""
     verdict = checked.verdict
     if verdict.status is Status.PASSED and not checked.failed:
-        rules = _plural(len(verdict.rules), "rule")
-        extent = f"{_plural(verdict.events, 'event')} judged by {rules}"
+        rules = words.counted(len(verdict.rules), "rule")
+        extent = f"{words.counted(verdict.events, 'event')} judged by {rules}"
         return [*_title(checked, extent, width), *_field("refused", _refused((checked,)), width)]
     lines = [
         *scenario_report(checked, again, width),
@@ -181,11 +181,11 @@ def _refused(found: Iterable[Checked]) -> list[str]:
         kinds[calls.errno, calls.rule] += calls.count
     texts = [f"{count} x {name} by {rule}" for (name, rule), count in kinds.most_common(_MANY)]
     if len(kinds) > _MANY:
-        texts.append(f"and {_plural(len(kinds) - _MANY, 'kind')} more")
+        texts.append(f"and {words.counted(len(kinds) - _MANY, 'kind')} more")
     checked, first = every[0]
     step = _step(checked.scenario, first.origin, first.operation)
     who = "" if len({id(each) for each, _ in every}) == 1 else f"{checked.verdict.scenario}, "
-    count = _plural(kinds.total(), "region call")
+    count = words.counted(kinds.total(), "region call")
     return [f"{count}, as the rules say: {', '.join(texts)}", f"first: {who}{step[-1]}"]
 
 
@@ -202,10 +202,6 @@ def listing(scenarios: Iterable[tuple[Scenario, str]], width: int | None) -> lis
         .append(f" (skipped: needs {lack})" if lack else "", style="not bold cyan")
         for scenario, lack in chosen
     ]
-
-
-def _plural(count: int, noun: str, several: str = "") -> str:
-    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def _title(checked: Checked, text: str, width: int | None) -> Iterator[Text]:

@@ -117,9 +117,9 @@ def hva(value: Hva) -> str:
     return f"{value:#x}"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number of things: 1 page, 2 pages."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, several: str = "") -> str:
+    """Return a number of things: 1 page, 2 pages; ``several`` is an irregular plural."""
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
 
 
 def slot_number(value: int) -> str:
