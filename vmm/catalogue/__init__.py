@@ -70,6 +70,21 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
     so. Without ``with_large``, ``large_scenarios`` are left out, to save time.
     """
     return (
+        *_of_slots(features),
+        *_of_guests(features),
+        *_of_dirty_pages(features),
+        *_of_memory(features),
+        *_of_devices_and_host(features),
+        *_of_races(features),
+        *sizes.SCENARIOS,
+        *table.scenarios(features),
+        *(large_scenarios(features) if with_large else ()),
+    )
+
+
+def _of_slots(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios about the calls on slots, and of the kernel's own slots."""
+    return (
         *create.scenarios(features),
         *delete.SCENARIOS,
         *move.scenarios(features),
@@ -81,6 +96,12 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
         *spaces.scenarios(features),
         *internal.SCENARIOS,
         *zero_va.SCENARIOS,
+    )
+
+
+def _of_guests(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios about how guests access slots."""
+    return (
         *readonly.SCENARIOS,
         *access.SCENARIOS,
         *generation.scenarios(features),
@@ -95,11 +116,23 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
         *interrupts.SCENARIOS,
         *returns.SCENARIOS,
         *vcpus.SCENARIOS,
+    )
+
+
+def _of_dirty_pages(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios about dirty logs and dirty rings."""
+    return (
         *dirty.SCENARIOS,
         *dirty_clear.SCENARIOS,
         *dirty_manual.SCENARIOS,
         *dirty_ring.scenarios(features),
         *dirty_ring_sizes.scenarios(features),
+    )
+
+
+def _of_memory(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios about guest_memfds, private memory, and kernel allocations."""
+    return (
         *known.scenarios(features),
         *lifetime.SCENARIOS,
         *guest_memfd.SCENARIOS,
@@ -108,19 +141,28 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
         *holes.SCENARIOS,
         *prefault.SCENARIOS,
         *rollback.SCENARIOS,
+    )
+
+
+def _of_devices_and_host(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios about several VMs, devices, clocks, and changes to host memory."""
+    return (
         *two_vms.scenarios(features),
         *devices.SCENARIOS,
         *clocks.SCENARIOS,
         *follow.SCENARIOS,
         *follow_files.SCENARIOS,
         *quirks.SCENARIOS,
+    )
+
+
+def _of_races(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios about threads that act at the same time."""
+    return (
         *racing.SCENARIOS,
         *racing_host.SCENARIOS,
         *racing_logs.scenarios(features),
         *racing_spaces.SCENARIOS,
-        *sizes.SCENARIOS,
-        *table.scenarios(features),
-        *(large_scenarios(features) if with_large else ()),
     )
 
 

@@ -1,6 +1,9 @@
 """Helpers for scenarios about clearing dirty logs, and about dirty rings."""
 
-from vmm.catalogue._build import A, B, Slot, write
+from dataclasses import replace
+
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import Slot, write
 from vmm.scenario.operations import (
     AnyOperation,
     ClearDirtyLog,
@@ -8,7 +11,6 @@ from vmm.scenario.operations import (
     HarvestDirtyRing,
     Mapping,
     ResetDirtyRings,
-    Scenario,
 )
 
 API_CLEAR = "api.rst 4.117 KVM_CLEAR_DIRTY_LOG"
@@ -25,48 +27,22 @@ RESET = ResetDirtyRings()
 MEMORY = Mapping("memory", 513)
 
 
-def clearing(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = API_CLEAR,
-    mappings: tuple[Mapping, ...] = (MEMORY,),
-    needs: tuple[str, ...] = ("manual_dirty_log",),
-) -> Scenario:
-    """Return a scenario about clearing a log with KVM_CLEAR_DIRTY_LOG."""
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("dirty", "clear"),
-        mappings=mappings,
-        needs=needs,
-        survey="none",
-        operations=operations,
-    )
+clearing = Area(
+    tags=("dirty", "clear"),
+    source=API_CLEAR,
+    needs=("manual_dirty_log",),
+    mappings=(MEMORY,),
+    survey="none",
+)
+"""Makes scenarios about KVM_CLEAR_DIRTY_LOG."""
+
+clearing_initially_set = replace(clearing, needs=("dirty_log_initially_set",))
+"""Makes those in which a log begins with all pages."""
 
 
-def ring_scenario(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = API_RING,
-    mappings: tuple[Mapping, ...] = (A, B),
-    needs: tuple[str, ...] = ("dirty_ring_bytes",),
-    vcpus: int = 1,
-) -> Scenario:
-    """Return a scenario about dirty rings."""
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("dirty", "ring"),
-        mappings=mappings,
-        needs=needs,
-        survey="none",
-        vcpus=vcpus,
-        operations=operations,
-    )
+ring_scenario = Area(
+    tags=("dirty", "ring"), source=API_RING, needs=("dirty_ring_bytes",), survey="none"
+)
 
 
 def writes(slot: Slot, *pages: int, vcpu: int = 0, value: int = 1) -> tuple[AnyOperation, ...]:

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 
-from vmm.catalogue._build import A, B
+from vmm.catalogue._area import Area
 from vmm.scenario.content import MMIO_FILL, identity
 from vmm.scenario.instruction_operation import Width
 from vmm.scenario.instructions import INSTRUCTIONS, Mode, Row
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
-    AnyOperation,
     Instruction,
-    Mapping,
-    Scenario,
 )
 
 MANUALS = "Intel SDM vol. 2, AMD APM vol. 3"
@@ -76,26 +73,7 @@ def over(
             yield Instruction(row.name, border - width // 2, width, _VALUE, 1, _HIGH, 1, mode=mode)
 
 
-def instruction_scenario(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = MANUALS,
-    tags: tuple[str, ...] = (),
-    needs: tuple[str, ...] = (),
-    mappings: tuple[Mapping, ...] = (A, B),
-) -> Scenario:
-    """Return a scenario of single instructions."""
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("instruction", *tags),
-        mappings=mappings,
-        needs=needs,
-        survey="none",
-        operations=operations,
-    )
+instruction_scenario = Area(tags=("instruction",), source=MANUALS, survey="none")
 
 
 def gpa_of(gfn: int, offset: int = 0) -> int:

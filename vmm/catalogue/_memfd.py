@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import msgspec
 
-from vmm.catalogue._build import A, B, Slot, at, second_form
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import Slot, at, second_form
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     MEMFD_INIT_SHARED,
@@ -13,9 +14,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     CreateGuestMemfd,
     Mapping,
-    Scenario,
     SetUserMemoryRegion2,
-    Survey,
 )
 
 REGION2 = "api.rst 4.140 KVM_SET_USER_MEMORY_REGION2"
@@ -51,47 +50,10 @@ def unbound(slot: Slot) -> AnyOperation:
     return second_form(slot.delete())
 
 
-def private_vm_scenario(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str,
-    mappings: tuple[Mapping, ...] = (A, B),
-    needs: tuple[str, ...] = (),
-    tags: tuple[str, ...] = (),
-) -> Scenario:
-    """Return a scenario on a VM with private memory, without surveys."""
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=tags,
-        mappings=mappings,
-        operations=operations,
-        needs=("user_memory2", "sw_protected", *needs),
-        survey="none",
-        vm_type=1,
-    )
+private_vm_scenario = Area(
+    tags=(), source=REGION2, needs=("user_memory2", "sw_protected"), survey="none", vm_type=1
+)
+"""Makes scenarios on VMs with private memory."""
 
 
-def memfd_scenario(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = REGION2,
-    mappings: tuple[Mapping, ...] = (A, B),
-    needs: tuple[str, ...] = (),
-    tags: tuple[str, ...] = (),
-    survey: Survey = "write",
-) -> Scenario:
-    """Return a scenario that needs guest_memfds."""
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("guest-memfd", *tags),
-        mappings=mappings,
-        operations=operations,
-        needs=("user_memory2", "guest_memfd", *needs),
-        survey=survey,
-    )
+memfd_scenario = Area(tags=("guest-memfd",), source=REGION2, needs=("user_memory2", "guest_memfd"))

@@ -1,6 +1,9 @@
 """Helpers for scenarios of races."""
 
-from vmm.catalogue._build import A, B, at, read, write
+from typing import Unpack
+
+from vmm.catalogue._area import Area, Own
+from vmm.catalogue._build import at, read, write
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -10,10 +13,8 @@ from vmm.scenario.operations import (
     HostAction,
     HostChangeKind,
     HostThread,
-    Mapping,
     Race,
     Scenario,
-    Survey,
     Touch,
 )
 
@@ -51,6 +52,9 @@ def change(how: HostChangeKind, mapping: str, page: int, pages: int = 1) -> Chan
     return ChangeHostMemory(at(mapping, page), pages, how)
 
 
+_race = Area(prefix="racing-", tags=("racing", "slow"), source="", survey="read")
+
+
 def race(
     name: str,
     why: str,
@@ -58,20 +62,8 @@ def race(
     hosts: tuple[HostThread, ...],
     guests: tuple[GuestThread, ...],
     *after: AnyOperation,
-    source: str,
-    mappings: tuple[Mapping, ...] = (A, B),
-    needs: tuple[str, ...] = (),
-    survey: Survey = "read",
+    **own: Unpack[Own],
 ) -> Scenario:
     """Return a scenario of one race, with what comes before it and after it."""
-    return Scenario(
-        name=f"racing-{name}",
-        why=why,
-        source=source,
-        tags=("racing", "slow"),
-        needs=needs,
-        mappings=mappings,
-        survey=survey,
-        vcpus=len(guests),
-        operations=(*before, Race(hosts, guests), *after),
-    )
+    own.setdefault("vcpus", len(guests))
+    return _race(name, why, *before, Race(hosts, guests), *after, **own)

@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator
 
-from vmm.catalogue._build import A, B, Slot, at
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import Slot, at
 from vmm.catalogue._tables import PROGRAM_OFFSET, Tables
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
-    SOMEWHERE,
     AnyOperation,
-    Guest,
-    Mapping,
     Place,
-    Scenario,
 )
 from vmm.scenario.programs import LOAD, STORE, writes
 
@@ -35,30 +32,7 @@ def programs(mapping: str = "a") -> Iterator[AnyOperation]:
         yield from writes(Place(mapping, page * PAGE_SIZE_BYTES + PROGRAM_OFFSET), program)
 
 
-def start_scenario(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = WALK,
-    needs: tuple[str, ...] = (),
-    vcpus: int = 1,
-    guest: Guest = SOMEWHERE,
-    mappings: tuple[Mapping, ...] = (A, B),
-    tags: tuple[str, ...] = (),
-) -> Scenario:
-    """Return a scenario of vCPUs that start, without surveys."""
-    return Scenario(
-        name=f"start-{name}",
-        why=why,
-        source=source,
-        tags=("start", *tags),
-        needs=needs,
-        mappings=mappings,
-        survey="none",
-        vcpus=vcpus,
-        guest=guest,
-        operations=operations,
-    )
+start_scenario = Area(prefix="start-", tags=("start",), source=WALK, survey="none")
 
 
 def accesses(tables: Tables = USUAL) -> tuple[AnyOperation, ...]:

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from vmm.catalogue._build import API, API_MMIO, A, B, Slot, at, creates, read
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import API, API_MMIO, Slot, at, creates, read
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
-    AnyOperation,
     HostWrite,
     Place,
-    Scenario,
     Sweep,
     Touch,
 )
@@ -31,17 +30,7 @@ def _straddles(border: int) -> Iterator[Touch]:
             yield Touch(border - before, width=width)
 
 
-def _access(
-    name: str, why: str, *operations: AnyOperation, source: str = API, tag: str = "straddle"
-) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("access", tag),
-        mappings=(A, B),
-        operations=operations,
-    )
+_access = Area(tags=("access",), source=API)
 
 
 _STRADDLES = (
@@ -50,18 +39,21 @@ _STRADDLES = (
         "An access across a page border inside a slot reaches both pages.",
         Slot(1, 0x100, at("a"), pages=2).create(),
         *_straddles(_BORDER),
+        tags=("straddle",),
     ),
     _access(
         "straddle-two-slots",
         "An access across the border of two slots reaches memory of both, and does not exit.",
         *creates(_LOW, _HIGH),
         *_straddles(_BORDER),
+        tags=("straddle",),
     ),
     _access(
         "straddle-two-slots-against-the-order-of-hvas",
         "The second part of an access is looked up by its gpa, not where the first part ended.",
         *creates(Slot(1, 0x100, at("a", 5)), Slot(2, 0x101, at("a", 2))),
         *_straddles(_BORDER),
+        tags=("straddle",),
     ),
     _access(
         "straddle-slot-and-hole",
@@ -69,6 +61,7 @@ _STRADDLES = (
         _LOW.create(),
         *_straddles(_BORDER),
         source=_SPLIT,
+        tags=("straddle",),
     ),
     _access(
         "straddle-hole-and-slot",
@@ -76,6 +69,7 @@ _STRADDLES = (
         _HIGH.create(),
         *_straddles(_BORDER),
         source=_SPLIT,
+        tags=("straddle",),
     ),
     _access(
         "straddle-a-border-that-a-deletion-made",
@@ -88,6 +82,7 @@ _STRADDLES = (
         _LOW.delete(),
         Touch(_BORDER - 2),
         source=_SPLIT,
+        tags=("straddle",),
     ),
     _access(
         "straddle-a-border-that-a-move-made",
@@ -99,6 +94,7 @@ _STRADDLES = (
         Touch(_BORDER - 1, width=2),
         Touch(_BORDER + PAGE_SIZE_BYTES - 3),
         source=_SPLIT,
+        tags=("straddle",),
     ),
 )
 
@@ -112,7 +108,7 @@ _SWEEPS = (
         Sweep(0x100 * PAGE_SIZE_BYTES, 4096),
         Sweep(0x100 * PAGE_SIZE_BYTES + 0x400, 3072, "write", 4, 0x0DDBA115),
         Sweep(0x100 * PAGE_SIZE_BYTES, 4096),
-        tag="sweep",
+        tags=("sweep",),
     ),
     _access(
         "sweep-over-two-slots",
@@ -123,7 +119,7 @@ _SWEEPS = (
         # The elements do not line up with the border: one of them straddles it.
         Sweep(_BORDER - 63, 31, "write", 4, 0x1B2B3B4B),
         Sweep(_BORDER - 63, 63, width=2),
-        tag="sweep",
+        tags=("sweep",),
     ),
     _access(
         "sweep-from-a-slot-into-a-hole",
@@ -133,7 +129,7 @@ _SWEEPS = (
         Sweep(_BORDER - 32, 16),
         Sweep(_BORDER - 30, 16, "write", 4, 0x27182818),
         source=_SPLIT,
-        tag="sweep",
+        tags=("sweep",),
     ),
     _access(
         "sweep-from-a-hole-into-a-slot",
@@ -143,7 +139,7 @@ _SWEEPS = (
         Sweep(_BORDER - 32, 16),
         Sweep(_BORDER - 30, 32, width=2),
         source=_SPLIT,
-        tag="sweep",
+        tags=("sweep",),
     ),
     _access(
         "sweep-over-a-hole-in-the-middle",
@@ -153,7 +149,7 @@ _SWEEPS = (
         Sweep(_BORDER - 16, 1032),
         Sweep(_BORDER - 16, 1032, "write", 4, 0x50505050),
         source=_SPLIT,
-        tag="sweep",
+        tags=("sweep",),
     ),
 )
 
@@ -166,7 +162,7 @@ _MMIO = (
         Touch(0),
         Touch(0xFFFEFFFC),
         source=API_MMIO,
-        tag="mmio",
+        tags=("mmio",),
     ),
     _access(
         "mmio-then-memory-then-mmio",
@@ -179,7 +175,7 @@ _MMIO = (
         _LOW.create(),
         read(0x100),
         source="152482580a1b, ddfd1730fd82",
-        tag="mmio",
+        tags=("mmio",),
     ),
     _access(
         "host-writes-are-seen",
@@ -190,7 +186,7 @@ _MMIO = (
         read(0x100, 0x200),
         HostWrite(Place("a", 0xFFE), 0x01020304),
         Touch(_BORDER - 2),
-        tag="content",
+        tags=("content",),
     ),
 )
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Unpack
 
+from vmm.catalogue._area import Area, Own
 from vmm.catalogue._build import HUGE, A, B, Slot, at, creates, read
 from vmm.scenario.clocks import LAYOUTS
 from vmm.scenario.operations import (
@@ -60,28 +62,22 @@ def _run(clock: Clock, vcpu: int = 0, as_id: AsId = 0) -> tuple[AnyOperation, ..
     return (*asks, read(_IDLE_GFN, vcpu=vcpu, as_id=as_id), Inspect())
 
 
-def _scenario(
-    name: str,
-    clock: Clock,
-    why: str,
-    *operations: AnyOperation,
-    source: str = _SOURCE,
-    mappings: tuple[Mapping, ...] = (A, B),
-    needs: tuple[str, ...] = (),
-    tags: tuple[str, ...] = (),
-    vcpus: int = 1,
-) -> Scenario:
-    return Scenario(
-        name=f"clocks-{clock.replace('_', '-')}-{name}",
-        why=why,
-        source=source,
-        tags=("clocks", *tags),
-        needs=(*_NEEDS[clock], *needs),
-        mappings=mappings,
+_AREAS = {
+    clock: Area(
+        prefix=f"clocks-{clock.replace('_', '-')}-",
+        tags=("clocks",),
+        source=_SOURCE,
+        needs=needs,
         survey="none",
-        vcpus=vcpus,
-        operations=operations,
     )
+    for clock, needs in _NEEDS.items()
+}
+
+
+def _scenario(
+    name: str, clock: Clock, why: str, *operations: AnyOperation, **own: Unpack[Own]
+) -> Scenario:
+    return _AREAS[clock](name, why, *operations, **own)
 
 
 def _after_each(clock: Clock, *calls: AnyOperation) -> tuple[AnyOperation, ...]:

@@ -1,5 +1,6 @@
 """Deletion by memory_size 0: what it checks, what it ignores, and what may follow it."""
 
+from vmm.catalogue._area import Area
 from vmm.catalogue._build import (
     API,
     NOWHERE,
@@ -17,7 +18,6 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
-    AnyOperation,
     Scenario,
     SetUserMemoryRegion,
 )
@@ -96,15 +96,11 @@ _ABSENT = (
 )
 
 
-def _order(name: str, why: str, *operations: AnyOperation) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source="0774a964ef56: a lookup began beyond the last entry",
-        tags=("delete", "array"),
-        mappings=(A, B),
-        operations=(*creates(*_ROW), *operations),
-    )
+_order = Area(
+    tags=("delete", "array"),
+    source="0774a964ef56: a lookup began beyond the last entry",
+    before=creates(*_ROW),
+)
 
 
 _ORDERS = (

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
-from vmm.catalogue._build import API_DIRTY, HUGE, A, B, Slot, at, creates, read, write
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import API_DIRTY, HUGE, A, Slot, at, creates, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -24,23 +25,8 @@ _OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
 _START = _LOGGED.gfn * PAGE_SIZE_BYTES
 
 
-def _dirty(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = API_DIRTY,
-    mappings: tuple[Mapping, ...] = (A, B),
-) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("dirty",),
-        mappings=mappings,
-        # The surveys only read, so that every dirty page is one that the scenario names.
-        survey="read",
-        operations=operations,
-    )
+_dirty = Area(tags=("dirty",), source=API_DIRTY, survey="read")
+"""The surveys only read, so that every dirty page is one that the scenario names."""
 
 
 def _switched_on(slot: Slot) -> Iterator[AnyOperation]:

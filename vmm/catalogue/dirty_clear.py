@@ -6,7 +6,14 @@ from dataclasses import replace
 import msgspec
 
 from vmm.catalogue._build import A, B, Slot, at, creates, write
-from vmm.catalogue._dirty import INITIALLY_SET, MANUAL, clear, clearing, writes
+from vmm.catalogue._dirty import (
+    INITIALLY_SET,
+    MANUAL,
+    clear,
+    clearing,
+    clearing_initially_set,
+    writes,
+)
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     AnyOperation,
@@ -21,6 +28,7 @@ _HUGE_MEMORY = {
     "thp": Mapping("memory", 1024, "thp"),
     "hugetlb": Mapping("memory", 1024, "hugetlb"),
 }
+_HUGE_NEEDS = {"thp": (), "hugetlb": ("hugetlb_pages",)}
 _SLOT = Slot(1, 0x200, at("memory"), 130, LOG_DIRTY_PAGES)
 _SMALL = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
 _PLAIN = replace(_SMALL, flags=0)
@@ -194,7 +202,7 @@ _STATES = (
 )
 
 _ERRORS = (
-    clearing(
+    replace(clearing, needs=())(
         "clear-on-any-kernel",
         "A kernel without a capability refuses to enable it, and has no call to clear a log.",
         MANUAL,
@@ -206,7 +214,6 @@ _ERRORS = (
         _SMALL.log(),
         source="2a31b9db1535; kvm_vm_ioctl_enable_cap",
         mappings=(A, B),
-        needs=(),
     ),
     clearing(
         "clear-errors-of-slots",
@@ -261,11 +268,9 @@ def _huge(kind: str, options: EnableCap) -> Scenario:
     slot = Slot(1, 0x200, at("memory"), 1024)
     logged = replace(slot, flags=LOG_DIRTY_PAGES)
     marks = (0, 1, 63, 64, 255, 256, 447, 448, 511, 512, 513, 1023)
-    needs = ["manual_dirty_log" if options is MANUAL else "dirty_log_initially_set"]
-    if kind == "hugetlb":
-        needs.append("hugetlb_pages")
     how = "" if options is MANUAL else "-initially-set"
-    return clearing(
+    area = clearing if options is MANUAL else clearing_initially_set
+    return area(
         f"clear-within-huge-pages-{kind}{how}",
         "Parts of a huge page are cleared and written again, each 4 KiB page by itself.",
         options,
@@ -286,7 +291,7 @@ def _huge(kind: str, options: EnableCap) -> Scenario:
         logged.log(),
         source="7cd1bf039eeb",
         mappings=(_HUGE_MEMORY[kind],),
-        needs=tuple(needs),
+        needs=_HUGE_NEEDS[kind],
     )
 
 
@@ -303,9 +308,6 @@ def _over_border(
 ) -> Scenario:
     """Clear pages in the word that spans two huge pages, and write to them."""
     logged = replace(_SPREAD, flags=LOG_DIRTY_PAGES)
-    needs = ["manual_dirty_log" if options is MANUAL else "dirty_log_initially_set"]
-    if kind == "hugetlb":
-        needs.append("hugetlb_pages")
 
     def rounds() -> Iterator[AnyOperation]:
         for number, pages in enumerate(cleared):
@@ -317,14 +319,15 @@ def _over_border(
             yield from writes(_SPREAD, *pages, value=number + 64)
             yield _SPREAD.log()
 
-    return clearing(
+    area = clearing if options is MANUAL else clearing_initially_set
+    return area(
         f"{name}-{kind}{'' if options is MANUAL else '-initially-set'}",
         why,
         options,
         *rounds(),
         source="kvm_arch_mmu_enable_log_dirty_pt_masked",
         mappings=(msgspec.structs.replace(_HUGE_MEMORY[kind], pages=1536),),
-        needs=tuple(needs),
+        needs=_HUGE_NEEDS[kind],
     )
 
 

@@ -10,15 +10,14 @@ from vmm.catalogue._dirty import (
     MANUAL_OFF,
     clear,
     clearing,
+    clearing_initially_set,
     writes,
 )
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
-    AnyOperation,
     EnableCap,
     GetDirtyLog,
     NewVm,
-    Scenario,
 )
 
 _SLOT = Slot(1, 0x200, at("memory"), 130, LOG_DIRTY_PAGES)
@@ -27,16 +26,9 @@ _PLAIN = replace(_SMALL, flags=0)
 _OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
 
 
-def _initially_set(name: str, why: str, *operations: AnyOperation) -> Scenario:
-    return clearing(
-        name,
-        why,
-        INITIALLY_SET,
-        *operations,
-        source=API_MANUAL,
-        mappings=(A, B),
-        needs=("dirty_log_initially_set",),
-    )
+_initially_set = replace(
+    clearing_initially_set, source=API_MANUAL, mappings=(A, B), before=(INITIALLY_SET,)
+)
 
 
 SCENARIOS = (

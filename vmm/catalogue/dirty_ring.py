@@ -1,5 +1,6 @@
 """The dirty ring: each vCPU lists the pages that it wrote, until the host resets them."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from vmm.catalogue._build import HUGE, Slot, at, creates, read, write
@@ -22,6 +23,7 @@ from vmm.scenario.operations import (
 )
 
 _SLOT = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
+_FIRST, _SECOND = HarvestDirtyRing(0), HarvestDirtyRing(1)
 _PLAIN = replace(_SLOT, flags=0)
 _OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
 _START = _SLOT.gfn * PAGE_SIZE_BYTES
@@ -85,7 +87,8 @@ def _on_huge_pages(enable: EnableCap) -> Scenario:
     )
 
 
-def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
+def _named(enable: EnableCap) -> tuple[Scenario, ...]:
+    """Return the scenarios about which pages a ring lists."""
     return (
         ring_scenario(
             "ring-names-what-was-written",
@@ -103,81 +106,22 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
             RESET,
         ),
         ring_scenario(
-            "ring-reset-tracks-anew",
-            "A page that was reset is reported again when it is written again, and only then.",
+            "ring-without-host-writes",
+            "What the host writes through its mapping is never reported.",
             enable,
             _SLOT.create(),
-            *writes(_SLOT, 0, 2),
+            HostWrite(Place("a", 2 * PAGE_SIZE_BYTES + 0x200), 0xDEADBEEF),
+            HARVEST,
+            *writes(_SLOT, 3),
             HARVEST,
             RESET,
-            HARVEST,
-            *writes(_SLOT, 2),
-            HARVEST,
-            RESET,
-            *writes(_SLOT, 0, 2),
-            HARVEST,
-            RESET,
-        ),
-        ring_scenario(
-            "ring-reset-in-any-order",
-            "Pages that were written in descending or mixed order are tracked again like others.",
-            enable,
-            _SLOT.create(),
-            *(
-                op
-                for order in ((3, 2, 1, 0), (1, 3, 0, 2))
-                for _ in range(2)
-                for op in (*writes(_SLOT, *order), HARVEST, RESET)
-            ),
-            source="kvm_dirty_ring_reset",
-        ),
-        ring_scenario(
-            "ring-reset-of-runs",
-            "A reset tracks pages again that are 64 apart, in descending order, and alternately "
-            "in two slots.",
-            enable,
-            *creates(_WIDE, _AS_WIDE),
-            *(
-                op
-                for order in _RUNS
-                for _ in range(2)
-                for op in (
-                    *(each for slot, page in order for each in writes(slot, page)),
-                    HARVEST,
-                    RESET,
-                )
-            ),
-            source="kvm_dirty_ring_reset",
-            mappings=(Mapping("wide", _WIDE.pages), Mapping("as-wide", _AS_WIDE.pages)),
         ),
         _on_huge_pages(enable),
-        ring_scenario(
-            "ring-not-reset-yet",
-            "Between harvest and reset, writes to other pages are reported; writes to the same "
-            "pages may be.",
-            enable,
-            _SLOT.create(),
-            *writes(_SLOT, 0),
-            HARVEST,
-            *writes(_SLOT, 0, 1),
-            HARVEST,
-            RESET,
-            *writes(_SLOT, 0, 1),
-            HARVEST,
-            RESET,
-        ),
-        ring_scenario(
-            "ring-reset-of-nothing",
-            "A reset frees what was harvested, and nothing else: other entries stay.",
-            enable,
-            RESET,
-            _SLOT.create(),
-            *writes(_SLOT, 1, 2),
-            RESET,
-            HARVEST,
-            RESET,
-            RESET,
-        ),
+    )
+
+
+def _instructions(enable: EnableCap) -> tuple[Scenario, ...]:
+    return (
         ring_scenario(
             "ring-of-writes-of-every-width",
             "One byte is enough, and a write across a page's or a slot's end makes two dirty.",
@@ -212,21 +156,100 @@ def _contents(enable: EnableCap) -> tuple[Scenario, ...]:
             HARVEST,
             RESET,
         ),
+    )
+
+
+def _reset_of_runs(enable: EnableCap) -> Scenario:
+    return ring_scenario(
+        "ring-reset-of-runs",
+        "A reset tracks pages again that are 64 apart, in descending order, and alternately "
+        "in two slots.",
+        enable,
+        *creates(_WIDE, _AS_WIDE),
+        *(
+            op
+            for order in _RUNS
+            for _ in range(2)
+            for op in (
+                *(each for slot, page in order for each in writes(slot, page)),
+                HARVEST,
+                RESET,
+            )
+        ),
+        source="kvm_dirty_ring_reset",
+        mappings=(Mapping("wide", _WIDE.pages), Mapping("as-wide", _AS_WIDE.pages)),
+    )
+
+
+def _resets(enable: EnableCap) -> tuple[Scenario, ...]:
+    return (
         ring_scenario(
-            "ring-without-host-writes",
-            "What the host writes through its mapping is never reported.",
+            "ring-reset-tracks-anew",
+            "A page that was reset is reported again when it is written again, and only then.",
             enable,
             _SLOT.create(),
-            HostWrite(Place("a", 2 * PAGE_SIZE_BYTES + 0x200), 0xDEADBEEF),
+            *writes(_SLOT, 0, 2),
             HARVEST,
-            *writes(_SLOT, 3),
+            RESET,
             HARVEST,
+            *writes(_SLOT, 2),
+            HARVEST,
+            RESET,
+            *writes(_SLOT, 0, 2),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-reset-in-any-order",
+            "Pages that were written in descending or mixed order are tracked again like others.",
+            enable,
+            _SLOT.create(),
+            *(
+                op
+                for order in ((3, 2, 1, 0), (1, 3, 0, 2))
+                for _ in range(2)
+                for op in (*writes(_SLOT, *order), HARVEST, RESET)
+            ),
+            source="kvm_dirty_ring_reset",
+        ),
+        _reset_of_runs(enable),
+    )
+
+
+def _without_reset(enable: EnableCap) -> tuple[Scenario, ...]:
+    """Return the scenarios with entries that no reset has freed yet."""
+    return (
+        ring_scenario(
+            "ring-not-reset-yet",
+            "Between harvest and reset, writes to other pages are reported; writes to the same "
+            "pages may be.",
+            enable,
+            _SLOT.create(),
+            *writes(_SLOT, 0),
+            HARVEST,
+            *writes(_SLOT, 0, 1),
+            HARVEST,
+            RESET,
+            *writes(_SLOT, 0, 1),
+            HARVEST,
+            RESET,
+        ),
+        ring_scenario(
+            "ring-reset-of-nothing",
+            "A reset frees what was harvested, and nothing else: other entries stay.",
+            enable,
+            RESET,
+            _SLOT.create(),
+            *writes(_SLOT, 1, 2),
+            RESET,
+            HARVEST,
+            RESET,
             RESET,
         ),
     )
 
 
-def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
+def _logged_slots(enable: EnableCap) -> tuple[Scenario, ...]:
     return (
         ring_scenario(
             "ring-beside-other-slots",
@@ -254,22 +277,6 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
             RESET,
         ),
         ring_scenario(
-            "ring-while-slots-change",
-            "Entries stay until they are harvested, whatever happens to their slot meanwhile.",
-            enable,
-            *creates(_SLOT, _OTHER),
-            *writes(_SLOT, 1),
-            _SLOT.move(0x108),
-            write(0x10A, 7),
-            *writes(_OTHER, 3),
-            _OTHER.delete(),
-            HARVEST,
-            RESET,
-            write(0x109, 8),
-            HARVEST,
-            RESET,
-        ),
-        ring_scenario(
             "ring-with-logging-off-and-on",
             "Without LOG_DIRTY_PAGES nothing is reported; with it everything is, also pages that "
             "were mapped before.",
@@ -285,6 +292,27 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
             HARVEST,
             _SLOT.create(),
             *writes(_SLOT, 2),
+            HARVEST,
+            RESET,
+        ),
+    )
+
+
+def _changed_slots(enable: EnableCap) -> tuple[Scenario, ...]:
+    return (
+        ring_scenario(
+            "ring-while-slots-change",
+            "Entries stay until they are harvested, whatever happens to their slot meanwhile.",
+            enable,
+            *creates(_SLOT, _OTHER),
+            *writes(_SLOT, 1),
+            _SLOT.move(0x108),
+            write(0x10A, 7),
+            *writes(_OTHER, 3),
+            _OTHER.delete(),
+            HARVEST,
+            RESET,
+            write(0x109, 8),
             HARVEST,
             RESET,
         ),
@@ -304,6 +332,11 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
             HARVEST,
             RESET,
         ),
+    )
+
+
+def _shorter_slots(enable: EnableCap) -> tuple[Scenario, ...]:
+    return (
         ring_scenario(
             "ring-entries-of-a-shorter-slot",
             "Resetting entries beyond the end of a new slot, or of no slot at all, is harmless.",
@@ -340,7 +373,6 @@ def _slots(enable: EnableCap) -> tuple[Scenario, ...]:
 
 
 def _vcpus(enable: EnableCap) -> tuple[Scenario, ...]:
-    first, second = HarvestDirtyRing(0), HarvestDirtyRing(1)
     return (
         ring_scenario(
             "ring-of-each-vcpu",
@@ -350,13 +382,13 @@ def _vcpus(enable: EnableCap) -> tuple[Scenario, ...]:
             *writes(_SLOT, 0, 1),
             *writes(_SLOT, 2, vcpu=1),
             *writes(_OTHER, 3, vcpu=1),
-            second,
-            first,
+            _SECOND,
+            _FIRST,
             RESET,
             *writes(_SLOT, 2),
             *writes(_SLOT, 0, vcpu=1),
-            first,
-            second,
+            _FIRST,
+            _SECOND,
             RESET,
             vcpus=2,
         ),
@@ -368,15 +400,20 @@ def _vcpus(enable: EnableCap) -> tuple[Scenario, ...]:
             *writes(_SLOT, 0),
             *writes(_SLOT, 1, vcpu=1),
             *writes(_SLOT, 2, vcpu=2),
-            second,
+            _SECOND,
             RESET,
             *writes(_SLOT, 1, vcpu=2),
-            first,
+            _FIRST,
             HarvestDirtyRing(2),
-            second,
+            _SECOND,
             RESET,
             vcpus=3,
         ),
+    )
+
+
+def _written_by_two(enable: EnableCap) -> tuple[Scenario, ...]:
+    return (
         ring_scenario(
             "ring-of-one-page-written-by-two",
             "A page that two vCPUs wrote is in at least one ring, and again after a reset.",
@@ -384,12 +421,12 @@ def _vcpus(enable: EnableCap) -> tuple[Scenario, ...]:
             _SLOT.create(),
             *writes(_SLOT, 1),
             *writes(_SLOT, 1, vcpu=1),
-            first,
-            second,
+            _FIRST,
+            _SECOND,
             RESET,
             *writes(_SLOT, 1, vcpu=1),
-            second,
-            first,
+            _SECOND,
+            _FIRST,
             RESET,
             vcpus=2,
         ),
@@ -406,17 +443,22 @@ def _in_pieces(slot: Slot, pages: range) -> tuple[AnyOperation, ...]:
     return tuple(operations)
 
 
-def _full(enable: EnableCap) -> tuple[Scenario, ...]:
+def _larger_than_the_ring(enable: EnableCap) -> Slot:
+    """Return a slot whose pages overfill a ring, in a mapping of its own."""
     entries = enable.argument // _ENTRY_BYTES
-    slot = Slot(1, 0x1000, at("memory"), entries + entries // 4, LOG_DIRTY_PAGES)
-    memory = (Mapping("memory", slot.pages),)
-    rounds: list[AnyOperation] = []
+    return Slot(1, 0x1000, at("memory"), entries + entries // 4, LOG_DIRTY_PAGES)
+
+
+def _rounds(slot: Slot) -> Iterator[AnyOperation]:
+    """Write a slot's pages, few at a time, each time with a harvest and a reset."""
     for start in range(0, slot.pages, _PIECE):
-        rounds += [
-            *_in_pieces(slot, range(start, min(start + _PIECE, slot.pages))),
-            HARVEST,
-            RESET,
-        ]
+        yield from _in_pieces(slot, range(start, min(start + _PIECE, slot.pages)))
+        yield from (HARVEST, RESET)
+
+
+def _round_trips(enable: EnableCap) -> tuple[Scenario, ...]:
+    slot = _larger_than_the_ring(enable)
+    rounds = tuple(_rounds(slot))
     return (
         ring_scenario(
             "ring-goes-round",
@@ -425,7 +467,7 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
             slot.create(),
             *rounds,
             *rounds,
-            mappings=memory,
+            mappings=(Mapping("memory", slot.pages),),
         ),
         ring_scenario(
             "ring-full",
@@ -438,8 +480,15 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
             *_in_pieces(slot, range(slot.pages)),
             HARVEST,
             RESET,
-            mappings=memory,
+            mappings=(Mapping("memory", slot.pages),),
         ),
+    )
+
+
+def _nearly_full(enable: EnableCap) -> tuple[Scenario, ...]:
+    slot = _larger_than_the_ring(enable)
+    entries = enable.argument // _ENTRY_BYTES
+    return (
         ring_scenario(
             "ring-keeps-a-reserve",
             "A vCPU stops while 64 entries are still free: they are for what a single exit may "
@@ -455,7 +504,7 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
             HARVEST,
             RESET,
             source="KVM_DIRTY_RING_RSVD_ENTRIES; kvm_dirty_ring_soft_full",
-            mappings=memory,
+            mappings=(Mapping("memory", slot.pages),),
         ),
         ring_scenario(
             "ring-full-of-one-vcpu",
@@ -471,7 +520,7 @@ def _full(enable: EnableCap) -> tuple[Scenario, ...]:
             *writes(slot, 0, 1),
             HarvestDirtyRing(0),
             RESET,
-            mappings=memory,
+            mappings=(Mapping("memory", slot.pages),),
             vcpus=2,
         ),
     )
@@ -481,8 +530,15 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return the scenarios about the dirty ring."""
     enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes or PAGE_SIZE_BYTES)
     return (
-        *_contents(enable),
-        *_slots(enable),
+        *_named(enable),
+        *_instructions(enable),
+        *_resets(enable),
+        *_without_reset(enable),
+        *_logged_slots(enable),
+        *_changed_slots(enable),
+        *_shorter_slots(enable),
         *_vcpus(enable),
-        *_full(enable),
+        *_written_by_two(enable),
+        *_round_trips(enable),
+        *_nearly_full(enable),
     )

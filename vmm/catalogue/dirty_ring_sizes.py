@@ -20,21 +20,17 @@ _SLOT = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
 _SET_AND_RING = "kvm_mmu_slot_apply_flags; kvm_prepare_memory_region"
 
 
-def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return the scenarios about enabling a ring."""
-    most = features.dirty_ring_max_bytes
-    enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes or PAGE_SIZE_BYTES)
+def _of_size(size_bytes: int) -> EnableCap:
+    return EnableCap("DIRTY_LOG_RING", size_bytes)
 
-    def of_size(size_bytes: int) -> EnableCap:
-        return EnableCap(enable.cap, size_bytes)
 
-    acq_rel = EnableCap("DIRTY_LOG_RING_ACQ_REL", enable.argument)
+def _sizes(least: int, most: int) -> tuple[Scenario, ...]:
     return (
         ring_scenario(
             "ring-sizes-refused",
             "A size is a power of two, at least a page, and not too large: EINVAL, then E2BIG.",
-            *map(of_size, (0, 1, 16, 1024, 2048, 4095, 4097, 3 * 4096, most + 4096)),
-            *map(of_size, (2 * most, 1 << 31, 1 << 32)),
+            *map(_of_size, (0, 1, 16, 1024, 2048, 4095, 4097, 3 * 4096, most + 4096)),
+            *map(_of_size, (2 * most, 1 << 31, 1 << 32)),
             RESET,
             _SLOT.create(),
             *writes(_SLOT, 1),
@@ -45,7 +41,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             ring_scenario(
                 f"ring-of-{which}-size",
                 f"The {which} ring that the kernel offers works like any other.",
-                of_size(size_bytes),
+                _of_size(size_bytes),
                 _SLOT.create(),
                 *writes(_SLOT, 1, 2),
                 HARVEST,
@@ -54,15 +50,21 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
                 HARVEST,
                 RESET,
             )
-            for which, size_bytes in (("smallest", enable.argument), ("largest", most))
+            for which, size_bytes in (("smallest", least), ("largest", most))
         ),
+    )
+
+
+def _when(enable: EnableCap, most: int) -> tuple[Scenario, ...]:
+    acq_rel = EnableCap("DIRTY_LOG_RING_ACQ_REL", enable.argument)
+    return (
         ring_scenario(
             "ring-enabled-once",
             "The ring is enabled once: the same size again, or another one, is EINVAL.",
             enable,
             enable,
-            of_size(2 * enable.argument),
-            of_size(2 * most),
+            _of_size(2 * enable.argument),
+            _of_size(2 * most),
             _SLOT.create(),
             *writes(_SLOT, 1),
             HARVEST,
@@ -76,7 +78,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             _SLOT.create(),
             *writes(_SLOT, 1),
             enable,
-            of_size(2 * most),
+            _of_size(2 * most),
             HARVEST,
             RESET,
             _SLOT.log(),
@@ -93,6 +95,12 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             RESET,
             needs=("dirty_ring_bytes", "dirty_ring_acq_rel"),
         ),
+    )
+
+
+def _replaced(enable: EnableCap) -> tuple[Scenario, ...]:
+    """Return the scenarios about the dirty log, which a ring replaces."""
+    return (
         ring_scenario(
             "ring-instead-of-the-log",
             "With a ring there is no dirty log: ENXIO for reading and clearing, before all else.",
@@ -121,6 +129,22 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             source="kvm_use_dirty_bitmap",
             needs=("dirty_ring_bytes", "manual_dirty_log"),
         ),
+        ring_scenario(
+            "ring-enabled-over-logged-slots",
+            "A slot that already has a dirty log is tracked by the ring from then on.",
+            _SLOT.create(),
+            enable,
+            RESET,
+            *writes(_SLOT, 0),
+            HARVEST,
+            RESET,
+            _SLOT.log(),
+        ),
+    )
+
+
+def _initially_set(enable: EnableCap) -> tuple[Scenario, ...]:
+    return (
         ring_scenario(
             "ring-and-initially-set",
             "A ring cannot begin with all pages: it names only pages that are written.",
@@ -159,6 +183,11 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             source=_SET_AND_RING,
             needs=("dirty_ring_bytes", "dirty_log_initially_set"),
         ),
+    )
+
+
+def _new_vms(enable: EnableCap) -> tuple[Scenario, ...]:
+    return (
         ring_scenario(
             "ring-of-one-vm",
             "A new VM begins without a ring, and has a dirty log.",
@@ -177,15 +206,17 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             HARVEST,
             RESET,
         ),
-        ring_scenario(
-            "ring-enabled-over-logged-slots",
-            "A slot that already has a dirty log is tracked by the ring from then on.",
-            _SLOT.create(),
-            enable,
-            RESET,
-            *writes(_SLOT, 0),
-            HARVEST,
-            RESET,
-            _SLOT.log(),
-        ),
+    )
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return the scenarios about enabling a ring."""
+    least, most = features.dirty_ring_bytes or PAGE_SIZE_BYTES, features.dirty_ring_max_bytes
+    enable = _of_size(least)
+    return (
+        *_sizes(least, most),
+        *_when(enable, most),
+        *_replaced(enable),
+        *_initially_set(enable),
+        *_new_vms(enable),
     )

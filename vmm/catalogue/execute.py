@@ -1,13 +1,10 @@
 """Execution of instructions in a slot: they are fetched from where the slot is now."""
 
-from vmm.catalogue._build import HUGE, A, B, Slot, at, read
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import API, HUGE, Slot, at, read
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
-    AnyOperation,
     Execute,
-    Mapping,
-    Scenario,
-    Survey,
 )
 
 _ONE = Slot(1, 0x100, at("a"), pages=2)
@@ -18,23 +15,7 @@ def _at(gfn: int) -> Execute:
     return Execute(gfn * PAGE_SIZE_BYTES)
 
 
-def _execute(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = "api.rst 4.35 KVM_SET_USER_MEMORY_REGION",
-    mappings: tuple[Mapping, ...] = (A, B),
-    survey: Survey = "write",
-) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("execute",),
-        mappings=mappings,
-        survey=survey,
-        operations=operations,
-    )
+_execute = Area(tags=("execute",), source=API)
 
 
 SCENARIOS = (

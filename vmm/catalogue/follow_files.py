@@ -1,5 +1,8 @@
 """A slot follows its host mapping when other memory is mapped there, or its file changes."""
 
+from typing import Unpack
+
+from vmm.catalogue._area import Area, Own
 from vmm.catalogue._build import Slot, at, creates, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -45,20 +48,27 @@ def _looks(turn: int, gfn: int = _GFN) -> tuple[AnyOperation, ...]:
     )
 
 
+_area = Area(
+    prefix="follow-",
+    tags=("follow",),
+    source=_NOTIFIER,
+    needs=("sync_mmu",),
+    survey="none",
+)
+
+
 def _follow(
     name: str,
     why: str,
-    mappings: tuple[Mapping, ...],
+    memory: tuple[Mapping, ...],
     *changes: AnyOperation,
     flags: int = 0,
-    needs: tuple[str, ...] = (),
-    source: str = _NOTIFIER,
-    slow: bool = False,
+    **own: Unpack[Own],
 ) -> Scenario:
     """Return a scenario that accesses a slot on each mapping before, between and after changes."""
     slots = [
         Slot(number + 1, _GFN + 0x10 * number, at(mapping.name), 6, flags)
-        for number, mapping in enumerate(mappings)
+        for number, mapping in enumerate(memory)
     ]
 
     def look(turn: int) -> tuple[AnyOperation, ...]:
@@ -66,43 +76,33 @@ def _follow(
         looks = (op for slot in slots for op in _looks(turn * 8 + slot.slot, slot.gfn))
         return (*looks, *logs)
 
-    return Scenario(
-        name=f"follow-{name}",
-        why=why,
-        source=source,
-        tags=("follow", "slow") if slow else ("follow",),
-        needs=("sync_mmu", *needs),
-        mappings=mappings,
-        survey="none",
-        operations=(
-            *creates(*slots),
-            *look(1),
-            *(op for turn, change in enumerate(changes, 2) for op in (change, *look(turn))),
-        ),
+    own["mappings"] = memory
+    return _area(
+        name,
+        why,
+        *creates(*slots),
+        *look(1),
+        *(op for turn, change in enumerate(changes, 2) for op in (change, *look(turn))),
+        **own,
     )
 
 
 def _first_read(
-    name: str, why: str, mapping: Mapping, *changes: HostChangeKind, slow: bool = False
+    name: str, why: str, mapping: Mapping, *changes: HostChangeKind, **own: Unpack[Own]
 ) -> Scenario:
     """Return a scenario whose guest only reads before the first change, and writes after each."""
-    return Scenario(
-        name=f"follow-{name}",
-        why=why,
-        source=_NOTIFIER,
-        tags=("follow", "slow") if slow else ("follow",),
-        needs=("sync_mmu",),
-        mappings=(mapping,),
-        survey="none",
-        operations=(
-            Slot(1, _GFN, at(mapping.name), 6).create(),
-            *(read(_GFN + page) for page in _PAGES),
-            *(
-                op
-                for turn, how in enumerate(changes, 1)
-                for op in (_change(how, mapping, 1, 3), *_looks(turn))
-            ),
+    own["mappings"] = (mapping,)
+    return _area(
+        name,
+        why,
+        Slot(1, _GFN, at(mapping.name), 6).create(),
+        *(read(_GFN + page) for page in _PAGES),
+        *(
+            op
+            for turn, how in enumerate(changes, 1)
+            for op in (_change(how, mapping, 1, 3), *_looks(turn))
         ),
+        **own,
     )
 
 
@@ -289,7 +289,7 @@ SCENARIOS = (
         _change("page_out", _A, 0, 6),
         _change("page_out", _FILE, 1, 3),
         flags=LOG_DIRTY_PAGES,
-        slow=True,
+        tags=("slow",),
         source="madvise_cold_or_pageout_pte_range; mmu_notifier_clear_flush_young",
     ),
     _follow(
@@ -299,7 +299,7 @@ SCENARIOS = (
         _change("move_away", _A, 1, 3),
         _change("move_back", _A, 1, 3),
         flags=LOG_DIRTY_PAGES,
-        slow=True,
+        tags=("slow",),
     ),
     _follow(
         "a-truncated-file-in-a-logged-slot",
@@ -308,7 +308,7 @@ SCENARIOS = (
         _change("truncate", _FILE, 2, 4),
         _change("extend", _FILE, 2, 4),
         flags=LOG_DIRTY_PAGES,
-        slow=True,
+        tags=("slow",),
         source="api.rst 4.35; hva_to_pfn (VM_FAULT_SIGBUS)",
     ),
     _follow(
@@ -349,7 +349,7 @@ SCENARIOS = (
         *_settled("fetch_later", 1, 3),
         *_settled("fetch_later", 0, 6),
         source="Documentation/admin-guide/mm/userfaultfd.rst; hva_to_pfn_slow",
-        slow=True,
+        tags=("slow",),
     ),
     _first_read(
         "pages-fetched-after-reads",
@@ -357,7 +357,7 @@ SCENARIOS = (
         _A,
         "fetch_later",
         "settle",
-        slow=True,
+        tags=("slow",),
     ),
     _follow(
         "pages-fetched-in-a-logged-slot",
@@ -366,7 +366,7 @@ SCENARIOS = (
         *_settled("fetch_later", 1, 3),
         flags=LOG_DIRTY_PAGES,
         source="Documentation/admin-guide/mm/userfaultfd.rst; hva_to_pfn_slow",
-        slow=True,
+        tags=("slow",),
     ),
     _follow(
         "pages-that-are-guarded",
@@ -376,7 +376,7 @@ SCENARIOS = (
         *_settled("guard", 1, 3),
         *_settled("guard", 0, 6),
         source="Documentation/admin-guide/mm/userfaultfd.rst; change_protection",
-        slow=True,
+        tags=("slow",),
     ),
     _follow(
         "guarded-pages-in-a-logged-slot",
@@ -385,7 +385,7 @@ SCENARIOS = (
         *_settled("guard", 1, 3),
         flags=LOG_DIRTY_PAGES,
         source="Documentation/admin-guide/mm/userfaultfd.rst; change_protection",
-        slow=True,
+        tags=("slow",),
     ),
     Scenario(
         name="follow-collapsed-pages",

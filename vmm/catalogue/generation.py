@@ -6,7 +6,8 @@ power of two of changes they may be equal again, but an old SPTE must not become
 
 from collections.abc import Iterator
 
-from vmm.catalogue._build import API_MMIO, A, B, Slot, at, read, write
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import API_MMIO, Slot, at, read, write
 from vmm.scenario.features import Features
 from vmm.scenario.operations import LOG_DIRTY_PAGES, AnyOperation, EnableCap, Scenario
 
@@ -47,23 +48,11 @@ def _all_bits(features: Features) -> Iterator[AnyOperation]:
     yield write(_COMES.gfn, 0xC0DE0000)
 
 
-def _comes_round(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    tags: tuple[str, ...] = (),
-    needs: tuple[str, ...] = (),
-) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source=f"{API_MMIO}; check_mmio_spte, kvm_mmu_invalidate_mmio_sptes",
-        tags=("generation", "mmio", *tags),
-        mappings=(A, B),
-        needs=needs,
-        operations=operations,
-        survey="none",
-    )
+_comes_round = Area(
+    tags=("generation", "mmio"),
+    source=f"{API_MMIO}; check_mmio_spte, kvm_mmu_invalidate_mmio_sptes",
+    survey="none",
+)
 
 
 def scenarios(features: Features) -> tuple[Scenario, ...]:

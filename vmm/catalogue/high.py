@@ -1,6 +1,7 @@
 """Gpas from 4 GiB on, which only a guest in 64-bit mode reaches, up to the last gfn."""
 
-from vmm.catalogue._build import API, HUGE, A, B, Slot, at, creates, deletes, read, write
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import API, HUGE, B, Slot, at, creates, deletes, read, write
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -11,7 +12,6 @@ from vmm.scenario.operations import (
     Guest,
     Mapping,
     Scenario,
-    Survey,
     Sweep,
     Touch,
 )
@@ -25,29 +25,8 @@ _ONE = Slot(1, _HIGH_GFN, at("a"), pages=2)
 _STALE = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
 
 
-def _high(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = API,
-    tag: str = "create",
-    mappings: tuple[Mapping, ...] = (A, B),
-    needs: tuple[str, ...] = (),
-    survey: Survey = "write",
-    vcpus: int = 1,
-) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("high", tag),
-        mappings=mappings,
-        needs=needs,
-        survey=survey,
-        vcpus=vcpus,
-        guest=Guest(gpa=0x10000),  # Away from the border.
-        operations=operations,
-    )
+_high = Area(tags=("high",), source=API, guest=Guest(gpa=0x10000))
+"""The guest lies away from the border."""
 
 
 def _straddling() -> tuple[AnyOperation, ...]:
@@ -68,6 +47,7 @@ _PLACES = (
         "A slot that begins below 4 GiB and ends above it is one slot.",
         Slot(1, _BORDER_GFN - 2, at("a"), pages=4).create(),
         *_straddling(),
+        tags=("create",),
     ),
     _high(
         "high-create-on-both-sides-of-4-gib",
@@ -76,12 +56,14 @@ _PLACES = (
         *_straddling(),
         Slot(1, 0, 0).delete(),
         *_straddling(),
+        tags=("create",),
     ),
     _high(
         "high-create-at-1-tib",
         "A slot can lie far above the host's own memory.",
         *creates(Slot(1, _TIB_GFN, at("a"), pages=2), Slot(2, _TIB_GFN - 1, at("b"))),
         Slot(1, 0, 0).delete(),
+        tags=("create",),
     ),
     _high(
         "high-twins",
@@ -92,12 +74,13 @@ _PLACES = (
         ),
         Slot(3, 0, 0).delete(),
         Slot(1, 0, 0).delete(),
+        tags=("create",),
     ),
     _high(
         "high-create-on-huge-pages",
         "Above 4 GiB, too, a slot aligned with huge pages reaches only its own pages.",
         Slot(1, 0x14_0000, at("huge"), pages=513).create(),
-        tag="huge",
+        tags=("huge",),
         mappings=(HUGE,),
     ),
 )
@@ -114,7 +97,7 @@ _MOVES = (
         Slot(1, 0x100, at("a"), pages=2).create(),
         read(0x100),
         source=_STALE,
-        tag="move",
+        tags=("move",),
     ),
     _high(
         "high-move-over-the-border-by-one-page",
@@ -122,7 +105,7 @@ _MOVES = (
         Slot(1, _BORDER_GFN - 3, at("a"), pages=3).create(),
         *(Slot(1, _BORDER_GFN + n, at("a"), pages=3).create() for n in (-2, -1, 0, -1)),
         source=_STALE,
-        tag="move",
+        tags=("move",),
     ),
     _high(
         "high-move-again-and-again",
@@ -133,7 +116,7 @@ _MOVES = (
         # The gpa's bits below 4 GiB alone are another gpa.
         Touch((_HIGH_GFN + 1) % _BORDER_GFN * PAGE_SIZE_BYTES),
         source=_STALE,
-        tag="move",
+        tags=("move",),
     ),
     _high(
         "high-move-with-two-vcpus",
@@ -143,7 +126,7 @@ _MOVES = (
         Slot(2, _HIGH_GFN, at("b"), pages=2).create(),
         Slot(1, 0, 0).delete(),
         source=_STALE,
-        tag="vcpus",
+        tags=("vcpus",),
         vcpus=2,
     ),
     _high(
@@ -153,7 +136,7 @@ _MOVES = (
         _ONE.move(_TIB_GFN - 1),
         _ONE.move(_TIB_GFN + 1),
         _ONE.move(_TIB_GFN + 2),
-        tag="move",
+        tags=("move",),
     ),
 )  # fmt: skip
 
@@ -168,7 +151,7 @@ _ACCESS = (
         Sweep(_BORDER - 0x21, 64, width=1),
         Sweep(_BORDER + PAGE_SIZE_BYTES - 0x20, 10),
         Sweep(_BORDER + PAGE_SIZE_BYTES - 0x20, 10, "write", value=0x55667788),
-        tag="access",
+        tags=("access",),
     ),
     _high(
         "high-execute-then-move-then-execute",
@@ -179,7 +162,7 @@ _ACCESS = (
         Execute((_HIGH_GFN + 0x1001) * PAGE_SIZE_BYTES),
         Execute((_HIGH_GFN + 1) * PAGE_SIZE_BYTES),
         source=_STALE,
-        tag="execute",
+        tags=("execute",),
     ),
     _high(
         "high-readonly",
@@ -188,7 +171,7 @@ _ACCESS = (
         write(_HIGH_GFN, 0x01020304),
         read(_HIGH_GFN),
         Slot(1, _HIGH_GFN + 1, at("a"), 2, READONLY).create(),
-        tag="readonly",
+        tags=("readonly",),
         needs=("readonly_mem",),
     ),
     _high(
@@ -202,7 +185,7 @@ _ACCESS = (
         write(_HIGH_GFN, 6),
         Slot(1, 0, 0).log(),
         Slot(1, 0, 0).log(),
-        tag="dirty",
+        tags=("dirty",),
         survey="read",
     ),
 )  # fmt: skip
@@ -236,6 +219,7 @@ def _at_every_address_bit(features: Features) -> Scenario:
         *looks,
         mappings=(Mapping("a", max(len(twins), 1)), B),
         survey="none",
+        tags=("create",),
     )
 
 
@@ -251,7 +235,7 @@ def _at_the_end(last_gfn: int) -> tuple[Scenario, ...]:
             high.move(last_gfn - 1),
             high.move(last_gfn),
             source="kvm_arch_prepare_memory_region",
-            tag="move",
+            tags=("move",),
         ),
         _high(
             "high-use-the-last-gfn",
@@ -264,5 +248,6 @@ def _at_the_end(last_gfn: int) -> tuple[Scenario, ...]:
             Slot(1, 0, 0).delete(),
             read(last_gfn, 0xFFC),
             source="kvm_mmu_max_gfn",
+            tags=("create",),
         ),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from vmm.catalogue._area import Area
 from vmm.catalogue._build import A, Slot, at, read, write
 from vmm.catalogue._memfd import (
     CREATE,
@@ -46,26 +47,14 @@ def _private(gfn: int, pages: int = 1) -> SetMemoryAttributes:
     return SetMemoryAttributes(gfn * _PAGE, pages * _PAGE, ATTRIBUTE_PRIVATE)
 
 
-def _shared(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = CREATE,
-    tags: tuple[str, ...] = (),
-    vcpus: int = 1,
-) -> Scenario:
-    """Return a scenario with a guest_memfd that the host maps, without surveys."""
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("guest-memfd", "mmap", *tags),
-        mappings=(A, SHOWN),
-        operations=operations,
-        needs=("user_memory2", "guest_memfd", "guest_memfd_shared"),
-        survey="none",
-        vcpus=vcpus,
-    )
+_shared = Area(
+    tags=("guest-memfd", "mmap"),
+    source=CREATE,
+    needs=("user_memory2", "guest_memfd", "guest_memfd_shared"),
+    mappings=(A, SHOWN),
+    survey="none",
+)
+"""Makes scenarios with a guest_memfd that the host maps."""
 
 
 def _hidden(

@@ -10,6 +10,10 @@ from vmm.scenario.operations import AnyOperation, Guest, Mapping, Scenario
 def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return the scenarios on particular ids; the last id is the kernel's own."""
     last = features.nr_memslots - 1
+    return (*_single(last), *_several(last), *_unlike_gfns())
+
+
+def _single(last: int) -> tuple[Scenario, ...]:
     return (
         _alone(
             "slot-id-0", "Slot id 0 is an id like any other, and does not mark an absent slot.", 0
@@ -17,6 +21,11 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         _alone("slot-id-508", "The last user slot of kernels that had 509 of them.", 508),
         _alone("slot-id-509", "The first id that newer kernels added, where they did.", 509),
         _alone("slot-id-last", "The last id that KVM_CAP_NR_MEMSLOTS announces.", last),
+    )
+
+
+def _several(last: int) -> tuple[Scenario, ...]:
+    return (
         Scenario(
             name="slot-ids-of-all-kinds",
             why="Ids far apart do not affect each other, in any order of creation and deletion.",
@@ -45,6 +54,12 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             survey="none",
             operations=tuple(_alike(last)),
         ),
+    )
+
+
+def _unlike_gfns() -> tuple[Scenario, ...]:
+    """Return the scenarios in which ids and gfns are unrelated."""
+    return (
         Scenario(
             name="slot-ids-against-the-order-of-gfns",
             why="The order of ids and the order of gfns are independent.",

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from vmm.catalogue._build import A, B, Slot, at
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import Slot, at
 from vmm.catalogue._tables import (
     PROGRAM_OFFSET,
     USED,
@@ -45,19 +46,7 @@ def _program() -> Iterator[AnyOperation]:
     return writes(Place("a", PAGE_SIZE_BYTES + PROGRAM_OFFSET), INTERRUPT)
 
 
-def _interrupts(
-    name: str, why: str, *operations: AnyOperation, needs: tuple[str, ...] = ()
-) -> Scenario:
-    return Scenario(
-        name=f"interrupt-{name}",
-        why=why,
-        source=_SOURCE,
-        tags=("start",),
-        needs=needs,
-        mappings=(A, B),
-        survey="none",
-        operations=operations,
-    )
+_interrupts = Area(prefix="interrupt-", tags=("start",), source=_SOURCE, survey="none")
 
 
 _REAL = (

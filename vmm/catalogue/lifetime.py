@@ -2,15 +2,14 @@
 
 import msgspec
 
-from vmm.catalogue._build import NOWHERE, A, B, Slot, at, creates, deletes, read, write
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import NOWHERE, Slot, at, creates, deletes, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     READONLY,
-    AnyOperation,
     Churn,
     HostWrite,
     Lives,
-    Mapping,
     NewVm,
     Scenario,
 )
@@ -20,20 +19,7 @@ _TWO = Slot(2, 0x104, at("b"), pages=2)
 _BINDING = "kvm_gmem_bind, kvm_gmem_unbind"
 
 
-def _life(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    mappings: tuple[Mapping, ...] = (A, B),
-) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source="103c763c72dd; kvm_arch_destroy_vm, kvm_free_memslots",
-        tags=("lifetime",),
-        mappings=mappings,
-        operations=operations,
-    )
+_life = Area(tags=("lifetime",), source="103c763c72dd; kvm_arch_destroy_vm, kvm_free_memslots")
 
 
 def _others(why: str, lives: Lives) -> Scenario:

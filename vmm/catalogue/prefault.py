@@ -2,17 +2,16 @@
 
 from dataclasses import replace
 
+from vmm.catalogue._area import Area
 from vmm.catalogue._build import HUGE, A, B, Slot, at, creates, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
-    AnyOperation,
     ChangeHostMemory,
     GuestThread,
     HostThread,
     Inspect,
-    Mapping,
     NewVm,
     PreFaultMemory,
     Race,
@@ -31,32 +30,12 @@ def _ahead(gfn: int, pages: int = 1, vcpu: int = 0) -> PreFaultMemory:
     return PreFaultMemory(gfn * _PAGE, pages * _PAGE, vcpu=vcpu)
 
 
-def _ahead_in(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = _API,
-    mappings: tuple[Mapping, ...] = (A, B),
-    needs: tuple[str, ...] = ("pre_fault",),
-    tags: tuple[str, ...] = (),
-    vcpus: int = 1,
-) -> Scenario:
-    """Return a scenario of mapping ahead, without surveys."""
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("pre-fault", *tags),
-        mappings=mappings,
-        operations=operations,
-        needs=needs,
-        survey="none",
-        vcpus=vcpus,
-    )
+_anywhere = Area(tags=("pre-fault",), source=_API, survey="none")
+_ahead_in = replace(_anywhere, needs=("pre_fault",))
 
 
 _ANYWHERE = (
-    _ahead_in(
+    _anywhere(
         "pre-fault-refuse-flags-and-ranges",
         "KVM_PRE_FAULT_MEMORY accepts no flags; its range is whole pages, not empty, and ends "
         "before 2^64.",
@@ -70,10 +49,9 @@ _ANYWHERE = (
         PreFaultMemory(0x100 * _PAGE, (1 << 64) - 0x100 * _PAGE),
         PreFaultMemory((1 << 64) - _PAGE, 2 * _PAGE),
         read(0x100),
-        needs=(),
         tags=("errno",),
     ),
-    _ahead_in(
+    _anywhere(
         "pre-fault-or-not",
         "A slot is mapped ahead, or the kernel cannot do that; the guest sees no difference.",
         _SLOT.create(),
@@ -84,7 +62,6 @@ _ANYWHERE = (
         _SLOT.delete(),
         _ahead(0x100),
         read(0x100),
-        needs=(),
     ),
 )
 

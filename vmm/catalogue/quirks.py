@@ -1,7 +1,8 @@
 """KVM_CAP_DISABLE_QUIRKS2: VMs on which a change of a slot zaps only the slot's own pages."""
 
+from vmm.catalogue._area import Area
 from vmm.catalogue._build import HUGE, A, B, Slot, at
-from vmm.scenario.operations import AnyOperation, EnableCap, Mapping, Scenario
+from vmm.scenario.operations import EnableCap, Scenario
 
 _SLOT_ZAP_ALL = 1 << 7
 _NOT_A_QUIRK = 1 << 40
@@ -11,18 +12,13 @@ _ONE = Slot(1, 0x100, at("a"), pages=2)
 _NEXT = Slot(2, 0x102, at("b"), pages=2)
 
 
-def _without_quirk(
-    name: str, why: str, *operations: AnyOperation, mappings: tuple[Mapping, ...] = (A, B)
-) -> Scenario:
-    return Scenario(
-        name=f"quirks-{name}",
-        why=why,
-        source=_SOURCE,
-        tags=("quirks",),
-        needs=("slot_zap_all_quirk",),
-        mappings=mappings,
-        operations=(EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL), *operations),
-    )
+_without_quirk = Area(
+    prefix="quirks-",
+    tags=("quirks",),
+    source=_SOURCE,
+    needs=("slot_zap_all_quirk",),
+    before=(EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL),),
+)
 
 
 SCENARIOS = (

@@ -1,8 +1,10 @@
 """Races of dirty logs that KVM_CLEAR_DIRTY_LOG clears, and of dirty rings."""
 
 from dataclasses import replace
+from typing import Unpack
 
-from vmm.catalogue._build import A, B, Slot, at, write
+from vmm.catalogue._area import Own
+from vmm.catalogue._build import Slot, at, write
 from vmm.catalogue._dirty import (
     API_CLEAR,
     API_MANUAL,
@@ -147,10 +149,11 @@ def _ring_race(
     before: tuple[AnyOperation, ...],
     hosts: tuple[HostThread, ...],
     guests: tuple[GuestThread, ...],
-    source: str = API_RING,
-    mappings: tuple[Mapping, ...] = (A, B),
+    **own: Unpack[Own],
 ) -> Scenario:
     """Return a race that begins and ends with empty rings."""
+    own.setdefault("source", API_RING)
+    own["needs"] = ("dirty_ring_bytes",)
     return race(
         name,
         why,
@@ -161,9 +164,7 @@ def _ring_race(
         HARVEST,
         *(HarvestDirtyRing(vcpu) for vcpu in range(1, len(guests))),
         RESET,
-        source=source,
-        needs=("dirty_ring_bytes",),
-        mappings=mappings,
+        **own,
     )
 
 

@@ -1,11 +1,11 @@
 """READONLY slots: read as memory, written as MMIO, and side by side with writable ones."""
 
-from vmm.catalogue._build import HUGE, A, B, Slot, at, creates, read, write
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import HUGE, Slot, at, creates, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
-    AnyOperation,
     Execute,
     HostWrite,
     Inspect,
@@ -23,16 +23,7 @@ _START = _RO.gfn * PAGE_SIZE_BYTES
 _END = (_RO.gfn + _RO.pages) * PAGE_SIZE_BYTES
 
 
-def _readonly(name: str, why: str, *operations: AnyOperation, source: str = _API) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("readonly",),
-        mappings=(A, B),
-        needs=("readonly_mem",),
-        operations=operations,
-    )
+_readonly = Area(tags=("readonly",), source=_API, needs=("readonly_mem",))
 
 
 SCENARIOS = (

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import msgspec
 
+from vmm.catalogue._area import Area
 from vmm.catalogue._build import (
     API,
     A,
-    B,
     Slot,
     at,
     but,
@@ -19,7 +19,6 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
-    AnyOperation,
     Place,
     Scenario,
     SetUserMemoryRegion,
@@ -38,23 +37,7 @@ _WITHIN_A_PAGE = tuple(1 << bit for bit in range(12))
 _LIVE_GPA = _LIVE.gfn * PAGE_SIZE_BYTES
 
 
-def _refused(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = _SET,
-    needs: tuple[str, ...] = (),
-    tags: tuple[str, ...] = (),
-) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("errno", *tags),
-        mappings=(A, B),
-        needs=needs,
-        operations=(*creates(_LIVE, _OTHER), *operations),
-    )
+_refused = Area(tags=("errno",), source=_SET, before=creates(_LIVE, _OTHER))
 
 
 _ALIGNMENT = (

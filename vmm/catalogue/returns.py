@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from vmm.catalogue._build import A, B, Slot, at
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import Slot, at
 from vmm.catalogue._tables import (
     PROGRAM_OFFSET,
     STACK_OFFSET,
@@ -20,7 +21,6 @@ from vmm.scenario.operations import (
     READONLY,
     AnyOperation,
     Place,
-    Scenario,
     Start,
 )
 from vmm.scenario.programs import LONG_RETURN, RETURN, far_call, return_frame, writes
@@ -89,17 +89,9 @@ def _changes(start: Start) -> tuple[AnyOperation, ...]:
     )
 
 
-def _returns(name: str, why: str, *operations: AnyOperation) -> Scenario:
-    return Scenario(
-        name=f"return-{name}",
-        why=why,
-        source=_SOURCE,
-        tags=("start",),
-        needs=("readonly_mem",),
-        mappings=(A, B),
-        survey="none",
-        operations=operations,
-    )
+_returns = Area(
+    prefix="return-", tags=("start",), source=_SOURCE, needs=("readonly_mem",), survey="none"
+)
 
 
 SCENARIOS = (

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from vmm.catalogue._build import A, B, Slot, at, creates
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import Slot, at, creates
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
-    AnyOperation,
-    Scenario,
     SetUserMemoryRegion,
 )
 
@@ -25,16 +24,12 @@ def _failing(call: SetUserMemoryRegion) -> Iterator[SetUserMemoryRegion]:
         yield msgspec.structs.replace(call, fail_nth=nth)
 
 
-def _short_of_memory(name: str, why: str, *operations: AnyOperation) -> Scenario:
-    return Scenario(
-        name=f"no-memory-to-{name}",
-        why=why,
-        source="kvm_set_memory_region, kvm_prepare_memory_region",
-        tags=("rollback",),
-        mappings=(A, B),
-        needs=("failing_allocations",),
-        operations=operations,
-    )
+_short_of_memory = Area(
+    prefix="no-memory-to-",
+    tags=("rollback",),
+    source="kvm_set_memory_region, kvm_prepare_memory_region",
+    needs=("failing_allocations",),
+)
 
 
 SCENARIOS = (

@@ -7,6 +7,7 @@ a gpa in each of them before anything changes.
 from collections.abc import Iterator
 from dataclasses import replace
 
+from vmm.catalogue._area import Area
 from vmm.catalogue._build import (
     API,
     API_DIRTY,
@@ -34,11 +35,9 @@ from vmm.scenario.operations import (
     Execute,
     HarvestDirtyRing,
     HostWrite,
-    Mapping,
     NewVm,
     ResetDirtyRings,
     Scenario,
-    Survey,
     Sweep,
 )
 
@@ -51,27 +50,7 @@ _AHEAD = 6
 _HIGH_GFN = 0x140000  # from 5 GiB on, where the guest is in 64-bit mode
 
 
-def _spaces(
-    name: str,
-    why: str,
-    *operations: AnyOperation,
-    source: str = API,
-    survey: Survey = "write",
-    needs: tuple[str, ...] = (),
-    mappings: tuple[Mapping, ...] = (A, B),
-    vcpus: int = 1,
-) -> Scenario:
-    return Scenario(
-        name=name,
-        why=why,
-        source=source,
-        tags=("spaces",),
-        mappings=mappings,
-        needs=("smm", *needs),
-        survey=survey,
-        vcpus=vcpus,
-        operations=operations,
-    )
+_spaces = Area(tags=("spaces",), source=API, needs=("smm",))
 
 
 def _both(gfn: int) -> tuple[AnyOperation, AnyOperation]:

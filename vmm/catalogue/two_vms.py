@@ -1,6 +1,7 @@
 """VMs that exist at the same time, on the same memory, each with its own slots."""
 
-from vmm.catalogue._build import A, B, Slot, at, creates, read, write
+from vmm.catalogue._area import Area
+from vmm.catalogue._build import Slot, at, creates, read, write
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -22,6 +23,7 @@ _FIRST, _SECOND = SwitchVm(0), SwitchVm(1)
 _HERE = Slot(1, _GFN, at("a"), 4)
 _THERE = Slot(1, _GFN, at("b"), 4)
 _PAGES = range(4)
+_LOGGED = Slot(1, _GFN, at("a"), 4, LOG_DIRTY_PAGES)
 _SOURCE = "api.rst 4.35; kvm->memslots is a VM's own"
 
 
@@ -33,25 +35,10 @@ def _writes(turn: int, gfn: int = _GFN) -> tuple[AnyOperation, ...]:
     return tuple(write(gfn + page, (turn << 16) + page, 0x200) for page in _PAGES)
 
 
-def _scenario(
-    name: str, why: str, *operations: AnyOperation, needs: tuple[str, ...] = (), source: str = ""
-) -> Scenario:
-    return Scenario(
-        name=f"vms-{name}",
-        why=why,
-        source=source or _SOURCE,
-        tags=("vms",),
-        needs=needs,
-        mappings=(A, B),
-        survey="none",
-        operations=operations,
-    )
+_scenario = Area(prefix="vms-", tags=("vms",), source=_SOURCE, survey="none")
 
 
-def scenarios(features: Features) -> tuple[Scenario, ...]:
-    """Return all scenarios of several VMs at the same time."""
-    ring = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes)
-    logged = Slot(1, _GFN, at("a"), 4, LOG_DIRTY_PAGES)
+def _slots() -> tuple[Scenario, ...]:
     return (
         _scenario(
             "share-memory",
@@ -91,6 +78,11 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             *_reads(_GFN + 2),
             Inspect(),
         ),
+    )
+
+
+def _refusals() -> tuple[Scenario, ...]:
+    return (
         _scenario(
             "are-refused-for-themselves",
             "Only a VM's own slots decide whether a slot overlaps or is absent.",
@@ -106,69 +98,84 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             _SECOND,
             *_reads(_GFN + 8),
         ),
+    )
+
+
+def _logs() -> tuple[Scenario, ...]:
+    return (
         _scenario(
             "have-logs-of-their-own",
             "A dirty log names what the guest of its own VM wrote, and nothing that another wrote.",
-            logged.create(),
+            _LOGGED.create(),
             write(_GFN + 1, 1),
             _SECOND,
-            logged.create(),
+            _LOGGED.create(),
             write(_GFN + 2, 2),
             _FIRST,
-            logged.log(),
+            _LOGGED.log(),
             write(_GFN + 3, 3),
             _SECOND,
-            logged.log(),
-            logged.log(),
+            _LOGGED.log(),
+            _LOGGED.log(),
             _FIRST,
-            logged.log(),
+            _LOGGED.log(),
         ),
         _scenario(
             "change-beside-a-log",
             "A dirty log names what its guest wrote, however another VM's slots on the same "
             "memory change meanwhile.",
-            logged.create(),
+            _LOGGED.create(),
             write(_GFN + 1, 1),
             _SECOND,
-            logged.create(),
-            logged.move(_GFN + 8),
-            logged.delete(),
+            _LOGGED.create(),
+            _LOGGED.move(_GFN + 8),
+            _LOGGED.delete(),
             _FIRST,
-            logged.log(),
+            _LOGGED.log(),
             write(_GFN + 2, 2),
             _SECOND,
             _HERE.create(),
-            logged.create(),
+            _LOGGED.create(),
             _HERE.create(),
             _FIRST,
-            logged.log(),
+            _LOGGED.log(),
             write(_GFN + 3, 3),
             _SECOND,
             CloseVm(),
             _FIRST,
-            logged.log(),
+            _LOGGED.log(),
         ),
+    )
+
+
+def _rings(enable: EnableCap) -> tuple[Scenario, ...]:
+    return (
         _scenario(
             "have-rings-of-their-own",
             "One VM may have dirty rings and another none; each ring names what its own VM wrote.",
-            ring,
-            logged.create(),
+            enable,
+            _LOGGED.create(),
             write(_GFN + 1, 1),
             _SECOND,
-            logged.create(),
+            _LOGGED.create(),
             write(_GFN + 2, 2),
-            logged.log(),
+            _LOGGED.log(),
             _FIRST,
             HarvestDirtyRing(),
             ResetDirtyRings(),
             write(_GFN + 3, 3),
             _SECOND,
             ResetDirtyRings(),
-            logged.log(),
+            _LOGGED.log(),
             _FIRST,
             HarvestDirtyRing(),
             needs=("dirty_ring_bytes",),
         ),
+    )
+
+
+def _host_memory() -> tuple[Scenario, ...]:
+    return (
         _scenario(
             "all-follow-the-host",
             "Guests of all VMs follow the host's changes to memory that they share.",
@@ -194,6 +201,11 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             needs=("sync_mmu",),
             source="KVM_CAP_SYNC_MMU: each VM has an mmu_notifier",
         ),
+    )
+
+
+def _ends() -> tuple[Scenario, ...]:
+    return (
         _scenario(
             "outlive-each-other",
             "When one VM is closed, or created again, another keeps its slots.",
@@ -219,6 +231,11 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             *_writes(4),
             source="kvm_destroy_vm",
         ),
+    )
+
+
+def _four() -> tuple[Scenario, ...]:
+    return (
         _scenario(
             "of-which-there-are-four",
             "Four VMs show one host page at different gpas.",
@@ -233,3 +250,9 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             *(op for vm in range(4) for op in (SwitchVm(vm), *_reads())),
         ),
     )
+
+
+def scenarios(features: Features) -> tuple[Scenario, ...]:
+    """Return all scenarios of several VMs at the same time."""
+    enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes)
+    return (*_slots(), *_refusals(), *_logs(), *_rings(enable), *_host_memory(), *_ends(), *_four())
