@@ -229,12 +229,12 @@ _STRINGS = (
         "strings-over-many-slots",
         "One instruction copies across several slots and pages, in both directions.",
         *creates(_LOW, _HIGH, Slot(3, 0x102, at("b", 1)), _FAR),
-        Instruction("rep-movs", gpa_of(0x100, 0x800), 4, source=gpa_of(0x110, 0x7FE), count=2048),
+        Instruction("rep-movs", gpa_of(0x100, 0xF00), 4, source=gpa_of(0x110, 0xEFE), count=1100),
         Instruction(
-            "rep-movs", gpa_of(0x100, 0x7FE), 4, source=gpa_of(0x110, 0x800), count=2048, down=True
+            "rep-movs", gpa_of(0x100, 0xEFE), 4, source=gpa_of(0x110, 0xF00), count=1100, down=True
         ),
-        Instruction("rep-stos", gpa_of(0x100, 0x7FF), 4, compare=_VALUE, count=2048, down=True),
-        Instruction("repne-scas", gpa_of(0x100, 0x7FF), 4, compare=1, count=2048),
+        Instruction("rep-stos", gpa_of(0x100, 0xEFF), 4, compare=_VALUE, count=1100, down=True),
+        Instruction("repne-scas", gpa_of(0x100, 0xEFF), 4, compare=1, count=1100),
         Instruction("repe-cmps", gpa_of(0x100, 0xC00), 4, source=gpa_of(0x101), count=512),
         tags=("string",),
     ),

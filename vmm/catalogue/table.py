@@ -26,10 +26,10 @@ _SEED = 2020
 _ROUNDS = 8
 _BEYOND = 600
 _SAMPLES = 16
-_DELETED = 512
+_DELETED = 256
 """Slots that are deleted in the default tier; each deletion takes as long as two creations."""
 
-_QUICK_SLOTS = 3000
+_QUICK_SLOTS = 2100
 """Slots in the default tier, or the whole table if it is smaller: filling 32,764 takes a kernel
 more than a second."""
 

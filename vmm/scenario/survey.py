@@ -20,7 +20,7 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.slots import MAX_PAGES
 
-MAX_SURVEY_PAGES = 2048
+MAX_SURVEY_PAGES = 600
 """A survey of more pages visits only the ends and the huge-page borders of each region."""
 
 MAX_SURVEY_WINDOWS = 64
