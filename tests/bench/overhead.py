@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kvm_abi import raw
-from vmm.execution.executor import execute
+from vmm.execution.executor import Recorder, execute
 from vmm.execution.probe.features import probe_features
 from vmm.fuzz.dice import seed_of
 from vmm.fuzz.generate import generate
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
 def history_of(kvm: Kvm, scenario: Scenario, features: Features) -> History:
     """Run a scenario: where kernels may differ, its program is to expect what this one does."""
     events: list[Event] = []
-    execute(kvm, scenario, features.touch_limit, events.append, lambda: None)
+    execute(kvm, scenario, features.touch_limit, Recorder(events.append))
     return History(Header(scenario, features), tuple(events), End(events=len(events)))
 
 
@@ -134,7 +134,7 @@ def one(kvm: Kvm, features: Features, number: int, times: Times) -> int:
     scenario: Scenario = generate(seed_of(SEED, number), features)
     made = time.perf_counter()
     events: list[Event] = []
-    execute(kvm, scenario, features.touch_limit, events.append, lambda: None)
+    execute(kvm, scenario, features.touch_limit, Recorder(events.append))
     ran = time.perf_counter()
     judgement = Judgement(Header(scenario, features))
     if not all(judgement.admits(event) for event in events):
@@ -150,9 +150,7 @@ def in_ioctls(kvm: Kvm, features: Features, number: int) -> float:
     """Return the seconds of the ioctls of one scenario; watching them counts with them."""
     scenario = generate(seed_of(SEED, number), features)
     watch = Stopwatch()
-    watch.measure(
-        lambda: execute(kvm, scenario, features.touch_limit, lambda _: None, lambda: None)
-    )
+    watch.measure(lambda: execute(kvm, scenario, features.touch_limit, Recorder(lambda _: None)))
     return watch.seconds
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmm.execution.executor import execute
+from vmm.execution.executor import Recorder, execute
 from vmm.kvm.system import Kvm
 from vmm.scenario.content import STUB_OFFSET, identity
 from vmm.scenario.history import Event, Mmio, Stopped, Touched
@@ -28,7 +28,7 @@ READS_A_PORT = 0xF490_02E4  # in al, 2
 def outcomes(kvm: Kvm, *operations: AnyOperation) -> list[object]:
     scenario = Scenario("written-over", operations, (Mapping("a", 1),), survey="none")
     events: list[Event] = []
-    execute(kvm, scenario, 1 << 32, events.append, lambda: None)
+    execute(kvm, scenario, 1 << 32, Recorder(events.append))
     return [event.outcome for event in events if event.operation in operations]
 
 

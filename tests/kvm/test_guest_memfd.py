@@ -8,7 +8,7 @@ import pytest
 from kvm_abi import mman
 from kvm_abi.uapi import Cap, GuestMemfdFlag
 from tests.ideal import FEATURES
-from vmm.execution.executor import execute
+from vmm.execution.executor import Recorder, execute
 from vmm.execution.runner import run_isolated
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
@@ -103,7 +103,7 @@ def test_executor_closes_every_file_that_the_scenario_leaves_open(memfd_kvm: Kvm
     )
     before = os.listdir("/proc/self/fd")
     scenario = Scenario("files", operations)
-    execute(memfd_kvm, scenario, 1 << 32, events.append, lambda: None)
+    execute(memfd_kvm, scenario, 1 << 32, Recorder(events.append))
     assert os.listdir("/proc/self/fd") == before
     refused = [event.origin for event in events if isinstance(event.outcome, Refused)]
     assert refused == [3]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.ideal import FEATURES
 from vmm.execution import runner
-from vmm.execution.executor import Record
+from vmm.execution.executor import Recorder
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.machine import Machine
 from vmm.execution.runner import HarnessError, Worker, first_ended, run_isolated
@@ -42,13 +42,12 @@ def ends_with(monkeypatch: pytest.MonkeyPatch, end: Callable[[], object]) -> Non
         kvm: Kvm,
         scenario: Scenario,
         limit: int,
-        record: Record,
-        begin: Callable[[], None],
-        *_: object,
+        recorder: Recorder,
+        guest_limit_s: float,
     ) -> str:
-        record(Event(-1, guest_slot(scenario), Done()))
-        begin()
-        record(Event(0, Inspect(), Done()))
+        recorder.record(Event(-1, guest_slot(scenario), Done()))
+        recorder.begin()
+        recorder.record(Event(0, Inspect(), Done()))
         end()
         return ""
 

@@ -6,7 +6,8 @@ Consecutive touches by one vCPU share one KVM_RUN, but every operation has its o
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import assert_never, cast
+from dataclasses import dataclass
+from typing import cast
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from vmm.execution.callers import CallerDiedError, set_up_refused
@@ -16,55 +17,16 @@ from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import Leftovers
 from vmm.execution.lives import live
 from vmm.execution.looking import Looks, look_at
-from vmm.execution.machine import Machine
+from vmm.execution.machine import Machine, Shared
 from vmm.execution.memfds import MemfdFiles
 from vmm.execution.races import run_race
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
+from vmm.scenario import operations as ops
 from vmm.scenario.endings import DIED, ENDLESS, REFUSED
 from vmm.scenario.history import AnyOutcome, Closed, Done, Event, Inspected
 from vmm.scenario.kernelslots import KernelSlots
-from vmm.scenario.operations import (
-    GUEST_SIZE_BYTES,
-    ChangeHostMemory,
-    Churn,
-    ClearDirtyLog,
-    CloseGuestMemfd,
-    CloseVm,
-    CoalesceMmio,
-    CollectMmio,
-    CreateGuestMemfd,
-    CreateIrqchip,
-    CreateVcpu,
-    EnableCap,
-    Execute,
-    GetDirtyLog,
-    HarvestDirtyRing,
-    HostWrite,
-    Inspect,
-    Instruction,
-    IoEventFd,
-    KvmclockCtrl,
-    Lives,
-    MapGuestMemfd,
-    NewVm,
-    PreFaultMemory,
-    PunchGuestMemfd,
-    Race,
-    ResetDirtyRings,
-    Scenario,
-    SetClockMsr,
-    SetIdentityMapAddr,
-    SetMemoryAttributes,
-    SetTssAddr,
-    SetUserMemoryRegion,
-    Start,
-    Sweep,
-    SwitchVm,
-    Touch,
-    UnmapInternalSlots,
-    guest_count,
-)
+from vmm.scenario.operations import GUEST_SIZE_BYTES, AnyOperation, Scenario, guest_count
 from vmm.scenario.plan import Step, batches, steps
 from vmm.scenario.reached import reached_pages
 from vmm.scenario.slots import as_id_of, id_of
@@ -73,51 +35,65 @@ Record = Callable[[Event], None]
 Own = Callable[[], AbstractContextManager[None]]
 
 
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Where an execution records what happens.
+
+    ``record`` gets each event as soon as it is complete. ``begin`` is called before everything that
+    may not return, to save what was recorded until then. ``own`` makes a context for this program's
+    own work, which time limits do not count.
+    """
+
+    record: Record
+    begin: Callable[[], None] = _nothing
+    own: Own = nullcontext
+
+
 def execute(
     kvm: Kvm,
     scenario: Scenario,
     touch_limit: int,
-    record: Record,
-    begin: Callable[[], None],
+    recorder: Recorder,
     guest_limit_s: float = GUEST_LIMIT_S,
-    own: Own = nullcontext,
 ) -> str:
-    """Execute a scenario; ``record`` gets each event as soon as it is complete.
+    """Execute a scenario, and record its events.
 
     Returns why it ended early, for an `End`; empty if it did not.
 
     ``touch_limit`` is the first gpa that a guest cannot reach. A guest without an exit within
-    ``guest_limit_s`` ends the scenario.
-
-    ``own`` makes a context for this program's own work, which time limits do not count.
-
-    ``begin`` is called before everything that may not return, to save what was recorded until then.
-    Errors of the harness propagate; the kernel's refusals are outcomes, including those of calls
-    that only this program needs.
+    ``guest_limit_s`` ends the scenario. Errors of the harness propagate; the kernel's refusals are
+    outcomes, including those of calls that only this program needs.
     """
     clock = GuestClock(guest_limit_s)
-    with own():
+    with recorder.own():
         mappings = HostMemory(scenario.mappings, reached_pages(scenario, touch_limit))
     with (
         mappings as memory,
         HostMapping.anonymous(guest_count(scenario) * GUEST_SIZE_BYTES) as guest,
         clock.ticking(),
     ):
-        execution = _Execution(kvm, scenario, touch_limit, memory, guest, clock, own)
+        shared = Shared(kvm, scenario, touch_limit, memory, MemfdFiles(memory), clock)
+        execution = _Execution(shared, guest, recorder.own)
         try:
             for batch in batches(steps(scenario, touch_limit)):
-                begin()
+                recorder.begin()
                 try:
                     outcomes = execution.perform(batch)
                 except (KvmError, WrongAnswerError) as error:
-                    record(Event(batch[0].origin, batch[0].operation, set_up_refused(error)))
+                    recorder.record(
+                        Event(batch[0].origin, batch[0].operation, set_up_refused(error))
+                    )
                     return f"{REFUSED}{error}"
                 except GuestEndlessError as error:
                     return f"{ENDLESS}{error}"
                 except CallerDiedError as error:
                     return f"{DIED}{error}, in the child that was to make the call"
                 for step, outcome in zip(batch, outcomes, strict=True):
-                    record(Event(step.origin, step.operation, outcome, execution.looked))
+                    recorder.record(Event(step.origin, step.operation, outcome, execution.looked))
         finally:
             execution.close()
     return ""
@@ -126,28 +102,14 @@ def execute(
 class _Execution:
     """A scenario under way; ``NewVm`` replaces its machine."""
 
-    def __init__(
-        self,
-        kvm: Kvm,
-        scenario: Scenario,
-        touch_limit: int,
-        memory: HostMemory,
-        guest: HostMapping,
-        clock: GuestClock,
-        own: Own,
-    ) -> None:
+    def __init__(self, shared: Shared, guest: HostMapping, own: Own) -> None:
         self._look_at = look_at()
         self._looks: Looks | None = None
         self.looked: KernelSlots | None = None
         """The kernel's own slots after the last operation, if it was a region operation."""
-        self._clock = clock
+        self._shared = shared
         self._own = own
-        self._kvm = kvm
-        self._scenario = scenario
-        self._touch_limit = touch_limit
-        self._memory = memory
         self._guest = guest
-        self._files = MemfdFiles(memory)
         self._leftovers = Leftovers()
         self._made: Machine | None = None
         self._vm = 0
@@ -162,17 +124,9 @@ class _Execution:
         return self._made
 
     def _new_machine(self) -> Machine:
-        return Machine(
-            self._kvm,
-            self._scenario,
-            self._memory,
-            self._guests.get(self._vm, self._guest),
-            self._files,
-            self._touch_limit,
-            self._clock,
-        )
+        return Machine(self._shared, self._guests.get(self._vm, self._guest))
 
-    def _set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
+    def _set_region(self, op: ops.SetUserMemoryRegion) -> AnyOutcome:
         machine = self._machine
         if self._look_at is None or self._others:  # Only the newest VM can be looked at.
             return machine.set_region(op)
@@ -188,7 +142,7 @@ class _Execution:
         for machine in (self._made, *self._machines):
             if machine is not None:
                 machine.close()
-        self._files.close_all()
+        self._shared.files.close_all()
         for guest in self._guests.values():
             guest.close()
 
@@ -197,7 +151,7 @@ class _Execution:
         self._others[self._vm] = self._made
         self._vm, self._made = vm, self._others.pop(vm, None)
         if vm and vm not in self._guests:
-            size_bytes = guest_count(self._scenario) * GUEST_SIZE_BYTES
+            size_bytes = guest_count(self._shared.scenario) * GUEST_SIZE_BYTES
             self._guests[vm] = HostMapping.anonymous(size_bytes)
         return Done()
 
@@ -210,81 +164,113 @@ class _Execution:
         """Return the outcome of each step of a batch."""
         self.looked = None
         first = batch[0].operation
-        if isinstance(first, Touch):
+        if isinstance(first, ops.Touch):
             touches = [step.operation for step in batch]
-            return self._machine.touch(first.vcpu, cast(list[Touch], touches))
-        match first:
-            case SetUserMemoryRegion():
-                return [self._set_region(first)]
-            case Inspect():
+            return self._machine.touch(first.vcpu, cast(list[ops.Touch], touches))
+        return [self._perform(first)]
+
+    def _perform(self, op: AnyOperation) -> AnyOutcome:
+        if isinstance(op, ops.HostOperation):
+            return self._by_host(op)
+        if isinstance(op, ops.DirtyOperation):
+            return self._of_dirty_pages(op)
+        if isinstance(op, ops.MemfdOperation):
+            return self._of_memfd(op)
+        if isinstance(op, ops.DeviceOperation):
+            return self._of_device(op)
+        if isinstance(op, ops.VmOperation):
+            return self._of_vm(op)
+        match op:
+            case ops.SetUserMemoryRegion():
+                return self._set_region(op)
+            case ops.SetMemoryAttributes():
+                return self._machine.set_memory_attributes(op)
+            case ops.PreFaultMemory():
+                return self._machine.pre_fault(op)
+            case ops.Touch():
+                return self._machine.touch(op.vcpu, [op])[0]
+            case ops.Sweep():
+                return self._machine.sweep(op)
+            case ops.Execute():
+                return self._machine.execute(op)
+            case ops.Instruction():
+                return self._machine.instruct(op)
+            case ops.Start():
+                return self._machine.start(op)
+            case ops.UnmapInternalSlots():
+                return self._machine.unmap_internal_slots()
+            case ops.SetClockMsr():
+                return self._machine.set_clock(op)
+            case ops.KvmclockCtrl():
+                return self._machine.pause_clock(op)
+            case ops.Race():
+                return run_race(op, self._machine, self._shared.memory)
+            case _:
+                return self._machine.set_up(op)
+
+    def _by_host(self, op: ops.HostOperation) -> AnyOutcome:
+        memory = self._shared.memory
+        match op:
+            case ops.HostWrite():
+                return memory.write(op.place, op.value)
+            case ops.ChangeHostMemory():
+                return memory.change(op)
+            case ops.Inspect():
                 with self._own():
-                    return [Inspected(tuple(self._memory.changes()))]
-            case Sweep():
-                return [self._machine.sweep(first)]
-            case Execute():
-                return [self._machine.execute(first)]
-            case Instruction():
-                return [self._machine.instruct(first)]
-            case Start():
-                return [self._machine.start(first)]
-            case GetDirtyLog():
-                return [self._machine.get_dirty_log(first)]
-            case ClearDirtyLog():
-                return [self._machine.clear_dirty_log(first)]
-            case EnableCap():
-                return [self._machine.enable_cap(first)]
-            case HarvestDirtyRing():
-                return [self._machine.harvest_dirty_ring(first)]
-            case ResetDirtyRings():
-                return [self._machine.rings.reset()]
-            case Lives():
-                return [live(self._kvm, first)]
-            case Churn():
-                return [churn(self._machine.vm, first, self._machine.read_by_a_vcpu)]
-            case CreateGuestMemfd():
-                return [self._files.create(self._machine.vm, first)]
-            case CloseGuestMemfd():
-                return [self._files.close(first)]
-            case MapGuestMemfd():
-                return [self._files.map(first)]
-            case PunchGuestMemfd():
-                return [self._files.punch(first)]
-            case SetTssAddr() | SetIdentityMapAddr() | CreateIrqchip() | CreateVcpu():
-                return [self._machine.set_up(first)]
-            case UnmapInternalSlots():
-                return [self._machine.unmap_internal_slots()]
-            case SetMemoryAttributes():
-                return [self._machine.set_memory_attributes(first)]
-            case PreFaultMemory():
-                return [self._machine.pre_fault(first)]
-            case HostWrite():
-                return [self._memory.write(first.place, first.value)]
-            case ChangeHostMemory():
-                return [self._memory.change(first)]
-            case Race():
-                return [run_race(first, self._machine, self._memory)]
-            case CoalesceMmio():
-                return [self._machine.devices.coalesce(first)]
-            case IoEventFd():
-                return [self._machine.devices.ioeventfd(first)]
-            case SetClockMsr():
-                return [self._machine.set_clock(first)]
-            case KvmclockCtrl():
-                return [self._machine.pause_clock(first)]
-            case CollectMmio():
-                return [self._machine.collect_mmio()]
-            case SwitchVm():
-                return [self._switch(first.vm)]
-            case NewVm():
-                self._memory.end_child()
-                self._machine.close()
+                    return Inspected(tuple(memory.changes()))
+
+    def _of_dirty_pages(self, op: ops.DirtyOperation) -> AnyOutcome:
+        match op:
+            case ops.GetDirtyLog():
+                return self._machine.get_dirty_log(op)
+            case ops.ClearDirtyLog():
+                return self._machine.clear_dirty_log(op)
+            case ops.HarvestDirtyRing():
+                return self._machine.harvest_dirty_ring(op)
+            case ops.ResetDirtyRings():
+                return self._machine.rings.reset()
+
+    def _of_memfd(self, op: ops.MemfdOperation) -> AnyOutcome:
+        files = self._shared.files
+        match op:
+            case ops.CreateGuestMemfd():
+                return files.create(self._machine.vm, op)
+            case ops.CloseGuestMemfd():
+                return files.close(op)
+            case ops.MapGuestMemfd():
+                return files.map(op)
+            case ops.PunchGuestMemfd():
+                return files.punch(op)
+
+    def _of_device(self, op: ops.DeviceOperation) -> AnyOutcome:
+        match op:
+            case ops.CoalesceMmio():
+                return self._machine.devices.coalesce(op)
+            case ops.IoEventFd():
+                return self._machine.devices.ioeventfd(op)
+            case ops.CollectMmio():
+                return self._machine.collect_mmio()
+
+    def _of_vm(self, op: ops.VmOperation) -> AnyOutcome:
+        match op:
+            case ops.EnableCap():
+                return self._machine.enable_cap(op)
+            case ops.Lives():
+                return live(self._shared.kvm, op)
+            case ops.Churn():
+                return churn(self._machine.vm, op, self._machine.read_by_a_vcpu)
+            case ops.SwitchVm():
+                return self._switch(op.vm)
+            case ops.NewVm():
+                self._close_vm()
                 self._looks = None
                 self._made = self._new_machine()
-                return [Done()]
-            case CloseVm():
-                self._memory.end_child()
-                self._machine.close()
+                return Done()
+            case ops.CloseVm():
+                self._close_vm()
                 alive = any(other is not None and not other.vm.closed for other in self._machines)
-                return [Closed(() if alive else self._leftovers.found())]
-            case _:
-                assert_never(first)
+                return Closed(() if alive else self._leftovers.found())
+
+    def _close_vm(self) -> None:
+        self._shared.memory.end_child()
+        self._machine.close()

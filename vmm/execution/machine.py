@@ -79,32 +79,36 @@ class Home:
     windows: Windows
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all VMs of a scenario share."""
+
+    kvm: Kvm
+    scenario: Scenario
+    touch_limit: int
+    memory: HostMemory
+    files: MemfdFiles
+    clock: GuestClock
+
+
 class Machine:
     """One VM of a scenario. Close it before the memory that it uses."""
 
-    def __init__(
-        self,
-        kvm: Kvm,
-        scenario: Scenario,
-        memory: HostMemory,
-        guest: HostMapping,
-        files: MemfdFiles,
-        touch_limit: int,
-        clock: GuestClock,
-    ) -> None:
-        self._clock = clock
-        self._memory = memory
-        self.files = files
+    def __init__(self, shared: Shared, guest: HostMapping) -> None:
+        scenario = shared.scenario
+        self._clock = shared.clock
+        self._memory = shared.memory
+        self.files = shared.files
         self._guest = guest
         self._scenario = scenario
         self._guest_gpa = scenario.guest.gpa
-        self._cpuid = _cpuid(kvm, scenario, touch_limit)
+        self._cpuid = _cpuid(shared)
         self._homes = [self._home(number) for number in range(guest_count(scenario))]
         self._vcpus: dict[int, Vcpu] = {}
         self._cpus: dict[int, GuestCpu] = {}
         unmaps = UnmapInternalSlots in map(type, scenario.operations)
         self._internal_memory = InternalMemory() if unmaps else None
-        self.vm = kvm.create_vm(VmType(scenario.vm_type))
+        self.vm = shared.kvm.create_vm(VmType(scenario.vm_type))
         self.rings = RingHost(self.vm)
         self.devices = Devices(self.vm)
 
@@ -314,11 +318,11 @@ class Machine:
         return self._memory.address(op.userspace_addr)
 
 
-def _cpuid(kvm: Kvm, scenario: Scenario, touch_limit: int) -> CData | None:
+def _cpuid(shared: Shared) -> CData | None:
     """Return the CPUID for a scenario's vCPUs; None if they need none."""
-    if not needs_cpuid(scenario):
+    if not needs_cpuid(shared.scenario):
         return None
-    return kvm.cpuid_with_gpa_bits((touch_limit - 1).bit_length())
+    return shared.kvm.cpuid_with_gpa_bits((shared.touch_limit - 1).bit_length())
 
 
 def _in_forked_child(call: Callable[[], AnyOutcome]) -> AnyOutcome:

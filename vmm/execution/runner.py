@@ -20,7 +20,7 @@ import msgspec
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from vmm.execution.callers import set_up_refused
-from vmm.execution.executor import execute
+from vmm.execution.executor import Recorder, execute
 from vmm.execution.guesttime import GUEST_LIMIT_S
 from vmm.execution.owntime import OwnTime
 from vmm.execution.tape import FileTape, MemoryTape, Tape
@@ -291,18 +291,18 @@ def _serve(
 
 def _carry_out(header_line: bytes, tape: Tape, guest_limit_s: float, own: OwnTime) -> str:
     """Run the scenario of a header and record it; return why its end is missing, else empty."""
-    recorder = _Recorder(tape)
+    lines = _Lines(tape)
     # Parse a private copy: inherited pages are copied one by one as they are used, and each of
     # these faults makes KVM look for affected slots (its MMU notifier).
     header = msgspec.json.decode(header_line, type=Header)
     try:
         tape.append(header_line)
-        reason = _run(header, recorder, guest_limit_s, own)
-        recorder.add(End(reason, recorder.events))
-        recorder.flush()
+        reason = _run(header, lines, guest_limit_s, own)
+        lines.add(End(reason, lines.events))
+        lines.flush()
     except Exception as error:
         with suppress(Exception):  # The tape may be what has failed.
-            recorder.flush()
+            lines.flush()
         if isinstance(error, OverflowError) or is_short(error):
             return of_the_host(error)
         return HARNESS + traceback.format_exc()
@@ -311,7 +311,7 @@ def _carry_out(header_line: bytes, tape: Tape, guest_limit_s: float, own: OwnTim
 
 def _run(
     header: Header,
-    recorder: "_Recorder",
+    lines: "_Lines",
     guest_limit_s: float,
     own: OwnTime,
 ) -> str:
@@ -321,14 +321,14 @@ def _run(
         kvm = Kvm.open()
     except (KvmError, WrongAnswerError) as error:
         first = next(steps(scenario, touch_limit))
-        recorder.add(Event(first.origin, first.operation, set_up_refused(error)))
+        lines.add(Event(first.origin, first.operation, set_up_refused(error)))
         return f"{REFUSED}{error}"
     with kvm:
-        add, flush = recorder.add, recorder.flush
-        return execute(kvm, scenario, touch_limit, add, flush, guest_limit_s, own.counted)
+        where = Recorder(lines.add, lines.flush, own.counted)
+        return execute(kvm, scenario, touch_limit, where, guest_limit_s)
 
 
-class _Recorder:
+class _Lines:
     """Collects lines of the history, and appends many at once."""
 
     def __init__(self, tape: Tape) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from vmm.execution.executor import execute
+from vmm.execution.executor import Recorder, execute
 from vmm.fuzz.novelty import Novelty
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
@@ -49,7 +49,7 @@ def attempt(
     ``host`` is what a history says of it; without it no issue is known.
     """
     events: list[Event] = []
-    reason = execute(kvm, scenario, features.touch_limit, events.append, _nothing)
+    reason = execute(kvm, scenario, features.touch_limit, Recorder(events.append))
     return judged(Header(scenario, features, host or {}), events, novelty, reason)
 
 
@@ -69,10 +69,6 @@ def judged(
         history = History(header, tuple(events), None)
         is_known = weighed(verdict, history)[0].status is Status.KNOWN
     return Trial(verdict, len(events), is_known)
-
-
-def _nothing() -> None:
-    """Flush nothing before an operation: the intent journal names the scenario."""
 
 
 def shortened(scenario: Scenario, trial: Trial) -> Scenario:

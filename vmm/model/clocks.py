@@ -23,6 +23,7 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     Clock,
+    ClockOperation,
     Execute,
     Instruction,
     KvmclockCtrl,
@@ -104,7 +105,11 @@ class Clocks:
         self.exist = False
         """Whether KVM may write anything when a vCPU runs."""
 
-    def set(self, op: SetClockMsr) -> tuple[Allowed, ...]:
+    def allowed(self, op: ClockOperation) -> tuple[Allowed, ...]:
+        """Return the outcomes that the rules allow."""
+        return self._msr(op) if isinstance(op, SetClockMsr) else self._ctrl(op)
+
+    def _msr(self, op: SetClockMsr) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of KVM_SET_MSRS."""
         adopt = partial(self._set, op)
         if op.clock != "steal_time" or not op.on:
@@ -116,7 +121,7 @@ class Clocks:
             return (done,)
         return (done, Allowed(MsrsSet(0), STEAL_TIME_MAPPED))
 
-    def ctrl(self, op: KvmclockCtrl) -> tuple[Allowed, ...]:
+    def _ctrl(self, op: KvmclockCtrl) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of KVM_KVMCLOCK_CTRL."""
         clock = self._clocks.get((op.vcpu, "system_time"))
         refused = Allowed(Refused(_EINVAL), KVMCLOCK_CTRL)

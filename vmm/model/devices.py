@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from vmm.model.allowed import Allowed
 from vmm.model.rule import documented, source
 from vmm.scenario.history import Done, Mmio, MmioKept, Refused, Touched
-from vmm.scenario.operations import PAGE_SIZE_BYTES, CoalesceMmio, IoEventFd
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    CoalesceMmio,
+    CollectMmio,
+    DeviceOperation,
+    IoEventFd,
+)
 
 COALESCED = documented(
     "coalesced",
@@ -92,7 +98,17 @@ class Devices:
         """Whether there are any."""
         return bool(self.ranges or self.events)
 
-    def coalesce(self, op: CoalesceMmio) -> Allowed:
+    def allowed(self, op: DeviceOperation) -> Allowed:
+        """Return the outcome that the rules allow."""
+        match op:
+            case CoalesceMmio():
+                return self._coalesce(op)
+            case IoEventFd():
+                return self._ioeventfd(op)
+            case CollectMmio():
+                return self._collect()
+
+    def _coalesce(self, op: CoalesceMmio) -> Allowed:
         """Return the outcome of registering or unregistering a range."""
 
         def apply() -> None:
@@ -103,7 +119,7 @@ class Devices:
 
         return Allowed(Done(), COALESCED, apply)
 
-    def ioeventfd(self, op: IoEventFd) -> Allowed:
+    def _ioeventfd(self, op: IoEventFd) -> Allowed:
         """Return the outcome of adding or removing an ioeventfd."""
         event = Event(op.name, op.gpa, op.length, op.match)
         if not op.on:
@@ -117,7 +133,7 @@ class Devices:
             return Allowed(Refused(errno.EEXIST), EVENT_TAKEN)
         return Allowed(Done(), EVENT, lambda: self.events.append(event))
 
-    def collect(self) -> Allowed:
+    def _collect(self) -> Allowed:
         """Return what was kept and signalled since the last ``collect``."""
         events = tuple(sorted((name, count) for name, count in self.counts.items() if count))
 

@@ -18,8 +18,10 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     CreateIrqchip,
     CreateVcpu,
+    InternalOperation,
     SetIdentityMapAddr,
     SetTssAddr,
+    UnmapInternalSlots,
     pages_of,
 )
 
@@ -113,7 +115,21 @@ class InternalSlots:
             return True
         return self.overlapping(first, last - first + 1) is not None
 
-    def set_tss(self, op: SetTssAddr) -> Allowed:
+    def allowed(self, op: InternalOperation) -> Allowed:
+        """Return the outcome that the rules allow."""
+        match op:
+            case SetTssAddr():
+                return self._set_tss(op)
+            case SetIdentityMapAddr():
+                return self._set_identity_map(op)
+            case CreateIrqchip():
+                return self._create_irqchip(op)
+            case CreateVcpu():
+                return self._create_vcpu(op)
+            case UnmapInternalSlots():
+                return self._unmap()
+
+    def _set_tss(self, op: SetTssAddr) -> Allowed:
         """Return the outcome of KVM_SET_TSS_ADDR."""
         if op.gpa > _LAST_TSS_GPA:
             return _refused(errno.EINVAL, TSS_RANGE)
@@ -121,19 +137,19 @@ class InternalSlots:
             return Allowed(Done(), TSS)
         return self._place(_TSS, op.gpa, TSS_PAGES, TSS)
 
-    def set_identity_map(self, op: SetIdentityMapAddr) -> Allowed:
+    def _set_identity_map(self, op: SetIdentityMapAddr) -> Allowed:
         """Return the outcome of KVM_SET_IDENTITY_MAP_ADDR; the first vCPU creates the page."""
         if self._vcpus:
             return _refused(errno.EINVAL, IDENTITY_MAP_LATE)
         return Allowed(Done(), IDENTITY_MAP, partial(self._set_identity_gpa, op.gpa))
 
-    def unmap(self) -> Allowed:
+    def _unmap(self) -> Allowed:
         """Return the outcome of unmapping the memory of all of them: each has one mapping."""
         number = len(self.slots) - self._unmapped
         rule = INTERNAL_MEMORY if number else HARNESS
         return Allowed(Unmapped(number), rule, self._note_unmapped)
 
-    def create_irqchip(self, _: CreateIrqchip) -> Allowed:
+    def _create_irqchip(self, _: CreateIrqchip) -> Allowed:
         """Return the outcome of KVM_CREATE_IRQCHIP."""
         if not self._features.irqchip:
             return _refused(errno.ENOTTY, IRQCHIP_KNOWN)
@@ -143,7 +159,7 @@ class InternalSlots:
             return _refused(errno.EINVAL, IRQCHIP_LATE)
         return Allowed(Done(), IRQCHIP, self._add_irqchip)
 
-    def create_vcpu(self, op: CreateVcpu) -> Allowed:
+    def _create_vcpu(self, op: CreateVcpu) -> Allowed:
         """Return the outcome of KVM_CREATE_VCPU: it fails if an internal slot has no room."""
         if op.vcpu in self._vcpus:
             return _refused(errno.EEXIST, VCPU_ONCE)

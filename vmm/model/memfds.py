@@ -18,6 +18,7 @@ from vmm.scenario.operations import (
     CloseGuestMemfd,
     CreateGuestMemfd,
     MapGuestMemfd,
+    MemfdOperation,
     PunchGuestMemfd,
     SetUserMemoryRegion2,
     pages_of,
@@ -121,7 +122,19 @@ class GuestMemfds:
         for file in self._files.values():
             file.bindings.clear()
 
-    def create(self, op: CreateGuestMemfd) -> tuple[Allowed, ...]:
+    def allowed(self, op: MemfdOperation) -> tuple[Allowed, ...]:
+        """Return the outcomes that the rules allow."""
+        match op:
+            case CreateGuestMemfd():
+                return self._create(op)
+            case CloseGuestMemfd():
+                return self._close(op)
+            case MapGuestMemfd():
+                return self._map(op)
+            case PunchGuestMemfd():
+                return self._punch(op)
+
+    def _create(self, op: CreateGuestMemfd) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of KVM_CREATE_GUEST_MEMFD."""
         if not self._features.guest_memfd:
             return ()
@@ -132,14 +145,14 @@ class GuestMemfds:
         file = GuestMemfd(op.size, op.flags, self._vm, op.name)
         return _done(GUEST_MEMFD_CREATE, partial(self._files.__setitem__, op.name, file))
 
-    def close(self, op: CloseGuestMemfd) -> tuple[Allowed, ...]:
+    def _close(self, op: CloseGuestMemfd) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of closing the file."""
         file = self._opened(op.name)
         if file is None:
             return _refused(errno.EBADF, HARNESS)
         return _done(GUEST_MEMFD_CLOSE, partial(_close, file))
 
-    def map(self, op: MapGuestMemfd) -> tuple[Allowed, ...]:
+    def _map(self, op: MapGuestMemfd) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of mapping the file."""
         file = self._opened(op.name)
         if file is None:
@@ -148,9 +161,9 @@ class GuestMemfds:
             return _refused(errno.ENODEV, GUEST_MEMFD_MMAP)
         if op.sharing == "private":
             return _refused(errno.EINVAL, GUEST_MEMFD_MMAP_PRIVATE)
-        return _done(GUEST_MEMFD_MMAP, partial(self._map, file, op.mapping))
+        return _done(GUEST_MEMFD_MMAP, partial(self._show, file, op.mapping))
 
-    def punch(self, op: PunchGuestMemfd) -> tuple[Allowed, ...]:
+    def _punch(self, op: PunchGuestMemfd) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of fallocate(2), in the order of the kernel's checks."""
         file = self._opened(op.name)
         if file is None:
@@ -209,7 +222,7 @@ class GuestMemfds:
         file = self._files.get(str(name))
         return file if file is not None and file.is_open else None
 
-    def _map(self, file: GuestMemfd, mapping: str) -> None:
+    def _show(self, file: GuestMemfd, mapping: str) -> None:
         if file.flags & MEMFD_INIT_SHARED and not file.mapping:
             file.mapping = mapping
             self._backing.show(mapping)

@@ -8,7 +8,7 @@ know, it returns none, and the verdict is inconclusive.
 import errno
 from collections.abc import Container, Iterable
 from functools import partial
-from typing import Self, assert_never
+from typing import Self
 
 import msgspec
 
@@ -30,52 +30,12 @@ from vmm.model.rings import no_ring_to_reset
 from vmm.model.rule import Rule, documented, source
 from vmm.model.userend import UserEnd
 from vmm.model.vmstate import NOTHING_USED_UP, VmState
+from vmm.scenario import operations as ops
 from vmm.scenario.clocks import ClockWrite
 from vmm.scenario.features import Features
 from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Raced, Refused
 from vmm.scenario.hostpages import HostPages
-from vmm.scenario.operations import (
-    PAGE_SIZE_BYTES,
-    AnyOperation,
-    ChangeHostMemory,
-    Churn,
-    ClearDirtyLog,
-    CloseGuestMemfd,
-    CloseVm,
-    CoalesceMmio,
-    CollectMmio,
-    CreateGuestMemfd,
-    CreateIrqchip,
-    CreateVcpu,
-    EnableCap,
-    Execute,
-    GetDirtyLog,
-    HarvestDirtyRing,
-    HostWrite,
-    Inspect,
-    Instruction,
-    IoEventFd,
-    KvmclockCtrl,
-    Lives,
-    MapGuestMemfd,
-    Mapping,
-    NewVm,
-    PreFaultMemory,
-    PunchGuestMemfd,
-    Race,
-    ResetDirtyRings,
-    SetClockMsr,
-    SetIdentityMapAddr,
-    SetMemoryAttributes,
-    SetTssAddr,
-    SetUserMemoryRegion,
-    Start,
-    Sweep,
-    SwitchVm,
-    Touch,
-    UnmapInternalSlots,
-    access_end,
-)
+from vmm.scenario.operations import PAGE_SIZE_BYTES, AnyOperation, Mapping, access_end
 from vmm.scenario.plan import mappings_of
 from vmm.scenario.reached import Reached, reached_pages
 
@@ -104,7 +64,15 @@ VM_GONE = source(
 )
 
 
-_BY_A_VCPU = Touch | Sweep | Execute | Instruction | Start | HarvestDirtyRing | PreFaultMemory
+_BY_A_VCPU = (
+    ops.Touch
+    | ops.Sweep
+    | ops.Execute
+    | ops.Instruction
+    | ops.Start
+    | ops.HarvestDirtyRing
+    | ops.PreFaultMemory
+)
 
 
 class Followed(msgspec.Struct, frozen=True, gc=False):
@@ -200,81 +168,75 @@ class Model:
 
     def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
         """Return the outcomes that the rules allow in this state; none if they are unknown."""
+        vm = self._vm
         match operation:
-            case Touch():
-                return self._vm.touch(operation)
-            case Start():
-                return self._vm.by_vcpu(operation.vcpu, self._vm.start(operation))
-            case SetUserMemoryRegion():
-                return self._vm.region(operation)
-            case Inspect():
-                return (self._inspect(),)
-            case Sweep() | Execute() | Instruction():
-                return self._vm.access(operation)
-            case GetDirtyLog():
-                return self._vm.tracking.get(operation)
-            case ClearDirtyLog():
-                return self._vm.tracking.clear(operation)
-            case EnableCap():
-                return self._vm.tracking.enable(operation)
-            case HarvestDirtyRing():
-                return self._vm.by_vcpu(operation.vcpu, (self._vm.harvest(operation),))
-            case ResetDirtyRings():
-                ring = self._vm.tracking.ring
-                return no_ring_to_reset(self.features) if ring is None else (ring.reset(),)
-            case Lives():
-                rule = VM_GONE if operation.watch == "process" else NOTHING_USED_UP
-                return (Allowed(Closed(), rule),)
-            case Churn():
-                return self._vm.churn(operation)
-            case SetTssAddr():
-                return (self._vm.internal.set_tss(operation),)
-            case SetIdentityMapAddr():
-                return (self._vm.internal.set_identity_map(operation),)
-            case CreateIrqchip():
-                return (self._vm.internal.create_irqchip(operation),)
-            case CreateVcpu():
-                return (self._vm.internal.create_vcpu(operation),)
-            case UnmapInternalSlots():
-                return (self._vm.internal.unmap(),)
-            case CreateGuestMemfd():
-                return self._memfds.create(operation)
-            case CloseGuestMemfd():
-                return self._memfds.close(operation)
-            case MapGuestMemfd():
-                return self._memfds.map(operation)
-            case PunchGuestMemfd():
-                return self._memfds.punch(operation)
-            case PreFaultMemory():
-                return self._vm.by_vcpu(operation.vcpu, self._vm.pre_fault(operation))
-            case SetMemoryAttributes():
+            case ops.Touch():
+                return vm.touch(operation)
+            case ops.SetUserMemoryRegion():
+                return vm.region(operation)
+            case ops.Sweep() | ops.Execute() | ops.Instruction():
+                return vm.access(operation)
+            case ops.Start():
+                return vm.by_vcpu(operation.vcpu, vm.start(operation))
+            case ops.PreFaultMemory():
+                return vm.by_vcpu(operation.vcpu, vm.pre_fault(operation))
+            case ops.SetMemoryAttributes():
                 return set_attributes(operation, self.features, self._vm_type, self._backing)
-            case HostWrite():
-                return (self._host_write(operation),)
-            case ChangeHostMemory():
-                rule = {"reap": COPIED, "settle": GUARDED}.get(operation.how, HARNESS)
-                came = Done() if rule is HARNESS else Inspected(())
-                return (Allowed(came, rule, partial(self._change_memory, operation)),)
-            case Race():
+            case ops.Race():
                 return ()  # Its outcomes depend on what happened: see ``race``.
-            case CoalesceMmio():
-                return (self._vm.mmio.coalesce(operation),)
-            case IoEventFd():
-                return (self._vm.mmio.ioeventfd(operation),)
-            case CollectMmio():
-                return (self._vm.mmio.collect(),)
-            case SetClockMsr():
-                return self._vm.by_vcpu(operation.vcpu, self._vm.clocks.set(operation))
-            case KvmclockCtrl():
-                return self._vm.by_vcpu(operation.vcpu, self._vm.clocks.ctrl(operation))
-            case SwitchVm():
-                return (Allowed(Done(), HARNESS, partial(self._switch, operation.vm)),)
-            case NewVm():
+        if isinstance(operation, ops.HostOperation):
+            return (self._by_host(operation),)
+        if isinstance(operation, ops.DirtyOperation):
+            return self._of_dirty_pages(operation)
+        if isinstance(operation, ops.MemfdOperation):
+            return self._memfds.allowed(operation)
+        if isinstance(operation, ops.InternalOperation):
+            return (vm.internal.allowed(operation),)
+        if isinstance(operation, ops.DeviceOperation):
+            return (vm.mmio.allowed(operation),)
+        if isinstance(operation, ops.ClockOperation):
+            return vm.by_vcpu(operation.vcpu, vm.clocks.allowed(operation))
+        return self._of_vm(operation)
+
+    def _by_host(self, op: ops.HostOperation) -> Allowed:
+        match op:
+            case ops.Inspect():
+                return self._inspect()
+            case ops.HostWrite():
+                return self._host_write(op)
+            case ops.ChangeHostMemory():
+                rule = {"reap": COPIED, "settle": GUARDED}.get(op.how, HARNESS)
+                came = Done() if rule is HARNESS else Inspected(())
+                return Allowed(came, rule, partial(self._change_memory, op))
+
+    def _of_dirty_pages(self, op: ops.DirtyOperation) -> tuple[Allowed, ...]:
+        tracking = self._vm.tracking
+        match op:
+            case ops.GetDirtyLog():
+                return tracking.get(op)
+            case ops.ClearDirtyLog():
+                return tracking.clear(op)
+            case ops.HarvestDirtyRing():
+                return self._vm.by_vcpu(op.vcpu, (self._vm.harvest(op),))
+            case ops.ResetDirtyRings():
+                ring = tracking.ring
+                return no_ring_to_reset(self.features) if ring is None else (ring.reset(),)
+
+    def _of_vm(self, op: ops.VmOperation) -> tuple[Allowed, ...]:
+        match op:
+            case ops.EnableCap():
+                return self._vm.tracking.enable(op)
+            case ops.Lives():
+                rule = VM_GONE if op.watch == "process" else NOTHING_USED_UP
+                return (Allowed(Closed(), rule),)
+            case ops.Churn():
+                return self._vm.churn(op)
+            case ops.SwitchVm():
+                return (Allowed(Done(), HARNESS, partial(self._switch, op.vm)),)
+            case ops.NewVm():
                 return (Allowed(Done(), HARNESS, self._close),)
-            case CloseVm():
+            case ops.CloseVm():
                 return (Allowed(Closed(), VM_GONE, self._close),)
-            case _:
-                assert_never(operation)
 
     def follow(self, event: Event) -> Followed:
         """Adopt the first allowed outcome that admits the event's own.
@@ -282,7 +244,7 @@ class Model:
         If none does, the state stays as it was, except that a vCPU may now have been used.
         """
         operation, outcome = event.operation, event.outcome
-        if isinstance(outcome, Raced) and isinstance(operation, Race):
+        if isinstance(outcome, Raced) and isinstance(operation, ops.Race):
             return self._follow_race(operation, outcome)
         allowed = self.allowed(operation)
         for choice in allowed:
@@ -302,7 +264,7 @@ class Model:
             allowed[0].adopt()
         return allowed
 
-    def begin_race(self, race: Race) -> tuple[HostSide, tuple[RaceClock, ...]] | None:
+    def begin_race(self, race: ops.Race) -> tuple[HostSide, tuple[RaceClock, ...]] | None:
         """Return the `HostSide` that applies a race's calls, and the clocks that KVM writes.
 
         None if the model does not know the outcome of the race.
@@ -319,7 +281,9 @@ class Model:
             self.allowed,
             [clock.gpa // PAGE_SIZE_BYTES for clock in clocks],
         )
-        maps_ahead = any(isinstance(op, PreFaultMemory) for g in race.guests for op in g.program)
+        maps_ahead = any(
+            isinstance(op, ops.PreFaultMemory) for g in race.guests for op in g.program
+        )
         if (
             host.unclear
             or are_met(race, clocks)
@@ -353,7 +317,7 @@ class Model:
             if slot.dirty is not None:
                 slot.dirty, slot.perhaps = set(), set(range(slot.npages))
 
-    def _follow_race(self, race: Race, outcome: Raced) -> Followed:
+    def _follow_race(self, race: ops.Race, outcome: Raced) -> Followed:
         for vcpu in range(len(race.guests)):
             self._vm.internal.use_vcpu(vcpu)
         spaces, clocks = self._vm.spaces, self._vm.clocks.in_race()
@@ -386,11 +350,11 @@ class Model:
         if self._vm.tracking.ring is not None:
             self._vm.tracking.ring.rest()
 
-    def _change_memory(self, op: ChangeHostMemory) -> None:
+    def _change_memory(self, op: ops.ChangeHostMemory) -> None:
         self._backing.changed(op)
         self._contents.change(op)
 
-    def _host_write(self, op: HostWrite) -> Allowed:
+    def _host_write(self, op: ops.HostWrite) -> Allowed:
         mapping, offset = op.place.mapping, op.place.offset
         if self._backing.locate(op.place, 0) is None:
             return Allowed(Refused(errno.EFAULT), HARNESS)
@@ -398,7 +362,7 @@ class Model:
         return Allowed(Done(), HARNESS, partial(self._contents.write, mapping, offset, data))
 
 
-def _meets_device(race: Race) -> bool:
+def _meets_device(race: ops.Race) -> bool:
     """Whether a guest of a race may access an in-kernel interrupt controller."""
     return any(
         may_answer(op.gpa, end) or is_apic_page(op.gpa, end)

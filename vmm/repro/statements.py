@@ -1,7 +1,6 @@
 """The C statements of one step: the call, and the check of its outcome."""
 
 from collections.abc import Iterable
-from typing import assert_never
 
 from vmm.repro.accesses import access, instruction, start, writes
 from vmm.repro.account import Account
@@ -12,52 +11,10 @@ from vmm.repro.expectations import Expectation
 from vmm.repro.hostchanges import changes
 from vmm.repro.raceforms import race
 from vmm.repro.tracking import clear_log, enable, get_log, harvest
+from vmm.scenario import operations as ops
 from vmm.scenario.history import Inspected, MmioKept, PreFaulted, Refused, Unmapped
 from vmm.scenario.hostpages import HostPages
-from vmm.scenario.operations import (
-    MEMFD_INIT_SHARED,
-    ChangeHostMemory,
-    Churn,
-    ClearDirtyLog,
-    CloseGuestMemfd,
-    CloseVm,
-    CoalesceMmio,
-    CollectMmio,
-    CreateGuestMemfd,
-    CreateIrqchip,
-    CreateVcpu,
-    EnableCap,
-    Execute,
-    GetDirtyLog,
-    HarvestDirtyRing,
-    HostAction,
-    HostWrite,
-    Inspect,
-    Instruction,
-    IoEventFd,
-    KvmclockCtrl,
-    Lives,
-    MapGuestMemfd,
-    NewVm,
-    Place,
-    PreFaultMemory,
-    PunchGuestMemfd,
-    Race,
-    ResetDirtyRings,
-    Scenario,
-    SetClockMsr,
-    SetIdentityMapAddr,
-    SetMemoryAttributes,
-    SetTssAddr,
-    SetUserMemoryRegion,
-    SetUserMemoryRegion2,
-    Start,
-    Sweep,
-    SwitchVm,
-    Touch,
-    UnmapInternalSlots,
-    pages_of,
-)
+from vmm.scenario.operations import MEMFD_INIT_SHARED, HostAction, Place, Scenario, pages_of
 from vmm.scenario.slots import MAX_PAGES
 
 _DEATHS = {
@@ -69,6 +26,16 @@ _DEATHS = {
     "killed-while-closing": ("killedclosing", "killed_while_closing"),
 }
 """For each way in which a VM ends: the part of the runtime, and its function."""
+
+
+_OfMemory = (
+    ops.SetUserMemoryRegion
+    | ops.SetUserMemoryRegion2
+    | ops.SetMemoryAttributes
+    | ops.PreFaultMemory
+    | ops.ClockOperation
+    | ops.Race
+)
 
 
 class Statements:
@@ -99,7 +66,7 @@ class Statements:
         sizes = [
             pages_of(op.memory_size)
             for op in scenario.operations
-            if isinstance(op, SetUserMemoryRegion) and pages_of(op.memory_size) <= MAX_PAGES
+            if isinstance(op, ops.SetUserMemoryRegion) and pages_of(op.memory_size) <= MAX_PAGES
         ]
         return max(sizes, default=0) // 64 + 18
 
@@ -113,65 +80,87 @@ class Statements:
 
     def _lines(self, step: Expectation) -> Iterable[str]:
         op = step.operation
+        if isinstance(op, ops.GuestOperation):
+            return self._by_guest(op, step)
+        if isinstance(op, ops.HostOperation):
+            return self._by_host(op, step)
+        if isinstance(op, ops.DirtyOperation):
+            return self._of_dirty_pages(op, step)
+        if isinstance(op, ops.MemfdOperation):
+            return [self.account.checked(self._memfd(op), step)]
+        if isinstance(op, ops.InternalOperation):
+            return self._of_internal_slots(op, step)
+        if isinstance(op, ops.DeviceOperation):
+            return self._of_device(op, step)
+        if isinstance(op, ops.VmOperation):
+            return self._of_vm(op, step)
+        return self._of_memory(op, step)
+
+    def _by_guest(self, op: ops.GuestOperation, step: Expectation) -> Iterable[str]:
         account = self.account
         match op:
-            case SetUserMemoryRegion():
-                account.left_logs.discard(op.slot)
-                return [account.checked(self._region(op), step)]
-            case Touch() | Sweep() | Execute():
+            case ops.Touch() | ops.Sweep() | ops.Execute():
                 return access(account, op, step)
-            case Instruction():
+            case ops.Instruction():
                 return instruction(account, op, step)
-            case Start():
+            case ops.Start():
                 return start(account, op, step)
-            case HostWrite():
+
+    def _by_host(self, op: ops.HostOperation, step: Expectation) -> Iterable[str]:
+        account = self.account
+        match op:
+            case ops.HostWrite():
                 if isinstance(step.chosen, Refused):
                     return ["/* Nothing is mapped there, so nothing is written. */"]
                 account.use("hostwrite")
                 place = f"{self._names.variable(op.place.mapping)}, {op.place.offset:#x}"
                 return [f"host_writes({place}, {unsigned(op.value)});"]
-            case ChangeHostMemory():
+            case ops.ChangeHostMemory():
                 return changes(account, self._host, op)
-            case Inspect():
+            case ops.Inspect():
                 return self._inspect(step)
-            case GetDirtyLog():
+
+    def _of_dirty_pages(self, op: ops.DirtyOperation, step: Expectation) -> Iterable[str]:
+        account = self.account
+        match op:
+            case ops.GetDirtyLog():
                 return get_log(account, op, step)
-            case ClearDirtyLog():
+            case ops.ClearDirtyLog():
                 return clear_log(account, op, step)
-            case EnableCap():
-                return enable(account, op, step)
-            case HarvestDirtyRing():
+            case ops.HarvestDirtyRing():
                 return harvest(account, op, step)
-            case ResetDirtyRings():
+            case ops.ResetDirtyRings():
                 account.use("resetrings")
                 return [account.checked("reset_dirty_rings()", step)]
-            case CreateGuestMemfd() | CloseGuestMemfd() | MapGuestMemfd() | PunchGuestMemfd():
-                return [account.checked(self._memfd(op), step)]
-            case SetTssAddr():
+
+    def _of_internal_slots(self, op: ops.InternalOperation, step: Expectation) -> Iterable[str]:
+        account = self.account
+        match op:
+            case ops.SetTssAddr():
                 account.use("simple")
                 call = f"vm_ioctl(KVM_SET_TSS_ADDR, {unsigned(op.gpa)})"
                 return [account.checked(call, step)]
-            case CreateIrqchip():
-                account.use("simple")
-                return [account.checked("vm_ioctl(KVM_CREATE_IRQCHIP, 0)", step)]
-            case SetIdentityMapAddr():
+            case ops.SetIdentityMapAddr():
                 account.use("identity")
                 call = f"set_identity_map_addr({unsigned(op.gpa)})"
                 return [account.checked(call, step)]
-            case CreateVcpu():
+            case ops.CreateIrqchip():
+                account.use("simple")
+                return [account.checked("vm_ioctl(KVM_CREATE_IRQCHIP, 0)", step)]
+            case ops.CreateVcpu():
                 account.use("makevcpu")
                 return [account.checked(f"create_vcpu({op.vcpu})", step)]
-            case UnmapInternalSlots():
+            case ops.UnmapInternalSlots():
                 account.use("unmapinternal")
                 numbers = [
                     a.outcome.mappings for a in step.allowed if isinstance(a.outcome, Unmapped)
                 ]
                 return [f"expect(unmap_internal_slots() - {number}, 0);" for number in numbers]
-            case SetMemoryAttributes():
-                return [account.checked(self._attributes(op), step)]
-            case PreFaultMemory():
-                return self._pre_fault(op, step)
-            case CoalesceMmio():
+
+    def _of_device(self, op: ops.DeviceOperation, step: Expectation) -> Iterable[str]:
+        account = self.account
+        match op:
+            case ops.CoalesceMmio():
                 account.use("coalesce")
                 self._coalesces = True
                 request = (
@@ -179,39 +168,54 @@ class Statements:
                 )
                 call = f"coalesce_mmio({request}, {unsigned(op.gpa)}, {unsigned(op.size)})"
                 return [account.checked(call, step)]
-            case IoEventFd():
+            case ops.IoEventFd():
                 return [account.checked(self._ioeventfd(op), step)]
-            case CollectMmio():
+            case ops.CollectMmio():
                 return self._collect(step)
-            case SetClockMsr():
-                return set_clock(account, op, step)
-            case KvmclockCtrl():
-                account.use("pauseclock")
-                return [account.checked(f"pause_clock({op.vcpu})", step)]
-            case SwitchVm():
+
+    def _of_vm(self, op: ops.VmOperation, step: Expectation) -> Iterable[str]:
+        account = self.account
+        match op:
+            case ops.EnableCap():
+                return enable(account, op, step)
+            case ops.Lives():
+                return self._lives(op)
+            case ops.Churn():
+                return self._churn(op, step)
+            case ops.SwitchVm():
                 return self._switch(op.vm)
-            case NewVm():
+            case ops.NewVm():
                 self._alive.add(self._vm)
                 account.left_logs.clear()
                 account.use("newvm")
                 account.as_ids.clear()
                 self._forget_events()
                 return ["close_vm();", create_vm(self._vm_type)]
-            case CloseVm():
+            case ops.CloseVm():
                 self._alive.discard(self._vm)
                 account.use("newvm")
                 if self._alive:
                     return ["close_vm();"]
                 account.use("traces")
                 return ["close_vm();", "expect_traces(traces_before);"]
-            case Lives():
-                return self._lives(op)
-            case Churn():
-                return self._churn(op, step)
-            case Race():
+
+    def _of_memory(self, op: _OfMemory, step: Expectation) -> Iterable[str]:
+        account = self.account
+        match op:
+            case ops.SetUserMemoryRegion():
+                account.left_logs.discard(op.slot)
+                return [account.checked(self._region(op), step)]
+            case ops.SetMemoryAttributes():
+                return [account.checked(self._attributes(op), step)]
+            case ops.PreFaultMemory():
+                return self._pre_fault(op, step)
+            case ops.SetClockMsr():
+                return set_clock(account, op, step)
+            case ops.KvmclockCtrl():
+                account.use("pauseclock")
+                return [account.checked(f"pause_clock({op.vcpu})", step)]
+            case ops.Race():
                 return self._race(step)
-            case _:
-                assert_never(op)
 
     def _race(self, step: Expectation) -> list[str]:
         if step.tables is None:
@@ -225,21 +229,21 @@ class Statements:
 
     def _host_call(self, op: HostAction) -> str:
         match op:
-            case SetUserMemoryRegion():
+            case ops.SetUserMemoryRegion():
                 return self._region(op)
-            case CloseGuestMemfd() | PunchGuestMemfd():
+            case ops.CloseGuestMemfd() | ops.PunchGuestMemfd():
                 return self._memfd(op)
-            case SetMemoryAttributes():
+            case ops.SetMemoryAttributes():
                 return self._attributes(op)
             case _:
                 raise InexpressibleError(f"{type(op).__name__} in a race")
 
-    def _attributes(self, op: SetMemoryAttributes) -> str:
+    def _attributes(self, op: ops.SetMemoryAttributes) -> str:
         self.account.use("attributes")
         fields = (op.address, op.size, op.attributes, op.flags)
         return f"set_memory_attributes({', '.join(map(unsigned, fields))})"
 
-    def _ioeventfd(self, op: IoEventFd) -> str:
+    def _ioeventfd(self, op: ops.IoEventFd) -> str:
         self.account.use("ioeventfd")
         key = self._vm, op.name
         if key not in self._events:
@@ -290,7 +294,7 @@ class Statements:
         self._as_ids.setdefault(vm, {})
         return [f"switch_vm({vm});", *((create_vm(self._vm_type),) if is_new else ())]
 
-    def _region(self, op: SetUserMemoryRegion) -> str:
+    def _region(self, op: ops.SetUserMemoryRegion) -> str:
         account = self.account
         account.name_slot(op.slot)
         call = self._region_call(op)
@@ -302,7 +306,7 @@ class Statements:
             call = f"in_a_child({account.function(call)})"
         return call
 
-    def _region_call(self, op: SetUserMemoryRegion) -> str:
+    def _region_call(self, op: ops.SetUserMemoryRegion) -> str:
         if op.argument == "unreadable":
             self.account.use("badpointer")
             return "set_region_from_nowhere(KVM_SET_USER_MEMORY_REGION)"
@@ -313,7 +317,7 @@ class Statements:
             f"{unsigned(op.guest_phys_addr)}, {unsigned(op.memory_size)}, "
             f"{self._names.hva(op.userspace_addr)}"
         )
-        if not isinstance(op, SetUserMemoryRegion2):
+        if not isinstance(op, ops.SetUserMemoryRegion2):
             self.account.use("region")
             return f"set_region({fields})"
         self.account.use("region2")
@@ -326,26 +330,24 @@ class Statements:
             return self._names.file(name)
         return self.account.memfd(name)
 
-    def _memfd(
-        self, op: CreateGuestMemfd | CloseGuestMemfd | MapGuestMemfd | PunchGuestMemfd
-    ) -> str:
+    def _memfd(self, op: ops.MemfdOperation) -> str:
         account = self.account
         file = account.memfd(op.name)
         match op:
-            case CreateGuestMemfd():
+            case ops.CreateGuestMemfd():
                 if op.flags & MEMFD_INIT_SHARED:
                     account.shared.add(op.name)
                 return f"create_guest_memfd(&{file}, {unsigned(op.size)}, {unsigned(op.flags)})"
-            case CloseGuestMemfd():
+            case ops.CloseGuestMemfd():
                 account.use("closememfd")
                 return f"close_guest_memfd(&{file})"
-            case MapGuestMemfd():
+            case ops.MapGuestMemfd():
                 account.use("mapmemfd")
                 sharing = "MAP_PRIVATE" if op.sharing == "private" else "MAP_SHARED"
                 is_shared = "true" if op.name in account.shared else "false"
                 mapping = self._names.variable(op.mapping)
                 return f"map_guest_memfd({file}, {mapping}, {sharing}, {is_shared})"
-            case PunchGuestMemfd():
+            case ops.PunchGuestMemfd():
                 account.use("punchmemfd")
                 named = {"FALLOC_FL_PUNCH_HOLE": op.punch, "FALLOC_FL_KEEP_SIZE": op.keep_size}
                 mode = " | ".join(name for name, is_set in named.items() if is_set) or "0"
@@ -370,7 +372,7 @@ class Statements:
             self.account.use("look")
         return [*lines, *looks]
 
-    def _lives(self, op: Lives) -> list[str]:
+    def _lives(self, op: ops.Lives) -> list[str]:
         part, function = _DEATHS[op.death]
         repeat = ("growth", "expect_no_growth") if op.watch == "kernel" else ("again", "again")
         self.account.use(part, repeat[0], "traces")
@@ -382,7 +384,7 @@ class Statements:
             f"expect_traces({before});",
         ]
 
-    def _churn(self, op: Churn, step: Expectation) -> list[str]:
+    def _churn(self, op: ops.Churn, step: Expectation) -> list[str]:
         if not step.allowed:
             raise InexpressibleError("a slot churns whose place, or id, is in use")
         if op.what == "changes":
@@ -396,7 +398,7 @@ class Statements:
             "delete_both();",
         ]
 
-    def _pre_fault(self, op: PreFaultMemory, step: Expectation) -> list[str]:
+    def _pre_fault(self, op: ops.PreFaultMemory, step: Expectation) -> list[str]:
         self.account.use("prefault")
         where = f"{op.vcpu}, {unsigned(op.gpa)}, {unsigned(op.size)}, {unsigned(op.flags)}"
         lines = [self.account.checked(f"pre_fault({where})", step)]

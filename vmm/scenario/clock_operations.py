@@ -34,3 +34,6 @@ class KvmclockCtrl(Operation, frozen=True, tag="kvmclock_ctrl", gc=False):
     """
 
     vcpu: int = 0
+
+
+ClockOperation = SetClockMsr | KvmclockCtrl

@@ -12,50 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
+from vmm.scenario import operations as ops
 from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.operations import (
     MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
     AnyOperation,
-    ChangeHostMemory,
-    Churn,
-    ClearDirtyLog,
-    CloseGuestMemfd,
-    CloseVm,
-    CoalesceMmio,
-    CollectMmio,
-    CreateGuestMemfd,
-    CreateIrqchip,
-    CreateVcpu,
-    EnableCap,
-    Execute,
-    GetDirtyLog,
-    HarvestDirtyRing,
     HostAction,
-    HostWrite,
-    Inspect,
-    Instruction,
-    IoEventFd,
-    KvmclockCtrl,
-    Lives,
-    MapGuestMemfd,
-    NewVm,
-    PreFaultMemory,
-    PunchGuestMemfd,
-    Race,
-    ResetDirtyRings,
     Scenario,
-    SetClockMsr,
-    SetIdentityMapAddr,
-    SetMemoryAttributes,
-    SetTssAddr,
-    SetUserMemoryRegion,
-    SetUserMemoryRegion2,
-    Start,
-    Sweep,
-    SwitchVm,
-    Touch,
-    UnmapInternalSlots,
     pages_of,
 )
 from vmm.scenario.problem import ScenarioError
@@ -132,7 +96,19 @@ _STEP_US = 15.0
 _SLOW_US = {"merge": 2e6, "fork": 100_000.0, "reap": 20_000.0}
 """Changes that take longer than the system call."""
 
-_NEVER_WRITE = (SetUserMemoryRegion, Inspect)
+_NEVER_WRITE = (ops.SetUserMemoryRegion, ops.Inspect)
+
+
+_OfMemory = (
+    ops.SetUserMemoryRegion
+    | ops.SetUserMemoryRegion2
+    | ops.SetMemoryAttributes
+    | ops.PreFaultMemory
+    | ops.Race
+    | ops.HostOperation
+    | ops.DirtyOperation
+)
+"""The operations on slots, and on what they show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +179,11 @@ class _Account:
         self._slots = _slots(scenario)
         self._most_pages = max(self._slots.values(), default=0)
         self._files = {
-            op.name: op.size for op in scenario.operations if isinstance(op, CreateGuestMemfd)
+            op.name: op.size for op in scenario.operations if isinstance(op, ops.CreateGuestMemfd)
         }
-        self._mapped = {op.mapping for op in scenario.operations if isinstance(op, MapGuestMemfd)}
+        self._mapped = {
+            op.mapping for op in scenario.operations if isinstance(op, ops.MapGuestMemfd)
+        }
         self._reached = reached_pages(scenario, 1 << MAX_GPA_BITS)
         shown = [
             mapping
@@ -252,87 +230,109 @@ class _Account:
         shown = sum(
             pages_of(op.memory_size)
             for op in operations
-            if isinstance(op, SetUserMemoryRegion2) and op.guest_memfd in self._files
+            if isinstance(op, ops.SetUserMemoryRegion2) and op.guest_memfd in self._files
         )
-        if any(isinstance(op, PreFaultMemory) for op in operations):
+        if any(isinstance(op, ops.PreFaultMemory) for op in operations):
             return min(shown, sum(pages_of(size) for size in self._files.values()))
         return min(shown, self._survey_pages + 4 * len(operations))
 
     def _operation(self, op: AnyOperation) -> None:
+        if isinstance(op, ops.GuestOperation):
+            self._by_guest(op)
+        elif isinstance(op, ops.MemfdOperation):
+            self._of_memfd(op)
+        elif isinstance(op, ops.InternalOperation):
+            self._us += 20 * _CALL_US if isinstance(op, ops.CreateVcpu) else _VM_US
+        elif isinstance(op, (ops.DeviceOperation, ops.ClockOperation)):
+            self._us += 5 * _CALL_US
+        elif isinstance(op, ops.VmOperation):
+            self._of_vm(op)
+        else:
+            self._of_memory(op)
+
+    def _by_guest(self, op: ops.GuestOperation) -> None:
         match op:
-            case SetUserMemoryRegion():
+            case ops.Touch() | ops.Execute():
+                self._us += _TOUCH_US
+                self._bytes += _TOUCH_BYTES
+            case ops.Start():
+                self._us += 4 * _CALL_US + 8 * _EXIT_US
+                self._bytes += _TOUCH_BYTES
+            case ops.Instruction():
+                self._us += 4 * _CALL_US + op.count * _EXIT_US
+                self._bytes += _TOUCH_BYTES + op.count * _ELEMENT_BYTES
+            case ops.Sweep():
+                self._us += _CALL_US + op.count * _EXIT_US
+                self._bytes += op.count * _ELEMENT_BYTES
+            case _:
+                assert_never(op)
+
+    def _of_memfd(self, op: ops.MemfdOperation) -> None:
+        self._us += _CALL_US
+        match op:
+            case ops.CreateGuestMemfd() | ops.CloseGuestMemfd():
+                pass
+            case ops.MapGuestMemfd():
+                self._us += self._sizes.get(op.mapping, 0) * _LOST_US
+            case ops.PunchGuestMemfd():
+                size = min(op.size, self._files.get(op.name, 0))
+                self._lost += min(pages_of(size), self._looked_at)
+                self._us += min(pages_of(size), self._most_pages) * _PAGE_US
+            case _:
+                assert_never(op)
+
+    def _of_vm(self, op: ops.VmOperation) -> None:
+        match op:
+            case ops.EnableCap():
+                self._us += 20 * _CALL_US
+            case ops.SwitchVm():
+                self._us += _VM_US
+                self._bytes += self._scenario.vcpus * _VCPU_BYTES
+                self._survey(1)
+            case ops.NewVm():
+                self._us += _VM_US
+                self._survey(1)
+            case ops.CloseVm():
+                self._us += _VM_US
+            case ops.Lives():
+                life = _LIFE_US if op.death == "closed" else _OTHER_LIFE_US
+                self._us += op.times * life * (_WATCHED if op.watch == "kernel" else 1)
+            case ops.Churn():
+                self._us += op.times * _CHURN_US * _WATCHED
+            case _:
+                assert_never(op)
+
+    def _of_memory(self, op: _OfMemory) -> None:
+        match op:
+            case ops.SetUserMemoryRegion():
                 self._region(op)
                 self._look()
                 self._survey(1)
-            case Touch() | Execute():
-                self._us += _TOUCH_US
-                self._bytes += _TOUCH_BYTES
-            case Start():
-                self._us += 4 * _CALL_US + 8 * _EXIT_US
-                self._bytes += _TOUCH_BYTES
-            case Instruction():
-                self._us += 4 * _CALL_US + op.count * _EXIT_US
-                self._bytes += _TOUCH_BYTES + op.count * _ELEMENT_BYTES
-            case Sweep():
-                self._us += _CALL_US + op.count * _EXIT_US
-                self._bytes += op.count * _ELEMENT_BYTES
-            case Inspect():
-                self._is_written = True
-                self._look()
-            case Race():
+            case ops.Race():
                 self._look()
                 self._race(op)
                 self._us += self._looked_at * _LOOK_US
                 self._survey(1)
-            case EnableCap() | ResetDirtyRings() | HarvestDirtyRing() | CreateVcpu():
+            case ops.Inspect():
+                self._is_written = True
+                self._look()
+            case ops.HarvestDirtyRing() | ops.ResetDirtyRings():
                 self._us += 20 * _CALL_US
-            case SetTssAddr() | SetIdentityMapAddr() | UnmapInternalSlots() | CreateIrqchip():
-                self._us += _VM_US
-            case CoalesceMmio() | IoEventFd() | CollectMmio() | SetClockMsr() | KvmclockCtrl():
-                self._us += 5 * _CALL_US
-            case SwitchVm():
-                self._us += _VM_US
-                self._bytes += self._scenario.vcpus * _VCPU_BYTES
-                self._survey(1)
-            case NewVm():
-                self._us += _VM_US
-                self._survey(1)
-            case CloseVm():
-                self._us += _VM_US
-            case CreateGuestMemfd() | CloseGuestMemfd():
-                self._us += _CALL_US
-            case MapGuestMemfd():
-                self._us += _CALL_US + self._sizes.get(op.mapping, 0) * _LOST_US
-            case PunchGuestMemfd():
-                size = min(op.size, self._files.get(op.name, 0))
-                self._lost += min(pages_of(size), self._looked_at)
-                self._us += _CALL_US + min(pages_of(size), self._most_pages) * _PAGE_US
-            case SetMemoryAttributes():
-                pages = pages_of(op.size) if op.address + op.size < 1 << 64 else 0
-                self._us += _CALL_US + pages * _PAGE_US
-                self._bytes += pages * _ELEMENT_BYTES
-            case PreFaultMemory():
+            case ops.PreFaultMemory():
                 self._pre_fault(op)
-            case Lives():
-                life = _LIFE_US if op.death == "closed" else _OTHER_LIFE_US
-                self._us += op.times * life * (_WATCHED if op.watch == "kernel" else 1)
-            case Churn():
-                self._us += op.times * _CHURN_US * _WATCHED
-            case HostWrite() | ChangeHostMemory() | GetDirtyLog() | ClearDirtyLog():
-                self._host_action(op)
             case _:
-                assert_never(op)
+                self._host_action(op)
 
-    def _region(self, op: SetUserMemoryRegion) -> None:
+    def _region(self, op: ops.SetUserMemoryRegion) -> None:
         self._us += _REGION_US + _pages(op) * _PAGE_US
         if op.caller == "forked-child" or op.fail_nth:
             self._us += _VM_US
 
     def _host_action(self, op: HostAction, times: int = 1) -> None:
         match op:
-            case SetUserMemoryRegion():
+            case ops.SetUserMemoryRegion():
                 self._us += times * (_REGION_US + _pages(op) * _PAGE_US)
-            case ChangeHostMemory():
+            case ops.ChangeHostMemory():
                 pages = self._pages_that_matter(op)
                 self._us += times * (_CALL_US + (pages + op.pages // _HUGE_PAGES) * _PAGE_US)
                 self._changed += pages
@@ -341,36 +341,41 @@ class _Account:
                     self._us += times * pages * _SHOWN_US
                 if self._loses_content(op):
                     self._lost += times * pages * self._views
-            case GetDirtyLog() | ClearDirtyLog():
+            case ops.GetDirtyLog() | ops.ClearDirtyLog():
                 pages = self._slots.get(op.slot, self._most_pages)
                 self._us += times * (_CALL_US + pages * _PAGE_US)
                 self._bytes += times * pages * _ELEMENT_BYTES
-            case HostWrite() | HarvestDirtyRing() | ResetDirtyRings() | CloseGuestMemfd():
+            case (
+                ops.HostWrite()
+                | ops.HarvestDirtyRing()
+                | ops.ResetDirtyRings()
+                | ops.CloseGuestMemfd()
+            ):
                 self._us += times * _CALL_US
-            case SetMemoryAttributes():
+            case ops.SetMemoryAttributes():
                 pages = pages_of(op.size) if op.address + op.size < 1 << 64 else 0
                 self._us += times * (_CALL_US + pages * _PAGE_US)
                 self._bytes += pages * _ELEMENT_BYTES
-            case PunchGuestMemfd():
+            case ops.PunchGuestMemfd():
                 pages = min(pages_of(op.size), pages_of(self._files.get(op.name, 0)))
                 self._us += times * (_CALL_US + pages * _PAGE_US)
             case _:
                 assert_never(op)
 
-    def _pages_that_matter(self, op: ChangeHostMemory) -> int:
+    def _pages_that_matter(self, op: ops.ChangeHostMemory) -> int:
         """Return how many of the changed pages are filled and watched."""
         reached = self._reached.get(op.place.mapping)
         first = op.place.offset // PAGE_SIZE_BYTES
         return op.pages if reached is None else len(within(reached, range(first, first + op.pages)))
 
-    def _loses_content(self, op: ChangeHostMemory) -> bool:
+    def _loses_content(self, op: ops.ChangeHostMemory) -> bool:
         """Whether pages show something else afterwards, so that it is recorded."""
         if CHANGES[op.how].keeps:
             return False
         is_file = self._kinds[op.place.mapping] in ("shared", "memfd", "hugetlb_memfd")
         return not (is_file and op.how in ("drop", "unmap", "map"))
 
-    def _pre_fault(self, op: PreFaultMemory) -> None:
+    def _pre_fault(self, op: ops.PreFaultMemory) -> None:
         """Add a pre-fault: it ends where there is no slot."""
         pages = min(pages_of(op.size), sum(self._slots.values()))
         self._us += _CALL_US + pages * 3 * _PAGE_US
@@ -386,7 +391,7 @@ class _Account:
             self._us += times * (self._survey_touches * _TOUCH_US + self._looked_at * _LOOK_US)
             self._bytes += times * self._survey_touches * _TOUCH_BYTES
 
-    def _race(self, race: Race) -> None:
+    def _race(self, race: ops.Race) -> None:
         """Add all windows that vCPUs may run, each with everything it may see."""
         places = sum(len(guest.program) for guest in race.guests)
         for guest in race.guests:
@@ -410,18 +415,18 @@ def _slots(scenario: Scenario) -> dict[int, int]:
     return slots
 
 
-def _region_calls(scenario: Scenario) -> Iterator[SetUserMemoryRegion]:
+def _region_calls(scenario: Scenario) -> Iterator[ops.SetUserMemoryRegion]:
     for operation in scenario.operations:
-        if isinstance(operation, SetUserMemoryRegion):
+        if isinstance(operation, ops.SetUserMemoryRegion):
             yield operation
-        elif isinstance(operation, Race):
+        elif isinstance(operation, ops.Race):
             for host in operation.hosts:
                 for action in host.operations:
-                    if isinstance(action, SetUserMemoryRegion):
+                    if isinstance(action, ops.SetUserMemoryRegion):
                         yield action
 
 
-def _pages(op: SetUserMemoryRegion) -> int:
+def _pages(op: ops.SetUserMemoryRegion) -> int:
     """Return how many pages a call may give a slot; 0 where a kernel refuses the size at once."""
     pages = pages_of(op.memory_size)
     return pages if pages <= MAX_PAGES else 0

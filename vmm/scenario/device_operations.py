@@ -46,3 +46,6 @@ class CollectMmio(Operation, frozen=True, tag="collect_mmio", gc=False):
     >>> operations.CollectMmio(expect="success").expect
     'success'
     """
+
+
+DeviceOperation = CoalesceMmio | IoEventFd | CollectMmio

@@ -57,3 +57,6 @@ class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False)
     >>> operations.ResetDirtyRings(expect="EINVAL").expect  # Where no ring was enabled.
     'EINVAL'
     """
+
+
+DirtyOperation = GetDirtyLog | ClearDirtyLog | HarvestDirtyRing | ResetDirtyRings

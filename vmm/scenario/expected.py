@@ -5,6 +5,7 @@ from typing import assert_never
 
 import msgspec
 
+from vmm.scenario import operations as ops
 from vmm.scenario.history import (
     AnyOutcome,
     DirtyPages,
@@ -13,75 +14,58 @@ from vmm.scenario.history import (
     Refused,
     RingsReset,
 )
-from vmm.scenario.operations import (
-    AnyOperation,
-    ChangeHostMemory,
-    Churn,
-    ClearDirtyLog,
-    CloseGuestMemfd,
-    CloseVm,
-    CoalesceMmio,
-    CollectMmio,
-    CreateGuestMemfd,
-    CreateIrqchip,
-    CreateVcpu,
-    EnableCap,
-    Execute,
-    GetDirtyLog,
-    HarvestDirtyRing,
-    HostWrite,
-    Inspect,
-    Instruction,
-    IoEventFd,
-    KvmclockCtrl,
-    Lives,
-    MapGuestMemfd,
-    NewVm,
-    PreFaultMemory,
-    PunchGuestMemfd,
-    Race,
-    ResetDirtyRings,
-    Scenario,
-    SetClockMsr,
-    SetIdentityMapAddr,
-    SetMemoryAttributes,
-    SetTssAddr,
-    SetUserMemoryRegion,
-    Start,
-    Sweep,
-    SwitchVm,
-    Touch,
-    UnmapInternalSlots,
-)
+from vmm.scenario.operations import AnyOperation, Scenario
 
 SUCCESS = "success"
 
 _ERRNOS = frozenset(errno.errorcode.values())
 
 
+_Call = (
+    ops.SetUserMemoryRegion
+    | ops.SetUserMemoryRegion2
+    | ops.SetMemoryAttributes
+    | ops.PreFaultMemory
+    | ops.GetDirtyLog
+    | ops.ClearDirtyLog
+    | ops.ResetDirtyRings
+    | ops.EnableCap
+    | ops.CreateGuestMemfd
+    | ops.SetTssAddr
+    | ops.SetIdentityMapAddr
+    | ops.CreateIrqchip
+    | ops.CreateVcpu
+    | ops.CoalesceMmio
+    | ops.IoEventFd
+    | ops.KvmclockCtrl
+)
+"""Operations that are one call to KVM, which succeeds or fails with an errno."""
+
+_NoCall = (
+    ops.GuestOperation
+    | ops.HostOperation
+    | ops.HarvestDirtyRing
+    | ops.CloseGuestMemfd
+    | ops.MapGuestMemfd
+    | ops.PunchGuestMemfd
+    | ops.UnmapInternalSlots
+    | ops.CollectMmio
+    | ops.SetClockMsr  # KVM_SET_MSRS returns how many MSRs were set.
+    | ops.Race
+    | ops.Lives
+    | ops.Churn
+    | ops.NewVm
+    | ops.SwitchVm
+    | ops.CloseVm
+)
+
+
 def _is_call(op: AnyOperation) -> bool:
-    """Whether an operation is one call to KVM, which succeeds or fails with an errno."""
-    match op:
-        case SetUserMemoryRegion() | GetDirtyLog() | ClearDirtyLog() | ResetDirtyRings():
-            return True
-        case EnableCap() | SetTssAddr() | SetIdentityMapAddr() | CreateIrqchip() | CreateVcpu():
-            return True
-        case CreateGuestMemfd() | SetMemoryAttributes() | PreFaultMemory() | KvmclockCtrl():
-            return True
-        case CoalesceMmio() | IoEventFd():
-            return True
-        case Touch() | Sweep() | Execute() | Instruction() | Start() | Race():
-            return False
-        case HostWrite() | ChangeHostMemory() | Inspect() | HarvestDirtyRing() | CollectMmio():
-            return False
-        case CloseGuestMemfd() | MapGuestMemfd() | PunchGuestMemfd() | UnmapInternalSlots():
-            return False
-        case SetClockMsr():  # KVM_SET_MSRS returns how many MSRs were set.
-            return False
-        case Lives() | Churn() | NewVm() | SwitchVm() | CloseVm():
-            return False
-        case _:
-            assert_never(op)
+    if isinstance(op, _Call):
+        return True
+    if isinstance(op, _NoCall):
+        return False
+    assert_never(op)
 
 
 def expectation_problem(op: AnyOperation, is_raced: bool) -> str:

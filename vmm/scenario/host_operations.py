@@ -141,3 +141,6 @@ class Inspect(Operation, frozen=True, tag="inspect", gc=False):
     >>> operations.Inspect().expect
     ''
     """
+
+
+HostOperation = HostWrite | ChangeHostMemory | Inspect

@@ -80,3 +80,6 @@ class SetMemoryAttributes(Operation, frozen=True, tag="set_memory_attributes", g
     size: Hex
     attributes: Hex = 0
     flags: Hex = 0
+
+
+MemfdOperation = CreateGuestMemfd | CloseGuestMemfd | MapGuestMemfd | PunchGuestMemfd

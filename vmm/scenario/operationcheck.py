@@ -1,9 +1,8 @@
 """Checks that one operation is safe to execute after those before it."""
 
-from typing import assert_never
-
 import msgspec
 
+from vmm.scenario import operations as ops
 from vmm.scenario.clocks import LAYOUTS
 from vmm.scenario.expected import expectation_problem
 from vmm.scenario.hostchanges import HostChanges
@@ -35,45 +34,8 @@ from vmm.scenario.operations import (
     REAL_MODE_END,
     WINDOW_STEP_BYTES,
     AnyOperation,
-    ChangeHostMemory,
-    Churn,
-    ClearDirtyLog,
-    CloseGuestMemfd,
-    CloseVm,
-    CoalesceMmio,
-    CollectMmio,
-    CreateGuestMemfd,
-    CreateIrqchip,
-    CreateVcpu,
-    EnableCap,
-    Execute,
-    GetDirtyLog,
-    HarvestDirtyRing,
-    HostWrite,
-    Inspect,
-    Instruction,
-    IoEventFd,
-    KvmclockCtrl,
-    Lives,
-    MapGuestMemfd,
-    NewVm,
     Place,
-    PreFaultMemory,
-    PunchGuestMemfd,
-    Race,
-    ResetDirtyRings,
     Scenario,
-    SetClockMsr,
-    SetIdentityMapAddr,
-    SetMemoryAttributes,
-    SetTssAddr,
-    SetUserMemoryRegion,
-    SetUserMemoryRegion2,
-    Start,
-    Sweep,
-    SwitchVm,
-    Touch,
-    UnmapInternalSlots,
     address_spaces,
     guest_count,
     pages_of,
@@ -120,102 +82,143 @@ class OperationChecker:
             found = expectation_problem(op, self._races)
             if found:
                 return found
+        if isinstance(op, ops.GuestOperation):
+            return self._by_guest(op)
+        if isinstance(op, ops.HostOperation):
+            return self._by_host(op)
+        if isinstance(op, ops.DirtyOperation):
+            return self._of_dirty_pages(op)
+        if isinstance(op, ops.MemfdOperation):
+            return self._of_memfd(op)
+        if isinstance(op, ops.InternalOperation):
+            return self._of_internal_slots(op)
+        if isinstance(op, ops.DeviceOperation):
+            return self._of_device(op)
+        if isinstance(op, ops.ClockOperation):
+            return self._clock(op) if isinstance(op, ops.SetClockMsr) else self._vcpu(op.vcpu)
+        if isinstance(op, ops.VmOperation):
+            return self._of_vm(op)
         match op:
-            case SetUserMemoryRegion():
+            case ops.SetUserMemoryRegion():
                 return self._region(op)
-            case Touch():
+            case ops.SetMemoryAttributes():
+                return _attributes(op)
+            case ops.PreFaultMemory():
+                return unsigned_problem(op, "gpa", "size", "flags") or self._vcpu(op.vcpu)
+            case ops.Race():
+                return self._race(op)
+
+    def _by_guest(self, op: ops.GuestOperation) -> str:
+        match op:
+            case ops.Touch():
                 return self._access(op, op.width, op.value)
-            case Sweep():
+            case ops.Sweep():
                 if not 1 <= op.count * op.width <= MAX_SWEEP_BYTES:
                     return f".count: a sweep is 1 to {MAX_SWEEP_BYTES:#x} bytes long"
                 return self._access(op, op.count * op.width, op.value)
-            case Execute():
+            case ops.Execute():
                 if op.gpa % PAGE_SIZE_BYTES:
                     return ".gpa: a page aligned address is needed"
                 return self._access(op, PAGE_SIZE_BYTES, 0)
-            case Instruction():
+            case ops.Instruction():
                 return instruction_problem(op) or self._accesses(op)
-            case Start():
+            case ops.Start():
                 return _start_problem(op) or self._vcpu(op.vcpu)
-            case SetTssAddr() | SetIdentityMapAddr():
-                return "" if 0 <= op.gpa < 1 << 64 else ".gpa: 64 bits are needed"
-            case CreateIrqchip():
-                return "" if self._vcpus == 1 else ": $.vcpus must be 1, others would wait"
-            case CreateVcpu():
-                return self._vcpu(op.vcpu)
-            case SetMemoryAttributes():
-                return _attributes(op)
-            case PreFaultMemory():
-                return unsigned_problem(op, "gpa", "size", "flags") or self._vcpu(op.vcpu)
-            case HostWrite():
+
+    def _by_host(self, op: ops.HostOperation) -> str:
+        match op:
+            case ops.HostWrite():
                 if not 0 <= op.value < 1 << 32:
                     return ".value: an unsigned 32-bit number is needed"
                 if op.place.mapping in self._changes.taken:
                     return f".place: an operation takes pages of {op.place.mapping!r} away"
                 return place_problem(op.place, 4, ".place", self._mappings)
-            case ChangeHostMemory():
+            case ops.ChangeHostMemory():
                 return self._changes.problem(op)
-            case Race():
-                if self._changes.is_paged:
-                    return ": pages that userfaultfd is in charge of have to 'settle' first"
-                if self._changes.hides:
-                    what = "races take no mapping of a copy, nor one with other memory over it"
-                    return f": {what}: {TWO_FILES}"
-                self._races = True
-                found = race_problem(
-                    op, self._vcpus, self._mappings, self._spaces, self._named, self.problem
-                )
-                self._races = False
-                return found
-            case GetDirtyLog():
+            case ops.Inspect():
+                return ""
+
+    def _of_dirty_pages(self, op: ops.DirtyOperation) -> str:
+        match op:
+            case ops.GetDirtyLog():
                 return "" if 0 <= op.slot < 1 << 32 else ".slot: 32 bits are needed"
-            case ClearDirtyLog():
+            case ops.ClearDirtyLog():
                 return self._clear(op)
-            case EnableCap():
-                return "" if 0 <= op.argument < 1 << 64 else ".argument: 64 bits are needed"
-            case HarvestDirtyRing():
+            case ops.HarvestDirtyRing():
                 return self._vcpu(op.vcpu)
-            case Lives():
+            case ops.ResetDirtyRings():
+                return ""
+
+    def _of_memfd(self, op: ops.MemfdOperation) -> str:
+        match op:
+            case ops.CreateGuestMemfd():
+                return self._memfds.created(op)
+            case ops.CloseGuestMemfd():
+                return self._memfds.known(op.name)
+            case ops.MapGuestMemfd():
+                return self._memfds.known(op.name) or self._memfds.shown(op)
+            case ops.PunchGuestMemfd():
+                return self._memfds.known(op.name) or unsigned_problem(op, "offset", "size")
+
+    def _of_internal_slots(self, op: ops.InternalOperation) -> str:
+        match op:
+            case ops.SetTssAddr() | ops.SetIdentityMapAddr():
+                return "" if 0 <= op.gpa < 1 << 64 else ".gpa: 64 bits are needed"
+            case ops.CreateIrqchip():
+                return "" if self._vcpus == 1 else ": $.vcpus must be 1, others would wait"
+            case ops.CreateVcpu():
+                return self._vcpu(op.vcpu)
+            case ops.UnmapInternalSlots():
+                return ""
+
+    def _of_device(self, op: ops.DeviceOperation) -> str:
+        match op:
+            case ops.CoalesceMmio():
+                return self._coalesced(op)
+            case ops.IoEventFd():
+                return self._ioeventfd(op)
+            case ops.CollectMmio():
+                return ""
+
+    def _of_vm(self, op: ops.VmOperation) -> str:
+        match op:
+            case ops.EnableCap():
+                return "" if 0 <= op.argument < 1 << 64 else ".argument: 64 bits are needed"
+            case ops.Lives():
                 return "" if 1 <= op.times <= MAX_TIMES else f".times: not within 1 to {MAX_TIMES}"
-            case Churn():
+            case ops.Churn():
                 if not 1 <= op.times <= MAX_TIMES:
                     return f".times: not within 1 to {MAX_TIMES}"
                 return self._standing.problem(op)
-            case NewVm() | CloseVm():
+            case ops.SwitchVm():
+                return "" if 0 <= op.vm < MAX_VMS else f".vm: not within 0 to {MAX_VMS - 1}"
+            case ops.NewVm() | ops.CloseVm():
                 self._changes.new_vm()
                 self._standing.forget()
                 return ""
-            case CoalesceMmio():
-                self._devices += 1
-                if self._devices > MAX_DEVICES:
-                    return f": more than {MAX_DEVICES} of these and of ioeventfd"
-                if not 0 <= op.size < 1 << 32:
-                    return ".size: an unsigned 32-bit number is needed"
-                return unsigned_problem(op, "gpa")
-            case IoEventFd():
-                return self._ioeventfd(op)
-            case SetClockMsr():
-                return self._clock(op)
-            case KvmclockCtrl():
-                return self._vcpu(op.vcpu)
-            case CollectMmio():
-                return ""
-            case SwitchVm():
-                return "" if 0 <= op.vm < MAX_VMS else f".vm: not within 0 to {MAX_VMS - 1}"
-            case CreateGuestMemfd():
-                return self._memfds.created(op)
-            case CloseGuestMemfd():
-                return self._memfds.known(op.name)
-            case MapGuestMemfd():
-                return self._memfds.known(op.name) or self._memfds.shown(op)
-            case PunchGuestMemfd():
-                return self._memfds.known(op.name) or unsigned_problem(op, "offset", "size")
-            case Inspect() | ResetDirtyRings() | UnmapInternalSlots():
-                return ""
-            case _:
-                assert_never(op)
 
-    def _clear(self, op: ClearDirtyLog) -> str:
+    def _race(self, op: ops.Race) -> str:
+        if self._changes.is_paged:
+            return ": pages that userfaultfd is in charge of have to 'settle' first"
+        if self._changes.hides:
+            what = "races take no mapping of a copy, nor one with other memory over it"
+            return f": {what}: {TWO_FILES}"
+        self._races = True
+        found = race_problem(
+            op, self._vcpus, self._mappings, self._spaces, self._named, self.problem
+        )
+        self._races = False
+        return found
+
+    def _coalesced(self, op: ops.CoalesceMmio) -> str:
+        self._devices += 1
+        if self._devices > MAX_DEVICES:
+            return f": more than {MAX_DEVICES} of these and of ioeventfd"
+        if not 0 <= op.size < 1 << 32:
+            return ".size: an unsigned 32-bit number is needed"
+        return unsigned_problem(op, "gpa")
+
+    def _clear(self, op: ops.ClearDirtyLog) -> str:
         """Check that bits are within the words that the kernel reads, and those in our bitmap."""
         for field, bits in (("slot", 32), ("first_page", 64), ("num_pages", 32)):
             if not 0 <= getattr(op, field) < 1 << bits:
@@ -230,7 +233,7 @@ class OperationChecker:
     def _vcpu(self, vcpu: int) -> str:
         return "" if 0 <= vcpu < self._vcpus else f".vcpu: there are {self._vcpus} ($.vcpus)"
 
-    def _clock(self, op: SetClockMsr) -> str:
+    def _clock(self, op: ops.SetClockMsr) -> str:
         """Check that KVM does not overwrite the guest; only the wall clock may cross pages."""
         size = LAYOUTS[op.clock].size
         is_across = op.gpa % PAGE_SIZE_BYTES + size > PAGE_SIZE_BYTES
@@ -242,7 +245,7 @@ class OperationChecker:
             return f".gpa: the guest's own memory is at {self._guest.gpa:#x}; move $.guest.gpa"
         return self._vcpu(op.vcpu)
 
-    def _ioeventfd(self, op: IoEventFd) -> str:
+    def _ioeventfd(self, op: ops.IoEventFd) -> str:
         self._devices += 1
         self._events.add(op.name)
         if self._devices > MAX_DEVICES:
@@ -257,7 +260,7 @@ class OperationChecker:
             return ".match: an unsigned 64-bit number is needed"
         return unsigned_problem(op, "gpa")
 
-    def _region(self, op: SetUserMemoryRegion) -> str:
+    def _region(self, op: ops.SetUserMemoryRegion) -> str:
         self._standing.note(op, once=not self._races)
         if not self._races and pages_of(op.memory_size):
             self._named.setdefault(op.slot, []).extend(places_of(op))
@@ -277,7 +280,7 @@ class OperationChecker:
             self._slot_pages += pages_of(op.memory_size)
         if self._slot_pages > MAX_ALL_SLOT_PAGES:
             return f".memory_size: more than {MAX_ALL_SLOT_PAGES} pages in all slots together"
-        if isinstance(op, SetUserMemoryRegion2):
+        if isinstance(op, ops.SetUserMemoryRegion2):
             if op.guest_memfd != -1 and not self._memfds.is_file(op.guest_memfd):
                 return (
                     f".guest_memfd: {op.guest_memfd!r} is neither -1, nor a guest_memfd of the "
@@ -287,7 +290,7 @@ class OperationChecker:
                 return ".guest_memfd_offset: an unsigned 64-bit number is needed"
         return self._hva(op)
 
-    def _hva(self, op: SetUserMemoryRegion) -> str:
+    def _hva(self, op: ops.SetUserMemoryRegion) -> str:
         """Check that an hva stays inside its mapping if a kernel could accept the size."""
         size = op.memory_size if pages_of(op.memory_size) <= MAX_PAGES else 0
         if isinstance(op.userspace_addr, Place):
@@ -306,7 +309,7 @@ class OperationChecker:
             f"{MAX_BEFORE_THE_END} pages before); name a place in a mapping"
         )
 
-    def _accesses(self, op: Instruction) -> str:
+    def _accesses(self, op: ops.Instruction) -> str:
         at, *others = accessed(op)
         found = self._access(op, at[1], 0)
         for gpa, length in () if found else others:
@@ -314,13 +317,15 @@ class OperationChecker:
             found = found.replace(".gpa", ".source", 1)
         return found
 
-    def _access(self, op: Touch | Sweep | Execute | Instruction, length: int, value: int) -> str:
+    def _access(
+        self, op: ops.Touch | ops.Sweep | ops.Execute | ops.Instruction, length: int, value: int
+    ) -> str:
         gpa = op.gpa
         if op.as_id not in self._spaces:
             return ".as_id: guests look at as_id 1 where $.needs names smm"
         if not 0 <= gpa <= (1 << MAX_GPA_BITS) - length:
             return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
-        if gpa + length > REAL_MODE_END or (isinstance(op, Instruction) and op.mode == "long"):
+        if gpa + length > REAL_MODE_END or (isinstance(op, ops.Instruction) and op.mode == "long"):
             self._windows.add(gpa // WINDOW_STEP_BYTES)
             if len(self._windows) > MAX_TOUCHED_WINDOWS:
                 return f".gpa: more than {MAX_TOUCHED_WINDOWS} stretches of 2 MiB from 4 GiB on"
@@ -331,7 +336,7 @@ class OperationChecker:
         return self._vcpu(op.vcpu)
 
 
-def _start_problem(op: Start) -> str:
+def _start_problem(op: ops.Start) -> str:
     """Check that addresses are canonical, in the lower half, and page tables are whole pages."""
     if not 0 <= op.value < 1 << 32:
         return ".value: an unsigned 32-bit number is needed"
@@ -356,7 +361,7 @@ def _start_problem(op: Start) -> str:
     return ""
 
 
-def _attributes(op: SetMemoryAttributes) -> str:
+def _attributes(op: ops.SetMemoryAttributes) -> str:
     """Bound the pages: the kernel takes memory and time for each gfn."""
     if pages_of(op.size) > MAX_ATTRIBUTE_PAGES and op.address + op.size < 1 << 64:
         return f".size: at most {MAX_ATTRIBUTE_PAGES} pages at once"

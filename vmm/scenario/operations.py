@@ -18,16 +18,19 @@ import msgspec
 
 from vmm.scenario.clock_operations import (
     Clock as Clock,
+    ClockOperation as ClockOperation,
     KvmclockCtrl as KvmclockCtrl,
     SetClockMsr as SetClockMsr,
 )
 from vmm.scenario.device_operations import (
     CoalesceMmio as CoalesceMmio,
     CollectMmio as CollectMmio,
+    DeviceOperation as DeviceOperation,
     IoEventFd as IoEventFd,
 )
 from vmm.scenario.dirty_operations import (
     ClearDirtyLog as ClearDirtyLog,
+    DirtyOperation as DirtyOperation,
     GetDirtyLog as GetDirtyLog,
     HarvestDirtyRing as HarvestDirtyRing,
     ResetDirtyRings as ResetDirtyRings,
@@ -37,6 +40,7 @@ from vmm.scenario.host_operations import (
     HUGE_PAGE_PAGES as HUGE_PAGE_PAGES,
     ChangeHostMemory as ChangeHostMemory,
     HostChangeKind as HostChangeKind,
+    HostOperation as HostOperation,
     HostWrite as HostWrite,
     Hva as Hva,
     Inspect as Inspect,
@@ -53,6 +57,7 @@ from vmm.scenario.memfd_operations import (
     CloseGuestMemfd as CloseGuestMemfd,
     CreateGuestMemfd as CreateGuestMemfd,
     MapGuestMemfd as MapGuestMemfd,
+    MemfdOperation as MemfdOperation,
     PunchGuestMemfd as PunchGuestMemfd,
     SetMemoryAttributes as SetMemoryAttributes,
 )
@@ -69,6 +74,7 @@ from vmm.scenario.vm_operations import (
     CreateVcpu as CreateVcpu,
     Death as Death,
     EnableCap as EnableCap,
+    InternalOperation as InternalOperation,
     Lives as Lives,
     NewVm as NewVm,
     PreFaultMemory as PreFaultMemory,
@@ -76,6 +82,7 @@ from vmm.scenario.vm_operations import (
     SetTssAddr as SetTssAddr,
     SwitchVm as SwitchVm,
     UnmapInternalSlots as UnmapInternalSlots,
+    VmOperation as VmOperation,
 )
 
 PAGE_SIZE_BYTES = 4096
@@ -262,44 +269,22 @@ class Race(Operation, frozen=True, tag="race"):
     guests: tuple[GuestThread, ...] = ()
 
 
+GuestOperation = Touch | Sweep | Execute | Instruction | Start
+
 AnyOperation = (
     SetUserMemoryRegion
     | SetUserMemoryRegion2
-    | Touch
-    | Sweep
-    | Execute
-    | Instruction
-    | Start
-    | HostWrite
-    | ChangeHostMemory
-    | Race
-    | Inspect
-    | GetDirtyLog
-    | ClearDirtyLog
-    | EnableCap
-    | HarvestDirtyRing
-    | ResetDirtyRings
-    | CreateGuestMemfd
-    | CloseGuestMemfd
-    | MapGuestMemfd
-    | PunchGuestMemfd
     | SetMemoryAttributes
-    | Lives
-    | Churn
-    | SetTssAddr
-    | SetIdentityMapAddr
-    | CreateIrqchip
-    | CreateVcpu
-    | UnmapInternalSlots
     | PreFaultMemory
-    | CoalesceMmio
-    | IoEventFd
-    | CollectMmio
-    | SetClockMsr
-    | KvmclockCtrl
-    | NewVm
-    | SwitchVm
-    | CloseVm
+    | Race
+    | GuestOperation
+    | HostOperation
+    | DirtyOperation
+    | MemfdOperation
+    | InternalOperation
+    | DeviceOperation
+    | ClockOperation
+    | VmOperation
 )
 
 Survey = Literal["write", "read", "none"]

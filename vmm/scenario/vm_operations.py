@@ -178,3 +178,11 @@ class CloseVm(Operation, frozen=True, tag="close_vm", gc=False):
     >>> operations.CloseVm(expect="success").expect
     'success'
     """
+
+
+InternalOperation = (
+    SetTssAddr | SetIdentityMapAddr | CreateIrqchip | CreateVcpu | UnmapInternalSlots
+)
+"""Operations that may create internal slots, or unmap their memory."""
+
+VmOperation = EnableCap | NewVm | SwitchVm | CloseVm | Lives | Churn

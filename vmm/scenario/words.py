@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterable
 from typing import assert_never
 
+from vmm.scenario import operations as ops
 from vmm.scenario.content import identify
 from vmm.scenario.history import (
     AnyOutcome,
@@ -39,46 +40,9 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
-    ChangeHostMemory,
-    Churn,
-    ClearDirtyLog,
-    CloseGuestMemfd,
-    CloseVm,
-    CoalesceMmio,
-    CollectMmio,
-    CreateGuestMemfd,
-    CreateIrqchip,
-    CreateVcpu,
-    EnableCap,
-    Execute,
-    GetDirtyLog,
-    HarvestDirtyRing,
-    HostWrite,
     Hva,
-    Inspect,
-    Instruction,
-    IoEventFd,
-    KvmclockCtrl,
-    Lives,
-    MapGuestMemfd,
     Mapping,
-    NewVm,
     Place,
-    PreFaultMemory,
-    PunchGuestMemfd,
-    Race,
-    ResetDirtyRings,
-    SetClockMsr,
-    SetIdentityMapAddr,
-    SetMemoryAttributes,
-    SetTssAddr,
-    SetUserMemoryRegion,
-    SetUserMemoryRegion2,
-    Start,
-    Sweep,
-    SwitchVm,
-    Touch,
-    UnmapInternalSlots,
 )
 from vmm.scenario.shown import shown
 
@@ -130,110 +94,156 @@ def slot_number(value: int) -> str:
 
 def operation(op: AnyOperation) -> str:
     """Return one line that describes an operation."""
+    if isinstance(op, ops.GuestOperation):
+        return _by_guest(op)
+    if isinstance(op, ops.HostOperation):
+        return _by_host(op)
+    if isinstance(op, ops.DirtyOperation):
+        return _of_dirty_pages(op)
+    if isinstance(op, ops.MemfdOperation):
+        return _of_memfd(op)
+    if isinstance(op, ops.InternalOperation):
+        return _of_internal_slots(op)
+    if isinstance(op, ops.DeviceOperation):
+        return _of_device(op)
+    if isinstance(op, ops.ClockOperation):
+        return _of_clock(op)
+    if isinstance(op, ops.VmOperation):
+        return _of_vm(op)
     match op:
-        case SetUserMemoryRegion():
+        case ops.SetUserMemoryRegion():
             return _region(op)
-        case Touch():
+        case ops.SetMemoryAttributes():
+            given = flags(op.attributes, _ATTRIBUTES)
+            where = f"address={op.address:#x}, size={op.size:#x}"
+            return f"KVM_SET_MEMORY_ATTRIBUTES({where}, attributes={given}, flags={op.flags:#x})"
+        case ops.PreFaultMemory():
+            where = f"gpa={op.gpa:#x}, size={op.size:#x}, flags={op.flags:#x}"
+            return f"{_vcpu(op.vcpu)}: KVM_PRE_FAULT_MEMORY({where})"
+        case ops.Race():
+            hosts, guests = counted(len(op.hosts), "host thread"), counted(len(op.guests), "vCPU")
+            return f"{hosts} and {guests} act at the same time"
+
+
+def _by_guest(op: ops.GuestOperation) -> str:
+    match op:
+        case ops.Touch():
             what = f"reads {counted(op.width, 'byte')}" if op.access == "read" else _writing(op)
             return f"{_vcpu(op.vcpu)} {what} at gpa {op.gpa:#x}{_mode(op.as_id)}"
-        case Sweep():
+        case ops.Sweep():
             what = "reads" if op.access == "read" else f"fills with {op.value:#x}"
             size = f"{op.count} x {op.width} bytes"
             where = f"from gpa {op.gpa:#x}{_mode(op.as_id)}"
             return f"{_vcpu(op.vcpu)} {what} {size} {where} (string instruction)"
-        case Execute():
+        case ops.Execute():
             return f"{_vcpu(op.vcpu)} executes the page at gpa {op.gpa:#x}{_mode(op.as_id)}"
-        case Instruction():
+        case ops.Instruction():
             return _instruction(op)
-        case Start():
+        case ops.Start():
             return _start(op)
-        case HostWrite():
+
+
+def _by_host(op: ops.HostOperation) -> str:
+    match op:
+        case ops.HostWrite():
             return f"host writes {op.value:#x} to {hva(op.place)}"
-        case ChangeHostMemory():
+        case ops.ChangeHostMemory():
             source = "" if op.source is None else f" ({hva(op.source)})"
             call = f"{CHANGES[op.how].call}{source}"
             return f"{call} on {counted(op.pages, 'page')} at {hva(op.place)}"
-        case Race():
-            hosts, guests = counted(len(op.hosts), "host thread"), counted(len(op.guests), "vCPU")
-            return f"{hosts} and {guests} act at the same time"
-        case Inspect():
+        case ops.Inspect():
             return "host looks for changed bytes in its mappings"
-        case GetDirtyLog():
+
+
+def _of_dirty_pages(op: ops.DirtyOperation) -> str:
+    match op:
+        case ops.GetDirtyLog():
             pointer = ", dirty_bitmap=<unwritable>" if op.bitmap == "unwritable" else ""
             return f"KVM_GET_DIRTY_LOG(slot={slot_number(op.slot)}{pointer})"
-        case ClearDirtyLog():
+        case ops.ClearDirtyLog():
             return _clear(op)
-        case EnableCap():
-            return f"KVM_ENABLE_CAP(cap=KVM_CAP_{op.cap}, args[0]={op.argument:#x})"
-        case HarvestDirtyRing():
+        case ops.HarvestDirtyRing():
             return f"host harvests the dirty ring of {_vcpu(op.vcpu)}"
-        case ResetDirtyRings():
+        case ops.ResetDirtyRings():
             return "KVM_RESET_DIRTY_RINGS()"
-        case CreateGuestMemfd():
+
+
+def _of_memfd(op: ops.MemfdOperation) -> str:
+    match op:
+        case ops.CreateGuestMemfd():
             given = flags(op.flags, _MEMFD_FLAGS)
             return f"{shown(op.name)} = KVM_CREATE_GUEST_MEMFD(size={op.size:#x}, flags={given})"
-        case CloseGuestMemfd():
+        case ops.CloseGuestMemfd():
             return f"close the guest_memfd {shown(op.name)}"
-        case MapGuestMemfd():
+        case ops.MapGuestMemfd():
             names = f"{shown(op.name)} over {shown(op.mapping)}"
             return f"host maps the guest_memfd {names} ({op.sharing})"
-        case PunchGuestMemfd():
+        case ops.PunchGuestMemfd():
             named = {"PUNCH_HOLE": op.punch, "KEEP_SIZE": op.keep_size}
             mode = "|".join(name for name, is_set in named.items() if is_set) or "0"
             where = f"offset={op.offset:#x}, len={op.size:#x}"
             return f"fallocate({shown(op.name)}, {mode}, {where})"
-        case SetMemoryAttributes():
-            given = flags(op.attributes, _ATTRIBUTES)
-            where = f"address={op.address:#x}, size={op.size:#x}"
-            return f"KVM_SET_MEMORY_ATTRIBUTES({where}, attributes={given}, flags={op.flags:#x})"
-        case Lives():
+
+
+def _of_internal_slots(op: ops.InternalOperation) -> str:
+    match op:
+        case ops.SetTssAddr():
+            return f"KVM_SET_TSS_ADDR({op.gpa:#x})"
+        case ops.SetIdentityMapAddr():
+            return f"KVM_SET_IDENTITY_MAP_ADDR({op.gpa:#x})"
+        case ops.CreateIrqchip():
+            return "KVM_CREATE_IRQCHIP()"
+        case ops.CreateVcpu():
+            return f"KVM_CREATE_VCPU({op.vcpu})"
+        case ops.UnmapInternalSlots():
+            return "munmap on the memory of all internal slots"
+
+
+def _of_device(op: ops.DeviceOperation) -> str:
+    match op:
+        case ops.CoalesceMmio():
+            call = "REGISTER" if op.on else "UNREGISTER"
+            return f"KVM_{call}_COALESCED_MMIO(addr={op.gpa:#x}, size={op.size:#x})"
+        case ops.IoEventFd():
+            match = "" if op.match is None else f", datamatch={op.match:#x}"
+            off = "" if op.on else ", DEASSIGN"
+            where = f"addr={op.gpa:#x}, len={op.length}{match}{off}"
+            return f"KVM_IOEVENTFD({where}) for {shown(op.name)}"
+        case ops.CollectMmio():
+            return "host collects coalesced writes, and counts the signals of eventfds"
+
+
+def _of_clock(op: ops.ClockOperation) -> str:
+    match op:
+        case ops.SetClockMsr():
+            enable = " | 1" if op.on and op.clock != "wall_clock" else ""
+            data = f"{op.gpa:#x}{enable}" if op.on else "0"
+            return f"{_vcpu(op.vcpu)}: KVM_SET_MSRS(MSR_KVM_{_CLOCK_MSRS[op.clock]} = {data})"
+        case ops.KvmclockCtrl():
+            return f"{_vcpu(op.vcpu)}: KVM_KVMCLOCK_CTRL()"
+
+
+def _of_vm(op: ops.VmOperation) -> str:
+    match op:
+        case ops.EnableCap():
+            return f"KVM_ENABLE_CAP(cap=KVM_CAP_{op.cap}, args[0]={op.argument:#x})"
+        case ops.Lives():
             looking = ", looking at the kernel's memory" if op.watch == "kernel" else ""
             how = op.death.replace("-", " ")
             return f"{op.times} other VMs live, one after the other, and are {how}{looking}"
-        case Churn():
+        case ops.Churn():
             slot = slot_number(op.slot)
             if op.what == "changes":
                 return (
                     f"slot {slot} is created, logged, moved, refused and deleted, {op.times} times"
                 )
             return f"{op.what.replace('-', ' ')} of slot {slot} and the next, {op.times} times"
-        case SetTssAddr():
-            return f"KVM_SET_TSS_ADDR({op.gpa:#x})"
-        case SetIdentityMapAddr():
-            return f"KVM_SET_IDENTITY_MAP_ADDR({op.gpa:#x})"
-        case CreateIrqchip():
-            return "KVM_CREATE_IRQCHIP()"
-        case CreateVcpu():
-            return f"KVM_CREATE_VCPU({op.vcpu})"
-        case UnmapInternalSlots():
-            return "munmap on the memory of all internal slots"
-        case PreFaultMemory():
-            where = f"gpa={op.gpa:#x}, size={op.size:#x}, flags={op.flags:#x}"
-            return f"{_vcpu(op.vcpu)}: KVM_PRE_FAULT_MEMORY({where})"
-        case SwitchVm():
+        case ops.SwitchVm():
             return f"continue with VM {op.vm}"
-        case CoalesceMmio():
-            call = "REGISTER" if op.on else "UNREGISTER"
-            return f"KVM_{call}_COALESCED_MMIO(addr={op.gpa:#x}, size={op.size:#x})"
-        case IoEventFd():
-            match = "" if op.match is None else f", datamatch={op.match:#x}"
-            off = "" if op.on else ", DEASSIGN"
-            where = f"addr={op.gpa:#x}, len={op.length}{match}{off}"
-            return f"KVM_IOEVENTFD({where}) for {shown(op.name)}"
-        case SetClockMsr():
-            enable = " | 1" if op.on and op.clock != "wall_clock" else ""
-            data = f"{op.gpa:#x}{enable}" if op.on else "0"
-            return f"{_vcpu(op.vcpu)}: KVM_SET_MSRS(MSR_KVM_{_CLOCK_MSRS[op.clock]} = {data})"
-        case KvmclockCtrl():
-            return f"{_vcpu(op.vcpu)}: KVM_KVMCLOCK_CTRL()"
-        case CollectMmio():
-            return "host collects coalesced writes, and counts the signals of eventfds"
-        case NewVm():
+        case ops.NewVm():
             return "close the VM and make a new one"
-        case CloseVm():
+        case ops.CloseVm():
             return "close the VM"
-        case _:
-            assert_never(op)
 
 
 def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
@@ -320,7 +330,7 @@ def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
     return ""
 
 
-def _start(op: Start) -> str:
+def _start(op: ops.Start) -> str:
     where = f"{_vcpu(op.vcpu)} starts at {op.address:#x}"
     if op.interrupts is not None:
         where += f", with interrupts at {op.interrupts:#x} and a stack at {op.stack:#x},"
@@ -333,7 +343,7 @@ def _start(op: Start) -> str:
     return f"{where} with page tables at gpa {op.tables:#x}{details}"
 
 
-def _instruction(op: Instruction) -> str:
+def _instruction(op: ops.Instruction) -> str:
     fields = (
         *(("value", op.value), ("compare", op.compare)),
         *(("value_high", op.value_high), ("compare_high", op.compare_high)),
@@ -363,11 +373,11 @@ def _ran(ran: Ran) -> str:
     return f"{text}, {_mmio(ran.mmio)}" if ran.mmio else f"{text}, no exit"
 
 
-def _region(op: SetUserMemoryRegion) -> str:
-    second = isinstance(op, SetUserMemoryRegion2)
+def _region(op: ops.SetUserMemoryRegion) -> str:
+    second = isinstance(op, ops.SetUserMemoryRegion2)
     memfd = (
         f", guest_memfd={shown(str(op.guest_memfd))}, guest_memfd_offset={op.guest_memfd_offset:#x}"
-        if isinstance(op, SetUserMemoryRegion2)
+        if isinstance(op, ops.SetUserMemoryRegion2)
         else ""
     )
     notes: list[str] = []
@@ -385,7 +395,7 @@ def _region(op: SetUserMemoryRegion) -> str:
     )
 
 
-def _clear(op: ClearDirtyLog) -> str:
+def _clear(op: ops.ClearDirtyLog) -> str:
     bits = "all" if op.pages == "all" else f"{{{_ranges(op.pages)}}}"
     bitmap = bits if op.bitmap == "readable" else "<unreadable>"
     return (
@@ -425,7 +435,7 @@ def _ranges(pages: Iterable[int]) -> str:
     return _some(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def _writing(op: Touch) -> str:
+def _writing(op: ops.Touch) -> str:
     return f"writes {op.value & ((1 << 8 * op.width) - 1):#x} ({counted(op.width, 'byte')})"
 
 

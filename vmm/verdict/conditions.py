@@ -9,40 +9,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, TSS_PAGES, DirtyLogManual, Quirk
+from vmm.scenario import operations as ops
 from vmm.scenario.instructions import INSTRUCTIONS, accessed
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
     AnyOperation,
-    ChangeHostMemory,
-    Churn,
-    ClearDirtyLog,
-    CloseVm,
-    CoalesceMmio,
-    CollectMmio,
-    CreateIrqchip,
-    CreateVcpu,
-    EnableCap,
-    Execute,
-    GetDirtyLog,
-    HarvestDirtyRing,
-    HostWrite,
-    Inspect,
-    Instruction,
-    IoEventFd,
-    KvmclockCtrl,
-    NewVm,
-    PreFaultMemory,
-    Race,
     Scenario,
-    SetIdentityMapAddr,
-    SetTssAddr,
-    SetUserMemoryRegion,
-    SetUserMemoryRegion2,
-    Start,
-    Sweep,
-    Touch,
     pages_of,
 )
 from vmm.scenario.plan import batches, steps
@@ -62,10 +36,10 @@ def overruns_a_ring(scenario: Scenario) -> bool:
     sizes = [
         op.argument & 0xFFFF_FFFF
         for op in scenario.operations
-        if isinstance(op, EnableCap) and op.cap.startswith("DIRTY_LOG_RING")
+        if isinstance(op, ops.EnableCap) and op.cap.startswith("DIRTY_LOG_RING")
     ]
     valid = [size for size in sizes if size >= PAGE_SIZE_BYTES and not size & (size - 1)]
-    if not valid or not any(isinstance(op, HarvestDirtyRing) for op in scenario.operations):
+    if not valid or not any(isinstance(op, ops.HarvestDirtyRing) for op in scenario.operations):
         return False
     entries = min(valid) // _RING_ENTRY_BYTES
     plan = batches(steps(scenario, _ANYWHERE))
@@ -74,13 +48,13 @@ def overruns_a_ring(scenario: Scenario) -> bool:
 
 def is_harvest(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
     """Whether this harvests a dirty ring."""
-    return isinstance(op, HarvestDirtyRing)
+    return isinstance(op, ops.HarvestDirtyRing)
 
 
 def _written(batch: list[AnyOperation]) -> int:
     """Return how many ring entries the operations of one KVM_RUN may take."""
-    pages = {pages_of(op.gpa) for op in batch if isinstance(op, Touch) and op.access == "write"}
-    swept = sum(op.count for op in batch if isinstance(op, Sweep) and op.access == "write")
+    pages = {pages_of(op.gpa) for op in batch if isinstance(op, ops.Touch) and op.access == "write"}
+    swept = sum(op.count for op in batch if isinstance(op, ops.Sweep) and op.access == "write")
     return len(pages) + swept
 
 
@@ -92,7 +66,7 @@ def binds_beyond_all(scenario: Scenario) -> bool:
 def is_bound_beyond_all(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
     """Whether this is such a call."""
     return (
-        isinstance(op, SetUserMemoryRegion2)
+        isinstance(op, ops.SetUserMemoryRegion2)
         and bool(op.flags & GUEST_MEMFD)
         and op.guest_memfd_offset < 1 << 63 <= op.guest_memfd_offset + op.memory_size
     )
@@ -108,13 +82,13 @@ def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
         if any(owners.setdefault(gfn, what) is not what for gfn in place):
             return True
     users, named = Pages(), set[int]()
-    for moment, op in enumerate((*scenario.operations, CloseVm())):
+    for moment, op in enumerate((*scenario.operations, ops.CloseVm())):
         for place in places.get(moment, ()):
             if users.overlaps(place) or not named.isdisjoint(place[1:]):
                 return True
-        if isinstance(op, NewVm):
+        if isinstance(op, ops.NewVm):
             users, named = Pages(), set()
-        elif isinstance(op, SetUserMemoryRegion):
+        elif isinstance(op, ops.SetUserMemoryRegion):
             users.add(gfns_of(op))
             named.add(gfns_of(op).start)  # Of a call without pages, too.
     return False
@@ -122,7 +96,7 @@ def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
 
 def is_close(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
     """Whether this closes the VM, after which leftovers are looked for."""
-    return isinstance(op, CloseVm)
+    return isinstance(op, ops.CloseVm)
 
 
 def _internal_slots(scenario: Scenario) -> Iterator[tuple[type[AnyOperation], int, range]]:
@@ -130,16 +104,16 @@ def _internal_slots(scenario: Scenario) -> Iterator[tuple[type[AnyOperation], in
     makers = _makers_of_vcpus(scenario)
     begin, first_vcpu = 0, -2
     for origin, op in enumerate(scenario.operations):
-        if isinstance(op, NewVm):
+        if isinstance(op, ops.NewVm):
             begin = origin + 1
-        elif isinstance(op, SetTssAddr):
+        elif isinstance(op, ops.SetTssAddr):
             first = pages_of(op.gpa)
             if op.gpa + TSS_PAGES * PAGE_SIZE_BYTES <= REAL_MODE_END:
-                yield SetTssAddr, origin, range(first, first + TSS_PAGES)
-        elif isinstance(op, SetIdentityMapAddr | CreateIrqchip):
+                yield ops.SetTssAddr, origin, range(first, first + TSS_PAGES)
+        elif isinstance(op, ops.SetIdentityMapAddr | ops.CreateIrqchip):
             while first_vcpu < begin:
                 first_vcpu = next(makers, len(scenario.operations))
-            gpa = APIC_GPA if isinstance(op, CreateIrqchip) else op.gpa or IDENTITY_MAP_GPA
+            gpa = APIC_GPA if isinstance(op, ops.CreateIrqchip) else op.gpa or IDENTITY_MAP_GPA
             if first_vcpu > origin:  # Else it is refused.
                 yield type(op), first_vcpu, range(pages_of(gpa), pages_of(gpa) + 1)
 
@@ -147,7 +121,7 @@ def _internal_slots(scenario: Scenario) -> Iterator[tuple[type[AnyOperation], in
 def _makers_of_vcpus(scenario: Scenario) -> Iterator[int]:
     """Yield the index of each operation that creates a vCPU if there is none, or whose survey."""
     for step in steps(scenario, _ANYWHERE):
-        if isinstance(step.operation, CreateVcpu | Touch | Sweep):
+        if isinstance(step.operation, ops.CreateVcpu | ops.Touch | ops.Sweep):
             yield step.origin
 
 
@@ -155,7 +129,7 @@ def clears_into_a_huge_page(scenario: Scenario) -> bool:
     """Whether a clear of an initially set log ends, in some word, at a huge page's first page."""
     operations = scenario.operations
     enabled = any(
-        isinstance(op, EnableCap)
+        isinstance(op, ops.EnableCap)
         and op.cap == "MANUAL_DIRTY_LOG_PROTECT2"
         and bool(op.argument & DirtyLogManual.INITIALLY_SET)
         for op in operations
@@ -164,22 +138,22 @@ def clears_into_a_huge_page(scenario: Scenario) -> bool:
         return False
     bases: dict[int, set[int]] = {}
     for op in operations:
-        if isinstance(op, SetUserMemoryRegion) and op.memory_size:
+        if isinstance(op, ops.SetUserMemoryRegion) and op.memory_size:
             bases.setdefault(op.slot, set()).add(pages_of(op.guest_phys_addr) % _HUGE_PAGES)
     return any(
         (1 - end) % _HUGE_PAGES in bases[op.slot]
         for op in operations
-        if isinstance(op, ClearDirtyLog) and op.slot in bases
+        if isinstance(op, ops.ClearDirtyLog) and op.slot in bases
         for end in _word_ends(op)
     )
 
 
 def is_log_read(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
     """Whether this reads a dirty log."""
-    return isinstance(op, GetDirtyLog)
+    return isinstance(op, ops.GetDirtyLog)
 
 
-def _word_ends(op: ClearDirtyLog) -> Iterator[int]:
+def _word_ends(op: ops.ClearDirtyLog) -> Iterator[int]:
     """Yield the page after those cleared of each 64-page word of which more than one is.
 
     Of many words in a row, only so many that all that follows repeats in another huge page.
@@ -197,10 +171,19 @@ def _word_ends(op: ClearDirtyLog) -> Iterator[int]:
     yield from (max(pages) + 1 for pages in cleared.values() if len(pages) > 1)
 
 
-_ENTER_A_GUEST = (PreFaultMemory, Touch, Sweep, Instruction, Execute, Start, Race, Churn)
+_ENTER_A_GUEST = (
+    ops.PreFaultMemory,
+    ops.Touch,
+    ops.Sweep,
+    ops.Instruction,
+    ops.Execute,
+    ops.Start,
+    ops.Race,
+    ops.Churn,
+)
 """Operations that load a root of page tables."""
 
-_CHANGE_SLOTS = (SetUserMemoryRegion, Race, Churn)
+_CHANGE_SLOTS = (ops.SetUserMemoryRegion, ops.Race, ops.Churn)
 
 
 def prefaults_after_a_deletion(scenario: Scenario) -> bool:
@@ -217,14 +200,14 @@ def is_prefault_after_a_deletion(scenario: Scenario, origin: int, op: AnyOperati
 
 
 def _prefaults_after(change: int, origin: int, op: AnyOperation) -> bool:
-    if isinstance(op, Race):
+    if isinstance(op, ops.Race):
         programs = [step for guest in op.guests for step in guest.program]
-        if not any(isinstance(step, PreFaultMemory) for step in programs):
+        if not any(isinstance(step, ops.PreFaultMemory) for step in programs):
             return False
         calls = [each for host in op.hosts for each in host.operations]
-        if any(isinstance(each, SetUserMemoryRegion) for each in calls):
+        if any(isinstance(each, ops.SetUserMemoryRegion) for each in calls):
             return True
-    elif not isinstance(op, PreFaultMemory):
+    elif not isinstance(op, ops.PreFaultMemory):
         return False
     return change < origin
 
@@ -246,7 +229,7 @@ def stores_a_table(scenario: Scenario) -> bool:
 
 def is_table_stored(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
-    return isinstance(op, Instruction) and origin in _tables_stored(scenario)
+    return isinstance(op, ops.Instruction) and origin in _tables_stored(scenario)
 
 
 def _tables_stored(scenario: Scenario) -> Iterator[int]:
@@ -260,7 +243,7 @@ def pushes_all(scenario: Scenario) -> bool:
 
 def is_all_pushed(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
-    return isinstance(op, Instruction) and origin in _all_pushed(scenario)
+    return isinstance(op, ops.Instruction) and origin in _all_pushed(scenario)
 
 
 def _all_pushed(scenario: Scenario) -> Iterator[int]:
@@ -274,7 +257,7 @@ def pops_all(scenario: Scenario) -> bool:
 
 def is_all_popped(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
-    return isinstance(op, Instruction) and origin in _all_popped(scenario)
+    return isinstance(op, ops.Instruction) and origin in _all_popped(scenario)
 
 
 def _all_popped(scenario: Scenario) -> Iterator[int]:
@@ -288,7 +271,7 @@ def takes_down(scenario: Scenario) -> bool:
 
 def is_taken_down(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
-    return isinstance(op, Instruction) and origin in _taken_down(scenario)
+    return isinstance(op, ops.Instruction) and origin in _taken_down(scenario)
 
 
 def _taken_down(scenario: Scenario) -> Iterator[int]:
@@ -296,7 +279,7 @@ def _taken_down(scenario: Scenario) -> Iterator[int]:
 
 
 def _leaving_memory(
-    scenario: Scenario, concerns: Callable[[Instruction], bool], write: bool = True
+    scenario: Scenario, concerns: Callable[[ops.Instruction], bool], write: bool = True
 ) -> Iterator[int]:
     """Yield each instruction of which a byte that it accesses may lie outside all slots.
 
@@ -306,10 +289,10 @@ def _leaving_memory(
     called: set[int] = set()
     is_known = True
     for origin, (op, slots) in enumerate(slots_before(scenario)):
-        if isinstance(op, SetUserMemoryRegion):
+        if isinstance(op, ops.SetUserMemoryRegion):
             is_known &= op.slot not in called
             called.add(op.slot)
-        elif isinstance(op, Instruction) and concerns(op):
+        elif isinstance(op, ops.Instruction) and concerns(op):
             (gpa, length), *_ = accessed(op)
             if not (is_known and slots.hold(gpa, length, write)):
                 yield origin
@@ -322,12 +305,12 @@ def enters_narrowly(scenario: Scenario) -> bool:
 
 def is_entered_narrowly(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
     """Whether this is such an instruction."""
-    return isinstance(op, Instruction) and (op.name, op.width) == ("enter", 2)
+    return isinstance(op, ops.Instruction) and (op.name, op.width) == ("enter", 2)
 
 
 _LEAVE_ROOTS = (
-    *(ChangeHostMemory, HostWrite, Inspect, GetDirtyLog, CreateVcpu),
-    *(CoalesceMmio, CollectMmio, IoEventFd, KvmclockCtrl),
+    *(ops.ChangeHostMemory, ops.HostWrite, ops.Inspect, ops.GetDirtyLog, ops.CreateVcpu),
+    *(ops.CoalesceMmio, ops.CollectMmio, ops.IoEventFd, ops.KvmclockCtrl),
 )
 """Operations that run no guest and keep the roots of a vCPU's page tables valid."""
 
@@ -339,7 +322,7 @@ def misses_a_root(scenario: Scenario) -> bool:
 
 def is_started_after_a_miss(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such a start."""
-    return isinstance(op, Start) and origin in _starts_after_a_miss(scenario)
+    return isinstance(op, ops.Start) and origin in _starts_after_a_miss(scenario)
 
 
 def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
@@ -351,19 +334,19 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
     missed: dict[int, int | None] = {}
     zaps_all = True
     for origin, op in enumerate(scenario.operations):
-        if isinstance(op, SetUserMemoryRegion):
+        if isinstance(op, ops.SetUserMemoryRegion):
             is_old = slots.has(op.slot)
             if slots.change(op) and is_old and zaps_all:
                 missed.clear()
-        elif isinstance(op, Start):
+        elif isinstance(op, ops.Start):
             is_there = slots.holds(pages_of(op.tables or 0))
             if is_there and op.tables is not None and missed.get(op.vcpu) == op.tables:
                 yield origin  # The vCPU still does not find them.
             else:
                 missed[op.vcpu] = None if is_there else op.tables
-        elif isinstance(op, EnableCap):
+        elif isinstance(op, ops.EnableCap):
             zaps_all &= (op.cap, op.argument) != ("DISABLE_QUIRKS2", Quirk.SLOT_ZAP_ALL)
-        elif isinstance(op, Touch | Sweep | Execute | Instruction):
+        elif isinstance(op, ops.Touch | ops.Sweep | ops.Execute | ops.Instruction):
             missed.pop(op.vcpu, None)
         elif not isinstance(op, _LEAVE_ROOTS):
             missed.clear()
@@ -372,9 +355,9 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
 def puts_a_bus_out_of_order(scenario: Scenario) -> bool:
     """Whether a device of length 0 lies where another one ends."""
     ranges = [
-        (op.gpa, op.size if isinstance(op, CoalesceMmio) else op.length)
+        (op.gpa, op.size if isinstance(op, ops.CoalesceMmio) else op.length)
         for op in scenario.operations
-        if isinstance(op, CoalesceMmio | IoEventFd)
+        if isinstance(op, ops.CoalesceMmio | ops.IoEventFd)
     ]
     starts = {gpa for gpa, length in ranges if not length}
     return any(length and gpa + length in starts for gpa, length in ranges)
@@ -391,7 +374,7 @@ _HALF_A_RING = 85
 
 def fills_half_a_ring(scenario: Scenario) -> bool:
     """Whether a guest writes so often that a ring of coalesced MMIO may be half full."""
-    is_kept = any(isinstance(op, CoalesceMmio) for op in scenario.operations)
+    is_kept = any(isinstance(op, ops.CoalesceMmio) for op in scenario.operations)
     return is_kept and sum(map(_writes, scenario.operations)) > _HALF_A_RING
 
 
@@ -402,4 +385,4 @@ def is_write_to_half_a_ring(scenario: Scenario, origin: int, op: AnyOperation) -
 
 
 def _writes(op: AnyOperation) -> bool:
-    return isinstance(op, Touch) and op.access == "write"
+    return isinstance(op, ops.Touch) and op.access == "write"
