@@ -81,7 +81,7 @@ def write(
     if target.exists():
         return target, False
     scenario = msgspec.structs.replace(
-        finding.scenario, name=finding.name[:64], why=f"Found by vmm fuzz: {finding.identity}."
+        finding.scenario, name=finding.name[:64], why=_why(finding.identity)
     )
     history = _history(scenario, features, host, finding, time_limit_s)
     try:
@@ -90,6 +90,17 @@ def write(
     except FileExistsError:  # Another run has just written the same finding.
         return target, False
     return target, True
+
+
+def _why(identity: Identity) -> str:
+    """Say what was found, as the ``why`` of a scenario.
+
+    >>> _why(Identity("Touch", ("hole", "reach"), "MMIO"))
+    'Found by vmm fuzz: Touch, decided by hole or reach, ended with MMIO.'
+    """
+    decided = f", decided by {' or '.join(identity.rules)}," if identity.rules else ""
+    outcome = f" ended with {identity.outcome}" if identity.outcome else ""
+    return f"Found by vmm fuzz: {identity.operation}{decided}{outcome}."
 
 
 def length_of(folder: Path) -> int:

@@ -112,7 +112,9 @@ static void note_mmio(struct kvm_run *run)
 static void run(struct vcpu *vcpu, int port)
 {
 	static char reason[32];
+	bool passes = port == PORT_DONE; /* Whether the guest goes on after MMIO. */
 
+	passes |= own_tables != NO_TABLES;	/*+ starting */
 	access_.stopped = NULL;
 	access_.exits = access_.expected = access_.bytes = access_.value = 0;
 	for (;;) {
@@ -129,9 +131,7 @@ static void run(struct vcpu *vcpu, int port)
 			continue;					/*+ ring */
 		if (at_port(vcpu->run))	/*+ ports */
 			continue;	/*+ ports */
-		if (vcpu->run->exit_reason == KVM_EXIT_MMIO && (port == PORT_DONE
-			|| own_tables != NO_TABLES	/*+ starting */
-			)) {
+		if (vcpu->run->exit_reason == KVM_EXIT_MMIO && passes) {
 			note_mmio(vcpu->run);
 		} else if (vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->run->io.port == port) {
 			memcpy(&access_.value, (char *)vcpu->run + vcpu->run->io.data_offset,
