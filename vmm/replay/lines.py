@@ -84,6 +84,8 @@ class Numbered:
             line = _NO_NUMBER.sub(b"?", line)
             if b"\x1b" in line:
                 line = _STYLING.sub(b"", line)
+            if b"&lt;" in line or b"&gt;" in line:  # A web page was saved.
+                line = line.replace(b"&lt;", b"<").replace(b"&gt;", b">").replace(b"&amp;", b"&")
             text = line.decode("ascii", "backslashreplace").rstrip()
             if text:
                 yield self._number, text

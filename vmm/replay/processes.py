@@ -90,11 +90,16 @@ class Processes:
         return process
 
     def user_of(self, pid: int, fd: int) -> Process:
-        """Return the process of a thread that uses a VM's descriptor."""
+        """Return the process of a thread that uses a VM's descriptor.
+
+        A thread that the trace does not introduce is taken for one of the VM's own process: a
+        forked child inherits the descriptor, too, but hardly ever uses it.
+        """
         process = self.of(pid)
         if pid not in self._guessed:
             return process
         having = [each for each in self._all if self._has_vm(each, fd)]
+        having = [each for each in having if not each.files[fd].is_foreign] or having
         if having:
             older = [each for each in having if each.leader <= pid] or having
             # A process is older than its threads, so its pid is usually lower.

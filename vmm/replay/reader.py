@@ -8,7 +8,7 @@ from vmm.replay.lines import Numbered, opened, shown
 from vmm.replay.merge import files_of, merged
 from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
-from vmm.replay.strace import IS_CALL, read_strace
+from vmm.replay.strace import is_of_strace, read_strace
 from vmm.replay.trace import Region, Trace, TraceError, Unread
 
 
@@ -53,7 +53,7 @@ def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
         other = other_tool(line)
         if other:
             raise TraceError(f"{name}:{number}: {other}")
-        if IS_CALL.match(line):
+        if is_of_strace(line):
             trace = Trace(name, "strace")
             read_strace(chain([(number, line)], lines), trace)
             break
@@ -65,18 +65,30 @@ def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
             f"{name}: none of its {last} lines is of strace, or of QEMU's -trace "
             f"kvm_set_user_memory{began}"
         )
-    if not any(vm.calls for vm in trace.vms):
-        raise TraceError(
-            f"{name}: {trace.lines} lines of {trace.tool}, and no call on a memslot: trace with "
-            "`strace -f -e trace=ioctl`, or `vmm record`"
-        )
-    calls = [call for vm in trace.vms for call in vm.calls]
-    if not any(isinstance(call, Region) for call in calls):
-        unread = [call for call in calls if isinstance(call, Unread)]
-        call = unread[0] if unread else calls[0]
-        why = f" ({unread[0].why})" if unread else ""
-        raise TraceError(
-            f"{name}:{call.line.number}: no call on a memslot can be read here{why}, of "
-            f"{len(calls)}: {shown(call.line.text)}"
-        )
+    _require_calls(trace)
     return trace
+
+
+def _require_calls(trace: Trace) -> None:
+    """Raise TraceError if a trace has no call on a memslot that can be read."""
+    calls = [call for vm in trace.vms for call in vm.calls]
+    if any(isinstance(call, Region) for call in calls):
+        return
+    unread = [call for call in calls if isinstance(call, Unread)]
+    strange = trace.strange
+    if strange is not None:
+        raise TraceError(
+            f"{trace.name}:{strange.number}: a call on a memslot, but what stands before it is not "
+            f"strace's: {strange.text}"
+        )
+    if unread:
+        call = unread[0]
+        raise TraceError(
+            f"{trace.name}:{call.line.number}: no call on a memslot can be read here ({call.why}), "
+            f"of {len(unread)}: {call.line.text}"
+        )
+    lines = f"{trace.lines} line{'s' * (trace.lines != 1)} of {trace.tool}"
+    raise TraceError(
+        f"{trace.name}: {lines}, and no call on a memslot: trace with `strace -f -e trace=ioctl`, "
+        "or `vmm record`"
+    )

@@ -22,11 +22,13 @@ from vmm.replay.numbers import (
 )
 from vmm.replay.processes import File, Process, Processes
 from vmm.replay.syntax import (
+    ON_A_SLOT,
     Called,
     Exited,
     Item,
     Joiner,
     Unparsed,
+    begins,
     fields_of,
     file_of,
     number_of,
@@ -35,19 +37,25 @@ from vmm.replay.syntax import (
 from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, TssAddr, Unread
 from vmm.scenario.slots import USER_END
 
-IS_CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<unfinished \.\.\.>")
-"""Matches a line of strace, to recognise the file."""
+_CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<unfinished \.\.\.>")
 
 _OF_INTEREST = re.compile(
     r"ioctl|mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|exec"
     r"|\+\+\+|^[^(]*<unfinished"
 )
+_IS_OPEN = re.compile(r"\b(?:ioctl|mmap|munmap|clone3?)\(")
+_IS_WHOLE = re.compile(r"\)\s+=\s+(?:0x[0-9a-f]+|\d+|\?|-1 E[A-Z0-9]+)|<unfinished")
+_MOST_WRAPPED = 8
 _ALONE = "if `strace -ff -ttt` wrote a file for each thread, `strace-log-merge` joins them"
 _NOTICE = re.compile(r"strace: Process \d+ (?:attached|detached)$")
 _ON_SLOTS = (REGION, REGION2, SET_TSS_ADDR)
-_POINTER = "the structure is only a pointer here"
+_POINTER = {
+    REGION: "only a pointer is here: strace without -e raw and -e verbose prints the structure",
+    REGION2: "strace prints only a pointer: QEMU's -trace kvm_set_user_memory has the rest",
+}
 _MISSING = "a field of the structure is missing"
 _CUT_OFF = "the line is cut off"
+_STRANGE = "what stands before the call is not strace's"
 _NO_RESULT = "the result is not there"
 _INJECTED = "strace made its result up (INJECTED)"
 _NOT_A_VM = ("ENOTTY", "EBADF")
@@ -58,11 +66,16 @@ _BY_ITSELF = (errno.EFAULT, errno.ENOTTY)
 """Errors that do not depend on the content of the structure."""
 
 
+def is_of_strace(line: str) -> bool:
+    """Whether a line is one of strace's, or has a call on a slot."""
+    return _CALL.match(line) is not None or ON_A_SLOT.search(line) is not None
+
+
 def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
     """Read the lines of strace into ``trace``."""
     reader = _Reader(trace)
     joiner = Joiner()
-    for number, line in _without_notices(lines):
+    for number, line in _unwrapped(_without_notices(lines)):
         trace.lines = number
         if "KVM_RUN" in line or _OF_INTEREST.search(line) is None:
             continue
@@ -86,6 +99,34 @@ def _without_notices(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, st
             begun, at = whole[: notice.start()], number
     if begun:
         yield at, begun
+
+
+def _unwrapped(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Join calls that a mail or a terminal has wrapped: the next lines do not begin as strace's."""
+    begun, at, count = "", 0, 0
+    for number, line in lines:
+        if begun and (count == _MOST_WRAPPED or begins(line)):
+            yield at, begun
+            begun = ""
+        if begun:
+            begun, count = _joined(begun, line), count + 1
+        elif " = " not in line and "<unfin" not in line and _IS_OPEN.search(line) is not None:
+            begun, at, count = line, number, 1
+        else:
+            yield number, line
+            continue
+        if _IS_WHOLE.search(begun) is not None:
+            yield at, begun
+            begun = ""
+    if begun:
+        yield at, begun
+
+
+def _joined(begun: str, line: str) -> str:
+    """Return a wrapped call with its next line: a blank is lost where it was wrapped at one."""
+    rest = line.lstrip("> |")
+    is_at_a_blank = begun[-1] in ",=)" or rest[:1] in ("E", "(")
+    return f"{begun} {rest}" if is_at_a_blank else begun + rest
 
 
 class _Reader:
@@ -251,6 +292,9 @@ class _Reader:
         """Note a cut-off call that may have changed slots, if its VM is known."""
         if item.name not in ("ioctl", ""):
             return
+        line = Line(item.number, item.number, shown(item.text))
+        if item.is_strange:
+            self._trace.strange = self._trace.strange or line
         _, _, begun = item.text.rpartition("ioctl(")
         parts = split(begun)
         opened = file_of(parts[0]) if len(parts) > 1 else None
@@ -262,8 +306,7 @@ class _Reader:
         request = _request_begun(parts[1:])
         for vm in {id(file.vm): file.vm for file in files if request}.values():
             if vm is not None:
-                line = Line(item.number, item.number, shown(item.text))
-                vm.add(Unread(line, request, _CUT_OFF))
+                vm.add(Unread(line, request, _STRANGE if item.is_strange else _CUT_OFF))
 
     def _passed(self, name: str, call: Called) -> None:
         self._trace.passed_over[name] += 1
@@ -297,7 +340,7 @@ def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Regi
         is_readable = call.error != errno.EFAULT
         return Region(line, 0, 0, 0, 0, 0, call.error, second, -1, 0, is_foreign, is_readable)
     if why or not is_given:
-        why = why or (_MISSING if fields else _POINTER)
+        why = why or (_MISSING if fields else _POINTER[request])
         return Unread(line, request, why, not call.error and not call.is_injected)
     memfd = number_of(fields.get("guest_memfd", ""))
     return Region(

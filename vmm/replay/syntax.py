@@ -1,8 +1,9 @@
 """Parses strace's lines: the pid, the name of the call, its arguments and its result.
 
 The prefix of a line depends on strace's options: a pid, the command's name, one or two times, a
-number or an address, or all of these (-f, -Y, -t to -ttt, -r, -n, -i). A mail may quote the line
-with ">", and a system log puts date, host and program before it.
+number or an address, or all of these (-f, -Y, -t to -ttt, -r, -n, -i). Before that stands what
+others add: a mail quotes the line with ">", grep and cat number it, the log of a container or of a
+CI job has a time, and a system log has date, host and program.
 """
 
 import errno
@@ -18,7 +19,15 @@ MAX_PID = 1 << 22
 _PREFIX = re.compile(
     r"""\s*
     (?:[>|][\s>|]*)?
-    (?:(?:[A-Z][a-z]{2}\s+\d+\s+\d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+)\s+\S+\s+[\w.-]+\[\d+\]:\s+)?
+    (?:\d+\t\s*)?                                # cat -n
+    (?:(?!\d\d:\d\d:\d\d(?:\.\d+)?\s|\d{4}-\d\d-\d\dT)[^\s:"'(){}\[\]<>=]+:){0,2}\s*  # grep -Hn
+    (?:
+        (?:[A-Z][a-z]{2}\s+\d+\s+\d\d:\d\d:\d\d
+          |\d{4}-\d\d-\d\dT\S+
+          |\d\d:\d\d:\d\d(?:\.\d+)?
+        )\s+
+        (?:\S+\s+[\w.-]+\[\d+\]:\s+)?
+    )?
     (?:\[pid\s+(\d+)(?:<[^>]*>)?\]\s+|(\d+)(?:<[^>]*>)?\s+)?
     (?:
         (?:\d{4}-\d\d-\d\dT[\d:.]+(?:[+-]\d\d:?\d\d|Z)?
@@ -45,6 +54,8 @@ _FIELD = re.compile(r"([a-z_]+)=([^,{}]*)")
 _COMMENT = re.compile(r"\s*/\*.*?\*/")
 _FD = re.compile(r"(-?(?:0x[0-9a-f]+|\d+))(?:<(.*?)>)?(?=\s*(?:,|$|/\*))")
 _EVENT = re.compile(r"(\+\+\+|---)\s+(\w+)")
+ON_A_SLOT = re.compile(r"\bioctl\((?:0x)?\d.*\bKVM_SET_USER_MEMORY_REGION")
+"""Matches a call on a slot, whatever stands before it, and wherever it ends."""
 
 
 class Called(msgspec.Struct, frozen=True, gc=False):
@@ -72,12 +83,16 @@ class Exited(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unparsed(msgspec.Struct, frozen=True, gc=False):
-    """A line that is cut off within a call: the call's name, and the rest of the line."""
+    """A line that is cut off within a call: the call's name, and the rest of the line.
+
+    ``is_strange`` says that it has the call, but does not begin as a line of strace's.
+    """
 
     number: int
     pid: int
     name: str
     text: str
+    is_strange: bool = False
 
 
 Item = Called | Exited | Unparsed
@@ -108,6 +123,8 @@ class Joiner:
             return Exited(number, pid)
         if "(" not in rest and _UNFINISHED.search(rest) is not None:
             return Unparsed(number, pid, "", line)
+        if ON_A_SLOT.search(rest) is not None:
+            return Unparsed(number, pid, "ioctl", line, is_strange=True)
         return None
 
     def left(self) -> Iterator[Unparsed]:
@@ -133,6 +150,13 @@ class Joiner:
             return None
         joined = text + rest
         return _whole(number, begin, pid, name, joined, f"{name}({joined}")
+
+
+def begins(line: str) -> bool:
+    """Whether a line begins as one of strace's: with a call, the rest of one, or an event."""
+    prefix = _PREFIX.match(line)
+    assert prefix is not None
+    return any(kind.match(line, prefix.end()) for kind in (_CALL, _RESUMED, _EVENT))
 
 
 def _whole(number: int, begin: int, pid: int, name: str, rest: str, line: str) -> Item:

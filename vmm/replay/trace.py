@@ -116,6 +116,7 @@ class Trace(msgspec.Struct):
 
     ``vms`` are in the order of their creation. ``passed_over`` counts, by name, the calls that
     concern memory but cannot be replayed; ``first_lines`` has the line of the first.
+    ``strange`` is the first line that has a call on a memslot, but does not begin as strace's.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Trace(msgspec.Struct):
     vms: list[TracedVm] = []
     passed_over: Counter[str] = msgspec.field(default_factory=Counter)
     first_lines: dict[str, int] = {}
+    strange: Line | None = None
     notes: list[str] = []
 
 

@@ -2,16 +2,20 @@
 
 import errno
 import gzip
+import html
 import os
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.traced import EINVAL, KVM, TRACES, region, trace_of
 from vmm.replay.lines import MAX_LINE_BYTES, Numbered
 from vmm.replay.numbers import literal
 from vmm.replay.reader import read_trace
-from vmm.replay.trace import HostChange, Region, Trace, TraceError, TssAddr, Unread
+from vmm.replay.trace import HostChange, Line, Region, Trace, TraceError, TssAddr, Unread
 
 HVA = 0x7F0000000000
 REGION = Region
@@ -161,6 +165,13 @@ def test_a_fork_has_the_vm_but_not_its_memory_and_a_thread_has_both() -> None:
     )
     foreign = [call.is_foreign for call in calls(trace) if isinstance(call, Region)]
     assert foreign == [False, False, True]
+
+
+def test_a_thread_that_is_not_introduced_is_no_forked_child() -> None:
+    trace = trace_of(KVM, "7 fork() = 20", region(head="30 "))
+    (call,) = calls(trace)
+    assert isinstance(call, Region)
+    assert not call.is_foreign
 
 
 def test_a_file_that_is_closed_and_one_that_is_duplicated() -> None:
@@ -340,7 +351,9 @@ def test_a_file_of_one_thread_says_what_joins_them() -> None:
 
 
 def test_a_trace_of_pointers_alone_says_so() -> None:
-    with pytest.raises(TraceError, match=r"trace:3: no call .* here \(the structure is only a p"):
+    with pytest.raises(
+        TraceError, match=r"trace:3: no call .* here \(only a pointer is here: .*-e raw"
+    ):
         trace_of(KVM, "7 ioctl(8, 0xae47, 0xfeffd000) = 0", "7 ioctl(8, 0x4020ae46, 0x7ffd0d) = 0")
 
 
@@ -348,3 +361,60 @@ def test_memory_of_a_32_bit_program_is_known() -> None:
     line = "7 mmap2(NULL, 8192, PROT_READ|PROT_WRITE, MAP_SHARED|MAP_ANONYMOUS, -1, 0) = 0xf3600000"
     (vm,) = trace_of(KVM, line, region(hva=0xF3600000)).vms
     assert [each.kind for each in vm.memory] == ["shared"]
+
+
+def wrapped_at_blanks(line: str, width: int) -> list[str]:
+    return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+
+
+def wrapped_anywhere(line: str, width: int) -> list[str]:
+    return [line[at : at + width] for at in range(0, len(line), width)]
+
+
+@pytest.mark.parametrize("wrap", [wrapped_at_blanks, wrapped_anywhere])
+@pytest.mark.parametrize("quote", ["", "> "])
+@pytest.mark.parametrize("width", [50, 72, 80, 100])
+def test_lines_that_were_wrapped_are_joined(
+    wrap: Callable[[str, int], list[str]], quote: str, width: int
+) -> None:
+    whole = [KVM, region(), region(1, gpa=0x20000, flags="KVM_MEM_READONLY"), region(result=EINVAL)]
+    lines = [quote + part for line in whole for part in wrap(line, width)]
+    found = calls(trace_of(*lines))
+    assert [replace(call, line=Line(0, 0)) for call in found if isinstance(call, Region)] == [
+        replace(call, line=Line(0, 0))
+        for call in calls(trace_of(*whole))
+        if isinstance(call, Region)
+    ]
+    first, second, _ = (call.line.number for call in found if isinstance(call, Region))
+    assert (first, second) == (2, 2 + len(wrap(whole[1], width)))
+
+
+def test_a_call_that_is_cut_off_does_not_swallow_the_next() -> None:
+    trace = trace_of(KVM, region()[:60], region(1, gpa=0x20000), region(2)[:40], "7 close(5) = 0")
+    assert [isinstance(call, Unread) for call in calls(trace)] == [True, False, True]
+
+
+def test_a_call_that_does_not_begin_as_straces_is_not_passed_over() -> None:
+    trace = trace_of(KVM, region(), "{log: " + region(1))
+    _, call = calls(trace)
+    assert isinstance(call, Unread)
+    assert call.line.number == 3
+    assert call.may_change
+
+
+def test_calls_that_do_not_begin_as_straces_are_shown() -> None:
+    with pytest.raises(TraceError, match=r"trace:2: a call on a memslot, but what .* \{log: 7"):
+        trace_of("{log: " + KVM, "{log: " + region())
+
+
+def test_the_tss_alone_is_no_call_on_a_slot() -> None:
+    with pytest.raises(TraceError, match="2 lines of strace, and no call on a memslot: trace"):
+        trace_of(KVM, "7 ioctl(8, KVM_SET_TSS_ADDR, 0xfffbd000) = 0")
+
+
+def test_a_saved_web_page_is_read(tmp_path: Path) -> None:
+    begun, ended = region().split(", {")
+    lines = [KVM, f"{begun} <unfinished ...>", f"7 <... ioctl resumed>, {{{ended}"]
+    path = tmp_path / "page.html"
+    path.write_text("<pre>\n" + html.escape("\n".join(lines)) + "\n</pre>\n")
+    assert len(read_trace(path).vms[0].calls) == 1
