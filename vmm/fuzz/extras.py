@@ -11,6 +11,7 @@ import msgspec
 
 from kvm_abi.uapi import IDENTITY_MAP_GPA, USUAL_TSS_GPA
 from vmm.fuzz.dice import Dice
+from vmm.fuzz.interrupts import Interrupts
 from vmm.fuzz.looks import within_reach
 from vmm.fuzz.pools import SHOWN, Pools
 from vmm.fuzz.starts import Starts
@@ -128,6 +129,7 @@ class Extras:
         self._is_forked = False
         self._moves = dice.chance(0.3)
         self._starts = Starts(dice, pools, world)
+        self._interrupts = Interrupts(dice, pools, world)
         makers = {
             "rings": self._ring,
             "memfds": self._memfd,
@@ -138,6 +140,7 @@ class Extras:
             "clocks": self._clock,
             "devices": self._device,
             "starts": self._starts.next,
+            "interrupts": self._interrupts.next,
         }
         self._makers: list[Callable[[], Iterator[AnyOperation]]] = [
             makers[subject] for subject in makers if subject in pools.subjects
@@ -164,6 +167,8 @@ class Extras:
             yield EnableCap("DIRTY_LOG_RING_ACQ_REL" if acquire else "DIRTY_LOG_RING", size_bytes)
         if "starts" in self._pools.subjects:
             yield from self._starts.begin()
+        if "interrupts" in self._pools.subjects:
+            yield from self._interrupts.begin()
 
     def after(self) -> Iterator[AnyOperation]:
         """Yield, now and then, an operation of a subject."""
@@ -271,6 +276,8 @@ class Extras:
             yield ChangeHostMemory(Place(mapping.name), 1, "fork" if self._is_forked else "reap")
             return
         how = dice.pick([how for how in _changes(mapping) if self._may(how)])
+        if mapping.kind == "thp" and self._features.collapse and dice.chance(0.3):
+            how = "collapse"
         files = [each for each in self._pools.mappings if each.kind == "memfd" and not each.of]
         if (how in _BACK and mapping is self._pools.mappings[0]) or (
             how == "map_file" and not files

@@ -88,7 +88,7 @@ def _with_odd_subject(drawn: pools.Pools, features: Features, dice: Dice) -> poo
     subjects = pools.odd_subjects(features)
     if drawn.subjects or not subjects or not dice.chance(_ODD_SHARE):
         return drawn
-    return replace(drawn, subjects=frozenset((dice.pick(subjects),)))
+    return pools.with_odd_subject(drawn, dice.pick(subjects), features)
 
 
 def _needs(drawn: pools.Pools) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from vmm.fuzz.world import World
 from vmm.model.model import Model
 from vmm.scenario.content import MMIO_FILL, identity
 from vmm.scenario.features import Features
-from vmm.scenario.history import AnyOutcome, Header, Ran
+from vmm.scenario.history import AnyOutcome, Header, Ran, Stopped, Touched
 from vmm.scenario.instruction_effects import MXCSR_OFFSET, RESET_MXCSR
 from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, MAX_STRING_BYTES, Mode, Row
 from vmm.scenario.operations import (
@@ -26,6 +26,7 @@ from vmm.scenario.operations import (
     Place,
     Race,
     Scenario,
+    Start,
     Sweep,
 )
 from vmm.scenario.plan import steps
@@ -39,8 +40,13 @@ _IN_MEMORY = tuple(
 )
 """Outside memory these meet known issues of KVM's emulator, or have unknown effects."""
 
+_IN_MEMORY_NAMES = frozenset(row.name for row in _IN_MEMORY)
+
 _ROWS = tuple(row for row in INSTRUCTIONS.values() if row not in _IN_MEMORY)
 _IN_MEMORY_SHARE = 0.08
+_FORCED_SHARE = 0.25
+"""The share that KVM emulates although the processor could execute it, where KVM can."""
+
 _STATE_OFFSETS = (0xA00, 0xA00, 0xC00, 0xF00)
 """Where FPU state is saved: other places are read often, so their content must stay known."""
 
@@ -103,6 +109,7 @@ class Instructions:
             # A downward ins that exits reads the port too often: a known issue.
             down=row.repeats and row.port != "from" and dice.chance(0.4),
             mode=mode,
+            forced=self._pools.forces and row.is_emulated and dice.chance(_FORCED_SHARE),
             vcpu=vcpu,
             as_id=as_id,
         )
@@ -154,16 +161,12 @@ class Instructions:
 
 
 def certain(scenario: Scenario, features: Features) -> Scenario:
-    """Return a scenario without instructions that might leave memory but must not.
+    """Return a scenario without instructions and interrupts that might leave memory but must not.
 
     Nor does it then read what is unknown.
     """
-    names = {row.name for row in _IN_MEMORY}
     is_private = bool(scenario.vm_type)
-    is_risky_at_all = any(
-        isinstance(op, Instruction) and op.name in names for op in scenario.operations
-    )
-    if not (is_private or is_risky_at_all):
+    if not (is_private or any(map(_is_risky, scenario.operations))):
         return scenario
     model = Model.of(Header(scenario, features))
     doubtful: set[int] = set()
@@ -172,10 +175,9 @@ def certain(scenario: Scenario, features: Features) -> Scenario:
         # For example across a border of private memory.
         if is_private and not allowed and not isinstance(op, Race):
             doubtful.add(step.origin)
-        elif isinstance(op, Instruction | Sweep | Execute):
+        elif isinstance(op, Instruction | Sweep | Execute) or _is_risky(op):
             exits = any(_leaves_memory(each.outcome) for each in allowed)
-            is_risky = isinstance(op, Instruction) and op.name in names
-            if not allowed or (is_risky and exits):
+            if not allowed or (_is_risky(op) and (exits or _stops(op, allowed[0].outcome))):
                 doubtful.add(step.origin)
                 continue
         if allowed:
@@ -184,8 +186,19 @@ def certain(scenario: Scenario, features: Features) -> Scenario:
     return msgspec.structs.replace(scenario, operations=tuple(operations))
 
 
+def _is_risky(op: AnyOperation) -> bool:
+    """Whether what an operation does outside memory is a known issue, or unknown."""
+    if isinstance(op, Start):
+        return op.interrupts is not None
+    return isinstance(op, Instruction) and (op.forced or op.name in _IN_MEMORY_NAMES)
+
+
+def _stops(op: AnyOperation, outcome: AnyOutcome) -> bool:
+    return isinstance(op, Start) and isinstance(outcome, Stopped)
+
+
 def _leaves_memory(outcome: AnyOutcome) -> bool:
-    return isinstance(outcome, Ran) and bool(outcome.mmio)
+    return isinstance(outcome, Ran | Touched) and bool(outcome.mmio)
 
 
 def _is_low(page: int) -> bool:

@@ -58,7 +58,8 @@ class Looks:
         self._one = Instructions(dice, pools, world)
         self._clears = pools.manual_log or dice.chance(0.1)
         # Code that could be zeros is not executed, nor hlt if an in-kernel APIC would wait there.
-        self._executes = pools.subjects.isdisjoint(("memfds", "host", "internal", "starts"))
+        zeros = ("memfds", "host", "internal", "starts", "interrupts")
+        self._executes = pools.subjects.isdisjoint(zeros)
 
     def after(self, call: SetUserMemoryRegion) -> Iterator[AnyOperation]:
         """Yield looks at what a call changed, or should have left alone."""

@@ -1,13 +1,15 @@
 """The few values that a random scenario is made of: few, so that its operations collide."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmm.fuzz.dice import Dice
 from vmm.scenario.features import Features
 from vmm.scenario.limits import MAX_ZERO_PAGES
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
+    HUGE_KINDS,
+    HUGE_PAGE_PAGES,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
@@ -30,8 +32,12 @@ SHOWN = "shown"
 TABLES = "tables"
 """The mapping that holds a guest's own page tables, and code."""
 
+INTERRUPT_GFNS = tuple(range(0xA, 0x16))
+"""Where interrupts find tables, code and stacks: in real mode stacks end with the first 64 KiB."""
+
 _SHOWN_PAGES = 4
 _TABLE_PAGES = 8
+_INTERRUPT_TABLE_PAGES = 4
 _HIGH_SHARE = 0.12
 _SUBJECT_SHARE = 0.3
 _HIGH_GFNS = (1 << 20, 0x12_3400, (1 << 24) - 4, (1 << 28) - 4, 1 << 32)
@@ -48,7 +54,8 @@ _USUAL_WINDOWS = (0x100, 0x100, 0x1000, 0x10)
 _BORDER_WINDOWS = (0, 0x9C, 0x1FA, 0x3FC, 0x7FFFC, GUEST.gpa // PAGE_SIZE_BYTES - 8)
 _WINDOW_PAGES = (6, 8, 12, 24)
 _SIZES = ((1,), (1, 1, 2), (1, 2, 3), (2, 3, 4), (1, 2, 63, 64, 65), (127, 128, 129))
-_HUGE_PAGE = 512
+_SPARE_HUGE_PAGES = 8
+"""A host has this many reserved huge pages, or none is used: several processes may run."""
 _SMALL = 4
 _KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "anonymous", "shared", "memfd")
 
@@ -59,7 +66,8 @@ class Pools:
 
     ``manual_log`` says whether the dirty log is cleared by hand, ``spaces`` which address spaces
     the guest looks at, ``subjects`` what else the scenario is about; touched gpas are below
-    ``reach``. ``has_long`` says whether there are guests in 64-bit mode.
+    ``reach``. ``has_long`` says whether there are guests in 64-bit mode, ``forces``
+    whether KVM can be made to emulate instructions.
     """
 
     slots: tuple[int, ...]
@@ -75,6 +83,7 @@ class Pools:
     subjects: frozenset[str] = frozenset()
     reach: int = REACH
     has_long: bool = False
+    forces: bool = False
 
 
 def draw(dice: Dice, features: Features) -> Pools:
@@ -86,8 +95,8 @@ def draw(dice: Dice, features: Features) -> Pools:
     flags = _flags(dice, features)
     sizes = dice.pick(_SIZES)
     mappings = _mappings(dice, features, subjects, max(sizes))
-    if any(mapping.kind == "thp" for mapping in mappings):
-        sizes += (_HUGE_PAGE,)
+    if any(mapping.kind in ("thp", *HUGE_KINDS) for mapping in mappings):
+        sizes += (HUGE_PAGE_PAGES,)
     return Pools(
         _slots(dice, features, spaces),
         _far_slots(features),
@@ -102,6 +111,7 @@ def draw(dice: Dice, features: Features) -> Pools:
         subjects,
         reach,
         features.touch_limit > REACH,
+        features.forced_emulation,
     )
 
 
@@ -127,8 +137,22 @@ def odd_subjects(features: Features) -> tuple[str, ...]:
     known = {
         "clocks": features.kvmclock and features.kvmclock_ctrl and features.steal_time,
         "devices": features.coalesced_mmio and features.ioeventfd,
+        "interrupts": True,
     }
     return tuple(subject for subject, is_there in known.items() if is_there)
+
+
+def with_odd_subject(drawn: Pools, subject: str, features: Features) -> Pools:
+    """Return pools for one of these subjects."""
+    chosen = replace(drawn, subjects=frozenset((subject,)))
+    if subject != "interrupts":
+        return chosen
+    mappings = drawn.mappings
+    if features.touch_limit > REACH and features.sync_mmu:
+        mappings += (Mapping(TABLES, _INTERRUPT_TABLE_PAGES),)
+    return replace(
+        chosen, gfns=INTERRUPT_GFNS, mappings=mappings, spaces=(0,), reach=REACH, manual_log=False
+    )
 
 
 def is_free(slot: int) -> bool:
@@ -197,8 +221,11 @@ def _mappings(
         mappings.append(Mapping("nowhere", 4, "unmapped"))
     if features.zero_page and dice.chance(0.25):
         mappings.append(Mapping("zero", MAX_ZERO_PAGES // 4, "zero"))
-    if dice.chance(0.15 if "host" in subjects else 0.04):
+    if dice.chance(0.3 if "host" in subjects else 0.04):
         mappings.append(Mapping("huge", 1024, "thp"))
+    elif features.hugetlb_pages >= _SPARE_HUGE_PAGES and not subjects and dice.chance(0.04):
+        kind = dice.pick(HUGE_KINDS)
+        mappings.append(Mapping("reserved", HUGE_PAGE_PAGES, kind))
     if "host" in subjects:
         mappings += _host_mappings(dice, mappings)
     if "starts" in subjects:

@@ -4,12 +4,16 @@ A race takes as long as thousands of other operations, so few scenarios are race
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import GUEST
 from vmm.fuzz.private import FILE, racing_attributes
+from vmm.fuzz.racing_twists import TWISTS, WITHOUT_CLOCKS, Parts, twisted
 from vmm.scenario.features import Features
+from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.operations import (
+    HUGE_PAGE_PAGES,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
@@ -34,6 +38,7 @@ from vmm.scenario.operations import (
     Scenario,
     SetClockMsr,
     SetUserMemoryRegion,
+    SetUserMemoryRegion2,
     Touch,
 )
 from vmm.scenario.slots import as_id_of
@@ -44,6 +49,11 @@ _AREA_GFNS = 6
 _KINDS: tuple[MappingKind, ...] = ("anonymous", "anonymous", "shared", "memfd")
 _VALUES = 0x4000_0000
 _CLOCK_OFFSET = 0x700
+_TWISTED = 0.4
+"""The share of races that have a twist."""
+
+_HUGE_SHARE = 0.15
+
 _KEPT = "kept"
 """The mapping that the host writes to and never takes away."""
 
@@ -63,7 +73,9 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
         for each in (kept, taken)
         if each.kind == "memfd" and dice.chance(0.5)
     )
-    mappings = (kept, taken, *again)
+    mappings: tuple[Mapping, ...] = (kept, taken, *again)
+    if features.collapse and features.sync_mmu and dice.chance(_HUGE_SHARE):
+        mappings += (Mapping("huge", HUGE_PAGE_PAGES, "thp"),)
     vcpus = dice.pick((1, 2, 2))
     spaces: Sequence[AsId] = (0, SMM) if features.smm and dice.chance(0.5) else (0,)
     hosts = tuple(
@@ -81,20 +93,25 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
         for op in host.operations[:1]
         if isinstance(op, SetUserMemoryRegion) and dice.chance(0.7)
     )
-    clocks = tuple(_clocks(dice, features, vcpus, len(hosts)))
+    twist = "" if is_private or not dice.chance(_TWISTED) else dice.pick(TWISTS)
+    has_clocks = not is_private and twist not in WITHOUT_CLOCKS
+    clocks = tuple(_clocks(dice, features, vcpus, len(hosts))) if has_clocks else ()
     looks = tuple(_looks(dice, vcpus, hosts, clocks))
     needs: tuple[str, ...] = ("smm",) if SMM in spaces else ()
+    parts = Parts(hosts, guests, (*first, *clocks), looks)
     if is_private:
-        first = (CreateGuestMemfd(FILE, _PAGES * PAGE_SIZE_BYTES), *first)
-        clocks, needs = (), ("sw_protected", "guest_memfd", "user_memory2")
+        file = CreateGuestMemfd(FILE, _PAGES * PAGE_SIZE_BYTES)
+        parts = replace(parts, before=(file, *first))
+        needs = ("sw_protected", "guest_memfd", "user_memory2")
+    parts = twisted(dice, features, twist, parts)
     return Scenario(
         name=name,
-        operations=(*first, *clocks, Race(hosts, guests), *looks),
+        operations=(*parts.before, Race(parts.hosts, parts.guests), *parts.after),
         mappings=mappings,
         why="A random race.",
         source="vmm fuzz",
         tags=("fuzz",),
-        needs=needs,
+        needs=(*needs, *parts.needs),
         vm_type=1 if is_private else 0,
         survey="none",
         vcpus=vcpus,
@@ -122,11 +139,11 @@ def _host(
         gfn = area + dice.below(_AREA_GFNS - pages + 1)
         if what < 0.6:
             given = flags if dice.chance(0.8) else flags ^ LOG_DIRTY_PAGES
-            operations.append(
-                SetUserMemoryRegion(
-                    slot, gfn * PAGE_SIZE_BYTES, pages * PAGE_SIZE_BYTES, hva, given | readonly
-                )
-            )
+            form = SetUserMemoryRegion
+            if features.user_memory2 and dice.chance(0.1):
+                form = SetUserMemoryRegion2
+            size = pages * PAGE_SIZE_BYTES
+            operations.append(form(slot, gfn * PAGE_SIZE_BYTES, size, hva, given | readonly))
         elif what < 0.75:
             operations.append(SetUserMemoryRegion(slot))
         elif what < 0.9:
@@ -144,9 +161,11 @@ def _change(dice: Dice, features: Features, mappings: Sequence[Mapping]) -> Iter
         return
     taken = dice.pick([each for each in mappings if each.name != _KEPT and each.of != _KEPT])
     pair = dice.pick(_PAIRS)
-    if (pair[0] == "map_fresh" and taken.kind != "anonymous") or (
-        pair[0] == "punch" and taken.kind == "anonymous"
-    ):
+    if taken.kind == "thp" and dice.chance(0.5):
+        yield ChangeHostMemory(Place(taken.name), taken.pages, "collapse")
+        return
+    hides_a_file = pair[0] == "map_fresh" and taken.kind != "anonymous"
+    if hides_a_file or taken.kind not in CHANGES[pair[0]].takes:
         pair = ("drop",)
     first = dice.below(_PAGES)
     pages = dice.between(1, min(3, _PAGES - first))

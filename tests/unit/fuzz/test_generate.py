@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable
-from typing import get_args
 
 import msgspec
 import pytest
@@ -19,22 +18,13 @@ from vmm.fuzz.world import World
 from vmm.model.model import Model
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.features import Features
-from vmm.scenario.history import Header, Ran
-from vmm.scenario.instructions import INSTRUCTIONS
+from vmm.scenario.history import AnyOutcome, Header, Ran, Touched
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
-    AnyOperation,
-    CapName,
-    ChangeHostMemory,
-    Churn,
-    ClearDirtyLog,
     EnableCap,
-    HostChangeKind,
     Instruction,
-    Lives,
-    MapGuestMemfd,
     Mapping,
     NewVm,
     Place,
@@ -89,7 +79,7 @@ def test_a_seed_gives_the_same_scenario_on_every_machine() -> None:
     text = "".join(scenario_text(generate(seed_of(1, n), FEATURES)) for n in range(50))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     # Who changes what is generated changes this, too: old seeds then mean something else.
-    assert digest == "62f1bf07b1535d5f"
+    assert digest == "3fa7ffdfb14bd483"
 
 
 def test_chance_is_made_of_what_python_promises_to_keep() -> None:
@@ -108,26 +98,9 @@ def test_an_ideal_kernel_passes_them_all() -> None:
         assert verdict.status is Status.PASSED, verdict
 
 
-def test_every_operation_comes_up_without_mutations() -> None:
-    made = [generate(seed_of(7, number), EVERYTHING) for number in range(300)]
-    kinds = {type(op) for scenario in made for op in scenario.operations}
-    assert set(get_args(AnyOperation)) - kinds == {Lives, Churn}
-
-
-def test_every_variant_of_operations_comes_up() -> None:
+def test_large_addresses_and_several_vcpus_come_up() -> None:
     made = [generate(seed_of(8, number), EVERYTHING) for number in range(400)]
     operations = [op for scenario in made for op in scenario.operations]
-    changes = {op.how for op in operations if isinstance(op, ChangeHostMemory)}
-    assert changes == set(get_args(HostChangeKind))
-    assert {op.cap for op in operations if isinstance(op, EnableCap)} == set(get_args(CapName))
-    assert {op.sharing for op in operations if isinstance(op, MapGuestMemfd)} == {
-        "shared",
-        "private",
-    }
-    assert {op.bitmap for op in operations if isinstance(op, ClearDirtyLog)} == {
-        "readable",
-        "unreadable",
-    }
     assert any(op.fail_nth for op in operations if isinstance(op, SetUserMemoryRegion))
     high = [op for op in operations if isinstance(op, Touch | Sweep) and op.gpa >= REAL_MODE_END]
     assert {type(op) for op in high} == {Touch, Sweep}
@@ -263,13 +236,10 @@ def test_chances_of_never_and_always(share: float) -> None:
     assert all(dice.chance(share) is bool(share) for _ in range(100))
 
 
-def test_instructions_of_every_row_are_generated() -> None:
+def test_instructions_cross_pages_and_go_downward() -> None:
     made = [generate(seed_of(12, number), EVERYTHING) for number in range(300)]
     operations = [op for s in made for op in s.operations if isinstance(op, Instruction)]
-    assert {op.name for op in operations} == set(INSTRUCTIONS)
     assert any(op.down for op in operations)
-    assert {op.mode for op in operations} == {"real", "long"}
-    assert {op.width for op in operations} == {1, 2, 4, 8, 16}
     assert any(op.gpa // PAGE_SIZE_BYTES != (op.gpa + 1) // PAGE_SIZE_BYTES for op in operations)
     assert any(op.as_id for op in operations)
 
@@ -305,4 +275,20 @@ def test_some_guests_start_with_page_tables_of_their_own() -> None:
     real = msgspec.structs.replace(FEATURES, touch_limit=REAL_MODE_END)
     for number in range(40):
         operations = generate(seed_of(14, number), real).operations
-        assert not any(isinstance(op, Start) for op in operations)
+        assert all(op.tables is None for op in operations if isinstance(op, Start))
+
+
+def test_interrupts_go_through_tables_in_slots_and_no_further() -> None:
+    """Outside memory an interrupt never comes back, on some kernels: a known issue."""
+    made = [generate(seed_of(15, number), FEATURES) for number in range(150)]
+    modes: set[bool] = set()
+    outcomes: list[AnyOutcome] = []
+    for scenario in made:
+        if any(isinstance(op, Start) and op.interrupts is not None for op in scenario.operations):
+            for event in ideal_history(scenario).events:
+                if isinstance(event.operation, Start):
+                    modes.add(event.operation.tables is None)
+                    outcomes.append(event.outcome)
+    assert modes == {False, True}
+    assert all(isinstance(each, Touched) and not each.mmio for each in outcomes)
+    assert len({str(each) for each in outcomes}) > 8, "each page answers with its own identity"
