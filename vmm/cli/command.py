@@ -1,10 +1,12 @@
-"""The base class of commands."""
+"""The base classes of commands."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
+from vmm.cli.unfinished import STDOUT, Early, never_stale, remove, written_files
 from vmm.host.signals import release
 
 
@@ -20,3 +22,41 @@ class Command(click.Command):
     def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
         """Return a guard against taking an old result for this run's: see `unfinished`."""
         return nullcontext()
+
+
+class Writing(Command):
+    """A command that writes documents; if it fails, no file of an earlier run is left.
+
+    ``documents`` are the names of the parameters that are such files.
+    """
+
+    documents: ClassVar[tuple[str, ...]] = ()
+
+    def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
+        """Remove what an earlier run wrote, unless this command replaces it."""
+        return never_stale(written_files(ctx, self.documents), remove)
+
+
+class Printing(Command):
+    """A command that prints a document with ``--json``; if it fails, the document says why.
+
+    Its parameter is ``as_json``; `note_printed` must follow the document.
+    """
+
+    def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
+        """Print a document that says why there is none."""
+
+        def tell(early: Early, _: Sequence[str]) -> None:
+            from vmm.cli.printing import put
+            from vmm.report import json
+
+            put(json.text(self.early_document(early)))
+
+        return never_stale([STDOUT] if ctx.params.get("as_json") else [], tell)
+
+    def early_document(self, early: Early) -> dict[str, object]:
+        """Return what is known when the command ends early."""
+        from vmm.report import json
+
+        why = early.why or early.traceback
+        return {"format": json.FORMAT, "exit_status": early.status, "early": why}

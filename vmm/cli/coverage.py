@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from vmm.catalogue.history import BUGS
-from vmm.cli.command import Command
+from vmm.cli.command import Printing
 from vmm.cli.host import look_at_host, remarks_on, require_usable
 from vmm.cli.output import LiveProgress, console, print_lines
 from vmm.cli.printing import put, say
 from vmm.cli.results import result_from
 from vmm.cli.selection import curated
+from vmm.cli.unfinished import note_printed
 from vmm.model.rules import rules_of_outcomes
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
 from vmm.report.resultfile import ResultFile, result_file
@@ -18,7 +19,7 @@ from vmm.verdict.coverage import RanCheck, RanScenario, cover
 from vmm.verdict.ideal import EVERYTHING, PLAIN, rules_met
 
 
-@click.command(cls=Command)
+@click.command(cls=Printing)
 @click.argument("result", metavar="[RESULT.json]", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print it all as JSON.")
 @click.option("--markdown", is_flag=True, help="Print it as a page of Markdown.")
@@ -40,6 +41,7 @@ def coverage(ctx: click.Context, result: Path | None, as_json: bool, markdown: b
     )
     if as_json:
         put(coverage_json(found))
+        note_printed()
     elif markdown:
         put(coverage_markdown(found))
     else:

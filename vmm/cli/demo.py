@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from vmm.cli.command import Command
+from vmm.cli.command import Writing
 from vmm.cli.errors import usable
 from vmm.cli.host import USUAL, Host, look_at_host, require_usable
 from vmm.cli.output import console, print_lines, width_of
@@ -30,7 +30,13 @@ RECORDED = Path(__file__).parents[1] / "report" / "demo.jsonl"
 """A recorded run, for hosts without KVM; ``vmm demo --record`` writes it."""
 
 
-@click.command(cls=Command)
+class _Demo(Writing):
+    """The command, which may write a picture, or a recorded run."""
+
+    documents = ("svg", "record")
+
+
+@click.command(cls=_Demo)
 @click.argument("numbers", nargs=-1, type=click.IntRange(1, CHAPTERS), metavar="[CHAPTER]...")
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), hidden=True)

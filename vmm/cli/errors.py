@@ -8,7 +8,7 @@ from typing import IO, Any
 import click
 
 from vmm.cli.width import width_of, wrapped
-from vmm.scenario.endings import what_is_short
+from vmm.scenario.endings import of_the_host
 from vmm.scenario.shown import shown
 from vmm.verdict import statuses
 
@@ -101,5 +101,5 @@ def usable(path: object) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             error.filename, error.filename2 = str(path), None
-            raise HostFailed(shown(what_is_short(error), _MOST)) from None
+            raise HostFailed(shown(of_the_host(error), _MOST)) from None
         raise Unusable(f"{path}: {error.strerror}") from None

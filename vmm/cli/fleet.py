@@ -1,7 +1,7 @@
 """`check` and `fuzz` on the hosts of a Dask cluster (``--dask``)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from vmm.cli.errors import NothingRan, Unusable, usable
+from vmm.cli.errors import NothingRan, Unusable
 from vmm.cli.formats import Wanted
 from vmm.cli.printing import tell
 from vmm.cli.writing import document, temporary_folder
@@ -114,16 +114,13 @@ class Budget:
 def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
     """Search on a cluster; gather findings as they arrive, and return the exit status."""
     _require_engine()
-    from vmm.cli.fuzzing import merge_folders
+    from vmm.cli.fuzzing import merge_folders, writable_folder
     from vmm.fleet.engine import Task
-    from vmm.fuzz.files import make_writable
 
     if not budget.part(1):
         raise click.UsageError(
             "--dask needs --seconds, --scenarios or --operations: when is a task over?"
         )
-    with usable(out):
-        make_writable(out)
     found: list[int] = []
 
     def done(task: "Task", host: str, report: "Report") -> None:
@@ -136,7 +133,7 @@ def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
             merge_folders((Path(folder),), out)
 
     limit_s = _CHECK_S if budget.seconds is None else budget.seconds * 2 + 120
-    with _fleet(address, limit_s) as fleet:
+    with writable_folder(out), _fleet(address, limit_s) as fleet:
         parts = _SHARDS if budget.seconds is None else max(len(fleet.hosts()), 1)
         search = ("fuzz", "--seed", str(seed), "--out", "{out}", *budget.part(parts))
         tasks = [
@@ -144,8 +141,6 @@ def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
             for part in range(1, parts + 1)
         ]
         left = _all_run(fleet, tasks, done)
-    with suppress(OSError):
-        out.rmdir()  # Fails unless nothing was found.
     return _status(found, left)
 
 

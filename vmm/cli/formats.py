@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import IO, Any, Literal, assert_never, get_args
+from typing import IO, Any, ClassVar, Literal, assert_never, get_args
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,7 +16,14 @@ from rich.console import Console
 from vmm.cli.errors import usable
 from vmm.cli.output import console, print_lines, width_of
 from vmm.cli.required import FILE, OptionalValues, json_option
-from vmm.cli.unfinished import Early, never_stale, not_read, note_printed, remove
+from vmm.cli.unfinished import (
+    Early,
+    never_stale,
+    not_read,
+    note_printed,
+    remove,
+    written_files,
+)
 from vmm.cli.writing import apart, written
 from vmm.host.hostinfo import host_facts
 from vmm.report.reporter import Reporter, Write, together
@@ -140,15 +147,29 @@ _OPTIONS = ("formats", "json_file", "html_file")
 
 
 class Reporting(OptionalValues):
-    """A command with the options of `reporting`, which writes to each file why it ended early."""
+    """A command with the options of `reporting`, which writes to each file why it ended early.
+
+    ``histories`` are the names of the parameters that are files of histories which it writes.
+    """
+
+    histories: ClassVar[tuple[str, ...]] = ()
 
     def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
-        """If the command fails, write a run of nothing to the files that were asked for."""
+        """If the command fails, write a run of nothing to the files that were asked for.
+
+        A file of histories that an earlier run wrote is removed.
+        """
         wanted = wanted_of(ctx)
         files = [each.file for each in wanted]
         if ctx.params.get("only_list"):
             return never_stale(files, remove)
-        return never_stale(files, partial(write_early, wanted))
+        histories = written_files(ctx, self.histories)
+
+        def tell(early: Early, left: Sequence[str]) -> None:
+            remove(early, [file for file in left if file in histories])
+            write_early(wanted, early, [file for file in left if file not in histories])
+
+        return never_stale([*files, *histories], tell)
 
 
 def wanted_of(ctx: click.Context) -> list[Wanted]:

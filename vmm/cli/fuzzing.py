@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.live import Live
@@ -13,6 +15,7 @@ from vmm.cli.host import Host
 from vmm.cli.output import console
 from vmm.cli.printing import tell
 from vmm.cli.selection import curated
+from vmm.cli.writing import folder_made
 from vmm.fuzz import corpus
 from vmm.fuzz.driver import Fuzzer
 from vmm.fuzz.endings import is_ending
@@ -39,10 +42,10 @@ _WRITING_S = 10.0
 def run_plan(plan: Plan, host: Host) -> Tally:
     """Run a plan, with a status line on a terminal, and print its result."""
     to = console()
-    for folder in filter(None, (plan.out, plan.corpus)):
-        with usable(folder):
-            make_writable(folder)
-    with Interruption() as interruption:
+    with ExitStack() as stack:
+        for folder in filter(None, (plan.out, plan.corpus)):
+            stack.enter_context(writable_folder(folder))
+        interruption = stack.enter_context(Interruption())
         bases = _bases(plan, host)
         tell(f"seed {plan.seed}, {plan.jobs} jobs" + _part(plan))
         for path in left_behind(plan.out):
@@ -56,6 +59,15 @@ def run_plan(plan: Plan, host: Host) -> Tally:
         for line in _summary(plan, tally):
             tell(line)
     return tally
+
+
+@contextmanager
+def writable_folder(folder: Path) -> Iterator[None]:
+    """Create a folder, and check that it is writable; if nothing comes to lie there, remove it."""
+    with folder_made(folder):
+        with usable(folder):
+            make_writable(folder)
+        yield
 
 
 def _part(plan: Plan) -> str:
@@ -196,14 +208,12 @@ def minimise_one(path: Path, host: Host, out: Path, limits: Limits) -> int:
     from vmm.fuzz.minimise.alone import minimise_scenario
 
     scenario = scenario_from(str(path), limits)
-    with usable(out):
-        make_writable(out)
-        with Interruption() as interruption:
-            finding = minimise_scenario(scenario, host.features, interruption)
-            if isinstance(finding, Verdict):
-                tell(f"{path}: {finding.status.name.lower()}: there is nothing to minimise")
-                return finding.status.exit_status
-            target, _ = write(out, finding, host.features, host.info, _WRITING_S)
+    with writable_folder(out), usable(out), Interruption() as interruption:
+        finding = minimise_scenario(scenario, host.features, interruption)
+        if isinstance(finding, Verdict):
+            tell(f"{path}: {finding.status.name.lower()}: there is nothing to minimise")
+            return finding.status.exit_status
+        target, _ = write(out, finding, host.features, host.info, _WRITING_S)
     operations = len(finding.scenario.operations)
     tell(f"minimised to {operations} operations: {target} ({finding.remark})")
     return 3 if is_ending(finding.identity) else 1

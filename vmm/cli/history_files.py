@@ -1,12 +1,13 @@
 """Files that histories are written to while scenarios run, so that they survive a host crash."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from vmm.cli.errors import Unusable, usable
+from vmm.cli.writing import folder_made
 from vmm.execution.runner import Record
 from vmm.host.naming import named
 from vmm.verdict.judge import Status
@@ -49,25 +50,24 @@ def history_files(
     """Yield the files for a run of many scenarios; that of the one under way is removed at the end.
 
     Without a ``folder`` nothing is written while a scenario runs, which costs nothing; ``failed``
-    is the folder for histories of scenarios that did not pass.
+    is the folder for histories of scenarios that did not pass. A new folder in which nothing was
+    kept is removed.
 
     Raises Unusable if a folder cannot be used, or holds the file of a run that broke off.
     """
     if folder is None:
-        if failed is not None:
-            with usable(failed):
-                failed.mkdir(parents=True, exist_ok=True)
-        yield HistoryFiles(folder=failed, histories=histories)
+        with folder_made(failed) if failed is not None else nullcontext():
+            yield HistoryFiles(folder=failed, histories=histories)
         return
     file = folder / UNDER_WAY
-    with usable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            raise Unusable(
-                f"{file}: left by a run that broke off: `vmm judge` says where; then remove it"
-            )
-        file.touch()
-    try:
-        yield HistoryFiles(file, folder, histories)
-    finally:
-        file.unlink(missing_ok=True)
+    with folder_made(folder):
+        with usable(folder):
+            if file.exists():
+                raise Unusable(
+                    f"{file}: left by a run that broke off: `vmm judge` says where; then remove it"
+                )
+            file.touch()
+        try:
+            yield HistoryFiles(file, folder, histories)
+        finally:
+            file.unlink(missing_ok=True)

@@ -2,16 +2,26 @@
 
 import click
 
-from vmm.cli.command import Command
+from vmm.cli.command import Printing
 from vmm.cli.errors import NothingRan
 from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.output import console, print_lines
 from vmm.cli.printing import put
+from vmm.cli.unfinished import Early, note_printed
+from vmm.host.hostinfo import host_facts
 from vmm.report import json
 from vmm.report.info import host_report
 
 
-@click.command(cls=Command)
+class _Info(Printing):
+    """The command, which tells of the host even if its kernel cannot be probed."""
+
+    def early_document(self, early: Early) -> dict[str, object]:
+        facts = {"usable": False, "host": host_facts(), "features": None}
+        return {**super().early_document(early), **facts}
+
+
+@click.command(cls=_Info)
 @click.option("--json", "as_json", is_flag=True, help="Print it all as JSON.")
 @click.pass_context
 def info(ctx: click.Context, as_json: bool) -> None:
@@ -23,6 +33,7 @@ def info(ctx: click.Context, as_json: bool) -> None:
     features = host.features if usable else None
     if as_json:
         put(json.host_text(host.info, features))
+        note_printed()
     else:
         print_lines(console(), host_report(host.info, features))
     ctx.exit(0 if usable else NothingRan.exit_code)

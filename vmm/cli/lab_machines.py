@@ -19,7 +19,7 @@ from vmm.lab.debian import RELEASES, fetched
 from vmm.lab.errors import LabError, MissingError, NoKernelError
 from vmm.lab.kernel import Kernel, from_path
 from vmm.lab.machine import Backend, Job
-from vmm.scenario.endings import what_is_short
+from vmm.scenario.endings import of_the_host
 from vmm.verdict import statuses
 
 ROOT = Path(vmm.__file__).resolve().parents[1]
@@ -52,7 +52,7 @@ def in_one_line(status: int | None = None) -> Iterator[None]:
     except OSError as error:
         if not _is_of_the_cache(error):
             raise
-        why = f"{what_is_short(error)}: XDG_CACHE_HOME says where the lab keeps files"
+        why = f"{of_the_host(error)}: XDG_CACHE_HOME says where the lab keeps files"
         raise LabFailed(why, statuses.INCONCLUSIVE if status is None else status) from None
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Command
-from vmm.cli.errors import Unusable, usable
+from vmm.cli.errors import Unusable
 from vmm.cli.lab_cells import Watched, say_what_runs
 from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
 from vmm.cli.output import console, print_lines
 from vmm.cli.results import result_from
 from vmm.cli.selection import curated, select, selecting
 from vmm.cli.unfinished import never_stale, remove
-from vmm.cli.writing import written
+from vmm.cli.writing import folder_made, written
 from vmm.lab.cells import MMUS, Task, cells_of, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend
@@ -89,8 +89,7 @@ def matrix(
     with in_one_line():
         for name in absolute:
             kernel_of(name, None)
-        with usable(out):
-            out.mkdir(parents=True, exist_ok=True)
+        ctx.with_resource(folder_made(out))
         say_what_runs(cells, scenarios, number, out)
         for name in [] if absolute else RELEASES:
             kernel_of(name, None)

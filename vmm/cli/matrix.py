@@ -5,14 +5,20 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.command import Command
+from vmm.cli.command import Writing
 from vmm.cli.errors import Unusable, usable
 from vmm.cli.required import FILE
 from vmm.cli.results import result_from
 from vmm.cli.writing import spare, written
 
 
-@click.command(cls=Command)
+class _Matrix(Writing):
+    """The command, which writes a page."""
+
+    documents = ("file",)
+
+
+@click.command(cls=_Matrix)
 @click.argument(
     "results",
     metavar="RESULT.json...",

@@ -8,7 +8,7 @@ import click
 
 from vmm.cli.errors import HostFailed
 from vmm.cli.width import width_of, wrapped
-from vmm.scenario.endings import what_is_short
+from vmm.scenario.endings import HOST, what_is_short
 
 
 class OutputLost(HostFailed):
@@ -23,7 +23,7 @@ def output_checked() -> Iterator[None]:
     except BrokenPipeError:
         raise OutputLost("nobody reads the output any more") from None
     except OSError as error:
-        raise OutputLost(f"the output cannot be written: {what_is_short(error)}") from None
+        raise OutputLost(f"{HOST}the output cannot be written: {what_is_short(error)}") from None
 
 
 def give_up_on(fd: int) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from vmm.cli.command import Command
+from vmm.cli.command import Writing
 from vmm.cli.errors import NothingRan, Unusable, usable
 from vmm.cli.printing import tell
 from vmm.cli.replay import replayed
@@ -23,7 +23,13 @@ from vmm.replay.recording import Filter, strace_command
 _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
 
 
-@click.command(cls=Command, context_settings={"ignore_unknown_options": True})
+class _Record(Writing):
+    """The command, which may keep a trace."""
+
+    documents = ("output",)
+
+
+@click.command(cls=_Record, context_settings={"ignore_unknown_options": True})
 @click.option(
     "-o",
     "--output",

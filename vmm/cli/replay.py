@@ -9,7 +9,7 @@ import click
 import msgspec
 from rich.text import Text
 
-from vmm.cli.command import Command
+from vmm.cli.command import Writing
 from vmm.cli.errors import Unusable
 from vmm.cli.host import Host, exit_status, look_at_host, require_usable
 from vmm.cli.output import console, print_lines, width_of
@@ -37,7 +37,13 @@ _WORST = (
 )
 
 
-@click.command(cls=Command)
+class _Replay(Writing):
+    """The command, which writes a scenario."""
+
+    documents = ("file",)
+
+
+@click.command(cls=_Replay)
 @click.argument(
     "traces",
     metavar="TRACE",

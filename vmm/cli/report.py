@@ -4,13 +4,19 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.command import Command
+from vmm.cli.command import Writing
 from vmm.cli.required import FILE
 from vmm.cli.results import result_from
 from vmm.cli.writing import spare, written
 
 
-@click.command(cls=Command)
+class _Report(Writing):
+    """The command, which writes a page."""
+
+    documents = ("file",)
+
+
+@click.command(cls=_Report)
 @click.argument("result", metavar="RESULT.json", type=click.Path(path_type=Path))
 @click.option(
     "--html",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.command import Command
+from vmm.cli.command import Writing
 from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, history_from, holds_history, scenario_from
 from vmm.cli.host import look_at_host
@@ -15,7 +15,13 @@ from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.demand import Limits
 
 
-@click.command(cls=Command)
+class _Repro(Writing):
+    """The command, which writes a program."""
+
+    documents = ("output",)
+
+
+@click.command(cls=_Repro)
 @click.argument(
     "scenario",
     metavar="SCENARIO.json|NAME|HISTORY.jsonl",

@@ -89,6 +89,16 @@ def not_read(files: Sequence[str], parameters: Sequence[object]) -> list[str]:
     return [file for file in files if not any(_is_same(file, each) for each in parameters)]
 
 
+def written_files(ctx: click.Context, names: Sequence[str]) -> list[str]:
+    """Return the files that a command writes: the values of these parameters, unless it reads them.
+
+    What other parameters name may be read.
+    """
+    given = [ctx.params.get(name) for name in names]
+    others = [value for name, value in ctx.params.items() if name not in names]
+    return not_read([str(file) for file in given if file is not None], others)
+
+
 def note_printed() -> None:
     """Note that a whole result was printed to standard output."""
     context = click.get_current_context(silent=True)
@@ -121,6 +131,8 @@ def _state(file: str) -> object:
 
 
 def _is_same(file: str, value: object) -> bool:
+    if isinstance(value, tuple):
+        return any(_is_same(file, each) for each in value)
     with suppress(OSError, ValueError):
         return isinstance(value, str | Path) and os.path.samefile(file, value)
     return False

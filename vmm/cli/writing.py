@@ -159,6 +159,23 @@ def unless_empty(path: Path) -> Iterator[None]:
             os.unlink(target)
 
 
+@contextmanager
+def folder_made(folder: Path) -> Iterator[None]:
+    """Create a folder and its parents; those that are new and empty at the end are removed.
+
+    Raises Unusable and HostFailed.
+    """
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    try:
+        with usable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for each in missing:
+            with suppress(OSError):  # It is not empty, or was never made.
+                each.rmdir()
+
+
 def spare(inputs: Iterable[Path], outputs: Iterable[str]) -> None:
     """Refuse to write to a file that is read. Raises Unusable."""
     read = [path for path in inputs if os.path.exists(path)]

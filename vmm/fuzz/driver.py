@@ -34,7 +34,7 @@ from vmm.fuzz.worker import Assignment, run_worker
 from vmm.host.child import Child, name_of
 from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo
-from vmm.scenario.endings import what_is_short
+from vmm.scenario.endings import of_the_host
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
@@ -123,7 +123,7 @@ class Fuzzer:
         except KeyboardInterrupt:
             interruption.asked = True
         except OSError as error:
-            tally.end_early(f"the host: {what_is_short(error)}")
+            tally.end_early(of_the_host(error))
         finally:
             self._handle_held()
             self._end()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmm.lab.machine import Backend
+from vmm.lab.process import dying_with_parent
 
 MMUS: dict[Backend, tuple[tuple[str, ...], ...]] = {
     Backend.SVM: (("kvm_amd.npt=1",), ("kvm_amd.npt=0",)),
@@ -87,7 +88,8 @@ def run_all(
 ) -> dict[str, int]:
     """Run tasks, some at a time, and return their statuses by label; ``done`` gets each result.
 
-    ``look`` regularly gets the tasks under way. If this is interrupted, all of them are ended.
+    ``look`` regularly gets the tasks under way. If this is interrupted, all of them are ended; if
+    it is killed, they get SIGTERM.
     """
     waiting = list(reversed(tasks))
     running: dict[subprocess.Popen[bytes], tuple[Task, float]] = {}
@@ -118,7 +120,7 @@ def _start(task: Task) -> subprocess.Popen[bytes]:
     task.folder.mkdir(parents=True, exist_ok=True)
     with (task.folder / "output.txt").open("wb") as output:
         return subprocess.Popen(
-            task.command,
+            dying_with_parent("TERM", task.command),
             cwd=task.folder,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -31,10 +31,9 @@ def emulator(
     It has its own session, so that Ctrl-C at the terminal reaches this process first. Its standard
     input is a pipe.
     """
-    guarded = ["setpriv", "--pdeathsig", "KILL", *command] if shutil.which("setpriv") else command
     try:
         process = subprocess.Popen(
-            guarded,
+            dying_with_parent("KILL", command),
             stdin=subprocess.PIPE,
             stdout=errors,
             stderr=errors,
@@ -51,6 +50,12 @@ def emulator(
         assert process.stdin is not None
         with suppress(OSError):  # The reader of the rest is gone.
             process.stdin.close()
+
+
+def dying_with_parent(name: str, command: Sequence[str]) -> Sequence[str]:
+    """Return a command that gets a signal, such as KILL, when the process that starts it dies."""
+    setpriv = shutil.which("setpriv")
+    return command if setpriv is None else [setpriv, "--pdeathsig", name, *command]
 
 
 class Pipes:

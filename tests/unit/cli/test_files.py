@@ -9,7 +9,10 @@ import pytest
 
 from tests.ideal import FEATURES, ideal_history
 from tests.played import INFO, Kernel, make, played, vmm
+from vmm.cli.host import Host
 from vmm.scenario.codec import history_lines, scenario_text
+from vmm.scenario.endings import HUNG
+from vmm.scenario.trouble import Trouble
 
 
 @pytest.fixture
@@ -122,6 +125,21 @@ def test_info_of_a_host_that_can(kernel: Kernel) -> None:
     assert "  KVM_CAP_GUEST_MEMFD  0" in lines
     assert any(line.startswith("  lacks         the right to map virtual") for line in lines)
     assert json.loads(vmm("info", "--json").stdout)["usable"] is True
+
+
+@pytest.mark.parametrize("command", ["info", "coverage"])
+def test_json_of_a_kernel_that_cannot_be_probed_says_why(
+    command: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trouble = Trouble("a guest reads as far as it reaches", reason=f"{HUNG}no end within 20 s")
+    host = Host(INFO, probe_failure=trouble)
+    monkeypatch.setattr(f"vmm.cli.{command}.look_at_host", lambda: host)
+    result = vmm(command, "--json")
+    assert result.exit_code == 3
+    data = json.loads(result.stdout)
+    assert data["exit_status"] == 3
+    assert "no end within 20 s" in data["early"]
+    assert data.get("usable", False) is False
 
 
 def test_info_of_a_host_that_cannot(kernel: Kernel) -> None:

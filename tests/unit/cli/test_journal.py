@@ -23,7 +23,7 @@ def names(folder: Path) -> list[str]:
 def test_nothing_is_kept_of_what_passes(kernel: Kernel, tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     assert vmm("check", "--journal", folder).exit_code == 0
-    assert names(folder) == []
+    assert not folder.parent.exists()
 
 
 def test_histories_of_what_does_not_pass_are_kept(kernel: Kernel, tmp_path: Path) -> None:
@@ -72,3 +72,11 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(
     assert result.exit_code == 2
     assert result.stderr == f"vmm: {folder}: Not a directory\n"
     assert kernel.ran == []
+
+
+@pytest.mark.parametrize("option", ["--journal", "--failed-histories"])
+def test_a_run_that_kept_nothing_leaves_no_new_folder(
+    option: str, kernel: Kernel, tmp_path: Path
+) -> None:
+    assert vmm("check", "create-one", option, tmp_path / "a" / "b").exit_code == 0
+    assert list(tmp_path.iterdir()) == []

@@ -233,3 +233,45 @@ def test_what_is_new_is_not_written_again(tmp_path: Path) -> None:
     with suppress(Unusable), never_stale([str(tmp_path / "c")], tell):
         raise Unusable("not executed")
     assert told == []
+
+
+INPUTS = ("debug_info", "against", "minimise", "modules", "corpus")
+"""Options that name what is read."""
+
+NO_RESULTS = ("transcript", "claims", "out", "journal", "failed_histories")
+"""A channel to another process, and folders in which files gather."""
+
+
+def options_that_are_files() -> Iterator[tuple[Command, click.Option]]:
+    for command in every_command(main):
+        for option in command.params:
+            is_path = isinstance(option, click.Option) and isinstance(option.type, click.Path)
+            if is_path and option.name not in (*INPUTS, *NO_RESULTS):
+                assert isinstance(command, Command)
+                assert isinstance(option, click.Option)
+                yield command, option
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [pytest.param(*each, id=f"{each[0].name}-{each[1].name}") for each in options_that_are_files()],
+)
+def test_whatever_a_command_writes_is_never_an_older_runs(
+    command: Command, option: click.Option, file: Path
+) -> None:
+    arguments = [option.opts[-1], str(file), *["x" for each in command.params if each.required]]
+    ctx = command.make_context("vmm", arguments, resilient_parsing=True)
+    with pytest.raises(HostFailed), command.never_stale(ctx):
+        raise HostFailed("a full disk")
+    assert not file.exists() or OLD not in file.read_text()
+
+
+@pytest.mark.parametrize("words", ["judge {}", "report {0} --html {0}", "matrix {0} --html {0}"])
+def test_what_a_command_reads_stays(words: str, file: Path) -> None:
+    name, *arguments = words.format(file).split()
+    command = main.get_command(click.Context(main), name)
+    assert isinstance(command, Command)
+    ctx = command.make_context(name, arguments, resilient_parsing=True)
+    with pytest.raises(HostFailed), command.never_stale(ctx):
+        raise HostFailed("a full disk")
+    assert file.read_text() == OLD

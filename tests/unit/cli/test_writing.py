@@ -3,12 +3,13 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from vmm.cli.errors import HostFailed
-from vmm.cli.writing import sweep, temporary_folder, written
+from vmm.cli.errors import HostFailed, Unusable
+from vmm.cli.writing import folder_made, sweep, temporary_folder, written
 
 FULL = Path("/dev/full")
 
@@ -67,7 +68,10 @@ def test_what_was_there_before_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_a_full_disk_is_told_with_the_name_of_the_file(size: int) -> None:
-    with pytest.raises(HostFailed, match="/dev/full: No space left"), written(FULL) as stream:
+    with (
+        pytest.raises(HostFailed, match="the host: /dev/full: No space left"),
+        written(FULL) as stream,
+    ):
         stream.write("x" * size)
 
 
@@ -78,3 +82,30 @@ def test_no_place_for_a_temporary_folder_is_the_hosts(monkeypatch: pytest.Monkey
     monkeypatch.setattr("tempfile.gettempdir", none)
     with pytest.raises(HostFailed, match="the host: No usable temporary directory"):
         temporary_folder()
+
+
+def test_a_folder_that_stays_empty_is_removed_with_the_parents_that_were_made(
+    tmp_path: Path,
+) -> None:
+    with suppress(ZeroDivisionError), folder_made(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_which_something_lies_or_that_was_there_stays(tmp_path: Path) -> None:
+    with folder_made(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "file").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "file"]
+    with folder_made(tmp_path / "a"):
+        (tmp_path / "a" / "file").unlink()
+    assert (tmp_path / "a").is_dir()
+
+
+def test_parents_of_a_folder_that_cannot_be_made_are_removed(tmp_path: Path) -> None:
+    with (
+        pytest.raises(Unusable, match="File name too long"),
+        folder_made(tmp_path / "a" / ("b" * 300)),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,8 @@
+import shutil
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -56,6 +59,32 @@ def test_an_interruption_leaves_none_of_them(tmp_path: Path) -> None:
     assert time.monotonic() - start < 60
     mine = [child for child in psutil.Process().children() if "time.sleep(600)" in child.cmdline()]
     assert not mine
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_a_kill_leaves_none_of_them(tmp_path: Path) -> None:
+    long = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    matrix = (
+        "import pathlib, sys\n"
+        "from vmm.lab.cells import Task, run_all\n"
+        f"task = Task('long', (sys.executable, '-c', {long!r}), pathlib.Path({str(tmp_path)!r}))\n"
+        "run_all([task], 1, print)\n"
+    )
+    output = tmp_path / "output.txt"
+    process = subprocess.Popen([sys.executable, "-c", matrix])
+    try:
+        while not output.exists() or not output.read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        child = psutil.Process(int(output.read_text()))
+    finally:
+        process.kill()
+        process.wait()
+    try:
+        child.wait(20)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def test_kernels_of_one_name_have_cells_of_their_own() -> None:
