@@ -50,6 +50,7 @@ from vmm.catalogue import (
     returns,
     rollback,
     sizes,
+    smi,
     spaces,
     starts,
     table,
@@ -94,6 +95,7 @@ def _of_slots(features: Features) -> tuple[Scenario, ...]:
         *ids.scenarios(features),
         *high.scenarios(features),
         *spaces.scenarios(features),
+        *smi.SCENARIOS,
         *internal.SCENARIOS,
         *zero_va.SCENARIOS,
     )

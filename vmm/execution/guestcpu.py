@@ -193,13 +193,15 @@ class GuestCpu:
         else:
             registers = Registers(rip=op.address, rdi=op.data, rcx=op.value, rsp=op.stack)
             vcpu.enter_long_mode(op.tables, registers, table)
+        if op.smi:
+            vcpu.send_smi()
         passed: list[PassedMmio] = []
         port, most = image.EXECUTED_PORT, _MOST_EXITS_OF_A_START
         try:
             leaving = self._leave(vcpu.run_past_mmio, MMIO_FILL, passed, port, most)
             leaving = leaving or vcpu.last_exit()
         except KvmError as error:
-            vcpu.forget_exceptions()
+            self._recover(op)
             return self._stopped_by(error)
         match leaving:
             case Io(port=image.EXECUTED_PORT, data=data, is_write=True):
@@ -207,9 +209,15 @@ class GuestCpu:
                 return Touched(int.from_bytes(data, "little"), exits)
             case Mmio() | Io():  # The code was overwritten.
                 vcpu.finish_exit()
-        vcpu.forget_exceptions()
+        self._recover(op)
         self._stay_in_mode()
         return _stopped(leaving)
+
+    def _recover(self, op: Start) -> None:
+        """Leave nothing of a start that has stopped to the next guest."""
+        self._vcpu.forget_exceptions()
+        if op.smi:  # Its handler may not have returned.
+            self._vcpu.set_smm(False)
 
     def pre_fault(self, op: PreFaultMemory) -> PreFaulted | Refused:
         """Issue KVM_PRE_FAULT_MEMORY, with the vCPU outside of SMM."""

@@ -227,7 +227,7 @@ class Accesses:
             for piece in pieces
         )
 
-    def blurred(self, op: Instruction, pieces: Iterable[Piece], *, surely: bool) -> None:
+    def blurred(self, vcpu: int, pieces: Iterable[Piece], *, surely: bool) -> None:
         """Make the content of writable pieces unknown: a write with unknown data, or perhaps none.
 
         With ``surely`` the write is certain.
@@ -237,7 +237,7 @@ class Accesses:
                 self._slots.hit(piece.slot)
                 self._contents.blur(piece.mapping, piece.offset, piece.length)
                 page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
-                self._tracking.kernel_wrote(op.vcpu, piece.slot, page, surely=surely)
+                self._tracking.kernel_wrote(vcpu, piece.slot, page, surely=surely)
 
     def was_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
         """Note which slots were looked up, and which pages may be logged because of the read."""

@@ -253,7 +253,7 @@ class Trial:
             elif is_known == "known":
                 self._accesses.written(self.op, pieces, data)
             else:
-                self._accesses.blurred(self.op, pieces, surely=is_known == "anything")
+                self._accesses.blurred(self.op.vcpu, pieces, surely=is_known == "anything")
 
 
 def _changes(steps: Iterable[_Step]) -> bool:

@@ -1,7 +1,10 @@
 """The outcomes of `Start`: a vCPU starts at an address that the scenario chooses."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from vmm.model.accesses import (
     CANNOT_FETCH,
@@ -46,6 +49,10 @@ from vmm.scenario.programs import (
     REAL_FRAME_BYTES,
     REAL_GATE_BYTES,
     RETURN,
+    SMM_HANDLER,
+    SMM_RETURN,
+    SMM_STATE,
+    SMM_STATE_BYTES,
     STACK_SELECTOR,
     STORE,
     VECTOR,
@@ -68,6 +75,13 @@ INTERRUPT_OUTSIDE = source(
     "KVM_INTERNAL_ERROR_DELIVERY_EV",
 )
 
+SMM_ENTERED = source(
+    "smm-entered",
+    "a vCPU that gets an SMI saves its state to as_id 1, and runs the handler there; when that "
+    "returns, the vCPU goes on in as_id 0 where it was",
+    "api.rst 4.96; enter_smm, emulator_leave_smm; Intel SDM vol. 3, 32.4",
+)
+
 _WORD = 4
 _SEGMENT_BYTES = 1 << 16
 _STACK_ALIGNMENT = 16
@@ -86,14 +100,53 @@ class Starts:
         self._internal = internal
         self._tables = PageTables(accesses, contents)
 
-    def outcomes(self, op: Start) -> _Outcomes:
-        """Return the allowed outcomes of a start; none if they are unknown."""
+    def outcomes(self, op: Start, smm: Accesses | None = None) -> _Outcomes:
+        """Return the allowed outcomes of a start; none if they are unknown.
+
+        ``smm`` is what a vCPU sees in SMM.
+        """
         if self._internal.irqchip:
             return ()
+        if op.smi:
+            return () if smm is None else self._after_an_smi(op, smm)
         if op.tables is None:
             return self._at_code(op, op.address, ())
         walk = self._tables.walk(op.tables, op.address, write=False)
         return self._fault(op, walk) or self._at_code(op, walk.gpa, (walk,))
+
+    def _after_an_smi(self, op: Start, smm: Accesses) -> _Outcomes:
+        """Return the allowed outcomes of a start whose vCPU is first in SMM, and returns."""
+        handler = smm.pieces(SMM_HANDLER, len(SMM_RETURN))
+        state = smm.pieces(SMM_STATE, SMM_STATE_BYTES)
+        if (
+            any(self._is_unclear(op, piece) for piece in (*handler, *state))
+            or any(leaves_memory(piece, write=True) for piece in state)
+            or leaves_memory(handler[0], write=False)
+            or smm.are_vague(handler)
+            or smm.read(handler) != SMM_RETURN
+        ):
+            return ()
+        return tuple(
+            Allowed(
+                each.outcome,
+                SMM_ENTERED,
+                partial(self._smi, op, smm, (handler, state), each.adopt),
+                each.is_apart,
+            )
+            for each in self.outcomes(msgspec.structs.replace(op, smi=False))
+        )
+
+    def _smi(
+        self,
+        op: Start,
+        smm: Accesses,
+        used: tuple[tuple[Piece, ...], tuple[Piece, ...]],
+        adopt: Callable[[], None],
+    ) -> None:
+        handler, state = used
+        smm.blurred(op.vcpu, state, surely=True)
+        smm.was_read(op.vcpu, handler)
+        adopt()
 
     def _fault(self, op: Start, walk: Walk) -> _Outcomes:
         """Return how a walk stops the vCPU; none if it does not, or if that is unknown."""
@@ -119,6 +172,8 @@ class Starts:
         if gpa % PAGE_SIZE_BYTES > _LAST_OFFSET:
             return ()
         (piece,) = self._accesses.pieces(gpa, _LONGEST)
+        if self._accesses.are_vague((piece,)):
+            return ()
         code = self._contents.read(piece.mapping, piece.offset, piece.length)
         identity = stub_identity(code[:STUB_LENGTH])
         if identity is not None:
@@ -284,6 +339,8 @@ class Starts:
         pieces = self._accesses.pieces(gpa, length)
         (piece,) = pieces
         if piece.kind == "absent" or piece.protected or self._is_unclear(op, piece):
+            return None
+        if self._accesses.are_vague(pieces):
             return None
         return _Data(walks, pieces, leaves_memory(piece, write))
 

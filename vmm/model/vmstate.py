@@ -152,9 +152,10 @@ class VmState:
 
     def start(self, op: Start) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of a start; none if they are unknown."""
-        if self._contents.is_blurred:
+        if self._contents.is_blurred and op.tables is not None:
             return ()
-        return self._before_slots(self._starts.outcomes(op))
+        smm = self._accesses[SMM] if op.smi and self._features.smm else None
+        return self._before_slots(self._starts.outcomes(op, smm))
 
     def _before_slots(self, allowed: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
         """Return outcomes, with ENOSPC added if the VM has never had a slot."""

@@ -28,6 +28,7 @@ _NEEDS = {
     "real": ("vcpus",),
     "code": ("real", "run"),
     "smm": ("vcpu",),
+    "smi": ("vcpu",),
     "value": ("end",),
     "registers": ("end",),
     "read": ("code",),

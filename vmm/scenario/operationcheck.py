@@ -32,6 +32,7 @@ from vmm.scenario.operations import (
     NO_SLOT,
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
+    SMM,
     WINDOW_STEP_BYTES,
     AnyOperation,
     Place,
@@ -123,6 +124,8 @@ class OperationChecker:
             case ops.Instruction():
                 return instruction_problem(op) or self._accesses(op)
             case ops.Start():
+                if op.smi and SMM not in self._spaces:
+                    return ".smi: guests enter SMM where $.needs names smm"
                 return _start_problem(op) or self._vcpu(op.vcpu)
 
     def _by_host(self, op: ops.HostOperation) -> str:
@@ -342,6 +345,8 @@ def _start_problem(op: ops.Start) -> str:
         return ".value: an unsigned 32-bit number is needed"
     if op.stack and op.interrupts is None:
         return ".stack: an interrupt uses it, and those take a table ('interrupts')"
+    if op.smi and op.tables is not None:
+        return ".smi: a vCPU that starts with page tables gets no system management interrupt"
     last = REAL_MODE_END - PAGE_SIZE_BYTES if op.tables is None else LAST_ADDRESS
     if op.interrupts is not None:
         # In real mode some processors push with 16-bit SP, whatever the stack segment says.

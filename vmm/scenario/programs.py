@@ -20,6 +20,15 @@ INTERRUPT = bytes.fromhex("cd20 f4")
 RETURN, LONG_RETURN = bytes.fromhex("cf f4"), bytes.fromhex("48cf f4")
 """iret and iretq: the guest returns to code that a page carries, by what its stack holds."""
 
+SMM_RETURN = bytes.fromhex("0faa")
+"""rsm: the handler of a system management interrupt returns to what it interrupted."""
+
+SMM_HANDLER = 0x38000
+"""The gpa, in as_id 1, where a vCPU begins in SMM: its SMBASE after a reset, and 32 KiB."""
+
+SMM_STATE, SMM_STATE_BYTES = 0x3FE00, 0x200
+"""Where, in as_id 1, a vCPU's state is saved when it enters SMM."""
+
 FAR_CALL = b"\x9a"
 """lcall $cs, $ip in real mode: the guest calls code that a page carries."""
 

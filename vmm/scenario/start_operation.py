@@ -16,6 +16,10 @@ class Start(Operation, frozen=True, tag="start", gc=False):
     table; with it a program may raise an interrupt. The processor pushes below ``stack``, which in
     real mode is in the first 64 KiB, since some processors push with a 16-bit SP there.
 
+    With ``smi``, in real mode, a system management interrupt (KVM_SMI) is pending when the vCPU
+    starts. Its handler is at SMM_HANDLER in as_id 1, where KVM saves the vCPU's state, and has to
+    return (RSM): then the code in as_id 0 runs as without it.
+
     >>> from vmm import operations
     >>> operations.Start(0x2800, tables=0x100000).tables is None
     False
@@ -27,4 +31,5 @@ class Start(Operation, frozen=True, tag="start", gc=False):
     value: Hex = 0
     stack: Hex = 0
     interrupts: Hex | None = None
+    smi: bool = False
     vcpu: int = 0

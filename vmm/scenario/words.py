@@ -331,7 +331,8 @@ def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
 
 
 def _start(op: ops.Start) -> str:
-    where = f"{_vcpu(op.vcpu)} starts at {op.address:#x}"
+    pending = " with an SMI pending" if op.smi else ""
+    where = f"{_vcpu(op.vcpu)}{pending} starts at {op.address:#x}"
     if op.interrupts is not None:
         where += f", with interrupts at {op.interrupts:#x} and a stack at {op.stack:#x},"
     if op.tables is None:

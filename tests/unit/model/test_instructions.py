@@ -323,8 +323,10 @@ def test_a_state_is_restored_where_its_control_word_is_valid() -> None:
 def test_what_begins_after_a_state_nobody_can_follow() -> None:
     made = model()
     assert made.allowed(Start(0x9000))
+    assert made.allowed(Start(0x9000, 0x8000))
     made.prefer(_SAVE)
-    assert made.allowed(Start(0x9000)) == ()
+    assert made.allowed(Start(0x9000))
+    assert made.allowed(Start(0x9000, 0x8000)) == ()
 
 
 def test_leave_takes_sp_and_bp_from_the_frame() -> None:

@@ -55,9 +55,18 @@ def test_a_start_that_cannot_be_is_named_by_its_field(start: Start, field: str) 
         validate(Scenario("start", (start,)))
 
 
+@pytest.mark.parametrize(
+    ("start", "needs"), [(Start(0x800, smi=True), ()), (Start(0x800, 0, smi=True), ("smm",))]
+)
+def test_an_smi_takes_smm_and_real_mode(start: Start, needs: tuple[str, ...]) -> None:
+    with pytest.raises(ScenarioError, match=r"\$\.operations\[0\]\.smi: "):
+        validate(Scenario("start", (start,), needs=needs))
+
+
 def test_a_start_reads_as_it_was_written() -> None:
     interrupt = Start(0x900, stack=0x1400, interrupts=0)
-    scenario = Scenario("start", (Start(0x800, 0x1000, 0x2040, 7), Start(0xFFFF_FFF0), interrupt))
+    starts = Start(0x800, 0x1000, 0x2040, 7), Start(0xFFFF_FFF0), Start(0x800, smi=True), interrupt
+    scenario = Scenario("start", starts, needs=("smm",))
     assert (
         parse_scenario(scenario_text(scenario).encode(), "file").operations == scenario.operations
     )

@@ -192,6 +192,13 @@ static void set_smm(unsigned cpu, bool inside)
 
 	must(ioctl(vcpu(cpu)->fd, KVM_SET_VCPU_EVENTS, &events), "KVM_SET_VCPU_EVENTS");
 }
+/*@ smi */
+
+/* A system management interrupt is pending when the vCPU runs next. */
+static void send_smi(unsigned cpu)
+{
+	must(ioctl(vcpu(cpu)->fd, KVM_SMI), "KVM_SMI");
+}
 /*@ stopped */
 
 static bool stopped(const char *why)

@@ -1,0 +1,100 @@
+"""What a system management interrupt comes to: where a vCPU's state is saved, and what runs."""
+
+import pytest
+
+from vmm.model.allowed import Allowed
+from vmm.model.model import Model
+from vmm.scenario.content import STUB_OFFSET, identity, stub
+from vmm.scenario.features import Features
+from vmm.scenario.history import DirtyPages, Inspected, Touched
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    READONLY,
+    AnyOperation,
+    GetDirtyLog,
+    HostWrite,
+    Inspect,
+    Mapping,
+    Place,
+    SetUserMemoryRegion,
+    Start,
+)
+from vmm.scenario.programs import SMM_RETURN, SMM_STATE_BYTES, writes
+
+SMRAM = 1 << 16 | 1
+RUN = Start(0x100000 + STUB_OFFSET, smi=True)
+AGAIN = Start(RUN.address)
+CODE = identity(1, 8)
+STATE = 8 * 0x1000 - SMM_STATE_BYTES
+
+
+def model(*operations: AnyOperation, features: Features | None = None) -> Model:
+    """Return the model of a VM with SMRAM on "a", the same gpas of as_id 0 on "b", and code."""
+    usual = Features(smm=True, address_spaces=2, readonly_mem=True)
+    made = Model((Mapping("a", 8), Mapping("b", 9)), features or usual)
+    for operation in (
+        *writes(Place("a"), SMM_RETURN),
+        SetUserMemoryRegion(SMRAM, 0x38000, 0x8000, Place("a"), LOG_DIRTY_PAGES),
+        SetUserMemoryRegion(1, 0x38000, 0x8000, Place("b"), LOG_DIRTY_PAGES),
+        SetUserMemoryRegion(2, 0x100000, 0x1000, Place("b", 0x8000)),
+        Inspect(),
+        *operations,
+    ):
+        only(made, operation)
+    return made
+
+
+def only(made: Model, operation: AnyOperation) -> Allowed:
+    """Return the one outcome of an operation, and come to the state after it."""
+    (choice,) = made.allowed(operation)
+    choice.adopt()
+    return choice
+
+
+def test_the_state_is_saved_in_as_id_1_and_the_code_runs() -> None:
+    made = model()
+    started = only(made, RUN)
+    assert (started.outcome, started.rule.name) == (Touched(CODE), "smm-entered")
+    found = only(made, Inspect()).outcome
+    assert isinstance(found, Inspected)
+    assert found.changes == ()
+    assert found.room == (("a", STATE, SMM_STATE_BYTES),)
+    assert only(made, GetDirtyLog(SMRAM)).outcome == DirtyPages((7,), words=1)
+    assert only(made, GetDirtyLog(1)).outcome == DirtyPages((), words=1)
+
+
+def test_code_whose_bytes_are_known_starts_after_it() -> None:
+    made = model(RUN)
+    assert only(made, AGAIN).outcome == only(made, RUN).outcome == Touched(CODE)
+
+
+def test_code_where_a_state_was_saved_is_not_followed() -> None:
+    made = model(
+        *writes(Place("a", STATE), stub(0xC0DE)),
+        SetUserMemoryRegion(3, 0x200000, 0x8000, Place("a")),
+    )
+    there = Start(0x200000 + STATE)
+    assert only(made, there).outcome == Touched(0xC0DE)
+    only(made, RUN)
+    assert made.allowed(there) == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        SetUserMemoryRegion(SMRAM),
+        HostWrite(Place("a"), 0x9090_9090),
+        SetUserMemoryRegion(SMRAM, 0x39000, 0x8000, Place("a")),
+    ],
+)
+def test_an_smi_without_a_handler_that_returns_is_not_followed(change: AnyOperation) -> None:
+    assert model(change).allowed(RUN) == ()
+
+
+def test_a_state_that_cannot_be_written_is_not_followed() -> None:
+    smram = SetUserMemoryRegion(SMRAM, 0x38000, 0x8000, Place("a"), READONLY)
+    assert model(SetUserMemoryRegion(SMRAM), smram).allowed(RUN) == ()
+
+
+def test_without_smm_nothing_is_known() -> None:
+    assert model(features=Features(address_spaces=2)).allowed(RUN) == ()

@@ -1,0 +1,99 @@
+"""System management interrupts: a vCPU saves its state to as_id 1, and goes on in as_id 0."""
+
+from dataclasses import replace
+
+import msgspec
+
+from vmm.catalogue._build import A, B, Slot, at, creates, read
+from vmm.scenario.content import STUB_OFFSET
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    SMM,
+    AnyOperation,
+    Inspect,
+    Mapping,
+    Scenario,
+    Start,
+)
+from vmm.scenario.programs import SMM_HANDLER, SMM_RETURN, writes
+
+_SMM = SMM << 16
+_HANDLER_GFN = SMM_HANDLER // PAGE_SIZE_BYTES
+_SOURCE = "api.rst 4.96 KVM_SMI; enter_smm, emulator_leave_smm"
+
+_SMRAM = Slot(_SMM | 1, _HANDLER_GFN, at("a"), 8, LOG_DIRTY_PAGES)
+"""The pages of as_id 1 from the handler on; a vCPU's state is in the last one."""
+
+_UNDER = Slot(1, _HANDLER_GFN, at("b"), 8, LOG_DIRTY_PAGES)
+"""The same gpas in as_id 0."""
+
+_OTHER = replace(_UNDER, slot=_SMM | 2)
+_STATE = Slot(_SMM | 2, _HANDLER_GFN + 7, at("b", 7), 1, LOG_DIRTY_PAGES)
+_CODE = Slot(2, 0x100, at("c"), 4)
+_C = Mapping("c", 8)
+_RUN = Start(_CODE.gfn * PAGE_SIZE_BYTES + STUB_OFFSET, smi=True)
+
+
+def _scenario(name: str, why: str, *operations: AnyOperation) -> Scenario:
+    return Scenario(
+        name=f"smi-{name}",
+        why=why,
+        source=_SOURCE,
+        tags=("spaces", "smi"),
+        needs=("smm",),
+        mappings=(A, B, _C),
+        survey="none",
+        operations=operations,
+    )
+
+
+_HANDLERS = (*writes(at("a"), SMM_RETURN), *writes(at("b"), SMM_RETURN))
+
+SCENARIOS = (
+    _scenario(
+        "saves-the-state-in-its-own-space",
+        "A vCPU that gets an SMI writes its state to as_id 1 alone, and returns to its code.",
+        *_HANDLERS,
+        *creates(_SMRAM, _UNDER, _CODE),
+        _RUN,
+        Inspect(),
+        _SMRAM.log(),
+        _UNDER.log(),
+        read(0x101),
+        msgspec.structs.replace(_RUN, address=_RUN.address + PAGE_SIZE_BYTES, smi=False),
+        _RUN,
+        Inspect(),
+        _SMRAM.log(),
+        _UNDER.log(),
+    ),
+    _scenario(
+        "after-its-slot-moved",
+        "The state is saved where the slot of as_id 1 is now, and the handler is run there.",
+        *_HANDLERS,
+        *creates(_SMRAM, _CODE),
+        _RUN,
+        Inspect(),
+        _SMRAM.move(_HANDLER_GFN + 0x100),
+        _OTHER.create(),
+        _RUN,
+        Inspect(),
+        _OTHER.log(),
+        _SMRAM.log(),
+        _OTHER.delete(),
+        _SMRAM.create(),
+        _RUN,
+        Inspect(),
+        _SMRAM.log(),
+    ),
+    _scenario(
+        "in-two-slots",
+        "The handler and the state may lie in slots of their own, between which there is none.",
+        *_HANDLERS,
+        *creates(Slot(_SMM | 1, _HANDLER_GFN, at("a")), _STATE, _CODE),
+        _RUN,
+        Inspect(),
+        _STATE.log(),
+        read(0x101),
+    ),
+)
