@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.lab import Fault, environment, faults
+from tests.lab.lab import HERE, Fault, environment, faults
 
 HARD = (
     "third-move-leaves-alias",
@@ -114,6 +114,9 @@ NEW = (
 )
 """Randomly chosen faults of instructions, starts, clocks, devices, host memory, VMs and threads."""
 
+FOUND_ALONE = HERE / "found_alone.json"
+"""What ``--alone`` has found at least once: for each wrong kernel a seed, and how long it took."""
+
 SECONDS = 60
 _ALONE = (
     "import vmm.cli.fuzzing as fuzzing; fuzzing._bases = lambda plan, host: (); "
@@ -161,6 +164,8 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory() as folder:
             row = hunt(known[name], Path(folder), alone)
         rows.append(row)
+        if alone and row.found:
+            remember(row)
         print(f"{name:38} {row.seed:>10} {_seconds(row):>6} {row.seconds:>5.1f}s "
               f"{row.operations:>4} {row.fault.fewest:>5} {row.wrong:>7} {row.right:>5}  "
               f"{row.rate}{'' if row.good else '   <-'}", flush=True)  # fmt: skip
@@ -196,6 +201,17 @@ def hunt(fault: Fault, folder: Path, alone: bool = False) -> Row:
     after = _AFTER.search((finding / "report.md").read_text())
     found_s = float(after[1]) if after else SECONDS
     return Row(fault, seed, True, found_s, seconds, operations, wrong, right, match[2])
+
+
+def remember(row: Row) -> None:
+    """Write to `FOUND_ALONE` that a wrong kernel was found."""
+    known = json.loads(FOUND_ALONE.read_text()) if FOUND_ALONE.exists() else {}
+    known[row.fault.name] = {
+        "seed": row.seed,
+        "seconds": row.found_s,
+        "operations": row.operations,
+    }
+    FOUND_ALONE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 def _seconds(row: Row) -> str:

@@ -297,6 +297,32 @@ _LOGS = (
 )
 
 
+_LONG_LOGS = _logged(
+    "instructions-of-64-bits-are-logged",
+    "In 64-bit mode, too, each page that is updated, pushed to or copied to is in the dirty log, "
+    "and none that is only read.",
+    _LOGGED.create(),
+    Instruction("lock-xadd", gpa_of(_LOGGED.gfn + 1, 0x40), 8, 1, mode="long"),
+    Instruction("or", gpa_of(_LOGGED.gfn + 3, 0x40), 4, 0xFF, mode="long"),
+    Instruction("push", gpa_of(_LOGGED.gfn + 5, 0x40), 8, 7, mode="long"),
+    Instruction("rep-stos", gpa_of(_LOGGED.gfn + 7, 0xFF8), 8, compare=5, count=2, mode="long"),
+    _LOGGED.log(),
+    Instruction("pop", gpa_of(_LOGGED.gfn + 5, 0x40), 8, mode="long"),
+    Instruction(
+        "rep-movs",
+        gpa_of(_LOGGED.gfn + 10, 0xFF8),
+        8,
+        source=gpa_of(_LOGGED.gfn + 13),
+        count=2,
+        mode="long",
+    ),
+    _LOGGED.log(),
+    Instruction("lock-cmpxchg", gpa_of(_LOGGED.gfn + 1, 0x80), 8, 9, 1, mode="long"),
+    _LOGGED.log(),
+    _LOGGED.log(),
+)
+
+
 def _ring(features: Features) -> Scenario:
     size_bytes = features.dirty_ring_bytes or 4096
     return instruction_scenario(
@@ -438,4 +464,4 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return the scenarios of instructions that read and write memory."""
     ring = _ring(features)
     in_memory = (*_ON_MEMORY, *_ON_HOLES, *_ON_READONLY, *_LOGS, ring, _IN_SMM)
-    return (*in_memory, *_LONG, *_LONG_BORDERS, *_WIDE)
+    return (*in_memory, *_LONG, _LONG_LOGS, *_LONG_BORDERS, *_WIDE)

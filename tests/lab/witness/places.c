@@ -89,6 +89,61 @@ static void read_high(uint64_t gpa, int id)
     close(vcpu);
 }
 
+static uint64_t word_of(char words[][32], int count, int index)
+{
+    return index < count ? strtoull(words[index], NULL, 16) : 0;
+}
+
+static void play_exits(int vcpu, struct kvm_run *run)
+{
+    for (int exits = 0; exits < 16 && !ioctl(vcpu, KVM_RUN, 0); exits++) {
+        if (run->exit_reason != KVM_EXIT_MMIO)
+            break;
+        printf(" mmio %s %llx/%u", run->mmio.is_write ? "write" : "read",
+               (unsigned long long)run->mmio.phys_addr, run->mmio.len);
+        if (!run->mmio.is_write)
+            memset(run->mmio.data, 0x5a, sizeof(run->mmio.data));
+    }
+}
+
+/* insn64 CODE GPA [BX AX CX DX SI]: one instruction in 64-bit mode, on a vCPU of its own. */
+static void run_long(char words[][32], int count, int id)
+{
+    size_t size = (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+    int vcpu = ioctl(vm, KVM_CREATE_VCPU, id);
+    struct kvm_run *run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+    uint64_t gpa = word_of(words, count, 2), sum = 0;
+    uint8_t *to = guest + CODE;
+    struct kvm_regs registers;
+
+    need(vcpu >= 0 && run != MAP_FAILED, "a vCPU");
+    for (const char *digits = words[1]; *digits; digits += 2)
+        sscanf(digits, "%2hhx", to++);
+    *to = 0xf4;
+    make_tables(gpa);
+    set_cpuid(vcpu);
+    enter_long_mode(vcpu, gpa);
+    need(ioctl(vcpu, KVM_GET_REGS, &registers) == 0, "KVM_GET_REGS");
+    registers.rdi = STEP + gpa % STEP;
+    registers.rsp = registers.rdi + 0x20;
+    registers.rbx = word_of(words, count, 3);
+    registers.rax = word_of(words, count, 4);
+    registers.rcx = word_of(words, count, 5);
+    registers.rdx = word_of(words, count, 6);
+    registers.rsi = STEP + word_of(words, count, 7) % STEP;
+    need(ioctl(vcpu, KVM_SET_REGS, &registers) == 0, "KVM_SET_REGS");
+    play_exits(vcpu, run);
+    need(ioctl(vcpu, KVM_GET_REGS, &registers) == 0, "KVM_GET_REGS");
+    for (uint64_t i = 0; i < POOL_PAGES * PAGE; i++)
+        sum = (uint32_t)((sum ^ pool[i]) * 16777619);
+    printf(" exit %u ax %llx bx %llx sp %llx flags %llx sum %llx", run->exit_reason,
+           (unsigned long long)registers.rax, (unsigned long long)registers.rbx,
+           (unsigned long long)registers.rsp, (unsigned long long)registers.rflags & 0x8d5,
+           (unsigned long long)sum);
+    munmap(run, size);
+    close(vcpu);
+}
+
 /* The kernel's own mappings look like shared anonymous memory. */
 static int shared_mappings(void)
 {
@@ -184,6 +239,8 @@ int play_place(char words[][32], int count)
         show_kept();
     else if (count == 2 && !strcmp(words[0], "readhigh"))
         read_high(pages(words[1]), 1 + next_id++ % 64);
+    else if (count >= 3 && !strcmp(words[0], "insn64"))
+        run_long(words, count, 1 + next_id++ % 64);
     else if (count == 4 && !strcmp(words[0], "attribute"))
         set_attributes(pages(words[1]), pages(words[2]), strtoull(words[3], NULL, 16));
     else if (count == 3 && !strcmp(words[0], "ahead"))

@@ -15,7 +15,8 @@ static const struct fault *const tables[] = {
     race_faults, thread_faults,
     answer_faults, call_faults, mapping_faults, sequence_faults, dirty_faults, run_faults,
     memfd_faults, lives_faults, tracking_faults, places_faults, ahead_faults,
-    leak_faults, patch_faults, insn_faults, string_faults, port_faults, element_faults, host_faults,
+    leak_faults, patch_faults, insn_faults, string_faults, port_faults, element_faults, long_faults,
+    host_faults,
     others_faults,
     device_faults, start_faults, clock_faults, state_faults,
 };
