@@ -235,6 +235,17 @@ def test_a_full_disk_of_the_parents_too(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert judge(history).reason == "the host: No space left on device"
 
 
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EBUSY])
+def test_a_device_that_is_gone_is_the_hosts(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number), "/dev/kvm")
+
+    monkeypatch.setattr(Kvm, "open", refuse)
+    verdict = judge(run_isolated(SCENARIO, FEATURES))
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.reason == f"the host: /dev/kvm: {os.strerror(number)}"
+
+
 def test_interruption_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         parent = Path(f"/proc/{os.getppid()}/wchan")

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from kvm_abi import raw
-from kvm_abi.raw import KvmError, PassedMmio
-from kvm_abi.uapi import MemFlag
+from kvm_abi.raw import KvmError, PassedMmio, WrongAnswerError
+from kvm_abi.uapi import Cap, MemFlag
 from vmm.kvm.exits import Hlt, Io, Mmio
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.registers import Registers
@@ -299,3 +299,17 @@ def test_a_vcpu_that_shares_no_registers_is_set_up_at_once(vcpu: Vcpu, code: Hos
     vcpu._exit_regs = vcpu._next_sregs = None
     vcpu.enter_flat_real_mode(BASE, Registers(rcx=5), at_run=True)
     assert vcpu.exit_registers() == vcpu.get_regs() == Registers(rcx=5)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_ring_of_writes_that_ends_nowhere_is_a_wrong_answer(kvm: Kvm, vm: Vm, place: int) -> None:
+    page = kvm.check_extension(Cap.COALESCED_MMIO)
+    if not page:
+        pytest.skip("this KVM has no KVM_CAP_COALESCED_MMIO")
+    vcpu = vm.create_vcpu(0)
+    assert vcpu.coalesced_mmio(page) == []
+    assert vcpu._memory is not None
+    at = page * PAGE + 4 * place
+    vcpu._memory[at : at + 4] = (100_000).to_bytes(4, "little")
+    with pytest.raises(WrongAnswerError, match="a ring of 170 writes from "):
+        vcpu.coalesced_mmio(page)

@@ -22,6 +22,7 @@ from vmm.host.child import fork
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
+from vmm.scenario.endings import is_short
 from vmm.scenario.history import Closed, Stopped
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -117,9 +118,19 @@ class _Life(Closing):
 
     def close(self) -> None:
         """Close the VM from another thread than the one that created it, then its memory."""
-        closing = Thread(target=self.vm.close)
+        errors: list[BaseException] = []
+
+        def close() -> None:
+            try:
+                self.vm.close()
+            except BaseException as error:
+                errors.append(error)
+
+        closing = Thread(target=close)
         closing.start()
         closing.join()
+        if errors:
+            raise errors[0]
         self._memory.close()
 
     @property
@@ -250,4 +261,8 @@ def _close_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:
 
 def _keep_mapping() -> None:
     while True:
-        HostMapping.anonymous(PAGE_SIZE_BYTES).close()
+        try:
+            HostMapping.anonymous(PAGE_SIZE_BYTES).close()
+        except OSError as error:
+            if not is_short(error):  # Other memory may be free again in a moment.
+                raise

@@ -4,7 +4,7 @@ import errno
 import os
 
 from kvm_abi import mman, raw
-from kvm_abi.raw import KvmError, PassedMmio, PassedRoom, run_vcpu
+from kvm_abi.raw import KvmError, PassedMmio, PassedRoom, WrongAnswerError, run_vcpu
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Ioctl
 from vmm.kvm.dirtyring import DirtyRing
 from vmm.kvm.exits import VcpuExit, decode
@@ -80,7 +80,8 @@ class Vcpu(VcpuState):
         r"""Remove the coalesced writes from the VM's ring, and return (gpa, data) in order.
 
         `page_offset` is the answer of KVM_CAP_COALESCED_MMIO, in pages. Raises `ValueError`
-        if the vCPU is closed, or the offset lies outside of its shared pages.
+        if the vCPU is closed, or the offset lies outside of its shared pages, and
+        `WrongAnswerError` if the ring ends where it has no entry.
 
         >>> from vmm import Cap, HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -97,8 +98,12 @@ class Vcpu(VcpuState):
             raise ValueError("the vCPU is closed, or shares no ring")
         ends = raw.cast("uint32_t *", address)
         entries = raw.cast("struct kvm_coalesced_mmio *", address + 8)
+        first, last = int(ends[0]), int(ends[1])
+        if max(first, last) >= _COALESCED_ENTRIES:
+            ring = f"a ring of {_COALESCED_ENTRIES} writes from {first} to {last}"
+            raise WrongAnswerError("KVM_RUN", ring)
         found = []
-        while ends[0] != ends[1]:
+        while ends[0] != last:
             entry = entries[ends[0]]
             data = raw.bytes_of(raw.cast("uint8_t *", raw.address_of(entry.data)), 8)
             found.append((int(entry.phys_addr), data[: entry.len]))

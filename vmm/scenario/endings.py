@@ -39,6 +39,8 @@ HOST_SHORT = KERNEL_SHORT | {
 """What a call of this program's own, such as fork(2) or write(2), then fails with."""
 
 
+_DEVICE = "/dev/kvm"
+
 _LIMITS = {errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u"}
 """The resource limit that may have made a call of this program's own fail."""
 
@@ -60,7 +62,12 @@ def what_is_short(error: BaseException) -> str:
 
 
 def is_short(error: BaseException) -> bool:
-    """Whether the host ran out of something, so that neither KVM nor this program is at fault."""
+    """Whether the host ran out of something, so that neither KVM nor this program is at fault.
+
+    So it is if the device cannot be opened any more: removed, or no longer permitted.
+    """
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, OSError) and error.errno in HOST_SHORT
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in HOST_SHORT or error.filename == _DEVICE

@@ -218,6 +218,10 @@ static void show_kept(void)
 
     need_vcpu();
     ring = (void *)((char *)run + KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE);
+    if (ring->last >= 170) {
+        printf(" kept up to entry %u", ring->last);
+        return;
+    }
     for (; ring->first != ring->last; ring->first = (ring->first + 1) % 170) {
         struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[ring->first];
         uint32_t value;

@@ -178,6 +178,15 @@ static bool lose_newest(struct vcpu *vcpu)
     return false;
 }
 
+static bool end_nowhere(struct vcpu *vcpu)
+{
+    struct kvm_coalesced_mmio_ring *ring;
+
+    if (newest(vcpu, &ring) && strike(vcpu->vm))
+        vcpu->entries = ring->last = 4 * RING_ENTRIES;
+    return false;
+}
+
 static bool alter_newest(struct vcpu *vcpu)
 {
     struct kvm_coalesced_mmio_ring *ring;
@@ -234,6 +243,9 @@ const struct fault device_faults[] = {
      .witness = "coalesce 100 1; set 1 100 1 0; delete 1; write 100"},
     {.name = "coalesced-write-lost", .leave = lose_newest,
      .sentence = "A write that was kept is not in the ring.",
+     .witness = "coalesce 100 1; write 100; kept"},
+    {.name = "coalesced-end-nowhere", .leave = end_nowhere,
+     .sentence = "The ring of writes that were kept ends beyond its last entry.",
      .witness = "coalesce 100 1; write 100; kept"},
     {.name = "coalesced-value-wrong", .leave = alter_newest,
      .sentence = "A write that was kept is another one.",

@@ -23,5 +23,7 @@ def test_what_ran_out_is_told_with_the_file_and_the_limit() -> None:
 def test_only_what_runs_out_is_the_hosts() -> None:
     assert is_short(MemoryError())
     assert is_short(OSError(errno.EMFILE, ""))
+    assert is_short(PermissionError(errno.EACCES, "Permission denied", "/dev/kvm"))
+    assert not is_short(PermissionError(errno.EACCES, "Permission denied", "/dev/null"))
     assert not is_short(OSError(errno.EINVAL, ""))
     assert not is_short(ValueError())
