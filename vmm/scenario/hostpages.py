@@ -191,8 +191,11 @@ class HostPages:
         """Yield the pages of a file that are zeros after ``truncate`` or ``extend``."""
         file = self._files[op.place.mapping]
         first = op.place.offset // PAGE_SIZE_BYTES
-        for page in range(min(first, self._ends.get(file, first)), first + op.pages):
-            yield file, page
+        full = first + op.pages
+        end = self._ends.get(file, full)
+        if op.how == "truncate":
+            end = min(first, end)
+        yield from ((file, page) for page in range(end, full))
 
     def change(self, op: ChangeHostMemory) -> None:
         """Apply a change."""

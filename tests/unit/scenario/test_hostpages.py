@@ -86,6 +86,16 @@ def test_a_cut_takes_copies_and_leaves_zeros() -> None:
     assert page_of(contents, "aside", 2) == page_of(contents, "file", 3) == ZEROS
 
 
+def test_only_pages_that_were_cut_off_are_zeros_after_an_extension() -> None:
+    contents, _ = contents_after()
+    contents.change(change("extend", "file", 1, 3))
+    assert page_of(contents, "file", 1) == page_bytes(0, 1)
+    contents.change(change("truncate", "file", 3, 1))
+    contents.change(change("extend", "file", 1, 3))
+    assert page_of(contents, "file", 2) == page_bytes(0, 2)
+    assert page_of(contents, "file", 3) == ZEROS
+
+
 def test_a_file_over_other_memory_is_that_file_until_it_is_mapped_anew() -> None:
     contents, host = contents_after(change("map_file", "plain", 2))
     assert host.shown("plain", 2) == Shown("file", 1, private=False)

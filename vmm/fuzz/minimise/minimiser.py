@@ -12,7 +12,7 @@ Nothing here knows an operation by name, so a new one is minimised like all othe
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import msgspec
@@ -20,7 +20,7 @@ from hypothesis import Phase, Verbosity, find as hypothesis_find, settings
 from hypothesis.database import InMemoryExampleDatabase, choices_to_bytes
 from hypothesis.errors import HypothesisException
 
-from vmm.fuzz.minimise.simpler import Way, ways
+from vmm.fuzz.minimise.simpler import Way, pairs, ways
 from vmm.fuzz.minimise.spaces import Made, Pieces, Space, Values
 from vmm.scenario.operations import AnyOperation, Inspect, Scenario
 from vmm.scenario.plan import guest_slots, steps
@@ -53,14 +53,14 @@ class Minimiser:
     def minimise(self, scenario: Scenario, improved: Improved) -> Scenario:
         """Return the smallest scenario found; ``improved`` gets each one on the way.
 
-        First whole operations are removed, those of the survey included; then values are
-        simplified, and last everything around the operations.
+        First whole operations are removed, those of the survey included, and such as stand or fall
+        together; then values are simplified, and last everything around the operations.
         """
-        best = self._without(scenario, improved)
+        best = self._simplified(self._without(scenario, improved), improved, pairs)
         flat = flattened(best, self._touch_limit)
         if flat is not best and self._try(flat):
             best = self._without(flat, improved)
-        return self._simplified(self._by_hypothesis(Values(best), improved), improved)
+        return self._simplified(self._by_hypothesis(Values(best), improved), improved, ways)
 
     def _without(self, best: Scenario, improved: Improved) -> Scenario:
         """Return a scenario without unneeded pieces; large pieces are tried first."""
@@ -70,7 +70,9 @@ class Minimiser:
             best = self._by_hypothesis(Pieces(best, size), improved)
         return best
 
-    def _simplified(self, best: Scenario, improved: Improved) -> Scenario:
+    def _simplified(
+        self, best: Scenario, improved: Improved, ways: Callable[[Scenario], Iterator[Way]]
+    ) -> Scenario:
         """Return a scenario simplified in every way, until no way simplifies it further."""
         before = None
         while best is not before:

@@ -6,13 +6,22 @@ than the scenario by some measure, so that repeating this ends.
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from vmm.fuzz.minimise.needs import used_needs
 from vmm.scenario.operation import Operation
-from vmm.scenario.operations import HUGE_KINDS, AnyOperation, Guest, Mapping, Scenario, Survey
+from vmm.scenario.operations import (
+    HUGE_KINDS,
+    AnyOperation,
+    ChangeHostMemory,
+    Guest,
+    Mapping,
+    Scenario,
+    Survey,
+)
 from vmm.scenario.validate import is_valid
 
 Way = Callable[[Scenario], Iterator[Scenario]]
@@ -20,6 +29,9 @@ Way = Callable[[Scenario], Iterator[Scenario]]
 _LARGE_PAGES = 512
 _MOST_OPERATIONS = 100
 """In a longer scenario single operations are not tried: that would take hours."""
+
+_MOST_UNDOING = 4
+"""How many later changes are tried as the one that undoes a change."""
 
 _POOLED = frozenset(
     (
@@ -45,6 +57,13 @@ def ways(scenario: Scenario) -> Iterator[Way]:
         for index in reversed(range(len(scenario.operations))):
             yield partial(_operation, index)
     yield _needs
+
+
+def pairs(scenario: Scenario) -> Iterator[Way]:
+    """Yield the ways to leave out two operations that stand or fall together."""
+    for index in reversed(range(len(scenario.operations))):
+        if isinstance(scenario.operations[index], ChangeHostMemory):
+            yield partial(_pair, index)
 
 
 def with_operations(base: Scenario, operations: tuple[AnyOperation, ...]) -> Scenario:
@@ -126,6 +145,25 @@ def _operation(index: int, scenario: Scenario) -> Iterator[Scenario]:
     for operation in scenario.operations[index : index + 1]:
         for simpler in (*_plainer(operation), *_less("", operation)):
             yield with_operations(scenario, (*before, simpler, *after))
+
+
+def _pair(index: int, scenario: Scenario) -> Iterator[Scenario]:
+    """Yield the scenario without a change of host memory and one of the next, which may undo it.
+
+    Without one of the two alone it is invalid.
+    """
+    operations = scenario.operations
+    if index >= len(operations) or not isinstance(operations[index], ChangeHostMemory):
+        return
+    changes = (
+        at
+        for at in range(index + 1, len(operations))
+        if isinstance(operations[at], ChangeHostMemory)
+    )
+    for at in islice(changes, _MOST_UNDOING):
+        kept = (*operations[:index], *operations[index + 1 : at], *operations[at + 1 :])
+        if kept:
+            yield with_operations(scenario, kept)
 
 
 def _plainer(operation: AnyOperation) -> Iterator[AnyOperation]:
