@@ -42,9 +42,12 @@ def print_lines(to: Console, lines: Iterable[Text]) -> None:
 
 
 def _broken(line: Text, width: int | None) -> Iterator[Text]:
-    """Break a line between words; continuations are indented by two more columns."""
+    """Break a line between words; continuations are indented by two more columns.
+
+    A long word is indented less, if it fits only so.
+    """
     begin = len(line.plain) - len(line.plain.lstrip())
-    hanging = Text(" " * (begin + 2))
+    indent = begin + 2
     while width is not None and line.cell_len > width:
         end = line.plain.rfind(" ", begin + 1, width + 1)
         end = line.plain.find(" ", width) if end < 0 else end
@@ -52,8 +55,8 @@ def _broken(line: Text, width: int | None) -> Iterator[Text]:
         if not rest:
             break
         yield line[:end]
-        line = hanging.copy().append_text(line[-len(rest) :])
-        begin = len(hanging)
+        begin = max(0, min(indent, width - len(rest.split(" ", 1)[0])))
+        line = Text(" " * begin).append_text(line[-len(rest) :])
     yield line
 
 

@@ -1,16 +1,20 @@
 """Sixty columns suffice: what any command prints for people, and its help."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
+from rich.text import Text
 
 from tests.ideal import ideal_history
 from tests.played import Kernel, named, played, vmm
 from vmm.cli import demo, lab
 from vmm.cli.host import Host
 from vmm.cli.main import COMMANDS, main
+from vmm.cli.output import print_lines
 from vmm.cli.width import width_of, wrapped
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario.codec import history_lines, scenario_text
@@ -137,6 +141,18 @@ def test_the_width(
 
 def refused(number: int) -> None:
     raise OSError
+
+
+def test_a_long_word_is_indented_less_where_it_fits_only_so() -> None:
+    output = io.StringIO()
+    to = Console(file=output, width=9, force_terminal=True, color_system=None)
+    print_lines(to, [Text("  one four-fiv six, a-word-without-end")])
+    assert output.getvalue().split("\n")[:-1] == [
+        "  one",
+        " four-fiv",
+        "    six,",
+        "a-word-without-end",
+    ]
 
 
 def test_a_line_is_broken_between_words() -> None:
