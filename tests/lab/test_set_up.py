@@ -278,3 +278,20 @@ def test_a_vcpu_that_cannot_be_made_for_lack_of_descriptors_is_the_hosts(tmp_pat
     ran = vmm("KVM_CREATE_VCPU:errno=24:after=8", "run", mode_switches(tmp_path))
     assert ran.returncode == 3
     assert "INCONCLUSIVE switches: the host: KVM_CREATE_VCPU(): EMFILE\n" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "begin"),
+    [
+        ("errno=22", 1, "vmm: create"),
+        ("answer=7", 1, "vmm: create"),
+        ("errno=12", 3, "vmm: the host: create"),
+    ],
+)
+def test_what_is_refused_while_it_is_measured_is_never_taken_for_nothing_that_could_run(
+    answer: str, status: int, begin: str
+) -> None:
+    wrong = f"KVM_SET_USER_MEMORY_REGION:{answer}:after=200"
+    measured = vmm(wrong, "bench", "--work", "create", "--slots", "300", "--rounds", "3", "--no-c")
+    assert measured.returncode == status
+    assert measured.stderr.splitlines()[-1].startswith(f"{begin} with 300 slots: KVM_SET_USER_")

@@ -1,5 +1,6 @@
 """``vmm bench``: what memslot operations cost on this kernel."""
 
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -16,14 +17,16 @@ import msgspec
 
 from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
 from vmm.cli.command import Command
-from vmm.cli.errors import Failure, NothingRan, Unusable
+from vmm.cli.errors import Ended, Failure, Unusable
 from vmm.cli.host import Host, look_at_host, require_usable
 from vmm.cli.printing import tell
 from vmm.cli.unfinished import Early, never_stale, not_read, note_printed, remove
 from vmm.cli.writing import apart, document, spare, temporary_folder, written_bytes
 from vmm.host.hostinfo import host_facts
+from vmm.scenario.endings import HOST, KERNEL_SHORT
 from vmm.scenario.reading import FileError, read_whole
 from vmm.scenario.shown import shown
+from vmm.verdict import statuses
 
 if TYPE_CHECKING:
     from vmm.bench.measure import Point
@@ -213,9 +216,24 @@ def _measured(
             try:
                 points.append(measure(kvm, setup, rounds, program))
             except (KvmError, RuntimeError) as error:
-                raise NothingRan(f"{setup.work} with {setup.slots} slots: {error}") from None
+                raise _broken_off(setup, error) from None
         _progress("")
         return tuple(points), cpu
+
+
+def _broken_off(setup: Setup, error: Exception) -> Ended:
+    """Return how a measurement ends: a refusal is the kernel's, unless it is short of something."""
+    from kvm_abi.raw import KvmError, WrongAnswerError
+
+    where = f"{setup.work} with {setup.slots} slots: {error}"
+    match error:
+        case KvmError(errno=number) if number in KERNEL_SHORT:
+            return Ended(f"{HOST}{where}", statuses.INCONCLUSIVE)
+        case KvmError(errno=number) if number != errno.EINTR:
+            return Ended(where, statuses.DIFFERS)
+        case WrongAnswerError():
+            return Ended(where, statuses.DIFFERS)
+    return Ended(where, statuses.INCONCLUSIVE)  # A signal, or the C program ended.
 
 
 def _program(folder: Path) -> Path | None:
