@@ -25,9 +25,18 @@ def matrix_text(every: Sequence[SavedResult]) -> str:
     names = dict.fromkeys(name for column in outcomes for name in column)
     rows = [_row(name, [column.get(name) for column in outcomes]) for name in names]
     unlike = sum(bool(row["unlike"]) for row in rows)
-    title = f"{counted(len(names), 'scenario')} on {counted(len(every), 'kernel')}: "
-    alike = "all are alike" if not unlike else f"{unlike} are not alike"
-    return rendered("matrix.html", title=title + alike, columns=_columns(every), rows=rows)
+    title = f"{counted(len(names), 'scenario')} on {counted(len(every), 'kernel')}"
+    if len(every) > 1:
+        title += f": {_alike(unlike, sum(bool(row['alone']) for row in rows), len(rows))}"
+    return rendered("matrix.html", title=title, columns=_columns(every), rows=rows)
+
+
+def _alike(unlike: int, alone: int, count: int) -> str:
+    """Return how scenarios compare; what ran on one kernel alone is not called alike."""
+    if alone == count:
+        return "none ran on two of them"
+    alike = f"{unlike} are not alike" if unlike else "all are alike"
+    return f"{alike}, but {alone} did not run on two of them" if alone else alike
 
 
 def _columns(every: Sequence[SavedResult]) -> list[dict[str, object]]:
@@ -45,13 +54,14 @@ def _columns(every: Sequence[SavedResult]) -> list[dict[str, object]]:
 
 
 def _row(name: str, outcomes: Sequence[ScenarioResult | None]) -> dict[str, object]:
-    kinds = {kind_of(each) for each in outcomes if each is not None} - {"skipped"}
+    ran = [kind for each in outcomes if each is not None if (kind := kind_of(each)) != "skipped"]
     cells = [_cell(each) for each in outcomes]
     words = (name, *(cell["label"] for cell in cells))
     return {
         "name": one_line(name),
         "cells": cells,
-        "unlike": len(kinds) > 1,
+        "unlike": len(set(ran)) > 1,
+        "alone": len(ran) < 2,
         "text": one_line(" ".join(words).lower()),
     }
 

@@ -21,6 +21,28 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.parametrize(
+    ("second", "title"),
+    [
+        (None, "2 scenarios on 1 kernel<"),
+        (("a", "b"), "2 scenarios on 2 kernels: all are alike<"),
+        (("a",), "2 scenarios on 2 kernels: all are alike, but 1 did not run on two of them<"),
+        (("c",), "3 scenarios on 2 kernels: none ran on two of them<"),
+    ],
+)
+def test_what_ran_on_one_kernel_alone_is_not_called_alike(
+    second: tuple[str, ...] | None, title: str, tmp_path: Path
+) -> None:
+    columns = [("a", "b"), second] if second else [("a", "b")]
+    files = []
+    for number, names in enumerate(columns):
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(run_text(run_of(*(passed(name, "create") for name in names))))
+    page = tmp_path / "matrix.html"
+    assert vmm("matrix", *files, "--html", page).exit_code == 0
+    assert title in page.read_text()
+
+
 def test_kernels_stand_beside_each_other(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "matrix.html"
     assert vmm("matrix", folder, "--html", page).exit_code == 0

@@ -311,7 +311,7 @@
     const call = make("section", { class: "box wide" + (wrong ? " bad" : ""), "aria-label": "Operation" }, make("h3", {}, place(each)),
       make("p", { class: "call mono" }, each.call),
       each.outcome ? make("p", {}, "→ ", make("strong", {}, each.outcome), each.rule ? " by " : "", each.rule ? rule(each.rule) : "") : null,
-      wrong ? make("p", { class: "differs" }, make("strong", {}, "Here the kernel and the model part. "), "After this step the slots are not known.") : null,
+      wrong ? make("p", { class: "differs" }, make("strong", {}, "Here the kernel and the model differ. "), "After this step the slots are not known.") : null,
       ...(each.notes || []).map((note) => make("p", { class: "dim mono" }, note)));
     view.panel.replaceChildren(call,
       make("section", { class: "box", "aria-label": "Memslots" }, make("h3", {}, "Memslots, from the highest gpa down"), slotTable(slots, before, view.palette),
