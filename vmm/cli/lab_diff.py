@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,10 +13,12 @@ from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
 from vmm.cli.lab_matrix import lab_task, statuses_in
 from vmm.cli.output import console, print_lines
 from vmm.cli.printing import tell
-from vmm.lab.cells import Cell, run_all, usual_number
+from vmm.lab.cells import Cell, Task, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend, chosen_backend
 from vmm.report.cells import table
+from vmm.scenario.endings import INTERRUPTED
+from vmm.verdict.statuses import INCONCLUSIVE
 
 HISTORIES = "histories.jsonl"
 
@@ -74,9 +77,7 @@ def diff(
             if operations:
                 folder = out.resolve() / f"{letter}-fuzz"
                 tasks.append(lab_task(f"{letter} fuzz", [*options, *fuzz], folder))
-        statuses = run_all(
-            tasks, usual_number(), lambda task, status, _: say(f"{task.label}: {status}")
-        )
+        statuses = _run(tasks)
     results = {
         f"{letter} {cell.name}": statuses_in(out / letter / "result.json")
         for letter, cell in zip("AB", cells, strict=True)
@@ -87,9 +88,26 @@ def diff(
         for name in sorted(only):
             tell(f"fuzz, only {letter}: {name}")
     files = [str(out / letter / HISTORIES) for letter in "AB"]
-    command = [sys.executable, "-P", "-m", "vmm.cli", "compare", *files]
-    compared = subprocess.run(command, check=False).returncode
-    ctx.exit(worst([*statuses.values(), compared, int(found[0] != found[1])]))
+    compared = INCONCLUSIVE
+    if all(map(os.path.exists, files)):
+        command = [sys.executable, "-P", "-m", "vmm.cli", "compare", *files]
+        compared = subprocess.run(command, check=False).returncode
+    ctx.exit(worst([*statuses, compared, int(found[0] != found[1])]))
+
+
+def _run(tasks: Sequence[Task]) -> list[int]:
+    """Run tasks and return their statuses; an interruption ends those that have not ended."""
+    ended: dict[str, int] = {}
+
+    def done(task: Task, status: int, _: float) -> None:
+        ended[task.label] = status
+        say(f"{task.label}: {status}")
+
+    try:
+        run_all(tasks, usual_number(), done)
+    except KeyboardInterrupt:
+        say(f"{INTERRUPTED}: {len(ended)} of {len(tasks)} runs have ended")
+    return [ended.get(task.label, INCONCLUSIVE) for task in tasks]
 
 
 def _findings(folder: Path) -> set[str]:

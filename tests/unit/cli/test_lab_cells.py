@@ -1,11 +1,12 @@
 """What `vmm lab matrix` says before and while its machines run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from vmm.cli import lab_matrix
+from vmm.cli import lab_diff, lab_matrix
 from vmm.cli.lab_cells import Watched, about, how_far, say_what_runs
 from vmm.cli.main import main
 from vmm.lab.cells import Task, cells_of
@@ -75,6 +76,24 @@ def test_a_pattern_that_names_nothing_is_told_before_anything_is_fetched(
     done = CliRunner().invoke(main, ["lab", "matrix", "no-such-scenario"])
     assert done.exit_code == 2
     assert "no-such-scenario" in done.output
+
+
+def test_an_interrupted_diff_shows_what_has_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(tasks: list[Task], _: int, done: Callable[[Task, int, float], None]) -> None:
+        done(tasks[0], 0, 1.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab_diff, "kernel_of", lambda *_: None)
+    monkeypatch.setattr(lab_diff, "run_all", interrupted)
+    monkeypatch.chdir(tmp_path)
+    kernels = ["--kernel", "debian", "--kernel", "debian-6.1", "--backend", "svm"]
+    done = CliRunner().invoke(main, ["lab", "diff", *kernels, "create-one-page"])
+    assert done.exit_code == 3
+    assert "A check: 0\n" in done.output
+    assert "interrupted: 1 of 4 runs have ended" in done.output
+    assert "no result" in done.output
 
 
 def test_an_interrupted_run_shows_what_has_ended(
