@@ -131,8 +131,11 @@ def carry_out(orders: Orders, taker: Taker) -> Carried:
             early.because(INTERRUPTED)
         except OutputLost as lost:
             early.because(lost.message)
-        except Exception:
-            error = traceback.format_exc()
+        except Exception as failure:
+            if is_short(failure):
+                early.because(of_the_host(failure))
+            else:
+                error = traceback.format_exc()
         weaknesses = tuple(watch.weaknesses)
     return Carried(cpus, weaknesses, time.monotonic() - start, early.why, error)
 

@@ -179,6 +179,18 @@ def test_a_claim_that_cannot_be_made_is_the_host_s_failure(kernel: Kernel) -> No
     assert not carried.error
 
 
+def test_a_worker_that_finds_no_memory_is_the_host_s_failure(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("vmm.cli.carrying.Worker", fail)
+    carried = carry_out(Orders(SCENARIOS, kernel.look_at_host(), lambda _: None), Took())
+    assert carried.early == "the host: Cannot allocate memory"
+    assert not carried.error
+
+
 def test_a_claim_is_made_once(tmp_path: Path) -> None:
     one, other = claiming(tmp_path), claiming(tmp_path)
     assert [one(0), other(0), other(1), one(1), one(0)] == [True, False, True, False, False]
