@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import cache
 
 import msgspec
 import pytest
@@ -48,8 +49,19 @@ OLD = Features(
 BASES = tuple(s for s in catalogue(FEATURES) if can_be_mutated(s, FEATURES))
 
 
+@cache
+def generated(seed: int, number: int, features: Features, mutates: bool) -> Scenario:
+    """Return a scenario that several tests look at: to make hundreds takes seconds."""
+    return generate(seed_of(seed, number), features, BASES if mutates else ())
+
+
 def some(count: int, features: Features = FEATURES) -> list[Scenario]:
-    return [generate(seed_of(7, number), features, BASES) for number in range(count)]
+    return [generated(7, number, features, True) for number in range(count)]
+
+
+def composed(count: int, features: Features = EVERYTHING) -> list[Scenario]:
+    """Return scenarios none of which is a mutation of a curated one."""
+    return [generated(8, number, features, False) for number in range(count)]
 
 
 def followed(scenarios: Iterable[Scenario]) -> list[Scenario]:
@@ -99,7 +111,7 @@ def test_an_ideal_kernel_passes_them_all() -> None:
 
 
 def test_large_addresses_and_several_vcpus_come_up() -> None:
-    made = [generate(seed_of(8, number), EVERYTHING) for number in range(400)]
+    made = composed(400)
     operations = [op for scenario in made for op in scenario.operations]
     assert any(op.fail_nth for op in operations if isinstance(op, SetUserMemoryRegion))
     high = [op for op in operations if isinstance(op, Touch | Sweep) and op.gpa >= REAL_MODE_END]
@@ -108,7 +120,7 @@ def test_large_addresses_and_several_vcpus_come_up() -> None:
 
 
 def test_capabilities_are_asked_for_in_odd_ways() -> None:
-    made = [generate(seed_of(8, number), EVERYTHING) for number in range(400)]
+    made = composed(400)
     asked = {
         (op.cap, op.argument)
         for scenario in made
@@ -122,7 +134,7 @@ def test_capabilities_are_asked_for_in_odd_ways() -> None:
 
 
 def test_the_second_form_has_fields_that_count_for_nothing() -> None:
-    made = [generate(seed_of(8, number), EVERYTHING) for number in range(200)]
+    made = composed(200)
     calls = [
         op
         for scenario in made
@@ -134,7 +146,7 @@ def test_the_second_form_has_fields_that_count_for_nothing() -> None:
 
 
 def test_some_slots_are_as_large_as_a_huge_page() -> None:
-    made = [generate(seed_of(8, number), FEATURES) for number in range(300)]
+    made = composed(300, FEATURES)
     sizes = {
         op.memory_size
         for scenario in made
@@ -173,7 +185,7 @@ def test_a_call_that_is_refused_whatever_it_asks_for_is_nothing_to_build_on(
 
 
 def test_rings_are_emptied_before_they_run_over() -> None:
-    made = [generate(seed_of(9, number), EVERYTHING) for number in range(300)]
+    made = composed(300)
     ringed = [scenario for scenario in made if "dirty_ring_bytes" in scenario.needs]
     assert ringed
     for scenario in ringed:
@@ -188,7 +200,7 @@ def test_rings_are_emptied_before_they_run_over() -> None:
 @pytest.mark.parametrize("need", ["guest_memfd", "dirty_ring_bytes"])
 def test_an_ideal_kernel_passes_each_subject(need: str) -> None:
     features = msgspec.structs.replace(EVERYTHING, internal_tss=False, internal_identity=False)
-    made = followed(generate(seed_of(10, number), features) for number in range(400))
+    made = followed(composed(400, features))
     tasting = [s for s in made if need in s.needs and len(s.operations) < 1500][:4]
     assert tasting
     for scenario in tasting:
@@ -237,7 +249,7 @@ def test_chances_of_never_and_always(share: float) -> None:
 
 
 def test_instructions_cross_pages_and_go_downward() -> None:
-    made = [generate(seed_of(12, number), EVERYTHING) for number in range(300)]
+    made = composed(300)
     operations = [op for s in made for op in s.operations if isinstance(op, Instruction)]
     assert any(op.down for op in operations)
     assert any(op.gpa // PAGE_SIZE_BYTES != (op.gpa + 1) // PAGE_SIZE_BYTES for op in operations)
@@ -246,7 +258,7 @@ def test_instructions_cross_pages_and_go_downward() -> None:
 
 def test_what_goes_wrong_outside_of_memory_is_in_memory() -> None:
     names = {"pusha", "popa", "sgdt", "sidt", "fxsave", "fxsave64", "fxrstor64"}
-    made = [generate(seed_of(12, number), EVERYTHING) for number in range(60)]
+    made = composed(60)
     met = [s for s in made if any(getattr(op, "name", "") in names for op in s.operations)]
     events = [event for s in met[:10] for event in ideal_history(s, EVERYTHING).events]
     outcomes = [e.outcome for e in events if getattr(e.operation, "name", "") in names]
@@ -266,21 +278,21 @@ def test_what_stops_on_the_way_through_page_tables_sets_no_bit_there() -> None:
 
 
 def test_some_guests_start_with_page_tables_of_their_own() -> None:
-    made = [generate(seed_of(14, number), FEATURES) for number in range(40)]
+    made = composed(40, FEATURES)
     starts = [op for s in made for op in s.operations if isinstance(op, Start)]
     assert len(starts) > 20
     assert {op.tables is None for op in starts} == {False, True}
     assert any(op.value for op in starts)
     assert any(op.data and not op.value for op in starts)
     real = msgspec.structs.replace(FEATURES, touch_limit=REAL_MODE_END)
-    for number in range(40):
-        operations = generate(seed_of(14, number), real).operations
-        assert all(op.tables is None for op in operations if isinstance(op, Start))
+    for scenario in composed(40, real):
+        starts = [op for op in scenario.operations if isinstance(op, Start)]
+        assert all(op.tables is None for op in starts)
 
 
 def test_interrupts_go_through_tables_in_slots_and_no_further() -> None:
     """Outside memory an interrupt never comes back, on some kernels: a known issue."""
-    made = [generate(seed_of(15, number), FEATURES) for number in range(150)]
+    made = composed(300, FEATURES)
     modes: set[bool] = set()
     outcomes: list[AnyOutcome] = []
     for scenario in made:
