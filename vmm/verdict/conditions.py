@@ -81,6 +81,8 @@ def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
         # Another place for the same slot is refused before memory is mapped.
         if any(owners.setdefault(gfn, what) is not what for gfn in place):
             return True
+    if not places:
+        return False
     users, named = Pages(), set[int]()
     for moment, op in enumerate((*scenario.operations, ops.CloseVm())):
         for place in places.get(moment, ()):
@@ -286,6 +288,8 @@ def _leaving_memory(
     If it may ``write``, outside all writable ones. It may, too, where a second call for a slot may
     have been refused, moved it or deleted it: then it is not known here where the slots are.
     """
+    if not any(isinstance(op, ops.Instruction) and concerns(op) for op in scenario.operations):
+        return
     called: set[int] = set()
     is_known = True
     for origin, (op, slots) in enumerate(slots_before(scenario)):
@@ -330,6 +334,8 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
 
     In between, slots were only created, or else only pages of the changed slot were zapped.
     """
+    if not any(isinstance(op, ops.Start) for op in scenario.operations):
+        return
     slots = Slots()
     missed: dict[int, int | None] = {}
     zaps_all = True

@@ -30,6 +30,7 @@ from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status
 from vmm.verdict.known_issues import KNOWN, Known, issues_met
 from vmm.verdict.result import Checked, judged
+from vmm.verdict.slotsbefore import Slots
 
 ISSUE = KNOWN[0].issue
 HOST = {"vendor": ISSUE.vendor}
@@ -143,6 +144,17 @@ def test_an_issue_is_met_by_the_scenarios_that_do_what_it_takes(known: Known) ->
     met = {each.name for each in catalogue(EVERYTHING) if known.meets(each)}
     assert met == MEETING.get(known.issue.name, met)
     assert 0 < len(met) < 20
+
+
+def test_slots_are_followed_only_for_an_operation_that_an_issue_is_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def followed(*_: object) -> bool:
+        raise AssertionError
+
+    monkeypatch.setattr(Slots, "change", followed)
+    scenario = curated("generation-comes-round")
+    assert not any(known.meets(scenario) for known in KNOWN)
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.issue.name)
