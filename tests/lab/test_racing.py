@@ -52,10 +52,10 @@ FAULTS = {
     "racing-clear-parts": ("clear-to-the-end:every=5", "clear-beside-a-vcpu-clears-all"),
     "racing-initially-set": ("initially-set-ignored", "dirty-highest-lost:every=9"),
     "racing-initially-set-of-huge-pages": ("log-of-a-running-vcpu-lacks-lowest:every=9",),
-    "racing-ring": ("ring-page-wrong:every=200", "ring-reset-beside-a-vcpu-one-more"),
+    "racing-ring": ("ring-page-wrong:every=10", "ring-reset-beside-a-vcpu-one-more"),
     "racing-ring-through-moves": ("ring-slot-wrong:every=50",),
     "racing-ring-delete-and-create": ("ring-slot-wrong:every=50",),
-    "racing-ring-flags": ("ring-page-wrong:every=50", "ring-reset-beside-a-vcpu-blinds"),
+    "racing-ring-flags": ("ring-page-wrong:every=10", "ring-reset-beside-a-vcpu-blinds"),
     "racing-ring-full": ("ring-seems-full", "ring-page-wrong:every=100"),
     "racing-ring-full-and-harvested": ("ring-reset-one-less:every=9",),
     "racing-ring-under-load": ("ring-reset-beside-a-vcpu-one-more", "ring-reset-lost"),
@@ -63,8 +63,8 @@ FAULTS = {
 """For each race, what it must see."""
 
 
-_PLAYS = 3
-"""A wrong answer may happen to be a right one at that moment: of 25 plays up to two have passed."""
+_PLAYS = 16
+"""A wrong answer may happen to be a right one at that moment: of 5 plays up to three have passed."""
 
 
 @pytest.fixture(scope="module")
