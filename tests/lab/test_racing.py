@@ -64,7 +64,7 @@ FAULTS = {
 
 
 _PLAYS = 16
-"""A wrong answer may happen to be a right one at that moment: of 5 plays up to three have passed."""
+"""A wrong answer may be right at that moment: of 5 plays up to three have passed."""
 
 
 @pytest.fixture(scope="module")
