@@ -50,13 +50,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
 """Options that concern the host that scenarios run on."""
 
 
-class _Check(Reporting):
-    """The command, which may write all histories."""
-
-    histories = ("histories",)
-
-
-@click.command(cls=_Check)
+@click.command(cls=Reporting, histories=("histories",))
 @selecting
 @shard_option("what would run")
 @click.option("--list", "only_list", is_flag=True, help="List what would run; run nothing.")

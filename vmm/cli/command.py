@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 
@@ -30,7 +30,9 @@ class Writing(Command):
     ``documents`` are the names of the parameters that are such files.
     """
 
-    documents: ClassVar[tuple[str, ...]] = ()
+    def __init__(self, *args: Any, documents: tuple[str, ...], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.documents = documents
 
     def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
         """Remove what an earlier run wrote, unless this command replaces it."""

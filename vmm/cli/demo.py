@@ -30,13 +30,7 @@ RECORDED = Path(__file__).parents[1] / "report" / "demo.jsonl"
 """A recorded run, for hosts without KVM; ``vmm demo --record`` writes it."""
 
 
-class _Demo(Writing):
-    """The command, which may write a picture, or a recorded run."""
-
-    documents = ("svg", "record")
-
-
-@click.command(cls=_Demo)
+@click.command(cls=Writing, documents=("svg", "record"))
 @click.argument("numbers", nargs=-1, type=click.IntRange(1, CHAPTERS), metavar="[CHAPTER]...")
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), hidden=True)

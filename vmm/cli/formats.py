@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal, assert_never, get_args
+from typing import IO, Any, Literal, assert_never, get_args
 
 import click
 from click.shell_completion import CompletionItem
@@ -152,7 +152,9 @@ class Reporting(OptionalValues):
     ``histories`` are the names of the parameters that are files of histories which it writes.
     """
 
-    histories: ClassVar[tuple[str, ...]] = ()
+    def __init__(self, *args: Any, histories: tuple[str, ...] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.histories = histories
 
     def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
         """If the command fails, write a run of nothing to the files that were asked for.

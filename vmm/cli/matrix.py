@@ -12,13 +12,7 @@ from vmm.cli.results import result_from
 from vmm.cli.writing import spare, written
 
 
-class _Matrix(Writing):
-    """The command, which writes a page."""
-
-    documents = ("file",)
-
-
-@click.command(cls=_Matrix)
+@click.command(cls=Writing, documents=("file",))
 @click.argument(
     "results",
     metavar="RESULT.json...",

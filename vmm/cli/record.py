@@ -23,13 +23,9 @@ from vmm.replay.recording import Filter, strace_command
 _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
 
 
-class _Record(Writing):
-    """The command, which may keep a trace."""
-
-    documents = ("output",)
-
-
-@click.command(cls=_Record, context_settings={"ignore_unknown_options": True})
+@click.command(
+    cls=Writing, documents=("output",), context_settings={"ignore_unknown_options": True}
+)
 @click.option(
     "-o",
     "--output",

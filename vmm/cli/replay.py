@@ -37,13 +37,7 @@ _WORST = (
 )
 
 
-class _Replay(Writing):
-    """The command, which writes a scenario."""
-
-    documents = ("file",)
-
-
-@click.command(cls=_Replay)
+@click.command(cls=Writing, documents=("file",))
 @click.argument(
     "traces",
     metavar="TRACE",

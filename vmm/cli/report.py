@@ -10,13 +10,7 @@ from vmm.cli.results import result_from
 from vmm.cli.writing import spare, written
 
 
-class _Report(Writing):
-    """The command, which writes a page."""
-
-    documents = ("file",)
-
-
-@click.command(cls=_Report)
+@click.command(cls=Writing, documents=("file",))
 @click.argument("result", metavar="RESULT.json", type=click.Path(path_type=Path))
 @click.option(
     "--html",

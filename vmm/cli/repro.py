@@ -15,13 +15,7 @@ from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.demand import Limits
 
 
-class _Repro(Writing):
-    """The command, which writes a program."""
-
-    documents = ("output",)
-
-
-@click.command(cls=_Repro)
+@click.command(cls=Writing, documents=("output",))
 @click.argument(
     "scenario",
     metavar="SCENARIO.json|NAME|HISTORY.jsonl",

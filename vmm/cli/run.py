@@ -27,13 +27,7 @@ from vmm.scenario.demand import Limits
 from vmm.verdict.result import Checked, Run
 
 
-class _Run(Reporting):
-    """The command, which may write a history."""
-
-    histories = ("history",)
-
-
-@click.command(cls=_Run)
+@click.command(cls=Reporting, histories=("history",))
 @click.argument("scenario", metavar="SCENARIO.json|NAME|-", shell_complete=complete_names_or_files)
 @click.option(
     "--history",
