@@ -4,16 +4,15 @@ from dataclasses import replace
 
 import msgspec
 
+from vmm.catalogue._area import Area
 from vmm.catalogue._build import A, B, Slot, at, creates, read
 from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     SMM,
-    AnyOperation,
     Inspect,
     Mapping,
-    Scenario,
     Start,
 )
 from vmm.scenario.programs import SMM_HANDLER, SMM_RETURN, writes
@@ -35,23 +34,20 @@ _C = Mapping("c", 8)
 _RUN = Start(_CODE.gfn * PAGE_SIZE_BYTES + STUB_OFFSET, smi=True)
 
 
-def _scenario(name: str, why: str, *operations: AnyOperation) -> Scenario:
-    return Scenario(
-        name=f"smi-{name}",
-        why=why,
-        source=_SOURCE,
-        tags=("spaces", "smi"),
-        needs=("smm",),
-        mappings=(A, B, _C),
-        survey="none",
-        operations=operations,
-    )
+_smi = Area(
+    prefix="smi-",
+    tags=("spaces", "smi"),
+    source=_SOURCE,
+    needs=("smm",),
+    mappings=(A, B, _C),
+    survey="none",
+)
 
 
 _HANDLERS = (*writes(at("a"), SMM_RETURN), *writes(at("b"), SMM_RETURN))
 
 SCENARIOS = (
-    _scenario(
+    _smi(
         "saves-the-state-in-its-own-space",
         "A vCPU that gets an SMI writes its state to as_id 1 alone, and returns to its code.",
         *_HANDLERS,
@@ -67,7 +63,7 @@ SCENARIOS = (
         _SMRAM.log(),
         _UNDER.log(),
     ),
-    _scenario(
+    _smi(
         "after-its-slot-moved",
         "The state is saved where the slot of as_id 1 is now, and the handler is run there.",
         *_HANDLERS,
@@ -86,7 +82,7 @@ SCENARIOS = (
         Inspect(),
         _SMRAM.log(),
     ),
-    _scenario(
+    _smi(
         "in-two-slots",
         "The handler and the state may lie in slots of their own, between which there is none.",
         *_HANDLERS,
