@@ -3,7 +3,7 @@
 A twist is added to a race that is whole without it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -100,19 +100,20 @@ def _with_clears(dice: Dice, host: HostThread) -> HostThread:
 def _rings(features: Features, parts: Parts) -> Parts:
     """Let a thread harvest and reset dirty rings, in place of dirty logs."""
     harvests = tuple(HarvestDirtyRing(vcpu) for vcpu in range(len(parts.guests)))
-    hosts = (*_without(parts.hosts, GetDirtyLog), HostThread((*harvests, ResetDirtyRings()), 8, 1))
+    hosts = tuple(_only(host, _is_no_log) for host in parts.hosts)
+    harvesting = HostThread((*harvests, ResetDirtyRings()), 8, 1)
     begin = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes)
     return Parts(
-        hosts,
+        (*hosts, harvesting),
         parts.guests,
         (begin, *parts.before, *harvests, ResetDirtyRings()),
-        (ResetDirtyRings(), *harvests, ResetDirtyRings(), *_no_logs(parts.after)),
+        (ResetDirtyRings(), *harvests, ResetDirtyRings(), *filter(_is_no_log, parts.after)),
         ("dirty_ring_bytes",),
     )
 
 
-def _no_logs(operations: Sequence[AnyOperation]) -> Iterator[AnyOperation]:
-    return (op for op in operations if not isinstance(op, GetDirtyLog))
+def _is_no_log(op: AnyOperation) -> bool:
+    return not isinstance(op, GetDirtyLog)
 
 
 def _files(dice: Dice, parts: Parts) -> Parts:
@@ -150,20 +151,14 @@ def _code(dice: Dice, parts: Parts) -> Parts:
     last = len(parts.guests) - 1
     page = next(op.gpa for op in parts.guests[last].program) & -PAGE_SIZE_BYTES
     code = GuestThread((Execute(page, last),), migrates=dice.pick((0, 0, 3)))
-    hosts = tuple(_keeping(host) for host in parts.hosts)
+    hosts = tuple(_only(host, _keeps_content) for host in parts.hosts)
     return replace(parts, hosts=hosts, guests=(*parts.guests[:last], code))
 
 
-def _keeping(host: HostThread) -> HostThread:
-    kept = tuple(
-        op
-        for op in host.operations
-        if not isinstance(op, ChangeHostMemory) or CHANGES[op.how].keeps
-    )
-    return msgspec.structs.replace(host, operations=kept)
+def _keeps_content(op: AnyOperation) -> bool:
+    return not isinstance(op, ChangeHostMemory) or CHANGES[op.how].keeps
 
 
-def _without(hosts: Sequence[HostThread], kind: type[HostAction]) -> Iterator[HostThread]:
-    for host in hosts:
-        kept = tuple(op for op in host.operations if not isinstance(op, kind))
-        yield msgspec.structs.replace(host, operations=kept)
+def _only(host: HostThread, stays: Callable[[AnyOperation], bool]) -> HostThread:
+    """Return a thread with those of its operations that stay."""
+    return msgspec.structs.replace(host, operations=tuple(filter(stays, host.operations)))
