@@ -30,7 +30,6 @@ from vmm.scenario.operations import (
     Sweep,
 )
 from vmm.scenario.plan import steps
-from vmm.scenario.slots import as_id_of
 
 _STATES = ("fxsave", "fxsave64", "fxrstor64")
 _IN_MEMORY = tuple(
@@ -119,15 +118,12 @@ class Instructions:
         if self._pools.subjects:
             return None
         kinds = {mapping.name: mapping.kind for mapping in self._pools.mappings}
-        for slot in self._world.slots.values():
-            start, hva = slot.guest_phys_addr, slot.userspace_addr
-            end = start + slot.memory_size
-            if as_id_of(slot.slot) == as_id and start <= page <= end - 2 * PAGE_SIZE_BYTES:
-                if slot.flags & READONLY or not isinstance(hva, Place):
-                    return None
-                if kinds.get(hva.mapping) in _PLAIN:
-                    return Place(hva.mapping, hva.offset + page - start)
-        return None
+        slot = self._world.slot_at(page, as_id)
+        shown = self._world.memory_at(page, as_id)
+        if slot is None or slot.flags & READONLY or shown is None:
+            return None
+        is_whole = page + 2 * PAGE_SIZE_BYTES <= slot.guest_phys_addr + slot.memory_size
+        return shown if is_whole and kinds.get(shown.mapping) in _PLAIN else None
 
     def _count(self, row: Row, width: int) -> int:
         if not row.repeats:
@@ -147,17 +143,11 @@ class Instructions:
 
     def _word(self, page: int, as_id: AsId) -> int:
         """Return the word that a fresh page probably holds there, or that a hole reads as."""
-        for slot in self._world.slots.values():
-            start = slot.guest_phys_addr
-            hva = slot.userspace_addr
-            if as_id_of(slot.slot) == as_id and start <= page < start + slot.memory_size:
-                if not isinstance(hva, Place):
-                    break
-                names = [mapping.name for mapping in self._pools.mappings]
-                if hva.mapping in names:
-                    number = (hva.offset + page - start) // PAGE_SIZE_BYTES
-                    return identity(names.index(hva.mapping), number)
-        return _FILLED
+        shown = self._world.memory_at(page, as_id)
+        names = [mapping.name for mapping in self._pools.mappings]
+        if shown is None or shown.mapping not in names:
+            return _FILLED
+        return identity(names.index(shown.mapping), shown.offset // PAGE_SIZE_BYTES)
 
 
 def certain(scenario: Scenario, features: Features) -> Scenario:

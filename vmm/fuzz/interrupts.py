@@ -98,14 +98,13 @@ class Interrupts:
         return self._tables.address(self._pools.gfns.index(gfn))
 
     def _is_prepared(self, gfn: int) -> bool:
-        gpa = gfn * PAGE_SIZE_BYTES
+        shown = self._world.memory_at(gfn * PAGE_SIZE_BYTES, 0)
         names = {mapping.name for mapping in self._pools.mappings[:2]}
-        for slot in self._world.slots.values():
-            start, hva = slot.guest_phys_addr, slot.userspace_addr
-            if start <= gpa < start + slot.memory_size and isinstance(hva, Place):
-                page = (hva.offset + gpa - start) // PAGE_SIZE_BYTES
-                return hva.mapping in names and page < _PREPARED_PAGES
-        return False
+        return (
+            shown is not None
+            and shown.mapping in names
+            and shown.offset // PAGE_SIZE_BYTES < _PREPARED_PAGES
+        )
 
     def _prepare(self, page: Place) -> Iterator[AnyOperation]:
         """Yield what makes a page a table, a stack and code, each with a target of its own."""

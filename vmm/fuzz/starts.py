@@ -19,7 +19,6 @@ from vmm.scenario.operations import (
     Start,
 )
 from vmm.scenario.programs import LOAD, STORE, entries, index_of, writes
-from vmm.scenario.slots import as_id_of
 
 _CODE_PAGES = 4
 """How many addresses map pages with code; those after them map any gpa."""
@@ -100,25 +99,23 @@ class Starts:
     def _leads_on(self, tables: Tables, page: int, writes: bool) -> bool:
         """Whether a page seems to be in memory, or the walk to it sets no bits."""
         gpa = tables.gfns[page] * PAGE_SIZE_BYTES
-        return tables.bits == USED or any(
-            slot.guest_phys_addr <= gpa < slot.guest_phys_addr + slot.memory_size
-            and as_id_of(slot.slot) == 0
+        if tables.bits == USED:
+            return True
+        slot = self._world.slot_at(gpa, 0)
+        return (
+            slot is not None
             and not slot.flags & (GUEST_MEMFD | (READONLY if writes else 0))
             and isinstance(slot.userspace_addr, Place)
             and slot.userspace_addr.mapping in self._shown
-            for slot in self._world.slots.values()
         )
 
     def _may_start(self, gfn: int) -> bool:
         """Whether no other memory seems to be where the page tables are: its content is unknown."""
         for page in range(_CODE_PAGES):
             gpa = (gfn + page) * PAGE_SIZE_BYTES
-            for slot in self._world.slots.values():
-                start, hva = slot.guest_phys_addr, slot.userspace_addr
-                if start <= gpa < start + slot.memory_size and as_id_of(slot.slot) == 0:
-                    wanted = Place(TABLES, page * PAGE_SIZE_BYTES + start - gpa)
-                    if hva != wanted:
-                        return False
+            wanted = Place(TABLES, page * PAGE_SIZE_BYTES)
+            if self._world.slot_at(gpa, 0) and self._world.memory_at(gpa, 0) != wanted:
+                return False
         return True
 
     def _slot(self, gfn: int, page: int, pages: int) -> SetUserMemoryRegion:

@@ -16,6 +16,7 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
+    Place,
     SetUserMemoryRegion,
     pages_of,
 )
@@ -58,6 +59,22 @@ class World:
             self.slots[op.slot] = op
             if old is not None and old.guest_phys_addr != op.guest_phys_addr:
                 self._leave(old)
+
+    def slot_at(self, gpa: int, as_id: int) -> SetUserMemoryRegion | None:
+        """Return the slot that probably holds a gpa of an address space."""
+        for number, slot in self.slots.items():
+            start = slot.guest_phys_addr
+            if start <= gpa < start + slot.memory_size and as_id_of(number) == as_id:
+                return slot
+        return None
+
+    def memory_at(self, gpa: int, as_id: int) -> Place | None:
+        """Return the host memory that probably shows at a gpa, if a mapping is named for it."""
+        slot = self.slot_at(gpa, as_id)
+        if slot is None or not isinstance(slot.userspace_addr, Place):
+            return None
+        hva = slot.userspace_addr
+        return Place(hva.mapping, hva.offset + gpa - slot.guest_phys_addr)
 
     def pages(self) -> Iterator[int]:
         """Yield the first and last page of every slot, and the page after it."""
