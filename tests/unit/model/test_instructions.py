@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from vmm.model.allowed import Allowed
+from tests.modelled import only
 from vmm.model.model import Model
 from vmm.scenario.content import identity
 from vmm.scenario.features import Features
@@ -37,13 +37,6 @@ def model(flags: int = 0, mapping: str = "a") -> Model:
     made = Model((Mapping("a", 2), Mapping("none", 1, "unmapped")), Features())
     made.prefer(SetUserMemoryRegion(1, 0x5000, 0x1000, Place(mapping), flags))
     return made
-
-
-def only(made: Model, operation: Instruction) -> Allowed:
-    """Return the one outcome of an instruction, and come to the state after it."""
-    (choice,) = made.allowed(operation)
-    choice.adopt()
-    return choice
 
 
 def changes(made: Model) -> tuple[HostChange, ...]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmm.model.allowed import Allowed
+from tests.modelled import only
 from vmm.model.model import Model
 from vmm.scenario.content import STUB_OFFSET, identity, stub
 from vmm.scenario.features import Features
@@ -42,13 +42,6 @@ def model(*operations: AnyOperation, features: Features | None = None) -> Model:
     ):
         only(made, operation)
     return made
-
-
-def only(made: Model, operation: AnyOperation) -> Allowed:
-    """Return the one outcome of an operation, and come to the state after it."""
-    (choice,) = made.allowed(operation)
-    choice.adopt()
-    return choice
 
 
 def test_the_state_is_saved_in_as_id_1_and_the_code_runs() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.modelled import only
 from vmm.catalogue._tables import PLAIN, USED, Tables
-from vmm.model.allowed import Allowed
 from vmm.model.model import Model
 from vmm.scenario.content import identity
 from vmm.scenario.features import Features
@@ -58,13 +58,6 @@ def model(tables: Tables = TABLES, flags: int = 0, features: Features | None = N
     ):
         only(made, operation)
     return made
-
-
-def only(made: Model, operation: AnyOperation) -> Allowed:
-    """Return the one outcome of an operation, and come to the state after it."""
-    (choice,) = made.allowed(operation)
-    choice.adopt()
-    return choice
 
 
 def outcome(made: Model, operation: AnyOperation) -> AnyOutcome:
