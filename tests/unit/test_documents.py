@@ -4,6 +4,7 @@ import fnmatch
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -56,6 +57,20 @@ def test_a_command_that_is_shown_can_be_given(document: str, text: str) -> None:
     names = [scenario.name for scenario in catalogue(Features())]
     for pattern in context.params.get("patterns", ()):
         assert fnmatch.filter(names, pattern), f"{document} names {pattern}, which is no scenario"
+
+
+GENERATED = re.compile(r"<!-- made by .*: begin -->.*?<!-- end -->", re.S)
+MADE_WHOLE = {"coverage.md"}
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=str)
+def test_prose_takes_no_more_than_a_hundred_columns(document: Path) -> None:
+    if document.name in MADE_WHOLE:
+        return
+    text = GENERATED.sub("", document.read_text(encoding="utf-8"))
+    whole = ("|", "    ", "![")  # Tables, output and pictures cannot be wrapped.
+    lines = (line for line in text.splitlines() if not line.startswith(whole))
+    assert [line for line in lines if len(line) > 100 and " " in line.strip()] == []
 
 
 @pytest.mark.parametrize("wrong", ["vmm chek", "vmm check --no-such-option"])
