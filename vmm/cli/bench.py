@@ -24,7 +24,7 @@ from vmm.cli.unfinished import Early, never_stale, not_read, note_printed, remov
 from vmm.cli.writing import apart, document, spare, temporary_folder, written_bytes
 from vmm.host.hostinfo import host_facts
 from vmm.scenario.endings import HOST, KERNEL_SHORT
-from vmm.scenario.reading import FileError, read_whole
+from vmm.scenario.reading import FileError, read_text
 from vmm.scenario.shown import shown
 from vmm.verdict import statuses
 
@@ -158,7 +158,7 @@ def _older(path: Path) -> "Bench":
     from vmm.bench.result import BenchFileError, bench_of
 
     try:
-        return bench_of(read_whole(path))
+        return bench_of(read_text(path))
     except FileError as error:
         raise Unusable(str(error)) from None
     except BenchFileError as error:

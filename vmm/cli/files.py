@@ -21,7 +21,7 @@ from vmm.scenario.codec import (
 from vmm.scenario.demand import LARGE, USUAL, Limits
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
-from vmm.scenario.reading import MAX_FILE_BYTES, opened
+from vmm.scenario.reading import MAX_FILE_BYTES, not_empty, opened
 from vmm.scenario.selection import SelectionError, named
 
 allow_large = click.option(
@@ -70,7 +70,7 @@ def _from_stdin() -> bytes:
     if len(data) > MAX_FILE_BYTES:
         limit = f"larger than {MAX_FILE_BYTES >> 20} MiB, which is all that is read"
         raise FileError("standard input", limit)
-    return data
+    return not_empty(data, "standard input")
 
 
 def holds_history(name: str) -> bool:

@@ -16,6 +16,7 @@ from vmm.cli.output import console, print_lines, width_of
 from vmm.cli.writing import spare, written
 from vmm.replay.build import Replay, replay_of
 from vmm.replay.judging import Judged, judged
+from vmm.replay.lines import STDIN, name_of
 from vmm.replay.reader import read_trace
 from vmm.replay.trace import Line, Trace, TracedVm, TraceError
 from vmm.report import terminal
@@ -156,9 +157,14 @@ def _vm_lines(trace: Trace, made: Replay, found: Judged, width: int | None) -> I
         yield remark("assumed", f"of the trace's kernel: {', '.join(found.assumed)}")
     verdict = msgspec.structs.replace(found.verdict, scenario="as traced")
     count = len(found.scenario.operations)
-    again = f"vmm replay --judge-only --vm {vm.name} {shlex.quote(trace.name)}"
+    again = f"vmm replay --judge-only --vm {vm.name} {_argument(trace.name)}"
     yield from terminal.single(Checked(found.scenario, verdict, count), again, width)
     yield from _trace_line(trace.name, found.line)
+
+
+def _argument(name: str) -> str:
+    """Return the argument that names a trace in a command."""
+    return str(STDIN) if name == name_of(STDIN) else shlex.quote(name)
 
 
 def _trace_line(name: str, line: Line | None) -> Iterator[Text]:
@@ -208,7 +214,7 @@ def _run(replays: list[Replay], host: Host, path: Path, require_run: bool) -> li
     for checked in result.checked:
         made = lines[checked.scenario.name]
         named = msgspec.structs.replace(checked.verdict, scenario=f"VM {made.vm.name}, run here")
-        again = f"vmm replay --vm {made.vm.name} {shlex.quote(str(path))}"
+        again = f"vmm replay --vm {made.vm.name} {_argument(str(path))}"
         shown = Checked(
             checked.scenario,
             named,

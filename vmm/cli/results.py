@@ -4,12 +4,12 @@ from pathlib import Path
 
 from vmm.cli.errors import Unusable
 from vmm.report.resultfile import ResultError, ResultFile, parse_result
-from vmm.scenario.reading import MAX_HISTORY_BYTES, FileError, read_whole
+from vmm.scenario.reading import MAX_HISTORY_BYTES, FileError, read_text
 
 
 def result_from(path: Path) -> ResultFile:
     """Return the result in a file. Raises Unusable."""
     try:
-        return parse_result(read_whole(path, MAX_HISTORY_BYTES), str(path))
+        return parse_result(read_text(path, MAX_HISTORY_BYTES), str(path))
     except (FileError, ResultError) as error:
         raise Unusable(str(error)) from None

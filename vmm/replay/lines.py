@@ -36,13 +36,22 @@ def _unpacked(begun: bytes, file: IO[bytes]) -> IO[bytes]:
     return file
 
 
+STDIN = Path("-")
+"""The path that means standard input."""
+
+
+def name_of(path: Path) -> str:
+    """Return what messages call a trace."""
+    return "standard input" if path == STDIN else str(path)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a trace for reading: a file, or standard input ("-").
 
     It is unpacked if gzip, bzip2 or xz have packed it. Raises TraceError.
     """
-    is_input = str(path) == "-"
+    is_input = path == STDIN
     try:
         with nullcontext(sys.stdin.buffer) if is_input else opened_file(path) as file:
             begun = cast(BufferedReader, file).peek(6)
@@ -51,7 +60,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise TraceError(str(error)) from None
     except (OSError, EOFError) as error:
         what = getattr(error, "strerror", None) or str(error)
-        raise TraceError(f"{path}: {what}") from None
+        raise TraceError(f"{name_of(path)}: {what}") from None
 
 
 class Numbered:

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from vmm.replay.lines import Numbered, opened, shown
+from vmm.replay.lines import Numbered, name_of, opened, shown
 from vmm.replay.merge import files_of, merged
 from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
 from vmm.replay.strace import is_of_strace, read_strace
 from vmm.replay.trace import Region, Trace, TraceError, Unread
+from vmm.scenario.reading import EMPTY
 
 
 def read_trace(*paths: Path) -> Trace:
@@ -31,11 +32,11 @@ def read_trace(*paths: Path) -> Trace:
     with opened(path) as stream:
         lines = Numbered(stream)
         try:
-            trace = read_lines(iter(lines), str(path))
+            trace = read_lines(iter(lines), name_of(path))
         except TraceError as error:
             raise TraceError(f"{error}; {lines.cut}" if lines.cut else str(error)) from None
         except OSError as error:
-            raise TraceError(f"{path}: damaged: {error}") from None
+            raise TraceError(f"{name_of(path)}: damaged: {error}") from None
     if lines.cut:
         trace.notes.append(lines.cut)
     return trace
@@ -59,7 +60,7 @@ def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
             break
     else:
         if not first:
-            raise TraceError(f"{name}: empty")
+            raise TraceError(f"{name}: {EMPTY}")
         began = f"; it begins with {shown(first)!r}"
         raise TraceError(
             f"{name}: none of its {last} lines is of strace, or of QEMU's -trace "

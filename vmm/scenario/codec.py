@@ -21,11 +21,12 @@ from vmm.scenario.operations import FORMAT, Scenario
 from vmm.scenario.packing import PackingError, is_packed, packed, unpacked
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.reading import (
+    EMPTY,
     MAX_HISTORY_BYTES,
     CutOffError as CutOffError,
     FileError as FileError,
     lines_of,
-    read_whole,
+    read_text,
 )
 from vmm.scenario.undecodable import UNDECODABLE
 from vmm.scenario.validate import validate
@@ -42,7 +43,7 @@ def read_scenario(path: Path, limits: Limits = USUAL) -> Scenario:
 
     Raises FileError.
     """
-    return parse_scenario(read_whole(path), str(path), limits)
+    return parse_scenario(read_text(path), str(path), limits)
 
 
 def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
@@ -198,7 +199,7 @@ def histories_in(path: Path, limits: Limits = USUAL) -> Iterator[HistoryText]:
         if lines:
             lines.append(line)
     if not lines:
-        raise FileError(f"{path}:1", "empty: a history begins with a header line")
+        raise FileError(path, EMPTY)
     if len(lines) == 1 and first > 1 and not lines[0].endswith(b"}"):
         raise CutOffError(f"{path}:{first}", "cut off in the header of a history")
     yield text()
@@ -220,7 +221,7 @@ def parse_history(
     """
     whole = list(lines)
     if not whole or not whole[0].strip():
-        raise FileError(f"{name}:{first}", "empty: a history begins with a header line")
+        raise FileError(name, EMPTY)
     header = header or _header(whole[0], f"{name}:{first}")
     decoder = msgspec.json.Decoder(Event)
     events: list[Event] = []

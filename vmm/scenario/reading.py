@@ -18,6 +18,9 @@ MAX_HISTORY_BYTES = 256 << 20
 MAX_LINE_BYTES = 64 << 20
 """The limit for one line of a history: enough for the longest race. See `packing`."""
 
+EMPTY = "empty"
+"""What every command says of a file without content."""
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -62,6 +65,18 @@ def lines_of(path: Path, most_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
             if len(line) > most_bytes:
                 raise FileError(f"{path}:{number}", f"longer than {most_bytes >> 20} MiB")
             yield line[:-1] if is_whole else line
+
+
+def read_text(path: Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return the content of a regular file that is not empty. Raises FileError."""
+    return not_empty(read_whole(path, most_bytes), path)
+
+
+def not_empty(data: bytes, place: object) -> bytes:
+    """Return the content of a file, or of standard input. Raises FileError if it is blank."""
+    if not data or data.isspace():
+        raise FileError(place, EMPTY)
+    return data
 
 
 @contextmanager

@@ -76,6 +76,25 @@ def test_an_empty_folder_and_a_file_that_is_not_there(
     assert f"vmm: {name}" in refused(folder, command.format(name, name))
 
 
+SCENARIOS = ("run {}", "repro {}", "fuzz --minimise {}", "replay --judge-only {}")
+
+
+@pytest.mark.parametrize("command", [*RESULTS, "bench --against {}", *HISTORIES, *SCENARIOS])
+@pytest.mark.parametrize("text", ["", "\n"])
+@pytest.mark.parametrize("name", ["file.json", "file.jsonl"])
+def test_an_empty_file_is_called_so_by_every_command(
+    folder: Path, command: str, text: str, name: str
+) -> None:
+    (folder / name).write_text(text)
+    assert refused(folder, command.format(name, name)) == f"vmm: {name}: empty\n"
+
+
+@pytest.mark.parametrize("command", ["run -", "repro -"])
+def test_an_empty_standard_input_is_called_so(folder: Path, command: str) -> None:
+    result = vmm(*command.split(), stdin="\n")
+    assert (result.exit_code, result.stderr) == (2, "vmm: standard input: empty\n")
+
+
 KERNELS = (
     "lab run --kernel {} -- info",
     "lab diff --kernel {} --kernel {}",

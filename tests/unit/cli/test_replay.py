@@ -2,6 +2,8 @@
 
 import errno
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -54,6 +56,28 @@ def test_a_trace_is_judged_at_a_desk() -> None:
     assert "made on line 4: 39 calls, 0 of them refused" in result.output
     assert "PASSED       as traced: 40 events judged by" in result.output
     assert "5 x KVM_ENABLE_CAP, which says too little here (line 16)" in result.output
+
+
+def judged_from_stdin(text: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vmm.cli", "replay", "--judge-only", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+def test_standard_input_is_called_so_and_named_by_a_dash_in_a_command(tmp_path: Path) -> None:
+    done = judged_from_stdin(altered(tmp_path, 101).read_text())
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("standard input: ")
+    assert "again     vmm replay --judge-only --vm 1 -\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("\n", "empty\n"), ("hello\n", "none of its 1 lines is of strace")]
+)
+def test_standard_input_that_is_no_trace(text: str, why: str) -> None:
+    done = judged_from_stdin(text)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"vmm: standard input: {why}")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.usefixtures("no_host")

@@ -139,7 +139,7 @@ def test_missing_file_is_a_file_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        (b"", "h:1"),
+        (b"", "h: empty"),
         (b"hello", "h:1"),
         (b'{"type":"event"}', "h:1"),
         (b'{"type":"history","format":9}', "h:1"),
