@@ -267,9 +267,9 @@ _SIZES = (
         why="Each page of a large slot is reached, moved, logged and deleted like the first one.",
         source=API,
         tags=("create", "size", "move", "dirty", "delete"),
-        mappings=(Mapping("large", 4001),),
+        mappings=(Mapping("large", 2051),),
         survey="none",
-        operations=tuple(_page_by_page(4001)),
+        operations=tuple(_page_by_page(2051)),
     ),
 )
 

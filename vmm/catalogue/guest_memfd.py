@@ -90,6 +90,7 @@ _BINDING = (
                 ),
             )
         ),
+        survey="none",
     ),
     memfd_scenario(
         "memfd-bind-parts-over-64-pages-again",

@@ -1,7 +1,7 @@
 """KVM_CAP_DISABLE_QUIRKS2: VMs on which a change of a slot zaps only the slot's own pages."""
 
 from vmm.catalogue._area import Area
-from vmm.catalogue._build import HUGE, A, B, Slot, at
+from vmm.catalogue._build import HUGE, A, B, Slot, at, read, write
 from vmm.scenario.operations import EnableCap, Scenario
 
 _SLOT_ZAP_ALL = 1 << 7
@@ -11,6 +11,12 @@ _SOURCE = "d012a06ab1d2, aa8d1f48d353; api.rst KVM_X86_QUIRK_SLOT_ZAP_ALL"
 _ONE = Slot(1, 0x100, at("a"), pages=2)
 _NEXT = Slot(2, 0x102, at("b"), pages=2)
 
+_LOOK = tuple(
+    touch
+    for gfn in (0x1FF, 0x200, 0x201, *range(0x202, 0x3FF, 31), 0x3FF, 0x400, 0x401, 0x408, 0x409)
+    for touch in (read(gfn), write(gfn, gfn, 0x300), read(gfn, 0x300))
+)
+"""Touches of pages of the two huge pages, at their borders and between."""
 
 _without_quirk = Area(
     prefix="quirks-",
@@ -44,9 +50,13 @@ SCENARIOS = (
         "move-out-of-huge-page-alignment",
         "With SLOT_ZAP_ALL disabled, a slot on huge pages is moved by one page, and deleted there.",
         Slot(1, 0x200, at("huge"), 520).create(),
+        *_LOOK,
         Slot(1, 0x201, at("huge"), 520).create(),
+        *_LOOK,
         Slot(1, 0x201, at("huge"), 520).delete(),
+        *_LOOK,
         mappings=(HUGE,),
+        survey="none",
     ),
     Scenario(
         name="quirks-refuse-unknown",

@@ -82,7 +82,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
     "--jobs",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Run N scenarios side by side, where they allow it (usually 2).",
+    help="Run N scenarios side by side, where they allow it (usually 3).",
 )
 @click.option("--kselftest", is_flag=True, help="Exit as a selftest of the kernel does.")
 @require_run_option

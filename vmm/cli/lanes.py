@@ -17,8 +17,11 @@ from vmm.scenario.operations import (
 )
 from vmm.verdict.known_issues import KnownIssue
 
-USUAL_LANES = 2
-"""How many scenarios run side by side, if there are as many CPUs."""
+USUAL_LANES = 3
+"""How many scenarios run side by side: one more than there are CPUs, but no more than this.
+
+Region calls and the closing of a VM wait for SRCU grace periods, in which a CPU has nothing to do.
+"""
 
 _OF_OTHERS = (Race, Lives, Churn)
 
@@ -45,8 +48,9 @@ class Lane:
 
 
 def usual_lanes() -> int:
-    """Return the default number of lanes."""
-    return min(USUAL_LANES, len(os.sched_getaffinity(0)))
+    """Return the default number of lanes; with a single CPU, one scenario runs at a time."""
+    cpus = len(os.sched_getaffinity(0))
+    return min(USUAL_LANES, cpus + 1) if cpus > 1 else 1
 
 
 def needs_the_machine(scenario: Scenario, issues: Collection[KnownIssue]) -> bool:
