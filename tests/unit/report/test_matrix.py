@@ -1,9 +1,11 @@
 """Results side by side, in a real browser."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.browser import chromium, complaints, opened, phone, violations
 from tests.played import vmm
@@ -67,6 +69,61 @@ def test_kernels_stand_beside_each_other(folder: Path, tmp_path: Path) -> None:
         opened(browser, page)
         assert violations(browser) == []
     assert HOSTILE.partition("\n")[0] not in page.read_text()
+
+
+def page_of(kernels: int, tmp_path: Path) -> Path:
+    """Write the page of many scenarios on some kernels that a distribution has named."""
+    every = [passed(f"create-{number}-next-to-another", "create") for number in range(60)]
+    run = run_of(*every)
+    files = [tmp_path / f"linux-{number}.json" for number in range(kernels)]
+    for number, file in enumerate(files):
+        host = replace(run.host, kernel=f"7.{number}.13+deb14-amd64", vendor="kvm_intel")
+        file.write_text(run_text(replace(run, host=host)))
+    page = tmp_path / "matrix.html"
+    assert vmm("matrix", *files, "--html", page).exit_code == 0
+    return page
+
+
+CUT_OFF = """
+    const table = document.querySelector(".table").getBoundingClientRect();
+    const out = (place) => place.right > table.right + 1 || place.left < table.left - 1;
+    return [...document.querySelectorAll("thead th")].filter((head) =>
+        head.scrollWidth > head.clientWidth || out(head.getBoundingClientRect())
+    ).map((head) => head.textContent);
+"""
+
+
+def test_on_a_phone_two_kernels_stand_beside_each_other_whole(tmp_path: Path) -> None:
+    with chromium() as browser:
+        phone(browser)
+        opened(browser, page_of(2, tmp_path))
+        assert browser.execute_script(CUT_OFF) == []
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+        frame = browser.find_element(By.CSS_SELECTOR, ".frame")
+        assert frame.get_attribute("class") == "frame"
+
+
+@pytest.mark.parametrize("width", [390, 0])
+def test_names_stay_in_sight_where_a_table_is_scrolled(tmp_path: Path, width: int) -> None:
+    scrolled = """
+        const table = document.querySelector(".table");
+        table.scrollTop = 600; table.scrollLeft = 300;
+        const place = (selector) => table.querySelector(selector).getBoundingClientRect();
+        const box = table.getBoundingClientRect();
+        return [table.scrollTop, table.scrollLeft,
+            place("thead th:nth-child(9)").top - box.top,
+            place("tbody tr:nth-child(40) th").left - box.left].map(Math.round);
+    """
+    with chromium() as browser:
+        phone(browser, width)
+        opened(browser, page_of(12, tmp_path))
+        frame = browser.find_element(By.CSS_SELECTOR, ".frame")
+        assert frame.get_attribute("class") == "frame right"
+        assert browser.execute_script(scrolled) == [600, 300, 1, 1]
+        shows_both = "return document.querySelector('.frame').className === 'frame right left'"
+        WebDriverWait(browser, 5).until(lambda _: browser.execute_script(shows_both))
+        assert violations(browser) == []
+        assert complaints(browser) == []
 
 
 @pytest.mark.parametrize("what", ["empty", "broken", "unwritable"])

@@ -15,4 +15,17 @@
   for (const kind of ["input", "change"]) form.addEventListener(kind, filter);
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
+
+  // A shadow lies at an end where there is more, since a phone shows no scroll bar.
+  const table = document.querySelector(".table");
+  function shade() {
+    const left = table.scrollLeft > 1;
+    const right = table.scrollLeft + table.clientWidth < table.scrollWidth - 1;
+    table.parentElement.classList.toggle("left", left);
+    table.parentElement.classList.toggle("right", right);
+    table.parentElement.style.setProperty("--names", `${table.querySelector("th").offsetWidth}px`);
+  }
+  table.addEventListener("scroll", shade, { passive: true });
+  addEventListener("resize", shade);
+  shade();
 })();
