@@ -1,6 +1,5 @@
 """``vmm replay``: judge the calls in a trace of another VMM, and repeat them here."""
 
-import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,19 +90,15 @@ def replayed(
     vms = _chosen(trace, number, file)
     spare(paths, [str(file)] if file is not None else [])
     path = Path(trace.name)
-    if file is not None and not os.path.isdir(file.parent):
-        raise Unusable(f"{file}: there is no folder {file.parent}")
     host = None if judge_only else look_at_host()
     features = None if host is None or host.info.obstacle else host.features
+    replays = [replay_of(trace, vm, features) for vm in vms]
+    if file is not None:
+        _write(file, replays[0], path)
     statuses: list[Status] = []
-    replays: list[Replay] = []
     to = console()
     print_lines(to, _about(trace))
-    for vm in vms:
-        made = replay_of(trace, vm, features)
-        replays.append(made)
-        if file is not None:
-            _write(file, made, path)
+    for made in replays:
         found = judged(made)
         statuses.append(found.verdict.status)
         print_lines(to, _vm_lines(trace, made, found, width_of(to)))
