@@ -1,6 +1,5 @@
 """``vmm compare``: the same scenarios on two kernels."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ import click
 
 from vmm.cli.command import Command
 from vmm.cli.errors import Unusable
-from vmm.cli.files import allow_large
+from vmm.cli.files import allow_large, history_files
 from vmm.cli.printing import tell
 from vmm.scenario.codec import CutOffError, FileError, HistoryText, histories_in
 from vmm.scenario.demand import Limits
@@ -64,10 +63,9 @@ def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> No
 
 def _sources(path: Path, limits: Limits) -> dict[_Name, HistoryText]:
     """Return the histories of a file or a folder. Raises Unusable."""
-    files = sorted(path.rglob("*.jsonl")) if os.path.isdir(path) else [path]
     found: dict[_Name, HistoryText] = {}
     seen: Counter[str] = Counter()
-    for file in files:
+    for file in history_files(path):
         for source in _in_file(file, limits):
             name = source.header.scenario.name
             found[name, seen[name]] = source

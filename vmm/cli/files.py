@@ -98,12 +98,16 @@ def histories_from(path: Path, limits: Limits = USUAL) -> Iterator[HistoryText]:
 
     Raises Unusable for a folder that has none, or cannot be read.
     """
+    for file in history_files(path):
+        yield from histories_in(file, limits)
+
+
+def history_files(path: Path) -> list[Path]:
+    """Return a file, or the history files in a folder. Raises Unusable if it has none."""
     if not os.path.isdir(path):
-        yield from histories_in(path, limits)
-        return
+        return [path]
     with usable(path):
         files = sorted(path.rglob("*.jsonl"))
     if not files:
-        raise Unusable(f"{path}: no history there (*.jsonl)")
-    for file in files:
-        yield from histories_in(file, limits)
+        raise Unusable(f"{path}: no history there: a history's name ends in .jsonl")
+    return files

@@ -116,7 +116,8 @@ def test_folders_are_compared_scenario_by_scenario(tmp_path: Path) -> None:
     assert vmm("compare", tmp_path / "a", tmp_path / "b").exit_code == 0
     (tmp_path / "empty").mkdir()
     result = vmm("compare", tmp_path / "a", tmp_path / "empty")
-    assert (result.exit_code, result.stderr) == (2, f"vmm: {tmp_path}/empty: no history there\n")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"vmm: {tmp_path}/empty: no history there: ")
 
 
 @pytest.mark.parametrize("text", ["", "nonsense\n", '{"type":"history","scenario":1}\n'])

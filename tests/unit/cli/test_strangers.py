@@ -186,7 +186,7 @@ def test_an_error_in_one_history_costs_no_other(
 
 def test_all_histories_of_a_folder_are_judged(tmp_path: Path) -> None:
     line = refused("judge", tmp_path)
-    assert line.endswith("no history there (*.jsonl)\n")
+    assert line.endswith("no history there: a history's name ends in .jsonl\n")
     (tmp_path / "deep").mkdir()
     write(tmp_path / "a.jsonl", ideal_history(make("a")))
     write(tmp_path / "deep" / "b.jsonl", ideal_history(make("b")))
