@@ -62,7 +62,8 @@ def test_a_signal_before_python_has_begun_is_told_in_the_result(
     file = tmp_path / "result.json"
     file.write_text(OLD)
     process = subprocess.Popen(
-        [ROOT / "scripts/vmm", "check", "--json", file],
+        # The tests themselves may ignore SIGHUP, under nohup.
+        ["env", "--default-signal", ROOT / "scripts/vmm", "check", "--json", file],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
