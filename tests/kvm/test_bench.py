@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -46,6 +50,25 @@ def test_what_is_slower_than_an_older_result_ends_with_status_1(
     done = CliRunner().invoke(main, [*QUICK, "--work", "nop", "--against", str(base)])
     assert done.exit_code == 1
     assert "slower by" in done.output
+
+
+@pytest.mark.parametrize("work", ["run", "dirty-log"])
+def test_a_process_that_is_stopped_and_continued_measures_on(work: str) -> None:
+    command = [sys.executable, "-m", "vmm.cli", "bench", "--work", work, "--slots", "3"]
+    rounds = ["--rounds", "30"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*command, *rounds], stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
+        for _ in range(40):
+            time.sleep(0.05)
+            if process.poll() is not None:
+                break
+            os.killpg(process.pid, signal.SIGSTOP)
+            os.killpg(process.pid, signal.SIGCONT)
+        printed, complained = process.communicate(timeout=60)
+    assert process.returncode == 0, complained
+    assert work in printed
 
 
 def test_the_cpu_mask_is_given_back(tmp_path: Path) -> None:

@@ -27,10 +27,14 @@ static unsigned long ring_next;
 static uint32_t work_slot;
 static uint64_t slot_pages, memory_hva;
 
+/* Issues a call again that was interrupted, KVM_RUN too: somebody has stopped this process. */
 static long call(const char *name, int fd, unsigned long request, void *argument)
 {
 	long result = ioctl(fd, request, argument);
+	int times;
 
+	for (times = 0; result < 0 && errno == EINTR && times < MOST_INTERRUPTIONS; times++)
+		result = ioctl(fd, request, argument);
 	if (result < 0) {
 		fprintf(stderr, "%s: %s\n", name, strerror(errno));
 		exit(1);

@@ -1,9 +1,11 @@
 """The work, done through the library."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from kvm_abi.raw import KvmError
 from kvm_abi.uapi import Cap, MemFlag
 from vmm.bench import guest
 from vmm.bench.setup import (
@@ -11,6 +13,7 @@ from vmm.bench.setup import (
     FILL_GPA,
     HOLE_GPA,
     HUGE_PAGE_BYTES,
+    MOST_INTERRUPTIONS,
     OTHER_GPA,
     PAGE_BYTES,
     RING_BYTES,
@@ -47,7 +50,7 @@ def ready(kvm: Kvm, setup: Setup) -> Iterator[Round]:
         vcpus = [vm.create_vcpu(number) for number in range(setup.vcpus)]
         for vcpu in vcpus:
             vcpu.enter_big_real_mode(CODE_GPA, guest.OFFSETS["run"])
-            vcpu.run()
+            _run_often(vcpu, 1)
         hva, step = HostAddress(memory, 0), size_bytes + PAGE_BYTES
         for slot in range(setup.slots):
             vm.set_user_memory_region(slot, 0, FILL_GPA + slot * step, size_bytes, hva)
@@ -58,6 +61,23 @@ def _memory(size_bytes: int, huge: bool) -> HostMapping:
     if huge:
         return HostMapping.transparent_huge(-(-size_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES)
     return HostMapping.anonymous(size_bytes)
+
+
+def _run_often(vcpu: Vcpu, times: int) -> None:
+    """Run a vCPU to so many exits. Raises KvmError.
+
+    EINTR is none of them: KVM_RUN has it when somebody stops this process and lets it continue.
+    """
+    run, left, interruptions = vcpu.run, times, 0
+    while left:
+        try:
+            while left:
+                run()
+                left -= 1
+        except KvmError as error:
+            interruptions += 1
+            if error.errno != errno.EINTR or interruptions > MOST_INTERRUPTIONS:
+                raise
 
 
 class _Work:
@@ -133,10 +153,8 @@ class _Work:
         return _clock() - begun
 
     def _run(self, times: int) -> int:
-        run = self._vcpu.run
         begun = _clock()
-        for _ in range(times):
-            run()
+        _run_often(self._vcpu, times)
         return _clock() - begun
 
     def _start(self, loop: str, gpa: int = HOLE_GPA, count: int = 0) -> None:
@@ -145,7 +163,7 @@ class _Work:
     def _write_pages(self) -> None:
         """Let the guest write the first pages of the slot."""
         self._start("write", WORK_GPA, min(self._setup.pages, TOUCHED_PAGES))
-        self._vcpu.run()
+        _run_often(self._vcpu, 1)
 
     def _dirty_log(self, times: int) -> int:
         spent = 0
