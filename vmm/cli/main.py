@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from vmm.cli.errors import in_one_line
+from vmm.cli.errors import Ended, Failure, in_one_line
 from vmm.cli.groups import CommandsByName
 from vmm.cli.printing import OutputLost, give_up_on, output_checked, say
 from vmm.cli.unfinished import early_of
@@ -21,6 +21,7 @@ from vmm.scenario.endings import INTERRUPTED
 from vmm.verdict import statuses
 
 _AGAIN_S = 0.01
+_SELFTEST = "vmm.selftest"
 
 COMMANDS = {
     "check": "Run the curated scenarios on this kernel and judge them.",
@@ -52,6 +53,7 @@ class Commands(CommandsByName):
     module = "vmm.cli."
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_SELFTEST] = "--kselftest" in args
         with in_one_line():
             return super().parse_args(ctx, args)
 
@@ -66,14 +68,28 @@ class Commands(CommandsByName):
             except OutputLost as lost:
                 give_up_on(1)
                 say(lost.message)
-                ctx.exit(lost.exit_code)
+                ctx.exit(_without_a_run(ctx, lost.exit_code))
+            except Failure as error:
+                raise Ended(error.message, _without_a_run(ctx, error.exit_code)) from None
             except (click.ClickException, click.exceptions.Exit):
                 raise
             except (KeyboardInterrupt, click.Abort):
                 say(INTERRUPTED)
-                ctx.exit(statuses.INCONCLUSIVE)
+                ctx.exit(_without_a_run(ctx, statuses.INCONCLUSIVE))
             except Exception as error:
-                ctx.exit(_failed(error))
+                ctx.exit(_without_a_run(ctx, _failed(error)))
+
+
+def _without_a_run(ctx: click.Context, status: int) -> int:
+    """Return the status of a command that came to no verdict on a run.
+
+    As a selftest of the kernel it may not be 2 or 3, which there are known issues.
+    """
+    if not ctx.meta.get(_SELFTEST):
+        return status
+    from vmm.report.kselftest import status_without_a_run
+
+    return status_without_a_run(status)
 
 
 def _failed(error: Exception) -> int:

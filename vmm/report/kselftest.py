@@ -3,9 +3,15 @@
 from vmm.report.ktap import is_ok
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Run
+from vmm.verdict.statuses import NOTHING_RAN
 
 PASS, FAIL, XFAIL, XPASS, SKIP = range(5)
 """KSFT_PASS and so on, as in tools/testing/selftests/kselftest.h."""
+
+
+def status_without_a_run(status: int) -> int:
+    """Return what one of our exit statuses is as a kselftest, where no run came to its end."""
+    return SKIP if status == NOTHING_RAN else FAIL
 
 
 def kselftest_status(run: Run) -> int:

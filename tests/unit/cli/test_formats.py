@@ -113,6 +113,24 @@ def test_kselftest_statuses(kernel: Kernel) -> None:
     assert vmm("check", "--kselftest").exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usual"),
+    [
+        ("no-such-name", 2),
+        ("--bogus", 2),
+        ("--json absent/r.json", 2),
+        ("--format ktap:/dev/full", 3),
+    ],
+)
+def test_what_comes_to_no_run_is_no_known_issue_of_a_selftest(
+    kernel: Kernel, arguments: str, usual: int
+) -> None:
+    assert vmm("check", *arguments.split()).exit_code == usual
+    result = vmm("check", "--kselftest", *arguments.split())
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("vmm: ")
+
+
 def test_a_written_file_has_the_usual_permissions_and_keeps_its_own(tmp_path: Path) -> None:
     file = tmp_path / "f"
     for mode in (0o666 & ~_umask(), 0o640):
