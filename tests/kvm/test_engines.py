@@ -1,5 +1,6 @@
-"""Other engines run the tool: tmt, against this very machine."""
+"""Other engines run the tool: tmt, against this very machine, and the scripts of their jobs."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BIN = Path(sys.executable).parent
@@ -28,6 +30,7 @@ def tmt(folder: Path, scenarios: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.long
 @pytest.mark.skipif(not (BIN / "tmt").exists(), reason="needs tmt: pip install tmt")
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="tmt needs rsync: apt install rsync")
 def test_tmt_runs_the_plan_on_this_machine(tmp_path: Path) -> None:
     done = tmt(tmp_path, "move-up*")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -35,3 +38,42 @@ def test_tmt_runs_the_plan_on_this_machine(tmp_path: Path) -> None:
     (document,) = tmp_path.rglob("junit.xml")
     assert 'tests="2"' in document.read_text()
     assert list(tmp_path.rglob("result.html"))
+
+
+def commands_of(name: str) -> list[str]:
+    """Return the commands of a job that are ours, as its engine gives them to a shell."""
+    if name == "gitlab-ci.yml":
+        lines = yaml.safe_load((EXAMPLES / "ci" / name).read_text())["memslots"]["script"]
+    else:
+        job = yaml.safe_load((EXAMPLES / "ci" / name).read_text())["jobs"]["memslots"]
+        lines = [step["run"] for step in job["steps"] if "run" in step]
+    return [line for line in lines if line.startswith("vmm ")]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("github-actions.yml", {"junit.xml", "result.json", "result.html"}),
+        ("gitlab-ci.yml", {"junit.xml", "result.html"}),
+    ],
+)
+def test_the_commands_of_a_job_leave_the_files_that_it_keeps(
+    name: str, kept: set[str], tmp_path: Path
+) -> None:
+    found = commands_of(name)
+    assert len(found) == 2
+    for command in found:
+        done = subprocess.run(
+            ["bash", "-e", "-c", command],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    text = (EXAMPLES / "ci" / name).read_text()
+    assert all(text.count(file) == 2 for file in kept)  # Written by the command, kept by the job.

@@ -62,21 +62,47 @@ def test_the_pods_of_the_job_search_each_part_once(tmp_path: Path) -> None:
 
 
 def test_the_test_of_lava_reports_each_scenario(tmp_path: Path) -> None:
-    test = yaml.safe_load((EXAMPLES / "ci/lava-test.yaml").read_text())
-    assert re.match(r"Lava-Test Test Definition 1\.\d", test["metadata"]["format"])
-    last = test["run"]["steps"][-1].replace("/tmp/memslots.tap", str(tmp_path / "tap"))
-    (tmp_path / "tap").write_text("TAP version 13\n1..4\nok 1 - move-up\nnot ok 2 - move-down\n"
-                                  "ok 3 - huge # SKIP needs pages\n"
-                                  "not ok 4 known # TODO known issue an-issue\n")  # fmt: skip
-    (tmp_path / "lava-test-case").write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / "lava-test-case").chmod(0o755)
-    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run(
-        ["sh", "-c", last], env=variables, capture_output=True, text=True, timeout=60, check=True
+    tap = (
+        "TAP version 13\n1..4\nok 1 - move-up\nnot ok 2 - move-down\n"
+        "ok 3 - huge # SKIP needs pages\nnot ok 4 known # TODO known issue an-issue\n"
     )
-    assert done.stdout.splitlines() == [
+    assert reported_to_lava(tmp_path, f"printf '{tap}' >$4; exit 1") == [
+        "memslots --result fail",
         "move-up --result pass",
         "move-down --result fail",
         "huge --result skip",
         "known --result skip",
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "result"), [(0, "pass"), (1, "fail"), (2, "pass"), (4, "skip"), (70, "fail")]
+)
+def test_a_run_that_reports_no_scenario_to_lava_has_its_own_result(
+    tmp_path: Path, status: int, result: str
+) -> None:
+    assert reported_to_lava(tmp_path, f"exit {status}") == [f"memslots --result {result}"]
+
+
+def reported_to_lava(tmp_path: Path, command: str) -> list[str]:
+    """Run the steps after the installation, as LAVA does, and return what they report.
+
+    The file of TAP is the argument $4 of the ``command`` that stands in for `vmm`.
+    """
+    test = yaml.safe_load((EXAMPLES / "ci/lava-test.yaml").read_text())
+    assert re.match(r"Lava-Test Test Definition 1\.\d", test["metadata"]["format"])
+    steps = "\n".join(("set -e", *test["run"]["steps"][2:]))
+    for before, after in (
+        ("/tmp/venv/bin/", f"{tmp_path}/"),
+        ("tap13:/tmp/memslots.tap", f"tap13 {tmp_path}/tap"),
+        ("/tmp/memslots.tap", f"{tmp_path}/tap"),
+    ):
+        steps = steps.replace(before, after)
+    for name, text in (("vmm", f"{command}\n"), ("lava-test-case", 'echo "$@"\n')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
+        (tmp_path / name).chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(
+        ["sh", "-c", steps], env=variables, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.splitlines()
