@@ -1,10 +1,17 @@
-"""Alternates rounds through the library and in C, on one CPU."""
+"""Alternates rounds through the library and in C, on one CPU.
 
+The rounds of a setup are spread over the run, so that their spread shows how the host itself
+changes. Beside each goes a piece of work that needs no kernel: how fast the CPU is at the moment.
+"""
+
+import hashlib
 import os
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,7 +23,11 @@ from vmm.kvm.system import Kvm
 ROUND_NS = 20_000_000
 """Long enough for the clock, and short enough that both ways see the same state of the host."""
 
+PASSES = 2
+"""How often a run comes to each setup; its rounds are shared among them."""
+
 _FEWEST, _MOST = 16, 20_000
+_HASHED = bytes(1 << 18)
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -28,13 +39,25 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """The cost of one setup. ``ratio`` is library to C, the median over pairs of rounds."""
+    """The cost of one setup. ``ratio`` is library to C, the median over pairs of rounds.
+
+    ``yardstick`` is what the same piece of work without any call of the kernel took beside it.
+    """
 
     setup: Setup
     rounds: int
     library: Cost
     c: Cost | None = None
     ratio: float | None = None
+    yardstick: Cost | None = None
+
+
+class Sample(NamedTuple):
+    """What a round took: microseconds for one piece of work, and for the yardstick."""
+
+    library: float
+    c: float | None
+    yardstick: float
 
 
 @contextmanager
@@ -49,7 +72,12 @@ def pinned() -> Iterator[int]:
         os.sched_setaffinity(0, before)
 
 
-def measure(kvm: Kvm, setup: Setup, rounds: int, program: Path | None) -> Point:
+def shares(rounds: int) -> list[int]:
+    """Return how many of the rounds each pass has."""
+    return [rounds // PASSES + (number < rounds % PASSES) for number in range(PASSES)]
+
+
+def samples(kvm: Kvm, setup: Setup, rounds: int, program: Path | None) -> list[Sample]:
     """Measure one setup. Raises KvmError, and RuntimeError if only the C program is refused."""
     with ExitStack() as stack:
         ours = stack.enter_context(library.ready(kvm, setup))
@@ -57,12 +85,32 @@ def measure(kvm: Kvm, setup: Setup, rounds: int, program: Path | None) -> Point:
         if program is not None:
             ways.append(stack.enter_context(native.ready(program, setup)))
         times = _times(ways)
-        taken = [[way(times) / times / 1000 for way in ways] for _ in range(rounds)]
-    columns = list(zip(*taken, strict=True))
-    if program is None:
-        return Point(setup, rounds, _cost(columns[0]))
-    ratio = statistics.median(ours / theirs for ours, theirs in taken)
-    return Point(setup, rounds, _cost(columns[0]), _cost(columns[1]), ratio)
+        return [_sample(ways, times) for _ in range(rounds)]
+
+
+def _sample(ways: Sequence[Round], times: int) -> Sample:
+    yardstick = _yardstick_us()
+    took = [way(times) / times / 1000 for way in ways]
+    return Sample(took[0], took[1] if len(took) > 1 else None, yardstick)
+
+
+def _yardstick_us() -> float:
+    began = time.perf_counter_ns()
+    hashlib.blake2b(_HASHED)
+    return (time.perf_counter_ns() - began) / 1000
+
+
+def point_of(setup: Setup, taken: Sequence[Sample]) -> Point:
+    """Return the costs in the samples of a setup."""
+    both = [(each.library, each.c) for each in taken if each.c is not None]
+    return Point(
+        setup,
+        len(taken),
+        _cost([each.library for each in taken]),
+        _cost([theirs for _, theirs in both]) if both else None,
+        statistics.median(ours / theirs for ours, theirs in both) if both else None,
+        _cost([each.yardstick for each in taken]),
+    )
 
 
 def _times(ways: Sequence[Round]) -> int:

@@ -10,7 +10,7 @@ from vmm.bench.setup import WORDS, Setup, Work
 from vmm.scenario.undecodable import UNDECODABLE
 
 FORMAT = 1
-_SURE = 1.05
+SURE = 1.05
 """Medians must differ by this factor, and their middle halves must not overlap."""
 
 
@@ -36,12 +36,16 @@ class BenchFileError(ValueError):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """How the cost of one setup changed: ``factor`` is above 1 if it became slower."""
+    """How the cost of one setup changed: ``factor`` is above 1 if it became slower.
+
+    ``cpu_factor`` is how the CPU itself changed: what the yardstick took.
+    """
 
     setup: Setup
     before_us: float
     after_us: float
     is_beyond_noise: bool
+    cpu_factor: float = 1.0
 
     @property
     def factor(self) -> float:
@@ -75,7 +79,7 @@ def bench_of(data: bytes) -> Bench:
 
 
 def _numbers(point: Point) -> list[float]:
-    costs = [point.library, *([point.c] if point.c else [])]
+    costs = [cost for cost in (point.library, point.c, point.yardstick) if cost is not None]
     return [us for cost in costs for us in (cost.low, cost.median, cost.high)]
 
 
@@ -83,18 +87,22 @@ def changes(before: Bench, after: Bench) -> list[Change]:
     """Return what both have measured; the greatest factor first.
 
     A change is beyond the noise if the middle halves of the rounds do not overlap and the medians
-    differ by at least 5 %.
+    differ by at least 5 % more than the CPU itself can explain.
     """
-    old = {point.setup: point.library for point in before.points}
-    found = []
-    for point in after.points:
-        if (then := old.get(point.setup)) is None:
-            continue
-        now = point.library
-        factor = max(now.median / then.median, then.median / now.median)
-        apart = now.low > then.high or now.high < then.low
-        found.append(Change(point.setup, then.median, now.median, apart and factor >= _SURE))
-    return sorted(found, key=lambda change: -change.factor)
+    old = {point.setup: point for point in before.points}
+    both = [(old[point.setup], point) for point in after.points if point.setup in old]
+    return sorted((_change(*each) for each in both), key=lambda change: -change.factor)
+
+
+def _change(before: Point, after: Point) -> Change:
+    then, now = before.library, after.library
+    cpu = 1.0
+    if before.yardstick is not None and after.yardstick is not None:
+        cpu = after.yardstick.median / before.yardstick.median
+    factor = now.median / then.median
+    apart = now.low > then.high or now.high < then.low
+    unexplained = factor >= max(cpu, 1) * SURE or factor <= min(cpu, 1) / SURE
+    return Change(after.setup, then.median, now.median, apart and unexplained, cpu)
 
 
 def growth(points: Sequence[Point]) -> list[str]:
@@ -120,7 +128,7 @@ def _growth(points: Sequence[Point]) -> str:
     first, last = points[0], points[-1]
     span = f"from {first.setup.slots} to {last.setup.slots} slots"
     factor = last.library.median / first.library.median
-    if factor < _SURE or (last.library.low <= first.library.high and factor < 1.25):
+    if factor < SURE or (last.library.low <= first.library.high and factor < 1.25):
         return f"does not grow {span}"
     x = [math.log(max(point.setup.slots, 1)) for point in points]
     y = [math.log(point.library.median) for point in points]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from vmm.bench.measure import Cost, Point
-from vmm.bench.result import Bench, Change, growth
+from vmm.bench.result import SURE, Bench, Change, growth
 from vmm.bench.setup import Setup
 
 _HEAD = "work        slots       us       middle half     C us  ratio"
@@ -83,6 +83,17 @@ def compared(found: Sequence[Change]) -> Iterator[str]:
             f"{setup.pages} pages{_rest(setup)}: {change.before_us:.2f} -> {change.after_us:.2f} us"
         )
     yield f"{len(beyond)} of {len(found)} measurements changed beyond the noise"
+    yield from _of_the_cpu([change.cpu_factor for change in found])
+
+
+def _of_the_cpu(factors: Sequence[float]) -> Iterator[str]:
+    """Yield a line if the CPU itself was slower or quicker than for the older result."""
+    for factor, word in ((max(factors, default=1), "slower"), (min(factors, default=1), "quicker")):
+        if max(factor, 1 / factor) >= SURE and (factor > 1) == (word == "slower"):
+            yield (
+                f"the CPU itself was up to {abs(factor - 1) * 100:.0f} % {word}: so much of a "
+                "change is not counted"
+            )
 
 
 def elsewhere(before: Bench, after: Bench) -> Iterator[str]:

@@ -205,20 +205,21 @@ def _measured(
     setups: Sequence[Setup], rounds: int, *, with_c: bool
 ) -> tuple[tuple["Point", ...], int]:
     from kvm_abi.raw import KvmError
-    from vmm.bench.measure import measure, pinned
+    from vmm.bench.measure import Sample, pinned, point_of, samples, shares
     from vmm.kvm.system import Kvm
 
     with temporary_folder() as folder, pinned() as cpu, Kvm.open() as kvm:
         program = _program(Path(folder)) if with_c else None
-        points = []
-        for number, setup in enumerate(setups, 1):
-            _progress(f"{number}/{len(setups)} {setup.work}, {setup.slots} slots")
+        taken: dict[Setup, list[Sample]] = {setup: [] for setup in setups}
+        steps = list(product(shares(rounds), taken.items()))
+        for number, (share, (setup, found)) in enumerate(steps, 1):
+            _progress(f"{number}/{len(steps)} {setup.work}, {setup.slots} slots")
             try:
-                points.append(measure(kvm, setup, rounds, program))
+                found += samples(kvm, setup, share, program)
             except (KvmError, RuntimeError) as error:
                 raise _broken_off(setup, error) from None
         _progress("")
-        return tuple(points), cpu
+        return tuple(point_of(setup, found) for setup, found in taken.items()), cpu
 
 
 def _broken_off(setup: Setup, error: Exception) -> Ended:

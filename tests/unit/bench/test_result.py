@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from vmm.bench.measure import Cost, Point
+from vmm.bench.measure import Cost, Point, Sample, point_of, shares
 from vmm.bench.result import Bench, BenchFileError, bench_of, changes, growth, text_of
 from vmm.bench.setup import Setup
 from vmm.bench.table import compared, elsewhere, table
@@ -57,6 +57,52 @@ def test_noise_is_told_from_a_change(before: Point, after: Point, beyond: bool) 
     (change,) = changes(bench(before), bench(after))
     assert change.is_beyond_noise is beyond
     assert change.factor == after.library.median / before.library.median
+
+
+@pytest.mark.parametrize(
+    ("cost", "cpu", "beyond"),
+    [
+        (18.0, 18.0, False),  # The CPU alone explains it,
+        (5.0, 5.0, False),
+        (12.0, 18.0, False),  # and even more.
+        (20.0, 18.0, True),
+        (10.2, 5.0, False),  # What a faster CPU hides is not known.
+        (12.0, 5.0, True),
+        (5.0, 18.0, True),
+    ],
+)
+def test_what_the_cpu_itself_explains_is_no_change(cost: float, cpu: float, beyond: bool) -> None:
+    before, after = with_cpu(point(10.0), 10.0), with_cpu(point(cost), cpu)
+    (change,) = changes(bench(before), bench(after))
+    assert (change.is_beyond_noise, change.cpu_factor) == (beyond, cpu / 10.0)
+
+
+def with_cpu(measured: Point, us: float) -> Point:
+    return msgspec.structs.replace(measured, yardstick=Cost(us, us, us))
+
+
+@pytest.mark.parametrize(
+    ("cpu", "line"),
+    [
+        ((10.0, 18.0), "the CPU itself was up to 80 % slower: so much of a change is not counted"),
+        ((10.0, 5.0), "the CPU itself was up to 50 % quicker: so much of a change is not counted"),
+        ((10.0, 10.4), "0 of 2 measurements changed beyond the noise"),
+    ],
+)
+def test_a_cpu_that_was_not_as_fast_is_told(cpu: tuple[float, float], line: str) -> None:
+    points = [point(10.0, slots=slots) for slots in (1, 2)]
+    old = bench(*(with_cpu(each, 10.0) for each in points))
+    new = bench(*(with_cpu(each, us) for each, us in zip(points, cpu, strict=True)))
+    assert list(compared(changes(old, new)))[-1] == line
+
+
+def test_the_rounds_of_a_setup_are_spread_over_the_run() -> None:
+    assert [shares(rounds) for rounds in (3, 8, 9)] == [[2, 1], [4, 4], [5, 4]]
+    taken = [Sample(us, us / 2, 7.0) for us in (10.0, 10.0, 30.0, 30.0)]
+    measured = point_of(Setup("nop"), taken)
+    assert (measured.library.low, measured.library.high) == (10.0, 30.0)
+    assert (measured.rounds, measured.ratio) == (4, 2.0)
+    assert point_of(Setup("nop"), [Sample(1.0, None, 7.0)] * 3).c is None
 
 
 def test_only_the_same_setup_is_compared() -> None:
