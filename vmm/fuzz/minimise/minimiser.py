@@ -84,6 +84,9 @@ class Minimiser:
         return best
 
     def _step(self, way: Way, scenario: Scenario) -> Scenario | None:
+        """Return a simpler scenario that differs, unless the time is up: candidates take time, too."""
+        if self._is_late():
+            return None
         return next((simpler for simpler in way(scenario) if self._try(simpler)), None)
 
     def _by_hypothesis(self, space: Space, improved: Improved) -> Scenario:
@@ -119,11 +122,14 @@ class Minimiser:
     def _try(self, scenario: Scenario) -> bool:
         key = msgspec.json.encode(scenario)
         if key not in self._known:
-            if time.monotonic() > self._deadline:
-                self.unfinished = True
+            if self._is_late():
                 return False
             self._known[key] = is_valid(scenario) and self._run(scenario)
         return self._known[key]
+
+    def _is_late(self) -> bool:
+        self.unfinished = self.unfinished or time.monotonic() > self._deadline
+        return self.unfinished
 
     def _run(self, scenario: Scenario) -> bool:
         self.tries += 1

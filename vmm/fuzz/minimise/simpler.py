@@ -5,7 +5,7 @@ than the scenario by some measure, so that repeating this ends.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -28,7 +28,7 @@ Way = Callable[[Scenario], Iterator[Scenario]]
 
 _LARGE_PAGES = 512
 _MOST_OPERATIONS = 100
-"""In a longer scenario single operations are not tried: that would take hours."""
+"""In a longer scenario single operations and pairs are not tried: that would take hours."""
 
 _MOST_UNDOING = 4
 """How many later changes are tried as the one that undoes a change."""
@@ -61,6 +61,8 @@ def ways(scenario: Scenario) -> Iterator[Way]:
 
 def pairs(scenario: Scenario) -> Iterator[Way]:
     """Yield the ways to leave out two operations that stand or fall together."""
+    if len(scenario.operations) > _MOST_OPERATIONS:
+        return
     for index in reversed(range(len(scenario.operations))):
         if isinstance(scenario.operations[index], ChangeHostMemory):
             yield partial(_pair, index)
@@ -68,7 +70,7 @@ def pairs(scenario: Scenario) -> Iterator[Way]:
 
 def with_operations(base: Scenario, operations: tuple[AnyOperation, ...]) -> Scenario:
     """Return a scenario with other operations, and only the mappings that they use."""
-    used = {name for op in operations for name in _names(op)}
+    used = set().union(*map(_names_in, operations))
     used |= {mapping.of for mapping in base.mappings if mapping.name in used}
     mappings = tuple(mapping for mapping in base.mappings if mapping.name in used)
     return msgspec.structs.replace(base, operations=operations, mappings=mappings)
@@ -209,6 +211,12 @@ def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Return the defaults of the fields that have any."""
     fields, defaults = kind.__struct_fields__, kind.__struct_defaults__
     return dict(zip(fields[::-1], defaults[::-1], strict=False))
+
+
+@lru_cache(maxsize=10_000)
+def _names_in(operation: AnyOperation) -> frozenset[str]:
+    """Return the names in an operation, which stands in nearly every candidate."""
+    return frozenset(_names(operation))
 
 
 def _names(value: Any) -> Iterator[str]:
