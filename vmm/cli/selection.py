@@ -15,11 +15,11 @@ from vmm.scenario.operations import Scenario
 from vmm.scenario.selection import Selection, SelectionError, named as _named
 
 
-def curated(features: Features = USUAL) -> tuple[Scenario, ...]:
+def curated(features: Features = USUAL, *, with_large: bool = True) -> tuple[Scenario, ...]:
     """Return the curated scenarios for a kernel, by default one with the usual features."""
     from vmm.catalogue import catalogue
 
-    return catalogue(features)
+    return catalogue(features, with_large)
 
 
 def selected(features: Features, selection: Selection) -> tuple[Scenario, ...]:
