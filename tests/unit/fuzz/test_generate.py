@@ -200,7 +200,7 @@ def test_rings_are_emptied_before_they_run_over() -> None:
 @pytest.mark.parametrize("need", ["guest_memfd", "dirty_ring_bytes"])
 def test_an_ideal_kernel_passes_each_subject(need: str) -> None:
     features = msgspec.structs.replace(EVERYTHING, internal_tss=False, internal_identity=False)
-    made = followed(composed(400, features))
+    made = followed(composed(80, features))
     tasting = [s for s in made if need in s.needs and len(s.operations) < 1500][:4]
     assert tasting
     for scenario in tasting:

@@ -84,7 +84,7 @@ class Minimiser:
         return best
 
     def _step(self, way: Way, scenario: Scenario) -> Scenario | None:
-        """Return a simpler scenario that differs, unless the time is up: candidates take time, too."""
+        """Return a simpler scenario that differs, unless the time is up."""
         if self._is_late():
             return None
         return next((simpler for simpler in way(scenario) if self._try(simpler)), None)
