@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -18,7 +19,11 @@
 #define ABI_KVM_RUN 0xae80
 #define ABI_KVM_EXIT_IO 2
 #define ABI_KVM_EXIT_MMIO 6
+#define ABI_KVM_GET_SUPPORTED_CPUID 0xc008ae05
 #define ABI_KVM_SET_USER_MEMORY_REGION 0x4020ae46
+#define ABI_KVM_GET_MSRS 0xc008ae88
+#define ABI_KVM_SET_MSRS 0x4008ae89
+#define ABI_KVM_SET_CPUID2 0x4008ae90
 #define ABI_KVM_CLEAR_DIRTY_LOG 0xc018aec0
 #define ABI_KVM_CREATE_GUEST_MEMFD 0xc040aed4
 #define ABI_KVM_DIRTY_GFN_DIRTY 1
@@ -45,7 +50,8 @@ static int abi_result(int result)
 
 #define ABI_WRITTEN_TO 0x40000000
 #define ABI_AT_END 0x20000000
-#define ABI_WATCHED_BYTES 512
+#define ABI_PLACES 16
+#define ABI_PAGE 4096
 
 /* The numbers of two requests say that they write to their argument, but the kernel only reads it. */
 static int abi_only_reads(unsigned long request)
@@ -54,18 +60,54 @@ static int abi_only_reads(unsigned long request)
            request == ABI_KVM_CREATE_GUEST_MEMFD;
 }
 
+/* The structures that an array follows, whose length is a field. */
+static int abi_has_array(unsigned long request)
+{
+    return request == ABI_KVM_GET_SUPPORTED_CPUID || request == ABI_KVM_SET_CPUID2 ||
+           request == ABI_KVM_GET_MSRS || request == ABI_KVM_SET_MSRS;
+}
+
+/* Places for structures, each at the end of memory: a kernel that reads or writes more than the size
+ * in the request's number answers EFAULT. */
+static struct {
+    unsigned char room[ABI_PAGE], end[ABI_PAGE];
+} abi_places[ABI_PLACES] __attribute__((aligned(ABI_PAGE)));
+static _Atomic uint32_t abi_taken;
+
+/* Returns a place that no other thread uses, or -1. */
+static int abi_take_place(void)
+{
+    static unsigned char ends[ABI_PLACES];
+    int place;
+
+    for (place = 0; place < ABI_PLACES; place++)
+        if (!(atomic_fetch_or(&abi_taken, 1u << place) >> place & 1))
+            break;
+    if (place == ABI_PLACES)
+        return -1;
+    if (!ends[place])
+        ends[place] = !mprotect(abi_places[place].end, ABI_PAGE, PROT_NONE);
+    return place;
+}
+
 static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
 {
-    unsigned char before[ABI_WATCHED_BYTES];
+    unsigned char copy[1 << _IOC_SIZEBITS];
     unsigned long size = _IOC_SIZE(request);
-    int result;
+    int result, place = abi_has_array(request) || size > ABI_PAGE ? -1 : abi_take_place();
+    void *passed = place < 0 ? arg : abi_places[place].end - size;
+    void *kept = place < 0 ? copy : arg;
 
+    memcpy(place < 0 ? kept : passed, arg, size);
     errno = 0;
-    if (!abi_only_reads(request) || size > sizeof(before))
-        return abi_result(ioctl(fd, request, arg));
-    memcpy(before, arg, size);
-    result = abi_result(ioctl(fd, request, arg));
-    return memcmp(before, arg, size) ? ABI_WRITTEN_TO : result;
+    result = abi_result(ioctl(fd, request, passed));
+    if (!abi_only_reads(request))
+        memmove(arg, passed, size);
+    else if (memcmp(kept, passed, size))
+        result = ABI_WRITTEN_TO;
+    if (place >= 0)
+        atomic_fetch_and(&abi_taken, ~(1u << place));
+    return result;
 }
 
 static int abi_ioctl_value(int fd, unsigned long request, unsigned long arg)

@@ -6,8 +6,9 @@
  * Addresses are integers; 0 is an address like any other.
  */
 
-/* ioctl with a pointer to a structure. If the kernel has written to a structure that it must only
- * read, the result is ABI_WRITTEN_TO. */
+/* ioctl with a pointer to a structure, which stands at the end of memory for the call: a kernel that
+ * reads or writes beyond it answers EFAULT. If it has written to a structure that it must only read,
+ * the result is ABI_WRITTEN_TO. */
 #define ABI_WRITTEN_TO 0x40000000
 int abi_ioctl_struct(int fd, unsigned long request, void *arg);
 /* ioctl with a plain value. */

@@ -104,6 +104,12 @@ WRONG_AT_ONCE = [
     ("KVM_GET_SREGS:other=1", "KVM_GET_SREGS(): cs.base=0x0, which was set to 0x20000"),
     ("KVM_GET_REGS:writes=1", "rax=0xa5a5a5a5a5a5a5a5, which was set to"),
     ("KVM_SET_REGS:writes=1", "its argument, which it only reads, was written to"),
+    # A structure taken for a larger one.
+    ("CREATE:beyond=1", "userspace_addr="),
+    ("DELETE:beyond=128", "memory_size=0x0, userspace_addr=0x0): EFAULT"),
+    ("KVM_GET_DIRTY_LOG:beyond=8", "KVM_GET_DIRTY_LOG(slot=0x1, "),
+    ("KVM_GET_SREGS:beyond=8", "KVM_GET_SREGS("),
+    ("KVM_ENABLE_CAP:beyond=8", "KVM_ENABLE_CAP(cap=0xc0"),
     ("KVM_GET_DIRTY_LOG:errno=22", "KVM_GET_DIRTY_LOG(slot=0x1, "),
     ("NR_MEMSLOTS:answer=0", "KVM_CHECK_EXTENSION(KVM_CAP_NR_MEMSLOTS): 0x0 is not within"),
     ("NR_MEMSLOTS:answer=2147483647", "(KVM_CAP_NR_MEMSLOTS): 0x7fffffff is not within"),

@@ -2,8 +2,9 @@
  * NAME:hang=1 or NAME:kill=SIGNAL, each with :after=N to answer the first N calls correctly.
  *
  * Others return correctly, but do something else: CREATE:other=1 uses another page of memory than
- * the caller's, NAME:writes=1 writes to the structure that is only read, KVM_RUN:exit=N has that
- * exit reason, whatever the guest met; KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and
+ * the caller's, NAME:writes=1 writes to the structure that is only read, NAME:beyond=N reads N bytes
+ * beyond the structure, and is EFAULT where there are none, KVM_RUN:exit=N has that exit reason,
+ * whatever the guest met; KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and
  * KVM_GET_SUPPORTED_CPUID:other=1 read zeros. NR_MEMSLOTS:answer=N is a kernel with N slots. */
 #include "wrong_kernel.h"
 
@@ -13,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum kind { NONE, ERRNO, ANSWER, HANG, KILL, OTHER, WRITES, EXIT };
+enum kind { NONE, ERRNO, ANSWER, HANG, KILL, OTHER, WRITES, BEYOND, EXIT };
 
 static const struct {
     const char *name;
@@ -114,6 +115,13 @@ static bool lacks_slot(unsigned long request, const void *argument)
            && readable((uint64_t)argument, &slot, sizeof(slot)) && (slot & 0xffff) >= number;
 }
 
+static bool can_be_read_beyond(unsigned long request, const void *argument)
+{
+    char byte;
+
+    return readable((uint64_t)argument + _IOC_SIZE(request) + (uint64_t)number - 1, &byte, 1);
+}
+
 /* Whether the call gets another answer than the kernel's: in *result and errno. */
 bool answered_wrongly(int fd, unsigned long request, void *argument, int *result)
 {
@@ -126,6 +134,11 @@ bool answered_wrongly(int fd, unsigned long request, void *argument, int *result
         return false;
     if (kind == EXIT || !is_due())
         return false;
+    if (kind == BEYOND) {
+        *result = -1;
+        errno = EFAULT;
+        return !can_be_read_beyond(request, argument);
+    }
     while (kind == HANG)
         pause();
     if (kind == KILL)
@@ -173,6 +186,8 @@ __attribute__((constructor)) void read_wrong_call(void)
             kind = OTHER, strtol(from + 7, &end, 10);
         else if (!strncmp(from, ":writes=", 8))
             kind = WRITES, strtol(from + 8, &end, 10);
+        else if (!strncmp(from, ":beyond=", 8))
+            kind = BEYOND, number = strtol(from + 8, &end, 10);
         else if (!strncmp(from, ":exit=", 6))
             kind = EXIT, number = strtol(from + 6, &end, 10);
         else if (!strncmp(from, ":after=", 7))

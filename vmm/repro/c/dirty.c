@@ -12,7 +12,7 @@ static int get_dirty_log(uint32_t slot, void *bitmap)
 
 	for (unsigned i = 0; i < DIRTY_WORDS; i++)
 		dirty[i] = UNWRITTEN;
-	return ioctl(vm, KVM_GET_DIRTY_LOG, &log) ? errno : SUCCESS;
+	return ioctl(vm, KVM_GET_DIRTY_LOG, at_end_of_memory(&log, sizeof(log))) ? errno : SUCCESS;
 }
 /*@ expectdirty */
 
@@ -49,7 +49,8 @@ static int clear_dirty_log(uint32_t slot, uint64_t first_page, uint32_t num_page
 		.dirty_bitmap = bitmap,
 	};
 
-	return ioctl(vm, KVM_CLEAR_DIRTY_LOG, &clear) ? errno : SUCCESS;
+	return ioctl(vm, KVM_CLEAR_DIRTY_LOG, at_end_of_memory(&clear, sizeof(clear)))
+		       ? errno : SUCCESS;
 }
 /*@ markall */
 

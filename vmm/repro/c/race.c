@@ -217,7 +217,7 @@ static int race_reads_log(const struct race_operation *op, struct race_answer *a
 
 	answer->bitmap = calloc(op->pages / 64 + 1, sizeof(*answer->bitmap));
 	log.dirty_bitmap = answer->bitmap;
-	return ioctl(vm, KVM_GET_DIRTY_LOG, &log) ? errno : SUCCESS;
+	return ioctl(vm, KVM_GET_DIRTY_LOG, at_end_of_memory(&log, sizeof(log))) ? errno : SUCCESS;
 }
 /*@ raceclear */
 
@@ -230,5 +230,6 @@ static int race_clears_log(const struct race_operation *op)
 		.dirty_bitmap = (void *)op->bits,
 	};
 
-	return ioctl(vm, KVM_CLEAR_DIRTY_LOG, &clear) ? errno : SUCCESS;
+	return ioctl(vm, KVM_CLEAR_DIRTY_LOG, at_end_of_memory(&clear, sizeof(clear)))
+		       ? errno : SUCCESS;
 }

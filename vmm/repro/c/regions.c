@@ -1,3 +1,20 @@
+/*@ atend */
+
+/* A copy of a structure at the end of memory, so that a kernel that reads beyond it fails. */
+static void *at_end_of_memory(const void *structure, size_t size)
+{
+	static __thread char *end;
+
+	if (!end) {
+		char *pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (pages == MAP_FAILED || mprotect(pages + PAGE, PAGE, PROT_NONE))
+			leave(CANNOT_RUN, "mmap: %s", strerror(errno));
+		end = pages + PAGE;
+	}
+	return memcpy(end - size, structure, size);
+}
 /*@ region */
 
 /* KVM_SET_USER_MEMORY_REGION; 0 or an errno. A memory_size of 0 deletes the slot. */
@@ -12,7 +29,8 @@ static int set_region(uint32_t slot, uint32_t flags, uint64_t guest_phys_addr,
 		.userspace_addr = userspace_addr,
 	};
 
-	return ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) ? errno : SUCCESS;
+	return ioctl(vm, KVM_SET_USER_MEMORY_REGION, at_end_of_memory(&region, sizeof(region)))
+		       ? errno : SUCCESS;
 }
 /*@ region2 */
 
@@ -46,7 +64,8 @@ static int set_region2(uint32_t slot, uint32_t flags, uint64_t guest_phys_addr,
 		.guest_memfd_offset = guest_memfd_offset,
 	};
 
-	return ioctl(vm, KVM_SET_USER_MEMORY_REGION2, &region) ? errno : SUCCESS;
+	return ioctl(vm, KVM_SET_USER_MEMORY_REGION2, at_end_of_memory(&region, sizeof(region)))
+		       ? errno : SUCCESS;
 }
 /*@ nowhere */
 
