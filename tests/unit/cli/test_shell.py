@@ -16,15 +16,12 @@ from vmm.cli.main import COMMANDS, main
 
 def completed(*words: str) -> list[str]:
     """Return what bash is offered in place of the last word."""
-    environment = os.environ | {
+    environment = {
         "_VMM_COMPLETE": "bash_complete",
         "COMP_WORDS": " ".join(("vmm", *words)),
         "COMP_CWORD": str(len(words)),
     }
-    code = "from vmm.cli.main import main; main(prog_name='vmm')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = CliRunner(env=environment).invoke(main, prog_name="vmm")
     return [line.removeprefix("plain,") for line in done.stdout.splitlines()]
 
 
