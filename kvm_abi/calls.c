@@ -116,9 +116,46 @@ static int abi_ioctl_value(int fd, unsigned long request, unsigned long arg)
     return abi_result(ioctl(fd, request, arg));
 }
 
-static int abi_run(int fd)
+#define ABI_EXIT_CODES (1ll << 60)
+#define ABI_PORT_CODE (ABI_EXIT_CODES << 1)
+#define ABI_PORT_DATA_AT 4096 /* KVM_PIO_PAGE_OFFSET */
+
+static int64_t abi_port_code(const struct kvm_run *run)
 {
-    return abi_ioctl_value(fd, ABI_KVM_RUN, 0);
+    const struct kvm_exit_io *io = &run->io;
+    uint64_t size = (uint64_t)io->size * io->count;
+    uint32_t data = 0;
+
+    if (!size || size > sizeof(data) || io->direction > 1 || io->data_offset != ABI_PORT_DATA_AT)
+        return 0;
+    memcpy(&data, (const char *)run + ABI_PORT_DATA_AT, size);
+    return ABI_PORT_CODE | (int64_t)data | (int64_t)io->port << 32 | (int64_t)io->size << 48 |
+           (int64_t)io->count << 51 | (int64_t)io->direction << 54;
+}
+
+static int64_t abi_read_code(const struct kvm_run *run)
+{
+    const struct kvm_exit_mmio *mmio = &run->mmio;
+
+    if (mmio->is_write || !mmio->len || mmio->len > 8 || mmio->phys_addr >> 52)
+        return 0;
+    return ABI_EXIT_CODES | (int64_t)mmio->phys_addr | (int64_t)mmio->len << 52;
+}
+
+static int64_t abi_run(int fd, const struct kvm_run *run)
+{
+    int result = abi_ioctl_value(fd, ABI_KVM_RUN, 0);
+
+    if (result)
+        return result;
+    switch (run->exit_reason) {
+    case ABI_KVM_EXIT_IO:
+        return abi_port_code(run);
+    case ABI_KVM_EXIT_MMIO:
+        return abi_read_code(run);
+    default:
+        return 0;
+    }
 }
 
 static int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags,

@@ -45,7 +45,6 @@ _sizeof = _ffi.sizeof
 _buffer = _ffi.buffer
 _ioctl_struct = _lib.abi_ioctl_struct
 _ioctl_value = _lib.abi_ioctl_value
-_run = _lib.abi_run
 _run_past_mmio = _lib.abi_run_past_mmio
 _harvest = _lib.abi_harvest
 _AT_END = int(_lib.ABI_AT_END)
@@ -56,6 +55,15 @@ issue_region = _lib.abi_set_user_memory_region
 
 It returns 0, or what `region_error` takes. As the most frequent call it has no Python wrapper.
 """
+
+issue_run = _lib.abi_run
+"""Issue KVM_RUN: fd, and the `struct kvm_run *` of the vCPU, in a mapping of two pages or more.
+
+It returns 0 for an exit, or a number from `EXIT_CODES` on that stands for all of that exit; or what
+`run_error` takes.
+"""
+
+EXIT_CODES = 1 << 60
 
 # Enum lookups are slow, and every ioctl or refusal needs these.
 _RUN = int(Ioctl.RUN)
@@ -268,13 +276,11 @@ def harvest(entries: CData, count: int, first: int) -> list[tuple[int, int]]:
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def run_vcpu(fd: int) -> None:
-    """Issue KVM_RUN: like `ioctl`, but faster."""
-    result = _run(fd)
-    if result:
-        if result > 0:
-            raise _wrong_answer(Ioctl.RUN, result, 0)
-        raise KvmError(-result, Ioctl.RUN, None, 0)
+def run_error(result: int) -> Exception:
+    """Return the error for a result of `issue_run` that is neither 0 nor an exit's number."""
+    if result > 0:
+        return _wrong_answer(Ioctl.RUN, result, 0)
+    return KvmError(-result, Ioctl.RUN, None, 0)
 
 
 class PassedRoom:

@@ -10,12 +10,13 @@ import pytest
 from kvm_abi import raw
 from kvm_abi.raw import KvmError, PassedMmio, WrongAnswerError
 from kvm_abi.uapi import Cap, MemFlag
-from vmm.kvm.exits import Hlt, Io, Mmio
+from vmm.kvm.exits import Hlt, Io, Mmio, VcpuExit
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.registers import Registers
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
+from vmm.library.guest import assemble
 
 PAGE = 4096
 BASE = 0xFFFF0000
@@ -50,6 +51,53 @@ def vcpu(vm: Vm) -> Vcpu:
 def test_a_port_access(vcpu: Vcpu, code: HostMapping) -> None:
     code.write(0, b"\xb0\x41\xe6\xe0")  # mov al, 0x41; out 0xe0, al
     assert vcpu.run() == Io(0xE0, b"A", True, 1, 1)
+
+
+MANY_EXITS = """
+again:
+    mov $0x1234, %ax
+    out %al, $0x10
+    mov $0x1235, %ax
+    out %al, $0x10
+    out %al, $0x11
+    out %ax, $0x10
+    out %eax, $0x10
+    in $0x10, %al
+    in $0x10, %eax
+    mov $0x200000, %ebx
+    mov (%ebx), %al
+    mov 1(%ebx), %al
+    mov (%ebx), %ax
+    mov (%ebx), %ecx
+    mov %cl, (%ebx)
+    mov $0x80, %si
+    mov $3, %cx
+    mov $0x10, %dx
+    cs rep outsb
+    mov $8, %cx
+    cs rep outsb
+    jmp again
+"""
+
+
+@pytest.mark.parametrize("most", [1024, 3])
+def test_an_exit_that_came_before_is_what_it_was(
+    vcpu: Vcpu, code: HostMapping, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: dict[int, VcpuExit] = {}
+    monkeypatch.setattr("vmm.kvm.vcpu._KNOWN_EXITS", known)
+    monkeypatch.setattr("vmm.kvm.vcpu._MOST_KNOWN_EXITS", most)
+    code.write(0, assemble(MANY_EXITS).ljust(0x80, HLT) + b"abcdefgh")
+    seen = []
+    for _ in range(80):
+        seen.append(vcpu.run())
+        assert seen[-1] == vcpu.last_exit()
+    accesses = [each for each in seen if isinstance(each, Io | Mmio)]
+    assert accesses == seen
+    assert len(set(seen)) >= 14
+    assert 3 <= len(known) <= most
+    assert min(known) >= raw.EXIT_CODES
+    assert len(set(known.values())) == len(known)
 
 
 def test_mmio_in_both_directions(vcpu: Vcpu, code: HostMapping) -> None:

@@ -4,7 +4,7 @@ import errno
 import os
 
 from kvm_abi import mman, raw
-from kvm_abi.raw import KvmError, PassedMmio, PassedRoom, WrongAnswerError, run_vcpu
+from kvm_abi.raw import KvmError, PassedMmio, PassedRoom, WrongAnswerError
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Ioctl
 from vmm.kvm.dirtyring import DirtyRing
 from vmm.kvm.exits import VcpuExit, decode
@@ -12,6 +12,12 @@ from vmm.kvm.vcpustate import VcpuState
 
 _COALESCED_ENTRIES = (PAGE_SIZE_BYTES - 8) // raw.size_of("struct kvm_coalesced_mmio")
 _MOST_EXITS_OF_AN_INSTRUCTION = 64
+
+_KNOWN_EXITS: dict[int, VcpuExit] = {}
+"""Frequent exits by their numbers: see `kvm_abi.raw.issue_run`. Looking one up is quicker than
+decoding it, most of all after the guest has pushed everything else out of the caches."""
+
+_MOST_KNOWN_EXITS = 1024
 
 
 class Vcpu(VcpuState):
@@ -126,11 +132,21 @@ class Vcpu(VcpuState):
         ...     vcpu.run()
         Io(port=16, data=b'\x03', is_write=True, size_bytes=1, count=1)
         """
-        memory = self._memory
-        if memory is None:
+        run = self._run
+        if run is None:
             raise ValueError("the vCPU is closed")
-        run_vcpu(self._fd)
-        return decode(self._run, memory)
+        number = raw.issue_run(self._fd, run)
+        known = _KNOWN_EXITS.get(number)
+        return known if known is not None else self._exit_of(number)
+
+    def _exit_of(self, number: int) -> VcpuExit:
+        """Return the exit in `kvm_run` for an answer to KVM_RUN, and keep it if it has a number."""
+        if number and number < raw.EXIT_CODES:
+            raise raw.run_error(number)
+        leaving = self.last_exit()
+        if number and len(_KNOWN_EXITS) < _MOST_KNOWN_EXITS:
+            _KNOWN_EXITS[number] = leaving
+        return leaving
 
     def run_past_mmio(
         self, answer: int, passed: list[PassedMmio], end_port: int, most: int

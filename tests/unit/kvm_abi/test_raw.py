@@ -116,9 +116,8 @@ def test_a_number_is_no_answer_where_there_is_none_to_give(monkeypatch: pytest.M
         raw.ioctl(0, Ioctl.SET_REGS, regs)
     with pytest.raises(WrongAnswerError, match=r"\(slot=0x3, .* answers 1, and not 0"):
         raise raw.region_error(1, 3, 0, 0, 0, 0)
-    monkeypatch.setattr(raw, "_run", lambda *_: 1)
     with pytest.raises(WrongAnswerError, match=r"KVM_RUN\(\) answers 1, and not 0"):
-        raw.run_vcpu(0)
+        raise raw.run_error(1)
 
 
 def test_an_interrupted_run_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
