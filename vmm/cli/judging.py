@@ -11,6 +11,7 @@ from vmm.execution.runner import Record
 from vmm.host.signals import is_interruption
 from vmm.scenario.endings import DIED, HOST, INTERRUPTED, what_is_short
 from vmm.scenario.operations import Scenario
+from vmm.scenario.words import counted
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict, judging
 from vmm.verdict.result import Checked, Run, broken_off, concluded
@@ -124,9 +125,10 @@ class Judge:
         if cause:
             self._causes[cause] += 1
             if self._causes[cause] == many:
-                word = "end" if isinstance(cause, str) else "differ"
-                enough = f"which is enough: --max-differences {many}"
-                self._early.because(f"{many} {word} by one cause, {cause}, {enough}")
+                enough = f"--max-differences {many} asks for no more"
+                self._early.because(
+                    f"{counted(many, 'scenario')} with one cause ({cause}): {enough}"
+                )
 
     def _judged(self, ran: Ran) -> Iterator[Checked | None]:
         """Judge a record in parts; an error of this program affects this scenario alone."""

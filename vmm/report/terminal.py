@@ -118,6 +118,8 @@ def summary(run: Run, width: int | None) -> list[Text]:
         parts.append(Text(f"the kernel complained in {complaints}", style="bold red"))
     if 2 * run.ran < len(run.checked):
         parts.append(Text(f"only {run.ran} of {len(run.checked)} ran", style="yellow"))
+    if run.not_run:
+        parts.append(Text(f"{len(run.not_run)} did not run", style="yellow"))
     line.append(": ").append(Text(", ").join(parts) if parts else "nothing ran")
     line.append(f" in {run.seconds:.1f} s", style="not bold")
     vendor = run.host.vendor or "KVM"
@@ -133,6 +135,12 @@ def remarks(run: Run, width: int | None) -> list[Text]:
     lines: list[Text] = []
     for weakness in run.weaknesses:
         lines += _labelled("note:", weakness, width)
+    return lines + left_out(run, width)
+
+
+def left_out(run: Run, width: int | None) -> list[Text]:
+    """Return why a run ended early, and what did not run."""
+    lines: list[Text] = []
     if run.not_run:
         names = ", ".join(run.not_run)
         if len(run.not_run) > _MANY:

@@ -86,7 +86,7 @@ def _quiet_report(show: Print, width: int | None) -> Reporter:
 
     def end(run: Run) -> None:
         if run.checked or run.not_run:
-            show(terminal.summary(run, width)[-1:])
+            show([*terminal.left_out(run, width), terminal.summary(run, width)[-1]])
 
     return Reporter(lambda scenarios, host: None, done, end)
 

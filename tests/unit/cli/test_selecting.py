@@ -87,6 +87,15 @@ def test_quiet_is_a_line_for_each_fault_and_the_counts(kernel: Kernel) -> None:
     assert vmm("check", "-q", "-v").exit_code == 2
 
 
+def test_quiet_says_what_an_early_end_has_left_out(kernel: Kernel) -> None:
+    kernel.differ("create-one")
+    quiet = vmm("check", "-q", "--max-differences", 1)
+    assert quiet.exit_code == 1
+    _, left, last = quiet.stdout.splitlines()
+    assert left.startswith("left out: 1 scenario did not run (1 scenario with one cause (")
+    assert last.startswith("3 scenarios: 1 passed, 1 differs, 1 skipped, 1 did not run in ")
+
+
 @pytest.mark.parametrize(
     ("command", "text"),
     [
