@@ -103,6 +103,12 @@ def reported_to_lava(tmp_path: Path, command: str) -> list[str]:
         (tmp_path / name).chmod(0o755)
     variables = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(
-        ["sh", "-c", steps], env=variables, capture_output=True, text=True, timeout=60, check=True
+        ["sh", "-c", steps],
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     return done.stdout.splitlines()
