@@ -136,6 +136,15 @@ def test_growth_is_said_in_words(costs: tuple[float, ...], words: str) -> None:
     assert words in line
 
 
+@pytest.mark.parametrize(
+    ("spread", "words"),
+    [(4.0, "does not grow beyond the noise from 1 to 10 slots"), (3.0, "like its logarithm: 1.70")],
+)
+def test_what_the_noise_explains_is_no_growth(spread: float, words: str) -> None:
+    (line,) = growth([point(10.0, 1, spread), point(17.0, 10, spread)])
+    assert words in line
+
+
 def test_one_number_of_slots_shows_no_growth() -> None:
     assert growth([point(1.0), msgspec.structs.replace(point(1.0), rounds=5)]) == []
 
