@@ -73,6 +73,16 @@ def test_prose_takes_no_more_than_a_hundred_columns(document: Path) -> None:
     assert [line for line in lines if len(line) > 100 and " " in line.strip()] == []
 
 
+def test_scripts_and_examples_take_no_more_than_a_hundred_columns() -> None:
+    files = [each for each in (ROOT / "scripts").iterdir() if each.is_file()]
+    lines = {
+        f"{file.name}:{number}": line
+        for file in (*files, *EXAMPLES, ROOT / "pyproject.toml")
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+    }
+    assert [place for place, line in lines.items() if len(line) > 100] == []
+
+
 @pytest.mark.parametrize("wrong", ["vmm chek", "vmm check --no-such-option"])
 def test_a_command_that_does_not_exist_is_found(wrong: str) -> None:
     with pytest.raises(click.UsageError):

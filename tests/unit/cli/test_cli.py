@@ -436,7 +436,8 @@ def test_many_that_differ_by_one_cause_are_enough(kernel: Kernel, tmp_path: Path
     assert kernel.ran == ["create-one", "create-two"]
     assert result.stdout.count("DIFFERS") == 1
     assert "  so do     1 scenario: create-two\n" in result.stdout
-    why = "1 scenario with one cause (SetUserMemoryRegion create): --max-differences 1 asks for no more"
+    cause = "1 scenario with one cause (SetUserMemoryRegion create)"
+    why = f"{cause}: --max-differences 1 asks for no more"
     assert f"2 scenarios did not run ({why}): move-up, huge\n" in result.stdout
     assert result_of(file)["early"] == why
 
@@ -449,7 +450,8 @@ def test_a_host_that_fails_many_for_one_reason_is_enough(
         kernel.end(name, reason.format(number), 1)
     file = tmp_path / "result.json"
     assert vmm("check", "--max-differences", "2", "--json", file).exit_code == 3
-    why = f"2 scenarios with one cause ({reason.partition('(')[0]}): --max-differences 2 asks for no more"
+    cause = f"2 scenarios with one cause ({reason.partition('(')[0]})"
+    why = f"{cause}: --max-differences 2 asks for no more"
     assert result_of(file)["early"] == why
     assert result_of(file)["not_run"] == ["huge"]
 
