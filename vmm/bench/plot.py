@@ -62,5 +62,5 @@ def _draw(axes: Axes, work: Work, points: Sequence[Point]) -> None:
     axes.set_xscale("symlog", linthresh=1)
     every = sorted({point.setup.slots for point in points})
     axes.set_xticks(every, labels=[f"{slots:,}" for slots in every])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.1)  # Room above, so that the legend hides no line.
     axes.legend(frameon=False, fontsize=8)
