@@ -39,10 +39,14 @@ from vmm.scenario.slots import USER_END
 
 _CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<unfinished \.\.\.>")
 
+_NAMED = "|".join((CREATE_VM, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR, *sorted(CONCERNED)))
 _OF_INTEREST = re.compile(
-    r"ioctl|mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|exec"
+    rf"ioctl(?!\([^,\"]*, (?!(?:{_NAMED})\b)[A-Z]\w+[,)])"
+    r"|mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|exec"
     r"|\+\+\+|^[^(]*<unfinished"
 )
+"""Matches a line that has to be parsed: an ioctl that names another request has not."""
+
 _IS_OPEN = re.compile(r"\b(?:ioctl|mmap|munmap|clone3?)\(")
 _IS_WHOLE = re.compile(r"\)\s+=\s+(?:0x[0-9a-f]+|\d+|\?|-1 E[A-Z0-9]+)|<unfinished")
 _MOST_WRAPPED = 8
@@ -75,8 +79,7 @@ def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
     """Read the lines of strace into ``trace``."""
     reader = _Reader(trace)
     joiner = Joiner()
-    for number, line in _unwrapped(_without_notices(lines)):
-        trace.lines = number
+    for number, line in _unwrapped(_without_notices(_of_interest(lines, trace))):
         if "KVM_RUN" in line or _OF_INTEREST.search(line) is None:
             continue
         item = joiner.item(number, line)
@@ -86,10 +89,29 @@ def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
         reader.take(item)
 
 
+def _of_interest(lines: Iterable[tuple[int, str]], trace: Trace) -> Iterator[tuple[int, str]]:
+    """Leave out whole calls that say nothing of slots: nearly all of a long trace.
+
+    What follows a line that is not whole may be its rest, and stays.
+    """
+    number, is_open = 0, False
+    for number, line in lines:
+        is_whole = " = " in line or "<unfin" in line
+        if is_whole and not is_open and "KVM_RUN" in line:
+            continue
+        if is_open or not is_whole or _OF_INTEREST.search(line) is not None:
+            is_open = not is_whole
+            yield number, line
+    trace.lines = number
+
+
 def _without_notices(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Join lines that a notice of strace has split: without -o, both go to standard error."""
     begun, at = "", 0
     for number, line in lines:
+        if not begun and "strace: Process" not in line:
+            yield number, line
+            continue
         whole = begun + line
         notice = _NOTICE.search(whole)
         if notice is None:
@@ -197,6 +219,8 @@ class _Reader:
             return
         fd, _, rest = opened
         request = request_in(rest)
+        if not request:
+            return
         argument = split(rest)[-1] if "," in rest else ""
         if request in (REGION, REGION2):
             self._region(call, fd, request, argument)

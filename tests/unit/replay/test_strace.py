@@ -418,3 +418,31 @@ def test_a_saved_web_page_is_read(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("<pre>\n" + html.escape("\n".join(lines)) + "\n</pre>\n")
     assert len(read_trace(path).vms[0].calls) == 1
+
+
+IDLE = (
+    "7 ioctl(12, KVM_RUN, 0) = 0",
+    "7 ioctl(8, KVM_IRQ_LINE_STATUS, 0x7ffe) = 0",
+    "7 ioctl(8</dev/kvm>, KVM_SET_GSI_ROUTING, 0x7ffe) = 0 <0.000012>",
+    '7 read(5, "KVM_SET_USER_MEMORY_REGION", 26) = 26',
+    "8 futex(0x55, FUTEX_WAIT_PRIVATE, 2, NULL <unfinished ...>",
+)
+
+
+def test_what_says_nothing_of_slots_changes_nothing_wherever_it_stands() -> None:
+    lines = (
+        *(KVM, "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS) = 77", region()),
+        *("7 ioctl(8, KVM_SET_TSS_ADDR, 0xfffbd000) = 0", region(1, gpa=0x20000)[:60]),
+        *("7 ioctl(8, KVM_ENABLE_CAP, 0x7ffe) = 0", region(2, gpa=0x40000)),
+        *(region(3, gpa=0x80000)[:-4] + "strace: Process 9 attached", region(3)[-4:]),
+    )
+    # The last two lines are one call, and the rest of a call follows at once.
+    mixed = [*(line for each in lines[:-2] for line in (*IDLE, each)), *lines[-2:], *IDLE]
+    bare, trace = trace_of(*lines), trace_of(*mixed)
+    assert [type(call) for call in calls(trace)] == [type(call) for call in calls(bare)]
+    numbers = [call.line.number for call in calls(trace) if isinstance(call, Region)]
+    assert [mixed[number - 1] for number in numbers[:2]] == [region(), region(2, gpa=0x40000)]
+    assert len(numbers) == 3
+    assert trace.vms[0].capabilities == bare.vms[0].capabilities
+    assert trace.passed_over == bare.passed_over == {"KVM_ENABLE_CAP": 1}
+    assert trace.lines == len(mixed)
