@@ -97,6 +97,17 @@ def _under_readonly(device: AnyOperation) -> tuple[AnyOperation, ...]:
 
 
 _EVENTFDS = ("ioeventfd",)
+_IN_ANY_ORDER = (0x500, 0x300, 0x700, 0x100, 0x600, 0x400, 0x200)
+
+
+def _taken_away(offset: int) -> tuple[AnyOperation, ...]:
+    """Take one of the eventfds away, and write to all."""
+    return (
+        _event(offset, name=f"at-{offset:x}", on=False),
+        *(_write(each, 4, 2) for each in _IN_ANY_ORDER),
+        CollectMmio(),
+    )
+
 
 SCENARIOS = (
     _scenario(
@@ -188,6 +199,16 @@ SCENARIOS = (
         _event(0x100, 4, 7, on=False),
         *(_write(0x100, 4, value) for value in (7, 8)),
         CollectMmio(),
+        needs=_EVENTFDS,
+    ),
+    _scenario(
+        "eventfds-in-any-order",
+        "Eventfds are found, and taken away, whatever the order that their gpas came in.",
+        "kvm_io_bus_register_dev, kvm_io_bus_get_first_dev",
+        *(_event(offset, name=f"at-{offset:x}") for offset in _IN_ANY_ORDER),
+        *(_write(offset, 4, 1) for offset in _IN_ANY_ORDER),
+        CollectMmio(),
+        *(op for offset in sorted(_IN_ANY_ORDER) for op in _taken_away(offset)),
         needs=_EVENTFDS,
     ),
     _scenario(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 from vmm.catalogue._area import Area
-from vmm.catalogue._build import API_DIRTY, HUGE, A, Slot, at, creates, read, write
+from vmm.catalogue._build import API_DIRTY, HUGE, A, B, Slot, at, creates, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -54,6 +54,9 @@ _WRITTEN = {
 }
 """The pages that are written first in slots of these sizes: mostly those at the ends of words."""
 
+_LARGE = Slot(1, 0x1_0000, at("large"), 0x8008, LOG_DIRTY_PAGES)
+"""More than 128 MiB: its bitmap takes more than a page, as does each array that KVM keeps of it."""
+
 _SIZED = tuple(
     Slot(pages, 0x100 + sum(size for size in _WRITTEN if size < pages), at("big"), pages)
     for pages in _WRITTEN
@@ -95,6 +98,8 @@ def _over_the_ends(*widths: Literal[2, 4]) -> Iterator[AnyOperation]:
             before = _START - (width - inside)
             yield from (Touch(before, "write", width, 0xA1B2C3D4), _LOGGED.log())
 
+
+_IN_LARGE = (0, 1, 511, 512, 0x3FFF, 0x4000, 0x7FFF, 0x8000, 0x8007)
 
 _WRITES = (
     _dirty(
@@ -201,6 +206,20 @@ _WRITES = (
         GetDirtyLog(1),
         source="7cd1bf039eeb",
         mappings=(HUGE,),
+    ),
+    _dirty(
+        "dirty-log-of-more-than-128-mib",
+        "A bitmap of more than a page is complete, at both ends and where its pages meet.",
+        *creates(_LARGE, _OTHER),
+        *(write(_LARGE.gfn + page, page) for page in _IN_LARGE),
+        _LARGE.log(),
+        *(write(_LARGE.gfn + page, page + 1) for page in _IN_LARGE[::2]),
+        _LARGE.log(),
+        _OTHER.log(),
+        _LARGE.log(),
+        survey="none",
+        source="kvm_alloc_dirty_bitmap; kvm_second_dirty_bitmap",
+        mappings=(Mapping("large", _LARGE.pages), B),
     ),
     _dirty(
         "dirty-log-switched-on-over-huge-pages",

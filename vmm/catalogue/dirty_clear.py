@@ -262,6 +262,25 @@ _ERRORS = (
     ),
 )
 
+_LARGE = replace(_SLOT, pages=0x8008)
+_IN_LARGE = (0, 0x3FFF, 0x4000, 0x7FBF, 0x7FC0, 0x7FFF, 0x8000, 0x8007)
+
+_OF_LARGE = clearing(
+    "clear-more-than-128-mib",
+    "A range of more pages than a page of a bitmap has bits is cleared to both ends.",
+    MANUAL,
+    _LARGE.create(),
+    *writes(_LARGE, *_IN_LARGE),
+    _LARGE.log(),
+    clear(_LARGE, 0, 0x8008),
+    _LARGE.log(),
+    *writes(_LARGE, *_IN_LARGE),
+    clear(_LARGE, 0x7FC0, 0x48),
+    _LARGE.log(),
+    source="kvm_clear_dirty_log_protect; kvm_second_dirty_bitmap",
+    mappings=(Mapping("memory", _LARGE.pages),),
+)
+
 
 def _huge(kind: str, options: EnableCap) -> Scenario:
     """Split huge pages by clearing parts of them."""
@@ -359,6 +378,7 @@ SCENARIOS = (
     *_CLEARS,
     *_STATES,
     *_ERRORS,
+    _OF_LARGE,
     *(
         make(kind, options)
         for make in (_huge, _across, _into)

@@ -11,11 +11,16 @@ from vmm.scenario.operations import (
     ClearDirtyLog,
     EnableCap,
     GetDirtyLog,
+    Mapping,
     NewVm,
     Scenario,
 )
 
 _SLOT = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
+
+_LONG = Slot(1, 0x1000, at("memory"), 360, LOG_DIRTY_PAGES)
+_PIECE = 180
+"""Pages between two harvests: fewer than the smallest ring has entries beside its reserve."""
 
 _SET_AND_RING = "kvm_mmu_slot_apply_flags; kvm_prepare_memory_region"
 
@@ -51,6 +56,23 @@ def _sizes(least: int, most: int) -> tuple[Scenario, ...]:
                 RESET,
             )
             for which, size_bytes in (("smallest", least), ("largest", most))
+        ),
+        ring_scenario(
+            "ring-of-several-pages",
+            "Each page of a ring has entries of its own: it goes over their ends, and around.",
+            _of_size(min(max(4 * PAGE_SIZE_BYTES, least), most)),
+            _LONG.create(),
+            *(
+                op
+                for start in range(0, 3 * _LONG.pages, _PIECE)
+                for op in (
+                    *writes(_LONG, *(page % _LONG.pages for page in range(start, start + _PIECE))),
+                    HARVEST,
+                    RESET,
+                )
+            ),
+            source="kvm_dirty_ring_get_page",
+            mappings=(Mapping("memory", _LONG.pages),),
         ),
     )
 

@@ -132,6 +132,14 @@ def _all_but_one(but: int) -> tuple[AnyOperation, ...]:
     )
 
 
+_SCATTERED = (0x210, 0x10, 0, 0x3FF, 0x1FF, 0x200, 0x11)
+
+
+def _rewritten_page(page: int) -> tuple[AnyOperation, ...]:
+    gfn = _TWO_LARGE.gfn + page
+    return read(gfn), write(gfn, 0x5ECB_0000 + page)
+
+
 _IN_HUGE_PAGES = (
     _protected(
         "private-all-but-a-page-at-an-end-of-a-huge-page",
@@ -157,6 +165,19 @@ _IN_HUGE_PAGES = (
         *(op for page in (0, 0x3FF) for op in _seen_around(page, 0x5ECA_0000 + page)),
         Inspect(),
         source="kvm_mmu_init_memslot_memory_attributes",
+        tags=("huge",),
+        mappings=(HUGE,),
+    ),
+    _protected(
+        "private-pages-of-whole-huge-pages",
+        "Where all of a huge page is private, each page is its own page of the guest_memfd.",
+        made(pages=_TWO_LARGE.pages),
+        bound(_TWO_LARGE),
+        _private(_TWO_LARGE.gfn, _TWO_LARGE.pages),
+        *(op for page in _SCATTERED for op in _rewritten_page(page)),
+        *(read(_TWO_LARGE.gfn + page) for page in _SCATTERED),
+        Inspect(),
+        source="kvm_faultin_pfn_private, kvm_max_private_mapping_level",
         tags=("huge",),
         mappings=(HUGE,),
     ),
