@@ -83,6 +83,8 @@ def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
         if "KVM_RUN" in line or _OF_INTEREST.search(line) is None:
             continue
         item = joiner.item(number, line)
+        for lost in joiner.lost():
+            reader.take(lost)
         if item is not None:
             reader.take(item)
     for item in joiner.left():

@@ -103,6 +103,7 @@ class Joiner:
 
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[int, str, str]] = {}
+        self._lost: list[Unparsed] = []
 
     def item(self, number: int, line: str) -> Item | None:
         """Return the item that a line completes; None if it completes none."""
@@ -127,12 +128,18 @@ class Joiner:
             return Unparsed(number, pid, "ioctl", line, is_strange=True)
         return None
 
+    def lost(self) -> list[Unparsed]:
+        """Return the calls since last asked whose thread has begun or ended another one."""
+        lost, self._lost = self._lost, []
+        return lost
+
     def left(self) -> Iterator[Unparsed]:
         """Yield the calls that were never resumed."""
         for pid, (begin, name, text) in self._waiting.items():
             yield Unparsed(begin, pid, name, text)
 
     def _begun(self, number: int, pid: int, name: str, rest: str, line: str) -> Item | None:
+        self._lose(pid)
         unfinished = _UNFINISHED.search(rest)
         if unfinished is not None:
             if len(self._waiting) < MAX_PID:
@@ -140,10 +147,17 @@ class Joiner:
             return None
         return _whole(number, number, pid, name, rest, line)
 
+    def _lose(self, pid: int) -> None:
+        if pid in self._waiting and pid:  # Without pids, it may be another thread's call.
+            begin, name, text = self._waiting.pop(pid)
+            self._lost.append(Unparsed(begin, pid, name, f"{name}({text}"))
+
     def _resumed(self, number: int, pid: int, name: str, rest: str, line: str) -> Item | None:
-        begin, begun, text = self._waiting.pop(pid, (0, "", ""))
+        begin, begun, text = self._waiting.get(pid, (0, "", ""))
         if begun != name:  # It began before the trace, or on a line that was skipped.
+            self._lose(pid)
             return None
+        del self._waiting[pid]
         unfinished = _UNFINISHED.search(rest)
         if unfinished is not None:
             self._waiting[pid] = (begin, name, text + rest[: unfinished.start()])

@@ -446,3 +446,23 @@ def test_what_says_nothing_of_slots_changes_nothing_wherever_it_stands() -> None
     assert trace.vms[0].capabilities == bare.vms[0].capabilities
     assert trace.passed_over == bare.passed_over == {"KVM_ENABLE_CAP": 1}
     assert trace.lines == len(mixed)
+
+
+def test_a_call_that_is_never_resumed_may_have_changed_slots() -> None:
+    begun = region(1, gpa=0x20000)[:30] + " <unfinished ...>"
+    others = (
+        ["7 ioctl(8, KVM_CHECK_EXTENSION <unfinished ...>", "7 <... ioctl resumed>, 10) = 77"],
+        ["7 <... close resumed>) = 0"],
+        [region(1, gpa=0x20000)],
+    )
+    for other in others:
+        _, unread, *_ = calls(trace_of(KVM, region(), begun, *other, "7 close(8) = 0"))
+        assert isinstance(unread, Unread)
+        assert (unread.line.number, unread.may_change) == (3, True)
+
+
+def test_without_pids_a_call_is_resumed_though_another_thread_calls_meanwhile() -> None:
+    head, rest = region(1, gpa=0x20000, head="").split(", guest")
+    lines = [f"{head} <unfinished ...>", "close(5) = 0", f"<... ioctl resumed>, guest{rest}"]
+    found = calls(trace_of(KVM[2:], region(head=""), *lines))
+    assert [isinstance(call, Region) for call in found] == [True, True]
