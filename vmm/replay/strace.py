@@ -43,7 +43,7 @@ _NAMED = "|".join((CREATE_VM, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR, *s
 _OF_INTEREST = re.compile(
     rf"ioctl(?!\([^,\"]*, (?!(?:{_NAMED})\b)[A-Z]\w+[,)])"
     r"|mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|exec"
-    r"|\+\+\+|^[^(]*<unfinished"
+    r"|\+\+\+|^[^(]*<unfinished|\si(?:o(?:ct?)?)?$"
 )
 """Matches a line that has to be parsed: an ioctl that names another request has not."""
 

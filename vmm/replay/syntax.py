@@ -122,7 +122,8 @@ class Joiner:
         if event is not None and event[1] == "+++":
             self._waiting.pop(pid, None)
             return Exited(number, pid)
-        if "(" not in rest and _UNFINISHED.search(rest) is not None:
+        is_begun = bool(pid and rest) and "ioctl(".startswith(rest)
+        if is_begun or ("(" not in rest and _UNFINISHED.search(rest) is not None):
             return Unparsed(number, pid, "", line)
         if ON_A_SLOT.search(rest) is not None:
             return Unparsed(number, pid, "ioctl", line, is_strange=True)

@@ -466,3 +466,9 @@ def test_without_pids_a_call_is_resumed_though_another_thread_calls_meanwhile() 
     lines = [f"{head} <unfinished ...>", "close(5) = 0", f"<... ioctl resumed>, guest{rest}"]
     found = calls(trace_of(KVM[2:], region(head=""), *lines))
     assert [isinstance(call, Region) for call in found] == [True, True]
+
+
+@pytest.mark.parametrize("cut", ["7 i", "7 ioc", "7 ioct", "[pid 7] io", "7 ioctl"])
+def test_a_call_that_is_cut_off_within_its_name_may_have_changed_slots(cut: str) -> None:
+    found = calls(trace_of(KVM, region(), cut, region(1, gpa=0x20000)))
+    assert [isinstance(call, Unread) for call in found] == [False, True, False]
