@@ -19,10 +19,15 @@ from vmm.scenario.operations import READONLY
 
 MAX_THREADS = 1 << 16
 EVENT = "kvm_set_user_memory"
-IS_EVENT = re.compile(rf"(?:^|[\s:]){EVENT}\s+(?=.*(?:gpa|guest_phys_addr)=)")
+IS_EVENT = re.compile(
+    rf"(?:^|[\s:]){EVENT}\s+(?=.*(?:gpa|guest_phys_addr)=)|Slot#\d+ flags=0x[0-9a-f]+ gpa=0x"
+)
 """Matches a line of QEMU's trace, to recognise the file."""
 
 _EVENT = re.compile(rf"(?:^|[\s:]){EVENT}\s+(.*)$")
+_REMAINS = re.compile(r"(?:^|[\s:])kvm_(?:s[a-z_]*)?$|Slot#\d+ flags=|size=0x[0-9a-f]+ ua=0x")
+"""Matches what is left of an event if another program has written into its line, or it is cut."""
+
 _PID = re.compile(r"\bpid=(\d+)")
 _THREAD = re.compile(r"(?:^|\s)(\d{1,10})@\d+\.\d+:")
 _FIELD = re.compile(r"\b([A-Za-z_]+)[=#](-?(?:0x[0-9a-fA-F]+|\d+))(?![0-9a-zA-Z])")
@@ -46,6 +51,8 @@ def read_qemu(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
         found = _EVENT.search(line)
         if found is not None:
             reader.take(Line(number, number, shown(line)), line[: found.start(1)], found[1])
+        elif _REMAINS.search(line) is not None:
+            reader.take(Line(number, number, shown(line)), line, "")
 
 
 class _Machine:

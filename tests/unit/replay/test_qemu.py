@@ -95,3 +95,36 @@ def test_a_line_that_is_cut_off_is_not_read() -> None:
     call = trace.vms[0].calls[1]
     assert isinstance(call, Unread)
     assert call.why == "the line is cut off, or lacks ret"
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("width", [4, 9, 17])
+def test_a_line_that_another_program_has_written_into_may_have_changed_slots(
+    at: int, width: int
+) -> None:
+    lines = [
+        f"kvm_set_user_memory Slot#{slot} flags=0x0 gpa={slot:#x}0000 size=0x1000 "
+        f"ua=0x7f00000{slot}000 ret=0"
+        for slot in range(3)
+    ]
+    lines[at] = lines[at][:width] + "warning: x" + lines[at][width:]
+    (vm,) = trace_of(*lines).vms
+    assert [isinstance(call, Unread) for call in vm.calls] == [each == at for each in range(3)]
+
+
+@pytest.mark.parametrize("width", [5, 7, 12, 19])
+def test_an_event_that_is_cut_off_within_its_name_may_have_changed_slots(width: int) -> None:
+    lines = [_NEW.replace("{ret}", "0"), _NEW[:width], _NEW.replace("{ret}", "0")]
+    (vm,) = trace_of(*lines).vms
+    assert [isinstance(call, Unread) for call in vm.calls] == [False, True, False]
+
+
+def test_the_log_of_libvirt_has_no_event_but_qemu_s() -> None:
+    log = (
+        *("2026-11-28 06:00:01.123+0000: starting up libvirt version: 9.0.0", "LC_ALL=C \\"),
+        *("/usr/bin/qemu-system-x86_64 \\", "-accel kvm", "-trace kvm_set_user_memory"),
+        *("char device redirected to /dev/pts/3 (label charserial0)", _NEW.replace("{ret}", "0")),
+        "2026-11-28T06:00:09.000000Z qemu-system-x86_64: terminating on signal 15 from pid 1",
+    )
+    (vm,) = trace_of(*log).vms
+    assert [isinstance(call, Region) for call in vm.calls] == [True]
