@@ -11,6 +11,7 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     CloseGuestMemfd,
     CreateGuestMemfd,
+    GetDirtyLog,
     GuestThread,
     HostThread,
     HostWrite,
@@ -107,6 +108,34 @@ SCENARIOS = (
         ),
         _VCPUS,
         source="KVM_CAP_SYNC_MMU; mmu_invalidate_retry_gfn",
+        needs=("sync_mmu",),
+    ),
+    race(
+        "forked-child",
+        "A page that a guest writes while a forked child shares it is copied: guests go on with "
+        "the copy, and the child never sees a write.",
+        (_ONE.create(),),
+        (host(change("fork", "a", 0), change("reap", "a", 0), rounds=6, pause=1),),
+        _VCPUS,
+        source="KVM_CAP_SYNC_MMU; hva_to_pfn: FOLL_WRITE; do_wp_page",
+        needs=("sync_mmu",),
+    ),
+    race(
+        "forked-child-and-log",
+        "Pages that are copied for a forked child while they are logged and moved stay logged.",
+        (_LOGGED.create(),),
+        (
+            host(change("fork", "a", 0), change("reap", "a", 0), rounds=4),
+            host(
+                GetDirtyLog(1),
+                _LOGGED.move(_GFN + 4),
+                _LOGGED.move(_GFN),
+                rounds=0,
+                pause=1,
+            ),
+        ),
+        _VCPUS,
+        source="KVM_CAP_SYNC_MMU; mmu_invalidate_retry_gfn; mark_page_dirty_in_slot",
         needs=("sync_mmu",),
     ),
     race(

@@ -303,8 +303,7 @@ class _Host(_Thread):
             case SetMemoryAttributes():
                 return _answer(machine.set_memory_attributes(op))
             case ChangeHostMemory():
-                memory.change(op)
-                return Done()
+                return memory.change(op)
             case _:
                 assert_never(op)
 

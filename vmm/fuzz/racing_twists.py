@@ -1,4 +1,5 @@
-"""What some random races have besides: logs cleared by hand, dirty rings, guest_memfds, code.
+"""What some random races have besides: logs cleared by hand, dirty rings, guest_memfds, code,
+forked children.
 
 A twist is added to a race that is whole without it.
 """
@@ -26,6 +27,7 @@ from vmm.scenario.operations import (
     GuestThread,
     HarvestDirtyRing,
     HostAction,
+    HostChangeKind,
     HostThread,
     Place,
     PunchGuestMemfd,
@@ -34,7 +36,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion2,
 )
 
-TWISTS = ("clears", "rings", "files", "code")
+TWISTS = ("clears", "rings", "files", "code", "child")
 WITHOUT_CLOCKS = ("rings", "code")
 """Those whose outcome is unknown where KVM writes a clock."""
 
@@ -43,6 +45,9 @@ _FILES = ("closed", "punched")
 _FILE_SLOT = 9
 _FILE_GFN = 0x180
 """Where no vCPU looks: what a guest reaches in a guest_memfd needs private memory."""
+
+
+_OF_A_CHILD: tuple[HostChangeKind, HostChangeKind] = ("fork", "reap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ def twisted(dice: Dice, features: Features, twist: str, parts: Parts) -> Parts:
         return _files(dice, parts)
     if twist == "code":
         return _code(dice, parts)
+    if twist == "child" and features.sync_mmu and features.process_files:
+        return _child(parts)
     return parts
 
 
@@ -153,6 +160,20 @@ def _code(dice: Dice, parts: Parts) -> Parts:
     code = GuestThread((Execute(page, last),), migrates=dice.pick((0, 0, 3)))
     hosts = tuple(_only(host, _keeps_content) for host in parts.hosts)
     return replace(parts, hosts=hosts, guests=(*parts.guests[:last], code))
+
+
+def _child(parts: Parts) -> Parts:
+    """Let a thread fork a child, which shares memory with guests until the end of the round."""
+    first, *others = (_only(host, _leaves_memory) for host in parts.hosts)
+    fork, reap = (ChangeHostMemory(Place("kept"), 1, how) for how in _OF_A_CHILD)
+    forking = msgspec.structs.replace(first, operations=(fork, *first.operations, reap))
+    return replace(parts, hosts=(forking, *others))
+
+
+def _leaves_memory(op: AnyOperation) -> bool:
+    return _keeps_content(op) and (
+        not isinstance(op, ChangeHostMemory) or CHANGES[op.how].access is None
+    )
 
 
 def _keeps_content(op: AnyOperation) -> bool:

@@ -37,6 +37,12 @@ PRIVATE_FAULT = documented(
     "a slot it may still be MMIO, if a vCPU has cached it as that",
     "api.rst 5, KVM_EXIT_MEMORY_FAULT; kvm_mmu_faultin_pfn_gmem, kvm_mmu_page_fault",
 )
+COPIED = source(
+    "copied",
+    "a page that a guest writes while a forked child shares it is copied first: the child does "
+    "not see the write",
+    "hva_to_pfn: FOLL_WRITE; do_wp_page; mmu_notifier_invalidate_range_start",
+)
 HOST_FOLLOWS = documented(
     "host-follows",
     "a slot follows its host mapping: pages that are dropped, remapped, unmapped, protected "

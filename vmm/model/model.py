@@ -16,7 +16,7 @@ from vmm.model.allowed import HARNESS, Allowed
 from vmm.model.apicpage import is_apic_page
 from vmm.model.array import MemslotArray
 from vmm.model.attributes import set_attributes
-from vmm.model.backing import Backing
+from vmm.model.backing import COPIED, Backing
 from vmm.model.clocks import CLOCK_WRITES
 from vmm.model.contents import Contents, PageKey
 from vmm.model.ioapic import may_answer
@@ -43,12 +43,6 @@ CONTENT = documented(
     "content",
     "memory changes where the guest or the host wrote, and nowhere else; content belongs to "
     "the host mapping",
-)
-COPIED = source(
-    "copied",
-    "a page that a guest writes while a forked child shares it is copied first: the child does "
-    "not see the write",
-    "hva_to_pfn: FOLL_WRITE; do_wp_page; mmu_notifier_invalidate_range_start",
 )
 GUARDED = source(
     "guarded",

@@ -4,6 +4,7 @@ from vmm.scenario.history import (
     AnyOutcome,
     DirtyPages,
     Done,
+    Inspected,
     PreFaulted,
     Refused,
     RingPages,
@@ -20,7 +21,7 @@ def errno_of(outcome: AnyOutcome) -> int:
     match outcome:
         case Refused(number):
             return number
-        case Done() | DirtyPages() | RingsReset() | PreFaulted() | RingPages():
+        case Done() | DirtyPages() | RingsReset() | PreFaulted() | RingPages() | Inspected():
             return 0
         case _:
             raise InexpressibleError(f"a call that comes to {type(outcome).__name__}")

@@ -447,7 +447,7 @@ class SetUpRefused(Outcome, frozen=True, tag="set_up_refused", gc=False):
     answer: str = ""
 
 
-CallOutcome = Done | Refused | DirtyPages | RingPages | RingsReset
+CallOutcome = Done | Refused | DirtyPages | RingPages | RingsReset | Inspected
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -16,6 +16,7 @@ from vmm.scenario.operations import (
     GuestThread,
     HarvestDirtyRing,
     HostAction,
+    HostChangeKind,
     HostThread,
     HostWrite,
     Place,
@@ -45,14 +46,13 @@ MAX_PAUSE = 100
 _BACKED = ("anonymous", "shared", "memfd", "thp", "hugetlb")
 JUDGED_CHANGES = (
     *("drop", "punch", "unmap", "map", "forbid", "allow"),
-    *("write_protect", "page_out", "collapse", "map_fresh"),
+    *("write_protect", "page_out", "collapse", "map_fresh", "fork", "reap"),
 )
 """The kinds of change that can be judged while other threads use the memory."""
 
 TWO_FILES = "a page would show one file or another, and of each page the words of one are followed"
 _ALL_VIEWS = "it takes pages from every mapping of the file at once, which may be another thread's"
 _FREE_FOR_A_MOMENT = "mremap leaves addresses free that another thread may be given meanwhile"
-_LOCKS = "a child that is forked while threads run has their locks for ever"
 _PAGER = "which pages a userfaultfd was asked for depends on an order that nobody knows"
 
 NOT_JUDGED: Mapping[str, str] = {
@@ -62,8 +62,6 @@ NOT_JUDGED: Mapping[str, str] = {
     "merge": "the kernel merges pages when it likes, and long after a race",
     "move_away": _FREE_FOR_A_MOMENT,
     "move_back": _FREE_FOR_A_MOMENT,
-    "fork": _LOCKS,
-    "reap": _LOCKS,
     "fetch_later": _PAGER,
     "guard": _PAGER,
     "settle": _PAGER,
@@ -119,7 +117,7 @@ def race_problem(
     if race.hosts and not any(host.rounds for host in race.hosts):
         return ".hosts: one has to have a number of rounds"
     for number, host in enumerate(race.hosts):
-        found = _host_problem(host, len(race.guests), mappings, spaces)
+        found = _host_problem(host, len(race.guests), mappings, spaces) or _child_problem(host)
         if found:
             return f".hosts[{number}]{found}"
     for number, guest in enumerate(race.guests):
@@ -175,6 +173,18 @@ def _host_problem(host: HostThread, guests: int, mappings: Mappings, spaces: Seq
         if isinstance(op, HostWrite) and mappings[op.place.mapping].kind not in _BACKED:
             return f".operations[{index}].place: a mapping with memory is needed"
     return ""
+
+
+def _child_problem(host: HostThread) -> str:
+    """Check that a thread ends the children that it forks, in each of its rounds."""
+    turns = [how for how in map(_how, host.operations) if how in ("fork", "reap")]
+    if turns and (turns[0], turns[-1]) != ("fork", "reap"):
+        return ".operations: a thread that forks a child ends it itself, after that"
+    return ""
+
+
+def _how(op: HostAction) -> HostChangeKind | None:
+    return op.how if isinstance(op, ChangeHostMemory) else None
 
 
 def _hides_a_file(op: HostAction, mappings: Mappings) -> bool:
@@ -287,6 +297,8 @@ def _changed(op: HostAction) -> Iterator[Changed]:
         yield "ring", "", range(op.vcpu, op.vcpu + 1)
     elif isinstance(op, ResetDirtyRings):
         yield "rings", "", range(1)
+    elif _how(op) in ("fork", "reap"):
+        yield "child", "", range(1)
     elif isinstance(op, ChangeHostMemory):
         first = op.place.offset // PAGE_SIZE_BYTES
         yield "page", f"{op.place.mapping}+", range(first, first + op.pages)
@@ -300,6 +312,12 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
         for op in changes
         if isinstance(op, ChangeHostMemory) and op.how in ("unmap", "forbid", "write_protect")
     }
+    if any(_how(op) == "fork" for op in changes):
+        others = {how for how in map(_how, changes) if how and CHANGES[how].access is not None}
+        others |= {how for how in map(_how, changes) if how and not CHANGES[how].keeps}
+        if others:
+            what = " and ".join(map(repr, sorted(others)))
+            return f".hosts: a forked child looks at memory that {what} may take away"
     for op in changes:
         if isinstance(op, HostWrite) and op.place.mapping in takes:
             return f".hosts: {op.place.mapping!r} is written and taken away"

@@ -1,13 +1,17 @@
 """What a scenario needs of a host and a kernel, whether or not it says so in ``needs``."""
 
+from collections.abc import Iterator
+
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     HUGE_KINDS,
     HUGE_PAGE_PAGES,
     ChangeHostMemory,
     Churn,
+    HostAction,
     Instruction,
     Lives,
+    Race,
     Scenario,
     SetUserMemoryRegion,
     Touch,
@@ -35,7 +39,8 @@ def _needs(scenario: Scenario) -> tuple[str, ...]:
     kinds = {mapping.kind for mapping in scenario.mappings}
     # Nearly all operations are touches, which need nothing.
     operations = [op for op in scenario.operations if type(op) is not Touch]
-    changes = {op.how for op in operations if isinstance(op, ChangeHostMemory)}
+    actions = (op for race in operations if isinstance(race, Race) for op in _actions(race))
+    changes = {op.how for op in (*operations, *actions) if isinstance(op, ChangeHostMemory)}
     needs = {
         "hugetlb_pages": not kinds.isdisjoint(HUGE_KINDS),
         "zero_page": "zero" in kinds,
@@ -50,3 +55,7 @@ def _needs(scenario: Scenario) -> tuple[str, ...]:
         ),
     }
     return tuple(name for name, needed in needs.items() if needed)
+
+
+def _actions(race: Race) -> Iterator[HostAction]:
+    return (op for host in race.hosts for op in host.operations)

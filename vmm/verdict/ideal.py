@@ -173,7 +173,7 @@ class IdealKernel:
         if isinstance(operation, HarvestDirtyRing):
             return self._harvest(operation.vcpu)
         outcome = self._next(operation)
-        assert isinstance(outcome, Done | Refused | DirtyPages | RingsReset)
+        assert isinstance(outcome, CallOutcome)
         if isinstance(outcome, RingsReset):
             outcome, self._harvested = RingsReset(self._harvested), 0
         return outcome

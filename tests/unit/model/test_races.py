@@ -20,6 +20,7 @@ from vmm.scenario.history import (
     Done,
     Event,
     HostChange,
+    Inspected,
     Met,
     Mmio,
     PreFaulted,
@@ -415,7 +416,7 @@ def test_a_change_of_memory_is_judged_in_a_race_or_it_is_said_why_not() -> None:
     assert all(why.count(" ") > 5 for why in NOT_JUDGED.values())
 
 
-@pytest.mark.parametrize("how", ["map_file", "merge", "move_away", "fork", "guard", "fetch_later"])
+@pytest.mark.parametrize("how", ["map_file", "merge", "move_away", "guard", "fetch_later"])
 def test_what_is_not_judged_in_a_race_is_refused_with_the_reason(how: HostChangeKind) -> None:
     change = ChangeHostMemory(Place("a"), 1, how, Place("b") if how == "map_file" else None)
     race = Race((HostThread((change,)),), (GuestThread((READ,)),))
@@ -423,6 +424,35 @@ def test_what_is_not_judged_in_a_race_is_refused_with_the_reason(how: HostChange
     with pytest.raises(ScenarioError) as refused:
         validate(scenario)
     assert NOT_JUDGED[how] in str(refused.value)
+
+
+FORK, REAP, DROP = (ChangeHostMemory(Place("a"), 1, how) for how in ("fork", "reap", "drop"))
+
+
+@pytest.mark.parametrize(
+    ("threads", "why"),
+    [
+        ([(FORK,)], "a thread that forks a child ends it itself"),
+        ([(FORK, REAP, FORK)], "a thread that forks a child ends it itself"),
+        ([(FORK, FORK, REAP)], "'fork' and 'reap' take turns"),
+        ([(FORK, REAP), (FORK, REAP)], "another thread changes child"),
+        ([(FORK, REAP), (DROP,)], "a forked child looks at memory that 'drop' may take away"),
+    ],
+)
+def test_children_of_a_race_are_ended_by_who_forked_them(
+    threads: list[tuple[ChangeHostMemory, ...]], why: str
+) -> None:
+    race = Race(tuple(map(HostThread, threads)), (GuestThread((READ,)),))
+    scenario = Scenario("race", (race,), (A, B), survey="none", needs=("sync_mmu",))
+    with pytest.raises(ScenarioError, match=why):
+        validate(scenario)
+
+
+def test_a_child_that_sees_what_a_guest_writes_differs() -> None:
+    seen = HostChange("a", 0x200, b"new!")
+    for found, status in (((), Status.PASSED), ((seen,), Status.DIFFERS)):
+        calls = (Call(2, 3, Done()), Call(4, 5, Inspected(found)))
+        assert played(CREATE, (FORK, REAP), READ, calls, ((6, 7, PAGE_A),)).status is status
 
 
 def test_a_race_says_why_it_takes_no_private_copy_of_a_file() -> None:

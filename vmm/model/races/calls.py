@@ -6,7 +6,7 @@ from typing import NamedTuple, assert_never
 
 from vmm.model.allowed import HARNESS, Allowed
 from vmm.model.array import MemslotArray
-from vmm.model.backing import HOST_FOLLOWS, Backing
+from vmm.model.backing import COPIED, HOST_FOLLOWS, Backing
 from vmm.model.contents import Contents, PageKey
 from vmm.model.dirty import Tracking
 from vmm.model.races.flaw import Flaw, allowing
@@ -20,6 +20,7 @@ from vmm.scenario.history import (
     CallOutcome,
     DirtyPages,
     Done,
+    Inspected,
     Raced,
     Refused,
     RingPages,
@@ -146,7 +147,7 @@ class HostSide:
     def may_come_to(self, op: HostAction) -> tuple[CallOutcome, ...]:
         """Return the outcomes that the rules allow for a call in the current state."""
         if isinstance(op, HostWrite | ChangeHostMemory):
-            return (Done(),)
+            return (_of_the_host(op)[0],)
         outcomes = (each.outcome for each in self._allowed(op))
         return tuple(outcome for outcome in outcomes if isinstance(outcome, CallOutcome))
 
@@ -177,9 +178,12 @@ class HostSide:
                 self.rules.add(HOST_FOLLOWS)
             case _:
                 assert_never(op)
-        if call.outcome == Done():
+        expected, rule = _of_the_host(op)
+        if rule is not HARNESS:
+            self.rules.add(rule)
+        if call.outcome == expected:
             return None
-        return Flaw(op, interval, ((Done(), HARNESS),), call.outcome)
+        return Flaw(op, interval, ((expected, rule),), call.outcome)
 
     def changes_slots_within(self, begin: int, end: int) -> bool:
         """Whether a region call was in progress at some moment from ``begin`` to ``end``."""
@@ -348,6 +352,13 @@ class HostSide:
         return Translation(
             slot.number, page, place.mapping, place.offset // PAGE_SIZE_BYTES, readonly
         )
+
+
+def _of_the_host(op: HostWrite | ChangeHostMemory) -> tuple[Done | Inspected, Rule]:
+    """Return the outcome of what the host does to memory: a child sees nothing change."""
+    if isinstance(op, ChangeHostMemory) and op.how == "reap":
+        return Inspected(()), COPIED
+    return Done(), HARNESS
 
 
 def _private(slot: Memslot | None, gfn: int) -> Translation:
