@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,13 @@ settings.load_profile("repeatable")
 
 # As seldom as the program does: collecting garbage took a tenth of the time of the unit tests.
 gc.set_threshold(100_000)
+
+# A shell starts what runs in the background, and nohup everything, with signals ignored. Tests
+# of what signals do want the usual actions, which the programs that they start inherit.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, usual)
 
 _TESTS = Path(__file__).parent
 _NEED_KVM = (_TESTS / "kvm", _TESTS / "lab")

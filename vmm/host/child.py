@@ -1,5 +1,6 @@
 """`Child`: a forked process with a connection to it, whose end is noticed."""
 
+import faulthandler
 import os
 import select
 import signal
@@ -70,6 +71,8 @@ class Child:
             status = FAILED
             try:
                 ours.close()
+                # Where a signal kills it, the Python stack reaches the person: fd 2 is stderr.
+                faulthandler.enable(2)
                 if name:
                     raw.name_process(name)
                 body(theirs)
