@@ -201,13 +201,13 @@ static int abi_run_past_mmio(int fd, struct kvm_run *run, uint8_t answer, uint16
 
     for (*count = 0; *count < room; ++*count, passed += 4) {
         result = abi_ioctl_value(fd, ABI_KVM_RUN, 0);
-        if (result || run->exit_reason != ABI_KVM_EXIT_MMIO)
+        if (result || run->exit_reason != ABI_KVM_EXIT_MMIO || mmio->is_write > 1)
             break;
         if (!mmio->is_write)
             memset(run->mmio.data, answer, sizeof(mmio->data));
         passed[0] = shared->rip;
         passed[1] = mmio->phys_addr;
-        passed[2] = mmio->len | (uint64_t)!!mmio->is_write << 32;
+        passed[2] = mmio->len | (uint64_t)mmio->is_write << 32;
         memcpy(&passed[3], mmio->data, sizeof(mmio->data));
     }
     if (!result && run->exit_reason == ABI_KVM_EXIT_IO && run->io.port == end_port)

@@ -66,7 +66,6 @@ It returns 0 for an exit, or a number from `EXIT_CODES` on that stands for all o
 EXIT_CODES = 1 << 60
 
 # Enum lookups are slow, and every ioctl or refusal needs these.
-_RUN = int(Ioctl.RUN)
 _EINTR = errno.EINTR
 _ANSWER_NUMBERS = frozenset(
     (
@@ -81,6 +80,14 @@ _ANSWER_NUMBERS = frozenset(
     )
 )
 """The requests that return a number; all others return 0, or fail."""
+
+_INTERRUPTIBLE = frozenset((Ioctl.CREATE_VM, Ioctl.PRE_FAULT_MEMORY, Ioctl.RESET_DIRTY_RINGS))
+"""The requests besides KVM_RUN that a signal can interrupt.
+
+KVM_CREATE_VM registers an MMU notifier, which takes all locks of the mm (mm_take_all_locks); the
+others look for signals in their loops. All other requests wait so that only a fatal signal ends
+them, which no caller lives to see.
+"""
 
 _MOST_INTERRUPTIONS = 1000
 """If there are so many EINTRs in a row, the kernel makes them up."""
@@ -148,6 +155,12 @@ class WrongAnswerError(RuntimeError):
         self.answer = answer
 
 
+def half_done(error: KvmError, what: str) -> WrongAnswerError:
+    """Return what to raise for a call that was refused, but has written to `what`."""
+    name = errno.errorcode.get(error.errno or 0, str(error.errno))
+    return WrongAnswerError(error.call, f"{name}, and {what} was written to", error.arguments)
+
+
 def new(declaration: str, *init: Any) -> CData:
     """Allocate a structure, zeroed or from a tuple, list or dictionary, and return its pointer.
 
@@ -208,9 +221,9 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     address for which the caller is responsible.
 
     Raises `KvmError` with the kernel's errno, and `TypeError` if the size of the structure differs
-    from that in the request's number. Interrupted calls are issued again, except KVM_RUN, whose
-    EINTR is an answer. Raises `WrongAnswerError` if a request that returns no number returns one,
-    or if the kernel writes to a structure that it only reads.
+    from that in the request's number. Calls that a signal can interrupt are issued again, except
+    KVM_RUN; the EINTR of all others is an answer. Raises `WrongAnswerError` if a request that
+    returns no number returns one, or if the kernel writes to a structure that it only reads.
     """
     if type(arg) is int:  # isinstance() would ask a structure for its class, field by field.
         result = _ioctl_value(fd, request, arg)
@@ -220,7 +233,7 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
         result = _ioctl_struct(fd, request, arg)
         if result == _WRITTEN_TO:
             raise _wrong_answer(request, result, arg)
-    if result == -_EINTR and request != _RUN:
+    if result == -_EINTR and request in _INTERRUPTIBLE:
         result = _again(fd, request, arg)
     if result > 0 and request not in _ANSWER_NUMBERS:
         raise _wrong_answer(request, result, arg)
@@ -304,7 +317,8 @@ def run_past_mmio(
 ) -> bool | None:
     """Issue KVM_RUN repeatedly, until an exit that is not MMIO, or `most` MMIO exits.
 
-    Returns True at `end_port`, False at another exit, and None if there may be more MMIO. `run` is
+    Returns True at `end_port`, False at another exit (or MMIO that neither reads nor writes), and
+    None if there may be more MMIO. `run` is
     the `struct kvm_run *` of the vCPU. MMIO reads are answered with bytes of `answer`. Each passed
     exit is appended to `passed`, even before an error; its `rip` is valid if the vCPU shares its
     registers. The next KVM_RUN completes the last exit.
@@ -403,6 +417,17 @@ def map_kvm_file(
     if result < 0:
         raise KvmError(-result, f"mmap of {what}", None, f"{size_bytes:#x} at {offset_bytes:#x}")
     return result
+
+
+def close_kvm_file(what: str, fd: int) -> None:
+    """Close a file of KVM, which never refuses that. `what` names it in the `KvmError` if it does.
+
+    The descriptor is free then, too.
+    """
+    try:
+        os.close(fd)
+    except OSError as error:
+        raise KvmError(error.errno or 0, f"close of {what}", None, "") from None
 
 
 def die_with_parent(parent: int) -> None:

@@ -114,6 +114,23 @@ def test_addresses_that_the_kernel_cannot_use(vm: Vm, memory: HostMapping) -> No
             vm.get_dirty_log_to(0, nowhere.address)
 
 
+def test_a_refused_call_that_writes_to_the_bitmap_is_a_wrong_answer(
+    vm: Vm, memory: HostMapping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm.set_user_memory_region(0, MemFlag.LOG_DIRTY_PAGES, 0, PAGE, HostAddress(memory, 0))
+    made = raw.ioctl
+
+    def refuse(fd: int, request: Ioctl, argument: raw.CData | int = 0) -> int:
+        made(fd, request, argument)
+        raise KvmError(errno.ENOENT, "KVM_GET_DIRTY_LOG", None, "slot=0x0")
+
+    monkeypatch.setattr(raw, "ioctl", refuse)
+    with pytest.raises(KvmError, match="ENOENT"):
+        vm.get_dirty_log(0, 1)
+    with pytest.raises(WrongAnswerError, match="ENOENT, and the bitmap was written to"):
+        vm.get_dirty_log(0, 1, fill=b"\xff" * 8)
+
+
 def test_set_user_memory_region2(vm: Vm, memory: HostMapping) -> None:
     if not vm.check_extension(Cap.USER_MEMORY2):
         pytest.skip("needs KVM_CAP_USER_MEMORY2")

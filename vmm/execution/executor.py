@@ -5,7 +5,7 @@ Consecutive touches by one vCPU share one KVM_RUN, but every operation has its o
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,6 +20,7 @@ from vmm.execution.looking import Looks, look_at
 from vmm.execution.machine import Machine, Shared
 from vmm.execution.memfds import MemfdFiles
 from vmm.execution.races import run_race
+from vmm.kvm.closing import Closing
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
 from vmm.scenario import operations as ops
@@ -77,29 +78,32 @@ def execute(
         clock.ticking(),
     ):
         shared = Shared(kvm, scenario, touch_limit, memory, MemfdFiles(memory), clock)
-        execution = _Execution(shared, guest, recorder.own)
+        under_way: Step | None = None
         try:
-            for batch in batches(steps(scenario, touch_limit)):
-                recorder.begin()
-                try:
+            # Closing at the end is a call of the last step's, too.
+            with _Execution(shared, guest, recorder.own) as execution:
+                for batch in batches(steps(scenario, touch_limit)):
+                    under_way = batch[0]
+                    recorder.begin()
                     outcomes = execution.perform(batch)
-                except (KvmError, WrongAnswerError) as error:
-                    recorder.record(
-                        Event(batch[0].origin, batch[0].operation, set_up_refused(error))
-                    )
-                    return f"{REFUSED}{error}"
-                except GuestEndlessError as error:
-                    return f"{ENDLESS}{error}"
-                except CallerDiedError as error:
-                    return f"{DIED}{error}, in the child that was to make the call"
-                for step, outcome in zip(batch, outcomes, strict=True):
-                    recorder.record(Event(step.origin, step.operation, outcome, execution.looked))
-        finally:
-            execution.close()
+                    for step, outcome in zip(batch, outcomes, strict=True):
+                        looked = execution.looked
+                        recorder.record(Event(step.origin, step.operation, outcome, looked))
+                recorder.begin()
+        except (KvmError, WrongAnswerError) as error:
+            if under_way is None:
+                raise
+            refused = set_up_refused(error)
+            recorder.record(Event(under_way.origin, under_way.operation, refused))
+            return f"{REFUSED}{error}"
+        except GuestEndlessError as error:
+            return f"{ENDLESS}{error}"
+        except CallerDiedError as error:
+            return f"{DIED}{error}, in the child that was to make the call"
     return ""
 
 
-class _Execution:
+class _Execution(Closing):
     """A scenario under way; ``NewVm`` replaces its machine."""
 
     def __init__(self, shared: Shared, guest: HostMapping, own: Own) -> None:
@@ -139,12 +143,13 @@ class _Execution:
         return outcome
 
     def close(self) -> None:
-        for machine in (self._made, *self._machines):
-            if machine is not None:
-                machine.close()
-        self._shared.files.close_all()
-        for guest in self._guests.values():
-            guest.close()
+        """Close the VMs, and then what they use. Raises `KvmError` if KVM refuses to close one."""
+        with ExitStack() as stack:
+            for guest in self._guests.values():
+                stack.callback(guest.close)
+            stack.callback(self._shared.files.close_all)
+            for machine in filter(None, (self._made, *self._machines)):
+                stack.callback(machine.close)
 
     def _switch(self, vm: int) -> Done:
         """Continue with another VM. Each has its own guest, in its own memory."""

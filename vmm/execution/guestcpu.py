@@ -5,6 +5,7 @@ Guests access gpas below 4 GiB in big real mode, and higher ones in 64-bit mode.
 
 import errno
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from itertools import groupby
 from typing import ParamSpec, TypeVar
 
@@ -12,7 +13,7 @@ from guests import image, mailbox
 from guests.image import ACCESSES, LONG_SWEEPS, WIDTHS
 from guests.mailbox import PlainTouch
 from guests.windows import Windows
-from kvm_abi.raw import KvmError, PassedMmio
+from kvm_abi.raw import KvmError, PassedMmio, WrongAnswerError
 from kvm_abi.uapi import Ioctl, MemoryExitFlag
 from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock
 from vmm.execution.instructions import (
@@ -103,6 +104,23 @@ class GuestCpu:
         set once by ioctls, and KVM_RUN itself can set those of the next guest.
         """
         self._as_id: AsId = 0
+
+    def check_registers(self) -> None:
+        """Compare KVM_GET_REGS with the registers that the last exit left in `kvm_run`.
+
+        This is only done where one of our guests has ended: nothing has set registers since then.
+        Raises `KvmError`, and `WrongAnswerError` for a difference.
+        """
+        if not (self._ready and self._is_known):
+            return
+        asked, shared = self._vcpu.get_regs(), self._vcpu.exit_registers()
+        if asked == shared:
+            return
+        for field in fields(Registers):
+            value, wanted = getattr(asked, field.name), getattr(shared, field.name)
+            if value != wanted:
+                seen = f"{field.name}={value:#x}, which was {wanted:#x} at the last exit"
+                raise WrongAnswerError("KVM_GET_REGS", seen)
 
     def look_at(self, as_id: AsId) -> None:
         """Switch the vCPU to an address space."""

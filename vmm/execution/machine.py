@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
@@ -113,9 +114,13 @@ class Machine:
         self.devices = Devices(self.vm)
 
     def close(self) -> None:
-        """Close the VM and its vCPUs."""
-        self.vm.close()
-        self.devices.close()
+        """Close the VM and its vCPUs, whose registers are read once more before."""
+        with ExitStack() as stack:
+            stack.callback(self.devices.close)
+            stack.callback(self.vm.close)
+            if not self.vm.closed:
+                for cpu in self._cpus.values():
+                    cpu.check_registers()
 
     def set_clock(self, op: SetClockMsr) -> AnyOutcome:
         """Make KVM write a clock to guest memory, or stop that."""

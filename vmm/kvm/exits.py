@@ -18,7 +18,7 @@ from typing import ClassVar
 import msgspec
 
 from kvm_abi import uapi
-from kvm_abi.raw import Buffer, CData
+from kvm_abi.raw import Buffer, CData, WrongAnswerError
 from kvm_abi.uapi import EmulationFlag, ExitReason, IoDirection
 
 _MAX_MMIO_BYTES = 8
@@ -225,7 +225,8 @@ def decode(run: CData, memory: Buffer) -> VcpuExit:
 
     `memory` is all memory from the structure on; the data of port accesses follows it.
 
-    Raises nothing: an unknown reason is `Unsupported`.
+    An unknown reason is `Unsupported`. Raises `WrongAnswerError` for a direction of an access that
+    is neither of the two there are.
 
     >>> from vmm import Kvm
     >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -234,10 +235,14 @@ def decode(run: CData, memory: Buffer) -> VcpuExit:
     """
     reason, direction, size_bytes, port, count, offset = _UNPACKED_IO(memory)
     if reason == _IO_EXIT:
+        if direction > _OUT:
+            raise WrongAnswerError("KVM_RUN", f"an exit of a port with io.direction={direction}")
         data = memory[offset : offset + size_bytes * count]
         return Io(port, data, direction == _OUT, size_bytes, count)
     if reason == _MMIO_EXIT:
         gpa, data, size_bytes, is_write = _UNPACKED_MMIO(memory)
+        if is_write > 1:
+            raise WrongAnswerError("KVM_RUN", f"an exit with mmio.is_write={is_write}")
         if size_bytes > _MAX_MMIO_BYTES:
             size_bytes = _MAX_MMIO_BYTES
         return Mmio(gpa, data[:size_bytes] if is_write else bytes(size_bytes), is_write != 0)

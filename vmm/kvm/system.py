@@ -78,15 +78,17 @@ class Kvm(Closing):
         return self._fd
 
     def close(self) -> None:
-        """Close the device. Closing twice is fine. Raises nothing.
+        """Close the device. Closing twice is fine.
+
+        No kernel refuses that; if one does, `KvmError` is raised, and the device is closed.
 
         >>> from vmm import Kvm
         >>> kvm = Kvm.open()
         >>> kvm.close()
         """
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            raw.close_kvm_file("/dev/kvm", fd)
 
     def check_extension(self, cap: Cap | int) -> int:
         """Return the answer of KVM_CHECK_EXTENSION for `cap`: 0 if absent. Raises `KvmError`.

@@ -49,7 +49,9 @@ class Vcpu(VcpuState):
         self._passed = PassedRoom()
 
     def close(self) -> None:
-        """Unmap the shared memory and close the descriptor. Closing twice is fine. Raises nothing.
+        """Unmap the shared memory and close the descriptor. Closing twice is fine.
+
+        No kernel refuses that; if one does, `KvmError` is raised, and the vCPU is closed.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -63,8 +65,8 @@ class Vcpu(VcpuState):
         if self._ring is not None:
             self._ring.close()
         mman.unmap_memory(self._address, self._mmap_size_bytes)
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        raw.close_kvm_file("a vCPU", fd)
 
     def map_dirty_ring(self, size_bytes: int) -> DirtyRing:
         """Map the vCPU's dirty ring, which is closed with the vCPU.
@@ -214,7 +216,8 @@ class Vcpu(VcpuState):
     def pre_fault_memory(self, gpa: int, size_bytes: int, flags: int = 0) -> tuple[int, int]:
         """Issue KVM_PRE_FAULT_MEMORY; return gpa and size in bytes of the part not yet mapped.
 
-        Raises `KvmError`, and then nothing was mapped: ENOENT if the first page has no slot.
+        Raises `KvmError`, and then nothing was mapped: ENOENT if the first page has no slot. Raises
+        `WrongAnswerError` if the range has changed even so.
 
         >>> from vmm import Cap, HostAddress, HostMapping, Kvm
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -223,7 +226,12 @@ class Vcpu(VcpuState):
         ...         assert vm.create_vcpu(0).pre_fault_memory(0x1000, 0x1000) == (0x2000, 0)
         """
         wanted = raw.new("struct kvm_pre_fault_memory *", (gpa, size_bytes, flags))
-        raw.ioctl(self.fd, Ioctl.PRE_FAULT_MEMORY, wanted)
+        try:
+            raw.ioctl(self.fd, Ioctl.PRE_FAULT_MEMORY, wanted)
+        except KvmError as error:
+            if error.errno != errno.EFAULT and (wanted.gpa, wanted.size) != (gpa, size_bytes):
+                raise raw.half_done(error, "the range") from None
+            raise
         return int(wanted.gpa), int(wanted.size)
 
     def request_immediate_exit(self, wanted: bool = True) -> None:

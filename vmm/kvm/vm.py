@@ -1,8 +1,10 @@
 """`Vm`: a virtual machine, with its memory regions and dirty logs."""
 
-import os
+import errno
+from contextlib import ExitStack
 
 from kvm_abi import raw
+from kvm_abi.raw import KvmError
 from kvm_abi.uapi import SYNC_X86_REGS, SYNC_X86_SREGS, Cap, Ioctl, IoEventFdFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import PINNED, HostAddress, HostMapping
@@ -50,7 +52,9 @@ class Vm(Closing):
         return self._fd < 0
 
     def close(self) -> None:
-        """Close the vCPUs, then the VM. Closing twice is fine. Raises nothing.
+        """Close the vCPUs, then the VM. Closing twice is fine.
+
+        No kernel refuses that; if one does, `KvmError` is raised, and the VM is closed.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm:
@@ -61,12 +65,13 @@ class Vm(Closing):
         """
         if self._fd < 0:
             return
-        for vcpu in self._vcpus:
-            vcpu.close()
-        os.close(self._fd)
-        self._pinned.clear()
-        PINNED.pop(self._fd, None)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        with ExitStack() as stack:
+            stack.callback(PINNED.pop, fd, None)
+            stack.callback(self._pinned.clear)
+            stack.callback(raw.close_kvm_file, "a VM", fd)
+            for vcpu in reversed(self._vcpus):
+                stack.callback(vcpu.close)
 
     def check_extension(self, cap: Cap | int) -> int:
         """Return the answer of KVM_CHECK_EXTENSION for `cap` on this VM: 0 if absent.
@@ -215,11 +220,18 @@ class Vm(Closing):
         ...     vcpu.run(), bool(vm.get_dirty_log(0, npages=3)[0] & 0b100)
         (Hlt(), True)
 
-        Raises `KvmError`, ENOENT if the slot is not logged.
+        Raises `KvmError`, ENOENT if the slot is not logged, and `WrongAnswerError` if the kernel
+        refuses the call, but writes to the bitmap.
         """
-        bitmap = bytearray(fill * ((npages + 63) // 64))
+        before = fill * ((npages + 63) // 64)
+        bitmap = bytearray(before)
         log = raw.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": raw.room(bitmap)})
-        raw.ioctl(self.fd, Ioctl.GET_DIRTY_LOG, log)
+        try:
+            raw.ioctl(self.fd, Ioctl.GET_DIRTY_LOG, log)
+        except KvmError as error:
+            if error.errno != errno.EFAULT and bitmap != before:
+                raise raw.half_done(error, "the bitmap") from None
+            raise
         return bytes(bitmap)
 
     def get_dirty_log_to(self, slot: int, address: int) -> None:

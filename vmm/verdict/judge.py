@@ -243,7 +243,12 @@ class Judgement:
         return (slot for space in self._model.spaces for slot in space)
 
     def is_in_place(self, event: Event, step: Step | None) -> bool:
-        """Whether an event belongs to the next step; if not, the verdict is inconclusive."""
+        """Whether an event belongs to the next step; if not, the verdict is inconclusive.
+
+        The VMs are closed after the last step, and the refusal of that may follow it.
+        """
+        if step is None and isinstance(event.outcome, SetUpRefused):
+            return True
         if step is not None and step.origin == event.origin and step.operation == event.operation:
             return True
         due = "nothing" if step is None else words.operation(step.operation)

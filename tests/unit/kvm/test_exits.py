@@ -61,6 +61,17 @@ def test_mmio(run: CData) -> None:
     assert decode(run) == exits.Mmio(0xFEE00000, bytes(8), False)
 
 
+def test_an_access_of_neither_direction_is_no_exit(run: CData) -> None:
+    run.exit_reason = ExitReason.MMIO
+    run.mmio = (0x1000, b"", 4, 2)
+    with pytest.raises(raw.WrongAnswerError, match=r"KVM_RUN.*an exit with mmio.is_write=2"):
+        decode(run)
+    run.exit_reason = ExitReason.IO
+    run.io = (2, 1, 0x80, 1, PAGE)
+    with pytest.raises(raw.WrongAnswerError, match=r"an exit of a port with io.direction=2"):
+        decode(run)
+
+
 def test_io(run: CData) -> None:
     raw.memory_of(run, 2 * PAGE)[PAGE : PAGE + 4] = b"abcd"
     run.exit_reason = ExitReason.IO

@@ -105,6 +105,20 @@ def test_interrupted_calls_are_made_again(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_call_that_is_interrupted_for_ever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raw, "_ioctl_value", lambda *_: -errno.EINTR)
+    with pytest.raises(KvmError, match=r"KVM_CREATE_VM\(0x7\): EINTR"):
+        raw.ioctl(0, Ioctl.CREATE_VM, 7)
+
+
+def test_a_close_that_is_refused_names_the_file() -> None:
+    with pytest.raises(KvmError, match=r"close of a VM.*EBADF"):
+        raw.close_kvm_file("a VM", 1 << 20)
+
+
+def test_a_call_that_no_signal_interrupts_is_refused_by_one_eintr(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter([-errno.EINTR, 5])
+    monkeypatch.setattr(raw, "_ioctl_value", lambda *_: next(answers))
     with pytest.raises(KvmError, match=r"KVM_CREATE_VCPU\(0x7\): EINTR"):
         raw.ioctl(0, Ioctl.CREATE_VCPU, 7)
 

@@ -18,6 +18,7 @@ from vmm.execution.probe.internal import (
     makes_identity_map_slot,
     makes_tss_slot,
 )
+from vmm.execution.probe.offers import check_offers
 from vmm.execution.probe.reach import REACH_LIMIT_S, touch_limit
 from vmm.execution.probe.registers import check_registers, check_shared_memory
 from vmm.execution.samepages import merges_pages
@@ -51,6 +52,8 @@ def probe_features(
         check_shared_memory(kvm)
         begin("a vCPU's registers are set, and read back")
         check_registers(kvm)
+        begin("all that KVM_CHECK_EXTENSION offers is enabled")
+        check_offers(kvm)
         begin("dirty rings of all sizes are enabled")
         ring_bytes = least_ring_bytes(kvm)
         if ring_bytes:
@@ -73,7 +76,7 @@ def probe_features(
             smm=bool(has(Cap.X86_SMM)) and has(Cap.MULTI_ADDRESS_SPACE) > SMM,
             failing_allocations=can_fail_allocations(),
             vm_types=has(Cap.VM_TYPES) or 1,
-            memory_attributes=kvm.check_extension(Cap.MEMORY_ATTRIBUTES),
+            memory_attributes=_attributes(kvm, protected),
             dirty_ring_bytes=ring_bytes,
             reads_make_dirty=dirty_by_reading,
             last_gfn=last_gfn,
@@ -112,6 +115,15 @@ def _protected(kvm: Kvm, vm_types: int) -> PerVm | None:
         return msgspec.structs.replace(
             answered(has, PerVm), address_spaces=max(1, has(Cap.MULTI_ADDRESS_SPACE))
         )
+
+
+def _attributes(kvm: Kvm, protected: PerVm | None) -> int:
+    """Return the memory attributes that some type of VM supports.
+
+    The answer for a VM is the one that counts: a system that says less hides nothing.
+    """
+    of_vms = 0 if protected is None else protected.memory_attributes
+    return kvm.check_extension(Cap.MEMORY_ATTRIBUTES) | of_vms
 
 
 def _last_gfn(vm: Vm, page: HostMapping, gpa_bits: int) -> int:
