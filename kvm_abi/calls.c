@@ -67,8 +67,8 @@ static int abi_has_array(unsigned long request)
            request == ABI_KVM_GET_MSRS || request == ABI_KVM_SET_MSRS;
 }
 
-/* Places for structures, each at the end of memory: a kernel that reads or writes more than the size
- * in the request's number answers EFAULT. */
+/* Places for structures, each at the end of memory: a kernel that reads or writes more than the
+ * size in the request's number answers EFAULT. */
 static struct {
     unsigned char room[ABI_PAGE], end[ABI_PAGE];
 } abi_places[ABI_PLACES] __attribute__((aligned(ABI_PAGE)));

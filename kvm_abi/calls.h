@@ -6,17 +6,17 @@
  * Addresses are integers; 0 is an address like any other.
  */
 
-/* ioctl with a pointer to a structure, which stands at the end of memory for the call: a kernel that
- * reads or writes beyond it answers EFAULT. If it has written to a structure that it must only read,
- * the result is ABI_WRITTEN_TO. */
+/* ioctl with a pointer to a structure, which stands at the end of memory for the call: a kernel
+ * that reads or writes beyond it answers EFAULT. If it has written to a structure that it must only
+ * read, the result is ABI_WRITTEN_TO. */
 #define ABI_WRITTEN_TO 0x40000000
 int abi_ioctl_struct(int fd, unsigned long request, void *arg);
 /* ioctl with a plain value. */
 int abi_ioctl_value(int fd, unsigned long request, unsigned long arg);
 
-/* KVM_RUN, on a vCPU whose mapping has two pages or more. Returns what ioctl(2) does, or -errno; and
- * in place of 0 a number from ABI_EXIT_CODES (2^60) on, if it says all of the exit: a port access of
- * up to 4 bytes in all, or a read outside memory. The same number is the same exit. */
+/* KVM_RUN, on a vCPU whose mapping has two pages or more. Returns what ioctl(2) does, or -errno;
+ * and in place of 0 a number from ABI_EXIT_CODES (2^60) on, if it says all of the exit: a port
+ * access of up to 4 bytes in all, or a read outside memory. The same number is the same exit. */
 int64_t abi_run(int fd, const struct kvm_run *run);
 
 /* KVM_SET_USER_MEMORY_REGION, the most frequent ioctl, with the structure built in C. */

@@ -318,10 +318,10 @@ def run_past_mmio(
     """Issue KVM_RUN repeatedly, until an exit that is not MMIO, or `most` MMIO exits.
 
     Returns True at `end_port`, False at another exit (or MMIO that neither reads nor writes), and
-    None if there may be more MMIO. `run` is
-    the `struct kvm_run *` of the vCPU. MMIO reads are answered with bytes of `answer`. Each passed
-    exit is appended to `passed`, even before an error; its `rip` is valid if the vCPU shares its
-    registers. The next KVM_RUN completes the last exit.
+    None if there may be more MMIO. `run` is the `struct kvm_run *` of the vCPU. MMIO reads are
+    answered with bytes of `answer`. Each passed exit is appended to `passed`, even before an error;
+    its `rip` is valid if the vCPU shares its registers. The next KVM_RUN completes the last
+    exit.
 
     Raises `KvmError` as `ioctl` does.
     """

@@ -1,5 +1,4 @@
-"""What some random races have besides: logs cleared by hand, dirty rings, guest_memfds, code,
-forked children.
+"""What some random races have besides: cleared logs, dirty rings, guest_memfds, code, children.
 
 A twist is added to a race that is whole without it.
 """
