@@ -80,7 +80,7 @@ class Kvm(Closing):
     def close(self) -> None:
         """Close the device. Closing twice is fine.
 
-        No kernel refuses that; if one does, `KvmError` is raised, and the device is closed.
+        Raises `KvmError` if the kernel refuses that, as none may; the device is closed all the same.
 
         >>> from vmm import Kvm
         >>> kvm = Kvm.open()

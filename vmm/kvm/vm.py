@@ -54,7 +54,7 @@ class Vm(Closing):
     def close(self) -> None:
         """Close the vCPUs, then the VM. Closing twice is fine.
 
-        No kernel refuses that; if one does, `KvmError` is raised, and the VM is closed.
+        Raises `KvmError` if the kernel refuses that, as none may; the VM is closed all the same.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm:
