@@ -80,7 +80,7 @@ class Kvm(Closing):
     def close(self) -> None:
         """Close the device. Closing twice is fine.
 
-        Raises `KvmError` if the kernel refuses that, as none may; the device is closed all the same.
+        Raises `KvmError` if the kernel refuses that, as none may; it is closed all the same.
 
         >>> from vmm import Kvm
         >>> kvm = Kvm.open()

@@ -51,7 +51,7 @@ class Vcpu(VcpuState):
     def close(self) -> None:
         """Unmap the shared memory and close the descriptor. Closing twice is fine.
 
-        Raises `KvmError` if the kernel refuses that, as none may; the vCPU is closed all the same.
+        Raises `KvmError` if the kernel refuses that, as none may; it is closed all the same.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:

@@ -54,7 +54,7 @@ class Vm(Closing):
     def close(self) -> None:
         """Close the vCPUs, then the VM. Closing twice is fine.
 
-        Raises `KvmError` if the kernel refuses that, as none may; the VM is closed all the same.
+        Raises `KvmError` if the kernel refuses that, as none may; it is closed all the same.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm:
