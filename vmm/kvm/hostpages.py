@@ -10,6 +10,13 @@ from vmm.kvm.closing import Closing
 READ_WRITE = Protection.READ | Protection.WRITE
 PRIVATE = MapFlag.PRIVATE | MapFlag.ANONYMOUS | MapFlag.NORESERVE
 
+_SMALL_COPY_BYTES = 64
+"""What is written to the lowest page at once.
+
+glibc may copy more from the end to the start, in a loop that goes on where no address is lower: it
+depends on the places of both, and kills the process.
+"""
+
 
 class HostPages(Closing):
     """The pages of a mapping; `vmm.HostMapping` creates and closes mappings."""
@@ -90,7 +97,15 @@ class HostPages(Closing):
         ...         print(str(error).partition(" are")[0])
         0x2 bytes at 0xfff
         """
-        self._part(offset, len(data))[:] = data
+        part = self._part(offset, len(data))
+        start = min(len(part), PAGE_SIZE_BYTES - self.address - offset)
+        if start <= 0:
+            part[:] = data
+            return
+        for at in range(0, start, _SMALL_COPY_BYTES):
+            piece = slice(at, min(at + _SMALL_COPY_BYTES, start))
+            part[piece] = memoryview(data)[piece]
+        part[start:] = memoryview(data)[start:]
 
     def differences(
         self, data: bytes | memoryview, block_bytes: int, offset: int = 0

@@ -110,6 +110,29 @@ def test_of_many_differences_the_first_are_told() -> None:
         assert found == [(2 * index, 1) for index in range(len(found))]
 
 
+_WRITES_AT_ZERO = """
+from vmm.kvm.memory import HostMapping
+room = memoryview(bytes(range(256)) * 32)
+with HostMapping.at_zero(8192) as memory:
+    for start in range(0, 4096, 16):
+        for offset in (0, 100, 4000):
+            memory.write(offset, room[start : start + 4096])
+            assert memory.read(offset, 4096) == room[start : start + 4096]
+"""
+
+
+def test_memory_at_address_0_can_be_written_from_everywhere() -> None:
+    """A copy to address 0 took a wrong turn for some places of the source."""
+    try:
+        HostMapping.at_zero(PAGE).close()
+    except OSError as error:
+        pytest.skip(f"memory at address 0: {error}")
+    ended = subprocess.run(
+        [sys.executable, "-c", _WRITES_AT_ZERO], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_reserved_cannot_be_read() -> None:
     program = "from vmm.kvm.memory import HostMapping; HostMapping.reserved(4096).read(0, 1)"
     ended = subprocess.run([sys.executable, "-c", program], check=False)
