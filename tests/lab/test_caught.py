@@ -98,7 +98,8 @@ def test_fault_is_caught(
     if lacking:
         pytest.skip(f"{scenario} needs {lacking}")
     # The whole machine's memory is measured: what others free can hide a leak, once.
-    plays = 4 if scenario.startswith("nothing-used-up-") else 1
+    # And in a race a wrong answer may be right at that moment.
+    plays = 16 if scenario.startswith("racing-") else 4 if "nothing-used-up-" in scenario else 1
     verdicts: list[str] = []
     while len(verdicts) < plays and not (verdicts and verdicts[-1].startswith("differs ")):
         verdicts.append(player.play(fault, scenario))
