@@ -5,9 +5,11 @@ from typing import Literal
 
 import msgspec
 
+from vmm.model.allowed import HARNESS
 from vmm.model.array import MemslotArray
 from vmm.model.regions import Memslot
-from vmm.model.rule import documented, source
+from vmm.model.rule import Rule, documented, source
+from vmm.scenario.history import Done, Inspected
 from vmm.scenario.hostpages import Access, HostPages, PageKey
 from vmm.scenario.operations import (
     MEMFD_MMAP,
@@ -43,12 +45,26 @@ COPIED = source(
     "not see the write",
     "hva_to_pfn: FOLL_WRITE; do_wp_page; mmu_notifier_invalidate_range_start",
 )
+GUARDED = source(
+    "guarded",
+    "a write to memory that the host guards with userfaultfd, even a guest's, is stopped before "
+    "anything changes",
+    "Documentation/admin-guide/mm/userfaultfd.rst, Write Protect Notifications; "
+    "kvm_mmu_notifier_invalidate_range_start",
+)
 HOST_FOLLOWS = documented(
     "host-follows",
     "a slot follows its host mapping: pages that are dropped, remapped, unmapped, protected "
     "or punched out are seen as the mapping now is",
     "api.rst 4.35; KVM_CAP_SYNC_MMU",
 )
+
+
+def expected_of(op: ChangeHostMemory) -> tuple[Done | Inspected, Rule]:
+    """Return the outcome of a change of host memory: some show whether anybody wrote meanwhile."""
+    rule = {"reap": COPIED, "settle": GUARDED}.get(op.how, HARNESS)
+    return Done() if rule is HARNESS else Inspected(()), rule
+
 
 Kind = Literal["memory", "hole", "absent", "fault", "unknown"]
 

@@ -16,7 +16,7 @@ from vmm.model.allowed import HARNESS, Allowed
 from vmm.model.apicpage import is_apic_page
 from vmm.model.array import MemslotArray
 from vmm.model.attributes import set_attributes
-from vmm.model.backing import COPIED, Backing
+from vmm.model.backing import Backing, expected_of
 from vmm.model.clocks import CLOCK_WRITES
 from vmm.model.contents import Contents, PageKey
 from vmm.model.ioapic import may_answer
@@ -43,13 +43,6 @@ CONTENT = documented(
     "content",
     "memory changes where the guest or the host wrote, and nowhere else; content belongs to "
     "the host mapping",
-)
-GUARDED = source(
-    "guarded",
-    "a write to memory that the host guards with userfaultfd, even a guest's, is stopped before "
-    "anything changes",
-    "Documentation/admin-guide/mm/userfaultfd.rst, Write Protect Notifications; "
-    "kvm_mmu_notifier_invalidate_range_start",
 )
 VM_GONE = source(
     "vm-gone",
@@ -199,8 +192,7 @@ class Model:
             case ops.HostWrite():
                 return self._host_write(op)
             case ops.ChangeHostMemory():
-                rule = {"reap": COPIED, "settle": GUARDED}.get(op.how, HARNESS)
-                came = Done() if rule is HARNESS else Inspected(())
+                came, rule = expected_of(op)
                 return Allowed(came, rule, partial(self._change_memory, op))
 
     def _of_dirty_pages(self, op: ops.DirtyOperation) -> tuple[Allowed, ...]:

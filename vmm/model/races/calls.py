@@ -6,7 +6,7 @@ from typing import NamedTuple, assert_never
 
 from vmm.model.allowed import HARNESS, Allowed
 from vmm.model.array import MemslotArray
-from vmm.model.backing import COPIED, HOST_FOLLOWS, Backing
+from vmm.model.backing import HOST_FOLLOWS, Backing, expected_of
 from vmm.model.contents import Contents, PageKey
 from vmm.model.dirty import Tracking
 from vmm.model.races.flaw import Flaw, allowing
@@ -355,10 +355,7 @@ class HostSide:
 
 
 def _of_the_host(op: HostWrite | ChangeHostMemory) -> tuple[Done | Inspected, Rule]:
-    """Return the outcome of what the host does to memory: a child sees nothing change."""
-    if isinstance(op, ChangeHostMemory) and op.how == "reap":
-        return Inspected(()), COPIED
-    return Done(), HARNESS
+    return (Done(), HARNESS) if isinstance(op, HostWrite) else expected_of(op)
 
 
 def _private(slot: Memslot | None, gfn: int) -> Translation:
