@@ -5,7 +5,7 @@ Guests access gpas below 4 GiB in big real mode, and higher ones in 64-bit mode.
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from itertools import groupby
 from typing import ParamSpec, TypeVar
 
@@ -13,7 +13,7 @@ from guests import image, mailbox
 from guests.image import ACCESSES, LONG_SWEEPS, WIDTHS
 from guests.mailbox import PlainTouch
 from guests.windows import Windows
-from kvm_abi.raw import KvmError, PassedMmio, WrongAnswerError
+from kvm_abi.raw import KvmError, PassedMmio
 from kvm_abi.uapi import Ioctl, MemoryExitFlag
 from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock
 from vmm.execution.instructions import (
@@ -26,7 +26,7 @@ from vmm.execution.instructions import (
     table_of,
 )
 from vmm.kvm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
-from vmm.kvm.registers import Registers
+from vmm.kvm.registers import Registers, check_values
 from vmm.kvm.vcpu import Vcpu
 from vmm.scenario import history
 from vmm.scenario.content import MMIO_FILL, STUB_OFFSET, run_lengths
@@ -114,13 +114,8 @@ class GuestCpu:
         if not (self._ready and self._is_known):
             return
         asked, shared = self._vcpu.get_regs(), self._vcpu.exit_registers()
-        if asked == shared:
-            return
-        for field in fields(Registers):
-            value, wanted = getattr(asked, field.name), getattr(shared, field.name)
-            if value != wanted:
-                seen = f"{field.name}={value:#x}, which was {wanted:#x} at the last exit"
-                raise WrongAnswerError("KVM_GET_REGS", seen)
+        if asked != shared:
+            check_values("KVM_GET_REGS", asdict(asked), asdict(shared), "{} at the last exit")
 
     def look_at(self, as_id: AsId) -> None:
         """Switch the vCPU to an address space."""

@@ -1,13 +1,25 @@
 """The registers of a vCPU as values, with the names and units of `struct kvm_regs`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from struct import Struct
 
 from kvm_abi import raw
-from kvm_abi.raw import Buffer, CData
+from kvm_abi.raw import Buffer, CData, WrongAnswerError
 
 RFLAGS_ALWAYS_SET = 0x2
+
+
+def check_values(call: str, seen: Mapping[str, int], wanted: Mapping[str, int], which: str) -> None:
+    """Raise `WrongAnswerError` for the first register that `call` answers wrongly.
+
+    `which` says of the right value, at "{}", where it is from.
+    """
+    for name, value in wanted.items():
+        if seen[name] != value:
+            right = which.format(hex(value))
+            raise WrongAnswerError(call, f"{name}={seen[name]:#x}, which was {right}")
 
 
 @dataclass(frozen=True, slots=True)

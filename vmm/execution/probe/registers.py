@@ -1,15 +1,16 @@
 """Checks that a vCPU's registers read back as set, and that its shared pages all exist."""
 
-from dataclasses import fields
+from dataclasses import asdict
 
 from kvm_abi.raw import CData, WrongAnswerError
 from kvm_abi.uapi import Cap
-from vmm.kvm.registers import Registers, set_descriptor_tables
+from vmm.kvm.registers import Registers, check_values, set_descriptor_tables
 from vmm.kvm.system import Kvm
 
 _GENERAL = Registers(*(0x1111_0000 + number for number in range(17)))
 _CODE_BASE = 0x2_0000
 _TABLE = 0x3_0000, 0x123
+_SET = "set to {}"
 
 
 def check_registers(kvm: Kvm) -> None:
@@ -24,10 +25,10 @@ def check_registers(kvm: Kvm) -> None:
         set_descriptor_tables(special, *_TABLE)
         vcpu.set_sregs(special)
         vcpu.set_regs(_GENERAL)
-        _compare("KVM_GET_REGS", _general(vcpu.get_regs()), _general(_GENERAL))
+        check_values("KVM_GET_REGS", asdict(vcpu.get_regs()), asdict(_GENERAL), _SET)
         wanted = {"cs.base": _CODE_BASE, "ss.base": _CODE_BASE, "ds.base": 0}
         wanted |= dict(zip(("gdt.base", "gdt.limit"), _TABLE, strict=True))
-        _compare("KVM_GET_SREGS", _special(vcpu.get_sregs(), wanted), wanted)
+        check_values("KVM_GET_SREGS", _special(vcpu.get_sregs(), wanted), wanted, _SET)
 
 
 def check_shared_memory(kvm: Kvm) -> None:
@@ -43,16 +44,6 @@ def check_shared_memory(kvm: Kvm) -> None:
             raise WrongAnswerError("KVM_CHECK_EXTENSION", wrong, "KVM_CAP_COALESCED_MMIO")
 
 
-def _general(registers: Registers) -> dict[str, int]:
-    return {field.name: getattr(registers, field.name) for field in fields(registers)}
-
-
 def _special(sregs: CData, names: dict[str, int]) -> dict[str, int]:
     parts = (name.partition(".") for name in names)
     return {f"{of}.{what}": int(getattr(getattr(sregs, of), what)) for of, _, what in parts}
-
-
-def _compare(call: str, seen: dict[str, int], wanted: dict[str, int]) -> None:
-    for name, value in wanted.items():
-        if seen[name] != value:
-            raise WrongAnswerError(call, f"{name}={seen[name]:#x}, which was set to {value:#x}")
