@@ -89,7 +89,7 @@ others look for signals in their loops. All other requests wait so that only a f
 them, which no caller lives to see.
 """
 
-_MOST_INTERRUPTIONS = 1000
+MOST_INTERRUPTIONS = 1000
 """If there are so many EINTRs in a row, the kernel makes them up."""
 
 _SIZES_BYTES = {request: request.size_bytes for request in Ioctl}
@@ -155,8 +155,13 @@ class WrongAnswerError(RuntimeError):
         self.answer = answer
 
 
-def half_done(error: KvmError, what: str) -> WrongAnswerError:
-    """Return what to raise for a call that was refused, but has written to `what`."""
+def refusal(error: KvmError, what: str, is_changed: bool) -> Exception:
+    """Return what to raise for a refused call: a wrong answer if it has changed `what` even so.
+
+    With EFAULT the kernel may have written a part.
+    """
+    if not is_changed or error.errno == errno.EFAULT:
+        return error
     name = errno.errorcode.get(error.errno or 0, str(error.errno))
     return WrongAnswerError(error.call, f"{name}, and {what} was written to", error.arguments)
 
@@ -263,7 +268,7 @@ def _again(fd: int, request: Ioctl, arg: CData | int) -> int:
     """Issue a request until it is not interrupted, and return the kernel's answer."""
     issue = _ioctl_value if type(arg) is int else _ioctl_struct
     result = -_EINTR
-    for _ in range(_MOST_INTERRUPTIONS):
+    for _ in range(MOST_INTERRUPTIONS):
         result = issue(fd, request, arg)
         if result != -_EINTR:
             break

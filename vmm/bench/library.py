@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from kvm_abi.raw import KvmError
+from kvm_abi.raw import MOST_INTERRUPTIONS, KvmError
 from kvm_abi.uapi import Cap, MemFlag
 from vmm.bench import guest
 from vmm.bench.setup import (
@@ -13,7 +13,6 @@ from vmm.bench.setup import (
     FILL_GPA,
     HOLE_GPA,
     HUGE_PAGE_BYTES,
-    MOST_INTERRUPTIONS,
     OTHER_GPA,
     PAGE_BYTES,
     RING_BYTES,

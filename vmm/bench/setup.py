@@ -37,8 +37,6 @@ MAX_FILLED_PAGES = 1 << 24
 """Without TDP the kernel allocates about 10 bytes for each page of a slot at once."""
 
 TOUCHED_PAGES = 64
-MOST_INTERRUPTIONS = 1000
-"""If there are more EINTRs in a round, the kernel has made them up."""
 RING_BYTES = 64 << 10
 
 

@@ -229,9 +229,8 @@ class Vcpu(VcpuState):
         try:
             raw.ioctl(self.fd, Ioctl.PRE_FAULT_MEMORY, wanted)
         except KvmError as error:
-            if error.errno != errno.EFAULT and (wanted.gpa, wanted.size) != (gpa, size_bytes):
-                raise raw.half_done(error, "the range") from None
-            raise
+            is_changed = (wanted.gpa, wanted.size) != (gpa, size_bytes)
+            raise raw.refusal(error, "the range", is_changed) from None
         return int(wanted.gpa), int(wanted.size)
 
     def request_immediate_exit(self, wanted: bool = True) -> None:

@@ -1,6 +1,5 @@
 """`Vm`: a virtual machine, with its memory regions and dirty logs."""
 
-import errno
 from contextlib import ExitStack
 
 from kvm_abi import raw
@@ -229,9 +228,7 @@ class Vm(Closing):
         try:
             raw.ioctl(self.fd, Ioctl.GET_DIRTY_LOG, log)
         except KvmError as error:
-            if error.errno != errno.EFAULT and bitmap != before:
-                raise raw.half_done(error, "the bitmap") from None
-            raise
+            raise raw.refusal(error, "the bitmap", bitmap != before) from None
         return bytes(bitmap)
 
     def get_dirty_log_to(self, slot: int, address: int) -> None:
