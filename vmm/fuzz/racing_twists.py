@@ -26,7 +26,6 @@ from vmm.scenario.operations import (
     GuestThread,
     HarvestDirtyRing,
     HostAction,
-    HostChangeKind,
     HostThread,
     Place,
     PunchGuestMemfd,
@@ -44,9 +43,6 @@ _FILES = ("closed", "punched")
 _FILE_SLOT = 9
 _FILE_GFN = 0x180
 """Where no vCPU looks: what a guest reaches in a guest_memfd needs private memory."""
-
-
-_OF_A_CHILD: tuple[HostChangeKind, HostChangeKind] = ("fork", "reap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +160,14 @@ def _code(dice: Dice, parts: Parts) -> Parts:
 def _child(parts: Parts) -> Parts:
     """Let a thread fork a child, which shares memory with guests until the end of the round."""
     first, *others = (_only(host, _leaves_memory) for host in parts.hosts)
-    fork, reap = (ChangeHostMemory(Place("kept"), 1, how) for how in _OF_A_CHILD)
+    fork = ChangeHostMemory(Place("kept"), 1, "fork")
+    reap = ChangeHostMemory(Place("kept"), 1, "reap")
     forking = msgspec.structs.replace(first, operations=(fork, *first.operations, reap))
     return replace(parts, hosts=(forking, *others))
 
 
 def _leaves_memory(op: AnyOperation) -> bool:
-    return _keeps_content(op) and (
-        not isinstance(op, ChangeHostMemory) or CHANGES[op.how].access is None
-    )
+    return not isinstance(op, ChangeHostMemory) or CHANGES[op.how].leaves_pages
 
 
 def _keeps_content(op: AnyOperation) -> bool:

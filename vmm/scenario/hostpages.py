@@ -34,6 +34,11 @@ class HostChange(NamedTuple):
     access: Access | None = None
     keeps: bool = False
 
+    @property
+    def leaves_pages(self) -> bool:
+        """Whether pages show the same bytes afterwards, and may be accessed as before."""
+        return self.keeps and self.access is None
+
 
 _FILES: tuple[MappingKind, ...] = ("shared", "memfd")
 _NAMELESS: tuple[MappingKind, ...] = ("shared", "hugetlb_memfd")

@@ -313,8 +313,7 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
         if isinstance(op, ChangeHostMemory) and op.how in ("unmap", "forbid", "write_protect")
     }
     if any(_how(op) == "fork" for op in changes):
-        others = {how for how in map(_how, changes) if how and CHANGES[how].access is not None}
-        others |= {how for how in map(_how, changes) if how and not CHANGES[how].keeps}
+        others = {how for how in map(_how, changes) if how and not CHANGES[how].leaves_pages}
         if others:
             what = " and ".join(map(repr, sorted(others)))
             return f".hosts: a forked child looks at memory that {what} may take away"
