@@ -7,6 +7,9 @@ from typing import Self
 
 from tests.lab import lab
 
+PLAYS_OF_A_RACE = 16
+"""A wrong answer may be right at that moment: of 5 plays up to three have passed."""
+
 
 class Player:
     """Runs ``tests.lab.play`` with the library preloaded."""

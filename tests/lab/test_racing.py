@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.player import Player
+from tests.lab.player import PLAYS_OF_A_RACE, Player
 from vmm.catalogue import racing, racing_host, racing_logs
 from vmm.scenario.features import Features
 
@@ -65,10 +65,6 @@ FAULTS = {
 """For each race, what it must see."""
 
 
-_PLAYS = 16
-"""A wrong answer may be right at that moment: of 5 plays up to three have passed."""
-
-
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
     with Player() as process:
@@ -79,7 +75,7 @@ def player() -> Iterator[Player]:
     ("scenario", "fault"), [(name, fault) for name in FAULTS for fault in FAULTS[name]]
 )
 def test_race_sees_what_is_wrong(scenario: str, fault: str, player: Player) -> None:
-    assert any(player.play(fault, scenario).startswith("differs ") for _ in range(_PLAYS))
+    assert any(player.play(fault, scenario).startswith("differs ") for _ in range(PLAYS_OF_A_RACE))
 
 
 def test_every_race_is_in_the_table() -> None:
