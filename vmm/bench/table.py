@@ -89,7 +89,7 @@ def compared(found: Sequence[Change]) -> Iterator[str]:
 def _of_the_cpu(factors: Sequence[float]) -> Iterator[str]:
     """Yield a line if the CPU itself was slower or quicker than for the older result."""
     for factor, word in ((max(factors, default=1), "slower"), (min(factors, default=1), "quicker")):
-        if max(factor, 1 / factor) >= SURE and (factor > 1) == (word == "slower"):
+        if factor >= SURE if word == "slower" else factor <= 1 / SURE:
             yield (
                 f"the CPU itself was up to {abs(factor - 1) * 100:.0f} % {word}: so much of a "
                 "change is not counted"

@@ -102,10 +102,11 @@ class HostPages(Closing):
         if start <= 0:
             part[:] = data
             return
+        source = memoryview(data)
         for at in range(0, start, _SMALL_COPY_BYTES):
             piece = slice(at, min(at + _SMALL_COPY_BYTES, start))
-            part[piece] = memoryview(data)[piece]
-        part[start:] = memoryview(data)[start:]
+            part[piece] = source[piece]
+        part[start:] = source[start:]
 
     def differences(
         self, data: bytes | memoryview, block_bytes: int, offset: int = 0
