@@ -5,7 +5,7 @@ What its accesses do in a slot, in a READONLY slot or in a hole, the model says.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vmm.scenario import instruction_effects as effects
@@ -49,7 +49,8 @@ class Row:
     on if it leaves a ``frame``. If it ``loads``, the operand is at [SI]. If it ``copies``, it has a
     source, too: at [SI], or for a stack instruction at [DI].
 
-    ``port``: the instruction reads memory and writes to a port, or reads from it and writes memory.
+    ``port``: the instruction writes what it reads from memory to a port, or what it reads from a
+    port to memory.
 
     ``is_aligned``: unaligned memory faults. ``needs_cpuid``: KVM's emulator raises #UD unless CPUID
     has the feature. ``cannot_exit``: KVM's emulator stores in a way that never exits with MMIO.
@@ -122,12 +123,16 @@ _REP = b"\xf3"
 _REPNE = b"\xf2"
 
 
+def _locked(row: Row) -> Row:
+    """Return an instruction with a lock prefix."""
+    return replace(row, name=f"lock-{row.name}", prefix=_LOCK)
+
+
 def _string(
     name: str,
     opcode: bytes,
     effect: Effect,
     copies: bool = False,
-    prefix: bytes = _REP,
     loads: bool = False,
     port: Literal["", "from", "to"] = "",
 ) -> Row:
@@ -137,12 +142,16 @@ def _string(
         effect,
         long=(1, 2, 4) if port else (1, 2, 4, 8),
         register=None,
-        prefix=prefix,
-        repeats=bool(prefix),
         copies=copies,
         loads=loads,
         port=port,
     )
+
+
+def _repeated(prefix: str, row: Row, code: bytes = _REP, while_zf: bool | None = None) -> Row:
+    """Return a string instruction with a repeat prefix; see `effects.repeated` for ``while_zf``."""
+    effect = effects.repeated(row.effect, while_zf)
+    return replace(row, name=f"{prefix}-{row.name}", effect=effect, prefix=code, repeats=True)
 
 
 def _stack(
@@ -150,11 +159,8 @@ def _stack(
     opcode: bytes,
     effect: Effect,
     long: tuple[Width, ...] = (2, 8),
-    tail: Mapping[int, bytes] | None = None,
-    times: int = 1,
     pops: bool = False,
     operand: int | None = None,
-    frame: Literal["", "makes", "leaves"] = "",
 ) -> Row:
     """Return a stack instruction; with ``operand`` (its reg field) it has an operand at [DI]."""
     return Row(
@@ -165,12 +171,9 @@ def _stack(
         long=long,
         has_byte_form=False,
         register=operand,
-        tail=tail or {},
-        times=times,
         copies=operand is not None,
         is_stack=True,
         pops=pops,
-        frame=frame,
     )
 
 
@@ -184,26 +187,26 @@ def _fx(
     name: str,
     register: int,
     effect: Effect,
-    real: tuple[Width, ...] = (),
-    long: tuple[Width, ...] = (),
+    mode: Mode,
     before: bytes = b"",
     after: bytes = b"",
 ) -> Row:
     """Return an instruction on the x87 and vector state; KVM emulates only the 32-bit form."""
+    is_real = mode == "real"
     return Row(
         name,
         b"\x0f\xae",
         effect,
-        real=real,
-        long=long,
+        real=(16,) if is_real else (),
+        long=() if is_real else (16,),
         has_byte_form=False,
         register=register,
         wide=16,
         sizes={"real": 512, "long": 512},
         is_aligned=True,
-        is_emulated=bool(real),
-        needs_cpuid=bool(real),
-        cannot_exit=bool(real),
+        is_emulated=is_real,
+        needs_cpuid=is_real,
+        cannot_exit=is_real,
         before=before,
         after=after,
     )
@@ -229,78 +232,67 @@ def _table(name: str, register: int) -> Row:
     )
 
 
+_CMPXCHG = Row("cmpxchg", b"\x0f\xb1", effects.cmpxchg)
+_CMPXCHG8B = Row(
+    "cmpxchg8b",
+    b"\x0f\xc7",
+    effects.cmpxchg_pair,
+    real=(8,),
+    long=(8,),
+    has_byte_form=False,
+    register=1,
+    wide=0,
+    is_pair=True,
+)
+_CMPXCHG16B = replace(
+    _CMPXCHG8B,
+    name="cmpxchg16b",
+    real=(),
+    long=(16,),
+    wide=16,
+    is_aligned=True,
+    is_emulated=False,
+)
+_XADD = Row("xadd", b"\x0f\xc1", effects.xadd)
+_OR = Row("or", b"\x09", effects.logic(int.__or__))
+_AND = Row("and", b"\x21", effects.logic(int.__and__))
+_INC = Row("inc", b"\xff", effects.inc, register=0)
+_BTS = Row(
+    "bts",
+    b"\x0f\xba",
+    effects.bts,
+    real=(2, 4),
+    long=(2, 4, 8),
+    has_byte_form=False,
+    register=5,
+    takes_immediate=True,
+)
+_MOVS = _string("movs", b"\xa5", effects.move, copies=True)
+_STOS = _string("stos", b"\xab", effects.fill)
+_SCAS = _string("scas", b"\xaf", effects.scan)
+_CMPS = _string("cmps", b"\xa7", effects.compare, copies=True)
+_INS = _string("ins", b"\x6d", effects.take_in, port="from")
+_OUTS = _string("outs", b"\x6f", effects.send_out, loads=True, port="to")
+
 _ROWS = (
-    Row("lock-cmpxchg", b"\x0f\xb1", effects.cmpxchg, prefix=_LOCK),
-    Row("cmpxchg", b"\x0f\xb1", effects.cmpxchg),
-    Row(
-        "lock-cmpxchg8b",
-        b"\x0f\xc7",
-        effects.cmpxchg_pair,
-        real=(8,),
-        long=(8,),
-        has_byte_form=False,
-        register=1,
-        prefix=_LOCK,
-        wide=0,
-        is_pair=True,
-    ),
-    Row(
-        "lock-cmpxchg16b",
-        b"\x0f\xc7",
-        effects.cmpxchg_pair,
-        real=(),
-        long=(16,),
-        has_byte_form=False,
-        register=1,
-        prefix=_LOCK,
-        wide=16,
-        is_pair=True,
-        is_aligned=True,
-        is_emulated=False,
-    ),
-    Row(
-        "cmpxchg8b",
-        b"\x0f\xc7",
-        effects.cmpxchg_pair,
-        real=(8,),
-        long=(8,),
-        has_byte_form=False,
-        register=1,
-        wide=0,
-        is_pair=True,
-    ),
-    Row("lock-xadd", b"\x0f\xc1", effects.xadd, prefix=_LOCK),
-    Row("xadd", b"\x0f\xc1", effects.xadd),
+    _locked(_CMPXCHG),
+    _CMPXCHG,
+    _locked(_CMPXCHG8B),
+    _locked(_CMPXCHG16B),
+    _CMPXCHG8B,
+    _locked(_XADD),
+    _XADD,
     Row("xchg", b"\x87", effects.xchg),
-    Row("lock-or", b"\x09", effects.logic(int.__or__), prefix=_LOCK),
-    Row("or", b"\x09", effects.logic(int.__or__)),
-    Row("lock-and", b"\x21", effects.logic(int.__and__), prefix=_LOCK),
-    Row("and", b"\x21", effects.logic(int.__and__)),
+    _locked(_OR),
+    _OR,
+    _locked(_AND),
+    _AND,
     Row("add", b"\x01", effects.add),
-    Row("lock-inc", b"\xff", effects.inc, register=0, prefix=_LOCK),
-    Row("inc", b"\xff", effects.inc, register=0),
+    _locked(_INC),
+    _INC,
     Row("not", b"\xf7", effects.invert, register=2),
-    Row(
-        "lock-bts",
-        b"\x0f\xba",
-        effects.bts,
-        real=(2, 4),
-        long=(2, 4, 8),
-        has_byte_form=False,
-        register=5,
-        prefix=_LOCK,
-        takes_immediate=True,
-    ),
-    Row(
-        "bts",
-        b"\x0f\xba",
-        effects.bts,
-        real=(2, 4),
-        long=(2, 4, 8),
-        has_byte_form=False,
-        register=5,
-        takes_immediate=True,
-    ),
+    _locked(_BTS),
+    _BTS,
     Row("cmp", b"\x39", effects.compare_register),
     Row("load", b"\x8b", effects.load),
     Row("store", b"\x89", effects.store),
@@ -333,32 +325,33 @@ _ROWS = (
     _stack("push-memory", b"\xff", effects.push_memory, operand=6),
     _stack("pop", b"\x5b", effects.pop, pops=True),
     _stack("pop-memory", b"\x8f", effects.pop_memory, pops=True, operand=0),
-    _stack("pusha", b"\x60", effects.pusha, long=(), times=8),
-    _stack("popa", b"\x61", effects.popa, long=(), times=8, pops=True),
-    _stack(
-        "call", b"\xe8", effects.push(lambda cpu: cpu.next_ip), (8,), {2: bytes(2), 0: bytes(4)}
+    replace(_stack("pusha", b"\x60", effects.pusha, long=()), times=8),
+    replace(_stack("popa", b"\x61", effects.popa, long=(), pops=True), times=8),
+    replace(
+        _stack("call", b"\xe8", effects.push(lambda cpu: cpu.next_ip), (8,)),
+        tail={2: bytes(2), 0: bytes(4)},
     ),
     _stack("ret", b"\xc3", effects.ret, (8,), pops=True),
-    _stack("enter", b"\xc8", effects.enter, (8,), {0: bytes(3)}, frame="makes"),
-    _stack("leave", b"\xc9", effects.leave, pops=True, frame="leaves"),
+    replace(_stack("enter", b"\xc8", effects.enter, (8,)), tail={0: bytes(3)}, frame="makes"),
+    replace(_stack("leave", b"\xc9", effects.leave, pops=True), frame="leaves"),
     _table("sgdt", 0),
     _table("sidt", 1),
-    _fx("fxsave", 0, effects.fxsave, real=(16,), before=_FNINIT),
-    _fx("fxsave64", 0, effects.fxsave64, long=(16,), before=_FNINIT + _TO_XMM0),
-    _fx("fxrstor64", 1, effects.fxrstor64, long=(16,), after=_FROM_XMM0),
-    _string("movs", b"\xa5", effects.move, copies=True, prefix=b""),
-    _string("lods", b"\xad", effects.load_element, prefix=b"", loads=True),
-    _string("stos", b"\xab", effects.fill, prefix=b""),
-    _string("scas", b"\xaf", effects.scan, prefix=b""),
-    _string("cmps", b"\xa7", effects.compare, copies=True, prefix=b""),
-    _string("ins", b"\x6d", effects.take_in, prefix=b"", port="from"),
-    _string("outs", b"\x6f", effects.send_out, prefix=b"", loads=True, port="to"),
-    _string("rep-movs", b"\xa5", effects.repeated(effects.move), copies=True),
-    _string("rep-stos", b"\xab", effects.repeated(effects.fill)),
-    _string("repne-scas", b"\xaf", effects.repeated(effects.scan, while_zf=False), prefix=_REPNE),
-    _string("repe-cmps", b"\xa7", effects.repeated(effects.compare, while_zf=True), copies=True),
-    _string("rep-ins", b"\x6d", effects.repeated(effects.take_in), port="from"),
-    _string("rep-outs", b"\x6f", effects.repeated(effects.send_out), loads=True, port="to"),
+    _fx("fxsave", 0, effects.fxsave, "real", before=_FNINIT),
+    _fx("fxsave64", 0, effects.fxsave64, "long", before=_FNINIT + _TO_XMM0),
+    _fx("fxrstor64", 1, effects.fxrstor64, "long", after=_FROM_XMM0),
+    _MOVS,
+    _string("lods", b"\xad", effects.load_element, loads=True),
+    _STOS,
+    _SCAS,
+    _CMPS,
+    _INS,
+    _OUTS,
+    _repeated("rep", _MOVS),
+    _repeated("rep", _STOS),
+    _repeated("repne", _SCAS, _REPNE, while_zf=False),
+    _repeated("repe", _CMPS, while_zf=True),
+    _repeated("rep", _INS),
+    _repeated("rep", _OUTS),
 )
 
 INSTRUCTIONS: Mapping[str, Row] = {row.name: row for row in _ROWS}
