@@ -266,15 +266,12 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             return f"[{words}], {_mmio(mmio)}" if mmio else f"[{words}], no exit"
         case Stopped(reason, detail):
             return f"the vCPU stops: {shown(reason)}" + (f" ({shown(detail)})" if detail else "")
-        case DirtyPages(pages, perhaps, words):
-            bitmap = "" if words is None else f", in a bitmap of {words * 64} bits"
-            return f"dirty pages {{{_ranges(pages)}}}" + _perhaps(_ranges(perhaps)) + bitmap
+        case DirtyPages():
+            return _log(result)
         case RingPages():
             return _ring(result)
-        case RingsReset(entries, harvested):
-            if result == RingsReset():
-                return "as many entries reset as were harvested"
-            return f"{entries} entries reset, of {harvested} harvested"
+        case RingsReset():
+            return _reset(result)
         case PreFaulted(gpa, size):
             return f"success, {size:#x} bytes are left from gpa {gpa:#x} on"
         case Inspected():
@@ -285,9 +282,8 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
         case Closed(left):
             things = _some(map(shown, left), "; ")
             return f"left behind: {things}" if left else "nothing left behind"
-        case MmioKept(writes, events):
-            kept = [f"kept: {_mmio(writes)}" if writes else "no write kept"]
-            return ", ".join([*kept, *(f"{shown(name)} signalled {n} times" for name, n in events)])
+        case MmioKept():
+            return _kept(result)
         case MsrsSet(number):
             return f"{counted(number, 'MSR')} set"
         case Unmapped(mappings=number):
@@ -297,6 +293,12 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
             return f"{shown(call)}({shown(arguments)}): {shown(came)}"
         case _:
             assert_never(result)
+
+
+def _kept(result: MmioKept) -> str:
+    writes = f"kept: {_mmio(result.writes)}" if result.writes else "no write kept"
+    events = [f"{shown(name)} signalled {times} times" for name, times in result.events]
+    return ", ".join([writes, *events])
 
 
 def _inspected(result: Inspected) -> str:
@@ -403,6 +405,17 @@ def _clear(op: ops.ClearDirtyLog) -> str:
         f"KVM_CLEAR_DIRTY_LOG(slot={slot_number(op.slot)}, first_page={op.first_page}, "
         f"num_pages={op.num_pages}, dirty_bitmap={bitmap})"
     )
+
+
+def _log(result: DirtyPages) -> str:
+    bitmap = "" if result.words is None else f", in a bitmap of {result.words * 64} bits"
+    return f"dirty pages {{{_ranges(result.pages)}}}{_perhaps(_ranges(result.perhaps))}{bitmap}"
+
+
+def _reset(result: RingsReset) -> str:
+    if result == RingsReset():
+        return "as many entries reset as were harvested"
+    return f"{result.entries} entries reset, of {result.harvested} harvested"
 
 
 def _ring(result: RingPages) -> str:
