@@ -4,53 +4,8 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from kvm_abi.uapi import DirtyLogManual
-from vmm.scenario.operations import (
-    GUEST_MEMFD,
-    HUGE_KINDS,
-    MEMFD_INIT_SHARED,
-    MEMFD_MMAP,
-    READONLY,
-    SMM,
-    AnyOperation,
-    ChangeHostMemory,
-    Churn,
-    ClearDirtyLog,
-    CloseGuestMemfd,
-    CloseVm,
-    CoalesceMmio,
-    CollectMmio,
-    CreateGuestMemfd,
-    CreateIrqchip,
-    CreateVcpu,
-    EnableCap,
-    Execute,
-    GetDirtyLog,
-    HarvestDirtyRing,
-    HostWrite,
-    Inspect,
-    Instruction,
-    IoEventFd,
-    KvmclockCtrl,
-    Lives,
-    MapGuestMemfd,
-    NewVm,
-    PreFaultMemory,
-    PunchGuestMemfd,
-    Race,
-    ResetDirtyRings,
-    Scenario,
-    SetClockMsr,
-    SetIdentityMapAddr,
-    SetMemoryAttributes,
-    SetTssAddr,
-    SetUserMemoryRegion,
-    SetUserMemoryRegion2,
-    Start,
-    Sweep,
-    SwitchVm,
-    Touch,
-    UnmapInternalSlots,
-)
+from vmm.scenario import operations as ops
+from vmm.scenario.operations import SMM, AnyOperation, Scenario
 from vmm.scenario.slots import as_id_of
 
 
@@ -62,91 +17,161 @@ def used_needs(scenario: Scenario) -> frozenset[str]:
         needs.add("sw_protected")
     if "zero" in kinds:
         needs.add("zero_page")
-    if not kinds.isdisjoint(HUGE_KINDS):
+    if not kinds.isdisjoint(ops.HUGE_KINDS):
         needs.add("hugetlb_pages")
     return frozenset(needs)
 
 
 def _of_operation(op: AnyOperation) -> Iterator[str]:
-    match op:
-        case SetUserMemoryRegion():
-            yield from _of_region(op)
-        case Touch(as_id=1) | Sweep(as_id=1) | Execute(as_id=1) | Instruction(as_id=1):
+    if isinstance(op, ops.GuestOperation):
+        if not isinstance(op, ops.Start) and op.as_id == SMM:
             yield "smm"
-        case ChangeHostMemory():
+    elif isinstance(op, ops.HostOperation):
+        yield from _of_host(op)
+    elif isinstance(op, ops.DirtyOperation):
+        yield from _of_dirty_pages(op)
+    elif isinstance(op, ops.MemfdOperation):
+        yield from _of_memfd(op)
+    elif isinstance(op, ops.InternalOperation):
+        yield from _of_internal_slots(op)
+    elif isinstance(op, ops.DeviceOperation):
+        yield from _of_device(op)
+    elif isinstance(op, ops.ClockOperation):
+        yield from _of_clock(op)
+    elif isinstance(op, ops.VmOperation):
+        yield from _of_vm(op)
+    else:
+        match op:
+            case ops.SetUserMemoryRegion():
+                yield from _of_region(op)
+            case ops.SetMemoryAttributes():
+                yield "memory_attributes"
+            case ops.PreFaultMemory():
+                yield "pre_fault"
+            case ops.Race():
+                yield from _of_race(op)
+            case _:
+                assert_never(op)
+
+
+def _of_host(op: ops.HostOperation) -> Iterator[str]:
+    match op:
+        case ops.ChangeHostMemory():
             yield "sync_mmu"
-            if op.how == "collapse":
-                yield "collapse"
-            elif op.how == "merge":
-                yield "ksm"
-            elif op.how in ("fetch_later", "guard"):
-                yield "userfaultfd"
-            elif op.how == "fork":
-                yield "process_files"
-        case CreateGuestMemfd(flags=flags):
-            yield "guest_memfd"
-            if flags & MEMFD_MMAP:
-                yield "guest_memfd_mmap"
-            if flags & MEMFD_INIT_SHARED:
-                yield "guest_memfd_shared"
-        case SetMemoryAttributes():
-            yield "memory_attributes"
-        case PreFaultMemory():
-            yield "pre_fault"
-        case ClearDirtyLog():
-            yield "manual_dirty_log"
-        case HarvestDirtyRing() | ResetDirtyRings():
-            yield "dirty_ring_bytes"
-        case EnableCap():
-            yield from _of_cap(op)
-        case CoalesceMmio():
-            yield "coalesced_mmio"
-        case IoEventFd():
-            yield "ioeventfd"
-        case SetClockMsr(clock=clock):
-            yield "steal_time" if clock == "steal_time" else "kvmclock"
-        case KvmclockCtrl():
-            yield "kvmclock_ctrl"
-        case CreateIrqchip():
-            yield from ("irqchip", "internal_apic")
-        case SetTssAddr():
-            yield "internal_tss"
-        case SetIdentityMapAddr():
-            yield "internal_identity"
-        case Race():
-            for threads in (op.hosts, op.guests):
-                for thread in threads:
-                    parts = thread.operations if hasattr(thread, "operations") else thread.program
-                    for part in parts:
-                        yield from _of_operation(part)
-        case Touch() | Sweep() | Execute() | Instruction() | Start():
-            pass
-        case HostWrite() | Inspect() | GetDirtyLog() | CollectMmio():
-            pass
-        case CloseGuestMemfd() | MapGuestMemfd() | PunchGuestMemfd():
-            pass  # The creation of the guest_memfd has the need.
-        case UnmapInternalSlots() | Lives() | Churn():
-            yield "process_files"
-        case CreateVcpu() | NewVm() | SwitchVm() | CloseVm():
+            match op.how:
+                case "collapse":
+                    yield "collapse"
+                case "merge":
+                    yield "ksm"
+                case "fetch_later" | "guard":
+                    yield "userfaultfd"
+                case "fork":
+                    yield "process_files"
+        case ops.HostWrite() | ops.Inspect():
             pass
         case _:
             assert_never(op)
 
 
-def _of_region(op: SetUserMemoryRegion) -> Iterator[str]:
-    if op.flags & READONLY:
+def _of_dirty_pages(op: ops.DirtyOperation) -> Iterator[str]:
+    match op:
+        case ops.ClearDirtyLog():
+            yield "manual_dirty_log"
+        case ops.HarvestDirtyRing() | ops.ResetDirtyRings():
+            yield "dirty_ring_bytes"
+        case ops.GetDirtyLog():
+            pass
+        case _:
+            assert_never(op)
+
+
+def _of_memfd(op: ops.MemfdOperation) -> Iterator[str]:
+    match op:
+        case ops.CreateGuestMemfd():
+            yield "guest_memfd"
+            if op.flags & ops.MEMFD_MMAP:
+                yield "guest_memfd_mmap"
+            if op.flags & ops.MEMFD_INIT_SHARED:
+                yield "guest_memfd_shared"
+        case ops.CloseGuestMemfd() | ops.MapGuestMemfd() | ops.PunchGuestMemfd():
+            pass  # The creation of the guest_memfd has the need.
+        case _:
+            assert_never(op)
+
+
+def _of_internal_slots(op: ops.InternalOperation) -> Iterator[str]:
+    match op:
+        case ops.SetTssAddr():
+            yield "internal_tss"
+        case ops.SetIdentityMapAddr():
+            yield "internal_identity"
+        case ops.CreateIrqchip():
+            yield from ("irqchip", "internal_apic")
+        case ops.UnmapInternalSlots():
+            yield "process_files"
+        case ops.CreateVcpu():
+            pass
+        case _:
+            assert_never(op)
+
+
+def _of_device(op: ops.DeviceOperation) -> Iterator[str]:
+    match op:
+        case ops.CoalesceMmio():
+            yield "coalesced_mmio"
+        case ops.IoEventFd():
+            yield "ioeventfd"
+        case ops.CollectMmio():
+            pass
+        case _:
+            assert_never(op)
+
+
+def _of_clock(op: ops.ClockOperation) -> Iterator[str]:
+    match op:
+        case ops.SetClockMsr():
+            yield "steal_time" if op.clock == "steal_time" else "kvmclock"
+        case ops.KvmclockCtrl():
+            yield "kvmclock_ctrl"
+        case _:
+            assert_never(op)
+
+
+def _of_vm(op: ops.VmOperation) -> Iterator[str]:
+    match op:
+        case ops.EnableCap():
+            yield from _of_cap(op)
+        case ops.Lives() | ops.Churn():
+            yield "process_files"
+        case ops.NewVm() | ops.SwitchVm() | ops.CloseVm():
+            pass
+        case _:
+            assert_never(op)
+
+
+def _of_race(op: ops.Race) -> Iterator[str]:
+    for host in op.hosts:
+        for action in host.operations:
+            yield from _of_operation(action)
+    for guest in op.guests:
+        for step in guest.program:
+            yield from _of_operation(step)
+
+
+def _of_region(op: ops.SetUserMemoryRegion) -> Iterator[str]:
+    if op.flags & ops.READONLY:
         yield "readonly_mem"
     if as_id_of(op.slot) == SMM:
         yield "smm"
     if op.fail_nth:
         yield "failing_allocations"
-    if isinstance(op, SetUserMemoryRegion2):
+    if isinstance(op, ops.SetUserMemoryRegion2):
         yield "user_memory2"
-        if op.flags & GUEST_MEMFD:
+        if op.flags & ops.GUEST_MEMFD:
             yield "guest_memfd"
 
 
-def _of_cap(op: EnableCap) -> Iterator[str]:
+def _of_cap(op: ops.EnableCap) -> Iterator[str]:
     match op.cap:
         case "MANUAL_DIRTY_LOG_PROTECT2":
             yield "manual_dirty_log"
