@@ -66,16 +66,7 @@ _PAIRS: tuple[tuple[HostChangeKind, ...], ...] = (
 
 def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
     """Return a scenario with one race, and looks at the result."""
-    taken = Mapping("taken", _PAGES, dice.pick(("anonymous", "memfd")))
-    kept = Mapping(_KEPT, _PAGES, dice.pick(_KINDS))
-    again = tuple(
-        Mapping(f"{each.name}-again", _PAGES, "memfd", of=each.name)
-        for each in (kept, taken)
-        if each.kind == "memfd" and dice.chance(0.5)
-    )
-    mappings: tuple[Mapping, ...] = (kept, taken, *again)
-    if features.collapse and features.sync_mmu and dice.chance(_HUGE_SHARE):
-        mappings += (Mapping("huge", HUGE_PAGE_PAGES, "thp"),)
+    mappings = _mappings(dice, features)
     vcpus = dice.pick((1, 2, 2))
     spaces: Sequence[AsId] = (0, SMM) if features.smm and dice.chance(0.5) else (0,)
     hosts = tuple(
@@ -87,12 +78,7 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
         area = range(_GFN * PAGE_SIZE_BYTES, (_GFN + _AREA_GFNS - 1) * PAGE_SIZE_BYTES)
         hosts = racing_attributes(dice, hosts[:1], area[::PAGE_SIZE_BYTES])
     guests = tuple(_guest(dice, features, vcpu, hosts, spaces) for vcpu in range(vcpus))
-    first: tuple[AnyOperation, ...] = tuple(
-        op
-        for host in hosts
-        for op in host.operations[:1]
-        if isinstance(op, SetUserMemoryRegion) and dice.chance(0.7)
-    )
+    first = tuple(_first(dice, hosts))
     twist = "" if is_private or not dice.chance(_TWISTED) else dice.pick(TWISTS)
     has_clocks = not is_private and twist not in WITHOUT_CLOCKS
     clocks = tuple(_clocks(dice, features, vcpus, len(hosts))) if has_clocks else ()
@@ -117,6 +103,29 @@ def race_scenario(dice: Dice, features: Features, name: str) -> Scenario:
         vcpus=vcpus,
         guest=GUEST,
     )
+
+
+def _mappings(dice: Dice, features: Features) -> tuple[Mapping, ...]:
+    """Return the memory of a race; what is taken away is not what the host writes to."""
+    taken = Mapping("taken", _PAGES, dice.pick(("anonymous", "memfd")))
+    kept = Mapping(_KEPT, _PAGES, dice.pick(_KINDS))
+    again = tuple(
+        Mapping(f"{each.name}-again", _PAGES, "memfd", of=each.name)
+        for each in (kept, taken)
+        if each.kind == "memfd" and dice.chance(0.5)
+    )
+    mappings = (kept, taken, *again)
+    if features.collapse and features.sync_mmu and dice.chance(_HUGE_SHARE):
+        mappings += (Mapping("huge", HUGE_PAGE_PAGES, "thp"),)
+    return mappings
+
+
+def _first(dice: Dice, hosts: Sequence[HostThread]) -> Iterator[SetUserMemoryRegion]:
+    """Yield the slots that are there before the race begins: some of those that threads change."""
+    for host in hosts:
+        for op in host.operations[:1]:
+            if isinstance(op, SetUserMemoryRegion) and dice.chance(0.7):
+                yield op
 
 
 def _host(
