@@ -71,53 +71,65 @@ def chapters(features: Features, structure: str = TREE) -> tuple[Chapter, ...]:
     """
     said = _IN_THE_ARRAY if structure == ARRAY else _IN_THE_TREE
     return (
-        Chapter(
-            "A machine without memory",
-            "A new virtual machine has no memory but the corner that its own code lives in (slot "
-            "400, far up). The guest reads an address, finds nobody there, and KVM hands the "
-            "access to us: an MMIO exit. On a real machine a device might answer.",
-            (Touch(_gpa(2) + 0x40),),
-        ),
-        Chapter(
-            "Create a memslot",
-            "A memslot says: these guest-physical pages (gfn 2, 3 and 4) are that piece of my "
-            "memory (the hva where amber begins). Now the same read finds page 0 of amber, and we "
-            "are not asked.",
-            (_region(0, 2, 3, Place("amber")), Touch(_gpa(2) + 0x40), Touch(_gpa(4) + 0x40)),
-        ),
-        Chapter(
-            "Create another one",
-            f"{said['sorted']} What the guest writes is in our memory at once.",
-            (
-                _region(1, 8, 2, Place("blue")),
-                Touch(_gpa(9) + 0x40, "write", value=0xCAFE),
-                Inspect(),
-            ),
-        ),
-        Chapter(
-            "Overlap",
-            "No page can be in two slots. The kernel refuses, and nothing has changed.",
-            (_region(2, 4, 2, Place("blue")), Touch(_gpa(4) + 0x40)),
-        ),
-        Chapter(
-            "Move",
-            "The same slot with another guest address moves, and its content with it. Nobody may "
-            f"reach it at the old place any more. {said['moved']}",
-            (_region(0, 12, 3, Place("amber")), Touch(_gpa(2) + 0x40), Touch(_gpa(12) + 0x40)),
-        ),
+        *_first_slots(said["sorted"]),
+        *_changes(said["moved"]),
         _at_address_zero(features, said["absent"]),
-        Chapter(
-            "Delete",
-            f"A size of 0 deletes the slot, whatever else the call says. {said['deleted']} The "
-            "guest is alone at that address again.",
-            (SetUserMemoryRegion(1), Touch(_gpa(9) + 0x40)),
+        *_end(said["deleted"]),
+    )
+
+
+def _first_slots(where_sorted: str) -> Iterator[Chapter]:
+    yield Chapter(
+        "A machine without memory",
+        "A new virtual machine has no memory but the corner that its own code lives in (slot "
+        "400, far up). The guest reads an address, finds nobody there, and KVM hands the "
+        "access to us: an MMIO exit. On a real machine a device might answer.",
+        (Touch(_gpa(2) + 0x40),),
+    )
+    yield Chapter(
+        "Create a memslot",
+        "A memslot says: these guest-physical pages (gfn 2, 3 and 4) are that piece of my "
+        "memory (the hva where amber begins). Now the same read finds page 0 of amber, and we "
+        "are not asked.",
+        (_region(0, 2, 3, Place("amber")), Touch(_gpa(2) + 0x40), Touch(_gpa(4) + 0x40)),
+    )
+    yield Chapter(
+        "Create another one",
+        f"{where_sorted} What the guest writes is in our memory at once.",
+        (
+            _region(1, 8, 2, Place("blue")),
+            Touch(_gpa(9) + 0x40, "write", value=0xCAFE),
+            Inspect(),
         ),
-        Chapter(
-            "Memory outlives its slots",
-            "The content belongs to the host memory. Put it elsewhere under another slot, and "
-            "what the guest wrote is still there.",
-            (_region(3, 0, 2, Place("blue")), Touch(_gpa(1) + 0x40)),
-        ),
+    )
+
+
+def _changes(where_moved: str) -> Iterator[Chapter]:
+    yield Chapter(
+        "Overlap",
+        "No page can be in two slots. The kernel refuses, and nothing has changed.",
+        (_region(2, 4, 2, Place("blue")), Touch(_gpa(4) + 0x40)),
+    )
+    yield Chapter(
+        "Move",
+        "The same slot with another guest address moves, and its content with it. Nobody may "
+        f"reach it at the old place any more. {where_moved}",
+        (_region(0, 12, 3, Place("amber")), Touch(_gpa(2) + 0x40), Touch(_gpa(12) + 0x40)),
+    )
+
+
+def _end(what_shifts: str) -> Iterator[Chapter]:
+    yield Chapter(
+        "Delete",
+        f"A size of 0 deletes the slot, whatever else the call says. {what_shifts} The "
+        "guest is alone at that address again.",
+        (SetUserMemoryRegion(1), Touch(_gpa(9) + 0x40)),
+    )
+    yield Chapter(
+        "Memory outlives its slots",
+        "The content belongs to the host memory. Put it elsewhere under another slot, and "
+        "what the guest wrote is still there.",
+        (_region(3, 0, 2, Place("blue")), Touch(_gpa(1) + 0x40)),
     )
 
 
