@@ -35,7 +35,7 @@ MAPPED = {"zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd", "proce
 
 def tried() -> set[str]:
     """Return the fields that the probe's source gives a value to."""
-    tree = ast.parse(inspect.getsource(probe.probe_features))
+    tree = ast.parse(inspect.getsource(probe))
     return {
         keyword.arg
         for node in ast.walk(tree)

@@ -48,12 +48,7 @@ def probe_features(
         has = vm.check_extension
         says = _says(has)
         last_gfn = _last_gfn(vm, page, kvm.supported_gpa_bits())
-        begin("the memory is read that a vCPU shares")
-        check_shared_memory(kvm)
-        begin("a vCPU's registers are set, and read back")
-        check_registers(kvm)
-        begin("all that KVM_CHECK_EXTENSION offers is enabled")
-        check_offers(kvm)
+        _check(kvm, begin)
         begin("dirty rings of all sizes are enabled")
         ring_bytes = least_ring_bytes(kvm)
         if ring_bytes:
@@ -69,12 +64,11 @@ def probe_features(
         begin("a VM with private memory is created")
         protected = _protected(kvm, has(Cap.VM_TYPES))
         offers = kvm.paravirtual_features()
-        return msgspec.structs.replace(
+        tried = msgspec.structs.replace(
             says,
             kvmclock=bool(offers & 1 << ParavirtualFeature.CLOCKSOURCE2),
             steal_time=bool(offers & 1 << ParavirtualFeature.STEAL_TIME),
             smm=bool(has(Cap.X86_SMM)) and has(Cap.MULTI_ADDRESS_SPACE) > SMM,
-            failing_allocations=can_fail_allocations(),
             vm_types=has(Cap.VM_TYPES) or 1,
             memory_attributes=_attributes(kvm, protected),
             dirty_ring_bytes=ring_bytes,
@@ -84,15 +78,34 @@ def probe_features(
             internal_tss=internal[0],
             internal_identity=internal[1],
             internal_apic=internal[2],
-            zero_page=_can_map_zero(),
-            hugetlb_pages=_free_huge_pages(),
-            collapse=_can_collapse(),
-            ksm=merges_pages(),
-            userfaultfd=mman.can_page(),
-            process_files=can_look_at_itself(),
             forced_emulation=forced_emulation,
             protected=protected,
         )
+        return _with_host(tried)
+
+
+def _check(kvm: Kvm, begin: Callable[[str], object]) -> None:
+    """Hold the kernel to what needs no slot: the memory a vCPU shares, registers, capabilities."""
+    begin("the memory is read that a vCPU shares")
+    check_shared_memory(kvm)
+    begin("a vCPU's registers are set, and read back")
+    check_registers(kvm)
+    begin("all that KVM_CHECK_EXTENSION offers is enabled")
+    check_offers(kvm)
+
+
+def _with_host(features: Features) -> Features:
+    """Return features with what this process can do on this host, whatever KVM can."""
+    return msgspec.structs.replace(
+        features,
+        failing_allocations=can_fail_allocations(),
+        zero_page=_can_map_zero(),
+        hugetlb_pages=_free_huge_pages(),
+        collapse=_can_collapse(),
+        ksm=merges_pages(),
+        userfaultfd=mman.can_page(),
+        process_files=can_look_at_itself(),
+    )
 
 
 def _says(has: Callable[[Cap], int]) -> Features:
