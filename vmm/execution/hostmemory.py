@@ -20,6 +20,12 @@ from vmm.scenario.reached import Reached, runs_of
 _Stretch = tuple[str, HostMapping, int, memoryview]
 """Adjacent pages of a mapping: its name, the mapping, their offset, and their last content."""
 
+_ACCESS = {
+    "forbid": Protection.NONE,
+    "allow": Protection.READ | Protection.WRITE,
+    "write_protect": Protection.READ,
+}
+
 
 class HostMemory(Closing):
     """All mappings that a scenario declares; they outlive every VM that uses them."""
@@ -121,18 +127,12 @@ class HostMemory(Closing):
                 memory.vacate(start, size_bytes)
             case "map":
                 memory.refill(start, size_bytes)
-            case "forbid":
-                memory.protect(start, size_bytes, Protection.NONE)
-            case "allow":
-                memory.protect(start, size_bytes, Protection.READ | Protection.WRITE)
-            case "write_protect":
-                memory.protect(start, size_bytes, Protection.READ)
+            case "forbid" | "allow" | "write_protect":
+                memory.protect(start, size_bytes, _ACCESS[op.how])
             case "map_fresh":
                 memory.freshen(start, size_bytes)
             case "map_file":
-                assert op.source is not None, "validated"
-                file = self._mappings[op.source.mapping].fd
-                memory.overlay(start, size_bytes, file, op.source.offset)
+                self._map_file(memory, op)
             case "truncate":
                 memory.resize_file(start)
             case "extend":
@@ -162,6 +162,12 @@ class HostMemory(Closing):
         self._pages.change(op)
         self._watch = None
         return Done()
+
+    def _map_file(self, memory: HostMapping, op: ChangeHostMemory) -> None:
+        """Map pages of another mapping's file over pages of a mapping."""
+        assert op.source is not None, "validated"
+        file = self._mappings[op.source.mapping].fd
+        memory.overlay(op.place.offset, op.pages * PAGE_SIZE_BYTES, file, op.source.offset)
 
     def _settle(self, op: ChangeHostMemory) -> Inspected:
         """End userfaultfd for pages; return those that changed without a fault being reported."""

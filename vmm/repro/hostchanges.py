@@ -6,12 +6,14 @@ from typing import assert_never
 
 from vmm.repro.account import Account
 from vmm.repro.answers import InexpressibleError
+from vmm.repro.cnames import CNames
 from vmm.scenario.hostpages import CHANGES, HostPages, PageKey, file_of
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping
 from vmm.scenario.reached import is_sparse
 
 _PRIVATE = "MAP_PRIVATE | MAP_ANONYMOUS"
 _BOTH = "PROT_READ | PROT_WRITE"
+_ACCESS = {"forbid": "PROT_NONE", "allow": _BOTH, "write_protect": "PROT_READ"}
 
 
 def changes(account: Account, host: HostPages, op: ChangeHostMemory) -> list[str]:
@@ -40,26 +42,12 @@ def change_call(account: Account, host: HostPages, op: ChangeHostMemory) -> str:
             account.use("advise")
             advice = "MADV_DONTNEED" if op.how == "drop" else "MADV_REMOVE"
             return f"host_advises({where}, {advice});"
-        case "unmap":
+        case "unmap" | "map" | "map_fresh" | "map_file":
             account.use("remap")
-            return f"host_maps({where}, PROT_NONE, {_PRIVATE} | MAP_NORESERVE, -1, 0);"
-        case "map" if file_of(mapping):
-            account.use("remap")
-            sharing = "MAP_PRIVATE" if mapping.kind == "private_file" else "MAP_SHARED"
-            file = names.file(file_of(mapping))
-            return f"host_maps({where}, {_BOTH}, {sharing}, {file}, {op.place.offset:#x});"
-        case "map" | "map_fresh":
-            account.use("remap")
-            return f"host_maps({where}, {_BOTH}, {_PRIVATE}, -1, 0);"
-        case "map_file":
-            account.use("remap")
-            assert op.source is not None, "validated"
-            file = names.file(op.source.mapping)
-            return f"host_maps({where}, {_BOTH}, MAP_SHARED, {file}, {op.source.offset:#x});"
+            return f"host_maps({where}, {_mapped(names, mapping, op)});"
         case "forbid" | "allow" | "write_protect":
             account.use("protect")
-            allowed = {"forbid": "PROT_NONE", "allow": _BOTH, "write_protect": "PROT_READ"}[op.how]
-            return f"host_protects({where}, {allowed});"
+            return f"host_protects({where}, {_ACCESS[op.how]});"
         case "truncate" | "extend":
             pages = op.pages if op.how == "extend" else 0
             size = op.place.offset + pages * PAGE_SIZE_BYTES
@@ -91,6 +79,23 @@ def change_call(account: Account, host: HostPages, op: ChangeHostMemory) -> str:
             return f"host_settles({names.variable(op.place.mapping)});"
         case _:
             assert_never(op.how)
+
+
+def _mapped(names: CNames, mapping: Mapping, op: ChangeHostMemory) -> str:
+    """Return what is mapped over the pages of a mapping, as mmap's last four arguments."""
+    if op.how == "unmap":
+        return f"PROT_NONE, {_PRIVATE} | MAP_NORESERVE, -1, 0"
+    if op.how == "map_file":
+        assert op.source is not None, "validated"
+        return f"{_BOTH}, MAP_SHARED, {names.file(op.source.mapping)}, {op.source.offset:#x}"
+    if op.how == "map" and file_of(mapping):
+        file = names.file(file_of(mapping))
+        return f"{_BOTH}, {_sharing(mapping)}, {file}, {op.place.offset:#x}"
+    return f"{_BOTH}, {_PRIVATE}, -1, 0"
+
+
+def _sharing(mapping: Mapping) -> str:
+    return "MAP_PRIVATE" if mapping.kind == "private_file" else "MAP_SHARED"
 
 
 def follow(account: Account, host: HostPages, made: Iterable[ChangeHostMemory]) -> list[str]:
@@ -166,6 +171,5 @@ def _file(mapping: Mapping, account: Account) -> str:
     if mapping.kind == "memfd" and not mapping.of:
         return made + shared
     account.use("another")
-    sharing = "MAP_PRIVATE" if mapping.kind == "private_file" else "MAP_SHARED"
     filled = f"{shared}\n\t" if not mapping.of else ""
-    return f"{made}{filled}map_another({name}, {sharing}, {file});"
+    return f"{made}{filled}map_another({name}, {_sharing(mapping)}, {file});"
