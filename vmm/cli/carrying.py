@@ -44,6 +44,10 @@ def _always(index: int) -> bool:
     return True
 
 
+def _ignore(scenario: Scenario) -> None:
+    """Do nothing as a scenario begins."""
+
+
 @dataclass(slots=True)
 class EarlyEnd:
     """Whether scenarios that have not begun are left out, and why; the first reason counts."""
@@ -96,7 +100,7 @@ class Orders:
 
     scenarios: Sequence[Scenario]
     host: Host
-    begin: Begin
+    begin: Begin = _ignore
     journal: Path | None = None
     patience: float = 1.0
     jobs: int | None = None

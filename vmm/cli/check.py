@@ -246,6 +246,7 @@ def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
 
 
 def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Run:
+    from vmm.cli.carrying import Orders
     from vmm.cli.execution import execute
     from vmm.cli.history_files import history_files
     from vmm.cli.lab_live import live
@@ -265,14 +266,6 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Run
             lab.begin(scenario)
             bar.begin(scenario.name)
 
-        return execute(
-            scenarios,
-            host,
-            begin,
-            done,
-            kept,
-            wanted.patience,
-            wanted.jobs,
-            wanted.max_differences,
-            with_steps=reports.show_steps,
-        )
+        orders = Orders(scenarios, host, begin, patience=wanted.patience, jobs=wanted.jobs)
+        differing = wanted.max_differences
+        return execute(orders, done, kept, differing, with_steps=reports.show_steps)

@@ -62,16 +62,12 @@ def _run() -> ResultFile:
     host = look_at_host()
     require_usable(host)
 
+    from vmm.cli.carrying import Orders
     from vmm.cli.execution import execute
 
     scenarios = curated(host.features)
     with LiveProgress(console(stderr=True), len(scenarios)) as progress:
-        run = execute(
-            scenarios,
-            host,
-            lambda scenario: progress.begin(scenario.name),
-            lambda checked: None,
-        )
+        run = execute(Orders(scenarios, host, lambda scenario: progress.begin(scenario.name)))
     for line in remarks_on(run):
         say(line)
     return result_file(run)

@@ -200,10 +200,11 @@ def _run(replays: list[Replay], host: Host, path: Path, require_run: bool) -> li
         _check(made, path)
     require_usable(host, require_run)
 
+    from vmm.cli.carrying import Orders
     from vmm.cli.execution import execute
 
     scenarios = [made.scenario for made in replays]
-    result = execute(scenarios, host, lambda _: None, lambda _: None, jobs=1)
+    result = execute(Orders(scenarios, host, jobs=1))
     to = console()
     lines = {made.scenario.name: made for made in replays}
     for checked in result.checked:

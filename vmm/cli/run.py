@@ -70,6 +70,7 @@ def run(
         _written(replace(vain, required=required), wanted)
     require_usable(host, required)
 
+    from vmm.cli.carrying import Orders
     from vmm.cli.execution import execute
     from vmm.cli.history_files import HistoryFiles
 
@@ -84,9 +85,8 @@ def run(
             reports.reporter.done(replace(checked, again=again))
 
         reports.reporter.begin((chosen,), host.info)
-        result = execute(
-            (chosen,), host, _ignore, done, files, patience, with_steps=reports.show_steps
-        )
+        orders = Orders((chosen,), host, patience=patience)
+        result = execute(orders, done, files, with_steps=reports.show_steps)
         checked = tuple(replace(each, again=again) for each in result.checked)
         result = replace(result, checked=checked, required=required)
         reports.reporter.end(result)
@@ -103,7 +103,3 @@ def _written(run: Run, wanted: Sequence[Wanted]) -> None:
         for each in run.checked:
             reports.reporter.done(each)
         reports.reporter.end(run)
-
-
-def _ignore(_: object) -> None:
-    return None
