@@ -4,16 +4,14 @@ from array import array
 
 from vmm.scenario.kernelslots import KernelArray
 from vmm.whitebox.layout import ArrayLayout
-from vmm.whitebox.reading import MOST_SLOTS, S32, U64, Read, TooManyError, slot_from
+from vmm.whitebox.reading import MOST_SLOTS, S32, U64, Look, Read, TooManyError, slot_from
 from vmm.whitebox.state import read_state
 
 _UNUSED = -1
 
 
-def read_array(
-    read: Read, layout: ArrayLayout, vm: int, active: int, as_id: int, before: int, slot_id: int
-) -> KernelArray:
-    """Return the array at address ``active``, with the metadata of slot ``slot_id``.
+def read_array(read: Read, layout: ArrayLayout, vm: int, active: int, look: Look) -> KernelArray:
+    """Return the array at address ``active``, with the metadata of the slot looked for.
 
     Raises TooManyError, and OSError.
     """
@@ -27,14 +25,14 @@ def read_array(
     slots = tuple(slot_from(entries, layout, at * layout.slot_size) for at in range(max(used, 0)))
     start = layout.set_id_to_index
     table = array("h", head[start : start + 2 * layout.set_ids])
-    found = [number for number, slot in enumerate(slots) if slot.slot_id == slot_id]
+    found = [number for number, slot in enumerate(slots) if slot.slot_id == look.slot_id]
     state = None
     if len(found) == 1:
         at = found[0] * layout.slot_size
         state = read_state(read, layout, vm, entries[at : at + layout.slot_size])
     return KernelArray(
-        before=before,
-        as_id=as_id,
+        before=look.before,
+        as_id=look.as_id,
         slots=slots,
         generation=int(U64.unpack_from(head, layout.set_generation)[0]),
         used_slots=used,

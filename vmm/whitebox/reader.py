@@ -7,7 +7,7 @@ come from anywhere: a test can make them.
 from vmm.scenario.kernelslots import KernelArray, KernelSlots, KernelTrees
 from vmm.whitebox.arrays import read_array
 from vmm.whitebox.layout import Layout, TreeLayout
-from vmm.whitebox.reading import S32, U64, Read, TooManyError
+from vmm.whitebox.reading import S32, U64, Look, Read, TooManyError
 from vmm.whitebox.trees import read_trees
 
 FREELY = 4096
@@ -48,7 +48,7 @@ class Reader:
         many, twice as many operations are skipped as the time before, up to _MOST_LEFT_OUT.
         """
         try:
-            found = self._found(as_id, before, slot_id)
+            found = self._found(Look(as_id, before, slot_id))
         except TooManyError:
             self._seldom[as_id].too_many()
             return None
@@ -57,11 +57,11 @@ class Reader:
         self._seldom[as_id].looked(len(found.slots) // _SELDOM if over else 0)
         return found
 
-    def _found(self, as_id: int, before: int, slot_id: int) -> KernelTrees | KernelArray:
-        active, layout = self._active(as_id), self._layout
+    def _found(self, look: Look) -> KernelTrees | KernelArray:
+        active, layout = self._active(look.as_id), self._layout
         if isinstance(layout, TreeLayout):
-            return read_trees(self._read, layout, self._vm, active, as_id, before, slot_id)
-        return read_array(self._read, layout, self._vm, active, as_id, before, slot_id)
+            return read_trees(self._read, layout, self._vm, active, look)
+        return read_array(self._read, layout, self._vm, active, look)
 
     def _active(self, as_id: int) -> int:
         return self._u64(self._vm + self._layout.kvm_memslots + 8 * as_id)

@@ -1,6 +1,7 @@
 """What the readers of trees and of arrays share: reading memory, and decoding a slot."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from struct import Struct
 
 from vmm.scenario.kernelslots import KernelSlot
@@ -18,6 +19,18 @@ _PAGE = 4096
 
 class TooManyError(Exception):
     """There are more slots than MOST_SLOTS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What to look for after an operation: the slot that it names.
+
+    ``before`` is the generation that was in use before it.
+    """
+
+    as_id: int
+    before: int
+    slot_id: int
 
 
 class Pages:

@@ -18,6 +18,7 @@ from vmm.whitebox.reading import (
     MOST_SLOTS,
     S32,
     U64,
+    Look,
     Pages,
     Read,
     TooManyError,
@@ -29,23 +30,21 @@ _RB_BLACK = 1
 _THREE_WORDS = Struct("<QQQ")
 
 
-def read_trees(
-    read: Read, layout: TreeLayout, vm: int, active: int, as_id: int, before: int, slot_id: int
-) -> KernelTrees:
-    """Return both copies, with the metadata of slot ``slot_id``.
+def read_trees(read: Read, layout: TreeLayout, vm: int, active: int, look: Look) -> KernelTrees:
+    """Return both copies, with the metadata of the slot looked for.
 
     ``active`` is the address of the copy in use. Raises TooManyError, and OSError if a copy cannot
     be read.
     """
     memory = Pages(read).read
     known = _Slots(memory, layout)
-    first = vm + layout.kvm_sets + 2 * as_id * layout.set_size
+    first = vm + layout.kvm_sets + 2 * look.as_id * layout.set_size
     other = first if active != first else first + layout.set_size
     in_use, spare = (_Copy(memory, layout, known, each).read() for each in (active, other))
-    data = known.with_id(slot_id)
+    data = known.with_id(look.slot_id)
     state = None if data is None else read_state(memory, layout, vm, data)
     (pages,) = U64.unpack(memory(vm + layout.kvm_slot_pages, 8))
-    return KernelTrees(before, as_id, tuple(known.read), in_use, spare, state, pages)
+    return KernelTrees(look.before, look.as_id, tuple(known.read), in_use, spare, state, pages)
 
 
 class _Slots:
