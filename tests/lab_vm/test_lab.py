@@ -16,7 +16,7 @@ import pytest
 from vmm.lab.debian import fetched
 from vmm.lab.errors import LabError
 from vmm.lab.machine import QEMU, Backend, Job, Machine
-from vmm.lab.run import Ending, prepared, running, side_by_side
+from vmm.lab.run import Ending, Listener, prepared, running, side_by_side
 
 KERNEL = "debian-6.12"
 
@@ -103,7 +103,7 @@ def in_machine(kernel: str, folder: Path, script: str, limit_s: float = 120) -> 
     logs.mkdir()
     job = Job(("/bin/sh", "-c", script), folder, {"PATH": "/usr/bin:/bin"})
     ready = prepared(machine, job)
-    (ending,) = side_by_side([running(ready, job, logs, printed.append, printed.append)])
+    (ending,) = side_by_side([running(ready, job, logs, Listener(printed.append, printed.append))])
     return ending, b"".join(printed).decode()
 
 

@@ -21,7 +21,7 @@ from vmm.cli.lab_machines import job_of
 from vmm.lab.errors import LabError
 from vmm.lab.kernel import from_path
 from vmm.lab.machine import Backend, Job, Machine
-from vmm.lab.run import Ending, Running, prepared, running
+from vmm.lab.run import Ending, Listener, Running, prepared, running
 from vmm.verdict.statuses import DIFFERS, PASSED
 
 _HERE = Path(__file__).parent
@@ -200,7 +200,7 @@ def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Li
     )
     job = _job(path, folder)
     ready = prepared(machine, job)
-    return (yield from running(ready, job, folder, listener.take, listener.take_error))
+    return (yield from running(ready, job, folder, Listener(listener.take, listener.take_error)))
 
 
 def _job(order: Path, folder: Path) -> Job:

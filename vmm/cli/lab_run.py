@@ -22,7 +22,7 @@ from vmm.lab.cells import usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.log import Reports
 from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
-from vmm.lab.run import Ending, prepared, running, side_by_side
+from vmm.lab.run import Ending, Listener, prepared, running, side_by_side
 
 LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 1800.0, Backend.KVM: 60.0}
 """How long a machine may show no sign of life; an emulator is slow on a busy host."""
@@ -138,7 +138,8 @@ def run(
                 logs = folder / f"machine-{number + 1}" if number else folder
                 logs.mkdir(exist_ok=True)
                 said = printed.of_one() if is_outside else err
-                machines.append(running(ready, job, logs, out, said, told, keeps=not number))
+                listener = Listener(out, said, told)
+                machines.append(running(ready, job, logs, listener, keeps=not number))
             try:
                 return side_by_side(machines)
             finally:

@@ -45,6 +45,15 @@ def _nobody(reports: Reports) -> None:
     """Ignore the reports."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Gets a machine's output, and its reports whenever the log has grown."""
+
+    out: Sink
+    err: Sink
+    on_reports: Callable[[Reports], None] = _nobody
+
+
 Running = Generator[None, None, Ending]
 """A running machine: each step takes a tenth of a second at most, and the last one ends it."""
 
@@ -89,15 +98,13 @@ def running(
     prepared: Prepared,
     job: Job,
     folder: Path,
-    out: Sink,
-    err: Sink,
-    on_reports: Callable[[Reports], None] = _nobody,
+    listener: Listener,
     keeps: bool = True,
 ) -> Running:
-    """Run a command in a machine; ``folder`` gets the logs, ``out`` and ``err`` its output.
+    """Run a command in a machine; ``folder`` gets the logs.
 
-    ``on_reports`` gets the reports whenever the log has grown. If it ``keeps`` states, a machine
-    that has loaded the job's program is saved then, and the next run of an equal one starts there.
+    If it ``keeps`` states, a machine that has loaded the job's program is saved then, and the next
+    run of an equal one starts there.
 
     Raises LabError if nothing could be booted.
     """
@@ -105,12 +112,12 @@ def running(
     if state is not None and state.exists():
         used(state)
         start = _Start(loaded, restores=state)
-        ending = yield from _booted(machine, job, folder, (out, err), on_reports, start)
+        ending = yield from _booted(machine, job, folder, listener, start)
         if ending.reports.has_booted:
             return ending
         state.unlink(missing_ok=True)
     start = _Start(loaded, keeps=state if keeps else None)
-    return (yield from _booted(machine, job, folder, (out, err), on_reports, start))
+    return (yield from _booted(machine, job, folder, listener, start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +133,14 @@ def _booted(
     machine: Machine,
     job: Job,
     folder: Path,
-    sinks: tuple[Sink, Sink],
-    on_reports: Callable[[Reports], None],
+    listener: Listener,
     start: _Start,
 ) -> Running:
     nonce = secrets.token_hex(4)
     first, log, errors = folder / "initramfs", folder / "kernel.log", folder / "emulator.log"
     cd = folder / "cd.iso"
-    files = bochs.Unpacking(nonce, sinks[1])
-    pipes = Pipes(sinks[0], files)
+    files = bochs.Unpacking(nonce, listener.err)
+    pipes = Pipes(listener.out, files)
     out, err = pipes.writers
     ours, theirs = socket.socketpair()
     try:
@@ -157,7 +163,11 @@ def _booted(
             giving = _Orders(process.stdin, text, Monitor(ours), start)
             limits = Limits(machine.limit_s, machine.silence_s, machine.life_s)
             reports, late = yield from watch(
-                process, pipes, LogReader(log, nonce), limits, partial(giving.handle, on_reports)
+                process,
+                pipes,
+                LogReader(log, nonce),
+                limits,
+                partial(giving.handle, listener.on_reports),
             )
     finally:
         pipes.close()
