@@ -28,10 +28,10 @@ class Buffer(Protocol):
 
 
 PassedMmio = tuple[int, int, bytes, bool]
-"""An MMIO exit that `run_past_mmio` has passed: (rip, gpa, data, is_write)."""
+"""An MMIO exit that `MmioLoop` has passed: (rip, gpa, data, is_write)."""
 
 MAX_PASSED = 64
-"""The most MMIO exits that one `run_past_mmio` passes."""
+"""The most MMIO exits that one call of `MmioLoop.run` passes."""
 
 _MAX_RENDERED_BYTES = 64
 _PASSED = Struct("<QQII8s")  # rip, gpa, length, whether it is a write, data
@@ -301,48 +301,49 @@ def run_error(result: int) -> Exception:
     return KvmError(-result, Ioctl.RUN, None, 0)
 
 
-class PassedRoom:
-    """A buffer for the MMIO exits that one vCPU passes in one call."""
+class MmioLoop:
+    """Issues KVM_RUN for the vCPU of ``fd``, past its MMIO exits."""
 
-    __slots__ = ("buffer", "count", "words")
+    __slots__ = ("_buffer", "_count", "_fd", "_words")
 
-    def __init__(self) -> None:
-        self.words, self.count = _new(_PASSED_ROOM), _new(_COUNT)
-        self.buffer = _buffer(self.words)
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._words, self._count = _new(_PASSED_ROOM), _new(_COUNT)
+        self._buffer = _buffer(self._words)
 
+    def run(
+        self,
+        run: CData,
+        answer: int,
+        end_port: int,
+        passed: list[PassedMmio],
+        most: int = MAX_PASSED,
+    ) -> bool | None:
+        """Issue KVM_RUN repeatedly, until an exit that is not MMIO, or `most` MMIO exits.
 
-def run_past_mmio(
-    fd: int,
-    run: CData,
-    answer: int,
-    end_port: int,
-    passed: list[PassedMmio],
-    here: PassedRoom,
-    most: int = MAX_PASSED,
-) -> bool | None:
-    """Issue KVM_RUN repeatedly, until an exit that is not MMIO, or `most` MMIO exits.
+        Returns True at `end_port`, False at another exit (or MMIO that neither reads nor writes),
+        and None if there may be more MMIO. `run` is the `struct kvm_run *` of the vCPU. MMIO reads
+        are answered with bytes of `answer`. Each passed exit is appended to `passed`, even before
+        an error; its `rip` is valid if the vCPU shares its registers. The next KVM_RUN completes
+        the last exit.
 
-    Returns True at `end_port`, False at another exit (or MMIO that neither reads nor writes), and
-    None if there may be more MMIO. `run` is the `struct kvm_run *` of the vCPU. MMIO reads are
-    answered with bytes of `answer`. Each passed exit is appended to `passed`, even before an error;
-    its `rip` is valid if the vCPU shares its registers. The next KVM_RUN completes the last
-    exit.
-
-    Raises `KvmError` as `ioctl` does.
-    """
-    count = here.count
-    result = _run_past_mmio(fd, run, answer, end_port, here.words, most, count)
-    number = count[0]
-    if number:
-        records = _PASSED.iter_unpack(here.buffer[: number * _PASSED.size])
-        passed += [(rip, gpa, data[:size], write != 0) for rip, gpa, size, write, data in records]
-    if not result:
-        return None if number == most else False
-    if result == _AT_END:
-        return True
-    if result > 0:
-        raise _wrong_answer(Ioctl.RUN, result, 0)
-    raise _error(-result, Ioctl.RUN, 0)
+        Raises `KvmError` as `ioctl` does.
+        """
+        count = self._count
+        result = _run_past_mmio(self._fd, run, answer, end_port, self._words, most, count)
+        number = count[0]
+        if number:
+            records = _PASSED.iter_unpack(self._buffer[: number * _PASSED.size])
+            passed += [
+                (rip, gpa, data[:size], write != 0) for rip, gpa, size, write, data in records
+            ]
+        if not result:
+            return None if number == most else False
+        if result == _AT_END:
+            return True
+        if result > 0:
+            raise _wrong_answer(Ioctl.RUN, result, 0)
+        raise _error(-result, Ioctl.RUN, 0)
 
 
 def _error(number: int, request: Ioctl, arg: CData | int) -> KvmError:

@@ -4,7 +4,7 @@ import errno
 import os
 
 from kvm_abi import mman, raw
-from kvm_abi.raw import KvmError, PassedMmio, PassedRoom, WrongAnswerError
+from kvm_abi.raw import KvmError, MmioLoop, PassedMmio, WrongAnswerError
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Ioctl
 from vmm.kvm.dirtyring import DirtyRing
 from vmm.kvm.exits import VcpuExit, decode
@@ -46,7 +46,7 @@ class Vcpu(VcpuState):
             raise
         super().__init__(fd, address, mmap_size_bytes)
         self._ring: DirtyRing | None = None
-        self._passed = PassedRoom()
+        self._mmio_loop = MmioLoop(fd)
 
     def close(self) -> None:
         """Unmap the shared memory and close the descriptor. Closing twice is fine.
@@ -176,7 +176,7 @@ class Vcpu(VcpuState):
         if self._exit_regs is None:
             return self._run_past_each(answer, passed, end_port, most)
         while True:
-            is_end = raw.run_past_mmio(self._fd, run, answer, end_port, passed, self._passed)
+            is_end = self._mmio_loop.run(run, answer, end_port, passed)
             if is_end:
                 return None
             if is_end is False or len(passed) >= most:
@@ -188,7 +188,7 @@ class Vcpu(VcpuState):
         """Do the same for a vCPU that does not share registers: ask for RIP at each exit."""
         run = self.kvm_run
         while True:
-            is_end = raw.run_past_mmio(self._fd, run, answer, end_port, passed, self._passed, 1)
+            is_end = self._mmio_loop.run(run, answer, end_port, passed, 1)
             if is_end is not None:
                 return None if is_end else self.last_exit()
             passed[-1] = (self.get_rip(), *passed[-1][1:])
