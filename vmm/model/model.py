@@ -6,7 +6,7 @@ know, it returns none, and the verdict is inconclusive.
 """
 
 import errno
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from functools import partial
 from typing import Self
 
@@ -25,6 +25,7 @@ from vmm.model.races.calls import HostSide
 from vmm.model.races.clocks import RaceClock, are_met
 from vmm.model.races.flaw import Flaw
 from vmm.model.races.judge import RaceJudge
+from vmm.model.races.state import RaceState
 from vmm.model.regions import Memslot
 from vmm.model.rings import no_ring_to_reset
 from vmm.model.rule import Rule, documented, source
@@ -258,24 +259,16 @@ class Model:
         for vcpu in range(len(race.guests)):
             self._vm.internal.use_vcpu(vcpu)
         clocks = self._vm.clocks.in_race()
-        host = HostSide(
-            race,
-            self._vm.spaces,
-            self._backing,
-            self._contents,
-            self._vm.tracking,
-            self.allowed,
-            [clock.gpa // PAGE_SIZE_BYTES for clock in clocks],
-        )
+        gfns = [clock.gpa // PAGE_SIZE_BYTES for clock in clocks]
+        host = HostSide(race, self._race_state(), gfns)
         maps_ahead = any(
             isinstance(op, ops.PreFaultMemory) for g in race.guests for op in g.program
         )
         if (
             host.unclear
             or are_met(race, clocks)
-            or (clocks and self._vm.tracking.ring is not None)
             or (maps_ahead and not self.features.pre_fault)
-            or (self._vm.internal.irqchip and _meets_device(race))
+            or self._is_unknown(race, clocks)
         ):
             return None
         return host, clocks
@@ -306,21 +299,22 @@ class Model:
     def _follow_race(self, race: ops.Race, outcome: Raced) -> Followed:
         for vcpu in range(len(race.guests)):
             self._vm.internal.use_vcpu(vcpu)
-        spaces, clocks = self._vm.spaces, self._vm.clocks.in_race()
-        tracking = self._vm.tracking
-        judge = RaceJudge(
-            race, spaces, self._backing, self._contents, tracking, self.allowed, clocks
-        )
+        clocks = self._vm.clocks.in_race()
+        judge = RaceJudge(race, self._race_state(), clocks)
         is_blurred = self._contents.is_blurred
         flaw = judge.flaw(outcome)
-        if (
-            judge.unknown
-            or is_blurred
-            or (clocks and tracking.ring is not None)
-            or (self._vm.internal.irqchip and _meets_device(race))
-        ):
+        if judge.unknown or is_blurred or self._is_unknown(race, clocks):
             return Followed()
         return Followed(flaw=flaw, raced=frozenset() if flaw else frozenset(judge.rules))
+
+    def _race_state(self) -> RaceState:
+        vm = self._vm
+        return RaceState(vm.spaces, self._backing, self._contents, vm.tracking, self.allowed)
+
+    def _is_unknown(self, race: ops.Race, clocks: Sequence[RaceClock]) -> bool:
+        """Whether the model does not know what becomes of the VM's rings or devices in a race."""
+        has_clocks_and_ring = bool(clocks) and self._vm.tracking.ring is not None
+        return has_clocks_and_ring or (self._vm.internal.irqchip and _meets_device(race))
 
     def _inspect(self) -> Allowed:
         hidden = self._backing.absent

@@ -1,16 +1,15 @@
 """The host's side of a race, applied to the model: which state held where, and when."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from math import inf
 from typing import NamedTuple, assert_never
 
-from vmm.model.allowed import HARNESS, Allowed
-from vmm.model.array import MemslotArray
-from vmm.model.backing import HOST_FOLLOWS, Backing, expected_of
-from vmm.model.contents import Contents, PageKey
-from vmm.model.dirty import Tracking
+from vmm.model.allowed import HARNESS
+from vmm.model.backing import HOST_FOLLOWS, expected_of
+from vmm.model.contents import PageKey
 from vmm.model.races.flaw import Flaw, allowing
 from vmm.model.races.logs import BEFORE, Logging
+from vmm.model.races.state import RaceState
 from vmm.model.races.tracks import Track
 from vmm.model.races.words import MemoryWords
 from vmm.model.regions import Memslot
@@ -30,7 +29,6 @@ from vmm.scenario.hostpages import CHANGES, Access
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
-    AnyOperation,
     ChangeHostMemory,
     ClearDirtyLog,
     CloseGuestMemfd,
@@ -88,25 +86,16 @@ class HostSide:
     No two threads change the same thing, so this order determines the state that each call met.
     """
 
-    def __init__(
-        self,
-        race: Race,
-        spaces: Sequence[MemslotArray[Memslot]],
-        backing: Backing,
-        contents: Contents,
-        tracking: Tracking,
-        allowed: Callable[[AnyOperation], tuple[Allowed, ...]],
-        gfns: Iterable[int] = (),
-    ) -> None:
+    def __init__(self, race: Race, state: RaceState, gfns: Iterable[int] = ()) -> None:
         """``gfns`` of as_id 0 are followed besides those that the guests' programs access."""
         self._race = race
-        self._spaces = spaces
-        self._backing = backing
-        self.tracking = tracking
-        self._allowed = allowed
+        self._spaces = state.spaces
+        self._backing = state.backing
+        self.tracking = state.tracking
+        self._allowed = state.allowed
         self.unclear = False
         """Whether a guest accesses a gfn for which the rules do not say which memory it reaches."""
-        self.words = MemoryWords(contents, backing.file_of)
+        self.words = MemoryWords(state.contents, state.backing.file_of)
         views = (*_views(race), *((0, gfn) for gfn in gfns))
         self.places = {view: Track(self._reached(view)) for view in views}
         self.presence: dict[PageKey, Track[Access]] = {}
@@ -117,9 +106,9 @@ class HostSide:
         for slot in self.slots:
             if slot.dirty is not None:
                 self._begin_log(slot, (-4, -3))
-                if tracking.ring is None:
+                if self.tracking.ring is None:
                     self._take_log_over(slot)
-                elif any(page[0] == slot.number for page in tracking.ring.unprotected):
+                elif any(page[0] == slot.number for page in self.tracking.ring.unprotected):
                     self.logs[-1].tracked = inf
 
     def is_host_memory(self, place: MaybeTranslation) -> bool:

@@ -9,11 +9,6 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
-from vmm.model.allowed import Allowed
-from vmm.model.array import MemslotArray
-from vmm.model.backing import Backing
-from vmm.model.contents import Contents
-from vmm.model.dirty import Tracking
 from vmm.model.races.calls import (
     FAULT,
     HostSide,
@@ -25,8 +20,8 @@ from vmm.model.races.calls import (
 from vmm.model.races.clocks import RaceClock, RaceClocks
 from vmm.model.races.flaw import Expectation, Flaw
 from vmm.model.races.rings import RACE_RING, RingJudge
+from vmm.model.races.state import RaceState
 from vmm.model.races.words import WORD_BYTES
-from vmm.model.regions import Memslot
 from vmm.model.rings import RING_RESET
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.content import MMIO_FILL, identity
@@ -46,7 +41,6 @@ from vmm.scenario.history import (
 from vmm.scenario.hostpages import Access as HostAccess
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
-    AnyOperation,
     Execute,
     GetDirtyLog,
     Inspect,
@@ -90,25 +84,15 @@ Access = tuple[int, int, Interval, Touch | Execute | PreFaultMemory, Met]
 class RaceJudge:
     """Judges one race from the state before it, and brings the model to the state after it."""
 
-    def __init__(
-        self,
-        race: Race,
-        spaces: Sequence[MemslotArray[Memslot]],
-        backing: Backing,
-        contents: Contents,
-        tracking: Tracking,
-        allowed: Callable[[AnyOperation], tuple[Allowed, ...]],
-        clocks: Sequence[RaceClock] = (),
-    ) -> None:
+    def __init__(self, race: Race, state: RaceState, clocks: Sequence[RaceClock] = ()) -> None:
         self._race = race
-        self._contents = contents
-        self._tracking = tracking
-        self._backing = backing
-        self._mappings = backing.names
-        gfns = [clock.gpa // PAGE_SIZE_BYTES for clock in clocks]
-        self._host = HostSide(race, spaces, backing, contents, tracking, allowed, gfns)
+        self._contents = state.contents
+        self._tracking = state.tracking
+        self._backing = state.backing
+        self._mappings = state.backing.names
+        self._host = HostSide(race, state, [clock.gpa // PAGE_SIZE_BYTES for clock in clocks])
         self._clocks = RaceClocks(clocks, race, self._host, self._writable, self._surely_writable)
-        ring = tracking.ring
+        ring = state.tracking.ring
         self._rings = None if ring is None else RingJudge(race, ring)
 
     @property
