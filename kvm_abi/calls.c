@@ -53,7 +53,7 @@ static int abi_result(int result)
 #define ABI_PLACES 16
 #define ABI_PAGE 4096
 
-/* The numbers of two requests say that they write to their argument, but the kernel only reads it. */
+/* By their numbers two requests write to their argument; in fact the kernel only reads it. */
 static int abi_only_reads(unsigned long request)
 {
     return _IOC_DIR(request) == _IOC_WRITE || request == ABI_KVM_CLEAR_DIRTY_LOG ||

@@ -23,8 +23,9 @@ int64_t abi_run(int fd, const struct kvm_run *run);
 int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags, uint64_t guest_phys_addr,
                                uint64_t memory_size, uint64_t userspace_addr);
 
-/* Harvests a dirty ring of count entries, a power of two, from entry next on: marks each dirty entry
- * for KVM_RESET_DIRTY_RINGS and stores its slot and page in two words. Returns how many there were. */
+/* Harvests a dirty ring of count entries, a power of two, from entry next on: marks each dirty
+ * entry for KVM_RESET_DIRTY_RINGS and stores its slot and page in two words. Returns how many there
+ * were. */
 uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint32_t next, uint64_t *found);
 
 /* Lets a vCPU run past at most room MMIO exits, until another exit or an error; MMIO reads are
@@ -47,8 +48,8 @@ int abi_move_pages(uint64_t address, uint64_t pages, uint64_t to);
  * numbers from 2^63 on as negative. */
 int abi_fallocate(int fd, int punch, int keep_size, uint64_t offset, uint64_t size_bytes);
 
-/* Makes the kernel kill this process when the thread that forked it ends (PR_SET_PDEATHSIG); kills it
- * at once if the parent is already gone. */
+/* Makes the kernel kill this process when the thread that forked it ends (PR_SET_PDEATHSIG); kills
+ * it at once if the parent is already gone. */
 int abi_die_with_parent(int parent);
 
 /* Sets this process's name in the kernel's log (PR_SET_NAME): 15 bytes of the name. */
@@ -63,9 +64,9 @@ uint64_t abi_differences(uint64_t address, const void *from, uint64_t size_bytes
 /* Compares stretches of memory with copies of their old content, and updates the copies. A stretch
  * is three words: its address, that of its copy, and its size, a multiple of block_bytes. Each
  * difference, at most max_found of them, is three words as well: the number of the stretch, the
- * offset and the length; data gets the bytes, at most max_data, which must be at least a block. place
- * says where to start and where the next call must continue: the number of a stretch and the offset
- * of a block; at the end it is past the last stretch. */
+ * offset and the length; data gets the bytes, at most max_data, which must be at least a block.
+ * place says where to start and where the next call must continue: the number of a stretch and the
+ * offset of a block; at the end it is past the last stretch. */
 uint64_t abi_news(const uint64_t *watched, uint64_t count, uint64_t *place, uint64_t block_bytes,
                   uint64_t *found, uint64_t max_found, void *data, uint64_t max_data);
 

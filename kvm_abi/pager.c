@@ -1,5 +1,5 @@
 /*
- * Included by the module that kvm_abi/_build.py generates: userfaultfd, with a thread that serves it.
+ * Included by the module that kvm_abi/_build.py generates: userfaultfd, and its thread.
  *
  * The thread is written in C, since a thread that waits for a page may hold the GIL.
  */

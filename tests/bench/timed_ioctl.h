@@ -1,6 +1,6 @@
 /*
- * Put before an emitted program (cc -include): says on standard error when it began, and how long its
- * ioctls took.
+ * Put before an emitted program (cc -include): says on standard error when it began, and how long
+ * its ioctls took.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -458,7 +458,8 @@ static ssize_t ordered(const char *path, char *text)
 	       memcmp(text + length - sizeof(last), last, sizeof(last))) {
 		count = read(fd, text + length, MAX_TEXT - length);
 		if (count < 0 || length == MAX_TEXT)
-			fatal("cannot read what to do", count < 0 ? strerror(errno) : "it is too long");
+			fatal("cannot read what to do",
+			      count < 0 ? strerror(errno) : "it is too long");
 		if (count == 0)
 			usleep(10000); /* The other end is not open yet. */
 		length += count;

@@ -2,9 +2,9 @@
  * NAME:hang=1 or NAME:kill=SIGNAL, each with :after=N to answer the first N calls correctly.
  *
  * Others return correctly, but do something else: CREATE:other=1 uses another page of memory than
- * the caller's, NAME:writes=1 writes to the structure that is only read, NAME:beyond=N reads N bytes
- * beyond the structure, and is EFAULT where there are none, KVM_RUN:exit=N has that exit reason,
- * whatever the guest met; KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and
+ * the caller's, NAME:writes=1 writes to the structure that is only read, NAME:beyond=N reads N
+ * bytes beyond the structure, and is EFAULT where there are none, KVM_RUN:exit=N has that exit
+ * reason, whatever the guest met; KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and
  * KVM_GET_SUPPORTED_CPUID:other=1 read zeros. NR_MEMSLOTS:answer=N is a kernel with N slots. */
 #include "wrong_kernel.h"
 

@@ -16,7 +16,9 @@ static uint64_t hva_of_clock(struct vm *vm, uint64_t gpa, uint32_t spared_flags)
 {
     struct slot *slot = slot_at(vm, gpa);
 
-    return slot && !(slot->known.flags & spared_flags) ? slot->known.hva + gpa - slot->known.gpa : 0;
+    if (!slot || slot->known.flags & spared_flags)
+        return 0;
+    return slot->known.hva + gpa - slot->known.gpa;
 }
 
 static struct slot *slot_of_hva(struct vm *vm, uint64_t hva)

@@ -209,7 +209,8 @@ struct slot *next_above(struct vm *vm, uint64_t gpa)
 
     for (uint32_t i = 0; i < vm->nr_used; i++) {
         struct slot *slot = &vm->slots[vm->used[i]];
-        if (slot->known.gpa > gpa && may_touch(slot) && (!best || slot->known.gpa < best->known.gpa))
+        if (slot->known.gpa > gpa && may_touch(slot)
+            && (!best || slot->known.gpa < best->known.gpa))
             best = slot;
     }
     return best;
@@ -221,7 +222,8 @@ struct slot *next_below(struct vm *vm, uint64_t gpa)
 
     for (uint32_t i = 0; i < vm->nr_used; i++) {
         struct slot *slot = &vm->slots[vm->used[i]];
-        if (slot->known.gpa < gpa && may_touch(slot) && (!best || slot->known.gpa > best->known.gpa))
+        if (slot->known.gpa < gpa && may_touch(slot)
+            && (!best || slot->known.gpa > best->known.gpa))
             best = slot;
     }
     return best;

@@ -286,8 +286,8 @@ struct log {
     int error;
 };
 
-enum host_call { HOST_ADVISES, HOST_MAPS, HOST_PROTECTS, HOST_CUTS, HOST_GROWS, HOST_MOVES, HOST_FORKS,
-                 HOST_FETCHES, HOST_GUARDS, HOST_COPIES };
+enum host_call { HOST_ADVISES, HOST_MAPS, HOST_PROTECTS, HOST_CUTS, HOST_GROWS, HOST_MOVES,
+                 HOST_FORKS, HOST_FETCHES, HOST_GUARDS, HOST_COPIES };
 
 /* A change of host memory, or of the size of its file. */
 struct host_change {
@@ -338,7 +338,8 @@ struct fault {
     int (*device)(struct vm *, unsigned long request, void *argument);
 
     /* KVM_SET_MSRS for a clock in place of the kernel: how many are set, or -1. After KVM_RUN: each
-     * clock of the vCPU that was ever set. After KVM_KVMCLOCK_CTRL: the errno, given the kernel's. */
+     * clock of the vCPU that was ever set. After KVM_KVMCLOCK_CTRL: the errno, given the
+     * kernel's. */
     int (*set_clock)(struct vcpu *, struct clock *, struct kvm_msrs *);
     void (*clock)(struct vcpu *, struct clock *);
     int (*pause)(struct vcpu *, int error);
@@ -387,8 +388,8 @@ void spoil_exit(struct kvm_run *run);
 void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
-    dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[], places_faults[],
-    ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[], port_faults[],
+    dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[],
+    places_faults[], ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[], port_faults[],
     element_faults[], long_faults[], host_faults[], others_faults[], device_faults[],
     start_faults[], clock_faults[], state_faults[];
 

@@ -37,7 +37,8 @@ static int pause_clock(unsigned cpu)
 /*@ due */
 
 /* KVM must have written a clock since the last comparison: its version is new and even. */
-static void expect_clock(struct mapping *mapping, uint64_t offset, unsigned version_at, bool stopped)
+static void expect_clock(struct mapping *mapping, uint64_t offset, unsigned version_at,
+			 bool stopped)
 {
 	const unsigned char *host = mapping->host + offset, *before = mapping->expected + offset;
 
@@ -73,7 +74,8 @@ static void require_paravirtual(int feature, const char *name)
 	offered.head.nent = 512;
 	must(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &offered), "KVM_GET_SUPPORTED_CPUID");
 	for (unsigned i = 0; i < offered.head.nent; i++)
-		if (offered.entries[i].function == 0x40000001 && offered.entries[i].eax >> feature & 1)
+		if (offered.entries[i].function == 0x40000001
+		    && offered.entries[i].eax >> feature & 1)
 			return;
 	leave(CANNOT_RUN, "%s is missing", name);
 }

@@ -138,7 +138,8 @@ static void expect_harvest(unsigned cpu, unsigned count, const struct slot_page 
 	for (unsigned i = 0; i < ring->found; i++)
 		if (!is_among(ring->pages[i], count, pages)
 		    && !is_among(ring->pages[i], optional, perhaps))
-			leave(WRONG, "page %llu of slot %u is in the dirty ring, and was not written",
+			leave(WRONG,
+			      "page %llu of slot %u is in the dirty ring, and was not written",
 			      (unsigned long long)ring->pages[i].page, ring->pages[i].slot);
 	if (ring->full < full || (!may_be_full && ring->full != full))
 		leave(WRONG, "the dirty ring was full %u times, expected %u", ring->full, full);

@@ -128,7 +128,7 @@ static void run_long_string(unsigned cpu, unsigned char opcode, unsigned width,
 			    struct kvm_regs regs)
 {
 	unsigned char code[] = {
-		0x3e, 0xf3, 0x90,		/* 16-bit operands if needed, rep, the instruction */
+		0x3e, 0xf3, 0x90,	/* 16-bit operands if needed, rep, the instruction */
 		0xe6, PORT_DONE,		/* out PORT_DONE, al */
 	};
 

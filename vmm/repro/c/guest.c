@@ -242,7 +242,8 @@ static void expect_mmio(bool write, uint64_t gpa, unsigned length, const char *d
 		      access_.stopped ? access_.stopped : "no exit");
 	if (access_.exit[at].write != write || access_.exit[at].gpa != gpa
 	    || access_.exit[at].length != length || memcmp(access_.exit[at].data, data, length))
-		leave(WRONG, "expected an MMIO %s of %u bytes at gpa 0x%llx, got a %s of %u at 0x%llx",
+		leave(WRONG,
+		      "expected an MMIO %s of %u bytes at gpa 0x%llx, got a %s of %u at 0x%llx",
 		      write ? "write" : "read", length, (unsigned long long)gpa,
 		      access_.exit[at].write ? "write" : "read", access_.exit[at].length,
 		      (unsigned long long)access_.exit[at].gpa);
@@ -253,7 +254,8 @@ static void expect_mmio(bool write, uint64_t gpa, unsigned length, const char *d
 static void leave_at_exits(unsigned exits)
 {
 	if (!access_.stopped && access_.exits == exits)
-		leave(CANNOT_RUN, "this kernel gives the other right answer (%u MMIO exits)", exits);
+		leave(CANNOT_RUN, "this kernel gives the other right answer (%u MMIO exits)",
+		      exits);
 }
 /*@ end */
 
@@ -444,7 +446,9 @@ static void expect_registers(uint64_t ax, uint64_t bx, uint64_t cx, uint64_t dx,
 		after_.rax, after_.rbx, after_.rcx, after_.rdx, after_.rsp, after_.rsi, after_.rdi,
 		after_.rbp, after_.rflags & mask,
 	};
-	static const char *const names[] = {"ax", "bx", "cx", "dx", "sp", "si", "di", "bp", "flags"};
+	static const char *const names[] = {
+		"ax", "bx", "cx", "dx", "sp", "si", "di", "bp", "flags"
+	};
 
 	expect_end();
 	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)

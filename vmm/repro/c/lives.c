@@ -3,7 +3,7 @@
 
 #define RING_BYTES (1 << 14)
 
-/* Another VM: slots in each address space, a dirty log or a ring, and a vCPU that counts for ever. */
+/* Another VM: slots in each address space, a dirty log or ring, and a vCPU that counts for ever. */
 struct life {
 	unsigned char *memory;
 	int vm, vcpu;

@@ -13,7 +13,7 @@ struct mapping {
 	unsigned char *expected; /* the content it must have; NULL if the host cannot read it */
 	unsigned char *before;	/* the content when a race began */	/*+ race */
 	bool *absent;		/* pages that the host cannot read now */	/*+ hostchange */
-	const struct mapping *of;	/* the mapping whose file it maps, if not its own */	/*+ another */
+	const struct mapping *of;	/* whose file it maps; NULL: its own */	/*+ another */
 };
 
 static uint32_t word_of(const struct mapping *mapping, uint64_t page)
@@ -24,7 +24,7 @@ static uint32_t word_of(const struct mapping *mapping, uint64_t page)
 static void fill(struct mapping *mapping)
 {
 	static const unsigned char code[] = {
-		0xb8, 0, 0, 0xeb, 0x08,		/* real mode: mov ax, 0; jmp to the real-mode part */
+		0xb8, 0, 0, 0xeb, 0x08,		/* real mode: mov ax, 0; jmp to its part */
 		0xb8, 0, 0, 0, 0, 0xe7, 0xe1,	/* 64-bit mode: mov eax, the word; out 0xe1, eax */
 		0xf4,				/* hlt */
 		0x66, 0xb8, 0, 0, 0, 0,		/* real mode: mov eax, the word */
@@ -77,7 +77,8 @@ static void map_another(struct mapping *mapping, int sharing, int fd)
 static void map_huge(struct mapping *mapping)
 {
 	uint64_t size = mapping->pages * PAGE, huge = 2 << 20;
-	unsigned char *room = mmap(NULL, size + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *room =
+		mmap(NULL, size + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (room == MAP_FAILED)
 		leave(CANNOT_RUN, "no room for %s", mapping->name);
@@ -114,7 +115,8 @@ static void host_writes(struct mapping *mapping, uint64_t offset, uint32_t value
 /*@ change */
 
 /* These bytes must have changed since host memory was last compared. */
-static void expect_change(struct mapping *mapping, uint64_t offset, unsigned length, const char *data)
+static void expect_change(struct mapping *mapping, uint64_t offset, unsigned length,
+			  const char *data)
 {
 	memcpy(mapping->expected + offset, data, length);
 }

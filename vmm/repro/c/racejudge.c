@@ -51,8 +51,9 @@ static unsigned reach_of(const struct race *race, int page, uint64_t begin, uint
 
 static bool is_same(const struct place *one, const struct place *other)
 {
-	return one->mapping == other->mapping && one->page == other->page && one->slot == other->slot
-	       && one->slot_page == other->slot_page && one->readonly == other->readonly;
+	return one->mapping == other->mapping && one->page == other->page
+	       && one->slot == other->slot && one->slot_page == other->slot_page
+	       && one->readonly == other->readonly;
 }
 
 /* What a view may have reached in an interval; with `writes`, only what was writable. */
@@ -97,7 +98,8 @@ static __attribute__((noreturn)) void wrong_access(unsigned cpu, size_t window,
 						   const struct race_step *step,
 						   const struct met *met, const char *why)
 {
-	leave(WRONG, "window %zu of vCPU %u, gpa 0x%llx: %s%s%s, value 0x%x, %u exits (the last one: "
+	leave(WRONG,
+	      "window %zu of vCPU %u, gpa 0x%llx: %s%s%s, value 0x%x, %u exits (the last one: "
 	      "0x%llx+%u)", window, cpu, (unsigned long long)step->gpa, why,
 	      met->stopped ? "; the vCPU stopped: " : "", met->stopped ? met->stopped : "",
 	      met->value, met->exits, (unsigned long long)met->exit_gpa, met->exit_length);
@@ -208,8 +210,8 @@ static void judge_read(const struct race *race, unsigned cpu, size_t number,
 	if (step->kind == EXECUTES && !is_right_code(met, &found))
 		wrong_access(cpu, number, step, met, "no state of its interval explains this code");
 	if (step->kind == PRE_FAULTS && !is_right_pre_fault(race, step, met, &found, window))
-		leave(WRONG, "window %zu of vCPU %u: KVM_PRE_FAULT_MEMORY at gpa 0x%llx: %s", number,
-		      cpu, (unsigned long long)step->gpa,
+		leave(WRONG, "window %zu of vCPU %u: KVM_PRE_FAULT_MEMORY at gpa 0x%llx: %s",
+		      number, cpu, (unsigned long long)step->gpa,
 		      met->error ? strerror(met->error) : "success");
 }
 
@@ -238,7 +240,9 @@ static void note_log_event(const struct race_call *call, const struct race_answe
 	case BEGINS_UNTRACKED:
 		log_begins(call->slot, answer->begin, answer->end, call->log != BEGINS_UNTRACKED);
 		log = logging_of(call->slot);
-		for (uint64_t page = 0; call->log == BEGINS_SET && page < call->slot_pages; page++) {
+		if (call->log != BEGINS_SET)
+			break;
+		for (uint64_t page = 0; page < call->slot_pages; page++) {
 			note_page(log, page, answer->begin, answer->end, false);
 			log->writes[log->count - 1].surely = true;
 		}
@@ -270,10 +274,11 @@ static void judge_calls(const struct race *race)
 			const struct race_call *call = &host->calls[row];
 
 			if (answer->answer != call->expected && answer->answer == call->other)
-				leave(CANNOT_RUN, "this kernel gives the other right answer in a race");
+				leave(CANNOT_RUN,
+				      "this kernel gives the other right answer in a race");
 			if (answer->answer != call->expected)
-				leave(WRONG, "call %zu of host thread %u: expected %s, got %s", j, i,
-				      call->expected ? strerror(call->expected) : "success",
+				leave(WRONG, "call %zu of host thread %u: expected %s, got %s",
+				      j, i, call->expected ? strerror(call->expected) : "success",
 				      answer->answer ? strerror(answer->answer) : "success");
 			if (op->action == HOST_WRITES)
 				note_write(op->mapping, op->offset, false, answer->begin,
@@ -311,7 +316,8 @@ static void keep_memory(const struct race *race)
 		memcpy(mapping->before, mapping->expected, mapping->pages * PAGE);
 		for (uint64_t page = 0; page < mapping->pages; page++)
 			if (can_be_seen(race, mapping, page))
-				memcpy(mapping->before + page * PAGE, mapping->host + page * PAGE, PAGE);
+				memcpy(mapping->before + page * PAGE, mapping->host + page * PAGE,
+				       PAGE);
 	}
 }
 
@@ -456,6 +462,7 @@ static int play_rounds(unsigned rounds, void (*play)(void))
 	if (hung || died)
 		printf("%u of %u rounds did not end within %d s, %u died\n", hung, rounds,
 		       ROUND_LIMIT_S, died);
-	printf("wrong in %u of %u rounds (%u %%)\n", wrong, rounds, rounds ? 100 * wrong / rounds : 0);
+	printf("wrong in %u of %u rounds (%u %%)\n", wrong, rounds,
+	       rounds ? 100 * wrong / rounds : 0);
 	return wrong ? WRONG : hung || died ? NOT_KNOWN : LAST_STATUS;
 }

@@ -162,11 +162,20 @@ static void expect_race_in_log(uint32_t slot)
 				since = log->reads[j].end;
 		if (write->surely && write->begin > since
 		    && !(dirty[write->page / 64] >> write->page % 64 & 1))
-			leave(WRONG, "page %llu of slot %u was written in the race, and is not in the "
+			leave(WRONG,
+			      "page %llu of slot %u was written in the race, and is not in the "
 			      "dirty log", (unsigned long long)write->page, slot);
 	}
 }
 /*@ racerings */
+
+static bool is_logged(const struct logging *log, const struct slot_page *page)
+{
+	for (size_t i = 0; log->slot == page->slot && i < log->count; i++)
+		if (log->writes[i].page == page->page)
+			return true;
+	return false;
+}
 
 /* The rings must name every page that was surely written, and none that cannot have been. */
 static void judge_rings(const struct race *race)
@@ -195,11 +204,10 @@ static void judge_rings(const struct race *race)
 			bool found = false;
 
 			for (size_t i = 0; i < logging_count && !found; i++)
-				for (size_t j = 0; j < loggings[i].count && !found; j++)
-					found = loggings[i].slot == ring->pages[k].slot
-						&& loggings[i].writes[j].page == ring->pages[k].page;
+				found = is_logged(&loggings[i], &ring->pages[k]);
 			if (!found)
-				leave(WRONG, "page %llu of slot %u is in a ring, and was not written",
+				leave(WRONG,
+				      "page %llu of slot %u is in a ring, and was not written",
 				      (unsigned long long)ring->pages[k].page, ring->pages[k].slot);
 		}
 		ring->found = ring->full = 0;

@@ -12,7 +12,8 @@ static int race_does(const struct race_operation *op, struct race_answer *answer
 	if (op->action == CLEARS_LOG)			/*+ raceclear */
 		return race_clears_log(op);		/*+ raceclear */
 	if (op->action == HOST_WRITES)
-		return memcpy(op->mapping->host + op->offset, &op->value, sizeof(op->value)), SUCCESS;
+		return memcpy(op->mapping->host + op->offset, &op->value, sizeof(op->value)),
+		       SUCCESS;
 	return op->call();
 }
 
@@ -96,8 +97,8 @@ static unsigned put(unsigned char *code, const char *bytes, unsigned length, uin
 }
 
 /* Stores the code of consecutive touches; `starts` is where each begins. */
-static void put_touches(const struct race_worker *me, unsigned first, unsigned last, uint32_t window,
-			unsigned *starts)
+static void put_touches(const struct race_worker *me, unsigned first, unsigned last,
+			uint32_t window, unsigned *starts)
 {
 	unsigned char *code = race_code(me->number);
 	uint32_t base = GUEST_GPA - me->number * 16 * PAGE;
@@ -123,7 +124,9 @@ static void put_touches(const struct race_worker *me, unsigned first, unsigned l
 
 static const char *race_stop(const struct kvm_run *run)
 {
-	static const char *const names[] = {[8] = "shutdown", [9] = "fail-entry", [17] = "internal-error"};
+	static const char *const names[] = {
+		[8] = "shutdown", [9] = "fail-entry", [17] = "internal-error"
+	};
 
 	if (run->exit_reason < sizeof(names) / sizeof(*names) && names[run->exit_reason])
 		return names[run->exit_reason];
@@ -236,15 +239,15 @@ static void race_window(struct race_worker *me)
 	window->begin = moment();
 	for (unsigned i = 0, last; i < program->count; i = last) {
 		last = i + 1;
-		race_looks_at(me, program->steps[i].in_smm);				/*+ racesmm */
+		race_looks_at(me, program->steps[i].in_smm);	/*+ racesmm */
 		if (program->steps[i].kind == EXECUTES) {
 			race_executes(me, &program->steps[i], &met[i]);
 			continue;
 		}
-		if (program->steps[i].kind == PRE_FAULTS) {				/*+ raceprefault */
-			race_pre_faults(me, &program->steps[i], &met[i]);		/*+ raceprefault */
-			continue;							/*+ raceprefault */
-		}									/*+ raceprefault */
+		if (program->steps[i].kind == PRE_FAULTS) {	/*+ raceprefault */
+			race_pre_faults(me, &program->steps[i], &met[i]);	/*+ raceprefault */
+			continue;						/*+ raceprefault */
+		}							/*+ raceprefault */
 		while (last < program->count && program->steps[last].kind <= WRITES
 		       && program->steps[last].in_smm == program->steps[i].in_smm)
 			last++;

@@ -43,7 +43,9 @@ static void note_write(const struct mapping *mapping, uint64_t offset, bool is_p
 	if (!cell) {
 		cells = grown(cells, cell_count + 1, sizeof(*cells));
 		cell = &cells[cell_count++];
-		*cell = (struct cell){.mapping = file_of(mapping), .offset = offset, .is_page = is_page};
+		*cell = (struct cell){
+			.mapping = file_of(mapping), .offset = offset, .is_page = is_page
+		};
 	}
 	if (cell->count == cell->room)
 		cell->writes = grown(cell->writes, cell->room = 2 * cell->room + 64,

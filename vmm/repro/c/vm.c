@@ -163,7 +163,8 @@ static int pre_fault(unsigned cpu, uint64_t gpa, uint64_t size, uint64_t flags)
 static void expect_left(uint64_t gpa, uint64_t size)
 {
 	if (left.gpa != gpa || left.size != size)
-		leave(WRONG, "expected 0x%llx bytes to be left from gpa 0x%llx on, got 0x%llx from 0x%llx",
+		leave(WRONG,
+		      "expected 0x%llx bytes to be left from gpa 0x%llx on, got 0x%llx from 0x%llx",
 		      (unsigned long long)size, (unsigned long long)gpa,
 		      (unsigned long long)left.size, (unsigned long long)left.gpa);
 }
