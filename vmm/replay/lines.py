@@ -20,6 +20,7 @@ from vmm.replay.trace import MAX_TEXT, TraceError
 from vmm.scenario.reading import FileError, opened as opened_file
 
 MAX_LINE_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 20
 _NO_NUMBER = re.compile(rb"[0-9]{40,}")
 """More digits than any number in a call has; Python refuses to parse thousands of digits."""
 _STYLING = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
@@ -64,40 +65,91 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 class Numbered:
-    """Yields the number and text of each line that is not empty.
+    """Yields the number and text of each line that is not empty, except those left out.
 
-    ``cut`` says where a packed file ends too early ("": it does not); everything before has been
-    read. A damaged file raises OSError.
+    ``number`` is that of the last line so far. ``cut`` says where a packed file ends too early ("":
+    it does not); everything before has been read. A damaged file raises OSError.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._number = 0
+        self._stream = cast(BufferedReader, stream)
+        self._left_out: re.Pattern[bytes] | None = None
+        self._text, self._at = b"", 0
+        self.number = 0
         self.cut = ""
+
+    def leave_out(self, pattern: re.Pattern[bytes]) -> None:
+        """From now on leave out many lines at a time.
+
+        ``pattern`` matches a line that is kept and those after it that are left out, without the
+        end of the last one.
+        """
+        self._left_out = pattern
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         try:
-            yield from self._lines()
+            for line in self._lines():
+                text = _plain(line)
+                if text:
+                    yield self.number, text
         except EOFError:
-            self.cut = f"the packed file is cut off after line {self._number}"
+            self.cut = f"the packed file is cut off after line {self.number}"
         except (zlib.error, lzma.LZMAError) as error:
             raise OSError(str(error)) from None
 
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        readline = self._stream.readline
-        while line := readline(MAX_LINE_BYTES):
-            self._number += 1
-            is_whole = line.endswith(b"\n")
-            while not is_whole and (rest := readline(MAX_LINE_BYTES)):
-                is_whole = rest.endswith(b"\n")
-            line = _NO_NUMBER.sub(b"?", line)
-            if b"\x1b" in line:
-                line = _STYLING.sub(b"", line)
-            if b"&lt;" in line or b"&gt;" in line:  # A web page was saved.
-                line = line.replace(b"&lt;", b"<").replace(b"&gt;", b">").replace(b"&amp;", b"&")
-            text = line.decode("ascii", "backslashreplace").rstrip()
-            if text:
-                yield self._number, text
+    def _lines(self) -> Iterator[bytes]:
+        """Yield each line that is kept, without its end, and cut to MAX_LINE_BYTES."""
+        while self._more():
+            end = self._text.find(b"\n", self._at)
+            while end < 0 and len(self._text) - self._at < MAX_LINE_BYTES and self._read():
+                end = self._text.find(b"\n", self._at)
+            line = self._text[self._at : end if end >= 0 else None]
+            self.number += 1
+            yield line[:MAX_LINE_BYTES]
+            if end < 0:
+                self._pass_long()
+            elif self._left_out is not None:
+                self._at = self._passed(self._left_out, end)
+            else:
+                self._at = end
+            self._at += 1
+
+    def _more(self) -> bool:
+        return self._at < len(self._text) or self._read()
+
+    def _read(self) -> bool:
+        """Read a block after the text that is left; return whether there was one."""
+        block = self._stream.read1(_BLOCK_BYTES)
+        self._text, self._at = self._text[self._at :] + block, 0
+        return bool(block)
+
+    def _pass_long(self) -> None:
+        """Pass over the rest of a line that is too long."""
+        end = -1
+        while end < 0:
+            self._at = len(self._text)
+            if not self._read():
+                return
+            end = self._text.find(b"\n")
+        self._at = end
+
+    def _passed(self, pattern: re.Pattern[bytes], end: int) -> int:
+        """Return where the last line ends of those that are left out after the one just read."""
+        found = pattern.match(self._text, self._at)
+        if found is None:
+            return end
+        self.number += self._text.count(b"\n", self._at, found.end())
+        return found.end()
+
+
+def _plain(line: bytes) -> str:
+    """Return a line as text: without colours, without numbers too long for Python, escaped."""
+    line = _NO_NUMBER.sub(b"?", line)
+    if b"\x1b" in line:
+        line = _STYLING.sub(b"", line)
+    if b"&lt;" in line or b"&gt;" in line:  # A web page was saved.
+        line = line.replace(b"&lt;", b"<").replace(b"&gt;", b">").replace(b"&amp;", b"&")
+    return line.decode("ascii", "backslashreplace").rstrip()
 
 
 def shown(text: str) -> str:

@@ -1,6 +1,6 @@
 """Reads a trace of strace or QEMU: the first line that is recognised decides which."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from vmm.replay.lines import Numbered, name_of, opened, shown
 from vmm.replay.merge import files_of, merged
 from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
-from vmm.replay.strace import is_of_strace, read_strace
+from vmm.replay.strace import BESIDE, is_of_strace, read_strace
 from vmm.replay.trace import Region, Trace, TraceError, Unread
 from vmm.scenario.reading import EMPTY
 
@@ -32,7 +32,7 @@ def read_trace(*paths: Path) -> Trace:
     with opened(path) as stream:
         lines = Numbered(stream)
         try:
-            trace = read_lines(iter(lines), name_of(path))
+            trace = read_lines(lines, name_of(path))
         except TraceError as error:
             raise TraceError(f"{error}; {lines.cut}" if lines.cut else str(error)) from None
         except OSError as error:
@@ -42,9 +42,10 @@ def read_trace(*paths: Path) -> Trace:
     return trace
 
 
-def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
+def read_lines(numbered: Iterable[tuple[int, str]], name: str) -> Trace:
     """Read numbered lines; ``name`` stands for the file in errors. Raises TraceError."""
     first, last = "", 0
+    lines = iter(numbered)
     for number, line in lines:
         first, last = first or line, number
         if IS_EVENT.search(line):  # QEMU's backend "ftrace" writes it, too.
@@ -56,6 +57,8 @@ def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
             raise TraceError(f"{name}:{number}: {other}")
         if is_of_strace(line):
             trace = Trace(name, "strace")
+            if isinstance(numbered, Numbered):
+                numbered.leave_out(BESIDE)
             read_strace(chain([(number, line)], lines), trace)
             break
     else:
@@ -66,6 +69,8 @@ def read_lines(lines: Iterator[tuple[int, str]], name: str) -> Trace:
             f"{name}: none of its {last} lines is of strace, or of QEMU's -trace "
             f"kvm_set_user_memory{began}"
         )
+    if isinstance(numbered, Numbered):
+        trace.lines = numbered.number
     _require_calls(trace)
     return trace
 

@@ -40,12 +40,26 @@ from vmm.scenario.slots import USER_END
 _CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<unfinished \.\.\.>")
 
 _NAMED = "|".join((CREATE_VM, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR, *sorted(CONCERNED)))
+_OF_MEMORY = (
+    "mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|vfork|exec"
+)
 _OF_INTEREST = re.compile(
     rf"ioctl(?!\([^,\"]*, (?!(?:{_NAMED})\b)[A-Z]\w+[,)])"
-    r"|mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|exec"
-    r"|\+\+\+|^[^(]*<unfinished|\si(?:o(?:ct?)?)?$"
+    rf"|{_OF_MEMORY}|\+\+\+|^[^(]*<unfinished|\si(?:o(?:ct?)?)?$"
 )
 """Matches a line that has to be parsed: an ioctl that names another request has not."""
+
+_OTHER_CALL = rf"""
+    (?:\[pid\ +\d+\]\ |\d+\ +)?(?:[0-9:.]+\ )?
+    (?:ioctl\(\d+(?:<[^\n<>"()]*>)?,\ (?!(?:{_NAMED})\b)[A-Z]\w+[,)]
+      |(?!{_OF_MEMORY}|ioctl)[a-z]\w+\()
+    [^\n()]*\)\ +=\ (?:-?\d+|0x[0-9a-f]+)(?:\ E[A-Z0-9]+)?(?:\ \([^\n()="]*\))?
+    (?:\ <[0-9.]+>)?\r?
+"""
+BESIDE = re.compile(
+    rf"(?>[^\n]*?(?:\ =\ |<unfin)[^\n]*)(?:\n{_OTHER_CALL})+(?=\n)".encode(), re.VERBOSE
+)
+"""Matches a whole line and, after it, usual lines that would not be parsed."""
 
 _IS_OPEN = re.compile(r"\b(?:ioctl|mmap|munmap|clone3?)\(")
 _IS_WHOLE = re.compile(r"\)\s+=\s+(?:0x[0-9a-f]+|\d+|\?|-1 E[A-Z0-9]+)|<unfinished")

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies as st
 
 from tests.traced import KVM, region
-from vmm.replay.reader import read_trace
-from vmm.replay.trace import TraceError
+from vmm.replay.lines import Numbered, opened
+from vmm.replay.reader import read_lines, read_trace
+from vmm.replay.strace import BESIDE
+from vmm.replay.trace import Trace, TraceError
 
 TEXT = "\n".join([KVM, *(region(slot, gpa=0x10000 * slot) for slot in range(200))]) + "\n"
 
@@ -70,3 +73,60 @@ def test_what_is_no_trace_is_named_with_what_to_do(
     path.write_bytes(content)
     with pytest.raises(TraceError, match=said):
         read_trace(path)
+
+
+_PIECES = (
+    region(1),
+    "7     ioctl(9, KVM_RUN, 0) = 0",
+    "[pid  7] 12:01:02.1 ioctl(9<anon_inode:kvm-vcpu:0>, KVM_RUN, 0) = 0 (KVM_EXIT_IO) <0.00003>",
+    "ioctl(9, KVM_RUN, 0 <unfinished ...>",
+    "<... ioctl resumed>) = 0",
+    "ioctl(9, KVM_RUN, 0",
+    ") = 0",
+    '7 write(4, "munmap(\\1", 8) = 8',
+    "7 ppoll([{fd=4, events=POLLIN}], 1, NULL, NULL, 8) = 1 ([{fd=4, revents=POLLIN}])",
+    "7 futex(0x55d0, FUTEX_WAIT_PRIVATE, 0, NULL) = -1 EAGAIN (Resource temporarily unavailable)",
+    "7 futex(0x55d0, FUTEX_WAIT_PRIVATE, ioctl(4, KVM_RUN) = 0",
+    '7 read(4, ""..., 512) = 512\r',
+    "7 close(8) = 0",
+    "7 +++ exited with 0 +++",
+    "",
+    '\x1b[32m7 read(4, "", 0) = 0\x1b[0m',
+    "ioctl(4, KVM_CREATE_VCPU, 0) = 9",
+    "strace: Process 8 attached",
+    "7 read(4, strace: Process 9 attached",
+)
+
+
+def _result(read: Callable[[], Trace]) -> Trace | str:
+    try:
+        return read()
+    except TraceError as error:
+        return str(error)
+
+
+@given(st.lists(st.sampled_from((*_PIECES, *[region(slot) for slot in range(4)])), max_size=40))
+def test_what_is_left_out_of_a_file_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[str]
+) -> None:
+    lines = [KVM, *pieces, region(7)]
+    path = tmp_path_factory.mktemp("trace") / "trace"
+    path.write_bytes(b"".join(line.encode() + b"\n" for line in lines))
+    with opened(path) as stream:
+        every = list(Numbered(stream))
+    assert [number for number, _ in every] == [at for at, line in enumerate(lines, 1) if line]
+    assert _result(lambda: read_trace(path)) == _result(lambda: read_lines(every, str(path)))
+
+
+def test_usual_lines_of_a_long_trace_are_left_out_many_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    usual = [_PIECES[1], _PIECES[2], _PIECES[9], _PIECES[11]]
+    path.write_text("\n".join([KVM, *usual * 50_000, region(1)]) + "\n")
+    with opened(path) as stream:
+        lines = Numbered(stream)
+        lines.leave_out(BESIDE)
+        kept = list(lines)
+    assert len(kept) < 20
+    assert kept[-1] == (200_002, region(1))
+    (call,) = read_trace(path).vms[0].calls
+    assert call.line.number == 200_002
