@@ -1,15 +1,21 @@
-"""Processes that make calls for this one: how one fails is told to it, and is its own failure."""
+"""Forked children that make calls for this process; a failure of one is raised here."""
 
 import errno
 import os
 import signal
 import traceback
+from collections.abc import Callable
+from typing import Self
 
 import msgspec
 
 from kvm_abi.raw import KvmError, WrongAnswerError
+from vmm.host.child import fork
 from vmm.scenario.endings import is_short
 from vmm.scenario.history import SetUpRefused
+
+_FAILED = 255
+"""The exit status of a child that has failed; others say what its calls came to."""
 
 _MOST_BYTES = 1 << 16
 """What a pipe takes without a reader."""
@@ -39,7 +45,56 @@ def set_up_refused(error: KvmError | WrongAnswerError) -> SetUpRefused:
     return SetUpRefused(error.call, error.arguments, error.errno or 0)
 
 
-def tell(pipe: int, error: BaseException) -> None:
+class Caller:
+    """A forked child that makes calls. Killed, if it still runs, at the end of the block."""
+
+    def __init__(self, calls: Callable[[], int]) -> None:
+        """Fork; the child ends with the status, below 255, that ``calls`` returns."""
+        self._told, telling = os.pipe()
+        try:
+            self._pid = fork()
+            if self._pid == 0:
+                status = _FAILED
+                try:
+                    status = calls()
+                except BaseException as error:
+                    _tell(telling, error)
+                finally:
+                    os._exit(status)
+        except BaseException:
+            os.close(self._told)
+            raise
+        finally:
+            os.close(telling)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._told)
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
+    def status(self) -> int:
+        """Wait until the child ends; return its status.
+
+        Raises what the child has failed by, and `CallerDiedError` if something killed it.
+        """
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        self._pid = 0
+        if status < 0 or status == _FAILED:
+            raise _failure_of(self._told, status)
+        return status
+
+    def check(self) -> None:
+        """Raise what ``status`` raises, if the child has ended."""
+        if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            status = self.status()
+            raise _failure_of(self._told, status)
+
+
+def _tell(pipe: int, error: BaseException) -> None:
     """Tell the other end of a pipe how this process fails."""
     match error:
         case KvmError() | WrongAnswerError():
@@ -55,7 +110,7 @@ def tell(pipe: int, error: BaseException) -> None:
     os.write(pipe, msgspec.json.encode(failure))
 
 
-def failure_of(pipe: int, status: int) -> Exception:
+def _failure_of(pipe: int, status: int) -> Exception:
     """Return what to raise for a process that has ended, from the other end of its pipe.
 
     ``status`` is its exit status, or minus the number of the signal that killed it.

@@ -14,8 +14,7 @@ from typing import NoReturn, Self, assert_never
 
 from kvm_abi.raw import KvmError
 from kvm_abi.uapi import USUAL_TSS_GPA, Cap
-from vmm.execution import callers
-from vmm.execution.callers import NoLifeError
+from vmm.execution.callers import Caller, NoLifeError
 from vmm.execution.kernelmemory import growth
 from vmm.execution.leftovers import Leftovers
 from vmm.host.child import fork
@@ -204,30 +203,19 @@ def _killed(live_on: Callable[[HostMapping, int], NoReturn]) -> None:
     with HostMapping.shared(PAGE_SIZE_BYTES) as signs:
         # Only this process holds the write end: the child sees EOF when this process ends.
         alive, ours = os.pipe()
-        told, telling = os.pipe()
-        child = fork()
-        if child == 0:
+
+        def live() -> NoReturn:
             os.close(ours)
-            try:
-                live_on(signs, alive)
-            except BaseException as error:
-                callers.tell(telling, error)
-            finally:
-                os._exit(1)
-        os.close(alive)
-        os.close(telling)
+            live_on(signs, alive)
+
         try:
-            while signs.read(0, 1) == b"\0":
-                if ended := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                    exited = ended.si_code == os.CLD_EXITED
-                    status = ended.si_status if exited else -ended.si_status
-                    raise callers.failure_of(told, status)
-                os.sched_yield()
+            with Caller(live) as child:
+                while signs.read(0, 1) == b"\0":
+                    child.check()
+                    os.sched_yield()
         finally:
+            os.close(alive)
             os.close(ours)
-            os.close(told)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
 
 
 def _run_until_killed(kvm: Kvm, signs: HostMapping, alive: int) -> NoReturn:

@@ -1,6 +1,5 @@
 """A VM with its vCPUs and its guest: operations become system calls and guest runs."""
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from guests.windows import Windows
 from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError
 from kvm_abi.uapi import Cap, Ioctl, VmType
-from vmm.execution import callers
+from vmm.execution.callers import Caller
 from vmm.execution.clocks import pause_clock, set_clock
 from vmm.execution.devices import Devices
 from vmm.execution.dirty import UNWRITTEN, bitmap_of, dirty_pages
@@ -23,7 +22,6 @@ from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import InternalMemory
 from vmm.execution.memfds import MemfdFiles
 from vmm.execution.rings import RingHost
-from vmm.host.child import fork
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
@@ -59,9 +57,6 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.plan import needs_cpuid
 from vmm.scenario.slots import MAX_PAGES
-
-_CHILD_FAILED = 255
-
 
 _SET_UP_CALLS = (
     Ioctl.SET_TSS_ADDR,
@@ -333,24 +328,13 @@ def _cpuid(shared: Shared) -> CData | None:
 def _in_forked_child(call: Callable[[], AnyOutcome]) -> AnyOutcome:
     """Let a forked child, which has another mm, make a call, and return its outcome.
 
-    Raises `CallerDiedError` if something killed the child, and what it has failed by.
+    Raises what the child has failed by, and `CallerDiedError` if something killed it.
     """
-    told, telling = os.pipe()
-    try:
-        child = fork()
-        if child == 0:
-            status = _CHILD_FAILED
-            try:
-                outcome = call()
-                status = outcome.errno if isinstance(outcome, Refused) else 0
-            except BaseException as error:
-                callers.tell(telling, error)
-            finally:
-                os._exit(status)
-        os.close(telling)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status < 0 or status == _CHILD_FAILED:
-            raise callers.failure_of(told, status)
-    finally:
-        os.close(told)
-    return Refused(status) if status else Done()
+    with Caller(partial(_errno_of, call)) as child:
+        number = child.status()
+    return Refused(number) if number else Done()
+
+
+def _errno_of(call: Callable[[], AnyOutcome]) -> int:
+    outcome = call()
+    return outcome.errno if isinstance(outcome, Refused) else 0
