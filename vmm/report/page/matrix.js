@@ -6,7 +6,9 @@
     const unlike = document.getElementById("unlike").checked;
     let count = 0;
     for (const row of rows) {
-      row.hidden = (unlike && !row.classList.contains("parts")) || !words.every((word) => row.dataset.text.includes(word));
+      row.hidden =
+        (unlike && !row.classList.contains("parts")) ||
+        !words.every((word) => row.dataset.text.includes(word));
       count += !row.hidden;
     }
     document.getElementById("shown").textContent = `${count} of ${rows.length} scenarios`;
