@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from vmm.catalogue._area import Area
 from vmm.catalogue._build import Slot, at
-from vmm.catalogue._tables import PROGRAM_OFFSET, Tables
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
     Place,
 )
+from vmm.scenario.pagetables import PROGRAM_OFFSET, Tables
 from vmm.scenario.programs import LOAD, STORE, writes
 
 TABLES = Slot(1, 0x100, at("a"), pages=4)

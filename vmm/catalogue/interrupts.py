@@ -6,14 +6,6 @@ import msgspec
 
 from vmm.catalogue._area import Area
 from vmm.catalogue._build import Slot, at
-from vmm.catalogue._tables import (
-    PROGRAM_OFFSET,
-    USED,
-    Tables,
-    long_table,
-    real_interrupt,
-    real_table,
-)
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -22,6 +14,14 @@ from vmm.scenario.operations import (
     EnableCap,
     Place,
     Scenario,
+)
+from vmm.scenario.pagetables import (
+    PROGRAM_OFFSET,
+    USED,
+    Tables,
+    long_table,
+    real_interrupt,
+    real_table,
 )
 from vmm.scenario.programs import INTERRUPT, writes
 

@@ -6,14 +6,6 @@ import msgspec
 
 from vmm.catalogue._area import Area
 from vmm.catalogue._build import Slot, at
-from vmm.catalogue._tables import (
-    PROGRAM_OFFSET,
-    STACK_OFFSET,
-    USED,
-    Tables,
-    long_table,
-    real_interrupt,
-)
 from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -22,6 +14,14 @@ from vmm.scenario.operations import (
     AnyOperation,
     Place,
     Start,
+)
+from vmm.scenario.pagetables import (
+    PROGRAM_OFFSET,
+    STACK_OFFSET,
+    USED,
+    Tables,
+    long_table,
+    real_interrupt,
 )
 from vmm.scenario.programs import LONG_RETURN, RETURN, far_call, return_frame, writes
 

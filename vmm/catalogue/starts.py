@@ -18,7 +18,6 @@ from vmm.catalogue._starts import (
     programs,
     start_scenario,
 )
-from vmm.catalogue._tables import PLAIN, USED, Tables
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -34,6 +33,7 @@ from vmm.scenario.operations import (
     Scenario,
     Start,
 )
+from vmm.scenario.pagetables import PLAIN, USED, Tables
 from vmm.scenario.programs import ACCESSED, entries
 
 _SLOT_ZAP_ALL = 1 << 7

@@ -6,7 +6,6 @@ targets of its own: so whichever page is where a guest looks, it leads on, and s
 
 from collections.abc import Iterator
 
-from vmm.catalogue._tables import PAGES, USED, Tables
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import TABLES, Pools
 from vmm.fuzz.world import World
@@ -20,6 +19,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Start,
 )
+from vmm.scenario.pagetables import PAGES, USED, Tables
 from vmm.scenario.programs import (
     CODE_DESCRIPTOR,
     CODE_SELECTOR,

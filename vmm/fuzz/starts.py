@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from vmm.catalogue._tables import PAGES, PLAIN, USED, Tables
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import TABLES, Pools
 from vmm.fuzz.world import World
@@ -18,6 +17,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Start,
 )
+from vmm.scenario.pagetables import PAGES, PLAIN, USED, Tables
 from vmm.scenario.programs import LOAD, STORE, entries, index_of, writes
 
 _CODE_PAGES = 4

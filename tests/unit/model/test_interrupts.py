@@ -2,7 +2,6 @@
 
 import pytest
 
-from vmm.catalogue._tables import USED, Tables, long_table, real_interrupt, real_table
 from vmm.model.allowed import Allowed
 from vmm.model.model import Model
 from vmm.scenario.content import identity
@@ -21,6 +20,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Start,
 )
+from vmm.scenario.pagetables import USED, Tables, long_table, real_interrupt, real_table
 from vmm.scenario.programs import INTERRUPT, handler_of, long_gate, real_gate, writes
 
 REAL = real_interrupt(0x21, 0x20, 0x4)

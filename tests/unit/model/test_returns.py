@@ -3,7 +3,6 @@
 import pytest
 
 from vmm.catalogue._build import Slot, at
-from vmm.catalogue._tables import PROGRAM_OFFSET, STACK_OFFSET, real_interrupt
 from vmm.model.model import Model
 from vmm.scenario.content import STUB_OFFSET, identity
 from vmm.scenario.features import Features
@@ -18,6 +17,7 @@ from vmm.scenario.operations import (
     Place,
     Touch,
 )
+from vmm.scenario.pagetables import PROGRAM_OFFSET, STACK_OFFSET, real_interrupt
 from vmm.scenario.programs import RETURN, far_call, return_frame, writes
 
 TARGET = 0x30 * PAGE_SIZE_BYTES + STUB_OFFSET

@@ -3,7 +3,6 @@
 import pytest
 
 from tests.modelled import only
-from vmm.catalogue._tables import PLAIN, USED, Tables
 from vmm.model.model import Model
 from vmm.scenario.content import identity
 from vmm.scenario.features import Features
@@ -32,6 +31,7 @@ from vmm.scenario.operations import (
     Start,
     Touch,
 )
+from vmm.scenario.pagetables import PLAIN, USED, Tables
 from vmm.scenario.programs import ACCESSED, LARGE, LOAD, STORE, writes
 
 TABLES = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x109))

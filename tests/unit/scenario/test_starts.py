@@ -3,7 +3,6 @@
 import msgspec
 import pytest
 
-from vmm.catalogue._tables import Tables
 from vmm.scenario.codec import parse_scenario, scenario_text
 from vmm.scenario.operations import (
     NO_SLOT,
@@ -20,6 +19,7 @@ from vmm.scenario.operations import (
     Sweep,
     Touch,
 )
+from vmm.scenario.pagetables import Tables
 from vmm.scenario.plan import out_of_reach, steps
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.programs import writes

@@ -1,9 +1,8 @@
-"""Helpers for scenarios of a guest's own page tables."""
+"""A guest's own page tables, and interrupt tables, as operations of the host that write them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vmm.catalogue._build import at
 from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
@@ -61,16 +60,20 @@ class Tables:
     def lay(self) -> Iterator[AnyOperation]:
         """Yield the host's operations that write the tables."""
         upper = self.bits if self.upper is None else self.upper
-        yield ChangeHostMemory(at(self.mapping, self.page), PAGES)
+        yield ChangeHostMemory(self._table(0), PAGES)
         for level in range(PAGES - 1):
             below = (self.gfn + level + 1) * PAGE_SIZE_BYTES
             index = index_of(self.start, PAGES - 1 - level)
-            yield from entries(at(self.mapping, self.page + level), {index: below | upper})
+            yield from entries(self._table(level), {index: below | upper})
         first = index_of(self.start, 0)
         pages = {
             index: gfn * PAGE_SIZE_BYTES | self.bits for index, gfn in enumerate(self.gfns, first)
         }
-        yield from entries(at(self.mapping, self.page + PAGES - 1), pages)
+        yield from entries(self._table(PAGES - 1), pages)
+
+    def _table(self, number: int) -> Place:
+        """Return the hva of a table, counted from the highest."""
+        return Place(self.mapping, (self.page + number) * PAGE_SIZE_BYTES)
 
     @property
     def gpa(self) -> int:
