@@ -9,7 +9,6 @@ from contextlib import suppress
 from functools import partial
 from itertools import cycle
 from threading import Thread
-from types import TracebackType
 from typing import NoReturn, Self, assert_never
 
 from kvm_abi.raw import KvmError
@@ -163,12 +162,7 @@ class _Running:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._thread.ident is not None and self._thread.is_alive():
             signal.pthread_kill(self._thread.ident, _SIGNAL)
         self._thread.join()

@@ -1,7 +1,7 @@
 """Ctrl-C sets a flag that is checked between steps, so that nothing is left half done."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from vmm.host.signals import ENDING_SIGNALS
@@ -17,12 +17,7 @@ class Interruption:
         self._before = [signal.signal(number, self._ask) for number in ENDING_SIGNALS]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in zip(ENDING_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
 
