@@ -228,9 +228,9 @@ class Accesses:
         )
 
     def blurred(self, vcpu: int, pieces: Iterable[Piece], *, surely: bool) -> None:
-        """Make the content of writable pieces unknown: a write with unknown data, or perhaps none.
+        """Make the content of writable pieces unknown, as by a write of unknown data.
 
-        With ``surely`` the write is certain.
+        If not ``surely``, there may have been no write.
         """
         for piece in pieces:
             if piece.slot is not None and not leaves_memory(piece, write=True):

@@ -76,7 +76,7 @@ class _Clock:
 
 
 class _Target(NamedTuple):
-    """Where KVM writes a structure: a page of a slot, and host memory; if not sure, perhaps."""
+    """Where KVM writes a structure, or, if not sure, may write it: in a slot, and in a mapping."""
 
     slot: Memslot
     page: int
@@ -138,7 +138,7 @@ class Clocks:
             clock.asked = clock.stopped = False
 
     def may_write(self, vcpu: int | None = None) -> None:
-        """Note that a vCPU (None: any) was loaded: KVM may write a preemption late."""
+        """Note that a vCPU (None: any) was loaded: KVM may write later that it was preempted."""
         for number, _ in tuple(self._clocks):
             if vcpu is None or number == vcpu:
                 for kind, clock in self._of(number):

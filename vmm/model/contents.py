@@ -11,7 +11,7 @@ from vmm.scenario.hostpages import HostPages, PageKey as PageKey
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping
 
 _OWN = "\0"
-"""Suffix for a mapping's own pages, where it shows or showed a file; no mapping's name has it."""
+"""Marks the own pages of a mapping that shows a file, or did; no mapping's name has this suffix."""
 
 _LINE_BYTES = 1024
 _LINES = PAGE_SIZE_BYTES // _LINE_BYTES
@@ -152,9 +152,9 @@ class Contents:
             case "forbid" | "allow" | "write_protect":
                 pass
             case "page_out" | "collapse" | "merge" | "move_away" | "move_back" | "fork" | "reap":
-                pass  # The same bytes, in other pages or elsewhere.
+                pass  # Pages keep their bytes, wherever the kernel holds them.
             case "fetch_later" | "guard" | "settle":
-                pass  # The same bytes, a little later.
+                pass  # Accesses wait, and then find the same bytes.
         host.change(op)
 
     def _leave(self, mapping: str, pages: Iterable[int]) -> None:

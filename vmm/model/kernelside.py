@@ -23,7 +23,7 @@ from vmm.scenario.operations import SetUserMemoryRegion
 from vmm.scenario.slots import as_id_of, id_of
 
 _LATE = (GFN_LIMIT, NO_MEMORY)
-"""Rules that refuse after the kernel may have removed the slot, so that it is put back."""
+"""Rules by which a call is refused when its slot may already be removed, and is put back."""
 
 
 class KernelSide:

@@ -14,7 +14,7 @@ from vmm.scenario.shown import shown
 class Parting:
     """A step at which two kernels gave different answers. ``event`` counts from 1.
 
-    Where ``differs`` is false, the step from which on the two cannot be compared.
+    If ``differs`` is false, the two cannot be compared from this step on.
     """
 
     event: int

@@ -23,7 +23,7 @@ class Read:
 class Clear:
     """Pages that were cleared by KVM_CLEAR_DIRTY_LOG, or by a KVM_GET_DIRTY_LOG that clears.
 
-    The latter clears the pages it names, and shows that no other was dirty: ``whole``.
+    The latter is ``whole``: it clears the pages that it names, and no other page was dirty.
     """
 
     begin: int
