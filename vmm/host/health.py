@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from vmm.host.roots import THIS_HOST, Roots
+
 TAINTS = {
     0: "P: a proprietary module was loaded",
     1: "F: a module was force loaded",
@@ -48,15 +50,6 @@ _CHILD = re.compile(r"\bvmm\d+-\d+\b")
 _END_TRACE = "end trace"
 _EXCERPT_LINES = 40
 _RECORD_BYTES = 1 << 13  # More than the longest record of /dev/kmsg.
-
-
-@dataclass(frozen=True, slots=True)
-class Roots:
-    """Where the kernel's files are; tests use their own."""
-
-    proc: Path = Path("/proc")
-    sys: Path = Path("/sys")
-    kmsg: Path = Path("/dev/kmsg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +106,7 @@ class KernelWatch:
     ``weaknesses`` says what could not be watched, or would have been missed.
     """
 
-    def __init__(self, roots: Roots = Roots()) -> None:
+    def __init__(self, roots: Roots = THIS_HOST) -> None:
         self._roots = roots
         self._counters = read_counters(roots)
         self._log = -1
@@ -196,7 +189,7 @@ class KernelWatch:
             )
 
 
-def read_counters(roots: Roots = Roots()) -> Counters:
+def read_counters(roots: Roots = THIS_HOST) -> Counters:
     """Return the kernel's counters."""
     return Counters(
         _number(roots.proc / "sys/kernel/tainted"),

@@ -10,30 +10,18 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vmm.host.roots import THIS_HOST, Roots
 from vmm.host.structure import by_release, memslot_structure
 
 _VENDORS = ("kvm_intel", "kvm_amd", "kvm_pvm")
 _FLAGS = {"kvm_intel": "vmx", "kvm_amd": "svm"}
 _TDP_PARAMETERS = ("ept", "npt", "tdp")
 
-DEVICE_NUMBER = 10, 232
-"""KVM's device number, MISC_MAJOR and KVM_MINOR (linux/miscdevice.h), wherever the device is."""
-
 _YES = frozenset(("1", "Y", "y"))
 _MAKE_DEVICE = "in a container, pass it in (`--device /dev/kvm`); else `mknod /dev/kvm c 10 232`"
 
 Modules = dict[str, dict[str, str]]
 """Parameters and their values, by module."""
-
-
-@dataclass(frozen=True, slots=True)
-class Roots:
-    """Where the kernel's files are; tests put their own there."""
-
-    proc: Path = Path("/proc")
-    sys: Path = Path("/sys")
-    device: Path = Path("/dev/kvm")
-    number: tuple[int, int] = DEVICE_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +70,7 @@ def host_in_brief(facts: dict[str, str]) -> HostInfo:
     return HostInfo(kernel, machine, cpu, False, vendor, tdp, memslots=memslots)
 
 
-def host_facts(roots: Roots = Roots()) -> HostInfo:
+def host_facts(roots: Roots = THIS_HOST) -> HostInfo:
     """Return what can be known about this host without calling KVM."""
     cpu, flags = _cpu(roots.proc)
     modules = _modules(roots.sys, flags)

@@ -7,12 +7,12 @@ import pytest
 from vmm.host.health import (
     KernelWatch,
     Problem,
-    Roots,
     excerpts,
     kernel_messages,
     names_child,
     without_others,
 )
+from vmm.host.roots import Roots
 
 WARN = [
     "------------[ cut here ]------------",

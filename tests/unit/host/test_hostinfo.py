@@ -7,7 +7,8 @@ from typing import NoReturn
 
 import pytest
 
-from vmm.host.hostinfo import HostInfo, Roots, host_facts
+from vmm.host.hostinfo import HostInfo, host_facts
+from vmm.host.roots import Roots
 
 NULL = os.major(os.stat("/dev/null").st_rdev), os.minor(os.stat("/dev/null").st_rdev)
 
@@ -16,7 +17,7 @@ class FakeHost:
     """The files that tell of a host's KVM."""
 
     def __init__(self, base: Path) -> None:
-        self.roots = Roots(base / "proc", base / "sys", base / "kvm", NULL)
+        self.roots = Roots(base / "proc", base / "sys", device=base / "kvm", number=NULL)
         self.roots.proc.mkdir()
         self.cpu("fpu svm")
         self.roots.device.symlink_to("/dev/null")
