@@ -35,7 +35,7 @@ class BenchFileError(ValueError):
     """A file that is not a result of ``vmm bench --json``; the text says why."""
 
 
-class Change(msgspec.Struct, frozen=True):
+class CostChange(msgspec.Struct, frozen=True):
     """How the cost of one setup changed: ``factor`` is above 1 if it became slower.
 
     ``cpu_factor`` is how the CPU itself changed: what the yardstick took.
@@ -83,7 +83,7 @@ def _numbers(point: Point) -> list[float]:
     return [us for cost in costs for us in (cost.low, cost.median, cost.high)]
 
 
-def changes(before: Bench, after: Bench) -> list[Change]:
+def changes(before: Bench, after: Bench) -> list[CostChange]:
     """Return what both have measured; the greatest factor first.
 
     A change is beyond the noise if the middle halves of the rounds do not overlap and the medians
@@ -94,7 +94,7 @@ def changes(before: Bench, after: Bench) -> list[Change]:
     return sorted((_change(*each) for each in both), key=lambda change: -change.factor)
 
 
-def _change(before: Point, after: Point) -> Change:
+def _change(before: Point, after: Point) -> CostChange:
     then, now = before.library, after.library
     cpu = 1.0
     if before.yardstick is not None and after.yardstick is not None:
@@ -102,7 +102,7 @@ def _change(before: Point, after: Point) -> Change:
     factor = now.median / then.median
     apart = now.low > then.high or now.high < then.low
     unexplained = factor >= max(cpu, 1) * SURE or factor <= min(cpu, 1) / SURE
-    return Change(after.setup, then.median, now.median, apart and unexplained, cpu)
+    return CostChange(after.setup, then.median, now.median, apart and unexplained, cpu)
 
 
 def growth(points: Sequence[Point]) -> list[str]:

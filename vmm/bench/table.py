@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from vmm.bench.measure import Cost, Point
-from vmm.bench.result import SURE, Bench, Change, growth
+from vmm.bench.result import SURE, Bench, CostChange, growth
 from vmm.bench.setup import Setup
 
 _HEAD = "work        slots       us       middle half     C us  ratio"
@@ -71,7 +71,7 @@ def _rest(setup: Setup) -> str:
     return vcpus + (", huge pages" if setup.huge else "")
 
 
-def compared(found: Sequence[Change]) -> Iterator[str]:
+def compared(found: Sequence[CostChange]) -> Iterator[str]:
     """Yield a line for each change beyond the noise, and one that counts the others."""
     beyond = [change for change in found if change.is_beyond_noise]
     for change in beyond:

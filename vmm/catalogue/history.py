@@ -1,30 +1,30 @@
 """Bugs that kernels had, and the scenarios that would have shown them."""
 
-from vmm.scenario.bugs import Bug, Shown
+from vmm.scenario.bugs import Bug, ShownBy
 
 BUGS = (
     Bug(
         ("efbeec7098ee",),
         "a slot at gpa 0 was sorted among the unused entries",
         (
-            Shown(
+            ShownBy(
                 "delete-then-create-at-gpa-0",
                 "the entry that the deletion freed has gfn 0 as well, and the new slot must be "
                 "sorted before it to be found",
             ),
-            Shown("create-at-gpa-0", "all entries after the first few are unused, with gfn 0"),
+            ShownBy("create-at-gpa-0", "all entries after the first few are unused, with gfn 0"),
         ),
     ),
     Bug(
         ("edd4fa37baa6",),
         "a moved slot kept the huge page information of its old alignment",
         (
-            Shown(
+            ShownBy(
                 "move-out-of-huge-page-alignment",
                 "with the old information 2 MiB are mapped at once, which now shows the guest "
                 "the neighbour of each page",
             ),
-            Shown(
+            ShownBy(
                 "move-into-huge-page-alignment",
                 "the reverse map for the old gfn is one huge page too short for the new one",
             ),
@@ -35,16 +35,16 @@ BUGS = (
         ("0774a964ef56",),
         "the index of the slot looked up last was still used after it had become invalid",
         (
-            Shown(
+            ShownBy(
                 "delete-from-the-lowest-gfn-up",
                 "the last entry is found and deleted; the next lookup begins there, beyond the "
                 "end of the array",
             ),
-            Shown(
+            ShownBy(
                 "delete-the-slot-looked-up-last",
                 "the index stays that of the deleted slot while lookups continue",
             ),
-            Shown(
+            ShownBy(
                 "delete-from-the-highest-gfn-down",
                 "each deletion shifts every entry in use by one, but not the index",
             ),
@@ -55,11 +55,11 @@ BUGS = (
         ("e0135a104c52",),
         "deletion checked an address that it does not use, and was refused",
         (
-            Shown(
+            ShownBy(
                 "delete-whatever-the-hva",
                 "any legal address must be accepted: 0, another slot's, or one without memory",
             ),
-            Shown(
+            ShownBy(
                 "apic-page-then-a-slot-over-it",
                 "the kernel's own deletion of the APIC page failed: its memory stays when the VM "
                 "is closed",
@@ -72,8 +72,8 @@ BUGS = (
         ("fa3d315a4ce2", "09d952c971a5"),
         "kernel addresses were accepted as the guest's memory (CVE-2013-1943)",
         (
-            Shown("refuse-a-kernel-hva", "creation succeeds instead of EINVAL"),
-            Shown(
+            ShownBy("refuse-a-kernel-hva", "creation succeeds instead of EINVAL"),
+            ShownBy(
                 "refuse-a-kernel-hva-on-deletion",
                 "the fix put the check first, so that it applies to deletions, too",
             ),
@@ -83,16 +83,16 @@ BUGS = (
         ("f0736cf0550b",),
         "the deletion of an absent slot was accepted",
         (
-            Shown("delete-absent", "the call succeeds instead of EINVAL"),
-            Shown("delete-twice", "so does the second deletion"),
+            ShownBy("delete-absent", "the call succeeds instead of EINVAL"),
+            ShownBy("delete-twice", "so does the second deletion"),
         ),
     ),
     Bug(
         ("12d6e7538e2d", "e40f193f5bb0"),
         "a slot was moved without being invalidated first (CVE-2013-4592)",
         (
-            Shown("move-up", "the guest still reads memory at the old gpa, which it had used"),
-            Shown(
+            ShownBy("move-up", "the guest still reads memory at the old gpa, which it had used"),
+            ShownBy(
                 "vcpus-move-after-cached-memory",
                 "each vCPU that had used the old gpa does",
             ),
@@ -103,20 +103,20 @@ BUGS = (
         ("75d61fbcf563",),
         "READONLY could be toggled on an existing slot",
         (
-            Shown("refuse-readonly-on", "the call succeeds instead of EINVAL"),
-            Shown("refuse-readonly-off", "the call succeeds instead of EINVAL"),
+            ShownBy("refuse-readonly-on", "the call succeeds instead of EINVAL"),
+            ShownBy("refuse-readonly-off", "the call succeeds instead of EINVAL"),
         ),
     ),
     Bug(
         ("6fe639792c7b",),
         "a user's slot could take the id of a private slot, and overwrite it",
         (
-            Shown(
+            ShownBy(
                 "tss-with-a-full-table",
                 "with every id in use, the private slot could only take a user's",
                 needs=("internal_tss",),
             ),
-            Shown(
+            ShownBy(
                 "refuse-a-slot-id-beyond-the-last",
                 "the ids of the private slots are above KVM_CAP_NR_MEMSLOTS, and not the user's",
             ),
@@ -127,7 +127,7 @@ BUGS = (
         ("103c763c72dd",),
         "the kernel warned when it could not unmap the memory of a private slot of a closed VM",
         (
-            Shown(
+            ShownBy(
                 "other-vms-killed-while-closing",
                 "a process that is killed while it waits for its mmap lock makes that unmapping "
                 "fail, but not always: many runs are needed to see the kernel's warning",
@@ -140,16 +140,16 @@ BUGS = (
         ("152482580a1b", "ddfd1730fd82"),
         "a vCPU cached MMIO with the generation of slots that were still being changed",
         (
-            Shown(
+            ShownBy(
                 "racing-mmio-under-churn",
                 "a vCPU that accesses the gpa while slots change caches the wrong generation, and "
                 "still gets MMIO exits after the creation has returned",
             ),
-            Shown(
+            ShownBy(
                 "vcpus-create-after-cached-mmio",
                 "a vCPU that was not running does, if its generation was wrong from the start",
             ),
-            Shown(
+            ShownBy(
                 "mmio-then-memory-then-mmio",
                 "the only vCPU does, when slots are created and deleted again and again",
             ),
@@ -161,9 +161,9 @@ BUGS = (
         "the end of a slot whose size is not a multiple of 64 pages could not be cleared, or too "
         "much was cleared",
         (
-            Shown("clear-grid-of-65-pages", "the last page has its own word: EINVAL"),
-            Shown("clear-grid-of-130-pages", "the last two pages have their own word: EINVAL"),
-            Shown("clear-errors-of-ranges", "a range beyond the slot succeeds instead of EINVAL"),
+            ShownBy("clear-grid-of-65-pages", "the last page has its own word: EINVAL"),
+            ShownBy("clear-grid-of-130-pages", "the last two pages have their own word: EINVAL"),
+            ShownBy("clear-errors-of-ranges", "a range beyond the slot succeeds instead of EINVAL"),
         ),
         where="with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
     ),
@@ -171,13 +171,13 @@ BUGS = (
         ("7cd1bf039eeb",),
         "the dirty bits of a huge page that was split for the log were off by one",
         (
-            Shown(
+            ShownBy(
                 "clear-within-huge-pages-thp-initially-set",
                 "after pages are cleared and written again, some are missing in the log, and "
                 "others are reported",
             ),
-            Shown("clear-within-huge-pages-thp", "the same, for a log that began clean"),
-            Shown("clear-within-huge-pages-hugetlb", "the same, on reserved huge pages"),
+            ShownBy("clear-within-huge-pages-thp", "the same, for a log that began clean"),
+            ShownBy("clear-within-huge-pages-hugetlb", "the same, on reserved huge pages"),
         ),
         where="where the guest's memory may be mapped by huge pages",
     ),
@@ -185,17 +185,17 @@ BUGS = (
         ("d012a06ab1d2", "aa8d1f48d353"),
         "zapping only the deleted slot's pages broke guests with assigned devices",
         (
-            Shown(
+            ShownBy(
                 "racing-delete-and-create-without-zap-all",
                 "a stale translation shows the memory of the deleted slot, on a VM that zaps only "
                 "its pages",
             ),
-            Shown("racing-move-without-zap-all", "the same after a move, on such a VM"),
-            Shown(
+            ShownBy("racing-move-without-zap-all", "the same after a move, on such a VM"),
+            ShownBy(
                 "delete-then-create-there-with-other-memory",
                 "the same on a kernel that always zaps only its pages",
             ),
-            Shown("move-then-create-at-the-old-place", "the same after a move on such a kernel"),
+            ShownBy("move-then-create-at-the-old-place", "the same after a move on such a kernel"),
         ),
         where="in Linux 5.3, and where KVM_X86_QUIRK_SLOT_ZAP_ALL is disabled",
     ),
@@ -204,7 +204,7 @@ BUGS = (
         "slots changed between begin and end of an invalidation of their memory, and its count "
         "never returned to zero: vCPUs hang",
         (
-            Shown(
+            ShownBy(
                 "racing-slots-and-unmap",
                 "one thread unmaps and maps memory that another thread's slots show: the vCPU "
                 "that waits for the count does not return within the time limit",
@@ -215,7 +215,7 @@ BUGS = (
         ("3ccbf6f47098",),
         "pre-faulting memory and deleting its slot waited for each other for ever",
         (
-            Shown(
+            ShownBy(
                 "racing-pre-fault-and-delete",
                 "the call retries for ever while the slot is invalid, and the deletion waits for "
                 "it: neither returns within the time limit",
@@ -227,8 +227,8 @@ BUGS = (
         ("9935df5333aa",),
         "GUEST_MEMFD could be set on an existing slot: use after free",
         (
-            Shown("memfd-slot-cannot-become-one", "the call succeeds instead of EINVAL"),
-            Shown("memfd-slot-cannot-change", "the same where the flag is cleared"),
+            ShownBy("memfd-slot-cannot-become-one", "the call succeeds instead of EINVAL"),
+            ShownBy("memfd-slot-cannot-change", "the same where the flag is cleared"),
         ),
         where="with KVM_CAP_GUEST_MEMFD",
     ),
@@ -236,7 +236,7 @@ BUGS = (
         ("530a8ba71b4c",),
         "one reset of dirty rings could run without bound, and its count overflow",
         (
-            Shown(
+            ShownBy(
                 "racing-ring-under-load",
                 "a reset that does not end while entries are written and harvested does not "
                 "return within the time limit, and a count that overflowed is not the number of "
@@ -249,7 +249,7 @@ BUGS = (
         ("b3e6212dea2e",),
         "MMIO that a vCPU had cached was compared with the generation of as_id 0 only",
         (
-            Shown(
+            ShownBy(
                 "spaces-switched-between-changes",
                 "a slot that is created in as_id 1 is still MMIO to a vCPU that had used its gpa",
                 needs=("smm",),
@@ -261,7 +261,7 @@ BUGS = (
         ("c87661f855c3",),
         "a new slot that was refused late left its dirty bitmap allocated (syzbot, 2022)",
         (
-            Shown(
+            ShownBy(
                 "nothing-used-up-by-refused-creations",
                 "thousands of logged slots beyond the last gfn leave 16 KiB of the kernel's "
                 "memory each",
@@ -273,7 +273,7 @@ BUGS = (
         ("20a6cff3b283",),
         "mapping memory ahead never ended if the vCPU's page tables were out of date",
         (
-            Shown(
+            ShownBy(
                 "pre-fault-again-after-a-deletion",
                 "after a deletion they are, and the vCPU does not run before the next call, which "
                 "does not return within the time limit",
@@ -286,7 +286,7 @@ BUGS = (
         ("817fa998362d",),
         "the slot of a huge page to be restored was looked up in as_id 0 only",
         (
-            Shown(
+            ShownBy(
                 "spaces-execute-on-huge-pages",
                 "if huge pages that were split for execution are recovered meanwhile, there is no "
                 "slot in as_id 0 at the gfn, and the kernel warns, or dies",
@@ -299,11 +299,11 @@ BUGS = (
         ("910c57dfa4d1",),
         "pages that KVM wrote for a locked instruction of the guest were not in the dirty log",
         (
-            Shown(
+            ShownBy(
                 "instructions-are-logged",
                 "each atomic instruction writes its own page, which the log must name",
             ),
-            Shown(
+            ShownBy(
                 "instructions-that-compare-unequal-are-logged",
                 "a comparison that fails is a write, too",
             ),
@@ -314,11 +314,11 @@ BUGS = (
         ("fcd1ec9cb59c",),
         "with SLOT_ZAP_ALL disabled, shadow pages of the guest's page tables outlived their slot",
         (
-            Shown(
+            ShownBy(
                 "start-on-tables-that-are-left-without-a-slot-without-quirk",
                 "the guest's page tables are in use when their slot is deleted, then the VM closed",
             ),
-            Shown(
+            ShownBy(
                 "start-after-tables-of-other-memory-came-without-quirk",
                 "other memory replaces page tables, but the guest still uses the old ones",
             ),

@@ -60,7 +60,7 @@ class EarlyEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class Finished:
     """A scenario that ran for ``seconds``, and the kernel's complaints during it."""
 
     index: int
@@ -82,7 +82,7 @@ class Taker(Protocol):
     def skip(self, index: int, missing: str) -> None:
         """Receive a scenario that does not run because of what is ``missing``."""
 
-    def take(self, ran: Ran) -> None:
+    def take(self, ran: Finished) -> None:
         """Receive a scenario that ran."""
 
     def end(self) -> None:
@@ -253,7 +253,7 @@ class _Carrying:
             lane.worker.start(index, self._limit_s(index))
         except OSError as error:
             header = Header(scenario, self._orders.host.features, self._facts)
-            self._taker.take(Ran(index, ended_at_once(header, _why(error)), 0.0))
+            self._taker.take(Finished(index, ended_at_once(header, _why(error)), 0.0))
             return False
         lane.start = time.monotonic()
         return True
@@ -269,7 +269,7 @@ class _Carrying:
         record = lane.worker.wait()
         lanes.share_out(self._watch.news(), busy)
         seconds = time.monotonic() - lane.start
-        self._taker.take(Ran(lane.index, record, seconds, tuple(lane.problems)))
+        self._taker.take(Finished(lane.index, record, seconds, tuple(lane.problems)))
         if lane.index not in self._may_hang and _hung(record):
             self._hangs += 1
             if self._hangs == MAX_HANGS:

@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from vmm.cli.carrying import Carried, EarlyEnd, Ran
+from vmm.cli.carrying import Carried, EarlyEnd, Finished
 from vmm.cli.history_files import HistoryFiles
 from vmm.cli.host import Host
 from vmm.execution.runner import Record
@@ -76,7 +76,7 @@ class Judge:
         skipped = Verdict(scenario.name, Status.SKIPPED, f"needs {missing}")
         self._judging.append((index, iter((Checked(scenario, skipped),))))
 
-    def take(self, ran: Ran) -> None:
+    def take(self, ran: Finished) -> None:
         """Receive a scenario that ran."""
         self._judging.append((ran.index, self._judged(ran)))
 
@@ -130,7 +130,7 @@ class Judge:
                     f"{counted(many, 'scenario')} with one cause ({cause}): {enough}"
                 )
 
-    def _judged(self, ran: Ran) -> Iterator[Checked | None]:
+    def _judged(self, ran: Finished) -> Iterator[Checked | None]:
         """Judge a record in parts; an error of this program affects this scenario alone."""
         scenario = ran.record.header.scenario
         try:

@@ -49,7 +49,7 @@ def is_judged_outside(words: Sequence[str], backend: Backend) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Site:
     """Where a check is judged: ``release`` is the kernel's, ``logs`` the folder of the run.
 
     At most ``machines`` share its scenarios.
@@ -61,7 +61,7 @@ class Place:
     machines: int
 
 
-def check_outside(words: Sequence[str], boot: Boot, place: Place) -> tuple[int, Ending]:
+def check_outside(words: Sequence[str], boot: Boot, place: Site) -> tuple[int, Ending]:
     """Run a check in machines and judge it here; return its status and how the machines ended.
 
     Raises click.ClickException as `vmm check` does, and LabError if nothing could be booted.
@@ -81,7 +81,7 @@ def check_outside(words: Sequence[str], boot: Boot, place: Place) -> tuple[int, 
 class _Outside:
     """A check whose scenarios run in machines."""
 
-    def __init__(self, words: Sequence[str], boot: Boot, place: Place) -> None:
+    def __init__(self, words: Sequence[str], boot: Boot, place: Site) -> None:
         self._words = tuple(words[1:])
         self._boot = boot
         self._place = place

@@ -5,7 +5,7 @@ import click
 from vmm.cli.command import Command
 from vmm.cli.errors import NothingRan
 from vmm.cli.printing import tell
-from vmm.lab.doctor import findings
+from vmm.lab.doctor import requirements
 
 
 @click.command(cls=Command)
@@ -16,7 +16,7 @@ def doctor(ctx: click.Context) -> None:
     The exit status is 4 if no kernel could be booted at all.
     """
     vital = False
-    for each in findings():
+    for each in requirements():
         tell(f"{'LACKS' if each.lack else 'ok':6} {each.what}: {each.lack or each.purpose}")
         vital |= bool(each.lack) and each.is_vital
     if vital:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.carrying import Carried, EarlyEnd, Ran, ended_at_once
+from vmm.cli.carrying import Carried, EarlyEnd, Finished, ended_at_once
 from vmm.cli.check import RunOptions, begun
 from vmm.cli.history_files import history_files
 from vmm.cli.host import Host, nothing
 from vmm.cli.judging import Judge
 from vmm.cli.selection import selected
-from vmm.cli.transcript import BrokenError, Closing, News, Opening, Reader, Skipped
+from vmm.cli.transcript import BrokenError, LastPart, News, Opening, Reader, Skipped
 from vmm.host.hostinfo import host_in_brief
 from vmm.host.naming import NamedFile
 from vmm.lab.log import Reports
@@ -89,12 +89,12 @@ class Judged:
         if self._check is None:
             raise BrokenError("what the machine wrote has no beginning")
         match news:
-            case Closing(carried):
+            case LastPart(carried):
                 part.carried = carried
             case Skipped(number, missing):
                 self._check.note(number)
                 self._check.judge.skip(number, missing)
-            case Ran():
+            case Finished():
                 self._check.note(news.index)
                 self._check.judge.take(news)
 
@@ -161,7 +161,7 @@ class Judged:
         reason = INTERRUPTED if ending.why.startswith(INTERRUPTED) else f"{HUNG}{ending.why}"
         for index, header in enumerate(part.reader.headers):
             if header.scenario.name == ending.reports.under_way and index in self._check.left:
-                self._check.judge.take(Ran(index, ended_at_once(header, reason), 0.0))
+                self._check.judge.take(Finished(index, ended_at_once(header, reason), 0.0))
 
 
 @dataclass(frozen=True, slots=True)

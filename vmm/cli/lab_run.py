@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from vmm.cli.lab_check import Boot, Command, Place, check_outside, is_judged_outside
+from vmm.cli.lab_check import Boot, Command, Site, check_outside, is_judged_outside
 from vmm.cli.lab_lines import SharedLines
 from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say, worst
 from vmm.cli.lab_progress import Progress, interrupted
@@ -147,7 +147,7 @@ def run(
 
         if is_outside:
             number = at_once or usual_number(smp, memory)
-            place = Place(machine.kernel.release, folder, progress, number)
+            place = Site(machine.kernel.release, folder, progress, number)
             status, ending = check_outside(words, boot, place)
         else:
             status, ending = _watched(words, boot, progress)

@@ -9,7 +9,7 @@ from typing import IO, Annotated
 
 import msgspec
 
-from vmm.cli.carrying import Carried, Ran
+from vmm.cli.carrying import Carried, Finished
 from vmm.cli.host import Host
 from vmm.cli.lab_live import Live
 from vmm.execution.runner import Record
@@ -52,16 +52,16 @@ class _Ran(msgspec.Struct, frozen=True, tag="ran"):
     problems: tuple[Problem, ...]
 
 
-class Closing(msgspec.Struct, frozen=True, tag="closing"):
+class LastPart(msgspec.Struct, frozen=True, tag="closing"):
     """The last part."""
 
     carried: Carried
 
 
-News = Opening | Skipped | Ran | Closing
+News = Opening | Skipped | Finished | LastPart
 """The parts as a reader gets them."""
 
-_Part = Opening | Skipped | _Ran | Closing
+_Part = Opening | Skipped | _Ran | LastPart
 _DECODER: msgspec.json.Decoder[_Part] = msgspec.json.Decoder(_Part)
 
 
@@ -88,7 +88,7 @@ class Transcript:
         self._lab.skip(self._scenarios[index])
         self._write(Skipped(index, missing))
 
-    def take(self, ran: Ran) -> None:
+    def take(self, ran: Finished) -> None:
         """Write down a scenario that ran."""
         data = ran.record.data
         part = _Ran(ran.index, len(data), ran.seconds, ran.record.reason, ran.problems)
@@ -99,7 +99,7 @@ class Transcript:
 
     def close(self, carried: Carried) -> None:
         """Write how the run went."""
-        self._write(Closing(carried))
+        self._write(LastPart(carried))
 
     def _write(self, part: _Part, data: bytes = b"") -> None:
         left = memoryview(msgspec.json.encode(part) + b"\n" + data)
@@ -152,4 +152,4 @@ class Reader:
         if part.index not in range(len(self.headers)):
             raise BrokenError(f"what the machine wrote has no scenario {part.index}")
         record = Record(self.headers[part.index], text[start:end], part.reason)
-        return Ran(part.index, record, part.seconds, part.problems), end
+        return Finished(part.index, record, part.seconds, part.problems), end

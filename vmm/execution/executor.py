@@ -16,7 +16,7 @@ from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock, GuestEndlessError
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import Leftovers
 from vmm.execution.lives import live
-from vmm.execution.looking import Looks, look_at
+from vmm.execution.looking import SlotReader, look_at
 from vmm.execution.machine import Machine, Shared
 from vmm.execution.memfds import MemfdFiles
 from vmm.execution.races import run_race
@@ -108,7 +108,7 @@ class _Execution(Closing):
 
     def __init__(self, shared: Shared, guest: HostMapping, own: Own) -> None:
         self._look_at = look_at()
-        self._looks: Looks | None = None
+        self._looks: SlotReader | None = None
         self.looked: KernelSlots | None = None
         """The kernel's own slots after the last operation, if it was a region operation."""
         self._shared = shared

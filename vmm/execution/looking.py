@@ -10,7 +10,7 @@ from typing import Protocol
 from vmm.scenario.kernelslots import KernelSlots
 
 
-class Looks(Protocol):
+class SlotReader(Protocol):
     """Reads the kernel's memslots of one VM (see `vmm.whitebox.reader.Reader`)."""
 
     def generation(self, as_id: int) -> int | None:
@@ -20,7 +20,7 @@ class Looks(Protocol):
         """Return the kernel's slots, with the metadata of one; None if there are too many."""
 
 
-LookAt = Callable[[int], Looks]
+LookAt = Callable[[int], SlotReader]
 """Returns the reader of the newest VM of a process."""
 
 _now: LookAt | None = None

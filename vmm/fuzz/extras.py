@@ -432,7 +432,7 @@ def _changes(mapping: Mapping) -> tuple[HostChangeKind, ...]:
     return tuple(
         how
         for how, change in CHANGES.items()
-        if mapping.kind in change.takes
+        if mapping.kind in change.kinds
         and how not in _NEVER_FIRST
         and not (how == "truncate" and mapping.of)
     )

@@ -174,7 +174,7 @@ def _change(dice: Dice, features: Features, mappings: Sequence[Mapping]) -> Iter
         yield ChangeHostMemory(Place(taken.name), taken.pages, "collapse")
         return
     hides_a_file = pair[0] == "map_fresh" and taken.kind != "anonymous"
-    if hides_a_file or taken.kind not in CHANGES[pair[0]].takes:
+    if hides_a_file or taken.kind not in CHANGES[pair[0]].kinds:
         pair = ("drop",)
     first = dice.below(_PAGES)
     pages = dice.between(1, min(3, _PAGES - first))

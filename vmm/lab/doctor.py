@@ -16,7 +16,7 @@ _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Requirement:
     """One requirement: what for, and what is missing with its remedy, or "".
 
     ``is_vital`` marks what every `vmm lab run` needs.
@@ -28,38 +28,38 @@ class Finding:
     is_vital: bool = False
 
 
-def findings() -> Iterator[Finding]:
+def requirements() -> Iterator[Requirement]:
     """Look at this host; install and fetch nothing."""
     yield _program(QEMU, "qemu-system-x86", "boots kernels, emulates AMD's virtualisation", True)
     yield _init()
     yield _program("bochs", "bochs", "emulates Intel's virtualisation (--backend vmx)")
     nests = usable_nesting()
-    yield Finding("nested KVM", "--backend kvm: faster, on this host's own processor", nests)
+    yield Requirement("nested KVM", "--backend kvm: faster, on this host's own processor", nests)
     yield _program("apt-get", "apt", "fetches Debian's kernels")
     yield _program("dpkg-deb", "dpkg", "unpacks Debian's kernels")
     lack = "" if KEYRING.exists() else f"{KEYRING}: apt install debian-archive-keyring"
-    yield Finding("Debian's keys", "check what is fetched", lack)
+    yield Requirement("Debian's keys", "check what is fetched", lack)
     for name in RELEASES:
         kept = (cache_folder() / "debian" / name / MANIFEST).exists()
         lack = "" if kept else "not in the cache: fetched when it is used"
-        yield Finding(f"--kernel {name}", "is ready to boot", lack)
+        yield Requirement(f"--kernel {name}", "is ready to boot", lack)
     for program, package in (("make", "make"), ("flex", "flex"), ("bison", "bison"), ("bc", "bc")):
         yield _program(program, package, "scripts/lab-kernel builds kernels")
     header = Path("/usr/include/libelf.h")
     lack = "" if header.exists() else f"{header} is missing: apt install libelf-dev"
-    yield Finding("libelf", "scripts/lab-kernel builds kernels", lack)
+    yield Requirement("libelf", "scripts/lab-kernel builds kernels", lack)
 
 
-def _program(name: str, package: str, purpose: str, is_vital: bool = False) -> Finding:
+def _program(name: str, package: str, purpose: str, is_vital: bool = False) -> Requirement:
     is_there = shutil.which(name, path=_SBIN) is not None
     lack = "" if is_there else f"{name} is missing: apt install {package}"
-    return Finding(name, purpose, lack, is_vital)
+    return Requirement(name, purpose, lack, is_vital)
 
 
-def _init() -> Finding:
+def _init() -> Requirement:
     purpose = "the first process of a machine is compiled here"
     try:
         compiled_init()
     except MissingError as error:
-        return Finding("a C compiler", purpose, str(error), is_vital=True)
-    return Finding("a C compiler", purpose, is_vital=True)
+        return Requirement("a C compiler", purpose, str(error), is_vital=True)
+    return Requirement("a C compiler", purpose, is_vital=True)

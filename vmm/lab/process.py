@@ -110,7 +110,7 @@ class Late(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TimeLimits:
     """How long a machine may take, print nothing, and give no sign of life once it is ready."""
 
     total_s: float
@@ -122,7 +122,7 @@ def watch(
     process: subprocess.Popen[bytes],
     pipes: Pipes,
     log: LogReader,
-    limits: Limits,
+    limits: TimeLimits,
     on_reports: Callable[[Reports], None],
 ) -> Generator[None, None, tuple[Reports, Late]]:
     """Wait until the machine has ended; return what its log says, and whether it was late.

@@ -25,7 +25,7 @@ from vmm.lab.machine import (
 )
 from vmm.lab.modules import Module
 from vmm.lab.monitor import Monitor
-from vmm.lab.process import Late, Limits, Pipes, Sink, emulator, watch
+from vmm.lab.process import Late, Pipes, Sink, TimeLimits, emulator, watch
 from vmm.lab.settings import first_files, orders
 from vmm.lab.snapshot import keep, state_path, used
 from vmm.verdict.statuses import ALL, DIFFERS, INCONCLUSIVE, USAGE
@@ -161,7 +161,7 @@ def _booted(
             theirs.close()
             assert process.stdin is not None
             giving = _Orders(process.stdin, text, Monitor(ours), start)
-            limits = Limits(machine.limit_s, machine.silence_s, machine.life_s)
+            limits = TimeLimits(machine.limit_s, machine.silence_s, machine.life_s)
             reports, late = yield from watch(
                 process,
                 pipes,

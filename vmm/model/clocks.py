@@ -299,7 +299,7 @@ class Clocks:
             case Execute():
                 yield op.gpa, PAGE_SIZE_BYTES
             case Instruction():
-                if self.exist:  # Without clocks, `Trial` has checked for unknown bytes.
+                if self.exist:  # Without clocks, `Simulation` has checked for unknown bytes.
                     yield from accessed(op)
 
 

@@ -59,7 +59,7 @@ Range = tuple[int, int]
 
 
 @dataclass(slots=True)
-class Event:
+class Eventfd:
     """An ioeventfd."""
 
     name: str
@@ -67,7 +67,7 @@ class Event:
     length: int
     match: int | None
 
-    def collides(self, other: "Event") -> bool:
+    def collides(self, other: "Eventfd") -> bool:
         """Whether one write could signal both."""
         if self.gpa != other.gpa:
             return False
@@ -89,7 +89,7 @@ class Devices:
     """The devices of one VM, its ring, and the counts of eventfds."""
 
     ranges: list[Range] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[Eventfd] = field(default_factory=list)
     kept: list[Mmio] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -121,7 +121,7 @@ class Devices:
 
     def _ioeventfd(self, op: IoEventFd) -> Allowed:
         """Return the outcome of adding or removing an ioeventfd."""
-        event = Event(op.name, op.gpa, op.length, op.match)
+        event = Eventfd(op.name, op.gpa, op.length, op.match)
         if not op.on:
             if event not in self.events:
                 return Allowed(Refused(errno.ENOENT), EVENT_ABSENT)
@@ -163,7 +163,7 @@ class Devices:
         holds = any(_holds(each, exit_.gpa, len(exit_.data)) for each in self.ranges)
         return Taken(event, holds and len(self.kept) < RING_ENTRIES)
 
-    def signal(self, event: Event) -> None:
+    def signal(self, event: Eventfd) -> None:
         """Note that an eventfd was signalled."""
         self.counts[event.name] = self.counts.get(event.name, 0) + 1
 
@@ -176,7 +176,7 @@ class Devices:
 class Taken:
     """What takes a write: an eventfd, the ring, or nothing."""
 
-    event: Event | None
+    event: Eventfd | None
     is_kept: bool
 
 

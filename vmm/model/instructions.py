@@ -67,7 +67,7 @@ class _Step(NamedTuple):
     is_known: _Known = "known"
 
 
-class Trial:
+class Simulation:
     """A processor that records what it does to memory; nothing changes before `commit`."""
 
     def __init__(self, accesses: Accesses, op: Instruction) -> None:
@@ -265,33 +265,33 @@ def outcomes(accesses: Accesses, op: Instruction, devices: bool) -> tuple[Allowe
     if devices and any(may_answer(gpa, gpa + length) for gpa, length in accessed(op)):
         return ()
     row = INSTRUCTIONS[op.name]
-    trial = Trial(accesses, op)
-    outcome = trial.run()
-    pieces = [piece for piece, _ in trial.pieces]
-    if trial.is_lost or trial.is_open:
+    simulation = Simulation(accesses, op)
+    outcome = simulation.run()
+    pieces = [piece for piece, _ in simulation.pieces]
+    if simulation.is_lost or simulation.is_open:
         return ()
     if any(piece.kind in _UNKNOWN_KINDS or piece.private for piece in pieces):
         return ()
-    rule = trial.rule
-    usual = Allowed(outcome, rule, trial.commit)
+    rule = simulation.rule
+    usual = Allowed(outcome, rule, simulation.commit)
     if rule is HVA_ABSENT:
-        return (usual, *_failures(row, trial)) if trial.fails_by_elements else ()
-    more = trial.with_all_exits(outcome)
+        return (usual, *_failures(row, simulation)) if simulation.fails_by_elements else ()
+    more = simulation.with_all_exits(outcome)
     if more is not None:
         stop = Allowed(_INTERNAL_ERROR, NOT_EMULATED)
-        return (usual, Allowed(more, rule, trial.commit), stop)
+        return (usual, Allowed(more, rule, simulation.commit), stop)
     if not row.is_emulated:  # A backend may emulate what is in memory, too.
-        reads = trial.commit_reads
-        return (usual, Allowed(_INTERNAL_ERROR, NOT_EMULATED, reads, trial.writes))
+        reads = simulation.commit_reads
+        return (usual, Allowed(_INTERNAL_ERROR, NOT_EMULATED, reads, simulation.writes))
     return (usual,)
 
 
-def _failures(row: Row, trial: Trial) -> tuple[Allowed, ...]:
+def _failures(row: Row, simulation: Simulation) -> tuple[Allowed, ...]:
     """Return the failures of an instruction whose memory is missing."""
-    is_apart = trial.writes_after_fault
-    fault = Allowed(Stopped("EFAULT"), HVA_ABSENT, trial.commit_before_fault, is_apart)
+    is_apart = simulation.writes_after_fault
+    fault = Allowed(Stopped("EFAULT"), HVA_ABSENT, simulation.commit_before_fault, is_apart)
     if row.is_locked:
-        return (fault, Allowed(_INTERNAL_ERROR, ATOMIC_ABSENT, is_apart=trial.writes))
+        return (fault, Allowed(_INTERNAL_ERROR, ATOMIC_ABSENT, is_apart=simulation.writes))
     if not row.is_emulated:
-        return (fault, Allowed(_INTERNAL_ERROR, NOT_EMULATED, is_apart=trial.writes))
+        return (fault, Allowed(_INTERNAL_ERROR, NOT_EMULATED, is_apart=simulation.writes))
     return (fault,)

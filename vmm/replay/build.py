@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from vmm.replay.places import Places, guest_for
-from vmm.replay.trace import Call, HostChange, Line, Region, Trace, TracedVm, TssAddr, Unread
+from vmm.replay.trace import Call, Line, MemoryChange, Region, Trace, TracedVm, TssAddr, Unread
 from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Refused, SetUpRefused
 from vmm.scenario.operations import (
@@ -130,7 +130,7 @@ class _Builder:
             match call:
                 case Region():
                     yield from self._region(call)
-                case HostChange():
+                case MemoryChange():
                     yield from self._change(call)
                 case TssAddr():
                     op = SetTssAddr(call.gpa)
@@ -160,7 +160,7 @@ class _Builder:
         op = CreateGuestMemfd(_memfd_name(call), size=size)
         yield Step(call.line, op, op, Done())
 
-    def _change(self, call: HostChange) -> Iterator[Step]:
+    def _change(self, call: MemoryChange) -> Iterator[Step]:
         for mapping, offset, size in self.places.parts(call.start, call.size):
             first = -(-offset // PAGE_SIZE_BYTES)
             count = pages_of(offset + size) - first

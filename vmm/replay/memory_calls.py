@@ -20,7 +20,7 @@ from vmm.replay.numbers import (
 )
 from vmm.replay.processes import File, Mapped, Process
 from vmm.replay.syntax import Called, file_of, number_of, split
-from vmm.replay.trace import HostChange, Line, Memory
+from vmm.replay.trace import Line, Memory, MemoryChange
 from vmm.scenario.operations import HostChangeKind, MappingKind
 
 PassOver = Callable[[str], None]
@@ -170,4 +170,4 @@ def _change(process: Process, line: Line, start: int, size: int, how: HostChange
     """Add a change to all VMs of the process, if their slots have had memory there."""
     touched = list(process.slots.within(start, start + size))
     for vm in process.vms if touched else ():
-        vm.add(HostChange(line, start, size, how))
+        vm.add(MemoryChange(line, start, size, how))

@@ -46,7 +46,7 @@ class Region(msgspec.Struct, frozen=True, gc=False):
     """The result if the call did not fail."""
 
 
-class HostChange(msgspec.Struct, frozen=True, gc=False):
+class MemoryChange(msgspec.Struct, frozen=True, gc=False):
     """The VMM's process changed ``size`` bytes of its memory from ``start`` on."""
 
     line: Line
@@ -76,7 +76,7 @@ class Unread(msgspec.Struct, frozen=True, gc=False):
     may_change: bool = True
 
 
-Call = Region | HostChange | TssAddr | Unread
+Call = Region | MemoryChange | TssAddr | Unread
 
 
 class Memory(msgspec.Struct, frozen=True, gc=False):

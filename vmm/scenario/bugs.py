@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownBy:
     """A scenario that would have shown a bug, and why; ``needs`` are features as in a scenario."""
 
     scenario: str
@@ -22,6 +22,6 @@ class Bug:
 
     commits: tuple[str, ...]
     wrong: str
-    shown_by: tuple[Shown, ...] = ()
+    shown_by: tuple[ShownBy, ...] = ()
     where: str = "anywhere"
     gap: str = ""

@@ -22,15 +22,15 @@ PageKey = tuple[str, int]
 Access = Literal["nothing", "reading", "everything"]
 
 
-class HostChange(NamedTuple):
-    """One kind of change: the call, the kinds of mapping it works on, and the access it leaves.
+class ChangeRow(NamedTuple):
+    """One kind of change: the call, the ``kinds`` of mapping it works on, the access it leaves.
 
     An ``access`` of None leaves the access as it was. If it ``keeps`` content, pages show the same
     bytes afterwards.
     """
 
     call: str
-    takes: tuple[MappingKind, ...]
+    kinds: tuple[MappingKind, ...]
     access: Access | None = None
     keeps: bool = False
 
@@ -47,28 +47,28 @@ _NAMELESS: tuple[MappingKind, ...] = ("shared", "hugetlb_memfd")
 _MAPPABLE: tuple[MappingKind, ...] = ("anonymous", "memfd", "private_file")
 _PROTECTABLE: tuple[MappingKind, ...] = ("anonymous", "private_file", *_FILES)
 
-CHANGES: dict[HostChangeKind, HostChange] = {
-    "drop": HostChange("MADV_DONTNEED", ("thp", *_PROTECTABLE)),
-    "punch": HostChange("MADV_REMOVE", ("hugetlb_memfd", *_FILES)),
-    "unmap": HostChange("munmap", _MAPPABLE, "nothing"),
-    "map": HostChange("mmap", _MAPPABLE, "everything"),
-    "forbid": HostChange("mprotect(PROT_NONE)", _PROTECTABLE, "nothing", keeps=True),
-    "allow": HostChange("mprotect(PROT_READ|PROT_WRITE)", _PROTECTABLE, "everything", keeps=True),
-    "write_protect": HostChange("mprotect(PROT_READ)", _PROTECTABLE, "reading", keeps=True),
-    "map_fresh": HostChange("mmap(MAP_FIXED|MAP_ANONYMOUS)", _MAPPABLE, "everything"),
-    "map_file": HostChange("mmap(MAP_FIXED) of a file", _MAPPABLE, "everything"),
-    "truncate": HostChange("ftruncate", ("memfd", "private_file")),
-    "page_out": HostChange("MADV_PAGEOUT", ("thp", *_PROTECTABLE), keeps=True),
-    "collapse": HostChange("MADV_COLLAPSE", ("thp",), keeps=True),
-    "merge": HostChange("MADV_MERGEABLE", ("anonymous", "thp", "private_file"), keeps=True),
-    "move_away": HostChange("mremap away", ("anonymous",), "nothing", keeps=True),
-    "move_back": HostChange("mremap back", ("anonymous",), "everything", keeps=True),
-    "fork": HostChange("fork", ("thp", *_PROTECTABLE), keeps=True),
-    "reap": HostChange("end of the forked child", ("thp", *_PROTECTABLE), keeps=True),
-    "fetch_later": HostChange("userfaultfd for missing pages", ("anonymous",), keeps=True),
-    "guard": HostChange("userfaultfd for writes", ("anonymous",), keeps=True),
-    "settle": HostChange("end of userfaultfd", ("anonymous",), keeps=True),
-    "extend": HostChange("ftruncate to full size", ("memfd", "private_file")),
+CHANGES: dict[HostChangeKind, ChangeRow] = {
+    "drop": ChangeRow("MADV_DONTNEED", ("thp", *_PROTECTABLE)),
+    "punch": ChangeRow("MADV_REMOVE", ("hugetlb_memfd", *_FILES)),
+    "unmap": ChangeRow("munmap", _MAPPABLE, "nothing"),
+    "map": ChangeRow("mmap", _MAPPABLE, "everything"),
+    "forbid": ChangeRow("mprotect(PROT_NONE)", _PROTECTABLE, "nothing", keeps=True),
+    "allow": ChangeRow("mprotect(PROT_READ|PROT_WRITE)", _PROTECTABLE, "everything", keeps=True),
+    "write_protect": ChangeRow("mprotect(PROT_READ)", _PROTECTABLE, "reading", keeps=True),
+    "map_fresh": ChangeRow("mmap(MAP_FIXED|MAP_ANONYMOUS)", _MAPPABLE, "everything"),
+    "map_file": ChangeRow("mmap(MAP_FIXED) of a file", _MAPPABLE, "everything"),
+    "truncate": ChangeRow("ftruncate", ("memfd", "private_file")),
+    "page_out": ChangeRow("MADV_PAGEOUT", ("thp", *_PROTECTABLE), keeps=True),
+    "collapse": ChangeRow("MADV_COLLAPSE", ("thp",), keeps=True),
+    "merge": ChangeRow("MADV_MERGEABLE", ("anonymous", "thp", "private_file"), keeps=True),
+    "move_away": ChangeRow("mremap away", ("anonymous",), "nothing", keeps=True),
+    "move_back": ChangeRow("mremap back", ("anonymous",), "everything", keeps=True),
+    "fork": ChangeRow("fork", ("thp", *_PROTECTABLE), keeps=True),
+    "reap": ChangeRow("end of the forked child", ("thp", *_PROTECTABLE), keeps=True),
+    "fetch_later": ChangeRow("userfaultfd for missing pages", ("anonymous",), keeps=True),
+    "guard": ChangeRow("userfaultfd for writes", ("anonymous",), keeps=True),
+    "settle": ChangeRow("end of userfaultfd", ("anonymous",), keeps=True),
+    "extend": ChangeRow("ftruncate to full size", ("memfd", "private_file")),
 }
 """Every kind of change."""
 

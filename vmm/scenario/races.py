@@ -84,9 +84,9 @@ _Change = tuple[int, int, int, int]
 
 def host_change_problem(op: ChangeHostMemory, mappings: Mappings) -> str:
     """Return what is wrong with a change of a mapping that exists; empty if nothing is."""
-    kind, takes = mappings[op.place.mapping].kind, CHANGES[op.how].takes
-    if kind not in takes:
-        return f".how: {op.how!r} takes a mapping of kind {', '.join(takes)}"
+    kinds = CHANGES[op.how].kinds
+    if mappings[op.place.mapping].kind not in kinds:
+        return f".how: {op.how!r} takes a mapping of kind {', '.join(kinds)}"
     if op.place.offset % PAGE_SIZE_BYTES or op.pages < 1:
         return ".place: whole pages are needed"
     return ""

@@ -21,7 +21,7 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.plan import batches, steps
 from vmm.scenario.races import gfns_of
-from vmm.verdict.pages import Pages
+from vmm.verdict.gfnset import GfnSet
 from vmm.verdict.slotsbefore import Slots, is_any, slots_before
 
 _RING_ENTRY_BYTES = 16
@@ -83,13 +83,13 @@ def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
             return True
     if not places:
         return False
-    users, named = Pages(), set[int]()
+    users, named = GfnSet(), set[int]()
     for moment, op in enumerate((*scenario.operations, ops.CloseVm())):
         for place in places.get(moment, ()):
             if users.overlaps(place) or not named.isdisjoint(place[1:]):
                 return True
         if isinstance(op, ops.NewVm):
-            users, named = Pages(), set()
+            users, named = GfnSet(), set()
         elif isinstance(op, ops.SetUserMemoryRegion):
             users.add(gfns_of(op))
             named.add(gfns_of(op).start)  # Of a call without pages, too.

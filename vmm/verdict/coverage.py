@@ -10,7 +10,7 @@ from enum import Enum
 
 from vmm.host.hostinfo import HostInfo
 from vmm.model.rule import Rule
-from vmm.scenario.bugs import Bug, Shown
+from vmm.scenario.bugs import Bug, ShownBy
 from vmm.scenario.features import Features
 from vmm.verdict.judge import Difference, Status
 
@@ -157,7 +157,7 @@ def _bug(bug: Bug, outcomes: Mapping[str, RanScenario], features: Features) -> B
     return BugCoverage(bug, _bug_state([status for _, status in results]), results)
 
 
-def _result(shown: Shown, outcome: RanScenario | None, features: Features) -> str:
+def _result(shown: ShownBy, outcome: RanScenario | None, features: Features) -> str:
     """Return a scenario's status; a pass proves nothing if this host lacks what the bug needs."""
     if outcome is None:
         return State.NOT_RUN.value

@@ -140,11 +140,11 @@ class KnownIssue:
 class Known(NamedTuple):
     """An issue, whether a scenario meets it, and whether it may show at an operation.
 
-    Only a scenario with an operation of the kinds ``takes`` can meet it.
+    Only a scenario with an operation of one of the ``kinds`` can meet it.
     """
 
     issue: KnownIssue
-    takes: frozenset[type[AnyOperation]]
+    kinds: frozenset[type[AnyOperation]]
     meets: Callable[[Scenario], bool]
     shows_at: Callable[[Scenario, int, AnyOperation], bool]
 
@@ -481,7 +481,7 @@ def issues_met(
     return tuple(
         known.issue
         for known in possible
-        if not known.takes.isdisjoint(kinds) and known.meets(scenario)
+        if not known.kinds.isdisjoint(kinds) and known.meets(scenario)
     )
 
 

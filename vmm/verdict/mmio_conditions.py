@@ -23,7 +23,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.plan import Step, steps
 from vmm.scenario.races import gfns_of
 from vmm.scenario.slots import as_id_of
-from vmm.verdict.pages import Pages
+from vmm.verdict.gfnset import GfnSet
 
 _ANYWHERE = 1 << 52
 """The first gpa that no x86 guest reaches: with this limit a plan leaves out no touch."""
@@ -89,8 +89,8 @@ class _Met:
     def __init__(self, scenario: Scenario, named: _Named) -> None:
         self._operations = scenario.operations
         self._named = named
-        self._touched: defaultdict[tuple[int, int], Pages] = defaultdict(Pages)
-        self._named_since: defaultdict[tuple[int, int], Pages] = defaultdict(Pages)
+        self._touched: defaultdict[tuple[int, int], GfnSet] = defaultdict(GfnSet)
+        self._named_since: defaultdict[tuple[int, int], GfnSet] = defaultdict(GfnSet)
 
     def follow(self, step: Step) -> None:
         """Take the next step of the scenario into account."""
@@ -121,7 +121,7 @@ class _FirstCalls:
     """The pages that no call has named before, all as those of as_id 0."""
 
     def __init__(self) -> None:
-        self._made = Pages()
+        self._made = GfnSet()
 
     def __call__(self, call: SetUserMemoryRegion) -> Iterable[tuple[int, range]]:
         gfns = gfns_of(call)

@@ -15,7 +15,7 @@ from tests.ideal import ideal_history
 from tests.played import with_outcome
 from tests.unit.cli.test_lab import kernel
 from vmm.catalogue import catalogue
-from vmm.cli.carrying import Carried, Ran
+from vmm.cli.carrying import Carried, Finished
 from vmm.cli.files import histories_from
 from vmm.cli.host import Host
 from vmm.cli.lab_live import Live
@@ -98,7 +98,7 @@ def transcript(
                     history = with_outcome(history, 0, Refused(errno.EEXIST))
                 data = b"".join(history_lines(history))
                 header = Header(scenario, features, host.info.in_brief())
-                written.take(Ran(index, Record(header, data), 0.5))
+                written.take(Finished(index, Record(header, data), 0.5))
         stream.write(damage)
         if closing is not None:
             written.close(closing)

@@ -12,7 +12,7 @@ from tests.ideal import FEATURES
 from tests.played import INFO, SCENARIOS, Kernel, make, played, vmm
 from vmm.catalogue import known
 from vmm.cli import lanes
-from vmm.cli.carrying import Orders, Ran, carry_out
+from vmm.cli.carrying import Finished, Orders, carry_out
 from vmm.cli.claims import claiming
 from vmm.cli.lanes import Lane, Queue
 from vmm.execution.runner import Worker
@@ -46,7 +46,7 @@ class Took:
     def skip(self, index: int, missing: str) -> None:
         self.skipped.append(index)
 
-    def take(self, ran: Ran) -> None:
+    def take(self, ran: Finished) -> None:
         self.ran.append(ran.index)
 
     def end(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vmm.lab.log import LogReader, Reports
-from vmm.lab.process import Late, Limits, Pipes, emulator, watch
+from vmm.lab.process import Late, Pipes, TimeLimits, emulator, watch
 
 NONCE = "01234567"
 
@@ -22,7 +22,7 @@ def watched(
     command = [sys.executable, "-c", code, str(log), *map(str, pipes.writers)]
     with (tmp_path / "errors").open("wb") as errors, emulator(command, errors, pipes.writers) as it:
         pipes.close_writers()
-        limits = Limits(limit_s, silence_s, life_s)
+        limits = TimeLimits(limit_s, silence_s, life_s)
         watching = watch(it, pipes, LogReader(log, NONCE), limits, told.append)
         while True:
             try:

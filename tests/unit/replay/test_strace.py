@@ -15,7 +15,7 @@ from tests.traced import EINVAL, KVM, TRACES, region, trace_of
 from vmm.replay.lines import MAX_LINE_BYTES, Numbered
 from vmm.replay.numbers import literal
 from vmm.replay.reader import read_trace
-from vmm.replay.trace import HostChange, Line, Region, Trace, TraceError, TssAddr, Unread
+from vmm.replay.trace import Line, MemoryChange, Region, Trace, TraceError, TssAddr, Unread
 
 HVA = 0x7F0000000000
 REGION = Region
@@ -28,7 +28,7 @@ def calls(trace: Trace) -> list[object]:
 
 def changes(*lines: str) -> list[tuple[str, int, int]]:
     found = calls(trace_of(KVM, *lines))
-    return [(each.how, each.start, each.size) for each in found if isinstance(each, HostChange)]
+    return [(each.how, each.start, each.size) for each in found if isinstance(each, MemoryChange)]
 
 
 def read(line: str) -> tuple[int, int, int, int, int, int, bool]:

@@ -196,7 +196,7 @@ def test_known_issues_take_a_time_in_proportion_to_a_scenario(kind: str) -> None
     short, long = scenario(_SHORT), scenario(_SHORT * _LONGER)
     kinds = frozenset(map(type, long.operations))
     for known in KNOWN:
-        if not known.takes.isdisjoint(kinds):
+        if not known.kinds.isdisjoint(kinds):
             few = instructions_of(known.meets, short)
             assert instructions_of(known.meets, long) < few * (_LONGER + 1), known.issue.name
 

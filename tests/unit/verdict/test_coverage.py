@@ -8,7 +8,7 @@ import pytest
 from tests.played import INFO
 from vmm.model.regions import MOVE
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
-from vmm.scenario.bugs import Bug, Shown
+from vmm.scenario.bugs import Bug, ShownBy
 from vmm.scenario.features import Features
 from vmm.verdict.coverage import (
     Coverage,
@@ -110,8 +110,8 @@ def test_exit_status_is_0_only_if_every_rule_of_this_kernel_is_checked(
     assert covered(outcome, elsewhere={met: ("move",)}, status=status).exit_status == exit_status
 
 
-SHOWN = Shown("up", "it would", needs=("guest_memfd",))
-BUG = Bug(("abc",), "wrong", (SHOWN, Shown("down", "so would this")))
+SHOWN = ShownBy("up", "it would", needs=("guest_memfd",))
+BUG = Bug(("abc",), "wrong", (SHOWN, ShownBy("down", "so would this")))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import random
 
-from vmm.verdict.pages import Pages
+from vmm.verdict.gfnset import GfnSet
 
 _GFNS = 40
 
@@ -13,7 +13,7 @@ def gfns(ranges: list[range]) -> set[int]:
 
 def test_pages_are_those_of_a_set_of_gfns() -> None:
     dice = random.Random(1)
-    pages, expected = Pages(), set[int]()
+    pages, expected = GfnSet(), set[int]()
     for _ in range(2000):
         first = dice.randrange(_GFNS)
         some = range(first, first + dice.choice((0, 1, 1, 2, 3, 9)))
@@ -33,7 +33,7 @@ def test_pages_are_those_of_a_set_of_gfns() -> None:
 
 
 def test_a_range_may_be_longer_than_any_list() -> None:
-    pages = Pages()
+    pages = GfnSet()
     pages.add(range(1, 1 << 70))
     assert pages.take(range(5, 6)) == [range(5, 6)]
     assert pages.missing(range(1 << 71)) == [

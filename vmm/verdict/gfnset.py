@@ -3,7 +3,7 @@
 from bisect import bisect_left, bisect_right
 
 
-class Pages:
+class GfnSet:
     """A set of gfns, kept as ranges that do not touch, in ascending order."""
 
     __slots__ = ("_ends", "_starts")
