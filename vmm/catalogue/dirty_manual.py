@@ -72,7 +72,8 @@ SCENARIOS = (
     ),
     clearing(
         "manual-protection-options",
-        "INITIALLY_SET needs MANUAL_PROTECT_ENABLE, and there is no other option: EINVAL.",
+        "INITIALLY_SET needs MANUAL_PROTECT_ENABLE, and there is no other option: EINVAL; nor is "
+        "it one where the capability does not say so.",
         EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 2),
         EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 4),
         EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 5),
@@ -80,6 +81,10 @@ SCENARIOS = (
         _SLOT.create(),
         *writes(_SLOT, 1),
         _SLOT.log(),
+        _SLOT.log(),
+        NewVm(),
+        INITIALLY_SET,
+        _SLOT.create(),
         _SLOT.log(),
         source=API_MANUAL,
     ),

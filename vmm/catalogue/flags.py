@@ -87,6 +87,18 @@ _FORMS = (
         ),
     ),
     Scenario(
+        name="second-form-as-the-capability-says",
+        why="The second form is a call that KVM_CAP_USER_MEMORY2 says there is; else it is ENOTTY.",
+        source="api.rst 4.140 KVM_SET_USER_MEMORY_REGION2",
+        tags=("second-form", "errno"),
+        mappings=(A,),
+        operations=(
+            second_form(_ONE.create()),
+            _ONE.create(),
+            second_form(_ONE.delete()),
+        ),
+    ),
+    Scenario(
         name="second-form-logs",
         why="The second form turns logging on and off, at creation, by itself and with a move.",
         source="api.rst 4.140 KVM_SET_USER_MEMORY_REGION2",

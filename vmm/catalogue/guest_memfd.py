@@ -56,7 +56,7 @@ _MAKING = (
         "memfd-flags-as-the-capability-says",
         "Each flag is taken or refused as KVM_CAP_GUEST_MEMFD_FLAGS says; unknown ones are "
         "refused.",
-        *(made(f"bit-{bit}", 1, 1 << bit) for bit in (0, 1, 31, 63)),
+        *(made(f"bit-{bit}", 1, 1 << bit) for bit in (0, 1, 2, 3, 31, 63)),
         made("both", 1, SHARED),
         source=CREATE,
         tags=("errno", "flags"),

@@ -213,6 +213,20 @@ _CONTENT = (
         ),
     ),
     Scenario(
+        name="move-by-whole-huge-pages",
+        why="A move that keeps the common alignment of gpa and hva takes every page along, onto "
+        "itself, too.",
+        source="edd4fa37baa6",
+        tags=("move", "huge"),
+        mappings=(HUGE,),
+        operations=(
+            Slot(1, 0x200, at("huge"), pages=513).create(),
+            Slot(1, 0x200, at("huge"), pages=513).move(0x800),
+            Slot(1, 0x200, at("huge"), pages=513).move(0x600),
+            Slot(1, 0x200, at("huge"), pages=513).move(0x400),
+        ),
+    ),
+    Scenario(
         name="move-readonly",
         why="A READONLY slot can move, is READONLY at its new place, and gone from the old.",
         source=API,

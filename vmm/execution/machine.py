@@ -9,7 +9,7 @@ from itertools import chain
 from guests import image
 from guests.windows import Windows
 from kvm_abi import raw
-from kvm_abi.raw import CData, KvmError
+from kvm_abi.raw import CData, KvmError, WrongAnswerError
 from kvm_abi.uapi import Cap, Ioctl, VmType
 from vmm.execution.callers import Caller
 from vmm.execution.clocks import pause_clock, set_clock
@@ -87,6 +87,10 @@ class Shared:
     clock: GuestClock
 
 
+_CONSTANT = (Cap.NR_MEMSLOTS, Cap.MULTI_ADDRESS_SPACE)
+"""Capabilities of which a VM says the same at all times, whatever slots it has."""
+
+
 class Machine:
     """One VM of a scenario. Close it before the memory that it uses."""
 
@@ -107,13 +111,25 @@ class Machine:
         self.vm = shared.kvm.create_vm(VmType(scenario.vm_type))
         self.rings = RingHost(self.vm)
         self.devices = Devices(self.vm)
+        self._offers = self._ask()
+
+    def _ask(self) -> dict[Cap, int]:
+        return {cap: self.vm.check_extension(cap) for cap in _CONSTANT}
+
+    def _check_offers(self) -> None:
+        """Raise `WrongAnswerError` if the VM offers something else than when it was new."""
+        for cap, offered in self._ask().items():
+            if offered != self._offers[cap]:
+                seen = f"{offered}, which was {self._offers[cap]} when the VM was new"
+                raise WrongAnswerError("KVM_CHECK_EXTENSION", seen, f"KVM_CAP_{cap.name}")
 
     def close(self) -> None:
-        """Close the VM and its vCPUs, whose registers are read once more before."""
+        """Close the VM and its vCPUs, which are asked once more before what they have said."""
         with ExitStack() as stack:
             stack.callback(self.devices.close)
             stack.callback(self.vm.close)
             if not self.vm.closed:
+                self._check_offers()
                 for cpu in self._cpus.values():
                     cpu.check_registers()
 

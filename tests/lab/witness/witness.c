@@ -12,6 +12,7 @@
  *   fill N, empty N          N one-page slots, ids 0 to N - 1, at gpa 0x1000, 0x1002, ...
  *   read GPA, write GPA      a guest's access of four bytes
  *   log ID                   KVM_GET_DIRTY_LOG
+ *   slots                    KVM_CAP_NR_MEMSLOTS of the VM
  *   clear ID FIRST COUNT [hole]  KVM_CLEAR_DIRTY_LOG, every bit of the bitmap set
  *   cap manual|ring ARGUMENT KVM_ENABLE_CAP; a vCPU is made by the first access or harvest
  *   harvest, reset           what is in the dirty ring; KVM_RESET_DIRTY_RINGS
@@ -326,6 +327,8 @@ static void play_operation(char *text)
         switch_vm(atoi(words[1]));
     else if (count == 1 && !strcmp(words[0], "newvm"))
         renew_vm();
+    else if (count == 1 && !strcmp(words[0], "slots"))
+        printf(" %d", ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS));
     else
         need(play_guest(words, count) || play_dirty(words, count) || play_memfd(words, count)
              || play_growth(words, count) || play_place(words, count) || play_host(words, count)

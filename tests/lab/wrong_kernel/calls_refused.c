@@ -1,20 +1,24 @@
 /* Calls that every VMM makes, answered wrongly in any VM: WRONG_CALL=NAME:errno=N, NAME:answer=N,
- * NAME:hang=1 or NAME:kill=SIGNAL, each with :after=N to answer the first N calls correctly.
+ * NAME:hang=1 or NAME:kill=SIGNAL, each with :after=N to answer the first N calls correctly, and
+ * with :times=N to answer only the next N wrongly. KVM_CHECK_EXTENSION:cap=N:... is of capability N
+ * alone. MMAP is of a vCPU; CLOSE is of a VM or a vCPU, which is closed even so.
  *
  * Others return correctly, but do something else: CREATE:other=1 uses another page of memory than
  * the caller's, NAME:writes=1 writes to the structure that is only read, NAME:beyond=N reads N
  * bytes beyond the structure, and is EFAULT where there are none, KVM_RUN:exit=N has that exit
- * reason, whatever the guest met; KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and
- * KVM_GET_SUPPORTED_CPUID:other=1 read zeros. NR_MEMSLOTS:answer=N is a kernel with N slots. */
+ * reason, whatever the guest met, KVM_RUN:direction=N has that is_write in each MMIO exit;
+ * KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and KVM_GET_SUPPORTED_CPUID:other=1 read zeros.
+ * NR_MEMSLOTS:answer=N is a kernel with N slots. */
 #include "wrong_kernel.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum kind { NONE, ERRNO, ANSWER, HANG, KILL, OTHER, WRITES, BEYOND, EXIT };
+enum kind { NONE, ERRNO, ANSWER, HANG, KILL, OTHER, WRITES, BEYOND, EXIT, DIRECTION };
 
 static const struct {
     const char *name;
@@ -43,13 +47,14 @@ static const struct {
     {"DELETE", SET_REGION},
     {"CREATE", SET_REGION},
     {"NR_MEMSLOTS", KVM_CHECK_EXTENSION},
-    {"MMAP", 0},
+    {"MMAP", MMAP_OF_VCPU},
+    {"CLOSE", CLOSE_OF_KVM},
 };
 #define NR_KNOWN (sizeof(known) / sizeof(known[0]))
 
 static size_t chosen = NR_KNOWN;
 static enum kind kind;
-static long number, spared;
+static long number, spared, times = LONG_MAX, cap = -1;
 static _Atomic long calls;
 
 static bool concerns(const void *argument)
@@ -62,12 +67,16 @@ static bool concerns(const void *argument)
         return region && region->memory_size;
     if (!strcmp(known[chosen].name, "NR_MEMSLOTS"))
         return argument == (void *)KVM_CAP_NR_MEMSLOTS;
+    if (cap >= 0)
+        return argument == (void *)cap;
     return true;
 }
 
 static bool is_due(void)
 {
-    return ++calls > spared;
+    long due = ++calls - spared;
+
+    return due > 0 && due <= times;
 }
 
 static int create_elsewhere(int fd, const void *argument)
@@ -132,7 +141,7 @@ bool answered_wrongly(int fd, unsigned long request, void *argument, int *result
     }
     if (chosen == NR_KNOWN || request != (uint32_t)known[chosen].request || !concerns(argument))
         return false;
-    if (kind == EXIT || !is_due())
+    if (kind == EXIT || kind == DIRECTION || !is_due())
         return false;
     if (kind == BEYOND) {
         *result = -1;
@@ -159,6 +168,8 @@ void spoil_exit(struct kvm_run *run)
 {
     if (kind == EXIT && is_due())
         run->exit_reason = (uint32_t)number;
+    if (kind == DIRECTION && run->exit_reason == KVM_EXIT_MMIO && is_due())
+        run->mmio.is_write = (uint8_t)number;
 }
 
 /* Again in a process that chooses a call after the library was loaded: see tests/zygote.py. */
@@ -190,6 +201,12 @@ __attribute__((constructor)) void read_wrong_call(void)
             kind = BEYOND, number = strtol(from + 8, &end, 10);
         else if (!strncmp(from, ":exit=", 6))
             kind = EXIT, number = strtol(from + 6, &end, 10);
+        else if (!strncmp(from, ":direction=", 11))
+            kind = DIRECTION, number = strtol(from + 11, &end, 10);
+        else if (!strncmp(from, ":times=", 7))
+            times = strtol(from + 7, &end, 10);
+        else if (!strncmp(from, ":cap=", 5))
+            cap = strtol(from + 5, &end, 10);
         else if (!strncmp(from, ":after=", 7))
             spared = strtol(from + 7, &end, 10);
         if (!end)

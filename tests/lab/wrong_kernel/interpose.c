@@ -238,6 +238,17 @@ static int set_device(struct vm *vm, unsigned long request, void *argument)
     return error;
 }
 
+static int check_extension(struct vm *vm, void *cap)
+{
+    int found = kernel_ioctl(vm->fd, KVM_CHECK_EXTENSION, cap);
+
+    pthread_mutex_lock(&vm->lock);
+    if (vm->fault->extension)
+        found = vm->fault->extension(vm, (uintptr_t)cap, found);
+    pthread_mutex_unlock(&vm->lock);
+    return found;
+}
+
 static int answer(int error)
 {
     if (!error)
@@ -324,6 +335,8 @@ int ioctl(int fd, unsigned long request, ...)
         return create_memfd(vm, argument);
     if (vm && (request == SET_REGION || request == SET_REGION2))
         return answer(set_region(vm, request, argument));
+    if (vm && request == KVM_CHECK_EXTENSION)
+        return check_extension(vm, argument);
     if (vm && request == KVM_GET_DIRTY_LOG)
         return answer(get_dirty_log(vm, argument));
     if (vm && request == KVM_CLEAR_DIRTY_LOG)
@@ -368,7 +381,7 @@ void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t 
     void *mapped;
     int result;
 
-    if (in_tables(fd) && vcpus[fd] && answered_wrongly(fd, 0, NULL, &result))
+    if (in_tables(fd) && vcpus[fd] && answered_wrongly(fd, MMAP_OF_VCPU, NULL, &result))
         return MAP_FAILED;
     struct host_change change = {
         .kind = HOST_MAPS, .detail = protection, .fd = flags & MAP_ANONYMOUS ? -1 : fd,
@@ -391,11 +404,15 @@ void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_
 
 int close(int fd)
 {
+    bool is_of_kvm = in_tables(fd) && (vms[fd] || vcpus[fd]);
+    int result, closed;
+
     if (in_tables(fd) && vms[fd] && vms[fd]->fault->closing)
         vms[fd]->fault->closing(vms[fd]);
     forget(fd);
     forget_memfd(fd);
-    return (int)syscall(SYS_close, fd);
+    closed = (int)syscall(SYS_close, fd);
+    return is_of_kvm && answered_wrongly(fd, CLOSE_OF_KVM, NULL, &result) ? result : closed;
 }
 
 int fallocate(int fd, int mode, off_t offset, off_t size)

@@ -91,6 +91,7 @@ int set_region(struct vm *vm, unsigned long request, void *argument)
     pthread_mutex_lock(&vm->lock);
     if (!open_call(vm, &call, request, argument)) {
         call.error = kernel_ioctl(vm->fd, request, argument) ? errno : 0;
+        vm->count.bad_pointers++;
         if (vm->fault->refusal == BAD_POINTER && strike(vm))
             call.error = vm->fault->answer;
     } else if (concerns_memfd(&call)) {

@@ -140,7 +140,9 @@ struct vm {
     uint32_t nr_used;
     uint32_t nr_hidden;
     uint32_t next_hidden_id;
-    struct { uint64_t changes, creates, deletes, moves, refused_creates, refusals; } count;
+    struct {
+        uint64_t changes, creates, deletes, moves, refused_creates, refusals, bad_pointers;
+    } count;
     bool stashed; /* the active fault keeps one region for later */
     struct region stash;
     bool armed;   /* and one flag */
@@ -334,6 +336,9 @@ struct fault {
      * the answer, given the kernel's (an errno). */
     int (*placed)(struct vm *, unsigned long request, uint64_t argument, int error);
 
+    /* KVM_CHECK_EXTENSION of the VM: returns the answer, given the kernel's. */
+    int (*extension)(struct vm *, uintptr_t cap, int answer);
+
     /* KVM_(UN)REGISTER_COALESCED_MMIO and KVM_IOEVENTFD in place of the kernel: an errno. */
     int (*device)(struct vm *, unsigned long request, void *argument);
 
@@ -380,7 +385,8 @@ void map_ring(struct vcpu *vcpu, int fd);
 void unmap_ring(struct vcpu *vcpu);
 void show_entries(struct vcpu *vcpu);
 
-/* calls_refused.c: calls that every VMM makes; request 0 is mmap of a vCPU. */
+/* calls_refused.c: calls that every VMM makes, and two that are no ioctl. */
+enum { MMAP_OF_VCPU, CLOSE_OF_KVM };
 bool answered_wrongly(int fd, unsigned long request, void *argument, int *result);
 void spoil_exit(struct kvm_run *run);
 
@@ -391,7 +397,7 @@ extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequ
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[],
     places_faults[], ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[], port_faults[],
     element_faults[], long_faults[], host_faults[], others_faults[], device_faults[],
-    start_faults[], clock_faults[], state_faults[];
+    start_faults[], clock_faults[], state_faults[], history_faults[];
 
 /* kernel.c: the system call itself, and what a fault may do to a VM. All return 0 or an errno. */
 int kernel_ioctl(int fd, unsigned long request, void *argument);
