@@ -74,8 +74,8 @@ def environment(
 
     ``call`` is another class of fault: the answer to a call that every VMM needs, in any VM.
     ``KVM_SET_SREGS:errno=22:after=3`` refuses all but the first three; ``answer=N``, ``hang=1``,
-    ``kill=N``, ``writes=1``, and for some calls ``other=1`` and ``exit=N`` can replace ``errno=N``:
-    `calls_refused.c` explains them.
+    ``kill=N``, ``writes=1``, and for some calls ``other=1``, ``exit=N`` and ``direction=N`` can
+    replace ``errno=N``: `calls_refused.c` explains them.
 
     A running program may choose another fault: WRONG_KERNEL is read whenever a VM is created. An
     unknown name ends the program with status 2.

@@ -123,6 +123,14 @@ WRONG_AT_ONCE = [
     ("KVM_RUN:exit=8:after=1", "KVM_RUN(): no access to the page before gpa 0x"),
     ("KVM_SET_CPUID2:errno=22", "KVM_SET_CPUID2(nent="),
     ("CREATE:other=1", "KVM_RUN(): 0x0, no exit; the guest reads gpa 0x0, in a slot"),
+    # One EINTR of a call that no signal interrupts, and a close that is refused.
+    ("KVM_SET_REGS:errno=4:times=1", "rflags=0x2): EINTR"),
+    ("CREATE:errno=4:times=1", "userspace_addr="),
+    ("CLOSE:errno=5", "close of a VM(): EIO"),
+    # More is offered than is taken: another option, and a larger ring.
+    ("KVM_CHECK_EXTENSION:cap=168:answer=7", "KVM_ENABLE_CAP(cap=0xa8, flags=0x0, args=0x07"),
+    ("KVM_CHECK_EXTENSION:cap=192:answer=2097152", "args=0x0000200000"),
+    ("KVM_RUN:direction=2", "KVM_RUN(): an exit with mmio.is_write=2"),
 ]
 OTHERS = (("run", SCENARIO), ("fuzz", "--seconds", "1"), ("info",))
 
@@ -236,11 +244,17 @@ def mode_switches(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("call", "after"),
-    [("KVM_SET_SREGS", 20), ("KVM_SET_REGS", 20), ("KVM_CREATE_VCPU", 8), ("MMAP", 8)],
+    [
+        ("KVM_SET_SREGS", 20),
+        ("KVM_SET_REGS", 20),
+        ("KVM_CREATE_VCPU", 8),
+        ("MMAP", 8),
+        ("CLOSE", 20),
+    ],
 )
 def test_what_is_refused_in_a_scenario_differs_there(tmp_path: Path, call: str, after: int) -> None:
     wrong = f"{call}:errno=22:after={after}"
-    name = "mmap of a vCPU" if call == "MMAP" else call
+    name = {"MMAP": "mmap of a vCPU", "CLOSE": "close of a VM"}.get(call, call)
     history = tmp_path / "h.jsonl"
     ran = vmm(wrong, "run", mode_switches(tmp_path), "--history", history)
     assert ran.returncode == 1
@@ -248,6 +262,45 @@ def test_what_is_refused_in_a_scenario_differs_there(tmp_path: Path, call: str, 
     assert "by set-up: what every VMM needs" in ran.stdout
     judged = vmm("", "judge", history)
     assert (judged.returncode, judged.stdout.count("DIFFERS")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "scenario"),
+    [
+        ("KVM_CHECK_EXTENSION:cap=231:answer=0", "second-form-as-the-capability-says"),
+        ("KVM_CHECK_EXTENSION:cap=81:answer=0", "readonly-as-the-capability-says"),
+        ("KVM_CHECK_EXTENSION:cap=168:answer=1", "manual-protection-options"),
+        ("KVM_CHECK_EXTENSION:cap=244:answer=7", "memfd-flags-as-the-capability-says"),
+        ("KVM_CHECK_EXTENSION:cap=118:answer=2", "refuse-an-address-space-beyond-the-last"),
+    ],
+)
+def test_a_kernel_that_takes_more_or_less_than_it_offers_differs(
+    tmp_path: Path, call: str, scenario: str
+) -> None:
+    status, data = checked(tmp_path, call, scenario)
+    (result,) = data["scenarios"]
+    if result["status"] == "skipped":
+        pytest.skip(result["reason"])
+    assert (status, result["status"]) == (1, "differs")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "observed"),
+    [
+        ("KVM_SET_SREGS:errno=4:after=20:times=1", r"KVM_SET_SREGS\(.*\): EINTR"),
+        ("KVM_RUN:direction=2:after=50:times=1", r"KVM_RUN\(\): an exit with mmio\.is_write=2"),
+    ],
+)
+def test_one_wrong_answer_in_a_scenario_is_enough(
+    tmp_path: Path, wrong: str, observed: str
+) -> None:
+    ran = vmm(wrong, "run", mode_switches(tmp_path))
+    assert (ran.returncode, len(re.findall(rf"observed  {observed}\n", ran.stdout))) == (1, 1)
+
+
+def test_a_call_that_a_signal_interrupts_once_is_issued_again(tmp_path: Path) -> None:
+    ran = vmm("KVM_CREATE_VM:errno=4:after=20:times=1", "run", mode_switches(tmp_path))
+    assert (ran.returncode, "DIFFERS" in ran.stdout) == (0, False)
 
 
 @pytest.mark.parametrize(
