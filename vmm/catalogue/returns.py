@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from vmm.catalogue._area import Area
-from vmm.catalogue._build import Slot, at
+from vmm.catalogue._build import Slot, at, creates
 from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -23,7 +23,18 @@ from vmm.scenario.pagetables import (
     long_table,
     real_interrupt,
 )
-from vmm.scenario.programs import LONG_RETURN, RETURN, far_call, return_frame, writes
+from vmm.scenario.programs import (
+    CODE_SELECTOR,
+    ENTRY_BYTES,
+    FLAT_CODE_DESCRIPTOR,
+    LONG_FAR_CALL,
+    LONG_RETURN,
+    RETURN,
+    far_call,
+    far_pointer,
+    return_frame,
+    writes,
+)
 
 _SOURCE = "emulate_iret_real, em_call_far; Intel SDM vol. 2, IRET, CALL"
 _CALL_OFFSET = PROGRAM_OFFSET + 0x80
@@ -40,6 +51,10 @@ _CALL = msgspec.structs.replace(_RETURN, address=0x20 * PAGE_SIZE_BYTES + _CALL_
 _LONG = Tables("b", 0x100, (0x10, 0x20, 0x30, 0x31, 0x8), page=4, bits=USED)
 _LONG_TABLES = Slot(5, 0x100, at("b", 4), pages=4)
 _LONG_RETURN = _LONG.interrupt(1, 0, 4)
+_FAR = Tables("b", 0x100, (0x20, 0x30, 0x10, 0x14, 0x8, 0x31, 0x102), page=4, bits=USED)
+_FAR_TARGET, _FAR_TABLE, _FAR_STACK, _FAR_POINTER, _FAR_PAGE_TABLE = 1, 2, 4, 5, 6
+_SPLIT = PAGE_SIZE_BYTES - ENTRY_BYTES // 2
+"""The offset of a descriptor half of which is in the next page."""
 
 
 def _in(page: Place, offset: int) -> Place:
@@ -89,6 +104,29 @@ def _changes(start: Start) -> tuple[AnyOperation, ...]:
     )
 
 
+def _far_calls() -> Iterator[AnyOperation]:
+    """Yield far calls in 64-bit mode, by a descriptor that lies in two slots."""
+    descriptor = FLAT_CODE_DESCRIPTOR.to_bytes(ENTRY_BYTES, "little")
+    yield from writes(_in(at("a"), _SPLIT), descriptor[:4])
+    yield from writes(at("b"), descriptor[4:])
+    yield from writes(_in(at("a", 1), _CALL_OFFSET), LONG_FAR_CALL)
+    pointer = far_pointer(_FAR.address(_FAR_TARGET) + STUB_OFFSET)
+    yield from writes(_in(at("a", 3), PROGRAM_OFFSET), pointer)
+    yield from _FAR.lay()
+    yield from creates(_LONG_TABLES, _TABLE, Slot(6, 0x14, at("b")), _CODE, _TARGETS)
+    call = Start(
+        _FAR.address(0) + _CALL_OFFSET,
+        _FAR.gpa,
+        _FAR.address(_FAR_POINTER) + PROGRAM_OFFSET,
+        stack=_FAR.address(_FAR_STACK) + STACK_OFFSET,
+        interrupts=_FAR.address(_FAR_TABLE) + _SPLIT - CODE_SELECTOR,
+    )
+    yield from (_STACK.create(), call, _STACK.change(LOG_DIRTY_PAGES), call, _STACK.log())
+    # KVM may have to emulate a write to a page table in use, here to entries that no walk uses.
+    beside = _FAR.address(_FAR_PAGE_TABLE) + PAGE_SIZE_BYTES // 2
+    yield from (msgspec.structs.replace(call, stack=beside), call)
+
+
 _returns = Area(
     prefix="return-", tags=("start",), source=_SOURCE, needs=("readonly_mem",), survey="none"
 )
@@ -125,6 +163,13 @@ SCENARIOS = (
         _CALL,
         _STACK.log(),
         Slot(7, 0x8, at("b", 1)).log(),
+    ),
+    _returns(
+        "address-of-a-far-call-in-64-bits",
+        "A far call takes a descriptor that begins in one slot and ends in another, whether KVM "
+        "emulates it or not.",
+        *_far_calls(),
+        source=f"{_SOURCE}; linear_read_system, kvm_read_guest_virt_helper",
     ),
 )
 """All scenarios of returns from interrupts and of far calls."""

@@ -141,9 +141,13 @@ class Accesses:
         """Call ``watch`` for each write that a VM's only vCPU makes in real mode."""
         self._watch = watch
 
+    def is_alone(self, vcpu: int) -> bool:
+        """Whether a VM has no other vCPU."""
+        return self._tracking.vcpus <= {vcpu}
+
     def _watched(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
         self.written(op, pieces, data)
-        alone = self._tracking.vcpus <= {op.vcpu}
+        alone = self.is_alone(op.vcpu)
         if self._watch is not None and alone and op.gpa + op.width <= REAL_MODE_END:
             self._watch(op, pieces, data)
 

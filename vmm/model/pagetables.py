@@ -87,6 +87,19 @@ class Walk:
         return any(each.entry.readonly for each in self.updates)
 
 
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """An entry of a page table, by its place in host memory, and what it will be."""
+
+    mapping: str
+    offset: int
+    entry: int
+
+    def is_at(self, piece: Piece) -> bool:
+        """Whether a piece is the entry."""
+        return (piece.mapping, piece.offset) == (self.mapping, self.offset)
+
+
 class PageTables:
     """Walks page tables, and knows which entries a processor may have cached.
 
@@ -100,8 +113,13 @@ class PageTables:
         self._contents = contents
         self._walked: dict[tuple[str, int], bytes] = {}
 
-    def walk(self, tables: int, address: int, write: bool) -> Walk:
-        """Translate an address by the tables at a gpa; nothing is changed."""
+    def walk(
+        self, tables: int, address: int, write: bool, rewritten: Rewritten | None = None
+    ) -> Walk:
+        """Translate an address by the tables at a gpa; nothing is changed.
+
+        ``rewritten`` is what an entry will be by then; what was cached of it will be invalidated.
+        """
         updates: list[Update] = []
         table = tables
         for level in reversed(range(LEVELS)):
@@ -109,12 +127,17 @@ class PageTables:
             (piece,) = self._accesses.pieces(at, ENTRY_BYTES)
             if piece.kind in _READ_ONLY_PIECES:
                 return _ended("outside", updates)
-            if piece.kind != "memory" or piece.private or piece.protected or self._is_stale(piece):
+            if piece.kind != "memory" or piece.private or piece.protected:
                 return Walk("unknown")
             if piece.mapping == GUEST_MAPPING:
                 return Walk("unknown")
-            data = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
-            entry = int.from_bytes(data, "little")
+            if rewritten is not None and rewritten.is_at(piece):
+                entry = rewritten.entry
+            elif self._is_stale(piece):
+                return Walk("unknown")
+            else:
+                data = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
+                entry = int.from_bytes(data, "little")
             if not entry & PRESENT:
                 return _ended("page-fault", updates)
             is_last = level == 0 or bool(entry & LARGE)

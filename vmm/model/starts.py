@@ -19,6 +19,7 @@ from vmm.model.allowed import Allowed
 from vmm.model.apicpage import is_apic_page
 from vmm.model.backing import HVA_ABSENT, Piece
 from vmm.model.contents import Contents
+from vmm.model.frames import call_frame, interrupt_frame, pushes
 from vmm.model.instructions import NOT_EMULATED
 from vmm.model.internal import InternalSlots
 from vmm.model.pagetables import (
@@ -27,6 +28,7 @@ from vmm.model.pagetables import (
     READONLY_TABLES,
     TABLES_OUTSIDE,
     PageTables,
+    Rewritten,
     Walk,
 )
 from vmm.model.rule import Rule, documented, source
@@ -39,13 +41,15 @@ from vmm.scenario.programs import (
     ENTRY_BYTES,
     FAR_CALL,
     FAR_CALL_BYTES,
-    FLAGS,
+    FLAT_CODE_DESCRIPTOR,
     INTERRUPT,
-    INTERRUPT_BYTES,
     LOAD,
+    LONG_FAR_CALL,
     LONG_FRAME_BYTES,
     LONG_GATE_BYTES,
     LONG_RETURN,
+    POINTER_BYTES,
+    PROGRAM_BYTES,
     REAL_FRAME_BYTES,
     REAL_GATE_BYTES,
     RETURN,
@@ -53,10 +57,12 @@ from vmm.scenario.programs import (
     SMM_RETURN,
     SMM_STATE,
     SMM_STATE_BYTES,
-    STACK_SELECTOR,
     STORE,
     VECTOR,
+    copied_by,
+    far_pointer,
     handler_of,
+    remapped_by,
     return_frame,
 )
 
@@ -83,9 +89,8 @@ SMM_ENTERED = source(
 )
 
 _WORD = 4
-_SEGMENT_BYTES = 1 << 16
 _STACK_ALIGNMENT = 16
-_LONGEST = max(STUB_LENGTH, len(STORE))
+_LONGEST = max(STUB_LENGTH, PROGRAM_BYTES)
 _LAST_OFFSET = PAGE_SIZE_BYTES - _LONGEST
 
 _Outcomes = tuple[Allowed, ...]
@@ -186,10 +191,22 @@ class Starts:
             return self._far_call(op, piece, code)
         if op.tables is None:
             return ()
+        return self._at_program(op, piece, code, walks)
+
+    def _at_program(
+        self, op: Start, piece: Piece, code: bytes, walks: tuple[Walk, ...]
+    ) -> _Outcomes:
+        """Return the allowed outcomes of a program that accesses data in 64-bit mode."""
         if code.startswith(LOAD):
             return self._load(op, piece, walks)
         if code.startswith(STORE):
             return self._store(op, piece, walks)
+        if code.startswith(LONG_FAR_CALL) and op.interrupts is not None:
+            return self._long_far_call(op, walks)
+        if (address := remapped_by(code)) is not None:
+            return self._remap(op, address, piece, walks)
+        if (address := copied_by(code)) is not None:
+            return self._copy(op, address, piece, walks)
         return ()
 
     def _interrupt(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
@@ -200,7 +217,7 @@ class Starts:
         """
         is_long = op.tables is not None
         size = LONG_GATE_BYTES if is_long else REAL_GATE_BYTES
-        frame = _frame(op)
+        frame = interrupt_frame(op)
         at = (op.stack & -_STACK_ALIGNMENT if is_long else op.stack) - len(frame)
         assert op.interrupts is not None
         gate = self._memory(op, op.interrupts + VECTOR * size, size)
@@ -225,7 +242,7 @@ class Starts:
             return ()
         effect = partial(self._interrupted, op, every, used, frame, stack)
         if stack.is_outside:
-            exits = _pushes(stack.pieces[0].gpa, frame)
+            exits = pushes(stack.pieces[0].gpa, frame)
             pushed = Allowed(Touched(identity, exits), INTERRUPT_OUTSIDE, effect)
             return (pushed, Allowed(Stopped("internal-error"), INTERRUPT_OUTSIDE))
         outcome = Allowed(Touched(identity), INTERRUPT_TABLE, effect)
@@ -273,8 +290,7 @@ class Starts:
 
     def _far_call(self, op: Start, code: Piece, held: bytes) -> _Outcomes:
         """Return what a far call comes to whose stack and target are in memory."""
-        after = (op.address + FAR_CALL_BYTES) % _SEGMENT_BYTES
-        frame = after.to_bytes(2, "little") + _code_segment(op).to_bytes(2, "little")
+        frame = call_frame(op)
         target = handler_of(held[len(FAR_CALL) : FAR_CALL_BYTES])
         stack = self._memory(op, op.stack - len(frame), len(frame), write=True)
         if target is None or stack is None or stack.is_outside:
@@ -285,6 +301,42 @@ class Starts:
         identity, every, used = reached
         effect = partial(self._interrupted, op, every, used, frame, stack)
         return (Allowed(Touched(identity), INTERRUPT_TABLE, effect),)
+
+    def _long_far_call(self, op: Start, walks: tuple[Walk, ...]) -> _Outcomes:
+        """Return what a far call through memory comes to, by a descriptor that may cross pages."""
+        assert op.interrupts is not None
+        frame = call_frame(op)
+        pointer = self._memory(op, op.data, POINTER_BYTES)
+        stack = self._memory(op, op.stack - len(frame), len(frame), write=True)
+        descriptor = self._descriptor(op, op.interrupts + CODE_SELECTOR)
+        if stack is None or any(_is_outside(each) for each in (stack, pointer, descriptor)):
+            return ()
+        assert pointer is not None
+        assert descriptor is not None
+        held = self._accesses.read(pointer.pieces)
+        target = int.from_bytes(held[:_WORD], "little")
+        code = self._accesses.read(descriptor.pieces)
+        is_code = code == FLAT_CODE_DESCRIPTOR.to_bytes(ENTRY_BYTES, "little")
+        if held != far_pointer(target) or not is_code:
+            return ()
+        reached = self._reached(op, target, walks, (pointer, descriptor, stack))
+        if reached is None:
+            return ()
+        identity, every, used = reached
+        effect = partial(self._interrupted, op, every, used, frame, stack)
+        return (Allowed(Touched(identity), INTERRUPT_TABLE, effect),)
+
+    def _descriptor(self, op: Start, address: int) -> "_Data | None":
+        """Return a descriptor, which may cross pages."""
+        first = min(ENTRY_BYTES, PAGE_SIZE_BYTES - address % PAGE_SIZE_BYTES)
+        if first == ENTRY_BYTES:
+            return self._memory(op, address, first)
+        begin = self._memory(op, address, first)
+        end = self._memory(op, address + first, ENTRY_BYTES - first)
+        if begin is None or end is None:
+            return None
+        is_outside = begin.is_outside or end.is_outside
+        return _Data(begin.walks + end.walks, begin.pieces + end.pieces, is_outside)
 
     def _reached(
         self, op: Start, target: int, walks: tuple[Walk, ...], used: tuple["_Data", ...]
@@ -366,12 +418,77 @@ class Starts:
         outcome = Touched(int.from_bytes(held, "little"), joined(exits))
         return self._allowed(op, outcome, (*walks, *found.walks), (code,), pieces)
 
-    def _data(self, op: Start, write: bool) -> "_Outcomes | _Data":
+    def _remap(self, op: Start, address: int, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
+        """Return what a guest reads at an address right after it has mapped that to another gpa.
+
+        It is known where the entry that it writes is the last one on the way to the address.
+        """
+        at = self._data(op, write=True)
+        if not isinstance(at, _Data) or not self._accesses.is_alone(op.vcpu):
+            return ()
+        (entry,) = at.pieces
+        before = (*walks, *at.walks)
+        if leaves_memory(entry, write=True) or entry.offset % ENTRY_BYTES:
+            return ()
+        upper = self._contents.read(entry.mapping, entry.offset + _WORD, _WORD)
+        value = int.from_bytes(upper, "little") << 8 * _WORD | op.value
+        rewritten = Rewritten(entry.mapping, entry.offset, value)
+        if any(rewritten.is_at(each.entry) for walk in before for each in walk.updates):
+            return ()
+        found = self._data(op, False, address, rewritten)
+        if not isinstance(found, _Data) or not rewritten.is_at(found.walks[0].updates[-1].entry):
+            return ()
+        if any(walk.reads_only for walk in (*before, *found.walks)):
+            return ()
+        if any(_share_a_page(entry, piece) for piece in found.pieces):
+            return ()
+        answer = int.from_bytes(self._accesses.read(found.pieces), "little")
+        effect = partial(self._remapped, op, before, (code, *found.pieces), at, found)
+        return (Allowed(Touched(answer, exits_of(found.pieces)), GUEST_TABLES, effect),)
+
+    def _remapped(
+        self,
+        op: Start,
+        before: tuple[Walk, ...],
+        read: tuple[Piece, ...],
+        at: "_Data",
+        found: "_Data",
+    ) -> None:
+        self._run(op, before, read, at.pieces, True)
+        self._tables.adopt(op.vcpu, found.walks, sets_bits=True)
+
+    def _copy(self, op: Start, address: int, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
+        """Return what a guest reads after it has copied a word from an address."""
+        source, target = self._data(op, False, address), self._data(op, write=True)
+        if not isinstance(source, _Data) or not isinstance(target, _Data):
+            return ()
+        copied = self._accesses.read(source.pieces)
+        (piece,) = target.pieces
+        kept = not leaves_memory(piece, write=True)
+        held = copied if kept else self._accesses.read(target.pieces)
+        exits = (
+            *exits_of(source.pieces),
+            *exits_of(target.pieces, copied),
+            *exits_of(target.pieces),
+        )
+        outcome = Touched(int.from_bytes(held, "little"), joined(exits))
+        every = (*walks, *source.walks, *target.walks)
+        writing = msgspec.structs.replace(op, value=int.from_bytes(copied, "little"))
+        return self._allowed(writing, outcome, every, (code, *source.pieces), target.pieces)
+
+    def _data(
+        self,
+        op: Start,
+        write: bool,
+        address: int | None = None,
+        rewritten: Rewritten | None = None,
+    ) -> "_Outcomes | _Data":
         """Return the word that a program accesses, or how the vCPU stops there."""
         assert op.tables is not None
-        if op.data % PAGE_SIZE_BYTES > PAGE_SIZE_BYTES - _WORD:
+        at = op.data if address is None else address
+        if at % PAGE_SIZE_BYTES > PAGE_SIZE_BYTES - _WORD:
             return ()
-        walk = self._tables.walk(op.tables, op.data, write)
+        walk = self._tables.walk(op.tables, at, write, rewritten)
         if walk.end != "memory":
             return self._fault(op, walk)
         pieces = self._accesses.pieces(walk.gpa, _WORD)
@@ -444,26 +561,10 @@ def _is_outside(data: _Data | None) -> bool:
     return data is None or data.is_outside
 
 
-def _code_segment(op: Start) -> int:
-    """Return what CS holds in real mode."""
-    return (op.address & -_SEGMENT_BYTES) >> 4 & 0xFFFF
-
-
-def _frame(op: Start) -> bytes:
-    """Return what an interrupt pushes, lowest address first."""
-    after = op.address + INTERRUPT_BYTES
-    if op.tables is None:
-        words = (after % _SEGMENT_BYTES, _code_segment(op), FLAGS)
-        return b"".join(word.to_bytes(2, "little") for word in words)
-    quads = (after, CODE_SELECTOR, FLAGS, op.stack, STACK_SELECTOR)
-    return b"".join(quad.to_bytes(8, "little") for quad in quads)
-
-
-def _pushes(gpa: int, frame: bytes) -> tuple[Mmio, ...]:
-    """Return the exits of pushing a real-mode frame, highest address first."""
-    size = REAL_FRAME_BYTES // 3
-    places = reversed(range(0, REAL_FRAME_BYTES, size))
-    return tuple(Mmio(gpa + place, True, frame[place : place + size]) for place in places)
+def _share_a_page(one: Piece, other: Piece) -> bool:
+    return one.mapping == other.mapping and (
+        one.offset // PAGE_SIZE_BYTES == other.offset // PAGE_SIZE_BYTES
+    )
 
 
 def _is_settled(walks: tuple[Walk, ...]) -> bool:

@@ -14,6 +14,17 @@ LOAD = bytes.fromhex("8b07 e7e1 f4")
 STORE = bytes.fromhex("890f 8b07 e7e1 f4")
 """mov %ecx, (%rdi), then as LOAD: the guest writes a word, and reads it back."""
 
+_REMAP, _REMAP_END = b"\x89\x0f\xbf", bytes.fromhex("0f013f 8b07 e7e1 f4")
+"""mov %ecx, (%rdi); mov $address, %edi; invlpg (%rdi), then as LOAD: the guest writes half of an
+entry of its page tables, and reads a word at an address."""
+
+_COPY, _COPY_END = b"\xbe", bytes.fromhex("a5 8b47fc e7e1 f4")
+"""mov $address, %esi; movsl; mov -4(%rdi), %eax: the guest copies a word, and reads the copy."""
+
+_ADDRESS_BYTES = 4
+PROGRAM_BYTES = len(_REMAP) + _ADDRESS_BYTES + len(_REMAP_END)
+"""How long the longest program is that accesses data."""
+
 INTERRUPT = bytes.fromhex("cd20 f4")
 """int $0x20: the guest raises an interrupt, whose handler is the code in a page."""
 
@@ -33,6 +44,14 @@ FAR_CALL = b"\x9a"
 """lcall $cs, $ip in real mode: the guest calls code that a page carries."""
 
 FAR_CALL_BYTES = 5
+
+LONG_FAR_CALL = bytes.fromhex("ff1f f4")
+"""lcall *(%rdi) in 64-bit mode: the guest calls code whose address and selector are in memory."""
+
+LONG_FAR_CALL_BYTES = 2
+POINTER_BYTES = 6
+"""What a far call in 64-bit mode reads: a word and a selector."""
+
 INTERRUPT_BYTES = 2
 VECTOR = INTERRUPT[1]
 REAL_GATE_BYTES, LONG_GATE_BYTES = 4, 16
@@ -42,6 +61,9 @@ CODE_SELECTOR, STACK_SELECTOR = 0x08, 0x10
 """CS and SS in 64-bit mode; an interrupt reloads the descriptor of CS."""
 
 CODE_DESCRIPTOR = 0x0020_9B00_0000_0000
+FLAT_CODE_DESCRIPTOR = CODE_DESCRIPTOR | 0x008F_0000_0000_FFFF
+"""The same with a limit of 4 GiB, which emulated processors may look at in 64-bit mode, too."""
+
 _INTERRUPT_GATE = 0x8E00
 FLAGS = 0x2
 
@@ -71,6 +93,38 @@ def shift_of(level: int) -> int:
 def index_of(address: int, level: int) -> int:
     """Return the index of an address in the table of a level."""
     return address >> shift_of(level) & (1 << _INDEX_BITS) - 1
+
+
+def remap(address: int) -> bytes:
+    """Return a program that writes CX to the entry at DI, invalidates an address and reads there.
+
+    All addresses are below 4 GiB.
+    """
+    return _REMAP + address.to_bytes(_ADDRESS_BYTES, "little") + _REMAP_END
+
+
+def copy(address: int) -> bytes:
+    """Return a program that copies a word from an address below 4 GiB to DI, and reads it there."""
+    return _COPY + address.to_bytes(_ADDRESS_BYTES, "little") + _COPY_END
+
+
+def remapped_by(code: bytes) -> int | None:
+    """Return the address that a program of `remap` invalidates; None if it is another program."""
+    begin = len(_REMAP)
+    address = int.from_bytes(code[begin : begin + _ADDRESS_BYTES], "little")
+    return address if code.startswith(remap(address)) else None
+
+
+def copied_by(code: bytes) -> int | None:
+    """Return the address that a program of `copy` reads; None if it is another program."""
+    begin = len(_COPY)
+    address = int.from_bytes(code[begin : begin + _ADDRESS_BYTES], "little")
+    return address if code.startswith(copy(address)) else None
+
+
+def far_pointer(address: int) -> bytes:
+    """Return what a far call in 64-bit mode reads for code at an address below 4 GiB."""
+    return address.to_bytes(4, "little") + CODE_SELECTOR.to_bytes(2, "little")
 
 
 def far_call(gpa: int) -> bytes:

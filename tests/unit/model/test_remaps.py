@@ -1,0 +1,143 @@
+"""What a guest comes to that changes its own page tables, copies words, and calls far."""
+
+import msgspec
+import pytest
+
+from tests.modelled import only
+from vmm.model.model import Model
+from vmm.scenario.content import STUB_OFFSET, identity
+from vmm.scenario.features import Features
+from vmm.scenario.history import Inspected, Mmio, Touched
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    READONLY,
+    CreateVcpu,
+    Inspect,
+    Mapping,
+    Place,
+    SetUserMemoryRegion,
+    Start,
+)
+from vmm.scenario.pagetables import PROGRAM_OFFSET, USED, Tables
+from vmm.scenario.programs import (
+    CODE_SELECTOR,
+    FLAT_CODE_DESCRIPTOR,
+    LONG_FAR_CALL,
+    copy,
+    far_pointer,
+    remap,
+    writes,
+)
+
+TABLES = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x107, 0x103, 0x110, 0x10C), bits=USED)
+WORD = TABLES.address(5) + 0x40
+FILL = b"\xff" * 4
+
+
+def model(flags: int = 0) -> Model:
+    """Return the model of a VM with tables and programs in slot 1, and 0x10C in slot 2."""
+    made = Model((Mapping("a", 8), Mapping("b", 4)), Features())
+    descriptor = FLAT_CODE_DESCRIPTOR.to_bytes(8, "little")
+    pointer = far_pointer(TABLES.address(3) + STUB_OFFSET)
+    page = PAGE_SIZE_BYTES
+    for operation in (
+        *TABLES.lay(),
+        *writes(Place("a", 4 * page + PROGRAM_OFFSET), remap(WORD)),
+        *writes(Place("a", 5 * page + PROGRAM_OFFSET), copy(WORD)),
+        *writes(Place("a", 6 * page + PROGRAM_OFFSET), LONG_FAR_CALL),
+        *writes(Place("a", 6 * page - 4), descriptor[:4]),
+        *writes(Place("a", 6 * page), descriptor[4:]),
+        *writes(Place("a", 7 * page + PROGRAM_OFFSET), pointer),
+        SetUserMemoryRegion(1, 0x100000, 0x8000, Place("a")),
+        SetUserMemoryRegion(2, 0x10C000, 0x1000, Place("b"), flags),
+        SetUserMemoryRegion(3, 0x114000, 0x1000, Place("b", 0x1000)),
+        Inspect(),
+    ):
+        only(made, operation)
+    return made
+
+
+def mapping(gfn: int, entry: int = 5) -> Start:
+    code, table = TABLES.address(0) + PROGRAM_OFFSET, TABLES.address(4)
+    return Start(code, TABLES.gpa, table + 8 * entry, gfn * PAGE_SIZE_BYTES | USED)
+
+
+COPYING = Start(TABLES.address(1) + PROGRAM_OFFSET, TABLES.gpa, TABLES.address(6) + 0x40)
+CALLING = Start(
+    TABLES.address(2) + PROGRAM_OFFSET,
+    TABLES.gpa,
+    TABLES.address(3) + PROGRAM_OFFSET,
+    stack=TABLES.address(6) + 0x100,
+    interrupts=TABLES.address(2) - 4 - CODE_SELECTOR,
+)
+
+
+def test_a_page_mapped_anew_is_reached_at_once() -> None:
+    made = model()
+    assert only(made, mapping(0x114)).outcome == Touched(identity(1, 1))
+    hole = Mmio(0x111040, False, FILL)
+    assert only(made, mapping(0x111)).outcome == Touched(0xFFFFFFFF, (hole,))
+    assert only(made, mapping(0x10C)).outcome == Touched(identity(1, 0))
+
+
+def test_the_entry_is_written() -> None:
+    made = model()
+    only(made, mapping(0x114))
+    found = only(made, Inspect()).outcome
+    assert isinstance(found, Inspected)
+    (change,) = found.changes
+    assert (change.mapping, change.offset) == ("a", 3 * PAGE_SIZE_BYTES + 8 * 5 + 1)
+    assert change.data == b"\x40"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        mapping(0x114, entry=6),
+        mapping(0x114, entry=0),
+        mapping(0x103),
+        msgspec.structs.replace(mapping(0x114), value=0x114000),
+    ],
+)
+def test_what_is_not_the_address_s_own_entry_is_not_known(operation: Start) -> None:
+    assert model().allowed(operation) == ()
+
+
+def test_with_another_vcpu_it_is_not_known() -> None:
+    made = model()
+    only(made, CreateVcpu(1))
+    only(made, TABLES.run(3, vcpu=1))
+    assert made.allowed(mapping(0x114)) == ()
+
+
+def test_a_word_is_copied_from_where_the_address_is_mapped_to() -> None:
+    made = model()
+    hole = Mmio(0x110040, False, FILL)
+    assert only(made, COPYING).outcome == Touched(0xFFFFFFFF, (hole,))
+    only(made, mapping(0x114))
+    assert only(made, COPYING).outcome == Touched(identity(1, 1))
+
+
+def test_a_copy_to_a_readonly_slot_exits() -> None:
+    made = model(READONLY)
+    only(made, mapping(0x114))
+    exits = (Mmio(0x10C040, True, identity(1, 1).to_bytes(4, "little")),)
+    assert only(made, COPYING).outcome == Touched(identity(1, 0), exits)
+
+
+def test_a_far_call_takes_a_descriptor_that_crosses_pages() -> None:
+    made = model()
+    assert only(made, CALLING).outcome == Touched(identity(0, 7))
+    found = only(made, Inspect()).outcome
+    assert isinstance(found, Inspected)
+    frame = (CALLING.address + 2).to_bytes(4, "little") + CODE_SELECTOR.to_bytes(4, "little")
+    pushed = {each.offset - 0xF8: each.data for each in found.changes if each.mapping == "b"}
+    assert len(pushed) == len(found.changes) > 1
+    assert all(frame[at:].startswith(data) for at, data in pushed.items())
+
+
+def test_a_far_call_without_its_descriptor_or_stack_is_not_known() -> None:
+    made = model(READONLY)
+    assert made.allowed(CALLING) == ()
+    moved = msgspec.structs.replace(CALLING, interrupts=TABLES.address(2) - CODE_SELECTOR)
+    assert model().allowed(moved) == ()

@@ -1,0 +1,83 @@
+"""A guest maps an address anew and invalidates it; and what it then reaches there."""
+
+from collections.abc import Iterator
+
+from vmm.catalogue._build import Slot, at
+from vmm.catalogue._starts import programs, start_scenario
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    Place,
+    Start,
+)
+from vmm.scenario.pagetables import PROGRAM_OFFSET, USED, Tables
+from vmm.scenario.programs import ENTRY_BYTES, copy, index_of, remap, writes
+
+_GFNS = (0x104, 0x105, 0x106, 0x107, 0x103, 0x110, 0x10C)
+_LOADING, _REMAPPING, _COPYING, _TABLE, _PAGE, _TARGET = 1, 2, 3, 4, 5, 6
+"""Pages by their addresses: programs, the table of the lowest level, the page that changes, and
+what is copied to."""
+
+_TABLES = Tables("a", 0x100, _GFNS, bits=USED)
+_WORD = _TABLES.address(_PAGE) + 0x40
+_MEMORY = Slot(1, 0x100, at("a"), pages=8)
+_FIRST, _SECOND = Slot(2, 0x114, at("b")), Slot(3, 0x116, at("b", 1))
+_OUTPUT = Slot(4, 0x10C, at("b", 2))
+_HOLE, _OTHER_HOLE = 0x110, 0x118
+
+
+def _programs() -> Iterator[AnyOperation]:
+    yield from programs()
+    for page, program in ((_REMAPPING, remap(_WORD)), (_COPYING, copy(_WORD))):
+        yield from writes(Place("a", (4 + page) * PAGE_SIZE_BYTES + PROGRAM_OFFSET), program)
+
+
+def _map(gfn: int) -> Start:
+    """Let the guest map the page to a gfn, invalidate its address, and read there."""
+    entry = _TABLES.address(_TABLE) + index_of(_WORD, 0) * ENTRY_BYTES
+    code = _TABLES.address(_REMAPPING) + PROGRAM_OFFSET
+    return Start(code, _TABLES.gpa, entry, gfn * PAGE_SIZE_BYTES | USED)
+
+
+_READ = _TABLES.access(_LOADING, _PAGE)
+_COPY = _TABLES.access(_COPYING, _TARGET)
+
+
+_SET_UP = (
+    *_TABLES.lay(),
+    *_programs(),
+    *(_MEMORY.create(), _FIRST.create(), _SECOND.create()),
+)
+_SOURCE = "kvm_mmu_invlpg, FNAME(sync_spte), vcpu_clear_mmio_info; Intel SDM vol. 3, 4.10.4"
+
+SCENARIOS = (
+    start_scenario(
+        "and-map-an-address-anew",
+        "After INVLPG an address reaches what its page tables say by then, be it a slot or a hole.",
+        *_SET_UP,
+        _READ,
+        *(_map(gfn) for gfn in (_FIRST.gfn, _SECOND.gfn, _HOLE, _OTHER_HOLE, _SECOND.gfn)),
+        _READ,
+        _FIRST.delete(),
+        *(_map(gfn) for gfn in (_FIRST.gfn, _SECOND.gfn)),
+        _FIRST.create(),
+        *(_map(gfn) for gfn in (_FIRST.gfn, _HOLE)),
+        _READ,
+        source=_SOURCE,
+    ),
+    start_scenario(
+        "and-copy-from-where-mmio-was",
+        "What is copied to a READONLY slot or a hole comes from what the source is mapped to now, "
+        "not from the hole that was there.",
+        *_SET_UP,
+        _OUTPUT.change(READONLY),
+        *(_READ, _COPY, _map(_FIRST.gfn), _COPY),
+        *(_map(_HOLE), _COPY, _map(_OTHER_HOLE), _COPY, _map(_SECOND.gfn), _COPY),
+        *(_OUTPUT.delete(), _READ, _COPY, _map(_HOLE), _map(_FIRST.gfn), _COPY),
+        *(_OUTPUT.create(), _map(_HOLE), _COPY, _map(_FIRST.gfn), _COPY),
+        source=f"{_SOURCE}; vcpu_mmio_gva_to_gpa",
+        needs=("readonly_mem",),
+    ),
+)
+"""All scenarios in which a guest changes its own page tables in 64-bit mode."""
