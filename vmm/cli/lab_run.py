@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -119,32 +119,12 @@ def run(
             life_s=LIFE_S[chosen],
         )
         start, began = time.monotonic(), time.time()
-        progress = Progress()
-        out, err = (partial(_write, descriptor, progress) for descriptor in (1, 2))
-        folder = new_run_folder()
+        folder, progress = new_run_folder(), Progress()
         what = " ".join((chosen.value, *parameters))
         say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
-
         is_outside = is_judged_outside(words, chosen)
-
-        def boot(commands: Sequence[Command]) -> list[Ending]:
-            description = description_of(machine.kernel)
-            jobs = [job_of(words, chosen, description) for words, _ in commands]
-            if fresh or bisect:  # Each step of a bisection has another kernel.
-                jobs = [replace(job, preloaded=()) for job in jobs]
-            ready, machines = prepared(machine, jobs[0]), []
-            printed = SharedLines(err)
-            for number, (job, (_, told)) in enumerate(zip(jobs, commands, strict=True)):
-                logs = folder / f"machine-{number + 1}" if number else folder
-                logs.mkdir(exist_ok=True)
-                said = printed.of_one() if is_outside else err
-                listener = Listener(out, said, told)
-                machines.append(running(ready, job, logs, listener, keeps=not number))
-            try:
-                return side_by_side(machines)
-            finally:
-                printed.end()
-
+        # Each step of a bisection has another kernel.
+        boot = _Machines(machine, folder, progress, fresh or bisect, is_outside).boot
         if is_outside:
             number = at_once or usual_number(smp, memory)
             place = Site(machine.kernel.release, folder, progress, number)
@@ -160,6 +140,39 @@ def run(
         status = worst((status, ending.status))
     say(f"status {status} after {time.monotonic() - start:.1f} s; logs: {folder}")
     ctx.exit(_SKIP if bisect and status not in _VERDICTS else status)
+
+
+@dataclass(frozen=True, slots=True)
+class _Machines:
+    """The machines of one run, whose logs go to ``folder``; what they print is printed here.
+
+    If they ``share`` a check, identical lines on standard error are printed only once.
+    """
+
+    machine: Machine
+    folder: Path
+    progress: Progress
+    is_fresh: bool
+    share: bool
+
+    def boot(self, commands: Sequence[Command]) -> list[Ending]:
+        """Run commands side by side, each in a machine of its own. Raises LabError."""
+        out, err = (partial(_write, descriptor, self.progress) for descriptor in (1, 2))
+        description = description_of(self.machine.kernel)
+        jobs = [job_of(words, self.machine.backend, description) for words, _ in commands]
+        if self.is_fresh:
+            jobs = [replace(job, preloaded=()) for job in jobs]
+        ready, machines = prepared(self.machine, jobs[0]), []
+        printed = SharedLines(err)
+        for number, (job, (_, told)) in enumerate(zip(jobs, commands, strict=True)):
+            logs = self.folder / f"machine-{number + 1}" if number else self.folder
+            logs.mkdir(exist_ok=True)
+            listener = Listener(out, printed.of_one() if self.share else err, told)
+            machines.append(running(ready, job, logs, listener, keeps=not number))
+        try:
+            return side_by_side(machines)
+        finally:
+            printed.end()
 
 
 def _watched(words: tuple[str, ...], boot: Boot, progress: Progress) -> tuple[int, Ending]:
