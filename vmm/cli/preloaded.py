@@ -1,6 +1,6 @@
 """Imports all modules, waits for orders, and then runs the command that they name.
 
-The lab starts it in a machine before the host's files are there: see `vmm/lab/init.c`. Importing
+The lab starts it in a machine before the host's files are there: see `vmm/lab/init/`. Importing
 takes seconds there, which a snapshot of a machine in this state saves.
 """
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from vmm.lab.cache import cache_folder
 from vmm.lab.errors import LabError, MissingError
 
-SOURCE = Path(__file__).with_name("init.c")
+_SOURCES = Path(__file__).with_name("init")
 
 Setting = tuple[str, str]
-"""A key and a value of /lab.conf, which init.c explains."""
-
+"""A key and a value of /lab.conf, which init/init.c explains."""
 
 Entry = tuple[str, int, bytes]
 """A path, a mode with the file type, and the content (for a link: its target)."""
@@ -61,8 +60,9 @@ def settings_text(settings: Sequence[Setting]) -> bytes:
 
 def compiled_init() -> bytes:
     """Return the init program, compiled once and cached. Raises MissingError."""
-    source = SOURCE.read_bytes()
-    kept = cache_folder() / "init" / hashlib.sha256(source).hexdigest()
+    files = sorted(_SOURCES.glob("*.[ch]"))
+    content = b"".join(path.name.encode() + path.read_bytes() for path in files)
+    kept = cache_folder() / "init" / hashlib.sha256(content).hexdigest()
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         compiler = os.environ.get("CC") or "cc"
@@ -70,7 +70,8 @@ def compiled_init() -> bytes:
             raise MissingError(f"{compiler} is missing: apt install gcc libc6-dev")
         with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
             output = Path(scratch, "init")
-            command = [compiler, "-static", "-Os", "-s", "-o", str(output), str(SOURCE)]
+            sources = [str(path) for path in files if path.suffix == ".c"]
+            command = [compiler, "-static", "-Os", "-s", "-o", str(output), *sources]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or ["no message"]

@@ -1,4 +1,4 @@
-"""The settings of a machine's first process, which init.c explains, and the initramfs.
+"""The settings of a machine's first process, which init/init.c explains, and the initramfs.
 
 A QEMU machine gets them in two parts: until it has its orders, none of the host's files is in use,
 and nothing in it depends on the command.
