@@ -17,6 +17,14 @@ _ROW = tuple(Slot(number, 0xFF + number, at("a", number)) for number in range(1,
 
 _SHARING = tuple(Slot(number, 0x100 + 4 * number, at("a"), pages=3) for number in range(1, 5))
 
+_THREE = Mapping("huge", 1536, "thp")
+_PARTS = (
+    Slot(1, 0x900, at("huge", 256), pages=896),
+    Slot(2, 0x1280, at("huge", 128), pages=1152),
+    Slot(3, 0x19FF, at("huge", 511), pages=2),
+)
+"""In line with the three huge pages of their memory."""
+
 _PLACES = (
     Scenario(
         name="create-one-page",
@@ -155,6 +163,24 @@ _BACKINGS = (
         operations=(
             *creates(Slot(2, 0x801, at("huge", 1), pages=511), Slot(3, 0xC00, at("huge"), 513)),
             *(read(gfn) for gfn in (0x802, 0x800, 0xE00, 0xE01)),
+        ),
+    ),
+    Scenario(
+        name="create-on-parts-of-huge-pages",
+        why="A slot that begins and ends within huge pages reaches nothing beyond its ends, "
+        "whether there is none, or one, between them.",
+        source="kvm_alloc_memslot_metadata: lpages, disallow_lpage; lpage_info_slot, gfn_to_index",
+        tags=("create", "huge"),
+        mappings=(_THREE,),
+        survey="none",
+        operations=(
+            *creates(*_PARTS),
+            # The last huge page first: its beginning is as far from that as the slot's.
+            *(read(gfn) for gfn in (0xC00, 0xC80, 0xC7F, 0xA00, 0xBFF, 0x900, 0x8FF)),
+            *(read(gfn) for gfn in (0x1600, 0x1700, 0x16FF, 0x1400, 0x15FF, 0x1280, 0x127F)),
+            *(read(gfn) for gfn in (0x1A00, 0x1A01, 0x19FF, 0x19FE)),
+            *(write(gfn, gfn) for gfn in (0xC00, 0x9FF, 0x1600, 0x13FF, 0x1A00, 0x19FF)),
+            Inspect(),
         ),
     ),
     Scenario(

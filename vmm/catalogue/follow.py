@@ -17,6 +17,7 @@ _SHARED = Mapping("shared", 8, "shared")
 _HUGE = Mapping("huge", 1024, "thp")
 
 _LONG = Mapping("long", 600)
+_WIDE = Mapping("wide", 4608)
 _OF_LONG = (0, 1, 2, 31, 32, 63, 64, 65, 127, 128, 255, 256, 300, 509, 511, 512, 597, 598, 599)
 
 _GFN = 0x100
@@ -25,6 +26,9 @@ _FIRST, _LAST = 1, 4
 
 _HERE = Slot(1, _GFN, at("a"), 6)
 _AWAY = Slot(1, _GFN + 16, at("a"), 6)
+
+_OF_WIDE = (0, 1, 2, 3, 8, 11)
+_IN_WIDE, _AFTER_WIDE = Slot(1, _GFN, at("wide", 1024), 4), Slot(2, _GFN + 8, at("wide", 4096), 4)
 
 _MMU_NOTIFIER = "KVM_CAP_SYNC_MMU; kvm_mmu_notifier_invalidate_range_start"
 
@@ -158,6 +162,25 @@ SCENARIOS = (
             *(write(0x203 + page, page, 0x200) for page in _OF_LONG),
             ChangeHostMemory(at("long", 1), 598),
             *(read(0x203 + page, 0x200) for page in _OF_LONG),
+        ),
+    ),
+    Scenario(
+        name="follow-a-change-far-beyond-the-slot",
+        why="When thousands of pages change around a slot, it follows as far as it goes, and a "
+        "slot beyond them stays as it is.",
+        source=f"{_MMU_NOTIFIER}; __kvm_handle_hva_range",
+        tags=("follow",),
+        needs=("sync_mmu",),
+        mappings=(_WIDE,),
+        survey="none",
+        operations=(
+            *creates(_IN_WIDE, _AFTER_WIDE),
+            *(write(_GFN + page, page + 1, 0x200) for page in _OF_WIDE),
+            ChangeHostMemory(at("wide"), 4096),
+            *(read(_GFN + page, 0x200) for page in _OF_WIDE),
+            *(write(_GFN + page, page + 2, 0x200) for page in _OF_WIDE),
+            ChangeHostMemory(at("wide", 1026), 3070),
+            *(read(_GFN + page, 0x200) for page in _OF_WIDE),
         ),
     ),
     Scenario(

@@ -99,7 +99,8 @@ _NEIGHBOURS = (
 _REFUSED = (
     Scenario(
         name="move-onto-another",
-        why="A move that overlaps another slot, by one page or all, is EEXIST; the next one works.",
+        why="A move up or down that overlaps another slot, by one page or all, is EEXIST; the next "
+        "one works.",
         source="api.rst 4.35; __kvm_set_memory_region",
         tags=("move", "errno", "overlap"),
         mappings=(A, B),
@@ -107,6 +108,8 @@ _REFUSED = (
             *creates(_ONE, _TARGET),
             *(_ONE.move(gfn) for gfn in (0x10F, 0x111, 0x113)),
             _ONE.move(0x108),
+            *(_TARGET.move(gfn) for gfn in (0x109, 0x107, 0x105)),
+            _TARGET.move(0x104),
         ),
     ),
     Scenario(

@@ -1,5 +1,6 @@
 """A guest's page tables and code in slots of the scenario, which are changed."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import msgspec
@@ -34,7 +35,7 @@ from vmm.scenario.operations import (
     Start,
 )
 from vmm.scenario.pagetables import PLAIN, USED, Tables
-from vmm.scenario.programs import ACCESSED, entries
+from vmm.scenario.programs import ACCESSED, ENTRY_BYTES, entries
 
 _SLOT_ZAP_ALL = 1 << 7
 
@@ -255,6 +256,27 @@ def _mapped_to(tables: Tables, page: int, gfn: int) -> AnyOperation:
     return write(tables.gfn + 3, gfn * PAGE_SIZE_BYTES | PLAIN, 8 * page)
 
 
+_SECOND = Tables("a", USUAL.gfn, GFNS, start=1 << 21)
+"""What the second table of the lowest level maps, which is at one of two gfns from this one on."""
+
+_SECOND_GFN = 0x108
+
+
+def _lowest_level(place: Place, gfns: tuple[int, ...]) -> Iterator[AnyOperation]:
+    """Yield the host's operations that write a table of pages."""
+    yield ChangeHostMemory(place)
+    pages = {index: gfn * PAGE_SIZE_BYTES | PLAIN for index, gfn in enumerate(gfns)}
+    yield from entries(place, pages)
+
+
+def _across(table: int, index: int, gfn: int) -> AnyOperation:
+    """Let the guest, in real mode, write the end of an entry, and the lower half of the next one's
+    lower word, which has the bits and the last digit of a gfn.
+    """
+    value = (gfn * PAGE_SIZE_BYTES | PLAIN) & 0xFFFF
+    return write(table, value << 16, ENTRY_BYTES * index + 6)
+
+
 _ALIASES = range(DATA, DATA + 19)
 _OFTEN = Tables("a", 0x100, (*GFNS[:DATA], *(GFNS[DATA] for _ in _ALIASES)), bits=USED)
 """Nineteen addresses map one page; a block of the kernel's rmap holds up to 14 of them."""
@@ -322,6 +344,27 @@ SCENARIOS = (
         _mapped_to(USUAL, 2, 0x106),
         USUAL.run(2),
         source="account_shadowed; kvm_mmu_slot_gfn_write_protect",
+    ),
+    start_scenario(
+        "after-the-guest-wrote-across-two-entries",
+        "A guest's write to the end of one entry of its page tables and the beginning of the next "
+        "takes effect, at the level of pages and above.",
+        *USUAL.lay(),
+        *entries(at("a", 2), {1: _SECOND_GFN * PAGE_SIZE_BYTES | PLAIN}),
+        *_lowest_level(at("b"), GFNS),
+        *_lowest_level(at("b", 1), tuple(reversed(GFNS))),
+        *programs(),
+        *(TABLES.create(), CODE.create(), Slot(3, _SECOND_GFN, at("b"), 2).create()),
+        USUAL.run(2),
+        _SECOND.run(2),
+        _across(USUAL.gfn + 2, 0, _SECOND_GFN + 1),
+        _SECOND.run(2),
+        USUAL.run(2),
+        _across(USUAL.gfn + 2, 0, _SECOND_GFN),
+        _SECOND.run(2),
+        _across(USUAL.gfn + 3, 1, GFNS[0]),
+        USUAL.run(2),
+        source="kvm_mmu_track_write, detect_write_misaligned, get_written_sptes",
     ),
     start_scenario(
         "after-the-other-space-wrote-beside-its-tables",
