@@ -167,6 +167,18 @@ SCENARIOS = (
         name="private-vm-nothing-used-up-by-refused-bindings",
         vm_type=1,
     ),
+    _used_up(
+        "A refused ioeventfd leaks no kernel memory, and does not hold its eventfd.",
+        Churn(1, 1600, "refused-eventfds"),
+        source="kvm_assign_ioeventfd_idx",
+        needs=("ioeventfd",),
+    ),
+    _used_up(
+        "A change that runs out of memory, at whichever allocation, leaks none of what it had.",
+        Churn(1, 64, "failing-changes"),
+        source="kvm_alloc_memslot_metadata, kvm_prepare_memory_region, kvm_set_memslot",
+        needs=("failing_allocations",),
+    ),
     _life(
         "a-thousand-changes-later",
         "After many changes each kind of change still works.",

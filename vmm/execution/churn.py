@@ -1,11 +1,13 @@
 """Changes slots, or has them refused, again and again, to see what that uses up."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from os import close
+from contextlib import ExitStack, contextmanager, suppress
+from errno import ENOMEM
+from os import close, eventfd
 from typing import assert_never
 
 from kvm_abi.raw import KvmError
+from vmm.execution.failing import failing_allocation
 from vmm.execution.kernelmemory import growth
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.vm import Vm
@@ -32,6 +34,10 @@ _TOO_MANY_BYTES = 1 << 43
 _KERNEL_HVA = 1 << 63
 _NO_ID = 0xFFFF
 _MEMFD_PAGES = 8
+_EVENT_BYTES = 4
+_EVENT_VALUES = 8
+_ALLOCATIONS = 40
+"""More than any of these calls makes."""
 
 
 def churn(vm: Vm, op: Churn, read: Callable[[int], None]) -> Closed | Refused:
@@ -44,8 +50,9 @@ def churn(vm: Vm, op: Churn, read: Callable[[int], None]) -> Closed | Refused:
         HostMapping.anonymous(_PAIR_BYTES) as pair,
         HostMapping.reserved(_LARGE_BYTES) as large,
         _none_left(vm, op.slot),
+        ExitStack() as at_end,
     ):
-        churning = _Churn(vm, op.slot, HostAddress(pair, 0), HostAddress(large, 0), read)
+        churning = _Churn(vm, op.slot, HostAddress(pair, 0), HostAddress(large, 0), read, at_end)
         try:
             turn = churning.prepared(op.what)
             return Closed((*growth(turn, op.times), *churning.accepted))
@@ -74,8 +81,10 @@ class _Churn:
         pair: HostAddress,
         large: HostAddress,
         read: Callable[[int], None],
+        at_end: ExitStack,
     ) -> None:
         self._vm = vm
+        self._at_end = at_end
         self._read = read
         self._slot, self._other = slot, slot + 1
         self._pair, self._large = pair, large
@@ -96,6 +105,11 @@ class _Churn:
                 return self._refuse_moves
             case "refused-bindings":
                 return self._refuse_bindings
+            case "refused-eventfds":
+                self._await_an_event()
+                return self._refuse_eventfds
+            case "failing-changes":
+                return self._fail_changes
             case _:
                 assert_never(what)
 
@@ -171,6 +185,53 @@ class _Churn:
             self._set(slot, 0, 0, 0, 0)
         finally:
             close(memfd)
+
+    def _await_an_event(self) -> None:
+        """Let writes at a gpa signal an eventfd until the churn ends."""
+        bell = eventfd(0)
+        self._at_end.callback(close, bell)
+        self._vm.ioeventfd(bell, _FIRST, _EVENT_BYTES)
+        self._at_end.callback(self._vm.ioeventfd, bell, _FIRST, _EVENT_BYTES, on=False)
+
+    def _refuse_eventfds(self) -> None:
+        """Try to have the same writes signal another eventfd, and more that makes no sense."""
+        vm, other = self._vm, eventfd(0)
+        try:
+            for match in (None, *range(_EVENT_VALUES)):  # No match: any value.
+                self._refuse_eventfd(other, _FIRST, _EVENT_BYTES, match)
+            self._refuse_eventfd(other, _FIRST, _EVENT_BYTES - 1)
+            self._refuse_eventfd(other, (1 << 64) - _EVENT_BYTES, 2 * _EVENT_BYTES)
+            self._refuse_eventfd(vm.fd, _SECOND, _EVENT_BYTES)
+            with suppress(KvmError):
+                vm.ioeventfd(other, _FIRST, _EVENT_BYTES, on=False)
+                self.accepted["another eventfd than the one in use that is taken away"] = None
+        finally:
+            close(other)
+
+    def _refuse_eventfd(self, file: int, gpa: int, length: int, match: int | None = None) -> None:
+        with suppress(KvmError):
+            self._vm.ioeventfd(file, gpa, length, match)
+            what = f"{length} bytes at {gpa:#x}, value {'any' if match is None else match}"
+            self.accepted[f"an ioeventfd that is to be refused: {what}"] = None
+            self._vm.ioeventfd(file, gpa, length, match, on=False)
+
+    def _fail_changes(self) -> None:
+        """Create, log, move and delete a slot: each only after each of its allocations failed."""
+        changes = ((0, _FIRST), (LOG_DIRTY_PAGES, _FIRST), (LOG_DIRTY_PAGES, _SECOND), (0, _THIRD))
+        for flags, gpa in changes:
+            self._fail(flags, gpa, _PAIR_BYTES)
+        self._fail(0, 0, 0)
+
+    def _fail(self, flags: int, gpa: int, size_bytes: int) -> None:
+        for nth in range(1, _ALLOCATIONS):
+            try:
+                with failing_allocation(nth):
+                    self._set(self._slot, flags, gpa, size_bytes, self._pair)
+                return
+            except KvmError as error:
+                if error.errno != ENOMEM:
+                    raise
+        self._set(self._slot, flags, gpa, size_bytes, self._pair)
 
     def _bind(self, slot: int, gpa: int, memfd: int, offset: int, flags: int = 0) -> None:
         self._vm.set_user_memory_region2(

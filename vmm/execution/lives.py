@@ -9,10 +9,10 @@ from contextlib import suppress
 from functools import partial
 from itertools import cycle
 from threading import Thread
-from typing import NoReturn, Self, assert_never
+from typing import Literal, NoReturn, Self, assert_never
 
-from kvm_abi.raw import KvmError
-from kvm_abi.uapi import USUAL_TSS_GPA, Cap
+from kvm_abi.raw import KvmError, WrongAnswerError
+from kvm_abi.uapi import USUAL_TSS_GPA, Cap, VmType
 from vmm.execution.callers import Caller, NoLifeError
 from vmm.execution.kernelmemory import growth
 from vmm.execution.leftovers import Leftovers
@@ -23,6 +23,7 @@ from vmm.kvm.system import Kvm
 from vmm.scenario.endings import is_short
 from vmm.scenario.history import Closed, Stopped
 from vmm.scenario.operations import (
+    GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     SMM,
@@ -33,7 +34,11 @@ _COUNTER = 0x100
 _COUNT_FOREVER = b"\xff\x06\x00\x01\xeb\xfa"  # inc word [0x100], then jump back to it
 _PAGES = 16
 _RING_BYTES = 1 << 14
+_MEMFD_PAGES = 4
 _SIGNAL = signal.SIGUSR1
+
+_Shape = Literal["plain", "ring", "guest_memfd"]
+"""What a VM has besides slots and a vCPU."""
 
 
 def live(kvm: Kvm, op: Lives) -> Closed | Stopped:
@@ -42,11 +47,10 @@ def live(kvm: Kvm, op: Lives) -> Closed | Stopped:
     A guest that stops by itself is an outcome, too. Raises `KvmError`: no call here may be refused.
     """
     leftovers = Leftovers()
-    # A VM with a dirty ring has no dirty bitmaps, so only every other VM has a ring.
-    rings = cycle((False, kvm.check_extension(Cap.DIRTY_LOG_RING) >= _RING_BYTES))
+    shapes = cycle(_shapes(kvm))
 
     def turn() -> None:
-        _live_once(kvm, op, next(rings))
+        _live_once(kvm, op, next(shapes))
 
     try:
         left = _repeated(turn, op.times, op.watch == "kernel")
@@ -63,17 +67,33 @@ def _repeated(turn: Callable[[], None], times: int, measured: bool) -> tuple[str
     return ()
 
 
-def _live_once(kvm: Kvm, op: Lives, has_ring: bool) -> None:
+def _shapes(kvm: Kvm) -> tuple[_Shape, ...]:
+    """Return the shapes of VMs that there are, to be taken in turn.
+
+    No VM has all that others have: one with a dirty ring has no dirty bitmaps, one with a
+    guest_memfd may have no as_id 1.
+    """
+    shapes: list[_Shape] = ["plain"]
+    if kvm.check_extension(Cap.DIRTY_LOG_RING) >= _RING_BYTES:
+        shapes.append("ring")
+    has_type = kvm.check_extension(Cap.VM_TYPES) >> VmType.SW_PROTECTED_VM & 1
+    if has_type and kvm.check_extension(Cap.GUEST_MEMFD):
+        shapes.append("guest_memfd")
+    return tuple(shapes)
+
+
+def _live_once(kvm: Kvm, op: Lives, shape: _Shape) -> None:
     match op.death:
         case "closed":
-            with _Life(kvm, has_ring) as life:
+            with _Life(kvm, shape) as life:
+                life.refuse_the_same_vcpu()
                 life.vm.close()
         case "closed-by-another-thread":
             with _Life(kvm) as life, _Running(life):
                 pass
             # One thread has run the vCPU, this one created it, and a third one closes the VM.
         case "closed-while-running":
-            with _Life(kvm, has_ring) as life, _Running(life) as running:
+            with _Life(kvm, shape) as life, _Running(life) as running:
                 life.vm.close()
                 running.wait_for_more()
         case "held-by-a-child":
@@ -89,15 +109,17 @@ def _live_once(kvm: Kvm, op: Lives, has_ring: bool) -> None:
 class _Life(Closing):
     """A VM with slots in all address spaces, whose guest counts for ever in shared memory.
 
-    Its vCPU has a dirty ring if ``has_ring``.
+    Its vCPU has a dirty ring, or a slot a guest_memfd, if that is its ``shape``.
     """
 
-    def __init__(self, kvm: Kvm, has_ring: bool = False) -> None:
+    def __init__(self, kvm: Kvm, shape: _Shape = "plain") -> None:
         self._memory = HostMapping.shared(_PAGES * PAGE_SIZE_BYTES)
         self._memory.write(0, _COUNT_FOREVER)
-        self.vm = kvm.create_vm()
-        if has_ring:
+        kind = VmType.SW_PROTECTED_VM if shape == "guest_memfd" else VmType.DEFAULT_VM
+        self.vm = kvm.create_vm(kind)
+        if shape == "ring":
             self.vm.enable_cap(Cap.DIRTY_LOG_RING, _RING_BYTES)
+        self._memfd = self._bound_memfd() if shape == "guest_memfd" else None
         slots = [(0, 0, 1, 0), (1, 1, 8, LOG_DIRTY_PAGES), (2, 9, 7, 0)]
         if self.vm.check_extension(Cap.MULTI_ADDRESS_SPACE) > SMM:
             slots.append((SMM << 16, 0, 8, LOG_DIRTY_PAGES))
@@ -114,8 +136,28 @@ class _Life(Closing):
         self.end = ""
         """Why the vCPU stopped, if not by a signal."""
 
+    def _bound_memfd(self) -> int:
+        """Make two guest_memfds, close one, and bind the other to a slot."""
+        size_bytes = _MEMFD_PAGES * PAGE_SIZE_BYTES
+        os.close(self.vm.create_guest_memfd(size_bytes))
+        memfd = self.vm.create_guest_memfd(size_bytes)
+        place = HostAddress(self._memory, 0)
+        gpa = _PAGES * PAGE_SIZE_BYTES
+        self.vm.set_user_memory_region2(3, GUEST_MEMFD, gpa, size_bytes, place, 0, memfd)
+        return memfd
+
+    def refuse_the_same_vcpu(self) -> None:
+        """Try to create the vCPU once more. Raises `WrongAnswerError` if that succeeds."""
+        try:
+            self.vm.create_vcpu(0)
+        except KvmError as error:
+            if error.errno != errno.EEXIST:
+                raise
+        else:
+            raise WrongAnswerError("KVM_CREATE_VCPU", "a file descriptor", "0, which exists")
+
     def close(self) -> None:
-        """Close the VM from another thread than the one that created it, then its memory."""
+        """Close the VM from another thread than the one that created it, then what it used."""
         errors: list[BaseException] = []
 
         def close() -> None:
@@ -129,6 +171,9 @@ class _Life(Closing):
         closing.join()
         if errors:
             raise errors[0]
+        if self._memfd is not None:  # It holds the VM: only now the kernel lets go of that.
+            os.close(self._memfd)
+            self._memfd = None
         self._memory.close()
 
     @property

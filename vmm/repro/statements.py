@@ -27,6 +27,9 @@ _DEATHS = {
 }
 """For each way in which a VM ends: the part of the runtime, and its function."""
 
+_TURNS = {"refused": "refuse", "failing": "fail"}
+"""How the functions that a churn repeats begin."""
+
 
 _OfMemory = (
     ops.SetUserMemoryRegion
@@ -390,12 +393,14 @@ class Statements:
         if op.what == "changes":
             self.account.use("churn")
             return [f"churned = {op.slot};", f"expect_no_growth(churn, {op.times});"]
-        _, _, reasons = op.what.partition("-")
-        self.account.use(f"refuse{reasons}")
+        verb, _, what = op.what.partition("-")
+        turn = _TURNS[verb]
+        self.account.use(f"{turn}{what}")
         return [
-            f"prepare_{reasons}({op.slot});",
-            f"expect_no_growth(refuse_{reasons}, {op.times});",
+            f"prepare_{what}({op.slot});",
+            f"expect_no_growth({turn}_{what}, {op.times});",
             "delete_both();",
+            *(["end_eventfds();"] if what == "eventfds" else []),
         ]
 
     def _pre_fault(self, op: ops.PreFaultMemory, step: Expectation) -> list[str]:

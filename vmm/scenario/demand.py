@@ -86,6 +86,9 @@ _OTHER_LIFE_US = 50_000.0
 """A VM that this thread closes, and one that another thread or process ends."""
 
 _CHURN_US = 1_500.0
+_FAILING = 20
+"""So many calls a change takes if each of its allocations is to fail once."""
+
 _WATCHED = 4.5
 """The factor for watching the kernel's memory: the work is done about twice, with waits."""
 
@@ -298,7 +301,8 @@ class _Account:
                 life = _LIFE_US if op.death == "closed" else _OTHER_LIFE_US
                 self._us += op.times * life * (_WATCHED if op.watch == "kernel" else 1)
             case ops.Churn():
-                self._us += op.times * _CHURN_US * _WATCHED
+                calls = _FAILING if op.what == "failing-changes" else 1
+                self._us += op.times * calls * _CHURN_US * _WATCHED
             case _:
                 assert_never(op)
 

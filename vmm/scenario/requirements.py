@@ -6,6 +6,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     HUGE_KINDS,
     HUGE_PAGE_PAGES,
+    AnyOperation,
     ChangeHostMemory,
     Churn,
     HostAction,
@@ -50,11 +51,20 @@ def _needs(scenario: Scenario) -> tuple[str, ...]:
         "process_files": any(isinstance(op, _LOOKS_AT_ITSELF) for op in operations)
         or "fork" in changes,
         "forced_emulation": any(isinstance(op, Instruction) and op.forced for op in operations),
-        "failing_allocations": any(
-            op.fail_nth for op in operations if isinstance(op, SetUserMemoryRegion)
-        ),
+        "failing_allocations": any(_fails(op) for op in operations),
     }
     return tuple(name for name, needed in needs.items() if needed)
+
+
+def _fails(op: AnyOperation) -> bool:
+    """Whether an operation makes the kernel's allocations fail."""
+    match op:
+        case SetUserMemoryRegion():
+            return op.fail_nth > 0
+        case Churn():
+            return op.what == "failing-changes"
+        case _:
+            return False
 
 
 def _actions(race: Race) -> Iterator[HostAction]:

@@ -51,6 +51,14 @@ _FLAGS = (
     (READONLY, "READONLY"),
     (GUEST_MEMFD, "GUEST_MEMFD"),
 )
+_CHURNS: dict[ops.ChurnKind, str] = {
+    "changes": "slot {} is created, logged, moved, refused and deleted",
+    "refused-creations": "refused creations of slot {} and the next",
+    "refused-moves": "refused moves of slot {} and the next",
+    "refused-bindings": "refused bindings of slot {} and the next",
+    "refused-eventfds": "an ioeventfd, and refused ones for the same writes",
+    "failing-changes": "changes of slot {} after each of their allocations failed",
+}
 _MEMFD_FLAGS = ((MEMFD_MMAP, "MMAP"), (MEMFD_INIT_SHARED, "INIT_SHARED"))
 _ATTRIBUTES = ((ATTRIBUTE_PRIVATE, "PRIVATE"),)
 _CLOCK_MSRS = {
@@ -233,11 +241,7 @@ def _of_vm(op: ops.VmOperation) -> str:
             return f"{op.times} other VMs live, one after the other, and are {how}{looking}"
         case ops.Churn():
             slot = slot_number(op.slot)
-            if op.what == "changes":
-                return (
-                    f"slot {slot} is created, logged, moved, refused and deleted, {op.times} times"
-                )
-            return f"{op.what.replace('-', ' ')} of slot {slot} and the next, {op.times} times"
+            return f"{_CHURNS[op.what].format(slot)}, {op.times} times"
         case ops.SwitchVm():
             return f"continue with VM {op.vm}"
         case ops.NewVm():

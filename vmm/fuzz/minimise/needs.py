@@ -8,6 +8,12 @@ from vmm.scenario import operations as ops
 from vmm.scenario.operations import SMM, AnyOperation, Scenario
 from vmm.scenario.slots import as_id_of
 
+_OF_CHURN = {
+    "refused-bindings": ("user_memory2", "guest_memfd"),
+    "refused-eventfds": ("ioeventfd",),
+    "failing-changes": ("failing_allocations",),
+}
+
 
 def used_needs(scenario: Scenario) -> frozenset[str]:
     """Return those of ``needs`` without which it would be a different scenario."""
@@ -141,8 +147,10 @@ def _of_vm(op: ops.VmOperation) -> Iterator[str]:
     match op:
         case ops.EnableCap():
             yield from _of_cap(op)
-        case ops.Lives() | ops.Churn():
+        case ops.Lives():
             yield "process_files"
+        case ops.Churn():
+            yield from ("process_files", *_OF_CHURN.get(op.what, ()))
         case ops.NewVm() | ops.SwitchVm() | ops.CloseVm():
             pass
         case _:

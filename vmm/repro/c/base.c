@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>	/*+ ioeventfd */
+#include <sys/eventfd.h>	/*+ events */
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>

@@ -159,3 +159,73 @@ static void prepare_bindings(uint32_t slot)
 {
 	prepare(slot);
 }
+/*@ refuseeventfds */
+
+static int bell;
+
+static void refuse_event(int file, uint64_t gpa, uint32_t length, uint64_t match, uint32_t flags)
+{
+	if (event_on(file, gpa, length, match, flags) == SUCCESS)
+		leave(WRONG, "an ioeventfd of %u bytes at %#llx, flags %#x: success", length,
+		      (unsigned long long)gpa, flags);
+}
+
+/* Tries to have the same writes signal another eventfd, and more that makes no sense. */
+static void refuse_eventfds(void)
+{
+	int other = must(eventfd(0, 0), "eventfd");
+
+	refuse_event(other, FIRST, 4, 0, 0);
+	for (int match = 0; match < 8; match++)
+		refuse_event(other, FIRST, 4, match, KVM_IOEVENTFD_FLAG_DATAMATCH);
+	refuse_event(other, FIRST, 3, 0, 0);
+	refuse_event(other, -4ull, 8, 0, 0);
+	refuse_event(vm, SECOND, 4, 0, 0);
+	refuse_event(other, FIRST, 4, 0, KVM_IOEVENTFD_FLAG_DEASSIGN);
+	close(other);
+}
+
+/* Lets writes at a gpa signal an eventfd. */
+static void prepare_eventfds(uint32_t slot)
+{
+	prepare(slot);
+	bell = must(eventfd(0, 0), "eventfd");
+	expect(event_on(bell, FIRST, 4, 0, 0), SUCCESS);
+}
+
+static void end_eventfds(void)
+{
+	expect(event_on(bell, FIRST, 4, 0, KVM_IOEVENTFD_FLAG_DEASSIGN), SUCCESS);
+	close(bell);
+}
+/*@ failchanges */
+
+static struct { uint32_t flags; uint64_t gpa, size; } failing;
+
+static int set_failing(void)
+{
+	return set_region(refused, failing.flags, failing.gpa, failing.size, pair);
+}
+
+/* Creates, logs, moves and deletes a slot: each only after each of its allocations failed. */
+static void fail_changes(void)
+{
+	static const typeof(failing) changes[] = {
+		{0, FIRST, PAIR}, {LOGGED, FIRST, PAIR}, {LOGGED, SECOND, PAIR}, {0, THIRD, PAIR},
+		{0, 0, 0},
+	};
+
+	for (int i = 0; i < 5; i++) {
+		int result = ENOMEM;
+
+		failing = changes[i];
+		for (int nth = 1; nth < 40 && result == ENOMEM; nth++)
+			result = with_failing_allocation(set_failing, nth);
+		expect(result == ENOMEM ? set_failing() : result, SUCCESS);
+	}
+}
+
+static void prepare_changes(uint32_t slot)
+{
+	prepare(slot);
+}

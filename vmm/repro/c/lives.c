@@ -3,15 +3,35 @@
 
 #define RING_BYTES (1 << 14)
 
+enum shape { PLAIN, WITH_RING, WITH_GUEST_MEMFD };
+
 /* Another VM: slots in each address space, a dirty log or ring, and a vCPU that counts for ever. */
 struct life {
 	unsigned char *memory;
-	int vm, vcpu;
+	int vm, vcpu, memfd;
 	struct kvm_run *run;
 	pthread_t thread;
 };
 
-static void begin_life(struct life *life, int has_ring)
+/* Makes two guest_memfds, closes one, and binds the other to a slot. */
+static void bind_a_memfd(struct life *life)
+{
+	struct kvm_create_guest_memfd wanted = {.size = 4 * PAGE};
+	struct kvm_userspace_memory_region2 region = {
+		.slot = 3,
+		.flags = 1u << 2,	/* KVM_MEM_GUEST_MEMFD */
+		.guest_phys_addr = 16 * PAGE,
+		.memory_size = 4 * PAGE,
+		.userspace_addr = (uintptr_t)life->memory,
+	};
+
+	close(must(ioctl(life->vm, KVM_CREATE_GUEST_MEMFD, &wanted), "a guest_memfd"));
+	life->memfd = must(ioctl(life->vm, KVM_CREATE_GUEST_MEMFD, &wanted), "a guest_memfd");
+	region.guest_memfd = life->memfd;
+	must(ioctl(life->vm, KVM_SET_USER_MEMORY_REGION2, &region), "a slot with a guest_memfd");
+}
+
+static void begin_life(struct life *life, enum shape shape)
 {
 	static const unsigned char count_for_ever[] = {
 		0xff, 0x06, 0x00, 0x01,		/* inc word [0x100] */
@@ -32,9 +52,12 @@ static void begin_life(struct life *life, int has_ring)
 	if (life->memory == MAP_FAILED)
 		leave(CANNOT_RUN, "mmap: %s", strerror(errno));
 	memcpy(life->memory, count_for_ever, sizeof(count_for_ever));
-	life->vm = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
-	if (has_ring)
+	life->vm = must(ioctl(kvm, KVM_CREATE_VM, shape == WITH_GUEST_MEMFD), "KVM_CREATE_VM");
+	if (shape == WITH_RING)
 		must(ioctl(life->vm, KVM_ENABLE_CAP, &ring), "KVM_CAP_DIRTY_LOG_RING");
+	life->memfd = -1;
+	if (shape == WITH_GUEST_MEMFD)
+		bind_a_memfd(life);
 	spaces = ioctl(life->vm, KVM_CHECK_EXTENSION, KVM_CAP_MULTI_ADDRESS_SPACE);
 	for (int i = 0; i < (spaces > 1 ? 4 : 3); i++) {
 		struct kvm_userspace_memory_region region = {
@@ -63,20 +86,32 @@ static void close_life(struct life *life)
 	munmap(life->run, ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
 	close(life->vcpu);
 	close(life->vm);
+	if (life->memfd >= 0)
+		close(life->memfd);
 }
 
 static void forget_life(struct life *life)
 {
 	munmap(life->memory, 16 * PAGE);
 }
-/*@ everyother */
+/*@ inturn */
 
-/* Every other VM has a dirty ring, and so no dirty bitmaps. */
-static int has_ring_next(void)
+/* VMs have in turn what not all can have together: dirty bitmaps, a ring, a guest_memfd. */
+static enum shape next_shape(void)
 {
 	static unsigned turn;
+	int has_ring = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING) >= RING_BYTES;
+	int types = ioctl(kvm, KVM_CHECK_EXTENSION, 235);	/* KVM_CAP_VM_TYPES */
+	int memfds = ioctl(kvm, KVM_CHECK_EXTENSION, 234);	/* KVM_CAP_GUEST_MEMFD */
 
-	return turn++ % 2 && ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING) >= RING_BYTES;
+	switch (turn++ % 3) {
+	case 1:
+		return has_ring ? WITH_RING : PLAIN;
+	case 2:
+		return types > 0 && types & 2 && memfds > 0 ? WITH_GUEST_MEMFD : PLAIN;
+	default:
+		return PLAIN;
+	}
 }
 /*@ closed */
 
@@ -84,7 +119,9 @@ static void closed(void)
 {
 	struct life life;
 
-	begin_life(&life, has_ring_next());
+	begin_life(&life, next_shape());
+	if (ioctl(life.vm, KVM_CREATE_VCPU, 0) >= 0 || errno != EEXIST)
+		leave(WRONG, "KVM_CREATE_VCPU of the same id: not EEXIST");
 	close_life(&life);
 	forget_life(&life);
 }
@@ -146,7 +183,7 @@ static void closed_by_another_thread(void)
 	struct life life;
 	pthread_t closer;
 
-	begin_life(&life, 0);
+	begin_life(&life, PLAIN);
 	let_run(&life);
 	stop_running(&life);
 	if (pthread_create(&closer, NULL, close_life_of, &life))
@@ -160,7 +197,7 @@ static void closed_while_running(void)
 {
 	struct life life;
 
-	begin_life(&life, has_ring_next());
+	begin_life(&life, next_shape());
 	let_run(&life);
 	close_life(&life);
 	wait_for_more(&life);
@@ -177,7 +214,7 @@ static void held_by_a_child(void)
 	char none;
 	pid_t child;
 
-	begin_life(&life, 0);
+	begin_life(&life, PLAIN);
 	must(pipe(ends), "pipe");
 	child = must(fork(), "fork");
 	if (!child) {
@@ -203,7 +240,7 @@ static void killed(void)
 	must(pipe(ends), "pipe");
 	child = must(fork(), "fork");
 	if (!child) {
-		begin_life(&life, 0);
+		begin_life(&life, PLAIN);
 		let_run(&life);
 		must(write(ends[1], &sign, 1), "write");
 		for (;;)

@@ -32,7 +32,7 @@ static int set_region(uint32_t slot, uint32_t flags, uint64_t guest_phys_addr,
 	return ioctl(vm, KVM_SET_USER_MEMORY_REGION, at_end_of_memory(&region, sizeof(region)))
 		       ? errno : SUCCESS;
 }
-/*@ region2 */
+/*@ region2abi */
 
 #ifndef KVM_SET_USER_MEMORY_REGION2
 struct kvm_userspace_memory_region2 {
@@ -48,6 +48,7 @@ struct kvm_userspace_memory_region2 {
 };
 #define KVM_SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, struct kvm_userspace_memory_region2)
 #endif
+/*@ region2 */
 
 /* KVM_SET_USER_MEMORY_REGION2; 0 or an errno. */
 static int set_region2(uint32_t slot, uint32_t flags, uint64_t guest_phys_addr,
@@ -124,7 +125,7 @@ static int in_a_child(int (*call)(void))
 	must(waitpid(child, &status, 0), "waitpid");
 	return WEXITSTATUS(status);
 }
-/*@ memfd */
+/*@ memfdabi */
 
 #ifndef KVM_CREATE_GUEST_MEMFD
 struct kvm_create_guest_memfd {
@@ -134,6 +135,8 @@ struct kvm_create_guest_memfd {
 };
 #define KVM_CREATE_GUEST_MEMFD _IOWR(KVMIO, 0xd4, struct kvm_create_guest_memfd)
 #endif
+/*@ memfd */
+
 #define NO_OPEN_FILE (1 << 30)
 
 /* KVM_CREATE_GUEST_MEMFD; 0 or an errno. */

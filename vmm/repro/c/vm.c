@@ -67,6 +67,17 @@ static void expect_coalesced(uint64_t gpa, unsigned length, const char *data)
 		      (unsigned long long)gpa);
 	ring->first = (ring->first + 1) % ((PAGE - sizeof(*ring)) / sizeof(*entry));
 }
+/*@ events */
+
+/* KVM_IOEVENTFD; 0 or an errno. */
+static int event_on(int file, uint64_t gpa, uint32_t length, uint64_t match, uint32_t flags)
+{
+	struct kvm_ioeventfd wanted = {
+		.datamatch = match, .addr = gpa, .len = length, .fd = file, .flags = flags,
+	};
+
+	return ioctl(vm, KVM_IOEVENTFD, &wanted) ? errno : SUCCESS;
+}
 /*@ ioeventfd */
 
 static struct {
@@ -74,19 +85,13 @@ static struct {
 	int fd;
 } eventfds[400];
 
-/* KVM_IOEVENTFD; 0 or an errno. */
 static int io_eventfd(unsigned number, uint64_t gpa, uint32_t length, uint64_t match,
 		      unsigned flags)
 {
-	struct kvm_ioeventfd wanted = {
-		.datamatch = match, .addr = gpa, .len = length, .flags = flags,
-	};
-
 	if (!eventfds[number].made)
 		eventfds[number].fd = must(eventfd(0, EFD_NONBLOCK), "eventfd");
 	eventfds[number].made = true;
-	wanted.fd = eventfds[number].fd;
-	return ioctl(vm, KVM_IOEVENTFD, &wanted) ? errno : SUCCESS;
+	return event_on(eventfds[number].fd, gpa, length, match, flags);
 }
 /*@ signals */
 
