@@ -24,7 +24,7 @@ ROUND_NS = 20_000_000
 """Long enough for the clock, and short enough that both ways see the same state of the host."""
 
 PASSES = 2
-"""How often a run comes to each setup; its rounds are shared among them."""
+"""How many passes a run makes over all setups; each setup's rounds are spread over them."""
 
 _FEWEST, _MOST = 16, 20_000
 _HASHED = bytes(1 << 18)

@@ -63,7 +63,7 @@ def run_plan(plan: Plan, host: Host) -> Tally:
 
 @contextmanager
 def writable_folder(folder: Path) -> Iterator[None]:
-    """Create a folder, and check that it is writable; if nothing comes to lie there, remove it."""
+    """Create a folder, and check that it is writable; remove it at the end if it is empty."""
     with folder_made(folder):
         with usable(folder):
             make_writable(folder)

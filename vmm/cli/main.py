@@ -81,7 +81,7 @@ class Commands(CommandsByName):
 
 
 def _without_a_run(ctx: click.Context, status: int) -> int:
-    """Return the status of a command that came to no verdict on a run.
+    """Return the status of a command that ended without a verdict on a run.
 
     As a selftest of the kernel it may not be 2 or 3, which there are known issues.
     """

@@ -15,7 +15,7 @@ from vmm.scenario.endings import is_short
 from vmm.scenario.history import SetUpRefused
 
 _FAILED = 255
-"""The exit status of a child that has failed; others say what its calls came to."""
+"""The exit status of a child that has failed; any other is the result of its calls."""
 
 _MOST_BYTES = 1 << 16
 """What a pipe takes without a reader."""

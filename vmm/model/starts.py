@@ -253,7 +253,7 @@ class Starts:
         return (outcome, Allowed(Stopped("internal-error"), NOT_EMULATED, is_apart=True))
 
     def _return(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
-        """Return what an iret comes to whose stack and target are in memory.
+        """Return the outcomes of an iret whose stack and target are in memory.
 
         What else there may be on the stack than a plain return to code is not followed.
         """
@@ -289,7 +289,7 @@ class Starts:
         return (outcome, Allowed(Stopped("internal-error"), NOT_EMULATED))
 
     def _far_call(self, op: Start, code: Piece, held: bytes) -> _Outcomes:
-        """Return what a far call comes to whose stack and target are in memory."""
+        """Return the outcomes of a far call whose stack and target are in memory."""
         frame = call_frame(op)
         target = handler_of(held[len(FAR_CALL) : FAR_CALL_BYTES])
         stack = self._memory(op, op.stack - len(frame), len(frame), write=True)

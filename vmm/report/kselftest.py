@@ -10,7 +10,7 @@ PASS, FAIL, XFAIL, XPASS, SKIP = range(5)
 
 
 def status_without_a_run(status: int) -> int:
-    """Return what one of our exit statuses is as a kselftest, where no run came to its end."""
+    """Return what one of our exit statuses is as a kselftest, for a run that did not end."""
     return SKIP if status == NOTHING_RAN else FAIL
 
 

@@ -97,7 +97,7 @@ def skipped(group: Skipped, width: int | None) -> list[Text]:
 
 
 def others(group: Alike, width: int | None) -> list[Text]:
-    """Return the names of scenarios that come to the same as the one shown, by the same cause."""
+    """Return the names of the scenarios whose result has the same cause as the one shown."""
     if not group.others:
         return []
     label = "so do" if group.shortest.verdict.status is Status.DIFFERS else "also in"

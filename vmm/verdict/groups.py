@@ -9,7 +9,7 @@ from vmm.verdict.result import Checked
 
 @dataclass(frozen=True, slots=True)
 class Alike:
-    """Scenarios that come to the same by one cause: the shortest, and the names of the others."""
+    """Scenarios whose results have one cause: the shortest, and the names of the others."""
 
     shortest: Checked
     others: tuple[str, ...]

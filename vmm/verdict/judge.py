@@ -43,7 +43,7 @@ SET_UP = documented(
     "what every VMM needs to run a guest is not refused: VMs, vCPUs and their registers",
     "api.rst 4",
 )
-"""Not a rule of the model: calls that no operation stands for can break it."""
+"""Not a rule of the model: only a call that belongs to no operation can break it."""
 
 
 MISTAKEN = "the kernel is right, and the scenario's author is not: "
