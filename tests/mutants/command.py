@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -85,16 +86,17 @@ def main(
             for npt in sorted({row.npt for row in rows}, reverse=True):
                 _good(kernel, rows, npt, fuzz_s, again)
             return
-        known = results.read(version)
+        known = {} if again else results.read(version)
         wanted = [
             row
             for row in chosen
-            if (again or _is_open(known.get(results.key(row, white_box)), survivors))
+            if _is_open(known.get(results.key(row, white_box)), survivors)
             and (patterns or not row.equivalent)
         ]
+        effort = _Effort(white_box, check_s, fuzz_s, jobs)
         for npt, cpus in sorted({(row.npt, row.cpus) for row in wanted}, reverse=True):
             some = [row for row in wanted if (row.npt, row.cpus) == (npt, cpus)]
-            _look_for(kernel, rows, some, white_box, check_s, fuzz_s, jobs)
+            _look_for(kernel, rows, some, effort)
     except (LabError, EditError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
@@ -105,15 +107,20 @@ def _is_open(found: Found | None, survivors: bool) -> bool:
     return found is None or found.how == "error" or (survivors and not found.is_noticed)
 
 
+@dataclass(frozen=True, slots=True)
+class _Effort:
+    """How bugs are looked for: for how long each, and in how many machines."""
+
+    white_box: bool
+    check_s: float
+    fuzz_s: float
+    jobs: int
+
+
 def _look_for(
-    kernel: Built,
-    rows: Sequence[Mutant],
-    wanted: Sequence[Mutant],
-    white_box: bool,
-    check_s: float,
-    fuzz_s: float,
-    jobs: int,
+    kernel: Built, rows: Sequence[Mutant], wanted: Sequence[Mutant], effort: _Effort
 ) -> None:
+    white_box = effort.white_box
     description = _description(kernel) if white_box else b""
     npt = wanted[0].npt
     lookout = Lookout(kernel, npt, _LIMIT_S, description, cpus=wanted[0].cpus)
@@ -123,12 +130,12 @@ def _look_for(
         Task(
             rows.index(row) + 1,
             tuple(_order(row, scenarios, costs, white_box)),
-            0 if white_box else fuzz_s,
-            check_s,
+            0 if white_box else effort.fuzz_s,
+            effort.check_s,
         )
         for row in wanted
     ]
-    _in_machines(lookout, rows, tasks, min(jobs, len(tasks)))
+    _in_machines(lookout, rows, tasks, min(effort.jobs, len(tasks)))
 
 
 def _good(kernel: Built, rows: Sequence[Mutant], npt: int, fuzz_s: float, again: bool) -> None:
