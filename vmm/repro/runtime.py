@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from importlib.resources import files
 
 _FILES = (
-    "base.c", "memory.c", "regions.c", "vcpus.c", "guest.c", "far.c", "dirty.c", "vm.c", "clocks.c",
+    "base.c", "memory.c", "hostchanges.c", "regions.c", "vcpus.c",
+    "guest.c", "accesses.c", "programs.c", "far.c", "dirty.c", "vm.c", "clocks.c",
     "growth.c", "lives.c", "churn.c",
-    "race.c", "racethreads.c", "racewords.c", "racelogs.c", "racejudge.c",
+    "race.c", "racethreads.c", "racewords.c", "racelogs.c", "racejudge.c", "raceend.c",
 )  # fmt: skip
 
 _NEEDS = {

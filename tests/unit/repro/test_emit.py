@@ -102,6 +102,12 @@ def test_a_vcpu_that_stopped_is_put_into_smm_again() -> None:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_the_runtime_has_the_parts_of_all_its_files() -> None:
+    folder = Path(runtime.__file__).with_name("c")
+    named = [re.findall(r"^/\*@ (\w+) \*/$", file.read_text(), re.M) for file in folder.iterdir()]
+    assert sorted(name for names in named for name in names) == sorted(runtime.parts())
+
+
 def test_the_whole_runtime_compiles(tmp_path: Path) -> None:
     defines = "#define GUEST_GPA 0u\n#define DIRTY_WORDS 4\n#define GPA_BITS 40\n"
     defines += "#define GUEST_PAGES 16\n#define LAST_STATUS RIGHT\n"
