@@ -105,8 +105,8 @@ def bench(
     the same work in the same run on the same CPU; the ratio compares rounds that follow each other.
     How each cost grows with the number of slots is said in words.
     """
-    from vmm.bench.result import Bench, changes, text_of
-    from vmm.bench.table import compared, elsewhere, table
+    from vmm.bench.result import Bench, text_of
+    from vmm.bench.table import table
 
     outputs = [str(each) for each in (json_file, plot) if each is not None]
     apart(outputs)
@@ -139,12 +139,19 @@ def bench(
             from vmm.bench.plot import plot as draw
 
             draw(result, picture, plot.suffix.removeprefix("."))
-    if before is not None:
-        found = changes(before, result)
-        for line in (*elsewhere(before, result), *compared(found)):
-            tell(shown(line), err=to_stdout)
-        if any(change.is_beyond_noise and change.factor > 1 for change in found):
-            raise _Slower(f"slower than {against}")
+    if before is not None and _is_slower(before, result, err=to_stdout):
+        raise _Slower(f"slower than {against}")
+
+
+def _is_slower(before: "Bench", now: "Bench", *, err: bool) -> bool:
+    """Tell what changed beyond the noise; return whether anything became slower."""
+    from vmm.bench.result import changes
+    from vmm.bench.table import compared, elsewhere
+
+    found = changes(before, now)
+    for line in (*elsewhere(before, now), *compared(found)):
+        tell(shown(line), err=err)
+    return any(change.is_beyond_noise and change.factor > 1 for change in found)
 
 
 def _base(pages: int, vcpus: int, huge: bool) -> Setup:

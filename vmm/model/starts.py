@@ -303,7 +303,7 @@ class Starts:
         return (Allowed(Touched(identity), INTERRUPT_TABLE, effect),)
 
     def _long_far_call(self, op: Start, walks: tuple[Walk, ...]) -> _Outcomes:
-        """Return what a far call through memory comes to, by a descriptor that may cross pages."""
+        """Return the outcomes of a far call through memory; its descriptor may cross pages."""
         assert op.interrupts is not None
         frame = call_frame(op)
         pointer = self._memory(op, op.data, POINTER_BYTES)
