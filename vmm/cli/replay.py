@@ -20,7 +20,7 @@ from vmm.replay.reader import read_trace
 from vmm.replay.trace import Line, Trace, TracedVm, TraceError
 from vmm.report import terminal
 from vmm.report.replay import heading, refusals, remark
-from vmm.scenario import words
+from vmm.scenario import outcomewords
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.demand import check_demand
 from vmm.scenario.problem import ScenarioError
@@ -138,7 +138,7 @@ def _vm_lines(trace: Trace, made: Replay, found: Judged, width: int | None) -> I
     refused = f"{len(made.refused)} of them refused"
     yield heading(f"VM {vm.name}", f"{begun} on line {vm.line}: {made.regions} calls, {refused}")
     yield from refusals(
-        (step.line.number, step.operation, words.outcome(step.outcome))
+        (step.line.number, step.operation, outcomewords.outcome(step.outcome))
         for step in made.refused
         if step.outcome is not None
     )

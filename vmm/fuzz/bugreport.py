@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from vmm.host.config import kernel_options
 from vmm.host.hostinfo import HostInfo
-from vmm.scenario import words
+from vmm.scenario import outcomewords, words
 from vmm.scenario.history import (
     AnyOutcome,
     DirtyPages,
@@ -94,7 +94,7 @@ def subject(
     expected = difference.expected[0].outcome if difference.expected else ""
     change, slot = _last_change(scenario, history, difference)
     if isinstance(event.operation, SetUserMemoryRegion):
-        outcome = words.outcome(event.outcome)
+        outcome = outcomewords.outcome(event.outcome)
         what = f"{change} of slot {words.slot_number(event.operation.slot)}: {outcome}"
         return shown(_instead(what, expected), _MOST_OF_A_TITLE)
     after = f"after {change} of slot {words.slot_number(slot)}, " if change else ""
@@ -107,7 +107,7 @@ def _instead(what: str, expected: str) -> str:
 
 def _what(event: Event, difference: Difference, expected: str) -> str:
     """Say what differs at an operation that does not change slots."""
-    amiss = difference.observed.removeprefix(words.outcome(event.outcome)).removeprefix("; ")
+    amiss = difference.observed.removeprefix(outcomewords.outcome(event.outcome)).removeprefix("; ")
     match event.operation, event.outcome:
         case Touch() as op, Touched(mmio=exits):
             return f"{op.access} at gpa {op.gpa:#x} {_ended(bool(exits), expected)}"
@@ -134,7 +134,9 @@ def _what(event: Event, difference: Difference, expected: str) -> str:
                 return f"in a race, {call}: {_ended('MMIO' in difference.observed, expected)}"
             return _instead(f"in a race, {call}: {difference.observed}", expected)
         case operation, outcome:
-            return _instead(f"{words.operation(operation)}: {words.outcome(outcome)}", expected)
+            return _instead(
+                f"{words.operation(operation)}: {outcomewords.outcome(outcome)}", expected
+            )
 
 
 def _ended(exits: bool, expected: str, otherwise: str = "") -> str:
@@ -279,7 +281,7 @@ def _step(
     text = words.operation(operation)
     if isinstance(operation, SetUserMemoryRegion):
         text = f"{_change(operation, slots.get(operation.slot))}: {text}"
-    return f"{text} -> {words.outcome(outcome)}" if isinstance(outcome, Refused) else text
+    return f"{text} -> {outcomewords.outcome(outcome)}" if isinstance(outcome, Refused) else text
 
 
 def _change(operation: SetUserMemoryRegion, old: SetUserMemoryRegion | None) -> str:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from vmm.host.structure import ARRAY, TREE
 from vmm.report.story import PAGES_SHOWN, Scene
-from vmm.scenario import words
+from vmm.scenario import outcomewords
 from vmm.scenario.content import identify
 from vmm.scenario.history import AnyOutcome, Inspected, Touched
 from vmm.scenario.operations import (
@@ -206,7 +206,7 @@ def _call(op: SetUserMemoryRegion, outcome: AnyOutcome) -> Text:
         f"size={op.memory_size:#x} hva={hva}",
         style="not dim",
     )
-    text = words.outcome(outcome)
+    text = outcomewords.outcome(outcome)
     return line.append(" → ", style="dim").append(
         "ok" if text == "success" else text, style=f"not dim {_GOOD if text == 'success' else _BAD}"
     )
@@ -224,7 +224,7 @@ def _touch(op: Touch, outcome: AnyOutcome, scene: Scene) -> Text:
 def _met(op: Touch, outcome: AnyOutcome, scene: Scene) -> str:
     """Return in plain words what a touch met."""
     if not isinstance(outcome, Touched):
-        return words.outcome(outcome)
+        return outcomewords.outcome(outcome)
     if outcome.mmio:
         page = op.gpa // PAGE_SIZE_BYTES
         inside = any(s.base_gfn <= page < s.base_gfn + s.npages for s in scene.slots)

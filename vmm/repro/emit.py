@@ -13,7 +13,7 @@ from vmm.repro.hostchanges import declaration
 from vmm.repro.requirements import gpa_bits, reach, requirements
 from vmm.repro.statements import Statements
 from vmm.repro.tracking import RING_CAPS
-from vmm.scenario import words
+from vmm.scenario import outcomewords, words
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import EnableCap, Mapping, Race, Scenario, Touch
@@ -180,11 +180,11 @@ def _head(scenario: Scenario) -> str:
 def _comment(number: int, step: Expectation, mappings: tuple[Mapping, ...]) -> str:
     what = f"{number}. {words.operation(step.operation)}"
     either = " or ".join(
-        dict.fromkeys(words.outcome(each.outcome, mappings) for each in step.allowed)
+        dict.fromkeys(outcomewords.outcome(each.outcome, mappings) for each in step.allowed)
     )
     lines = [what, f"expected: {either or 'not known'}"]
     if step.observed is not None:
-        lines.append(f"observed: {words.outcome(step.observed, mappings)}")
+        lines.append(f"observed: {outcomewords.outcome(step.observed, mappings)}")
         if step.chosen is None and step.allowed:
             lines[-1] += "   <- WRONG"
     return "\t/* " + "\n\t *   ".join(_safe(line) for line in lines) + " */\n"

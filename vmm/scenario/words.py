@@ -1,35 +1,9 @@
-"""The one place that puts operations, outcomes and slots into words."""
+"""Operations and slots in words."""
 
-import errno
 from collections.abc import Iterable
-from typing import assert_never
 
 from vmm.scenario import operations as ops
-from vmm.scenario.content import identify
-from vmm.scenario.history import (
-    AnyOutcome,
-    Closed,
-    DirtyPages,
-    Done,
-    HostChange,
-    Inspected,
-    Mmio,
-    MmioKept,
-    MsrsSet,
-    PreFaulted,
-    Raced,
-    Ran,
-    Refused,
-    RingPages,
-    RingsReset,
-    SetUpRefused,
-    Stopped,
-    Swept,
-    Touched,
-    Unmapped,
-)
 from vmm.scenario.hostpages import CHANGES
-from vmm.scenario.instruction_effects import AF, CF, OF, PF, SF, ZF
 from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
@@ -37,11 +11,9 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     MEMFD_INIT_SHARED,
     MEMFD_MMAP,
-    PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
     Hva,
-    Mapping,
     Place,
 )
 from vmm.scenario.shown import shown
@@ -66,11 +38,7 @@ _CLOCK_MSRS = {
     "system_time": "SYSTEM_TIME_NEW",
     "steal_time": "STEAL_TIME",
 }
-_REGISTERS = ("ax", "bx", "cx", "dx")
-_POINTERS = ("sp", "bp", "si", "di")
-_CPU_FLAGS = ((CF, "CF"), (PF, "PF"), (AF, "AF"), (ZF, "ZF"), (SF, "SF"), (OF, "OF"))
 _MANY = 8
-_MANY_BYTES = 64
 
 
 def flags(value: int, names_of: tuple[tuple[int, str], ...] = _FLAGS) -> str:
@@ -250,92 +218,6 @@ def _of_vm(op: ops.VmOperation) -> str:
             return "close the VM"
 
 
-def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
-    """Return one line that describes an outcome.
-
-    With ``mappings``, words that are the identity of a page are named as such.
-    """
-    match result:
-        case Done():
-            return "success"
-        case Refused(number):
-            return errno.errorcode.get(number, f"errno {number}")
-        case Touched(value, mmio, unknown):
-            word = _word(value, mappings) if not unknown else f"{value:#x} or other {unknown:#x}"
-            return f"{word}, {_mmio(mmio)}" if mmio else f"{word}, no exit"
-        case Ran():
-            return _ran(result)
-        case Swept(runs, mmio):
-            words = _some(f"{_word(value, mappings)} x{times}" for value, times in runs)
-            return f"[{words}], {_mmio(mmio)}" if mmio else f"[{words}], no exit"
-        case Stopped(reason, detail):
-            return f"the vCPU stops: {shown(reason)}" + (f" ({shown(detail)})" if detail else "")
-        case DirtyPages():
-            return _log(result)
-        case RingPages():
-            return _ring(result)
-        case RingsReset():
-            return _reset(result)
-        case PreFaulted(gpa, size):
-            return f"success, {size:#x} bytes are left from gpa {gpa:#x} on"
-        case Inspected():
-            return _inspected(result)
-        case Raced(calls, windows):
-            seen = counted(sum(map(len, windows)), "window")
-            return f"{counted(sum(map(len, calls)), 'call')}, {seen}"
-        case Closed(left):
-            things = _some(map(shown, left), "; ")
-            return f"left behind: {things}" if left else "nothing left behind"
-        case MmioKept():
-            return _kept(result)
-        case MsrsSet(number):
-            return f"{counted(number, 'MSR')} set"
-        case Unmapped(mappings=number):
-            return f"{counted(number, 'mapping')} unmapped"
-        case SetUpRefused(call, arguments, number, answer):
-            came = answer or errno.errorcode.get(number, f"errno {number}")
-            return f"{shown(call)}({shown(arguments)}): {shown(came)}"
-        case _:
-            assert_never(result)
-
-
-def _kept(result: MmioKept) -> str:
-    writes = f"kept: {_mmio(result.writes)}" if result.writes else "no write kept"
-    events = [f"{shown(name)} signalled {times} times" for name, times in result.events]
-    return ", ".join([writes, *events])
-
-
-def _inspected(result: Inspected) -> str:
-    changes = _some(map(_change, result.changes))
-    texts = [f"changed: {changes}" if changes else "no byte changed"]
-    texts += [
-        f"{each.clock} written at {shown(each.mapping)}+{each.offset:#x}" for each in result.due
-    ]
-    if result.room:
-        places = _some(
-            f"{shown(name)}+{offset:#x} ({size} bytes)" for name, offset, size in result.room
-        )
-        texts.append(f"perhaps written by KVM: {places}")
-    return ", ".join(texts)
-
-
-def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
-    """Return which pages a log or ring lacks or has too many, to end a text with; else empty."""
-    for right in allowed:
-        match observed, right:
-            case DirtyPages(), DirtyPages():
-                missing = _ranges(sorted({*right.pages} - {*observed.pages}))
-                beyond = _ranges(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
-            case RingPages(), RingPages():
-                missing = _by_slot(sorted({*right.pages} - {*observed.pages}))
-                beyond = _by_slot(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
-            case _:
-                continue
-        lacks = f"; missing {{{missing}}}" if missing else ""
-        return lacks + (f"; too many {{{beyond}}}" if beyond else "")
-    return ""
-
-
 def _start(op: ops.Start) -> str:
     pending = " with an SMI pending" if op.smi else ""
     where = f"{_vcpu(op.vcpu)}{pending} starts at {op.address:#x}"
@@ -368,18 +250,6 @@ def _instruction(op: ops.Instruction) -> str:
     return f"{_vcpu(op.vcpu)} {verb} {shown(op.name)} on {where}{is_long}{details}"
 
 
-def _ran(ran: Ran) -> str:
-    """Return the registers that are not 0, and the flags by name."""
-    registers = [f"{name}={getattr(ran, name):#x}" for name in _REGISTERS if getattr(ran, name)]
-    registers += [f"{name}{getattr(ran, name):+#x}" for name in _POINTERS if getattr(ran, name)]
-    names = [name for bit, name in _CPU_FLAGS if ran.flags & ~ran.undefined & bit]
-    undefined = [f"{name}?" for bit, name in _CPU_FLAGS if ran.undefined & bit]
-    port = [f"sent={ran.sent.hex()}"] if ran.sent else []
-    port += [f"taken={ran.taken:#x}"] if ran.taken else []
-    text = " ".join([*registers, *port, f"flags {{{' '.join([*names, *undefined])}}}"])
-    return f"{text}, {_mmio(ran.mmio)}" if ran.mmio else f"{text}, no exit"
-
-
 def _region(op: ops.SetUserMemoryRegion) -> str:
     second = isinstance(op, ops.SetUserMemoryRegion2)
     memfd = (
@@ -403,7 +273,7 @@ def _region(op: ops.SetUserMemoryRegion) -> str:
 
 
 def _clear(op: ops.ClearDirtyLog) -> str:
-    bits = "all" if op.pages == "all" else f"{{{_ranges(op.pages)}}}"
+    bits = "all" if op.pages == "all" else f"{{{ranges(op.pages)}}}"
     bitmap = bits if op.bitmap == "readable" else "<unreadable>"
     return (
         f"KVM_CLEAR_DIRTY_LOG(slot={slot_number(op.slot)}, first_page={op.first_page}, "
@@ -411,38 +281,7 @@ def _clear(op: ops.ClearDirtyLog) -> str:
     )
 
 
-def _log(result: DirtyPages) -> str:
-    bitmap = "" if result.words is None else f", in a bitmap of {result.words * 64} bits"
-    return f"dirty pages {{{_ranges(result.pages)}}}{_perhaps(_ranges(result.perhaps))}{bitmap}"
-
-
-def _reset(result: RingsReset) -> str:
-    if result == RingsReset():
-        return "as many entries reset as were harvested"
-    return f"{result.entries} entries reset, of {result.harvested} harvested"
-
-
-def _ring(result: RingPages) -> str:
-    perhaps = _some(f"{slot}:{page}" for slot, page in result.perhaps)
-    stops = f", full {counted(result.full, 'time')}" if result.full else ""
-    if result.may_be_full:
-        stops += " or more" if stops else ", full or not"
-    return f"dirty ring {{{_by_slot(result.pages)}}}{_perhaps(perhaps)}{stops}"
-
-
-def _by_slot(found: Iterable[tuple[int, int]]) -> str:
-    """Return the pages of each slot of (slot, page)."""
-    by_slot: dict[int, list[int]] = {}
-    for slot, page in found:
-        by_slot.setdefault(slot, []).append(page)
-    return _some((f"slot {slot}: {_ranges(pages)}" for slot, pages in by_slot.items()), "; ")
-
-
-def _perhaps(text: str) -> str:
-    return f", perhaps {{{text}}}" if text else ""
-
-
-def _ranges(pages: Iterable[int]) -> str:
+def ranges(pages: Iterable[int]) -> str:
     """Return ascending numbers with consecutive ones as ranges: 0-3, 7."""
     runs: list[list[int]] = []
     for page in pages:
@@ -450,7 +289,7 @@ def _ranges(pages: Iterable[int]) -> str:
             runs[-1][1] = page
         else:
             runs.append([page, page])
-    return _some(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    return some(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def _writing(op: ops.Touch) -> str:
@@ -465,33 +304,8 @@ def _mode(as_id: int) -> str:
     return " in SMM" if as_id else ""
 
 
-def _word(value: int, mappings: tuple[Mapping, ...]) -> str:
-    index, page = identify(value)
-    if 0 <= index < len(mappings) and page < mappings[index].pages:
-        return f"{value:#010x} (page {page} of {shown(mappings[index].name)})"
-    return f"{value:#x}"
-
-
-def _mmio(exits: tuple[Mmio, ...]) -> str:
-    return "MMIO " + _some(
-        f"{'write' if e.write else 'read'} {e.gpa:#x}+{len(e.data)} {e.data[:16].hex()}"
-        for e in exits
-    )
-
-
-def _change(change: HostChange) -> str:
-    where = hva(Place(change.mapping, change.offset))
-    return f"{where} (page {change.offset // PAGE_SIZE_BYTES}) = {_bytes(change.data)}"
-
-
-def _bytes(data: bytes) -> str:
-    """Return bytes in hexadecimal; if there are many, the first ones and the count."""
-    if len(data) <= _MANY_BYTES:
-        return data.hex()
-    return f"{data[:_MANY_BYTES].hex()}... ({len(data)} bytes)"
-
-
-def _some(texts: Iterable[str], separator: str = ", ") -> str:
+def some(texts: Iterable[str], separator: str = ", ") -> str:
+    """Return the first of several texts, and how many more there are."""
     every = list(texts)
     rest = len(every) - _MANY
     return separator.join(every[:_MANY]) + (f"{separator}and {rest} more" if rest > 0 else "")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vmm.scenario import words
+from vmm.scenario import outcomewords, words
 from vmm.scenario.endings import INTERRUPTED
 from vmm.scenario.features import Features
 from vmm.scenario.history import AnyOutcome, Event, History, Raced, RingsReset, Stopped
@@ -66,8 +66,8 @@ def _parting(number: int, a: Event, b: Event, history: History) -> Parting:
     return Parting(
         number,
         words.operation(a.operation),
-        words.outcome(a.outcome, mappings),
-        words.outcome(b.outcome, mappings),
+        outcomewords.outcome(a.outcome, mappings),
+        outcomewords.outcome(b.outcome, mappings),
     )
 
 

@@ -12,7 +12,7 @@ from vmm.model.model import Followed, Model
 from vmm.model.races.flaw import Flaw
 from vmm.model.regions import Memslot
 from vmm.model.rule import Rule, documented
-from vmm.scenario import words
+from vmm.scenario import outcomewords, words
 from vmm.scenario.endings import HARNESS, HOST, KERNEL_SHORT, KERNEL_SHORT_NAMES
 from vmm.scenario.expected import answer
 from vmm.scenario.history import (
@@ -294,7 +294,7 @@ class Judgement:
         elif followed.flaw is not None:
             self._difference = self._flawed(event, followed.flaw)
         elif _ran_short(event.outcome, followed.allowed):
-            text = words.outcome(event.outcome, self._mappings)
+            text = outcomewords.outcome(event.outcome, self._mappings)
             self._unknown = f"{HOST}{words.operation(event.operation)}: {text}"
         elif followed.allowed:
             self._difference = self._differing(event, followed.allowed)
@@ -317,7 +317,7 @@ class Judgement:
         )
 
     def _set_up_refused(self, event: Event, outcome: SetUpRefused) -> None:
-        observed = words.outcome(outcome, self._mappings)
+        observed = outcomewords.outcome(outcome, self._mappings)
         if outcome.errno in KERNEL_SHORT:
             self._unknown = f"{HOST}{observed}"
             return
@@ -357,8 +357,8 @@ class Judgement:
             event.origin,
             words.operation(event.operation),
             tuple(self._expected(each.outcome, each.rule) for each in allowed),
-            words.outcome(event.outcome, self._mappings)
-            + words.amiss(event.outcome, [each.outcome for each in allowed]),
+            outcomewords.outcome(event.outcome, self._mappings)
+            + outcomewords.amiss(event.outcome, [each.outcome for each in allowed]),
             self._slot_map(),
             Identity.of(event.operation, (each.rule for each in allowed), event.outcome),
         )
@@ -371,7 +371,7 @@ class Judgement:
             event.origin,
             "; ".join(filter(None, (what, f"moments {begin} to {end}", flaw.note))),
             tuple(self._expected(*expectation) for expectation in flaw.expected),
-            words.outcome(flaw.observed, self._mappings),
+            outcomewords.outcome(flaw.observed, self._mappings),
             self._slot_map(),
             Identity.of(event.operation, (rule for _, rule in flaw.expected), flaw.observed),
         )
@@ -402,7 +402,7 @@ class Judgement:
         return tuple(lines)
 
     def _expected(self, outcome: AnyOutcome, rule: Rule) -> Expected:
-        text = words.outcome(outcome, self._mappings)
+        text = outcomewords.outcome(outcome, self._mappings)
         return Expected(text, rule.name, rule.promise, rule.basis, rule.cite)
 
 

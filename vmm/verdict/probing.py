@@ -3,7 +3,7 @@
 import msgspec
 
 from vmm.model.rule import documented
-from vmm.scenario import words
+from vmm.scenario import outcomewords
 from vmm.scenario.endings import HARNESS, HOST, KERNEL_SHORT
 from vmm.scenario.history import Done
 from vmm.scenario.operations import Scenario
@@ -29,12 +29,12 @@ def troubled(trouble: Trouble) -> Checked:
     if reason.startswith(HARNESS):
         verdict = msgspec.structs.replace(verdict, status=Status.INTERNAL_ERROR, reason=reason)
     if refused is not None:
-        observed = words.outcome(refused, ())
+        observed = outcomewords.outcome(refused, ())
         if refused.errno in KERNEL_SHORT:
             reason = f"{HOST}{observed}; then {step}"
             verdict = Verdict(PROBING.name, Status.INCONCLUSIVE, reason)
         else:
-            success = words.outcome(Done(), ())
+            success = outcomewords.outcome(Done(), ())
             rule = Expected(success, PLAIN.name, PLAIN.promise, PLAIN.basis, PLAIN.cite)
             difference = Difference(0, -1, step, (rule,), observed, ())
             verdict = Verdict(PROBING.name, Status.DIFFERS, difference=difference)

@@ -12,7 +12,7 @@ import msgspec
 from vmm.model.gfntree import Trees
 from vmm.model.regions import Memslot
 from vmm.model.rules import all_rules
-from vmm.scenario import words
+from vmm.scenario import outcomewords, words
 from vmm.scenario.content import identify
 from vmm.scenario.history import (
     AnyOutcome,
@@ -222,7 +222,10 @@ class StepRecorder:
             if rule is None:
                 differs = _gfn_of(op)
             if not outcome and op == own:
-                outcome, decided_by = words.outcome(event.outcome, self._mappings), rule or ""
+                outcome, decided_by = (
+                    outcomewords.outcome(event.outcome, self._mappings),
+                    rule or "",
+                )
             elif rule is None or not isinstance(op, Touch | Execute | Inspect):
                 notes.append(event)
             if isinstance(op, Touch | Execute | Instruction | Sweep):
@@ -282,7 +285,7 @@ class StepRecorder:
         return "memory", 0
 
     def _note(self, event: Event) -> str:
-        text = words.outcome(event.outcome, self._mappings)
+        text = outcomewords.outcome(event.outcome, self._mappings)
         return f"{words.operation(event.operation)}: {text}"
 
 

@@ -2,7 +2,7 @@
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Ioctl
-from vmm.scenario import words
+from vmm.scenario import outcomewords
 from vmm.scenario.endings import KERNEL_SHORT_NAMES
 from vmm.scenario.history import AnyOutcome, Stopped
 
@@ -15,7 +15,7 @@ def wrong_touch(outcome: AnyOutcome, what: str) -> KvmError | WrongAnswerError:
     short = isinstance(outcome, Stopped) and KERNEL_SHORT_NAMES.get(outcome.reason)
     if short:
         return KvmError(short, Ioctl.RUN, None, 0)
-    return WrongAnswerError("KVM_RUN", f"{words.outcome(outcome, ())}; {what}")
+    return WrongAnswerError("KVM_RUN", f"{outcomewords.outcome(outcome, ())}; {what}")
 
 
 def is_fault(outcome: AnyOutcome) -> bool:
