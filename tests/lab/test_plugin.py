@@ -119,6 +119,63 @@ def test_a_scenario_fails_with_its_step_rule_and_slot_map(tmp_path: Path) -> Non
     assert "  slots     [0] slot 400: gpa 0xffff0000" in printed
 
 
+WRONG = [
+    ("KVM_GET_API_VERSION:errno=22", "KVM_GET_API_VERSION(): EINVAL", 3),
+    ("KVM_GET_API_VERSION:answer=13", "KVM_GET_API_VERSION() answers 13, and not 12", 3),
+    ("KVM_CHECK_EXTENSION:errno=22", "KVM_CHECK_EXTENSION(KVM_CAP_USER_MEMORY): EINVAL", 3),
+    ("KVM_CREATE_VM:errno=12", "KVM_CREATE_VM(): ENOMEM", 3),
+    ("KVM_SET_REGS:errno=4:times=1", "rflags=0x2): EINTR", 2),
+    ("KVM_RUN:direction=2", "KVM_RUN(): an exit with mmio.is_write=2", 2),
+    ("CLOSE:errno=5", "close of a VM(): EIO", 3),
+]
+"""Calls that are wrong, what a failure says of them, and how many of three tests have one."""
+
+
+@pytest.mark.parametrize(("call", "said", "failing"), WRONG)
+def test_a_wrong_kernel_is_a_failure_and_neither_a_skip_nor_an_error_of_the_plugin(
+    tmp_path: Path, call: str, said: str, failing: int
+) -> None:
+    source = """
+        import pytest
+        from vmm import assemble
+        from vmm.testing import memslot_scenario
+
+        test_curated = memslot_scenario("create-one-page")
+
+        def test_exit(guest_memory, vcpu):
+            guest_memory(0x1000, content=assemble("movb $1, 0x5000; hlt"))
+            vcpu.enter_big_real_mode(0x1000, 0)
+            vcpu.run()
+
+        @pytest.mark.kvm_capability("USER_MEMORY")
+        def test_capability():
+            pass
+    """
+    printed = project(a_project(tmp_path, source), **environment("", {}, call))
+    assert printed.endswith("status 1"), printed
+    assert "INTERNALERROR" not in printed
+    assert "skipped" not in printed
+    assert len(re.findall(r"^(?:FAILED|ERROR) ", printed, re.MULTILINE)) == failing
+    assert said in printed
+    assert "another exception" not in printed
+    assert "vmm/testing/" not in printed  # What the plugin says is no traceback through it.
+
+
+def test_a_kernel_that_lacks_memslots_by_its_own_word_is_a_skip(tmp_path: Path) -> None:
+    source = """
+        from vmm.testing import memslot_scenario
+
+        test_it = memslot_scenario("create-one-page")
+    """
+    folder = a_project(tmp_path, source)
+    lacking = environment("", {}, "KVM_CHECK_EXTENSION:answer=0")
+    printed = project(folder, **lacking)
+    assert printed.endswith("status 0"), printed
+    assert "needs KVM: [Errno 19] KVM_CAP_USER_MEMORY is 0; this KVM has no memslots" in printed
+    required = project(folder, **{**lacking, "VMM_REQUIRE_KVM": "1"})
+    assert required.endswith("status 1")
+
+
 def test_scenarios_are_tests_of_a_class_too(tmp_path: Path) -> None:
     source = """
         from vmm.testing import memslot_scenario

@@ -1,6 +1,5 @@
 """Finds out what this host's KVM can do, or why it cannot be used."""
 
-import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,14 +7,11 @@ from dataclasses import dataclass, replace
 
 import click
 
-from kvm_abi.uapi import Cap
 from vmm.cli.errors import InProbing, NothingRan, TooFewRan
 from vmm.host.hostinfo import HostInfo, host_facts
 from vmm.report import terminal
 from vmm.scenario.features import Features
-from vmm.scenario.history import SetUpRefused
 from vmm.scenario.operations import Scenario
-from vmm.scenario.slots import LEAST_SLOTS
 from vmm.scenario.trouble import Trouble
 from vmm.verdict import statuses
 from vmm.verdict.judge import Status
@@ -112,24 +108,19 @@ def look_at_host(patience: float = 1.0) -> Host:
         return Host(facts)
     try:
         from vmm.execution.probe.child import TIME_LIMIT_S, Probed, probe
+        from vmm.execution.probe.obstacles import obstacle
     except ImportError as error:
-        obstacle = f"a compiled module is missing: {error}"
+        missing = f"a compiled module is missing: {error}"
         remedy = "build it: `pip install -e .`, or run ./scripts/vmm, which does"
-        return Host(replace(facts, obstacle=obstacle, remedy=remedy))
+        return Host(replace(facts, obstacle=missing, remedy=remedy))
     found = probe(TIME_LIMIT_S * patience)
     if isinstance(found, Probed):
         facts = replace(facts, capabilities=found.capabilities)
-        if not found.capabilities[Cap.USER_MEMORY.name]:
-            obstacle, remedy = "KVM_CAP_USER_MEMORY is 0", "this KVM has no memslots: use another"
-            return Host(replace(facts, obstacle=obstacle, remedy=remedy))
-        if found.features.nr_memslots < LEAST_SLOTS:
-            obstacle = f"KVM_CAP_NR_MEMSLOTS is {found.features.nr_memslots}"
-            remedy = f"{LEAST_SLOTS} are needed, which Linux has had since 3.17: use another"
-            return Host(replace(facts, obstacle=obstacle, remedy=remedy))
+    lacking = obstacle(found)
+    if lacking is not None:
+        return Host(replace(facts, obstacle=lacking.why, remedy=lacking.remedy))
+    if isinstance(found, Probed):
         return Host(facts, found.features)
-    if found.refused == SetUpRefused("KVM_CREATE_VM", errno=errno.EBUSY):
-        remedy = "another hypervisor holds the CPU's virtualisation; see the kernel log"
-        return Host(replace(facts, obstacle="KVM_CREATE_VM: EBUSY", remedy=remedy))
     return Host(facts, USUAL, found)
 
 

@@ -1,18 +1,21 @@
 """Runs scenarios from a program: records them on this kernel, and judges them."""
 
+import errno
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
 from vmm.catalogue import catalogue
 from vmm.execution.probe.child import probe
+from vmm.execution.probe.obstacles import obstacle
 from vmm.execution.runner import run_isolated
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch
 from vmm.host.hostinfo import HostInfo, host_facts
-from vmm.kvm.system import Kvm
+from vmm.kvm.system import DEVICE
 from vmm.report import terminal
-from vmm.scenario import plan
+from vmm.scenario import outcomewords, plan
 from vmm.scenario.demand import short_of_memory
 from vmm.scenario.features import Features
 from vmm.scenario.guestplace import placed
@@ -29,16 +32,20 @@ from vmm.verdict.result import Checked, judged
 def features_here() -> Features:
     """Return what this kernel and this process can do, probed once, in a child process.
 
-    Raises `OSError` if /dev/kvm cannot be used, and `RuntimeError` if the kernel refuses what every
-    VMM needs, or hangs: `vmm check` then reports more.
+    Raises `OSError` if /dev/kvm cannot be used, or KVM has no memslots by its own word, and
+    `RuntimeError` if the kernel refuses what every VMM needs, or hangs: `vmm check` then reports
+    more.
 
         >>> features_here().nr_memslots > 32
         True
     """
-    Kvm.open().close()
+    os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
     found = probe()
+    lacking = obstacle(found)
+    if lacking is not None:
+        raise OSError(errno.ENODEV, f"{lacking.why}; {lacking.remedy}")
     if isinstance(found, Trouble):
-        why = found.reason or "the kernel refuses it"
+        why = outcomewords.outcome(found.refused) if found.refused else found.reason
         raise RuntimeError(f"the kernel cannot be asked what it can do: {found.step}: {why}")
     return found.features
 

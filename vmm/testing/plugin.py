@@ -5,13 +5,13 @@ fixture is used. Where /dev/kvm cannot be used its tests are skipped with the re
 ``VMM_REQUIRE_KVM`` set in the environment they fail.
 """
 
-import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
+from vmm.testing.needs import for_kvm
 from vmm.testing.scenarios import MARKER, PARAMETER, names_for
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     markers = list(item.iter_markers(_CAPABILITY))
     if not markers and item.get_closest_marker(MARKER) is None:
         return
-    with _opened() as device:
+    with for_kvm(), _opened() as device:
         for marker in markers:
             _require(device, *marker.args, **marker.kwargs)
 
@@ -72,15 +72,10 @@ def _require(device: "Kvm", name: str, at_least: int = 1) -> None:
 
 def _opened() -> "RecordedKvm":
     """Open the device, or else skip the test, or fail it."""
-    try:
+    with for_kvm():
         from vmm.testing.recorded import RecordedKvm
 
         return RecordedKvm.open()
-    except (OSError, ImportError) as error:
-        reason = f"needs KVM: {error}"
-    if os.environ.get("VMM_REQUIRE_KVM"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -100,9 +95,11 @@ def pytest_runtest_makereport(
 @pytest.fixture
 def kvm(request: pytest.FixtureRequest) -> Iterator["Kvm"]:
     """The KVM of this host. If the test fails, the memslots of its VMs are shown."""
-    with _opened() as device:
-        request.node.stash[_devices] = device
-        yield device
+    device = _opened()
+    request.node.stash[_devices] = device
+    yield device
+    with for_kvm():
+        device.close()
 
 
 @pytest.fixture
@@ -115,14 +112,18 @@ def _mappings() -> Iterator[ExitStack]:
 @pytest.fixture
 def vm(_mappings: ExitStack, kvm: "Kvm") -> Iterator["Vm"]:
     """A VM without memory or vCPUs."""
-    with kvm.create_vm() as machine:
-        yield machine
+    with for_kvm():
+        machine = kvm.create_vm()
+    yield machine
+    with for_kvm():
+        machine.close()
 
 
 @pytest.fixture
 def vcpu(vm: "Vm") -> "Vcpu":
     """The VM's vCPU 0, in its reset state; closed with the VM."""
-    return vm.create_vcpu(0)
+    with for_kvm():
+        return vm.create_vcpu(0)
 
 
 @pytest.fixture

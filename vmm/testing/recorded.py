@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kvm_abi import raw
+from kvm_abi.raw import WrongAnswerError
 from kvm_abi.uapi import Ioctl, VmType
 from vmm.kvm.memory import HostAddress
 from vmm.kvm.system import Kvm
@@ -116,5 +117,5 @@ def state_lines(machine: RecordedVm) -> Iterator[str]:
 def _exit_of(vcpu: Vcpu) -> str:
     try:
         return f"last exit {vcpu.last_exit()!r}, rip {vcpu.get_rip():#x}"
-    except ValueError as error:
+    except (ValueError, WrongAnswerError, OSError) as error:
         return str(error)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from vmm.testing.needs import for_kvm
+
 PARAMETER = "memslot_scenario_name"
 MARKER = "memslot_scenario"
 _THREADS = "ignore:This process .* is multi-threaded:DeprecationWarning"
@@ -51,7 +53,8 @@ def run(name: str) -> None:
     from vmm.library.scenarios import curated_scenarios, describe, run_scenario
     from vmm.verdict.judge import Status
 
-    (scenario,) = (each for each in curated_scenarios() if each.name == name)
+    with for_kvm():
+        (scenario,) = (each for each in curated_scenarios() if each.name == name)
     checked = run_scenario(scenario)
     if checked.failed:
         pytest.fail(describe(checked), pytrace=False)

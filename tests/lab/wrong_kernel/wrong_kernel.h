@@ -395,8 +395,8 @@ void select_fault(struct vm *vm);
 bool strike(struct vm *vm);
 extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequence_faults[],
     dirty_faults[], run_faults[], memfd_faults[], lives_faults[], tracking_faults[],
-    places_faults[], ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[], port_faults[],
-    element_faults[], long_faults[], host_faults[], others_faults[], device_faults[],
+    places_faults[], ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[],
+    port_faults[], element_faults[], long_faults[], host_faults[], others_faults[], device_faults[],
     start_faults[], clock_faults[], state_faults[], history_faults[];
 
 /* kernel.c: the system call itself, and what a fault may do to a VM. All return 0 or an errno. */

@@ -20,6 +20,7 @@ from vmm.host.child import Child
 from vmm.kvm.system import Kvm
 from vmm.scenario.endings import DIED, HARNESS, HUNG, is_short, of_the_host
 from vmm.scenario.features import Features
+from vmm.scenario.slots import LEAST_SLOTS
 from vmm.scenario.trouble import Trouble
 
 TIME_LIMIT_S = 20.0
@@ -96,4 +97,6 @@ def _probed(begin: Callable[[str], None], reach_limit_s: float) -> Probed:
             capabilities = {cap.name: vm.check_extension(cap) for cap in Cap}
         if not capabilities[Cap.USER_MEMORY.name]:
             return Probed(capabilities, Features())
+        if 0 < capabilities[Cap.NR_MEMSLOTS.name] < LEAST_SLOTS:
+            return Probed(capabilities, Features(nr_memslots=capabilities[Cap.NR_MEMSLOTS.name]))
         return Probed(capabilities, probe_features(kvm, begin, reach_limit_s))
