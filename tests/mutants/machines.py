@@ -17,7 +17,7 @@ from tests.mutants.found import Found
 from tests.mutants.preloaded import PROGRAM
 from tests.mutants.rows import Mutant
 from tests.mutants.words import Order, Said, Task
-from vmm.cli.lab_machines import job_of
+from vmm.cli.lab.machines import job_of
 from vmm.lab.errors import LabError
 from vmm.lab.kernel import from_path
 from vmm.lab.machine import Backend, Job, Machine

@@ -218,7 +218,7 @@ def _transcribed(
     """
     from vmm.cli.carrying import Orders, carry_out
     from vmm.cli.claims import claiming
-    from vmm.cli.lab_live import live
+    from vmm.cli.lab.live import live
     from vmm.cli.transcript import Transcript
 
     host = look_at_host(patience)
@@ -249,7 +249,7 @@ def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Run
     from vmm.cli.carrying import Orders
     from vmm.cli.execution import execute
     from vmm.cli.history_files import history_files
-    from vmm.cli.lab_live import live
+    from vmm.cli.lab.live import live
 
     reports, (journal, failed) = wanted.reports, wanted.folders
     bar = LiveProgress(reports.to, len(scenarios))

@@ -11,7 +11,7 @@ import msgspec
 
 from vmm.cli.carrying import Carried, Finished
 from vmm.cli.host import Host
-from vmm.cli.lab_live import Live
+from vmm.cli.lab.live import Live
 from vmm.execution.runner import Record
 from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo

@@ -14,7 +14,7 @@ from vmm.bench.result import BenchFileError, bench_of
 from vmm.cli.command import Command
 from vmm.cli.errors import HostFailed, NothingRan, Unusable
 from vmm.cli.formats import FORMATS
-from vmm.cli.lab_matrix import lab_task
+from vmm.cli.lab.matrix import lab_task
 from vmm.cli.main import COMMANDS, main
 from vmm.cli.unfinished import Early, never_stale, not_read
 from vmm.host.signals import ENDING_SIGNALS
@@ -167,7 +167,7 @@ def test_a_kernel_that_is_not_to_be_had_is_in_the_result(
     def fail(*_: object) -> None:
         raise LabError("the archive does not answer")
 
-    monkeypatch.setattr("vmm.cli.lab_run.kernel_of", fail)
+    monkeypatch.setattr("vmm.cli.lab.run.kernel_of", fail)
     result = vmm("lab", "run", "--", *words.split(), "--json", file)
     assert (result.exit_code, result.output) == (3, "vmm: the archive does not answer\n")
     if "--list" in words:
@@ -182,7 +182,7 @@ def test_a_matrix_without_its_kernels_leaves_no_older_table(
     def fail(*_: object) -> None:
         raise LabError("the archive does not answer")
 
-    monkeypatch.setattr("vmm.cli.lab_matrix.kernel_of", fail)
+    monkeypatch.setattr("vmm.cli.lab.matrix.kernel_of", fail)
     pages = [tmp_path / name for name in ("matrix.md", "matrix.html")]
     for page in pages:
         page.write_text(OLD)

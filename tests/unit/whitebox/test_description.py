@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.kernelheld import ARRAY_LAYOUT, LAYOUT
-from vmm.cli import lab_whitebox
+from vmm.cli.lab import whitebox
 from vmm.lab.kernel import Kernel
 from vmm.whitebox import description, symbols
 from vmm.whitebox.btf import Btf
@@ -159,11 +159,11 @@ def test_what_was_looked_into_in_vain_is_told_in_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(lab_whitebox, "find_spec", lambda name: None)
+    monkeypatch.setattr(whitebox, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "drgn", None)
     file = tmp_path / "kvm.ko"
     file.write_bytes(module() + b"\0vermagic=1.2 SMP\0")
-    kept = lab_whitebox.description_of(Kernel("", file, "1.2", {"kvm": file}))
+    kept = whitebox.description_of(Kernel("", file, "1.2", {"kvm": file}))
     assert kept is not None
     known = description.one_of_ours(kept)
     assert known.vm_list == symbols.Within(".data", 0x470)

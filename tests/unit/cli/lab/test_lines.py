@@ -1,6 +1,6 @@
 """What machines that share a check print."""
 
-from vmm.cli.lab_lines import SharedLines
+from vmm.cli.lab.lines import SharedLines
 
 
 def test_whole_lines_are_handed_on_and_what_is_said_twice_once() -> None:

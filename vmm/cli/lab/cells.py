@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vmm.cli.lab_machines import say
-from vmm.cli.lab_progress import Progress
+from vmm.cli.lab.machines import say
+from vmm.cli.lab.progress import Progress
 from vmm.lab.cells import Cell, Task
 from vmm.lab.machine import Backend
 from vmm.verdict.statuses import DIFFERS, PASSED

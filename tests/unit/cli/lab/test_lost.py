@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 
 from tests.ideal import ideal_history
 from tests.played import with_outcome
-from tests.unit.cli.test_lab import kernel
+from tests.unit.cli.lab.test_lab import kernel
 from vmm.catalogue import catalogue
 from vmm.cli.carrying import Carried, Finished
 from vmm.cli.files import histories_from
 from vmm.cli.host import Host
-from vmm.cli.lab_live import Live
+from vmm.cli.lab.live import Live
 from vmm.cli.main import main
 from vmm.cli.transcript import Transcript
 from vmm.execution.runner import Record
@@ -128,7 +128,7 @@ say("last words")
 def test_what_ran_is_judged_here_when_the_machine_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, status: int, why: str
 ) -> None:
-    monkeypatch.setattr("vmm.cli.lab_run.LIFE_S", dict.fromkeys(machine.Backend, 1.0))
+    monkeypatch.setattr("vmm.cli.lab.run.LIFE_S", dict.fromkeys(machine.Backend, 1.0))
     program = LOST.replace("TRANSCRIPT", str(transcript(tmp_path))) + end
     result = lab(tmp_path, program, "--json", "result.json", *NAMES)
     assert result.exit_code == status, result.output
@@ -246,8 +246,8 @@ if is_first:
 def test_machines_that_share_a_check_make_one_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str, status: int, found: list[str]
 ) -> None:
-    monkeypatch.setattr("vmm.cli.lab_check._LEAST", 2)
-    monkeypatch.setattr("vmm.cli.lab_run.usual_number", lambda *_: 8)
+    monkeypatch.setattr("vmm.cli.lab.outside._LEAST", 2)
+    monkeypatch.setattr("vmm.cli.lab.run.usual_number", lambda *_: 8)
     result = lab(tmp_path, shared(tmp_path, second), "--json", "r.json", *NAMES)
     assert result.exit_code == status, result.output
     told = json.loads(Path("r.json").read_text())

@@ -11,8 +11,8 @@ import click
 
 from vmm.cli.command import Command
 from vmm.cli.errors import Unusable
-from vmm.cli.lab_cells import Watched, say_what_runs
-from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
+from vmm.cli.lab.cells import Watched, say_what_runs
+from vmm.cli.lab.machines import in_one_line, kernel_of, say, worst
 from vmm.cli.output import console, print_lines
 from vmm.cli.results import result_from
 from vmm.cli.selection import curated, select, selecting

@@ -11,14 +11,14 @@ COMMANDS = {
     "symbols": "Fetch the debug information of one of Debian's kernels, for --white-box.",
     "doctor": "Say what the lab needs that this host lacks, and how to install it.",
 }
-"""Each command and its help line; ``vmm.cli.lab_NAME`` holds it as ``NAME``."""
+"""Each command and its help line; `vmm.cli.lab.NAME` holds it as ``NAME``."""
 
 
 class LabCommands(CommandsByName):
     """The commands of the lab."""
 
     by_name = COMMANDS
-    module = "vmm.cli.lab_"
+    module = "vmm.cli.lab."
 
 
 @click.group(cls=LabCommands)

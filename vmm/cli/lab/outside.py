@@ -15,9 +15,9 @@ import click
 
 from vmm.cli.check import RunOptions, check
 from vmm.cli.errors import usable
-from vmm.cli.lab_judged import EnoughError, Judged, Part
-from vmm.cli.lab_machines import worst
-from vmm.cli.lab_progress import Progress, interrupted, together
+from vmm.cli.lab.judged import EnoughError, Judged, Part
+from vmm.cli.lab.machines import worst
+from vmm.cli.lab.progress import Progress, interrupted, together
 from vmm.cli.selection import curated, select
 from vmm.cli.writing import temporary_folder
 from vmm.lab.log import Reports

@@ -5,9 +5,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from vmm.cli import lab_run
-from vmm.cli.lab import COMMANDS, lab
-from vmm.cli.lab_matrix import words_of
+from vmm.cli.lab import COMMANDS, lab, run as lab_run
+from vmm.cli.lab.matrix import words_of
 from vmm.cli.main import main
 from vmm.lab.cache import new_run_folder
 from vmm.lab.run import Ending

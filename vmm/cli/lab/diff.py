@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Command
-from vmm.cli.lab_machines import in_one_line, kernel_of, say, worst
-from vmm.cli.lab_matrix import lab_task, statuses_in
+from vmm.cli.lab.machines import in_one_line, kernel_of, say, worst
+from vmm.cli.lab.matrix import lab_task, statuses_in
 from vmm.cli.output import console, print_lines
 from vmm.cli.printing import tell
 from vmm.lab.cells import Cell, Task, run_all, usual_number

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from vmm.cli import lab_diff, lab_matrix
-from vmm.cli.lab_cells import Watched, about, how_far, say_what_runs
+from vmm.cli.lab import diff as lab_diff, matrix as lab_matrix
+from vmm.cli.lab.cells import Watched, about, how_far, say_what_runs
 from vmm.cli.main import main
 from vmm.lab.cells import Task, cells_of
 from vmm.lab.machine import Backend

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from vmm.cli.lab_machines import say
+from vmm.cli.lab.machines import say
 from vmm.lab.log import Reports
 from vmm.lab.run import Ending
 from vmm.scenario.endings import INTERRUPTED

@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from vmm.cli.lab_check import Boot, Command, Site, check_outside, is_judged_outside
-from vmm.cli.lab_lines import SharedLines
-from vmm.cli.lab_machines import in_one_line, job_of, kernel_of, say, worst
-from vmm.cli.lab_progress import Progress, interrupted
-from vmm.cli.lab_results import Inside
-from vmm.cli.lab_whitebox import description_of
+from vmm.cli.lab.lines import SharedLines
+from vmm.cli.lab.machines import in_one_line, job_of, kernel_of, say, worst
+from vmm.cli.lab.outside import Boot, Command, Site, check_outside, is_judged_outside
+from vmm.cli.lab.progress import Progress, interrupted
+from vmm.cli.lab.results import Inside
+from vmm.cli.lab.whitebox import description_of
 from vmm.cli.writing import sweep
 from vmm.lab.cache import new_run_folder
 from vmm.lab.cells import usual_number
