@@ -21,23 +21,25 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.pagetables import PAGES, USED, Tables
 from vmm.scenario.programs import (
-    CODE_DESCRIPTOR,
     CODE_SELECTOR,
     ENTRY_BYTES,
+    FLAT_CODE_DESCRIPTOR,
     INTERRUPT,
+    LONG_FAR_CALL,
     LONG_GATE_BYTES,
     LONG_RETURN,
     REAL_GATE_BYTES,
     RETURN,
     VECTOR,
     far_call,
+    far_pointer,
     long_gate,
     real_gate,
     return_frame,
     writes,
 )
 
-_RAISE_AT, _RETURN_AT, _CALL_AT = 0x900, 0x910, 0x920
+_RAISE_AT, _RETURN_AT, _CALL_AT, _POINTER_AT = 0x900, 0x910, 0x920, 0x930
 _STACK_AT = 0x700
 """Where no touch is; an interrupt pushes below it, and a return pops from it on."""
 
@@ -76,13 +78,13 @@ class Interrupts:
             yield self._create(slot, gfns[first], Mapping(mapping.name, _PREPARED_PAGES))
 
     def next(self) -> Iterator[AnyOperation]:
-        """Yield an interrupt, a return from one, or in real mode a far call."""
+        """Yield an interrupt, a return from one, or a far call."""
         dice, tables = self._dice, self._tables
-        programs = (_RAISE_AT, _RETURN_AT) if tables else (_RAISE_AT, _RETURN_AT, _CALL_AT)
         code, table, stack = self._page(), self._page(), self._page(below=_LAST_STACK_GFN)
         yield Start(
-            code + dice.pick(programs),
+            code + dice.pick((_RAISE_AT, _RETURN_AT, _CALL_AT)),
             tables=tables.gpa if tables else None,
+            data=self._page() + _POINTER_AT if tables else 0,
             stack=stack + _STACK_AT,
             interrupts=table,
             vcpu=dice.below(self._pools.vcpus),
@@ -113,9 +115,11 @@ class Interrupts:
         yield from _at(page, _RETURN_AT, LONG_RETURN if is_long else RETURN)
         yield from _at(page, _STACK_AT, return_frame(self._target(), is_long=is_long))
         if is_long:
-            descriptor = CODE_DESCRIPTOR.to_bytes(ENTRY_BYTES, "little")
+            descriptor = FLAT_CODE_DESCRIPTOR.to_bytes(ENTRY_BYTES, "little")
             yield from _at(page, CODE_SELECTOR, descriptor)
             yield from _at(page, VECTOR * LONG_GATE_BYTES, long_gate(self._target()))
+            yield from _at(page, _CALL_AT, LONG_FAR_CALL)
+            yield from _at(page, _POINTER_AT, far_pointer(self._target()))
         else:
             gate = real_gate(self._target()).to_bytes(REAL_GATE_BYTES, "little")
             yield from _at(page, VECTOR * REAL_GATE_BYTES, gate)

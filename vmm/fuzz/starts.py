@@ -18,7 +18,7 @@ from vmm.scenario.operations import (
     Start,
 )
 from vmm.scenario.pagetables import PAGES, PLAIN, USED, Tables
-from vmm.scenario.programs import LOAD, STORE, entries, index_of, writes
+from vmm.scenario.programs import ENTRY_BYTES, LOAD, STORE, copy, entries, index_of, remap, writes
 
 _CODE_PAGES = 4
 """How many addresses map pages with code; those after them map any gpa."""
@@ -27,7 +27,10 @@ _OTHERS = 4
 _START = 3 << 39 | 3 << 30 | 3 << 21 | 16 << 12
 """The first mapped address: its table entries are at offsets that no touch writes."""
 
-_STORE_AT, _LOAD_AT = 0x900, 0x980
+_STORE_AT, _LOAD_AT, _REMAP_AT, _COPY_AT = 0x900, 0x980, 0xA00, 0xA80
+_OFFSETS = (0x40, 0x100, 0xFFC)
+"""Where in a page a program accesses a word."""
+
 _WITH_CODE = ("a", "b", TABLES)
 """The mappings of most slots: they hold the same programs, so that code may be replaced."""
 
@@ -40,6 +43,7 @@ class Starts:
         self._pools = pools
         self._world = world
         self._tables: Tables | None = None
+        self._word = 0
         hidden = ("unmapped", "guest_memfd")
         self._shown = {each.name for each in pools.mappings if each.kind not in hidden}
 
@@ -54,14 +58,16 @@ class Starts:
         yield from self._tables.lay()
         # Whether accessed and dirty bits are set outside memory is unknown, so all are set here.
         after = index_of(_START, 0) + _CODE_PAGES
-        values = {after + n: gfn * PAGE_SIZE_BYTES | USED for n, gfn in enumerate(others)}
+        mapped = (*others, first + PAGES - 1)  # The last address is that of the entries.
+        values = {after + n: gfn * PAGE_SIZE_BYTES | USED for n, gfn in enumerate(mapped)}
         table = Place(TABLES, (PAGES - 1) * PAGE_SIZE_BYTES)
         yield from entries(table, values)
+        self._word = self._tables.address(_CODE_PAGES + dice.below(_OTHERS)) + dice.pick(_OFFSETS)
         for mapping in self._pools.mappings:
             begin = _CODE_PAGES if mapping.name == TABLES else 0
             if mapping.name in _WITH_CODE:
                 for page in range(begin, min(mapping.pages, begin + 2 * _CODE_PAGES)):
-                    for at, program in ((_STORE_AT, STORE), (_LOAD_AT, LOAD)):
+                    for at, program in self._programs():
                         place = Place(mapping.name, page * PAGE_SIZE_BYTES + at)
                         yield from writes(place, program)
         if dice.chance(0.5):
@@ -81,20 +87,35 @@ class Starts:
         data = dice.below(_CODE_PAGES + _OTHERS)
         if what < 0.9 and not self._leads_on(tables, page, writes=False):
             return
-        if what < 0.4:
+        if what < 0.35:
             yield tables.run(page, vcpu)
+        elif what < 0.45 and self._pools.vcpus == 1:  # Others may know the old mapping.
+            yield self._map_anew(tables, page)
         elif what < 0.9:
-            stores = dice.chance(0.5)
-            if data < _CODE_PAGES and not self._leads_on(tables, data, stores):
+            program = dice.pick((_LOAD_AT, _LOAD_AT, _STORE_AT, _STORE_AT, _COPY_AT))
+            if data < _CODE_PAGES and not self._leads_on(tables, data, program != _LOAD_AT):
                 return
-            code = tables.address(page) + (_STORE_AT if stores else _LOAD_AT)
-            value = dice.below(1 << 32) if stores else 0
-            address = tables.address(data) + dice.pick((0x40, 0x100, 0xFFC))
-            yield Start(code, tables.gpa, address, value, vcpu=vcpu)
+            value = dice.below(1 << 32) if program == _STORE_AT else 0
+            address = tables.address(data) + dice.pick(_OFFSETS)
+            yield Start(tables.address(page) + program, tables.gpa, address, value, vcpu=vcpu)
         else:
             gpa = (tables.gfn + _CODE_PAGES + page) * PAGE_SIZE_BYTES + STUB_OFFSET
             if gpa < REAL_MODE_END:
                 yield Start(gpa, vcpu=vcpu)
+
+    def _programs(self) -> tuple[tuple[int, bytes], ...]:
+        """Return the programs of every page with code, and their offsets."""
+        return (
+            *((_STORE_AT, STORE), (_LOAD_AT, LOAD)),
+            *((_REMAP_AT, remap(self._word)), (_COPY_AT, copy(self._word))),
+        )
+
+    def _map_anew(self, tables: Tables, page: int) -> Start:
+        """Return a start in which the guest maps an address to another gpa, and reads there."""
+        entry = index_of(self._word, 0) * ENTRY_BYTES
+        code, table = tables.address(page) + _REMAP_AT, tables.address(_CODE_PAGES + _OTHERS)
+        value = self._dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES | USED
+        return Start(code, tables.gpa, table + entry, value)
 
     def _leads_on(self, tables: Tables, page: int, writes: bool) -> bool:
         """Whether a page seems to be in memory, or the walk to it sets no bits."""

@@ -14,14 +14,14 @@ LOAD = bytes.fromhex("8b07 e7e1 f4")
 STORE = bytes.fromhex("890f 8b07 e7e1 f4")
 """mov %ecx, (%rdi), then as LOAD: the guest writes a word, and reads it back."""
 
-_REMAP, _REMAP_END = b"\x89\x0f\xbf", bytes.fromhex("0f013f 8b07 e7e1 f4")
-"""mov %ecx, (%rdi); mov $address, %edi; invlpg (%rdi), then as LOAD: the guest writes half of an
+_REMAP, _REMAP_END = bytes.fromhex("890f 48bf"), bytes.fromhex("0f013f 8b07 e7e1 f4")
+"""mov %ecx, (%rdi); mov $address, %rdi; invlpg (%rdi), then as LOAD: the guest writes half of an
 entry of its page tables, and reads a word at an address."""
 
-_COPY, _COPY_END = b"\xbe", bytes.fromhex("a5 8b47fc e7e1 f4")
-"""mov $address, %esi; movsl; mov -4(%rdi), %eax: the guest copies a word, and reads the copy."""
+_COPY, _COPY_END = bytes.fromhex("48be"), bytes.fromhex("a5 8b47fc e7e1 f4")
+"""mov $address, %rsi; movsl; mov -4(%rdi), %eax: the guest copies a word, and reads the copy."""
 
-_ADDRESS_BYTES = 4
+_ADDRESS_BYTES = 8
 PROGRAM_BYTES = len(_REMAP) + _ADDRESS_BYTES + len(_REMAP_END)
 """How long the longest program is that accesses data."""
 
@@ -96,15 +96,12 @@ def index_of(address: int, level: int) -> int:
 
 
 def remap(address: int) -> bytes:
-    """Return a program that writes CX to the entry at DI, invalidates an address and reads there.
-
-    All addresses are below 4 GiB.
-    """
+    """Return a program that writes CX to the entry at DI, invalidates an address, reads there."""
     return _REMAP + address.to_bytes(_ADDRESS_BYTES, "little") + _REMAP_END
 
 
 def copy(address: int) -> bytes:
-    """Return a program that copies a word from an address below 4 GiB to DI, and reads it there."""
+    """Return a program that copies a word from an address to DI, and reads it there."""
     return _COPY + address.to_bytes(_ADDRESS_BYTES, "little") + _COPY_END
 
 

@@ -9,6 +9,14 @@ import pytest
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for chroot")
 
+_OPTIONAL = ("dask", "distributed", "matplotlib", "drgn", "pytest")
+_AS_IN_A_MACHINE = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({_OPTIONAL}))
+runpy.run_module("vmm.cli.preloaded", run_name="__main__", alter_sys=True)
+"""
+"""Runs it without the dependencies that are optional, and not in a machine."""
+
 
 def told(folder: Path, *words: str, variables: tuple[str, ...] = ()) -> tuple[int, str]:
     """Return the status and the output of the program that is told to be a command."""
@@ -16,7 +24,7 @@ def told(folder: Path, *words: str, variables: tuple[str, ...] = ()) -> tuple[in
     pairs += [("variable", each) for each in variables] + [("word", each) for each in words]
     text = b"".join(os.fsencode(each) + b"\0" for pair in (*pairs, ("end", "")) for each in pair)
     reader, writer = os.pipe()
-    command = [sys.executable, "-P", "-m", "vmm.cli.preloaded"]
+    command = [sys.executable, "-P", "-c", _AS_IN_A_MACHINE]
     redirected = ["bash", "-c", f'exec "$@" 3>&{writer}', "bash", *command]
     with subprocess.Popen(
         redirected,

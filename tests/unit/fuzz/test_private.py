@@ -2,8 +2,8 @@
 
 import msgspec
 
-from vmm.fuzz.dice import Dice, seed_of
-from vmm.fuzz.generate import generate
+from tests.searched import composed
+from vmm.fuzz.dice import Dice
 from vmm.fuzz.racing import race_scenario
 from vmm.model.model import Model
 from vmm.scenario.history import Header
@@ -27,8 +27,7 @@ def private(scenario: Scenario) -> bool:
 
 
 def test_vms_with_private_memory_are_generated_where_the_kernel_has_them() -> None:
-    made = [generate(seed_of(3, number), EVERYTHING) for number in range(200)]
-    protected = [scenario for scenario in made if scenario.vm_type]
+    protected = [scenario for scenario in composed(200) if scenario.vm_type]
     assert len(protected) > 3
     assert any(map(private, protected))
     assert any(isinstance(op, SetUserMemoryRegion2) for s in protected for op in s.operations)
@@ -40,7 +39,7 @@ def test_vms_with_private_memory_are_generated_where_the_kernel_has_them() -> No
         known += all(model.prefer(step.operation) for step in plan)
     assert 2 * known > len(protected)
     without = msgspec.structs.replace(EVERYTHING, vm_types=0)
-    assert not any(generate(seed_of(3, number), without).vm_type for number in range(100))
+    assert not any(scenario.vm_type for scenario in composed(100, without))
 
 
 def test_races_over_attributes_are_generated() -> None:

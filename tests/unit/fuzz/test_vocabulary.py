@@ -10,8 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from vmm.fuzz.dice import Dice, seed_of
-from vmm.fuzz.generate import generate
+from tests.searched import composed
+from vmm.fuzz.dice import Dice
 from vmm.fuzz.racing import race_scenario
 from vmm.scenario import programs
 from vmm.scenario.instructions import INSTRUCTIONS
@@ -83,9 +83,8 @@ _EXPECT = "expect"
 
 @cache
 def _made() -> tuple[Scenario, ...]:
-    searched = [generate(seed_of(21, number), EVERYTHING) for number in range(500)]
     races = [race_scenario(Dice(number), EVERYTHING, "race") for number in range(200)]
-    return (*searched, *races)
+    return (*composed(500), *races)
 
 
 def _said() -> Iterator[tuple[str, msgspec.Struct]]:
@@ -164,6 +163,7 @@ def test_every_program_is_written_for_a_guest_to_start_at() -> None:
     written = {op.value.to_bytes(4, "little") for _, op in _said() if isinstance(op, HostWrite)}
     known = {name: code for name, code in vars(programs).items() if isinstance(code, bytes)}
     del known["SMM_RETURN"]  # The handler of an SMI, which is left out, too.
+    known = {name: code for name, code in known.items() if not name.endswith("_END")}
     assert len(known) >= 6
     for name, code in known.items():
         head = code[:4]

@@ -1,0 +1,29 @@
+"""Random scenarios that several tests look at: to make hundreds takes seconds."""
+
+from functools import cache
+
+from tests.ideal import FEATURES
+from vmm.catalogue import catalogue
+from vmm.fuzz.dice import seed_of
+from vmm.fuzz.generate import generate
+from vmm.fuzz.mutate import can_be_mutated
+from vmm.scenario.features import Features
+from vmm.scenario.operations import Scenario
+from vmm.verdict.ideal import EVERYTHING
+
+BASES = tuple(s for s in catalogue(FEATURES) if can_be_mutated(s, FEATURES))
+
+
+@cache
+def _made(seed: int, number: int, features: Features, mutates: bool) -> Scenario:
+    return generate(seed_of(seed, number), features, BASES if mutates else ())
+
+
+def some(count: int, features: Features = FEATURES) -> list[Scenario]:
+    """Return random scenarios, mutations of curated ones among them."""
+    return [_made(7, number, features, True) for number in range(count)]
+
+
+def composed(count: int, features: Features = EVERYTHING) -> list[Scenario]:
+    """Return scenarios none of which is a mutation of a curated one."""
+    return [_made(8, number, features, False) for number in range(count)]
