@@ -30,8 +30,25 @@ _initially_set = replace(
     clearing_initially_set, source=API_MANUAL, mappings=(A, B), before=(INITIALLY_SET,)
 )
 
+_as_offered = replace(clearing, needs=(), mappings=(A,))
+_RING_BYTES = 1 << 16
+
 
 SCENARIOS = (
+    _as_offered(
+        "dirty-tracking-as-the-capabilities-say",
+        "Manual protection and dirty rings are enabled if their capabilities say so; else EINVAL.",
+        MANUAL,
+        NewVm(),
+        EnableCap("DIRTY_LOG_RING", _RING_BYTES),
+        NewVm(),
+        EnableCap("DIRTY_LOG_RING_ACQ_REL", _RING_BYTES),
+        NewVm(),
+        _SMALL.create(),
+        *writes(_SMALL, 1),
+        _SMALL.log(),
+        source="kvm_vm_ioctl_enable_cap",
+    ),
     clearing(
         "manual-protection-keeps-the-log",
         "With manual protection, reading the log clears nothing.",
