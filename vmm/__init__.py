@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     )
     from vmm.host.health import Problem as Problem
     from vmm.kvm import exits as exits
-    from vmm.kvm.dirtyring import DirtyRing as DirtyRing
     from vmm.kvm.memory import HostAddress as HostAddress, HostMapping as HostMapping
     from vmm.kvm.registers import Registers as Registers
+    from vmm.kvm.rings import DirtyRing as DirtyRing
     from vmm.kvm.system import Kvm as Kvm
     from vmm.kvm.vcpu import Vcpu as Vcpu
     from vmm.kvm.vm import Vm as Vm
@@ -90,7 +90,7 @@ _PLACES = {
     "Cap": "kvm_abi.uapi",
     "Checked": "vmm.verdict.result",
     "Difference": "vmm.verdict.judge",
-    "DirtyRing": "vmm.kvm.dirtyring",
+    "DirtyRing": "vmm.kvm.rings",
     "Expected": "vmm.verdict.judge",
     "Features": "vmm.scenario.features",
     "History": "vmm.scenario.history",

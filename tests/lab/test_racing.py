@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.player import Player
-from vmm.catalogue import racing, racing_host, racing_logs
+from vmm.catalogue import races, races_host, races_logs
 from vmm.scenario.features import Features
 
 FAULTS = {
@@ -80,9 +80,9 @@ def test_race_sees_what_is_wrong(scenario: str, fault: str, player: Player) -> N
 
 
 def test_every_race_is_in_the_table() -> None:
-    races = (*racing.SCENARIOS, *racing_host.SCENARIOS, *racing_logs.scenarios(Features()))
+    every = (*races.SCENARIOS, *races_host.SCENARIOS, *races_logs.scenarios(Features()))
     # What needs private memory runs on no kernel that is here below the library.
-    here = {scenario.name for scenario in races if "sw_protected" not in scenario.needs}
+    here = {scenario.name for scenario in every if "sw_protected" not in scenario.needs}
     assert here == set(FAULTS)
 
 

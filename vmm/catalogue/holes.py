@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from vmm.catalogue._area import Area
 from vmm.catalogue._build import A, Slot, at, read, write
-from vmm.catalogue._memfd import (
+from vmm.catalogue._memfds import (
     CREATE,
     ONE,
     SHARED,

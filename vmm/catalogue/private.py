@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vmm.catalogue._build import HUGE, A, B, Slot, at, read, write
-from vmm.catalogue._memfd import ONE, TWO, bound, made, private_vm_scenario, unbound
+from vmm.catalogue._memfds import ONE, TWO, bound, made, private_vm_scenario, unbound
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     PAGE_SIZE_BYTES,

@@ -3,7 +3,7 @@
 import threading
 
 from kvm_abi.raw import KvmError
-from vmm.kvm.dirtyring import DirtyRing
+from vmm.kvm.rings import DirtyRing
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
 from vmm.scenario.history import Refused, RingPages, RingsReset

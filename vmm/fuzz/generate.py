@@ -2,7 +2,7 @@
 
 Most scenarios mix region calls and looks at memory; some begin with a crowd of slots; some have
 another subject besides (``extras.py``); some are mutations of curated scenarios; a few are races
-(``racing.py``). Other VMs' lives and churning slots are left to curated scenarios, since they need
+(``races.py``). Other VMs' lives and churning slots are left to curated scenarios, since they need
 time and quantity. Short scenarios show a difference plainly, long ones reach states that take many
 steps.
 """
@@ -19,7 +19,7 @@ from vmm.fuzz.instructions import certain
 from vmm.fuzz.looks import Looks
 from vmm.fuzz.mutate import mutate
 from vmm.fuzz.private import with_private_memory
-from vmm.fuzz.racing import race_scenario
+from vmm.fuzz.races import race_scenario
 from vmm.fuzz.world import World
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (

@@ -6,8 +6,8 @@ import os
 from kvm_abi import mman, raw
 from kvm_abi.raw import KvmError, MmioLoop, PassedMmio, WrongAnswerError
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Ioctl
-from vmm.kvm.dirtyring import DirtyRing
 from vmm.kvm.exits import VcpuExit, decode
+from vmm.kvm.rings import DirtyRing
 from vmm.kvm.vcpustate import VcpuState
 
 _COALESCED_ENTRIES = (PAGE_SIZE_BYTES - 8) // raw.size_of("struct kvm_coalesced_mmio")

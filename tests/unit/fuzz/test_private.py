@@ -4,7 +4,7 @@ import msgspec
 
 from tests.searched import composed
 from vmm.fuzz.dice import Dice
-from vmm.fuzz.racing import race_scenario
+from vmm.fuzz.races import race_scenario
 from vmm.model.model import Model
 from vmm.scenario.history import Header
 from vmm.scenario.operations import (

@@ -12,7 +12,7 @@ import msgspec
 
 from tests.searched import composed
 from vmm.fuzz.dice import Dice
-from vmm.fuzz.racing import race_scenario
+from vmm.fuzz.races import race_scenario
 from vmm.scenario import programs
 from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (

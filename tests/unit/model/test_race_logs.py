@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.ideal import FEATURES, ideal_history
-from vmm.catalogue import racing_logs
+from vmm.catalogue import races_logs
 from vmm.model.races.flaw import Flaw
 from vmm.model.races.logs import Logging
 from vmm.model.races.rings import RingJudge
@@ -182,7 +182,7 @@ def test_a_vcpu_stops_at_a_full_ring_only() -> None:
 
 
 def _races(features: Features = FEATURES) -> dict[str, Scenario]:
-    return {each.name: each for each in racing_logs.scenarios(features)}
+    return {each.name: each for each in races_logs.scenarios(features)}
 
 
 @pytest.mark.parametrize("features", [FEATURES, EVERYTHING], ids=["usual", "everything"])

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tests.ideal import FEATURES, ideal_history
-from vmm.catalogue import racing
+from vmm.catalogue import races
 from vmm.model.contents import Contents
 from vmm.model.races.logs import BEFORE, Logging
 from vmm.model.races.tracks import Track
@@ -398,7 +398,7 @@ def _lazy(outcome: Raced) -> Raced:
     ("name", "spoil"), [("racing-delete-and-create", _lazy), ("racing-drop", _less)]
 )
 def test_a_spoilt_race_differs(name: str, spoil: Callable[[Raced], Raced]) -> None:
-    scenario = next(each for each in racing.SCENARIOS if each.name == name)
+    scenario = next(each for each in races.SCENARIOS if each.name == name)
     history = ideal_history(scenario)
     events = tuple(
         Event(event.origin, event.operation, spoil(event.outcome))

@@ -1,7 +1,7 @@
 """Slots whose guest_memfd holds shared memory, which the host also maps."""
 
 from vmm.catalogue._build import A, Slot, at, read, write
-from vmm.catalogue._memfd import (
+from vmm.catalogue._memfds import (
     CREATE,
     OTHER_SHOWN,
     SHARED,

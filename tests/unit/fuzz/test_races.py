@@ -5,7 +5,7 @@ from typing import get_args
 from tests.ideal import ideal_history
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.minimise.simpler import ways
-from vmm.fuzz.racing import race_scenario
+from vmm.fuzz.races import race_scenario
 from vmm.scenario.history import Raced
 from vmm.scenario.operations import (
     Execute,

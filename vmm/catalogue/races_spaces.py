@@ -7,7 +7,7 @@ but vCPUs in system management mode still use it.
 from dataclasses import replace
 
 from vmm.catalogue._build import API_DIRTY, Slot, at, creates, read, write
-from vmm.catalogue._racing import host, race
+from vmm.catalogue._races import host, race
 from vmm.scenario.operations import LOG_DIRTY_PAGES, SMM, AsId, GuestThread, Scenario, Touch
 
 _SMM = SMM << 16

@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 
 from vmm.catalogue._build import A, B, Slot, at, but, read, second_form, write
-from vmm.catalogue._memfd import (
+from vmm.catalogue._memfds import (
     CREATE,
     ONE,
     ORDINARY,

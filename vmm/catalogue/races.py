@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vmm.catalogue._build import API_DIRTY, A, Slot, at, creates, read
-from vmm.catalogue._racing import change, executor, host, race, reader, writer
+from vmm.catalogue._races import change, executor, host, race, reader, writer
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     EnableCap,

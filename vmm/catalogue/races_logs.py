@@ -14,7 +14,7 @@ from vmm.catalogue._dirty import (
     MANUAL,
     RESET,
 )
-from vmm.catalogue._racing import host, race, writer
+from vmm.catalogue._races import host, race, writer
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,

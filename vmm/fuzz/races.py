@@ -9,7 +9,7 @@ from dataclasses import replace
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import GUEST
 from vmm.fuzz.private import FILE, racing_attributes
-from vmm.fuzz.racing_twists import TWISTS, WITHOUT_CLOCKS, Parts, twisted
+from vmm.fuzz.race_twists import TWISTS, WITHOUT_CLOCKS, Parts, twisted
 from vmm.scenario.features import Features
 from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.operations import (

@@ -3,7 +3,7 @@
 import msgspec
 
 from vmm.catalogue._build import A, B, Slot, at, read, second_form
-from vmm.catalogue._racing import change, host, race, reader, writer
+from vmm.catalogue._races import change, host, race, reader, writer
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
