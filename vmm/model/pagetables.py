@@ -209,3 +209,8 @@ def _ended(end: End, updates: list[Update]) -> Walk:
     if any(each.is_new and not each.entry.readonly for each in updates):
         return Walk("unknown")
     return Walk(end)
+
+
+def is_settled(walks: tuple[Walk, ...]) -> bool:
+    """Whether no walk sets a bit; if a walk is stopped, it is unknown which ones are set."""
+    return not any(walk.sets_bits for walk in walks)

@@ -22,6 +22,7 @@ from vmm.model import (
     rings,
     slotstate,
     starts,
+    transfers,
     userend,
 )
 from vmm.model.races import judge as races, rings as race_rings
@@ -36,6 +37,7 @@ _MODULES = (
         accesses,
         instructions,
         pagetables,
+        transfers,
         starts,
         apicpage,
         model,

@@ -24,7 +24,7 @@ from vmm.model.model import VM_GONE
 from vmm.model.pagetables import GUEST_TABLES
 from vmm.model.rings import RING_EXACT
 from vmm.model.rule import Rule
-from vmm.model.starts import INTERRUPT_OUTSIDE
+from vmm.model.transfers import INTERRUPT_OUTSIDE
 from vmm.scenario.endings import ENDLESS, HUNG
 from vmm.scenario.history import History
 from vmm.scenario.operations import (
