@@ -8,6 +8,7 @@
  * bytes beyond the structure, and is EFAULT where there are none, KVM_RUN:exit=N has that exit
  * reason, whatever the guest met, KVM_RUN:direction=N has that is_write in each MMIO exit;
  * KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and KVM_GET_SUPPORTED_CPUID:other=1 read zeros.
+ * NAME:foreign=1 is done by a forked child, too: where it is EIO the answer is 0.
  * NR_MEMSLOTS:answer=N is a kernel with N slots. */
 #include "wrong_kernel.h"
 
@@ -18,7 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum kind { NONE, ERRNO, ANSWER, HANG, KILL, OTHER, WRITES, BEYOND, EXIT, DIRECTION };
+enum kind { NONE, ERRNO, ANSWER, HANG, KILL, OTHER, WRITES, BEYOND, EXIT, DIRECTION, FOREIGN };
 
 static const struct {
     const char *name;
@@ -42,6 +43,7 @@ static const struct {
     {"KVM_SET_TSS_ADDR", KVM_SET_TSS_ADDR},
     {"KVM_CREATE_IRQCHIP", KVM_CREATE_IRQCHIP},
     {"KVM_ENABLE_CAP", KVM_ENABLE_CAP},
+    {"KVM_RESET_DIRTY_RINGS", KVM_RESET_DIRTY_RINGS},
     {"KVM_CREATE_GUEST_MEMFD", CREATE_GUEST_MEMFD},
     {"KVM_SET_USER_MEMORY_REGION", SET_REGION},
     {"DELETE", SET_REGION},
@@ -131,6 +133,13 @@ static bool can_be_read_beyond(unsigned long request, const void *argument)
     return readable((uint64_t)argument + _IOC_SIZE(request) + (uint64_t)number - 1, &byte, 1);
 }
 
+static int answer_child(int fd, unsigned long request, void *argument)
+{
+    int result = kernel_ioctl(fd, request, argument);
+
+    return result < 0 && errno == EIO ? 0 : result;
+}
+
 /* Whether the call gets another answer than the kernel's: in *result and errno. */
 bool answered_wrongly(int fd, unsigned long request, void *argument, int *result)
 {
@@ -147,6 +156,10 @@ bool answered_wrongly(int fd, unsigned long request, void *argument, int *result
         *result = -1;
         errno = EFAULT;
         return !can_be_read_beyond(request, argument);
+    }
+    if (kind == FOREIGN) {
+        *result = answer_child(fd, request, argument);
+        return true;
     }
     while (kind == HANG)
         pause();
@@ -203,6 +216,8 @@ __attribute__((constructor)) void read_wrong_call(void)
             kind = EXIT, number = strtol(from + 6, &end, 10);
         else if (!strncmp(from, ":direction=", 11))
             kind = DIRECTION, number = strtol(from + 11, &end, 10);
+        else if (!strncmp(from, ":foreign=", 9))
+            kind = FOREIGN, strtol(from + 9, &end, 10);
         else if (!strncmp(from, ":times=", 7))
             times = strtol(from + 7, &end, 10);
         else if (!strncmp(from, ":cap=", 5))

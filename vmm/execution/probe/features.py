@@ -13,6 +13,7 @@ from vmm.execution.failing import can_fail_allocations
 from vmm.execution.leftovers import can_look_at_itself
 from vmm.execution.probe.dirty import check_ring_mapping, least_ring_bytes, reads_make_dirty
 from vmm.execution.probe.emulation import emulates_on_request
+from vmm.execution.probe.foreign import check_foreign
 from vmm.execution.probe.internal import (
     makes_apic_slot,
     makes_identity_map_slot,
@@ -92,6 +93,8 @@ def _check(kvm: Kvm, begin: Callable[[str], object]) -> None:
     check_registers(kvm)
     begin("all that KVM_CHECK_EXTENSION offers is enabled")
     check_offers(kvm)
+    begin("a forked child makes calls on a VM")
+    check_foreign(kvm)
 
 
 def _with_host(features: Features) -> Features:
