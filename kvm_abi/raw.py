@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from kvm_abi._kvm import ffi as _ffi, lib as _lib
 from kvm_abi.mman import checked_result
-from kvm_abi.uapi import Ioctl, MapFlag, Protection
+from kvm_abi.uapi import Cap, Ioctl, MapFlag, Protection
 
 # A pointer, owned by cffi or not; its attributes are the fields of the structure.
 CData = Any
@@ -94,6 +94,8 @@ MOST_INTERRUPTIONS = 1000
 
 _SIZES_BYTES = {request: request.size_bytes for request in Ioctl}
 
+_CAPABILITIES: dict[object, str] = {int(cap): cap.name for cap in Cap}
+
 # The pointer type last seen with each request, whose size was right.
 _checked: dict[Ioctl, Any] = {}
 
@@ -130,9 +132,11 @@ class KvmError(OSError):
 
     @property
     def arguments(self) -> str:
-        """The arguments as `field=value, ...`, or one number."""
+        """The arguments as `field=value, ...`, or one number, or the name of a capability."""
         if isinstance(self._argument, str):
             return self._argument
+        if self.request is Ioctl.CHECK_EXTENSION and self._argument in _CAPABILITIES:
+            return f"KVM_CAP_{_CAPABILITIES[self._argument]}"
         if isinstance(self._argument, int):
             return hex(self._argument) if self._argument else ""
         copy = _new(f"{self._ctype.item.cname} *")

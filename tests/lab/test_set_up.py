@@ -82,7 +82,7 @@ WRONG_AT_ONCE = [
     ),
     ("KVM_CREATE_VCPU:answer=999999", "KVM_CREATE_VCPU(): 999999, which is no new file"),
     ("KVM_CREATE_VM:answer=1", "KVM_CREATE_VM(): 1, which is no new file"),
-    ("KVM_CHECK_EXTENSION:answer=-1", "KVM_CHECK_EXTENSION(): errno 4095"),
+    ("KVM_CHECK_EXTENSION:answer=-1", "KVM_CHECK_EXTENSION(KVM_CAP_IRQCHIP): errno 4095"),
     ("KVM_GET_API_VERSION:answer=13", "KVM_GET_API_VERSION(): 13, and not 12"),
     ("KVM_CHECK_EXTENSION:errno=22", "KVM_CHECK_EXTENSION("),
     ("KVM_GET_SUPPORTED_CPUID:errno=22", "KVM_GET_SUPPORTED_CPUID("),
