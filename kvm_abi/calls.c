@@ -60,7 +60,7 @@ static int abi_only_reads(unsigned long request)
            request == ABI_KVM_CREATE_GUEST_MEMFD;
 }
 
-/* The structures that an array follows, whose length is a field. */
+/* Structures that are followed by an array whose length is a field. */
 static int abi_has_array(unsigned long request)
 {
     return request == ABI_KVM_GET_SUPPORTED_CPUID || request == ABI_KVM_SET_CPUID2 ||

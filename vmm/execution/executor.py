@@ -148,7 +148,7 @@ class _Execution(Closing):
             for guest in self._guests.values():
                 stack.callback(guest.close)
             stack.callback(self._shared.files.close_all)
-            for machine in filter(None, (self._made, *self._machines)):
+            for machine in filter(None, (self._made, *self._other_machines)):
                 stack.callback(machine.close)
 
     def _switch(self, vm: int) -> Done:
@@ -161,7 +161,7 @@ class _Execution(Closing):
         return Done()
 
     @property
-    def _machines(self) -> tuple[Machine | None, ...]:
+    def _other_machines(self) -> tuple[Machine | None, ...]:
         """The machines of the other VMs."""
         return tuple(self._others.values())
 
@@ -273,7 +273,9 @@ class _Execution(Closing):
                 return Done()
             case ops.CloseVm():
                 self._close_vm()
-                alive = any(other is not None and not other.vm.closed for other in self._machines)
+                alive = any(
+                    other is not None and not other.vm.closed for other in self._other_machines
+                )
                 return Closed(() if alive else self._leftovers.found())
 
     def _close_vm(self) -> None:
