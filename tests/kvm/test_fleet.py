@@ -26,9 +26,9 @@ NAMES = ("create-one-page", "move-up", "delete-whatever-the-hva")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """Four worker processes."""
+    """Two worker processes."""
     with LocalCluster(
-        n_workers=4, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as made:
         yield made
 
@@ -62,7 +62,7 @@ def test_a_check_on_a_cluster_is_one_result(cluster: LocalCluster, tmp_path: Pat
 def test_a_task_whose_worker_is_killed_is_named_and_done_elsewhere(client: Client) -> None:
     reports: dict[str, Report] = {}
     lost: list[str] = []
-    tasks = [Task("long", ("bench", "--work", "run", "--slots", "1", "--rounds", "200", "--no-c"))]
+    tasks = [Task("long", ("bench", "--work", "run", "--slots", "1", "--rounds", "60", "--no-c"))]
     fleet = Fleet(client, 120)
 
     def kill_the_busy_one() -> None:
