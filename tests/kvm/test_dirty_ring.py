@@ -8,11 +8,12 @@ import pytest
 from guests import image
 from guests.windows import Windows
 from kvm_abi import raw
-from kvm_abi.raw import KvmError
-from kvm_abi.uapi import Cap, DirtyLogManual, MemFlag
+from kvm_abi.raw import KvmError, WrongAnswerError
+from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET, Cap, DirtyLogManual, MemFlag
+from vmm.execution import rings
 from vmm.execution.guestcpu import GuestCpu
 from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
-from vmm.execution.rings import RingHost
+from vmm.execution.rings import RingHost, shows_memory
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
@@ -108,6 +109,28 @@ def test_closed_ring_cannot_be_harvested(tracked: Tracked, ring_bytes: int) -> N
     ring.close()
     with pytest.raises(ValueError, match="closed"):
         ring.harvest()
+
+
+def test_the_ring_is_memory_and_the_page_after_it_is_not(kvm: Kvm, ring_bytes: int) -> None:
+    begin = DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE_BYTES
+    with kvm.create_vm() as vm:
+        vm.enable_cap(Cap.DIRTY_LOG_RING, ring_bytes)
+        vcpu = vm.create_vcpu(0)
+        assert shows_memory(vcpu, begin)
+        assert shows_memory(vcpu, begin + ring_bytes - PAGE_SIZE_BYTES)
+        assert not shows_memory(vcpu, begin + ring_bytes)
+
+
+def test_memory_after_a_ring_is_wrong(
+    kvm: Kvm, ring_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rings, "shows_memory", lambda vcpu, offset: True)
+    with kvm.create_vm() as vm:
+        host = RingHost(vm)
+        vm.enable_cap(Cap.DIRTY_LOG_RING, ring_bytes)
+        host.enabled(ring_bytes)
+        with pytest.raises(WrongAnswerError, match="after a vCPU's dirty ring"):
+            host.attach(0, vm.create_vcpu(0))
 
 
 def test_full_ring_stops_the_vcpu_until_there_is_room(tracked: Tracked, ring_bytes: int) -> None:

@@ -13,7 +13,7 @@ from guests import image, mailbox
 from guests.image import ACCESSES, LONG_SWEEPS, WIDTHS
 from guests.mailbox import PlainTouch
 from guests.windows import Windows
-from kvm_abi.raw import KvmError, PassedMmio
+from kvm_abi.raw import KvmError, PassedMmio, WrongAnswerError
 from kvm_abi.uapi import Ioctl, MemoryExitFlag
 from vmm.execution.guesttime import GUEST_LIMIT_S, GuestClock
 from vmm.execution.instructions import (
@@ -66,6 +66,8 @@ _SEGMENT_BYTES = 1 << 16
 _SURELY_REAL = REAL_MODE_END - 4
 """A touch of any width that begins before this ends below 4 GiB."""
 
+_NOT_FULL = "no KVM_EXIT_DIRTY_RING_FULL"
+
 _NOT_READY, _TOUCHES, _LONG_TOUCHES, _SWEEPS = "", "touches", "touches in 64-bit mode", "sweeps"
 
 AnyExit = TypeVar("AnyExit", bound=VcpuExit | None)
@@ -94,6 +96,10 @@ class GuestCpu:
         self._vcpu = vcpu
         self._clock = clock or GuestClock(GUEST_LIMIT_S)
         self._make_room = make_room
+        self.insists = True
+        """Whether to run a vCPU again where its ring is full, since it has to stop at once. In a
+        race another thread may empty the ring meanwhile.
+        """
         self._gpa = gpa
         self._view = view
         self._windows = windows
@@ -341,6 +347,7 @@ class GuestCpu:
         Raises GuestEndlessError.
         """
         interruptions = 0
+        was_full = False
         self._clock.begin()
         try:
             while True:
@@ -356,7 +363,11 @@ class GuestCpu:
                         raise
                     self._clock.check()
                     continue
-                if not (isinstance(leaving, DirtyRingFull) and self._make_room()):
+                is_full = isinstance(leaving, DirtyRingFull)
+                if was_full and not is_full:
+                    raise WrongAnswerError("KVM_RUN", _NOT_FULL, "with a full dirty ring")
+                was_full = is_full and not was_full and self.insists
+                if not is_full or not (was_full or self._make_room()):
                     return leaving
                 self._clock.begin()
         finally:

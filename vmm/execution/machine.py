@@ -230,7 +230,9 @@ class Machine:
         cpu = self._cpus.pop(index, None)
         if cpu is not None:
             cpu.look_at(0)
-        return self._guest_cpu(index, self._homes[index], make_room)
+        racing = self._guest_cpu(index, self._homes[index], make_room)
+        racing.insists = False
+        return racing
 
     def _home(self, number: int) -> Home:
         """Write a guest into its memory, page tables included."""

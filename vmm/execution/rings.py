@@ -1,12 +1,36 @@
 """The host's part in dirty rings: harvest and reset them, also when one is full."""
 
+import os
 import threading
+from pathlib import Path
 
-from kvm_abi.raw import KvmError
+from kvm_abi import mman, raw
+from kvm_abi.raw import KvmError, WrongAnswerError
+from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET, PAGE_SIZE_BYTES
 from vmm.kvm.rings import DirtyRing
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
 from vmm.scenario.history import Refused, RingPages, RingsReset
+
+_OWN_MEMORY = Path("/proc/self/mem")
+
+
+def shows_memory(vcpu: Vcpu, offset: int) -> bool:
+    """Whether a page of a vCPU's file can be mapped and read.
+
+    It is read as a debugger does, since an access of this process would be SIGBUS.
+    """
+    try:
+        address = raw.map_kvm_file("a page", vcpu.fd, PAGE_SIZE_BYTES, offset)
+    except KvmError:
+        return False
+    try:
+        with _OWN_MEMORY.open("rb", buffering=0) as memory:
+            return len(os.pread(memory.fileno(), 1, address)) == 1
+    except OSError:
+        return False
+    finally:
+        mman.unmap_memory(address, PAGE_SIZE_BYTES)
 
 
 class RingHost:
@@ -37,6 +61,8 @@ class RingHost:
         """Map the ring of a new vCPU, if it has one."""
         if self._size_bytes:
             self._rings[index] = vcpu.map_dirty_ring(self._size_bytes)
+            if shows_memory(vcpu, DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE_BYTES + self._size_bytes):
+                raise WrongAnswerError("mmap", "memory", "the page after a vCPU's dirty ring")
             self._found[index] = set()
             self._full[index] = 0
 
