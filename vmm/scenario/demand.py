@@ -81,7 +81,7 @@ _SHOWN_US = 15.0
 _LOST_US = 150.0
 """To record and judge a page whose content changed."""
 
-_LIFE_US = 6_000.0
+_LIFE_US = 9_000.0
 _OTHER_LIFE_US = 50_000.0
 """A VM that this thread closes, and one that another thread or process ends."""
 
