@@ -108,7 +108,7 @@ class _Execution(Closing):
 
     def __init__(self, shared: Shared, guest: HostMapping, own: Own) -> None:
         self._look_at = look_at()
-        self._looks: SlotReader | None = None
+        self._reader: SlotReader | None = None
         self.looked: KernelSlots | None = None
         """The kernel's own slots after the last operation, if it was a region operation."""
         self._shared = shared
@@ -134,12 +134,12 @@ class _Execution(Closing):
         machine = self._machine
         if self._look_at is None or self._others:  # Only the newest VM can be looked at.
             return machine.set_region(op)
-        self._looks = self._looks or self._look_at(os.getpid())
+        self._reader = self._reader or self._look_at(os.getpid())
         as_id = as_id_of(op.slot)
-        before = self._looks.generation(as_id)
+        before = self._reader.generation(as_id)
         outcome = machine.set_region(op)
         if before is not None:
-            self.looked = self._looks.slots(as_id, before, id_of(op.slot))
+            self.looked = self._reader.slots(as_id, before, id_of(op.slot))
         return outcome
 
     def close(self) -> None:
@@ -268,7 +268,7 @@ class _Execution(Closing):
                 return self._switch(op.vm)
             case ops.NewVm():
                 self._close_vm()
-                self._looks = None
+                self._reader = None
                 self._made = self._new_machine()
                 return Done()
             case ops.CloseVm():

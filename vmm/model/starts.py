@@ -157,7 +157,7 @@ class Starts:
         if code.startswith(INTERRUPT) and op.interrupts is not None:
             return self._transfers.interrupt(op, walks)
         if code.startswith(LONG_RETURN if op.tables is not None else RETURN):
-            return self._transfers.returned(op, walks)
+            return self._transfers.iret(op, walks)
         if op.tables is None and code.startswith(FAR_CALL) and op.interrupts is not None:
             return self._transfers.far_call(op, code)
         if op.tables is None:

@@ -100,7 +100,7 @@ class Transfers:
             return ()
         return (outcome, Allowed(Stopped("internal-error"), NOT_EMULATED, is_apart=True))
 
-    def returned(self, op: Start, walks: tuple[Walk, ...]) -> _Outcomes:
+    def iret(self, op: Start, walks: tuple[Walk, ...]) -> _Outcomes:
         """Return the outcomes of an iret whose stack and target are in memory.
 
         What else there may be on the stack than a plain return to code is not followed.
