@@ -1,10 +1,25 @@
 """Calls that change nothing, or only flags, and the two forms of the call."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from vmm.catalogue._build import API, A, B, Slot, at, creates, read, second_form, write
-from vmm.scenario.operations import LOG_DIRTY_PAGES, READONLY, Scenario
+from vmm.scenario.operations import LOG_DIRTY_PAGES, READONLY, AnyOperation, Scenario
 
 _ONE = Slot(1, 0x100, at("a"), pages=2)
 _TWO = Slot(2, 0x102, at("b"), pages=2)
+
+_KINDS = (0, LOG_DIRTY_PAGES, READONLY, READONLY | LOG_DIRTY_PAGES)
+
+
+def _set_twice(slot: Slot) -> Iterator[AnyOperation]:
+    """Make each kind of change to a slot, and then ask for the same again."""
+    moved = replace(slot, gfn=slot.gfn + 8)
+    other = replace(moved, flags=slot.flags ^ LOG_DIRTY_PAGES)
+    for each in (slot, moved, other):
+        yield from (each.create(), each.create())
+    yield other.delete()
+
 
 _IN_PLACE = (
     Scenario(
@@ -14,6 +29,18 @@ _IN_PLACE = (
         tags=("nop",),
         mappings=(A, B),
         operations=(*creates(_ONE, _TWO), _ONE.create(), _ONE.create(), _TWO.create()),
+    ),
+    Scenario(
+        name="nop-of-every-kind-of-slot",
+        why="Whatever the flags of a slot are, the same values again change nothing: after its "
+        "creation, a move and a change of its flags.",
+        source=API,
+        tags=("nop", "move", "flags", "readonly"),
+        mappings=(A,),
+        needs=("readonly_mem",),
+        operations=tuple(
+            call for flags in _KINDS for call in _set_twice(replace(_ONE, flags=flags))
+        ),
     ),
     Scenario(
         name="nop-after-a-move",

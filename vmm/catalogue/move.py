@@ -227,6 +227,9 @@ _CONTENT = (
             Slot(1, 0x200, at("huge"), pages=513).move(0x800),
             Slot(1, 0x200, at("huge"), pages=513).move(0x600),
             Slot(1, 0x200, at("huge"), pages=513).move(0x400),
+            Slot(1, 0, 0).delete(),
+            Slot(2, 0x400, at("huge"), pages=512).create(),
+            Slot(2, 0x400, at("huge"), pages=512).move(0x800),
         ),
     ),
     Scenario(

@@ -46,6 +46,7 @@ from vmm.scenario.operations import (
     KvmclockCtrl,
     MapGuestMemfd,
     Mapping,
+    NewVm,
     Place,
     PreFaultMemory,
     PunchGuestMemfd,
@@ -68,6 +69,9 @@ _MOST_WRITES = 60
 
 Overruns are a known issue of kvm_pvm, which would be found over and over.
 """
+
+_CLOSES = 0.1
+"""The share of switches to another VM that is closed then, and made anew."""
 
 _ZAP_ALL = 1 << 7  # KVM_X86_QUIRK_SLOT_ZAP_ALL
 _NOT_A_QUIRK = 1 << 62
@@ -329,8 +333,13 @@ class Extras:
             yield IoEventFd(dice.pick(("x", "y")), gpa + offset, length, match, is_on)
 
     def _switch(self) -> Iterator[AnyOperation]:
-        """Yield a switch to another VM; what this generator knows of slots is then only a guess."""
+        """Yield a switch to another VM, which may be closed while the first one goes on.
+
+        What this generator knows of slots is then only a guess.
+        """
         yield SwitchVm(self._dice.below(3))
+        if self._dice.chance(_CLOSES):
+            yield NewVm()
 
     def _may(self, how: HostChangeKind) -> bool:
         needed = {"collapse": self._features.collapse, "merge": self._features.ksm}

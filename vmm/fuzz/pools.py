@@ -95,14 +95,14 @@ def draw(dice: Dice, features: Features) -> Pools:
     flags = _flags(dice, features)
     sizes = dice.pick(_SIZES)
     mappings = _mappings(dice, features, subjects, max(sizes))
-    if any(mapping.kind in ("thp", *HUGE_KINDS) for mapping in mappings):
-        sizes += (HUGE_PAGE_PAGES,)
+    is_huge = any(mapping.kind in ("thp", *HUGE_KINDS) for mapping in mappings)
+    slots, gfns = _slots(dice, features, spaces), _gfns(dice, reach)
     return Pools(
-        _slots(dice, features, spaces),
+        slots,
         _far_slots(features),
-        _gfns(dice, reach),
+        gfns + _huge_pages_on(gfns, reach) if is_huge else gfns,
         _far_gfns(features),
-        sizes,
+        (*sizes, HUGE_PAGE_PAGES) if is_huge else sizes,
         mappings,
         flags + (LOG_DIRTY_PAGES,) * 4 if "rings" in subjects else flags,
         dice.pick((1, 1, 1, 1, 2, 2, 3)),
@@ -198,6 +198,13 @@ def _gfns(dice: Dice, reach: int) -> tuple[int, ...]:
         first = dice.pick(_BORDER_WINDOWS if dice.chance(0.4) else _USUAL_WINDOWS)
         gfns += range(first, first + dice.pick(_WINDOW_PAGES))
     return tuple(dict.fromkeys(gfns))
+
+
+def _huge_pages_on(gfns: tuple[int, ...], reach: int) -> tuple[int, ...]:
+    """Return gfns that a slot moves to by whole huge pages, so that its alignment stays."""
+    ways = (gfns[0] + number * HUGE_PAGE_PAGES for number in (1, 2, 4))
+    end = GUEST.gpa if reach == REACH else reach
+    return tuple(gfn for gfn in ways if (gfn + HUGE_PAGE_PAGES) * PAGE_SIZE_BYTES <= end)
 
 
 def _far_gfns(features: Features) -> tuple[int, ...]:

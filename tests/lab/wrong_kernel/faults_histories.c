@@ -427,6 +427,107 @@ static void lose_latest(struct vm *vm, const struct host_change *change)
 }
 
 
+
+/* After other calls. */
+
+static void lose_third_delete(struct vm *vm, struct call *call)
+{
+    vm->noted = call->change == DELETE ? vm->noted + 1 : 0;
+    if (vm->noted == 3 && strike(vm)) {
+        call->withheld = true;
+        call->error = 0;
+    }
+}
+
+static void make_writable(struct vm *vm, struct slot *slot)
+{
+    struct region region = slot->known;
+
+    region.flags &= ~(uint32_t)KVM_MEM_READONLY;
+    lay(vm, slot, &region, 1);
+}
+
+static void write_after_flags(struct vm *vm, struct call *call)
+{
+    if (did(call, FLAGS_ONLY) && call->asked.flags & KVM_MEM_READONLY && strike(vm))
+        make_writable(vm, call->slot);
+}
+
+/* Where a slot was that has moved, the next one shows that one's memory. */
+static void show_moved(struct vm *vm, struct call *call)
+{
+    if (did(call, CREATE) && vm->stashed && vm->stash.gpa == call->asked.gpa
+        && vm->stash.size >= call->asked.size && strike(vm)) {
+        struct region region = call->slot->known;
+        region.hva = vm->stash.hva;
+        lay(vm, call->slot, &region, 1);
+    }
+    if (did(call, MOVE)) {
+        vm->stash = call->old;
+        vm->stashed = true;
+    }
+}
+
+static void note_log(struct vm *vm, struct log *log)
+{
+    vm->armed = !log->error;
+}
+
+static bool swallow_after_log(struct vcpu *vcpu)
+{
+    bool swallow = vcpu->vm->armed && vcpu->run->exit_reason == KVM_EXIT_MMIO
+        && vcpu->run->mmio.is_write;
+
+    if (vcpu->run->exit_reason == KVM_EXIT_MMIO)
+        vcpu->vm->armed = false;
+    return swallow && strike(vcpu->vm);
+}
+
+static int repeat_in_exact(const struct region *slot, struct region *pieces)
+{
+    if (slot->size != HUGE_BYTES || slot->gpa % HUGE_BYTES)
+        return -1;
+    return second_page_showing_first(slot, pieces);
+}
+
+static void stop_logs_of_others(struct vm *vm)
+{
+    for (struct vm *other = next_besides(vm, NULL); other; other = next_besides(vm, other))
+        for (uint32_t i = 0; i < other->nr_used; i++)
+            if (is_logged(&other->slots[other->used[i]]))
+                stop_log(other, &other->slots[other->used[i]]);
+}
+
+static bool is_nop_of_readonly(struct vm *vm, struct call *call)
+{
+    (void)vm;
+    return call->change == NOTHING && call->asked.flags & KVM_MEM_READONLY;
+}
+
+static int clear_nothing_clears_all(struct vm *vm, struct kvm_clear_dirty_log *clear,
+                                    struct slot *slot, int error)
+{
+    if (!error && !clear->num_pages && strike(vm))
+        clear_refused(vm, clear, slot, EINVAL);
+    return error;
+}
+
+static int note_clear(struct vm *vm, struct kvm_clear_dirty_log *clear, struct slot *slot,
+                      int error)
+{
+    (void)clear;
+    if (!error && is_logged(slot))
+        vm->noted = slot->known.id + 1;
+    return error;
+}
+
+static void clear_cleared(struct vm *vm, struct call *call)
+{
+    if (did(call, MOVE) && vm->noted == call->asked.id + 1 && is_logged(call->slot) && strike(vm))
+        note_clear(vm, NULL, NULL, clear_refused(vm, &(struct kvm_clear_dirty_log){
+            .slot = call->asked.id}, call->slot, EINVAL));
+}
+
 #define AFTER(fault_name, function, text, script)                                               \
     {.name = fault_name, .after = function, .sentence = text, .witness = script}
 #define BEFORE(fault_name, function, text, script)                                              \
@@ -530,5 +631,32 @@ const struct fault history_faults[] = {
     AFTER("flags-of-highest-hide-next", hide_below_highest,
           "A change of the highest slot's flags unmaps the one below.",
           "set 1 100 1 0; set 2 200 1 1; set 2 200 1 1 log; read 100"),
+    BEFORE("third-deletion-in-a-row-lost", lose_third_delete,
+           "The third of three deletions in a row answers 0 and does nothing.",
+           "fill 3; empty 3; read 1004"),
+    AFTER("readonly-lost-by-flags", write_after_flags,
+          "A READONLY slot whose logging changes can be written.",
+          "set 1 100 1 0 ro; set 1 100 1 0 ro+log; write 100"),
+    AFTER("former-place-shows-moved", show_moved,
+          "A slot created where another one was moved away shows that one's memory.",
+          "set 1 100 1 0; set 1 200 1 0; set 2 100 1 1; read 100"),
+    {.name = "mmio-write-after-log-swallowed", .log = note_log, .leave = swallow_after_log,
+     .sentence = "The first MMIO write after a dirty log was read does not exit.",
+     .witness = "set 1 100 1 0 log; log 1; write 200"},
+    {.name = "exact-huge-page-repeats", .shapes_on = CREATE | MOVE, .shape = repeat_in_exact,
+     .sentence = "The second page of a slot that is one aligned huge page shows the first.",
+     .witness = "set 1 1000 200 0; read 1001"},
+    {.name = "new-vm-stops-logs", .made = stop_logs_of_others,
+     .sentence = "Another VM that is made turns logging off.",
+     .witness = "set 1 100 1 0 log; switch 1; switch 0; log 1"},
+    {.name = "nop-of-readonly-refused", .legal = is_nop_of_readonly, .answer = EINVAL,
+     .sentence = "A call that changes nothing of a READONLY slot is refused.",
+     .witness = "set 1 100 1 0 ro; set 1 100 1 0 ro"},
+    {.name = "clear-of-nothing-clears-all", .cleared = clear_nothing_clears_all,
+     .sentence = "Clearing no pages clears the whole log.",
+     .witness = "set 1 100 1 0 log; write 100; clear 1 0 0; log 1"},
+    {.name = "move-after-clear-clears", .cleared = note_clear, .after = clear_cleared,
+     .sentence = "A move after the log was cleared in part clears all of it.",
+     .witness = "set 1 100 41 0 log; write 140; clear 1 0 40; set 1 200 41 0 log; log 1"},
     {0},
 };
