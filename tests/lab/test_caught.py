@@ -48,6 +48,8 @@ HARMLESS = {
     "interrupt-onto-a-readonly-stack": "fails without a fault: emulate_int_real",
     "fxsave-in-a-hole": "hangs without a fault: segmented_write_std",
     "state-on-a-readonly-slot": "takes a processor that saves vectors: KVM's emulator does not",
+    "return-address-of-a-far-call-in-a-hole": "fails without a fault: em_call_far",
+    "return-address-of-a-far-call-on-a-readonly-slot": "fails without a fault: em_call_far",
     "memfd-refuse-an-end-beyond-2-to-the-63": "fails without a fault where eba85fee7fc6 is not in",
 }
 """Scenarios that no fault of the wrong kernel makes fail, and why."""

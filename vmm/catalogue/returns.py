@@ -104,6 +104,13 @@ def _changes(start: Start) -> tuple[AnyOperation, ...]:
     )
 
 
+_REAL_CALLS: tuple[AnyOperation, ...] = (
+    *writes(_in(at("a", 1), _CALL_OFFSET), far_call(0x31 * PAGE_SIZE_BYTES + STUB_OFFSET)),
+    _CODE.create(),
+    _TARGETS.create(),
+)
+
+
 def _far_calls() -> Iterator[AnyOperation]:
     """Yield far calls in 64-bit mode, by a descriptor that lies in two slots."""
     descriptor = FLAT_CODE_DESCRIPTOR.to_bytes(ENTRY_BYTES, "little")
@@ -150,9 +157,7 @@ SCENARIOS = (
         "address-of-a-far-call",
         "A far call pushes CS and IP where the stack is now, and goes to the code that is there "
         "now.",
-        *writes(_in(at("a", 1), _CALL_OFFSET), far_call(0x31 * PAGE_SIZE_BYTES + STUB_OFFSET)),
-        _CODE.create(),
-        _TARGETS.create(),
+        *_REAL_CALLS,
         _STACK.change(LOG_DIRTY_PAGES),
         _CALL,
         _STACK.log(),
@@ -163,6 +168,21 @@ SCENARIOS = (
         _CALL,
         _STACK.log(),
         Slot(7, 0x8, at("b", 1)).log(),
+    ),
+    _returns(
+        "address-of-a-far-call-in-a-hole",
+        "Each of the two words that a far call pushes in a hole exits.",
+        *_REAL_CALLS,
+        _CALL,
+        _STACK.create(),
+        _CALL,
+    ),
+    _returns(
+        "address-of-a-far-call-on-a-readonly-slot",
+        "Each of the two words that a far call pushes onto a READONLY slot exits.",
+        *_REAL_CALLS,
+        _STACK.change(READONLY),
+        _CALL,
     ),
     _returns(
         "address-of-a-far-call-in-64-bits",

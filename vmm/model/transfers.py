@@ -44,6 +44,12 @@ INTERRUPT_OUTSIDE = source(
     "KVM_INTERNAL_ERROR_DELIVERY_EV",
 )
 
+CALL_OUTSIDE = source(
+    "call-outside",
+    "each word that a far call in real mode pushes outside memory exits: CS, then IP",
+    "api.rst 5, KVM_EXIT_MMIO; em_call_far; Intel SDM vol. 2, CALL",
+)
+
 _WORD = 4
 _STACK_ALIGNMENT = 16
 
@@ -137,17 +143,20 @@ class Transfers:
         return (outcome, Allowed(Stopped("internal-error"), NOT_EMULATED))
 
     def far_call(self, op: Start, held: bytes) -> _Outcomes:
-        """Return the outcomes of a far call whose stack and target are in memory."""
+        """Return the outcomes of a far call whose target is in memory."""
         frame = call_frame(op)
         target = handler_of(held[len(FAR_CALL) : FAR_CALL_BYTES])
         stack = self._memory.at(op, op.stack - len(frame), len(frame), write=True)
-        if target is None or stack is None or stack.is_outside:
+        if target is None or stack is None:
             return ()
         reached = self._reached(op, target, (), (stack,))
         if reached is None:
             return ()
         identity, every, used = reached
         effect = partial(self._interrupted, op, every, used, frame, stack)
+        if stack.is_outside:
+            exits = pushes(stack.pieces[0].gpa, frame)
+            return (Allowed(Touched(identity, exits), CALL_OUTSIDE, effect),)
         return (Allowed(Touched(identity), INTERRUPT_TABLE, effect),)
 
     def long_far_call(self, op: Start, walks: tuple[Walk, ...]) -> _Outcomes:

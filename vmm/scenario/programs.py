@@ -43,7 +43,8 @@ SMM_STATE, SMM_STATE_BYTES = 0x3FE00, 0x200
 FAR_CALL = b"\x9a"
 """lcall $cs, $ip in real mode: the guest calls code that a page carries."""
 
-FAR_CALL_BYTES = 5
+FAR_CALL_BYTES, FAR_CALL_FRAME_BYTES = 5, 4
+"""The length of the call in real mode, and of what it pushes: CS and IP."""
 
 LONG_FAR_CALL = bytes.fromhex("ff1f f4")
 """lcall *(%rdi) in 64-bit mode: the guest calls code whose address and selector are in memory."""

@@ -1,4 +1,4 @@
-"""Conditions of known issues that concern interrupts: see `vmm.verdict.conditions`."""
+"""Conditions of known issues of interrupts and far calls: see `vmm.verdict.conditions`."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,8 @@ from vmm.scenario.operations import (
     pages_of,
 )
 from vmm.scenario.programs import (
+    FAR_CALL,
+    FAR_CALL_FRAME_BYTES,
     INTERRUPT,
     LONG_FRAME_BYTES,
     LONG_GATE_BYTES,
@@ -17,8 +19,6 @@ from vmm.scenario.programs import (
     VECTOR,
 )
 from vmm.verdict.slotsbefore import Slots, is_any, slots_before
-
-_RAISES = int.from_bytes(INTERRUPT[:2], "little")
 
 
 def misses_an_interrupt_table(scenario: Scenario) -> bool:
@@ -32,7 +32,9 @@ def is_interrupt_without_a_table(scenario: Scenario, origin: int, op: AnyOperati
 
 
 def _interrupts_without_a_table(scenario: Scenario) -> Iterator[int]:
-    for origin, op, slots in _real_interrupts(scenario):
+    if not _raises(scenario):
+        return
+    for origin, op, slots in _with_real_tables(scenario):
         gate = (op.interrupts or 0) + VECTOR * REAL_GATE_BYTES
         if not slots.hold(gate, REAL_GATE_BYTES, write=False):
             yield origin
@@ -49,15 +51,34 @@ def is_interrupt_pushed_outside(scenario: Scenario, origin: int, op: AnyOperatio
 
 
 def _interrupts_pushed_outside(scenario: Scenario) -> Iterator[int]:
-    for origin, op, slots in _real_interrupts(scenario):
-        if not slots.hold(op.stack - REAL_FRAME_BYTES, REAL_FRAME_BYTES, write=True):
+    if _raises(scenario):
+        yield from _pushed_outside(scenario, REAL_FRAME_BYTES)
+
+
+def pushes_a_far_call_outside(scenario: Scenario) -> bool:
+    """Whether a guest in real mode may call far with a stack that is not writable memory."""
+    return is_any(_far_calls_pushed_outside(scenario))
+
+
+def is_far_call_pushed_outside(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is a start that may call so."""
+    return isinstance(op, Start) and origin in _far_calls_pushed_outside(scenario)
+
+
+def _far_calls_pushed_outside(scenario: Scenario) -> Iterator[int]:
+    if _is_written(scenario, FAR_CALL):
+        yield from _pushed_outside(scenario, FAR_CALL_FRAME_BYTES)
+
+
+def _pushed_outside(scenario: Scenario, frame_bytes: int) -> Iterator[int]:
+    """Yield each start in real mode whose stack frame is not all in writable memory."""
+    for origin, op, slots in _with_real_tables(scenario):
+        if not slots.hold(op.stack - frame_bytes, frame_bytes, write=True):
             yield origin
 
 
-def _real_interrupts(scenario: Scenario) -> Iterator[tuple[int, Start, Slots]]:
-    """Yield each start in real mode that may raise an interrupt, and the slots before it."""
-    if not _raises(scenario):
-        return
+def _with_real_tables(scenario: Scenario) -> Iterator[tuple[int, Start, Slots]]:
+    """Yield each start in real mode with an interrupt table, and the slots before it."""
     for origin, (op, slots) in enumerate(slots_before(scenario)):
         if isinstance(op, Start) and op.interrupts is not None and op.tables is None:
             yield origin, op, slots
@@ -100,4 +121,10 @@ def _delivery_pages(op: Start) -> set[int]:
 
 def _raises(scenario: Scenario) -> bool:
     """Whether the program that raises an interrupt is written: others return, or call far."""
-    return any(getattr(op, "value", 0) & 0xFFFF == _RAISES for op in scenario.operations)
+    return _is_written(scenario, INTERRUPT[:2])
+
+
+def _is_written(scenario: Scenario, begin: bytes) -> bool:
+    """Whether some word is written that begins as a program does."""
+    wanted, mask = int.from_bytes(begin, "little"), (1 << 8 * len(begin)) - 1
+    return any(getattr(op, "value", 0) & mask == wanted for op in scenario.operations)

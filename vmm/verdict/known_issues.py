@@ -24,7 +24,7 @@ from vmm.model.model import VM_GONE
 from vmm.model.pagetables import GUEST_TABLES
 from vmm.model.rings import RING_EXACT
 from vmm.model.rule import Rule
-from vmm.model.transfers import INTERRUPT_OUTSIDE
+from vmm.model.transfers import CALL_OUTSIDE, INTERRUPT_OUTSIDE
 from vmm.scenario.endings import ENDLESS, HUNG
 from vmm.scenario.history import History
 from vmm.scenario.operations import (
@@ -347,6 +347,22 @@ KNOWN = (
         _kinds(Start),
         interrupt_conditions.pushes_an_interrupt_outside,
         interrupt_conditions.is_interrupt_pushed_outside,
+    ),
+    Known(
+        KnownIssue(
+            name="emulated-far-call-exits-once",
+            vendor="",
+            rules=names(CALL_OUTSIDE),
+            what="em_call_far() pushes CS and then IP, and where both have to exit, the second "
+            "takes the place of the first: userspace sees that of IP alone",
+            evidence="Linux 5.10, 6.12 (kvm_amd) and 6.18 (kvm_pvm) give one exit, of the 2 bytes "
+            "of IP: return-address-of-a-far-call-in-a-hole, "
+            "return-address-of-a-far-call-on-a-readonly-slot",
+            outcome="MMIO",
+        ),
+        _kinds(Start),
+        interrupt_conditions.pushes_a_far_call_outside,
+        interrupt_conditions.is_far_call_pushed_outside,
     ),
     Known(
         KnownIssue(

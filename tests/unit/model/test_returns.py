@@ -6,13 +6,14 @@ from vmm.catalogue._build import Slot, at
 from vmm.model.model import Model
 from vmm.scenario.content import STUB_OFFSET, identity
 from vmm.scenario.features import Features
-from vmm.scenario.history import AnyOutcome, DirtyPages, Touched
+from vmm.scenario.history import AnyOutcome, DirtyPages, Inspected, Mmio, Touched
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
     HostWrite,
+    Inspect,
     Mapping,
     Place,
     Touch,
@@ -76,3 +77,16 @@ def test_a_far_call_pushes_the_address_after_it() -> None:
     pushed = 0x2000 << 16 | PROGRAM_OFFSET + 5
     assert outcomes(model, Touch(below)) == [Touched(pushed)]
     assert outcomes(model, Slot(4, 0x8, at("a", 4)).log()) == [DirtyPages((0,), words=1)]
+
+
+@pytest.mark.parametrize("flags", [READONLY, None])
+def test_each_word_that_a_far_call_pushes_outside_memory_exits(flags: int | None) -> None:
+    model = model_of(far_call(TARGET), flags or 0)
+    if flags is None:
+        assert outcomes(model, Slot(4, 0x8, at("a", 4)).delete())
+    assert outcomes(model, Inspect())
+    top = 0x8 * PAGE_SIZE_BYTES + STACK_OFFSET
+    ip = (PROGRAM_OFFSET + 5).to_bytes(2, "little")
+    exits = (Mmio(top - 2, True, b"\x00\x20"), Mmio(top - 4, True, ip))
+    assert outcomes(model, START) == [Touched(identity(0, 2), exits)]
+    assert outcomes(model, Inspect()) == [Inspected(())]

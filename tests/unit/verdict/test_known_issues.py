@@ -79,6 +79,10 @@ MEETING = {
         "interrupt-onto-a-stack-in-a-hole",
         "interrupt-onto-a-readonly-stack",
     },
+    "emulated-far-call-exits-once": {
+        "return-address-of-a-far-call-in-a-hole",
+        "return-address-of-a-far-call-on-a-readonly-slot",
+    },
     "emulated-interrupt-table-outside-memory": {"interrupt-through-a-table-in-a-hole"},
     "interrupt-through-cached-mmio": {
         "interrupt-onto-a-stack-in-a-hole",
