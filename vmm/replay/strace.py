@@ -57,9 +57,13 @@ _OTHER_CALL = rf"""
     (?:\ <[0-9.]+>)?\r?
 """
 BESIDE = re.compile(
-    rf"(?>[^\n]*?(?:\ =\ |<unfin)[^\n]*)(?:\n{_OTHER_CALL})+(?=\n)".encode(), re.VERBOSE
+    rf"(?>[^\n\x1b]*?(?:\ =\ +[!-~]|<unfin)[^\n\x1b]*)(?:\n{_OTHER_CALL})+(?=\n)".encode(),
+    re.VERBOSE,
 )
-"""Matches a whole line and, after it, usual lines that would not be parsed."""
+"""Matches a whole line and, after it, usual lines that would not be parsed.
+
+Blanks at its end and colours are no part of a line: without them it has to be whole, too.
+"""
 
 _IS_OPEN = re.compile(r"\b(?:ioctl|mmap|munmap|clone3?)\(")
 _IS_WHOLE = re.compile(r"\)\s+=\s+(?:0x[0-9a-f]+|\d+|\?|-1 E[A-Z0-9]+)|<unfinished")

@@ -14,7 +14,7 @@ from tests.traced import KVM, region
 from vmm.replay.lines import Numbered, opened
 from vmm.replay.reader import read_lines, read_trace
 from vmm.replay.strace import BESIDE
-from vmm.replay.trace import Trace, TraceError
+from vmm.replay.trace import Region, Trace, TraceError, Unread
 
 TEXT = "\n".join([KVM, *(region(slot, gpa=0x10000 * slot) for slot in range(200))]) + "\n"
 
@@ -95,6 +95,8 @@ _PIECES = (
     "ioctl(4, KVM_CREATE_VCPU, 0) = 9",
     "strace: Process 8 attached",
     "7 read(4, strace: Process 9 attached",
+    "7 ioctl(4, KVM_CREATE_VCPU, 0) = ",
+    "7 ioctl(4, KVM_CREATE_VCPU, 0)\x1b]0; = \x07",
 )
 
 
@@ -116,6 +118,18 @@ def test_what_is_left_out_of_a_file_changes_nothing(
         every = list(Numbered(stream))
     assert [number for number, _ in every] == [at for at, line in enumerate(lines, 1) if line]
     assert _result(lambda: read_trace(path)) == _result(lambda: read_lines(every, str(path)))
+
+
+@pytest.mark.parametrize(("end", "rest"), [(" = ", "0"), ("\x1b]0; = \x07", " = 0")])
+def test_a_call_whose_result_was_lost_is_not_joined_beyond_a_usual_line(
+    end: str, rest: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "trace"
+    begun = region(1).rpartition(" = ")[0] + end
+    path.write_text("\n".join([KVM, begun, _PIECES[11], rest, region(2)]) + "\n")
+    lost, found = read_trace(path).vms[0].calls
+    assert isinstance(lost, Unread)
+    assert isinstance(found, Region)
 
 
 def test_usual_lines_of_a_long_trace_are_left_out_many_at_a_time(tmp_path: Path) -> None:
