@@ -139,6 +139,9 @@ def _without_notices(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, st
             begun = ""
         elif len(whole) < MAX_LINE_BYTES:
             begun, at = whole[: notice.start()], number
+            if _IS_WHOLE.search(begun) is not None:
+                yield at, begun
+                begun = ""
     if begun:
         yield at, begun
 

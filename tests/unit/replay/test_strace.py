@@ -339,6 +339,14 @@ def test_strace_s_own_notice_within_a_line_is_taken_out() -> None:
         assert (found.slot, found.errno) == (0, 0)
 
 
+@pytest.mark.parametrize("end", [") = 0", " <unfinished ...>"])
+def test_a_line_that_is_whole_before_a_notice_takes_no_other_along(end: str) -> None:
+    noticed = f"7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_HYPERV{end}strace: Process 8 attached"
+    (vm,) = trace_of(KVM, noticed, region()).vms
+    (found,) = vm.calls
+    assert isinstance(found, Region)
+
+
 def test_raw_arguments_are_counted_as_not_read() -> None:
     raw = "7 ioctl(0x8, 0x4020ae46, 0x7ffd48d32ef0) = 0"
     (vm,) = trace_of("7 ioctl(0x3, 0xae01, 0) = 0x8", raw, region(1)).vms
