@@ -1,5 +1,6 @@
 """The pytest plugin as a project uses it that has installed it: pytest in its own process."""
 
+import errno
 import os
 import re
 import shutil
@@ -176,6 +177,31 @@ def test_a_kernel_that_lacks_memslots_by_its_own_word_is_a_skip(tmp_path: Path) 
     assert "needs KVM: [Errno 19] KVM_CAP_USER_MEMORY is 0; this KVM has no memslots" in printed
     required = project(folder, **{**lacking, "VMM_REQUIRE_KVM": "1"})
     assert required.endswith("status 1")
+
+
+def test_a_cpu_that_another_hypervisor_holds_is_a_skip(tmp_path: Path) -> None:
+    source = """
+        import pytest
+        from vmm.testing import memslot_scenario
+
+        test_curated = memslot_scenario("create-one-page")
+
+        def test_machine(vcpu):
+            pass
+
+        @pytest.mark.kvm_capability("USER_MEMORY")
+        def test_capability():
+            pass
+    """
+    folder = a_project(tmp_path, source)
+    busy = environment("", {}, f"KVM_CREATE_VM:errno={errno.EBUSY}")
+    printed = project(folder, **busy)
+    assert "3 skipped" in printed
+    assert "needs KVM: [Errno 19] KVM_CREATE_VM: EBUSY; another hypervisor holds" in printed
+    assert "needs KVM: KVM_CREATE_VM(): EBUSY" in printed
+    required = project(folder, **{**busy, "VMM_REQUIRE_KVM": "1"})
+    assert required.endswith("status 1")
+    assert "skipped" not in required
 
 
 def test_scenarios_are_tests_of_a_class_too(tmp_path: Path) -> None:
