@@ -103,17 +103,17 @@ def test_patience_multiplies_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_scenario_that_may_take_long_is_not_called_hung_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By its size this one may take 0.68 s; the second of two would take a third of a second."""
+    """By its size this one may take 0.674 s; the second of two would take a third of a second."""
     ends_with(monkeypatch, lambda: time.sleep(0.4))
     monkeypatch.setattr(runner, "TIME_LIMIT_S", 0.05)
-    long = Scenario("long", (Lives("closed", 100),), survey="none")
-    assert demand(long).seconds == pytest.approx(0.68)
+    long = Scenario("long", (Lives("closed", 66),), survey="none")
+    assert demand(long).seconds == pytest.approx(0.674)
     headers = [Header(long, FEATURES), Header(SCENARIO, FEATURES)]
     with Worker(headers) as worker, Worker(headers, patience=0.5) as impatient:
         worker.start(0)
         impatient.start(0)
         assert first_ended([worker, impatient]) is impatient
-        assert impatient.wait().reason.startswith("hung: no end within 0.34 s;")
+        assert impatient.wait().reason.startswith("hung: no end within 0.337 s;")
         assert worker.wait().reason == ""
         worker.start(1)
         assert "hung: no end within 0.0" in worker.wait().reason

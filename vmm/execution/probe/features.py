@@ -44,6 +44,14 @@ def probe_features(
     Creates VMs for what has to be tried; ``begin`` gets the name of each step. Raises `KvmError`
     and `WrongAnswerError`, also for a plain create, touch or delete that goes wrong.
     """
+    features = _probed(kvm, begin, reach_limit_s)
+    # Last, so that a call that is wrong for its own process, too, is named as that.
+    begin("a forked child makes calls on a VM")
+    check_foreign(kvm)
+    return features
+
+
+def _probed(kvm: Kvm, begin: Callable[[str], object], reach_limit_s: float) -> Features:
     begin("slots are created and deleted, to find the last gfn")
     with HostMapping.anonymous(PAGE_SIZE_BYTES) as page, kvm.create_vm() as vm:
         has = vm.check_extension
@@ -93,8 +101,6 @@ def _check(kvm: Kvm, begin: Callable[[str], object]) -> None:
     check_registers(kvm)
     begin("all that KVM_CHECK_EXTENSION offers is enabled")
     check_offers(kvm)
-    begin("a forked child makes calls on a VM")
-    check_foreign(kvm)
 
 
 def _with_host(features: Features) -> Features:

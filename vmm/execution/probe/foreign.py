@@ -30,7 +30,7 @@ def check_foreign(kvm: Kvm) -> None:
 
 def _calls(vm: Vm, vcpu: Vcpu) -> _Calls:
     return {
-        "KVM_CHECK_EXTENSION": partial(vm.check_extension, Cap.NR_MEMSLOTS),
+        "KVM_CHECK_EXTENSION": partial(vm.check_extension, Cap.USER_MEMORY),
         "KVM_SET_USER_MEMORY_REGION": partial(vm.set_user_memory_region, 0, 0, 0, 0, 0),
         "KVM_ENABLE_CAP": partial(vm.enable_cap, Cap.MANUAL_DIRTY_LOG_PROTECT2, 0),
         "KVM_GET_DIRTY_LOG": partial(vm.get_dirty_log, 0, 1),
