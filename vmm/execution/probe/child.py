@@ -13,7 +13,7 @@ import msgspec
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Cap
-from vmm.execution.callers import set_up_refused
+from vmm.execution.callers import CallerDiedError, set_up_refused
 from vmm.execution.probe.features import probe_features
 from vmm.execution.probe.reach import ReachError
 from vmm.host.child import Child
@@ -84,6 +84,8 @@ def _ask(to: Connection, reach_limit_s: float) -> None:
         send(Trouble(step, set_up_refused(error)))
     except ReachError as error:
         send(Trouble(step, error.refused, "" if error.refused else str(error)))
+    except CallerDiedError as error:
+        send(Trouble(step, reason=f"{DIED}{error}, in the child that was to make the call"))
     except Exception as error:
         reason = of_the_host(error) if is_short(error) else HARNESS + traceback.format_exc()
         send(Trouble(step, reason=reason))
