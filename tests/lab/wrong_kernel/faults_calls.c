@@ -174,21 +174,14 @@ static void move_late(struct vm *vm, struct call *call)
 
 static void end_lateness(struct vm *vm, struct call *call)
 {
-    struct slot *slot = vm->stashed ? slot_of(vm, vm->stash.id) : NULL;
-
     (void)call;
-    vm->stashed = false;
-    if (slot && slot->live)
-        restore(vm, slot);
+    show_hidden(vm);
 }
 
 static void create_late(struct vm *vm, struct call *call)
 {
-    if (!did(call, CREATE) || !strike(vm))
-        return;
-    vm->stashed = true;
-    vm->stash = call->asked;
-    lose(vm, call->slot);
+    if (did(call, CREATE) && strike(vm))
+        hide_changed(vm, call);
 }
 
 static void end_old_place(struct vm *vm, struct call *call)

@@ -394,26 +394,9 @@ static int reset_first_alone(struct vm *vm)
 
 static void hide_after_many(struct vm *vm, struct call *call)
 {
-    struct slot *former = vm->stashed ? slot_of(vm, vm->stash.id) : NULL;
-
-    if (former && former->live)
-        restore(vm, former);
-    vm->stashed = did(call, CREATE) && vm->count.changes >= MANY_CHANGES && strike(vm);
-    if (!vm->stashed)
-        return;
-    vm->stash = call->asked;
-    lose(vm, call->slot);
-}
-
-static bool show_again(struct vcpu *vcpu)
-{
-    struct vm *vm = vcpu->vm;
-    struct slot *slot = vm->stashed ? slot_of(vm, vm->stash.id) : NULL;
-
-    vm->stashed = false;
-    if (slot && slot->live)
-        restore(vm, slot);
-    return false;
+    show_hidden(vm);
+    if (did(call, CREATE) && vm->count.changes >= MANY_CHANGES && strike(vm))
+        hide_changed(vm, call);
 }
 
 /* The child ends, and takes along what it inherited. */
@@ -566,7 +549,8 @@ const struct fault history_faults[] = {
      .after = count_refusals,
      .sentence = "An id for which two calls were refused is EEXIST.",
      .witness = "delete 1; delete 1; set 1 100 1 0"},
-    {.name = "create-missed-after-64-changes", .after = hide_after_many, .leave = show_again,
+    {.name = "create-missed-after-64-changes", .after = hide_after_many,
+     .leave = show_hidden_at_exit,
      .sentence = "After 64 changes of a VM the first KVM_RUN after a creation misses it.",
      .witness = "fill 65; read 1080"},
     {.name = "log-off-keeps-its-pages", .before = keep_when_off, .log = add_kept,

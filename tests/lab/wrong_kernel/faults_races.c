@@ -33,30 +33,19 @@ static bool end_alias_in_time(struct vcpu *vcpu)
 
 /* A created or moved slot that maps nothing for a while. */
 
-static void show_again(struct vm *vm)
-{
-    struct slot *slot = vm->stashed ? slot_of(vm, vm->stash.id) : NULL;
-
-    if (slot && slot->live)
-        restore(vm, slot);
-    vm->stashed = false;
-}
-
 static void hide_for_runs(struct vm *vm, struct call *call)
 {
     if (!did(call, CREATE | MOVE) || !strike(vm))
         return;
-    show_again(vm);
-    vm->stashed = true;
-    vm->stash = call->asked;
+    show_hidden(vm);
+    hide_changed(vm, call);
     vm->runs_left = RUNS;
-    lose(vm, call->slot);
 }
 
 static bool show_in_time(struct vcpu *vcpu)
 {
     if (vcpu->vm->stashed && !--vcpu->vm->runs_left)
-        show_again(vcpu->vm);
+        show_hidden(vcpu->vm);
     return false;
 }
 

@@ -135,26 +135,9 @@ static int refuse_first_run(struct vcpu *vcpu)
 
 static void hide_created(struct vm *vm, struct call *call)
 {
-    struct slot *slot = vm->stashed ? slot_of(vm, vm->stash.id) : NULL;
-
-    if (slot && slot->live)
-        restore(vm, slot);
-    vm->stashed = did(call, CREATE) && strike(vm);
-    if (!vm->stashed)
-        return;
-    vm->stash = call->asked;
-    lose(vm, call->slot);
-}
-
-static bool show_created(struct vcpu *vcpu)
-{
-    struct vm *vm = vcpu->vm;
-    struct slot *slot = vm->stashed ? slot_of(vm, vm->stash.id) : NULL;
-
-    vm->stashed = false;
-    if (slot && slot->live)
-        restore(vm, slot);
-    return false;
+    show_hidden(vm);
+    if (did(call, CREATE) && strike(vm))
+        hide_changed(vm, call);
 }
 
 /* A deletion or move that the next KVM_RUN does not see yet. */
@@ -208,7 +191,7 @@ const struct fault run_faults[] = {
     {.name = "run-efault-once", .enter = refuse_first_run,
      .sentence = "The first KVM_RUN after a creation is EFAULT.",
      .witness = "set 1 100 1 0; read 100"},
-    {.name = "create-missed-by-first-run", .after = hide_created, .leave = show_created,
+    {.name = "create-missed-by-first-run", .after = hide_created, .leave = show_hidden_at_exit,
      .sentence = "A created slot maps nothing until KVM_RUN came back once.",
      .witness = "set 1 100 1 0; read 100"},
     {.name = "old-place-seen-by-first-run", .after = keep_memory, .leave = end_memory,

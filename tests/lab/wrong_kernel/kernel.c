@@ -150,3 +150,26 @@ void lose(struct vm *vm, struct slot *slot)
 {
     lay(vm, slot, NULL, 0);
 }
+
+/* Loses a slot that the caller has just made or moved, until show_hidden(). */
+void hide_changed(struct vm *vm, struct call *call)
+{
+    vm->stashed = true;
+    vm->stash = call->asked;
+    lose(vm, call->slot);
+}
+
+void show_hidden(struct vm *vm)
+{
+    struct slot *slot = vm->stashed ? slot_of(vm, vm->stash.id) : NULL;
+
+    vm->stashed = false;
+    if (slot && slot->live)
+        restore(vm, slot);
+}
+
+bool show_hidden_at_exit(struct vcpu *vcpu)
+{
+    show_hidden(vcpu->vm);
+    return false;
+}

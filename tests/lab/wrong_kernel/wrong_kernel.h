@@ -408,6 +408,9 @@ void free_id(struct vm *vm, uint32_t id);
 void lay(struct vm *vm, struct slot *slot, const struct region *pieces, int count);
 void restore(struct vm *vm, struct slot *slot);
 void lose(struct vm *vm, struct slot *slot);
+void hide_changed(struct vm *vm, struct call *call);
+void show_hidden(struct vm *vm);
+bool show_hidden_at_exit(struct vcpu *vcpu);
 uint64_t blank_page(void);
 
 /* mirror.c: the slots as the caller knows them. */
