@@ -164,6 +164,22 @@ def test_a_wrong_kernel_is_a_failure_and_neither_a_skip_nor_an_error_of_the_plug
     assert "vmm/testing/" not in printed  # What the plugin says is no traceback through it.
 
 
+OF_EACH_KIND = """
+    import pytest
+    from vmm.testing import memslot_scenario
+
+    test_curated = memslot_scenario("create-one-page")
+
+    def test_machine(vcpu):
+        pass
+
+    @pytest.mark.kvm_capability("READONLY_MEM")
+    def test_capability():
+        pass
+"""
+"""A project with a test of each kind that needs KVM."""
+
+
 def test_a_kernel_that_lacks_memslots_by_its_own_word_is_a_skip(tmp_path: Path) -> None:
     source = """
         from vmm.testing import memslot_scenario
@@ -180,20 +196,7 @@ def test_a_kernel_that_lacks_memslots_by_its_own_word_is_a_skip(tmp_path: Path) 
 
 
 def test_a_cpu_that_another_hypervisor_holds_is_a_skip(tmp_path: Path) -> None:
-    source = """
-        import pytest
-        from vmm.testing import memslot_scenario
-
-        test_curated = memslot_scenario("create-one-page")
-
-        def test_machine(vcpu):
-            pass
-
-        @pytest.mark.kvm_capability("USER_MEMORY")
-        def test_capability():
-            pass
-    """
-    folder = a_project(tmp_path, source)
+    folder = a_project(tmp_path, OF_EACH_KIND)
     busy = environment("", {}, f"KVM_CREATE_VM:errno={errno.EBUSY}")
     printed = project(folder, **busy)
     assert "3 skipped" in printed
@@ -248,20 +251,7 @@ NO_KVM = """
 
 
 def test_without_kvm_everything_is_skipped_with_the_reason_or_fails(tmp_path: Path) -> None:
-    source = """
-        import pytest
-        from vmm.testing import memslot_scenario
-
-        test_curated = memslot_scenario("create-one-page")
-
-        def test_machine(vcpu):
-            pass
-
-        @pytest.mark.kvm_capability("READONLY_MEM")
-        def test_capability():
-            pass
-    """
-    folder = a_project(tmp_path, source, NO_KVM)
+    folder = a_project(tmp_path, OF_EACH_KIND, NO_KVM)
     printed = project(folder)
     assert "3 skipped" in printed
     assert "needs KVM: [Errno 2] No such file or directory: '/dev/kvm'" in printed
