@@ -144,27 +144,19 @@ class Transfers:
 
     def far_call(self, op: Start, held: bytes) -> _Outcomes:
         """Return the outcomes of a far call whose target is in memory."""
-        frame = call_frame(op)
+        size = len(call_frame(op))
         target = handler_of(held[len(FAR_CALL) : FAR_CALL_BYTES])
-        stack = self._memory.at(op, op.stack - len(frame), len(frame), write=True)
+        stack = self._memory.at(op, op.stack - size, size, write=True)
         if target is None or stack is None:
             return ()
-        reached = self._reached(op, target, (), (stack,))
-        if reached is None:
-            return ()
-        identity, every, used = reached
-        effect = partial(self._interrupted, op, every, used, frame, stack)
-        if stack.is_outside:
-            exits = pushes(stack.pieces[0].gpa, frame)
-            return (Allowed(Touched(identity, exits), CALL_OUTSIDE, effect),)
-        return (Allowed(Touched(identity), INTERRUPT_TABLE, effect),)
+        return self._called(op, target, (), (stack,), stack)
 
     def long_far_call(self, op: Start, walks: tuple[Walk, ...]) -> _Outcomes:
         """Return the outcomes of a far call through memory; its descriptor may cross pages."""
         assert op.interrupts is not None
-        frame = call_frame(op)
+        size = len(call_frame(op))
         pointer = self._memory.at(op, op.data, POINTER_BYTES)
-        stack = self._memory.at(op, op.stack - len(frame), len(frame), write=True)
+        stack = self._memory.at(op, op.stack - size, size, write=True)
         descriptor = self._memory.descriptor(op, op.interrupts + CODE_SELECTOR)
         if stack is None or any(_is_outside(each) for each in (stack, pointer, descriptor)):
             return ()
@@ -176,11 +168,26 @@ class Transfers:
         is_code = code == FLAT_CODE_DESCRIPTOR.to_bytes(ENTRY_BYTES, "little")
         if held != far_pointer(target) or not is_code:
             return ()
-        reached = self._reached(op, target, walks, (pointer, descriptor, stack))
+        return self._called(op, target, walks, (pointer, descriptor, stack), stack)
+
+    def _called(
+        self,
+        op: Start,
+        target: int,
+        walks: tuple[Walk, ...],
+        used: tuple[Data, ...],
+        stack: Data,
+    ) -> _Outcomes:
+        """Return what a far call to a target comes to, which pushes to its stack."""
+        reached = self._reached(op, target, walks, used)
         if reached is None:
             return ()
+        frame = call_frame(op)
         identity, every, used = reached
         effect = partial(self._interrupted, op, every, used, frame, stack)
+        if stack.is_outside:
+            exits = pushes(stack.pieces[0].gpa, frame)
+            return (Allowed(Touched(identity, exits), CALL_OUTSIDE, effect),)
         return (Allowed(Touched(identity), INTERRUPT_TABLE, effect),)
 
     def _reached(
