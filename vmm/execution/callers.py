@@ -22,7 +22,10 @@ _MOST_BYTES = 1 << 16
 
 
 class CallerDiedError(Exception):
-    """Something killed the child that was to make a call: the text says which signal."""
+    """Something killed the child that was to make a call, with a signal of this ``name``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}, in the child that was to make the call")
 
 
 class NoLifeError(Exception):

@@ -99,7 +99,7 @@ def execute(
         except GuestEndlessError as error:
             return f"{ENDLESS}{error}"
         except CallerDiedError as error:
-            return f"{DIED}{error}, in the child that was to make the call"
+            return f"{DIED}{error}"
     return ""
 
 

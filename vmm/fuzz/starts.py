@@ -63,11 +63,12 @@ class Starts:
         table = Place(TABLES, (PAGES - 1) * PAGE_SIZE_BYTES)
         yield from entries(table, values)
         self._word = self._tables.address(_CODE_PAGES + dice.below(_OTHERS)) + dice.pick(_OFFSETS)
+        programs = self._programs()
         for mapping in self._pools.mappings:
             begin = _CODE_PAGES if mapping.name == TABLES else 0
             if mapping.name in _WITH_CODE:
                 for page in range(begin, min(mapping.pages, begin + 2 * _CODE_PAGES)):
-                    for at, program in self._programs():
+                    for at, program in programs:
                         place = Place(mapping.name, page * PAGE_SIZE_BYTES + at)
                         yield from writes(place, program)
         if dice.chance(0.5):

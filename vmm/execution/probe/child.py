@@ -85,7 +85,7 @@ def _ask(to: Connection, reach_limit_s: float) -> None:
     except ReachError as error:
         send(Trouble(step, error.refused, "" if error.refused else str(error)))
     except CallerDiedError as error:
-        send(Trouble(step, reason=f"{DIED}{error}, in the child that was to make the call"))
+        send(Trouble(step, reason=f"{DIED}{error}"))
     except Exception as error:
         reason = of_the_host(error) if is_short(error) else HARNESS + traceback.format_exc()
         send(Trouble(step, reason=reason))
