@@ -60,7 +60,7 @@ def test_a_process_that_is_stopped_and_continued_measures_on(work: str) -> None:
     with subprocess.Popen(
         [*command, *rounds], stdout=pipe, stderr=pipe, text=True, start_new_session=True
     ) as process:
-        for _ in range(40):
+        for _ in range(20):
             time.sleep(0.05)
             if process.poll() is not None:
                 break
