@@ -33,6 +33,7 @@ from vmm.replay.syntax import (
     file_of,
     number_of,
     split,
+    unnamed,
 )
 from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, TssAddr, Unread
 from vmm.scenario.slots import USER_END
@@ -44,14 +45,14 @@ _OF_MEMORY = (
     "mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|vfork|exec"
 )
 _OF_INTEREST = re.compile(
-    rf"ioctl(?!\([^,\"]*, (?!(?:{_NAMED})\b)[A-Z]\w+[,)])"
+    rf"ioctl(?!\([^,\"]*, (?:op=)?(?!(?:{_NAMED})\b)[A-Z]\w+[,)])"
     rf"|{_OF_MEMORY}|\+\+\+|^[^(]*<unfinished|\si(?:o(?:ct?)?)?$"
 )
 """Matches a line that has to be parsed: an ioctl that names another request has not."""
 
 _OTHER_CALL = rf"""
     (?:\[pid\ +\d+\]\ |\d+\ +)?(?:[0-9:.]+\ )?
-    (?:ioctl\(\d+(?:<[^\n<>"()]*>)?,\ (?!(?:{_NAMED})\b)[A-Z]\w+[,)]
+    (?:ioctl\((?:fd=)?\d+(?:<[^\n<>"()]*>)?,\ (?:op=)?(?!(?:{_NAMED})\b)[A-Z]\w+[,)]
       |(?!{_OF_MEMORY}|ioctl)[a-z]\w+\()
     [^\n()]*\)\ +=\ (?:-?\d+|0x[0-9a-f]+)(?:\ E[A-Z0-9]+)?(?:\ \([^\n()="]*\))?
     (?:\ <[0-9.]+>)?\r?
@@ -71,6 +72,7 @@ _MOST_WRAPPED = 8
 _ALONE = "if `strace -ff -ttt` wrote a file for each thread, `strace-log-merge` joins them"
 _NOTICE = re.compile(r"strace: Process \d+ (?:attached|detached)$")
 _ON_SLOTS = (REGION, REGION2, SET_TSS_ADDR)
+_BEGINNINGS = (*_ON_SLOTS, "op=")
 _POINTER = {
     REGION: "only a pointer is here: strace without -e raw and -e verbose prints the structure",
     REGION2: "strace prints only a pointer: QEMU's -trace kvm_set_user_memory has the rest",
@@ -343,7 +345,7 @@ class _Reader:
         if item.is_strange:
             self._trace.strange = self._trace.strange or line
         _, _, begun = item.text.rpartition("ioctl(")
-        parts = split(begun)
+        parts = split(unnamed(begun))
         opened = file_of(parts[0]) if len(parts) > 1 else None
         if opened is None:  # Even the descriptor may be cut off.
             files = list(self._processes.of(item.pid).files.values())
@@ -371,7 +373,7 @@ def _request_begun(arguments: list[str]) -> str:
     if len(arguments) > 1:
         return ""
     is_number = begun.startswith(("_IOC", "0"))
-    return REGION if is_number or any(name.startswith(begun) for name in _ON_SLOTS) else ""
+    return REGION if is_number or any(name.startswith(begun) for name in _BEGINNINGS) else ""
 
 
 def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Region | Unread:

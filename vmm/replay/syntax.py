@@ -54,7 +54,8 @@ _FIELD = re.compile(r"([a-z_]+)=([^,{}]*)")
 _COMMENT = re.compile(r"\s*/\*.*?\*/")
 _FD = re.compile(r"(-?(?:0x[0-9a-f]+|\d+))(?:<(.*?)>)?(?=\s*(?:,|$|/\*))")
 _EVENT = re.compile(r"(\+\+\+|---)\s+(\w+)")
-ON_A_SLOT = re.compile(r"\bioctl\((?:0x)?\d.*\bKVM_SET_USER_MEMORY_REGION")
+_ARGUMENT_NAME = re.compile(r"^\s*[a-z_][a-z0-9_]*=")
+ON_A_SLOT = re.compile(r"\bioctl\((?:fd=)?(?:0x)?\d.*\bKVM_SET_USER_MEMORY_REGION")
 """Matches a call on a slot, whatever stands before it, and wherever it ends."""
 
 
@@ -183,12 +184,13 @@ def _whole(number: int, begin: int, pid: int, name: str, rest: str, line: str) -
     if result is None:
         return Unparsed(number, pid, name, line)
     returned, error = _returned(result[1], result[2])
+    arguments = rest[: end.start()]
     return Called(
         number,
         begin,
         pid,
         name,
-        rest[: end.start()],
+        arguments if name == "clone" else unnamed(arguments),  # clone's always have names.
         returned,
         error,
         line,
@@ -205,6 +207,13 @@ def _returned(text: str, name: str | None) -> tuple[int | None, int]:
         return value, 0
     known = getattr(errno, name, None)
     return (value, known) if isinstance(known, int) else (None, 0)
+
+
+def unnamed(arguments: str) -> str:
+    """Return the arguments of a call without the names that strace -N puts in front of them."""
+    if _ARGUMENT_NAME.match(arguments) is None:
+        return arguments
+    return ", ".join(_ARGUMENT_NAME.sub("", each, count=1) for each in split(arguments))
 
 
 def split(arguments: str) -> list[str]:
