@@ -15,18 +15,23 @@ from vmm.lab.errors import LabError, MissingError
 from vmm.lab.process import Sink
 
 BOCHS = "bochs"
+XORRISO = "xorriso"
 MODEL = "corei7_skylake_x"
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 LDLINUX = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
 BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 VGA_BIOS = Path("/usr/share/bochs/VGABIOS-lgpl-latest")
 
+PROGRAMS = (BOCHS, XORRISO)
+"""Each is in the Debian package of its name."""
+
 PACKAGES = {
-    ISOLINUX: "isolinux",
-    LDLINUX: "syslinux-common",
     BIOS: "bochsbios",
     VGA_BIOS: "vgabios",
+    ISOLINUX: "isolinux",
+    LDLINUX: "syslinux-common",
 }
+"""Files of other packages, without which there is nothing to boot from, or with."""
 
 _PACK = """
 import os, subprocess, sys, tarfile, termios, threading
@@ -105,13 +110,23 @@ class Unpacking:
             raise LabError(f"the command's files came back damaged: {error}") from None
 
 
+def lacking() -> str:
+    """Return all that is missing here, and the command that installs it; empty if nothing is."""
+    programs = [name for name in PROGRAMS if not shutil.which(name)]
+    files = {path: package for path, package in PACKAGES.items() if not path.exists()}
+    missing = [*programs, *map(str, files)]
+    if not missing:
+        return ""
+    verb = "is" if len(missing) == 1 else "are"
+    return (
+        f"{', '.join(missing)} {verb} missing: apt install {' '.join([*programs, *files.values()])}"
+    )
+
+
 def make_cd(output: Path, kernel: Path, first: Path, command_line: str) -> None:
     """Make a CD that boots a kernel. Raises MissingError and LabError."""
-    for path, package in PACKAGES.items():
-        if not path.exists():
-            raise MissingError(f"{path} is missing: apt install {package}")
-    if not shutil.which("xorriso"):
-        raise MissingError("xorriso is missing: apt install xorriso")
+    if lack := lacking():
+        raise MissingError(lack)
     tree = output.with_suffix("")
     tree.mkdir(exist_ok=True)
     for source, name in (
@@ -127,7 +142,7 @@ def make_cd(output: Path, kernel: Path, first: Path, command_line: str) -> None:
     options = ["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot", "-boot-load-size", "4"]
     options.append("-boot-info-table")
     done = subprocess.run(
-        ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(output), *options, str(tree)],
+        [XORRISO, "-as", "mkisofs", "-quiet", "-o", str(output), *options, str(tree)],
         capture_output=True,
         text=True,
         check=False,
@@ -140,8 +155,6 @@ def make_cd(output: Path, kernel: Path, first: Path, command_line: str) -> None:
 
 def command(folder: Path, cd: Path, memory_mib: int, log: Path, out: int, err: int) -> list[str]:
     """Write the configuration and return the command that starts bochs."""
-    if not shutil.which(BOCHS):
-        raise MissingError(f"{BOCHS} is missing: apt install bochs bochsbios vgabios")
     lines = (
         "plugin_ctrl: unmapped=0, biosdev=0, extfpuirq=0, gameport=0, speaker=0",
         'display_library: rfb, options="timeout=0"',

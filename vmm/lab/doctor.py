@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmm.lab import bochs
 from vmm.lab.cache import cache_folder
 from vmm.lab.debian import KEYRING, MANIFEST, RELEASES
 from vmm.lab.errors import MissingError
@@ -32,7 +33,7 @@ def requirements() -> Iterator[Requirement]:
     """Look at this host; install and fetch nothing."""
     yield _program(QEMU, "qemu-system-x86", "boots kernels, emulates AMD's virtualisation", True)
     yield _init()
-    yield _program("bochs", "bochs", "emulates Intel's virtualisation (--backend vmx)")
+    yield Requirement("bochs", "emulates Intel's virtualisation (--backend vmx)", bochs.lacking())
     nests = usable_nesting()
     yield Requirement("nested KVM", "--backend kvm: faster, on this host's own processor", nests)
     yield _program("apt-get", "apt", "fetches Debian's kernels")

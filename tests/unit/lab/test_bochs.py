@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from vmm.lab import bochs
 from vmm.lab.bochs import Unpacking, mark
-from vmm.lab.errors import LabError
+from vmm.lab.doctor import requirements
+from vmm.lab.errors import LabError, MissingError
 
 NONCE = "0a1b2c3d"
 
@@ -57,3 +59,22 @@ def test_a_file_never_lands_outside_of_the_folder(tmp_path: Path) -> None:
     with pytest.raises(LabError):
         unpacking.unpack(folder)
     assert not (tmp_path / "out").exists()
+
+
+def test_all_that_is_missing_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bios, loader = tmp_path / "bios", tmp_path / "isolinux.bin"
+    monkeypatch.setattr(bochs, "PACKAGES", {bios: "bochsbios", loader: "isolinux"})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bios.touch()
+    lack = f"bochs, xorriso, {loader} are missing: apt install bochs xorriso isolinux"
+    (told,) = (each.lack for each in requirements() if each.what == "bochs")
+    assert told == lack
+    with pytest.raises(MissingError, match=f"^{lack}$"):
+        bochs.make_cd(tmp_path / "cd", tmp_path / "kernel", tmp_path / "first", "")
+    for name in ("bochs", "xorriso"):
+        (tmp_path / name).touch(mode=0o755)
+    assert bochs.lacking() == f"{loader} is missing: apt install isolinux"
+    loader.touch()
+    assert bochs.lacking() == ""
