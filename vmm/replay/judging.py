@@ -12,7 +12,7 @@ import msgspec
 
 from kvm_abi.uapi import Cap
 from vmm.replay.build import NO_MEMORY, Replay, Step
-from vmm.replay.trace import Line, Unread
+from vmm.replay.trace import Line, Region, Unread
 from vmm.scenario.features import Features
 from vmm.scenario.history import Event, Header, Refused
 from vmm.scenario.operations import (
@@ -128,6 +128,12 @@ class _Judging:
         elif self._unlikely is not None:
             line = self._unlikely
             reason = "the answer is right on a kernel of the assumed kind alone"
+        elif (guessed := _guessed(self._replay)) is not None:
+            line = guessed
+            reason = (
+                "EIO is right if a forked child called: who made the thread is not in the trace "
+                "(strace -f -e trace=ioctl,clone,clone3,fork,vfork)"
+            )
         elif self._replay.vm.began_before:
             line = self._steps[0].line if self._steps else None
             reason = "the VM is older than the trace: which slots it had is not known"
@@ -223,6 +229,12 @@ def _is_short_of_memory(step: Step) -> bool:
 
 def _unread_change(replay: Replay) -> Unread | None:
     return next((call for call in replay.unread if call.may_change), None)
+
+
+def _guessed(replay: Replay) -> Line | None:
+    """Return the line of the first call that is taken for a forked child's by its answer alone."""
+    calls = replay.vm.calls
+    return next((each.line for each in calls if isinstance(each, Region) and each.is_guessed), None)
 
 
 def _is_possible(order: Sequence[Step]) -> bool:

@@ -79,10 +79,26 @@ class Processes:
         self._by_pid: dict[int, Process] = {}
         self._all: list[Process] = []
         self._guessed: set[int] = set()
+        self._cloning: dict[int, tuple[bool, bool]] = {}
+        """The clones under way, by caller: whether files and memory are shared."""
+
+        self._born: dict[int, int] = {}
+        self._callers: dict[int, int] = {}
+        """The threads that acted before the clone that made them returned, and its caller."""
+
+        self._owners: set[int] = set()
+        """The threads that nothing is known of, but that they are of no forked child."""
 
     def of(self, pid: int) -> Process:
-        """Return the process of a thread; guess the first process for an unknown thread."""
+        """Return the process of a thread.
+
+        An unknown thread is the child of a clone under way; without one, guess the first process.
+        """
         process = self._by_pid.get(pid)
+        if process is None and self._cloning:
+            parent, (files, memory) = self._cloning.popitem()
+            self._born[parent], self._callers[pid] = pid, parent
+            process = self._add(parent, pid, files=files, memory=memory)
         if process is None:
             process = self._all[0] if self._all else self._new(pid)
             self._by_pid[pid] = process
@@ -114,24 +130,81 @@ class Processes:
         self._guessed.discard(pid)
         return process
 
+    def cloning(self, parent: int, *, files: bool, memory: bool) -> None:
+        """Note that a thread begins to make another one, or a process."""
+        self.of(parent)
+        self._cloning[parent] = files, memory
+
+    def not_cloned(self, parent: int) -> None:
+        """Note that a thread has made no other one."""
+        self._cloning.pop(parent, None)
+        self._take_back(parent)
+
     def cloned(self, parent: int, child: int, *, files: bool, memory: bool) -> None:
         """Note a new thread (files and memory are shared) or a new process."""
-        process = self.of(parent)
+        self._cloning.pop(parent, None)
+        self.of(parent)
         self._guessed.discard(parent)
-        self._guessed.discard(child)
-        if files and memory:
-            self._by_pid[child] = process
-        elif len(self._all) < MAX_PROCESSES:
-            self._by_pid[child] = process.forked(child, shares_memory=memory)
-            self._all.append(self._by_pid[child])
+        caller = self._callers.pop(child, None)
+        if caller is not None:
+            del self._born[caller]
+        if caller != parent:
+            self._take_back(parent)
+            self._add(parent, child, files=files, memory=memory)
+
+    def _take_back(self, parent: int) -> None:
+        """Take no thread for a child of ``parent`` before the clone returned: it is older."""
+        child = self._born.pop(parent, None)
+        if child is not None:
+            del self._callers[child]
+        if child in self._by_pid:
+            self._by_pid[child] = self._by_pid[parent]
+            self._guessed.add(child)
+
+    def replaced(self, pid: int) -> None:
+        """Note an execve; by a thread of which nothing is known, it is of another process."""
+        process = self.of(pid)
+        if pid in self._guessed and pid != process.leader:
+            self._guessed.discard(pid)
+            self._by_pid[pid] = self._new(pid)
+        else:
+            process.replaced()
 
     def exited(self, pid: int) -> None:
         """Note that a thread has ended; its pid may be reused."""
         self._by_pid.pop(pid, None)
         self._guessed.discard(pid)
+        self._cloning.pop(pid, None)
+        self._owners.discard(pid)
+
+    def is_guessed(self, pid: int) -> bool:
+        """Whether the trace does not show to which process a thread belongs."""
+        return pid in self._guessed or pid in self._callers
+
+    def is_foreign(self, pid: int, file: File, is_eio: bool) -> bool:
+        """Whether a thread that calls a VM is of a forked child; ``is_eio`` is the answer.
+
+        KVM answers EIO to a forked child, whatever it asks, and to no other. Where the trace does
+        not show who made the thread, its first answer tells.
+        """
+        if not self.is_guessed(pid):
+            return file.is_foreign
+        if not is_eio:
+            self._owners.add(pid)
+        return is_eio and pid not in self._owners
 
     def __iter__(self) -> Iterator[Process]:
         yield from self._all
+
+    def _add(self, parent: int, child: int, *, files: bool, memory: bool) -> Process:
+        """Add a thread to its parent's process, or a process."""
+        self._guessed.discard(child)
+        process = self._by_pid[parent]
+        if not (files and memory) and len(self._all) < MAX_PROCESSES:
+            process = process.forked(child, shares_memory=memory)
+            self._all.append(process)
+        self._by_pid[child] = process
+        return process
 
     def _new(self, leader: int) -> Process:
         process = Process(leader)

@@ -4,6 +4,8 @@ import errno
 import re
 from collections.abc import Iterable, Iterator
 
+from msgspec.structs import replace
+
 from vmm.replay.lines import MAX_LINE_BYTES, shown
 from vmm.replay.memory_calls import MEMORY_CALLS, memory_of
 from vmm.replay.numbers import (
@@ -23,6 +25,7 @@ from vmm.replay.numbers import (
 from vmm.replay.processes import File, Process, Processes
 from vmm.replay.syntax import (
     ON_A_SLOT,
+    Begun,
     Called,
     Exited,
     Item,
@@ -74,7 +77,7 @@ _NOTICE = re.compile(r"strace: Process \d+ (?:attached|detached)$")
 _ON_SLOTS = (REGION, REGION2, SET_TSS_ADDR)
 _BEGINNINGS = (*_ON_SLOTS, "op=")
 _POINTER = {
-    REGION: "only a pointer is here: strace without -e raw and -e verbose prints the structure",
+    REGION: "only a pointer is here: strace 4.21 and later print the structure, without -e raw",
     REGION2: "strace prints only a pointer: QEMU's -trace kvm_set_user_memory has the rest",
 }
 _MISSING = "a field of the structure is missing"
@@ -86,7 +89,7 @@ _NOT_A_VM = ("ENOTTY", "EBADF")
 _CLONES = {"clone": 0, "clone3": 0, "fork": 0, "vfork": CLONE_VM}
 _CLONE_FLAGS = {"CLONE_VM": CLONE_VM, "CLONE_FILES": CLONE_FILES}
 _FIELDS = ("slot", "guest_phys_addr", "memory_size", "userspace_addr")
-_BY_ITSELF = (errno.EFAULT, errno.ENOTTY)
+_BY_ITSELF = (errno.EFAULT, errno.ENOTTY, errno.EIO)
 """Errors that do not depend on the content of the structure."""
 
 
@@ -187,6 +190,8 @@ class _Reader:
         match item:
             case Called():
                 self._call(item)
+            case Begun():
+                self._processes.cloning(item.pid, **_shared(item.name, item.arguments))
             case Exited():
                 self._processes.exited(item.pid)
             case Unparsed():
@@ -196,7 +201,8 @@ class _Reader:
         if call.name == "ioctl":
             self._ioctl(call)
         elif call.returned is None or call.error or call.is_injected:
-            return
+            if call.name in _CLONES:
+                self._processes.not_cloned(call.pid)
         elif call.name in MEMORY_CALLS:
             process = self._processes.of(call.pid)
             line = _line(call)
@@ -204,20 +210,14 @@ class _Reader:
         elif call.name in _CLONES:
             self._clone(call)
         elif call.name == "execve":
-            self._processes.of(call.pid).replaced()
+            self._processes.replaced(call.pid)
         elif call.name in ("close", "dup", "dup2", "dup3", "fcntl"):
             self._descriptor(call)
 
     def _clone(self, call: Called) -> None:
-        found = re.search(r"flags=([^,}]*)", call.arguments)
-        flags = bits_in(found[1], _CLONE_FLAGS) if found is not None else _CLONES[call.name]
         if call.returned:
-            self._processes.cloned(
-                call.pid,
-                call.returned,
-                files=bool(flags & CLONE_FILES),
-                memory=bool(flags & CLONE_VM),
-            )
+            shared = _shared(call.name, call.arguments)
+            self._processes.cloned(call.pid, call.returned, **shared)
 
     def _descriptor(self, call: Called) -> None:
         process = self._processes.of(call.pid)
@@ -306,7 +306,10 @@ class _Reader:
         file = self._file(call, fd)
         if file is None or file.vm is None:
             return
-        region = _region(call, request, argument, file.is_foreign)
+        is_foreign = self._processes.is_foreign(call.pid, file, call.error == errno.EIO)
+        region = _region(call, request, argument, is_foreign)
+        if isinstance(region, Region) and is_foreign and not file.is_foreign:
+            region = replace(region, is_guessed=True)
         file.vm.add(region)
         if isinstance(region, Region):
             self._note_memory(self._processes.user_of(call.pid, fd), file.vm, region)
@@ -339,6 +342,8 @@ class _Reader:
 
     def _cut_off(self, item: Unparsed) -> None:
         """Note a cut-off call that may have changed slots, if its VM is known."""
+        if item.name in _CLONES:
+            self._processes.not_cloned(item.pid)
         if item.name not in ("ioctl", ""):
             return
         line = Line(item.number, item.number, shown(item.text))
@@ -360,6 +365,13 @@ class _Reader:
     def _passed(self, name: str, call: Called) -> None:
         self._trace.passed_over[name] += 1
         self._trace.first_lines.setdefault(name, call.number)
+
+
+def _shared(name: str, arguments: str) -> dict[str, bool]:
+    """Return what a new thread or process shares with its maker."""
+    found = re.search(r"flags=([^,}]*)", arguments)
+    flags = bits_in(found[1], _CLONE_FLAGS) if found is not None else _CLONES[name]
+    return {"files": bool(flags & CLONE_FILES), "memory": bool(flags & CLONE_VM)}
 
 
 def _request_begun(arguments: list[str]) -> str:

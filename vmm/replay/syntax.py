@@ -76,6 +76,14 @@ class Called(msgspec.Struct, frozen=True, gc=False):
     is_injected: bool = False
 
 
+class Begun(msgspec.Struct, frozen=True, gc=False):
+    """A call that makes a thread or a process is under way: the child may act before it returns."""
+
+    pid: int
+    name: str
+    arguments: str
+
+
 class Exited(msgspec.Struct, frozen=True, gc=False):
     """A process or a thread has ended."""
 
@@ -96,7 +104,10 @@ class Unparsed(msgspec.Struct, frozen=True, gc=False):
     is_strange: bool = False
 
 
-Item = Called | Exited | Unparsed
+Item = Called | Begun | Exited | Unparsed
+
+_MAKERS = ("clone", "clone3", "fork", "vfork")
+_FEW = 64
 
 
 class Joiner:
@@ -146,7 +157,7 @@ class Joiner:
         if unfinished is not None:
             if len(self._waiting) < MAX_PID:
                 self._waiting[pid] = (number, name, rest[: unfinished.start()])
-            return None
+            return Begun(pid, name, rest) if name in _MAKERS else None
         return _whole(number, number, pid, name, rest, line)
 
     def _lose(self, pid: int) -> None:
@@ -155,6 +166,7 @@ class Joiner:
             self._lost.append(Unparsed(begin, pid, name, f"{name}({text}"))
 
     def _resumed(self, number: int, pid: int, name: str, rest: str, line: str) -> Item | None:
+        pid = self._beginner(pid, name)
         begin, begun, text = self._waiting.get(pid, (0, "", ""))
         if begun != name:  # It began before the trace, or on a line that was skipped.
             self._lose(pid)
@@ -166,6 +178,18 @@ class Joiner:
             return None
         joined = text + rest
         return _whole(number, begin, pid, name, joined, f"{name}({joined}")
+
+    def _beginner(self, pid: int, name: str) -> int:
+        """Return the pid with which a resumed call began.
+
+        Without -o, strace leaves out the pid of a process while it is the only one.
+        """
+        if pid in self._waiting:
+            return pid
+        if pid or len(self._waiting) > _FEW:
+            return 0 if self._waiting.get(0, (0, "", ""))[1] == name else pid
+        same = [each for each, (_, begun, _) in self._waiting.items() if begun == name]
+        return same[0] if len(same) == 1 else pid
 
 
 def begins(line: str) -> bool:

@@ -45,6 +45,9 @@ class Region(msgspec.Struct, frozen=True, gc=False):
     returned: int = 0
     """The result if the call did not fail."""
 
+    is_guessed: bool = False
+    """Whether ``is_foreign`` follows from the answer alone, since the trace shows no fork."""
+
 
 class MemoryChange(msgspec.Struct, frozen=True, gc=False):
     """The VMM's process changed ``size`` bytes of its memory from ``start`` on."""
