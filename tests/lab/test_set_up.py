@@ -130,6 +130,17 @@ WRONG_AT_ONCE = [
     # More is offered than is taken: another option, and a larger ring.
     ("KVM_CHECK_EXTENSION:cap=168:answer=7", "KVM_ENABLE_CAP(cap=0xa8, flags=0x0, args=0x07"),
     ("KVM_CHECK_EXTENSION:cap=192:answer=2097152", "args=0x0000200000"),
+    # Less is offered than is there.
+    ("KVM_CHECK_EXTENSION:cap=16:answer=0", "(KVM_CAP_SYNC_MMU): 0, and a slot follows"),
+    ("KVM_CHECK_EXTENSION:cap=21:answer=0", "_WORKS): 0, and a slot that is deleted is gone"),
+    ("KVM_CHECK_EXTENSION:cap=30:answer=0", "_WORKS): 0, and one slot takes the place of two"),
+    ("KVM_CHECK_EXTENSION:cap=4:answer=0", "(KVM_CAP_SET_TSS_ADDR): 0, and the call is taken"),
+    ("KVM_CHECK_EXTENSION:cap=37:answer=0", "_MAP_ADDR): 0, and the call is taken"),
+    ("KVM_CHECK_EXTENSION:cap=9:answer=1048576", ", and KVM_CAP_NR_VCPUS is 1048576"),
+    ("KVM_CHECK_EXTENSION:cap=66:answer=1048576", ", and KVM_CAP_MAX_VCPUS is 1048576"),
+    ("KVM_CHECK_EXTENSION:cap=66:answer=3", "(KVM_CAP_MAX_VCPUS): 3, and there may be one more"),
+    ("KVM_CHECK_EXTENSION:cap=192:answer=65536", "(KVM_CAP_DIRTY_LOG_RING): 0x10000, and more"),
+    ("KVM_CHECK_EXTENSION:cap=213:answer=1", "(KVM_CAP_DISABLE_QUIRKS2): 0x1, and more"),
     ("KVM_RUN:direction=2", "KVM_RUN(): an exit with mmio.is_write=2"),
     # Calls of a forked child, which are EIO.
     ("KVM_GET_DIRTY_LOG:foreign=1", "KVM_GET_DIRTY_LOG(): something else than EIO in a forked"),
@@ -279,6 +290,10 @@ def test_what_is_refused_in_a_scenario_differs_there(tmp_path: Path, call: str, 
         ("KVM_CHECK_EXTENSION:cap=223:answer=0", "dirty-tracking-as-the-capabilities-say"),
         ("KVM_CHECK_EXTENSION:cap=168:answer=1", "manual-protection-options"),
         ("KVM_CHECK_EXTENSION:cap=244:answer=7", "memfd-flags-as-the-capability-says"),
+        ("KVM_CHECK_EXTENSION:cap=234:answer=0", "guest-memfd-as-the-capability-says"),
+        ("KVM_CHECK_EXTENSION:cap=15:answer=0", "devices-as-the-capabilities-say"),
+        ("KVM_CHECK_EXTENSION:cap=36:answer=0", "devices-as-the-capabilities-say"),
+        ("KVM_CHECK_EXTENSION:cap=0:answer=0", "irqchip-before-and-after-a-vcpu"),
         ("KVM_CHECK_EXTENSION:cap=118:answer=2", "refuse-an-address-space-beyond-the-last"),
     ],
 )

@@ -111,6 +111,17 @@ def _taken_away(offset: int) -> tuple[AnyOperation, ...]:
 
 SCENARIOS = (
     _scenario(
+        "as-the-capabilities-say",
+        "Ranges are coalesced, and ioeventfds assigned, if the capabilities say so; else such a "
+        "call is not known.",
+        "kvm_vm_ioctl",
+        _zone(),
+        _zone(on=False),
+        _event(),
+        _event(on=False),
+        needs=(),
+    ),
+    _scenario(
         "coalesced-until-a-slot-is-there",
         "Writes to a coalesced range are kept in the ring where there is no slot, and only there.",
         _COALESCED,

@@ -211,6 +211,15 @@ _FLAGS = (
         needs=("user_memory2", "guest_memfd"),
         tags=("second-form",),
     ),
+    _refused(
+        "guest-memfd-as-the-capability-says",
+        "GUEST_MEMFD, here of a file that is not open, is EBADF if KVM_CAP_GUEST_MEMFD says that "
+        "there is such a flag; else it is an unknown one: EINVAL.",
+        second_form(but(_CALL, flags=GUEST_MEMFD)),
+        source="check_memory_region_flags",
+        needs=("user_memory2",),
+        tags=("second-form", "flags"),
+    ),
     Scenario(
         name="readonly-as-the-capability-says",
         why="READONLY is accepted if KVM_CAP_READONLY_MEM says so; else it is an unknown flag.",

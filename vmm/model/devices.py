@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vmm.model.allowed import Allowed
 from vmm.model.rule import documented, source
+from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Mmio, MmioKept, Refused, Touched
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
@@ -47,10 +48,17 @@ EVENT_ABSENT = source(
     "deassigning an ioeventfd that does not exist is ENOENT",
     "kvm_deassign_ioeventfd_idx",
 )
+DEVICES_KNOWN = documented(
+    "devices-known",
+    "without KVM_CAP_COALESCED_MMIO a range cannot be coalesced, nor without KVM_CAP_IOEVENTFD "
+    "an ioeventfd be assigned: ENOTTY or ENOSYS",
+    "api.rst 4.59, 4.116; kvm_vm_ioctl",
+)
 
 RING_ENTRIES = 169
 """How many entries the ring holds: a page, minus its head and the entry that stays free."""
 
+_UNKNOWN = tuple(Allowed(Refused(number), DEVICES_KNOWN) for number in (errno.ENOTTY, errno.ENOSYS))
 _LENGTHS = (0, 1, 2, 4, 8)
 _END = 1 << 64
 
@@ -88,6 +96,7 @@ class Eventfd:
 class Devices:
     """The devices of one VM, its ring, and the counts of eventfds."""
 
+    features: Features
     ranges: list[Range] = field(default_factory=list)
     events: list[Eventfd] = field(default_factory=list)
     kept: list[Mmio] = field(default_factory=list)
@@ -98,15 +107,15 @@ class Devices:
         """Whether there are any."""
         return bool(self.ranges or self.events)
 
-    def allowed(self, op: DeviceOperation) -> Allowed:
-        """Return the outcome that the rules allow."""
+    def allowed(self, op: DeviceOperation) -> tuple[Allowed, ...]:
+        """Return the outcomes that the rules allow."""
         match op:
             case CoalesceMmio():
-                return self._coalesce(op)
+                return (self._coalesce(op),) if self.features.coalesced_mmio else _UNKNOWN
             case IoEventFd():
-                return self._ioeventfd(op)
+                return (self._ioeventfd(op),) if self.features.ioeventfd else _UNKNOWN
             case CollectMmio():
-                return self._collect()
+                return (self._collect(),)
 
     def _coalesce(self, op: CoalesceMmio) -> Allowed:
         """Return the outcome of registering or unregistering a range."""

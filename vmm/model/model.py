@@ -181,7 +181,7 @@ class Model:
         if isinstance(operation, ops.InternalOperation):
             return (vm.internal.allowed(operation),)
         if isinstance(operation, ops.DeviceOperation):
-            return (vm.mmio.allowed(operation),)
+            return vm.mmio.allowed(operation)
         if isinstance(operation, ops.ClockOperation):
             return vm.by_vcpu(operation.vcpu, vm.clocks.allowed(operation))
         return self._of_vm(operation)

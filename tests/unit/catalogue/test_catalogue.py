@@ -31,6 +31,7 @@ _UNUSED_RULES = {
     "not-emulated": "takes a backend that emulates instructions, or hardware that exits",
     "no-mmu-pages": "takes a kernel without two-dimensional paging",
     "irqchip-known": "takes a kernel without interrupt controllers",
+    "devices-known": "takes a kernel without coalesced MMIO or without ioeventfds",
     "cap-known": "takes a kernel without manual protection or without dirty rings",
     "clear-known": "takes a kernel without manual protection",
     "attributes-known": "takes a kernel without memory attributes",
@@ -152,6 +153,12 @@ def test_ideal_kernel_without_internal_slots_passes() -> None:
     verdicts = [judge(ideal_history(s, features)) for s in scenarios]
     assert [v.scenario for v in verdicts if v.status is not Status.PASSED] == []
     assert {rule for v in verdicts for rule in v.rules} >= {"tss", "identity-map", "irqchip-known"}
+
+
+def test_ideal_kernel_without_devices_passes() -> None:
+    scenario = next(s for s in _SCENARIOS if s.name == "devices-as-the-capabilities-say")
+    verdict = judge(ideal_history(scenario, Features()))
+    assert (verdict.status, "devices-known" in verdict.rules) == (Status.PASSED, True)
 
 
 def test_ideal_old_kernel_passes() -> None:

@@ -11,6 +11,7 @@ from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Advice, Cap, ParavirtualFeature, VmType
 from vmm.execution.failing import can_fail_allocations
 from vmm.execution.leftovers import can_look_at_itself
+from vmm.execution.probe.denials import check_denials
 from vmm.execution.probe.dirty import check_ring_mapping, least_ring_bytes, reads_make_dirty
 from vmm.execution.probe.emulation import emulates_on_request
 from vmm.execution.probe.foreign import check_foreign
@@ -101,6 +102,8 @@ def _check(kvm: Kvm, begin: Callable[[str], object]) -> None:
     check_registers(kvm)
     begin("all that KVM_CHECK_EXTENSION offers is enabled")
     check_offers(kvm)
+    begin("all that KVM_CHECK_EXTENSION denies is tried")
+    check_denials(kvm)
 
 
 def _with_host(features: Features) -> Features:
