@@ -9,6 +9,7 @@ import pytest
 
 from kvm_abi.raw import KvmError, WrongAnswerError
 from vmm.execution.probe import emulation, reach
+from vmm.kvm.exits import InternalError
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
 from vmm.scenario.history import AnyOutcome, Mmio, Stopped, Touched
@@ -117,13 +118,34 @@ def test_a_guest_that_reaches_nothing_beyond_4_gib_is_a_wrong_answer(
         reach.touch_limit(Usual(), (LIMIT >> 12) - 1)
 
 
-@pytest.mark.parametrize("outcome", [SHUTDOWN, Stopped("io"), Stopped("internal-error")])
-def test_emulation_on_request_ends_in_an_invalid_opcode_or_not_at_all(
+def emulation_failed(instruction: bytes, suberror: int = 1) -> Stopped:
+    error = InternalError(suberror, (1, 2), instruction)
+    return Stopped(error.name, repr(error))
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [SHUTDOWN, emulation_failed(b""), emulation_failed(b"\x0f\x0bkvmgf\xf0\x0f\xc1\x1f")],
+)
+def test_a_prefix_that_is_no_instruction_asks_for_nothing(
     outcome: Stopped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(emulation, "tried", lambda *_: [cast(AnyOutcome, outcome)])
-    if outcome == SHUTDOWN:
-        assert not emulation._tries(1)
-        return
+    assert not emulation._tries(1)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Stopped("io"),
+        emulation_failed(b"gf\xf0\x0f\xc1\x1f"),
+        emulation_failed(b"\x0f\x0b"),
+        emulation_failed(b"", suberror=3),
+    ],
+)
+def test_emulation_on_request_that_fails_otherwise_is_a_wrong_answer(
+    outcome: Stopped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulation, "tried", lambda *_: [cast(AnyOutcome, outcome)])
     with pytest.raises(WrongAnswerError, match="executes lock xadd"):
         emulation._tries(1)
