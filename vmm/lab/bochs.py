@@ -69,7 +69,7 @@ def packing(python: str, nonce: str, words: Sequence[str]) -> tuple[str, ...]:
 
 def mark(nonce: str) -> str:
     """Return the mark between a command's standard error and its files."""
-    return f"\n--- memslot-lab {nonce} files ---\n"
+    return f"--- memslot-lab {nonce} files ---\n"
 
 
 class Unpacking:

@@ -36,6 +36,13 @@ def test_files_come_after_the_mark_wherever_the_stream_is_cut(tmp_path: Path) ->
         assert (folder / "result").read_text() == "{}"
 
 
+def test_a_whole_line_is_shown_at_once() -> None:
+    """Else the next line of the lab's own would stand beside it."""
+    shown: list[bytes] = []
+    Unpacking(NONCE, shown.append)(b"warned\n")
+    assert shown == [b"warned\n"]
+
+
 def test_what_looks_like_the_beginning_of_the_mark_is_shown_in_the_end(tmp_path: Path) -> None:
     shown: list[bytes] = []
     unpacking = Unpacking(NONCE, shown.append)
