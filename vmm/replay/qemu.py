@@ -56,25 +56,17 @@ def read_qemu(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
 
 
 class _Machine:
-    """One VM of a trace, with its slots and their memory, by which its threads are recognised."""
+    """One VM of a trace, with the flags of its slots."""
 
     def __init__(self, vm: TracedVm) -> None:
         self.vm = vm
         self.flags: dict[int, int] = {}
         """The flags of the existing slots, by slot number."""
 
-        self._memory: Ranges[bool] = Ranges()
-
-    def has(self, address: int) -> bool:
-        """Whether a slot has had memory at a userspace address."""
-        return any(True for _ in self._memory.within(address, address + 1))
-
     def note(self, region: Region) -> None:
         """Note the effect of a successful call."""
         if region.memory_size:
             self.flags[region.slot] = region.flags
-            start = region.userspace_addr
-            self._memory.put(start, start + region.memory_size, True)
         else:
             self.flags.pop(region.slot, None)
 
@@ -84,6 +76,8 @@ class _Reader:
         self._trace = trace
         self._machines: dict[str, _Machine] = {}
         self._threads: dict[str, _Machine] = {}
+        self._memory: Ranges[_Machine] = Ranges()
+        """Whose slots had memory at an address, by which new threads are recognised."""
 
     def take(self, line: Line, head: str, text: str) -> None:
         fields = {_NAMES.get(name, name): literal(value) for name, value in _FIELD.findall(text)}
@@ -101,6 +95,9 @@ class _Reader:
             machine.vm.add(replace(region, memory_size=0))
         machine.vm.add(region)
         machine.note(region)
+        if region.memory_size:
+            start = region.userspace_addr
+            self._memory.put(start, start + region.memory_size, machine)
 
     def _machine(self, line: Line, head: str, text: str, region: Region | None) -> _Machine:
         process, thread = _PID.search(text), _THREAD.search(head)
@@ -130,12 +127,16 @@ class _Reader:
 
         The first call for a new VM creates slot 0, with memory that no VM knows.
         """
-        known = list(self._machines.values())
-        for machine in reversed(known):
-            if region is None or machine.has(region.userspace_addr):
-                return machine
-        begins = region is not None and region.slot == 0 and region.memory_size
-        return known[-1] if known and not begins else self._of_process(f"VM {len(known)}", line)
+        known = next(reversed(self._machines.values()), None)
+        if region is None:
+            return known or self._of_process("VM 0", line)
+        address = region.userspace_addr
+        for _, _, machine in self._memory.within(address, address + 1):
+            return machine
+        begins = region.slot == 0 and region.memory_size
+        if known is not None and not begins:
+            return known
+        return self._of_process(f"VM {len(self._machines)}", line)
 
 
 def _deletes_before(machine: _Machine, region: Region) -> bool:

@@ -24,6 +24,7 @@ from vmm.replay.numbers import (
 )
 from vmm.replay.processes import File, Process, Processes
 from vmm.replay.syntax import (
+    MAX_BEGUN,
     ON_A_SLOT,
     Begun,
     Called,
@@ -350,7 +351,7 @@ class _Reader:
         if item.is_strange:
             self._trace.strange = self._trace.strange or line
         _, _, begun = item.text.rpartition("ioctl(")
-        parts = split(unnamed(begun))
+        parts = split(unnamed(begun[:MAX_BEGUN]))
         opened = file_of(parts[0]) if len(parts) > 1 else None
         if opened is None:  # Even the descriptor may be cut off.
             files = list(self._processes.of(item.pid).files.values())

@@ -108,6 +108,11 @@ Item = Called | Begun | Exited | Unparsed
 
 _MAKERS = ("clone", "clone3", "fork", "vfork")
 _FEW = 64
+MAX_WAITING = 1 << 14
+"""How many calls are under way at a time at the most."""
+
+MAX_BEGUN = 1 << 12
+"""How much of a call that is under way is kept: more than a call on memory or a VM has."""
 
 
 class Joiner:
@@ -155,8 +160,10 @@ class Joiner:
         self._lose(pid)
         unfinished = _UNFINISHED.search(rest)
         if unfinished is not None:
-            if len(self._waiting) < MAX_PID:
-                self._waiting[pid] = (number, name, rest[: unfinished.start()])
+            text = rest[: min(unfinished.start(), MAX_BEGUN)]
+            if len(self._waiting) >= MAX_WAITING:
+                return Unparsed(number, pid, name, f"{name}({text}")
+            self._waiting[pid] = (number, name, text)
             return Begun(pid, name, rest) if name in _MAKERS else None
         return _whole(number, number, pid, name, rest, line)
 
@@ -174,7 +181,7 @@ class Joiner:
         del self._waiting[pid]
         unfinished = _UNFINISHED.search(rest)
         if unfinished is not None:
-            self._waiting[pid] = (begin, name, text + rest[: unfinished.start()])
+            self._waiting[pid] = (begin, name, (text + rest[: unfinished.start()])[:MAX_BEGUN])
             return None
         joined = text + rest
         return _whole(number, begin, pid, name, joined, f"{name}({joined}")
