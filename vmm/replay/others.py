@@ -17,7 +17,14 @@ _OTHERS = (
         r"\s*\S.* \d+(?:/\d+)? +\[\d{3}\] +\d+\.\d+: +(?:\d+ )?[\w-]+:",
         f"this is of `perf script`, {_NOT_SAID}",
     ),
-    (r"Attaching \d+ probes?\.\.\.", f"this is of bpftrace, {_NOT_SAID}"),
+    (r"\s*Summary of events:$", f"this is a summary of `perf trace`, {_NOT_SAID}"),
+    (r"Attach(?:ed|ing) \d+ probes?\b|@\w*\[.*\]: \d+$", f"this is of bpftrace, {_NOT_SAID}"),
+    (r"# DURATION +TID +FUNCTION", f"this is of uftrace, {_NOT_SAID}"),
+    (r"\d+ \S+ \d+ \S+ \(\d+(?:[.:]\d+)?\) [<>] ", f"this is of sysdig, {_NOT_SAID}"),
+    (
+        r"% time +seconds +usecs/call",
+        "this is the summary of `strace -c`, which has no calls: trace without -c, or with -C",
+    ),
     (r"PERFILE2", f"this is of `perf record`, {_NOT_SAID}"),
     (r"\x17\x08Dtracing", f"this is trace-cmd's trace.dat, {_NOT_SAID}"),
     (

@@ -30,6 +30,9 @@ _REMAINS = re.compile(r"(?:^|[\s:])kvm_(?:s[a-z_]*)?$|Slot#\d+ flags=|size=0x[0-
 
 _PID = re.compile(r"\bpid=(\d+)")
 _THREAD = re.compile(r"(?:^|\s)(\d{1,10})@\d+\.\d+:")
+_LOGGED = re.compile(r"(?:^|\s)[\w.-]+\[(\d{1,10})\]:\s")
+"""Matches the program and its pid, as a system log has them in front of a line."""
+
 _FIELD = re.compile(r"\b([A-Za-z_]+)[=#](-?(?:0x[0-9a-fA-F]+|\d+))(?![0-9a-zA-Z])")
 _NAMES = {
     "AddrSpace": "as",
@@ -104,7 +107,8 @@ class _Reader:
         if process is not None:
             return self._of_process(process[1], line)
         if thread is None:
-            return self._of_process("", line)
+            logged = _LOGGED.search(head)
+            return self._of_process(f"[{logged[1]}]" if logged is not None else "", line)
         if thread[1] not in self._threads:
             machine = self._of_new_thread(line, region)
             if len(self._threads) >= MAX_THREADS:

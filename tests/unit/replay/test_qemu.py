@@ -59,6 +59,12 @@ def test_each_process_has_a_vm() -> None:
     assert [len(vm.calls) for vm in trace_of(line, other, line).vms] == [2, 1]
 
 
+def test_a_system_log_tells_two_qemus_apart_by_their_pids() -> None:
+    line = _OLD.format(slot=1, ret=0)
+    logged = [f"Nov 28 12:00:01 host qemu-system-x86_64[{pid}]: {line}" for pid in (77, 78, 77)]
+    assert [len(vm.calls) for vm in trace_of(*logged).vms] == [2, 1]
+
+
 def timed(thread: int, slot: int, hva: int, size: int = 0x1000) -> str:
     """Return a line as `-msg timestamp=on` has it: the thread and the time are in front."""
     gpa = 0x10000 * (slot + 1)
