@@ -14,11 +14,13 @@ import click
 
 from vmm.cli.command import Writing
 from vmm.cli.errors import NothingRan, Unusable, usable
+from vmm.cli.files import allow_large
 from vmm.cli.printing import tell
-from vmm.cli.replay import replayed
+from vmm.cli.replay import ReplayOptions, replayed
 from vmm.cli.writing import temporary_folder
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.replay.recording import Filter, strace_command
+from vmm.scenario.demand import Limits
 
 _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
 
@@ -34,10 +36,15 @@ _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace
     help="Keep the trace in this file.",
 )
 @click.option("--judge-only", is_flag=True, help="Judge the trace; run nothing else.")
+@allow_large
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def record(
-    ctx: click.Context, output: Path | None, judge_only: bool, command: tuple[str, ...]
+    ctx: click.Context,
+    output: Path | None,
+    judge_only: bool,
+    limits: Limits,
+    command: tuple[str, ...],
 ) -> None:
     """Run a VMM under strace, and replay what it did.
 
@@ -57,7 +64,7 @@ def record(
             raise NothingRan(f"strace recorded nothing (its exit status is {status})")
         ended = f"; the command ended with status {status}" if status else ""
         tell(f"recorded {lines} lines{f' in {output}' if output else ''}{ended}")
-        ctx.exit(replayed((trace,), judge_only))
+        ctx.exit(replayed((trace,), ReplayOptions(judge_only, limits=limits)))
 
 
 def _recorded(strace: str, fifo: Path, trace: Path, command: tuple[str, ...]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from vmm.cli.command import Writing
 from vmm.cli.errors import Unusable
+from vmm.cli.files import allow_large
 from vmm.cli.host import Host, exit_status, look_at_host, require_usable
 from vmm.cli.output import console, print_lines, width_of
 from vmm.cli.writing import spare, written
@@ -22,7 +24,7 @@ from vmm.report import terminal
 from vmm.report.replay import heading, refusals, remark
 from vmm.scenario import outcomewords
 from vmm.scenario.codec import scenario_text
-from vmm.scenario.demand import check_demand
+from vmm.scenario.demand import USUAL, Limits, check_demand
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status, Verdict
@@ -55,6 +57,7 @@ _WORST = (
 )
 @click.option("--vm", "number", type=click.IntRange(1), metavar="N", help="Only the N-th VM.")
 @click.option("--require-run", is_flag=True, help="Fail (status 5) if nothing could run.")
+@allow_large
 @click.pass_context
 def replay(
     ctx: click.Context,
@@ -63,6 +66,7 @@ def replay(
     file: Path | None,
     number: int | None,
     require_run: bool,
+    limits: Limits,
 ) -> None:
     """Judge what strace or QEMU recorded of a VMM, and run it here.
 
@@ -72,29 +76,35 @@ def replay(
     answered is compared with the model, by line of the trace; then the same calls are made on this
     kernel, and its memslots are looked at after each of them.
     """
-    ctx.exit(replayed(traces, judge_only, file, number, require_run))
+    ctx.exit(replayed(traces, ReplayOptions(judge_only, file, number, require_run, limits)))
 
 
-def replayed(
-    paths: tuple[Path, ...],
-    judge_only: bool,
-    file: Path | None = None,
-    number: int | None = None,
-    require_run: bool = False,
-) -> int:
+@dataclass(frozen=True)
+class ReplayOptions:
+    """What to do with a trace: as the options say."""
+
+    judge_only: bool
+    file: Path | None = None
+    number: int | None = None
+    require_run: bool = False
+    limits: Limits = USUAL
+
+
+def replayed(paths: tuple[Path, ...], wanted: ReplayOptions) -> int:
     """Judge and run the VMs of a trace; return the exit status."""
+    file = wanted.file
     try:
         trace = read_trace(*paths)
     except TraceError as error:
         raise Unusable(str(error)) from None
-    vms = _chosen(trace, number, file)
+    vms = _chosen(trace, wanted.number, file)
     spare(paths, [str(file)] if file is not None else [])
     path = Path(trace.name)
-    host = None if judge_only else look_at_host()
+    host = None if wanted.judge_only else look_at_host()
     features = None if host is None or host.info.obstacle else host.features
     replays = [replay_of(trace, vm, features) for vm in vms]
     if file is not None:
-        _write(file, replays[0], path)
+        _write(file, replays[0], path, wanted.limits)
     statuses: list[Status] = []
     to = console()
     print_lines(to, _about(trace))
@@ -103,9 +113,11 @@ def replayed(
         statuses.append(found.verdict.status)
         print_lines(to, _vm_lines(trace, made, found, width_of(to)))
     if host is not None:
-        statuses += _run(replays, host, path, require_run)
+        for made in replays:
+            _check(made, path, wanted.limits)
+        statuses += _run(replays, host, path, wanted.require_run)
     status = min(statuses, key=_WORST.index)
-    return exit_status(status, require_run)
+    return exit_status(status, wanted.require_run)
 
 
 def _chosen(trace: Trace, number: int | None, file: Path | None) -> list[TracedVm]:
@@ -167,18 +179,18 @@ def _trace_line(name: str, line: Line | None) -> Iterator[Text]:
         yield remark("trace", f"{name}:{line.number}: {line.text}", "bold")
 
 
-def _write(file: Path, made: Replay, path: Path) -> None:
-    _check(made, path)
+def _write(file: Path, made: Replay, path: Path, limits: Limits) -> None:
+    _check(made, path, limits)
     with written(file) as stream:
         stream.write(scenario_text(made.scenario))
 
 
-def _check(made: Replay, path: Path) -> None:
+def _check(made: Replay, path: Path, limits: Limits) -> None:
     """Raise Unusable for a scenario that is not safe to run."""
     problem = made.obstacle
     try:
         validate(made.scenario)
-        check_demand(made.scenario)
+        check_demand(made.scenario, limits)
     except ScenarioError as error:
         problem = str(error)
     if problem:
@@ -196,8 +208,6 @@ def _place(made: Replay, path: Path, problem: str) -> str:
 
 def _run(replays: list[Replay], host: Host, path: Path, require_run: bool) -> list[Status]:
     """Run the scenarios on this kernel, and print the verdicts."""
-    for made in replays:
-        _check(made, path)
     require_usable(host, require_run)
 
     from vmm.cli.carrying import Orders

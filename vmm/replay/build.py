@@ -15,6 +15,7 @@ from vmm.replay.places import Places, guest_for
 from vmm.replay.trace import Call, Line, MemoryChange, Region, Trace, TracedVm, TssAddr, Unread
 from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Refused, SetUpRefused
+from vmm.scenario.limits import MAX_MAPPED_PAGES
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
@@ -32,7 +33,9 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion2,
     pages_of,
 )
+from vmm.scenario.problem import ScenarioError
 from vmm.scenario.races import host_change_problem
+from vmm.scenario.reached import all_filled_pages
 from vmm.scenario.slots import as_id_of
 
 _NO_ROOM = "the slots leave no free id, or no free 64 KiB below 4 GiB, to a guest"
@@ -93,8 +96,31 @@ def replay_of(trace: Trace, vm: TracedVm, features: Features | None = None) -> R
         guest=guest or Guest(),
     )
     unread = tuple(call for call in vm.calls if isinstance(call, Unread))
+    if _fills_too_much(scenario):
+        scenario = msgspec.structs.replace(scenario, mappings=_of_small_pages(scenario.mappings))
+        builder.notes.append(
+            "transparent huge pages are small ones here: too many pages would be filled"
+        )
     obstacle = "" if guest is not None else _NO_ROOM
     return Replay(vm, scenario, steps, unread, tuple(builder.notes), obstacle)
+
+
+def _fills_too_much(scenario: Scenario) -> bool:
+    """Whether a scenario cannot run since each huge page that it touches is filled."""
+    huge = sum(mapping.pages for mapping in scenario.mappings if mapping.kind == "thp")
+    if huge <= MAX_MAPPED_PAGES // 2:  # The rest may be filled, too.
+        return False
+    try:
+        return all_filled_pages(scenario) > MAX_MAPPED_PAGES
+    except ScenarioError:
+        return False
+
+
+def _of_small_pages(mappings: Iterable[Mapping]) -> tuple[Mapping, ...]:
+    return tuple(
+        msgspec.structs.replace(each, kind="anonymous") if each.kind == "thp" else each
+        for each in mappings
+    )
 
 
 def _needs(regions: list[Region], features: Features | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from vmm.replay.ranges import joined
 from vmm.replay.trace import Region, TracedVm
 from vmm.scenario.features import Features
 from vmm.scenario.guestplace import TSS_BYTES, free_gpa
+from vmm.scenario.limits import MAX_MAPPED_PAGES
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     Guest,
@@ -21,6 +22,9 @@ from vmm.scenario.operations import (
 from vmm.scenario.slots import MAX_PAGES, USER_END, id_of
 
 HUGE_BYTES = 512 * PAGE_SIZE_BYTES
+_MOST_HUGE_PAGES = MAX_MAPPED_PAGES * 3 // 4 // 512
+"""How many pages of hugetlbfs a scenario may have, and some other memory."""
+
 _ELSEWHERE = "elsewhere"
 """A page for addresses where no slot has memory, such as those that deletions name."""
 
@@ -38,7 +42,8 @@ class Places:
     """Translates the host addresses of a trace to places in mappings of the scenario."""
 
     def __init__(self, vm: TracedVm, features: Features | None) -> None:
-        self._free_huge_pages = None if features is None else features.hugetlb_pages
+        free = _MOST_HUGE_PAGES if features is None else features.hugetlb_pages
+        self._free_huge_pages = min(free, _MOST_HUGE_PAGES)
         self.notes: list[str] = []
         ranges = joined([_memory(each) for each in vm.calls if isinstance(each, Region)])
         self._ranges = [
@@ -86,13 +91,17 @@ class Places:
         return _Range(start, end, base, Mapping(f"m{number}", pages, kind))
 
     def _kind(self, kind: MappingKind, pages: int) -> MappingKind:
-        """Return the kind of memory to use: thp for hugetlb if too few huge pages are free."""
-        if kind != "hugetlb" or self._free_huge_pages is None:
+        """Return the kind of memory to use: thp for hugetlb if that is too much of it here."""
+        whole = -(-pages // 512)
+        if kind != "hugetlb":
             return kind
-        if -(-pages // 512) <= self._free_huge_pages:
-            self._free_huge_pages -= -(-pages // 512)
+        if whole <= self._free_huge_pages:
+            self._free_huge_pages -= whole
             return kind
-        self.notes.append("huge pages of hugetlbfs are transparent ones here (vm.nr_hugepages)")
+        self.notes.append(
+            "huge pages of hugetlbfs are transparent ones here: too few are free "
+            "(vm.nr_hugepages), or they are too many to be filled"
+        )
         return "thp"
 
 

@@ -15,7 +15,6 @@ from vmm.scenario.operations import (
     GUEST_MAPPING,
     HUGE_KINDS,
     HUGE_PAGE_PAGES,
-    MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
     Mapping,
     Place,
@@ -29,9 +28,8 @@ from vmm.scenario.problem import ScenarioError
 from vmm.scenario.reached import (
     MAX_PRE_FAULTED_PAGES,
     SPARSE_PAGES,
-    filled_pages,
+    all_filled_pages,
     is_sparse,
-    reached_pages,
 )
 from vmm.scenario.shown import is_plain
 
@@ -99,12 +97,7 @@ def check_large_mappings(scenario: Scenario) -> None:
         if isinstance(op, PreFaultMemory) and pages_of(op.size) > MAX_PRE_FAULTED_PAGES:
             limit = f"{MAX_PRE_FAULTED_PAGES} pages with a mapping of more than {SPARSE_PAGES}"
             raise ScenarioError(f"{place}.size: at most {limit}")
-    reached = reached_pages(scenario, 1 << MAX_GPA_BITS)
-    filled = sum(
-        filled_pages(mapping, reached)
-        for mapping in scenario.mappings
-        if mapping.kind not in ("unmapped", "guest_memfd")
-    )
+    filled = all_filled_pages(scenario)
     if filled > MAX_MAPPED_PAGES:
         raise ScenarioError(
             f"$.mappings: {filled} pages would be filled where the guest looks, and at most "

@@ -12,6 +12,7 @@ from itertools import chain
 from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     HUGE_KINDS,
+    MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
     AnyOperation,
     Execute,
@@ -100,6 +101,16 @@ def filled_pages(mapping: Mapping, reached: Reached) -> int:
     if mapping.kind == "thp":
         return len({page // _HUGE_PAGES for page in pages}) * _HUGE_PAGES
     return len(pages)
+
+
+def all_filled_pages(scenario: Scenario) -> int:
+    """Return how many pages of all mappings are filled at most. Raises ScenarioError."""
+    reached = reached_pages(scenario, 1 << MAX_GPA_BITS)
+    return sum(
+        filled_pages(mapping, reached)
+        for mapping in scenario.mappings
+        if mapping.kind not in ("unmapped", "guest_memfd")
+    )
 
 
 def runs_of(pages: Iterable[int]) -> Iterator[range]:

@@ -158,6 +158,16 @@ def test_a_slot_that_is_too_large_to_run_is_judged_all_the_same(tmp_path: Path) 
     assert "--judge-only runs nothing" in result.output
 
 
+def test_what_a_trace_takes_is_bounded_and_the_bound_can_be_raised(tmp_path: Path) -> None:
+    drop = "7 madvise(0x7f0000000000, 0x4000000, MADV_DONTNEED) = 0"
+    file = write(tmp_path, KVM, region(0, 0, 1 << 26), drop, drop)
+    command = ("replay", "--judge-only", str(file), "--scenario", str(tmp_path / "made.json"))
+    result = vmm(*command)
+    assert result.exit_code == 2
+    assert "MiB of memory; --allow-large allows more" in result.output
+    assert vmm(*command, "--allow-large").exit_code == 0
+
+
 def test_a_file_that_is_no_trace(tmp_path: Path) -> None:
     file = write(tmp_path, "\x1b]0;evil\x07hello")
     result = vmm("replay", "--judge-only", str(file))

@@ -76,6 +76,42 @@ def test_reserved_huge_pages_are_transparent_where_the_host_has_none() -> None:
     assert kinds == ["hugetlb", "hugetlb", "thp"]
 
 
+def huge(at: int, size: int, flags: str = "") -> list[str]:
+    """Return lines that map memory of huge pages."""
+    return [
+        f"7 mmap(NULL, {size}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS{flags}, -1, 0)"
+        f" = {at:#x}",
+        f"7 madvise({at:#x}, {size}, MADV_HUGEPAGE) = 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "kinds", "notes"),
+    [(0x4000000, ["thp", "thp"], 0), (0x10000000, ["anonymous", "anonymous"], 1)],
+)
+def test_transparent_huge_pages_are_small_where_too_many_would_be_filled(
+    size: int, kinds: list[str], notes: int
+) -> None:
+    at = (HVA, HVA + 0x40000000)
+    made = replay_in(
+        KVM,
+        *huge(at[0], size),
+        *huge(at[1], size),
+        region(0, 0, size, at[0]),
+        region(1, size, size, at[1]),
+        region(2, 0xFFFC0000, 0x40000, 0x7E0000000000),
+    )
+    assert [mapping.kind for mapping in made.scenario.mappings[1:]] == kinds
+    assert sum("transparent huge pages" in note for note in made.notes) == notes
+    validate(made.scenario)
+
+
+def test_more_huge_pages_than_a_scenario_may_have_are_others() -> None:
+    made = replay_in(KVM, *huge(HVA, 1 << 30, "|MAP_HUGETLB"), region(0, 1 << 32, 1 << 30, HVA))
+    assert made.scenario.mappings[0].kind in ("thp", "anonymous")
+    validate(made.scenario)
+
+
 def test_the_guest_lives_where_no_slot_is() -> None:
     made = of_q35()
     guest = made.scenario.guest
