@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tests.ideal import FEATURES
-from vmm.cli.fuzz import _status
+from vmm.cli.fuzz import Broken, _status
 from vmm.fuzz import driver
 from vmm.fuzz.dice import seed_of
 from vmm.fuzz.driver import Fuzzer
@@ -274,12 +274,44 @@ def test_findings_of_one_fault_are_kept_together_the_shortest_first(
     assert len(tally.findings) == 2
 
 
-def test_worker_that_ends_without_a_word_is_our_fault(
+def fail(assignment: Assignment, to: Connection) -> None:
+    begin(assignment, to)
+    raise ZeroDivisionError
+
+
+def exit_early(assignment: Assignment, to: Connection) -> None:
+    begin(assignment, to)
+    os._exit(0)
+
+
+def exit_at_once(assignment: Assignment, to: Connection) -> None:
+    os._exit(0)
+
+
+def test_worker_that_raises_is_our_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tally = run(monkeypatch, Plan(7, tmp_path / "out"), fail)
+    assert tally.failure == "a worker failed: died: exit status 70; its traceback is above"
+    with pytest.raises(Broken):
+        _status(tally)
+    assert not (tmp_path / "out").exists()
+
+
+def test_worker_that_exits_while_a_scenario_is_under_way_is_a_finding(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tally = run(monkeypatch, Plan(7, tmp_path / "out", max_findings=1), exit_early)
+    assert tally.notes[0] == "harmless died: exit status 0"
+    assert len(tally.findings) == 1
+    assert _status(tally) == 3
+
+
+def test_worker_that_exits_before_it_runs_anything_is_inconclusive(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tally = run(monkeypatch, Plan(7, tmp_path / "out"), begin)
-    assert tally.failure == "a worker ended without a word"
-    assert not (tmp_path / "out").exists()
+    tally = run(monkeypatch, Plan(7, tmp_path / "out"), exit_at_once)
+    why = "a worker died: exit status 0; nothing says what it ran"
+    assert tally.notes == [f"ended early: {why}"]
+    assert _status(tally) == 3
 
 
 def test_full_disk_ends_all_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

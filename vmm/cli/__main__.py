@@ -48,6 +48,7 @@ def run() -> NoReturn:
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # Ignored under nohup(1).
             signal.signal(number, _end)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # If ignored, how a child ended is lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     gc.set_threshold(_COLLECT_AFTER)
     status: object = PASSED

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import click
 
 from vmm.cli.errors import InProbing, NothingRan, TooFewRan
+from vmm.host.cpus import stay_on
 from vmm.host.hostinfo import HostInfo, host_facts
 from vmm.report import terminal
 from vmm.scenario.features import Features
@@ -134,8 +135,8 @@ def reserved_cpus(count: int) -> Iterator[tuple[int, ...]]:
     """
     allowed = os.sched_getaffinity(0)
     cpus = sorted(allowed)[:count]
-    os.sched_setaffinity(0, allowed.difference(cpus) or allowed.difference(cpus[:1]) or allowed)
+    stay_on(allowed.difference(cpus) or allowed.difference(cpus[:1]) or allowed)
     try:
         yield (*cpus, *cpus[:1] * (count - len(cpus)))
     finally:
-        os.sched_setaffinity(0, allowed)
+        stay_on(allowed)

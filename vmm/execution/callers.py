@@ -55,13 +55,13 @@ class Caller:
         """Fork; the child ends with the status, below 255, that ``calls`` returns."""
         self._told, telling = os.pipe()
         try:
-            self._pid = fork()
+            self._pid = fork(denied=lambda error: _failed(telling, error))
             if self._pid == 0:
                 status = _FAILED
                 try:
                     status = calls()
                 except BaseException as error:
-                    _tell(telling, error)
+                    status = _failed(telling, error)
                 finally:
                     os._exit(status)
         except BaseException:
@@ -84,8 +84,8 @@ class Caller:
 
         Raises what the child has failed by, and `CallerDiedError` if something killed it.
         """
-        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        self._pid = 0
+        pid, self._pid = self._pid, 0
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if status < 0 or status == _FAILED:
             raise _failure_of(self._told, status)
         return status
@@ -95,6 +95,12 @@ class Caller:
         if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             status = self.status()
             raise _failure_of(self._told, status)
+
+
+def _failed(pipe: int, error: BaseException) -> int:
+    """Tell the parent how this process fails, and return its exit status."""
+    _tell(pipe, error)
+    return _FAILED
 
 
 def _tell(pipe: int, error: BaseException) -> None:

@@ -5,7 +5,6 @@ before each invocation and after each response: the call takes effect between th
 """
 
 import itertools
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import assert_never
 
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.machine import Machine
-from vmm.host.cpus import FOUND
+from vmm.host.cpus import FOUND, stay_on
 from vmm.scenario.history import (
     AnyOutcome,
     Call,
@@ -182,7 +181,7 @@ class _Guest(_Thread):
 
     def _work(self) -> None:
         # Guests use all CPUs; host threads stay on this process's, where grace periods are short.
-        os.sched_setaffinity(0, FOUND)
+        stay_on(FOUND)
         if not self._migrates:
             self._go_on(self._limit)
         while self._migrates and not self._is_over and len(self.windows) < self._limit:
@@ -195,7 +194,7 @@ class _Guest(_Thread):
 
         def work() -> None:
             try:
-                os.sched_setaffinity(0, FOUND)
+                stay_on(FOUND)
                 self._go_on(min(self._limit, len(self.windows) + self._migrates))
             except BaseException as error:
                 errors.append(error)

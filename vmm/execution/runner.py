@@ -5,7 +5,6 @@ So there is a history whatever the kernel did to the child.
 """
 
 import gc
-import os
 import time
 import traceback
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from vmm.execution.guesttime import GUEST_LIMIT_S
 from vmm.execution.owntime import OwnTime
 from vmm.execution.tape import FileTape, MemoryTape, Tape
 from vmm.host.child import Child
+from vmm.host.cpus import stay_on
 from vmm.kvm.closing import Closing
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import has_ended, history_line, parse_history
@@ -280,7 +280,7 @@ def _serve(
     """Execute scenarios until the parent is gone: receive an index each time, send an answer."""
     gc.freeze()  # A collection would touch, and so copy, the inherited pages.
     if cpu is not None:
-        os.sched_setaffinity(0, {cpu})
+        stay_on({cpu})
     with suppress(EOFError, ConnectionError):
         while True:
             order = orders.recv_bytes()

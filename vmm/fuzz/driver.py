@@ -31,10 +31,10 @@ from vmm.fuzz.messages import (
 from vmm.fuzz.minimise.queue import Queue
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment, run_worker
-from vmm.host.child import Child, name_of
+from vmm.host.child import FAILED, Child, name_of
 from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo
-from vmm.scenario.endings import of_the_host
+from vmm.scenario.endings import DIED, HOST, of_the_host
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
@@ -45,6 +45,7 @@ _SILENCE_S = 30.0
 
 _MAX_RESTARTS = 8
 _STOPPED = "stopped"
+_FAILED = f"{DIED}exit status {FAILED}"
 _OUTSIDE = "the host: a worker was killed or stopped from outside, perhaps for want of memory"
 _FROM_OUTSIDE = tuple(
     f"died: {number.name}"
@@ -307,11 +308,14 @@ class Fuzzer:
         """Replace a worker process that died or hangs."""
         self._workers.remove(worker)
         died = worker.child.end()
-        how = how if how.startswith(_STOPPED) else died or how
+        how = how if how.startswith(_STOPPED) else died or how or f"{DIED}exit status 0"
         left = read_journal(worker.journal) if worker.journal.exists() else None
         journal = b"" if left is None else worker.journal.read_bytes()
         worker.journal.unlink(missing_ok=True)  # A process that cannot be killed keeps it locked.
         if self.tally.ended_early:
+            return
+        if how.startswith(HOST):
+            self.tally.end_early(how)
             return
         problems = watch.news() if watch else ()
         from_outside = how.startswith(_STOPPED) or (how in _FROM_OUTSIDE and not problems)
@@ -319,9 +323,8 @@ class Fuzzer:
             self.tally.note(f"{_OUTSIDE}: {how}; what ran then is left out")
             self.tally.disturbed = True
         elif not worker.failed:
-            if not how or left is None:
-                self.tally.failure = f"a worker ended without a word{how and ': '}{how}"
-                self.tally.ended_early = True
+            if left is None or how == _FAILED:
+                self._end_with(how)
                 return
             self._ended(left, how, journal, problems)
         self._restarts += 1
@@ -332,6 +335,14 @@ class Fuzzer:
             return
         first = worker.first if left is None else left.intent.next_index
         self._start_worker(worker.number, first, worker.operations)
+
+    def _end_with(self, how: str) -> None:
+        """End the run for a worker that died of our own error, or before it ran anything."""
+        if how == _FAILED:
+            self.tally.failure = f"a worker failed: {how}; its traceback is above"
+            self.tally.ended_early = True
+        else:
+            self.tally.end_early(f"a worker {how}; nothing says what it ran")
 
     def _ended(
         self, left: Interrupted, how: str, journal: bytes, problems: Sequence[Problem]

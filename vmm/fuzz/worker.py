@@ -1,7 +1,6 @@
 """A worker: a process that generates scenarios, runs and judges them, and reports what it found."""
 
 import gc
-import os
 import signal
 import time
 import traceback
@@ -18,6 +17,7 @@ from vmm.fuzz.messages import Complains, Differs, Ended, Failed, Fresh, Progress
 from vmm.fuzz.minimise.join import MOST_OPERATIONS
 from vmm.fuzz.novelty import Novelty
 from vmm.fuzz.trial import attempt, shortened
+from vmm.host.cpus import stay_on
 from vmm.host.health import KernelWatch, without_others
 from vmm.kvm.system import Kvm
 from vmm.scenario.endings import HOST, is_short, what_is_short
@@ -65,7 +65,7 @@ class Assignment:
 def run_worker(assignment: Assignment, to: Connection) -> None:
     """Run scenarios until this process is ended; the body of a worker."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent handles it.
-    os.sched_setaffinity(0, {assignment.cpu})
+    stay_on({assignment.cpu})
     worker = None
     try:
         journal = Journal(assignment.journal)

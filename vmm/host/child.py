@@ -4,6 +4,7 @@ import faulthandler
 import os
 import select
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing import Pipe
@@ -17,7 +18,13 @@ from vmm.host.signals import ENDING_SIGNALS
 FAILED = os.EX_SOFTWARE
 """The exit status of a child that ended with an exception."""
 
+DENIED = os.EX_OSERR
+"""The exit status of a child that the host did not let begin."""
+
 _PATIENCE_S = 4.0
+_LOOK_EVERY_S = 0.01
+_NO_PRCTL = "the host: prctl(2) is denied to a forked process"
+_REAPED = "the host: how a child ended is lost: SIGCHLD is ignored, or another waited for it"
 
 
 def name_of(number: int) -> str:
@@ -25,8 +32,17 @@ def name_of(number: int) -> str:
     return f"vmm{os.getpid()}-{number}"
 
 
-def fork() -> int:
+def _denied(error: OSError) -> int:
+    """Return the exit status of a child that cannot begin."""
+    return DENIED
+
+
+def fork(name: str = "", denied: Callable[[OSError], int] = _denied) -> int:
     """Fork; the child dies with this process, and ignores `ENDING_SIGNALS`.
+
+    It gets a ``name``, unless that is empty. If the host denies it any of this (a seccomp filter
+    may), it ends at once, with the status that ``denied`` returns: it must never go on with what
+    the parent does after a failure.
 
     These signals may reach a whole process group; the parent ends its children once it has saved
     what they recorded. Do not use this function for a child that executes another program.
@@ -37,12 +53,28 @@ def fork() -> int:
     try:
         pid = os.fork()
         if pid == 0:
-            raw.die_with_parent(parent)
-            for number in ENDING_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
+            _prepare(parent, name, denied)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
+
+
+def _prepare(parent: int, name: str, denied: Callable[[OSError], int]) -> None:
+    """Prepare a child, or end it."""
+    status = FAILED
+    is_ready = False
+    try:
+        raw.die_with_parent(parent)
+        for number in ENDING_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        if name:
+            raw.name_process(name)
+        is_ready = True
+    except OSError as error:
+        status = denied(error)
+    finally:
+        if not is_ready:
+            os._exit(status)
 
 
 class Child:
@@ -66,15 +98,13 @@ class Child:
         ``name`` is the name of the new process, and of its own children, in the kernel's log.
         """
         ours, theirs = Pipe()
-        pid = fork()
+        pid = fork(name)
         if pid == 0:
             status = FAILED
             try:
                 ours.close()
                 # Where a signal kills it, the Python stack reaches the person: fd 2 is stderr.
                 faulthandler.enable(2)
-                if name:
-                    raw.name_process(name)
                 body(theirs)
                 status = 0
             except SystemExit:
@@ -112,31 +142,52 @@ class Child:
     def end(self) -> str:
         """Make sure that the process is gone; return how it died by itself, "" if it did not.
 
-        A process that cannot be killed, because it hangs in the kernel, is left alone.
+        A process that cannot be killed, because it hangs in the kernel, is left alone. What the
+        host has denied it, or us, begins with ``the host: ``.
         """
         if not self._pid:
             return ""
         # A dying process closes its files a while before it can be waited for.
         is_leaving = bool(self._hung_up.poll(0))
         self.connection.close()
-        status = self._status(_PATIENCE_S if is_leaving else 0)
-        if status is None:
-            os.kill(self._pid, signal.SIGKILL)
-            if self._status(_PATIENCE_S) is None:
-                return "hung: cannot be killed"
-            status = 0
+        try:
+            status = self._status(_PATIENCE_S if is_leaving else 0)
+            if status is None:
+                os.kill(self._pid, signal.SIGKILL)
+                if self._status(_PATIENCE_S) is None:
+                    return "hung: cannot be killed"
+                status = 0
+        except (ChildProcessError, ProcessLookupError):
+            self._pid = 0
+            return _REAPED if is_leaving else ""
         self._pid = 0
+        if status == DENIED:
+            return _NO_PRCTL
         if status < 0:
             return f"died: {signal.Signals(-status).name}"
         return f"died: exit status {status}" if status else ""
 
     def _status(self, time_limit_s: float) -> int | None:
         """Return the exit status, negative for a signal; None if the process does not end."""
-        if time_limit_s:
-            pidfd = os.pidfd_open(self._pid)
-            try:
-                select.select([pidfd], [], [], time_limit_s)
-            finally:
-                os.close(pidfd)
+        deadline = time.monotonic() + time_limit_s
+        if time_limit_s and not self._waited(time_limit_s):
+            while not os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(_LOOK_EVERY_S)
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
+
+    def _waited(self, time_limit_s: float) -> bool:
+        """Wait for the process's end; False if no pidfd can be had: denied, or too many files."""
+        try:
+            pidfd = os.pidfd_open(self._pid)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        try:
+            select.select([pidfd], [], [], time_limit_s)
+        finally:
+            os.close(pidfd)
+        return True

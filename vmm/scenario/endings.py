@@ -39,6 +39,10 @@ HOST_SHORT = KERNEL_SHORT | {
 """What a call of this program's own, such as fork(2) or write(2), then fails with."""
 
 
+HOST_DENIES = frozenset((errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ECHILD))
+"""What such a call fails with where the host allows less: a seccomp filter, an old kernel, or
+SIGCHLD that is ignored, so that nobody can wait for a child."""
+
 _DEVICE = "/dev/kvm"
 
 _LIMITS = {errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u"}
@@ -64,10 +68,13 @@ def what_is_short(error: BaseException) -> str:
 def is_short(error: BaseException) -> bool:
     """Whether the host ran out of something, so that neither KVM nor this program is at fault.
 
-    So it is if the device cannot be opened any more: removed, or no longer permitted.
+    So it is if the device cannot be opened any more: removed, or no longer permitted; and if the
+    host denies a call that is not KVM's.
     """
     if isinstance(error, MemoryError):
         return True
     if not isinstance(error, OSError):
         return False
+    if type(error).__module__ == OSError.__module__ and error.errno in HOST_DENIES:
+        return True  # Python's own classes: what KVM answers has another.
     return error.errno in HOST_SHORT or error.filename == _DEVICE

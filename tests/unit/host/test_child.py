@@ -1,5 +1,6 @@
 """Child processes: how each one ended is known, whoever is first to notice."""
 
+import errno
 import os
 import signal
 import time
@@ -126,3 +127,40 @@ def test_the_traceback_of_a_child_reaches_the_person(capfd: pytest.CaptureFixtur
         child.connection.recv_bytes()
     assert child.end() == "died: exit status 70"
     assert "ZeroDivisionError: a mistake" in capfd.readouterr().err
+
+
+def test_a_child_that_cannot_be_prepared_runs_nothing_of_its_parents(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def deny(_: int) -> None:
+        raise PermissionError(errno.EPERM, "prctl(PR_SET_PDEATHSIG): Operation not permitted")
+
+    monkeypatch.setattr(raw, "die_with_parent", deny)
+    child = Child.start(lambda theirs: theirs.send_bytes(b"ran"))
+    with pytest.raises(EOFError):
+        child.connection.recv_bytes()
+    assert child.end() == "the host: prctl(2) is denied to a forked process"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_child_that_another_waited_for_has_an_end_that_is_lost() -> None:
+    child = Child.start(lambda _: None)
+    os.waitpid(-1, 0)
+    assert child.end().startswith("the host: how a child ended is lost")
+    assert child.end() == ""
+
+
+@pytest.mark.parametrize(("body", "how"), [(kill_itself, "died: SIGKILL"), (lambda _: None, "")])
+def test_the_end_is_known_without_a_pidfd(
+    monkeypatch: pytest.MonkeyPatch, body: Body, how: str
+) -> None:
+    def deny(_: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", deny)
+    child = Child.start(body)
+    with pytest.raises(EOFError):
+        child.connection.recv_bytes()
+    assert child.end() == how
+    going_on = Child.start(wait_to_be_killed)
+    assert going_on.end() == ""

@@ -22,6 +22,7 @@ from vmm.fuzz.minimise.join import joins
 from vmm.fuzz.minimise.process import Task, minimise, steady_cause
 from vmm.fuzz.trial import judged
 from vmm.host.child import Child
+from vmm.host.cpus import stay_on
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
@@ -60,7 +61,7 @@ def _serve(to: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent handles it.
     doubt = msgspec.json.decode(to.recv_bytes(), type=Doubt)
     task = doubt.task
-    os.sched_setaffinity(0, {task.cpu})
+    stay_on({task.cpu})
 
     def identity_of(scenario: Scenario) -> Identity | None:
         return _identity_of(scenario, task.features, task.host)

@@ -1,6 +1,5 @@
 """The process that minimises a difference, and measures how reliably the result differs."""
 
-import os
 import signal
 import time
 import traceback
@@ -15,6 +14,7 @@ from vmm.fuzz.endings import ended_badly, ending, is_ending
 from vmm.fuzz.messages import Best, Failed, Minimised, send
 from vmm.fuzz.minimise.minimiser import Minimiser
 from vmm.fuzz.trial import attempt
+from vmm.host.cpus import stay_on
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Race, Scenario
@@ -59,7 +59,7 @@ class Task(msgspec.Struct, frozen=True):
 def run_minimiser(task: Task, to: Connection) -> None:
     """Minimise; send every improvement, and the result. The body of a process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The parent handles it.
-    os.sched_setaffinity(0, {task.cpu})
+    stay_on({task.cpu})
     try:
         if is_ending(task.identity):
             minimise(task, to, partial(_ending_of, task))

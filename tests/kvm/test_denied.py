@@ -1,0 +1,74 @@
+"""Hosts that deny calls of our own: they are named, or done without, and never blamed on KVM."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.denied import Call, deny
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = (
+    ("check", "create-one-page", "other-vms-held-by-a-child"),
+    ("run", "create-one-page"),
+    ("fuzz", "--scenarios", "8", "--jobs", "2"),
+)
+
+
+def ignore_children() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def ended(
+    command: tuple[str, ...], folder: Path, prepare: Callable[[], None]
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        (sys.executable, "-P", "-m", "vmm.cli", *command),
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT)},
+        preexec_fn=prepare,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        partial(deny, Call.PIDFD_OPEN, errno.ENOSYS),
+        partial(deny, Call.SCHED_SETAFFINITY, errno.EPERM),
+        ignore_children,
+    ],
+    ids=["pidfd_open", "sched_setaffinity", "SIGCHLD"],
+)
+def test_what_a_run_can_do_without_is_done_without(
+    tmp_path: Path, command: tuple[str, ...], prepare: Callable[[], None]
+) -> None:
+    result = ended(command, tmp_path, prepare)
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_child_that_may_not_be_prepared_is_the_hosts(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    result = ended(command, tmp_path, partial(deny, Call.PRCTL, errno.EPERM))
+    assert result.returncode == 3, result
+    assert "the host: prctl(2) is denied to a forked process" in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_a_child_that_may_not_be_prepared_writes_no_result_of_its_own(tmp_path: Path) -> None:
+    command = ("run", "create-one-page", "--json", "result.json")
+    ended(command, tmp_path, partial(deny, Call.PRCTL, errno.EPERM))
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["exit_status"] == 3
+    assert "prctl(2)" in json.dumps(result)
